@@ -1,0 +1,59 @@
+# cocogold: `make help` lists what this file does.
+
+BACKEND   ?= $(if $(shell command -v nvidia-smi >/dev/null 2>&1 && nvidia-smi -L 2>/dev/null),cuda,cpu)
+PRECISION ?= $(if $(filter cuda,$(BACKEND)),bf16,fp32)
+BUILD     := build/$(BACKEND)-$(PRECISION)
+DEBUG     ?= 0
+
+CC      ?= gcc
+CXX     ?= g++
+PKGS    := openblas hdf5-serial yajl popt cairo openssl libpcre2-8 libutf8proc
+STAMP   := build/.setup
+MARCH   ?= native
+WARN    := -Wall -Wextra -Werror
+OPT     := $(if $(filter 1,$(DEBUG)),-O1 -fsanitize=address$(,)undefined -fno-omit-frame-pointer -DDEBUG_GUARDS,-O3)
+CPPFLAGS = -I. -D_GNU_SOURCE -DBACKEND_$(BACKEND) -DPRECISION_$(PRECISION) $(shell pkg-config --cflags $(PKGS) 2>/dev/null) -I/usr/include/stb
+CFLAGS   = -std=gnu11 -g $(OPT) -march=$(MARCH) -fno-math-errno -fno-trapping-math -ffp-contract=fast -fopenmp $(WARN) -MMD -MP
+LDLIBS   = $(shell pkg-config --libs $(PKGS) 2>/dev/null) -lpthread -lm
+
+# The house: a folder may include only those before it (data: util alone).
+FOLDERS := util kernels model data eval train bench
+SRC_C   := $(foreach f,$(FOLDERS),$(wildcard $(f)/*.c))
+OBJ     := $(SRC_C:%.c=$(BUILD)/%.o)
+include tests/tests.mk
+
+.PHONY: all program setup demo test test-unit test-reference bench help clean format
+.DEFAULT_GOAL := all
+all: setup program ## build ./cocogold for the best backend of this machine (BACKEND=cpu|cuda|emu PRECISION=fp32|bf16)
+
+program: $(BUILD)/cocogold
+	@ln -sfn $(BUILD)/cocogold cocogold
+
+$(BUILD)/cocogold: $(BUILD)/cocogold.o $(OBJ)
+	$(CC) $(CFLAGS) $^ -o $@ $(LDLIBS)
+
+$(BUILD)/%.o: %.c $(BUILD)/flags
+	@mkdir -p $(@D)
+	$(CC) $(CPPFLAGS) $(CFLAGS) -c $< -o $@
+
+# Objects are rebuilt when the compiler or its flags change.
+$(BUILD)/flags: FORCE
+	@mkdir -p $(@D)
+	@echo '$(CC) $(CPPFLAGS) $(CFLAGS)' | cmp -s - $@ || echo '$(CC) $(CPPFLAGS) $(CFLAGS)' > $@
+FORCE:
+
+setup: ## install what is missing from the distribution (asks for nothing)
+	@./setup.sh
+
+test: all test-unit ## set-up, then every test that needs no PyTorch
+
+clean: ## remove build/
+	rm -rf build cocogold
+
+format: ## run clang-format over the sources
+	clang-format -i cocogold.c $(foreach f,$(FOLDERS),$(wildcard $(f)/*.[ch] $(f)/*.cu $(f)/*.cuh)) $(wildcard tests/*/*.[ch])
+
+help: ## this list
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 18
+
+-include $(OBJ:.o=.d) $(BUILD)/cocogold.d $(TEST_BIN:=.d)

@@ -1,0 +1,50 @@
+// The one front door: `cocogold COMMAND ...`. Each command is a file cmd_COMMAND.c in the folder of its subject.
+#include <stdio.h>
+#include <string.h>
+
+// WEAK while the commands are being written
+#define COMMAND(name) int cmd_##name(int argc, char **argv) __attribute__((weak));
+COMMAND(init) COMMAND(synth) COMMAND(stats) COMMAND(preview) COMMAND(encode) COMMAND(train)
+COMMAND(eval) COMMAND(segment) COMMAND(report) COMMAND(probe) COMMAND(bench)
+
+static const struct {
+    const char *name;
+    int (*run)(int argc, char **argv);
+    const char *about;
+} commands[] = {
+    {"init", cmd_init, "write a model directory: random (mini, sd1, sd2), or from Stable Diffusion"},
+    {"synth", cmd_synth, "draw a procedural data set in COCO's layout"},
+    {"stats", cmd_stats, "count the classes of a data set: table and bar chart"},
+    {"preview", cmd_preview, "a contact sheet of training samples: image, mask, target, text"},
+    {"encode", cmd_encode, "turn pictures and masks into HDF5 shards of latents"},
+    {"train", cmd_train, "fine-tune the UNet to segment by text, or train the VAE"},
+    {"eval", cmd_eval, "measure IoU on seen and unseen classes"},
+    {"segment", cmd_segment, "segment one picture by text"},
+    {"report", cmd_report, "make one HTML page from runs and their evaluations"},
+    {"probe", cmd_probe, "run one module on given tensors, forward and backward"},
+    {"bench", cmd_bench, "time kernels and whole steps against the roofline"},
+};
+
+static void usage(FILE *out) {
+    fprintf(out, "cocogold segments pictures by text with latent diffusion.\n\nusage: cocogold COMMAND [OPTIONS]\n\n");
+    for (size_t i = 0; i < sizeof commands / sizeof *commands; i++) {
+        fprintf(out, "  %-9s %s\n", commands[i].name, commands[i].about);
+    }
+    fprintf(out, "\n`cocogold COMMAND --help` lists a command's options with their defaults.\n");
+}
+
+int main(int argc, char **argv) {
+    if (argc < 2) {
+        usage(stderr);
+        return 1;
+    }
+    if (strcmp(argv[1], "--help") == 0 || strcmp(argv[1], "-h") == 0 || strcmp(argv[1], "help") == 0) {
+        usage(stdout);
+        return 0;
+    }
+    for (size_t i = 0; i < sizeof commands / sizeof *commands; i++) {
+        if (strcmp(argv[1], commands[i].name) == 0) { return commands[i].run(argc - 1, argv + 1); }
+    }
+    fprintf(stderr, "cocogold: unknown command \"%s\" (see cocogold --help)\n", argv[1]);
+    return 1;
+}

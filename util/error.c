@@ -1,0 +1,84 @@
+#include "util/error.h"
+#include "util/file.h"
+#include <pthread.h>
+#include <stdarg.h>
+#include <stdbool.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+static pthread_mutex_t lock = PTHREAD_MUTEX_INITIALIZER;
+static char **pending; // files under temporary names
+static size_t pending_count;
+
+static void cleanup_all(void) {
+    pthread_mutex_lock(&lock);
+    for (size_t i = 0; i < pending_count; i++) { remove_tree(pending[i]); }
+    pending_count = 0;
+    pthread_mutex_unlock(&lock);
+}
+
+void cleanup_add(const char *path) {
+    pthread_mutex_lock(&lock);
+    static bool registered = false;
+    if (!registered) { atexit(cleanup_all); }
+    registered = true;
+    pending = xrealloc(pending, (pending_count + 1) * sizeof *pending);
+    pending[pending_count++] = xstrdup(path);
+    pthread_mutex_unlock(&lock);
+}
+
+void cleanup_remove(const char *path) {
+    pthread_mutex_lock(&lock);
+    for (size_t i = 0; i < pending_count; i++) {
+        if (strcmp(pending[i], path) == 0) {
+            free(pending[i]);
+            pending[i] = pending[--pending_count];
+            break;
+        }
+    }
+    pthread_mutex_unlock(&lock);
+}
+
+static void say(const char *prefix, const char *format, va_list arguments) {
+    fflush(stdout);
+    flockfile(stderr);
+    fputs(prefix, stderr);
+    vfprintf(stderr, format, arguments);
+    fputc('\n', stderr);
+    funlockfile(stderr);
+}
+
+void die(const char *format, ...) {
+    va_list arguments;
+    va_start(arguments, format);
+    say("cocogold: ", format, arguments);
+    va_end(arguments);
+    exit(1);
+}
+
+void warn(const char *format, ...) {
+    va_list arguments;
+    va_start(arguments, format);
+    say("cocogold: warning: ", format, arguments);
+    va_end(arguments);
+}
+
+static void *or_die(void *pointer, size_t bytes) {
+    if (!pointer) { die("out of memory: cannot allocate %zu bytes on the host", bytes); }
+    return pointer;
+}
+
+void *xmalloc(size_t bytes) { return or_die(malloc(bytes ? bytes : 1), bytes); }
+void *xcalloc(size_t count, size_t bytes) { return or_die(calloc(count ? count : 1, bytes ? bytes : 1), count * bytes); }
+void *xrealloc(void *pointer, size_t bytes) { return or_die(realloc(pointer, bytes ? bytes : 1), bytes); }
+char *xstrdup(const char *text) { return or_die(strdup(text), strlen(text) + 1); }
+
+char *xprintf(const char *format, ...) {
+    va_list arguments;
+    va_start(arguments, format);
+    char *text = NULL;
+    int length = vasprintf(&text, format, arguments);
+    va_end(arguments);
+    return or_die(length < 0 ? NULL : text, 0);
+}

@@ -1,0 +1,154 @@
+#include "util/file.h"
+#include "util/error.h"
+#include <dirent.h>
+#include <errno.h>
+#include <fcntl.h>
+#include <openssl/evp.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+bool file_exists(const char *path) {
+    struct stat s;
+    return stat(path, &s) == 0 && S_ISREG(s.st_mode);
+}
+
+bool folder_exists(const char *path) {
+    struct stat s;
+    return stat(path, &s) == 0 && S_ISDIR(s.st_mode);
+}
+
+char *read_file(const char *path, size_t *size) {
+    if (folder_exists(path)) { die("%s: is a folder, expected a file", path); }
+    FILE *f = fopen(path, "rb");
+    if (!f) { die("%s: cannot be opened: %s", path, strerror(errno)); }
+    fseek(f, 0, SEEK_END);
+    long length = ftell(f);
+    rewind(f);
+    if (length < 0) { die("%s: cannot be read: %s", path, strerror(errno)); }
+    char *text = xmalloc((size_t)length + 1);
+    if (fread(text, 1, (size_t)length, f) != (size_t)length) { die("%s: cannot be read: %s", path, strerror(errno)); }
+    fclose(f);
+    text[length] = 0;
+    if (size) { *size = (size_t)length; }
+    return text;
+}
+
+void make_folders(const char *path) {
+    char *copy = xstrdup(path);
+    for (char *p = copy + 1;; p++) {
+        if (*p != '/' && *p != 0) { continue; }
+        char end = *p;
+        *p = 0;
+        if (mkdir(copy, 0777) != 0 && errno != EEXIST) { die("%s: cannot be made: %s", copy, strerror(errno)); }
+        *p = end;
+        if (!end) { break; }
+    }
+    if (!folder_exists(path)) { die("%s: is in the way, expected a folder", path); }
+    free(copy);
+}
+
+void remove_tree(const char *path) {
+    struct stat s;
+    if (lstat(path, &s) != 0) { return; }
+    if (!S_ISDIR(s.st_mode)) {
+        unlink(path);
+        return;
+    }
+    DIR *folder = opendir(path);
+    for (struct dirent *e; folder && (e = readdir(folder));) {
+        if (strcmp(e->d_name, ".") == 0 || strcmp(e->d_name, "..") == 0) { continue; }
+        char *child = xprintf("%s/%s", path, e->d_name);
+        remove_tree(child);
+        free(child);
+    }
+    if (folder) { closedir(folder); }
+    rmdir(path);
+}
+
+static void sync_path(const char *path) {
+    int fd = open(path, O_RDONLY);
+    if (fd < 0 || fsync(fd) != 0) { die("%s: cannot be written to disk: %s", path, strerror(errno)); }
+    close(fd);
+}
+
+static void sync_tree(const char *path) {
+    if (folder_exists(path)) {
+        DIR *folder = opendir(path);
+        for (struct dirent *e; folder && (e = readdir(folder));) {
+            if (strcmp(e->d_name, ".") == 0 || strcmp(e->d_name, "..") == 0) { continue; }
+            char *child = xprintf("%s/%s", path, e->d_name);
+            sync_tree(child);
+            free(child);
+        }
+        if (folder) { closedir(folder); }
+    }
+    sync_path(path);
+}
+
+static void sync_parent(const char *path) {
+    char *parent = xstrdup(path);
+    char *slash = strrchr(parent, '/');
+    if (slash) { *slash = 0; }
+    sync_path(!slash ? "." : *parent ? parent : "/");
+    free(parent);
+}
+
+void commit_rename(const char *temporary, const char *path) {
+    sync_tree(temporary);
+    char *old = NULL;
+    if (folder_exists(path)) {
+        old = xprintf("%s.old-%ld", path, (long)getpid());
+        remove_tree(old);
+        if (rename(path, old) != 0) { die("%s: cannot be replaced: %s", path, strerror(errno)); }
+    }
+    if (rename(temporary, path) != 0) { die("%s: cannot be renamed to %s: %s", temporary, path, strerror(errno)); }
+    sync_parent(path);
+    if (old) { remove_tree(old); }
+    free(old);
+}
+
+AtomicFile atomic_open(const char *path) {
+    AtomicFile file = {.path = xstrdup(path), .temporary = xprintf("%s.tmp-%ld", path, (long)getpid())};
+    file.stream = fopen(file.temporary, "wb");
+    if (!file.stream) { die("%s: cannot be written: %s", path, strerror(errno)); }
+    cleanup_add(file.temporary);
+    return file;
+}
+
+void atomic_commit(AtomicFile *file) {
+    bool failed = ferror(file->stream) != 0;
+    failed |= fflush(file->stream) != 0 || fsync(fileno(file->stream)) != 0;
+    int reason = errno;
+    failed |= fclose(file->stream) != 0;
+    if (failed) { die("%s: cannot be written: %s", file->path, strerror(reason)); }
+    if (rename(file->temporary, file->path) != 0) { die("%s: cannot be written: %s", file->path, strerror(errno)); }
+    sync_parent(file->path);
+    cleanup_remove(file->temporary);
+    free(file->path);
+    free(file->temporary);
+    *file = (AtomicFile){0};
+}
+
+void atomic_write(const char *path, const void *bytes, size_t size) {
+    AtomicFile file = atomic_open(path);
+    fwrite(bytes, 1, size, file.stream);
+    atomic_commit(&file);
+}
+
+void sha256_file(const char *path, char hex[65]) {
+    FILE *f = fopen(path, "rb");
+    if (!f) { die("%s: cannot be opened: %s", path, strerror(errno)); }
+    EVP_MD_CTX *context = EVP_MD_CTX_new();
+    EVP_DigestInit_ex(context, EVP_sha256(), NULL);
+    static const size_t block = 1 << 20;
+    unsigned char *buffer = xmalloc(block), digest[32];
+    for (size_t n; (n = fread(buffer, 1, block, f)) > 0;) { EVP_DigestUpdate(context, buffer, n); }
+    if (ferror(f)) { die("%s: cannot be read: %s", path, strerror(errno)); }
+    EVP_DigestFinal_ex(context, digest, NULL);
+    EVP_MD_CTX_free(context);
+    fclose(f);
+    free(buffer);
+    for (int i = 0; i < 32; i++) { snprintf(hex + 2 * i, 3, "%02x", digest[i]); }
+}

@@ -1,0 +1,148 @@
+#include "util/json.h"
+#include "util/error.h"
+#include "util/file.h"
+#include <math.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+Json json_read(const char *path) {
+    char *text = read_file(path, NULL), reason[512];
+    Json json = {.path = xstrdup(path), .root = yajl_tree_parse(text, reason, sizeof reason)};
+    free(text);
+    if (!json.root) {
+        reason[strcspn(reason, "\n")] = 0;
+        die("%s: is not valid JSON (%s)", path, *reason ? reason : "it is empty or cut off");
+    }
+    return json;
+}
+
+void json_free(Json *json) {
+    yajl_tree_free(json->root);
+    free(json->path);
+    *json = (Json){0};
+}
+
+yajl_val json_find(yajl_val object, const char *field) {
+    const char *path[] = {field, NULL};
+    yajl_val value = yajl_tree_get(object, path, yajl_t_any);
+    return value && !YAJL_IS_NULL(value) ? value : NULL;
+}
+
+long long json_integer(const Json *json, const char *field, long long fallback) {
+    yajl_val value = json_find(json->root, field);
+    if (!value) { return fallback; }
+    if (!YAJL_IS_INTEGER(value)) { die("%s: field \"%s\" is not an integer", json->path, field); }
+    return YAJL_GET_INTEGER(value);
+}
+
+double json_number(const Json *json, const char *field, double fallback) {
+    yajl_val value = json_find(json->root, field);
+    if (!value) { return fallback; }
+    if (!YAJL_IS_NUMBER(value)) { die("%s: field \"%s\" is not a number", json->path, field); }
+    return YAJL_IS_DOUBLE(value) ? YAJL_GET_DOUBLE(value) : (double)YAJL_GET_INTEGER(value);
+}
+
+bool json_boolean(const Json *json, const char *field, bool fallback) {
+    yajl_val value = json_find(json->root, field);
+    if (!value) { return fallback; }
+    if (!YAJL_IS_TRUE(value) && !YAJL_IS_FALSE(value)) { die("%s: field \"%s\" is not true or false", json->path, field); }
+    return YAJL_IS_TRUE(value);
+}
+
+const char *json_string(const Json *json, const char *field, const char *fallback) {
+    yajl_val value = json_find(json->root, field);
+    if (!value) { return fallback; }
+    if (!YAJL_IS_STRING(value)) { die("%s: field \"%s\" is not a string", json->path, field); }
+    return YAJL_GET_STRING(value);
+}
+
+int json_integers(const Json *json, const char *field, int *values, int capacity) {
+    yajl_val value = json_find(json->root, field);
+    if (!value) { return -1; }
+    if (YAJL_IS_INTEGER(value)) {
+        values[0] = (int)YAJL_GET_INTEGER(value);
+        return 1;
+    }
+    if (!YAJL_IS_ARRAY(value)) { die("%s: field \"%s\" is not a list of integers", json->path, field); }
+    int count = (int)YAJL_GET_ARRAY(value)->len;
+    if (count > capacity) { die("%s: field \"%s\" has %d entries, at most %d are supported", json->path, field, count, capacity); }
+    for (int i = 0; i < count; i++) {
+        yajl_val entry = YAJL_GET_ARRAY(value)->values[i];
+        if (!YAJL_IS_INTEGER(entry)) { die("%s: field \"%s\" is not a list of integers", json->path, field); }
+        values[i] = (int)YAJL_GET_INTEGER(entry);
+    }
+    return count;
+}
+
+int json_strings(const Json *json, const char *field, const char **values, int capacity) {
+    yajl_val value = json_find(json->root, field);
+    if (!value) { return -1; }
+    if (!YAJL_IS_ARRAY(value)) { die("%s: field \"%s\" is not a list of strings", json->path, field); }
+    int count = (int)YAJL_GET_ARRAY(value)->len;
+    if (count > capacity) { die("%s: field \"%s\" has %d entries, at most %d are supported", json->path, field, count, capacity); }
+    for (int i = 0; i < count; i++) {
+        yajl_val entry = YAJL_GET_ARRAY(value)->values[i];
+        if (!YAJL_IS_STRING(entry)) { die("%s: field \"%s\" is not a list of strings", json->path, field); }
+        values[i] = YAJL_GET_STRING(entry);
+    }
+    return count;
+}
+
+yajl_gen json_writer(void) {
+    yajl_gen gen = yajl_gen_alloc(NULL);
+    if (!gen) { die("out of memory: cannot allocate a JSON writer"); }
+    yajl_gen_config(gen, yajl_gen_beautify, 1);
+    yajl_gen_config(gen, yajl_gen_indent_string, "  ");
+    return gen;
+}
+
+void json_write(yajl_gen gen, const char *path) {
+    const unsigned char *text;
+    size_t size;
+    yajl_gen_get_buf(gen, &text, &size);
+    atomic_write(path, text, size);
+    yajl_gen_free(gen);
+}
+
+void json_key(yajl_gen gen, const char *key) { yajl_gen_string(gen, (const unsigned char *)key, strlen(key)); }
+
+void json_put_string(yajl_gen gen, const char *key, const char *value) {
+    json_key(gen, key);
+    if (value) {
+        yajl_gen_string(gen, (const unsigned char *)value, strlen(value));
+    } else {
+        yajl_gen_null(gen);
+    }
+}
+
+void json_put_integer(yajl_gen gen, const char *key, long long value) {
+    json_key(gen, key);
+    yajl_gen_integer(gen, value);
+}
+
+void json_put_number(yajl_gen gen, const char *key, double value) {
+    json_key(gen, key);
+    if (!isfinite(value)) {
+        yajl_gen_null(gen);
+        return;
+    }
+    char text[40];
+    for (int digits = 6; digits <= 17; digits++) {
+        snprintf(text, sizeof text, "%.*g", digits, value);
+        if (strtod(text, NULL) == value) { break; }
+    }
+    yajl_gen_number(gen, text, strlen(text));
+}
+
+void json_put_boolean(yajl_gen gen, const char *key, bool value) {
+    json_key(gen, key);
+    yajl_gen_bool(gen, value);
+}
+
+void json_put_integers(yajl_gen gen, const char *key, const int *values, int count) {
+    json_key(gen, key);
+    yajl_gen_array_open(gen);
+    for (int i = 0; i < count; i++) { yajl_gen_integer(gen, values[i]); }
+    yajl_gen_array_close(gen);
+}

@@ -1,0 +1,37 @@
+// JSON files: small ones as a tree (yajl_tree), with lookups that die with a sentence naming file, field and
+// expectation. Huge annotation files are streamed with yajl_parse by data/coco.c, not here. Writing: yajl_gen.
+#pragma once
+#include <stdbool.h>
+#include <yajl/yajl_gen.h>
+#include <yajl/yajl_tree.h>
+
+typedef struct {
+    char *path; // named in every message
+    yajl_val root;
+} Json;
+
+Json json_read(const char *path); // dies if it cannot be read or parsed
+void json_free(Json *json);
+
+// The value at a field of an object, or NULL where the field is missing or null.
+yajl_val json_find(yajl_val object, const char *field);
+
+// Values of the root object's fields. A field that is missing or null gives `fallback`; one of another type dies.
+long long json_integer(const Json *json, const char *field, long long fallback);
+double json_number(const Json *json, const char *field, double fallback);
+bool json_boolean(const Json *json, const char *field, bool fallback);
+const char *json_string(const Json *json, const char *field, const char *fallback); // lives as long as the tree
+// Fills values[0..capacity) and returns the count; an integer instead of an array is an array of one; -1 if missing.
+int json_integers(const Json *json, const char *field, int *values, int capacity);
+int json_strings(const Json *json, const char *field, const char **values, int capacity);
+
+// Writes the generator's buffer to path (atomically) with a final newline and frees the generator.
+yajl_gen json_writer(void); // beautified with two spaces
+void json_write(yajl_gen gen, const char *path);
+// Shorthands for generators: a key, or a key with a value.
+void json_key(yajl_gen gen, const char *key);
+void json_put_string(yajl_gen gen, const char *key, const char *value); // value NULL writes null
+void json_put_integer(yajl_gen gen, const char *key, long long value);
+void json_put_number(yajl_gen gen, const char *key, double value); // shortest form that reads back; NaN writes null
+void json_put_boolean(yajl_gen gen, const char *key, bool value);
+void json_put_integers(yajl_gen gen, const char *key, const int *values, int count);
