@@ -1,0 +1,113 @@
+// What host code knows of the machine that runs the kernels: memory, copies, events, graphs and the trace of launches.
+// device.c (CPU: everything synchronous) and device.cu implement it. Failures of the machine die with a sentence.
+#pragma once
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+#ifdef __cplusplus
+extern "C" {
+#endif
+
+// floatX: the type of activations and of the weights that kernels read, chosen by PRECISION at build time.
+#if defined(PRECISION_bf16) && defined(BACKEND_cpu)
+#error "the cpu backend is fp32"
+#elif defined(PRECISION_bf16) && defined(__cplusplus)
+#include <cuda_bf16.h>
+typedef __nv_bfloat16 floatX;
+#elif defined(PRECISION_bf16)
+typedef struct {
+    uint16_t bits;
+} floatX; // opaque in C: converted by cast kernels only
+#else
+typedef float floatX;
+#endif
+
+// One row of the trace: a launch with the bytes it must move at least and the FLOPs it must do.
+typedef struct {
+    const char *name;    // function of kernels.h
+    const char *scope;   // "forward", "backward", ... as set by device_scope
+    double bytes, flops; // least traffic (each input and output once) and useful FLOPs (a multiply-add is 2)
+    int blocks, threads, shared_bytes; // CUDA's last launch of that function; 0 on the CPU
+} TraceRow;
+
+typedef struct {
+    TraceRow *rows;
+    int count, capacity;
+    double bytes, flops; // sums
+} Trace;
+
+// The ceilings that a trace is held against: measured by device_measure_peaks or taken from a data sheet.
+typedef struct {
+    double flops_per_s;      // fp32 (own kernels)
+    double gemm_flops_per_s; // GEMMs in the type floatX
+    double bytes_per_s;      // memory
+} Peaks;
+
+typedef struct Device {
+    bool plan_only; // kernels report to the trace and do not run; pointers may be NULL or made up
+    Trace *trace;   // NULL: not traced
+    const char *scope;
+    void *workspace; // scratch memory of the compute stream: valid within one kernel function
+    size_t workspace_size;
+    size_t workspace_needed; // the largest request seen in plan-only mode
+    struct DeviceInternals *internals;
+} Device;
+
+typedef struct DeviceEvent DeviceEvent;
+
+// Fills *dev for accelerator `index` (ignored on the CPU).
+void device_open(Device *dev, int index);
+void device_close(Device *dev);
+const char *device_name(const Device *dev);          // "CPU, 2 threads" or "NVIDIA H100 ..."
+void device_memory(Device *dev, size_t *free_bytes, size_t *total_bytes);
+
+// Memory of the device, aligned to 256 bytes. Debug builds fill it with NaN. Dies with the size if there is none left.
+void *device_alloc(Device *dev, size_t bytes);
+void device_free(Device *dev, void *pointer);
+// Host memory that asynchronous copies can use (page-locked on CUDA).
+void *device_alloc_pinned(Device *dev, size_t bytes);
+void device_free_pinned(Device *dev, void *pointer);
+
+// Copies on the compute stream (on_copy_stream = false) or on the copy stream. Host memory must be pinned to be
+// asynchronous. Any direction.
+void device_copy(Device *dev, void *to, const void *from, size_t bytes, bool on_copy_stream);
+void device_fill(Device *dev, void *to, int byte, size_t bytes); // memset on the compute stream
+
+DeviceEvent *device_event_create(Device *dev);
+void device_event_destroy(DeviceEvent *event);
+void device_event_record(Device *dev, DeviceEvent *event, bool on_copy_stream);
+void device_event_wait(Device *dev, DeviceEvent *event, bool on_copy_stream); // that stream waits for the event
+void device_event_sync(DeviceEvent *event);                                   // the host waits for the event
+void device_sync(Device *dev);                                                // the host waits for everything
+
+// Work between begin and end is recorded and replayed by launch. On the CPU begin returns false: nothing is recorded.
+bool device_graph_begin(Device *dev);
+void device_graph_end(Device *dev);
+void device_graph_launch(Device *dev);
+
+// Reserves the workspace for kernels: at least `bytes` (LAYER_workspace of the largest request). Keeps what it has if
+// that is enough.
+void device_reserve_workspace(Device *dev, size_t bytes);
+// For kernels: scratch of `bytes`, valid until the function returns; notes the need in plan-only mode; asserts that
+// enough was reserved on CUDA, grows by itself on the CPU.
+void *device_workspace(Device *dev, size_t bytes);
+
+// For kernels: reports one launch; true if the kernel is to run. Every function of kernels.h begins with
+//     if (!device_launch(dev, "groupnorm_forward", bytes, flops)) return;
+bool device_launch(Device *dev, const char *name, double bytes, double flops);
+// Names the part of the step that the following launches belong to (a string literal).
+void device_scope(Device *dev, const char *scope);
+
+void trace_clear(Trace *trace);
+void trace_free(Trace *trace);
+
+// Measures what this machine reaches at best: large GEMM, fused multiply-add loop, copy of a large array. Takes about
+// a second; `make bench` prints it.
+Peaks device_measure_peaks(Device *dev);
+// The least time of a traced list of launches: sum over rows of max(bytes / rate, flops / rate).
+double trace_least_seconds(const Trace *trace, const Peaks *peaks);
+
+#ifdef __cplusplus
+}
+#endif
