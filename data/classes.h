@@ -1,0 +1,12 @@
+// Which classes are trained ("seen"), and how they are given on the command line.
+#pragma once
+#include "data/coco.h"
+
+#define DEFAULT_CLASS_COUNT 14
+extern const char *const default_classes[DEFAULT_CLASS_COUNT]; // the original's list; `person` is left out on purpose
+
+#define CLASSES_HELP "default14 | all | all-things | NAME,NAME,... | @FILE (one name a line)"
+
+// Turns such a text into one flag per category of the dataset, to be freed by the caller; *count (may be NULL) gets the
+// number of classes chosen. Dies on a name that the dataset does not have.
+bool *classes_parse(const Coco *coco, const char *text, int *count);

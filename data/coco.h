@@ -1,0 +1,76 @@
+// COCO annotations, instances_*.json and panoptic_*.json (Lin et al., "Microsoft COCO", 2014; Kirillov et al.,
+// "Panoptic Segmentation", 2019), streamed into compact arrays, and the masks of their segments.
+#pragma once
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+typedef struct {
+    int64_t id;
+    const char *name;
+    bool thing; // false: stuff (sky, grass, ...), known to panoptic files only
+} Category;
+
+typedef enum { SEGMENT_POLYGONS, SEGMENT_RLE, SEGMENT_PANOPTIC } SegmentForm;
+
+// One object or one stuff region of a picture.
+typedef struct {
+    int64_t id;       // the annotation's id, or the value of its pixels in the panoptic PNG
+    double bbox[4];   // x, y, width, height in pixels, as the file has it
+    double area;      // in pixels, as the file has it
+    int32_t category; // index into categories
+    uint8_t crowd;    // iscrowd
+    uint8_t form;     // SegmentForm
+    uint8_t exact;    // polygons: 0 = coordinates in hundredths of a pixel, 1 = doubles
+    size_t data;      // polygons, RLE: where they begin in the pool
+} Segment;
+
+typedef struct {
+    int64_t id;
+    int width, height;
+    const char *file_name;
+    const char *ids_name;     // panoptic PNG, or NULL
+    int first_segment, count; // segments[first_segment .. + count), in the file's order
+} Picture;
+
+typedef struct {
+    char *path;            // the annotation file, named in every message
+    char *pictures_folder; // NULL if only an annotation file was read
+    char *ids_folder;      // panoptic PNGs, or NULL
+    bool panoptic;
+    int category_count, picture_count, segment_count;
+    Category *categories; // in the file's order; "class" elsewhere means an index into this array
+    Picture *pictures;    // in the file's order
+    Segment *segments;    // sorted by picture
+    int32_t *pool;        // coordinates and run lengths
+    size_t pool_size;
+    char *names; // the text of all names
+} Coco;
+
+// Opens the dataset folder `data`: annotations/instances_SPLIT.json, or annotations/panoptic_SPLIT.json with its PNGs
+// in annotations/panoptic_SPLIT/; pictures in SPLIT/ or images/SPLIT/. source: "instances", "panoptic" or "auto".
+// "auto" takes the instances where both exist: that is the file that the original's published loader opens, it has
+// exactly the 80 thing classes, and its polygons need no PNG; "panoptic" adds the stuff classes. Dies with a sentence
+// that names file, annotation and field where something is missing or damaged.
+Coco coco_open(const char *data, const char *split, const char *source);
+// Reads one annotation file alone (no pictures, no PNGs). panoptic: which of the two forms it has.
+Coco coco_read(const char *path, bool panoptic);
+void coco_free(Coco *coco);
+
+int coco_find_category(const Coco *coco, const char *name); // index, or -1
+int coco_find_picture(const Coco *coco, int64_t id);        // index, or -1
+char *coco_picture_path(const Coco *coco, int picture);     // to be freed by the caller
+
+// The panoptic PNG as ids R + 256 G + 65536 B (height, width), to be freed by the caller; NULL for instances. Dies if
+// it is missing or has another size than the picture.
+uint32_t *coco_segment_ids(const Coco *coco, int picture);
+
+// Sets mask (height, width of the picture) to 1 where the segment is and leaves the rest alone, so that calls make a
+// union. ids: from coco_segment_ids. Pixel for pixel as pycocotools decodes polygons and both RLE forms.
+void coco_add_mask(const Coco *coco, int picture, const Segment *segment, const uint32_t *ids, uint8_t *mask);
+
+// For evaluation: values of a full class mask.
+enum { MASK_BACKGROUND = 0, MASK_OBJECT = 1, MASK_IGNORE = 255 };
+// The whole picture's mask of a class (height, width), to be freed by the caller: every instance is MASK_OBJECT, what
+// only a crowd region of the class covers is MASK_IGNORE.
+uint8_t *coco_class_mask(const Coco *coco, int picture, int category);

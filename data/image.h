@@ -1,0 +1,43 @@
+// Pictures in memory: reading and writing files (stb), and resampling as Pillow does it.
+#pragma once
+#include <stddef.h>
+#include <stdint.h>
+
+// Rows from top to bottom, channels last: pixels[(y * width + x) * channels + c].
+typedef struct {
+    int width, height, channels; // channels: 3 (RGB) or 1 (grey)
+    uint8_t *pixels;
+} Image;
+
+Image image_new(int width, int height, int channels); // all zero
+Image image_copy(const Image *image);
+void image_free(Image *image);
+
+// Reads a JPEG or PNG (or whatever else stb_image knows) as `channels` channels: grey is spread to RGB, alpha dropped,
+// EXIF orientation ignored, as COCO's annotations want it. Dies if the file is missing, cut off or no picture.
+Image image_load(const char *path, int channels);
+// The same; instead of dying it returns an image without pixels and a sentence in *why, to be freed by the caller.
+Image image_try_load(const char *path, int channels, char **why);
+
+// Writes .png, .jpg or .jpeg (quality 95), by the ending of `path`; the file appears whole or not at all.
+void image_save(const Image *image, const char *path);
+// A picture file in memory, to be freed by the caller.
+uint8_t *image_encode_png(const Image *image, size_t *size);
+uint8_t *image_encode_jpg(const Image *image, int quality, size_t *size);
+
+typedef enum { FILTER_LANCZOS, FILTER_BILINEAR, FILTER_BOX } Filter; // support 3, 1, 1/2 output pixels
+
+// Resamples the box (x, y, w, h; in pixels, may be fractional, must lie inside) to (width, height). The filter is
+// stretched by the scale when shrinking, so it is antialiased. Bit for bit the fixed-point arithmetic of Pillow's
+// Image.resize((width, height), filter, box=(x, y, x + w, y + h)) for 8-bit pictures: columns first, 22-bit weights.
+Image image_resize(const Image *image, double x, double y, double w, double h, int width, int height, Filter filter);
+// The sub-picture of whole pixels (x, y, w, h), which must lie inside.
+Image image_crop(const Image *image, int x, int y, int w, int h);
+
+// Box average of a 0/1 mask (mask_height, mask_width) over the box (x, y, w, h): out (height, width) gets the share of
+// each output pixel's area that is mask, exact also for fractional borders and for enlarging.
+void mask_resize(const uint8_t *mask, int mask_width, int mask_height, double x, double y, double w, double h,
+                 float *out, int width, int height);
+// The same, then >= 0.5: out gets 0 or 1.
+void mask_resize_binary(const uint8_t *mask, int mask_width, int mask_height, double x, double y, double w, double h,
+                        uint8_t *out, int width, int height);

@@ -1,0 +1,58 @@
+// From a picture and its annotations to a training sample: a square crop, a class, its mask. The rules are those of the
+// original experiment (its loader crops and draws in the same order); randomness is a function of (seed, pass, picture
+// id) alone, so it depends on no order, thread or restart.
+//
+//   crop     square of side min(w, h), at a random position along the longer axis
+//   valid    a non-crowd segment of an allowed class (and of positive area) whose bounding box has >= 75% of its area
+//   in
+//            the crop, or covers >= 15% of the crop
+//   class    one valid segment is drawn with weight round(1 + log2(area / smallest valid area)); its class is asked for
+//   mask     the union of all valid segments of that class
+//   retries  up to 5 random crops; then, in file order, a crop around each allowed segment until that one is valid
+#pragma once
+#include "data/coco.h"
+#include "data/image.h"
+
+typedef struct {
+    const bool *allowed; // one flag per category (classes_parse)
+    uint64_t seed;
+    int resolution;    // side R of the training picture in pixels
+    int minimum_side;  // pictures with a shorter side yield nothing (300 in the original)
+    double absent;     // share of samples that ask for an allowed class that is not in the crop at all (empty mask)
+    bool skip_damaged; // an unreadable picture is counted (SAMPLE_DAMAGED) instead of ending the program
+} SampleOptions;
+
+// Why a picture yields no sample in a pass.
+typedef enum {
+    SAMPLE_OK,
+    SAMPLE_TOO_SMALL,  // a side under minimum_side
+    SAMPLE_UNLABELLED, // no annotations at all
+    SAMPLE_NO_CLASS,   // no annotation of an allowed class
+    SAMPLE_ONLY_CROWD, // allowed classes only as crowd regions (or with empty boxes)
+    SAMPLE_CUT_OFF,    // no crop made an allowed segment valid
+    SAMPLE_EMPTY_MASK, // the mask has no pixel at the training resolution
+    SAMPLE_DAMAGED,    // the picture cannot be read (skip_damaged)
+    SAMPLE_REASONS
+} SampleReason;
+extern const char *const sample_reason_names[SAMPLE_REASONS]; // "too_small", ... for tables and JSON
+
+typedef struct {
+    int picture; // index into coco->pictures
+    int64_t image_id;
+    int category;    // index into coco->categories
+    int x, y, side;  // the crop in the picture's own pixels
+    bool absent;     // asks for a class that is not there
+    uint8_t *valid;  // one flag per segment of the picture: part of the mask
+    float area;      // share of the crop that is mask, at resolution R
+    Image rgb;       // (R, R, 3)
+    uint8_t *mask;   // (R, R), 0 or 1
+    uint8_t *ignore; // (R, R): 1 where the class is present but unpainted (crowd, instances barely in the crop)
+} Sample;
+
+// Chooses crop and class from the annotations alone; rgb, mask, ignore and area stay empty. Opens no file.
+SampleReason sample_plan(const Coco *coco, const SampleOptions *options, int picture, uint32_t pass, Sample *sample);
+// Reads the picture and fills rgb (Lanczos), mask (box average, then >= 0.5), ignore and area of a planned sample.
+SampleReason sample_render(const Coco *coco, const SampleOptions *options, Sample *sample);
+// Both.
+SampleReason sample_make(const Coco *coco, const SampleOptions *options, int picture, uint32_t pass, Sample *sample);
+void sample_free(Sample *sample); // also after a failure
