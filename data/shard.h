@@ -1,0 +1,86 @@
+// One HDF5 shard of training samples: latents, masks and where they come from. Readable with h5py as it is.
+//
+//   image_latent    fp16  (N, h, w, C)   posterior mean times the VAE's scaling factor, channels-last
+//   target_overlay  fp16  (N, h, w, C)   the same of the picture with the mask painted on it
+//   target_mask     fp16  (N, h, w, C)   the same of the black and white picture of the mask
+//   mask            uint8 (N, R, ceil(R/8))  rows of packed bits as numpy.packbits makes them, R = resolution
+//   class           int16 (N)            index into the attribute `classes`
+//   image_id        int64 (N)
+//   crop            int32 (N, 3)         x, y, side in the picture's own pixels
+//   area            float32 (N)          the mask's share of the crop
+//   dropped_image   int64 (D), dropped_reason uint8 (D)   pictures of the shard's range that gave no sample
+//
+// A chunk is one sample and carries a Fletcher-32 checksum; file metadata is checksummed by the file format (HDF5
+// 1.10). A shard is the unit of restart: it covers a fixed range of pictures, is built in memory and appears whole.
+//
+// HDF5 is not thread-safe as distributions build it: one lock in shard.c lets one thread at a time into it.
+// Every mistake in a file dies with one sentence naming file, dataset or attribute, and expectation.
+#pragma once
+#include <stdbool.h>
+#include <stdint.h>
+
+enum { TARGET_OVERLAY = 1, TARGET_MASK = 2 }; // bits of ShardInfo.targets
+
+// The attributes of a shard. All but `pass`, `first_picture` and `pictures` agree among the shards of a folder.
+typedef struct {
+    int class_count;
+    char **classes;             // names of all categories of the data set, in its order
+    uint8_t *trained;           // (class_count) 1: seen in training
+    uint8_t *drawn;             // (class_count) 1: samples of this class were drawn
+    char split[32], source[16]; // "train"; "panoptic" or "instances"
+    char vae_sha256[65], annotations_sha256[65];
+    char precision[8], version[16]; // arithmetic of the VAE: "fp32", "bf16"; of this program
+    int resolution;                 // R: side of the square crop after resizing, px
+    int color[3];                   // 0..255, of the painted mask
+    double alpha, outline;          // opacity of the paint; width of the outline in px at 512 px (0: exact masks)
+    double absent;                  // share of samples that ask for a class that is not in the picture
+    int min_side, passes;           // smaller pictures are dropped; passes that the whole encoding has
+    long long seed;
+    int targets;                       // TARGET_ bits
+    int height, width, channels;       // h, w, C of the latents
+    int pass;                          // 0..passes-1: other passes have other crops and classes
+    long long first_picture, pictures; // the range of the data set's pictures (in the order of their ids) it covers
+} ShardInfo;
+
+ShardInfo shard_info_copy(const ShardInfo *info);
+void shard_info_free(ShardInfo *info);
+// Sets the class table: names are copied; trained and drawn are set to 0.
+void shard_info_classes(ShardInfo *info, int count, const char *const *names);
+// The name of the first attribute in which two shards of one folder disagree, or NULL. What each of them has is
+// written to a_text and b_text (128 bytes each).
+const char *shard_info_difference(const ShardInfo *a, const ShardInfo *b, char a_text[128], char b_text[128]);
+
+// One sample. Reading: arrays that are NULL are skipped. Writing: targets that were not asked for are NULL.
+typedef struct {
+    float *image_latent, *target_overlay, *target_mask; // (h, w, C)
+    uint8_t *mask;                                      // (R, ceil(R/8))
+    int class_index;
+    int64_t image_id;
+    int32_t crop[3];
+    float area;
+} ShardSample;
+
+typedef struct ShardWriter ShardWriter;
+ShardWriter *shard_begin(const char *path, const ShardInfo *info);
+void shard_add(ShardWriter *writer, const ShardSample *sample);     // copies; dies if a latent is not finite in fp16
+void shard_drop(ShardWriter *writer, int64_t image_id, int reason); // reason: 0..255, the data set's own table
+void shard_commit(ShardWriter *writer); // writes the file under a temporary name, fsync, rename; frees the writer
+
+// An open shard. Everything but the latents and masks is in memory.
+typedef struct {
+    char *path;
+    ShardInfo info;
+    long long samples, dropped;
+    int16_t *class_index;                                          // (samples)
+    int64_t *image_id;                                             // (samples)
+    int32_t *crop;                                                 // (samples, 3)
+    float *area;                                                   // (samples)
+    int64_t *dropped_image;                                        // (dropped)
+    uint8_t *dropped_reason;                                       // (dropped)
+    int64_t file, image_latent, target_overlay, target_mask, mask; // HDF5's handles
+} ShardFile;
+
+// Opens a shard, checks the shape and type of everything in it and reads all but the latents and masks.
+ShardFile shard_open(const char *path);
+void shard_read(const ShardFile *shard, long long sample, ShardSample *into); // sample in 0..samples-1
+void shard_close(ShardFile *shard);
