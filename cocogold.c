@@ -4,10 +4,11 @@
 
 // WEAK while the commands are being written
 #define COMMAND(name) int cmd_##name(int argc, char **argv) __attribute__((weak));
-COMMAND(init) COMMAND(synth) COMMAND(stats) COMMAND(preview) COMMAND(encode) COMMAND(train)
-COMMAND(eval) COMMAND(segment) COMMAND(report) COMMAND(probe) COMMAND(bench)
+COMMAND(init)
+COMMAND(synth) COMMAND(stats) COMMAND(preview) COMMAND(encode) COMMAND(train) COMMAND(eval) COMMAND(segment)
+    COMMAND(report) COMMAND(probe) COMMAND(bench)
 
-static const struct {
+        static const struct {
     const char *name;
     int (*run)(int argc, char **argv);
     const char *about;

@@ -59,7 +59,7 @@ typedef struct DeviceEvent DeviceEvent;
 // Fills *dev for accelerator `index` (ignored on the CPU).
 void device_open(Device *dev, int index);
 void device_close(Device *dev);
-const char *device_name(const Device *dev);          // "CPU, 2 threads" or "NVIDIA H100 ..."
+const char *device_name(const Device *dev); // "CPU, 2 threads" or "NVIDIA H100 ..."
 void device_memory(Device *dev, size_t *free_bytes, size_t *total_bytes);
 
 // Memory of the device, aligned to 256 bytes. Debug builds fill it with NaN. Dies with the size if there is none left.

@@ -56,8 +56,8 @@ void conv2d_backward(floatX *dinp, float *dweight, float *dbias, floatX *dsample
 
 // ---- groupnorm.c, layernorm.c --------------------------------------------------------------------------------------
 
-// Wu & He 2018. x^ = (x - mean) rstd over the HW * C/G elements of a group of a sample; y = x^ weight + bias; out = y or
-// silu(y). mean and rstd (B, G) are saved for backward. inp, out (B, HW, C); out may be inp. C is a multiple of G.
+// Wu & He 2018. x^ = (x - mean) rstd over the HW * C/G elements of a group of a sample; y = x^ weight + bias; out = y
+// or silu(y). mean and rstd (B, G) are saved for backward. inp, out (B, HW, C); out may be inp. C is a multiple of G.
 void groupnorm_forward(floatX *out, float *mean, float *rstd, const floatX *inp, const floatX *weight,
                        const floatX *bias, int B, int HW, int C, int G, float eps, bool silu, Device *dev);
 // dinp (B, HW, C) = gradient + dresidual; dinp may be dout.
@@ -85,15 +85,16 @@ void quick_gelu_backward(floatX *dinp, const floatX *dout, const floatX *inp, si
 void geglu_forward(floatX *out, const floatX *inp, int N, int H, Device *dev);
 void geglu_backward(floatX *dinp, const floatX *dout, const floatX *inp, int N, int H, Device *dev);
 
-// ---- attention.c: softmax(q k^T / sqrt(HS)) v, without a T x T matrix kept for backward ------------------------------
+// ---- attention.c: softmax(q k^T / sqrt(HS)) v, without a T x T matrix kept for backward
+// ------------------------------
 
 // Row strides are in elements: q of token t, head h begins at q + (b Tq + t) q_stride + h HS, and so on; a packed QKV
 // product (B, T, 3 NH HS) is read in place with stride 3 NH HS and q, k, v pointing into it. Strides are multiples of 4
 // elements. dq, dk, dv have the strides of q, k, v; dout has out's.
 typedef struct {
-    int B, NH, Tq, Tk, HS;                     // samples, heads, queries, keys, head size (a multiple of 8)
+    int B, NH, Tq, Tk, HS; // samples, heads, queries, keys, head size (a multiple of 8)
     int q_stride, k_stride, v_stride, out_stride;
-    bool causal;                               // query t sees keys 0..t (then Tq == Tk)
+    bool causal; // query t sees keys 0..t (then Tq == Tk)
 } Attention;
 
 // out (B, Tq, NH, HS); lse (B, NH, Tq): log-sum-exp of the scaled scores, saved for backward.
@@ -150,13 +151,13 @@ void gaussian_kl(float *kl, const floatX *moments, int B, int N, int L, Device *
 
 typedef struct {
     uint64_t seed;
-    uint64_t first_sample;  // global index of this micro-batch's first sample in the step (of this rank)
-    uint32_t step;          // optimizer step, from 0
+    uint64_t first_sample; // global index of this micro-batch's first sample in the step (of this rank)
+    uint32_t step;         // optimizer step, from 0
     float lr;
-    float bias1, bias2;     // Adam's 1 - beta^t, t = step + 1 less the steps skipped
+    float bias1, bias2; // Adam's 1 - beta^t, t = step + 1 less the steps skipped
     float ema_decay;
-    float grad_scale;       // factor of the gradient before norm and update (1 / accumulation steps ...)
-    float max_norm;         // clip to this global norm; 0: no clipping
+    float grad_scale; // factor of the gradient before norm and update (1 / accumulation steps ...)
+    float max_norm;   // clip to this global norm; 0: no clipping
 } StepScalars;
 
 // Results of grad_norm, on the device.
@@ -205,7 +206,8 @@ void mse_loss(float *loss, floatX *dpred, const floatX *pred, const float *targe
 // |p - t| + mse_weight (p - t)^2: the VAE's reconstruction loss.
 void l1_mse_loss(float *loss, floatX *dpred, const floatX *pred, const float *target, float mse_weight, float scale,
                  int B, int n, Device *dev);
-// w (p - t)^2 / sum(w) * (number of cells): weight (B, n/C) per latent cell, e.g. balancing object and background. Ours.
+// w (p - t)^2 / sum(w) * (number of cells): weight (B, n/C) per latent cell, e.g. balancing object and background.
+// Ours.
 void weighted_mse_loss(float *loss, floatX *dpred, const floatX *pred, const float *target, const float *weight,
                        float scale, int B, int n, int C, Device *dev);
 // Focal in latent space, ours after Lin et al. 2017: per cell e = mean over its C channels of (p - t)^2,

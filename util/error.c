@@ -70,7 +70,9 @@ static void *or_die(void *pointer, size_t bytes) {
 }
 
 void *xmalloc(size_t bytes) { return or_die(malloc(bytes ? bytes : 1), bytes); }
-void *xcalloc(size_t count, size_t bytes) { return or_die(calloc(count ? count : 1, bytes ? bytes : 1), count * bytes); }
+void *xcalloc(size_t count, size_t bytes) {
+    return or_die(calloc(count ? count : 1, bytes ? bytes : 1), count * bytes);
+}
 void *xrealloc(void *pointer, size_t bytes) { return or_die(realloc(pointer, bytes ? bytes : 1), bytes); }
 char *xstrdup(const char *text) { return or_die(strdup(text), strlen(text) + 1); }
 

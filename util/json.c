@@ -46,7 +46,9 @@ double json_number(const Json *json, const char *field, double fallback) {
 bool json_boolean(const Json *json, const char *field, bool fallback) {
     yajl_val value = json_find(json->root, field);
     if (!value) { return fallback; }
-    if (!YAJL_IS_TRUE(value) && !YAJL_IS_FALSE(value)) { die("%s: field \"%s\" is not true or false", json->path, field); }
+    if (!YAJL_IS_TRUE(value) && !YAJL_IS_FALSE(value)) {
+        die("%s: field \"%s\" is not true or false", json->path, field);
+    }
     return YAJL_IS_TRUE(value);
 }
 
@@ -66,7 +68,9 @@ int json_integers(const Json *json, const char *field, int *values, int capacity
     }
     if (!YAJL_IS_ARRAY(value)) { die("%s: field \"%s\" is not a list of integers", json->path, field); }
     int count = (int)YAJL_GET_ARRAY(value)->len;
-    if (count > capacity) { die("%s: field \"%s\" has %d entries, at most %d are supported", json->path, field, count, capacity); }
+    if (count > capacity) {
+        die("%s: field \"%s\" has %d entries, at most %d are supported", json->path, field, count, capacity);
+    }
     for (int i = 0; i < count; i++) {
         yajl_val entry = YAJL_GET_ARRAY(value)->values[i];
         if (!YAJL_IS_INTEGER(entry)) { die("%s: field \"%s\" is not a list of integers", json->path, field); }
@@ -80,7 +84,9 @@ int json_strings(const Json *json, const char *field, const char **values, int c
     if (!value) { return -1; }
     if (!YAJL_IS_ARRAY(value)) { die("%s: field \"%s\" is not a list of strings", json->path, field); }
     int count = (int)YAJL_GET_ARRAY(value)->len;
-    if (count > capacity) { die("%s: field \"%s\" has %d entries, at most %d are supported", json->path, field, count, capacity); }
+    if (count > capacity) {
+        die("%s: field \"%s\" has %d entries, at most %d are supported", json->path, field, count, capacity);
+    }
     for (int i = 0; i < count; i++) {
         yajl_val entry = YAJL_GET_ARRAY(value)->values[i];
         if (!YAJL_IS_STRING(entry)) { die("%s: field \"%s\" is not a list of strings", json->path, field); }

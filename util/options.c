@@ -20,12 +20,15 @@ const char **options_parse(int argc, char **argv, struct poptOption *table, cons
     int code = poptGetNextOpt(context);
     while (code > 0) { code = poptGetNextOpt(context); }
     if (code < -1) {
-        die("%s: %s: %s (see %s --help)", name, poptBadOption(context, POPT_BADOPTION_NOALIAS), poptStrerror(code), name);
+        die("%s: %s: %s (see %s --help)", name, poptBadOption(context, POPT_BADOPTION_NOALIAS), poptStrerror(code),
+            name);
     }
     const char **rest = poptGetArgs(context); // lives as long as the context, which is kept on purpose
     int count = 0;
     while (rest && rest[count]) { count++; }
-    if (count > max_arguments) { die("%s: unexpected argument \"%s\" (see %s --help)", name, rest[max_arguments], name); }
+    if (count > max_arguments) {
+        die("%s: unexpected argument \"%s\" (see %s --help)", name, rest[max_arguments], name);
+    }
     return rest ? rest : none;
 }
 

@@ -47,8 +47,8 @@ PHILOX_FN Philox4 philox4x32(uint32_t c0, uint32_t c1, uint32_t c2, uint32_t c3,
 // Four random words number `block` of the sequence (seed, stream, step, sample). seed is cut to 56 bits, sample to 48
 // and step to 32.
 PHILOX_FN Philox4 philox(uint64_t seed, uint32_t stream, uint32_t step, uint64_t sample, uint32_t block) {
-    return philox4x32(block, (uint32_t)sample, ((uint32_t)(sample >> 32) & 0xffffu) | stream << 16, step, (uint32_t)seed,
-                      (uint32_t)(seed >> 32));
+    return philox4x32(block, (uint32_t)sample, ((uint32_t)(sample >> 32) & 0xffffu) | stream << 16, step,
+                      (uint32_t)seed, (uint32_t)(seed >> 32));
 }
 
 // A word to (0, 1): never 0 or 1.

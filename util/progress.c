@@ -32,14 +32,20 @@ const char *format_bytes(double bytes, char *buffer) {
 
 Progress progress_begin(const char *what, const char *unit, long long total, long long first) {
     double now = now_seconds();
-    return (Progress){.what = what, .unit = unit, .total = total, .first = first, .started = now, .printed = now,
+    return (Progress){.what = what,
+                      .unit = unit,
+                      .total = total,
+                      .first = first,
+                      .started = now,
+                      .printed = now,
                       .terminal = isatty(STDERR_FILENO)};
 }
 
 static void print_line(const Progress *p, long long done, double elapsed, bool last) {
     char time[24];
     double rate = elapsed > 0 ? (double)(done - p->first) / elapsed : 0;
-    fprintf(stderr, "%s%s %lld/%lld %s  %.1f/s  ", p->terminal ? "\r\033[K" : "", p->what, done, p->total, p->unit, rate);
+    fprintf(stderr, "%s%s %lld/%lld %s  %.1f/s  ", p->terminal ? "\r\033[K" : "", p->what, done, p->total, p->unit,
+            rate);
     if (last) {
         fprintf(stderr, "in %s\n", format_duration(elapsed, time));
     } else {

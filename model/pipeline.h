@@ -1,0 +1,63 @@
+// A model directory: a diffusers pipeline (model_index.json, unet/, vae/, text_encoder/, tokenizer/, scheduler/).
+#pragma once
+#include "model/clip.h"
+#include "model/schedule.h"
+#include "model/tokenizer.h"
+#include "model/unet.h"
+#include "model/vae.h"
+
+// Which parts to open; weights are loaded and put on the device.
+enum {
+    PART_UNET = 1,
+    PART_VAE_ENCODER = 2,
+    PART_VAE_DECODER = 4,
+    PART_TEXT = 8,
+    PART_SCHEDULE = 16,
+    PART_UNET_EMA = 32 /* with PART_UNET: weights from unet_ema/ where it exists */
+};
+
+typedef struct {
+    char *folder;
+    UNet unet;
+    VAEEncoder vae_encoder;
+    VAEDecoder vae_decoder;
+    CLIPText clip;
+    Tokenizer *tokenizer;
+    Schedule schedule;
+    int parts;
+} Pipeline;
+
+// Dies with a sentence if the folder, a file, a tensor or a field is missing or wrong. `grads`: also allocate gradients
+// for these parts. PART_TEXT opens tokenizer and text encoder.
+Pipeline pipeline_open(const char *folder, int parts, int grads, Device *dev);
+void pipeline_close(Pipeline *pipeline, Device *dev);
+
+// SHA-256 of the VAE's weights file (of the sharded files' digests, if sharded): what latents depend on.
+void pipeline_vae_digest(const char *folder, char hex[65]);
+
+// One module's weights: finds diffusion_pytorch_model.safetensors / model.safetensors, .fp16., or the sharded index in
+// `folder`, checks that every slice is there with its shape (old VAE attention names and missing "text_model." prefixes
+// are understood, position_ids is ignored) and fills the flat host array (params->total floats, padding zero).
+void weights_read(const Params *params, const char *folder, float *flat);
+// Writes `flat` (host, flat order) as F32 into folder/FILE.safetensors in PyTorch's layouts. Several Params (VAE
+// encoder and decoder) may go into one file.
+void weights_write(const Params *const *params, const float *const *flats, int count, const char *file);
+
+// A new pipeline folder `to` (which must not exist or be empty... it is filled in place) whose parts other than
+// `except`
+// ("unet", "vae" or NULL) are hard-linked (copied across file systems) from `from`, with model_index.json.
+void pipeline_link(const char *from, const char *to, const char *except);
+void pipeline_index_write(const char *folder); // model_index.json: StableDiffusionPipeline
+
+// Embeddings of texts by the frozen text encoder: out (count, T, hidden) floatX on the device, T = the tokenizer's
+// length. Runs in batches; scratch is allocated and freed inside.
+void pipeline_embed_texts(Pipeline *pipeline, const char *const *texts, int count, floatX *out, Device *dev);
+
+// Pixels to scaled latents (posterior mean times scaling factor) and back; images (B, H, W, 3) float in [-1, 1] and
+// latents (B, h, w, L) float, on the device. The arena must be large enough (pipeline_..._arena).
+void pipeline_encode(Pipeline *pipeline, Arena *arena, float *latents, const float *images, int B, int H, int W,
+                     Device *dev);
+void pipeline_decode(Pipeline *pipeline, Arena *arena, float *images, const float *latents, int B, int h, int w,
+                     Device *dev);
+size_t pipeline_encode_bytes(Pipeline *pipeline, int B, int H, int W, Device *dev); // arena for pipeline_encode
+size_t pipeline_decode_bytes(Pipeline *pipeline, int B, int h, int w, Device *dev);

@@ -1,0 +1,65 @@
+// Files of named tensors: https://github.com/huggingface/safetensors (8-byte header length, JSON header, raw bytes).
+// Reading maps the file; single files and sharded ones with an index (model.safetensors.index.json).
+#pragma once
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+typedef enum {
+    DTYPE_F64,
+    DTYPE_F32,
+    DTYPE_F16,
+    DTYPE_BF16,
+    DTYPE_I64,
+    DTYPE_I32,
+    DTYPE_I16,
+    DTYPE_I8,
+    DTYPE_U8,
+    DTYPE_BOOL
+} DType;
+
+enum { TENSOR_MAX_DIMS = 8 };
+
+typedef struct {
+    char *name;
+    DType dtype;
+    int ndim;
+    int64_t shape[TENSOR_MAX_DIMS];
+    int64_t count;    // elements
+    const void *data; // in the mapped file
+    const char *path; // the file it lies in
+} Tensor;
+
+typedef struct {
+    char *path; // of the file or the index
+    Tensor *tensors;
+    int count;
+    struct SafetensorsMap *maps;
+    int map_count;
+} Safetensors;
+
+// Opens a .safetensors file, or all the shards that a ....safetensors.index.json names. Every header is checked against
+// the file's length: overlapping, out-of-range, wrongly sized or unknown entries die with file and tensor.
+Safetensors safetensors_open(const char *path);
+void safetensors_close(Safetensors *file);
+const Tensor *safetensors_find(const Safetensors *file, const char *name); // NULL if missing
+// Elements [first, first + count) converted to float (any float type) or int64 (any integer type); another type dies.
+void tensor_to_float(const Tensor *tensor, int64_t first, int64_t count, float *out);
+void tensor_to_int64(const Tensor *tensor, int64_t first, int64_t count, int64_t *out);
+
+// A file being written: declare all tensors, then write their data in the declared order, then finish. Appears under
+// its name only when complete (temporary name, fsync, rename).
+typedef struct SafetensorsWriter SafetensorsWriter;
+SafetensorsWriter *safetensors_writer(const char *path);
+void safetensors_declare(SafetensorsWriter *w, const char *name, DType dtype, int ndim, const int64_t *shape);
+// Next data, in order, whole tensors or pieces; `bytes` in the declared type.
+void safetensors_write(SafetensorsWriter *w, const void *data, size_t bytes);
+// Next `count` floats converted to the declared type (F32, F16, BF16) of the tensor they belong to.
+void safetensors_write_floats(SafetensorsWriter *w, const float *data, int64_t count);
+void safetensors_finish(SafetensorsWriter *w);
+
+// Conversions with rounding to nearest even.
+uint16_t float_to_half(float x);
+float half_to_float(uint16_t bits);
+uint16_t float_to_bfloat16(float x);
+float bfloat16_to_float(uint16_t bits);

@@ -1,0 +1,36 @@
+// UNet2DConditionModel: predicts noise, velocity or the clean latent from [image latent | noisy latent], a timestep and
+// the text's embeddings. Forward is a list of calls; backward is the same list from bottom to top.
+// Rombach et al. 2022, "High-resolution image synthesis with latent diffusion models".
+#pragma once
+#include "model/arena.h"
+#include "model/config.h"
+#include "model/params.h"
+
+typedef enum {
+    RECOMPUTE_NONE,         // keep every activation that backward needs
+    RECOMPUTE_TRANSFORMERS, // keep the inputs of transformer blocks and run them again in backward
+    RECOMPUTE_BLOCKS        // keep the inputs of resnets and transformers only
+} Recompute;
+
+typedef struct UNetLayers UNetLayers; // the tree of layers, in unet.c
+
+typedef struct {
+    UNetConfig config;
+    Params params;
+    Recompute recompute;
+    UNetLayers *layers;
+} UNet;
+
+// The layers and the slices of their parameters, without memory for weights (params_alloc does that).
+UNet unet_create(const UNetConfig *config);
+void unet_destroy(UNet *unet, Device *dev);
+
+// out (B, H, W, out_channels) from sample (B, H, W, in_channels), timesteps (B) float, context (B, T, cross_dim); all
+// on the device. H and W are free. With `keep`, what backward needs stays in the arena (from arena->bottom on) until
+// the caller releases it; else everything is released. `out` may be allocated from the arena by the caller before.
+void unet_forward(UNet *unet, Arena *arena, floatX *out, const floatX *sample, const float *timesteps,
+                  const floatX *context, int B, int H, int W, int T, bool keep, Device *dev);
+// After a forward with `keep` of the same tensors. Parameter gradients go to params.grads (beta 0 or 1). dsample and
+// dcontext may be NULL. dout is not changed.
+void unet_backward(UNet *unet, Arena *arena, floatX *dsample, floatX *dcontext, const floatX *dout, float beta,
+                   Device *dev);

@@ -1,0 +1,43 @@
+// AutoencoderKL: pictures (B, H, W, 3) in [-1, 1] to moments of a diagonal Gaussian over latents (B, h, w, 2L) and
+// back. Encoder and decoder are two models with their own flat parameters: slices carry diffusers' names
+// ("encoder....", "quant_conv.weight" in the encoder's, "post_quant_conv.weight", "decoder...." in the decoder's).
+#pragma once
+#include "model/arena.h"
+#include "model/config.h"
+#include "model/params.h"
+
+typedef struct VAEEncoderLayers VAEEncoderLayers;
+typedef struct VAEDecoderLayers VAEDecoderLayers;
+
+typedef struct {
+    VAEConfig config;
+    Params params;
+    VAEEncoderLayers *layers;
+} VAEEncoder;
+
+typedef struct {
+    VAEConfig config;
+    Params params;
+    VAEDecoderLayers *layers;
+} VAEDecoder;
+
+VAEEncoder vae_encoder_create(const VAEConfig *config);
+VAEDecoder vae_decoder_create(const VAEConfig *config);
+void vae_encoder_destroy(VAEEncoder *encoder, Device *dev);
+void vae_decoder_destroy(VAEDecoder *decoder, Device *dev);
+
+int vae_factor(const VAEConfig *config); // pixels per latent cell and side: 2^(levels - 1)
+int vae_latent_size(const VAEConfig *config,
+                    int size); // side of the latent of a side of `size` pixels (rounds down per level)
+
+// moments (B, h, w, 2L) from image (B, H, W, 3), after quant_conv. keep and arena as in unet.h.
+void vae_encoder_forward(VAEEncoder *encoder, Arena *arena, floatX *moments, const floatX *image, int B, int H, int W,
+                         bool keep, Device *dev);
+void vae_encoder_backward(VAEEncoder *encoder, Arena *arena, floatX *dimage, const floatX *dmoments, float beta,
+                          Device *dev);
+
+// image (B, h*f, w*f, 3) from latent (B, h, w, L), already divided by the scaling factor; post_quant_conv included.
+void vae_decoder_forward(VAEDecoder *decoder, Arena *arena, floatX *image, const floatX *latent, int B, int h, int w,
+                         bool keep, Device *dev);
+void vae_decoder_backward(VAEDecoder *decoder, Arena *arena, floatX *dlatent, const floatX *dimage, float beta,
+                          Device *dev);
