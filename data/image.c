@@ -1,0 +1,268 @@
+#include "data/image.h"
+#include "util/error.h"
+#include "util/file.h"
+#include <assert.h>
+#include <errno.h>
+#include <math.h>
+#include <stdlib.h>
+#include <string.h>
+#include <strings.h>
+
+// The only place where stb's code is compiled.
+#pragma GCC diagnostic push
+#pragma GCC diagnostic ignored "-Wunused-function"
+#pragma GCC diagnostic ignored "-Wunused-parameter"
+#pragma GCC diagnostic ignored "-Wunused-but-set-variable"
+#pragma GCC diagnostic ignored "-Wsign-compare"
+#pragma GCC diagnostic ignored "-Wmissing-field-initializers"
+#pragma GCC diagnostic ignored "-Wshift-negative-value"
+#define STB_IMAGE_IMPLEMENTATION
+#define STBI_ONLY_JPEG
+#define STBI_ONLY_PNG
+#define STBI_ONLY_BMP
+#define STBI_ONLY_PNM
+#include <stb_image.h>
+#define STB_IMAGE_WRITE_IMPLEMENTATION
+#include <stb_image_write.h>
+#pragma GCC diagnostic pop
+
+Image image_new(int width, int height, int channels) {
+    assert(width > 0 && height > 0 && channels > 0);
+    return (Image){width, height, channels, xcalloc((size_t)width * (size_t)height, (size_t)channels)};
+}
+
+Image image_copy(const Image *image) {
+    Image copy = image_new(image->width, image->height, image->channels);
+    memcpy(copy.pixels, image->pixels, (size_t)image->width * image->height * image->channels);
+    return copy;
+}
+
+void image_free(Image *image) {
+    free(image->pixels);
+    *image = (Image){0};
+}
+
+Image image_try_load(const char *path, int channels, char **why) {
+    Image image = {.channels = channels};
+    *why = NULL;
+    FILE *file = folder_exists(path) ? NULL : fopen(path, "rb");
+    if (!file) {
+        *why = xprintf("%s: cannot be opened: %s", path, folder_exists(path) ? "it is a folder" : strerror(errno));
+        return (Image){0};
+    }
+    int in_file;
+    image.pixels = stbi_load_from_file(file, &image.width, &image.height, &in_file, channels);
+    fclose(file);
+    if (image.pixels) { return image; }
+    *why = xprintf("%s: is damaged, cut off, or no JPEG or PNG picture (%s)", path, stbi_failure_reason());
+    return (Image){0};
+}
+
+Image image_load(const char *path, int channels) {
+    char *why;
+    Image image = image_try_load(path, channels, &why);
+    if (why) { die("%s", why); }
+    return image;
+}
+
+// Files in memory.
+
+typedef struct {
+    uint8_t *bytes;
+    size_t size, capacity;
+} Buffer;
+
+static void append(void *context, void *bytes, int size) {
+    Buffer *buffer = context;
+    if (buffer->size + (size_t)size > buffer->capacity) {
+        buffer->capacity = 2 * buffer->capacity + (size_t)size;
+        buffer->bytes = xrealloc(buffer->bytes, buffer->capacity);
+    }
+    memcpy(buffer->bytes + buffer->size, bytes, (size_t)size);
+    buffer->size += (size_t)size;
+}
+
+uint8_t *image_encode_png(const Image *image, size_t *size) {
+    Buffer b = {0};
+    int stride = image->width * image->channels;
+    if (!stbi_write_png_to_func(append, &b, image->width, image->height, image->channels, image->pixels, stride)) {
+        die("out of memory: cannot encode a picture of %d x %d", image->width, image->height);
+    }
+    *size = b.size;
+    return b.bytes;
+}
+
+uint8_t *image_encode_jpg(const Image *image, int quality, size_t *size) {
+    Buffer b = {0};
+    if (!stbi_write_jpg_to_func(append, &b, image->width, image->height, image->channels, image->pixels, quality)) {
+        die("out of memory: cannot encode a picture of %d x %d", image->width, image->height);
+    }
+    *size = b.size;
+    return b.bytes;
+}
+
+void image_save(const Image *image, const char *path) {
+    const char *ending = strrchr(path, '.');
+    size_t size;
+    uint8_t *bytes = NULL;
+    if (ending && strcasecmp(ending, ".png") == 0) { bytes = image_encode_png(image, &size); }
+    if (ending && (strcasecmp(ending, ".jpg") == 0 || strcasecmp(ending, ".jpeg") == 0)) {
+        bytes = image_encode_jpg(image, 95, &size);
+    }
+    if (!bytes) { die("%s: expected a name that ends in .png or .jpg", path); }
+    atomic_write(path, bytes, size);
+    free(bytes);
+}
+
+// Resampling.
+
+static double sinc(double x) { return x == 0 ? 1 : sin(M_PI * x) / (M_PI * x); }
+
+static double filter_value(Filter filter, double x) {
+    switch (filter) {
+    case FILTER_LANCZOS:
+        return x >= -3 && x < 3 ? sinc(x) * sinc(x / 3) : 0;
+    case FILTER_BILINEAR:
+        return fabs(x) < 1 ? 1 - fabs(x) : 0;
+    default:
+        return x > -0.5 && x <= 0.5 ? 1 : 0;
+    }
+}
+
+// One axis: output i = sum over j < count[i] of weight[i * taps + j] * input[first[i] + j], in units of 2^-22.
+typedef struct {
+    int taps, *first, *count, *weight;
+} Axis;
+
+enum { WEIGHT_BITS = 22 };
+
+static Axis axis_new(int in_size, double begin, double length, int out_size, Filter filter) {
+    double scale = length / out_size, stretch = fmax(scale, 1);
+    double support = (filter == FILTER_LANCZOS ? 3 : filter == FILTER_BILINEAR ? 1 : 0.5) * stretch;
+    Axis axis = {.taps = (int)ceil(support) * 2 + 1};
+    axis.first = xcalloc((size_t)out_size, sizeof(int));
+    axis.count = xcalloc((size_t)out_size, sizeof(int));
+    axis.weight = xcalloc((size_t)out_size * (size_t)axis.taps, sizeof(int));
+    double *w = xcalloc((size_t)axis.taps, sizeof(double));
+    for (int i = 0; i < out_size; i++) {
+        double center = begin + (i + 0.5) * scale, sum = 0;
+        int low = (int)fmax(center - support + 0.5, 0), high = (int)fmin(center + support + 0.5, in_size);
+        for (int j = 0; j < high - low; j++) { sum += w[j] = filter_value(filter, (low + j - center + 0.5) / stretch); }
+        axis.first[i] = low;
+        axis.count[i] = high - low;
+        for (int j = 0; j < high - low; j++) {
+            axis.weight[i * axis.taps + j] = (int)lround(w[j] / sum * (1 << WEIGHT_BITS));
+        }
+    }
+    free(w);
+    return axis;
+}
+
+static void axis_free(Axis *axis) {
+    free(axis->first);
+    free(axis->count);
+    free(axis->weight);
+}
+
+static uint8_t clip8(int value) {
+    value >>= WEIGHT_BITS;
+    return (uint8_t)(value < 0 ? 0 : value > 255 ? 255 : value);
+}
+
+// Rows [first, first + rows) of the image, each resampled to `width` pixels.
+static void resize_columns(const Image *image, int first, int rows, const Axis *axis, int width, uint8_t *out) {
+    int channels = image->channels;
+    for (int y = 0; y < rows; y++) {
+        const uint8_t *row = image->pixels + (size_t)(first + y) * image->width * channels;
+        for (int x = 0; x < width; x++) {
+            const int *weight = axis->weight + x * axis->taps;
+            const uint8_t *in = row + axis->first[x] * channels;
+            int sum[4] = {1 << (WEIGHT_BITS - 1), 1 << (WEIGHT_BITS - 1), 1 << (WEIGHT_BITS - 1),
+                          1 << (WEIGHT_BITS - 1)};
+            for (int j = 0; j < axis->count[x]; j++) {
+                for (int c = 0; c < channels; c++) { sum[c] += weight[j] * in[j * channels + c]; }
+            }
+            for (int c = 0; c < channels; c++) { *out++ = clip8(sum[c]); }
+        }
+    }
+}
+
+Image image_resize(const Image *image, double x, double y, double w, double h, int width, int height, Filter filter) {
+    assert(x >= 0 && y >= 0 && w > 0 && h > 0 && x + w <= image->width && y + h <= image->height);
+    Axis columns = axis_new(image->width, x, w, width, filter), rows = axis_new(image->height, y, h, height, filter);
+    int first = rows.first[0], last = rows.first[height - 1] + rows.count[height - 1];
+    size_t stride = (size_t)width * image->channels;
+    uint8_t *middle = xcalloc((size_t)(last - first), stride);
+    resize_columns(image, first, last - first, &columns, width, middle);
+    Image out = image_new(width, height, image->channels);
+    int *sum = xcalloc(stride, sizeof *sum);
+    for (int i = 0; i < height; i++) {
+        for (size_t e = 0; e < stride; e++) { sum[e] = 1 << (WEIGHT_BITS - 1); }
+        for (int j = 0; j < rows.count[i]; j++) {
+            const uint8_t *in = middle + (size_t)(rows.first[i] + j - first) * stride;
+            int weight = rows.weight[i * rows.taps + j];
+            for (size_t e = 0; e < stride; e++) { sum[e] += weight * in[e]; }
+        }
+        for (size_t e = 0; e < stride; e++) { out.pixels[(size_t)i * stride + e] = clip8(sum[e]); }
+    }
+    free(sum);
+    free(middle);
+    axis_free(&columns);
+    axis_free(&rows);
+    return out;
+}
+
+Image image_crop(const Image *image, int x, int y, int w, int h) {
+    assert(x >= 0 && y >= 0 && x + w <= image->width && y + h <= image->height);
+    Image out = image_new(w, h, image->channels);
+    size_t stride = (size_t)w * image->channels;
+    for (int i = 0; i < h; i++) {
+        const uint8_t *row = image->pixels + ((size_t)(y + i) * image->width + x) * image->channels;
+        memcpy(out.pixels + (size_t)i * stride, row, stride);
+    }
+    return out;
+}
+
+// Masks.
+
+// The part of [begin, end) that lies in input pixel j.
+static double overlap(int j, double begin, double end) { return fmax(0, fmin(j + 1, end) - fmax(j, begin)); }
+
+// Area of mask in each output pixel, as a share of its own area (doubles, so that a tie at one half stays one).
+static double *mask_shares(const uint8_t *mask, int mask_width, int mask_height, double x, double y, double w, double h,
+                           int width, int height) {
+    assert(x >= 0 && y >= 0 && w > 0 && h > 0 && x + w <= mask_width && y + h <= mask_height);
+    double sx = w / width, sy = h / height;
+    double *out = xcalloc((size_t)width * (size_t)height, sizeof *out);
+    double *row = xcalloc((size_t)width, sizeof *row);
+    for (int j = (int)y; j < mask_height && j < y + h; j++) { // input rows
+        const uint8_t *in = mask + (size_t)j * mask_width;
+        if (!memchr(in, 1, (size_t)mask_width)) { continue; }
+        for (int i = 0; i < width; i++) {
+            double begin = x + i * sx, end = x + (i + 1) * sx;
+            row[i] = 0;
+            for (int k = (int)begin; k < mask_width && k < end; k++) { row[i] += in[k] ? overlap(k, begin, end) : 0; }
+        }
+        for (int i = (int)fmax(floor((j - y) / sy) - 1, 0); i < height && y + i * sy < j + 1; i++) { // output rows
+            double part = overlap(j, y + i * sy, y + (i + 1) * sy) / (sx * sy);
+            if (part <= 0) { continue; }
+            for (int k = 0; k < width; k++) { out[(size_t)i * width + k] += part * row[k]; }
+        }
+    }
+    free(row);
+    return out;
+}
+
+void mask_resize(const uint8_t *mask, int mask_width, int mask_height, double x, double y, double w, double h,
+                 float *out, int width, int height) {
+    double *share = mask_shares(mask, mask_width, mask_height, x, y, w, h, width, height);
+    for (size_t i = 0; i < (size_t)width * height; i++) { out[i] = (float)share[i]; }
+    free(share);
+}
+
+void mask_resize_binary(const uint8_t *mask, int mask_width, int mask_height, double x, double y, double w, double h,
+                        uint8_t *out, int width, int height) {
+    double *share = mask_shares(mask, mask_width, mask_height, x, y, w, h, width, height);
+    for (size_t i = 0; i < (size_t)width * height; i++) { out[i] = share[i] >= 0.5 - 1e-9; } // a tie counts as mask
+    free(share);
+}
