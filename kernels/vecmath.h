@@ -1,0 +1,98 @@
+// Elementary functions for the inner loops of the CPU backend: branch-free, so that gcc turns loops over them into SIMD
+// code (libm's are calls). The polynomials are minimax fits of our own (Lawson's reweighted least squares on Chebyshev
+// nodes, 40-digit reference); the reductions are the classical ones of Cody & Waite 1980. tests/kernels/
+// test_activation.c measures the errors stated here over their whole ranges.
+#pragma once
+#include <stdint.h>
+
+static inline float float_from_bits(int32_t bits) {
+    union {
+        int32_t i;
+        float f;
+    } u = {.i = bits};
+    return u.f;
+}
+
+static inline int32_t bits_from_float(float x) {
+    union {
+        float f;
+        int32_t i;
+    } u = {.f = x};
+    return u.i;
+}
+
+// exp(x), error below 1.5 ulp where the result is normal; subnormal, 0, inf and NaN come out as libm's do.
+// x = n ln 2 + r with |r| <= ln(2) / 2, exp(r) = 1 + r + r^2 q(r); 2^n is applied in two factors, since neither 2^128
+// nor 2^-149 is a normal float.
+static inline float fast_expf(float x) {
+    x = x < -104.0f ? -104.0f : x; // a comparison with NaN is false: NaN stays
+    x = x > 89.0f ? 89.0f : x;
+    float shifted = x * 1.44269504f + 0x1.8p23f; // round to nearest: the low bits of the sum are n
+    float n = shifted - 0x1.8p23f;
+    float r = x - n * 0x1.62e4p-1f - n * 0x1.7f7d1cp-20f; // ln 2 in two parts, the first exact in products with n
+    float q = 0.00138145988f;
+    q = q * r + 0.00836871658f;
+    q = q * r + 0.041668389f;
+    q = q * r + 0.166665211f;
+    q = q * r + 0.49999994f;
+    float p = 1.0f + (r + r * r * q);
+    int32_t i = bits_from_float(shifted) - 0x4b400000, half = i >> 1;
+    return p * float_from_bits((int32_t)((uint32_t)(half + 127) << 23)) *
+           float_from_bits((int32_t)((uint32_t)(i - half + 127) << 23));
+}
+
+// log(x), error below 1.5 ulp, for x positive and normal.
+// x = 2^e (1 + f) with 1 + f in [sqrt(1/2), sqrt(2)), log(1 + f) = f - f^2 / 2 + f^3 q(f).
+static inline float fast_logf(float x) {
+    int32_t bits = bits_from_float(x), e = (bits - 0x3f3504f3) >> 23;
+    float f = float_from_bits(bits - (int32_t)((uint32_t)e << 23)) - 1.0f, n = (float)e;
+    float q = -0.0763449669f;
+    q = q * f + 0.127615765f;
+    q = q * f - 0.131601825f;
+    q = q * f + 0.142017573f;
+    q = q * f - 0.166233569f;
+    q = q * f + 0.200012267f;
+    q = q * f - 0.250008196f;
+    q = q * f + 0.333333313f;
+    float tail = f * f * (f * q - 0.5f);
+    return n * 0x1.62e4p-1f + (f + (tail + n * 0x1.7f7d1cp-20f));
+}
+
+// *sine = sin(x), *cosine = cos(x), absolute error below 1e-7, for |x| up to 100.
+// x = n pi/2 + r with |r| <= pi/4; n mod 4 swaps and negates the two polynomials.
+static inline void fast_sincosf(float x, float *sine, float *cosine) {
+    float shifted = x * 0.636619772f + 0x1.8p23f;
+    float n = shifted - 0x1.8p23f;
+    float r = x - n * 0x1.92p0f - n * 0x1.fb4p-12f - n * 0x1.4442d2p-24f; // pi/2 in three parts
+    float s = r * r;
+    float sin_r = r + r * s * (-0.166666552f + s * (0.008332178f - s * 0.000195172353f));
+    float cos_r = 1.0f - 0.5f * s + s * s * (0.0416666456f + s * (-0.00138873153f + s * 2.44330822e-05f));
+    int32_t i = bits_from_float(shifted);
+    float a = i & 1 ? cos_r : sin_r, b = i & 1 ? sin_r : cos_r;
+    *sine = float_from_bits(bits_from_float(a) ^ (int32_t)((uint32_t)(i & 2) << 30));
+    *cosine = float_from_bits(bits_from_float(b) ^ (int32_t)((uint32_t)((i + 1) & 2) << 30));
+}
+
+// 1 / (1 + exp(-x)), error below 3 ulp.
+static inline float fast_sigmoidf(float x) { return 1.0f / (1.0f + fast_expf(-x)); }
+
+// The standard normal distribution function Phi(x) = (1 + erf(x / sqrt 2)) / 2 and, in *density, its derivative.
+// Phi(-|x|) = exp(-x^2 / 2) t R(t) with t = 1 / (1 + 0.35 |x|): the form of Hastings 1955. 3 ulp for
+// x >= 0; in the left tail the relative error grows as x^2 / 2's rounding does, to 5e-6 where the result leaves the
+// normal floats (1 + erf cancels there and keeps nothing beyond x = -5).
+static inline float fast_normal_cdf(float x, float *density) {
+    float a = x < 0 ? -x : x;
+    float e = fast_expf(-0.5f * x * x), t = 1.0f / (1.0f + 0.35f * a);
+    float r = -0.029146174f;
+    r = r * t + 0.143972859f;
+    r = r * t - 0.255716592f;
+    r = r * t + 0.159176767f;
+    r = r * t - 0.0231115762f;
+    r = r * t + 0.105508722f;
+    r = r * t + 0.119832687f;
+    r = r * t + 0.139861897f;
+    r = r * t + 0.139621407f;
+    float tail = e * t * r;
+    *density = 0.398942280f * e;
+    return x < 0 ? tail : 1.0f - tail;
+}
