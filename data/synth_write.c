@@ -1,0 +1,333 @@
+// The scenes' folder in COCO's layout: pictures, panoptic PNGs, annotation files.
+#include "data/image.h"
+#include "data/synth.h"
+#include "util/error.h"
+#include "util/file.h"
+#include "util/json.h"
+#include "util/progress.h"
+#include <dirent.h>
+#include <errno.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+// What the annotation files need of a scene.
+typedef struct {
+    int count;
+    SynthObject objects[SYNTH_OBJECTS];
+    int *runs[SYNTH_OBJECTS], run_count[SYNTH_OBJECTS]; // RLE
+} Annotated;
+
+typedef struct {
+    const char *folder, *name; // "train"
+    const SynthOptions *options;
+    bool held_out;
+    int count;
+    long long first_id; // of the pictures; validation has its own range
+    Annotated *scenes;
+} Split;
+
+// Run lengths of label == value down the columns, zeros first: COCO's uncompressed RLE. Returns how many.
+static int run_lengths(const SynthScene *scene, int value, int **runs) {
+    int count = 0, capacity = 64, length = 0;
+    *runs = xmalloc((size_t)capacity * sizeof **runs);
+    bool current = false;
+    for (int i = 0; i < scene->width * scene->height; i++) {
+        bool inside = scene->label[i % scene->height * scene->width + i / scene->height] == value;
+        if (inside != current) {
+            if (count + 2 > capacity) { *runs = xrealloc(*runs, (size_t)(capacity *= 2) * sizeof **runs); }
+            (*runs)[count++] = length;
+            length = 0;
+            current = inside;
+        }
+        length++;
+    }
+    (*runs)[count++] = length;
+    return count;
+}
+
+// The value of an object's pixels in the panoptic PNG, R + 256 G + 65536 B: its number in the picture and its class.
+static int segment_id(int k, int class_index) { return (k + 1) * 65793 + class_index * 257 + 1; }
+
+static void write_png(const char *folder, const char *name, long long id, const char *prefix, uint8_t *rgb, int width,
+                      int height) {
+    Image image = {width, height, 3, rgb};
+    size_t size;
+    uint8_t *png = image_encode_png(&image, &size);
+    char *path = xprintf("%s/%s%s/%012lld.png", folder, prefix, name, id);
+    FILE *f = fopen(path, "wb");
+    // the folder as a whole is flushed to disk before it gets its name
+    if (!f || fwrite(png, 1, size, f) != size || fclose(f) != 0) {
+        die("%s: cannot be written: %s", path, strerror(errno));
+    }
+    free(path);
+    free(png);
+}
+
+static void write_ids(const Split *split, const SynthScene *scene, long long id) {
+    uint8_t *rgb = xcalloc((size_t)scene->width * (size_t)scene->height, 3);
+    for (int i = 0; i < scene->width * scene->height; i++) {
+        int k = scene->label[i] - 1;
+        if (k < 0) { continue; }
+        int value = segment_id(k, scene->objects[k].class_index);
+        for (int c = 0; c < 3; c++) { rgb[3 * i + c] = (uint8_t)(value >> (8 * c)); }
+    }
+    write_png(split->folder, split->name, id, "annotations/panoptic_", rgb, scene->width, scene->height);
+    free(rgb);
+}
+
+static void draw_split(Split *split) {
+    split->scenes = xcalloc((size_t)split->count, sizeof *split->scenes);
+    Progress progress = progress_begin(split->name, "scenes", split->count, 0);
+    int done = 0;
+#pragma omp parallel for schedule(dynamic, 8)
+    for (int i = 0; i < split->count; i++) {
+        SynthScene scene = synth_draw(split->options, split->held_out, i);
+        write_png(split->folder, split->name, split->first_id + i, "", scene.rgb, scene.width, scene.height);
+        write_ids(split, &scene, split->first_id + i);
+        Annotated *a = &split->scenes[i];
+        a->count = scene.count;
+        for (int k = 0; k < scene.count; k++) {
+            a->objects[k] = scene.objects[k];
+            a->run_count[k] = run_lengths(&scene, k + 1, &a->runs[k]);
+        }
+        synth_free(&scene);
+#pragma omp critical(synth_progress)
+        progress_update(&progress, ++done);
+    }
+    progress_end(&progress, done);
+}
+
+static void free_split(Split *split) {
+    for (int i = 0; i < split->count; i++) {
+        for (int k = 0; k < split->scenes[i].count; k++) { free(split->scenes[i].runs[k]); }
+    }
+    free(split->scenes);
+}
+
+static void to_stream(void *stream, const char *text, size_t size) { fwrite(text, 1, size, stream); }
+
+static void put_info(yajl_gen gen) {
+    json_key(gen, "info");
+    yajl_gen_map_open(gen);
+    json_put_string(gen, "description", "cocogold synth: procedural scenes");
+    yajl_gen_map_close(gen);
+    json_key(gen, "licenses");
+    yajl_gen_array_open(gen);
+    yajl_gen_array_close(gen);
+}
+
+static void put_images(yajl_gen gen, const Split *split) {
+    json_key(gen, "images");
+    yajl_gen_array_open(gen);
+    for (int i = 0; i < split->count; i++) {
+        char file[32];
+        snprintf(file, sizeof file, "%012lld.png", split->first_id + i);
+        yajl_gen_map_open(gen);
+        json_put_integer(gen, "id", split->first_id + i);
+        json_put_string(gen, "file_name", file);
+        json_put_integer(gen, "width", split->options->width);
+        json_put_integer(gen, "height", split->options->height);
+        yajl_gen_map_close(gen);
+    }
+    yajl_gen_array_close(gen);
+}
+
+static void put_categories(yajl_gen gen, bool panoptic) {
+    json_key(gen, "categories");
+    yajl_gen_array_open(gen);
+    for (int c = 0; c < SYNTH_CLASSES; c++) {
+        yajl_gen_map_open(gen);
+        json_put_integer(gen, "id", c + 1);
+        json_put_string(gen, "name", synth_class_name(c));
+        json_put_string(gen, "supercategory", c == 0 ? "person" : "shape");
+        if (panoptic) { json_put_integer(gen, "isthing", 1); }
+        yajl_gen_map_close(gen);
+    }
+    yajl_gen_array_close(gen);
+}
+
+static void put_object(yajl_gen gen, const SynthObject *o) {
+    json_put_integer(gen, "category_id", o->class_index + 1);
+    json_put_integers(gen, "bbox", (int[]){o->x, o->y, o->width, o->height}, 4);
+    json_put_integer(gen, "area", o->area);
+    json_put_integer(gen, "iscrowd", 0);
+}
+
+static void put_instances(yajl_gen gen, const Split *split, int i, long long *next_id) {
+    const Annotated *a = &split->scenes[i];
+    for (int k = 0; k < a->count; k++) {
+        yajl_gen_map_open(gen);
+        json_put_integer(gen, "id", (*next_id)++);
+        json_put_integer(gen, "image_id", split->first_id + i);
+        put_object(gen, &a->objects[k]);
+        json_key(gen, "segmentation");
+        yajl_gen_map_open(gen);
+        json_put_integers(gen, "size", (int[]){split->options->height, split->options->width}, 2);
+        json_put_integers(gen, "counts", a->runs[k], a->run_count[k]);
+        yajl_gen_map_close(gen);
+        yajl_gen_map_close(gen);
+    }
+}
+
+static void put_panoptic(yajl_gen gen, const Split *split, int i) {
+    const Annotated *a = &split->scenes[i];
+    char file[32];
+    snprintf(file, sizeof file, "%012lld.png", split->first_id + i);
+    yajl_gen_map_open(gen);
+    json_put_integer(gen, "image_id", split->first_id + i);
+    json_put_string(gen, "file_name", file);
+    json_key(gen, "segments_info");
+    yajl_gen_array_open(gen);
+    for (int k = 0; k < a->count; k++) {
+        yajl_gen_map_open(gen);
+        json_put_integer(gen, "id", segment_id(k, a->objects[k].class_index));
+        put_object(gen, &a->objects[k]);
+        yajl_gen_map_close(gen);
+    }
+    yajl_gen_array_close(gen);
+    yajl_gen_map_close(gen);
+}
+
+static void write_annotations(const Split *split, bool panoptic) {
+    char *path = xprintf("%s/annotations/%s_%s.json", split->folder, panoptic ? "panoptic" : "instances", split->name);
+    AtomicFile file = atomic_open(path);
+    yajl_gen gen = yajl_gen_alloc(NULL);
+    if (!gen) { die("out of memory: cannot allocate a JSON writer"); }
+    yajl_gen_config(gen, yajl_gen_print_callback, to_stream, file.stream);
+    yajl_gen_map_open(gen);
+    put_info(gen);
+    put_images(gen, split);
+    json_key(gen, "annotations");
+    yajl_gen_array_open(gen);
+    long long next_id = split->first_id * SYNTH_OBJECTS;
+    for (int i = 0; i < split->count; i++) {
+        if (panoptic) {
+            put_panoptic(gen, split, i);
+        } else {
+            put_instances(gen, split, i, &next_id);
+        }
+    }
+    yajl_gen_array_close(gen);
+    put_categories(gen, panoptic);
+    yajl_gen_map_close(gen);
+    yajl_gen_free(gen);
+    fputc('\n', file.stream);
+    atomic_commit(&file);
+    free(path);
+}
+
+static void write_split(const char *folder, const SynthOptions *options, bool held_out) {
+    Split split = {.folder = folder,
+                   .name = held_out ? "val" : "train",
+                   .options = options,
+                   .held_out = held_out,
+                   .count = held_out ? options->val : options->train,
+                   .first_id = held_out ? 1000001 : 1};
+    char *pictures = xprintf("%s/%s", folder, split.name),
+         *ids = xprintf("%s/annotations/panoptic_%s", folder, split.name);
+    make_folders(pictures);
+    make_folders(ids);
+    draw_split(&split);
+    write_annotations(&split, false);
+    write_annotations(&split, true);
+    free_split(&split);
+    free(pictures);
+    free(ids);
+}
+
+static void write_class_list(const char *folder, bool held_out) {
+    char *classes = xprintf("%s/classes", folder), *path = xprintf("%s/%s.txt", classes, held_out ? "unseen" : "seen");
+    make_folders(classes);
+    AtomicFile file = atomic_open(path);
+    for (int c = 0; c < SYNTH_CLASSES; c++) {
+        if (synth_held_out(c) == held_out) { fprintf(file.stream, "%s\n", synth_class_name(c)); }
+    }
+    atomic_commit(&file);
+    free(classes);
+    free(path);
+}
+
+typedef struct {
+    const char *name;
+    long long value;
+} Field;
+enum { FIELDS = 6, SCENES_VERSION = 1 }; // the version of the drawing code: raise it when pictures change
+
+static void options_fields(const SynthOptions *o, Field fields[FIELDS]) {
+    const Field all[FIELDS] = {{"scenes_version", SCENES_VERSION},
+                               {"width", o->width},
+                               {"height", o->height},
+                               {"train", o->train},
+                               {"val", o->val},
+                               {"seed", (long long)o->seed}};
+    memcpy(fields, all, sizeof all);
+}
+
+static void write_options(const char *folder, const SynthOptions *options) {
+    Field fields[FIELDS];
+    options_fields(options, fields);
+    yajl_gen gen = json_writer();
+    yajl_gen_map_open(gen);
+    for (int i = 0; i < FIELDS; i++) { json_put_integer(gen, fields[i].name, fields[i].value); }
+    yajl_gen_map_close(gen);
+    char *path = xprintf("%s/synth.json", folder);
+    json_write(gen, path);
+    free(path);
+}
+
+static bool folder_empty(const char *path) {
+    DIR *folder = opendir(path);
+    if (!folder) { return true; }
+    int entries = 0;
+    while (readdir(folder)) { entries++; }
+    closedir(folder);
+    return entries <= 2;
+}
+
+// True if the folder holds these scenes already; dies if it holds something else.
+static bool already_there(const char *folder, const SynthOptions *options) {
+    char *path = xprintf("%s/synth.json", folder);
+    bool complete = file_exists(path);
+    if (!complete && (file_exists(folder) || (folder_exists(folder) && !folder_empty(folder)))) {
+        die("%s: is in the way and not a folder of `cocogold synth`: expected a new or empty folder", folder);
+    }
+    if (complete) {
+        Json json = json_read(path);
+        Field fields[FIELDS];
+        options_fields(options, fields);
+        for (int i = 0; i < FIELDS; i++) {
+            long long value = json_integer(&json, fields[i].name, -1);
+            if (value == fields[i].value) { continue; }
+            die("%s: field \"%s\" is %lld where %lld is asked for: give another folder, or remove this one first", path,
+                fields[i].name, value, fields[i].value);
+        }
+        json_free(&json);
+    }
+    free(path);
+    return complete;
+}
+
+void synth_write(const char *folder, const SynthOptions *options) {
+    size_t length = strlen(folder);
+    while (length > 1 && folder[length - 1] == '/') { length--; }
+    char *final = xprintf("%.*s", (int)length, folder), *temporary = xprintf("%s.tmp-%ld", final, (long)getpid());
+    if (already_there(final, options)) {
+        printf("%s: the %d + %d scenes are there already\n", final, options->train, options->val);
+    } else {
+        make_folders(temporary);
+        cleanup_add(temporary);
+        write_split(temporary, options, false);
+        write_split(temporary, options, true);
+        write_class_list(temporary, false);
+        write_class_list(temporary, true);
+        write_options(temporary, options);
+        commit_rename(temporary, final);
+        cleanup_remove(temporary);
+        printf("%s: %d training and %d validation scenes of %dx%d pixels, %d classes (%d held out)\n", final,
+               options->train, options->val, options->width, options->height, SYNTH_CLASSES, SYNTH_COLORS);
+    }
+    free(final);
+    free(temporary);
+}
