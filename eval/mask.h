@@ -5,20 +5,28 @@
 
 typedef enum {
     MASK_WHITENESS, // the original: every channel within `tolerance` of the mask colour
-    MASK_COMPARE // near the mask colour AND changed: distance to the colour is smaller than that to the input picture
+    MASK_COMPARE,   // near the painted colour, changed against the input, and nearer to the paint than to the input
+    MASK_LUMINANCE  // for models that draw a black and white mask: mean of the channels >= 1 - tolerance
 } MaskMethod;
+extern const char *const mask_method_names[]; // "whiteness", "compare", "luminance", NULL
 
 typedef struct {
     MaskMethod method;
     float color[3];  // mask colour in [0, 1], white by default
-    float tolerance; // largest distance (per channel) to the colour that counts as near
+    float alpha;     // MASK_COMPARE: opacity of the paint; 1 by default
+    float tolerance; // largest distance (over the channels) to the colour that counts as near
     float changed;   // MASK_COMPARE: least change (largest channel difference) against the input
     bool opening;    // 3x3 morphological opening (erosion, then dilation) afterwards
 } MaskRule;
 
 MaskRule mask_rule_default(MaskMethod method);
 
-// mask (H, W), 0 or 1, from prediction and input picture (H, W, 3) in [0, 1]. input may be NULL for MASK_WHITENESS.
+// mask (H, W), 0 or 1, from prediction and input picture (H, W, 3) in [0, 1]. input is read by MASK_COMPARE only, and
+// is best given as the VAE reproduces it (decode(encode(picture))), so that what the VAE loses counts as no change.
+//
+// MASK_COMPARE: with the largest channel difference as distance d, and painted = alpha color + (1 - alpha) input, a
+// pixel is mask where d(prediction, painted) <= tolerance, d(prediction, input) >= changed and d(prediction, painted) <
+// d(prediction, input). A white sky that is left as it was is not changed; a brightened one is nearer to itself.
 void mask_extract(uint8_t *mask, const float *prediction, const float *input, int H, int W, const MaskRule *rule);
 // In place; pixels outside the picture do not take part.
 void mask_opening(uint8_t *mask, int H, int W);

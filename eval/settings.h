@@ -1,0 +1,36 @@
+// What a model directory records of itself beside diffusers' files:
+//   cocogold.json       written by train: what the UNet was taught to draw
+//   segmentation.json   written by `eval --tune-on`: thresholds of mask extraction, defaults of `segment` and `eval`
+#pragma once
+#include "eval/mask.h"
+#include <stdbool.h>
+
+typedef struct {
+    int target;             // TARGET_OVERLAY or TARGET_MASK (data/shard.h)
+    int color[3];           // 0..255, of the painted mask
+    double alpha;           // opacity of the paint
+    int steps;              // DDIM steps by default
+    int resolution;         // side of the training pictures in pixels
+    int train_class_count;  // classes seen in training
+    char **train_classes;
+    int all_class_count;    // classes of the data set
+    char **all_classes;
+} ModelSettings;
+
+// Overlay in opaque white, 4 steps, resolution 0 (unknown), no classes.
+ModelSettings settings_default(void);
+// Reads FOLDER/cocogold.json; fields that are missing keep settings_default's values. Returns false, with the defaults,
+// where there is no such file. Dies with file and field where it is damaged.
+bool settings_read(ModelSettings *settings, const char *folder);
+void settings_write(const ModelSettings *settings, const char *folder);
+void settings_free(ModelSettings *settings);
+// Sets a list of names (copied): settings_names(&s.train_class_count, &s.train_classes, count, names).
+void settings_names(int *count, char ***names, int new_count, const char *const *new_names);
+bool settings_is_trained(const ModelSettings *settings, const char *class_name);
+
+// The rule of mask extraction for a model: MASK_LUMINANCE for target mask, else MASK_COMPARE with its colour and alpha;
+// then what FOLDER/segmentation.json says, if it is there.
+MaskRule settings_rule(const ModelSettings *settings, const char *folder);
+// The same with another method; thresholds of segmentation.json apply only if they were chosen for that method.
+MaskRule settings_rule_for(const ModelSettings *settings, const char *folder, MaskMethod method);
+void settings_rule_write(const MaskRule *rule, const char *folder, const char *tuned_on, int pairs, double miou);
