@@ -44,7 +44,7 @@ typedef struct {
     Segment *segments;    // sorted by picture
     int32_t *pool;        // coordinates and run lengths
     size_t pool_size;
-    char *names; // the text of all names
+    void *names; // the text of all names, in linked blocks
 } Coco;
 
 // Opens the dataset folder `data`: annotations/instances_SPLIT.json, or annotations/panoptic_SPLIT.json with its PNGs

@@ -1,0 +1,144 @@
+#include "data/coco.h"
+#include "data/image.h"
+#include "data/mask.h"
+#include "util/error.h"
+#include "util/file.h"
+#include <stdlib.h>
+#include <string.h>
+
+// A folder of pictures: DATA/SPLIT, or DATA/images/SPLIT.
+static char *find_pictures(const char *data, const char *split) {
+    char *a = xprintf("%s/%s", data, split), *b = xprintf("%s/images/%s", data, split);
+    if (!folder_exists(a) && !folder_exists(b)) {
+        die("%s: neither the folder %s nor images/%s is there, expected the split's pictures", data, split, split);
+    }
+    bool first = folder_exists(a);
+    free(first ? b : a);
+    return first ? a : b;
+}
+
+Coco coco_open(const char *data, const char *split, const char *source) {
+    if (!folder_exists(data)) { die("%s: is no folder, expected a data set in COCO's layout", data); }
+    char *instances = xprintf("%s/annotations/instances_%s.json", data, split);
+    char *panoptic = xprintf("%s/annotations/panoptic_%s.json", data, split);
+    char *ids_folder = xprintf("%s/annotations/panoptic_%s", data, split);
+    bool is_auto = strcmp(source, "auto") == 0, want_panoptic = strcmp(source, "panoptic") == 0;
+    if (!is_auto && !want_panoptic && strcmp(source, "instances") != 0) {
+        die("--source %s: expected auto, instances or panoptic", source);
+    }
+    if (is_auto && !file_exists(instances)) {
+        if (!file_exists(panoptic)) {
+            die("%s/annotations: neither instances_%s.json nor panoptic_%s.json is there", data, split, split);
+        }
+        want_panoptic = true;
+    }
+    if (want_panoptic && !folder_exists(ids_folder)) {
+        die("%s: expected a folder with the panoptic PNGs", ids_folder);
+    }
+    char *pictures = find_pictures(data, split);
+    Coco coco = coco_read(want_panoptic ? panoptic : instances, want_panoptic);
+    coco.pictures_folder = pictures;
+    coco.ids_folder = want_panoptic ? ids_folder : NULL;
+    if (!want_panoptic) { free(ids_folder); }
+    free(instances);
+    free(panoptic);
+    return coco;
+}
+
+void coco_free(Coco *coco) {
+    for (void **block = coco->names, **before; block; block = before) {
+        before = *block;
+        free(block);
+    }
+    free(coco->path);
+    free(coco->pictures_folder);
+    free(coco->ids_folder);
+    free(coco->categories);
+    free(coco->pictures);
+    free(coco->segments);
+    free(coco->pool);
+    *coco = (Coco){0};
+}
+
+int coco_find_category(const Coco *coco, const char *name) {
+    for (int i = 0; i < coco->category_count; i++) {
+        if (strcmp(coco->categories[i].name, name) == 0) { return i; }
+    }
+    return -1;
+}
+
+int coco_find_picture(const Coco *coco, int64_t id) {
+    for (int i = 0; i < coco->picture_count; i++) {
+        if (coco->pictures[i].id == id) { return i; }
+    }
+    return -1;
+}
+
+char *coco_picture_path(const Coco *coco, int picture) {
+    return xprintf("%s/%s", coco->pictures_folder, coco->pictures[picture].file_name);
+}
+
+uint32_t *coco_segment_ids(const Coco *coco, int picture) {
+    const Picture *p = &coco->pictures[picture];
+    if (!coco->ids_folder || !p->ids_name) { return NULL; }
+    char *path = xprintf("%s/%s", coco->ids_folder, p->ids_name);
+    Image png = image_load(path, 3);
+    if (png.width != p->width || png.height != p->height) {
+        die("%s: is %d x %d pixels, expected %d x %d as %s has it", path, png.width, png.height, p->width, p->height,
+            coco->path);
+    }
+    size_t count = (size_t)p->width * (size_t)p->height;
+    uint32_t *ids = xmalloc(count * sizeof *ids);
+    for (size_t i = 0; i < count; i++) {
+        ids[i] = png.pixels[3 * i] | (uint32_t)png.pixels[3 * i + 1] << 8 | (uint32_t)png.pixels[3 * i + 2] << 16;
+    }
+    image_free(&png);
+    free(path);
+    return ids;
+}
+
+static void add_polygons(const int32_t *data, bool exact, const Picture *p, uint8_t *mask) {
+    int polygons = *data++;
+    for (int i = 0; i < polygons; i++) {
+        int n = *data++;
+        double *points = xmalloc((size_t)n * sizeof *points);
+        if (exact) {
+            memcpy(points, data, (size_t)n * sizeof *points);
+            data += 2 * n;
+        } else {
+            for (int j = 0; j < n; j++) { points[j] = *data++ / 100.0; }
+        }
+        polygon_fill(points, n / 2, p->width, p->height, mask);
+        free(points);
+    }
+}
+
+void coco_add_mask(const Coco *coco, int picture, const Segment *segment, const uint32_t *ids, uint8_t *mask) {
+    const Picture *p = &coco->pictures[picture];
+    const int32_t *data = coco->pool + segment->data;
+    if (segment->form == SEGMENT_POLYGONS) {
+        add_polygons(data, segment->exact, p, mask);
+    } else if (segment->form == SEGMENT_RLE) {
+        rle_fill(data + 3, data[2], p->width, p->height, mask);
+    } else if (ids) {
+        size_t count = (size_t)p->width * (size_t)p->height;
+        for (size_t i = 0; i < count; i++) { mask[i] |= ids[i] == (uint32_t)segment->id; }
+    }
+}
+
+uint8_t *coco_class_mask(const Coco *coco, int picture, int category) {
+    const Picture *p = &coco->pictures[picture];
+    size_t count = (size_t)p->width * (size_t)p->height;
+    uint8_t *mask = xcalloc(count, 1), *crowd = xcalloc(count, 1);
+    uint32_t *ids = coco_segment_ids(coco, picture);
+    for (int i = 0; i < p->count; i++) {
+        const Segment *s = &coco->segments[p->first_segment + i];
+        if (s->category == category) { coco_add_mask(coco, picture, s, ids, s->crowd ? crowd : mask); }
+    }
+    for (size_t i = 0; i < count; i++) {
+        if (!mask[i] && crowd[i]) { mask[i] = MASK_IGNORE; }
+    }
+    free(ids);
+    free(crowd);
+    return mask;
+}
