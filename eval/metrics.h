@@ -9,14 +9,17 @@ typedef struct {
     int class_index;
     double intersection, union_, predicted, truth; // pixels, ignored ones left out
     double valid;                                  // pixels that count
-    double object_share;                           // truth / picture
+    double object_share;                           // truth / valid
     bool absent;                                   // the class is not in the picture: only false positives are counted
 } PairScore;
 
-// Scores mask against truth (H*W, 0 or 1); pixels with ignore != 0 (may be NULL) do not count.
+// Scores mask against truth (H*W, 0 or 1); pixels with ignore != 0 (may be NULL) do not count. image_id, class_index
+// and absent are left 0.
 PairScore pair_score(const uint8_t *mask, const uint8_t *truth, const uint8_t *ignore, int64_t pixels);
 // Intersection over union; empty against empty is 1.
 double pair_iou(const PairScore *score);
+bool pair_empty(const PairScore *score); // no pixel predicted
+bool pair_full(const PairScore *score);  // at least 99% of the pixels predicted
 
 typedef struct {
     int pairs, classes;          // classes with at least one pair
@@ -28,10 +31,20 @@ typedef struct {
     double precision_at[5];      // share of pairs with IoU > .5 .6 .7 .8 .9
     double empty, full;          // shares of predictions with no pixel, and with at least 99% of the pixels
     double small, medium, large; // gIoU by share of the object in the picture: < 2%, < 15%, rest; NaN if none
+    int small_pairs, medium_pairs, large_pairs;
     double miou_low, miou_high, giou_low, giou_high; // 95% bootstrap intervals over pictures (percentile)
 } Summary;
 
 // Over the pairs with keep[i] (NULL: all) that are not absent. class_count: number of class indices. Bootstrap over
-// picture ids with `resamples` draws (0: intervals are NaN), deterministic in the seed.
+// picture ids with `resamples` draws (0: intervals are NaN), deterministic in the seed. Without a pair every mean is
+// NaN.
 Summary summarize(const PairScore *scores, int count, const bool *keep, int class_count, int resamples, uint64_t seed);
-double harmonic_mean(double seen, double unseen); // 2SU / (S + U), 0 if both are 0
+double harmonic_mean(double seen, double unseen); // 2SU / (S + U), 0 if both are 0, NaN if one is NaN
+
+// What queries for absent classes brought: count of them, share answered with an empty mask, mean share of the picture
+// that was masked all the same.
+typedef struct {
+    int pairs;
+    double empty, false_area;
+} AbsentSummary;
+AbsentSummary summarize_absent(const PairScore *scores, int count);

@@ -6,14 +6,14 @@
 #include <stdbool.h>
 
 typedef struct {
-    int target;             // TARGET_OVERLAY or TARGET_MASK (data/shard.h)
-    int color[3];           // 0..255, of the painted mask
-    double alpha;           // opacity of the paint
-    int steps;              // DDIM steps by default
-    int resolution;         // side of the training pictures in pixels
-    int train_class_count;  // classes seen in training
+    int target;            // TARGET_OVERLAY or TARGET_MASK (data/shard.h)
+    int color[3];          // 0..255, of the painted mask
+    double alpha;          // opacity of the paint
+    int steps;             // DDIM steps by default
+    int resolution;        // side of the training pictures in pixels
+    int train_class_count; // classes seen in training
     char **train_classes;
-    int all_class_count;    // classes of the data set
+    int all_class_count; // classes of the data set
     char **all_classes;
 } ModelSettings;
 

@@ -1,0 +1,160 @@
+#include "eval/settings.h"
+#include "data/shard.h"
+#include "util/error.h"
+#include "util/file.h"
+#include "util/json.h"
+#include <stdlib.h>
+#include <string.h>
+
+static const char *const target_names[] = {"overlay", "mask", NULL};
+
+ModelSettings settings_default(void) {
+    return (ModelSettings){.target = TARGET_OVERLAY, .color = {255, 255, 255}, .alpha = 1, .steps = 4};
+}
+
+void settings_names(int *count, char ***names, int new_count, const char *const *new_names) {
+    char **copies = xcalloc((size_t)new_count + 1, sizeof *copies);
+    for (int i = 0; i < new_count; i++) { copies[i] = xstrdup(new_names[i]); }
+    for (int i = 0; i < *count; i++) { free((*names)[i]); }
+    free(*names);
+    *names = copies;
+    *count = new_count;
+}
+
+void settings_free(ModelSettings *s) {
+    settings_names(&s->train_class_count, &s->train_classes, 0, NULL);
+    settings_names(&s->all_class_count, &s->all_classes, 0, NULL);
+    free(s->train_classes);
+    free(s->all_classes);
+    s->train_classes = s->all_classes = NULL;
+}
+
+bool settings_is_trained(const ModelSettings *s, const char *class_name) {
+    for (int i = 0; i < s->train_class_count; i++) {
+        if (strcmp(s->train_classes[i], class_name) == 0) { return true; }
+    }
+    return false;
+}
+
+static void read_names(const Json *json, const char *field, int *count, char ***names) {
+    yajl_val array = json_find(json->root, field);
+    int capacity = array && YAJL_IS_ARRAY(array) ? (int)array->u.array.len : 0;
+    const char **values = xmalloc(((size_t)capacity + 1) * sizeof *values);
+    int n = json_strings(json, field, values, capacity + 1);
+    settings_names(count, names, n < 0 ? 0 : n, values);
+    free(values);
+}
+
+static int choice(const Json *json, const char *field, const char *const *names, int fallback) {
+    const char *value = json_string(json, field, names[fallback]);
+    for (int i = 0; names[i]; i++) {
+        if (strcmp(value, names[i]) == 0) { return i; }
+    }
+    die("%s: %s is \"%s\": expected %s, %s, ...", json->path, field, value, names[0], names[1]);
+}
+
+static double number_in(const Json *json, const char *field, double fallback, double low, double high) {
+    double value = json_number(json, field, fallback);
+    if (!(value >= low && value <= high)) {
+        die("%s: %s is %g: expected a value from %g to %g", json->path, field, value, low, high);
+    }
+    return value;
+}
+
+bool settings_read(ModelSettings *s, const char *folder) {
+    *s = settings_default();
+    char *path = xprintf("%s/cocogold.json", folder);
+    bool there = file_exists(path);
+    if (there) {
+        Json json = json_read(path);
+        s->target = choice(&json, "target", target_names, 0) == 0 ? TARGET_OVERLAY : TARGET_MASK;
+        int n = json_integers(&json, "color", s->color, 3);
+        if (n != -1 && n != 3) { die("%s: color has %d values: expected red, green and blue", path, n); }
+        for (int c = 0; c < 3; c++) {
+            if (s->color[c] < 0 || s->color[c] > 255) { die("%s: color %d: expected 0 to 255", path, s->color[c]); }
+        }
+        s->alpha = number_in(&json, "alpha", 1, 0, 1);
+        s->steps = (int)number_in(&json, "steps", 4, 1, 1000);
+        s->resolution = (int)number_in(&json, "resolution", 0, 0, 1 << 14);
+        read_names(&json, "train_classes", &s->train_class_count, &s->train_classes);
+        read_names(&json, "all_classes", &s->all_class_count, &s->all_classes);
+        json_free(&json);
+    }
+    free(path);
+    return there;
+}
+
+static void put_names(yajl_gen gen, const char *key, int count, char *const *names) {
+    json_key(gen, key);
+    yajl_gen_array_open(gen);
+    for (int i = 0; i < count; i++) { yajl_gen_string(gen, (const unsigned char *)names[i], strlen(names[i])); }
+    yajl_gen_array_close(gen);
+}
+
+void settings_write(const ModelSettings *s, const char *folder) {
+    yajl_gen gen = json_writer();
+    yajl_gen_map_open(gen);
+    json_put_string(gen, "target", target_names[s->target == TARGET_MASK]);
+    json_put_integers(gen, "color", s->color, 3);
+    json_put_number(gen, "alpha", s->alpha);
+    json_put_integer(gen, "steps", s->steps);
+    json_put_integer(gen, "resolution", s->resolution);
+    put_names(gen, "train_classes", s->train_class_count, s->train_classes);
+    put_names(gen, "all_classes", s->all_class_count, s->all_classes);
+    yajl_gen_map_close(gen);
+    char *path = xprintf("%s/cocogold.json", folder);
+    json_write(gen, path);
+    free(path);
+}
+
+// Thresholds of segmentation.json for a method; `any_method`: take over the file's method too.
+static void read_thresholds(MaskRule *rule, const char *folder, bool any_method) {
+    char *path = xprintf("%s/segmentation.json", folder);
+    if (file_exists(path)) {
+        Json json = json_read(path);
+        MaskMethod method = (MaskMethod)choice(&json, "method", mask_method_names, (int)rule->method);
+        if (any_method || method == rule->method) {
+            rule->method = method;
+            rule->tolerance = (float)number_in(&json, "tolerance", rule->tolerance, 0, 1);
+            rule->changed = (float)number_in(&json, "changed", rule->changed, 0, 1);
+            rule->opening = json_boolean(&json, "opening", rule->opening);
+        }
+        json_free(&json);
+    }
+    free(path);
+}
+
+static MaskRule rule_of_paint(const ModelSettings *s, MaskMethod method) {
+    MaskRule rule = mask_rule_default(method);
+    for (int c = 0; c < 3; c++) { rule.color[c] = (float)s->color[c] / 255; }
+    rule.alpha = (float)s->alpha;
+    return rule;
+}
+
+MaskRule settings_rule(const ModelSettings *s, const char *folder) {
+    MaskRule rule = rule_of_paint(s, s->target == TARGET_MASK ? MASK_LUMINANCE : MASK_COMPARE);
+    read_thresholds(&rule, folder, true);
+    return rule;
+}
+
+MaskRule settings_rule_for(const ModelSettings *s, const char *folder, MaskMethod method) {
+    MaskRule rule = rule_of_paint(s, method);
+    read_thresholds(&rule, folder, false);
+    return rule;
+}
+
+void settings_rule_write(const MaskRule *rule, const char *folder, const char *tuned_on, int pairs, double miou) {
+    yajl_gen gen = json_writer();
+    yajl_gen_map_open(gen);
+    json_put_string(gen, "method", mask_method_names[rule->method]);
+    json_put_number(gen, "tolerance", rule->tolerance);
+    json_put_number(gen, "changed", rule->changed);
+    json_put_boolean(gen, "opening", rule->opening);
+    json_put_string(gen, "tuned_on", tuned_on);
+    json_put_integer(gen, "pairs", pairs);
+    json_put_number(gen, "miou", miou);
+    yajl_gen_map_close(gen);
+    char *path = xprintf("%s/segmentation.json", folder);
+    json_write(gen, path);
+    free(path);
+}
