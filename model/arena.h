@@ -9,22 +9,25 @@
 #include "kernels/device.h"
 
 typedef struct {
-    char *base;
-    size_t size;        // bytes; a measuring arena has base NULL and size SIZE_MAX / 2
+    char *base;         // made up in a measuring arena
+    size_t size;        // bytes
     size_t bottom, top; // bytes in use at both ends
     size_t peak;        // largest bottom + top so far
+    bool measuring;
     Device *dev;
+    size_t *guards; // debug builds: where the guard zones of the living tensors begin
+    int guard_count, guard_capacity;
 } Arena;
 
 typedef struct {
     size_t bottom, top;
 } ArenaMark;
 
-Arena arena_measure(Device *dev);              // no memory: only counts
+Arena arena_measure(Device *dev);              // no memory: only counts; dev is plan-only
 Arena arena_create(Device *dev, size_t bytes); // device memory
 void arena_destroy(Arena *arena);
 
-// `count` elements of 256-byte aligned memory. Asserts that there is room (the plan said so).
+// `count` elements of 256-byte aligned memory. Dies if there is no room (the plan said how much is needed).
 floatX *arena_save(Arena *arena, size_t count);
 float *arena_save_float(Arena *arena, size_t count);
 floatX *arena_push(Arena *arena, size_t count);

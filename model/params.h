@@ -6,6 +6,7 @@
 #pragma once
 #include <stdbool.h>
 #include <stddef.h>
+#include <stdint.h>
 #include "kernels/device.h"
 
 // How a slice lies in memory, seen from PyTorch's shape.
@@ -54,7 +55,7 @@ void params_download(const Params *params, float *flat, Device *dev);
 // Pointers into the flat buffers; NULL for NO_PARAM, and for gradients where none are computed. In plan-only mode
 // weights may be NULL: the pointer is then made up and never read.
 static inline const floatX *weight_at(const Params *p, size_t offset) {
-    return offset == NO_PARAM ? NULL : p->weights + offset;
+    return offset == NO_PARAM ? NULL : (const floatX *)((uintptr_t)p->weights + offset * sizeof(floatX));
 }
 static inline float *grad_at(const Params *p, size_t offset) {
     return offset == NO_PARAM || !p->grads ? NULL : p->grads + offset;

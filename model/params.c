@@ -1,0 +1,121 @@
+#include "model/params.h"
+#include <assert.h>
+#include <stdarg.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include "kernels/kernels.h"
+#include "util/error.h"
+
+enum {
+    GROUP_ALIGN = 64,       // elements at which a group of slices begins
+    TOTAL_ALIGN = 64 * 256, // elements: equal shards for up to 64 ranks
+    STAGING = 1 << 22       // floats converted at a time
+};
+
+static size_t round_up(size_t n, size_t multiple) { return (n + multiple - 1) / multiple * multiple; }
+
+size_t params_add(Params *params, ParamLayout layout, bool packed, int ndim, const int *shape, const char *format,
+                  ...) {
+    assert(ndim >= 1 && ndim <= 4 && (layout == LAYOUT_PLAIN || (ndim == 4 && shape[2] == shape[3])));
+    if (params->count == params->capacity) {
+        params->capacity = params->capacity ? 2 * params->capacity : 64;
+        params->slices = xrealloc(params->slices, params->capacity * sizeof(ParamSlice));
+    }
+    ParamSlice *slice = &params->slices[params->count++];
+    *slice = (ParamSlice){.ndim = ndim, .count = 1, .layout = layout};
+    va_list args;
+    va_start(args, format);
+    int length = vsnprintf(slice->name, sizeof slice->name, format, args);
+    va_end(args);
+    assert(length > 0 && (size_t)length < sizeof slice->name);
+    for (int i = 0; i < ndim; i++) {
+        slice->shape[i] = shape[i];
+        slice->count *= (size_t)shape[i];
+    }
+    slice->offset = packed ? params->total : round_up(params->total, GROUP_ALIGN);
+    params->total = slice->offset + slice->count;
+    return slice->offset;
+}
+
+void params_finish(Params *params) { params->total = round_up(params->total, TOTAL_ALIGN); }
+
+void params_alloc(Params *params, bool grads, Device *dev) {
+    assert(params->total % TOTAL_ALIGN == 0 && !params->weights);
+    params->weights = device_alloc(dev, params->total * sizeof(floatX));
+    device_fill(dev, params->weights, 0, params->total * sizeof(floatX));
+    if (!grads) return;
+    params->grads = device_alloc(dev, params->total * sizeof(float));
+    device_fill(dev, params->grads, 0, params->total * sizeof(float));
+}
+
+void params_free(Params *params, Device *dev) {
+    if (params->weights) device_free(dev, params->weights);
+    if (params->grads) device_free(dev, params->grads);
+    free(params->slices);
+    *params = (Params){0};
+}
+
+const ParamSlice *params_find(const Params *params, const char *name) {
+    for (int i = 0; i < params->count; i++) {
+        if (strcmp(params->slices[i].name, name) == 0) return &params->slices[i];
+    }
+    return NULL;
+}
+
+// The two orders of a convolution's weight: (OC, IC, K K) in PyTorch, (OC, K K, IC) here.
+static void transpose_inner(float *out, const float *inp, size_t outer, size_t rows, size_t columns) {
+    for (size_t o = 0; o < outer; o++, out += rows * columns, inp += rows * columns) {
+        for (size_t r = 0; r < rows; r++) {
+            for (size_t c = 0; c < columns; c++) out[c * rows + r] = inp[r * columns + c];
+        }
+    }
+}
+
+void slice_from_torch(const ParamSlice *slice, float *flat, const float *torch_order) {
+    const int *s = slice->shape;
+    if (slice->layout == LAYOUT_PLAIN)
+        memcpy(flat, torch_order, slice->count * sizeof(float));
+    else
+        transpose_inner(flat, torch_order, s[0], s[1], (size_t)s[2] * s[3]);
+}
+
+void slice_to_torch(const ParamSlice *slice, float *torch_order, const float *flat) {
+    const int *s = slice->shape;
+    if (slice->layout == LAYOUT_PLAIN)
+        memcpy(torch_order, flat, slice->count * sizeof(float));
+    else
+        transpose_inner(torch_order, flat, s[0], (size_t)s[2] * s[3], s[1]);
+}
+
+void params_upload(Params *params, const float *flat, Device *dev) {
+    if (sizeof(floatX) == sizeof(float)) {
+        device_copy(dev, params->weights, flat, params->total * sizeof(float), false);
+        device_sync(dev);
+        return;
+    }
+    float *staging = device_alloc(dev, STAGING * sizeof(float));
+    for (size_t done = 0; done < params->total; done += STAGING) {
+        size_t n = params->total - done < STAGING ? params->total - done : STAGING;
+        device_copy(dev, staging, flat + done, n * sizeof(float), false);
+        cast_to_floatX(params->weights + done, staging, n, dev);
+    }
+    device_sync(dev);
+    device_free(dev, staging);
+}
+
+void params_download(const Params *params, float *flat, Device *dev) {
+    if (sizeof(floatX) == sizeof(float)) {
+        device_copy(dev, flat, params->weights, params->total * sizeof(float), false);
+        device_sync(dev);
+        return;
+    }
+    float *staging = device_alloc(dev, STAGING * sizeof(float));
+    for (size_t done = 0; done < params->total; done += STAGING) {
+        size_t n = params->total - done < STAGING ? params->total - done : STAGING;
+        cast_to_float(staging, params->weights + done, n, dev);
+        device_copy(dev, flat + done, staging, n * sizeof(float), false);
+    }
+    device_sync(dev);
+    device_free(dev, staging);
+}
