@@ -1,0 +1,206 @@
+#include "data/sample.h"
+#include "util/error.h"
+#include "util/philox.h"
+#include <math.h>
+#include <stdlib.h>
+#include <string.h>
+
+const char *const sample_reason_names[SAMPLE_REASONS] = {"ok",         "too_small", "unlabelled", "no_class",
+                                                         "only_crowd", "cut_off",   "empty_mask", "damaged"};
+
+enum { CROP_TRIES = 5 };
+static const double least_of_box = 0.75, least_of_crop = 0.15;
+
+static const Segment *segments_of(const Coco *coco, const Sample *s) {
+    return coco->segments + coco->pictures[s->picture].first_segment;
+}
+
+// An annotation that can become valid in some crop.
+static bool is_candidate(const SampleOptions *o, const Segment *s) {
+    return o->allowed[s->category] && !s->crowd && s->area > 0 && s->bbox[2] > 0 && s->bbox[3] > 0;
+}
+
+// Area of the bounding box that lies in the crop; -1 where they do not touch.
+static double box_in_crop(const Segment *s, const Sample *crop) {
+    double dx = fmin(crop->x + crop->side, s->bbox[0] + s->bbox[2]) - fmax(crop->x, s->bbox[0]);
+    double dy = fmin(crop->y + crop->side, s->bbox[1] + s->bbox[3]) - fmax(crop->y, s->bbox[1]);
+    return dx >= 0 && dy >= 0 ? dx * dy : -1;
+}
+
+static bool is_valid(const SampleOptions *o, const Segment *s, const Sample *crop) {
+    if (!is_candidate(o, s)) { return false; }
+    double inside = box_in_crop(s, crop), box = s->bbox[2] * s->bbox[3], all = (double)crop->side * crop->side;
+    return inside >= 0 && (inside / box >= least_of_box || inside / all >= least_of_crop);
+}
+
+static int mark_valid(const Coco *coco, const SampleOptions *o, Sample *s) {
+    const Segment *segments = segments_of(coco, s);
+    int count = 0;
+    for (int i = 0; i < coco->pictures[s->picture].count; i++) { count += s->valid[i] = is_valid(o, &segments[i], s); }
+    return count;
+}
+
+// Puts the crop's start along the longer axis to an integer drawn from [low, high] (both included).
+static void place_crop(const Picture *p, Sample *s, int low, int high, Random *random) {
+    int start = low + (int)random_below(random, (uint32_t)(high - low + 1));
+    s->x = p->width > p->height ? start : 0;
+    s->y = p->width > p->height ? 0 : start;
+}
+
+// The original's crop around an annotation. When the free band (longer minus shorter side) ends right of the box's
+// start, the crop may begin anywhere up to that start, else anywhere from where it just holds the box's end; the box is
+// rounded as there. Ranges that leave the picture, which the original filled with black or failed on, are cut to it.
+static void place_around(const Picture *p, const Segment *segment, Sample *s, Random *random) {
+    int axis = p->width > p->height ? 0 : 1, band = abs(p->width - p->height);
+    int begin = (int)floor(segment->bbox[axis]), length = (int)rint(segment->bbox[2 + axis]);
+    int low = band > begin ? 0 : begin - s->side + length, high = band > begin ? begin : band;
+    high = high < 0 ? 0 : high;
+    low = low < 0 ? 0 : low > high ? high : low;
+    place_crop(p, s, low, high, random);
+}
+
+// Draws one of the valid segments with weight round(1 + log2(area / smallest)), halves to even.
+static int draw_segment(const Coco *coco, const Sample *s, Random *random) {
+    const Segment *segments = segments_of(coco, s);
+    int count = coco->pictures[s->picture].count, chosen = -1;
+    double smallest = INFINITY;
+    for (int i = 0; i < count; i++) { smallest = s->valid[i] ? fmin(smallest, segments[i].area) : smallest; }
+    uint32_t total = 0;
+    for (int i = 0; i < count; i++) {
+        total += s->valid[i] ? (uint32_t)rint(1 + log2(segments[i].area / smallest)) : 0;
+    }
+    uint32_t ticket = random_below(random, total);
+    for (int i = 0; chosen < 0; i++) {
+        uint32_t weight = s->valid[i] ? (uint32_t)rint(1 + log2(segments[i].area / smallest)) : 0;
+        if (ticket < weight) { chosen = i; }
+        ticket -= weight;
+    }
+    return chosen;
+}
+
+// With probability `absent`, asks for an allowed class of which no segment, crowd or not, touches the crop.
+static void draw_absent(const Coco *coco, const SampleOptions *o, Sample *s, Random *random) {
+    if (!(random_uniform(random) < o->absent)) { return; }
+    const Segment *segments = segments_of(coco, s);
+    bool *present = xcalloc((size_t)coco->category_count, sizeof *present);
+    for (int i = 0; i < coco->pictures[s->picture].count; i++) {
+        present[segments[i].category] |= box_in_crop(&segments[i], s) >= 0;
+    }
+    uint32_t choices = 0;
+    for (int c = 0; c < coco->category_count; c++) { choices += o->allowed[c] && !present[c]; }
+    if (choices) {
+        uint32_t ticket = random_below(random, choices);
+        for (int c = 0; c < coco->category_count; c++) {
+            if (o->allowed[c] && !present[c] && ticket-- == 0) { s->category = c; }
+        }
+        s->absent = true;
+        memset(s->valid, 0, (size_t)coco->pictures[s->picture].count);
+    }
+    free(present);
+}
+
+// Why a picture can yield nothing, whatever the crop.
+static SampleReason hopeless(const Coco *coco, const SampleOptions *o, const Sample *s) {
+    const Picture *p = &coco->pictures[s->picture];
+    const Segment *segments = segments_of(coco, s);
+    if (p->width < o->minimum_side || p->height < o->minimum_side) { return SAMPLE_TOO_SMALL; }
+    if (!p->count) { return SAMPLE_UNLABELLED; }
+    int allowed = 0, candidates = 0;
+    for (int i = 0; i < p->count; i++) {
+        allowed += o->allowed[segments[i].category];
+        candidates += is_candidate(o, &segments[i]);
+    }
+    return candidates ? SAMPLE_OK : allowed ? SAMPLE_ONLY_CROWD : SAMPLE_NO_CLASS;
+}
+
+SampleReason sample_plan(const Coco *coco, const SampleOptions *o, int picture, uint32_t pass, Sample *s) {
+    const Picture *p = &coco->pictures[picture];
+    *s = (Sample){.picture = picture, .image_id = p->id, .category = -1};
+    s->side = p->width < p->height ? p->width : p->height;
+    SampleReason reason = hopeless(coco, o, s);
+    if (reason != SAMPLE_OK) { return reason; }
+    s->valid = xcalloc((size_t)p->count, 1);
+    Random random = random_begin(o->seed, PHILOX_CROP, pass, (uint64_t)p->id);
+    int count = 0;
+    for (int i = 0; i < CROP_TRIES && !count; i++) {
+        place_crop(p, s, 0, abs(p->width - p->height), &random);
+        count = mark_valid(coco, o, s);
+    }
+    int chosen = count ? draw_segment(coco, s, &random) : -1;
+    for (int i = 0; i < p->count && chosen < 0; i++) {
+        const Segment *segment = &segments_of(coco, s)[i];
+        if (!is_candidate(o, segment)) { continue; }
+        place_around(p, segment, s, &random);
+        if (is_valid(o, segment, s)) { chosen = i; }
+    }
+    if (chosen < 0) { return SAMPLE_CUT_OFF; }
+    mark_valid(coco, o, s);
+    s->category = segments_of(coco, s)[chosen].category;
+    for (int i = 0; i < p->count; i++) { s->valid[i] &= segments_of(coco, s)[i].category == s->category; }
+    draw_absent(coco, o, s, &random);
+    return SAMPLE_OK;
+}
+
+// The masks at the picture's own size, cropped and brought to the training resolution.
+static void render_masks(const Coco *coco, const SampleOptions *o, Sample *s) {
+    const Picture *p = &coco->pictures[s->picture];
+    size_t pixels = (size_t)p->width * (size_t)p->height, out = (size_t)o->resolution * (size_t)o->resolution;
+    uint8_t *painted = xcalloc(pixels, 1), *unpainted = xcalloc(pixels, 1);
+    uint32_t *ids = coco_segment_ids(coco, s->picture);
+    for (int i = 0; i < p->count; i++) {
+        const Segment *segment = &segments_of(coco, s)[i];
+        if (segment->category != s->category) { continue; }
+        coco_add_mask(coco, s->picture, segment, ids, s->valid[i] ? painted : unpainted);
+    }
+    s->mask = xcalloc(out, 1);
+    s->ignore = xcalloc(out, 1);
+    mask_resize_binary(painted, p->width, p->height, s->x, s->y, s->side, s->side, s->mask, o->resolution,
+                       o->resolution);
+    mask_resize_binary(unpainted, p->width, p->height, s->x, s->y, s->side, s->side, s->ignore, o->resolution,
+                       o->resolution);
+    size_t count = 0;
+    for (size_t i = 0; i < out; i++) {
+        count += s->mask[i];
+        s->ignore[i] &= !s->mask[i];
+    }
+    s->area = (float)((double)count / (double)out);
+    free(painted);
+    free(unpainted);
+    free(ids);
+}
+
+SampleReason sample_render(const Coco *coco, const SampleOptions *o, Sample *s) {
+    const Picture *p = &coco->pictures[s->picture];
+    render_masks(coco, o, s);
+    if (!s->absent && s->area == 0) { return SAMPLE_EMPTY_MASK; }
+    char *path = coco_picture_path(coco, s->picture), *why;
+    Image whole = image_try_load(path, 3, &why);
+    if (!why && (whole.width != p->width || whole.height != p->height)) {
+        why = xprintf("%s: is %d x %d pixels, expected %d x %d as %s has it", path, whole.width, whole.height, p->width,
+                      p->height, coco->path);
+    }
+    if (why && !o->skip_damaged) { die("%s", why); }
+    SampleReason reason = why ? SAMPLE_DAMAGED : SAMPLE_OK;
+    if (why) {
+        warn("%s", why);
+    } else {
+        s->rgb = image_resize(&whole, s->x, s->y, s->side, s->side, o->resolution, o->resolution, FILTER_LANCZOS);
+    }
+    free(why);
+    free(path);
+    image_free(&whole);
+    return reason;
+}
+
+SampleReason sample_make(const Coco *coco, const SampleOptions *o, int picture, uint32_t pass, Sample *s) {
+    SampleReason reason = sample_plan(coco, o, picture, pass, s);
+    return reason == SAMPLE_OK ? sample_render(coco, o, s) : reason;
+}
+
+void sample_free(Sample *s) {
+    free(s->valid);
+    free(s->mask);
+    free(s->ignore);
+    image_free(&s->rgb);
+    *s = (Sample){0};
+}
