@@ -1,0 +1,270 @@
+// Group normalisation (Wu & He 2018, arXiv 1803.08494), optionally followed by SiLU, over channels-last maps.
+//
+// A group's channels (C / G = 10, 20, 30, ...) are no multiple of a vector, so everything is summed per channel first,
+// vectorised over C, and folded to groups in fp64.
+#include <math.h>
+#include <string.h>
+#include "kernels/cpu.h"
+#include "kernels/kernels.h"
+#include "kernels/vecmath.h"
+
+// How the pixels of a sample are cut: the sums of a chunk are fp32 over at most 128 pixels.
+typedef struct {
+    int chunks, pixels; // per sample; the last chunk may be shorter
+    int sweep;          // samples that are handled together, so that a second read finds them in the cache
+} Cut;
+
+static Cut cut_pixels(int HW, int C) {
+    int pixels = 16384 / C, most = pixels < 16 ? 16 : pixels > 128 ? 128 : pixels;
+    Cut cut = {.chunks = (HW + most - 1) / most};
+    cut.pixels = (HW + cut.chunks - 1) / cut.chunks;
+    cut.chunks = (HW + cut.pixels - 1) / cut.pixels;
+    size_t samples = ((size_t)1 << 20) / ((size_t)HW * C);
+    cut.sweep = samples < 1 ? 1 : (int)min_size(samples, 1 << 16);
+    return cut;
+}
+
+static int pixels_of(Cut cut, int chunk, int HW) {
+    int left = HW - chunk * cut.pixels;
+    return left < cut.pixels ? left : cut.pixels;
+}
+
+// sum (C) and square (C) of d = x - (the chunk's first pixel) and of d^2: the shift keeps the digits of a variance that
+// is small against the mean.
+static void moments_of_chunk(float *sum, float *square, const float *x, int pixels, int C) {
+    memset(sum, 0, C * sizeof(float));
+    memset(square, 0, C * sizeof(float));
+    int p = 1;
+    for (; p + 4 <= pixels; p += 4) {
+        const float *x0 = x + (size_t)p * C, *x1 = x0 + C, *x2 = x1 + C, *x3 = x2 + C;
+#pragma omp simd
+        for (int c = 0; c < C; c++) {
+            float d0 = x0[c] - x[c], d1 = x1[c] - x[c], d2 = x2[c] - x[c], d3 = x3[c] - x[c];
+            sum[c] += (d0 + d1) + (d2 + d3);
+            square[c] += (d0 * d0 + d1 * d1) + (d2 * d2 + d3 * d3);
+        }
+    }
+    for (; p < pixels; p++) {
+        const float *x0 = x + (size_t)p * C;
+#pragma omp simd
+        for (int c = 0; c < C; c++) {
+            float d = x0[c] - x[c];
+            sum[c] += d;
+            square[c] += d * d;
+        }
+    }
+}
+
+// Mean and variance of channels c0 .. c0 + n - 1 of a sample x (HW, C) from its chunks' sums (chunks, 2, C). All values
+// are taken relative to the group's first one.
+static void fold_group(double *mean, double *variance, const float *x, const float *sums, Cut cut, int HW, int C,
+                       int c0, int n) {
+    double origin = x[c0], first = 0, second = 0;
+    for (int k = 0; k < cut.chunks; k++) {
+        const float *shift = x + (size_t)k * cut.pixels * C, *sum = sums + (size_t)k * 2 * C, *square = sum + C;
+        double pixels = pixels_of(cut, k, HW);
+        for (int c = c0; c < c0 + n; c++) {
+            double d = shift[c] - origin;
+            first += pixels * d + sum[c];
+            second += d * (pixels * d + 2.0 * sum[c]) + square[c];
+        }
+    }
+    double count = (double)HW * n, offset = first / count;
+    *mean = origin + offset;
+    *variance = fmax(second / count - offset * offset, 0);
+}
+
+// out = x scale + shift per channel, then SiLU.
+static void normalise_chunk(float *out, const float *x, const float *scale, const float *shift, int pixels, int C,
+                            bool silu) {
+    for (int p = 0; p < pixels; p++, x += C, out += C) {
+        if (silu) {
+#pragma omp simd
+            for (int c = 0; c < C; c++) {
+                float y = x[c] * scale[c] + shift[c];
+                out[c] = y * fast_sigmoidf(y);
+            }
+        } else {
+#pragma omp simd
+            for (int c = 0; c < C; c++) { out[c] = x[c] * scale[c] + shift[c]; }
+        }
+    }
+}
+
+void groupnorm_forward(floatX *out, float *mean, float *rstd, const floatX *inp, const floatX *weight,
+                       const floatX *bias, int B, int HW, int C, int G, float eps, bool silu, Device *dev) {
+    size_t size = (size_t)HW * C, n = B * size;
+    Cut cut = cut_pixels(HW, C);
+    size_t sums_size = (size_t)B * cut.chunks * 2 * C;
+    float *sums = device_workspace(dev, (sums_size + (size_t)B * 2 * C) * sizeof(float)), *affine = sums + sums_size;
+    if (!device_launch(dev, "groupnorm_forward", (2.0 * n + 2.0 * C) * sizeof(floatX) + 8.0 * B * G,
+                       (silu ? 10.0 : 6.0) * n)) {
+        return;
+    }
+#pragma omp parallel if (n >= PARALLEL_MIN)
+    for (int b0 = 0; b0 < B; b0 += cut.sweep) {
+        int b1 = B - b0 < cut.sweep ? B : b0 + cut.sweep;
+#pragma omp for schedule(static)
+        for (int i = b0 * cut.chunks; i < b1 * cut.chunks; i++) {
+            int b = i / cut.chunks, k = i % cut.chunks;
+            float *sum = sums + (size_t)i * 2 * C;
+            moments_of_chunk(sum, sum + C, inp + b * size + (size_t)k * cut.pixels * C, pixels_of(cut, k, HW), C);
+        }
+#pragma omp for schedule(static)
+        for (int i = b0 * G; i < b1 * G; i++) {
+            int b = i / G, c0 = i % G * (C / G);
+            double m, variance;
+            fold_group(&m, &variance, inp + b * size, sums + (size_t)b * cut.chunks * 2 * C, cut, HW, C, c0, C / G);
+            mean[i] = (float)m;
+            rstd[i] = (float)(1 / sqrt(variance + eps));
+            float *scale = affine + (size_t)b * 2 * C, *shift = scale + C;
+            for (int c = c0; c < c0 + C / G; c++) {
+                scale[c] = rstd[i] * weight[c];
+                shift[c] = (float)((bias ? bias[c] : 0) - m * scale[c]);
+            }
+        }
+#pragma omp for schedule(static)
+        for (int i = b0 * cut.chunks; i < b1 * cut.chunks; i++) {
+            int b = i / cut.chunks, k = i % cut.chunks;
+            size_t at = b * size + (size_t)k * cut.pixels * C;
+            const float *scale = affine + (size_t)b * 2 * C;
+            normalise_chunk(out + at, inp + at, scale, scale + C, pixels_of(cut, k, HW), C, silu);
+        }
+    }
+}
+
+// Per-channel coefficients of one sample in backward, each (C).
+typedef struct {
+    float *rstd, *offset;              // x^ = x rstd + offset
+    float *from_dy, *from_x, *constant; // dinp = dy from_dy + x^ from_x + constant
+} Coefficients;
+
+static Coefficients coefficients_of(float *memory, int b, int C) {
+    float *m = memory + (size_t)b * 5 * C;
+    return (Coefficients){m, m + C, m + 2 * C, m + 3 * C, m + 4 * C};
+}
+
+// Derivative of silu(y) = y s: s (1 + y (1 - s)).
+static inline float silu_slope(float y) {
+    float s = fast_sigmoidf(y);
+    return s * (1.0f + y * (1.0f - s));
+}
+
+// sum (C) of dy and dot (C) of dy x^ over a chunk; dy is the gradient of y = x^ weight + bias.
+static void gradient_sums(float *sum, float *dot, const float *dout, const float *x, Coefficients k,
+                          const float *weight, const float *bias, int pixels, int C, bool silu) {
+    memset(sum, 0, C * sizeof(float));
+    memset(dot, 0, C * sizeof(float));
+    for (int p = 0; p < pixels; p++, x += C, dout += C) {
+        if (silu) {
+#pragma omp simd
+            for (int c = 0; c < C; c++) {
+                float xhat = x[c] * k.rstd[c] + k.offset[c], dy = dout[c] * silu_slope(xhat * weight[c] + bias[c]);
+                sum[c] += dy;
+                dot[c] += dy * xhat;
+            }
+        } else {
+#pragma omp simd
+            for (int c = 0; c < C; c++) {
+                sum[c] += dout[c];
+                dot[c] += dout[c] * (x[c] * k.rstd[c] + k.offset[c]);
+            }
+        }
+    }
+}
+
+// dx = rstd (w dy - mean(w dy) - x^ mean(w dy x^)), the means over a group, from the sums (chunks, 2, C) of a sample.
+static void fold_gradient(Coefficients k, const float *sums, const float *weight, int chunks, int HW, int C, int c0,
+                          int n) {
+    double mean_dy = 0, mean_dot = 0;
+    for (int i = 0; i < chunks; i++) {
+        const float *sum = sums + (size_t)i * 2 * C, *dot = sum + C;
+        for (int c = c0; c < c0 + n; c++) {
+            mean_dy += (double)weight[c] * sum[c];
+            mean_dot += (double)weight[c] * dot[c];
+        }
+    }
+    double count = (double)HW * n, rstd = k.rstd[c0];
+    for (int c = c0; c < c0 + n; c++) {
+        k.from_dy[c] = (float)(rstd * weight[c]);
+        k.from_x[c] = (float)(-rstd * mean_dot / count);
+        k.constant[c] = (float)(-rstd * mean_dy / count);
+    }
+}
+
+static void input_gradient(float *dinp, const float *dout, const float *x, const float *dresidual, Coefficients k,
+                           const float *weight, const float *bias, int pixels, int C, bool silu) {
+    for (int p = 0; p < pixels; p++, x += C, dout += C, dinp += C) {
+        const float *residual = dresidual ? dresidual + (size_t)p * C : NULL;
+#define GRADIENT(dy, plus)                                                                                             \
+    _Pragma("omp simd") for (int c = 0; c < C; c++) {                                                                  \
+        float xhat = x[c] * k.rstd[c] + k.offset[c];                                                                   \
+        dinp[c] = (dy) * k.from_dy[c] + (xhat * k.from_x[c] + k.constant[c]) plus;                                     \
+    }
+        if (silu && residual) {
+            GRADIENT(dout[c] * silu_slope(xhat * weight[c] + bias[c]), +residual[c])
+        } else if (silu) {
+            GRADIENT(dout[c] * silu_slope(xhat * weight[c] + bias[c]), )
+        } else if (residual) {
+            GRADIENT(dout[c], +residual[c])
+        } else {
+            GRADIENT(dout[c], )
+        }
+#undef GRADIENT
+    }
+}
+
+void groupnorm_backward(floatX *dinp, float *dweight, float *dbias, const floatX *dout, const floatX *inp,
+                        const floatX *weight, const floatX *bias, const float *mean, const float *rstd,
+                        const floatX *dresidual, float beta, int B, int HW, int C, int G, bool silu, Device *dev) {
+    size_t size = (size_t)HW * C, n = B * size;
+    Cut cut = cut_pixels(HW, C);
+    size_t sums_size = (size_t)B * cut.chunks * 2 * C;
+    float *sums = device_workspace(dev, (sums_size + (size_t)B * 5 * C + C) * sizeof(float));
+    float *memory = sums + sums_size, *no_bias = memory + (size_t)B * 5 * C;
+    double arrays = 2.0 + (dinp != NULL) + (dinp && dresidual);
+    if (!device_launch(dev, "groupnorm_backward",
+                       (arrays * n + 2.0 * C) * sizeof(floatX) + 8.0 * B * G + 8.0 * C * (beta == 0 ? 1 : 2),
+                       (silu ? 20.0 : 11.0) * n)) {
+        return;
+    }
+    if (!bias) { bias = memset(no_bias, 0, C * sizeof(float)); }
+#pragma omp parallel if (n >= PARALLEL_MIN)
+    for (int b0 = 0; b0 < B; b0 += cut.sweep) {
+        int b1 = B - b0 < cut.sweep ? B : b0 + cut.sweep;
+#pragma omp for schedule(static)
+        for (int i = b0 * G; i < b1 * G; i++) {
+            Coefficients k = coefficients_of(memory, i / G, C);
+            for (int c = i % G * (C / G); c < (i % G + 1) * (C / G); c++) {
+                k.rstd[c] = rstd[i];
+                k.offset[c] = -mean[i] * rstd[i];
+            }
+        }
+#pragma omp for schedule(static)
+        for (int i = b0 * cut.chunks; i < b1 * cut.chunks; i++) {
+            int b = i / cut.chunks, chunk = i % cut.chunks;
+            size_t at = b * size + (size_t)chunk * cut.pixels * C;
+            float *sum = sums + (size_t)i * 2 * C;
+            gradient_sums(sum, sum + C, dout + at, inp + at, coefficients_of(memory, b, C), weight, bias,
+                          pixels_of(cut, chunk, HW), C, silu);
+        }
+        if (dinp) {
+#pragma omp for schedule(static)
+            for (int i = b0 * G; i < b1 * G; i++) {
+                int b = i / G;
+                fold_gradient(coefficients_of(memory, b, C), sums + (size_t)b * cut.chunks * 2 * C, weight, cut.chunks,
+                              HW, C, i % G * (C / G), C / G);
+            }
+#pragma omp for schedule(static)
+            for (int i = b0 * cut.chunks; i < b1 * cut.chunks; i++) {
+                int b = i / cut.chunks, chunk = i % cut.chunks;
+                size_t at = b * size + (size_t)chunk * cut.pixels * C;
+                input_gradient(dinp + at, dout + at, inp + at, dresidual ? dresidual + at : NULL,
+                               coefficients_of(memory, b, C), weight, bias, pixels_of(cut, chunk, HW), C, silu);
+            }
+        }
+    }
+    size_t rows = (size_t)B * cut.chunks;
+    if (dbias) { fold_rows(dbias, sums, rows, 2 * C, C, beta); }
+    if (dweight) { fold_rows(dweight, sums + C, rows, 2 * C, C, beta); }
+}
