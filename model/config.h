@@ -8,11 +8,13 @@ enum { MAX_LEVELS = 8 };
 
 // unet/config.json (UNet2DConditionModel)
 typedef struct {
-    int in_channels, out_channels, sample_size;
+    int in_channels, out_channels, sample_size; // sample_size 0: not given
     int levels, block_out_channels[MAX_LEVELS];
-    bool down_attention[MAX_LEVELS], up_attention[MAX_LEVELS]; // CrossAttnDownBlock2D or DownBlock2D, ...
+    // CrossAttnDownBlock2D or DownBlock2D, CrossAttnUpBlock2D or UpBlock2D, in the order of the file's lists: up blocks
+    // begin with the deepest level
+    bool down_attention[MAX_LEVELS], up_attention[MAX_LEVELS];
     int layers_per_block;
-    int num_heads[MAX_LEVELS]; // the field is called attention_head_dim, and is the number of heads
+    int num_heads[MAX_LEVELS]; // num_attention_heads, else attention_head_dim, which is the number of heads too
     int transformer_layers;    // transformer_layers_per_block
     int cross_attention_dim, norm_num_groups;
     float norm_eps;
@@ -42,7 +44,7 @@ typedef enum { SPACING_LEADING, SPACING_TRAILING, SPACING_LINSPACE } TimestepSpa
 // scheduler/scheduler_config.json
 typedef struct {
     int num_train_timesteps, steps_offset;
-    float beta_start, beta_end;
+    double beta_start, beta_end;
     bool scaled_linear; // beta_schedule "scaled_linear" (else "linear")
     Prediction prediction;
     TimestepSpacing spacing;

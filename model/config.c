@@ -1,0 +1,427 @@
+#include "model/config.h"
+#include "util/error.h"
+#include "util/json.h"
+#include <math.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+// ---- Refusals ------------------------------------------------------------------------------------------------------
+
+static void want_string(const Json *json, const char *field, const char *fallback, const char *wanted) {
+    const char *value = json_string(json, field, fallback);
+    if (!value || strcmp(value, wanted) != 0) {
+        die("%s: field \"%s\" is \"%s\", only \"%s\" is supported", json->path, field, value ? value : "null", wanted);
+    }
+}
+
+// A field that switches on something which is not supported: must be missing, null or false (lists: all false).
+static void want_off(const Json *json, const char *field) {
+    yajl_val value = json_find(json->root, field);
+    if (!value || YAJL_IS_FALSE(value)) { return; }
+    for (size_t i = 0; YAJL_IS_ARRAY(value) && i < YAJL_GET_ARRAY(value)->len; i++) {
+        if (!YAJL_IS_FALSE(YAJL_GET_ARRAY(value)->values[i])) { break; }
+        if (i + 1 == YAJL_GET_ARRAY(value)->len) { return; }
+    }
+    die("%s: field \"%s\" is set, which is not supported (only null or false is)", json->path, field);
+}
+
+static void want_number(const Json *json, const char *field, double fallback, double wanted) {
+    double value = json_number(json, field, fallback);
+    if (value != wanted) { die("%s: field \"%s\" is %g, only %g is supported", json->path, field, value, wanted); }
+}
+
+static int positive(const Json *json, const char *field, long long fallback) {
+    long long value = json_integer(json, field, fallback);
+    if (value < 1 || value > 1 << 24) {
+        die("%s: field \"%s\" is %lld, expected a positive integer", json->path, field, value);
+    }
+    return (int)value;
+}
+
+static double positive_number(const Json *json, const char *field, double fallback) {
+    double value = json_number(json, field, fallback);
+    if (!(value > 0 && isfinite(value))) {
+        die("%s: field \"%s\" is %g, expected a positive number", json->path, field, value);
+    }
+    return value;
+}
+
+// A side in pixels or latent cells: a number, [height, width] (the first is taken) or missing (0).
+static int read_sample_size(const Json *json, int fallback) {
+    int sides[2] = {fallback};
+    json_integers(json, "sample_size", sides, 2);
+    if (sides[0] < 0) { die("%s: field \"sample_size\" is negative", json->path); }
+    return sides[0];
+}
+
+// One number, or a list with the same number for every level.
+static int same_for_all(const Json *json, const char *field, int fallback) {
+    int values[MAX_LEVELS] = {fallback};
+    int count = json_integers(json, field, values, MAX_LEVELS);
+    for (int i = 1; i < count; i++) {
+        if (values[i] != values[0]) {
+            die("%s: field \"%s\" differs between levels, which is not supported", json->path, field);
+        }
+    }
+    if (count == 0 || values[0] < 1) { die("%s: field \"%s\" is not a positive integer", json->path, field); }
+    return values[0];
+}
+
+// block_out_channels; returns the number of levels. Each must hold whole groups.
+static int read_channels(const Json *json, int *channels, int groups) {
+    int levels = json_integers(json, "block_out_channels", channels, MAX_LEVELS);
+    if (levels < 1) { die("%s: field \"block_out_channels\" is missing or empty", json->path); }
+    for (int i = 0; i < levels; i++) {
+        if (channels[i] < 1 || channels[i] % groups != 0) {
+            die("%s: field \"block_out_channels\" has %d, expected a multiple of \"norm_num_groups\" (%d)", json->path,
+                channels[i], groups);
+        }
+    }
+    return levels;
+}
+
+// The block types of each level: is_second[i] tells which of two names it is (`second` may be NULL).
+static void read_blocks(const Json *json, const char *field, const char *first, const char *second, int levels,
+                        bool *is_second) {
+    const char *names[MAX_LEVELS];
+    int count = json_strings(json, field, names, MAX_LEVELS);
+    if (count != levels) {
+        die("%s: field \"%s\" must list %d block types, one for each of \"block_out_channels\"", json->path, field,
+            levels);
+    }
+    for (int i = 0; i < levels; i++) {
+        is_second[i] = second && strcmp(names[i], second) == 0;
+        if (!is_second[i] && strcmp(names[i], first) != 0) {
+            die("%s: field \"%s\" has \"%s\", only %s%s%s is supported", json->path, field, names[i], first,
+                second ? " or " : "", second ? second : "");
+        }
+    }
+}
+
+static void want_head_size(const Json *json, const char *field, int channels, int heads) {
+    if (heads < 1 || channels % heads != 0 || channels / heads % 8 != 0) {
+        die("%s: field \"%s\" asks for %d attention heads of %d channels, expected a head size that is a multiple of 8",
+            json->path, field, heads, channels);
+    }
+}
+
+// ---- UNet ----------------------------------------------------------------------------------------------------------
+
+// What UNet2DConditionModel can do beyond Stable Diffusion 1 and 2.
+static void refuse_unet_extras(const Json *json) {
+    static const char *const off[] = {"center_input_sample",
+                                      "only_cross_attention",
+                                      "reverse_transformer_layers_per_block",
+                                      "encoder_hid_dim",
+                                      "encoder_hid_dim_type",
+                                      "dual_cross_attention",
+                                      "class_embed_type",
+                                      "addition_embed_type",
+                                      "num_class_embeds",
+                                      "resnet_skip_time_act",
+                                      "time_embedding_dim",
+                                      "time_embedding_act_fn",
+                                      "timestep_post_act",
+                                      "time_cond_proj_dim",
+                                      "class_embeddings_concat",
+                                      "mid_block_only_cross_attention",
+                                      "cross_attention_norm"};
+    for (size_t i = 0; i < sizeof off / sizeof *off; i++) { want_off(json, off[i]); }
+    want_string(json, "_class_name", "UNet2DConditionModel", "UNet2DConditionModel");
+    want_string(json, "act_fn", "silu", "silu");
+    want_string(json, "mid_block_type", "UNetMidBlock2DCrossAttn", "UNetMidBlock2DCrossAttn");
+    want_string(json, "resnet_time_scale_shift", "default", "default");
+    want_string(json, "time_embedding_type", "positional", "positional");
+    want_string(json, "attention_type", "default", "default");
+    want_number(json, "mid_block_scale_factor", 1, 1);
+    want_number(json, "resnet_out_scale_factor", 1, 1);
+    want_number(json, "dropout", 0, 0);
+    want_number(json, "conv_in_kernel", 3, 3);
+    want_number(json, "conv_out_kernel", 3, 3);
+}
+
+static void read_unet_blocks(const Json *json, UNetConfig *c) {
+    if (json_find(json->root, "block_out_channels")) {
+        c->levels = read_channels(json, c->block_out_channels, c->norm_num_groups);
+    } else {
+        die("%s: field \"block_out_channels\" is missing", json->path);
+    }
+    read_blocks(json, "down_block_types", "DownBlock2D", "CrossAttnDownBlock2D", c->levels, c->down_attention);
+    read_blocks(json, "up_block_types", "UpBlock2D", "CrossAttnUpBlock2D", c->levels, c->up_attention);
+}
+
+static void read_heads(const Json *json, UNetConfig *c) {
+    const char *field = json_find(json->root, "num_attention_heads") ? "num_attention_heads" : "attention_head_dim";
+    int count = json_integers(json, field, c->num_heads, MAX_LEVELS);
+    if (count == -1) { c->num_heads[0] = 8; }
+    if (count != c->levels && count != 1 && count != -1) {
+        die("%s: field \"%s\" has %d entries, expected one for each of the %d levels", json->path, field, count,
+            c->levels);
+    }
+    for (int i = 1; count != c->levels && i < c->levels; i++) { c->num_heads[i] = c->num_heads[0]; }
+    for (int i = 0; i < c->levels; i++) {
+        bool used = c->down_attention[i] || c->up_attention[c->levels - 1 - i] || i == c->levels - 1;
+        if (used) { want_head_size(json, field, c->block_out_channels[i], c->num_heads[i]); }
+    }
+}
+
+UNetConfig unet_config_read(const char *path) {
+    Json json = json_read(path);
+    refuse_unet_extras(&json);
+    UNetConfig c = {.in_channels = positive(&json, "in_channels", 4),
+                    .out_channels = positive(&json, "out_channels", 4),
+                    .sample_size = read_sample_size(&json, 0),
+                    .layers_per_block = same_for_all(&json, "layers_per_block", 2),
+                    .transformer_layers = same_for_all(&json, "transformer_layers_per_block", 1),
+                    .cross_attention_dim = same_for_all(&json, "cross_attention_dim", 1280),
+                    .norm_num_groups = positive(&json, "norm_num_groups", 32),
+                    .norm_eps = (float)positive_number(&json, "norm_eps", 1e-5),
+                    .use_linear_projection = json_boolean(&json, "use_linear_projection", false),
+                    .flip_sin_to_cos = json_boolean(&json, "flip_sin_to_cos", true),
+                    .freq_shift = (int)json_integer(&json, "freq_shift", 0),
+                    .downsample_padding = (int)json_integer(&json, "downsample_padding", 1)};
+    read_unet_blocks(&json, &c);
+    read_heads(&json, &c);
+    if (c.downsample_padding != 0 && c.downsample_padding != 1) {
+        die("%s: field \"downsample_padding\" is %d, only 0 and 1 are supported", path, c.downsample_padding);
+    }
+    if (c.block_out_channels[0] % 2 != 0) {
+        die("%s: field \"block_out_channels\" begins with %d, expected an even number", path, c.block_out_channels[0]);
+    }
+    if (c.freq_shift < 0 || c.freq_shift >= c.block_out_channels[0] / 2) {
+        die("%s: field \"freq_shift\" is %d, expected 0 or a little more", path, c.freq_shift);
+    }
+    json_free(&json);
+    return c;
+}
+
+static void put_strings(yajl_gen gen, const char *key, const char *first, const char *second, const bool *is_second,
+                        int count) {
+    json_key(gen, key);
+    yajl_gen_array_open(gen);
+    for (int i = 0; i < count; i++) {
+        const char *name = is_second && is_second[i] ? second : first;
+        yajl_gen_string(gen, (const unsigned char *)name, strlen(name));
+    }
+    yajl_gen_array_close(gen);
+}
+
+// A float as the shortest decimal that reads back as the same float: 1e-05, not 9.99999974737875e-06.
+static void put_float(yajl_gen gen, const char *key, float value) {
+    char text[32];
+    for (int digits = 1; digits <= 9; digits++) {
+        snprintf(text, sizeof text, "%.*g", digits, (double)value);
+        if (strtof(text, NULL) == value) { break; }
+    }
+    json_put_number(gen, key, strtod(text, NULL));
+}
+
+static void put_sample_size(yajl_gen gen, int size) {
+    if (size) {
+        json_put_integer(gen, "sample_size", size);
+    } else {
+        json_put_string(gen, "sample_size", NULL);
+    }
+}
+
+void unet_config_write(const UNetConfig *c, const char *path) {
+    yajl_gen gen = json_writer();
+    yajl_gen_map_open(gen);
+    json_put_string(gen, "_class_name", "UNet2DConditionModel");
+    json_put_string(gen, "act_fn", "silu");
+    json_put_integers(gen, "attention_head_dim", c->num_heads, c->levels);
+    json_put_integers(gen, "block_out_channels", c->block_out_channels, c->levels);
+    json_put_boolean(gen, "center_input_sample", false);
+    json_put_integer(gen, "cross_attention_dim", c->cross_attention_dim);
+    put_strings(gen, "down_block_types", "DownBlock2D", "CrossAttnDownBlock2D", c->down_attention, c->levels);
+    json_put_integer(gen, "downsample_padding", c->downsample_padding);
+    json_put_boolean(gen, "dual_cross_attention", false);
+    json_put_boolean(gen, "flip_sin_to_cos", c->flip_sin_to_cos);
+    json_put_integer(gen, "freq_shift", c->freq_shift);
+    json_put_integer(gen, "in_channels", c->in_channels);
+    json_put_integer(gen, "layers_per_block", c->layers_per_block);
+    json_put_integer(gen, "mid_block_scale_factor", 1);
+    json_put_string(gen, "mid_block_type", "UNetMidBlock2DCrossAttn");
+    put_float(gen, "norm_eps", c->norm_eps);
+    json_put_integer(gen, "norm_num_groups", c->norm_num_groups);
+    json_put_boolean(gen, "only_cross_attention", false);
+    json_put_integer(gen, "out_channels", c->out_channels);
+    put_sample_size(gen, c->sample_size);
+    json_put_integer(gen, "transformer_layers_per_block", c->transformer_layers);
+    put_strings(gen, "up_block_types", "UpBlock2D", "CrossAttnUpBlock2D", c->up_attention, c->levels);
+    json_put_boolean(gen, "use_linear_projection", c->use_linear_projection);
+    yajl_gen_map_close(gen);
+    json_write(gen, path);
+}
+
+// ---- VAE -----------------------------------------------------------------------------------------------------------
+
+VAEConfig vae_config_read(const char *path) {
+    Json json = json_read(path);
+    want_string(&json, "_class_name", "AutoencoderKL", "AutoencoderKL");
+    want_string(&json, "act_fn", "silu", "silu");
+    want_off(&json, "shift_factor");
+    want_off(&json, "latents_mean");
+    want_off(&json, "latents_std");
+    want_number(&json, "in_channels", 3, 3);
+    want_number(&json, "out_channels", 3, 3);
+    VAEConfig c = {.in_channels = 3,
+                   .out_channels = 3,
+                   .latent_channels = positive(&json, "latent_channels", 4),
+                   .sample_size = read_sample_size(&json, 32),
+                   .layers_per_block = positive(&json, "layers_per_block", 1),
+                   .norm_num_groups = positive(&json, "norm_num_groups", 32),
+                   .scaling_factor = (float)positive_number(&json, "scaling_factor", 0.18215),
+                   .mid_block_attention = json_boolean(&json, "mid_block_add_attention", true),
+                   .quant_conv = json_boolean(&json, "use_quant_conv", true),
+                   .post_quant_conv = json_boolean(&json, "use_post_quant_conv", true)};
+    c.levels = read_channels(&json, c.block_out_channels, c.norm_num_groups);
+    bool unused[MAX_LEVELS];
+    read_blocks(&json, "down_block_types", "DownEncoderBlock2D", NULL, c.levels, unused);
+    read_blocks(&json, "up_block_types", "UpDecoderBlock2D", NULL, c.levels, unused);
+    if (c.mid_block_attention) { want_head_size(&json, "block_out_channels", c.block_out_channels[c.levels - 1], 1); }
+    json_free(&json);
+    return c;
+}
+
+void vae_config_write(const VAEConfig *c, const char *path) {
+    yajl_gen gen = json_writer();
+    yajl_gen_map_open(gen);
+    json_put_string(gen, "_class_name", "AutoencoderKL");
+    json_put_string(gen, "act_fn", "silu");
+    json_put_integers(gen, "block_out_channels", c->block_out_channels, c->levels);
+    put_strings(gen, "down_block_types", "DownEncoderBlock2D", NULL, NULL, c->levels);
+    json_put_integer(gen, "in_channels", c->in_channels);
+    json_put_integer(gen, "latent_channels", c->latent_channels);
+    json_put_integer(gen, "layers_per_block", c->layers_per_block);
+    json_put_boolean(gen, "mid_block_add_attention", c->mid_block_attention);
+    json_put_integer(gen, "norm_num_groups", c->norm_num_groups);
+    json_put_integer(gen, "out_channels", c->out_channels);
+    put_sample_size(gen, c->sample_size);
+    put_float(gen, "scaling_factor", c->scaling_factor);
+    put_strings(gen, "up_block_types", "UpDecoderBlock2D", NULL, NULL, c->levels);
+    json_put_boolean(gen, "use_post_quant_conv", c->post_quant_conv);
+    json_put_boolean(gen, "use_quant_conv", c->quant_conv);
+    yajl_gen_map_close(gen);
+    json_write(gen, path);
+}
+
+// ---- CLIP ----------------------------------------------------------------------------------------------------------
+
+CLIPConfig clip_config_read(const char *path) {
+    Json json = json_read(path);
+    want_string(&json, "model_type", "clip_text_model", "clip_text_model");
+    const char *architecture[1];
+    if (json_strings(&json, "architectures", architecture, 1) == 1 && strcmp(architecture[0], "CLIPTextModel") != 0) {
+        die("%s: field \"architectures\" has \"%s\", only CLIPTextModel is supported", path, architecture[0]);
+    }
+    const char *act = json_string(&json, "hidden_act", "quick_gelu");
+    bool quick = strcmp(act, "quick_gelu") == 0;
+    if (!quick && strcmp(act, "gelu") != 0) {
+        die("%s: field \"hidden_act\" is \"%s\", only \"gelu\" and \"quick_gelu\" are supported", path, act);
+    }
+    want_number(&json, "attention_dropout", 0, 0);
+    CLIPConfig c = {.vocab_size = positive(&json, "vocab_size", 49408),
+                    .hidden_size = positive(&json, "hidden_size", 512),
+                    .intermediate_size = positive(&json, "intermediate_size", 2048),
+                    .num_hidden_layers = positive(&json, "num_hidden_layers", 12),
+                    .num_attention_heads = positive(&json, "num_attention_heads", 8),
+                    .max_position_embeddings = positive(&json, "max_position_embeddings", 77),
+                    .layer_norm_eps = (float)positive_number(&json, "layer_norm_eps", 1e-5),
+                    .quick_gelu = quick};
+    want_head_size(&json, "num_attention_heads", c.hidden_size, c.num_attention_heads);
+    json_free(&json);
+    return c;
+}
+
+void clip_config_write(const CLIPConfig *c, const char *path) {
+    static const bool no[1];
+    yajl_gen gen = json_writer();
+    yajl_gen_map_open(gen);
+    put_strings(gen, "architectures", "CLIPTextModel", NULL, no, 1);
+    json_put_number(gen, "attention_dropout", 0);
+    json_put_string(gen, "hidden_act", c->quick_gelu ? "quick_gelu" : "gelu");
+    json_put_integer(gen, "hidden_size", c->hidden_size);
+    json_put_number(gen, "initializer_factor", 1);
+    json_put_number(gen, "initializer_range", 0.02);
+    json_put_integer(gen, "intermediate_size", c->intermediate_size);
+    put_float(gen, "layer_norm_eps", c->layer_norm_eps);
+    json_put_integer(gen, "max_position_embeddings", c->max_position_embeddings);
+    json_put_string(gen, "model_type", "clip_text_model");
+    json_put_integer(gen, "num_attention_heads", c->num_attention_heads);
+    json_put_integer(gen, "num_hidden_layers", c->num_hidden_layers);
+    json_put_integer(gen, "projection_dim", c->hidden_size);
+    json_put_integer(gen, "vocab_size", c->vocab_size);
+    // SD's own files say 0, 2 and 1 here; the tokenizer's files are what counts.
+    json_put_integer(gen, "bos_token_id", c->vocab_size - 2);
+    json_put_integer(gen, "eos_token_id", c->vocab_size - 1);
+    json_put_integer(gen, "pad_token_id", c->vocab_size - 1);
+    yajl_gen_map_close(gen);
+    json_write(gen, path);
+}
+
+// ---- Scheduler -----------------------------------------------------------------------------------------------------
+
+static int choice(const Json *json, const char *field, const char *fallback, const char *const *names, int count) {
+    const char *value = json_string(json, field, fallback);
+    for (int i = 0; i < count; i++) {
+        if (strcmp(value, names[i]) == 0) { return i; }
+    }
+    die("%s: field \"%s\" is \"%s\", only %s, %s%s%s are supported", json->path, field, value, names[0], names[1],
+        count > 2 ? ", " : "", count > 2 ? names[2] : "");
+}
+
+static const char *const predictions[] = {
+    [PREDICT_EPSILON] = "epsilon", [PREDICT_V] = "v_prediction", [PREDICT_SAMPLE] = "sample"};
+static const char *const spacings[] = {
+    [SPACING_LEADING] = "leading", [SPACING_TRAILING] = "trailing", [SPACING_LINSPACE] = "linspace"};
+static const char *const beta_schedules[] = {"linear", "scaled_linear"};
+
+// Any of diffusers' schedulers for Stable Diffusion may stand in the file (SD1 names PNDM's): what they share is read
+// with DDIM's defaults, as DDIMScheduler.from_config does.
+ScheduleConfig schedule_config_read(const char *path) {
+    Json json = json_read(path);
+    want_off(&json, "trained_betas");
+    want_off(&json, "thresholding");
+    ScheduleConfig c = {.num_train_timesteps = positive(&json, "num_train_timesteps", 1000),
+                        .steps_offset = (int)json_integer(&json, "steps_offset", 0),
+                        .beta_start = positive_number(&json, "beta_start", 0.0001),
+                        .beta_end = positive_number(&json, "beta_end", 0.02),
+                        .scaled_linear = choice(&json, "beta_schedule", "linear", beta_schedules, 2) == 1,
+                        .prediction = (Prediction)choice(&json, "prediction_type", "epsilon", predictions, 3),
+                        .spacing = (TimestepSpacing)choice(&json, "timestep_spacing", "leading", spacings, 3),
+                        .rescale_betas_zero_snr = json_boolean(&json, "rescale_betas_zero_snr", false),
+                        .set_alpha_to_one = json_boolean(&json, "set_alpha_to_one", true),
+                        .clip_sample = json_boolean(&json, "clip_sample", true),
+                        .clip_sample_range = (float)positive_number(&json, "clip_sample_range", 1)};
+    if (c.beta_end >= 1) { die("%s: field \"beta_end\" is %g, expected a number below 1", path, c.beta_end); }
+    if (c.num_train_timesteps < 2 || c.num_train_timesteps > 1000000) {
+        die("%s: field \"num_train_timesteps\" is %d, expected 2 to 1000000", path, c.num_train_timesteps);
+    }
+    if (c.steps_offset < 0 || c.steps_offset >= c.num_train_timesteps) {
+        die("%s: field \"steps_offset\" is %d, expected 0 or 1", path, c.steps_offset);
+    }
+    json_free(&json);
+    return c;
+}
+
+void schedule_config_write(const ScheduleConfig *c, const char *path) {
+    yajl_gen gen = json_writer();
+    yajl_gen_map_open(gen);
+    json_put_string(gen, "_class_name", "DDIMScheduler");
+    json_put_number(gen, "beta_end", c->beta_end);
+    json_put_string(gen, "beta_schedule", beta_schedules[c->scaled_linear]);
+    json_put_number(gen, "beta_start", c->beta_start);
+    json_put_boolean(gen, "clip_sample", c->clip_sample);
+    put_float(gen, "clip_sample_range", c->clip_sample_range);
+    json_put_integer(gen, "num_train_timesteps", c->num_train_timesteps);
+    json_put_string(gen, "prediction_type", predictions[c->prediction]);
+    json_put_boolean(gen, "rescale_betas_zero_snr", c->rescale_betas_zero_snr);
+    json_put_boolean(gen, "set_alpha_to_one", c->set_alpha_to_one);
+    json_put_integer(gen, "steps_offset", c->steps_offset);
+    json_put_string(gen, "timestep_spacing", spacings[c->spacing]);
+    json_put_string(gen, "trained_betas", NULL);
+    yajl_gen_map_close(gen);
+    json_write(gen, path);
+}
