@@ -96,11 +96,12 @@ void groupnorm_forward(floatX *out, float *mean, float *rstd, const floatX *inp,
     size_t size = (size_t)HW * C, n = B * size;
     Cut cut = cut_pixels(HW, C);
     size_t sums_size = (size_t)B * cut.chunks * 2 * C;
-    float *sums = device_workspace(dev, (sums_size + (size_t)B * 2 * C) * sizeof(float)), *affine = sums + sums_size;
+    float *sums = device_workspace(dev, (sums_size + (size_t)B * 2 * C) * sizeof(float));
     if (!device_launch(dev, "groupnorm_forward", (2.0 * n + 2.0 * C) * sizeof(floatX) + 8.0 * B * G,
                        (silu ? 10.0 : 6.0) * n)) {
         return;
     }
+    float *affine = sums + sums_size; // scale and shift, (B, 2, C)
 #pragma omp parallel if (n >= PARALLEL_MIN)
     for (int b0 = 0; b0 < B; b0 += cut.sweep) {
         int b1 = B - b0 < cut.sweep ? B : b0 + cut.sweep;
@@ -135,7 +136,7 @@ void groupnorm_forward(floatX *out, float *mean, float *rstd, const floatX *inp,
 
 // Per-channel coefficients of one sample in backward, each (C).
 typedef struct {
-    float *rstd, *offset;              // x^ = x rstd + offset
+    float *rstd, *offset;               // x^ = x rstd + offset
     float *from_dy, *from_x, *constant; // dinp = dy from_dy + x^ from_x + constant
 } Coefficients;
 
@@ -199,7 +200,7 @@ static void input_gradient(float *dinp, const float *dout, const float *x, const
 #define GRADIENT(dy, plus)                                                                                             \
     _Pragma("omp simd") for (int c = 0; c < C; c++) {                                                                  \
         float xhat = x[c] * k.rstd[c] + k.offset[c];                                                                   \
-        dinp[c] = (dy) * k.from_dy[c] + (xhat * k.from_x[c] + k.constant[c]) plus;                                     \
+        dinp[c] = (dy)*k.from_dy[c] + (xhat * k.from_x[c] + k.constant[c]) plus;                                       \
     }
         if (silu && residual) {
             GRADIENT(dout[c] * silu_slope(xhat * weight[c] + bias[c]), +residual[c])
@@ -221,13 +222,13 @@ void groupnorm_backward(floatX *dinp, float *dweight, float *dbias, const floatX
     Cut cut = cut_pixels(HW, C);
     size_t sums_size = (size_t)B * cut.chunks * 2 * C;
     float *sums = device_workspace(dev, (sums_size + (size_t)B * 5 * C + C) * sizeof(float));
-    float *memory = sums + sums_size, *no_bias = memory + (size_t)B * 5 * C;
     double arrays = 2.0 + (dinp != NULL) + (dinp && dresidual);
     if (!device_launch(dev, "groupnorm_backward",
                        (arrays * n + 2.0 * C) * sizeof(floatX) + 8.0 * B * G + 8.0 * C * (beta == 0 ? 1 : 2),
                        (silu ? 20.0 : 11.0) * n)) {
         return;
     }
+    float *memory = sums + sums_size, *no_bias = memory + (size_t)B * 5 * C;
     if (!bias) { bias = memset(no_bias, 0, C * sizeof(float)); }
 #pragma omp parallel if (n >= PARALLEL_MIN)
     for (int b0 = 0; b0 < B; b0 += cut.sweep) {

@@ -172,14 +172,16 @@ typedef struct {
 // out (B, n): element e of row b is a function of (seed, stream, step, first_sample + b, e) alone (util/philox.h: words
 // 4i..4i+3 give elements 4i..4i+3 by two Box-Muller pairs). stream is a PhiloxStream.
 void normal_noise(float *out, int B, int n, uint32_t stream, const StepScalars *s, Device *dev);
-// Annealed multi-resolution noise of Marigold, per sample: noise = sum over levels i of strength_b^i *
-// bilinear_up(randn(h_i, w_i)), divided by its standard deviation over the sample; strength_b = strength * t_b / T with
-// annealed, else strength. Level sizes: h_i = max(1, (int)(h_(i-1) / r_i^i)), r_i ~ U[2, 4) drawn per sample, i = 1..9,
-// stop after a level with a side of 1. out (B, H, W, C) holds level 0 (normal_noise) on entry. The bilinear filter is
-// torch's with align_corners = false.
+// Annealed multi-resolution noise of Marigold, per sample: noise = sqrt(2) n0 + sum over levels i = 1..9 of strength_b^i *
+// bilinear_up(randn(h_i, w_i)), divided by its standard deviation over the sample (n - 1); strength_b = strength * t_b / T
+// with annealed, else strength. (The original adds two full-size draws: the same law.) Level sizes: h_i =
+// max(1, (int)(h_(i-1) / r_i^i)), r_i = 2 + 2u drawn per sample; stop after a level with a side of 1. out (B, H, W, C)
+// holds n0 (normal_noise) on entry. Level i is the sequence of PHILOX_MULTIRES that begins at block i << 24, and u is
+// philox_uniform of word 0 of block i. The bilinear filter is torch's with align_corners = false.
 void multires_noise(float *out, const float *timesteps, float strength, bool annealed, int num_train_timesteps, int B,
                     int H, int W, int C, const StepScalars *s, Device *dev);
-// timesteps (B): with probability t_max_prob the last one, T - 1, else uniform in [0, T). Whole numbers as floats.
+// timesteps (B): with probability t_max_prob the last one, T - 1 (word 0 of block 0 as a uniform number lies below it),
+// else uniform in [0, T) (word 1, random_below). Whole numbers as floats.
 void sample_timesteps(float *timesteps, int B, int T, float t_max_prob, const StepScalars *s, Device *dev);
 
 typedef enum { PREDICT_EPSILON, PREDICT_V, PREDICT_SAMPLE } Prediction;
@@ -211,7 +213,8 @@ void l1_mse_loss(float *loss, floatX *dpred, const floatX *pred, const float *ta
 void weighted_mse_loss(float *loss, floatX *dpred, const floatX *pred, const float *target, const float *weight,
                        float scale, int B, int n, int C, Device *dev);
 // Focal in latent space, ours after Lin et al. 2017: per cell e = mean over its C channels of (p - t)^2,
-// f = (1 - exp(-e))^gamma held constant in the gradient; loss = mean over cells of f e / mean over cells of f.
+// f = (1 - exp(-e))^gamma held constant in the gradient; loss = mean over cells of f e / mean over cells of f
+// (0 where all f are 0).
 void focal_mse_loss(float *loss, floatX *dpred, const floatX *pred, const float *target, float gamma, float scale,
                     int B, int n, int C, Device *dev);
 

@@ -1,0 +1,150 @@
+// Losses of one value per sample, with the gradient of their scaled sum.
+//
+// A sample is cut into chunks, each summed by one thread in fp64 and folded in order.
+#include <math.h>
+#include "kernels/cpu.h"
+#include "kernels/kernels.h"
+#include "kernels/vecmath.h"
+
+enum { CHUNK = 4096 };
+
+// What the loops over chunks need: chunk k of a sample covers its elements [k CHUNK, (k + 1) CHUNK).
+typedef struct {
+    size_t n, chunks;
+    bool threads;
+} Cut;
+
+static Cut cut_sample(int B, int n) { return (Cut){n, count_chunks(n, CHUNK), (double)B * n >= PARALLEL_MIN}; }
+
+// loss (B) = sum of a sample's chunks / n.
+static void fold_loss(float *loss, const double *partial, int B, Cut cut) {
+    for (int b = 0; b < B; b++) {
+        double sum = 0;
+        for (size_t k = 0; k < cut.chunks; k++) { sum += partial[b * cut.chunks + k]; }
+        loss[b] = (float)(sum / cut.n);
+    }
+}
+
+static double traffic(const floatX *dpred, int B, int n) {
+    return (double)B * n * ((dpred ? 2 : 1) * sizeof(floatX) + sizeof(float)) + 4.0 * B;
+}
+
+void mse_loss(float *loss, floatX *dpred, const floatX *pred, const float *target, float scale, int B, int n,
+              Device *dev) {
+    Cut cut = cut_sample(B, n);
+    double *partial = device_workspace(dev, B * cut.chunks * sizeof(double));
+    if (!device_launch(dev, "mse_loss", traffic(dpred, B, n), (dpred ? 4.0 : 3.0) * B * n)) { return; }
+    float factor = 2 * scale / n;
+#pragma omp parallel for schedule(static) if (cut.threads)
+    for (size_t i = 0; i < B * cut.chunks; i++) {
+        size_t at = i / cut.chunks * n + i % cut.chunks * CHUNK, end = min_size(at + CHUNK, (i / cut.chunks + 1) * n);
+        double sum = 0;
+#pragma omp simd reduction(+ : sum)
+        for (size_t e = at; e < end; e++) {
+            float d = pred[e] - target[e];
+            sum += (double)d * d;
+        }
+        partial[i] = sum;
+        if (!dpred) { continue; }
+#pragma omp simd
+        for (size_t e = at; e < end; e++) { dpred[e] = factor * (pred[e] - target[e]); }
+    }
+    fold_loss(loss, partial, B, cut);
+}
+
+void l1_mse_loss(float *loss, floatX *dpred, const floatX *pred, const float *target, float mse_weight, float scale,
+                 int B, int n, Device *dev) {
+    Cut cut = cut_sample(B, n);
+    double *partial = device_workspace(dev, B * cut.chunks * sizeof(double));
+    if (!device_launch(dev, "l1_mse_loss", traffic(dpred, B, n), (dpred ? 8.0 : 5.0) * B * n)) { return; }
+    float sign = scale / n, factor = 2 * mse_weight * scale / n;
+#pragma omp parallel for schedule(static) if (cut.threads)
+    for (size_t i = 0; i < B * cut.chunks; i++) {
+        size_t at = i / cut.chunks * n + i % cut.chunks * CHUNK, end = min_size(at + CHUNK, (i / cut.chunks + 1) * n);
+        double sum = 0;
+#pragma omp simd reduction(+ : sum)
+        for (size_t e = at; e < end; e++) {
+            float d = pred[e] - target[e];
+            sum += fabsf(d) + (double)(mse_weight * d) * d;
+        }
+        partial[i] = sum;
+        if (!dpred) { continue; }
+#pragma omp simd
+        for (size_t e = at; e < end; e++) {
+            float d = pred[e] - target[e];
+            dpred[e] = (d > 0 ? sign : d < 0 ? -sign : 0 * d) + factor * d; // 0 * d: NaN stays
+        }
+    }
+    fold_loss(loss, partial, B, cut);
+}
+
+// Sum over a cell's C channels of (p - t)^2.
+static inline float cell_square(const float *pred, const float *target, int C) {
+    float sum = 0;
+    for (int c = 0; c < C; c++) { sum += (pred[c] - target[c]) * (pred[c] - target[c]); }
+    return sum;
+}
+
+// dpred = factor * weight of the cell * (pred - target) over cells.
+static void cell_gradient(float *dpred, const float *pred, const float *target, const float *weight, float factor,
+                          int cells, int C) {
+    for (int i = 0; i < cells; i++) {
+        float w = factor * weight[i];
+        for (int c = 0; c < C; c++) { dpred[i * C + c] = w * (pred[i * C + c] - target[i * C + c]); }
+    }
+}
+
+void weighted_mse_loss(float *loss, floatX *dpred, const floatX *pred, const float *target, const float *weight,
+                       float scale, int B, int n, int C, Device *dev) {
+    int cells = n / C;
+    if (!device_launch(dev, "weighted_mse_loss", traffic(dpred, B, n) + 4.0 * B * cells, (dpred ? 5.0 : 3.5) * B * n)) {
+        return;
+    }
+#pragma omp parallel for schedule(static) if ((double)B * n >= PARALLEL_MIN)
+    for (int b = 0; b < B; b++) {
+        const float *p = pred + (size_t)b * n, *t = target + (size_t)b * n, *w = weight + (size_t)b * cells;
+        double sum = 0, weights = 0;
+        for (int i = 0; i < cells; i++) {
+            sum += (double)w[i] * cell_square(p + (size_t)i * C, t + (size_t)i * C, C);
+            weights += w[i];
+        }
+        double over = weights != 0 ? 1 / (weights * C) : 0; // a sample without weight has no loss
+        loss[b] = (float)(sum * over);
+        if (dpred) { cell_gradient(dpred + (size_t)b * n, p, t, w, (float)(2 * scale * over), cells, C); }
+    }
+}
+
+// f = (1 - exp(-e))^gamma for e >= 0, without the cancellation of 1 - exp(-e) for small e.
+static inline float focal_factor(float e, float gamma) {
+    float series = e * (1 - e / 2 * (1 - e / 3 * (1 - e / 4 * (1 - e / 5 * (1 - e / 6)))));
+    float base = e < 0.125f ? series : 1 - fast_expf(-e);
+    float power = fast_expf(gamma * fast_logf(base < 1e-37f ? 1e-37f : base));
+    float at_zero = gamma == 0 ? 1 : 0;
+    return e != e ? e : base < 1e-37f ? at_zero : power; // NaN stays
+}
+
+void focal_mse_loss(float *loss, floatX *dpred, const floatX *pred, const float *target, float gamma, float scale,
+                    int B, int n, int C, Device *dev) {
+    int cells = n / C;
+    float *factors = device_workspace(dev, (size_t)B * cells * sizeof(float));
+    if (!device_launch(dev, "focal_mse_loss", traffic(dpred, B, n), (dpred ? 5.0 : 3.5) * B * n + 5.0 * B * cells)) {
+        return;
+    }
+#pragma omp parallel for schedule(static) if ((double)B * n >= PARALLEL_MIN)
+    for (int b = 0; b < B; b++) {
+        const float *p = pred + (size_t)b * n, *t = target + (size_t)b * n;
+        float *f = factors + (size_t)b * cells;
+        double sum = 0, weights = 0;
+        for (int i = 0; i < cells; i++) { f[i] = cell_square(p + (size_t)i * C, t + (size_t)i * C, C) / C; }
+#pragma omp simd reduction(+ : sum, weights)
+        for (int i = 0; i < cells; i++) {
+            float e = f[i];
+            f[i] = focal_factor(e, gamma);
+            sum += (double)f[i] * e;
+            weights += f[i];
+        }
+        double over = weights != 0 ? 1 / weights : 0; // a perfect prediction has no loss
+        loss[b] = (float)(sum * over);
+        if (dpred) { cell_gradient(dpred + (size_t)b * n, p, t, f, (float)(2 * scale * over / C), cells, C); }
+    }
+}

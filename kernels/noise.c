@@ -1,0 +1,191 @@
+// Random numbers of the forward diffusion, adding noise, and the way back (DDIM). Everything random is a function of
+// (seed, stream, step, global sample, element) through util/philox.h.
+#include <math.h>
+#include <string.h>
+#include "kernels/cpu.h"
+#include "kernels/kernels.h"
+#include "kernels/vecmath.h"
+#include "util/philox.h"
+
+// Standard normal numbers from..to-1 of one sequence; block e / 4 gives the elements e .. e + 3 (two Box-Muller pairs).
+// first_block offsets the sequence. `from` is a multiple of 4.
+static void fill_normal(float *out, size_t from, size_t to, uint64_t seed, uint32_t stream, uint32_t step,
+                        uint64_t sample, uint32_t first_block) {
+    enum { LANES = 32 };
+    float normal[LANES][4];
+    for (size_t e = from; e < to; e += 4 * LANES) {
+        uint32_t block = first_block + (uint32_t)(e / 4);
+#pragma omp simd
+        for (int lane = 0; lane < LANES; lane++) {
+            Philox4 r = philox(seed, stream, step, sample, block + (uint32_t)lane);
+            for (int pair = 0; pair < 2; pair++) {
+                float radius = sqrtf(-2.0f * fast_logf(philox_uniform(r.x[2 * pair]))), sine, cosine;
+                fast_sincosf(6.2831853071795865f * philox_uniform(r.x[2 * pair + 1]), &sine, &cosine);
+                normal[lane][2 * pair] = radius * cosine;
+                normal[lane][2 * pair + 1] = radius * sine;
+            }
+        }
+        memcpy(out + e, normal, min_size(to - e, 4 * LANES) * sizeof(float));
+    }
+}
+
+void normal_noise(float *out, int B, int n, uint32_t stream, const StepScalars *s, Device *dev) {
+    enum { CHUNK = 4096 };
+    if (!device_launch(dev, "normal_noise", 4.0 * B * n, 30.0 * B * n)) { return; }
+    size_t chunks = count_chunks(n, CHUNK);
+#pragma omp parallel for schedule(static) if ((double)B * n >= PARALLEL_MIN)
+    for (size_t i = 0; i < B * chunks; i++) {
+        size_t b = i / chunks, from = i % chunks * CHUNK;
+        fill_normal(out + b * n, from, min_size(n, from + CHUNK), s->seed, stream, s->step, s->first_sample + b, 0);
+    }
+}
+
+// Where an output coordinate lies in a line of `size` samples, as torch's bilinear filter with align_corners = false.
+typedef struct {
+    int low, high;
+    float weight; // of high
+} Tap;
+
+static Tap tap_at(int i, int size, int out_size) {
+    float x = ((float)i + 0.5f) * ((float)size / (float)out_size) - 0.5f;
+    x = x < 0 ? 0 : x;
+    int low = (int)x;
+    return (Tap){low, low + 1 < size ? low + 1 : low, x - (float)low};
+}
+
+// out (H, W, C) += factor * bilinear_up(coarse (h, w, C))
+static void add_upsampled(float *out, const float *coarse, float factor, int H, int W, int C, int h, int w) {
+    for (int y = 0; y < H; y++) {
+        Tap ty = tap_at(y, h, H);
+        const float *top = coarse + (size_t)ty.low * w * C, *bottom = coarse + (size_t)ty.high * w * C;
+        for (int x = 0; x < W; x++) {
+            Tap tx = tap_at(x, w, W);
+            float *o = out + ((size_t)y * W + x) * C;
+            for (int c = 0; c < C; c++) {
+                float t0 = top[tx.low * C + c], t1 = top[tx.high * C + c];
+                float b0 = bottom[tx.low * C + c], b1 = bottom[tx.high * C + c];
+                float t = t0 + tx.weight * (t1 - t0), b = b0 + tx.weight * (b1 - b0);
+                o[c] += factor * (t + ty.weight * (b - t));
+            }
+        }
+    }
+}
+
+static void divide_by_deviation(float *x, size_t n) {
+    double sum = 0, square = 0;
+    for (size_t i = 0; i < n; i++) { sum += x[i]; }
+    for (size_t i = 0; i < n; i++) { square += (x[i] - sum / n) * (x[i] - sum / n); }
+    if (n < 2 || square == 0) { return; }
+    float factor = (float)(1 / sqrt(square / (n - 1)));
+    for (size_t i = 0; i < n; i++) { x[i] *= factor; }
+}
+
+// One sample. coarse: scratch for the largest level. Level i = 1..9 is the sequence that begins at block i << 24 of the
+// stream PHILOX_MULTIRES; its r_i comes from word 0 of block i.
+static void multires_sample(float *out, float *coarse, float strength, uint64_t sample, int H, int W, int C,
+                            const StepScalars *s) {
+    size_t n = (size_t)H * W * C;
+    for (size_t i = 0; i < n; i++) { out[i] *= 1.41421356f; }
+    float factor = 1;
+    for (int level = 1, h = H, w = W; level < 10 && h > 1 && w > 1; level++) {
+        float r = 2 + 2 * philox_uniform(philox(s->seed, PHILOX_MULTIRES, s->step, sample, level).x[0]), power = 1;
+        for (int i = 0; i < level; i++) { power *= r; }
+        h = (float)h < power ? 1 : (int)((float)h / power);
+        w = (float)w < power ? 1 : (int)((float)w / power);
+        factor *= strength;
+        fill_normal(coarse, 0, (size_t)h * w * C, s->seed, PHILOX_MULTIRES, s->step, sample, (uint32_t)level << 24);
+        add_upsampled(out, coarse, factor, H, W, C, h, w);
+    }
+    divide_by_deviation(out, n);
+}
+
+void multires_noise(float *out, const float *timesteps, float strength, bool annealed, int num_train_timesteps, int B,
+                    int H, int W, int C, const StepScalars *s, Device *dev) {
+    size_t n = (size_t)H * W * C, coarse_size = (size_t)(H / 2 + 1) * (W / 2 + 1) * C; // r_1 >= 2
+    float *coarse = device_workspace(dev, B * coarse_size * sizeof(float));
+    if (!device_launch(dev, "multires_noise", 8.0 * B * n, 40.0 * B * n)) { return; }
+#pragma omp parallel for schedule(static) if (B * n >= PARALLEL_MIN)
+    for (int b = 0; b < B; b++) {
+        float part = annealed ? timesteps[b] / (float)num_train_timesteps : 1.0f;
+        multires_sample(out + b * n, coarse + b * coarse_size, strength * part, s->first_sample + b, H, W, C, s);
+    }
+}
+
+void sample_timesteps(float *timesteps, int B, int T, float t_max_prob, const StepScalars *s, Device *dev) {
+    if (!device_launch(dev, "sample_timesteps", 4.0 * B, 0)) { return; }
+    for (int b = 0; b < B; b++) {
+        Random r = random_begin(s->seed, PHILOX_TIMESTEP, s->step, s->first_sample + b);
+        bool last = random_uniform(&r) < t_max_prob;
+        uint32_t t = random_below(&r, (uint32_t)T);
+        timesteps[b] = last ? (float)(T - 1) : (float)t;
+    }
+}
+
+// alpha = sqrt(abar), sigma = sqrt(1 - abar): x_t = alpha x0 + sigma noise.
+typedef struct {
+    float alpha, sigma;
+} Schedule;
+
+static Schedule schedule_at(float alpha_cumprod) {
+    return (Schedule){sqrtf(alpha_cumprod), sqrtf(1.0f - alpha_cumprod)};
+}
+
+void add_noise_forward(floatX *noisy, float *target, const float *x0, const float *noise, const float *timesteps,
+                       const float *alphas_cumprod, Prediction prediction, int B, int n, Device *dev) {
+    double count = (double)B * n;
+    if (!device_launch(dev, "add_noise_forward", count * (sizeof(floatX) + (target ? 12 : 8)), 6 * count)) { return; }
+#pragma omp parallel for schedule(static) if (count >= PARALLEL_MIN)
+    for (int b = 0; b < B; b++) {
+        Schedule k = schedule_at(alphas_cumprod[(int)timesteps[b]]);
+        const float *x = x0 + (size_t)b * n, *e = noise + (size_t)b * n;
+        floatX *out = noisy + (size_t)b * n;
+#pragma omp simd
+        for (int i = 0; i < n; i++) { out[i] = k.alpha * x[i] + k.sigma * e[i]; }
+        if (!target) { continue; }
+        float *t = target + (size_t)b * n;
+        float of_noise = prediction == PREDICT_EPSILON ? 1 : prediction == PREDICT_V ? k.alpha : 0;
+        float of_x0 = prediction == PREDICT_SAMPLE ? 1 : prediction == PREDICT_V ? -k.sigma : 0;
+#pragma omp simd
+        for (int i = 0; i < n; i++) { t[i] = of_noise * e[i] + of_x0 * x[i]; }
+    }
+}
+
+// x0 = of_x x + of_out out for a model's output at x = alpha x0 + sigma eps.
+static void x0_factors(float *of_x, float *of_out, Prediction prediction, Schedule k) {
+    *of_x = prediction == PREDICT_EPSILON ? 1 / k.alpha : prediction == PREDICT_V ? k.alpha : 0;
+    *of_out = prediction == PREDICT_EPSILON ? -k.sigma / k.alpha : prediction == PREDICT_V ? -k.sigma : 1;
+}
+
+void predict_x0(float *x0, const floatX *model_out, const float *noisy, const float *timesteps,
+                const float *alphas_cumprod, Prediction prediction, int B, int n, Device *dev) {
+    double count = (double)B * n;
+    if (!device_launch(dev, "predict_x0", count * (sizeof(floatX) + 8), 3 * count)) { return; }
+#pragma omp parallel for schedule(static) if (count >= PARALLEL_MIN)
+    for (int b = 0; b < B; b++) {
+        float of_x, of_out;
+        x0_factors(&of_x, &of_out, prediction, schedule_at(alphas_cumprod[(int)timesteps[b]]));
+#pragma omp simd
+        for (size_t i = (size_t)b * n; i < (size_t)(b + 1) * n; i++) {
+            x0[i] = of_x * noisy[i] + of_out * model_out[i];
+        }
+    }
+}
+
+void ddim_step(float *x, const floatX *model_out, float alpha_cumprod_t, float alpha_cumprod_prev,
+               Prediction prediction, float clip_x0, int B, int n, Device *dev) {
+    size_t count = (size_t)B * n;
+    if (!device_launch(dev, "ddim_step", count * (sizeof(floatX) + 8.0), 9.0 * count)) { return; }
+    Schedule now = schedule_at(alpha_cumprod_t), previous = schedule_at(alpha_cumprod_prev);
+    float of_x, of_out, limit = clip_x0 > 0 ? clip_x0 : INFINITY;
+    x0_factors(&of_x, &of_out, prediction, now);
+    // eps: the model's output itself, alpha out + sigma x for v, (x - alpha x0) / sigma for a sample.
+    float eps_x = prediction == PREDICT_V ? now.sigma : prediction == PREDICT_SAMPLE ? 1 / now.sigma : 0;
+    float eps_out = prediction == PREDICT_V ? now.alpha : prediction == PREDICT_SAMPLE ? -now.alpha / now.sigma : 1;
+#pragma omp parallel for simd schedule(static) if (count >= PARALLEL_MIN)
+    for (size_t i = 0; i < count; i++) {
+        float x0 = of_x * x[i] + of_out * model_out[i], eps = eps_x * x[i] + eps_out * model_out[i];
+        x0 = x0 > limit ? limit : x0;
+        x0 = x0 < -limit ? -limit : x0;
+        x[i] = previous.alpha * x0 + previous.sigma * eps;
+    }
+}
