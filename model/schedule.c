@@ -1,0 +1,91 @@
+#include "model/schedule.h"
+#include "util/error.h"
+#include <assert.h>
+#include <math.h>
+#include <stdlib.h>
+
+// betas (T): from beta_start to beta_end, equally spaced, or their square roots are ("scaled_linear", Rombach et al.).
+// In float and from both ends towards the middle, which gives torch.linspace's bits.
+static void fill_betas(const ScheduleConfig *c, float *betas) {
+    int T = c->num_train_timesteps;
+    float first = (float)(c->scaled_linear ? sqrt(c->beta_start) : c->beta_start);
+    float last = (float)(c->scaled_linear ? sqrt(c->beta_end) : c->beta_end);
+    float step = (last - first) / (float)(T - 1);
+    for (int t = 0; t < T; t++) {
+        float x = t < T / 2 ? first + step * (float)t : last - step * (float)(T - 1 - t);
+        betas[t] = c->scaled_linear ? x * x : x;
+    }
+}
+
+static void cumulative_product(float *out, const float *betas, int T) {
+    double product = 1;
+    for (int t = 0; t < T; t++) {
+        product *= (double)(1.0f - betas[t]);
+        out[t] = (float)product;
+    }
+}
+
+// Lin et al. 2023, "Common diffusion noise schedules and sample steps are flawed", algorithm 1: sqrt(abar) is shifted
+// and scaled so that the last one is 0 and the first stays. Goes back to betas in between as diffusers does.
+static void rescale_zero_snr(float *betas, float *alphas_cumprod, int T) {
+    float first = sqrtf(alphas_cumprod[0]), last = sqrtf(alphas_cumprod[T - 1]), before = 1;
+    for (int t = 0; t < T; t++) {
+        float root = (sqrtf(alphas_cumprod[t]) - last) * (first / (first - last));
+        float alpha_bar = root * root;
+        betas[t] = 1.0f - (t ? alpha_bar / before : alpha_bar);
+        before = alpha_bar;
+    }
+    cumulative_product(alphas_cumprod, betas, T);
+}
+
+Schedule schedule_create(const ScheduleConfig *config) {
+    Schedule s = {.config = *config, .T = config->num_train_timesteps};
+    if (config->rescale_betas_zero_snr && config->prediction == PREDICT_EPSILON) {
+        die("scheduler: prediction_type \"epsilon\" cannot be used with rescale_betas_zero_snr: at the last timestep "
+            "the noise says nothing of the picture (expected v_prediction or sample)");
+    }
+    float *betas = xmalloc((size_t)s.T * sizeof *betas);
+    s.alphas_cumprod = xmalloc((size_t)s.T * sizeof *s.alphas_cumprod);
+    fill_betas(config, betas);
+    cumulative_product(s.alphas_cumprod, betas, s.T);
+    if (config->rescale_betas_zero_snr) { rescale_zero_snr(betas, s.alphas_cumprod, s.T); }
+    s.final_alpha_cumprod = config->set_alpha_to_one ? 1.0f : s.alphas_cumprod[0];
+    free(betas);
+    return s;
+}
+
+void schedule_free(Schedule *schedule) {
+    free(schedule->alphas_cumprod);
+    *schedule = (Schedule){0};
+}
+
+void schedule_timesteps(const Schedule *schedule, int steps, int *timesteps) {
+    int T = schedule->T, offset = schedule->config.steps_offset;
+    if (steps < 1 || steps > T) { die("the number of sampling steps is %d, expected 1 to %d", steps, T); }
+    // rint rounds halves to even, as numpy does
+    double ratio = (double)T / steps, down = (T - ratio) - T, up = steps > 1 ? (double)(T - 1) / (steps - 1) : 0;
+    for (int i = 0; i < steps; i++) {
+        switch (schedule->config.spacing) {
+        case SPACING_TRAILING:
+            timesteps[i] = (int)rint(T + i * down) - 1;
+            break;
+        case SPACING_LEADING:
+            timesteps[i] = (steps - 1 - i) * (T / steps) + offset;
+            break;
+        case SPACING_LINSPACE:
+            timesteps[i] = (int)rint((steps - 1 - i) * up);
+            break;
+        }
+    }
+    if (timesteps[0] >= T) {
+        die("%d sampling steps begin at timestep %d (steps_offset %d, spacing \"leading\"), the last one is %d", steps,
+            timesteps[0], offset, T - 1);
+    }
+}
+
+void schedule_step_alphas(const Schedule *schedule, int t, int steps, float *alpha_t, float *alpha_prev) {
+    assert(t >= 0 && t < schedule->T && steps >= 1);
+    int previous = t - schedule->T / steps;
+    *alpha_t = schedule->alphas_cumprod[t];
+    *alpha_prev = previous >= 0 ? schedule->alphas_cumprod[previous] : schedule->final_alpha_cumprod;
+}
