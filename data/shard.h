@@ -64,7 +64,8 @@ typedef struct ShardWriter ShardWriter;
 ShardWriter *shard_begin(const char *path, const ShardInfo *info);
 void shard_add(ShardWriter *writer, const ShardSample *sample);     // copies; dies if a latent is not finite in fp16
 void shard_drop(ShardWriter *writer, int64_t image_id, int reason); // reason: 0..255, the data set's own table
-void shard_commit(ShardWriter *writer); // writes the file under a temporary name, fsync, rename; frees the writer
+void shard_commit(ShardWriter *writer);  // writes the file under a temporary name, fsync, rename; frees the writer
+void shard_abandon(ShardWriter *writer); // frees it; nothing was written
 
 // An open shard. Everything but the latents and masks is in memory.
 typedef struct {

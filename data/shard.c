@@ -1,0 +1,182 @@
+// Reading a shard: everything about it is checked when it is opened, latents and masks are read sample by sample.
+#include "data/shard.h"
+#include "data/h5.h"
+#include "data/shard_info.h"
+#include "util/error.h"
+#include "util/file.h"
+#include <math.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+static hid_t open_file(const char *path) {
+    if (!file_exists(path)) { die("%s: does not exist", path); }
+    hid_t access = H5Pcreate(H5P_FILE_ACCESS);
+    H5Pset_cache(access, 0, 1, 0, 0); // a chunk is read once: no cache of chunks
+#if H5_VERSION_GE(1, 10, 7)
+    H5Pset_file_locking(access, 0, 1); // shards never change; some network file systems cannot lock
+#endif
+    hid_t file = H5Fopen(path, H5F_ACC_RDONLY, access);
+    if (file < 0) { h5_die(path, "is not an intact HDF5 file, expected a shard of `cocogold encode`"); }
+    H5Pclose(access);
+    return file;
+}
+
+#define ANY H5S_UNLIMITED // in an expected shape: whatever the file has
+
+static void shape_text(int rank, const hsize_t *dims, char text[128]) {
+    int used = snprintf(text, 128, "(");
+    for (int i = 0; i < rank && used < 96; i++) {
+        const char *comma = i ? ", " : "";
+        if (dims[i] == ANY) {
+            used += snprintf(text + used, 128 - (size_t)used, "%sany", comma);
+        } else {
+            used += snprintf(text + used, 128 - (size_t)used, "%s%llu", comma, (unsigned long long)dims[i]);
+        }
+    }
+    snprintf(text + used, 128 - (size_t)used, ")");
+}
+
+// Opens a dataset of the given type, rank and shape; where the shape is ANY it gets what the file has.
+static hid_t open_dataset(const char *path, hid_t file, const char *name, hid_t type, const char *type_name, int rank,
+                          hsize_t *dims) {
+    if (H5Lexists(file, name, H5P_DEFAULT) <= 0) { die("%s: dataset \"%s\" is missing", path, name); }
+    hid_t dataset = H5Dopen2(file, name, H5P_DEFAULT);
+    if (dataset < 0) { h5_die(path, "dataset \"%s\" cannot be opened", name); }
+    hid_t stored = H5Dget_type(dataset), space = H5Dget_space(dataset);
+    if (H5Tequal(stored, type) <= 0) {
+        die("%s: dataset \"%s\" has the wrong type, expected %s", path, name, type_name);
+    }
+    hsize_t found[H5S_MAX_RANK] = {0};
+    int found_rank = H5Sget_simple_extent_dims(space, found, NULL);
+    bool right = found_rank == rank;
+    for (int i = 0; i < rank && right; i++) { right = dims[i] == ANY || dims[i] == found[i]; }
+    if (!right) {
+        char have[128], want[128];
+        shape_text(found_rank < 0 ? 0 : found_rank, found, have);
+        shape_text(rank, dims, want);
+        die("%s: dataset \"%s\" has the shape %s, expected %s", path, name, have, want);
+    }
+    memcpy(dims, found, (size_t)rank * sizeof *dims);
+    H5Sclose(space);
+    H5Tclose(stored);
+    return dataset;
+}
+
+// Reads a whole dataset of one or two axes into fresh memory.
+static void *read_all(const char *path, hid_t file, const char *name, hid_t type, const char *type_name, int rank,
+                      hsize_t *dims) {
+    hid_t dataset = open_dataset(path, file, name, type, type_name, rank, dims);
+    size_t values = (size_t)dims[0] * (rank == 2 ? (size_t)dims[1] : 1);
+    void *memory = xcalloc(values ? values : 1, H5Tget_size(type));
+    if (values && H5Dread(dataset, type, H5S_ALL, H5S_ALL, H5P_DEFAULT, memory) < 0) {
+        h5_die(path, "dataset \"%s\" cannot be read: the file is damaged", name);
+    }
+    H5Dclose(dataset);
+    return memory;
+}
+
+static void read_table(ShardFile *s) {
+    hsize_t n = ANY, crop[2] = {ANY, 3}, d = ANY;
+    s->class_index = read_all(s->path, s->file, "class", H5T_STD_I16LE, "int16", 1, &n);
+    crop[0] = n;
+    s->image_id = read_all(s->path, s->file, "image_id", H5T_STD_I64LE, "int64", 1, (hsize_t[]){n});
+    s->crop = read_all(s->path, s->file, "crop", H5T_STD_I32LE, "int32", 2, crop);
+    s->area = read_all(s->path, s->file, "area", H5T_IEEE_F32LE, "float32", 1, (hsize_t[]){n});
+    s->dropped_image = read_all(s->path, s->file, "dropped_image", H5T_STD_I64LE, "int64", 1, &d);
+    s->dropped_reason = read_all(s->path, s->file, "dropped_reason", H5T_STD_U8LE, "uint8", 1, (hsize_t[]){d});
+    s->samples = (long long)n;
+    s->dropped = (long long)d;
+    for (long long i = 0; i < s->samples; i++) {
+        int c = s->class_index[i];
+        if (c < 0 || c >= s->info.class_count) {
+            die("%s: dataset \"class\" has %d at sample %lld, expected 0 to %d", s->path, c, i,
+                s->info.class_count - 1);
+        }
+        if (!(s->area[i] >= 0 && s->area[i] <= 1)) {
+            die("%s: dataset \"area\" has %g at sample %lld, expected 0 to 1", s->path, (double)s->area[i], i);
+        }
+    }
+}
+
+static hid_t open_latent(const ShardFile *s, const char *name, hsize_t dims[4]) {
+    return open_dataset(s->path, s->file, name, h5_half(), "float16", 4, dims);
+}
+
+ShardFile shard_open(const char *path) {
+    h5_enter();
+    ShardFile s = {.path = xstrdup(path), .file = open_file(path)};
+    s.info = shard_info_read(path, s.file);
+    read_table(&s);
+    hsize_t latent[4] = {(hsize_t)s.samples, ANY, ANY, ANY}, rows = (hsize_t)s.info.resolution;
+    hsize_t mask[3] = {(hsize_t)s.samples, rows, (rows + 7) / 8};
+    s.image_latent = open_latent(&s, "image_latent", latent);
+    s.info.height = (int)latent[1];
+    s.info.width = (int)latent[2];
+    s.info.channels = (int)latent[3];
+    s.target_overlay = s.info.targets & TARGET_OVERLAY ? open_latent(&s, "target_overlay", latent) : -1;
+    s.target_mask = s.info.targets & TARGET_MASK ? open_latent(&s, "target_mask", latent) : -1;
+    s.mask = open_dataset(path, s.file, "mask", H5T_STD_U8LE, "uint8", 3, mask);
+    h5_leave();
+    return s;
+}
+
+// One sample: its rows of the dataset in the stored type.
+static void read_sample(const ShardFile *s, int64_t dataset, const char *name, hid_t type, long long sample, int rank,
+                        const hsize_t *row, void *into) {
+    hsize_t start[4] = {(hsize_t)sample}, count[4] = {1};
+    memcpy(count + 1, row, (size_t)(rank - 1) * sizeof *row);
+    hid_t space = H5Dget_space(dataset), memory = H5Screate_simple(rank, count, NULL);
+    H5Sselect_hyperslab(space, H5S_SELECT_SET, start, NULL, count, NULL);
+    if (H5Dread(dataset, type, memory, space, H5P_DEFAULT, into) < 0) {
+        h5_die(s->path, "dataset \"%s\" cannot be read at sample %lld: the file is damaged", name, sample);
+    }
+    H5Sclose(memory);
+    H5Sclose(space);
+}
+
+static void read_latent(const ShardFile *s, int64_t dataset, const char *name, long long sample, float *into) {
+    if (!into) { return; }
+    if (dataset < 0) { die("%s: dataset \"%s\" was not encoded (see encode --targets)", s->path, name); }
+    hsize_t row[3] = {(hsize_t)s->info.height, (hsize_t)s->info.width, (hsize_t)s->info.channels};
+    size_t size = (size_t)(row[0] * row[1] * row[2]);
+    _Float16 *half = xmalloc(size * sizeof *half);
+    read_sample(s, dataset, name, h5_half(), sample, 4, row, half);
+    for (size_t i = 0; i < size; i++) { into[i] = (float)half[i]; }
+    free(half);
+}
+
+void shard_read(const ShardFile *s, long long sample, ShardSample *into) {
+    h5_enter();
+    read_latent(s, s->image_latent, "image_latent", sample, into->image_latent);
+    read_latent(s, s->target_overlay, "target_overlay", sample, into->target_overlay);
+    read_latent(s, s->target_mask, "target_mask", sample, into->target_mask);
+    if (into->mask) {
+        hsize_t row[2] = {(hsize_t)s->info.resolution, (hsize_t)((s->info.resolution + 7) / 8)};
+        read_sample(s, s->mask, "mask", H5T_STD_U8LE, sample, 3, row, into->mask);
+    }
+    h5_leave();
+    into->class_index = s->class_index[sample];
+    into->image_id = s->image_id[sample];
+    memcpy(into->crop, s->crop + 3 * sample, sizeof into->crop);
+    into->area = s->area[sample];
+}
+
+void shard_close(ShardFile *s) {
+    h5_enter();
+    H5Dclose(s->image_latent);
+    if (s->target_overlay >= 0) { H5Dclose(s->target_overlay); }
+    if (s->target_mask >= 0) { H5Dclose(s->target_mask); }
+    H5Dclose(s->mask);
+    H5Fclose(s->file);
+    h5_leave();
+    free(s->class_index);
+    free(s->image_id);
+    free(s->crop);
+    free(s->area);
+    free(s->dropped_image);
+    free(s->dropped_reason);
+    shard_info_free(&s->info);
+    free(s->path);
+    *s = (ShardFile){0};
+}

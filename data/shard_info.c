@@ -1,0 +1,286 @@
+// The attributes of a shard, from one table: written, read, compared.
+#include "data/shard_info.h"
+#include "util/error.h"
+#include <stddef.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+typedef enum { TEXT, INT, INT3, LONG, DOUBLE, TARGETS } Kind;
+
+typedef struct {
+    const char *name;
+    Kind kind;
+    size_t offset, size;
+    bool agrees; // has one value in a whole folder
+} Attribute;
+
+#define ATTRIBUTE(name, kind, agrees)                                                                                  \
+    { #name, kind, offsetof(ShardInfo, name), sizeof(((ShardInfo *)0)->name), agrees }
+static const Attribute attributes[] = {
+    ATTRIBUTE(split, TEXT, true),          ATTRIBUTE(source, TEXT, true),
+    ATTRIBUTE(vae_sha256, TEXT, true),     ATTRIBUTE(annotations_sha256, TEXT, true),
+    ATTRIBUTE(precision, TEXT, true),      ATTRIBUTE(version, TEXT, true),
+    ATTRIBUTE(resolution, INT, true),      ATTRIBUTE(color, INT3, true),
+    ATTRIBUTE(alpha, DOUBLE, true),        ATTRIBUTE(outline, DOUBLE, true),
+    ATTRIBUTE(absent, DOUBLE, true),       ATTRIBUTE(min_side, INT, true),
+    ATTRIBUTE(passes, INT, true),          ATTRIBUTE(seed, LONG, true),
+    ATTRIBUTE(targets, TARGETS, true),     ATTRIBUTE(pass, INT, false),
+    ATTRIBUTE(first_picture, LONG, false), ATTRIBUTE(pictures, LONG, false),
+};
+enum { ATTRIBUTES = sizeof attributes / sizeof *attributes };
+
+static const char *const target_names[] = {"", "overlay", "mask", "overlay,mask"}; // by TARGET_ bits
+
+void shard_info_classes(ShardInfo *info, int count, const char *const *names) {
+    info->class_count = count;
+    info->classes = xcalloc((size_t)count, sizeof *info->classes);
+    info->trained = xcalloc((size_t)count, 1);
+    info->drawn = xcalloc((size_t)count, 1);
+    for (int i = 0; i < count; i++) { info->classes[i] = xstrdup(names[i]); }
+}
+
+ShardInfo shard_info_copy(const ShardInfo *info) {
+    ShardInfo copy = *info;
+    shard_info_classes(&copy, info->class_count, (const char *const *)info->classes);
+    memcpy(copy.trained, info->trained, (size_t)info->class_count);
+    memcpy(copy.drawn, info->drawn, (size_t)info->class_count);
+    return copy;
+}
+
+void shard_info_free(ShardInfo *info) {
+    for (int i = 0; i < info->class_count; i++) { free(info->classes[i]); }
+    free(info->classes);
+    free(info->trained);
+    free(info->drawn);
+    *info = (ShardInfo){0};
+}
+
+static void attribute_text(const ShardInfo *info, const Attribute *a, char text[128]) {
+    const void *field = (const char *)info + a->offset;
+    const int *ints = field;
+    switch (a->kind) {
+    case TEXT:
+        snprintf(text, 128, "\"%s\"", (const char *)field);
+        break;
+    case INT:
+        snprintf(text, 128, "%d", *ints);
+        break;
+    case INT3:
+        snprintf(text, 128, "%d,%d,%d", ints[0], ints[1], ints[2]);
+        break;
+    case LONG:
+        snprintf(text, 128, "%lld", *(const long long *)field);
+        break;
+    case DOUBLE:
+        snprintf(text, 128, "%.9g", *(const double *)field);
+        break;
+    case TARGETS:
+        snprintf(text, 128, "\"%s\"", target_names[*ints & 3]);
+        break;
+    }
+}
+
+static bool classes_differ(const ShardInfo *a, const ShardInfo *b, char a_text[128], char b_text[128]) {
+    snprintf(a_text, 128, "%d names", a->class_count);
+    snprintf(b_text, 128, "%d names", b->class_count);
+    if (a->class_count != b->class_count) { return true; }
+    for (int i = 0; i < a->class_count; i++) {
+        snprintf(a_text, 128, "\"%s\" at %d", a->classes[i], i);
+        snprintf(b_text, 128, "\"%s\" at %d", b->classes[i], i);
+        if (strcmp(a->classes[i], b->classes[i]) != 0) { return true; }
+    }
+    return false;
+}
+
+static bool flags_differ(const ShardInfo *a, const uint8_t *a_flags, const uint8_t *b_flags, char a_text[128],
+                         char b_text[128]) {
+    for (int i = 0; i < a->class_count; i++) {
+        snprintf(a_text, 128, "%d for \"%s\"", a_flags[i], a->classes[i]);
+        snprintf(b_text, 128, "%d for \"%s\"", b_flags[i], a->classes[i]);
+        if (a_flags[i] != b_flags[i]) { return true; }
+    }
+    return false;
+}
+
+const char *shard_info_difference(const ShardInfo *a, const ShardInfo *b, char a_text[128], char b_text[128]) {
+    for (int i = 0; i < ATTRIBUTES; i++) {
+        if (!attributes[i].agrees) { continue; }
+        attribute_text(a, &attributes[i], a_text);
+        attribute_text(b, &attributes[i], b_text);
+        if (strcmp(a_text, b_text) != 0) { return attributes[i].name; }
+    }
+    if (classes_differ(a, b, a_text, b_text)) { return "classes"; }
+    if (flags_differ(a, a->trained, b->trained, a_text, b_text)) { return "trained"; }
+    if (flags_differ(a, a->drawn, b->drawn, a_text, b_text)) { return "drawn"; }
+    snprintf(a_text, 128, "(%d, %d, %d)", a->height, a->width, a->channels);
+    snprintf(b_text, 128, "(%d, %d, %d)", b->height, b->width, b->channels);
+    return strcmp(a_text, b_text) != 0 ? "shape of the latents" : NULL;
+}
+
+// FNV-1a over all texts. Variable-length strings are the one part of the file that HDF5 does not checksum.
+static uint32_t texts_checksum(const ShardInfo *info) {
+    uint32_t hash = 2166136261u;
+    char text[128];
+    for (int i = 0; i < ATTRIBUTES + info->class_count; i++) {
+        if (i < ATTRIBUTES) { attribute_text(info, &attributes[i], text); }
+        for (const char *p = i < ATTRIBUTES ? text : info->classes[i - ATTRIBUTES]; *p; p++) {
+            hash = (hash ^ (uint8_t)*p) * 16777619u;
+        }
+    }
+    return hash;
+}
+
+static hid_t text_type(void) {
+    hid_t type = H5Tcopy(H5T_C_S1);
+    H5Tset_size(type, H5T_VARIABLE);
+    H5Tset_cset(type, H5T_CSET_UTF8);
+    return type;
+}
+
+static void put(hid_t file, const char *name, hid_t stored, hid_t given, int count, const void *values) {
+    hsize_t dims[1] = {(hsize_t)count};
+    hid_t space = count ? H5Screate_simple(1, dims, NULL) : H5Screate(H5S_SCALAR); // count 0: one value, no list
+    hid_t attribute = H5Acreate2(file, name, stored, space, H5P_DEFAULT, H5P_DEFAULT);
+    if (attribute < 0 || H5Awrite(attribute, given, values) < 0) { h5_die(name, "this attribute cannot be written"); }
+    H5Aclose(attribute);
+    H5Sclose(space);
+}
+
+void shard_info_write(const ShardInfo *info, hid_t file) {
+    hid_t text = text_type();
+    for (int i = 0; i < ATTRIBUTES; i++) {
+        const Attribute *a = &attributes[i];
+        const void *field = (const char *)info + a->offset;
+        const char *words = a->kind == TARGETS ? target_names[info->targets & 3] : field;
+        switch (a->kind) {
+        case TEXT:
+        case TARGETS:
+            put(file, a->name, text, text, 0, &words);
+            break;
+        case INT:
+            put(file, a->name, H5T_STD_I32LE, H5T_NATIVE_INT, 0, field);
+            break;
+        case INT3:
+            put(file, a->name, H5T_STD_I32LE, H5T_NATIVE_INT, 3, field);
+            break;
+        case LONG:
+            put(file, a->name, H5T_STD_I64LE, H5T_NATIVE_LLONG, 0, field);
+            break;
+        case DOUBLE:
+            put(file, a->name, H5T_IEEE_F64LE, H5T_NATIVE_DOUBLE, 0, field);
+            break;
+        }
+    }
+    put(file, "classes", text, text, info->class_count, info->classes);
+    put(file, "trained", H5T_STD_U8LE, H5T_NATIVE_UINT8, info->class_count, info->trained);
+    put(file, "drawn", H5T_STD_U8LE, H5T_NATIVE_UINT8, info->class_count, info->drawn);
+    uint32_t checksum = texts_checksum(info);
+    put(file, "texts_checksum", H5T_STD_U32LE, H5T_NATIVE_UINT32, 0, &checksum);
+    H5Tclose(text);
+}
+
+// Opens an attribute of `count` values (0: one, no list; -1: a list of any length, which is returned in *length).
+static hid_t find(const char *path, hid_t file, const char *name, H5T_class_t class, int count, int *length) {
+    if (H5Aexists(file, name) <= 0) {
+        die("%s: attribute \"%s\" is missing: not a shard of `cocogold encode`", path, name);
+    }
+    hid_t attribute = H5Aopen(file, name, H5P_DEFAULT);
+    if (attribute < 0) { h5_die(path, "attribute \"%s\" cannot be opened", name); }
+    hid_t type = H5Aget_type(attribute), space = H5Aget_space(attribute);
+    bool right = H5Tget_class(type) == class && (class != H5T_STRING || H5Tis_variable_str(type) > 0);
+    if (!right) {
+        die("%s: attribute \"%s\" has the wrong type, expected %s", path, name,
+            class == H5T_STRING  ? "variable-length text"
+            : class == H5T_FLOAT ? "float"
+                                 : "integer");
+    }
+    hsize_t dims[H5S_MAX_RANK] = {0};
+    int rank = H5Sget_simple_extent_dims(space, dims, NULL);
+    if (rank != (count != 0) || (count > 0 && (int)dims[0] != count) ||
+        (count < 0 && (dims[0] < 1 || dims[0] > 32767))) {
+        die("%s: attribute \"%s\" has the wrong number of values", path, name);
+    }
+    if (length) { *length = (int)dims[0]; }
+    H5Sclose(space);
+    H5Tclose(type);
+    return attribute;
+}
+
+static void get(const char *path, hid_t file, const char *name, H5T_class_t class, hid_t given, int count,
+                void *values) {
+    hid_t attribute = find(path, file, name, class, count, NULL);
+    if (H5Aread(attribute, given, values) < 0) { h5_die(path, "attribute \"%s\" cannot be read", name); }
+    H5Aclose(attribute);
+}
+
+static void get_text(const char *path, hid_t file, const Attribute *a, hid_t text, ShardInfo *info) {
+    char *words = NULL, *field = (char *)info + a->offset;
+    get(path, file, a->name, H5T_STRING, text, 0, &words);
+    if (a->kind == TARGETS) {
+        for (info->targets = 3; info->targets && strcmp(words ? words : "", target_names[info->targets]) != 0;) {
+            info->targets--;
+        }
+        if (!info->targets) {
+            die("%s: attribute \"targets\" is \"%s\", expected overlay, mask or overlay,mask", path, words);
+        }
+    } else {
+        if (!words || strlen(words) >= a->size) { die("%s: attribute \"%s\" is too long", path, a->name); }
+        snprintf(field, a->size, "%s", words);
+    }
+    H5free_memory(words);
+}
+
+static void get_classes(const char *path, hid_t file, hid_t text, ShardInfo *info) {
+    int count;
+    hid_t attribute = find(path, file, "classes", H5T_STRING, -1, &count);
+    char **names = xcalloc((size_t)count, sizeof *names);
+    if (H5Aread(attribute, text, names) < 0) { h5_die(path, "attribute \"classes\" cannot be read"); }
+    for (int i = 0; i < count; i++) {
+        if (!names[i]) { die("%s: attribute \"classes\" has no name at index %d", path, i); }
+    }
+    shard_info_classes(info, count, (const char *const *)names);
+    for (int i = 0; i < count; i++) { H5free_memory(names[i]); }
+    free(names);
+    H5Aclose(attribute);
+    get(path, file, "trained", H5T_INTEGER, H5T_NATIVE_UINT8, count, info->trained);
+    get(path, file, "drawn", H5T_INTEGER, H5T_NATIVE_UINT8, count, info->drawn);
+}
+
+ShardInfo shard_info_read(const char *path, hid_t file) {
+    ShardInfo info = {0};
+    hid_t text = text_type();
+    for (int i = 0; i < ATTRIBUTES; i++) {
+        const Attribute *a = &attributes[i];
+        void *field = (char *)&info + a->offset;
+        switch (a->kind) {
+        case TEXT:
+        case TARGETS:
+            get_text(path, file, a, text, &info);
+            break;
+        case INT:
+            get(path, file, a->name, H5T_INTEGER, H5T_NATIVE_INT, 0, field);
+            break;
+        case INT3:
+            get(path, file, a->name, H5T_INTEGER, H5T_NATIVE_INT, 3, field);
+            break;
+        case LONG:
+            get(path, file, a->name, H5T_INTEGER, H5T_NATIVE_LLONG, 0, field);
+            break;
+        case DOUBLE:
+            get(path, file, a->name, H5T_FLOAT, H5T_NATIVE_DOUBLE, 0, field);
+            break;
+        }
+    }
+    get_classes(path, file, text, &info);
+    uint32_t checksum;
+    get(path, file, "texts_checksum", H5T_INTEGER, H5T_NATIVE_UINT32, 0, &checksum);
+    if (checksum != texts_checksum(&info)) {
+        die("%s: attribute \"texts_checksum\" does not match the other attributes: the file is damaged", path);
+    }
+    if (info.resolution < 1 || info.resolution > 1 << 15) {
+        die("%s: attribute \"resolution\" is %d, expected 1 to 32768", path, info.resolution);
+    }
+    H5Tclose(text);
+    return info;
+}

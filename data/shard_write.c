@@ -1,0 +1,175 @@
+// Writing a shard: samples are collected in memory, the HDF5 file is built in memory (core driver), and its bytes go
+// to disk as every file of ours does. A full disk is then an error of write(), not of HDF5.
+#include "data/h5.h"
+#include "data/shard.h"
+#include "data/shard_info.h"
+#include "util/error.h"
+#include "util/file.h"
+#include <assert.h>
+#include <math.h>
+#include <stdlib.h>
+#include <string.h>
+
+enum { LATENTS = 3 };
+static const char *const latent_names[LATENTS] = {"image_latent", "target_overlay", "target_mask"};
+
+struct ShardWriter {
+    char *path;
+    ShardInfo info;
+    size_t samples, capacity, dropped, dropped_capacity;
+    size_t latent_size, mask_size; // values, bytes of one sample
+    uint16_t *latents[LATENTS];    // fp16; NULL: not asked for
+    uint8_t *mask;
+    int16_t *class_index;
+    int64_t *image_id;
+    int32_t *crop;
+    float *area;
+    int64_t *dropped_image;
+    uint8_t *dropped_reason;
+};
+
+ShardWriter *shard_begin(const char *path, const ShardInfo *info) {
+    ShardWriter *w = xcalloc(1, sizeof *w);
+    w->path = xstrdup(path);
+    w->info = shard_info_copy(info);
+    w->latent_size = (size_t)info->height * (size_t)info->width * (size_t)info->channels;
+    w->mask_size = (size_t)info->resolution * (size_t)((info->resolution + 7) / 8);
+    return w;
+}
+
+static bool wanted(const ShardWriter *w, int latent) { return latent == 0 || (w->info.targets & (1 << (latent - 1))); }
+
+static void grow(ShardWriter *w) {
+    if (w->samples < w->capacity) { return; }
+    w->capacity = w->capacity ? 2 * w->capacity : 64;
+    for (int i = 0; i < LATENTS; i++) {
+        if (wanted(w, i)) { w->latents[i] = xrealloc(w->latents[i], w->capacity * w->latent_size * sizeof(uint16_t)); }
+    }
+    w->mask = xrealloc(w->mask, w->capacity * w->mask_size);
+    w->class_index = xrealloc(w->class_index, w->capacity * sizeof *w->class_index);
+    w->image_id = xrealloc(w->image_id, w->capacity * sizeof *w->image_id);
+    w->crop = xrealloc(w->crop, w->capacity * 3 * sizeof *w->crop);
+    w->area = xrealloc(w->area, w->capacity * sizeof *w->area);
+}
+
+static void to_half(const ShardWriter *w, const char *name, int64_t image_id, const float *from, uint16_t *to) {
+    for (size_t i = 0; i < w->latent_size; i++) {
+        _Float16 half = (_Float16)from[i];
+        if (!isfinite((float)half)) {
+            die("%s: \"%s\" of picture %lld has the value %g, which fp16 cannot hold: is the VAE intact?", w->path,
+                name, (long long)image_id, (double)from[i]);
+        }
+        memcpy(to + i, &half, sizeof half);
+    }
+}
+
+void shard_add(ShardWriter *w, const ShardSample *s) {
+    const float *latents[LATENTS] = {s->image_latent, s->target_overlay, s->target_mask};
+    grow(w);
+    size_t n = w->samples++;
+    for (int i = 0; i < LATENTS; i++) {
+        if (!wanted(w, i)) { continue; }
+        assert(latents[i]);
+        to_half(w, latent_names[i], s->image_id, latents[i], w->latents[i] + n * w->latent_size);
+    }
+    memcpy(w->mask + n * w->mask_size, s->mask, w->mask_size);
+    w->class_index[n] = (int16_t)s->class_index;
+    w->image_id[n] = s->image_id;
+    memcpy(w->crop + 3 * n, s->crop, sizeof s->crop);
+    w->area[n] = s->area;
+}
+
+void shard_drop(ShardWriter *w, int64_t image_id, int reason) {
+    if (w->dropped == w->dropped_capacity) {
+        w->dropped_capacity = w->dropped_capacity ? 2 * w->dropped_capacity : 64;
+        w->dropped_image = xrealloc(w->dropped_image, w->dropped_capacity * sizeof *w->dropped_image);
+        w->dropped_reason = xrealloc(w->dropped_reason, w->dropped_capacity);
+    }
+    w->dropped_image[w->dropped] = image_id;
+    w->dropped_reason[w->dropped++] = (uint8_t)reason;
+}
+
+// A dataset of `rank` axes in chunks of `rows` along the first one, each with a Fletcher-32 checksum.
+static void put(const ShardWriter *w, hid_t file, const char *name, hid_t type, int rank, const hsize_t *dims,
+                hsize_t rows, const void *values) {
+    hsize_t most[4], chunk[4];
+    memcpy(most, dims, (size_t)rank * sizeof *most);
+    memcpy(chunk, dims, (size_t)rank * sizeof *chunk);
+    most[0] = H5S_UNLIMITED; // a chunk may then be larger than the dataset, which may be empty
+    chunk[0] = rows > 0 ? rows : 1;
+    hid_t space = H5Screate_simple(rank, dims, most), properties = H5Pcreate(H5P_DATASET_CREATE);
+    H5Pset_chunk(properties, rank, chunk);
+    H5Pset_fletcher32(properties);
+    H5Pset_obj_track_times(properties, 0); // equal runs give equal bytes
+    hid_t dataset = H5Dcreate2(file, name, type, space, H5P_DEFAULT, properties, H5P_DEFAULT);
+    if (dataset < 0 || (dims[0] && H5Dwrite(dataset, type, H5S_ALL, H5S_ALL, H5P_DEFAULT, values) < 0)) {
+        h5_die(w->path, "dataset \"%s\" cannot be made", name);
+    }
+    H5Dclose(dataset);
+    H5Pclose(properties);
+    H5Sclose(space);
+}
+
+static void put_all(const ShardWriter *w, hid_t file) {
+    const ShardInfo *info = &w->info;
+    hsize_t n = w->samples, d = w->dropped;
+    hsize_t latent[4] = {n, (hsize_t)info->height, (hsize_t)info->width, (hsize_t)info->channels};
+    hsize_t mask[3] = {n, (hsize_t)info->resolution, (hsize_t)((info->resolution + 7) / 8)}, crop[2] = {n, 3};
+    for (int i = 0; i < LATENTS; i++) {
+        if (wanted(w, i)) { put(w, file, latent_names[i], h5_half(), 4, latent, 1, w->latents[i]); }
+    }
+    put(w, file, "mask", H5T_STD_U8LE, 3, mask, 1, w->mask);
+    put(w, file, "class", H5T_STD_I16LE, 1, &n, n, w->class_index);
+    put(w, file, "image_id", H5T_STD_I64LE, 1, &n, n, w->image_id);
+    put(w, file, "crop", H5T_STD_I32LE, 2, crop, n, w->crop);
+    put(w, file, "area", H5T_IEEE_F32LE, 1, &n, n, w->area);
+    put(w, file, "dropped_image", H5T_STD_I64LE, 1, &d, d, w->dropped_image);
+    put(w, file, "dropped_reason", H5T_STD_U8LE, 1, &d, d, w->dropped_reason);
+    shard_info_write(info, file);
+}
+
+// The bytes of the HDF5 file, to be freed by the caller.
+static void *file_image(const ShardWriter *w, size_t *size) {
+    h5_enter();
+    hid_t access = H5Pcreate(H5P_FILE_ACCESS);
+    H5Pset_fapl_core(access, 1 << 20, 0);
+    H5Pset_libver_bounds(access, H5F_LIBVER_V110, H5F_LIBVER_V110); // the format that checksums its metadata
+    hid_t file = H5Fcreate(w->path, H5F_ACC_TRUNC, H5P_DEFAULT, access);
+    if (file < 0) { h5_die(w->path, "the file cannot be built in memory"); }
+    put_all(w, file);
+    H5Fflush(file, H5F_SCOPE_GLOBAL);
+    ssize_t bytes = H5Fget_file_image(file, NULL, 0);
+    void *image = bytes > 0 ? xmalloc((size_t)bytes) : NULL;
+    if (!image || H5Fget_file_image(file, image, (size_t)bytes) != bytes) {
+        h5_die(w->path, "the file cannot be built in memory");
+    }
+    H5Fclose(file);
+    H5Pclose(access);
+    h5_leave();
+    *size = (size_t)bytes;
+    return image;
+}
+
+static void writer_free(ShardWriter *w) {
+    for (int i = 0; i < LATENTS; i++) { free(w->latents[i]); }
+    free(w->mask);
+    free(w->class_index);
+    free(w->image_id);
+    free(w->crop);
+    free(w->area);
+    free(w->dropped_image);
+    free(w->dropped_reason);
+    shard_info_free(&w->info);
+    free(w->path);
+    free(w);
+}
+
+void shard_commit(ShardWriter *w) {
+    size_t size;
+    void *bytes = file_image(w, &size);
+    atomic_write(w->path, bytes, size);
+    free(bytes);
+    writer_free(w);
+}
+
+void shard_abandon(ShardWriter *w) { writer_free(w); }
