@@ -34,7 +34,8 @@ typedef struct {
     int color[3];                   // 0..255, of the painted mask
     double alpha, outline;          // opacity of the paint; width of the outline in px at 512 px (0: exact masks)
     double absent;                  // share of samples that ask for a class that is not in the picture
-    int min_side, passes;           // smaller pictures are dropped; passes that the whole encoding has
+    int min_side;                   // pictures with a shorter side were dropped
+    int passes, shards;             // that the whole encoding has
     long long seed;
     int targets;                       // TARGET_ bits
     int height, width, channels;       // h, w, C of the latents

@@ -18,15 +18,16 @@ typedef struct {
 #define ATTRIBUTE(name, kind, agrees)                                                                                  \
     { #name, kind, offsetof(ShardInfo, name), sizeof(((ShardInfo *)0)->name), agrees }
 static const Attribute attributes[] = {
-    ATTRIBUTE(split, TEXT, true),          ATTRIBUTE(source, TEXT, true),
-    ATTRIBUTE(vae_sha256, TEXT, true),     ATTRIBUTE(annotations_sha256, TEXT, true),
-    ATTRIBUTE(precision, TEXT, true),      ATTRIBUTE(version, TEXT, true),
-    ATTRIBUTE(resolution, INT, true),      ATTRIBUTE(color, INT3, true),
-    ATTRIBUTE(alpha, DOUBLE, true),        ATTRIBUTE(outline, DOUBLE, true),
-    ATTRIBUTE(absent, DOUBLE, true),       ATTRIBUTE(min_side, INT, true),
-    ATTRIBUTE(passes, INT, true),          ATTRIBUTE(seed, LONG, true),
-    ATTRIBUTE(targets, TARGETS, true),     ATTRIBUTE(pass, INT, false),
-    ATTRIBUTE(first_picture, LONG, false), ATTRIBUTE(pictures, LONG, false),
+    ATTRIBUTE(split, TEXT, true),      ATTRIBUTE(source, TEXT, true),
+    ATTRIBUTE(vae_sha256, TEXT, true), ATTRIBUTE(annotations_sha256, TEXT, true),
+    ATTRIBUTE(precision, TEXT, true),  ATTRIBUTE(version, TEXT, true),
+    ATTRIBUTE(resolution, INT, true),  ATTRIBUTE(color, INT3, true),
+    ATTRIBUTE(alpha, DOUBLE, true),    ATTRIBUTE(outline, DOUBLE, true),
+    ATTRIBUTE(absent, DOUBLE, true),   ATTRIBUTE(min_side, INT, true),
+    ATTRIBUTE(passes, INT, true),      ATTRIBUTE(shards, INT, true),
+    ATTRIBUTE(seed, LONG, true),       ATTRIBUTE(targets, TARGETS, true),
+    ATTRIBUTE(pass, INT, false),       ATTRIBUTE(first_picture, LONG, false),
+    ATTRIBUTE(pictures, LONG, false),
 };
 enum { ATTRIBUTES = sizeof attributes / sizeof *attributes };
 

@@ -1,0 +1,291 @@
+#include "data/loader.h"
+#include "util/error.h"
+#include "util/file.h"
+#include "util/philox.h"
+#include "util/progress.h"
+#include <assert.h>
+#include <dirent.h>
+#include <pthread.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/resource.h>
+
+// ---- the set of shards
+
+// The number in "SPLIT-00012.h5", or -1 for other names.
+static int shard_number(const char *name, const char *split) {
+    size_t length = strlen(split);
+    int number, end = 0;
+    if (strncmp(name, split, length) != 0) { return -1; }
+    if (sscanf(name + length, "-%5d.h5%n", &number, &end) != 1 || strlen(name) != length + 9 || end != 9) { return -1; }
+    return number;
+}
+
+static int count_shards(const char *folder, const char *split) {
+    DIR *entries = opendir(folder);
+    if (!entries) { die("%s: is no folder, expected one written by `cocogold encode`", folder); }
+    int count = 0;
+    for (struct dirent *e; (e = readdir(entries));) { count += shard_number(e->d_name, split) >= 0; }
+    closedir(entries);
+    if (!count) {
+        die("%s: holds no shard %s-00000.h5: expected a folder written by `cocogold encode`", folder, split);
+    }
+    return count;
+}
+
+// All shards stay open; the usual limit of 1024 files is soft.
+static void allow_open_files(int count) {
+    struct rlimit limit;
+    rlim_t wanted = (rlim_t)count + 256;
+    if (getrlimit(RLIMIT_NOFILE, &limit) != 0 || limit.rlim_cur >= wanted) { return; }
+    limit.rlim_cur = limit.rlim_max < wanted ? limit.rlim_max : wanted;
+    setrlimit(RLIMIT_NOFILE, &limit);
+}
+
+static void check_agreement(const ShardFile *first, const ShardFile *shard) {
+    char a[128], b[128];
+    const char *name = shard_info_difference(&first->info, &shard->info, a, b);
+    if (!name) { return; }
+    die("%s: attribute \"%s\" is %s, but %s has %s: shards of one folder must come from one encoding", shard->path,
+        name, b, first->path, a);
+}
+
+ShardSet shards_open(const char *folder, const char *split) {
+    int count = count_shards(folder, split);
+    ShardSet set = {.folder = xstrdup(folder), .count = count};
+    set.shards = xcalloc((size_t)count, sizeof *set.shards);
+    set.first = xcalloc((size_t)count + 1, sizeof *set.first);
+    allow_open_files(count);
+    for (int i = 0; i < count; i++) {
+        char *path = xprintf("%s/%s-%05d.h5", folder, split, i);
+        if (!file_exists(path)) { die("%s: is missing among %d shards: run `cocogold encode` again", path, count); }
+        set.shards[i] = shard_open(path);
+        check_agreement(&set.shards[0], &set.shards[i]);
+        set.first[i + 1] = set.first[i] + set.shards[i].samples;
+        free(path);
+    }
+    set.samples = set.first[count];
+    set.info = shard_info_copy(&set.shards[0].info);
+    if (count != set.info.shards) {
+        die("%s: holds %d of the %d shards of the encoding: run `cocogold encode` again to finish it", folder, count,
+            set.info.shards);
+    }
+    return set;
+}
+
+void shards_close(ShardSet *set) {
+    for (int i = 0; i < set->count; i++) { shard_close(&set->shards[i]); }
+    shard_info_free(&set->info);
+    free(set->shards);
+    free(set->first);
+    free(set->folder);
+    *set = (ShardSet){0};
+}
+
+// The shard that holds sample i.
+static int shard_of(const ShardSet *set, long long i) {
+    assert(i >= 0 && i < set->samples);
+    int low = 0, high = set->count - 1;
+    while (low < high) {
+        int middle = (low + high + 1) / 2;
+        if (set->first[middle] <= i) {
+            low = middle;
+        } else {
+            high = middle - 1;
+        }
+    }
+    return low;
+}
+
+void shards_read(const ShardSet *set, long long i, ShardSample *into) {
+    int k = shard_of(set, i);
+    shard_read(&set->shards[k], i - set->first[k], into);
+}
+
+int shards_class(const ShardSet *set, long long i) {
+    int k = shard_of(set, i);
+    return set->shards[k].class_index[i - set->first[k]];
+}
+
+uint8_t *shards_classes(const ShardSet *set, const char *names) {
+    const ShardInfo *info = &set->info;
+    uint8_t *keep = xcalloc((size_t)info->class_count, 1);
+    char *list = xstrdup(names), *rest = list;
+    for (char *name; (name = strsep(&rest, ","));) {
+        name += strspn(name, " ");
+        int c = 0;
+        while (c < info->class_count && strcmp(info->classes[c], name) != 0) { c++; }
+        if (c == info->class_count) { die("%s: the shards have no class \"%s\"", set->folder, name); }
+        if (!info->drawn[c]) { die("%s: class \"%s\" was not encoded (see encode --classes)", set->folder, name); }
+        keep[c] = 1;
+    }
+    free(list);
+    return keep;
+}
+
+// ---- the shuffled stream
+
+void loader_permutation(uint64_t seed, long long epoch, long long n, int64_t *order) {
+    Random random = random_begin(seed, PHILOX_SHUFFLE, (uint32_t)epoch, 0);
+    for (long long i = 0; i < n; i++) { order[i] = i; }
+    for (long long i = n - 1; i > 0; i--) { // Fisher and Yates
+        long long j = random_below(&random, (uint32_t)(i + 1));
+        int64_t swapped = order[i];
+        order[i] = order[j];
+        order[j] = swapped;
+    }
+}
+
+enum { DEPTH = 4 }; // micro-batches read ahead
+
+struct Loader {
+    const ShardSet *set;
+    LoaderOptions options;
+    size_t latent_size;
+    int64_t *kept, *order; // (n) stored indices after the filter; permutation of the epoch that the thread is in
+    long long n, epoch;
+    double waited;
+    LoaderBatch slots[DEPTH];
+    pthread_t thread;
+    pthread_mutex_t lock;
+    pthread_cond_t changed;
+    long long filled, taken; // micro-batches so far; the slot is the number modulo DEPTH
+    bool stop;
+};
+
+// The micro-batches' positions grow, so the permutation is made anew once an epoch.
+static int64_t stored_at(Loader *l, long long position) {
+    long long epoch = position / l->n;
+    if (epoch != l->epoch) {
+        l->epoch = epoch;
+        loader_permutation(l->options.seed, epoch, l->n, l->order);
+    }
+    return l->kept[l->order[position % l->n]];
+}
+
+static void fill(Loader *l, long long number, LoaderBatch *batch) {
+    const LoaderOptions *o = &l->options;
+    long long position = o->start + (number * o->world + o->rank) * o->rows;
+    for (int row = 0; row < o->rows; row++, position++) {
+        float *image = batch->image_latent + (size_t)row * l->latent_size;
+        float *target = batch->target_latent + (size_t)row * l->latent_size;
+        ShardSample s = {.image_latent = image};
+        if (o->target == TARGET_OVERLAY) {
+            s.target_overlay = target;
+        } else {
+            s.target_mask = target;
+        }
+        batch->position[row] = position;
+        batch->sample[row] = stored_at(l, position);
+        shards_read(l->set, batch->sample[row], &s);
+        batch->class_index[row] = s.class_index;
+    }
+}
+
+static void *prefetch(void *argument) {
+    Loader *l = argument;
+    for (;;) {
+        pthread_mutex_lock(&l->lock);
+        while (!l->stop && l->filled - l->taken == DEPTH) { pthread_cond_wait(&l->changed, &l->lock); }
+        bool stop = l->stop;
+        long long number = l->filled;
+        pthread_mutex_unlock(&l->lock);
+        if (stop) { return NULL; }
+        fill(l, number, &l->slots[number % DEPTH]);
+        pthread_mutex_lock(&l->lock);
+        l->filled++;
+        pthread_cond_signal(&l->changed);
+        pthread_mutex_unlock(&l->lock);
+    }
+}
+
+static void keep_classes(Loader *l) {
+    const ShardSet *set = l->set;
+    const uint8_t *keep = l->options.keep;
+    l->kept = xmalloc((size_t)(set->samples + 1) * sizeof *l->kept);
+    for (long long i = 0; i < set->samples; i++) {
+        if (!keep || keep[shards_class(set, i)]) { l->kept[l->n++] = i; }
+    }
+    if (!l->n) { die("%s: the shards hold no sample of the classes asked for", set->folder); }
+    if (keep && l->n < set->samples) {
+        warn(
+            "%s: the class filter keeps %lld of %lld samples; this is not the distribution of encoding with that list, "
+            "where a picture's other classes are never drawn",
+            set->folder, l->n, set->samples);
+    }
+}
+
+Loader *loader_open(const ShardSet *set, const LoaderOptions *options) {
+    assert(options->rows > 0 && options->world > 0 && options->rank >= 0 && options->rank < options->world);
+    if (!(set->info.targets & options->target)) {
+        die("%s: the shards have no \"%s\" (see encode --targets)", set->folder,
+            options->target == TARGET_OVERLAY ? "target_overlay" : "target_mask");
+    }
+    Loader *l = xcalloc(1, sizeof *l);
+    l->set = set;
+    l->options = *options;
+    l->latent_size = (size_t)set->info.height * (size_t)set->info.width * (size_t)set->info.channels;
+    l->epoch = -1;
+    keep_classes(l);
+    l->order = xmalloc((size_t)l->n * sizeof *l->order);
+    size_t rows = (size_t)options->rows;
+    for (int i = 0; i < DEPTH; i++) {
+        LoaderBatch *b = &l->slots[i];
+        b->image_latent = xmalloc(rows * l->latent_size * sizeof(float));
+        b->target_latent = xmalloc(rows * l->latent_size * sizeof(float));
+        b->class_index = xmalloc(rows * sizeof *b->class_index);
+        b->position = xmalloc(rows * sizeof *b->position);
+        b->sample = xmalloc(rows * sizeof *b->sample);
+    }
+    pthread_mutex_init(&l->lock, NULL);
+    pthread_cond_init(&l->changed, NULL);
+    if (pthread_create(&l->thread, NULL, prefetch, l) != 0) { die("the loader's thread cannot be started"); }
+    return l;
+}
+
+static void copy(void *to, const void *from, size_t bytes) {
+    if (to) { memcpy(to, from, bytes); }
+}
+
+void loader_next(Loader *l, LoaderBatch *batch) {
+    double began = now_seconds();
+    pthread_mutex_lock(&l->lock);
+    while (l->filled == l->taken) { pthread_cond_wait(&l->changed, &l->lock); }
+    pthread_mutex_unlock(&l->lock);
+    l->waited += now_seconds() - began;
+    const LoaderBatch *slot = &l->slots[l->taken % DEPTH];
+    size_t rows = (size_t)l->options.rows, latents = rows * l->latent_size * sizeof(float);
+    copy(batch->image_latent, slot->image_latent, latents);
+    copy(batch->target_latent, slot->target_latent, latents);
+    copy(batch->class_index, slot->class_index, rows * sizeof *slot->class_index);
+    copy(batch->position, slot->position, rows * sizeof *slot->position);
+    copy(batch->sample, slot->sample, rows * sizeof *slot->sample);
+    pthread_mutex_lock(&l->lock);
+    l->taken++;
+    pthread_cond_signal(&l->changed);
+    pthread_mutex_unlock(&l->lock);
+}
+
+long long loader_samples(const Loader *loader) { return loader->n; }
+double loader_waited(const Loader *loader) { return loader->waited; }
+
+void loader_close(Loader *l) {
+    pthread_mutex_lock(&l->lock);
+    l->stop = true;
+    pthread_cond_signal(&l->changed);
+    pthread_mutex_unlock(&l->lock);
+    pthread_join(l->thread, NULL);
+    for (int i = 0; i < DEPTH; i++) {
+        free(l->slots[i].image_latent);
+        free(l->slots[i].target_latent);
+        free(l->slots[i].class_index);
+        free(l->slots[i].position);
+        free(l->slots[i].sample);
+    }
+    pthread_mutex_destroy(&l->lock);
+    pthread_cond_destroy(&l->changed);
+    free(l->kept);
+    free(l->order);
+    free(l);
+}
