@@ -1,0 +1,213 @@
+#include "train/checkpoint.h"
+#include "model/safetensors.h"
+#include "util/error.h"
+#include "util/file.h"
+#include <dirent.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+static int checkpoint_step(const char *name) { // -1 unless NAME is checkpoint-DIGITS
+    int step = -1, used = 0;
+    return sscanf(name, "checkpoint-%d%n", &step, &used) == 1 && name[used] == 0 ? step : -1;
+}
+
+// Calls visit for every entry of the folder that begins with "checkpoint-".
+static void each_checkpoint(const char *out, void (*visit)(const char *path, const char *name, void *data), void *data) {
+    DIR *folder = opendir(out);
+    for (struct dirent *e; folder && (e = readdir(folder));) {
+        if (strncmp(e->d_name, "checkpoint-", 11) != 0) { continue; }
+        char *path = xprintf("%s/%s", out, e->d_name);
+        visit(path, e->d_name, data);
+        free(path);
+    }
+    if (folder) { closedir(folder); }
+}
+
+typedef struct {
+    int *steps, count;
+} StepList;
+
+static void collect(const char *path, const char *name, void *data) {
+    StepList *list = data;
+    char *state = xprintf("%s/trainer/state.json", path);
+    if (checkpoint_step(name) >= 0 && file_exists(state)) {
+        list->steps = xrealloc(list->steps, (size_t)(list->count + 1) * sizeof(int));
+        list->steps[list->count++] = checkpoint_step(name);
+    }
+    free(state);
+}
+
+static int descending(const void *a, const void *b) { return *(const int *)b - *(const int *)a; }
+
+char *checkpoint_newest(const char *out, int *step) {
+    StepList list = {0};
+    each_checkpoint(out, collect, &list);
+    *step = -1;
+    for (int i = 0; i < list.count; i++) { *step = list.steps[i] > *step ? list.steps[i] : *step; }
+    free(list.steps);
+    return *step < 0 ? NULL : xprintf("%s/checkpoint-%06d", out, *step);
+}
+
+static void remove_leftover(const char *path, const char *name, void *data) { // of a run that was killed while saving
+    (void)data;
+    if (checkpoint_step(name) < 0) { remove_tree(path); }
+}
+
+static void remove_old(const TrainOptions *o) {
+    each_checkpoint(o->out, remove_leftover, NULL);
+    StepList list = {0};
+    each_checkpoint(o->out, collect, &list);
+    qsort(list.steps, (size_t)list.count, sizeof(int), descending);
+    for (int i = o->checkpoints_total_limit; o->checkpoints_total_limit > 0 && i < list.count; i++) {
+        char *path = xprintf("%s/checkpoint-%06d", o->out, list.steps[i]);
+        remove_tree(path);
+        free(path);
+    }
+    free(list.steps);
+}
+
+// The flat host array of one part from a device buffer of all parts.
+static float *download(const float *device, size_t first, size_t count, Device *dev) {
+    float *host = xmalloc(count * sizeof(float));
+    device_copy(dev, host, device + first, count * sizeof(float), false);
+    device_sync(dev);
+    return host;
+}
+
+static void write_module(const Trained *t, const float *flat, const char *folder, Device *dev) {
+    make_folders(folder);
+    char *config = xprintf("%s/config.json", folder), *file = xprintf("%s/%s", folder, t->file);
+    if (t->unet_config) { unet_config_write(t->unet_config, config); }
+    if (t->vae_config) { vae_config_write(t->vae_config, config); }
+    float *hosts[2] = {0};
+    size_t first = 0;
+    for (int i = 0; i < t->count; first += t->params[i++]->total) { hosts[i] = download(flat, first, t->params[i]->total, dev); }
+    weights_write(t->params, (const float *const *)hosts, t->count, file);
+    for (int i = 0; i < t->count; i++) { free(hosts[i]); }
+    free(config);
+    free(file);
+}
+
+enum { PIECE = 1 << 22 }; // floats that pass through the host at a time
+
+static void write_moments(const Optimizer *p, const char *path, Device *dev) {
+    SafetensorsWriter *w = safetensors_writer(path);
+    int64_t shape[] = {(int64_t)p->total};
+    safetensors_declare(w, "exp_avg", DTYPE_F32, 1, shape);
+    safetensors_declare(w, "exp_avg_sq", DTYPE_F32, 1, shape);
+    const float *arrays[] = {p->m, p->v};
+    for (int a = 0; a < 2; a++) {
+        for (size_t i = 0; i < p->total; i += PIECE) {
+            size_t count = p->total - i < PIECE ? p->total - i : PIECE;
+            float *piece = download(arrays[a], i, count, dev);
+            safetensors_write(w, piece, count * sizeof(float));
+            free(piece);
+        }
+    }
+    safetensors_finish(w);
+}
+
+static void write_state(const TrainOptions *o, int step, const Optimizer *p, const char *path) {
+    yajl_gen gen = json_writer();
+    yajl_gen_map_open(gen);
+    json_put_integer(gen, "step", step);
+    json_put_integer(gen, "skipped", p->skipped);
+    json_put_integer(gen, "samples", (long long)step * o->train_batch_size * o->gradient_accumulation_steps);
+    json_key(gen, "options");
+    yajl_gen_map_open(gen);
+    train_options_put(o, gen);
+    yajl_gen_map_close(gen);
+    yajl_gen_map_close(gen);
+    json_write(gen, path);
+}
+
+char *checkpoint_save(const TrainOptions *o, const char *base, int step, const Trained *t, const Optimizer *p, Device *dev) {
+    char *path = xprintf("%s/checkpoint-%06d", o->out, step), *work = xprintf("%s.tmp-%ld", path, (long)getpid());
+    remove_tree(work);
+    cleanup_add(work);
+    pipeline_link(base, work, t->module);
+    char *name = xprintf("%s/%s", work, t->module);
+    write_module(t, p->master, name, dev);
+    free(name);
+    if (p->ema) {
+        name = xprintf("%s/%s_ema", work, t->module);
+        remove_tree(name);
+        write_module(t, p->ema, name, dev);
+        free(name);
+    }
+    name = xprintf("%s/trainer", work);
+    remove_tree(name);
+    make_folders(name);
+    free(name);
+    name = xprintf("%s/trainer/optimizer.safetensors", work);
+    write_moments(p, name, dev);
+    free(name);
+    name = xprintf("%s/trainer/state.json", work);
+    write_state(o, step, p, name);
+    free(name);
+    commit_rename(work, path);
+    cleanup_remove(work);
+    free(work);
+    remove_old(o);
+    return path;
+}
+
+static void read_moment(float *device, size_t total, const Safetensors *file, const char *name, Device *dev) {
+    const Tensor *tensor = safetensors_find(file, name);
+    if (!tensor || tensor->count != (int64_t)total || tensor->dtype != DTYPE_F32) {
+        die("%s: tensor \"%s\" is missing or not of %zu F32 elements", file->path, name, total);
+    }
+    float *piece = xmalloc(PIECE * sizeof(float));
+    for (size_t i = 0; i < total; i += PIECE) {
+        size_t count = total - i < PIECE ? total - i : PIECE;
+        tensor_to_float(tensor, (int64_t)i, (int64_t)count, piece);
+        device_copy(dev, device + i, piece, count * sizeof(float), false);
+        device_sync(dev);
+    }
+    free(piece);
+}
+
+static void read_module(const Trained *t, const char *checkpoint, const char *suffix, float *device, Device *dev) {
+    char *folder = xprintf("%s/%s%s", checkpoint, t->module, suffix);
+    size_t first = 0;
+    for (int i = 0; i < t->count; first += t->params[i++]->total) {
+        float *host = xmalloc(t->params[i]->total * sizeof(float));
+        weights_read(t->params[i], folder, host);
+        device_copy(dev, device + first, host, t->params[i]->total * sizeof(float), false);
+        device_sync(dev);
+        free(host);
+    }
+    free(folder);
+}
+
+void checkpoint_load(const TrainOptions *o, const char *checkpoint, const Trained *t, Optimizer *p, Device *dev) {
+    char *path = xprintf("%s/trainer/state.json", checkpoint);
+    Json state = json_read(path);
+    train_options_check(o, json_find(state.root, "options"), path);
+    p->skipped = (int)json_integer(&state, "skipped", 0);
+    json_free(&state);
+    free(path);
+    path = xprintf("%s/trainer/optimizer.safetensors", checkpoint);
+    Safetensors file = safetensors_open(path);
+    read_moment(p->m, p->total, &file, "exp_avg", dev);
+    read_moment(p->v, p->total, &file, "exp_avg_sq", dev);
+    safetensors_close(&file);
+    free(path);
+    if ((void *)p->master != (void *)p->weights) { read_module(t, checkpoint, "", p->master, dev); }
+    if (p->ema) { read_module(t, checkpoint, "_ema", p->ema, dev); }
+}
+
+void checkpoint_publish(const char *checkpoint, const char *out) {
+    char *work = xprintf("%s/model.tmp-%ld", out, (long)getpid()), *model = xprintf("%s/model", out);
+    char *trainer = xprintf("%s/trainer", work);
+    remove_tree(work);
+    cleanup_add(work);
+    pipeline_link(checkpoint, work, NULL);
+    remove_tree(trainer);
+    commit_rename(work, model);
+    cleanup_remove(work);
+    free(trainer);
+    free(work);
+    free(model);
+}

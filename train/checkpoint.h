@@ -1,0 +1,29 @@
+// Checkpoints: OUT/checkpoint-000500/ is a complete pipeline directory (frozen parts are hard links) plus
+//   trainer/state.json              step, skipped steps, threads, options
+//   trainer/optimizer.safetensors   exp_avg, exp_avg_sq: flat arrays in the order of the weights, whatever the ranks
+// It appears whole or not at all.
+#pragma once
+#include "model/pipeline.h"
+#include "train/optimizer.h"
+
+// What is trained: the parts of one module, which stand one behind the other in the optimizer's flat buffers.
+typedef struct {
+    const char *module;      // "unet" or "vae"
+    const char *file;        // name of its weights file
+    const Params *params[2]; // 1 or 2
+    int count;
+    const UNetConfig *unet_config; // one of both is not NULL
+    const VAEConfig *vae_config;
+} Trained;
+
+// The newest complete checkpoint in `out` (to be freed) and its step, or NULL.
+char *checkpoint_newest(const char *out, int *step);
+// Writes OUT/checkpoint-STEP with links to the other parts of the model directory `base`, removes temporary leftovers
+// and all but the newest checkpoints_total_limit ones. Returns its path, to be freed.
+char *checkpoint_save(const TrainOptions *options, const char *base, int step, const Trained *trained,
+                      const Optimizer *optimizer, Device *dev);
+// Masters (where they differ from the weights, which the pipeline has loaded), moments, EMA and skipped steps.
+void checkpoint_load(const TrainOptions *options, const char *checkpoint, const Trained *trained, Optimizer *optimizer,
+                     Device *dev);
+// OUT/model: the checkpoint's pipeline without trainer/, as hard links.
+void checkpoint_publish(const char *checkpoint, const char *out);
