@@ -1,0 +1,258 @@
+// The CPU as a device: memory is the host's and everything is synchronous.
+#include "kernels/device.h"
+#include <assert.h>
+#include <cblas.h>
+#include <omp.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+#include "util/error.h"
+#include "util/progress.h"
+
+enum { ALIGNMENT = 256 };
+
+struct DeviceInternals {
+    char name[64];
+};
+
+struct DeviceEvent {
+    bool recorded;
+};
+
+void device_open(Device *dev, int index) {
+    (void)index;
+    *dev = (Device){.scope = ""};
+    dev->internals = xcalloc(1, sizeof *dev->internals);
+    int threads = omp_get_max_threads();
+    snprintf(dev->internals->name, sizeof dev->internals->name, "CPU, %d thread%s", threads, threads == 1 ? "" : "s");
+}
+
+void device_close(Device *dev) {
+    device_free(dev, dev->workspace);
+    free(dev->internals);
+    *dev = (Device){0};
+}
+
+const char *device_name(const Device *dev) { return dev->internals->name; }
+
+// MemAvailable and MemTotal of /proc/meminfo; where there is none, free and physical pages.
+void device_memory(Device *dev, size_t *free_bytes, size_t *total_bytes) {
+    (void)dev;
+    size_t page = sysconf(_SC_PAGESIZE);
+    *free_bytes = (size_t)sysconf(_SC_AVPHYS_PAGES) * page;
+    *total_bytes = (size_t)sysconf(_SC_PHYS_PAGES) * page;
+    FILE *file = fopen("/proc/meminfo", "r");
+    if (!file) { return; }
+    char line[128];
+    size_t kilobytes;
+    while (fgets(line, sizeof line, file)) {
+        if (sscanf(line, "MemAvailable: %zu", &kilobytes) == 1) { *free_bytes = kilobytes << 10; }
+    }
+    fclose(file);
+}
+
+void *device_alloc(Device *dev, size_t bytes) {
+    (void)dev;
+    size_t rounded = (bytes + ALIGNMENT - 1) / ALIGNMENT * ALIGNMENT;
+    void *pointer = rounded < bytes ? NULL : aligned_alloc(ALIGNMENT, rounded ? rounded : ALIGNMENT);
+    if (!pointer) { die("%.3f GB of memory are needed and not to be had", (double)bytes * 1e-9); }
+#ifdef DEBUG_GUARDS
+    memset(pointer, 0xff, rounded); // NaN in every float type
+#endif
+    return pointer;
+}
+
+void device_free(Device *dev, void *pointer) {
+    (void)dev;
+    free(pointer);
+}
+
+void *device_alloc_pinned(Device *dev, size_t bytes) { return device_alloc(dev, bytes); }
+void device_free_pinned(Device *dev, void *pointer) { device_free(dev, pointer); }
+
+void device_copy(Device *dev, void *to, const void *from, size_t bytes, bool on_copy_stream) {
+    (void)on_copy_stream;
+    if (!dev->plan_only && bytes) { memmove(to, from, bytes); }
+}
+
+void device_fill(Device *dev, void *to, int byte, size_t bytes) {
+    if (!dev->plan_only && bytes) { memset(to, byte, bytes); }
+}
+
+DeviceEvent *device_event_create(Device *dev) {
+    (void)dev;
+    return xcalloc(1, sizeof(DeviceEvent));
+}
+
+void device_event_destroy(DeviceEvent *event) { free(event); }
+
+void device_event_record(Device *dev, DeviceEvent *event, bool on_copy_stream) {
+    (void)dev, (void)on_copy_stream;
+    event->recorded = true;
+}
+
+// Everything before a record is done when the record returns: there is nothing to wait for.
+void device_event_wait(Device *dev, DeviceEvent *event, bool on_copy_stream) {
+    (void)dev, (void)event, (void)on_copy_stream;
+}
+void device_event_sync(DeviceEvent *event) { (void)event; }
+void device_sync(Device *dev) { (void)dev; }
+
+bool device_graph_begin(Device *dev) {
+    (void)dev;
+    return false;
+}
+void device_graph_end(Device *dev) { (void)dev; }
+void device_graph_launch(Device *dev) { (void)dev; }
+
+void device_reserve_workspace(Device *dev, size_t bytes) {
+    if (dev->plan_only || bytes <= dev->workspace_size) { return; }
+    device_free(dev, dev->workspace);
+    dev->workspace = device_alloc(dev, bytes);
+    dev->workspace_size = bytes;
+}
+
+void *device_workspace(Device *dev, size_t bytes) {
+    if (dev->plan_only) {
+        if (bytes > dev->workspace_needed) { dev->workspace_needed = bytes; }
+        return NULL;
+    }
+    device_reserve_workspace(dev, bytes);
+    return dev->workspace;
+}
+
+// ---- The trace of launches -----------------------------------------------------------------------------------------
+
+// The row of this name and scope; a new one if there is none.
+static TraceRow *trace_row(Trace *trace, const char *name, const char *scope) {
+    for (int i = 0; i < trace->count; i++) {
+        TraceRow *row = trace->rows + i;
+        if (strcmp(row->name, name) == 0 && strcmp(row->scope, scope) == 0) { return row; }
+    }
+    if (trace->count == trace->capacity) {
+        trace->capacity = trace->capacity ? 2 * trace->capacity : 64;
+        trace->rows = xrealloc(trace->rows, trace->capacity * sizeof *trace->rows);
+    }
+    trace->rows[trace->count] = (TraceRow){.name = name, .scope = scope};
+    return trace->rows + trace->count++;
+}
+
+bool device_launch(Device *dev, const char *name, double bytes, double flops) {
+    if (dev->trace) {
+        TraceRow *row = trace_row(dev->trace, name, dev->scope ? dev->scope : "");
+        row->bytes += bytes;
+        row->flops += flops;
+        dev->trace->bytes += bytes;
+        dev->trace->flops += flops;
+    }
+    return !dev->plan_only;
+}
+
+void device_scope(Device *dev, const char *scope) { dev->scope = scope; }
+
+void trace_clear(Trace *trace) {
+    trace->count = 0;
+    trace->bytes = trace->flops = 0;
+}
+
+void trace_free(Trace *trace) {
+    free(trace->rows);
+    *trace = (Trace){0};
+}
+
+double trace_least_seconds(const Trace *trace, const Peaks *peaks) {
+    double seconds = 0;
+    for (int i = 0; i < trace->count; i++) {
+        const TraceRow *row = trace->rows + i;
+        bool gemm = strncmp(row->name, "linear", 6) == 0 || strncmp(row->name, "conv2d", 6) == 0;
+        double compute = row->flops / (gemm ? peaks->gemm_flops_per_s : peaks->flops_per_s);
+        double memory = row->bytes / peaks->bytes_per_s;
+        seconds += compute > memory ? compute : memory;
+    }
+    return seconds;
+}
+
+// ---- Peaks ---------------------------------------------------------------------------------------------------------
+
+enum { GEMM_N = 1536, STREAM_BYTES = 64 << 20, REPEATS = 5 };
+
+// FLOP/s of a large OpenBLAS product on all threads.
+static double measure_gemm(Device *dev) {
+    size_t bytes = sizeof(float) * GEMM_N * GEMM_N;
+    float *a = device_alloc(dev, bytes), *b = device_alloc(dev, bytes), *c = device_alloc(dev, bytes);
+    for (int i = 0; i < GEMM_N * GEMM_N; i++) a[i] = b[i] = 1.0f / (float)(1 + i % 7);
+    double best = 1e30;
+    for (int i = 0; i < REPEATS; i++) {
+        double start = now_seconds();
+        cblas_sgemm(CblasRowMajor, CblasNoTrans, CblasNoTrans, GEMM_N, GEMM_N, GEMM_N, 1, a, GEMM_N, b, GEMM_N, 0, c,
+                    GEMM_N);
+        double seconds = now_seconds() - start;
+        if (seconds < best) { best = seconds; }
+    }
+    device_free(dev, a), device_free(dev, b), device_free(dev, c);
+    return 2.0 * GEMM_N * GEMM_N * GEMM_N / best;
+}
+
+// FLOP/s of independent chains of multiply-adds in registers: enough of them to cover the latency of two units.
+static double measure_fma(void) {
+    enum { LANES = 16, CHAINS = 12, ROUNDS = 1 << 20 };
+    typedef float Lanes __attribute__((vector_size(4 * LANES)));
+#ifndef __AVX512F__
+    enum { USED = CHAINS / 2 }; // a vector of 16 floats is two registers
+#else
+    enum { USED = CHAINS };
+#endif
+    int threads = omp_get_max_threads();
+    double best = 1e30;
+    volatile float sink = 0, multiplier = 0.999f, addend = 0.001f;
+    for (int i = 0; i < REPEATS; i++) {
+        double start = now_seconds();
+#pragma omp parallel num_threads(threads)
+        {
+            Lanes acc[USED], m = (Lanes){0} + multiplier, a = (Lanes){0} + addend;
+            for (int j = 0; j < USED; j++) acc[j] = m * (float)j;
+            for (int r = 0; r < ROUNDS; r++) {
+#pragma GCC unroll 16
+                for (int j = 0; j < USED; j++) acc[j] = acc[j] * m + a;
+            }
+            Lanes sum = acc[0];
+            for (int j = 1; j < USED; j++) sum += acc[j];
+            if (sum[0] == 12345.678f) { sink = sum[1]; }
+        }
+        double seconds = now_seconds() - start;
+        if (seconds < best) { best = seconds; }
+    }
+    (void)sink;
+    return 2.0 * LANES * USED * ROUNDS * threads / best;
+}
+
+// Bytes per second of a = b and of a = b + s c on arrays larger than the caches: the better one.
+static double measure_stream(Device *dev) {
+    size_t n = STREAM_BYTES / sizeof(float);
+    float *a = device_alloc(dev, STREAM_BYTES), *b = device_alloc(dev, STREAM_BYTES),
+          *c = device_alloc(dev, STREAM_BYTES);
+#pragma omp parallel for simd
+    for (size_t i = 0; i < n; i++) a[i] = 0, b[i] = 1, c[i] = 2;
+    double best = 0;
+    for (int i = 0; i < 2 * REPEATS; i++) {
+        bool triad = i % 2;
+        double start = now_seconds();
+        if (triad) {
+#pragma omp parallel for simd
+            for (size_t k = 0; k < n; k++) a[k] = b[k] + 3.0f * c[k];
+        } else {
+#pragma omp parallel for simd
+            for (size_t k = 0; k < n; k++) a[k] = b[k];
+        }
+        double rate = (double)STREAM_BYTES * (triad ? 3 : 2) / (now_seconds() - start);
+        if (rate > best) { best = rate; }
+    }
+    device_free(dev, a), device_free(dev, b), device_free(dev, c);
+    return best;
+}
+
+Peaks device_measure_peaks(Device *dev) {
+    return (Peaks){
+        .flops_per_s = measure_fma(), .gemm_flops_per_s = measure_gemm(dev), .bytes_per_s = measure_stream(dev)};
+}

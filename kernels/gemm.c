@@ -1,0 +1,303 @@
+#include "kernels/gemm.h"
+#include <assert.h>
+#include <string.h>
+
+typedef float Vec4 __attribute__((vector_size(16), aligned(4), may_alias));
+typedef int Int4 __attribute__((vector_size(16)));
+
+enum { CHUNK = 384 }; // rows of a packed panel that stay in L1 while tiles pass by
+
+static inline int min(int a, int b) { return a < b ? a : b; }
+static inline int ceil_div(int a, int b) { return (a + b - 1) / b; }
+
+// ---- Tiles in registers --------------------------------------------------------------------------------------------
+
+// Both bodies are expanded once per (rows, vecs), so that the accumulators are registers.
+#define BODY static inline __attribute__((always_inline)) void
+#define UNROLL _Pragma("GCC unroll 16")
+
+BODY load_tile(Vec acc[MR][2], const float *init, const float *bias, ptrdiff_t stride, const int rows, const int vecs) {
+    UNROLL for (int i = 0; i < rows; i++) UNROLL for (int j = 0; j < vecs; j++) {
+        acc[i][j] = init ? vec_load(init + i * stride + j * VEC) : (Vec){0};
+        if (bias) { acc[i][j] += vec_load(bias + j * VEC); }
+    }
+}
+
+BODY store_tile(float *c, Vec acc[MR][2], ptrdiff_t stride, const int rows, const int vecs) {
+    UNROLL for (int i = 0; i < rows; i++) UNROLL for (int j = 0; j < vecs; j++)
+        vec_store(c + i * stride + j * VEC, acc[i][j]);
+}
+
+BODY rows_body(float *c, const float *init, const float *bias, ptrdiff_t stride, const float *const *a, int a_tap,
+               int k_first, const float *b, ptrdiff_t b_step, int taps, int K, const int rows, const int vecs) {
+    Vec acc[MR][2];
+    load_tile(acc, init, bias, stride, rows, vecs);
+    for (int t = 0; t < taps; t++, a += a_tap) {
+        if (!a[0]) {
+            b += K * b_step;
+            continue;
+        }
+        const float *row[MR];
+        UNROLL for (int i = 0; i < rows; i++) row[i] = a[i] + k_first;
+        for (ptrdiff_t k = 0; k < K; k++, b += b_step) {
+            Vec bv[2];
+            UNROLL for (int j = 0; j < vecs; j++) bv[j] = vec_load(b + j * VEC);
+            UNROLL for (int i = 0; i < rows; i++) UNROLL for (int j = 0; j < vecs; j++) acc[i][j] += row[i][k] * bv[j];
+        }
+    }
+    store_tile(c, acc, stride, rows, vecs);
+}
+
+BODY columns_body(float *c, const float *init, ptrdiff_t stride, const float *a, const int *row_offset, const float *b,
+                  ptrdiff_t b_step, int K, const int rows, const int vecs) {
+    Vec acc[MR][2];
+    load_tile(acc, init, NULL, stride, rows, vecs);
+    for (ptrdiff_t k = 0; k < K; k++, b += b_step) {
+        const float *column = a + row_offset[k];
+        Vec bv[2];
+        UNROLL for (int j = 0; j < vecs; j++) bv[j] = vec_load(b + j * VEC);
+        UNROLL for (int i = 0; i < rows; i++) UNROLL for (int j = 0; j < vecs; j++) acc[i][j] += column[i] * bv[j];
+    }
+    store_tile(c, acc, stride, rows, vecs);
+}
+
+// A switch over the sizes of a tile; CALL(rows, vecs) is one expansion.
+#define EACH_ROWS(CALL, vecs)                                                                                          \
+    switch (rows) {                                                                                                    \
+    case 1:                                                                                                            \
+        CALL(1, vecs);                                                                                                 \
+        break;                                                                                                         \
+    case 2:                                                                                                            \
+        CALL(2, vecs);                                                                                                 \
+        break;                                                                                                         \
+    case 3:                                                                                                            \
+        CALL(3, vecs);                                                                                                 \
+        break;                                                                                                         \
+    case 4:                                                                                                            \
+        CALL(4, vecs);                                                                                                 \
+        break;                                                                                                         \
+    case 5:                                                                                                            \
+        CALL(5, vecs);                                                                                                 \
+        break;                                                                                                         \
+    case 6:                                                                                                            \
+        CALL(6, vecs);                                                                                                 \
+        break;                                                                                                         \
+    case 7:                                                                                                            \
+        CALL(MR < 7 ? MR : 7, vecs);                                                                                   \
+        break;                                                                                                         \
+    default:                                                                                                           \
+        CALL(MR, vecs);                                                                                                \
+        break;                                                                                                         \
+    }
+#define EACH_TILE(CALL)                                                                                                \
+    if (n > VEC) {                                                                                                     \
+        EACH_ROWS(CALL, 2)                                                                                             \
+    } else {                                                                                                           \
+        EACH_ROWS(CALL, 1)                                                                                             \
+    }
+
+static void copy_tile(float *to, ptrdiff_t to_stride, const float *from, ptrdiff_t from_stride, int rows, int n) {
+    for (int i = 0; i < rows; i++) memcpy(to + i * to_stride, from + i * from_stride, n * sizeof *to);
+}
+
+void gemm_tile(float *c, const float *init, const float *bias, ptrdiff_t stride, const float *const *a, int a_tap,
+               int k_first, const float *b, ptrdiff_t b_step, int taps, int K, int rows, int n) {
+    float tile[MR * NR], padded_bias[NR];
+    float *whole = c;
+    ptrdiff_t c_stride = stride;
+    if (n % VEC) { // whole vectors in a tile aside
+        if (init) {
+            copy_tile(tile, NR, init, stride, rows, n);
+            init = tile;
+        }
+        if (bias) { bias = memcpy(padded_bias, bias, n * sizeof *bias); }
+        c = tile;
+        stride = NR;
+    }
+#define CALL(R, V) rows_body(c, init, bias, stride, a, a_tap, k_first, b, b_step, taps, K, R, V)
+    EACH_TILE(CALL)
+#undef CALL
+    if (c != whole) { copy_tile(whole, c_stride, tile, NR, rows, n); }
+}
+
+void gemm_tile_columns(float *c, const float *init, ptrdiff_t stride, const float *a, const int *row_offset,
+                       const float *b, ptrdiff_t b_step, int K, int rows, int n) {
+    float tile[MR * NR], *whole = c;
+    ptrdiff_t c_stride = stride;
+    if (n % VEC) {
+        if (init) {
+            copy_tile(tile, NR, init, stride, rows, n);
+            init = tile;
+        }
+        c = tile;
+        stride = NR;
+    }
+#define CALL(R, V) columns_body(c, init, stride, a, row_offset, b, b_step, K, R, V)
+    EACH_TILE(CALL)
+#undef CALL
+    if (c != whole) { copy_tile(whole, c_stride, tile, NR, rows, n); }
+}
+
+// ---- Packing -------------------------------------------------------------------------------------------------------
+
+// to[k * NR + n] = from[n * stride + k] for 4 rows n.
+static void transpose4(float *to, const float *from, ptrdiff_t stride, int K) {
+    int k = 0;
+    for (; k + 4 <= K; k += 4, to += 4 * NR) {
+        Vec4 r0 = *(const Vec4 *)(from + k), r1 = *(const Vec4 *)(from + stride + k),
+             r2 = *(const Vec4 *)(from + 2 * stride + k), r3 = *(const Vec4 *)(from + 3 * stride + k);
+        Vec4 s0 = __builtin_shuffle(r0, r1, (Int4){0, 4, 1, 5}), s1 = __builtin_shuffle(r0, r1, (Int4){2, 6, 3, 7}),
+             s2 = __builtin_shuffle(r2, r3, (Int4){0, 4, 1, 5}), s3 = __builtin_shuffle(r2, r3, (Int4){2, 6, 3, 7});
+        *(Vec4 *)to = __builtin_shuffle(s0, s2, (Int4){0, 1, 4, 5});
+        *(Vec4 *)(to + NR) = __builtin_shuffle(s0, s2, (Int4){2, 3, 6, 7});
+        *(Vec4 *)(to + 2 * NR) = __builtin_shuffle(s1, s3, (Int4){0, 1, 4, 5});
+        *(Vec4 *)(to + 3 * NR) = __builtin_shuffle(s1, s3, (Int4){2, 3, 6, 7});
+    }
+    for (; k < K; k++, to += NR) {
+        for (int n = 0; n < 4; n++) to[n] = from[n * stride + k];
+    }
+}
+
+void gemm_pack_transposed(float *to, const float *from, ptrdiff_t stride, int K, int n) {
+    int j = 0;
+    for (; j + 4 <= n; j += 4) transpose4(to + j, from + j * stride, stride, K);
+    for (; j < NR; j++) {
+        for (int k = 0; k < K; k++) to[k * NR + j] = j < n ? from[j * stride + k] : 0;
+    }
+}
+
+// Taps [t0, t1), rows [k0, k1) of a panel of the weight: columns n0 ...
+static void pack_panel(float *to, const GemmWeight *w, int n0, int t0, int t1, int k0, int k1) {
+    int n = min(NR, w->N - n0), K = k1 - k0;
+    for (int t = t0; t < t1; t++, to += (size_t)K * NR) {
+        const float *from = w->w + t * w->tap_stride + k0 * w->k_stride + n0 * w->n_stride;
+        if (w->k_stride == 1) {
+            gemm_pack_transposed(to, from, w->n_stride, K, n);
+        } else if (n == NR) {
+            for (int k = 0; k < K; k++) memcpy(to + k * NR, from + k * w->k_stride, NR * sizeof *to);
+        } else {
+            for (int k = 0; k < K; k++) {
+                for (int j = 0; j < NR; j++) to[k * NR + j] = j < n ? from[k * w->k_stride + j * w->n_stride] : 0;
+            }
+        }
+    }
+}
+
+// ---- The whole product ---------------------------------------------------------------------------------------------
+
+enum { BLOCK = 16, FEW_ROWS = 256 }; // tiles of a block; rows up to which all tiles are one block
+
+static int chunk_taps(const GemmWeight *w) { return w->K >= CHUNK ? 1 : min(w->taps, CHUNK / w->K); }
+static int chunk_parts(const GemmWeight *w) { return ceil_div(w->K, CHUNK); }
+static int panels(const GemmWeight *w) { return ceil_div(w->N, NR); }
+
+size_t gemm_scratch(int rows, const GemmWeight *w) {
+    return rows <= FEW_ROWS ? 0 : (size_t)panels(w) * NR * w->taps * w->K;
+}
+
+// One panel of columns for some tiles. packed: the whole panel, or NULL: packed here, chunk by chunk.
+static void panel_product(const GemmTile *tiles, int count, const GemmWeight *w, int panel, const float *packed) {
+    float local[CHUNK * NR] __attribute__((aligned(64)));
+    int step = chunk_taps(w), parts = chunk_parts(w), n0 = panel * NR, n = min(NR, w->N - n0);
+    for (int t = 0; t < w->taps; t += step) {
+        int t1 = min(t + step, w->taps);
+        for (int part = 0; part < parts; part++) {
+            int k0 = (long)w->K * part / parts, k1 = (long)w->K * (part + 1) / parts;
+            const float *b = packed ? packed + ((size_t)t * w->K + k0) * NR : local;
+            if (!packed) { pack_panel(local, w, n0, t, t1, k0, k1); }
+            bool first = t == 0 && part == 0;
+            for (int i = 0; i < count; i++) {
+                const GemmTile *tile = tiles + i;
+                float *c = tile->c + n0;
+                const float *init = first ? (tile->init ? tile->init + n0 : NULL) : c;
+                const float *bias = first && tile->bias ? tile->bias + n0 : NULL;
+                gemm_tile(c, init, bias, tile->stride, tile->a[t], MR, k0, b, NR, t1 - t, k1 - k0, tile->rows, n);
+            }
+        }
+    }
+}
+
+void gemm_tiles(int tiles, int rows, const GemmWeight *w, GemmFill *fill, const void *context, float *scratch) {
+    bool few = rows <= FEW_ROWS;
+    int block = few ? tiles : BLOCK, blocks = ceil_div(tiles, block), count = panels(w);
+    int groups = blocks >= 16 ? 1 : min(count, ceil_div(16, blocks));
+    size_t panel_floats = (size_t)w->taps * w->K * NR;
+    if (few) { groups = count; }
+#pragma omp parallel
+    {
+        if (!few) {
+#pragma omp for collapse(2)
+            for (int p = 0; p < count; p++) {
+                for (int t = 0; t < w->taps; t++) {
+                    pack_panel(scratch + p * panel_floats + (size_t)t * w->K * NR, w, p * NR, t, t + 1, 0, w->K);
+                }
+            }
+        }
+        GemmTile local[few ? FEW_ROWS : BLOCK];
+        int filled = -1;
+#pragma omp for collapse(2) schedule(dynamic)
+        for (int b = 0; b < blocks; b++) {
+            for (int g = 0; g < groups; g++) {
+                int first = b * block, n = min(block, tiles - first);
+                for (int i = 0; filled != b && i < n; i++) fill(local + i, first + i, context);
+                filled = b;
+                for (int p = (long)count * g / groups; p < (long)count * (g + 1) / groups; p++) {
+                    panel_product(local, n, w, p, few ? NULL : scratch + p * panel_floats);
+                }
+            }
+        }
+    }
+}
+
+// ---- Products of columns -------------------------------------------------------------------------------------------
+
+enum { OUTER_CHUNK = 128, OUTER_ITEMS = 16 }; // rows gathered at once; pieces of work that are enough for balance
+
+void gemm_outer(float *c, const float *a, float beta, int rows, int M, int N, GemmGather *gather, const void *context) {
+    assert(beta == 0 || beta == 1);
+    int count = ceil_div(N, NR), tiles = tile_count(M), groups = min(tiles, ceil_div(OUTER_ITEMS, count));
+#pragma omp parallel for collapse(2) schedule(dynamic)
+    for (int p = 0; p < count; p++) {
+        for (int g = 0; g < groups; g++) {
+            float panel[OUTER_CHUNK * NR] __attribute__((aligned(64)));
+            int offset[OUTER_CHUNK], n0 = p * NR, n = min(NR, N - n0);
+            for (int first = 0; first < rows; first += OUTER_CHUNK) {
+                const float *b;
+                ptrdiff_t b_step;
+                int K = gather(offset, panel, &b, &b_step, first, min(rows, first + OUTER_CHUNK), n0, n, context);
+                bool fresh = first == 0 && beta == 0;
+                for (int t = (long)tiles * g / groups; t < (long)tiles * (g + 1) / groups; t++) {
+                    int m = tile_first(t, tiles, M), m1 = tile_first(t + 1, tiles, M);
+                    float *to = c + (size_t)m * N + n0;
+                    gemm_tile_columns(to, fresh ? NULL : to, N, a + (size_t)first * M + m, offset, b, b_step, K, m1 - m,
+                                      n);
+                }
+            }
+        }
+    }
+}
+
+// ---- Sums of columns -----------------------------------------------------------------------------------------------
+
+enum { SUM_CHUNK = 256 }; // rows
+
+size_t column_sum_scratch(int rows, int n) { return (size_t)ceil_div(rows, SUM_CHUNK) * n; }
+
+void column_sum(float *out, const float *inp, float beta, int rows, int n, float *scratch) {
+    int chunks = ceil_div(rows, SUM_CHUNK);
+#pragma omp parallel for if (chunks > 4)
+    for (int c = 0; c < chunks; c++) {
+        float *sum = scratch + (size_t)c * n;
+        memset(sum, 0, n * sizeof *sum);
+        for (int r = c * SUM_CHUNK; r < min(rows, (c + 1) * SUM_CHUNK); r++) {
+            const float *row = inp + (size_t)r * n;
+#pragma omp simd
+            for (int i = 0; i < n; i++) sum[i] += row[i];
+        }
+    }
+    for (int i = 0; i < n; i++) {
+        double sum = 0;
+        for (int c = 0; c < chunks; c++) sum += scratch[(size_t)c * n + i];
+        out[i] = (float)(sum + (beta != 0 ? (double)beta * out[i] : 0));
+    }
+}

@@ -1,0 +1,80 @@
+// The CPU's matrix products on small and skinny shapes: one tile of the result in registers, rows of the left matrix
+// found through pointers (so that a convolution gathers nothing: Dukhan 2019, "The Indirect Convolution Algorithm"),
+// the right one packed into panels of NR columns. Used by linear.c, conv2d.c and attention.c; no kernel of its own.
+#pragma once
+#include <stdbool.h>
+#include <stddef.h>
+#include "kernels/device.h"
+
+// Floats of a vector register, rows of a tile (with two vectors a row, the accumulators fill the registers).
+#if defined(__AVX512F__)
+enum { VEC = 16, MR = 8 };
+#elif defined(__AVX__)
+enum { VEC = 8, MR = 6 };
+#else
+enum { VEC = 4, MR = 6 };
+#endif
+enum { NR = 2 * VEC, MAX_TAPS = 9 };
+
+typedef float Vec __attribute__((vector_size(4 * VEC), aligned(4), may_alias));
+
+static inline Vec vec_load(const float *p) { return *(const Vec *)p; }
+static inline void vec_store(float *p, Vec v) { *(Vec *)p = v; }
+
+// c (rows, n) = init + bias + sum over t < taps, k < K of a[t * a_tap + row][k] b[(t K + k) b_step + column].
+// 1 <= rows <= MR, 1 <= n <= NR; init (stride of c; NULL: 0) may be c; bias (n) may be NULL. A tap whose first pointer
+// is NULL is skipped. b is read in whole vectors: ceil(n / VEC) of them a row.
+void gemm_tile(float *c, const float *init, const float *bias, ptrdiff_t c_stride, const float *const *a, int a_tap,
+               int k_first, const float *b, ptrdiff_t b_step, int taps, int K, int rows, int n);
+
+// c (rows, n) = init + sum over k < K of a[row_offset[k] + row] b[k b_step + column]: a is read down its columns.
+void gemm_tile_columns(float *c, const float *init, ptrdiff_t c_stride, const float *a, const int *row_offset,
+                       const float *b, ptrdiff_t b_step, int K, int rows, int n);
+
+// The right matrix of a product: element (t, k, n) at w[t tap_stride + k k_stride + n n_stride]; k_stride or n_stride
+// is 1.
+typedef struct {
+    const float *w;
+    ptrdiff_t tap_stride, k_stride, n_stride;
+    int taps, K, N;
+} GemmWeight;
+
+// One tile of rows of a product, with where its left rows are.
+typedef struct {
+    float *c;
+    const float *init, *bias; // as for gemm_tile, at the first column
+    ptrdiff_t stride;         // between rows of c and of init
+    int rows;
+    const float *a[MAX_TAPS][MR];
+} GemmTile;
+
+// Fills tile number `index` of a product.
+typedef void GemmFill(GemmTile *tile, int index, const void *context);
+// All tiles of c = init + bias + a weight, in parallel; `rows` is their number of rows in all. scratch holds
+// gemm_scratch floats (the packed weight; none where each panel is used by one thread only, which packs it in passing).
+size_t gemm_scratch(int rows, const GemmWeight *weight);
+void gemm_tiles(int tiles, int rows, const GemmWeight *weight, GemmFill *fill, const void *context, float *scratch);
+
+// Lists rows first .. end - 1 of a left matrix that meet columns n0 .. n0 + n - 1 of the right one at all: their
+// offsets from row `first` of the left one, and the right one's rows, in panel (rows, NR; free to use) or where they
+// are. Returns their number, with *b, *b_step set; columns up to the next multiple of VEC must be readable.
+typedef int GemmGather(int *offset, float *panel, const float **b, ptrdiff_t *b_step, int first, int end, int n0, int n,
+                       const void *context);
+// c (M, N) = beta c + a^T b: a (rows, M), b (rows, N) as gathered; beta 0 or 1. Each element is summed in the order of
+// the rows, whatever the number of threads.
+void gemm_outer(float *c, const float *a, float beta, int rows, int M, int N, GemmGather *gather, const void *context);
+
+// out (n) = beta out + the sum over the rows of inp (rows, n), rows `stride` apart; in fixed chunks and order,
+// parallel. scratch holds column_sum_scratch floats.
+size_t column_sum_scratch(int rows, int n);
+void column_sum(float *out, const float *inp, float beta, int rows, int n, float *scratch);
+
+// panel (K, NR) = the transpose of from (n, K), rows `stride` apart; columns beyond n are 0.
+void gemm_pack_transposed(float *panel, const float *from, ptrdiff_t stride, int K, int n);
+
+// N rows in tiles of nearly equal height at most MR: first row of tile i of ceil(N / MR), i = tiles gives N.
+static inline int tile_first(int i, int tiles, int N) {
+    int small = N / tiles, larger = N % tiles;
+    return i * small + (i < larger ? i : larger);
+}
+static inline int tile_count(int N) { return (N + MR - 1) / MR; }

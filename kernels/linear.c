@@ -1,0 +1,79 @@
+// linear: products with rows of tokens, which are long, and weights, which are small (kernels/gemm.h).
+#include "kernels/kernels.h"
+#include <string.h>
+#include "kernels/gemm.h"
+
+typedef struct {
+    float *out;
+    const float *inp, *init, *bias;
+    int rows, tiles, K, N;
+} Rows;
+
+static void fill_rows(GemmTile *tile, int index, const void *context) {
+    const Rows *r = context;
+    int first = tile_first(index, r->tiles, r->rows), end = tile_first(index + 1, r->tiles, r->rows);
+    size_t at = (size_t)first * r->N;
+    tile->c = r->out + at;
+    tile->init = r->init ? r->init + at : NULL;
+    tile->bias = r->bias;
+    tile->stride = r->N;
+    tile->rows = end - first;
+    for (int i = 0; i < tile->rows; i++) tile->a[0][i] = r->inp + (size_t)(first + i) * r->K;
+}
+
+// out (rows, N) = inp (rows, K) w + init + bias, element (k, n) of w at weight[k k_stride + n n_stride].
+static void product(float *out, const float *inp, const float *weight, ptrdiff_t k_stride, ptrdiff_t n_stride,
+                    const float *init, const float *bias, int rows, int K, int N, float *scratch) {
+    GemmWeight w = {weight, 0, k_stride, n_stride, 1, K, N};
+    Rows r = {out, inp, init, bias, rows, tile_count(rows), K, N};
+    gemm_tiles(r.tiles, rows, &w, fill_rows, &r, scratch);
+}
+
+typedef struct {
+    const float *inp;
+    int M, N; // columns of dout and of inp
+} Columns;
+
+static int gather_columns(int *offset, float *panel, const float **b, ptrdiff_t *b_step, int first, int end, int n0,
+                          int n, const void *context) {
+    const Columns *c = context;
+    for (int i = 0; i < end - first; i++) offset[i] = i * c->M;
+    *b = c->inp + (size_t)first * c->N + n0;
+    *b_step = c->N;
+    if (n % VEC) { // whole vectors would read beyond the last row
+        for (int i = 0; i < end - first; i++) memcpy(panel + i * NR, *b + (size_t)i * c->N, n * sizeof *panel);
+        *b = panel;
+        *b_step = NR;
+    }
+    return end - first;
+}
+
+void linear_forward(floatX *out, const floatX *inp, const floatX *weight, const floatX *bias, const floatX *residual,
+                    int N, int IC, int OC, Device *dev) {
+    double n = N, ic = IC, oc = OC;
+    bool run = device_launch(dev, "linear_forward",
+                             sizeof(floatX) * (n * ic + ic * oc + n * oc * (residual ? 2 : 1) + (bias ? oc : 0)),
+                             2 * n * ic * oc);
+    GemmWeight w = {weight, 0, 1, IC, 1, IC, OC};
+    float *scratch = device_workspace(dev, gemm_scratch(N, &w) * sizeof(float));
+    if (!run) { return; }
+    product(out, inp, weight, 1, IC, residual, bias, N, IC, OC, scratch);
+}
+
+void linear_backward(floatX *dinp, float *dweight, float *dbias, const floatX *dout, const floatX *inp,
+                     const floatX *weight, const floatX *dresidual, float beta, int N, int IC, int OC, Device *dev) {
+    double n = N, ic = IC, oc = OC, again = beta != 0 ? 2 : 1;
+    double bytes = sizeof(floatX) * n * oc, flops = 0;
+    if (dinp) { bytes += sizeof(floatX) * (n * ic * (dresidual ? 2 : 1) + ic * oc), flops += 2 * n * ic * oc; }
+    if (dweight) { bytes += sizeof(floatX) * n * ic + sizeof(float) * ic * oc * again, flops += 2 * n * ic * oc; }
+    if (dbias) { bytes += sizeof(float) * oc * again, flops += n * oc; }
+    bool run = device_launch(dev, "linear_backward", bytes, flops);
+    GemmWeight w = {weight, 0, IC, 1, 1, OC, IC};
+    size_t need = dinp ? gemm_scratch(N, &w) : 0;
+    size_t sums = dbias ? column_sum_scratch(N, OC) : 0;
+    float *scratch = device_workspace(dev, (need > sums ? need : sums) * sizeof(float));
+    if (!run) { return; }
+    if (dinp) { product(dinp, dout, weight, IC, 1, dresidual, NULL, N, OC, IC, scratch); }
+    if (dweight) { gemm_outer(dweight, dout, beta, N, OC, IC, gather_columns, &(Columns){inp, OC, IC}); }
+    if (dbias) { column_sum(dbias, dout, beta, N, OC, scratch); }
+}
