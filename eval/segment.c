@@ -105,9 +105,9 @@ static void denoise(Sampler *s, const float *image_latent, const floatX *context
     free(timesteps);
 }
 
-// A row of noise that depends on (seed, id) alone, whatever the batch.
-static void noise_row(Sampler *s, float *row, uint64_t id, uint64_t seed, Device *dev) {
-    StepScalars scalars = {.seed = seed, .first_sample = id};
+// A row of noise that depends on (seed, id, member) alone, whatever the batch.
+static void noise_row(Sampler *s, float *row, uint64_t id, int member, uint64_t seed, Device *dev) {
+    StepScalars scalars = {.seed = seed, .first_sample = id, .step = (uint32_t)member};
     StepScalars *on_device = device_alloc(dev, sizeof scalars);
     device_copy(dev, on_device, &scalars, sizeof scalars, false);
     normal_noise(row, 1, (int)latent_count(s), PHILOX_INFERENCE, on_device, dev);
@@ -116,15 +116,22 @@ static void noise_row(Sampler *s, float *row, uint64_t id, uint64_t seed, Device
 }
 
 void sampler_noise(Sampler *s, float *noise, uint64_t sample_id, uint64_t seed, Device *dev) {
-    noise_row(s, s->latent, sample_id, seed, dev);
+    noise_row(s, s->latent, sample_id, 0, seed, dev);
     device_copy(dev, noise, s->latent, latent_count(s) * sizeof(float), false);
     device_sync(dev);
 }
 
+static void run_member(Sampler *s, const float *image_latent, const floatX *context, const uint64_t *sample_ids, int n,
+                       int steps, int member, uint64_t seed, Device *dev) {
+    for (int i = 0; i < n; i++) {
+        noise_row(s, s->latent + (size_t)i * latent_count(s), sample_ids[i], member, seed, dev);
+    }
+    denoise(s, image_latent, context, n, steps, dev);
+}
+
 void sampler_run(Sampler *s, const float *image_latent, const floatX *context, const uint64_t *sample_ids, int n,
                  int steps, uint64_t seed, Device *dev) {
-    for (int i = 0; i < n; i++) { noise_row(s, s->latent + (size_t)i * latent_count(s), sample_ids[i], seed, dev); }
-    denoise(s, image_latent, context, n, steps, dev);
+    run_member(s, image_latent, context, sample_ids, n, steps, 0, seed, dev);
 }
 
 void sampler_run_noise(Sampler *s, const float *image_latent, const floatX *context, const float *noise, int n,
@@ -139,6 +146,20 @@ void sampler_decode(Sampler *s, float *pictures, int n, Device *dev) {
     device_copy(dev, pictures, s->images, count * sizeof(float), false);
     device_sync(dev);
     for (size_t i = 0; i < count; i++) { pictures[i] = fminf(1, fmaxf(0, pictures[i] / 2 + 0.5f)); }
+}
+
+void sampler_ensemble(Sampler *s, float *predictions, const float *image_latent, const floatX *context,
+                      const uint64_t *sample_ids, int n, int steps, int members, uint64_t seed, Device *dev) {
+    size_t count = (size_t)n * picture_count(s);
+    float *one = members > 1 ? xmalloc(count * sizeof *one) : NULL;
+    for (int m = 0; m < members; m++) {
+        run_member(s, image_latent, context, sample_ids, n, steps, m, seed, dev);
+        sampler_decode(s, m == 0 ? predictions : one, n, dev);
+        if (m == 0) { continue; }
+        float share = 1.0f / (float)(m + 1); // running mean
+        for (size_t i = 0; i < count; i++) { predictions[i] += (one[i] - predictions[i]) * share; }
+    }
+    free(one);
 }
 
 void sampler_decode_latents(Sampler *s, float *pictures, const float *latents, int n, Device *dev) {

@@ -16,8 +16,8 @@ typedef struct {
     float *host_timesteps;                             // (B) pinned
 } Sampler;
 
-// The pipeline has PART_UNET, PART_VAE_DECODER and PART_SCHEDULE open, for sampler_encode PART_VAE_ENCODER too. Dies if
-// the UNet does not take twice the latent's channels.
+// The pipeline has PART_UNET, PART_VAE_DECODER, PART_TEXT and PART_SCHEDULE open, for sampler_encode PART_VAE_ENCODER
+// too. Dies if the UNet does not take twice the latent's channels.
 Sampler sampler_create(Pipeline *pipeline, int B, int h, int w, Device *dev);
 void sampler_destroy(Sampler *sampler, Device *dev);
 // Bytes of device memory that sampler_create will take.
@@ -28,7 +28,11 @@ size_t sampler_bytes(Pipeline *pipeline, int B, int h, int w, Device *dev);
 // alone (stream PHILOX_INFERENCE, step 0).
 void sampler_run(Sampler *sampler, const float *image_latent, const floatX *context, const uint64_t *sample_ids, int n,
                  int steps, uint64_t seed, Device *dev);
-// The same from given noise (n, h, w, L) on the host.
+// Decoded predictions (n, h f, w f, 3) in [0, 1] on the host, averaged over `members` draws of the noise; member m's
+// noise is a function of (seed, sample_ids[i], m), and member 0's is sampler_run's.
+void sampler_ensemble(Sampler *sampler, float *predictions, const float *image_latent, const floatX *context,
+                      const uint64_t *sample_ids, int n, int steps, int members, uint64_t seed, Device *dev);
+// The same as sampler_run from given noise (n, h, w, L) on the host.
 void sampler_run_noise(Sampler *sampler, const float *image_latent, const floatX *context, const float *noise, int n,
                        int steps, Device *dev);
 // noise (h, w, L) on the host: what sampler_run starts from for that id.

@@ -1,0 +1,248 @@
+#include "eval/evaluate.h"
+#include "util/error.h"
+#include "util/progress.h"
+#include <stdlib.h>
+#include <string.h>
+
+static size_t latent_count(const Evaluator *e) { return (size_t)e->sampler.h * e->sampler.w * e->sampler.L; }
+static size_t picture_count(const Evaluator *e) { return (size_t)e->side * e->side * 3; }
+
+Evaluator evaluator_create(Pipeline *pipeline, const Source *source, const ModelSettings *settings, int steps,
+                           int ensemble, int batch, uint64_t seed, Device *dev) {
+    int f = vae_factor(&pipeline->vae_decoder.config);
+    if (source->resolution % f != 0) {
+        die("--resolution %d: expected a multiple of %d, the VAE's factor", source->resolution, f);
+    }
+    Evaluator e = {.pipeline = pipeline,
+                   .dev = dev,
+                   .settings = *settings,
+                   .side = source->resolution,
+                   .batch = batch,
+                   .steps = steps,
+                   .ensemble = ensemble,
+                   .seed = seed};
+    e.sampler = sampler_create(pipeline, batch, e.side / f, e.side / f, dev);
+    e.table = context_table(pipeline, source->class_names, source->class_count, dev);
+    size_t row = (size_t)e.sampler.T * pipeline->clip.config.hidden_size, pictures = (size_t)batch * picture_count(&e);
+    e.context = device_alloc(dev, (size_t)batch * row * sizeof(floatX));
+    e.pixels = xmalloc(pictures * sizeof *e.pixels);
+    e.inputs = xmalloc(pictures * sizeof *e.inputs);
+    e.predictions = xmalloc(pictures * sizeof *e.predictions);
+    e.latents = xmalloc((size_t)batch * latent_count(&e) * sizeof *e.latents);
+    return e;
+}
+
+void evaluator_destroy(Evaluator *e) {
+    sampler_destroy(&e->sampler, e->dev);
+    device_free(e->dev, e->table);
+    device_free(e->dev, e->context);
+    free(e->pixels);
+    free(e->inputs);
+    free(e->predictions);
+    free(e->latents);
+}
+
+void evaluator_load(Evaluator *e, const SourceItem *items, int n) {
+    for (int i = 0; i < n; i++) {
+        float *latent = e->latents + (size_t)i * latent_count(e);
+        if (items[i].latent) { memcpy(latent, items[i].latent, latent_count(e) * sizeof *latent); }
+        if (items[i].pixels) {
+            memcpy(e->pixels + (size_t)i * picture_count(e), items[i].pixels, picture_count(e) * sizeof *e->pixels);
+        }
+    }
+    if (!items[0].latent) { sampler_encode(&e->sampler, e->latents, e->pixels, n, e->dev); }
+    sampler_decode_latents(&e->sampler, e->inputs, e->latents, n, e->dev);
+}
+
+// Noise is a function of picture and class, so that neither the batch nor a cap on the pairs changes a prediction.
+static uint64_t sample_id(const Pair *pair) { return (uint64_t)pair->image_id << 16 | (uint16_t)pair->category; }
+
+void evaluator_predict(Evaluator *e, const SourceItem *items, int n, int steps) {
+    uint64_t ids[n];
+    int categories[n];
+    for (int i = 0; i < n; i++) {
+        ids[i] = sample_id(&items[i].pair);
+        categories[i] = items[i].pair.category;
+    }
+    context_gather(e->context, e->table, categories, n, e->pipeline, e->dev);
+    sampler_ensemble(&e->sampler, e->predictions, e->latents, e->context, ids, n, steps, e->ensemble, e->seed, e->dev);
+}
+
+void evaluator_ceiling(Evaluator *e, const SourceItem *items, int n) {
+    float *latents = xmalloc((size_t)n * latent_count(e) * sizeof *latents);
+    for (int i = 0; i < n; i++) {
+        if (items[i].target_latent) {
+            memcpy(latents + (size_t)i * latent_count(e), items[i].target_latent, latent_count(e) * sizeof *latents);
+        } else {
+            source_target(&items[i], &e->settings, e->pixels + (size_t)i * picture_count(e));
+        }
+    }
+    if (!items[0].target_latent) { sampler_encode(&e->sampler, latents, e->pixels, n, e->dev); }
+    sampler_decode_latents(&e->sampler, e->predictions, latents, n, e->dev);
+    free(latents);
+}
+
+// ---- scoring -------------------------------------------------------------------------------------------------------
+
+static PairScore score_mask(const SourceItem *item, const uint8_t *mask) {
+    PairScore score = pair_score(mask, item->truth, item->ignore, (int64_t)item->frame.width * item->frame.height);
+    score.image_id = item->pair.image_id;
+    score.class_index = item->pair.category;
+    score.absent = item->pair.absent;
+    return score;
+}
+
+// Extraction in the model's rectangle; mask (height, width) of the picture.
+static PairScore score_picture(const SourceItem *item, const float *picture, const float *input, const MaskRule *rule,
+                               uint8_t *mask) {
+    const Frame *f = &item->frame;
+    uint8_t *model_mask = xmalloc((size_t)f->W * f->H);
+    mask_extract(model_mask, picture, input, f->H, f->W, rule);
+    frame_unmask(f, model_mask, mask);
+    free(model_mask);
+    return score_mask(item, mask);
+}
+
+static void centre_box(uint8_t *mask, int width, int height, double share) {
+    int w = (int)(width * share + 0.5), h = (int)(height * share + 0.5), x = (width - w) / 2, y = (height - h) / 2;
+    memset(mask, 0, (size_t)width * height);
+    for (int row = y; row < y + h; row++) { memset(mask + (size_t)row * width + x, 1, (size_t)w); }
+}
+
+// Everything that needs no model.
+static void score_floors(const SourceItem *item, const float *input, Evaluation *v, int index, uint8_t *mask) {
+    const Frame *f = &item->frame;
+    MaskRule white = v->rule;
+    if (white.method == MASK_LUMINANCE) { white = mask_rule_default(MASK_WHITENESS); }
+    white.method = MASK_WHITENESS;
+    v->scores[SCORE_WHITE][index] = score_picture(item, input, NULL, &white, mask);
+    memset(mask, 1, (size_t)f->width * f->height);
+    v->scores[SCORE_ALL_FOREGROUND][index] = score_mask(item, mask);
+    if (item->all_objects) { v->scores[SCORE_ALL_OBJECTS][index] = score_mask(item, item->all_objects); }
+    for (int k = 0; k < BOX_SIZES; k++) {
+        centre_box(mask, f->width, f->height, (k + 2) / 10.0);
+        v->scores[SCORE_BOX + k][index] = score_mask(item, mask);
+    }
+}
+
+static void score_batch(Evaluator *e, const SourceItem *items, int n, Evaluation *v, int kind, int first) {
+    for (int i = 0; i < n; i++) {
+        const Frame *f = &items[i].frame;
+        const float *input = e->inputs + (size_t)i * picture_count(e);
+        const float *prediction = e->predictions + (size_t)i * picture_count(e);
+        uint8_t *mask = xmalloc((size_t)f->width * f->height);
+        PairScore score = score_picture(&items[i], prediction, input, &v->rule, mask);
+        v->scores[kind][first + i] = score;
+        if (kind == SCORE_MODEL) {
+            v->counted[first + i] = items[i].pair.absent || score.truth > 0;
+            if (!items[i].pair.absent && score.truth > 0) {
+                gallery_offer(&v->gallery, &items[i], input, prediction, mask, pair_iou(&score),
+                              v->seen[score.class_index]);
+            }
+            score_floors(&items[i], input, v, first + i, mask);
+        }
+        free(mask);
+    }
+}
+
+static void evaluate_batch(Evaluator *e, const SourceItem *items, int n, Evaluation *v, int first) {
+    evaluator_load(e, items, n);
+    double started = now_seconds();
+    evaluator_predict(e, items, n, e->steps);
+    v->sampling_seconds += now_seconds() - started;
+    score_batch(e, items, n, v, SCORE_MODEL, first);
+    for (int k = 0; k < v->table_count; k++) {
+        if (v->table[k] == e->steps) {
+            memcpy(v->scores[SCORE_STEPS + k] + first, v->scores[SCORE_MODEL] + first, (size_t)n * sizeof(PairScore));
+            continue;
+        }
+        evaluator_predict(e, items, n, v->table[k]);
+        score_batch(e, items, n, v, SCORE_STEPS + k, first);
+    }
+    evaluator_ceiling(e, items, n);
+    score_batch(e, items, n, v, SCORE_CEILING, first);
+}
+
+static int read_batch(const Evaluator *e, const Source *source, const Pair *pairs, int count, SourceItem *items) {
+    int n = count < e->batch ? count : e->batch;
+    for (int i = 0; i < n; i++) { items[i] = source_read(source, pairs[i], &e->settings, latent_count(e)); }
+    return n;
+}
+
+void evaluate(Evaluator *e, const Source *source, Evaluation *v) {
+    for (int kind = 0; kind < SCORE_STEPS + v->table_count; kind++) {
+        if (kind == SCORE_ALL_OBJECTS && source->crops) { continue; }
+        v->scores[kind] = xcalloc((size_t)v->count + 1, sizeof **v->scores);
+    }
+    v->counted = xcalloc((size_t)v->count + 1, sizeof *v->counted);
+    double started = now_seconds();
+    Progress progress = progress_begin("eval", "pairs", v->count, 0);
+    SourceItem *items = xcalloc((size_t)e->batch, sizeof *items);
+    for (int first = 0; first < v->count;) {
+        int n = read_batch(e, source, v->pairs + first, v->count - first, items);
+        evaluate_batch(e, items, n, v, first);
+        for (int i = 0; i < n; i++) { source_item_free(&items[i]); }
+        first += n;
+        progress_update(&progress, first);
+    }
+    progress_end(&progress, v->count);
+    v->seconds = now_seconds() - started;
+    free(items);
+}
+
+void evaluation_free(Evaluation *v) {
+    for (int kind = 0; kind < SCORE_KINDS; kind++) { free(v->scores[kind]); }
+    free(v->counted);
+    gallery_free(&v->gallery);
+}
+
+// ---- thresholds ----------------------------------------------------------------------------------------------------
+
+static const float tolerances[] = {0.05f, 0.1f, 0.15f, 0.2f, 0.25f, 0.3f, 0.35f, 0.4f, 0.5f, 0.6f, 0.7f, 0.8f};
+static const float changes[] = {0.02f, 0.04f, 0.06f, 0.08f, 0.1f, 0.13f, 0.16f, 0.2f, 0.25f, 0.3f};
+enum { TOLERANCES = sizeof tolerances / sizeof *tolerances, CHANGES = sizeof changes / sizeof *changes };
+
+static MaskRule grid_rule(const MaskRule *rule, int point) {
+    MaskRule r = *rule;
+    r.tolerance = tolerances[point % TOLERANCES];
+    if (r.method == MASK_COMPARE) { r.changed = changes[point / TOLERANCES]; }
+    return r;
+}
+
+double tune_rule(Evaluator *e, const Source *source, const Pair *pairs, int count, MaskRule *rule) {
+    int points = TOLERANCES * (rule->method == MASK_COMPARE ? CHANGES : 1), best = 0;
+    PairScore *scores = xmalloc(((size_t)points * count + 1) * sizeof *scores); // (points, count)
+    SourceItem *items = xcalloc((size_t)e->batch, sizeof *items);
+    Progress progress = progress_begin("tune", "pairs", count, 0);
+    for (int first = 0; first < count;) {
+        int n = read_batch(e, source, pairs + first, count - first, items);
+        evaluator_load(e, items, n);
+        evaluator_predict(e, items, n, e->steps);
+#pragma omp parallel for schedule(dynamic)
+        for (int job = 0; job < points * n; job++) {
+            int point = job / n, i = job % n;
+            const float *input = e->inputs + (size_t)i * picture_count(e);
+            const float *prediction = e->predictions + (size_t)i * picture_count(e);
+            MaskRule candidate = grid_rule(rule, point);
+            uint8_t *mask = xmalloc((size_t)items[i].frame.width * items[i].frame.height);
+            scores[(size_t)point * count + first + i] = score_picture(&items[i], prediction, input, &candidate, mask);
+            free(mask);
+        }
+        for (int i = 0; i < n; i++) { source_item_free(&items[i]); }
+        first += n;
+        progress_update(&progress, first);
+    }
+    progress_end(&progress, count);
+    double best_miou = -1;
+    for (int point = 0; point < points; point++) {
+        Summary s = summarize(scores + (size_t)point * count, count, NULL, source->class_count, 0, 0);
+        if (s.miou > best_miou) {
+            best_miou = s.miou;
+            best = point;
+        }
+    }
+    *rule = grid_rule(rule, best);
+    free(items);
+    free(scores);
+    return best_miou;
+}

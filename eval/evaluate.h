@@ -1,0 +1,62 @@
+// Evaluation of a model over pairs (picture, class): predictions, floors and ceiling, and the choice of thresholds.
+#pragma once
+#include "eval/gallery.h"
+#include "eval/metrics.h"
+#include "eval/segment.h"
+#include "eval/source.h"
+
+// A model with everything it needs in memory to answer batches of pairs.
+typedef struct {
+    Pipeline *pipeline;
+    Device *dev;
+    Sampler sampler;
+    ModelSettings settings;
+    int side, batch;             // of the model's square in pixels; largest batch
+    int steps, ensemble;         // DDIM steps; draws of the noise that are averaged
+    uint64_t seed;               // of the noise
+    floatX *table, *context;     // (classes, T, C), (batch, T, C) on the device
+    float *pixels, *latents;     // (batch, side, side, 3), (batch, h, w, L)
+    float *inputs, *predictions; // (batch, side, side, 3) in [0, 1]
+} Evaluator;
+
+Evaluator evaluator_create(Pipeline *pipeline, const Source *source, const ModelSettings *settings, int steps,
+                           int ensemble, int batch, uint64_t seed, Device *dev);
+void evaluator_destroy(Evaluator *e);
+// Image latents of n pairs, and e->inputs: their pictures as the VAE reproduces them.
+void evaluator_load(Evaluator *e, const SourceItem *items, int n);
+// e->predictions for the loaded pairs.
+void evaluator_predict(Evaluator *e, const SourceItem *items, int n, int steps);
+// e->predictions = the true targets through the VAE: what a perfect UNet would give.
+void evaluator_ceiling(Evaluator *e, const SourceItem *items, int n);
+
+enum { BOX_SIZES = 9, MAX_STEPS_TABLE = 12 };
+// What is scored for every pair.
+enum {
+    SCORE_MODEL,
+    SCORE_CEILING,                       // the true target through the VAE and the same mask extraction
+    SCORE_ALL_FOREGROUND,                // floor: every pixel
+    SCORE_WHITE,                         // floor: the whiteness filter on the input
+    SCORE_ALL_OBJECTS,                   // everything that is annotated, whatever the text says (whole pictures only)
+    SCORE_BOX,                           // floor: centred boxes with (k + 2) / 10 of the sides, k = 0..8
+    SCORE_STEPS = SCORE_BOX + BOX_SIZES, // the model with the table's numbers of DDIM steps
+    SCORE_KINDS = SCORE_STEPS + MAX_STEPS_TABLE
+};
+
+typedef struct {
+    const Pair *pairs;
+    int count;
+    MaskRule rule;
+    const bool *seen; // (classes)
+    int table[MAX_STEPS_TABLE], table_count;
+    PairScore *scores[SCORE_KINDS];   // (count); NULL where a kind does not apply
+    bool *counted;                    // (count) false: the class has no pixel in the picture that counts (crowd only)
+    double sampling_seconds, seconds; // in the model's sampling and decoding; in all
+    Gallery gallery;
+} Evaluation;
+
+// Scores all pairs; evaluation has pairs, count, rule, seen and table set, and gets the rest.
+void evaluate(Evaluator *e, const Source *source, Evaluation *evaluation);
+void evaluation_free(Evaluation *evaluation);
+
+// Chooses tolerance (and changed, for MASK_COMPARE) of the rule by the mIoU over these pairs; returns that mIoU.
+double tune_rule(Evaluator *e, const Source *source, const Pair *pairs, int count, MaskRule *rule);
