@@ -119,3 +119,15 @@ void params_download(const Params *params, float *flat, Device *dev) {
     device_sync(dev);
     device_free(dev, staging);
 }
+
+PlannedParams params_plan(Params *params, bool grads) {
+    PlannedParams real = {params->weights, params->grads};
+    params->weights = MADE_UP;
+    params->grads = grads ? MADE_UP : NULL;
+    return real;
+}
+
+void params_plan_end(Params *params, PlannedParams real) {
+    params->weights = real.weights;
+    params->grads = real.grads;
+}

@@ -51,11 +51,20 @@ void slice_to_torch(const ParamSlice *slice, float *torch_order, const float *fl
 void params_upload(Params *params, const float *flat, Device *dev);
 void params_download(const Params *params, float *flat, Device *dev);
 
+// An address for plan-only passes: never read, but not NULL, which has a meaning for kernels.
+#define MADE_UP ((void *)(uintptr_t)256)
+// Between the two, a plan-only pass finds weights, and gradients if asked for, whether there is memory or not.
+typedef struct {
+    floatX *weights;
+    float *grads;
+} PlannedParams;
+PlannedParams params_plan(Params *params, bool grads);
+void params_plan_end(Params *params, PlannedParams real);
+
 #define NO_PARAM ((size_t)-1)
-// Pointers into the flat buffers; NULL for NO_PARAM, and for gradients where none are computed. In plan-only mode
-// weights may be NULL: the pointer is then made up and never read.
+// Pointers into the flat buffers; NULL for NO_PARAM, and for gradients where none are computed.
 static inline const floatX *weight_at(const Params *p, size_t offset) {
-    return offset == NO_PARAM ? NULL : (const floatX *)((uintptr_t)p->weights + offset * sizeof(floatX));
+    return offset == NO_PARAM ? NULL : p->weights + offset;
 }
 static inline float *grad_at(const Params *p, size_t offset) {
     return offset == NO_PARAM || !p->grads ? NULL : p->grads + offset;

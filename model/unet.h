@@ -30,7 +30,13 @@ void unet_destroy(UNet *unet, Device *dev);
 // the caller releases it; else everything is released. `out` may be allocated from the arena by the caller before.
 void unet_forward(UNet *unet, Arena *arena, floatX *out, const floatX *sample, const float *timesteps,
                   const floatX *context, int B, int H, int W, int T, bool keep, Device *dev);
-// After a forward with `keep` of the same tensors. Parameter gradients go to params.grads (beta 0 or 1). dsample and
-// dcontext may be NULL. dout is not changed.
+// After a forward with `keep` of the same tensors. Parameter gradients go to params.grads (beta 0 or 1), if there are
+// any. dsample and dcontext may be NULL. dout is not changed. What forward kept is given back on the way, down to where
+// the arena's bottom was before forward: between the two, allocate with arena_push only.
 void unet_backward(UNet *unet, Arena *arena, floatX *dsample, floatX *dcontext, const floatX *dout, float beta,
                    Device *dev);
+
+// Bytes of the arena that a forward, and with `train` a backward, of this shape needs, at the recompute level that is
+// set. `plan` is a plan-only device: it gets the trace (scopes "forward" and "backward") and the workspace's size.
+// Needs no memory for weights. Not between a forward and its backward.
+size_t unet_plan(UNet *unet, int B, int H, int W, int T, bool train, Device *plan);

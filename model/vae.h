@@ -41,3 +41,7 @@ void vae_decoder_forward(VAEDecoder *decoder, Arena *arena, floatX *image, const
                          bool keep, Device *dev);
 void vae_decoder_backward(VAEDecoder *decoder, Arena *arena, floatX *dlatent, const floatX *dimage, float beta,
                           Device *dev);
+
+// Bytes of the arena for a forward (and with `train` a backward), as in unet.h.
+size_t vae_encoder_plan(VAEEncoder *encoder, int B, int H, int W, bool train, Device *plan);
+size_t vae_decoder_plan(VAEDecoder *decoder, int B, int h, int w, bool train, Device *plan);

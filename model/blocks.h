@@ -1,0 +1,96 @@
+// The blocks that UNet, VAE and text encoder are made of. A block's struct holds its layers and, after a forward that
+// keeps, the tensors that its backward needs. What is cheap to compute again (outputs of norms and of activation
+// functions) is not kept: backward runs those kernels a second time.
+#pragma once
+#include "model/layers.h"
+
+// ---- The three residual branches of a transformer block ------------------------------------------------------------
+// out (N, C) = branch(inp) + residual: inp is the normalized stream, residual the stream, which may be out.
+// Backward: dinp (N, C) from dout and inp, computed again by the caller; dinp may be inp.
+
+typedef struct {
+    Linear qkv, out;
+    int NH;
+    bool causal;
+    floatX *qkv_out, *o; // (N, 3C), (N, C)
+    float *lse;          // (B, NH, T)
+} SelfAttention;
+
+void self_attention_forward(SelfAttention *a, floatX *out, const floatX *inp, const floatX *residual, int T,
+                            const Run *run);
+void self_attention_backward(const SelfAttention *a, floatX *dinp, const floatX *dout, const floatX *inp, int T,
+                             const Run *run);
+
+typedef struct {
+    Linear q, kv, out;
+    int NH;
+    floatX *q_out, *kv_out, *o; // (N, C), (B * context_length, 2C), (N, C)
+    float *lse;                 // (B, NH, T)
+} CrossAttention;
+
+void cross_attention_forward(CrossAttention *a, floatX *out, const floatX *inp, const floatX *residual, int T,
+                             const Run *run);
+void cross_attention_backward(const CrossAttention *a, floatX *dinp, const floatX *dout, const floatX *inp, int T,
+                              Run *run);
+
+typedef enum { FF_GEGLU, FF_GELU, FF_QUICK_GELU } FeedForwardKind;
+
+typedef struct {
+    Linear fc1, fc2;
+    FeedForwardKind kind;
+    floatX *hidden; // fc1's output (N, fc1.OC)
+} FeedForward;
+
+void feed_forward_forward(FeedForward *f, floatX *out, const floatX *inp, const floatX *residual, int N,
+                          const Run *run);
+void feed_forward_backward(const FeedForward *f, floatX *dinp, const floatX *dout, const floatX *inp, int N,
+                           const Run *run);
+
+// ---- ResnetBlock2D -------------------------------------------------------------------------------------------------
+
+typedef struct {
+    GroupNorm norm1, norm2;
+    Linear time_emb_proj, conv_shortcut;
+    Conv conv1, conv2;
+    bool has_time, has_shortcut; // a shortcut where IC != OC
+    floatX *hidden;              // conv1's output (B, H, W, OC)
+} Resnet;
+
+// time_dim 0: without time embedding (the VAE's).
+Resnet resnet_create(Params *params, const char *name, int IC, int OC, int time_dim, int groups, float eps);
+// out (B, H, W, OC) from inp (B, H, W, IC). Where IC == OC and nothing is kept, out may be inp.
+void resnet_forward(Resnet *r, floatX *out, const floatX *inp, int H, int W, const Run *run);
+// dinp may be dout if IC == OC.
+void resnet_backward(Resnet *r, floatX *dinp, const floatX *dout, const floatX *inp, int H, int W, Run *run);
+
+// ---- Transformer2DModel of BasicTransformerBlocks ------------------------------------------------------------------
+
+typedef struct {
+    LayerNorm norm1, norm2, norm3;
+    SelfAttention attn1;
+    CrossAttention attn2;
+    FeedForward ff;
+    floatX *x1, *x2, *x3; // the stream before each branch (N, C)
+} TransformerBlock;
+
+typedef struct {
+    GroupNorm norm;
+    Linear proj_in, proj_out;
+    TransformerBlock *blocks;
+    int count;
+    floatX *hidden; // proj_out's input (N, C)
+} Transformer;
+
+Transformer transformer_create(Params *params, const char *name, int C, int heads, int count, int cross_dim, int groups,
+                               bool linear_projection);
+void transformer_destroy(Transformer *t);
+// out (B, HW, C) from inp (B, HW, C). Where nothing is kept, out may be inp.
+void transformer_forward(Transformer *t, floatX *out, const floatX *inp, int HW, const Run *run);
+// dinp may be dout.
+void transformer_backward(Transformer *t, floatX *dinp, const floatX *dout, const floatX *inp, int HW, Run *run);
+
+// ---- Upsample2D: nearest neighbour to a given size, then a 3x3 convolution -----------------------------------------
+
+void upsample_forward(const Conv *conv, floatX *out, const floatX *inp, int H, int W, int OH, int OW, const Run *run);
+void upsample_backward(const Conv *conv, floatX *dinp, const floatX *dout, const floatX *inp, int H, int W, int OH,
+                       int OW, const Run *run);
