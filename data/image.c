@@ -170,7 +170,7 @@ static uint8_t clip8(int value) {
 }
 
 // Rows [first, first + rows) of the image, each resampled to `width` pixels.
-static void resize_columns(const Image *image, int first, int rows, const Axis *axis, int width, uint8_t *out) {
+static void resize_rows(const Image *image, int first, int rows, const Axis *axis, int width, uint8_t *out) {
     int channels = image->channels;
     for (int y = 0; y < rows; y++) {
         const uint8_t *row = image->pixels + (size_t)(first + y) * image->width * channels;
@@ -193,7 +193,7 @@ Image image_resize(const Image *image, double x, double y, double w, double h, i
     int first = rows.first[0], last = rows.first[height - 1] + rows.count[height - 1];
     size_t stride = (size_t)width * image->channels;
     uint8_t *middle = xcalloc((size_t)(last - first), stride);
-    resize_columns(image, first, last - first, &columns, width, middle);
+    resize_rows(image, first, last - first, &columns, width, middle);
     Image out = image_new(width, height, image->channels);
     int *sum = xcalloc(stride, sizeof *sum);
     for (int i = 0; i < height; i++) {

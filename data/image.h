@@ -28,8 +28,10 @@ uint8_t *image_encode_jpg(const Image *image, int quality, size_t *size);
 typedef enum { FILTER_LANCZOS, FILTER_BILINEAR, FILTER_BOX } Filter; // support 3, 1, 1/2 output pixels
 
 // Resamples the box (x, y, w, h; in pixels, may be fractional, must lie inside) to (width, height). The filter is
-// stretched by the scale when shrinking, so it is antialiased. Bit for bit the fixed-point arithmetic of Pillow's
-// Image.resize((width, height), filter, box=(x, y, x + w, y + h)) for 8-bit pictures: columns first, 22-bit weights.
+// stretched by the scale when shrinking, so it is antialiased; near the box's border it also sees pixels outside of it.
+// Bit for bit the fixed-point arithmetic of Pillow's Image.resize((width, height), filter, box=(x, y, x + w, y + h))
+// for 8-bit pictures: rows to the new width first, then columns to the new height, 22-bit weights. (Pillow from 13 on
+// swaps the passes for some shapes.)
 Image image_resize(const Image *image, double x, double y, double w, double h, int width, int height, Filter filter);
 // The sub-picture of whole pixels (x, y, w, h), which must lie inside.
 Image image_crop(const Image *image, int x, int y, int w, int h);

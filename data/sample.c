@@ -184,7 +184,10 @@ SampleReason sample_render(const Coco *coco, const SampleOptions *o, Sample *s) 
     if (why) {
         warn("%s", why);
     } else {
-        s->rgb = image_resize(&whole, s->x, s->y, s->side, s->side, o->resolution, o->resolution, FILTER_LANCZOS);
+        // Cropped first, as in the original: the filter sees nothing beyond the crop.
+        Image crop = image_crop(&whole, s->x, s->y, s->side, s->side);
+        s->rgb = image_resize(&crop, 0, 0, s->side, s->side, o->resolution, o->resolution, FILTER_LANCZOS);
+        image_free(&crop);
     }
     free(why);
     free(path);
