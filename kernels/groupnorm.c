@@ -74,19 +74,20 @@ static void fold_group(double *mean, double *variance, const float *x, const flo
     *variance = fmax(second / count - offset * offset, 0);
 }
 
-// out = x scale + shift per channel, then SiLU.
-static void normalise_chunk(float *out, const float *x, const float *scale, const float *shift, int pixels, int C,
-                            bool silu) {
+// out = (x - mean) scale + bias per channel, then SiLU. affine holds scale, mean and bias, (3, C): with x scale + shift
+// a large mean would cost digits.
+static void normalise_chunk(float *out, const float *x, const float *affine, int pixels, int C, bool silu) {
+    const float *scale = affine, *mean = scale + C, *bias = mean + C;
     for (int p = 0; p < pixels; p++, x += C, out += C) {
         if (silu) {
 #pragma omp simd
             for (int c = 0; c < C; c++) {
-                float y = x[c] * scale[c] + shift[c];
+                float y = (x[c] - mean[c]) * scale[c] + bias[c];
                 out[c] = y * fast_sigmoidf(y);
             }
         } else {
 #pragma omp simd
-            for (int c = 0; c < C; c++) { out[c] = x[c] * scale[c] + shift[c]; }
+            for (int c = 0; c < C; c++) { out[c] = (x[c] - mean[c]) * scale[c] + bias[c]; }
         }
     }
 }
@@ -96,12 +97,12 @@ void groupnorm_forward(floatX *out, float *mean, float *rstd, const floatX *inp,
     size_t size = (size_t)HW * C, n = B * size;
     Cut cut = cut_pixels(HW, C);
     size_t sums_size = (size_t)B * cut.chunks * 2 * C;
-    float *sums = device_workspace(dev, (sums_size + (size_t)B * 2 * C) * sizeof(float));
+    float *sums = device_workspace(dev, (sums_size + (size_t)B * 3 * C) * sizeof(float));
     if (!device_launch(dev, "groupnorm_forward", (2.0 * n + 2.0 * C) * sizeof(floatX) + 8.0 * B * G,
                        (silu ? 10.0 : 6.0) * n)) {
         return;
     }
-    float *affine = sums + sums_size; // scale and shift, (B, 2, C)
+    float *affine = sums + sums_size; // (B, 3, C)
 #pragma omp parallel if (n >= PARALLEL_MIN)
     for (int b0 = 0; b0 < B; b0 += cut.sweep) {
         int b1 = B - b0 < cut.sweep ? B : b0 + cut.sweep;
@@ -118,25 +119,25 @@ void groupnorm_forward(floatX *out, float *mean, float *rstd, const floatX *inp,
             fold_group(&m, &variance, inp + b * size, sums + (size_t)b * cut.chunks * 2 * C, cut, HW, C, c0, C / G);
             mean[i] = (float)m;
             rstd[i] = (float)(1 / sqrt(variance + eps));
-            float *scale = affine + (size_t)b * 2 * C, *shift = scale + C;
+            float *scale = affine + (size_t)b * 3 * C;
             for (int c = c0; c < c0 + C / G; c++) {
                 scale[c] = rstd[i] * weight[c];
-                shift[c] = (float)((bias ? bias[c] : 0) - m * scale[c]);
+                scale[C + c] = mean[i];
+                scale[2 * C + c] = bias ? bias[c] : 0;
             }
         }
 #pragma omp for schedule(static)
         for (int i = b0 * cut.chunks; i < b1 * cut.chunks; i++) {
             int b = i / cut.chunks, k = i % cut.chunks;
             size_t at = b * size + (size_t)k * cut.pixels * C;
-            const float *scale = affine + (size_t)b * 2 * C;
-            normalise_chunk(out + at, inp + at, scale, scale + C, pixels_of(cut, k, HW), C, silu);
+            normalise_chunk(out + at, inp + at, affine + (size_t)b * 3 * C, pixels_of(cut, k, HW), C, silu);
         }
     }
 }
 
 // Per-channel coefficients of one sample in backward, each (C).
 typedef struct {
-    float *rstd, *offset;               // x^ = x rstd + offset
+    float *mean, *rstd;                 // x^ = (x - mean) rstd
     float *from_dy, *from_x, *constant; // dinp = dy from_dy + x^ from_x + constant
 } Coefficients;
 
@@ -160,7 +161,7 @@ static void gradient_sums(float *sum, float *dot, const float *dout, const float
         if (silu) {
 #pragma omp simd
             for (int c = 0; c < C; c++) {
-                float xhat = x[c] * k.rstd[c] + k.offset[c], dy = dout[c] * silu_slope(xhat * weight[c] + bias[c]);
+                float xhat = (x[c] - k.mean[c]) * k.rstd[c], dy = dout[c] * silu_slope(xhat * weight[c] + bias[c]);
                 sum[c] += dy;
                 dot[c] += dy * xhat;
             }
@@ -168,7 +169,7 @@ static void gradient_sums(float *sum, float *dot, const float *dout, const float
 #pragma omp simd
             for (int c = 0; c < C; c++) {
                 sum[c] += dout[c];
-                dot[c] += dout[c] * (x[c] * k.rstd[c] + k.offset[c]);
+                dot[c] += dout[c] * ((x[c] - k.mean[c]) * k.rstd[c]);
             }
         }
     }
@@ -199,7 +200,7 @@ static void input_gradient(float *dinp, const float *dout, const float *x, const
         const float *residual = dresidual ? dresidual + (size_t)p * C : NULL;
 #define GRADIENT(dy, plus)                                                                                             \
     _Pragma("omp simd") for (int c = 0; c < C; c++) {                                                                  \
-        float xhat = x[c] * k.rstd[c] + k.offset[c];                                                                   \
+        float xhat = (x[c] - k.mean[c]) * k.rstd[c];                                                                   \
         dinp[c] = (dy)*k.from_dy[c] + (xhat * k.from_x[c] + k.constant[c]) plus;                                       \
     }
         if (silu && residual) {
@@ -238,7 +239,7 @@ void groupnorm_backward(floatX *dinp, float *dweight, float *dbias, const floatX
             Coefficients k = coefficients_of(memory, i / G, C);
             for (int c = i % G * (C / G); c < (i % G + 1) * (C / G); c++) {
                 k.rstd[c] = rstd[i];
-                k.offset[c] = -mean[i] * rstd[i];
+                k.mean[c] = mean[i];
             }
         }
 #pragma omp for schedule(static)

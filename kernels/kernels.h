@@ -172,12 +172,12 @@ typedef struct {
 // out (B, n): element e of row b is a function of (seed, stream, step, first_sample + b, e) alone (util/philox.h: words
 // 4i..4i+3 give elements 4i..4i+3 by two Box-Muller pairs). stream is a PhiloxStream.
 void normal_noise(float *out, int B, int n, uint32_t stream, const StepScalars *s, Device *dev);
-// Annealed multi-resolution noise of Marigold, per sample: noise = sqrt(2) n0 + sum over levels i = 1..9 of strength_b^i *
-// bilinear_up(randn(h_i, w_i)), divided by its standard deviation over the sample (n - 1); strength_b = strength * t_b / T
-// with annealed, else strength. (The original adds two full-size draws: the same law.) Level sizes: h_i =
-// max(1, (int)(h_(i-1) / r_i^i)), r_i = 2 + 2u drawn per sample; stop after a level with a side of 1. out (B, H, W, C)
-// holds n0 (normal_noise) on entry. Level i is the sequence of PHILOX_MULTIRES that begins at block i << 24, and u is
-// philox_uniform of word 0 of block i. The bilinear filter is torch's with align_corners = false.
+// Annealed multi-resolution noise of Marigold, per sample: noise = sqrt(2) n0 + sum over levels i = 1..9 of
+// strength_b^i bilinear_up(randn(h_i, w_i)), divided by its standard deviation over the sample (n - 1); strength_b =
+// strength * t_b / T with annealed, else strength. (The original adds two full-size draws: the same law.) Level sizes:
+// h_i = max(1, (int)(h_(i-1) / r_i^i)), r_i = 2 + 2u drawn per sample; stop after a level with a side of 1.
+// out (B, H, W, C) holds n0 (normal_noise) on entry. Level i is the sequence of PHILOX_MULTIRES that begins at block
+// i << 24, and u is philox_uniform of word 0 of block i. The bilinear filter is torch's with align_corners = false.
 void multires_noise(float *out, const float *timesteps, float strength, bool annealed, int num_train_timesteps, int B,
                     int H, int W, int C, const StepScalars *s, Device *dev);
 // timesteps (B): with probability t_max_prob the last one, T - 1 (word 0 of block 0 as a uniform number lies below it),
