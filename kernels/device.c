@@ -122,57 +122,6 @@ void *device_workspace(Device *dev, size_t bytes) {
     return dev->workspace;
 }
 
-// ---- The trace of launches -----------------------------------------------------------------------------------------
-
-// The row of this name and scope; a new one if there is none.
-static TraceRow *trace_row(Trace *trace, const char *name, const char *scope) {
-    for (int i = 0; i < trace->count; i++) {
-        TraceRow *row = trace->rows + i;
-        if (strcmp(row->name, name) == 0 && strcmp(row->scope, scope) == 0) { return row; }
-    }
-    if (trace->count == trace->capacity) {
-        trace->capacity = trace->capacity ? 2 * trace->capacity : 64;
-        trace->rows = xrealloc(trace->rows, trace->capacity * sizeof *trace->rows);
-    }
-    trace->rows[trace->count] = (TraceRow){.name = name, .scope = scope};
-    return trace->rows + trace->count++;
-}
-
-bool device_launch(Device *dev, const char *name, double bytes, double flops) {
-    if (dev->trace) {
-        TraceRow *row = trace_row(dev->trace, name, dev->scope ? dev->scope : "");
-        row->bytes += bytes;
-        row->flops += flops;
-        dev->trace->bytes += bytes;
-        dev->trace->flops += flops;
-    }
-    return !dev->plan_only;
-}
-
-void device_scope(Device *dev, const char *scope) { dev->scope = scope; }
-
-void trace_clear(Trace *trace) {
-    trace->count = 0;
-    trace->bytes = trace->flops = 0;
-}
-
-void trace_free(Trace *trace) {
-    free(trace->rows);
-    *trace = (Trace){0};
-}
-
-double trace_least_seconds(const Trace *trace, const Peaks *peaks) {
-    double seconds = 0;
-    for (int i = 0; i < trace->count; i++) {
-        const TraceRow *row = trace->rows + i;
-        bool gemm = strncmp(row->name, "linear", 6) == 0 || strncmp(row->name, "conv2d", 6) == 0;
-        double compute = row->flops / (gemm ? peaks->gemm_flops_per_s : peaks->flops_per_s);
-        double memory = row->bytes / peaks->bytes_per_s;
-        seconds += compute > memory ? compute : memory;
-    }
-    return seconds;
-}
-
 // ---- Peaks ---------------------------------------------------------------------------------------------------------
 
 enum { GEMM_N = 1536, STREAM_BYTES = 64 << 20, REPEATS = 5 };

@@ -1,9 +1,13 @@
 // What host code knows of the machine that runs the kernels: memory, copies, events, graphs and the trace of launches.
-// device.c (CPU: everything synchronous) and device.cu implement it. Failures of the machine die with a sentence.
+// device.c (CPU: everything synchronous) and device.cu implement it, trace.c the trace. Failures die with a sentence.
 #pragma once
 #include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
+
+#if defined(PRECISION_bf16) && defined(__cplusplus)
+#include <cuda_bf16.h>
+#endif
 
 #ifdef __cplusplus
 extern "C" {
@@ -13,7 +17,6 @@ extern "C" {
 #if defined(PRECISION_bf16) && defined(BACKEND_cpu)
 #error "the cpu backend is fp32"
 #elif defined(PRECISION_bf16) && defined(__cplusplus)
-#include <cuda_bf16.h>
 typedef __nv_bfloat16 floatX;
 #elif defined(PRECISION_bf16)
 typedef struct {
@@ -34,6 +37,7 @@ typedef struct {
 typedef struct {
     TraceRow *rows;
     int count, capacity;
+    int current; // row of the last launch
     double bytes, flops; // sums
 } Trace;
 
@@ -96,6 +100,8 @@ void *device_workspace(Device *dev, size_t bytes);
 // For kernels: reports one launch; true if the kernel is to run. Every function of kernels.h begins with
 //     if (!device_launch(dev, "groupnorm_forward", bytes, flops)) return;
 bool device_launch(Device *dev, const char *name, double bytes, double flops);
+// For CUDA launchers, after device_launch: the grid of that function's latest __global__ launch.
+void device_launch_grid(Device *dev, int blocks, int threads, int shared_bytes);
 // Names the part of the step that the following launches belong to (a string literal).
 void device_scope(Device *dev, const char *scope);
 
