@@ -7,6 +7,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include <unistd.h>
+#include "kernels/gemm.h"
 #include "util/error.h"
 #include "util/progress.h"
 
@@ -145,13 +146,7 @@ static double measure_gemm(Device *dev) {
 
 // FLOP/s of independent chains of multiply-adds in registers: enough of them to cover the latency of two units.
 static double measure_fma(void) {
-    enum { LANES = 16, CHAINS = 12, ROUNDS = 1 << 20 };
-    typedef float Lanes __attribute__((vector_size(4 * LANES)));
-#ifndef __AVX512F__
-    enum { USED = CHAINS / 2 }; // a vector of 16 floats is two registers
-#else
-    enum { USED = CHAINS };
-#endif
+    enum { CHAINS = 10, ROUNDS = 1 << 20 };
     int threads = omp_get_max_threads();
     double best = 1e30;
     volatile float sink = 0, multiplier = 0.999f, addend = 0.001f;
@@ -159,21 +154,23 @@ static double measure_fma(void) {
         double start = now_seconds();
 #pragma omp parallel num_threads(threads)
         {
-            Lanes acc[USED], m = (Lanes){0} + multiplier, a = (Lanes){0} + addend;
-            for (int j = 0; j < USED; j++) acc[j] = m * (float)j;
+            Vec acc[CHAINS], m = (Vec){0} + multiplier, a = (Vec){0} + addend;
+#pragma GCC unroll 16
+            for (int j = 0; j < CHAINS; j++) acc[j] = m * (float)j;
             for (int r = 0; r < ROUNDS; r++) {
 #pragma GCC unroll 16
-                for (int j = 0; j < USED; j++) acc[j] = acc[j] * m + a;
+                for (int j = 0; j < CHAINS; j++) acc[j] = acc[j] * m + a;
             }
-            Lanes sum = acc[0];
-            for (int j = 1; j < USED; j++) sum += acc[j];
+            Vec sum = acc[0];
+#pragma GCC unroll 16
+            for (int j = 1; j < CHAINS; j++) sum += acc[j];
             if (sum[0] == 12345.678f) { sink = sum[1]; }
         }
         double seconds = now_seconds() - start;
         if (seconds < best) { best = seconds; }
     }
     (void)sink;
-    return 2.0 * LANES * USED * ROUNDS * threads / best;
+    return 2.0 * VEC * CHAINS * ROUNDS * threads / best;
 }
 
 // Bytes per second of a = b and of a = b + s c on arrays larger than the caches: the better one.

@@ -1,0 +1,326 @@
+// attention in tiles with an online softmax (Rabe & Staats 2021; Dao et al. 2022): no T x T matrix is kept, backward
+// computes each tile of probabilities again from lse. Tiles of scores are held transposed, (keys, queries): a vector
+// register is a row of queries, so that maxima and sums need no step across its lanes, and only the queries (and dout)
+// of a tile are packed.
+#include "kernels/kernels.h"
+#include <assert.h>
+#include <math.h>
+#include <string.h>
+#include <omp.h>
+#include "kernels/gemm.h"
+#include "kernels/vecmath.h"
+
+enum { BQ = 64, BK = 64 }; // queries (a multiple of NR) and keys of a tile
+
+static inline int min(int a, int b) { return a < b ? a : b; }
+static inline int ceil_div(int a, int b) { return (a + b - 1) / b; }
+
+// First element of token t of head h of sample b.
+static inline size_t token(int b, int t, int h, int T, int stride, int HS) {
+    return ((size_t)b * T + t) * stride + (size_t)h * HS;
+}
+
+// packed (BQ / NR panels of (HS, NR)) = the transpose of nq rows.
+static void pack_queries(float *packed, const float *rows, int stride, int nq, int HS) {
+    for (int j = 0; j < nq; j += NR) {
+        gemm_pack_transposed(packed + (size_t)j * HS, rows + (size_t)j * stride, stride, HS, min(NR, nq - j));
+    }
+}
+
+// tile (nk, BQ) = keys packed: products of nk rows with every packed query. Columns up to the next multiple of VEC
+// become 0.
+static void scores(float *tile, const float *keys, int stride, const float *packed, int nk, int nq, int HS) {
+    int tiles = tile_count(nk), columns = ceil_div(nq, VEC) * VEC;
+    for (int i = 0; i < tiles; i++) {
+        int first = tile_first(i, tiles, nk), rows = tile_first(i + 1, tiles, nk) - first;
+        const float *a[MR];
+        for (int r = 0; r < rows; r++) a[r] = keys + (size_t)(first + r) * stride;
+        for (int j = 0; j < columns; j += NR) {
+            gemm_tile(tile + first * BQ + j, NULL, NULL, BQ, a, 0, 0, packed + (size_t)j * HS, NR, 1, HS, rows,
+                      min(NR, columns - j));
+        }
+    }
+}
+
+// n columns of `count` rows as the right matrix of a product: where they are, or in panel (count, NR) if the last
+// vector would read beyond a row.
+static const float *whole_vectors(const float *rows, ptrdiff_t stride, int count, int n, float *panel,
+                                  ptrdiff_t *step) {
+    *step = stride;
+    if (n % VEC == 0) { return rows; }
+    for (int i = 0; i < count; i++) memcpy(panel + i * NR, rows + i * stride, n * sizeof *panel);
+    *step = NR;
+    return panel;
+}
+
+// out (nq, HS) += tile (nk, BQ)^T rows (nk, HS).
+static void add_down(float *out, int out_stride, const float *tile, const float *rows, int stride, int nk, int nq,
+                     int HS) {
+    float panel[BK * NR];
+    int offset[BK], tiles = tile_count(nq);
+    for (int k = 0; k < nk; k++) offset[k] = k * BQ;
+    for (int j = 0; j < HS; j += NR) {
+        int n = min(NR, HS - j);
+        ptrdiff_t step;
+        const float *b = whole_vectors(rows + j, stride, nk, n, panel, &step);
+        for (int i = 0; i < tiles; i++) {
+            int first = tile_first(i, tiles, nq), count = tile_first(i + 1, tiles, nq) - first;
+            float *c = out + (size_t)first * out_stride + j;
+            gemm_tile_columns(c, c, out_stride, tile + first, offset, b, step, nk, count, n);
+        }
+    }
+}
+
+// out (nk, HS) += tile (nk, BQ) rows (nq, HS).
+static void add_across(float *out, int out_stride, const float *tile, const float *rows, int stride, int nk, int nq,
+                       int HS) {
+    float panel[BQ * NR];
+    int tiles = tile_count(nk);
+    for (int j = 0; j < HS; j += NR) {
+        int n = min(NR, HS - j);
+        ptrdiff_t step;
+        const float *b = whole_vectors(rows + j, stride, nq, n, panel, &step);
+        for (int i = 0; i < tiles; i++) {
+            int first = tile_first(i, tiles, nk), count = tile_first(i + 1, tiles, nk) - first;
+            const float *a[MR];
+            for (int r = 0; r < count; r++) a[r] = tile + (first + r) * BQ;
+            float *c = out + (size_t)first * out_stride + j;
+            gemm_tile(c, c, NULL, out_stride, a, 0, 0, b, step, 1, nq, count, n);
+        }
+    }
+}
+
+static void mask_future(float *tile, int q0, int k0, int nk, int nq) {
+    for (int k = 0; k < nk; k++) {
+        for (int i = 0; i < min(nq, k0 + k - q0); i++) tile[k * BQ + i] = -INFINITY;
+    }
+}
+
+// Turns scores into exp(scale score - m) with m the running maximum of the scaled scores, and gives each query the
+// factor by which what was summed so far shrinks.
+static void online_softmax(float *tile, float *m, float *sum, float *factor, float scale, int nk, int columns) {
+    float top[BQ];
+    for (int i = 0; i < columns; i++) top[i] = m[i];
+    for (int k = 0; k < nk; k++) {
+        for (int i = 0; i < columns; i++) {
+            float s = tile[k * BQ + i] * scale;
+            top[i] = s > top[i] ? s : top[i];
+        }
+    }
+    for (int i = 0; i < columns; i++) {
+        factor[i] = fast_expf(m[i] - top[i]);
+        m[i] = top[i];
+        sum[i] *= factor[i];
+    }
+    for (int k = 0; k < nk; k++) {
+        for (int i = 0; i < columns; i++) {
+            float e = fast_expf(tile[k * BQ + i] * scale - top[i]);
+            tile[k * BQ + i] = e;
+            sum[i] += e;
+        }
+    }
+}
+
+// Keys that a tile of queries sees.
+static int visible(const Attention *a, int q0, int nq) { return a->causal ? min(a->Tk, q0 + nq) : a->Tk; }
+
+// One tile of queries of one head; scratch holds BQ * HS + BK * BQ floats.
+static void forward_tile(float *out, float *lse, const float *q, const float *k, const float *v, const Attention *a,
+                         int q0, float *scratch) {
+    int nq = min(BQ, a->Tq - q0), columns = ceil_div(nq, VEC) * VEC, HS = a->HS, Tk = visible(a, q0, nq);
+    float *packed = scratch, *tile = packed + (size_t)BQ * HS;
+    float m[BQ], sum[BQ], factor[BQ];
+    for (int i = 0; i < BQ; i++) m[i] = -INFINITY, sum[i] = 0;
+    pack_queries(packed, q, a->q_stride, nq, HS);
+    for (int i = 0; i < nq; i++) memset(out + (size_t)i * a->out_stride, 0, HS * sizeof *out);
+    for (int k0 = 0; k0 < Tk; k0 += BK) {
+        int nk = min(BK, Tk - k0);
+        scores(tile, k + (size_t)k0 * a->k_stride, a->k_stride, packed, nk, nq, HS);
+        if (a->causal && k0 + nk > q0) { mask_future(tile, q0, k0, nk, nq); }
+        online_softmax(tile, m, sum, factor, 1 / sqrtf(HS), nk, columns);
+        for (int i = 0; k0 && i < nq; i++) {
+            for (int j = 0; j < HS; j++) out[(size_t)i * a->out_stride + j] *= factor[i];
+        }
+        add_down(out, a->out_stride, tile, v + (size_t)k0 * a->v_stride, a->v_stride, nk, nq, HS);
+    }
+    for (int i = 0; i < nq; i++) {
+        float inverse = 1 / sum[i];
+        for (int j = 0; j < HS; j++) out[(size_t)i * a->out_stride + j] *= inverse;
+        lse[i] = m[i] + logf(sum[i]);
+    }
+}
+
+static size_t forward_floats(const Attention *a) { return (size_t)BQ * a->HS + BK * BQ; }
+
+// Pairs of query and key that see each other, over all samples and heads.
+static double pairs(const Attention *a) {
+    double per_head = a->causal ? 0.5 * a->Tq * (a->Tq + 1.0) : (double)a->Tq * a->Tk;
+    return per_head * a->B * a->NH;
+}
+static double query_elements(const Attention *a) { return (double)a->B * a->NH * a->Tq * a->HS; }
+static double key_elements(const Attention *a) { return (double)a->B * a->NH * a->Tk * a->HS; }
+
+static void check(const Attention *a) {
+    assert(a->HS % 8 == 0 && a->HS > 0);
+    assert(!a->causal || a->Tq == a->Tk);
+    (void)a;
+}
+
+void attention_forward(floatX *out, float *lse, const floatX *q, const floatX *k, const floatX *v, Attention attention,
+                       Device *dev) {
+    const Attention *a = &attention;
+    check(a);
+    double bytes = sizeof(floatX) * 2 * (query_elements(a) + key_elements(a)) + sizeof(float) * a->B * a->NH * a->Tq;
+    bool run = device_launch(dev, "attention_forward", bytes, 4 * pairs(a) * a->HS);
+    size_t floats = forward_floats(a);
+    float *scratch = device_workspace(dev, omp_get_max_threads() * floats * sizeof(float));
+    if (!run) { return; }
+    int tiles = ceil_div(a->Tq, BQ);
+#pragma omp parallel for collapse(3) schedule(dynamic)
+    for (int b = 0; b < a->B; b++) {
+        for (int h = 0; h < a->NH; h++) {
+            for (int i = 0; i < tiles; i++) {
+                forward_tile(
+                    out + token(b, i * BQ, h, a->Tq, a->out_stride, a->HS),
+                    lse + ((size_t)b * a->NH + h) * a->Tq + i * BQ, q + token(b, i * BQ, h, a->Tq, a->q_stride, a->HS),
+                    k + token(b, 0, h, a->Tk, a->k_stride, a->HS), v + token(b, 0, h, a->Tk, a->v_stride, a->HS), a,
+                    i * BQ, scratch + omp_get_thread_num() * floats);
+            }
+        }
+    }
+}
+
+// ---- Backward ------------------------------------------------------------------------------------------------------
+
+// One head, its keys cut into `parts` so that few heads keep many threads busy; a part owns its rows of dk and dv and
+// sums dq into an array of its own.
+typedef struct {
+    float *dq, *dk, *dv; // of the part's head; dq dense (Tq, HS) or with q's stride
+    const float *dout, *q, *k, *v, *out, *lse;
+    int dq_stride, k0, k1; // the part's keys
+} Part;
+
+// delta (nq) = sum of dout * out: what softmax's backward subtracts.
+static void row_products(float *delta, const float *dout, const float *out, int stride, int nq, int HS) {
+    for (int i = 0; i < nq; i++) {
+        float sum = 0;
+#pragma omp simd reduction(+ : sum)
+        for (int j = 0; j < HS; j++) sum += dout[(size_t)i * stride + j] * out[(size_t)i * stride + j];
+        delta[i] = sum;
+    }
+}
+
+// Scores to probabilities p, and dp to dscores = p (dp - delta) scale.
+static void softmax_backward(float *p, float *dp, const float *lse, const float *delta, float scale, int nk,
+                             int columns) {
+    for (int k = 0; k < nk; k++) {
+        for (int i = 0; i < columns; i++) {
+            float e = fast_expf(p[k * BQ + i] * scale - lse[i]);
+            p[k * BQ + i] = e;
+            dp[k * BQ + i] = e * (dp[k * BQ + i] - delta[i]) * scale;
+        }
+    }
+}
+
+static void zero_rows(float *to, int stride, int rows, int HS) {
+    for (int i = 0; i < rows; i++) memset(to + (size_t)i * stride, 0, HS * sizeof *to);
+}
+
+// scratch holds backward_floats.
+static void backward_part(const Part *part, const Attention *a, float *scratch) {
+    int HS = a->HS;
+    float *packed_q = scratch, *packed_d = packed_q + (size_t)BQ * HS, *p = packed_d + (size_t)BQ * HS,
+          *dp = p + BK * BQ;
+    if (part->dk) { zero_rows(part->dk + (size_t)part->k0 * a->k_stride, a->k_stride, part->k1 - part->k0, HS); }
+    if (part->dv) { zero_rows(part->dv + (size_t)part->k0 * a->v_stride, a->v_stride, part->k1 - part->k0, HS); }
+    if (part->dq) { zero_rows(part->dq, part->dq_stride, a->Tq, HS); }
+    for (int q0 = 0; q0 < a->Tq; q0 += BQ) {
+        int nq = min(BQ, a->Tq - q0), columns = ceil_div(nq, VEC) * VEC, end = min(part->k1, visible(a, q0, nq));
+        const float *q = part->q + (size_t)q0 * a->q_stride, *dout = part->dout + (size_t)q0 * a->out_stride;
+        float lse[BQ] = {0}, delta[BQ] = {0};
+        if (end <= part->k0) { continue; }
+        memcpy(lse, part->lse + q0, nq * sizeof *lse);
+        row_products(delta, dout, part->out + (size_t)q0 * a->out_stride, a->out_stride, nq, HS);
+        pack_queries(packed_q, q, a->q_stride, nq, HS);
+        pack_queries(packed_d, dout, a->out_stride, nq, HS);
+        for (int k0 = part->k0; k0 < end; k0 += BK) {
+            int nk = min(BK, end - k0);
+            const float *k = part->k + (size_t)k0 * a->k_stride, *v = part->v + (size_t)k0 * a->v_stride;
+            scores(p, k, a->k_stride, packed_q, nk, nq, HS);
+            if (a->causal && k0 + nk > q0) { mask_future(p, q0, k0, nk, nq); }
+            scores(dp, v, a->v_stride, packed_d, nk, nq, HS);
+            softmax_backward(p, dp, lse, delta, 1 / sqrtf(HS), nk, columns);
+            if (part->dv) {
+                add_across(part->dv + (size_t)k0 * a->v_stride, a->v_stride, p, dout, a->out_stride, nk, nq, HS);
+            }
+            if (part->dk) {
+                add_across(part->dk + (size_t)k0 * a->k_stride, a->k_stride, dp, q, a->q_stride, nk, nq, HS);
+            }
+            if (part->dq) {
+                add_down(part->dq + (size_t)q0 * part->dq_stride, part->dq_stride, dp, k, a->k_stride, nk, nq, HS);
+            }
+        }
+    }
+}
+
+static size_t backward_floats(const Attention *a) { return 2 * ((size_t)BQ * a->HS + BK * BQ); }
+
+// Parts of a head's keys: a function of the shape alone, so that results do not depend on the number of threads.
+static int key_parts(const Attention *a) { return min(ceil_div(8, a->B * a->NH), ceil_div(a->Tk, 4 * BK)); }
+
+static void sum_parts(float *dq, const float *partial, int parts, const Attention *a) {
+    size_t part_floats = (size_t)a->Tq * a->HS;
+#pragma omp parallel for collapse(2)
+    for (int bh = 0; bh < a->B * a->NH; bh++) {
+        for (int t = 0; t < a->Tq; t++) {
+            float *to = dq + token(bh / a->NH, t, bh % a->NH, a->Tq, a->q_stride, a->HS);
+            const float *from = partial + (size_t)bh * parts * part_floats + (size_t)t * a->HS;
+            for (int j = 0; j < a->HS; j++) {
+                float sum = from[j];
+                for (int p = 1; p < parts; p++) sum += from[p * part_floats + j];
+                to[j] = sum;
+            }
+        }
+    }
+}
+
+void attention_backward(floatX *dq, floatX *dk, floatX *dv, const floatX *dout, const floatX *q, const floatX *k,
+                        const floatX *v, const floatX *out, const float *lse, Attention attention, Device *dev) {
+    const Attention *a = &attention;
+    check(a);
+    int gradients = (dq != NULL) + (dk != NULL) + (dv != NULL), heads = a->B * a->NH;
+    double bytes = sizeof(floatX) * (query_elements(a) * (dq ? 4 : 3) + key_elements(a) * (2 + !!dk + !!dv)) +
+                   sizeof(float) * heads * a->Tq;
+    bool run = device_launch(dev, "attention_backward", bytes, (4.0 + 2 * gradients) * pairs(a) * a->HS);
+    int parts = key_parts(a);
+    size_t floats = backward_floats(a), threads = omp_get_max_threads(), part_floats = (size_t)a->Tq * a->HS;
+    size_t partial_floats = dq && parts > 1 ? heads * parts * part_floats : 0;
+    float *scratch = device_workspace(dev, (threads * floats + partial_floats) * sizeof(float));
+    if (!run) { return; }
+    float *partial = scratch + threads * floats;
+#pragma omp parallel for collapse(2) schedule(dynamic)
+    for (int bh = 0; bh < heads; bh++) {
+        for (int i = 0; i < parts; i++) {
+            int b = bh / a->NH, h = bh % a->NH;
+            size_t at_q = token(b, 0, h, a->Tq, a->q_stride, a->HS), at_k = token(b, 0, h, a->Tk, a->k_stride, a->HS),
+                   at_v = token(b, 0, h, a->Tk, a->v_stride, a->HS),
+                   at_out = token(b, 0, h, a->Tq, a->out_stride, a->HS);
+            Part part = {.dq = !dq         ? NULL
+                               : parts > 1 ? partial + ((size_t)bh * parts + i) * part_floats
+                                           : dq + at_q,
+                         .dk = dk ? dk + at_k : NULL,
+                         .dv = dv ? dv + at_v : NULL,
+                         .dout = dout + at_out,
+                         .q = q + at_q,
+                         .k = k + at_k,
+                         .v = v + at_v,
+                         .out = out + at_out,
+                         .lse = lse + (size_t)bh * a->Tq,
+                         .dq_stride = parts > 1 ? a->HS : a->q_stride,
+                         .k0 = (long)a->Tk * i / parts,
+                         .k1 = (long)a->Tk * (i + 1) / parts};
+            backward_part(&part, a, scratch + omp_get_thread_num() * floats);
+        }
+    }
+    if (dq && parts > 1) { sum_parts(dq, partial, parts, a); }
+}

@@ -1,0 +1,164 @@
+// conv2d against a float64 convolution written as its definition, on the same rounded inputs.
+#include "tests/kernels/check.h"
+
+typedef struct {
+    Conv2d conv;
+    bool bias, sample_bias, residual, integers;
+    float beta;
+} Case;
+
+typedef struct {
+    size_t inp, weight, out;
+    int OH, OW;
+} Sizes;
+
+static Sizes sizes(const Conv2d *c) {
+    int OH = conv2d_out(c, c->H), OW = conv2d_out(c, c->W);
+    return (Sizes){(size_t)c->B * c->H * c->W * c->IC, (size_t)c->OC * c->K * c->K * c->IC,
+                   (size_t)c->B * OH * OW * c->OC, OH, OW};
+}
+
+// Calls visit for every (output element, weight element, input element) that meet, given their indices.
+typedef void Visit(size_t out, size_t weight, size_t inp, void *context);
+
+static void visit_products(const Conv2d *c, Visit *visit, void *context) {
+    Sizes s = sizes(c);
+    for (int b = 0; b < c->B; b++) {
+        for (int o = 0; o < s.OH * s.OW * c->K * c->K; o++) {
+            int kx = o % c->K, ky = o / c->K % c->K, x = o / c->K / c->K % s.OW, y = o / c->K / c->K / s.OW;
+            int iy = y * c->stride + ky - c->pad_before, ix = x * c->stride + kx - c->pad_before;
+            if (iy < 0 || iy >= c->H || ix < 0 || ix >= c->W) { continue; }
+            size_t inp = (((size_t)b * c->H + iy) * c->W + ix) * c->IC,
+                   out = (((size_t)b * s.OH + y) * s.OW + x) * c->OC;
+            for (int oc = 0; oc < c->OC; oc++) {
+                size_t weight = (((size_t)oc * c->K + ky) * c->K + kx) * c->IC;
+                for (int ic = 0; ic < c->IC; ic++) visit(out + oc, weight + ic, inp + ic, context);
+            }
+        }
+    }
+}
+
+typedef struct {
+    double *out, *dinp, *dweight;
+    const double *inp, *weight, *dout;
+} Sums;
+
+static void add_forward_product(size_t out, size_t weight, size_t inp, void *context) {
+    Sums *s = context;
+    s->out[out] += s->weight[weight] * s->inp[inp];
+}
+
+static void add_backward_products(size_t out, size_t weight, size_t inp, void *context) {
+    Sums *s = context;
+    s->dinp[inp] += s->weight[weight] * s->dout[out];
+    s->dweight[weight] += s->inp[inp] * s->dout[out];
+}
+
+static Tensor input(size_t n, uint32_t id, const Case *c, bool is_float) {
+    return c->integers ? tensor_integers(n, 1, id, is_float) : tensor_random(n, 1, id, is_float);
+}
+
+static void check_forward(const Case *t, const Tensor *inp, const Tensor *weight) {
+    const Conv2d *c = &t->conv;
+    Sizes s = sizes(c);
+    Tensor bias = input(c->OC, 3, t, false), sample_bias = input((size_t)c->B * c->OC, 4, t, false);
+    Tensor residual = input(s.out, 5, t, false), out = tensor_poisoned(s.out, false);
+    const floatX *b = t->bias ? bias.x : NULL, *sb = t->sample_bias ? sample_bias.x : NULL;
+    conv2d_forward(out.x, inp->x, weight->x, b, sb, t->residual ? residual.x : NULL, *c, &check_dev);
+    double *reference = doubles(s.out);
+    for (size_t i = 0; i < s.out; i++) {
+        size_t sample = i / (s.out / c->B), oc = i % c->OC;
+        reference[i] = (t->bias ? bias.host[oc] : 0) + (t->sample_bias ? sample_bias.host[sample * c->OC + oc] : 0) +
+                       (t->residual ? residual.host[i] : 0);
+    }
+    visit_products(c, add_forward_product, &(Sums){.out = reference, .inp = inp->host, .weight = weight->host});
+    double tolerance = t->integers ? 0 : TOLERANCE_FORWARD;
+    check_tensor("out", &out, reference, tolerance);
+    if (t->residual) {
+        conv2d_forward(residual.x, inp->x, weight->x, b, sb, residual.x, *c, &check_dev);
+        check_tensor("out in place", &residual, reference, tolerance);
+    }
+    free(reference);
+    tensor_free(&bias), tensor_free(&sample_bias), tensor_free(&residual), tensor_free(&out);
+}
+
+static void check_backward(const Case *t, const Tensor *inp, const Tensor *weight) {
+    const Conv2d *c = &t->conv;
+    Sizes s = sizes(c);
+    Tensor dout = input(s.out, 6, t, false), dresidual = input(s.inp, 7, t, false);
+    Tensor dinp = tensor_poisoned(s.inp, false), dsample_bias = tensor_poisoned((size_t)c->B * c->OC, false);
+    Tensor dweight = t->beta ? input(s.weight, 8, t, true) : tensor_poisoned(s.weight, true);
+    Tensor dbias = t->beta ? input(c->OC, 9, t, true) : tensor_poisoned(c->OC, true);
+    conv2d_backward(dinp.x, dweight.f, t->bias ? dbias.f : NULL, t->sample_bias ? dsample_bias.x : NULL, dout.x, inp->x,
+                    weight->x, t->residual ? dresidual.x : NULL, t->beta, *c, &check_dev);
+    double *ri = doubles(s.inp), *rw = doubles(s.weight), *rb = doubles(c->OC), *rs = doubles((size_t)c->B * c->OC);
+    for (size_t i = 0; i < s.inp; i++) ri[i] = t->residual ? dresidual.host[i] : 0;
+    for (size_t i = 0; i < s.weight; i++) rw[i] = t->beta ? dweight.host[i] : 0;
+    for (int i = 0; i < c->OC; i++) rb[i] = t->beta ? dbias.host[i] : 0;
+    for (size_t i = 0; i < s.out; i++) {
+        rb[i % c->OC] += dout.host[i];
+        rs[i / (s.out / c->B) * c->OC + i % c->OC] += dout.host[i];
+    }
+    Sums sums = {.dinp = ri, .dweight = rw, .inp = inp->host, .weight = weight->host, .dout = dout.host};
+    visit_products(c, add_backward_products, &sums);
+    double tolerance = t->integers ? 0 : TOLERANCE_BACKWARD;
+    check_tensor("dinp", &dinp, ri, tolerance);
+    check_tensor("dweight", &dweight, rw, tolerance);
+    if (t->bias) { check_tensor("dbias", &dbias, rb, tolerance); }
+    if (t->sample_bias) { check_tensor("dsample_bias", &dsample_bias, rs, tolerance); }
+    if (t->residual) {
+        conv2d_backward(dresidual.x, NULL, NULL, NULL, dout.x, inp->x, weight->x, dresidual.x, 0, *c, &check_dev);
+        check_tensor("dinp in place", &dresidual, ri, tolerance);
+    }
+    free(ri), free(rw), free(rb), free(rs);
+    tensor_free(&dout), tensor_free(&dresidual), tensor_free(&dinp), tensor_free(&dsample_bias);
+    tensor_free(&dweight), tensor_free(&dbias);
+}
+
+static void check_case(const Case *t) {
+    const Conv2d *c = &t->conv;
+    printf("  B %d, %dx%d, IC %d, OC %d, K %d, stride %d, pad %d %d%s%s%s%s, beta %g\n", c->B, c->H, c->W, c->IC, c->OC,
+           c->K, c->stride, c->pad_before, c->pad_after, t->bias ? ", bias" : "", t->sample_bias ? ", sample bias" : "",
+           t->residual ? ", residual" : "", t->integers ? ", integers" : "", t->beta);
+    Sizes s = sizes(c);
+    Tensor inp = input(s.inp, 1, t, false), weight = input(s.weight, 2, t, false);
+    check_forward(t, &inp, &weight);
+    check_backward(t, &inp, &weight);
+    tensor_free(&inp), tensor_free(&weight);
+}
+
+static void test_shapes(void **state) {
+    (void)state;
+    const Case cases[] = {
+        {{1, 1, 1, 1, 1, 3, 1, 1, 1}, true, false, true, false, 0},
+        {{2, 16, 16, 32, 32, 3, 1, 1, 1}, true, true, true, false, 1},
+        {{3, 8, 8, 64, 48, 3, 1, 1, 1}, true, true, false, false, 0},
+        {{2, 7, 9, 13, 21, 3, 1, 1, 1}, true, false, true, false, 1},
+        {{1, 32, 32, 3, 16, 3, 1, 1, 1}, true, false, false, false, 0},
+        {{1, 32, 32, 16, 3, 3, 1, 1, 1}, true, false, false, false, 1},
+        {{2, 16, 16, 8, 32, 3, 1, 1, 1}, true, false, false, false, 0},
+        {{2, 16, 16, 32, 32, 3, 2, 1, 1}, true, true, true, false, 0},
+        {{2, 15, 11, 20, 12, 3, 2, 1, 1}, true, false, true, false, 1},
+        {{1, 16, 16, 16, 32, 3, 2, 0, 1}, true, false, false, false, 0},
+        {{2, 9, 12, 24, 8, 3, 2, 0, 1}, false, false, true, false, 1},
+        {{2, 4, 4, 400, 40, 3, 1, 1, 1}, true, true, true, false, 0},
+        {{1, 6, 5, 40, 500, 3, 1, 1, 1}, true, false, false, false, 0},
+        {{2, 9, 7, 24, 40, 1, 1, 0, 0}, true, false, true, false, 1},
+        {{2, 9, 7, 24, 40, 1, 1, 0, 0}, true, true, true, false, 0},
+        {{2, 9, 8, 24, 40, 1, 2, 0, 0}, true, true, true, false, 0},
+        {{2, 2, 2, 16, 16, 3, 1, 1, 1}, true, true, true, false, 0},
+    };
+    for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) check_case(cases + i);
+}
+
+static void test_integers(void **state) {
+    (void)state;
+    const Case cases[] = {{{1, 5, 4, 8, 8, 3, 1, 1, 1}, true, true, true, true, 1},
+                          {{1, 6, 6, 8, 8, 3, 2, 1, 1}, true, true, true, true, 0}};
+    for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) check_case(cases + i);
+}
+
+int main(void) {
+    const struct CMUnitTest tests[] = {cmocka_unit_test(test_shapes), cmocka_unit_test(test_integers)};
+    return cmocka_run_group_tests(tests, check_open, check_close);
+}

@@ -1,0 +1,90 @@
+// device.h: memory, copies, events, plan-only mode, the trace and the peaks.
+#include "tests/kernels/check.h"
+
+static void test_memory(void **state) {
+    (void)state;
+    size_t free_bytes = 0, total_bytes = 0;
+    device_memory(&check_dev, &free_bytes, &total_bytes);
+    printf("    %s: %.2f of %.2f GB free\n", device_name(&check_dev), free_bytes * 1e-9, total_bytes * 1e-9);
+    assert_true(free_bytes > 0 && free_bytes <= total_bytes);
+    unsigned char *a = device_alloc(&check_dev, 1000), *b = device_alloc(&check_dev, 1000);
+    assert_int_equal((uintptr_t)a % 256, 0);
+    assert_int_equal((uintptr_t)b % 256, 0);
+    unsigned char *host = device_alloc_pinned(&check_dev, 1000), *back = device_alloc_pinned(&check_dev, 1000);
+    for (int i = 0; i < 1000; i++) host[i] = (unsigned char)(i * 7);
+    DeviceEvent *event = device_event_create(&check_dev);
+    device_copy(&check_dev, a, host, 1000, true);
+    device_event_record(&check_dev, event, true);
+    device_event_wait(&check_dev, event, false);
+    device_copy(&check_dev, b, a, 1000, false);
+    device_fill(&check_dev, b, 0, 10);
+    device_copy(&check_dev, back, b, 1000, false);
+    device_event_record(&check_dev, event, false);
+    device_event_sync(event);
+    for (int i = 0; i < 1000; i++) assert_int_equal(back[i], i < 10 ? 0 : host[i]);
+    device_event_destroy(event);
+    device_free(&check_dev, a), device_free(&check_dev, b);
+    device_free_pinned(&check_dev, host), device_free_pinned(&check_dev, back);
+}
+
+static void test_trace(void **state) {
+    (void)state;
+    Trace trace = {0};
+    Device dev = check_dev;
+    dev.plan_only = true;
+    dev.trace = &trace;
+    device_scope(&dev, "forward");
+    linear_forward(NULL, NULL, NULL, NULL, NULL, 1000, 64, 32, &dev); // plan-only: pointers are not touched
+    linear_forward(NULL, NULL, NULL, NULL, NULL, 1000, 64, 32, &dev);
+    device_scope(&dev, "backward");
+    linear_forward(NULL, NULL, NULL, NULL, NULL, 10, 64, 32, &dev);
+    Conv2d conv = {1, 4, 4, 8, 16, 3, 1, 1, 1};
+    conv2d_forward(NULL, NULL, NULL, NULL, NULL, NULL, conv, &dev);
+    assert_int_equal(trace.count, 3);
+    assert_string_equal(trace.rows[0].name, "linear_forward");
+    assert_string_equal(trace.rows[0].scope, "forward");
+    assert_true(trace.rows[0].flops == 2 * 2.0 * 1000 * 64 * 32);
+    assert_true(trace.rows[0].bytes == 2 * sizeof(floatX) * (1000.0 * 64 + 64 * 32 + 1000 * 32));
+    assert_true(trace.rows[1].flops == 2.0 * 10 * 64 * 32);
+    assert_true(trace.rows[2].flops == 2.0 * 100 * 8 * 16); // 10 x 10 of the 12 x 12 products meet pixels
+    assert_true(trace.flops == trace.rows[0].flops + trace.rows[1].flops + trace.rows[2].flops);
+    Peaks peaks = {1e9, 1e9, 1e9};
+    double least = 0;
+    for (int i = 0; i < trace.count; i++) least += 1e-9 * fmax(trace.rows[i].flops, trace.rows[i].bytes);
+    assert_true(fabs(trace_least_seconds(&trace, &peaks) - least) < 1e-9 * least);
+    trace_clear(&trace);
+    assert_true(trace.count == 0 && trace.flops == 0 && trace.bytes == 0);
+    trace_free(&trace);
+}
+
+static void test_workspace(void **state) {
+    (void)state;
+    Device plan = check_dev;
+    plan.plan_only = true;
+    plan.workspace_needed = 0;
+    device_workspace(&plan, 5000);
+    device_workspace(&plan, 3000);
+    assert_int_equal(plan.workspace_needed, 5000);
+    device_reserve_workspace(&check_dev, 100000);
+    void *first = device_workspace(&check_dev, 100000);
+    assert_non_null(first);
+    device_reserve_workspace(&check_dev, 10);
+    assert_ptr_equal(first, device_workspace(&check_dev, 100));
+}
+
+static void test_peaks(void **state) {
+    (void)state;
+    Peaks p = device_measure_peaks(&check_dev);
+    printf("    fp32 %.1f GFLOP/s, GEMM %.1f GFLOP/s, memory %.1f GB/s\n", p.flops_per_s * 1e-9,
+           p.gemm_flops_per_s * 1e-9, p.bytes_per_s * 1e-9);
+    assert_true(p.flops_per_s > 0 && p.gemm_flops_per_s > 0 && p.bytes_per_s > 0);
+#ifdef BACKEND_cpu
+    assert_true(p.gemm_flops_per_s < 1.5 * p.flops_per_s);
+#endif
+}
+
+int main(void) {
+    const struct CMUnitTest tests[] = {cmocka_unit_test(test_memory), cmocka_unit_test(test_trace),
+                                       cmocka_unit_test(test_workspace), cmocka_unit_test(test_peaks)};
+    return cmocka_run_group_tests(tests, check_open, check_close);
+}
