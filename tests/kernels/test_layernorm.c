@@ -1,0 +1,150 @@
+#include "tests/kernels/check.h"
+
+typedef struct {
+    int N, C;
+    double offset;
+} Shape;
+
+static const Shape shapes[] = {{1, 1, 0.5},  {1, 10, 0.5},  {3, 20, 0.5},  {7, 33, 0.5},    {77, 128, 0.5},
+                               {65, 320, 1}, {33, 1280, 1}, {1000, 64, 1}, {4097, 40, 0.5}, {50, 768, 100}};
+
+static void reference_row(double *y, double *mean, double *rstd, const double *x, const double *weight,
+                          const double *bias, int C, double eps) {
+    double sum = 0, square = 0;
+    for (int c = 0; c < C; c++) sum += x[c];
+    *mean = sum / C;
+    for (int c = 0; c < C; c++) square += (x[c] - *mean) * (x[c] - *mean);
+    *rstd = 1 / sqrt(square / C + eps);
+    for (int c = 0; c < C; c++) y[c] = (x[c] - *mean) * *rstd * weight[c] + (bias ? bias[c] : 0);
+}
+
+static void reference_backward_row(double *dinp, double *dweight, double *dbias, const double *dout, const double *x,
+                                   const double *weight, double mean, double rstd, int C) {
+    double a = 0, b = 0;
+    for (int c = 0; c < C; c++) {
+        double xhat = (x[c] - mean) * rstd;
+        a += dout[c] * weight[c] / C;
+        b += dout[c] * weight[c] * xhat / C;
+        dweight[c] += dout[c] * xhat;
+        dbias[c] += dout[c];
+    }
+    for (int c = 0; c < C; c++) dinp[c] = rstd * (dout[c] * weight[c] - a - (x[c] - mean) * rstd * b);
+}
+
+static Tensor random_around(double offset, size_t n, uint32_t id) {
+    float *values = xmalloc(n * sizeof *values);
+    Random random = random_begin(98, PHILOX_INIT, id, 0);
+    for (size_t i = 0; i < n; i++) values[i] = (float)(offset + random_normal(&random));
+    Tensor t = tensor_of(values, n, false);
+    free(values);
+    return t;
+}
+
+typedef enum { RESIDUAL_NONE, RESIDUAL_OTHER, RESIDUAL_IS_DINP, DINP_IS_DOUT } Residual;
+
+static void check_shape(Shape s, bool with_bias, bool in_place, Residual how, float beta) {
+    size_t n = (size_t)s.N * s.C;
+    float eps = 1e-5f;
+    Tensor x = random_around(s.offset, n, 1), weight = tensor_random(s.C, 1, 2, false);
+    Tensor bias = tensor_random(s.C, 1, 3, false), mean = tensor_poisoned(s.N, true), rstd = tensor_poisoned(s.N, true);
+    Tensor dout = tensor_random(n, 1, 4, false), residual = tensor_random(n, 1, 5, false);
+    Tensor out = in_place ? tensor_copy(&x) : tensor_poisoned(n, false);
+    Tensor dinp = how == RESIDUAL_IS_DINP ? tensor_copy(&residual)
+                  : how == DINP_IS_DOUT   ? tensor_copy(&dout)
+                                          : tensor_poisoned(n, false);
+    Tensor dweight = beta == 0 ? tensor_poisoned(s.C, true) : tensor_random(s.C, 1, 6, true);
+    Tensor dbias = beta == 0 ? tensor_poisoned(s.C, true) : tensor_random(s.C, 1, 7, true);
+    double *y = doubles(n), *m = doubles(s.N), *r = doubles(s.N), *dx = doubles(n), *dw = doubles(s.C),
+           *db = doubles(s.C);
+    for (int c = 0; beta != 0 && c < s.C; c++) dw[c] = dweight.host[c], db[c] = dbias.host[c];
+    for (int row = 0; row < s.N; row++) {
+        size_t at = (size_t)row * s.C;
+        reference_row(y + at, m + row, r + row, x.host + at, weight.host, with_bias ? bias.host : NULL, s.C, eps);
+        reference_backward_row(dx + at, dw, db, dout.host + at, x.host + at, weight.host, m[row], r[row], s.C);
+    }
+    for (size_t i = 0; (how == RESIDUAL_OTHER || how == RESIDUAL_IS_DINP) && i < n; i++) dx[i] += residual.host[i];
+    layernorm_forward(out.x, mean.f, rstd.f, in_place ? out.x : x.x, weight.x, with_bias ? bias.x : NULL, s.N, s.C, eps,
+                      &check_dev);
+    layernorm_backward(dinp.x, dweight.f, dbias.f, how == DINP_IS_DOUT ? dinp.x : dout.x, x.x, weight.x, mean.f, rstd.f,
+                       how == RESIDUAL_OTHER     ? residual.x
+                       : how == RESIDUAL_IS_DINP ? dinp.x
+                                                 : NULL,
+                       beta, s.N, s.C, &check_dev);
+    check_and_free("out", &out, y, TOLERANCE_FORWARD);
+    check_and_free("mean", &mean, m, 1e-5);
+    check_and_free("rstd", &rstd, r, 1e-5);
+    check_and_free("dinp", &dinp, dx, TOLERANCE_BACKWARD);
+    check_and_free("dweight", &dweight, dw, TOLERANCE_BACKWARD);
+    check_and_free("dbias", &dbias, db, TOLERANCE_BACKWARD);
+    Tensor *rest[] = {&x, &weight, &bias, &dout, &residual};
+    for (int i = 0; i < 5; i++) tensor_free(rest[i]);
+}
+
+static void test_shapes(void **state) {
+    (void)state;
+    for (size_t i = 0; i < sizeof shapes / sizeof *shapes; i++) {
+        printf("  N %d C %d offset %g residual %zu beta %zu\n", shapes[i].N, shapes[i].C, shapes[i].offset, i % 4,
+               i % 2);
+        check_shape(shapes[i], i % 3 != 0, i % 2 == 0, (Residual)(i % 4), i % 2);
+        check_shape(shapes[i], i % 3 == 0, i % 2 == 1, (Residual)((i + 2) % 4), (i + 1) % 2);
+    }
+}
+
+// The reference's input gradient against finite differences of its forward.
+static void test_reference_gradient(void **state) {
+    (void)state;
+    enum { C = 13 };
+    Tensor x = random_around(0.5, C, 20), weight = tensor_random(C, 1, 21, false),
+           dout = tensor_random(C, 1, 22, false);
+    double y[C], mean, rstd, dx[C], dw[C] = {0}, db[C] = {0}, difference[C] = {0}, h = 1e-5;
+    reference_row(y, &mean, &rstd, x.host, weight.host, NULL, C, 1e-5);
+    reference_backward_row(dx, dw, db, dout.host, x.host, weight.host, mean, rstd, C);
+    for (int i = 0; i < C; i++) {
+        for (int side = -1; side <= 1; side += 2) {
+            x.host[i] += side * h;
+            reference_row(y, &mean, &rstd, x.host, weight.host, NULL, C, 1e-5);
+            for (int j = 0; j < C; j++) difference[i] += side * dout.host[j] * y[j] / (2 * h);
+            x.host[i] -= side * h;
+        }
+    }
+    check_values("dinp", dx, difference, C, 1e-7);
+    tensor_free(&x);
+    tensor_free(&weight);
+    tensor_free(&dout);
+}
+
+static void test_null_gradients_and_threads(void **state) {
+    (void)state;
+    enum { N = 701, C = 72 };
+    Tensor x = random_around(0.5, N * C, 30), weight = tensor_random(C, 1, 31, false);
+    Tensor dout = tensor_random(N * C, 1, 32, false), out = tensor_poisoned(N * C, false);
+    Tensor mean = tensor_poisoned(N, true), rstd = tensor_poisoned(N, true), got[2][3];
+    for (int run = 0; run < 2; run++) {
+        bool all = run == 0;
+        check_threads(all ? 1 : 3);
+        got[run][0] = tensor_poisoned(N * C, false);
+        got[run][1] = tensor_poisoned(C, true);
+        got[run][2] = tensor_poisoned(C, true);
+        layernorm_forward(out.x, mean.f, rstd.f, x.x, weight.x, NULL, N, C, 1e-5f, &check_dev);
+        for (int only = 0; only < (all ? 1 : 3); only++) {
+            layernorm_backward(all || only == 0 ? got[run][0].x : NULL, all || only == 1 ? got[run][1].f : NULL,
+                               all || only == 2 ? got[run][2].f : NULL, dout.x, x.x, weight.x, mean.f, rstd.f, NULL, 0,
+                               N, C, &check_dev);
+        }
+    }
+    check_equal("dinp", &got[0][0], &got[1][0]);
+    check_equal("dweight", &got[0][1], &got[1][1]);
+    check_equal("dbias", &got[0][2], &got[1][2]);
+    for (int i = 0; i < 6; i++) tensor_free(&got[i / 3][i % 3]);
+    Tensor *rest[] = {&x, &weight, &dout, &out, &mean, &rstd};
+    for (int i = 0; i < 6; i++) tensor_free(rest[i]);
+}
+
+int main(void) {
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(test_shapes),
+        cmocka_unit_test(test_reference_gradient),
+        cmocka_unit_test(test_null_gradients_and_threads),
+    };
+    return cmocka_run_group_tests(tests, check_open, check_close);
+}
