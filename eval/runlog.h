@@ -1,0 +1,22 @@
+// A training run's log.jsonl as arrays, for curves.
+#pragma once
+
+typedef struct {
+    double *step, *value;
+    int count, capacity;
+} Curve;
+
+typedef struct {
+    char *name;   // the folder's name
+    char *target; // "overlay", "mask", or "" if the log does not say
+    Curve loss;   // training loss
+    Curve validation_loss, miou_seen, miou_unseen, giou_seen, giou_unseen, empty, full; // at validations
+} RunLog;
+
+// FOLDER/log.jsonl. A last line that was cut off is left out; where a resumed run repeats steps, the later lines count.
+// Dies with file and line number where a line is damaged.
+RunLog runlog_read(const char *folder);
+void runlog_free(RunLog *log);
+// Means over at most `points` stretches of equal length, for noisy curves; to be freed with curve_free.
+Curve curve_smooth(const Curve *curve, int points);
+void curve_free(Curve *curve);
