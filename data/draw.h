@@ -9,8 +9,9 @@ typedef struct {
     double low, high; // an interval drawn as a whisker, if high > low
 } Bar;
 
-// Horizontal bars, one a row. groups: a name per group for the legend (`group_count` of them; 0 = no legend). format:
-// how a value is written, e.g. "%.0f" or "%.3f". note (may be NULL): small print under the title.
+// Horizontal bars, one a row; neighbours with the same label share a row. groups: a name per group for the legend
+// (`group_count` of them; 0 = no legend). format: how a value is written, e.g. "%.0f" or "%.3f". note (may be NULL):
+// small print under the title.
 Image draw_bars(const char *title, const char *note, const Bar *bars, int count, const char *const *groups,
                 int group_count, const char *format);
 

@@ -1,0 +1,199 @@
+// cocogold stats: what the sampler draws from a data set, class by class, and what it drops and why.
+#include "data/classes.h"
+#include "data/coco.h"
+#include "data/draw.h"
+#include "data/sample.h"
+#include "util/error.h"
+#include "util/json.h"
+#include "util/options.h"
+#include "util/progress.h"
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+typedef struct {
+    long long samples, absent;   // drawn in all passes
+    long long pictures;          // that show the class
+    long long instances, crowds; // in the annotation file
+} ClassCount;
+
+typedef struct {
+    ClassCount *of;                    // one per category
+    long long reasons[SAMPLE_REASONS]; // over all passes
+    long long total;                   // pictures x passes
+} Counts;
+
+static void count_annotations(const Coco *coco, Counts *counts) {
+    int *last = xcalloc((size_t)coco->category_count, sizeof *last);
+    for (int p = 0; p < coco->picture_count; p++) {
+        const Segment *segments = coco->segments + coco->pictures[p].first_segment;
+        for (int i = 0; i < coco->pictures[p].count; i++) {
+            ClassCount *c = &counts->of[segments[i].category];
+            c->crowds += segments[i].crowd;
+            c->instances += !segments[i].crowd;
+            c->pictures += last[segments[i].category] != p + 1;
+            last[segments[i].category] = p + 1;
+        }
+    }
+    free(last);
+}
+
+// check: opens every picture and makes every mask too, which finds damaged files and masks without a pixel.
+static void count_samples(const Coco *coco, const SampleOptions *options, int passes, bool check, Counts *counts) {
+    counts->total = (long long)passes * coco->picture_count;
+    Progress progress = progress_begin("stats", "pictures", counts->total, 0);
+    long long done = 0;
+    for (int pass = 0; pass < passes; pass++) {
+#pragma omp parallel for schedule(dynamic, 16)
+        for (int p = 0; p < coco->picture_count; p++) {
+            Sample s;
+            SampleReason reason = (check ? sample_make : sample_plan)(coco, options, p, (uint32_t)pass, &s);
+#pragma omp critical
+            {
+                counts->reasons[reason]++;
+                if (reason == SAMPLE_OK) { counts->of[s.category].samples++; }
+                if (reason == SAMPLE_OK) { counts->of[s.category].absent += s.absent; }
+                done++;
+                if (check) { progress_update(&progress, done); }
+            }
+            sample_free(&s);
+        }
+    }
+    if (check) { progress_end(&progress, done); }
+}
+
+static const Counts *sorted_counts;
+static int by_samples(const void *a, const void *b) {
+    const ClassCount *x = &sorted_counts->of[*(const int *)a], *y = &sorted_counts->of[*(const int *)b];
+    long long order = y->samples != x->samples ? y->samples - x->samples : y->instances - x->instances;
+    return order ? (order > 0) - (order < 0) : *(const int *)a - *(const int *)b;
+}
+
+// The allowed categories, those drawn most often first.
+static int *sort_classes(const Coco *coco, const bool *allowed, const Counts *counts, int *count) {
+    int *order = xcalloc((size_t)coco->category_count, sizeof *order);
+    *count = 0;
+    for (int c = 0; c < coco->category_count; c++) {
+        if (allowed[c]) { order[(*count)++] = c; }
+    }
+    sorted_counts = counts;
+    qsort(order, (size_t)*count, sizeof *order, by_samples);
+    return order;
+}
+
+static void print_table(const Coco *coco, const Counts *counts, const int *order, int classes, int passes) {
+    printf("%s: %d pictures, %d segments, %d categories (%s)\n\n", coco->path, coco->picture_count, coco->segment_count,
+           coco->category_count, coco->panoptic ? "panoptic" : "instances");
+    printf("%-24s %9s %7s %9s %10s %7s\n", "class", "samples", "share", "pictures", "instances", "crowds");
+    long long drawn = counts->reasons[SAMPLE_OK];
+    for (int i = 0; i < classes; i++) {
+        const ClassCount *c = &counts->of[order[i]];
+        printf("%-24s %9lld %6.2f%% %9lld %10lld %7lld\n", coco->categories[order[i]].name, c->samples,
+               drawn ? 100.0 * (double)c->samples / (double)drawn : 0, c->pictures, c->instances, c->crowds);
+    }
+    printf("\n%lld samples from %lld pictures (%d pass%s)", drawn, counts->total, passes, passes == 1 ? "" : "es");
+    long long absent = 0;
+    for (int i = 0; i < classes; i++) { absent += counts->of[order[i]].absent; }
+    if (absent) { printf(", %lld of them ask for an absent class", absent); }
+    printf("\n");
+    for (int r = SAMPLE_OK + 1; r < SAMPLE_REASONS; r++) {
+        if (counts->reasons[r]) { printf("dropped %9lld %s\n", counts->reasons[r], sample_reason_names[r]); }
+    }
+}
+
+static void write_json(const char *path, const Coco *coco, const Counts *counts, const int *order, int classes,
+                       int passes) {
+    yajl_gen g = json_writer();
+    yajl_gen_map_open(g);
+    json_put_string(g, "annotations", coco->path);
+    json_put_integer(g, "pictures", coco->picture_count);
+    json_put_integer(g, "segments", coco->segment_count);
+    json_put_integer(g, "passes", passes);
+    json_key(g, "reasons");
+    yajl_gen_map_open(g);
+    for (int r = 0; r < SAMPLE_REASONS; r++) { json_put_integer(g, sample_reason_names[r], counts->reasons[r]); }
+    yajl_gen_map_close(g);
+    json_key(g, "classes");
+    yajl_gen_array_open(g);
+    for (int i = 0; i < classes; i++) {
+        const ClassCount *c = &counts->of[order[i]];
+        yajl_gen_map_open(g);
+        json_put_string(g, "name", coco->categories[order[i]].name);
+        json_put_integer(g, "samples", c->samples);
+        json_put_integer(g, "absent", c->absent);
+        json_put_integer(g, "pictures", c->pictures);
+        json_put_integer(g, "instances", c->instances);
+        json_put_integer(g, "crowds", c->crowds);
+        yajl_gen_map_close(g);
+    }
+    yajl_gen_array_close(g);
+    yajl_gen_map_close(g);
+    json_write(g, path);
+}
+
+static void write_chart(const char *path, const Coco *coco, const Counts *counts, const int *order, int classes,
+                        int passes) {
+    static const char *const groups[] = {"samples drawn in one pass", "instances in the annotation file"};
+    Bar *bars = xcalloc((size_t)classes * 2, sizeof *bars);
+    for (int i = 0; i < classes; i++) {
+        const char *name = coco->categories[order[i]].name;
+        bars[2 * i] = (Bar){.label = name, .value = (double)counts->of[order[i]].samples / passes};
+        bars[2 * i + 1] = (Bar){.label = name, .value = (double)counts->of[order[i]].instances, .group = 1};
+    }
+    char *note = xprintf("%s: %d pictures, %d pass%s, %.0f samples a pass", coco->path, coco->picture_count, passes,
+                         passes == 1 ? "" : "es", (double)counts->reasons[SAMPLE_OK] / passes);
+    Image chart = draw_bars("Class distribution", note, bars, 2 * classes, groups, 2, "%.0f");
+    image_save(&chart, path);
+    image_free(&chart);
+    free(note);
+    free(bars);
+}
+
+int cmd_stats(int argc, char **argv) {
+    char *data = NULL, *split = "train2017", *source = "auto", *classes = "all-things", *image = NULL, *json = NULL;
+    int passes = 1, minimum_side = 300, size = 512, check = 0;
+    long long seed = 2024;
+    double absent = 0;
+    struct poptOption table[] = {
+        {"data", 0, OPT_STRING, &data, 0, "folder of the data set, in COCO's layout", "DIR"},
+        {"split", 0, OPT_STRING, &split, 0, "train2017, val2017 or whatever the split is called", "NAME"},
+        {"source", 0, OPT_STRING, &source, 0, "annotations: auto (instances if there), instances, panoptic", "KIND"},
+        {"classes", 0, OPT_STRING, &classes, 0, CLASSES_HELP, "LIST"},
+        {"passes", 0, OPT_INT, &passes, 0, "how often to go through the pictures", "N"},
+        {"min-side", 0, OPT_INT, &minimum_side, 0, "drop pictures with a shorter side", "PIXELS"},
+        {"absent", 0, OPT_DOUBLE, &absent, 0, "share of samples that ask for a class that is not there", "SHARE"},
+        {"seed", 0, OPT_LONG, &seed, 0, "of crops and classes", "SEED"},
+        {"check", 0, OPT_FLAG, &check, 0, "also open every picture and make every mask (slow, finds damaged files)",
+         NULL},
+        {"size", 0, OPT_INT, &size, 0, "training resolution, for --check", "PIXELS"},
+        {"image", 0, OPT_STRING, &image, 0, "write the bar chart to this picture", "FILE"},
+        {"json", 0, OPT_STRING, &json, 0, "write all counts to this file", "FILE"},
+        OPTIONS_END};
+    options_parse(argc, argv, table, "--data DIR [OPTIONS]",
+                  "Counts the classes of a data set as the sampler draws them, and what it drops.", 0);
+    options_require(data, "--data", "the folder of a data set");
+    options_range(passes, "--passes", 1, 100000);
+    options_range(absent, "--absent", 0, 1);
+    options_range(minimum_side, "--min-side", 1, 32768);
+    options_range(size, "--size", 8, 4096);
+    Coco coco = coco_open(data, split, source);
+    SampleOptions options = {.allowed = classes_parse(&coco, classes, NULL),
+                             .seed = (uint64_t)seed,
+                             .resolution = size,
+                             .minimum_side = minimum_side,
+                             .absent = absent,
+                             .skip_damaged = true};
+    Counts counts = {.of = xcalloc((size_t)coco.category_count, sizeof(ClassCount))};
+    count_annotations(&coco, &counts);
+    count_samples(&coco, &options, passes, check, &counts);
+    int count;
+    int *order = sort_classes(&coco, options.allowed, &counts, &count);
+    print_table(&coco, &counts, order, count, passes);
+    if (json) { write_json(json, &coco, &counts, order, count, passes); }
+    if (image) { write_chart(image, &coco, &counts, order, count, passes); }
+    free(order);
+    free(counts.of);
+    free((void *)options.allowed);
+    coco_free(&coco);
+    return 0;
+}
