@@ -41,7 +41,7 @@ static Shown show(const Coco *coco, const Sample *s, const Paint *paint, bool ov
     }
     shown.target = overlay ? paint_overlay(&s->rgb, s->mask, paint) : paint_mask(s->mask, r, r, paint);
     shown.text = xprintf("“%s”%s", coco->categories[s->category].name, s->absent ? " (absent)" : "");
-    shown.note = xprintf("%.1f%% of the crop", 100 * s->area);
+    shown.note = xprintf("%.*f%% of the crop", s->area < 0.01f ? 2 : 1, 100 * s->area);
     shown.crop = xprintf("%lld: %d px at %d, %d", (long long)s->image_id, s->side, s->x, s->y);
     return shown;
 }

@@ -110,13 +110,13 @@ static Image canvas_finish(Canvas *c) {
     return image;
 }
 
-// A step of 1, 2 or 5 times a power of ten with at most 6 steps up to `highest`.
+// A step of 1, 2 or 5 times a power of ten with at most 8 steps up to `highest`.
 static double nice_step(double highest) {
-    double power = pow(10, floor(log10(highest / 6)));
+    double power = pow(10, floor(log10(highest / 8)));
     for (;; power *= 10) {
         for (int i = 0; i < 3; i++) {
             double step = power * (i == 0 ? 1 : i == 1 ? 2 : 5);
-            if (highest / step <= 6) { return step; }
+            if (highest / step <= 8) { return step; }
         }
     }
 }
@@ -259,12 +259,27 @@ static void paste(Image *sheet, const Image *image, int x, int y) {
     }
 }
 
+// The most lines that a caption takes.
+static int caption_lines(const Cell *cells, int count, int width) {
+    Canvas canvas = canvas_new(1, 1);
+    set_font(canvas.cr, 12, false);
+    int most = 0;
+    for (int i = 0; i < count; i++) {
+        char *lines[CAPTION_LINES];
+        int n = cells[i].caption ? wrap_text(canvas.cr, cells[i].caption, width, CAPTION_LINES, lines) : 0;
+        most = n > most ? n : most;
+        for (int k = 0; k < n; k++) { free(lines[k]); }
+    }
+    Image none = canvas_finish(&canvas);
+    image_free(&none);
+    return most;
+}
+
 Image draw_sheet(const char *title, const char *const *headings, const Cell *cells, int rows, int columns,
                  int cell_side) {
-    bool captions = false;
-    for (int i = 0; i < rows * columns; i++) { captions |= cells[i].caption != NULL; }
+    int captions = caption_lines(cells, rows * columns, cell_side);
     int top = MARGIN + (title ? 30 : 0) + (headings ? 22 : 0);
-    int row = cell_side + GAP + (captions ? CAPTION_LINES * LEADING + 4 : 0), column = cell_side + GAP;
+    int row = cell_side + GAP + (captions ? captions * LEADING + 8 : 0), column = cell_side + GAP;
     int width = 2 * MARGIN + columns * column - GAP, height = top + rows * row - GAP + MARGIN;
     Canvas canvas = canvas_new(width, height);
     cairo_t *cr = canvas.cr;
