@@ -1,0 +1,164 @@
+#include "tests/kernels/check.h"
+
+typedef enum { MSE, L1_MSE, WEIGHTED, FOCAL, LOSSES } Kind;
+static const char *kind_names[] = {"mse", "l1_mse", "weighted_mse", "focal_mse"};
+static const double mse_weight = 0.7, gamma_focal = 1.5;
+
+// A cell's weight: given, or focal's factor at the point where the gradient is taken.
+static double *cell_weights(Kind kind, const double *p, const double *t, const double *weight, int n, int C) {
+    double *w = doubles(n / C);
+    for (int i = 0; i < n / C; i++) {
+        double e = 0;
+        for (int c = 0; c < C; c++) e += pow(p[i * C + c] - t[i * C + c], 2) / C;
+        w[i] = kind == FOCAL ? pow(-expm1(-e), gamma_focal) : weight[i];
+    }
+    return w;
+}
+
+// The contribution of element i to its sample's loss.
+static double element_loss(Kind kind, double d, double w, double sum_w, int n, int C) {
+    if (kind == MSE) { return d * d / n; }
+    if (kind == L1_MSE) { return (fabs(d) + mse_weight * d * d) / n; }
+    return sum_w > 0 ? w * d * d / (sum_w * C) : 0;
+}
+
+static void run_loss(Kind kind, float *loss, floatX *dpred, const floatX *pred, const float *target,
+                     const float *weight, float scale, int B, int n, int C) {
+    switch (kind) {
+    case MSE:
+        mse_loss(loss, dpred, pred, target, scale, B, n, &check_dev);
+        break;
+    case L1_MSE:
+        l1_mse_loss(loss, dpred, pred, target, (float)mse_weight, scale, B, n, &check_dev);
+        break;
+    case WEIGHTED:
+        weighted_mse_loss(loss, dpred, pred, target, weight, scale, B, n, C, &check_dev);
+        break;
+    default:
+        focal_mse_loss(loss, dpred, pred, target, (float)gamma_focal, scale, B, n, C, &check_dev);
+        break;
+    }
+}
+
+// error: the size of pred - target.
+static void check_loss(Kind kind, int B, int n, int C, double error) {
+    printf("  %s B %d n %d C %d error %g\n", kind_names[kind], B, n, C, error);
+    size_t count = (size_t)B * n, cells = count / C;
+    float scale = 0.4f / B, *values = xmalloc(count * sizeof *values);
+    Tensor pred = tensor_random(count, 1, 1, false), deviation = tensor_random(count, error, 2, true);
+    for (size_t i = 0; i < count; i++) values[i] = (float)(pred.host[i] + deviation.host[i]);
+    Tensor target = tensor_of(values, count, true), weight = tensor_random(cells, 1, 3, true);
+    for (size_t i = 0; i < cells; i++) values[i] = fabsf((float)weight.host[i]);
+    tensor_set(&weight, values);
+    Tensor loss = tensor_poisoned(B, true), alone = tensor_poisoned(B, true), dpred = tensor_poisoned(count, false);
+    double *rl = doubles(B), *rd = doubles(count);
+    for (int b = 0; b < B; b++) {
+        const double *p = pred.host + (size_t)b * n, *t = target.host + (size_t)b * n;
+        double *w = cell_weights(kind, p, t, weight.host + (size_t)b * (n / C), n, C), sum_w = 0, h = 1e-7 * error;
+        for (int i = 0; i < n / C; i++) sum_w += w[i];
+        for (int i = 0; i < n; i++) { // all losses are sums over elements: differences of one term
+            double d = p[i] - t[i], wi = w[i / C];
+            rl[b] += element_loss(kind, d, wi, sum_w, n, C);
+            rd[(size_t)b * n + i] =
+                scale * (element_loss(kind, d + h, wi, sum_w, n, C) - element_loss(kind, d - h, wi, sum_w, n, C)) /
+                (2 * h);
+        }
+        free(w);
+    }
+    run_loss(kind, loss.f, dpred.x, pred.x, target.f, weight.f, scale, B, n, C);
+    run_loss(kind, alone.f, NULL, pred.x, target.f, weight.f, scale, B, n, C);
+    check_equal("no gradient", &loss, &alone);
+    check_and_free("loss", &loss, rl, 1e-5);
+    check_and_free("dpred", &dpred, rd, TOLERANCE_BACKWARD);
+    Tensor *rest[] = {&pred, &deviation, &target, &weight, &alone};
+    for (int i = 0; i < 5; i++) tensor_free(rest[i]);
+    free(values);
+}
+
+static void test_losses(void **state) {
+    (void)state;
+    for (Kind kind = MSE; kind < LOSSES; kind++) {
+        check_loss(kind, 1, 1, 1, 1);
+        check_loss(kind, 3, 35, 5, 1);
+        check_loss(kind, 16, 1024, 4, 0.3);
+        check_loss(kind, 2, 16384, 4, 0.01);
+        check_loss(kind, 1, 90003, 3, 2);
+        check_loss(kind, 5, 4100, 4, 1e-3);
+    }
+}
+
+// Prediction and target equal: no loss, no gradient, no NaN; a NaN in the prediction shows in its sample's loss only.
+static void test_perfect_and_nan(void **state) {
+    (void)state;
+    enum { B = 2, N = 64, C = 4 };
+    float values[B * N], zeros[B * N] = {0};
+    for (int i = 0; i < B * N; i++) values[i] = (float)(i % 17) - 8; // exact in bf16
+    for (Kind kind = MSE; kind < LOSSES; kind++) {
+        Tensor pred = tensor_of(values, B * N, false), target = tensor_of(values, B * N, true);
+        Tensor weight = tensor_of(zeros, B * N / C, true), loss = tensor_poisoned(B, true);
+        Tensor dpred = tensor_poisoned(B * N, false);
+        double zero[B * N] = {0};
+        run_loss(kind, loss.f, dpred.x, pred.x, target.f, weight.f, 1, B, N, C);
+        check_tensor(kind_names[kind], &loss, zero, 0);
+        check_tensor("dpred", &dpred, zero, 0);
+        values[N + 3] = NAN;
+        tensor_set(&pred, values);
+        values[N + 3] = target.host[N + 3];
+        for (int i = 0; i < B * N / C; i++) zeros[i] = 1;
+        tensor_set(&weight, zeros);
+        memset(zeros, 0, sizeof zeros);
+        run_loss(kind, loss.f, dpred.x, pred.x, target.f, weight.f, 1, B, N, C);
+        double *l = tensor_values(&loss), *d = tensor_values(&dpred);
+        assert_true(l[0] == 0 && isnan(l[1]) && isnan(d[N + 3]));
+        free(l);
+        free(d);
+        Tensor *all[] = {&pred, &target, &weight, &loss, &dpred};
+        for (int i = 0; i < 5; i++) tensor_free(all[i]);
+    }
+}
+
+// gamma = 0 is the plain MSE.
+static void test_focal_without_focus(void **state) {
+    (void)state;
+    enum { B = 3, N = 400 };
+    Tensor pred = tensor_random(B * N, 1, 1, false), target = tensor_random(B * N, 1, 2, true);
+    Tensor a = tensor_poisoned(B, true), b = tensor_poisoned(B, true);
+    Tensor da = tensor_poisoned(B * N, false), db = tensor_poisoned(B * N, false);
+    focal_mse_loss(a.f, da.x, pred.x, target.f, 0, 1, B, N, 4, &check_dev);
+    mse_loss(b.f, db.x, pred.x, target.f, 1, B, N, &check_dev);
+    double *loss = tensor_values(&b), *gradient = tensor_values(&db);
+    check_and_free("loss", &a, loss, 1e-6);
+    check_and_free("dpred", &da, gradient, TOLERANCE_FORWARD);
+    Tensor *rest[] = {&pred, &target, &b, &db};
+    for (int i = 0; i < 4; i++) tensor_free(rest[i]);
+}
+
+static void test_threads(void **state) {
+    (void)state;
+    enum { B = 3, N = 20000 };
+    Tensor pred = tensor_random(B * N, 1, 1, false), target = tensor_random(B * N, 1, 2, true);
+    Tensor weight = tensor_random(B * N / 4, 1, 3, true);
+    for (Kind kind = MSE; kind < LOSSES; kind++) {
+        Tensor a = tensor_poisoned(B, true), b = tensor_poisoned(B, true);
+        check_threads(1);
+        run_loss(kind, a.f, NULL, pred.x, target.f, weight.f, 1, B, N, 4);
+        check_threads(3);
+        run_loss(kind, b.f, NULL, pred.x, target.f, weight.f, 1, B, N, 4);
+        check_equal(kind_names[kind], &a, &b);
+        tensor_free(&a);
+        tensor_free(&b);
+    }
+    tensor_free(&pred);
+    tensor_free(&target);
+    tensor_free(&weight);
+}
+
+int main(void) {
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(test_losses),
+        cmocka_unit_test(test_perfect_and_nan),
+        cmocka_unit_test(test_focal_without_focus),
+        cmocka_unit_test(test_threads),
+    };
+    return cmocka_run_group_tests(tests, check_open, check_close);
+}

@@ -1,0 +1,142 @@
+#include "tests/kernels/check.h"
+
+static void *to_device(const void *values, size_t bytes) {
+    void *pinned = device_alloc_pinned(&check_dev, bytes), *on_device = device_alloc(&check_dev, bytes);
+    memcpy(pinned, values, bytes);
+    device_copy(&check_dev, on_device, pinned, bytes, false);
+    device_sync(&check_dev);
+    device_free_pinned(&check_dev, pinned);
+    return on_device;
+}
+
+static GradNorm run_grad_norm(const Tensor *grad, StepScalars s, GradNorm *keep) {
+    StepScalars *scalars = to_device(&s, sizeof s);
+    GradNorm *pinned = device_alloc_pinned(&check_dev, sizeof *pinned), result;
+    grad_norm(keep, grad->f, grad->n, scalars, &check_dev);
+    device_copy(&check_dev, pinned, keep, sizeof *pinned, false);
+    device_sync(&check_dev);
+    result = *pinned;
+    device_free_pinned(&check_dev, pinned);
+    device_free(&check_dev, scalars);
+    return result;
+}
+
+static double norm_of(const double *x, size_t n) {
+    double sum = 0;
+    for (size_t i = 0; i < n; i++) sum += x[i] * x[i];
+    return sqrt(sum);
+}
+
+static void test_grad_norm(void **state) {
+    (void)state;
+    const size_t sizes[] = {1, 17, 65536, 65537, 1000003};
+    GradNorm *keep = device_alloc(&check_dev, sizeof *keep);
+    for (int i = 0; i < 5; i++) {
+        for (int k = 0; k < 3; k++) {
+            Tensor grad = tensor_random(sizes[i], k == 1 ? 1e-4 : 10, 1, true);
+            float max_norm = k == 0 ? 0 : 1, scale = 0.25f;
+            double norm = scale * norm_of(grad.host, grad.n), factor = scale;
+            if (max_norm > 0) { factor *= fmin(1, max_norm / (norm + 1e-6)); }
+            GradNorm r = run_grad_norm(&grad, (StepScalars){.grad_scale = scale, .max_norm = max_norm}, keep);
+            printf("    n %zu: norm %.7g (%.1e off), factor %.7g (%.1e off)\n", grad.n, r.norm, r.norm / norm - 1,
+                   r.factor, r.factor / factor - 1);
+            assert_true(r.finite == 1 && fabs(r.norm / norm - 1) < 1e-6 && fabs(r.factor / factor - 1) < 1e-6);
+            tensor_free(&grad);
+        }
+    }
+    device_free(&check_dev, keep);
+}
+
+// A single inf or NaN anywhere, and a norm beyond fp32, are not finite; squares that overflow fp32 are no trouble.
+static void test_not_finite(void **state) {
+    (void)state;
+    enum { N = 70001 };
+    GradNorm *keep = device_alloc(&check_dev, sizeof *keep);
+    const float bad[] = {NAN, INFINITY, -INFINITY, 1e30f};
+    float *values = xcalloc(N, sizeof *values);
+    for (int k = 0; k < 4; k++) {
+        values[69999] = bad[k];
+        Tensor grad = tensor_of(values, N, true);
+        GradNorm r = run_grad_norm(&grad, (StepScalars){.grad_scale = 1, .max_norm = 1}, keep);
+        printf("    %g: norm %g finite %d\n", bad[k], r.norm, r.finite);
+        assert_int_equal(r.finite, k == 3);
+        tensor_free(&grad);
+    }
+    free(values);
+    device_free(&check_dev, keep);
+}
+
+// Some steps of AdamW with clipping and EMA; one step has a NaN and must change nothing.
+static void check_adam(size_t n, float weight_decay, float max_norm) {
+    enum { STEPS = 6, BAD = 3 };
+    const double beta1 = 0.9f, beta2 = 0.999f, eps = 1e-8f, lr = 1e-2f, decay = 0.9f;
+    Tensor master = tensor_random(n, 1, 1, true), m = tensor_random(n, 0, 0, true), v = tensor_random(n, 0, 0, true);
+    Tensor ema = tensor_copy(&master), param = {.n = n, .x = (floatX *)master.f};
+    if (sizeof(floatX) != sizeof(float)) { param = tensor_poisoned(n, false); }
+    double *rm = doubles(n), *rv = doubles(n), *rp = doubles(n), *re = doubles(n);
+    memcpy(rp, master.host, n * sizeof *rp);
+    memcpy(re, master.host, n * sizeof *re);
+    GradNorm *result = device_alloc(&check_dev, sizeof *result);
+    for (int step = 0, taken = 0; step < STEPS; step++) {
+        Tensor grad = tensor_random(n, 1, 10 + step, true);
+        double norm = 0.5 * norm_of(grad.host, n),
+               factor = 0.5 * (max_norm > 0 ? fmin(1, max_norm / (norm + 1e-6)) : 1);
+        taken += step != BAD;
+        double bias1 = 1 - pow(beta1, taken), bias2 = 1 - pow(beta2, taken);
+        for (size_t i = 0; step != BAD && i < n; i++) {
+            double g = factor * grad.host[i];
+            rm[i] = beta1 * rm[i] + (1 - beta1) * g;
+            rv[i] = beta2 * rv[i] + (1 - beta2) * g * g;
+            rp[i] -= lr * (rm[i] / bias1 / (sqrt(rv[i] / bias2) + eps) + weight_decay * rp[i]);
+            re[i] = decay * re[i] + (1 - decay) * rp[i];
+        }
+        if (step == BAD) {
+            float *bad = xcalloc(n, sizeof *bad);
+            bad[n - 1] = NAN;
+            tensor_set(&grad, bad);
+            free(bad);
+        }
+        StepScalars s = {.step = step,
+                         .lr = (float)lr,
+                         .bias1 = (float)bias1,
+                         .bias2 = (float)bias2,
+                         .ema_decay = (float)decay,
+                         .grad_scale = 0.5f,
+                         .max_norm = max_norm};
+        StepScalars *scalars = to_device(&s, sizeof s);
+        grad_norm(result, grad.f, n, scalars, &check_dev);
+        adam_update(master.f, param.x, m.f, v.f, grad.f, result, (float)beta1, (float)beta2, (float)eps, weight_decay,
+                    n, scalars, &check_dev);
+        ema_update(ema.f, master.f, result, n, scalars, &check_dev);
+        device_sync(&check_dev);
+        device_free(&check_dev, scalars);
+        tensor_free(&grad);
+    }
+    printf("  adam n %zu weight decay %g max norm %g\n", n, weight_decay, max_norm);
+    if (param.x != (floatX *)master.f) { check_tensor("param", &param, rp, TOLERANCE_FORWARD); }
+    check_tensor("master", &master, rp, 1e-6);
+    check_and_free("m", &m, rm, 1e-5);
+    check_and_free("v", &v, rv, 1e-5);
+    check_and_free("ema", &ema, re, 1e-6);
+    if (param.x != (floatX *)master.f) { tensor_free(&param); }
+    tensor_free(&master);
+    free(rp);
+    device_free(&check_dev, result);
+}
+
+static void test_adam(void **state) {
+    (void)state;
+    check_adam(1, 0, 0);
+    check_adam(33, 0.01f, 1);
+    check_adam(1000, 0, 1);
+    check_adam(100003, 0.1f, 0);
+}
+
+int main(void) {
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(test_grad_norm),
+        cmocka_unit_test(test_not_finite),
+        cmocka_unit_test(test_adam),
+    };
+    return cmocka_run_group_tests(tests, check_open, check_close);
+}
