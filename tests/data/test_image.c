@@ -1,0 +1,202 @@
+#include "data/image.h"
+#include "data/paint.h"
+#include <math.h>
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stdio.h>
+#include <cmocka.h>
+#include "tests/data/folder.h"
+#include "tests/dies.h"
+
+static Image pattern(int width, int height, int channels) {
+    Image image = image_new(width, height, channels);
+    for (int i = 0; i < width * height * channels; i++) { image.pixels[i] = (uint8_t)(i * 7 % 251); }
+    return image;
+}
+
+static int largest_difference(const Image *a, const Image *b) {
+    int worst = 0;
+    for (int i = 0; i < a->width * a->height * a->channels; i++) {
+        int d = abs(a->pixels[i] - b->pixels[i]);
+        worst = d > worst ? d : worst;
+    }
+    return worst;
+}
+
+static void test_files(void **state) {
+    (void)state;
+    for (int channels = 1; channels <= 3; channels += 2) {
+        Image image = pattern(37, 21, channels);
+        image_save(&image, in_folder("a.png"));
+        Image back = image_load(in_folder("a.png"), channels);
+        assert_int_equal(back.width, 37);
+        assert_int_equal(back.height, 21);
+        printf("png, %d channels: largest difference %d\n", channels, largest_difference(&image, &back));
+        assert_int_equal(largest_difference(&image, &back), 0);
+        image_free(&image);
+        image_free(&back);
+    }
+    Image flat = image_new(32, 16, 3);
+    memset(flat.pixels, 200, 32 * 16 * 3);
+    image_save(&flat, in_folder("a.jpg"));
+    Image back = image_load(in_folder("a.jpg"), 3);
+    printf("jpg of one colour: largest difference %d\n", largest_difference(&flat, &back));
+    assert_true(largest_difference(&flat, &back) <= 2);
+    image_free(&back);
+    image_free(&flat);
+    Image grey = image_new(4, 4, 1);
+    memset(grey.pixels, 9, 16);
+    image_save(&grey, in_folder("grey.png"));
+    back = image_load(in_folder("grey.png"), 3);
+    for (int i = 0; i < 48; i++) { assert_int_equal(back.pixels[i], 9); }
+    image_free(&back);
+    image_free(&grey);
+}
+
+static void cut(const char *from, const char *to, double share) {
+    size_t size;
+    char *bytes = read_file(from, &size);
+    atomic_write(to, bytes, (size_t)((double)size * share));
+    free(bytes);
+}
+
+static void test_damaged_files(void **state) {
+    (void)state;
+    Image image = pattern(200, 150, 3);
+    image_save(&image, in_folder("b.png"));
+    image_save(&image, in_folder("b.jpg"));
+    assert_dies("cannot be opened: No such file", image_load(in_folder("none.png"), 3));
+    assert_dies("it is a folder", image_load(folder, 3));
+    assert_dies("no JPEG or PNG picture", image_load(write_text("text.jpg", "hello"), 3));
+    assert_dies("no JPEG or PNG picture", image_load(write_text("empty.jpg", ""), 3));
+    for (double share = 0.02; share < 1; share += 0.14) {
+        cut(in_folder("b.png"), in_folder("cut.png"), share);
+        cut(in_folder("b.jpg"), in_folder("cut.jpg"), share);
+        assert_dies("cut.png: is damaged, cut off", image_load(in_folder("cut.png"), 3));
+        assert_dies("cut.jpg: is damaged, cut off", image_load(in_folder("cut.jpg"), 3));
+    }
+    assert_dies("ends in .png or .jpg", image_save(&image, in_folder("b.tiff")));
+    assert_dies("cannot be written", image_save(&image, in_folder("no/such/folder/b.png")));
+    char *why;
+    Image none = image_try_load(in_folder("none.png"), 3, &why);
+    assert_null(none.pixels);
+    assert_non_null(why);
+    free(why);
+    image_free(&image);
+}
+
+static void test_resize(void **state) {
+    (void)state;
+    Image image = pattern(23, 31, 3), same = image_resize(&image, 0, 0, 23, 31, 23, 31, FILTER_LANCZOS);
+    printf("resize to its own size: largest difference %d\n", largest_difference(&image, &same));
+    assert_int_equal(largest_difference(&image, &same), 0);
+    Image part = image_crop(&image, 3, 5, 11, 13), box = image_resize(&image, 3, 5, 11, 13, 11, 13, FILTER_BOX);
+    assert_int_equal(largest_difference(&part, &box), 0);
+    Image flat = image_new(40, 30, 1);
+    memset(flat.pixels, 77, 1200);
+    for (Filter f = FILTER_LANCZOS; f <= FILTER_BOX; f++) {
+        Image out = image_resize(&flat, 1.25, 2.5, 30.5, 20, 77, 9, f);
+        for (int i = 0; i < 77 * 9; i++) { assert_int_equal(out.pixels[i], 77); }
+        image_free(&out);
+    }
+    image_free(&image);
+    image_free(&same);
+    image_free(&part);
+    image_free(&box);
+    image_free(&flat);
+}
+
+static void test_mask_resize(void **state) {
+    (void)state;
+    uint8_t mask[6 * 4] = {0};
+    mask[1 * 6 + 2] = mask[1 * 6 + 3] = mask[3 * 6 + 5] = 1;
+    float out[6];
+    mask_resize(mask, 6, 4, 0, 0, 6, 4, out, 3, 2); // 2 x 2 blocks
+    const float expected[6] = {0, 0.5f, 0, 0, 0, 0.25f};
+    double error = 0;
+    for (int i = 0; i < 6; i++) { error = fmax(error, fabs(out[i] - expected[i])); }
+    printf("box average of 2 x 2 blocks: largest error %.1e\n", error);
+    assert_true(error < 1e-6);
+    uint8_t binary[6];
+    mask_resize_binary(mask, 6, 4, 0, 0, 6, 4, binary, 3, 2);
+    const uint8_t halves[6] = {0, 1, 0, 0, 0, 0}; // one half counts
+    assert_memory_equal(binary, halves, 6);
+    float big[9 * 7];
+    mask_resize(mask, 6, 4, 0.5, 0, 5.5, 4, big, 9, 7);
+    double area = 0;
+    for (int i = 0; i < 63; i++) { area += big[i] * 5.5 / 9 * 4 / 7; }
+    printf("area after enlarging: %.6f, expected 3\n", area);
+    assert_true(fabs(area - 3) < 1e-5);
+}
+
+static void test_paint(void **state) {
+    (void)state;
+    Image rgb = pattern(16, 8, 3);
+    uint8_t mask[128] = {0};
+    mask[3 * 16 + 5] = 1;
+    Paint white = paint_parse("white", 1, 0), half = paint_parse("#ff8000", 0.5, 0),
+          fat = paint_parse("10,20,30", 1, 64);
+    Image a = paint_overlay(&rgb, mask, &white), b = paint_overlay(&rgb, mask, &half);
+    const uint8_t color[3] = {255, 128, 0};
+    for (int i = 0; i < 128 * 3; i++) {
+        int expected = mask[i / 3] ? 255 : rgb.pixels[i];
+        int mixed = mask[i / 3] ? (int)lrint(0.5 * rgb.pixels[i] + 0.5 * color[i % 3]) : rgb.pixels[i];
+        assert_int_equal(a.pixels[i], expected);
+        assert_true(abs(b.pixels[i] - mixed) <= 1);
+    }
+    Image m = paint_mask(mask, 16, 8, &white), f = paint_mask(mask, 16, 8, &fat); // 64 / 2 * 16 / 512 = 1 pixel
+    int exact = 0, grown = 0;
+    for (int i = 0; i < 128; i++) {
+        exact += m.pixels[3 * i] == 255;
+        grown += f.pixels[3 * i] == 255;
+    }
+    printf("painted pixels: %d, with an outline of radius 1: %d\n", exact, grown);
+    assert_int_equal(exact, 1);
+    assert_int_equal(grown, 5);
+    float values[128 * 3];
+    image_to_floats(&rgb, values);
+    Image back = image_from_floats(values, 16, 8, 3);
+    assert_int_equal(largest_difference(&rgb, &back), 0);
+    const float odd[3] = {-7, 9, NAN};
+    Image clipped = image_from_floats(odd, 3, 1, 1);
+    assert_int_equal(clipped.pixels[0], 0);
+    assert_int_equal(clipped.pixels[1], 255);
+    assert_int_equal(clipped.pixels[2], 0);
+    assert_dies("--color mauve", paint_parse("mauve", 1, 0));
+    assert_dies("--color 1,2,300", paint_parse("1,2,300", 1, 0));
+    assert_dies("--color #12345g", paint_parse("#12345g", 1, 0));
+    assert_dies("--alpha 1.5", paint_parse("white", 1.5, 0));
+    assert_dies("--outline -1", paint_parse("white", 1, -1));
+    Image *all[] = {&rgb, &a, &b, &m, &f, &back, &clipped};
+    for (int i = 0; i < 7; i++) { image_free(all[i]); }
+}
+
+// The disc by definition.
+static void test_mask_grow(void **state) {
+    (void)state;
+    enum { W = 31, H = 23 };
+    for (float radius = 0; radius < 7; radius += 0.7f) {
+        uint8_t mask[W * H], out[W * H];
+        for (int i = 0; i < W * H; i++) { mask[i] = i * i % 97 == 3; }
+        memcpy(out, mask, sizeof mask);
+        mask_grow(out, W, H, radius);
+        int wrong = 0;
+        for (int i = 0; i < W * H; i++) {
+            int near = 0;
+            for (int j = 0; j < W * H; j++) {
+                float dx = (float)(i % W - j % W), dy = (float)(i / W - j / W);
+                near |= mask[j] && dx * dx + dy * dy <= radius * radius;
+            }
+            wrong += near != out[i];
+        }
+        printf("grow by %.1f: %d pixels wrong\n", (double)radius, wrong);
+        assert_int_equal(wrong, 0);
+    }
+}
+
+int main(void) {
+    const struct CMUnitTest tests[] = {cmocka_unit_test(test_files),  cmocka_unit_test(test_damaged_files),
+                                       cmocka_unit_test(test_resize), cmocka_unit_test(test_mask_resize),
+                                       cmocka_unit_test(test_paint),  cmocka_unit_test(test_mask_grow)};
+    return cmocka_run_group_tests(tests, folder_begin, folder_end);
+}
