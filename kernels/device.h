@@ -37,7 +37,7 @@ typedef struct {
 typedef struct {
     TraceRow *rows;
     int count, capacity;
-    int current; // row of the last launch
+    int current;         // row of the last launch
     double bytes, flops; // sums
 } Trace;
 

@@ -1,0 +1,165 @@
+// What the .cu files share: errors, the launch, conversions and 128-bit accesses. Everything here also compiles with g++
+// against tests/emu (BACKEND=emu); __CUDACC__ tells nvcc apart.
+#pragma once
+#include <cublasLt.h>
+#include <cuda_bf16.h>
+#include <cuda_runtime.h>
+#include <string.h>
+#include "kernels/kernels.h"
+
+struct DeviceInternals {
+    char name[64];
+    int index;
+    cudaStream_t compute, copy;
+    cublasLtHandle_t lt;
+    struct LinearCache *linear; // algorithms chosen so far (linear.cu)
+    cudaGraphExec_t graph;
+    bool recording;
+};
+
+// ---- Errors and launches -------------------------------------------------------------------------------------------
+
+// Dies with file, line and the call if it failed.
+void cuda_check(cudaError_t error, const char *what, const char *file, int line);
+void cublas_check(cublasStatus_t status, const char *what, const char *file, int line);
+#define CHECK_CUDA(call) cuda_check((call), #call, __FILE__, __LINE__)
+#define CHECK_CUBLAS(call) cublas_check((call), #call, __FILE__, __LINE__)
+
+// launch<kernel>(dev, grid, block, shared_bytes, arguments...) on the compute stream. More than 48 KB of dynamic shared
+// memory is asked for here.
+template <auto Kernel, class... Args>
+static inline void launch(Device *dev, dim3 grid, dim3 block, size_t shared_bytes, Args... args) {
+    if (shared_bytes > 48 << 10) {
+        CHECK_CUDA(cudaFuncSetAttribute(Kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, (int)shared_bytes));
+    }
+#ifdef __CUDACC__
+    Kernel<<<grid, block, shared_bytes, dev->internals->compute>>>(args...);
+#else
+    emu::launch<Kernel>(grid, block, shared_bytes, dev->internals->compute, args...);
+#endif
+    cuda_check(cudaGetLastError(), "a launch", __PRETTY_FUNCTION__, 0);
+    device_launch_grid(dev, (int)(grid.x * grid.y * grid.z), (int)(block.x * block.y * block.z), (int)shared_bytes);
+}
+
+// The block's dynamic shared memory.
+#ifdef __CUDACC__
+extern __shared__ __align__(1024) unsigned char dynamic_shared[];
+#else
+#define dynamic_shared emu::current.dynamic_shared
+#endif
+
+template <class T> __host__ __device__ static inline T ceil_div(T a, T b) { return (a + b - 1) / b; }
+
+// ---- floatX --------------------------------------------------------------------------------------------------------
+
+#ifdef PRECISION_bf16
+__device__ static inline float to_float(floatX x) { return __bfloat162float(x); }
+__device__ static inline floatX to_floatX(float x) { return __float2bfloat16_rn(x); }
+#else
+__device__ static inline float to_float(floatX x) { return x; }
+__device__ static inline floatX to_floatX(float x) { return x; }
+#endif
+
+constexpr int VEC = 16 / sizeof(floatX); // elements of a 128-bit access
+
+// One access of V elements: V sizeof(T) bytes, 16 at most, aligned to that.
+template <int BYTES> struct Word;
+template <> struct Word<16> { typedef uint4 Type; };
+template <> struct Word<8> { typedef uint2 Type; };
+template <> struct Word<4> { typedef unsigned Type; };
+template <> struct Word<2> { typedef unsigned short Type; };
+
+template <class T, int V> __device__ static inline void load_words(T (&to)[V], const T *from) {
+    typedef typename Word<V * sizeof(T)>::Type W;
+    const W word = *reinterpret_cast<const W *>(from);
+    memcpy(to, &word, sizeof word);
+}
+
+template <class T, int V> __device__ static inline void store_words(T *to, const T (&from)[V]) {
+    typedef typename Word<V * sizeof(T)>::Type W;
+    W word;
+    memcpy(&word, from, sizeof word);
+    *reinterpret_cast<W *>(to) = word;
+}
+
+// V elements as floats: floatX by one access, float by one or two.
+template <int V> __device__ static inline void load(float (&to)[V], const floatX *from) {
+    floatX x[V];
+    load_words(x, from);
+#pragma unroll
+    for (int i = 0; i < V; i++) { to[i] = to_float(x[i]); }
+}
+
+template <int V> __device__ static inline void store(floatX *to, const float (&from)[V]) {
+    floatX x[V];
+#pragma unroll
+    for (int i = 0; i < V; i++) { x[i] = to_floatX(from[i]); }
+    store_words(to, x);
+}
+
+// ---- Activations ---------------------------------------------------------------------------------------------------
+
+__device__ static inline float sigmoid(float x) { return __fdividef(1.0f, 1.0f + __expf(-x)); }
+// Derivative of silu(y) = y s: s (1 + y (1 - s)).
+__device__ static inline float silu_slope(float y) {
+    const float s = sigmoid(y);
+    return s * (1.0f + y * (1.0f - s));
+}
+
+// ---- Sums ----------------------------------------------------------------------------------------------------------
+
+__device__ static inline float warp_sum(float x) {
+#pragma unroll
+    for (int bits = 16; bits > 0; bits /= 2) { x += __shfl_xor_sync(0xffffffffu, x, bits); }
+    return x;
+}
+
+// Sum over a block of whole warps, known to every thread. scratch: 32 floats of shared memory; two calls need two.
+__device__ static inline float block_sum(float x, float *scratch) {
+    const int thread = threadIdx.x, warps = blockDim.x / 32;
+    x = warp_sum(x);
+    if (thread % 32 == 0) { scratch[thread / 32] = x; }
+    __syncthreads();
+    return warp_sum(thread % 32 < warps ? scratch[thread % 32] : 0.0f);
+}
+
+// How a matrix of rows and C columns is cut for sums over rows: a block of x threads (V columns each) by y rows walks
+// down a chunk of rows. Depends on the sizes alone, so that sums have the same bits on every card.
+struct Cut {
+    int V, x, y;        // elements per access; threads of the block
+    int tiles, chunks;  // blocks across the columns, blocks down the rows
+    int rows;           // of a chunk
+    dim3 block() const { return dim3(x, y); }
+    dim3 grid(int samples) const { return dim3(chunks, tiles, samples); }
+};
+
+static inline Cut cut_rows(int rows, int C, int samples) {
+    Cut cut = {C % VEC ? 1 : VEC, 0, 0, 0, 0, 0};
+    const int columns = C / cut.V;
+    cut.tiles = ceil_div(columns, 128);
+    cut.x = ceil_div(columns, cut.tiles);
+    cut.y = 256 / cut.x;
+    const int wanted = ceil_div(512, samples * cut.tiles); // blocks enough for any card
+    cut.rows = cut.y * (rows < 4 * cut.y * wanted ? 4 : ceil_div(rows, wanted * cut.y));
+    cut.chunks = ceil_div(rows, cut.rows);
+    return cut;
+}
+
+// Adds value[V] over the block's rows and writes the column sums to out (C): scratch is x y V floats of shared memory.
+template <int V>
+__device__ static inline void sum_rows_of_block(float *out, const float (&value)[V], float *scratch, int first, int C) {
+    const int width = blockDim.x * V;
+    float *mine = scratch + threadIdx.y * width + threadIdx.x * V;
+    __syncthreads(); // the scratch may hold the previous sums
+#pragma unroll
+    for (int i = 0; i < V; i++) { mine[i] = value[i]; }
+    __syncthreads();
+    for (int c = threadIdx.y * blockDim.x + threadIdx.x; c < width && first + c < C; c += blockDim.x * blockDim.y) {
+        float sum = 0;
+        for (unsigned y = 0; y < blockDim.y; y++) { sum += scratch[y * width + c]; }
+        out[first + c] = sum;
+    }
+}
+
+// grad (C) = sum over rows of partial (rows, stride)[:, :C] + beta grad.
+void fold_rows(float *grad, const float *partial, int rows, int stride, int C, float beta, Device *dev);

@@ -1,0 +1,256 @@
+// An NVIDIA GPU as a device: two streams, a cuBLASLt handle, one workspace, graphs.
+#include "kernels/cuda_common.cuh"
+#include <stdio.h>
+#include <stdlib.h>
+
+extern "C" {
+#include "util/error.h"
+}
+
+struct LinearCache;
+void linear_cache_free(LinearCache *cache); // linear.cu
+
+struct DeviceEvent {
+    cudaEvent_t event;
+};
+
+void cuda_check(cudaError_t error, const char *what, const char *file, int line) {
+    if (error != cudaSuccess) { die("%s:%d: %s failed: %s", file, line, what, cudaGetErrorString(error)); }
+}
+
+void cublas_check(cublasStatus_t status, const char *what, const char *file, int line) {
+    if (status != CUBLAS_STATUS_SUCCESS) {
+        die("%s:%d: %s failed: %s", file, line, what, cublasLtGetStatusString(status));
+    }
+}
+
+void device_open(Device *dev, int index) {
+    int count = 0;
+    CHECK_CUDA(cudaGetDeviceCount(&count));
+    if (index < 0 || index >= count) { die("GPU %d is asked for, this machine has %d (0 is the first)", index, count); }
+    CHECK_CUDA(cudaSetDevice(index));
+    cudaDeviceProp prop;
+    CHECK_CUDA(cudaGetDeviceProperties(&prop, index));
+    if (prop.major < 8) { die("%s is sm_%d%d, sm_80 or newer is needed", prop.name, prop.major, prop.minor); }
+    *dev = Device();
+    dev->scope = "";
+    DeviceInternals *in = dev->internals = (DeviceInternals *)xcalloc(1, sizeof *dev->internals);
+    snprintf(in->name, sizeof in->name, "%.63s", prop.name);
+    in->index = index;
+    CHECK_CUDA(cudaStreamCreateWithFlags(&in->compute, cudaStreamNonBlocking));
+    CHECK_CUDA(cudaStreamCreateWithFlags(&in->copy, cudaStreamNonBlocking));
+    CHECK_CUBLAS(cublasLtCreate(&in->lt));
+}
+
+void device_close(Device *dev) {
+    DeviceInternals *in = dev->internals;
+    device_sync(dev);
+    device_free(dev, dev->workspace);
+    linear_cache_free(in->linear);
+    if (in->graph) { CHECK_CUDA(cudaGraphExecDestroy(in->graph)); }
+    CHECK_CUBLAS(cublasLtDestroy(in->lt));
+    CHECK_CUDA(cudaStreamDestroy(in->compute));
+    CHECK_CUDA(cudaStreamDestroy(in->copy));
+    free(in);
+    *dev = Device();
+}
+
+const char *device_name(const Device *dev) { return dev->internals->name; }
+
+void device_memory(Device *, size_t *free_bytes, size_t *total_bytes) {
+    CHECK_CUDA(cudaMemGetInfo(free_bytes, total_bytes));
+}
+
+void *device_alloc(Device *dev, size_t bytes) {
+    void *pointer = NULL;
+    const cudaError_t error = cudaMalloc(&pointer, bytes ? bytes : 1);
+    if (error == cudaErrorMemoryAllocation) {
+        size_t free_bytes, total_bytes;
+        device_memory(dev, &free_bytes, &total_bytes);
+        die("%.3f GB of GPU memory are needed, %.3f of %.3f GB are free", 1e-9 * bytes, 1e-9 * free_bytes,
+            1e-9 * total_bytes);
+    }
+    CHECK_CUDA(error);
+#ifdef DEBUG_GUARDS
+    device_fill(dev, pointer, 0xff, bytes); // NaN in every float type
+#endif
+    return pointer;
+}
+
+void device_free(Device *, void *pointer) { CHECK_CUDA(cudaFree(pointer)); }
+
+void *device_alloc_pinned(Device *, size_t bytes) {
+    void *pointer = NULL;
+    if (cudaHostAlloc(&pointer, bytes ? bytes : 1, cudaHostAllocDefault) != cudaSuccess) {
+        die("%.3f GB of page-locked memory are needed and not to be had", 1e-9 * bytes);
+    }
+    return pointer;
+}
+
+void device_free_pinned(Device *, void *pointer) { CHECK_CUDA(cudaFreeHost(pointer)); }
+
+static cudaStream_t stream_of(Device *dev, bool on_copy_stream) {
+    return on_copy_stream ? dev->internals->copy : dev->internals->compute;
+}
+
+void device_copy(Device *dev, void *to, const void *from, size_t bytes, bool on_copy_stream) {
+    if (dev->plan_only || bytes == 0) { return; }
+    CHECK_CUDA(cudaMemcpyAsync(to, from, bytes, cudaMemcpyDefault, stream_of(dev, on_copy_stream)));
+}
+
+void device_fill(Device *dev, void *to, int byte, size_t bytes) {
+    if (dev->plan_only || bytes == 0) { return; }
+    CHECK_CUDA(cudaMemsetAsync(to, byte, bytes, dev->internals->compute));
+}
+
+DeviceEvent *device_event_create(Device *) {
+    DeviceEvent *event = (DeviceEvent *)xcalloc(1, sizeof *event);
+    CHECK_CUDA(cudaEventCreateWithFlags(&event->event, cudaEventDisableTiming));
+    return event;
+}
+
+void device_event_destroy(DeviceEvent *event) {
+    if (!event) { return; }
+    CHECK_CUDA(cudaEventDestroy(event->event));
+    free(event);
+}
+
+void device_event_record(Device *dev, DeviceEvent *event, bool on_copy_stream) {
+    CHECK_CUDA(cudaEventRecord(event->event, stream_of(dev, on_copy_stream)));
+}
+
+void device_event_wait(Device *dev, DeviceEvent *event, bool on_copy_stream) {
+    CHECK_CUDA(cudaStreamWaitEvent(stream_of(dev, on_copy_stream), event->event, 0));
+}
+
+void device_event_sync(DeviceEvent *event) { CHECK_CUDA(cudaEventSynchronize(event->event)); }
+
+void device_sync(Device *) { CHECK_CUDA(cudaDeviceSynchronize()); }
+
+bool device_graph_begin(Device *dev) {
+    DeviceInternals *in = dev->internals;
+    CHECK_CUDA(cudaStreamBeginCapture(in->compute, cudaStreamCaptureModeThreadLocal));
+    return in->recording = true;
+}
+
+void device_graph_end(Device *dev) {
+    DeviceInternals *in = dev->internals;
+    cudaGraph_t graph;
+    CHECK_CUDA(cudaStreamEndCapture(in->compute, &graph));
+    in->recording = false;
+    if (in->graph) { CHECK_CUDA(cudaGraphExecDestroy(in->graph)); }
+    CHECK_CUDA(cudaGraphInstantiate(&in->graph, graph, 0));
+    CHECK_CUDA(cudaGraphDestroy(graph));
+}
+
+void device_graph_launch(Device *dev) { CHECK_CUDA(cudaGraphLaunch(dev->internals->graph, dev->internals->compute)); }
+
+void device_reserve_workspace(Device *dev, size_t bytes) {
+    if (dev->plan_only || bytes <= dev->workspace_size) { return; }
+    if (dev->internals->recording) {
+        die("a kernel needs %zu bytes of workspace while a graph is recorded and %zu are reserved", bytes,
+            dev->workspace_size);
+    }
+    device_sync(dev); // earlier kernels may still use the old one
+    device_free(dev, dev->workspace);
+    dev->workspace = device_alloc(dev, bytes);
+    dev->workspace_size = bytes;
+}
+
+void *device_workspace(Device *dev, size_t bytes) {
+    if (dev->plan_only) {
+        if (bytes > dev->workspace_needed) { dev->workspace_needed = bytes; }
+        return NULL;
+    }
+    device_reserve_workspace(dev, bytes);
+    return dev->workspace;
+}
+
+// ---- Sums that several kernels share -------------------------------------------------------------------------------
+
+enum { FOLD_X = 32, FOLD_Y = 8 };
+
+static __global__ void __launch_bounds__(FOLD_X *FOLD_Y)
+    fold_rows_kernel(float *grad, const float *partial, int rows, int stride, int C, float beta) {
+    __shared__ float sums[FOLD_Y][FOLD_X];
+    const int c = blockIdx.x * FOLD_X + threadIdx.x;
+    float sum = 0;
+    if (c < C) {
+        for (int row = threadIdx.y; row < rows; row += FOLD_Y) { sum += partial[(size_t)row * stride + c]; }
+    }
+    sums[threadIdx.y][threadIdx.x] = sum;
+    __syncthreads();
+    if (threadIdx.y == 0 && c < C) {
+        for (int y = 1; y < FOLD_Y; y++) { sum += sums[y][threadIdx.x]; }
+        grad[c] = beta == 0 ? sum : sum + beta * grad[c];
+    }
+}
+
+void fold_rows(float *grad, const float *partial, int rows, int stride, int C, float beta, Device *dev) {
+    launch<fold_rows_kernel>(dev, ceil_div(C, (int)FOLD_X), dim3(FOLD_X, FOLD_Y), 0, grad, partial, rows, stride, C,
+                             beta);
+}
+
+// ---- Peaks ---------------------------------------------------------------------------------------------------------
+
+enum { FMA_CHAINS = 8, FMA_ROUNDS = 4096, FMA_THREADS = 256, REPEATS = 5 };
+
+// Independent chains of multiply-adds in registers: enough of them to cover the latency.
+static __global__ void __launch_bounds__(FMA_THREADS) fma_loop(float *sink, float multiplier, float addend, int rounds) {
+    float chain[FMA_CHAINS];
+#pragma unroll
+    for (int i = 0; i < FMA_CHAINS; i++) { chain[i] = (float)(threadIdx.x + i); }
+    for (int r = 0; r < rounds; r++) {
+#pragma unroll
+        for (int i = 0; i < FMA_CHAINS; i++) { chain[i] = chain[i] * multiplier + addend; }
+    }
+    float sum = 0;
+#pragma unroll
+    for (int i = 0; i < FMA_CHAINS; i++) { sum += chain[i]; }
+    if (sum == 12345.678f) { *sink = sum; }
+}
+
+// The best of REPEATS runs of `work` on the compute stream, in seconds, after one to warm up.
+template <class Work> static double best_seconds(Device *dev, Work work) {
+    cudaEvent_t begin, end;
+    CHECK_CUDA(cudaEventCreateWithFlags(&begin, cudaEventDefault));
+    CHECK_CUDA(cudaEventCreateWithFlags(&end, cudaEventDefault));
+    double best = 1e30;
+    for (int i = 0; i <= REPEATS; i++) {
+        CHECK_CUDA(cudaEventRecord(begin, dev->internals->compute));
+        work();
+        CHECK_CUDA(cudaEventRecord(end, dev->internals->compute));
+        CHECK_CUDA(cudaEventSynchronize(end));
+        float milliseconds;
+        CHECK_CUDA(cudaEventElapsedTime(&milliseconds, begin, end));
+        if (i > 0 && milliseconds * 1e-3 < best) { best = milliseconds * 1e-3; }
+    }
+    CHECK_CUDA(cudaEventDestroy(begin));
+    CHECK_CUDA(cudaEventDestroy(end));
+    return best;
+}
+
+Peaks device_measure_peaks(Device *dev) {
+    int processors;
+    CHECK_CUDA(cudaDeviceGetAttribute(&processors, cudaDevAttrMultiProcessorCount, dev->internals->index));
+    const bool large = processors >= 16; // sizes for a GPU, or for its emulation
+    const int n = large ? 8192 : 256, blocks = 8 * processors, rounds = large ? FMA_ROUNDS * 16 : 16;
+    const size_t stream = large ? (size_t)1 << 30 : (size_t)1 << 22, matrix = (size_t)n * n * sizeof(floatX);
+    char *memory = (char *)device_alloc(dev, 2 * stream > 3 * matrix ? 2 * stream : 3 * matrix);
+    device_fill(dev, memory, 0, 3 * matrix);
+    Trace *trace = dev->trace; // measuring is no part of anybody's step
+    dev->trace = NULL;
+    Peaks peaks;
+    peaks.gemm_flops_per_s = 2.0 * n * n * n / best_seconds(dev, [&] {
+        linear_forward((floatX *)(memory + 2 * matrix), (floatX *)memory, (floatX *)(memory + matrix), NULL, NULL, n, n,
+                       n, dev);
+    });
+    peaks.flops_per_s = 2.0 * FMA_CHAINS * rounds * blocks * FMA_THREADS / best_seconds(dev, [&] {
+        launch<fma_loop>(dev, blocks, FMA_THREADS, 0, (float *)memory, 0.999f, 0.001f, rounds);
+    });
+    peaks.bytes_per_s =
+        2.0 * stream / best_seconds(dev, [&] { device_copy(dev, memory, memory + stream, stream, false); });
+    dev->trace = trace;
+    device_free(dev, memory);
+    return peaks;
+}

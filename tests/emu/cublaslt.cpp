@@ -1,0 +1,232 @@
+// cuBLASLt's matrix product on OpenBLAS: D = alpha op(A) op(B) + beta C + bias, column-major, strided batches; fp32, or
+// bf16 A and B with fp32 accumulation and bf16 or fp32 C and D. bias (rows of D) is added after the accumulation, before
+// D is rounded.
+#include "cublasLt.h"
+#include "cuda_bf16.h"
+
+#include <cblas.h>
+#include <vector>
+
+struct cublasLtContext {
+    int unused;
+};
+struct cublasLtDesc {
+    cublasComputeType_t compute;
+    cublasOperation_t transa = CUBLAS_OP_N, transb = CUBLAS_OP_N;
+    cublasLtEpilogue_t epilogue = CUBLASLT_EPILOGUE_DEFAULT;
+    const void *bias = nullptr;
+    int bias_type = -1; // -1: the type of D
+};
+struct cublasLtLayout {
+    cudaDataType_t type;
+    uint64_t rows, cols;
+    int64_t ld;
+    int32_t batches = 1;
+    int64_t batch_offset = 0;
+};
+struct cublasLtPreference {
+    uint64_t workspace = 0;
+    uint32_t align_a = 256, align_b = 256, align_c = 256, align_d = 256; // the real one's defaults
+};
+
+const char *cublasLtGetStatusString(cublasStatus_t status) {
+    switch (status) {
+    case CUBLAS_STATUS_SUCCESS: return "CUBLAS_STATUS_SUCCESS";
+    case CUBLAS_STATUS_NOT_INITIALIZED: return "CUBLAS_STATUS_NOT_INITIALIZED";
+    case CUBLAS_STATUS_INVALID_VALUE: return "CUBLAS_STATUS_INVALID_VALUE";
+    case CUBLAS_STATUS_NOT_SUPPORTED: return "CUBLAS_STATUS_NOT_SUPPORTED";
+    }
+    return "unknown status";
+}
+const char *cublasGetStatusString(cublasStatus_t status) { return cublasLtGetStatusString(status); }
+
+cublasStatus_t cublasLtCreate(cublasLtHandle_t *handle) {
+    *handle = new cublasLtContext();
+    return CUBLAS_STATUS_SUCCESS;
+}
+
+cublasStatus_t cublasLtDestroy(cublasLtHandle_t handle) {
+    delete handle;
+    return CUBLAS_STATUS_SUCCESS;
+}
+
+cublasStatus_t cublasLtMatmulDescCreate(cublasLtMatmulDesc_t *desc, cublasComputeType_t compute, cudaDataType_t scale) {
+    if (scale != CUDA_R_32F) return CUBLAS_STATUS_NOT_SUPPORTED;
+    *desc = new cublasLtDesc{.compute = compute};
+    return CUBLAS_STATUS_SUCCESS;
+}
+
+cublasStatus_t cublasLtMatmulDescDestroy(cublasLtMatmulDesc_t desc) {
+    delete desc;
+    return CUBLAS_STATUS_SUCCESS;
+}
+
+template <class T> static cublasStatus_t take(T *field, const void *value, size_t bytes) {
+    if (!value || bytes != sizeof(T)) return CUBLAS_STATUS_INVALID_VALUE;
+    memcpy(field, value, bytes);
+    return CUBLAS_STATUS_SUCCESS;
+}
+
+cublasStatus_t cublasLtMatmulDescSetAttribute(cublasLtMatmulDesc_t desc, cublasLtMatmulDescAttributes_t attribute,
+                                              const void *value, size_t bytes) {
+    switch (attribute) {
+    case CUBLASLT_MATMUL_DESC_TRANSA: return take(&desc->transa, value, bytes);
+    case CUBLASLT_MATMUL_DESC_TRANSB: return take(&desc->transb, value, bytes);
+    case CUBLASLT_MATMUL_DESC_EPILOGUE: return take(&desc->epilogue, value, bytes);
+    case CUBLASLT_MATMUL_DESC_BIAS_POINTER: return take(&desc->bias, value, bytes);
+    case CUBLASLT_MATMUL_DESC_BIAS_DATA_TYPE: return take(&desc->bias_type, value, bytes);
+    }
+    return CUBLAS_STATUS_NOT_SUPPORTED;
+}
+
+cublasStatus_t cublasLtMatrixLayoutCreate(cublasLtMatrixLayout_t *layout, cudaDataType_t type, uint64_t rows,
+                                          uint64_t cols, int64_t ld) {
+    if (ld < (int64_t)rows || !rows || !cols) return CUBLAS_STATUS_INVALID_VALUE;
+    *layout = new cublasLtLayout{type, rows, cols, ld};
+    return CUBLAS_STATUS_SUCCESS;
+}
+
+cublasStatus_t cublasLtMatrixLayoutDestroy(cublasLtMatrixLayout_t layout) {
+    delete layout;
+    return CUBLAS_STATUS_SUCCESS;
+}
+
+cublasStatus_t cublasLtMatrixLayoutSetAttribute(cublasLtMatrixLayout_t layout, cublasLtMatrixLayoutAttribute_t attribute,
+                                                const void *value, size_t bytes) {
+    switch (attribute) {
+    case CUBLASLT_MATRIX_LAYOUT_BATCH_COUNT: return take(&layout->batches, value, bytes);
+    case CUBLASLT_MATRIX_LAYOUT_STRIDED_BATCH_OFFSET: return take(&layout->batch_offset, value, bytes);
+    }
+    return CUBLAS_STATUS_NOT_SUPPORTED;
+}
+
+cublasStatus_t cublasLtMatmulPreferenceCreate(cublasLtMatmulPreference_t *preference) {
+    *preference = new cublasLtPreference();
+    return CUBLAS_STATUS_SUCCESS;
+}
+
+cublasStatus_t cublasLtMatmulPreferenceDestroy(cublasLtMatmulPreference_t preference) {
+    delete preference;
+    return CUBLAS_STATUS_SUCCESS;
+}
+
+cublasStatus_t cublasLtMatmulPreferenceSetAttribute(cublasLtMatmulPreference_t p,
+                                                    cublasLtMatmulPreferenceAttributes_t attribute, const void *value,
+                                                    size_t bytes) {
+    switch (attribute) {
+    case CUBLASLT_MATMUL_PREF_MAX_WORKSPACE_BYTES: return take(&p->workspace, value, bytes);
+    case CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_A_BYTES: return take(&p->align_a, value, bytes);
+    case CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_B_BYTES: return take(&p->align_b, value, bytes);
+    case CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_C_BYTES: return take(&p->align_c, value, bytes);
+    case CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_D_BYTES: return take(&p->align_d, value, bytes);
+    }
+    return CUBLAS_STATUS_NOT_SUPPORTED;
+}
+
+// Types, sizes and batches that fit together; compute in fp32.
+static cublasStatus_t check_product(const cublasLtDesc *desc, const cublasLtLayout *a, const cublasLtLayout *b,
+                                    const cublasLtLayout *c, const cublasLtLayout *d) {
+    const uint64_t m = desc->transa == CUBLAS_OP_N ? a->rows : a->cols, ka = desc->transa == CUBLAS_OP_N ? a->cols : a->rows;
+    const uint64_t n = desc->transb == CUBLAS_OP_N ? b->cols : b->rows, kb = desc->transb == CUBLAS_OP_N ? b->rows : b->cols;
+    if (ka != kb || c->rows != m || c->cols != n || d->rows != m || d->cols != n) return CUBLAS_STATUS_INVALID_VALUE;
+    if (a->batches != b->batches || a->batches != c->batches || a->batches != d->batches)
+        return CUBLAS_STATUS_INVALID_VALUE;
+    if (a->type != b->type || c->type != d->type) return CUBLAS_STATUS_NOT_SUPPORTED;
+    if (a->type == CUDA_R_32F && d->type != CUDA_R_32F) return CUBLAS_STATUS_NOT_SUPPORTED;
+    if (desc->compute == CUBLAS_COMPUTE_32F_FAST_TF32 && a->type != CUDA_R_32F) return CUBLAS_STATUS_NOT_SUPPORTED;
+    if (desc->epilogue != CUBLASLT_EPILOGUE_DEFAULT && desc->epilogue != CUBLASLT_EPILOGUE_BIAS)
+        return CUBLAS_STATUS_NOT_SUPPORTED;
+    return CUBLAS_STATUS_SUCCESS;
+}
+
+static uint64_t fingerprint_of(const cublasLtDesc *desc, const cublasLtLayout *const layouts[4]) {
+    uint64_t hash = 1469598103934665603ull;
+    auto mix = [&](uint64_t value) { hash = (hash ^ value) * 1099511628211ull; };
+    mix(desc->compute), mix(desc->transa), mix(desc->transb), mix(desc->epilogue);
+    for (int i = 0; i < 4; i++) {
+        const cublasLtLayout *l = layouts[i];
+        mix(l->type), mix(l->rows), mix(l->cols), mix(l->ld), mix(l->batches), mix(l->batch_offset);
+    }
+    return hash;
+}
+
+cublasStatus_t cublasLtMatmulAlgoGetHeuristic(cublasLtHandle_t handle, cublasLtMatmulDesc_t desc,
+                                              cublasLtMatrixLayout_t a, cublasLtMatrixLayout_t b,
+                                              cublasLtMatrixLayout_t c, cublasLtMatrixLayout_t d,
+                                              cublasLtMatmulPreference_t p, int requested,
+                                              cublasLtMatmulHeuristicResult_t results[], int *returned) {
+    if (!handle || requested < 1) return CUBLAS_STATUS_INVALID_VALUE;
+    const cublasStatus_t status = check_product(desc, a, b, c, d);
+    *returned = 0;
+    if (status != CUBLAS_STATUS_SUCCESS) return status;
+    const cublasLtLayout *layouts[4] = {a, b, c, d};
+    results[0] = {};
+    results[0].algo = {fingerprint_of(desc, layouts), p->align_a, p->align_b, p->align_c, p->align_d, p->workspace};
+    results[0].workspaceSize = p->workspace;
+    *returned = 1;
+    return CUBLAS_STATUS_SUCCESS;
+}
+
+static float element(const void *p, int type, size_t i) {
+    return type == CUDA_R_32F ? ((const float *)p)[i] : __bfloat162float(((const __nv_bfloat16 *)p)[i]);
+}
+
+static void store(void *p, int type, size_t i, float value) {
+    if (type == CUDA_R_32F)
+        ((float *)p)[i] = value;
+    else
+        ((__nv_bfloat16 *)p)[i] = __float2bfloat16_rn(value);
+}
+
+static std::vector<float> dense(const void *p, const cublasLtLayout &l, int batch) {
+    std::vector<float> out(l.rows * l.cols);
+    for (uint64_t col = 0; col < l.cols; col++)
+        for (uint64_t row = 0; row < l.rows; row++)
+            out[col * l.rows + row] = element(p, l.type, batch * l.batch_offset + col * l.ld + row);
+    return out;
+}
+
+static void product(const cublasLtDesc &desc, float alpha, const void *A, const cublasLtLayout &a, const void *B,
+                    const cublasLtLayout &b, float beta, const void *C, const cublasLtLayout &c, void *D,
+                    const cublasLtLayout &d) {
+    const int m = (int)d.rows, n = (int)d.cols, k = (int)(desc.transa == CUBLAS_OP_N ? a.cols : a.rows);
+    for (int batch = 0; batch < d.batches; batch++) {
+        const std::vector<float> left = dense(A, a, batch), right = dense(B, b, batch);
+        std::vector<float> sum((size_t)m * n, 0.0f); // beta = 0 never reads C
+        if (beta != 0) sum = dense(C, c, batch);
+        cblas_sgemm(CblasColMajor, desc.transa == CUBLAS_OP_N ? CblasNoTrans : CblasTrans,
+                    desc.transb == CUBLAS_OP_N ? CblasNoTrans : CblasTrans, m, n, k, alpha, left.data(), (int)a.rows,
+                    right.data(), (int)b.rows, beta, sum.data(), m);
+        for (int col = 0; col < n; col++) {
+            for (int row = 0; row < m; row++) {
+                float value = sum[(size_t)col * m + row];
+                if (desc.epilogue == CUBLASLT_EPILOGUE_BIAS)
+                    value += element(desc.bias, desc.bias_type < 0 ? d.type : desc.bias_type, row);
+                store(D, d.type, batch * d.batch_offset + (size_t)col * d.ld + row, value);
+            }
+        }
+    }
+}
+
+static bool misaligned(const void *p, size_t bytes) { return (uintptr_t)p % bytes != 0; }
+
+cublasStatus_t cublasLtMatmul(cublasLtHandle_t handle, cublasLtMatmulDesc_t desc, const void *alpha, const void *A,
+                              cublasLtMatrixLayout_t a, const void *B, cublasLtMatrixLayout_t b, const void *beta,
+                              const void *C, cublasLtMatrixLayout_t c, void *D, cublasLtMatrixLayout_t d,
+                              const cublasLtMatmulAlgo_t *algo, void *workspace, size_t workspace_bytes,
+                              cudaStream_t stream) {
+    if (!handle || !A || !B || !C || !D) return CUBLAS_STATUS_INVALID_VALUE;
+    const cublasStatus_t status = check_product(desc, a, b, c, d);
+    if (status != CUBLAS_STATUS_SUCCESS) return status;
+    const cublasLtLayout *layouts[4] = {a, b, c, d};
+    if (algo && algo->fingerprint != fingerprint_of(desc, layouts)) return CUBLAS_STATUS_INVALID_VALUE;
+    if (algo && (misaligned(A, algo->align_a) || misaligned(B, algo->align_b) || misaligned(C, algo->align_c) ||
+                 misaligned(D, algo->align_d) || algo->workspace > workspace_bytes))
+        return CUBLAS_STATUS_INVALID_VALUE;
+    if (misaligned(workspace, 16) || (desc->epilogue == CUBLASLT_EPILOGUE_BIAS && (!desc->bias || misaligned(desc->bias, 16))))
+        return CUBLAS_STATUS_INVALID_VALUE;
+    if (C == D && (c->ld != d->ld || c->batch_offset != d->batch_offset)) return CUBLAS_STATUS_INVALID_VALUE;
+    emu::enqueue(stream, [desc = *desc, alpha = *(const float *)alpha, beta = *(const float *)beta, A, a = *a, B, b = *b,
+                          C, c = *c, D, d = *d] { product(desc, alpha, A, a, B, b, beta, C, c, D, d); });
+    return CUBLAS_STATUS_SUCCESS;
+}

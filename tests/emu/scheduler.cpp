@@ -1,0 +1,440 @@
+// Runs a grid: one fiber per thread of a block, one block per core at a time.
+#include "emu.h"
+
+#include <boost/context/detail/fcontext.hpp>
+#include <omp.h>
+#include <signal.h>
+#include <stdarg.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/mman.h>
+#include <unistd.h>
+#include <map>
+#include <mutex>
+#include <string>
+#include <vector>
+
+#ifdef __SANITIZE_ADDRESS__
+#include <sanitizer/common_interface_defs.h>
+#endif
+
+namespace emu {
+
+using boost::context::detail::fcontext_t;
+using boost::context::detail::jump_fcontext;
+using boost::context::detail::make_fcontext;
+using boost::context::detail::transfer_t;
+
+static const size_t stack_bytes = 64 << 10;
+static const size_t shared_guard = 1 << 10; // bytes of pattern after dynamic shared memory, checked after each block
+static const int guard_byte = 0xA5, poison_byte = 0xFF;
+
+enum State { READY, AT_BARRIER, IN_WARP, DONE };
+
+struct Copy {
+    void *shared;
+    unsigned char data[16];
+    int bytes, group;
+};
+
+struct Fiber {
+    fcontext_t context;
+    unsigned char *stack;
+    State state;
+    uint3 thread;
+    unsigned rank;     // in the block; lane = rank % 32
+    const char *place; // file of the barrier or name of the warp operation in which it waits
+    int line;
+    unsigned mask;
+    const void *in;
+    void *out;
+    std::vector<Copy> copies; // cp.async in flight
+    int copy_group;
+};
+
+// A core's fibers, kept from block to block.
+struct Worker {
+    std::vector<Fiber *> fibers;
+    fcontext_t scheduler;
+    int threads; // of the block that runs
+    int arrived, predicates;
+    int barrier_result;
+    const char *barrier_file;
+    int barrier_line;
+    const std::function<void()> *body;
+    std::vector<unsigned char> shared;
+    unsigned char *shared_base;
+    size_t shared_bytes;
+    std::vector<unsigned> order;
+    uint64_t random;
+#ifdef __SANITIZE_ADDRESS__
+    void *fake_stack;
+    const void *bottom;
+    size_t bottom_size;
+#endif
+};
+
+__thread Current current;
+static __thread Worker *worker;
+static const char *running = nullptr; // kernel of the launch in progress
+
+static struct Registry {
+    std::mutex mutex;
+    std::map<const void *, size_t> shared_limits;
+    std::map<std::string, long> launches;
+    ~Registry();
+} registry;
+
+// ---- Errors --------------------------------------------------------------------------------------------------------
+
+// "const char *emu::kernel_name() [with auto Kernel = norm<8>]" -> "norm<8>"
+static std::string short_name(const char *pretty) {
+    const char *begin = strstr(pretty, "Kernel = ");
+    std::string name = begin ? begin + strlen("Kernel = ") : pretty;
+    if (begin && !name.empty() && name.back() == ']') name.pop_back();
+    return name;
+}
+
+void fail(const char *format, ...) {
+    char sentence[1024];
+    va_list list;
+    va_start(list, format);
+    vsnprintf(sentence, sizeof sentence, format, list);
+    va_end(list);
+    fflush(stdout);
+    if (running && current.fiber) {
+        const uint3 b = current.block, t = current.fiber->thread;
+        fprintf(stderr, "emu: kernel %s, block (%u, %u, %u), thread (%u, %u, %u): %s\n", short_name(running).c_str(), b.x,
+                b.y, b.z, t.x, t.y, t.z, sentence);
+    } else if (running) {
+        fprintf(stderr, "emu: kernel %s: %s\n", short_name(running).c_str(), sentence);
+    } else {
+        fprintf(stderr, "emu: %s\n", sentence);
+    }
+    fflush(stderr);
+    _exit(1);
+}
+
+static void on_fault(int, siginfo_t *info, void *) {
+    fail("invalid access at address %p (outside of every allocation, or a fiber's stack overflowed)", info->si_addr);
+}
+
+// The handler needs a stack of its own: the fault may be the overflow of a fiber's stack.
+static void catch_faults() {
+    stack_t alternative = {};
+    alternative.ss_size = 64 << 10;
+    alternative.ss_sp = malloc(alternative.ss_size);
+    sigaltstack(&alternative, nullptr);
+    struct sigaction action = {};
+    action.sa_sigaction = on_fault;
+    action.sa_flags = SA_SIGINFO | SA_ONSTACK;
+    sigaction(SIGSEGV, &action, nullptr);
+    sigaction(SIGBUS, &action, nullptr);
+}
+
+Registry::~Registry() {
+    const char *where = getenv("EMU_REPORT");
+    if (!where || !*where || !strcmp(where, "0")) return;
+    FILE *file = strcmp(where, "1") ? fopen(where, "a") : stderr;
+    if (!file) return;
+    for (auto &[name, count] : launches) fprintf(file, "emu: %8ld launches of %s\n", count, name.c_str());
+    if (file != stderr) fclose(file);
+}
+
+// ---- Limits of the card --------------------------------------------------------------------------------------------
+
+int compute_capability() {
+    const char *text = getenv("EMU_SM");
+    return text && *text ? atoi(text) : 89;
+}
+
+size_t shared_limit_of_card() {
+    switch (compute_capability()) {
+    case 80: return 163 << 10;
+    case 90: return 227 << 10;
+    default: return 99 << 10;
+    }
+}
+
+void set_shared_limit(const void *function, size_t bytes) {
+    std::lock_guard<std::mutex> lock(registry.mutex);
+    registry.shared_limits[function] = bytes;
+}
+
+static void check_launch(const void *function, dim3 grid, dim3 block, size_t shared_bytes) {
+    const uint64_t threads = (uint64_t)block.x * block.y * block.z;
+    if (!threads || threads > 1024 || block.z > 64)
+        fail("a block of %u x %u x %u threads, the limit is 1024", block.x, block.y, block.z);
+    if (!grid.x || !grid.y || !grid.z || grid.x > 0x7fffffffu || grid.y > 65535 || grid.z > 65535)
+        fail("a grid of %u x %u x %u blocks", grid.x, grid.y, grid.z);
+    if (shared_bytes > shared_limit_of_card())
+        fail("%zu bytes of shared memory, the card has %zu", shared_bytes, shared_limit_of_card());
+    std::lock_guard<std::mutex> lock(registry.mutex);
+    auto allowed = registry.shared_limits.find(function);
+    if (shared_bytes > (48 << 10) && (allowed == registry.shared_limits.end() || allowed->second < shared_bytes))
+        fail("%zu bytes of dynamic shared memory without cudaFuncSetAttribute: more than 48 KB must be asked for",
+             shared_bytes);
+}
+
+// ---- Switching -----------------------------------------------------------------------------------------------------
+
+static void yield_to_scheduler() {
+    Worker *w = worker;
+    Fiber *self = current.fiber;
+#ifdef __SANITIZE_ADDRESS__
+    void *fake;
+    __sanitizer_start_switch_fiber(&fake, w->bottom, w->bottom_size);
+    w->scheduler = jump_fcontext(w->scheduler, self).fctx;
+    __sanitizer_finish_switch_fiber(fake, &worker->bottom, &worker->bottom_size);
+#else
+    w->scheduler = jump_fcontext(w->scheduler, self).fctx;
+#endif
+}
+
+static void fiber_main(transfer_t from) {
+#ifdef __SANITIZE_ADDRESS__
+    __sanitizer_finish_switch_fiber(nullptr, &worker->bottom, &worker->bottom_size);
+#endif
+    worker->scheduler = from.fctx;
+    for (;;) {
+        (*worker->body)();
+        Fiber *self = current.fiber;
+        if (!self->copies.empty()) fail("the thread ends with cp.async copies in flight that nothing waited for");
+        self->state = DONE;
+        yield_to_scheduler();
+    }
+}
+
+static void resume(Worker *w, Fiber *f) {
+    current.fiber = f;
+    current.thread = f->thread;
+#ifdef __SANITIZE_ADDRESS__
+    __sanitizer_start_switch_fiber(&w->fake_stack, f->stack, stack_bytes);
+    f->context = jump_fcontext(f->context, f).fctx;
+    __sanitizer_finish_switch_fiber(w->fake_stack, nullptr, nullptr);
+#else
+    f->context = jump_fcontext(f->context, f).fctx;
+#endif
+    current.fiber = nullptr;
+    (void)w;
+}
+
+static Fiber *new_fiber() {
+    const size_t page = sysconf(_SC_PAGESIZE);
+    void *memory = mmap(nullptr, stack_bytes + page, PROT_READ | PROT_WRITE,
+                        MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE | MAP_STACK, -1, 0);
+    if (memory == MAP_FAILED) fail("no memory for the stacks of threads");
+    mprotect(memory, page, PROT_NONE);
+    Fiber *f = new Fiber();
+    f->stack = (unsigned char *)memory + page;
+    f->context = make_fcontext(f->stack + stack_bytes, stack_bytes, fiber_main);
+    return f;
+}
+
+static uint64_t next_random(uint64_t *state) { // xorshift64*
+    *state ^= *state >> 12, *state ^= *state << 25, *state ^= *state >> 27;
+    return *state * 0x2545F4914F6CDD1Dull;
+}
+
+enum Order { ASCENDING, DESCENDING, RANDOM };
+static Order thread_order(uint64_t *seed) {
+    const char *text = getenv("EMU_ORDER");
+    *seed = 1;
+    if (!text || !*text || !strcmp(text, "ascending")) return ASCENDING;
+    if (!strcmp(text, "descending")) return DESCENDING;
+    if (strncmp(text, "random", 6)) fail("EMU_ORDER is \"%s\", expected ascending, descending or random[:SEED]", text);
+    if (text[6] == ':') *seed = strtoull(text + 7, nullptr, 10) * 2 + 1;
+    return RANDOM;
+}
+
+static void arrange(std::vector<unsigned> &order, unsigned n, Order kind, uint64_t *random) {
+    order.resize(n);
+    for (unsigned i = 0; i < n; i++) order[i] = kind == DESCENDING ? n - 1 - i : i;
+    if (kind == RANDOM)
+        for (unsigned i = n; i > 1; i--) std::swap(order[i - 1], order[next_random(random) % i]);
+}
+
+// Nobody can go on: says who waits where.
+[[noreturn]] static void report_deadlock(Worker *w) {
+    int done = 0, at_barrier = 0, in_warp = 0;
+    const Fiber *waiting = nullptr, *warp = nullptr;
+    for (int i = 0; i < w->threads; i++) {
+        const Fiber *f = w->fibers[i];
+        done += f->state == DONE;
+        if (f->state == AT_BARRIER) at_barrier++, waiting = f;
+        if (f->state == IN_WARP) in_warp++, warp = f;
+    }
+    if (warp) {
+        current.fiber = const_cast<Fiber *>(warp);
+        fail("%s with mask 0x%08x never completes: %d threads wait in warp operations, %d at a barrier, %d have left",
+             warp->place, warp->mask, in_warp, at_barrier, done);
+    }
+    fail("barrier divergence: %d of %d threads wait at %s:%d, %d have left", at_barrier, w->threads, waiting->place,
+         waiting->line, done);
+}
+
+static Worker *this_worker() {
+    if (!worker) {
+        worker = new Worker(); // lives as long as its thread: fibers are never unwound
+        catch_faults();
+    }
+    return worker;
+}
+
+static void prepare_shared(Worker *w, size_t bytes) {
+    if (w->shared.size() < bytes + shared_guard + 1024) w->shared.resize(bytes + shared_guard + 1024);
+    w->shared_base = (unsigned char *)(((uintptr_t)w->shared.data() + 1023) & ~(uintptr_t)1023);
+    w->shared_bytes = bytes;
+    memset(w->shared_base, poison_byte, bytes);
+    memset(w->shared_base + bytes, guard_byte, w->shared.data() + w->shared.size() - (w->shared_base + bytes));
+    current.dynamic_shared = w->shared_base;
+}
+
+static void check_shared_guard(const Worker *w) {
+    for (size_t i = 0; i < shared_guard; i++)
+        if (w->shared_base[w->shared_bytes + i] != guard_byte)
+            fail("the block wrote %zu bytes beyond its %zu bytes of dynamic shared memory", i, w->shared_bytes);
+}
+
+static void run_block(Worker *w, dim3 block, size_t shared_bytes, Order order, const std::function<void()> &body) {
+    const unsigned n = block.x * block.y * block.z;
+    while (w->fibers.size() < n) w->fibers.push_back(new_fiber());
+    prepare_shared(w, shared_bytes);
+    w->threads = n, w->arrived = 0, w->predicates = 0, w->body = &body;
+    for (unsigned i = 0; i < n; i++) {
+        Fiber *f = w->fibers[i];
+        f->state = READY, f->rank = i, f->copy_group = 0;
+        f->thread = {i % block.x, i / block.x % block.y, i / (block.x * block.y)};
+    }
+    for (unsigned alive = n; alive;) {
+        bool progress = false;
+        if (order == RANDOM || w->order.size() != n || alive == n) arrange(w->order, n, order, &w->random);
+        for (unsigned i : w->order) {
+            Fiber *f = w->fibers[i];
+            if (f->state != READY) continue;
+            progress = true;
+            resume(w, f);
+            alive -= f->state == DONE;
+        }
+        if (!progress) report_deadlock(w);
+    }
+    check_shared_guard(w);
+}
+
+void run_grid(const char *name, const void *function, dim3 grid, dim3 block, size_t shared_bytes,
+              const std::function<void()> &body) {
+    running = name;
+    check_launch(function, grid, block, shared_bytes);
+    {
+        std::lock_guard<std::mutex> lock(registry.mutex);
+        registry.launches[short_name(name)]++;
+    }
+    uint64_t seed;
+    const Order order = thread_order(&seed);
+    std::vector<unsigned> blocks;
+    uint64_t random = seed;
+    arrange(blocks, grid.x * grid.y * grid.z, order, &random);
+#pragma omp parallel for schedule(dynamic)
+    for (size_t i = 0; i < blocks.size(); i++) {
+        Worker *w = this_worker();
+        const unsigned b = blocks[i];
+        current.block_dim = {block.x, block.y, block.z}, current.grid_dim = {grid.x, grid.y, grid.z};
+        current.block = {b % grid.x, b / grid.x % grid.y, b / (grid.x * grid.y)};
+        w->random = (seed + 0x9E3779B97F4A7C15ull * (b + 1)) | 1;
+        run_block(w, block, shared_bytes, order, body);
+    }
+    running = nullptr;
+}
+
+// ---- Rendezvous ----------------------------------------------------------------------------------------------------
+
+int barrier(const char *file, int line, int predicate) {
+    Worker *w = worker;
+    Fiber *self = current.fiber;
+    if (w->arrived == 0) w->barrier_file = file, w->barrier_line = line, w->predicates = 0;
+    if (w->barrier_line != line || strcmp(w->barrier_file, file))
+        fail("barrier divergence: this thread waits at %s:%d, others at %s:%d", file, line, w->barrier_file,
+             w->barrier_line);
+    w->predicates += predicate != 0;
+    if (++w->arrived == w->threads) {
+        w->arrived = 0;
+        w->barrier_result = w->predicates;
+        for (int i = 0; i < w->threads; i++) w->fibers[i]->state = READY;
+        // The last to arrive goes to the back of the queue like the others, so that EMU_ORDER rules after the barrier.
+    } else {
+        self->state = AT_BARRIER, self->place = file, self->line = line;
+    }
+    yield_to_scheduler();
+    return w->barrier_result;
+}
+
+unsigned lane_id() { return current.fiber->rank % 32; }
+
+void warp_meet(const char *op, unsigned mask, const void *in, void *out, Combine combine) {
+    Worker *w = worker;
+    Fiber *self = current.fiber;
+    const unsigned first = self->rank / 32 * 32, lane = self->rank % 32;
+    if (!(mask >> lane & 1)) fail("%s with mask 0x%08x, which does not name the calling lane %u", op, mask, lane);
+    self->place = op, self->mask = mask, self->in = in, self->out = out;
+    const void *inputs[32] = {};
+    void *outputs[32] = {};
+    bool complete = true;
+    for (unsigned i = 0; i < 32; i++) {
+        if (!(mask >> i & 1)) continue;
+        if (first + i >= (unsigned)w->threads) fail("%s with mask 0x%08x names lane %u, which the warp lacks", op, mask, i);
+        const Fiber *f = w->fibers[first + i];
+        inputs[i] = f->in, outputs[i] = f->out;
+        if (f == self) continue;
+        if (f->state == DONE) fail("%s with mask 0x%08x names lane %u, which has left the kernel", op, mask, i);
+        const bool here = f->state == IN_WARP && f->mask == mask && !strcmp(f->place, op);
+        if (f->state == IN_WARP && (f->mask >> lane & 1) && !here)
+            fail("%s with mask 0x%08x, but lane %u waits in %s with mask 0x%08x", op, mask, i, f->place, f->mask);
+        complete &= here;
+    }
+    if (!complete) {
+        self->state = IN_WARP;
+        yield_to_scheduler();
+        return;
+    }
+    combine(mask, inputs, outputs);
+    for (unsigned i = 0; i < 32; i++)
+        if (mask >> i & 1) w->fibers[first + i]->state = READY;
+}
+
+// ---- cp.async ------------------------------------------------------------------------------------------------------
+
+void check_shared(const void *address, size_t bytes, size_t alignment, const char *op) {
+    const unsigned char *p = (const unsigned char *)address;
+    if (p < worker->shared_base || p + bytes > worker->shared_base + worker->shared_bytes)
+        fail("%s outside of the block's %zu bytes of dynamic shared memory", op, worker->shared_bytes);
+    if ((uintptr_t)p % alignment) fail("%s at an address that is no multiple of %zu", op, alignment);
+}
+
+void copy_async(void *shared, const void *global, int bytes, int source_bytes) {
+    if (bytes != 4 && bytes != 8 && bytes != 16) fail("cp.async of %d bytes", bytes);
+    if (source_bytes < 0 || source_bytes > bytes) fail("cp.async of %d bytes from a source of %d", bytes, source_bytes);
+    check_shared(shared, bytes, bytes, "cp.async");
+    if ((uintptr_t)global % bytes) fail("cp.async from an address that is no multiple of %d", bytes);
+    Copy copy = {shared, {}, bytes, current.fiber->copy_group};
+    memcpy(copy.data, global, source_bytes);
+    memset(shared, poison_byte, bytes);
+    current.fiber->copies.push_back(copy);
+}
+
+void copy_async_commit() { current.fiber->copy_group++; }
+
+void copy_async_wait(int groups_in_flight) {
+    Fiber *self = current.fiber;
+    const int landed = self->copy_group - groups_in_flight;
+    size_t kept = 0;
+    for (Copy &copy : self->copies) {
+        if (copy.group < landed)
+            memcpy(copy.shared, copy.data, copy.bytes);
+        else
+            self->copies[kept++] = copy;
+    }
+    self->copies.resize(kept);
+}
+
+} // namespace emu
