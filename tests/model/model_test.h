@@ -150,3 +150,41 @@ static inline void check_param_gradients(Function *f, const float *grads, double
     assert_true(worst <= tolerance);
     free(flat);
 }
+
+static inline float *download_floats(Device *dev, const float *data, size_t n) {
+    float *host = xmalloc(n * sizeof(float));
+    device_copy(dev, host, data, n * sizeof(float), false);
+    device_sync(dev);
+    return host;
+}
+
+static inline float *download(Device *dev, const floatX *data, size_t n) {
+    float *host = xmalloc(n * sizeof(float));
+    from_device(dev, host, data, n);
+    return host;
+}
+
+// The same for an input of n elements, whose gradient on the device is `grad`.
+static inline void check_input_gradient(Function *f, const char *name, float *values, const floatX *grad, size_t n,
+                                        void (*put)(void *, const float *)) {
+    float *g = download(f->dev, grad, n);
+    assert_true(all_finite(g, n));
+    double norm = sqrt(dot(g, g, n)), got = slope(f, values, g, n, norm, 1e-3 * sqrt(n), put, f->model);
+    print_message("    %s: slope %.6g, gradient %.6g\n", name, got, norm);
+    assert_true(fabs(got - norm) <= 1e-2 * norm);
+    free(g);
+}
+
+// Gradients that beta = 0 must overwrite: NaN in every slice, zero in the padding.
+static inline void poison_grads(Params *params, Device *dev) {
+    for (int i = 0; i < params->count; i++) {
+        const ParamSlice *s = &params->slices[i];
+        device_fill(dev, params->grads + s->offset, 0xff, s->count * sizeof(float));
+    }
+}
+
+static inline double relative_distance(const float *a, const float *b, size_t n) {
+    double difference = 0, norm = 0;
+    for (size_t i = 0; i < n; i++) difference += pow(a[i] - b[i], 2), norm += (double)b[i] * b[i];
+    return sqrt(difference / norm);
+}

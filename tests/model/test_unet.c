@@ -99,19 +99,6 @@ static void backward(Fixture *f, float beta) {
     unet_backward(&f->unet, &f->arena, f->dsample, f->dcontext, f->dout, beta, &f->dev);
 }
 
-static float *download_floats(Device *dev, const float *data, size_t n) {
-    float *host = xmalloc(n * sizeof(float));
-    device_copy(dev, host, data, n * sizeof(float), false);
-    device_sync(dev);
-    return host;
-}
-
-static float *download(Device *dev, const floatX *data, size_t n) {
-    float *host = xmalloc(n * sizeof(float));
-    from_device(dev, host, data, n);
-    return host;
-}
-
 static void forward_to_host(void *model, float *out) {
     Fixture *f = model;
     forward(f, false);
@@ -128,25 +115,9 @@ static void put_context(void *model, const float *values) {
     device_copy(&f->dev, f->context, values, f->context_n * sizeof(float), false);
 }
 
-static void check_input_gradient(Function *f, const char *name, float *values, const floatX *grad, size_t n,
-                                 void (*put)(void *, const float *)) {
-    float *g = download(f->dev, grad, n);
-    assert_true(all_finite(g, n));
-    double norm = sqrt(dot(g, g, n)), got = slope(f, values, g, n, norm, 1e-3 * sqrt(n), put, f->model);
-    print_message("    %s: slope %.6g, gradient %.6g\n", name, got, norm);
-    assert_true(fabs(got - norm) <= 1e-2 * norm);
-    free(g);
-}
-
 static void check_gradients(const UNetConfig *config, int B, int H, int W, int T) {
     Fixture f = fixture_create(config, B, H, W, T, RECOMPUTE_NONE);
-    device_fill(&f.dev, f.unet.params.grads, 0xff, f.unet.params.total * sizeof(float)); // beta 0 never reads
-    for (int i = 0; i < f.unet.params.count; i++) {                                      // padding stays zero
-        const ParamSlice *s = &f.unet.params.slices[i];
-        size_t end = i + 1 < f.unet.params.count ? s[1].offset : f.unet.params.total;
-        device_fill(&f.dev, f.unet.params.grads + s->offset + s->count, 0,
-                    (end - s->offset - s->count) * sizeof(float));
-    }
+    poison_grads(&f.unet.params, &f.dev);
     forward(&f, true);
     backward(&f, 0);
     float *grads = download_floats(&f.dev, f.unet.params.grads, f.unet.params.total);
@@ -253,12 +224,6 @@ static void test_inference(void **state) {
     fixture_destroy(&f);
 }
 
-static double relative_distance(const float *a, const float *b, size_t n) {
-    double difference = 0, norm = 0;
-    for (size_t i = 0; i < n; i++) difference += pow(a[i] - b[i], 2), norm += (double)b[i] * b[i];
-    return sqrt(difference / norm);
-}
-
 // beta = 1 adds a second, equal gradient; beta = 0 starts anew.
 static void test_accumulation(void **state) {
     (void)state;
@@ -332,8 +297,8 @@ static double gmac(const Trace *trace, const char *scope) {
     return flops / 2e9;
 }
 
-// Known figures of Stable Diffusion 2; nothing of that size is allocated. A forward at 64x64 is 402.1 GMAC with the taps
-// of 3x3 convolutions that fall on the padding, 391.4 without them.
+// Known figures of Stable Diffusion 2; nothing of that size is allocated. A forward at 64x64 is 402.1 GMAC with the
+// taps of 3x3 convolutions that fall on the padding, 391.4 without them.
 static void test_sd2_plan(void **state) {
     (void)state;
     UNet unet = unet_create(&SD2);
