@@ -7,6 +7,16 @@
 static size_t latent_count(const Evaluator *e) { return (size_t)e->sampler.h * e->sampler.w * e->sampler.L; }
 static size_t picture_count(const Evaluator *e) { return (size_t)e->side * e->side * 3; }
 
+// Embeddings of all class names, in the model's template.
+static floatX *class_table(Pipeline *pipeline, const Source *source, const ModelSettings *settings, Device *dev) {
+    char **texts = xcalloc((size_t)source->class_count + 1, sizeof *texts);
+    for (int c = 0; c < source->class_count; c++) { texts[c] = settings_text(settings, source->class_names[c]); }
+    floatX *table = context_table(pipeline, (const char *const *)texts, source->class_count, dev);
+    for (int c = 0; c < source->class_count; c++) { free(texts[c]); }
+    free(texts);
+    return table;
+}
+
 Evaluator evaluator_create(Pipeline *pipeline, const Source *source, const ModelSettings *settings, int steps,
                            int ensemble, int batch, uint64_t seed, Device *dev) {
     int f = vae_factor(&pipeline->vae_decoder.config);
@@ -22,7 +32,7 @@ Evaluator evaluator_create(Pipeline *pipeline, const Source *source, const Model
                    .ensemble = ensemble,
                    .seed = seed};
     e.sampler = sampler_create(pipeline, batch, e.side / f, e.side / f, dev);
-    e.table = context_table(pipeline, source->class_names, source->class_count, dev);
+    e.table = class_table(pipeline, source, settings, dev);
     size_t row = (size_t)e.sampler.T * pipeline->clip.config.hidden_size, pictures = (size_t)batch * picture_count(&e);
     e.context = device_alloc(dev, (size_t)batch * row * sizeof(floatX));
     e.pixels = xmalloc(pictures * sizeof *e.pixels);

@@ -3,6 +3,8 @@
 #include "util/error.h"
 #include "util/file.h"
 #include "util/json.h"
+#include "util/options.h"
+#include <math.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -26,7 +28,14 @@ void settings_free(ModelSettings *s) {
     settings_names(&s->all_class_count, &s->all_classes, 0, NULL);
     free(s->train_classes);
     free(s->all_classes);
+    free(s->text_template);
+    s->text_template = NULL;
     s->train_classes = s->all_classes = NULL;
+}
+
+char *settings_text(const ModelSettings *s, const char *class_name) {
+    const char *template = s->text_template ? s->text_template : "{}", *hole = strstr(template, "{}");
+    return hole ? xprintf("%.*s%s%s", (int)(hole - template), template, class_name, hole + 2) : xstrdup(template);
 }
 
 bool settings_is_trained(const ModelSettings *s, const char *class_name) {
@@ -78,6 +87,8 @@ bool settings_read(ModelSettings *s, const char *folder) {
         s->resolution = (int)number_in(&json, "resolution", 0, 0, 1 << 14);
         read_names(&json, "train_classes", &s->train_class_count, &s->train_classes);
         read_names(&json, "all_classes", &s->all_class_count, &s->all_classes);
+        const char *template = json_string(&json, "text_template", NULL);
+        s->text_template = template ? xstrdup(template) : NULL;
         json_free(&json);
     }
     free(path);
@@ -99,6 +110,7 @@ void settings_write(const ModelSettings *s, const char *folder) {
     json_put_number(gen, "alpha", s->alpha);
     json_put_integer(gen, "steps", s->steps);
     json_put_integer(gen, "resolution", s->resolution);
+    json_put_string(gen, "text_template", s->text_template ? s->text_template : "{}");
     put_names(gen, "train_classes", s->train_class_count, s->train_classes);
     put_names(gen, "all_classes", s->all_class_count, s->all_classes);
     yajl_gen_map_close(gen);
@@ -137,9 +149,22 @@ MaskRule settings_rule(const ModelSettings *s, const char *folder) {
     return rule;
 }
 
-MaskRule settings_rule_for(const ModelSettings *s, const char *folder, MaskMethod method) {
-    MaskRule rule = rule_of_paint(s, method);
-    read_thresholds(&rule, folder, false);
+MaskRule settings_rule_options(const ModelSettings *s, const char *folder, const char *method, double tolerance,
+                               double changed, bool opening) {
+    MaskRule rule = settings_rule(s, folder);
+    if (method) {
+        rule = rule_of_paint(s, (MaskMethod)options_choice(method, "--method", mask_method_names));
+        read_thresholds(&rule, folder, false);
+    }
+    if (!isnan(tolerance)) {
+        options_range(tolerance, "--tolerance", 0, 1);
+        rule.tolerance = (float)tolerance;
+    }
+    if (!isnan(changed)) {
+        options_range(changed, "--changed", 0, 1);
+        rule.changed = (float)changed;
+    }
+    rule.opening = rule.opening && opening;
     return rule;
 }
 

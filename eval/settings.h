@@ -15,6 +15,7 @@ typedef struct {
     char **train_classes;
     int all_class_count; // classes of the data set
     char **all_classes;
+    char *text_template; // of prompts: "{}" is the class name alone; NULL means that
 } ModelSettings;
 
 // Overlay in opaque white, 4 steps, resolution 0 (unknown), no classes.
@@ -26,11 +27,15 @@ void settings_write(const ModelSettings *settings, const char *folder);
 void settings_free(ModelSettings *settings);
 // Sets a list of names (copied): settings_names(&s.train_class_count, &s.train_classes, count, names).
 void settings_names(int *count, char ***names, int new_count, const char *const *new_names);
+// The text that asks for a class: the template with {} replaced; to be freed.
+char *settings_text(const ModelSettings *settings, const char *class_name);
 bool settings_is_trained(const ModelSettings *settings, const char *class_name);
 
 // The rule of mask extraction for a model: MASK_LUMINANCE for target mask, else MASK_COMPARE with its colour and alpha;
 // then what FOLDER/segmentation.json says, if it is there.
 MaskRule settings_rule(const ModelSettings *settings, const char *folder);
-// The same with another method; thresholds of segmentation.json apply only if they were chosen for that method.
-MaskRule settings_rule_for(const ModelSettings *settings, const char *folder, MaskMethod method);
+// The same with what a command line says: method (a name of mask_method_names; NULL: the model's), tolerance and
+// changed in 0..1 (NaN: the model's, if they were chosen for that method), opening. Dies on anything else.
+MaskRule settings_rule_options(const ModelSettings *settings, const char *folder, const char *method, double tolerance,
+                               double changed, bool opening);
 void settings_rule_write(const MaskRule *rule, const char *folder, const char *tuned_on, int pairs, double miou);

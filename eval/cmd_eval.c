@@ -1,0 +1,288 @@
+// cocogold eval: IoU on seen and unseen classes, with floors, ceiling and intervals.
+#include "data/classes.h"
+#include "eval/report.h"
+#include "eval/results.h"
+#include "util/error.h"
+#include "util/file.h"
+#include "util/options.h"
+#include "util/progress.h"
+#include <math.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+static struct {
+    char *model, *data, *split, *source, *protocol, *shards, *seen, *unseen, *method, *tune_on, *table, *out, *run;
+    int steps, ensemble, batch, resolution, per_class, limit, tune_pairs, resamples, ema, no_opening;
+    long long seed;
+    double absent, tolerance, changed;
+} o = {.split = "val",
+       .source = "auto",
+       .protocol = "images",
+       .out = "eval",
+       .ensemble = 1,
+       .batch = 8,
+       .tune_pairs = 200,
+       .resamples = 1000,
+       .tolerance = NAN,
+       .changed = NAN};
+
+static struct poptOption table[] = {
+    {"model", 0, OPT_STRING, &o.model, 0, "pipeline directory", "DIR"},
+    {"ema", 0, OPT_FLAG, &o.ema, 0, "use the averaged weights of unet_ema/", NULL},
+    {"data", 0, OPT_STRING, &o.data, 0, "data set in COCO's layout", "DIR"},
+    {"split", 0, OPT_STRING, &o.split, 0, "val, val2017, ...", "NAME"},
+    {"source", 0, OPT_STRING, &o.source, 0, "annotations: auto (instances if there), instances, panoptic", "KIND"},
+    {"protocol", 0, OPT_STRING, &o.protocol, 0,
+     "images: whole pictures, resized and padded, scored at their own size; crops: the samples of --shards", "KIND"},
+    {"shards", 0, OPT_STRING, &o.shards, 0, "crops: folder of shards made by `cocogold encode`", "DIR"},
+    {"seen", 0, OPT_STRING, &o.seen, 0, "classes seen in training (default: as the model says): " CLASSES_HELP, "LIST"},
+    {"unseen", 0, OPT_STRING, &o.unseen, 0, "classes to count as unseen (default: all others)", "LIST"},
+    {"per-class", 0, OPT_INT, &o.per_class, 0, "at most N pairs of a class, drawn with the seed (0: all)", "N"},
+    {"limit", 0, OPT_INT, &o.limit, 0, "at most N pairs in all, drawn with the seed (0: all)", "N"},
+    {"absent", 0, OPT_DOUBLE, &o.absent, 0, "probability to ask a picture also for a class that it does not show", "P"},
+    {"steps", 0, OPT_INT, &o.steps, 0, "DDIM steps (0: as the model says, 4)", "N"},
+    {"steps-table", 0, OPT_STRING, &o.table, 0, "also measure these numbers of steps, e.g. 1,2,4,10,50", "LIST"},
+    {"ensemble", 0, OPT_INT, &o.ensemble, 0, "average the predictions of N draws of the noise", "N"},
+    {"resolution", 0, OPT_INT, &o.resolution, 0, "images: side of the model's square (0: the training side)", "PIXELS"},
+    {"method", 0, OPT_STRING, &o.method, 0,
+     "mask extraction: compare, whiteness or luminance (default: compare; luminance for black and white targets)",
+     "KIND"},
+    {"tolerance", 0, OPT_DOUBLE, &o.tolerance, 0, "largest distance to the mask colour, 0 to 1 (default: the model's)",
+     "X"},
+    {"changed", 0, OPT_DOUBLE, &o.changed, 0, "compare: least change against the input, 0 to 1 (default: the model's)",
+     "X"},
+    {"no-opening", 0, OPT_FLAG, &o.no_opening, 0, "leave out the 3x3 morphological opening", NULL},
+    {"tune-on", 0, OPT_STRING, &o.tune_on, 0,
+     "choose the thresholds on this training split first, and keep them in the model's segmentation.json", "SPLIT"},
+    {"tune-pairs", 0, OPT_INT, &o.tune_pairs, 0, "pairs of seen classes to choose thresholds on", "N"},
+    {"bootstrap", 0, OPT_INT, &o.resamples, 0, "resamples of the 95% intervals (0: none)", "N"},
+    {"batch", 0, OPT_INT, &o.batch, 0, "pairs at a time", "N"},
+    {"seed", 0, OPT_LONG, &o.seed, 0, "of the noise, the choice of pairs and the bootstrap", "N"},
+    {"run", 0, OPT_STRING, &o.run, 0, "folder with the training's log.jsonl, for curves (default: at the model)",
+     "DIR"},
+    {"out", 0, OPT_STRING, &o.out, 0, "folder for metrics.json, pairs.csv and report.html", "DIR"},
+    OPTIONS_END};
+
+static bool parse(int argc, char **argv) {
+    options_parse(argc, argv, table, "--model DIR --data DIR --split val [--tune-on train]",
+                  "Segments the pictures of a validation split by the names of their classes and measures IoU.", 0);
+    options_require(o.model, "--model", "a pipeline directory");
+    bool crops = options_choice(o.protocol, "--protocol", (const char *const[]){"images", "crops", NULL}) == 1;
+    if (crops) {
+        options_require(o.shards, "--shards", "a folder of shards, for --protocol crops");
+    } else {
+        options_require(o.data, "--data", "a data set in COCO's layout");
+    }
+    options_range(o.steps, "--steps", 0, 1000);
+    options_range(o.ensemble, "--ensemble", 1, 1000);
+    options_range(o.batch, "--batch", 1, 1024);
+    options_range(o.resolution, "--resolution", 0, 4096);
+    options_range(o.absent, "--absent", 0, 1);
+    options_range(o.per_class, "--per-class", 0, 1e9);
+    options_range(o.limit, "--limit", 0, 1e9);
+    options_range(o.tune_pairs, "--tune-pairs", 1, 1e7);
+    options_range(o.resamples, "--bootstrap", 0, 1e6);
+    if (o.tune_on && strcmp(o.tune_on, o.split) == 0) {
+        die("--tune-on %s: thresholds must not be chosen on the split that is evaluated", o.tune_on);
+    }
+    return crops;
+}
+
+static Source open_source(bool crops, const char *split, const ModelSettings *settings, const Pipeline *p) {
+    if (crops) { return source_of_shards(o.shards, split, o.model, settings); }
+    int side = o.resolution ? o.resolution : settings->resolution;
+    if (!side) { side = p->unet.config.sample_size * vae_factor(&p->vae_decoder.config); }
+    return source_of_pictures(o.data, split, o.source, side);
+}
+
+// One flag per class of a list on the command line, to be freed.
+static bool *flags_of(const Source *source, const char *list) {
+    if (!source->crops) { return classes_parse(&source->coco, list, NULL); }
+    uint8_t *keep = shards_classes(&source->shards, list);
+    bool *flags = xcalloc((size_t)source->class_count + 1, sizeof *flags);
+    for (int c = 0; c < source->class_count; c++) { flags[c] = keep[c]; }
+    free(keep);
+    return flags;
+}
+
+static bool *seen_flags(const Source *source, const ModelSettings *settings) {
+    if (o.seen) { return flags_of(source, o.seen); }
+    bool *seen = xcalloc((size_t)source->class_count + 1, sizeof *seen);
+    for (int c = 0; c < source->class_count; c++) {
+        seen[c] = settings->train_class_count ? settings_is_trained(settings, source->class_names[c])
+                                              : source->crops && source->shards.info.trained[c];
+    }
+    if (!settings->train_class_count && !source->crops) {
+        warn("%s does not say which classes it was trained on: all count as unseen (see --seen)", o.model);
+    }
+    return seen;
+}
+
+// Classes that are evaluated: NULL for all.
+static bool *wanted_flags(const Source *source, const bool *seen) {
+    if (!o.unseen) { return NULL; }
+    bool *wanted = flags_of(source, o.unseen);
+    for (int c = 0; c < source->class_count; c++) {
+        if (wanted[c] && seen[c]) { die("class \"%s\" is both seen and unseen", source->class_names[c]); }
+        wanted[c] = wanted[c] || seen[c];
+    }
+    return wanted;
+}
+
+static int parse_steps_table(int *steps) {
+    int count = 0;
+    char *text = xstrdup(o.table ? o.table : ""), *rest = text;
+    for (char *part; *text && (part = strsep(&rest, ","));) {
+        char *end;
+        long value = strtol(part, &end, 10);
+        if (*end || end == part || value < 1 || value > 1000 || count == MAX_STEPS_TABLE) {
+            die("--steps-table %s: expected at most %d numbers from 1 to 1000, separated by commas", o.table,
+                MAX_STEPS_TABLE);
+        }
+        steps[count++] = (int)value;
+    }
+    free(text);
+    return count;
+}
+
+static void check_memory(Pipeline *p, int side, Device *dev) {
+    size_t free_bytes, total;
+    int cells = side / vae_factor(&p->vae_decoder.config);
+    size_t needed = sampler_bytes(p, o.batch, cells, cells, dev);
+    device_memory(dev, &free_bytes, &total);
+    char a[24], b[24];
+    if (needed > free_bytes) {
+        die("--batch %d at %d pixels needs %s beside the weights, and %s has %s free: expected a smaller --batch or "
+            "--resolution",
+            o.batch, side, format_bytes((double)needed, a), device_name(dev), format_bytes((double)free_bytes, b));
+    }
+}
+
+// Thresholds on pairs of seen classes of a training split.
+static void tune(bool crops, Pipeline *p, const ModelSettings *settings, MaskRule *rule, EvalRecord *record,
+                 Device *dev) {
+    Source source = open_source(crops, o.tune_on, settings, p);
+    bool *seen = seen_flags(&source, settings), any = false;
+    for (int c = 0; c < source.class_count; c++) { any |= seen[c]; }
+    PairOptions options = {.limit = o.tune_pairs, .wanted = any ? seen : NULL, .seed = (uint64_t)o.seed};
+    int count;
+    Pair *pairs = source_pairs(&source, &options, &count);
+    if (count == 0) { die("%s: no pair of a picture and a seen class to choose thresholds on", source.where); }
+    Evaluator e = evaluator_create(p, &source, settings, record->steps, o.ensemble, o.batch, (uint64_t)o.seed, dev);
+    record->tune_miou = tune_rule(&e, &source, pairs, count, rule);
+    record->tune_pairs = count;
+    record->tuned_on = xstrdup(source.where);
+    printf("thresholds chosen on %d pairs of %s: tolerance %.2f", count, source.where, rule->tolerance);
+    if (rule->method == MASK_COMPARE) { printf(", changed %.2f", rule->changed); }
+    printf(" (mIoU %.3f there)\n", record->tune_miou);
+    if (access(o.model, W_OK) == 0) {
+        settings_rule_write(rule, o.model, source.where, count, record->tune_miou);
+    } else {
+        warn("%s is not writable: the thresholds are not kept in its segmentation.json", o.model);
+    }
+    evaluator_destroy(&e);
+    free(pairs);
+    free(seen);
+    source_close(&source);
+}
+
+// The training log at the model's folder or up to two folders above it.
+static int find_log(RunLog *log) {
+    const char *up[] = {"", "/..", "/../.."};
+    for (int i = 0; i < 3; i++) {
+        char *folder = o.run ? xstrdup(o.run) : xprintf("%s%s", o.model, up[i]);
+        char *path = xprintf("%s/log.jsonl", folder);
+        bool there = o.run || file_exists(path);
+        if (there) { *log = runlog_read(folder); }
+        free(folder);
+        free(path);
+        if (there) { return 1; }
+    }
+    return 0;
+}
+
+static void write_results(const EvalResult *result, const Source *source, const Evaluation *v, const EvalRecord *record,
+                          const ModelSettings *settings) {
+    make_folders(o.out);
+    char *json = xprintf("%s/metrics.json", o.out), *csv = xprintf("%s/pairs.csv", o.out);
+    char *html = xprintf("%s/report.html", o.out);
+    result_write_json(result, source, v, record, settings, json);
+    result_write_pairs(source, v, csv);
+    Json metrics = json_read(json);
+    RunLog log;
+    int logs = find_log(&log);
+    report_evaluation(html, &metrics, &v->gallery, source->class_names, &log, logs);
+    printf("\nwrote %s, %s and %s\n", json, csv, html);
+    if (logs) { runlog_free(&log); }
+    json_free(&metrics);
+    free(json);
+    free(csv);
+    free(html);
+}
+
+static char *join(int argc, char **argv) {
+    char *text = xstrdup("cocogold");
+    for (int i = 0; i < argc; i++) {
+        char *longer = xprintf("%s %s", text, argv[i]);
+        free(text);
+        text = longer;
+    }
+    return text;
+}
+
+int cmd_eval(int argc, char **argv) {
+    char *command = join(argc, argv);
+    bool crops = parse(argc, argv);
+    ModelSettings settings;
+    settings_read(&settings, o.model);
+    Device dev;
+    device_open(&dev, 0);
+    int parts = PART_UNET | PART_VAE_DECODER | PART_TEXT | PART_SCHEDULE | (o.ema ? PART_UNET_EMA : 0);
+    Pipeline p = pipeline_open(o.model, parts | (crops ? 0 : PART_VAE_ENCODER), 0, &dev);
+    EvalRecord record = {.model = o.model,
+                         .protocol = o.protocol,
+                         .command = command,
+                         .device = device_name(&dev),
+                         .ema = o.ema,
+                         .steps = o.steps ? o.steps : settings.steps,
+                         .ensemble = o.ensemble,
+                         .per_class = o.per_class,
+                         .limit = o.limit,
+                         .absent = o.absent,
+                         .seed = (uint64_t)o.seed,
+                         .resamples = o.resamples};
+    Evaluation v = {.rule = settings_rule_options(&settings, o.model, o.method, o.tolerance, o.changed, !o.no_opening)};
+    v.table_count = parse_steps_table(v.table);
+    Source source = open_source(crops, o.split, &settings, &p);
+    check_memory(&p, source.resolution, &dev);
+    if (o.tune_on) { tune(crops, &p, &settings, &v.rule, &record, &dev); }
+
+    bool *seen = seen_flags(&source, &settings), *wanted = wanted_flags(&source, seen);
+    PairOptions options = {o.per_class, o.limit, o.absent, wanted, (uint64_t)o.seed};
+    Pair *pairs = source_pairs(&source, &options, &v.count);
+    if (v.count == 0) { die("%s: no pair of a picture and a class to evaluate", source.where); }
+    v.pairs = pairs;
+    v.seen = seen;
+    record.where = source.where;
+    record.resolution = source.resolution;
+    Evaluator e = evaluator_create(&p, &source, &settings, record.steps, o.ensemble, o.batch, (uint64_t)o.seed, &dev);
+    evaluate(&e, &source, &v);
+    EvalResult result = result_summarize(&source, &v, &record);
+    result_print(stdout, &result, &source, &v);
+    write_results(&result, &source, &v, &record, &settings);
+
+    result_free(&result);
+    evaluator_destroy(&e);
+    evaluation_free(&v);
+    source_close(&source);
+    pipeline_close(&p, &dev);
+    device_close(&dev);
+    settings_free(&settings);
+    free(pairs);
+    free(seen);
+    free(wanted);
+    free((char *)record.tuned_on);
+    free(command);
+    return 0;
+}

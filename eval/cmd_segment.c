@@ -1,0 +1,162 @@
+// cocogold segment: one picture, one text, one mask.
+#include "eval/frame.h"
+#include "eval/gallery.h"
+#include "eval/segment.h"
+#include "eval/settings.h"
+#include "util/error.h"
+#include "util/file.h"
+#include "util/options.h"
+#include "util/progress.h"
+#include <math.h>
+#include <stdlib.h>
+#include <string.h>
+
+static struct {
+    char *model, *image, *text, *out, *method, *fit, *noise;
+    int steps, ensemble, resolution, ema, no_opening;
+    long long seed;
+    double tolerance, changed;
+} o = {.out = "segment", .fit = "pad", .ensemble = 1, .tolerance = NAN, .changed = NAN};
+
+static struct poptOption table[] = {
+    {"model", 0, OPT_STRING, &o.model, 0, "pipeline directory", "DIR"},
+    {"ema", 0, OPT_FLAG, &o.ema, 0, "use the averaged weights of unet_ema/", NULL},
+    {"image", 0, OPT_STRING, &o.image, 0, "picture of any size (JPEG, PNG, ...)", "FILE"},
+    {"text", 0, OPT_STRING, &o.text, 0, "what to find, e.g. \"elephant\"", "TEXT"},
+    {"out", 0, OPT_STRING, &o.out, 0, "writes PREFIX-mask.png, PREFIX-prediction.png and PREFIX-overlay.png", "PREFIX"},
+    {"steps", 0, OPT_INT, &o.steps, 0, "DDIM steps (0: as the model says, 4)", "N"},
+    {"ensemble", 0, OPT_INT, &o.ensemble, 0, "average the predictions of N draws of the noise", "N"},
+    {"resolution", 0, OPT_INT, &o.resolution, 0, "longer side for the model (0: the training side)", "PIXELS"},
+    {"fit", 0, OPT_STRING, &o.fit, 0, "pad: to a square, as eval measures it; aspect: keep the picture's shape",
+     "KIND"},
+    {"method", 0, OPT_STRING, &o.method, 0,
+     "mask extraction: compare, whiteness or luminance (default: compare; luminance for black and white targets)",
+     "KIND"},
+    {"tolerance", 0, OPT_DOUBLE, &o.tolerance, 0, "largest distance to the mask colour, 0 to 1 (default: the model's)",
+     "X"},
+    {"changed", 0, OPT_DOUBLE, &o.changed, 0, "compare: least change against the input, 0 to 1 (default: the model's)",
+     "X"},
+    {"no-opening", 0, OPT_FLAG, &o.no_opening, 0, "leave out the 3x3 morphological opening", NULL},
+    {"seed", 0, OPT_LONG, &o.seed, 0, "of the initial noise", "N"},
+    {"dump-noise", 0, OPT_STRING, &o.noise, 0,
+     "also write the initial noise, as float32 (channels, height, width), to compare with other programs", "FILE"},
+    OPTIONS_END};
+
+static bool parse(int argc, char **argv) {
+    options_parse(argc, argv, table, "--model DIR --image FILE --text TEXT [--out PREFIX]",
+                  "Finds what the text names in a picture and writes its mask.", 0);
+    options_require(o.model, "--model", "a pipeline directory");
+    options_require(o.image, "--image", "a picture");
+    options_require(o.text && strspn(o.text, " \t\n") < strlen(o.text) ? o.text : NULL, "--text",
+                    "the name of what to find");
+    options_range(o.steps, "--steps", 0, 1000);
+    options_range(o.ensemble, "--ensemble", 1, 1000);
+    options_range(o.resolution, "--resolution", 0, 4096);
+    return options_choice(o.fit, "--fit", (const char *const[]){"pad", "aspect", NULL}) == 0;
+}
+
+static Frame choose_frame(const Image *rgb, const ModelSettings *settings, const Pipeline *p, bool pad) {
+    int f = vae_factor(&p->vae_decoder.config);
+    int side = o.resolution ? o.resolution : settings->resolution;
+    if (!side) { side = p->unet.config.sample_size * f; }
+    if (side % f != 0) { die("--resolution %d: expected a multiple of %d, the VAE's factor", side, f); }
+    // Whole cells at the UNet's coarsest level, where that leaves something of the picture.
+    int multiple = f << (p->unet.config.levels - 1);
+    return pad ? frame_pad(rgb->width, rgb->height, side)
+               : frame_aspect(rgb->width, rgb->height, side, multiple <= side / 4 ? multiple : f);
+}
+
+// PyTorch's order, so that a diffusers loop can start from it.
+static void dump_noise(Sampler *s, Device *dev) {
+    size_t cells = (size_t)s->h * s->w, count = cells * s->L;
+    float *noise = xmalloc(count * sizeof *noise), *planes = xmalloc(count * sizeof *planes);
+    sampler_noise(s, noise, 0, (uint64_t)o.seed, dev);
+    for (size_t i = 0; i < cells; i++) {
+        for (int c = 0; c < s->L; c++) { planes[c * cells + i] = noise[i * s->L + c]; }
+    }
+    atomic_write(o.noise, planes, count * sizeof *planes);
+    free(noise);
+    free(planes);
+}
+
+typedef struct {
+    float *pixels, *input, *prediction; // (H, W, 3): in [-1, 1]; in [0, 1] after the VAE; what the model drew
+} Pictures;
+
+static Pictures run(Pipeline *p, const ModelSettings *settings, const Frame *frame, const Image *rgb, Device *dev) {
+    int f = vae_factor(&p->vae_decoder.config);
+    Sampler s = sampler_create(p, 1, frame->H / f, frame->W / f, dev);
+    size_t count = (size_t)frame->H * frame->W * 3 * sizeof(float);
+    Pictures pictures = {xmalloc(count), xmalloc(count), xmalloc(count)};
+    float *latent = xmalloc((size_t)s.h * s.w * s.L * sizeof *latent);
+    frame_picture(frame, rgb, pictures.pixels);
+    sampler_encode(&s, latent, pictures.pixels, 1, dev);
+    sampler_decode_latents(&s, pictures.input, latent, 1, dev);
+    char *prompt = settings_text(settings, o.text);
+    floatX *context = context_table(p, (const char *const[]){prompt}, 1, dev);
+    if (o.noise) { dump_noise(&s, dev); }
+    sampler_ensemble(&s, pictures.prediction, latent, context, (const uint64_t[]){0}, 1,
+                     o.steps ? o.steps : settings->steps, o.ensemble, (uint64_t)o.seed, dev);
+    device_free(dev, context);
+    sampler_destroy(&s, dev);
+    free(latent);
+    free(prompt);
+    return pictures;
+}
+
+static void save(const Image *image, const char *what) {
+    char *path = xprintf("%s-%s.png", o.out, what);
+    image_save(image, path);
+    free(path);
+}
+
+// Writes the three pictures; returns the share of the picture that is mask.
+static double write_pictures(const Image *rgb, const Frame *frame, const Pictures *pictures, const MaskRule *rule) {
+    size_t pixels = (size_t)rgb->width * rgb->height;
+    uint8_t *model_mask = xmalloc((size_t)frame->H * frame->W), *mask = xmalloc(pixels);
+    mask_extract(model_mask, pictures->prediction, pictures->input, frame->H, frame->W, rule);
+    frame_unmask(frame, model_mask, mask);
+    Image grey = image_new(rgb->width, rgb->height, 1);
+    double marked = 0;
+    for (size_t i = 0; i < pixels; i++) {
+        grey.pixels[i] = mask[i] ? 255 : 0;
+        marked += mask[i];
+    }
+    Image prediction = frame_unpicture(frame, pictures->prediction);
+    Image overlay = outcome_picture(rgb, mask, NULL, NULL);
+    save(&grey, "mask");
+    save(&prediction, "prediction");
+    save(&overlay, "overlay");
+    image_free(&grey);
+    image_free(&prediction);
+    image_free(&overlay);
+    free(model_mask);
+    free(mask);
+    return marked / (double)pixels;
+}
+
+int cmd_segment(int argc, char **argv) {
+    bool pad = parse(argc, argv);
+    ModelSettings settings;
+    settings_read(&settings, o.model);
+    Image rgb = image_load(o.image, 3);
+    Device dev;
+    device_open(&dev, 0);
+    int parts = PART_UNET | PART_VAE_ENCODER | PART_VAE_DECODER | PART_TEXT | PART_SCHEDULE;
+    Pipeline p = pipeline_open(o.model, parts | (o.ema ? PART_UNET_EMA : 0), 0, &dev);
+    MaskRule rule = settings_rule_options(&settings, o.model, o.method, o.tolerance, o.changed, !o.no_opening);
+    Frame frame = choose_frame(&rgb, &settings, &p, pad);
+    double started = now_seconds();
+    Pictures pictures = run(&p, &settings, &frame, &rgb, &dev);
+    double share = write_pictures(&rgb, &frame, &pictures, &rule);
+    printf("\"%s\" covers %.1f%% of %s (%.2f s); wrote %s-mask.png, -prediction.png, -overlay.png\n", o.text,
+           100 * share, o.image, now_seconds() - started, o.out);
+    free(pictures.pixels);
+    free(pictures.input);
+    free(pictures.prediction);
+    image_free(&rgb);
+    settings_free(&settings);
+    pipeline_close(&p, &dev);
+    device_close(&dev);
+    return 0;
+}
