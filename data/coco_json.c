@@ -165,8 +165,16 @@ static void segmentation_number(Reader *r, double value) {
     if (!r->in_map[4]) { r->lengths[r->length_count - 1]++; }
 }
 
+// The lists that we read hold objects and nothing else.
+static void need_object_list(Reader *r, bool right) {
+    if (r->section != IN_NOTHING && !right) {
+        die("%s: field \"%s\": expected a list of objects", r->path, section_names[r->section]);
+    }
+}
+
 static int take_number(Reader *r, double value) {
     Field field;
+    need_object_list(r, r->depth > 2);
     if (in_segmentation(r)) {
         segmentation_number(r, value);
         return 1;
@@ -220,6 +228,7 @@ static int on_number(void *context, const char *text, size_t length) {
 static int on_boolean(void *context, int value) {
     Reader *r = context;
     Field field;
+    need_object_list(r, r->depth > 2);
     Record *record = in_segmentation(r) ? NULL : record_here(r, &field);
     if (record && (field == ISCROWD || field == ISTHING)) { return take_number(r, value); }
     if (in_segmentation(r)) { wrong(r, SEGMENTATION, "numbers, not true or false"); }
@@ -230,6 +239,7 @@ static int on_boolean(void *context, int value) {
 static int on_null(void *context) {
     Reader *r = context;
     Field field;
+    need_object_list(r, r->depth > 2);
     if (in_segmentation(r)) { wrong(r, SEGMENTATION, "numbers, not null"); }
     Record *record = record_here(r, &field);
     if (record && field == BBOX && r->depth % 2 == 0) { wrong(r, BBOX, "four numbers"); }
@@ -239,6 +249,7 @@ static int on_null(void *context) {
 static int on_string(void *context, const unsigned char *text, size_t length) {
     Reader *r = context;
     Field field;
+    need_object_list(r, r->depth > 2);
     if (in_segmentation(r)) {
         if (r->depth != 4 || !r->in_map[4]) { wrong(r, SEGMENTATION, "numbers, not a text"); }
         if (r->key[4] == SIZE) { wrong(r, SIZE, "height and width"); }
@@ -399,7 +410,7 @@ static int on_map_start(void *context) {
         r->key[r->depth] = OTHER;
     }
     if (r->section == IN_NOTHING) { return 1; }
-    if (r->depth == 2) { die("%s: field \"%s\": expected a list", r->path, section_names[r->section]); }
+    need_object_list(r, r->depth != 2);
     if (r->depth == 3) {
         r->record[0] = (Record){0};
         r->number++;
@@ -461,6 +472,7 @@ static int on_array_start(void *context) {
         r->in_map[r->depth] = false;
         r->key[r->depth] = r->key[r->depth - 1];
     }
+    need_object_list(r, r->depth != 3);
     if (r->section == IN_NOTHING || r->depth >= DEEP || r->depth < 4) { return 1; }
     if (in_segmentation(r) && r->depth == 4) { r->is_rle = false; }
     if (in_segmentation(r) && r->depth == 5 && !r->in_map[4]) {

@@ -1,0 +1,251 @@
+#include "data/classes.h"
+#include "data/coco.h"
+#include "data/image.h"
+#include "data/mask.h"
+#include <math.h>
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stdio.h>
+#include <cmocka.h>
+#include "tests/data/folder.h"
+#include "tests/dies.h"
+
+// Annotations before what they refer to, unknown fields of every shape, both number formats, null for missing.
+static const char instances[] =
+    "{\"info\": {\"a\": [1, [2, {\"id\": 3}]]}, \"annotations\": [\n"
+    " {\"id\": 7, \"image_id\": 20, \"category_id\": 3, \"bbox\": [1, 1, 2.5, 2e0], \"area\": 4.0, \"iscrowd\": 0,\n"
+    "  \"extra\": [[1], {\"bbox\": [9]}, null, true], \"segmentation\": [[1, 1, 3, 1, 3, 3, 1, 3], [4, 0, 5, 0, 5, 1, "
+    "4, 1]]},\n"
+    " {\"id\": 8, \"image_id\": 10, \"category_id\": 1, \"bbox\": [0, 0, 1, 1], \"area\": 1,\n"
+    "  \"segmentation\": [[0.125, 0, 2.0000001, 0, 2, 3]]},\n"
+    " {\"id\": 9, \"image_id\": 20, \"category_id\": 3, \"bbox\": [0, 0, 6, 4], \"area\": 5, \"iscrowd\": 1,\n"
+    "  \"segmentation\": {\"size\": [4, 6], \"counts\": [2, 5, 17]}},\n"
+    " {\"id\": 6, \"image_id\": 20, \"category_id\": 1, \"bbox\": [0, 0, 6, 4], \"area\": 5, \"iscrowd\": false,\n"
+    "  \"segmentation\": {\"size\": [4, 6], \"counts\": \"25a0\", \"note\": [3]}}],\n"
+    " \"images\": [{\"id\": 20, \"file_name\": \"b.png\", \"width\": 6, \"height\": 4},\n"
+    "  {\"id\": 10, \"file_name\": \"a.png\", \"width\": 3, \"height\": 5, \"date\": null}],\n"
+    " \"categories\": [{\"id\": 3, \"name\": \"dog\"}, {\"id\": 1, \"name\": \"hot \\\"dog\\\"\", \"isthing\": 0}]}\n";
+
+static void test_instances(void **state) {
+    (void)state;
+    Coco c = coco_read(write_text("i.json", instances), false);
+    assert_int_equal(c.category_count, 2);
+    assert_string_equal(c.categories[1].name, "hot \"dog\"");
+    assert_true(c.categories[0].thing && !c.categories[1].thing);
+    assert_int_equal(c.picture_count, 2);
+    assert_int_equal(c.pictures[0].count, 3);
+    assert_int_equal(c.pictures[1].count, 1);
+    const Segment *s = c.segments;
+    assert_int_equal(s[0].id, 7); // each picture's in the file's order
+    assert_int_equal(s[1].id, 9);
+    assert_int_equal(s[2].id, 6);
+    assert_int_equal(s[3].id, 8);
+    assert_true(s[0].bbox[2] == 2.5 && s[0].bbox[3] == 2 && s[0].area == 4);
+    assert_true(s[1].crowd && !s[2].crowd && !s[3].crowd);
+    assert_true(!s[0].exact && s[3].exact);
+    assert_int_equal(coco_find_category(&c, "dog"), 0);
+    assert_int_equal(coco_find_category(&c, "cat"), -1);
+    assert_int_equal(coco_find_picture(&c, 10), 1);
+    uint8_t mask[24] = {0};
+    coco_add_mask(&c, 0, &s[0], NULL, mask);
+    const uint8_t squares[24] = {0, 0, 0, 0, 1, 0, 0, 1, 1, 0, 0, 0, 0, 1, 1, 0, 0, 0};
+    assert_memory_equal(mask, squares, 24);
+    uint8_t *class_mask = coco_class_mask(&c, 0, 0); // crowd pixels 2..6 down the columns
+    int count[256] = {0};
+    for (int i = 0; i < 24; i++) { count[class_mask[i]]++; }
+    printf("object %d, ignored %d pixels\n", count[MASK_OBJECT], count[MASK_IGNORE]);
+    assert_int_equal(count[MASK_OBJECT], 5);
+    assert_int_equal(count[MASK_IGNORE], 3); // two of the five lie on the object
+    free(class_mask);
+    coco_free(&c);
+}
+
+static void test_rle_text(void **state) {
+    (void)state;
+    int count;
+    int32_t *runs = rle_from_text("25a0", 4, &count); // 2, 5, 17
+    assert_int_equal(count, 3);
+    assert_true(runs[0] == 2 && runs[1] == 5 && runs[2] == 17);
+    free(runs);
+    assert_null(rle_from_text("a", 1, &count));         // goes on, but ends
+    assert_null(rle_from_text(" ", 1, &count));         // no such character
+    assert_null(rle_from_text("oooooooo0", 9, &count)); // too long
+    assert_null(rle_from_text("O", 1, &count));         // a negative run
+    uint8_t mask[6] = {0};
+    rle_fill((const int32_t[]){1, 100}, 2, 3, 2, mask); // cut at the end
+    const uint8_t expected[6] = {0, 1, 1, 1, 1, 1};
+    assert_memory_equal(mask, expected, 6);
+}
+
+static const char panoptic[] =
+    "{\"images\": [{\"id\": 5, \"file_name\": \"p.jpg\", \"width\": 2, \"height\": 2},"
+    " {\"id\": 6, \"file_name\": \"q.jpg\", \"width\": 2, \"height\": 2}], \"annotations\": [{\"segments_info\": ["
+    "{\"id\": 66051, \"category_id\": 1, \"bbox\": [0, 0, 1, 2], \"area\": 2, \"iscrowd\": 0},"
+    "{\"id\": 9, \"category_id\": 2, \"bbox\": [1, 0, 1, 1], \"area\": 1, \"iscrowd\": 0}],"
+    " \"file_name\": \"p.png\", \"image_id\": 5}], \"categories\": [{\"id\": 1, \"name\": \"sky\", \"isthing\": 0},"
+    " {\"id\": 2, \"name\": \"kite\", \"isthing\": 1}]}";
+
+static void make_dataset(void) {
+    make_folders(in_folder("set/annotations/panoptic_x"));
+    make_folders(in_folder("set/images/x"));
+    write_text("set/annotations/panoptic_x.json", panoptic);
+    Image ids = image_new(2, 2, 3);
+    const uint8_t pixels[12] = {3, 2, 1, 9, 0, 0, 3, 2, 1, 0, 0, 0}; // 3 + 2 * 256 + 1 * 65536 = 66051
+    memcpy(ids.pixels, pixels, 12);
+    image_save(&ids, in_folder("set/annotations/panoptic_x/p.png"));
+    image_free(&ids);
+}
+
+static void test_panoptic_folder(void **state) {
+    (void)state;
+    make_dataset();
+    Coco c = coco_open(in_folder("set"), "x", "auto");
+    assert_true(c.panoptic);
+    assert_int_equal(c.pictures[0].count, 2);
+    assert_int_equal(c.pictures[1].count, 0);
+    uint32_t *ids = coco_segment_ids(&c, 0);
+    assert_int_equal(ids[0], 66051);
+    uint8_t mask[4] = {0};
+    coco_add_mask(&c, 0, &c.segments[0], ids, mask);
+    const uint8_t left[4] = {1, 0, 1, 0}, all[4] = {1, 1, 1, 0};
+    assert_memory_equal(mask, left, 4);
+    coco_add_mask(&c, 0, &c.segments[1], ids, mask); // union
+    assert_memory_equal(mask, all, 4);
+    assert_null(coco_segment_ids(&c, 1));
+    free(ids);
+    char *path = coco_picture_path(&c, 0);
+    assert_string_equal(path, in_folder("set/images/x/p.jpg"));
+    free(path);
+    int count;
+    free(classes_parse(&c, "all-things", &count));
+    assert_int_equal(count, 1);
+    free(classes_parse(&c, "all", &count));
+    assert_int_equal(count, 2);
+    bool *one = classes_parse(&c, " kite ,", &count);
+    assert_true(count == 1 && one[1] && !one[0]);
+    free(one);
+    char *from_file = xprintf("@%s", write_text("list.txt", "sky\r\n\n kite\n"));
+    free(classes_parse(&c, from_file, &count));
+    assert_int_equal(count, 2);
+    free(from_file);
+    assert_dies("class \"cat\" is none of the 2 categories", classes_parse(&c, "kite,cat", NULL));
+    assert_dies("--classes default14: class \"car\"", classes_parse(&c, "default14", NULL));
+    assert_dies("names no class", classes_parse(&c, ",", NULL));
+    assert_dies("cannot be opened", classes_parse(&c, "@/no/such/file", NULL));
+    coco_free(&c);
+}
+
+static void test_damaged_folders(void **state) {
+    (void)state;
+    make_dataset();
+    const char *set = in_folder("set");
+    assert_dies("is no folder", coco_open(in_folder("nowhere"), "x", "auto"));
+    assert_dies("neither instances_y.json nor panoptic_y.json", coco_open(set, "y", "auto"));
+    assert_dies("expected auto, instances or panoptic", coco_open(set, "x", "both"));
+    assert_dies("instances_x.json: cannot be opened", coco_open(set, "x", "instances"));
+    Image wrong = image_new(3, 2, 3);
+    image_save(&wrong, in_folder("set/annotations/panoptic_x/p.png"));
+    image_free(&wrong);
+    Coco c = coco_open(set, "x", "panoptic");
+    assert_dies("p.png: is 3 x 2 pixels, expected 2 x 2", coco_segment_ids(&c, 0));
+    remove(in_folder("set/annotations/panoptic_x/p.png"));
+    assert_dies("p.png: cannot be opened", coco_segment_ids(&c, 0));
+    coco_free(&c);
+    remove_tree(in_folder("set/annotations/panoptic_x"));
+    assert_dies("panoptic_x: expected a folder", coco_open(set, "x", "auto"));
+    remove_tree(in_folder("set/images/x"));
+    make_folders(in_folder("set/annotations/panoptic_x"));
+    assert_dies("neither the folder x nor images/x is there", coco_open(set, "x", "auto"));
+}
+
+// The text with its first `from` replaced.
+static const char *replaced(const char *text, const char *from, const char *to) {
+    const char *at = strstr(text, from);
+    assert_non_null(at);
+    char *out = xprintf("%.*s%s%s", (int)(at - text), text, to, at + strlen(from));
+    const char *path = write_text("damaged.json", out);
+    free(out);
+    return path;
+}
+
+static void test_damaged_instances(void **state) {
+    (void)state;
+    static const struct {
+        const char *from, *to, *expected;
+    } cases[] = {
+        {"\"image_id\": 20", "\"image_id\": 99", "annotation with id 7: field \"image_id\": 99 is none of the images"},
+        {"\"image_id\": 20", "\"image_id\": \"20\"", "annotation 1 (id 7): field \"image_id\": expected a number"},
+        {"\"image_id\": 20,", "", "annotation 1 (id 7): field \"image_id\": expected an integer"},
+        {"\"category_id\": 3", "\"category_id\": 4", "field \"category_id\": 4 is none of the categories"},
+        {"\"category_id\": 3", "\"category_id\": 3.5", "field \"category_id\": expected an integer"},
+        {"\"category_id\": 3", "\"category_id\": null", "field \"category_id\": expected an integer"},
+        {"[1, 1, 2.5, 2e0]", "[1, 1, 2.5]", "annotation 1 (id 7): field \"bbox\": expected four numbers"},
+        {"[1, 1, 2.5, 2e0]", "[1, 1, 2.5, \"2\"]", "field \"bbox\": expected four numbers"},
+        {"[1, 1, 2.5, 2e0]", "[1, 1, 2.5, null]", "field \"bbox\": expected four numbers"},
+        {"[1, 1, 2.5, 2e0]", "{\"x\": 1}", "field \"bbox\": expected four numbers"},
+        {"\"area\": 4.0", "\"area\": [4]", "field \"area\": expected no list"},
+        {"\"area\": 4.0, ", "", "field \"area\": expected a number"},
+        {"[1, 1, 3, 1, 3, 3, 1, 3]", "[1, 1, 3, 1, 3]", "polygons of an even number of coordinates"},
+        {"[1, 1, 3, 1, 3, 3, 1, 3]", "[]", "polygons of an even number of coordinates"},
+        {"[1, 1, 3, 1, 3, 3, 1, 3]", "[1, 1, 3, 1, 3, 1e9]", "coordinates within 100000 pixels"},
+        {"[1, 1, 3, 1, 3, 3, 1, 3]", "1, 1, 3, 1, 3, 3", "field \"segmentation\": expected a list of polygons"},
+        {"[1, 1, 3, 1, 3, 3, 1, 3]", "[1, 1, 3, 1, 3, \"3\"]", "field \"segmentation\": expected numbers"},
+        {"[1, 1, 3, 1, 3, 3, 1, 3]", "[[1, 1, 3, 1, 3, 3]]", "field \"segmentation\": expected a list of polygons"},
+        {"[[0.125, 0, 2.0000001, 0, 2, 3]]", "[]", "annotation 2 (id 8): field \"segmentation\": expected"},
+        {"[[0.125, 0, 2.0000001, 0, 2, 3]]", "null", "annotation 2 (id 8): field \"segmentation\": expected"},
+        {"[2, 5, 17]", "[2, 5, 18]", "annotation 3 (id 9): field \"counts\": expected runs that add up"},
+        {"[2, 5, 17]", "[2, -5, 27]", "field \"counts\": expected whole numbers"},
+        {"\"size\": [4, 6]", "\"size\": [4]", "field \"size\": expected height and width"},
+        {"\"size\": [4, 6]", "\"size\": [6, 4]", "id 9: field \"size\": [6, 4], expected [4, 6] as image 20 has it"},
+        {"\"25a0\"", "\"25a\"", "annotation 4 (id 6): field \"counts\": expected a compressed run-length code"},
+        {"\"width\": 6", "\"width\": 0", "image 1 (id 20): field \"width\": expected 1 to 32768 pixels"},
+        {"\"file_name\": \"b.png\"", "\"file_name\": 5", "image 1 (id 20): field \"file_name\": expected a text"},
+        {"\"file_name\": \"b.png\", ", "", "image 1 (id 20): field \"file_name\": expected a text"},
+        {"{\"id\": 10,", "{\"id\": 20,", "field \"images\": id 20 occurs twice"},
+        {"{\"id\": 3, \"name\"", "{\"id\": 1, \"name\"", "field \"categories\": id 1 occurs twice"},
+        {"hot \\\"dog\\\"", "dog", "the name \"dog\" occurs twice"},
+        {"\"name\": \"dog\"", "\"name\": null", "category 1 (id 3): field \"name\": expected a text"},
+        {"\"images\"", "\"pictures\"", "field \"images\" is missing"},
+        {"\"annotations\": [", "\"annotations\": {}, \"x\": [", "field \"annotations\": expected a list"},
+        {"\"annotations\": [", "\"annotations\": 3, \"x\": [", "field \"annotations\": expected a list of objects"},
+        {"\"annotations\": [", "\"annotations\": [null, ", "field \"annotations\": expected a list of objects"},
+        {"\"images\": [", "\"images\": [[1], ", "field \"images\": expected a list of objects"},
+        {"\"images\": [", "\"images\": \"x\", \"y\": [", "field \"images\": expected a list of objects"},
+        {"\"area\": 4.0,", "\"area\": 4.0.1,", "is not valid JSON"},
+    };
+    for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
+        assert_dies(cases[i].expected, coco_read(replaced(instances, cases[i].from, cases[i].to), false));
+    }
+    for (size_t n = 0; n + 2 < sizeof instances; n += 41) { // cut off anywhere
+        char *text = xprintf("%.*s", (int)n, instances);
+        assert_dies("is not valid JSON", coco_read(write_text("cut.json", text), false));
+        free(text);
+    }
+    assert_dies("annotation 1 (image_id 20): field \"file_name\"",
+                coco_read(replaced(instances, "\"id\": 7, ", ""), true)); // not panoptic at all
+}
+
+static void test_damaged_panoptic(void **state) {
+    (void)state;
+    static const struct {
+        const char *from, *to, *expected;
+    } cases[] = {
+        {"\"image_id\": 5", "\"image_id\": 4", "annotation 1: field \"image_id\": 4 is none of the images"},
+        {"\"file_name\": \"p.png\", ", "", "field \"file_name\": expected a text"},
+        {"\"segments_info\"", "\"segments\"", "field \"segments_info\": expected a list"},
+        {"[0, 0, 1, 2]", "[0, 0, 1]", "field \"bbox\": expected four numbers"},
+        {"\"category_id\": 2", "\"category_id\": 3", "field \"category_id\": 3 is none of the categories"},
+        {"\"area\": 2, ", "", "field \"area\": expected a number"},
+    };
+    for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
+        assert_dies(cases[i].expected, coco_read(replaced(panoptic, cases[i].from, cases[i].to), true));
+    }
+}
+
+int main(void) {
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(test_instances),         cmocka_unit_test(test_rle_text),
+        cmocka_unit_test(test_panoptic_folder),   cmocka_unit_test(test_damaged_folders),
+        cmocka_unit_test(test_damaged_instances), cmocka_unit_test(test_damaged_panoptic)};
+    return cmocka_run_group_tests(tests, folder_begin, folder_end);
+}
