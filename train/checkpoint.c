@@ -13,7 +13,8 @@ static int checkpoint_step(const char *name) { // -1 unless NAME is checkpoint-D
 }
 
 // Calls visit for every entry of the folder that begins with "checkpoint-".
-static void each_checkpoint(const char *out, void (*visit)(const char *path, const char *name, void *data), void *data) {
+static void each_checkpoint(const char *out, void (*visit)(const char *path, const char *name, void *data),
+                            void *data) {
     DIR *folder = opendir(out);
     for (struct dirent *e; folder && (e = readdir(folder));) {
         if (strncmp(e->d_name, "checkpoint-", 11) != 0) { continue; }
@@ -82,7 +83,9 @@ static void write_module(const Trained *t, const float *flat, const char *folder
     if (t->vae_config) { vae_config_write(t->vae_config, config); }
     float *hosts[2] = {0};
     size_t first = 0;
-    for (int i = 0; i < t->count; first += t->params[i++]->total) { hosts[i] = download(flat, first, t->params[i]->total, dev); }
+    for (int i = 0; i < t->count; first += t->params[i++]->total) {
+        hosts[i] = download(flat, first, t->params[i]->total, dev);
+    }
     weights_write(t->params, (const float *const *)hosts, t->count, file);
     for (int i = 0; i < t->count; i++) { free(hosts[i]); }
     free(config);
@@ -122,7 +125,8 @@ static void write_state(const TrainOptions *o, int step, const Optimizer *p, con
     json_write(gen, path);
 }
 
-char *checkpoint_save(const TrainOptions *o, const char *base, int step, const Trained *t, const Optimizer *p, Device *dev) {
+char *checkpoint_save(const TrainOptions *o, const char *base, int step, const Trained *t, const Optimizer *p,
+                      void (*extra)(void *data, const char *folder), void *data, Device *dev) {
     char *path = xprintf("%s/checkpoint-%06d", o->out, step), *work = xprintf("%s.tmp-%ld", path, (long)getpid());
     remove_tree(work);
     cleanup_add(work);
@@ -146,6 +150,7 @@ char *checkpoint_save(const TrainOptions *o, const char *base, int step, const T
     name = xprintf("%s/trainer/state.json", work);
     write_state(o, step, p, name);
     free(name);
+    if (extra) { extra(data, work); }
     commit_rename(work, path);
     cleanup_remove(work);
     free(work);

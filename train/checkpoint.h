@@ -19,9 +19,11 @@ typedef struct {
 // The newest complete checkpoint in `out` (to be freed) and its step, or NULL.
 char *checkpoint_newest(const char *out, int *step);
 // Writes OUT/checkpoint-STEP with links to the other parts of the model directory `base`, removes temporary leftovers
-// and all but the newest checkpoints_total_limit ones. Returns its path, to be freed.
+// and all but the newest checkpoints_total_limit ones. `extra` (may be NULL) adds files to the folder before it
+// appears. Returns its path, to be freed.
 char *checkpoint_save(const TrainOptions *options, const char *base, int step, const Trained *trained,
-                      const Optimizer *optimizer, Device *dev);
+                      const Optimizer *optimizer, void (*extra)(void *data, const char *folder), void *data,
+                      Device *dev);
 // Masters (where they differ from the weights, which the pipeline has loaded), moments, EMA and skipped steps.
 void checkpoint_load(const TrainOptions *options, const char *checkpoint, const Trained *trained, Optimizer *optimizer,
                      Device *dev);

@@ -5,11 +5,19 @@
 
 Diffusion diffusion_create(Pipeline *pipeline, const TrainOptions *o, int h, int w, Device *dev) {
     const Schedule *schedule = &pipeline->schedule;
-    Diffusion d = {.unet = &pipeline->unet, .schedule = schedule, .options = o, .B = o->train_batch_size, .h = h, .w = w,
-                   .L = pipeline->unet.config.out_channels, .tokens = tokenizer_length(pipeline->tokenizer)};
+    Diffusion d = {.unet = &pipeline->unet,
+                   .schedule = schedule,
+                   .options = o,
+                   .B = o->train_batch_size,
+                   .h = h,
+                   .w = w,
+                   .L = pipeline->unet.config.out_channels,
+                   .tokens = tokenizer_length(pipeline->tokenizer)};
     if (d.unet->config.in_channels != 2 * d.L) {
-        die("%s/unet/config.json: field \"in_channels\" is %d, expected %d (image latent and noisy latent): make such a "
-            "model with `cocogold init --from`", pipeline->folder, d.unet->config.in_channels, 2 * d.L);
+        die("%s/unet/config.json: field \"in_channels\" is %d, expected %d (image latent and noisy latent): make such "
+            "a "
+            "model with `cocogold init --from`",
+            pipeline->folder, d.unet->config.in_channels, 2 * d.L);
     }
     d.prediction = schedule->config.prediction;
     if (o->prediction_type) {
@@ -18,7 +26,8 @@ Diffusion diffusion_create(Pipeline *pipeline, const TrainOptions *o, int h, int
                                                       : PREDICT_SAMPLE;
     }
     if (d.prediction == PREDICT_EPSILON && schedule->alphas_cumprod[schedule->T - 1] == 0) {
-        die("--prediction-type epsilon: the schedule's last signal-to-noise ratio is zero, noise cannot be told from it");
+        die("--prediction-type epsilon: the schedule's last signal-to-noise ratio is zero, noise cannot be told from "
+            "it");
     }
     d.unet->recompute = strcmp(o->recompute, "blocks") == 0         ? RECOMPUTE_BLOCKS
                         : strcmp(o->recompute, "transformers") == 0 ? RECOMPUTE_TRANSFORMERS
@@ -36,8 +45,12 @@ static void loss_forward_backward(const Diffusion *d, float *losses, floatX *dpr
     int n = d->h * d->w * d->L;
     float scale = 1.0f / (float)(d->B * d->options->gradient_accumulation_steps);
     switch (d->options->loss_kind) {
-    case LOSS_MSE: mse_loss(losses, dpred, pred, target, scale, d->B, n, dev); break;
-    case LOSS_WEIGHTED: weighted_mse_loss(losses, dpred, pred, target, cell_weight, scale, d->B, n, d->L, dev); break;
+    case LOSS_MSE:
+        mse_loss(losses, dpred, pred, target, scale, d->B, n, dev);
+        break;
+    case LOSS_WEIGHTED:
+        weighted_mse_loss(losses, dpred, pred, target, cell_weight, scale, d->B, n, d->L, dev);
+        break;
     case LOSS_FOCAL:
         focal_mse_loss(losses, dpred, pred, target, (float)d->options->focal_gamma, scale, d->B, n, d->L, dev);
         break;
@@ -60,7 +73,8 @@ void diffusion_step(Diffusion *d, Arena *arena, float *losses, const float *imag
     sample_timesteps(timesteps, B, T, backward ? (float)o->t_max_prob : 0, s, dev);
     normal_noise(noise, B, n, PHILOX_NOISE, s, dev);
     if (o->multires_noise > 0) {
-        multires_noise(noise, timesteps, (float)o->multires_noise, o->multires_annealed, T, B, d->h, d->w, d->L, s, dev);
+        multires_noise(noise, timesteps, (float)o->multires_noise, o->multires_annealed, T, B, d->h, d->w, d->L, s,
+                       dev);
     }
     add_noise_forward(noisy, goal, target, noise, timesteps, d->alphas_cumprod, d->prediction, B, n, dev);
     cast_to_floatX(condition, image, N, dev);

@@ -10,7 +10,8 @@ void optimizer_bytes(const TrainOptions *options, size_t total, size_t bytes[3])
 }
 
 Optimizer optimizer_create(const TrainOptions *options, floatX *weights, float *grads, size_t total, Device *dev) {
-    Optimizer p = {.total = total, .weights = weights, .grads = grads, .micro_steps = options->gradient_accumulation_steps};
+    Optimizer p = {
+        .total = total, .weights = weights, .grads = grads, .micro_steps = options->gradient_accumulation_steps};
     size_t bytes = total * sizeof(float);
     if (has_masters) {
         p.master = device_alloc(dev, bytes);

@@ -4,13 +4,13 @@
 #include "train/options.h"
 
 typedef struct {
-    size_t total;    // elements of every buffer below
-    floatX *weights; // what the kernels read (owned by the model)
-    float *grads;    // (owned by the model)
-    float *master;   // fp32 builds: the weights themselves
-    float *m, *v;    // first and second moments
-    float *ema;      // NULL without --ema-decay
-    GradNorm *norm;  // of the last step
+    size_t total;                        // elements of every buffer below
+    floatX *weights;                     // what the kernels read (owned by the model)
+    float *grads;                        // (owned by the model)
+    float *master;                       // fp32 builds: the weights themselves
+    float *m, *v;                        // first and second moments
+    float *ema;                          // NULL without --ema-decay
+    GradNorm *norm;                      // of the last step
     StepScalars *scalars, *host_scalars; // (micro_steps) on the device and pinned
     int micro_steps;
     int skipped; // steps left out because the gradient was not finite
@@ -23,6 +23,7 @@ void optimizer_bytes(const TrainOptions *options, size_t total, size_t bytes[3])
 
 // The scalars of optimizer step `step` (from 0) for all its micro-steps: first_sample of micro-step k is
 // positions[k]. One asynchronous copy.
-void optimizer_begin(Optimizer *optimizer, const TrainOptions *options, int step, const uint64_t *positions, Device *dev);
+void optimizer_begin(Optimizer *optimizer, const TrainOptions *options, int step, const uint64_t *positions,
+                     Device *dev);
 // After the last backward: gradient norm, update, moving average.
 void optimizer_update(Optimizer *optimizer, const TrainOptions *options, Device *dev);

@@ -33,6 +33,7 @@ static TrainOptions o = {
     .mix_mask = 0.25,
     .min_side = 0,
     .source = "auto",
+    .dataloader_num_workers = 1,
     .recompute = "none",
     .log_every = 1,
     .validate_every = 500,
@@ -53,11 +54,13 @@ static struct poptOption table[] = {
     {"out", 0, OPT_STRING, &o.out, 0, "folder of the run: log, pictures, checkpoints, model", "DIR"},
     {"classes", 0, OPT_STRING, &o.classes, 0,
      "unet: train on these of the shards' classes only (not the distribution of encoding with that list)", "LIST"},
-    {"target", 0, OPT_STRING, &o.target, 0, "unet: overlay (mask painted on the picture) or mask (black and white)", "KIND"},
+    {"target", 0, OPT_STRING, &o.target, 0, "unet: overlay (mask painted on the picture) or mask (black and white)",
+     "KIND"},
     {"text-template", 0, OPT_STRING, &o.text_template, 0, "prompt, {} is the class name", "TEXT"},
     {"max-train-steps", 0, OPT_INT, &o.max_train_steps, 0, "optimizer steps", "N"},
     {"train-batch-size", 0, OPT_INT, &o.train_batch_size, 0, "samples per micro-batch", "N"},
-    {"gradient-accumulation-steps", 0, OPT_INT, &o.gradient_accumulation_steps, 0, "micro-batches per optimizer step", "N"},
+    {"gradient-accumulation-steps", 0, OPT_INT, &o.gradient_accumulation_steps, 0, "micro-batches per optimizer step",
+     "N"},
     {"lr", 0, OPT_DOUBLE, &o.lr, 0, "learning rate", "RATE"},
     {"lr-scheduler", 0, OPT_STRING, &o.lr_scheduler, 0, "exponential, constant, linear, cosine or wsd", "KIND"},
     {"lr-warmup-steps", 0, OPT_INT, &o.lr_warmup_steps, 0, "linear warm-up", "N"},
@@ -75,18 +78,23 @@ static struct poptOption table[] = {
     {"focal-gamma", 0, OPT_DOUBLE, &o.focal_gamma, 0, "exponent of the focal loss", "X"},
     {"prediction-type", 0, OPT_STRING, &o.prediction_type, 0,
      "v_prediction, epsilon or sample (default: the model's scheduler_config.json)", "KIND"},
-    {"multires-noise", 0, OPT_DOUBLE, &o.multires_noise, 0, "strength of multi-resolution noise (0: plain Gaussian)", "X"},
+    {"multires-noise", 0, OPT_DOUBLE, &o.multires_noise, 0, "strength of multi-resolution noise (0: plain Gaussian)",
+     "X"},
     {"multires-annealed", 0, OPT_INT, &o.multires_annealed, 0, "1: the strength falls with the timestep", "0|1"},
     {"t-max-prob", 0, OPT_DOUBLE, &o.t_max_prob, 0, "share of samples drawn at the last timestep", "P"},
     {"kl-weight", 0, OPT_DOUBLE, &o.kl_weight, 0, "vae: weight of the KL term", "X"},
     {"mse-weight", 0, OPT_DOUBLE, &o.mse_weight, 0, "vae: weight of MSE beside L1", "X"},
     {"mix-overlay", 0, OPT_DOUBLE, &o.mix_overlay, 0, "vae: share of pictures with a painted mask", "P"},
     {"mix-mask", 0, OPT_DOUBLE, &o.mix_mask, 0, "vae: share of black and white masks", "P"},
-    {"resolution", 0, OPT_INT, &o.resolution, 0, "vae: side of the training pictures (0: the config's sample_size)", "PX"},
+    {"resolution", 0, OPT_INT, &o.resolution, 0, "vae: side of the training pictures (0: the config's sample_size)",
+     "PX"},
     {"min-side", 0, OPT_INT, &o.min_side, 0, "vae: leave out pictures with a shorter side", "PX"},
-    {"recompute", 0, OPT_STRING, &o.recompute, 0, "run again in backward instead of keeping: none, transformers, blocks", "LEVEL"},
+    {"dataloader-num-workers", 0, OPT_INT, &o.dataloader_num_workers, 0, "vae: threads that decode pictures", "N"},
+    {"recompute", 0, OPT_STRING, &o.recompute, 0,
+     "run again in backward instead of keeping: none, transformers, blocks", "LEVEL"},
     {"log-every", 0, OPT_INT, &o.log_every, 0, "print every N steps (log.jsonl has all)", "N"},
-    {"validate-every", 0, OPT_INT, &o.validate_every, 0, "loss, IoU and pictures on SPLIT val every N steps (0: never)", "N"},
+    {"validate-every", 0, OPT_INT, &o.validate_every, 0, "loss, IoU and pictures on SPLIT val every N steps (0: never)",
+     "N"},
     {"validation-samples", 0, OPT_INT, &o.validation_samples, 0, "samples of a validation", "N"},
     {"validation-steps", 0, OPT_INT, &o.validation_steps, 0, "DDIM steps of a validation", "N"},
     {"checkpoint-every", 0, OPT_INT, &o.checkpoint_every, 0, "steps between checkpoints (0: only at the end)", "N"},
@@ -98,9 +106,22 @@ static struct poptOption table[] = {
     OPTIONS_END};
 
 // Options that may differ between a run and its continuation without changing its numbers.
-static const char *const free_options[] = {"out", "log-every", "validate-every", "validation-samples", "validation-steps",
-                                           "checkpoint-every", "checkpoints-total-limit", "resume", "overwrite",
-                                           "no-roofline", "model", "shards", "data", "recompute", NULL};
+static const char *const free_options[] = {"out",
+                                           "log-every",
+                                           "validate-every",
+                                           "validation-samples",
+                                           "validation-steps",
+                                           "checkpoint-every",
+                                           "checkpoints-total-limit",
+                                           "resume",
+                                           "overwrite",
+                                           "no-roofline",
+                                           "dataloader-num-workers",
+                                           "model",
+                                           "shards",
+                                           "data",
+                                           "recompute",
+                                           NULL};
 
 static bool is_free(const char *name) {
     for (int i = 0; free_options[i]; i++) {
@@ -128,7 +149,9 @@ static void check(void) {
         options_require(o.data, "--data", "a data set in COCO's layout");
     } else {
         options_require(o.shards, "--shards", "a folder of latent shards made by `cocogold encode`");
-        if (!strstr(o.text_template, "{}")) { die("--text-template %s: expected {} where the class name goes", o.text_template); }
+        if (!strstr(o.text_template, "{}")) {
+            die("--text-template %s: expected {} where the class name goes", o.text_template);
+        }
     }
     options_range(o.max_train_steps, "--max-train-steps", 1, 1e9);
     options_range(o.train_batch_size, "--train-batch-size", 1, 65536);
@@ -148,6 +171,7 @@ static void check(void) {
     options_range(o.multires_annealed, "--multires-annealed", 0, 1);
     options_range(o.mix_overlay, "--mix-overlay", 0, 1);
     options_range(o.mix_mask, "--mix-mask", 0, 1 - o.mix_overlay);
+    options_range(o.dataloader_num_workers, "--dataloader-num-workers", 1, 256);
     options_range(o.log_every, "--log-every", 1, 1e9);
     options_range(o.validate_every, "--validate-every", 0, 1e9);
     options_range(o.checkpoint_every, "--checkpoint-every", 0, 1e9);
@@ -158,7 +182,8 @@ static void check(void) {
 }
 
 TrainOptions train_options_parse(int argc, char **argv) {
-    options_parse(argc, argv, table, "--model DIR --shards DIR --out DIR | --train vae --model DIR --data DIR --out DIR",
+    options_parse(argc, argv, table,
+                  "--model DIR --shards DIR --out DIR | --train vae --model DIR --data DIR --out DIR",
                   "Fine-tunes the UNet to segment by text (Marigold's recipe), or trains the VAE.", 0);
     check();
     return o;
@@ -168,12 +193,21 @@ void train_options_put(const TrainOptions *options, yajl_gen gen) {
     assert(options);
     for (const struct poptOption *entry = table; entry->longName; entry++) {
         switch (entry->argInfo & POPT_ARG_MASK) {
-        case POPT_ARG_STRING: json_put_string(gen, entry->longName, *(char **)entry->arg); break;
-        case POPT_ARG_DOUBLE: json_put_number(gen, entry->longName, *(double *)entry->arg); break;
-        case POPT_ARG_LONGLONG: json_put_integer(gen, entry->longName, *(long long *)entry->arg); break;
+        case POPT_ARG_STRING:
+            json_put_string(gen, entry->longName, *(char **)entry->arg);
+            break;
+        case POPT_ARG_DOUBLE:
+            json_put_number(gen, entry->longName, *(double *)entry->arg);
+            break;
+        case POPT_ARG_LONGLONG:
+            json_put_integer(gen, entry->longName, *(long long *)entry->arg);
+            break;
         case POPT_ARG_INT:
-        case POPT_ARG_NONE: json_put_integer(gen, entry->longName, *(int *)entry->arg); break;
-        default: break;
+        case POPT_ARG_NONE:
+            json_put_integer(gen, entry->longName, *(int *)entry->arg);
+            break;
+        default:
+            break;
         }
     }
 }
@@ -184,11 +218,15 @@ static bool same(const struct poptOption *entry, yajl_val value) {
         const char *mine = *(char **)entry->arg, *theirs = YAJL_GET_STRING(value);
         return mine && theirs ? strcmp(mine, theirs) == 0 : !mine && !theirs;
     }
-    case POPT_ARG_DOUBLE: return YAJL_IS_NUMBER(value) && strtod(YAJL_GET_NUMBER(value), NULL) == *(double *)entry->arg;
-    case POPT_ARG_LONGLONG: return YAJL_IS_INTEGER(value) && YAJL_GET_INTEGER(value) == *(long long *)entry->arg;
+    case POPT_ARG_DOUBLE:
+        return YAJL_IS_NUMBER(value) && strtod(YAJL_GET_NUMBER(value), NULL) == *(double *)entry->arg;
+    case POPT_ARG_LONGLONG:
+        return YAJL_IS_INTEGER(value) && YAJL_GET_INTEGER(value) == *(long long *)entry->arg;
     case POPT_ARG_INT:
-    case POPT_ARG_NONE: return YAJL_IS_INTEGER(value) && YAJL_GET_INTEGER(value) == *(int *)entry->arg;
-    default: return true;
+    case POPT_ARG_NONE:
+        return YAJL_IS_INTEGER(value) && YAJL_GET_INTEGER(value) == *(int *)entry->arg;
+    default:
+        return true;
     }
 }
 
@@ -199,7 +237,9 @@ void train_options_check(const TrainOptions *options, yajl_val recorded, const c
         if (entry->longName == NULL || !entry->arg || is_free(entry->longName)) { continue; }
         const char *field[] = {entry->longName, NULL};
         yajl_val value = yajl_tree_get(recorded, field, yajl_t_any);
-        if (!value) { die("%s: field \"%s\" is missing: not a checkpoint of this program's version", path, entry->longName); }
+        if (!value) {
+            die("%s: field \"%s\" is missing: not a checkpoint of this program's version", path, entry->longName);
+        }
         if (!same(entry, value)) { die("--resume: --%s differs from what %s recorded", entry->longName, path); }
     }
 }
@@ -210,13 +250,17 @@ double train_lr(const TrainOptions *options, int step) {
     if (step < warmup) { return options->lr * (step + 1) / warmup; }
     double x = total > warmup ? fmin(1, (double)(step - warmup) / (total - warmup)) : 1;
     switch (options->lr_kind) {
-    case LR_EXPONENTIAL: return options->lr * pow(f, x);
-    case LR_LINEAR: return options->lr * (1 - (1 - f) * x);
-    case LR_COSINE: return options->lr * (f + (1 - f) * 0.5 * (1 + cos(M_PI * x)));
+    case LR_EXPONENTIAL:
+        return options->lr * pow(f, x);
+    case LR_LINEAR:
+        return options->lr * (1 - (1 - f) * x);
+    case LR_COSINE:
+        return options->lr * (f + (1 - f) * 0.5 * (1 + cos(M_PI * x)));
     case LR_WSD: {
         double start = total * (1 - options->lr_decay_share), length = fmax(1, total - start);
         return options->lr * (1 - (1 - f) * fmin(1, fmax(0, (step + 1 - start) / length)));
     }
-    default: return options->lr;
+    default:
+        return options->lr;
     }
 }

@@ -22,7 +22,7 @@ typedef struct {
     int multires_annealed;
     // VAE
     double kl_weight, mse_weight, mix_overlay, mix_mask;
-    int resolution, min_side;
+    int resolution, min_side, dataloader_num_workers;
     char *source;
     // memory
     char *recompute;

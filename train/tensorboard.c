@@ -51,8 +51,12 @@ static void put_varint(Buffer *b, uint64_t value) {
         value >>= 7;
     } while (value);
 }
-static void put_integer(Buffer *b, int field, uint64_t value) { put_varint(b, (uint64_t)field << 3), put_varint(b, value); }
-static void put_double(Buffer *b, int field, double value) { put_varint(b, (uint64_t)field << 3 | 1), put(b, &value, 8); }
+static void put_integer(Buffer *b, int field, uint64_t value) {
+    put_varint(b, (uint64_t)field << 3), put_varint(b, value);
+}
+static void put_double(Buffer *b, int field, double value) {
+    put_varint(b, (uint64_t)field << 3 | 1), put(b, &value, 8);
+}
 static void put_float(Buffer *b, int field, float value) { put_varint(b, (uint64_t)field << 3 | 5), put(b, &value, 4); }
 static void put_bytes(Buffer *b, int field, const void *bytes, size_t size) {
     put_varint(b, (uint64_t)field << 3 | 2), put_varint(b, size), put(b, bytes, size);
@@ -106,7 +110,8 @@ void tensorboard_scalar(TensorBoard *board, const char *tag, int step, double nu
     write_value(board, step, &value);
 }
 
-void tensorboard_image(TensorBoard *board, const char *tag, int step, int width, int height, const void *png, size_t size) {
+void tensorboard_image(TensorBoard *board, const char *tag, int step, int width, int height, const void *png,
+                       size_t size) {
     Buffer image = {0}, value = {0};
     put_integer(&image, 1, (uint64_t)height);
     put_integer(&image, 2, (uint64_t)width);

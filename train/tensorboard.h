@@ -1,4 +1,5 @@
-// TensorBoard event files: a log of length-prefixed records (TFRecord) of Event messages (tensorflow/core/util/event.proto).
+// TensorBoard event files: a log of length-prefixed records (TFRecord) of Event messages
+// (tensorflow/core/util/event.proto).
 #pragma once
 #include <stddef.h>
 
@@ -8,5 +9,6 @@ typedef struct TensorBoard TensorBoard;
 TensorBoard *tensorboard_open(const char *folder);
 void tensorboard_scalar(TensorBoard *board, const char *tag, int step, double value);
 // A picture as the bytes of a PNG file of width x height pixels.
-void tensorboard_image(TensorBoard *board, const char *tag, int step, int width, int height, const void *png, size_t size);
+void tensorboard_image(TensorBoard *board, const char *tag, int step, int width, int height, const void *png,
+                       size_t size);
 void tensorboard_close(TensorBoard *board);

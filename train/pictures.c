@@ -1,0 +1,136 @@
+#include "train/pictures.h"
+#include "data/classes.h"
+#include "data/loader.h"
+#include "data/paint.h"
+#include "util/error.h"
+#include "util/philox.h"
+#include <pthread.h>
+#include <stdlib.h>
+#include <string.h>
+
+enum { DEPTH = 3 }; // batches read ahead
+
+struct Pictures {
+    PictureOptions options;
+    Coco coco;
+    bool *classes;
+    int64_t *order; // permutation of the epoch that the thread is in
+    long long epoch;
+    float *slots[DEPTH];
+    pthread_t thread;
+    pthread_mutex_t lock;
+    pthread_cond_t changed;
+    long long filled, taken;
+    bool stop;
+};
+
+void pictures_at(const PictureOptions *o, const Coco *coco, const bool *classes, const int64_t *order,
+                 long long position, PictureKind kind, float *out) {
+    long long n = coco->picture_count;
+    SampleOptions options = {.allowed = classes,
+                             .seed = o->seed,
+                             .resolution = o->resolution,
+                             .minimum_side = o->min_side,
+                             .skip_damaged = true};
+    for (long long k = 0; k < n; k++) { // a picture that yields nothing is replaced by the next in the order
+        Sample s;
+        SampleReason reason = sample_make(coco, &options, (int)order[(position + k) % n], (uint32_t)(position / n), &s);
+        if (reason == SAMPLE_OK) {
+            Paint paint = paint_parse("white", 1, 0);
+            Image picture = kind == KIND_OVERLAY ? paint_overlay(&s.rgb, s.mask, &paint)
+                            : kind == KIND_MASK  ? paint_mask(s.mask, o->resolution, o->resolution, &paint)
+                                                 : image_copy(&s.rgb);
+            image_to_floats(&picture, out);
+            image_free(&picture);
+        }
+        sample_free(&s);
+        if (reason == SAMPLE_OK) { return; }
+    }
+    die("%s: no picture of split %s yields a sample (too small, or no annotation)", o->data, o->split);
+}
+
+static PictureKind draw_kind(const PictureOptions *o, long long position) {
+    Random random = random_begin(o->seed, PHILOX_MIX, 0, (uint64_t)position);
+    float u = random_uniform(&random);
+    return u < o->mix_overlay ? KIND_OVERLAY : u < o->mix_overlay + o->mix_mask ? KIND_MASK : KIND_SCENE;
+}
+
+// A batch may cross the end of an epoch.
+static void fill(Pictures *p, long long number, float *slot) {
+    const PictureOptions *o = &p->options;
+    size_t size = (size_t)o->resolution * (size_t)o->resolution * 3;
+    long long n = p->coco.picture_count, first = o->start + number * o->rows;
+    for (int done = 0; done < o->rows;) {
+        long long epoch = (first + done) / n, until = (epoch + 1) * n - first;
+        int end = until < o->rows ? (int)until : o->rows;
+        if (epoch != p->epoch) { loader_permutation(o->seed, p->epoch = epoch, n, p->order); }
+#pragma omp parallel for num_threads(o->workers) schedule(dynamic)
+        for (int row = done; row < end; row++) {
+            pictures_at(o, &p->coco, p->classes, p->order, first + row, draw_kind(o, first + row),
+                        slot + (size_t)row * size);
+        }
+        done = end;
+    }
+}
+
+static void *prefetch(void *argument) {
+    Pictures *p = argument;
+    for (;;) {
+        pthread_mutex_lock(&p->lock);
+        while (!p->stop && p->filled - p->taken == DEPTH) { pthread_cond_wait(&p->changed, &p->lock); }
+        bool stop = p->stop;
+        long long number = p->filled;
+        pthread_mutex_unlock(&p->lock);
+        if (stop) { return NULL; }
+        fill(p, number, p->slots[number % DEPTH]);
+        pthread_mutex_lock(&p->lock);
+        p->filled++;
+        pthread_cond_signal(&p->changed);
+        pthread_mutex_unlock(&p->lock);
+    }
+}
+
+Pictures *pictures_open(const PictureOptions *o) {
+    Pictures *p = xcalloc(1, sizeof *p);
+    p->options = *o;
+    p->coco = coco_open(o->data, o->split, o->source);
+    p->classes = classes_parse(&p->coco, "all", NULL);
+    p->order = xmalloc((size_t)(p->coco.picture_count + 1) * sizeof *p->order);
+    p->epoch = -1;
+    if (p->coco.picture_count == 0) { die("%s: field \"images\" is empty", p->coco.path); }
+    for (int i = 0; i < DEPTH; i++) {
+        p->slots[i] = xmalloc((size_t)o->rows * (size_t)o->resolution * (size_t)o->resolution * 3 * sizeof(float));
+    }
+    pthread_mutex_init(&p->lock, NULL);
+    pthread_cond_init(&p->changed, NULL);
+    if (pthread_create(&p->thread, NULL, prefetch, p) != 0) { die("the thread that reads pictures cannot be started"); }
+    return p;
+}
+
+void pictures_next(Pictures *p, float *out) {
+    pthread_mutex_lock(&p->lock);
+    while (p->filled == p->taken) { pthread_cond_wait(&p->changed, &p->lock); }
+    pthread_mutex_unlock(&p->lock);
+    const PictureOptions *o = &p->options;
+    memcpy(out, p->slots[p->taken % DEPTH],
+           (size_t)o->rows * (size_t)o->resolution * (size_t)o->resolution * 3 * sizeof(float));
+    pthread_mutex_lock(&p->lock);
+    p->taken++;
+    pthread_cond_signal(&p->changed);
+    pthread_mutex_unlock(&p->lock);
+}
+
+long long pictures_count(const Pictures *p) { return p->coco.picture_count; }
+
+void pictures_close(Pictures *p) {
+    pthread_mutex_lock(&p->lock);
+    p->stop = true;
+    pthread_cond_signal(&p->changed);
+    pthread_mutex_unlock(&p->lock);
+    pthread_join(p->thread, NULL);
+    for (int i = 0; i < DEPTH; i++) { free(p->slots[i]); }
+    coco_free(&p->coco);
+    free(p->classes);
+    free(p->order);
+    free(p);
+}

@@ -1,0 +1,220 @@
+#include "train/run.h"
+#include "train/checkpoint.h"
+#include "util/error.h"
+#include "util/file.h"
+#include "util/progress.h"
+#include <errno.h>
+#include <math.h>
+#include <stdlib.h>
+#include <string.h>
+
+static void write_line(Run *run, yajl_gen gen) {
+    const unsigned char *text;
+    size_t size;
+    yajl_gen_get_buf(gen, &text, &size);
+    fwrite(text, 1, size, run->log);
+    fputc('\n', run->log);
+    if (fflush(run->log) != 0) { die("%s: cannot be written: %s", run->log_path, strerror(errno)); }
+    yajl_gen_free(gen);
+}
+
+static yajl_gen begin_line(const char *kind) {
+    yajl_gen gen = yajl_gen_alloc(NULL);
+    yajl_gen_map_open(gen);
+    json_put_string(gen, "kind", kind);
+    return gen;
+}
+
+static void end_line(Run *run, yajl_gen gen) {
+    yajl_gen_map_close(gen);
+    write_line(run, gen);
+}
+
+// Keeps the lines of a log up to the step that a checkpoint had done.
+static void cut_log(const char *path, int last_step) {
+    if (!file_exists(path)) { return; }
+    char *text = read_file(path, NULL), *rest = text, *kept = xcalloc(strlen(text) + 2, 1);
+    for (char *line; (line = strsep(&rest, "\n"));) {
+        char *field = strstr(line, "\"step\":");
+        size_t length = strlen(line);
+        if (!length || line[length - 1] != '}' || (field && atoi(field + 7) > last_step)) { continue; }
+        strcat(strcat(kept + strlen(kept), line), "\n");
+    }
+    atomic_write(path, kept, strlen(kept));
+    free(text);
+    free(kept);
+}
+
+static void clear_folder(const char *out) {
+    static const char *const ours[] = {"log.jsonl", "tensorboard", "samples", "model", NULL};
+    int step;
+    for (char *path; (path = checkpoint_newest(out, &step));) {
+        remove_tree(path);
+        free(path);
+    }
+    for (int i = 0; ours[i]; i++) {
+        char *path = xprintf("%s/%s", out, ours[i]);
+        remove_tree(path);
+        free(path);
+    }
+}
+
+Run run_open(const TrainOptions *o) {
+    Run run = {.options = o, .base = o->model, .log_path = xprintf("%s/log.jsonl", o->out)};
+    int step = 0;
+    make_folders(o->out);
+    char *newest = checkpoint_newest(o->out, &step);
+    if (o->overwrite) {
+        clear_folder(o->out);
+    } else if (o->resume && newest) {
+        run.base = run.checkpoint = newest;
+        run.first_step = step;
+        printf("resuming from %s\n", newest);
+    } else if (newest) {
+        die("%s: holds a run already: continue it with --resume, or throw it away with --overwrite", o->out);
+    }
+    cut_log(run.log_path, run.checkpoint ? run.first_step : -1);
+    run.log = fopen(run.log_path, run.checkpoint ? "a" : "w");
+    if (!run.log) { die("%s: cannot be written: %s", run.log_path, strerror(errno)); }
+    char *folder = xprintf("%s/tensorboard", o->out);
+    run.board = tensorboard_open(folder);
+    free(folder);
+    folder = xprintf("%s/samples", o->out);
+    make_folders(folder);
+    free(folder);
+    return run;
+}
+
+void run_close(Run *run) {
+    fclose(run->log);
+    tensorboard_close(run->board);
+    free(run->log_path);
+    free(run->checkpoint);
+}
+
+void run_begin(Run *run, void (*put)(yajl_gen gen, void *data), void *data) {
+    yajl_gen gen = begin_line("run");
+    json_put_integer(gen, "first_step", run->first_step);
+    train_options_put(run->options, gen);
+    if (put) { put(gen, data); }
+    end_line(run, gen);
+    run->started = run->last = now_seconds();
+}
+
+void run_pause(Run *run) { run->paused = now_seconds(); }
+void run_continue(Run *run) { run->last += now_seconds() - run->paused; }
+
+static void print_step(const Run *run, int step, double loss, double norm, double seconds, double average) {
+    const TrainOptions *o = run->options;
+    char left[24], roofline[32] = "";
+    double samples = (double)o->train_batch_size * o->gradient_accumulation_steps;
+    if (run->least_seconds > 0) {
+        snprintf(roofline, sizeof roofline, "  %3.0f%% of roofline", 100 * run->least_seconds / seconds);
+    }
+    printf("step %d/%d  loss %.4f  norm %.3f  lr %.2e  %.1f samples/s%s  %s left\n", step, o->max_train_steps, loss,
+           norm, train_lr(o, step - 1), samples / seconds, roofline,
+           format_duration(average * (o->max_train_steps - step), left));
+    fflush(stdout);
+}
+
+void run_step(Run *run, int step, double loss, double norm, bool finite) {
+    const TrainOptions *o = run->options;
+    double now = now_seconds(), seconds = now - run->last;
+    double samples = (double)o->train_batch_size * o->gradient_accumulation_steps;
+    run->last = now;
+    run->working += seconds;
+    yajl_gen gen = begin_line("step");
+    json_put_integer(gen, "step", step);
+    json_put_number(gen, "loss", loss);
+    json_put_number(gen, "grad_norm", norm);
+    json_put_number(gen, "lr", train_lr(o, step - 1));
+    json_put_number(gen, "samples_per_s", round(samples / seconds * 100) / 100);
+    json_put_number(gen, "seconds", round((now - run->started) * 1000) / 1000);
+    if (run->least_seconds > 0) { json_put_number(gen, "roofline", round(run->least_seconds / seconds * 1e4) / 1e4); }
+    end_line(run, gen);
+    tensorboard_scalar(run->board, "train/loss", step, loss);
+    tensorboard_scalar(run->board, "train/grad_norm", step, norm);
+    tensorboard_scalar(run->board, "train/lr", step, train_lr(o, step - 1));
+    tensorboard_scalar(run->board, "train/samples_per_s", step, samples / seconds);
+    if (!finite) { warn("step %d: the gradient is not finite, the step was left out", step); }
+    if (step % o->log_every == 0 || step == o->max_train_steps) {
+        print_step(run, step, loss, norm, seconds, run->working / (step - run->first_step));
+    }
+}
+
+static void save_sheet(Run *run, int step, const Image *sheet) {
+    if (!sheet->pixels) { return; }
+    char *path = xprintf("%s/samples/step-%06d.png", run->options->out, step);
+    image_save(sheet, path);
+    size_t size;
+    uint8_t *png = image_encode_png(sheet, &size);
+    tensorboard_image(run->board, "validation/samples", step, sheet->width, sheet->height, png, size);
+    free(png);
+    free(path);
+}
+
+static void put_summary(Run *run, yajl_gen gen, int step, const char *name, const Summary *s) {
+    if (!s->pairs) { return; }
+    const struct {
+        const char *name;
+        double value;
+    } rows[] = {{"giou", s->giou}, {"ciou", s->ciou}, {"miou", s->miou}};
+    for (int i = 0; i < 3; i++) {
+        char *field = xprintf("%s_%s", rows[i].name, name), *tag = xprintf("validation/%s", field);
+        json_put_number(gen, field, rows[i].value);
+        tensorboard_scalar(run->board, tag, step, rows[i].value);
+        free(field);
+        free(tag);
+    }
+}
+
+void run_validation(Run *run, int step, const Validation *v) {
+    yajl_gen gen = begin_line("validation");
+    json_put_integer(gen, "step", step);
+    json_put_number(gen, "loss", v->loss);
+    put_summary(run, gen, step, "seen", &v->seen);
+    put_summary(run, gen, step, "unseen", &v->unseen);
+    json_put_number(gen, "empty", v->empty);
+    json_put_number(gen, "full", v->full);
+    end_line(run, gen);
+    tensorboard_scalar(run->board, "validation/loss", step, v->loss);
+    tensorboard_scalar(run->board, "validation/empty", step, v->empty);
+    tensorboard_scalar(run->board, "validation/full", step, v->full);
+    save_sheet(run, step, &v->sheet);
+    printf("validation at step %d: loss %.4f", step, v->loss);
+    if (v->seen.pairs) { printf("  gIoU seen %.3f (%d)", v->seen.giou, v->seen.pairs); }
+    if (v->unseen.pairs) { printf("  unseen %.3f (%d)", v->unseen.giou, v->unseen.pairs); }
+    printf("  empty %.0f%%  full %.0f%%\n", 100 * v->empty, 100 * v->full);
+    fflush(stdout);
+}
+
+void run_validation_vae(Run *run, int step, double loss, double psnr, const Image *sheet) {
+    yajl_gen gen = begin_line("validation");
+    json_put_integer(gen, "step", step);
+    json_put_number(gen, "loss", loss);
+    json_put_number(gen, "psnr", psnr);
+    end_line(run, gen);
+    tensorboard_scalar(run->board, "validation/loss", step, loss);
+    tensorboard_scalar(run->board, "validation/psnr", step, psnr);
+    save_sheet(run, step, sheet);
+    printf("validation at step %d: loss %.4f  PSNR %.2f dB\n", step, loss, psnr);
+    fflush(stdout);
+}
+
+void memory_table(const MemoryRow *rows, int count, const char *device, size_t free_bytes) {
+    char text[24], room[24];
+    size_t total = 0;
+    printf("memory on %s\n", device);
+    for (int i = 0; i < count; i++) {
+        total += rows[i].bytes;
+        printf("  %-28s %10s\n", rows[i].what, format_bytes((double)rows[i].bytes, text));
+    }
+    format_bytes((double)total, text);
+    format_bytes((double)free_bytes, room);
+    printf("  %-28s %10s of %s\n", "total", text, room);
+    fflush(stdout);
+    if (total > free_bytes) {
+        die("training needs %s, but %s has %s free: try a smaller --train-batch-size or --recompute blocks", text,
+            device, room);
+    }
+}

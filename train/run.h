@@ -1,0 +1,54 @@
+// One training run and its folder:
+//   OUT/log.jsonl        a line for the run, each step, each validation
+//   OUT/tensorboard/     the same for TensorBoard
+//   OUT/samples/         pictures of validations
+//   OUT/checkpoint-N/    train/checkpoint.h
+//   OUT/model/           the last checkpoint as a plain model directory
+#pragma once
+#include "data/image.h"
+#include "eval/metrics.h"
+#include "train/options.h"
+#include "train/tensorboard.h"
+#include <stdio.h>
+
+typedef struct {
+    const TrainOptions *options;
+    char *checkpoint;     // what is resumed, or NULL
+    const char *base;     // the model directory to open: the checkpoint or --model
+    int first_step;       // steps that the checkpoint has done
+    double least_seconds; // of a step by the roofline; 0: unknown
+    FILE *log;
+    char *log_path;
+    TensorBoard *board;
+    double started, last, working, paused; // clock at the start and at the last step; seconds in steps; pauses since
+} Run;
+
+// Makes the folder, finds the checkpoint to resume, cuts the log back to it. Dies if OUT holds another run and neither
+// --resume nor --overwrite is given.
+Run run_open(const TrainOptions *options);
+void run_close(Run *run);
+// The first line of the log: options and what the trainer adds with `put` (may be NULL).
+void run_begin(Run *run, void (*put)(yajl_gen gen, void *data), void *data);
+
+// Called when the numbers of step `step` (1 = first) have arrived: log, and a line on the screen.
+void run_step(Run *run, int step, double loss, double grad_norm, bool finite);
+// Time between these calls counts for no step.
+void run_pause(Run *run);
+void run_continue(Run *run);
+
+typedef struct {
+    double loss;          // validation loss at fixed noise and timesteps
+    Summary seen, unseen; // IoU over the validation samples; unseen.pairs may be 0
+    double empty, full;   // shares of all predictions
+    Image sheet;          // pictures; pixels NULL: none
+} Validation;
+void run_validation(Run *run, int step, const Validation *validation);
+// VAE: reconstruction loss, PSNR in dB (peak 2) and pictures.
+void run_validation_vae(Run *run, int step, double loss, double psnr, const Image *sheet);
+
+// The table of what memory goes where, and a sentence and exit if `total` exceeds what the device has free.
+typedef struct {
+    const char *what;
+    size_t bytes;
+} MemoryRow;
+void memory_table(const MemoryRow *rows, int count, const char *device, size_t free_bytes);

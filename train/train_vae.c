@@ -1,0 +1,388 @@
+// Training the VAE from pictures: L1 + MSE + KL, encoder and decoder as one flat set of parameters. No adversarial or
+// perceptual term: this is for small models; a full-size run keeps Stable Diffusion's VAE frozen.
+#include "data/draw.h"
+#include "data/loader.h"
+#include "data/paint.h"
+#include "data/classes.h"
+#include "train/checkpoint.h"
+#include "train/interrupt.h"
+#include "train/pictures.h"
+#include "train/run.h"
+#include "train/train.h"
+#include "util/error.h"
+#include "util/philox.h"
+#include "util/progress.h"
+#include <math.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+typedef struct {
+    const TrainOptions *options;
+    Run run;
+    Pipeline pipeline;
+    VAEEncoder *encoder;
+    VAEDecoder *decoder;
+    Pictures *pictures;
+    PictureOptions picture_options;
+    Optimizer optimizer;
+    Arena arena;
+    floatX *weights; // joint buffers of encoder and decoder
+    float *grads;
+    float *host_images;          // (B, R, R, 3) pinned
+    float *images;               // the same on the device
+    float *losses, *host_losses; // (micro_steps * B)
+    GradNorm *host_norm;
+    uint64_t *positions;
+    int B, R, r, L; // batch, side of pictures and latents, latent channels
+} Trainer;
+
+// Encoder and decoder move into one buffer, so that norm and update are one launch.
+static void join(Trainer *t, Device *dev) {
+    Params *parts[] = {&t->encoder->params, &t->decoder->params};
+    size_t total = parts[0]->total + parts[1]->total, first = 0;
+    t->weights = device_alloc(dev, total * sizeof(floatX));
+    t->grads = device_alloc(dev, total * sizeof(float));
+    for (int i = 0; i < 2; first += parts[i++]->total) {
+        device_copy(dev, t->weights + first, parts[i]->weights, parts[i]->total * sizeof(floatX), false);
+        device_sync(dev);
+        params_free(parts[i], dev);
+        parts[i]->weights = t->weights + first;
+        parts[i]->grads = t->grads + first;
+    }
+    device_fill(dev, t->grads, 0, total * sizeof(float)); // the padding between slices stays zero
+}
+
+static Trained trained(Trainer *t) {
+    return (Trained){.module = "vae",
+                     .file = "diffusion_pytorch_model.safetensors",
+                     .params = {&t->encoder->params, &t->decoder->params},
+                     .count = 2,
+                     .vae_config = &t->encoder->config};
+}
+
+// One micro-step: picture -> moments -> latent -> picture. losses (B) = L1 + mse_weight MSE of each picture.
+static void vae_step(Trainer *t, float *losses, const StepScalars *s, float beta, bool backward, Device *dev) {
+    const TrainOptions *o = t->options;
+    Arena *arena = &t->arena;
+    int B = t->B, R = t->R, r = t->r, L = t->L, n = R * R * 3, rows = B * r * r;
+    float scale = 1.0f / (float)(B * o->gradient_accumulation_steps);
+    size_t pixels = (size_t)B * (size_t)n, latents = (size_t)rows * (size_t)L;
+    ArenaMark mark = arena_mark(arena);
+    floatX *input = arena_save(arena, pixels), *output = arena_save(arena, pixels);
+    floatX *moments = arena_save(arena, 2 * latents), *z = arena_save(arena, latents);
+    float *noise = arena_save_float(arena, latents);
+
+    device_scope(dev, "forward");
+    cast_to_floatX(input, t->images, pixels, dev);
+    vae_encoder_forward(t->encoder, arena, moments, input, B, R, R, backward, dev);
+    if (backward) { normal_noise(noise, B, r * r * L, PHILOX_POSTERIOR, s, dev); }
+    gaussian_forward(z, moments, backward ? noise : NULL, rows, L, dev);
+    vae_decoder_forward(t->decoder, arena, output, z, B, r, r, backward, dev);
+    if (!backward) {
+        l1_mse_loss(losses, NULL, output, t->images, (float)o->mse_weight, scale, B, n, dev);
+        cast_to_float(t->images, output, pixels, dev); // the reconstruction replaces the picture
+        arena_release(arena, mark);
+        return;
+    }
+    device_scope(dev, "backward");
+    floatX *dz = arena_push(arena, latents), *dmoments = arena_push(arena, 2 * latents),
+           *doutput = arena_push(arena, pixels);
+    l1_mse_loss(losses, doutput, output, t->images, (float)o->mse_weight, scale, B, n, dev);
+    vae_decoder_backward(t->decoder, arena, dz, doutput, beta, dev);
+    gaussian_backward(dmoments, dz, moments, noise, (float)o->kl_weight * scale, rows, L, dev);
+    vae_encoder_backward(t->encoder, arena, NULL, dmoments, beta, dev);
+    arena_release(arena, mark);
+}
+
+static size_t plan(Trainer *t, Device *dev) {
+    bool plan_only = dev->plan_only;
+    dev->plan_only = true;
+    t->arena = arena_measure(dev);
+    vae_step(t, NULL, NULL, 0, true, dev);
+    dev->plan_only = plan_only;
+    return t->arena.peak;
+}
+
+static void plan_memory(Trainer *t, Device *dev) {
+    size_t total = t->encoder->params.total + t->decoder->params.total, states[3], free_bytes, total_bytes;
+    size_t arena = plan(t, dev);
+    optimizer_bytes(t->options, total, states);
+    MemoryRow rows[] = {
+        {"VAE weights", total * sizeof(floatX)}, {"gradients", total * sizeof(float)}, {"fp32 masters", states[0]},
+        {"Adam's moments", states[1]},           {"moving average", states[2]},        {"activations", arena},
+        {"workspace", dev->workspace_needed}};
+    device_memory(dev, &free_bytes, &total_bytes);
+    memory_table(rows, (int)(sizeof rows / sizeof *rows), device_name(dev),
+                 free_bytes + total * (sizeof(floatX) + sizeof(float)));
+    device_reserve_workspace(dev, dev->workspace_needed);
+    t->arena = arena_create(dev, arena);
+}
+
+static double least_seconds(Trainer *t, Device *dev) {
+    Trace trace = {0};
+    Arena arena = t->arena;
+    bool plan_only = dev->plan_only;
+    dev->trace = &trace;
+    plan(t, dev);
+    t->arena = arena;
+    Peaks peaks = device_measure_peaks(dev);
+    double micro = trace_least_seconds(&trace, &peaks);
+    trace_clear(&trace);
+    dev->plan_only = true;
+    optimizer_update(&t->optimizer, t->options, dev);
+    dev->plan_only = plan_only;
+    dev->trace = NULL;
+    double update = trace_least_seconds(&trace, &peaks);
+    trace_free(&trace);
+    return micro * t->options->gradient_accumulation_steps + update;
+}
+
+// ---- validation ----------------------------------------------------------------------------------------------------
+
+// "val2017" for "train2017"; the split itself if it does not begin with "train" or there is no such split.
+static char *validation_split(const TrainOptions *o) {
+    if (strncmp(o->split, "train", 5) != 0) { return xstrdup(o->split); }
+    char *split = xprintf("val%s", o->split + 5), *file = xprintf("%s/annotations/instances_%s.json", o->data, split);
+    char *panoptic = xprintf("%s/annotations/panoptic_%s.json", o->data, split);
+    if (access(file, R_OK) != 0 && access(panoptic, R_OK) != 0) {
+        free(split);
+        split = xstrdup(o->split);
+    }
+    free(file);
+    free(panoptic);
+    return split;
+}
+
+static void upload_images(Trainer *t, Device *dev) {
+    device_copy(dev, t->images, t->host_images, (size_t)(t->B * t->R * t->R * 3) * sizeof(float), false);
+    device_sync(dev);
+}
+
+enum { SHEET_COLUMNS = 6, SHEET_ROWS = 4 };
+static const char *const sheet_headings[] = {"scene", "decoded", "overlay", "decoded", "mask", "decoded"};
+
+static double squared_error(const float *a, const float *b, size_t n) {
+    double sum = 0;
+    for (size_t i = 0; i < n; i++) { sum += (double)(a[i] - b[i]) * (a[i] - b[i]); }
+    return sum;
+}
+
+static void validate(Trainer *t, int step, Device *dev) {
+    const TrainOptions *o = t->options;
+    if (o->validate_every == 0) { return; }
+    run_pause(&t->run);
+    PictureOptions options = t->picture_options;
+    char *split = validation_split(o);
+    options.split = split;
+    options.seed = 1;
+    Coco coco = coco_open(o->data, split, o->source);
+    bool *classes = classes_parse(&coco, "all", NULL);
+    int64_t *order = xmalloc((size_t)coco.picture_count * sizeof *order);
+    for (int i = 0; i < coco.picture_count; i++) { order[i] = i; }
+    size_t size = (size_t)(t->R * t->R * 3);
+    float *decoded = xmalloc((size_t)t->B * size * sizeof(float));
+    Image images[SHEET_ROWS * SHEET_COLUMNS] = {0};
+    double loss = 0, error = 0;
+    int count = 0;
+    for (int first = 0; first < o->validation_samples || first < SHEET_ROWS; first += t->B) {
+        for (int kind = 0; kind < 3; kind++) {
+            for (int i = 0; i < t->B; i++) {
+                pictures_at(&options, &coco, classes, order, first + i, (PictureKind)kind,
+                            t->host_images + (size_t)i * size);
+            }
+            upload_images(t, dev);
+            vae_step(t, t->losses, NULL, 0, false, dev);
+            device_copy(dev, decoded, t->images, (size_t)t->B * size * sizeof(float), false);
+            device_copy(dev, t->host_losses, t->losses, (size_t)t->B * sizeof(float), false);
+            device_sync(dev);
+            for (int i = 0; i < t->B; i++) {
+                loss += t->host_losses[i];
+                error += squared_error(t->host_images + (size_t)i * size, decoded + (size_t)i * size, size);
+                if (first + i < SHEET_ROWS) {
+                    Image *cell = &images[(first + i) * SHEET_COLUMNS + 2 * kind];
+                    cell[0] = image_from_floats(t->host_images + (size_t)i * size, t->R, t->R, 3);
+                    cell[1] = image_from_floats(decoded + (size_t)i * size, t->R, t->R, 3);
+                }
+            }
+            count += t->B;
+        }
+    }
+    Cell cells[SHEET_ROWS * SHEET_COLUMNS];
+    for (int i = 0; i < SHEET_ROWS * SHEET_COLUMNS; i++) { cells[i] = (Cell){&images[i], NULL}; }
+    Image sheet = draw_sheet(NULL, sheet_headings, cells, SHEET_ROWS, SHEET_COLUMNS, 128);
+    run_validation_vae(&t->run, step, loss / count, 10 * log10(4 / (error / count / (double)size)), &sheet);
+    image_free(&sheet);
+    for (int i = 0; i < SHEET_ROWS * SHEET_COLUMNS; i++) { image_free(&images[i]); }
+    free(decoded), free(order), free(classes), free(split);
+    coco_free(&coco);
+    run_continue(&t->run);
+}
+
+// ---- the latents' scale --------------------------------------------------------------------------------------------
+
+// scaling_factor = 1 / standard deviation of the posterior means (Rombach et al. 2022), over `batches` batches of
+// scenes.
+static float measure_scaling(Trainer *t, int batches, Device *dev) {
+    size_t count = (size_t)(t->B * t->r * t->r), size = (size_t)(t->R * t->R * 3);
+    float *host = xmalloc(2 * count * (size_t)t->L * sizeof(float)),
+          *device = device_alloc(dev, 2 * count * (size_t)t->L * sizeof(float));
+    Coco coco = coco_open(t->options->data, t->options->split, t->options->source);
+    bool *classes = classes_parse(&coco, "all", NULL);
+    int64_t *order = xmalloc((size_t)coco.picture_count * sizeof *order);
+    for (int i = 0; i < coco.picture_count; i++) { order[i] = i; }
+    double sum = 0, squares = 0, n = 0;
+    for (int b = 0; b < batches; b++) {
+        for (int i = 0; i < t->B; i++) {
+            pictures_at(&t->picture_options, &coco, classes, order, b * t->B + i, KIND_SCENE,
+                        t->host_images + (size_t)i * size);
+        }
+        upload_images(t, dev);
+        ArenaMark mark = arena_mark(&t->arena);
+        floatX *input = arena_save(&t->arena, (size_t)t->B * size),
+               *moments = arena_save(&t->arena, 2 * count * (size_t)t->L);
+        cast_to_floatX(input, t->images, (size_t)t->B * size, dev);
+        vae_encoder_forward(t->encoder, &t->arena, moments, input, t->B, t->R, t->R, false, dev);
+        cast_to_float(device, moments, 2 * count * (size_t)t->L, dev);
+        arena_release(&t->arena, mark);
+        device_copy(dev, host, device, 2 * count * (size_t)t->L * sizeof(float), false);
+        device_sync(dev);
+        for (size_t i = 0; i < count; i++) {
+            for (int c = 0; c < t->L; c++, n++) {
+                double x = host[i * 2 * (size_t)t->L + (size_t)c];
+                sum += x;
+                squares += x * x;
+            }
+        }
+    }
+    free(host), free(order), free(classes);
+    device_free(dev, device);
+    coco_free(&coco);
+    double variance = squares / n - sum / n * (sum / n);
+    return variance > 0 ? (float)(1 / sqrt(variance)) : 1;
+}
+
+static char *save(Trainer *t, int step, Device *dev) {
+    run_pause(&t->run);
+    t->encoder->config.scaling_factor = t->decoder->config.scaling_factor = measure_scaling(t, 8, dev);
+    Trained what = trained(t);
+    char *path = checkpoint_save(t->options, t->run.base, step, &what, &t->optimizer, NULL, NULL, dev);
+    printf("saved %s (scaling factor %.4f)\n", path, t->encoder->config.scaling_factor);
+    run_continue(&t->run);
+    return path;
+}
+
+// ---- the run -------------------------------------------------------------------------------------------------------
+
+static void trainer_open(Trainer *t, Device *dev) {
+    const TrainOptions *o = t->options;
+    t->run = run_open(o);
+    t->pipeline = pipeline_open(t->run.base, PART_VAE_ENCODER | PART_VAE_DECODER, 0, dev);
+    t->encoder = &t->pipeline.vae_encoder;
+    t->decoder = &t->pipeline.vae_decoder;
+    t->B = o->train_batch_size;
+    t->R = o->resolution ? o->resolution : t->encoder->config.sample_size;
+    t->r = vae_latent_size(&t->encoder->config, t->R);
+    t->L = t->encoder->config.latent_channels;
+    if (t->R != t->r * vae_factor(&t->encoder->config)) {
+        die("--resolution %d: expected a multiple of %d, the VAE's pixels per latent cell", t->R,
+            vae_factor(&t->encoder->config));
+    }
+    join(t, dev);
+    plan_memory(t, dev);
+    t->optimizer = optimizer_create(o, t->weights, t->grads, t->encoder->params.total + t->decoder->params.total, dev);
+    if (t->run.checkpoint) {
+        Trained what = trained(t);
+        checkpoint_load(o, t->run.checkpoint, &what, &t->optimizer, dev);
+    }
+    t->picture_options =
+        (PictureOptions){.data = o->data,
+                         .split = o->split,
+                         .source = o->source,
+                         .resolution = t->R,
+                         .min_side = o->min_side,
+                         .mix_overlay = o->mix_overlay,
+                         .mix_mask = o->mix_mask,
+                         .seed = (uint64_t)o->seed,
+                         .rows = t->B,
+                         .workers = o->dataloader_num_workers,
+                         .start = (long long)t->run.first_step * t->B * o->gradient_accumulation_steps};
+    t->pictures = pictures_open(&t->picture_options);
+    size_t images = (size_t)(t->B * t->R * t->R * 3) * sizeof(float);
+    size_t losses = (size_t)(t->B * o->gradient_accumulation_steps) * sizeof(float);
+    t->host_images = device_alloc_pinned(dev, images);
+    t->images = device_alloc(dev, images);
+    t->losses = device_alloc(dev, losses);
+    t->host_losses = device_alloc_pinned(dev, losses);
+    t->host_norm = device_alloc_pinned(dev, sizeof *t->host_norm);
+    t->positions = xcalloc((size_t)o->gradient_accumulation_steps, sizeof *t->positions);
+    if (!o->no_roofline) { t->run.least_seconds = least_seconds(t, dev); }
+}
+
+static void trainer_close(Trainer *t, Device *dev) {
+    pictures_close(t->pictures);
+    device_free_pinned(dev, t->host_images);
+    device_free_pinned(dev, t->host_losses);
+    device_free_pinned(dev, t->host_norm);
+    device_free(dev, t->images);
+    device_free(dev, t->losses);
+    free(t->positions);
+    optimizer_destroy(&t->optimizer, dev);
+    arena_destroy(&t->arena);
+    Params *parts[] = {&t->encoder->params, &t->decoder->params};
+    for (int i = 0; i < 2; i++) { parts[i]->weights = NULL, parts[i]->grads = NULL; } // they lie in the joint buffers
+    pipeline_close(&t->pipeline, dev);
+    device_free(dev, t->weights);
+    device_free(dev, t->grads);
+    run_close(&t->run);
+}
+
+static void optimizer_step(Trainer *t, int step, Device *dev) {
+    const TrainOptions *o = t->options;
+    int micro_steps = o->gradient_accumulation_steps, count = t->B * micro_steps;
+    for (int k = 0; k < micro_steps; k++) { t->positions[k] = (uint64_t)step * (uint64_t)count + (uint64_t)(k * t->B); }
+    optimizer_begin(&t->optimizer, o, step, t->positions, dev);
+    for (int k = 0; k < micro_steps; k++) {
+        device_sync(dev); // the pinned buffer is free again
+        pictures_next(t->pictures, t->host_images);
+        device_copy(dev, t->images, t->host_images, (size_t)(t->B * t->R * t->R * 3) * sizeof(float), false);
+        vae_step(t, t->losses + k * t->B, t->optimizer.scalars + k, k > 0, true, dev);
+    }
+    optimizer_update(&t->optimizer, o, dev);
+    device_copy(dev, t->host_losses, t->losses, (size_t)count * sizeof(float), false);
+    device_copy(dev, t->host_norm, t->optimizer.norm, sizeof *t->host_norm, false);
+    device_sync(dev);
+    double sum = 0;
+    for (int i = 0; i < count; i++) { sum += t->host_losses[i]; }
+    t->optimizer.skipped += !t->host_norm->finite;
+    run_step(&t->run, step + 1, sum / count, t->host_norm->norm, t->host_norm->finite);
+}
+
+static bool due(int step, int period) { return period > 0 && step % period == 0; }
+
+int train_vae(const TrainOptions *o, Device *dev) {
+    Trainer t = {.options = o};
+    trainer_open(&t, dev);
+    interrupt_install();
+    run_begin(&t.run, NULL, NULL);
+    char *checkpoint = t.run.checkpoint ? xstrdup(t.run.checkpoint) : NULL;
+    int step = t.run.first_step;
+    while (step < o->max_train_steps && !interrupt_signal()) {
+        optimizer_step(&t, step++, dev);
+        bool last = step == o->max_train_steps || interrupt_signal();
+        if (due(step, o->validate_every) || (step == o->max_train_steps && o->validate_every)) {
+            validate(&t, step, dev);
+        }
+        if (last || due(step, o->checkpoint_every)) {
+            free(checkpoint);
+            checkpoint = save(&t, step, dev);
+        }
+    }
+    if (step >= o->max_train_steps && checkpoint) {
+        checkpoint_publish(checkpoint, o->out);
+        printf("the model is in %s/model\n", o->out);
+    }
+    free(checkpoint);
+    trainer_close(&t, dev);
+    return interrupt_signal() ? 128 + interrupt_signal() : 0;
+}

@@ -1,0 +1,24 @@
+// Validation of the UNet on a fixed set of validation samples: loss at fixed noise and timesteps, IoU of sampled masks
+// and a sheet of pictures. Latents only: the input picture is what the VAE decodes from the image latent.
+#pragma once
+#include "data/loader.h"
+#include "train/diffusion.h"
+#include "train/run.h"
+
+typedef struct {
+    const TrainOptions *options;
+    ShardSet shards;                     // SPLIT val
+    int count;                           // samples, spread evenly over the set
+    StepScalars *scalars, *host_scalars; // one micro-batch's, on the device and pinned
+    float *losses, *host_losses;
+    float *image, *target, *weight; // a micro-batch on the device
+    floatX *context;
+    const floatX *table; // (classes, tokens, C) embeddings of the class names; not owned
+} Validator;
+
+// Opens the shards val-*.h5 in the folder of the training shards; returns false if there are none.
+bool validator_open(Validator *validator, const TrainOptions *options, const ShardSet *training, const Diffusion *d,
+                    const floatX *table, Device *dev);
+void validator_close(Validator *validator, Device *dev);
+// Uses the arena of training for the loss and memory of its own, freed at the end, for sampling. Free sheet.pixels.
+Validation validator_run(Validator *validator, Pipeline *pipeline, Diffusion *diffusion, Arena *arena, Device *dev);
