@@ -1,6 +1,7 @@
 // A model directory: a diffusers pipeline (model_index.json, unet/, vae/, text_encoder/, tokenizer/, scheduler/).
 #pragma once
 #include "model/clip.h"
+#include "model/safetensors.h"
 #include "model/schedule.h"
 #include "model/tokenizer.h"
 #include "model/unet.h"
@@ -35,17 +36,26 @@ void pipeline_close(Pipeline *pipeline, Device *dev);
 // SHA-256 of the VAE's weights file (of the sharded files' digests, if sharded): what latents depend on.
 void pipeline_vae_digest(const char *folder, char hex[65]);
 
+// The file that weights_read reads in `folder`, freshly allocated; dies if there is none.
+char *weights_path(const char *folder);
+// The tensor of a slice's name, also under the older names that weights_read understands; NULL if missing.
+const Tensor *weights_find(const Safetensors *file, const char *name);
+// SHA-256 of that file; if it is an index, of the concatenated digests of the shards in the order of their names.
+void weights_digest(const char *folder, char hex[65]);
+
 // One module's weights: finds diffusion_pytorch_model.safetensors / model.safetensors, .fp16., or the sharded index in
 // `folder`, checks that every slice is there with its shape (old VAE attention names and missing "text_model." prefixes
 // are understood, position_ids is ignored) and fills the flat host array (params->total floats, padding zero).
 void weights_read(const Params *params, const char *folder, float *flat);
-// Writes `flat` (host, flat order) as F32 into folder/FILE.safetensors in PyTorch's layouts. Several Params (VAE
+// Writes `flat` (host, flat order) as F32 into the file `path` in PyTorch's layouts. Several Params (VAE
 // encoder and decoder) may go into one file.
-void weights_write(const Params *const *params, const float *const *flats, int count, const char *file);
+void weights_write(const Params *const *params, const float *const *flats, int count, const char *path);
 
-// A new pipeline folder `to` (which must not exist or be empty... it is filled in place) whose parts other than
-// `except`
-// ("unet", "vae" or NULL) are hard-linked (copied across file systems) from `from`, with model_index.json.
+// Declares all slices of a model as F32 tensors, for a caller that writes them one after the other.
+void weights_declare(SafetensorsWriter *w, const Params *params);
+
+// Fills a new pipeline folder `to`: parts other than `except` ("unet", which stands for unet_ema too, "vae" or NULL)
+// are hard-linked (copied across file systems) from `from`, and model_index.json is written.
 void pipeline_link(const char *from, const char *to, const char *except);
 void pipeline_index_write(const char *folder); // model_index.json: StableDiffusionPipeline
 
@@ -59,5 +69,6 @@ void pipeline_encode(Pipeline *pipeline, Arena *arena, float *latents, const flo
                      Device *dev);
 void pipeline_decode(Pipeline *pipeline, Arena *arena, float *images, const float *latents, int B, int h, int w,
                      Device *dev);
-size_t pipeline_encode_bytes(Pipeline *pipeline, int B, int H, int W, Device *dev); // arena for pipeline_encode
+// Bytes of arena that these need. The kernels' workspace is reserved on `dev`, or noted in it if it is a plan.
+size_t pipeline_encode_bytes(Pipeline *pipeline, int B, int H, int W, Device *dev);
 size_t pipeline_decode_bytes(Pipeline *pipeline, int B, int h, int w, Device *dev);

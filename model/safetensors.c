@@ -297,6 +297,15 @@ const Tensor *safetensors_find(const Safetensors *file, const char *name) {
     return bsearch(&key, file->tensors, (size_t)file->count, sizeof key, by_name);
 }
 
+const char *safetensors_next_file(const Safetensors *file, const char *last) {
+    const char *next = NULL;
+    for (int i = 0; i < file->map_count; i++) {
+        const char *path = file->maps[i].path;
+        if ((!last || strcmp(path, last) > 0) && (!next || strcmp(path, next) < 0)) { next = path; }
+    }
+    return next;
+}
+
 // The pages of a large tensor that was read would else count as this process's memory until the file is closed.
 static void drop_pages(const unsigned char *data, size_t bytes) {
     const uintptr_t page = 4096;

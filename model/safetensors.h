@@ -43,6 +43,8 @@ typedef struct {
 Safetensors safetensors_open(const char *path);
 void safetensors_close(Safetensors *file);
 const Tensor *safetensors_find(const Safetensors *file, const char *name); // NULL if missing
+// The next of the mapped files' paths in the order of their names, after `last` (NULL: the first); NULL at the end.
+const char *safetensors_next_file(const Safetensors *file, const char *last);
 // Elements [first, first + count) converted to float (any float type) or int64 (any integer type); another type dies.
 void tensor_to_float(const Tensor *tensor, int64_t first, int64_t count, float *out);
 void tensor_to_int64(const Tensor *tensor, int64_t first, int64_t count, int64_t *out);

@@ -1,0 +1,317 @@
+#include "model/pipeline.h"
+#include "util/error.h"
+#include "util/file.h"
+#include "util/json.h"
+#include <dirent.h>
+#include <errno.h>
+#include <fcntl.h>
+#include <openssl/evp.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+// ---- Opening -------------------------------------------------------------------------------------------------------
+
+// Weights to the device. Where host and device are one and the type is the same, they are read in place: a second copy
+// of SD2's UNet would be 3.5 GB.
+static void load_weights(Params *params, const char *folder, bool grads, Device *dev) {
+    params_alloc(params, grads, dev);
+#ifdef BACKEND_cpu
+    weights_read(params, folder, params->weights);
+#else
+    float *flat = xmalloc(params->total * sizeof *flat);
+    weights_read(params, folder, flat);
+    params_upload(params, flat, dev);
+    free(flat);
+#endif
+}
+
+static char *config_path(const char *folder, const char *module, const char *file) {
+    char *path = xprintf("%s/%s/%s", folder, module, file);
+    if (!file_exists(path)) { die("%s: is missing, expected in a model directory", path); }
+    return path;
+}
+
+static void open_unet(Pipeline *p, bool ema, bool grads, Device *dev) {
+    char *module = xprintf("%s/unet_ema", p->folder);
+    if (!ema || !folder_exists(module)) {
+        free(module);
+        module = xprintf("%s/unet", p->folder);
+    }
+    char *path = config_path(module, ".", "config.json");
+    UNetConfig config = unet_config_read(path);
+    p->unet = unet_create(&config);
+    load_weights(&p->unet.params, module, grads, dev);
+    free(path);
+    free(module);
+}
+
+static void open_vae(Pipeline *p, int parts, int grads, Device *dev) {
+    char *path = config_path(p->folder, "vae", "config.json"), *module = xprintf("%s/vae", p->folder);
+    VAEConfig config = vae_config_read(path);
+    if (parts & PART_VAE_ENCODER) {
+        p->vae_encoder = vae_encoder_create(&config);
+        load_weights(&p->vae_encoder.params, module, grads & PART_VAE_ENCODER, dev);
+    }
+    if (parts & PART_VAE_DECODER) {
+        p->vae_decoder = vae_decoder_create(&config);
+        load_weights(&p->vae_decoder.params, module, grads & PART_VAE_DECODER, dev);
+    }
+    free(path);
+    free(module);
+}
+
+static void open_text(Pipeline *p, bool grads, Device *dev) {
+    char *path = config_path(p->folder, "text_encoder", "config.json");
+    char *module = xprintf("%s/text_encoder", p->folder), *tokens = xprintf("%s/tokenizer", p->folder);
+    CLIPConfig config = clip_config_read(path);
+    p->tokenizer = tokenizer_open(tokens);
+    if (tokenizer_vocab_size(p->tokenizer) > config.vocab_size) {
+        die("%s: field \"vocab_size\" is %d, but the tokenizer in %s has %d tokens", path, config.vocab_size, tokens,
+            tokenizer_vocab_size(p->tokenizer));
+    }
+    if (tokenizer_length(p->tokenizer) > config.max_position_embeddings) {
+        die("%s: field \"max_position_embeddings\" is %d, but the tokenizer in %s gives %d ids", path,
+            config.max_position_embeddings, tokens, tokenizer_length(p->tokenizer));
+    }
+    p->clip = clip_create(&config);
+    load_weights(&p->clip.params, module, grads, dev);
+    free(path);
+    free(module);
+    free(tokens);
+}
+
+// Modules must agree on what they hand to each other.
+static void check_sizes(const Pipeline *p) {
+    bool both = p->parts & PART_UNET && p->parts & PART_TEXT;
+    if (both && p->unet.config.cross_attention_dim != p->clip.config.hidden_size) {
+        die("%s/unet/config.json: field \"cross_attention_dim\" is %d, the text encoder's \"hidden_size\" is %d",
+            p->folder, p->unet.config.cross_attention_dim, p->clip.config.hidden_size);
+    }
+    int latents = p->parts & PART_VAE_ENCODER   ? p->vae_encoder.config.latent_channels
+                  : p->parts & PART_VAE_DECODER ? p->vae_decoder.config.latent_channels
+                                                : p->unet.config.out_channels;
+    if (p->parts & PART_UNET && p->unet.config.out_channels != latents) {
+        die("%s/unet/config.json: field \"out_channels\" is %d, the VAE's \"latent_channels\" is %d", p->folder,
+            p->unet.config.out_channels, latents);
+    }
+}
+
+Pipeline pipeline_open(const char *folder, int parts, int grads, Device *dev) {
+    if (!folder_exists(folder)) { die("%s: is not a folder, expected a model directory", folder); }
+    Pipeline p = {.folder = xstrdup(folder), .parts = parts};
+    if (parts & PART_SCHEDULE) {
+        char *path = config_path(folder, "scheduler", "scheduler_config.json");
+        ScheduleConfig config = schedule_config_read(path);
+        p.schedule = schedule_create(&config);
+        free(path);
+    }
+    if (parts & PART_TEXT) { open_text(&p, grads & PART_TEXT, dev); }
+    if (parts & (PART_VAE_ENCODER | PART_VAE_DECODER)) { open_vae(&p, parts, grads, dev); }
+    if (parts & PART_UNET) { open_unet(&p, parts & PART_UNET_EMA, grads & PART_UNET, dev); }
+    check_sizes(&p);
+    return p;
+}
+
+void pipeline_close(Pipeline *p, Device *dev) {
+    if (p->parts & PART_UNET) { unet_destroy(&p->unet, dev); }
+    if (p->parts & PART_VAE_ENCODER) { vae_encoder_destroy(&p->vae_encoder, dev); }
+    if (p->parts & PART_VAE_DECODER) { vae_decoder_destroy(&p->vae_decoder, dev); }
+    if (p->parts & PART_TEXT) { clip_destroy(&p->clip, dev); }
+    if (p->parts & PART_SCHEDULE) { schedule_free(&p->schedule); }
+    tokenizer_close(p->tokenizer);
+    free(p->folder);
+    *p = (Pipeline){0};
+}
+
+// ---- Folders -------------------------------------------------------------------------------------------------------
+
+void weights_digest(const char *folder, char hex[65]) {
+    char *path = weights_path(folder);
+    size_t n = strlen(path);
+    if (strcmp(path + n - 5, ".json") != 0) {
+        sha256_file(path, hex);
+        free(path);
+        return;
+    }
+    Safetensors file = safetensors_open(path); // checks that all shards are there
+    EVP_MD_CTX *context = EVP_MD_CTX_new();
+    EVP_DigestInit_ex(context, EVP_sha256(), NULL);
+    const char *last = NULL;
+    for (const char *next = safetensors_next_file(&file, last); next; next = safetensors_next_file(&file, last)) {
+        sha256_file(next, hex);
+        EVP_DigestUpdate(context, hex, 64);
+        last = next;
+    }
+    unsigned char digest[32];
+    EVP_DigestFinal_ex(context, digest, NULL);
+    EVP_MD_CTX_free(context);
+    for (int i = 0; i < 32; i++) { snprintf(hex + 2 * i, 3, "%02x", digest[i]); }
+    safetensors_close(&file);
+    free(path);
+}
+
+void pipeline_vae_digest(const char *folder, char hex[65]) {
+    char *module = xprintf("%s/vae", folder);
+    weights_digest(module, hex);
+    free(module);
+}
+
+static void copy_file(const char *from, const char *to) {
+    FILE *in = fopen(from, "rb");
+    if (!in) { die("%s: cannot be opened: %s", from, strerror(errno)); }
+    AtomicFile out = atomic_open(to);
+    static const size_t block = 1 << 20;
+    char *buffer = xmalloc(block);
+    for (size_t n; (n = fread(buffer, 1, block, in)) > 0;) { fwrite(buffer, 1, n, out.stream); }
+    if (ferror(in)) { die("%s: cannot be read: %s", from, strerror(errno)); }
+    fclose(in);
+    free(buffer);
+    atomic_commit(&out);
+}
+
+// The file itself where `from` is a symbolic link (as in download caches); a copy where links cannot be made.
+static void link_file(const char *from, const char *to) {
+    unlink(to);
+    if (linkat(AT_FDCWD, from, AT_FDCWD, to, AT_SYMLINK_FOLLOW) != 0) { copy_file(from, to); }
+}
+
+static void link_tree(const char *from, const char *to) {
+    make_folders(to);
+    DIR *folder = opendir(from);
+    if (!folder) { die("%s: cannot be opened: %s", from, strerror(errno)); }
+    for (struct dirent *e; (e = readdir(folder));) {
+        if (e->d_name[0] == '.') { continue; }
+        char *source = xprintf("%s/%s", from, e->d_name), *target = xprintf("%s/%s", to, e->d_name);
+        if (folder_exists(source)) {
+            link_tree(source, target);
+        } else {
+            link_file(source, target);
+        }
+        free(source);
+        free(target);
+    }
+    closedir(folder);
+}
+
+void pipeline_link(const char *from, const char *to, const char *except) {
+    static const char *const modules[] = {"unet", "unet_ema", "vae", "text_encoder", "tokenizer", "scheduler"};
+    make_folders(to);
+    for (int i = 0; i < 6; i++) {
+        char *source = xprintf("%s/%s", from, modules[i]), *target = xprintf("%s/%s", to, modules[i]);
+        bool replaced = except && strncmp(modules[i], except, strlen(except)) == 0; // "unet": its average too
+        if (!replaced && folder_exists(source)) { link_tree(source, target); }
+        free(source);
+        free(target);
+    }
+    pipeline_index_write(to);
+}
+
+static void put_pair(yajl_gen gen, const char *key, const char *library, const char *class) {
+    json_key(gen, key);
+    yajl_gen_array_open(gen);
+    const char *const pair[] = {library, class};
+    for (int i = 0; i < 2; i++) {
+        if (pair[i]) {
+            yajl_gen_string(gen, (const unsigned char *)pair[i], strlen(pair[i]));
+        } else {
+            yajl_gen_null(gen);
+        }
+    }
+    yajl_gen_array_close(gen);
+}
+
+void pipeline_index_write(const char *folder) {
+    yajl_gen gen = json_writer();
+    yajl_gen_map_open(gen);
+    json_put_string(gen, "_class_name", "StableDiffusionPipeline");
+    json_put_string(gen, "_diffusers_version", "0.42.1");
+    put_pair(gen, "feature_extractor", NULL, NULL);
+    put_pair(gen, "image_encoder", NULL, NULL);
+    json_put_boolean(gen, "requires_safety_checker", false);
+    put_pair(gen, "safety_checker", NULL, NULL);
+    put_pair(gen, "scheduler", "diffusers", "DDIMScheduler");
+    put_pair(gen, "text_encoder", "transformers", "CLIPTextModel");
+    put_pair(gen, "tokenizer", "transformers", "CLIPTokenizer");
+    put_pair(gen, "unet", "diffusers", "UNet2DConditionModel");
+    put_pair(gen, "vae", "diffusers", "AutoencoderKL");
+    yajl_gen_map_close(gen);
+    char *path = xprintf("%s/model_index.json", folder);
+    json_write(gen, path);
+    free(path);
+}
+
+// ---- Texts ---------------------------------------------------------------------------------------------------------
+
+enum { TEXT_BATCH = 16 };
+
+void pipeline_embed_texts(Pipeline *p, const char *const *texts, int count, floatX *out, Device *dev) {
+    int T = tokenizer_length(p->tokenizer), batch = count < TEXT_BATCH ? count : TEXT_BATCH;
+    if (count == 0) { return; }
+    Device plan = {.plan_only = true};
+    Arena arena = arena_create(dev, clip_plan(&p->clip, batch, T, false, &plan));
+    device_reserve_workspace(dev, plan.workspace_needed);
+    size_t bytes = (size_t)batch * T * sizeof(int);
+    int *host = device_alloc_pinned(dev, bytes), *ids = device_alloc(dev, bytes);
+    for (int done = 0; done < count; done += batch) {
+        int n = count - done < batch ? count - done : batch;
+        for (int i = 0; i < n; i++) { tokenizer_encode(p->tokenizer, texts[done + i], host + i * T, T); }
+        device_copy(dev, ids, host, (size_t)n * T * sizeof(int), false);
+        clip_forward(&p->clip, &arena, out + (size_t)done * T * p->clip.config.hidden_size, ids, n, T, false, dev);
+        device_sync(dev);
+    }
+    device_free_pinned(dev, host);
+    device_free(dev, ids);
+    arena_destroy(&arena);
+}
+
+// ---- Pixels and latents --------------------------------------------------------------------------------------------
+
+void pipeline_encode(Pipeline *p, Arena *arena, float *latents, const float *images, int B, int H, int W, Device *dev) {
+    const VAEConfig *c = &p->vae_encoder.config;
+    ArenaMark mark = arena_mark(arena);
+    int L = c->latent_channels, cells = B * vae_latent_size(c, H) * vae_latent_size(c, W);
+    size_t pixels = (size_t)B * H * W * c->in_channels, n = (size_t)cells * L;
+    floatX *input = arena_push(arena, pixels), *moments = arena_push(arena, 2 * n), *mode = arena_push(arena, n);
+    cast_to_floatX(input, images, pixels, dev);
+    vae_encoder_forward(&p->vae_encoder, arena, moments, input, B, H, W, false, dev);
+    gaussian_forward(mode, moments, NULL, cells, L, dev);
+    scale_shift_forward(mode, mode, c->scaling_factor, 0, n, dev);
+    cast_to_float(latents, mode, n, dev);
+    arena_release(arena, mark);
+}
+
+void pipeline_decode(Pipeline *p, Arena *arena, float *images, const float *latents, int B, int h, int w, Device *dev) {
+    const VAEConfig *c = &p->vae_decoder.config;
+    ArenaMark mark = arena_mark(arena);
+    int f = vae_factor(c);
+    size_t n = (size_t)B * h * w * c->latent_channels, pixels = (size_t)B * h * f * w * f * c->out_channels;
+    floatX *input = arena_push(arena, n), *output = arena_push(arena, pixels);
+    cast_to_floatX(input, latents, n, dev);
+    scale_shift_forward(input, input, 1 / c->scaling_factor, 0, n, dev);
+    vae_decoder_forward(&p->vae_decoder, arena, output, input, B, h, w, false, dev);
+    cast_to_float(images, output, pixels, dev);
+    arena_release(arena, mark);
+}
+
+typedef void Coder(Pipeline *p, Arena *arena, float *out, const float *in, int B, int H, int W, Device *dev);
+
+// Runs the same calls on a plan-only device; the workspace that they need is reserved on (or noted in) `dev`.
+static size_t plan_coder(Pipeline *p, Params *params, Coder *code, int B, int H, int W, Device *dev) {
+    Device own = {.plan_only = true}, *plan = dev->plan_only ? dev : &own;
+    PlannedParams real = params_plan(params, false);
+    Arena arena = arena_measure(plan);
+    code(p, &arena, MADE_UP, MADE_UP, B, H, W, plan);
+    params_plan_end(params, real);
+    if (plan != dev) { device_reserve_workspace(dev, own.workspace_needed); }
+    return arena.peak;
+}
+
+size_t pipeline_encode_bytes(Pipeline *p, int B, int H, int W, Device *dev) {
+    return plan_coder(p, &p->vae_encoder.params, pipeline_encode, B, H, W, dev);
+}
+
+size_t pipeline_decode_bytes(Pipeline *p, int B, int h, int w, Device *dev) {
+    return plan_coder(p, &p->vae_decoder.params, pipeline_decode, B, h, w, dev);
+}

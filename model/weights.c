@@ -1,0 +1,188 @@
+// Weights between a module's folder and the flat buffer of its parameters.
+#include "model/pipeline.h"
+#include "model/safetensors.h"
+#include "util/error.h"
+#include "util/file.h"
+#include <stdlib.h>
+#include <string.h>
+
+// ---- Files ---------------------------------------------------------------------------------------------------------
+
+// diffusers and transformers name the same things differently, and half precision once more.
+static const char *const weight_files[] = {"diffusion_pytorch_model.safetensors",
+                                           "model.safetensors",
+                                           "diffusion_pytorch_model.safetensors.index.json",
+                                           "model.safetensors.index.json",
+                                           "diffusion_pytorch_model.fp16.safetensors",
+                                           "model.fp16.safetensors",
+                                           "diffusion_pytorch_model.safetensors.index.fp16.json",
+                                           "model.safetensors.index.fp16.json",
+                                           "diffusion_pytorch_model.fp16.safetensors.index.json",
+                                           "model.fp16.safetensors.index.json"};
+static const char *const pickled_files[] = {"diffusion_pytorch_model.bin", "pytorch_model.bin",
+                                            "diffusion_pytorch_model.fp16.bin", "pytorch_model.fp16.bin"};
+enum { WEIGHT_FILES = sizeof weight_files / sizeof *weight_files, PICKLED_FILES = 4 };
+
+char *weights_path(const char *folder) {
+    for (int i = 0; i < WEIGHT_FILES; i++) {
+        char *path = xprintf("%s/%s", folder, weight_files[i]);
+        if (file_exists(path)) { return path; }
+        free(path);
+    }
+    for (int i = 0; i < PICKLED_FILES; i++) {
+        char *path = xprintf("%s/%s", folder, pickled_files[i]);
+        if (file_exists(path)) {
+            die("%s: weights in pickled form cannot be read, convert them to %s", path,
+                weight_files[strncmp(pickled_files[i], "diff", 4) != 0]);
+        }
+        free(path);
+    }
+    die("%s: holds no weights, expected %s or %s", folder, weight_files[0], weight_files[1]);
+}
+
+// ---- Names ---------------------------------------------------------------------------------------------------------
+
+// The single attention block of a VAE's encoder and decoder was named differently until 2023.
+static const char *const attention_names[][2] = {
+    {".to_q.", ".query."}, {".to_k.", ".key."}, {".to_v.", ".value."}, {".to_out.0.", ".proj_attn."}};
+static const char clip_prefix[] = "text_model.";
+
+static bool starts_with(const char *text, const char *start) { return strncmp(text, start, strlen(start)) == 0; }
+
+// The tensor under an older spelling of its name, or NULL.
+static const Tensor *find_alias(const Safetensors *file, const char *name) {
+    if (starts_with(name, clip_prefix)) { return safetensors_find(file, name + strlen(clip_prefix)); }
+    for (int i = 0; i < 4; i++) {
+        const char *at = strstr(name, attention_names[i][0]);
+        if (!at || !strstr(name, "mid_block.attentions.0.")) { continue; }
+        char *old =
+            xprintf("%.*s%s%s", (int)(at - name), name, attention_names[i][1], at + strlen(attention_names[i][0]));
+        const Tensor *tensor = safetensors_find(file, old);
+        free(old);
+        return tensor;
+    }
+    return NULL;
+}
+
+const Tensor *weights_find(const Safetensors *file, const char *name) {
+    const Tensor *tensor = safetensors_find(file, name);
+    return tensor ? tensor : find_alias(file, name);
+}
+
+// The VAE's file holds the encoder and the decoder, which are two models here; position_ids counts 0, 1, 2, ...
+static bool belongs_elsewhere(const Params *params, const char *name) {
+    bool encoder = params->count && starts_with(params->slices[0].name, "encoder.conv_in");
+    bool decoder = params_find(params, "decoder.conv_in.weight") != NULL;
+    if (encoder && !decoder && (starts_with(name, "decoder.") || starts_with(name, "post_quant_conv."))) {
+        return true;
+    }
+    if (decoder && !encoder && (starts_with(name, "encoder.") || starts_with(name, "quant_conv."))) { return true; }
+    const char *ids = strstr(name, "embeddings.position_ids");
+    return ids && strcmp(ids, "embeddings.position_ids") == 0;
+}
+
+// ---- Reading -------------------------------------------------------------------------------------------------------
+
+static char *shape_text(int ndim, const int64_t *shape) {
+    char *text = xstrdup("(");
+    for (int i = 0; i < ndim; i++) {
+        char *longer = xprintf("%s%s%lld", text, i ? ", " : "", (long long)shape[i]);
+        free(text);
+        text = longer;
+    }
+    char *closed = xprintf("%s)", text);
+    free(text);
+    return closed;
+}
+
+// Equal, or equal but for sides of 1 at the end: 1x1 convolutions and linear layers hold the same numbers.
+static bool same_shape(const Tensor *tensor, const ParamSlice *slice) {
+    int most = tensor->ndim > slice->ndim ? tensor->ndim : slice->ndim;
+    for (int i = 0; i < most; i++) {
+        int64_t a = i < tensor->ndim ? tensor->shape[i] : 1, b = i < slice->ndim ? slice->shape[i] : 1;
+        if (a != b) { return false; }
+    }
+    return true;
+}
+
+static const Tensor *find_checked(const Safetensors *file, const ParamSlice *slice) {
+    const Tensor *tensor = weights_find(file, slice->name);
+    if (!tensor) {
+        die("%s: tensor \"%s\" is missing, which the module's config.json asks for", file->path, slice->name);
+    }
+    if (!same_shape(tensor, slice)) {
+        int64_t wanted[4];
+        for (int i = 0; i < slice->ndim; i++) { wanted[i] = slice->shape[i]; }
+        die("%s: tensor \"%s\" has the shape %s, the module's config.json asks for %s", tensor->path, tensor->name,
+            shape_text(tensor->ndim, tensor->shape), shape_text(slice->ndim, wanted));
+    }
+    return tensor;
+}
+
+// Dies if the file holds a tensor that no slice took.
+static void check_extras(const Safetensors *file, const Params *params, const bool *used) {
+    for (int i = 0; i < file->count; i++) {
+        if (!used[i] && !belongs_elsewhere(params, file->tensors[i].name)) {
+            die("%s: tensor \"%s\" is not expected, the module's config.json does not ask for it",
+                file->tensors[i].path, file->tensors[i].name);
+        }
+    }
+}
+
+// All tensors are found and checked before the first one is converted.
+void weights_read(const Params *params, const char *folder, float *flat) {
+    char *path = weights_path(folder);
+    Safetensors file = safetensors_open(path);
+    const Tensor **tensors = xmalloc((size_t)params->count * sizeof *tensors);
+    bool *used = xcalloc((size_t)file.count, sizeof *used);
+    for (int i = 0; i < params->count; i++) {
+        tensors[i] = find_checked(&file, &params->slices[i]);
+        used[tensors[i] - file.tensors] = true;
+    }
+    check_extras(&file, params, used);
+    size_t end = 0;
+    for (int i = 0; i < params->count; i++) {
+        const ParamSlice *slice = &params->slices[i];
+        memset(flat + end, 0, (slice->offset - end) * sizeof *flat);
+        end = slice->offset + slice->count;
+        if (slice->layout == LAYOUT_PLAIN) {
+            tensor_to_float(tensors[i], 0, tensors[i]->count, flat + slice->offset);
+            continue;
+        }
+        float *torch_order = xmalloc(slice->count * sizeof *torch_order);
+        tensor_to_float(tensors[i], 0, tensors[i]->count, torch_order);
+        slice_from_torch(slice, flat + slice->offset, torch_order);
+        free(torch_order);
+    }
+    memset(flat + end, 0, (params->total - end) * sizeof *flat);
+    safetensors_close(&file);
+    free(tensors);
+    free(used);
+    free(path);
+}
+
+// ---- Writing -------------------------------------------------------------------------------------------------------
+
+void weights_declare(SafetensorsWriter *w, const Params *params) {
+    for (int i = 0; i < params->count; i++) {
+        const ParamSlice *slice = &params->slices[i];
+        int64_t shape[4];
+        for (int k = 0; k < slice->ndim; k++) { shape[k] = slice->shape[k]; }
+        safetensors_declare(w, slice->name, DTYPE_F32, slice->ndim, shape);
+    }
+}
+
+void weights_write(const Params *const *params, const float *const *flats, int count, const char *path) {
+    SafetensorsWriter *w = safetensors_writer(path);
+    for (int m = 0; m < count; m++) { weights_declare(w, params[m]); }
+    for (int m = 0; m < count; m++) {
+        for (int i = 0; i < params[m]->count; i++) {
+            const ParamSlice *slice = &params[m]->slices[i];
+            float *torch_order = xmalloc(slice->count * sizeof *torch_order);
+            slice_to_torch(slice, torch_order, flats[m] + slice->offset);
+            safetensors_write_floats(w, torch_order, (int64_t)slice->count);
+            free(torch_order);
+        }
+    }
+    safetensors_finish(w);
+}
