@@ -1,6 +1,7 @@
 #include "eval/chart.h"
 #include <math.h>
 #include <stdlib.h>
+#include <string.h>
 
 static const char *const palette[COLORS] = {"#2f6fd0", "#e0821e", "#aab2bd", "#3c4652", "#2a9d6f", "#9650b4"};
 
@@ -117,7 +118,7 @@ void chart_legend(FILE *out, const char *const *names, const int *colors, int co
 
 // ---- bars ----------------------------------------------------------------------------------------------------------
 
-enum { BAR_LEFT = 190, BAR_WIDTH = 560, BAR_RIGHT = 90, BAR_ROW = 26 };
+enum { BAR_LEFT = 190, BAR_WIDTH = 560, BAR_RIGHT = 90, BAR_ROW = 26, LABEL_LENGTH = 24 };
 
 static double bar_x(double value) { return BAR_LEFT + BAR_WIDTH * fmin(1, fmax(0, value)); }
 
@@ -131,7 +132,9 @@ static void draw_bar(FILE *out, const ChartBar *b, int row) {
     }
     fprintf(out, "<text x=\"%d\" y=\"%.1f\" text-anchor=\"end\" font-size=\"14\" fill=\"#20262e\">", BAR_LEFT - 10,
             middle + 5);
-    html_text(out, b->label);
+    size_t length = strlen(b->label);
+    if (length > LABEL_LENGTH) { fputs("&hellip;", out); }
+    html_text(out, b->label + (length > LABEL_LENGTH ? length - LABEL_LENGTH : 0));
     fputs("</text>", out);
     if (isnan(b->value)) {
         fprintf(out, "<text x=\"%d\" y=\"%.1f\" font-size=\"13\" fill=\"#66707c\">no data</text></g>\n", BAR_LEFT + 6,
@@ -205,7 +208,7 @@ static Axes fit_axes(const ChartLine *lines, int count, double y_high, bool log_
     }
     if (!(a.x1 >= a.x0)) { a.x0 = a.x1 = 0; }
     if (a.y1 <= 0) { a.y1 = 1; }
-    if (!log_x && a.x0 > 0 && a.x0 < 0.2 * a.x1) { a.x0 = 0; }
+    if (!log_x && a.x0 > 0 && a.x0 < 0.5 * a.x1) { a.x0 = 0; }
     return a;
 }
 

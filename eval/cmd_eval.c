@@ -13,7 +13,7 @@
 
 static struct {
     char *model, *data, *split, *source, *protocol, *shards, *seen, *unseen, *method, *tune_on, *table, *out, *run;
-    int steps, ensemble, batch, resolution, per_class, limit, tune_pairs, resamples, ema, no_opening;
+    int steps, ensemble, batch, resolution, per_class, limit, tune_pairs, resamples, ema, no_opening, masks;
     long long seed;
     double absent, tolerance, changed;
 } o = {.split = "val",
@@ -61,6 +61,7 @@ static struct poptOption table[] = {
     {"seed", 0, OPT_LONG, &o.seed, 0, "of the noise, the choice of pairs and the bootstrap", "N"},
     {"run", 0, OPT_STRING, &o.run, 0, "folder with the training's log.jsonl, for curves (default: at the model)",
      "DIR"},
+    {"masks", 0, OPT_FLAG, &o.masks, 0, "also write every predicted mask to OUT/masks/IMAGE-CLASS.png", NULL},
     {"out", 0, OPT_STRING, &o.out, 0, "folder for metrics.json, pairs.csv and report.html", "DIR"},
     OPTIONS_END};
 
@@ -232,7 +233,7 @@ static char *join(int argc, char **argv) {
 }
 
 int cmd_eval(int argc, char **argv) {
-    char *command = join(argc, argv);
+    char *command = join(argc, argv), *masks = NULL;
     bool crops = parse(argc, argv);
     ModelSettings settings;
     settings_read(&settings, o.model);
@@ -264,6 +265,12 @@ int cmd_eval(int argc, char **argv) {
     if (v.count == 0) { die("%s: no pair of a picture and a class to evaluate", source.where); }
     v.pairs = pairs;
     v.seen = seen;
+    v.class_names = source.class_names;
+    if (o.masks) {
+        masks = xprintf("%s/masks", o.out);
+        make_folders(masks);
+        v.masks = masks;
+    }
     record.where = source.where;
     record.resolution = source.resolution;
     Evaluator e = evaluator_create(&p, &source, &settings, record.steps, o.ensemble, o.batch, (uint64_t)o.seed, &dev);
@@ -284,5 +291,6 @@ int cmd_eval(int argc, char **argv) {
     free(wanted);
     free((char *)record.tuned_on);
     free(command);
+    free(masks);
     return 0;
 }

@@ -11,18 +11,20 @@ static int length(char **list) {
     return n;
 }
 
-// "runs/overlay/eval/metrics.json" -> "runs/overlay/eval": a column's name in the comparison, at most its last 2 parts.
+// A column's name: "runs/overlay/metrics.json" -> "overlay", and "runs/overlay/eval/metrics.json" -> "overlay/eval".
 static char *name_of(const char *path) {
     char *name = xstrdup(path), *slash = strrchr(name, '/');
     if (slash && strcmp(slash, "/metrics.json") == 0) { *slash = 0; }
-    int parts = 0;
-    for (char *c = name + strlen(name); c > name; c--) {
-        if (c[-1] != '/' || ++parts < 2) { continue; }
-        char *tail = xstrdup(c);
-        free(name);
-        return tail;
+    slash = strrchr(name, '/');
+    if (slash && strncmp(slash, "/eval", 5) == 0) {
+        *slash = 0;
+        char *before = strrchr(name, '/');
+        *slash = '/';
+        slash = before;
     }
-    return name;
+    char *tail = xstrdup(slash ? slash + 1 : name);
+    free(name);
+    return tail;
 }
 
 int cmd_report(int argc, char **argv) {

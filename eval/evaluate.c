@@ -135,6 +135,21 @@ static void score_floors(const SourceItem *item, const float *input, Evaluation 
     }
 }
 
+// FOLDER/IMAGE-CLASS.png, white where the class was found; blanks and slashes of the name become underscores.
+static void save_mask(const char *folder, const SourceItem *item, const uint8_t *mask, const char *class_name) {
+    Image image = image_new(item->frame.width, item->frame.height, 1);
+    for (int i = 0; i < image.width * image.height; i++) { image.pixels[i] = mask[i] ? 255 : 0; }
+    char *name = xstrdup(class_name);
+    for (char *c = name; *c; c++) {
+        if (*c == ' ' || *c == '/') { *c = '_'; }
+    }
+    char *path = xprintf("%s/%lld-%s.png", folder, (long long)item->pair.image_id, name);
+    image_save(&image, path);
+    image_free(&image);
+    free(path);
+    free(name);
+}
+
 static void score_batch(Evaluator *e, const SourceItem *items, int n, Evaluation *v, int kind, int first) {
     for (int i = 0; i < n; i++) {
         const Frame *f = &items[i].frame;
@@ -149,6 +164,7 @@ static void score_batch(Evaluator *e, const SourceItem *items, int n, Evaluation
                 gallery_offer(&v->gallery, &items[i], input, prediction, mask, pair_iou(&score),
                               v->seen[score.class_index]);
             }
+            if (v->masks) { save_mask(v->masks, &items[i], mask, v->class_names[score.class_index]); }
             score_floors(&items[i], input, v, first + i, mask);
         }
         free(mask);

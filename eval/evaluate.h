@@ -47,14 +47,16 @@ typedef struct {
     int count;
     MaskRule rule;
     const bool *seen; // (classes)
+    const char *const *class_names;
     int table[MAX_STEPS_TABLE], table_count;
+    const char *masks;                // folder for the predicted masks as PNG, or NULL
     PairScore *scores[SCORE_KINDS];   // (count); NULL where a kind does not apply
     bool *counted;                    // (count) false: the class has no pixel in the picture that counts (crowd only)
     double sampling_seconds, seconds; // in the model's sampling and decoding; in all
     Gallery gallery;
 } Evaluation;
 
-// Scores all pairs; evaluation has pairs, count, rule, seen and table set, and gets the rest.
+// Scores all pairs; evaluation has pairs, count, rule, seen, class_names, table and masks set, and gets the rest.
 void evaluate(Evaluator *e, const Source *source, Evaluation *evaluation);
 void evaluation_free(Evaluation *evaluation);
 

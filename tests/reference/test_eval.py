@@ -1,0 +1,172 @@
+"""Evaluation against others' code: IoU against torchmetrics and pycocotools, sampling against a diffusers loop."""
+import csv
+import json
+import math
+import subprocess
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from evaluation import COCOGOLD, cocogold, data, evaluated, model  # noqa: F401
+
+
+def truths(data):
+    """(image id, class name) -> true mask, by pycocotools."""
+    from pycocotools.coco import COCO
+    coco = COCO(str(data / "annotations" / "instances_val.json"))
+    names = {c["id"]: c["name"] for c in coco.dataset["categories"]}
+    masks = {}
+    for a in coco.dataset["annotations"]:
+        key = a["image_id"], names[a["category_id"]]
+        if not a.get("iscrowd"):
+            masks[key] = np.maximum(masks.get(key, 0), coco.annToMask(a))
+    return masks
+
+
+def test_iou_against_torchmetrics(data, evaluated):
+    from torchmetrics.classification import BinaryJaccardIndex
+    wanted = truths(data)
+    rows = [r for r in csv.DictReader(open(evaluated / "pairs.csv")) if r["absent"] == "0"]
+    assert {(int(r["image_id"]), r["class"]) for r in rows} == set(wanted)
+    worst, sums = 0, {}
+    for r in rows:
+        key = int(r["image_id"]), r["class"]
+        name = f"{key[0]}-{key[1].replace(' ', '_')}.png"
+        mask = np.array(Image.open(evaluated / "masks" / name)) > 0
+        truth = wanted[key] > 0
+        iou = BinaryJaccardIndex()(torch.tensor(mask).int(), torch.tensor(truth).int()).item()
+        worst = max(worst, abs(iou - float(r["iou"])))
+        i, u = sums.get(key[1], (0, 0))
+        sums[key[1]] = i + (mask & truth).sum(), u + (mask | truth).sum()
+    print(f"{len(rows)} pairs, largest difference of an IoU to torchmetrics {worst:.2e}")
+    assert worst < 2e-6
+    metrics = json.load(open(evaluated / "metrics.json"))
+    seen = set((data / "classes" / "seen.txt").read_text().split("\n"))
+    for group, classes in (("seen", [c for c in sums if c in seen]), ("unseen", [c for c in sums if c not in seen])):
+        miou = np.mean([sums[c][0] / sums[c][1] for c in classes])
+        giou = np.mean([float(r["iou"]) for r in rows if r["class"] in classes])
+        print(f"{group}: mIoU {metrics[group]['miou']:.6f} against {miou:.6f}")
+        assert metrics[group]["miou"] == pytest.approx(miou, abs=1e-9)
+        assert metrics[group]["giou"] == pytest.approx(giou, abs=1e-6)
+        assert metrics[group]["classes"] == len(classes)
+        assert metrics[group]["miou_low"] <= metrics[group]["miou"] <= metrics[group]["miou_high"]
+
+
+def test_floors(data, evaluated):
+    """All foreground and the centre box, computed again from the true masks."""
+    wanted, metrics = truths(data), json.load(open(evaluated / "metrics.json"))
+    size = metrics["centre_box_size"]
+
+    def floor(mask_of, share=None):
+        sums = {}
+        for (_, name), truth in wanted.items():
+            mask = mask_of(truth.shape)
+            i, u = sums.get(name, (0, 0))
+            sums[name] = i + (mask & (truth > 0)).sum(), u + (mask | (truth > 0)).sum()
+        return np.mean([i / u for i, u in sums.values()])
+
+    def box(shape):
+        mask = np.zeros(shape, bool)
+        h, w = (int(side * size + 0.5) for side in shape)
+        y, x = (shape[0] - h) // 2, (shape[1] - w) // 2
+        mask[y:y + h, x:x + w] = True
+        return mask
+
+    floors = metrics["all"]["floors"]
+    assert floors["all_foreground"]["miou"] == pytest.approx(floor(lambda s: np.ones(s, bool)), abs=1e-9)
+    assert floors["centre_box"]["miou"] == pytest.approx(floor(box), abs=1e-9)
+    assert metrics["absent"]["pairs"] > 0
+
+
+def diffusers_prediction(model, image, text, noise, steps):
+    from diffusers import DDIMScheduler, DiffusionPipeline
+    pipe = DiffusionPipeline.from_pretrained(model, local_files_only=True)
+    scheduler = DDIMScheduler.from_config(pipe.scheduler.config)
+    scheduler.set_timesteps(steps)
+    with torch.no_grad():
+        ids = pipe.tokenizer(text, padding="max_length", truncation=True, return_tensors="pt").input_ids
+        context = pipe.text_encoder(ids).last_hidden_state
+        scale = pipe.vae.config.scaling_factor
+        picture = pipe.vae.encode(image).latent_dist.mean * scale
+        x = noise
+        for t in scheduler.timesteps:
+            out = pipe.unet(torch.cat([picture, x], 1), t, encoder_hidden_states=context).sample
+            x = scheduler.step(out, t, x).prev_sample
+        return (pipe.vae.decode(x / scale).sample / 2 + 0.5).clamp(0, 1)
+
+
+@pytest.mark.parametrize("steps", [1, 3, 4])
+def test_segment_against_a_diffusers_loop(data, model, tmp_path, steps):
+    path = sorted((data / "val").iterdir())[0]
+    square = tmp_path / "square.png"
+    Image.open(path).convert("RGB").crop((0, 0, 64, 64)).save(square)
+    cocogold("segment", "--model", model, "--image", square, "--text", "red circle", "--out", tmp_path / "out", "--steps",
+             steps, "--resolution", 64, "--method", "luminance", "--no-opening", "--dump-noise", tmp_path / "noise.bin")
+    pixels = torch.tensor(np.array(Image.open(square)), dtype=torch.float32).permute(2, 0, 1)[None] / 127.5 - 1
+    noise = torch.tensor(np.fromfile(tmp_path / "noise.bin", np.float32))
+    channels = 4
+    side = int(math.sqrt(len(noise) / channels))
+    expected = diffusers_prediction(model, pixels, "red circle", noise.reshape(1, channels, side, side), steps)
+    expected = expected[0].permute(1, 2, 0).numpy()
+    prediction = np.array(Image.open(tmp_path / "out-prediction.png")) / 255
+    mask = np.array(Image.open(tmp_path / "out-mask.png")) > 0
+    wanted = expected.mean(2) >= 0.5
+    iou = (mask & wanted).sum() / max(1, (mask | wanted).sum())
+    print(f"{steps} steps: prediction differs by at most {np.abs(prediction - expected).max() * 255:.2f}/255, "
+          f"masks {mask.mean():.1%} and {wanted.mean():.1%}, IoU {iou:.4f}")
+    assert np.abs(prediction - expected).max() * 255 < 0.6
+    assert 0.02 < wanted.mean() < 0.98 and iou > 0.995
+
+
+def test_any_size_and_aspect(data, model, tmp_path):
+    source = Image.open(sorted((data / "val").iterdir())[1]).convert("RGB")
+    for fit in ("pad", "aspect"):
+        for size in ((131, 37), (20, 90), (1, 1)):
+            source.resize(size).save(tmp_path / "in.png")
+            cocogold("segment", "--model", model, "--image", tmp_path / "in.png", "--text", "a wug", "--out",
+                     tmp_path / "out", "--fit", fit, "--resolution", 64, "--ensemble", 2, "--steps", 1)
+            for what in ("mask", "prediction", "overlay"):
+                assert Image.open(tmp_path / f"out-{what}.png").size == size
+
+
+def test_thresholds_are_chosen_on_training_pictures_and_kept(data, model, tmp_path):
+    import shutil
+    own = tmp_path / "model"
+    shutil.copytree(model, own)
+    common = ["--model", own, "--data", data, "--seen", "@" + str(data / "classes" / "seen.txt"), "--limit", 6, "--steps",
+              1, "--out", tmp_path / "out"]
+    cocogold("eval", *common, "--tune-on", "train", "--tune-pairs", 10, "--method", "luminance")
+    kept = json.load(open(own / "segmentation.json"))
+    metrics = json.load(open(tmp_path / "out" / "metrics.json"))
+    assert kept["method"] == "luminance" and "split train" in kept["tuned_on"]
+    assert metrics["config"]["extraction"]["tolerance"] == pytest.approx(kept["tolerance"])
+    cocogold("eval", *common)
+    again = json.load(open(tmp_path / "out" / "metrics.json"))
+    assert again["config"]["extraction"] == metrics["config"]["extraction"]
+    assert again["seen"]["miou"] == metrics["seen"]["miou"]
+    done = subprocess.run([COCOGOLD, "eval", *map(str, common), "--tune-on", "val"], capture_output=True, text=True)
+    assert done.returncode == 1 and "must not be chosen" in done.stderr
+
+
+@pytest.mark.parametrize("arguments, message", [
+    (["segment", "--model", "MODEL", "--image", "IMAGE", "--text", " "], "--text is missing"),
+    (["segment", "--model", "MODEL", "--image", "none.png", "--text", "cat"], "none.png"),
+    (["segment", "--model", "MODEL", "--image", "IMAGE", "--text", "cat", "--resolution", "63"], "multiple of"),
+    (["segment", "--model", "MODEL", "--image", "IMAGE", "--text", "cat", "--method", "magic"], "--method magic"),
+    (["segment", "--model", "nowhere", "--image", "IMAGE", "--text", "cat"], "nowhere"),
+    (["eval", "--model", "MODEL", "--data", "DATA", "--split", "test"], "test"),
+    (["eval", "--model", "MODEL", "--data", "DATA", "--steps-table", "1,x"], "--steps-table"),
+    (["eval", "--model", "MODEL", "--data", "DATA", "--seen", "red circle,wug"], "wug"),
+    (["eval", "--model", "MODEL", "--protocol", "crops"], "--shards"),
+    (["report"], "nothing to report"),
+])
+def test_mistakes_get_one_sentence(data, model, tmp_path, arguments, message):
+    image = sorted((data / "val").iterdir())[0]
+    places = {"MODEL": str(model), "DATA": str(data), "IMAGE": str(image)}
+    done = subprocess.run([COCOGOLD, *[places.get(a, a) for a in arguments]], capture_output=True, text=True, cwd=tmp_path)
+    print(done.stderr.strip())
+    assert done.returncode == 1 and message in done.stderr
+    assert len([line for line in done.stderr.strip().split("\n") if "warning" not in line]) == 1
+    assert not list(tmp_path.iterdir())
