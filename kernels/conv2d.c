@@ -12,8 +12,9 @@ static bool is_linear(const Conv2d *c) {
     return c->K == 1 && c->stride == 1 && c->pad_before == 0 && c->pad_after == 0;
 }
 
-// Tiles of pixels of `out` (B, H, W, N) that read pixels of `inp`. Output pixels y, x with the same remainder by
-// `phases` form a tile, since they need the same taps.
+// Tiles of pixels of `out` (B, H, W, N) that read pixels of `inp`. Output pixels with the same remainders of y and x by
+// `phases` need the same taps and form tiles: runs of a row. Where rows are too short for good tiles, and phases is 1,
+// the whole sample is one run.
 typedef struct {
     const Conv2d *conv;
     float *out;
@@ -21,52 +22,86 @@ typedef struct {
     bool transposed, bias_per_sample;       // transposed: the gradient of the input
     int B, H, W, N;                         // out
     int inp_H, inp_W, K;                    // inp (B, inp_H, inp_W, K)
-    int phases, row_tiles;                  // tiles of an image row
+    int phases;
+    bool whole_sample;
+    int run_tiles; // tiles of an image row (all its phases) or of a sample
 } Pixels;
 
-// Tiles of the pixels x = phase, phase + phases, ... of a row of W.
-static int phase_tiles(int W, int phase, int phases) { return tile_count((W - phase + phases - 1) / phases); }
+// Pixels phase, phase + phases, ... of a row of W.
+static int phase_width(int W, int phase, int phases) { return (W - phase + phases - 1) / phases; }
 
-// Where tap k of output position `at` reads along one axis; -1: nowhere.
-static int source(const Pixels *p, int at, int k, int size) {
-    int s;
-    if (p->transposed) {
-        s = at + p->conv->pad_before - k;
-        if (s < 0 || s % p->conv->stride) { return -1; }
-        s /= p->conv->stride;
-    } else {
-        s = at * p->conv->stride + k - p->conv->pad_before;
-    }
-    return s >= 0 && s < size ? s : -1;
+// Where tap k of output position `at` reads along one axis, possibly outside. Transposed: -1 where it meets no pixel.
+static inline int source(const Pixels *p, int at, int k) {
+    int stride = p->conv->stride, pad = p->conv->pad_before;
+    if (!p->transposed) { return at * stride + k - pad; }
+    int s = at + pad - k;
+    return s & (stride - 1) ? -1 : s >> (stride - 1); // stride is 1 or 2
 }
 
-static void fill_pixels(GemmTile *tile, int index, const void *context) {
-    const Pixels *p = context;
-    int row = index / p->row_tiles, t = index % p->row_tiles, b = row / p->H, y = row % p->H, phase = 0;
-    while (t >= phase_tiles(p->W, phase, p->phases)) t -= phase_tiles(p->W, phase++, p->phases);
-    int width = (p->W - phase + p->phases - 1) / p->phases, tiles = tile_count(width);
-    int first = tile_first(t, tiles, width), x0 = phase + first * p->phases;
-    size_t at = ((size_t)row * p->W + x0) * p->N;
-    tile->c = p->out + at;
-    tile->init = p->init ? p->init + at : NULL;
-    tile->bias = p->bias ? p->bias + (p->bias_per_sample ? (size_t)b * p->N : 0) : NULL;
-    tile->stride = (ptrdiff_t)p->phases * p->N;
-    tile->rows = tile_first(t + 1, tiles, width) - first;
-    for (int k = 0; k < p->conv->K * p->conv->K; k++) {
-        int sy = source(p, y, k / p->conv->K, p->inp_H);
+// Pointers of a tile within one row: sources are dx apart.
+static void fill_row(GemmTile *tile, const Pixels *p, int b, int y, int x0) {
+    int side = p->conv->K, dx = p->transposed ? 1 : p->conv->stride, rows = tile->rows;
+    for (int k = 0; k < side * side; k++) {
+        bool meets = !p->transposed || !((x0 + p->conv->pad_before - k % side) & (p->conv->stride - 1));
+        int sy = source(p, y, k / side), sx = source(p, x0, k % side), last = sx + (rows - 1) * dx;
+        const float **a = tile->a[k];
+        a[0] = NULL;
+        if (!meets || (unsigned)sy >= (unsigned)p->inp_H || last < 0 || sx >= p->inp_W) { continue; }
+        const float *row = p->inp + ((size_t)b * p->inp_H + sy) * p->inp_W * p->K;
+        bool inside = sx >= 0 && last < p->inp_W;
+        for (int i = 0; i < rows; i++, sx += dx) {
+            a[i] = inside || (unsigned)sx < (unsigned)p->inp_W ? row + (ptrdiff_t)sx * p->K : p->zeros;
+        }
+    }
+}
+
+// Pointers of a tile of consecutive pixels from `first` of a sample.
+static void fill_run(GemmTile *tile, const Pixels *p, int b, int first) {
+    int side = p->conv->K, x[MR], y[MR];
+    for (int i = 0; i < tile->rows; i++) y[i] = (first + i) / p->W, x[i] = (first + i) % p->W;
+    const float *sample = p->inp + (size_t)b * p->inp_H * p->inp_W * p->K;
+    for (int k = 0; k < side * side; k++) {
         bool any = false;
         for (int i = 0; i < tile->rows; i++) {
-            int sx = sy < 0 ? -1 : source(p, x0 + i * p->phases, k % p->conv->K, p->inp_W);
-            any |= sx >= 0;
-            tile->a[k][i] = sx < 0 ? p->zeros : p->inp + (((size_t)b * p->inp_H + sy) * p->inp_W + sx) * p->K;
+            int sy = source(p, y[i], k / side), sx = source(p, x[i], k % side);
+            bool inside = (unsigned)sy < (unsigned)p->inp_H && (unsigned)sx < (unsigned)p->inp_W;
+            tile->a[k][i] = inside ? sample + ((ptrdiff_t)sy * p->inp_W + sx) * p->K : p->zeros;
+            any |= inside;
         }
         if (!any) { tile->a[k][0] = NULL; }
     }
 }
 
+static void fill_pixels(GemmTile *tile, int index, const void *context) {
+    const Pixels *p = context;
+    int run = index / p->run_tiles, t = index % p->run_tiles, phase = 0, pixels = p->H * p->W;
+    if (!p->whole_sample) {
+        while (t >= tile_count(pixels = phase_width(p->W, phase, p->phases))) t -= tile_count(pixels), phase++;
+    }
+    int tiles = tile_count(pixels), first = tile_first(t, tiles, pixels);
+    int b = p->whole_sample ? run : run / p->H, x0 = phase + first * p->phases;
+    size_t at = ((size_t)run * (p->whole_sample ? p->H * p->W : p->W) + x0) * p->N;
+    tile->c = p->out + at;
+    tile->init = p->init ? p->init + at : NULL;
+    tile->bias = p->bias ? p->bias + (p->bias_per_sample ? (size_t)b * p->N : 0) : NULL;
+    tile->stride = (ptrdiff_t)p->phases * p->N;
+    tile->rows = tile_first(t + 1, tiles, pixels) - first;
+    if (p->whole_sample) {
+        fill_run(tile, p, b, first);
+    } else {
+        fill_row(tile, p, b, run % p->H, x0);
+    }
+}
+
 static void convolve(Pixels p, const GemmWeight *weight, float *scratch) {
-    for (int phase = 0; phase < p.phases; phase++) p.row_tiles += phase_tiles(p.W, phase, p.phases);
-    gemm_tiles(p.B * p.H * p.row_tiles, p.B * p.H * p.W, weight, fill_pixels, &p, scratch);
+    p.whole_sample = p.phases == 1 && p.W < (MR - 1) * tile_count(p.W);
+    if (p.whole_sample) {
+        p.run_tiles = tile_count(p.H * p.W);
+    } else {
+        for (int phase = 0; phase < p.phases; phase++) p.run_tiles += tile_count(phase_width(p.W, phase, p.phases));
+    }
+    int runs = p.whole_sample ? p.B : p.B * p.H;
+    gemm_tiles(runs * p.run_tiles, p.B * p.H * p.W, weight, fill_pixels, &p, scratch);
 }
 
 static GemmWeight forward_weight(const Conv2d *c, const float *weight) {
@@ -123,23 +158,10 @@ void conv2d_forward(floatX *out, const floatX *inp, const floatX *weight, const 
     if (!run) { return; }
     memset(zeros, 0, c->IC * sizeof *zeros);
     if (sample_bias) { add_biases(zeros + c->IC, bias, sample_bias, c->B, c->OC); }
-    Pixels p = {c,
-                out,
-                inp,
-                residual,
-                sample_bias ? zeros + c->IC : bias,
-                zeros,
-                false,
-                sample_bias != NULL,
-                c->B,
-                OH,
-                OW,
-                c->OC,
-                c->H,
-                c->W,
-                c->IC,
-                1,
-                0};
+    Pixels p = {.conv = c, .out = out, .inp = inp, .init = residual, .zeros = zeros, .phases = 1};
+    p.bias = sample_bias ? zeros + c->IC : bias;
+    p.bias_per_sample = sample_bias != NULL;
+    p.B = c->B, p.H = OH, p.W = OW, p.N = c->OC, p.inp_H = c->H, p.inp_W = c->W, p.K = c->IC;
     convolve(p, &w, zeros + head);
 }
 
@@ -151,48 +173,105 @@ typedef struct {
     int OH, OW;
 } Patches;
 
-// Where tap t of output pixel (y, x) of sample b reads, or NULL.
-static inline const float *patch(const Patches *p, int b, int y, int x, int t) {
-    const Conv2d *c = p->conv;
-    int sy = y * c->stride + t / c->K - c->pad_before, sx = x * c->stride + t % c->K - c->pad_before;
-    if (sy < 0 || sy >= c->H || sx < 0 || sx >= c->W) { return NULL; }
-    return p->inp + (((size_t)b * c->H + sy) * c->W + sx) * c->IC;
-}
+// A run of output pixels of one image row and the columns (tap, channel) of one row of taps that fall into a panel:
+// what a pixel needs is contiguous in inp, from offset c0 of the row of taps on.
+typedef struct {
+    const float *row; // inp at the start of the image row; NULL: outside
+    int c0, width, x0, x1;
+} Segment;
 
-// Columns n0 .. n0 + n - 1 of (tap, channel) for output pixels first .. end - 1; pixels that see only padding are left
-// out where the columns belong to one tap.
-static int gather_patches(int *offset, float *panel, const float **b, ptrdiff_t *b_step, int first, int end, int n0,
-                          int n, const void *context) {
-    const Patches *p = context;
-    int IC = p->conv->IC, OC = p->conv->OC, t0 = n0 / IC, t1 = (n0 + n - 1) / IC, count = 0;
-    int x = first % p->OW, y = first / p->OW % p->OH, sample = first / p->OW / p->OH;
-    for (int pixel = first; pixel < end; pixel++) {
-        float *to = panel + count * NR;
-        bool any = t0 != t1;
-        for (int t = t0, column = n0; t <= t1; t++) {
-            const float *from = patch(p, sample, y, x, t);
-            int channel = column - t * IC, width = min(IC - channel, n0 + n - column);
-            if (from && width == NR) {
-                memcpy(to, from + channel, NR * sizeof *to);
-            } else if (from) {
-                memcpy(to, from + channel, width * sizeof *to);
-            } else {
-                memset(to, 0, width * sizeof *to);
+// to (x1 - x0, NR): columns outside the image become 0.
+static void copy_segment(float *to, const Patches *p, const Segment *s) {
+    const Conv2d *c = p->conv;
+    int width = s->width, row_floats = c->W * c->IC;
+    for (int x = s->x0; x < s->x1; x++, to += NR) {
+        int from = (x * c->stride - c->pad_before) * c->IC + s->c0;
+        if (s->row && from >= 0 && from + width <= row_floats) {
+            for (int j = 0; j < width; j++) to[j] = s->row[from + j];
+        } else {
+            for (int j = 0; j < width; j++) {
+                to[j] = s->row && from + j >= 0 && from + j < row_floats ? s->row[from + j] : 0;
             }
-            any |= from != NULL;
-            to += width;
-            column += width;
-        }
-        if (any) { offset[count++] = (pixel - first) * OC; }
-        if (++x == p->OW) {
-            x = 0;
-            if (++y == p->OH) { y = 0, sample++; }
         }
     }
+}
+
+// inp's row that row ky of taps reads for row y of sample b, or NULL.
+static const float *tap_row(const Patches *p, int b, int y, int ky) {
+    const Conv2d *c = p->conv;
+    int sy = y * c->stride + ky - c->pad_before;
+    return sy < 0 || sy >= c->H ? NULL : p->inp + ((size_t)b * c->H + sy) * c->W * c->IC;
+}
+
+// Output positions x in [*x0, *x1) whose tap kx is inside the image.
+static void clip(const Conv2d *c, int kx, int *x0, int *x1) {
+    int low = c->pad_before - kx, high = c->W + c->pad_before - kx; // low <= x stride < high
+    low = low <= 0 ? 0 : (low + c->stride - 1) / c->stride;
+    high = high <= 0 ? 0 : (high + c->stride - 1) / c->stride;
+    *x0 = *x0 > low ? *x0 : low;
+    *x1 = min(*x1, high);
+}
+
+static int image_run(const Patches *p, int first, int end) { return min(end - first, p->OW - first % p->OW); }
+
+// Columns of one tap: pixels for which it is padding are left out; a chunk of one image row is used where it is.
+static int gather_tap(int *offset, int scale, float *panel, const float **b, ptrdiff_t *b_step, int first, int end,
+                      int n0, int n, const Patches *p) {
+    const Conv2d *c = p->conv;
+    int tap = n0 / c->IC, ky = tap / c->K, kx = tap % c->K, channel = n0 % c->IC, step = c->stride * c->IC, count = 0;
     *b = panel;
     *b_step = NR;
+    for (int pixel = first, run; pixel < end; pixel += run) {
+        run = image_run(p, pixel, end);
+        int x = pixel % p->OW, x0 = x, x1 = x + run, y = pixel / p->OW;
+        const float *from = tap_row(p, y / p->OH, y % p->OH, ky);
+        clip(c, kx, &x0, &x1);
+        if (!from || x1 <= x0) { continue; }
+        from += (x0 * c->stride + kx - c->pad_before) * c->IC + channel;
+        for (int i = x0; i < x1; i++) offset[count + i - x0] = (pixel - first + i - x) * scale;
+        if (run == end - first && n % VEC == 0) {
+            *b = from;
+            *b_step = step;
+            return x1 - x0;
+        }
+        float *to = panel + (size_t)count * NR;
+        count += x1 - x0;
+        for (int i = x0; i < x1; i++, to += NR, from += step) {
+            if (n == NR) {
+                vec_store(to, vec_load(from));
+                vec_store(to + VEC, vec_load(from + VEC));
+            } else {
+                memcpy(to, from, n * sizeof *to);
+            }
+        }
+    }
     return count;
 }
+
+// Columns n0 .. n0 + n - 1 of (tap, channel) for output pixels first .. end - 1.
+static int gather_patches(int *offset, int scale, float *panel, const float **b, ptrdiff_t *b_step, int first, int end,
+                          int n0, int n, const void *context) {
+    const Patches *p = context;
+    int IC = p->conv->IC, tap_columns = p->conv->K * IC;
+    if (n0 / IC == (n0 + n - 1) / IC) { return gather_tap(offset, scale, panel, b, b_step, first, end, n0, n, p); }
+    for (int pixel = first, run; pixel < end; pixel += run) {
+        run = image_run(p, pixel, end);
+        int x = pixel % p->OW, y = pixel / p->OW;
+        for (int column = n0, width; column < n0 + n; column += width) {
+            int ky = column / tap_columns, c0 = column % tap_columns;
+            width = min(tap_columns - c0, n0 + n - column);
+            Segment s = {tap_row(p, y / p->OH, y % p->OH, ky), c0, width, x, x + run};
+            copy_segment(panel + (size_t)(pixel - first) * NR + column - n0, p, &s);
+        }
+    }
+    for (int i = 0; i < end - first; i++) offset[i] = i * scale;
+    *b = panel;
+    *b_step = NR;
+    return end - first;
+}
+
+// Pixels of a chunk: whole image rows, one where that is enough.
+static int chunk_pixels(int OW) { return OW >= OUTER_CHUNK ? OUTER_CHUNK : OW >= 32 ? OW : OUTER_CHUNK / OW * OW; }
 
 // dsample_bias (B, OC) and dbias (OC) from the sums of dout over each sample's pixels.
 static void bias_gradients(float *dbias, float *dsample_bias, const float *dout, float beta, int B, int pixels, int OC,
@@ -229,13 +308,15 @@ void conv2d_backward(floatX *dinp, float *dweight, float *dbias, floatX *dsample
     if (!run) { return; }
     if (dinp) {
         memset(scratch, 0, c->OC * sizeof *scratch);
-        Pixels p = {c,    dinp, dout,  dresidual, NULL, scratch, true,      false, c->B,
-                    c->H, c->W, c->IC, OH,        OW,   c->OC,   c->stride, 0};
+        Pixels p = {.conv = c, .out = dinp, .inp = dout, .init = dresidual, .zeros = scratch, .phases = c->stride};
+        p.transposed = true;
+        p.B = c->B, p.H = c->H, p.W = c->W, p.N = c->IC, p.inp_H = OH, p.inp_W = OW, p.K = c->OC;
         convolve(p, &w, scratch + head);
     }
     if (dweight) {
         Patches p = {c, inp, OH, OW};
-        gemm_outer(dweight, dout, beta, c->B * OH * OW, c->OC, c->K * c->K * c->IC, gather_patches, &p);
+        gemm_outer(dweight, dout, beta, c->B * OH * OW, c->OC, c->K * c->K * c->IC, chunk_pixels(OW), gather_patches,
+                   &p);
     }
     if (dbias || dsample_bias) { bias_gradients(dbias, dsample_bias, dout, beta, c->B, OH * OW, c->OC, scratch); }
 }

@@ -251,28 +251,69 @@ void gemm_tiles(int tiles, int rows, const GemmWeight *w, GemmFill *fill, const 
 
 // ---- Products of columns -------------------------------------------------------------------------------------------
 
-enum { OUTER_CHUNK = 128, OUTER_ITEMS = 16 }; // rows gathered at once; pieces of work that are enough for balance
+// Enough pieces of work for balance; panels that share a packed left tile; columns of the left matrix from which
+// packing pays (below, a chunk of it stays in L1).
+enum { OUTER_ITEMS = 16, OUTER_PANELS = 4, PACK_COLUMNS = 48 };
 
-void gemm_outer(float *c, const float *a, float beta, int rows, int M, int N, GemmGather *gather, const void *context) {
-    assert(beta == 0 || beta == 1);
-    int count = ceil_div(N, NR), tiles = tile_count(M), groups = min(tiles, ceil_div(OUTER_ITEMS, count));
-#pragma omp parallel for collapse(2) schedule(dynamic)
-    for (int p = 0; p < count; p++) {
-        for (int g = 0; g < groups; g++) {
-            float panel[OUTER_CHUNK * NR] __attribute__((aligned(64)));
-            int offset[OUTER_CHUNK], n0 = p * NR, n = min(NR, N - n0);
-            for (int first = 0; first < rows; first += OUTER_CHUNK) {
-                const float *b;
-                ptrdiff_t b_step;
-                int K = gather(offset, panel, &b, &b_step, first, min(rows, first + OUTER_CHUNK), n0, n, context);
-                bool fresh = first == 0 && beta == 0;
-                for (int t = (long)tiles * g / groups; t < (long)tiles * (g + 1) / groups; t++) {
-                    int m = tile_first(t, tiles, M), m1 = tile_first(t + 1, tiles, M);
-                    float *to = c + (size_t)m * N + n0;
-                    gemm_tile_columns(to, fresh ? NULL : to, N, a + (size_t)first * M + m, offset, b, b_step, K, m1 - m,
-                                      n);
-                }
+typedef struct {
+    const float *b;
+    ptrdiff_t step;
+    int K, offset[OUTER_CHUNK];
+} Gathered;
+
+// to (count, MR) = `rows` columns of a.
+static void pack_columns(float *to, const float *a, ptrdiff_t stride, int count, int rows) {
+    if (rows == MR) {
+        for (int k = 0; k < count; k++) memcpy(to + k * MR, a + k * stride, MR * sizeof *to);
+    } else {
+        for (int k = 0; k < count; k++) {
+            for (int i = 0; i < rows; i++) to[k * MR + i] = a[k * stride + i];
+        }
+    }
+}
+
+// Panels p0 .. p1 - 1 of columns, tiles t0 .. t1 - 1 of rows of c.
+static void outer_product(float *c, const float *a, float beta, int rows, int M, int N, int chunk, GemmGather *gather,
+                          const void *context, int p0, int p1, int t0, int t1) {
+    float panel[OUTER_PANELS][OUTER_CHUNK * NR] __attribute__((aligned(64)));
+    float packed[OUTER_CHUNK * MR] __attribute__((aligned(64)));
+    Gathered g[OUTER_PANELS];
+    int tiles = tile_count(M);
+    bool pack = M >= PACK_COLUMNS && p1 - p0 > 1;
+    for (int first = 0; first < rows; first += chunk) {
+        int end = min(rows, first + chunk);
+        for (int p = p0; p < p1; p++) {
+            Gathered *to = g + p - p0;
+            to->K = gather(to->offset, pack ? MR : M, panel[p - p0], &to->b, &to->step, first, end, p * NR,
+                           min(NR, N - p * NR), context);
+        }
+        for (int t = t0; t < t1; t++) {
+            int m = tile_first(t, tiles, M), count = tile_first(t + 1, tiles, M) - m;
+            const float *left = a + (size_t)first * M + m;
+            if (pack) {
+                pack_columns(packed, left, M, end - first, count);
+                left = packed;
             }
+            for (int p = p0; p < p1; p++) {
+                const Gathered *from = g + p - p0;
+                float *to = c + (size_t)m * N + p * NR;
+                gemm_tile_columns(to, first == 0 && beta == 0 ? NULL : to, N, left, from->offset, from->b, from->step,
+                                  from->K, count, min(NR, N - p * NR));
+            }
+        }
+    }
+}
+
+void gemm_outer(float *c, const float *a, float beta, int rows, int M, int N, int chunk, GemmGather *gather,
+                const void *context) {
+    assert((beta == 0 || beta == 1) && chunk <= OUTER_CHUNK);
+    int panels = ceil_div(N, NR), share = min(OUTER_PANELS, ceil_div(panels, M >= PACK_COLUMNS ? 4 : OUTER_ITEMS));
+    int columns = ceil_div(panels, share), tiles = tile_count(M), groups = min(tiles, ceil_div(OUTER_ITEMS, columns));
+#pragma omp parallel for collapse(2) schedule(dynamic)
+    for (int i = 0; i < columns; i++) {
+        for (int j = 0; j < groups; j++) {
+            outer_product(c, a, beta, rows, M, N, chunk, gather, context, i * share, min(panels, (i + 1) * share),
+                          (long)tiles * j / groups, (long)tiles * (j + 1) / groups);
         }
     }
 }

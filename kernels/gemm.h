@@ -55,14 +55,16 @@ typedef void GemmFill(GemmTile *tile, int index, const void *context);
 size_t gemm_scratch(int rows, const GemmWeight *weight);
 void gemm_tiles(int tiles, int rows, const GemmWeight *weight, GemmFill *fill, const void *context, float *scratch);
 
-// Lists rows first .. end - 1 of a left matrix that meet columns n0 .. n0 + n - 1 of the right one at all: their
-// offsets from row `first` of the left one, and the right one's rows, in panel (rows, NR; free to use) or where they
-// are. Returns their number, with *b, *b_step set; columns up to the next multiple of VEC must be readable.
-typedef int GemmGather(int *offset, float *panel, const float **b, ptrdiff_t *b_step, int first, int end, int n0, int n,
-                       const void *context);
-// c (M, N) = beta c + a^T b: a (rows, M), b (rows, N) as gathered; beta 0 or 1. Each element is summed in the order of
-// the rows, whatever the number of threads.
-void gemm_outer(float *c, const float *a, float beta, int rows, int M, int N, GemmGather *gather, const void *context);
+// Lists rows first .. end - 1 of a left matrix that meet columns n0 .. n0 + n - 1 of the right one at all: `scale`
+// times their distances from row `first`, and the right one's rows, in panel (rows, NR; free to use) or where they are.
+// Returns their number, with *b, *b_step set; columns up to the next multiple of VEC must be readable.
+typedef int GemmGather(int *offset, int scale, float *panel, const float **b, ptrdiff_t *b_step, int first, int end,
+                       int n0, int n, const void *context);
+enum { OUTER_CHUNK = 128 }; // most rows gathered at once
+// c (M, N) = beta c + a^T b: a (rows, M), b (rows, N) gathered `chunk` rows at a time; beta 0 or 1. Each element is
+// summed in the order of the rows, whatever the number of threads.
+void gemm_outer(float *c, const float *a, float beta, int rows, int M, int N, int chunk, GemmGather *gather,
+                const void *context);
 
 // out (n) = beta out + the sum over the rows of inp (rows, n), rows `stride` apart; in fixed chunks and order,
 // parallel. scratch holds column_sum_scratch floats.

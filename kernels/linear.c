@@ -31,13 +31,13 @@ static void product(float *out, const float *inp, const float *weight, ptrdiff_t
 
 typedef struct {
     const float *inp;
-    int M, N; // columns of dout and of inp
+    int N; // its columns
 } Columns;
 
-static int gather_columns(int *offset, float *panel, const float **b, ptrdiff_t *b_step, int first, int end, int n0,
-                          int n, const void *context) {
+static int gather_columns(int *offset, int scale, float *panel, const float **b, ptrdiff_t *b_step, int first, int end,
+                          int n0, int n, const void *context) {
     const Columns *c = context;
-    for (int i = 0; i < end - first; i++) offset[i] = i * c->M;
+    for (int i = 0; i < end - first; i++) offset[i] = i * scale;
     *b = c->inp + (size_t)first * c->N + n0;
     *b_step = c->N;
     if (n % VEC) { // whole vectors would read beyond the last row
@@ -74,6 +74,6 @@ void linear_backward(floatX *dinp, float *dweight, float *dbias, const floatX *d
     float *scratch = device_workspace(dev, (need > sums ? need : sums) * sizeof(float));
     if (!run) { return; }
     if (dinp) { product(dinp, dout, weight, IC, 1, dresidual, NULL, N, OC, IC, scratch); }
-    if (dweight) { gemm_outer(dweight, dout, beta, N, OC, IC, gather_columns, &(Columns){inp, OC, IC}); }
+    if (dweight) { gemm_outer(dweight, dout, beta, N, OC, IC, OUTER_CHUNK, gather_columns, &(Columns){inp, IC}); }
     if (dbias) { column_sum(dbias, dout, beta, N, OC, scratch); }
 }
