@@ -5,36 +5,46 @@ PRECISION ?= $(if $(filter cuda,$(BACKEND)),bf16,fp32)
 BUILD     := build/$(BACKEND)-$(PRECISION)
 DEBUG     ?= 0
 
-CC      ?= gcc
-CXX     ?= g++
+ifeq ($(origin CC),default)
+CC      := gcc
+endif
+ifeq ($(origin CXX),default)
+CXX     := g++
+endif
+comma   := ,
 PKGS    := openblas hdf5-serial yajl popt cairo openssl libpcre2-8 libutf8proc
-STAMP   := build/.setup
 MARCH   ?= native
 WARN    := -Wall -Wextra -Werror
-OPT     := $(if $(filter 1,$(DEBUG)),-O1 -fsanitize=address$(,)undefined -fno-omit-frame-pointer -DDEBUG_GUARDS,-O3)
+OPT     := $(if $(filter 1,$(DEBUG)),-O1 -fsanitize=address$(comma)undefined -fno-omit-frame-pointer -DDEBUG_GUARDS,-O3)
 CPPFLAGS = -I. -D_GNU_SOURCE -DBACKEND_$(BACKEND) -DPRECISION_$(PRECISION) $(shell pkg-config --cflags $(PKGS) 2>/dev/null) -I/usr/include/stb
 CFLAGS   = -std=gnu11 -g $(OPT) -march=$(MARCH) -fno-math-errno -fno-trapping-math -ffp-contract=fast -fopenmp $(WARN) -MMD -MP
 LDLIBS   = $(shell pkg-config --libs $(PKGS) 2>/dev/null) -lpthread -lm
 
 # The house: a folder may include only those before it (data: util alone).
 FOLDERS := util kernels model data eval train bench
-SRC_C   := $(foreach f,$(FOLDERS),$(wildcard $(f)/*.c))
-OBJ     := $(SRC_C:%.c=$(BUILD)/%.o)
+include kernels/cuda.mk
+SRC_C   := $(filter-out $(OTHER_BACKEND),$(foreach f,$(FOLDERS),$(wildcard $(f)/*.c)))
+OBJ     := $(SRC_C:%.c=$(BUILD)/%.o) $(KERNEL_CU_OBJ)
 include tests/tests.mk
 
-.PHONY: all program setup demo test test-unit test-reference bench help clean format
+.PHONY: all program setup demo test test-programs test-reference bench help clean format
 .DEFAULT_GOAL := all
 all: setup program ## build ./cocogold for the best backend of this machine (BACKEND=cpu|cuda|emu PRECISION=fp32|bf16)
 
 program: $(BUILD)/cocogold
 	@ln -sfn $(BUILD)/cocogold cocogold
 
+# V=1 shows the commands.
+Q := $(if $(V),,@)
+
 $(BUILD)/cocogold: $(BUILD)/cocogold.o $(OBJ)
-	$(CC) $(CFLAGS) $^ -o $@ $(LDLIBS)
+	@echo "LD $@"
+	$(Q)$(CC) $(CFLAGS) $^ -o $@ $(LDLIBS)
 
 $(BUILD)/%.o: %.c $(BUILD)/flags
 	@mkdir -p $(@D)
-	$(CC) $(CPPFLAGS) $(CFLAGS) -c $< -o $@
+	@echo "CC $<"
+	$(Q)$(CC) $(CPPFLAGS) $(CFLAGS) -c $< -o $@
 
 # Objects are rebuilt when the compiler or its flags change.
 $(BUILD)/flags: FORCE
@@ -45,7 +55,22 @@ FORCE:
 setup: ## install what is missing from the distribution (asks for nothing)
 	@./setup.sh
 
-test: all test-unit ## set-up, then every test that needs no PyTorch
+demo: all ## train and evaluate a small model on procedural scenes (TARGET=overlay|mask)
+	@TARGET=$(or $(TARGET),overlay) train/experiments/demo.sh
+
+test: all ## set-up, then every test that needs no PyTorch
+	@$(MAKE) --no-print-directory test-programs
+	@mkdir -p build/test-logs
+	@bash -o pipefail -c 'tests/run.sh $(TEST_BIN) $(TEST_EMU) $(sort $(wildcard tests/cli/test_*.sh)) | tee build/test-logs/test.log'; \
+	  code=$$?; tail -n 1 build/test-logs/test.log > build/test-logs/summary-test; exit $$code
+
+test-programs: $(TEST_BIN)
+
+test-reference: all ## set-up with PyTorch in .venv, then the tests against it
+	@./setup.sh --reference
+	@mkdir -p build/test-logs
+	@bash -o pipefail -c 'tests/run.sh $(patsubst %,pytest:%,$(sort $(wildcard tests/reference/test_*.py))) | tee build/test-logs/reference.log'; \
+	  code=$$?; tail -n 1 build/test-logs/reference.log > build/test-logs/summary-test-reference; exit $$code
 
 clean: ## remove build/
 	rm -rf build cocogold
