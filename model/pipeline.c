@@ -13,20 +13,6 @@
 
 // ---- Opening -------------------------------------------------------------------------------------------------------
 
-// Weights to the device. Where host and device are one and the type is the same, they are read in place: a second copy
-// of SD2's UNet would be 3.5 GB.
-static void load_weights(Params *params, const char *folder, bool grads, Device *dev) {
-    params_alloc(params, grads, dev);
-#ifdef BACKEND_cpu
-    weights_read(params, folder, params->weights);
-#else
-    float *flat = xmalloc(params->total * sizeof *flat);
-    weights_read(params, folder, flat);
-    params_upload(params, flat, dev);
-    free(flat);
-#endif
-}
-
 static char *config_path(const char *folder, const char *module, const char *file) {
     char *path = xprintf("%s/%s/%s", folder, module, file);
     if (!file_exists(path)) { die("%s: is missing, expected in a model directory", path); }
@@ -42,7 +28,7 @@ static void open_unet(Pipeline *p, bool ema, bool grads, Device *dev) {
     char *path = config_path(module, ".", "config.json");
     UNetConfig config = unet_config_read(path);
     p->unet = unet_create(&config);
-    load_weights(&p->unet.params, module, grads, dev);
+    weights_load(&p->unet.params, module, grads, dev);
     free(path);
     free(module);
 }
@@ -52,11 +38,11 @@ static void open_vae(Pipeline *p, int parts, int grads, Device *dev) {
     VAEConfig config = vae_config_read(path);
     if (parts & PART_VAE_ENCODER) {
         p->vae_encoder = vae_encoder_create(&config);
-        load_weights(&p->vae_encoder.params, module, grads & PART_VAE_ENCODER, dev);
+        weights_load(&p->vae_encoder.params, module, grads & PART_VAE_ENCODER, dev);
     }
     if (parts & PART_VAE_DECODER) {
         p->vae_decoder = vae_decoder_create(&config);
-        load_weights(&p->vae_decoder.params, module, grads & PART_VAE_DECODER, dev);
+        weights_load(&p->vae_decoder.params, module, grads & PART_VAE_DECODER, dev);
     }
     free(path);
     free(module);
@@ -76,7 +62,7 @@ static void open_text(Pipeline *p, bool grads, Device *dev) {
             config.max_position_embeddings, tokens, tokenizer_length(p->tokenizer));
     }
     p->clip = clip_create(&config);
-    load_weights(&p->clip.params, module, grads, dev);
+    weights_load(&p->clip.params, module, grads, dev);
     free(path);
     free(module);
     free(tokens);

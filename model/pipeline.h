@@ -47,6 +47,8 @@ void weights_digest(const char *folder, char hex[65]);
 // `folder`, checks that every slice is there with its shape (old VAE attention names and missing "text_model." prefixes
 // are understood, position_ids is ignored) and fills the flat host array (params->total floats, padding zero).
 void weights_read(const Params *params, const char *folder, float *flat);
+// Allocates weights (and gradients) on the device and fills the weights from `folder`.
+void weights_load(Params *params, const char *folder, bool grads, Device *dev);
 // Writes `flat` (host, flat order) as F32 into the file `path` in PyTorch's layouts. Several Params (VAE
 // encoder and decoder) may go into one file.
 void weights_write(const Params *const *params, const float *const *flats, int count, const char *path);

@@ -161,6 +161,20 @@ void weights_read(const Params *params, const char *folder, float *flat) {
     free(path);
 }
 
+// Where host and device are one and the type is the same, they are read in place: a second copy
+// of SD2's UNet would be 3.5 GB.
+void weights_load(Params *params, const char *folder, bool grads, Device *dev) {
+    params_alloc(params, grads, dev);
+#ifdef BACKEND_cpu
+    weights_read(params, folder, params->weights);
+#else
+    float *flat = xmalloc(params->total * sizeof *flat);
+    weights_read(params, folder, flat);
+    params_upload(params, flat, dev);
+    free(flat);
+#endif
+}
+
 // ---- Writing -------------------------------------------------------------------------------------------------------
 
 void weights_declare(SafetensorsWriter *w, const Params *params) {

@@ -1,0 +1,339 @@
+// cocogold probe: one module on given tensors, in PyTorch's names and layouts.
+#include "model/pipeline.h"
+#include "util/error.h"
+#include "util/file.h"
+#include "util/options.h"
+#include <stdlib.h>
+#include <string.h>
+
+// A tensor of the file on the device; pictures and latents (4 sides, NCHW) are channels-last there.
+typedef struct {
+    int ndim, shape[4]; // PyTorch's
+    size_t count;
+    floatX *data;
+} Feature;
+
+typedef struct {
+    Safetensors in;
+    const char *module, *out;
+    char *config;    // path
+    Feature sample;  // sample, latent
+    Feature context; // encoder_hidden_states
+    Feature output;  // sample, moments, last_hidden_state
+    Feature doutput; // grad_output; data NULL: forward only
+    Feature dsample, dcontext;
+    float *timesteps; // (B) on the device
+    int *ids;         // (B, T) on the device
+    int B, T;
+    Device dev;
+    Arena arena;
+} Probe;
+
+// ---- Tensors -------------------------------------------------------------------------------------------------------
+
+// (B, rows, columns) to (B, columns, rows): NCHW to channels-last with rows = C, back with columns = C.
+static void transpose(float *out, const float *in, int B, size_t rows, size_t columns) {
+    for (int b = 0; b < B; b++, in += rows * columns, out += rows * columns) {
+        for (size_t r = 0; r < rows; r++) {
+            for (size_t c = 0; c < columns; c++) { out[c * rows + r] = in[r * columns + c]; }
+        }
+    }
+}
+
+static Feature new_feature(Device *dev, int ndim, const int *shape) {
+    Feature f = {.ndim = ndim, .count = 1};
+    for (int i = 0; i < ndim; i++) {
+        f.shape[i] = shape[i];
+        f.count *= (size_t)shape[i];
+    }
+    f.data = device_alloc(dev, f.count * sizeof(floatX));
+    return f;
+}
+
+static void upload(Feature *f, const float *torch_order, Device *dev) {
+    float *host = device_alloc_pinned(dev, f->count * sizeof *host);
+    float *staging = device_alloc(dev, f->count * sizeof *staging);
+    if (f->ndim == 4) {
+        transpose(host, torch_order, f->shape[0], (size_t)f->shape[1], (size_t)f->shape[2] * f->shape[3]);
+    } else {
+        memcpy(host, torch_order, f->count * sizeof *host);
+    }
+    device_copy(dev, staging, host, f->count * sizeof *host, false);
+    cast_to_floatX(f->data, staging, f->count, dev);
+    device_sync(dev);
+    device_free(dev, staging);
+    device_free_pinned(dev, host);
+}
+
+// In PyTorch's order, freshly allocated.
+static float *download(const Feature *f, Device *dev) {
+    float *staging = device_alloc(dev, f->count * sizeof *staging);
+    float *host = xmalloc(f->count * sizeof *host), *torch_order = xmalloc(f->count * sizeof *host);
+    cast_to_float(staging, f->data, f->count, dev);
+    device_copy(dev, host, staging, f->count * sizeof *host, false);
+    device_sync(dev);
+    if (f->ndim == 4) {
+        transpose(torch_order, host, f->shape[0], (size_t)f->shape[2] * f->shape[3], (size_t)f->shape[1]);
+    } else {
+        memcpy(torch_order, host, f->count * sizeof *host);
+    }
+    device_free(dev, staging);
+    free(host);
+    return torch_order;
+}
+
+// The tensor of that name; expected[i] of 0 stands for any side from 1. Dies if it is missing or of another shape.
+static const Tensor *find_input(const Safetensors *in, const char *name, int ndim, const int *expected) {
+    const Tensor *t = safetensors_find(in, name);
+    if (!t) { die("%s: tensor \"%s\" is missing", in->path, name); }
+    bool right = t->ndim == ndim;
+    for (int i = 0; right && i < ndim; i++) {
+        right = t->shape[i] >= 1 && t->shape[i] <= 1 << 24 && (!expected[i] || t->shape[i] == expected[i]);
+    }
+    if (right) { return t; }
+    char *text = xstrdup("");
+    for (int i = 0; i < ndim; i++) {
+        text = expected[i] ? xprintf("%s%s%d", text, i ? ", " : "", expected[i])
+                           : xprintf("%s%s%s", text, i ? ", " : "", i == 0 ? "batch" : "any");
+    }
+    die("%s: tensor \"%s\" should have the shape (%s)", in->path, name, text);
+}
+
+static Feature read_feature(Probe *p, const char *name, int ndim, const int *expected) {
+    const Tensor *t = find_input(&p->in, name, ndim, expected);
+    int shape[4];
+    for (int i = 0; i < ndim; i++) { shape[i] = (int)t->shape[i]; }
+    Feature f = new_feature(&p->dev, ndim, shape);
+    float *torch_order = xmalloc(f.count * sizeof *torch_order);
+    tensor_to_float(t, 0, t->count, torch_order);
+    upload(&f, torch_order, &p->dev);
+    free(torch_order);
+    return f;
+}
+
+static void read_timesteps(Probe *p) {
+    const Tensor *t = find_input(&p->in, "timestep", 1, (int[]){p->B});
+    int64_t *values = xmalloc((size_t)p->B * sizeof *values);
+    float *host = device_alloc_pinned(&p->dev, (size_t)p->B * sizeof *host);
+    tensor_to_int64(t, 0, p->B, values);
+    for (int b = 0; b < p->B; b++) { host[b] = (float)values[b]; }
+    p->timesteps = device_alloc(&p->dev, (size_t)p->B * sizeof *p->timesteps);
+    device_copy(&p->dev, p->timesteps, host, (size_t)p->B * sizeof *host, false);
+    device_sync(&p->dev);
+    device_free_pinned(&p->dev, host);
+    free(values);
+}
+
+static void read_ids(Probe *p, const CLIPConfig *c) {
+    const Tensor *t = find_input(&p->in, "input_ids", 2, (int[]){0, 0});
+    p->B = (int)t->shape[0];
+    p->T = (int)t->shape[1];
+    if (p->T > c->max_position_embeddings) {
+        die("%s: tensor \"input_ids\" has %d tokens per text, the model takes at most %d", p->in.path, p->T,
+            c->max_position_embeddings);
+    }
+    size_t n = (size_t)t->count;
+    int64_t *values = xmalloc(n * sizeof *values);
+    int *host = device_alloc_pinned(&p->dev, n * sizeof *host);
+    tensor_to_int64(t, 0, t->count, values);
+    for (size_t i = 0; i < n; i++) {
+        if (values[i] < 0 || values[i] >= c->vocab_size) {
+            die("%s: tensor \"input_ids\" has the id %lld, expected 0 to %d", p->in.path, (long long)values[i],
+                c->vocab_size - 1);
+        }
+        host[i] = (int)values[i];
+    }
+    p->ids = device_alloc(&p->dev, n * sizeof *p->ids);
+    device_copy(&p->dev, p->ids, host, n * sizeof *host, false);
+    device_sync(&p->dev);
+    device_free_pinned(&p->dev, host);
+    free(values);
+}
+
+// The output's memory, and the gradient that comes back to it if the file holds one.
+static void make_output(Probe *p, int ndim, const int *shape) {
+    p->output = new_feature(&p->dev, ndim, shape);
+    if (safetensors_find(&p->in, "grad_output")) { p->doutput = read_feature(p, "grad_output", ndim, shape); }
+}
+
+// ---- Results -------------------------------------------------------------------------------------------------------
+
+static void declare_feature(SafetensorsWriter *w, const Feature *f, const char *name) {
+    int64_t shape[4];
+    for (int i = 0; i < f->ndim; i++) { shape[i] = f->shape[i]; }
+    if (f->data) { safetensors_declare(w, name, DTYPE_F32, f->ndim, shape); }
+}
+
+static void write_feature(SafetensorsWriter *w, const Feature *f, Device *dev) {
+    if (!f->data) { return; }
+    float *torch_order = download(f, dev);
+    safetensors_write_floats(w, torch_order, (int64_t)f->count);
+    free(torch_order);
+}
+
+static void write_gradients(SafetensorsWriter *w, const Params *params, Device *dev) {
+    for (int i = 0; i < params->count; i++) {
+        const ParamSlice *slice = &params->slices[i];
+        float *flat = xmalloc(slice->count * sizeof *flat), *torch_order = xmalloc(slice->count * sizeof *flat);
+        device_copy(dev, flat, params->grads + slice->offset, slice->count * sizeof *flat, false);
+        device_sync(dev);
+        slice_to_torch(slice, torch_order, flat);
+        safetensors_write_floats(w, torch_order, (int64_t)slice->count);
+        free(flat);
+        free(torch_order);
+    }
+}
+
+// Output, then grad.INPUT and grad.PARAMETER.
+static void write_results(Probe *p, const char *output, const char *input, const Params *params) {
+    SafetensorsWriter *w = safetensors_writer(p->out);
+    bool grads = p->doutput.data != NULL;
+    char *dinput = xprintf("grad.%s", input);
+    declare_feature(w, &p->output, output);
+    declare_feature(w, &p->dsample, dinput);
+    declare_feature(w, &p->dcontext, "grad.encoder_hidden_states");
+    for (int i = 0; grads && i < params->count; i++) {
+        const ParamSlice *slice = &params->slices[i];
+        char *name = xprintf("grad.%s", slice->name);
+        int64_t shape[4];
+        for (int k = 0; k < slice->ndim; k++) { shape[k] = slice->shape[k]; }
+        safetensors_declare(w, name, DTYPE_F32, slice->ndim, shape);
+        free(name);
+    }
+    write_feature(w, &p->output, &p->dev);
+    write_feature(w, &p->dsample, &p->dev);
+    write_feature(w, &p->dcontext, &p->dev);
+    if (grads) { write_gradients(w, params, &p->dev); }
+    safetensors_finish(w);
+    free(dinput);
+}
+
+static void make_input_gradients(Probe *p) {
+    if (!p->doutput.data) { return; }
+    p->dsample = new_feature(&p->dev, p->sample.ndim, p->sample.shape);
+    if (p->context.data) { p->dcontext = new_feature(&p->dev, p->context.ndim, p->context.shape); }
+}
+
+static void make_arena(Probe *p, size_t bytes, const Device *plan) {
+    p->arena = arena_create(&p->dev, bytes);
+    device_reserve_workspace(&p->dev, plan->workspace_needed);
+}
+
+// ---- Modules -------------------------------------------------------------------------------------------------------
+
+static void probe_unet(Probe *p, const char *folder) {
+    UNetConfig config = unet_config_read(p->config);
+    UNet unet = unet_create(&config);
+    p->sample = read_feature(p, "sample", 4, (int[]){0, config.in_channels, 0, 0});
+    int B = p->B = p->sample.shape[0], H = p->sample.shape[2], W = p->sample.shape[3];
+    read_timesteps(p);
+    p->context = read_feature(p, "encoder_hidden_states", 3, (int[]){B, 0, config.cross_attention_dim});
+    int T = p->context.shape[1];
+    make_output(p, 4, (int[]){B, config.out_channels, H, W});
+    make_input_gradients(p);
+    bool train = p->doutput.data != NULL;
+    weights_load(&unet.params, folder, train, &p->dev);
+    Device plan = {.plan_only = true};
+    make_arena(p, unet_plan(&unet, B, H, W, T, train, &plan), &plan);
+    unet_forward(&unet, &p->arena, p->output.data, p->sample.data, p->timesteps, p->context.data, B, H, W, T, train,
+                 &p->dev);
+    if (train) { unet_backward(&unet, &p->arena, p->dsample.data, p->dcontext.data, p->doutput.data, 0, &p->dev); }
+    write_results(p, "sample", "sample", &unet.params);
+    unet_destroy(&unet, &p->dev);
+}
+
+static void probe_vae_encoder(Probe *p, const char *folder) {
+    VAEConfig config = vae_config_read(p->config);
+    VAEEncoder encoder = vae_encoder_create(&config);
+    p->sample = read_feature(p, "sample", 4, (int[]){0, config.in_channels, 0, 0});
+    int B = p->sample.shape[0], H = p->sample.shape[2], W = p->sample.shape[3];
+    int h = vae_latent_size(&config, H), w = vae_latent_size(&config, W);
+    if (h < 1 || w < 1) {
+        die("%s: tensor \"sample\" is smaller than the VAE's factor of %d", p->in.path, vae_factor(&config));
+    }
+    make_output(p, 4, (int[]){B, 2 * config.latent_channels, h, w});
+    make_input_gradients(p);
+    bool train = p->doutput.data != NULL;
+    weights_load(&encoder.params, folder, train, &p->dev);
+    Device plan = {.plan_only = true};
+    make_arena(p, vae_encoder_plan(&encoder, B, H, W, train, &plan), &plan);
+    vae_encoder_forward(&encoder, &p->arena, p->output.data, p->sample.data, B, H, W, train, &p->dev);
+    if (train) { vae_encoder_backward(&encoder, &p->arena, p->dsample.data, p->doutput.data, 0, &p->dev); }
+    write_results(p, "moments", "sample", &encoder.params);
+    vae_encoder_destroy(&encoder, &p->dev);
+}
+
+static void probe_vae_decoder(Probe *p, const char *folder) {
+    VAEConfig config = vae_config_read(p->config);
+    VAEDecoder decoder = vae_decoder_create(&config);
+    p->sample = read_feature(p, "latent", 4, (int[]){0, config.latent_channels, 0, 0});
+    int B = p->sample.shape[0], h = p->sample.shape[2], w = p->sample.shape[3], f = vae_factor(&config);
+    make_output(p, 4, (int[]){B, config.out_channels, h * f, w * f});
+    make_input_gradients(p);
+    bool train = p->doutput.data != NULL;
+    weights_load(&decoder.params, folder, train, &p->dev);
+    Device plan = {.plan_only = true};
+    make_arena(p, vae_decoder_plan(&decoder, B, h, w, train, &plan), &plan);
+    vae_decoder_forward(&decoder, &p->arena, p->output.data, p->sample.data, B, h, w, train, &p->dev);
+    if (train) { vae_decoder_backward(&decoder, &p->arena, p->dsample.data, p->doutput.data, 0, &p->dev); }
+    write_results(p, "sample", "latent", &decoder.params);
+    vae_decoder_destroy(&decoder, &p->dev);
+}
+
+static void probe_text_encoder(Probe *p, const char *folder) {
+    CLIPConfig config = clip_config_read(p->config);
+    CLIPText clip = clip_create(&config);
+    read_ids(p, &config);
+    make_output(p, 3, (int[]){p->B, p->T, config.hidden_size});
+    bool train = p->doutput.data != NULL;
+    weights_load(&clip.params, folder, train, &p->dev);
+    Device plan = {.plan_only = true};
+    make_arena(p, clip_plan(&clip, p->B, p->T, train, &plan), &plan);
+    clip_forward(&clip, &p->arena, p->output.data, p->ids, p->B, p->T, train, &p->dev);
+    if (train) { clip_backward(&clip, &p->arena, p->doutput.data, 0, &p->dev); }
+    write_results(p, "last_hidden_state", "input_ids", &clip.params);
+    clip_destroy(&clip, &p->dev);
+}
+
+static const struct {
+    const char *folder;
+    void (*run)(Probe *p, const char *folder);
+} modules[] = {
+    {"unet", probe_unet}, {"vae", probe_vae_encoder}, {"vae", probe_vae_decoder}, {"text_encoder", probe_text_encoder}};
+static const char *const module_names[] = {"unet", "vae.encoder", "vae.decoder", "text_encoder", NULL};
+
+int cmd_probe(int argc, char **argv) {
+    char *model = NULL, *in = NULL, *out = NULL;
+    struct poptOption table[] = {
+        {"model", 0, OPT_STRING, &model, 0, "model directory; only the module's folder is read", "DIR"},
+        {"in", 0, OPT_STRING, &in, 0, "input tensors", "FILE.safetensors"},
+        {"out", 0, OPT_STRING, &out, 0, "output tensors (F32)", "FILE.safetensors"},
+        OPTIONS_END};
+    const char **arguments =
+        options_parse(argc, argv, table, "unet|vae.encoder|vae.decoder|text_encoder --model DIR --in FILE --out FILE",
+                      "Runs one module on given tensors, in PyTorch's names and layouts (NCHW). In: sample, timestep "
+                      "(I64, one per\nsample), encoder_hidden_states (unet); sample (vae.encoder); latent "
+                      "(vae.decoder); input_ids (I64, text_encoder).\nOut: sample, moments, sample, last_hidden_state. "
+                      "With grad_output in the input also grad.INPUT and grad.PARAMETER.",
+                      1);
+    options_require(arguments[0], "the module", "unet, vae.encoder, vae.decoder or text_encoder");
+    options_require(model, "--model", "a model directory");
+    options_require(in, "--in", "a safetensors file of inputs");
+    options_require(out, "--out", "the safetensors file to write");
+    int module = options_choice(arguments[0], "module", module_names);
+    char *folder = xprintf("%s/%s", model, modules[module].folder);
+    Probe p = {.module = module_names[module], .out = out, .config = xprintf("%s/config.json", folder)};
+    device_open(&p.dev, 0);
+    p.in = safetensors_open(in);
+    modules[module].run(&p, folder);
+    arena_destroy(&p.arena);
+    const Feature *features[] = {&p.sample, &p.context, &p.output, &p.doutput, &p.dsample, &p.dcontext};
+    for (int i = 0; i < 6; i++) { device_free(&p.dev, features[i]->data); }
+    device_free(&p.dev, p.timesteps);
+    device_free(&p.dev, p.ids);
+    safetensors_close(&p.in);
+    device_close(&p.dev);
+    free(p.config);
+    free(folder);
+    return 0;
+}
