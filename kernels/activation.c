@@ -82,9 +82,9 @@ void geglu_backward(floatX *dinp, const floatX *dout, const floatX *inp, int N, 
         float *dvalue = dinp + (size_t)row * 2 * H, *dgate = dvalue + H;
 #pragma omp simd
         for (int i = 0; i < H; i++) {
-            float density, cdf = fast_normal_cdf(gate[i], &density);
-            dvalue[i] = dy[i] * gate[i] * cdf;
-            dgate[i] = dy[i] * value[i] * (cdf + gate[i] * density);
+            float x = value[i], g = gate[i], density, cdf = fast_normal_cdf(g, &density);
+            dvalue[i] = dy[i] * g * cdf;
+            dgate[i] = dy[i] * x * (cdf + g * density);
         }
     }
 }

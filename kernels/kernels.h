@@ -81,7 +81,8 @@ void gelu_forward(floatX *out, const floatX *inp, size_t n, Device *dev); // x P
 void gelu_backward(floatX *dinp, const floatX *dout, const floatX *inp, size_t n, Device *dev);
 void quick_gelu_forward(floatX *out, const floatX *inp, size_t n, Device *dev); // x sigmoid(1.702 x)
 void quick_gelu_backward(floatX *dinp, const floatX *dout, const floatX *inp, size_t n, Device *dev);
-// Shazeer 2020: out (N, H) = inp[:, :H] gelu(inp[:, H:]), inp (N, 2H). No aliasing.
+// Shazeer 2020: out (N, H) = inp[:, :H] gelu(inp[:, H:]), inp (N, 2H). No aliasing, but geglu_backward's
+// dinp may be inp.
 void geglu_forward(floatX *out, const floatX *inp, int N, int H, Device *dev);
 void geglu_backward(floatX *dinp, const floatX *dout, const floatX *inp, int N, int H, Device *dev);
 

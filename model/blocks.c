@@ -140,7 +140,7 @@ void feed_forward_backward(const FeedForward *f, floatX *dinp, const floatX *dou
         linear_param_grad(&f->fc2, dout, active, N, run);
     }
     linear_input_grad(&f->fc2, dactive, dout, NULL, N, run);
-    floatX *dhidden = f->kind == FF_GEGLU ? arena_push(run->arena, (size_t)N * f->fc1.OC) : dactive;
+    floatX *dhidden = f->kind == FF_GEGLU ? f->hidden : dactive; // over what is no longer needed
     activation_grad(f, dhidden, dactive, N, run);
     linear_param_grad(&f->fc1, dhidden, inp, N, run);
     linear_input_grad(&f->fc1, dinp, dhidden, NULL, N, run);
