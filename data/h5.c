@@ -4,6 +4,7 @@
 #include <stdarg.h>
 #include <stdbool.h>
 #include <stdio.h>
+#include <string.h>
 
 static pthread_mutex_t lock = PTHREAD_MUTEX_INITIALIZER;
 static hid_t half;
@@ -32,8 +33,12 @@ void h5_leave(void) { pthread_mutex_unlock(&lock); }
 
 hid_t h5_half(void) { return half; }
 
+// The innermost error; where it is the system's ("..., error message = 'No space left on device', ...") that alone.
 static herr_t keep_innermost(unsigned n, const H5E_error2_t *error, void *text) {
-    if (n == 0 && error->desc) { snprintf(text, 256, "%s", error->desc); }
+    if (n > 0 || !error->desc) { return 0; }
+    const char *system = strstr(error->desc, "error message = '");
+    const char *from = system ? strchr(system, '\'') + 1 : error->desc;
+    snprintf(text, 256, "%.*s", (int)strcspn(from, system ? "'\n" : "\n"), from);
     return 0;
 }
 

@@ -11,7 +11,8 @@
 //   dropped_image   int64 (D), dropped_reason uint8 (D)   pictures of the shard's range that gave no sample
 //
 // A chunk is one sample and carries a Fletcher-32 checksum; file metadata is checksummed by the file format (HDF5
-// 1.10). A shard is the unit of restart: it covers a fixed range of pictures, is built in memory and appears whole.
+// 1.10; texts have a fixed length, so that they are part of it: h5py gives them as bytes). A shard is the unit of
+// restart: it covers a fixed range of pictures, is built in memory and appears whole.
 //
 // HDF5 is not thread-safe as distributions build it: one lock in shard.c lets one thread at a time into it.
 // Every mistake in a file dies with one sentence naming file, dataset or attribute, and expectation.

@@ -119,22 +119,12 @@ const char *shard_info_difference(const ShardInfo *a, const ShardInfo *b, char a
     return strcmp(a_text, b_text) != 0 ? "shape of the latents" : NULL;
 }
 
-// FNV-1a over all texts. Variable-length strings are the one part of the file that HDF5 does not checksum.
-static uint32_t texts_checksum(const ShardInfo *info) {
-    uint32_t hash = 2166136261u;
-    char text[128];
-    for (int i = 0; i < ATTRIBUTES + info->class_count; i++) {
-        if (i < ATTRIBUTES) { attribute_text(info, &attributes[i], text); }
-        for (const char *p = i < ATTRIBUTES ? text : info->classes[i - ATTRIBUTES]; *p; p++) {
-            hash = (hash ^ (uint8_t)*p) * 16777619u;
-        }
-    }
-    return hash;
-}
-
-static hid_t text_type(void) {
+// Texts have a fixed length (of the longest of a list): HDF5 checksums them with the file's metadata, which it does not
+// do for texts of variable length. h5py gives them as bytes.
+static hid_t text_type(size_t length) {
     hid_t type = H5Tcopy(H5T_C_S1);
-    H5Tset_size(type, H5T_VARIABLE);
+    H5Tset_size(type, length ? length : 1);
+    H5Tset_strpad(type, H5T_STR_NULLPAD);
     H5Tset_cset(type, H5T_CSET_UTF8);
     return type;
 }
@@ -148,16 +138,26 @@ static void put(hid_t file, const char *name, hid_t stored, hid_t given, int cou
     H5Sclose(space);
 }
 
+static void put_texts(hid_t file, const char *name, int count, const char *const *texts) {
+    size_t length = 1, all = count ? (size_t)count : 1;
+    for (size_t i = 0; i < all; i++) { length = strlen(texts[i]) > length ? strlen(texts[i]) : length; }
+    char *padded = xcalloc(all, length);
+    for (size_t i = 0; i < all; i++) { memcpy(padded + i * length, texts[i], strlen(texts[i])); }
+    hid_t type = text_type(length);
+    put(file, name, type, type, count, padded);
+    H5Tclose(type);
+    free(padded);
+}
+
 void shard_info_write(const ShardInfo *info, hid_t file) {
-    hid_t text = text_type();
     for (int i = 0; i < ATTRIBUTES; i++) {
         const Attribute *a = &attributes[i];
         const void *field = (const char *)info + a->offset;
-        const char *words = a->kind == TARGETS ? target_names[info->targets & 3] : field;
+        const char *text = a->kind == TARGETS ? target_names[info->targets & 3] : field;
         switch (a->kind) {
         case TEXT:
         case TARGETS:
-            put(file, a->name, text, text, 0, &words);
+            put_texts(file, a->name, 0, &text);
             break;
         case INT:
             put(file, a->name, H5T_STD_I32LE, H5T_NATIVE_INT, 0, field);
@@ -173,12 +173,9 @@ void shard_info_write(const ShardInfo *info, hid_t file) {
             break;
         }
     }
-    put(file, "classes", text, text, info->class_count, info->classes);
+    put_texts(file, "classes", info->class_count, (const char *const *)info->classes);
     put(file, "trained", H5T_STD_U8LE, H5T_NATIVE_UINT8, info->class_count, info->trained);
     put(file, "drawn", H5T_STD_U8LE, H5T_NATIVE_UINT8, info->class_count, info->drawn);
-    uint32_t checksum = texts_checksum(info);
-    put(file, "texts_checksum", H5T_STD_U32LE, H5T_NATIVE_UINT32, 0, &checksum);
-    H5Tclose(text);
 }
 
 // Opens an attribute of `count` values (0: one, no list; -1: a list of any length, which is returned in *length).
@@ -189,10 +186,10 @@ static hid_t find(const char *path, hid_t file, const char *name, H5T_class_t cl
     hid_t attribute = H5Aopen(file, name, H5P_DEFAULT);
     if (attribute < 0) { h5_die(path, "attribute \"%s\" cannot be opened", name); }
     hid_t type = H5Aget_type(attribute), space = H5Aget_space(attribute);
-    bool right = H5Tget_class(type) == class && (class != H5T_STRING || H5Tis_variable_str(type) > 0);
+    bool right = H5Tget_class(type) == class && (class != H5T_STRING || H5Tis_variable_str(type) == 0);
     if (!right) {
         die("%s: attribute \"%s\" has the wrong type, expected %s", path, name,
-            class == H5T_STRING  ? "variable-length text"
+            class == H5T_STRING  ? "text of fixed length"
             : class == H5T_FLOAT ? "float"
                                  : "integer");
     }
@@ -215,49 +212,57 @@ static void get(const char *path, hid_t file, const char *name, H5T_class_t clas
     H5Aclose(attribute);
 }
 
-static void get_text(const char *path, hid_t file, const Attribute *a, hid_t text, ShardInfo *info) {
-    char *words = NULL, *field = (char *)info + a->offset;
-    get(path, file, a->name, H5T_STRING, text, 0, &words);
-    if (a->kind == TARGETS) {
-        for (info->targets = 3; info->targets && strcmp(words ? words : "", target_names[info->targets]) != 0;) {
-            info->targets--;
-        }
-        if (!info->targets) {
-            die("%s: attribute \"targets\" is \"%s\", expected overlay, mask or overlay,mask", path, words);
-        }
-    } else {
-        if (!words || strlen(words) >= a->size) { die("%s: attribute \"%s\" is too long", path, a->name); }
-        snprintf(field, a->size, "%s", words);
-    }
-    H5free_memory(words);
+// The texts of an attribute, each ended by a zero byte and to be freed by the caller like the list. count as in find.
+static char **get_texts(const char *path, hid_t file, const char *name, int count, int *found) {
+    hid_t attribute = find(path, file, name, H5T_STRING, count, found);
+    hid_t stored = H5Aget_type(attribute);
+    size_t length = H5Tget_size(stored), all = count ? (size_t)*found : 1;
+    hid_t type = text_type(length);
+    char *padded = xmalloc(all * length), **texts = xcalloc(all, sizeof *texts);
+    if (H5Aread(attribute, type, padded) < 0) { h5_die(path, "attribute \"%s\" cannot be read", name); }
+    for (size_t i = 0; i < all; i++) { texts[i] = xprintf("%.*s", (int)length, padded + i * length); }
+    free(padded);
+    H5Tclose(type);
+    H5Tclose(stored);
+    H5Aclose(attribute);
+    return texts;
 }
 
-static void get_classes(const char *path, hid_t file, hid_t text, ShardInfo *info) {
-    int count;
-    hid_t attribute = find(path, file, "classes", H5T_STRING, -1, &count);
-    char **names = xcalloc((size_t)count, sizeof *names);
-    if (H5Aread(attribute, text, names) < 0) { h5_die(path, "attribute \"classes\" cannot be read"); }
-    for (int i = 0; i < count; i++) {
-        if (!names[i]) { die("%s: attribute \"classes\" has no name at index %d", path, i); }
+static void get_text(const char *path, hid_t file, const Attribute *a, ShardInfo *info) {
+    char **text = get_texts(path, file, a->name, 0, NULL);
+    if (a->kind == TARGETS) {
+        info->targets = 3;
+        while (info->targets && strcmp(*text, target_names[info->targets]) != 0) { info->targets--; }
+        if (!info->targets) {
+            die("%s: attribute \"targets\" is \"%s\", expected overlay, mask or overlay,mask", path, *text);
+        }
+    } else {
+        if (strlen(*text) >= a->size) { die("%s: attribute \"%s\" is too long", path, a->name); }
+        strcpy((char *)info + a->offset, *text);
     }
+    free(*text);
+    free(text);
+}
+
+static void get_classes(const char *path, hid_t file, ShardInfo *info) {
+    int count;
+    char **names = get_texts(path, file, "classes", -1, &count);
     shard_info_classes(info, count, (const char *const *)names);
-    for (int i = 0; i < count; i++) { H5free_memory(names[i]); }
+    for (int i = 0; i < count; i++) { free(names[i]); }
     free(names);
-    H5Aclose(attribute);
     get(path, file, "trained", H5T_INTEGER, H5T_NATIVE_UINT8, count, info->trained);
     get(path, file, "drawn", H5T_INTEGER, H5T_NATIVE_UINT8, count, info->drawn);
 }
 
 ShardInfo shard_info_read(const char *path, hid_t file) {
     ShardInfo info = {0};
-    hid_t text = text_type();
     for (int i = 0; i < ATTRIBUTES; i++) {
         const Attribute *a = &attributes[i];
         void *field = (char *)&info + a->offset;
         switch (a->kind) {
         case TEXT:
         case TARGETS:
-            get_text(path, file, a, text, &info);
+            get_text(path, file, a, &info);
             break;
         case INT:
             get(path, file, a->name, H5T_INTEGER, H5T_NATIVE_INT, 0, field);
@@ -273,15 +278,9 @@ ShardInfo shard_info_read(const char *path, hid_t file) {
             break;
         }
     }
-    get_classes(path, file, text, &info);
-    uint32_t checksum;
-    get(path, file, "texts_checksum", H5T_INTEGER, H5T_NATIVE_UINT32, 0, &checksum);
-    if (checksum != texts_checksum(&info)) {
-        die("%s: attribute \"texts_checksum\" does not match the other attributes: the file is damaged", path);
-    }
+    get_classes(path, file, &info);
     if (info.resolution < 1 || info.resolution > 1 << 15) {
         die("%s: attribute \"resolution\" is %d, expected 1 to 32768", path, info.resolution);
     }
-    H5Tclose(text);
     return info;
 }

@@ -1,5 +1,5 @@
-// Writing a shard: samples are collected in memory, the HDF5 file is built in memory (core driver), and its bytes go
-// to disk as every file of ours does. A full disk is then an error of write(), not of HDF5.
+// Writing a shard: samples are collected in memory, the HDF5 file is built in memory (core driver) and goes to disk at
+// once under a temporary name: a full disk is noticed there and leaves nothing behind.
 #include "data/h5.h"
 #include "data/shard.h"
 #include "data/shard_info.h"
@@ -9,6 +9,7 @@
 #include <math.h>
 #include <stdlib.h>
 #include <string.h>
+#include <unistd.h>
 
 enum { LATENTS = 3 };
 static const char *const latent_names[LATENTS] = {"image_latent", "target_overlay", "target_mask"};
@@ -128,26 +129,18 @@ static void put_all(const ShardWriter *w, hid_t file) {
     shard_info_write(info, file);
 }
 
-// The bytes of the HDF5 file, to be freed by the caller.
-static void *file_image(const ShardWriter *w, size_t *size) {
+// Builds the file in memory; H5Fclose alone touches the disk.
+static void write_file(const ShardWriter *w, const char *temporary) {
     h5_enter();
     hid_t access = H5Pcreate(H5P_FILE_ACCESS);
-    H5Pset_fapl_core(access, 1 << 20, 0);
+    H5Pset_fapl_core(access, 1 << 20, 1);
     H5Pset_libver_bounds(access, H5F_LIBVER_V110, H5F_LIBVER_V110); // the format that checksums its metadata
-    hid_t file = H5Fcreate(w->path, H5F_ACC_TRUNC, H5P_DEFAULT, access);
-    if (file < 0) { h5_die(w->path, "the file cannot be built in memory"); }
+    hid_t file = H5Fcreate(temporary, H5F_ACC_TRUNC, H5P_DEFAULT, access);
+    if (file < 0) { h5_die(w->path, "cannot be written"); }
     put_all(w, file);
-    H5Fflush(file, H5F_SCOPE_GLOBAL);
-    ssize_t bytes = H5Fget_file_image(file, NULL, 0);
-    void *image = bytes > 0 ? xmalloc((size_t)bytes) : NULL;
-    if (!image || H5Fget_file_image(file, image, (size_t)bytes) != bytes) {
-        h5_die(w->path, "the file cannot be built in memory");
-    }
-    H5Fclose(file);
+    if (H5Fclose(file) < 0) { h5_die(w->path, "cannot be written"); }
     H5Pclose(access);
     h5_leave();
-    *size = (size_t)bytes;
-    return image;
 }
 
 static void writer_free(ShardWriter *w) {
@@ -165,10 +158,12 @@ static void writer_free(ShardWriter *w) {
 }
 
 void shard_commit(ShardWriter *w) {
-    size_t size;
-    void *bytes = file_image(w, &size);
-    atomic_write(w->path, bytes, size);
-    free(bytes);
+    char *temporary = xprintf("%s.tmp-%ld", w->path, (long)getpid());
+    cleanup_add(temporary);
+    write_file(w, temporary);
+    commit_rename(temporary, w->path);
+    cleanup_remove(temporary);
+    free(temporary);
     writer_free(w);
 }
 

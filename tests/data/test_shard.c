@@ -1,0 +1,290 @@
+// Shards: what is written is read back; every kind of damage is a sentence; a full disk leaves nothing behind.
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stddef.h>
+#include <stdint.h>
+#include <cmocka.h>
+#include "data/h5.h"
+#include "data/shard.h"
+#include "tests/data/shards.h"
+#include "tests/dies.h"
+#include <signal.h>
+#include <sys/resource.h>
+
+enum { COUNT = 5 };
+static char *folder, *good;
+
+// Without fsync: thousands of files are written here.
+static void write_plain(const char *path, const void *bytes, size_t size) {
+    FILE *f = fopen(path, "wb");
+    assert_non_null(f);
+    assert_int_equal(fwrite(bytes, 1, size, f), size);
+    assert_int_equal(fclose(f), 0);
+}
+
+static void fresh(const char *path) {
+    size_t size;
+    char *bytes = read_file(good, &size);
+    write_plain(path, bytes, size);
+    free(bytes);
+}
+
+static void round_trip(void **state) {
+    (void)state;
+    ShardInfo info = test_info(1, 0);
+    ShardFile shard = shard_open(good);
+    char a[128], b[128];
+    assert_null(shard_info_difference(&info, &shard.info, a, b));
+    assert_int_equal(shard.samples, COUNT);
+    assert_int_equal(shard.dropped, 2);
+    assert_true(shard.dropped_image[1] == 99999999999 && shard.dropped_reason[1] == 5);
+    double error = 0;
+    for (int i = COUNT - 1; i >= 0; i--) {
+        TestArrays want, have;
+        ShardSample w = test_sample(i, &info, &want),
+                    h = {have.image, have.overlay, have.only_mask, have.mask, 0, 0, {0}, 0};
+        shard_read(&shard, i, &h);
+        for (int k = 0; k < 5 * 6 * 4; k++) {
+            error += fabs((double)want.image[k] - have.image[k]) + fabs((double)want.overlay[k] - have.overlay[k]) +
+                     fabs((double)want.only_mask[k] - have.only_mask[k]);
+        }
+        assert_memory_equal(want.mask, have.mask, sizeof want.mask);
+        assert_memory_equal(w.crop, h.crop, sizeof w.crop);
+        assert_true(w.class_index == h.class_index && w.image_id == h.image_id && w.area == h.area);
+    }
+    printf("  %d samples read back: sum of absolute errors of the latents %g\n", COUNT, error);
+    assert_true(error == 0);
+    shard_close(&shard);
+    shard_info_free(&info);
+}
+
+static void equal_bytes_and_empty(void **state) {
+    (void)state;
+    ShardInfo info = test_info(1, 0);
+    char *path = xprintf("%s/again.h5", folder);
+    test_shard(path, &info, 0, COUNT);
+    size_t size[2];
+    char *bytes[2] = {read_file(good, &size[0]), read_file(path, &size[1])};
+    printf("  two writings of one shard: %zu and %zu bytes\n", size[0], size[1]);
+    assert_int_equal(size[0], size[1]);
+    assert_memory_equal(bytes[0], bytes[1], size[0]);
+    test_shard(path, &info, 0, 0); // every picture was dropped
+    ShardFile empty = shard_open(path);
+    assert_int_equal(empty.samples, 0);
+    assert_int_equal(empty.dropped, 2);
+    shard_close(&empty);
+    shard_info_free(&info);
+    free(bytes[0]);
+    free(bytes[1]);
+    free(path);
+}
+
+// Half precision rounds to nearest; what it cannot hold is refused.
+static void half_precision(void **state) {
+    (void)state;
+    ShardInfo info = test_info(1, 0);
+    TestArrays arrays;
+    ShardSample s = test_sample(0, &info, &arrays);
+    char *path = xprintf("%s/half.h5", folder);
+    arrays.image[0] = 0.1f;
+    arrays.image[1] = 6e-8f; // subnormal
+    ShardWriter *writer = shard_begin(path, &info);
+    shard_add(writer, &s);
+    shard_commit(writer);
+    ShardFile shard = shard_open(path);
+    shard_read(&shard, 0, &s);
+    printf("  0.1 -> %.9g, 6e-8 -> %.9g\n", (double)arrays.image[0], (double)arrays.image[1]);
+    assert_true(arrays.image[0] == 0.0999755859375f && arrays.image[1] == 5.9604644775390625e-8f);
+    shard_close(&shard);
+    arrays.overlay[3] = 70000;
+    assert_dies("fp16 cannot hold", shard_add(shard_begin(path, &info), &s));
+    arrays.overlay[3] = NAN;
+    assert_dies("fp16 cannot hold", shard_add(shard_begin(path, &info), &s));
+    shard_info_free(&info);
+    free(path);
+}
+
+static void truncated(void **state) {
+    (void)state;
+    size_t size;
+    char *bytes = read_file(good, &size), *path = xprintf("%s/cut.h5", folder);
+    const size_t lengths[] = {0, 1, 7, 8, 40, 48, 100, 511, 1000, size / 4, size / 2, size - 1000, size - 1};
+    for (size_t i = 0; i < sizeof lengths / sizeof *lengths; i++) {
+        write_plain(path, bytes, lengths[i]);
+        assert_dies("cut.h5: is not an intact HDF5 file", shard_open(path));
+    }
+    write_plain(path, "<html>not found</html>", 22);
+    assert_dies("is not an intact HDF5 file", shard_open(path));
+    assert_dies("no.h5: does not exist", shard_open("no.h5"));
+    free(bytes);
+    free(path);
+}
+
+// A digest of everything that can be read from a shard.
+static uint64_t digest(const char *path) {
+    ShardFile shard = shard_open(path);
+    uint64_t hash = 1469598103934665603u;
+    for (int i = 0; i < shard.samples; i++) {
+        TestArrays a = {0};
+        ShardSample s = {a.image, a.overlay, a.only_mask, a.mask, 0, 0, {0}, 0};
+        shard_read(&shard, i, &s);
+        const uint8_t *p = (const uint8_t *)&a;
+        for (size_t k = 0; k < sizeof a; k++) { hash = (hash ^ p[k]) * 1099511628211u; }
+        hash = (hash ^ (uint64_t)(s.class_index + s.image_id + s.crop[0] + s.crop[1] + s.crop[2])) * 1099511628211u;
+        hash = (hash ^ (uint64_t)(s.area * 4096)) * 1099511628211u;
+    }
+    ShardInfo info = test_info(1, 0);
+    char x[128], y[128];
+    return shard_info_difference(&info, &shard.info, x, y) ? 0 : hash;
+}
+
+// Any flipped byte is either noticed or in a part of the file that carries nothing.
+static void flipped_bytes(void **state) {
+    (void)state;
+    size_t size;
+    char *bytes = read_file(good, &size), *path = xprintf("%s/flip.h5", folder), text[2048];
+    uint64_t expected = digest(good);
+    int noticed = 0, checksum = 0, harmless = 0;
+    for (size_t at = 0; at < size; at += 23) {
+        bytes[at] = (char)(bytes[at] ^ 0x40);
+        write_plain(path, bytes, size);
+        bytes[at] = (char)(bytes[at] ^ 0x40);
+        int code;
+        run_in_child(code, text, sizeof text, _exit(digest(path) == expected ? 0 : 2));
+        if (code != 0 && code != 1) { fail_msg("byte %zu flipped: exit %d %s", at, code, text); }
+        noticed += code == 1;
+        checksum += strstr(text, "Fletcher32") != NULL;
+        harmless += code == 0;
+    }
+    printf("  %d flipped bytes noticed (%d by a chunk's checksum), %d in unused parts\n", noticed, checksum, harmless);
+    assert_true(checksum > 50);
+    free(bytes);
+    free(path);
+}
+
+// ---- well-formed HDF5 files that are no shards
+
+static hid_t reopen(const char *path) {
+    h5_enter();
+    return H5Fopen(path, H5F_ACC_RDWR, H5P_DEFAULT);
+}
+
+static void finish(hid_t file) {
+    H5Fclose(file);
+    h5_leave();
+}
+
+static void missing_parts(void **state) {
+    (void)state;
+    static const char *const datasets[] = {"image_latent",  "target_overlay", "target_mask", "mask",
+                                           "class",         "image_id",       "crop",        "area",
+                                           "dropped_image", "dropped_reason"};
+    static const char *const attributes[] = {"classes", "trained", "drawn",   "vae_sha256", "resolution",
+                                             "color",   "alpha",   "outline", "seed",       "precision",
+                                             "version", "pass",    "targets"};
+    char *path = xprintf("%s/missing.h5", folder), text[128];
+    for (size_t i = 0; i < sizeof datasets / sizeof *datasets; i++) {
+        fresh(path);
+        hid_t file = reopen(path);
+        H5Ldelete(file, datasets[i], H5P_DEFAULT);
+        finish(file);
+        snprintf(text, sizeof text, "dataset \"%s\" is missing", datasets[i]);
+        assert_dies(text, shard_open(path));
+    }
+    for (size_t i = 0; i < sizeof attributes / sizeof *attributes; i++) {
+        fresh(path);
+        hid_t file = reopen(path);
+        H5Adelete(file, attributes[i]);
+        finish(file);
+        snprintf(text, sizeof text, "attribute \"%s\" is missing", attributes[i]);
+        assert_dies(text, shard_open(path));
+    }
+    free(path);
+}
+
+static void replace_dataset(const char *path, const char *name, hid_t type, int rank, const hsize_t *dims) {
+    fresh(path);
+    hid_t file = reopen(path);
+    H5Ldelete(file, name, H5P_DEFAULT);
+    hid_t space = H5Screate_simple(rank, dims, NULL);
+    H5Dclose(H5Dcreate2(file, name, type, space, H5P_DEFAULT, H5P_DEFAULT, H5P_DEFAULT));
+    H5Sclose(space);
+    finish(file);
+}
+
+static void replace_attribute(const char *path, const char *name, hid_t type, int count, const void *values) {
+    fresh(path);
+    hid_t file = reopen(path);
+    H5Adelete(file, name);
+    hsize_t dims[1] = {(hsize_t)count};
+    hid_t space = count ? H5Screate_simple(1, dims, NULL) : H5Screate(H5S_SCALAR);
+    hid_t attribute = H5Acreate2(file, name, type, space, H5P_DEFAULT, H5P_DEFAULT);
+    H5Awrite(attribute, type, values);
+    H5Aclose(attribute);
+    finish(file);
+}
+
+static void wrong_parts(void **state) {
+    (void)state;
+    char *path = xprintf("%s/wrong.h5", folder);
+    replace_dataset(path, "mask", H5T_STD_U8LE, 3, (hsize_t[]){COUNT, 20, 4});
+    assert_dies("dataset \"mask\" has the shape (5, 20, 4), expected (5, 20, 3)", shard_open(path));
+    replace_dataset(path, "target_mask", H5T_STD_U16LE, 4, (hsize_t[]){COUNT, 5, 6, 4});
+    assert_dies("dataset \"target_mask\" has the wrong type, expected float16", shard_open(path));
+    replace_dataset(path, "image_latent", H5T_STD_U8LE, 2, (hsize_t[]){COUNT, 5});
+    assert_dies("dataset \"image_latent\" has the wrong type", shard_open(path));
+    replace_dataset(path, "crop", H5T_STD_I32LE, 2, (hsize_t[]){COUNT + 1, 3});
+    assert_dies("dataset \"crop\" has the shape (6, 3), expected (5, 3)", shard_open(path));
+    replace_dataset(path, "image_id", H5T_STD_I64LE, 2, (hsize_t[]){COUNT, 1});
+    assert_dies("dataset \"image_id\" has the shape (5, 1), expected (5)", shard_open(path));
+    int zero = 0, many[2] = {1, 2};
+    replace_attribute(path, "resolution", H5T_NATIVE_INT, 0, &zero);
+    assert_dies("attribute \"resolution\" is 0", shard_open(path));
+    replace_attribute(path, "color", H5T_NATIVE_INT, 2, many);
+    assert_dies("attribute \"color\" has the wrong number of values", shard_open(path));
+    replace_attribute(path, "alpha", H5T_NATIVE_INT, 0, &zero);
+    assert_dies("attribute \"alpha\" has the wrong type, expected float", shard_open(path));
+    replace_attribute(path, "classes", H5T_NATIVE_INT, 2, many);
+    assert_dies("attribute \"classes\" has the wrong type, expected text of fixed length", shard_open(path));
+    replace_attribute(path, "trained", H5T_NATIVE_INT, 2, many);
+    assert_dies("attribute \"trained\" has the wrong number of values", shard_open(path));
+    free(path);
+}
+
+// A limit on file sizes stands for a full disk: the write fails, a sentence says so, and nothing stays behind.
+static void fill_disk(const char *path, const ShardInfo *info) {
+    signal(SIGXFSZ, SIG_IGN);
+    struct rlimit limit = {5000, 5000};
+    setrlimit(RLIMIT_FSIZE, &limit);
+    test_shard(path, info, 0, COUNT);
+}
+
+static void full_disk(void **state) {
+    (void)state;
+    ShardInfo info = test_info(1, 0);
+    char *place = xprintf("%s/full", folder), *path = xprintf("%s/x.h5", place);
+    make_folders(place);
+    assert_dies("x.h5: cannot be written", fill_disk(path, &info));
+    assert_int_equal(rmdir(place), 0); // empty
+    assert_dies("cannot be written", test_shard("/nowhere/x.h5", &info, 0, 1));
+    shard_info_free(&info);
+    free(path);
+    free(place);
+}
+
+int main(void) {
+    folder = test_folder();
+    good = xprintf("%s/good.h5", folder);
+    ShardInfo info = test_info(1, 0);
+    test_shard(good, &info, 0, COUNT);
+    shard_info_free(&info);
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(round_trip),     cmocka_unit_test(equal_bytes_and_empty),
+        cmocka_unit_test(half_precision), cmocka_unit_test(truncated),
+        cmocka_unit_test(flipped_bytes),  cmocka_unit_test(missing_parts),
+        cmocka_unit_test(wrong_parts),    cmocka_unit_test(full_disk),
+    };
+    int failures = cmocka_run_group_tests_name("data/shard", tests, NULL, NULL);
+    remove_tree(folder);
+    return failures;
+}
