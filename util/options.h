@@ -11,6 +11,7 @@
 #include <popt.h>
 
 #define OPT_STRING (POPT_ARG_STRING | POPT_ARGFLAG_SHOW_DEFAULT) // char *
+#define OPT_TEXT POPT_ARG_STRING                                 // char *, NULL unless given
 #define OPT_INT (POPT_ARG_INT | POPT_ARGFLAG_SHOW_DEFAULT)       // int
 #define OPT_LONG (POPT_ARG_LONGLONG | POPT_ARGFLAG_SHOW_DEFAULT) // long long
 #define OPT_DOUBLE (POPT_ARG_DOUBLE | POPT_ARGFLAG_SHOW_DEFAULT) // double
