@@ -14,6 +14,8 @@ endif
 comma   := ,
 PKGS    := openblas hdf5-serial yajl popt cairo openssl libpcre2-8 libutf8proc
 MARCH   ?= native
+# a comma inside of $(if ...)
+, := ,
 WARN    := -Wall -Wextra -Werror
 OPT     := $(if $(filter 1,$(DEBUG)),-O1 -fsanitize=address$(comma)undefined -fno-omit-frame-pointer -DDEBUG_GUARDS,-O3)
 CPPFLAGS = -I. -D_GNU_SOURCE -DBACKEND_$(BACKEND) -DPRECISION_$(PRECISION) $(shell pkg-config --cflags $(PKGS) 2>/dev/null) -I/usr/include/stb

@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
 # Installs what cocogold needs from the distribution (Debian, Ubuntu), and nothing that is there already.
-# Elsewhere it says what to install by hand. `setup.sh --reference` also makes .venv with PyTorch for `make test-reference`.
+# Elsewhere it says what to install by hand. `setup.sh --reference` also makes .venv with PyTorch for `make test-reference`;
+# `setup.sh --cuda` puts cuBLASLt into .cuda where there is nvcc without it.
 set -euo pipefail
 cd "$(dirname "$0")"
 
@@ -39,4 +40,17 @@ if [ "${1:-}" = --reference ] && ! cmp -s tests/reference/requirements.txt .venv
     python3 -m venv .venv
     .venv/bin/pip install -q --only-binary=:all: -r tests/reference/requirements.txt
     cp tests/reference/requirements.txt .venv/requirements.txt
+fi
+
+if [ "${1:-}" = --cuda ] && [ ! -e .cuda/ready ]; then
+    command -v nvcc >/dev/null || { echo "setup: nvcc (CUDA 12.4 or newer) is needed to build for GPUs" >&2 && exit 1; }
+    home=$(dirname "$(dirname "$(realpath "$(command -v nvcc)")")")
+    if [ ! -e "$home/include/cublasLt.h" ]; then
+        release=$(nvcc --version | sed -n 's/.*release \([0-9]*\).*/\1/p')
+        [ "$release" = 13 ] || { echo "setup: install the cuBLAS of CUDA $release by hand" >&2 && exit 1; }
+        echo "setup: installing cuBLAS into .cuda"
+        python3 -m venv .cuda
+        .cuda/bin/pip install -q --only-binary=:all: 'nvidia-cublas<13.1'
+        touch .cuda/ready
+    fi
 fi

@@ -12,7 +12,7 @@ struct DeviceInternals {
     int index;
     cudaStream_t compute, copy;
     cublasLtHandle_t lt;
-    struct LinearCache *linear; // algorithms chosen so far (linear.cu)
+    struct GemmCache *gemm; // algorithms chosen so far (gemm.cu)
     cudaGraphExec_t graph;
     bool recording;
 };

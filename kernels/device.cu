@@ -1,14 +1,12 @@
 // An NVIDIA GPU as a device: two streams, a cuBLASLt handle, one workspace, graphs.
 #include "kernels/cuda_common.cuh"
+#include "kernels/gemm.cuh"
 #include <stdio.h>
 #include <stdlib.h>
 
 extern "C" {
 #include "util/error.h"
 }
-
-struct LinearCache;
-void linear_cache_free(LinearCache *cache); // linear.cu
 
 struct DeviceEvent {
     cudaEvent_t event;
@@ -46,7 +44,7 @@ void device_close(Device *dev) {
     DeviceInternals *in = dev->internals;
     device_sync(dev);
     device_free(dev, dev->workspace);
-    linear_cache_free(in->linear);
+    gemm_cache_free(in->gemm);
     if (in->graph) { CHECK_CUDA(cudaGraphExecDestroy(in->graph)); }
     CHECK_CUBLAS(cublasLtDestroy(in->lt));
     CHECK_CUDA(cudaStreamDestroy(in->compute));

@@ -1,0 +1,62 @@
+# The kernels in CUDA: kernels/*.cu take the place of kernels/*.c in BACKEND=cuda (nvcc) and BACKEND=emu (g++ against the
+# stand-in headers of tests/emu). trace.c belongs to every backend.
+
+CUDA_ARCHS ?= 80 89 90 120
+NVCC       ?= nvcc
+NVCC_LIBS  := $(lastword $(wildcard .cuda/lib/python3*/site-packages/nvidia/cu13)) # of `setup.sh --cuda`
+CUDA_HOME  ?= $(patsubst %/bin/nvcc,%,$(realpath $(shell command -v $(NVCC) 2>/dev/null)))
+CUBLAS     := $(if $(wildcard $(CUDA_HOME)/include/cublasLt.h),,$(NVCC_LIBS))
+DEFINES     = -I. -DBACKEND_$(BACKEND) -DPRECISION_$(PRECISION)
+NVCC_FLAGS  = -std=c++17 -O3 -lineinfo -Werror all-warnings -Xcompiler -Wall,-Wno-unused-function \
+              $(if $(CUBLAS),-I$(CUBLAS)/include)
+GENCODE     = $(foreach a,$(CUDA_ARCHS),-gencode arch=compute_$(a),code=sm_$(a)) \
+              -gencode arch=compute_$(lastword $(CUDA_ARCHS)),code=compute_$(lastword $(CUDA_ARCHS))
+EMU_FLAGS   = -std=c++17 -g $(OPT) -march=$(MARCH) -fno-math-errno -fno-trapping-math -ffp-contract=fast -fopenmp $(WARN) \
+              -Wno-unknown-pragmas -Itests/emu -MMD -MP
+
+KERNEL_CU := $(wildcard kernels/*.cu)
+EMU_LIB   := $(patsubst %.cpp,$(BUILD)/%.o,$(filter-out tests/emu/test_%,$(wildcard tests/emu/*.cpp)))
+ifneq ($(BACKEND),cpu)
+OTHER_BACKEND := $(filter-out kernels/trace.c,$(wildcard kernels/*.c))
+KERNEL_CU_OBJ := $(KERNEL_CU:%.cu=$(BUILD)/%.cu.o)
+endif
+ifeq ($(BACKEND),emu)
+KERNEL_CU_OBJ += $(EMU_LIB)
+LDLIBS += -lboost_context -lstdc++
+endif
+ifeq ($(BACKEND),cuda)
+LDLIBS += $(if $(CUBLAS),-L$(CUBLAS)/lib -Wl$(,)-rpath$(,)$(abspath $(CUBLAS)/lib) -l:libcublasLt.so.13,-lcublasLt) \
+          -L$(CUDA_HOME)/lib64 -lcudart_static -ldl -lrt -lstdc++
+endif
+
+ifeq ($(BACKEND),emu)
+$(BUILD)/%.cu.o: %.cu $(BUILD)/flags
+	@mkdir -p $(@D)
+	$(CXX) -x c++ $(DEFINES) $(EMU_FLAGS) -c $< -o $@
+else
+$(BUILD)/%.cu.o: %.cu $(BUILD)/flags
+	@mkdir -p $(@D)
+	$(NVCC) $(DEFINES) $(NVCC_FLAGS) $(GENCODE) -MMD -MP -c $< -o $@
+endif
+
+$(BUILD)/%.o: %.cpp $(BUILD)/flags
+	@mkdir -p $(@D)
+	$(CXX) $(DEFINES) $(EMU_FLAGS) $(shell pkg-config --cflags openblas) -c $< -o $@
+
+# Tests under emulation: the emulation's own, with planted faults, and the kernels' that have a .cu, in both precisions.
+EMU_TESTS := $(addprefix $(BUILD)/tests/kernels/,test_groupnorm test_linear test_attention test_device)
+$(BUILD)/tests/emu/test_emu: $(BUILD)/tests/emu/test_emu.o $(EMU_LIB)
+	$(CXX) $(EMU_FLAGS) $^ -o $@ $(LDLIBS) -lcmocka
+
+.PHONY: test-emu test-emu-one nvcc-check
+test-emu: ## run the CUDA kernels on emulated threads, fp32 and bf16 (tests/emu)
+	$(MAKE) BACKEND=emu PRECISION=fp32 test-emu-one
+	$(MAKE) BACKEND=emu PRECISION=bf16 test-emu-one
+
+test-emu-one: $(BUILD)/tests/emu/test_emu $(EMU_TESTS)
+	tests/emu/run.sh $(BUILD) $^
+
+nvcc-check: ## compile every .cu for all architectures, warnings as errors; registers, shared memory, no spills
+	@NVCC="$(NVCC)" kernels/nvcc_check.sh "$(CUDA_ARCHS)" $(NVCC_FLAGS)
+
+-include $(KERNEL_CU_OBJ:.o=.d) $(BUILD)/tests/emu/test_emu.d
