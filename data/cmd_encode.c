@@ -1,0 +1,555 @@
+// cocogold encode: pictures and masks -> training samples (data/sample.h) -> VAE encoder -> HDF5 shards.
+//
+// Every pass over the data set is cut into ranges of --shard-size pictures; a range is a shard, whatever comes out of
+// its pictures. So a shard depends on nothing but the options: complete ones are kept on restart, and processes divide
+// them by number (--part). While the VAE works on a batch, a thread reads and crops the next one.
+#include "data/classes.h"
+#include "data/coco.h"
+#include "data/loader.h"
+#include "data/paint.h"
+#include "data/sample.h"
+#include "data/shard.h"
+#include "data/shard_report.h"
+#include "kernels/device.h"
+#include "model/pipeline.h"
+#include "util/error.h"
+#include "util/file.h"
+#include "util/options.h"
+#include "util/progress.h"
+#include <ctype.h>
+#include <omp.h>
+#include <pthread.h>
+#include <signal.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#ifdef PRECISION_bf16
+#define PRECISION_NAME "bf16"
+#else
+#define PRECISION_NAME "fp32"
+#endif
+#define FORMAT_VERSION "1" // of the shards and of the rules that make them
+
+enum { KINDS = 3 }; // image, overlay, mask
+
+typedef struct {
+    char *model, *data, *split, *out, *source, *targets, *classes, *trained, *color, *part;
+    int resolution, passes, min_side, shard_size, batch, threads, part_index, part_count;
+    double alpha, outline, absent;
+    long long seed;
+} Options;
+
+// Pictures [first, first + count) of a shard: one batch.
+typedef struct {
+    int shard;
+    long long first;
+    int count;
+    bool last; // of its shard
+} Work;
+
+// A batch ready for the VAE: the samples of its pictures (count) and the pixels of those that are good (rows).
+typedef struct {
+    Sample *samples;
+    SampleReason *reasons;
+    int rows, *picture_of; // (rows) index into samples
+    float *pixels[KINDS];  // (rows, R, R, 3); NULL: not asked for
+} Rendered;
+
+typedef struct {
+    Options o;
+    Coco coco;
+    int *order; // pictures by id
+    int shards_per_pass;
+    SampleOptions sample;
+    Paint paint;
+    ShardInfo info;
+    Work *work;
+    long long work_count, kept_pictures, todo_pictures;
+    Rendered rendered[2]; // by the work's number modulo 2
+    Device dev;
+    Pipeline pipeline;
+    Arena arena;
+    float *device_pixels, *device_latents, *latents[KINDS]; // latents: (batch, h, w, C) on the host
+} Encoder;
+
+static volatile sig_atomic_t interrupted;
+static void on_signal(int number) { interrupted = number; }
+
+static void catch_signals(void) {
+    struct sigaction action = {.sa_handler = on_signal, .sa_flags = SA_RESETHAND}; // a second one ends at once
+    sigaction(SIGINT, &action, NULL);
+    sigaction(SIGTERM, &action, NULL);
+}
+
+// ---- options
+
+static Options parse_options(int argc, char **argv) {
+    Options o = {.split = "train",
+                 .source = "auto",
+                 .targets = "overlay",
+                 .color = "white",
+                 .part = "1/1",
+                 .passes = 1,
+                 .min_side = 300,
+                 .shard_size = 1024,
+                 .batch = 8,
+                 .alpha = 1,
+                 .seed = 2024};
+    struct poptOption table[] = {
+        {"model", 0, POPT_ARG_STRING, &o.model, 0, "pipeline directory with the VAE", "DIR"},
+        {"data", 0, POPT_ARG_STRING, &o.data, 0, "folder of the data set, in COCO's layout", "DIR"},
+        {"split", 0, OPT_STRING, &o.split, 0, "train, val, train2017, val2017 or whatever the split is called", "NAME"},
+        {"out", 0, POPT_ARG_STRING, &o.out, 0, "folder for SPLIT-00000.h5, ... and SPLIT.json", "DIR"},
+        {"source", 0, OPT_STRING, &o.source, 0, "annotations: auto (instances if there), instances, panoptic", "KIND"},
+        {"resolution", 0, OPT_INT, &o.resolution, 0, "side of the training pictures (0: as the model's configs say)",
+         "PIXELS"},
+        {"targets", 0, OPT_STRING, &o.targets, 0, "overlay | mask | overlay,mask", "LIST"},
+        {"classes", 0, POPT_ARG_STRING, &o.classes, 0,
+         "classes to draw (default: DATA/classes/seen.txt if there, else default14; for other splits than train "
+         "all-things): " CLASSES_HELP,
+         "LIST"},
+        {"trained", 0, POPT_ARG_STRING, &o.trained, 0,
+         "classes to mark as seen in training (default: for train those of --classes, else seen.txt or default14)",
+         "LIST"},
+        {"color", 0, OPT_STRING, &o.color, 0, "of the painted mask: a name, #rrggbb or R,G,B", "COLOR"},
+        {"alpha", 0, OPT_DOUBLE, &o.alpha, 0, "opacity of the painted mask", "SHARE"},
+        {"outline", 0, OPT_DOUBLE, &o.outline, 0, "line along the mask's border, pixels at 512 (the original's: 4)",
+         "PIXELS"},
+        {"passes", 0, OPT_INT, &o.passes, 0, "times through the pictures, each with other crops and classes", "N"},
+        {"absent", 0, OPT_DOUBLE, &o.absent, 0, "share of samples that ask for a class that is not there", "SHARE"},
+        {"min-side", 0, OPT_INT, &o.min_side, 0, "drop pictures with a shorter side", "PIXELS"},
+        {"seed", 0, OPT_LONG, &o.seed, 0, "of crops and classes", "SEED"},
+        {"shard-size", 0, OPT_INT, &o.shard_size, 0, "pictures per shard, the unit of restart", "N"},
+        {"batch", 0, OPT_INT, &o.batch, 0, "pictures per run of the VAE", "N"},
+        {"part", 0, OPT_STRING, &o.part, 0, "do only every N-th shard, beginning with the K-th (several processes)",
+         "K/N"},
+        {"threads", 0, OPT_INT, &o.threads, 0, "that read and crop pictures (0: a quarter of the cores)", "N"},
+        OPTIONS_END};
+    options_parse(argc, argv, table, "--model DIR --data DIR --out DIR [OPTIONS]",
+                  "Turns pictures and masks into HDF5 shards of latents. Run it again to go on where it stopped.", 0);
+    options_require(o.model, "--model", "a pipeline directory");
+    options_require(o.data, "--data", "a data set in COCO's layout");
+    options_require(o.out, "--out", "the folder for the shards");
+    options_range(o.resolution, "--resolution", 0, 8192);
+    options_range(o.passes, "--passes", 1, 100000);
+    options_range(o.absent, "--absent", 0, 1);
+    options_range(o.min_side, "--min-side", 1, 1e6);
+    options_range(o.shard_size, "--shard-size", 1, 1e6);
+    options_range(o.batch, "--batch", 1, 4096);
+    options_range(o.threads, "--threads", 0, 1024);
+    int end = 0;
+    if (sscanf(o.part, "%d/%d%n", &o.part_index, &o.part_count, &end) != 2 || o.part[end] || o.part_index < 1 ||
+        o.part_index > o.part_count) {
+        die("--part %s: expected K/N with 1 <= K <= N", o.part);
+    }
+    if (!o.threads) { o.threads = omp_get_num_procs() < 8 ? 1 : omp_get_num_procs() / 4; }
+    return o;
+}
+
+static int parse_targets(const char *text) {
+    static const char *const choices[] = {"overlay", "mask", "overlay,mask", "mask,overlay", NULL};
+    static const int bits[] = {TARGET_OVERLAY, TARGET_MASK, TARGET_OVERLAY | TARGET_MASK, TARGET_OVERLAY | TARGET_MASK};
+    return bits[options_choice(text, "--targets", choices)];
+}
+
+// The side that the UNet was made for, else the VAE's.
+static int model_resolution(const Encoder *e) {
+    const VAEConfig *vae = &e->pipeline.vae_encoder.config;
+    char *path = xprintf("%s/unet/config.json", e->o.model);
+    int cells = file_exists(path) ? unet_config_read(path).sample_size : 0;
+    free(path);
+    int resolution = cells ? cells * vae_factor(vae) : vae->sample_size;
+    if (!resolution) {
+        die("%s: neither unet/config.json nor vae/config.json has \"sample_size\": give --resolution", e->o.model);
+    }
+    return resolution;
+}
+
+// COCO's splits are called train2017 in the files; "train" will do, and is what the shards are called.
+static char *split_in_files(const Options *o) {
+    char *instances = xprintf("%s/annotations/instances_%s2017.json", o->data, o->split);
+    char *panoptic = xprintf("%s/annotations/panoptic_%s2017.json", o->data, o->split);
+    bool year = file_exists(instances) || file_exists(panoptic);
+    free(instances);
+    free(panoptic);
+    return year ? xprintf("%s2017", o->split) : xstrdup(o->split);
+}
+
+static void name_split(const Options *o, char name[32]) {
+    size_t length = strlen(o->split);
+    while (length > 1 && isdigit((unsigned char)o->split[length - 1])) { length--; }
+    if (length > 31) { die("--split %s: expected at most 31 letters", o->split); }
+    snprintf(name, 32, "%.*s", (int)length, o->split);
+}
+
+// ---- what is to be done
+
+static const Coco *sorted_coco;
+static int by_id(const void *a, const void *b) {
+    int64_t x = sorted_coco->pictures[*(const int *)a].id, y = sorted_coco->pictures[*(const int *)b].id;
+    return (x > y) - (x < y);
+}
+
+static void choose_classes(Encoder *e, bool train) {
+    char *seen_file = xprintf("%s/classes/seen.txt", e->o.data);
+    char *seen = file_exists(seen_file) ? xprintf("@%s", seen_file) : xstrdup("default14");
+    bool *drawn = classes_parse(&e->coco, e->o.classes ? e->o.classes : train ? seen : "all-things", NULL);
+    bool *trained = e->o.trained || !train ? classes_parse(&e->coco, e->o.trained ? e->o.trained : seen, NULL) : drawn;
+    const char **names = xcalloc((size_t)e->coco.category_count, sizeof *names);
+    for (int c = 0; c < e->coco.category_count; c++) { names[c] = e->coco.categories[c].name; }
+    shard_info_classes(&e->info, e->coco.category_count, names);
+    for (int c = 0; c < e->coco.category_count; c++) {
+        e->info.drawn[c] = drawn[c];
+        e->info.trained[c] = trained[c];
+    }
+    if (trained != drawn) { free(trained); }
+    e->sample.allowed = drawn;
+    free(names);
+    free(seen);
+    free(seen_file);
+}
+
+static void open_data(Encoder *e) {
+    const Options *o = &e->o;
+    char *split = split_in_files(o);
+    e->coco = coco_open(o->data, split, o->source);
+    free(split);
+    e->order = xcalloc((size_t)e->coco.picture_count + 1, sizeof *e->order);
+    for (int i = 0; i < e->coco.picture_count; i++) { e->order[i] = i; }
+    sorted_coco = &e->coco;
+    qsort(e->order, (size_t)e->coco.picture_count, sizeof *e->order, by_id);
+    e->shards_per_pass = (e->coco.picture_count + o->shard_size - 1) / o->shard_size;
+    if ((long long)e->shards_per_pass * o->passes > 99999) {
+        die("--shard-size %d: %d pictures in %d passes would be more than 99999 shards", o->shard_size,
+            e->coco.picture_count, o->passes);
+    }
+    if (!e->coco.picture_count) { die("%s: has no pictures", e->coco.path); }
+}
+
+static void describe(Encoder *e) {
+    const Options *o = &e->o;
+    ShardInfo *info = &e->info;
+    const VAEConfig *vae = &e->pipeline.vae_encoder.config;
+    int factor = vae_factor(vae);
+    *info = (ShardInfo){.precision = PRECISION_NAME,
+                        .version = FORMAT_VERSION,
+                        .alpha = o->alpha,
+                        .outline = o->outline,
+                        .absent = o->absent,
+                        .min_side = o->min_side,
+                        .passes = o->passes,
+                        .seed = o->seed};
+    info->resolution = o->resolution ? o->resolution : model_resolution(e);
+    if (info->resolution % factor) {
+        die("--resolution %d: expected a multiple of %d, the VAE's pixels per latent cell", info->resolution, factor);
+    }
+    name_split(o, info->split);
+    snprintf(info->source, sizeof info->source, "%s", e->coco.panoptic ? "panoptic" : "instances");
+    sha256_file(e->coco.path, info->annotations_sha256);
+    pipeline_vae_digest(o->model, info->vae_sha256);
+    e->paint = paint_parse(o->color, o->alpha, o->outline);
+    for (int i = 0; i < 3; i++) { info->color[i] = e->paint.color[i]; }
+    info->targets = parse_targets(o->targets);
+    info->shards = e->shards_per_pass * o->passes;
+    info->height = info->width = vae_latent_size(vae, info->resolution);
+    info->channels = vae->latent_channels;
+    choose_classes(e, strcmp(info->split, "train") == 0);
+    e->sample.seed = (uint64_t)o->seed;
+    e->sample.resolution = info->resolution;
+    e->sample.minimum_side = o->min_side;
+    e->sample.absent = o->absent;
+    e->sample.skip_damaged = true;
+}
+
+static char *shard_path(const Encoder *e, int shard) {
+    return xprintf("%s/%s-%05d.h5", e->o.out, e->info.split, shard);
+}
+
+static ShardInfo shard_info(const Encoder *e, int shard) {
+    ShardInfo info = e->info; // borrows the class table
+    info.pass = shard / e->shards_per_pass;
+    info.first_picture = (long long)(shard % e->shards_per_pass) * e->o.shard_size;
+    info.pictures = e->coco.picture_count - info.first_picture;
+    if (info.pictures > e->o.shard_size) { info.pictures = e->o.shard_size; }
+    return info;
+}
+
+// A shard that is there already must be what this command would write.
+static void check_kept(const Encoder *e, const char *path, int shard) {
+    ShardFile kept = shard_open(path);
+    ShardInfo wanted = shard_info(e, shard);
+    char have[128], want[128];
+    const char *name = shard_info_difference(&kept.info, &wanted, have, want);
+    if (!name && (kept.info.first_picture != wanted.first_picture || kept.info.pictures != wanted.pictures)) {
+        name = "pictures";
+        snprintf(have, sizeof have, "%lld from %lld on", kept.info.pictures, kept.info.first_picture);
+        snprintf(want, sizeof want, "%lld from %lld on", wanted.pictures, wanted.first_picture);
+    }
+    if (!name && kept.info.pass != wanted.pass) {
+        name = "pass";
+        snprintf(have, sizeof have, "%d", kept.info.pass);
+        snprintf(want, sizeof want, "%d", wanted.pass);
+    }
+    if (name) {
+        die("%s: attribute \"%s\" is %s where this command asks for %s: give another --out, or remove these shards "
+            "first",
+            path, name, have, want);
+    }
+    shard_close(&kept);
+}
+
+static void add_work(Encoder *e, int shard) {
+    ShardInfo info = shard_info(e, shard);
+    long long batches = (info.pictures + e->o.batch - 1) / e->o.batch;
+    e->work = xrealloc(e->work, (size_t)(e->work_count + batches) * sizeof *e->work);
+    for (long long b = 0; b < batches; b++) {
+        long long done = b * e->o.batch, left = info.pictures - done;
+        e->work[e->work_count++] =
+            (Work){shard, info.first_picture + done, (int)(left < e->o.batch ? left : e->o.batch), b == batches - 1};
+    }
+    e->todo_pictures += info.pictures;
+}
+
+static void plan_work(Encoder *e) {
+    char *beyond = shard_path(e, e->info.shards);
+    if (file_exists(beyond)) {
+        die("%s: is more than the %d shards that this command writes: give another --out, or remove these shards first",
+            beyond, e->info.shards);
+    }
+    free(beyond);
+    for (int shard = e->o.part_index - 1; shard < e->info.shards; shard += e->o.part_count) {
+        char *path = shard_path(e, shard);
+        if (file_exists(path)) {
+            check_kept(e, path, shard);
+            e->kept_pictures += shard_info(e, shard).pictures;
+        } else {
+            add_work(e, shard);
+        }
+        free(path);
+    }
+}
+
+// ---- memory
+
+static bool wanted(const Encoder *e, int kind) { return kind == 0 || (e->info.targets & (1 << (kind - 1))); }
+
+static void allocate(Encoder *e) {
+    int R = e->info.resolution;
+    size_t rows = (size_t)e->o.batch, pixels = rows * (size_t)R * (size_t)R * 3 * sizeof(float);
+    size_t latents = rows * (size_t)e->info.height * (size_t)e->info.width * (size_t)e->info.channels * sizeof(float);
+    e->arena = arena_create(&e->dev, pipeline_encode_bytes(&e->pipeline, e->o.batch, R, R, &e->dev));
+    e->device_pixels = device_alloc(&e->dev, pixels);
+    e->device_latents = device_alloc(&e->dev, latents);
+    for (int kind = 0; kind < KINDS; kind++) {
+        if (!wanted(e, kind)) { continue; }
+        e->latents[kind] = device_alloc_pinned(&e->dev, latents);
+        for (int i = 0; i < 2; i++) { e->rendered[i].pixels[kind] = device_alloc_pinned(&e->dev, pixels); }
+    }
+    for (int i = 0; i < 2; i++) {
+        e->rendered[i].samples = xcalloc(rows, sizeof(Sample));
+        e->rendered[i].reasons = xcalloc(rows, sizeof(SampleReason));
+        e->rendered[i].picture_of = xcalloc(rows, sizeof(int));
+    }
+}
+
+static void release(Encoder *e) {
+    for (int i = 0; i < 2; i++) {
+        for (int kind = 0; kind < KINDS; kind++) {
+            if (wanted(e, kind)) { device_free_pinned(&e->dev, e->rendered[i].pixels[kind]); }
+        }
+        free(e->rendered[i].samples);
+        free(e->rendered[i].reasons);
+        free(e->rendered[i].picture_of);
+    }
+    for (int kind = 0; kind < KINDS; kind++) {
+        if (wanted(e, kind)) { device_free_pinned(&e->dev, e->latents[kind]); }
+    }
+    device_free(&e->dev, e->device_pixels);
+    device_free(&e->dev, e->device_latents);
+    arena_destroy(&e->arena);
+}
+
+// ---- pictures to samples, on a thread of its own
+
+static void render_row(const Encoder *e, const Sample *s, Rendered *r, int row) {
+    int R = e->info.resolution;
+    size_t at = (size_t)row * (size_t)R * (size_t)R * 3;
+    image_to_floats(&s->rgb, r->pixels[0] + at);
+    for (int kind = 1; kind < KINDS; kind++) {
+        if (!wanted(e, kind)) { continue; }
+        Image target = kind == 1 ? paint_overlay(&s->rgb, s->mask, &e->paint) : paint_mask(s->mask, R, R, &e->paint);
+        image_to_floats(&target, r->pixels[kind] + at);
+        image_free(&target);
+    }
+}
+
+static void render(const Encoder *e, const Work *work, Rendered *r) {
+    uint32_t pass = (uint32_t)(work->shard / e->shards_per_pass);
+#pragma omp parallel for schedule(dynamic) num_threads(e->o.threads)
+    for (int i = 0; i < work->count; i++) {
+        r->samples[i] = (Sample){0};
+        r->reasons[i] = sample_make(&e->coco, &e->sample, e->order[work->first + i], pass, &r->samples[i]);
+    }
+    r->rows = 0;
+    for (int i = 0; i < work->count; i++) {
+        if (r->reasons[i] == SAMPLE_OK) { r->picture_of[r->rows++] = i; }
+    }
+#pragma omp parallel for schedule(dynamic) num_threads(e->o.threads)
+    for (int row = 0; row < r->rows; row++) { render_row(e, &r->samples[r->picture_of[row]], r, row); }
+}
+
+typedef struct {
+    pthread_t thread;
+    const Encoder *encoder;
+    const Work *work;
+    Rendered *into;
+} Reader;
+
+static void *read_thread(void *reader) {
+    Reader *r = reader;
+    render(r->encoder, r->work, r->into);
+    return NULL;
+}
+
+static void reader_start(Reader *reader, Encoder *e, long long number) {
+    *reader = (Reader){.encoder = e, .work = &e->work[number], .into = &e->rendered[number % 2]};
+    if (pthread_create(&reader->thread, NULL, read_thread, reader) != 0) {
+        die("a thread for reading cannot be started");
+    }
+}
+
+// ---- samples to latents to shards
+
+static void run_vae(Encoder *e, const Rendered *r) {
+    size_t R = (size_t)e->info.resolution, rows = (size_t)r->rows;
+    size_t latents = rows * (size_t)e->info.height * (size_t)e->info.width * (size_t)e->info.channels;
+    for (int kind = 0; kind < KINDS && rows; kind++) {
+        if (!wanted(e, kind)) { continue; }
+        device_copy(&e->dev, e->device_pixels, r->pixels[kind], rows * R * R * 3 * sizeof(float), false);
+        pipeline_encode(&e->pipeline, &e->arena, e->device_latents, e->device_pixels, r->rows, (int)R, (int)R, &e->dev);
+        device_copy(&e->dev, e->latents[kind], e->device_latents, latents * sizeof(float), false);
+    }
+    device_sync(&e->dev);
+}
+
+// Rows of packed bits, the first pixel in the highest bit: numpy.packbits(mask, axis=1).
+static uint8_t *pack_mask(const uint8_t *mask, int R) {
+    int bytes = (R + 7) / 8;
+    uint8_t *packed = xcalloc((size_t)R * (size_t)bytes, 1);
+    for (int y = 0; y < R; y++) {
+        for (int x = 0; x < R; x++) { packed[y * bytes + x / 8] |= (uint8_t)((mask[y * R + x] != 0) << (7 - x % 8)); }
+    }
+    return packed;
+}
+
+static void add_sample(const Encoder *e, ShardWriter *writer, const Sample *s, int row) {
+    size_t at = (size_t)row * (size_t)e->info.height * (size_t)e->info.width * (size_t)e->info.channels;
+    ShardSample out = {
+        .class_index = s->category, .image_id = s->image_id, .crop = {s->x, s->y, s->side}, .area = s->area};
+    out.image_latent = e->latents[0] + at;
+    out.target_overlay = wanted(e, 1) ? e->latents[1] + at : NULL;
+    out.target_mask = wanted(e, 2) ? e->latents[2] + at : NULL;
+    out.mask = pack_mask(s->mask, e->info.resolution);
+    shard_add(writer, &out);
+    free(out.mask);
+}
+
+static void add_batch(const Encoder *e, ShardWriter *writer, const Work *work, const Rendered *r) {
+    int row = 0;
+    for (int i = 0; i < work->count; i++) {
+        int64_t image_id = e->coco.pictures[e->order[work->first + i]].id;
+        if (r->reasons[i] == SAMPLE_OK) {
+            add_sample(e, writer, &r->samples[i], row++);
+        } else {
+            shard_drop(writer, image_id, r->reasons[i]);
+        }
+        if (r->reasons[i] == SAMPLE_DAMAGED) {
+            warn("picture %lld cannot be read and is dropped", (long long)image_id);
+        }
+        sample_free(&r->samples[i]);
+    }
+}
+
+// Works through the list; true if it came to its end, false if a signal stopped it.
+static bool encode_all(Encoder *e) {
+    Progress progress =
+        progress_begin(e->info.split, "pictures", e->kept_pictures + e->todo_pictures, e->kept_pictures);
+    long long done = e->kept_pictures;
+    ShardWriter *writer = NULL;
+    Reader reader;
+    reader_start(&reader, e, 0);
+    for (long long n = 0; n < e->work_count; n++) {
+        const Work *work = &e->work[n];
+        pthread_join(reader.thread, NULL);
+        if (interrupted) {
+            if (writer) { shard_abandon(writer); }
+            return false;
+        }
+        if (n + 1 < e->work_count) { reader_start(&reader, e, n + 1); }
+        if (!writer) {
+            char *path = shard_path(e, work->shard);
+            ShardInfo info = shard_info(e, work->shard);
+            writer = shard_begin(path, &info);
+            free(path);
+        }
+        run_vae(e, &e->rendered[n % 2]);
+        add_batch(e, writer, work, &e->rendered[n % 2]);
+        if (work->last) {
+            shard_commit(writer);
+            writer = NULL;
+        }
+        progress_update(&progress, done += work->count);
+    }
+    progress_end(&progress, done);
+    return true;
+}
+
+// The report needs the shards of all parts; the last part to end writes it.
+static void finish(const Encoder *e) {
+    int missing = 0;
+    for (int shard = 0; shard < e->info.shards; shard++) {
+        char *path = shard_path(e, shard);
+        missing += !file_exists(path);
+        free(path);
+    }
+    if (missing) {
+        printf("%s: part %s is complete; %d of %d shards are for other parts to write\n", e->o.out, e->o.part, missing,
+               e->info.shards);
+        return;
+    }
+    ShardSet set = shards_open(e->o.out, e->info.split);
+    shard_report(&set);
+    if (!set.samples) { warn("%s: no picture gave a sample", e->o.out); }
+    shards_close(&set);
+}
+
+int cmd_encode(int argc, char **argv) {
+    Encoder e = {.o = parse_options(argc, argv)};
+    open_data(&e);
+    device_open(&e.dev, 0);
+    e.pipeline = pipeline_open(e.o.model, PART_VAE_ENCODER, 0, &e.dev);
+    describe(&e);
+    make_folders(e.o.out);
+    plan_work(&e);
+    bool complete = true;
+    if (e.work_count) {
+        allocate(&e);
+        catch_signals();
+        complete = encode_all(&e);
+        release(&e);
+    }
+    if (complete) {
+        finish(&e);
+    } else {
+        fprintf(stderr, "\ncocogold: stopped: complete shards are kept, the same command goes on\n");
+    }
+    pipeline_close(&e.pipeline, &e.dev);
+    device_close(&e.dev);
+    free((bool *)e.sample.allowed);
+    free(e.order);
+    free(e.work);
+    shard_info_free(&e.info);
+    coco_free(&e.coco);
+    return complete ? 0 : 128 + interrupted;
+}

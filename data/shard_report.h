@@ -1,0 +1,5 @@
+// What an encoding holds and what it dropped: a paragraph on stdout and SPLIT.json beside the shards.
+#pragma once
+#include "data/loader.h"
+
+void shard_report(const ShardSet *set);
