@@ -173,26 +173,23 @@ typedef struct {
     int OH, OW;
 } Patches;
 
-// A run of output pixels of one image row and the columns (tap, channel) of one row of taps that fall into a panel:
-// what a pixel needs is contiguous in inp, from offset c0 of the row of taps on.
+// The columns (tap, channel) of one row of taps that fall into a panel, for pixels of one image row: what a pixel needs
+// is contiguous in inp, from offset c0 of the row of taps on.
 typedef struct {
     const float *row; // inp at the start of the image row; NULL: outside
-    int c0, width, x0, x1;
+    int column, c0, width;
 } Segment;
 
-// to (x1 - x0, NR): columns outside the image become 0.
-static void copy_segment(float *to, const Patches *p, const Segment *s) {
-    const Conv2d *c = p->conv;
-    int width = s->width, row_floats = c->W * c->IC;
-    for (int x = s->x0; x < s->x1; x++, to += NR) {
-        int from = (x * c->stride - c->pad_before) * c->IC + s->c0;
-        if (s->row && from >= 0 && from + width <= row_floats) {
-            for (int j = 0; j < width; j++) to[j] = s->row[from + j];
-        } else {
-            for (int j = 0; j < width; j++) {
-                to[j] = s->row && from + j >= 0 && from + j < row_floats ? s->row[from + j] : 0;
-            }
-        }
+// Columns of a segment for pixel x; outside the image they are 0. May write up to NR columns more.
+static inline void copy_segment(float *to, const Conv2d *c, const Segment *s, int x) {
+    int from = (x * c->stride - c->pad_before) * c->IC + s->c0, row_floats = c->W * c->IC;
+    if (s->row && from >= 0 && from + NR <= row_floats) {
+        vec_store(to, vec_load(s->row + from));
+        vec_store(to + VEC, vec_load(s->row + from + VEC));
+        return;
+    }
+    for (int j = 0; j < s->width; j++) {
+        to[j] = s->row && from + j >= 0 && from + j < row_floats ? s->row[from + j] : 0;
     }
 }
 
@@ -257,11 +254,16 @@ static int gather_patches(int *offset, int scale, float *panel, const float **b,
     for (int pixel = first, run; pixel < end; pixel += run) {
         run = image_run(p, pixel, end);
         int x = pixel % p->OW, y = pixel / p->OW;
-        for (int column = n0, width; column < n0 + n; column += width) {
+        int count = 0;
+        Segment segments[NR];
+        for (int column = n0; column < n0 + n; column += segments[count++].width) {
             int ky = column / tap_columns, c0 = column % tap_columns;
-            width = min(tap_columns - c0, n0 + n - column);
-            Segment s = {tap_row(p, y / p->OH, y % p->OH, ky), c0, width, x, x + run};
-            copy_segment(panel + (size_t)(pixel - first) * NR + column - n0, p, &s);
+            const float *row = tap_row(p, y / p->OH, y % p->OH, ky);
+            segments[count] = (Segment){row, column - n0, c0, min(tap_columns - c0, n0 + n - column)};
+        }
+        for (int i = 0; i < run; i++) { // in order: what a pixel writes beyond its columns is the next one's
+            float *to = panel + (size_t)(pixel - first + i) * NR;
+            for (int s = 0; s < count; s++) copy_segment(to + segments[s].column, p->conv, segments + s, x + i);
         }
     }
     for (int i = 0; i < end - first; i++) offset[i] = i * scale;
@@ -304,7 +306,9 @@ void conv2d_backward(floatX *dinp, float *dweight, float *dbias, floatX *dsample
     GemmWeight w = backward_weight(c, weight);
     size_t head = (c->OC + 63) / 64 * 64, need = dinp ? head + gemm_scratch(c->B * c->H * c->W, &w) : 0;
     size_t sums = column_sum_scratch(c->B * OH * OW, c->OC);
-    float *scratch = device_workspace(dev, (size_t)(need > sums ? need : sums) * sizeof(float));
+    size_t outer = gemm_outer_scratch(c->B * OH * OW, c->OC, c->K * c->K * c->IC, chunk_pixels(OW));
+    if (dweight && outer > need) { need = outer; }
+    float *scratch = device_workspace(dev, (need > sums ? need : sums) * sizeof(float));
     if (!run) { return; }
     if (dinp) {
         memset(scratch, 0, c->OC * sizeof *scratch);
@@ -316,7 +320,7 @@ void conv2d_backward(floatX *dinp, float *dweight, float *dbias, floatX *dsample
     if (dweight) {
         Patches p = {c, inp, OH, OW};
         gemm_outer(dweight, dout, beta, c->B * OH * OW, c->OC, c->K * c->K * c->IC, chunk_pixels(OW), gather_patches,
-                   &p);
+                   &p, scratch);
     }
     if (dbias || dsample_bias) { bias_gradients(dbias, dsample_bias, dout, beta, c->B, OH * OW, c->OC, scratch); }
 }

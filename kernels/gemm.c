@@ -8,6 +8,7 @@ typedef int Int4 __attribute__((vector_size(16)));
 enum { CHUNK = 384 }; // rows of a packed panel that stay in L1 while tiles pass by
 
 static inline int min(int a, int b) { return a < b ? a : b; }
+static inline int max(int a, int b) { return a > b ? a : b; }
 static inline int ceil_div(int a, int b) { return (a + b - 1) / b; }
 
 // ---- Tiles in registers --------------------------------------------------------------------------------------------
@@ -251,15 +252,33 @@ void gemm_tiles(int tiles, int rows, const GemmWeight *w, GemmFill *fill, const 
 
 // ---- Products of columns -------------------------------------------------------------------------------------------
 
-// Enough pieces of work for balance; panels that share a packed left tile; columns of the left matrix from which
-// packing pays (below, a chunk of it stays in L1).
-enum { OUTER_ITEMS = 16, OUTER_PANELS = 4, PACK_COLUMNS = 48 };
+enum {
+    OUTER_ITEMS = 16,   // pieces of work that are enough for balance
+    OUTER_TILES = 32,   // most tiles of rows of a piece: what it reads and writes in a chunk stays in L2
+    PACK_COLUMNS = 48,  // columns of the left matrix from which packing pays (below, a chunk of it stays in L1)
+    PACK_PANELS = 3,    // panels that share the packed columns, at least
+    SMALL = 1 << 16,    // elements of a result that is cheap to sum from segments of rows ...
+    SEGMENT_ROWS = 256, // ... of at least this length
+};
 
+// A product cut into pieces: segments of rows (each with a result of its own), groups of panels, groups of tiles.
 typedef struct {
-    const float *b;
-    ptrdiff_t step;
-    int K, offset[OUTER_CHUNK];
-} Gathered;
+    int segments, columns, groups;
+} Cut;
+
+static Cut cut_outer(int rows, int M, int N, int chunk) {
+    int tiles = tile_count(M), panels = ceil_div(N, NR);
+    if (tiles <= OUTER_TILES && (long)M * N <= SMALL && rows >= 2 * SEGMENT_ROWS) {
+        return (Cut){min(OUTER_ITEMS, ceil_div(rows, max(SEGMENT_ROWS, chunk))), 1, 1};
+    }
+    int groups = max(ceil_div(tiles, OUTER_TILES), ceil_div(OUTER_ITEMS, panels));
+    return (Cut){1, min(panels, ceil_div(OUTER_ITEMS, groups)), min(tiles, groups)};
+}
+
+size_t gemm_outer_scratch(int rows, int M, int N, int chunk) {
+    Cut cut = cut_outer(rows, M, N, chunk);
+    return cut.segments > 1 ? (size_t)cut.segments * M * N : 0;
+}
 
 // to (count, MR) = `rows` columns of a.
 static void pack_columns(float *to, const float *a, ptrdiff_t stride, int count, int rows) {
@@ -272,50 +291,73 @@ static void pack_columns(float *to, const float *a, ptrdiff_t stride, int count,
     }
 }
 
-// Panels p0 .. p1 - 1 of columns, tiles t0 .. t1 - 1 of rows of c.
-static void outer_product(float *c, const float *a, float beta, int rows, int M, int N, int chunk, GemmGather *gather,
-                          const void *context, int p0, int p1, int t0, int t1) {
-    float panel[OUTER_PANELS][OUTER_CHUNK * NR] __attribute__((aligned(64)));
-    float packed[OUTER_CHUNK * MR] __attribute__((aligned(64)));
-    Gathered g[OUTER_PANELS];
-    int tiles = tile_count(M);
-    bool pack = M >= PACK_COLUMNS && p1 - p0 > 1;
-    for (int first = 0; first < rows; first += chunk) {
-        int end = min(rows, first + chunk);
-        for (int p = p0; p < p1; p++) {
-            Gathered *to = g + p - p0;
-            to->K = gather(to->offset, pack ? MR : M, panel[p - p0], &to->b, &to->step, first, end, p * NR,
-                           min(NR, N - p * NR), context);
+typedef struct {
+    float *c;
+    const float *a;
+    float beta;
+    int rows, M, N, chunk;
+    GemmGather *gather;
+    const void *context;
+} Outer;
+
+// Rows first .. end - 1, panels p0 .. p1 - 1 of columns, tiles t0 .. t1 - 1 of rows of c.
+static void outer_piece(const Outer *o, float *c, float beta, int first, int end, int p0, int p1, int t0, int t1) {
+    float panel[(OUTER_CHUNK + 1) * NR] __attribute__((aligned(64)));
+    float packed[OUTER_TILES][OUTER_CHUNK * MR] __attribute__((aligned(64)));
+    int offset[OUTER_CHUNK], M = o->M, N = o->N, tiles = tile_count(M);
+    bool pack = M >= PACK_COLUMNS && p1 - p0 >= PACK_PANELS;
+    for (int row = first; row < end; row += o->chunk) {
+        int rows = min(end - row, o->chunk);
+        const float *a = o->a + (size_t)row * M;
+        for (int t = t0; pack && t < t1; t++) {
+            int m = tile_first(t, tiles, M);
+            pack_columns(packed[t - t0], a + m, M, rows, tile_first(t + 1, tiles, M) - m);
         }
-        for (int t = t0; t < t1; t++) {
-            int m = tile_first(t, tiles, M), count = tile_first(t + 1, tiles, M) - m;
-            const float *left = a + (size_t)first * M + m;
-            if (pack) {
-                pack_columns(packed, left, M, end - first, count);
-                left = packed;
-            }
-            for (int p = p0; p < p1; p++) {
-                const Gathered *from = g + p - p0;
-                float *to = c + (size_t)m * N + p * NR;
-                gemm_tile_columns(to, first == 0 && beta == 0 ? NULL : to, N, left, from->offset, from->b, from->step,
-                                  from->K, count, min(NR, N - p * NR));
+        for (int p = p0; p < p1; p++) {
+            const float *b;
+            ptrdiff_t step;
+            int n0 = p * NR, n = min(NR, N - n0);
+            int K = o->gather(offset, pack ? MR : M, panel, &b, &step, row, row + rows, n0, n, o->context);
+            for (int t = t0; t < t1; t++) {
+                int m = tile_first(t, tiles, M);
+                float *to = c + (size_t)m * N + n0;
+                gemm_tile_columns(to, row == first && beta == 0 ? NULL : to, N, pack ? packed[t - t0] : a + m, offset,
+                                  b, step, K, tile_first(t + 1, tiles, M) - m, n);
             }
         }
     }
 }
 
+// c = beta c + the results of the segments, in their order.
+static void sum_segments(float *c, const float *partial, float beta, int segments, size_t n) {
+#pragma omp parallel for simd
+    for (size_t i = 0; i < n; i++) {
+        float sum = beta != 0 ? c[i] + partial[i] : partial[i];
+        for (int s = 1; s < segments; s++) sum += partial[s * n + i];
+        c[i] = sum;
+    }
+}
+
 void gemm_outer(float *c, const float *a, float beta, int rows, int M, int N, int chunk, GemmGather *gather,
-                const void *context) {
+                const void *context, float *scratch) {
     assert((beta == 0 || beta == 1) && chunk <= OUTER_CHUNK);
-    int panels = ceil_div(N, NR), share = min(OUTER_PANELS, ceil_div(panels, M >= PACK_COLUMNS ? 4 : OUTER_ITEMS));
-    int columns = ceil_div(panels, share), tiles = tile_count(M), groups = min(tiles, ceil_div(OUTER_ITEMS, columns));
-#pragma omp parallel for collapse(2) schedule(dynamic)
-    for (int i = 0; i < columns; i++) {
-        for (int j = 0; j < groups; j++) {
-            outer_product(c, a, beta, rows, M, N, chunk, gather, context, i * share, min(panels, (i + 1) * share),
-                          (long)tiles * j / groups, (long)tiles * (j + 1) / groups);
+    Cut cut = cut_outer(rows, M, N, chunk);
+    Outer o = {c, a, beta, rows, M, N, chunk, gather, context};
+    int tiles = tile_count(M), panels = ceil_div(N, NR), chunks = ceil_div(rows, chunk);
+    bool split = cut.segments > 1;
+#pragma omp parallel for collapse(3) schedule(dynamic)
+    for (int s = 0; s < cut.segments; s++) {
+        for (int i = 0; i < cut.columns; i++) {
+            for (int j = 0; j < cut.groups; j++) {
+                int first = (long)chunks * s / cut.segments * chunk,
+                    end = (long)chunks * (s + 1) / cut.segments * chunk;
+                outer_piece(&o, split ? scratch + (size_t)s * M * N : c, split ? 0 : beta, first, min(rows, end),
+                            (long)panels * i / cut.columns, (long)panels * (i + 1) / cut.columns,
+                            (long)tiles * j / cut.groups, (long)tiles * (j + 1) / cut.groups);
+            }
         }
     }
+    if (split) { sum_segments(c, scratch, beta, cut.segments, (size_t)M * N); }
 }
 
 // ---- Sums of columns -----------------------------------------------------------------------------------------------

@@ -56,15 +56,16 @@ size_t gemm_scratch(int rows, const GemmWeight *weight);
 void gemm_tiles(int tiles, int rows, const GemmWeight *weight, GemmFill *fill, const void *context, float *scratch);
 
 // Lists rows first .. end - 1 of a left matrix that meet columns n0 .. n0 + n - 1 of the right one at all: `scale`
-// times their distances from row `first`, and the right one's rows, in panel (rows, NR; free to use) or where they are.
-// Returns their number, with *b, *b_step set; columns up to the next multiple of VEC must be readable.
+// times their distances from row `first`, and the right one's rows, in panel (rows + 1, NR; free to use) or where they
+// are. Returns their number, with *b, *b_step set; columns up to the next multiple of VEC must be readable.
 typedef int GemmGather(int *offset, int scale, float *panel, const float **b, ptrdiff_t *b_step, int first, int end,
                        int n0, int n, const void *context);
 enum { OUTER_CHUNK = 128 }; // most rows gathered at once
-// c (M, N) = beta c + a^T b: a (rows, M), b (rows, N) gathered `chunk` rows at a time; beta 0 or 1. Each element is
-// summed in the order of the rows, whatever the number of threads.
+// c (M, N) = beta c + a^T b: a (rows, M), b (rows, N) gathered `chunk` rows at a time; beta 0 or 1. Sums are cut and
+// added in an order that depends on the sizes alone. scratch holds gemm_outer_scratch floats.
+size_t gemm_outer_scratch(int rows, int M, int N, int chunk);
 void gemm_outer(float *c, const float *a, float beta, int rows, int M, int N, int chunk, GemmGather *gather,
-                const void *context);
+                const void *context, float *scratch);
 
 // out (n) = beta out + the sum over the rows of inp (rows, n), rows `stride` apart; in fixed chunks and order,
 // parallel. scratch holds column_sum_scratch floats.

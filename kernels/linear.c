@@ -70,10 +70,13 @@ void linear_backward(floatX *dinp, float *dweight, float *dbias, const floatX *d
     bool run = device_launch(dev, "linear_backward", bytes, flops);
     GemmWeight w = {weight, 0, IC, 1, 1, OC, IC};
     size_t need = dinp ? gemm_scratch(N, &w) : 0;
-    size_t sums = dbias ? column_sum_scratch(N, OC) : 0;
+    size_t sums = dbias ? column_sum_scratch(N, OC) : 0, outer = gemm_outer_scratch(N, OC, IC, OUTER_CHUNK);
+    if (dweight && outer > need) { need = outer; }
     float *scratch = device_workspace(dev, (need > sums ? need : sums) * sizeof(float));
     if (!run) { return; }
     if (dinp) { product(dinp, dout, weight, IC, 1, dresidual, NULL, N, OC, IC, scratch); }
-    if (dweight) { gemm_outer(dweight, dout, beta, N, OC, IC, OUTER_CHUNK, gather_columns, &(Columns){inp, IC}); }
+    if (dweight) {
+        gemm_outer(dweight, dout, beta, N, OC, IC, OUTER_CHUNK, gather_columns, &(Columns){inp, IC}, scratch);
+    }
     if (dbias) { column_sum(dbias, dout, beta, N, OC, scratch); }
 }
