@@ -46,6 +46,15 @@ static Shown show(const Coco *coco, const Sample *s, const Paint *paint, bool ov
     return shown;
 }
 
+static void shown_free(Shown *s) {
+    sample_free(&s->sample);
+    image_free(&s->mask);
+    image_free(&s->target);
+    free(s->text);
+    free(s->note);
+    free(s->crop);
+}
+
 static void save_sheet(const char *path, const Shown *shown, int count, int cell) {
     static const char *const headings[] = {"picture", "mask", "target", "picture", "mask", "target"};
     int rows = (count + 1) / 2, columns = count > 1 ? 6 : 3;
@@ -91,83 +100,91 @@ static void dump(const char *folder, const Coco *coco, const Shown *shown, int c
     free(path);
 }
 
-int cmd_preview(int argc, char **argv) {
-    char *data = NULL, *split = "train2017", *source = "auto", *classes = "all-things", *target = "overlay";
-    char *out = NULL, *folder = NULL, *color = "white";
-    int count = 12, size = 512, cell = 200, pass = 0, minimum_side = 300;
-    long long seed = 2024;
-    double absent = 0, alpha = 1, outline = 0;
-    struct poptOption table[] = {
-        {"data", 0, OPT_STRING, &data, 0, "folder of the data set, in COCO's layout", "DIR"},
-        {"split", 0, OPT_STRING, &split, 0, "train2017, val2017 or whatever the split is called", "NAME"},
-        {"source", 0, OPT_STRING, &source, 0, "annotations: auto (instances if there), instances, panoptic", "KIND"},
-        {"classes", 0, OPT_STRING, &classes, 0, CLASSES_HELP, "LIST"},
-        {"count", 0, OPT_INT, &count, 0, "number of samples", "N"},
-        {"out", 0, OPT_STRING, &out, 0, "the contact sheet to write (.png or .jpg)", "FILE"},
-        {"dump", 0, OPT_STRING, &folder, 0, "also write every picture and samples.json into this folder", "DIR"},
-        {"size", 0, OPT_INT, &size, 0, "training resolution", "PIXELS"},
-        {"cell", 0, OPT_INT, &cell, 0, "side of a picture on the sheet", "PIXELS"},
-        {"target", 0, OPT_STRING, &target, 0, "overlay or mask", "KIND"},
-        {"color", 0, OPT_STRING, &color, 0, "of the painted mask: a name, #rrggbb or R,G,B", "COLOR"},
-        {"alpha", 0, OPT_DOUBLE, &alpha, 0, "opacity of the painted mask", "SHARE"},
-        {"outline", 0, OPT_DOUBLE, &outline, 0, "line along the mask's border, pixels at 512 (the original's: 4)",
-         "PIXELS"},
-        {"absent", 0, OPT_DOUBLE, &absent, 0, "share of samples that ask for a class that is not there", "SHARE"},
-        {"min-side", 0, OPT_INT, &minimum_side, 0, "drop pictures with a shorter side", "PIXELS"},
-        {"pass", 0, OPT_INT, &pass, 0, "which pass over the data: another one, other crops and classes", "N"},
-        {"seed", 0, OPT_LONG, &seed, 0, "of order, crops and classes", "SEED"},
-        OPTIONS_END};
-    options_parse(argc, argv, table, "--data DIR --out FILE [OPTIONS]",
-                  "Draws a contact sheet of training samples: picture, mask, target and text.", 0);
-    static const char *const targets[] = {"overlay", "mask", NULL};
-    options_require(data, "--data", "the folder of a data set");
-    if (!folder) { options_require(out, "--out", "the contact sheet to write"); }
-    options_range(count, "--count", 1, 100000);
-    options_range(size, "--size", 8, 4096);
-    options_range(cell, "--cell", 16, 2048);
-    options_range(absent, "--absent", 0, 1);
-    options_range(minimum_side, "--min-side", 1, 32768);
-    options_range(pass, "--pass", 0, 1e9);
-    bool overlay = options_choice(target, "--target", targets) == 0;
-    Paint paint = paint_parse(color, alpha, outline);
-    Coco coco = coco_open(data, split, source);
-    SampleOptions options = {.allowed = classes_parse(&coco, classes, NULL),
-                             .seed = (uint64_t)seed,
-                             .resolution = size,
-                             .minimum_side = minimum_side,
-                             .absent = absent};
-    Shown *shown = xcalloc((size_t)count, sizeof *shown);
-    int *order = shuffled(coco.picture_count, (uint64_t)seed), found = 0;
+// Goes through the pictures in random order until `count` samples are found; returns how many were.
+static int collect(const Coco *coco, const SampleOptions *options, int pass, const Paint *paint, bool overlay,
+                   Shown *shown, int count) {
+    int *order = shuffled(coco->picture_count, options->seed), found = 0;
     long long dropped[SAMPLE_REASONS] = {0};
-    for (int i = 0; i < coco.picture_count && found < count; i++) {
+    for (int i = 0; i < coco->picture_count && found < count; i++) {
         Sample s;
-        SampleReason reason = sample_make(&coco, &options, order[i], (uint32_t)pass, &s);
+        SampleReason reason = sample_make(coco, options, order[i], (uint32_t)pass, &s);
         dropped[reason]++;
         if (reason == SAMPLE_OK) {
-            shown[found++] = show(&coco, &s, &paint, overlay);
+            shown[found++] = show(coco, &s, paint, overlay);
         } else {
             sample_free(&s);
         }
     }
     for (int r = SAMPLE_OK + 1; r < SAMPLE_REASONS; r++) {
-        if (dropped[r]) {
-            fprintf(stderr, "preview: passed over %lld pictures: %s\n", dropped[r], sample_reason_names[r]);
-        }
+        if (dropped[r]) { fprintf(stderr, "passed over %lld pictures: %s\n", dropped[r], sample_reason_names[r]); }
     }
-    if (!found) { die("%s: no picture yields a sample (see --classes and --min-side)", coco.path); }
-    if (out) { save_sheet(out, shown, found, cell); }
-    if (folder) { dump(folder, &coco, shown, found); }
-    for (int i = 0; i < found; i++) {
-        sample_free(&shown[i].sample);
-        image_free(&shown[i].mask);
-        image_free(&shown[i].target);
-        free(shown[i].text);
-        free(shown[i].note);
-        free(shown[i].crop);
-    }
-    free(shown);
     free(order);
-    free((void *)options.allowed);
+    return found;
+}
+
+typedef struct {
+    char *data, *split, *source, *classes, *target, *out, *folder, *color;
+    int count, size, cell, pass, minimum_side;
+    long long seed;
+    double absent, alpha, outline;
+} Options;
+
+static Options parse_options(int argc, char **argv) {
+    static Options o = {.split = "train2017", .source = "auto", .classes = "all-things", .target = "overlay"};
+    o.color = "white", o.count = 12, o.size = 512, o.cell = 200, o.minimum_side = 300, o.seed = 2024, o.alpha = 1;
+    struct poptOption table[] = {
+        {"data", 0, OPT_STRING, &o.data, 0, "folder of the data set, in COCO's layout", "DIR"},
+        {"split", 0, OPT_STRING, &o.split, 0, "train2017, val2017 or whatever the split is called", "NAME"},
+        {"source", 0, OPT_STRING, &o.source, 0, "annotations: auto (instances if there), instances, panoptic", "KIND"},
+        {"classes", 0, OPT_STRING, &o.classes, 0, CLASSES_HELP, "LIST"},
+        {"count", 0, OPT_INT, &o.count, 0, "number of samples", "N"},
+        {"out", 0, OPT_STRING, &o.out, 0, "the contact sheet to write (.png or .jpg)", "FILE"},
+        {"dump", 0, OPT_STRING, &o.folder, 0, "also write every picture and samples.json into this folder", "DIR"},
+        {"size", 0, OPT_INT, &o.size, 0, "training resolution", "PIXELS"},
+        {"cell", 0, OPT_INT, &o.cell, 0, "side of a picture on the sheet", "PIXELS"},
+        {"target", 0, OPT_STRING, &o.target, 0, "overlay or mask", "KIND"},
+        {"color", 0, OPT_STRING, &o.color, 0, "of the painted mask: a name, #rrggbb or R,G,B", "COLOR"},
+        {"alpha", 0, OPT_DOUBLE, &o.alpha, 0, "opacity of the painted mask", "SHARE"},
+        {"outline", 0, OPT_DOUBLE, &o.outline, 0, "line along the border, in pixels at 512 (the original's: 4)",
+         "PIXELS"},
+        {"absent", 0, OPT_DOUBLE, &o.absent, 0, "share of samples that ask for a class that is not there", "SHARE"},
+        {"min-side", 0, OPT_INT, &o.minimum_side, 0, "drop pictures with a shorter side", "PIXELS"},
+        {"pass", 0, OPT_INT, &o.pass, 0, "which pass over the data: another one, other crops and classes", "N"},
+        {"seed", 0, OPT_LONG, &o.seed, 0, "of order, crops and classes", "SEED"},
+        OPTIONS_END};
+    options_parse(argc, argv, table, "--data DIR --out FILE [OPTIONS]",
+                  "Draws a contact sheet of training samples: picture, mask, target and text.", 0);
+    options_require(o.data, "--data", "the folder of a data set");
+    if (!o.folder) { options_require(o.out, "--out", "the contact sheet to write"); }
+    options_range(o.count, "--count", 1, 1000);
+    options_range(o.size, "--size", 8, 4096);
+    options_range(o.cell, "--cell", 16, 1024);
+    options_range(o.absent, "--absent", 0, 1);
+    options_range(o.minimum_side, "--min-side", 1, 32768);
+    options_range(o.pass, "--pass", 0, 1e9);
+    return o;
+}
+
+int cmd_preview(int argc, char **argv) {
+    static const char *const targets[] = {"overlay", "mask", NULL};
+    Options o = parse_options(argc, argv);
+    bool overlay = options_choice(o.target, "--target", targets) == 0;
+    Paint paint = paint_parse(o.color, o.alpha, o.outline);
+    Coco coco = coco_open(o.data, o.split, o.source);
+    bool *allowed = classes_parse(&coco, o.classes, NULL);
+    SampleOptions options = {.allowed = allowed,
+                             .seed = (uint64_t)o.seed,
+                             .resolution = o.size,
+                             .minimum_side = o.minimum_side,
+                             .absent = o.absent};
+    Shown *shown = xcalloc((size_t)o.count, sizeof *shown);
+    int found = collect(&coco, &options, o.pass, &paint, overlay, shown, o.count);
+    if (!found) { die("%s: no picture yields a sample (see --classes and --min-side)", coco.path); }
+    if (o.out) { save_sheet(o.out, shown, found, o.cell); }
+    if (o.folder) { dump(o.folder, &coco, shown, found); }
+    for (int i = 0; i < found; i++) { shown_free(&shown[i]); }
+    free(shown);
+    free(allowed);
     coco_free(&coco);
     return 0;
 }

@@ -131,69 +131,84 @@ static void write_json(const char *path, const Coco *coco, const Counts *counts,
     json_write(g, path);
 }
 
+// Shares, so that the sampler's distribution stands beside the annotations' on one scale.
 static void write_chart(const char *path, const Coco *coco, const Counts *counts, const int *order, int classes,
                         int passes) {
-    static const char *const groups[] = {"samples drawn in one pass", "instances in the annotation file"};
+    static const char *const groups[] = {"share of the samples drawn", "share of the annotated instances"};
     Bar *bars = xcalloc((size_t)classes * 2, sizeof *bars);
+    double samples = (double)counts->reasons[SAMPLE_OK], instances = 0;
+    for (int i = 0; i < classes; i++) { instances += (double)counts->of[order[i]].instances; }
     for (int i = 0; i < classes; i++) {
         const char *name = coco->categories[order[i]].name;
-        bars[2 * i] = (Bar){.label = name, .value = (double)counts->of[order[i]].samples / passes};
-        bars[2 * i + 1] = (Bar){.label = name, .value = (double)counts->of[order[i]].instances, .group = 1};
+        const ClassCount *c = &counts->of[order[i]];
+        bars[2 * i] = (Bar){.label = name, .value = samples > 0 ? 100 * (double)c->samples / samples : 0};
+        double share = instances > 0 ? 100 * (double)c->instances / instances : 0;
+        bars[2 * i + 1] = (Bar){.label = name, .value = share, .group = 1};
     }
-    char *note = xprintf("%s: %d pictures, %d pass%s, %.0f samples a pass", coco->path, coco->picture_count, passes,
-                         passes == 1 ? "" : "es", (double)counts->reasons[SAMPLE_OK] / passes);
-    Image chart = draw_bars("Class distribution", note, bars, 2 * classes, groups, 2, "%.0f");
+    char *note = xprintf("%s: %d pictures; %.0f samples in %d pass%s, %.0f instances of these classes", coco->path,
+                         coco->picture_count, samples, passes, passes == 1 ? "" : "es", instances);
+    Image chart = draw_bars("Class distribution", note, bars, 2 * classes, groups, 2, "%.1f %%");
     image_save(&chart, path);
     image_free(&chart);
     free(note);
     free(bars);
 }
 
-int cmd_stats(int argc, char **argv) {
-    char *data = NULL, *split = "train2017", *source = "auto", *classes = "all-things", *image = NULL, *json = NULL;
-    int passes = 1, minimum_side = 300, size = 512, check = 0;
-    long long seed = 2024;
-    double absent = 0;
+typedef struct {
+    char *data, *split, *source, *classes, *image, *json;
+    int passes, minimum_side, size, check;
+    long long seed;
+    double absent;
+} Options;
+
+static Options parse_options(int argc, char **argv) {
+    static Options o = {.split = "train2017", .source = "auto", .classes = "all-things", .passes = 1};
+    o.minimum_side = 300, o.size = 512, o.seed = 2024;
     struct poptOption table[] = {
-        {"data", 0, OPT_STRING, &data, 0, "folder of the data set, in COCO's layout", "DIR"},
-        {"split", 0, OPT_STRING, &split, 0, "train2017, val2017 or whatever the split is called", "NAME"},
-        {"source", 0, OPT_STRING, &source, 0, "annotations: auto (instances if there), instances, panoptic", "KIND"},
-        {"classes", 0, OPT_STRING, &classes, 0, CLASSES_HELP, "LIST"},
-        {"passes", 0, OPT_INT, &passes, 0, "how often to go through the pictures", "N"},
-        {"min-side", 0, OPT_INT, &minimum_side, 0, "drop pictures with a shorter side", "PIXELS"},
-        {"absent", 0, OPT_DOUBLE, &absent, 0, "share of samples that ask for a class that is not there", "SHARE"},
-        {"seed", 0, OPT_LONG, &seed, 0, "of crops and classes", "SEED"},
-        {"check", 0, OPT_FLAG, &check, 0, "also open every picture and make every mask (slow, finds damaged files)",
-         NULL},
-        {"size", 0, OPT_INT, &size, 0, "training resolution, for --check", "PIXELS"},
-        {"image", 0, OPT_STRING, &image, 0, "write the bar chart to this picture", "FILE"},
-        {"json", 0, OPT_STRING, &json, 0, "write all counts to this file", "FILE"},
+        {"data", 0, OPT_STRING, &o.data, 0, "folder of the data set, in COCO's layout", "DIR"},
+        {"split", 0, OPT_STRING, &o.split, 0, "train2017, val2017 or whatever the split is called", "NAME"},
+        {"source", 0, OPT_STRING, &o.source, 0, "annotations: auto (instances if there), instances, panoptic", "KIND"},
+        {"classes", 0, OPT_STRING, &o.classes, 0, CLASSES_HELP, "LIST"},
+        {"passes", 0, OPT_INT, &o.passes, 0, "how often to go through the pictures", "N"},
+        {"min-side", 0, OPT_INT, &o.minimum_side, 0, "drop pictures with a shorter side", "PIXELS"},
+        {"absent", 0, OPT_DOUBLE, &o.absent, 0, "share of samples that ask for a class that is not there", "SHARE"},
+        {"seed", 0, OPT_LONG, &o.seed, 0, "of crops and classes", "SEED"},
+        {"check", 0, OPT_FLAG, &o.check, 0, "also read every picture and make every mask: finds damaged files", NULL},
+        {"size", 0, OPT_INT, &o.size, 0, "training resolution, for --check", "PIXELS"},
+        {"image", 0, OPT_STRING, &o.image, 0, "write the bar chart to this picture (.png or .jpg)", "FILE"},
+        {"json", 0, OPT_STRING, &o.json, 0, "write all counts to this file", "FILE"},
         OPTIONS_END};
     options_parse(argc, argv, table, "--data DIR [OPTIONS]",
                   "Counts the classes of a data set as the sampler draws them, and what it drops.", 0);
-    options_require(data, "--data", "the folder of a data set");
-    options_range(passes, "--passes", 1, 100000);
-    options_range(absent, "--absent", 0, 1);
-    options_range(minimum_side, "--min-side", 1, 32768);
-    options_range(size, "--size", 8, 4096);
-    Coco coco = coco_open(data, split, source);
-    SampleOptions options = {.allowed = classes_parse(&coco, classes, NULL),
-                             .seed = (uint64_t)seed,
-                             .resolution = size,
-                             .minimum_side = minimum_side,
-                             .absent = absent,
+    options_require(o.data, "--data", "the folder of a data set");
+    options_range(o.passes, "--passes", 1, 100000);
+    options_range(o.absent, "--absent", 0, 1);
+    options_range(o.minimum_side, "--min-side", 1, 32768);
+    options_range(o.size, "--size", 8, 4096);
+    return o;
+}
+
+int cmd_stats(int argc, char **argv) {
+    Options o = parse_options(argc, argv);
+    Coco coco = coco_open(o.data, o.split, o.source);
+    bool *allowed = classes_parse(&coco, o.classes, NULL);
+    SampleOptions options = {.allowed = allowed,
+                             .seed = (uint64_t)o.seed,
+                             .resolution = o.size,
+                             .minimum_side = o.minimum_side,
+                             .absent = o.absent,
                              .skip_damaged = true};
     Counts counts = {.of = xcalloc((size_t)coco.category_count, sizeof(ClassCount))};
     count_annotations(&coco, &counts);
-    count_samples(&coco, &options, passes, check, &counts);
+    count_samples(&coco, &options, o.passes, o.check, &counts);
     int count;
-    int *order = sort_classes(&coco, options.allowed, &counts, &count);
-    print_table(&coco, &counts, order, count, passes);
-    if (json) { write_json(json, &coco, &counts, order, count, passes); }
-    if (image) { write_chart(image, &coco, &counts, order, count, passes); }
+    int *order = sort_classes(&coco, allowed, &counts, &count);
+    print_table(&coco, &counts, order, count, o.passes);
+    if (o.json) { write_json(o.json, &coco, &counts, order, count, o.passes); }
+    if (o.image) { write_chart(o.image, &coco, &counts, order, count, o.passes); }
     free(order);
     free(counts.of);
-    free((void *)options.allowed);
+    free(allowed);
     coco_free(&coco);
     return 0;
 }
