@@ -89,7 +89,7 @@ static void border_line(Border *b, int xs, int ys, int xe, int ye) {
     double slope = dx >= dy ? (double)(y1 - y0) / dx : (double)(x1 - x0) / dy;
     for (int d = 0; d <= length; d++) {
         int t = flip ? length - d : d;
-        volatile double rise = slope * t; // rounded here: a fused multiply-add would move pixels of the border
+        volatile double rise = slope * t; // rounded here: a fused multiply-add could move a pixel of the border
         if (dx >= dy) {
             border_step(b, x0 + t, (int)(y0 + rise + 0.5));
         } else {

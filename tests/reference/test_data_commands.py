@@ -104,3 +104,33 @@ def test_messages(tmp_path, arguments, expected):
     assert done.returncode == 1
     assert expected in done.stderr.splitlines()[-1]
     assert not list(tmp_path.iterdir())
+
+
+def test_damaged_pictures_are_counted(tmp_path):
+    """stats --check goes on past what it cannot read, and names it; preview stops with one sentence."""
+    (tmp_path / "annotations").mkdir()
+    (tmp_path / "few").mkdir()
+    images, annotations = [], []
+    for i, what in enumerate(["good", "cut", "missing", "other size", "tiny object"]):
+        images.append({"id": i, "file_name": f"{i}.png", "width": 400, "height": 320})
+        side = 1 if what == "tiny object" else 100
+        corners = [10, 10, 10 + side, 10, 10 + side, 10 + side, 10, 10 + side]
+        annotations.append({"id": i, "image_id": i, "category_id": 1, "iscrowd": 0, "area": side * side,
+                            "bbox": [10, 10, side, side], "segmentation": [corners]})
+        noise = np.random.default_rng(i).integers(0, 256, (320 - (what == "other size"), 400, 3), dtype=np.uint8)
+        path = tmp_path / "few" / f"{i}.png"
+        Image.fromarray(noise).save(path)
+        if what == "cut":
+            path.write_bytes(path.read_bytes()[:1000])
+        if what == "missing":
+            path.unlink()
+    (tmp_path / "annotations" / "instances_few.json").write_text(json.dumps(
+        {"images": images, "annotations": annotations, "categories": [{"id": 1, "name": "patch"}]}))
+    done = run("stats", "--data", tmp_path, "--split", "few", "--check", "--size", 64, "--json", tmp_path / "s.json")
+    assert done.returncode == 0, done.stderr
+    reasons = json.loads((tmp_path / "s.json").read_text())["reasons"]
+    assert {r: n for r, n in reasons.items() if n} == {"ok": 1, "empty_mask": 1, "damaged": 3}
+    for name, why in [("1.png", "cut off"), ("2.png", "No such file"), ("3.png", "is 400 x 319 pixels, expected 400 x 320")]:
+        assert any(name in line and why in line for line in done.stderr.splitlines())
+    done = run("preview", "--data", tmp_path, "--split", "few", "--out", tmp_path / "sheet.png")
+    assert done.returncode == 1 and done.stderr.startswith("cocogold: ") and not (tmp_path / "sheet.png").exists()
