@@ -37,7 +37,7 @@ def compare(cocogold, tmp_path, module, model, inputs, run, output_name, differe
     for name in differentiable:
         inputs[name].requires_grad_(True)
     expected = run(inputs)
-    grad_output = torch.randn_like(expected)
+    grad_output = torch.randn(expected.shape, dtype=torch.float64)
     expected.backward(grad_output)
     tensors = {k: v.detach().float().numpy() if v.is_floating_point() else v.numpy() for k, v in inputs.items()}
     save_file(tensors | {"grad_output": grad_output.float().numpy()}, tmp_path / "in.safetensors")
@@ -60,7 +60,13 @@ def compare(cocogold, tmp_path, module, model, inputs, run, output_name, differe
         gradients[f"grad.{name}"] = parameter.grad
     assert set(out) == set(gradients)
     norm = np.sqrt(sum(float(g.norm()) ** 2 for g in gradients.values()))
-    worst = max((relative_error(out[name], g, 1e-6 * norm), name) for name, g in gradients.items())
+    floor = {name: 1e-6 * norm for name in gradients}
+    for name in gradients:
+        # Adding the same vector to all keys changes no softmax: these gradients are zero, and what is left is the
+        # rounding of a sum of rows as large as those that make the weight's gradient.
+        if name.endswith(("to_k.bias", "k_proj.bias")):
+            floor[name] = max(1e-6 * norm, 1e-1 * float(gradients[name.replace("bias", "weight")].norm()))
+    worst = max((relative_error(out[name], g, floor[name]), name) for name, g in gradients.items())
     print(f"{module}: {len(gradients)} gradients, worst {worst[0]:.1e} ({worst[1]})")
     assert worst[0] <= GRADIENT
 
