@@ -226,21 +226,13 @@ static int gather_tap(int *offset, int scale, float *panel, const float **b, ptr
         if (!from || x1 <= x0) { continue; }
         from += (x0 * c->stride + kx - c->pad_before) * c->IC + channel;
         for (int i = x0; i < x1; i++) offset[count + i - x0] = (pixel - first + i - x) * scale;
-        if (run == end - first && n % VEC == 0) {
+        if (run == end - first && n % VEC == 0 && step <= DIRECT_STEP) {
             *b = from;
             *b_step = step;
             return x1 - x0;
         }
-        float *to = panel + (size_t)count * NR;
+        gemm_copy_columns(panel + (size_t)count * NR, from, step, x1 - x0, n);
         count += x1 - x0;
-        for (int i = x0; i < x1; i++, to += NR, from += step) {
-            if (n == NR) {
-                vec_store(to, vec_load(from));
-                vec_store(to + VEC, vec_load(from + VEC));
-            } else {
-                memcpy(to, from, n * sizeof *to);
-            }
-        }
     }
     return count;
 }

@@ -159,6 +159,17 @@ static void transpose4(float *to, const float *from, ptrdiff_t stride, int K) {
     }
 }
 
+void gemm_copy_columns(float *to, const float *from, ptrdiff_t stride, int K, int n) {
+    for (int k = 0; k < K; k++, to += NR, from += stride) {
+        if (n == NR) {
+            vec_store(to, vec_load(from));
+            vec_store(to + VEC, vec_load(from + VEC));
+        } else {
+            memcpy(to, from, n * sizeof *to);
+        }
+    }
+}
+
 void gemm_pack_transposed(float *to, const float *from, ptrdiff_t stride, int K, int n) {
     int j = 0;
     for (; j + 4 <= n; j += 4) transpose4(to + j, from + j * stride, stride, K);
@@ -370,12 +381,18 @@ void column_sum(float *out, const float *inp, float beta, int rows, int n, float
     int chunks = ceil_div(rows, SUM_CHUNK);
 #pragma omp parallel for if (chunks > 4)
     for (int c = 0; c < chunks; c++) {
-        float *sum = scratch + (size_t)c * n;
-        memset(sum, 0, n * sizeof *sum);
-        for (int r = c * SUM_CHUNK; r < min(rows, (c + 1) * SUM_CHUNK); r++) {
-            const float *row = inp + (size_t)r * n;
-#pragma omp simd
-            for (int i = 0; i < n; i++) sum[i] += row[i];
+        int first = c * SUM_CHUNK, end = min(rows, first + SUM_CHUNK), i = 0;
+        float *to = scratch + (size_t)c * n;
+        for (; i + 2 * NR <= n; i += 2 * NR) {
+            Vec sum[4] = {0};
+            for (int r = first; r < end; r++) {
+                for (int j = 0; j < 4; j++) sum[j] += vec_load(inp + (size_t)r * n + i + j * VEC);
+            }
+            for (int j = 0; j < 4; j++) vec_store(to + i + j * VEC, sum[j]);
+        }
+        for (; i < n; i++) {
+            to[i] = 0;
+            for (int r = first; r < end; r++) to[i] += inp[(size_t)r * n + i];
         }
     }
     for (int i = 0; i < n; i++) {

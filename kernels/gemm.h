@@ -60,7 +60,8 @@ void gemm_tiles(int tiles, int rows, const GemmWeight *weight, GemmFill *fill, c
 // are. Returns their number, with *b, *b_step set; columns up to the next multiple of VEC must be readable.
 typedef int GemmGather(int *offset, int scale, float *panel, const float **b, ptrdiff_t *b_step, int first, int end,
                        int n0, int n, const void *context);
-enum { OUTER_CHUNK = 128 }; // most rows gathered at once
+// Most rows gathered at once; the largest distance of rows, in floats, at which they are used where they are.
+enum { OUTER_CHUNK = 128, DIRECT_STEP = 2 * NR };
 // c (M, N) = beta c + a^T b: a (rows, M), b (rows, N) gathered `chunk` rows at a time; beta 0 or 1. Sums are cut and
 // added in an order that depends on the sizes alone. scratch holds gemm_outer_scratch floats.
 size_t gemm_outer_scratch(int rows, int M, int N, int chunk);
@@ -72,6 +73,8 @@ void gemm_outer(float *c, const float *a, float beta, int rows, int M, int N, in
 size_t column_sum_scratch(int rows, int n);
 void column_sum(float *out, const float *inp, float beta, int rows, int n, float *scratch);
 
+// panel (K, NR) = n columns of from (K rows, `stride` apart).
+void gemm_copy_columns(float *panel, const float *from, ptrdiff_t stride, int K, int n);
 // panel (K, NR) = the transpose of from (n, K), rows `stride` apart; columns beyond n are 0.
 void gemm_pack_transposed(float *panel, const float *from, ptrdiff_t stride, int K, int n);
 
