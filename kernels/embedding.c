@@ -27,10 +27,15 @@ static void scale_table(float *grad, float beta, size_t n) {
     if (beta == 0) { memset(grad, 0, n * sizeof(float)); }
 }
 
+static void add_columns(float *grad, const float *dy, int first, int end) {
+#pragma omp simd
+    for (int c = first; c < end; c++) { grad[c] += dy[c]; }
+}
+
 // A block of columns belongs to one thread, which adds the rows in their order: no atomics, the same bits always.
 void embedding_backward(float *dtoken, float *dposition, const floatX *dout, const int *ids, float beta, int B, int T,
                         int C, int V, int positions, Device *dev) {
-    enum { WIDTH = 64 };
+    enum { WIDTH = 128 };
     size_t rows = (size_t)B * T, n = rows * C;
     double tables = (dtoken ? V : 0.0) + (dposition ? positions : 0.0);
     double written = beta == 0 ? tables * C : 2.0 * ((dtoken ? n : 0.0) + (dposition ? (double)T * C : 0.0));
@@ -44,8 +49,8 @@ void embedding_backward(float *dtoken, float *dposition, const floatX *dout, con
             const float *dy = dout + row * C;
             float *token = dtoken ? dtoken + (size_t)ids[row] * C : NULL;
             float *position = dposition ? dposition + row % T * C : NULL;
-            for (int c = first; token && c < end; c++) { token[c] += dy[c]; }
-            for (int c = first; position && c < end; c++) { position[c] += dy[c]; }
+            if (token) { add_columns(token, dy, first, end); }
+            if (position) { add_columns(position, dy, first, end); }
         }
     }
 }

@@ -11,56 +11,85 @@ static inline float clamp_logvar(float v) {
     return v > LOGVAR_MAX ? LOGVAR_MAX : v;
 }
 
+// Rows of moments are short (L = 4), so the log-variances of a block of latents are gathered first and their
+// exponentials taken over the whole block.
+enum { BLOCK = 512 };
+
+// deviation[i] = exp(logvar / 2) of latents first .. first + count - 1, counted over rows of L.
+static void standard_deviations(float *deviation, const float *moments, size_t first, size_t count, int L) {
+    size_t row = first / L, column = first % L;
+    for (size_t i = 0; i < count; i++) {
+        deviation[i] = moments[row * 2 * L + L + column];
+        if (++column == (size_t)L) { column = 0, row++; }
+    }
+#pragma omp simd
+    for (size_t i = 0; i < count; i++) { deviation[i] = fast_expf_normal(0.5f * clamp_logvar(deviation[i])); }
+}
+
 void gaussian_forward(floatX *z, const floatX *moments, const float *noise, int N, int L, Device *dev) {
-    double n = (double)N * L;
-    if (!device_launch(dev, "gaussian_forward", n * (noise ? 3.0 * sizeof(floatX) + 4 : 2.0 * sizeof(floatX)), 4 * n)) {
+    size_t n = (size_t)N * L;
+    if (!device_launch(dev, "gaussian_forward", n * (noise ? 3.0 * sizeof(floatX) + 4 : 2.0 * sizeof(floatX)),
+                       4.0 * n)) {
         return;
     }
 #pragma omp parallel for schedule(static) if (n >= PARALLEL_MIN)
-    for (int row = 0; row < N; row++) {
-        const float *mean = moments + (size_t)row * 2 * L, *logvar = mean + L;
-        for (int i = 0; i < L; i++) {
-            size_t at = (size_t)row * L + i;
-            z[at] = noise ? mean[i] + fast_expf(0.5f * clamp_logvar(logvar[i])) * noise[at] : mean[i];
+    for (size_t first = 0; first < n; first += BLOCK) {
+        float deviation[BLOCK];
+        size_t count = min_size(n - first, BLOCK), row = first / L, column = first % L;
+        if (noise) { standard_deviations(deviation, moments, first, count, L); }
+        for (size_t i = 0; i < count; i++) {
+            float mean = moments[row * 2 * L + column];
+            z[first + i] = noise ? mean + deviation[i] * noise[first + i] : mean;
+            if (++column == (size_t)L) { column = 0, row++; }
         }
     }
 }
 
 void gaussian_backward(floatX *dmoments, const floatX *dz, const floatX *moments, const float *noise, float kl_scale,
                        int N, int L, Device *dev) {
-    double n = (double)N * L;
-    if (!device_launch(dev, "gaussian_backward", n * ((dz ? 5.0 : 4.0) * sizeof(floatX) + (noise ? 4 : 0)), 10 * n)) {
+    size_t n = (size_t)N * L;
+    if (!device_launch(dev, "gaussian_backward", n * ((dz ? 5.0 : 4.0) * sizeof(floatX) + (noise ? 4 : 0)), 10.0 * n)) {
         return;
     }
 #pragma omp parallel for schedule(static) if (n >= PARALLEL_MIN)
-    for (int row = 0; row < N; row++) {
-        const float *mean = moments + (size_t)row * 2 * L, *logvar = mean + L;
-        float *dmean = dmoments + (size_t)row * 2 * L, *dlogvar = dmean + L;
-        for (int i = 0; i < L; i++) {
-            size_t at = (size_t)row * L + i;
-            float g = dz ? dz[at] : 0, v = clamp_logvar(logvar[i]), deviation = fast_expf(0.5f * v);
-            float slope = kl_scale * 0.5f * (deviation * deviation - 1.0f);
-            if (noise) { slope += 0.5f * g * noise[at] * deviation; }
-            dmean[i] = g + kl_scale * mean[i];
-            dlogvar[i] = logvar[i] < LOGVAR_MIN || logvar[i] > LOGVAR_MAX ? 0 : slope;
+    for (size_t first = 0; first < n; first += BLOCK) {
+        float deviation[BLOCK];
+        size_t count = min_size(n - first, BLOCK), row = first / L, column = first % L;
+        standard_deviations(deviation, moments, first, count, L);
+        for (size_t i = 0; i < count; i++) {
+            size_t mean = row * 2 * L + column, logvar = mean + L;
+            float g = dz ? dz[first + i] : 0, s = deviation[i], v = moments[logvar];
+            float slope = kl_scale * 0.5f * (s * s - 1.0f) + (noise ? 0.5f * g * noise[first + i] * s : 0);
+            dmoments[mean] = g + kl_scale * moments[mean];
+            dmoments[logvar] = v < LOGVAR_MIN || v > LOGVAR_MAX ? 0 : slope;
+            if (++column == (size_t)L) { column = 0, row++; }
         }
     }
 }
 
+// Sum of KL over latents first .. end - 1.
+static double kl_of_block(const float *moments, size_t first, size_t end, int L) {
+    float deviation[BLOCK];
+    double sum = 0;
+    size_t row = first / L, column = first % L;
+    standard_deviations(deviation, moments, first, end - first, L);
+    for (size_t i = 0; i < end - first; i++) {
+        float mean = moments[row * 2 * L + column], v = clamp_logvar(moments[row * 2 * L + L + column]);
+        sum += (double)mean * mean + (double)deviation[i] * deviation[i] - 1.0 - v;
+        if (++column == (size_t)L) { column = 0, row++; }
+    }
+    return 0.5 * sum;
+}
+
 void gaussian_kl(float *kl, const floatX *moments, int B, int N, int L, Device *dev) {
-    double n = (double)N * L;
-    if (!device_launch(dev, "gaussian_kl", 2 * n * sizeof(floatX) + 4.0 * B, 7 * n)) { return; }
-    int rows = N / B;
+    size_t n = (size_t)N * L, of_sample = n / B;
+    if (!device_launch(dev, "gaussian_kl", 2.0 * n * sizeof(floatX) + 4.0 * B, 7.0 * n)) { return; }
 #pragma omp parallel for schedule(static) if (n >= PARALLEL_MIN)
     for (int b = 0; b < B; b++) {
         double sum = 0;
-        for (int row = b * rows; row < (b + 1) * rows; row++) {
-            const float *mean = moments + (size_t)row * 2 * L, *logvar = mean + L;
-            for (int i = 0; i < L; i++) {
-                float v = clamp_logvar(logvar[i]);
-                sum += (double)mean[i] * mean[i] + fast_expf(v) - 1.0 - v;
-            }
+        for (size_t first = b * of_sample; first < (b + 1) * of_sample; first += BLOCK) {
+            sum += kl_of_block(moments, first, min_size(first + BLOCK, (b + 1) * of_sample), L);
         }
-        kl[b] = (float)(0.5 * sum);
+        kl[b] = (float)sum;
     }
 }

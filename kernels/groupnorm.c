@@ -152,27 +152,29 @@ static inline float silu_slope(float y) {
     return s * (1.0f + y * (1.0f - s));
 }
 
-// sum (C) of dy and dot (C) of dy x^ over a chunk; dy is the gradient of y = x^ weight + bias.
-static void gradient_sums(float *sum, float *dot, const float *dout, const float *x, Coefficients k,
+// sum (C) of dy and dot (C) of dy x^ over a chunk; dy is the gradient of y = x^ weight + bias. With silu it goes to dy
+// as well unless that is NULL, so that the exponentials are not needed twice.
+static void gradient_sums(float *sum, float *dot, float *dy, const float *dout, const float *x, Coefficients k,
                           const float *weight, const float *bias, int pixels, int C, bool silu) {
     memset(sum, 0, C * sizeof(float));
     memset(dot, 0, C * sizeof(float));
+#define SUMS(gradient, keep)                                                                                           \
+    _Pragma("omp simd") for (int c = 0; c < C; c++) {                                                                  \
+        float xhat = (x[c] - k.mean[c]) * k.rstd[c], g = gradient;                                                     \
+        sum[c] += g;                                                                                                   \
+        dot[c] += g * xhat;                                                                                            \
+        keep;                                                                                                          \
+    }
     for (int p = 0; p < pixels; p++, x += C, dout += C) {
-        if (silu) {
-#pragma omp simd
-            for (int c = 0; c < C; c++) {
-                float xhat = (x[c] - k.mean[c]) * k.rstd[c], dy = dout[c] * silu_slope(xhat * weight[c] + bias[c]);
-                sum[c] += dy;
-                dot[c] += dy * xhat;
-            }
+        if (silu && dy) {
+            SUMS(dout[c] * silu_slope(xhat * weight[c] + bias[c]), dy[(size_t)p * C + c] = g)
+        } else if (silu) {
+            SUMS(dout[c] * silu_slope(xhat * weight[c] + bias[c]), )
         } else {
-#pragma omp simd
-            for (int c = 0; c < C; c++) {
-                sum[c] += dout[c];
-                dot[c] += dout[c] * ((x[c] - k.mean[c]) * k.rstd[c]);
-            }
+            SUMS(dout[c], )
         }
     }
+#undef SUMS
 }
 
 // dx = rstd (w dy - mean(w dy) - x^ mean(w dy x^)), the means over a group, from the sums (chunks, 2, C) of a sample.
@@ -230,6 +232,7 @@ void groupnorm_backward(floatX *dinp, float *dweight, float *dbias, const floatX
         return;
     }
     float *memory = sums + sums_size, *no_bias = memory + (size_t)B * 5 * C;
+    bool kept = silu && dinp && dinp != dresidual; // dinp holds dy between the two reads
     if (!bias) { bias = memset(no_bias, 0, C * sizeof(float)); }
 #pragma omp parallel if (n >= PARALLEL_MIN)
     for (int b0 = 0; b0 < B; b0 += cut.sweep) {
@@ -247,8 +250,8 @@ void groupnorm_backward(floatX *dinp, float *dweight, float *dbias, const floatX
             int b = i / cut.chunks, chunk = i % cut.chunks;
             size_t at = b * size + (size_t)chunk * cut.pixels * C;
             float *sum = sums + (size_t)i * 2 * C;
-            gradient_sums(sum, sum + C, dout + at, inp + at, coefficients_of(memory, b, C), weight, bias,
-                          pixels_of(cut, chunk, HW), C, silu);
+            gradient_sums(sum, sum + C, kept ? dinp + at : NULL, dout + at, inp + at, coefficients_of(memory, b, C),
+                          weight, bias, pixels_of(cut, chunk, HW), C, silu);
         }
         if (dinp) {
 #pragma omp for schedule(static)
@@ -261,8 +264,9 @@ void groupnorm_backward(floatX *dinp, float *dweight, float *dbias, const floatX
             for (int i = b0 * cut.chunks; i < b1 * cut.chunks; i++) {
                 int b = i / cut.chunks, chunk = i % cut.chunks;
                 size_t at = b * size + (size_t)chunk * cut.pixels * C;
-                input_gradient(dinp + at, dout + at, inp + at, dresidual ? dresidual + at : NULL,
-                               coefficients_of(memory, b, C), weight, bias, pixels_of(cut, chunk, HW), C, silu);
+                input_gradient(dinp + at, (kept ? dinp : dout) + at, inp + at, dresidual ? dresidual + at : NULL,
+                               coefficients_of(memory, b, C), weight, bias, pixels_of(cut, chunk, HW), C,
+                               silu && !kept);
             }
         }
     }

@@ -21,24 +21,37 @@ static inline int32_t bits_from_float(float x) {
     return u.i;
 }
 
-// exp(x), error below 1.5 ulp where the result is normal; subnormal, 0, inf and NaN come out as libm's do.
-// x = n ln 2 + r with |r| <= ln(2) / 2, exp(r) = 1 + r + r^2 q(r); 2^n is applied in two factors, since neither 2^128
-// nor 2^-149 is a normal float.
-static inline float fast_expf(float x) {
-    x = x < -104.0f ? -104.0f : x; // a comparison with NaN is false: NaN stays
-    x = x > 89.0f ? 89.0f : x;
-    float shifted = x * 1.44269504f + 0x1.8p23f; // round to nearest: the low bits of the sum are n
-    float n = shifted - 0x1.8p23f;
+// exp(x) = 2^n exp(r) with x = n ln 2 + r, |r| <= ln(2) / 2, exp(r) = 1 + r + r^2 q(r): returns exp(r); *n_bits has n
+// in its low bits (of a sum that was rounded to a whole number by its size).
+static inline float exp_reduced(float x, int32_t *n_bits) {
+    float shifted = x * 1.44269504f + 0x1.8p23f, n = shifted - 0x1.8p23f;
     float r = x - n * 0x1.62e4p-1f - n * 0x1.7f7d1cp-20f; // ln 2 in two parts, the first exact in products with n
     float q = 0.00138145988f;
     q = q * r + 0.00836871658f;
     q = q * r + 0.041668389f;
     q = q * r + 0.166665211f;
     q = q * r + 0.49999994f;
-    float p = 1.0f + (r + r * r * q);
-    int32_t i = bits_from_float(shifted) - 0x4b400000, half = i >> 1;
+    *n_bits = bits_from_float(shifted);
+    return 1.0f + (r + r * r * q);
+}
+
+// exp(x), error below 1.5 ulp where the result is normal; subnormal, 0, inf and NaN come out as libm's do. 2^n is
+// applied in two factors, since neither 2^128 nor 2^-149 is a normal float.
+static inline float fast_expf(float x) {
+    x = x < -104.0f ? -104.0f : x; // a comparison with NaN is false: NaN stays
+    x = x > 89.0f ? 89.0f : x;
+    int32_t n_bits;
+    float p = exp_reduced(x, &n_bits);
+    int32_t n = n_bits - 0x4b400000, half = n >> 1;
     return p * float_from_bits((int32_t)((uint32_t)(half + 127) << 23)) *
-           float_from_bits((int32_t)((uint32_t)(i - half + 127) << 23));
+           float_from_bits((int32_t)((uint32_t)(n - half + 127) << 23));
+}
+
+// The same with one factor, for |x| <= 87 only.
+static inline float fast_expf_normal(float x) {
+    int32_t n_bits;
+    float p = exp_reduced(x, &n_bits);
+    return p * float_from_bits((int32_t)(((uint32_t)n_bits << 23) + 0x3f800000u));
 }
 
 // log(x), error below 1.5 ulp, for x positive and normal.
@@ -73,16 +86,26 @@ static inline void fast_sincosf(float x, float *sine, float *cosine) {
     *cosine = float_from_bits(bits_from_float(b) ^ (int32_t)((uint32_t)((i + 1) & 2) << 30));
 }
 
-// 1 / (1 + exp(-x)), error below 3 ulp.
-static inline float fast_sigmoidf(float x) { return 1.0f / (1.0f + fast_expf(-x)); }
+// min(|x|, bound) on the bits: one instruction, where comparisons of floats would make gcc compute both outcomes. A NaN
+// becomes the bound; the activations below multiply with x, which brings it back.
+static inline float bounded_magnitude(float x, float bound) {
+    int32_t a = bits_from_float(x) & 0x7fffffff, b = bits_from_float(bound);
+    return float_from_bits(a < b ? a : b);
+}
+
+// 1 / (1 + exp(-x)), error below 3 ulp for x >= -86, below that a constant of 4e-38. Not for NaN.
+static inline float fast_sigmoidf(float x) {
+    float e = fast_expf_normal(-bounded_magnitude(x, 86.0f));
+    return (x < 0 ? e : 1.0f) / (1.0f + e);
+}
 
 // The standard normal distribution function Phi(x) = (1 + erf(x / sqrt 2)) / 2 and, in *density, its derivative.
-// Phi(-|x|) = exp(-x^2 / 2) t R(t) with t = 1 / (1 + 0.35 |x|): the form of Hastings 1955. 3 ulp for
-// x >= 0; in the left tail the relative error grows as x^2 / 2's rounding does, to 5e-6 where the result leaves the
-// normal floats (1 + erf cancels there and keeps nothing beyond x = -5).
+// Phi(-|x|) = exp(-x^2 / 2) t R(t) with t = 1 / (1 + 0.35 |x|): the form of Hastings 1955. 3 ulp for x >= 0; in the
+// left tail the relative error grows as x^2 / 2's rounding does, to 5e-6 at x = -12.9, and stays there at 2e-38 (1 +
+// erf cancels and keeps nothing beyond x = -5). Not for NaN.
 static inline float fast_normal_cdf(float x, float *density) {
-    float a = x < 0 ? -x : x;
-    float e = fast_expf(-0.5f * x * x), t = 1.0f / (1.0f + 0.35f * a);
+    float a = bounded_magnitude(x, 12.9f);
+    float e = fast_expf_normal(-0.5f * a * a), t = 1.0f / (1.0f + 0.35f * a);
     float r = -0.029146174f;
     r = r * t + 0.143972859f;
     r = r * t - 0.255716592f;

@@ -81,6 +81,35 @@ static void test_extremes(void **state) {
     tensor_free(&ones);
 }
 
+// A NaN stays where it is and reaches nothing else.
+static void test_nan(void **state) {
+    (void)state;
+    enum { N = 40 };
+    float values[N];
+    for (int i = 0; i < N; i++) values[i] = i == 17 ? NAN : 0.1f * i;
+    Tensor x = tensor_of(values, N, false), dout = tensor_random(N, 1, 1, false);
+    for (int which = 0; which < 4; which++) {
+        bool gated = which == 3;
+        Tensor out = tensor_poisoned(gated ? N / 2 : N, false), dinp = tensor_poisoned(N, false);
+        if (gated) {
+            geglu_forward(out.x, x.x, 1, N / 2, &check_dev);
+            geglu_backward(dinp.x, dout.x, x.x, 1, N / 2, &check_dev);
+        } else {
+            activations[which].forward(out.x, x.x, N, &check_dev);
+            activations[which].backward(dinp.x, dout.x, x.x, N, &check_dev);
+        }
+        double *y = tensor_values(&out), *dx = tensor_values(&dinp);
+        for (size_t i = 0; i < out.n; i++) assert_true(isnan(y[i]) == (i == 17));
+        for (int i = 0; i < N; i++) assert_true(isnan(dx[i]) == (i == 17 + (gated ? N / 2 : 0)));
+        free(y);
+        free(dx);
+        tensor_free(&out);
+        tensor_free(&dinp);
+    }
+    tensor_free(&x);
+    tensor_free(&dout);
+}
+
 // The first half times gelu of the second.
 static void test_geglu(void **state) {
     (void)state;
@@ -144,9 +173,8 @@ static void test_vecmath(void **state) {
 
 int main(void) {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_activations),
-        cmocka_unit_test(test_extremes),
-        cmocka_unit_test(test_geglu),
+        cmocka_unit_test(test_activations), cmocka_unit_test(test_extremes),
+        cmocka_unit_test(test_nan),         cmocka_unit_test(test_geglu),
 #ifdef BACKEND_cpu
         cmocka_unit_test(test_vecmath),
 #endif
