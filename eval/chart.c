@@ -38,7 +38,7 @@ static const char style[] =
     ".tile span{color:#66707c;font-size:14px}"
     ".two{display:grid;grid-template-columns:repeat(auto-fit,minmax(430px,1fr));gap:16px}"
     "figure h3{font-size:16px;margin:0 0 10px}figcaption{color:#66707c;font-size:14px;margin-top:8px}"
-    "figure+figure,.two+figure,figure+.two{margin-top:16px}.two figure{margin-top:0!important}"
+    "figure+figure,.two+figure,figure+.two,.two+.two{margin-top:16px}.two figure{margin-top:0!important}"
     "svg{width:100%;height:auto;display:block}svg text{font-family:inherit}"
     ".legend{display:flex;flex-wrap:wrap;gap:4px 18px;font-size:14px;color:#55606d;margin:0 0 8px}"
     ".legend i{display:inline-block;width:12px;height:12px;border-radius:3px;margin-right:6px;vertical-align:-1px}"
@@ -118,11 +118,16 @@ void chart_legend(FILE *out, const char *const *names, const int *colors, int co
 
 // ---- bars ----------------------------------------------------------------------------------------------------------
 
-enum { BAR_LEFT = 190, BAR_WIDTH = 560, BAR_RIGHT = 90, BAR_ROW = 26, LABEL_LENGTH = 24 };
+enum { BAR_RIGHT = 70, BAR_ROW = 26, LABEL_LENGTH = 26 };
 
-static double bar_x(double value) { return BAR_LEFT + BAR_WIDTH * fmin(1, fmax(0, value)); }
+// Where the bars begin and how long 1 is, in the units of the drawing.
+typedef struct {
+    int left, width;
+} BarScale;
 
-static void draw_bar(FILE *out, const ChartBar *b, int row) {
+static double bar_x(BarScale s, double value) { return s.left + s.width * fmin(1, fmax(0, value)); }
+
+static void draw_bar(FILE *out, BarScale s, const ChartBar *b, int row) {
     double y = 8 + row * BAR_ROW, middle = y + BAR_ROW / 2.0, end = b->value;
     fprintf(out, "<g>");
     if (b->note) {
@@ -130,46 +135,48 @@ static void draw_bar(FILE *out, const ChartBar *b, int row) {
         html_text(out, b->note);
         fputs("</title>", out);
     }
-    fprintf(out, "<text x=\"%d\" y=\"%.1f\" text-anchor=\"end\" font-size=\"14\" fill=\"#20262e\">", BAR_LEFT - 10,
+    fprintf(out, "<text x=\"%d\" y=\"%.1f\" text-anchor=\"end\" font-size=\"14\" fill=\"#20262e\">", s.left - 10,
             middle + 5);
     size_t length = strlen(b->label);
     if (length > LABEL_LENGTH) { fputs("&hellip;", out); }
     html_text(out, b->label + (length > LABEL_LENGTH ? length - LABEL_LENGTH : 0));
     fputs("</text>", out);
     if (isnan(b->value)) {
-        fprintf(out, "<text x=\"%d\" y=\"%.1f\" font-size=\"13\" fill=\"#66707c\">no data</text></g>\n", BAR_LEFT + 6,
+        fprintf(out, "<text x=\"%d\" y=\"%.1f\" font-size=\"13\" fill=\"#66707c\">no data</text></g>\n", s.left + 6,
                 middle + 5);
         return;
     }
-    fprintf(out, "<rect x=\"%d\" y=\"%.1f\" width=\"%.1f\" height=\"%d\" rx=\"3\" fill=\"%s\"/>", BAR_LEFT, y + 4,
-            fmax(1, bar_x(b->value) - BAR_LEFT), BAR_ROW - 8, palette[b->color]);
+    fprintf(out, "<rect x=\"%d\" y=\"%.1f\" width=\"%.1f\" height=\"%d\" rx=\"3\" fill=\"%s\"/>", s.left, y + 4,
+            fmax(1, bar_x(s, b->value) - s.left), BAR_ROW - 8, palette[b->color]);
     if (b->high > b->low) {
         fprintf(out,
                 "<path d=\"M%.1f %.1fH%.1fM%.1f %.1fv8M%.1f %.1fv8\" stroke=\"#20262e\" stroke-opacity=\".65\" "
                 "fill=\"none\"/>",
-                bar_x(b->low), middle, bar_x(b->high), bar_x(b->low), middle - 4, bar_x(b->high), middle - 4);
+                bar_x(s, b->low), middle, bar_x(s, b->high), bar_x(s, b->low), middle - 4, bar_x(s, b->high),
+                middle - 4);
         end = fmax(end, b->high);
     }
     if (!isnan(b->mark)) {
-        fprintf(out, "<path d=\"M%.1f %.1fv%d\" stroke=\"#3c4652\" stroke-width=\"2.5\"/>", bar_x(b->mark), y + 2,
+        fprintf(out, "<path d=\"M%.1f %.1fv%d\" stroke=\"#3c4652\" stroke-width=\"2.5\"/>", bar_x(s, b->mark), y + 2,
                 BAR_ROW - 4);
         if (b->mark - end < 0.1) { end = fmax(end, b->mark); }
     }
-    fprintf(out, "<text x=\"%.1f\" y=\"%.1f\" font-size=\"13\" fill=\"#20262e\">%.3f</text></g>\n", bar_x(end) + 8,
+    fprintf(out, "<text x=\"%.1f\" y=\"%.1f\" font-size=\"13\" fill=\"#20262e\">%.3f</text></g>\n", bar_x(s, end) + 8,
             middle + 5, b->value);
 }
 
-void chart_bars(FILE *out, const ChartBar *bars, int count) {
-    int height = 8 + count * BAR_ROW + 26, width = BAR_LEFT + BAR_WIDTH + BAR_RIGHT;
+void chart_bars(FILE *out, const ChartBar *bars, int count, bool narrow) {
+    BarScale s = narrow ? (BarScale){140, 250} : (BarScale){190, 580};
+    int height = 8 + count * BAR_ROW + 26, width = s.left + s.width + BAR_RIGHT;
     fprintf(out, "<svg viewBox=\"0 0 %d %d\" role=\"img\">\n", width, height);
     for (int tick = 0; tick <= 10; tick += 2) {
-        double x = bar_x(tick / 10.0);
+        double x = bar_x(s, tick / 10.0);
         fprintf(out,
                 "<path d=\"M%.1f 4V%d\" stroke=\"#e8ebee\"/><text x=\"%.1f\" y=\"%d\" text-anchor=\"middle\" "
                 "font-size=\"12\" fill=\"#66707c\">%.1f</text>\n",
                 x, height - 20, x, height - 5, tick / 10.0);
     }
-    for (int i = 0; i < count; i++) { draw_bar(out, &bars[i], i); }
+    for (int i = 0; i < count; i++) { draw_bar(out, s, &bars[i], i); }
     fputs("</svg>\n", out);
 }
 

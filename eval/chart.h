@@ -30,8 +30,8 @@ void html_image(FILE *out, const Image *image, const char *alternative); // <img
 void figure_begin(FILE *out, const char *id, const char *title);
 void figure_end(FILE *out, const char *caption); // caption may be NULL
 
-// Horizontal bars on the scale 0..1.
-void chart_bars(FILE *out, const ChartBar *bars, int count);
+// Horizontal bars on the scale 0..1. narrow: for half the page's width.
+void chart_bars(FILE *out, const ChartBar *bars, int count, bool narrow);
 // Lines with axes. y from 0 to y_high (NaN: fitted to the values). log_x: for numbers of steps 1, 2, 4, ...
 void chart_lines(FILE *out, const ChartLine *lines, int count, const char *x_label, const char *y_label, double y_high,
                  bool log_x);

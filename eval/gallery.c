@@ -48,6 +48,17 @@ static int make_room(Gallery *g, GalleryKind kind, double rank) {
     return at;
 }
 
+// The picture itself where there is one, else what the VAE makes of its latent.
+static Image picture_of(const SourceItem *item, const float *input) {
+    if (!item->pixels) { return frame_unpicture(&item->frame, input); }
+    size_t count = (size_t)item->frame.H * item->frame.W * 3;
+    float *pixels = xmalloc(count * sizeof *pixels);
+    for (size_t i = 0; i < count; i++) { pixels[i] = item->pixels[i] / 2 + 0.5f; }
+    Image image = frame_unpicture(&item->frame, pixels);
+    free(pixels);
+    return image;
+}
+
 void gallery_offer(Gallery *g, const SourceItem *item, const float *input, const float *prediction, const uint8_t *mask,
                    double iou, bool seen) {
     Philox4 r = philox(0, PHILOX_SHUFFLE, (uint32_t)item->pair.category, (uint64_t)item->pair.image_id, 1);
@@ -60,7 +71,7 @@ void gallery_offer(Gallery *g, const SourceItem *item, const float *input, const
         if (at < 0) { continue; }
         GalleryEntry *e = &g->entries[kind][at];
         *e = (GalleryEntry){.pair = item->pair, .iou = iou, .rank = rank[kind], .seen = seen};
-        Image rgb = frame_unpicture(&item->frame, input);
+        Image rgb = picture_of(item, input);
         e->outcome = thumbnail(outcome_picture(&rgb, mask, item->truth, item->ignore));
         e->input = thumbnail(rgb);
         e->prediction = thumbnail(frame_unpicture(&item->frame, prediction));

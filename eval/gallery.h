@@ -5,7 +5,7 @@
 #include <stdbool.h>
 
 typedef enum { GALLERY_TYPICAL, GALLERY_BEST, GALLERY_WORST, GALLERY_KINDS } GalleryKind;
-enum { GALLERY_SIZE = 8 }; // entries of a kind
+enum { GALLERY_SIZE = 9 }; // entries of a kind
 
 typedef struct {
     Pair pair;
@@ -19,7 +19,8 @@ typedef struct {
     int count[GALLERY_KINDS];
 } Gallery;
 
-// Offers a pair to every kind. input, prediction (H, W, 3) in [0, 1] in the model's rectangle; mask (height, width).
+// Offers a pair to every kind. input (as the VAE reproduces it, shown where there is nothing better), prediction
+// (H, W, 3) in [0, 1] in the model's rectangle; mask (height, width).
 void gallery_offer(Gallery *gallery, const SourceItem *item, const float *input, const float *prediction,
                    const uint8_t *mask, double iou, bool seen);
 void gallery_free(Gallery *gallery);

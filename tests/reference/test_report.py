@@ -111,4 +111,4 @@ def test_evaluation_page(evaluated, tmp_path):
     report = browse(evaluated / "report.html", tmp_path)
     assert {"fig-floors", "fig-classes", "fig-sizes", "fig-precision", "fig-degenerate", "fig-steps",
             "table-steps"} <= set(report["figures"])
-    assert report["images"] >= 24
+    assert report["images"] >= 54
