@@ -1,5 +1,5 @@
-// What the .cu files share: errors, the launch, conversions and 128-bit accesses. Everything here also compiles with g++
-// against tests/emu (BACKEND=emu); __CUDACC__ tells nvcc apart.
+// What the .cu files share: errors, the launch, conversions and 128-bit accesses. Everything here also compiles with
+// g++ against tests/emu (BACKEND=emu); __CUDACC__ tells nvcc apart.
 #pragma once
 #include <cublasLt.h>
 #include <cuda_bf16.h>
@@ -126,9 +126,9 @@ __device__ static inline float block_sum(float x, float *scratch) {
 // How a matrix of rows and C columns is cut for sums over rows: a block of x threads (V columns each) by y rows walks
 // down a chunk of rows. Depends on the sizes alone, so that sums have the same bits on every card.
 struct Cut {
-    int V, x, y;        // elements per access; threads of the block
-    int tiles, chunks;  // blocks across the columns, blocks down the rows
-    int rows;           // of a chunk
+    int V, x, y;       // elements per access; threads of the block
+    int tiles, chunks; // blocks across the columns, blocks down the rows
+    int rows;          // of a chunk
     dim3 block() const { return dim3(x, y); }
     dim3 grid(int samples) const { return dim3(chunks, tiles, samples); }
 };

@@ -194,7 +194,8 @@ void fold_rows(float *grad, const float *partial, int rows, int stride, int C, f
 enum { FMA_CHAINS = 8, FMA_ROUNDS = 4096, FMA_THREADS = 256, REPEATS = 5 };
 
 // Independent chains of multiply-adds in registers: enough of them to cover the latency.
-static __global__ void __launch_bounds__(FMA_THREADS) fma_loop(float *sink, float multiplier, float addend, int rounds) {
+static __global__ void __launch_bounds__(FMA_THREADS)
+    fma_loop(float *sink, float multiplier, float addend, int rounds) {
     float chain[FMA_CHAINS];
 #pragma unroll
     for (int i = 0; i < FMA_CHAINS; i++) { chain[i] = (float)(threadIdx.x + i); }
@@ -240,12 +241,12 @@ Peaks device_measure_peaks(Device *dev) {
     dev->trace = NULL;
     Peaks peaks;
     peaks.gemm_flops_per_s = 2.0 * n * n * n / best_seconds(dev, [&] {
-        linear_forward((floatX *)(memory + 2 * matrix), (floatX *)memory, (floatX *)(memory + matrix), NULL, NULL, n, n,
-                       n, dev);
-    });
+                                 linear_forward((floatX *)(memory + 2 * matrix), (floatX *)memory,
+                                                (floatX *)(memory + matrix), NULL, NULL, n, n, n, dev);
+                             });
     peaks.flops_per_s = 2.0 * FMA_CHAINS * rounds * blocks * FMA_THREADS / best_seconds(dev, [&] {
-        launch<fma_loop>(dev, blocks, FMA_THREADS, 0, (float *)memory, 0.999f, 0.001f, rounds);
-    });
+                            launch<fma_loop>(dev, blocks, FMA_THREADS, 0, (float *)memory, 0.999f, 0.001f, rounds);
+                        });
     peaks.bytes_per_s =
         2.0 * stream / best_seconds(dev, [&] { device_copy(dev, memory, memory + stream, stream, false); });
     dev->trace = trace;

@@ -90,9 +90,8 @@ void product(void *D, const floatX *A, const floatX *B, const void *C, const flo
              const Product &p, void *workspace, Device *dev) {
     Plan *plan = plan_for(p, dev);
     if (p.bias) {
-        CHECK_CUBLAS(
-            cublasLtMatmulDescSetAttribute(plan->desc, CUBLASLT_MATMUL_DESC_BIAS_POINTER, &bias, sizeof bias));
+        CHECK_CUBLAS(cublasLtMatmulDescSetAttribute(plan->desc, CUBLASLT_MATMUL_DESC_BIAS_POINTER, &bias, sizeof bias));
     }
-    CHECK_CUBLAS(cublasLtMatmul(dev->internals->lt, plan->desc, &alpha, A, plan->a, B, plan->b, &beta, C ? C : D, plan->d,
-                                D, plan->d, &plan->algo, workspace, LT_WORKSPACE, dev->internals->compute));
+    CHECK_CUBLAS(cublasLtMatmul(dev->internals->lt, plan->desc, &alpha, A, plan->a, B, plan->b, &beta, C ? C : D,
+                                plan->d, D, plan->d, &plan->algo, workspace, LT_WORKSPACE, dev->internals->compute));
 }

@@ -15,8 +15,8 @@ template <int V> struct Place {
 // Per channel of a thread: x^ = (x - mean) rstd and y = x^ weight + bias.
 template <int V> struct Channels {
     float mean[V], rstd[V], weight[V], bias[V];
-    __device__ Channels(const floatX *weights, const floatX *biases, const float *means, const float *rstds, int b, int c,
-                        int C, int G) {
+    __device__ Channels(const floatX *weights, const floatX *biases, const float *means, const float *rstds, int b,
+                        int c, int C, int G) {
         load(weight, weights + c);
         if (biases) {
             load(bias, biases + c);
@@ -35,8 +35,8 @@ template <int V> struct Channels {
     __device__ float y(float xhat, int i) const { return xhat * weight[i] + bias[i]; }
 };
 
-// sums (B, chunks, 2, C) of d = x - (the group's first element) and of d^2: the shift keeps the digits of a variance that
-// is small against the mean.
+// sums (B, chunks, 2, C) of d = x - (the group's first element) and of d^2: the shift keeps the digits of a variance
+// that is small against the mean.
 template <int V>
 static __global__ void __launch_bounds__(256)
     moments_of_chunk(float *sums, const floatX *inp, int HW, int C, int G, int rows) {
@@ -63,7 +63,8 @@ static __global__ void __launch_bounds__(256)
 }
 
 // The two sums over chunks and the group's channels of sums (B, chunks, 2, C), each channel times weight (NULL: 1).
-__device__ static float2 group_sums(const float *sums, const floatX *weight, int chunks, int C, int width, float *scratch) {
+__device__ static float2 group_sums(const float *sums, const floatX *weight, int chunks, int C, int width,
+                                    float *scratch) {
     const int b = blockIdx.y, c0 = blockIdx.x * width;
     float first = 0, second = 0;
     for (int i = threadIdx.x; i < chunks * width; i += blockDim.x) {
@@ -123,8 +124,8 @@ static void forward(floatX *out, float *mean, float *rstd, const floatX *inp, co
         launch<normalise_chunk<V, true>>(dev, cut.grid(B), cut.block(), 0, out, inp, weight, bias, mean, rstd, HW, C, G,
                                          cut.rows);
     } else {
-        launch<normalise_chunk<V, false>>(dev, cut.grid(B), cut.block(), 0, out, inp, weight, bias, mean, rstd, HW, C, G,
-                                          cut.rows);
+        launch<normalise_chunk<V, false>>(dev, cut.grid(B), cut.block(), 0, out, inp, weight, bias, mean, rstd, HW, C,
+                                          G, cut.rows);
     }
 }
 
@@ -211,12 +212,13 @@ static __global__ void __launch_bounds__(256)
 template <int V, bool SILU>
 static void backward(floatX *dinp, float *dweight, float *dbias, const floatX *dout, const floatX *inp,
                      const floatX *weight, const floatX *bias, const float *mean, const float *rstd,
-                     const floatX *dresidual, float beta, float *sums, Cut cut, int B, int HW, int C, int G, Device *dev) {
+                     const floatX *dresidual, float beta, float *sums, Cut cut, int B, int HW, int C, int G,
+                     Device *dev) {
     const size_t shared = sizeof(float) * cut.x * cut.y * V;
     const int rows = B * cut.chunks;
     float2 *means = (float2 *)(sums + (size_t)rows * 2 * C);
-    launch<gradient_sums<V, SILU>>(dev, cut.grid(B), cut.block(), shared, sums, dout, inp, weight, bias, mean, rstd, HW, C,
-                                   G, cut.rows);
+    launch<gradient_sums<V, SILU>>(dev, cut.grid(B), cut.block(), shared, sums, dout, inp, weight, bias, mean, rstd, HW,
+                                   C, G, cut.rows);
     if (dinp) {
         launch<fold_gradient>(dev, dim3(G, B), FOLD_THREADS, 0, means, sums, weight, cut.chunks, HW, C);
         launch<input_gradient<V, SILU>>(dev, cut.grid(B), cut.block(), 0, dinp, dout, inp, weight, bias, mean, rstd,

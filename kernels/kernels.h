@@ -90,7 +90,7 @@ void geglu_backward(floatX *dinp, const floatX *dout, const floatX *inp, int N, 
 // ------------------------------
 
 // Row strides are in elements: q of token t, head h begins at q + (b Tq + t) q_stride + h HS, and so on; a packed QKV
-// product (B, T, 3 NH HS) is read in place with stride 3 NH HS and q, k, v pointing into it. Strides are multiples of 4
+// product (B, T, 3 NH HS) is read in place with stride 3 NH HS and q, k, v pointing into it. Strides are multiples of 8
 // elements. dq, dk, dv have the strides of q, k, v; dout has out's.
 typedef struct {
     int B, NH, Tq, Tk, HS; // samples, heads, queries, keys, head size (a multiple of 8)

@@ -8,9 +8,9 @@
 void linear_forward(floatX *out, const floatX *inp, const floatX *weight, const floatX *bias, const floatX *residual,
                     int N, int IC, int OC, Device *dev) {
     const double n = N, ic = IC, oc = OC;
-    const bool run =
-        device_launch(dev, "linear_forward",
-                      sizeof(floatX) * (n * ic + ic * oc + n * oc * (residual ? 2 : 1) + (bias ? oc : 0)), 2 * n * ic * oc);
+    const bool run = device_launch(dev, "linear_forward",
+                                   sizeof(floatX) * (n * ic + ic * oc + n * oc * (residual ? 2 : 1) + (bias ? oc : 0)),
+                                   2 * n * ic * oc);
     void *workspace = device_workspace(dev, LT_WORKSPACE);
     if (!run) { return; }
     const Product p = {true, false, OC, N, IC, IC, IC, OC, bias != NULL, false};

@@ -1,5 +1,5 @@
-// The instructions that CUDA C++ has no name for, one small function each. Under emulation their C twins follow the lane
-// mapping of the PTX ISA (tests/emu/emu_ptx.h).
+// The instructions that CUDA C++ has no name for, one small function each. Under emulation their C twins follow the
+// lane mapping of the PTX ISA (tests/emu/emu_ptx.h).
 #pragma once
 #ifndef __CUDACC__
 #include "emu_ptx.h"
@@ -7,8 +7,9 @@
 
 __device__ static inline unsigned shared_address(const void *p) { return (unsigned)__cvta_generic_to_shared(p); }
 
-// d (16 x 8, fp32) += a (16 x 16, bf16, row) b (16 x 8, bf16, column). Lane l has of d the rows l/4 and l/4 + 8, columns
-// 2 (l%4) and + 1; of a these rows, columns 2 (l%4) + {0, 1} and + 8; of b the rows 2 (l%4) + {0, 1} and + 8, column l/4.
+// d (16 x 8, fp32) += a (16 x 16, bf16, row) b (16 x 8, bf16, column). Lane l has of d the rows l/4 and l/4 + 8,
+// columns 2 (l%4) and + 1; of a these rows, columns 2 (l%4) + {0, 1} and + 8; of b the rows 2 (l%4) + {0, 1} and + 8,
+// column l/4.
 __device__ static inline void mma_m16n8k16(float d[4], const unsigned a[4], const unsigned b[2]) {
     asm volatile("mma.sync.aligned.m16n8k16.row.col.f32.bf16.bf16.f32 {%0,%1,%2,%3}, {%4,%5,%6,%7}, {%8,%9}, "
                  "{%0,%1,%2,%3};"
@@ -16,8 +17,8 @@ __device__ static inline void mma_m16n8k16(float d[4], const unsigned a[4], cons
                  : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b[0]), "r"(b[1]));
 }
 
-// Four 8 x 8 matrices of 16-bit elements: lane l gives the address of row l%8 of matrix l/8 (16 bytes, aligned) and gets
-// of each matrix the elements 2 (l%4) + {0, 1} of row l/4; transposed: of column l/4.
+// Four 8 x 8 matrices of 16-bit elements: lane l gives the address of row l%8 of matrix l/8 (16 bytes, aligned) and
+// gets of each matrix the elements 2 (l%4) + {0, 1} of row l/4; transposed: of column l/4.
 __device__ static inline void ldmatrix_x4(unsigned r[4], const void *row) {
     asm volatile("ldmatrix.sync.aligned.m8n8.x4.shared.b16 {%0,%1,%2,%3}, [%4];"
                  : "=r"(r[0]), "=r"(r[1]), "=r"(r[2]), "=r"(r[3])
@@ -39,6 +40,8 @@ __device__ static inline void cp_async_16(void *shared, const void *global, bool
 }
 __device__ static inline void cp_async_commit() { asm volatile("cp.async.commit_group;" ::: "memory"); }
 // Waits until all but the last N groups of this thread have landed.
-template <int N> __device__ static inline void cp_async_wait() { asm volatile("cp.async.wait_group %0;" ::"n"(N) : "memory"); }
+template <int N> __device__ static inline void cp_async_wait() {
+    asm volatile("cp.async.wait_group %0;" ::"n"(N) : "memory");
+}
 
 #endif

@@ -1,6 +1,6 @@
 // cuBLASLt's matrix product on OpenBLAS: D = alpha op(A) op(B) + beta C + bias, column-major, strided batches; fp32, or
-// bf16 A and B with fp32 accumulation and bf16 or fp32 C and D. bias (rows of D) is added after the accumulation, before
-// D is rounded.
+// bf16 A and B with fp32 accumulation and bf16 or fp32 C and D. bias (rows of D) is added after the accumulation,
+// before D is rounded.
 #include "cublasLt.h"
 #include "cuda_bf16.h"
 
@@ -31,10 +31,14 @@ struct cublasLtPreference {
 
 const char *cublasLtGetStatusString(cublasStatus_t status) {
     switch (status) {
-    case CUBLAS_STATUS_SUCCESS: return "CUBLAS_STATUS_SUCCESS";
-    case CUBLAS_STATUS_NOT_INITIALIZED: return "CUBLAS_STATUS_NOT_INITIALIZED";
-    case CUBLAS_STATUS_INVALID_VALUE: return "CUBLAS_STATUS_INVALID_VALUE";
-    case CUBLAS_STATUS_NOT_SUPPORTED: return "CUBLAS_STATUS_NOT_SUPPORTED";
+    case CUBLAS_STATUS_SUCCESS:
+        return "CUBLAS_STATUS_SUCCESS";
+    case CUBLAS_STATUS_NOT_INITIALIZED:
+        return "CUBLAS_STATUS_NOT_INITIALIZED";
+    case CUBLAS_STATUS_INVALID_VALUE:
+        return "CUBLAS_STATUS_INVALID_VALUE";
+    case CUBLAS_STATUS_NOT_SUPPORTED:
+        return "CUBLAS_STATUS_NOT_SUPPORTED";
     }
     return "unknown status";
 }
@@ -70,11 +74,16 @@ template <class T> static cublasStatus_t take(T *field, const void *value, size_
 cublasStatus_t cublasLtMatmulDescSetAttribute(cublasLtMatmulDesc_t desc, cublasLtMatmulDescAttributes_t attribute,
                                               const void *value, size_t bytes) {
     switch (attribute) {
-    case CUBLASLT_MATMUL_DESC_TRANSA: return take(&desc->transa, value, bytes);
-    case CUBLASLT_MATMUL_DESC_TRANSB: return take(&desc->transb, value, bytes);
-    case CUBLASLT_MATMUL_DESC_EPILOGUE: return take(&desc->epilogue, value, bytes);
-    case CUBLASLT_MATMUL_DESC_BIAS_POINTER: return take(&desc->bias, value, bytes);
-    case CUBLASLT_MATMUL_DESC_BIAS_DATA_TYPE: return take(&desc->bias_type, value, bytes);
+    case CUBLASLT_MATMUL_DESC_TRANSA:
+        return take(&desc->transa, value, bytes);
+    case CUBLASLT_MATMUL_DESC_TRANSB:
+        return take(&desc->transb, value, bytes);
+    case CUBLASLT_MATMUL_DESC_EPILOGUE:
+        return take(&desc->epilogue, value, bytes);
+    case CUBLASLT_MATMUL_DESC_BIAS_POINTER:
+        return take(&desc->bias, value, bytes);
+    case CUBLASLT_MATMUL_DESC_BIAS_DATA_TYPE:
+        return take(&desc->bias_type, value, bytes);
     }
     return CUBLAS_STATUS_NOT_SUPPORTED;
 }
@@ -91,11 +100,14 @@ cublasStatus_t cublasLtMatrixLayoutDestroy(cublasLtMatrixLayout_t layout) {
     return CUBLAS_STATUS_SUCCESS;
 }
 
-cublasStatus_t cublasLtMatrixLayoutSetAttribute(cublasLtMatrixLayout_t layout, cublasLtMatrixLayoutAttribute_t attribute,
-                                                const void *value, size_t bytes) {
+cublasStatus_t cublasLtMatrixLayoutSetAttribute(cublasLtMatrixLayout_t layout,
+                                                cublasLtMatrixLayoutAttribute_t attribute, const void *value,
+                                                size_t bytes) {
     switch (attribute) {
-    case CUBLASLT_MATRIX_LAYOUT_BATCH_COUNT: return take(&layout->batches, value, bytes);
-    case CUBLASLT_MATRIX_LAYOUT_STRIDED_BATCH_OFFSET: return take(&layout->batch_offset, value, bytes);
+    case CUBLASLT_MATRIX_LAYOUT_BATCH_COUNT:
+        return take(&layout->batches, value, bytes);
+    case CUBLASLT_MATRIX_LAYOUT_STRIDED_BATCH_OFFSET:
+        return take(&layout->batch_offset, value, bytes);
     }
     return CUBLAS_STATUS_NOT_SUPPORTED;
 }
@@ -114,11 +126,16 @@ cublasStatus_t cublasLtMatmulPreferenceSetAttribute(cublasLtMatmulPreference_t p
                                                     cublasLtMatmulPreferenceAttributes_t attribute, const void *value,
                                                     size_t bytes) {
     switch (attribute) {
-    case CUBLASLT_MATMUL_PREF_MAX_WORKSPACE_BYTES: return take(&p->workspace, value, bytes);
-    case CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_A_BYTES: return take(&p->align_a, value, bytes);
-    case CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_B_BYTES: return take(&p->align_b, value, bytes);
-    case CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_C_BYTES: return take(&p->align_c, value, bytes);
-    case CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_D_BYTES: return take(&p->align_d, value, bytes);
+    case CUBLASLT_MATMUL_PREF_MAX_WORKSPACE_BYTES:
+        return take(&p->workspace, value, bytes);
+    case CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_A_BYTES:
+        return take(&p->align_a, value, bytes);
+    case CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_B_BYTES:
+        return take(&p->align_b, value, bytes);
+    case CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_C_BYTES:
+        return take(&p->align_c, value, bytes);
+    case CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_D_BYTES:
+        return take(&p->align_d, value, bytes);
     }
     return CUBLAS_STATUS_NOT_SUPPORTED;
 }
@@ -126,8 +143,10 @@ cublasStatus_t cublasLtMatmulPreferenceSetAttribute(cublasLtMatmulPreference_t p
 // Types, sizes and batches that fit together; compute in fp32.
 static cublasStatus_t check_product(const cublasLtDesc *desc, const cublasLtLayout *a, const cublasLtLayout *b,
                                     const cublasLtLayout *c, const cublasLtLayout *d) {
-    const uint64_t m = desc->transa == CUBLAS_OP_N ? a->rows : a->cols, ka = desc->transa == CUBLAS_OP_N ? a->cols : a->rows;
-    const uint64_t n = desc->transb == CUBLAS_OP_N ? b->cols : b->rows, kb = desc->transb == CUBLAS_OP_N ? b->rows : b->cols;
+    const uint64_t m = desc->transa == CUBLAS_OP_N ? a->rows : a->cols,
+                   ka = desc->transa == CUBLAS_OP_N ? a->cols : a->rows;
+    const uint64_t n = desc->transb == CUBLAS_OP_N ? b->cols : b->rows,
+                   kb = desc->transb == CUBLAS_OP_N ? b->rows : b->cols;
     if (ka != kb || c->rows != m || c->cols != n || d->rows != m || d->cols != n) return CUBLAS_STATUS_INVALID_VALUE;
     if (a->batches != b->batches || a->batches != c->batches || a->batches != d->batches)
         return CUBLAS_STATUS_INVALID_VALUE;
@@ -223,10 +242,11 @@ cublasStatus_t cublasLtMatmul(cublasLtHandle_t handle, cublasLtMatmulDesc_t desc
     if (algo && (misaligned(A, algo->align_a) || misaligned(B, algo->align_b) || misaligned(C, algo->align_c) ||
                  misaligned(D, algo->align_d) || algo->workspace > workspace_bytes))
         return CUBLAS_STATUS_INVALID_VALUE;
-    if (misaligned(workspace, 16) || (desc->epilogue == CUBLASLT_EPILOGUE_BIAS && (!desc->bias || misaligned(desc->bias, 16))))
+    if (misaligned(workspace, 16) ||
+        (desc->epilogue == CUBLASLT_EPILOGUE_BIAS && (!desc->bias || misaligned(desc->bias, 16))))
         return CUBLAS_STATUS_INVALID_VALUE;
     if (C == D && (c->ld != d->ld || c->batch_offset != d->batch_offset)) return CUBLAS_STATUS_INVALID_VALUE;
-    emu::enqueue(stream, [desc = *desc, alpha = *(const float *)alpha, beta = *(const float *)beta, A, a = *a, B, b = *b,
-                          C, c = *c, D, d = *d] { product(desc, alpha, A, a, B, b, beta, C, c, D, d); });
+    emu::enqueue(stream, [desc = *desc, alpha = *(const float *)alpha, beta = *(const float *)beta, A, a = *a, B,
+                          b = *b, C, c = *c, D, d = *d] { product(desc, alpha, A, a, B, b, beta, C, c, D, d); });
     return CUBLAS_STATUS_SUCCESS;
 }

@@ -1,7 +1,7 @@
 // CUDA threads on a CPU: the scheduler behind the stand-in headers of this folder. Every thread of a block is a fiber
-// (Boost.Context); barriers, shuffles, votes and warp matrix instructions are true rendezvous of these fibers; the blocks
-// of a launch are spread over the cores. Whatever a GPU would answer with a hang or with silent nonsense ends the
-// program here, with the kernel's name.
+// (Boost.Context); barriers, shuffles, votes and warp matrix instructions are true rendezvous of these fibers; the
+// blocks of a launch are spread over the cores. Whatever a GPU would answer with a hang or with silent nonsense ends
+// the program here, with the kernel's name.
 //
 // Environment:
 //   EMU_ORDER=ascending|descending|random[:SEED]  order of blocks, and of threads between two rendezvous
@@ -38,8 +38,8 @@ extern __thread Current current;
 // the place.
 [[noreturn]] void fail(const char *format, ...) __attribute__((format(printf, 1, 2)));
 
-// Runs body once per thread of the grid and returns when all are done. `name` identifies the kernel in errors and in the
-// report; `function` is its address, for cudaFuncSetAttribute.
+// Runs body once per thread of the grid and returns when all are done. `name` identifies the kernel in errors and in
+// the report; `function` is its address, for cudaFuncSetAttribute.
 void run_grid(const char *name, const void *function, dim3 grid, dim3 block, size_t shared_bytes,
               const std::function<void()> &body);
 void set_shared_limit(const void *function, size_t bytes); // cudaFuncAttributeMaxDynamicSharedMemorySize

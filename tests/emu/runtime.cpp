@@ -1,8 +1,8 @@
 // The CUDA runtime's functions on the CPU: device memory between guard pages, streams, events, graphs.
 //
 // Device memory is poisoned with 0xFF (NaN in fp32 and bf16) and ends at an inaccessible page: reads and writes beyond
-// trap at once. The alignment leaves up to 255 bytes of slack before that page, which hold a pattern that is checked when
-// the memory is freed or a stream is synchronised.
+// trap at once. The alignment leaves up to 255 bytes of slack before that page, which hold a pattern that is checked
+// when the memory is freed or a stream is synchronised.
 #include "cuda_runtime.h"
 
 #include <stdlib.h>
@@ -151,7 +151,8 @@ cudaError_t cudaEventElapsedTime(float *milliseconds, cudaEvent_t begin, cudaEve
 static void check_guard(const unsigned char *p, const Allocation &a) {
     for (const unsigned char *q = p + a.bytes; q < p + (a.bytes + alignment - 1) / alignment * alignment; q++)
         if (*q != guard_byte)
-            emu::fail("memory was written %zu bytes beyond an allocation of %zu bytes", (size_t)(q - p - a.bytes), a.bytes);
+            emu::fail("memory was written %zu bytes beyond an allocation of %zu bytes", (size_t)(q - p - a.bytes),
+                      a.bytes);
     const size_t page = sysconf(_SC_PAGESIZE);
     for (const unsigned char *q = a.mapping + page; q < p; q++)
         if (*q != guard_byte)
@@ -242,13 +243,20 @@ cudaError_t cudaMemGetInfo(size_t *free_bytes, size_t *total_bytes) {
 
 const char *cudaGetErrorString(cudaError_t error) {
     switch (error) {
-    case cudaSuccess: return "no error";
-    case cudaErrorInvalidValue: return "invalid argument";
-    case cudaErrorMemoryAllocation: return "out of memory";
-    case cudaErrorInvalidDevice: return "invalid device ordinal";
-    case cudaErrorInvalidResourceHandle: return "invalid resource handle";
-    case cudaErrorIllegalState: return "the operation cannot be performed in the present state";
-    default: return "unknown error";
+    case cudaSuccess:
+        return "no error";
+    case cudaErrorInvalidValue:
+        return "invalid argument";
+    case cudaErrorMemoryAllocation:
+        return "out of memory";
+    case cudaErrorInvalidDevice:
+        return "invalid device ordinal";
+    case cudaErrorInvalidResourceHandle:
+        return "invalid resource handle";
+    case cudaErrorIllegalState:
+        return "the operation cannot be performed in the present state";
+    default:
+        return "unknown error";
     }
 }
 
@@ -280,10 +288,18 @@ cudaError_t cudaGetDeviceProperties(cudaDeviceProp *prop, int index) {
 cudaError_t cudaDeviceGetAttribute(int *value, cudaDeviceAttr attribute, int index) {
     if (index != 0) return result(cudaErrorInvalidDevice);
     switch (attribute) {
-    case cudaDevAttrMultiProcessorCount: *value = 4; break;
-    case cudaDevAttrComputeCapabilityMajor: *value = emu::compute_capability() / 10; break;
-    case cudaDevAttrComputeCapabilityMinor: *value = emu::compute_capability() % 10; break;
-    case cudaDevAttrMaxSharedMemoryPerBlockOptin: *value = (int)emu::shared_limit_of_card(); break;
+    case cudaDevAttrMultiProcessorCount:
+        *value = 4;
+        break;
+    case cudaDevAttrComputeCapabilityMajor:
+        *value = emu::compute_capability() / 10;
+        break;
+    case cudaDevAttrComputeCapabilityMinor:
+        *value = emu::compute_capability() % 10;
+        break;
+    case cudaDevAttrMaxSharedMemoryPerBlockOptin:
+        *value = (int)emu::shared_limit_of_card();
+        break;
     }
     return cudaSuccess;
 }

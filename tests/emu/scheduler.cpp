@@ -105,8 +105,8 @@ void fail(const char *format, ...) {
     fflush(stdout);
     if (running && current.fiber) {
         const uint3 b = current.block, t = current.fiber->thread;
-        fprintf(stderr, "emu: kernel %s, block (%u, %u, %u), thread (%u, %u, %u): %s\n", short_name(running).c_str(), b.x,
-                b.y, b.z, t.x, t.y, t.z, sentence);
+        fprintf(stderr, "emu: kernel %s, block (%u, %u, %u), thread (%u, %u, %u): %s\n", short_name(running).c_str(),
+                b.x, b.y, b.z, t.x, t.y, t.z, sentence);
     } else if (running) {
         fprintf(stderr, "emu: kernel %s: %s\n", short_name(running).c_str(), sentence);
     } else {
@@ -151,9 +151,12 @@ int compute_capability() {
 
 size_t shared_limit_of_card() {
     switch (compute_capability()) {
-    case 80: return 163 << 10;
-    case 90: return 227 << 10;
-    default: return 99 << 10;
+    case 80:
+        return 163 << 10;
+    case 90:
+        return 227 << 10;
+    default:
+        return 99 << 10;
     }
 }
 
@@ -382,7 +385,8 @@ void warp_meet(const char *op, unsigned mask, const void *in, void *out, Combine
     bool complete = true;
     for (unsigned i = 0; i < 32; i++) {
         if (!(mask >> i & 1)) continue;
-        if (first + i >= (unsigned)w->threads) fail("%s with mask 0x%08x names lane %u, which the warp lacks", op, mask, i);
+        if (first + i >= (unsigned)w->threads)
+            fail("%s with mask 0x%08x names lane %u, which the warp lacks", op, mask, i);
         const Fiber *f = w->fibers[first + i];
         inputs[i] = f->in, outputs[i] = f->out;
         if (f == self) continue;
