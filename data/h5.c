@@ -21,12 +21,13 @@ static hid_t make_half(void) {
 void h5_enter(void) {
     pthread_mutex_lock(&lock);
     static bool started = false;
-    if (started) { return; }
-    started = true;
-    H5dont_atexit(); // nothing is ever pending in it, and at exit another thread may still be inside
-    H5open();
-    H5Eset_auto2(H5E_DEFAULT, NULL, NULL);
-    half = make_half();
+    if (!started) {
+        started = true;
+        H5dont_atexit(); // nothing is ever pending in it, and at exit another thread may still be inside
+        H5open();
+        half = make_half();
+    }
+    H5Eset_auto2(H5E_DEFAULT, NULL, NULL); // thread-safe builds have a stack of errors per thread
 }
 
 void h5_leave(void) { pthread_mutex_unlock(&lock); }

@@ -2,7 +2,7 @@
 #pragma once
 #include <hdf5.h>
 
-// libhdf5 as distributions build it is not thread-safe: every call stands between these two. No nesting.
+// libhdf5 need not be built thread-safe: every call stands between these two. No nesting.
 void h5_enter(void);
 void h5_leave(void);
 

@@ -14,7 +14,7 @@
 // 1.10; texts have a fixed length, so that they are part of it: h5py gives them as bytes). A shard is the unit of
 // restart: it covers a fixed range of pictures, is built in memory and appears whole.
 //
-// HDF5 is not thread-safe as distributions build it: one lock in shard.c lets one thread at a time into it.
+// HDF5 need not be thread-safe: one lock (h5.h) lets one thread at a time into it.
 // Every mistake in a file dies with one sentence naming file, dataset or attribute, and expectation.
 #pragma once
 #include <stdbool.h>

@@ -1,0 +1,230 @@
+// The loader: the shuffle is a permutation and a pure function, ranks and restarts change nothing, damage is a
+// sentence.
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stddef.h>
+#include <stdint.h>
+#include <cmocka.h>
+#include "data/loader.h"
+#include "tests/data/shards.h"
+#include "tests/dies.h"
+
+enum { SHARDS = 3, PER_SHARD = 7, SAMPLES = SHARDS * PER_SHARD, LATENT = 5 * 6 * 4, ROWS = 4 };
+static char *folder;
+
+typedef struct {
+    float image[ROWS * LATENT], target[ROWS * LATENT];
+    int class_index[ROWS];
+    int64_t position[ROWS], sample[ROWS];
+} Buffers;
+
+static LoaderBatch batch_of(Buffers *b) {
+    return (LoaderBatch){b->image, b->target, b->class_index, b->position, b->sample};
+}
+
+static void write_shards(const char *to, int first, int last) {
+    for (int k = first; k < last; k++) {
+        ShardInfo info = test_info(SHARDS, k);
+        char *path = xprintf("%s/train-%05d.h5", to, k);
+        test_shard(path, &info, (long long)k * PER_SHARD, PER_SHARD);
+        shard_info_free(&info);
+        free(path);
+    }
+}
+
+static void permutation(void **state) {
+    (void)state;
+    enum { N = 1000 };
+    int64_t a[N], b[N], c[N], d[N];
+    int seen[N] = {0}, same_epoch = 0, same_seed = 0;
+    loader_permutation(5, 3, N, a);
+    loader_permutation(5, 3, N, b);
+    loader_permutation(5, 4, N, c);
+    loader_permutation(6, 3, N, d);
+    for (int i = 0; i < N; i++) {
+        assert_true(a[i] >= 0 && a[i] < N && !seen[a[i]]++);
+        same_epoch += a[i] == c[i];
+        same_seed += a[i] == d[i];
+    }
+    assert_memory_equal(a, b, sizeof a);
+    printf("  %d samples: %d keep their place in the next epoch, %d with another seed (1 expected)\n", (int)N,
+           same_epoch, same_seed);
+    assert_true(same_epoch < 10 && same_seed < 10);
+}
+
+// Every batch holds what its positions say; the stored order is right.
+static void contents(void **state) {
+    (void)state;
+    ShardSet set = shards_open(folder, "train");
+    assert_int_equal(set.samples, SAMPLES);
+    LoaderOptions options = {.target = TARGET_MASK, .seed = 9, .rows = ROWS, .world = 1};
+    Loader *loader = loader_open(&set, &options);
+    int64_t order[SAMPLES];
+    float expected[LATENT];
+    for (int k = 0; k < 14; k++) { // beyond two epochs
+        Buffers b;
+        LoaderBatch batch = batch_of(&b);
+        loader_next(loader, &batch);
+        for (int row = 0; row < ROWS; row++) {
+            long long p = k * ROWS + row;
+            assert_int_equal(b.position[row], p);
+            loader_permutation(9, p / SAMPLES, SAMPLES, order);
+            assert_int_equal(b.sample[row], order[p % SAMPLES]);
+            assert_int_equal(b.class_index[row], b.sample[row] % TEST_CLASSES);
+            test_latent(b.sample[row], 0, &set.info, expected);
+            assert_memory_equal(expected, b.image + row * LATENT, sizeof expected);
+            test_latent(b.sample[row], 2, &set.info, expected);
+            assert_memory_equal(expected, b.target + row * LATENT, sizeof expected);
+        }
+    }
+    printf("  56 rows over 2.7 epochs as expected; waited %.4f s\n", loader_waited(loader));
+    loader_close(loader);
+    shards_close(&set);
+}
+
+static void resume(void **state) {
+    (void)state;
+    ShardSet set = shards_open(folder, "train");
+    LoaderOptions options = {.target = TARGET_OVERLAY, .seed = 4, .rows = ROWS, .world = 1};
+    Loader *whole = loader_open(&set, &options);
+    for (int k = 0; k < 12; k++) {
+        Buffers a, b;
+        LoaderBatch batch = batch_of(&a);
+        loader_next(whole, &batch);
+        options.start = k * ROWS;
+        Loader *resumed = loader_open(&set, &options); // two loaders and a reader at once
+        batch = batch_of(&b);
+        loader_next(resumed, &batch);
+        ShardSample sample = {.image_latent = b.image};
+        assert_memory_equal(&a, &b, sizeof a);
+        shards_read(&set, k, &sample);
+        loader_close(resumed);
+    }
+    printf("  resumed at 12 positions: equal to the uninterrupted stream\n");
+    loader_close(whole);
+    shards_close(&set);
+}
+
+// Two ranks of two rows are one rank of four: micro-batches are contiguous, rank after rank.
+static void ranks(void **state) {
+    (void)state;
+    ShardSet set = shards_open(folder, "train");
+    LoaderOptions one = {.target = TARGET_OVERLAY, .seed = 4, .start = 3, .rows = 4, .world = 1};
+    LoaderOptions two = {.target = TARGET_OVERLAY, .seed = 4, .start = 3, .rows = 2, .world = 2};
+    Loader *whole = loader_open(&set, &one), *part[2];
+    for (int r = 0; r < 2; r++) {
+        two.rank = r;
+        part[r] = loader_open(&set, &two);
+    }
+    for (int k = 0; k < 10; k++) {
+        Buffers a, b;
+        LoaderBatch batch = batch_of(&a);
+        loader_next(whole, &batch);
+        for (int r = 0; r < 2; r++) {
+            batch = (LoaderBatch){b.image + 2 * r * LATENT, b.target + 2 * r * LATENT, b.class_index + 2 * r,
+                                  b.position + 2 * r, b.sample + 2 * r};
+            loader_next(part[r], &batch);
+        }
+        assert_memory_equal(&a, &b, sizeof a);
+    }
+    printf("  2 ranks x 2 rows = 1 rank x 4 rows over 10 micro-batches\n");
+    loader_close(whole);
+    loader_close(part[0]);
+    loader_close(part[1]);
+    shards_close(&set);
+}
+
+static void class_filter(void **state) {
+    (void)state;
+    ShardSet set = shards_open(folder, "train");
+    uint8_t *keep = shards_classes(&set, "dining table, caf\xc3\xa9");
+    LoaderOptions options = {.target = TARGET_OVERLAY, .rows = ROWS, .world = 1, .keep = keep};
+    Loader *loader = loader_open(&set, &options);
+    int expected = 0, seen[SAMPLES] = {0};
+    for (int i = 0; i < SAMPLES; i++) { expected += i % TEST_CLASSES >= 2; }
+    assert_int_equal(loader_samples(loader), expected);
+    Buffers b;
+    LoaderBatch batch = batch_of(&b);
+    batch.target_latent = NULL; // skipped
+    for (int p = 0; p < expected; p++) {
+        if (p % ROWS == 0) { loader_next(loader, &batch); }
+        assert_true(b.class_index[p % ROWS] >= 2);
+        assert_true(!seen[b.sample[p % ROWS]]++); // once an epoch
+    }
+    loader_close(loader);
+    assert_dies("have no class \"cat\"", shards_classes(&set, "person,cat"));
+    memset(keep, 0, TEST_CLASSES);
+    assert_dies("no sample of the classes", loader_open(&set, &options));
+    set.info.targets = TARGET_MASK;
+    assert_dies("the shards have no \"target_overlay\"", loader_open(&set, &options));
+    free(keep);
+    shards_close(&set);
+}
+
+static void damaged_sets(void **state) {
+    (void)state;
+    char *other = xprintf("%s/other", folder), *path = xprintf("%s/train-00001.h5", other);
+    assert_dies("is no folder", shards_open("/nowhere", "train"));
+    make_folders(other);
+    assert_dies("holds no shard train-00000.h5", shards_open(other, "train"));
+    write_shards(other, 0, 2);
+    assert_dies("holds 2 of the 3 shards", shards_open(other, "train"));
+    write_shards(other, 2, 3);
+    unlink(path);
+    assert_dies("train-00001.h5: is missing among 2 shards", shards_open(other, "train"));
+    ShardInfo info = test_info(SHARDS, 1);
+    info.alpha = 0.5;
+    test_shard(path, &info, PER_SHARD, PER_SHARD);
+    assert_dies("attribute \"alpha\" is 0.5, but", shards_open(other, "train"));
+    info.alpha = 0.75;
+    info.classes[3][0] = 'k';
+    test_shard(path, &info, PER_SHARD, PER_SHARD);
+    assert_dies("attribute \"classes\" is \"kaf\xc3\xa9\" at 3", shards_open(other, "train"));
+    shard_info_free(&info);
+    free(path);
+    free(other);
+}
+
+// A chunk that is damaged while training runs: the prefetch thread ends the program with a sentence.
+static void stream_through(const char *where) {
+    ShardSet set = shards_open(where, "train");
+    LoaderOptions options = {.target = TARGET_OVERLAY, .rows = ROWS, .world = 1};
+    Loader *loader = loader_open(&set, &options);
+    Buffers b;
+    LoaderBatch batch = batch_of(&b);
+    for (int k = 0; k < 100; k++) { loader_next(loader, &batch); }
+}
+
+static void damaged_chunk(void **state) {
+    (void)state;
+    write_shards(folder, 0, SHARDS);
+    char *path = xprintf("%s/train-00002.h5", folder);
+    ShardInfo info = test_info(SHARDS, 2);
+    float values[LATENT];
+    test_latent(2 * PER_SHARD + 3, 1, &info, values); // find the chunk of this target by its bytes
+    _Float16 half[LATENT];
+    for (int k = 0; k < LATENT; k++) { half[k] = (_Float16)values[k]; }
+    size_t size;
+    char *bytes = read_file(path, &size), *chunk = memmem(bytes, size, half, sizeof half);
+    assert_non_null(chunk);
+    chunk[57] ^= 1;
+    atomic_write(path, bytes, size);
+    assert_dies("train-00002.h5: dataset \"target_overlay\" cannot be read at sample 3: the file is damaged",
+                stream_through(folder));
+    shard_info_free(&info);
+    free(bytes);
+    free(path);
+}
+
+int main(void) {
+    folder = test_folder();
+    write_shards(folder, 0, SHARDS);
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(permutation),   cmocka_unit_test(contents),     cmocka_unit_test(resume),
+        cmocka_unit_test(ranks),         cmocka_unit_test(class_filter), cmocka_unit_test(damaged_sets),
+        cmocka_unit_test(damaged_chunk),
+    };
+    int failures = cmocka_run_group_tests_name("data/loader", tests, NULL, NULL);
+    remove_tree(folder);
+    return failures;
+}
