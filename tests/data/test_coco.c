@@ -67,6 +67,12 @@ static void test_rle_text(void **state) {
     assert_int_equal(count, 3);
     assert_true(runs[0] == 2 && runs[1] == 5 && runs[2] == 17);
     free(runs);
+    runs = rle_from_text("3X17jNmk0O[UO", 13, &count); // long ones, and differences of both signs
+    const int32_t expected_runs[7] = {3, 40, 7, 2, 900, 1, 47};
+    assert_int_equal(count, 7);
+    assert_memory_equal(runs, expected_runs, sizeof expected_runs);
+    free(runs);
+    assert_null(rle_from_text("/0", 2, &count));
     assert_null(rle_from_text("a", 1, &count));         // goes on, but ends
     assert_null(rle_from_text(" ", 1, &count));         // no such character
     assert_null(rle_from_text("oooooooo0", 9, &count)); // too long

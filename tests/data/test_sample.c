@@ -144,6 +144,7 @@ static void test_render(void **state) {
     add(s, DOG, 60, 70, 10, 10, 0); // too
     add(s, DOG, 0, 0, 140, 10, 1);  // crowd: never painted
     add(s, DOG, 0, 90, 30, 10, 0);  // valid only in crops that begin at 7 or less
+    add(s, DOG, 50, 20, 20, 10, 1); // crowd on top of a painted dog: painted, not ignored
     SampleOptions o = everything();
     int painted_edge = 0;
     double sum = 0;
