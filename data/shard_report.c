@@ -86,7 +86,7 @@ void shard_report(const ShardSet *set) {
         printf("%s%lld %s", separator, counts.dropped[reason], reason_name(reason));
         separator = ", ";
     }
-    printf(" (%s has their ids)\n", path);
+    printf(all ? " (%s has their ids)\n" : "\n", path);
     free(counts.of_class);
     free(path);
 }
