@@ -38,8 +38,9 @@ void pipeline_vae_digest(const char *folder, char hex[65]);
 
 // The file that weights_read reads in `folder`, freshly allocated; dies if there is none.
 char *weights_path(const char *folder);
-// The tensor of a slice's name, also under the older names that weights_read understands; NULL if missing.
-const Tensor *weights_find(const Safetensors *file, const char *name);
+// The tensor of each slice (params->count, freshly allocated; under the names that weights_read understands); dies if
+// one is missing, has another shape, or if there is one that no slice takes.
+const Tensor **weights_match(const Params *params, const Safetensors *file);
 // SHA-256 of that file; if it is an index, of the concatenated digests of the shards in the order of their names.
 void weights_digest(const char *folder, char hex[65]);
 

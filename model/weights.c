@@ -64,7 +64,7 @@ static const Tensor *find_alias(const Safetensors *file, const char *name) {
     return NULL;
 }
 
-const Tensor *weights_find(const Safetensors *file, const char *name) {
+static const Tensor *weights_find(const Safetensors *file, const char *name) {
     const Tensor *tensor = safetensors_find(file, name);
     return tensor ? tensor : find_alias(file, name);
 }
@@ -129,17 +129,22 @@ static void check_extras(const Safetensors *file, const Params *params, const bo
     }
 }
 
-// All tensors are found and checked before the first one is converted.
+const Tensor **weights_match(const Params *params, const Safetensors *file) {
+    const Tensor **tensors = xmalloc((size_t)params->count * sizeof *tensors);
+    bool *used = xcalloc((size_t)file->count, sizeof *used);
+    for (int i = 0; i < params->count; i++) {
+        tensors[i] = find_checked(file, &params->slices[i]);
+        used[tensors[i] - file->tensors] = true;
+    }
+    check_extras(file, params, used);
+    free(used);
+    return tensors;
+}
+
 void weights_read(const Params *params, const char *folder, float *flat) {
     char *path = weights_path(folder);
     Safetensors file = safetensors_open(path);
-    const Tensor **tensors = xmalloc((size_t)params->count * sizeof *tensors);
-    bool *used = xcalloc((size_t)file.count, sizeof *used);
-    for (int i = 0; i < params->count; i++) {
-        tensors[i] = find_checked(&file, &params->slices[i]);
-        used[tensors[i] - file.tensors] = true;
-    }
-    check_extras(&file, params, used);
+    const Tensor **tensors = weights_match(params, &file);
     size_t end = 0;
     for (int i = 0; i < params->count; i++) {
         const ParamSlice *slice = &params->slices[i];
@@ -157,7 +162,6 @@ void weights_read(const Params *params, const char *folder, float *flat) {
     memset(flat + end, 0, (params->total - end) * sizeof *flat);
     safetensors_close(&file);
     free(tensors);
-    free(used);
     free(path);
 }
 

@@ -1,0 +1,277 @@
+// cocogold init: a model directory, random or made from Stable Diffusion. At most one tensor is in memory at a time.
+#include "model/init.h"
+#include "model/pipeline.h"
+#include "util/error.h"
+#include "util/file.h"
+#include "util/options.h"
+#include <dirent.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+// ---- Random --------------------------------------------------------------------------------------------------------
+
+typedef struct {
+    const char *folder; // being written
+    const Preset *preset;
+    CLIPConfig clip; // with the tokenizer's size
+    uint64_t seed;
+} Plan;
+
+// Draws all slices of the models (one or two) into one file.
+static void write_random(const Plan *plan, const char *file, const Params *const *params, int count, bool clip) {
+    char *path = xprintf("%s/%s", plan->folder, file);
+    SafetensorsWriter *w = safetensors_writer(path);
+    for (int m = 0; m < count; m++) { weights_declare(w, params[m]); }
+    for (int m = 0; m < count; m++) {
+        for (int i = 0; i < params[m]->count; i++) {
+            size_t n = params[m]->slices[i].count;
+            float *values = xmalloc(n * sizeof *values);
+            init_slice(values, params[m], i, plan->seed, plan->preset, clip);
+            safetensors_write_floats(w, values, (int64_t)n);
+            free(values);
+        }
+    }
+    safetensors_finish(w);
+    free(path);
+}
+
+static char *module_file(const Plan *plan, const char *module, const char *file) {
+    char *folder = xprintf("%s/%s", plan->folder, module), *path = xprintf("%s/%s", folder, file);
+    make_folders(folder);
+    free(folder);
+    return path;
+}
+
+static size_t parameter_count(const Params *params) {
+    size_t n = 0;
+    for (int i = 0; i < params->count; i++) { n += params->slices[i].count; }
+    return n;
+}
+
+static void write_unet(const Plan *plan, Device *dev) {
+    char *path = module_file(plan, "unet", "config.json");
+    unet_config_write(&plan->preset->unet, path);
+    UNet unet = unet_create(&plan->preset->unet);
+    write_random(plan, "unet/diffusion_pytorch_model.safetensors", (const Params *[]){&unet.params}, 1, false);
+    printf("unet: %zu parameters\n", parameter_count(&unet.params));
+    unet_destroy(&unet, dev);
+    free(path);
+}
+
+static void write_vae(const Plan *plan, Device *dev) {
+    char *path = module_file(plan, "vae", "config.json");
+    vae_config_write(&plan->preset->vae, path);
+    VAEEncoder encoder = vae_encoder_create(&plan->preset->vae);
+    VAEDecoder decoder = vae_decoder_create(&plan->preset->vae);
+    const Params *both[] = {&encoder.params, &decoder.params};
+    write_random(plan, "vae/diffusion_pytorch_model.safetensors", both, 2, false);
+    printf("vae: %zu parameters\n", parameter_count(&encoder.params) + parameter_count(&decoder.params));
+    vae_encoder_destroy(&encoder, dev);
+    vae_decoder_destroy(&decoder, dev);
+    free(path);
+}
+
+static void write_text_encoder(const Plan *plan, Device *dev) {
+    char *path = module_file(plan, "text_encoder", "config.json");
+    clip_config_write(&plan->clip, path);
+    CLIPText clip = clip_create(&plan->clip);
+    write_random(plan, "text_encoder/model.safetensors", (const Params *[]){&clip.params}, 1, true);
+    printf("text_encoder: %zu parameters, vocabulary of %d\n", parameter_count(&clip.params), plan->clip.vocab_size);
+    clip_destroy(&clip, dev);
+    free(path);
+}
+
+static void write_preset(Plan *plan, Device *dev) {
+    char *tokens = xprintf("%s/tokenizer", plan->folder);
+    int used = tokenizer_write(plan->preset, tokens);
+    plan->clip = plan->preset->clip;
+    if (!plan->clip.vocab_size) { plan->clip.vocab_size = used; }
+    char *scheduler = module_file(plan, "scheduler", "scheduler_config.json");
+    schedule_config_write(&plan->preset->schedule, scheduler);
+    write_unet(plan, dev);
+    write_vae(plan, dev);
+    write_text_encoder(plan, dev);
+    pipeline_index_write(plan->folder);
+    free(scheduler);
+    free(tokens);
+}
+
+// ---- From Stable Diffusion -----------------------------------------------------------------------------------------
+
+// Says what lies in a module's folder, after the check that it is what its config.json asks for.
+static void report_module(const char *from, const char *module, const Params *const *params, int count) {
+    char *folder = xprintf("%s/%s", from, module), *path = weights_path(folder), hex[65];
+    Safetensors file = safetensors_open(path);
+    size_t n = 0;
+    for (int m = 0; m < count; m++) {
+        free(weights_match(params[m], &file));
+        n += parameter_count(params[m]);
+    }
+    safetensors_close(&file);
+    weights_digest(folder, hex);
+    printf("%s: %zu parameters, sha256 %s\n", path, n, hex);
+    free(folder);
+    free(path);
+}
+
+static void report_config(const char *path) {
+    char *text = read_file(path, NULL), hex[65];
+    sha256_file(path, hex);
+    printf("%s: sha256 %s\n%s\n", path, hex, text);
+    free(text);
+}
+
+static void report_frozen(const char *from, Device *dev) {
+    char *vae_path = xprintf("%s/vae/config.json", from), *clip_path = xprintf("%s/text_encoder/config.json", from);
+    char *tokens = xprintf("%s/tokenizer", from);
+    VAEConfig vae = vae_config_read(vae_path);
+    CLIPConfig text = clip_config_read(clip_path);
+    tokenizer_close(tokenizer_open(tokens));
+    VAEEncoder encoder = vae_encoder_create(&vae);
+    VAEDecoder decoder = vae_decoder_create(&vae);
+    CLIPText clip = clip_create(&text);
+    report_config(vae_path);
+    report_module(from, "vae", (const Params *[]){&encoder.params, &decoder.params}, 2);
+    report_config(clip_path);
+    report_module(from, "text_encoder", (const Params *[]){&clip.params}, 1);
+    vae_encoder_destroy(&encoder, dev);
+    vae_decoder_destroy(&decoder, dev);
+    clip_destroy(&clip, dev);
+    free(vae_path);
+    free(clip_path);
+    free(tokens);
+}
+
+// conv_in (OC, IC, 3, 3) to (OC, 2 IC, 3, 3): both halves see the old weights halved, so that two equal inputs give
+// what one gave (Ke et al. 2024, "Marigold").
+static void double_conv_in(float *out, const float *in, int OC, size_t row) {
+    for (int o = 0; o < OC; o++) {
+        for (size_t i = 0; i < 2 * row; i++) { out[(size_t)o * 2 * row + i] = 0.5f * in[(size_t)o * row + i % row]; }
+    }
+}
+
+static void convert_unet(const char *from, const char *to, Device *dev) {
+    char *path = xprintf("%s/unet/config.json", from), *source = xprintf("%s/unet", from);
+    UNetConfig config = unet_config_read(path);
+    if (config.in_channels != config.out_channels) {
+        die("%s: field \"in_channels\" is %d, expected \"out_channels\" (%d): a text-to-image model", path,
+            config.in_channels, config.out_channels);
+    }
+    UNet old = unet_create(&config);
+    report_config(path);
+    report_module(from, "unet", (const Params *[]){&old.params}, 1);
+    config.in_channels *= 2;
+    UNet new = unet_create(&config);
+
+    char *folder = xprintf("%s/unet", to), *new_path = xprintf("%s/config.json", folder);
+    char *weights = xprintf("%s/diffusion_pytorch_model.safetensors", folder), *old_weights = weights_path(source);
+    make_folders(folder);
+    unet_config_write(&config, new_path);
+    Safetensors file = safetensors_open(old_weights);
+    const Tensor **tensors = weights_match(&old.params, &file);
+    SafetensorsWriter *w = safetensors_writer(weights);
+    weights_declare(w, &new.params);
+    for (int i = 0; i < old.params.count; i++) {
+        const ParamSlice *slice = &old.params.slices[i], *grown = &new.params.slices[i];
+        float *values = xmalloc(slice->count * sizeof *values), *doubled = xmalloc(grown->count * sizeof *doubled);
+        tensor_to_float(tensors[i], 0, tensors[i]->count, values);
+        bool first = strcmp(slice->name, "conv_in.weight") == 0;
+        if (first) { double_conv_in(doubled, values, slice->shape[0], slice->count / (size_t)slice->shape[0]); }
+        safetensors_write_floats(w, first ? doubled : values, (int64_t)grown->count);
+        free(values);
+        free(doubled);
+    }
+    safetensors_finish(w);
+    safetensors_close(&file);
+    free(tensors);
+    unet_destroy(&old, dev);
+    unet_destroy(&new, dev);
+    free(path), free(source), free(folder), free(new_path), free(weights), free(old_weights);
+}
+
+// Betas and the kind of prediction stay; the rest is what few-step sampling from plain noise needs (Lin et al. 2023).
+static void convert_scheduler(const char *from, const char *to) {
+    char *path = xprintf("%s/scheduler/scheduler_config.json", from);
+    char *folder = xprintf("%s/scheduler", to), *new_path = xprintf("%s/scheduler_config.json", folder);
+    ScheduleConfig config = schedule_config_read(path);
+    report_config(path);
+    config.rescale_betas_zero_snr = config.prediction != PREDICT_EPSILON;
+    config.spacing = SPACING_TRAILING;
+    config.set_alpha_to_one = config.clip_sample = false;
+    if (!config.rescale_betas_zero_snr) {
+        printf("The model predicts noise (epsilon), which says nothing of the picture at zero signal-to-noise ratio: "
+               "rescale_betas_zero_snr is written as false.\n");
+    }
+    make_folders(folder);
+    schedule_config_write(&config, new_path);
+    free(path), free(folder), free(new_path);
+}
+
+static void convert(const char *from, const char *to, Device *dev) {
+    if (!folder_exists(from)) { die("--from %s: is not a folder, expected a Stable Diffusion directory", from); }
+    report_frozen(from, dev);
+    convert_unet(from, to, dev);
+    pipeline_link(from, to, "unet");
+    convert_scheduler(from, to);
+}
+
+// ---- Command -------------------------------------------------------------------------------------------------------
+
+static bool has_entries(const char *path) {
+    DIR *folder = opendir(path);
+    bool any = false;
+    for (struct dirent *e; folder && (e = readdir(folder));) {
+        any |= strcmp(e->d_name, ".") != 0 && strcmp(e->d_name, "..") != 0;
+    }
+    if (folder) { closedir(folder); }
+    return any;
+}
+
+// The folder to fill, beside the final one.
+static char *begin_folder(char *to, bool force) {
+    for (size_t n = strlen(to); n > 1 && to[n - 1] == '/'; n--) { to[n - 1] = 0; }
+    if (file_exists(to)) { die("%s: is a file, expected a folder to write", to); }
+    if (has_entries(to) && !force) { die("%s: is not empty (use --force to replace it)", to); }
+    char *work = xprintf("%s.tmp-%ld", to, (long)getpid());
+    cleanup_add(work);
+    make_folders(work);
+    return work;
+}
+
+int cmd_init(int argc, char **argv) {
+    char *preset = NULL, *from = NULL;
+    long long seed = 0;
+    int force = 0;
+    struct poptOption table[] = {
+        {"preset", 0, OPT_STRING, &preset, 0,
+         "random weights: mini (64x64 pictures, for two cores), sd1 or sd2 (full size)", "NAME"},
+        {"from", 0, OPT_STRING, &from, 0,
+         "a Stable Diffusion directory: its UNet gets 8 input channels (conv_in repeated and halved)", "DIR"},
+        {"seed", 0, OPT_LONG, &seed, 0, "of the random weights", "N"},
+        {"force", 0, OPT_FLAG, &force, 0, "replace what lies in DIR", NULL},
+        OPTIONS_END};
+    const char **arguments = options_parse(argc, argv, table, "--preset mini|sd1|sd2 DIR  |  --from SD_DIR DIR",
+                                           "Writes a model directory in diffusers' layout.", 1);
+    options_require(arguments[0], "DIR", "the folder to write");
+    if (!preset == !from) { die("expected either --preset NAME or --from DIR"); }
+    if (preset) { options_choice(preset, "--preset", preset_names); }
+    char *to = xstrdup(arguments[0]), *work = begin_folder(to, force);
+    Device dev;
+    device_open(&dev, 0);
+    if (from) {
+        convert(from, work, &dev);
+    } else {
+        Plan plan = {.folder = work, .preset = preset_find(preset), .seed = (uint64_t)seed};
+        write_preset(&plan, &dev);
+    }
+    device_close(&dev);
+    if (folder_exists(to) && !has_entries(to)) { rmdir(to); }
+    commit_rename(work, to);
+    cleanup_remove(work);
+    printf("wrote %s\n", to);
+    free(work);
+    free(to);
+    return 0;
+}
