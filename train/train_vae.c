@@ -46,7 +46,8 @@ static void join(Trainer *t, Device *dev) {
     for (int i = 0; i < 2; first += parts[i++]->total) {
         device_copy(dev, t->weights + first, parts[i]->weights, parts[i]->total * sizeof(floatX), false);
         device_sync(dev);
-        params_free(parts[i], dev);
+        device_free(dev, parts[i]->weights);
+        if (parts[i]->grads) { device_free(dev, parts[i]->grads); }
         parts[i]->weights = t->weights + first;
         parts[i]->grads = t->grads + first;
     }
