@@ -43,6 +43,14 @@ def relative_error(value, reference, floor=0.0):
 
 
 @pytest.fixture(scope="session")
+def model_dump():
+    """tests/model/dump: token ids, schedules."""
+    path = "build/cpu-fp32/tests/model/dump"
+    subprocess.run(["make", "-s", "BACKEND=cpu", "PRECISION=fp32", path], cwd=ROOT, check=True, capture_output=True)
+    return ROOT / path
+
+
+@pytest.fixture(scope="session")
 def cocogold():
     return run_cocogold
 
