@@ -51,32 +51,32 @@ typedef struct {
     float *timesteps;
 } Fixture;
 
-static Fixture fixture_create(const UNetConfig *config, int B, int H, int W, int T, Recompute recompute) {
-    Fixture f = {.B = B, .H = H, .W = W, .T = T};
-    device_open(&f.dev, 0);
-    f.unet = unet_create(config);
-    f.unet.recompute = recompute;
-    params_alloc(&f.unet.params, true, &f.dev);
-    f.flat = random_weights(&f.unet.params, 1, &f.dev);
-    f.sample_n = (size_t)B * H * W * config->in_channels;
-    f.context_n = (size_t)B * T * config->cross_attention_dim;
-    f.out_n = (size_t)B * H * W * config->out_channels;
-    f.sample_host = random_floats(f.sample_n, 2);
-    f.context_host = random_floats(f.context_n, 3);
-    f.dout_host = random_floats(f.out_n, 4);
-    f.timesteps_host = xmalloc(B * sizeof(float));
-    for (int b = 0; b < B; b++) f.timesteps_host[b] = (float)((b * 379 + 417) % 1000);
-    f.sample = to_device(&f.dev, f.sample_host, f.sample_n);
-    f.context = to_device(&f.dev, f.context_host, f.context_n);
-    f.dout = to_device(&f.dev, f.dout_host, f.out_n);
-    f.timesteps = floats_to_device(&f.dev, f.timesteps_host, B);
-    f.out = device_tensor(&f.dev, f.out_n);
-    f.dsample = device_tensor(&f.dev, f.sample_n);
-    f.dcontext = device_tensor(&f.dev, f.context_n);
+// The arena points to f->dev: a fixture stays where it was created.
+static void fixture_create(Fixture *f, const UNetConfig *config, int B, int H, int W, int T, Recompute recompute) {
+    *f = (Fixture){.B = B, .H = H, .W = W, .T = T};
+    device_open(&f->dev, 0);
+    f->unet = unet_create(config);
+    f->unet.recompute = recompute;
+    params_alloc(&f->unet.params, true, &f->dev);
+    f->flat = random_weights(&f->unet.params, 1, &f->dev);
+    f->sample_n = (size_t)B * H * W * config->in_channels;
+    f->context_n = (size_t)B * T * config->cross_attention_dim;
+    f->out_n = (size_t)B * H * W * config->out_channels;
+    f->sample_host = random_floats(f->sample_n, 2);
+    f->context_host = random_floats(f->context_n, 3);
+    f->dout_host = random_floats(f->out_n, 4);
+    f->timesteps_host = xmalloc(B * sizeof(float));
+    for (int b = 0; b < B; b++) f->timesteps_host[b] = (float)((b * 379 + 417) % 1000);
+    f->sample = to_device(&f->dev, f->sample_host, f->sample_n);
+    f->context = to_device(&f->dev, f->context_host, f->context_n);
+    f->dout = to_device(&f->dev, f->dout_host, f->out_n);
+    f->timesteps = floats_to_device(&f->dev, f->timesteps_host, B);
+    f->out = device_tensor(&f->dev, f->out_n);
+    f->dsample = device_tensor(&f->dev, f->sample_n);
+    f->dcontext = device_tensor(&f->dev, f->context_n);
     Device plan = {.plan_only = true};
-    f.arena = arena_create(&f.dev, unet_plan(&f.unet, B, H, W, T, true, &plan));
-    device_fill(&f.dev, f.arena.base, 0xff, f.arena.size);
-    return f;
+    f->arena = arena_create(&f->dev, unet_plan(&f->unet, B, H, W, T, true, &plan));
+    device_fill(&f->dev, f->arena.base, 0xff, f->arena.size);
 }
 
 static void fixture_destroy(Fixture *f) {
@@ -116,7 +116,8 @@ static void put_context(void *model, const float *values) {
 }
 
 static void check_gradients(const UNetConfig *config, int B, int H, int W, int T) {
-    Fixture f = fixture_create(config, B, H, W, T, RECOMPUTE_NONE);
+    Fixture f;
+    fixture_create(&f, config, B, H, W, T, RECOMPUTE_NONE);
     poison_grads(&f.unet.params, &f.dev);
     forward(&f, true);
     backward(&f, 0);
@@ -183,12 +184,14 @@ static void assert_same_step(const Fixture *f, const Step *a, const Step *b) {
 // Same bits with and without recomputation; the arena is used up to the last byte that was planned.
 static void test_recompute(void **state) {
     (void)state;
-    Fixture none = fixture_create(&TINY, 2, 9, 7, 5, RECOMPUTE_NONE);
+    Fixture none;
+    fixture_create(&none, &TINY, 2, 9, 7, 5, RECOMPUTE_NONE);
     Step reference = run_step(&none, 0);
     size_t peaks[3] = {none.arena.size};
     assert_int_equal(none.arena.peak, none.arena.size);
     for (int level = RECOMPUTE_TRANSFORMERS; level <= RECOMPUTE_BLOCKS; level++) {
-        Fixture f = fixture_create(&TINY, 2, 9, 7, 5, level);
+        Fixture f;
+        fixture_create(&f, &TINY, 2, 9, 7, 5, level);
         Step step = run_step(&f, 0);
         assert_same_step(&f, &reference, &step);
         assert_int_equal(f.arena.peak, f.arena.size);
@@ -206,7 +209,8 @@ static void test_recompute(void **state) {
 // Inference and training forward give the same bits; inference needs less memory, exactly what its plan says.
 static void test_inference(void **state) {
     (void)state;
-    Fixture f = fixture_create(&TINY, 2, 6, 10, 5, RECOMPUTE_NONE);
+    Fixture f;
+    fixture_create(&f, &TINY, 2, 6, 10, 5, RECOMPUTE_NONE);
     Step step = run_step(&f, 0);
     Device plan = {.plan_only = true};
     size_t bytes = unet_plan(&f.unet, f.B, f.H, f.W, f.T, false, &plan);
@@ -227,7 +231,8 @@ static void test_inference(void **state) {
 // beta = 1 adds a second, equal gradient; beta = 0 starts anew.
 static void test_accumulation(void **state) {
     (void)state;
-    Fixture f = fixture_create(&TINY, 1, 8, 8, 5, RECOMPUTE_NONE);
+    Fixture f;
+    fixture_create(&f, &TINY, 1, 8, 8, 5, RECOMPUTE_NONE);
     size_t n = f.unet.params.total;
     Step once = run_step(&f, 0), twice = run_step(&f, 1), again = run_step(&f, 0);
     assert_same_step(&f, &once, &again);
@@ -242,7 +247,8 @@ static void test_accumulation(void **state) {
 // Samples do not know each other: the outputs and input gradients of swapped samples are swapped.
 static void test_batch_permutation(void **state) {
     (void)state;
-    Fixture f = fixture_create(&TINY, 2, 7, 8, 5, RECOMPUTE_NONE);
+    Fixture f;
+    fixture_create(&f, &TINY, 2, 7, 8, 5, RECOMPUTE_NONE);
     Step step = run_step(&f, 0);
     size_t s = f.sample_n / 2, c = f.context_n / 2, o = f.out_n / 2;
     device_copy(&f.dev, f.sample, f.sample_host + s, s * sizeof(float), false);
@@ -269,7 +275,8 @@ static void test_batch_permutation(void **state) {
 static void test_frozen(void **state) {
     (void)state;
     for (int level = RECOMPUTE_NONE; level <= RECOMPUTE_BLOCKS; level++) {
-        Fixture f = fixture_create(&TINY, 2, 6, 6, 5, level);
+        Fixture f;
+        fixture_create(&f, &TINY, 2, 6, 6, 5, level);
         Step step = run_step(&f, 0);
         float *grads = f.unet.params.grads;
         f.unet.params.grads = NULL;
@@ -330,10 +337,9 @@ static void test_sd2_plan(void **state) {
 
 int main(void) {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_sd2_plan),          cmocka_unit_test(test_gradients),
-        cmocka_unit_test(test_gradients_variant), cmocka_unit_test(test_recompute),
-        cmocka_unit_test(test_inference),         cmocka_unit_test(test_accumulation),
-        cmocka_unit_test(test_batch_permutation), cmocka_unit_test(test_frozen),
+        cmocka_unit_test(test_sd2_plan),  cmocka_unit_test(test_recompute),         cmocka_unit_test(test_inference),
+        cmocka_unit_test(test_frozen),    cmocka_unit_test(test_batch_permutation), cmocka_unit_test(test_accumulation),
+        cmocka_unit_test(test_gradients), cmocka_unit_test(test_gradients_variant),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
