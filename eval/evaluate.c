@@ -52,16 +52,32 @@ void evaluator_destroy(Evaluator *e) {
     free(e->latents);
 }
 
-void evaluator_load(Evaluator *e, const SourceItem *items, int n) {
+// Pairs of one picture follow each other: slot[i] is pair i's place among the distinct pictures. Returns their number.
+static int distinct_pictures(const SourceItem *items, int n, int *slot) {
+    int count = 0;
     for (int i = 0; i < n; i++) {
-        float *latent = e->latents + (size_t)i * latent_count(e);
-        if (items[i].latent) { memcpy(latent, items[i].latent, latent_count(e) * sizeof *latent); }
-        if (items[i].pixels) {
-            memcpy(e->pixels + (size_t)i * picture_count(e), items[i].pixels, picture_count(e) * sizeof *e->pixels);
+        slot[i] = i > 0 && items[i].pair.item == items[i - 1].pair.item ? count - 1 : count++;
+    }
+    return count;
+}
+
+void evaluator_load(Evaluator *e, const SourceItem *items, int n) {
+    int slot[n], count = distinct_pictures(items, n, slot);
+    size_t latent = latent_count(e), picture = picture_count(e);
+    for (int i = 0; i < n; i++) {
+        if (items[i].latent) {
+            memcpy(e->latents + slot[i] * latent, items[i].latent, latent * sizeof *e->latents);
+        } else {
+            memcpy(e->pixels + slot[i] * picture, items[i].pixels, picture * sizeof *e->pixels);
         }
     }
-    if (!items[0].latent) { sampler_encode(&e->sampler, e->latents, e->pixels, n, e->dev); }
-    sampler_decode_latents(&e->sampler, e->inputs, e->latents, n, e->dev);
+    if (!items[0].latent) { sampler_encode(&e->sampler, e->latents, e->pixels, count, e->dev); }
+    sampler_decode_latents(&e->sampler, e->inputs, e->latents, count, e->dev);
+    for (int i = n - 1; i > 0; i--) { // slot[i] <= i: what is still needed is not overwritten
+        if (slot[i] == i) { continue; }
+        memcpy(e->latents + i * latent, e->latents + slot[i] * latent, latent * sizeof *e->latents);
+        memcpy(e->inputs + i * picture, e->inputs + slot[i] * picture, picture * sizeof *e->inputs);
+    }
 }
 
 // Noise is a function of picture and class, so that neither the batch nor a cap on the pairs changes a prediction.
@@ -120,8 +136,9 @@ static void centre_box(uint8_t *mask, int width, int height, double share) {
 }
 
 // Everything that needs no model.
-static void score_floors(const SourceItem *item, const float *input, Evaluation *v, int index, uint8_t *mask) {
+static void score_floors(const SourceItem *item, const float *input, Evaluation *v, int index) {
     const Frame *f = &item->frame;
+    uint8_t *mask = xmalloc((size_t)f->width * f->height);
     MaskRule white = v->rule;
     if (white.method == MASK_LUMINANCE) { white = mask_rule_default(MASK_WHITENESS); }
     white.method = MASK_WHITENESS;
@@ -133,6 +150,7 @@ static void score_floors(const SourceItem *item, const float *input, Evaluation 
         centre_box(mask, f->width, f->height, (k + 2) / 10.0);
         v->scores[SCORE_BOX + k][index] = score_mask(item, mask);
     }
+    free(mask);
 }
 
 // FOLDER/IMAGE-CLASS.png, white where the class was found; blanks and slashes of the name become underscores.
@@ -150,43 +168,61 @@ static void save_mask(const char *folder, const SourceItem *item, const uint8_t 
     free(name);
 }
 
-static void score_batch(Evaluator *e, const SourceItem *items, int n, Evaluation *v, int kind, int first) {
+// Extraction and scores of a batch; masks[i] gets the predicted mask of pair i, to be freed.
+static void score_batch(Evaluator *e, const SourceItem *items, int n, Evaluation *v, int kind, int first,
+                        uint8_t **masks) {
+#pragma omp parallel for schedule(dynamic)
     for (int i = 0; i < n; i++) {
-        const Frame *f = &items[i].frame;
         const float *input = e->inputs + (size_t)i * picture_count(e);
         const float *prediction = e->predictions + (size_t)i * picture_count(e);
-        uint8_t *mask = xmalloc((size_t)f->width * f->height);
-        PairScore score = score_picture(&items[i], prediction, input, &v->rule, mask);
-        v->scores[kind][first + i] = score;
-        if (kind == SCORE_MODEL) {
-            v->counted[first + i] = items[i].pair.absent || score.truth > 0;
-            if (!items[i].pair.absent && score.truth > 0) {
-                gallery_offer(&v->gallery, &items[i], input, prediction, mask, pair_iou(&score),
-                              v->seen[score.class_index]);
-            }
-            if (v->masks) { save_mask(v->masks, &items[i], mask, v->class_names[score.class_index]); }
-            score_floors(&items[i], input, v, first + i, mask);
-        }
-        free(mask);
+        masks[i] = xmalloc((size_t)items[i].frame.width * items[i].frame.height);
+        v->scores[kind][first + i] = score_picture(&items[i], prediction, input, &v->rule, masks[i]);
     }
 }
 
+static void free_masks(uint8_t **masks, int n) {
+    for (int i = 0; i < n; i++) { free(masks[i]); }
+}
+
+// What is done once for each pair with the model's own prediction: floors, pictures for the report, mask files.
+static void score_model(Evaluator *e, const SourceItem *items, int n, Evaluation *v, int first) {
+    uint8_t *masks[n];
+    score_batch(e, items, n, v, SCORE_MODEL, first, masks);
+#pragma omp parallel for schedule(dynamic)
+    for (int i = 0; i < n; i++) { score_floors(&items[i], e->inputs + (size_t)i * picture_count(e), v, first + i); }
+    for (int i = 0; i < n; i++) {
+        const PairScore *score = &v->scores[SCORE_MODEL][first + i];
+        size_t at = (size_t)i * picture_count(e);
+        v->counted[first + i] = score->absent || score->truth > 0;
+        if (!score->absent && score->truth > 0) {
+            gallery_offer(&v->gallery, &items[i], e->inputs + at, e->predictions + at, masks[i], pair_iou(score),
+                          v->seen[score->class_index]);
+        }
+        if (v->masks) { save_mask(v->masks, &items[i], masks[i], v->class_names[score->class_index]); }
+    }
+    free_masks(masks, n);
+}
+
 static void evaluate_batch(Evaluator *e, const SourceItem *items, int n, Evaluation *v, int first) {
+    uint8_t *masks[n];
     evaluator_load(e, items, n);
     double started = now_seconds();
     evaluator_predict(e, items, n, e->steps);
     v->sampling_seconds += now_seconds() - started;
-    score_batch(e, items, n, v, SCORE_MODEL, first);
+    score_model(e, items, n, v, first);
     for (int k = 0; k < v->table_count; k++) {
+        PairScore *scores = v->scores[SCORE_STEPS + k] + first;
         if (v->table[k] == e->steps) {
-            memcpy(v->scores[SCORE_STEPS + k] + first, v->scores[SCORE_MODEL] + first, (size_t)n * sizeof(PairScore));
+            memcpy(scores, v->scores[SCORE_MODEL] + first, (size_t)n * sizeof *scores);
             continue;
         }
         evaluator_predict(e, items, n, v->table[k]);
-        score_batch(e, items, n, v, SCORE_STEPS + k, first);
+        score_batch(e, items, n, v, SCORE_STEPS + k, first, masks);
+        free_masks(masks, n);
     }
     evaluator_ceiling(e, items, n);
-    score_batch(e, items, n, v, SCORE_CEILING, first);
+    score_batch(e, items, n, v, SCORE_CEILING, first, masks);
+    free_masks(masks, n);
 }
 
 static int read_batch(const Evaluator *e, const Source *source, const Pair *pairs, int count, SourceItem *items) {
