@@ -101,7 +101,7 @@ static void put(const ShardWriter *w, hid_t file, const char *name, hid_t type, 
     hid_t space = H5Screate_simple(rank, dims, most), properties = H5Pcreate(H5P_DATASET_CREATE);
     H5Pset_chunk(properties, rank, chunk);
     H5Pset_fletcher32(properties);
-    H5Pset_obj_track_times(properties, 0); // equal runs give equal bytes
+    H5Pset_obj_track_times(properties, 0);
     hid_t dataset = H5Dcreate2(file, name, type, space, H5P_DEFAULT, properties, H5P_DEFAULT);
     if (dataset < 0 || (dims[0] && H5Dwrite(dataset, type, H5S_ALL, H5S_ALL, H5P_DEFAULT, values) < 0)) {
         h5_die(w->path, "dataset \"%s\" cannot be made", name);
@@ -135,10 +135,13 @@ static void write_file(const ShardWriter *w, const char *temporary) {
     hid_t access = H5Pcreate(H5P_FILE_ACCESS);
     H5Pset_fapl_core(access, 1 << 20, 1);
     H5Pset_libver_bounds(access, H5F_LIBVER_V110, H5F_LIBVER_V110); // the format that checksums its metadata
-    hid_t file = H5Fcreate(temporary, H5F_ACC_TRUNC, H5P_DEFAULT, access);
+    hid_t creation = H5Pcreate(H5P_FILE_CREATE);
+    H5Pset_obj_track_times(creation, 0); // equal runs give equal bytes
+    hid_t file = H5Fcreate(temporary, H5F_ACC_TRUNC, creation, access);
     if (file < 0) { h5_die(w->path, "cannot be written"); }
     put_all(w, file);
     if (H5Fclose(file) < 0) { h5_die(w->path, "cannot be written"); }
+    H5Pclose(creation);
     H5Pclose(access);
     h5_leave();
 }

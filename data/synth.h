@@ -2,8 +2,8 @@
 // backgrounds. Some combinations of colour and shape are held out: they are in validation pictures only, so that
 // "unseen" classes are new combinations of known words.
 //
-//   DIR/{train,val}/000000000001.png ...
-//   DIR/annotations/instances_{train,val}.json, panoptic_{train,val}.json, panoptic_{train,val}/000000000001.png ...
+//   DIR/train/000000000001.png ..., DIR/val/000001000001.png ...
+//   DIR/annotations/instances_{train,val}.json, panoptic_{train,val}.json, panoptic_{train,val}/*.png
 //   DIR/classes/seen.txt, unseen.txt          one class name a line
 //   DIR/synth.json                            the options; written last
 //

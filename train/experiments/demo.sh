@@ -30,14 +30,14 @@ stage $base/vae/model/model_index.json train --train vae --model $base/init --da
     --validate-every 400 --validation-samples 16 --log-every 50 --seed "$seed"
 for split in train val; do
     run encode --model $base/vae/model --data $base/data --split $split --out $base/latents \
-        --classes @$base/data/classes/seen.txt --targets overlay,mask --min-side 0 --seed "$seed"
+        --classes @$base/data/classes/seen.txt --targets overlay,mask --min-side 1 --seed "$seed"
 done
 stage "$out/unet/model/model_index.json" train --model $base/vae/model --shards $base/latents --out "$out/unet" --resume \
     --target "$target" --max-train-steps "$unet_steps" --train-batch-size 16 --gradient-accumulation-steps 1 \
     --lr 2e-3 --adam-beta2 0.99 --weight-decay 0.01 --lr-scheduler wsd --max-grad-norm 1 \
     --multires-noise 0 --t-max-prob 0.5 --validate-every 300 --log-every 50 --seed "$seed"
 run eval --model "$out/unet/model" --data $base/data --split val --out "$out"
-run segment --model "$out/unet/model" --image $base/data/val/000000000001.png --text "person" --out "$out/segment"
+run segment --model "$out/unet/model" --image $base/data/val/000001000001.png --text "person" --out "$out/segment"
 
 minutes=$(((SECONDS - started) / 60)) seconds=$(((SECONDS - started) % 60))
 printf '\ndone in %d:%02d: open %s/report.html; the figures are in %s/metrics.json\n' $minutes $seconds "$out" "$out"
