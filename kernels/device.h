@@ -32,6 +32,8 @@ typedef struct {
     const char *scope;   // "forward", "backward", ... as set by device_scope
     double bytes, flops; // least traffic (each input and output once) and useful FLOPs (a multiply-add is 2)
     int blocks, threads, shared_bytes; // CUDA's last launch of that function; 0 on the CPU
+    int launches;
+    double seconds; // of a timed trace: from these launches to the ones after them
 } TraceRow;
 
 typedef struct {
@@ -39,6 +41,8 @@ typedef struct {
     int count, capacity;
     int current;         // row of the last launch
     double bytes, flops; // sums
+    bool timed;          // every launch waits for the device, and what lies before it is the time of the launch before
+    double since;        // when the last launch began; 0: none
 } Trace;
 
 // The ceilings that a trace is held against: measured by device_measure_peaks or taken from a data sheet.
@@ -105,6 +109,8 @@ void device_launch_grid(Device *dev, int blocks, int threads, int shared_bytes);
 // Names the part of the step that the following launches belong to (a string literal).
 void device_scope(Device *dev, const char *scope);
 
+// Ends the time of a timed trace's last launch.
+void trace_stop(Device *dev);
 void trace_clear(Trace *trace);
 void trace_free(Trace *trace);
 

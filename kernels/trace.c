@@ -3,6 +3,7 @@
 #include <string.h>
 #include "kernels/device.h"
 #include "util/error.h"
+#include "util/progress.h"
 
 // The row of this name and scope; a new one if there is none.
 static TraceRow *trace_row(Trace *trace, const char *name, const char *scope) {
@@ -22,9 +23,22 @@ static TraceRow *trace_row(Trace *trace, const char *name, const char *scope) {
     return trace->rows + trace->count++;
 }
 
+void trace_stop(Device *dev) {
+    Trace *trace = dev->trace;
+    if (trace->since > 0) {
+        device_sync(dev);
+        trace->rows[trace->current].seconds += now_seconds() - trace->since;
+    }
+    trace->since = 0;
+}
+
 bool device_launch(Device *dev, const char *name, double bytes, double flops) {
     if (dev->trace) {
+        bool timed = dev->trace->timed && !dev->plan_only;
+        if (timed) { trace_stop(dev); }
         TraceRow *row = trace_row(dev->trace, name, dev->scope ? dev->scope : "");
+        if (timed) { dev->trace->since = now_seconds(); }
+        row->launches++;
         row->bytes += bytes;
         row->flops += flops;
         dev->trace->bytes += bytes;
@@ -43,6 +57,7 @@ void device_scope(Device *dev, const char *scope) { dev->scope = scope; }
 
 void trace_clear(Trace *trace) {
     trace->count = 0;
+    trace->since = 0;
     trace->bytes = trace->flops = 0;
 }
 
