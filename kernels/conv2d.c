@@ -264,8 +264,12 @@ static int gather_patches(int *offset, int scale, float *panel, const float **b,
     return end - first;
 }
 
-// Pixels of a chunk: whole image rows, one where that is enough.
-static int chunk_pixels(int OW) { return OW >= OUTER_CHUNK ? OUTER_CHUNK : OW >= 32 ? OW : OUTER_CHUNK / OW * OW; }
+// Pixels of a chunk: whole image rows; one of at least 32 where its pixels are then used where they are.
+static int chunk_pixels(const Conv2d *c) {
+    int OW = conv2d_out(c, c->W);
+    if (OW >= OUTER_CHUNK) { return OUTER_CHUNK; }
+    return OW >= 32 && c->stride * c->IC <= DIRECT_STEP ? OW : OUTER_CHUNK / OW * OW;
+}
 
 // dsample_bias (B, OC) and dbias (OC) from the sums of dout over each sample's pixels.
 static void bias_gradients(float *dbias, float *dsample_bias, const float *dout, float beta, int B, int pixels, int OC,
@@ -298,7 +302,7 @@ void conv2d_backward(floatX *dinp, float *dweight, float *dbias, floatX *dsample
     GemmWeight w = backward_weight(c, weight);
     size_t head = (c->OC + 63) / 64 * 64, need = dinp ? head + gemm_scratch(c->B * c->H * c->W, &w) : 0;
     size_t sums = column_sum_scratch(c->B * OH * OW, c->OC);
-    size_t outer = gemm_outer_scratch(c->B * OH * OW, c->OC, c->K * c->K * c->IC, chunk_pixels(OW));
+    size_t outer = gemm_outer_scratch(c->B * OH * OW, c->OC, c->K * c->K * c->IC, chunk_pixels(c));
     if (dweight && outer > need) { need = outer; }
     float *scratch = device_workspace(dev, (need > sums ? need : sums) * sizeof(float));
     if (!run) { return; }
@@ -311,8 +315,8 @@ void conv2d_backward(floatX *dinp, float *dweight, float *dbias, floatX *dsample
     }
     if (dweight) {
         Patches p = {c, inp, OH, OW};
-        gemm_outer(dweight, dout, beta, c->B * OH * OW, c->OC, c->K * c->K * c->IC, chunk_pixels(OW), gather_patches,
-                   &p, scratch);
+        gemm_outer(dweight, dout, beta, c->B * OH * OW, c->OC, c->K * c->K * c->IC, chunk_pixels(c), gather_patches, &p,
+                   scratch);
     }
     if (dbias || dsample_bias) { bias_gradients(dbias, dsample_bias, dout, beta, c->B, OH * OW, c->OC, scratch); }
 }

@@ -267,7 +267,8 @@ enum {
     OUTER_ITEMS = 16,   // pieces of work that are enough for balance
     OUTER_TILES = 32,   // most tiles of rows of a piece: what it reads and writes in a chunk stays in L2
     PACK_COLUMNS = 48,  // columns of the left matrix from which packing pays (below, a chunk of it stays in L1)
-    PACK_PANELS = 3,    // panels that share the packed columns, at least
+    PACK_PANELS = 2,    // panels that share the packed columns, at least
+    OUTER_PANELS = 6,   // and at most, but for small results
     SMALL = 1 << 16,    // elements of a result that is cheap to sum from segments of rows ...
     SEGMENT_ROWS = 256, // ... of at least this length
 };
@@ -282,8 +283,8 @@ static Cut cut_outer(int rows, int M, int N, int chunk) {
     if (tiles <= OUTER_TILES && (long)M * N <= SMALL && rows >= 2 * SEGMENT_ROWS) {
         return (Cut){min(OUTER_ITEMS, ceil_div(rows, max(SEGMENT_ROWS, chunk))), 1, 1};
     }
-    int groups = max(ceil_div(tiles, OUTER_TILES), ceil_div(OUTER_ITEMS, panels));
-    return (Cut){1, min(panels, ceil_div(OUTER_ITEMS, groups)), min(tiles, groups)};
+    int columns = ceil_div(panels, OUTER_PANELS);
+    return (Cut){1, columns, min(tiles, max(ceil_div(tiles, OUTER_TILES), ceil_div(OUTER_ITEMS, columns)))};
 }
 
 size_t gemm_outer_scratch(int rows, int M, int N, int chunk) {
