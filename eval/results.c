@@ -257,8 +257,8 @@ static void put_rule(yajl_gen gen, const MaskRule *rule) {
     json_key(gen, "extraction");
     yajl_gen_map_open(gen);
     json_put_string(gen, "method", mask_method_names[rule->method]);
-    json_put_number(gen, "tolerance", rule->tolerance);
-    if (rule->method == MASK_COMPARE) { json_put_number(gen, "changed", rule->changed); }
+    json_put_number(gen, "tolerance", round(rule->tolerance * 1e4) / 1e4);
+    if (rule->method == MASK_COMPARE) { json_put_number(gen, "changed", round(rule->changed * 1e4) / 1e4); }
     json_put_boolean(gen, "opening", rule->opening);
     yajl_gen_map_close(gen);
 }

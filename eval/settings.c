@@ -172,8 +172,8 @@ void settings_rule_write(const MaskRule *rule, const char *folder, const char *t
     yajl_gen gen = json_writer();
     yajl_gen_map_open(gen);
     json_put_string(gen, "method", mask_method_names[rule->method]);
-    json_put_number(gen, "tolerance", rule->tolerance);
-    json_put_number(gen, "changed", rule->changed);
+    json_put_number(gen, "tolerance", round(rule->tolerance * 1e4) / 1e4);
+    json_put_number(gen, "changed", round(rule->changed * 1e4) / 1e4);
     json_put_boolean(gen, "opening", rule->opening);
     json_put_string(gen, "tuned_on", tuned_on);
     json_put_integer(gen, "pairs", pairs);

@@ -138,6 +138,7 @@ void json_put_number(yajl_gen gen, const char *key, double value) {
         snprintf(text, sizeof text, "%.*g", digits, value);
         if (strtod(text, NULL) == value) { break; }
     }
+    if (!strpbrk(text, ".e")) { strcat(text, ".0"); } // stays a float for readers that tell it from an integer
     yajl_gen_number(gen, text, strlen(text));
 }
 

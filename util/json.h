@@ -32,6 +32,6 @@ void json_write(yajl_gen gen, const char *path);
 void json_key(yajl_gen gen, const char *key);
 void json_put_string(yajl_gen gen, const char *key, const char *value); // value NULL writes null
 void json_put_integer(yajl_gen gen, const char *key, long long value);
-void json_put_number(yajl_gen gen, const char *key, double value); // shortest form that reads back; NaN writes null
+void json_put_number(yajl_gen gen, const char *key, double value); // shortest form that reads back, 1 as 1.0; NaN: null
 void json_put_boolean(yajl_gen gen, const char *key, bool value);
 void json_put_integers(yajl_gen gen, const char *key, const int *values, int count);
