@@ -134,7 +134,7 @@ static Options parse_options(int argc, char **argv) {
     options_range(o.resolution, "--resolution", 0, 8192);
     options_range(o.passes, "--passes", 1, 100000);
     options_range(o.absent, "--absent", 0, 1);
-    options_range(o.min_side, "--min-side", 1, 1e6);
+    options_range(o.min_side, "--min-side", 0, 1e6);
     options_range(o.shard_size, "--shard-size", 1, 1e6);
     options_range(o.batch, "--batch", 1, 4096);
     options_range(o.threads, "--threads", 0, 1024);
