@@ -78,9 +78,6 @@ static void test_peaks(void **state) {
     printf("    fp32 %.1f GFLOP/s, GEMM %.1f GFLOP/s, memory %.1f GB/s\n", p.flops_per_s * 1e-9,
            p.gemm_flops_per_s * 1e-9, p.bytes_per_s * 1e-9);
     assert_true(p.flops_per_s > 0 && p.gemm_flops_per_s > 0 && p.bytes_per_s > 0);
-#ifdef BACKEND_cpu
-    assert_true(p.gemm_flops_per_s < 1.5 * p.flops_per_s);
-#endif
 }
 
 int main(void) {
