@@ -1,0 +1,127 @@
+// The loop that measures, and its tensors.
+#include "bench/bench.h"
+#include "util/error.h"
+#include "util/philox.h"
+#include "util/progress.h"
+#include <math.h>
+#include <stdlib.h>
+#include <string.h>
+
+// A run repeats the call until it lasts this long: the clock and, on CUDA, waiting for the device cost less than 1%.
+static const double RUN_SECONDS = 0.01;
+
+void bench_open(Bench *b, int runs, Device *dev) {
+    *b = (Bench){.dev = dev, .runs = runs};
+    StepScalars s = {.seed = 1, .lr = 1e-4f, .bias1 = 0.1f, .bias2 = 0.001f, .ema_decay = 0.99f, .grad_scale = 1};
+    StepScalars *pinned = device_alloc_pinned(dev, sizeof s);
+    *pinned = s;
+    b->scalars = device_alloc(dev, sizeof s);
+    device_copy(dev, b->scalars, pinned, sizeof s, false);
+    device_sync(dev);
+    device_free_pinned(dev, pinned);
+}
+
+void bench_close(Bench *b) {
+    device_free(b->dev, b->scalars);
+    trace_free(&b->trace);
+    free(b->tensors);
+    free(b->results);
+}
+
+static void *keep(Bench *b, void *pointer) {
+    if (b->tensor_count == b->tensor_capacity) {
+        b->tensor_capacity = b->tensor_capacity ? 2 * b->tensor_capacity : 32;
+        b->tensors = xrealloc(b->tensors, (size_t)b->tensor_capacity * sizeof *b->tensors);
+    }
+    return b->tensors[b->tensor_count++] = pointer;
+}
+
+float *bench_floats(Bench *b, size_t n) {
+    float *values = keep(b, device_alloc(b->dev, n * sizeof *values));
+    normal_noise(values, 1, (int)n, PHILOX_NOISE, b->scalars, b->dev);
+    return values;
+}
+
+floatX *bench_tensor(Bench *b, size_t n) {
+    float *values = bench_floats(b, n);
+    if (sizeof(floatX) == sizeof(float)) { return (floatX *)values; }
+    floatX *narrow = keep(b, device_alloc(b->dev, n * sizeof *narrow));
+    cast_to_floatX(narrow, values, n, b->dev);
+    return narrow;
+}
+
+int *bench_ids(Bench *b, size_t n, int below) {
+    int *host = device_alloc_pinned(b->dev, n * sizeof *host), *ids = keep(b, device_alloc(b->dev, n * sizeof *ids));
+    Random random = random_begin(1, PHILOX_INIT, 0, 0);
+    for (size_t i = 0; i < n; i++) { host[i] = (int)random_below(&random, (uint32_t)below); }
+    device_copy(b->dev, ids, host, n * sizeof *ids, false);
+    device_sync(b->dev);
+    device_free_pinned(b->dev, host);
+    return ids;
+}
+
+static int by_value(const void *a, const void *b) {
+    double x = *(const double *)a, y = *(const double *)b;
+    return (x > y) - (x < y);
+}
+
+double median(double *values, int count) {
+    qsort(values, (size_t)count, sizeof *values, by_value);
+    return 0.5 * (values[(count - 1) / 2] + values[count / 2]);
+}
+
+double roofline_share(const TraceRow *row, double seconds, const Peaks *peaks) {
+    TraceRow copy = *row;
+    Trace one = {.rows = &copy, .count = 1};
+    return trace_least_seconds(&one, peaks) / seconds;
+}
+
+void bench_start(Bench *b) {
+    trace_clear(&b->trace);
+    b->dev->trace = &b->trace;
+    b->dev->plan_only = true; // the first call tells bytes, FLOPs and workspace
+    b->run = -4, b->left = 0;
+}
+
+static void add_result(Bench *b) {
+    if (b->count == b->capacity) {
+        b->capacity = b->capacity ? 2 * b->capacity : 64;
+        b->results = xrealloc(b->results, (size_t)b->capacity * sizeof *b->results);
+    }
+    BenchResult *r = &b->results[b->count++];
+    *r = b->current;
+    r->row = b->trace.rows[0];
+    r->seconds = median(b->samples, b->runs);
+    r->low = b->samples[0], r->high = b->samples[b->runs - 1];
+}
+
+bool bench_next(Bench *b) {
+    if (b->left > 0) {
+        b->left--;
+        return true;
+    }
+    device_sync(b->dev);
+    double seconds = now_seconds() - b->started;
+    if (b->run == -3) {
+        b->dev->plan_only = false;
+        b->dev->trace = NULL;
+        device_reserve_workspace(b->dev, b->dev->workspace_needed);
+    }
+    if (b->run == -1) { b->repeats = (int)fmin(1e6, fmax(1, RUN_SECONDS / seconds)); }
+    if (b->run >= 0) { b->samples[b->run] = seconds / b->repeats; }
+    if (++b->run == b->runs) {
+        add_result(b);
+        return false;
+    }
+    b->left = b->run < 0 ? 0 : b->repeats - 1;
+    b->started = now_seconds();
+    return true;
+}
+
+void bench_layer(Bench *b, const BenchLayer *layer, const char *model, const int *size) {
+    b->current = (BenchResult){.layer = layer->name, .sizes = layer->sizes, .model = model};
+    memcpy(b->current.size, size, sizeof b->current.size);
+    layer->run(b, size);
+    for (int i = 0; i < b->tensor_count; i++) { device_free(b->dev, b->tensors[i]); }
+    b->tensor_count = 0;
+}

@@ -1,0 +1,87 @@
+// Benchmarks. A layer's function makes its tensors and runs its kernels in loops that measure themselves:
+//
+//     floatX *out = bench_tensor(b, n), *inp = bench_tensor(b, n);
+//     for (bench_start(b); bench_next(b);) { silu_forward(out, inp, n, b->dev); }
+//
+// Name, bytes and FLOPs of what ran come from the trace (device.h); a result is the median of several runs, each of as
+// many calls as fill a few milliseconds, after a warm-up.
+#pragma once
+#include "kernels/kernels.h"
+
+enum { MAX_SIZES = 8, MAX_SHAPES = 12, MAX_RUNS = 101 };
+
+// One function at one shape.
+typedef struct {
+    const char *layer, *sizes, *model; // of its BenchLayer; the model whose shape it is, or "given"
+    int size[MAX_SIZES];
+    TraceRow row;              // of one call
+    double seconds, low, high; // median, least and largest time of a call over the runs
+} BenchResult;
+
+typedef struct {
+    Device *dev;
+    int runs;
+    BenchResult *results;
+    int count, capacity;
+    BenchResult current; // layer, sizes and model of what runs now
+    // the loop that runs
+    int run, repeats, left; // run: from -3 (plan, warm-up, how many calls make a run) to runs
+    double started, samples[MAX_RUNS];
+    Trace trace;
+    // tensors of the layer that runs
+    void **tensors;
+    int tensor_count, tensor_capacity;
+    StepScalars *scalars; // on the device
+} Bench;
+
+typedef struct {
+    const char *name;  // on the command line
+    const char *sizes; // names of its sizes, "B,HW,C,G": the order of --shape's numbers
+    void (*run)(Bench *b, const int *size);
+    struct {
+        const char *model; // mini, sd2, vae (SD's), clip: where this shape comes from; NULL ends the list
+        int size[MAX_SIZES];
+    } shapes[MAX_SHAPES];
+} BenchLayer;
+
+extern const BenchLayer bench_layers[]; // bench_kernels.c: the one table of layers and shapes; ends with name NULL
+
+void bench_open(Bench *b, int runs, Device *dev);
+void bench_close(Bench *b);
+// Memory of the device that lives until the layer's function returns: normal deviates.
+floatX *bench_tensor(Bench *b, size_t n);
+float *bench_floats(Bench *b, size_t n);
+int *bench_ids(Bench *b, size_t n, int below); // uniform in [0, below)
+void bench_start(Bench *b);
+bool bench_next(Bench *b);
+// Runs a layer at one shape and adds its functions to the results.
+void bench_layer(Bench *b, const BenchLayer *layer, const char *model, const int *size);
+
+// Sorts and returns the median.
+double median(double *values, int count);
+// The least time of a row, as a share of the time it took.
+double roofline_share(const TraceRow *row, double seconds, const Peaks *peaks);
+
+// ---- bench_step.c: a whole training step ---------------------------------------------------------------------------
+
+typedef struct {
+    char *preset;       // mini, sd1, sd2, quarter-sd2
+    char *model;        // or a pipeline directory, of which only the configurations are read
+    char *write_config; // the UNet's config.json, for somebody else's program; NULL: not written
+    char *recompute;
+    int batch, size, runs; // size: side of the latents; 0: as usual for the preset
+} StepOptions;
+
+typedef struct {
+    char *name;
+    int B, size, tokens, threads, runs;
+    size_t parameters;
+    double seconds, low, high, loss; // of a step; mean loss of the last one
+    double arena_bytes, peak_bytes;  // of activations; largest resident memory of the process
+    Trace profile;                   // timed, over profile_steps steps
+    int profile_steps;
+} StepResult;
+
+StepResult bench_step(const StepOptions *options, Device *dev);
+void step_result_print(const StepResult *r, const Peaks *peaks);
+void step_result_free(StepResult *r);

@@ -1,0 +1,273 @@
+// A whole training step with random weights and inputs: noise, UNet, loss, backward, norm, Adam, as `cocogold train`
+// runs it, but for the reading of data.
+#include "bench/bench.h"
+#include "model/init.h"
+#include "train/diffusion.h"
+#include "train/optimizer.h"
+#include "util/error.h"
+#include "util/progress.h"
+#include <omp.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/resource.h>
+
+enum { WARM_UP = 2, PROFILE_STEPS = 3 };
+
+// Stable Diffusion 2's UNet at a quarter of its width: 54 M parameters. 80 channels in 16 groups instead of 32.
+static const UNetConfig quarter_sd2 = {.in_channels = 8,
+                                       .out_channels = 4,
+                                       .sample_size = 32,
+                                       .levels = 4,
+                                       .block_out_channels = {80, 160, 320, 320},
+                                       .down_attention = {true, true, true, false},
+                                       .up_attention = {false, true, true, true},
+                                       .layers_per_block = 2,
+                                       .num_heads = {5, 10, 20, 20},
+                                       .transformer_layers = 1,
+                                       .cross_attention_dim = 256,
+                                       .norm_num_groups = 16,
+                                       .norm_eps = 1e-5f,
+                                       .use_linear_projection = true,
+                                       .flip_sin_to_cos = true,
+                                       .downsample_padding = 1};
+
+typedef struct {
+    TrainOptions options;
+    UNet unet;
+    Schedule schedule;
+    Diffusion diffusion;
+    Optimizer optimizer;
+    Arena arena;
+    float *image, *target, *losses;
+    floatX *context;
+} StepBench;
+
+typedef struct {
+    UNetConfig unet;
+    ScheduleConfig schedule;
+    int tokens, batch, size; // defaults of the preset
+} StepModel;
+
+// The configuration that was asked for; weights are never read.
+static StepModel step_model(const StepOptions *o) {
+    const Preset *sd2 = preset_find("sd2");
+    if (o->model) {
+        char *unet = xprintf("%s/unet/config.json", o->model);
+        char *schedule = xprintf("%s/scheduler/scheduler_config.json", o->model);
+        StepModel m = {unet_config_read(unet), schedule_config_read(schedule), 77, 2, 32};
+        if (m.unet.in_channels != 2 * m.unet.out_channels) {
+            die("%s: field \"in_channels\" is %d, expected %d (image latent and noisy latent)", unet,
+                m.unet.in_channels, 2 * m.unet.out_channels);
+        }
+        if (m.unet.sample_size) { m.size = m.unet.sample_size; }
+        free(unet);
+        free(schedule);
+        return m;
+    }
+    if (strcmp(o->preset, "quarter-sd2") == 0) { return (StepModel){quarter_sd2, sd2->schedule, 77, 2, 32}; }
+    const Preset *p = preset_find(o->preset);
+    bool mini = strcmp(o->preset, "mini") == 0;
+    return (StepModel){p->unet, p->schedule, p->tokens, mini ? 16 : 2, mini ? 16 : 32};
+}
+
+// One slice after the other: nothing of the parameters' size beside them.
+static void draw_weights(Params *params, Device *dev) {
+    for (int i = 0; i < params->count; i++) {
+        size_t n = params->slices[i].count;
+        float *host = device_alloc_pinned(dev, n * sizeof *host), *wide = device_alloc(dev, n * sizeof *wide);
+        init_slice(host, params, i, 1, preset_find("sd2"), false);
+        device_copy(dev, wide, host, n * sizeof *wide, false);
+        cast_to_floatX(params->weights + params->slices[i].offset, wide, n, dev);
+        device_sync(dev);
+        device_free(dev, wide);
+        device_free_pinned(dev, host);
+    }
+}
+
+static TrainOptions step_options(const StepOptions *o, int batch) {
+    return (TrainOptions){.train_batch_size = batch,
+                          .gradient_accumulation_steps = 1,
+                          .lr = 3e-5,
+                          .lr_kind = LR_CONSTANT,
+                          .adam_beta1 = 0.9,
+                          .adam_beta2 = 0.999,
+                          .adam_epsilon = 1e-8,
+                          .weight_decay = 0.01,
+                          .max_grad_norm = 1,
+                          .recompute = o->recompute,
+                          .loss_kind = LOSS_MSE,
+                          .seed = 1};
+}
+
+static Diffusion make_diffusion(StepBench *s, const StepModel *m, int size, Device *dev) {
+    Diffusion d = {.unet = &s->unet,
+                   .schedule = &s->schedule,
+                   .options = &s->options,
+                   .prediction = s->schedule.config.prediction,
+                   .B = s->options.train_batch_size,
+                   .h = size,
+                   .w = size,
+                   .L = m->unet.out_channels,
+                   .tokens = m->tokens};
+    d.unet->recompute = strcmp(s->options.recompute, "blocks") == 0         ? RECOMPUTE_BLOCKS
+                        : strcmp(s->options.recompute, "transformers") == 0 ? RECOMPUTE_TRANSFORMERS
+                                                                            : RECOMPUTE_NONE;
+    size_t bytes = (size_t)s->schedule.T * sizeof(float);
+    d.alphas_cumprod = device_alloc(dev, bytes);
+    device_copy(dev, d.alphas_cumprod, s->schedule.alphas_cumprod, bytes, false);
+    return d;
+}
+
+static float *normal(size_t n, Optimizer *optimizer, Device *dev) {
+    float *values = device_alloc(dev, n * sizeof *values);
+    normal_noise(values, 1, (int)n, 1, optimizer->scalars, dev);
+    return values;
+}
+
+static void open_step(StepBench *s, const StepModel *m, int size, Device *dev) {
+    s->unet = unet_create(&m->unet);
+    params_alloc(&s->unet.params, true, dev);
+    draw_weights(&s->unet.params, dev);
+    s->schedule = schedule_create(&m->schedule);
+    s->diffusion = make_diffusion(s, m, size, dev);
+    Params *p = &s->unet.params;
+    s->optimizer = optimizer_create(&s->options, p->weights, p->grads, p->total, dev);
+    size_t bytes = diffusion_bytes(&s->diffusion, dev);
+    device_reserve_workspace(dev, dev->workspace_needed);
+    s->arena = arena_create(dev, bytes);
+    const Diffusion *d = &s->diffusion;
+    size_t latents = (size_t)d->B * d->h * d->w * d->L, text = (size_t)d->B * d->tokens * m->unet.cross_attention_dim;
+    optimizer_begin(&s->optimizer, &s->options, 0, &(uint64_t){0}, dev);
+    s->image = normal(latents, &s->optimizer, dev);
+    s->target = normal(latents, &s->optimizer, dev);
+    s->losses = device_alloc(dev, (size_t)d->B * sizeof(float));
+    float *wide = normal(text, &s->optimizer, dev);
+    s->context = device_alloc(dev, text * sizeof(floatX));
+    cast_to_floatX(s->context, wide, text, dev);
+    device_sync(dev);
+    device_free(dev, wide);
+}
+
+static void close_step(StepBench *s, Device *dev) {
+    void *tensors[] = {s->image, s->target, s->losses, s->context};
+    for (int i = 0; i < 4; i++) { device_free(dev, tensors[i]); }
+    diffusion_destroy(&s->diffusion, dev);
+    optimizer_destroy(&s->optimizer, dev);
+    arena_destroy(&s->arena);
+    schedule_free(&s->schedule);
+    unet_destroy(&s->unet, dev);
+}
+
+static double run_step(StepBench *s, int step, Device *dev) {
+    uint64_t position = (uint64_t)step * (uint64_t)s->diffusion.B;
+    double start = now_seconds();
+    optimizer_begin(&s->optimizer, &s->options, step, &position, dev);
+    diffusion_step(&s->diffusion, &s->arena, s->losses, s->image, s->target, NULL, s->context, s->optimizer.scalars, 0,
+                   true, dev);
+    optimizer_update(&s->optimizer, &s->options, dev);
+    if (dev->trace && dev->trace->timed) { trace_stop(dev); }
+    device_sync(dev);
+    return now_seconds() - start;
+}
+
+static double mean_loss(StepBench *s, Device *dev) {
+    int B = s->diffusion.B;
+    float *losses = device_alloc_pinned(dev, (size_t)B * sizeof *losses);
+    double sum = 0;
+    device_copy(dev, losses, s->losses, (size_t)B * sizeof *losses, false);
+    device_sync(dev);
+    for (int i = 0; i < B; i++) { sum += losses[i]; }
+    device_free_pinned(dev, losses);
+    return sum / B;
+}
+
+// Largest resident memory of this process so far (getrusage counts kilobytes).
+static double peak_resident(void) {
+    struct rusage usage;
+    getrusage(RUSAGE_SELF, &usage);
+    return 1024.0 * (double)usage.ru_maxrss;
+}
+
+StepResult bench_step(const StepOptions *o, Device *dev) {
+    StepModel m = step_model(o);
+    int size = o->size ? o->size : m.size, batch = o->batch ? o->batch : m.batch;
+    if (o->write_config) { unet_config_write(&m.unet, o->write_config); }
+    StepBench s = {.options = step_options(o, batch)};
+    open_step(&s, &m, size, dev);
+    StepResult r = {.name = xstrdup(o->model ? o->model : o->preset),
+                    .B = batch,
+                    .size = size,
+                    .tokens = m.tokens,
+                    .threads = omp_get_max_threads(),
+                    .runs = o->runs,
+                    .arena_bytes = (double)s.arena.size,
+                    .profile = {.timed = true},
+                    .profile_steps = PROFILE_STEPS};
+    for (int i = 0; i < s.unet.params.count; i++) { r.parameters += s.unet.params.slices[i].count; }
+    double seconds[MAX_RUNS];
+    for (int i = 0; i < WARM_UP; i++) { run_step(&s, i, dev); }
+    for (int i = 0; i < o->runs; i++) { seconds[i] = run_step(&s, WARM_UP + i, dev); }
+    dev->trace = &r.profile;
+    for (int i = 0; i < PROFILE_STEPS; i++) { run_step(&s, WARM_UP + o->runs + i, dev); }
+    dev->trace = NULL;
+    r.seconds = median(seconds, o->runs);
+    r.low = seconds[0], r.high = seconds[o->runs - 1];
+    r.loss = mean_loss(&s, dev);
+    close_step(&s, dev);
+    r.peak_bytes = peak_resident();
+    return r;
+}
+
+void step_result_free(StepResult *r) {
+    trace_free(&r->profile);
+    free(r->name);
+}
+
+static int slower_first(const void *a, const void *b) {
+    const TraceRow *x = a, *y = b;
+    return (x->seconds < y->seconds) - (x->seconds > y->seconds);
+}
+
+static void print_row(const TraceRow *row, double steps, double total, const Peaks *peaks) {
+    printf("%-28s %-9s %7.0f %10.3f %6.1f%% %9.1f %8.1f %7.0f%%\n", row->name, row->scope, row->launches / steps,
+           1e3 * row->seconds / steps, 100 * row->seconds / total, 1e-9 * row->flops / row->seconds,
+           1e-9 * row->bytes / row->seconds, 100 * roofline_share(row, row->seconds, peaks));
+}
+
+// The profile's rows added up by scope ("forward", "backward", ...).
+static void print_scopes(const Trace *profile, double steps, double total) {
+    const char *separator = "";
+    for (int i = 0; i < profile->count; i++) {
+        const char *scope = profile->rows[i].scope;
+        double seconds = 0;
+        bool seen = false;
+        for (int k = 0; k < profile->count; k++) {
+            if (strcmp(profile->rows[k].scope, scope) != 0) { continue; }
+            seen |= k < i;
+            seconds += profile->rows[k].seconds;
+        }
+        if (seen) { continue; }
+        printf("%s%s %.2f ms (%.1f%%)", separator, scope, 1e3 * seconds / steps, 100 * seconds / total);
+        separator = ", ";
+    }
+    printf("\n");
+}
+
+void step_result_print(const StepResult *r, const Peaks *peaks) {
+    double steps = r->profile_steps, total = 0;
+    char memory[24], arena[24];
+    for (int i = 0; i < r->profile.count; i++) { total += r->profile.rows[i].seconds; }
+    printf("%s: %.1f M parameters, batch %d, %dx%d latents, %d tokens\n", r->name, 1e-6 * (double)r->parameters, r->B,
+           r->size, r->size, r->tokens);
+    printf("step %.4g s (%.4g to %.4g in %d), %.3g samples/s, %.1f GFLOP/s, %.0f%% of the roofline, peak memory %s "
+           "(activations %s), loss %.3f\n",
+           r->seconds, r->low, r->high, r->runs, r->B / r->seconds, 1e-9 * r->profile.flops / steps / r->seconds,
+           100 * trace_least_seconds(&r->profile, peaks) / steps / r->seconds, format_bytes(r->peak_bytes, memory),
+           format_bytes(r->arena_bytes, arena), r->loss);
+    print_scopes(&r->profile, steps, total);
+    printf("\n%-28s %-9s %7s %10s %7s %9s %8s %8s\n", "function", "scope", "calls", "ms", "share", "GFLOP/s", "GB/s",
+           "roofline");
+    qsort(r->profile.rows, (size_t)r->profile.count, sizeof *r->profile.rows, slower_first);
+    for (int i = 0; i < r->profile.count; i++) { print_row(&r->profile.rows[i], steps, total, peaks); }
+}

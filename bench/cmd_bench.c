@@ -1,0 +1,238 @@
+// cocogold bench: how fast the kernels and whole training steps are, beside what this machine reaches at best.
+#include "bench/bench.h"
+#include "util/error.h"
+#include "util/json.h"
+#include "util/options.h"
+#include "util/progress.h"
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+typedef struct {
+    char *shape, *json;
+    StepOptions step;
+} BenchOptions;
+
+// ---- Output --------------------------------------------------------------------------------------------------------
+
+// "16,256,32,8,1" into text.
+static const char *format_shape(const BenchResult *r, char text[96]) {
+    int used = 0;
+    const char *name = r->sizes;
+    for (int i = 0; name; i++) {
+        used += snprintf(text + used, 96 - (size_t)used, "%s%d", i ? "," : "", r->size[i]);
+        name = strchr(name, ',');
+        name = name ? name + 1 : NULL;
+    }
+    return text;
+}
+
+static void print_peaks(const Device *dev, const Peaks *p) {
+    printf("%s: at best %.1f GFLOP/s (%.1f in GEMM), %.1f GB/s\n\n", device_name(dev), 1e-9 * p->flops_per_s,
+           1e-9 * p->gemm_flops_per_s, 1e-9 * p->bytes_per_s);
+}
+
+static void print_layer(const BenchResult *results, int count, const Peaks *peaks) {
+    printf("%s (%s)\n", results->layer, results->sizes);
+    printf("  %-28s %-6s %-28s %12s %9s %8s %8s\n", "function", "model", "shape", "us", "GFLOP/s", "GB/s", "roofline");
+    for (const BenchResult *r = results; r < results + count; r++) {
+        char shape[96];
+        printf("  %-28s %-6s %-28s %12.2f %9.1f %8.1f %7.0f%%\n", r->row.name, r->model, format_shape(r, shape),
+               1e6 * r->seconds, 1e-9 * r->row.flops / r->seconds, 1e-9 * r->row.bytes / r->seconds,
+               100 * roofline_share(&r->row, r->seconds, peaks));
+    }
+    printf("\n");
+    fflush(stdout);
+}
+
+static void put_peaks(yajl_gen gen, const Device *dev, const Peaks *p) {
+    json_put_string(gen, "device", device_name(dev));
+    json_put_number(gen, "flops_per_s", p->flops_per_s);
+    json_put_number(gen, "gemm_flops_per_s", p->gemm_flops_per_s);
+    json_put_number(gen, "bytes_per_s", p->bytes_per_s);
+}
+
+static void put_row(yajl_gen gen, const TraceRow *row, double seconds, const Peaks *peaks) {
+    json_put_string(gen, "function", row->name);
+    json_put_number(gen, "seconds", seconds);
+    json_put_number(gen, "flops", row->flops);
+    json_put_number(gen, "bytes", row->bytes);
+    json_put_number(gen, "roofline", roofline_share(row, seconds, peaks));
+}
+
+static void write_kernels(const char *path, const Bench *b, const Peaks *peaks) {
+    yajl_gen gen = json_writer();
+    yajl_gen_map_open(gen);
+    put_peaks(gen, b->dev, peaks);
+    json_key(gen, "kernels");
+    yajl_gen_array_open(gen);
+    for (const BenchResult *r = b->results; r < b->results + b->count; r++) {
+        char shape[96];
+        yajl_gen_map_open(gen);
+        json_put_string(gen, "layer", r->layer);
+        json_put_string(gen, "model", r->model);
+        json_put_string(gen, "shape", format_shape(r, shape));
+        put_row(gen, &r->row, r->seconds, peaks);
+        json_put_number(gen, "least", r->low);
+        json_put_number(gen, "most", r->high);
+        yajl_gen_map_close(gen);
+    }
+    yajl_gen_array_close(gen);
+    yajl_gen_map_close(gen);
+    json_write(gen, path);
+}
+
+// Times and counts of the profile are per step.
+static void put_profile(yajl_gen gen, const StepResult *r, const Peaks *peaks) {
+    json_key(gen, "profile");
+    yajl_gen_array_open(gen);
+    for (int i = 0; i < r->profile.count; i++) {
+        TraceRow row = r->profile.rows[i];
+        row.flops /= r->profile_steps, row.bytes /= r->profile_steps;
+        yajl_gen_map_open(gen);
+        json_put_string(gen, "scope", row.scope);
+        json_put_integer(gen, "launches", row.launches / r->profile_steps);
+        put_row(gen, &row, row.seconds / r->profile_steps, peaks);
+        yajl_gen_map_close(gen);
+    }
+    yajl_gen_array_close(gen);
+}
+
+static void write_step(const char *path, const StepResult *r, const Device *dev, const Peaks *peaks) {
+    yajl_gen gen = json_writer();
+    yajl_gen_map_open(gen);
+    put_peaks(gen, dev, peaks);
+    json_put_string(gen, "model", r->name);
+    json_put_integer(gen, "parameters", (long long)r->parameters);
+    json_put_integer(gen, "batch", r->B);
+    json_put_integer(gen, "size", r->size);
+    json_put_integer(gen, "tokens", r->tokens);
+    json_put_integer(gen, "threads", r->threads);
+    json_put_number(gen, "seconds", r->seconds);
+    json_put_number(gen, "least", r->low);
+    json_put_number(gen, "most", r->high);
+    json_put_number(gen, "loss", r->loss);
+    json_put_number(gen, "flops", r->profile.flops / r->profile_steps);
+    json_put_number(gen, "bytes", r->profile.bytes / r->profile_steps);
+    json_put_number(gen, "roofline", trace_least_seconds(&r->profile, peaks) / r->profile_steps / r->seconds);
+    json_put_number(gen, "peak_bytes", r->peak_bytes);
+    json_put_number(gen, "arena_bytes", r->arena_bytes);
+    put_profile(gen, r, peaks);
+    yajl_gen_map_close(gen);
+    json_write(gen, path);
+}
+
+// ---- What is run ---------------------------------------------------------------------------------------------------
+
+static const BenchLayer *find_layer(const char *name) {
+    char *known = xstrdup("");
+    for (const BenchLayer *layer = bench_layers; layer->name; layer++) {
+        if (strcmp(layer->name, name) == 0) {
+            free(known);
+            return layer;
+        }
+        char *longer = xprintf("%s, %s", known, layer->name);
+        free(known);
+        known = longer;
+    }
+    die("bench %s: expected all, step or one of the layers%s", name, known + 1);
+}
+
+// The numbers of --shape, one for each of the layer's sizes; 0 is allowed for switches (the last of some layers).
+static void parse_shape(const char *text, const BenchLayer *layer, int size[MAX_SIZES]) {
+    int wanted = 1, count = 0;
+    for (const char *p = layer->sizes; (p = strchr(p, ',')); p++) { wanted++; }
+    const char *p = text;
+    for (; count < wanted; count++) {
+        char *end;
+        long value = strtol(p, &end, 10);
+        bool may_be_zero = count + 1 == wanted && (strstr(layer->sizes, "silu") || strstr(layer->sizes, "causal"));
+        if (end == p || value < !may_be_zero || value > 1 << 30) { break; }
+        size[count] = (int)value;
+        p = end;
+        if (*p == ',' && count + 1 < wanted) { p++; }
+    }
+    if (count != wanted || *p) { die("--shape %s: expected the numbers %s of %s", text, layer->sizes, layer->name); }
+}
+
+static void run_layer(Bench *b, const BenchLayer *layer, const BenchOptions *o, const Peaks *peaks) {
+    int first = b->count, size[MAX_SIZES] = {0};
+    if (o->shape) {
+        parse_shape(o->shape, layer, size);
+        bench_layer(b, layer, "given", size);
+    } else {
+        for (int i = 0; i < MAX_SHAPES && layer->shapes[i].model; i++) {
+            bench_layer(b, layer, layer->shapes[i].model, layer->shapes[i].size);
+        }
+    }
+    print_layer(b->results + first, b->count - first, peaks);
+}
+
+static void bench_kernels(const char *what, const BenchOptions *o, Device *dev) {
+    bool all = strcmp(what, "all") == 0;
+    const BenchLayer *one = all ? NULL : find_layer(what);
+    if (all && o->shape) { die("--shape needs a layer, not all of them"); }
+    Bench b;
+    bench_open(&b, o->step.runs, dev);
+    Peaks peaks = device_measure_peaks(dev);
+    print_peaks(dev, &peaks);
+    for (const BenchLayer *layer = bench_layers; layer->name; layer++) {
+        if (all || layer == one) { run_layer(&b, layer, o, &peaks); }
+    }
+    if (o->json) { write_kernels(o->json, &b, &peaks); }
+    bench_close(&b);
+}
+
+// The step comes first: measuring the peaks needs memory of its own.
+static void bench_steps(const BenchOptions *o, Device *dev) {
+    StepResult r = bench_step(&o->step, dev);
+    Peaks peaks = device_measure_peaks(dev);
+    print_peaks(dev, &peaks);
+    step_result_print(&r, &peaks);
+    if (o->json) { write_step(o->json, &r, dev, &peaks); }
+    step_result_free(&r);
+}
+
+static void check(const BenchOptions *o) {
+    static const char *const presets[] = {"mini", "quarter-sd2", "sd1", "sd2", NULL}, *const levels[] = {
+                                                                                          "none", "transformers",
+                                                                                          "blocks", NULL};
+    options_range(o->step.runs, "--runs", 1, MAX_RUNS);
+    options_range(o->step.batch, "--batch", 0, 65536);
+    options_range(o->step.size, "--size", 0, 4096);
+    options_choice(o->step.preset, "--preset", presets);
+    options_choice(o->step.recompute, "--recompute", levels);
+}
+
+int cmd_bench(int argc, char **argv) {
+    BenchOptions o = {.step = {.preset = "quarter-sd2", .recompute = "none", .runs = 7}};
+    struct poptOption table[] = {
+        {"runs", 0, OPT_INT, &o.step.runs, 0, "runs; the median is printed", "N"},
+        {"json", 0, OPT_TEXT, &o.json, 0, "also write the results", "FILE"},
+        {"shape", 0, OPT_TEXT, &o.shape, 0, "layer: these sizes instead of the table's, e.g. 2,32,32,320,320,3,1",
+         "NUMBERS"},
+        {"preset", 0, OPT_STRING, &o.step.preset, 0, "step: mini, quarter-sd2, sd1 or sd2; random weights", "NAME"},
+        {"model", 0, OPT_TEXT, &o.step.model, 0,
+         "step: the architecture of this pipeline directory instead; random weights", "DIR"},
+        {"batch", 0, OPT_INT, &o.step.batch, 0, "step: samples (0: 16 for mini, else 2)", "N"},
+        {"size", 0, OPT_INT, &o.step.size, 0, "step: side of the latents (0: 16 for mini, 32, or the model's)", "N"},
+        {"recompute", 0, OPT_STRING, &o.step.recompute, 0, "step: none, transformers, blocks", "LEVEL"},
+        {"write-config", 0, OPT_TEXT, &o.step.write_config, 0, "step: also write the UNet's config.json", "FILE"},
+        OPTIONS_END};
+    const char **arguments =
+        options_parse(argc, argv, table, "[LAYER|all|step]",
+                      "Times every kernel, one layer's kernels, or a whole training step, and holds the times against "
+                      "what this machine\nreaches at best (bench/README.md).",
+                      1);
+    check(&o);
+    const char *what = arguments[0] ? arguments[0] : "all";
+    Device dev;
+    device_open(&dev, 0);
+    if (strcmp(what, "step") == 0) {
+        bench_steps(&o, &dev);
+    } else {
+        bench_kernels(what, &o, &dev);
+    }
+    device_close(&dev);
+    return 0;
+}
