@@ -144,7 +144,7 @@ void result_print(FILE *out, const EvalResult *r, const Source *source, const Ev
     print_row(out, "unseen", &r->unseen.model);
     print_row(out, "all", &r->all.model);
     if (r->has_person) { print_row(out, "without person", &r->without_person.model); }
-    fprintf(out, "harmonic mean of seen and unseen mIoU: %.3f\n", r->harmonic);
+    if (!isnan(r->harmonic)) { fprintf(out, "harmonic mean of seen and unseen mIoU: %.3f\n", r->harmonic); }
     fprintf(out, "\n%-16s%10s%10s%10s%10s%10s%s\n", "mIoU", "all-fg", "box", "white", "model", "ceiling",
             r->has_objects ? "   all obj" : "");
     print_group(out, "seen", &r->seen, r->has_objects);

@@ -63,13 +63,12 @@ static void read_line(RunLog *log, const Json *line) {
     }
 }
 
-// "runs/overlay/" -> "overlay"
+// "runs/overlay/model/.." -> "overlay"
 static char *last_part(const char *folder) {
-    size_t end = strlen(folder);
-    while (end > 1 && folder[end - 1] == '/') { end--; }
-    size_t begin = end;
-    while (begin > 0 && folder[begin - 1] != '/') { begin--; }
-    return xprintf("%.*s", (int)(end - begin), folder + begin);
+    char *full = realpath(folder, NULL), *slash = full ? strrchr(full, '/') : NULL;
+    char *name = xstrdup(slash && slash[1] ? slash + 1 : folder);
+    free(full);
+    return name;
 }
 
 RunLog runlog_read(const char *folder) {
