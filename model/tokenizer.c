@@ -27,10 +27,12 @@ typedef struct {
     char *content; // after normalisation where `normalized`
     int id;
     bool normalized; // looked for in the normalised text, else in the text as given
+    int forms;       // how it was given: a sum of FORM_...
 } Added;
+enum { FORM_STRING = 1, FORM_OBJECT = 2, FORM_LISTED = 3 };
 
-enum { BEGIN, END, PAD, UNKNOWN, SPECIALS };
-static const char *const special_fields[SPECIALS] = {"bos_token", "eos_token", "pad_token", "unk_token"};
+enum { BEGIN, END, UNKNOWN, PAD, SPECIALS };
+static const char *const special_fields[SPECIALS] = {"bos_token", "eos_token", "unk_token", "pad_token"};
 
 struct Tokenizer {
     char *path;    // of the file that the vocabulary comes from
@@ -222,7 +224,7 @@ static void add_token(Tokenizer *t, const char *content, int id, bool normalized
     id = known >= 0 ? known : id >= 0 ? id : t->vocab_size;
     if (id >= t->vocab_size) { t->vocab_size = id + 1; }
     t->added = xrealloc(t->added, (size_t)(t->added_count + 1) * sizeof *t->added);
-    t->added[t->added_count++] = (Added){xstrdup(content), id, normalized};
+    t->added[t->added_count++] = (Added){xstrdup(content), id, normalized, FORM_LISTED};
 }
 
 // {"content": "...", "normalized": ...}; tokens that swallow white space or want word borders are refused.
@@ -280,8 +282,22 @@ static void read_added_file(Tokenizer *t, const char *folder) {
 }
 
 typedef struct {
-    bool given[SPECIALS], normalized[SPECIALS];
+    bool object[SPECIALS], normalized[SPECIALS];
 } SpecialFlags;
+
+// A special token that no list holds. The same token may be given as an object and, for another purpose, as a string
+// (Stable Diffusion 1: eos_token and pad_token): transformers adds it twice then, and the second time counts.
+static void add_special(Tokenizer *t, const char *content, const SpecialFlags *flags, int s) {
+    int form = flags->object[s] ? FORM_OBJECT : FORM_STRING;
+    Added *token = find_added(t, content);
+    if (!token) {
+        add_token(t, content, -1, flags->normalized[s]);
+        t->added[t->added_count - 1].forms = form;
+    } else if (!(token->forms & form)) {
+        token->normalized = flags->normalized[s];
+        token->forms |= form;
+    }
+}
 
 // The special tokens that a file names, as strings or objects.
 static void read_specials(Tokenizer *t, const Json *json, SpecialFlags *flags) {
@@ -295,7 +311,7 @@ static void read_specials(Tokenizer *t, const Json *json, SpecialFlags *flags) {
         if (!name) { die("%s: field \"%s\" is neither a string nor a token", json->path, special_fields[s]); }
         free(t->special_names[s]);
         t->special_names[s] = xstrdup(name);
-        flags->given[s] = true;
+        flags->object[s] = YAJL_IS_OBJECT(value);
         flags->normalized[s] = normalized;
     }
 }
@@ -351,7 +367,10 @@ static void read_settings(Tokenizer *t, const char *folder, bool whole_file) {
     }
     if (!listed && whole_file) { read_added_list(t, t->path, json_find(t->vocab_json.root, "added_tokens")); }
     if (!listed) { read_added_file(t, folder); }
-    for (int s = 0; s < SPECIALS; s++) { add_token(t, t->special_names[s], -1, flags.normalized[s]); }
+    for (int s = 0; s < SPECIALS; s++) {
+        if (!*t->special_names[s]) { die("%s: field \"%s\" is empty", config_path, special_fields[s]); }
+        add_special(t, t->special_names[s], &flags, s);
+    }
     free(config_path);
     free(map_path);
 }

@@ -47,12 +47,14 @@ def test_timesteps_and_alphas(model_dump, tmp_path, spacing, beta_schedule, zero
         scheduler.set_timesteps(steps)
         alphas, timesteps, *pairs = lines(model_dump, "schedule", write(scheduler, tmp_path), steps)
         expected = scheduler.alphas_cumprod.numpy()
-        assert np.abs(alphas / np.where(expected > 0, expected, 1) - (expected > 0)).max() < 2e-6
+        # with zero SNR small numbers come from differences of square roots
+        close = 1e-5 if zero_snr else 2e-6
+        np.testing.assert_allclose(alphas, expected, rtol=close)
         assert (alphas[-1] == 0) == zero_snr == (expected[-1] == 0)
         assert timesteps.tolist() == scheduler.timesteps.tolist()
         pairs = np.array(pairs)
-        np.testing.assert_allclose(pairs[:, 0], expected[scheduler.timesteps], rtol=2e-6)
-        np.testing.assert_allclose(pairs[:, 1], np.array(list(previous_alphas(scheduler, steps))), rtol=2e-6)
+        np.testing.assert_allclose(pairs[:, 0], expected[scheduler.timesteps], rtol=close)
+        np.testing.assert_allclose(pairs[:, 1], np.array(list(previous_alphas(scheduler, steps))), rtol=close)
 
 
 @pytest.mark.parametrize("T", [10, 77, 1000])
@@ -62,7 +64,9 @@ def test_other_lengths(model_dump, tmp_path, T):
             scheduler = DDIMScheduler(num_train_timesteps=T, timestep_spacing=spacing)
             scheduler.set_timesteps(steps)
             timesteps = lines(model_dump, "schedule", write(scheduler, tmp_path), steps)[1]
-            assert timesteps.tolist() == scheduler.timesteps.tolist()
+            # rounding can make numpy.arange(T, 0, -T / steps) one longer; diffusers then ends with a timestep of -1
+            expected = [t for t in scheduler.timesteps.tolist() if t >= 0]
+            assert timesteps.tolist() == expected and len(expected) == steps
 
 
 @pytest.mark.parametrize("clip", [False, True])
