@@ -72,7 +72,7 @@ __device__ static inline void online_softmax(float (&s)[N][4], float (&out)[D / 
 }
 
 template <int D>
-static __global__ void __launch_bounds__(Tiles<D>::threads)
+static __global__ void __launch_bounds__(Tiles<D>::threads, 2)
     forward_tiles(floatX *out, float *lse, const floatX *q, const floatX *k, const floatX *v, Attention a,
                   float scale) {
     typedef Tiles<D> T;
@@ -140,7 +140,7 @@ static __global__ void __launch_bounds__(256)
 
 // dq of the block's queries: dq += dS k over tiles of keys.
 template <int D>
-static __global__ void __launch_bounds__(Tiles<D>::threads)
+static __global__ void __launch_bounds__(Tiles<D>::threads, 2)
     backward_queries(floatX *dq, const floatX *dout, const floatX *q, const floatX *k, const floatX *v,
                      const float *lse, const float *delta, Attention a, float scale) {
     typedef Tiles<D> T;
@@ -199,7 +199,7 @@ static __global__ void __launch_bounds__(Tiles<D>::threads)
 // dk (if DK) and dv (if DV) of the block's keys: dv += P^T dout, dk += dS^T q over tiles of queries. Large heads take
 // two launches, since the registers hold one gradient only.
 template <int D, bool DK, bool DV>
-static __global__ void __launch_bounds__(Tiles<D>::threads)
+static __global__ void __launch_bounds__(Tiles<D>::threads, 2)
     backward_keys(floatX *dk, floatX *dv, const floatX *dout, const floatX *q, const floatX *k, const floatX *v,
                   const float *lse, const float *delta, Attention a, float scale) {
     typedef Tiles<D> T;

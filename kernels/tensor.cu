@@ -8,6 +8,43 @@ static unsigned blocks_for(size_t n, int V) { return (unsigned)ceil_div(ceil_div
 
 __device__ static size_t first_element(int V) { return ((size_t)blockIdx.x * THREADS + threadIdx.x) * V; }
 
+// to (N, to_stride)[:, :C] = from (N, from_stride)[:, :C].
+template <int V>
+static __global__ void __launch_bounds__(THREADS)
+    copy_columns(floatX *to, int to_stride, const floatX *from, int from_stride, int N, int C) {
+    const size_t i = first_element(V), row = i / C, c = i % C;
+    if (row >= (size_t)N) { return; }
+    floatX x[V];
+    load_words(x, from + row * from_stride + c);
+    store_words(to + row * to_stride + c, x);
+}
+
+static void copy(floatX *to, int to_stride, const floatX *from, int from_stride, int N, int C, bool vectors,
+                 Device *dev) {
+    const size_t n = (size_t)N * C;
+    if (!to || n == 0) { return; }
+    auto *run = vectors ? launch<copy_columns<VEC>, floatX *, int, const floatX *, int, int, int>
+                        : launch<copy_columns<1>, floatX *, int, const floatX *, int, int, int>;
+    run(dev, blocks_for(n, vectors ? VEC : 1), THREADS, 0, to, to_stride, from, from_stride, N, C);
+}
+
+void concat_forward(floatX *out, const floatX *a, const floatX *b, int N, int CA, int CB, Device *dev) {
+    const int C = CA + CB;
+    const bool vectors = CA % VEC == 0 && CB % VEC == 0;
+    if (!device_launch(dev, "concat_forward", 2.0 * N * C * sizeof(floatX), 0)) { return; }
+    copy(out, C, a, CA, N, CA, vectors, dev);
+    copy(out + CA, C, b, CB, N, CB, vectors, dev);
+}
+
+void concat_backward(floatX *da, floatX *db, const floatX *dout, int N, int CA, int CB, Device *dev) {
+    const int C = CA + CB;
+    const bool vectors = CA % VEC == 0 && CB % VEC == 0;
+    const double n = (double)N * ((da ? CA : 0) + (db ? CB : 0));
+    if (!device_launch(dev, "concat_backward", 2.0 * n * sizeof(floatX), 0)) { return; }
+    copy(da, CA, dout, C, N, CA, vectors, dev);
+    copy(db, CB, dout + CA, C, N, CB, vectors, dev);
+}
+
 static __global__ void __launch_bounds__(THREADS) add(floatX *out, const floatX *a, const floatX *b, size_t n) {
     const size_t i = first_element(VEC);
     if (i + VEC <= n) {
@@ -25,6 +62,25 @@ static __global__ void __launch_bounds__(THREADS) add(floatX *out, const floatX 
 void add_forward(floatX *out, const floatX *a, const floatX *b, size_t n, Device *dev) {
     if (!device_launch(dev, "add_forward", 3.0 * n * sizeof(floatX), n) || n == 0) { return; }
     launch<add>(dev, blocks_for(n, VEC), THREADS, 0, out, a, b, n);
+}
+
+static __global__ void __launch_bounds__(THREADS)
+    scale_shift(floatX *out, const floatX *inp, float scale, float shift, size_t n) {
+    const size_t i = first_element(VEC);
+    if (i + VEC <= n) {
+        float x[VEC];
+        load(x, inp + i);
+#pragma unroll
+        for (int j = 0; j < VEC; j++) { x[j] = scale * x[j] + shift; }
+        store(out + i, x);
+    } else {
+        for (size_t j = i; j < n; j++) { out[j] = to_floatX(scale * to_float(inp[j]) + shift); }
+    }
+}
+
+void scale_shift_forward(floatX *out, const floatX *inp, float scale, float shift, size_t n, Device *dev) {
+    if (!device_launch(dev, "scale_shift_forward", 2.0 * n * sizeof(floatX), 2.0 * n) || n == 0) { return; }
+    launch<scale_shift>(dev, blocks_for(n, VEC), THREADS, 0, out, inp, scale, shift, n);
 }
 
 static __global__ void __launch_bounds__(THREADS) to_floatX_kernel(floatX *out, const float *inp, size_t n) {

@@ -6,6 +6,7 @@
 // Environment:
 //   EMU_ORDER=ascending|descending|random[:SEED]  order of blocks, and of threads between two rendezvous
 //   EMU_SM=80|86|89|90|120   card: compute capability and limit of shared memory (default 89, the smallest: 99 KB)
+//   EMU_BITS=FILE            appends a hash of every device allocation when it is freed: equal files, equal bits
 //   EMU_REPORT=1|FILE        at exit, which __global__ functions ran and how often: on stderr, or appended to FILE
 #pragma once
 #include <stddef.h>
@@ -45,6 +46,7 @@ void run_grid(const char *name, const void *function, dim3 grid, dim3 block, siz
 void set_shared_limit(const void *function, size_t bytes); // cudaFuncAttributeMaxDynamicSharedMemorySize
 size_t shared_limit_of_card();                             // opt-in shared memory per block
 int compute_capability();                                  // 89 for 8.9
+const char *last_kernel();                                 // the latest launch
 
 // __syncthreads at file:line: all threads of the block, all at the same line. Returns how many had predicate != 0.
 int barrier(const char *file, int line, int predicate = 0);

@@ -148,15 +148,36 @@ cudaError_t cudaEventElapsedTime(float *milliseconds, cudaEvent_t begin, cudaEve
 
 // ---- Memory --------------------------------------------------------------------------------------------------------
 
+static size_t round_up(size_t bytes) { return (bytes + alignment - 1) / alignment * alignment; }
+
+static void check_pattern(const unsigned char *from, const unsigned char *to, const unsigned char *origin,
+                          const char *where, size_t bytes) {
+    for (const unsigned char *q = from; q < to; q++) {
+        if (*q != guard_byte) {
+            emu::fail("memory was written %zu bytes %s an allocation of %zu bytes; the last kernel was %s",
+                      (size_t)(q < origin ? origin - q : q - origin), where, bytes, emu::last_kernel());
+        }
+    }
+}
+
 static void check_guard(const unsigned char *p, const Allocation &a) {
-    for (const unsigned char *q = p + a.bytes; q < p + (a.bytes + alignment - 1) / alignment * alignment; q++)
-        if (*q != guard_byte)
-            emu::fail("memory was written %zu bytes beyond an allocation of %zu bytes", (size_t)(q - p - a.bytes),
-                      a.bytes);
-    const size_t page = sysconf(_SC_PAGESIZE);
-    for (const unsigned char *q = a.mapping + page; q < p; q++)
-        if (*q != guard_byte)
-            emu::fail("memory was written %zu bytes before an allocation of %zu bytes", (size_t)(p - q), a.bytes);
+    check_pattern(p + a.bytes, p + round_up(a.bytes), p + a.bytes, "beyond", a.bytes);
+    check_pattern(a.mapping + sysconf(_SC_PAGESIZE), p, p, "before", a.bytes);
+}
+
+// For the comparison of two runs: a hash of what is freed.
+static void log_bits(const unsigned char *p, size_t bytes) {
+    static const char *name = getenv("EMU_BITS");
+    static FILE *file = name && *name ? fopen(name, "a") : nullptr;
+    if (!file) return;
+    uint64_t hash = 1469598103934665603ull, word;
+    for (size_t i = 0; i + 8 <= bytes; i += 8) {
+        memcpy(&word, p + i, 8);
+        hash = (hash ^ word) * 1099511628211ull;
+        hash ^= hash >> 29;
+    }
+    for (size_t i = bytes / 8 * 8; i < bytes; i++) hash = (hash ^ p[i]) * 1099511628211ull;
+    fprintf(file, "%zu %016llx\n", bytes, (unsigned long long)hash);
 }
 
 static void check_all_guards() {
@@ -177,7 +198,7 @@ cudaError_t cudaDeviceSynchronize() {
 
 // [guard page | pattern | bytes | pattern up to 256 | guard page]
 cudaError_t cudaMalloc(void **pointer, size_t bytes) {
-    const size_t page = sysconf(_SC_PAGESIZE), rounded = (bytes + alignment - 1) / alignment * alignment;
+    const size_t page = sysconf(_SC_PAGESIZE), rounded = round_up(bytes);
     std::lock_guard<std::mutex> lock(mutex);
     if (rounded < bytes || rounded > card_bytes - allocated) return result(cudaErrorMemoryAllocation);
     const size_t data = (rounded + page - 1) / page * page, mapped = data + 2 * page;
@@ -201,7 +222,8 @@ cudaError_t cudaFree(void *pointer) {
     auto found = allocations.find((unsigned char *)pointer);
     if (found == allocations.end()) return result(cudaErrorInvalidValue);
     check_guard(found->first, found->second);
-    allocated -= (found->second.bytes + alignment - 1) / alignment * alignment;
+    log_bits(found->first, found->second.bytes);
+    allocated -= round_up(found->second.bytes);
     munmap(found->second.mapping, found->second.mapped);
     allocations.erase(found);
     return cudaSuccess;

@@ -78,6 +78,7 @@ struct Worker {
 __thread Current current;
 static __thread Worker *worker;
 static const char *running = nullptr; // kernel of the launch in progress
+static std::string latest = "none";
 
 static struct Registry {
     std::mutex mutex;
@@ -95,6 +96,8 @@ static std::string short_name(const char *pretty) {
     if (begin && !name.empty() && name.back() == ']') name.pop_back();
     return name;
 }
+
+const char *last_kernel() { return latest.c_str(); }
 
 void fail(const char *format, ...) {
     char sentence[1024];
@@ -331,7 +334,8 @@ void run_grid(const char *name, const void *function, dim3 grid, dim3 block, siz
     check_launch(function, grid, block, shared_bytes);
     {
         std::lock_guard<std::mutex> lock(registry.mutex);
-        registry.launches[short_name(name)]++;
+        latest = short_name(name);
+        registry.launches[latest]++;
     }
     uint64_t seed;
     const Order order = thread_order(&seed);

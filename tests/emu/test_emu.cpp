@@ -1,0 +1,465 @@
+// The emulation's own tests: what it computes, and that each of its checks catches a planted fault. A fault ends the
+// program, so each is planted in a child process whose message is read.
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stddef.h>
+#include <stdint.h>
+extern "C" {
+#include <cmocka.h>
+#undef fail // emu::fail is another
+}
+#include "cublasLt.h"
+#include "cuda_bf16.h"
+#include "emu_ptx.h"
+#include <stdio.h>
+#include <stdlib.h>
+#include <sys/wait.h>
+#include <unistd.h>
+#include <string>
+#include <vector>
+
+#define dynamic_shared emu::current.dynamic_shared
+
+static void synchronize() { assert_int_equal(cudaDeviceSynchronize(), cudaSuccess); }
+
+template <class T> static T *device_array(size_t n) {
+    T *p;
+    assert_int_equal(cudaMalloc(&p, n * sizeof(T)), cudaSuccess);
+    return p;
+}
+
+// Runs `fault` in a child: it must end with exit code 1 and say `expected`.
+static void expect_failure(void (*fault)(), const char *expected) {
+    int pipes[2];
+    assert_int_equal(pipe(pipes), 0);
+    fflush(stdout);
+    const pid_t child = fork();
+    if (child == 0) {
+        dup2(pipes[1], 2);
+        fault();
+        _exit(0);
+    }
+    close(pipes[1]);
+    char message[4096] = "";
+    ssize_t length = 0, got;
+    while ((got = read(pipes[0], message + length, sizeof message - 1 - length)) > 0) { length += got; }
+    close(pipes[0]);
+    int status;
+    waitpid(child, &status, 0);
+    printf("    %s", message[0] ? message : "(no message)\n");
+    assert_true(WIFEXITED(status) && WEXITSTATUS(status) == 1);
+    assert_non_null(strstr(message, expected));
+}
+
+// ---- What it computes ----------------------------------------------------------------------------------------------
+
+static void sum_kernel(float *out, const float *x, int n) {
+    __shared__ float partial[32];
+    const int i = blockIdx.x * blockDim.x + threadIdx.x;
+    float sum = i < n ? x[i] : 0;
+    for (int bits = 16; bits > 0; bits /= 2) { sum += __shfl_xor_sync(0xffffffffu, sum, bits); }
+    if (threadIdx.x % 32 == 0) { partial[threadIdx.x / 32] = sum; }
+    __syncthreads();
+    if (threadIdx.x == 0) {
+        for (unsigned w = 1; w < blockDim.x / 32; w++) { sum += partial[w]; }
+        out[blockIdx.x] = sum;
+    }
+}
+
+static void test_reduction_in_every_order(void **) {
+    enum { N = 1000, THREADS = 128, BLOCKS = (N + THREADS - 1) / THREADS };
+    float *x = device_array<float>(N), *out = device_array<float>(BLOCKS), first[BLOCKS];
+    for (int i = 0; i < N; i++) { x[i] = sinf((float)i); }
+    const char *orders[] = {"ascending", "descending", "random:1", "random:2"};
+    for (int o = 0; o < 4; o++) {
+        setenv("EMU_ORDER", orders[o], 1);
+        emu::launch<sum_kernel>(BLOCKS, THREADS, 0, nullptr, out, x, (int)N);
+        if (o == 0) { memcpy(first, out, sizeof first); }
+        assert_memory_equal(first, out, sizeof first);
+    }
+    unsetenv("EMU_ORDER");
+    double sum = 0, reference = 0;
+    for (float f : first) { sum += f; }
+    for (int i = 0; i < N; i++) { reference += x[i]; }
+    assert_true(fabs(sum - reference) < 1e-4);
+    synchronize();
+    cudaFree(x), cudaFree(out);
+}
+
+static void shuffle_kernel(int *out) {
+    const int lane = threadIdx.x;
+    out[lane] = __shfl_sync(0xffffffffu, lane, 5, 8);            // lane 5 of each group of 8
+    out[32 + lane] = __shfl_up_sync(0xffffffffu, lane, 3, 16);   // own value for the first three of 16
+    out[64 + lane] = __shfl_down_sync(0xffffffffu, lane, 3, 16); // own value for the last three
+    out[96 + lane] = (int)__ballot_sync(0xffffffffu, lane % 3 == 0);
+    if (lane % 2) { // divergent halves with masks of their own
+        out[128 + lane] = __shfl_xor_sync(0xaaaaaaaau, lane, 2);
+    } else {
+        out[128 + lane] = __shfl_xor_sync(0x55555555u, 100 + lane, 4);
+    }
+    out[160 + lane] = __syncthreads_count(lane < 7);
+}
+
+static void test_warp_operations(void **) {
+    int *out = device_array<int>(192);
+    emu::launch<shuffle_kernel>(1, 32, 0, nullptr, out);
+    for (int lane = 0; lane < 32; lane++) {
+        assert_int_equal(out[lane], lane / 8 * 8 + 5);
+        assert_int_equal(out[32 + lane], lane % 16 < 3 ? lane : lane - 3);
+        assert_int_equal(out[64 + lane], lane % 16 > 12 ? lane : lane + 3);
+        assert_int_equal(out[96 + lane], 0x49249249);
+        assert_int_equal(out[128 + lane], lane % 2 ? lane ^ 2 : 100 + (lane ^ 4));
+        assert_int_equal(out[160 + lane], 7);
+    }
+    cudaFree(out);
+}
+
+// D = A B^T for whole numbers: A (16, 16) by ldmatrix, B (8 keys, 16) by ldmatrix, and the same B transposed in memory
+// by ldmatrix.trans.
+static void mma_kernel(float *d, float *d_trans, const __nv_bfloat16 *a, const __nv_bfloat16 *b,
+                       const __nv_bfloat16 *b_trans) {
+    __nv_bfloat16 *A = (__nv_bfloat16 *)dynamic_shared, *B = A + 256, *BT = B + 256;
+    const int lane = threadIdx.x;
+    for (int i = lane; i < 256; i += 32) { A[i] = a[i], B[i] = b[i], BT[i] = b_trans[i]; }
+    __syncwarp();
+    unsigned fa[4], fb[4];
+    float x[4] = {0, 0, 0, 0}, y[4] = {0, 0, 0, 0};
+    ldmatrix_x4(fa, A + lane % 16 * 16 + lane / 16 * 8);
+    ldmatrix_x4(fb, B + (lane / 16 * 8 + lane % 8) * 16 + lane / 8 % 2 * 8);
+    mma_m16n8k16(x, fa, fb);
+    ldmatrix_x4_trans(fb, BT + lane % 16 * 16 + lane / 16 * 8);
+    mma_m16n8k16(y, fa, fb);
+    for (int i = 0; i < 4; i++) {
+        const int at = (lane / 4 + i / 2 * 8) * 8 + lane % 4 * 2 + i % 2;
+        d[at] = x[i], d_trans[at] = y[i];
+    }
+}
+
+static void test_tensor_core_operations(void **) {
+    __nv_bfloat16 *a = device_array<__nv_bfloat16>(256), *b = device_array<__nv_bfloat16>(256);
+    __nv_bfloat16 *b_trans = device_array<__nv_bfloat16>(256);
+    float *d = device_array<float>(128), *d_trans = device_array<float>(128);
+    for (int i = 0; i < 256; i++) {
+        a[i] = __float2bfloat16_rn((float)(i * 7 % 11 - 5)), b[i] = __float2bfloat16_rn((float)(i * 5 % 13 - 6));
+    }
+    for (int i = 0; i < 256; i++) { b_trans[i] = b[i % 16 * 16 + i / 16]; }
+    emu::launch<mma_kernel>(1, 32, 768 * sizeof *a, nullptr, d, d_trans, a, b, b_trans);
+    for (int row = 0; row < 16; row++) {
+        for (int col = 0; col < 8; col++) {
+            float sum = 0;
+            for (int k = 0; k < 16; k++) {
+                sum += __bfloat162float(a[row * 16 + k]) * __bfloat162float(b[col * 16 + k]);
+            }
+            assert_true(d[row * 8 + col] == sum && d_trans[row * 8 + col] == sum);
+        }
+    }
+    cudaFree(a), cudaFree(b), cudaFree(b_trans), cudaFree(d), cudaFree(d_trans);
+}
+
+static void copy_kernel(float *out, const float *x, bool wait) {
+    float *tile = (float *)dynamic_shared;
+    cp_async_16(tile + threadIdx.x * 4, x + threadIdx.x * 4, threadIdx.x != 3);
+    cp_async_commit();
+    if (wait) { cp_async_wait<0>(); }
+    const float4 v = *(float4 *)(tile + threadIdx.x * 4);
+    *(float4 *)(out + threadIdx.x * 4) = v;
+    cp_async_wait<0>();
+}
+
+static void test_asynchronous_copy(void **) {
+    float *x = device_array<float>(128), *out = device_array<float>(128);
+    for (int i = 0; i < 128; i++) { x[i] = (float)i; }
+    emu::launch<copy_kernel>(1, 32, 512, nullptr, out, x, true);
+    for (int i = 0; i < 128; i++) { assert_true(out[i] == (i / 4 == 3 ? 0 : (float)i)); }
+    emu::launch<copy_kernel>(1, 32, 512, nullptr, out, x, false); // read before the wait: NaN
+    for (int i = 0; i < 128; i++) { assert_true(isnan(out[i])); }
+    cudaFree(x), cudaFree(out);
+}
+
+static void test_graph(void **) {
+    cudaStream_t stream;
+    cudaGraph_t graph;
+    cudaGraphExec_t exec;
+    float *x = device_array<float>(32), *out = device_array<float>(1);
+    cudaStreamCreateWithFlags(&stream, cudaStreamNonBlocking);
+    assert_int_equal(cudaStreamBeginCapture(stream, cudaStreamCaptureModeThreadLocal), cudaSuccess);
+    emu::launch<sum_kernel>(1, 32, 0, stream, out, x, 32);
+    assert_true(isnan(out[0])); // recorded, not run
+    assert_int_equal(cudaStreamSynchronize(stream), cudaErrorIllegalState);
+    assert_int_equal(cudaStreamEndCapture(stream, &graph), cudaSuccess);
+    cudaGraphInstantiate(&exec, graph, 0);
+    for (int turn = 1; turn <= 2; turn++) {
+        for (int i = 0; i < 32; i++) { x[i] = (float)turn; }
+        cudaGraphLaunch(exec, stream);
+        assert_true(out[0] == 32.0f * turn);
+    }
+    cudaGraphExecDestroy(exec), cudaGraphDestroy(graph), cudaStreamDestroy(stream);
+    cudaFree(x), cudaFree(out), cudaGetLastError();
+}
+
+static void test_bf16_rounding(void **) {
+    const float values[][2] = {{1.0f, 1.0f}, {1.00390625f, 1.0f}, {1.01171875f, 1.015625f}, {-3.14159f, -3.140625f}};
+    for (auto &v : values) { assert_true(__bfloat162float(__float2bfloat16_rn(v[0])) == v[1]); }
+    assert_true(isnan(__bfloat162float(__float2bfloat16_rn(NAN))));
+    assert_true(isinf(__bfloat162float(__float2bfloat16_rn(3.4e38f))));
+}
+
+// ---- cuBLASLt ------------------------------------------------------------------------------------------------------
+
+struct Matmul {
+    bool transpose_a, transpose_b, bias, half, float_out;
+    int m, n, k, lda, ldb, ldd, batches;
+    float alpha, beta;
+};
+
+// D and C are of one type; element i of an array of that type.
+static float value(const void *p, bool half, size_t i) {
+    return half ? __bfloat162float(((const __nv_bfloat16 *)p)[i]) : ((const float *)p)[i];
+}
+static void set_value(void *p, bool half, size_t i, float x) {
+    if (half) {
+        ((__nv_bfloat16 *)p)[i] = __float2bfloat16_rn(x);
+    } else {
+        ((float *)p)[i] = x;
+    }
+}
+
+static cublasStatus_t run_matmul(const Matmul &t, void *A, void *B, void *C, void *D, void *bias, uint32_t alignment) {
+    cublasLtHandle_t handle;
+    cublasLtMatmulDesc_t desc;
+    cublasLtMatrixLayout_t a, b, d;
+    cublasLtMatmulPreference_t preference;
+    cublasLtMatmulHeuristicResult_t result;
+    int found;
+    const cublasOperation_t ops[2] = {t.transpose_a ? CUBLAS_OP_T : CUBLAS_OP_N,
+                                      t.transpose_b ? CUBLAS_OP_T : CUBLAS_OP_N};
+    const cublasLtEpilogue_t epilogue = t.bias ? CUBLASLT_EPILOGUE_BIAS : CUBLASLT_EPILOGUE_DEFAULT;
+    const cudaDataType_t in = t.half ? CUDA_R_16BF : CUDA_R_32F,
+                         out = t.half && !t.float_out ? CUDA_R_16BF : CUDA_R_32F;
+    cublasLtCreate(&handle);
+    cublasLtMatmulDescCreate(&desc, CUBLAS_COMPUTE_32F, CUDA_R_32F);
+    cublasLtMatmulDescSetAttribute(desc, CUBLASLT_MATMUL_DESC_TRANSA, ops, sizeof *ops);
+    cublasLtMatmulDescSetAttribute(desc, CUBLASLT_MATMUL_DESC_TRANSB, ops + 1, sizeof *ops);
+    cublasLtMatmulDescSetAttribute(desc, CUBLASLT_MATMUL_DESC_EPILOGUE, &epilogue, sizeof epilogue);
+    if (t.bias) { cublasLtMatmulDescSetAttribute(desc, CUBLASLT_MATMUL_DESC_BIAS_POINTER, &bias, sizeof bias); }
+    const int cols_a = t.transpose_a ? t.m : t.k, cols_b = t.transpose_b ? t.k : t.n;
+    cublasLtMatrixLayoutCreate(&a, in, t.transpose_a ? t.k : t.m, cols_a, t.lda);
+    cublasLtMatrixLayoutCreate(&b, in, t.transpose_b ? t.n : t.k, cols_b, t.ldb);
+    cublasLtMatrixLayoutCreate(&d, out, t.m, t.n, t.ldd);
+    cublasLtMatrixLayout_t layouts[] = {a, b, d};
+    const int64_t offsets[] = {(int64_t)t.lda * cols_a, (int64_t)t.ldb * cols_b, (int64_t)t.ldd * t.n};
+    for (int i = 0; i < 3; i++) {
+        cublasLtMatrixLayoutSetAttribute(layouts[i], CUBLASLT_MATRIX_LAYOUT_BATCH_COUNT, &t.batches, sizeof t.batches);
+        cublasLtMatrixLayoutSetAttribute(layouts[i], CUBLASLT_MATRIX_LAYOUT_STRIDED_BATCH_OFFSET, offsets + i,
+                                         sizeof *offsets);
+    }
+    cublasLtMatmulPreferenceCreate(&preference);
+    for (int i = 0; i < 4; i++) {
+        const auto attribute = (cublasLtMatmulPreferenceAttributes_t)(CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_A_BYTES + i);
+        cublasLtMatmulPreferenceSetAttribute(preference, attribute, &alignment, sizeof alignment);
+    }
+    cublasStatus_t status = cublasLtMatmulAlgoGetHeuristic(handle, desc, a, b, d, d, preference, 1, &result, &found);
+    if (status == CUBLAS_STATUS_SUCCESS) {
+        status =
+            cublasLtMatmul(handle, desc, &t.alpha, A, a, B, b, &t.beta, C, d, D, d, &result.algo, nullptr, 0, nullptr);
+    }
+    cublasLtMatmulPreferenceDestroy(preference);
+    cublasLtMatrixLayoutDestroy(a), cublasLtMatrixLayoutDestroy(b), cublasLtMatrixLayoutDestroy(d);
+    cublasLtMatmulDescDestroy(desc), cublasLtDestroy(handle);
+    return status;
+}
+
+// Whole numbers: exact in every type.
+static void check_matmul(const Matmul &t) {
+    const bool half_out = t.half && !t.float_out;
+    const size_t cols_a = t.transpose_a ? t.m : t.k, cols_b = t.transpose_b ? t.k : t.n;
+    const size_t na = t.lda * cols_a, nb = t.ldb * cols_b, nd = (size_t)t.ldd * t.n;
+    float *A = device_array<float>(na * t.batches), *B = device_array<float>(nb * t.batches);
+    float *C = device_array<float>(nd * t.batches), *D = device_array<float>(nd * t.batches),
+          *bias = device_array<float>(t.m);
+    for (size_t i = 0; i < na * t.batches; i++) { set_value(A, t.half, i, (float)(i * 7 % 5) - 2); }
+    for (size_t i = 0; i < nb * t.batches; i++) { set_value(B, t.half, i, (float)(i * 3 % 7) - 3); }
+    for (int i = 0; i < t.m; i++) { set_value(bias, half_out, i, (float)(i % 4)); }
+    if (t.beta != 0) {
+        for (size_t i = 0; i < nd * t.batches; i++) { set_value(C, half_out, i, (float)(i % 3)); }
+    }
+    assert_int_equal(run_matmul(t, A, B, C, D, bias, 16), CUBLAS_STATUS_SUCCESS);
+    for (int batch = 0; batch < t.batches; batch++) {
+        for (int col = 0; col < t.n; col++) {
+            for (int row = 0; row < t.m; row++) {
+                float sum = 0;
+                for (int k = 0; k < t.k; k++) {
+                    const size_t ia = t.transpose_a ? (size_t)row * t.lda + k : (size_t)k * t.lda + row;
+                    const size_t ib = t.transpose_b ? (size_t)k * t.ldb + col : (size_t)col * t.ldb + k;
+                    sum += value(A, t.half, batch * na + ia) * value(B, t.half, batch * nb + ib);
+                }
+                const size_t at = batch * nd + (size_t)col * t.ldd + row;
+                sum = t.alpha * sum + (t.bias ? value(bias, half_out, row) : 0);
+                if (t.beta != 0) { sum += t.beta * value(C, half_out, at); }
+                assert_true(value(D, half_out, at) == sum);
+            }
+        }
+    }
+    synchronize();
+    cudaFree(A), cudaFree(B), cudaFree(C), cudaFree(D), cudaFree(bias);
+}
+
+static void test_matmul(void **) {
+    for (int bits = 0; bits < 32; bits++) {
+        const bool ta = bits & 1, tb = bits & 2, half = bits & 8;
+        const int m = 6, n = 5, k = 7;
+        check_matmul({ta, tb, (bits & 4) != 0, half, half && (bits & 16), m, n, k, (ta ? k : m) + 2, (tb ? n : k) + 1,
+                      m + 2, bits & 16 ? 3 : 1, 2, bits & 1 ? 1.0f : 0.0f});
+    }
+}
+
+static void test_matmul_refusals(void **) {
+    const Matmul good = {true, false, false, true, false, 8, 8, 8, 8, 8, 8, 1, 1, 0};
+    __nv_bfloat16 *p = device_array<__nv_bfloat16>(1024);
+    memset(p, 0, 2048);
+    assert_int_equal(run_matmul(good, p, p + 64, p + 128, p + 128, nullptr, 16), CUBLAS_STATUS_SUCCESS);
+    assert_int_equal(run_matmul(good, p + 4, p + 64, p + 128, p + 128, nullptr, 16), CUBLAS_STATUS_INVALID_VALUE);
+    assert_int_equal(run_matmul(good, p, p + 65, p + 128, p + 128, nullptr, 16), CUBLAS_STATUS_INVALID_VALUE);
+    assert_int_equal(run_matmul(good, p + 8, p + 64, p + 128, p + 128, nullptr, 256), CUBLAS_STATUS_INVALID_VALUE);
+    Matmul biased = good;
+    biased.bias = true;
+    assert_int_equal(run_matmul(biased, p, p + 64, p + 128, p + 128, nullptr, 16), CUBLAS_STATUS_INVALID_VALUE);
+    assert_int_equal(run_matmul(biased, p, p + 64, p + 128, p + 128, p + 1, 16), CUBLAS_STATUS_INVALID_VALUE);
+    cublasLtMatrixLayout_t layout;
+    assert_int_equal(cublasLtMatrixLayoutCreate(&layout, CUDA_R_32F, 8, 8, 7), CUBLAS_STATUS_INVALID_VALUE);
+    cudaFree(p);
+}
+
+// ---- Planted faults ------------------------------------------------------------------------------------------------
+
+static void divergent_barrier(int) {
+    if (threadIdx.x < 20) { __syncthreads(); }
+}
+static void two_barriers(int) {
+    if (threadIdx.x < 20) {
+        __syncthreads();
+    } else {
+        __syncthreads();
+    }
+}
+static void wrong_mask(int) { __shfl_sync(0x0000ffffu, 1, 0); }
+static void lane_that_left(int) {
+    if (threadIdx.x == 7) { return; }
+    __syncwarp();
+}
+static void partial_warp(int) { __syncwarp(); }
+static void mixed_operations(int) {
+    if (threadIdx.x % 2) {
+        __syncwarp();
+    } else {
+        __shfl_sync(0xffffffffu, 1, 0);
+    }
+}
+static void absent_source(int) {
+    if (threadIdx.x < 16) { __shfl_sync(0xffffu, 1, 20); }
+}
+static void partial_mma(int) {
+    float d[4] = {};
+    unsigned a[4] = {}, b[2] = {};
+    if (threadIdx.x != 9) { mma_m16n8k16(d, a, b); }
+}
+static void shared_overrun(int bytes) { dynamic_shared[bytes] = 1; }
+static void ldmatrix_outside(int bytes) {
+    unsigned r[4];
+    ldmatrix_x4(r, dynamic_shared + bytes);
+}
+static void copy_not_waited_for(const float *x) { cp_async_16((float *)dynamic_shared + threadIdx.x * 4, x, true); }
+static void write_at(float *x, long i) { x[i] = 1; }
+static void nothing(int) {}
+
+static void test_barrier_divergence(void **) {
+    expect_failure([] { emu::launch<divergent_barrier>(1, 64, 0, nullptr, 0); }, "kernel divergent_barrier");
+    expect_failure([] { emu::launch<divergent_barrier>(1, 64, 0, nullptr, 0); }, "barrier divergence: 20 of 64");
+    expect_failure([] { emu::launch<two_barriers>(1, 64, 0, nullptr, 0); }, "barrier divergence: this thread waits at");
+}
+
+static void test_warp_faults(void **) {
+    expect_failure([] { emu::launch<wrong_mask>(1, 32, 0, nullptr, 0); }, "does not name the calling lane 16");
+    expect_failure([] { emu::launch<lane_that_left>(1, 32, 0, nullptr, 0); }, "lane 7, which has left");
+    expect_failure([] { emu::launch<partial_warp>(1, 40, 0, nullptr, 0); }, "names lane 8, which the warp lacks");
+    expect_failure([] { emu::launch<mixed_operations>(1, 32, 0, nullptr, 0); }, "but lane");
+    expect_failure([] { emu::launch<absent_source>(1, 32, 0, nullptr, 0); },
+                   "shuffles from lane 20, which takes no part");
+    expect_failure([] { emu::launch<partial_mma>(1, 32, 0, nullptr, 0); }, "lane 9");
+}
+
+static void test_shared_memory_faults(void **) {
+    expect_failure([] { emu::launch<shared_overrun>(1, 1, 100, nullptr, 100); }, "wrote 0 bytes beyond its 100 bytes");
+    expect_failure([] { emu::launch<ldmatrix_outside>(1, 32, 512, nullptr, 512); },
+                   "ldmatrix outside of the block's 512");
+    expect_failure([] { emu::launch<ldmatrix_outside>(1, 32, 512, nullptr, 8); }, "no multiple of 16");
+    expect_failure([] { emu::launch<nothing>(1, 32, 50 << 10, nullptr, 0); }, "without cudaFuncSetAttribute");
+    expect_failure([] { emu::launch<nothing>(1, 32, 100 << 10, nullptr, 0); }, "the card has 101376");
+    expect_failure([] { emu::launch<copy_not_waited_for>(1, 32, 512, nullptr, device_array<float>(4)); }, "in flight");
+    assert_int_equal(cudaFuncSetAttribute(nothing, cudaFuncAttributeMaxDynamicSharedMemorySize, 100 << 10),
+                     cudaErrorInvalidValue);
+    assert_int_equal(cudaGetLastError(), cudaErrorInvalidValue);
+}
+
+static void test_shared_memory_granted(void **) {
+    expect_failure( // the end of a good child is a fault of another kind: the launch itself passes
+        [] {
+            cudaFuncSetAttribute(nothing, cudaFuncAttributeMaxDynamicSharedMemorySize, 99 << 10);
+            emu::launch<nothing>(1, 32, 99 << 10, nullptr, 0);
+            emu::fail("the launch passed");
+        },
+        "the launch passed");
+}
+
+static void test_launch_limits(void **) {
+    expect_failure([] { emu::launch<nothing>(1, dim3(64, 32), 0, nullptr, 0); }, "the limit is 1024");
+    expect_failure([] { emu::launch<nothing>(dim3(1, 70000), 32, 0, nullptr, 0); }, "a grid of 1 x 70000 x 1");
+    expect_failure([] { emu::launch<nothing>(0, 32, 0, nullptr, 0); }, "a grid of 0 x 1 x 1");
+}
+
+static void test_memory_faults(void **) {
+    float *x = device_array<float>(10);
+    for (int i = 0; i < 10; i++) { assert_true(isnan(x[i])); } // poisoned
+    cudaFree(x);
+    expect_failure([] { emu::launch<write_at>(1, 1, 0, nullptr, device_array<float>(64), 64L); }, "invalid access");
+    expect_failure([] { emu::launch<write_at>(1, 1, 0, nullptr, device_array<float>(64), 1000000L); },
+                   "kernel write_at");
+    expect_failure( // in the slack of the alignment: found at the next synchronisation
+        [] {
+            emu::launch<write_at>(1, 1, 0, nullptr, device_array<float>(10), 10L);
+            cudaDeviceSynchronize();
+        },
+        "written 0 bytes beyond an allocation of 40 bytes; the last kernel was write_at");
+    expect_failure(
+        [] {
+            float *p = device_array<float>(10);
+            emu::launch<write_at>(1, 1, 0, nullptr, p, -1L);
+            cudaFree(p);
+        },
+        "before an allocation of 40 bytes");
+    void *big;
+    assert_int_equal(cudaMalloc(&big, (size_t)1 << 40), cudaErrorMemoryAllocation);
+    assert_int_equal(cudaFree(&big), cudaErrorInvalidValue);
+    cudaGetLastError();
+}
+
+int main() {
+    // Faults first: children are forked while this process has no threads yet.
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(test_barrier_divergence),
+        cmocka_unit_test(test_warp_faults),
+        cmocka_unit_test(test_shared_memory_faults),
+        cmocka_unit_test(test_shared_memory_granted),
+        cmocka_unit_test(test_launch_limits),
+        cmocka_unit_test(test_memory_faults),
+        cmocka_unit_test(test_bf16_rounding),
+        cmocka_unit_test(test_reduction_in_every_order),
+        cmocka_unit_test(test_warp_operations),
+        cmocka_unit_test(test_tensor_core_operations),
+        cmocka_unit_test(test_asynchronous_copy),
+        cmocka_unit_test(test_graph),
+        cmocka_unit_test(test_matmul),
+        cmocka_unit_test(test_matmul_refusals),
+    };
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}
