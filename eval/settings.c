@@ -119,6 +119,18 @@ void settings_write(const ModelSettings *s, const char *folder) {
     free(path);
 }
 
+void settings_copy(const char *from, const char *to) {
+    char *source = xprintf("%s/cocogold.json", from), *target = xprintf("%s/cocogold.json", to);
+    if (file_exists(source)) {
+        size_t size;
+        char *text = read_file(source, &size);
+        atomic_write(target, text, size);
+        free(text);
+    }
+    free(source);
+    free(target);
+}
+
 // Thresholds of segmentation.json for a method; `any_method`: take over the file's method too.
 static void read_thresholds(MaskRule *rule, const char *folder, bool any_method) {
     char *path = xprintf("%s/segmentation.json", folder);

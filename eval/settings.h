@@ -24,6 +24,8 @@ ModelSettings settings_default(void);
 // where there is no such file. Dies with file and field where it is damaged.
 bool settings_read(ModelSettings *settings, const char *folder);
 void settings_write(const ModelSettings *settings, const char *folder);
+// Copies cocogold.json, if there is one, from one model directory to another.
+void settings_copy(const char *from, const char *to);
 void settings_free(ModelSettings *settings);
 // Sets a list of names (copied): settings_names(&s.train_class_count, &s.train_classes, count, names).
 void settings_names(int *count, char ***names, int new_count, const char *const *new_names);

@@ -1,4 +1,5 @@
 #include "train/checkpoint.h"
+#include "eval/settings.h"
 #include "model/safetensors.h"
 #include "util/error.h"
 #include "util/file.h"
@@ -209,6 +210,7 @@ void checkpoint_publish(const char *checkpoint, const char *out) {
     remove_tree(work);
     cleanup_add(work);
     pipeline_link(checkpoint, work, NULL);
+    settings_copy(checkpoint, work);
     remove_tree(trainer);
     commit_rename(work, model);
     cleanup_remove(work);
