@@ -1,0 +1,322 @@
+#include "dies.h"
+#include <math.h>
+#include "model/safetensors.h"
+
+// ---- Conversions ---------------------------------------------------------------------------------------------------
+
+static float float_of(uint32_t bits) {
+    float x;
+    memcpy(&x, &bits, sizeof x);
+    return x;
+}
+
+static uint32_t bits_of(float x) {
+    uint32_t bits;
+    memcpy(&bits, &x, sizeof bits);
+    return bits;
+}
+
+// From the definition: sign, 5 bits of exponent with bias 15, 10 of mantissa.
+static float half_by_definition(uint16_t h) {
+    int exponent = h >> 10 & 31, mantissa = h & 1023;
+    double value = exponent == 31  ? (mantissa ? NAN : INFINITY)
+                   : exponent == 0 ? ldexp(mantissa, -24)
+                                   : ldexp(1024 + mantissa, exponent - 25);
+    return (float)(h & 0x8000 ? -value : value);
+}
+
+static void test_half_to_float(void **state) {
+    (void)state;
+    for (uint32_t h = 0; h < 65536; h++) {
+        float expected = half_by_definition((uint16_t)h), found = half_to_float((uint16_t)h);
+        if (isnan(expected)) {
+            assert_true(isnan(found));
+        } else {
+            assert_int_equal(bits_of(found), bits_of(expected));
+            assert_int_equal(float_to_half(found), h);
+        }
+    }
+    print_message("half to float and back: all 65536 exact\n");
+}
+
+// The nearest of all halves; of two equally near ones the even one.
+static void test_float_to_half(void **state) {
+    (void)state;
+    long checked = 0;
+    for (uint32_t h = 0; h < 0x7c00; h++) { // between each half and the next (the last: to infinity)
+        double low = half_by_definition((uint16_t)h);
+        double high = h + 1 == 0x7c00 ? 65536.0 : half_by_definition((uint16_t)(h + 1)), middle = (low + high) / 2;
+        float exact = (float)middle; // halfway needs one bit more, which a float has
+        assert_true((double)exact == middle);
+        uint16_t even = (uint16_t)(h & 1 ? h + 1 : h);
+        assert_int_equal(float_to_half(exact), even);
+        assert_int_equal(float_to_half(nextafterf(exact, 0)), h);
+        assert_int_equal(float_to_half(nextafterf(exact, INFINITY)), h + 1);
+        assert_int_equal(float_to_half(-exact), even | 0x8000);
+        checked += 4;
+    }
+    assert_int_equal(float_to_half(INFINITY), 0x7c00);
+    assert_int_equal(float_to_half(3e38f), 0x7c00);
+    assert_int_equal(float_to_half(1e-40f), 0);
+    assert_int_equal(float_to_half(-0.0f), 0x8000);
+    assert_true(isnan(half_to_float(float_to_half(NAN))));
+    assert_true(isnan(half_to_float(float_to_half(float_of(0x7f800001)))));
+    print_message("float to half: %ld values around every rounding border\n", checked);
+}
+
+static void test_bfloat16(void **state) {
+    (void)state;
+    for (uint32_t h = 0; h < 65536; h++) {
+        float x = bfloat16_to_float((uint16_t)h);
+        assert_int_equal(bits_of(x), h << 16);
+        if (isnan(x)) {
+            assert_true(isnan(bfloat16_to_float(float_to_bfloat16(x))));
+            continue;
+        }
+        assert_int_equal(float_to_bfloat16(x), h);
+        if ((h & 0x7fff) >= 0x7f80) { continue; }
+        assert_int_equal(float_to_bfloat16(float_of(h << 16 | 0x7fff)), h);
+        assert_int_equal(float_to_bfloat16(float_of(h << 16 | 0x8000)), h + (h & 1));
+        assert_int_equal(float_to_bfloat16(float_of(h << 16 | 0x8001)), h + 1);
+    }
+    assert_true(isnan(bfloat16_to_float(float_to_bfloat16(float_of(0x7f800001))))); // not rounded to infinity
+}
+
+// ---- Round trips ---------------------------------------------------------------------------------------------------
+
+enum { N = 5000 };
+
+static void write_example(const char *path) {
+    float values[N];
+    for (int i = 0; i < N; i++) { values[i] = (float)(i - 2000) / 7; }
+    int64_t ids[3] = {-1, 49407, 1LL << 40};
+    SafetensorsWriter *w = safetensors_writer(path);
+    safetensors_declare(w, "b.weight", DTYPE_F32, 3, (int64_t[]){10, 20, 25});
+    safetensors_declare(w, "empty", DTYPE_F32, 2, (int64_t[]){0, 4});
+    safetensors_declare(w, "a \"quoted\" é", DTYPE_F16, 1, (int64_t[]){N});
+    safetensors_declare(w, "c", DTYPE_BF16, 1, (int64_t[]){N});
+    safetensors_declare(w, "ids", DTYPE_I64, 1, (int64_t[]){3});
+    safetensors_declare(w, "scalar", DTYPE_F32, 0, NULL);
+    safetensors_write_floats(w, values, N - 3); // pieces need not end where tensors do
+    safetensors_write_floats(w, values + N - 3, 3);
+    safetensors_write_floats(w, values, N);
+    safetensors_write_floats(w, values, N);
+    safetensors_write(w, ids, sizeof ids);
+    safetensors_write_floats(w, values + 1, 1);
+    assert_false(file_exists(path)); // only when it is complete
+    safetensors_finish(w);
+}
+
+static void test_round_trip(void **state) {
+    (void)state;
+    char *path = scratch_path("example.safetensors");
+    write_example(path);
+    size_t size;
+    char *bytes = read_file(path, &size);
+    uint64_t header;
+    memcpy(&header, bytes, 8);
+    assert_int_equal(header % 8, 0);
+    assert_int_equal(size, 8 + header + N * 8 + 3 * 8 + 4);
+    assert_non_null(strstr(bytes + 8, "{\"__metadata__\":{\"format\":\"pt\"}"));
+
+    Safetensors file = safetensors_open(path);
+    assert_int_equal(file.count, 6);
+    const Tensor *b = safetensors_find(&file, "b.weight"), *a = safetensors_find(&file, "a \"quoted\" é");
+    const Tensor *c = safetensors_find(&file, "c"), *ids = safetensors_find(&file, "ids");
+    assert_null(safetensors_find(&file, "b"));
+    assert_int_equal(b->ndim, 3);
+    assert_int_equal(b->shape[2], 25);
+    assert_int_equal(safetensors_find(&file, "empty")->count, 0);
+    assert_int_equal(safetensors_find(&file, "scalar")->count, 1);
+    static float wide[N], half[N], brain[N];
+    tensor_to_float(b, 0, N, wide);
+    tensor_to_float(a, 0, N, half);
+    tensor_to_float(c, 0, N, brain);
+    for (int i = 0; i < N; i++) {
+        float x = (float)(i - 2000) / 7;
+        assert_true(wide[i] == x);
+        assert_true(half[i] == half_to_float(float_to_half(x)));
+        assert_true(brain[i] == bfloat16_to_float(float_to_bfloat16(x)));
+    }
+    float piece[2];
+    tensor_to_float(b, 7, 2, piece);
+    assert_true(piece[0] == wide[7] && piece[1] == wide[8]);
+    int64_t out[3];
+    tensor_to_int64(ids, 0, 3, out);
+    assert_true(out[0] == -1 && out[1] == 49407 && out[2] == 1LL << 40);
+    safetensors_close(&file);
+    free(bytes);
+}
+
+// A file with this header and this many bytes of data.
+static void write_raw(const char *path, const char *header, size_t data) {
+    uint64_t length = strlen(header);
+    char *bytes = xcalloc(1, 8 + length + data);
+    memcpy(bytes, &length, 8);
+    memcpy(bytes + 8, header, length);
+    atomic_write(path, bytes, 8 + length + data);
+    free(bytes);
+}
+
+// A header of odd length puts data at odd addresses.
+static void test_unaligned(void **state) {
+    (void)state;
+    char *path = scratch_path("odd.safetensors");
+    const char *header = "{\"x\":{\"dtype\":\"F64\",\"shape\":[2],\"data_offsets\":[1,17]},"
+                         "\"y\":{\"dtype\":\"U8\",\"shape\":[1],\"data_offsets\":[0,1]}} ";
+    write_raw(path, header, 17);
+    Safetensors file = safetensors_open(path);
+    float out[2] = {1, 1};
+    tensor_to_float(safetensors_find(&file, "x"), 0, 2, out);
+    assert_true(out[0] == 0 && out[1] == 0);
+    safetensors_close(&file);
+}
+
+static void test_shards(void **state) {
+    (void)state;
+    char *index = scratch_path("m.safetensors.index.json");
+    write_raw(scratch_path("m-1.safetensors"), "{\"x\":{\"dtype\":\"I8\",\"shape\":[2],\"data_offsets\":[0,2]}}", 2);
+    write_raw(scratch_path("m-2.safetensors"), "{\"y\":{\"dtype\":\"F32\",\"shape\":[],\"data_offsets\":[0,4]}}", 4);
+    write_text(index, "{\"metadata\": {\"total_size\": 6},"
+                      " \"weight_map\": {\"x\": \"m-1.safetensors\", \"y\": \"m-2.safetensors\"}}");
+    Safetensors file = safetensors_open(index);
+    assert_int_equal(file.count, 2);
+    assert_non_null(strstr(safetensors_find(&file, "y")->path, "m-2.safetensors"));
+    const char *first = safetensors_next_file(&file, NULL), *second = safetensors_next_file(&file, first);
+    assert_true(strstr(first, "m-1") && strstr(second, "m-2") && !safetensors_next_file(&file, second));
+    safetensors_close(&file);
+}
+
+// ---- Damage --------------------------------------------------------------------------------------------------------
+
+static void open_it(const char *path) {
+    Safetensors file = safetensors_open(path);
+    safetensors_close(&file);
+}
+
+static void read_floats(const char *path) {
+    Safetensors file = safetensors_open(path);
+    float x;
+    tensor_to_float(&file.tensors[0], 0, 1, &x);
+}
+
+static void read_integers(const char *path) {
+    Safetensors file = safetensors_open(path);
+    int64_t x;
+    tensor_to_int64(&file.tensors[0], 0, 1, &x);
+}
+
+static void write_nowhere(const char *path) { safetensors_writer(path); }
+
+#define ENTRY(dtype, shape, offsets)                                                                                   \
+    "{\"x\":{\"dtype\":\"" dtype "\",\"shape\":" shape ",\"data_offsets\":" offsets "}}"
+
+static void test_damaged_headers(void **state) {
+    (void)state;
+    static const struct {
+        const char *header, *words;
+        size_t data;
+    } cases[] = {
+        {"", "JSON", 0},
+        {"[]", "JSON object", 0},
+        {"{\"x\":", "JSON", 4},
+        {"{\"x\":3}", "\"x\"", 4},
+        {"{\"x\":{}}", "\"dtype\"", 4},
+        {"{\"x\":{\"dtype\":7}}", "\"dtype\"", 4},
+        {ENTRY("F8_E4M3", "[4]", "[0,4]"), "unsupported dtype \"F8_E4M3\"", 4},
+        {ENTRY("F32", "[-1]", "[0,4]"), "shape", 4},
+        {ENTRY("F32", "[1.5]", "[0,4]"), "shape", 4},
+        {ENTRY("F32", "1", "[0,4]"), "shape", 4},
+        {ENTRY("F32", "[1,1,1,1,1,1,1,1,1]", "[0,4]"), "shape", 4},
+        {ENTRY("F32", "[4611686018427387904,4]", "[0,4]"), "too large", 4},
+        {ENTRY("F32", "[1]", "[0]"), "data_offsets", 4},
+        {ENTRY("F32", "[1]", "[0,\"4\"]"), "data_offsets", 4},
+        {ENTRY("F32", "[1]", "[4,0]"), "bytes 4 to 0", 4},
+        {ENTRY("F32", "[1]", "[-4,0]"), "bytes -4 to 0", 4},
+        {ENTRY("F32", "[2]", "[0,8]"), "cut off", 4},
+        {ENTRY("F32", "[1]", "[9223372036854775803,9223372036854775807]"), "cut off", 4},
+        {ENTRY("F32", "[2]", "[0,4]"), "ask for 8", 4},
+        {ENTRY("F16", "[2]", "[0,8]"), "ask for 4", 8},
+        {ENTRY("F32", "[1]", "[4,8]"), "belong to no tensor", 8},
+        {ENTRY("F32", "[1]", "[0,4]"), "behind the last tensor", 5},
+        {"{\"x\":{\"dtype\":\"F32\",\"shape\":[2],\"data_offsets\":[0,8]},"
+         "\"y\":{\"dtype\":\"F32\",\"shape\":[1],\"data_offsets\":[4,8]}}",
+         "overlap", 8},
+        {"{\"x\":{\"dtype\":\"F32\",\"shape\":[1],\"data_offsets\":[0,4]},"
+         "\"x\":{\"dtype\":\"F32\",\"shape\":[1],\"data_offsets\":[4,8]}}",
+         "twice", 8},
+    };
+    char *path = scratch_path("damaged.safetensors");
+    for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
+        write_raw(path, cases[i].header, cases[i].data);
+        assert_dies(open_it, path, "damaged.safetensors");
+        assert_dies(open_it, path, cases[i].words);
+    }
+    print_message("%zu damaged headers refused\n", sizeof cases / sizeof *cases);
+}
+
+// A good file cut off after every one of its bytes, and with each byte of its header changed: an error or a good file,
+// never a crash.
+static void test_truncation(void **state) {
+    (void)state;
+    char *path = scratch_path("whole.safetensors"), *cut = scratch_path("cut.safetensors");
+    write_raw(path, ENTRY("F32", "[3]", "[0,12]"), 12);
+    size_t size;
+    char *bytes = read_file(path, &size);
+    for (size_t n = 0; n < size; n++) {
+        atomic_write(cut, bytes, n);
+        assert_dies(open_it, cut, "cut.safetensors");
+    }
+    print_message("%zu truncations refused\n", size);
+    bytes[3] = 1; // a header of 16 MB
+    atomic_write(cut, bytes, size);
+    assert_dies(open_it, cut, "cut off");
+    bytes[7] = 1;
+    atomic_write(cut, bytes, size);
+    assert_dies(open_it, cut, "no safetensors file");
+    free(bytes);
+}
+
+static void test_damaged_index(void **state) {
+    (void)state;
+    static const char *const cases[][2] = {
+        {"{}", "weight_map"},
+        {"{\"weight_map\": 1}", "weight_map"},
+        {"{\"weight_map\": {\"x\": 1}}", "weight_map"},
+        {"{\"weight_map\": {\"x\": \"../m-1.safetensors\"}}", "weight_map"},
+        {"{\"weight_map\": {\"x\": \"m-9.safetensors\"}}", "m-9.safetensors is missing"},
+        {"{\"weight_map\": {\"z\": \"m-1.safetensors\"}}", "\"z\""},
+        {"{\"weight_map\": {\"x\": \"m-2.safetensors\", \"y\": \"m-1.safetensors\"}}", "should be in"},
+        {"{\"weight_map\": {\"x\": \"m-1.safetensors\", \"y\": \"m-3.safetensors\"}}", "twice"},
+    };
+    test_shards(NULL);
+    write_raw(scratch_path("m-3.safetensors"), "{\"x\":{\"dtype\":\"I8\",\"shape\":[2],\"data_offsets\":[0,2]}}", 2);
+    char *index = scratch_path("damaged.safetensors.index.json");
+    for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
+        write_text(index, cases[i][0]);
+        assert_dies(open_it, index, cases[i][1]);
+    }
+}
+
+static void test_wrong_use(void **state) {
+    (void)state;
+    char *path = scratch_path("types.safetensors");
+    assert_dies(open_it, scratch_path("nothing.safetensors"), "nothing.safetensors");
+    assert_dies(open_it, "/", "cannot be opened");
+    write_raw(path, ENTRY("I64", "[1]", "[0,8]"), 8);
+    assert_dies(read_floats, path, "dtype I64");
+    write_raw(path, ENTRY("F32", "[1]", "[0,4]"), 4);
+    assert_dies(read_integers, path, "dtype F32");
+    assert_dies(write_nowhere, "/nowhere/at/all.safetensors", "/nowhere/at/all.safetensors");
+}
+
+int main(void) {
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(test_half_to_float),   cmocka_unit_test(test_float_to_half),
+        cmocka_unit_test(test_bfloat16),        cmocka_unit_test(test_round_trip),
+        cmocka_unit_test(test_unaligned),       cmocka_unit_test(test_shards),
+        cmocka_unit_test(test_damaged_headers), cmocka_unit_test(test_truncation),
+        cmocka_unit_test(test_damaged_index),   cmocka_unit_test(test_wrong_use),
+    };
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}

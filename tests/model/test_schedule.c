@@ -1,0 +1,126 @@
+#include "dies.h"
+#include <math.h>
+#include "model/schedule.h"
+
+static const ScheduleConfig sd2 = {.num_train_timesteps = 1000,
+                                   .steps_offset = 1,
+                                   .beta_start = 0.00085,
+                                   .beta_end = 0.012,
+                                   .scaled_linear = true,
+                                   .prediction = PREDICT_V,
+                                   .spacing = SPACING_TRAILING,
+                                   .clip_sample_range = 1};
+
+// alpha_bar in double from the formula.
+static void alphas_by_definition(const ScheduleConfig *c, double *alphas) {
+    int T = c->num_train_timesteps;
+    double product = 1;
+    for (int t = 0; t < T; t++) {
+        double u = (double)t / (T - 1);
+        double root = sqrt(c->beta_start) + u * (sqrt(c->beta_end) - sqrt(c->beta_start));
+        double beta = c->scaled_linear ? root * root : c->beta_start + u * (c->beta_end - c->beta_start);
+        alphas[t] = product *= 1 - beta;
+    }
+    if (!c->rescale_betas_zero_snr) { return; }
+    double first = sqrt(alphas[0]), last = sqrt(alphas[T - 1]);
+    for (int t = 0; t < T; t++) { alphas[t] = pow((sqrt(alphas[t]) - last) * first / (first - last), 2); }
+}
+
+static void test_alphas(void **state) {
+    (void)state;
+    static double expected[1000];
+    for (int variant = 0; variant < 4; variant++) {
+        ScheduleConfig c = sd2;
+        c.scaled_linear = variant & 1;
+        c.rescale_betas_zero_snr = variant & 2;
+        Schedule s = schedule_create(&c);
+        alphas_by_definition(&c, expected);
+        double worst = 0;
+        for (int t = 0; t < 1000; t++) {
+            double error = fabs(s.alphas_cumprod[t] - expected[t]);
+            worst = fmax(worst, error / fmax(expected[t], 1e-3));
+            assert_true(t == 0 || s.alphas_cumprod[t] < s.alphas_cumprod[t - 1]);
+        }
+        print_message("alphas_cumprod, variant %d: error %.1e\n", variant, worst);
+        assert_true(worst < 1e-4); // the product of a thousand floats close to 1
+        assert_true((s.alphas_cumprod[999] == 0) == c.rescale_betas_zero_snr);
+        assert_true(s.final_alpha_cumprod == s.alphas_cumprod[0]);
+        schedule_free(&s);
+    }
+}
+
+static void check_timesteps(TimestepSpacing spacing, int steps, const int *expected) {
+    ScheduleConfig c = sd2;
+    c.spacing = spacing;
+    Schedule s = schedule_create(&c);
+    int found[10];
+    schedule_timesteps(&s, steps, found);
+    for (int i = 0; i < steps; i++) { assert_int_equal(found[i], expected[i]); }
+    schedule_free(&s);
+}
+
+static void test_timesteps(void **state) {
+    (void)state;
+    check_timesteps(SPACING_TRAILING, 1, (int[]){999});
+    check_timesteps(SPACING_TRAILING, 3, (int[]){999, 666, 332});
+    check_timesteps(SPACING_TRAILING, 4, (int[]){999, 749, 499, 249});
+    check_timesteps(SPACING_LEADING, 3, (int[]){667, 334, 1});
+    check_timesteps(SPACING_LINSPACE, 3, (int[]){999, 500, 0}); // 499.5 rounds to even
+    check_timesteps(SPACING_LINSPACE, 1, (int[]){0});
+    for (int steps = 1; steps <= 1000; steps++) {
+        ScheduleConfig c = sd2;
+        Schedule s = schedule_create(&c);
+        int found[1000];
+        schedule_timesteps(&s, steps, found);
+        assert_int_equal(found[0], 999);
+        for (int i = 1; i < steps; i++) { assert_true(found[i] < found[i - 1] && found[i] >= 0); }
+        schedule_free(&s);
+    }
+}
+
+static void test_step_alphas(void **state) {
+    (void)state;
+    ScheduleConfig c = sd2;
+    Schedule s = schedule_create(&c);
+    float now, previous;
+    schedule_step_alphas(&s, 666, 3, &now, &previous); // 666 - 1000 / 3 = 333, though the next timestep is 332
+    assert_true(now == s.alphas_cumprod[666] && previous == s.alphas_cumprod[333]);
+    schedule_step_alphas(&s, 332, 3, &now, &previous);
+    assert_true(previous == s.alphas_cumprod[0]);
+    schedule_free(&s);
+    c.set_alpha_to_one = true;
+    s = schedule_create(&c);
+    schedule_step_alphas(&s, 332, 3, &now, &previous);
+    assert_true(previous == 1);
+    schedule_free(&s);
+}
+
+static void epsilon_with_zero_snr(const char *unused) {
+    (void)unused;
+    ScheduleConfig c = sd2;
+    c.prediction = PREDICT_EPSILON;
+    c.rescale_betas_zero_snr = true;
+    schedule_create(&c);
+}
+
+static void wrong_steps(const char *steps) {
+    ScheduleConfig c = sd2;
+    c.spacing = SPACING_LEADING;
+    Schedule s = schedule_create(&c);
+    int timesteps[2000];
+    schedule_timesteps(&s, atoi(steps), timesteps);
+}
+
+static void test_refusals(void **state) {
+    (void)state;
+    assert_dies(epsilon_with_zero_snr, "", "prediction_type");
+    assert_dies(wrong_steps, "0", "expected 1 to 1000");
+    assert_dies(wrong_steps, "1001", "expected 1 to 1000");
+    assert_dies(wrong_steps, "1000", "steps_offset"); // begins at 1000, one too late
+}
+
+int main(void) {
+    const struct CMUnitTest tests[] = {cmocka_unit_test(test_alphas), cmocka_unit_test(test_timesteps),
+                                       cmocka_unit_test(test_step_alphas), cmocka_unit_test(test_refusals)};
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}
