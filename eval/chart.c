@@ -48,7 +48,7 @@ static const char style[] =
     ".gallery{display:grid;grid-template-columns:repeat(auto-fill,minmax(320px,1fr));gap:14px}"
     ".pair{background:#fff;border:1px solid #e3e6ea;border-radius:12px;padding:12px}"
     ".pair div{display:grid;grid-template-columns:1fr 1fr 1fr;gap:6px;align-items:center}"
-    ".pair img{width:100%;border-radius:5px;display:block;image-rendering:auto}.pair "
+    ".pair img{width:100%;height:auto;border-radius:5px;display:block;image-rendering:auto}.pair "
     "img.tiny{image-rendering:pixelated}"
     ".pair p{margin:0 0 8px;display:flex;justify-content:space-between;font-size:14.5px}"
     ".pair em{font-style:normal;color:#66707c}dt{font-weight:600;margin-top:8px}dd{margin:0 0 4px;color:#404a55}"

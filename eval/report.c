@@ -166,7 +166,7 @@ static void grouped_figure(FILE *out, const Json *m, const char *id, const char 
 
 static void details_figures(FILE *out, const Json *m) {
     static const NamedPath sizes[] = {
-        {"small, under 2%", "giou_small"}, {"medium, under 15%", "giou_medium"}, {"large", "giou_large"}};
+        {"small, < 2%", "giou_small"}, {"medium, < 15%", "giou_medium"}, {"large", "giou_large"}};
     static const NamedPath precisions[] = {
         {"IoU > 0.5", "p50"}, {"IoU > 0.6", "p60"}, {"IoU > 0.7", "p70"}, {"IoU > 0.8", "p80"}, {"IoU > 0.9", "p90"}};
     static const NamedPath degenerate[] = {{"empty masks", "empty"}, {"full masks", "full"}};

@@ -21,13 +21,14 @@ PROBE = """
 window.problems = [];
 addEventListener('error', e => problems.push(String(e.message)));
 addEventListener('load', () => {
-  const out = {problems, figures: {}, images: 0, broken: 0, width: document.documentElement.scrollWidth};
+  const out = {problems, figures: {}, images: 0, broken: 0, squashed: 0, width: document.documentElement.scrollWidth};
   for (const figure of document.querySelectorAll('figure[id]')) {
     const svg = figure.querySelector('svg'), box = (svg || figure).getBoundingClientRect();
     out.figures[figure.id] = {width: box.width, height: box.height,
         marks: svg ? svg.querySelectorAll('rect,path[stroke-width],circle').length : -1};
   }
-  for (const image of document.images) { out.images++; out.broken += !(image.complete && image.naturalWidth > 0); }
+  for (const image of document.images) { out.images++; out.broken += !(image.complete && image.naturalWidth > 0);
+    out.squashed += Math.abs(image.width / image.height / (image.naturalWidth / image.naturalHeight) - 1) > 0.05; }
   const pre = document.createElement('pre');
   pre.id = 'probe';
   pre.textContent = JSON.stringify(out);
@@ -50,7 +51,7 @@ def browse(page: pathlib.Path, tmp_path: pathlib.Path) -> dict:
     assert found, done.stderr[-2000:]
     report = json.loads(found.group(1).replace("&amp;", "&").replace("&lt;", "<"))
     assert report["problems"] == []
-    assert report["broken"] == 0
+    assert report["broken"] == 0 and report["squashed"] == 0
     assert report["width"] <= 1100, "the page scrolls sideways"
     for name, figure in report["figures"].items():
         print(f"{name}: {figure['width']:.0f} x {figure['height']:.0f}, {figure['marks']} marks")
