@@ -74,6 +74,12 @@ test-reference: all ## set-up with PyTorch in .venv, then the tests against it
 	@bash -o pipefail -c 'tests/run.sh $(patsubst %,pytest:%,$(sort $(wildcard tests/reference/test_*.py))) | tee build/test-logs/reference.log'; \
 	  code=$$?; tail -n 1 build/test-logs/reference.log > build/test-logs/summary-test-reference; exit $$code
 
+bench: all ## time kernels and training steps against the roofline, with .venv also against PyTorch
+	@./cocogold bench all
+	@./cocogold bench step --preset mini
+	@./cocogold bench step --preset quarter-sd2
+	@if [ -x .venv/bin/python ]; then .venv/bin/python bench/compare.py; fi
+
 clean: ## remove build/
 	rm -rf build cocogold
 

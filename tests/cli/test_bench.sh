@@ -1,0 +1,52 @@
+#!/usr/bin/env bash
+# cocogold bench: every kernel is in its table, tables and files come out, mistakes are one sentence.
+set -u
+program=${COCOGOLD:-./cocogold}
+export OMP_NUM_THREADS=1
+work=$(mktemp -d)
+trap 'rm -rf "$work"' EXIT
+passed=0 failed=0
+
+check() { # check WHAT COMMAND...
+    if "${@:2}"; then
+        passed=$((passed + 1))
+    else
+        failed=$((failed + 1))
+        echo "failed: $1"
+    fi
+}
+refuses() { # refuses SENTENCE ARGUMENTS...: exit code 1 and one line that contains SENTENCE
+    "$program" bench "${@:2}" >/dev/null 2>"$work/message"
+    [ $? = 1 ] && [ "$(wc -l <"$work/message")" = 1 ] && grep -qF -- "$1" "$work/message"
+}
+benched() { # the functions of kernels.h that bench_kernels.c does not call
+    missing=$(grep -oE '^void [a-zA-Z0-9_]+' kernels/kernels.h | cut -d' ' -f2 |
+        while read -r name; do grep -qE "TIME\($name\(" bench/bench_kernels.c || echo "$name"; done)
+    [ -z "$missing" ] || { echo "not in bench/bench_kernels.c: $missing"; false; }
+}
+
+check "every function of kernels.h has a benchmark" benched
+"$program" bench groupnorm --runs 1 --json "$work/groupnorm.json" >"$work/groupnorm"
+check "bench groupnorm exits with 0" [ $? = 0 ]
+check "rows of groupnorm_forward" grep -qE '^  groupnorm_forward +mini +16,256,32,8,1 +[0-9.]+ ' "$work/groupnorm"
+check "rows of groupnorm_backward" grep -qE '^  groupnorm_backward +sd2 .*%$' "$work/groupnorm"
+check "groupnorm's JSON" grep -q '"function": "groupnorm_backward"' "$work/groupnorm.json"
+"$program" bench linear --runs 1 --shape 8,16,24 >"$work/linear"
+check "bench linear --shape" grep -qE '^  linear_backward +given +8,16,24 ' "$work/linear"
+"$program" bench step --preset mini --batch 2 --runs 1 --json "$work/step.json" --write-config "$work/config.json" \
+    >"$work/step"
+check "bench step exits with 0" [ $? = 0 ]
+check "the step's model" grep -q '^mini: 1.0 M parameters, batch 2, 16x16 latents, 16 tokens$' "$work/step"
+check "the step's speed and memory" grep -qE '^step [0-9.]+ s .* of the roofline, peak memory' "$work/step"
+check "the step's profile" grep -qE '^adam_update +update +1 ' "$work/step"
+check "the step's JSON" grep -q '"peak_bytes"' "$work/step.json"
+check "the UNet's config" grep -q '"UNet2DConditionModel"' "$work/config.json"
+check "unknown layer" refuses "expected all, step or one of the layers linear" nothing
+check "too few numbers" refuses "expected the numbers N,IC,OC of linear" linear --shape 8,16
+check "no size 0" refuses "expected the numbers N,IC,OC of linear" linear --shape 8,16,0
+check "a shape that the kernel refuses" refuses "C to be a multiple of G" groupnorm --shape 1,4,10,4,0
+check "a shape for all layers" refuses "--shape needs a layer" all --shape 1
+check "unknown preset" refuses "--preset" step --preset huge
+check "a model that is not there" refuses "unet/config.json" step --model "$work/nothing"
+echo "$passed passed, $failed failed"
+[ "$failed" = 0 ]
