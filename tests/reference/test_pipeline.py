@@ -2,6 +2,7 @@
 forms that real directories have."""
 
 import json
+import os
 import shutil
 
 import numpy as np
@@ -9,8 +10,9 @@ import pytest
 import torch
 from conftest import relative_error
 from diffusers import AutoencoderKL, DDIMScheduler, DiffusionPipeline, StableDiffusionPipeline, UNet2DConditionModel
+from safetensors import safe_open
 from safetensors.torch import load_file, save_file
-from transformers import CLIPTextConfig, CLIPTextModel
+from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 
 PLAIN = {"unet": "diffusion_pytorch_model", "vae": "diffusion_pytorch_model", "text_encoder": "model"}
 MODULES = {"unet": "unet", "vae.encoder": "vae", "vae.decoder": "vae", "text_encoder": "text_encoder"}
@@ -347,3 +349,26 @@ def test_configs_round_trip(cocogold, tmp_path, complete):
             assert (list(wanted) if isinstance(wanted, (list, tuple)) else wanted) == (
                 list(value) if isinstance(value, (list, tuple)) else value
             ), field
+
+
+@pytest.mark.skipif("COCOGOLD_FULL" not in os.environ, reason="writes 5 GB: set COCOGOLD_FULL=1")
+@pytest.mark.parametrize("preset,begin_pad", [("sd1", 49407), ("sd2", 0)])
+def test_full_size_presets(cocogold, tmp_path, preset, begin_pad):
+    """Names and shapes are those of the models that diffusers and transformers build from the written configurations."""
+    cocogold("init", "--preset", preset, tmp_path / "m")
+    with torch.device("meta"):
+        models = {
+            "unet": UNet2DConditionModel.from_config(UNet2DConditionModel.load_config(tmp_path / "m" / "unet")),
+            "vae": AutoencoderKL.from_config(AutoencoderKL.load_config(tmp_path / "m" / "vae")),
+            "text_encoder": CLIPTextModel(CLIPTextConfig.from_pretrained(tmp_path / "m" / "text_encoder")),
+        }
+    for part, model in models.items():
+        with safe_open(tmp_path / "m" / part / f"{PLAIN[part]}.safetensors", "pt") as file:
+            found = {name.removeprefix("text_model."): file.get_slice(name).get_shape() for name in file.keys()}
+        wanted = {name.removeprefix("text_model."): list(p.shape) for name, p in model.named_parameters()}
+        assert found == wanted
+    assert models["unet"].config.in_channels == 8
+    tokenizer = CLIPTokenizer.from_pretrained(tmp_path / "m" / "tokenizer")
+    ids = tokenizer("red circle", padding="max_length", max_length=77)["input_ids"]
+    assert (ids[0], ids[3], ids[4], len(ids)) == (49406, 49407, begin_pad, 77)
+    shutil.rmtree(tmp_path / "m")
