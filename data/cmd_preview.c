@@ -133,13 +133,13 @@ static Options parse_options(int argc, char **argv) {
     static Options o = {.split = "train2017", .source = "auto", .classes = "all-things", .target = "overlay"};
     o.color = "white", o.count = 12, o.size = 512, o.cell = 200, o.minimum_side = 300, o.seed = 2024, o.alpha = 1;
     struct poptOption table[] = {
-        {"data", 0, OPT_STRING, &o.data, 0, "folder of the data set, in COCO's layout", "DIR"},
+        {"data", 0, OPT_TEXT, &o.data, 0, "folder of the data set, in COCO's layout", "DIR"},
         {"split", 0, OPT_STRING, &o.split, 0, "train2017, val2017 or whatever the split is called", "NAME"},
         {"source", 0, OPT_STRING, &o.source, 0, "annotations: auto (instances if there), instances, panoptic", "KIND"},
         {"classes", 0, OPT_STRING, &o.classes, 0, CLASSES_HELP, "LIST"},
         {"count", 0, OPT_INT, &o.count, 0, "number of samples", "N"},
-        {"out", 0, OPT_STRING, &o.out, 0, "the contact sheet to write (.png or .jpg)", "FILE"},
-        {"dump", 0, OPT_STRING, &o.folder, 0, "also write every picture and samples.json into this folder", "DIR"},
+        {"out", 0, OPT_TEXT, &o.out, 0, "the contact sheet to write (.png or .jpg)", "FILE"},
+        {"dump", 0, OPT_TEXT, &o.folder, 0, "also write every picture and samples.json into this folder", "DIR"},
         {"size", 0, OPT_INT, &o.size, 0, "training resolution", "PIXELS"},
         {"cell", 0, OPT_INT, &o.cell, 0, "side of a picture on the sheet", "PIXELS"},
         {"target", 0, OPT_STRING, &o.target, 0, "overlay or mask", "KIND"},

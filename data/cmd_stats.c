@@ -165,7 +165,7 @@ static Options parse_options(int argc, char **argv) {
     static Options o = {.split = "train2017", .source = "auto", .classes = "all-things", .passes = 1};
     o.minimum_side = 300, o.size = 512, o.seed = 2024;
     struct poptOption table[] = {
-        {"data", 0, OPT_STRING, &o.data, 0, "folder of the data set, in COCO's layout", "DIR"},
+        {"data", 0, OPT_TEXT, &o.data, 0, "folder of the data set, in COCO's layout", "DIR"},
         {"split", 0, OPT_STRING, &o.split, 0, "train2017, val2017 or whatever the split is called", "NAME"},
         {"source", 0, OPT_STRING, &o.source, 0, "annotations: auto (instances if there), instances, panoptic", "KIND"},
         {"classes", 0, OPT_STRING, &o.classes, 0, CLASSES_HELP, "LIST"},
@@ -175,8 +175,8 @@ static Options parse_options(int argc, char **argv) {
         {"seed", 0, OPT_LONG, &o.seed, 0, "of crops and classes", "SEED"},
         {"check", 0, OPT_FLAG, &o.check, 0, "also read every picture and make every mask: finds damaged files", NULL},
         {"size", 0, OPT_INT, &o.size, 0, "training resolution, for --check", "PIXELS"},
-        {"image", 0, OPT_STRING, &o.image, 0, "write the bar chart to this picture (.png or .jpg)", "FILE"},
-        {"json", 0, OPT_STRING, &o.json, 0, "write all counts to this file", "FILE"},
+        {"image", 0, OPT_TEXT, &o.image, 0, "write the bar chart to this picture (.png or .jpg)", "FILE"},
+        {"json", 0, OPT_TEXT, &o.json, 0, "write all counts to this file", "FILE"},
         OPTIONS_END};
     options_parse(argc, argv, table, "--data DIR [OPTIONS]",
                   "Counts the classes of a data set as the sampler draws them, and what it drops.", 0);

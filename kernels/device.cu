@@ -103,7 +103,7 @@ void device_fill(Device *dev, void *to, int byte, size_t bytes) {
 
 DeviceEvent *device_event_create(Device *) {
     DeviceEvent *event = (DeviceEvent *)xcalloc(1, sizeof *event);
-    CHECK_CUDA(cudaEventCreateWithFlags(&event->event, cudaEventDisableTiming));
+    CHECK_CUDA(cudaEventCreateWithFlags(&event->event, cudaEventDefault));
     return event;
 }
 
@@ -122,6 +122,12 @@ void device_event_wait(Device *dev, DeviceEvent *event, bool on_copy_stream) {
 }
 
 void device_event_sync(DeviceEvent *event) { CHECK_CUDA(cudaEventSynchronize(event->event)); }
+
+double device_event_seconds(const DeviceEvent *from, const DeviceEvent *to) {
+    float milliseconds;
+    CHECK_CUDA(cudaEventElapsedTime(&milliseconds, from->event, to->event));
+    return 1e-3 * milliseconds;
+}
 
 void device_sync(Device *) { CHECK_CUDA(cudaDeviceSynchronize()); }
 

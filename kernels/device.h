@@ -87,7 +87,9 @@ void device_event_destroy(DeviceEvent *event);
 void device_event_record(Device *dev, DeviceEvent *event, bool on_copy_stream);
 void device_event_wait(Device *dev, DeviceEvent *event, bool on_copy_stream); // that stream waits for the event
 void device_event_sync(DeviceEvent *event);                                   // the host waits for the event
-void device_sync(Device *dev);                                                // the host waits for everything
+// Seconds between two records that both lie behind us.
+double device_event_seconds(const DeviceEvent *from, const DeviceEvent *to);
+void device_sync(Device *dev); // the host waits for everything
 
 // Work between begin and end is recorded and replayed by launch. On the CPU begin returns false: nothing is recorded.
 bool device_graph_begin(Device *dev);

@@ -245,9 +245,9 @@ int cmd_init(int argc, char **argv) {
     long long seed = 0;
     int force = 0;
     struct poptOption table[] = {
-        {"preset", 0, OPT_STRING, &preset, 0,
+        {"preset", 0, OPT_TEXT, &preset, 0,
          "random weights: mini (64x64 pictures, for two cores), sd1 or sd2 (full size)", "NAME"},
-        {"from", 0, OPT_STRING, &from, 0,
+        {"from", 0, OPT_TEXT, &from, 0,
          "a Stable Diffusion directory: its UNet gets 8 input channels (conv_in repeated and halved)", "DIR"},
         {"seed", 0, OPT_LONG, &seed, 0, "of the random weights", "N"},
         {"force", 0, OPT_FLAG, &force, 0, "replace what lies in DIR", NULL},

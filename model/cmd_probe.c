@@ -305,9 +305,9 @@ static const char *const module_names[] = {"unet", "vae.encoder", "vae.decoder",
 int cmd_probe(int argc, char **argv) {
     char *model = NULL, *in = NULL, *out = NULL;
     struct poptOption table[] = {
-        {"model", 0, OPT_STRING, &model, 0, "model directory; only the module's folder is read", "DIR"},
-        {"in", 0, OPT_STRING, &in, 0, "input tensors", "FILE.safetensors"},
-        {"out", 0, OPT_STRING, &out, 0, "output tensors (F32)", "FILE.safetensors"},
+        {"model", 0, OPT_TEXT, &model, 0, "model directory; only the module's folder is read", "DIR"},
+        {"in", 0, OPT_TEXT, &in, 0, "input tensors", "FILE.safetensors"},
+        {"out", 0, OPT_TEXT, &out, 0, "output tensors (F32)", "FILE.safetensors"},
         OPTIONS_END};
     const char **arguments =
         options_parse(argc, argv, table, "unet|vae.encoder|vae.decoder|text_encoder --model DIR --in FILE --out FILE",

@@ -4,70 +4,88 @@
 #include "util/error.h"
 #include "util/file.h"
 #include <dirent.h>
+#include <limits.h>
 #include <stdlib.h>
 #include <string.h>
 #include <unistd.h>
 
-static int checkpoint_step(const char *name) { // -1 unless NAME is checkpoint-DIGITS
-    int step = -1, used = 0;
-    return sscanf(name, "checkpoint-%d%n", &step, &used) == 1 && name[used] == 0 ? step : -1;
+static char *checkpoint_path(const char *out, int step) { return xprintf("%s/checkpoint-%06d", out, step); }
+
+// The step of a name that checkpoint_path gives, else -1: any other folder is the user's.
+static int checkpoint_step(const char *name) {
+    char expected[32];
+    int step = -1;
+    if (sscanf(name, "checkpoint-%d", &step) != 1) { return -1; }
+    snprintf(expected, sizeof expected, "checkpoint-%06d", step);
+    return strcmp(name, expected) == 0 ? step : -1;
 }
 
-// Calls visit for every entry of the folder that begins with "checkpoint-".
-static void each_checkpoint(const char *out, void (*visit)(const char *path, const char *name, void *data),
-                            void *data) {
+// A folder under a temporary name (see commit_rename): its process was killed while it wrote or removed.
+static bool is_leftover(const char *name) {
+    const char *end = strstr(name, ".tmp-");
+    if (!end) { end = strstr(name, ".old-"); }
+    bool ours = strncmp(name, "checkpoint-", 11) == 0 || strncmp(name, "model.", 6) == 0;
+    return ours && end && end[5] && strspn(end + 5, "0123456789") == strlen(end + 5);
+}
+
+// Moves the folder out of sight at once, then removes it: a checkpoint is never half there.
+static void remove_checkpoint(const char *path) {
+    char *old = xprintf("%s.old-%ld", path, (long)getpid());
+    remove_tree(old);
+    remove_tree(rename(path, old) == 0 ? old : path);
+    free(old);
+}
+
+static int descending(const void *a, const void *b) { return *(const int *)b - *(const int *)a; }
+
+// Steps of the complete checkpoints in `out`, newest first, to be freed.
+static int *list_steps(const char *out, int *count) {
+    int *steps = NULL;
+    *count = 0;
     DIR *folder = opendir(out);
     for (struct dirent *e; folder && (e = readdir(folder));) {
-        if (strncmp(e->d_name, "checkpoint-", 11) != 0) { continue; }
+        int step = checkpoint_step(e->d_name);
+        char *state = xprintf("%s/%s/trainer/state.json", out, e->d_name);
+        if (step >= 0 && file_exists(state)) {
+            steps = xrealloc(steps, (size_t)(*count + 1) * sizeof *steps);
+            steps[(*count)++] = step;
+        }
+        free(state);
+    }
+    if (folder) { closedir(folder); }
+    if (steps) { qsort(steps, (size_t)*count, sizeof *steps, descending); }
+    return steps;
+}
+
+char *checkpoint_newest(const char *out, int *step) {
+    int count, *steps = list_steps(out, &count);
+    *step = count ? steps[0] : 0;
+    free(steps);
+    return count ? checkpoint_path(out, *step) : NULL;
+}
+
+static void remove_leftovers(const char *out) {
+    DIR *folder = opendir(out);
+    for (struct dirent *e; folder && (e = readdir(folder));) {
         char *path = xprintf("%s/%s", out, e->d_name);
-        visit(path, e->d_name, data);
+        if (is_leftover(e->d_name)) { remove_tree(path); }
         free(path);
     }
     if (folder) { closedir(folder); }
 }
 
-typedef struct {
-    int *steps, count;
-} StepList;
-
-static void collect(const char *path, const char *name, void *data) {
-    StepList *list = data;
-    char *state = xprintf("%s/trainer/state.json", path);
-    if (checkpoint_step(name) >= 0 && file_exists(state)) {
-        list->steps = xrealloc(list->steps, (size_t)(list->count + 1) * sizeof(int));
-        list->steps[list->count++] = checkpoint_step(name);
-    }
-    free(state);
-}
-
-static int descending(const void *a, const void *b) { return *(const int *)b - *(const int *)a; }
-
-char *checkpoint_newest(const char *out, int *step) {
-    StepList list = {0};
-    each_checkpoint(out, collect, &list);
-    *step = -1;
-    for (int i = 0; i < list.count; i++) { *step = list.steps[i] > *step ? list.steps[i] : *step; }
-    free(list.steps);
-    return *step < 0 ? NULL : xprintf("%s/checkpoint-%06d", out, *step);
-}
-
-static void remove_leftover(const char *path, const char *name, void *data) { // of a run that was killed while saving
-    (void)data;
-    if (checkpoint_step(name) < 0) { remove_tree(path); }
-}
-
-static void remove_old(const TrainOptions *o) {
-    each_checkpoint(o->out, remove_leftover, NULL);
-    StepList list = {0};
-    each_checkpoint(o->out, collect, &list);
-    qsort(list.steps, (size_t)list.count, sizeof(int), descending);
-    for (int i = o->checkpoints_total_limit; o->checkpoints_total_limit > 0 && i < list.count; i++) {
-        char *path = xprintf("%s/checkpoint-%06d", o->out, list.steps[i]);
-        remove_tree(path);
+static void remove_but(const char *out, int kept) {
+    int count, *steps = list_steps(out, &count);
+    for (int i = kept; i < count; i++) {
+        char *path = checkpoint_path(out, steps[i]);
+        remove_checkpoint(path);
         free(path);
     }
-    free(list.steps);
+    free(steps);
+    remove_leftovers(out);
 }
+
+void checkpoint_remove_all(const char *out) { remove_but(out, 0); }
 
 // The flat host array of one part from a device buffer of all parts.
 static float *download(const float *device, size_t first, size_t count, Device *dev) {
@@ -112,11 +130,13 @@ static void write_moments(const Optimizer *p, const char *path, Device *dev) {
     safetensors_finish(w);
 }
 
-static void write_state(const TrainOptions *o, int step, const Optimizer *p, const char *path) {
+static void write_state(const TrainOptions *o, int step, const Optimizer *p, const char *path, const Device *dev) {
     yajl_gen gen = json_writer();
     yajl_gen_map_open(gen);
     json_put_integer(gen, "step", step);
     json_put_integer(gen, "skipped", p->skipped);
+    json_put_integer(gen, "last_skipped", p->last_skipped);
+    json_put_string(gen, "device", device_name(dev));
     json_put_integer(gen, "samples", (long long)step * o->train_batch_size * o->gradient_accumulation_steps);
     json_key(gen, "options");
     yajl_gen_map_open(gen);
@@ -128,7 +148,7 @@ static void write_state(const TrainOptions *o, int step, const Optimizer *p, con
 
 char *checkpoint_save(const TrainOptions *o, const char *base, int step, const Trained *t, const Optimizer *p,
                       void (*extra)(void *data, const char *folder), void *data, Device *dev) {
-    char *path = xprintf("%s/checkpoint-%06d", o->out, step), *work = xprintf("%s.tmp-%ld", path, (long)getpid());
+    char *path = checkpoint_path(o->out, step), *work = xprintf("%s.tmp-%ld", path, (long)getpid());
     remove_tree(work);
     cleanup_add(work);
     pipeline_link(base, work, t->module);
@@ -149,13 +169,13 @@ char *checkpoint_save(const TrainOptions *o, const char *base, int step, const T
     write_moments(p, name, dev);
     free(name);
     name = xprintf("%s/trainer/state.json", work);
-    write_state(o, step, p, name);
+    write_state(o, step, p, name, dev);
     free(name);
     if (extra) { extra(data, work); }
     commit_rename(work, path);
     cleanup_remove(work);
     free(work);
-    remove_old(o);
+    remove_but(o->out, o->checkpoints_total_limit ? o->checkpoints_total_limit : INT_MAX);
     return path;
 }
 
@@ -192,6 +212,12 @@ void checkpoint_load(const TrainOptions *o, const char *checkpoint, const Traine
     Json state = json_read(path);
     train_options_check(o, json_find(state.root, "options"), path);
     p->skipped = (int)json_integer(&state, "skipped", 0);
+    p->last_skipped = (int)json_integer(&state, "last_skipped", -1);
+    const char *device = json_string(&state, "device", "");
+    if (strcmp(device, device_name(dev)) != 0) {
+        warn("%s was saved on \"%s\", this is \"%s\": the numbers go on equal to rounding, not bit for bit", checkpoint,
+             device, device_name(dev));
+    }
     json_free(&state);
     free(path);
     path = xprintf("%s/trainer/optimizer.safetensors", checkpoint);

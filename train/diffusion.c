@@ -15,8 +15,7 @@ Diffusion diffusion_create(Pipeline *pipeline, const TrainOptions *o, int h, int
                    .tokens = tokenizer_length(pipeline->tokenizer)};
     if (d.unet->config.in_channels != 2 * d.L) {
         die("%s/unet/config.json: field \"in_channels\" is %d, expected %d (image latent and noisy latent): make such "
-            "a "
-            "model with `cocogold init --from`",
+            "a model with `cocogold init --from`",
             pipeline->folder, d.unet->config.in_channels, 2 * d.L);
     }
     d.prediction = schedule->config.prediction;
@@ -24,6 +23,7 @@ Diffusion diffusion_create(Pipeline *pipeline, const TrainOptions *o, int h, int
         d.prediction = o->prediction_type[0] == 'v'   ? PREDICT_V
                        : o->prediction_type[0] == 'e' ? PREDICT_EPSILON
                                                       : PREDICT_SAMPLE;
+        pipeline->schedule.config.prediction = d.prediction; // validation samples with it, checkpoints record it
     }
     if (d.prediction == PREDICT_EPSILON && schedule->alphas_cumprod[schedule->T - 1] == 0) {
         die("--prediction-type epsilon: the schedule's last signal-to-noise ratio is zero, noise cannot be told from "

@@ -15,6 +15,8 @@ typedef struct {
     int B, h, w, L, tokens; // micro-batch, latent size and channels, text length
 } Diffusion;
 
+// --prediction-type replaces the prediction of the pipeline's schedule. Dies if the UNet does not take twice the
+// latent's channels, or if the schedule's last signal-to-noise ratio is zero and epsilon is to be predicted.
 Diffusion diffusion_create(Pipeline *pipeline, const TrainOptions *options, int h, int w, Device *dev);
 void diffusion_destroy(Diffusion *diffusion, Device *dev);
 

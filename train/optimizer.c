@@ -10,8 +10,11 @@ void optimizer_bytes(const TrainOptions *options, size_t total, size_t bytes[3])
 }
 
 Optimizer optimizer_create(const TrainOptions *options, floatX *weights, float *grads, size_t total, Device *dev) {
-    Optimizer p = {
-        .total = total, .weights = weights, .grads = grads, .micro_steps = options->gradient_accumulation_steps};
+    Optimizer p = {.total = total,
+                   .weights = weights,
+                   .grads = grads,
+                   .micro_steps = options->gradient_accumulation_steps,
+                   .last_skipped = -1};
     size_t bytes = total * sizeof(float);
     if (has_masters) {
         p.master = device_alloc(dev, bytes);
@@ -45,7 +48,8 @@ void optimizer_destroy(Optimizer *p, Device *dev) {
 }
 
 void optimizer_begin(Optimizer *p, const TrainOptions *o, int step, const uint64_t *positions, Device *dev) {
-    int t = step + 1 - p->skipped; // updates made, this one included
+    int known = p->skipped - (p->skipped > 0 && p->last_skipped == step - 1);
+    int t = step + 1 - known; // updates made, this one included
     for (int k = 0; k < p->micro_steps; k++) {
         p->host_scalars[k] = (StepScalars){
             .seed = (uint64_t)o->seed,
@@ -68,4 +72,10 @@ void optimizer_update(Optimizer *p, const TrainOptions *o, Device *dev) {
     adam_update(p->master, p->weights, p->m, p->v, p->grads, p->norm, (float)o->adam_beta1, (float)o->adam_beta2,
                 (float)o->adam_epsilon, (float)o->weight_decay, p->total, p->scalars, dev);
     if (p->ema) { ema_update(p->ema, p->master, p->norm, p->total, p->scalars, dev); }
+}
+
+void optimizer_count(Optimizer *p, int step, const GradNorm *norm) {
+    if (norm->finite) { return; }
+    p->skipped++;
+    p->last_skipped = step;
 }

@@ -13,7 +13,8 @@ typedef struct {
     GradNorm *norm;                      // of the last step
     StepScalars *scalars, *host_scalars; // (micro_steps) on the device and pinned
     int micro_steps;
-    int skipped; // steps left out because the gradient was not finite
+    int skipped;      // steps left out because the gradient was not finite
+    int last_skipped; // the latest of them, -1: none
 } Optimizer;
 
 Optimizer optimizer_create(const TrainOptions *options, floatX *weights, float *grads, size_t total, Device *dev);
@@ -27,3 +28,6 @@ void optimizer_begin(Optimizer *optimizer, const TrainOptions *options, int step
                      Device *dev);
 // After the last backward: gradient norm, update, moving average.
 void optimizer_update(Optimizer *optimizer, const TrainOptions *options, Device *dev);
+// Counts step `step`, whose norm has arrived on the host. Norms may arrive one step late: the bias correction of a step
+// knows of the skipped steps up to the last but one, early or late, so that a resumed run has the same numbers.
+void optimizer_count(Optimizer *optimizer, int step, const GradNorm *norm);

@@ -121,14 +121,14 @@ static const char *const free_options[] = {"out",
                                            "shards",
                                            "data",
                                            "recompute",
+                                           "max-train-steps", // schedules depend on lr-total-steps
                                            NULL};
 
 static bool is_free(const char *name) {
     for (int i = 0; free_options[i]; i++) {
         if (strcmp(free_options[i], name) == 0) { return true; }
     }
-    // Without a schedule that depends on the last step, more steps only make the run longer.
-    return strcmp(name, "max-train-steps") == 0;
+    return false;
 }
 
 static void check(void) {
@@ -160,12 +160,20 @@ static void check(void) {
     options_range(o.lr_final, "--lr-final", 1e-9, 1);
     options_range(o.lr_decay_share, "--lr-decay-share", 0, 1);
     options_range(o.lr_warmup_steps, "--lr-warmup-steps", 0, 1e9);
+    options_range(o.lr_total_steps, "--lr-total-steps", 0, 1e9);
     options_range(o.adam_beta1, "--adam-beta1", 0, 0.9999999);
     options_range(o.adam_beta2, "--adam-beta2", 0, 0.9999999);
     options_range(o.adam_epsilon, "--adam-epsilon", 0, 1);
     options_range(o.weight_decay, "--weight-decay", 0, 100);
     options_range(o.max_grad_norm, "--max-grad-norm", 0, 1e9);
     options_range(o.ema_decay, "--ema-decay", 0, 0.9999999);
+    if (o.vae && o.ema_decay > 0) { die("--ema-decay: expected with --train unet only"); }
+    options_range(o.focal_gamma, "--focal-gamma", 0, 100);
+    options_range(o.kl_weight, "--kl-weight", 0, 1e9);
+    options_range(o.mse_weight, "--mse-weight", 0, 1e9);
+    options_range(o.resolution, "--resolution", 0, 65536);
+    options_range(o.min_side, "--min-side", 0, 1e9);
+    options_range((double)o.seed, "--seed", 0, (double)(1LL << 56) - 1); // what Philox takes
     options_range(o.t_max_prob, "--t-max-prob", 0, 1);
     options_range(o.multires_noise, "--multires-noise", 0, 1);
     options_range(o.multires_annealed, "--multires-annealed", 0, 1);
@@ -178,7 +186,7 @@ static void check(void) {
     options_range(o.checkpoints_total_limit, "--checkpoints-total-limit", 0, 1e9);
     options_range(o.validation_samples, "--validation-samples", 1, 1e9);
     options_range(o.validation_steps, "--validation-steps", 1, 1000);
-    if (o.lr_total_steps <= 0) { o.lr_total_steps = o.lr_kind == LR_EXPONENTIAL ? 25000 : o.max_train_steps; }
+    if (o.lr_total_steps == 0) { o.lr_total_steps = o.lr_kind == LR_EXPONENTIAL ? 25000 : o.max_train_steps; }
 }
 
 TrainOptions train_options_parse(int argc, char **argv) {
@@ -230,17 +238,23 @@ static bool same(const struct poptOption *entry, yajl_val value) {
     }
 }
 
+static const char *text_of(yajl_val value) {
+    return YAJL_IS_STRING(value) ? YAJL_GET_STRING(value) : YAJL_IS_NUMBER(value) ? YAJL_GET_NUMBER(value) : "none";
+}
+
 void train_options_check(const TrainOptions *options, yajl_val recorded, const char *path) {
     assert(options);
     if (!recorded) { die("%s: field \"options\" is missing", path); }
     for (const struct poptOption *entry = table; entry->longName; entry++) {
-        if (entry->longName == NULL || !entry->arg || is_free(entry->longName)) { continue; }
+        if (!entry->arg || is_free(entry->longName)) { continue; }
         const char *field[] = {entry->longName, NULL};
         yajl_val value = yajl_tree_get(recorded, field, yajl_t_any);
         if (!value) {
             die("%s: field \"%s\" is missing: not a checkpoint of this program's version", path, entry->longName);
         }
-        if (!same(entry, value)) { die("--resume: --%s differs from what %s recorded", entry->longName, path); }
+        if (!same(entry, value)) {
+            die("--resume: --%s differs from what %s recorded (%s)", entry->longName, path, text_of(value));
+        }
     }
 }
 

@@ -1,5 +1,4 @@
 #include "train/pictures.h"
-#include "data/classes.h"
 #include "data/loader.h"
 #include "data/paint.h"
 #include "util/error.h"
@@ -12,8 +11,6 @@ enum { DEPTH = 3 }; // batches read ahead
 
 struct Pictures {
     PictureOptions options;
-    Coco coco;
-    bool *classes;
     int64_t *order; // permutation of the epoch that the thread is in
     long long epoch;
     float *slots[DEPTH];
@@ -24,17 +21,17 @@ struct Pictures {
     bool stop;
 };
 
-void pictures_at(const PictureOptions *o, const Coco *coco, const bool *classes, const int64_t *order,
-                 long long position, PictureKind kind, float *out) {
-    long long n = coco->picture_count;
-    SampleOptions options = {.allowed = classes,
+void pictures_at(const PictureOptions *o, const int64_t *order, long long position, PictureKind kind, float *out) {
+    long long n = o->coco->picture_count;
+    SampleOptions options = {.allowed = o->classes,
                              .seed = o->seed,
                              .resolution = o->resolution,
                              .minimum_side = o->min_side,
                              .skip_damaged = true};
-    for (long long k = 0; k < n; k++) { // a picture that yields nothing is replaced by the next in the order
+    for (long long k = 0; k < n; k++) {
         Sample s;
-        SampleReason reason = sample_make(coco, &options, (int)order[(position + k) % n], (uint32_t)(position / n), &s);
+        long long i = (position + k) % n;
+        SampleReason reason = sample_make(o->coco, &options, (int)(order ? order[i] : i), (uint32_t)(position / n), &s);
         if (reason == SAMPLE_OK) {
             Paint paint = paint_parse("white", 1, 0);
             Image picture = kind == KIND_OVERLAY ? paint_overlay(&s.rgb, s.mask, &paint)
@@ -46,7 +43,7 @@ void pictures_at(const PictureOptions *o, const Coco *coco, const bool *classes,
         sample_free(&s);
         if (reason == SAMPLE_OK) { return; }
     }
-    die("%s: no picture of split %s yields a sample (too small, or no annotation)", o->data, o->split);
+    die("%s: no picture yields a sample (too small, or no annotation)", o->coco->path);
 }
 
 static PictureKind draw_kind(const PictureOptions *o, long long position) {
@@ -59,15 +56,14 @@ static PictureKind draw_kind(const PictureOptions *o, long long position) {
 static void fill(Pictures *p, long long number, float *slot) {
     const PictureOptions *o = &p->options;
     size_t size = (size_t)o->resolution * (size_t)o->resolution * 3;
-    long long n = p->coco.picture_count, first = o->start + number * o->rows;
+    long long n = o->coco->picture_count, first = o->start + number * o->rows;
     for (int done = 0; done < o->rows;) {
         long long epoch = (first + done) / n, until = (epoch + 1) * n - first;
         int end = until < o->rows ? (int)until : o->rows;
         if (epoch != p->epoch) { loader_permutation(o->seed, p->epoch = epoch, n, p->order); }
 #pragma omp parallel for num_threads(o->workers) schedule(dynamic)
         for (int row = done; row < end; row++) {
-            pictures_at(o, &p->coco, p->classes, p->order, first + row, draw_kind(o, first + row),
-                        slot + (size_t)row * size);
+            pictures_at(o, p->order, first + row, draw_kind(o, first + row), slot + (size_t)row * size);
         }
         done = end;
     }
@@ -93,11 +89,9 @@ static void *prefetch(void *argument) {
 Pictures *pictures_open(const PictureOptions *o) {
     Pictures *p = xcalloc(1, sizeof *p);
     p->options = *o;
-    p->coco = coco_open(o->data, o->split, o->source);
-    p->classes = classes_parse(&p->coco, "all", NULL);
-    p->order = xmalloc((size_t)(p->coco.picture_count + 1) * sizeof *p->order);
+    p->order = xmalloc((size_t)(o->coco->picture_count + 1) * sizeof *p->order);
     p->epoch = -1;
-    if (p->coco.picture_count == 0) { die("%s: field \"images\" is empty", p->coco.path); }
+    if (o->coco->picture_count == 0) { die("%s: field \"images\" is empty", o->coco->path); }
     for (int i = 0; i < DEPTH; i++) {
         p->slots[i] = xmalloc((size_t)o->rows * (size_t)o->resolution * (size_t)o->resolution * 3 * sizeof(float));
     }
@@ -120,8 +114,6 @@ void pictures_next(Pictures *p, float *out) {
     pthread_mutex_unlock(&p->lock);
 }
 
-long long pictures_count(const Pictures *p) { return p->coco.picture_count; }
-
 void pictures_close(Pictures *p) {
     pthread_mutex_lock(&p->lock);
     p->stop = true;
@@ -129,8 +121,6 @@ void pictures_close(Pictures *p) {
     pthread_mutex_unlock(&p->lock);
     pthread_join(p->thread, NULL);
     for (int i = 0; i < DEPTH; i++) { free(p->slots[i]); }
-    coco_free(&p->coco);
-    free(p->classes);
     free(p->order);
     free(p);
 }

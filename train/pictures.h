@@ -8,7 +8,8 @@
 typedef enum { KIND_SCENE, KIND_OVERLAY, KIND_MASK } PictureKind;
 
 typedef struct {
-    const char *data, *split, *source;
+    const Coco *coco;
+    const bool *classes; // (category_count) whose masks are painted
     int resolution, min_side;
     double mix_overlay, mix_mask; // shares; the rest are scenes
     uint64_t seed;
@@ -20,9 +21,9 @@ typedef struct {
 typedef struct Pictures Pictures;
 Pictures *pictures_open(const PictureOptions *options); // starts the prefetch thread
 void pictures_close(Pictures *pictures);
-long long pictures_count(const Pictures *pictures); // pictures in the data set
 // Copies the next batch: out (rows, R, R, 3) in [-1, 1].
 void pictures_next(Pictures *pictures, float *out);
-// Picture at stream position p in one kind: out (R, R, 3) in [-1, 1]. Pure in (options, p, kind).
-void pictures_at(const PictureOptions *options, const Coco *coco, const bool *classes, const int64_t *order,
-                 long long position, PictureKind kind, float *out);
+// The picture at a stream position in one kind: out (R, R, 3) in [-1, 1]. order (picture_count) is the permutation of
+// the position's epoch, NULL: the data set's own. A picture that yields no sample is replaced by the next one; dies if
+// none does.
+void pictures_at(const PictureOptions *options, const int64_t *order, long long position, PictureKind kind, float *out);

@@ -7,6 +7,7 @@
 #include <math.h>
 #include <stdlib.h>
 #include <string.h>
+#include <unistd.h>
 
 static void write_line(Run *run, yajl_gen gen) {
     const unsigned char *text;
@@ -14,7 +15,7 @@ static void write_line(Run *run, yajl_gen gen) {
     yajl_gen_get_buf(gen, &text, &size);
     fwrite(text, 1, size, run->log);
     fputc('\n', run->log);
-    if (fflush(run->log) != 0) { die("%s: cannot be written: %s", run->log_path, strerror(errno)); }
+    if (fflush(run->log) != 0 || ferror(run->log)) { die("%s: cannot be written: %s", run->log_path, strerror(errno)); }
     yajl_gen_free(gen);
 }
 
@@ -30,28 +31,32 @@ static void end_line(Run *run, yajl_gen gen) {
     write_line(run, gen);
 }
 
-// Keeps the lines of a log up to the step that a checkpoint had done.
+// Keeps the lines of a log up to the step that a checkpoint had done; a line that was cut off goes.
 static void cut_log(const char *path, int last_step) {
     if (!file_exists(path)) { return; }
-    char *text = read_file(path, NULL), *rest = text, *kept = xcalloc(strlen(text) + 2, 1);
+    char *text = read_file(path, NULL), *rest = text, *end = text; // what is kept moves up in place
     for (char *line; (line = strsep(&rest, "\n"));) {
-        char *field = strstr(line, "\"step\":");
+        const char *field = strstr(line, "\"step\":");
         size_t length = strlen(line);
         if (!length || line[length - 1] != '}' || (field && atoi(field + 7) > last_step)) { continue; }
-        strcat(strcat(kept + strlen(kept), line), "\n");
+        memmove(end, line, length);
+        end[length] = '\n';
+        end += length + 1;
     }
-    atomic_write(path, kept, strlen(kept));
+    atomic_write(path, text, (size_t)(end - text));
     free(text);
-    free(kept);
+}
+
+static bool exists(const char *out, const char *name) {
+    char *path = xprintf("%s/%s", out, name);
+    bool found = access(path, F_OK) == 0;
+    free(path);
+    return found;
 }
 
 static void clear_folder(const char *out) {
     static const char *const ours[] = {"log.jsonl", "tensorboard", "samples", "model", NULL};
-    int step;
-    for (char *path; (path = checkpoint_newest(out, &step));) {
-        remove_tree(path);
-        free(path);
-    }
+    checkpoint_remove_all(out);
     for (int i = 0; ours[i]; i++) {
         char *path = xprintf("%s/%s", out, ours[i]);
         remove_tree(path);
@@ -59,50 +64,67 @@ static void clear_folder(const char *out) {
     }
 }
 
+// --overwrite must not throw away the model that it starts from.
+static void check_overwrite(const TrainOptions *o) {
+    char *out = realpath(o->out, NULL), *model = realpath(o->model, NULL);
+    size_t length = out ? strlen(out) : 0;
+    if (out && model && strncmp(model, out, length) == 0 && (model[length] == '/' || model[length] == 0)) {
+        die("--overwrite: --model %s lies in --out %s, which would be thrown away", o->model, o->out);
+    }
+    free(out);
+    free(model);
+}
+
 Run run_open(const TrainOptions *o) {
-    Run run = {.options = o, .base = o->model, .log_path = xprintf("%s/log.jsonl", o->out)};
-    int step = 0;
-    make_folders(o->out);
-    char *newest = checkpoint_newest(o->out, &step);
+    Run run = {.options = o, .log_path = xprintf("%s/log.jsonl", o->out)};
+    if (o->resume && o->overwrite) { die("--resume and --overwrite contradict each other"); }
     if (o->overwrite) {
-        clear_folder(o->out);
-    } else if (o->resume && newest) {
-        run.base = run.checkpoint = newest;
-        run.first_step = step;
-        printf("resuming from %s\n", newest);
-    } else if (newest) {
+        check_overwrite(o);
+        return run;
+    }
+    char *newest = checkpoint_newest(o->out, &run.first_step);
+    if (!o->resume && (newest || exists(o->out, "log.jsonl") || exists(o->out, "model"))) {
         die("%s: holds a run already: continue it with --resume, or throw it away with --overwrite", o->out);
     }
-    cut_log(run.log_path, run.checkpoint ? run.first_step : -1);
-    run.log = fopen(run.log_path, run.checkpoint ? "a" : "w");
-    if (!run.log) { die("%s: cannot be written: %s", run.log_path, strerror(errno)); }
-    char *folder = xprintf("%s/tensorboard", o->out);
-    run.board = tensorboard_open(folder);
-    free(folder);
-    folder = xprintf("%s/samples", o->out);
-    make_folders(folder);
-    free(folder);
+    if (newest) { printf("resuming from %s\n", newest); }
+    run.checkpoint = newest;
     return run;
 }
 
 void run_close(Run *run) {
-    fclose(run->log);
-    tensorboard_close(run->board);
+    if (run->log) { fclose(run->log); }
+    if (run->board) { tensorboard_close(run->board); }
     free(run->log_path);
     free(run->checkpoint);
 }
 
+const char *run_base(const Run *run) { return run->checkpoint ? run->checkpoint : run->options->model; }
+
+void run_saved(Run *run, char *checkpoint) {
+    free(run->checkpoint);
+    run->checkpoint = checkpoint;
+}
+
 void run_begin(Run *run, void (*put)(yajl_gen gen, void *data), void *data) {
+    const char *out = run->options->out;
+    make_folders(out);
+    if (run->options->overwrite) { clear_folder(out); }
+    cut_log(run->log_path, run->checkpoint ? run->first_step : -1);
+    run->log = fopen(run->log_path, run->checkpoint ? "a" : "w");
+    if (!run->log) { die("%s: cannot be written: %s", run->log_path, strerror(errno)); }
+    char *folder = xprintf("%s/tensorboard", out);
+    run->board = tensorboard_open(folder, run->first_step);
+    free(folder);
+    folder = xprintf("%s/samples", out);
+    make_folders(folder);
+    free(folder);
     yajl_gen gen = begin_line("run");
     json_put_integer(gen, "first_step", run->first_step);
     train_options_put(run->options, gen);
     if (put) { put(gen, data); }
     end_line(run, gen);
-    run->started = run->last = now_seconds();
+    run->started = now_seconds();
 }
-
-void run_pause(Run *run) { run->paused = now_seconds(); }
-void run_continue(Run *run) { run->last += now_seconds() - run->paused; }
 
 static void print_step(const Run *run, int step, double loss, double norm, double seconds, double average) {
     const TrainOptions *o = run->options;
@@ -117,11 +139,9 @@ static void print_step(const Run *run, int step, double loss, double norm, doubl
     fflush(stdout);
 }
 
-void run_step(Run *run, int step, double loss, double norm, bool finite) {
+void run_step(Run *run, int step, double loss, double norm, bool finite, double seconds) {
     const TrainOptions *o = run->options;
-    double now = now_seconds(), seconds = now - run->last;
     double samples = (double)o->train_batch_size * o->gradient_accumulation_steps;
-    run->last = now;
     run->working += seconds;
     yajl_gen gen = begin_line("step");
     json_put_integer(gen, "step", step);
@@ -129,7 +149,7 @@ void run_step(Run *run, int step, double loss, double norm, bool finite) {
     json_put_number(gen, "grad_norm", norm);
     json_put_number(gen, "lr", train_lr(o, step - 1));
     json_put_number(gen, "samples_per_s", round(samples / seconds * 100) / 100);
-    json_put_number(gen, "seconds", round((now - run->started) * 1000) / 1000);
+    json_put_number(gen, "seconds", round((now_seconds() - run->started) * 1000) / 1000);
     if (run->least_seconds > 0) { json_put_number(gen, "roofline", round(run->least_seconds / seconds * 1e4) / 1e4); }
     end_line(run, gen);
     tensorboard_scalar(run->board, "train/loss", step, loss);

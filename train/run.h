@@ -13,28 +13,29 @@
 
 typedef struct {
     const TrainOptions *options;
-    char *checkpoint;     // what is resumed, or NULL
-    const char *base;     // the model directory to open: the checkpoint or --model
-    int first_step;       // steps that the checkpoint has done
+    char *checkpoint;     // the newest one: what is resumed, later what was saved last; NULL: none yet
+    int first_step;       // steps that the resumed checkpoint has done
     double least_seconds; // of a step by the roofline; 0: unknown
     FILE *log;
     char *log_path;
     TensorBoard *board;
-    double started, last, working, paused; // clock at the start and at the last step; seconds in steps; pauses since
+    double started, working; // clock at the start; seconds in steps
 } Run;
 
-// Makes the folder, finds the checkpoint to resume, cuts the log back to it. Dies if OUT holds another run and neither
-// --resume nor --overwrite is given.
+// Finds the checkpoint to resume; writes nothing yet. Dies if OUT holds another run and neither --resume nor
+// --overwrite is given, or if --overwrite would throw away the model to start from.
 Run run_open(const TrainOptions *options);
 void run_close(Run *run);
-// The first line of the log: options and what the trainer adds with `put` (may be NULL).
+// The model directory to open, and to take the parts from that are not trained: the newest checkpoint, or --model.
+const char *run_base(const Run *run);
+// Makes the folder, throws away what --overwrite says, cuts the log back to the checkpoint and writes its first line:
+// options and what the trainer adds with `put` (may be NULL).
 void run_begin(Run *run, void (*put)(yajl_gen gen, void *data), void *data);
+// A new checkpoint; the path becomes the run's.
+void run_saved(Run *run, char *checkpoint);
 
 // Called when the numbers of step `step` (1 = first) have arrived: log, and a line on the screen.
-void run_step(Run *run, int step, double loss, double grad_norm, bool finite);
-// Time between these calls counts for no step.
-void run_pause(Run *run);
-void run_continue(Run *run);
+void run_step(Run *run, int step, double loss, double grad_norm, bool finite, double seconds);
 
 typedef struct {
     double loss;          // validation loss at fixed noise and timesteps

@@ -75,7 +75,9 @@ static void write_record(TensorBoard *board, Buffer *event) {
     fwrite(&head, 4, 1, board->file);
     fwrite(event->bytes, 1, event->size, board->file);
     fwrite(&body, 4, 1, board->file);
-    if (fflush(board->file) != 0) { die("%s: cannot be written: %s", board->path, strerror(errno)); }
+    if (fflush(board->file) != 0 || ferror(board->file)) {
+        die("%s: cannot be written: %s", board->path, strerror(errno));
+    }
     free(event->bytes);
 }
 
@@ -90,7 +92,7 @@ static void write_value(TensorBoard *board, int step, Buffer *value) { // Event{
     write_record(board, &event);
 }
 
-TensorBoard *tensorboard_open(const char *folder) {
+TensorBoard *tensorboard_open(const char *folder, int first_step) {
     make_folders(folder);
     TensorBoard *board = xcalloc(1, sizeof *board);
     board->path = xprintf("%s/events.out.tfevents.%ld.cocogold.%ld", folder, (long)time(NULL), (long)getpid());
@@ -99,6 +101,14 @@ TensorBoard *tensorboard_open(const char *folder) {
     Buffer event = {0};
     put_double(&event, 1, wall_time());
     put_bytes(&event, 3, "brain.Event:2", 13);
+    write_record(board, &event);
+    Buffer session = {0}; // SessionLog{status = START}
+    put_integer(&session, 1, 1);
+    event = (Buffer){0};
+    put_double(&event, 1, wall_time());
+    put_integer(&event, 2, (uint64_t)first_step + 1);
+    put_bytes(&event, 7, session.bytes, session.size);
+    free(session.bytes);
     write_record(board, &event);
     return board;
 }

@@ -32,7 +32,7 @@ typedef struct {
 typedef struct {
     float *losses; // (micro_steps * B) pinned
     GradNorm *norm;
-    DeviceEvent *arrived;
+    DeviceEvent *started, *arrived;
     int step; // 0: empty
 } Report;
 
@@ -118,6 +118,7 @@ static void optimizer_step(Trainer *t, int step, Device *dev) {
     int micro_steps = o->gradient_accumulation_steps, B = t->diffusion.B;
     uint64_t samples = (uint64_t)B * (uint64_t)micro_steps;
     for (int k = 0; k < micro_steps; k++) { t->positions[k] = (uint64_t)step * samples + (uint64_t)(k * B); }
+    device_event_record(dev, t->reports[step % 2].started, false);
     optimizer_begin(&t->optimizer, o, step, t->positions, dev);
     for (int k = 0; k < micro_steps; k++) {
         Feed *f = &t->feeds[((long long)step * micro_steps + k) % 2];
@@ -140,14 +141,17 @@ static void report_send(Trainer *t, int step, Device *dev) {
     r->step = step + 1;
 }
 
-static void report_print(Trainer *t, Report *r) {
-    if (!r->step) { return; }
+// Prints what step `step` (from 0) sent, if that was not done yet.
+static void report_print(Trainer *t, int step) {
+    Report *r = &t->reports[step % 2];
+    if (step < 0 || !r->step) { return; }
     device_event_sync(r->arrived);
     int count = t->diffusion.B * t->options->gradient_accumulation_steps;
     double sum = 0;
     for (int i = 0; i < count; i++) { sum += r->losses[i]; }
-    t->optimizer.skipped += !r->norm->finite;
-    run_step(&t->run, r->step, sum / count, r->norm->norm, r->norm->finite);
+    optimizer_count(&t->optimizer, r->step - 1, r->norm);
+    run_step(&t->run, r->step, sum / count, r->norm->norm, r->norm->finite,
+             device_event_seconds(r->started, r->arrived));
     r->step = 0;
 }
 
@@ -171,6 +175,7 @@ static void write_settings(void *data, const char *folder) {
     s.alpha = info->alpha;
     s.resolution = info->resolution;
     s.steps = t->options->validation_steps;
+    s.text_template = xstrdup(t->options->text_template);
     uint8_t *keep = t->options->classes ? shards_classes(&t->shards, t->options->classes) : NULL;
     const char **names = xcalloc((size_t)info->class_count, sizeof *names);
     int count = 0;
@@ -183,21 +188,23 @@ static void write_settings(void *data, const char *folder) {
     settings_free(&s);
     free(names);
     free(keep);
+    if (t->options->prediction_type) { // a new file: the old one may be linked to the model directory of the start
+        char *path = xprintf("%s/scheduler/scheduler_config.json", folder);
+        schedule_config_write(&t->pipeline.schedule.config, path);
+        free(path);
+    }
 }
 
-static char *save(Trainer *t, int step, Device *dev) {
-    run_pause(&t->run);
+static void save(Trainer *t, int step, Device *dev) {
     Trained what = trained(t);
     device_sync(dev);
-    char *path = checkpoint_save(t->options, t->run.base, step, &what, &t->optimizer, write_settings, t, dev);
-    printf("saved %s\n", path);
-    run_continue(&t->run);
-    return path;
+    run_saved(&t->run,
+              checkpoint_save(t->options, run_base(&t->run), step, &what, &t->optimizer, write_settings, t, dev));
+    printf("saved %s\n", t->run.checkpoint);
 }
 
 static void validate(Trainer *t, int step, Device *dev) {
     if (!t->validates) { return; }
-    run_pause(&t->run);
     UNet *unet = &t->pipeline.unet;
     floatX *weights = unet->params.weights, *average = NULL;
     if (t->optimizer.ema) { // the moving average is what is used later
@@ -210,7 +217,6 @@ static void validate(Trainer *t, int step, Device *dev) {
     if (average) { device_free(dev, average); }
     run_validation(&t->run, step, &v);
     image_free(&v.sheet);
-    run_continue(&t->run);
 }
 
 static floatX *embed_classes(Trainer *t, Device *dev) {
@@ -228,12 +234,11 @@ static floatX *embed_classes(Trainer *t, Device *dev) {
 
 static void check_vae(const Trainer *t) {
     char digest[65];
-    pipeline_vae_digest(t->run.base, digest);
+    pipeline_vae_digest(run_base(&t->run), digest);
     if (strcmp(digest, t->shards.info.vae_sha256) != 0) {
         die("%s: the latents were made by another VAE than %s/vae has (SHA-256 %.12s..., expected %.12s...): run "
-            "`cocogold "
-            "encode` with this model",
-            t->options->shards, t->run.base, t->shards.info.vae_sha256, digest);
+            "`cocogold encode` with this model",
+            t->options->shards, run_base(&t->run), t->shards.info.vae_sha256, digest);
     }
 }
 
@@ -280,10 +285,10 @@ static void open_data(Trainer *t, Device *dev) {
     t->shards = shards_open(o->shards, o->split);
     const ShardInfo *info = &t->shards.info;
     int parts = PART_UNET | PART_TEXT | PART_SCHEDULE | (o->validate_every ? PART_VAE_DECODER : 0);
-    t->pipeline = pipeline_open(t->run.base, parts, PART_UNET, dev);
+    t->pipeline = pipeline_open(run_base(&t->run), parts, PART_UNET, dev);
     check_vae(t);
     if (info->channels != t->pipeline.unet.config.out_channels) {
-        die("%s: latents have %d channels, the UNet of %s %d", o->shards, info->channels, t->run.base,
+        die("%s: latents have %d channels, the UNet of %s %d", o->shards, info->channels, run_base(&t->run),
             t->pipeline.unet.config.out_channels);
     }
     t->table = embed_classes(t, dev);
@@ -320,6 +325,7 @@ static void trainer_open(Trainer *t, Device *dev) {
         t->feeds[i] = feed_create(&t->diffusion, dev);
         t->reports[i] = (Report){.losses = device_alloc_pinned(dev, losses),
                                  .norm = device_alloc_pinned(dev, sizeof(GradNorm)),
+                                 .started = device_event_create(dev),
                                  .arrived = device_event_create(dev)};
     }
     t->validates = validator_open(&t->validator, o, &t->shards, &t->diffusion, t->table, dev);
@@ -336,6 +342,7 @@ static void trainer_close(Trainer *t, Device *dev) {
         feed_destroy(&t->feeds[i], dev);
         device_free_pinned(dev, t->reports[i].losses);
         device_free_pinned(dev, t->reports[i].norm);
+        device_event_destroy(t->reports[i].started);
         device_event_destroy(t->reports[i].arrived);
     }
     device_free(dev, t->losses);
@@ -363,33 +370,30 @@ static bool due(int step, int period) { return period > 0 && step % period == 0;
 int train_unet(const TrainOptions *o, Device *dev) {
     Trainer t = {.options = o};
     trainer_open(&t, dev);
-    interrupt_install();
     run_begin(&t.run, put_run, &t);
+    interrupt_install();
     if (t.run.first_step == 0) { validate(&t, 0, dev); }
-    char *checkpoint = t.run.checkpoint ? xstrdup(t.run.checkpoint) : NULL;
-    int step = t.run.first_step;
+    int step = t.run.first_step, saved = step;
     while (step < o->max_train_steps && !interrupt_signal()) {
         optimizer_step(&t, step, dev);
         report_send(&t, step, dev);
-        report_print(&t, &t.reports[(step + 1) % 2]); // of the step before
+        report_print(&t, step - 1);
         step++;
-        bool last = step == o->max_train_steps || interrupt_signal();
-        if (last || due(step, o->validate_every) || due(step, o->checkpoint_every)) {
-            report_print(&t, &t.reports[(step - 1) % 2]);
-        }
         if (due(step, o->validate_every) || (step == o->max_train_steps && o->validate_every)) {
+            report_print(&t, step - 1);
             validate(&t, step, dev);
         }
-        if (last || due(step, o->checkpoint_every)) {
-            free(checkpoint);
-            checkpoint = save(&t, step, dev);
+        if (due(step, o->checkpoint_every)) {
+            report_print(&t, step - 1);
+            save(&t, saved = step, dev);
         }
     }
-    if (step >= o->max_train_steps && checkpoint) {
-        checkpoint_publish(checkpoint, o->out);
+    report_print(&t, step - 1);
+    if (step > saved) { save(&t, step, dev); }
+    if (step >= o->max_train_steps) {
+        checkpoint_publish(t.run.checkpoint, o->out);
         printf("the model is in %s/model\n", o->out);
     }
-    free(checkpoint);
     trainer_close(&t, dev);
     return interrupt_signal() ? 128 + interrupt_signal() : 0;
 }

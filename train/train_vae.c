@@ -23,8 +23,10 @@ typedef struct {
     Pipeline pipeline;
     VAEEncoder *encoder;
     VAEDecoder *decoder;
+    Coco coco, validation_coco;
+    bool *classes, *validation_classes;
+    PictureOptions training, validation;
     Pictures *pictures;
-    PictureOptions picture_options;
     Optimizer optimizer;
     Arena arena;
     floatX *weights; // joint buffers of encoder and decoder
@@ -160,8 +162,17 @@ static void upload_images(Trainer *t, Device *dev) {
     device_sync(dev);
 }
 
+// Pictures and what the VAE makes of them, for the first few.
 enum { SHEET_COLUMNS = 6, SHEET_ROWS = 4 };
 static const char *const sheet_headings[] = {"scene", "decoded", "overlay", "decoded", "mask", "decoded"};
+
+static Image draw_cells(Image *images) {
+    Cell cells[SHEET_ROWS * SHEET_COLUMNS];
+    for (int i = 0; i < SHEET_ROWS * SHEET_COLUMNS; i++) { cells[i] = (Cell){&images[i], NULL}; }
+    Image sheet = draw_sheet(NULL, sheet_headings, cells, SHEET_ROWS, SHEET_COLUMNS, 128);
+    for (int i = 0; i < SHEET_ROWS * SHEET_COLUMNS; i++) { image_free(&images[i]); }
+    return sheet;
+}
 
 static double squared_error(const float *a, const float *b, size_t n) {
     double sum = 0;
@@ -169,116 +180,121 @@ static double squared_error(const float *a, const float *b, size_t n) {
     return sum;
 }
 
+// A batch of one kind from position `first` on: decoded (B, R, R, 3) on the host, and the losses' sum.
+static double reconstruct(Trainer *t, float *decoded, int first, PictureKind kind, Device *dev) {
+    size_t size = (size_t)(t->R * t->R * 3), B = (size_t)t->B;
+    for (size_t i = 0; i < B; i++) {
+        pictures_at(&t->validation, NULL, first + (int)i, kind, t->host_images + i * size);
+    }
+    upload_images(t, dev);
+    vae_step(t, t->losses, NULL, 0, false, dev);
+    device_copy(dev, decoded, t->images, B * size * sizeof(float), false);
+    device_copy(dev, t->host_losses, t->losses, B * sizeof(float), false);
+    device_sync(dev);
+    double sum = 0;
+    for (size_t i = 0; i < B; i++) { sum += t->host_losses[i]; }
+    return sum;
+}
+
+// The first pictures of the validation split in all three kinds, whatever the training mix is.
 static void validate(Trainer *t, int step, Device *dev) {
-    const TrainOptions *o = t->options;
-    if (o->validate_every == 0) { return; }
-    run_pause(&t->run);
-    PictureOptions options = t->picture_options;
-    char *split = validation_split(o);
-    options.split = split;
-    options.seed = 1;
-    Coco coco = coco_open(o->data, split, o->source);
-    bool *classes = classes_parse(&coco, "all", NULL);
-    int64_t *order = xmalloc((size_t)coco.picture_count * sizeof *order);
-    for (int i = 0; i < coco.picture_count; i++) { order[i] = i; }
-    size_t size = (size_t)(t->R * t->R * 3);
-    float *decoded = xmalloc((size_t)t->B * size * sizeof(float));
+    size_t size = (size_t)(t->R * t->R * 3), pixels = (size_t)t->B * size;
+    float *decoded = xmalloc(pixels * sizeof(float));
     Image images[SHEET_ROWS * SHEET_COLUMNS] = {0};
     double loss = 0, error = 0;
     int count = 0;
-    for (int first = 0; first < o->validation_samples || first < SHEET_ROWS; first += t->B) {
-        for (int kind = 0; kind < 3; kind++) {
-            for (int i = 0; i < t->B; i++) {
-                pictures_at(&options, &coco, classes, order, first + i, (PictureKind)kind,
-                            t->host_images + (size_t)i * size);
+    for (int first = 0; first < t->options->validation_samples || first < SHEET_ROWS; first += t->B) {
+        for (int kind = 0; kind < 3; kind++, count += t->B) {
+            loss += reconstruct(t, decoded, first, (PictureKind)kind, dev);
+            error += squared_error(t->host_images, decoded, pixels);
+            for (int i = 0; i < t->B && first + i < SHEET_ROWS; i++) {
+                Image *cell = &images[(first + i) * SHEET_COLUMNS + 2 * kind];
+                cell[0] = image_from_floats(t->host_images + (size_t)i * size, t->R, t->R, 3);
+                cell[1] = image_from_floats(decoded + (size_t)i * size, t->R, t->R, 3);
             }
-            upload_images(t, dev);
-            vae_step(t, t->losses, NULL, 0, false, dev);
-            device_copy(dev, decoded, t->images, (size_t)t->B * size * sizeof(float), false);
-            device_copy(dev, t->host_losses, t->losses, (size_t)t->B * sizeof(float), false);
-            device_sync(dev);
-            for (int i = 0; i < t->B; i++) {
-                loss += t->host_losses[i];
-                error += squared_error(t->host_images + (size_t)i * size, decoded + (size_t)i * size, size);
-                if (first + i < SHEET_ROWS) {
-                    Image *cell = &images[(first + i) * SHEET_COLUMNS + 2 * kind];
-                    cell[0] = image_from_floats(t->host_images + (size_t)i * size, t->R, t->R, 3);
-                    cell[1] = image_from_floats(decoded + (size_t)i * size, t->R, t->R, 3);
-                }
-            }
-            count += t->B;
         }
     }
-    Cell cells[SHEET_ROWS * SHEET_COLUMNS];
-    for (int i = 0; i < SHEET_ROWS * SHEET_COLUMNS; i++) { cells[i] = (Cell){&images[i], NULL}; }
-    Image sheet = draw_sheet(NULL, sheet_headings, cells, SHEET_ROWS, SHEET_COLUMNS, 128);
+    Image sheet = draw_cells(images);
     run_validation_vae(&t->run, step, loss / count, 10 * log10(4 / (error / count / (double)size)), &sheet);
     image_free(&sheet);
-    for (int i = 0; i < SHEET_ROWS * SHEET_COLUMNS; i++) { image_free(&images[i]); }
-    free(decoded), free(order), free(classes), free(split);
-    coco_free(&coco);
-    run_continue(&t->run);
+    free(decoded);
 }
 
 // ---- the latents' scale --------------------------------------------------------------------------------------------
 
-// scaling_factor = 1 / standard deviation of the posterior means (Rombach et al. 2022), over `batches` batches of
+enum { SCALING_BATCHES = 8 };
+
+// scaling_factor = 1 / standard deviation of the posterior means (Rombach et al. 2022), over the first batches of
 // scenes.
-static float measure_scaling(Trainer *t, int batches, Device *dev) {
-    size_t count = (size_t)(t->B * t->r * t->r), size = (size_t)(t->R * t->R * 3);
-    float *host = xmalloc(2 * count * (size_t)t->L * sizeof(float)),
-          *device = device_alloc(dev, 2 * count * (size_t)t->L * sizeof(float));
-    Coco coco = coco_open(t->options->data, t->options->split, t->options->source);
-    bool *classes = classes_parse(&coco, "all", NULL);
-    int64_t *order = xmalloc((size_t)coco.picture_count * sizeof *order);
-    for (int i = 0; i < coco.picture_count; i++) { order[i] = i; }
-    double sum = 0, squares = 0, n = 0;
-    for (int b = 0; b < batches; b++) {
+static float measure_scaling(Trainer *t, Device *dev) {
+    size_t rows = (size_t)(t->B * t->r * t->r), L = (size_t)t->L, size = (size_t)(t->R * t->R * 3);
+    float *host = xmalloc(2 * rows * L * sizeof(float)), *device = device_alloc(dev, 2 * rows * L * sizeof(float));
+    double sum = 0, squares = 0, n = (double)(SCALING_BATCHES * rows * L);
+    for (int b = 0; b < SCALING_BATCHES; b++) {
         for (int i = 0; i < t->B; i++) {
-            pictures_at(&t->picture_options, &coco, classes, order, b * t->B + i, KIND_SCENE,
-                        t->host_images + (size_t)i * size);
+            pictures_at(&t->training, NULL, b * t->B + i, KIND_SCENE, t->host_images + (size_t)i * size);
         }
         upload_images(t, dev);
         ArenaMark mark = arena_mark(&t->arena);
-        floatX *input = arena_save(&t->arena, (size_t)t->B * size),
-               *moments = arena_save(&t->arena, 2 * count * (size_t)t->L);
+        floatX *input = arena_save(&t->arena, (size_t)t->B * size), *moments = arena_save(&t->arena, 2 * rows * L);
         cast_to_floatX(input, t->images, (size_t)t->B * size, dev);
         vae_encoder_forward(t->encoder, &t->arena, moments, input, t->B, t->R, t->R, false, dev);
-        cast_to_float(device, moments, 2 * count * (size_t)t->L, dev);
+        cast_to_float(device, moments, 2 * rows * L, dev);
         arena_release(&t->arena, mark);
-        device_copy(dev, host, device, 2 * count * (size_t)t->L * sizeof(float), false);
+        device_copy(dev, host, device, 2 * rows * L * sizeof(float), false);
         device_sync(dev);
-        for (size_t i = 0; i < count; i++) {
-            for (int c = 0; c < t->L; c++, n++) {
-                double x = host[i * 2 * (size_t)t->L + (size_t)c];
-                sum += x;
-                squares += x * x;
-            }
+        for (size_t i = 0; i < rows * L; i++) {
+            double mean = host[i / L * 2 * L + i % L];
+            sum += mean;
+            squares += mean * mean;
         }
     }
-    free(host), free(order), free(classes);
+    free(host);
     device_free(dev, device);
-    coco_free(&coco);
     double variance = squares / n - sum / n * (sum / n);
     return variance > 0 ? (float)(1 / sqrt(variance)) : 1;
 }
 
-static char *save(Trainer *t, int step, Device *dev) {
-    run_pause(&t->run);
-    t->encoder->config.scaling_factor = t->decoder->config.scaling_factor = measure_scaling(t, 8, dev);
+static void save(Trainer *t, int step, Device *dev) {
+    float scaling = measure_scaling(t, dev);
+    t->encoder->config.scaling_factor = t->decoder->config.scaling_factor = scaling;
     Trained what = trained(t);
-    char *path = checkpoint_save(t->options, t->run.base, step, &what, &t->optimizer, NULL, NULL, dev);
-    printf("saved %s (scaling factor %.4f)\n", path, t->encoder->config.scaling_factor);
-    run_continue(&t->run);
-    return path;
+    run_saved(&t->run, checkpoint_save(t->options, run_base(&t->run), step, &what, &t->optimizer, NULL, NULL, dev));
+    printf("saved %s (scaling factor %.4f)\n", t->run.checkpoint, scaling);
 }
 
 // ---- the run -------------------------------------------------------------------------------------------------------
 
+static void open_pictures(Trainer *t) {
+    const TrainOptions *o = t->options;
+    t->coco = coco_open(o->data, o->split, o->source);
+    t->classes = classes_parse(&t->coco, "all", NULL);
+    t->training = (PictureOptions){.coco = &t->coco,
+                                   .classes = t->classes,
+                                   .resolution = t->R,
+                                   .min_side = o->min_side,
+                                   .mix_overlay = o->mix_overlay,
+                                   .mix_mask = o->mix_mask,
+                                   .seed = (uint64_t)o->seed,
+                                   .rows = t->B,
+                                   .workers = o->dataloader_num_workers,
+                                   .start = (long long)t->run.first_step * t->B * o->gradient_accumulation_steps};
+    t->pictures = pictures_open(&t->training);
+    if (o->validate_every == 0) { return; }
+    char *split = validation_split(o);
+    t->validation_coco = coco_open(o->data, split, o->source);
+    t->validation_classes = classes_parse(&t->validation_coco, "all", NULL);
+    t->validation = t->training;
+    t->validation.coco = &t->validation_coco;
+    t->validation.classes = t->validation_classes;
+    t->validation.seed = 1; // whatever --seed is: runs are comparable
+    free(split);
+}
+
 static void trainer_open(Trainer *t, Device *dev) {
     const TrainOptions *o = t->options;
     t->run = run_open(o);
-    t->pipeline = pipeline_open(t->run.base, PART_VAE_ENCODER | PART_VAE_DECODER, 0, dev);
+    t->pipeline = pipeline_open(run_base(&t->run), PART_VAE_ENCODER | PART_VAE_DECODER, 0, dev);
     t->encoder = &t->pipeline.vae_encoder;
     t->decoder = &t->pipeline.vae_decoder;
     t->B = o->train_batch_size;
@@ -296,19 +312,7 @@ static void trainer_open(Trainer *t, Device *dev) {
         Trained what = trained(t);
         checkpoint_load(o, t->run.checkpoint, &what, &t->optimizer, dev);
     }
-    t->picture_options =
-        (PictureOptions){.data = o->data,
-                         .split = o->split,
-                         .source = o->source,
-                         .resolution = t->R,
-                         .min_side = o->min_side,
-                         .mix_overlay = o->mix_overlay,
-                         .mix_mask = o->mix_mask,
-                         .seed = (uint64_t)o->seed,
-                         .rows = t->B,
-                         .workers = o->dataloader_num_workers,
-                         .start = (long long)t->run.first_step * t->B * o->gradient_accumulation_steps};
-    t->pictures = pictures_open(&t->picture_options);
+    open_pictures(t);
     size_t images = (size_t)(t->B * t->R * t->R * 3) * sizeof(float);
     size_t losses = (size_t)(t->B * o->gradient_accumulation_steps) * sizeof(float);
     t->host_images = device_alloc_pinned(dev, images);
@@ -322,6 +326,10 @@ static void trainer_open(Trainer *t, Device *dev) {
 
 static void trainer_close(Trainer *t, Device *dev) {
     pictures_close(t->pictures);
+    coco_free(&t->coco);
+    coco_free(&t->validation_coco);
+    free(t->classes);
+    free(t->validation_classes);
     device_free_pinned(dev, t->host_images);
     device_free_pinned(dev, t->host_losses);
     device_free_pinned(dev, t->host_norm);
@@ -341,6 +349,7 @@ static void trainer_close(Trainer *t, Device *dev) {
 static void optimizer_step(Trainer *t, int step, Device *dev) {
     const TrainOptions *o = t->options;
     int micro_steps = o->gradient_accumulation_steps, count = t->B * micro_steps;
+    double started = now_seconds();
     for (int k = 0; k < micro_steps; k++) { t->positions[k] = (uint64_t)step * (uint64_t)count + (uint64_t)(k * t->B); }
     optimizer_begin(&t->optimizer, o, step, t->positions, dev);
     for (int k = 0; k < micro_steps; k++) {
@@ -355,8 +364,8 @@ static void optimizer_step(Trainer *t, int step, Device *dev) {
     device_sync(dev);
     double sum = 0;
     for (int i = 0; i < count; i++) { sum += t->host_losses[i]; }
-    t->optimizer.skipped += !t->host_norm->finite;
-    run_step(&t->run, step + 1, sum / count, t->host_norm->norm, t->host_norm->finite);
+    optimizer_count(&t->optimizer, step, t->host_norm);
+    run_step(&t->run, step + 1, sum / count, t->host_norm->norm, t->host_norm->finite, now_seconds() - started);
 }
 
 static bool due(int step, int period) { return period > 0 && step % period == 0; }
@@ -364,26 +373,21 @@ static bool due(int step, int period) { return period > 0 && step % period == 0;
 int train_vae(const TrainOptions *o, Device *dev) {
     Trainer t = {.options = o};
     trainer_open(&t, dev);
-    interrupt_install();
     run_begin(&t.run, NULL, NULL);
-    char *checkpoint = t.run.checkpoint ? xstrdup(t.run.checkpoint) : NULL;
-    int step = t.run.first_step;
+    interrupt_install();
+    int step = t.run.first_step, saved = step;
     while (step < o->max_train_steps && !interrupt_signal()) {
         optimizer_step(&t, step++, dev);
-        bool last = step == o->max_train_steps || interrupt_signal();
         if (due(step, o->validate_every) || (step == o->max_train_steps && o->validate_every)) {
             validate(&t, step, dev);
         }
-        if (last || due(step, o->checkpoint_every)) {
-            free(checkpoint);
-            checkpoint = save(&t, step, dev);
-        }
+        if (due(step, o->checkpoint_every)) { save(&t, saved = step, dev); }
     }
-    if (step >= o->max_train_steps && checkpoint) {
-        checkpoint_publish(checkpoint, o->out);
+    if (step > saved) { save(&t, step, dev); }
+    if (step >= o->max_train_steps) {
+        checkpoint_publish(t.run.checkpoint, o->out);
         printf("the model is in %s/model\n", o->out);
     }
-    free(checkpoint);
     trainer_close(&t, dev);
     return interrupt_signal() ? 128 + interrupt_signal() : 0;
 }

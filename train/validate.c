@@ -15,7 +15,11 @@ bool validator_open(Validator *v, const TrainOptions *o, const ShardSet *trainin
     char *first = xprintf("%s/val-00000.h5", o->shards);
     bool exists = file_exists(first);
     free(first);
-    if (!exists || o->validate_every == 0) { return false; }
+    if (o->validate_every == 0) { return false; }
+    if (!exists) {
+        printf("no validation: %s has no shards val-*.h5\n", o->shards);
+        return false;
+    }
     *v = (Validator){.options = o, .shards = shards_open(o->shards, "val"), .table = table};
     const ShardInfo *info = &v->shards.info;
     if (!(info->targets & o->target_bit)) { die("%s: the shards val-*.h5 have no target %s", o->shards, o->target); }

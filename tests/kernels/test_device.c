@@ -21,6 +21,13 @@ static void test_memory(void **state) {
     device_copy(&check_dev, back, b, 1000, false);
     device_event_record(&check_dev, event, false);
     device_event_sync(event);
+    DeviceEvent *later = device_event_create(&check_dev);
+    device_event_record(&check_dev, later, false);
+    device_event_sync(later);
+    double seconds = device_event_seconds(event, later);
+    printf("    %.2g s between two events\n", seconds);
+    assert_true(seconds >= 0 && seconds < 5);
+    device_event_destroy(later);
     for (int i = 0; i < 1000; i++) assert_int_equal(back[i], i < 10 ? 0 : host[i]);
     device_event_destroy(event);
     device_free(&check_dev, a), device_free(&check_dev, b);
