@@ -87,7 +87,8 @@ def draw_unet(rng, sd2):
     else:  # constant number of heads, 1x1 convolutions
         heads = rng.choice([1, 2])
     channels = [(h if sd2 else heads) * size * (1 if sd2 else i + 1) for i, h in enumerate(heads if sd2 else range(levels))]
-    channels = [-(-c // groups) * groups for c in channels]
+    # In a group of one channel the norm takes away whatever the time embedding adds: gradients that are zero.
+    channels = [c if c > groups else 2 * c for c in (-(-c // groups) * groups for c in channels)]
     attention = [rng.random() < 0.7 for _ in range(levels)]
     return dict(
         sample_size=16,
