@@ -39,6 +39,7 @@ if [ "${1:-}" = --reference ] && ! cmp -s tests/reference/requirements.txt .venv
     echo "setup: installing the packages of tests/reference/requirements.txt into .venv"
     python3 -m venv .venv
     .venv/bin/pip install -q --only-binary=:all: -r tests/reference/requirements.txt
+    .venv/bin/pip install -q --only-binary=:all: --no-deps -r tests/reference/requirements-vocabulary.txt
     cp tests/reference/requirements.txt .venv/requirements.txt
 fi
 
