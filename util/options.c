@@ -5,6 +5,14 @@
 #include <stdlib.h>
 #include <string.h>
 
+// popt names the value that it cannot read; its option is the argument before it, or a part of it ("--lr=fast").
+static const char *option_of(const char *bad, int argc, char **argv) {
+    for (int i = 2; i < argc && strncmp(bad, "--", 2) != 0; i++) {
+        if (strcmp(argv[i], bad) == 0 && strncmp(argv[i - 1], "--", 2) == 0) { return argv[i - 1]; }
+    }
+    return "";
+}
+
 const char **options_parse(int argc, char **argv, struct poptOption *table, const char *usage, const char *about,
                            int max_arguments) {
     static const char *none[] = {NULL};
@@ -20,14 +28,14 @@ const char **options_parse(int argc, char **argv, struct poptOption *table, cons
     int code = poptGetNextOpt(context);
     while (code > 0) { code = poptGetNextOpt(context); }
     if (code < -1) {
-        die("%s: %s: %s (see %s --help)", name, poptBadOption(context, POPT_BADOPTION_NOALIAS), poptStrerror(code),
-            name);
+        const char *bad = poptBadOption(context, POPT_BADOPTION_NOALIAS), *option = option_of(bad, argc, argv);
+        die("%s: %s%s%s: %s (see %s --help)", argv[0], option, *option ? " " : "", bad, poptStrerror(code), name);
     }
     const char **rest = poptGetArgs(context); // lives as long as the context, which is kept on purpose
     int count = 0;
     while (rest && rest[count]) { count++; }
     if (count > max_arguments) {
-        die("%s: unexpected argument \"%s\" (see %s --help)", name, rest[max_arguments], name);
+        die("%s: unexpected argument \"%s\" (see %s --help)", argv[0], rest[max_arguments], name);
     }
     return rest ? rest : none;
 }

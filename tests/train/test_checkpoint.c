@@ -1,0 +1,203 @@
+// Checkpoints: the same bits back, all or nothing, the newest one, how many are kept, what is never touched.
+#include "tests/train/train_test.h"
+#include "tests/data/folder.h"
+#include "model/init.h"
+#include "train/checkpoint.h"
+#include "util/philox.h"
+#include <dirent.h>
+
+static Device dev;
+static UNet unet;
+static TrainOptions options;
+static Optimizer optimizer;
+static Trained what;
+static const char *base; // a model directory with a scheduler, which stands for the parts that are not trained
+
+static float *fill_random(float *out, uint64_t seed) {
+    Random random = random_begin(seed, PHILOX_INIT, 0, 0);
+    for (int i = 0; i < unet.params.count; i++) { // the padding between slices stays zero
+        const ParamSlice *s = &unet.params.slices[i];
+        for (size_t j = 0; j < s->count; j++) { out[s->offset + j] = random_normal(&random); }
+    }
+    return out;
+}
+
+static float *random_flat(uint64_t seed) { return fill_random(xcalloc(unet.params.total, sizeof(float)), seed); }
+
+static void upload(float *device, uint64_t seed) {
+    float *flat = random_flat(seed);
+    device_copy(&dev, device, flat, unet.params.total * sizeof(float), false);
+    free(flat);
+}
+
+static int begin(void **state) {
+    if (folder_begin(state)) { return 1; }
+    device_open(&dev, 0);
+    const Preset *mini = preset_find("mini");
+    UNetConfig config = mini->unet; // smaller: 32 and 64 channels
+    config.levels = 2;
+    config.block_out_channels[0] = 32;
+    config.block_out_channels[1] = 64;
+    unet = unet_create(&config);
+    params_alloc(&unet.params, true, &dev);
+    options = options_of("--ema-decay", "0.9");
+    options.out = xstrdup(in_folder("run"));
+    base = xstrdup(in_folder("base"));
+    char *scheduler = xprintf("%s/scheduler", base), *file = xprintf("%s/scheduler_config.json", scheduler);
+    make_folders(scheduler);
+    schedule_config_write(&mini->schedule, file);
+    free(scheduler);
+    free(file);
+    optimizer = optimizer_create(&options, unet.params.weights, unet.params.grads, unet.params.total, &dev);
+    what = (Trained){.module = "unet",
+                     .file = "diffusion_pytorch_model.safetensors",
+                     .params = {&unet.params},
+                     .count = 1,
+                     .unet_config = &unet.config};
+    return 0;
+}
+
+static int end(void **state) {
+    optimizer_destroy(&optimizer, &dev);
+    unet_destroy(&unet, &dev);
+    device_close(&dev);
+    return folder_end(state);
+}
+
+static void randomize(uint64_t seed) {
+    upload(optimizer.master, seed);
+    upload(optimizer.m, seed + 1);
+    upload(optimizer.v, seed + 2);
+    upload(optimizer.ema, seed + 3);
+}
+
+static void same_bits(const float *device, uint64_t seed, const char *name) {
+    size_t bytes = unet.params.total * sizeof(float);
+    float *expected = random_flat(seed), *host = xmalloc(bytes);
+    device_copy(&dev, host, device, bytes, false);
+    device_sync(&dev);
+    printf("  %-8s %zu elements: %s\n", name, unet.params.total,
+           memcmp(host, expected, bytes) ? "differ" : "same bits");
+    assert_memory_equal(host, expected, bytes);
+    free(expected);
+    free(host);
+}
+
+static char *save(int step) { return checkpoint_save(&options, base, step, &what, &optimizer, NULL, NULL, &dev); }
+
+static bool there(const char *name) { return access(in_folder(name), F_OK) == 0; }
+
+static void test_bits(void **state) {
+    (void)state;
+    options.checkpoints_total_limit = 0;
+    randomize(10);
+    optimizer.skipped = 3;
+    optimizer.last_skipped = 41;
+    char *path = save(42);
+    assert_string_equal(path + strlen(path) - 17, "checkpoint-000042");
+    randomize(50);
+    optimizer.skipped = optimizer.last_skipped = 0;
+    checkpoint_load(&options, path, &what, &optimizer, &dev);
+    same_bits(optimizer.m, 11, "exp_avg");
+    same_bits(optimizer.v, 12, "exp_avg_sq");
+    same_bits(optimizer.ema, 13, "average");
+    assert_true(optimizer.skipped == 3 && optimizer.last_skipped == 41);
+    char *module = xprintf("%s/unet", path); // weights come with the pipeline
+    weights_read(&unet.params, module, (float *)optimizer.master);
+    same_bits(optimizer.master, 10, "weights");
+    assert_true(there("run/checkpoint-000042/scheduler/scheduler_config.json"));
+    assert_true(there("run/checkpoint-000042/model_index.json"));
+    checkpoint_publish(path, options.out);
+    assert_true(there("run/model/unet_ema/config.json") && !there("run/model/trainer"));
+    free(module);
+    free(path);
+}
+
+static void test_limit(void **state) {
+    (void)state;
+    static const char *const leftovers[] = {"run/checkpoint-000007.tmp-4321/unet", "run/checkpoint-000005.old-99/unet",
+                                            "run/model.tmp-77/vae", "run/model.old-1/vae"};
+    static const char *const users[] = {"run/checkpoint-best/unet", "run/checkpoint-5/trainer", "run/notes.tmp-1/x",
+                                        "run/checkpoint-000003/unet"}; // the last one: not complete
+    for (int i = 0; i < 4; i++) { make_folders(in_folder(leftovers[i])), make_folders(in_folder(users[i])); }
+    write_text("run/checkpoint-5/trainer/state.json", "{}"); // the name is not ours
+    options.checkpoints_total_limit = 2;
+    for (int step = 50; step <= 80; step += 10) { free(save(step)); }
+    for (int i = 0; i < 4; i++) {
+        printf("  %-40s removed: %s\n  %-40s kept: %s\n", leftovers[i], there(leftovers[i]) ? "no" : "yes", users[i],
+               there(users[i]) ? "yes" : "no");
+        assert_false(there(leftovers[i]));
+        assert_true(there(users[i]));
+    }
+    assert_true(there("run/checkpoint-000080") && there("run/checkpoint-000070"));
+    assert_false(there("run/checkpoint-000060") || there("run/checkpoint-000050") || there("run/checkpoint-000042"));
+    int step;
+    char *newest = checkpoint_newest(options.out, &step);
+    assert_int_equal(step, 80);
+    assert_string_equal(newest, in_folder("run/checkpoint-000080"));
+    free(newest);
+}
+
+static void give_up(void *data, const char *where) { die("%s: %s", where, (const char *)data); }
+
+// The list of names in a folder, to see that nothing came or went.
+static char *names_in(const char *where) {
+    struct dirent **entries;
+    int count = scandir(where, &entries, NULL, alphasort);
+    char *list = xstrdup("");
+    for (int i = 0; i < count; i++) {
+        char *longer = xprintf("%s%s ", list, entries[i]->d_name);
+        free(list);
+        free(entries[i]);
+        list = longer;
+    }
+    free(entries);
+    return list;
+}
+
+static void test_failure(void **state) {
+    (void)state;
+    char *before = names_in(options.out);
+    assert_dies("no space", checkpoint_save(&options, base, 90, &what, &optimizer, give_up, "no space", &dev));
+    char *after = names_in(options.out);
+    assert_string_equal(after, before);
+    free(before);
+    free(after);
+}
+
+static void test_damage(void **state) {
+    (void)state;
+    const char *path = in_folder("run/checkpoint-000080");
+    const char *moments = in_folder("run/checkpoint-000080/trainer/optimizer.safetensors");
+    size_t size;
+    char *bytes = read_file(moments, &size);
+    atomic_write(moments, bytes, size / 2);
+    assert_dies("optimizer.safetensors", checkpoint_load(&options, path, &what, &optimizer, &dev));
+    optimizer.total -= 64;
+    atomic_write(moments, bytes, size);
+    assert_dies("tensor \"exp_avg\" is missing or not of", checkpoint_load(&options, path, &what, &optimizer, &dev));
+    optimizer.total += 64;
+    write_text("run/checkpoint-000080/trainer/state.json", "{\"step\": 80, ");
+    assert_dies("state.json: is not valid JSON", checkpoint_load(&options, path, &what, &optimizer, &dev));
+    free(bytes);
+}
+
+static void test_remove_all(void **state) {
+    (void)state;
+    make_folders(in_folder("run/checkpoint-000081.tmp-5"));
+    checkpoint_remove_all(options.out);
+    int step;
+    assert_null(checkpoint_newest(options.out, &step));
+    assert_false(there("run/checkpoint-000081.tmp-5") || there("run/checkpoint-000070"));
+    assert_true(there("run/checkpoint-best"));
+    assert_null(checkpoint_newest(in_folder("no such run"), &step));
+    assert_int_equal(step, 0);
+}
+
+int main(void) {
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(test_bits),   cmocka_unit_test(test_limit),      cmocka_unit_test(test_failure),
+        cmocka_unit_test(test_damage), cmocka_unit_test(test_remove_all),
+    };
+    return cmocka_run_group_tests(tests, begin, end);
+}
