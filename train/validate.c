@@ -196,9 +196,11 @@ static void summarize_scores(const Validator *v, const PairScore *scores, Valida
     for (int i = 0; i < v->count; i++) {
         seen[i] = info->trained[scores[i].class_index];
         unseen[i] = !seen[i];
-        result->empty += (double)pair_empty(&scores[i]) / v->count;
-        result->full += (double)pair_full(&scores[i]) / v->count;
+        result->empty += pair_empty(&scores[i]);
+        result->full += pair_full(&scores[i]);
     }
+    result->empty /= v->count;
+    result->full /= v->count;
     result->seen = summarize(scores, v->count, seen, info->class_count, 0, 0);
     result->unseen = summarize(scores, v->count, unseen, info->class_count, 0, 0);
     free(seen), free(unseen);

@@ -1,0 +1,63 @@
+# What the tests of the command line share; sourced by tests/cli/test_*.sh. They use the program at $COCOGOLD (default:
+# ./cocogold) and a temporary folder, which is the working directory and removed at the end.
+set -u
+root=$(cd "$(dirname "${BASH_SOURCE[0]}")/../.." && pwd)
+cocogold=$(realpath "${COCOGOLD:-$root/cocogold}")
+export OMP_NUM_THREADS=${OMP_NUM_THREADS:-1} # the models are small; bits are promised for equal thread counts
+work=$(mktemp -d "${TMPDIR:-/tmp}/cocogold-cli-XXXXXX")
+trap 'rm -rf "$work"' EXIT
+cd "$work" || exit 1
+passed=0 failed=0
+
+result() { # result CODE NAME [DETAIL]
+    if [ "$1" = 0 ]; then
+        passed=$((passed + 1))
+        echo "ok      $2"
+    else
+        failed=$((failed + 1))
+        echo "FAILED  $2"
+        [ -z "${3:-}" ] || sed 's/^/          /' <<<"$3"
+    fi
+}
+
+check() { # check NAME COMMAND...: the command succeeds
+    local text code
+    text=$("${@:2}" 2>&1)
+    code=$?
+    result $code "$1" "$(tail -n 15 <<<"$text") (exit $code)"
+}
+
+check_not() { # check_not NAME COMMAND...: the command fails
+    if "${@:2}" >/dev/null 2>&1; then result 1 "$1"; else result 0 "$1"; fi
+}
+
+# dies NAME TEXT ARGUMENTS...: `cocogold ARGUMENTS` ends with code 1, and stderr is one sentence that contains TEXT.
+dies() {
+    local name=$1 text=$2 said code lines
+    shift 2
+    timeout 60 "$cocogold" "$@" >"$work/.stdout" 2>"$work/.stderr"
+    code=$?
+    said=$(grep -v '^cocogold: warning: ' "$work/.stderr")
+    lines=$(grep -c '' <<<"$said")
+    if [ $code = 1 ] && [ "$lines" = 1 ] && [[ $said == "cocogold: "*"$text"* ]]; then
+        result 0 "$name: ${said#cocogold: }"
+    else
+        result 1 "$name" "exit $code, expected one sentence with \"$text\", got: $said"
+    fi
+}
+
+finish() {
+    echo "$passed passed, $failed failed"
+    [ $failed = 0 ]
+    exit
+}
+
+# A small data set, a random model and its latents: data/ model/ latents/.
+prepare() {
+    "$cocogold" synth data --train 40 --val 12 >/dev/null 2>&1 &&
+        "$cocogold" init --preset mini model >/dev/null 2>&1 || { result 1 "synth and init"; finish; }
+    for split in train val; do
+        "$cocogold" encode --model model --data data --split $split --out latents --targets overlay,mask --min-side 1 \
+            --classes @data/classes/seen.txt >.encode 2>&1 || { result 1 "encode" "$(cat .encode)"; finish; }
+    done
+}

@@ -1,0 +1,210 @@
+// One training step: the plan is as large as the step, recomputation changes no bit, how a batch is cut up does not
+// matter, and the optimizer leaves out steps that are not finite.
+#include "tests/train/train_test.h"
+#include "tests/data/folder.h"
+#include "model/init.h"
+#include "train/diffusion.h"
+#include "train/optimizer.h"
+#include "util/philox.h"
+
+enum { SAMPLES = 16, H = 6, W = 5, L = 4, N = H * W * L };
+
+static Device dev;
+static Pipeline pipeline;
+static TrainOptions options;
+static float *image, *target, *weight, *context; // of SAMPLES samples
+
+static float *random_tensor(size_t n, uint64_t sample) {
+    float *values = device_alloc(&dev, n * sizeof(float));
+    Random random = random_begin(5, PHILOX_INIT, 0, sample);
+    for (size_t i = 0; i < n; i++) { values[i] = random_normal(&random); }
+    return values;
+}
+
+static int begin(void **state) {
+    if (folder_begin(state)) { return 1; }
+    device_open(&dev, 0);
+    const Preset *mini = preset_find("mini");
+    tokenizer_write(mini, in_folder("tokenizer"));
+    pipeline = (Pipeline){.folder = "test",
+                          .unet = unet_create(&mini->unet),
+                          .schedule = schedule_create(&mini->schedule),
+                          .tokenizer = tokenizer_open(in_folder("tokenizer"))};
+    Params *p = &pipeline.unet.params;
+    params_alloc(p, true, &dev);
+    float *flat = xcalloc(p->total, sizeof(float));
+    for (int i = 0; i < p->count; i++) { init_slice(flat + p->slices[i].offset, p, i, 3, mini, false); }
+    device_copy(&dev, p->weights, flat, p->total * sizeof(float), false);
+    free(flat);
+    options = options_of();
+    image = random_tensor(SAMPLES * N, 1);
+    target = random_tensor(SAMPLES * N, 2);
+    weight = random_tensor(SAMPLES * H * W, 3);
+    for (int i = 0; i < SAMPLES * H * W; i++) { weight[i] = fabsf(weight[i]); }
+    context =
+        random_tensor((size_t)(SAMPLES * tokenizer_length(pipeline.tokenizer) * mini->unet.cross_attention_dim), 4);
+    return 0;
+}
+
+static int end(void **state) {
+    device_free(&dev, image), device_free(&dev, target), device_free(&dev, weight), device_free(&dev, context);
+    unet_destroy(&pipeline.unet, &dev);
+    schedule_free(&pipeline.schedule);
+    tokenizer_close(pipeline.tokenizer);
+    device_close(&dev);
+    return folder_end(state);
+}
+
+// All samples as micro_steps batches of `rows`: losses (SAMPLES) and, with backward, gradients (copied, to be freed).
+// The arena has exactly the planned size; what the step took is compared with it.
+static float *run_samples(float *losses, int rows, int micro_steps, bool backward) {
+    Params *p = &pipeline.unet.params;
+    options.train_batch_size = rows;
+    options.gradient_accumulation_steps = micro_steps;
+    Diffusion d = diffusion_create(&pipeline, &options, H, W, &dev);
+    size_t bytes = diffusion_bytes(&d, &dev),
+           per_sample = (size_t)(d.tokens * pipeline.unet.config.cross_attention_dim);
+    Arena arena = arena_create(&dev, bytes);
+    uint64_t positions[SAMPLES];
+    for (int k = 0; k < micro_steps; k++) { positions[k] = (uint64_t)(k * rows); }
+    Optimizer o = optimizer_create(&options, p->weights, p->grads, p->total, &dev);
+    optimizer_begin(&o, &options, 0, positions, &dev);
+    for (int k = 0; k < micro_steps; k++) {
+        int i = k * rows;
+        diffusion_step(&d, &arena, losses + i, image + i * N, target + i * N, weight + i * H * W,
+                       context + (size_t)i * per_sample, o.scalars + k, k > 0, backward, &dev);
+    }
+    if (backward) {
+        printf("  batch %2d x %2d: planned %zu bytes, used %zu\n", rows, micro_steps, bytes, arena.peak);
+        assert_int_equal(arena.peak, bytes);
+    } else {
+        assert_true(arena.peak <= bytes);
+    }
+    float *grads = xmalloc(p->total * sizeof(float));
+    memcpy(grads, p->grads, p->total * sizeof(float));
+    optimizer_destroy(&o, &dev);
+    arena_destroy(&arena);
+    diffusion_destroy(&d, &dev);
+    return grads;
+}
+
+static void test_accumulation(void **state) {
+    (void)state;
+    size_t total = pipeline.unet.params.total;
+    static const LossKind kinds[] = {LOSS_MSE, LOSS_WEIGHTED, LOSS_FOCAL};
+    for (int i = 0; i < 3; i++) {
+        options.loss_kind = kinds[i];
+        float one[SAMPLES], two[SAMPLES];
+        float *whole = run_samples(one, SAMPLES, 1, true), *parts = run_samples(two, SAMPLES / 2, 2, true);
+        double loss_error = relative_error(two, one, SAMPLES), error = relative_error(parts, whole, total);
+        printf("  loss %d: 2 x 8 against 1 x 16: losses %.2g, gradients %.2g\n", i, loss_error, error);
+        assert_true(loss_error < 1e-6 && error < 1e-5);
+        free(whole);
+        free(parts);
+    }
+    options.loss_kind = LOSS_MSE;
+}
+
+static void test_recompute(void **state) {
+    (void)state;
+    size_t total = pipeline.unet.params.total;
+    static char *const levels[] = {"none", "transformers", "blocks"};
+    float losses[3][SAMPLES], *grads[3];
+    for (int i = 0; i < 3; i++) {
+        options.recompute = levels[i];
+        grads[i] = run_samples(losses[i], SAMPLES, 1, true);
+    }
+    for (int i = 1; i < 3; i++) {
+        bool same =
+            !memcmp(losses[i], losses[0], sizeof losses[0]) && !memcmp(grads[i], grads[0], total * sizeof(float));
+        printf("  --recompute %s: %s\n", levels[i], same ? "same bits" : "other bits");
+        assert_true(same);
+    }
+    for (int i = 0; i < 3; i++) { free(grads[i]); }
+    options.recompute = levels[0];
+}
+
+static void test_validation(void **state) {
+    (void)state;
+    static const int rows[] = {16, 4, 1};
+    float losses[3][SAMPLES];
+    for (int i = 0; i < 3; i++) { free(run_samples(losses[i], rows[i], SAMPLES / rows[i], false)); }
+    for (int i = 1; i < 3; i++) {
+        double error = relative_error(losses[i], losses[0], SAMPLES);
+        printf("  losses of 16 samples in batches of %d and of 16: %.2g\n", rows[i], error);
+        assert_true(error < 1e-6);
+    }
+}
+
+static void test_refusals(void **state) {
+    (void)state;
+    assert_dies("--prediction-type epsilon", options.prediction_type = "epsilon";
+                diffusion_create(&pipeline, &options, H, W, &dev));
+    assert_dies("field \"in_channels\" is 4, expected 8", pipeline.unet.config.in_channels = 4;
+                diffusion_create(&pipeline, &options, H, W, &dev));
+}
+
+static void test_cell_weights(void **state) {
+    (void)state;
+    enum { R = 20, STRIDE = 3 };
+    uint8_t packed[R * STRIDE] = {0};
+    float cells[25];
+    cell_weights(cells, packed, R, 5, 5);
+    for (int i = 0; i < 25; i++) { assert_true(cells[i] == 1); } // empty
+    memset(packed, 0xff, sizeof packed);
+    cell_weights(cells, packed, R, 5, 5);
+    for (int i = 0; i < 25; i++) { assert_true(cells[i] == 1); } // full
+    memset(packed, 0, sizeof packed);
+    for (int y = 0; y < 4; y++) { packed[y * STRIDE] = 0xfc; } // cell (0, 0) full, (0, 1) half: F = 1.5 / 25
+    cell_weights(cells, packed, R, 5, 5);
+    double F = 1.5 / 25, object = 0, background = 0;
+    for (int i = 0; i < 25; i++) {
+        double f = i == 0 ? 1 : i == 1 ? 0.5 : 0;
+        object += f / (2 * F), background += (1 - f) / (2 * (1 - F));
+        assert_true(fabs(cells[i] - (f / (2 * F) + (1 - f) / (2 * (1 - F)))) < 1e-5);
+    }
+    printf("  weights %.3f %.3f %.3f; object %.3f, background %.3f of 25\n", cells[0], cells[1], cells[2], object,
+           background);
+    assert_true(fabs(object - background) < 1e-9);
+    float odd[9]; // 20 pixels in 3 cells: 6, 7 and 7 wide; the mean weight stays about 1
+    cell_weights(odd, packed, R, 3, 3);
+    double sum = 0;
+    for (int i = 0; i < 9; i++) { sum += odd[i]; }
+    assert_true(fabs(sum / 9 - 1) < 1e-5);
+}
+
+static void test_skipped_steps(void **state) {
+    (void)state;
+    options.gradient_accumulation_steps = 1;
+    options.ema_decay = 0.999;
+    size_t n = 256;
+    float *weights = random_tensor(n, 7), *grads = random_tensor(n, 8), before[256];
+    uint64_t position = 0;
+    Optimizer o = optimizer_create(&options, weights, grads, n, &dev);
+    for (int step = 0; step < 4; step++) { // step 1 is not finite
+        grads[3] = step == 1 ? NAN : 1;
+        memcpy(before, weights, sizeof before);
+        optimizer_begin(&o, &options, step, &position, &dev);
+        int updates = step < 3 ? step + 1 : step; // step 2 does not know of it yet
+        assert_true(o.scalars->bias1 == (float)(1 - pow(0.9, updates)));
+        assert_true(o.scalars->ema_decay == (float)((1.0 + step) / (10 + step)));
+        optimizer_update(&o, &options, &dev);
+        optimizer_count(&o, step, o.norm);
+        assert_int_equal(memcmp(before, weights, sizeof before) == 0, step == 1);
+        assert_int_equal(o.skipped, step > 0);
+    }
+    for (size_t i = 0; i < n; i++) { assert_true(isfinite(weights[i]) && isfinite(o.ema[i])); }
+    printf("  skipped %d, the last one at %d\n", o.skipped, o.last_skipped);
+    optimizer_destroy(&o, &dev);
+    device_free(&dev, weights);
+    device_free(&dev, grads);
+    options.ema_decay = 0;
+}
+
+int main(void) {
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(test_accumulation), cmocka_unit_test(test_recompute),    cmocka_unit_test(test_validation),
+        cmocka_unit_test(test_refusals),     cmocka_unit_test(test_cell_weights), cmocka_unit_test(test_skipped_steps),
+    };
+    return cmocka_run_group_tests(tests, begin, end);
+}
