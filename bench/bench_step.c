@@ -182,11 +182,17 @@ static double mean_loss(StepBench *s, Device *dev) {
     return sum / B;
 }
 
-// Largest resident memory of this process so far (getrusage counts kilobytes).
+// Largest resident memory of this process so far, in bytes. Linux's getrusage would count what the parent process had
+// before this program began: VmHWM does not.
 static double peak_resident(void) {
     struct rusage usage;
     getrusage(RUSAGE_SELF, &usage);
-    return 1024.0 * (double)usage.ru_maxrss;
+    long kilobytes = usage.ru_maxrss;
+    FILE *status = fopen("/proc/self/status", "r");
+    char line[128];
+    while (status && fgets(line, sizeof line, status)) { sscanf(line, "VmHWM: %ld", &kilobytes); }
+    if (status) { fclose(status); }
+    return 1024.0 * (double)kilobytes;
 }
 
 StepResult bench_step(const StepOptions *o, Device *dev) {

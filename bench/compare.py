@@ -337,6 +337,11 @@ def compare_layer(layer, args):
 
 
 def peak_bytes():
+    """Largest resident memory; getrusage counts what the parent process had when it started this one."""
+    status = Path("/proc/self/status")
+    for line in status.read_text().splitlines() if status.exists() else []:
+        if line.startswith("VmHWM:"):
+            return 1024 * int(line.split()[1])
     return 1024 * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
 
 
@@ -436,7 +441,7 @@ def machine(args):
     simd = "AVX-512" if "avx512f" in flags else "AVX2" if "avx2" in flags else platform.machine()
     return (
         f"{fields.get('model name', platform.processor())} (family {fields.get('cpu family', '?')}, model "
-        f"{fields.get('model', '?')}, {simd}), {args.threads} threads; "
+        f"{fields.get('model', '?')}, {simd}), {args.threads} thread{'s' if args.threads > 1 else ''}; "
         f"load average {os.getloadavg()[0]:.1f} before the start. PyTorch {torch.__version__.split('+')[0]}, diffusers "
         f"{diffusers.__version__}, eager, fp32. {'Least' if args.least else 'Median'} times. {datetime.date.today()}."
     )
