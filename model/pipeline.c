@@ -21,11 +21,12 @@ static char *config_path(const char *folder, const char *module, const char *fil
 
 static void open_unet(Pipeline *p, bool ema, bool grads, Device *dev) {
     char *module = xprintf("%s/unet_ema", p->folder);
-    if (!ema || !folder_exists(module)) {
+    bool average = ema && folder_exists(module);
+    if (!average) {
         free(module);
         module = xprintf("%s/unet", p->folder);
     }
-    char *path = config_path(module, ".", "config.json");
+    char *path = config_path(p->folder, average ? "unet_ema" : "unet", "config.json");
     UNetConfig config = unet_config_read(path);
     p->unet = unet_create(&config);
     weights_load(&p->unet.params, module, grads, dev);

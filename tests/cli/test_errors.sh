@@ -1,0 +1,135 @@
+#!/usr/bin/env bash
+# A user's mistakes and damaged files: one sentence that names the file or the option, exit code 1, nothing half-written.
+source "$(dirname "$0")/common.sh"
+prepare
+
+cut_in_half() { head -c $(($(stat -c %s "$1") / 2)) "$1" >"$1.half" && mv "$1.half" "$1"; }
+# broken NAME MODULE: a copy of the model (hard links but for that module, whose files may be changed)
+broken() { cp -rl model "$1" && rm -r "${1:?}/$2" && cp -r "model/$2" "$1/$2"; }
+weights() { echo "$1"/*.safetensors; }
+
+broken no-vae vae && rm -r no-vae/vae
+broken cut-vae vae && cut_in_half "$(weights cut-vae/vae)"
+broken cut-unet unet && cut_in_half "$(weights cut-unet/unet)"
+broken json-unet unet && cut_in_half json-unet/unet/config.json
+broken shape-unet unet && sed -i 's/"layers_per_block": [0-9]*/"layers_per_block": 3/' shape-unet/unet/config.json
+broken kind-unet unet && sed -i 's/"CrossAttnDownBlock2D"/"KDownBlock2D"/' kind-unet/unet/config.json
+broken empty-unet unet && : >"$(weights empty-unet/unet)"
+broken odd-tokens tokenizer && sed -i 's/:/;/' odd-tokens/tokenizer/vocab.json
+broken wide-unet unet && sed -i 's/"in_channels": 8/"in_channels": 4/' wide-unet/unet/config.json
+cp -r data cut-data && cut_in_half cut-data/annotations/instances_val.json && cut_in_half cut-data/annotations/instances_train.json
+cp -r data cut-picture && cut_in_half "$(ls cut-picture/train/*.png | head -n 1)"
+cp -r data no-picture && rm "$(ls no-picture/train/*.png | head -n 1)"
+cp -r latents cut-latents && cut_in_half cut-latents/train-00000.h5
+cp -r latents odd-latents && echo hello >odd-latents/train-00000.h5
+picture=$(ls data/val/*.png | head -n 1)
+cp "$picture" cut.png && cut_in_half cut.png
+echo "not a picture" >text.png
+echo "a file" >file
+listing() { ls -A | grep -v '^\.'; }
+listing >.before
+
+# ---- init, synth
+dies "init without a folder" "DIR" init --preset mini
+dies "init with an unknown preset" "--preset huge" init --preset huge new
+dies "init from nothing" "no-such-model" init --from no-such-model new
+dies "init from a cut UNet" "cut-unet/unet/" init --from cut-unet new
+dies "init into what is there" "model" init --preset mini model
+dies "init into a file" "file" init --preset mini file
+dies "synth without a folder" "DIR" synth
+dies "synth into a file" "file" synth file --train 2 --val 2
+dies "synth with a word for a number" "--train ten: invalid numeric value" synth new --train ten
+dies "synth with a negative number" "--train" synth new --train -5
+
+# ---- stats, preview
+dies "stats without data" "--data is missing" stats
+dies "stats of nothing" "no-such-data" stats --data no-such-data --split val
+dies "stats of an unknown split" "test" stats --data data --split test
+dies "stats of cut annotations" "cut-data/annotations/instances_val.json" stats --data cut-data --split val --source instances
+dies "stats of an unknown class" "unicorn" stats --data data --split val --classes unicorn
+dies "stats of a list that is not there" "nolist.txt" stats --data data --split val --classes @nolist.txt
+dies "stats with a chart that cannot be written" "no/such/folder" stats --data data --split val --min-side 1 --image no/such/folder/chart.png
+dies "preview without --out" "--out is missing" preview --data data --split val
+dies "preview of a cut picture" "cut-picture/train/" preview --data cut-picture --split train --min-side 1 --count 40 --out new.png
+dies "preview with an unknown target" "--target outline" preview --data data --split val --min-side 1 --target outline --out new.png
+dies "preview with an unknown colour" "--color blurple" preview --data data --split val --min-side 1 --color blurple --out new.png
+dies "preview into an unknown format" "new.gif" preview --data data --split val --min-side 1 --out new.gif
+
+# ---- encode
+encode=(encode --split train --min-side 1 --classes @data/classes/seen.txt --out new)
+dies "encode without a model" "--model is missing" "${encode[@]}" --data data
+dies "encode without a VAE" "no-vae/vae/config.json" "${encode[@]}" --data data --model no-vae
+dies "encode with a cut VAE" "cut-vae/vae/" "${encode[@]}" --data data --model cut-vae
+dies "encode cut annotations" "cut-data/annotations/instances_train.json" "${encode[@]}" --data cut-data --model model --source instances
+dies "encode an unknown class" "unicorn" "${encode[@]}" --data data --model model --classes unicorn
+dies "encode unknown targets" "--targets" "${encode[@]}" --data data --model model --targets outline
+dies "encode a part of nothing" "--part" "${encode[@]}" --data data --model model --part 3/2
+dies "encode with another seed into the same folder" "seed" "${encode[@]}" --data data --model model --out latents --targets overlay,mask --seed 5
+
+# ---- train
+unet=(train --max-train-steps 1 --train-batch-size 2 --gradient-accumulation-steps 1 --validate-every 0 --no-roofline --out new)
+dies "train without a model" "--model is missing" "${unet[@]}" --shards latents
+dies "train without shards" "--shards is missing" "${unet[@]}" --model model
+dies "train without --out" "--out is missing" train --model model --shards latents
+dies "train with shards that are not there" "no-latents" "${unet[@]}" --model model --shards no-latents
+dies "train with a split that is not there" "test" "${unet[@]}" --model model --shards latents --split test
+dies "train with a cut shard" "cut-latents/train-00000.h5" "${unet[@]}" --model model --shards cut-latents
+dies "train with a shard that is none" "odd-latents/train-00000.h5" "${unet[@]}" --model model --shards odd-latents
+dies "train an unknown class" "unicorn" "${unet[@]}" --model model --shards latents --classes unicorn
+dies "train without a model that is there" "no-such-model" "${unet[@]}" --model no-such-model --shards latents
+dies "train a cut UNet" "cut-unet/unet/diffusion_pytorch_model.safetensors" "${unet[@]}" --model cut-unet --shards latents
+dies "train an empty UNet" "empty-unet/unet/diffusion_pytorch_model.safetensors" "${unet[@]}" --model empty-unet --shards latents
+dies "train a UNet with a cut config" "json-unet/unet/config.json" "${unet[@]}" --model json-unet --shards latents
+dies "train a UNet of another shape" "shape-unet/unet/diffusion_pytorch_model.safetensors" "${unet[@]}" --model shape-unet --shards latents
+dies "train a UNet of another kind" "down_block_types" "${unet[@]}" --model kind-unet --shards latents
+dies "train a UNet with 4 channels" "wide-unet/unet/" "${unet[@]}" --model wide-unet --shards latents
+dies "train with a broken tokenizer" "odd-tokens/tokenizer/vocab.json" "${unet[@]}" --model odd-tokens --shards latents
+dies "train with a word for a number" "--lr fast: invalid numeric value" "${unet[@]}" --model model --shards latents --lr fast
+dies "train with a number out of range" "--t-max-prob 2: expected a value from 0 to 1" "${unet[@]}" --model model --shards latents --t-max-prob 2
+dies "train with a wrong choice" "--loss l1: expected one of mse, weighted, focal" "${unet[@]}" --model model --shards latents --loss l1
+dies "train with an argument too many" "unexpected argument \"more\"" "${unet[@]}" --model model --shards latents more
+dies "train into a file" "file" "${unet[@]}" --model model --shards latents --out file
+dies "train the VAE without data" "--data is missing" "${unet[@]}" --model model --train vae
+dies "train the VAE on nothing" "no-such-data" "${unet[@]}" --model model --train vae --data no-such-data
+dies "train the VAE at an odd resolution" "--resolution 63" "${unet[@]}" --model model --train vae --data data --resolution 63
+
+# ---- eval, segment
+dies "eval without a model" "--model is missing" eval --data data --out new
+dies "eval of a cut UNet" "cut-unet/unet/" eval --model cut-unet --data data --out new
+dies "eval on nothing" "no-such-data" eval --model model --data no-such-data --out new
+dies "eval of an unknown class" "unicorn" eval --model model --data data --out new --unseen unicorn
+dies "eval of crops without shards" "--shards" eval --model model --data data --protocol crops --out new
+dies "eval with an unknown method" "--method" eval --model model --data data --method magic --out new
+dies "segment without a text" "--text is missing" segment --model model --image "$picture" --out new
+dies "segment without a picture" "--image is missing" segment --model model --text person --out new
+dies "segment a picture that is not there" "no-such.png" segment --model model --text person --image no-such.png --out new
+dies "segment a cut picture" "cut.png" segment --model model --text person --image cut.png --out new
+dies "segment a text file" "text.png" segment --model model --text person --image text.png --out new
+dies "segment a folder" "data" segment --model model --text person --image data --out new
+dies "segment with a negative number of steps" "--steps" segment --model model --text person --image "$picture" --steps -3 --out new
+dies "segment into a folder that is not there" "no/such" segment --model model --text person --image "$picture" --out no/such/folder/new
+
+# ---- report, probe
+check "nothing was written so far" diff .before <(listing)
+mkdir odd-run && printf '{"kind":"run"}\n{"kind": step\n' >odd-run/log.jsonl
+listing >.before
+dies "report of nothing" "--run" report --out new.html
+dies "report of a run that is not there" "no-such-run/log.jsonl" report --run no-such-run --out new.html
+dies "report of a damaged log" "odd-run/log.jsonl: line 2" report --run odd-run --out new.html
+dies "report of a cut evaluation" "json-unet/unet/config.json" report --eval json-unet/unet/config.json --out new.html
+dies "probe without a module" "unet" probe --model model --in file --out new.safetensors
+dies "probe of an unknown module" "vae" probe vae --model model --in file --out new.safetensors
+dies "probe without input" "--in is missing" probe unet --model model --out new.safetensors
+dies "probe with a text for input" "file" probe unet --model model --in file --out new.safetensors
+dies "probe without the right tensor" "\"sample\"" probe unet --model model --in "$(weights model/unet)" --out new.safetensors
+dies "bench of an unknown layer" "origami" bench origami
+
+check "nothing was written by any of them" diff .before <(listing)
+check "and nothing under a temporary name" [ -z "$(find . -name '*.tmp-*' -o -name '*.old-*')" ]
+
+# A damaged picture does not stop a long job: it is named, counted and left out.
+for data in no-picture cut-picture; do
+    check "encode goes on without it: $data" "$cocogold" "${encode[@]}" --data $data --model model --out new-$data
+    check "it is counted" grep -q '"damaged"' new-$data/train.json
+done
+finish

@@ -1,0 +1,28 @@
+#!/usr/bin/env bash
+# --help of the program and of every command.
+source "$(dirname "$0")/common.sh"
+
+commands=$("$cocogold" --help | sed -nE 's/^  ([a-z]+) .*/\1/p')
+check "cocogold --help lists all commands" [ "$(echo $commands)" = "init synth stats preview encode train eval segment report probe bench" ]
+check "cocogold help is the same" diff <("$cocogold" help) <("$cocogold" --help)
+check_not "cocogold without arguments fails" "$cocogold"
+check "and shows the usage on stderr" diff <("$cocogold" 2>&1 >/dev/null) <("$cocogold" --help)
+dies "unknown command" "unknown command \"paint\"" paint
+
+for command in $commands; do
+    check "$command --help" "$cocogold" $command --help
+    help=$("$cocogold" $command --help 2>/dev/null)
+    check "$command: nothing on stderr" [ -z "$("$cocogold" $command --help 2>&1 >/dev/null)" ]
+    check "$command: names itself" grep -q "^Usage: cocogold $command" <<<"$help"
+    check "$command: says first what it does" grep -qE '^[A-Z].*\. *Usage: ' <<<"$(tr '\n' ' ' <<<"$help")"
+    check_not "$command: no option without a value has a default" grep -qE 'null\)|default: ""' <<<"$(tr -d '\n' <<<"$help")"
+    dies "$command: unknown option" "--no-such-option: unknown option" $command --no-such-option
+done
+
+train=$("$cocogold" train --help | tr -s ' \n' ' ')
+for default in "--max-train-steps=N optimizer steps (default: 25000)" "--lr=RATE learning rate (default: 3e-05)" \
+    "--train-batch-size=N samples per micro-batch (default: 2)" "(default: 16)" "--seed=N" "(default: 2024)" \
+    "(default: \"exponential\")" "strength of multi-resolution noise (0: plain Gaussian) (default: 0.9)"; do
+    check "train --help: $default" grep -qF -- "$default" <<<"$train"
+done
+finish

@@ -1,0 +1,68 @@
+#!/usr/bin/env bash
+# The whole chain as a user types it, with a few steps: every stage writes what it promises.
+source "$(dirname "$0")/common.sh"
+
+run() { # run NAME ARGUMENTS...
+    check "$1" "$cocogold" "${@:2}"
+}
+is_picture() { # is_picture FILE...
+    for file in "$@"; do
+        case $(head -c 4 "$file" | od -An -tx1) in " 89 50 4e 47" | " ff d8 ff "*) ;; *) return 1 ;; esac
+    done
+}
+is_shard() { [ "$(head -c 4 "$1" | tail -c 3)" = HDF ]; }
+lines_of() { grep -c "\"kind\":\"$2\"" "$1/log.jsonl"; }
+is_run() { # is_run OUT STEPS VALIDATIONS
+    [ "$(lines_of "$1" run) $(lines_of "$1" step) $(lines_of "$1" validation)" = "1 $2 $3" ] &&
+        [ -s "$1/model/model_index.json" ] && ls "$1"/tensorboard/events.out.tfevents.* >/dev/null &&
+        is_picture "$1/samples/step-$(printf %06d "$2").png"
+}
+
+run "synth" synth data --train 30 --val 10
+check "synth: pictures" is_picture data/train/*.png data/val/*.png
+check "synth: annotations" ls data/annotations/{instances,panoptic}_{train,val}.json
+run "stats" stats --data data --split train --min-side 1 --image chart.png --json stats.json
+check "stats: chart and counts" bash -c "grep -q person stats.json"
+check "stats: the chart is a picture" is_picture chart.png
+run "preview" preview --data data --split val --min-side 1 --size 64 --count 6 --out sheet.jpg --dump dump
+check "preview: a picture" is_picture sheet.jpg
+check "preview: samples" grep -q image dump/samples.json
+run "init" init --preset mini model
+run "train vae" train --train vae --model model --data data --out vae --max-train-steps 3 --train-batch-size 4 \
+    --gradient-accumulation-steps 1 --lr 1e-3 --lr-scheduler constant --validate-every 3 --validation-samples 4 --no-roofline
+check "train vae: the run's folder" is_run vae 3 1
+for split in train val; do
+    run "encode $split" encode --model vae/model --data data --split $split --out latents --targets overlay,mask \
+        --min-side 1 --classes @data/classes/seen.txt
+done
+check "encode: shards" is_shard latents/train-00000.h5
+check "encode: shards of the validation split" is_shard latents/val-00000.h5
+
+unet=(train --model vae/model --shards latents --max-train-steps 2 --train-batch-size 4 --gradient-accumulation-steps 2
+    --lr 1e-4 --lr-warmup-steps 2 --validate-every 2 --validation-samples 4 --validation-steps 1)
+run "train overlay, mse" "${unet[@]}" --out overlay
+check "overlay: the run's folder" is_run overlay 2 2
+check "overlay: the share of the roofline is known" grep -q '"roofline":0' overlay/log.jsonl
+run "train mask, weighted, averaged, recomputed" "${unet[@]}" --no-roofline --out mask --target mask --loss weighted \
+    --ema-decay 0.9 --recompute transformers --t-max-prob 0.5
+check "mask: the run's folder" is_run mask 2 2
+check "mask: the model knows its target" grep -q '"target": "mask"' mask/model/cocogold.json
+check "mask: the average of the weights" ls mask/model/unet_ema/diffusion_pytorch_model.safetensors
+run "train focal, plain noise, sample prediction" "${unet[@]}" --no-roofline --out focal --loss focal --multires-noise 0 \
+    --prediction-type sample --recompute blocks --classes "yellow square,person" --text-template "a photo of a {}"
+check "focal: the run's folder" is_run focal 2 2
+check "focal: the model knows its prediction" grep -q '"prediction_type": "sample"' focal/model/scheduler/scheduler_config.json
+check "focal: not the one it started from" grep -q '"prediction_type": "v_prediction"' vae/model/scheduler/scheduler_config.json
+check "focal: its classes and its text" bash -c "tr -d ' \n' <focal/model/cocogold.json | grep -q '\"text_template\":\"aphotoofa{}\",\"train_classes\":\[\"person\",\"yellowsquare\"\]'"
+
+run "eval" eval --model overlay/model --data data --split val --limit 8 --steps 1 --bootstrap 20 --run overlay --out result
+check "eval: figures" bash -c "tr -d ' \n' <result/metrics.json | grep -q '\"seen\":{.*\"miou\":'"
+check "eval: pairs and report" bash -c "head -c 400 result/report.html | grep -qi '<!doctype html>' && grep -c , result/pairs.csv"
+run "eval of the average" eval --model mask/model --ema --data data --split val --limit 4 --steps 1 --bootstrap 0 --out result-mask
+picture=$(ls data/val/*.png | head -n 1)
+run "segment" segment --model overlay/model --image "$picture" --text "red circle" --steps 2 --out masked
+check "segment: mask, prediction and overlay" is_picture masked-{mask,prediction,overlay}.png
+run "report" report --run overlay --run mask --eval result/metrics.json --eval result-mask/metrics.json --out report.html
+check "report: a page" bash -c "grep -qi '<svg' report.html && grep -qi '</html>' report.html"
+check "nothing under a temporary name" [ -z "$(find . -name '*.tmp-*' -o -name '*.old-*')" ]
+finish
