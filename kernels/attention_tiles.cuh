@@ -42,7 +42,7 @@ __device__ static inline void multiply_rows(float (&x)[N][4], const floatX *a, c
     const floatX *at_b = b + (lane / 16 * 8 + lane % 8) * pitch + lane / 8 % 2 * 8;
 #pragma unroll
     for (int n = 0; n < N; n++) { x[n][0] = x[n][1] = x[n][2] = x[n][3] = 0; }
-#pragma unroll
+#pragma unroll(D > 96 ? 2 : D / 16) // all of a large head at once would spill
     for (int d = 0; d < D; d += 16) {
         unsigned fa[4];
         ldmatrix_x4(fa, at_a + d);

@@ -3,7 +3,8 @@
 
 CUDA_ARCHS ?= 80 89 90 120
 NVCC       ?= nvcc
-NVCC_LIBS  := $(lastword $(wildcard .cuda/lib/python3*/site-packages/nvidia/cu13)) # of `setup.sh --cuda`
+# cuBLASLt: the toolkit's, else that of `setup.sh --cuda`.
+NVCC_LIBS  := $(lastword $(wildcard .cuda/lib/python3*/site-packages/nvidia/cu13))
 CUDA_HOME  ?= $(patsubst %/bin/nvcc,%,$(realpath $(shell command -v $(NVCC) 2>/dev/null)))
 CUBLAS     := $(if $(wildcard $(CUDA_HOME)/include/cublasLt.h),,$(NVCC_LIBS))
 DEFINES     = -I. -DBACKEND_$(BACKEND) -DPRECISION_$(PRECISION)

@@ -99,8 +99,8 @@ void device_graph_launch(Device *dev);
 // Reserves the workspace for kernels: at least `bytes` (LAYER_workspace of the largest request). Keeps what it has if
 // that is enough.
 void device_reserve_workspace(Device *dev, size_t bytes);
-// For kernels: scratch of `bytes`, valid until the function returns; notes the need in plan-only mode; asserts that
-// enough was reserved on CUDA, grows by itself on the CPU.
+// For kernels: scratch of `bytes`, valid until the function returns; notes the need in plan-only mode. Grows by itself,
+// except while a graph is recorded: reserve before.
 void *device_workspace(Device *dev, size_t bytes);
 
 // For kernels: reports one launch; true if the kernel is to run. Every function of kernels.h begins with

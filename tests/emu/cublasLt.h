@@ -1,9 +1,13 @@
 // Stand-in for cublasLt.h: matrix products as cocogold uses them, on OpenBLAS (cublaslt.cpp).
 #pragma once
 #include "cuda_runtime.h"
+#include <stddef.h>
+#include <stdint.h>
 
+#ifndef __CUDACC__ // nvcc's own runtime header has it
 enum cudaDataType_t { CUDA_R_32F = 0, CUDA_R_16BF = 14 };
 typedef cudaDataType_t cudaDataType;
+#endif
 enum cublasStatus_t {
     CUBLAS_STATUS_SUCCESS = 0,
     CUBLAS_STATUS_NOT_INITIALIZED = 1,
