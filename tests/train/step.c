@@ -25,7 +25,14 @@ static float *upload(const Safetensors *in, const char *name, Device *dev) {
     const Tensor *t = find(in, name);
     size_t n = (size_t)t->count, B = (size_t)t->shape[0], C = t->ndim == 4 ? (size_t)t->shape[1] : 1, P = n / B / C;
     float *values = xmalloc(n * sizeof *values), *host = device_alloc_pinned(dev, n * sizeof *host);
-    tensor_to_float(t, 0, t->count, values);
+    if (t->dtype == DTYPE_I64) {
+        int64_t *whole = xmalloc(n * sizeof *whole);
+        tensor_to_int64(t, 0, t->count, whole);
+        for (size_t i = 0; i < n; i++) { values[i] = (float)whole[i]; }
+        free(whole);
+    } else {
+        tensor_to_float(t, 0, t->count, values);
+    }
     for (size_t i = 0; i < n; i++) { host[(i / (C * P) * P + i % P) * C + i / P % C] = values[i]; }
     float *out = device_alloc(dev, n * sizeof *out);
     device_copy(dev, out, host, n * sizeof *host, false);
@@ -117,10 +124,9 @@ int main(int argc, char **argv) {
                             .weight_decay = 0.01,
                             .gradient_accumulation_steps = 1};
     Optimizer optimizer = optimizer_create(&options, unet.params.weights, unet.params.grads, unet.params.total, &dev);
-    Arena arena = {0};
     size_t pixels = (size_t)(x.B * x.H * x.W), n = pixels * (size_t)config.out_channels;
     size_t bytes = unet_plan(&unet, x.B, x.H, x.W, x.T, true, &plan);
-    arena = arena_create(&dev, bytes);
+    Arena arena = arena_create(&dev, bytes);
     device_reserve_workspace(&dev, plan.workspace_needed);
     floatX *sample = narrow(x.sample, pixels * (size_t)config.in_channels, &dev);
     floatX *context = narrow(x.context, (size_t)(x.B * x.T * config.cross_attention_dim), &dev);
