@@ -260,6 +260,14 @@ static double least_seconds(Trainer *t, Device *dev) {
     return seconds;
 }
 
+// What a validation allocates and frees again: the sampler, and the average in the type of the weights.
+static size_t validation_bytes(Trainer *t, Device *dev) {
+    if (!t->validates) { return 0; }
+    const Diffusion *d = &t->diffusion;
+    size_t average = t->options->ema_decay > 0 ? t->pipeline.unet.params.total * sizeof(floatX) : 0;
+    return sampler_bytes(&t->pipeline, d->B, d->h, d->w, dev) + average;
+}
+
 static void plan_memory(Trainer *t, Device *dev) {
     const Params *p = &t->pipeline.unet.params;
     size_t states[3], free_bytes, total_bytes, arena = diffusion_bytes(&t->diffusion, dev);
@@ -272,6 +280,7 @@ static void plan_memory(Trainer *t, Device *dev) {
                         {"Adam's moments", states[1]},
                         {"moving average", states[2]},
                         {"activations", arena},
+                        {"validation", validation_bytes(t, dev)},
                         {"workspace", dev->workspace_needed}};
     device_memory(dev, &free_bytes, &total_bytes);
     size_t held = p->total * (sizeof(floatX) + sizeof(float)) + frozen; // allocated already
@@ -308,6 +317,7 @@ static void trainer_open(Trainer *t, Device *dev) {
     open_data(t, dev);
     const ShardInfo *info = &t->shards.info;
     t->diffusion = diffusion_create(&t->pipeline, o, info->height, info->width, dev);
+    t->validates = validator_open(&t->validator, o, &t->shards, &t->diffusion, t->table, dev);
     plan_memory(t, dev);
     Params *p = &t->pipeline.unet.params;
     t->optimizer = optimizer_create(o, p->weights, p->grads, p->total, dev);
@@ -328,7 +338,6 @@ static void trainer_open(Trainer *t, Device *dev) {
                                  .started = device_event_create(dev),
                                  .arrived = device_event_create(dev)};
     }
-    t->validates = validator_open(&t->validator, o, &t->shards, &t->diffusion, t->table, dev);
     if (!o->no_roofline) {
         t->peaks = device_measure_peaks(dev);
         t->run.least_seconds = least_seconds(t, dev);

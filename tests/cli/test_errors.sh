@@ -109,6 +109,14 @@ dies "segment a folder" "data" segment --model model --text person --image data 
 dies "segment with a negative number of steps" "--steps" segment --model model --text person --image "$picture" --steps -3 --out new
 dies "segment into a folder that is not there" "no/such" segment --model model --text person --image "$picture" --out no/such/folder/new
 
+if [ "$(id -u)" != 0 ]; then # root may read and write everything
+    mkdir closed && chmod 000 closed && listing >.before
+    dies "stats of a closed folder" "closed" stats --data closed --split val
+    dies "train with closed shards" "closed" "${unet[@]}" --model model --shards closed
+    dies "train a closed model" "closed" "${unet[@]}" --model closed --shards latents
+    dies "train into a closed folder" "closed" "${unet[@]}" --model model --shards latents --out closed/new
+fi
+
 # ---- report, probe
 check "nothing was written so far" diff .before <(listing)
 mkdir odd-run && printf '{"kind":"run"}\n{"kind": step\n' >odd-run/log.jsonl
