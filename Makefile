@@ -63,7 +63,7 @@ demo: all ## train and evaluate a small model on procedural scenes (TARGET=overl
 test: all ## set-up, then every test that needs no PyTorch
 	@$(MAKE) --no-print-directory test-programs
 	@mkdir -p build/test-logs
-	@bash -o pipefail -c 'tests/run.sh $(TEST_BIN) $(TEST_EMU) $(sort $(wildcard tests/cli/test_*.sh)) | tee build/test-logs/test.log'; \
+	@bash -o pipefail -c 'tests/run.sh $(TEST_BIN) $(sort $(wildcard tests/cli/test_*.sh tests/emu/test_*.sh)) | tee build/test-logs/test.log'; \
 	  code=$$?; tail -n 1 build/test-logs/test.log > build/test-logs/summary-test; exit $$code
 
 test-programs: $(TEST_BIN)

@@ -36,6 +36,12 @@ if [ "${1:-}" = --reference ] && ! cmp -s tests/reference/requirements.txt .venv
         [ "$(id -u)" = 0 ] || run=(sudo)
         "${run[@]}" apt-get install -y -qq --no-install-recommends python3 python3-venv >/dev/null
     }
+    # The browser that opens the reports.
+    command -v chromium >/dev/null || command -v google-chrome >/dev/null || {
+        run=()
+        [ "$(id -u)" = 0 ] || run=(sudo)
+        DEBIAN_FRONTEND=noninteractive "${run[@]}" apt-get install -y -qq --no-install-recommends chromium >/dev/null
+    }
     echo "setup: installing the packages of tests/reference/requirements.txt into .venv"
     python3 -m venv .venv
     .venv/bin/pip install -q --only-binary=:all: -r tests/reference/requirements.txt
