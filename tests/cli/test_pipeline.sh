@@ -35,6 +35,18 @@ for split in train val; do
     run "encode $split" encode --model vae/model --data data --split $split --out latents --targets overlay,mask \
         --min-side 1 --classes @data/classes/seen.txt
 done
+# Killed in the middle and run again: the same files.
+encode=(encode --model vae/model --data data --split train --min-side 1 --shard-size 5)
+run "encode, six shards" "${encode[@]}" --out six
+"$cocogold" "${encode[@]}" --out killed >/dev/null 2>&1 &
+for _ in $(seq 1000); do
+    [ -e killed/train-00001.h5 ] && break
+    sleep 0.01
+done
+kill -KILL $! && wait $! 2>/dev/null
+check_not "killed before its end" ls killed/train.json
+run "encode again" "${encode[@]}" --out killed
+check "encode: the same files as in one go" diff -r six killed
 check "encode: shards" is_shard latents/train-00000.h5
 check "encode: shards of the validation split" is_shard latents/val-00000.h5
 
