@@ -6,12 +6,13 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/mman.h>
 #include <unistd.h>
 #include "kernels/gemm.h"
 #include "util/error.h"
 #include "util/progress.h"
 
-enum { ALIGNMENT = 256 };
+enum { ALIGNMENT = 256, HUGE_PAGE = 2 << 20 };
 
 struct DeviceInternals {
     char name[64];
@@ -53,11 +54,16 @@ void device_memory(Device *dev, size_t *free_bytes, size_t *total_bytes) {
     fclose(file);
 }
 
+// Large buffers lie in large pages: SD2's 13 GB of state are 3.4 million page faults otherwise.
 void *device_alloc(Device *dev, size_t bytes) {
     (void)dev;
-    size_t rounded = (bytes + ALIGNMENT - 1) / ALIGNMENT * ALIGNMENT;
-    void *pointer = rounded < bytes ? NULL : aligned_alloc(ALIGNMENT, rounded ? rounded : ALIGNMENT);
+    size_t alignment = bytes >= 2 * HUGE_PAGE ? HUGE_PAGE : ALIGNMENT;
+    size_t rounded = (bytes + alignment - 1) / alignment * alignment;
+    void *pointer = rounded < bytes ? NULL : aligned_alloc(alignment, rounded ? rounded : alignment);
     if (!pointer) { die("%.3f GB of memory are needed and not to be had", (double)bytes * 1e-9); }
+#ifdef MADV_HUGEPAGE
+    if (alignment == HUGE_PAGE) { madvise(pointer, rounded, MADV_HUGEPAGE); } // a wish: it may be refused
+#endif
 #ifdef DEBUG_GUARDS
     memset(pointer, 0xff, rounded); // NaN in every float type
 #endif

@@ -141,6 +141,27 @@ const Tensor **weights_match(const Params *params, const Safetensors *file) {
     return tensors;
 }
 
+enum { PIECE = 1 << 20 }; // floats that are transposed at a time: what was read of the file leaves memory again
+
+// A slice in PyTorch's order, some output channels at a time.
+static void read_slice(const ParamSlice *slice, const Tensor *tensor, float *flat) {
+    if (slice->layout == LAYOUT_PLAIN) {
+        tensor_to_float(tensor, 0, tensor->count, flat);
+        return;
+    }
+    size_t row = slice->count / (size_t)slice->shape[0];
+    int rows = row < PIECE ? (int)(PIECE / row) : 1;
+    float *torch_order = xmalloc((size_t)rows * row * sizeof *torch_order);
+    for (int first = 0; first < slice->shape[0]; first += rows) {
+        ParamSlice part = *slice;
+        part.shape[0] = first + rows < slice->shape[0] ? rows : slice->shape[0] - first;
+        part.count = (size_t)part.shape[0] * row;
+        tensor_to_float(tensor, (int64_t)((size_t)first * row), (int64_t)part.count, torch_order);
+        slice_from_torch(&part, flat + (size_t)first * row, torch_order);
+    }
+    free(torch_order);
+}
+
 void weights_read(const Params *params, const char *folder, float *flat) {
     char *path = weights_path(folder);
     Safetensors file = safetensors_open(path);
@@ -150,16 +171,13 @@ void weights_read(const Params *params, const char *folder, float *flat) {
         const ParamSlice *slice = &params->slices[i];
         memset(flat + end, 0, (slice->offset - end) * sizeof *flat);
         end = slice->offset + slice->count;
-        if (slice->layout == LAYOUT_PLAIN) {
-            tensor_to_float(tensors[i], 0, tensors[i]->count, flat + slice->offset);
-            continue;
-        }
-        float *torch_order = xmalloc(slice->count * sizeof *torch_order);
-        tensor_to_float(tensors[i], 0, tensors[i]->count, torch_order);
-        slice_from_torch(slice, flat + slice->offset, torch_order);
-        free(torch_order);
+        tensor_to_float(tensors[i], 0, 0, flat); // a tensor of a wrong type dies here and not in a thread
     }
     memset(flat + end, 0, (params->total - end) * sizeof *flat);
+#pragma omp parallel for schedule(dynamic)
+    for (int i = 0; i < params->count; i++) {
+        read_slice(&params->slices[i], tensors[i], flat + params->slices[i].offset);
+    }
     safetensors_close(&file);
     free(tensors);
     free(path);
