@@ -143,8 +143,8 @@ static void report_send(Trainer *t, int step, Device *dev) {
 
 // Prints what step `step` (from 0) sent, if that was not done yet.
 static void report_print(Trainer *t, int step) {
-    Report *r = &t->reports[step % 2];
-    if (step < 0 || !r->step) { return; }
+    Report *r = step < 0 ? NULL : &t->reports[step % 2];
+    if (!r || !r->step) { return; }
     device_event_sync(r->arrived);
     int count = t->diffusion.B * t->options->gradient_accumulation_steps;
     double sum = 0;
