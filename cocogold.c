@@ -2,13 +2,19 @@
 #include <stdio.h>
 #include <string.h>
 
-// WEAK while the commands are being written
-#define COMMAND(name) int cmd_##name(int argc, char **argv) __attribute__((weak));
-COMMAND(init)
-COMMAND(synth) COMMAND(stats) COMMAND(preview) COMMAND(encode) COMMAND(train) COMMAND(eval) COMMAND(segment)
-    COMMAND(report) COMMAND(probe) COMMAND(bench)
+int cmd_init(int argc, char **argv);
+int cmd_synth(int argc, char **argv);
+int cmd_stats(int argc, char **argv);
+int cmd_preview(int argc, char **argv);
+int cmd_encode(int argc, char **argv);
+int cmd_train(int argc, char **argv);
+int cmd_eval(int argc, char **argv);
+int cmd_segment(int argc, char **argv);
+int cmd_report(int argc, char **argv);
+int cmd_probe(int argc, char **argv);
+int cmd_bench(int argc, char **argv);
 
-        static const struct {
+static const struct {
     const char *name;
     int (*run)(int argc, char **argv);
     const char *about;

@@ -7,7 +7,7 @@ cd "$(dirname "$0")/../.."
 target=${TARGET:-overlay}
 base=demo # data, VAE and latents are shared by both arms
 out=$([ "$target" = overlay ] && echo demo || echo "demo-$target")
-vae_steps=${VAE_STEPS:-800} unet_steps=${UNET_STEPS:-1200} seed=${SEED:-1}
+vae_steps=${VAE_STEPS:-900} unet_steps=${UNET_STEPS:-2000} seed=${SEED:-1}
 started=$SECONDS
 
 run() {
@@ -30,12 +30,13 @@ stage $base/vae/model/model_index.json train --train vae --model $base/init --da
     --validate-every 400 --validation-samples 16 --log-every 50 --seed "$seed"
 for split in train val; do
     run encode --model $base/vae/model --data $base/data --split $split --out $base/latents \
-        --classes @$base/data/classes/seen.txt --targets overlay,mask --min-side 1 --seed "$seed"
+        --targets overlay,mask --min-side 0 --seed "$seed" # training: the classes of data/classes/seen.txt
 done
 stage "$out/unet/model/model_index.json" train --model $base/vae/model --shards $base/latents --out "$out/unet" --resume \
     --target "$target" --max-train-steps "$unet_steps" --train-batch-size 16 --gradient-accumulation-steps 1 \
     --lr 2e-3 --adam-beta2 0.99 --weight-decay 0.01 --lr-scheduler wsd --max-grad-norm 1 \
-    --multires-noise 0 --t-max-prob 0.5 --validate-every 300 --log-every 50 --seed "$seed"
+    --multires-noise 0 --t-max-prob 0.5 --validate-every 250 --validation-samples 96 --validation-steps 2 \
+    --log-every 50 --seed "$seed"
 run eval --model "$out/unet/model" --data $base/data --split val --out "$out"
 run segment --model "$out/unet/model" --image $base/data/val/000001000001.png --text "person" --out "$out/segment"
 
