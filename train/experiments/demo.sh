@@ -38,7 +38,17 @@ stage "$out/unet/model/model_index.json" train --model $base/vae/model --shards 
     --multires-noise 0 --t-max-prob 0.5 --validate-every 250 --validation-samples 96 --validation-steps 2 \
     --log-every 50 --seed "$seed"
 run eval --model "$out/unet/model" --data $base/data --split val --out "$out"
-run segment --model "$out/unet/model" --image $base/data/val/000001000001.png --text "person" --out "$out/segment"
+run segment --model "$out/unet/model" --image $base/data/val/000001000010.png --text "orange square" --out "$out/segment"
 
-minutes=$(((SECONDS - started) / 60)) seconds=$(((SECONDS - started) % 60))
-printf '\ndone in %d:%02d: open %s/report.html; the figures are in %s/metrics.json\n' $minutes $seconds "$out" "$out"
+# figure PATH: a number of metrics.json, which `cocogold eval` writes with one field a line, e.g. seen.ceiling.miou
+figure() {
+    awk -v wanted="$1" '{ depth = (match($0, /[^ ]/) - 1) / 2; split($0, part, "\""); name[depth] = part[2] }
+        /: [0-9]/ { path = name[1]; for (i = 2; i <= depth; i++) path = path "." name[i]
+                    if (path == wanted) { sub(/.*: /, ""); printf "%.3f", $0 + 0; exit } }' "$out/metrics.json"
+}
+split() { # split NAME: a part of the last sentence
+    echo "$(figure "$1.miou") on $1 classes (best centre box $(figure "$1.floors.centre_box.miou"), all objects" \
+        "$(figure "$1.all_objects.miou"), ceiling $(figure "$1.ceiling.miou"))"
+}
+printf '\nDone in %d:%02d. mIoU %s and %s.\nOpen %s/report.html; the figures are in %s/metrics.json.\n' \
+    $(((SECONDS - started) / 60)) $(((SECONDS - started) % 60)) "$(split seen)" "$(split unseen)" "$out" "$out"
