@@ -27,6 +27,20 @@ static char *name_of(const char *path) {
     return tail;
 }
 
+// Two runs with the same folder name, demo/unet and demo-mask/unet, are told apart by the folder above.
+static void tell_apart(RunLog *logs, char **runs, int count) {
+    bool *same = xcalloc((size_t)count + 1, sizeof *same);
+    for (int i = 0; i < count; i++) {
+        for (int k = 0; k < count; k++) { same[i] |= k != i && strcmp(logs[i].name, logs[k].name) == 0; }
+    }
+    for (int i = 0; i < count; i++) {
+        if (!same[i]) { continue; }
+        free(logs[i].name);
+        logs[i].name = xstrdup(runs[i]);
+    }
+    free(same);
+}
+
 int cmd_report(int argc, char **argv) {
     char **runs = NULL, **evaluations = NULL, *out = "report.html";
     struct poptOption table[] = {
@@ -40,6 +54,7 @@ int cmd_report(int argc, char **argv) {
     if (run_count + count == 0) { die("nothing to report: expected --run DIR or --eval metrics.json"); }
     RunLog *logs = xcalloc((size_t)run_count + 1, sizeof *logs);
     for (int i = 0; i < run_count; i++) { logs[i] = runlog_read(runs[i]); }
+    tell_apart(logs, runs, run_count);
     Json *metrics = xcalloc((size_t)count + 1, sizeof *metrics);
     char **names = xcalloc((size_t)count + 1, sizeof *names);
     for (int i = 0; i < count; i++) {
