@@ -12,7 +12,7 @@ for program in "$@"; do
     log="$logs/${name//[\/:]/-}.log"
     started=$SECONDS
     case $program in
-    pytest:*) .venv/bin/python -m pytest -q -rs "${program#pytest:}" >"$log" 2>&1 ;;
+    pytest:*) .venv/bin/python -m pytest -q -rsP "${program#pytest:}" >"$log" 2>&1 ;;
     *) timeout "${TEST_TIMEOUT:-900}" "./$program" >"$log" 2>&1 ;;
     esac
     code=$?
