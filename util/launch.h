@@ -1,0 +1,22 @@
+// How the program was started: alone, or as one of several ranks by mpirun, torchrun or Slurm. Read from environment
+// variables alone, before any device or network is touched.
+#pragma once
+
+typedef enum { LAUNCH_ALONE, LAUNCH_MPIRUN, LAUNCH_TORCHRUN, LAUNCH_SLURM } LaunchKind;
+
+typedef struct {
+    LaunchKind kind;
+    int rank, world;   // 0 <= rank < world
+    int local_rank;    // rank within this machine
+    char address[256]; // where rank 0 can be reached, "" under mpirun without MASTER_ADDR
+    int port;          // 0 under mpirun without MASTER_PORT
+} Launch;
+
+// In this order:
+//   RANK, LOCAL_RANK, WORLD_SIZE, MASTER_ADDR, MASTER_PORT    torchrun, or set by hand (LOCAL_RANK: default RANK)
+//   OMPI_COMM_WORLD_RANK, _SIZE, _LOCAL_RANK                  mpirun of Open MPI
+//   SLURM_PROCID, SLURM_LOCALID, SLURM_STEP_NUM_TASKS         srun; address: first host of SLURM_STEP_NODELIST
+//   PMI_RANK, PMI_SIZE, MPI_LOCALRANKID                       mpirun of MPICH
+// None of them: one rank. Incomplete or contradictory variables die with a sentence that names them.
+Launch launch_detect(void);
+const char *launch_name(LaunchKind kind); // "mpirun", "torchrun's variables", ...
