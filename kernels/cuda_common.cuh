@@ -13,8 +13,8 @@ struct DeviceInternals {
     cudaStream_t compute, copy;
     cublasLtHandle_t lt;
     struct GemmCache *gemm; // algorithms chosen so far (gemm.cu)
-    cudaGraphExec_t graph;
-    bool recording;
+    bool recording; // a graph
+    bool in_range;  // an NVTX range is open
 };
 
 // ---- Errors and launches -------------------------------------------------------------------------------------------
@@ -108,19 +108,20 @@ __device__ static inline float silu_slope(float y) {
 
 // ---- Sums ----------------------------------------------------------------------------------------------------------
 
-__device__ static inline float warp_sum(float x) {
+template <class T> __device__ static inline T warp_sum(T x) {
 #pragma unroll
     for (int bits = 16; bits > 0; bits /= 2) { x += __shfl_xor_sync(0xffffffffu, x, bits); }
     return x;
 }
 
-// Sum over a block of whole warps, known to every thread. scratch: 32 floats of shared memory; two calls need two.
-__device__ static inline float block_sum(float x, float *scratch) {
+// Sum of floats or doubles over a block of whole warps, known to every thread. scratch: 32 numbers of shared memory; two
+// calls need two.
+template <class T> __device__ static inline T block_sum(T x, T *scratch) {
     const int thread = threadIdx.x, warps = blockDim.x / 32;
     x = warp_sum(x);
     if (thread % 32 == 0) { scratch[thread / 32] = x; }
     __syncthreads();
-    return warp_sum(thread % 32 < warps ? scratch[thread % 32] : 0.0f);
+    return warp_sum(thread % 32 < warps ? scratch[thread % 32] : (T)0);
 }
 
 // How a matrix of rows and C columns is cut for sums over rows: a block of x threads (V columns each) by y rows walks
@@ -163,3 +164,5 @@ __device__ static inline void sum_rows_of_block(float *out, const float (&value)
 
 // grad (C) = sum over rows of partial (rows, stride)[:, :C] + beta grad.
 void fold_rows(float *grad, const float *partial, int rows, int stride, int C, float beta, Device *dev);
+// out (B) = factor * sum over the chunks of partial (B, chunks).
+void fold_samples(float *out, const double *partial, int B, int chunks, double factor, Device *dev);

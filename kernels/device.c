@@ -111,8 +111,14 @@ bool device_graph_begin(Device *dev) {
     (void)dev;
     return false;
 }
-void device_graph_end(Device *dev) { (void)dev; }
-void device_graph_launch(Device *dev) { (void)dev; }
+DeviceGraph *device_graph_end(Device *dev) {
+    (void)dev;
+    return NULL;
+}
+void device_graph_launch(Device *dev, DeviceGraph *graph) { (void)dev, (void)graph; }
+void device_graph_destroy(DeviceGraph *graph) { (void)graph; }
+
+void device_scope(Device *dev, const char *scope) { dev->scope = scope; }
 
 void device_reserve_workspace(Device *dev, size_t bytes) {
     if (dev->plan_only || bytes <= dev->workspace_size) { return; }

@@ -1,6 +1,12 @@
 // An NVIDIA GPU as a device: two streams, a cuBLASLt handle, one workspace, graphs.
 #include "kernels/cuda_common.cuh"
 #include "kernels/gemm.cuh"
+#ifdef __CUDACC__
+#include <nvtx3/nvToolsExt.h>
+#else // a range in a profiler's time line: there is none
+#define nvtxRangePushA(name) ((void)(name))
+#define nvtxRangePop() ((void)0)
+#endif
 #include <stdio.h>
 #include <stdlib.h>
 
@@ -10,6 +16,10 @@ extern "C" {
 
 struct DeviceEvent {
     cudaEvent_t event;
+};
+
+struct DeviceGraph {
+    cudaGraphExec_t exec;
 };
 
 void cuda_check(cudaError_t error, const char *what, const char *file, int line) {
@@ -45,7 +55,6 @@ void device_close(Device *dev) {
     device_sync(dev);
     device_free(dev, dev->workspace);
     gemm_cache_free(in->gemm);
-    if (in->graph) { CHECK_CUDA(cudaGraphExecDestroy(in->graph)); }
     CHECK_CUBLAS(cublasLtDestroy(in->lt));
     CHECK_CUDA(cudaStreamDestroy(in->compute));
     CHECK_CUDA(cudaStreamDestroy(in->copy));
@@ -137,17 +146,36 @@ bool device_graph_begin(Device *dev) {
     return in->recording = true;
 }
 
-void device_graph_end(Device *dev) {
+DeviceGraph *device_graph_end(Device *dev) {
     DeviceInternals *in = dev->internals;
+    DeviceGraph *result = (DeviceGraph *)xcalloc(1, sizeof *result);
     cudaGraph_t graph;
     CHECK_CUDA(cudaStreamEndCapture(in->compute, &graph));
     in->recording = false;
-    if (in->graph) { CHECK_CUDA(cudaGraphExecDestroy(in->graph)); }
-    CHECK_CUDA(cudaGraphInstantiate(&in->graph, graph, 0));
+    CHECK_CUDA(cudaGraphInstantiate(&result->exec, graph, 0));
     CHECK_CUDA(cudaGraphDestroy(graph));
+    return result;
 }
 
-void device_graph_launch(Device *dev) { CHECK_CUDA(cudaGraphLaunch(dev->internals->graph, dev->internals->compute)); }
+void device_graph_launch(Device *dev, DeviceGraph *graph) {
+    CHECK_CUDA(cudaGraphLaunch(graph->exec, dev->internals->compute));
+}
+
+void device_graph_destroy(DeviceGraph *graph) {
+    if (!graph) { return; }
+    CHECK_CUDA(cudaGraphExecDestroy(graph->exec));
+    free(graph);
+}
+
+// The range lasts until the next scope. A plan-only device has nothing to show.
+void device_scope(Device *dev, const char *scope) {
+    dev->scope = scope;
+    DeviceInternals *in = dev->internals;
+    if (dev->plan_only || !in) { return; }
+    if (in->in_range) { nvtxRangePop(); }
+    in->in_range = scope[0] != 0;
+    if (in->in_range) { nvtxRangePushA(scope); }
+}
 
 void device_reserve_workspace(Device *dev, size_t bytes) {
     if (dev->plan_only || bytes <= dev->workspace_size) { return; }

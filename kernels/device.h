@@ -63,6 +63,7 @@ typedef struct Device {
 } Device;
 
 typedef struct DeviceEvent DeviceEvent;
+typedef struct DeviceGraph DeviceGraph;
 
 // Fills *dev for accelerator `index` (ignored on the CPU).
 void device_open(Device *dev, int index);
@@ -91,10 +92,13 @@ void device_event_sync(DeviceEvent *event);                                   //
 double device_event_seconds(const DeviceEvent *from, const DeviceEvent *to);
 void device_sync(Device *dev); // the host waits for everything
 
-// Work between begin and end is recorded and replayed by launch. On the CPU begin returns false: nothing is recorded.
+// What the compute stream is given between begin and end is not run but recorded; launch runs it, as often as it is
+// called. Sizes and addresses are fixed, contents are not. The workspace and cuBLASLt's algorithms must be there before:
+// run the same work once unrecorded. On the CPU begin returns false: nothing is recorded.
 bool device_graph_begin(Device *dev);
-void device_graph_end(Device *dev);
-void device_graph_launch(Device *dev);
+DeviceGraph *device_graph_end(Device *dev);
+void device_graph_launch(Device *dev, DeviceGraph *graph);
+void device_graph_destroy(DeviceGraph *graph);
 
 // Reserves the workspace for kernels: at least `bytes` (LAYER_workspace of the largest request). Keeps what it has if
 // that is enough.
@@ -108,7 +112,8 @@ void *device_workspace(Device *dev, size_t bytes);
 bool device_launch(Device *dev, const char *name, double bytes, double flops);
 // For CUDA launchers, after device_launch: the grid of that function's latest __global__ launch.
 void device_launch_grid(Device *dev, int blocks, int threads, int shared_bytes);
-// Names the part of the step that the following launches belong to (a string literal).
+// Names the part of the step that the following launches belong to (a string literal; "" between the parts). On CUDA it
+// is an NVTX range too, which profilers show.
 void device_scope(Device *dev, const char *scope);
 
 // Ends the time of a timed trace's last launch.

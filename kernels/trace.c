@@ -53,8 +53,6 @@ void device_launch_grid(Device *dev, int blocks, int threads, int shared_bytes) 
     row->blocks = blocks, row->threads = threads, row->shared_bytes = shared_bytes;
 }
 
-void device_scope(Device *dev, const char *scope) { dev->scope = scope; }
-
 void trace_clear(Trace *trace) {
     trace->count = 0;
     trace->since = 0;

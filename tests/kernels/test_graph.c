@@ -19,21 +19,23 @@ static void test_graph(void **state) {
     (void)state;
     Tensor x = tensor_integers(N, 9, 1, false), y = tensor_integers(N, 9, 2, false), out = tensor_poisoned(N, false);
     device_sync(&check_dev);
+    DeviceGraph *graph = NULL;
     bool recording = device_graph_begin(&check_dev);
     work(out.x, x.x, y.x);
     if (recording) {
-        device_graph_end(&check_dev);
-        device_graph_launch(&check_dev);
+        graph = device_graph_end(&check_dev);
+        device_graph_launch(&check_dev, graph);
     }
     check_out(&out, &x, &y);
     Tensor other = tensor_integers(N, 9, 3, false);
     device_copy(&check_dev, x.x, other.x, N * sizeof *x.x, false);
     if (recording) {
-        device_graph_launch(&check_dev);
+        device_graph_launch(&check_dev, graph);
     } else {
         work(out.x, x.x, y.x);
     }
     check_out(&out, &other, &y);
+    device_graph_destroy(graph);
     tensor_free(&x), tensor_free(&y), tensor_free(&out), tensor_free(&other);
 }
 
