@@ -1,12 +1,5 @@
 // Data movement and element-wise sums.
-#include "kernels/cuda_common.cuh"
-
-enum { THREADS = 256 };
-
-// Blocks for n elements, V per thread; the last thread takes what is left one by one.
-static unsigned blocks_for(size_t n, int V) { return (unsigned)ceil_div(ceil_div(n, (size_t)V), (size_t)THREADS); }
-
-__device__ static size_t first_element(int V) { return ((size_t)blockIdx.x * THREADS + threadIdx.x) * V; }
+#include "kernels/elementwise.cuh"
 
 // to (N, to_stride)[:, :C] = from (N, from_stride)[:, :C].
 template <int V>

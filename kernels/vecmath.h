@@ -1,11 +1,18 @@
 // Elementary functions for the inner loops of the CPU backend: branch-free, so that gcc turns loops over them into SIMD
-// code (libm's are calls). The polynomials are minimax fits of our own (Lawson's reweighted least squares on Chebyshev
-// nodes, 40-digit reference); the reductions are the classical ones of Cody & Waite 1980. tests/kernels/
-// test_activation.c measures the errors stated here over their whole ranges.
+// code (libm's are calls). The .cu files use some of them, where both backends are to give the same numbers (noise,
+// losses) and CUDA's own have a slow path in local memory (sine and cosine). The polynomials are minimax fits of our
+// own (Lawson's reweighted least squares on Chebyshev nodes, 40-digit reference); the reductions are the classical ones
+// of Cody & Waite 1980. tests/kernels/test_activation.c measures the errors stated here over their whole ranges.
 #pragma once
 #include <stdint.h>
 
-static inline float float_from_bits(int32_t bits) {
+#ifdef __CUDACC__
+#define VECMATH_FN static __host__ __device__ inline
+#else
+#define VECMATH_FN static inline
+#endif
+
+VECMATH_FN float float_from_bits(int32_t bits) {
     union {
         int32_t i;
         float f;
@@ -13,7 +20,7 @@ static inline float float_from_bits(int32_t bits) {
     return u.f;
 }
 
-static inline int32_t bits_from_float(float x) {
+VECMATH_FN int32_t bits_from_float(float x) {
     union {
         float f;
         int32_t i;
@@ -23,7 +30,7 @@ static inline int32_t bits_from_float(float x) {
 
 // exp(x) = 2^n exp(r) with x = n ln 2 + r, |r| <= ln(2) / 2, exp(r) = 1 + r + r^2 q(r): returns exp(r); *n_bits has n
 // in its low bits (of a sum that was rounded to a whole number by its size).
-static inline float exp_reduced(float x, int32_t *n_bits) {
+VECMATH_FN float exp_reduced(float x, int32_t *n_bits) {
     float shifted = x * 1.44269504f + 0x1.8p23f, n = shifted - 0x1.8p23f;
     float r = x - n * 0x1.62e4p-1f - n * 0x1.7f7d1cp-20f; // ln 2 in two parts, the first exact in products with n
     float q = 0.00138145988f;
@@ -37,7 +44,7 @@ static inline float exp_reduced(float x, int32_t *n_bits) {
 
 // exp(x), error below 1.5 ulp where the result is normal; subnormal, 0, inf and NaN come out as libm's do. 2^n is
 // applied in two factors, since neither 2^128 nor 2^-149 is a normal float.
-static inline float fast_expf(float x) {
+VECMATH_FN float fast_expf(float x) {
     x = x < -104.0f ? -104.0f : x; // a comparison with NaN is false: NaN stays
     x = x > 89.0f ? 89.0f : x;
     int32_t n_bits;
@@ -48,7 +55,7 @@ static inline float fast_expf(float x) {
 }
 
 // The same with one factor, for |x| <= 87 only.
-static inline float fast_expf_normal(float x) {
+VECMATH_FN float fast_expf_normal(float x) {
     int32_t n_bits;
     float p = exp_reduced(x, &n_bits);
     return p * float_from_bits((int32_t)(((uint32_t)n_bits << 23) + 0x3f800000u));
@@ -56,7 +63,7 @@ static inline float fast_expf_normal(float x) {
 
 // log(x), error below 1.5 ulp, for x positive and normal.
 // x = 2^e (1 + f) with 1 + f in [sqrt(1/2), sqrt(2)), log(1 + f) = f - f^2 / 2 + f^3 q(f).
-static inline float fast_logf(float x) {
+VECMATH_FN float fast_logf(float x) {
     int32_t bits = bits_from_float(x), e = (bits - 0x3f3504f3) >> 23;
     float f = float_from_bits(bits - (int32_t)((uint32_t)e << 23)) - 1.0f, n = (float)e;
     float q = -0.0763449669f;
@@ -73,7 +80,7 @@ static inline float fast_logf(float x) {
 
 // *sine = sin(x), *cosine = cos(x), absolute error below 1e-7, for |x| up to 100.
 // x = n pi/2 + r with |r| <= pi/4; n mod 4 swaps and negates the two polynomials.
-static inline void fast_sincosf(float x, float *sine, float *cosine) {
+VECMATH_FN void fast_sincosf(float x, float *sine, float *cosine) {
     float shifted = x * 0.636619772f + 0x1.8p23f;
     float n = shifted - 0x1.8p23f;
     float r = x - n * 0x1.92p0f - n * 0x1.fb4p-12f - n * 0x1.4442d2p-24f; // pi/2 in three parts
@@ -88,24 +95,19 @@ static inline void fast_sincosf(float x, float *sine, float *cosine) {
 
 // min(|x|, bound) on the bits: one instruction, where comparisons of floats would make gcc compute both outcomes. A NaN
 // becomes the bound; the activations below multiply with x, which brings it back.
-static inline float bounded_magnitude(float x, float bound) {
+VECMATH_FN float bounded_magnitude(float x, float bound) {
     int32_t a = bits_from_float(x) & 0x7fffffff, b = bits_from_float(bound);
     return float_from_bits(a < b ? a : b);
 }
 
 // 1 / (1 + exp(-x)), error below 3 ulp for x >= -86, below that a constant of 4e-38. Not for NaN.
-static inline float fast_sigmoidf(float x) {
+VECMATH_FN float fast_sigmoidf(float x) {
     float e = fast_expf_normal(-bounded_magnitude(x, 86.0f));
     return (x < 0 ? e : 1.0f) / (1.0f + e);
 }
 
-// The standard normal distribution function Phi(x) = (1 + erf(x / sqrt 2)) / 2 and, in *density, its derivative.
-// Phi(-|x|) = exp(-x^2 / 2) t R(t) with t = 1 / (1 + 0.35 |x|): the form of Hastings 1955. 3 ulp for x >= 0; in the
-// left tail the relative error grows as x^2 / 2's rounding does, to 5e-6 at x = -12.9, and stays there at 2e-38 (1 +
-// erf cancels and keeps nothing beyond x = -5). Not for NaN.
-static inline float fast_normal_cdf(float x, float *density) {
-    float a = bounded_magnitude(x, 12.9f);
-    float e = fast_expf_normal(-0.5f * a * a), t = 1.0f / (1.0f + 0.35f * a);
+// t R(t) of Phi(-a) = exp(-a^2 / 2) t R(t), a >= 0, t = 1 / (1 + 0.35 a): the form of Hastings 1955.
+VECMATH_FN float normal_tail(float t) {
     float r = -0.029146174f;
     r = r * t + 0.143972859f;
     r = r * t - 0.255716592f;
@@ -115,7 +117,16 @@ static inline float fast_normal_cdf(float x, float *density) {
     r = r * t + 0.119832687f;
     r = r * t + 0.139861897f;
     r = r * t + 0.139621407f;
-    float tail = e * t * r;
+    return t * r;
+}
+
+// The standard normal distribution function Phi(x) = (1 + erf(x / sqrt 2)) / 2 and, in *density, its derivative.
+// 3 ulp for x >= 0; in the left tail the relative error grows as x^2 / 2's rounding does, to 5e-6 at x = -12.9, and
+// stays there at 2e-38 (1 + erf cancels and keeps nothing beyond x = -5). Not for NaN.
+VECMATH_FN float fast_normal_cdf(float x, float *density) {
+    float a = bounded_magnitude(x, 12.9f);
+    float e = fast_expf_normal(-0.5f * a * a), t = 1.0f / (1.0f + 0.35f * a);
+    float tail = e * normal_tail(t);
     *density = 0.398942280f * e;
     return x < 0 ? tail : 1.0f - tail;
 }
