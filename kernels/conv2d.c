@@ -1,16 +1,12 @@
 // conv2d: an implicit matrix product over (tap, input channel), taps being the K x K positions of the kernel. Forward
 // and the gradient of the input walk tiles of pixels of one image row, whose neighbours are found through pointers;
 // padding is a row of zeros. The gradient of the weight is a product of columns over all pixels.
-#include "kernels/kernels.h"
 #include <assert.h>
 #include <string.h>
+#include "kernels/conv2d_cost.h"
 #include "kernels/gemm.h"
 
 static inline int min(int a, int b) { return a < b ? a : b; }
-
-static bool is_linear(const Conv2d *c) {
-    return c->K == 1 && c->stride == 1 && c->pad_before == 0 && c->pad_after == 0;
-}
 
 // Tiles of pixels of `out` (B, H, W, N) that read pixels of `inp`. Output pixels with the same remainders of y and x by
 // `phases` need the same taps and form tiles: runs of a row. Where rows are too short for good tiles, and phases is 1,
@@ -117,39 +113,16 @@ static void add_biases(float *sum, const float *bias, const float *sample_bias, 
     for (int i = 0; i < B * OC; i++) sum[i] = sample_bias[i] + (bias ? bias[i % OC] : 0);
 }
 
-// Elements that the trace counts.
-static double inputs(const Conv2d *c) { return (double)c->B * c->H * c->W * c->IC; }
-static double outputs(const Conv2d *c) { return (double)c->B * conv2d_out(c, c->H) * conv2d_out(c, c->W) * c->OC; }
-static double weights(const Conv2d *c) { return (double)c->OC * c->K * c->K * c->IC; }
-
-// Output positions o < O of an axis whose tap k lies inside [0, size).
-static int inside(const Conv2d *c, int k, int size) {
-    int count = 0;
-    for (int o = 0; o < conv2d_out(c, size); o++) {
-        int at = o * c->stride + k - c->pad_before;
-        count += at >= 0 && at < size;
-    }
-    return count;
-}
-
-// Useful FLOPs: products with padding are none.
-static double conv_flops(const Conv2d *c) {
-    double rows = 0, columns = 0;
-    for (int k = 0; k < c->K; k++) rows += inside(c, k, c->H), columns += inside(c, k, c->W);
-    return 2 * c->B * rows * columns * c->IC * c->OC;
-}
-
 void conv2d_forward(floatX *out, const floatX *inp, const floatX *weight, const floatX *bias, const floatX *sample_bias,
                     const floatX *residual, Conv2d conv, Device *dev) {
     const Conv2d *c = &conv;
     assert(c->K * c->K <= MAX_TAPS && (c->stride == 1 || c->stride == 2));
-    if (is_linear(c) && !sample_bias) {
+    if (conv2d_is_linear(c) && !sample_bias) {
         linear_forward(out, inp, weight, bias, residual, c->B * c->H * c->W, c->IC, c->OC, dev);
         return;
     }
-    double moved = inputs(c) + weights(c) + outputs(c) * (residual ? 2 : 1) + (bias ? c->OC : 0) +
-                   (sample_bias ? (double)c->B * c->OC : 0);
-    bool run = device_launch(dev, "conv2d_forward", sizeof(floatX) * moved, conv_flops(c));
+    bool run =
+        device_launch(dev, "conv2d_forward", conv2d_forward_bytes(c, bias, sample_bias, residual), conv2d_flops(c));
     int OH = conv2d_out(c, c->H), OW = conv2d_out(c, c->W);
     GemmWeight w = forward_weight(c, weight);
     size_t head = c->IC + (sample_bias ? (size_t)c->B * c->OC : 0);
@@ -288,16 +261,13 @@ void conv2d_backward(floatX *dinp, float *dweight, float *dbias, floatX *dsample
                      const floatX *inp, const floatX *weight, const floatX *dresidual, float beta, Conv2d conv,
                      Device *dev) {
     const Conv2d *c = &conv;
-    if (is_linear(c) && !dsample_bias) {
+    if (conv2d_is_linear(c) && !dsample_bias) {
         linear_backward(dinp, dweight, dbias, dout, inp, weight, dresidual, beta, c->B * c->H * c->W, c->IC, c->OC,
                         dev);
         return;
     }
-    double again = beta != 0 ? 2 : 1, bytes = sizeof(floatX) * outputs(c), flops = 0;
-    if (dinp) { bytes += sizeof(floatX) * (inputs(c) * (dresidual ? 2 : 1) + weights(c)), flops += conv_flops(c); }
-    if (dweight) { bytes += sizeof(floatX) * inputs(c) + sizeof(float) * weights(c) * again, flops += conv_flops(c); }
-    if (dbias || dsample_bias) { flops += outputs(c); }
-    bool run = device_launch(dev, "conv2d_backward", bytes, flops);
+    Conv2dCost cost = conv2d_backward_cost(c, dinp, dweight, dbias || dsample_bias, dresidual, beta);
+    bool run = device_launch(dev, "conv2d_backward", cost.bytes, cost.flops);
     int OH = conv2d_out(c, c->H), OW = conv2d_out(c, c->W);
     GemmWeight w = backward_weight(c, weight);
     size_t head = (c->OC + 63) / 64 * 64, need = dinp ? head + gemm_scratch(c->B * c->H * c->W, &w) : 0;
