@@ -153,29 +153,6 @@ static int parse_targets(const char *text) {
     return bits[options_choice(text, "--targets", choices)];
 }
 
-// The side that the UNet was made for, else the VAE's.
-static int model_resolution(const Encoder *e) {
-    const VAEConfig *vae = &e->pipeline.vae_encoder.config;
-    char *path = xprintf("%s/unet/config.json", e->o.model);
-    int cells = file_exists(path) ? unet_config_read(path).sample_size : 0;
-    free(path);
-    int resolution = cells ? cells * vae_factor(vae) : vae->sample_size;
-    if (!resolution) {
-        die("%s: neither unet/config.json nor vae/config.json has \"sample_size\": give --resolution", e->o.model);
-    }
-    return resolution;
-}
-
-// COCO's splits are called train2017 in the files; "train" will do, and is what the shards are called.
-static char *split_in_files(const Options *o) {
-    char *instances = xprintf("%s/annotations/instances_%s2017.json", o->data, o->split);
-    char *panoptic = xprintf("%s/annotations/panoptic_%s2017.json", o->data, o->split);
-    bool year = file_exists(instances) || file_exists(panoptic);
-    free(instances);
-    free(panoptic);
-    return year ? xprintf("%s2017", o->split) : xstrdup(o->split);
-}
-
 static void name_split(const Options *o, char name[32]) {
     size_t length = strlen(o->split);
     while (length > 1 && isdigit((unsigned char)o->split[length - 1])) { length--; }
@@ -212,9 +189,7 @@ static void choose_classes(Encoder *e, bool train) {
 
 static void open_data(Encoder *e) {
     const Options *o = &e->o;
-    char *split = split_in_files(o);
-    e->coco = coco_open(o->data, split, o->source);
-    free(split);
+    e->coco = coco_open(o->data, o->split, o->source);
     e->order = xcalloc((size_t)e->coco.picture_count + 1, sizeof *e->order);
     for (int i = 0; i < e->coco.picture_count; i++) { e->order[i] = i; }
     sorted_coco = &e->coco;
@@ -240,7 +215,7 @@ static void describe(Encoder *e) {
                         .min_side = o->min_side,
                         .passes = o->passes,
                         .seed = o->seed};
-    info->resolution = o->resolution ? o->resolution : model_resolution(e);
+    info->resolution = o->resolution ? o->resolution : pipeline_resolution(o->model, vae);
     if (info->resolution % factor) {
         die("--resolution %d: expected a multiple of %d, the VAE's pixels per latent cell", info->resolution, factor);
     }

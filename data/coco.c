@@ -17,8 +17,19 @@ static char *find_pictures(const char *data, const char *split) {
     return first ? a : b;
 }
 
-Coco coco_open(const char *data, const char *split, const char *source) {
+// COCO's splits are called train2017 and val2017; "train" and "val" will do.
+static char *split_in_files(const char *data, const char *split) {
+    char *instances = xprintf("%s/annotations/instances_%s2017.json", data, split);
+    char *panoptic = xprintf("%s/annotations/panoptic_%s2017.json", data, split);
+    bool year = file_exists(instances) || file_exists(panoptic);
+    free(instances);
+    free(panoptic);
+    return year ? xprintf("%s2017", split) : xstrdup(split);
+}
+
+Coco coco_open(const char *data, const char *name, const char *source) {
     if (!folder_exists(data)) { die("%s: is no folder, expected a data set in COCO's layout", data); }
+    char *split = split_in_files(data, name);
     char *instances = xprintf("%s/annotations/instances_%s.json", data, split);
     char *panoptic = xprintf("%s/annotations/panoptic_%s.json", data, split);
     char *ids_folder = xprintf("%s/annotations/panoptic_%s", data, split);
@@ -42,6 +53,7 @@ Coco coco_open(const char *data, const char *split, const char *source) {
     if (!want_panoptic) { free(ids_folder); }
     free(instances);
     free(panoptic);
+    free(split);
     return coco;
 }
 

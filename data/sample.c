@@ -142,7 +142,7 @@ SampleReason sample_plan(const Coco *coco, const SampleOptions *o, int picture, 
 }
 
 // The masks at the picture's own size, cropped and brought to the training resolution.
-static void render_masks(const Coco *coco, const SampleOptions *o, Sample *s) {
+void sample_render_masks(const Coco *coco, const SampleOptions *o, Sample *s) {
     const Picture *p = &coco->pictures[s->picture];
     size_t pixels = (size_t)p->width * (size_t)p->height, out = (size_t)o->resolution * (size_t)o->resolution;
     uint8_t *painted = xcalloc(pixels, 1), *unpainted = xcalloc(pixels, 1);
@@ -171,7 +171,7 @@ static void render_masks(const Coco *coco, const SampleOptions *o, Sample *s) {
 
 SampleReason sample_render(const Coco *coco, const SampleOptions *o, Sample *s) {
     const Picture *p = &coco->pictures[s->picture];
-    render_masks(coco, o, s);
+    sample_render_masks(coco, o, s);
     if (!s->absent && s->area == 0) { return SAMPLE_EMPTY_MASK; }
     char *path = coco_picture_path(coco, s->picture), *why;
     Image whole = image_try_load(path, 3, &why);

@@ -53,6 +53,8 @@ typedef struct {
 SampleReason sample_plan(const Coco *coco, const SampleOptions *options, int picture, uint32_t pass, Sample *sample);
 // Reads the picture and fills rgb (Lanczos), mask (box average, then >= 0.5), ignore and area of a planned sample.
 SampleReason sample_render(const Coco *coco, const SampleOptions *options, Sample *sample);
-// Both.
+// The annotations' part of it: fills mask, ignore and area from picture, category, crop and valid.
+void sample_render_masks(const Coco *coco, const SampleOptions *options, Sample *sample);
+// Plan and render.
 SampleReason sample_make(const Coco *coco, const SampleOptions *options, int picture, uint32_t pass, Sample *sample);
 void sample_free(Sample *sample); // also after a failure

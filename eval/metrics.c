@@ -1,4 +1,5 @@
 #include "eval/metrics.h"
+#include "eval/stats.h"
 #include "util/error.h"
 #include "util/philox.h"
 #include <math.h>
@@ -67,19 +68,6 @@ static Means class_means(const ClassSums *sums, int class_count) {
 static int by_image(const void *a, const void *b) {
     const PairScore *p = a, *q = b;
     return p->image_id != q->image_id ? (p->image_id < q->image_id ? -1 : 1) : p->class_index - q->class_index;
-}
-
-static int by_value(const void *a, const void *b) {
-    double p = *(const double *)a, q = *(const double *)b;
-    return (p > q) - (p < q);
-}
-
-// The value below which the given share lies, by linear interpolation between sorted values.
-static double percentile(double *values, int n, double share) {
-    qsort(values, (size_t)n, sizeof *values, by_value);
-    double at = share * (n - 1);
-    int low = (int)at, high = low + 1 < n ? low + 1 : low;
-    return values[low] + (at - low) * (values[high] - values[low]);
 }
 
 // Efron's percentile bootstrap. Pictures are drawn, not pairs, as the pairs of one picture are not independent.

@@ -101,6 +101,17 @@ Pipeline pipeline_open(const char *folder, int parts, int grads, Device *dev) {
     return p;
 }
 
+int pipeline_resolution(const char *folder, const VAEConfig *vae) {
+    char *path = xprintf("%s/unet/config.json", folder);
+    int cells = file_exists(path) ? unet_config_read(path).sample_size : 0;
+    free(path);
+    int resolution = cells ? cells * vae_factor(vae) : vae->sample_size;
+    if (!resolution) {
+        die("%s: neither unet/config.json nor vae/config.json has \"sample_size\": give --resolution", folder);
+    }
+    return resolution;
+}
+
 void pipeline_close(Pipeline *p, Device *dev) {
     if (p->parts & PART_UNET) { unet_destroy(&p->unet, dev); }
     if (p->parts & PART_VAE_ENCODER) { vae_encoder_destroy(&p->vae_encoder, dev); }

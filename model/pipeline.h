@@ -33,6 +33,10 @@ typedef struct {
 Pipeline pipeline_open(const char *folder, int parts, int grads, Device *dev);
 void pipeline_close(Pipeline *pipeline, Device *dev);
 
+// Side of the pictures that a model directory was made for: the UNet's sample_size in pixels, else the VAE's. Dies if
+// neither config says.
+int pipeline_resolution(const char *folder, const VAEConfig *vae);
+
 // SHA-256 of the VAE's weights file (of the sharded files' digests, if sharded): what latents depend on.
 void pipeline_vae_digest(const char *folder, char hex[65]);
 

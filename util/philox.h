@@ -23,7 +23,8 @@ enum PhiloxStream {
     PHILOX_SCENE = 8,
     PHILOX_INFERENCE = 9, // initial noise of sampling
     PHILOX_BOOTSTRAP = 10,
-    PHILOX_MIX = 11, // which kind of picture the VAE sees
+    PHILOX_MIX = 11,      // which kind of picture the VAE sees
+    PHILOX_VARIANTS = 12, // masks of known IoU (eval/variants.h)
 };
 
 typedef struct {
