@@ -25,6 +25,7 @@ LDLIBS   = $(shell pkg-config --libs $(PKGS) 2>/dev/null) -lpthread -lm
 # The house: a folder may include only those before it (data: util alone).
 FOLDERS := util kernels model data eval train bench
 include kernels/cuda.mk
+include kernels/comm.mk
 SRC_C   := $(filter-out $(OTHER_BACKEND),$(foreach f,$(FOLDERS),$(wildcard $(f)/*.c)))
 OBJ     := $(SRC_C:%.c=$(BUILD)/%.o) $(KERNEL_CU_OBJ)
 include tests/tests.mk

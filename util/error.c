@@ -6,12 +6,14 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <unistd.h>
 
 static pthread_mutex_t lock = PTHREAD_MUTEX_INITIALIZER;
 static char **pending; // files under temporary names
 static size_t pending_count;
+static int rank = -1; // of several; -1: alone
 
-static void cleanup_all(void) {
+void cleanup_now(void) {
     pthread_mutex_lock(&lock);
     for (size_t i = 0; i < pending_count; i++) { remove_tree(pending[i]); }
     pending_count = 0;
@@ -21,7 +23,7 @@ static void cleanup_all(void) {
 void cleanup_add(const char *path) {
     pthread_mutex_lock(&lock);
     static bool registered = false;
-    if (!registered) { atexit(cleanup_all); }
+    if (!registered) { atexit(cleanup_now); }
     registered = true;
     pending = xrealloc(pending, (pending_count + 1) * sizeof *pending);
     pending[pending_count++] = xstrdup(path);
@@ -43,6 +45,8 @@ void cleanup_remove(const char *path) {
 static void say(const char *prefix, const char *format, va_list arguments) {
     fflush(stdout);
     flockfile(stderr);
+    fputs("cocogold: ", stderr);
+    if (rank >= 0) { fprintf(stderr, "rank %d: ", rank); }
     fputs(prefix, stderr);
     vfprintf(stderr, format, arguments);
     fputc('\n', stderr);
@@ -52,15 +56,26 @@ static void say(const char *prefix, const char *format, va_list arguments) {
 void die(const char *format, ...) {
     va_list arguments;
     va_start(arguments, format);
-    say("cocogold: ", format, arguments);
+    say("", format, arguments);
     va_end(arguments);
     exit(1);
 }
 
+void die_now(const char *format, ...) {
+    va_list arguments;
+    va_start(arguments, format);
+    say("", format, arguments);
+    va_end(arguments);
+    cleanup_now();
+    _exit(1);
+}
+
+void error_set_rank(int new_rank) { rank = new_rank; }
+
 void warn(const char *format, ...) {
     va_list arguments;
     va_start(arguments, format);
-    say("cocogold: warning: ", format, arguments);
+    say("warning: ", format, arguments);
     va_end(arguments);
 }
 

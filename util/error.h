@@ -7,6 +7,12 @@
 // The sentence names the file, the field and what was expected.
 void die(const char *format, ...) __attribute__((format(printf, 1, 2), noreturn));
 
+// For a thread that watches while others may hang: as die, but without what exit() would wait for.
+void die_now(const char *format, ...) __attribute__((format(printf, 1, 2), noreturn));
+
+// From now on sentences begin with "cocogold: rank N: ".
+void error_set_rank(int rank);
+
 // Prints "cocogold: warning: <sentence>\n" to stderr.
 void warn(const char *format, ...) __attribute__((format(printf, 1, 2)));
 
@@ -14,6 +20,7 @@ void warn(const char *format, ...) __attribute__((format(printf, 1, 2)));
 // cleanup_remove(path) is called. Thread-safe; the path is copied.
 void cleanup_add(const char *path);
 void cleanup_remove(const char *path);
+void cleanup_now(void); // removes them all; exit() does it by itself, _exit() does not
 
 // malloc, calloc, realloc and strdup that die with a sentence when memory runs out.
 void *xmalloc(size_t bytes);

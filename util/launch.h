@@ -13,7 +13,8 @@ typedef struct {
 } Launch;
 
 // In this order:
-//   RANK, LOCAL_RANK, WORLD_SIZE, MASTER_ADDR, MASTER_PORT    torchrun, or set by hand (LOCAL_RANK: default RANK)
+//   RANK, WORLD_SIZE, LOCAL_RANK, MASTER_ADDR, MASTER_PORT    torchrun, or set by hand; the port is one higher where
+//                                                             torchrun uses it itself
 //   OMPI_COMM_WORLD_RANK, _SIZE, _LOCAL_RANK                  mpirun of Open MPI
 //   SLURM_PROCID, SLURM_LOCALID, SLURM_STEP_NUM_TASKS         srun; address: first host of SLURM_STEP_NODELIST
 //   PMI_RANK, PMI_SIZE, MPI_LOCALRANKID                       mpirun of MPICH

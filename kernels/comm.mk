@@ -1,0 +1,11 @@
+# What comm.c and comm.cu are built with: Open MPI where there is one, and NCCL (BACKEND=cuda) or its stand-in
+# (BACKEND=emu, tests/emu/nccl.cpp). comm_host.c belongs to every backend.
+
+OTHER_BACKEND := $(filter-out kernels/comm_host.c,$(OTHER_BACKEND))
+
+MPI ?= $(firstword $(foreach p,ompi-c ompi mpi-c,$(if $(shell pkg-config --exists $(p) && echo yes),$(p))))
+ifneq ($(MPI),)
+MPI_CFLAGS := -DHAVE_MPI $(shell pkg-config --cflags $(MPI))
+LDLIBS     += $(shell pkg-config --libs $(MPI))
+endif
+$(BUILD)/kernels/comm.o $(BUILD)/kernels/comm_host.o: private CPPFLAGS += $(MPI_CFLAGS)

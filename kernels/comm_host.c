@@ -1,0 +1,201 @@
+// Small exchanges between the hosts' processes, whatever the device.
+#include "kernels/comm_host.h"
+#include <stdint.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+#ifdef HAVE_MPI
+#include <mpi.h>
+#endif
+#include "util/error.h"
+
+enum { MEETING_SECONDS = 300 };
+
+// ---- MPI -----------------------------------------------------------------------------------------------------------
+
+#ifdef HAVE_MPI
+static void check_mpi(int code, const char *what) {
+    char text[MPI_MAX_ERROR_STRING] = "";
+    int length;
+    if (code == MPI_SUCCESS) { return; }
+    MPI_Error_string(code, text, &length);
+    die("%s failed: %s", what, text);
+}
+
+static void mpi_open(const Launch *launch) {
+    int ready, level, rank, world;
+    MPI_Initialized(&ready);
+    if (!ready) { check_mpi(MPI_Init_thread(NULL, NULL, MPI_THREAD_MULTIPLE, &level), "MPI_Init_thread"); }
+    MPI_Comm_set_errhandler(MPI_COMM_WORLD, MPI_ERRORS_RETURN);
+    MPI_Comm_rank(MPI_COMM_WORLD, &rank);
+    MPI_Comm_size(MPI_COMM_WORLD, &world);
+    if (world != launch->world || rank != launch->rank) {
+        die("started by %s as rank %d of %d, but MPI says rank %d of %d: start with Open MPI's mpirun%s",
+            launch_name(launch->kind), launch->rank, launch->world, rank, world,
+            launch->kind == LAUNCH_SLURM ? ", or with srun --mpi=pmix" : "");
+    }
+}
+
+static void mpi_close(void) {
+    int over;
+    MPI_Finalized(&over);
+    if (!over) { check_mpi(MPI_Finalize(), "MPI_Finalize"); }
+}
+
+static void mpi_all_gather(void *all, const void *mine, size_t bytes) {
+    check_mpi(MPI_Allgather(mine, (int)bytes, MPI_BYTE, all, (int)bytes, MPI_BYTE, MPI_COMM_WORLD), "MPI_Allgather");
+}
+
+static void mpi_abort(int code) { MPI_Abort(MPI_COMM_WORLD, code); }
+static const bool have_mpi = true;
+#else
+static void mpi_open(const Launch *launch) { (void)launch; }
+static void mpi_close(void) {}
+static void mpi_all_gather(void *all, const void *mine, size_t bytes) { (void)all, (void)mine, (void)bytes; }
+static void mpi_abort(int code) { (void)code; }
+static const bool have_mpi = false;
+#endif
+
+// ---- Open and close ------------------------------------------------------------------------------------------------
+
+static CommHost *opened;
+
+// exit() would wait for devices that wait for ranks that wait for us: so no further than here.
+static void leave(int code, void *argument) {
+    (void)argument;
+    if (!opened) { return; }
+    bool over_mpi = !opened->meeting;
+    opened = NULL;
+    cleanup_now();
+    fflush(stdout);
+    if (over_mpi) { mpi_abort(code ? code : 1); }
+    _exit(code ? code : 1);
+}
+
+void comm_host_open(CommHost *host, const Launch *launch, bool use_mpi) {
+    *host = (CommHost){.rank = launch->rank, .world = launch->world};
+    error_set_rank(launch->rank);
+    const bool meet = !use_mpi && (launch->kind != LAUNCH_MPIRUN || (!have_mpi && *launch->address));
+    if (!meet && !have_mpi) {
+        die("started by %s, but this program was built without MPI%s", launch_name(launch->kind),
+            use_mpi ? "" : ": set MASTER_ADDR and MASTER_PORT too, or start as torchrun does");
+    }
+    if (meet) {
+        host->meeting = rendezvous_open(launch->address, launch->port, launch->rank, launch->world, MEETING_SECONDS);
+    } else {
+        mpi_open(launch);
+    }
+    static bool registered;
+    if (!registered) { on_exit(leave, NULL); }
+    registered = true;
+    opened = host;
+}
+
+void comm_host_close(CommHost *host) {
+    if (host->meeting) {
+        rendezvous_close(host->meeting);
+        opened = NULL;
+    } else {
+        opened = NULL;
+        mpi_close();
+    }
+}
+
+void comm_host_all_gather(CommHost *host, void *all, const void *mine, size_t bytes) {
+    if (host->meeting) {
+        rendezvous_all_gather(host->meeting, all, mine, bytes);
+    } else {
+        mpi_all_gather(all, mine, bytes);
+    }
+}
+
+// ---- The host's functions of comm.h --------------------------------------------------------------------------------
+
+// Every exchange is made of packets of one size that say what they belong to: ranks that do different things are told
+// so instead of waiting for each other.
+enum { PAYLOAD = 960 };
+typedef struct {
+    char function[24];
+    uint64_t size;
+    int32_t root, unused;
+} Header;
+typedef struct {
+    Header header;
+    unsigned char payload[PAYLOAD];
+} Packet;
+
+static Header header_of(const char *function, size_t size, int root) {
+    Header header = {.size = size, .root = root};
+    snprintf(header.function, sizeof header.function, "%s", function);
+    return header;
+}
+
+static void check_headers(const void *headers, size_t stride, int world) {
+    const Header *a = headers;
+    for (int r = 1; r < world; r++) {
+        const Header *b = (const Header *)((const char *)headers + (size_t)r * stride);
+        if (memcmp(a, b, sizeof *a) == 0) { continue; }
+        die("the ranks do different things: rank 0 is in %s (size %zu, root %d), rank %d in %s (size %zu, root %d)",
+            a->function, (size_t)a->size, a->root, r, b->function, (size_t)b->size, b->root);
+    }
+}
+
+void comm_host_check(Comm *comm, const char *function, size_t size, int root) {
+    Header header = header_of(function, size, root), *headers = xmalloc((size_t)comm->world * sizeof header);
+    comm_host_all_gather(comm_host(comm), headers, &header, sizeof header);
+    check_headers(headers, sizeof header, comm->world);
+    free(headers);
+}
+
+// all (world, bytes) = mine (bytes) of every rank.
+static void exchange(Comm *comm, const char *function, int root, void *all, const void *mine, size_t bytes) {
+    CommHost *host = comm_host(comm);
+    Packet packet = {.header = header_of(function, bytes, root)};
+    Packet *packets = xmalloc((size_t)comm->world * sizeof packet);
+    size_t done = 0;
+    do {
+        const size_t part = bytes - done < PAYLOAD ? bytes - done : PAYLOAD;
+        memcpy(packet.payload, (const char *)mine + done, part);
+        comm_host_all_gather(host, packets, &packet, sizeof packet);
+        check_headers(packets, sizeof packet, comm->world);
+        for (int r = 0; r < comm->world; r++) {
+            memcpy((char *)all + (size_t)r * bytes + done, packets[r].payload, part);
+        }
+        done += part;
+    } while (done < bytes);
+    free(packets);
+}
+
+void comm_host_sum(Comm *comm, double *values, int count) {
+    if (comm->world == 1) { return; }
+    double *all = xmalloc((size_t)comm->world * (size_t)count * sizeof *all);
+    exchange(comm, "comm_host_sum", 0, all, values, (size_t)count * sizeof *all);
+    for (int i = 0; i < count; i++) {
+        values[i] = 0;
+        for (int r = 0; r < comm->world; r++) { values[i] += all[r * count + i]; }
+    }
+    free(all);
+}
+
+int comm_host_max(Comm *comm, int value) {
+    if (comm->world == 1) { return value; }
+    int *all = xmalloc((size_t)comm->world * sizeof *all);
+    exchange(comm, "comm_host_max", 0, all, &value, sizeof value);
+    for (int r = 0; r < comm->world; r++) { value = all[r] > value ? all[r] : value; }
+    free(all);
+    return value;
+}
+
+void comm_host_broadcast(Comm *comm, void *data, size_t bytes, int root) {
+    if (comm->world == 1) { return; }
+    char *all = xmalloc((size_t)comm->world * bytes);
+    exchange(comm, "comm_host_broadcast", root, all, data, bytes);
+    memcpy(data, all + (size_t)root * bytes, bytes);
+    free(all);
+}
+
+void comm_barrier(Comm *comm) {
+    char nothing = 0;
+    if (comm->world > 1) { exchange(comm, "comm_barrier", 0, &nothing, &nothing, 0); }
+}
