@@ -60,6 +60,8 @@ static inline void __threadfence_block() {}
 template <class T> static inline T __ldg(const T *p) { return *p; }
 #define __expf expf // macros, since glibc has functions of these names
 #define __logf logf
+#define sinpif(x) ((float)sin(M_PI * (x)))
+#define cospif(x) ((float)cos(M_PI * (x)))
 static inline float __fdividef(float a, float b) { return a / b; }
 static inline float rsqrtf(float x) { return 1.0f / sqrtf(x); }
 static inline unsigned __float_as_uint(float x) {
@@ -73,6 +75,7 @@ static inline float __uint_as_float(unsigned u) {
     return x;
 }
 static inline int __popc(unsigned x) { return __builtin_popcount(x); }
+static inline int __ffs(int x) { return __builtin_ffs(x); }
 static inline unsigned __umulhi(unsigned a, unsigned b) { return (uint64_t)a * b >> 32; }
 template <class A, class B> static inline std::common_type_t<A, B> min(A a, B b) {
     using T = std::common_type_t<A, B>;
@@ -152,7 +155,8 @@ static inline int __any_sync(unsigned mask, int p) { return emu::ballot("__any_s
 static inline int __all_sync(unsigned mask, int p) { return emu::ballot("__all_sync", mask, !p) == 0; }
 static inline void __syncwarp(unsigned mask = 0xffffffffu) { (void)emu::ballot("__syncwarp", mask, 0); }
 
-// ---- The runtime (runtime.cpp) -------------------------------------------------------------------------------------
+// ---- The runtime (memory.cpp, stream.cpp, card.cpp)
+// -------------------------------------------------------------------------------------
 
 enum cudaError_t {
     cudaSuccess = 0,
@@ -160,8 +164,17 @@ enum cudaError_t {
     cudaErrorMemoryAllocation = 2,
     cudaErrorInvalidDevice = 101,
     cudaErrorInvalidResourceHandle = 400,
-    cudaErrorNotReady = 600,
     cudaErrorIllegalState = 401,
+    cudaErrorNotReady = 600,
+    cudaErrorNotSupported = 801,
+    cudaErrorStreamCaptureUnsupported = 900,
+    cudaErrorStreamCaptureInvalidated = 901,
+    cudaErrorStreamCaptureMerge = 902,
+    cudaErrorStreamCaptureUnmatched = 903,
+    cudaErrorStreamCaptureUnjoined = 904,
+    cudaErrorStreamCaptureIsolation = 905,
+    cudaErrorCapturedEvent = 907,
+    cudaErrorStreamCaptureWrongThread = 908,
 };
 enum cudaMemcpyKind {
     cudaMemcpyHostToHost,
@@ -219,6 +232,7 @@ cudaError_t cudaMemsetAsync(void *to, int byte, size_t bytes, cudaStream_t strea
 cudaError_t cudaStreamCreateWithFlags(cudaStream_t *stream, unsigned flags);
 cudaError_t cudaStreamDestroy(cudaStream_t stream);
 cudaError_t cudaStreamSynchronize(cudaStream_t stream);
+cudaError_t cudaStreamQuery(cudaStream_t stream);
 cudaError_t cudaStreamWaitEvent(cudaStream_t stream, cudaEvent_t event, unsigned flags);
 cudaError_t cudaStreamBeginCapture(cudaStream_t stream, cudaStreamCaptureMode mode);
 cudaError_t cudaStreamEndCapture(cudaStream_t stream, cudaGraph_t *graph);
@@ -231,6 +245,7 @@ cudaError_t cudaEventCreateWithFlags(cudaEvent_t *event, unsigned flags);
 cudaError_t cudaEventDestroy(cudaEvent_t event);
 cudaError_t cudaEventRecord(cudaEvent_t event, cudaStream_t stream);
 cudaError_t cudaEventSynchronize(cudaEvent_t event);
+cudaError_t cudaEventQuery(cudaEvent_t event);
 cudaError_t cudaEventElapsedTime(float *milliseconds, cudaEvent_t begin, cudaEvent_t end);
 
 cudaError_t cudaFuncSetAttribute_(const void *function, cudaFuncAttribute attribute, int value);

@@ -6,12 +6,15 @@
 // Environment:
 //   EMU_ORDER=ascending|descending|random[:SEED]  order of blocks, and of threads between two rendezvous
 //   EMU_SM=80|86|89|90|120   card: compute capability and limit of shared memory (default 89, the smallest: 99 KB)
+//   EMU_DELAY=lazy|random[:SEED]|eager            when queued operations run (stream.cpp)
+//   EMU_PROTECT=0            leaves device memory open to host code, which else traps
 //   EMU_BITS=FILE            appends a hash of every device allocation when it is freed: equal files, equal bits
 //   EMU_REPORT=1|FILE        at exit, which __global__ functions ran and how often: on stderr, or appended to FILE
 #pragma once
 #include <stddef.h>
 #include <stdint.h>
 #include <functional>
+#include <memory> // before __noinline__ is a macro
 
 struct uint3 {
     unsigned x, y, z;
@@ -64,7 +67,9 @@ void copy_async_commit();
 void copy_async_wait(int groups_in_flight); // all but the last `groups_in_flight` groups have landed
 void check_shared(const void *address, size_t bytes, size_t alignment, const char *op); // inside dynamic shared memory
 
-// The launch of kernels/cuda_common.cuh: stream order, capture and delay are decided by the runtime (runtime.cpp).
+bool is_device_memory(const void *address);
+
+// The launch of kernels/cuda_common.cuh: stream order, capture and delay are decided in stream.cpp.
 void enqueue(CUstream_st *stream, std::function<void()> operation);
 
 template <auto Kernel> const char *kernel_name() { return __PRETTY_FUNCTION__; }

@@ -120,11 +120,13 @@ void fail(const char *format, ...) {
 }
 
 static void on_fault(int, siginfo_t *info, void *) {
+    if (!running && is_device_memory(info->si_addr))
+        fail("host code touches device memory at address %p", info->si_addr);
     fail("invalid access at address %p (outside of every allocation, or a fiber's stack overflowed)", info->si_addr);
 }
 
 // The handler needs a stack of its own: the fault may be the overflow of a fiber's stack.
-static void catch_faults() {
+__attribute__((constructor)) static void catch_faults() {
     stack_t alternative = {};
     alternative.ss_size = 64 << 10;
     alternative.ss_sp = malloc(alternative.ss_size);

@@ -1,0 +1,100 @@
+// The card and the errors of the stand-in runtime.
+#include "runtime.h"
+
+#include <stdio.h>
+
+using namespace emu;
+
+static cudaError_t last_error = cudaSuccess;
+
+cudaError_t emu::result(cudaError_t error) {
+    if (error != cudaSuccess) last_error = error;
+    return error;
+}
+
+const char *cudaGetErrorString(cudaError_t error) {
+    switch (error) {
+    case cudaSuccess:
+        return "no error";
+    case cudaErrorInvalidValue:
+        return "invalid argument";
+    case cudaErrorMemoryAllocation:
+        return "out of memory";
+    case cudaErrorInvalidDevice:
+        return "invalid device ordinal";
+    case cudaErrorInvalidResourceHandle:
+        return "invalid resource handle";
+    case cudaErrorIllegalState:
+        return "the operation cannot be performed in the present state";
+    case cudaErrorNotReady:
+        return "device not ready";
+    case cudaErrorStreamCaptureUnsupported:
+        return "operation not permitted when stream is capturing";
+    case cudaErrorStreamCaptureInvalidated:
+        return "operation failed due to a previous error during capture";
+    case cudaErrorStreamCaptureMerge:
+        return "operation would result in a merge of separate capture sequences";
+    case cudaErrorStreamCaptureUnmatched:
+        return "capture was not ended in the same stream as it began";
+    case cudaErrorStreamCaptureUnjoined:
+        return "capturing stream has unjoined work";
+    case cudaErrorStreamCaptureIsolation:
+        return "dependency created on uncaptured work in another stream";
+    case cudaErrorCapturedEvent:
+        return "operation not permitted on an event last recorded in a capturing stream";
+    case cudaErrorStreamCaptureWrongThread:
+        return "attempt to terminate a thread-local capture sequence from another thread";
+    default:
+        return "unknown error";
+    }
+}
+
+cudaError_t cudaGetLastError() {
+    const cudaError_t error = last_error;
+    last_error = cudaSuccess;
+    return error;
+}
+
+cudaError_t cudaGetDeviceCount(int *count) {
+    *count = 1;
+    return cudaSuccess;
+}
+
+cudaError_t cudaSetDevice(int index) { return result(index == 0 ? cudaSuccess : cudaErrorInvalidDevice); }
+
+cudaError_t cudaGetDeviceProperties(cudaDeviceProp *prop, int index) {
+    if (index != 0) return result(cudaErrorInvalidDevice);
+    *prop = {};
+    prop->major = emu::compute_capability() / 10;
+    prop->minor = emu::compute_capability() % 10;
+    snprintf(prop->name, sizeof prop->name, "emulated sm_%d", emu::compute_capability());
+    prop->totalGlobalMem = card_bytes;
+    prop->sharedMemPerBlockOptin = emu::shared_limit_of_card();
+    prop->multiProcessorCount = 4;
+    return cudaSuccess;
+}
+
+cudaError_t cudaDeviceGetAttribute(int *value, cudaDeviceAttr attribute, int index) {
+    if (index != 0) return result(cudaErrorInvalidDevice);
+    switch (attribute) {
+    case cudaDevAttrMultiProcessorCount:
+        *value = 4;
+        break;
+    case cudaDevAttrComputeCapabilityMajor:
+        *value = emu::compute_capability() / 10;
+        break;
+    case cudaDevAttrComputeCapabilityMinor:
+        *value = emu::compute_capability() % 10;
+        break;
+    case cudaDevAttrMaxSharedMemoryPerBlockOptin:
+        *value = (int)emu::shared_limit_of_card();
+        break;
+    }
+    return cudaSuccess;
+}
+
+cudaError_t cudaFuncSetAttribute_(const void *function, cudaFuncAttribute, int value) {
+    if (value < 0 || (size_t)value > emu::shared_limit_of_card()) return result(cudaErrorInvalidValue);
+    emu::set_shared_limit(function, value);
+    return cudaSuccess;
+}
