@@ -1,0 +1,156 @@
+// Token, position and timestep embeddings.
+#include "kernels/cuda_common.cuh"
+
+enum { THREADS = 256, WARPS = THREADS / 32 };
+
+// The vector of V columns that a thread handles, in rows of C.
+template <int V> struct Vector {
+    int row, c;
+    __device__ explicit Vector(int C) {
+        const size_t i = ((size_t)blockIdx.x * THREADS + threadIdx.x) * V;
+        row = (int)(i / C);
+        c = (int)(i % C);
+    }
+};
+
+static unsigned blocks_for(size_t rows, int C, int V) { return (unsigned)ceil_div(rows * C / V, (size_t)THREADS); }
+
+template <int V>
+static __global__ void __launch_bounds__(THREADS) add_tables(floatX *out, const int *ids, const floatX *token_weight,
+                                                             const floatX *position_weight, int rows, int T, int C) {
+    const Vector<V> at(C);
+    if (at.row >= rows) { return; }
+    float token[V], position[V];
+    load(token, token_weight + (size_t)ids[at.row] * C + at.c);
+    load(position, position_weight + (size_t)(at.row % T) * C + at.c);
+#pragma unroll
+    for (int i = 0; i < V; i++) { token[i] += position[i]; }
+    store(out + (size_t)at.row * C + at.c, token);
+}
+
+void embedding_forward(floatX *out, const int *ids, const floatX *token_weight, const floatX *position_weight, int B,
+                       int T, int C, int, Device *dev) {
+    const size_t rows = (size_t)B * T, n = rows * C;
+    if (!device_launch(dev, "embedding_forward", (2.0 * n + (double)T * C) * sizeof(floatX) + 4.0 * rows, n)) {
+        return;
+    }
+    if (C % VEC) {
+        launch<add_tables<1>>(dev, blocks_for(rows, C, 1), THREADS, 0, out, ids, token_weight, position_weight,
+                              (int)rows, T, C);
+    } else {
+        launch<add_tables<VEC>>(dev, blocks_for(rows, C, VEC), THREADS, 0, out, ids, token_weight, position_weight,
+                                (int)rows, T, C);
+    }
+}
+
+// grad[:V] = sum + beta grad, 128 bits at a time.
+template <int V> __device__ static inline void add_to(float *grad, const float (&sum)[V], float beta) {
+    constexpr int W = V < 4 ? V : 4;
+#pragma unroll
+    for (int i = 0; i < V; i += W) {
+        float x[W] = {};
+        if (beta != 0) { load_words(x, grad + i); }
+#pragma unroll
+        for (int j = 0; j < W; j++) { x[j] = sum[i + j] + beta * x[j]; }
+        store_words(grad + i, x);
+    }
+}
+
+// The rows of dout (rows, C) that have the id of row blockIdx.x, summed and added to that token's row by the block of
+// the first of them; each warp takes every eighth batch of 32 rows.
+template <int V>
+static __global__ void __launch_bounds__(THREADS)
+    token_gradient(float *dtoken, const floatX *dout, const int *ids, float beta, int rows, int C) {
+    __shared__ float sums[WARPS][32 * V];
+    const int first = blockIdx.x, lane = threadIdx.x % 32, warp = threadIdx.x / 32, id = ids[first];
+    const int c = (blockIdx.y * 32 + lane) * V;
+    int earlier = 0;
+    for (int row = threadIdx.x; row < first; row += THREADS) { earlier |= ids[row] == id; }
+    if (__syncthreads_or(earlier)) { return; }
+    float sum[V] = {};
+    for (int batch = first + warp * 32; batch < rows; batch += THREADS) {
+        unsigned found = __ballot_sync(0xffffffffu, batch + lane < rows && ids[batch + lane] == id);
+        for (; found; found &= found - 1) {
+            const int row = batch + __ffs(found) - 1;
+            if (c < C) {
+                float dy[V];
+                load(dy, dout + (size_t)row * C + c);
+#pragma unroll
+                for (int i = 0; i < V; i++) { sum[i] += dy[i]; }
+            }
+        }
+    }
+#pragma unroll
+    for (int i = 0; i < V; i++) { sums[warp][i * 32 + lane] = sum[i]; }
+    __syncthreads();
+    if (warp == 0 && c < C) {
+        for (int w = 1; w < WARPS; w++) {
+#pragma unroll
+            for (int i = 0; i < V; i++) { sum[i] += sums[w][i * 32 + lane]; }
+        }
+        add_to(dtoken + (size_t)id * C + c, sum, beta);
+    }
+}
+
+// dposition[t] = sum over the samples of dout[:, t] + beta dposition[t]; beyond T nothing is added.
+template <int V>
+static __global__ void __launch_bounds__(THREADS)
+    position_gradient(float *dposition, const floatX *dout, float beta, int B, int T, int C, int positions) {
+    const Vector<V> at(C);
+    if (at.row >= positions) { return; }
+    float sum[V] = {};
+    for (int b = 0; b < B && at.row < T; b++) {
+        float dy[V];
+        load(dy, dout + ((size_t)b * T + at.row) * C + at.c);
+#pragma unroll
+        for (int i = 0; i < V; i++) { sum[i] += dy[i]; }
+    }
+    add_to(dposition + (size_t)at.row * C + at.c, sum, beta);
+}
+
+template <int V>
+static void backward(float *dtoken, float *dposition, const floatX *dout, const int *ids, float beta, int B, int T,
+                     int C, int table, int positions, Device *dev) {
+    if (dtoken) {
+        if (beta == 0) { device_fill(dev, dtoken, 0, sizeof(float) * table * C); }
+        launch<token_gradient<V>>(dev, dim3(B * T, ceil_div(C, 32 * V)), THREADS, 0, dtoken, dout, ids, beta, B * T, C);
+    }
+    if (dposition) {
+        const int written = beta == 0 ? positions : T; // the other rows keep what they have
+        launch<position_gradient<V>>(dev, blocks_for(written, C, V), THREADS, 0, dposition, dout, beta, B, T, C,
+                                     written);
+    }
+}
+
+void embedding_backward(float *dtoken, float *dposition, const floatX *dout, const int *ids, float beta, int B, int T,
+                        int C, int V, int positions, Device *dev) {
+    const double rows = (double)B * T, n = rows * C, tables = (dtoken ? V : 0.0) + (dposition ? positions : 0.0);
+    const double written = beta == 0 ? tables * C : 2.0 * ((dtoken ? n : 0.0) + (dposition ? (double)T * C : 0.0));
+    if (!device_launch(dev, "embedding_backward", n * sizeof(floatX) + 4.0 * rows + 4.0 * written, 2.0 * n)) { return; }
+    auto *run = C % VEC ? backward<1> : backward<VEC>;
+    run(dtoken, dposition, dout, ids, beta, B, T, C, V, positions, dev);
+}
+
+// The angle is rounded to fp32 where diffusers rounds it, and brought to half turns in fp64: sinf of a large angle
+// would take a slow path through local memory.
+static __global__ void __launch_bounds__(THREADS)
+    sinusoids(floatX *out, const float *timesteps, int B, int half, bool flip_sin_to_cos, float freq_shift) {
+    const int i = blockIdx.x * THREADS + threadIdx.x, b = i / half, k = i % half;
+    if (b >= B) { return; }
+    const float exponent = -9.21034037f * (float)k / ((float)half - freq_shift); // ln(10000)
+    const float angle = timesteps[b] * (float)exp((double)exponent);
+    const double turns = angle * 0.31830988618379067154; // halves: 1 / pi
+    const float rest = (float)(turns - 2 * rint(turns / 2));
+    floatX *sine = out + (size_t)b * 2 * half + k, *cosine = sine + half;
+    *(flip_sin_to_cos ? cosine : sine) = to_floatX(sinpif(rest));
+    *(flip_sin_to_cos ? sine : cosine) = to_floatX(cospif(rest));
+}
+
+void timestep_embedding_forward(floatX *out, const float *timesteps, int B, int C, bool flip_sin_to_cos,
+                                float freq_shift, Device *dev) {
+    const int half = C / 2;
+    if (!device_launch(dev, "timestep_embedding_forward", (double)B * C * sizeof(floatX) + 4.0 * B, 3.0 * B * half)) {
+        return;
+    }
+    launch<sinusoids>(dev, blocks_for(B, half, 1), THREADS, 0, out, timesteps, B, half, flip_sin_to_cos, freq_shift);
+}
