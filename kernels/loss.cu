@@ -1,0 +1,180 @@
+// Losses of one value per sample, with the gradient of their scaled sum.
+//
+// A sample is cut into chunks, a block each: sums of a block's threads in fp64, folded in order by a second kernel. The
+// losses with weights need their sum before the gradient, which is a second pass over the (small) prediction.
+#include "kernels/elementwise.cuh"
+#include "kernels/vecmath.h"
+
+static double traffic(const floatX *dpred, int B, int n) {
+    return (double)B * n * ((dpred ? 2 : 1) * sizeof(floatX) + sizeof(float)) + 4.0 * B;
+}
+
+// One block per sample.
+static __global__ void __launch_bounds__(THREADS)
+    fold_sample(float *out, const double *partial, int chunks, double factor) {
+    __shared__ double scratch[32];
+    double sum = 0;
+    for (int k = threadIdx.x; k < chunks; k += THREADS) { sum += partial[(size_t)blockIdx.x * chunks + k]; }
+    sum = block_sum(sum, scratch);
+    if (threadIdx.x == 0) { out[blockIdx.x] = (float)(factor * sum); }
+}
+
+void fold_samples(float *out, const double *partial, int B, int chunks, double factor, Device *dev) {
+    launch<fold_sample>(dev, B, THREADS, 0, out, partial, chunks, factor);
+}
+
+// partial (B, chunks) = sum of absolute |d| + square d^2, d = pred - target; dpred = absolute' sign(d) + square' d.
+// Blocks (chunk, sample).
+template <int V, bool ABSOLUTE>
+static __global__ void __launch_bounds__(THREADS)
+    difference_loss(double *partial, floatX *dpred, const floatX *pred, const float *target, float square, float sign,
+                    float factor, int n) {
+    __shared__ double scratch[32];
+    const size_t c = first_element(V), i = (size_t)blockIdx.y * n + c;
+    float p[V], t[V], sum = 0;
+    if (c < (size_t)n) {
+        load_part(p, pred + i, V);
+        load_part(t, target + i, V);
+#pragma unroll
+        for (int j = 0; j < V; j++) {
+            const float d = p[j] - t[j];
+            sum += ABSOLUTE ? fabsf(d) + square * d * d : d * d;
+            p[j] = factor * d;
+            if (ABSOLUTE) { p[j] += d > 0 ? sign : d < 0 ? -sign : 0 * d; } // 0 * d: NaN stays
+        }
+        if (dpred) { store_part(dpred + i, p, V); }
+    }
+    const double total = block_sum((double)sum, scratch);
+    if (threadIdx.x == 0) { partial[(size_t)blockIdx.y * gridDim.x + blockIdx.x] = total; }
+}
+
+template <bool ABSOLUTE>
+static void difference(const char *name, double flops, float *loss, floatX *dpred, const floatX *pred,
+                       const float *target, float square, float scale, int B, int n, Device *dev) {
+    const int V = n % 4 ? 1 : 4, chunks = blocks_for(n, V);
+    double *partial = (double *)device_workspace(dev, (size_t)B * chunks * sizeof(double));
+    if (!device_launch(dev, name, traffic(dpred, B, n), flops * B * n)) { return; }
+    const float sign = scale / n, factor = 2 * square * scale / n;
+    auto *run = V == 1 ? launch<difference_loss<1, ABSOLUTE>, double *, floatX *, const floatX *, const float *, float,
+                                float, float, int>
+                       : launch<difference_loss<4, ABSOLUTE>, double *, floatX *, const floatX *, const float *, float,
+                                float, float, int>;
+    run(dev, dim3(chunks, B), THREADS, 0, partial, dpred, pred, target, square, sign, factor, n);
+    fold_samples(loss, partial, B, chunks, 1.0 / n, dev);
+}
+
+void mse_loss(float *loss, floatX *dpred, const floatX *pred, const float *target, float scale, int B, int n,
+              Device *dev) {
+    difference<false>("mse_loss", dpred ? 4 : 3, loss, dpred, pred, target, 1, scale, B, n, dev);
+}
+
+void l1_mse_loss(float *loss, floatX *dpred, const floatX *pred, const float *target, float mse_weight, float scale,
+                 int B, int n, Device *dev) {
+    difference<true>("l1_mse_loss", dpred ? 8 : 5, loss, dpred, pred, target, mse_weight, scale, B, n, dev);
+}
+
+// f = (1 - exp(-e))^gamma for e >= 0, without the cancellation of 1 - exp(-e) for small e.
+__device__ static float focal_factor(float e, float gamma) {
+    const float series = e * (1 - e / 2 * (1 - e / 3 * (1 - e / 4 * (1 - e / 5 * (1 - e / 6)))));
+    const float base = e < 0.125f ? series : 1 - fast_expf(-e);
+    const float power = fast_expf(gamma * fast_logf(base < 1e-37f ? 1e-37f : base));
+    const float at_zero = gamma == 0 ? 1 : 0;
+    return e != e ? e : base < 1e-37f ? at_zero : power; // NaN stays
+}
+
+// Sum over a cell's C channels of (p - t)^2; i is its first element.
+template <int V> __device__ static float cell_square(const floatX *pred, const float *target, size_t i, int C) {
+    float sum = 0;
+    for (int c = 0; c < C; c += V) {
+        float p[V], t[V];
+        load_part(p, pred + i + c, V);
+        load_part(t, target + i + c, V);
+#pragma unroll
+        for (int j = 0; j < V; j++) { sum += (p[j] - t[j]) * (p[j] - t[j]); }
+    }
+    return sum;
+}
+
+// partial (B, chunks, 2) = sums over a chunk's cells of w (p - t)^2 and of w; w is weight or, with FOCAL, the factor
+// that is computed from (p - t)^2 and kept in factors. A thread per cell, blocks (chunk, sample).
+template <int V, bool FOCAL>
+static __global__ void __launch_bounds__(THREADS)
+    cell_sums(double *partial, float *factors, const floatX *pred, const float *target, const float *weight,
+              float gamma, int cells, int C) {
+    __shared__ double scratch[64];
+    const size_t cell = first_element(1), at = (size_t)blockIdx.y * cells + cell;
+    float w = 0, e = 0;
+    if (cell < (size_t)cells) {
+        e = cell_square<V>(pred, target, at * C, C);
+        w = FOCAL ? focal_factor(e / C, gamma) : weight[at];
+        if (FOCAL) { factors[at] = w; }
+    }
+    const double sum = block_sum((double)w * e, scratch), weights = block_sum((double)w, scratch + 32);
+    if (threadIdx.x == 0) {
+        double *out = partial + 2 * ((size_t)blockIdx.y * gridDim.x + blockIdx.x);
+        out[0] = sum;
+        out[1] = weights;
+    }
+}
+
+// loss (B) = sum w (p - t)^2 / (C sum w), 0 without weight, and its gradient. Every block folds its sample's sums.
+template <int V>
+static __global__ void __launch_bounds__(THREADS)
+    cell_gradient(float *loss, floatX *dpred, const double *partial, int chunks, const floatX *pred,
+                  const float *target, const float *weight, float scale, int cells, int C) {
+    __shared__ double scratch[64];
+    double sum = 0, weights = 0;
+    for (int k = threadIdx.x; k < chunks; k += THREADS) {
+        sum += partial[2 * ((size_t)blockIdx.y * chunks + k)];
+        weights += partial[2 * ((size_t)blockIdx.y * chunks + k) + 1];
+    }
+    sum = block_sum(sum, scratch);
+    weights = block_sum(weights, scratch + 32);
+    const double over = weights != 0 ? 1 / (weights * C) : 0;
+    if (threadIdx.x == 0 && blockIdx.x == 0) { loss[blockIdx.y] = (float)(sum * over); }
+    const size_t cell = first_element(1), at = (size_t)blockIdx.y * cells + cell;
+    if (!dpred || cell >= (size_t)cells) { return; }
+    const float factor = (float)(2 * scale * over) * weight[at];
+    for (int c = 0; c < C; c += V) {
+        float p[V], t[V];
+        load_part(p, pred + at * C + c, V);
+        load_part(t, target + at * C + c, V);
+#pragma unroll
+        for (int j = 0; j < V; j++) { p[j] = factor * (p[j] - t[j]); }
+        store_part(dpred + at * C + c, p, V);
+    }
+}
+
+template <int V, bool FOCAL>
+static void weigh_cells(float *loss, floatX *dpred, const floatX *pred, const float *target, const float *weight,
+                        double *partial, float *factors, float gamma, float scale, int B, int cells, int C,
+                        Device *dev) {
+    const int chunks = blocks_for(cells, 1);
+    launch<cell_sums<V, FOCAL>>(dev, dim3(chunks, B), THREADS, 0, partial, factors, pred, target, weight, gamma, cells,
+                                C);
+    launch<cell_gradient<V>>(dev, dim3(dpred ? chunks : 1, B), THREADS, 0, loss, dpred, (const double *)partial, chunks,
+                             pred, target, FOCAL ? (const float *)factors : weight, scale, cells, C);
+}
+
+void weighted_mse_loss(float *loss, floatX *dpred, const floatX *pred, const float *target, const float *weight,
+                       float scale, int B, int n, int C, Device *dev) {
+    const int cells = n / C, chunks = blocks_for(cells, 1);
+    double *partial = (double *)device_workspace(dev, 2 * (size_t)B * chunks * sizeof(double));
+    if (!device_launch(dev, "weighted_mse_loss", traffic(dpred, B, n) + 4.0 * B * cells, (dpred ? 5.0 : 3.5) * B * n)) {
+        return;
+    }
+    auto *run = C % 4 ? weigh_cells<1, false> : weigh_cells<4, false>;
+    run(loss, dpred, pred, target, weight, partial, NULL, 0, scale, B, cells, C, dev);
+}
+
+void focal_mse_loss(float *loss, floatX *dpred, const floatX *pred, const float *target, float gamma, float scale,
+                    int B, int n, int C, Device *dev) {
+    const int cells = n / C, chunks = blocks_for(cells, 1);
+    const size_t sums = 2 * (size_t)B * chunks * sizeof(double);
+    char *scratch = (char *)device_workspace(dev, sums + (size_t)B * cells * sizeof(float));
+    if (!device_launch(dev, "focal_mse_loss", traffic(dpred, B, n), (dpred ? 5.0 : 3.5) * B * n + 5.0 * B * cells)) {
+        return;
+    }
+    auto *run = C % 4 ? weigh_cells<1, true> : weigh_cells<4, true>;
+    run(loss, dpred, pred, target, NULL, (double *)scratch, (float *)(scratch + sums), gamma, scale, B, cells, C, dev);
+}

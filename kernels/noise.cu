@@ -1,0 +1,354 @@
+// Random numbers of the forward diffusion, adding noise, and the way back (DDIM). Everything random is a function of
+// (seed, stream, step, global sample, element) through util/philox.h, by the same polynomials as on the CPU
+// (kernels/vecmath.h).
+#include "kernels/elementwise.cuh"
+#include "kernels/vecmath.h"
+#include "util/philox.h"
+
+// Four standard normal numbers: two Box-Muller pairs.
+__device__ static void normal4(float (&out)[4], Philox4 r) {
+#pragma unroll
+    for (int pair = 0; pair < 4; pair += 2) {
+        const float radius = sqrtf(-2.0f * fast_logf(philox_uniform(r.x[pair])));
+        float sine, cosine;
+        fast_sincosf(6.2831853071795865f * philox_uniform(r.x[pair + 1]), &sine, &cosine);
+        out[pair] = radius * cosine;
+        out[pair + 1] = radius * sine;
+    }
+}
+
+// Elements at .. at + 3 of a row that has `left` from there; aligned: rows begin on 16 bytes.
+__device__ static void store_normals(float *to, const float (&x)[4], size_t left, bool aligned) {
+    if (aligned) {
+        store_words(to, x);
+    } else {
+#pragma unroll
+        for (int j = 0; j < 4; j++) {
+            if ((size_t)j < left) { to[j] = x[j]; }
+        }
+    }
+}
+
+// Blocks (chunk, sample).
+static __global__ void __launch_bounds__(THREADS) normals(float *out, int n, uint32_t stream, const StepScalars *s) {
+    const size_t e = first_element(4), b = blockIdx.y;
+    if (e >= (size_t)n) { return; }
+    float x[4];
+    normal4(x, philox(s->seed, stream, s->step, s->first_sample + b, (uint32_t)(e / 4)));
+    store_normals(out + b * n + e, x, n - e, n % 4 == 0);
+}
+
+void normal_noise(float *out, int B, int n, uint32_t stream, const StepScalars *s, Device *dev) {
+    if (!device_launch(dev, "normal_noise", 4.0 * B * n, 30.0 * B * n)) { return; }
+    launch<normals>(dev, dim3(blocks_for(n, 4), B), THREADS, 0, out, n, stream, s);
+}
+
+// ---- Multi-resolution noise ----------------------------------------------------------------------------------------
+
+enum { MAX_LEVELS = 9 };
+
+// The sizes of a sample's coarse levels, drawn by every block for itself, in shared memory.
+struct Levels {
+    int count;
+    int h[MAX_LEVELS + 1], w[MAX_LEVELS + 1], first[MAX_LEVELS + 2]; // level i >= 1 has elements first[i]..first[i+1]-1
+    float power[MAX_LEVELS + 1];                                     // r_i^i
+};
+
+// By all threads of the block; ends with a barrier.
+__device__ static void draw_levels(Levels *k, uint64_t sample, int H, int W, int C, const StepScalars *s) {
+    const int thread = threadIdx.x;
+    if (thread >= 1 && thread <= MAX_LEVELS) {
+        const float r = 2 + 2 * philox_uniform(philox(s->seed, PHILOX_MULTIRES, s->step, sample, thread).x[0]);
+        float power = 1;
+        for (int i = 0; i < thread; i++) { power *= r; }
+        k->power[thread] = power;
+    }
+    __syncthreads();
+    if (thread == 0) {
+        int level = 1, h = H, w = W;
+        k->first[1] = 0;
+        for (; level <= MAX_LEVELS && h > 1 && w > 1; level++) {
+            const float power = k->power[level];
+            h = (float)h < power ? 1 : (int)((float)h / power);
+            w = (float)w < power ? 1 : (int)((float)w / power);
+            k->h[level] = h;
+            k->w[level] = w;
+            k->first[level + 1] = k->first[level] + (h * w * C + 3) / 4 * 4; // a level begins on 16 bytes
+        }
+        k->count = level - 1;
+    }
+    __syncthreads();
+}
+
+// Room for a sample's levels: their sides are at most 1/2, 1/8, 1/64 ... of the map's.
+static size_t coarse_room(int H, int W, int C) {
+    size_t room = 0;
+    for (int level = 1, h = H, w = W; level <= MAX_LEVELS && h > 1 && w > 1; level++) {
+        h = h >> level > 1 ? h >> level : 1;
+        w = w >> level > 1 ? w >> level : 1;
+        room += ((size_t)h * w * C + 3) / 4 * 4;
+    }
+    return room;
+}
+
+// coarse (B, room): the normal numbers of all levels of each sample. Blocks (chunk, sample).
+static __global__ void __launch_bounds__(THREADS)
+    coarse_normals(float *coarse, int room, int H, int W, int C, const StepScalars *s) {
+    __shared__ Levels k;
+    const uint64_t sample = s->first_sample + blockIdx.y;
+    draw_levels(&k, sample, H, W, C, s);
+    const int e = (int)first_element(4);
+    int level = 1;
+    while (level <= k.count && e >= k.first[level + 1]) { level++; }
+    if (level > k.count) { return; }
+    const uint32_t block = ((uint32_t)level << 24) + (uint32_t)(e - k.first[level]) / 4;
+    float x[4];
+    normal4(x, philox(s->seed, PHILOX_MULTIRES, s->step, sample, block));
+    store_words(coarse + (size_t)blockIdx.y * room + e, x);
+}
+
+// Where an output coordinate lies in a line of `size` samples, as torch's bilinear filter with align_corners = false.
+struct Tap {
+    int low, high;
+    float weight; // of high
+    __device__ Tap(int i, int size, int out_size) {
+        float x = ((float)i + 0.5f) * ((float)size / (float)out_size) - 0.5f;
+        x = x < 0 ? 0 : x;
+        low = (int)x;
+        high = low + 1 < size ? low + 1 : low;
+        weight = x - (float)low;
+    }
+};
+
+// sum += factor * bilinear_up(coarse (h, w, C)) at (y, x), channels c .. c + V - 1.
+template <int V>
+__device__ static void add_upsampled(float (&sum)[V], const float *coarse, float factor, int y, int x, int c, int H,
+                                     int W, int C, int h, int w) {
+    const Tap ty(y, h, H), tx(x, w, W);
+    float t0[V], t1[V], b0[V], b1[V];
+    load_words(t0, coarse + (ty.low * w + tx.low) * C + c);
+    load_words(t1, coarse + (ty.low * w + tx.high) * C + c);
+    load_words(b0, coarse + (ty.high * w + tx.low) * C + c);
+    load_words(b1, coarse + (ty.high * w + tx.high) * C + c);
+#pragma unroll
+    for (int j = 0; j < V; j++) {
+        const float t = t0[j] + tx.weight * (t1[j] - t0[j]), b = b0[j] + tx.weight * (b1[j] - b0[j]);
+        sum[j] += factor * (t + ty.weight * (b - t));
+    }
+}
+
+// out = sqrt(2) out + its levels; partial (B, chunks, 2) = sums of the result and of its squares. Blocks (chunk,
+// sample).
+template <int V>
+static __global__ void __launch_bounds__(THREADS)
+    add_levels(float *out, double *partial, const float *coarse, int room, const float *timesteps, float strength,
+               bool annealed, int T, int H, int W, int C, const StepScalars *s) {
+    __shared__ Levels k;
+    __shared__ double scratch[64];
+    const size_t b = blockIdx.y, n = (size_t)H * W * C;
+    draw_levels(&k, s->first_sample + b, H, W, C, s);
+    const int e = (int)first_element(V), c = e % C, x = e / C % W, y = e / C / W;
+    const float of_level = strength * (annealed ? timesteps[b] / (float)T : 1.0f);
+    double sum = 0, square = 0;
+    if ((size_t)e < n) {
+        float v[V], factor = 1;
+        load_words(v, out + b * n + e);
+#pragma unroll
+        for (int j = 0; j < V; j++) { v[j] *= 1.41421356f; }
+        for (int level = 1; level <= k.count; level++) {
+            factor *= of_level;
+            add_upsampled(v, coarse + b * room + k.first[level], factor, y, x, c, H, W, C, k.h[level], k.w[level]);
+        }
+        store_words(out + b * n + e, v);
+#pragma unroll
+        for (int j = 0; j < V; j++) {
+            sum += v[j];
+            square += (double)v[j] * v[j];
+        }
+    }
+    sum = block_sum(sum, scratch);
+    square = block_sum(square, scratch + 32);
+    if (threadIdx.x == 0) {
+        partial[2 * (b * gridDim.x + blockIdx.x)] = sum;
+        partial[2 * (b * gridDim.x + blockIdx.x) + 1] = square;
+    }
+}
+
+// out / its standard deviation over the sample (n - 1). Every block folds its sample's sums.
+template <int V>
+static __global__ void __launch_bounds__(THREADS)
+    divide_by_deviation(float *out, const double *partial, int chunks, size_t n) {
+    __shared__ double scratch[64];
+    const size_t b = blockIdx.y, e = first_element(V);
+    double sum = 0, square = 0;
+    for (int i = threadIdx.x; i < chunks; i += THREADS) {
+        sum += partial[2 * (b * chunks + i)];
+        square += partial[2 * (b * chunks + i) + 1];
+    }
+    sum = block_sum(sum, scratch);
+    square = block_sum(square, scratch + 32);
+    const double about_mean = square - sum * sum / n;
+    if (n < 2 || about_mean <= 0 || e >= n) { return; } // NaN passes on
+    const float factor = (float)(1 / sqrt(about_mean / (n - 1)));
+    float v[V];
+    load_words(v, out + b * n + e);
+#pragma unroll
+    for (int j = 0; j < V; j++) { v[j] *= factor; }
+    store_words(out + b * n + e, v);
+}
+
+template <int V>
+static void mix_levels(float *out, double *partial, const float *coarse, int room, const float *timesteps,
+                       float strength, bool annealed, int T, int B, int H, int W, int C, const StepScalars *s,
+                       Device *dev) {
+    const size_t n = (size_t)H * W * C;
+    const int chunks = blocks_for(n, V);
+    launch<add_levels<V>>(dev, dim3(chunks, B), THREADS, 0, out, partial, coarse, room, timesteps, strength, annealed,
+                          T, H, W, C, s);
+    launch<divide_by_deviation<V>>(dev, dim3(chunks, B), THREADS, 0, out, (const double *)partial, chunks, n);
+}
+
+void multires_noise(float *out, const float *timesteps, float strength, bool annealed, int num_train_timesteps, int B,
+                    int H, int W, int C, const StepScalars *s, Device *dev) {
+    const size_t n = (size_t)H * W * C, room = coarse_room(H, W, C);
+    const size_t sums = 2 * (size_t)B * blocks_for(n, C % 4 ? 1 : 4) * sizeof(double);
+    char *scratch = (char *)device_workspace(dev, sums + B * room * sizeof(float));
+    if (!device_launch(dev, "multires_noise", 8.0 * B * n, 40.0 * B * n)) { return; }
+    float *coarse = (float *)(scratch + sums);
+    if (room > 0) {
+        launch<coarse_normals>(dev, dim3(blocks_for(room, 4), B), THREADS, 0, coarse, (int)room, H, W, C, s);
+    }
+    auto *run = C % 4 ? mix_levels<1> : mix_levels<4>;
+    run(out, (double *)scratch, coarse, (int)room, timesteps, strength, annealed, num_train_timesteps, B, H, W, C, s,
+        dev);
+}
+
+static __global__ void __launch_bounds__(THREADS)
+    draw_timesteps(float *timesteps, int B, int T, float t_max_prob, const StepScalars *s) {
+    const int b = blockIdx.x * THREADS + threadIdx.x;
+    if (b >= B) { return; }
+    const Philox4 r = philox(s->seed, PHILOX_TIMESTEP, s->step, s->first_sample + b, 0);
+    const bool last = philox_uniform(r.x[0]) < t_max_prob;
+    timesteps[b] = last ? (float)(T - 1) : (float)__umulhi(r.x[1], (uint32_t)T); // random_below
+}
+
+void sample_timesteps(float *timesteps, int B, int T, float t_max_prob, const StepScalars *s, Device *dev) {
+    if (!device_launch(dev, "sample_timesteps", 4.0 * B, 0)) { return; }
+    launch<draw_timesteps>(dev, blocks_for(B, 1), THREADS, 0, timesteps, B, T, t_max_prob, s);
+}
+
+// ---- Adding noise and the way back ---------------------------------------------------------------------------------
+
+// alpha = sqrt(abar), sigma = sqrt(1 - abar): x_t = alpha x0 + sigma noise.
+struct Schedule {
+    float alpha, sigma;
+    __host__ __device__ explicit Schedule(float alpha_cumprod)
+        : alpha(sqrtf(alpha_cumprod)), sigma(sqrtf(1.0f - alpha_cumprod)) {}
+};
+
+// Blocks (chunk, sample).
+template <int V>
+static __global__ void __launch_bounds__(THREADS)
+    add_noise(floatX *noisy, float *target, const float *x0, const float *noise, const float *timesteps,
+              const float *alphas_cumprod, Prediction prediction, int n) {
+    const size_t e = first_element(V), i = (size_t)blockIdx.y * n + e;
+    if (e >= (size_t)n) { return; }
+    const Schedule k(alphas_cumprod[(int)timesteps[blockIdx.y]]);
+    const float of_noise = prediction == PREDICT_EPSILON ? 1 : prediction == PREDICT_V ? k.alpha : 0;
+    const float of_x0 = prediction == PREDICT_SAMPLE ? 1 : prediction == PREDICT_V ? -k.sigma : 0;
+    float x[V], z[V], mixed[V];
+    load_words(x, x0 + i);
+    load_words(z, noise + i);
+#pragma unroll
+    for (int j = 0; j < V; j++) { mixed[j] = k.alpha * x[j] + k.sigma * z[j]; }
+    store(noisy + i, mixed);
+    if (!target) { return; }
+#pragma unroll
+    for (int j = 0; j < V; j++) { mixed[j] = of_noise * z[j] + of_x0 * x[j]; }
+    store_words(target + i, mixed);
+}
+
+void add_noise_forward(floatX *noisy, float *target, const float *x0, const float *noise, const float *timesteps,
+                       const float *alphas_cumprod, Prediction prediction, int B, int n, Device *dev) {
+    const double count = (double)B * n;
+    if (!device_launch(dev, "add_noise_forward", count * (sizeof(floatX) + (target ? 12 : 8)), 6 * count)) { return; }
+    auto *run = n % 4 ? launch<add_noise<1>, floatX *, float *, const float *, const float *, const float *,
+                               const float *, Prediction, int>
+                      : launch<add_noise<4>, floatX *, float *, const float *, const float *, const float *,
+                               const float *, Prediction, int>;
+    run(dev, dim3(blocks_for(n, n % 4 ? 1 : 4), B), THREADS, 0, noisy, target, x0, noise, timesteps, alphas_cumprod,
+        prediction, n);
+}
+
+// x0 = of_x x + of_out out for a model's output at x = alpha x0 + sigma eps.
+__host__ __device__ static void x0_factors(float *of_x, float *of_out, Prediction prediction, Schedule k) {
+    *of_x = prediction == PREDICT_EPSILON ? 1 / k.alpha : prediction == PREDICT_V ? k.alpha : 0;
+    *of_out = prediction == PREDICT_EPSILON ? -k.sigma / k.alpha : prediction == PREDICT_V ? -k.sigma : 1;
+}
+
+template <int V>
+static __global__ void __launch_bounds__(THREADS)
+    back_to_x0(float *x0, const floatX *model_out, const float *noisy, const float *timesteps,
+               const float *alphas_cumprod, Prediction prediction, int n) {
+    const size_t e = first_element(V), i = (size_t)blockIdx.y * n + e;
+    if (e >= (size_t)n) { return; }
+    float of_x, of_out, x[V], out[V];
+    x0_factors(&of_x, &of_out, prediction, Schedule(alphas_cumprod[(int)timesteps[blockIdx.y]]));
+    load_words(x, noisy + i);
+    load(out, model_out + i);
+#pragma unroll
+    for (int j = 0; j < V; j++) { x[j] = of_x * x[j] + of_out * out[j]; }
+    store_words(x0 + i, x);
+}
+
+void predict_x0(float *x0, const floatX *model_out, const float *noisy, const float *timesteps,
+                const float *alphas_cumprod, Prediction prediction, int B, int n, Device *dev) {
+    const double count = (double)B * n;
+    if (!device_launch(dev, "predict_x0", count * (sizeof(floatX) + 8), 3 * count)) { return; }
+    auto *run = n % 4 ? launch<back_to_x0<1>, float *, const floatX *, const float *, const float *, const float *,
+                               Prediction, int>
+                      : launch<back_to_x0<4>, float *, const floatX *, const float *, const float *, const float *,
+                               Prediction, int>;
+    run(dev, dim3(blocks_for(n, n % 4 ? 1 : 4), B), THREADS, 0, x0, model_out, noisy, timesteps, alphas_cumprod,
+        prediction, n);
+}
+
+// x0 and eps as sums of x and the model's output, and the next x's share of them.
+struct DdimFactors {
+    float x0_x, x0_out, eps_x, eps_out, limit, of_x0, of_eps;
+};
+
+static __global__ void __launch_bounds__(THREADS) ddim(float *x, const floatX *model_out, DdimFactors k, size_t n) {
+    const size_t i = first_element(4);
+    if (i >= n) { return; }
+    float v[4], out[4];
+    load_part(v, x + i, n - i);
+    load_part(out, model_out + i, n - i);
+#pragma unroll
+    for (int j = 0; j < 4; j++) {
+        float x0 = k.x0_x * v[j] + k.x0_out * out[j];
+        const float eps = k.eps_x * v[j] + k.eps_out * out[j];
+        x0 = x0 > k.limit ? k.limit : x0;
+        x0 = x0 < -k.limit ? -k.limit : x0;
+        v[j] = k.of_x0 * x0 + k.of_eps * eps;
+    }
+    store_part(x + i, v, n - i);
+}
+
+void ddim_step(float *x, const floatX *model_out, float alpha_cumprod_t, float alpha_cumprod_prev,
+               Prediction prediction, float clip_x0, int B, int n, Device *dev) {
+    const size_t count = (size_t)B * n;
+    if (!device_launch(dev, "ddim_step", count * (sizeof(floatX) + 8.0), 9.0 * count)) { return; }
+    const Schedule now(alpha_cumprod_t), previous(alpha_cumprod_prev);
+    DdimFactors k = {0, 0, 0, 1, clip_x0 > 0 ? clip_x0 : INFINITY, previous.alpha, previous.sigma};
+    x0_factors(&k.x0_x, &k.x0_out, prediction, now);
+    // eps: the model's output itself, alpha out + sigma x for v, (x - alpha x0) / sigma for a sample.
+    if (prediction == PREDICT_V) {
+        k.eps_x = now.sigma;
+        k.eps_out = now.alpha;
+    } else if (prediction == PREDICT_SAMPLE) {
+        k.eps_x = 1 / now.sigma;
+        k.eps_out = -now.alpha / now.sigma;
+    }
+    launch<ddim>(dev, blocks_for(count, 4), THREADS, 0, x, model_out, k, count);
+}
