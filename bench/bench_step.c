@@ -132,7 +132,7 @@ static void open_step(StepBench *s, const StepModel *m, int size, Device *dev) {
     s->schedule = schedule_create(&m->schedule);
     s->diffusion = make_diffusion(s, m, size, dev);
     Params *p = &s->unet.params;
-    s->optimizer = optimizer_create(&s->options, p->weights, p->grads, p->total, dev);
+    s->optimizer = optimizer_create(&s->options, NULL, p->weights, p->grads, p->total, dev);
     size_t bytes = diffusion_bytes(&s->diffusion, dev);
     device_reserve_workspace(dev, dev->workspace_needed);
     s->arena = arena_create(dev, bytes);

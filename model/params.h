@@ -22,12 +22,21 @@ typedef struct {
     ParamLayout layout;
 } ParamSlice;
 
+// How backward tells, on its way, that the gradients from `first` to the end of the flat buffer will not change any
+// more: slices stand in order of first use in forward, so it finishes a growing suffix. Called in host order, when the
+// kernels are queued.
+typedef struct {
+    void (*call)(void *data, const float *first); // NULL: nobody wants to know
+    void *data;
+} GradsFinal;
+
 typedef struct {
     ParamSlice *slices;
     int count, capacity;
     size_t total;    // elements with padding
     floatX *weights; // (total) what kernels read, on the device; NULL until params_alloc
     float *grads;    // (total) on the device, or NULL: no parameter gradient is computed
+    GradsFinal grads_final;
 } Params;
 
 // Adds a slice and returns its offset. `packed` puts it directly behind the previous slice without padding (to_k behind
@@ -60,6 +69,11 @@ typedef struct {
 } PlannedParams;
 PlannedParams params_plan(Params *params, bool grads);
 void params_plan_end(Params *params, PlannedParams real);
+
+// For backward: the gradients from element `first` on are final.
+static inline void params_grads_final(const Params *p, size_t first) {
+    if (p->grads && p->grads_final.call) { p->grads_final.call(p->grads_final.data, p->grads + first); }
+}
 
 #define NO_PARAM ((size_t)-1)
 // Pointers into the flat buffers; NULL for NO_PARAM, and for gradients where none are computed.

@@ -37,6 +37,9 @@ void pipeline_close(Pipeline *pipeline, Device *dev);
 // neither config says.
 int pipeline_resolution(const char *folder, const VAEConfig *vae);
 
+// Gives back the memory of the weights of parts that are not run any more; their configurations and the tokenizer stay.
+void pipeline_release(Pipeline *pipeline, int parts, Device *dev);
+
 // SHA-256 of the VAE's weights file (of the sharded files' digests, if sharded): what latents depend on.
 void pipeline_vae_digest(const char *folder, char hex[65]);
 

@@ -319,6 +319,7 @@ static floatX *out_backward(UNetLayers *u, const floatX *dout, Run *run) {
     conv_param_grad(&u->conv_out, NULL, dout, normed, u->H, u->W, run);
     conv_input_grad(&u->conv_out, d, dout, NULL, u->H, u->W, run);
     groupnorm_grad(&u->norm_out, d, d, u->stream_out, NULL, u->H * u->W, run);
+    params_grads_final(run->params, u->norm_out.weight);
     return d;
 }
 
@@ -333,6 +334,7 @@ static floatX *up_layer_backward(UNetLayers *u, Layer *l, floatX *d, int H, int 
     floatX *both = arena_push(run->arena, N * l->IC), *dboth = arena_push(run->arena, N * l->IC);
     concat_forward(both, l->inp, skip->data, N, C, skip->C, run->dev);
     resnet_backward(&l->resnet, dboth, d, both, H, W, run);
+    params_grads_final(run->params, l->resnet.norm1.weight);
     concat_backward(dinp, skip->grad, dboth, N, C, skip->C, run->dev);
     arena_release_top(run->arena, mark);
     arena_release_bottom(run->arena, l->mark);
@@ -356,6 +358,7 @@ static floatX *layer_backward(Layer *l, floatX *d, int H, int W, Run *run) {
     floatX *dinp = l->IC == l->OC ? d : arena_push(run->arena, pixels(run, H, W) * l->IC);
     if (l->attention) transformer_backward(&l->transformer, d, d, l->hidden, H * W, run);
     resnet_backward(&l->resnet, dinp, d, l->inp, H, W, run);
+    params_grads_final(run->params, l->resnet.norm1.weight);
     arena_release_bottom(run->arena, l->mark);
     return dinp;
 }
@@ -411,8 +414,10 @@ void unet_backward(UNet *unet, Arena *arena, floatX *dsample, floatX *dcontext, 
     skip_merge(u, d, run);
     for (int i = levels; i-- > 0;) d = down_backward(u, &u->down[i], d, run);
     conv_param_grad(&u->conv_in, NULL, d, u->sample, u->H, u->W, run);
+    params_grads_final(run->params, u->conv_in.weight);
     if (dsample) conv_input_grad(&u->conv_in, dsample, d, NULL, u->H, u->W, run);
     if (grads) time_backward(u, run);
+    params_grads_final(run->params, 0);
     arena_release(arena, (ArenaMark){u->mark.bottom, mark.top});
     run->keep = false;
 }

@@ -126,6 +126,7 @@ static floatX *layer_forward(Layer *l, floatX *stream, int H, int W, const Run *
 static floatX *layer_backward(Layer *l, floatX *d, Run *run) {
     floatX *dinp = l->IC == l->OC ? d : arena_push(run->arena, pixels(run, l->H, l->W) * l->IC);
     resnet_backward(&l->resnet, dinp, d, l->inp, l->H, l->W, run);
+    params_grads_final(run->params, l->resnet.norm1.weight);
     arena_release_bottom(run->arena, l->mark);
     return dinp;
 }
@@ -286,6 +287,7 @@ void vae_encoder_backward(VAEEncoder *encoder, Arena *arena, floatX *dimage, con
     d = mid_backward(&e->mid, d, run);
     for (int i = encoder->config.levels; i-- > 0;) d = down_backward(&e->down[i], d, run);
     conv_param_grad(&e->conv_in, NULL, d, e->image, e->H, e->W, run);
+    params_grads_final(run->params, 0);
     if (dimage) conv_input_grad(&e->conv_in, dimage, d, NULL, e->H, e->W, run);
     arena_release(arena, (ArenaMark){e->mark.bottom, mark.top});
     run->keep = false;
@@ -405,6 +407,7 @@ void vae_decoder_backward(VAEDecoder *decoder, Arena *arena, floatX *dlatent, co
     } else if (dlatent) {
         conv_input_grad(&l->conv_in, dlatent, d, NULL, l->H, l->W, run);
     }
+    params_grads_final(run->params, 0);
     arena_release(arena, (ArenaMark){l->mark.bottom, mark.top});
     run->keep = false;
 }

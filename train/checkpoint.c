@@ -87,15 +87,14 @@ static void remove_but(const char *out, int kept) {
 
 void checkpoint_remove_all(const char *out) { remove_but(out, 0); }
 
-// The flat host array of one part from a device buffer of all parts.
-static float *download(const float *device, size_t first, size_t count, Device *dev) {
+// The flat host array of one part from the state's array of all parts.
+static float *download(const Optimizer *p, const float *array, size_t first, size_t count, Device *dev) {
     float *host = xmalloc(count * sizeof(float));
-    device_copy(dev, host, device + first, count * sizeof(float), false);
-    device_sync(dev);
+    optimizer_fetch(p, array, first, count, host, dev);
     return host;
 }
 
-static void write_module(const Trained *t, const float *flat, const char *folder, Device *dev) {
+static void write_module(const Trained *t, const Optimizer *p, const float *array, const char *folder, Device *dev) {
     make_folders(folder);
     char *config = xprintf("%s/config.json", folder), *file = xprintf("%s/%s", folder, t->file);
     if (t->unet_config) { unet_config_write(t->unet_config, config); }
@@ -103,7 +102,7 @@ static void write_module(const Trained *t, const float *flat, const char *folder
     float *hosts[2] = {0};
     size_t first = 0;
     for (int i = 0; i < t->count; first += t->params[i++]->total) {
-        hosts[i] = download(flat, first, t->params[i]->total, dev);
+        hosts[i] = download(p, array, first, t->params[i]->total, dev);
     }
     weights_write(t->params, (const float *const *)hosts, t->count, file);
     for (int i = 0; i < t->count; i++) { free(hosts[i]); }
@@ -122,13 +121,15 @@ static void write_moments(const Optimizer *p, const char *path, Device *dev) {
     for (int a = 0; a < 2; a++) {
         for (size_t i = 0; i < p->total; i += PIECE) {
             size_t count = p->total - i < PIECE ? p->total - i : PIECE;
-            float *piece = download(arrays[a], i, count, dev);
+            float *piece = download(p, arrays[a], i, count, dev);
             safetensors_write(w, piece, count * sizeof(float));
             free(piece);
         }
     }
     safetensors_finish(w);
 }
+
+static int world_of(const Optimizer *p) { return p->comm ? p->comm->world : 1; }
 
 static void write_state(const TrainOptions *o, int step, const Optimizer *p, const char *path, const Device *dev) {
     yajl_gen gen = json_writer();
@@ -137,7 +138,8 @@ static void write_state(const TrainOptions *o, int step, const Optimizer *p, con
     json_put_integer(gen, "skipped", p->skipped);
     json_put_integer(gen, "last_skipped", p->last_skipped);
     json_put_string(gen, "device", device_name(dev));
-    json_put_integer(gen, "samples", (long long)step * o->train_batch_size * o->gradient_accumulation_steps);
+    json_put_integer(gen, "world", world_of(p));
+    json_put_integer(gen, "samples", step * train_samples(o, world_of(p)));
     json_key(gen, "options");
     yajl_gen_map_open(gen);
     train_options_put(o, gen);
@@ -153,12 +155,12 @@ char *checkpoint_save(const TrainOptions *o, const char *base, int step, const T
     cleanup_add(work);
     pipeline_link(base, work, t->module);
     char *name = xprintf("%s/%s", work, t->module);
-    write_module(t, p->master, name, dev);
+    write_module(t, p, p->master, name, dev);
     free(name);
     if (p->ema) {
         name = xprintf("%s/%s_ema", work, t->module);
         remove_tree(name);
-        write_module(t, p->ema, name, dev);
+        write_module(t, p, p->ema, name, dev);
         free(name);
     }
     name = xprintf("%s/trainer", work);
@@ -179,32 +181,74 @@ char *checkpoint_save(const TrainOptions *o, const char *base, int step, const T
     return path;
 }
 
-static void read_moment(float *device, size_t total, const Safetensors *file, const char *name, Device *dev) {
+void checkpoint_help(const Trained *t, const Optimizer *p, Device *dev) {
+    if (!p->sharded) { return; }
+    const float *arrays[] = {p->master, p->ema, p->m, p->v}; // as checkpoint_save asks for them
+    for (int a = 0; a < 4; a++) {
+        size_t first = 0;
+        for (int i = 0; arrays[a] && a < 2 && i < t->count; first += t->params[i++]->total) {
+            optimizer_fetch(p, arrays[a], first, t->params[i]->total, NULL, dev);
+        }
+        for (size_t i = 0; a >= 2 && i < p->total; i += PIECE) {
+            optimizer_fetch(p, arrays[a], i, p->total - i < PIECE ? p->total - i : PIECE, NULL, dev);
+        }
+    }
+}
+
+static void read_moment(const Optimizer *p, float *array, const Safetensors *file, const char *name, Device *dev) {
     const Tensor *tensor = safetensors_find(file, name);
-    if (!tensor || tensor->count != (int64_t)total || tensor->dtype != DTYPE_F32) {
-        die("%s: tensor \"%s\" is missing or not of %zu F32 elements", file->path, name, total);
+    if (!tensor || tensor->count != (int64_t)p->total || tensor->dtype != DTYPE_F32) {
+        die("%s: tensor \"%s\" is missing or not of %zu F32 elements", file->path, name, p->total);
     }
     float *piece = xmalloc(PIECE * sizeof(float));
-    for (size_t i = 0; i < total; i += PIECE) {
-        size_t count = total - i < PIECE ? total - i : PIECE;
+    for (size_t i = 0; i < p->total; i += PIECE) {
+        size_t count = p->total - i < PIECE ? p->total - i : PIECE;
         tensor_to_float(tensor, (int64_t)i, (int64_t)count, piece);
-        device_copy(dev, device + i, piece, count * sizeof(float), false);
-        device_sync(dev);
+        optimizer_store(p, array, i, count, piece, dev);
     }
     free(piece);
 }
 
-static void read_module(const Trained *t, const char *checkpoint, const char *suffix, float *device, Device *dev) {
-    char *folder = xprintf("%s/%s%s", checkpoint, t->module, suffix);
+static void read_module(const Trained *t, const Optimizer *p, float *array, const char *model, const char *suffix,
+                        Device *dev) {
+    char *folder = xprintf("%s/%s%s", model, t->module, suffix);
     size_t first = 0;
     for (int i = 0; i < t->count; first += t->params[i++]->total) {
         float *host = xmalloc(t->params[i]->total * sizeof(float));
         weights_read(t->params[i], folder, host);
-        device_copy(dev, device + first, host, t->params[i]->total * sizeof(float), false);
-        device_sync(dev);
+        optimizer_store(p, array, first, t->params[i]->total, host, dev);
         free(host);
     }
     free(folder);
+}
+
+static bool has_masters(const Optimizer *p) { return (void *)p->master != (void *)(p->weights + p->first); }
+
+void checkpoint_start(const char *model, const Trained *t, Optimizer *p, Device *dev) {
+    if (!has_masters(p)) { return; }
+    read_module(t, p, p->master, model, "", dev);
+    if (p->ema) { device_copy(dev, p->ema, p->master, p->count * sizeof *p->ema, false); }
+}
+
+// Ranks and micro-batches may be others than before, as long as a step has as many samples.
+static void check_launch(const TrainOptions *o, const Json *state, const char *checkpoint, const Optimizer *p,
+                         const Device *dev) {
+    long long batch = train_samples(o, world_of(p)), step = json_integer(state, "step", 1);
+    long long recorded = json_integer(state, "samples", 0) / (step > 0 ? step : 1);
+    if (batch != recorded) {
+        die("--resume: %d rank%s x --train-batch-size %d x --gradient-accumulation-steps %d is a batch of %lld, but %s "
+            "recorded one of %lld",
+            world_of(p), world_of(p) > 1 ? "s" : "", o->train_batch_size, o->gradient_accumulation_steps, batch,
+            checkpoint, recorded);
+    }
+    if (p->comm && p->comm->rank > 0) { return; }
+    const char *device = json_string(state, "device", "");
+    int world = (int)json_integer(state, "world", 1);
+    if (strcmp(device, device_name(dev)) != 0 || world != world_of(p)) {
+        warn("%s was saved on \"%s\" (ranks: %d), this is \"%s\" (ranks: %d): the numbers go on equal to rounding, "
+             "not bit for bit",
+             checkpoint, device, world, device_name(dev), world_of(p));
+    }
 }
 
 void checkpoint_load(const TrainOptions *o, const char *checkpoint, const Trained *t, Optimizer *p, Device *dev) {
@@ -213,21 +257,17 @@ void checkpoint_load(const TrainOptions *o, const char *checkpoint, const Traine
     train_options_check(o, json_find(state.root, "options"), path);
     p->skipped = (int)json_integer(&state, "skipped", 0);
     p->last_skipped = (int)json_integer(&state, "last_skipped", -1);
-    const char *device = json_string(&state, "device", "");
-    if (strcmp(device, device_name(dev)) != 0) {
-        warn("%s was saved on \"%s\", this is \"%s\": the numbers go on equal to rounding, not bit for bit", checkpoint,
-             device, device_name(dev));
-    }
+    check_launch(o, &state, checkpoint, p, dev);
     json_free(&state);
     free(path);
     path = xprintf("%s/trainer/optimizer.safetensors", checkpoint);
     Safetensors file = safetensors_open(path);
-    read_moment(p->m, p->total, &file, "exp_avg", dev);
-    read_moment(p->v, p->total, &file, "exp_avg_sq", dev);
+    read_moment(p, p->m, &file, "exp_avg", dev);
+    read_moment(p, p->v, &file, "exp_avg_sq", dev);
     safetensors_close(&file);
     free(path);
-    if ((void *)p->master != (void *)p->weights) { read_module(t, checkpoint, "", p->master, dev); }
-    if (p->ema) { read_module(t, checkpoint, "_ema", p->ema, dev); }
+    if (has_masters(p)) { read_module(t, p, p->master, checkpoint, "", dev); }
+    if (p->ema) { read_module(t, p, p->ema, checkpoint, "_ema", dev); }
 }
 
 void checkpoint_publish(const char *checkpoint, const char *out) {

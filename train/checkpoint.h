@@ -1,5 +1,5 @@
 // Checkpoints: OUT/checkpoint-000500/ is a complete pipeline directory (frozen parts are hard links) plus
-//   trainer/state.json              step, skipped steps, device, options
+//   trainer/state.json              step, samples, skipped steps, device, ranks, options
 //   trainer/optimizer.safetensors   exp_avg, exp_avg_sq: flat arrays in the order of the weights, whatever the ranks
 // It appears whole or not at all.
 #pragma once
@@ -20,10 +20,16 @@ typedef struct {
 char *checkpoint_newest(const char *out, int *step);
 // Writes OUT/checkpoint-STEP with links to the other parts of the model directory `base`, removes temporary leftovers
 // and all but the newest checkpoints_total_limit ones. `extra` (may be NULL) adds files to the folder before it
-// appears. Returns its path, to be freed. Step N of a run may be saved only once.
+// appears. Returns its path, to be freed. Step N of a run may be saved only once. With several ranks rank 0 calls it,
+// and the others call checkpoint_help at the same time.
 char *checkpoint_save(const TrainOptions *options, const char *base, int step, const Trained *trained,
                       const Optimizer *optimizer, void (*extra)(void *data, const char *folder), void *data,
                       Device *dev);
+// What the other ranks do while rank 0 saves: they send it their parts of the optimizer's state, if it is sharded.
+void checkpoint_help(const Trained *trained, const Optimizer *optimizer, Device *dev);
+// At the start of a run: masters, where they differ from the weights, from the model's files and not from the weights,
+// which are rounded.
+void checkpoint_start(const char *model, const Trained *trained, Optimizer *optimizer, Device *dev);
 // Masters (where they differ from the weights, which the pipeline has loaded), moments, EMA and skipped steps.
 void checkpoint_load(const TrainOptions *options, const char *checkpoint, const Trained *trained, Optimizer *optimizer,
                      Device *dev);

@@ -1,33 +1,61 @@
 // The optimizer's state over the flat buffers: Adam's moments, fp32 masters, the moving average of the weights.
+//
+// With --zero 1 (ZeRO stage 1, Rajbhandari et al. 2020) every rank keeps them for its part of the weights only: rank r
+// of n the r-th of n equal parts. It updates that part; an all-gather brings the weights of the others.
 #pragma once
+#include "kernels/comm.h"
 #include "kernels/kernels.h"
 #include "train/options.h"
 
 typedef struct {
-    size_t total;                        // elements of every buffer below
-    floatX *weights;                     // what the kernels read (owned by the model)
-    float *grads;                        // (owned by the model)
-    float *master;                       // fp32 builds: the weights themselves
-    float *m, *v;                        // first and second moments
-    float *ema;                          // NULL without --ema-decay
+    Comm *comm;          // NULL: one rank
+    size_t total;        // elements of weights and grads
+    size_t first, count; // this rank's part of the state: everything, or its shard
+    bool sharded;
+    floatX *weights;                     // (total) what the kernels read (owned by the model)
+    float *grads;                        // (total) (owned by the model)
+    float *master;                       // (count) fp32 builds: the weights themselves
+    float *m, *v;                        // (count) first and second moments
+    float *ema;                          // (count) NULL without --ema-decay
     GradNorm *norm;                      // of the last step
-    StepScalars *scalars, *host_scalars; // (micro_steps) on the device and pinned
+    GradNorm *shard_norm;                // sharded: of the own part, without clipping
+    float *norms;                        // sharded: norms of all parts
+    StepScalars *scalars, *host_scalars; // (micro_steps + 1) on the device; (2, micro_steps + 1) pinned
     int micro_steps;
     int skipped;      // steps left out because the gradient was not finite
     int last_skipped; // the latest of them, -1: none
 } Optimizer;
 
-Optimizer optimizer_create(const TrainOptions *options, floatX *weights, float *grads, size_t total, Device *dev);
+// Masters and average begin with the weights. comm may be NULL.
+Optimizer optimizer_create(const TrainOptions *options, Comm *comm, floatX *weights, float *grads, size_t total,
+                           Device *dev);
 void optimizer_destroy(Optimizer *optimizer, Device *dev);
-// Bytes for masters, moments and EMA that optimizer_create takes for `total` parameters: {masters, moments, ema}.
+// Bytes for masters, moments and EMA that optimizer_create takes for `total` parameters (a shard's, if it is one):
+// {masters, moments, ema}.
 void optimizer_bytes(const TrainOptions *options, size_t total, size_t bytes[3]);
 
+// Elements of `total` whose state a rank keeps: all, or its shard. Dies if they cannot be divided.
+size_t optimizer_part(const TrainOptions *options, const Comm *comm, size_t total);
+// A sentence on what --zero 1 saves, or would, to be freed; NULL with one rank.
+char *optimizer_note(const TrainOptions *options, const Comm *comm, size_t total);
+
 // The scalars of optimizer step `step` (from 0) for all its micro-steps: first_sample of micro-step k is
-// positions[k]. One asynchronous copy.
+// positions[k]. One asynchronous copy; step - 2 must have arrived on the host.
 void optimizer_begin(Optimizer *optimizer, const TrainOptions *options, int step, const uint64_t *positions,
                      Device *dev);
-// After the last backward: gradient norm, update, moving average.
+// After the last backward, when the gradient (of the own part) is the sum over the ranks: norm, update, moving average,
+// new weights on all ranks.
 void optimizer_update(Optimizer *optimizer, const TrainOptions *options, Device *dev);
 // Counts step `step`, whose norm has arrived on the host. Norms may arrive one step late: the bias correction of a step
 // knows of the skipped steps up to the last but one, early or late, so that a resumed run has the same numbers.
 void optimizer_count(Optimizer *optimizer, int step, const GradNorm *norm);
+
+// host (count) = elements [first, first + count) of master, m, v or ema as if there were one rank. Only rank 0 gets
+// them, the others pass NULL. If the state is sharded all ranks must call it.
+void optimizer_fetch(const Optimizer *optimizer, const float *array, size_t first, size_t count, float *host,
+                     Device *dev);
+// The other way: the part of host (count) that this rank keeps. Not collective.
+void optimizer_store(const Optimizer *optimizer, float *array, size_t first, size_t count, const float *host,
+                     Device *dev);
+// weights (total) = the moving average in the type of the weights. If the state is sharded all ranks must call it.
+void optimizer_average(const Optimizer *optimizer, floatX *weights, Device *dev);

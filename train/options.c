@@ -58,7 +58,7 @@ static struct poptOption table[] = {
      "KIND"},
     {"text-template", 0, OPT_STRING, &o.text_template, 0, "prompt, {} is the class name", "TEXT"},
     {"max-train-steps", 0, OPT_INT, &o.max_train_steps, 0, "optimizer steps", "N"},
-    {"train-batch-size", 0, OPT_INT, &o.train_batch_size, 0, "samples per micro-batch", "N"},
+    {"train-batch-size", 0, OPT_INT, &o.train_batch_size, 0, "samples per micro-batch and rank", "N"},
     {"gradient-accumulation-steps", 0, OPT_INT, &o.gradient_accumulation_steps, 0, "micro-batches per optimizer step",
      "N"},
     {"lr", 0, OPT_DOUBLE, &o.lr, 0, "learning rate", "RATE"},
@@ -92,6 +92,8 @@ static struct poptOption table[] = {
     {"dataloader-num-workers", 0, OPT_INT, &o.dataloader_num_workers, 0, "vae: threads that decode pictures", "N"},
     {"recompute", 0, OPT_STRING, &o.recompute, 0,
      "run again in backward instead of keeping: none, transformers, blocks", "LEVEL"},
+    {"zero", 0, OPT_INT, &o.zero, 0, "1: divide masters, moments and average among the ranks (ZeRO stage 1)", "0|1"},
+    {"no-cuda-graph", 0, OPT_FLAG, &o.no_cuda_graph, 0, "launch every kernel of a step one by one", NULL},
     {"log-every", 0, OPT_INT, &o.log_every, 0, "print every N steps (log.jsonl has all)", "N"},
     {"validate-every", 0, OPT_INT, &o.validate_every, 0, "loss, IoU and pictures on SPLIT val every N steps (0: never)",
      "N"},
@@ -121,6 +123,10 @@ static const char *const free_options[] = {"out",
                                            "shards",
                                            "data",
                                            "recompute",
+                                           "zero",
+                                           "no-cuda-graph",
+                                           "train-batch-size", // times ranks and accumulation: checkpoint_load
+                                           "gradient-accumulation-steps",
                                            "max-train-steps", // schedules depend on lr-total-steps
                                            NULL};
 
@@ -180,6 +186,7 @@ static void check(void) {
     options_range(o.mix_overlay, "--mix-overlay", 0, 1);
     options_range(o.mix_mask, "--mix-mask", 0, 1 - o.mix_overlay);
     options_range(o.dataloader_num_workers, "--dataloader-num-workers", 1, 256);
+    options_range(o.zero, "--zero", 0, 1);
     options_range(o.log_every, "--log-every", 1, 1e9);
     options_range(o.validate_every, "--validate-every", 0, 1e9);
     options_range(o.checkpoint_every, "--checkpoint-every", 0, 1e9);

@@ -24,8 +24,9 @@ typedef struct {
     double kl_weight, mse_weight, mix_overlay, mix_mask;
     int resolution, min_side, dataloader_num_workers;
     char *source;
-    // memory
+    // memory and speed
     char *recompute;
+    int zero, no_cuda_graph;
     // periods
     int log_every, validate_every, checkpoint_every, checkpoints_total_limit, validation_samples, validation_steps;
     // run
@@ -45,6 +46,11 @@ void train_options_put(const TrainOptions *options, yajl_gen gen);
 // Dies with the first option that changes the numbers of a run and differs from what a checkpoint recorded (an object
 // written by train_options_put in the file `path`).
 void train_options_check(const TrainOptions *options, yajl_val recorded, const char *path);
+
+// Samples of an optimizer step on `world` ranks.
+static inline long long train_samples(const TrainOptions *options, int world) {
+    return (long long)options->train_batch_size * options->gradient_accumulation_steps * world;
+}
 
 // Learning rate of optimizer step `step` (from 0). Warm-up is linear: (step + 1) / lr_warmup_steps. exponential:
 // lr * lr_final^((step - warmup) / (lr_total_steps - warmup)), constant afterwards (Marigold's IterExponential);

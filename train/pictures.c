@@ -56,7 +56,7 @@ static PictureKind draw_kind(const PictureOptions *o, long long position) {
 static void fill(Pictures *p, long long number, float *slot) {
     const PictureOptions *o = &p->options;
     size_t size = (size_t)o->resolution * (size_t)o->resolution * 3;
-    long long n = o->coco->picture_count, first = o->start + number * o->rows;
+    long long n = o->coco->picture_count, first = o->start + (number * o->world + o->rank) * o->rows;
     for (int done = 0; done < o->rows;) {
         long long epoch = (first + done) / n, until = (epoch + 1) * n - first;
         int end = until < o->rows ? (int)until : o->rows;

@@ -14,7 +14,8 @@ typedef struct {
     double mix_overlay, mix_mask; // shares; the rest are scenes
     uint64_t seed;
     long long start; // stream position to begin at
-    int rows;        // pictures per batch
+    int rank, world; // this process's part of the stream, as in data/loader.h
+    int rows;        // pictures per batch and rank
     int workers;     // threads that decode
 } PictureOptions;
 

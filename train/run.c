@@ -75,8 +75,20 @@ static void check_overwrite(const TrainOptions *o) {
     free(model);
 }
 
-Run run_open(const TrainOptions *o) {
-    Run run = {.options = o, .log_path = xprintf("%s/log.jsonl", o->out)};
+// Rank 0 may begin to write only when all others have looked.
+static void agree(const Run *run, Comm *comm) {
+    int first_step = run->first_step;
+    comm_host_broadcast(comm, &first_step, sizeof first_step, 0);
+    if (first_step != run->first_step) {
+        die("--out %s: the newest checkpoint is that of step %d here, but that of step %d for rank 0: expected the "
+            "same folder on all ranks",
+            run->options->out, run->first_step, first_step);
+    }
+    comm_barrier(comm);
+}
+
+static Run find_run(const TrainOptions *o, const Comm *comm) {
+    Run run = {.options = o, .log_path = xprintf("%s/log.jsonl", o->out), .rank = comm->rank, .world = comm->world};
     if (o->resume && o->overwrite) { die("--resume and --overwrite contradict each other"); }
     if (o->overwrite) {
         check_overwrite(o);
@@ -88,6 +100,12 @@ Run run_open(const TrainOptions *o) {
     }
     if (newest) { printf("resuming from %s\n", newest); }
     run.checkpoint = newest;
+    return run;
+}
+
+Run run_open(const TrainOptions *o, Comm *comm) {
+    Run run = find_run(o, comm);
+    agree(&run, comm);
     return run;
 }
 
@@ -105,8 +123,16 @@ void run_saved(Run *run, char *checkpoint) {
     run->checkpoint = checkpoint;
 }
 
+void run_publish(const Run *run, int step) {
+    const TrainOptions *o = run->options;
+    if (run->rank > 0 || step < o->max_train_steps) { return; }
+    checkpoint_publish(run->checkpoint, o->out);
+    printf("the model is in %s/model\n", o->out);
+}
+
 void run_begin(Run *run, void (*put)(yajl_gen gen, void *data), void *data) {
     const char *out = run->options->out;
+    if (run->rank > 0) { return; }
     make_folders(out);
     if (run->options->overwrite) { clear_folder(out); }
     cut_log(run->log_path, run->checkpoint ? run->first_step : -1);
@@ -120,6 +146,7 @@ void run_begin(Run *run, void (*put)(yajl_gen gen, void *data), void *data) {
     free(folder);
     yajl_gen gen = begin_line("run");
     json_put_integer(gen, "first_step", run->first_step);
+    json_put_integer(gen, "world", run->world);
     train_options_put(run->options, gen);
     if (put) { put(gen, data); }
     end_line(run, gen);
@@ -128,20 +155,22 @@ void run_begin(Run *run, void (*put)(yajl_gen gen, void *data), void *data) {
 
 static void print_step(const Run *run, int step, double loss, double norm, double seconds, double average) {
     const TrainOptions *o = run->options;
-    char left[24], roofline[32] = "";
-    double samples = (double)o->train_batch_size * o->gradient_accumulation_steps;
+    char left[24], roofline[32] = "", ranks[32] = "";
+    double samples = (double)train_samples(o, run->world);
+    if (run->world > 1) { snprintf(ranks, sizeof ranks, " on %d ranks", run->world); }
     if (run->least_seconds > 0) {
         snprintf(roofline, sizeof roofline, "  %3.0f%% of roofline", 100 * run->least_seconds / seconds);
     }
-    printf("step %d/%d  loss %.4f  norm %.3f  lr %.2e  %.1f samples/s%s  %s left\n", step, o->max_train_steps, loss,
-           norm, train_lr(o, step - 1), samples / seconds, roofline,
+    printf("step %d/%d  loss %.4f  norm %.3f  lr %.2e  %.1f samples/s%s%s  %s left\n", step, o->max_train_steps, loss,
+           norm, train_lr(o, step - 1), samples / seconds, ranks, roofline,
            format_duration(average * (o->max_train_steps - step), left));
     fflush(stdout);
 }
 
 void run_step(Run *run, int step, double loss, double norm, bool finite, double seconds) {
     const TrainOptions *o = run->options;
-    double samples = (double)o->train_batch_size * o->gradient_accumulation_steps;
+    double samples = (double)train_samples(o, run->world);
+    if (run->rank > 0) { return; }
     run->working += seconds;
     yajl_gen gen = begin_line("step");
     json_put_integer(gen, "step", step);
@@ -149,6 +178,7 @@ void run_step(Run *run, int step, double loss, double norm, bool finite, double 
     json_put_number(gen, "grad_norm", norm);
     json_put_number(gen, "lr", train_lr(o, step - 1));
     json_put_number(gen, "samples_per_s", round(samples / seconds * 100) / 100);
+    json_put_integer(gen, "world", run->world);
     json_put_number(gen, "seconds", round((now_seconds() - run->started) * 1000) / 1000);
     if (run->least_seconds > 0) { json_put_number(gen, "roofline", round(run->least_seconds / seconds * 1e4) / 1e4); }
     end_line(run, gen);
@@ -221,7 +251,7 @@ void run_validation_vae(Run *run, int step, double loss, double psnr, const Imag
     fflush(stdout);
 }
 
-void memory_table(const MemoryRow *rows, int count, const char *device, size_t free_bytes) {
+void memory_table(const MemoryRow *rows, int count, const char *device, size_t free_bytes, const char *note) {
     char text[24], room[24];
     size_t total = 0;
     printf("memory on %s\n", device);
@@ -232,6 +262,7 @@ void memory_table(const MemoryRow *rows, int count, const char *device, size_t f
     format_bytes((double)total, text);
     format_bytes((double)free_bytes, room);
     printf("  %-28s %10s of %s\n", "total", text, room);
+    if (note) { printf("  %s\n", note); }
     fflush(stdout);
     if (total > free_bytes) {
         die("training needs %s, but %s has %s free: try a smaller --train-batch-size or --recompute blocks", text,

@@ -4,17 +4,20 @@
 //   OUT/samples/         pictures of validations
 //   OUT/checkpoint-N/    train/checkpoint.h
 //   OUT/model/           the last checkpoint as a plain model directory
+// Rank 0 alone writes and prints: for the others the functions below do nothing.
 #pragma once
 #include "data/image.h"
 #include "eval/metrics.h"
+#include "kernels/comm.h"
 #include "train/options.h"
 #include "train/tensorboard.h"
 #include <stdio.h>
 
 typedef struct {
     const TrainOptions *options;
-    char *checkpoint;     // the newest one: what is resumed, later what was saved last; NULL: none yet
-    int first_step;       // steps that the resumed checkpoint has done
+    char *checkpoint; // the newest one: what is resumed, later what was saved last; NULL: none yet
+    int first_step;   // steps that the resumed checkpoint has done
+    int rank, world;
     double least_seconds; // of a step by the roofline; 0: unknown
     FILE *log;
     char *log_path;
@@ -23,16 +26,19 @@ typedef struct {
 } Run;
 
 // Finds the checkpoint to resume; writes nothing yet. Dies if OUT holds another run and neither --resume nor
-// --overwrite is given, or if --overwrite would throw away the model to start from.
-Run run_open(const TrainOptions *options);
+// --overwrite is given, if --overwrite would throw away the model to start from, or if a rank does not see the
+// checkpoint that rank 0 sees. Collective.
+Run run_open(const TrainOptions *options, Comm *comm);
 void run_close(Run *run);
 // The model directory to open, and to take the parts from that are not trained: the newest checkpoint, or --model.
 const char *run_base(const Run *run);
 // Makes the folder, throws away what --overwrite says, cuts the log back to the checkpoint and writes its first line:
-// options and what the trainer adds with `put` (may be NULL).
+// options and what the trainer adds with `put` (may be NULL). Every rank must have opened before.
 void run_begin(Run *run, void (*put)(yajl_gen gen, void *data), void *data);
 // A new checkpoint; the path becomes the run's.
 void run_saved(Run *run, char *checkpoint);
+// At the end: OUT/model from the newest checkpoint, if all steps are done.
+void run_publish(const Run *run, int step);
 
 // Called when the numbers of step `step` (1 = first) have arrived: log, and a line on the screen.
 void run_step(Run *run, int step, double loss, double grad_norm, bool finite, double seconds);
@@ -47,9 +53,10 @@ void run_validation(Run *run, int step, const Validation *validation);
 // VAE: reconstruction loss, PSNR in dB (peak 2) and pictures.
 void run_validation_vae(Run *run, int step, double loss, double psnr, const Image *sheet);
 
-// The table of what memory goes where, and a sentence and exit if `total` exceeds what the device has free.
+// The table of what memory goes where, a note below it (may be NULL), and a sentence and exit if `total` exceeds what
+// the device has free.
 typedef struct {
     const char *what;
     size_t bytes;
 } MemoryRow;
-void memory_table(const MemoryRow *rows, int count, const char *device, size_t free_bytes);
+void memory_table(const MemoryRow *rows, int count, const char *device, size_t free_bytes, const char *note);

@@ -1,7 +1,8 @@
-// The two training loops. Both return the exit code: 0, or 128 + signal after Ctrl-C or SIGTERM.
+// The two training loops, the same on every rank. Both return the exit code: 0, or 128 + signal after Ctrl-C or
+// SIGTERM.
 #pragma once
 #include "train/options.h"
-#include "kernels/device.h"
+#include "kernels/comm.h"
 
-int train_unet(const TrainOptions *options, Device *dev);
-int train_vae(const TrainOptions *options, Device *dev);
+int train_unet(const TrainOptions *options, Comm *comm, Device *dev);
+int train_vae(const TrainOptions *options, Comm *comm, Device *dev);

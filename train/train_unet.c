@@ -1,8 +1,9 @@
 // Fine-tuning the UNet to segment by text. One optimizer step is
 //
-//   loader -> pinned buffers -> device            feed_fill     (copy stream)
-//   noise, UNet forward, loss, UNet backward      diffusion_step, once per micro-batch
-//   norm, Adam, EMA                               optimizer_update
+//   loader -> pinned memory -> device             feed_batch, once per micro-batch (train/feed.h)
+//   noise, UNet forward, loss, UNet backward      diffusion_step (train/diffusion.h), recorded and replayed on a GPU
+//   sum of the gradients over the ranks           while backward runs (train/step.h)
+//   norm, Adam, EMA                               optimizer_update (train/optimizer.h)
 //
 // Losses and norm come back through a pinned ring and are printed one step late: nothing in the step waits for the
 // host.
@@ -11,7 +12,9 @@
 #include "eval/settings.h"
 #include "train/checkpoint.h"
 #include "train/diffusion.h"
+#include "train/feed.h"
 #include "train/interrupt.h"
+#include "train/step.h"
 #include "train/train.h"
 #include "train/validate.h"
 #include "util/error.h"
@@ -20,139 +23,69 @@
 #include <stdlib.h>
 #include <string.h>
 
-// One of two sets of buffers: the copy stream fills one while the other is computed on.
-typedef struct {
-    LoaderBatch host; // pinned
-    float *host_weight;
-    float *image, *target, *weight; // on the device
-    DeviceEvent *ready, *consumed;
-} Feed;
-
-// What comes back to the host from one step.
-typedef struct {
-    float *losses; // (micro_steps * B) pinned
-    GradNorm *norm;
-    DeviceEvent *started, *arrived;
-    int step; // 0: empty
-} Report;
+enum { FEED_IMAGE, FEED_TARGET, FEED_WEIGHT }; // arrays of a micro-batch: (B, h, w, L) twice, (B, h, w)
 
 typedef struct {
     const TrainOptions *options;
+    Comm *comm;
     Run run;
     Pipeline pipeline;
     ShardSet shards;
     Loader *loader;
+    Feed feed;
+    int *class_index; // (B) of the micro-batch
+    int64_t *sample;  // (B) in stored order
     Diffusion diffusion;
     Optimizer optimizer;
+    Step step;
     Arena arena;
     Validator validator;
-    bool validates;
+    bool validates;          // on rank 0, while the others wait in the next reduction
     floatX *table, *context; // embeddings of all class names; of the micro-batch
-    float *losses;           // (micro_steps * B) on the device
-    Feed feeds[2];
-    Report reports[2];
-    uint64_t *positions; // (micro_steps) of the step
     Peaks peaks;
 } Trainer;
 
-// ---- feeding -------------------------------------------------------------------------------------------------------
-
-static Feed feed_create(const Diffusion *d, Device *dev) {
-    size_t rows = (size_t)d->B, cells = rows * (size_t)(d->h * d->w), latents = cells * (size_t)d->L;
-    Feed f = {.host_weight = device_alloc_pinned(dev, cells * sizeof(float)),
-              .image = device_alloc(dev, latents * sizeof(float)),
-              .target = device_alloc(dev, latents * sizeof(float)),
-              .weight = device_alloc(dev, cells * sizeof(float)),
-              .ready = device_event_create(dev),
-              .consumed = device_event_create(dev)};
-    f.host = (LoaderBatch){.image_latent = device_alloc_pinned(dev, latents * sizeof(float)),
-                           .target_latent = device_alloc_pinned(dev, latents * sizeof(float)),
-                           .class_index = device_alloc_pinned(dev, rows * sizeof(int)),
-                           .position = device_alloc_pinned(dev, rows * sizeof(int64_t)),
-                           .sample = device_alloc_pinned(dev, rows * sizeof(int64_t))};
-    return f;
-}
-
-static void feed_destroy(Feed *f, Device *dev) {
-    void *pinned[] = {f->host_weight,      f->host.image_latent, f->host.target_latent,
-                      f->host.class_index, f->host.position,     f->host.sample};
-    for (size_t i = 0; i < sizeof pinned / sizeof *pinned; i++) { device_free_pinned(dev, pinned[i]); }
-    device_free(dev, f->image);
-    device_free(dev, f->target);
-    device_free(dev, f->weight);
-    device_event_destroy(f->ready);
-    device_event_destroy(f->consumed);
-}
+// ---- a step --------------------------------------------------------------------------------------------------------
 
 // The cell weights of --loss weighted come from the stored masks.
-static void fill_weights(Trainer *t, Feed *f) {
+static void fill_weights(Trainer *t, float *weight) {
     const Diffusion *d = &t->diffusion;
     int R = t->shards.info.resolution;
     uint8_t *packed = xmalloc((size_t)(R * ((R + 7) / 8)));
     for (int i = 0; i < d->B; i++) {
         ShardSample s = {.mask = packed};
-        shards_read(&t->shards, f->host.sample[i], &s);
-        cell_weights(f->host_weight + i * d->h * d->w, packed, R, d->h, d->w);
+        shards_read(&t->shards, t->sample[i], &s);
+        cell_weights(weight + i * d->h * d->w, packed, R, d->h, d->w);
     }
     free(packed);
 }
 
-static void feed_fill(Trainer *t, Feed *f, Device *dev) {
-    const Diffusion *d = &t->diffusion;
-    size_t cells = (size_t)(d->B * d->h * d->w), bytes = cells * (size_t)d->L * sizeof(float);
-    device_event_sync(f->consumed); // the step that read these buffers two micro-batches ago is done
-    loader_next(t->loader, &f->host);
-    device_copy(dev, f->image, f->host.image_latent, bytes, true);
-    device_copy(dev, f->target, f->host.target_latent, bytes, true);
-    if (t->options->loss_kind == LOSS_WEIGHTED) {
-        fill_weights(t, f);
-        device_copy(dev, f->weight, f->host_weight, cells * sizeof(float), true);
-    }
-    device_event_record(dev, f->ready, true);
+static void feed_batch(Trainer *t, Device *dev) {
+    void **arrays = feed_arrays(&t->feed);
+    LoaderBatch batch = {.image_latent = arrays[FEED_IMAGE],
+                         .target_latent = arrays[FEED_TARGET],
+                         .class_index = t->class_index,
+                         .sample = t->sample};
+    loader_next(t->loader, &batch);
+    if (t->options->loss_kind == LOSS_WEIGHTED) { fill_weights(t, arrays[FEED_WEIGHT]); }
+    feed_send(&t->feed, dev);
+    context_gather(t->context, t->table, t->class_index, t->diffusion.B, &t->pipeline, dev);
 }
 
-// ---- a step --------------------------------------------------------------------------------------------------------
+static void micro_step(void *data, float beta, Device *dev) {
+    Trainer *t = data;
+    void **inputs = t->feed.inputs;
+    diffusion_step(&t->diffusion, &t->arena, t->step.losses, inputs[FEED_IMAGE], inputs[FEED_TARGET],
+                   inputs[FEED_WEIGHT], t->context, t->step.scalars, beta, true, dev);
+}
 
 static void optimizer_step(Trainer *t, int step, Device *dev) {
-    const TrainOptions *o = t->options;
-    int micro_steps = o->gradient_accumulation_steps, B = t->diffusion.B;
-    uint64_t samples = (uint64_t)B * (uint64_t)micro_steps;
-    for (int k = 0; k < micro_steps; k++) { t->positions[k] = (uint64_t)step * samples + (uint64_t)(k * B); }
-    device_event_record(dev, t->reports[step % 2].started, false);
-    optimizer_begin(&t->optimizer, o, step, t->positions, dev);
-    for (int k = 0; k < micro_steps; k++) {
-        Feed *f = &t->feeds[((long long)step * micro_steps + k) % 2];
-        feed_fill(t, f, dev);
-        device_event_wait(dev, f->ready, false);
-        context_gather(t->context, t->table, f->host.class_index, B, &t->pipeline, dev);
-        diffusion_step(&t->diffusion, &t->arena, t->losses + k * B, f->image, f->target, f->weight, t->context,
-                       t->optimizer.scalars + k, k > 0, true, dev);
-        device_event_record(dev, f->consumed, false);
+    step_begin(&t->step, step, dev);
+    for (int k = 0; k < t->step.micro_steps; k++) {
+        feed_batch(t, dev);
+        step_micro(&t->step, k, dev); // calls micro_step
     }
-    optimizer_update(&t->optimizer, o, dev);
-}
-
-static void report_send(Trainer *t, int step, Device *dev) {
-    Report *r = &t->reports[step % 2];
-    size_t count = (size_t)(t->diffusion.B * t->options->gradient_accumulation_steps);
-    device_copy(dev, r->losses, t->losses, count * sizeof(float), false);
-    device_copy(dev, r->norm, t->optimizer.norm, sizeof *r->norm, false);
-    device_event_record(dev, r->arrived, false);
-    r->step = step + 1;
-}
-
-// Prints what step `step` (from 0) sent, if that was not done yet.
-static void report_print(Trainer *t, int step) {
-    Report *r = step < 0 ? NULL : &t->reports[step % 2];
-    if (!r || !r->step) { return; }
-    device_event_sync(r->arrived);
-    int count = t->diffusion.B * t->options->gradient_accumulation_steps;
-    double sum = 0;
-    for (int i = 0; i < count; i++) { sum += r->losses[i]; }
-    optimizer_count(&t->optimizer, r->step - 1, r->norm);
-    run_step(&t->run, r->step, sum / count, r->norm->norm, r->norm->finite,
-             device_event_seconds(r->started, r->arrived));
-    r->step = 0;
+    step_end(&t->step, step, dev);
 }
 
 // ---- the run -------------------------------------------------------------------------------------------------------
@@ -198,25 +131,33 @@ static void write_settings(void *data, const char *folder) {
 static void save(Trainer *t, int step, Device *dev) {
     Trained what = trained(t);
     device_sync(dev);
+    if (t->comm->rank > 0) {
+        checkpoint_help(&what, &t->optimizer, dev);
+        return;
+    }
     run_saved(&t->run,
               checkpoint_save(t->options, run_base(&t->run), step, &what, &t->optimizer, write_settings, t, dev));
     printf("saved %s\n", t->run.checkpoint);
 }
 
-static void validate(Trainer *t, int step, Device *dev) {
-    if (!t->validates) { return; }
-    UNet *unet = &t->pipeline.unet;
-    floatX *weights = unet->params.weights, *average = NULL;
-    if (t->optimizer.ema) { // the moving average is what is used later
-        average = device_alloc(dev, unet->params.total * sizeof(floatX));
-        cast_to_floatX(average, t->optimizer.ema, unet->params.total, dev);
-        unet->params.weights = average;
-    }
+static void validate_weights(Trainer *t, int step, Device *dev) {
     Validation v = validator_run(&t->validator, &t->pipeline, &t->diffusion, &t->arena, dev);
-    unet->params.weights = weights;
-    if (average) { device_free(dev, average); }
     run_validation(&t->run, step, &v);
     image_free(&v.sheet);
+}
+
+// The moving average is what is used later; its parts are gathered from all ranks.
+static void validate(Trainer *t, int step, Device *dev) {
+    UNet *unet = &t->pipeline.unet;
+    floatX *weights = unet->params.weights, *average = NULL;
+    if (t->optimizer.ema && (t->validates || t->optimizer.sharded)) {
+        average = device_alloc(dev, unet->params.total * sizeof(floatX));
+        optimizer_average(&t->optimizer, average, dev);
+        unet->params.weights = average;
+    }
+    if (t->validates) { validate_weights(t, step, dev); }
+    unet->params.weights = weights;
+    if (average) { device_free(dev, average); }
 }
 
 static floatX *embed_classes(Trainer *t, Device *dev) {
@@ -262,17 +203,19 @@ static double least_seconds(Trainer *t, Device *dev) {
 
 // What a validation allocates and frees again: the sampler, and the average in the type of the weights.
 static size_t validation_bytes(Trainer *t, Device *dev) {
-    if (!t->validates) { return 0; }
     const Diffusion *d = &t->diffusion;
-    size_t average = t->options->ema_decay > 0 ? t->pipeline.unet.params.total * sizeof(floatX) : 0;
+    const TrainOptions *o = t->options;
+    size_t average = o->ema_decay > 0 ? t->pipeline.unet.params.total * sizeof(floatX) : 0;
+    if (!t->validates) { return o->validate_every && o->zero && t->comm->world > 1 ? average : 0; }
     return sampler_bytes(&t->pipeline, d->B, d->h, d->w, dev) + average;
 }
 
 static void plan_memory(Trainer *t, Device *dev) {
     const Params *p = &t->pipeline.unet.params;
     size_t states[3], free_bytes, total_bytes, arena = diffusion_bytes(&t->diffusion, dev);
-    optimizer_bytes(t->options, p->total, states);
-    size_t frozen = (t->pipeline.vae_decoder.params.total + t->pipeline.clip.params.total) * sizeof(floatX);
+    optimizer_bytes(t->options, optimizer_part(t->options, t->comm, p->total), states);
+    size_t frozen = t->validates ? t->pipeline.vae_decoder.params.total * sizeof(floatX) : 0;
+    char *note = optimizer_note(t->options, t->comm, p->total);
     MemoryRow rows[] = {{"UNet weights", p->total * sizeof(floatX)},
                         {"frozen weights", frozen},
                         {"gradients", p->total * sizeof(float)},
@@ -284,16 +227,18 @@ static void plan_memory(Trainer *t, Device *dev) {
                         {"workspace", dev->workspace_needed}};
     device_memory(dev, &free_bytes, &total_bytes);
     size_t held = p->total * (sizeof(floatX) + sizeof(float)) + frozen; // allocated already
-    memory_table(rows, (int)(sizeof rows / sizeof *rows), device_name(dev), free_bytes + held);
+    memory_table(rows, (int)(sizeof rows / sizeof *rows), device_name(dev), free_bytes + held, note);
     device_reserve_workspace(dev, dev->workspace_needed);
     t->arena = arena_create(dev, arena);
+    free(note);
 }
 
 static void open_data(Trainer *t, Device *dev) {
     const TrainOptions *o = t->options;
     t->shards = shards_open(o->shards, o->split);
     const ShardInfo *info = &t->shards.info;
-    int parts = PART_UNET | PART_TEXT | PART_SCHEDULE | (o->validate_every ? PART_VAE_DECODER : 0);
+    int rank = t->comm->rank, world = t->comm->world;
+    int parts = PART_UNET | PART_TEXT | PART_SCHEDULE | (o->validate_every && rank == 0 ? PART_VAE_DECODER : 0);
     t->pipeline = pipeline_open(run_base(&t->run), parts, PART_UNET, dev);
     check_vae(t);
     if (info->channels != t->pipeline.unet.config.out_channels) {
@@ -301,44 +246,53 @@ static void open_data(Trainer *t, Device *dev) {
             t->pipeline.unet.config.out_channels);
     }
     t->table = embed_classes(t, dev);
+    pipeline_release(&t->pipeline, PART_TEXT, dev); // SD2's are 1.4 GB
     LoaderOptions loader = {.target = o->target_bit,
                             .seed = (uint64_t)o->seed,
-                            .world = 1,
+                            .rank = rank,
+                            .world = world,
                             .rows = o->train_batch_size,
-                            .start =
-                                (long long)t->run.first_step * o->train_batch_size * o->gradient_accumulation_steps,
+                            .start = t->run.first_step * train_samples(o, world),
                             .keep = o->classes ? shards_classes(&t->shards, o->classes) : NULL};
     t->loader = loader_open(&t->shards, &loader);
 }
 
+static void open_optimizer(Trainer *t, Device *dev) {
+    Params *p = &t->pipeline.unet.params;
+    Trained what = trained(t);
+    t->optimizer = optimizer_create(t->options, t->comm, p->weights, p->grads, p->total, dev);
+    if (t->run.checkpoint) {
+        checkpoint_load(t->options, t->run.checkpoint, &what, &t->optimizer, dev);
+    } else {
+        checkpoint_start(t->options->model, &what, &t->optimizer, dev);
+    }
+}
+
+static void open_step(Trainer *t, Device *dev) {
+    const Diffusion *d = &t->diffusion;
+    size_t rows = (size_t)d->B, cells = rows * (size_t)(d->h * d->w) * sizeof(float), latents = cells * (size_t)d->L;
+    size_t context = rows * (size_t)d->tokens * (size_t)d->unet->config.cross_attention_dim;
+    t->feed = feed_create((size_t[]){latents, latents, cells}, t->options->loss_kind == LOSS_WEIGHTED ? 3 : 2, dev);
+    t->class_index = xcalloc(rows, sizeof *t->class_index);
+    t->sample = xcalloc(rows, sizeof *t->sample);
+    t->context = device_alloc(dev, context * sizeof(floatX));
+    Params *const params[2] = {&t->pipeline.unet.params, NULL};
+    t->step = step_create(t->options, t->comm, &t->optimizer, params, micro_step, t, dev);
+}
+
 static void trainer_open(Trainer *t, Device *dev) {
     const TrainOptions *o = t->options;
-    t->run = run_open(o);
+    bool first = t->comm->rank == 0;
+    t->run = run_open(o, t->comm);
     open_data(t, dev);
     const ShardInfo *info = &t->shards.info;
     t->diffusion = diffusion_create(&t->pipeline, o, info->height, info->width, dev);
-    t->validates = validator_open(&t->validator, o, &t->shards, &t->diffusion, t->table, dev);
+    t->validates = first && validator_open(&t->validator, o, &t->shards, &t->diffusion, t->table, dev);
+    if (!t->validates) { pipeline_release(&t->pipeline, PART_VAE_DECODER, dev); }
     plan_memory(t, dev);
-    Params *p = &t->pipeline.unet.params;
-    t->optimizer = optimizer_create(o, p->weights, p->grads, p->total, dev);
-    if (t->run.checkpoint) {
-        Trained what = trained(t);
-        checkpoint_load(o, t->run.checkpoint, &what, &t->optimizer, dev);
-    }
-    size_t losses = (size_t)(t->diffusion.B * o->gradient_accumulation_steps) * sizeof(float);
-    t->losses = device_alloc(dev, losses);
-    t->positions = xcalloc((size_t)o->gradient_accumulation_steps, sizeof *t->positions);
-    t->context =
-        device_alloc(dev, (size_t)(t->diffusion.B * t->diffusion.tokens * t->pipeline.unet.config.cross_attention_dim) *
-                              sizeof(floatX));
-    for (int i = 0; i < 2; i++) {
-        t->feeds[i] = feed_create(&t->diffusion, dev);
-        t->reports[i] = (Report){.losses = device_alloc_pinned(dev, losses),
-                                 .norm = device_alloc_pinned(dev, sizeof(GradNorm)),
-                                 .started = device_event_create(dev),
-                                 .arrived = device_event_create(dev)};
-    }
-    if (!o->no_roofline) {
+    open_optimizer(t, dev);
+    open_step(t, dev);
+    if (first && !o->no_roofline) {
         t->peaks = device_measure_peaks(dev);
         t->run.least_seconds = least_seconds(t, dev);
     }
@@ -347,17 +301,12 @@ static void trainer_open(Trainer *t, Device *dev) {
 static void trainer_close(Trainer *t, Device *dev) {
     loader_close(t->loader);
     if (t->validates) { validator_close(&t->validator, dev); }
-    for (int i = 0; i < 2; i++) {
-        feed_destroy(&t->feeds[i], dev);
-        device_free_pinned(dev, t->reports[i].losses);
-        device_free_pinned(dev, t->reports[i].norm);
-        device_event_destroy(t->reports[i].started);
-        device_event_destroy(t->reports[i].arrived);
-    }
-    device_free(dev, t->losses);
+    step_destroy(&t->step, dev);
+    feed_destroy(&t->feed, dev);
+    free(t->class_index);
+    free(t->sample);
     device_free(dev, t->table);
     device_free(dev, t->context);
-    free(t->positions);
     optimizer_destroy(&t->optimizer, dev);
     diffusion_destroy(&t->diffusion, dev);
     arena_destroy(&t->arena);
@@ -376,33 +325,31 @@ static void put_run(yajl_gen gen, void *data) {
 
 static bool due(int step, int period) { return period > 0 && step % period == 0; }
 
-int train_unet(const TrainOptions *o, Device *dev) {
-    Trainer t = {.options = o};
+// All ranks do the same steps; what rank 0 does alone, the others wait for in the next reduction.
+int train_unet(const TrainOptions *o, Comm *comm, Device *dev) {
+    Trainer t = {.options = o, .comm = comm};
     trainer_open(&t, dev);
     run_begin(&t.run, put_run, &t);
     interrupt_install();
-    if (t.run.first_step == 0) { validate(&t, 0, dev); }
+    if (t.run.first_step == 0 && o->validate_every) { validate(&t, 0, dev); }
     int step = t.run.first_step, saved = step;
-    while (step < o->max_train_steps && !interrupt_signal()) {
+    while (step < o->max_train_steps && !step_stopped(&t.step)) {
         optimizer_step(&t, step, dev);
-        report_send(&t, step, dev);
-        report_print(&t, step - 1);
+        step_print(&t.step, &t.run, step - 1);
         step++;
         if (due(step, o->validate_every) || (step == o->max_train_steps && o->validate_every)) {
-            report_print(&t, step - 1);
+            step_print(&t.step, &t.run, step - 1);
             validate(&t, step, dev);
         }
         if (due(step, o->checkpoint_every)) {
-            report_print(&t, step - 1);
+            step_print(&t.step, &t.run, step - 1);
             save(&t, saved = step, dev);
         }
     }
-    report_print(&t, step - 1);
+    step_print(&t.step, &t.run, step - 1);
     if (step > saved) { save(&t, step, dev); }
-    if (step >= o->max_train_steps) {
-        checkpoint_publish(t.run.checkpoint, o->out);
-        printf("the model is in %s/model\n", o->out);
-    }
+    run_publish(&t.run, step);
+    int signal = step_stopped(&t.step);
     trainer_close(&t, dev);
-    return interrupt_signal() ? 128 + interrupt_signal() : 0;
+    return signal ? 128 + signal : 0;
 }

@@ -5,9 +5,11 @@
 #include "data/paint.h"
 #include "data/classes.h"
 #include "train/checkpoint.h"
+#include "train/feed.h"
 #include "train/interrupt.h"
 #include "train/pictures.h"
 #include "train/run.h"
+#include "train/step.h"
 #include "train/train.h"
 #include "util/error.h"
 #include "util/philox.h"
@@ -19,6 +21,7 @@
 
 typedef struct {
     const TrainOptions *options;
+    Comm *comm;
     Run run;
     Pipeline pipeline;
     VAEEncoder *encoder;
@@ -27,16 +30,15 @@ typedef struct {
     bool *classes, *validation_classes;
     PictureOptions training, validation;
     Pictures *pictures;
+    Feed feed;
     Optimizer optimizer;
+    Step step;
     Arena arena;
     floatX *weights; // joint buffers of encoder and decoder
     float *grads;
-    float *host_images;          // (B, R, R, 3) pinned
-    float *images;               // the same on the device
-    float *losses, *host_losses; // (micro_steps * B)
-    GradNorm *host_norm;
-    uint64_t *positions;
-    int B, R, r, L; // batch, side of pictures and latents, latent channels
+    float *images;                    // (B, R, R, 3) on the device: the feed's
+    float *host_images, *host_losses; // (B, R, R, 3) and (B) pinned, for validation
+    int B, R, r, L;                   // batch, side of pictures and latents, latent channels
 } Trainer;
 
 // Encoder and decoder move into one buffer, so that norm and update are one launch.
@@ -98,6 +100,11 @@ static void vae_step(Trainer *t, float *losses, const StepScalars *s, float beta
     arena_release(arena, mark);
 }
 
+static void micro_step(void *data, float beta, Device *dev) {
+    Trainer *t = data;
+    vae_step(t, t->step.losses, t->step.scalars, beta, true, dev);
+}
+
 static size_t plan(Trainer *t, Device *dev) {
     bool plan_only = dev->plan_only;
     dev->plan_only = true;
@@ -110,16 +117,18 @@ static size_t plan(Trainer *t, Device *dev) {
 static void plan_memory(Trainer *t, Device *dev) {
     size_t total = t->encoder->params.total + t->decoder->params.total, states[3], free_bytes, total_bytes;
     size_t arena = plan(t, dev);
-    optimizer_bytes(t->options, total, states);
+    optimizer_bytes(t->options, optimizer_part(t->options, t->comm, total), states);
+    char *note = optimizer_note(t->options, t->comm, total);
     MemoryRow rows[] = {
         {"VAE weights", total * sizeof(floatX)}, {"gradients", total * sizeof(float)}, {"fp32 masters", states[0]},
         {"Adam's moments", states[1]},           {"moving average", states[2]},        {"activations", arena},
         {"workspace", dev->workspace_needed}};
     device_memory(dev, &free_bytes, &total_bytes);
     memory_table(rows, (int)(sizeof rows / sizeof *rows), device_name(dev),
-                 free_bytes + total * (sizeof(floatX) + sizeof(float)));
+                 free_bytes + total * (sizeof(floatX) + sizeof(float)), note);
     device_reserve_workspace(dev, dev->workspace_needed);
     t->arena = arena_create(dev, arena);
+    free(note);
 }
 
 static double least_seconds(Trainer *t, Device *dev) {
@@ -187,9 +196,9 @@ static double reconstruct(Trainer *t, float *decoded, int first, PictureKind kin
         pictures_at(&t->validation, NULL, first + (int)i, kind, t->host_images + i * size);
     }
     upload_images(t, dev);
-    vae_step(t, t->losses, NULL, 0, false, dev);
+    vae_step(t, t->step.losses, NULL, 0, false, dev);
     device_copy(dev, decoded, t->images, B * size * sizeof(float), false);
-    device_copy(dev, t->host_losses, t->losses, B * sizeof(float), false);
+    device_copy(dev, t->host_losses, t->step.losses, B * sizeof(float), false);
     device_sync(dev);
     double sum = 0;
     for (size_t i = 0; i < B; i++) { sum += t->host_losses[i]; }
@@ -256,9 +265,13 @@ static float measure_scaling(Trainer *t, Device *dev) {
 }
 
 static void save(Trainer *t, int step, Device *dev) {
+    Trained what = trained(t);
+    if (t->comm->rank > 0) {
+        checkpoint_help(&what, &t->optimizer, dev);
+        return;
+    }
     float scaling = measure_scaling(t, dev);
     t->encoder->config.scaling_factor = t->decoder->config.scaling_factor = scaling;
-    Trained what = trained(t);
     run_saved(&t->run, checkpoint_save(t->options, run_base(&t->run), step, &what, &t->optimizer, NULL, NULL, dev));
     printf("saved %s (scaling factor %.4f)\n", t->run.checkpoint, scaling);
 }
@@ -276,11 +289,13 @@ static void open_pictures(Trainer *t) {
                                    .mix_overlay = o->mix_overlay,
                                    .mix_mask = o->mix_mask,
                                    .seed = (uint64_t)o->seed,
+                                   .rank = t->comm->rank,
+                                   .world = t->comm->world,
                                    .rows = t->B,
                                    .workers = o->dataloader_num_workers,
-                                   .start = (long long)t->run.first_step * t->B * o->gradient_accumulation_steps};
+                                   .start = t->run.first_step * train_samples(o, t->comm->world)};
     t->pictures = pictures_open(&t->training);
-    if (o->validate_every == 0) { return; }
+    if (o->validate_every == 0 || t->comm->rank > 0) { return; }
     char *split = validation_split(o);
     t->validation_coco = coco_open(o->data, split, o->source);
     t->validation_classes = classes_parse(&t->validation_coco, "all", NULL);
@@ -291,9 +306,30 @@ static void open_pictures(Trainer *t) {
     free(split);
 }
 
+static void open_optimizer(Trainer *t, Device *dev) {
+    Trained what = trained(t);
+    t->optimizer = optimizer_create(t->options, t->comm, t->weights, t->grads,
+                                    t->encoder->params.total + t->decoder->params.total, dev);
+    if (t->run.checkpoint) {
+        checkpoint_load(t->options, t->run.checkpoint, &what, &t->optimizer, dev);
+    } else {
+        checkpoint_start(t->options->model, &what, &t->optimizer, dev);
+    }
+}
+
+static void open_step(Trainer *t, Device *dev) {
+    size_t images = (size_t)(t->B * t->R * t->R * 3) * sizeof(float);
+    t->feed = feed_create(&images, 1, dev);
+    t->images = t->feed.inputs[0];
+    t->host_images = device_alloc_pinned(dev, images);
+    t->host_losses = device_alloc_pinned(dev, (size_t)t->B * sizeof *t->host_losses);
+    Params *const params[2] = {&t->encoder->params, &t->decoder->params};
+    t->step = step_create(t->options, t->comm, &t->optimizer, params, micro_step, t, dev);
+}
+
 static void trainer_open(Trainer *t, Device *dev) {
     const TrainOptions *o = t->options;
-    t->run = run_open(o);
+    t->run = run_open(o, t->comm);
     t->pipeline = pipeline_open(run_base(&t->run), PART_VAE_ENCODER | PART_VAE_DECODER, 0, dev);
     t->encoder = &t->pipeline.vae_encoder;
     t->decoder = &t->pipeline.vae_decoder;
@@ -307,21 +343,10 @@ static void trainer_open(Trainer *t, Device *dev) {
     }
     join(t, dev);
     plan_memory(t, dev);
-    t->optimizer = optimizer_create(o, t->weights, t->grads, t->encoder->params.total + t->decoder->params.total, dev);
-    if (t->run.checkpoint) {
-        Trained what = trained(t);
-        checkpoint_load(o, t->run.checkpoint, &what, &t->optimizer, dev);
-    }
+    open_optimizer(t, dev);
     open_pictures(t);
-    size_t images = (size_t)(t->B * t->R * t->R * 3) * sizeof(float);
-    size_t losses = (size_t)(t->B * o->gradient_accumulation_steps) * sizeof(float);
-    t->host_images = device_alloc_pinned(dev, images);
-    t->images = device_alloc(dev, images);
-    t->losses = device_alloc(dev, losses);
-    t->host_losses = device_alloc_pinned(dev, losses);
-    t->host_norm = device_alloc_pinned(dev, sizeof *t->host_norm);
-    t->positions = xcalloc((size_t)o->gradient_accumulation_steps, sizeof *t->positions);
-    if (!o->no_roofline) { t->run.least_seconds = least_seconds(t, dev); }
+    open_step(t, dev);
+    if (t->comm->rank == 0 && !o->no_roofline) { t->run.least_seconds = least_seconds(t, dev); }
 }
 
 static void trainer_close(Trainer *t, Device *dev) {
@@ -332,10 +357,8 @@ static void trainer_close(Trainer *t, Device *dev) {
     free(t->validation_classes);
     device_free_pinned(dev, t->host_images);
     device_free_pinned(dev, t->host_losses);
-    device_free_pinned(dev, t->host_norm);
-    device_free(dev, t->images);
-    device_free(dev, t->losses);
-    free(t->positions);
+    step_destroy(&t->step, dev);
+    feed_destroy(&t->feed, dev);
     optimizer_destroy(&t->optimizer, dev);
     arena_destroy(&t->arena);
     Params *parts[] = {&t->encoder->params, &t->decoder->params};
@@ -347,47 +370,40 @@ static void trainer_close(Trainer *t, Device *dev) {
 }
 
 static void optimizer_step(Trainer *t, int step, Device *dev) {
-    const TrainOptions *o = t->options;
-    int micro_steps = o->gradient_accumulation_steps, count = t->B * micro_steps;
-    double started = now_seconds();
-    for (int k = 0; k < micro_steps; k++) { t->positions[k] = (uint64_t)step * (uint64_t)count + (uint64_t)(k * t->B); }
-    optimizer_begin(&t->optimizer, o, step, t->positions, dev);
-    for (int k = 0; k < micro_steps; k++) {
-        device_sync(dev); // the pinned buffer is free again
-        pictures_next(t->pictures, t->host_images);
-        device_copy(dev, t->images, t->host_images, (size_t)(t->B * t->R * t->R * 3) * sizeof(float), false);
-        vae_step(t, t->losses + k * t->B, t->optimizer.scalars + k, k > 0, true, dev);
+    step_begin(&t->step, step, dev);
+    for (int k = 0; k < t->step.micro_steps; k++) {
+        pictures_next(t->pictures, feed_arrays(&t->feed)[0]);
+        feed_send(&t->feed, dev);
+        step_micro(&t->step, k, dev); // calls micro_step
     }
-    optimizer_update(&t->optimizer, o, dev);
-    device_copy(dev, t->host_losses, t->losses, (size_t)count * sizeof(float), false);
-    device_copy(dev, t->host_norm, t->optimizer.norm, sizeof *t->host_norm, false);
-    device_sync(dev);
-    double sum = 0;
-    for (int i = 0; i < count; i++) { sum += t->host_losses[i]; }
-    optimizer_count(&t->optimizer, step, t->host_norm);
-    run_step(&t->run, step + 1, sum / count, t->host_norm->norm, t->host_norm->finite, now_seconds() - started);
+    step_end(&t->step, step, dev);
 }
 
 static bool due(int step, int period) { return period > 0 && step % period == 0; }
 
-int train_vae(const TrainOptions *o, Device *dev) {
-    Trainer t = {.options = o};
+int train_vae(const TrainOptions *o, Comm *comm, Device *dev) {
+    Trainer t = {.options = o, .comm = comm};
     trainer_open(&t, dev);
     run_begin(&t.run, NULL, NULL);
     interrupt_install();
     int step = t.run.first_step, saved = step;
-    while (step < o->max_train_steps && !interrupt_signal()) {
-        optimizer_step(&t, step++, dev);
+    while (step < o->max_train_steps && !step_stopped(&t.step)) {
+        optimizer_step(&t, step, dev);
+        step_print(&t.step, &t.run, step - 1);
+        step++;
         if (due(step, o->validate_every) || (step == o->max_train_steps && o->validate_every)) {
-            validate(&t, step, dev);
+            step_print(&t.step, &t.run, step - 1);
+            if (comm->rank == 0) { validate(&t, step, dev); }
         }
-        if (due(step, o->checkpoint_every)) { save(&t, saved = step, dev); }
+        if (due(step, o->checkpoint_every)) {
+            step_print(&t.step, &t.run, step - 1);
+            save(&t, saved = step, dev);
+        }
     }
+    step_print(&t.step, &t.run, step - 1);
     if (step > saved) { save(&t, step, dev); }
-    if (step >= o->max_train_steps) {
-        checkpoint_publish(t.run.checkpoint, o->out);
-        printf("the model is in %s/model\n", o->out);
-    }
+    run_publish(&t.run, step);
+    int signal = step_stopped(&t.step);
     trainer_close(&t, dev);
-    return interrupt_signal() ? 128 + interrupt_signal() : 0;
+    return signal ? 128 + signal : 0;
 }

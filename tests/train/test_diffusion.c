@@ -67,7 +67,7 @@ static float *run_samples(float *losses, int rows, int micro_steps, bool backwar
     Arena arena = arena_create(&dev, bytes);
     uint64_t positions[SAMPLES];
     for (int k = 0; k < micro_steps; k++) { positions[k] = (uint64_t)(k * rows); }
-    Optimizer o = optimizer_create(&options, p->weights, p->grads, p->total, &dev);
+    Optimizer o = optimizer_create(&options, NULL, p->weights, p->grads, p->total, &dev);
     optimizer_begin(&o, &options, 0, positions, &dev);
     for (int k = 0; k < micro_steps; k++) {
         int i = k * rows;
@@ -182,7 +182,7 @@ static void test_skipped_steps(void **state) {
     size_t n = 256;
     float *weights = random_tensor(n, 7), *grads = random_tensor(n, 8), before[256];
     uint64_t position = 0;
-    Optimizer o = optimizer_create(&options, weights, grads, n, &dev);
+    Optimizer o = optimizer_create(&options, NULL, weights, grads, n, &dev);
     for (int step = 0; step < 4; step++) { // step 1 is not finite
         grads[3] = step == 1 ? NAN : 1;
         memcpy(before, weights, sizeof before);

@@ -1,0 +1,202 @@
+#include "train/step.h"
+#include "train/interrupt.h"
+#include "util/error.h"
+#include <stdlib.h>
+
+enum {
+    BUCKETS = 24,          // of the gradient, for a small model
+    BUCKET_MOST = 16 << 20 // elements, 64 MB: larger ones gain no bandwidth
+};
+
+static size_t row_of(const Step *s) { return (size_t)(s->micro_steps * s->B) + 1; }
+
+Step step_create(const TrainOptions *o, Comm *comm, Optimizer *optimizer, Params *const params[2], MicroStep *work,
+                 void *trainer, Device *dev) {
+    Step s = {.options = o,
+              .comm = comm,
+              .optimizer = optimizer,
+              .params = {params[0], params[1]},
+              .work = work,
+              .trainer = trainer,
+              .B = o->train_batch_size,
+              .micro_steps = o->gradient_accumulation_steps,
+              .bucket = optimizer->total / BUCKETS,
+              .dev = dev};
+    if (s.bucket > BUCKET_MOST) { s.bucket = BUCKET_MOST; }
+    size_t bytes = (size_t)comm->world * row_of(&s) * sizeof(float);
+    s.scalars = device_alloc(dev, sizeof *s.scalars);
+    s.losses = device_alloc(dev, (size_t)s.B * sizeof *s.losses);
+    s.all_losses = device_alloc(dev, bytes);
+    s.stop = device_alloc_pinned(dev, 2 * sizeof *s.stop);
+    s.positions = xcalloc((size_t)s.micro_steps, sizeof *s.positions);
+    for (int i = 0; i < 2; i++) {
+        s.reports[i] = (Report){.losses = device_alloc_pinned(dev, bytes),
+                                .norm = device_alloc_pinned(dev, sizeof(GradNorm)),
+                                .started = device_event_create(dev),
+                                .arrived = device_event_create(dev)};
+    }
+    return s;
+}
+
+static void forget_recordings(Step *s) {
+    for (int i = 0; i < 4; i++) {
+        Recording *r = &s->recordings[i / 2][i % 2];
+        for (int part = 0; part < r->count; part++) { device_graph_destroy(r->parts[part].graph); }
+        free(r->parts);
+        *r = (Recording){.warm = r->warm};
+    }
+}
+
+void step_destroy(Step *s, Device *dev) {
+    forget_recordings(s);
+    for (int i = 0; i < 2; i++) {
+        device_free_pinned(dev, s->reports[i].losses);
+        device_free_pinned(dev, s->reports[i].norm);
+        device_event_destroy(s->reports[i].started);
+        device_event_destroy(s->reports[i].arrived);
+    }
+    device_free(dev, s->scalars);
+    device_free(dev, s->losses);
+    device_free(dev, s->all_losses);
+    device_free_pinned(dev, s->stop);
+    free(s->positions);
+    *s = (Step){0};
+}
+
+// Micro-batch k of all ranks together is a run of samples, of which each rank has its part: data/loader.h.
+void step_begin(Step *s, int step, Device *dev) {
+    uint64_t rank = (uint64_t)s->comm->rank, world = (uint64_t)s->comm->world, B = (uint64_t)s->B;
+    uint64_t first = (uint64_t)step * (uint64_t)train_samples(s->options, s->comm->world);
+    for (int k = 0; k < s->micro_steps; k++) { s->positions[k] = first + ((uint64_t)k * world + rank) * B; }
+    device_event_record(dev, s->reports[step % 2].started, false);
+    optimizer_begin(s->optimizer, s->options, step, s->positions, dev);
+}
+
+// ---- The gradient, summed over the ranks ---------------------------------------------------------------------------
+
+// From `from` to where it is reduced already. With --zero 1 each rank gets the sum of its own part only: all these
+// reductions together are a reduce-scatter.
+static void reduce(Step *s, size_t from) {
+    const Optimizer *p = s->optimizer;
+    size_t until = s->reduced;
+    s->reduced = from;
+    for (size_t at = from, end; at < until; at = end) {
+        if (!p->sharded) {
+            comm_all_reduce_sum(s->comm, p->grads + at, (end = until) - at);
+            continue;
+        }
+        size_t owner = at / p->count;
+        end = (owner + 1) * p->count < until ? (owner + 1) * p->count : until;
+        comm_reduce_sum(s->comm, p->grads + at, end - at, (int)owner);
+    }
+}
+
+// What was recorded since the last cut becomes a graph, and runs.
+static void cut_recording(Step *s, size_t from) {
+    Recording *r = s->recording;
+    DeviceGraph *graph = device_graph_end(s->dev);
+    r->parts = xrealloc(r->parts, (size_t)(r->count + 1) * sizeof *r->parts);
+    r->parts[r->count++] = (struct RecordedPart){graph, from};
+    device_graph_launch(s->dev, graph);
+}
+
+// Backward's message in the last micro-step. The beginning of the buffer is left to the end of step_micro.
+static void grads_final(void *data, const float *first) {
+    Step *s = data;
+    size_t from = (size_t)(first - s->optimizer->grads);
+    if (from == 0 || s->reduced - from < s->bucket) { return; }
+    if (s->recording) { cut_recording(s, from); }
+    reduce(s, from);
+    if (s->recording) { device_graph_begin(s->dev); }
+}
+
+// ---- A micro-step --------------------------------------------------------------------------------------------------
+
+static bool may_record(const Step *s, const Recording *r) {
+#ifdef DEBUG_GUARDS
+    return false; // the arena's checks wait for the device
+#endif
+    return r->warm && !s->options->no_cuda_graph && !s->dev->trace;
+}
+
+static void replay(Step *s, const Recording *r) {
+    device_scope(s->dev, "micro-step");
+    for (int i = 0; i < r->count; i++) {
+        device_graph_launch(s->dev, r->parts[i].graph);
+        if (r->parts[i].from) { reduce(s, r->parts[i].from); }
+    }
+    device_scope(s->dev, "");
+}
+
+static void record_or_run(Step *s, Recording *r, float beta) {
+    if (may_record(s, r) && device_graph_begin(s->dev)) {
+        s->recording = r;
+        s->workspace = s->dev->workspace;
+        s->work(s->trainer, beta, s->dev);
+        cut_recording(s, 0);
+        s->recording = NULL;
+    } else {
+        s->work(s->trainer, beta, s->dev);
+        r->warm = true;
+    }
+}
+
+void step_micro(Step *s, int k, Device *dev) {
+    size_t B = (size_t)s->B;
+    bool reduces = k + 1 == s->micro_steps && s->comm->world > 1;
+    Recording *r = &s->recordings[k > 0][reduces];
+    for (int i = 0; i < 2 && s->params[i]; i++) {
+        s->params[i]->grads_final = (GradsFinal){reduces ? grads_final : NULL, s};
+    }
+    s->reduced = s->optimizer->total;
+    if (s->workspace != dev->workspace) { forget_recordings(s); }
+    device_copy(dev, s->scalars, s->optimizer->scalars + k, sizeof *s->scalars, false);
+    if (r->count) {
+        replay(s, r);
+    } else {
+        record_or_run(s, r, k > 0);
+    }
+    if (reduces) { reduce(s, 0); }
+    float *row = s->all_losses + (size_t)s->comm->rank * row_of(s);
+    device_copy(dev, row + (size_t)k * B, s->losses, B * sizeof *row, false);
+}
+
+// ---- The end of a step ---------------------------------------------------------------------------------------------
+
+static void send_report(Step *s, int step, Device *dev) {
+    Report *r = &s->reports[step % 2];
+    size_t row = row_of(s);
+    s->stop[step % 2] = (float)interrupt_signal();
+    device_copy(dev, s->all_losses + (size_t)(s->comm->rank + 1) * row - 1, s->stop + step % 2, sizeof *s->stop, false);
+    comm_all_gather(s->comm, s->all_losses, row * sizeof(float));
+    comm_wait(s->comm);
+    device_copy(dev, r->losses, s->all_losses, (size_t)s->comm->world * row * sizeof(float), false);
+    device_copy(dev, r->norm, s->optimizer->norm, sizeof *r->norm, false);
+    device_event_record(dev, r->arrived, false);
+    r->step = step + 1;
+}
+
+void step_end(Step *s, int step, Device *dev) {
+    comm_wait(s->comm);
+    optimizer_update(s->optimizer, s->options, dev);
+    send_report(s, step, dev);
+}
+
+void step_print(Step *s, Run *run, int step) {
+    Report *r = step < 0 ? NULL : &s->reports[step % 2];
+    if (!r || !r->step) { return; }
+    device_event_sync(r->arrived);
+    size_t row = row_of(s);
+    double sum = 0;
+    for (size_t rank = 0; rank < (size_t)s->comm->world; rank++) {
+        for (size_t i = 0; i + 1 < row; i++) { sum += r->losses[rank * row + i]; }
+        int signal = (int)r->losses[(rank + 1) * row - 1];
+        if (signal > s->stopped) { s->stopped = signal; }
+    }
+    optimizer_count(s->optimizer, r->step - 1, r->norm);
+    run_step(run, r->step, sum / (double)train_samples(s->options, s->comm->world), r->norm->norm, r->norm->finite,
+             device_event_seconds(r->started, r->arrived));
+    r->step = 0;
+}
+
+int step_stopped(const Step *s) { return s->comm->world > 1 ? s->stopped : interrupt_signal(); }
