@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Installs what cocogold needs from the distribution (Debian, Ubuntu), and nothing that is there already.
 # Elsewhere it says what to install by hand. `setup.sh --reference` also makes .venv with PyTorch for `make test-reference`;
-# `setup.sh --cuda` puts cuBLASLt into .cuda where there is nvcc without it.
+# `setup.sh --cuda` puts cuBLASLt and NCCL into .cuda where there is nvcc without them.
 set -euo pipefail
 cd "$(dirname "$0")"
 
@@ -49,15 +49,19 @@ if [ "${1:-}" = --reference ] && ! cmp -s tests/reference/requirements.txt .venv
     cp tests/reference/requirements.txt .venv/requirements.txt
 fi
 
-if [ "${1:-}" = --cuda ] && [ ! -e .cuda/ready ]; then
+if [ "${1:-}" = --cuda ]; then
     command -v nvcc >/dev/null || { echo "setup: nvcc (CUDA 12.4 or newer) is needed to build for GPUs" >&2 && exit 1; }
     home=$(dirname "$(dirname "$(realpath "$(command -v nvcc)")")")
-    if [ ! -e "$home/include/cublasLt.h" ]; then
+    libraries=()
+    [ -e "$home/include/cublasLt.h" ] || compgen -G '.cuda/lib/python3*/site-packages/nvidia/cu13/include/cublasLt.h' >/dev/null ||
+        libraries+=('nvidia-cublas<13.1')
+    [ -e "$home/include/nccl.h" ] || [ -e /usr/include/nccl.h ] || compgen -G '.cuda/lib/python3*/site-packages/nvidia/nccl/include/nccl.h' >/dev/null ||
+        libraries+=(nvidia-nccl-cu13)
+    if [ ${#libraries[@]} -gt 0 ]; then
         release=$(nvcc --version | sed -n 's/.*release \([0-9]*\).*/\1/p')
-        [ "$release" = 13 ] || { echo "setup: install the cuBLAS of CUDA $release by hand" >&2 && exit 1; }
-        echo "setup: installing cuBLAS into .cuda"
-        python3 -m venv .cuda
-        .cuda/bin/pip install -q --only-binary=:all: 'nvidia-cublas<13.1'
-        touch .cuda/ready
+        [ "$release" = 13 ] || { echo "setup: install the cuBLAS and NCCL of CUDA $release by hand" >&2 && exit 1; }
+        echo "setup: installing ${libraries[*]} into .cuda"
+        [ -e .cuda/bin/pip ] || python3 -m venv .cuda
+        .cuda/bin/pip install -q --only-binary=:all: "${libraries[@]}"
     fi
 fi

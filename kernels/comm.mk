@@ -9,3 +9,12 @@ MPI_CFLAGS := -DHAVE_MPI $(shell pkg-config --cflags $(MPI))
 LDLIBS     += $(shell pkg-config --libs $(MPI))
 endif
 $(BUILD)/kernels/comm.o $(BUILD)/kernels/comm_host.o: private CPPFLAGS += $(MPI_CFLAGS)
+$(BUILD)/tests/emu/nccl.o: private EMU_FLAGS += $(MPI_CFLAGS)
+
+# NCCL: the toolkit's, else that of `setup.sh --cuda`.
+NCCL_LIBS  := $(lastword $(wildcard .cuda/lib/python3*/site-packages/nvidia/nccl))
+NCCL       := $(if $(wildcard $(CUDA_HOME)/include/nccl.h /usr/include/nccl.h),,$(NCCL_LIBS))
+NVCC_FLAGS += $(if $(NCCL),-I$(NCCL)/include)
+ifeq ($(BACKEND),cuda)
+LDLIBS     += $(if $(NCCL),-L$(NCCL)/lib -Wl$(comma)-rpath$(comma)$(abspath $(NCCL)/lib) -l:libnccl.so.2,-lnccl)
+endif

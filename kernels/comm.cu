@@ -1,0 +1,176 @@
+// Communication between ranks on GPUs, over NCCL, on a stream of its own.
+#include <nccl.h>
+#include <pthread.h>
+#include <signal.h>
+#include <stdlib.h>
+#include <time.h>
+#include "kernels/cuda_common.cuh"
+#include "kernels/comm_host.h"
+
+extern "C" {
+#include "util/error.h"
+}
+
+struct CommInternals {
+    CommHost host;
+    Device *dev;
+    ncclComm_t nccl;
+    cudaStream_t stream;
+    cudaEvent_t computed, communicated;
+    pthread_t watcher;
+    pthread_mutex_t mutex;
+    pthread_cond_t closing_changed;
+    bool closing;
+};
+
+static void nccl_check(ncclResult_t result, ncclComm_t nccl, const char *what, const char *file, int line) {
+    if (result == ncclSuccess) { return; }
+    const char *more = ncclGetLastError(nccl);
+    die("%s:%d: %s failed: %s%s%s", file, line, what, ncclGetErrorString(result), more && *more ? ": " : "",
+        more ? more : "");
+}
+#define CHECK_NCCL(call) nccl_check((call), in->nccl, #call, __FILE__, __LINE__)
+
+// ---- Open and close ------------------------------------------------------------------------------------------------
+
+int comm_device_index(const Launch *launch) {
+    int count = 0;
+    CHECK_CUDA(cudaGetDeviceCount(&count));
+    return count == 1 ? 0 : launch->local_rank;
+}
+
+// A broken network leaves NCCL's kernels waiting for ever; only this tells.
+static void *watch_nccl(void *argument) {
+    CommInternals *in = (CommInternals *)argument;
+    pthread_mutex_lock(&in->mutex);
+    while (!in->closing) {
+        ncclResult_t state = ncclSuccess;
+        ncclCommGetAsyncError(in->nccl, &state);
+        if (state != ncclSuccess && state != ncclInProgress) {
+            die_now("communication between the GPUs failed: %s: %s", ncclGetErrorString(state),
+                    ncclGetLastError(in->nccl));
+        }
+        struct timespec until;
+        clock_gettime(CLOCK_REALTIME, &until);
+        until.tv_sec += 1;
+        pthread_cond_timedwait(&in->closing_changed, &in->mutex, &until);
+    }
+    pthread_mutex_unlock(&in->mutex);
+    return NULL;
+}
+
+// The watcher takes no signals: they are the main thread's.
+static void start_watcher(CommInternals *in) {
+    sigset_t all, before;
+    sigfillset(&all);
+    pthread_mutex_init(&in->mutex, NULL);
+    pthread_cond_init(&in->closing_changed, NULL);
+    pthread_sigmask(SIG_SETMASK, &all, &before);
+    if (pthread_create(&in->watcher, NULL, watch_nccl, in)) { die("no thread can be started to watch NCCL"); }
+    pthread_sigmask(SIG_SETMASK, &before, NULL);
+}
+
+static void stop_watcher(CommInternals *in) {
+    pthread_mutex_lock(&in->mutex);
+    in->closing = true;
+    pthread_cond_signal(&in->closing_changed);
+    pthread_mutex_unlock(&in->mutex);
+    pthread_join(in->watcher, NULL);
+}
+
+void comm_open(Comm *comm, const Launch *launch, Device *dev) {
+    *comm = Comm();
+    comm->rank = launch->rank, comm->world = launch->world, comm->local_rank = launch->local_rank;
+    if (comm->world == 1) { return; }
+    CommInternals *in = comm->internals = (CommInternals *)xcalloc(1, sizeof *in);
+    in->dev = dev;
+    comm_host_open(&in->host, launch, false);
+    ncclUniqueId id = {};
+    if (comm->rank == 0) { CHECK_NCCL(ncclGetUniqueId(&id)); }
+    comm_host_broadcast(comm, &id, sizeof id, 0);
+    CHECK_NCCL(ncclCommInitRank(&in->nccl, comm->world, id, comm->rank));
+    CHECK_CUDA(cudaStreamCreateWithFlags(&in->stream, cudaStreamNonBlocking));
+    CHECK_CUDA(cudaEventCreateWithFlags(&in->computed, cudaEventDisableTiming));
+    CHECK_CUDA(cudaEventCreateWithFlags(&in->communicated, cudaEventDisableTiming));
+    start_watcher(in);
+}
+
+void comm_close(Comm *comm) {
+    CommInternals *in = comm->internals;
+    if (in) {
+        CHECK_CUDA(cudaStreamSynchronize(in->stream));
+        comm_barrier(comm);
+        stop_watcher(in);
+        CHECK_NCCL(ncclCommDestroy(in->nccl));
+        CHECK_CUDA(cudaEventDestroy(in->computed));
+        CHECK_CUDA(cudaEventDestroy(in->communicated));
+        CHECK_CUDA(cudaStreamDestroy(in->stream));
+        comm_host_close(&in->host);
+        free(in);
+    }
+    *comm = Comm();
+    comm->world = 1;
+}
+
+// Before waiting for other processes, which would wait in vain if our part of a collective has failed.
+CommHost *comm_host(Comm *comm) {
+    CommInternals *in = comm->internals;
+    if (in->nccl) {
+        ncclResult_t state = ncclSuccess;
+        CHECK_NCCL(ncclCommGetAsyncError(in->nccl, &state));
+        if (state != ncclInProgress) {
+            nccl_check(state, in->nccl, "communication between the GPUs", __FILE__, __LINE__);
+        }
+    }
+    return &in->host;
+}
+
+// ---- Collectives ---------------------------------------------------------------------------------------------------
+
+// Whether there is something to do; if so, the communication stream waits for what the compute stream holds.
+static bool begin(Comm *comm, size_t size) {
+    CommInternals *in = comm->internals;
+    if (comm->world == 1 || in->dev->plan_only || size == 0) { return false; }
+    CHECK_CUDA(cudaEventRecord(in->computed, in->dev->internals->compute));
+    CHECK_CUDA(cudaStreamWaitEvent(in->stream, in->computed, 0));
+    return true;
+}
+
+void comm_all_reduce_sum(Comm *comm, float *buffer, size_t count) {
+    CommInternals *in = comm->internals;
+    if (!begin(comm, count)) { return; }
+    CHECK_NCCL(ncclAllReduce(buffer, buffer, count, ncclFloat32, ncclSum, in->nccl, in->stream));
+}
+
+void comm_reduce_sum(Comm *comm, float *buffer, size_t count, int root) {
+    CommInternals *in = comm->internals;
+    if (!begin(comm, count)) { return; }
+    CHECK_NCCL(ncclReduce(buffer, buffer, count, ncclFloat32, ncclSum, root, in->nccl, in->stream));
+}
+
+void comm_reduce_scatter_sum(Comm *comm, float *buffer, size_t count) {
+    CommInternals *in = comm->internals;
+    if (!begin(comm, count)) { return; }
+    CHECK_NCCL(
+        ncclReduceScatter(buffer, buffer + comm->rank * count, count, ncclFloat32, ncclSum, in->nccl, in->stream));
+}
+
+void comm_all_gather(Comm *comm, void *buffer, size_t bytes) {
+    CommInternals *in = comm->internals;
+    if (!begin(comm, bytes)) { return; }
+    const char *own = (const char *)buffer + comm->rank * bytes;
+    CHECK_NCCL(ncclAllGather(own, buffer, bytes, ncclInt8, in->nccl, in->stream));
+}
+
+void comm_broadcast(Comm *comm, void *buffer, size_t bytes, int root) {
+    CommInternals *in = comm->internals;
+    if (!begin(comm, bytes)) { return; }
+    CHECK_NCCL(ncclBroadcast(buffer, buffer, bytes, ncclInt8, root, in->nccl, in->stream));
+}
+
+void comm_wait(Comm *comm) {
+    CommInternals *in = comm->internals;
+    if (comm->world == 1 || in->dev->plan_only) { return; }
+    CHECK_CUDA(cudaEventRecord(in->communicated, in->stream));
+    CHECK_CUDA(cudaStreamWaitEvent(in->dev->internals->compute, in->communicated, 0));
+}
