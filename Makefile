@@ -3,6 +3,7 @@
 BACKEND   ?= $(if $(shell command -v nvidia-smi >/dev/null 2>&1 && nvidia-smi -L 2>/dev/null),cuda,cpu)
 PRECISION ?= $(if $(filter cuda,$(BACKEND)),bf16,fp32)
 BUILD     := build/$(BACKEND)-$(PRECISION)
+CODE      := $(BACKEND:ptx=cuda)
 DEBUG     ?= 0
 
 ifeq ($(origin CC),default)
@@ -18,7 +19,7 @@ MARCH   ?= native
 , := ,
 WARN    := -Wall -Wextra -Werror
 OPT     := $(if $(filter 1,$(DEBUG)),-O1 -fsanitize=address$(comma)undefined -fno-omit-frame-pointer -DDEBUG_GUARDS,-O3)
-CPPFLAGS = -I. -D_GNU_SOURCE -DBACKEND_$(BACKEND) -DPRECISION_$(PRECISION) $(shell pkg-config --cflags $(PKGS) 2>/dev/null) -I/usr/include/stb
+CPPFLAGS = -I. -D_GNU_SOURCE -DBACKEND_$(CODE) -DPRECISION_$(PRECISION) $(shell pkg-config --cflags $(PKGS) 2>/dev/null) -I/usr/include/stb
 CFLAGS   = -std=gnu11 -g $(OPT) -march=$(MARCH) -fno-math-errno -fno-trapping-math -ffp-contract=fast -fopenmp $(WARN) -MMD -MP
 LDLIBS   = $(shell pkg-config --libs $(PKGS) 2>/dev/null) -lpthread -lm
 
@@ -26,6 +27,7 @@ LDLIBS   = $(shell pkg-config --libs $(PKGS) 2>/dev/null) -lpthread -lm
 FOLDERS := util kernels model data eval train bench
 include kernels/cuda.mk
 include kernels/comm.mk
+include tests/ptx/ptx.mk
 SRC_C   := $(filter-out $(OTHER_BACKEND),$(foreach f,$(FOLDERS),$(wildcard $(f)/*.c)))
 OBJ     := $(SRC_C:%.c=$(BUILD)/%.o) $(KERNEL_CU_OBJ)
 include tests/tests.mk

@@ -5,9 +5,12 @@ CUDA_ARCHS ?= 80 89 90 120
 NVCC       ?= nvcc
 # cuBLASLt: the toolkit's, else that of `setup.sh --cuda`.
 NVCC_LIBS  := $(lastword $(wildcard .cuda/lib/python3*/site-packages/nvidia/cu13))
-CUDA_HOME  ?= $(patsubst %/bin/nvcc,%,$(realpath $(shell command -v $(NVCC) 2>/dev/null)))
+# The toolkit's folder as nvcc itself knows it: the command may be a wrapper.
+ifndef CUDA_HOME
+CUDA_HOME  := $(realpath $(shell $(NVCC) --dryrun -x cu -c /dev/null 2>&1 | sed -n 's/^\#$$ TOP=//p'))
+endif
 CUBLAS     := $(if $(wildcard $(CUDA_HOME)/include/cublasLt.h),,$(NVCC_LIBS))
-DEFINES     = -I. -DBACKEND_$(BACKEND) -DPRECISION_$(PRECISION)
+DEFINES     = -I. -DBACKEND_$(CODE) -DPRECISION_$(PRECISION)
 NVCC_FLAGS  = -std=c++17 -O3 -lineinfo -Werror all-warnings -Xcompiler -Wall,-Wno-unused-function \
               $(if $(CUBLAS),-I$(CUBLAS)/include)
 GENCODE     = $(foreach a,$(CUDA_ARCHS),-gencode arch=compute_$(a),code=sm_$(a)) \
@@ -34,15 +37,17 @@ ifeq ($(BACKEND),emu)
 $(BUILD)/%.cu.o: %.cu $(BUILD)/flags
 	@mkdir -p $(@D)
 	$(CXX) -x c++ $(DEFINES) $(EMU_FLAGS) -c $< -o $@
-else
+endif
+ifeq ($(BACKEND),cuda)
 $(BUILD)/%.cu.o: %.cu $(BUILD)/flags
 	@mkdir -p $(@D)
 	$(NVCC) $(DEFINES) $(NVCC_FLAGS) $(GENCODE) -MMD -MP -c $< -o $@
 endif
 
+# Stand-ins, also of BACKEND=ptx.
 $(BUILD)/%.o: %.cpp $(BUILD)/flags
 	@mkdir -p $(@D)
-	$(CXX) $(DEFINES) $(EMU_FLAGS) $(shell pkg-config --cflags openblas) -c $< -o $@
+	$(CXX) -I. -DBACKEND_emu -DPRECISION_$(PRECISION) $(EMU_FLAGS) $(shell pkg-config --cflags openblas) -c $< -o $@
 
 # Tests under emulation: the emulation's own, with planted faults, and the kernels' that have a .cu, in both precisions.
 EMU_TESTS := $(addprefix $(BUILD)/tests/kernels/,test_graph test_tensor test_linear test_groupnorm test_attention)

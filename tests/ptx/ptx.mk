@@ -1,0 +1,38 @@
+# The second witness, BACKEND=ptx: the PTX that nvcc makes of kernels/*.cu runs on the CPU in the simulator ../shared/ptxsim
+# (not part of the project), linked with the emulation's cuBLASLt and NCCL. Everything else is BACKEND=cuda.
+
+PTXSIM       ?= $(wildcard ../shared/ptxsim)
+PTXSIM_BUILD := build/ptxsim/build
+PTX_STANDINS := $(patsubst tests/emu/%.h,$(BUILD)/include/%.h,tests/emu/cublasLt.h $(wildcard tests/emu/nccl.h))
+PTX_LIB      := $(patsubst %.cpp,$(BUILD)/%.o,tests/emu/cublaslt.cpp $(wildcard tests/emu/nccl*.cpp) tests/ptx/shim.cpp)
+PTX_FLAGS     = -std=c++17 -O3 -lineinfo --no-compress -arch=compute_80 -I$(BUILD)/include -Xcompiler -Wall,-Wno-unused-function
+
+ifeq ($(BACKEND),ptx)
+KERNEL_CU_OBJ += $(PTX_LIB)
+LDLIBS += -L$(PTXSIM_BUILD) -Wl,-rpath,$(abspath $(PTXSIM_BUILD)) -lcudart_ptxsim -lstdc++
+
+$(BUILD)/%.cu.o: %.cu $(BUILD)/flags $(PTX_STANDINS) | build/ptxsim/ready
+	@mkdir -p $(@D)
+	$(NVCC) $(DEFINES) $(PTX_FLAGS) -MMD -MP -c $< -o $@
+
+# The libraries' stand-in headers, without the runtime's beside them: nvcc has its own.
+$(BUILD)/include/%.h: tests/emu/%.h
+	@mkdir -p $(@D)
+	ln -sfn $(abspath $<) $@
+endif
+
+.SECONDARY: $(PTX_STANDINS)
+
+# A copy, since it is built in its own folder.
+build/ptxsim/ready:
+	@[ -n "$(PTXSIM)" ] || { echo "ptxsim is not at ../shared/ptxsim: set PTXSIM" >&2; exit 1; }
+	@mkdir -p build
+	@rm -rf build/ptxsim
+	cp -r --no-preserve=mode,timestamps $(PTXSIM) build/ptxsim
+	$(MAKE) -C build/ptxsim CUDA=$(CUDA_HOME) all
+	@touch $@
+
+# One layer under the simulator's profiler: profile LAYER NUMBERS [FUNCTION] (bench/README.md).
+$(BUILD)/profile: $(BUILD)/tests/ptx/profile.o $(BUILD)/bench/bench_kernels.o $(KERNEL_CU_OBJ) \
+    $(patsubst %.c,$(BUILD)/%.o,$(filter-out $(OTHER_BACKEND),$(wildcard util/*.c kernels/*.c)))
+	$(CC) $(CFLAGS) $^ -o $@ $(LDLIBS)
