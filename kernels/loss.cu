@@ -5,6 +5,9 @@
 #include "kernels/elementwise.cuh"
 #include "kernels/vecmath.h"
 
+// Blocks for `vectors` of a sample: enough for any card, few enough to be folded at once.
+static int chunks_for(int vectors) { return min(ceil_div(vectors, (int)THREADS), 128); }
+
 static double traffic(const floatX *dpred, int B, int n) {
     return (double)B * n * ((dpred ? 2 : 1) * sizeof(floatX) + sizeof(float)) + 4.0 * B;
 }
@@ -30,28 +33,30 @@ static __global__ void __launch_bounds__(THREADS)
     difference_loss(double *partial, floatX *dpred, const floatX *pred, const float *target, float square, float sign,
                     float factor, int n) {
     __shared__ double scratch[32];
-    const size_t c = first_element(V), i = (size_t)blockIdx.y * n + c;
-    float p[V], t[V], sum = 0;
-    if (c < (size_t)n) {
-        load_part(p, pred + i, V);
-        load_part(t, target + i, V);
+    const size_t row = (size_t)blockIdx.y * n;
+    double sum = 0;
+    for (size_t c = first_element(V); c < (size_t)n; c += (size_t)gridDim.x * THREADS * V) {
+        float p[V], t[V], of_vector = 0;
+        load_part(p, pred + row + c, V);
+        load_part(t, target + row + c, V);
 #pragma unroll
         for (int j = 0; j < V; j++) {
             const float d = p[j] - t[j];
-            sum += ABSOLUTE ? fabsf(d) + square * d * d : d * d;
+            of_vector += ABSOLUTE ? fabsf(d) + square * d * d : d * d;
             p[j] = factor * d;
             if (ABSOLUTE) { p[j] += d > 0 ? sign : d < 0 ? -sign : 0 * d; } // 0 * d: NaN stays
         }
-        if (dpred) { store_part(dpred + i, p, V); }
+        sum += of_vector;
+        if (dpred) { store_part(dpred + row + c, p, V); }
     }
-    const double total = block_sum((double)sum, scratch);
-    if (threadIdx.x == 0) { partial[(size_t)blockIdx.y * gridDim.x + blockIdx.x] = total; }
+    sum = block_sum(sum, scratch);
+    if (threadIdx.x == 0) { partial[(size_t)blockIdx.y * gridDim.x + blockIdx.x] = sum; }
 }
 
 template <bool ABSOLUTE>
 static void difference(const char *name, double flops, float *loss, floatX *dpred, const floatX *pred,
                        const float *target, float square, float scale, int B, int n, Device *dev) {
-    const int V = n % 4 ? 1 : 4, chunks = blocks_for(n, V);
+    const int V = n % 4 ? 1 : 4, chunks = chunks_for(n / V);
     double *partial = (double *)device_workspace(dev, (size_t)B * chunks * sizeof(double));
     if (!device_launch(dev, name, traffic(dpred, B, n), flops * B * n)) { return; }
     const float sign = scale / n, factor = 2 * square * scale / n;
@@ -102,14 +107,16 @@ static __global__ void __launch_bounds__(THREADS)
     cell_sums(double *partial, float *factors, const floatX *pred, const float *target, const float *weight,
               float gamma, int cells, int C) {
     __shared__ double scratch[64];
-    const size_t cell = first_element(1), at = (size_t)blockIdx.y * cells + cell;
-    float w = 0, e = 0;
-    if (cell < (size_t)cells) {
-        e = cell_square<V>(pred, target, at * C, C);
-        w = FOCAL ? focal_factor(e / C, gamma) : weight[at];
+    double sum = 0, weights = 0;
+    for (int cell = blockIdx.x * THREADS + threadIdx.x; cell < cells; cell += gridDim.x * THREADS) {
+        const size_t at = (size_t)blockIdx.y * cells + cell;
+        const float e = cell_square<V>(pred, target, at * C, C), w = FOCAL ? focal_factor(e / C, gamma) : weight[at];
         if (FOCAL) { factors[at] = w; }
+        sum += (double)w * e;
+        weights += w;
     }
-    const double sum = block_sum((double)w * e, scratch), weights = block_sum((double)w, scratch + 32);
+    sum = block_sum(sum, scratch);
+    weights = block_sum(weights, scratch + 32);
     if (threadIdx.x == 0) {
         double *out = partial + 2 * ((size_t)blockIdx.y * gridDim.x + blockIdx.x);
         out[0] = sum;
@@ -132,16 +139,16 @@ static __global__ void __launch_bounds__(THREADS)
     weights = block_sum(weights, scratch + 32);
     const double over = weights != 0 ? 1 / (weights * C) : 0;
     if (threadIdx.x == 0 && blockIdx.x == 0) { loss[blockIdx.y] = (float)(sum * over); }
-    const size_t cell = first_element(1), at = (size_t)blockIdx.y * cells + cell;
-    if (!dpred || cell >= (size_t)cells) { return; }
-    const float factor = (float)(2 * scale * over) * weight[at];
-    for (int c = 0; c < C; c += V) {
+    const float factor = (float)(2 * scale * over);
+    for (int v = blockIdx.x * THREADS + threadIdx.x; dpred && v < cells * (C / V); v += gridDim.x * THREADS) {
+        const size_t i = (size_t)blockIdx.y * cells * C + (size_t)v * V;
+        const float w = factor * weight[blockIdx.y * (size_t)cells + v / (C / V)];
         float p[V], t[V];
-        load_part(p, pred + at * C + c, V);
-        load_part(t, target + at * C + c, V);
+        load_part(p, pred + i, V);
+        load_part(t, target + i, V);
 #pragma unroll
-        for (int j = 0; j < V; j++) { p[j] = factor * (p[j] - t[j]); }
-        store_part(dpred + at * C + c, p, V);
+        for (int j = 0; j < V; j++) { p[j] = w * (p[j] - t[j]); }
+        store_part(dpred + i, p, V);
     }
 }
 
@@ -149,7 +156,7 @@ template <int V, bool FOCAL>
 static void weigh_cells(float *loss, floatX *dpred, const floatX *pred, const float *target, const float *weight,
                         double *partial, float *factors, float gamma, float scale, int B, int cells, int C,
                         Device *dev) {
-    const int chunks = blocks_for(cells, 1);
+    const int chunks = chunks_for(cells);
     launch<cell_sums<V, FOCAL>>(dev, dim3(chunks, B), THREADS, 0, partial, factors, pred, target, weight, gamma, cells,
                                 C);
     launch<cell_gradient<V>>(dev, dim3(dpred ? chunks : 1, B), THREADS, 0, loss, dpred, (const double *)partial, chunks,
@@ -158,7 +165,7 @@ static void weigh_cells(float *loss, floatX *dpred, const floatX *pred, const fl
 
 void weighted_mse_loss(float *loss, floatX *dpred, const floatX *pred, const float *target, const float *weight,
                        float scale, int B, int n, int C, Device *dev) {
-    const int cells = n / C, chunks = blocks_for(cells, 1);
+    const int cells = n / C, chunks = chunks_for(cells);
     double *partial = (double *)device_workspace(dev, 2 * (size_t)B * chunks * sizeof(double));
     if (!device_launch(dev, "weighted_mse_loss", traffic(dpred, B, n) + 4.0 * B * cells, (dpred ? 5.0 : 3.5) * B * n)) {
         return;
@@ -169,7 +176,7 @@ void weighted_mse_loss(float *loss, floatX *dpred, const floatX *pred, const flo
 
 void focal_mse_loss(float *loss, floatX *dpred, const floatX *pred, const float *target, float gamma, float scale,
                     int B, int n, int C, Device *dev) {
-    const int cells = n / C, chunks = blocks_for(cells, 1);
+    const int cells = n / C, chunks = chunks_for(cells);
     const size_t sums = 2 * (size_t)B * chunks * sizeof(double);
     char *scratch = (char *)device_workspace(dev, sums + (size_t)B * cells * sizeof(float));
     if (!device_launch(dev, "focal_mse_loss", traffic(dpred, B, n), (dpred ? 5.0 : 3.5) * B * n + 5.0 * B * cells)) {
