@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Installs what cocogold needs from the distribution (Debian, Ubuntu), and nothing that is there already.
 # Elsewhere it says what to install by hand. `setup.sh --reference` also makes .venv with PyTorch for `make test-reference`;
-# `setup.sh --cuda` puts cuBLASLt and NCCL into .cuda where there is nvcc without them.
+# `setup.sh --cuda` puts cuBLASLt, NCCL, cuobjdump and nvdisasm into .cuda where there is nvcc without them.
 set -euo pipefail
 cd "$(dirname "$0")"
 
@@ -51,17 +51,20 @@ fi
 
 if [ "${1:-}" = --cuda ]; then
     command -v nvcc >/dev/null || { echo "setup: nvcc (CUDA 12.4 or newer) is needed to build for GPUs" >&2 && exit 1; }
-    home=$(dirname "$(dirname "$(realpath "$(command -v nvcc)")")")
-    libraries=()
-    [ -e "$home/include/cublasLt.h" ] || compgen -G '.cuda/lib/python3*/site-packages/nvidia/cu13/include/cublasLt.h' >/dev/null ||
-        libraries+=('nvidia-cublas<13.1')
-    [ -e "$home/include/nccl.h" ] || [ -e /usr/include/nccl.h ] || compgen -G '.cuda/lib/python3*/site-packages/nvidia/nccl/include/nccl.h' >/dev/null ||
-        libraries+=(nvidia-nccl-cu13)
-    if [ ${#libraries[@]} -gt 0 ]; then
-        release=$(nvcc --version | sed -n 's/.*release \([0-9]*\).*/\1/p')
-        [ "$release" = 13 ] || { echo "setup: install the cuBLAS and NCCL of CUDA $release by hand" >&2 && exit 1; }
-        echo "setup: installing ${libraries[*]} into .cuda"
-        [ -e .cuda/bin/pip ] || python3 -m venv .cuda
-        .cuda/bin/pip install -q --only-binary=:all: "${libraries[@]}"
+    # The toolkit's folder as nvcc itself knows it: the command may be a wrapper.
+    home=$(realpath "$(nvcc --dryrun -x cu -c /dev/null 2>&1 | sed -n 's/^#\$ TOP=//p')")
+    release=$(nvcc --version | sed -n 's/.*release \([0-9]*\).*/\1/p')
+    wanted=()
+    [ -e "$home/include/cublasLt.h" ] || wanted+=('nvidia-cublas<13.1')
+    [ -e "$home/include/nccl.h" ] || [ -e /usr/include/nccl.h ] || wanted+=(nvidia-nccl-cu13)
+    command -v cuobjdump >/dev/null || wanted+=(nvidia-cuda-cuobjdump)
+    command -v nvdisasm >/dev/null || wanted+=(nvidia-cuda-nvdisasm)
+    if [ ${#wanted[@]} -gt 0 ] && [ "$(cat .cuda/packages 2>/dev/null)" != "${wanted[*]}" ]; then
+        [ "$release" = 13 ] ||
+            { echo "setup: install by hand, for CUDA $release, what PyPI calls ${wanted[*]}" >&2 && exit 1; }
+        echo "setup: installing ${wanted[*]} into .cuda"
+        python3 -m venv .cuda
+        .cuda/bin/pip install -q --only-binary=:all: "${wanted[@]}"
+        echo "${wanted[*]}" >.cuda/packages
     fi
 fi
