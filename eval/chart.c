@@ -290,3 +290,91 @@ void chart_lines(FILE *out, const ChartLine *lines, int count, const char *x_lab
     for (int i = 0; i < count; i++) { draw_line(out, &axes, &lines[i]); }
     fputs("</svg>\n", out);
 }
+
+// ---- points --------------------------------------------------------------------------------------------------------
+
+enum { CLOUD_HEIGHT = 330, CLOUD_LEGEND = 26, CLOUD_TOP = 2 * CLOUD_LEGEND + 8 };
+
+// Decades that hold all points.
+typedef struct {
+    double low, high; // log10
+} Decades;
+
+static Decades fit_decades(const ChartCloud *clouds, int count, Decades d) {
+    for (int i = 0; i < count; i++) {
+        for (int k = 0; k < clouds[i].count; k++) {
+            if (!(clouds[i].y[k] > 0)) { continue; }
+            d.low = fmin(d.low, floor(log10(clouds[i].y[k])));
+            d.high = fmax(d.high, ceil(log10(clouds[i].y[k])));
+        }
+    }
+    return d;
+}
+
+static double cloud_x(double x) { return PLOT_LEFT + PLOT_WIDTH * fmin(1, fmax(0, x)); }
+static double cloud_y(Decades d, double y) {
+    return CLOUD_TOP + CLOUD_HEIGHT * (1 - (log10(y) - d.low) / (d.high - d.low));
+}
+
+static void draw_decades(FILE *out, Decades d, const char *x_label, const char *y_label) {
+    int bottom = CLOUD_TOP + CLOUD_HEIGHT;
+    for (double e = d.low; e <= d.high; e++) {
+        double y = cloud_y(d, pow(10, e));
+        fprintf(out,
+                "<path d=\"M%d %.1fh%d\" stroke=\"#e8ebee\"/><text x=\"%d\" y=\"%.1f\" text-anchor=\"end\" "
+                "font-size=\"12\" fill=\"#66707c\">%g</text>\n",
+                PLOT_LEFT, y, PLOT_WIDTH, PLOT_LEFT - 8, y + 4, pow(10, e));
+    }
+    for (int i = 0; i <= 10; i += 2) {
+        fprintf(out, "<text x=\"%.1f\" y=\"%d\" text-anchor=\"middle\" font-size=\"12\" fill=\"#66707c\">%.1f</text>\n",
+                cloud_x(i / 10.0), bottom + 18, i / 10.0);
+    }
+    fprintf(out, "<text x=\"%d\" y=\"%d\" text-anchor=\"end\" font-size=\"12.5\" fill=\"#3c4652\">",
+            PLOT_LEFT + PLOT_WIDTH, bottom + 37);
+    html_text(out, x_label);
+    fprintf(out,
+            "</text><text transform=\"translate(14 %d) rotate(-90)\" text-anchor=\"middle\" font-size=\"12.5\" "
+            "fill=\"#3c4652\">",
+            CLOUD_TOP + CLOUD_HEIGHT / 2);
+    html_text(out, y_label);
+    fputs("</text>\n", out);
+}
+
+void chart_scatter(FILE *out, const ChartCloud *clouds, int count, const ChartCloud *marks, int mark_count,
+                   const char *x_label, const char *y_label) {
+    int width = PLOT_LEFT + PLOT_WIDTH + PLOT_RIGHT, height = CLOUD_TOP + CLOUD_HEIGHT + PLOT_BOTTOM;
+    Decades d = fit_decades(marks, mark_count, fit_decades(clouds, count, (Decades){INFINITY, -INFINITY}));
+    if (!(d.high > d.low)) { d = isfinite(d.low) ? (Decades){d.low - 1, d.low + 1} : (Decades){-1, 0}; }
+    fprintf(out,
+            "<svg xmlns=\"http://www.w3.org/2000/svg\" viewBox=\"0 0 %d %d\" role=\"img\" "
+            "font-family=\"system-ui,'DejaVu Sans',sans-serif\">\n",
+            width, height);
+    draw_decades(out, d, x_label, y_label);
+    for (int i = 0; i < count; i++) {
+        const char *color = palette[clouds[i].color];
+        int column = i % 3, row = i / 3;
+        fprintf(out,
+                "<circle cx=\"%d\" cy=\"%d\" r=\"5\" fill=\"%s\"/><text x=\"%d\" y=\"%d\" font-size=\"13\" "
+                "fill=\"#55606d\">",
+                PLOT_LEFT + 6 + column * 165, 14 + row * CLOUD_LEGEND, color, PLOT_LEFT + 16 + column * 165,
+                18 + row * CLOUD_LEGEND);
+        html_text(out, clouds[i].name);
+        fprintf(out, "</text>\n<g fill=\"%s\" fill-opacity=\".45\">", color);
+        for (int k = 0; k < clouds[i].count; k++) {
+            if (!(clouds[i].y[k] > 0)) { continue; }
+            fprintf(out, "<circle cx=\"%.1f\" cy=\"%.1f\" r=\"2.4\"/>", cloud_x(clouds[i].x[k]),
+                    cloud_y(d, clouds[i].y[k]));
+        }
+        fputs("</g>\n", out);
+    }
+    for (int i = 0; i < mark_count; i++) {
+        double y = cloud_y(d, marks[i].y[0]);
+        fprintf(out,
+                "<path d=\"M%d %.1fh%d\" stroke=\"%s\" stroke-width=\"1.5\" stroke-dasharray=\"6 4\"/>"
+                "<text x=\"%d\" y=\"%.1f\" text-anchor=\"end\" font-size=\"12.5\" fill=\"#20262e\">",
+                PLOT_LEFT, y, PLOT_WIDTH, palette[marks[i].color], PLOT_LEFT + PLOT_WIDTH - 4, y - 5);
+        html_text(out, marks[i].name);
+        fputs("</text>\n", out);
+    }
+    fputs("</svg>\n", out);
+}

@@ -35,5 +35,14 @@ void chart_bars(FILE *out, const ChartBar *bars, int count, bool narrow);
 // Lines with axes. y from 0 to y_high (NaN: fitted to the values). log_x: for numbers of steps 1, 2, 4, ...
 void chart_lines(FILE *out, const ChartLine *lines, int count, const char *x_label, const char *y_label, double y_high,
                  bool log_x);
+typedef struct {
+    const char *name;
+    const double *x, *y;
+    int count, color;
+} ChartCloud;
+// Points: x from 0 to 1, y > 0 on a logarithmic scale; with a legend, as a picture that can stand alone. marks
+// (mark_count) are horizontal lines with a name each: clouds of one y.
+void chart_scatter(FILE *out, const ChartCloud *clouds, int count, const ChartCloud *marks, int mark_count,
+                   const char *x_label, const char *y_label);
 // A row of names with their colours.
 void chart_legend(FILE *out, const char *const *names, const int *colors, int count);

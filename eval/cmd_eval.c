@@ -223,18 +223,8 @@ static void write_results(const EvalResult *result, const Source *source, const 
     free(html);
 }
 
-static char *join(int argc, char **argv) {
-    char *text = xstrdup("cocogold");
-    for (int i = 0; i < argc; i++) {
-        char *longer = xprintf("%s %s", text, argv[i]);
-        free(text);
-        text = longer;
-    }
-    return text;
-}
-
 int cmd_eval(int argc, char **argv) {
-    char *command = join(argc, argv), *masks = NULL;
+    char *command = options_command(argc, argv), *masks = NULL;
     bool crops = parse(argc, argv);
     ModelSettings settings;
     settings_read(&settings, o.model);

@@ -9,19 +9,25 @@
 
 const char *const representation_names[REPRESENTATIONS] = {"overlay", "mask"};
 
+// Latents of one kind of picture for all samples.
+typedef struct {
+    float *latents; // (samples, r, r, L)
+    double *sum;    // (r, r, L)
+} Gathered;
+
 // What the work needs in memory: the VAE's buffers and the pictures of one sample's variants. Row 0 is the true mask.
 typedef struct {
     const LatentAnalysis *a;
     Device *dev;
     Arena arena;
-    int R, r, L, cells;                  // side of pictures and of latents; channels; r r L
-    float *pixels, *latents;             // on the device: (batch, R, R, 3), (batch, r, r, L)
-    float *host_pixels, *host_latents;   // the same, pinned
-    uint8_t *masks;                      // (1 + MAX_VARIANTS, R, R)
-    float *targets[REPRESENTATIONS];     // (samples, r, r, L): latents of the true targets
-    double *target_sum[REPRESENTATIONS]; // (r, r, L): their sum
-    float *variants;                     // (1 + MAX_VARIANTS, r, r, L) of one sample and representation
-    float *reproduced, *decoded;         // (R, R, 3) in [0, 1]: the picture and a target through the VAE
+    int R, r, L, cells;                // side of pictures and of latents; channels; r r L
+    float *pixels, *latents;           // on the device: (batch, R, R, 3), (batch, r, r, L)
+    float *host_pixels, *host_latents; // the same, pinned
+    uint8_t *masks;                    // (1 + MAX_VARIANTS, R, R)
+    Gathered targets[REPRESENTATIONS]; // of the true masks
+    Gathered empties[REPRESENTATIONS]; // of the empty masks
+    float *variants;                   // (1 + MAX_VARIANTS, r, r, L) of one sample and representation
+    float *reproduced, *decoded;       // (R, R, 3) in [0, 1]: the picture and a target through the VAE
 } Work;
 
 // ---- through the VAE -----------------------------------------------------------------------------------------------
@@ -128,6 +134,11 @@ static double round_trip(Work *w, int representation) {
     return iou;
 }
 
+static void gather(const Work *w, Gathered *to, const float *latent, int index) {
+    memcpy(to->latents + (size_t)index * (size_t)w->cells, latent, (size_t)w->cells * sizeof(float));
+    for (int i = 0; i < w->cells; i++) { to->sum[i] += latent[i]; }
+}
+
 static void analyze_sample(Work *w, const Sample *s, const uint8_t *stranger, LatentSample *out, int index) {
     *out = (LatentSample){.image_id = s->image_id, .category = s->category, .object_share = s->area};
     out->variants = mask_variants(out->variant, w->masks, w->a->coco, &w->a->sample, s, stranger);
@@ -138,20 +149,32 @@ static void analyze_sample(Work *w, const Sample *s, const uint8_t *stranger, La
         encode_variants(w, s, out->variants, k);
         measure(w, out, k);
         out->representation[k].round_trip = round_trip(w, k);
-        memcpy(w->targets[k] + (size_t)index * (size_t)w->cells, w->variants, (size_t)w->cells * sizeof(float));
-        for (int i = 0; i < w->cells; i++) { w->target_sum[k][i] += w->variants[i]; }
+        gather(w, &w->targets[k], w->variants, index);
+        for (int v = 0; v < out->variants; v++) {
+            const float *latent = w->variants + (size_t)(v + 1) * (size_t)w->cells;
+            if (out->variant[v].kind == MASK_EMPTY) { gather(w, &w->empties[k], latent, index); }
+        }
     }
 }
 
-// The best constant answer to a sample is the mean of the others' targets: no sample is told its own.
-static double constant_loss(const Work *w, int representation, int index, int count) {
-    const float *target = w->targets[representation] + (size_t)index * (size_t)w->cells;
+// Mean square of a sample's latent around the mean of the other samples': nothing is told of the sample itself.
+static double loss_of_mean(const Work *w, const Gathered *g, int index, int count) {
+    const float *latent = g->latents + (size_t)index * (size_t)w->cells;
     double sum = 0;
     for (int i = 0; i < w->cells; i++) {
-        double mean = (w->target_sum[representation][i] - target[i]) / (count - 1);
-        sum += (target[i] - mean) * (target[i] - mean);
+        double mean = (g->sum[i] - latent[i]) / (count - 1);
+        sum += (latent[i] - mean) * (latent[i] - mean);
     }
     return count > 1 ? sum / w->cells : NAN;
+}
+
+static Gathered gathered_create(size_t samples, size_t cells) {
+    return (Gathered){xmalloc(samples * cells * sizeof(float)), xcalloc(cells, sizeof(double))};
+}
+
+static void gathered_free(Gathered *g) {
+    free(g->latents);
+    free(g->sum);
 }
 
 static Work work_create(const LatentAnalysis *a, Device *dev) {
@@ -172,8 +195,8 @@ static Work work_create(const LatentAnalysis *a, Device *dev) {
     w.reproduced = xmalloc(size * 3 * sizeof(float));
     w.decoded = xmalloc(size * 3 * sizeof(float));
     for (int k = 0; k < REPRESENTATIONS; k++) {
-        w.targets[k] = xmalloc(((size_t)a->count + 1) * cells * sizeof(float));
-        w.target_sum[k] = xcalloc(cells, sizeof(double));
+        w.targets[k] = gathered_create((size_t)a->count, cells);
+        w.empties[k] = gathered_create((size_t)a->count, cells);
     }
     return w;
 }
@@ -189,8 +212,8 @@ static void work_destroy(Work *w) {
     free(w->reproduced);
     free(w->decoded);
     for (int k = 0; k < REPRESENTATIONS; k++) {
-        free(w->targets[k]);
-        free(w->target_sum[k]);
+        gathered_free(&w->targets[k]);
+        gathered_free(&w->empties[k]);
     }
 }
 
@@ -236,7 +259,8 @@ LatentSample *latents_analyze(const LatentAnalysis *a, int *count, Device *dev) 
     progress_end(&progress, n);
     for (int i = 0; i < n; i++) {
         for (int k = 0; k < REPRESENTATIONS; k++) {
-            samples[i].representation[k].constant = constant_loss(&w, k, i, n);
+            samples[i].representation[k].constant = loss_of_mean(&w, &w.targets[k], i, n);
+            samples[i].representation[k].picture = loss_of_mean(&w, &w.empties[k], i, n);
         }
     }
     free(first);
@@ -291,15 +315,16 @@ LatentSummary latents_summarize(const LatentSample *samples, int count, int repr
         Interval *to;
         size_t offset;
     } fields[] = {
-        {&s.order, offsetof(Representation, order)},         {&s.constant, offsetof(Representation, constant)},
-        {&s.one_pixel, offsetof(Representation, one_pixel)}, {&s.empty, offsetof(Representation, empty)},
-        {&s.inside, offsetof(Representation, inside)},       {&s.round_trip, offsetof(Representation, round_trip)}};
+        {&s.picture, offsetof(Representation, picture)},      {&s.order, offsetof(Representation, order)},
+        {&s.constant, offsetof(Representation, constant)},    {&s.one_pixel, offsetof(Representation, one_pixel)},
+        {&s.empty, offsetof(Representation, empty)},          {&s.inside, offsetof(Representation, inside)},
+        {&s.round_trip, offsetof(Representation, round_trip)}};
     for (size_t i = 0; i < sizeof fields / sizeof *fields; i++) {
         *fields[i].to = mean_field(kept, s.samples, representation, fields[i].offset, resamples, seed);
     }
     s.pooled_order = pooled_order(kept, s.samples, representation);
     s.constant_ratio = s.constant.value / s.one_pixel.value;
-    s.object_energy = s.empty.value / s.constant.value;
+    s.object_energy = s.empty.value / (s.empty.value + s.picture.value);
     free(kept);
     return s;
 }

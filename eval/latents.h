@@ -18,6 +18,7 @@ typedef struct {
     double constant;   // loss of the best constant answer: the mean target of the other samples
     double one_pixel;  // mean loss of the masks that miss by one pixel (eroded, dilated, shifted by 1)
     double empty;      // loss of the target without the object: the bare picture, or black
+    double picture;    // mean square of that target without the object, around its mean over the other samples
     double inside;     // share of that loss in latent cells that the object touches
     double round_trip; // IoU of the true mask after encoding, decoding and mask extraction
 } Representation;
@@ -48,10 +49,10 @@ LatentSample *latents_analyze(const LatentAnalysis *analysis, int *count, Device
 // Means over samples with bootstrap intervals, for a size of the object: all, below 2% of the picture, below 15%, rest.
 typedef struct {
     int samples;
-    Interval order, constant, one_pixel, empty, inside, round_trip;
+    Interval order, constant, one_pixel, empty, picture, inside, round_trip;
     double pooled_order;   // Spearman over the variants of all samples together
     double constant_ratio; // constant / one_pixel: above 1, even a mask that misses by a pixel pays less
-    double object_energy;  // empty / constant: what part of the energy to be predicted is the object
+    double object_energy;  // empty / (empty + picture): what part of a target's energy is the object, not the picture
 } LatentSummary;
 
 enum { SIZE_ALL, SIZE_SMALL, SIZE_MEDIUM, SIZE_LARGE, SIZES };

@@ -57,3 +57,13 @@ int options_choice(const char *value, const char *option, const char *const *cho
 void options_range(double value, const char *option, double low, double high) {
     if (!(value >= low && value <= high)) { die("%s %g: expected a value from %g to %g", option, value, low, high); }
 }
+
+char *options_command(int argc, char **argv) {
+    char *text = xstrdup("cocogold");
+    for (int i = 0; i < argc; i++) {
+        char *longer = xprintf("%s %s", text, argv[i]);
+        free(text);
+        text = longer;
+    }
+    return text;
+}

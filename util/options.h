@@ -32,3 +32,6 @@ int options_choice(const char *value, const char *option, const char *const *cho
 
 // Dies unless low <= value <= high.
 void options_range(double value, const char *option, double low, double high);
+
+// The command line as a user would type it, for the record: "cocogold eval --model demo ..."; to be freed.
+char *options_command(int argc, char **argv);
