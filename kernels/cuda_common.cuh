@@ -13,8 +13,8 @@ struct DeviceInternals {
     cudaStream_t compute, copy;
     cublasLtHandle_t lt;
     struct GemmCache *gemm; // algorithms chosen so far (gemm.cu)
-    bool recording; // a graph
-    bool in_range;  // an NVTX range is open
+    bool recording;         // a graph
+    bool in_range;          // an NVTX range is open
 };
 
 // ---- Errors and launches -------------------------------------------------------------------------------------------
@@ -114,8 +114,8 @@ template <class T> __device__ static inline T warp_sum(T x) {
     return x;
 }
 
-// Sum of floats or doubles over a block of whole warps, known to every thread. scratch: 32 numbers of shared memory; two
-// calls need two.
+// Sum of floats or doubles over a block of whole warps, known to every thread. scratch: 32 numbers of shared memory;
+// two calls need two.
 template <class T> __device__ static inline T block_sum(T x, T *scratch) {
     const int thread = threadIdx.x, warps = blockDim.x / 32;
     x = warp_sum(x);
@@ -162,6 +162,10 @@ __device__ static inline void sum_rows_of_block(float *out, const float (&value)
     }
 }
 
+// partial (samples, chunks, C) = sums over chunks of the rows of inp (samples, N, C); returns the number of chunks.
+// partial takes chunk_sums_size bytes.
+int chunk_sums(float *partial, const floatX *inp, int samples, int N, int C, Device *dev);
+size_t chunk_sums_size(int samples, int N, int C);
 // grad (C) = sum over rows of partial (rows, stride)[:, :C] + beta grad.
 void fold_rows(float *grad, const float *partial, int rows, int stride, int C, float beta, Device *dev);
 // out (B) = factor * sum over the chunks of partial (B, chunks).

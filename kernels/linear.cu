@@ -17,33 +17,36 @@ void linear_forward(floatX *out, const floatX *inp, const floatX *weight, const 
     product(out, weight, inp, residual, bias, 1, residual ? 1 : 0, p, workspace, dev);
 }
 
-// partial (chunks, C): sums of the rows of each chunk.
+// partial (samples, chunks, C): sums of the rows of each chunk of inp (samples, N, C).
 template <int V>
 static __global__ void __launch_bounds__(256) column_sums(float *partial, const floatX *inp, int N, int C, int rows) {
-    const int tile = blockIdx.y * blockDim.x * V, c = tile + threadIdx.x * V;
+    const int tile = blockIdx.y * blockDim.x * V, c = tile + threadIdx.x * V, sample = blockIdx.z;
     const int last = min((int)(blockIdx.x + 1) * rows, N);
     float sum[V] = {};
     if (c < C) {
         for (int row = blockIdx.x * rows + threadIdx.y; row < last; row += blockDim.y) {
             float x[V];
-            load(x, inp + (size_t)row * C + c);
+            load(x, inp + ((size_t)sample * N + row) * C + c);
 #pragma unroll
             for (int i = 0; i < V; i++) { sum[i] += x[i]; }
         }
     }
-    sum_rows_of_block(partial + (size_t)blockIdx.x * C, sum, (float *)dynamic_shared, tile, C);
+    sum_rows_of_block(partial + ((size_t)sample * gridDim.x + blockIdx.x) * C, sum, (float *)dynamic_shared, tile, C);
 }
 
-// dbias (C) = column sums of inp (N, C) + beta dbias.
-static void column_sum(float *dbias, const floatX *inp, float beta, int N, int C, float *partial, Device *dev) {
-    const Cut cut = cut_rows(N, C, 1);
+size_t chunk_sums_size(int samples, int N, int C) {
+    return sizeof(float) * samples * cut_rows(N, C, samples).chunks * C;
+}
+
+int chunk_sums(float *partial, const floatX *inp, int samples, int N, int C, Device *dev) {
+    const Cut cut = cut_rows(N, C, samples);
     const size_t shared = sizeof(float) * cut.x * cut.y * cut.V;
     if (cut.V == 1) {
-        launch<column_sums<1>>(dev, cut.grid(1), cut.block(), shared, partial, inp, N, C, cut.rows);
+        launch<column_sums<1>>(dev, cut.grid(samples), cut.block(), shared, partial, inp, N, C, cut.rows);
     } else {
-        launch<column_sums<VEC>>(dev, cut.grid(1), cut.block(), shared, partial, inp, N, C, cut.rows);
+        launch<column_sums<VEC>>(dev, cut.grid(samples), cut.block(), shared, partial, inp, N, C, cut.rows);
     }
-    fold_rows(dbias, partial, cut.chunks, C, C, beta, dev);
+    return cut.chunks;
 }
 
 void linear_backward(floatX *dinp, float *dweight, float *dbias, const floatX *dout, const floatX *inp,
@@ -54,7 +57,7 @@ void linear_backward(floatX *dinp, float *dweight, float *dbias, const floatX *d
     if (dweight) { bytes += sizeof(floatX) * n * ic + sizeof(float) * ic * oc * again, flops += 2 * n * ic * oc; }
     if (dbias) { bytes += sizeof(float) * oc * again, flops += n * oc; }
     const bool run = device_launch(dev, "linear_backward", bytes, flops);
-    const size_t sums = dbias ? sizeof(float) * cut_rows(N, OC, 1).chunks * OC : 0;
+    const size_t sums = dbias ? chunk_sums_size(1, N, OC) : 0;
     void *workspace = device_workspace(dev, sums > LT_WORKSPACE ? sums : LT_WORKSPACE);
     if (!run) { return; }
     if (dinp) {
@@ -65,5 +68,8 @@ void linear_backward(floatX *dinp, float *dweight, float *dbias, const floatX *d
         const Product p = {false, true, IC, OC, N, IC, OC, IC, false, true};
         product(dweight, inp, dout, dweight, NULL, 1, beta, p, workspace, dev);
     }
-    if (dbias) { column_sum(dbias, dout, beta, N, OC, (float *)workspace, dev); }
+    if (dbias) {
+        const int chunks = chunk_sums((float *)workspace, dout, 1, N, OC, dev);
+        fold_rows(dbias, (float *)workspace, chunks, OC, OC, beta, dev);
+    }
 }

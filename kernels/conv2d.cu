@@ -1,0 +1,604 @@
+// conv2d: an implicit matrix product over (tap, channel), taps being the K x K positions of the kernel. No matrix of
+// patches is made: the loads of a tile find the pixels, and padding is filled with zeros on the way to shared memory.
+//     out and dinp:  rows = pixels, columns = channels, inner = (tap, channel)      conv_pixels
+//     dweight:       rows = output channels, columns = (tap, channel), inner = pixels    conv_weights
+// The gradient of the input with stride 2 is four products, one per phase (y mod 2, x mod 2) of the pixel, each with
+// the taps that meet it. Where there are too few tiles for the card, the inner dimension is split: partial products in
+// the workspace are summed by a second kernel in a fixed order. How it is split depends on the sizes alone, so that
+// the bits are the same on every card.
+//
+// Channels that do not fill 16 bytes are padded with zeros in the workspace first (pictures, latents).
+#include <assert.h>
+#include <algorithm>
+#include "kernels/conv2d_cost.h"
+#include "kernels/conv2d_tiles.cuh"
+#include "kernels/elementwise.cuh"
+
+// Blocks that an A100 holds at a time, two to each SM: what a launch should come near to.
+enum { SLOTS = 216 };
+
+// n / d for 0 <= n < 2^31 by a multiplication (Granlund & Montgomery 1994).
+struct Divisor {
+    unsigned d, magic, shift;
+};
+static Divisor divisor(int d) {
+    unsigned shift = 0;
+    while (1u << shift < (unsigned)d) { shift++; }
+    return {(unsigned)d, (unsigned)(((1ull << 32) * ((1ull << shift) - d)) / d + 1), shift};
+}
+__device__ static inline int divide(int n, Divisor by) { return (int)((__umulhi(n, by.magic) + n) >> by.shift); }
+
+// ---- out and dinp: rows are pixels ---------------------------------------------------------------------------------
+
+struct PixelProduct {
+    Conv2d conv;
+    const floatX *source, *weight; // source (B, H, W, C), weight (OC, K, K, weight_C)
+    int H, W, C, weight_C;         // stored channels: multiples of VEC
+    int out_H, out_W, N;           // of the result (B, out_H, out_W, N)
+    int splits;
+};
+
+// What becomes of a product: out = product + bias + sample_bias + residual, or partial (splits, elements).
+struct PixelResult {
+    floatX *out;
+    float *partial; // NULL: not split
+    const floatX *bias, *sample_bias, *residual;
+    int N, sample_pixels;
+    size_t elements;
+};
+
+// Pixels y phase_step + phase_y of the result and the taps that meet them: pixel (y, x) of the phase reads the source
+// at (y step + y0 + sign ty, x step + x0 + sign tx) with the weights of tap (first_y + ty tap_step, ...).
+struct Phase {
+    int y, x, H, W, phase_step;
+    int step, sign, y0, x0;
+    int taps_y, taps_x, first_y, first_x, tap_step;
+};
+
+template <bool GRADIENT> __device__ static inline Phase phase_of(const PixelProduct &p, int index) {
+    const int pad = p.conv.pad_before, stride = p.conv.stride, K = p.conv.K;
+    if (!GRADIENT) { return {0, 0, p.out_H, p.out_W, 1, stride, 1, -pad, -pad, K, K, 0, 0, 1}; }
+    // (y + pad - tap) / stride must be whole: tap = first, first + stride, ...
+    const int y = index / stride, x = index % stride, first_y = (y + pad) % stride, first_x = (x + pad) % stride;
+    return {y,
+            x,
+            (p.out_H - y + stride - 1) / stride,
+            (p.out_W - x + stride - 1) / stride,
+            stride,
+            1,
+            -1,
+            (y + pad - first_y) / stride,
+            (x + pad - first_x) / stride,
+            (K - first_y + stride - 1) / stride,
+            (K - first_x + stride - 1) / stride,
+            first_y,
+            first_x,
+            stride};
+}
+
+// A by rows: pixels of the source. A thread copies vector thread % 4 of every 32nd row; the tap and the channel of that
+// vector advance with the steps.
+template <class T> struct SourcePixels {
+    static constexpr int count = T::BM * 4 / T::threads;
+    const floatX *source;
+    int C, width, taps_x, sign;
+    int pixel[count];     // that tap 0 meets, perhaps outside of the image
+    unsigned mask[count]; // bit: the tap's pixel is inside
+    int tap, tap_x, offset, channel;
+
+    __device__ SourcePixels(const PixelProduct &p, const Phase &s, int first_row, int first_step)
+        : source(p.source), C(p.C), width(p.W), taps_x(s.taps_x), sign(s.sign) {
+        const int rows = p.conv.B * s.H * s.W;
+#pragma unroll
+        for (int i = 0; i < count; i++) {
+            const int row = first_row + threadIdx.x / 4 + i * (T::threads / 4);
+            const int x = row % s.W * s.step + s.x0, y = row / s.W % s.H * s.step + s.y0, b = row / s.W / s.H;
+            pixel[i] = (b * p.H + y) * width + x;
+            mask[i] = 0;
+            for (int ty = 0; ty < s.taps_y; ty++) {
+                for (int tx = 0; tx < taps_x; tx++) {
+                    const bool inside = (unsigned)(y + sign * ty) < (unsigned)p.H &&
+                                        (unsigned)(x + sign * tx) < (unsigned)width && row < rows;
+                    mask[i] |= (unsigned)inside << (ty * taps_x + tx);
+                }
+            }
+        }
+        const int k = first_step * T::BK + threadIdx.x % 4 * VEC;
+        tap = k / C, channel = k % C, tap_x = taps_x ? tap % taps_x : 0;
+        offset = taps_x ? sign * (tap / taps_x * width + tap_x) : 0;
+    }
+
+    __device__ void load(floatX *tile) {
+#pragma unroll
+        for (int i = 0; i < count; i++) {
+            const bool inside = mask[i] >> tap & 1;
+            const floatX *from = source + (size_t)(pixel[i] + offset) * C + channel;
+            cp_async_16(tile + swizzle<4>(threadIdx.x / 4 + i * (T::threads / 4), threadIdx.x % 4),
+                        inside ? from : source, inside);
+        }
+        for (channel += T::BK; channel >= C; channel -= C) {
+            tap++, offset += sign;
+            if (++tap_x == taps_x) { tap_x = 0, offset += sign * (width - taps_x); }
+        }
+    }
+};
+
+// B by rows, for out: row n is the weights (tap, channel) of output channel n.
+template <class T> struct WeightRows {
+    static constexpr int count = T::BN * 4 / T::threads;
+    const floatX *weight;
+    int first, N, K, k;
+
+    __device__ WeightRows(const PixelProduct &p, const Phase &s, int first_column, int first_step)
+        : weight(p.weight), first(first_column + threadIdx.x / 4), N(p.N), K(s.taps_y * s.taps_x * p.C),
+          k(first_step * T::BK + threadIdx.x % 4 * VEC) {}
+
+    __device__ void load(floatX *tile) {
+#pragma unroll
+        for (int i = 0; i < count; i++) {
+            const int n = first + i * (T::threads / 4);
+            const bool inside = n < N && k < K;
+            cp_async_16(tile + swizzle<4>(threadIdx.x / 4 + i * (T::threads / 4), threadIdx.x % 4),
+                        inside ? weight + (size_t)n * K + k : weight, inside);
+        }
+        k += T::BK;
+    }
+};
+
+// B transposed, for dinp: row (tap, output channel), columns = input channels.
+template <class T> struct WeightColumns {
+    static constexpr int P = T::BN / VEC, count = T::BK * P / T::threads;
+    const floatX *weight;
+    int first, OC, C, weight_C, taps, taps_x, K, tap_y0, tap_x0, tap_step, tap, channel;
+
+    __device__ WeightColumns(const PixelProduct &p, const Phase &s, int first_column, int first_step)
+        : weight(p.weight), first(first_column), OC(p.conv.OC), C(p.C), weight_C(p.weight_C), taps(s.taps_y * s.taps_x),
+          taps_x(s.taps_x), K(p.conv.K), tap_y0(s.first_y), tap_x0(s.first_x), tap_step(s.tap_step),
+          tap(first_step * T::BK / p.C), channel(first_step * T::BK % p.C) {}
+
+    __device__ void load(floatX *tile) {
+#pragma unroll
+        for (int i = 0; i < count; i++) {
+            const int at = threadIdx.x + i * T::threads, row = at / P, n = first + at % P * VEC;
+            int t = tap, oc = channel + row;
+            if (oc >= C) { t += oc / C, oc %= C; }
+            const bool inside = t < taps && oc < OC && n < weight_C;
+            const floatX *from = weight;
+            if (inside) {
+                const int ky = tap_y0 + t / taps_x * tap_step, kx = tap_x0 + t % taps_x * tap_step;
+                from += ((size_t)(oc * K + ky) * K + kx) * weight_C + n;
+            }
+            cp_async_16(tile + swizzle<P>(row, at % P), from, inside);
+        }
+        for (channel += T::BK; channel >= C; channel -= C) { tap++; }
+    }
+};
+
+// out[pixel, n ..] = x + bias + sample_bias + residual.
+template <int V>
+__device__ static inline void finish(const PixelResult &r, size_t pixel, int n, const float (&product)[V]) {
+    const size_t at = pixel * r.N + n;
+    float x[V], y[V];
+#pragma unroll
+    for (int i = 0; i < V; i++) { x[i] = product[i]; }
+    auto add = [&](const floatX *from) {
+        load(y, from);
+#pragma unroll
+        for (int i = 0; i < V; i++) { x[i] += y[i]; }
+    };
+    if (r.bias) { add(r.bias + n); }
+    if (r.sample_bias) { add(r.sample_bias + (pixel / r.sample_pixels) * r.N + n); }
+    if (r.residual) { add(r.residual + at); }
+    store(r.out + at, x);
+}
+
+template <class T, bool GRADIENT>
+static __global__ void __launch_bounds__(T::threads, 2) conv_pixels(PixelProduct p, PixelResult result) {
+    const int split = blockIdx.z % p.splits, m0 = blockIdx.x * T::BM, n0 = blockIdx.y * T::BN;
+    const Phase s = phase_of<GRADIENT>(p, blockIdx.z / p.splits);
+    const int rows = p.conv.B * s.H * s.W, steps = ceil_div(s.taps_y * s.taps_x * p.C, T::BK);
+    if (m0 >= rows) { return; }
+    const int first = (int)((long long)steps * split / p.splits);
+    const int last = (int)((long long)steps * (split + 1) / p.splits);
+    SourcePixels<T> a(p, s, m0, first);
+    std::conditional_t<GRADIENT, WeightColumns<T>, WeightRows<T>> b(p, s, n0, first);
+    float acc[T::rows][T::columns];
+    multiply_tiles<T, false, GRADIENT>(acc, a, b, last - first);
+    emit_result<T, false>(acc, [&](int row, int column, const float(&x)[4]) {
+        const int m = m0 + row, n = n0 + column;
+        if (m >= rows || n >= p.N) { return; }
+        size_t pixel = m;
+        if (GRADIENT && s.phase_step > 1) {
+            const int y = m / s.W % s.H * s.phase_step + s.y, b = m / s.W / s.H;
+            pixel = ((size_t)b * p.out_H + y) * p.out_W + m % s.W * s.phase_step + s.x;
+        }
+        float *to = result.partial ? result.partial + split * result.elements + pixel * p.N + n : NULL;
+        if (p.N % 4 == 0) {
+            to ? store_words(to, x) : finish(result, pixel, n, x);
+            return;
+        }
+#pragma unroll
+        for (int i = 0; i < 4; i++) {
+            const float one[1] = {x[i]};
+            if (n + i < p.N) { to ? store_words(to + i, one) : finish(result, pixel, n + i, one); }
+        }
+    });
+}
+
+template <int V> static __global__ void __launch_bounds__(THREADS) sum_pixels(PixelResult result, int splits) {
+    const size_t i = first_element(V);
+    if (i >= result.elements) { return; }
+    float sum[V] = {}, x[V];
+    for (int s = 0; s < splits; s++) {
+        load_words(x, result.partial + s * result.elements + i);
+#pragma unroll
+        for (int j = 0; j < V; j++) { sum[j] += x[j]; }
+    }
+    finish(result, i / result.N, (int)(i % result.N), sum);
+}
+
+// ---- dweight: rows are output channels -----------------------------------------------------------------------------
+
+struct WeightProduct {
+    Conv2d conv;
+    const floatX *dout, *inp; // (pixels, OC), (B, H, W, C)
+    int OC, C;                // stored channels: multiples of VEC
+    int pixels, N;            // N = K K C columns
+    Divisor out_W, out_H;
+    int splits;
+    float *dweight, *partial; // partial (splits, conv.OC, N); NULL: dweight = product + beta dweight
+    float beta;
+};
+
+// A transposed: rows = output pixels, columns = output channels.
+template <class T> struct OutputChannels {
+    static constexpr int P = T::BM / VEC, count = T::BK * P / T::threads;
+    const floatX *dout;
+    int first, OC, pixels, pixel;
+
+    __device__ OutputChannels(const WeightProduct &p, int first_row, int first_step)
+        : dout(p.dout), first(first_row), OC(p.OC), pixels(p.pixels), pixel(first_step * T::BK) {}
+
+    __device__ void load(floatX *tile) {
+#pragma unroll
+        for (int i = 0; i < count; i++) {
+            const int at = threadIdx.x + i * T::threads, row = at / P, m = first + at % P * VEC;
+            const bool inside = pixel + row < pixels && m < OC;
+            cp_async_16(tile + swizzle<P>(row, at % P), inside ? dout + (size_t)(pixel + row) * OC + m : dout, inside);
+        }
+        pixel += T::BK;
+    }
+};
+
+// B transposed: rows = output pixels, columns = (tap, channel) of the input. A thread's column stays the same.
+template <class T> struct InputPatches {
+    static constexpr int P = T::BN / VEC, count = T::BK * P / T::threads;
+    static_assert(T::threads % P == 0, "a thread copies one column");
+    const floatX *inp;
+    int C, H, W, stride, pixels, pixel;
+    Divisor out_W, out_H;
+    int tap_y, tap_x; // relative to the output pixel times the stride
+    bool inside;
+
+    __device__ InputPatches(const WeightProduct &p, int first_column, int first_step)
+        : C(p.C), H(p.conv.H), W(p.conv.W), stride(p.conv.stride), pixels(p.pixels),
+          pixel(first_step * T::BK + threadIdx.x / P), out_W(p.out_W), out_H(p.out_H) {
+        const int n = first_column + threadIdx.x % P * VEC, tap = n / C;
+        tap_y = tap / p.conv.K - p.conv.pad_before, tap_x = tap % p.conv.K - p.conv.pad_before;
+        inp = p.inp + n % C;
+        inside = n < p.N;
+    }
+
+    __device__ void load(floatX *tile) {
+#pragma unroll
+        for (int i = 0; i < count; i++) {
+            const int at = pixel + i * (T::threads / P), line = divide(at, out_W), b = divide(line, out_H);
+            const int x = (at - line * (int)out_W.d) * stride + tap_x, y = (line - b * (int)out_H.d) * stride + tap_y;
+            const bool in = inside && at < pixels && (unsigned)y < (unsigned)H && (unsigned)x < (unsigned)W;
+            cp_async_16(tile + swizzle<P>(threadIdx.x / P + i * (T::threads / P), threadIdx.x % P),
+                        in ? inp + (size_t)((b * H + y) * W + x) * C : inp, in);
+        }
+        pixel += T::BK;
+    }
+};
+
+template <class T> static __global__ void __launch_bounds__(T::threads, 2) conv_weights(WeightProduct p) {
+    const int split = blockIdx.z, m0 = blockIdx.y * T::BM, n0 = blockIdx.x * T::BN, steps = ceil_div(p.pixels, T::BK);
+    const int first = (int)((long long)steps * split / p.splits);
+    const int last = (int)((long long)steps * (split + 1) / p.splits);
+    OutputChannels<T> a(p, m0, first);
+    InputPatches<T> b(p, n0, first);
+    float acc[T::rows][T::columns];
+    multiply_tiles<T, true, true>(acc, a, b, last - first);
+    emit_result<T, true>(acc, [&](int row, int column, const float(&x)[4]) {
+        const int m = m0 + row, n = n0 + column;
+        if (m >= p.conv.OC || n >= p.N) { return; }
+        if (p.partial) {
+            store_words(p.partial + ((size_t)split * p.conv.OC + m) * p.N + n, x);
+            return;
+        }
+        float *to = p.dweight + (size_t)m * p.N + n, sum[4] = {x[0], x[1], x[2], x[3]};
+        if (p.beta != 0) {
+            float old[4];
+            load_words(old, to);
+#pragma unroll
+            for (int i = 0; i < 4; i++) { sum[i] += p.beta * old[i]; }
+        }
+        store_words(to, sum);
+    });
+}
+
+// dweight (rows, C) = sum over splits of partial (splits, rows, stored)[..., :C] + beta dweight.
+template <int V>
+static __global__ void __launch_bounds__(THREADS)
+    sum_weights(float *dweight, const float *partial, int splits, int rows, int C, int stored, float beta) {
+    const size_t i = first_element(V), row = i / C, at = row * stored + i % C;
+    if (row >= (size_t)rows) { return; }
+    float sum[V] = {}, x[V];
+    for (int s = 0; s < splits; s++) {
+        load_words(x, partial + (size_t)s * rows * stored + at);
+#pragma unroll
+        for (int j = 0; j < V; j++) { sum[j] += x[j]; }
+    }
+    if (beta != 0) {
+        load_words(x, dweight + i);
+#pragma unroll
+        for (int j = 0; j < V; j++) { sum[j] += beta * x[j]; }
+    }
+    store_words(dweight + i, sum);
+}
+
+// ---- Tiles ---------------------------------------------------------------------------------------------------------
+
+// Widths of a tile across the channels (the other side is 128), and what one costs: clocks of an SM for 16 steps of the
+// inner dimension, of the tensor cores or of shared memory where that is slower.
+struct Width {
+    int channels, cost;
+};
+#ifdef PRECISION_bf16
+static const Width WIDTHS[] = {{160, 320}, {128, 256}, {64, 144}, {32, 104}};
+#else
+static const Width WIDTHS[] = {{64, 64}, {32, 36}};
+#endif
+
+// The width that covers `channels` at the least cost; the wider one where two are equal.
+static int width_for(int channels) {
+    Width best = WIDTHS[0];
+    for (const Width &w : WIDTHS) {
+        if (ceil_div(channels, w.channels) * w.cost < ceil_div(channels, best.channels) * best.cost) { best = w; }
+    }
+    return best.channels;
+}
+
+// Parts into which `steps` are split so that the blocks fill a card: at least `least` steps each.
+static int splits_for(int blocks, int steps, int least) {
+    const int splits = min(SLOTS / blocks, steps / least);
+    return splits < 1 ? 1 : splits;
+}
+
+template <class T, bool GRADIENT>
+static void launch_pixels(const PixelProduct &p, const PixelResult &result, Device *dev) {
+    const int phases = GRADIENT ? p.conv.stride : 1;
+    const int rows = p.conv.B * ceil_div(p.out_H, phases) * ceil_div(p.out_W, phases); // of the largest phase
+    const dim3 grid(ceil_div(rows, T::BM), ceil_div(p.N, T::BN), phases * phases * p.splits);
+    launch<conv_pixels<T, GRADIENT>>(dev, grid, T::threads, T::shared_bytes, p, result);
+}
+
+template <bool GRADIENT> static void multiply_pixels(const PixelProduct &p, const PixelResult &result, Device *dev) {
+    switch (width_for(p.N)) {
+#ifdef PRECISION_bf16
+    case 160:
+        launch_pixels<ConvTile<128, 160, 2, 2>, GRADIENT>(p, result, dev);
+        break;
+    case 128:
+        launch_pixels<ConvTile<128, 128, 2, 2>, GRADIENT>(p, result, dev);
+        break;
+#endif
+    case 64:
+        launch_pixels<ConvTile<128, 64, 2, 2>, GRADIENT>(p, result, dev);
+        break;
+    default:
+        launch_pixels<ConvTile<128, 32, 4, 1>, GRADIENT>(p, result, dev);
+    }
+    if (!result.partial) { return; }
+    if (result.N % 4 == 0) {
+        launch<sum_pixels<4>>(dev, blocks_for(result.elements, 4), THREADS, 0, result, p.splits);
+    } else {
+        launch<sum_pixels<1>>(dev, blocks_for(result.elements, 1), THREADS, 0, result, p.splits);
+    }
+}
+
+template <class T> static void launch_weights(const WeightProduct &p, Device *dev) {
+    launch<conv_weights<T>>(dev, dim3(ceil_div(p.N, T::BN), ceil_div(p.conv.OC, T::BM), p.splits), T::threads,
+                            T::shared_bytes, p);
+}
+
+static void multiply_weights(const WeightProduct &p, Device *dev) {
+    switch (width_for(p.conv.OC)) {
+#ifdef PRECISION_bf16
+    case 160:
+        launch_weights<ConvTile<160, 128, 2, 2>>(p, dev);
+        break;
+    case 128:
+        launch_weights<ConvTile<128, 128, 2, 2>>(p, dev);
+        break;
+#endif
+    case 64:
+        launch_weights<ConvTile<64, 128, 2, 2>>(p, dev);
+        break;
+    default:
+        launch_weights<ConvTile<32, 128, 1, 4>>(p, dev);
+    }
+    if (!p.partial) { return; }
+    const int rows = p.conv.OC * p.conv.K * p.conv.K, C = p.conv.IC;
+    auto *run = C % 4 == 0 ? launch<sum_weights<4>, float *, const float *, int, int, int, int, float>
+                           : launch<sum_weights<1>, float *, const float *, int, int, int, int, float>;
+    run(dev, blocks_for((size_t)rows * C, C % 4 == 0 ? 4 : 1), THREADS, 0, p.dweight, p.partial, p.splits, rows, C, p.C,
+        p.beta);
+}
+
+// ---- Channels that do not fill 16 bytes ----------------------------------------------------------------------------
+
+static int stored(int channels) { return ceil_div(channels, VEC) * VEC; }
+
+// to (rows, stored) = from (rows, C), then zeros. One vector per thread.
+static __global__ void __launch_bounds__(THREADS)
+    pad_channels(floatX *to, const floatX *from, size_t rows, int C, int stored) {
+    const size_t i = first_element(VEC), row = i / stored;
+    const int c = (int)(i % stored);
+    if (row >= rows) { return; }
+    float x[VEC];
+#pragma unroll
+    for (int j = 0; j < VEC; j++) { x[j] = c + j < C ? to_float(from[row * C + c + j]) : 0.0f; }
+    store(to + i, x);
+}
+
+// A tensor (rows, C) whose channels are padded in the workspace if they must be.
+struct Padded {
+    const floatX *data;
+    size_t rows;
+    int C;
+    size_t offset, bytes; // in the workspace; 0 bytes: used as it is
+};
+
+// Parts of the workspace, each aligned to 256 bytes.
+static size_t reserve(size_t *used, size_t bytes) {
+    const size_t at = *used;
+    *used += ceil_div(bytes, (size_t)256) * 256;
+    return at;
+}
+
+static Padded padded(const floatX *data, size_t rows, int C, size_t *used) {
+    const size_t bytes = C % VEC ? rows * stored(C) * sizeof(floatX) : 0;
+    return {data, rows, C, reserve(used, bytes), bytes};
+}
+
+static const floatX *pad(const Padded &t, void *workspace, Device *dev) {
+    if (!t.bytes) { return t.data; }
+    floatX *to = (floatX *)((char *)workspace + t.offset);
+    launch<pad_channels>(dev, blocks_for(t.rows * stored(t.C), VEC), THREADS, 0, to, t.data, t.rows, t.C, stored(t.C));
+    return to;
+}
+
+// ---- The functions of kernels.h ------------------------------------------------------------------------------------
+
+// Splits of the product that makes `pixels` x N, whose longest sums go over `taps` taps of C channels.
+static int pixel_splits(size_t pixels, int N, int taps, int C) {
+    const int blocks = (int)ceil_div(pixels, (size_t)128) * ceil_div(N, width_for(N));
+    return blocks > SLOTS / 2 ? 1 : splits_for(blocks, ceil_div(taps * stored(C), 4 * VEC), 16);
+}
+
+void conv2d_forward(floatX *out, const floatX *inp, const floatX *weight, const floatX *bias, const floatX *sample_bias,
+                    const floatX *residual, Conv2d conv, Device *dev) {
+    const Conv2d *c = &conv;
+    assert((c->K == 1 || c->K == 3) && (c->stride == 1 || c->stride == 2));
+    if (conv2d_is_linear(c) && !sample_bias) {
+        linear_forward(out, inp, weight, bias, residual, c->B * c->H * c->W, c->IC, c->OC, dev);
+        return;
+    }
+    const bool run =
+        device_launch(dev, "conv2d_forward", conv2d_forward_bytes(c, bias, sample_bias, residual), conv2d_flops(c));
+    const int OH = conv2d_out(c, c->H), OW = conv2d_out(c, c->W), C = stored(c->IC);
+    const size_t pixels = (size_t)c->B * OH * OW, elements = pixels * c->OC;
+    const int splits = pixel_splits(pixels, c->OC, c->K * c->K, c->IC);
+    size_t used = 0;
+    const Padded source = padded(inp, (size_t)c->B * c->H * c->W, c->IC, &used);
+    const Padded weights = padded(weight, (size_t)c->OC * c->K * c->K, c->IC, &used);
+    const size_t partial = reserve(&used, splits > 1 ? splits * elements * sizeof(float) : 0);
+    char *workspace = (char *)device_workspace(dev, used);
+    if (!run) { return; }
+    const PixelProduct p = {
+        conv, pad(source, workspace, dev), pad(weights, workspace, dev), c->H, c->W, C, C, OH, OW, c->OC, splits};
+    const PixelResult result = {
+        out, splits > 1 ? (float *)(workspace + partial) : NULL, bias, sample_bias, residual, c->OC, OH * OW, elements};
+    multiply_pixels<false>(p, result, dev);
+}
+
+// dsample_bias (B, C) = sums over the chunks of partial (B, chunks, C).
+static __global__ void __launch_bounds__(256)
+    fold_sample_bias(floatX *dsample_bias, const float *partial, int chunks, int C) {
+    __shared__ float sums[8][32];
+    const int c = blockIdx.x * 32 + threadIdx.x, b = blockIdx.y;
+    float sum = 0;
+    if (c < C) {
+        for (int i = threadIdx.y; i < chunks; i += 8) { sum += partial[((size_t)b * chunks + i) * C + c]; }
+    }
+    sums[threadIdx.y][threadIdx.x] = sum;
+    __syncthreads();
+    if (threadIdx.y == 0 && c < C) {
+        for (int y = 1; y < 8; y++) { sum += sums[y][threadIdx.x]; }
+        dsample_bias[(size_t)b * C + c] = to_floatX(sum);
+    }
+}
+
+// dsample_bias (B, OC) and dbias (OC) from the sums of dout over each sample's pixels.
+static void bias_gradients(float *dbias, floatX *dsample_bias, const floatX *dout, float beta, int samples, int pixels,
+                           int OC, float *partial, Device *dev) {
+    const int chunks = chunk_sums(partial, dout, samples, pixels, OC, dev);
+    if (dsample_bias) {
+        launch<fold_sample_bias>(dev, dim3(ceil_div(OC, 32), samples), dim3(32, 8), 0, dsample_bias, partial, chunks,
+                                 OC);
+    }
+    if (dbias) { fold_rows(dbias, partial, samples * chunks, OC, OC, beta, dev); }
+}
+
+void conv2d_backward(floatX *dinp, float *dweight, float *dbias, floatX *dsample_bias, const floatX *dout,
+                     const floatX *inp, const floatX *weight, const floatX *dresidual, float beta, Conv2d conv,
+                     Device *dev) {
+    const Conv2d *c = &conv;
+    if (conv2d_is_linear(c) && !dsample_bias) {
+        linear_backward(dinp, dweight, dbias, dout, inp, weight, dresidual, beta, c->B * c->H * c->W, c->IC, c->OC,
+                        dev);
+        return;
+    }
+    const bool sums = dbias || dsample_bias;
+    const Conv2dCost cost = conv2d_backward_cost(c, dinp, dweight, sums, dresidual, beta);
+    const bool run = device_launch(dev, "conv2d_backward", cost.bytes, cost.flops);
+    const int OH = conv2d_out(c, c->H), OW = conv2d_out(c, c->W), taps = c->K * c->K;
+    const size_t pixels = (size_t)c->B * c->H * c->W, out_pixels = (size_t)c->B * OH * OW;
+    size_t used = 0;
+    const Padded d = padded(dout, dinp || dweight ? out_pixels : 0, c->OC, &used);
+    const Padded source = padded(inp, dweight ? pixels : 0, c->IC, &used);
+    const Padded weights = padded(weight, dinp ? (size_t)c->OC * taps : 0, c->IC, &used);
+    // The rest is used three times in turn.
+    const int met = ceil_div(c->K, c->stride), splits = dinp ? pixel_splits(pixels, c->IC, met * met, c->OC) : 1;
+    const int N = taps * stored(c->IC), tiles = ceil_div(c->OC, width_for(c->OC)) * ceil_div(N, 128);
+    const int weight_splits = splits_for(tiles, (int)ceil_div(out_pixels, (size_t)(4 * VEC)), 8);
+    const bool direct = weight_splits == 1 && c->IC % VEC == 0;
+    const int samples = dsample_bias ? c->B : 1;
+    const size_t bytes[] = {splits > 1 ? splits * pixels * c->IC * sizeof(float) : 0,
+                            dweight && !direct ? (size_t)weight_splits * c->OC * N * sizeof(float) : 0,
+                            sums ? chunk_sums_size(samples, (int)(out_pixels / samples), c->OC) : 0};
+    const size_t rest = reserve(&used, std::max({bytes[0], bytes[1], bytes[2]}));
+    char *workspace = (char *)device_workspace(dev, used);
+    if (!run) { return; }
+    float *partial = (float *)(workspace + rest);
+    const floatX *padded_dout = dinp || dweight ? pad(d, workspace, dev) : NULL;
+    if (dinp) {
+        const PixelProduct p = {
+            conv,  padded_dout, pad(weights, workspace, dev), OH, OW, stored(c->OC), stored(c->IC), c->H, c->W,
+            c->IC, splits};
+        const PixelResult result = {
+            dinp, splits > 1 ? partial : NULL, NULL, NULL, dresidual, c->IC, c->H * c->W, pixels * c->IC};
+        multiply_pixels<true>(p, result, dev);
+    }
+    if (dweight) {
+        const WeightProduct p = {conv,
+                                 padded_dout,
+                                 pad(source, workspace, dev),
+                                 stored(c->OC),
+                                 stored(c->IC),
+                                 (int)out_pixels,
+                                 N,
+                                 divisor(OW),
+                                 divisor(OH),
+                                 weight_splits,
+                                 dweight,
+                                 direct ? NULL : partial,
+                                 beta};
+        multiply_weights(p, dev);
+    }
+    if (sums) {
+        bias_gradients(dbias, dsample_bias, dout, beta, samples, (int)(out_pixels / samples), c->OC, partial, dev);
+    }
+}

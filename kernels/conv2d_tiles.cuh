@@ -1,0 +1,202 @@
+// Products of tiles in shared memory, for conv2d.cu: a block computes BM x BN elements of C = A B, walking over the
+// inner dimension K in steps of BK, that is 64 bytes. A tile of A or B comes in one of two forms, as memory has it:
+//     by rows:    BM (or BN) rows of BK consecutive elements of K
+//     transposed: BK rows of BM (or BN) consecutive elements
+// bf16 multiplies by mma.sync, fp32 by multiply-adds.
+#pragma once
+#include "kernels/cuda_common.cuh"
+#include "kernels/ptx.cuh"
+
+template <int BM_, int BN_, int WARPS_M, int WARPS_N> struct ConvTile {
+    static constexpr bool half = sizeof(floatX) == 2;
+    static constexpr int BM = BM_, BN = BN_, BK = 4 * VEC;
+    static constexpr int warps_n = WARPS_N, warps = WARPS_M * WARPS_N, threads = 32 * warps;
+    static constexpr int WM = BM / WARPS_M, WN = BN / WARPS_N; // of a warp
+    // Accumulators of a lane. bf16: 16 x 8 blocks as mma.sync has them; fp32: rows x columns, see lane_row.
+    static constexpr int rows = half ? WM / 16 : WM / 8, columns = half ? WN / 8 * 4 : WN / 4;
+    static constexpr int stages = 4;                                            // tiles of K in flight
+    static constexpr int a_elements = BM * BK, stage_elements = (BM + BN) * BK; // of a stage: A, then B
+    static constexpr int pitch = WN + 8;                                        // floats of a row of the staging
+    static constexpr size_t staging = half ? sizeof(float) * warps * 16 * pitch : 0;
+    static constexpr size_t pipeline = sizeof(floatX) * stages * stage_elements;
+    static constexpr size_t shared_bytes = pipeline > staging ? pipeline : staging;
+    static_assert(shared_bytes <= 99 << 10, "the smallest card has 99 KB");
+};
+
+// Where vector v of a row of P vectors (16 bytes each) lies in a tile, in elements. Neighbouring rows are permuted so
+// that eight of them at the same v, in which ldmatrix reads, lie in different banks; so do eight neighbouring vectors
+// of a row, in which cp.async writes, and fp32's reads of rows 0, 4, 8, 12.
+template <int P> __device__ static inline int swizzle(int row, int v) {
+    static_assert(P % 4 == 0, "whole groups of four vectors");
+    const int mix = P % 8 == 0 ? row & 7 : row >> (sizeof(floatX) == 2 ? 1 : 2) & 3;
+    return (row * P + (v ^ mix)) * VEC;
+}
+
+#ifdef PRECISION_bf16
+
+// Fragments of A (16 x 16) at row m and inner index k of a tile, as mma.sync wants them.
+template <bool TRANSPOSED, int BM>
+__device__ static inline void load_a(unsigned f[4], const floatX *tile, int m, int k) {
+    const int lane = threadIdx.x % 32;
+    if (TRANSPOSED) {
+        ldmatrix_x4_trans(f, tile + swizzle<BM / VEC>(k + lane / 16 * 8 + lane % 8, m / 8 + lane / 8 % 2));
+    } else {
+        ldmatrix_x4(f, tile + swizzle<4>(m + lane % 16, k / 8 + lane / 16));
+    }
+}
+
+// Fragments of two neighbouring blocks of B (16 x 8 each) at column n.
+template <bool TRANSPOSED, int BN>
+__device__ static inline void load_b(unsigned f[4], const floatX *tile, int n, int k) {
+    const int lane = threadIdx.x % 32;
+    if (TRANSPOSED) {
+        ldmatrix_x4_trans(f, tile + swizzle<BN / VEC>(k + lane % 16, n / 8 + lane / 16));
+    } else {
+        ldmatrix_x4(f, tile + swizzle<4>(n + lane / 16 * 8 + lane % 8, k / 8 + lane / 8 % 2));
+    }
+}
+
+// acc += A B for one step of K.
+template <class T, bool TA, bool TB>
+__device__ static inline void multiply(float (&acc)[T::rows][T::columns], const floatX *a, const floatX *b) {
+    const int warp = threadIdx.x / 32, m0 = warp / T::warps_n * T::WM, n0 = warp % T::warps_n * T::WN;
+#pragma unroll
+    for (int k = 0; k < T::BK; k += 16) {
+        unsigned fa[T::rows][4], fb[4];
+#pragma unroll
+        for (int m = 0; m < T::rows; m++) { load_a<TA, T::BM>(fa[m], a, m0 + 16 * m, k); }
+#pragma unroll
+        for (int n = 0; n < T::WN / 8; n += 2) {
+            load_b<TB, T::BN>(fb, b, n0 + 8 * n, k);
+#pragma unroll
+            for (int m = 0; m < T::rows; m++) {
+                mma_m16n8k16(acc[m] + 4 * n, fa[m], fb);
+                mma_m16n8k16(acc[m] + 4 * n + 4, fa[m], fb + 2);
+            }
+        }
+    }
+}
+
+// emit(row, column, float[4]) for all elements of the block's result, four neighbours of a row at a time. Goes through
+// 16 rows of shared memory per warp, so that a row leaves in one piece. The tiles must have been read by all warps.
+template <class T, bool TA, class Emit>
+__device__ static inline void emit_result(const float (&acc)[T::rows][T::columns], Emit emit) {
+    const int warp = threadIdx.x / 32, lane = threadIdx.x % 32;
+    const int m0 = warp / T::warps_n * T::WM, n0 = warp % T::warps_n * T::WN;
+    float *staging = (float *)dynamic_shared + warp * 16 * T::pitch;
+#pragma unroll
+    for (int m = 0; m < T::rows; m++) {
+        __syncwarp();
+#pragma unroll
+        for (int n = 0; n < T::WN / 8; n++) {
+#pragma unroll
+            for (int r = 0; r < 2; r++) {
+                const float pair[2] = {acc[m][4 * n + 2 * r], acc[m][4 * n + 2 * r + 1]};
+                store_words(staging + (lane / 4 + 8 * r) * T::pitch + 8 * n + lane % 4 * 2, pair);
+            }
+        }
+        __syncwarp();
+#pragma unroll 1
+        for (int i = lane; i < 16 * T::WN / 4; i += 32) {
+            const int row = i / (T::WN / 4), column = i % (T::WN / 4) * 4;
+            float x[4];
+            load_words(x, staging + row * T::pitch + column);
+            emit(m0 + 16 * m + row, n0 + column, x);
+        }
+    }
+}
+
+#else
+
+// A lane owns 8 x 4 lanes' share of its warp's rows and columns: columns in groups of four neighbours, rows likewise
+// where A is transposed, else each eighth.
+template <bool TRANSPOSED> __device__ static inline int lane_row(int i) {
+    const int at = threadIdx.x % 32 / 4;
+    return TRANSPOSED ? 4 * at + i % 4 + i / 4 * 32 : at + 8 * i;
+}
+__device__ static inline int lane_column(int j) { return threadIdx.x % 4 * 4 + j % 4 + j / 4 * 16; }
+
+// x[i][k]: elements K = 4 v .. 4 v + 3 of the rows (columns) first + index(i) of a tile.
+template <bool TRANSPOSED, int WIDTH, int COUNT, class Index>
+__device__ static inline void load_four(float (&x)[COUNT][4], const floatX *tile, int first, int v, Index index) {
+    if (TRANSPOSED) {
+#pragma unroll
+        for (int k = 0; k < 4; k++) {
+#pragma unroll
+            for (int i = 0; i < COUNT; i += 4) {
+                float four[4];
+                load(four, tile + swizzle<WIDTH / VEC>(4 * v + k, (first + index(i)) / 4));
+#pragma unroll
+                for (int j = 0; j < 4; j++) { x[i + j][k] = four[j]; }
+            }
+        }
+    } else {
+#pragma unroll
+        for (int i = 0; i < COUNT; i++) { load(x[i], tile + swizzle<4>(first + index(i), v)); }
+    }
+}
+
+template <class T, bool TA, bool TB>
+__device__ static inline void multiply(float (&acc)[T::rows][T::columns], const floatX *a, const floatX *b) {
+    const int warp = threadIdx.x / 32, m0 = warp / T::warps_n * T::WM, n0 = warp % T::warps_n * T::WN;
+#pragma unroll 1
+    for (int v = 0; v < 4; v++) {
+        float x[T::rows][4], y[T::columns][4];
+        load_four<TA, T::BM>(x, a, m0, v, [](int i) { return lane_row<TA>(i); });
+        load_four<TB, T::BN>(y, b, n0, v, [](int j) { return lane_column(j); });
+#pragma unroll
+        for (int i = 0; i < T::rows; i++) {
+#pragma unroll
+            for (int j = 0; j < T::columns; j++) {
+#pragma unroll
+                for (int k = 0; k < 4; k++) { acc[i][j] += x[i][k] * y[j][k]; }
+            }
+        }
+    }
+}
+
+// emit(row, column, float[4]) for all elements of the block's result, four neighbours of a row at a time.
+template <class T, bool TA, class Emit>
+__device__ static inline void emit_result(const float (&acc)[T::rows][T::columns], Emit emit) {
+    const int warp = threadIdx.x / 32, m0 = warp / T::warps_n * T::WM, n0 = warp % T::warps_n * T::WN;
+#pragma unroll
+    for (int i = 0; i < T::rows; i++) {
+#pragma unroll
+        for (int j = 0; j < T::columns; j += 4) {
+            const float x[4] = {acc[i][j], acc[i][j + 1], acc[i][j + 2], acc[i][j + 3]};
+            emit(m0 + lane_row<TA>(i), n0 + lane_column(j), x);
+        }
+    }
+}
+
+#endif
+
+// acc = A B over `steps` steps of K. Each operand has load(tile), which starts the copies of its next tile, and moves
+// on. Ends when all warps have read the last tiles.
+template <class T, bool TA, bool TB, class A, class B>
+__device__ static inline void multiply_tiles(float (&acc)[T::rows][T::columns], A &a, B &b, int steps) {
+    floatX *tiles = (floatX *)dynamic_shared;
+    auto fetch = [&](int step) {
+        if (step < steps) {
+            floatX *tile = tiles + step % T::stages * T::stage_elements;
+            a.load(tile);
+            b.load(tile + T::a_elements);
+        }
+        cp_async_commit(); // also where nothing is fetched: groups are counted
+    };
+#pragma unroll
+    for (int i = 0; i < T::rows; i++) {
+#pragma unroll
+        for (int j = 0; j < T::columns; j++) { acc[i][j] = 0; }
+    }
+    for (int step = 0; step < T::stages - 1; step++) { fetch(step); }
+    for (int step = 0; step < steps; step++) {
+        cp_async_wait<T::stages - 2>();
+        __syncthreads(); // the tile has landed for all, and all have read the one that is overwritten now
+        fetch(step + T::stages - 1);
+        const floatX *tile = tiles + step % T::stages * T::stage_elements;
+        multiply<T, TA, TB>(acc, tile, tile + T::a_elements);
+    }
+    cp_async_wait<0>();
+    __syncthreads();
+}
