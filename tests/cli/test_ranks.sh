@@ -1,0 +1,114 @@
+#!/usr/bin/env bash
+# Training on several ranks: the numbers do not depend on their number, nor on --zero; a checkpoint goes on on any
+# number of them; what happens to one rank happens to all.
+source "$(dirname "$0")/common.sh"
+command -v mpirun >/dev/null || { echo "skipped: no mpirun"; echo "0 passed, 0 failed"; exit 0; }
+export OMP_NUM_THREADS=1 OMP_WAIT_POLICY=passive
+export OMPI_ALLOW_RUN_AS_ROOT=1 OMPI_ALLOW_RUN_AS_ROOT_CONFIRM=1 OMPI_MCA_rmaps_base_oversubscribe=1
+export OMPI_MCA_btl_vader_single_copy_mechanism=none OMPI_MCA_mpi_yield_when_idle=1
+prepare
+
+steps=${STEPS:-10}
+unet=(train --model model --shards latents --max-train-steps "$steps" --gradient-accumulation-steps 2 --lr 1e-4
+    --max-grad-norm 1 --ema-decay 0.9 --checkpoint-every 4 --validate-every 0 --no-roofline)
+vae=(train --train vae --model model --data data --max-train-steps 3 --gradient-accumulation-steps 2
+    --validate-every 0 --no-roofline)
+
+# on N COMMAND...: `cocogold COMMAND` on N ranks; each writes its process id to .pid-RANK.
+on() {
+    # shellcheck disable=SC2016
+    timeout 300 mpirun -np "$1" bash -c 'echo $$ >".pid-$OMPI_COMM_WORLD_RANK"; exec "$@"' - "$cocogold" "${@:2}"
+}
+numbers() { # of all steps in a log: step, loss, norm
+    sed -nE 's/.*"step":([0-9]+),"loss":([^,]+),"grad_norm":([^,]+),.*/\1 \2 \3/p' "$1/log.jsonl"
+}
+lines() { numbers "$1" 2>/dev/null | grep -c ''; }
+# close A B: the same steps, losses and norms equal to 1e-6; prints the largest relative difference.
+close() {
+    paste -d' ' <(numbers "$1") <(numbers "$2") | awk '
+        function off(a, b) { return (a > b ? a - b : b - a) / (b > 0 ? b : 1) }
+        { if (NF != 6 || $1 != $4) bad = 1; x = off($2, $5); if (x > most) most = x; x = off($3, $6); if (x > most) most = x }
+        END { printf "%d steps, largest relative difference %.1e\n", NR, most; exit !(NR && !bad && most <= 1e-6) }'
+}
+check_close() { # check_close NAME A B
+    local text code
+    text=$(close "$2" "$3")
+    code=$?
+    result $code "$1: $text"
+}
+same_bits() { # same_bits A B: weights and their average
+    for module in unet unet_ema; do cmp "$1/model/$module"/*.safetensors "$2/model/$module"/*.safetensors || return; done
+}
+# stopped OUT SIGNAL RANK STEPS N COMMAND...: runs on N ranks and sends one of them the signal after so many steps.
+stopped() {
+    local out=$1 signal=$2 rank=$3 wanted=$4 pid
+    rm -f .pid-*
+    on "${@:5}" --out "$out" >"$out.log" 2>&1 &
+    pid=$!
+    for _ in $(seq 3000); do
+        [ "$(lines "$out")" -ge "$wanted" ] && break
+        kill -0 $pid 2>/dev/null || break
+        sleep 0.02
+    done
+    kill "-$signal" "$(cat ".pid-$rank")"
+    wait $pid
+}
+
+gone() { # gone PID: it ends within some seconds
+    for _ in $(seq 100); do
+        kill -0 "$1" 2>/dev/null || return 0
+        sleep 0.1
+    done
+    return 1
+}
+
+# The same global batch of 8 on 1, 2 and 4 ranks.
+check "1 rank" on 1 "${unet[@]}" --train-batch-size 4 --out one
+for ranks in 2 4; do
+    for zero in 0 1; do
+        out=ranks$ranks-zero$zero
+        check "$ranks ranks, --zero $zero" on $ranks "${unet[@]}" --train-batch-size $((4 / ranks)) --zero $zero --out $out
+        check_close "$ranks ranks, --zero $zero, against one" $out one
+    done
+done
+on 2 "${unet[@]}" --train-batch-size 2 --max-train-steps 2 --zero 1 --out said >said.log 2>&1
+check "rank 0 alone prints" [ "$(grep -c '^step 1/2 ' said.log)" = 1 ]
+check "the log says on how many ranks" grep -q '"kind":"step".*"world":2' said/log.jsonl
+check "so does the screen: $(grep -o ' on 2 ranks' said.log | head -1)" grep -q 'samples/s on 2 ranks' said.log
+check "the table says what it saves: $(grep -- '--zero 1' said.log)" grep -q -- '--zero 1 saves .* on each of the 2 ranks' said.log
+
+# A checkpoint of two ranks with sharded state goes on on any number.
+two=(2 "${unet[@]}" --train-batch-size 2 --zero 1)
+check "2 ranks, 4 steps" on "${two[@]}" --max-train-steps 4 --out half
+for ranks in 1 2 4; do
+    cp -r half half$ranks
+    check "resumed on $ranks" on $ranks "${unet[@]}" --train-batch-size $((4 / ranks)) --zero 1 --resume --out half$ranks
+    check_close "resumed on $ranks, against the whole run" half$ranks one
+done
+check "resumed on 2: same bits as without a break" same_bits half2 ranks2-zero1
+text=$(on 2 "${unet[@]}" --train-batch-size 4 --resume --out half 2>&1)
+check "resumed with twice the batch: $(grep -m1 -o 'a batch of.*' <<<"$text")" grep -q 'is a batch of 16, but half/checkpoint-000004 recorded one of 8' <<<"$text"
+check "refused: nothing changed" [ "$(lines half)" = 4 ]
+
+# What happens to one happens to all.
+stopped term TERM 1 3 "${two[@]}" --checkpoint-every 0
+check "SIGTERM to rank 1: all stop" [ ! -e term/model ]
+check "and save the step that they all did" ls "term/checkpoint-$(printf %06d "$(lines term)")/trainer/state.json"
+check "--resume" on "${two[@]}" --checkpoint-every 0 --resume --out term
+check "same bits as without a break" same_bits term ranks2-zero1
+
+started=$SECONDS
+stopped kill KILL 1 5 "${two[@]}" --max-train-steps 1000
+check "kill -9 of rank 1: all end within a minute ($((SECONDS - started)) s)" [ $((SECONDS - started)) -lt 60 ]
+check "a sentence names it: $(grep -m1 'rank 1' kill.log)" grep -q 'rank 1' kill.log
+for rank in 0 1; do check "rank $rank is gone" gone "$(cat .pid-$rank)"; done
+check "the last checkpoint goes on on one rank" on 1 "${unet[@]}" --train-batch-size 4 --resume --out kill
+check_close "against the whole run" kill one
+
+# Validation on rank 0 of the gathered average; the VAE.
+check "validation" on 2 "${unet[@]}" --train-batch-size 2 --zero 1 --max-train-steps 2 --validate-every 2 --validation-samples 4 --out valid
+check "it was logged" grep -q '"kind":"validation","step":2' valid/log.jsonl
+check "VAE on 1 rank" on 1 "${vae[@]}" --train-batch-size 2 --out vae1
+check "VAE on 2 ranks" on 2 "${vae[@]}" --train-batch-size 1 --zero 1 --out vae2
+check_close "against one" vae2 vae1
+finish
