@@ -13,7 +13,12 @@
 #define __device__
 #define __host__
 #define __constant__
-#define __shared__ static thread_local // a block never leaves its core
+// Thread-local, since a block never leaves its core, and behind a guard (shared.cpp).
+#define EMU_JOIN_(a, b) a##b
+#define EMU_JOIN(a, b) EMU_JOIN_(a, b)
+#define __shared__                                                                                                     \
+    static thread_local unsigned char EMU_JOIN(emu_shared_guard, __COUNTER__)[64] __attribute__((used));               \
+    static thread_local
 #define __forceinline__ inline
 #define __noinline__ __attribute__((noinline))
 #define __launch_bounds__(...)

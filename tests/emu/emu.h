@@ -28,12 +28,12 @@ struct CUstream_st; // cudaStream_t
 
 namespace emu {
 
-struct Fiber;
+struct Thread;
 
 // What a kernel sees of the thread and block that run at the moment on this core. Set by the scheduler at each switch.
 struct Current {
     uint3 thread, block, block_dim, grid_dim;
-    Fiber *fiber;
+    Thread *self;
     unsigned char *dynamic_shared;
 };
 extern __thread Current current;

@@ -1,5 +1,6 @@
-// Runs a grid: one fiber per thread of a block, one block per core at a time.
-#include "emu.h"
+// Runs a grid, one block per core at a time. The threads of a block start one after the other on one fiber; a thread
+// that has to wait keeps the fiber, and the next thread starts on another. A kernel without barriers needs one.
+#include "shared.h"
 
 #include <boost/context/detail/fcontext.hpp>
 #include <omp.h>
@@ -27,10 +28,9 @@ using boost::context::detail::make_fcontext;
 using boost::context::detail::transfer_t;
 
 static const size_t stack_bytes = 64 << 10;
-static const size_t shared_guard = 1 << 10; // bytes of pattern after dynamic shared memory, checked after each block
-static const int guard_byte = 0xA5, poison_byte = 0xFF;
+static const int poison_byte = 0xFF;
 
-enum State { READY, AT_BARRIER, IN_WARP, DONE };
+enum State { NEW, READY, AT_BARRIER, IN_WARP, DONE };
 
 struct Copy {
     void *shared;
@@ -41,8 +41,12 @@ struct Copy {
 struct Fiber {
     fcontext_t context;
     unsigned char *stack;
+};
+
+struct Thread {
     State state;
-    uint3 thread;
+    Fiber *fiber; // while it waits or runs
+    uint3 index;
     unsigned rank;     // in the block; lane = rank % 32
     const char *place; // file of the barrier or name of the warp operation in which it waits
     int line;
@@ -53,20 +57,31 @@ struct Fiber {
     int copy_group;
 };
 
-// A core's fibers, kept from block to block.
+// Lanes of a warp that wait for the others in a warp operation.
+struct Meeting {
+    const char *op;
+    unsigned mask, arrived;
+};
+
+struct Warp {
+    unsigned lanes, left; // that exist; that have returned
+    std::vector<Meeting> meetings;
+};
+
+// What a core needs to run blocks, kept from block to block.
 struct Worker {
-    std::vector<Fiber *> fibers;
+    std::vector<Thread> threads; // of the block that runs
+    std::vector<Warp> warps;
+    std::vector<Fiber *> idle;
+    std::vector<unsigned> order;
+    unsigned started, left; // threads of `order` that have begun; threads that have returned
     fcontext_t scheduler;
-    int threads; // of the block that runs
-    int arrived, predicates;
-    int barrier_result;
+    unsigned arrived;
+    int predicates, barrier_result;
     const char *barrier_file;
     int barrier_line;
     const std::function<void()> *body;
-    std::vector<unsigned char> shared;
-    unsigned char *shared_base;
-    size_t shared_bytes;
-    std::vector<unsigned> order;
+    DynamicShared shared;
     uint64_t random;
 #ifdef __SANITIZE_ADDRESS__
     void *fake_stack;
@@ -106,8 +121,8 @@ void fail(const char *format, ...) {
     vsnprintf(sentence, sizeof sentence, format, list);
     va_end(list);
     fflush(stdout);
-    if (running && current.fiber) {
-        const uint3 b = current.block, t = current.fiber->thread;
+    if (running && current.self) {
+        const uint3 b = current.block, t = current.self->index;
         fprintf(stderr, "emu: kernel %s, block (%u, %u, %u), thread (%u, %u, %u): %s\n", short_name(running).c_str(),
                 b.x, b.y, b.z, t.x, t.y, t.z, sentence);
     } else if (running) {
@@ -119,7 +134,8 @@ void fail(const char *format, ...) {
     _exit(1);
 }
 
-static void on_fault(int, siginfo_t *info, void *) {
+static void on_fault(int signal, siginfo_t *info, void *) {
+    if (signal == SIGILL) fail("an index outside of its array");
     if (!running && is_device_memory(info->si_addr))
         fail("host code touches device memory at address %p", info->si_addr);
     fail("invalid access at address %p (outside of every allocation, or a fiber's stack overflowed)", info->si_addr);
@@ -136,6 +152,7 @@ __attribute__((constructor)) static void catch_faults() {
     action.sa_flags = SA_SIGINFO | SA_ONSTACK;
     sigaction(SIGSEGV, &action, nullptr);
     sigaction(SIGBUS, &action, nullptr);
+    sigaction(SIGILL, &action, nullptr); // -fsanitize=bounds
 }
 
 Registry::~Registry() {
@@ -176,56 +193,71 @@ static void check_launch(const void *function, dim3 grid, dim3 block, size_t sha
         fail("a block of %u x %u x %u threads, the limit is 1024", block.x, block.y, block.z);
     if (!grid.x || !grid.y || !grid.z || grid.x > 0x7fffffffu || grid.y > 65535 || grid.z > 65535)
         fail("a grid of %u x %u x %u blocks", grid.x, grid.y, grid.z);
-    if (shared_bytes > shared_limit_of_card())
-        fail("%zu bytes of shared memory, the card has %zu", shared_bytes, shared_limit_of_card());
+    const size_t fixed = static_shared_bytes(function), total = fixed + shared_bytes;
+    if (total > shared_limit_of_card())
+        fail("%zu bytes of shared memory, the card has %zu", total, shared_limit_of_card());
     std::lock_guard<std::mutex> lock(registry.mutex);
     auto allowed = registry.shared_limits.find(function);
-    if (shared_bytes > (48 << 10) && (allowed == registry.shared_limits.end() || allowed->second < shared_bytes))
-        fail("%zu bytes of dynamic shared memory without cudaFuncSetAttribute: more than 48 KB must be asked for",
-             shared_bytes);
+    if (total > (48 << 10) && (allowed == registry.shared_limits.end() || allowed->second < shared_bytes))
+        fail("%zu bytes of dynamic shared memory and %zu of static without cudaFuncSetAttribute: more than 48 KB must "
+             "be asked for",
+             shared_bytes, fixed);
 }
 
 // ---- Switching -----------------------------------------------------------------------------------------------------
 
 static void yield_to_scheduler() {
     Worker *w = worker;
-    Fiber *self = current.fiber;
 #ifdef __SANITIZE_ADDRESS__
     void *fake;
     __sanitizer_start_switch_fiber(&fake, w->bottom, w->bottom_size);
-    w->scheduler = jump_fcontext(w->scheduler, self).fctx;
+    w->scheduler = jump_fcontext(w->scheduler, nullptr).fctx;
     __sanitizer_finish_switch_fiber(fake, &worker->bottom, &worker->bottom_size);
 #else
-    w->scheduler = jump_fcontext(w->scheduler, self).fctx;
+    w->scheduler = jump_fcontext(w->scheduler, nullptr).fctx;
 #endif
-}
-
-static void fiber_main(transfer_t from) {
-#ifdef __SANITIZE_ADDRESS__
-    __sanitizer_finish_switch_fiber(nullptr, &worker->bottom, &worker->bottom_size);
-#endif
-    worker->scheduler = from.fctx;
-    for (;;) {
-        (*worker->body)();
-        Fiber *self = current.fiber;
-        if (!self->copies.empty()) fail("the thread ends with cp.async copies in flight that nothing waited for");
-        self->state = DONE;
-        yield_to_scheduler();
-    }
 }
 
 static void resume(Worker *w, Fiber *f) {
-    current.fiber = f;
-    current.thread = f->thread;
 #ifdef __SANITIZE_ADDRESS__
     __sanitizer_start_switch_fiber(&w->fake_stack, f->stack, stack_bytes);
     f->context = jump_fcontext(f->context, f).fctx;
     __sanitizer_finish_switch_fiber(w->fake_stack, nullptr, nullptr);
 #else
+    (void)w;
     f->context = jump_fcontext(f->context, f).fctx;
 #endif
-    current.fiber = nullptr;
-    (void)w;
+    current.self = nullptr;
+}
+
+static void run_thread(Worker *w, Thread *t) {
+    current.self = t;
+    current.thread = t->index;
+    (*w->body)();
+    if (!t->copies.empty()) fail("the thread ends with cp.async copies in flight that nothing waited for");
+    t->state = DONE;
+    w->left++;
+    w->warps[t->rank / 32].left |= 1u << t->rank % 32;
+}
+
+// Starts threads in their order until none is new; a thread that waits takes the fiber with it (the scheduler goes on
+// with another), and the fiber is idle when its last thread has returned.
+static void fiber_main(transfer_t from) {
+#ifdef __SANITIZE_ADDRESS__
+    __sanitizer_finish_switch_fiber(nullptr, &worker->bottom, &worker->bottom_size);
+#endif
+    Worker *w = worker;
+    Fiber *self = (Fiber *)from.data;
+    w->scheduler = from.fctx;
+    for (;;) {
+        while (w->started < w->threads.size()) {
+            Thread *t = &w->threads[w->order[w->started++]];
+            t->state = READY, t->fiber = self;
+            run_thread(w, t);
+        }
+        w->idle.push_back(self);
+        yield_to_scheduler();
+    }
 }
 
 static Fiber *new_fiber() {
@@ -237,6 +269,13 @@ static Fiber *new_fiber() {
     Fiber *f = new Fiber();
     f->stack = (unsigned char *)memory + page;
     f->context = make_fcontext(f->stack + stack_bytes, stack_bytes, fiber_main);
+    return f;
+}
+
+static Fiber *idle_fiber(Worker *w) {
+    if (w->idle.empty()) return new_fiber();
+    Fiber *f = w->idle.back();
+    w->idle.pop_back();
     return f;
 }
 
@@ -265,21 +304,19 @@ static void arrange(std::vector<unsigned> &order, unsigned n, Order kind, uint64
 
 // Nobody can go on: says who waits where.
 [[noreturn]] static void report_deadlock(Worker *w) {
-    int done = 0, at_barrier = 0, in_warp = 0;
-    const Fiber *waiting = nullptr, *warp = nullptr;
-    for (int i = 0; i < w->threads; i++) {
-        const Fiber *f = w->fibers[i];
-        done += f->state == DONE;
-        if (f->state == AT_BARRIER) at_barrier++, waiting = f;
-        if (f->state == IN_WARP) in_warp++, warp = f;
+    int at_barrier = 0, in_warp = 0;
+    const Thread *waiting = nullptr, *warp = nullptr;
+    for (const Thread &t : w->threads) {
+        if (t.state == AT_BARRIER) at_barrier++, waiting = &t;
+        if (t.state == IN_WARP) in_warp++, warp = &t;
     }
     if (warp) {
-        current.fiber = const_cast<Fiber *>(warp);
-        fail("%s with mask 0x%08x never completes: %d threads wait in warp operations, %d at a barrier, %d have left",
-             warp->place, warp->mask, in_warp, at_barrier, done);
+        current.self = const_cast<Thread *>(warp);
+        fail("%s with mask 0x%08x never completes: %d threads wait in warp operations, %d at a barrier, %u have left",
+             warp->place, warp->mask, in_warp, at_barrier, w->left);
     }
-    fail("barrier divergence: %d of %d threads wait at %s:%d, %d have left", at_barrier, w->threads, waiting->place,
-         waiting->line, done);
+    fail("barrier divergence: %d of %zu threads wait at %s:%d, %u have left", at_barrier, w->threads.size(),
+         waiting->place, waiting->line, w->left);
 }
 
 static Worker *this_worker() {
@@ -290,44 +327,47 @@ static Worker *this_worker() {
     return worker;
 }
 
-static void prepare_shared(Worker *w, size_t bytes) {
-    if (w->shared.size() < bytes + shared_guard + 1024) w->shared.resize(bytes + shared_guard + 1024);
-    w->shared_base = (unsigned char *)(((uintptr_t)w->shared.data() + 1023) & ~(uintptr_t)1023);
-    w->shared_bytes = bytes;
-    memset(w->shared_base, poison_byte, bytes);
-    memset(w->shared_base + bytes, guard_byte, w->shared.data() + w->shared.size() - (w->shared_base + bytes));
-    current.dynamic_shared = w->shared_base;
-}
-
-static void check_shared_guard(const Worker *w) {
-    for (size_t i = 0; i < shared_guard; i++)
-        if (w->shared_base[w->shared_bytes + i] != guard_byte)
-            fail("the block wrote %zu bytes beyond its %zu bytes of dynamic shared memory", i, w->shared_bytes);
+static void prepare_threads(Worker *w, dim3 block, Order order) {
+    const unsigned n = block.x * block.y * block.z;
+    if (w->threads.size() != n) {
+        w->threads.resize(n);
+        w->warps.resize((n + 31) / 32);
+    }
+    for (unsigned i = 0; i < n; i++) {
+        Thread *t = &w->threads[i];
+        t->state = NEW, t->rank = i, t->copy_group = 0;
+        t->index = {i % block.x, i / block.x % block.y, i / (block.x * block.y)};
+    }
+    for (unsigned i = 0; i < w->warps.size(); i++) {
+        const unsigned lanes = n - i * 32;
+        w->warps[i].lanes = lanes >= 32 ? 0xffffffffu : (1u << lanes) - 1;
+        w->warps[i].left = 0;
+    }
+    arrange(w->order, n, order, &w->random);
+    w->started = w->left = w->arrived = 0;
 }
 
 static void run_block(Worker *w, dim3 block, size_t shared_bytes, Order order, const std::function<void()> &body) {
-    const unsigned n = block.x * block.y * block.z;
-    while (w->fibers.size() < n) w->fibers.push_back(new_fiber());
-    prepare_shared(w, shared_bytes);
-    w->threads = n, w->arrived = 0, w->predicates = 0, w->body = &body;
-    for (unsigned i = 0; i < n; i++) {
-        Fiber *f = w->fibers[i];
-        f->state = READY, f->rank = i, f->copy_group = 0;
-        f->thread = {i % block.x, i / block.x % block.y, i / (block.x * block.y)};
-    }
-    for (unsigned alive = n; alive;) {
+    prepare_threads(w, block, order);
+    current.dynamic_shared = w->shared.prepare(shared_bytes);
+    static_shared_poison();
+    w->body = &body;
+    while (w->started < w->threads.size()) resume(w, idle_fiber(w));
+    while (w->left < w->threads.size()) {
         bool progress = false;
-        if (order == RANDOM || w->order.size() != n || alive == n) arrange(w->order, n, order, &w->random);
+        if (order == RANDOM) arrange(w->order, w->threads.size(), order, &w->random);
         for (unsigned i : w->order) {
-            Fiber *f = w->fibers[i];
-            if (f->state != READY) continue;
+            Thread *t = &w->threads[i];
+            if (t->state != READY) continue;
             progress = true;
-            resume(w, f);
-            alive -= f->state == DONE;
+            current.self = t;
+            current.thread = t->index;
+            resume(w, t->fiber);
         }
         if (!progress) report_deadlock(w);
     }
-    check_shared_guard(w);
+    w->shared.check();
+    static_shared_check();
 }
 
 void run_grid(const char *name, const void *function, dim3 grid, dim3 block, size_t shared_bytes,
@@ -344,7 +384,7 @@ void run_grid(const char *name, const void *function, dim3 grid, dim3 block, siz
     std::vector<unsigned> blocks;
     uint64_t random = seed;
     arrange(blocks, grid.x * grid.y * grid.z, order, &random);
-#pragma omp parallel for schedule(dynamic)
+#pragma omp parallel for schedule(dynamic) if (blocks.size() > 1)
     for (size_t i = 0; i < blocks.size(); i++) {
         Worker *w = this_worker();
         const unsigned b = blocks[i];
@@ -360,16 +400,16 @@ void run_grid(const char *name, const void *function, dim3 grid, dim3 block, siz
 
 int barrier(const char *file, int line, int predicate) {
     Worker *w = worker;
-    Fiber *self = current.fiber;
+    Thread *self = current.self;
     if (w->arrived == 0) w->barrier_file = file, w->barrier_line = line, w->predicates = 0;
     if (w->barrier_line != line || strcmp(w->barrier_file, file))
         fail("barrier divergence: this thread waits at %s:%d, others at %s:%d", file, line, w->barrier_file,
              w->barrier_line);
     w->predicates += predicate != 0;
-    if (++w->arrived == w->threads) {
+    if (++w->arrived == w->threads.size()) {
         w->arrived = 0;
         w->barrier_result = w->predicates;
-        for (int i = 0; i < w->threads; i++) w->fibers[i]->state = READY;
+        for (Thread &t : w->threads) t.state = READY;
         // The last to arrive goes to the back of the queue like the others, so that EMU_ORDER rules after the barrier.
     } else {
         self->state = AT_BARRIER, self->place = file, self->line = line;
@@ -378,46 +418,63 @@ int barrier(const char *file, int line, int predicate) {
     return w->barrier_result;
 }
 
-unsigned lane_id() { return current.fiber->rank % 32; }
+unsigned lane_id() { return current.self->rank % 32; }
+
+static Meeting *join_meeting(Warp *warp, const char *op, unsigned mask, unsigned lane) {
+    Meeting *found = nullptr;
+    for (Meeting &m : warp->meetings) {
+        if (m.mask == mask && (m.op == op || !strcmp(m.op, op))) {
+            found = &m;
+        } else if ((m.mask >> lane & 1) && (m.arrived & mask)) {
+            fail("%s with mask 0x%08x, but lane %d waits in %s with mask 0x%08x", op, mask,
+                 __builtin_ctz(m.arrived & mask), m.op, m.mask);
+        }
+    }
+    if (!found) {
+        warp->meetings.push_back({op, mask, 0});
+        found = &warp->meetings.back();
+    }
+    found->arrived |= 1u << lane;
+    return found;
+}
 
 void warp_meet(const char *op, unsigned mask, const void *in, void *out, Combine combine) {
     Worker *w = worker;
-    Fiber *self = current.fiber;
-    const unsigned first = self->rank / 32 * 32, lane = self->rank % 32;
+    Thread *self = current.self;
+    const unsigned lane = self->rank % 32;
+    Warp *warp = &w->warps[self->rank / 32];
     if (!(mask >> lane & 1)) fail("%s with mask 0x%08x, which does not name the calling lane %u", op, mask, lane);
+    if (mask & ~warp->lanes)
+        fail("%s with mask 0x%08x names lane %d, which the warp lacks", op, mask, __builtin_ctz(mask & ~warp->lanes));
+    if (mask & warp->left)
+        fail("%s with mask 0x%08x names lane %d, which has left the kernel", op, mask,
+             __builtin_ctz(mask & warp->left));
     self->place = op, self->mask = mask, self->in = in, self->out = out;
-    const void *inputs[32] = {};
-    void *outputs[32] = {};
-    bool complete = true;
-    for (unsigned i = 0; i < 32; i++) {
-        if (!(mask >> i & 1)) continue;
-        if (first + i >= (unsigned)w->threads)
-            fail("%s with mask 0x%08x names lane %u, which the warp lacks", op, mask, i);
-        const Fiber *f = w->fibers[first + i];
-        inputs[i] = f->in, outputs[i] = f->out;
-        if (f == self) continue;
-        if (f->state == DONE) fail("%s with mask 0x%08x names lane %u, which has left the kernel", op, mask, i);
-        const bool here = f->state == IN_WARP && f->mask == mask && !strcmp(f->place, op);
-        if (f->state == IN_WARP && (f->mask >> lane & 1) && !here)
-            fail("%s with mask 0x%08x, but lane %u waits in %s with mask 0x%08x", op, mask, i, f->place, f->mask);
-        complete &= here;
-    }
-    if (!complete) {
+    Meeting *meeting = join_meeting(warp, op, mask, lane);
+    if (meeting->arrived != mask) {
         self->state = IN_WARP;
         yield_to_scheduler();
         return;
     }
+    warp->meetings.erase(warp->meetings.begin() + (meeting - warp->meetings.data()));
+    const void *inputs[32] = {};
+    void *outputs[32] = {};
+    Thread *lanes = &w->threads[self->rank - lane];
+    for (unsigned rest = mask; rest; rest &= rest - 1) {
+        const int i = __builtin_ctz(rest);
+        inputs[i] = lanes[i].in, outputs[i] = lanes[i].out;
+        lanes[i].state = READY;
+    }
     combine(mask, inputs, outputs);
-    for (unsigned i = 0; i < 32; i++)
-        if (mask >> i & 1) w->fibers[first + i]->state = READY;
 }
 
 // ---- cp.async ------------------------------------------------------------------------------------------------------
 
 void check_shared(const void *address, size_t bytes, size_t alignment, const char *op) {
     const unsigned char *p = (const unsigned char *)address;
-    if (p < worker->shared_base || p + bytes > worker->shared_base + worker->shared_bytes)
-        fail("%s outside of the block's %zu bytes of dynamic shared memory", op, worker->shared_bytes);
+    const DynamicShared *s = &worker->shared;
+    if (p < s->base || p + bytes > s->base + s->bytes)
+        fail("%s outside of the block's %zu bytes of dynamic shared memory", op, s->bytes);
     if ((uintptr_t)p % alignment) fail("%s at an address that is no multiple of %zu", op, alignment);
 }
 
@@ -426,16 +483,16 @@ void copy_async(void *shared, const void *global, int bytes, int source_bytes) {
     if (source_bytes < 0 || source_bytes > bytes) fail("cp.async of %d bytes from a source of %d", bytes, source_bytes);
     check_shared(shared, bytes, bytes, "cp.async");
     if ((uintptr_t)global % bytes) fail("cp.async from an address that is no multiple of %d", bytes);
-    Copy copy = {shared, {}, bytes, current.fiber->copy_group};
+    Copy copy = {shared, {}, bytes, current.self->copy_group};
     memcpy(copy.data, global, source_bytes);
     memset(shared, poison_byte, bytes);
-    current.fiber->copies.push_back(copy);
+    current.self->copies.push_back(copy);
 }
 
-void copy_async_commit() { current.fiber->copy_group++; }
+void copy_async_commit() { current.self->copy_group++; }
 
 void copy_async_wait(int groups_in_flight) {
-    Fiber *self = current.fiber;
+    Thread *self = current.self;
     const int landed = self->copy_group - groups_in_flight;
     size_t kept = 0;
     for (Copy &copy : self->copies) {
