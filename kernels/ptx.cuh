@@ -44,4 +44,28 @@ template <int N> __device__ static inline void cp_async_wait() {
     asm volatile("cp.async.wait_group %0;" ::"n"(N) : "memory");
 }
 
+// 2^x to 2 units of the last place; results below 2^-126 are 0.
+__device__ static inline float exp2_fast(float x) {
+    float y;
+    asm("ex2.approx.ftz.f32 %0, %1;" : "=f"(y) : "f"(x));
+    return y;
+}
+
+// Between blocks: what a thread wrote before its store_release is seen by whoever load_acquire shows the value (and by
+// the threads that meet either of them at a barrier in between).
+__device__ static inline unsigned load_acquire(const unsigned *p) {
+    unsigned x;
+    asm volatile("ld.acquire.gpu.global.u32 %0, [%1];" : "=r"(x) : "l"(p) : "memory");
+    return x;
+}
+__device__ static inline void store_release(unsigned *p, unsigned x) {
+    asm volatile("st.release.gpu.global.u32 [%0], %1;" ::"l"(p), "r"(x) : "memory");
+}
+__device__ static inline unsigned take_number(unsigned *next) { return atomicAdd(next, 1u); }
+// 16 bytes from L2: another SM may have written them since this one read them.
+__device__ static inline void load_shared_by_blocks(float x[4], const float *p) {
+    const float4 v = __ldcg((const float4 *)p);
+    x[0] = v.x, x[1] = v.y, x[2] = v.z, x[3] = v.w;
+}
+
 #endif

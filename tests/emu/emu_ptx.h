@@ -76,3 +76,8 @@ static inline void cp_async_16(void *shared, const void *global, bool in_range) 
 }
 static inline void cp_async_commit() { emu::copy_async_commit(); }
 template <int N> static inline void cp_async_wait() { emu::copy_async_wait(N); }
+static inline float exp2_fast(float x) { return exp2f(x); }
+static inline unsigned load_acquire(const unsigned *p) { return __atomic_load_n(p, __ATOMIC_ACQUIRE); }
+static inline void store_release(unsigned *p, unsigned x) { __atomic_store_n(p, x, __ATOMIC_RELEASE); }
+static inline unsigned take_number(unsigned *next) { return __atomic_fetch_add(next, 1u, __ATOMIC_ACQ_REL); }
+static inline void load_shared_by_blocks(float x[4], const float *p) { memcpy(x, p, 16); }
