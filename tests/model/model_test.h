@@ -51,6 +51,40 @@ static inline floatX *device_tensor(Device *dev, size_t n) {
     return out;
 }
 
+// What backward says to be final is what is there at the end: a copy of the tail is taken at each message.
+typedef struct {
+    float *tails[256];
+    size_t first[256];
+    int count;
+    const Params *params;
+    Device *dev;
+} FinalWatch;
+
+static inline void final_watch_call(void *data, const float *first) {
+    FinalWatch *w = data;
+    assert_in_range(w->count, 0, 255);
+    size_t at = (size_t)(first - w->params->grads), bytes = (w->params->total - at) * sizeof(float);
+    if (w->count > 0) { assert_true(at < w->first[w->count - 1]); }
+    w->first[w->count] = at;
+    w->tails[w->count] = xmalloc(bytes);
+    device_copy(w->dev, w->tails[w->count++], first, bytes, false);
+    device_sync(w->dev);
+}
+
+static inline void check_finals(FinalWatch *w, const float *grads) {
+    size_t largest = 0, before = w->params->total;
+    for (int i = 0; i < w->count; i++) {
+        size_t at = w->first[i];
+        assert_memory_equal(w->tails[i], grads + at, (w->params->total - at) * sizeof(float));
+        if (before - at > largest) { largest = before - at; }
+        before = at;
+        free(w->tails[i]);
+    }
+    print_message("    %d messages of final gradients, at most %.0f%% of them in one\n", w->count,
+                  100.0 * (double)largest / (double)w->params->total);
+    assert_true(w->count > 4 && before == 0);
+}
+
 // Matrices with variance 1 / fan-in, norms' weights near 1, biases near 0; the padding zero. Returns the host's copy.
 static inline float *random_weights(Params *params, uint64_t seed, Device *dev) {
     float *flat = xcalloc(params->total, sizeof(float));

@@ -228,6 +228,23 @@ static void test_inference(void **state) {
     fixture_destroy(&f);
 }
 
+// Gradients of a pass that adds to those of another: what is said to be final does not change any more.
+static void test_grads_final(void **state) {
+    (void)state;
+    Fixture f;
+    fixture_create(&f, &TINY, 2, 9, 7, 5, RECOMPUTE_NONE);
+    forward(&f, true);
+    backward(&f, 0);
+    FinalWatch watch = {.params = &f.unet.params, .dev = &f.dev};
+    f.unet.params.grads_final = (GradsFinal){final_watch_call, &watch};
+    forward(&f, true);
+    backward(&f, 1);
+    float *grads = download_floats(&f.dev, f.unet.params.grads, f.unet.params.total);
+    check_finals(&watch, grads);
+    free(grads);
+    fixture_destroy(&f);
+}
+
 // beta = 1 adds a second, equal gradient; beta = 0 starts anew.
 static void test_accumulation(void **state) {
     (void)state;
@@ -339,7 +356,7 @@ int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_sd2_plan),  cmocka_unit_test(test_recompute),         cmocka_unit_test(test_inference),
         cmocka_unit_test(test_frozen),    cmocka_unit_test(test_batch_permutation), cmocka_unit_test(test_accumulation),
-        cmocka_unit_test(test_gradients), cmocka_unit_test(test_gradients_variant),
+        cmocka_unit_test(test_gradients), cmocka_unit_test(test_gradients_variant), cmocka_unit_test(test_grads_final),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

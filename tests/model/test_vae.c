@@ -122,9 +122,13 @@ static void check_half(const VAEConfig *config, bool decode, int B, int H, int W
     assert_int_equal(f.arena.bottom, 0);
     float *grads = download_floats(&f.dev, f.params->grads, n), *dinp = download(&f.dev, f.dinp, f.inp_n);
 
+    FinalWatch watch = {.params = f.params, .dev = &f.dev};
+    f.params->grads_final = (GradsFinal){final_watch_call, &watch};
     forward(&f, true);
     backward(&f, 1);
     float *twice = download_floats(&f.dev, f.params->grads, n);
+    check_finals(&watch, twice);
+    f.params->grads_final = (GradsFinal){0};
     for (size_t i = 0; i < n; i++) twice[i] /= 2;
     assert_true(relative_distance(twice, grads, n) < 1e-6);
 
