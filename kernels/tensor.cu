@@ -6,10 +6,7 @@ template <int V>
 static __global__ void __launch_bounds__(THREADS)
     copy_columns(floatX *to, int to_stride, const floatX *from, int from_stride, int N, int C) {
     const size_t i = first_element(V), row = i / C, c = i % C;
-    if (row >= (size_t)N) { return; }
-    floatX x[V];
-    load_words(x, from + row * from_stride + c);
-    store_words(to + row * to_stride + c, x);
+    if (row < (size_t)N) { copy_words<V>(to + row * to_stride + c, from + row * from_stride + c); }
 }
 
 static void copy(floatX *to, int to_stride, const floatX *from, int from_stride, int N, int C, bool vectors,
@@ -77,24 +74,24 @@ void scale_shift_forward(floatX *out, const floatX *inp, float scale, float shif
 }
 
 static __global__ void __launch_bounds__(THREADS) to_floatX_kernel(floatX *out, const float *inp, size_t n) {
-    const size_t i = first_element(4);
-    if (i + 4 <= n) {
-        float x[4];
-        load_words(x, inp + i);
-        store(out + i, x);
+    const size_t span = first_element(VEC) - lane_of() * VEC;
+    if (span + 32 * VEC <= n) {
+        float x[VEC];
+        load_span(x, inp + span);
+        store(out + span + lane_of() * VEC, x);
     } else {
-        for (size_t j = i; j < n; j++) { out[j] = to_floatX(inp[j]); }
+        for (size_t i = span + lane_of(); i < n; i += 32) { out[i] = to_floatX(inp[i]); }
     }
 }
 
 static __global__ void __launch_bounds__(THREADS) to_float_kernel(float *out, const floatX *inp, size_t n) {
-    const size_t i = first_element(4);
-    if (i + 4 <= n) {
-        float x[4];
-        load(x, inp + i);
-        store_words(out + i, x);
+    const size_t span = first_element(VEC) - lane_of() * VEC;
+    if (span + 32 * VEC <= n) {
+        float x[VEC];
+        load(x, inp + span + lane_of() * VEC);
+        store_span(out + span, x);
     } else {
-        for (size_t j = i; j < n; j++) { out[j] = to_float(inp[j]); }
+        for (size_t i = span + lane_of(); i < n; i += 32) { out[i] = to_float(inp[i]); }
     }
 }
 
@@ -102,12 +99,12 @@ void cast_to_floatX(floatX *out, const float *inp, size_t n, Device *dev) {
     const bool same = (const void *)out == (const void *)inp;
     const double bytes = same ? 0 : (sizeof(floatX) + sizeof(float)) * (double)n;
     if (!device_launch(dev, "cast_to_floatX", bytes, 0) || same || n == 0) { return; }
-    launch<to_floatX_kernel>(dev, blocks_for(n, 4), THREADS, 0, out, inp, n);
+    launch<to_floatX_kernel>(dev, blocks_for(n, VEC), THREADS, 0, out, inp, n);
 }
 
 void cast_to_float(float *out, const floatX *inp, size_t n, Device *dev) {
     const bool same = (const void *)out == (const void *)inp;
     const double bytes = same ? 0 : (sizeof(floatX) + sizeof(float)) * (double)n;
     if (!device_launch(dev, "cast_to_float", bytes, 0) || same || n == 0) { return; }
-    launch<to_float_kernel>(dev, blocks_for(n, 4), THREADS, 0, out, inp, n);
+    launch<to_float_kernel>(dev, blocks_for(n, VEC), THREADS, 0, out, inp, n);
 }
