@@ -41,6 +41,7 @@ static TrainOptions o = {
     .checkpoints_total_limit = 2,
     .validation_samples = 64,
     .validation_steps = 4,
+    .validation_draws = 1,
     .seed = 2024,
 };
 
@@ -99,6 +100,8 @@ static struct poptOption table[] = {
      "N"},
     {"validation-samples", 0, OPT_INT, &o.validation_samples, 0, "samples of a validation", "N"},
     {"validation-steps", 0, OPT_INT, &o.validation_steps, 0, "DDIM steps of a validation", "N"},
+    {"validation-draws", 0, OPT_INT, &o.validation_draws, 0, "timesteps and noises per sample for the validation loss",
+     "N"},
     {"checkpoint-every", 0, OPT_INT, &o.checkpoint_every, 0, "steps between checkpoints (0: only at the end)", "N"},
     {"checkpoints-total-limit", 0, OPT_INT, &o.checkpoints_total_limit, 0, "checkpoints to keep (0: all)", "N"},
     {"seed", 0, OPT_LONG, &o.seed, 0, "noise, timesteps and order of the samples", "N"},
@@ -113,6 +116,7 @@ static const char *const free_options[] = {"out",
                                            "validate-every",
                                            "validation-samples",
                                            "validation-steps",
+                                           "validation-draws",
                                            "checkpoint-every",
                                            "checkpoints-total-limit",
                                            "resume",
@@ -193,6 +197,7 @@ static void check(void) {
     options_range(o.checkpoints_total_limit, "--checkpoints-total-limit", 0, 1e9);
     options_range(o.validation_samples, "--validation-samples", 1, 1e9);
     options_range(o.validation_steps, "--validation-steps", 1, 1000);
+    options_range(o.validation_draws, "--validation-draws", 1, 1000);
     if (o.lr_total_steps == 0) { o.lr_total_steps = o.lr_kind == LR_EXPONENTIAL ? 25000 : o.max_train_steps; }
 }
 

@@ -28,7 +28,8 @@ typedef struct {
     char *recompute;
     int zero, no_cuda_graph;
     // periods
-    int log_every, validate_every, checkpoint_every, checkpoints_total_limit, validation_samples, validation_steps;
+    int log_every, validate_every, checkpoint_every, checkpoints_total_limit, validation_samples, validation_steps,
+        validation_draws;
     // run
     long long seed;
     int resume, overwrite, no_roofline;

@@ -55,7 +55,7 @@ static bool exists(const char *out, const char *name) {
 }
 
 static void clear_folder(const char *out) {
-    static const char *const ours[] = {"log.jsonl", "tensorboard", "samples", "model", NULL};
+    static const char *const ours[] = {"log.jsonl", "tensorboard", "samples", "validation", "model", NULL};
     checkpoint_remove_all(out);
     for (int i = 0; ours[i]; i++) {
         char *path = xprintf("%s/%s", out, ours[i]);
@@ -141,9 +141,12 @@ void run_begin(Run *run, void (*put)(yajl_gen gen, void *data), void *data) {
     char *folder = xprintf("%s/tensorboard", out);
     run->board = tensorboard_open(folder, run->first_step);
     free(folder);
-    folder = xprintf("%s/samples", out);
-    make_folders(folder);
-    free(folder);
+    const char *const folders[] = {"samples", "validation"};
+    for (int i = 0; i < 2; i++) {
+        folder = xprintf("%s/%s", out, folders[i]);
+        make_folders(folder);
+        free(folder);
+    }
     yajl_gen gen = begin_line("run");
     json_put_integer(gen, "first_step", run->first_step);
     json_put_integer(gen, "world", run->world);
@@ -218,6 +221,41 @@ static void put_summary(Run *run, yajl_gen gen, int step, const char *name, cons
     }
 }
 
+static void save_strip(const Run *run, const Image *image, const char *name) {
+    char *path = xprintf("%s/validation/%s.png", run->options->out, name);
+    image_save(image, path);
+    free(path);
+}
+
+// Everything that later questions may need: every pair, every loss.
+static void save_rows(const Run *run, int step, const Validation *v) {
+    char *path = xprintf("%s/validation/step-%06d.csv", run->options->out, step);
+    AtomicFile file = atomic_open(path);
+    fprintf(file.stream, "image_id,class,seen,intersection,union,predicted,truth,valid,to_black,to_white\n");
+    for (int i = 0; i < v->count; i++) {
+        const ValidationRow *r = &v->rows[i];
+        const PairScore *s = &r->score;
+        fprintf(file.stream, "%lld,\"%s\",%d,%.0f,%.0f,%.0f,%.0f,%.0f,%.6g,%.6g\n", (long long)s->image_id,
+                r->class_name, r->seen, s->intersection, s->union_, s->predicted, s->truth, s->valid, r->to_black,
+                r->to_white);
+    }
+    atomic_commit(&file);
+    free(path);
+    path = xprintf("%s/validation/step-%06d-losses.csv", run->options->out, step);
+    file = atomic_open(path);
+    fprintf(file.stream, "sample,timestep,loss\n");
+    for (int i = 0; i < v->loss_count; i++) {
+        fprintf(file.stream, "%d,%d,%.7g\n", v->losses[i].sample, v->losses[i].timestep, v->losses[i].loss);
+    }
+    atomic_commit(&file);
+    free(path);
+    path = xprintf("step-%06d", step);
+    save_strip(run, &v->predictions, path);
+    save_strip(run, &v->inputs, "input");
+    save_strip(run, &v->truths, "truth");
+    free(path);
+}
+
 void run_validation(Run *run, int step, const Validation *v) {
     yajl_gen gen = begin_line("validation");
     json_put_integer(gen, "step", step);
@@ -226,11 +264,16 @@ void run_validation(Run *run, int step, const Validation *v) {
     put_summary(run, gen, step, "unseen", &v->unseen);
     json_put_number(gen, "empty", v->empty);
     json_put_number(gen, "full", v->full);
+    json_put_number(gen, "to_black", v->to_black);
+    json_put_number(gen, "to_white", v->to_white);
     end_line(run, gen);
     tensorboard_scalar(run->board, "validation/loss", step, v->loss);
     tensorboard_scalar(run->board, "validation/empty", step, v->empty);
     tensorboard_scalar(run->board, "validation/full", step, v->full);
+    tensorboard_scalar(run->board, "validation/to_black", step, v->to_black);
+    tensorboard_scalar(run->board, "validation/to_white", step, v->to_white);
     save_sheet(run, step, &v->sheet);
+    save_rows(run, step, v);
     printf("validation at step %d: loss %.4f", step, v->loss);
     if (v->seen.pairs) { printf("  gIoU seen %.3f (%d)", v->seen.giou, v->seen.pairs); }
     if (v->unseen.pairs) { printf("  unseen %.3f (%d)", v->unseen.giou, v->unseen.pairs); }

@@ -2,6 +2,8 @@
 //   OUT/log.jsonl        a line for the run, each step, each validation
 //   OUT/tensorboard/     the same for TensorBoard
 //   OUT/samples/         pictures of validations
+//   OUT/validation/      every sample of every validation: step-N.csv, its losses step-N-losses.csv, and the
+//                        predictions for the first six side by side, step-N.png, with input.png and truth.png
 //   OUT/checkpoint-N/    train/checkpoint.h
 //   OUT/model/           the last checkpoint as a plain model directory
 // Rank 0 alone writes and prints: for the others the functions below do nothing.
@@ -43,11 +45,30 @@ void run_publish(const Run *run, int step);
 // Called when the numbers of step `step` (1 = first) have arrived: log, and a line on the screen.
 void run_step(Run *run, int step, double loss, double grad_norm, bool finite, double seconds);
 
+// What a validation found for one sample. The distances are mean squares between the predicted clean latent and that of
+// an all-black or all-white picture: small where the model gives a constant answer.
 typedef struct {
-    double loss;          // validation loss at fixed noise and timesteps
-    Summary seen, unseen; // IoU over the validation samples; unseen.pairs may be 0
-    double empty, full;   // shares of all predictions
-    Image sheet;          // pictures; pixels NULL: none
+    PairScore score;
+    const char *class_name;
+    bool seen;
+    double to_black, to_white;
+} ValidationRow;
+
+typedef struct {
+    int sample, timestep;
+    double loss;
+} ValidationLoss;
+
+typedef struct {
+    double loss;                       // validation loss at fixed noise and timesteps
+    Summary seen, unseen;              // IoU over the validation samples; unseen.pairs may be 0
+    double empty, full;                // shares of all predictions
+    double to_black, to_white;         // means over the samples
+    Image sheet;                       // pictures; pixels NULL: none
+    Image inputs, predictions, truths; // the first samples side by side
+    ValidationRow *rows;               // (count)
+    ValidationLoss *losses;            // (loss_count)
+    int count, loss_count;
 } Validation;
 void run_validation(Run *run, int step, const Validation *validation);
 // VAE: reconstruction loss, PSNR in dB (peak 2) and pictures.

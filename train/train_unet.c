@@ -143,7 +143,7 @@ static void save(Trainer *t, int step, Device *dev) {
 static void validate_weights(Trainer *t, int step, Device *dev) {
     Validation v = validator_run(&t->validator, &t->pipeline, &t->diffusion, &t->arena, dev);
     run_validation(&t->run, step, &v);
-    image_free(&v.sheet);
+    validation_free(&v);
 }
 
 // The moving average is what is used later; its parts are gathered from all ranks.
@@ -287,7 +287,8 @@ static void trainer_open(Trainer *t, Device *dev) {
     open_data(t, dev);
     const ShardInfo *info = &t->shards.info;
     t->diffusion = diffusion_create(&t->pipeline, o, info->height, info->width, dev);
-    t->validates = first && validator_open(&t->validator, o, &t->shards, &t->diffusion, t->table, dev);
+    t->validates =
+        first && validator_open(&t->validator, o, t->pipeline.folder, &t->shards, &t->diffusion, t->table, dev);
     if (!t->validates) { pipeline_release(&t->pipeline, PART_VAE_DECODER, dev); }
     plan_memory(t, dev);
     open_optimizer(t, dev);

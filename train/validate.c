@@ -7,10 +7,33 @@
 #include <stdlib.h>
 #include <string.h>
 
-enum { SHEET_ROWS = 8, SHEET_COLUMNS = 4 };
+enum { SHEET_ROWS = 8, SHEET_COLUMNS = 4, STRIP = 6 };
 static const uint64_t VALIDATION_SEED = 1; // of noise and timesteps, whatever --seed is: runs are comparable
 
-bool validator_open(Validator *v, const TrainOptions *o, const ShardSet *training, const Diffusion *d,
+// Latents of an all-black and an all-white picture: what a model that gives a constant answer might draw.
+static void encode_constants(Validator *v, const char *base, const Diffusion *d, Device *dev) {
+    Pipeline vae = pipeline_open(base, PART_VAE_ENCODER, 0, dev);
+    int R = v->shards.info.resolution;
+    size_t pixels = (size_t)(R * R * 3), latent = (size_t)(d->h * d->w * d->L);
+    Arena arena = arena_create(dev, pipeline_encode_bytes(&vae, 1, R, R, dev));
+    float *picture = device_alloc(dev, pixels * sizeof(float)), *z = device_alloc(dev, latent * sizeof(float));
+    float *host = xmalloc(pixels * sizeof(float)), **to[] = {&v->black, &v->white};
+    for (int k = 0; k < 2; k++) {
+        for (size_t i = 0; i < pixels; i++) { host[i] = k ? 1.0f : -1.0f; }
+        *to[k] = xmalloc(latent * sizeof(float));
+        device_copy(dev, picture, host, pixels * sizeof(float), false);
+        pipeline_encode(&vae, &arena, z, picture, 1, R, R, dev);
+        device_copy(dev, *to[k], z, latent * sizeof(float), false);
+        device_sync(dev);
+    }
+    free(host);
+    device_free(dev, picture);
+    device_free(dev, z);
+    arena_destroy(&arena);
+    pipeline_close(&vae, dev);
+}
+
+bool validator_open(Validator *v, const TrainOptions *o, const char *base, const ShardSet *training, const Diffusion *d,
                     const floatX *table, Device *dev) {
     char *first = xprintf("%s/val-00000.h5", o->shards);
     bool exists = file_exists(first);
@@ -32,19 +55,25 @@ bool validator_open(Validator *v, const TrainOptions *o, const ShardSet *trainin
     v->host_scalars = device_alloc_pinned(dev, sizeof *v->host_scalars);
     v->losses = device_alloc(dev, rows * sizeof(float));
     v->host_losses = device_alloc_pinned(dev, rows * sizeof(float));
+    v->timesteps = device_alloc(dev, rows * sizeof(float));
+    v->host_timesteps = device_alloc_pinned(dev, rows * sizeof(float));
     v->image = device_alloc(dev, latents);
     v->target = device_alloc(dev, latents);
     v->weight = device_alloc(dev, rows * (size_t)(d->h * d->w) * sizeof(float));
     v->context =
         device_alloc(dev, rows * (size_t)d->tokens * (size_t)d->unet->config.cross_attention_dim * sizeof(floatX));
+    encode_constants(v, base, d, dev);
     return true;
 }
 
 void validator_close(Validator *v, Device *dev) {
-    void *buffers[] = {v->scalars, v->losses, v->image, v->target, v->weight, v->context};
+    void *buffers[] = {v->scalars, v->losses, v->timesteps, v->image, v->target, v->weight, v->context};
     for (size_t i = 0; i < sizeof buffers / sizeof *buffers; i++) { device_free(dev, buffers[i]); }
     device_free_pinned(dev, v->host_scalars);
     device_free_pinned(dev, v->host_losses);
+    device_free_pinned(dev, v->host_timesteps);
+    free(v->black);
+    free(v->white);
     shards_close(&v->shards);
 }
 
@@ -89,21 +118,27 @@ static void free_batch(HostBatch *b) {
     free(b->image), free(b->target), free(b->weight), free(b->mask), free(b->class_index), free(b->image_id);
 }
 
-static double batch_loss(Validator *v, Pipeline *pipeline, Diffusion *d, Arena *arena, const HostBatch *b, int first,
-                         int rows, Device *dev) {
+// Losses of the batch at the noise and timesteps of draw number `draw`.
+static void batch_loss(Validator *v, Pipeline *pipeline, Diffusion *d, Arena *arena, const HostBatch *b, int first,
+                       int rows, int draw, Validation *result, Device *dev) {
     size_t n = (size_t)(d->B * d->h * d->w);
-    *v->host_scalars = (StepScalars){.seed = VALIDATION_SEED, .first_sample = (uint64_t)first, .grad_scale = 1};
+    *v->host_scalars = (StepScalars){
+        .seed = VALIDATION_SEED, .step = (uint32_t)draw, .first_sample = (uint64_t)first, .grad_scale = 1};
     device_copy(dev, v->scalars, v->host_scalars, sizeof *v->scalars, false);
     device_copy(dev, v->image, b->image, n * (size_t)d->L * sizeof(float), false);
     device_copy(dev, v->target, b->target, n * (size_t)d->L * sizeof(float), false);
     device_copy(dev, v->weight, b->weight, n * sizeof(float), false);
     context_gather(v->context, v->table, b->class_index, d->B, pipeline, dev);
     diffusion_step(d, arena, v->losses, v->image, v->target, v->weight, v->context, v->scalars, 0, false, dev);
+    sample_timesteps(v->timesteps, d->B, d->schedule->T, 0, v->scalars, dev); // diffusion_step's own
     device_copy(dev, v->host_losses, v->losses, (size_t)d->B * sizeof(float), false);
+    device_copy(dev, v->host_timesteps, v->timesteps, (size_t)d->B * sizeof(float), false);
     device_sync(dev);
-    double sum = 0;
-    for (int i = 0; i < rows; i++) { sum += v->host_losses[i]; }
-    return sum;
+    for (int i = 0; i < rows; i++) {
+        result->loss += v->host_losses[i] / ((double)v->count * v->options->validation_draws);
+        result->losses[result->loss_count++] =
+            (ValidationLoss){first + i, (int)v->host_timesteps[i], v->host_losses[i]};
+    }
 }
 
 static Image to_image(const float *picture, int R) {
@@ -113,6 +148,22 @@ static Image to_image(const float *picture, int R) {
         image.pixels[i] = (uint8_t)(x < 0 ? 0 : x > 255 ? 255 : x);
     }
     return image;
+}
+
+static double mean_square(const float *a, const float *b, size_t n) {
+    double sum = 0;
+    for (size_t i = 0; i < n; i++) { sum += ((double)a[i] - b[i]) * ((double)a[i] - b[i]); }
+    return sum / (double)n;
+}
+
+// Puts a picture (R, R) of 1 or 3 channels into place number `column` of a strip.
+static void strip_put(Image *strip, const Image *picture, int column) {
+    int R = picture->height;
+    for (int i = 0; i < R * R * 3; i++) {
+        int y = i / (R * 3), x = i / 3 % R, c = i % 3;
+        strip->pixels[((size_t)y * (size_t)strip->width + (size_t)(column * R + x)) * 3 + (size_t)c] =
+            picture->pixels[(y * R + x) * picture->channels + c % picture->channels];
+    }
 }
 
 static Image mask_image(const uint8_t *mask, int R) {
@@ -160,19 +211,33 @@ static MaskRule mask_rule(const Validator *v) {
     return rule;
 }
 
-// Samples and scores one batch; scores[first..first + rows).
+static void strips_add(Validation *result, const float *input, const float *prediction, const uint8_t *truth, int R,
+                       int column) {
+    Image *strips[] = {&result->inputs, &result->predictions, &result->truths};
+    Image pictures[] = {to_image(input, R), to_image(prediction, R), mask_image(truth, R)};
+    for (int k = 0; k < 3; k++) {
+        strip_put(strips[k], &pictures[k], column);
+        image_free(&pictures[k]);
+    }
+}
+
+// Samples and scores one batch: result->rows[first..first + rows).
 static void score_batch(const Validator *v, Sampler *sampler, const HostBatch *b, int first, int rows,
-                        PairScore *scores, Sheet *sheet, Device *dev) {
+                        Validation *result, Sheet *sheet, Device *dev) {
     const ShardInfo *info = &v->shards.info;
     int R = sampler->h * sampler->f, n = R * R * 3;
     float *prediction = xmalloc((size_t)(rows * n) * sizeof(float)),
           *input = xmalloc((size_t)(rows * n) * sizeof(float));
     uint8_t *mask = xmalloc((size_t)(R * R));
+    size_t cells = (size_t)(sampler->h * sampler->w * sampler->L);
+    float *latents = xmalloc((size_t)rows * cells * sizeof *latents);
     uint64_t *ids = xmalloc((size_t)rows * sizeof *ids);
     for (int i = 0; i < rows; i++) { ids[i] = (uint64_t)(first + i); }
     MaskRule rule = mask_rule(v);
     context_gather(v->context, v->table, b->class_index, rows, sampler->pipeline, dev);
     sampler_run(sampler, b->image, v->context, ids, rows, v->options->validation_steps, VALIDATION_SEED, dev);
+    device_copy(dev, latents, sampler->latent, (size_t)rows * cells * sizeof(float), false);
+    device_sync(dev);
     sampler_decode(sampler, prediction, rows, dev);
     sampler_decode_latents(sampler, input, b->image, rows, dev);
     for (int i = 0; i < rows; i++) {
@@ -183,33 +248,57 @@ static void score_batch(const Validator *v, Sampler *sampler, const HostBatch *b
         score.image_id = b->image_id[i];
         score.class_index = c;
         score.absent = score.truth == 0;
-        scores[first + i] = score;
+        const float *latent = latents + (size_t)i * cells;
+        result->rows[first + i] =
+            (ValidationRow){score, info->classes[c], info->trained[c], mean_square(latent, v->black, cells),
+                            mean_square(latent, v->white, cells)};
+        if (first + i < STRIP) { strips_add(result, input + i * n, prediction + i * n, truth, R, first + i); }
         sheet_add(sheet, input + i * n, prediction + i * n, mask, truth, info->classes[c], info->trained[c],
                   pair_iou(&score), R);
     }
-    free(prediction), free(input), free(mask), free(ids);
+    free(prediction), free(input), free(mask), free(ids), free(latents);
 }
 
-static void summarize_scores(const Validator *v, const PairScore *scores, Validation *result) {
+static void summarize_rows(const Validator *v, Validation *result) {
     const ShardInfo *info = &v->shards.info;
     bool *seen = xmalloc((size_t)v->count), *unseen = xmalloc((size_t)v->count);
+    PairScore *scores = xmalloc((size_t)v->count * sizeof *scores);
     for (int i = 0; i < v->count; i++) {
-        seen[i] = info->trained[scores[i].class_index];
+        const ValidationRow *row = &result->rows[i];
+        scores[i] = row->score;
+        seen[i] = row->seen;
         unseen[i] = !seen[i];
-        result->empty += pair_empty(&scores[i]);
-        result->full += pair_full(&scores[i]);
+        result->empty += (double)pair_empty(&row->score) / v->count;
+        result->full += (double)pair_full(&row->score) / v->count;
+        result->to_black += row->to_black / v->count;
+        result->to_white += row->to_white / v->count;
     }
-    result->empty /= v->count;
-    result->full /= v->count;
     result->seen = summarize(scores, v->count, seen, info->class_count, 0, 0);
     result->unseen = summarize(scores, v->count, unseen, info->class_count, 0, 0);
-    free(seen), free(unseen);
+    free(seen), free(unseen), free(scores);
+}
+
+static Validation validation_create(const Validator *v) {
+    int R = v->shards.info.resolution, strip = v->count < STRIP ? v->count : STRIP;
+    return (Validation){.count = v->count,
+                        .rows = xcalloc((size_t)v->count, sizeof(ValidationRow)),
+                        .losses =
+                            xcalloc((size_t)v->count * (size_t)v->options->validation_draws, sizeof(ValidationLoss)),
+                        .inputs = image_new(strip * R, R, 3),
+                        .predictions = image_new(strip * R, R, 3),
+                        .truths = image_new(strip * R, R, 3)};
+}
+
+void validation_free(Validation *v) {
+    free(v->rows);
+    free(v->losses);
+    Image *images[] = {&v->sheet, &v->inputs, &v->predictions, &v->truths};
+    for (int i = 0; i < 4; i++) { image_free(images[i]); }
 }
 
 Validation validator_run(Validator *v, Pipeline *pipeline, Diffusion *d, Arena *arena, Device *dev) {
-    Validation result = {0};
+    Validation result = validation_create(v);
     Sheet sheet = {0};
-    PairScore *scores = xcalloc((size_t)v->count, sizeof *scores);
     Sampler sampler = sampler_create(pipeline, d->B, d->h, d->w, dev);
     if (sampler.h * sampler.f != v->shards.info.resolution) {
         die("%s: the shards' resolution is %d, but latents of %d cells give %d pixels", v->options->shards,
@@ -218,13 +307,14 @@ Validation validator_run(Validator *v, Pipeline *pipeline, Diffusion *d, Arena *
     for (int first = 0; first < v->count; first += d->B) {
         int rows = v->count - first < d->B ? v->count - first : d->B;
         HostBatch b = read_batch(v, d, first);
-        result.loss += batch_loss(v, pipeline, d, arena, &b, first, rows, dev) / v->count;
-        score_batch(v, &sampler, &b, first, rows, scores, &sheet, dev);
+        for (int draw = 0; draw < v->options->validation_draws; draw++) {
+            batch_loss(v, pipeline, d, arena, &b, first, rows, draw, &result, dev);
+        }
+        score_batch(v, &sampler, &b, first, rows, &result, &sheet, dev);
         free_batch(&b);
     }
-    summarize_scores(v, scores, &result);
+    summarize_rows(v, &result);
     result.sheet = sheet_draw(&sheet);
     sampler_destroy(&sampler, dev);
-    free(scores);
     return result;
 }

@@ -10,15 +10,19 @@ typedef struct {
     ShardSet shards;                     // SPLIT val
     int count;                           // samples, spread evenly over the set
     StepScalars *scalars, *host_scalars; // one micro-batch's, on the device and pinned
-    float *losses, *host_losses;
+    float *losses, *host_losses, *timesteps, *host_timesteps;
     float *image, *target, *weight; // a micro-batch on the device
     floatX *context;
-    const floatX *table; // (classes, tokens, C) embeddings of the class names; not owned
+    float *black, *white; // (h, w, L): latents of an all-black and an all-white picture
+    const floatX *table;  // (classes, tokens, C) embeddings of the class names; not owned
 } Validator;
 
-// Opens the shards val-*.h5 in the folder of the training shards; returns false if there are none.
-bool validator_open(Validator *validator, const TrainOptions *options, const ShardSet *training, const Diffusion *d,
-                    const floatX *table, Device *dev);
+// Opens the shards val-*.h5 in the folder of the training shards; returns false if there are none. The VAE's encoder in
+// the model directory `base` is opened for a moment.
+bool validator_open(Validator *validator, const TrainOptions *options, const char *base, const ShardSet *training,
+                    const Diffusion *d, const floatX *table, Device *dev);
 void validator_close(Validator *validator, Device *dev);
-// Uses the arena of training for the loss and memory of its own, freed at the end, for sampling. Free sheet.pixels.
+// Uses the arena of training for the loss and memory of its own, freed at the end, for sampling. To be freed
+// with validation_free.
 Validation validator_run(Validator *validator, Pipeline *pipeline, Diffusion *diffusion, Arena *arena, Device *dev);
+void validation_free(Validation *validation);
