@@ -45,7 +45,7 @@ void comm_open(Comm *comm, const Launch *launch, Device *dev) {
 void comm_close(Comm *comm) {
     struct CommInternals *in = comm->internals;
     if (in) {
-        comm_barrier(comm);
+        comm_host_check(comm, "comm_close", 0, 0);
         comm_host_close(&in->host);
         free(in->scratch), free(in->requests), free(in);
     }

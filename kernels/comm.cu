@@ -99,7 +99,7 @@ void comm_close(Comm *comm) {
     CommInternals *in = comm->internals;
     if (in) {
         CHECK_CUDA(cudaStreamSynchronize(in->stream));
-        comm_barrier(comm);
+        comm_host_check(comm, "comm_close", 0, 0);
         stop_watcher(in);
         CHECK_NCCL(ncclCommDestroy(in->nccl));
         CHECK_CUDA(cudaEventDestroy(in->computed));

@@ -125,40 +125,29 @@ typedef struct {
     unsigned char payload[PAYLOAD];
 } Packet;
 
-static Header header_of(const char *function, size_t size, int root) {
-    Header header = {.size = size, .root = root};
-    snprintf(header.function, sizeof header.function, "%s", function);
-    return header;
-}
-
-static void check_headers(const void *headers, size_t stride, int world) {
-    const Header *a = headers;
+static void check_packets(const Packet *packets, int world) {
+    const Header *a = &packets[0].header;
     for (int r = 1; r < world; r++) {
-        const Header *b = (const Header *)((const char *)headers + (size_t)r * stride);
+        const Header *b = &packets[r].header;
         if (memcmp(a, b, sizeof *a) == 0) { continue; }
         die("the ranks do different things: rank 0 is in %s (size %zu, root %d), rank %d in %s (size %zu, root %d)",
             a->function, (size_t)a->size, a->root, r, b->function, (size_t)b->size, b->root);
     }
 }
 
-void comm_host_check(Comm *comm, const char *function, size_t size, int root) {
-    Header header = header_of(function, size, root), *headers = xmalloc((size_t)comm->world * sizeof header);
-    comm_host_all_gather(comm_host(comm), headers, &header, sizeof header);
-    check_headers(headers, sizeof header, comm->world);
-    free(headers);
-}
-
-// all (world, bytes) = mine (bytes) of every rank.
-static void exchange(Comm *comm, const char *function, int root, void *all, const void *mine, size_t bytes) {
+// all (world, bytes) = mine (bytes) of every rank, who must be in the same function with the same size and root.
+static void exchange(Comm *comm, const char *function, size_t size, int root, void *all, const void *mine,
+                     size_t bytes) {
     CommHost *host = comm_host(comm);
-    Packet packet = {.header = header_of(function, bytes, root)};
+    Packet packet = {.header = {.size = size, .root = root}};
+    snprintf(packet.header.function, sizeof packet.header.function, "%s", function);
     Packet *packets = xmalloc((size_t)comm->world * sizeof packet);
     size_t done = 0;
     do {
         const size_t part = bytes - done < PAYLOAD ? bytes - done : PAYLOAD;
         memcpy(packet.payload, (const char *)mine + done, part);
         comm_host_all_gather(host, packets, &packet, sizeof packet);
-        check_headers(packets, sizeof packet, comm->world);
+        check_packets(packets, comm->world);
         for (int r = 0; r < comm->world; r++) {
             memcpy((char *)all + (size_t)r * bytes + done, packets[r].payload, part);
         }
@@ -167,10 +156,15 @@ static void exchange(Comm *comm, const char *function, int root, void *all, cons
     free(packets);
 }
 
+void comm_host_check(Comm *comm, const char *function, size_t size, int root) {
+    char nothing = 0;
+    exchange(comm, function, size, root, &nothing, &nothing, 0);
+}
+
 void comm_host_sum(Comm *comm, double *values, int count) {
     if (comm->world == 1) { return; }
     double *all = xmalloc((size_t)comm->world * (size_t)count * sizeof *all);
-    exchange(comm, "comm_host_sum", 0, all, values, (size_t)count * sizeof *all);
+    exchange(comm, "comm_host_sum", (size_t)count, 0, all, values, (size_t)count * sizeof *all);
     for (int i = 0; i < count; i++) {
         values[i] = 0;
         for (int r = 0; r < comm->world; r++) { values[i] += all[r * count + i]; }
@@ -181,7 +175,7 @@ void comm_host_sum(Comm *comm, double *values, int count) {
 int comm_host_max(Comm *comm, int value) {
     if (comm->world == 1) { return value; }
     int *all = xmalloc((size_t)comm->world * sizeof *all);
-    exchange(comm, "comm_host_max", 0, all, &value, sizeof value);
+    exchange(comm, "comm_host_max", 1, 0, all, &value, sizeof value);
     for (int r = 0; r < comm->world; r++) { value = all[r] > value ? all[r] : value; }
     free(all);
     return value;
@@ -190,12 +184,11 @@ int comm_host_max(Comm *comm, int value) {
 void comm_host_broadcast(Comm *comm, void *data, size_t bytes, int root) {
     if (comm->world == 1) { return; }
     char *all = xmalloc((size_t)comm->world * bytes);
-    exchange(comm, "comm_host_broadcast", root, all, data, bytes);
+    exchange(comm, "comm_host_broadcast", bytes, root, all, data, bytes);
     memcpy(data, all + (size_t)root * bytes, bytes);
     free(all);
 }
 
 void comm_barrier(Comm *comm) {
-    char nothing = 0;
-    if (comm->world > 1) { exchange(comm, "comm_barrier", 0, &nothing, &nothing, 0); }
+    if (comm->world > 1) { comm_host_check(comm, "comm_barrier", 0, 0); }
 }

@@ -42,15 +42,14 @@ void cleanup_remove(const char *path) {
     pthread_mutex_unlock(&lock);
 }
 
+// In one piece: other ranks may write to the same terminal.
 static void say(const char *prefix, const char *format, va_list arguments) {
+    char *text = NULL, place[32] = "";
+    const char *sentence = vasprintf(&text, format, arguments) < 0 ? format : text;
+    if (rank >= 0) { snprintf(place, sizeof place, "rank %d: ", rank); }
     fflush(stdout);
-    flockfile(stderr);
-    fputs("cocogold: ", stderr);
-    if (rank >= 0) { fprintf(stderr, "rank %d: ", rank); }
-    fputs(prefix, stderr);
-    vfprintf(stderr, format, arguments);
-    fputc('\n', stderr);
-    funlockfile(stderr);
+    fprintf(stderr, "cocogold: %s%s%s\n", place, prefix, sentence);
+    free(text);
 }
 
 void die(const char *format, ...) {

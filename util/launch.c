@@ -66,11 +66,11 @@ static int first_host(const char *list, char host[256]) {
                     (int)strcspn(rest, "[,"), rest);
 }
 
-// Rank 0 runs on the first host of the step; the port follows from the job's number, so that two jobs on one machine
-// do not meet. MASTER_ADDR and MASTER_PORT override.
+// Rank 0 runs on the first host of the step; the port follows from the numbers of job and step, so that two on one
+// machine do not meet. MASTER_ADDR and MASTER_PORT override.
 static void read_slurm_address(Launch *launch) {
-    int port = 20000;
-    if (variable("SLURM_JOB_ID")) { port += (int)(strtoul(variable("SLURM_JOB_ID"), NULL, 10) % 20000); }
+    const char *job = variable("SLURM_JOB_ID"), *step = variable("SLURM_STEP_ID");
+    int port = 20000 + (int)((strtoul(job ? job : "0", NULL, 10) + 97 * strtoul(step ? step : "0", NULL, 10)) % 10000);
     if (variable("MASTER_PORT")) { port = number("MASTER_PORT", 1, 65535, "Slurm"); }
     const char *list = variable("SLURM_STEP_NODELIST");
     if (!list) { list = variable("SLURM_JOB_NODELIST"); }
