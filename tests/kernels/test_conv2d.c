@@ -147,6 +147,17 @@ static void test_shapes(void **state) {
         {{2, 9, 7, 24, 40, 1, 1, 0, 0}, true, true, true, false, 0},
         {{2, 9, 8, 24, 40, 1, 2, 0, 0}, true, true, true, false, 0},
         {{2, 2, 2, 16, 16, 3, 1, 1, 1}, true, true, true, false, 0},
+        // Every width of a tile, more than one tile each way, sums split or not, rows that end within a tile.
+        {{1, 13, 11, 160, 24, 3, 1, 1, 1}, true, false, true, false, 1},
+        {{1, 13, 11, 24, 160, 3, 1, 1, 1}, true, true, true, false, 0},
+        {{2, 5, 5, 128, 136, 3, 2, 1, 1}, true, true, true, false, 1},
+        {{1, 3, 9, 72, 320, 3, 2, 0, 1}, true, false, true, false, 0},
+        {{1, 17, 16, 3, 100, 3, 1, 1, 1}, true, false, false, false, 1},
+        {{1, 4, 3, 250, 7, 3, 1, 1, 1}, true, true, true, false, 1},
+        {{3, 1, 7, 5, 260, 3, 2, 1, 1}, true, true, true, false, 0},
+        {{1, 5, 6, 96, 12, 3, 1, 0, 0}, true, false, true, false, 0},
+        {{2, 7, 5, 6, 10, 1, 2, 0, 0}, true, true, false, false, 1},
+        {{2, 46, 30, 9, 4, 3, 1, 1, 1}, true, true, true, false, 0},
     };
     for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) check_case(cases + i);
 }
