@@ -374,8 +374,8 @@ static int choice(const Json *json, const char *field, const char *fallback, con
 
 static const char *const predictions[] = {
     [PREDICT_EPSILON] = "epsilon", [PREDICT_V] = "v_prediction", [PREDICT_SAMPLE] = "sample"};
-static const char *const spacings[] = {
-    [SPACING_LEADING] = "leading", [SPACING_TRAILING] = "trailing", [SPACING_LINSPACE] = "linspace"};
+const char *const timestep_spacing_names[] = {
+    [SPACING_LEADING] = "leading", [SPACING_TRAILING] = "trailing", [SPACING_LINSPACE] = "linspace", NULL};
 static const char *const beta_schedules[] = {"linear", "scaled_linear"};
 
 // Any of diffusers' schedulers for Stable Diffusion may stand in the file (SD1 names PNDM's): what they share is read
@@ -390,7 +390,8 @@ ScheduleConfig schedule_config_read(const char *path) {
                         .beta_end = positive_number(&json, "beta_end", 0.02),
                         .scaled_linear = choice(&json, "beta_schedule", "linear", beta_schedules, 2) == 1,
                         .prediction = (Prediction)choice(&json, "prediction_type", "epsilon", predictions, 3),
-                        .spacing = (TimestepSpacing)choice(&json, "timestep_spacing", "leading", spacings, 3),
+                        .spacing =
+                            (TimestepSpacing)choice(&json, "timestep_spacing", "leading", timestep_spacing_names, 3),
                         .rescale_betas_zero_snr = json_boolean(&json, "rescale_betas_zero_snr", false),
                         .set_alpha_to_one = json_boolean(&json, "set_alpha_to_one", true),
                         .clip_sample = json_boolean(&json, "clip_sample", true),
@@ -420,7 +421,7 @@ void schedule_config_write(const ScheduleConfig *c, const char *path) {
     json_put_boolean(gen, "rescale_betas_zero_snr", c->rescale_betas_zero_snr);
     json_put_boolean(gen, "set_alpha_to_one", c->set_alpha_to_one);
     json_put_integer(gen, "steps_offset", c->steps_offset);
-    json_put_string(gen, "timestep_spacing", spacings[c->spacing]);
+    json_put_string(gen, "timestep_spacing", timestep_spacing_names[c->spacing]);
     json_put_string(gen, "trained_betas", NULL);
     yajl_gen_map_close(gen);
     json_write(gen, path);

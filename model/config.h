@@ -40,6 +40,7 @@ typedef struct {
 } CLIPConfig;
 
 typedef enum { SPACING_LEADING, SPACING_TRAILING, SPACING_LINSPACE } TimestepSpacing;
+extern const char *const timestep_spacing_names[]; // "leading", ..., NULL
 
 // scheduler/scheduler_config.json
 typedef struct {

@@ -3,7 +3,28 @@
 #include "util/error.h"
 #include <string.h>
 
+// What the options change of the model's schedule: validation samples with it, checkpoints record it.
+static void change_schedule(Schedule *schedule, const TrainOptions *o) {
+    ScheduleConfig config = schedule->config;
+    if (o->prediction_type) {
+        char kind = o->prediction_type[0];
+        config.prediction = kind == 'v' ? PREDICT_V : kind == 'e' ? PREDICT_EPSILON : PREDICT_SAMPLE;
+    }
+    if (o->timestep_spacing) {
+        config.spacing =
+            (TimestepSpacing)options_choice(o->timestep_spacing, "--timestep-spacing", timestep_spacing_names);
+    }
+    if (o->zero_snr >= 0) { config.rescale_betas_zero_snr = o->zero_snr; }
+    if (config.prediction == PREDICT_EPSILON && config.rescale_betas_zero_snr) {
+        die("--prediction-type epsilon: the schedule's last signal-to-noise ratio is zero, noise cannot be told from "
+            "it");
+    }
+    schedule_free(schedule);
+    *schedule = schedule_create(&config);
+}
+
 Diffusion diffusion_create(Pipeline *pipeline, const TrainOptions *o, int h, int w, Device *dev) {
+    if (o->own_schedule) { change_schedule(&pipeline->schedule, o); }
     const Schedule *schedule = &pipeline->schedule;
     Diffusion d = {.unet = &pipeline->unet,
                    .schedule = schedule,
@@ -19,16 +40,6 @@ Diffusion diffusion_create(Pipeline *pipeline, const TrainOptions *o, int h, int
             pipeline->folder, d.unet->config.in_channels, 2 * d.L);
     }
     d.prediction = schedule->config.prediction;
-    if (o->prediction_type) {
-        d.prediction = o->prediction_type[0] == 'v'   ? PREDICT_V
-                       : o->prediction_type[0] == 'e' ? PREDICT_EPSILON
-                                                      : PREDICT_SAMPLE;
-        pipeline->schedule.config.prediction = d.prediction; // validation samples with it, checkpoints record it
-    }
-    if (d.prediction == PREDICT_EPSILON && schedule->alphas_cumprod[schedule->T - 1] == 0) {
-        die("--prediction-type epsilon: the schedule's last signal-to-noise ratio is zero, noise cannot be told from "
-            "it");
-    }
     d.unet->recompute = strcmp(o->recompute, "blocks") == 0         ? RECOMPUTE_BLOCKS
                         : strcmp(o->recompute, "transformers") == 0 ? RECOMPUTE_TRANSFORMERS
                                                                     : RECOMPUTE_NONE;

@@ -1,5 +1,6 @@
 #include "train/options.h"
 #include "data/shard.h"
+#include "model/config.h"
 #include "util/error.h"
 #include "util/file.h"
 #include <assert.h>
@@ -25,6 +26,7 @@ static TrainOptions o = {
     .adam_epsilon = 1e-8,
     .loss = "mse",
     .focal_gamma = 2,
+    .zero_snr = -1,
     .multires_noise = 0.9,
     .multires_annealed = 1,
     .kl_weight = 1e-6,
@@ -79,6 +81,10 @@ static struct poptOption table[] = {
     {"focal-gamma", 0, OPT_DOUBLE, &o.focal_gamma, 0, "exponent of the focal loss", "X"},
     {"prediction-type", 0, OPT_TEXT, &o.prediction_type, 0,
      "v_prediction, epsilon or sample (default: the model's scheduler_config.json)", "KIND"},
+    {"timestep-spacing", 0, OPT_TEXT, &o.timestep_spacing, 0,
+     "of sampling: trailing, leading or linspace (default: the model's scheduler_config.json)", "KIND"},
+    {"zero-snr", 0, OPT_INT, &o.zero_snr, 0,
+     "1: no signal at the last timestep, 0: what the betas leave, -1: the model's", "0|1"},
     {"multires-noise", 0, OPT_DOUBLE, &o.multires_noise, 0, "strength of multi-resolution noise (0: plain Gaussian)",
      "X"},
     {"multires-annealed", 0, OPT_INT, &o.multires_annealed, 0, "1: the strength falls with the timestep", "0|1"},
@@ -153,6 +159,9 @@ static void check(void) {
     o.lr_kind = (LRKind)options_choice(o.lr_scheduler, "--lr-scheduler", schedulers);
     options_choice(o.recompute, "--recompute", levels);
     if (o.prediction_type) { options_choice(o.prediction_type, "--prediction-type", predictions); }
+    if (o.timestep_spacing) { options_choice(o.timestep_spacing, "--timestep-spacing", timestep_spacing_names); }
+    options_range(o.zero_snr, "--zero-snr", -1, 1);
+    o.own_schedule = o.prediction_type || o.timestep_spacing || o.zero_snr >= 0;
     options_require(o.model, "--model", "a pipeline directory");
     options_require(o.out, "--out", "a folder for the run");
     if (o.vae) {

@@ -17,7 +17,8 @@ typedef struct {
     int lr_warmup_steps, lr_total_steps;
     char *lr_scheduler;
     // diffusion
-    char *loss, *prediction_type;
+    char *loss, *prediction_type, *timestep_spacing;
+    int zero_snr; // -1: as the model's schedule
     double focal_gamma, multires_noise, t_max_prob;
     int multires_annealed;
     // VAE
@@ -38,6 +39,7 @@ typedef struct {
     LRKind lr_kind;
     int target_bit; // TARGET_OVERLAY or TARGET_MASK
     bool vae;
+    bool own_schedule; // an option changes the model's schedule
 } TrainOptions;
 
 // Parses and checks the command line; dies with a sentence.

@@ -121,7 +121,7 @@ static void write_settings(void *data, const char *folder) {
     settings_free(&s);
     free(names);
     free(keep);
-    if (t->options->prediction_type) { // a new file: the old one may be linked to the model directory of the start
+    if (t->options->own_schedule) { // a new file: the old one may be linked to the model directory of the start
         char *path = xprintf("%s/scheduler/scheduler_config.json", folder);
         schedule_config_write(&t->pipeline.schedule.config, path);
         free(path);
