@@ -21,7 +21,7 @@
 #include "util/progress.h"
 
 enum { EXCHANGE, WATCH, LINKS };
-enum { REPLY_MILLISECONDS = 10000, RETRY_MILLISECONDS = 200, RESOLVE_SECONDS = 30, SENTENCE = 256 };
+enum { REPLY_MILLISECONDS = 5000, RETRY_MILLISECONDS = 200, RESOLVE_SECONDS = 30, SENTENCE = 256 };
 static const uint64_t MAGIC = 0x31676f63636f63; // "coccog1"
 
 typedef struct {
@@ -343,7 +343,8 @@ static void start_watcher(Rendezvous *meeting) {
 
 // An exchange that breaks off means that a rank has ended: the watcher knows which and ends the process.
 static void broken(Rendezvous *meeting, int rank) {
-    if (meeting->watcher) { poll(NULL, 0, REPLY_MILLISECONDS); }
+    if (!meeting->watcher) { die("rank %d ended while the ranks met at %s", rank, meeting->place); }
+    poll(NULL, 0, REPLY_MILLISECONDS);
     die("the connection with rank %d broke off", rank);
 }
 
