@@ -1,0 +1,161 @@
+#!/usr/bin/env bash
+# Why does latent MSE on binary masks fail, and does painting the mask on the picture fix it? The original changed two
+# things at once; here they are the two axes of a 2 x 2: what is drawn (the bare mask, or the picture with the mask on it)
+# and which classes are trained (without the frequent one, or with it). `make reproduce` runs it at small scale.
+#
+# An arm is a sum of changes to the base (draw the overlay, classes without the frequent one), e.g. mask+frequent+leading:
+#   overlay, mask    what is drawn: the one that must be named
+#   frequent         train on all classes: with the frequent one (COCO: all 80)
+#   leading          the original's schedule: leading timesteps, some signal left at the last one, 50 steps
+#   weighted, focal  the loss (train --loss)
+#   constant         constant learning rate (base: COCO exponential, else warm-up, stable, decay)
+#   green            the mask's colour (base: white)
+#   outline          the mask drawn with the original's outline of 4 pixels at 512
+#   absent           a fifth of the training samples asks for a class that is not there
+#   photo            prompts "a photo of a CLASS"
+# Every arm has the same data, VAE, start, number of steps, validation samples and noise. Seeds change the order of
+# samples, noise and timesteps. What is finished is not repeated: run it again to go on.
+set -euo pipefail
+cd "$(dirname "$0")/../.."
+
+out=reproduce seeds=3 steps= checkpoints=12 vae_steps=900 train=1500 val=400 coco= model= gpus=1 samples=128 dry=
+usage() {
+    sed -n '2,/^set -e/{/^set/d;s/^# \{0,1\}//;p}' "$0"
+    cat <<END
+
+usage: train/experiments/failure_and_fix.sh [OPTIONS] [ARM...]    (default: overlay mask overlay+frequent mask+frequent)
+  --out DIR          folder of everything ($out)
+  --seeds N          runs of each arm ($seeds)
+  --steps N          optimizer steps (2000; with --coco 18000)
+  --checkpoints N    validations over a run ($checkpoints)
+  --samples N        validation samples ($samples)
+  --coco DIR         COCO 2017 instead of procedural scenes, full size: with --model and --gpus
+  --model DIR        a Stable Diffusion 2 directory
+  --gpus N           processes of a training run ($gpus)
+  --vae-steps N, --train N, --val N     procedural: steps of the VAE ($vae_steps), scenes ($train, $val)
+  --dry-run          print the commands
+END
+}
+while [ $# -gt 0 ] && [[ $1 == -* ]]; do
+    case $1 in
+    --help | -h) usage && exit 0 ;;
+    --dry-run) dry=1 && shift && continue ;;
+    --out | --seeds | --steps | --checkpoints | --samples | --coco | --model | --gpus | --vae-steps | --train | --val)
+        name=${1#--}
+        [ $# -gt 1 ] || { echo "$1: expected a value" >&2 && exit 1; }
+        printf -v "${name//-/_}" %s "$2"
+        shift 2
+        ;;
+    *) echo "$1: unknown option (see --help)" >&2 && exit 1 ;;
+    esac
+done
+arms=("$@")
+[ ${#arms[@]} -gt 0 ] || arms=(overlay mask overlay+frequent mask+frequent)
+steps=${steps:-$([ "$coco" ] && echo 18000 || echo 2000)}
+every=$(((steps + checkpoints - 1) / checkpoints))
+[ -z "$coco" ] || [ -n "$model" ] || { echo "--coco needs --model, a Stable Diffusion 2 directory" >&2 && exit 1; }
+
+run() {
+    printf '\n$ %s\n' "$*"
+    [ "$dry" ] || "$@"
+}
+stage() { # stage FILE COMMAND...: unless FILE exists
+    [ -e "$1" ] || run "${@:2}"
+}
+
+# What an arm changes: options of encode, options of train, the folder of its latents.
+parse_arm() {
+    local word
+    target= classes=without encode_options=() train_options=() latents=$out/latents
+    for word in ${1//+/ }; do
+        case $word in
+        overlay | mask) target=$word ;;
+        frequent) classes=with latents+=-frequent ;;
+        leading) train_options+=(--timestep-spacing leading --zero-snr 0 --validation-steps 50) ;;
+        weighted | focal) train_options+=(--loss "$word") ;;
+        constant) train_options+=(--lr-scheduler constant) ;;
+        green) encode_options+=(--color green) latents+=-green ;;
+        outline) encode_options+=(--outline 4) latents+=-outline ;;
+        absent) encode_options+=(--absent 0.2) latents+=-absent ;;
+        photo) train_options+=(--text-template "a photo of a {}") ;;
+        *) echo "$1: unknown change \"$word\" (see --help)" >&2 && exit 1 ;;
+        esac
+    done
+    [ -n "$target" ] || { echo "$1: name overlay or mask" >&2 && exit 1; }
+}
+for arm in "${arms[@]}"; do parse_arm "$arm"; done
+
+runs=$((${#arms[@]} * seeds))
+if [ "$coco" ]; then
+    # 1.4 EFLOP a run of 18,000 steps of 32 at 512 pixels, 1.3 EFLOP to encode 5 passes of two kinds of target, 40% of an
+    # A100's 312 TFLOP/s.
+    echo "$runs runs of $steps steps of 32: about $((runs * steps * 31 / 180000)) hours of an A100 (predicted at 40% of its peak)," \
+        "and 4 hours a set of latents; disk: 84 GB a set of latents, 10.4 GB a run while it trains, 5 GB after."
+else
+    echo "$runs runs of $steps steps: about $((runs * steps / 580 + 5)) minutes on two cores, 1 GB of disk."
+fi
+
+# The classes: two lists, without the frequent class and with it. Validation asks for all of them in either case, and
+# calls "seen" what is in the first list.
+data=${coco:-$out/data}
+if [ "$coco" ]; then
+    start=$out/init resolution=512 without=default14 with=all-things split=2017 minimum=300 passes=5
+    recipe=(--train-batch-size 2 --gradient-accumulation-steps $((16 / gpus)) --validation-steps 4)
+    frequent=person
+    mkdir -p "$out"
+    stage "$start/model_index.json" ./cocogold init --from "$model" "$start"
+else
+    start=$out/vae/model resolution=0 without=@$out/without.txt with=@$out/with.txt split= minimum=0 passes=1
+    recipe=(--train-batch-size 16 --gradient-accumulation-steps 1 --lr 2e-3 --adam-beta2 0.99 --weight-decay 0.01
+        --lr-scheduler wsd --max-grad-norm 1 --multires-noise 0 --t-max-prob 0.5 --validation-steps 2)
+    frequent=person
+    mkdir -p "$out"
+    stage "$data/synth.json" ./cocogold synth "$data" --train "$train" --val "$val" --seed 1
+    if [ ! "$dry" ]; then
+        cp "$data/classes/seen.txt" "$out/with.txt"
+        grep -vx "$frequent" "$out/with.txt" >"$out/without.txt"
+    fi
+    stage "$out/init/model_index.json" ./cocogold init --preset mini "$out/init" --seed 1
+    stage "$start/model_index.json" ./cocogold train --train vae --model "$out/init" --data "$data" --out "$out/vae" \
+        --resume --max-train-steps "$vae_steps" --train-batch-size 8 --gradient-accumulation-steps 1 --lr 4e-3 \
+        --adam-beta2 0.99 --lr-scheduler cosine --lr-warmup-steps 50 --max-grad-norm 1 --validate-every 0 \
+        --checkpoint-every 300 --log-every 100 --seed 1
+fi
+
+encode() { # encode: the latents that the arm at hand needs
+    local list=$without
+    [ "$classes" = without ] || list=$with
+    stage "$latents/train.json" ./cocogold encode --model "$start" --data "$data" --split "train$split" --out "$latents" \
+        --targets overlay,mask --classes "$list" --min-side "$minimum" --passes "$passes" --resolution "$resolution" \
+        --seed 1 "${encode_options[@]}"
+    stage "$latents/val.json" ./cocogold encode --model "$start" --data "$data" --split "val$split" --out "$latents" \
+        --targets overlay,mask --classes all-things --trained "$without" --min-side "$minimum" --passes 1 \
+        --resolution "$resolution" --seed 1 "${encode_options[@]}"
+}
+
+train_arm() { # train_arm NAME SEED
+    local folder=$out/arms/$1/seed-$2 launch=()
+    [ "$gpus" = 1 ] || launch=(mpirun -n "$gpus")
+    if [ ! "$dry" ]; then
+        mkdir -p "$folder"
+        printf '{"arm": "%s", "target": "%s", "classes": "%s", "frequent": "%s", "seed": %d, "steps": %d}\n' \
+            "$1" "$target" "$classes" "$frequent" "$2" "$steps" >"$folder/arm.json"
+    fi
+    stage "$folder/model/model_index.json" "${launch[@]}" ./cocogold train --model "$start" --shards "$latents" \
+        --target "$target" --out "$folder" --resume --max-train-steps "$steps" --lr-total-steps "$steps" \
+        "${recipe[@]}" --validate-every "$every" --validation-samples "$samples" --validation-draws 4 \
+        --checkpoint-every "$every" --checkpoints-total-limit 1 --log-every 100 --seed "$2" "${train_options[@]}"
+    stage "$folder/eval/metrics.json" ./cocogold eval --model "$folder/model" --shards "$latents" --split val \
+        --out "$folder/eval"
+}
+
+for seed in $(seq "$seeds"); do
+    for arm in "${arms[@]}"; do
+        parse_arm "$arm"
+        encode
+        train_arm "$arm" "$seed"
+    done
+done
+stage "$out/latents-analysis/latents.json" ./cocogold analyze latents --model "$start" --data "$data" --split "val$split" \
+    --min-side "$minimum" --resolution "$resolution" --out "$out/latents-analysis"
+run ./cocogold analyze arms --arms "$out/arms" --latents "$out/latents-analysis/latents.json" --out "$out"
