@@ -65,29 +65,52 @@ template <int V, class T> __device__ static inline void store_part(T *to, const 
 __device__ static inline int lane_of() { return threadIdx.x % 32; }
 __device__ static inline int quad_of(int V) { return V == 4 ? lane_of() : 2 * (lane_of() % 16) + lane_of() / 16; }
 
-__device__ static inline void trade(float4 &low, float4 &high) {
-    const bool upper = lane_of() >= 16;
-    const float4 given = upper ? low : high;
-    const float4 got =
-        make_float4(__shfl_xor_sync(0xffffffffu, given.x, 16), __shfl_xor_sync(0xffffffffu, given.y, 16),
-                    __shfl_xor_sync(0xffffffffu, given.z, 16), __shfl_xor_sync(0xffffffffu, given.w, 16));
-    low = upper ? got : low;
-    high = upper ? high : got;
+// The quads untraded, where it is all the same which element a lane handles.
+template <int V> __device__ static inline void load_quads(float (&x)[V], const float *span) {
+    const float4 *from = (const float4 *)span + quad_of(V);
+#pragma unroll
+    for (int i = 0; i < V / 4; i++) {
+        const float4 q = from[32 * i];
+        x[4 * i] = q.x, x[4 * i + 1] = q.y, x[4 * i + 2] = q.z, x[4 * i + 3] = q.w;
+    }
+}
+
+template <int V> __device__ static inline void store_quads(float *span, const float (&x)[V]) {
+#pragma unroll
+    for (int i = 0; i < V / 4; i++) {
+        const float q[4] = {x[4 * i], x[4 * i + 1], x[4 * i + 2], x[4 * i + 3]};
+        store_global(span + 4 * (quad_of(V) + 32 * i), q);
+    }
+}
+
+// From quads to V elements in a row and back.
+template <int V> __device__ static inline void trade(float (&x)[V]) {
+    if constexpr (V == 8) {
+        const bool upper = lane_of() >= 16;
+#pragma unroll
+        for (int i = 0; i < 4; i++) {
+            const float got = __shfl_xor_sync(0xffffffffu, upper ? x[i] : x[4 + i], 16);
+            x[i] = upper ? got : x[i];
+            x[4 + i] = upper ? x[4 + i] : got;
+        }
+    }
 }
 
 template <int V> __device__ static inline void load_span(float (&x)[V], const float *span) {
-    const float4 *from = (const float4 *)span + quad_of(V);
-    float4 q[V / 4];
-#pragma unroll
-    for (int i = 0; i < V / 4; i++) { q[i] = from[32 * i]; }
-    if (V == 8) { trade(q[0], q[V / 4 - 1]); }
-    memcpy(x, q, sizeof q);
+    load_quads(x, span);
+    trade(x);
 }
 
 template <int V> __device__ static inline void store_span(float *span, const float (&x)[V]) {
-    float4 *to = (float4 *)span + quad_of(V), q[V / 4];
-    memcpy(q, x, sizeof q);
-    if (V == 8) { trade(q[0], q[V / 4 - 1]); }
+    float quads[V];
 #pragma unroll
-    for (int i = 0; i < V / 4; i++) { to[32 * i] = q[i]; }
+    for (int i = 0; i < V; i++) { quads[i] = x[i]; }
+    trade(quads);
+    store_quads(span, quads);
 }
+
+// Where the span of a thread's warp begins, in rows of n elements by blocks of THREADS * VEC; whether all of it exists
+// and is aligned, else where it ends: then lanes take every 32nd element.
+__device__ static inline size_t first_of_span() { return first_element(VEC) - lane_of() * VEC; }
+__device__ static inline bool whole_span(size_t span, size_t n) { return n % VEC == 0 && span + 32 * VEC <= n; }
+__device__ static inline size_t end_of_span(size_t span, size_t n) { return span + 32 * VEC < n ? span + 32 * VEC : n; }

@@ -26,28 +26,47 @@ void fold_samples(float *out, const double *partial, int B, int chunks, double f
     launch<fold_sample>(dev, B, THREADS, 0, out, partial, chunks, factor);
 }
 
-// partial (B, chunks) = sum of absolute |d| + square d^2, d = pred - target; dpred = absolute' sign(d) + square' d.
-// Blocks (chunk, sample).
-template <int V, bool ABSOLUTE>
+// Adds square d^2, with ABSOLUTE |d| + square d^2, of d = pred - target to sum; returns the gradient.
+template <bool ABSOLUTE>
+__device__ static float difference_element(float &sum, float pred, float target, float square, float sign,
+                                           float factor) {
+    const float d = pred - target;
+    if (!ABSOLUTE) {
+        sum += d * d;
+        return factor * d;
+    }
+    sum += fabsf(d) + square * d * d;
+    return factor * d + (d > 0 ? sign : d < 0 ? -sign : 0 * d); // 0 * d: NaN stays
+}
+
+// partial (B, chunks) = the sums of a sample's chunks, with the gradient in the same pass. Blocks (chunk, sample).
+template <bool ABSOLUTE>
 static __global__ void __launch_bounds__(THREADS)
     difference_loss(double *partial, floatX *dpred, const floatX *pred, const float *target, float square, float sign,
                     float factor, int n) {
     __shared__ double scratch[32];
     const size_t row = (size_t)blockIdx.y * n;
     double sum = 0;
-    for (size_t c = first_element(V); c < (size_t)n; c += (size_t)gridDim.x * THREADS * V) {
-        float p[V], t[V], of_vector = 0;
-        load_part(p, pred + row + c, V);
-        load_part(t, target + row + c, V);
+    for (size_t span = first_of_span(); span < (size_t)n; span += (size_t)gridDim.x * THREADS * VEC) {
+        float of_span = 0;
+        if (whole_span(span, n)) {
+            const size_t i = row + span + lane_of() * VEC;
+            float p[VEC], t[VEC];
+            load_part(p, pred + i, VEC);
+            load_span(t, target + row + span);
 #pragma unroll
-        for (int j = 0; j < V; j++) {
-            const float d = p[j] - t[j];
-            of_vector += ABSOLUTE ? fabsf(d) + square * d * d : d * d;
-            p[j] = factor * d;
-            if (ABSOLUTE) { p[j] += d > 0 ? sign : d < 0 ? -sign : 0 * d; } // 0 * d: NaN stays
+            for (int j = 0; j < VEC; j++) {
+                p[j] = difference_element<ABSOLUTE>(of_span, p[j], t[j], square, sign, factor);
+            }
+            if (dpred) { store_part(dpred + i, p, VEC); }
+        } else {
+            for (size_t i = row + span + lane_of(); i < row + end_of_span(span, n); i += 32) {
+                const float g =
+                    difference_element<ABSOLUTE>(of_span, to_float(pred[i]), target[i], square, sign, factor);
+                if (dpred) { dpred[i] = to_floatX(g); }
+            }
         }
-        sum += of_vector;
-        if (dpred) { store_part(dpred + row + c, p, V); }
+        sum += of_span;
     }
     sum = block_sum(sum, scratch);
     if (threadIdx.x == 0) { partial[(size_t)blockIdx.y * gridDim.x + blockIdx.x] = sum; }
@@ -56,15 +75,11 @@ static __global__ void __launch_bounds__(THREADS)
 template <bool ABSOLUTE>
 static void difference(const char *name, double flops, float *loss, floatX *dpred, const floatX *pred,
                        const float *target, float square, float scale, int B, int n, Device *dev) {
-    const int V = n % 4 ? 1 : 4, chunks = chunks_for(n / V);
+    const int chunks = chunks_for(ceil_div(n, VEC));
     double *partial = (double *)device_workspace(dev, (size_t)B * chunks * sizeof(double));
     if (!device_launch(dev, name, traffic(dpred, B, n), flops * B * n)) { return; }
-    const float sign = scale / n, factor = 2 * square * scale / n;
-    auto *run = V == 1 ? launch<difference_loss<1, ABSOLUTE>, double *, floatX *, const floatX *, const float *, float,
-                                float, float, int>
-                       : launch<difference_loss<4, ABSOLUTE>, double *, floatX *, const floatX *, const float *, float,
-                                float, float, int>;
-    run(dev, dim3(chunks, B), THREADS, 0, partial, dpred, pred, target, square, sign, factor, n);
+    launch<difference_loss<ABSOLUTE>>(dev, dim3(chunks, B), THREADS, 0, partial, dpred, pred, target, square, scale / n,
+                                      2 * square * scale / n, n);
     fold_samples(loss, partial, B, chunks, 1.0 / n, dev);
 }
 

@@ -20,7 +20,7 @@ __device__ static void normal4(float (&out)[4], Philox4 r) {
 // Elements at .. at + 3 of a row that has `left` from there; aligned: rows begin on 16 bytes.
 __device__ static void store_normals(float *to, const float (&x)[4], size_t left, bool aligned) {
     if (aligned) {
-        store_words(to, x);
+        store_global(to, x);
     } else {
 #pragma unroll
         for (int j = 0; j < 4; j++) {
@@ -104,7 +104,7 @@ static __global__ void __launch_bounds__(THREADS)
     const uint32_t block = ((uint32_t)level << 24) + (uint32_t)(e - k.first[level]) / 4;
     float x[4];
     normal4(x, philox(s->seed, PHILOX_MULTIRES, s->step, sample, block));
-    store_words(coarse + (size_t)blockIdx.y * room + e, x);
+    store_global(coarse + (size_t)blockIdx.y * room + e, x);
 }
 
 // Where an output coordinate lies in a line of `size` samples, as torch's bilinear filter with align_corners = false.
@@ -159,7 +159,7 @@ static __global__ void __launch_bounds__(THREADS)
             factor *= of_level;
             add_upsampled(v, coarse + b * room + k.first[level], factor, y, x, c, H, W, C, k.h[level], k.w[level]);
         }
-        store_words(out + b * n + e, v);
+        store_global(out + b * n + e, v);
 #pragma unroll
         for (int j = 0; j < V; j++) {
             sum += v[j];
@@ -194,7 +194,7 @@ static __global__ void __launch_bounds__(THREADS)
     load_words(v, out + b * n + e);
 #pragma unroll
     for (int j = 0; j < V; j++) { v[j] *= factor; }
-    store_words(out + b * n + e, v);
+    store_global(out + b * n + e, v);
 }
 
 template <int V>
@@ -247,37 +247,40 @@ struct Schedule {
 };
 
 // Blocks (chunk, sample).
-template <int V>
 static __global__ void __launch_bounds__(THREADS)
     add_noise(floatX *noisy, float *target, const float *x0, const float *noise, const float *timesteps,
               const float *alphas_cumprod, Prediction prediction, int n) {
-    const size_t e = first_element(V), i = (size_t)blockIdx.y * n + e;
-    if (e >= (size_t)n) { return; }
+    const size_t span = first_of_span(), row = (size_t)blockIdx.y * n;
     const Schedule k(alphas_cumprod[(int)timesteps[blockIdx.y]]);
     const float of_noise = prediction == PREDICT_EPSILON ? 1 : prediction == PREDICT_V ? k.alpha : 0;
     const float of_x0 = prediction == PREDICT_SAMPLE ? 1 : prediction == PREDICT_V ? -k.sigma : 0;
-    float x[V], z[V], mixed[V];
-    load_words(x, x0 + i);
-    load_words(z, noise + i);
+    if (whole_span(span, n)) {
+        float x[VEC], z[VEC], mixed[VEC];
+        load_quads(x, x0 + row + span);
+        load_quads(z, noise + row + span);
+        if (target) {
 #pragma unroll
-    for (int j = 0; j < V; j++) { mixed[j] = k.alpha * x[j] + k.sigma * z[j]; }
-    store(noisy + i, mixed);
-    if (!target) { return; }
+            for (int j = 0; j < VEC; j++) { mixed[j] = of_noise * z[j] + of_x0 * x[j]; }
+            store_quads(target + row + span, mixed);
+        }
 #pragma unroll
-    for (int j = 0; j < V; j++) { mixed[j] = of_noise * z[j] + of_x0 * x[j]; }
-    store_words(target + i, mixed);
+        for (int j = 0; j < VEC; j++) { mixed[j] = k.alpha * x[j] + k.sigma * z[j]; }
+        trade(mixed);
+        store_part(noisy + row + span + lane_of() * VEC, mixed, VEC);
+    } else {
+        for (size_t i = row + span + lane_of(); i < row + end_of_span(span, n); i += 32) {
+            noisy[i] = to_floatX(k.alpha * x0[i] + k.sigma * noise[i]);
+            if (target) { target[i] = of_noise * noise[i] + of_x0 * x0[i]; }
+        }
+    }
 }
 
 void add_noise_forward(floatX *noisy, float *target, const float *x0, const float *noise, const float *timesteps,
                        const float *alphas_cumprod, Prediction prediction, int B, int n, Device *dev) {
     const double count = (double)B * n;
     if (!device_launch(dev, "add_noise_forward", count * (sizeof(floatX) + (target ? 12 : 8)), 6 * count)) { return; }
-    auto *run = n % 4 ? launch<add_noise<1>, floatX *, float *, const float *, const float *, const float *,
-                               const float *, Prediction, int>
-                      : launch<add_noise<4>, floatX *, float *, const float *, const float *, const float *,
-                               const float *, Prediction, int>;
-    run(dev, dim3(blocks_for(n, n % 4 ? 1 : 4), B), THREADS, 0, noisy, target, x0, noise, timesteps, alphas_cumprod,
-        prediction, n);
+    launch<add_noise>(dev, dim3(blocks_for(n, VEC), B), THREADS, 0, noisy, target, x0, noise, timesteps, alphas_cumprod,
+                      prediction, n);
 }
 
 // x0 = of_x x + of_out out for a model's output at x = alpha x0 + sigma eps.
@@ -286,31 +289,32 @@ __host__ __device__ static void x0_factors(float *of_x, float *of_out, Predictio
     *of_out = prediction == PREDICT_EPSILON ? -k.sigma / k.alpha : prediction == PREDICT_V ? -k.sigma : 1;
 }
 
-template <int V>
 static __global__ void __launch_bounds__(THREADS)
     back_to_x0(float *x0, const floatX *model_out, const float *noisy, const float *timesteps,
                const float *alphas_cumprod, Prediction prediction, int n) {
-    const size_t e = first_element(V), i = (size_t)blockIdx.y * n + e;
-    if (e >= (size_t)n) { return; }
-    float of_x, of_out, x[V], out[V];
+    const size_t span = first_of_span(), row = (size_t)blockIdx.y * n;
+    float of_x, of_out;
     x0_factors(&of_x, &of_out, prediction, Schedule(alphas_cumprod[(int)timesteps[blockIdx.y]]));
-    load_words(x, noisy + i);
-    load(out, model_out + i);
+    if (whole_span(span, n)) {
+        float x[VEC], out[VEC];
+        load_span(x, noisy + row + span);
+        load_part(out, model_out + row + span + lane_of() * VEC, VEC);
 #pragma unroll
-    for (int j = 0; j < V; j++) { x[j] = of_x * x[j] + of_out * out[j]; }
-    store_words(x0 + i, x);
+        for (int j = 0; j < VEC; j++) { x[j] = of_x * x[j] + of_out * out[j]; }
+        store_span(x0 + row + span, x);
+    } else {
+        for (size_t i = row + span + lane_of(); i < row + end_of_span(span, n); i += 32) {
+            x0[i] = of_x * noisy[i] + of_out * to_float(model_out[i]);
+        }
+    }
 }
 
 void predict_x0(float *x0, const floatX *model_out, const float *noisy, const float *timesteps,
                 const float *alphas_cumprod, Prediction prediction, int B, int n, Device *dev) {
     const double count = (double)B * n;
     if (!device_launch(dev, "predict_x0", count * (sizeof(floatX) + 8), 3 * count)) { return; }
-    auto *run = n % 4 ? launch<back_to_x0<1>, float *, const floatX *, const float *, const float *, const float *,
-                               Prediction, int>
-                      : launch<back_to_x0<4>, float *, const floatX *, const float *, const float *, const float *,
-                               Prediction, int>;
-    run(dev, dim3(blocks_for(n, n % 4 ? 1 : 4), B), THREADS, 0, x0, model_out, noisy, timesteps, alphas_cumprod,
-        prediction, n);
+    launch<back_to_x0>(dev, dim3(blocks_for(n, VEC), B), THREADS, 0, x0, model_out, noisy, timesteps, alphas_cumprod,
+                       prediction, n);
 }
 
 // x0 and eps as sums of x and the model's output, and the next x's share of them.
@@ -318,21 +322,26 @@ struct DdimFactors {
     float x0_x, x0_out, eps_x, eps_out, limit, of_x0, of_eps;
 };
 
+__device__ static float ddim_element(float x, float out, DdimFactors k) {
+    const float eps = k.eps_x * x + k.eps_out * out;
+    float x0 = k.x0_x * x + k.x0_out * out;
+    x0 = x0 > k.limit ? k.limit : x0;
+    x0 = x0 < -k.limit ? -k.limit : x0;
+    return k.of_x0 * x0 + k.of_eps * eps;
+}
+
 static __global__ void __launch_bounds__(THREADS) ddim(float *x, const floatX *model_out, DdimFactors k, size_t n) {
-    const size_t i = first_element(4);
-    if (i >= n) { return; }
-    float v[4], out[4];
-    load_part(v, x + i, n - i);
-    load_part(out, model_out + i, n - i);
+    const size_t span = first_of_span();
+    if (span + 32 * VEC <= n) {
+        float v[VEC], out[VEC];
+        load_span(v, x + span);
+        load_part(out, model_out + span + lane_of() * VEC, VEC);
 #pragma unroll
-    for (int j = 0; j < 4; j++) {
-        float x0 = k.x0_x * v[j] + k.x0_out * out[j];
-        const float eps = k.eps_x * v[j] + k.eps_out * out[j];
-        x0 = x0 > k.limit ? k.limit : x0;
-        x0 = x0 < -k.limit ? -k.limit : x0;
-        v[j] = k.of_x0 * x0 + k.of_eps * eps;
+        for (int j = 0; j < VEC; j++) { v[j] = ddim_element(v[j], out[j], k); }
+        store_span(x + span, v);
+    } else {
+        for (size_t i = span + lane_of(); i < n; i += 32) { x[i] = ddim_element(x[i], to_float(model_out[i]), k); }
     }
-    store_part(x + i, v, n - i);
 }
 
 void ddim_step(float *x, const floatX *model_out, float alpha_cumprod_t, float alpha_cumprod_prev,
@@ -350,5 +359,5 @@ void ddim_step(float *x, const floatX *model_out, float alpha_cumprod_t, float a
         k.eps_x = 1 / now.sigma;
         k.eps_out = -now.alpha / now.sigma;
     }
-    launch<ddim>(dev, blocks_for(count, 4), THREADS, 0, x, model_out, k, count);
+    launch<ddim>(dev, blocks_for(count, VEC), THREADS, 0, x, model_out, k, count);
 }

@@ -50,30 +50,56 @@ struct AdamSettings {
     float beta1, beta2, eps, weight_decay;
 };
 
+// What a step adds, read from the device once per block.
+struct AdamStep {
+    float factor, lr, over_bias1, over_root_bias2;
+    bool finite;
+};
+
+__device__ static AdamStep adam_step(const GradNorm *result, const StepScalars *s) {
+    return {result->factor, s->lr, 1 / s->bias1, 1 / sqrtf(s->bias2), result->finite != 0};
+}
+
+__device__ static void adam_element(float &p, float &m, float &v, float grad, AdamSettings k, AdamStep now) {
+    const float g = now.factor * grad;
+    m = k.beta1 * m + (1.0f - k.beta1) * g;
+    v = k.beta2 * v + (1.0f - k.beta2) * g * g;
+    const float step = m * now.over_bias1 / (sqrtf(v) * now.over_root_bias2 + k.eps);
+    p -= now.lr * (step + k.weight_decay * p);
+}
+
 static __global__ void __launch_bounds__(THREADS)
     adam(float *master, floatX *param, float *m, float *v, const float *grad, const GradNorm *result, AdamSettings k,
          size_t n, const StepScalars *s) {
-    const size_t i = first_element(4);
-    if (i >= n || !result->finite) { return; }
-    const size_t left = n - i;
-    const float factor = result->factor, lr = s->lr, over_bias1 = 1 / s->bias1, over_root_bias2 = 1 / sqrtf(s->bias2);
-    float p[4], g[4], mean[4], square[4];
-    load_part(g, grad + i, left);
-    load_part(mean, m + i, left);
-    load_part(square, v + i, left);
-    load_part(p, master + i, left);
-#pragma unroll
-    for (int j = 0; j < 4; j++) {
-        g[j] *= factor;
-        mean[j] = k.beta1 * mean[j] + (1.0f - k.beta1) * g[j];
-        square[j] = k.beta2 * square[j] + (1.0f - k.beta2) * g[j] * g[j];
-        const float step = mean[j] * over_bias1 / (sqrtf(square[j]) * over_root_bias2 + k.eps);
-        p[j] -= lr * (step + k.weight_decay * p[j]);
+    __shared__ AdamStep now;
+    const size_t span = first_of_span();
+    const bool whole = span + 32 * VEC <= n;
+    float p[VEC], g[VEC], mean[VEC], square[VEC];
+    if (whole) { // on their way while one thread reads the step
+        load_quads(g, grad + span);
+        load_quads(mean, m + span);
+        load_quads(square, v + span);
+        load_quads(p, master + span);
     }
-    store_part(m + i, mean, left);
-    store_part(v + i, square, left);
-    store_part(master + i, p, left);
-    if (sizeof(floatX) != sizeof(float)) { store_part(param + i, p, left); }
+    if (threadIdx.x == 0) { now = adam_step(result, s); }
+    __syncthreads();
+    if (!now.finite) { return; }
+    if (whole) {
+#pragma unroll
+        for (int j = 0; j < VEC; j++) { adam_element(p[j], mean[j], square[j], g[j], k, now); }
+        store_quads(m + span, mean);
+        store_quads(v + span, square);
+        store_quads(master + span, p);
+        if (sizeof(floatX) != sizeof(float)) {
+            trade(p);
+            store(param + span + lane_of() * VEC, p);
+        }
+    } else {
+        for (size_t i = span + lane_of(); i < n; i += 32) {
+            adam_element(master[i], m[i], v[i], grad[i], k, now);
+            if (sizeof(floatX) != sizeof(float)) { param[i] = to_floatX(master[i]); }
+        }
+    }
 }
 
 void adam_update(float *master, floatX *param, float *m, float *v, const float *grad, const GradNorm *result,
@@ -81,24 +107,30 @@ void adam_update(float *master, floatX *param, float *m, float *v, const float *
     const bool masters = sizeof(floatX) != sizeof(float);
     if (!device_launch(dev, "adam_update", (28.0 + (masters ? sizeof(floatX) : 0)) * n, 14.0 * n) || n == 0) { return; }
     assert(masters || (void *)param == (void *)master);
-    launch<adam>(dev, blocks_for(n, 4), THREADS, 0, master, param, m, v, grad, result,
+    launch<adam>(dev, blocks_for(n, VEC), THREADS, 0, master, param, m, v, grad, result,
                  AdamSettings{beta1, beta2, eps, weight_decay}, n, s);
 }
 
+enum { AVERAGE_V = 8 };
+
 static __global__ void __launch_bounds__(THREADS)
     average(float *ema, const float *master, const GradNorm *result, size_t n, const StepScalars *s) {
-    const size_t i = first_element(4);
-    if (i >= n || !result->finite) { return; }
+    const size_t span = first_element(AVERAGE_V) - lane_of() * AVERAGE_V;
+    if (span >= n || !result->finite) { return; }
     const float decay = s->ema_decay;
-    float e[4], p[4];
-    load_part(e, ema + i, n - i);
-    load_part(p, master + i, n - i);
+    if (span + 32 * AVERAGE_V <= n) {
+        float e[AVERAGE_V], p[AVERAGE_V];
+        load_quads(e, ema + span);
+        load_quads(p, master + span);
 #pragma unroll
-    for (int j = 0; j < 4; j++) { e[j] = decay * e[j] + (1.0f - decay) * p[j]; }
-    store_part(ema + i, e, n - i);
+        for (int j = 0; j < AVERAGE_V; j++) { e[j] = decay * e[j] + (1.0f - decay) * p[j]; }
+        store_quads(ema + span, e);
+    } else {
+        for (size_t i = span + lane_of(); i < n; i += 32) { ema[i] = decay * ema[i] + (1.0f - decay) * master[i]; }
+    }
 }
 
 void ema_update(float *ema, const float *master, const GradNorm *result, size_t n, const StepScalars *s, Device *dev) {
     if (!device_launch(dev, "ema_update", 12.0 * n, 3.0 * n) || n == 0) { return; }
-    launch<average>(dev, blocks_for(n, 4), THREADS, 0, ema, master, result, n, s);
+    launch<average>(dev, blocks_for(n, AVERAGE_V), THREADS, 0, ema, master, result, n, s);
 }
