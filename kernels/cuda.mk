@@ -50,7 +50,8 @@ $(BUILD)/%.o: %.cpp $(BUILD)/flags
 	$(CXX) -I. -DBACKEND_emu -DPRECISION_$(PRECISION) $(EMU_FLAGS) $(shell pkg-config --cflags openblas) -c $< -o $@
 
 # Tests under emulation: the emulation's own, with planted faults, and the kernels' that have a .cu, in both precisions.
-EMU_TESTS := $(addprefix $(BUILD)/tests/kernels/,test_graph test_tensor test_linear test_conv2d test_groupnorm test_attention)
+EMU_TESTS := $(addprefix $(BUILD)/tests/kernels/,test_graph test_tensor test_linear test_conv2d test_groupnorm \
+                test_attention test_activation test_gaussian test_noise test_loss test_optimizer)
 $(BUILD)/tests/emu/test_emu: $(BUILD)/tests/emu/test_emu.o $(EMU_LIB)
 	$(CXX) $(EMU_FLAGS) $^ -o $@ $(LDLIBS) -lcmocka
 
