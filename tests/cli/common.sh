@@ -3,6 +3,7 @@
 set -u
 root=$(cd "$(dirname "${BASH_SOURCE[0]}")/../.." && pwd)
 cocogold=$(realpath "${COCOGOLD:-$root/cocogold}")
+prepares=$(realpath "${COCOGOLD_PREPARE:-$cocogold}")
 export OMP_NUM_THREADS=${OMP_NUM_THREADS:-1} # the models are small; bits are promised for equal thread counts
 work=$(mktemp -d "${TMPDIR:-/tmp}/cocogold-cli-XXXXXX")
 trap 'rm -rf "$work"' EXIT
@@ -52,8 +53,10 @@ finish() {
     exit
 }
 
-# A small data set, a random model and its latents: data/ model/ latents/.
+# A small data set, a random model and its latents: data/ model/ latents/. COCOGOLD_PREPARE is the program that makes them
+# where the one under test is slow.
 prepare() {
+    local cocogold=$prepares
     "$cocogold" synth data --train 40 --val 12 >/dev/null 2>&1 &&
         "$cocogold" init --preset mini model >/dev/null 2>&1 || { result 1 "synth and init"; finish; }
     for split in train val; do

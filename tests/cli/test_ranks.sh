@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # Training on several ranks: the numbers do not depend on their number, nor on --zero; a checkpoint goes on on any
-# number of them; what happens to one rank happens to all.
+# number of them; what happens to one rank happens to all. SHORT=1 (tests/emu/test_ranks.sh): the numbers only.
 source "$(dirname "$0")/common.sh"
 command -v mpirun >/dev/null || { echo "skipped: no mpirun"; echo "0 passed, 0 failed"; exit 0; }
 export OMP_NUM_THREADS=1 OMP_WAIT_POLICY=passive
@@ -8,8 +8,8 @@ export OMPI_ALLOW_RUN_AS_ROOT=1 OMPI_ALLOW_RUN_AS_ROOT_CONFIRM=1 OMPI_MCA_rmaps_
 export OMPI_MCA_btl_vader_single_copy_mechanism=none OMPI_MCA_mpi_yield_when_idle=1
 prepare
 
-steps=${STEPS:-10}
-unet=(train --model model --shards latents --max-train-steps "$steps" --gradient-accumulation-steps 2 --lr 1e-4
+short=${SHORT:-0}
+unet=(train --model model --shards latents --max-train-steps 10 --gradient-accumulation-steps $((2 - short)) --lr 1e-4
     --max-grad-norm 1 --ema-decay 0.9 --checkpoint-every 4 --validate-every 0 --no-roofline)
 vae=(train --train vae --model model --data data --max-train-steps 3 --gradient-accumulation-steps 2
     --validate-every 0 --no-roofline)
@@ -17,7 +17,7 @@ vae=(train --train vae --model model --data data --max-train-steps 3 --gradient-
 # on N COMMAND...: `cocogold COMMAND` on N ranks; each writes its process id to .pid-RANK.
 on() {
     # shellcheck disable=SC2016
-    timeout 300 mpirun -np "$1" bash -c 'echo $$ >".pid-$OMPI_COMM_WORLD_RANK"; exec "$@"' - "$cocogold" "${@:2}"
+    timeout 600 mpirun -np "$1" bash -c 'echo $$ >".pid-$OMPI_COMM_WORLD_RANK"; exec "$@"' - "$cocogold" "${@:2}"
 }
 numbers() { # of all steps in a log: step, loss, norm
     sed -nE 's/.*"step":([0-9]+),"loss":([^,]+),"grad_norm":([^,]+),.*/\1 \2 \3/p' "$1/log.jsonl"
@@ -62,15 +62,23 @@ gone() { # gone PID: it ends within some seconds
     return 1
 }
 
-# The same global batch of 8 on 1, 2 and 4 ranks.
+# The same global batch of 8 (SHORT: 4) on 1, 2 and 4 ranks.
 check "1 rank" on 1 "${unet[@]}" --train-batch-size 4 --out one
 for ranks in 2 4; do
     for zero in 0 1; do
+        [ $short$ranks$zero = 140 ] && continue
         out=ranks$ranks-zero$zero
         check "$ranks ranks, --zero $zero" on $ranks "${unet[@]}" --train-batch-size $((4 / ranks)) --zero $zero --out $out
         check_close "$ranks ranks, --zero $zero, against one" $out one
     done
 done
+if [ $short = 1 ]; then
+    mv ranks2-zero1 half
+    rm -rf half/model half/checkpoint-000010
+    check "step 8 of two ranks, resumed on 1" on 1 "${unet[@]}" --train-batch-size 4 --resume --out half
+    check_close "resumed on 1, against the whole run" half one
+    finish
+fi
 on 2 "${unet[@]}" --train-batch-size 2 --max-train-steps 2 --zero 1 --out said >said.log 2>&1
 check "rank 0 alone prints" [ "$(grep -c '^step 1/2 ' said.log)" = 1 ]
 check "the log says on how many ranks" grep -q '"kind":"step".*"world":2' said/log.jsonl
