@@ -28,7 +28,7 @@ static const struct {
     {"train", cmd_train, "fine-tune the UNet to segment by text, or train the VAE"},
     {"eval", cmd_eval, "measure IoU on seen and unseen classes"},
     {"segment", cmd_segment, "segment one picture by text"},
-    {"analyze", cmd_analyze, "measure how well a VAE's latents tell good masks from bad ones"},
+    {"analyze", cmd_analyze, "ask the latents of a VAE, or the runs of an experiment"},
     {"report", cmd_report, "make one HTML page from runs and their evaluations"},
     {"probe", cmd_probe, "run one module on given tensors, forward and backward"},
     {"bench", cmd_bench, "time kernels and whole steps against the roofline"},

@@ -210,7 +210,8 @@ static Axes fit_axes(const ChartLine *lines, int count, double y_high, bool log_
         for (int k = 0; k < lines[i].count; k++) {
             a.x0 = fmin(a.x0, axis_x(&a, lines[i].x[k]));
             a.x1 = fmax(a.x1, axis_x(&a, lines[i].x[k]));
-            if (isnan(y_high) && isfinite(lines[i].y[k])) { a.y1 = fmax(a.y1, lines[i].y[k] * 1.05); }
+            double top = lines[i].high ? lines[i].high[k] : lines[i].y[k];
+            if (isnan(y_high) && isfinite(top)) { a.y1 = fmax(a.y1, top * 1.05); }
         }
     }
     if (!(a.x1 >= a.x0)) { a.x0 = a.x1 = 0; }
@@ -254,6 +255,19 @@ static void draw_axes(FILE *out, const Axes *a, const ChartLine *lines, int coun
     fputs("</text>\n", out);
 }
 
+static void draw_band(FILE *out, const Axes *a, const ChartLine *l) {
+    fprintf(out, "<path fill=\"%s\" fill-opacity=\".15\" d=\"", palette[l->color]);
+    char move = 'M';
+    for (int k = 0; k < 2 * l->count; k++) { // there along the upper edge, back along the lower
+        int i = k < l->count ? k : 2 * l->count - 1 - k;
+        double y = k < l->count ? l->high[i] : l->low[i];
+        if (!isfinite(y)) { continue; }
+        fprintf(out, "%c%.1f %.1f", move, plot_x(a, l->x[i]), plot_y(a, y));
+        move = 'L';
+    }
+    fputs("\"/>\n", out);
+}
+
 static void draw_line(FILE *out, const Axes *a, const ChartLine *l) {
     bool started = false;
     fprintf(out, "<path fill=\"none\" stroke=\"%s\" stroke-width=\"2\" stroke-linejoin=\"round\"%s d=\"",
@@ -287,6 +301,9 @@ void chart_lines(FILE *out, const ChartLine *lines, int count, const char *x_lab
     fprintf(out, "<svg viewBox=\"0 0 %d %d\" role=\"img\">\n", PLOT_LEFT + PLOT_WIDTH + PLOT_RIGHT,
             PLOT_TOP + PLOT_HEIGHT + PLOT_BOTTOM);
     draw_axes(out, &axes, lines, count, x_label, y_label);
+    for (int i = 0; i < count; i++) {
+        if (lines[i].low) { draw_band(out, &axes, &lines[i]); }
+    }
     for (int i = 0; i < count; i++) { draw_line(out, &axes, &lines[i]); }
     fputs("</svg>\n", out);
 }

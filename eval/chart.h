@@ -20,6 +20,7 @@ typedef struct {
     const double *x, *y;
     int count, color;
     bool dashed, dots;
+    const double *low, *high; // a band around the line; NULL: none
 } ChartLine;
 
 void html_text(FILE *out, const char *text); // with & < > " escaped

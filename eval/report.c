@@ -189,8 +189,8 @@ static void steps_figure(FILE *out, const Json *m) {
         values[n + i] = field(row, "seen_miou");
         values[2 * n + i] = field(row, "unseen_miou");
     }
-    ChartLine lines[] = {{"seen", values, values + n, n, COLOR_SEEN, false, true},
-                         {"unseen", values, values + 2 * n, n, COLOR_UNSEEN, false, true}};
+    ChartLine lines[] = {{"seen", values, values + n, n, COLOR_SEEN, false, true, NULL, NULL},
+                         {"unseen", values, values + 2 * n, n, COLOR_UNSEEN, false, true, NULL, NULL}};
     fputs("<div class=\"two\">\n", out);
     figure_begin(out, "fig-steps", "mIoU over the number of DDIM steps");
     chart_lines(out, lines, 2, "DDIM steps", "mIoU", NAN, true);
@@ -322,7 +322,7 @@ static void configuration(FILE *out, const Json *m) {
 // ---- training curves -----------------------------------------------------------------------------------------------
 
 static ChartLine line_of(const Curve *c, const char *name, int color, bool dashed, bool dots) {
-    return (ChartLine){name, c->step, c->value, c->count, color, dashed, dots};
+    return (ChartLine){name, c->step, c->value, c->count, color, dashed, dots, NULL, NULL};
 }
 
 static const int run_colors[] = {COLOR_SEEN, COLOR_UNSEEN, COLOR_THIRD, COLOR_FOURTH, COLOR_DARK, COLOR_GREY};

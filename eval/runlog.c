@@ -50,6 +50,8 @@ static void read_line(RunLog *log, const Json *line) {
     if (strcmp(kind, "run") == 0) {
         free(log->target);
         log->target = xstrdup(json_string(line, "target", ""));
+        const char *command = json_string(line, "command", NULL);
+        if (command && !log->command) { log->command = xstrdup(command); }
     } else if (strcmp(kind, "step") == 0) {
         add_field(&log->loss, line, "loss", step);
     } else if (strcmp(kind, "validation") == 0) {
@@ -97,4 +99,5 @@ void runlog_free(RunLog *log) {
     for (size_t i = 0; i < sizeof curves / sizeof *curves; i++) { curve_free(curves[i]); }
     free(log->name);
     free(log->target);
+    free(log->command);
 }

@@ -7,9 +7,10 @@ typedef struct {
 } Curve;
 
 typedef struct {
-    char *name;   // the folder's name
-    char *target; // "overlay", "mask", or "" if the log does not say
-    Curve loss;   // training loss
+    char *name;    // the folder's name
+    char *target;  // "overlay", "mask", or "" if the log does not say
+    char *command; // of the first start; NULL if the log does not say
+    Curve loss;    // training loss
     Curve validation_loss, miou_seen, miou_unseen, giou_seen, giou_unseen, empty, full; // at validations
 } RunLog;
 

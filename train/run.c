@@ -149,6 +149,7 @@ void run_begin(Run *run, void (*put)(yajl_gen gen, void *data), void *data) {
     }
     yajl_gen gen = begin_line("run");
     json_put_integer(gen, "first_step", run->first_step);
+    json_put_string(gen, "command", run->options->command);
     json_put_integer(gen, "world", run->world);
     train_options_put(run->options, gen);
     if (put) { put(gen, data); }
