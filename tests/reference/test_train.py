@@ -255,9 +255,9 @@ def test_log(run):
     assert first["parameters"] > 1e6 and len(first["vae_sha256"]) == 64
     for k, line in enumerate(steps, 1):
         assert line.keys() == {
-            "kind", "step", "loss", "grad_norm", "lr", "samples_per_s", "seconds", "roofline"
+            "kind", "step", "loss", "grad_norm", "lr", "samples_per_s", "world", "seconds", "roofline"
         }  # fmt: skip
-        assert line["step"] == k and line["samples_per_s"] > 0 and 0 < line["roofline"] <= 1.5
+        assert line["step"] == k and line["world"] == 1 and line["samples_per_s"] > 0 and 0 < line["roofline"] <= 1.5
     assert last["step"] == STEPS and {"loss", "giou_seen", "miou_seen", "ciou_seen", "empty", "full"} <= last.keys()
 
 
