@@ -13,7 +13,7 @@ int comm_device_index(const Launch *launch) { return launch->local_rank; }
 #include <mpi.h>
 
 // Ranges go in pieces of at most this many bytes per rank: that bounds the scratch memory and MPI's int counts.
-enum { PIECE = 4 << 20, PIECE_FLOATS = PIECE / sizeof(float) };
+enum { PIECE = 1 << 20, PIECE_FLOATS = PIECE / sizeof(float) };
 
 struct CommInternals {
     CommHost host;

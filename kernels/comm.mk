@@ -18,3 +18,8 @@ NVCC_FLAGS += $(if $(NCCL),-I$(NCCL)/include)
 ifeq ($(BACKEND),cuda)
 LDLIBS     += $(if $(NCCL),-L$(NCCL)/lib -Wl$(comma)-rpath$(comma)$(abspath $(NCCL)/lib) -l:libnccl.so.2,-lnccl)
 endif
+
+# The stand-in on its own (tests/cli/test_comm.sh).
+$(BUILD)/tests/emu/test_nccl.o: private EMU_FLAGS += $(MPI_CFLAGS)
+$(BUILD)/tests/emu/test_nccl: $(BUILD)/tests/emu/test_nccl.o $(EMU_LIB)
+	$(CXX) $(EMU_FLAGS) $^ -o $@ $(LDLIBS)

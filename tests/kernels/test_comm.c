@@ -1,5 +1,5 @@
 // Communication between ranks. Without arguments: what every rank must see, on as many ranks as it was started on.
-// test_comm SCENARIO [RANK]: something goes wrong in rank RANK (tests/cli/test_ranks.sh).
+// test_comm SCENARIO [RANK]: something goes wrong in rank RANK (tests/cli/test_comm.sh).
 #include <setjmp.h>
 #include <signal.h>
 #include <stdarg.h>
@@ -100,7 +100,7 @@ static void assert_sum(float got, float expected) {
 #endif
 }
 
-static const size_t sizes[] = {1, 2, 3, 7, 1000, 65537, (4 << 20) + 13};
+static const size_t sizes[] = {1, 2, 3, 7, 1000, 65537, (1 << 20) + 13};
 enum { SIZES = sizeof sizes / sizeof *sizes };
 
 // ---- What every rank must see --------------------------------------------------------------------------------------

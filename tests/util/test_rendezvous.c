@@ -1,5 +1,5 @@
 // Ranks that meet over TCP on this machine, each a process. Without arguments: the tests; with arguments, one rank for
-// tests/cli/test_ranks.sh:
+// tests/cli/test_comm.sh:
 //     test_rendezvous work           exchanges until it is killed, as RANK and WORLD_SIZE say
 #include <setjmp.h>
 #include <stdarg.h>
