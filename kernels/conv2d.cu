@@ -76,10 +76,19 @@ template <bool GRADIENT> __device__ static inline Phase phase_of(const PixelProd
             stride};
 }
 
+// copy(i, v) for the vectors v of a tile of `vectors` that this thread copies, i counting them.
+template <class T, int vectors, class Copy> __device__ static inline void for_my_vectors(Copy copy) {
+#pragma unroll
+    for (int i = 0; i < (vectors + T::threads - 1) / T::threads; i++) {
+        const int v = threadIdx.x + i * T::threads;
+        if (vectors % T::threads == 0 || v < vectors) { copy(i, v); }
+    }
+}
+
 // A by rows: pixels of the source. A thread copies vector thread % 4 of every 32nd row; the tap and the channel of that
 // vector advance with the steps.
 template <class T> struct SourcePixels {
-    static constexpr int count = T::BM * 4 / T::threads;
+    static constexpr int count = (T::BM * 4 + T::threads - 1) / T::threads;
     const floatX *source;
     int C, width, taps_x, sign;
     int pixel[count];     // that tap 0 meets, perhaps outside of the image
@@ -109,13 +118,11 @@ template <class T> struct SourcePixels {
     }
 
     __device__ void load(floatX *tile) {
-#pragma unroll
-        for (int i = 0; i < count; i++) {
+        for_my_vectors<T, T::BM * 4>([&](int i, int v) {
             const bool inside = mask[i] >> tap & 1;
             const floatX *from = source + (size_t)(pixel[i] + offset) * C + channel;
-            cp_async_16(tile + swizzle<4>(threadIdx.x / 4 + i * (T::threads / 4), threadIdx.x % 4),
-                        inside ? from : source, inside);
-        }
+            cp_async_16(tile + swizzle<4>(v / 4, v % 4), inside ? from : source, inside);
+        });
         for (channel += T::BK; channel >= C; channel -= C) {
             tap++, offset += sign;
             if (++tap_x == taps_x) { tap_x = 0, offset += sign * (width - taps_x); }
@@ -125,29 +132,26 @@ template <class T> struct SourcePixels {
 
 // B by rows, for out: row n is the weights (tap, channel) of output channel n.
 template <class T> struct WeightRows {
-    static constexpr int count = T::BN * 4 / T::threads;
     const floatX *weight;
     int first, N, K, k;
 
     __device__ WeightRows(const PixelProduct &p, const Phase &s, int first_column, int first_step)
-        : weight(p.weight), first(first_column + threadIdx.x / 4), N(p.N), K(s.taps_y * s.taps_x * p.C),
+        : weight(p.weight), first(first_column), N(p.N), K(s.taps_y * s.taps_x * p.C),
           k(first_step * T::BK + threadIdx.x % 4 * VEC) {}
 
     __device__ void load(floatX *tile) {
-#pragma unroll
-        for (int i = 0; i < count; i++) {
-            const int n = first + i * (T::threads / 4);
+        for_my_vectors<T, T::BN * 4>([&](int, int v) {
+            const int n = first + v / 4;
             const bool inside = n < N && k < K;
-            cp_async_16(tile + swizzle<4>(threadIdx.x / 4 + i * (T::threads / 4), threadIdx.x % 4),
-                        inside ? weight + (size_t)n * K + k : weight, inside);
-        }
+            cp_async_16(tile + swizzle<4>(v / 4, v % 4), inside ? weight + (size_t)n * K + k : weight, inside);
+        });
         k += T::BK;
     }
 };
 
 // B transposed, for dinp: row (tap, output channel), columns = input channels.
 template <class T> struct WeightColumns {
-    static constexpr int P = T::BN / VEC, count = T::BK * P / T::threads;
+    static constexpr int P = T::BN / VEC; // vectors of a row
     const floatX *weight;
     int first, OC, C, weight_C, taps, taps_x, K, tap_y0, tap_x0, tap_step, tap, channel;
 
@@ -157,9 +161,8 @@ template <class T> struct WeightColumns {
           tap(first_step * T::BK / p.C), channel(first_step * T::BK % p.C) {}
 
     __device__ void load(floatX *tile) {
-#pragma unroll
-        for (int i = 0; i < count; i++) {
-            const int at = threadIdx.x + i * T::threads, row = at / P, n = first + at % P * VEC;
+        for_my_vectors<T, T::BK * P>([&](int, int v) {
+            const int row = v / P, n = first + v % P * VEC;
             int t = tap, oc = channel + row;
             if (oc >= C) { t += oc / C, oc %= C; }
             const bool inside = t < taps && oc < OC && n < weight_C;
@@ -168,8 +171,8 @@ template <class T> struct WeightColumns {
                 const int ky = tap_y0 + t / taps_x * tap_step, kx = tap_x0 + t % taps_x * tap_step;
                 from += ((size_t)(oc * K + ky) * K + kx) * weight_C + n;
             }
-            cp_async_16(tile + swizzle<P>(row, at % P), from, inside);
-        }
+            cp_async_16(tile + swizzle<P>(row, v % P), from, inside);
+        });
         for (channel += T::BK; channel >= C; channel -= C) { tap++; }
     }
 };
@@ -193,7 +196,7 @@ __device__ static inline void finish(const PixelResult &r, size_t pixel, int n, 
 }
 
 template <class T, bool GRADIENT>
-static __global__ void __launch_bounds__(T::threads, 2) conv_pixels(PixelProduct p, PixelResult result) {
+static __global__ void __launch_bounds__(T::threads, T::blocks) conv_pixels(PixelProduct p, PixelResult result) {
     const int split = blockIdx.z % p.splits, m0 = blockIdx.x * T::BM, n0 = blockIdx.y * T::BN;
     const Phase s = phase_of<GRADIENT>(p, blockIdx.z / p.splits);
     const int rows = p.conv.B * s.H * s.W, steps = ceil_div(s.taps_y * s.taps_x * p.C, T::BK);
@@ -252,7 +255,7 @@ struct WeightProduct {
 
 // A transposed: rows = output pixels, columns = output channels.
 template <class T> struct OutputChannels {
-    static constexpr int P = T::BM / VEC, count = T::BK * P / T::threads;
+    static constexpr int P = T::BM / VEC;
     const floatX *dout;
     int first, OC, pixels, pixel;
 
@@ -260,19 +263,18 @@ template <class T> struct OutputChannels {
         : dout(p.dout), first(first_row), OC(p.OC), pixels(p.pixels), pixel(first_step * T::BK) {}
 
     __device__ void load(floatX *tile) {
-#pragma unroll
-        for (int i = 0; i < count; i++) {
-            const int at = threadIdx.x + i * T::threads, row = at / P, m = first + at % P * VEC;
+        for_my_vectors<T, T::BK * P>([&](int, int v) {
+            const int row = v / P, m = first + v % P * VEC;
             const bool inside = pixel + row < pixels && m < OC;
-            cp_async_16(tile + swizzle<P>(row, at % P), inside ? dout + (size_t)(pixel + row) * OC + m : dout, inside);
-        }
+            cp_async_16(tile + swizzle<P>(row, v % P), inside ? dout + (size_t)(pixel + row) * OC + m : dout, inside);
+        });
         pixel += T::BK;
     }
 };
 
 // B transposed: rows = output pixels, columns = (tap, channel) of the input. A thread's column stays the same.
 template <class T> struct InputPatches {
-    static constexpr int P = T::BN / VEC, count = T::BK * P / T::threads;
+    static constexpr int P = T::BN / VEC;
     static_assert(T::threads % P == 0, "a thread copies one column");
     const floatX *inp;
     int C, H, W, stride, pixels, pixel;
@@ -281,8 +283,8 @@ template <class T> struct InputPatches {
     bool inside;
 
     __device__ InputPatches(const WeightProduct &p, int first_column, int first_step)
-        : C(p.C), H(p.conv.H), W(p.conv.W), stride(p.conv.stride), pixels(p.pixels),
-          pixel(first_step * T::BK + threadIdx.x / P), out_W(p.out_W), out_H(p.out_H) {
+        : C(p.C), H(p.conv.H), W(p.conv.W), stride(p.conv.stride), pixels(p.pixels), pixel(first_step * T::BK),
+          out_W(p.out_W), out_H(p.out_H) {
         const int n = first_column + threadIdx.x % P * VEC, tap = n / C;
         tap_y = tap / p.conv.K - p.conv.pad_before, tap_x = tap % p.conv.K - p.conv.pad_before;
         inp = p.inp + n % C;
@@ -290,19 +292,17 @@ template <class T> struct InputPatches {
     }
 
     __device__ void load(floatX *tile) {
-#pragma unroll
-        for (int i = 0; i < count; i++) {
-            const int at = pixel + i * (T::threads / P), line = divide(at, out_W), b = divide(line, out_H);
+        for_my_vectors<T, T::BK * P>([&](int, int v) {
+            const int at = pixel + v / P, line = divide(at, out_W), b = divide(line, out_H);
             const int x = (at - line * (int)out_W.d) * stride + tap_x, y = (line - b * (int)out_H.d) * stride + tap_y;
             const bool in = inside && at < pixels && (unsigned)y < (unsigned)H && (unsigned)x < (unsigned)W;
-            cp_async_16(tile + swizzle<P>(threadIdx.x / P + i * (T::threads / P), threadIdx.x % P),
-                        in ? inp + (size_t)((b * H + y) * W + x) * C : inp, in);
-        }
+            cp_async_16(tile + swizzle<P>(v / P, v % P), in ? inp + (size_t)((b * H + y) * W + x) * C : inp, in);
+        });
         pixel += T::BK;
     }
 };
 
-template <class T> static __global__ void __launch_bounds__(T::threads, 2) conv_weights(WeightProduct p) {
+template <class T> static __global__ void __launch_bounds__(T::threads, T::blocks) conv_weights(WeightProduct p) {
     const int split = blockIdx.z, m0 = blockIdx.y * T::BM, n0 = blockIdx.x * T::BN, steps = ceil_div(p.pixels, T::BK);
     const int first = (int)((long long)steps * split / p.splits);
     const int last = (int)((long long)steps * (split + 1) / p.splits);
@@ -376,19 +376,41 @@ static int splits_for(int blocks, int steps, int least) {
     return splits < 1 ? 1 : splits;
 }
 
+// Blocks of tiles of BM pixels by BN channels.
+static dim3 pixel_grid(const PixelProduct &p, bool gradient, int BM, int BN) {
+    const int phases = gradient ? p.conv.stride : 1;
+    const int rows = p.conv.B * ceil_div(p.out_H, phases) * ceil_div(p.out_W, phases); // of the largest phase
+    return dim3(ceil_div(rows, BM), ceil_div(p.N, BN), phases * phases * p.splits);
+}
+
 template <class T, bool GRADIENT>
 static void launch_pixels(const PixelProduct &p, const PixelResult &result, Device *dev) {
-    const int phases = GRADIENT ? p.conv.stride : 1;
-    const int rows = p.conv.B * ceil_div(p.out_H, phases) * ceil_div(p.out_W, phases); // of the largest phase
-    const dim3 grid(ceil_div(rows, T::BM), ceil_div(p.N, T::BN), phases * phases * p.splits);
-    launch<conv_pixels<T, GRADIENT>>(dev, grid, T::threads, T::shared_bytes, p, result);
+    launch<conv_pixels<T, GRADIENT>>(dev, pixel_grid(p, GRADIENT, T::BM, T::BN), T::threads, T::shared_bytes, p,
+                                     result);
+}
+
+// Whether tiles of 160 x 160 are done sooner than tiles of 128 x 160: the rounds that the card's processors need, times
+// what one takes. Both sum each element in the same order. At SD2's 2 x 64 x 64 pixels and 320 channels an A100 (108)
+// then needs one round of 104 blocks instead of a second one for 20 of 128.
+[[maybe_unused]] static bool tall_tiles(const PixelProduct &p, bool gradient, Device *dev) {
+    int processors;
+    CHECK_CUDA(cudaDeviceGetAttribute(&processors, cudaDevAttrMultiProcessorCount, dev->internals->index));
+    auto time = [&](int BM) {
+        const dim3 grid = pixel_grid(p, gradient, BM, 160);
+        return (size_t)ceil_div((size_t)grid.x * grid.y * grid.z, (size_t)processors) * BM;
+    };
+    return time(160) < time(128);
 }
 
 template <bool GRADIENT> static void multiply_pixels(const PixelProduct &p, const PixelResult &result, Device *dev) {
     switch (width_for(p.N)) {
 #ifdef PRECISION_bf16
     case 160:
-        launch_pixels<ConvTile<128, 160, 2, 2>, GRADIENT>(p, result, dev);
+        if (tall_tiles(p, GRADIENT, dev)) {
+            launch_pixels<ConvTile<160, 160, 2, 4>, GRADIENT>(p, result, dev);
+        } else {
+            launch_pixels<ConvTile<128, 160, 2, 2>, GRADIENT>(p, result, dev);
+        }
         break;
     case 128:
         launch_pixels<ConvTile<128, 128, 2, 2>, GRADIENT>(p, result, dev);

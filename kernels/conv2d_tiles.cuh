@@ -12,11 +12,12 @@ template <int BM_, int BN_, int WARPS_M, int WARPS_N> struct ConvTile {
     static constexpr int BM = BM_, BN = BN_, BK = 4 * VEC;
     static constexpr int warps_n = WARPS_N, warps = WARPS_M * WARPS_N, threads = 32 * warps;
     static constexpr int WM = BM / WARPS_M, WN = BN / WARPS_N; // of a warp
+    static constexpr int blocks = threads == 128 ? 2 : 1;      // on an SM at a time
     // Accumulators of a lane. bf16: 16 x 8 blocks as mma.sync has them; fp32: rows x columns, see lane_row.
     static constexpr int rows = half ? WM / 16 : WM / 8, columns = half ? WN / 8 * 4 : WN / 4;
     static constexpr int stages = 4;                                            // tiles of K in flight
     static constexpr int a_elements = BM * BK, stage_elements = (BM + BN) * BK; // of a stage: A, then B
-    static constexpr int pitch = WN + 8;                                        // floats of a row of the staging
+    static constexpr int pitch = WN % 16 ? WN : WN + 8;                         // floats of a row of the staging
     static constexpr size_t staging = half ? sizeof(float) * warps * 16 * pitch : 0;
     static constexpr size_t pipeline = sizeof(floatX) * stages * stage_elements;
     static constexpr size_t shared_bytes = pipeline > staging ? pipeline : staging;
@@ -45,14 +46,14 @@ __device__ static inline void load_a(unsigned f[4], const floatX *tile, int m, i
     }
 }
 
-// Fragments of two neighbouring blocks of B (16 x 8 each) at column n.
+// Fragments of two neighbouring blocks of B (16 x 8 each) at column n, or of that one alone (then twice).
 template <bool TRANSPOSED, int BN>
-__device__ static inline void load_b(unsigned f[4], const floatX *tile, int n, int k) {
-    const int lane = threadIdx.x % 32;
+__device__ static inline void load_b(unsigned f[4], const floatX *tile, int n, int k, bool two) {
+    const int lane = threadIdx.x % 32, block = two ? lane / 16 : 0;
     if (TRANSPOSED) {
-        ldmatrix_x4_trans(f, tile + swizzle<BN / VEC>(k + lane % 16, n / 8 + lane / 16));
+        ldmatrix_x4_trans(f, tile + swizzle<BN / VEC>(k + lane % 16, n / 8 + block));
     } else {
-        ldmatrix_x4(f, tile + swizzle<4>(n + lane / 16 * 8 + lane % 8, k / 8 + lane / 8 % 2));
+        ldmatrix_x4(f, tile + swizzle<4>(n + block * 8 + lane % 8, k / 8 + lane / 8 % 2));
     }
 }
 
@@ -67,11 +68,12 @@ __device__ static inline void multiply(float (&acc)[T::rows][T::columns], const 
         for (int m = 0; m < T::rows; m++) { load_a<TA, T::BM>(fa[m], a, m0 + 16 * m, k); }
 #pragma unroll
         for (int n = 0; n < T::WN / 8; n += 2) {
-            load_b<TB, T::BN>(fb, b, n0 + 8 * n, k);
+            const bool two = n + 1 < T::WN / 8;
+            load_b<TB, T::BN>(fb, b, n0 + 8 * n, k, two);
 #pragma unroll
             for (int m = 0; m < T::rows; m++) {
                 mma_m16n8k16(acc[m] + 4 * n, fa[m], fb);
-                mma_m16n8k16(acc[m] + 4 * n + 4, fa[m], fb + 2);
+                if (two) { mma_m16n8k16(acc[m] + 4 * n + 4, fa[m], fb + 2); }
             }
         }
     }
@@ -84,16 +86,14 @@ __device__ static inline void emit_result(const float (&acc)[T::rows][T::columns
     const int warp = threadIdx.x / 32, lane = threadIdx.x % 32;
     const int m0 = warp / T::warps_n * T::WM, n0 = warp % T::warps_n * T::WN;
     float *staging = (float *)dynamic_shared + warp * 16 * T::pitch;
-#pragma unroll
+#pragma unroll 1 // the code of emit is long; acc wants constant indices
     for (int m = 0; m < T::rows; m++) {
         __syncwarp();
 #pragma unroll
-        for (int n = 0; n < T::WN / 8; n++) {
-#pragma unroll
-            for (int r = 0; r < 2; r++) {
-                const float pair[2] = {acc[m][4 * n + 2 * r], acc[m][4 * n + 2 * r + 1]};
-                store_words(staging + (lane / 4 + 8 * r) * T::pitch + 8 * n + lane % 4 * 2, pair);
-            }
+        for (int i = 0; i < T::columns * T::rows; i += 2) {
+            const int row = lane / 4 + i / 2 % 2 * 8, column = i % T::columns / 4 * 8 + lane % 4 * 2;
+            const float *pair = acc[i / T::columns] + i % T::columns;
+            if (i / T::columns == m) { *(float2 *)(staging + row * T::pitch + column) = make_float2(pair[0], pair[1]); }
         }
         __syncwarp();
 #pragma unroll 1
@@ -159,13 +159,15 @@ __device__ static inline void multiply(float (&acc)[T::rows][T::columns], const 
 template <class T, bool TA, class Emit>
 __device__ static inline void emit_result(const float (&acc)[T::rows][T::columns], Emit emit) {
     const int warp = threadIdx.x / 32, m0 = warp / T::warps_n * T::WM, n0 = warp % T::warps_n * T::WN;
+    constexpr int quads = T::columns / 4;
+#pragma unroll 1 // the code of emit is long; acc wants constant indices
+    for (int q = 0; q < T::rows * quads; q++) {
+        float x[4] = {};
 #pragma unroll
-    for (int i = 0; i < T::rows; i++) {
-#pragma unroll
-        for (int j = 0; j < T::columns; j += 4) {
-            const float x[4] = {acc[i][j], acc[i][j + 1], acc[i][j + 2], acc[i][j + 3]};
-            emit(m0 + lane_row<TA>(i), n0 + lane_column(j), x);
+        for (int i = 0; i < T::rows * quads; i++) {
+            if (i == q) { memcpy(x, acc[i / quads] + i % quads * 4, sizeof x); }
         }
+        emit(m0 + lane_row<TA>(q / quads), n0 + lane_column(q % quads * 4), x);
     }
 }
 

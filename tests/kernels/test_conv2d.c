@@ -158,6 +158,8 @@ static void test_shapes(void **state) {
         {{1, 5, 6, 96, 12, 3, 1, 0, 0}, true, false, true, false, 0},
         {{2, 7, 5, 6, 10, 1, 2, 0, 0}, true, true, false, false, 1},
         {{2, 46, 30, 9, 4, 3, 1, 1, 1}, true, true, true, false, 0},
+        {{1, 24, 26, 8, 320, 3, 1, 1, 1}, true, false, true, false, 0},
+        {{2, 26, 24, 160, 8, 3, 2, 1, 1}, true, false, true, false, 0},
     };
     for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) check_case(cases + i);
 }
