@@ -7,7 +7,9 @@
 #include <string.h>
 #include "util/error.h"
 
-int comm_device_index(const Launch *launch) { return launch->local_rank; }
+const bool comm_needs_mpi = true;
+void comm_before_waiting(Comm *comm) { (void)comm; }
+int comm_device_index(const Comm *comm) { return comm->local_rank; }
 
 #ifdef HAVE_MPI
 #include <mpi.h>
@@ -16,13 +18,10 @@ int comm_device_index(const Launch *launch) { return launch->local_rank; }
 enum { PIECE = 1 << 20, PIECE_FLOATS = PIECE / sizeof(float) };
 
 struct CommInternals {
-    CommHost host;
     Device *dev;
     float *scratch;        // (world, PIECE bytes): what the other ranks sent
     MPI_Request *requests; // (2 * world)
 };
-
-CommHost *comm_host(Comm *comm) { return &comm->internals->host; }
 
 static void check_mpi(int code, const char *what) {
     char text[MPI_MAX_ERROR_STRING] = "";
@@ -32,21 +31,18 @@ static void check_mpi(int code, const char *what) {
     die("%s failed: %s", what, text);
 }
 
-void comm_open(Comm *comm, const Launch *launch, Device *dev) {
-    *comm = (Comm){.rank = launch->rank, .world = launch->world, .local_rank = launch->local_rank};
+void comm_open(Comm *comm, Device *dev) {
     if (comm->world == 1) { return; }
     struct CommInternals *in = comm->internals = xcalloc(1, sizeof *in);
     in->dev = dev;
     in->scratch = xmalloc((size_t)comm->world * PIECE);
     in->requests = xcalloc(2 * (size_t)comm->world, sizeof *in->requests);
-    comm_host_open(&in->host, launch, true);
 }
 
 void comm_close(Comm *comm) {
     struct CommInternals *in = comm->internals;
     if (in) {
-        comm_host_check(comm, "comm_close", 0, 0);
-        comm_host_close(&in->host);
+        comm_host_close(comm);
         free(in->scratch), free(in->requests), free(in);
     }
     *comm = (Comm){.world = 1};
@@ -178,17 +174,9 @@ void comm_broadcast(Comm *comm, void *buffer, size_t bytes, int root) {
     }
 }
 
-#else // without MPI there is one rank
+#else // without MPI there is one rank: comm_meet dies before others
 
-CommHost *comm_host(Comm *comm) {
-    (void)comm;
-    return NULL;
-}
-void comm_open(Comm *comm, const Launch *launch, Device *dev) {
-    (void)dev;
-    *comm = (Comm){.world = 1};
-    if (launch->world > 1) { die("started by %s, but built without MPI", launch_name(launch->kind)); }
-}
+void comm_open(Comm *comm, Device *dev) { (void)comm, (void)dev; }
 void comm_close(Comm *comm) { (void)comm; }
 void comm_wait(Comm *comm) { (void)comm; }
 void comm_all_reduce_sum(Comm *comm, float *buffer, size_t count) { (void)comm, (void)buffer, (void)count; }

@@ -12,7 +12,6 @@ extern "C" {
 }
 
 struct CommInternals {
-    CommHost host;
     Device *dev;
     ncclComm_t nccl;
     cudaStream_t stream;
@@ -33,10 +32,12 @@ static void nccl_check(ncclResult_t result, ncclComm_t nccl, const char *what, c
 
 // ---- Open and close ------------------------------------------------------------------------------------------------
 
-int comm_device_index(const Launch *launch) {
+const bool comm_needs_mpi = false;
+
+int comm_device_index(const Comm *comm) {
     int count = 0;
     CHECK_CUDA(cudaGetDeviceCount(&count));
-    return count == 1 ? 0 : launch->local_rank;
+    return count == 1 ? 0 : comm->local_rank;
 }
 
 // A broken network leaves NCCL's kernels waiting for ever; only this tells.
@@ -78,13 +79,10 @@ static void stop_watcher(CommInternals *in) {
     pthread_join(in->watcher, NULL);
 }
 
-void comm_open(Comm *comm, const Launch *launch, Device *dev) {
-    *comm = Comm();
-    comm->rank = launch->rank, comm->world = launch->world, comm->local_rank = launch->local_rank;
+void comm_open(Comm *comm, Device *dev) {
     if (comm->world == 1) { return; }
     CommInternals *in = comm->internals = (CommInternals *)xcalloc(1, sizeof *in);
     in->dev = dev;
-    comm_host_open(&in->host, launch, false);
     ncclUniqueId id = {};
     if (comm->rank == 0) { CHECK_NCCL(ncclGetUniqueId(&id)); }
     comm_host_broadcast(comm, &id, sizeof id, 0);
@@ -99,30 +97,26 @@ void comm_close(Comm *comm) {
     CommInternals *in = comm->internals;
     if (in) {
         CHECK_CUDA(cudaStreamSynchronize(in->stream));
-        comm_host_check(comm, "comm_close", 0, 0);
+        comm_barrier(comm); // so that no rank destroys what another still waits in
         stop_watcher(in);
         CHECK_NCCL(ncclCommDestroy(in->nccl));
         CHECK_CUDA(cudaEventDestroy(in->computed));
         CHECK_CUDA(cudaEventDestroy(in->communicated));
         CHECK_CUDA(cudaStreamDestroy(in->stream));
-        comm_host_close(&in->host);
+        comm_host_close(comm);
         free(in);
     }
     *comm = Comm();
     comm->world = 1;
 }
 
-// Before waiting for other processes, which would wait in vain if our part of a collective has failed.
-CommHost *comm_host(Comm *comm) {
+// They would wait in vain if our part of a collective has failed.
+void comm_before_waiting(Comm *comm) {
     CommInternals *in = comm->internals;
-    if (in->nccl) {
-        ncclResult_t state = ncclSuccess;
-        CHECK_NCCL(ncclCommGetAsyncError(in->nccl, &state));
-        if (state != ncclInProgress) {
-            nccl_check(state, in->nccl, "communication between the GPUs", __FILE__, __LINE__);
-        }
-    }
-    return &in->host;
+    if (!in || !in->nccl) { return; }
+    ncclResult_t state = ncclSuccess;
+    CHECK_NCCL(ncclCommGetAsyncError(in->nccl, &state));
+    if (state != ncclInProgress) { nccl_check(state, in->nccl, "communication between GPUs", __FILE__, __LINE__); }
 }
 
 // ---- Collectives ---------------------------------------------------------------------------------------------------

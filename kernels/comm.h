@@ -1,8 +1,9 @@
 // Communication between ranks, one process per device: comm.cu on NCCL, comm.c on MPI.
 //
 //     Launch launch = launch_detect();             // util/launch.h
-//     device_open(&dev, comm_device_index(&launch));
-//     comm_open(&comm, &launch, &dev);             // dies with a sentence if not all ranks arrive
+//     comm_meet(&comm, &launch);                   // dies with a sentence if not all ranks arrive
+//     device_open(&dev, comm_device_index(&comm)); // if a rank finds no device, all end
+//     comm_open(&comm, &dev);
 //     ... backward of a part ...
 //     comm_all_reduce_sum(&comm, grads + begin, count); // starts when the work queued so far is done
 //     ... backward of the next part, at the same time ...
@@ -25,14 +26,17 @@ extern "C" {
 
 typedef struct Comm {
     int rank, world, local_rank;
-    struct CommInternals *internals; // NULL: one rank
+    struct CommHost *host; // NULL: one rank
+    struct CommInternals *internals;
 } Comm;
 
+// Collective. Waits up to 5 minutes until all processes have found each other: over MPI if mpirun has started them (and
+// always on the CPU), else over TCP. From here on a rank that ends before comm_close ends all.
+void comm_meet(Comm *comm, const Launch *launch);
 // Which device this rank opens: the local rank, or 0 where the starter shows each rank its own GPU only.
-int comm_device_index(const Launch *launch);
-
-// Collective. Waits up to 5 minutes for the other ranks. dev stays open until after comm_close.
-void comm_open(Comm *comm, const Launch *launch, Device *dev);
+int comm_device_index(const Comm *comm);
+// Collective. dev stays open until after comm_close.
+void comm_open(Comm *comm, Device *dev);
 // Collective. Waits for all communication, on the device and between hosts.
 void comm_close(Comm *comm);
 

@@ -59,52 +59,50 @@ static const bool have_mpi = false;
 
 // ---- Open and close ------------------------------------------------------------------------------------------------
 
-static CommHost *opened;
+static bool opened, over_mpi;
 
 // exit() would wait for devices that wait for ranks that wait for us: so no further than here.
 static void leave(int code, void *argument) {
     (void)argument;
     if (!opened) { return; }
-    bool over_mpi = !opened->meeting;
-    opened = NULL;
+    opened = false;
     cleanup_now();
     fflush(stdout);
     if (over_mpi) { mpi_abort(code ? code : 1); }
     _exit(code ? code : 1);
 }
 
-void comm_host_open(CommHost *host, const Launch *launch, bool use_mpi) {
-    *host = (CommHost){.rank = launch->rank, .world = launch->world};
+void comm_meet(Comm *comm, const Launch *launch) {
+    *comm = (Comm){.rank = launch->rank, .world = launch->world, .local_rank = launch->local_rank};
+    if (comm->world == 1) { return; }
     error_set_rank(launch->rank);
-    const bool meet = !use_mpi && (launch->kind != LAUNCH_MPIRUN || (!have_mpi && *launch->address));
-    if (!meet && !have_mpi) {
+    over_mpi = comm_needs_mpi || (launch->kind == LAUNCH_MPIRUN && (have_mpi || !*launch->address));
+    if (over_mpi && !have_mpi) {
         die("started by %s, but this program was built without MPI%s", launch_name(launch->kind),
-            use_mpi ? "" : ": set MASTER_ADDR and MASTER_PORT too, or start as torchrun does");
+            comm_needs_mpi ? "" : ": set MASTER_ADDR and MASTER_PORT too, or start as torchrun does");
     }
-    if (meet) {
-        host->meeting = rendezvous_open(launch->address, launch->port, launch->rank, launch->world, MEETING_SECONDS);
-    } else {
+    comm->host = xcalloc(1, sizeof *comm->host);
+    if (over_mpi) {
         mpi_open(launch);
-    }
-    static bool registered;
-    if (!registered) { on_exit(leave, NULL); }
-    registered = true;
-    opened = host;
-}
-
-void comm_host_close(CommHost *host) {
-    if (host->meeting) {
-        rendezvous_close(host->meeting);
-        opened = NULL;
     } else {
-        opened = NULL;
-        mpi_close();
+        comm->host->meeting =
+            rendezvous_open(launch->address, launch->port, launch->rank, launch->world, MEETING_SECONDS);
     }
+    opened = true;
+    on_exit(leave, NULL);
 }
 
-void comm_host_all_gather(CommHost *host, void *all, const void *mine, size_t bytes) {
-    if (host->meeting) {
-        rendezvous_all_gather(host->meeting, all, mine, bytes);
+void comm_host_close(Comm *comm) {
+    comm_host_check(comm, "comm_close", 0, 0);
+    if (comm->host->meeting) { rendezvous_close(comm->host->meeting); }
+    opened = false;
+    if (!comm->host->meeting) { mpi_close(); }
+    free(comm->host);
+}
+
+static void all_gather(Comm *comm, void *all, const void *mine, size_t bytes) {
+    if (comm->host->meeting) {
+        rendezvous_all_gather(comm->host->meeting, all, mine, bytes);
     } else {
         mpi_all_gather(all, mine, bytes);
     }
@@ -138,15 +136,15 @@ static void check_packets(const Packet *packets, int world) {
 // all (world, bytes) = mine (bytes) of every rank, who must be in the same function with the same size and root.
 static void exchange(Comm *comm, const char *function, size_t size, int root, void *all, const void *mine,
                      size_t bytes) {
-    CommHost *host = comm_host(comm);
     Packet packet = {.header = {.size = size, .root = root}};
     snprintf(packet.header.function, sizeof packet.header.function, "%s", function);
     Packet *packets = xmalloc((size_t)comm->world * sizeof packet);
     size_t done = 0;
+    comm_before_waiting(comm);
     do {
         const size_t part = bytes - done < PAYLOAD ? bytes - done : PAYLOAD;
         memcpy(packet.payload, (const char *)mine + done, part);
-        comm_host_all_gather(host, packets, &packet, sizeof packet);
+        all_gather(comm, packets, &packet, sizeof packet);
         check_packets(packets, comm->world);
         for (int r = 0; r < comm->world; r++) {
             memcpy((char *)all + (size_t)r * bytes + done, packets[r].payload, part);

@@ -9,23 +9,18 @@
 extern "C" {
 #endif
 
-typedef struct {
-    int rank, world;
+struct CommHost {
     Rendezvous *meeting; // NULL: MPI
-} CommHost;
+};
 
-// Collective, world > 1. use_mpi: the data goes over MPI too, else MPI serves only where mpirun has started us. From
-// here on exit() before comm_host_close ends this process at once and with it the other ranks.
-void comm_host_open(CommHost *host, const Launch *launch, bool use_mpi);
-void comm_host_close(CommHost *host);
-// all (world, bytes) = what every rank passes as mine (bytes).
-void comm_host_all_gather(CommHost *host, void *all, const void *mine, size_t bytes);
-
+// Waits until all ranks are here, then leaves MPI or hangs up.
+void comm_host_close(Comm *comm);
 // Dies with a sentence unless all ranks are at the same function with the same size and root.
 void comm_host_check(Comm *comm, const char *function, size_t size, int root);
 
-// What the backends implement for comm_host.c: the host's side of a communicator that is about to wait for other ranks.
-CommHost *comm_host(Comm *comm);
+// What the backends tell comm_host.c. comm_needs_mpi: the data goes over MPI, however we were started.
+extern const bool comm_needs_mpi;
+void comm_before_waiting(Comm *comm); // for other processes
 
 #ifdef __cplusplus
 }

@@ -12,8 +12,9 @@ int cmd_train(int argc, char **argv) {
     Launch launch = launch_detect();
     Device dev;
     Comm comm;
-    device_open(&dev, comm_device_index(&launch));
-    comm_open(&comm, &launch, &dev);
+    comm_meet(&comm, &launch);
+    device_open(&dev, comm_device_index(&comm));
+    comm_open(&comm, &dev);
     if (comm.rank > 0) { be_silent(); }
     int code = options.vae ? train_vae(&options, &comm, &dev) : train_unet(&options, &comm, &dev);
     comm_close(&comm);

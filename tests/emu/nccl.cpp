@@ -49,7 +49,7 @@ static double seconds_now() {
 // MPI_Allgather that gives up.
 static void gather_calls(ncclComm *comm, std::vector<Call> &calls) {
     const char *limit = getenv("EMU_NCCL_SECONDS");
-    const double seconds = limit && *limit ? atof(limit) : 300, until = seconds_now() + seconds;
+    const double seconds = limit && *limit ? atof(limit) : 1800, until = seconds_now() + seconds;
     MPI_Request request;
     check(
         MPI_Iallgather(&comm->call, sizeof(Call), MPI_BYTE, calls.data(), sizeof(Call), MPI_BYTE, comm->mpi, &request),

@@ -3,7 +3,7 @@
 //
 // A collective runs in the order of its stream. Before it moves data the ranks tell each other what they are about to
 // do; if that differs, all end with a sentence instead of waiting for each other. So they do after EMU_NCCL_SECONDS
-// (default 300) without an answer.
+// (default 1800) without an answer.
 #pragma once
 #include <cuda_runtime.h>
 #include <stddef.h>

@@ -22,8 +22,9 @@ static uint64_t seed;
 static int setup(void **state) {
     (void)state;
     Launch launch = launch_detect();
-    device_open(&dev, comm_device_index(&launch));
-    comm_open(&comm, &launch, &dev);
+    comm_meet(&comm, &launch);
+    device_open(&dev, comm_device_index(&comm));
+    comm_open(&comm, &dev);
     seed = (uint64_t)(now_seconds() * 1e9);
     comm_host_broadcast(&comm, &seed, sizeof seed, 0);
     printf("rank %d of %d, %s, seed %llu\n", comm.rank, comm.world, launch_name(launch.kind), (unsigned long long)seed);
