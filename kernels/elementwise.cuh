@@ -3,14 +3,15 @@
 #pragma once
 #include "kernels/cuda_common.cuh"
 
-enum { THREADS = 256 };
+// Threads of a block: fewer for latents and losses, so that a micro-batch of two gives work to more than a few SMs.
+enum { THREADS = 256, FEW_THREADS = 128 };
 
 // Blocks for n elements, V per thread.
-static inline unsigned blocks_for(size_t n, int V) {
-    return (unsigned)ceil_div(ceil_div(n, (size_t)V), (size_t)THREADS);
+static inline unsigned blocks_for(size_t n, int V, int threads = THREADS) {
+    return (unsigned)ceil_div(ceil_div(n, (size_t)V), (size_t)threads);
 }
 
-__device__ static inline size_t first_element(int V) { return ((size_t)blockIdx.x * THREADS + threadIdx.x) * V; }
+__device__ static inline size_t first_element(int V) { return ((size_t)blockIdx.x * blockDim.x + threadIdx.x) * V; }
 
 __device__ static inline float from_storage(float x) { return x; }
 template <class T> __device__ static inline T to_storage(float x);
@@ -109,7 +110,7 @@ template <int V> __device__ static inline void store_span(float *span, const flo
     store_quads(span, quads);
 }
 
-// Where the span of a thread's warp begins, in rows of n elements by blocks of THREADS * VEC; whether all of it exists
+// Where the span of a thread's warp begins in a row of n elements; whether all of it exists
 // and is aligned, else where it ends: then lanes take every 32nd element.
 __device__ static inline size_t first_of_span() { return first_element(VEC) - lane_of() * VEC; }
 __device__ static inline bool whole_span(size_t span, size_t n) { return n % VEC == 0 && span + 32 * VEC <= n; }

@@ -6,7 +6,7 @@
 #include "kernels/vecmath.h"
 
 // Blocks for `vectors` of a sample: enough for any card, few enough to be folded at once.
-static int chunks_for(int vectors) { return min(ceil_div(vectors, (int)THREADS), 128); }
+static int chunks_for(int vectors, int threads) { return min(ceil_div(vectors, threads), 128); }
 
 static double traffic(const floatX *dpred, int B, int n) {
     return (double)B * n * ((dpred ? 2 : 1) * sizeof(floatX) + sizeof(float)) + 4.0 * B;
@@ -41,13 +41,13 @@ __device__ static float difference_element(float &sum, float pred, float target,
 
 // partial (B, chunks) = the sums of a sample's chunks, with the gradient in the same pass. Blocks (chunk, sample).
 template <bool ABSOLUTE>
-static __global__ void __launch_bounds__(THREADS)
+static __global__ void __launch_bounds__(FEW_THREADS)
     difference_loss(double *partial, floatX *dpred, const floatX *pred, const float *target, float square, float sign,
                     float factor, int n) {
     __shared__ double scratch[32];
     const size_t row = (size_t)blockIdx.y * n;
     double sum = 0;
-    for (size_t span = first_of_span(); span < (size_t)n; span += (size_t)gridDim.x * THREADS * VEC) {
+    for (size_t span = first_of_span(); span < (size_t)n; span += (size_t)gridDim.x * FEW_THREADS * VEC) {
         float of_span = 0;
         if (whole_span(span, n)) {
             const size_t i = row + span + lane_of() * VEC;
@@ -75,11 +75,11 @@ static __global__ void __launch_bounds__(THREADS)
 template <bool ABSOLUTE>
 static void difference(const char *name, double flops, float *loss, floatX *dpred, const floatX *pred,
                        const float *target, float square, float scale, int B, int n, Device *dev) {
-    const int chunks = chunks_for(ceil_div(n, VEC));
+    const int chunks = chunks_for(ceil_div(n, VEC), FEW_THREADS);
     double *partial = (double *)device_workspace(dev, (size_t)B * chunks * sizeof(double));
     if (!device_launch(dev, name, traffic(dpred, B, n), flops * B * n)) { return; }
-    launch<difference_loss<ABSOLUTE>>(dev, dim3(chunks, B), THREADS, 0, partial, dpred, pred, target, square, scale / n,
-                                      2 * square * scale / n, n);
+    launch<difference_loss<ABSOLUTE>>(dev, dim3(chunks, B), FEW_THREADS, 0, partial, dpred, pred, target, square,
+                                      scale / n, 2 * square * scale / n, n);
     fold_samples(loss, partial, B, chunks, 1.0 / n, dev);
 }
 
@@ -171,7 +171,7 @@ template <int V, bool FOCAL>
 static void weigh_cells(float *loss, floatX *dpred, const floatX *pred, const float *target, const float *weight,
                         double *partial, float *factors, float gamma, float scale, int B, int cells, int C,
                         Device *dev) {
-    const int chunks = chunks_for(cells);
+    const int chunks = chunks_for(cells, THREADS);
     launch<cell_sums<V, FOCAL>>(dev, dim3(chunks, B), THREADS, 0, partial, factors, pred, target, weight, gamma, cells,
                                 C);
     launch<cell_gradient<V>>(dev, dim3(dpred ? chunks : 1, B), THREADS, 0, loss, dpred, (const double *)partial, chunks,
@@ -180,7 +180,7 @@ static void weigh_cells(float *loss, floatX *dpred, const floatX *pred, const fl
 
 void weighted_mse_loss(float *loss, floatX *dpred, const floatX *pred, const float *target, const float *weight,
                        float scale, int B, int n, int C, Device *dev) {
-    const int cells = n / C, chunks = chunks_for(cells);
+    const int cells = n / C, chunks = chunks_for(cells, THREADS);
     double *partial = (double *)device_workspace(dev, 2 * (size_t)B * chunks * sizeof(double));
     if (!device_launch(dev, "weighted_mse_loss", traffic(dpred, B, n) + 4.0 * B * cells, (dpred ? 5.0 : 3.5) * B * n)) {
         return;
@@ -191,7 +191,7 @@ void weighted_mse_loss(float *loss, floatX *dpred, const floatX *pred, const flo
 
 void focal_mse_loss(float *loss, floatX *dpred, const floatX *pred, const float *target, float gamma, float scale,
                     int B, int n, int C, Device *dev) {
-    const int cells = n / C, chunks = chunks_for(cells);
+    const int cells = n / C, chunks = chunks_for(cells, THREADS);
     const size_t sums = 2 * (size_t)B * chunks * sizeof(double);
     char *scratch = (char *)device_workspace(dev, sums + (size_t)B * cells * sizeof(float));
     if (!device_launch(dev, "focal_mse_loss", traffic(dpred, B, n), (dpred ? 5.0 : 3.5) * B * n + 5.0 * B * cells)) {

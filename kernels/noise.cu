@@ -30,7 +30,8 @@ __device__ static void store_normals(float *to, const float (&x)[4], size_t left
 }
 
 // Blocks (chunk, sample).
-static __global__ void __launch_bounds__(THREADS) normals(float *out, int n, uint32_t stream, const StepScalars *s) {
+static __global__ void __launch_bounds__(FEW_THREADS)
+    normals(float *out, int n, uint32_t stream, const StepScalars *s) {
     const size_t e = first_element(4), b = blockIdx.y;
     if (e >= (size_t)n) { return; }
     float x[4];
@@ -40,7 +41,7 @@ static __global__ void __launch_bounds__(THREADS) normals(float *out, int n, uin
 
 void normal_noise(float *out, int B, int n, uint32_t stream, const StepScalars *s, Device *dev) {
     if (!device_launch(dev, "normal_noise", 4.0 * B * n, 30.0 * B * n)) { return; }
-    launch<normals>(dev, dim3(blocks_for(n, 4), B), THREADS, 0, out, n, stream, s);
+    launch<normals>(dev, dim3(blocks_for(n, 4, FEW_THREADS), B), FEW_THREADS, 0, out, n, stream, s);
 }
 
 // ---- Multi-resolution noise ----------------------------------------------------------------------------------------
@@ -247,7 +248,7 @@ struct Schedule {
 };
 
 // Blocks (chunk, sample).
-static __global__ void __launch_bounds__(THREADS)
+static __global__ void __launch_bounds__(FEW_THREADS)
     add_noise(floatX *noisy, float *target, const float *x0, const float *noise, const float *timesteps,
               const float *alphas_cumprod, Prediction prediction, int n) {
     const size_t span = first_of_span(), row = (size_t)blockIdx.y * n;
@@ -279,8 +280,8 @@ void add_noise_forward(floatX *noisy, float *target, const float *x0, const floa
                        const float *alphas_cumprod, Prediction prediction, int B, int n, Device *dev) {
     const double count = (double)B * n;
     if (!device_launch(dev, "add_noise_forward", count * (sizeof(floatX) + (target ? 12 : 8)), 6 * count)) { return; }
-    launch<add_noise>(dev, dim3(blocks_for(n, VEC), B), THREADS, 0, noisy, target, x0, noise, timesteps, alphas_cumprod,
-                      prediction, n);
+    launch<add_noise>(dev, dim3(blocks_for(n, VEC, FEW_THREADS), B), FEW_THREADS, 0, noisy, target, x0, noise,
+                      timesteps, alphas_cumprod, prediction, n);
 }
 
 // x0 = of_x x + of_out out for a model's output at x = alpha x0 + sigma eps.
@@ -289,7 +290,7 @@ __host__ __device__ static void x0_factors(float *of_x, float *of_out, Predictio
     *of_out = prediction == PREDICT_EPSILON ? -k.sigma / k.alpha : prediction == PREDICT_V ? -k.sigma : 1;
 }
 
-static __global__ void __launch_bounds__(THREADS)
+static __global__ void __launch_bounds__(FEW_THREADS)
     back_to_x0(float *x0, const floatX *model_out, const float *noisy, const float *timesteps,
                const float *alphas_cumprod, Prediction prediction, int n) {
     const size_t span = first_of_span(), row = (size_t)blockIdx.y * n;
@@ -313,8 +314,8 @@ void predict_x0(float *x0, const floatX *model_out, const float *noisy, const fl
                 const float *alphas_cumprod, Prediction prediction, int B, int n, Device *dev) {
     const double count = (double)B * n;
     if (!device_launch(dev, "predict_x0", count * (sizeof(floatX) + 8), 3 * count)) { return; }
-    launch<back_to_x0>(dev, dim3(blocks_for(n, VEC), B), THREADS, 0, x0, model_out, noisy, timesteps, alphas_cumprod,
-                       prediction, n);
+    launch<back_to_x0>(dev, dim3(blocks_for(n, VEC, FEW_THREADS), B), FEW_THREADS, 0, x0, model_out, noisy, timesteps,
+                       alphas_cumprod, prediction, n);
 }
 
 // x0 and eps as sums of x and the model's output, and the next x's share of them.
@@ -330,7 +331,7 @@ __device__ static float ddim_element(float x, float out, DdimFactors k) {
     return k.of_x0 * x0 + k.of_eps * eps;
 }
 
-static __global__ void __launch_bounds__(THREADS) ddim(float *x, const floatX *model_out, DdimFactors k, size_t n) {
+static __global__ void __launch_bounds__(FEW_THREADS) ddim(float *x, const floatX *model_out, DdimFactors k, size_t n) {
     const size_t span = first_of_span();
     if (span + 32 * VEC <= n) {
         float v[VEC], out[VEC];
@@ -359,5 +360,5 @@ void ddim_step(float *x, const floatX *model_out, float alpha_cumprod_t, float a
         k.eps_x = 1 / now.sigma;
         k.eps_out = -now.alpha / now.sigma;
     }
-    launch<ddim>(dev, blocks_for(count, VEC), THREADS, 0, x, model_out, k, count);
+    launch<ddim>(dev, blocks_for(count, VEC, FEW_THREADS), FEW_THREADS, 0, x, model_out, k, count);
 }

@@ -115,13 +115,22 @@ enum { AVERAGE_V = 8 };
 
 static __global__ void __launch_bounds__(THREADS)
     average(float *ema, const float *master, const GradNorm *result, size_t n, const StepScalars *s) {
+    __shared__ float decay;
+    __shared__ bool finite;
     const size_t span = first_element(AVERAGE_V) - lane_of() * AVERAGE_V;
-    if (span >= n || !result->finite) { return; }
-    const float decay = s->ema_decay;
-    if (span + 32 * AVERAGE_V <= n) {
-        float e[AVERAGE_V], p[AVERAGE_V];
+    const bool whole = span + 32 * AVERAGE_V <= n;
+    float e[AVERAGE_V], p[AVERAGE_V];
+    if (whole) {
         load_quads(e, ema + span);
         load_quads(p, master + span);
+    }
+    if (threadIdx.x == 0) {
+        decay = s->ema_decay;
+        finite = result->finite != 0;
+    }
+    __syncthreads();
+    if (!finite) { return; }
+    if (whole) {
 #pragma unroll
         for (int j = 0; j < AVERAGE_V; j++) { e[j] = decay * e[j] + (1.0f - decay) * p[j]; }
         store_quads(ema + span, e);
