@@ -8,46 +8,71 @@ const char *const default_classes[DEFAULT_CLASS_COUNT] = {"car",     "dining tab
                                                           "giraffe", "clock",        "toilet", "bed",   "bird",
                                                           "truck",   "cat",          "horse",  "dog"};
 
-static void choose(const Coco *coco, bool *allowed, const char *name, const char *from) {
-    int category = coco_find_category(coco, name);
-    if (category < 0) {
-        die("%s: class \"%s\" is none of the %d categories of %s", from, name, coco->category_count, coco->path);
-    }
-    allowed[category] = true;
+// The names that can be chosen from.
+typedef struct {
+    const char *where; // file or folder, for messages
+    int count;
+    const char *(*name)(const void *list, int i);
+    bool (*thing)(const void *list, int i);
+    const void *list;
+} Names;
+
+static void choose(const Names *n, bool *flags, const char *name, const char *from) {
+    int i = 0;
+    while (i < n->count && strcmp(n->name(n->list, i), name) != 0) { i++; }
+    if (i == n->count) { die("%s: class \"%s\" is none of the %d categories of %s", from, name, n->count, n->where); }
+    flags[i] = true;
 }
 
 // Names separated by one of `separators`, with blanks around them removed; empty ones are skipped.
-static void choose_each(const Coco *coco, bool *allowed, char *text, const char *separators, const char *from) {
+static void choose_each(const Names *n, bool *flags, char *text, const char *separators, const char *from) {
     char *rest = NULL;
     for (char *name = strtok_r(text, separators, &rest); name; name = strtok_r(NULL, separators, &rest)) {
         name += strspn(name, " \t\r");
         size_t length = strlen(name);
         while (length && strchr(" \t\r", name[length - 1])) { name[--length] = 0; }
-        if (length) { choose(coco, allowed, name, from); }
+        if (length) { choose(n, flags, name, from); }
     }
 }
 
-bool *classes_parse(const Coco *coco, const char *text, int *count) {
-    bool *allowed = xcalloc((size_t)coco->category_count, sizeof *allowed);
+static bool *parse(const Names *n, const char *option, const char *text, int *count) {
+    bool *flags = xcalloc((size_t)n->count + 1, sizeof *flags);
     if (strcmp(text, "default14") == 0) {
-        for (int i = 0; i < DEFAULT_CLASS_COUNT; i++) {
-            choose(coco, allowed, default_classes[i], "--classes default14");
-        }
+        char *from = xprintf("%s default14", option);
+        for (int i = 0; i < DEFAULT_CLASS_COUNT; i++) { choose(n, flags, default_classes[i], from); }
+        free(from);
     } else if (strcmp(text, "all") == 0 || strcmp(text, "all-things") == 0) {
         bool things_only = text[3] != 0;
-        for (int i = 0; i < coco->category_count; i++) { allowed[i] = coco->categories[i].thing || !things_only; }
+        for (int i = 0; i < n->count; i++) { flags[i] = !things_only || n->thing(n->list, i); }
     } else if (text[0] == '@') {
         char *names = read_file(text + 1, NULL);
-        choose_each(coco, allowed, names, "\n", text + 1);
+        choose_each(n, flags, names, "\n", text + 1);
         free(names);
     } else {
         char *names = xstrdup(text);
-        choose_each(coco, allowed, names, ",", "--classes");
+        choose_each(n, flags, names, ",", option);
         free(names);
     }
     int chosen = 0;
-    for (int i = 0; i < coco->category_count; i++) { chosen += allowed[i]; }
-    if (!chosen) { die("--classes %s: names no class, expected %s", text, CLASSES_HELP); }
+    for (int i = 0; i < n->count; i++) { chosen += flags[i]; }
+    if (!chosen) { die("%s %s: names no class, expected %s", option, text, CLASSES_HELP); }
     if (count) { *count = chosen; }
-    return allowed;
+    return flags;
+}
+
+static const char *category_name(const void *coco, int i) { return ((const Coco *)coco)->categories[i].name; }
+static bool category_thing(const void *coco, int i) { return ((const Coco *)coco)->categories[i].thing; }
+
+bool *classes_parse(const Coco *coco, const char *option, const char *text, int *count) {
+    return parse(&(Names){coco->path, coco->category_count, category_name, category_thing, coco}, option, text, count);
+}
+
+static const char *listed_name(const void *names, int i) { return ((char *const *)names)[i]; }
+static bool any_thing(const void *names, int i) {
+    (void)names, (void)i;
+    return true;
+}
+
+bool *classes_of_names(char *const *names, int name_count, const char *where, const char *option, const char *text) {
+    return parse(&(Names){where, name_count, listed_name, any_thing, names}, option, text, NULL);
 }

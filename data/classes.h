@@ -8,5 +8,7 @@ extern const char *const default_classes[DEFAULT_CLASS_COUNT]; // the original's
 #define CLASSES_HELP "default14 | all | all-things | NAME,NAME,... | @FILE (one name a line)"
 
 // Turns such a text into one flag per category of the dataset, to be freed by the caller; *count (may be NULL) gets the
-// number of classes chosen. Dies on a name that the dataset does not have.
-bool *classes_parse(const Coco *coco, const char *text, int *count);
+// number of classes chosen. Dies on a name that the dataset does not have; option: "--classes", for messages.
+bool *classes_parse(const Coco *coco, const char *option, const char *text, int *count);
+// The same for a plain list of names, which are all taken for things. where: what has these classes, for messages.
+bool *classes_of_names(char *const *names, int name_count, const char *where, const char *option, const char *text);

@@ -171,7 +171,7 @@ int cmd_preview(int argc, char **argv) {
     bool overlay = options_choice(o.target, "--target", targets) == 0;
     Paint paint = paint_parse(o.color, o.alpha, o.outline);
     Coco coco = coco_open(o.data, o.split, o.source);
-    bool *allowed = classes_parse(&coco, o.classes, NULL);
+    bool *allowed = classes_parse(&coco, "--classes", o.classes, NULL);
     SampleOptions options = {.allowed = allowed,
                              .seed = (uint64_t)o.seed,
                              .resolution = o.size,

@@ -191,7 +191,7 @@ static Options parse_options(int argc, char **argv) {
 int cmd_stats(int argc, char **argv) {
     Options o = parse_options(argc, argv);
     Coco coco = coco_open(o.data, o.split, o.source);
-    bool *allowed = classes_parse(&coco, o.classes, NULL);
+    bool *allowed = classes_parse(&coco, "--classes", o.classes, NULL);
     SampleOptions options = {.allowed = allowed,
                              .seed = (uint64_t)o.seed,
                              .resolution = o.size,

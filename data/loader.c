@@ -1,4 +1,5 @@
 #include "data/loader.h"
+#include "data/classes.h"
 #include "util/error.h"
 #include "util/file.h"
 #include "util/philox.h"
@@ -108,19 +109,16 @@ int shards_class(const ShardSet *set, long long i) {
     return set->shards[k].class_index[i - set->first[k]];
 }
 
-uint8_t *shards_classes(const ShardSet *set, const char *names) {
+bool *shards_classes(const ShardSet *set, const char *option, const char *text) {
     const ShardInfo *info = &set->info;
-    uint8_t *keep = xcalloc((size_t)info->class_count, 1);
-    char *list = xstrdup(names), *rest = list;
-    for (char *name; (name = strsep(&rest, ","));) {
-        name += strspn(name, " ");
-        int c = 0;
-        while (c < info->class_count && strcmp(info->classes[c], name) != 0) { c++; }
-        if (c == info->class_count) { die("%s: the shards have no class \"%s\"", set->folder, name); }
-        if (!info->drawn[c]) { die("%s: class \"%s\" was not encoded (see encode --classes)", set->folder, name); }
-        keep[c] = 1;
+    bool *keep = classes_of_names(info->classes, info->class_count, set->folder, option, text);
+    bool everything = strncmp(text, "all", 3) == 0;
+    for (int c = 0; c < info->class_count; c++) {
+        if (keep[c] && !info->drawn[c] && !everything) {
+            die("%s: class \"%s\" was not encoded (see encode --classes)", set->folder, info->classes[c]);
+        }
+        keep[c] &= info->drawn[c];
     }
-    free(list);
     return keep;
 }
 
@@ -202,7 +200,7 @@ static void *prefetch(void *argument) {
 
 static void keep_classes(Loader *l) {
     const ShardSet *set = l->set;
-    const uint8_t *keep = l->options.keep;
+    const bool *keep = l->options.keep;
     l->kept = xmalloc((size_t)(set->samples + 1) * sizeof *l->kept);
     for (long long i = 0; i < set->samples; i++) {
         if (!keep || keep[shards_class(set, i)]) { l->kept[l->n++] = i; }

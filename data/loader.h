@@ -25,16 +25,17 @@ void shards_close(ShardSet *set);
 // Sample i (0..samples-1) in stored order, for validation. Arrays of `into` that are NULL are skipped.
 void shards_read(const ShardSet *set, long long i, ShardSample *into);
 int shards_class(const ShardSet *set, long long i); // its class without reading it
-// Flags (class_count), to be freed, of the comma-separated class names ("cat,dog"); dies at an unknown name.
-uint8_t *shards_classes(const ShardSet *set, const char *names);
+// Flags (class_count), to be freed, of such a text as classes_parse takes; dies at a name that is unknown or was not
+// encoded. "all" means all that were.
+bool *shards_classes(const ShardSet *set, const char *option, const char *text);
 
 typedef struct {
     int target; // TARGET_OVERLAY or TARGET_MASK; dies if the shards lack it
     uint64_t seed;
-    long long start;     // stream position of the first micro-batch: the number of samples that all ranks have consumed
-    int rank, world;     // this process's part
-    int rows;            // samples per micro-batch and rank
-    const uint8_t *keep; // (class_count) classes to train on; NULL: all that were encoded
+    long long start;  // stream position of the first micro-batch: the number of samples that all ranks have consumed
+    int rank, world;  // this process's part
+    int rows;         // samples per micro-batch and rank
+    const bool *keep; // (class_count) classes to train on; NULL: all that were encoded
 } LoaderOptions;
 
 // Buffers of the caller (pinned or not). NULL arrays are skipped, position too.

@@ -81,7 +81,7 @@ int analyze_latents(int argc, char **argv, const char *command) {
     device_open(&dev, 0);
     Pipeline pipeline = pipeline_open(o.model, PART_VAE_ENCODER | PART_VAE_DECODER, 0, &dev);
     Coco coco = coco_open(o.data, o.split, o.source);
-    bool *allowed = classes_parse(&coco, o.classes, NULL);
+    bool *allowed = classes_parse(&coco, "--classes", o.classes, NULL);
     LatentAnalysis a = {.pipeline = &pipeline, .coco = &coco, .batch = o.batch, .count = o.samples};
     a.paint = paint_parse(o.color, o.alpha, o.outline);
     a.sample = (SampleOptions){.allowed = allowed, .seed = (uint64_t)o.seed, .minimum_side = o.min_side};

@@ -99,17 +99,13 @@ static Source open_source(bool crops, const char *split, const ModelSettings *se
 }
 
 // One flag per class of a list on the command line, to be freed.
-static bool *flags_of(const Source *source, const char *list) {
-    if (!source->crops) { return classes_parse(&source->coco, list, NULL); }
-    uint8_t *keep = shards_classes(&source->shards, list);
-    bool *flags = xcalloc((size_t)source->class_count + 1, sizeof *flags);
-    for (int c = 0; c < source->class_count; c++) { flags[c] = keep[c]; }
-    free(keep);
-    return flags;
+static bool *flags_of(const Source *source, const char *option, const char *list) {
+    return source->crops ? shards_classes(&source->shards, option, list)
+                         : classes_parse(&source->coco, option, list, NULL);
 }
 
 static bool *seen_flags(const Source *source, const ModelSettings *settings) {
-    if (o.seen) { return flags_of(source, o.seen); }
+    if (o.seen) { return flags_of(source, "--seen", o.seen); }
     bool *seen = xcalloc((size_t)source->class_count + 1, sizeof *seen);
     for (int c = 0; c < source->class_count; c++) {
         seen[c] = settings->train_class_count ? settings_is_trained(settings, source->class_names[c])
@@ -124,7 +120,7 @@ static bool *seen_flags(const Source *source, const ModelSettings *settings) {
 // Classes that are evaluated: NULL for all.
 static bool *wanted_flags(const Source *source, const bool *seen) {
     if (!o.unseen) { return NULL; }
-    bool *wanted = flags_of(source, o.unseen);
+    bool *wanted = flags_of(source, "--unseen", o.unseen);
     for (int c = 0; c < source->class_count; c++) {
         if (wanted[c] && seen[c]) { die("class \"%s\" is both seen and unseen", source->class_names[c]); }
         wanted[c] = wanted[c] || seen[c];

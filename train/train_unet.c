@@ -109,7 +109,7 @@ static void write_settings(void *data, const char *folder) {
     s.resolution = info->resolution;
     s.steps = t->options->validation_steps;
     s.text_template = xstrdup(t->options->text_template);
-    uint8_t *keep = t->options->classes ? shards_classes(&t->shards, t->options->classes) : NULL;
+    bool *keep = t->options->classes ? shards_classes(&t->shards, "--classes", t->options->classes) : NULL;
     const char **names = xcalloc((size_t)info->class_count, sizeof *names);
     int count = 0;
     for (int i = 0; i < info->class_count; i++) {
@@ -253,7 +253,7 @@ static void open_data(Trainer *t, Device *dev) {
                             .world = world,
                             .rows = o->train_batch_size,
                             .start = t->run.first_step * train_samples(o, world),
-                            .keep = o->classes ? shards_classes(&t->shards, o->classes) : NULL};
+                            .keep = o->classes ? shards_classes(&t->shards, "--classes", o->classes) : NULL};
     t->loader = loader_open(&t->shards, &loader);
 }
 

@@ -281,7 +281,7 @@ static void save(Trainer *t, int step, Device *dev) {
 static void open_pictures(Trainer *t) {
     const TrainOptions *o = t->options;
     t->coco = coco_open(o->data, o->split, o->source);
-    t->classes = classes_parse(&t->coco, "all", NULL);
+    t->classes = classes_parse(&t->coco, "--classes", "all", NULL);
     t->training = (PictureOptions){.coco = &t->coco,
                                    .classes = t->classes,
                                    .resolution = t->R,
@@ -298,7 +298,7 @@ static void open_pictures(Trainer *t) {
     if (o->validate_every == 0 || t->comm->rank > 0) { return; }
     char *split = validation_split(o);
     t->validation_coco = coco_open(o->data, split, o->source);
-    t->validation_classes = classes_parse(&t->validation_coco, "all", NULL);
+    t->validation_classes = classes_parse(&t->validation_coco, "--classes", "all", NULL);
     t->validation = t->training;
     t->validation.coco = &t->validation_coco;
     t->validation.classes = t->validation_classes;

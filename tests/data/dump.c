@@ -70,7 +70,7 @@ static int shrink(char **argv) {
 
 static int plan(char **argv) {
     Coco coco = coco_open(argv[2], argv[3], argv[4]);
-    SampleOptions options = {.allowed = classes_parse(&coco, argv[5], NULL),
+    SampleOptions options = {.allowed = classes_parse(&coco, "--classes", argv[5], NULL),
                              .seed = strtoull(argv[6], NULL, 10),
                              .resolution = 64,
                              .minimum_side = atoi(argv[8]),

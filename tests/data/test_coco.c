@@ -123,21 +123,21 @@ static void test_panoptic_folder(void **state) {
     assert_string_equal(path, in_folder("set/images/x/p.jpg"));
     free(path);
     int count;
-    free(classes_parse(&c, "all-things", &count));
+    free(classes_parse(&c, "--classes", "all-things", &count));
     assert_int_equal(count, 1);
-    free(classes_parse(&c, "all", &count));
+    free(classes_parse(&c, "--classes", "all", &count));
     assert_int_equal(count, 2);
-    bool *one = classes_parse(&c, " kite ,", &count);
+    bool *one = classes_parse(&c, "--classes", " kite ,", &count);
     assert_true(count == 1 && one[1] && !one[0]);
     free(one);
     char *from_file = xprintf("@%s", write_text("list.txt", "sky\r\n\n kite\n"));
-    free(classes_parse(&c, from_file, &count));
+    free(classes_parse(&c, "--classes", from_file, &count));
     assert_int_equal(count, 2);
     free(from_file);
-    assert_dies("class \"cat\" is none of the 2 categories", classes_parse(&c, "kite,cat", NULL));
-    assert_dies("--classes default14: class \"car\"", classes_parse(&c, "default14", NULL));
-    assert_dies("names no class", classes_parse(&c, ",", NULL));
-    assert_dies("cannot be opened", classes_parse(&c, "@/no/such/file", NULL));
+    assert_dies("class \"cat\" is none of the 2 categories", classes_parse(&c, "--classes", "kite,cat", NULL));
+    assert_dies("--classes default14: class \"car\"", classes_parse(&c, "--classes", "default14", NULL));
+    assert_dies("names no class", classes_parse(&c, "--classes", ",", NULL));
+    assert_dies("cannot be opened", classes_parse(&c, "--classes", "@/no/such/file", NULL));
     coco_free(&c);
 }
 

@@ -145,8 +145,8 @@ train_arm() { # train_arm NAME SEED
         --target "$target" --out "$folder" --resume --max-train-steps "$steps" --lr-total-steps "$steps" \
         "${recipe[@]}" --validate-every "$every" --validation-samples "$samples" --validation-draws 4 \
         --checkpoint-every "$every" --checkpoints-total-limit 1 --log-every 100 --seed "$2" "${train_options[@]}"
-    stage "$folder/eval/metrics.json" ./cocogold eval --model "$folder/model" --shards "$latents" --split val \
-        --out "$folder/eval"
+    stage "$folder/eval/metrics.json" ./cocogold eval --model "$folder/model" --protocol crops --shards "$latents" \
+        --split val --seen "$without" --out "$folder/eval"
 }
 
 for seed in $(seq "$seeds"); do
