@@ -1,25 +1,18 @@
 // attention in tiles with an online softmax (Rabe & Staats 2021; Dao et al. 2022): no T x T matrix is kept, backward
 // computes each tile of probabilities again from lse.
 //
-// Forward and dq: a block owns 64 queries and walks over tiles of keys. dk and dv: a block owns 64 keys and walks over
-// tiles of queries, with every matrix transposed. Each gradient is summed by one thread in one order: no atomics, the
-// same bits in every run, at the price of computing the scores twice. Heads larger than 160 (the VAE's one head of all
-// channels) go through cuBLASLt and a matrix of scores in the workspace.
+// Forward: a block owns 128 queries (64 or 32 for large heads and in fp32) and walks over tiles of keys. Backward: a
+// block owns as many keys, walks over tiles of queries with every matrix of scores transposed, sums dk and dv in
+// registers, and adds its part of dq to a sum in memory, behind the block of the previous keys: five products, and
+// every sum has one order, hence the same bits in every run. Few keys and many queries (cross-attention): several
+// blocks share the queries of the same keys, and their dk and dv are added in order. Heads larger than 160 (the VAE's
+// one head of all channels) go through cuBLASLt and a matrix of scores in the workspace.
 #include "kernels/attention_tiles.cuh"
 #include "kernels/gemm.cuh"
 
 // First element of token t of head h of sample b.
 template <class T> __device__ static inline T *token(T *x, int b, int t, int h, int T_, int stride, int HS) {
     return x + ((size_t)b * T_ + t) * stride + (size_t)h * HS;
-}
-
-__device__ static inline bool visible(const Attention &a, int query, int key) {
-    return query < a.Tq && key < a.Tk && (!a.causal || key <= query);
-}
-
-// The probability of a score: exp(scale score - lse). With both in units of log 2 it is one ex2.
-__device__ static inline float probability(float score, float scale_log2, float lse_log2) {
-    return exp2f(score * scale_log2 - lse_log2);
 }
 
 static constexpr float LOG2E = 1.4426950408889634f;
@@ -36,39 +29,76 @@ __device__ static inline float row_sum(float x) {
 
 // ---- Forward -------------------------------------------------------------------------------------------------------
 
-// Turns a tile of scores into probabilities relative to the running maximum of their row, and scales what was summed
-// before. top and sum are of this lane's two rows.
-template <int D, int N>
-__device__ static inline void online_softmax(float (&s)[N][4], float (&out)[D / 8][4], float (&top)[2], float (&sum)[2],
-                                             const Attention &a, int query, int key, float scale_log2) {
+// Scores of keys that a query does not see become -inf. query, key: those of s[0][0][0].
+template <int M, int N>
+__device__ static inline void mask_scores(float (&s)[M][N][4], const Attention &a, int query, int key) {
 #pragma unroll
-    for (int r = 0; r < 2; r++) {
-        float best = top[r];
+    for (int m = 0; m < M; m++) {
 #pragma unroll
         for (int n = 0; n < N; n++) {
 #pragma unroll
-            for (int i = 0; i < 2; i++) {
-                float &x = s[n][2 * r + i];
-                const int k = key + n * 8 + i;
-                if (k >= a.Tk || (a.causal && k > query + 8 * r)) { x = -INFINITY; }
-                best = fmaxf(best, x);
+            for (int i = 0; i < 4; i++) {
+                const int k = key + n * 8 + i % 2, q = query + m * 16 + i / 2 * 8;
+                if (k >= a.Tk || (a.causal && k > q)) { s[m][n][i] = -INFINITY; }
             }
         }
-        best = row_max(best);
-        const float old = exp2f((top[r] - best) * scale_log2); // 0 at the first tile, whose key 0 every query sees
-        float added = 0;
-#pragma unroll
-        for (int n = 0; n < N; n++) {
-#pragma unroll
-            for (int i = 0; i < 2; i++) {
-                added += s[n][2 * r + i] = probability(s[n][2 * r + i], scale_log2, best * scale_log2);
-            }
-        }
-        sum[r] = sum[r] * old + row_sum(added);
-        top[r] = best;
-#pragma unroll
-        for (int d = 0; d < D / 8; d++) { out[d][2 * r] *= old, out[d][2 * r + 1] *= old; }
     }
+}
+
+// Turns a tile of scores into probabilities relative to the running maximum of their row, and scales what was summed
+// before. top and sum are of this lane's rows; sum has this lane's columns only.
+template <int D, int M, int N>
+__device__ static inline void online_softmax(float (&s)[M][N][4], float (&out)[M][D / 8][4], float (&top)[M][2],
+                                             float (&sum)[M][2], float scale_log2) {
+#pragma unroll
+    for (int m = 0; m < M; m++) {
+#pragma unroll
+        for (int r = 0; r < 2; r++) {
+            float best = top[m][r];
+#pragma unroll
+            for (int n = 0; n < N; n++) { best = fmaxf(best, fmaxf(s[m][n][2 * r], s[m][n][2 * r + 1])); }
+            best = row_max(best);
+            const float old = exp2_fast((top[m][r] - best) * scale_log2); // 0 at the first tile: every query sees key 0
+            const float base = best * scale_log2;
+            float added = 0;
+#pragma unroll
+            for (int n = 0; n < N; n++) {
+#pragma unroll
+                for (int i = 2 * r; i < 2 * r + 2; i++) {
+                    added += s[m][n][i] = exp2_fast(s[m][n][i] * scale_log2 - base);
+                }
+            }
+            sum[m][r] = sum[m][r] * old + added;
+            top[m][r] = best;
+#pragma unroll
+            for (int d = 0; d < D / 8; d++) { out[m][d][2 * r] *= old, out[m][d][2 * r + 1] *= old; }
+        }
+    }
+}
+
+// The block's output out / sum and lse; tile: the block's queries, no longer needed.
+template <int D>
+__device__ static inline void store_forward(floatX *out, float *lse, floatX *tile,
+                                            const float (&o)[Tiles<D>::M][D / 8][4], const float (&top)[Tiles<D>::M][2],
+                                            const float (&sum)[Tiles<D>::M][2], const Attention &a, float scale) {
+    typedef Tiles<D> T;
+    const int b = blockIdx.z, h = blockIdx.y, first = blockIdx.x * T::rows, row0 = threadIdx.x / 32 * 16 * T::M;
+    const int lane = threadIdx.x % 32;
+    float *to = lse + ((size_t)b * a.NH + h) * a.Tq;
+    float inverse[T::M][2];
+#pragma unroll
+    for (int m = 0; m < T::M; m++) {
+#pragma unroll
+        for (int r = 0; r < 2; r++) {
+            const float total = row_sum(sum[m][r]);
+            const int query = first + row0 + m * 16 + r * 8 + lane / 4;
+            inverse[m][r] = 1 / total;
+            if (lane % 4 == 0 && query < a.Tq) { to[query] = top[m][r] * scale + logf(total); }
+        }
+    }
+    put<D>(tile, row0, 0, o, inverse);
+    __syncthreads();
+    store_tile<D, T::rows>(token(out, b, 0, h, a.Tq, a.out_stride, a.HS), a.out_stride, first, a.Tq, a.HS, tile);
 }
 
 template <int D>
@@ -76,10 +106,10 @@ static __global__ void __launch_bounds__(Tiles<D>::threads, 2)
     forward_tiles(floatX *out, float *lse, const floatX *q, const floatX *k, const floatX *v, Attention a,
                   float scale) {
     typedef Tiles<D> T;
-    constexpr int tile = T::inner * T::pitch;
-    floatX *Q = (floatX *)dynamic_shared, *K = Q + T::rows * T::pitch, *V = K + T::stages * tile;
-    const int b = blockIdx.z, h = blockIdx.y, first = blockIdx.x * T::rows, warp = threadIdx.x / 32;
-    const int lane = threadIdx.x % 32, query = first + warp * 16 + lane / 4;
+    constexpr int tile = T::inner * Layout<D>::pitch;
+    floatX *Q = (floatX *)dynamic_shared, *K = Q + T::rows * Layout<D>::pitch, *V = K + T::stages * tile;
+    const int b = blockIdx.z, h = blockIdx.y, first = blockIdx.x * T::rows, row0 = threadIdx.x / 32 * 16 * T::M;
+    const int lane = threadIdx.x % 32, query = first + row0;
     const floatX *k0 = token(k, b, 0, h, a.Tk, a.k_stride, a.HS), *v0 = token(v, b, 0, h, a.Tk, a.v_stride, a.HS);
     const int keys = a.causal ? min(a.Tk, first + T::rows) : a.Tk, tiles = ceil_div(keys, T::inner);
     auto load_keys = [&](int j) {
@@ -89,43 +119,56 @@ static __global__ void __launch_bounds__(Tiles<D>::threads, 2)
     };
     load_tile<D, T::rows>(Q, token(q, b, 0, h, a.Tq, a.q_stride, a.HS), a.q_stride, first, a.Tq, a.HS);
     load_keys(0);
-    float o[D / 8][4] = {}, top[2] = {-INFINITY, -INFINITY}, sum[2] = {0, 0};
+    Left<D, T::M, T::keep> left(Q, row0);
+    float o[T::M][D / 8][4] = {}, top[T::M][2], sum[T::M][2];
+#pragma unroll
+    for (int m = 0; m < T::M; m++) { top[m][0] = top[m][1] = -INFINITY, sum[m][0] = sum[m][1] = 0; }
     for (int j = 0; j < tiles; j++) {
-        const bool ahead = T::stages == 2 && j + 1 < tiles;
-        if (ahead) {
-            load_keys(j + 1);
-            cp_async_wait<1>();
-        } else {
-            cp_async_wait<0>();
+        if (T::stages == 1 && j > 0) {
+            __syncthreads();
+            load_keys(j);
         }
-        __syncthreads();
-        float s[T::inner / 8][4];
-        multiply_rows<D>(s, Q + warp * 16 * T::pitch, K + j % T::stages * tile);
-        online_softmax<D>(s, o, top, sum, a, query, j * T::inner + lane % 4 * 2, scale * LOG2E);
+        cp_async_wait<0>();
+        __syncthreads(); // tile j is here, and nobody reads tile j - 1 any more
+        if (T::stages == 2 && j + 1 < tiles) { load_keys(j + 1); }
+        if (j == 0) { left.keep(); }
+        if (a.causal && j * T::inner >= query + 16 * T::M) { continue; } // none of the warp's queries sees the tile
+        float s[T::M][T::inner / 8][4];
+        multiply_rows<D>(s, left, K + j % T::stages * tile);
+        if ((j + 1) * T::inner > a.Tk || (a.causal && (j + 1) * T::inner > query)) {
+            mask_scores(s, a, query + lane / 4, j * T::inner + lane % 4 * 2);
+        }
+        online_softmax<D>(s, o, top, sum, scale * LOG2E);
         add_product<D>(o, s, V + j % T::stages * tile);
-        __syncthreads();
-        if (T::stages == 1 && j + 1 < tiles) { load_keys(j + 1); }
     }
-    store_rows<D>(token(out, b, 0, h, a.Tq, a.out_stride, a.HS), a.out_stride, first + warp * 16, a.Tq, a.HS,
-                  Q + warp * 16 * T::pitch, o, 1 / sum[0], 1 / sum[1]);
-    if (lane % 4 == 0) {
-        float *to = lse + ((size_t)b * a.NH + h) * a.Tq;
-        if (query < a.Tq) { to[query] = top[0] * scale + logf(sum[0]); }
-        if (query + 8 < a.Tq) { to[query + 8] = top[1] * scale + logf(sum[1]); }
-    }
+    store_forward<D>(out, lse, Q, o, top, sum, a, scale);
 }
 
 // ---- Backward ------------------------------------------------------------------------------------------------------
 
-// delta (B, NH, Tq) = sum over the head of dout out: what every row of dS = P (dP - delta) subtracts. Four lanes a row.
+// Where backward keeps what blocks pass on, in the workspace. Tiles are those of queries.
+struct Passed {
+    float2 *rows;   // (B NH, tiles, inner): output_dots
+    float *dq;      // (B NH, tiles, units, M, unit_columns / 8, 32 lanes, 4): sums as the lanes hold them
+    float *dk, *dv; // (chunks, B NH, Tk, HS) if there is more than one chunk
+    unsigned *done; // (B NH, tiles): blocks of keys whose part is in dq
+    unsigned *next; // (1): number of the next block to start
+    int tiles, key_blocks, chunks; // chunks: of the queries, with a block each
+    size_t bytes;
+};
+
+// rows (B NH, padded) of (lse in units of log 2, delta): delta = sum over the head of dout out is what every row of
+// dS = P (dP - delta) subtracts. Rows beyond Tq get inf and 0, which make P zero. Four lanes a row; a block has 64 rows
+// of one head. Also clears count counters.
 static __global__ void __launch_bounds__(256)
-    output_dots(float *delta, const floatX *dout, const floatX *out, Attention a) {
-    const int row = blockIdx.x * 64 + threadIdx.x / 4, part = threadIdx.x % 4; // row = (b Tq + t) NH + h
-    const bool inside = row < a.B * a.Tq * a.NH;
-    const int h = row % a.NH, bt = row / a.NH;
+    output_dots(float2 *rows, unsigned *counters, unsigned count, const floatX *dout, const floatX *out,
+                const float *lse, Attention a, int padded) {
+    const int t = blockIdx.x * 64 + threadIdx.x / 4, part = threadIdx.x % 4, bh = blockIdx.y;
+    const unsigned number = (blockIdx.y * gridDim.x + blockIdx.x) * 256 + threadIdx.x;
+    if (number < count) { counters[number] = 0; }
     float sum = 0;
-    if (inside) {
-        const size_t at = (size_t)bt * a.out_stride + (size_t)h * a.HS;
+    if (t < a.Tq) {
+        const size_t at = ((size_t)(bh / a.NH) * a.Tq + t) * a.out_stride + (size_t)(bh % a.NH) * a.HS;
         for (int d = part * VEC; d < a.HS; d += 4 * VEC) {
             float x[VEC], y[VEC];
             load(x, dout + at + d);
@@ -135,147 +178,247 @@ static __global__ void __launch_bounds__(256)
         }
     }
     sum = row_sum(sum);
-    if (inside && part == 0) { delta[((size_t)(bt / a.Tq) * a.NH + h) * a.Tq + bt % a.Tq] = sum; }
+    if (part == 0 && t < padded) {
+        rows[(size_t)bh * padded + t] =
+            t < a.Tq ? make_float2(lse[(size_t)bh * a.Tq + t] * LOG2E, sum) : make_float2(INFINITY, 0);
+    }
 }
 
-// dq of the block's queries: dq += dS k over tiles of keys.
+// The block's share of the work: keys of block j, queries of one chunk, one head. Blocks take their numbers in the
+// order in which they start, and the only one that a block waits for has the number before: it runs already.
+struct Share {
+    int j, chunk, b, h, bh, begin, end; // tiles begin .. end - 1 of queries
+};
+
+template <int D> __device__ static inline Share take_share(const Passed &p, const Attention &a, unsigned *scratch) {
+    if (threadIdx.x == 0) { *scratch = p.key_blocks > 1 ? take_number(p.next) : blockIdx.x; }
+    __syncthreads();
+    const int number = (int)*scratch, rest = number / p.key_blocks, bh = rest / p.chunks;
+    Share x = {number % p.key_blocks, rest % p.chunks, bh / a.NH, bh % a.NH, bh, 0, 0};
+    x.begin = (int)((long long)p.tiles * x.chunk / p.chunks),
+    x.end = (int)((long long)p.tiles * (x.chunk + 1) / p.chunks);
+    if (a.causal) { x.begin = max(x.begin, x.j * Tiles<D>::rows / Tiles<D>::inner); }
+    return x;
+}
+
+// Scores of keys that a query does not see become -inf; transposed. key, query: those of s[0][0][0].
+template <int M, int N>
+__device__ static inline void mask_columns(float (&s)[M][N][4], const Attention &a, int key, int query) {
+#pragma unroll
+    for (int m = 0; m < M; m++) {
+#pragma unroll
+        for (int n = 0; n < N; n++) {
+#pragma unroll
+            for (int i = 0; i < 4; i++) {
+                const int k = key + m * 16 + i / 2 * 8, q = query + n * 8 + i % 2;
+                if (k >= a.Tk || (a.causal && k > q)) { s[m][n][i] = -INFINITY; }
+            }
+        }
+    }
+}
+
+// A warp's keys meet T::slice queries of the tile, from column `column`: P^T = exp(K Q^T - lse), dv += P^T dout,
+// dS^T = P^T (V dout^T - delta), dk += dS^T q; dS^T goes to shared memory. key, query: the first ones, if any key may
+// be hidden, else query is -1.
 template <int D>
-static __global__ void __launch_bounds__(Tiles<D>::threads, 2)
-    backward_queries(floatX *dq, const floatX *dout, const floatX *q, const floatX *k, const floatX *v,
-                     const float *lse, const float *delta, Attention a, float scale) {
+__device__ static inline void add_slice(float (&grad_k)[Tiles<D>::M][D / 8][4], float (&grad_v)[Tiles<D>::M][D / 8][4],
+                                        floatX *dS, const Left<D, Tiles<D>::M, Tiles<D>::keep> &left_k,
+                                        const Left<D, Tiles<D>::M, Tiles<D>::keep_values> &left_v, const floatX *Q,
+                                        const floatX *dO, const float2 *rows, int column, const Attention &a, int key,
+                                        int query, float scale_log2) {
     typedef Tiles<D> T;
-    constexpr int tile = T::inner * T::pitch, N = T::inner / 8;
-    floatX *Q = (floatX *)dynamic_shared, *dO = Q + T::rows * T::pitch, *K = dO + T::rows * T::pitch;
-    floatX *V = K + T::stages * tile;
-    const int b = blockIdx.z, h = blockIdx.y, first = blockIdx.x * T::rows, warp = threadIdx.x / 32;
-    const int lane = threadIdx.x % 32, query = first + warp * 16 + lane / 4;
-    const floatX *k0 = token(k, b, 0, h, a.Tk, a.k_stride, a.HS), *v0 = token(v, b, 0, h, a.Tk, a.v_stride, a.HS);
-    const int keys = a.causal ? min(a.Tk, first + T::rows) : a.Tk, tiles = ceil_div(keys, T::inner);
-    auto load_keys = [&](int j) {
-        load_tile<D, T::inner>(K + j % T::stages * tile, k0, a.k_stride, j * T::inner, a.Tk, a.HS);
-        load_tile<D, T::inner>(V + j % T::stages * tile, v0, a.v_stride, j * T::inner, a.Tk, a.HS);
-        cp_async_commit();
-    };
-    load_tile<D, T::rows>(Q, token(q, b, 0, h, a.Tq, a.q_stride, a.HS), a.q_stride, first, a.Tq, a.HS);
-    load_tile<D, T::rows>(dO, token(dout, b, 0, h, a.Tq, a.out_stride, a.HS), a.out_stride, first, a.Tq, a.HS);
-    load_keys(0);
-    float lse_log2[2], row_delta[2];
+    constexpr int N = T::slice / 8, pitch = Layout<D>::pitch;
+    const int lane = threadIdx.x % 32;
+    float s[T::M][N][4], dp[T::M][N][4], delta[N][2], ones[T::M][2];
+    multiply_rows<D>(s, left_k, Q + column * pitch);
+    if (query >= 0) { mask_columns(s, a, key + lane / 4, query + lane % 4 * 2); }
 #pragma unroll
-    for (int r = 0; r < 2; r++) {
-        const size_t at = ((size_t)b * a.NH + h) * a.Tq + query + 8 * r;
-        lse_log2[r] = query + 8 * r < a.Tq ? lse[at] * LOG2E : 0;
-        row_delta[r] = query + 8 * r < a.Tq ? delta[at] : 0;
-    }
-    float grad[D / 8][4] = {};
-    for (int j = 0; j < tiles; j++) {
-        const bool ahead = T::stages == 2 && j + 1 < tiles;
-        if (ahead) {
-            load_keys(j + 1);
-            cp_async_wait<1>();
-        } else {
-            cp_async_wait<0>();
+    for (int n = 0; n < N; n++) {
+        const float4 two = *(const float4 *)(rows + column + n * 8 + lane % 4 * 2);
+        delta[n][0] = two.y, delta[n][1] = two.w;
+#pragma unroll
+        for (int m = 0; m < T::M; m++) {
+#pragma unroll
+            for (int i = 0; i < 4; i++) { s[m][n][i] = exp2_fast(s[m][n][i] * scale_log2 - (i % 2 ? two.z : two.x)); }
         }
-        __syncthreads();
-        float s[N][4], dp[N][4];
-        multiply_rows<D>(s, Q + warp * 16 * T::pitch, K + j % T::stages * tile);
-        multiply_rows<D>(dp, dO + warp * 16 * T::pitch, V + j % T::stages * tile);
+    }
+    add_product<D>(grad_v, s, dO + column * pitch);
+    multiply_rows<D>(dp, left_v, dO + column * pitch);
+#pragma unroll
+    for (int m = 0; m < T::M; m++) {
+        ones[m][0] = ones[m][1] = 1;
 #pragma unroll
         for (int n = 0; n < N; n++) {
 #pragma unroll
-            for (int i = 0; i < 4; i++) {
-                const int key = j * T::inner + n * 8 + lane % 4 * 2 + i % 2, r = i / 2;
-                const float p = probability(s[n][i], scale * LOG2E, lse_log2[r]);
-                s[n][i] = visible(a, query + 8 * r, key) ? p * (dp[n][i] - row_delta[r]) : 0;
-            }
+            for (int i = 0; i < 4; i++) { s[m][n][i] *= dp[m][n][i] - delta[n][i % 2]; }
         }
-        add_product<D>(grad, s, K + j % T::stages * tile);
-        __syncthreads();
-        if (T::stages == 1 && j + 1 < tiles) { load_keys(j + 1); }
     }
-    store_rows<D>(token(dq, b, 0, h, a.Tq, a.q_stride, a.HS), a.q_stride, first + warp * 16, a.Tq, a.HS,
-                  Q + warp * 16 * T::pitch, grad, scale, scale);
+    put<T::inner>(dS, left_k.first, column, s, ones);
+    add_product<D>(grad_k, s, Q + column * pitch);
 }
 
-// dk (if DK) and dv (if DV) of the block's keys: dv += P^T dout, dk += dS^T q over tiles of queries. Large heads take
-// two launches, since the registers hold one gradient only.
-template <int D, bool DK, bool DV>
-static __global__ void __launch_bounds__(Tiles<D>::threads, 2)
-    backward_keys(floatX *dk, floatX *dv, const floatX *dout, const floatX *q, const floatX *k, const floatX *v,
-                  const float *lse, const float *delta, Attention a, float scale) {
+// The tile's dq = dS K over the block's keys, added to the sum of the key blocks before; the last one's result goes to
+// `tile` instead.
+template <int D>
+__device__ static inline void add_queries(float *sums, floatX *tile, const floatX *dS, const floatX *K, bool is_first,
+                                          bool is_last, int depth, float scale) {
     typedef Tiles<D> T;
-    constexpr int tile = T::inner * T::pitch, N = T::inner / 8;
-    floatX *K = (floatX *)dynamic_shared, *V = K + T::rows * T::pitch, *Q = V + T::rows * T::pitch;
-    floatX *dO = Q + T::stages * tile;
-    float *lse_tile = (float *)(dO + T::stages * tile), *delta_tile = lse_tile + T::stages * T::inner;
-    const int b = blockIdx.z, h = blockIdx.y, first = blockIdx.x * T::rows, warp = threadIdx.x / 32;
-    const int lane = threadIdx.x % 32, key = first + warp * 16 + lane / 4;
-    const floatX *q0 = token(q, b, 0, h, a.Tq, a.q_stride, a.HS), *d0 = token(dout, b, 0, h, a.Tq, a.out_stride, a.HS);
-    const int begin = a.causal ? first / T::inner : 0, tiles = ceil_div(a.Tq, T::inner);
-    const float *head_lse = lse + ((size_t)b * a.NH + h) * a.Tq, *head_delta = delta + ((size_t)b * a.NH + h) * a.Tq;
-    auto load_queries = [&](int j) {
-        const int stage = j % T::stages;
-        load_tile<D, T::inner>(Q + stage * tile, q0, a.q_stride, j * T::inner, a.Tq, a.HS);
-        load_tile<D, T::inner>(dO + stage * tile, d0, a.out_stride, j * T::inner, a.Tq, a.HS);
-        cp_async_commit();
-        if (threadIdx.x < T::inner) {
-            const int t = j * T::inner + threadIdx.x;
-            lse_tile[stage * T::inner + threadIdx.x] = t < a.Tq ? head_lse[t] * LOG2E : 0;
-            delta_tile[stage * T::inner + threadIdx.x] = t < a.Tq ? head_delta[t] : 0;
+    constexpr int N = T::unit_columns / 8, height = 16 * T::M, floats = height * T::unit_columns;
+    for (int unit = threadIdx.x / 32; unit < T::units; unit += T::warps) {
+        const int row = unit % (T::inner / height) * height, column = unit / (T::inner / height) * T::unit_columns;
+        float *mine = sums + unit * floats + threadIdx.x % 32 * 4;
+        float x[T::M][N][4] = {}, scales[T::M][2];
+        if (!is_first) {
+#pragma unroll
+            for (int i = 0; i < T::M * N; i++) { load_shared_by_blocks(x[i / N][i % N], mine + i * 128); }
+        }
+        add_transposed<T::inner, D, T::rows>(x, dS, row, K, column, depth);
+        if (is_last) {
+#pragma unroll
+            for (int m = 0; m < T::M; m++) { scales[m][0] = scales[m][1] = scale; }
+            put<D>(tile, row, column, x, scales);
+        } else {
+#pragma unroll
+            for (int i = 0; i < T::M * N; i++) { store_words(mine + i * 128, x[i / N][i % N]); }
+        }
+    }
+}
+
+// x (16 M rows of the block, D) to float rows of HS elements.
+template <int D, int M>
+__device__ static inline void store_partial(float *to, const float (&x)[M][D / 8][4], int rows, int HS) {
+    const int lane = threadIdx.x % 32;
+#pragma unroll
+    for (int m = 0; m < M; m++) {
+#pragma unroll
+        for (int r = 0; r < 2; r++) {
+            const int row = threadIdx.x / 32 * 16 * M + m * 16 + r * 8 + lane / 4;
+#pragma unroll
+            for (int d = 0; d < D / 8; d++) {
+                if (row < rows && d * 8 < HS) {
+                    const float two[2] = {x[m][d][2 * r], x[m][d][2 * r + 1]};
+                    store_words(to + (size_t)row * HS + d * 8 + lane % 4 * 2, two);
+                }
+            }
+        }
+    }
+}
+
+template <int D, int M>
+__device__ static inline void store_keys(floatX *grad, float *partial, floatX *tile, const float (&x)[M][D / 8][4],
+                                         const Passed &p, const Share &share, const Attention &a, int stride,
+                                         float scale) {
+    typedef Tiles<D> T;
+    const int first = share.j * T::rows;
+    if (p.chunks > 1) {
+        const size_t head = (size_t)share.chunk * a.B * a.NH + share.bh;
+        store_partial<D>(partial + (head * a.Tk + first) * a.HS, x, a.Tk - first, a.HS);
+    } else {
+        float scales[M][2];
+#pragma unroll
+        for (int m = 0; m < M; m++) { scales[m][0] = scales[m][1] = scale; }
+        put<D>(tile, threadIdx.x / 32 * 16 * M, 0, x, scales);
+        __syncthreads();
+        store_tile<D, T::rows>(token(grad, share.b, 0, share.h, a.Tk, stride, a.HS), stride, first, a.Tk, a.HS, tile);
+    }
+}
+
+template <int D>
+static __global__ void __launch_bounds__(Tiles<D>::threads, Tiles<D>::small ? 2 : 1)
+    backward_tiles(floatX *dq, floatX *dk, floatX *dv, const floatX *dout, const floatX *q, const floatX *k,
+                   const floatX *v, Passed p, Attention a, float scale) {
+    typedef Tiles<D> T;
+    constexpr int own = T::rows * Layout<D>::pitch, tile = T::inner * Layout<D>::pitch;
+    floatX *K = (floatX *)dynamic_shared, *V = K + own, *Q = V + own, *dO = Q + T::stages * tile;
+    floatX *dS = dO + T::stages * tile; // (rows, inner)
+    float2 *rows = (float2 *)(dS + T::rows * Layout<T::inner>::pitch);
+    const Share x = take_share<D>(p, a, (unsigned *)dS);
+    const int first = x.j * T::rows, row0 = threadIdx.x / 32 * 16 * T::M, key = first + row0;
+    const floatX *q0 = token(q, x.b, 0, x.h, a.Tq, a.q_stride, a.HS);
+    const floatX *d0 = token(dout, x.b, 0, x.h, a.Tq, a.out_stride, a.HS);
+    unsigned *done = p.done + (size_t)x.bh * p.tiles;
+    auto load_queries = [&](int i) {
+        const int stage = (unsigned)i % T::stages;
+        load_tile<D, T::inner>(Q + stage * tile, q0, a.q_stride, i * T::inner, a.Tq, a.HS);
+        load_tile<D, T::inner>(dO + stage * tile, d0, a.out_stride, i * T::inner, a.Tq, a.HS);
+        if (threadIdx.x < T::inner / 2) {
+            cp_async_16(rows + stage * T::inner + 2 * threadIdx.x,
+                        p.rows + ((size_t)x.bh * p.tiles + i) * T::inner + 2 * threadIdx.x, true);
         }
     };
-    load_tile<D, T::rows>(K, token(k, b, 0, h, a.Tk, a.k_stride, a.HS), a.k_stride, first, a.Tk, a.HS);
-    load_tile<D, T::rows>(V, token(v, b, 0, h, a.Tk, a.v_stride, a.HS), a.v_stride, first, a.Tk, a.HS);
-    load_queries(begin);
-    float grad_k[DK ? D / 8 : 1][4] = {}, grad_v[DV ? D / 8 : 1][4] = {};
-    for (int j = begin; j < tiles; j++) {
-        const bool ahead = T::stages == 2 && j + 1 < tiles;
-        if (ahead) {
-            load_queries(j + 1);
-            cp_async_wait<1>();
-        } else {
-            cp_async_wait<0>();
+    load_tile<D, T::rows>(K, token(k, x.b, 0, x.h, a.Tk, a.k_stride, a.HS), a.k_stride, first, a.Tk, a.HS);
+    load_tile<D, T::rows>(V, token(v, x.b, 0, x.h, a.Tk, a.v_stride, a.HS), a.v_stride, first, a.Tk, a.HS);
+    cp_async_commit();
+    if (x.begin < x.end) { load_queries(x.begin); }
+    cp_async_commit();
+    Left<D, T::M, T::keep> left_k(K, row0);
+    Left<D, T::M, T::keep_values> left_v(V, row0);
+    cp_async_wait<1>();
+    __syncthreads();
+    left_k.keep(), left_v.keep();
+    float grad_k[T::M][D / 8][4] = {}, grad_v[T::M][D / 8][4] = {};
+    for (int i = x.begin; i < x.end; i++) {
+        if (T::stages == 1 && i > x.begin) {
+            __syncthreads();
+            load_queries(i);
+            cp_async_commit();
         }
-        __syncthreads();
-        const floatX *Qj = Q + j % T::stages * tile, *dOj = dO + j % T::stages * tile;
-        const float *lse_j = lse_tile + j % T::stages * T::inner, *delta_j = delta_tile + j % T::stages * T::inner;
-        float p[N][4]; // transposed: rows are keys, columns queries
-        multiply_rows<D>(p, K + warp * 16 * T::pitch, Qj);
-#pragma unroll
-        for (int n = 0; n < N; n++) {
-#pragma unroll
-            for (int i = 0; i < 4; i++) {
-                const int column = n * 8 + lane % 4 * 2 + i % 2, query = j * T::inner + column;
-                const float x = probability(p[n][i], scale * LOG2E, lse_j[column]);
-                p[n][i] = visible(a, query, key + i / 2 * 8) ? x : 0;
+        cp_async_wait<0>();
+        __syncthreads(); // tile i is here, nobody reads tile i - 1 any more, and its dq is in memory
+        if (threadIdx.x == 0 && i > x.begin) { store_release(done + i - 1, x.j + 1); }
+        if (T::stages == 2 && i + 1 < x.end) {
+            load_queries(i + 1);
+            cp_async_commit();
+        }
+        floatX *Qi = Q + i % T::stages * tile;
+        if (key < a.Tk) { // else none of the warp's keys exists
+            const bool edge = first + T::rows > a.Tk || (a.causal && i * T::inner < first + T::rows);
+#pragma unroll 1
+            for (int c = 0; c < T::inner; c += T::slice) {
+                add_slice<D>(grad_k, grad_v, dS, left_k, left_v, Qi, dO + i % T::stages * tile,
+                             rows + i % T::stages * T::inner, c, a, key, edge ? i * T::inner + c : -1, scale * LOG2E);
             }
         }
-        if constexpr (DV) { add_product<D>(grad_v, p, dOj); }
-        if constexpr (DK) {
-            float dp[N][4];
-            multiply_rows<D>(dp, V + warp * 16 * T::pitch, dOj);
+        if (!dq) { continue; }
+        if (threadIdx.x == 0) {
+            while ((int)load_acquire(done + i) < x.j) {}
+        }
+        __syncthreads(); // dS is complete, and it is this block's turn
+        const bool is_last = x.j + 1 == (a.causal ? min(p.key_blocks, i * T::inner / T::rows + 1) : p.key_blocks);
+        add_queries<D>(p.dq + ((size_t)x.bh * p.tiles + i) * T::inner * D, Qi, dS, K, x.j == 0, is_last,
+                       min(T::rows, a.Tk - first), scale);
+        if (is_last) {
+            __syncthreads();
+            store_tile<D, T::inner>(token(dq, x.b, 0, x.h, a.Tq, a.q_stride, a.HS), a.q_stride, i * T::inner, a.Tq,
+                                    a.HS, Qi);
+        }
+    }
+    cp_async_wait<0>(); // also if there was no tile
+    __syncthreads();
+    if (threadIdx.x == 0 && x.begin < x.end) { store_release(done + x.end - 1, x.j + 1); }
+    if (dk) { store_keys<D>(dk, p.dk, K, grad_k, p, x, a, a.k_stride, scale); }
+    if (dv) { store_keys<D>(dv, p.dv, V, grad_v, p, x, a, a.v_stride, 1); }
+}
+
+// grad = scale sum over chunks of partial (chunks, B NH, Tk, HS), VEC elements a thread.
+static __global__ void __launch_bounds__(256)
+    fold_chunks(floatX *grad, const float *partial, int chunks, Attention a, int stride, float scale) {
+    const int pieces = a.HS / VEC, n = a.B * a.NH * a.Tk * pieces, i = blockIdx.x * 256 + threadIdx.x;
+    if (i >= n) { return; }
+    const int d = i % pieces * VEC, key = i / pieces % a.Tk, bh = i / pieces / a.Tk;
+    float sum[VEC] = {};
+    for (int chunk = 0; chunk < chunks; chunk++) {
 #pragma unroll
-            for (int n = 0; n < N; n++) {
+        for (int part = 0; part < VEC; part += 4) {
+            float x[4];
+            load_words(x, partial + ((size_t)chunk * n + i) * VEC + part);
 #pragma unroll
-                for (int i = 0; i < 4; i++) { p[n][i] *= dp[n][i] - delta_j[n * 8 + lane % 4 * 2 + i % 2]; }
-            }
-            add_product<D>(grad_k, p, Qj);
-        }
-        __syncthreads();
-        if (T::stages == 1 && j + 1 < tiles) { load_queries(j + 1); }
-    }
-    floatX *staging = K + warp * 16 * T::pitch;
-    if constexpr (DK) {
-        if (dk) {
-            store_rows<D>(token(dk, b, 0, h, a.Tk, a.k_stride, a.HS), a.k_stride, first + warp * 16, a.Tk, a.HS,
-                          staging, grad_k, scale, scale);
+            for (int e = 0; e < 4; e++) { sum[part + e] += x[e]; }
         }
     }
-    if constexpr (DV) {
-        if (dv) {
-            store_rows<D>(token(dv, b, 0, h, a.Tk, a.v_stride, a.HS), a.v_stride, first + warp * 16, a.Tk, a.HS,
-                          staging, grad_v, 1, 1);
-        }
-    }
+#pragma unroll
+    for (int e = 0; e < VEC; e++) { sum[e] *= scale; }
+    store(token(grad, bh / a.NH, key, bh % a.NH, a.Tk, stride, a.HS) + d, sum);
 }
 
 // ---- Heads of any size, by cuBLASLt --------------------------------------------------------------------------------
@@ -316,7 +459,7 @@ static __global__ void __launch_bounds__(256)
     sum = block_sum(sum, scratch[1]);
     const float l = top * scale + logf(sum);
     for (int k = thread; k < pitch; k += 256) {
-        p[(size_t)t * pitch + k] = to_floatX(k < keys ? probability(row[k], scale * LOG2E, l * LOG2E) : 0);
+        p[(size_t)t * pitch + k] = to_floatX(k < keys ? exp2_fast(row[k] * scale * LOG2E - l * LOG2E) : 0);
     }
     if (thread == 0) { lse[t] = l; }
 }
@@ -324,15 +467,15 @@ static __global__ void __launch_bounds__(256)
 // GRADIENT: p = dS = P (dP - delta) scale; else p = P. One block a row.
 template <bool GRADIENT>
 static __global__ void __launch_bounds__(256)
-    probability_rows(floatX *p, const float *scores, const float *dp, const float *lse, const float *delta, int pitch,
-                     Attention a, float scale) {
+    probability_rows(floatX *p, const float *scores, const float *dp, const float2 *rows, int pitch, Attention a,
+                     float scale) {
     const int t = blockIdx.x, keys = a.causal ? t + 1 : a.Tk;
-    const float l = lse[t] * LOG2E, d = GRADIENT ? delta[t] : 0;
+    const float l = rows[t].x, d = rows[t].y;
     for (int k = threadIdx.x; k < pitch; k += 256) {
         const size_t at = (size_t)t * pitch + k;
         float x = 0;
         if (k < keys) {
-            x = probability(scores[at], scale * LOG2E, l);
+            x = exp2_fast(scores[at] * scale * LOG2E - l);
             if (GRADIENT) { x *= (dp[at] - d) * scale; }
         }
         p[at] = to_floatX(x);
@@ -380,22 +523,25 @@ static void forward_large(floatX *out, float *lse, const floatX *q, const floatX
 }
 
 static void backward_large(floatX *dq, floatX *dk, floatX *dv, const floatX *dout, const floatX *q, const floatX *k,
-                           const floatX *v, const float *lse, const float *delta, const Attention &a, void *workspace,
-                           Device *dev) {
-    const Scores s = scores_in(workspace, a, true);
+                           const floatX *v, const floatX *out, const float *lse, const Attention &a, Device *dev,
+                           bool run) {
+    const size_t rows_bytes = sizeof(float2) * ceil_div((size_t)a.B * a.NH * a.Tq, (size_t)32) * 32;
+    float2 *rows = (float2 *)device_workspace(dev, rows_bytes + scores_in(NULL, a, true).bytes);
+    if (!run) { return; }
+    const Scores s = scores_in((char *)rows + rows_bytes, a, true);
     const float scale = scale_of(a);
+    launch<output_dots>(dev, dim3(ceil_div(a.Tq, 64), a.B * a.NH), 256, 0, rows, (unsigned *)NULL, 0u, dout, out, lse,
+                        a, a.Tq);
     for (int i = 0; i < a.B * a.NH; i++) {
         const Head at = head_at(a, i / a.NH, i % a.NH);
         head_scores(s.scores, q + at.q, a.q_stride, k + at.k, a.k_stride, s, a, dev);
         if (dv) {
-            launch<probability_rows<false>>(dev, a.Tq, 256, 0, s.p, s.scores, s.dp, lse + at.row, delta + at.row,
-                                            s.pitch, a, scale);
+            launch<probability_rows<false>>(dev, a.Tq, 256, 0, s.p, s.scores, s.dp, rows + at.row, s.pitch, a, scale);
             head_columns(dv + at.v, a.v_stride, dout + at.out, a.out_stride, s, a, dev);
         }
         if (!dq && !dk) { continue; }
         head_scores(s.dp, dout + at.out, a.out_stride, v + at.v, a.v_stride, s, a, dev);
-        launch<probability_rows<true>>(dev, a.Tq, 256, 0, s.p, s.scores, s.dp, lse + at.row, delta + at.row, s.pitch, a,
-                                       scale);
+        launch<probability_rows<true>>(dev, a.Tq, 256, 0, s.p, s.scores, s.dp, rows + at.row, s.pitch, a, scale);
         if (dq) { head_rows(dq + at.q, a.q_stride, k + at.k, a.k_stride, s, a, dev); }
         if (dk) { head_columns(dk + at.k, a.k_stride, q + at.q, a.q_stride, s, a, dev); }
     }
@@ -405,47 +551,61 @@ static void backward_large(floatX *dq, floatX *dk, floatX *dv, const floatX *dou
 
 enum { LARGEST_TILED = 160 };
 
-// Bytes of shared memory: `owned` tiles of the block's rows, two tiles per stage that it walks over, lse and delta.
-template <int D> static size_t shared_bytes(int owned) {
-    typedef Tiles<D> T;
-    return sizeof(floatX) * T::pitch * (owned * T::rows + 2 * T::stages * T::inner) +
-           sizeof(float) * 2 * T::stages * T::inner;
-}
-
-template <int D> static dim3 grid_of(int tokens, const Attention &a) {
-    return dim3(ceil_div(tokens, Tiles<D>::rows), a.NH, a.B);
-}
-
 template <int D>
 static void forward(floatX *out, float *lse, const floatX *q, const floatX *k, const floatX *v, Attention a,
                     Device *dev) {
-    launch<forward_tiles<D>>(dev, grid_of<D>(a.Tq, a), Tiles<D>::threads, shared_bytes<D>(1), out, lse, q, k, v, a,
+    typedef Tiles<D> T;
+    const size_t shared = sizeof(floatX) * Layout<D>::pitch * (T::rows + 2 * T::stages * T::inner);
+    launch<forward_tiles<D>>(dev, dim3(ceil_div(a.Tq, T::rows), a.NH, a.B), T::threads, shared, out, lse, q, k, v, a,
                              scale_of(a));
+}
+
+static size_t aligned(size_t bytes) { return ceil_div(bytes, (size_t)256) * 256; }
+
+// Lays out what backward's blocks pass on. The cut depends on the sizes alone, so that sums have the same bits on every
+// card; chunks make 128 blocks where there are fewer heads and key blocks.
+template <int D> static Passed passed_in(void *workspace, const Attention &a) {
+    typedef Tiles<D> T;
+    Passed p = {};
+    p.tiles = ceil_div(a.Tq, T::inner), p.key_blocks = ceil_div(a.Tk, T::rows);
+    const int heads = a.B * a.NH;
+    p.chunks = min(p.tiles, ceil_div(128, heads * p.key_blocks));
+    const size_t partial = p.chunks > 1 ? aligned(sizeof(float) * p.chunks * heads * a.Tk * a.HS) : 0;
+    const size_t sums = p.key_blocks > 1 ? sizeof(float) * heads * p.tiles * T::inner * D : 0;
+    char *at = (char *)workspace;
+    auto take = [&](size_t bytes) {
+        char *from = at;
+        at += aligned(bytes);
+        return from;
+    };
+    p.rows = (float2 *)take(sizeof(float2) * heads * p.tiles * T::inner);
+    p.dq = (float *)take(sums);
+    p.dk = (float *)take(partial), p.dv = (float *)take(partial);
+    p.done = (unsigned *)take(sizeof(unsigned) * (heads * p.tiles + 1)), p.next = p.done + heads * p.tiles;
+    p.bytes = at - (char *)workspace;
+    return p;
 }
 
 template <int D>
 static void backward(floatX *dq, floatX *dk, floatX *dv, const floatX *dout, const floatX *q, const floatX *k,
-                     const floatX *v, const float *lse, const float *delta, Attention a, Device *dev) {
-    const dim3 queries = grid_of<D>(a.Tq, a), keys = grid_of<D>(a.Tk, a);
-    const int threads = Tiles<D>::threads;
-    const size_t shared = shared_bytes<D>(2);
+                     const floatX *v, const floatX *out, const float *lse, Attention a, Device *dev, bool run) {
+    typedef Tiles<D> T;
+    const size_t need = passed_in<D>(NULL, a).bytes;
+    const Passed p = passed_in<D>(device_workspace(dev, need), a);
+    if (!run) { return; }
     const float scale = scale_of(a);
-    if (dq) { launch<backward_queries<D>>(dev, queries, threads, shared, dq, dout, q, k, v, lse, delta, a, scale); }
-    if constexpr (D <= 96) {
-        if (dk || dv) {
-            launch<backward_keys<D, true, true>>(dev, keys, threads, shared, dk, dv, dout, q, k, v, lse, delta, a,
-                                                 scale);
-        }
-    } else {
-        if (dk) {
-            launch<backward_keys<D, true, false>>(dev, keys, threads, shared, dk, dv, dout, q, k, v, lse, delta, a,
-                                                  scale);
-        }
-        if (dv) {
-            launch<backward_keys<D, false, true>>(dev, keys, threads, shared, dk, dv, dout, q, k, v, lse, delta, a,
-                                                  scale);
-        }
-    }
+    const int padded = p.tiles * T::inner, heads = a.B * a.NH;
+    launch<output_dots>(dev, dim3(ceil_div(padded, 64), heads), 256, 0, p.rows, p.done, (unsigned)(heads * p.tiles + 1),
+                        dout, out, lse, a, padded);
+    const size_t shared = sizeof(floatX) * (Layout<D>::pitch * (2 * T::rows + 2 * T::stages * T::inner) +
+                                            T::rows * Layout<T::inner>::pitch) +
+                          sizeof(float2) * T::stages * T::inner;
+    launch<backward_tiles<D>>(dev, heads * p.chunks * p.key_blocks, T::threads, shared, dq, dk, dv, dout, q, k, v, p, a,
+                              scale);
+    if (p.chunks == 1) { return; }
+    const int blocks = ceil_div(heads * a.Tk * (a.HS / VEC), 256);
+    if (dk) { launch<fold_chunks>(dev, blocks, 256, 0, dk, p.dk, p.chunks, a, a.k_stride, scale); }
+    if (dv) { launch<fold_chunks>(dev, blocks, 256, 0, dv, p.dv, p.chunks, a, a.v_stride, 1.0f); }
 }
 
 // Query-key pairs that are looked at.
@@ -476,12 +636,7 @@ void attention_backward(floatX *dq, floatX *dk, floatX *dv, const floatX *dout, 
     const double bytes =
         sizeof(floatX) * tokens * (3.0 * a.Tq + 2.0 * a.Tk + (dq ? a.Tq : 0) + (dk ? a.Tk : 0.0) + (dv ? a.Tk : 0));
     const bool run = device_launch(dev, "attention_backward", bytes + 4.0 * rows, 10.0 * a.HS * pairs_of(a));
-    const size_t delta_bytes = ceil_div((size_t)rows * sizeof(float), (size_t)256) * 256;
-    const size_t large = a.HS > LARGEST_TILED ? scores_in(NULL, a, true).bytes : 0;
-    float *delta = (float *)device_workspace(dev, delta_bytes + large);
-    if (!run) { return; }
-    launch<output_dots>(dev, (unsigned)ceil_div((size_t)rows, (size_t)64), 256, 0, delta, dout, out, a);
-    if (large) { return backward_large(dq, dk, dv, dout, q, k, v, lse, delta, a, (char *)delta + delta_bytes, dev); }
+    if (a.HS > LARGEST_TILED) { return backward_large(dq, dk, dv, dout, q, k, v, out, lse, a, dev, run); }
     auto *tiled = a.HS <= 32    ? backward<32>
                   : a.HS <= 48  ? backward<48>
                   : a.HS <= 64  ? backward<64>
@@ -489,5 +644,5 @@ void attention_backward(floatX *dq, floatX *dk, floatX *dv, const floatX *dout, 
                   : a.HS <= 96  ? backward<96>
                   : a.HS <= 128 ? backward<128>
                                 : backward<160>;
-    tiled(dq, dk, dv, dout, q, k, v, lse, delta, a, dev);
+    tiled(dq, dk, dv, dout, q, k, v, out, lse, a, dev, run);
 }

@@ -1,5 +1,5 @@
-// Products of tiles in shared memory, for attention.cu. A warp owns 16 rows of a result; its lanes hold them as tensor
-// cores do, in both precisions: of each block of 8 columns, lane l has
+// Products of tiles in shared memory, for attention.cu. A warp owns M blocks of 16 rows of a result; its lanes hold
+// them as tensor cores do, in both precisions: of each 16 rows and 8 columns, lane l has
 //     x[0], x[1]: row l/4,     columns 2 (l%4) and 2 (l%4) + 1
 //     x[2], x[3]: row l/4 + 8, the same columns.
 // bf16 multiplies by mma.sync; fp32 by multiply-adds, with the same placement.
@@ -7,51 +7,118 @@
 #include "kernels/cuda_common.cuh"
 #include "kernels/ptx.cuh"
 
-// Sizes for heads of at most D elements (a multiple of 16). A row of a tile is D elements and 16 bytes, which leaves
-// ldmatrix and 16-byte reads of 8 rows without bank conflicts. Everything fits into 99 KB.
-template <int D> struct Tiles {
-    static constexpr bool half = sizeof(floatX) == 2;
-    static constexpr int warps = half || D <= 96 ? 4 : 2;
-    static constexpr int rows = 16 * warps;                 // of the tile that a block owns
-    static constexpr int inner = half && D <= 64 ? 64 : 32; // rows of the tiles that it walks over
-    static constexpr int stages = half || D <= 64 ? 2 : 1;  // tiles in flight
-    static constexpr int pitch = D + VEC;                   // elements of a row in shared memory
-    static constexpr int threads = 32 * warps;
+// A tile with rows of W elements (a multiple of 16) in shared memory. Rows of 128 bytes change places of their 16-byte
+// pieces, others are padded by one: eight rows of ldmatrix, and 16-byte accesses, meet no bank twice.
+template <int W> struct Layout {
+    static constexpr bool swizzled = sizeof(floatX) == 2 && W % 64 == 0;
+    static constexpr int pitch = swizzled ? W : W + VEC; // elements from row to row
+    __device__ static inline unsigned at(unsigned row, unsigned column) {
+        return row * pitch + (swizzled ? (column / VEC ^ row % 8) * VEC + column % VEC : column);
+    }
+    // The address of (row + rows, column + columns) from that of (row, column): rows a multiple of 8, columns of 16,
+    // column < 16; a swizzled tile begins at a multiple of 128 elements.
+    __device__ static inline SharedAddress step(SharedAddress at, unsigned rows, unsigned columns) {
+        const unsigned across = columns * sizeof(floatX);
+        return (swizzled ? at ^ across : at + across) + rows * pitch * sizeof(floatX);
+    }
 };
 
-// tile (ROWS, pitch) = rows first .. of a matrix with `total` rows of HS elements; zeros outside. Lands at the wait.
+// Sizes for heads of at most D elements (a multiple of 16). Everything fits into 99 KB. A head of 64 in bf16 has two
+// blocks on an SM of 164 KB, with 255 registers a thread: 32 rows a warp, since each piece of the right operand that
+// ldmatrix reads then meets two blocks of the left one, and shared memory keeps up with the tensor cores.
+template <int D> struct Tiles {
+    static constexpr bool half = sizeof(floatX) == 2;
+    static constexpr bool small = half && D <= 64;
+    static constexpr int warps = half || D <= 96 ? 4 : 2;
+    static constexpr int M = small ? 2 : 1;                // blocks of 16 rows of a warp
+    static constexpr int rows = 16 * M * warps;            // of the tile that a block owns
+    static constexpr int inner = small ? 64 : 32;          // rows of the tiles that it walks over
+    static constexpr int slice = small ? 16 : 32;          // columns of scores that backward has in registers
+    static constexpr int stages = half || D <= 64 ? 2 : 1; // tiles in flight
+    // Columns of left operands (the queries; keys and values in backward) that stay in registers: all that fit.
+    static constexpr int keep = small ? D : 0, keep_values = D == 64 ? keep * 3 / 4 : keep;
+    static constexpr int threads = 32 * warps;
+    // dq of a tile of queries is made in units of 16 M rows and `unit_columns` columns, by one warp each.
+    static constexpr int unit_columns = D == 64 ? 32 : 16;
+    static constexpr int units = inner / (16 * M) * (D / unit_columns);
+};
+
+// tile (ROWS, D) = rows first .. of a matrix with `total` rows of HS elements; zeros outside. Lands at the wait.
 template <int D, int ROWS>
 __device__ static inline void load_tile(floatX *tile, const floatX *from, int stride, int first, int total, int HS) {
     constexpr int vectors = D / VEC;
+#pragma unroll 1 // addresses of several rounds would stay in registers that backward lacks
     for (int i = threadIdx.x; i < ROWS * vectors; i += Tiles<D>::threads) {
         const int row = i / vectors, d = i % vectors * VEC;
         const bool inside = first + row < total && d < HS;
-        cp_async_16(tile + row * Tiles<D>::pitch + d, inside ? from + (size_t)(first + row) * stride + d : from,
-                    inside);
+        cp_async_16(tile + Layout<D>::at(row, d), inside ? from + (size_t)(first + row) * stride + d : from, inside);
+    }
+}
+
+// The inverse: the tile's rows leave in 16-byte pieces. The whole block calls.
+template <int D, int ROWS>
+__device__ static inline void store_tile(floatX *to, int stride, int first, int total, int HS, const floatX *tile) {
+    const int vectors = HS / VEC;
+#pragma unroll 1
+    for (int i = threadIdx.x; i < ROWS * vectors; i += Tiles<D>::threads) {
+        const int row = i / vectors, d = i % vectors * VEC;
+        if (first + row < total) {
+            floatX v[VEC];
+            load_words(v, tile + Layout<D>::at(row, d));
+            store_words(to + (size_t)(first + row) * stride + d, v);
+        }
     }
 }
 
 #ifdef PRECISION_bf16
 
-// x (16, 8 N) = a (16, D) b (8 N, D)^T.
-template <int D, int N>
-__device__ static inline void multiply_rows(float (&x)[N][4], const floatX *a, const floatX *b) {
-    constexpr int pitch = Tiles<D>::pitch;
-    const int lane = threadIdx.x % 32;
-    const floatX *at_a = a + lane % 16 * pitch + lane / 16 * 8;
-    const floatX *at_b = b + (lane / 16 * 8 + lane % 8) * pitch + lane / 8 % 2 * 8;
+// The left operand of multiply_rows: rows first .. first + 16 M of a tile (., D), of which the first KEEP columns
+// stay in registers.
+template <int D, int M, int KEEP> struct Left {
+    const floatX *tile;
+    int first;
+    unsigned kept[KEEP ? KEEP / 16 : 1][M][4];
+    __device__ inline Left(const floatX *tile, int first) : tile(tile), first(first) {}
+    __device__ inline void read(unsigned (&f)[M][4], int d) const {
+        const int lane = threadIdx.x % 32;
+        const SharedAddress at = shared_address(tile + Layout<D>::at(first + lane % 16, lane / 16 * 8));
 #pragma unroll
-    for (int n = 0; n < N; n++) { x[n][0] = x[n][1] = x[n][2] = x[n][3] = 0; }
+        for (int m = 0; m < M; m++) { ldmatrix_x4(f[m], Layout<D>::step(at, m * 16, d)); }
+    }
+    __device__ inline void keep() { // once the tile has landed
+#pragma unroll
+        for (int d = 0; d < KEEP; d += 16) { read(kept[d / 16], d); }
+    }
+    __device__ inline void get(unsigned (&f)[M][4], int d) const {
+        if (d >= KEEP) { return read(f, d); }
+#pragma unroll
+        for (int i = 0; i < M * 4; i++) { f[i / 4][i % 4] = kept[d / 16][i / 4][i % 4]; }
+    }
+};
+
+// x (16 M, 8 N) = a (16 M, D) b (8 N, D)^T.
+template <int D, int M, int N, int KEEP>
+__device__ static inline void multiply_rows(float (&x)[M][N][4], const Left<D, M, KEEP> &a, const floatX *b) {
+    const int lane = threadIdx.x % 32;
+    const SharedAddress at = shared_address(b + Layout<D>::at(lane / 16 * 8 + lane % 8, lane / 8 % 2 * 8));
+#pragma unroll
+    for (int m = 0; m < M; m++) {
+#pragma unroll
+        for (int n = 0; n < N; n++) { x[m][n][0] = x[m][n][1] = x[m][n][2] = x[m][n][3] = 0; }
+    }
 #pragma unroll(D > 96 ? 2 : D / 16) // all of a large head at once would spill
     for (int d = 0; d < D; d += 16) {
-        unsigned fa[4];
-        ldmatrix_x4(fa, at_a + d);
+        unsigned fa[M][4];
+        a.get(fa, d);
 #pragma unroll
         for (int n = 0; n < N; n += 2) {
             unsigned fb[4];
-            ldmatrix_x4(fb, at_b + n * 8 * pitch + d);
-            mma_m16n8k16(x[n], fa, fb);
-            mma_m16n8k16(x[n + 1], fa, fb + 2);
+            ldmatrix_x4(fb, Layout<D>::step(at, n * 8, d));
+#pragma unroll
+            for (int m = 0; m < M; m++) {
+                mma_m16n8k16(x[m][n], fa[m], fb);
+                mma_m16n8k16(x[m][n + 1], fa[m], fb + 2);
+            }
         }
     }
 }
@@ -62,37 +129,87 @@ __device__ static inline unsigned pair(float low, float high) {
     memcpy(&bits, &two, sizeof bits);
     return bits;
 }
+__device__ static inline void store_two(floatX *to, float low, float high) {
+    *reinterpret_cast<unsigned *>(to) = pair(low, high);
+}
 
-// out (16, D) += p (16, 8 N) b (8 N, D).
-template <int D, int N>
-__device__ static inline void add_product(float (&out)[D / 8][4], const float (&p)[N][4], const floatX *b) {
-    constexpr int pitch = Tiles<D>::pitch;
+// out (16 M, D) += p (16 M, 8 N) b (8 N, D).
+template <int D, int M, int N>
+__device__ static inline void add_product(float (&out)[M][D / 8][4], const float (&p)[M][N][4], const floatX *b) {
     const int lane = threadIdx.x % 32;
-    const floatX *at_b = b + lane % 16 * pitch + lane / 16 * 8;
+    const SharedAddress at = shared_address(b + Layout<D>::at(lane % 16, lane / 16 * 8));
 #pragma unroll
     for (int n = 0; n < N; n += 2) {
-        const unsigned fa[4] = {pair(p[n][0], p[n][1]), pair(p[n][2], p[n][3]), pair(p[n + 1][0], p[n + 1][1]),
-                                pair(p[n + 1][2], p[n + 1][3])};
+        unsigned fa[M][4];
+#pragma unroll
+        for (int m = 0; m < M; m++) {
+#pragma unroll
+            for (int i = 0; i < 4; i++) { fa[m][i] = pair(p[m][n + i / 2][i % 2 * 2], p[m][n + i / 2][i % 2 * 2 + 1]); }
+        }
 #pragma unroll
         for (int d = 0; d < D / 8; d += 2) {
             unsigned fb[4];
-            ldmatrix_x4_trans(fb, at_b + n * 8 * pitch + d * 8);
-            mma_m16n8k16(out[d], fa, fb);
-            mma_m16n8k16(out[d + 1], fa, fb + 2);
+            ldmatrix_x4_trans(fb, Layout<D>::step(at, n * 8, d * 8));
+#pragma unroll
+            for (int m = 0; m < M; m++) {
+                mma_m16n8k16(out[m][d], fa[m], fb);
+                mma_m16n8k16(out[m][d + 1], fa[m], fb + 2);
+            }
+        }
+    }
+}
+
+// out (16 M, 8 N) += (a^T b), a (depth, W) from column row0, b (depth, D) from column column0; depth <= ROWS, and what
+// is beyond it counts as zero.
+template <int W, int D, int ROWS, int M, int N>
+__device__ static inline void add_transposed(float (&out)[M][N][4], const floatX *a, int row0, const floatX *b,
+                                             int column0, int depth) {
+    const int lane = threadIdx.x % 32;
+    const SharedAddress at_a =
+        Layout<W>::step(shared_address(a + Layout<W>::at(lane / 16 * 8 + lane % 8, lane / 8 % 2 * 8)), 0, row0);
+    const SharedAddress at_b = Layout<D>::step(shared_address(b + Layout<D>::at(lane % 16, lane / 16 * 8)), 0, column0);
+#pragma unroll
+    for (int k = 0; k < ROWS; k += 16) {
+        if (k >= depth) { break; }
+        unsigned fa[M][4];
+#pragma unroll
+        for (int m = 0; m < M; m++) { ldmatrix_x4_trans(fa[m], Layout<W>::step(at_a, k, m * 16)); }
+#pragma unroll
+        for (int n = 0; n < N; n += 2) {
+            unsigned fb[4];
+            ldmatrix_x4_trans(fb, Layout<D>::step(at_b, k, n * 8));
+#pragma unroll
+            for (int m = 0; m < M; m++) {
+                mma_m16n8k16(out[m][n], fa[m], fb);
+                mma_m16n8k16(out[m][n + 1], fa[m], fb + 2);
+            }
         }
     }
 }
 
 #else
 
-// x (16, 8 N) = a (16, D) b (8 N, D)^T.
-template <int D, int N>
-__device__ static inline void multiply_rows(float (&x)[N][4], const floatX *a, const floatX *b) {
-    constexpr int pitch = Tiles<D>::pitch;
+__device__ static inline void store_two(floatX *to, float low, float high) {
+    *reinterpret_cast<float2 *>(to) = make_float2(low, high);
+}
+
+// The left operand of multiply_rows: rows first .. first + 16 M of a tile (., D).
+template <int D, int M, int KEEP> struct Left {
+    const floatX *tile;
+    int first;
+    __device__ inline Left(const floatX *tile, int first) : tile(tile), first(first) {}
+    __device__ inline void keep() {}
+};
+
+// x (16 M, 8 N) = a (16 M, D) b (8 N, D)^T.
+template <int D, int M, int N, int KEEP>
+__device__ static inline void multiply_rows(float (&x)[M][N][4], const Left<D, M, KEEP> &a, const floatX *b) {
+    static_assert(M == 1, "fp32 has 16 rows a warp");
+    constexpr int pitch = Layout<D>::pitch;
     const int lane = threadIdx.x % 32;
-    const floatX *at_a = a + lane / 4 * pitch, *at_b = b + lane % 4 * 2 * pitch;
+    const floatX *at_a = a.tile + (a.first + lane / 4) * pitch, *at_b = b + lane % 4 * 2 * pitch;
 #pragma unroll
-    for (int n = 0; n < N; n++) { x[n][0] = x[n][1] = x[n][2] = x[n][3] = 0; }
+    for (int n = 0; n < N; n++) { x[0][n][0] = x[0][n][1] = x[0][n][2] = x[0][n][3] = 0; }
 #pragma unroll 1
     for (int d = 0; d < D; d += 4) {
         float a0[4], a1[4], b0[4], b1[4];
@@ -104,17 +221,18 @@ __device__ static inline void multiply_rows(float (&x)[N][4], const floatX *a, c
             load(b1, at_b + (n * 8 + 1) * pitch + d);
 #pragma unroll
             for (int i = 0; i < 4; i++) {
-                x[n][0] += a0[i] * b0[i], x[n][1] += a0[i] * b1[i];
-                x[n][2] += a1[i] * b0[i], x[n][3] += a1[i] * b1[i];
+                x[0][n][0] += a0[i] * b0[i], x[0][n][1] += a0[i] * b1[i];
+                x[0][n][2] += a1[i] * b0[i], x[0][n][3] += a1[i] * b1[i];
             }
         }
     }
 }
 
-// out (16, D) += p (16, 8 N) b (8 N, D). The four lanes of a row pass each other their columns of p.
-template <int D, int N>
-__device__ static inline void add_product(float (&out)[D / 8][4], const float (&p)[N][4], const floatX *b) {
-    constexpr int pitch = Tiles<D>::pitch;
+// out (16 M, D) += p (16 M, 8 N) b (8 N, D). The four lanes of a row pass each other
+// their columns of p.
+template <int D, int M, int N>
+__device__ static inline void add_product(float (&out)[M][D / 8][4], const float (&p)[M][N][4], const floatX *b) {
+    constexpr int pitch = Layout<D>::pitch;
     const int lane = threadIdx.x % 32;
     const floatX *at_b = b + lane % 4 * 2;
 #pragma unroll
@@ -123,7 +241,7 @@ __device__ static inline void add_product(float (&out)[D / 8][4], const float (&
         for (int owner = 0; owner < 4; owner++) {
             float from[4];
 #pragma unroll
-            for (int i = 0; i < 4; i++) { from[i] = __shfl_sync(0xffffffffu, p[n][i], owner, 4); }
+            for (int i = 0; i < 4; i++) { from[i] = __shfl_sync(0xffffffffu, p[0][n][i], owner, 4); }
 #pragma unroll
             for (int i = 0; i < 2; i++) {
                 const floatX *row = at_b + (n * 8 + owner * 2 + i) * pitch;
@@ -131,40 +249,49 @@ __device__ static inline void add_product(float (&out)[D / 8][4], const float (&
                 for (int d = 0; d < D / 8; d++) {
                     float v[2];
                     load(v, row + d * 8);
-                    out[d][0] += from[i] * v[0], out[d][1] += from[i] * v[1];
-                    out[d][2] += from[i + 2] * v[0], out[d][3] += from[i + 2] * v[1];
+                    out[0][d][0] += from[i] * v[0], out[0][d][1] += from[i] * v[1];
+                    out[0][d][2] += from[i + 2] * v[0], out[0][d][3] += from[i + 2] * v[1];
                 }
             }
         }
     }
 }
 
+// out (16 M, 8 N) += (a^T b), a (depth, W) from column row0, b (depth, D) from column column0; depth <= ROWS.
+template <int W, int D, int ROWS, int M, int N>
+__device__ static inline void add_transposed(float (&out)[M][N][4], const floatX *a, int row0, const floatX *b,
+                                             int column0, int depth) {
+    const int lane = threadIdx.x % 32;
+    const floatX *at_a = a + row0 + lane / 4, *at_b = b + column0 + lane % 4 * 2;
+#pragma unroll 2
+    for (int k = 0; k < depth; k++) {
+        const float low = at_a[k * Layout<W>::pitch], high = at_a[k * Layout<W>::pitch + 8];
+#pragma unroll
+        for (int n = 0; n < N; n++) {
+            float v[2];
+            load(v, at_b + k * Layout<D>::pitch + n * 8);
+            out[0][n][0] += low * v[0], out[0][n][1] += low * v[1];
+            out[0][n][2] += high * v[0], out[0][n][3] += high * v[1];
+        }
+    }
+}
+
 #endif
 
-// Writes scale x (16, D) of a warp to rows first .. of a matrix with `total` rows of HS elements, through the warp's
-// own 16 rows of shared memory, so that a row leaves in 16-byte pieces.
-template <int D>
-__device__ static inline void store_rows(floatX *to, int stride, int first, int total, int HS, floatX *staging,
-                                         const float (&x)[D / 8][4], float scale_low, float scale_high) {
-    constexpr int pitch = Tiles<D>::pitch;
+// tile (16 M rows from row0, 8 N columns from column0) = x, row by row times scale (of the lane's rows).
+template <int W, int M, int N>
+__device__ static inline void put(floatX *tile, int row0, int column0, const float (&x)[M][N][4],
+                                  const float (&scale)[M][2]) {
     const int lane = threadIdx.x % 32;
-    floatX *mine = staging + lane / 4 * pitch + lane % 4 * 2;
-    __syncwarp();
 #pragma unroll
-    for (int d = 0; d < D / 8; d++) {
-        const float low[2] = {scale_low * x[d][0], scale_low * x[d][1]};
-        const float high[2] = {scale_high * x[d][2], scale_high * x[d][3]};
-        store(mine + d * 8, low);
-        store(mine + 8 * pitch + d * 8, high);
-    }
-    __syncwarp();
-    const int vectors = HS / VEC;
-    for (int i = lane; i < 16 * vectors; i += 32) {
-        const int row = i / vectors, d = i % vectors * VEC;
-        floatX v[VEC];
-        if (first + row < total) {
-            load_words(v, staging + row * pitch + d);
-            store_words(to + (size_t)(first + row) * stride + d, v);
+    for (int m = 0; m < M; m++) {
+#pragma unroll
+        for (int n = 0; n < N; n++) {
+#pragma unroll
+            for (int r = 0; r < 2; r++) {
+                store_two(tile + Layout<W>::at(row0 + m * 16 + r * 8 + lane / 4, column0 + n * 8 + lane % 4 * 2),
+                          scale[m][r] * x[m][n][2 * r], scale[m][r] * x[m][n][2 * r + 1]);
+            }
         }
     }
 }

@@ -5,7 +5,9 @@
 #include "emu_ptx.h"
 #else
 
-__device__ static inline unsigned shared_address(const void *p) { return (unsigned)__cvta_generic_to_shared(p); }
+// Addresses within shared memory, for sums and exclusive ors in one instruction.
+typedef unsigned SharedAddress;
+__device__ static inline SharedAddress shared_address(const void *p) { return (unsigned)__cvta_generic_to_shared(p); }
 
 // d (16 x 8, fp32) += a (16 x 16, bf16, row) b (16 x 8, bf16, column). Lane l has of d the rows l/4 and l/4 + 8,
 // columns 2 (l%4) and + 1; of a these rows, columns 2 (l%4) + {0, 1} and + 8; of b the rows 2 (l%4) + {0, 1} and + 8,
@@ -19,17 +21,21 @@ __device__ static inline void mma_m16n8k16(float d[4], const unsigned a[4], cons
 
 // Four 8 x 8 matrices of 16-bit elements: lane l gives the address of row l%8 of matrix l/8 (16 bytes, aligned) and
 // gets of each matrix the elements 2 (l%4) + {0, 1} of row l/4; transposed: of column l/4.
-__device__ static inline void ldmatrix_x4(unsigned r[4], const void *row) {
+__device__ static inline void ldmatrix_x4(unsigned r[4], SharedAddress row) {
     asm volatile("ldmatrix.sync.aligned.m8n8.x4.shared.b16 {%0,%1,%2,%3}, [%4];"
                  : "=r"(r[0]), "=r"(r[1]), "=r"(r[2]), "=r"(r[3])
-                 : "r"(shared_address(row))
+                 : "r"(row)
+                 : "memory");
+}
+__device__ static inline void ldmatrix_x4(unsigned r[4], const void *row) { ldmatrix_x4(r, shared_address(row)); }
+__device__ static inline void ldmatrix_x4_trans(unsigned r[4], SharedAddress row) {
+    asm volatile("ldmatrix.sync.aligned.m8n8.x4.trans.shared.b16 {%0,%1,%2,%3}, [%4];"
+                 : "=r"(r[0]), "=r"(r[1]), "=r"(r[2]), "=r"(r[3])
+                 : "r"(row)
                  : "memory");
 }
 __device__ static inline void ldmatrix_x4_trans(unsigned r[4], const void *row) {
-    asm volatile("ldmatrix.sync.aligned.m8n8.x4.trans.shared.b16 {%0,%1,%2,%3}, [%4];"
-                 : "=r"(r[0]), "=r"(r[1]), "=r"(r[2]), "=r"(r[3])
-                 : "r"(shared_address(row))
-                 : "memory");
+    ldmatrix_x4_trans(r, shared_address(row));
 }
 
 // 16 bytes from global to shared memory past the registers; zeros where not in_range (global is then not read).

@@ -69,8 +69,12 @@ static inline void mma_m16n8k16(float d[4], const unsigned a[4], const unsigned 
     const emu::MmaIn in = {{d[0], d[1], d[2], d[3]}, {a[0], a[1], a[2], a[3]}, {b[0], b[1]}};
     emu::warp_meet("mma.sync", 0xffffffffu, &in, d, emu::combine_mma_m16n8k16);
 }
+typedef uintptr_t SharedAddress;
+static inline SharedAddress shared_address(const void *p) { return (uintptr_t)p; }
 static inline void ldmatrix_x4(unsigned r[4], const void *row) { emu::ldmatrix("ldmatrix", r, row, false); }
 static inline void ldmatrix_x4_trans(unsigned r[4], const void *row) { emu::ldmatrix("ldmatrix.trans", r, row, true); }
+static inline void ldmatrix_x4(unsigned r[4], SharedAddress row) { ldmatrix_x4(r, (const void *)row); }
+static inline void ldmatrix_x4_trans(unsigned r[4], SharedAddress row) { ldmatrix_x4_trans(r, (const void *)row); }
 static inline void cp_async_16(void *shared, const void *global, bool in_range) {
     emu::copy_async(shared, global, 16, in_range ? 16 : 0);
 }
