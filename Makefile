@@ -54,7 +54,7 @@ $(BUILD)/%.o: %.c $(BUILD)/flags
 # Objects are rebuilt when the compiler or its flags change.
 $(BUILD)/flags: FORCE
 	@mkdir -p $(@D)
-	@echo '$(CC) $(CPPFLAGS) $(CFLAGS)' | cmp -s - $@ || echo '$(CC) $(CPPFLAGS) $(CFLAGS)' > $@
+	@echo '$(CC) $(CPPFLAGS) $(CFLAGS)$(KERNEL_FLAGS)' | cmp -s - $@ || echo '$(CC) $(CPPFLAGS) $(CFLAGS)$(KERNEL_FLAGS)' > $@
 FORCE:
 
 setup: ## install what is missing from the distribution (asks for nothing)
@@ -66,7 +66,7 @@ demo: all ## train and evaluate a small model on procedural scenes (TARGET=overl
 test: all ## set-up, then every test that needs no PyTorch
 	@$(MAKE) --no-print-directory test-programs
 	@mkdir -p build/test-logs
-	@bash -o pipefail -c 'tests/run.sh $(TEST_BIN) $(sort $(wildcard tests/cli/test_*.sh tests/emu/test_*.sh)) | tee build/test-logs/test.log'; \
+	@bash -o pipefail -c 'tests/run.sh $(TEST_BIN) $(sort $(wildcard tests/cli/test_*.sh tests/emu/test_*.sh tests/ptx/test_*.sh)) | tee build/test-logs/test.log'; \
 	  code=$$?; tail -n 1 build/test-logs/test.log > build/test-logs/summary-test; exit $$code
 
 test-programs: $(TEST_BIN)

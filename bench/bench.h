@@ -85,3 +85,16 @@ typedef struct {
 StepResult bench_step(const StepOptions *options, Device *dev);
 void step_result_print(const StepResult *r, const Peaks *peaks);
 void step_result_free(StepResult *r);
+
+// What the models of a preset launch and need, from a plan: nothing is allocated and nothing runs.
+typedef struct {
+    char *name;
+    int B, size;             // micro-batch, side of the latents
+    double parameters;       // of the UNet, padding included
+    double arena, workspace; // bytes of activations and scratch
+    double vae_arena;        // of the VAE's encoder and decoder, the larger one
+    Trace step, vae;         // rows by size: the training step of the UNet; VAE forward and backward
+} StepPlan;
+
+StepPlan bench_plan(const StepOptions *options);
+void bench_plan_free(StepPlan *plan);

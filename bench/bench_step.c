@@ -113,6 +113,7 @@ static Diffusion make_diffusion(StepBench *s, const StepModel *m, int size, Devi
     d.unet->recompute = strcmp(s->options.recompute, "blocks") == 0         ? RECOMPUTE_BLOCKS
                         : strcmp(s->options.recompute, "transformers") == 0 ? RECOMPUTE_TRANSFORMERS
                                                                             : RECOMPUTE_NONE;
+    if (dev->plan_only) { return d; }
     size_t bytes = (size_t)s->schedule.T * sizeof(float);
     d.alphas_cumprod = device_alloc(dev, bytes);
     device_copy(dev, d.alphas_cumprod, s->schedule.alphas_cumprod, bytes, false);
@@ -193,6 +194,74 @@ static double peak_resident(void) {
     while (status && fgets(line, sizeof line, status)) { sscanf(line, "VmHWM: %ld", &kilobytes); }
     if (status) { fclose(status); }
     return 1024.0 * (double)kilobytes;
+}
+
+// Made-up memory: a gradient that is NULL would not be planned.
+static void pretend(Params *params) {
+    params->weights = (floatX *)(uintptr_t)256;
+    params->grads = (float *)(uintptr_t)256;
+}
+static void forget(Params *params) {
+    params->weights = NULL;
+    params->grads = NULL;
+}
+
+// Noise, forward, loss and backward of one micro-step with Marigold's noise, then norm and Adam.
+static void plan_step(StepPlan *p, const StepOptions *o, const StepModel *m) {
+    StepBench s = {.options = step_options(o, p->B)};
+    Device plan = {.plan_only = true, .trace = &p->step};
+    s.options.multires_noise = 0.9;
+    s.options.multires_annealed = true;
+    s.unet = unet_create(&m->unet);
+    pretend(&s.unet.params);
+    s.schedule = schedule_create(&m->schedule);
+    s.diffusion = make_diffusion(&s, m, p->size, &plan);
+    p->arena = (double)diffusion_bytes(&s.diffusion, &plan);
+    size_t n = s.unet.params.total;
+    p->parameters = (double)n;
+    device_scope(&plan, "update");
+    grad_norm(NULL, NULL, n, NULL, &plan);
+    adam_update(NULL, NULL, NULL, NULL, NULL, NULL, 0.9f, 0.999f, 1e-8f, 0.01f, n, NULL, &plan);
+    p->workspace = (double)plan.workspace_needed;
+    schedule_free(&s.schedule);
+    forget(&s.unet.params);
+    unet_destroy(&s.unet, &plan);
+}
+
+// Pictures of vae_factor times the latents' side.
+static void plan_vae(StepPlan *p, const VAEConfig *config) {
+    Device plan = {.plan_only = true, .trace = &p->vae};
+    VAEEncoder encoder = vae_encoder_create(config);
+    VAEDecoder decoder = vae_decoder_create(config);
+    int side = p->size * vae_factor(config);
+    pretend(&encoder.params), pretend(&decoder.params);
+    device_scope(&plan, "encoder");
+    double encode = (double)vae_encoder_plan(&encoder, p->B, side, side, true, &plan);
+    device_scope(&plan, "decoder");
+    double decode = (double)vae_decoder_plan(&decoder, p->B, p->size, p->size, true, &plan);
+    p->vae_arena = encode > decode ? encode : decode;
+    forget(&encoder.params), forget(&decoder.params);
+    vae_encoder_destroy(&encoder, &plan);
+    vae_decoder_destroy(&decoder, &plan);
+}
+
+StepPlan bench_plan(const StepOptions *o) {
+    StepModel m = step_model(o);
+    StepPlan p = {.name = xstrdup(o->model ? o->model : o->preset),
+                  .B = o->batch ? o->batch : m.batch,
+                  .size = o->size ? o->size : m.size,
+                  .step = {.by_size = true},
+                  .vae = {.by_size = true}};
+    const Preset *preset = o->model || strcmp(o->preset, "quarter-sd2") == 0 ? NULL : preset_find(o->preset);
+    plan_step(&p, o, &m);
+    if (preset) { plan_vae(&p, &preset->vae); }
+    return p;
+}
+
+void bench_plan_free(StepPlan *p) {
+    trace_free(&p->step);
+    trace_free(&p->vae);
+    free(p->name);
 }
 
 StepResult bench_step(const StepOptions *o, Device *dev) {

@@ -122,6 +122,38 @@ static void write_step(const char *path, const StepResult *r, const Device *dev,
     json_write(gen, path);
 }
 
+static void put_launches(yajl_gen gen, const char *key, const Trace *trace) {
+    json_key(gen, key);
+    yajl_gen_array_open(gen);
+    for (const TraceRow *row = trace->rows; row < trace->rows + trace->count; row++) {
+        yajl_gen_map_open(gen);
+        json_put_string(gen, "function", row->name);
+        json_put_string(gen, "scope", row->scope);
+        json_put_integer(gen, "launches", row->launches);
+        json_put_number(gen, "bytes", row->bytes / row->launches); // of one launch
+        json_put_number(gen, "flops", row->flops / row->launches);
+        yajl_gen_map_close(gen);
+    }
+    yajl_gen_array_close(gen);
+}
+
+static void write_plan(const char *path, const StepPlan *p) {
+    yajl_gen gen = json_writer();
+    yajl_gen_map_open(gen);
+    json_put_string(gen, "model", p->name);
+    json_put_integer(gen, "batch", p->B);
+    json_put_integer(gen, "size", p->size);
+    json_put_integer(gen, "element_bytes", sizeof(floatX));
+    json_put_number(gen, "parameters", p->parameters);
+    json_put_number(gen, "arena_bytes", p->arena);
+    json_put_number(gen, "workspace_bytes", p->workspace);
+    json_put_number(gen, "vae_arena_bytes", p->vae_arena);
+    put_launches(gen, "step", &p->step);
+    put_launches(gen, "vae", &p->vae);
+    yajl_gen_map_close(gen);
+    json_write(gen, path);
+}
+
 // ---- What is run ---------------------------------------------------------------------------------------------------
 
 static const BenchLayer *find_layer(const char *name) {
@@ -193,6 +225,16 @@ static void bench_steps(const BenchOptions *o, Device *dev) {
     step_result_free(&r);
 }
 
+static void bench_plans(const BenchOptions *o) {
+    StepPlan p = bench_plan(&o->step);
+    printf("%s, batch %d, %dx%d latents: %.1f M parameters, %.2f GB of activations, %.2f GB of workspace; a step has "
+           "%.2f TFLOP and moves %.2f GB\n",
+           p.name, p.B, p.size, p.size, 1e-6 * p.parameters, 1e-9 * p.arena, 1e-9 * p.workspace, 1e-12 * p.step.flops,
+           1e-9 * p.step.bytes);
+    if (o->json) { write_plan(o->json, &p); }
+    bench_plan_free(&p);
+}
+
 static void check(const BenchOptions *o) {
     static const char *const presets[] = {"mini", "quarter-sd2", "sd1", "sd2", NULL}, *const levels[] = {
                                                                                           "none", "transformers",
@@ -220,12 +262,18 @@ int cmd_bench(int argc, char **argv) {
         {"write-config", 0, OPT_TEXT, &o.step.write_config, 0, "step: also write the UNet's config.json", "FILE"},
         OPTIONS_END};
     const char **arguments =
-        options_parse(argc, argv, table, "[LAYER|all|step]",
+        options_parse(argc, argv, table, "[LAYER|all|step|plan]",
                       "Times every kernel, one layer's kernels, or a whole training step, and holds the times against "
-                      "what this machine\nreaches at best (bench/README.md).",
+                      "what this machine\nreaches at best (bench/README.md). plan: a step's launches, bytes and FLOPs, "
+                      "without running "
+                      "it.",
                       1);
     check(&o);
     const char *what = arguments[0] ? arguments[0] : "all";
+    if (strcmp(what, "plan") == 0) { // needs no device
+        bench_plans(&o);
+        return 0;
+    }
     Device dev;
     device_open(&dev, 0);
     if (strcmp(what, "step") == 0) {

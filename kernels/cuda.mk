@@ -13,8 +13,11 @@ CUBLAS     := $(if $(wildcard $(CUDA_HOME)/include/cublasLt.h),,$(NVCC_LIBS))
 DEFINES     = -I. -DBACKEND_$(CODE) -DPRECISION_$(PRECISION)
 NVCC_FLAGS  = -std=c++17 -O3 -lineinfo -Werror all-warnings -Xcompiler -Wall,-Wno-unused-function \
               $(if $(CUBLAS),-I$(CUBLAS)/include)
-GENCODE     = $(foreach a,$(CUDA_ARCHS),-gencode arch=compute_$(a),code=sm_$(a)) \
-              -gencode arch=compute_$(lastword $(CUDA_ARCHS)),code=compute_$(lastword $(CUDA_ARCHS))
+# PTX is made once, for the oldest card, and assembled for each: the PTX that tests/ptx runs is what all cards get.
+space       := $(subst ,, )
+OLDEST      := compute_$(firstword $(CUDA_ARCHS))
+GENCODE      = -gencode "arch=$(OLDEST),code=[$(subst $(space),$(comma),$(CUDA_ARCHS:%=sm_%) $(OLDEST))]"
+KERNEL_FLAGS = $(if $(filter cuda,$(BACKEND)),$(NVCC) $(NVCC_FLAGS) $(GENCODE))
 EMU_FLAGS   = -std=c++17 -g $(OPT) -march=$(MARCH) -fno-math-errno -fno-trapping-math -ffp-contract=fast -fopenmp $(WARN) \
               -Wno-unknown-pragmas -Itests/emu -MMD -MP
 
@@ -55,7 +58,7 @@ EMU_TESTS := $(addprefix $(BUILD)/tests/kernels/,test_graph test_tensor test_lin
 $(BUILD)/tests/emu/test_emu: $(BUILD)/tests/emu/test_emu.o $(EMU_LIB)
 	$(CXX) $(EMU_FLAGS) $^ -o $@ $(LDLIBS) -lcmocka
 
-.PHONY: test-emu test-emu-one nvcc-check
+.PHONY: test-emu test-emu-one nvcc-check nvcc-objects kernel-report
 test-emu: ## run the CUDA kernels on emulated threads, fp32 and bf16 (tests/emu)
 	$(MAKE) BACKEND=emu PRECISION=fp32 test-emu-one
 	$(MAKE) BACKEND=emu PRECISION=bf16 test-emu-one
@@ -63,7 +66,20 @@ test-emu: ## run the CUDA kernels on emulated threads, fp32 and bf16 (tests/emu)
 test-emu-one: $(BUILD)/tests/emu/test_emu $(EMU_TESTS)
 	tests/emu/run.sh $(BUILD) $^
 
-nvcc-check: ## compile every .cu for all architectures, warnings as errors; registers, shared memory, no spills
-	@NVCC="$(NVCC)" kernels/nvcc_check.sh "$(CUDA_ARCHS)" $(NVCC_FLAGS)
+nvcc-check: ## build every .cu for all architectures, warnings as errors; registers, no spills, tensor-core instructions
+	@./setup.sh --cuda
+	$(MAKE) BACKEND=cuda PRECISION=bf16 nvcc-objects
+	$(MAKE) BACKEND=cuda PRECISION=fp32 nvcc-objects
+	bench/kernel_report.py check --archs "$(CUDA_ARCHS:%=sm_%)" build/cuda-bf16 build/cuda-fp32
+
+nvcc-objects: $(KERNEL_CU_OBJ)
+
+kernel-report: ## write docs/KERNELS.md: machine code, counts of the PTX, roofline of a step, without a GPU
+	@./setup.sh --cuda
+	$(MAKE) BACKEND=cuda PRECISION=bf16 build/cuda-bf16/cocogold
+	$(MAKE) BACKEND=cuda PRECISION=fp32 nvcc-objects
+	$(MAKE) BACKEND=ptx PRECISION=bf16 build/ptx-bf16/profile
+	build/cuda-bf16/cocogold bench plan --preset sd2 --batch 2 --size 64 --json build/sd2-plan.json
+	bench/kernel_report.py report build/cuda-bf16 build/cuda-fp32
 
 -include $(KERNEL_CU_OBJ:.o=.d) $(BUILD)/tests/emu/test_emu.d

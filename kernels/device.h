@@ -41,6 +41,7 @@ typedef struct {
     int count, capacity;
     int current;         // row of the last launch
     double bytes, flops; // sums
+    bool by_size;        // launches of other bytes or FLOPs are other rows, so that rows / launches is each one's
     bool timed;          // every launch waits for the device, and what lies before it is the time of the launch before
     double since;        // when the last launch began; 0: none
 } Trace;
@@ -93,8 +94,8 @@ double device_event_seconds(const DeviceEvent *from, const DeviceEvent *to);
 void device_sync(Device *dev); // the host waits for everything
 
 // What the compute stream is given between begin and end is not run but recorded; launch runs it, as often as it is
-// called. Sizes and addresses are fixed, contents are not. The workspace and cuBLASLt's algorithms must be there before:
-// run the same work once unrecorded. On the CPU begin returns false: nothing is recorded.
+// called. Sizes and addresses are fixed, contents are not. The workspace and cuBLASLt's algorithms must be there
+// before: run the same work once unrecorded. On the CPU begin returns false: nothing is recorded.
 bool device_graph_begin(Device *dev);
 DeviceGraph *device_graph_end(Device *dev);
 void device_graph_launch(Device *dev, DeviceGraph *graph);

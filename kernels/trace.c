@@ -5,11 +5,17 @@
 #include "util/error.h"
 #include "util/progress.h"
 
-// The row of this name and scope; a new one if there is none.
-static TraceRow *trace_row(Trace *trace, const char *name, const char *scope) {
+// Whether a launch of these bytes and FLOPs belongs to the row: launches of the same call report the same numbers.
+static bool same_size(const TraceRow *row, double bytes, double flops) {
+    return row->bytes / row->launches == bytes && row->flops / row->launches == flops;
+}
+
+// The row of this name and scope, and size if rows are told apart by it; a new one if there is none.
+static TraceRow *trace_row(Trace *trace, const char *name, const char *scope, double bytes, double flops) {
     for (int i = 0; i < trace->count; i++) {
         TraceRow *row = trace->rows + i;
-        if (strcmp(row->name, name) == 0 && strcmp(row->scope, scope) == 0) {
+        if (strcmp(row->name, name) == 0 && strcmp(row->scope, scope) == 0 &&
+            (!trace->by_size || same_size(row, bytes, flops))) {
             trace->current = i;
             return row;
         }
@@ -36,7 +42,7 @@ bool device_launch(Device *dev, const char *name, double bytes, double flops) {
     if (dev->trace) {
         bool timed = dev->trace->timed && !dev->plan_only;
         if (timed) { trace_stop(dev); }
-        TraceRow *row = trace_row(dev->trace, name, dev->scope ? dev->scope : "");
+        TraceRow *row = trace_row(dev->trace, name, dev->scope ? dev->scope : "", bytes, flops);
         if (timed) { dev->trace->since = now_seconds(); }
         row->launches++;
         row->bytes += bytes;

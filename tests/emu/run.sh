@@ -22,8 +22,7 @@ for test in "$@"; do
         }
     done
 done
-perl -0ne 'print "$1\n" while /__global__\s+void\s+(?:__launch_bounds__\((?:[^()]|\([^()]*\))*\)\s*)?(\w+)\s*\(/g' \
-    kernels/*.cu kernels/*.cuh | sort -u >"$report/defined"
+tests/emu/global_functions.sh >"$report/defined"
 sed -E 's/.* launches of //; s/<.*//' "$report/launches" | sort -u >"$report/ran"
 if missing=$(comm -23 "$report/defined" "$report/ran") && [ -n "$missing" ]; then
     echo "emu: these __global__ functions never ran under $build:" $missing >&2

@@ -8,6 +8,7 @@ PTX_LIB      := $(patsubst %.cpp,$(BUILD)/%.o,tests/emu/cublaslt.cpp $(wildcard 
 PTX_FLAGS     = -std=c++17 -O3 -lineinfo --no-compress -arch=compute_80 -I$(BUILD)/include -Xcompiler -Wall,-Wno-unused-function
 
 ifeq ($(BACKEND),ptx)
+KERNEL_FLAGS   = $(NVCC) $(PTX_FLAGS)
 KERNEL_CU_OBJ += $(PTX_LIB)
 LDLIBS += -L$(PTXSIM_BUILD) -Wl,-rpath,$(abspath $(PTXSIM_BUILD)) -lcudart_ptxsim -lstdc++
 
@@ -36,3 +37,21 @@ build/ptxsim/ready:
 $(BUILD)/profile: $(BUILD)/tests/ptx/profile.o $(BUILD)/bench/bench_kernels.o $(KERNEL_CU_OBJ) \
     $(patsubst %.c,$(BUILD)/%.o,$(filter-out $(OTHER_BACKEND),$(wildcard util/*.c kernels/*.c)))
 	$(CC) $(CFLAGS) $^ -o $@ $(LDLIBS)
+
+# The kernels' tests. Without mpirun there is one rank to communicate with: test_comm is the emulation's.
+PTX_TESTS := $(patsubst %.c,$(BUILD)/%,$(filter-out %/test_comm.c,$(wildcard tests/kernels/test_*.c)))
+PTX_RACE  ?= 0 1
+PTX_SEEDS ?= 1 2 3
+
+.PHONY: test-ptx test-ptx-one kernel-profile
+test-ptx: ## run the CUDA kernels' PTX in ../shared/ptxsim, fp32 and bf16, race check on and off, three random schedules
+	$(MAKE) BACKEND=ptx PRECISION=fp32 test-ptx-one
+	$(MAKE) BACKEND=ptx PRECISION=bf16 test-ptx-one
+
+test-ptx-one: $(PTX_TESTS)
+	tests/ptx/run.sh $(BUILD) "$(PTX_RACE)" "$(PTX_SEEDS)" $^
+
+kernel-profile: ## count what the real PTX does at SD2's shapes, against the targets (ONLY=conv2d: some)
+	@$(MAKE) --no-print-directory BACKEND=ptx PRECISION=bf16 build/ptx-bf16/profile >build/kernel-profile.log 2>&1 || \
+	  { tail -n 20 build/kernel-profile.log; exit 1; }
+	bench/kernel_report.py profile --only "$(ONLY)"
