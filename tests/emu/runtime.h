@@ -12,6 +12,7 @@ extern std::recursive_mutex runtime_mutex; // held by every function of the runt
 using Lock = std::lock_guard<std::recursive_mutex>;
 
 cudaError_t result(cudaError_t error); // remembers a failure for cudaGetLastError
+void catch_faults();                   // invalid accesses end the program with a sentence
 
 // ---- memory.cpp ----------------------------------------------------------------------------------------------------
 

@@ -142,11 +142,15 @@ static void on_fault(int signal, siginfo_t *info, void *) {
 }
 
 // The handler needs a stack of its own: the fault may be the overflow of a fiber's stack.
-__attribute__((constructor)) static void catch_faults() {
+static void use_fault_stack() {
     stack_t alternative = {};
     alternative.ss_size = 64 << 10;
     alternative.ss_sp = malloc(alternative.ss_size);
     sigaltstack(&alternative, nullptr);
+}
+
+// Again at each launch, since test libraries catch these signals too.
+__attribute__((constructor)) void catch_faults() {
     struct sigaction action = {};
     action.sa_sigaction = on_fault;
     action.sa_flags = SA_SIGINFO | SA_ONSTACK;
@@ -322,7 +326,7 @@ static void arrange(std::vector<unsigned> &order, unsigned n, Order kind, uint64
 static Worker *this_worker() {
     if (!worker) {
         worker = new Worker(); // lives as long as its thread: fibers are never unwound
-        catch_faults();
+        use_fault_stack();
     }
     return worker;
 }
@@ -373,6 +377,7 @@ static void run_block(Worker *w, dim3 block, size_t shared_bytes, Order order, c
 void run_grid(const char *name, const void *function, dim3 grid, dim3 block, size_t shared_bytes,
               const std::function<void()> &body) {
     running = name;
+    catch_faults();
     check_launch(function, grid, block, shared_bytes);
     {
         std::lock_guard<std::mutex> lock(registry.mutex);

@@ -13,6 +13,7 @@
 #include <deque>
 #include <list>
 #include <memory>
+#include <string>
 #include <thread>
 #include <vector>
 
@@ -78,18 +79,20 @@ static std::vector<std::shared_ptr<Capture>> captures;
 enum Delay { LAZY, RANDOM, EAGER };
 static uint64_t random_state = 1;
 
-static Delay read_delay() {
+static void seed_once(const char *text) {
+    static std::string last;
+    if (last == text) return;
+    last = text;
+    random_state = strtoull(text, nullptr, 10) * 2 + 1;
+}
+
+static Delay delay() {
     const char *text = getenv("EMU_DELAY");
     if (!text || !*text || !strcmp(text, "lazy")) return LAZY;
     if (!strcmp(text, "eager")) return EAGER;
     if (strncmp(text, "random", 6)) fail("EMU_DELAY is \"%s\", expected lazy, random[:SEED] or eager", text);
-    if (text[6] == ':') random_state = strtoull(text + 7, nullptr, 10) * 2 + 1;
+    seed_once(text[6] == ':' ? text + 7 : "0");
     return RANDOM;
-}
-
-static Delay delay() {
-    static const Delay chosen = read_delay();
-    return chosen;
 }
 
 static unsigned random_below(unsigned n) { // xorshift64*

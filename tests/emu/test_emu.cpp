@@ -37,6 +37,8 @@ static void expect_failure(void (*fault)(), const char *expected) {
     const pid_t child = fork();
     if (child == 0) {
         dup2(pipes[1], 2);
+        emu::catch_faults();
+        alarm(60);
         fault();
         _exit(0);
     }
@@ -193,6 +195,229 @@ static void test_bf16_rounding(void **) {
     assert_true(isinf(__bfloat162float(__float2bfloat16_rn(3.4e38f))));
 }
 
+// ---- Streams and graphs --------------------------------------------------------------------------------------------
+
+static void fill(float *x, int n, float value) {
+    for (int i = threadIdx.x; i < n; i += blockDim.x) { x[i] = value; }
+}
+static void add_one(float *x, int n) {
+    for (int i = threadIdx.x; i < n; i += blockDim.x) { x[i] += 1; }
+}
+
+enum { LENGTH = 64 };
+static const char *const DELAYS[] = {"lazy", "eager", "random:1", "random:2", "random:3", "random:4", "random:5"};
+
+struct TwoStreams {
+    cudaStream_t a, b;
+    cudaEvent_t event, back;
+    float *x, *host; // on the device; page-locked
+};
+
+static TwoStreams two_streams() {
+    TwoStreams s;
+    cudaStreamCreateWithFlags(&s.a, cudaStreamNonBlocking), cudaStreamCreateWithFlags(&s.b, cudaStreamNonBlocking);
+    cudaEventCreateWithFlags(&s.event, cudaEventDefault), cudaEventCreateWithFlags(&s.back, cudaEventDefault);
+    s.x = device_array<float>(LENGTH);
+    assert_int_equal(cudaHostAlloc((void **)&s.host, LENGTH * sizeof(float), cudaHostAllocDefault), cudaSuccess);
+    return s;
+}
+
+static void destroy(TwoStreams *s) {
+    synchronize();
+    cudaStreamDestroy(s->a), cudaStreamDestroy(s->b), cudaEventDestroy(s->event), cudaEventDestroy(s->back);
+    cudaFree(s->x), cudaFreeHost(s->host);
+    cudaGetLastError();
+}
+
+static const size_t BYTES = LENGTH * sizeof(float);
+
+// Values written on stream a, copied to the host on stream b: with and without the wait between them.
+static bool copied_in_time(bool wait) {
+    TwoStreams s = two_streams();
+    emu::launch<fill>(1, 32, 0, s.a, s.x, (int)LENGTH, 1.0f);
+    emu::launch<add_one>(1, 32, 0, s.a, s.x, (int)LENGTH);
+    cudaEventRecord(s.event, s.a);
+    if (wait) { cudaStreamWaitEvent(s.b, s.event, 0); }
+    cudaMemcpyAsync(s.host, s.x, BYTES, cudaMemcpyDeviceToHost, s.b);
+    assert_int_equal(cudaStreamSynchronize(s.b), cudaSuccess);
+    const bool good = s.host[0] == 2 && s.host[LENGTH - 1] == 2;
+    destroy(&s);
+    return good;
+}
+
+// A buffer filled twice, read on the other stream in between: without the wait for the reader the second may be early.
+static bool overwritten_in_time(bool wait) {
+    TwoStreams s = two_streams();
+    emu::launch<fill>(1, 32, 0, s.a, s.x, (int)LENGTH, 1.0f);
+    cudaEventRecord(s.event, s.a), cudaStreamWaitEvent(s.b, s.event, 0);
+    cudaMemcpyAsync(s.host, s.x, BYTES, cudaMemcpyDeviceToHost, s.b);
+    cudaEventRecord(s.back, s.b);
+    if (wait) { cudaStreamWaitEvent(s.a, s.back, 0); }
+    for (int i = 0; i < 50; i++) { emu::launch<add_one>(1, 32, 0, s.a, s.x, (int)LENGTH); }
+    cudaStreamSynchronize(s.a);
+    cudaStreamSynchronize(s.b);
+    const bool good = s.host[0] == 1;
+    destroy(&s);
+    return good;
+}
+
+static void test_event_waits(void **) {
+    int late = 0, early = 0;
+    for (const char *delay : DELAYS) {
+        setenv("EMU_DELAY", delay, 1);
+        assert_true(copied_in_time(true) && overwritten_in_time(true));
+        late += !copied_in_time(false), early += !overwritten_in_time(false);
+    }
+    unsetenv("EMU_DELAY");
+    printf("    without the wait: %d and %d of %zu delays show it\n", late, early, sizeof DELAYS / sizeof *DELAYS);
+    assert_false(copied_in_time(false) || overwritten_in_time(false)); // the default shows both
+    assert_true(late > 2 && early > 2);
+}
+
+static void test_host_memory(void **) {
+    TwoStreams s = two_streams();
+    float pageable[LENGTH], out[LENGTH];
+    for (int i = 0; i < LENGTH; i++) { pageable[i] = s.host[i] = 1; }
+    cudaMemcpyAsync(s.x, pageable, BYTES, cudaMemcpyHostToDevice, s.a);
+    pageable[0] = 2;                                               // too late to be seen
+    cudaMemcpyAsync(out, s.x, BYTES, cudaMemcpyDeviceToHost, s.a); // blocks
+    assert_true(out[0] == 1);
+    cudaMemcpyAsync(s.x, s.host, BYTES, cudaMemcpyHostToDevice, s.a);
+    s.host[0] = 2; // used again too early: the copy reads this
+    cudaMemcpyAsync(out, s.x, BYTES, cudaMemcpyDeviceToHost, s.a);
+    assert_true(out[0] == 2);
+    cudaMemcpyAsync(s.host, s.x, BYTES, cudaMemcpyDeviceToHost, s.a);
+    s.host[0] = 3;
+    assert_true(s.host[0] == 3); // nothing has arrived yet
+    cudaStreamSynchronize(s.a);
+    assert_true(s.host[0] == 2);
+    assert_int_equal(cudaMemcpyAsync(s.x, out, BYTES, cudaMemcpyDeviceToHost, s.a), cudaErrorInvalidValue);
+    destroy(&s);
+}
+
+static void test_polling(void **) {
+    TwoStreams s = two_streams();
+    for (int i = 0; i < 3; i++) { emu::launch<fill>(1, 32, 0, s.a, s.x, (int)LENGTH, 1.0f); }
+    cudaEventRecord(s.event, s.a);
+    assert_int_equal(cudaEventQuery(s.event), cudaErrorNotReady);
+    int polls = 1;
+    while (cudaEventQuery(s.event) == cudaErrorNotReady) { polls++; }
+    assert_int_equal(polls, 4);
+    assert_int_equal(cudaStreamQuery(s.a), cudaSuccess);
+    destroy(&s);
+}
+
+// y = (x + 1) on stream a, and z = (x + 1) on stream b in the same graph; joined in x.
+static cudaError_t capture_fork(const TwoStreams &s, float *y, bool fork, bool join, cudaGraph_t *graph) {
+    cudaStreamBeginCapture(s.a, cudaStreamCaptureModeThreadLocal);
+    emu::launch<add_one>(1, 32, 0, s.a, s.x, (int)LENGTH);
+    cudaEventRecord(s.event, s.a);
+    if (fork) { cudaStreamWaitEvent(s.b, s.event, 0); }
+    cudaMemcpyAsync(y, s.x, BYTES, cudaMemcpyDeviceToDevice, fork ? s.b : s.a);
+    if (fork) { cudaEventRecord(s.back, s.b); }
+    if (join) { cudaStreamWaitEvent(s.a, s.back, 0); }
+    emu::launch<add_one>(1, 32, 0, s.a, s.x, (int)LENGTH);
+    return cudaStreamEndCapture(s.a, graph);
+}
+
+static void test_graph(void **) {
+    TwoStreams s = two_streams();
+    cudaGraph_t graph;
+    cudaGraphExec_t exec;
+    float *y = device_array<float>(LENGTH), out[LENGTH];
+    for (const char *delay : DELAYS) {
+        setenv("EMU_DELAY", delay, 1);
+        emu::launch<fill>(1, 32, 0, s.a, s.x, (int)LENGTH, 0.0f);
+        assert_int_equal(capture_fork(s, y, true, true, &graph), cudaSuccess);
+        cudaGraphInstantiate(&exec, graph, 0);
+        cudaMemcpyAsync(out, s.x, BYTES, cudaMemcpyDeviceToHost, s.a);
+        assert_true(out[0] == 0); // recorded, not run
+        for (int turn = 1; turn <= 3; turn++) {
+            cudaGraphLaunch(exec, s.a);
+            cudaMemcpyAsync(out, y, BYTES, cudaMemcpyDeviceToHost, s.a);
+            assert_true(out[5] == 2 * turn - 1);
+        }
+        cudaGraphDestroy(graph), cudaGraphLaunch(exec, s.a), cudaGraphExecDestroy(exec);
+    }
+    unsetenv("EMU_DELAY");
+    cudaFree(y);
+    destroy(&s);
+}
+
+// Branches of a graph that nothing orders: the wait for the reader on stream b comes after the write.
+static void test_graph_race(void **) {
+    TwoStreams s = two_streams();
+    cudaGraph_t graph;
+    cudaGraphExec_t exec;
+    float *y = device_array<float>(LENGTH), out[LENGTH];
+    int wrong = 0;
+    cudaStreamBeginCapture(s.a, cudaStreamCaptureModeThreadLocal);
+    emu::launch<fill>(1, 32, 0, s.a, s.x, (int)LENGTH, 0.0f);
+    cudaEventRecord(s.event, s.a), cudaStreamWaitEvent(s.b, s.event, 0);
+    cudaMemcpyAsync(y, s.x, BYTES, cudaMemcpyDeviceToDevice, s.b);
+    cudaEventRecord(s.back, s.b);
+    emu::launch<add_one>(1, 32, 0, s.a, s.x, (int)LENGTH);
+    cudaStreamWaitEvent(s.a, s.back, 0);
+    assert_int_equal(cudaStreamEndCapture(s.a, &graph), cudaSuccess);
+    cudaGraphInstantiate(&exec, graph, 0);
+    for (int turn = 0; turn < 20; turn++) {
+        cudaGraphLaunch(exec, s.a);
+        cudaMemcpyAsync(out, y, BYTES, cudaMemcpyDeviceToHost, s.a);
+        wrong += out[0] != 0;
+    }
+    printf("    %d of 20 launches show it\n", wrong);
+    assert_true(wrong > 0);
+    cudaGraphExecDestroy(exec), cudaGraphDestroy(graph), cudaFree(y);
+    destroy(&s);
+}
+
+static cudaError_t end_capture(cudaStream_t stream) {
+    cudaGraph_t graph;
+    const cudaError_t error = cudaStreamEndCapture(stream, &graph);
+    cudaGraphDestroy(graph);
+    cudaGetLastError();
+    return error;
+}
+
+static void test_capture_refusals(void **) {
+    TwoStreams s = two_streams();
+    cudaGraph_t graph;
+    void *p;
+    float *y = device_array<float>(LENGTH);
+    assert_int_equal(capture_fork(s, y, true, false, &graph), cudaErrorStreamCaptureUnjoined);
+    struct {
+        const char *name;
+        std::function<cudaError_t()> call;
+        cudaError_t expected;
+    } calls[] = {
+        {"cudaMalloc", [&] { return cudaMalloc(&p, 4); }, cudaErrorStreamCaptureUnsupported},
+        {"cudaFree", [&] { return cudaFree(y); }, cudaErrorStreamCaptureUnsupported},
+        {"cudaHostAlloc", [&] { return cudaHostAlloc(&p, 4, 0); }, cudaErrorStreamCaptureUnsupported},
+        {"cudaStreamSynchronize", [&] { return cudaStreamSynchronize(s.a); }, cudaErrorStreamCaptureUnsupported},
+        {"cudaStreamQuery", [&] { return cudaStreamQuery(s.a); }, cudaErrorStreamCaptureUnsupported},
+        {"cudaDeviceSynchronize", [&] { return cudaDeviceSynchronize(); }, cudaErrorStreamCaptureUnsupported},
+        {"a wait for what is not captured", [&] { return cudaStreamWaitEvent(s.a, s.back, 0); },
+         cudaErrorStreamCaptureIsolation},
+    };
+    for (auto &c : calls) {
+        cudaEventRecord(s.back, s.b);
+        cudaStreamBeginCapture(s.a, cudaStreamCaptureModeThreadLocal);
+        printf("    %s\n", c.name);
+        assert_int_equal(c.call(), c.expected);
+        emu::launch<add_one>(1, 32, 0, s.a, s.x, (int)LENGTH);
+        assert_int_equal(cudaGetLastError(), cudaErrorStreamCaptureInvalidated);
+        assert_int_equal(end_capture(s.a), cudaErrorStreamCaptureInvalidated);
+    }
+    cudaStreamBeginCapture(s.a, cudaStreamCaptureModeThreadLocal);
+    cudaEventRecord(s.event, s.a), cudaStreamWaitEvent(s.b, s.event, 0);
+    assert_int_equal(end_capture(s.b), cudaErrorStreamCaptureUnmatched);
+    assert_int_equal(end_capture(s.a), cudaSuccess);
+    assert_int_equal(cudaEventSynchronize(s.event), cudaErrorCapturedEvent);
+    assert_int_equal(cudaStreamWaitEvent(s.b, s.event, 0), cudaErrorCapturedEvent);
+    cudaFree(y);
+    destroy(&s);
+}
+
 // ---- cuBLASLt ------------------------------------------------------------------------------------------------------
 
 struct Matmul {
@@ -232,7 +457,9 @@ static cublasStatus_t run_matmul(const Matmul &t, void *A, void *B, void *C, voi
     cublasLtMatmulDescSetAttribute(desc, CUBLASLT_MATMUL_DESC_EPILOGUE, &epilogue, sizeof epilogue);
     if (t.bias) { cublasLtMatmulDescSetAttribute(desc, CUBLASLT_MATMUL_DESC_BIAS_POINTER, &bias, sizeof bias); }
     const int cols_a = t.transpose_a ? t.m : t.k, cols_b = t.transpose_b ? t.k : t.n;
-    cublasLtMatrixLayoutCreate(&a, in, t.transpose_a ? t.k : t.m, cols_a, t.lda);
+    if (cublasLtMatrixLayoutCreate(&a, in, t.transpose_a ? t.k : t.m, cols_a, t.lda) != CUBLAS_STATUS_SUCCESS) {
+        return CUBLAS_STATUS_INVALID_VALUE;
+    }
     cublasLtMatrixLayoutCreate(&b, in, t.transpose_b ? t.n : t.k, cols_b, t.ldb);
     cublasLtMatrixLayoutCreate(&d, out, t.m, t.n, t.ldd);
     cublasLtMatrixLayout_t layouts[] = {a, b, d};
@@ -304,6 +531,25 @@ static void test_matmul(void **) {
     }
 }
 
+// A (m x 8) B (k x 8) into D (8 x n): fits for 8, 8, 8 alone.
+static cublasStatus_t run_matmul_of_sizes(int m, int n, int k) {
+    cublasLtHandle_t handle;
+    cublasLtMatmulDesc_t desc;
+    cublasLtMatrixLayout_t a, b, d;
+    cublasLtMatmulPreference_t preference;
+    cublasLtMatmulHeuristicResult_t result;
+    int found;
+    cublasLtCreate(&handle), cublasLtMatmulPreferenceCreate(&preference);
+    cublasLtMatmulDescCreate(&desc, CUBLAS_COMPUTE_32F, CUDA_R_32F);
+    cublasLtMatrixLayoutCreate(&a, CUDA_R_32F, m, 8, m), cublasLtMatrixLayoutCreate(&b, CUDA_R_32F, k, 8, k);
+    cublasLtMatrixLayoutCreate(&d, CUDA_R_32F, 8, n, 8);
+    const cublasStatus_t status =
+        cublasLtMatmulAlgoGetHeuristic(handle, desc, a, b, d, d, preference, 1, &result, &found);
+    cublasLtMatrixLayoutDestroy(a), cublasLtMatrixLayoutDestroy(b), cublasLtMatrixLayoutDestroy(d);
+    cublasLtMatmulDescDestroy(desc), cublasLtMatmulPreferenceDestroy(preference), cublasLtDestroy(handle);
+    return status;
+}
+
 static void test_matmul_refusals(void **) {
     emu::DeviceAccess open;
     const Matmul good = {true, false, false, true, false, 8, 8, 8, 8, 8, 8, 1, 1, 0};
@@ -317,6 +563,11 @@ static void test_matmul_refusals(void **) {
     biased.bias = true;
     assert_int_equal(run_matmul(biased, p, p + 64, p + 128, p + 128, nullptr, 16), CUBLAS_STATUS_INVALID_VALUE);
     assert_int_equal(run_matmul(biased, p, p + 64, p + 128, p + 128, p + 1, 16), CUBLAS_STATUS_INVALID_VALUE);
+    Matmul wrong = good;
+    wrong.lda = 7; // fewer than its rows
+    assert_int_equal(run_matmul(wrong, p, p + 64, p + 128, p + 128, nullptr, 16), CUBLAS_STATUS_INVALID_VALUE);
+    assert_int_equal(run_matmul_of_sizes(8, 8, 7), CUBLAS_STATUS_INVALID_VALUE); // op(A) 8 x 8, op(B) 7 x 8
+    assert_int_equal(run_matmul_of_sizes(8, 9, 8), CUBLAS_STATUS_INVALID_VALUE); // D 8 x 9
     cublasLtMatrixLayout_t layout;
     assert_int_equal(cublasLtMatrixLayoutCreate(&layout, CUDA_R_32F, 8, 8, 7), CUBLAS_STATUS_INVALID_VALUE);
     cudaFree(p);
@@ -362,6 +613,34 @@ static void ldmatrix_outside(int bytes) {
 }
 static void copy_not_waited_for(const float *x) { cp_async_16((float *)dynamic_shared + threadIdx.x * 4, x, true); }
 static void write_at(float *x, long i) { x[i] = 1; }
+static void read_at(float *out, const float *x, long i) { out[0] = x[i]; }
+static void last_writer(float *out, int) { // a race: every thread writes the same place
+    __shared__ float place;
+    place = (float)threadIdx.x;
+    __syncthreads();
+    out[threadIdx.x] = place;
+}
+static void missing_barrier(float *out, int) {
+    __shared__ float x[64];
+    x[threadIdx.x] = (float)threadIdx.x;
+    out[threadIdx.x] = x[63 - threadIdx.x];
+}
+static void static_overrun(int i) {
+    __shared__ float x[8];
+    float *p = x;
+    asm volatile("" : "+r"(p)); // the compiler would see it
+    p[i] = 1;
+}
+static void static_poison(float *out, int write) {
+    __shared__ float x[32];
+    if (write) { x[threadIdx.x] = 1; }
+    out[threadIdx.x] = x[threadIdx.x];
+}
+static void large_static(int) {
+    __shared__ float x[10 << 10];
+    x[threadIdx.x] = 1;
+    asm volatile("" ::"r"(x) : "memory");
+}
 static void nothing(int) {}
 
 static void test_barrier_divergence(void **) {
@@ -466,6 +745,63 @@ static void test_shared_memory_faults(void **) {
     assert_int_equal(cudaGetLastError(), cudaErrorInvalidValue);
 }
 
+static void test_static_shared_memory(void **) {
+    expect_failure(
+        [] {
+            emu::launch<static_overrun>(1, 1, 0, nullptr, 8);
+            cudaDeviceSynchronize();
+        },
+        "beyond its __shared__ array: static_overrun(int)::x");
+    expect_failure(
+        [] {
+            emu::launch<static_overrun>(1, 1, 0, nullptr, 20);
+            cudaDeviceSynchronize();
+        },
+        "kernel static_overrun");
+    expect_failure(
+        [] {
+            emu::launch<large_static>(1, 32, 60 << 10, nullptr, 0);
+            cudaDeviceSynchronize();
+        },
+        "102400 bytes of shared memory, the card has 101376");
+    expect_failure(
+        [] {
+            emu::launch<large_static>(1, 32, 9 << 10, nullptr, 0);
+            cudaDeviceSynchronize();
+        },
+        "9216 bytes of dynamic shared memory and 40960 of static without cudaFuncSetAttribute");
+    emu::DeviceAccess open;
+    float *out = device_array<float>(32);
+    for (int write = 1; write >= 0; write--) { // nothing is left from the block before
+        emu::launch<static_poison>(1, 32, 0, nullptr, out, write);
+        synchronize();
+        for (int i = 0; i < 32; i++) { assert_true(write ? out[i] == 1 : isnan(out[i])); }
+    }
+    cudaFree(out);
+}
+
+// A race gives other bits in another order of threads, or NaN.
+static void test_races(void **) {
+    emu::DeviceAccess open;
+    float *out = device_array<float>(64), first[64];
+    int differ = 0;
+    for (const char *order : {"ascending", "descending", "random:1"}) {
+        setenv("EMU_ORDER", order, 1);
+        emu::launch<last_writer>(1, 64, 0, nullptr, out, 0);
+        synchronize();
+        if (!strcmp(order, "ascending")) { memcpy(first, out, sizeof first); }
+        differ += memcmp(first, out, sizeof first) != 0;
+        emu::launch<missing_barrier>(1, 64, 0, nullptr, out, 0);
+        synchronize();
+        int missing = 0;
+        for (int i = 0; i < 64; i++) { missing += isnan(out[i]); }
+        assert_true(missing >= 16);
+    }
+    unsetenv("EMU_ORDER");
+    assert_int_equal(differ, 2);
+    cudaFree(out);
+}
+
 static void test_shared_memory_granted(void **) {
     expect_failure( // the end of a good child is a fault of another kind: the launch itself passes
         [] {
@@ -528,21 +864,69 @@ static void test_memory_faults(void **) {
             cudaFree(p);
         },
         "before an allocation of 40 bytes");
+    x = device_array<float>(10);
+    emu::launch<read_at>(1, 1, 0, nullptr, x, x, 11L); // the slack is NaN
+    synchronize();
+    assert_true(isnan(x[0]));
+    cudaFree(x);
     void *big;
     assert_int_equal(cudaMalloc(&big, (size_t)1 << 40), cudaErrorMemoryAllocation);
     assert_int_equal(cudaFree(&big), cudaErrorInvalidValue);
     cudaGetLastError();
 }
 
+static void test_host_faults(void **) {
+    expect_failure([] { device_array<float>(10)[3] = 1; }, "host code touches device memory");
+    expect_failure(
+        [] {
+            TwoStreams s = two_streams();
+            cudaMemcpyAsync(s.x, s.host, BYTES, cudaMemcpyHostToDevice, s.a);
+            cudaFreeHost(s.host);
+        },
+        "freed while a copy that uses it is still queued");
+    expect_failure([] { cudaMemsetAsync(device_array<float>(10), 0, 44, nullptr); },
+                   "44 bytes from 0 on of an allocation of 40 bytes");
+    expect_failure(
+        [] {
+            TwoStreams s = two_streams();
+            float host[LENGTH] = {};
+            cudaStreamBeginCapture(s.a, cudaStreamCaptureModeThreadLocal);
+            cudaMemcpyAsync(s.x, host, BYTES, cudaMemcpyHostToDevice, s.a);
+        },
+        "not page-locked is captured");
+    expect_failure(
+        [] {
+            TwoStreams s = two_streams();
+            s.host[LENGTH] = 1;
+            cudaDeviceSynchronize();
+        },
+        "invalid access");
+}
+
 int main() {
     // Faults first: children are forked while this process has no threads yet.
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_barrier_divergence),   cmocka_unit_test(test_warp_faults),
-        cmocka_unit_test(test_shared_memory_faults), cmocka_unit_test(test_shared_memory_granted),
-        cmocka_unit_test(test_launch_limits),        cmocka_unit_test(test_memory_faults),
-        cmocka_unit_test(test_bf16_rounding),        cmocka_unit_test(test_reduction_in_every_order),
-        cmocka_unit_test(test_warp_operations),      cmocka_unit_test(test_tensor_core_operations),
-        cmocka_unit_test(test_asynchronous_copy),    cmocka_unit_test(test_matmul),
+        cmocka_unit_test(test_barrier_divergence),
+        cmocka_unit_test(test_warp_faults),
+        cmocka_unit_test(test_shared_memory_faults),
+        cmocka_unit_test(test_static_shared_memory),
+        cmocka_unit_test(test_shared_memory_granted),
+        cmocka_unit_test(test_launch_limits),
+        cmocka_unit_test(test_memory_faults),
+        cmocka_unit_test(test_host_faults),
+        cmocka_unit_test(test_races),
+        cmocka_unit_test(test_bf16_rounding),
+        cmocka_unit_test(test_reduction_in_every_order),
+        cmocka_unit_test(test_warp_operations),
+        cmocka_unit_test(test_tensor_core_operations),
+        cmocka_unit_test(test_asynchronous_copy),
+        cmocka_unit_test(test_event_waits),
+        cmocka_unit_test(test_host_memory),
+        cmocka_unit_test(test_polling),
+        cmocka_unit_test(test_graph),
+        cmocka_unit_test(test_graph_race),
+        cmocka_unit_test(test_capture_refusals),
+        cmocka_unit_test(test_matmul),
         cmocka_unit_test(test_matmul_refusals),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
