@@ -15,6 +15,7 @@ void interrupt_install(void) {
     struct sigaction action = {.sa_handler = handler, .sa_flags = (int)SA_RESETHAND | SA_RESTART};
     sigaction(SIGINT, &action, NULL);
     sigaction(SIGTERM, &action, NULL);
+    sigaction(SIGUSR1, &action, NULL); // mpirun and srun pass it on and leave us the time to save
 }
 
 int interrupt_signal(void) { return received; }
