@@ -85,18 +85,41 @@ template <class T, int vectors, class Copy> __device__ static inline void for_my
     }
 }
 
-// A by rows: pixels of the source. A thread copies vector thread % 4 of every 32nd row; the tap and the channel of that
-// vector advance with the steps.
-template <class T> struct SourcePixels {
+// Where a step of K begins: a tap and a channel of `depth` per tap. For dinp the depth is a multiple of BK, with zeros
+// at its end, so that a step has one tap. No branches: this stands among the products.
+template <class T, bool GRADIENT> struct TapChannel {
+    int depth, taps_x, third, tap, channel; // third: 32 / taps_x, rounded up
+
+    __device__ TapChannel(const Phase &s, int depth, int k)
+        : depth(depth), taps_x(s.taps_x), third(s.taps_x == 3   ? 11
+                                                : s.taps_x == 2 ? 16
+                                                                : 32),
+          tap(k / depth), channel(k % depth) {}
+    __device__ int y() const { return tap * third >> 5; } // tap / taps_x for tap < 32
+    __device__ int x() const { return tap - y() * taps_x; }
+    __device__ void next() {
+        const int taps = !GRADIENT && depth < T::BK ? T::BK / depth : 0;
+        tap += taps, channel += T::BK - taps * depth;
+        if (channel >= depth) { tap++, channel -= depth; }
+    }
+};
+
+template <class T, bool GRADIENT> __device__ static inline int tap_depth(int C) {
+    return GRADIENT ? ceil_div(C, T::BK) * T::BK : C;
+}
+
+// A by rows: pixels of the source. A thread copies the same vector of every row that is its.
+template <class T, bool GRADIENT> struct SourcePixels {
     static constexpr int count = (T::BM * 4 + T::threads - 1) / T::threads;
     const floatX *source;
-    int C, width, taps_x, sign;
-    int pixel[count];     // that tap 0 meets, perhaps outside of the image
-    unsigned mask[count]; // bit: the tap's pixel is inside
-    int tap, tap_x, offset, channel;
+    int C, width, sign;
+    int pixel[count];           // that tap 0 meets, perhaps outside of the image
+    unsigned mask[count];       // bit: the tap's pixel is inside
+    TapChannel<T, GRADIENT> at; // of this thread's vector
 
     __device__ SourcePixels(const PixelProduct &p, const Phase &s, int first_row, int first_step)
-        : source(p.source), C(p.C), width(p.W), taps_x(s.taps_x), sign(s.sign) {
+        : source(p.source), C(p.C), width(p.W), sign(s.sign),
+          at(s, tap_depth<T, GRADIENT>(p.C), first_step * T::BK + threadIdx.x % 4 * VEC) {
         const int rows = p.conv.B * s.H * s.W;
 #pragma unroll
         for (int i = 0; i < count; i++) {
@@ -105,28 +128,24 @@ template <class T> struct SourcePixels {
             pixel[i] = (b * p.H + y) * width + x;
             mask[i] = 0;
             for (int ty = 0; ty < s.taps_y; ty++) {
-                for (int tx = 0; tx < taps_x; tx++) {
+                for (int tx = 0; tx < s.taps_x; tx++) {
                     const bool inside = (unsigned)(y + sign * ty) < (unsigned)p.H &&
                                         (unsigned)(x + sign * tx) < (unsigned)width && row < rows;
-                    mask[i] |= (unsigned)inside << (ty * taps_x + tx);
+                    mask[i] |= (unsigned)inside << (ty * s.taps_x + tx);
                 }
             }
         }
-        const int k = first_step * T::BK + threadIdx.x % 4 * VEC;
-        tap = k / C, channel = k % C, tap_x = taps_x ? tap % taps_x : 0;
-        offset = taps_x ? sign * (tap / taps_x * width + tap_x) : 0;
     }
 
-    __device__ void load(floatX *tile) {
+    __device__ void load(floatX *tile, bool more) {
+        const int offset = sign * (at.y() * width + at.x());
+        const unsigned bit = more && (!GRADIENT || at.channel < C) ? 1u << at.tap : 0;
         for_my_vectors<T, T::BM * 4>([&](int i, int v) {
-            const bool inside = mask[i] >> tap & 1;
-            const floatX *from = source + (size_t)(pixel[i] + offset) * C + channel;
+            const bool inside = mask[i] & bit;
+            const floatX *from = source + (size_t)(pixel[i] + offset) * C + at.channel;
             cp_async_16(tile + swizzle<4>(v / 4, v % 4), inside ? from : source, inside);
         });
-        for (channel += T::BK; channel >= C; channel -= C) {
-            tap++, offset += sign;
-            if (++tap_x == taps_x) { tap_x = 0, offset += sign * (width - taps_x); }
-        }
+        at.next();
     }
 };
 
@@ -139,10 +158,10 @@ template <class T> struct WeightRows {
         : weight(p.weight), first(first_column), N(p.N), K(s.taps_y * s.taps_x * p.C),
           k(first_step * T::BK + threadIdx.x % 4 * VEC) {}
 
-    __device__ void load(floatX *tile) {
+    __device__ void load(floatX *tile, bool more) {
         for_my_vectors<T, T::BN * 4>([&](int, int v) {
             const int n = first + v / 4;
-            const bool inside = n < N && k < K;
+            const bool inside = n < N && k < K && more;
             cp_async_16(tile + swizzle<4>(v / 4, v % 4), inside ? weight + (size_t)n * K + k : weight, inside);
         });
         k += T::BK;
@@ -153,27 +172,22 @@ template <class T> struct WeightRows {
 template <class T> struct WeightColumns {
     static constexpr int P = T::BN / VEC; // vectors of a row
     const floatX *weight;
-    int first, OC, C, weight_C, taps, taps_x, K, tap_y0, tap_x0, tap_step, tap, channel;
+    int first, OC, C, K, tap_y0, tap_x0, tap_step; // C: stored channels of a weight
+    TapChannel<T, true> at;                        // of the step's first row
 
     __device__ WeightColumns(const PixelProduct &p, const Phase &s, int first_column, int first_step)
-        : weight(p.weight), first(first_column), OC(p.conv.OC), C(p.C), weight_C(p.weight_C), taps(s.taps_y * s.taps_x),
-          taps_x(s.taps_x), K(p.conv.K), tap_y0(s.first_y), tap_x0(s.first_x), tap_step(s.tap_step),
-          tap(first_step * T::BK / p.C), channel(first_step * T::BK % p.C) {}
+        : weight(p.weight), first(first_column), OC(p.conv.OC), C(p.weight_C), K(p.conv.K), tap_y0(s.first_y),
+          tap_x0(s.first_x), tap_step(s.tap_step), at(s, tap_depth<T, true>(p.C), first_step * T::BK) {}
 
-    __device__ void load(floatX *tile) {
+    __device__ void load(floatX *tile, bool more) {
+        const int ky = tap_y0 + at.y() * tap_step, kx = tap_x0 + at.x() * tap_step;
+        const floatX *step = weight + (size_t)((at.channel * K + ky) * K + kx) * C;
         for_my_vectors<T, T::BK * P>([&](int, int v) {
             const int row = v / P, n = first + v % P * VEC;
-            int t = tap, oc = channel + row;
-            if (oc >= C) { t += oc / C, oc %= C; }
-            const bool inside = t < taps && oc < OC && n < weight_C;
-            const floatX *from = weight;
-            if (inside) {
-                const int ky = tap_y0 + t / taps_x * tap_step, kx = tap_x0 + t % taps_x * tap_step;
-                from += ((size_t)(oc * K + ky) * K + kx) * weight_C + n;
-            }
-            cp_async_16(tile + swizzle<P>(row, v % P), from, inside);
+            const bool inside = at.channel + row < OC && n < C && more;
+            cp_async_16(tile + swizzle<P>(row, v % P), inside ? step + row * K * K * C + n : weight, inside);
         });
-        for (channel += T::BK; channel >= C; channel -= C) { tap++; }
+        at.next();
     }
 };
 
@@ -199,11 +213,12 @@ template <class T, bool GRADIENT>
 static __global__ void __launch_bounds__(T::threads, T::blocks) conv_pixels(PixelProduct p, PixelResult result) {
     const int split = blockIdx.z % p.splits, m0 = blockIdx.x * T::BM, n0 = blockIdx.y * T::BN;
     const Phase s = phase_of<GRADIENT>(p, blockIdx.z / p.splits);
-    const int rows = p.conv.B * s.H * s.W, steps = ceil_div(s.taps_y * s.taps_x * p.C, T::BK);
+    const int rows = p.conv.B * s.H * s.W, K = s.taps_y * s.taps_x * tap_depth<T, GRADIENT>(p.C);
+    const int steps = ceil_div(K, T::BK);
     if (m0 >= rows) { return; }
     const int first = (int)((long long)steps * split / p.splits);
     const int last = (int)((long long)steps * (split + 1) / p.splits);
-    SourcePixels<T> a(p, s, m0, first);
+    SourcePixels<T, GRADIENT> a(p, s, m0, first);
     std::conditional_t<GRADIENT, WeightColumns<T>, WeightRows<T>> b(p, s, n0, first);
     float acc[T::rows][T::columns];
     multiply_tiles<T, false, GRADIENT>(acc, a, b, last - first);
@@ -262,10 +277,10 @@ template <class T> struct OutputChannels {
     __device__ OutputChannels(const WeightProduct &p, int first_row, int first_step)
         : dout(p.dout), first(first_row), OC(p.OC), pixels(p.pixels), pixel(first_step * T::BK) {}
 
-    __device__ void load(floatX *tile) {
+    __device__ void load(floatX *tile, bool more) {
         for_my_vectors<T, T::BK * P>([&](int, int v) {
             const int row = v / P, m = first + v % P * VEC;
-            const bool inside = pixel + row < pixels && m < OC;
+            const bool inside = pixel + row < pixels && m < OC && more;
             cp_async_16(tile + swizzle<P>(row, v % P), inside ? dout + (size_t)(pixel + row) * OC + m : dout, inside);
         });
         pixel += T::BK;
@@ -291,11 +306,11 @@ template <class T> struct InputPatches {
         inside = n < p.N;
     }
 
-    __device__ void load(floatX *tile) {
+    __device__ void load(floatX *tile, bool more) {
         for_my_vectors<T, T::BK * P>([&](int, int v) {
             const int at = pixel + v / P, line = divide(at, out_W), b = divide(line, out_H);
             const int x = (at - line * (int)out_W.d) * stride + tap_x, y = (line - b * (int)out_H.d) * stride + tap_y;
-            const bool in = inside && at < pixels && (unsigned)y < (unsigned)H && (unsigned)x < (unsigned)W;
+            const bool in = inside && more && at < pixels && (unsigned)y < (unsigned)H && (unsigned)x < (unsigned)W;
             cp_async_16(tile + swizzle<P>(v / P, v % P), in ? inp + (size_t)((b * H + y) * W + x) * C : inp, in);
         });
         pixel += T::BK;
@@ -507,7 +522,7 @@ static const floatX *pad(const Padded &t, void *workspace, Device *dev) {
 // Splits of the product that makes `pixels` x N, whose longest sums go over `taps` taps of C channels.
 static int pixel_splits(size_t pixels, int N, int taps, int C) {
     const int blocks = (int)ceil_div(pixels, (size_t)128) * ceil_div(N, width_for(N));
-    return blocks > SLOTS / 2 ? 1 : splits_for(blocks, ceil_div(taps * stored(C), 4 * VEC), 16);
+    return blocks > SLOTS / 2 ? 1 : splits_for(blocks, ceil_div(taps * stored(C), 4 * VEC), 32);
 }
 
 void conv2d_forward(floatX *out, const floatX *inp, const floatX *weight, const floatX *bias, const floatX *sample_bias,

@@ -57,24 +57,21 @@ __device__ static inline void load_b(unsigned f[4], const floatX *tile, int n, i
     }
 }
 
-// acc += A B for one step of K.
+// acc += A B for 16 of a step's K, from k on.
 template <class T, bool TA, bool TB>
-__device__ static inline void multiply(float (&acc)[T::rows][T::columns], const floatX *a, const floatX *b) {
+__device__ static inline void multiply(float (&acc)[T::rows][T::columns], const floatX *a, const floatX *b, int k) {
     const int warp = threadIdx.x / 32, m0 = warp / T::warps_n * T::WM, n0 = warp % T::warps_n * T::WN;
+    unsigned fa[T::rows][4], fb[4];
 #pragma unroll
-    for (int k = 0; k < T::BK; k += 16) {
-        unsigned fa[T::rows][4], fb[4];
+    for (int m = 0; m < T::rows; m++) { load_a<TA, T::BM>(fa[m], a, m0 + 16 * m, k); }
 #pragma unroll
-        for (int m = 0; m < T::rows; m++) { load_a<TA, T::BM>(fa[m], a, m0 + 16 * m, k); }
+    for (int n = 0; n < T::WN / 8; n += 2) {
+        const bool two = n + 1 < T::WN / 8;
+        load_b<TB, T::BN>(fb, b, n0 + 8 * n, k, two);
 #pragma unroll
-        for (int n = 0; n < T::WN / 8; n += 2) {
-            const bool two = n + 1 < T::WN / 8;
-            load_b<TB, T::BN>(fb, b, n0 + 8 * n, k, two);
-#pragma unroll
-            for (int m = 0; m < T::rows; m++) {
-                mma_m16n8k16(acc[m] + 4 * n, fa[m], fb);
-                if (two) { mma_m16n8k16(acc[m] + 4 * n + 4, fa[m], fb + 2); }
-            }
+        for (int m = 0; m < T::rows; m++) {
+            mma_m16n8k16(acc[m] + 4 * n, fa[m], fb);
+            if (two) { mma_m16n8k16(acc[m] + 4 * n + 4, fa[m], fb + 2); }
         }
     }
 }
@@ -136,21 +133,19 @@ __device__ static inline void load_four(float (&x)[COUNT][4], const floatX *tile
     }
 }
 
+// acc += A B for four of a step's K, from k on.
 template <class T, bool TA, bool TB>
-__device__ static inline void multiply(float (&acc)[T::rows][T::columns], const floatX *a, const floatX *b) {
+__device__ static inline void multiply(float (&acc)[T::rows][T::columns], const floatX *a, const floatX *b, int k) {
     const int warp = threadIdx.x / 32, m0 = warp / T::warps_n * T::WM, n0 = warp % T::warps_n * T::WN;
-#pragma unroll 1
-    for (int v = 0; v < 4; v++) {
-        float x[T::rows][4], y[T::columns][4];
-        load_four<TA, T::BM>(x, a, m0, v, [](int i) { return lane_row<TA>(i); });
-        load_four<TB, T::BN>(y, b, n0, v, [](int j) { return lane_column(j); });
+    float x[T::rows][4], y[T::columns][4];
+    load_four<TA, T::BM>(x, a, m0, k / 4, [](int i) { return lane_row<TA>(i); });
+    load_four<TB, T::BN>(y, b, n0, k / 4, [](int j) { return lane_column(j); });
 #pragma unroll
-        for (int i = 0; i < T::rows; i++) {
+    for (int i = 0; i < T::rows; i++) {
 #pragma unroll
-            for (int j = 0; j < T::columns; j++) {
+        for (int j = 0; j < T::columns; j++) {
 #pragma unroll
-                for (int k = 0; k < 4; k++) { acc[i][j] += x[i][k] * y[j][k]; }
-            }
+            for (int h = 0; h < 4; h++) { acc[i][j] += x[i][h] * y[j][h]; }
         }
     }
 }
@@ -173,31 +168,34 @@ __device__ static inline void emit_result(const float (&acc)[T::rows][T::columns
 
 #endif
 
-// acc = A B over `steps` steps of K. Each operand has load(tile), which starts the copies of its next tile, and moves
-// on. Ends when all warps have read the last tiles.
+// acc = A B over `steps` steps of K. Each operand has load(tile, more), which starts the copies of its next tile (zeros
+// if there are no more) and moves on. Ends when all warps have read the last tiles.
 template <class T, bool TA, bool TB, class A, class B>
 __device__ static inline void multiply_tiles(float (&acc)[T::rows][T::columns], A &a, B &b, int steps) {
+    constexpr int part = T::half ? 16 : 4; // of K, in one call of multiply
     floatX *tiles = (floatX *)dynamic_shared;
     auto fetch = [&](int step) {
-        if (step < steps) {
-            floatX *tile = tiles + step % T::stages * T::stage_elements;
-            a.load(tile);
-            b.load(tile + T::a_elements);
-        }
-        cp_async_commit(); // also where nothing is fetched: groups are counted
+        floatX *tile = tiles + step % T::stages * T::stage_elements;
+        a.load(tile, step < steps);
+        b.load(tile + T::a_elements, step < steps);
+        cp_async_commit();
     };
 #pragma unroll
     for (int i = 0; i < T::rows; i++) {
 #pragma unroll
         for (int j = 0; j < T::columns; j++) { acc[i][j] = 0; }
     }
+#pragma unroll 1
     for (int step = 0; step < T::stages - 1; step++) { fetch(step); }
+#pragma unroll 1
     for (int step = 0; step < steps; step++) {
         cp_async_wait<T::stages - 2>();
-        __syncthreads(); // the tile has landed for all, and all have read the one that is overwritten now
-        fetch(step + T::stages - 1);
+        __syncthreads(); // the tile has landed for all, and all have read the one that is overwritten below
         const floatX *tile = tiles + step % T::stages * T::stage_elements;
-        multiply<T, TA, TB>(acc, tile, tile + T::a_elements);
+        multiply<T, TA, TB>(acc, tile, tile + T::a_elements, 0);
+        fetch(step + T::stages - 1); // here, since the addresses are computed while the tensor cores are busy
+#pragma unroll(T::half ? 2 : 1)
+        for (int k = part; k < T::BK; k += part) { multiply<T, TA, TB>(acc, tile, tile + T::a_elements, k); }
     }
     cp_async_wait<0>();
     __syncthreads();
