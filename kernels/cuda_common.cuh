@@ -82,6 +82,22 @@ template <class T, int V> __device__ static inline void store_words(T *to, const
     *reinterpret_cast<W *>(to) = word;
 }
 
+// Floats by the vector type: the compiler takes the copy of a word apart where it knows the numbers.
+__device__ static inline void load_words(float (&to)[4], const float *from) {
+    const float4 word = *reinterpret_cast<const float4 *>(from);
+    to[0] = word.x, to[1] = word.y, to[2] = word.z, to[3] = word.w;
+}
+
+__device__ static inline void store_words(float *to, const float (&from)[4]) {
+    *reinterpret_cast<float4 *>(to) = make_float4(from[0], from[1], from[2], from[3]);
+}
+
+// One access each way: in words, so that the compiler does not take the copy apart.
+template <int V, class T> __device__ static inline void copy_words(T *to, const T *from) {
+    typedef typename Word<V * sizeof(T)>::Type W;
+    *reinterpret_cast<W *>(to) = *reinterpret_cast<const W *>(from);
+}
+
 // V elements as floats: floatX by one access, float by one or two.
 template <int V> __device__ static inline void load(float (&to)[V], const floatX *from) {
     floatX x[V];
@@ -125,40 +141,71 @@ template <class T> __device__ static inline T block_sum(T x, T *scratch) {
 }
 
 // How a matrix of rows and C columns is cut for sums over rows: a block of x threads (V columns each) by y rows walks
-// down a chunk of rows. Depends on the sizes alone, so that sums have the same bits on every card.
+// down a chunk of rows. Depends on the sizes alone, so that sums have the same bits on every card. Blocks are narrow
+// and tall: what comes with a block's columns (weights, statistics, sums) is little beside its rows.
 struct Cut {
-    int V, x, y;       // elements per access; threads of the block
+    int V, x, y;       // elements per access; threads of the block: a power of two and 256 / x
     int tiles, chunks; // blocks across the columns, blocks down the rows
-    int rows;          // of a chunk
+    int rows;          // of a chunk: a multiple of 4 y
     dim3 block() const { return dim3(x, y); }
     dim3 grid(int samples) const { return dim3(chunks, tiles, samples); }
 };
 
 static inline Cut cut_rows(int rows, int C, int samples) {
-    Cut cut = {C % VEC ? 1 : VEC, 0, 0, 0, 0, 0};
-    const int columns = C / cut.V;
-    cut.tiles = ceil_div(columns, 128);
-    cut.x = ceil_div(columns, cut.tiles);
+    Cut cut = {C % VEC ? 1 : VEC, 1, 0, 0, 0, 0};
+    const int columns = C / cut.V, widest = cut.V == 1 ? 32 : columns % 16 ? 8 : 16;
+    while (cut.x < columns && cut.x < widest) { cut.x *= 2; }
     cut.y = 256 / cut.x;
-    const int wanted = ceil_div(512, samples * cut.tiles); // blocks enough for any card
-    cut.rows = cut.y * (rows < 4 * cut.y * wanted ? 4 : ceil_div(rows, wanted * cut.y));
+    cut.tiles = ceil_div(columns, cut.x);
+    const int wanted = ceil_div(512, samples * cut.tiles), quads = rows / (4 * cut.y * wanted); // blocks for any card
+    cut.rows = 4 * cut.y * (quads < 1 ? 1 : quads);
     cut.chunks = ceil_div(rows, cut.rows);
     return cut;
+}
+
+// Adds value[V] over the rows of each warp of a block of Cut and leaves the sums in scratch (warps, columns): x y V
+// floats are room enough. column_sums_of adds the warps', after a barrier.
+template <int V> __device__ static inline void rows_to_scratch(float *scratch, const float (&value)[V]) {
+    const int x = blockDim.x, thread = threadIdx.y * x + threadIdx.x;
+    float sum[V];
+#pragma unroll
+    for (int i = 0; i < V; i++) {
+        sum[i] = value[i];
+        for (int bits = x; bits < 32; bits *= 2) { sum[i] += __shfl_xor_sync(0xffffffffu, sum[i], bits); }
+    }
+    if (thread % 32 < x) {
+        float *to = scratch + (thread / 32 * x + threadIdx.x) * V;
+#pragma unroll
+        for (int i = 0; i < V; i++) { to[i] = sum[i]; }
+    }
+}
+
+// W columns at a time: 4 where a column's sums are 16 bytes apart from the next ones', else 1.
+template <int W> __device__ static inline void column_sums_of(float (&sum)[W], const float *scratch, int c, int width) {
+    const int warps = blockDim.x * blockDim.y / 32;
+#pragma unroll
+    for (int i = 0; i < W; i++) { sum[i] = 0; }
+    for (int warp = 0; warp < warps; warp++) {
+        float x[W];
+        load_words(x, scratch + warp * width + c);
+#pragma unroll
+        for (int i = 0; i < W; i++) { sum[i] += x[i]; }
+    }
 }
 
 // Adds value[V] over the block's rows and writes the column sums to out (C): scratch is x y V floats of shared memory.
 template <int V>
 __device__ static inline void sum_rows_of_block(float *out, const float (&value)[V], float *scratch, int first, int C) {
-    const int width = blockDim.x * V;
-    float *mine = scratch + threadIdx.y * width + threadIdx.x * V;
+    const int width = blockDim.x * V, thread = threadIdx.y * blockDim.x + threadIdx.x;
     __syncthreads(); // the scratch may hold the previous sums
-#pragma unroll
-    for (int i = 0; i < V; i++) { mine[i] = value[i]; }
+    rows_to_scratch(scratch, value);
     __syncthreads();
-    for (int c = threadIdx.y * blockDim.x + threadIdx.x; c < width && first + c < C; c += blockDim.x * blockDim.y) {
-        float sum = 0;
-        for (unsigned y = 0; y < blockDim.y; y++) { sum += scratch[y * width + c]; }
-        out[first + c] = sum;
+    constexpr int W = V < 4 ? 1 : 4;
+    const int c = thread * W;
+    if (c < width && first + c < C) {
+        float sum[W];
+        column_sums_of(sum, scratch, c, width);
+        store_words(out + first + c, sum);
     }
 }
 
@@ -168,5 +215,7 @@ int chunk_sums(float *partial, const floatX *inp, int samples, int N, int C, Dev
 size_t chunk_sums_size(int samples, int N, int C);
 // grad (C) = sum over rows of partial (rows, stride)[:, :C] + beta grad.
 void fold_rows(float *grad, const float *partial, int rows, int stride, int C, float beta, Device *dev);
+// The same for both halves of partial (rows, 2, C); either may be NULL.
+void fold_row_pairs(float *first, float *second, const float *partial, int rows, int C, float beta, Device *dev);
 // out (B) = factor * sum over the chunks of partial (B, chunks).
 void fold_samples(float *out, const double *partial, int B, int chunks, double factor, Device *dev);

@@ -34,7 +34,10 @@ void cublas_check(cublasStatus_t status, const char *what, const char *file, int
 
 void device_open(Device *dev, int index) {
     int count = 0;
-    CHECK_CUDA(cudaGetDeviceCount(&count));
+    const cudaError_t error = cudaGetDeviceCount(&count);
+    if (error != cudaSuccess) {
+        die("no NVIDIA GPU can be used here (%s); make BACKEND=cpu builds for this machine", cudaGetErrorString(error));
+    }
     if (index < 0 || index >= count) { die("GPU %d is asked for, this machine has %d (0 is the first)", index, count); }
     CHECK_CUDA(cudaSetDevice(index));
     cudaDeviceProp prop;
@@ -202,27 +205,55 @@ void *device_workspace(Device *dev, size_t bytes) {
 
 // ---- Sums that several kernels share -------------------------------------------------------------------------------
 
-enum { FOLD_X = 32, FOLD_Y = 8 };
+enum { FOLD_X = 8, FOLD_Y = 32 };
 
+// Columns beyond C belong to `second` (NULL: they do not exist, or are not wanted).
+template <int W>
 static __global__ void __launch_bounds__(FOLD_X *FOLD_Y)
-    fold_rows_kernel(float *grad, const float *partial, int rows, int stride, int C, float beta) {
-    __shared__ float sums[FOLD_Y][FOLD_X];
-    const int c = blockIdx.x * FOLD_X + threadIdx.x;
-    float sum = 0;
-    if (c < C) {
-        for (int row = threadIdx.y; row < rows; row += FOLD_Y) { sum += partial[(size_t)row * stride + c]; }
+    fold_rows_kernel(float *first, float *second, const float *partial, int rows, int stride, int C, float beta) {
+    __shared__ float4 memory[FOLD_Y * FOLD_X * W / 4];
+    float *scratch = (float *)memory;
+    float *grad = blockIdx.y == 0 ? first : second, sum[W] = {};
+    const int tile = blockIdx.x * FOLD_X * W, c = tile + threadIdx.x * W, thread = threadIdx.y * FOLD_X + threadIdx.x;
+    if (!grad) { return; }
+    for (int row = threadIdx.y; row < rows && c < C; row += FOLD_Y) {
+        float x[W];
+        load_words(x, partial + (size_t)row * stride + blockIdx.y * C + c);
+#pragma unroll
+        for (int i = 0; i < W; i++) { sum[i] += x[i]; }
     }
-    sums[threadIdx.y][threadIdx.x] = sum;
+    rows_to_scratch(scratch, sum);
     __syncthreads();
-    if (threadIdx.y == 0 && c < C) {
-        for (int y = 1; y < FOLD_Y; y++) { sum += sums[y][threadIdx.x]; }
-        grad[c] = beta == 0 ? sum : sum + beta * grad[c];
+    if (thread < FOLD_X && c < C) {
+        column_sums_of(sum, scratch, threadIdx.x * W, FOLD_X * W);
+        if (beta != 0) {
+            float old[W];
+            load_words(old, grad + c);
+#pragma unroll
+            for (int i = 0; i < W; i++) { sum[i] += beta * old[i]; }
+        }
+        store_words(grad + c, sum);
+    }
+}
+
+// Gradients of parameters are aligned to 16 bytes.
+static void fold(float *first, float *second, const float *partial, int rows, int stride, int C, float beta,
+                 Device *dev) {
+    if (C % 4 == 0 && stride % 4 == 0) {
+        launch<fold_rows_kernel<4>>(dev, dim3(ceil_div(C, 4 * FOLD_X), second ? 2 : 1), dim3(FOLD_X, FOLD_Y), 0, first,
+                                    second, partial, rows, stride, C, beta);
+    } else {
+        launch<fold_rows_kernel<1>>(dev, dim3(ceil_div(C, (int)FOLD_X), second ? 2 : 1), dim3(FOLD_X, FOLD_Y), 0, first,
+                                    second, partial, rows, stride, C, beta);
     }
 }
 
 void fold_rows(float *grad, const float *partial, int rows, int stride, int C, float beta, Device *dev) {
-    launch<fold_rows_kernel>(dev, ceil_div(C, (int)FOLD_X), dim3(FOLD_X, FOLD_Y), 0, grad, partial, rows, stride, C,
-                             beta);
+    fold(grad, NULL, partial, rows, stride, C, beta, dev);
+}
+
+void fold_row_pairs(float *first, float *second, const float *partial, int rows, int C, float beta, Device *dev) {
+    if (first || second) { fold(first, second, partial, rows, 2 * C, C, beta, dev); }
 }
 
 // ---- Peaks ---------------------------------------------------------------------------------------------------------

@@ -4,128 +4,253 @@
 // 128 bits at a time, and folded to groups by a small kernel. The input is read twice, the second time mostly from L2.
 #include "kernels/cuda_common.cuh"
 
-// A block's place: the sample, the columns of this thread and the pixels of the block.
+enum { THREADS = 256, BATCH = 4 }; // BATCH: pixels that a thread reads before it computes
+
+// A block's place: the sample, the columns of this thread and the pixels of the block, of which a thread takes each
+// blockDim.y-th. A thread beyond the last channel has no pixels.
 template <int V> struct Place {
     int b, tile, c, first, last;
-    __device__ Place(int HW, int rows)
+    __device__ Place(int HW, int C, int rows)
         : b(blockIdx.z), tile(blockIdx.y * blockDim.x * V), c(tile + threadIdx.x * V),
-          first(blockIdx.x * rows + threadIdx.y), last(min((int)(blockIdx.x + 1) * rows, HW)) {}
+          first(blockIdx.x * rows + threadIdx.y), last(c < C ? min((int)(blockIdx.x + 1) * rows, HW) : 0) {}
 };
+
+// Pixels p, p + blockDim.y, ... of x, which points to the thread's first channel; zeros beyond the last.
+template <int N, int V>
+__device__ static inline void load_batch(floatX (&to)[N][V], const floatX *x, int p, int last, int C) {
+#pragma unroll
+    for (int j = 0; j < N; j++) {
+        const int pixel = p + j * blockDim.y;
+        if (pixel < last) {
+            load_words(to[j], x + (size_t)pixel * C);
+        } else {
+            memset(to[j], 0, sizeof to[j]);
+        }
+    }
+}
+
+// The block's groups: channels of each, the first one's number, how many.
+struct Groups {
+    int size, first, count;
+    template <int V>
+    __device__ Groups(const Place<V> &at, int C, int G)
+        : size(C / G), first(at.tile / size), count((min(at.tile + (int)blockDim.x * V, C) - 1) / size - first + 1) {}
+};
+
+// A block's shared memory: weight and bias of its columns, up to four numbers of its groups, two times the sums of its
+// warps.
+template <int V> struct Shared {
+    static constexpr int W = V < 4 ? 1 : 4; // floats of one access
+    int width;
+    floatX *weight, *bias;
+    float *group, *sums;
+    __device__ Shared()
+        : width(blockDim.x * V), weight((floatX *)dynamic_shared), bias(weight + width), group((float *)(bias + width)),
+          sums(group + 4 * width) {}
+    __device__ float *of_groups(int k) const { return group + k * width; }
+    __device__ float *of_warps(int k) const { return sums + k * (THREADS / 32) * width; }
+    static size_t bytes(const Cut &cut) {
+        return cut.x * V * (2 * sizeof(floatX) + (4 + 2 * THREADS / 32) * sizeof(float));
+    }
+};
+
+// V floats of shared memory.
+template <int V> __device__ static inline void load_floats(float (&to)[V], const float *from) {
+#pragma unroll
+    for (int i = 0; i < V; i += Shared<V>::W) {
+        float x[Shared<V>::W];
+        load_words(x, from + i);
+#pragma unroll
+        for (int j = 0; j < Shared<V>::W; j++) { to[i + j] = x[j]; }
+    }
+}
+
+template <int V> __device__ static inline void store_floats(float *to, const float (&from)[V]) {
+#pragma unroll
+    for (int i = 0; i < V; i += Shared<V>::W) {
+        float x[Shared<V>::W];
+#pragma unroll
+        for (int j = 0; j < Shared<V>::W; j++) { x[j] = from[i + j]; }
+        store_words(to + i, x);
+    }
+}
+
+// Each array is staged by another row of the block.
+template <int V>
+__device__ static inline void stage_columns(floatX *to, const floatX *from, int row, const Place<V> &at, int C) {
+    if ((int)threadIdx.y == row && from && at.c < C) { copy_words<V>(to + threadIdx.x * V, from + at.c); }
+}
+
+__device__ static inline void stage_groups(float *to, const float *from, int row, const Groups &groups, int b, int G) {
+    for (int i = threadIdx.x; (int)threadIdx.y == row && i < groups.count; i += blockDim.x) {
+        to[i] = from[b * G + groups.first + i];
+    }
+}
+
+// value[i] = the number of channel c + i's group.
+template <int V>
+__device__ static inline void spread(float (&value)[V], const float *staged, const Place<V> &at, const Groups &groups) {
+    int group = at.c / groups.size - groups.first, left = groups.size - at.c % groups.size;
+#pragma unroll
+    for (int i = 0; i < V; i++) {
+        value[i] = staged[group];
+        if (--left == 0) {
+            group++;
+            left = groups.size;
+        }
+    }
+}
 
 // Per channel of a thread: x^ = (x - mean) rstd and y = x^ weight + bias.
 template <int V> struct Channels {
     float mean[V], rstd[V], weight[V], bias[V];
-    __device__ Channels(const floatX *weights, const floatX *biases, const float *means, const float *rstds, int b,
-                        int c, int C, int G) {
-        load(weight, weights + c);
-        if (biases) {
-            load(bias, biases + c);
-        } else {
+
+    __device__ static void stage(const Shared<V> &shared, const Place<V> &at, const Groups &groups,
+                                 const floatX *weights, const floatX *biases, const float *means, const float *rstds,
+                                 int C, int G) {
+        stage_columns(shared.weight, weights, 0, at, C);
+        stage_columns(shared.bias, biases, 1, at, C);
+        stage_groups(shared.of_groups(0), means, 2, groups, at.b, G);
+        stage_groups(shared.of_groups(1), rstds, 3, groups, at.b, G);
+    }
+
+    __device__ Channels(const Shared<V> &shared, const Place<V> &at, const Groups &groups, bool with_bias) {
+        load(weight, shared.weight + threadIdx.x * V);
 #pragma unroll
-            for (int i = 0; i < V; i++) { bias[i] = 0; }
-        }
-#pragma unroll
-        for (int i = 0; i < V; i++) {
-            const int group = b * G + (c + i) / (C / G);
-            mean[i] = means[group];
-            rstd[i] = rstds[group];
-        }
+        for (int i = 0; i < V; i++) { bias[i] = 0; }
+        if (with_bias) { load(bias, shared.bias + threadIdx.x * V); }
+        spread(mean, shared.of_groups(0), at, groups);
+        spread(rstd, shared.of_groups(1), at, groups);
     }
     __device__ float xhat(float x, int i) const { return (x - mean[i]) * rstd[i]; }
     __device__ float y(float xhat, int i) const { return xhat * weight[i] + bias[i]; }
 };
 
-// sums (B, chunks, 2, C) of d = x - (the group's first element) and of d^2: the shift keeps the digits of a variance
-// that is small against the mean.
+// sums (B, chunks, 2, C): mean of each channel over a chunk, and the sum of squared deviations from it. A thread's
+// values are taken relative to its first one, then to the block's first pixel: a variance that is small against the
+// mean keeps its digits.
 template <int V>
-static __global__ void __launch_bounds__(256)
-    moments_of_chunk(float *sums, const floatX *inp, int HW, int C, int G, int rows) {
-    const Place<V> at(HW, rows);
-    const floatX *x = inp + (size_t)at.b * HW * C;
-    float sum[V] = {}, square[V] = {}, shift[V] = {};
-    if (at.c < C) {
+static __global__ void __launch_bounds__(THREADS)
+    moments_of_chunk(float *sums, const floatX *inp, int HW, int C, int rows) {
+    const Place<V> at(HW, C, rows);
+    const Shared<V> shared;
+    const floatX *x = inp + (size_t)at.b * HW * C + at.c;
+    float sum[V] = {}, square[V] = {}, shift[V] = {}, count = 0;
+    for (int p = at.first; p < at.last; p += BATCH * blockDim.y) {
+        floatX v[BATCH][V];
+        load_batch(v, x, p, at.last, C);
 #pragma unroll
-        for (int i = 0; i < V; i++) { shift[i] = to_float(x[(at.c + i) / (C / G) * (C / G)]); }
-        for (int p = at.first; p < at.last; p += blockDim.y) {
-            float v[V];
-            load(v, x + (size_t)p * C + at.c);
+        for (int j = 0; j < BATCH; j++) {
+            if (p + j * (int)blockDim.y < at.last) {
 #pragma unroll
-            for (int i = 0; i < V; i++) {
-                const float d = v[i] - shift[i];
-                sum[i] += d;
-                square[i] += d * d;
+                for (int i = 0; i < V; i++) {
+                    if (count == 0) { shift[i] = to_float(v[j][i]); }
+                    const float d = to_float(v[j][i]) - shift[i];
+                    sum[i] += d;
+                    square[i] += d * d;
+                }
+                count++;
             }
         }
     }
-    float *out = sums + ((size_t)at.b * gridDim.x + blockIdx.x) * 2 * C;
-    sum_rows_of_block(out, sum, (float *)dynamic_shared, at.tile, C);
-    sum_rows_of_block(out + C, square, (float *)dynamic_shared, at.tile, C);
-}
-
-// The two sums over chunks and the group's channels of sums (B, chunks, 2, C), each channel times weight (NULL: 1).
-__device__ static float2 group_sums(const float *sums, const floatX *weight, int chunks, int C, int width,
-                                    float *scratch) {
-    const int b = blockIdx.y, c0 = blockIdx.x * width;
-    float first = 0, second = 0;
-    for (int i = threadIdx.x; i < chunks * width; i += blockDim.x) {
-        const int c = c0 + i % width;
-        const float *at = sums + ((size_t)b * chunks + i / width) * 2 * C + c;
-        const float w = weight ? to_float(weight[c]) : 1.0f;
-        first += w * at[0];
-        second += w * at[C];
+    if (threadIdx.y == 0) { store_floats(shared.group + threadIdx.x * V, shift); }
+    __syncthreads();
+    float origin[V];
+    load_floats(origin, shared.group + threadIdx.x * V);
+#pragma unroll
+    for (int i = 0; i < V; i++) {
+        const float d = count == 0 ? 0 : shift[i] - origin[i];
+        square[i] += d * (2 * sum[i] + count * d);
+        sum[i] += count * d;
     }
-    first = block_sum(first, scratch);
-    second = block_sum(second, scratch + 32);
-    return make_float2(first, second);
+    rows_to_scratch(shared.of_warps(0), sum);
+    rows_to_scratch(shared.of_warps(1), square);
+    __syncthreads();
+    constexpr int W = Shared<V>::W;
+    const int c = (threadIdx.y * blockDim.x + threadIdx.x) * W, pixels = min(rows, HW - (int)blockIdx.x * rows);
+    if (c < shared.width && at.tile + c < C) {
+        float mean[W], deviation[W];
+        column_sums_of(mean, shared.of_warps(0), c, shared.width);
+        column_sums_of(deviation, shared.of_warps(1), c, shared.width);
+#pragma unroll
+        for (int i = 0; i < W; i++) {
+            deviation[i] = fmaxf(deviation[i] - mean[i] * (mean[i] / pixels), 0.0f);
+            mean[i] = shared.group[c + i] + mean[i] / pixels;
+        }
+        const size_t row = ((size_t)at.b * gridDim.x + blockIdx.x) * 2;
+        store_words(sums + row * C + (at.tile + c), mean);
+        store_words(sums + (row + 1) * C + (at.tile + c), deviation);
+    }
 }
 
-enum { FOLD_THREADS = 256 };
-
-// One block per group and sample.
-static __global__ void __launch_bounds__(FOLD_THREADS)
-    fold_group(float *mean, float *rstd, const float *sums, const floatX *inp, int chunks, int HW, int C, float eps) {
+// One block per group and sample: mean and variance of the group from those of its channels and chunks, relative to the
+// first of them.
+static __global__ void __launch_bounds__(THREADS)
+    fold_group(float *mean, float *rstd, const float *sums, int chunks, int rows, int HW, int C, float eps) {
     __shared__ float scratch[64];
-    const int G = gridDim.x, width = C / G, group = blockIdx.y * G + blockIdx.x;
-    const float2 s = group_sums(sums, NULL, chunks, C, width, scratch);
+    const int G = gridDim.x, size = C / G, group = blockIdx.y * G + blockIdx.x;
+    const float *first = sums + (size_t)blockIdx.y * chunks * 2 * C + blockIdx.x * size, origin = first[0];
+    float sum = 0, square = 0;
+    for (int i = threadIdx.x; i < chunks * size; i += THREADS) {
+        const int chunk = i / size;
+        const float *at = first + (size_t)chunk * 2 * C + i % size;
+        const float pixels = (float)min(rows, HW - chunk * rows), d = at[0] - origin;
+        sum += pixels * d;
+        square += pixels * d * d + at[C];
+    }
+    sum = block_sum(sum, scratch);
+    square = block_sum(square, scratch + 32);
     if (threadIdx.x == 0) {
-        const float count = (float)HW * width, offset = s.x / count;
-        mean[group] = to_float(inp[(size_t)blockIdx.y * HW * C + blockIdx.x * width]) + offset;
-        rstd[group] = 1.0f / sqrtf(fmaxf(s.y / count - offset * offset, 0.0f) + eps);
+        const float count = (float)HW * size, offset = sum / count;
+        mean[group] = origin + offset;
+        rstd[group] = 1.0f / sqrtf(fmaxf(square / count - offset * offset, 0.0f) + eps);
     }
 }
 
 template <int V, bool SILU>
-static __global__ void __launch_bounds__(256)
+static __global__ void __launch_bounds__(THREADS)
     normalise_chunk(floatX *out, const floatX *inp, const floatX *weight, const floatX *bias, const float *mean,
                     const float *rstd, int HW, int C, int G, int rows) {
-    const Place<V> at(HW, rows);
-    if (at.c >= C) { return; }
-    const Channels<V> k(weight, bias, mean, rstd, at.b, at.c, C, G);
-    for (int p = at.first; p < at.last; p += blockDim.y) {
-        const size_t i0 = ((size_t)at.b * HW + p) * C + at.c;
-        float x[V];
-        load(x, inp + i0);
+    const Place<V> at(HW, C, rows);
+    const Groups groups(at, C, G);
+    const Shared<V> shared;
+    const size_t start = (size_t)at.b * HW * C + at.c;
+    floatX x[BATCH][V];
+    load_batch(x, inp + start, at.first, at.last, C);
+    Channels<V>::stage(shared, at, groups, weight, bias, mean, rstd, C, G);
+    __syncthreads();
+    if (at.first >= at.last) { return; }
+    const Channels<V> k(shared, at, groups, bias != NULL);
+    for (int p = at.first; p < at.last; p += BATCH * blockDim.y) {
+        if (p != at.first) { load_batch(x, inp + start, p, at.last, C); }
 #pragma unroll
-        for (int i = 0; i < V; i++) {
-            const float y = k.y(k.xhat(x[i], i), i);
-            x[i] = SILU ? y * sigmoid(y) : y;
+        for (int j = 0; j < BATCH; j++) {
+            const int pixel = p + j * (int)blockDim.y;
+            if (pixel < at.last) {
+                float y[V];
+#pragma unroll
+                for (int i = 0; i < V; i++) {
+                    y[i] = k.y(k.xhat(to_float(x[j][i]), i), i);
+                    if (SILU) { y[i] *= sigmoid(y[i]); }
+                }
+                store(out + start + (size_t)pixel * C, y);
+            }
         }
-        store(out + i0, x);
     }
 }
 
 template <int V>
 static void forward(floatX *out, float *mean, float *rstd, const floatX *inp, const floatX *weight, const floatX *bias,
                     float *sums, Cut cut, int B, int HW, int C, int G, float eps, bool silu, Device *dev) {
-    const size_t shared = sizeof(float) * cut.x * cut.y * V;
-    launch<moments_of_chunk<V>>(dev, cut.grid(B), cut.block(), shared, sums, inp, HW, C, G, cut.rows);
-    launch<fold_group>(dev, dim3(G, B), FOLD_THREADS, 0, mean, rstd, sums, inp, cut.chunks, HW, C, eps);
+    const size_t shared = Shared<V>::bytes(cut);
+    launch<moments_of_chunk<V>>(dev, cut.grid(B), cut.block(), shared, sums, inp, HW, C, cut.rows);
+    launch<fold_group>(dev, dim3(G, B), THREADS, 0, mean, rstd, sums, cut.chunks, cut.rows, HW, C, eps);
     if (silu) {
-        launch<normalise_chunk<V, true>>(dev, cut.grid(B), cut.block(), 0, out, inp, weight, bias, mean, rstd, HW, C, G,
-                                         cut.rows);
+        launch<normalise_chunk<V, true>>(dev, cut.grid(B), cut.block(), shared, out, inp, weight, bias, mean, rstd, HW,
+                                         C, G, cut.rows);
     } else {
-        launch<normalise_chunk<V, false>>(dev, cut.grid(B), cut.block(), 0, out, inp, weight, bias, mean, rstd, HW, C,
-                                          G, cut.rows);
+        launch<normalise_chunk<V, false>>(dev, cut.grid(B), cut.block(), shared, out, inp, weight, bias, mean, rstd, HW,
+                                          C, G, cut.rows);
     }
 }
 
@@ -145,67 +270,127 @@ void groupnorm_forward(floatX *out, float *mean, float *rstd, const floatX *inp,
     }
 }
 
+// The gradient of y = x^ weight + bias from that of the output.
+template <bool SILU, int V>
+__device__ static inline float gradient_of_y(const Channels<V> &k, float dout, float xhat, int i) {
+    return SILU ? dout * silu_slope(k.y(xhat, i)) : dout;
+}
+
 // sums (B, chunks, 2, C) of dy and of dy x^; dy is the gradient of y = x^ weight + bias.
 template <int V, bool SILU>
-static __global__ void __launch_bounds__(256)
+static __global__ void __launch_bounds__(THREADS, 2)
     gradient_sums(float *sums, const floatX *dout, const floatX *inp, const floatX *weight, const floatX *bias,
                   const float *mean, const float *rstd, int HW, int C, int G, int rows) {
-    const Place<V> at(HW, rows);
+    const Place<V> at(HW, C, rows);
+    const Groups groups(at, C, G);
+    const Shared<V> shared;
+    const size_t start = (size_t)at.b * HW * C + at.c;
     float sum[V] = {}, dot[V] = {};
-    if (at.c < C) {
-        const Channels<V> k(weight, bias, mean, rstd, at.b, at.c, C, G);
-        for (int p = at.first; p < at.last; p += blockDim.y) {
-            const size_t i0 = ((size_t)at.b * HW + p) * C + at.c;
-            float x[V], dy[V];
-            load(x, inp + i0);
-            load(dy, dout + i0);
+    floatX x[BATCH / 2][V], dy[BATCH / 2][V];
+    load_batch(x, inp + start, at.first, at.last, C);
+    load_batch(dy, dout + start, at.first, at.last, C);
+    Channels<V>::stage(shared, at, groups, weight, bias, mean, rstd, C, G);
+    __syncthreads();
+    if (at.first < at.last) {
+        const Channels<V> k(shared, at, groups, bias != NULL);
+        for (int p = at.first; p < at.last; p += BATCH / 2 * blockDim.y) {
+            if (p != at.first) {
+                load_batch(x, inp + start, p, at.last, C);
+                load_batch(dy, dout + start, p, at.last, C);
+            }
 #pragma unroll
-            for (int i = 0; i < V; i++) {
-                const float xhat = k.xhat(x[i], i), d = SILU ? dy[i] * silu_slope(k.y(xhat, i)) : dy[i];
-                sum[i] += d;
-                dot[i] += d * xhat;
+            for (int j = 0; j < BATCH / 2; j++) {
+                if (p + j * (int)blockDim.y < at.last) {
+#pragma unroll
+                    for (int i = 0; i < V; i++) {
+                        const float xhat = k.xhat(to_float(x[j][i]), i);
+                        const float d = gradient_of_y<SILU>(k, to_float(dy[j][i]), xhat, i);
+                        sum[i] += d;
+                        dot[i] += d * xhat;
+                    }
+                }
             }
         }
     }
-    float *out = sums + ((size_t)at.b * gridDim.x + blockIdx.x) * 2 * C;
-    sum_rows_of_block(out, sum, (float *)dynamic_shared, at.tile, C);
-    sum_rows_of_block(out + C, dot, (float *)dynamic_shared, at.tile, C);
+    rows_to_scratch(shared.of_warps(0), sum);
+    rows_to_scratch(shared.of_warps(1), dot);
+    __syncthreads();
+    constexpr int W = Shared<V>::W;
+    const int thread = threadIdx.y * blockDim.x + threadIdx.x, which = thread >= THREADS / 2; // width is 128 at most
+    const int c = thread % (THREADS / 2) * W;
+    if (c < shared.width && at.tile + c < C) {
+        float total[W];
+        column_sums_of(total, shared.of_warps(which), c, shared.width);
+        store_words(sums + (((size_t)at.b * gridDim.x + blockIdx.x) * 2 + which) * C + at.tile + c, total);
+    }
 }
 
-// means (B, G) of w dy and of w dy x^ over a group. One block per group and sample.
-static __global__ void __launch_bounds__(FOLD_THREADS)
-    fold_gradient(float2 *means, const float *sums, const floatX *weight, int chunks, int HW, int C) {
+// mean_dy and mean_dot (B, G): means of w dy and of w dy x^ over a group. One block per group and sample.
+static __global__ void __launch_bounds__(THREADS)
+    fold_gradient(float *mean_dy, float *mean_dot, const float *sums, const floatX *weight, int chunks, int HW, int C) {
     __shared__ float scratch[64];
-    const int G = gridDim.x, width = C / G;
-    const float2 s = group_sums(sums, weight, chunks, C, width, scratch);
-    const float count = (float)HW * width;
-    if (threadIdx.x == 0) { means[blockIdx.y * G + blockIdx.x] = make_float2(s.x / count, s.y / count); }
+    const int G = gridDim.x, size = C / G, group = blockIdx.y * G + blockIdx.x;
+    const float *first = sums + (size_t)blockIdx.y * chunks * 2 * C + blockIdx.x * size;
+    float sum = 0, dot = 0;
+    for (int i = threadIdx.x; i < chunks * size; i += THREADS) {
+        const float *at = first + (size_t)(i / size) * 2 * C + i % size,
+                    w = to_float(weight[blockIdx.x * size + i % size]);
+        sum += w * at[0];
+        dot += w * at[C];
+    }
+    sum = block_sum(sum, scratch);
+    dot = block_sum(dot, scratch + 32);
+    if (threadIdx.x == 0) {
+        const float count = (float)HW * size;
+        mean_dy[group] = sum / count;
+        mean_dot[group] = dot / count;
+    }
 }
 
 // dx = rstd (w dy - mean(w dy) - x^ mean(w dy x^)), the means over a group.
 template <int V, bool SILU>
-static __global__ void __launch_bounds__(256)
+static __global__ void __launch_bounds__(THREADS, 2)
     input_gradient(floatX *dinp, const floatX *dout, const floatX *inp, const floatX *weight, const floatX *bias,
-                   const float *mean, const float *rstd, const float2 *means, const floatX *dresidual, int HW, int C,
-                   int G, int rows) {
-    const Place<V> at(HW, rows);
-    if (at.c >= C) { return; }
-    const Channels<V> k(weight, bias, mean, rstd, at.b, at.c, C, G);
-    float2 m[V];
-#pragma unroll
-    for (int i = 0; i < V; i++) { m[i] = means[at.b * G + (at.c + i) / (C / G)]; }
-    for (int p = at.first; p < at.last; p += blockDim.y) {
-        const size_t i0 = ((size_t)at.b * HW + p) * C + at.c;
-        float x[V], dy[V], residual[V] = {};
-        load(x, inp + i0);
-        load(dy, dout + i0);
-        if (dresidual) { load(residual, dresidual + i0); }
-#pragma unroll
-        for (int i = 0; i < V; i++) {
-            const float xhat = k.xhat(x[i], i), d = SILU ? dy[i] * silu_slope(k.y(xhat, i)) : dy[i];
-            x[i] = k.rstd[i] * (k.weight[i] * d - m[i].x - xhat * m[i].y) + residual[i];
+                   const float *mean, const float *rstd, const float *mean_dy, const float *mean_dot,
+                   const floatX *dresidual, int HW, int C, int G, int rows) {
+    const Place<V> at(HW, C, rows);
+    const Groups groups(at, C, G);
+    const Shared<V> shared;
+    const size_t start = (size_t)at.b * HW * C + at.c;
+    floatX x[BATCH / 2][V], dy[BATCH / 2][V], residual[BATCH / 2][V];
+    load_batch(x, inp + start, at.first, at.last, C);
+    load_batch(dy, dout + start, at.first, at.last, C);
+    if (dresidual) { load_batch(residual, dresidual + start, at.first, at.last, C); }
+    Channels<V>::stage(shared, at, groups, weight, bias, mean, rstd, C, G);
+    stage_groups(shared.of_groups(2), mean_dy, 4, groups, at.b, G);
+    stage_groups(shared.of_groups(3), mean_dot, 5, groups, at.b, G);
+    __syncthreads();
+    if (at.first >= at.last) { return; }
+    const Channels<V> k(shared, at, groups, bias != NULL);
+    float a[V], b[V];
+    spread(a, shared.of_groups(2), at, groups);
+    spread(b, shared.of_groups(3), at, groups);
+    for (int p = at.first; p < at.last; p += BATCH / 2 * blockDim.y) {
+        if (p != at.first) {
+            load_batch(x, inp + start, p, at.last, C);
+            load_batch(dy, dout + start, p, at.last, C);
+            if (dresidual) { load_batch(residual, dresidual + start, p, at.last, C); }
         }
-        store(dinp + i0, x);
+#pragma unroll
+        for (int j = 0; j < BATCH / 2; j++) {
+            const int pixel = p + j * (int)blockDim.y;
+            if (pixel < at.last) {
+                float dx[V];
+#pragma unroll
+                for (int i = 0; i < V; i++) {
+                    const float xhat = k.xhat(to_float(x[j][i]), i);
+                    const float d = gradient_of_y<SILU>(k, to_float(dy[j][i]), xhat, i);
+                    dx[i] = k.rstd[i] * (k.weight[i] * d - a[i] - xhat * b[i]);
+                    if (dresidual) { dx[i] += to_float(residual[j][i]); }
+                }
+                store(dinp + start + (size_t)pixel * C, dx);
+            }
+        }
     }
 }
 
@@ -214,18 +399,17 @@ static void backward(floatX *dinp, float *dweight, float *dbias, const floatX *d
                      const floatX *weight, const floatX *bias, const float *mean, const float *rstd,
                      const floatX *dresidual, float beta, float *sums, Cut cut, int B, int HW, int C, int G,
                      Device *dev) {
-    const size_t shared = sizeof(float) * cut.x * cut.y * V;
+    const size_t shared = Shared<V>::bytes(cut);
     const int rows = B * cut.chunks;
-    float2 *means = (float2 *)(sums + (size_t)rows * 2 * C);
+    float *mean_dy = sums + (size_t)rows * 2 * C, *mean_dot = mean_dy + B * G;
     launch<gradient_sums<V, SILU>>(dev, cut.grid(B), cut.block(), shared, sums, dout, inp, weight, bias, mean, rstd, HW,
                                    C, G, cut.rows);
     if (dinp) {
-        launch<fold_gradient>(dev, dim3(G, B), FOLD_THREADS, 0, means, sums, weight, cut.chunks, HW, C);
-        launch<input_gradient<V, SILU>>(dev, cut.grid(B), cut.block(), 0, dinp, dout, inp, weight, bias, mean, rstd,
-                                        means, dresidual, HW, C, G, cut.rows);
+        launch<fold_gradient>(dev, dim3(G, B), THREADS, 0, mean_dy, mean_dot, sums, weight, cut.chunks, HW, C);
+        launch<input_gradient<V, SILU>>(dev, cut.grid(B), cut.block(), shared, dinp, dout, inp, weight, bias, mean,
+                                        rstd, mean_dy, mean_dot, dresidual, HW, C, G, cut.rows);
     }
-    if (dbias) { fold_rows(dbias, sums, rows, 2 * C, C, beta, dev); }
-    if (dweight) { fold_rows(dweight, sums + C, rows, 2 * C, C, beta, dev); }
+    fold_row_pairs(dbias, dweight, sums, rows, C, beta, dev);
 }
 
 void groupnorm_backward(floatX *dinp, float *dweight, float *dbias, const floatX *dout, const floatX *inp,

@@ -217,7 +217,7 @@ __device__ static inline void sum_teams(float *out, const float (&value)[K][VEC]
 // dx = rstd (w dy - mean(w dy) - x^ mean(w dy x^)), the means over a row. sums (blocks, 2, C) of dy and of dy x^ over
 // a block's rows (NULL: not wanted).
 template <int K>
-static __global__ void __launch_bounds__(THREADS)
+static __global__ void __launch_bounds__(THREADS, 1)
     backward_rows(floatX *dinp, float *sums, const floatX *dout, const floatX *inp, const floatX *weight,
                   const float *mean, const float *rstd, const floatX *dresidual, int N, int C, int lanes, int rows) {
     floatX *weights = (floatX *)dynamic_shared;
@@ -241,6 +241,9 @@ static __global__ void __launch_bounds__(THREADS)
             if (c < mine) {
                 load_words(x[k], inp + start + c);
                 load_words(dy[k], dout + start + c);
+            } else {
+                memset(x[k], 0, sizeof x[k]);
+                memset(dy[k], 0, sizeof dy[k]);
             }
         }
 #pragma unroll
@@ -388,6 +391,5 @@ void layernorm_backward(floatX *dinp, float *dweight, float *dbias, const floatX
         auto *any = cut.V == 1 ? backward_any<1> : backward_any<VEC>;
         any(dinp, sums, dout, inp, weight, mean, rstd, dresidual, N, C, cut, dev);
     }
-    if (dbias) { fold_rows(dbias, sums, parts, 2 * C, C, beta, dev); }
-    if (dweight) { fold_rows(dweight, sums + C, parts, 2 * C, C, beta, dev); }
+    fold_row_pairs(dbias, dweight, sums, parts, C, beta, dev);
 }

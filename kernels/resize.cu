@@ -17,16 +17,25 @@ template <int V> struct Pixel {
 
 static dim3 grid_of(int rows, int width, int C, int V) { return dim3(ceil_div(width * (C / V), (int)THREADS), rows); }
 
+// The first output coordinate whose source is i.
+__device__ static int first_output(int i, int size, int out_size) {
+    return (int)(((int64_t)i * out_size + size - 1) / size);
+}
+
+// Each vector is read once and goes to all the outputs whose source it is.
 template <int V>
 static __global__ void __launch_bounds__(THREADS)
     copy_nearest(floatX *out, const floatX *inp, int first, int H, int W, int C, int OH, int OW) {
-    const Pixel<V> p(OW, C);
-    const int row = first + blockIdx.y, b = row / OH, y = (int)((int64_t)(row % OH) * H / OH);
+    const Pixel<V> p(W, C);
     if (!p.inside) { return; }
-    const int x = (int)((int64_t)p.x * W / OW);
+    const int row = first + blockIdx.y, b = row / H, y = row % H;
     floatX v[V];
-    load_words(v, inp + (((size_t)b * H + y) * W + x) * C + p.c);
-    store_words(out + ((size_t)row * OW + p.x) * C + p.c, v);
+    load_words(v, inp + ((size_t)row * W + p.x) * C + p.c);
+    for (int oy = first_output(y, H, OH); oy < first_output(y + 1, H, OH); oy++) {
+        for (int ox = first_output(p.x, W, OW); ox < first_output(p.x + 1, W, OW); ox++) {
+            store_words(out + (((size_t)b * OH + oy) * OW + ox) * C + p.c, v);
+        }
+    }
 }
 
 // The grid's y dimension has 65535 blocks at most.
@@ -37,18 +46,13 @@ template <class Run> static void over_rows(int rows, Run run) {
 void upsample_nearest_forward(floatX *out, const floatX *inp, int B, int H, int W, int C, int OH, int OW, Device *dev) {
     const double n_in = (double)B * H * W * C, n_out = (double)B * OH * OW * C;
     if (!device_launch(dev, "upsample_nearest_forward", (n_in + n_out) * sizeof(floatX), 0)) { return; }
-    over_rows(B * OH, [&](int first, int rows) {
+    over_rows(B * H, [&](int first, int rows) {
         if (C % VEC) {
-            launch<copy_nearest<1>>(dev, grid_of(rows, OW, C, 1), THREADS, 0, out, inp, first, H, W, C, OH, OW);
+            launch<copy_nearest<1>>(dev, grid_of(rows, W, C, 1), THREADS, 0, out, inp, first, H, W, C, OH, OW);
         } else {
-            launch<copy_nearest<VEC>>(dev, grid_of(rows, OW, C, VEC), THREADS, 0, out, inp, first, H, W, C, OH, OW);
+            launch<copy_nearest<VEC>>(dev, grid_of(rows, W, C, VEC), THREADS, 0, out, inp, first, H, W, C, OH, OW);
         }
     });
-}
-
-// The first output coordinate whose source is i.
-__device__ static int first_output(int i, int size, int out_size) {
-    return (int)(((int64_t)i * out_size + size - 1) / size);
 }
 
 template <int V>
