@@ -29,10 +29,10 @@ include kernels/cuda.mk
 include kernels/comm.mk
 include tests/ptx/ptx.mk
 SRC_C   := $(filter-out $(OTHER_BACKEND),$(foreach f,$(FOLDERS),$(wildcard $(f)/*.c)))
-OBJ     := $(SRC_C:%.c=$(BUILD)/%.o) $(KERNEL_CU_OBJ)
+OBJ     := $(SRC_C:%.c=$(BUILD)/%.o) $(KERNEL_CU_OBJ) $(LAB_CU_OBJ)
 include tests/tests.mk
 
-.PHONY: all program setup demo test test-programs test-reference bench help clean format
+.PHONY: all program setup demo reproduce test test-programs test-reference bench help clean format
 .DEFAULT_GOAL := all
 all: setup program ## build ./cocogold for the best backend of this machine (BACKEND=cpu|cuda|emu PRECISION=fp32|bf16)
 
@@ -62,6 +62,9 @@ setup: ## install what is missing from the distribution (asks for nothing)
 
 demo: all ## train and evaluate a small model on procedural scenes (TARGET=overlay|mask)
 	@TARGET=$(or $(TARGET),overlay) train/experiments/demo.sh
+
+reproduce: all ## the 2 x 2 of target and classes, three seeds: does the original's failure appear, what fixes it
+	@train/experiments/failure_and_fix.sh
 
 test: all ## set-up, then every test that needs no PyTorch
 	@$(MAKE) --no-print-directory test-programs

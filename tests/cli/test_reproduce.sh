@@ -1,0 +1,41 @@
+#!/usr/bin/env bash
+# Two arms of the experiment with a few steps: killed in the middle, continued, and nothing done twice.
+source "$(dirname "$0")/common.sh"
+
+mkdir home && cp -r "$root/train" home/ && ln -s "$cocogold" home/cocogold # the script runs where the program lies
+reproduce() {
+    home/train/experiments/failure_and_fix.sh --out "$work/out" --seeds 1 --steps 4 --checkpoints 2 --vae-steps 2 \
+        --train 24 --val 10 --samples 6 "$@" overlay mask+leading
+}
+check_not "an unknown change" reproduce overlay+nonsense
+check "its help" bash -c "home/train/experiments/failure_and_fix.sh --help | grep -q 'mask+frequent'"
+check "the plan" bash -c "home/train/experiments/failure_and_fix.sh --dry-run | grep -c 'cocogold train' | grep -qx 13"
+check "full size: hours and disk" \
+    bash -c "home/train/experiments/failure_and_fix.sh --dry-run --coco COCO --model SD2 --gpus 4 | head -1 | grep -q 'hours of an A100.*disk'"
+
+reproduce >first.log 2>&1 &
+for _ in $(seq 3000); do
+    [ -e out/arms/overlay/seed-1/checkpoint-000002 ] && break
+    kill -0 $! 2>/dev/null || break
+    sleep 0.02
+done
+kill -TERM -- $! 2>/dev/null
+pkill -KILL -P $! 2>/dev/null
+wait $! 2>/dev/null
+check_not "killed before its end" ls out/report.html
+check "the first checkpoint is there" ls out/arms/overlay/seed-1/
+check "continued" reproduce
+check "the page" grep -q 'id="conclusions"' out/report.html
+check "two arms" bash -c "grep -c '\"collapsed\": [0-9]' out/experiment.json | grep -qx 2"
+for arm in overlay mask+leading; do
+    check "$arm: three validations" bash -c "ls out/arms/$arm/seed-1/validation/step-*-losses.csv | wc -l | grep -qx 3"
+    check "$arm: one line a step" bash -c "grep -c '\"kind\":\"step\"' out/arms/$arm/seed-1/log.jsonl | grep -qx 4"
+done
+check "the original's schedule" grep -q '"leading"' out/arms/mask+leading/seed-1/model/scheduler/scheduler_config.json
+find out/arms out/latents out/vae -type f -newer out/report.html >newer.before
+check "again: at once" reproduce
+find out/arms out/latents out/vae -type f -newer out/report.html >newer.after
+check "nothing was done twice" cmp newer.before newer.after
+rm -rf out/arms/overlay/seed-1/eval
+dies "an unfinished run alone" "no finished run of an arm" analyze arms --arms out/data
+finish

@@ -1,0 +1,157 @@
+// What an experiment says, on made-up results of both kinds: with collapse and without.
+#include "eval/experiment.h"
+#include "util/error.h"
+#include <math.h>
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stddef.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <cmocka.h>
+
+enum { PAIRS = 40, STEPS = 4, RUNS = 3 };
+
+// IoU of a pair that predicts `hits` of 100 wanted pixels and nothing else.
+static PairScore score_of(double iou, int pair) {
+    double hits = round(100 * iou);
+    PairScore s = {.image_id = pair, .intersection = hits, .union_ = 100, .predicted = hits, .truth = 100};
+    s.valid = 1000;
+    return s;
+}
+
+// The last validation gives `end`, the ones before 0.5; final models give `end`, spread over pairs and runs.
+static ArmRun made_up_run(double end, bool constant, int seed) {
+    ArmRun r = {.folder = xstrdup("run"), .seed = seed, .step_count = STEPS};
+    r.steps = xcalloc(STEPS, sizeof *r.steps);
+    r.scores = xcalloc(STEPS * PAIRS, sizeof *r.scores);
+    r.final = xcalloc(PAIRS, sizeof *r.final);
+    r.empty = xcalloc(STEPS, sizeof *r.empty);
+    r.full = xcalloc(STEPS, sizeof *r.full);
+    r.to_black = xcalloc(STEPS, sizeof *r.to_black);
+    r.to_white = xcalloc(STEPS, sizeof *r.to_white);
+    r.by_timestep = xcalloc(STEPS, sizeof *r.by_timestep);
+    for (int i = 0; i < PAIRS; i++) {
+        double own = fmin(1, fmax(0, end + 0.04 * sin(3.7 * i) + 0.01 * seed));
+        for (int k = 0; k < STEPS; k++) { r.scores[k * PAIRS + i] = score_of(k + 1 < STEPS ? 0.5 : own, i); }
+        r.final[i] = score_of(own, i);
+    }
+    r.full[STEPS - 1] = constant ? 0.7 : 0.1;
+    for (int g = 0; g < GROUPS; g++) { r.ceiling[g] = 0.9; }
+    return r;
+}
+
+static Pairs made_up_pairs(void) {
+    Pairs p = {.count = PAIRS, .classes = 4, .images = PAIRS / 2};
+    p.group = xcalloc(PAIRS, sizeof *p.group);
+    p.class_index = xcalloc(PAIRS, sizeof *p.class_index);
+    p.image = xcalloc(PAIRS, sizeof *p.image);
+    for (int i = 0; i < PAIRS; i++) {
+        p.class_index[i] = i % 4;
+        p.group[i] = i % 4 == 3 ? GROUP_FREQUENT : i % 4 == 2 ? GROUP_HELD_OUT : GROUP_LISTED;
+        p.image[i] = i / 2;
+    }
+    return p;
+}
+
+static const char *const names[4] = {"overlay", "mask", "overlay+frequent", "mask+frequent"};
+
+static Experiment made_up(const double end[4], const bool collapsed[4]) {
+    Experiment e = {.frequent = xstrdup("person"), .arm_count = 4, .arms = xcalloc(4, sizeof(Arm))};
+    e.validation = made_up_pairs();
+    e.final = made_up_pairs();
+    for (int a = 0; a < 4; a++) {
+        Arm *arm = &e.arms[a];
+        *arm = (Arm){xstrdup(names[a]), xstrdup(a % 2 ? "mask" : "overlay"), xstrdup(a < 2 ? "without" : "with"),
+                     xcalloc(RUNS, sizeof(ArmRun)), RUNS};
+        for (int k = 0; k < RUNS; k++) { arm->runs[k] = made_up_run(end[a], collapsed[a], k); }
+    }
+    return e;
+}
+
+// All sentences in one text, to be freed.
+static char *sentences_of(const Experiment *e) {
+    Contrasts c = contrasts_of(e, 300, 1);
+    int count;
+    char **list = experiment_sentences(e, &c, &count), *text = xstrdup("");
+    for (int i = 0; i < count; i++) {
+        char *longer = xprintf("%s%s\n", text, list[i]);
+        free(text), free(list[i]);
+        text = longer;
+    }
+    free(list);
+    contrasts_free(&c);
+    printf("%s\n", text);
+    return text;
+}
+
+static void expect(const double end[4], const bool collapsed[4], const char *const *expected) {
+    Experiment e = made_up(end, collapsed);
+    char *text = sentences_of(&e);
+    for (int i = 0; expected[i]; i++) { assert_non_null(strstr(text, expected[i])); }
+    free(text);
+    experiment_free(&e);
+}
+
+static void no_collapse(void **state) {
+    (void)state;
+    expect((const double[]){0.60, 0.60, 0.60, 0.60}, (const bool[4]){false},
+           (const char *const[]){"No run of the 12 collapsed", "not distinguishable from zero",
+                                 "does not reproduce here", "reaches 68% and the mask 68%", NULL});
+}
+
+// A low IoU alone, or constant answers alone, are no collapse.
+static void half_a_collapse(void **state) {
+    (void)state;
+    expect((const double[]){0.6, 0.1, 0.6, 0.6}, (const bool[]){false, false, false, true},
+           (const char *const[]){"No run of the 12 collapsed", "an improvement", NULL});
+}
+
+static void collapses(void **state) {
+    (void)state;
+    expect((const double[]){0.6, 0.6, 0.6, 0.1}, (const bool[]){false, false, false, true},
+           (const char *const[]){"Collapsed: mask+frequent in 3 of 3 runs", "its fix reproduce",
+                                 "Either change alone is enough", NULL});
+    expect((const double[]){0.6, 0.1, 0.6, 0.1}, (const bool[]){false, true, false, true},
+           (const char *const[]){"mask in 3 of 3 runs, mask+frequent in 3 of 3 runs",
+                                 "Painting the mask on the picture is enough; leaving out", "an improvement", NULL});
+    expect((const double[]){0.6, 0.6, 0.1, 0.1}, (const bool[]){false, false, true, true},
+           (const char *const[]){"Leaving out the frequent class is enough; painting", "a loss", NULL});
+    expect((const double[]){0.6, 0.1, 0.1, 0.1}, (const bool[]){false, true, true, true},
+           (const char *const[]){"Neither change alone is enough", NULL});
+    expect((const double[]){0.1, 0.1, 0.1, 0.1}, (const bool[]){true, true, true, true},
+           (const char *const[]){"reproduces, its fix does not", NULL});
+}
+
+// Contrasts are sums of arms' means, and the interval holds the value.
+static void numbers(void **state) {
+    (void)state;
+    Experiment e = made_up((const double[]){0.7, 0.5, 0.6, 0.3}, (const bool[4]){false});
+    Contrasts c = contrasts_of(&e, 500, 3);
+    double mean[4];
+    for (int a = 0; a < 4; a++) {
+        mean[a] = 0;
+        for (int k = 0; k < RUNS; k++) {
+            for (int i = 0; i < PAIRS; i++) {
+                if (i % 4 < 2) { mean[a] += pair_iou(&e.arms[a].runs[k].final[i]) / (RUNS * PAIRS / 2); }
+            }
+        }
+        Interval found = arm_iou(&e, a, -1, GROUP_LISTED, GIOU, 500, 3);
+        printf("%s: %.6f (%.4f-%.4f), expected %.6f\n", names[a], found.value, found.low, found.high, mean[a]);
+        assert_true(fabs(found.value - mean[a]) < 1e-12 && found.low < mean[a] && mean[a] < found.high);
+    }
+    double target = (mean[0] - mean[1] + mean[2] - mean[3]) / 2, classes = (mean[2] + mean[3] - mean[0] - mean[1]) / 2;
+    assert_true(fabs(c.list[c.target].giou[GROUP_LISTED].value - target) < 1e-12);
+    assert_true(fabs(c.list[c.classes].giou[GROUP_LISTED].value - classes) < 1e-12);
+    assert_true(fabs(c.list[c.interaction].giou[GROUP_LISTED].value - (mean[2] - mean[3] - mean[0] + mean[1])) < 1e-12);
+    assert_true(distinguishable(c.list[c.target].giou[GROUP_LISTED]));
+    assert_true(fabs(arm_iou(&e, 0, 0, GROUP_ALL, CLASS_MEAN, 0, 0).value - 0.5) < 1e-12);
+    contrasts_free(&c);
+    experiment_free(&e);
+}
+
+int main(void) {
+    const struct CMUnitTest tests[] = {cmocka_unit_test(no_collapse), cmocka_unit_test(half_a_collapse),
+                                       cmocka_unit_test(collapses), cmocka_unit_test(numbers)};
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}

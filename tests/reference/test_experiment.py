@@ -1,0 +1,137 @@
+"""`cocogold analyze arms` on made-up arms: means against numpy, intervals against a slow bootstrap, the page in a browser."""
+
+import html
+import json
+
+import numpy as np
+import pytest
+from conftest import run_cocogold
+from PIL import Image
+
+from test_report import browse, needs_browser
+
+ARMS = {"overlay": 0.65, "mask": 0.6, "overlay+frequent": 0.6, "mask+frequent": 0.15}
+STEPS, SEEDS, PAIRS = (0, 50, 100), (1, 2, 3), 60
+rng = np.random.default_rng(5)
+CLASSES = ["cat", "dog", "kite", "person"]  # kite is held out, person frequent
+FIELDS = "image_id,class,seen,intersection,union,predicted,truth,valid"
+
+
+def rows(iou):
+    for i in range(PAIRS):
+        class_name = CLASSES[i % 4]
+        hits = round(200 * min(1, max(0, iou[i])))
+        yield f'{i // 2},"{class_name}",{int(class_name in ("cat", "dog"))},{hits},200,{hits},200,4096'
+
+
+@pytest.fixture(scope="module")
+def experiment(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("experiment")
+    final = {}
+    for arm, end in ARMS.items():
+        for seed in SEEDS:
+            run = folder / "arms" / arm / f"seed-{seed}"
+            (run / "validation").mkdir(parents=True)
+            (run / "eval").mkdir()
+            target, classes = arm.split("+")[0], "with" if "frequent" in arm else "without"
+            (run / "arm.json").write_text(
+                json.dumps({"arm": arm, "target": target, "classes": classes, "frequent": "person", "seed": seed})
+            )
+            log = [{"kind": "run", "target": target, "command": f"cocogold train --seed {seed} --out {arm}"}]
+            log += [{"kind": "step", "step": s, "loss": 1 / (1 + s), "grad_norm": 1} for s in range(1, 101)]
+            for step in STEPS:
+                level = end if step == STEPS[-1] else 0.5 * step / 50
+                scores = level + 0.1 * rng.standard_normal(PAIRS)
+                lines = [f"{row},{1 + level},{2 - level}" for row in rows(scores)]
+                name = run / "validation" / f"step-{step:06d}"
+                name.with_suffix(".csv").write_text("\n".join([FIELDS + ",to_black,to_white", *lines]) + "\n")
+                losses = [f"{i},{rng.integers(1000)},{1 - level:.3f}" for i in range(4 * PAIRS)]
+                (run / "validation" / f"step-{step:06d}-losses.csv").write_text(
+                    "\n".join(["sample,timestep,loss", *losses]) + "\n"
+                )
+                Image.fromarray(rng.integers(0, 255, (16, 96, 3), np.uint8)).save(name.with_suffix(".png"))
+                log.append({"kind": "validation", "step": step, "loss": 1 - level, "giou_seen": level})
+            for name in "input", "truth":
+                Image.fromarray(rng.integers(0, 255, (16, 96, 3), np.uint8)).save(run / "validation" / f"{name}.png")
+            (run / "log.jsonl").write_text("".join(json.dumps(line) + "\n" for line in log))
+            iou = np.clip(end + 0.02 * seed + 0.1 * rng.standard_normal(PAIRS), 0, 1)
+            final[arm, seed] = np.round(200 * iou) / 200
+            lines = [f"{row},0.9" for row in rows(iou)]
+            (run / "eval/pairs.csv").write_text("\n".join([FIELDS + ",ceiling_iou", *lines]) + "\n")
+            floors = {"floors": {key: {"giou": 0.1} for key in ("all_foreground", "centre_box", "white_filter")}}
+            (run / "eval/metrics.json").write_text(json.dumps({"seen": floors, "all": floors}))
+    run_cocogold("analyze", "arms", "--arms", folder / "arms", "--out", folder, "--bootstrap", 2000)
+    return folder, final, json.loads((folder / "experiment.json").read_text())
+
+
+def listed():
+    return np.array([CLASSES[i % 4] in ("cat", "dog") for i in range(PAIRS)])
+
+
+def slow_interval(final, weights, draws=2000):
+    """Pictures are drawn for all arms together, runs for each arm."""
+    values = []
+    keep, image = listed(), np.arange(PAIRS) // 2
+    for _ in range(draws):
+        times = np.bincount(rng.integers(0, PAIRS // 2, PAIRS // 2), minlength=PAIRS // 2)[image] * keep
+        value = 0
+        for arm, weight in weights.items():
+            runs = [final[arm, seed] for seed in rng.choice(SEEDS, len(SEEDS))]
+            value += weight * np.mean([(times * iou).sum() / times.sum() for iou in runs])
+        values.append(value)
+    return np.percentile(values, [2.5, 97.5])
+
+
+def test_means(experiment):
+    _, final, found = experiment
+    for arm in found["arms"]:
+        expected = np.mean([final[arm["name"], seed][listed()].mean() for seed in SEEDS])
+        low, high = slow_interval(final, {arm["name"]: 1})
+        giou = arm["giou"]["listed"]
+        print(f"{arm['name']}: {giou} numpy {expected:.4f} ({low:.4f}-{high:.4f})")
+        assert giou["value"] == pytest.approx(expected, abs=1e-9)
+        assert abs(giou["low"] - low) < 0.2 * (high - low) and abs(giou["high"] - high) < 0.2 * (high - low)
+    names = [arm["name"] for arm in found["arms"]]
+    assert names == list(ARMS)
+
+
+def test_differences(experiment):
+    _, final, found = experiment
+    weights = {"overlay": 0.5, "mask": -0.5, "overlay+frequent": 0.5, "mask+frequent": -0.5}
+    target = next(d for d in found["differences"] if d["name"].startswith("overlay instead of mask"))["giou"]["listed"]
+    expected = sum(w * np.mean([final[arm, s][listed()].mean() for s in SEEDS]) for arm, w in weights.items())
+    low, high = slow_interval(final, weights)
+    print(f"{target} numpy {expected:.4f} ({low:.4f}-{high:.4f})")
+    assert target["value"] == pytest.approx(expected, abs=1e-9)
+    assert abs(target["low"] - low) < 0.2 * (high - low) and abs(target["high"] - high) < 0.2 * (high - low)
+    assert "mask+frequent - mask" in [d["name"] for d in found["differences"]]
+
+
+@needs_browser
+def test_page(experiment, tmp_path):
+    folder, _, found = experiment
+    report = browse(folder / "report.html", tmp_path)
+    wanted = {"fig-listed", "fig-held-out", "fig-frequent", "fig-constant", "fig-loss", "fig-validation-loss"}
+    wanted |= {"fig-timesteps", "fig-black", "fig-white"} | {f"film-{arm}" for arm in ARMS}
+    assert wanted == set(report["figures"])
+    assert report["images"] == len(ARMS) * (len(STEPS) + 2)
+    page = html.unescape((folder / "report.html").read_text())
+    assert "not recorded" not in page
+    for sentence in found["sentences"]:
+        assert sentence in page
+
+
+def test_mistakes(experiment, tmp_path):
+    folder, _, _ = experiment
+    assert "is no folder" in run_cocogold("analyze", "arms", "--arms", tmp_path / "nowhere", fails=True)
+    damaged = folder / "arms/mask/seed-2/eval/pairs.csv"
+    text = damaged.read_text()
+    try:
+        damaged.write_text(text.replace('"kite"', '"cat"', 1))
+        assert "other pairs" in run_cocogold("analyze", "arms", "--arms", folder / "arms", fails=True)
+        damaged.write_text(text.replace("200", "many", 1))
+        assert "is no number" in run_cocogold("analyze", "arms", "--arms", folder / "arms", fails=True)
+        damaged.write_text(text[: len(text) // 2])
+        assert "expected 9 columns" in run_cocogold("analyze", "arms", "--arms", folder / "arms", fails=True)
+    finally:
+        damaged.write_text(text)
