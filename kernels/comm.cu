@@ -87,7 +87,9 @@ void comm_open(Comm *comm, Device *dev) {
     if (comm->rank == 0) { CHECK_NCCL(ncclGetUniqueId(&id)); }
     comm_host_broadcast(comm, &id, sizeof id, 0);
     CHECK_NCCL(ncclCommInitRank(&in->nccl, comm->world, id, comm->rank));
-    CHECK_CUDA(cudaStreamCreateWithFlags(&in->stream, cudaStreamNonBlocking));
+    int least, greatest; // small kernels that others wait for go before large ones that fill the GPU
+    CHECK_CUDA(cudaDeviceGetStreamPriorityRange(&least, &greatest));
+    CHECK_CUDA(cudaStreamCreateWithPriority(&in->stream, cudaStreamNonBlocking, greatest));
     CHECK_CUDA(cudaEventCreateWithFlags(&in->computed, cudaEventDisableTiming));
     CHECK_CUDA(cudaEventCreateWithFlags(&in->communicated, cudaEventDisableTiming));
     start_watcher(in);
