@@ -65,7 +65,7 @@ __device__ static inline void online_softmax(float (&s)[M][N][4], float (&out)[M
             for (int n = 0; n < N; n++) {
 #pragma unroll
                 for (int i = 2 * r; i < 2 * r + 2; i++) {
-                    added += s[m][n][i] = exp2_fast(s[m][n][i] * scale_log2 - base);
+                    added += s[m][n][i] = exp2_fast(fmaf(s[m][n][i], scale_log2, -base));
                 }
             }
             sum[m][r] = sum[m][r] * old + added;
@@ -239,7 +239,9 @@ __device__ static inline void add_slice(float (&grad_k)[Tiles<D>::M][D / 8][4], 
 #pragma unroll
         for (int m = 0; m < T::M; m++) {
 #pragma unroll
-            for (int i = 0; i < 4; i++) { s[m][n][i] = exp2_fast(s[m][n][i] * scale_log2 - (i % 2 ? two.z : two.x)); }
+            for (int i = 0; i < 4; i++) {
+                s[m][n][i] = exp2_fast(fmaf(s[m][n][i], scale_log2, -(i % 2 ? two.z : two.x)));
+            }
         }
     }
     add_product<D>(grad_v, s, dO + column * pitch);

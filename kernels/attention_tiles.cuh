@@ -30,13 +30,13 @@ template <int D> struct Tiles {
     static constexpr bool half = sizeof(floatX) == 2;
     static constexpr bool small = half && D <= 64;
     static constexpr int warps = half || D <= 96 ? 4 : 2;
-    static constexpr int M = small ? 2 : 1;                // blocks of 16 rows of a warp
-    static constexpr int rows = 16 * M * warps;            // of the tile that a block owns
-    static constexpr int inner = small ? 64 : 32;          // rows of the tiles that it walks over
-    static constexpr int slice = small ? 16 : 32;          // columns of scores that backward has in registers
-    static constexpr int stages = half || D <= 64 ? 2 : 1; // tiles in flight
+    static constexpr int M = small ? 2 : 1;                  // blocks of 16 rows of a warp
+    static constexpr int rows = 16 * M * warps;              // of the tile that a block owns
+    static constexpr int inner = small ? 64 : 32;            // rows of the tiles that it walks over
+    static constexpr int slice = small || D > 128 ? 16 : 32; // columns of scores that backward has in registers
+    static constexpr int stages = half || D <= 64 ? 2 : 1;   // tiles in flight
     // Columns of left operands (the queries; keys and values in backward) that stay in registers: all that fit.
-    static constexpr int keep = small ? D : 0, keep_values = D == 64 ? keep * 3 / 4 : keep;
+    static constexpr int keep = small ? D : 0, keep_values = keep > 32 ? keep - 16 : keep;
     static constexpr int threads = 32 * warps;
     // dq of a tile of queries is made in units of 16 M rows and `unit_columns` columns, by one warp each.
     static constexpr int unit_columns = D == 64 ? 32 : 16;
@@ -46,12 +46,18 @@ template <int D> struct Tiles {
 // tile (ROWS, D) = rows first .. of a matrix with `total` rows of HS elements; zeros outside. Lands at the wait.
 template <int D, int ROWS>
 __device__ static inline void load_tile(floatX *tile, const floatX *from, int stride, int first, int total, int HS) {
-    constexpr int vectors = D / VEC;
-#pragma unroll 1 // addresses of several rounds would stay in registers that backward lacks
-    for (int i = threadIdx.x; i < ROWS * vectors; i += Tiles<D>::threads) {
-        const int row = i / vectors, d = i % vectors * VEC;
-        const bool inside = first + row < total && d < HS;
-        cp_async_16(tile + Layout<D>::at(row, d), inside ? from + (size_t)(first + row) * stride + d : from, inside);
+    constexpr int vectors = D / VEC, pass = Tiles<D>::threads / vectors; // rows at a time; a few threads may have none
+    unsigned thread = threadIdx.x;
+    asm volatile("" : "+r"(thread)); // computed anew for each tile, or else kept in registers that backward lacks
+    const int row0 = thread / vectors, d = thread % vectors * VEC;
+    const floatX *at = from + (size_t)(first + row0) * stride + d;
+    SharedAddress to = shared_address(tile + Layout<D>::at(row0, d));
+    static_assert(!Layout<D>::swizzled || pass % 8 == 0, "pieces of a row keep their places from pass to pass");
+    const int rows = row0 < pass ? ROWS : 0, inside = d < HS ? total - first : 0;
+#pragma unroll 1 // addresses of several passes would stay in registers that backward lacks
+    for (int row = row0; row < rows; row += pass) {
+        cp_async_16(to, at, row < inside);
+        at += (size_t)pass * stride, to += pass * Layout<D>::pitch * sizeof(floatX);
     }
 }
 

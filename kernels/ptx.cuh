@@ -39,10 +39,12 @@ __device__ static inline void ldmatrix_x4_trans(unsigned r[4], const void *row) 
 }
 
 // 16 bytes from global to shared memory past the registers; zeros where not in_range (global is then not read).
-__device__ static inline void cp_async_16(void *shared, const void *global, bool in_range) {
-    asm volatile("cp.async.cg.shared.global [%0], [%1], 16, %2;" ::"r"(shared_address(shared)), "l"(global),
-                 "r"(in_range ? 16 : 0)
+__device__ static inline void cp_async_16(SharedAddress shared, const void *global, bool in_range) {
+    asm volatile("cp.async.cg.shared.global [%0], [%1], 16, %2;" ::"r"(shared), "l"(global), "r"(in_range ? 16 : 0)
                  : "memory");
+}
+__device__ static inline void cp_async_16(void *shared, const void *global, bool in_range) {
+    cp_async_16(shared_address(shared), global, in_range);
 }
 __device__ static inline void cp_async_commit() { asm volatile("cp.async.commit_group;" ::: "memory"); }
 // Waits until all but the last N groups of this thread have landed.

@@ -78,6 +78,9 @@ static inline void ldmatrix_x4_trans(unsigned r[4], SharedAddress row) { ldmatri
 static inline void cp_async_16(void *shared, const void *global, bool in_range) {
     emu::copy_async(shared, global, 16, in_range ? 16 : 0);
 }
+static inline void cp_async_16(SharedAddress shared, const void *global, bool in_range) {
+    cp_async_16((void *)shared, global, in_range);
+}
 static inline void cp_async_commit() { emu::copy_async_commit(); }
 template <int N> static inline void cp_async_wait() { emu::copy_async_wait(N); }
 static inline float exp2_fast(float x) { return exp2f(x); }

@@ -86,12 +86,15 @@ static void reference_attention(const Reference *r, const Attention *a) {
     free(p), free(dp);
 }
 
-// The same gradients when only one is asked for.
+// The same gradients when only some are asked for.
 static void check_alone(const Inputs *in, const Tensor *out, const Tensor *lse, const Tensor *dout) {
-    size_t n = in->dq.n;
-    Tensor alone = tensor_poisoned(n, false);
+    Tensor alone = tensor_poisoned(in->dq.n, false);
     attention_backward(alone.x, NULL, NULL, dout->x, in->q.x, in->kx, in->vx, out->x, lse->f, in->a, &check_dev);
     check_and_free("dq alone", &alone, tensor_values(&in->dq), 0);
+    Tensor dk = tensor_poisoned(in->dk.n, false), dv = tensor_poisoned(in->dv.n, false);
+    attention_backward(NULL, dk.x, dv.x, dout->x, in->q.x, in->kx, in->vx, out->x, lse->f, in->a, &check_dev);
+    check_and_free("dk without dq", &dk, tensor_values(&in->dk), 0);
+    check_and_free("dv without dq", &dv, tensor_values(&in->dv), 0);
 }
 
 static void check_case(const Case *c) {
@@ -133,6 +136,32 @@ static void test_shapes(void **state) {
     for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) check_case(cases + i);
 }
 
+// Several blocks of keys, of queries, and of queries that share keys.
+static void test_blocks(void **state) {
+    (void)state;
+    const Case cases[] = {
+        {1, 1, 300, 300, 64, true, true, 1},
+        {1, 2, 200, 390, 64, false, false, 1},
+        {2, 1, 260, 77, 64, false, false, 1},
+        {1, 1, 170, 170, 160, true, true, 1},
+    };
+    for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) check_case(cases + i);
+}
+
+// Head sizes of every kernel, lengths as they come.
+static void test_draws(void **state) {
+    (void)state;
+    Random random = random_begin(77, PHILOX_INIT, 0, 0);
+    for (int HS = 16; HS <= 160; HS += 16) {
+        Case c = {.B = 1 + (int)random_below(&random, 2), .NH = 1 + (int)random_below(&random, 2), .scale = 1};
+        c.HS = HS - 8 * (int)random_below(&random, 2);
+        c.Tq = 1 + (int)random_below(&random, 140), c.Tk = 1 + (int)random_below(&random, 140);
+        c.causal = random_below(&random, 3) == 0, c.packed = random_below(&random, 2);
+        if (c.causal || c.packed) { c.Tk = c.Tq; }
+        check_case(&c);
+    }
+}
+
 // Scores of several hundreds: the running maximum must keep exp from overflowing.
 static void test_sharp(void **state) {
     (void)state;
@@ -145,6 +174,7 @@ static void test_sharp(void **state) {
 }
 
 int main(void) {
-    const struct CMUnitTest tests[] = {cmocka_unit_test(test_shapes), cmocka_unit_test(test_sharp)};
+    const struct CMUnitTest tests[] = {cmocka_unit_test(test_shapes), cmocka_unit_test(test_blocks),
+                                       cmocka_unit_test(test_draws), cmocka_unit_test(test_sharp)};
     return cmocka_run_group_tests(tests, check_open, check_close);
 }
