@@ -52,19 +52,23 @@ $(BUILD)/%.o: %.cpp $(BUILD)/flags
 	@mkdir -p $(@D)
 	$(CXX) -I. -DBACKEND_emu -DPRECISION_$(PRECISION) $(EMU_FLAGS) $(shell pkg-config --cflags openblas) -c $< -o $@
 
-# Tests under emulation: the emulation's own, with planted faults, and the kernels' that have a .cu, in both precisions.
-EMU_TESTS := $(addprefix $(BUILD)/tests/kernels/,test_graph test_tensor test_linear test_conv2d test_groupnorm \
-                test_attention test_activation test_gaussian test_noise test_loss test_optimizer)
+# Tests under emulation, in both precisions: the emulation's own, with planted faults, the kernels', whole models and a
+# training step. Ranks and NCCL: tests/cli/test_comm.sh; the whole program: tests/emu/test_program.sh.
+EMU_TESTS  := $(patsubst %.c,$(BUILD)/%,$(filter-out %/test_comm.c,$(wildcard tests/kernels/test_*.c tests/bench/test_*.c)))
+EMU_MODELS := $(addprefix $(BUILD)/tests/,model/test_fixtures model/test_unet model/test_vae model/test_clip \
+                model/test_params train/test_diffusion)
 $(BUILD)/tests/emu/test_emu: $(BUILD)/tests/emu/test_emu.o $(EMU_LIB)
 	$(CXX) $(EMU_FLAGS) $^ -o $@ $(LDLIBS) -lcmocka
 
-.PHONY: test-emu test-emu-one nvcc-check nvcc-objects kernel-report
+.PHONY: test-emu test-emu-one test-emu-programs nvcc-check nvcc-objects kernel-report
 test-emu: ## run the CUDA kernels on emulated threads, fp32 and bf16 (tests/emu)
 	$(MAKE) BACKEND=emu PRECISION=fp32 test-emu-one
 	$(MAKE) BACKEND=emu PRECISION=bf16 test-emu-one
 
-test-emu-one: $(BUILD)/tests/emu/test_emu $(EMU_TESTS)
-	tests/emu/run.sh $(BUILD) $^
+test-emu-programs: $(BUILD)/tests/emu/test_emu $(EMU_TESTS) $(EMU_MODELS)
+
+test-emu-one: test-emu-programs
+	tests/emu/run.sh $(BUILD) $(BUILD)/tests/emu/test_emu $(EMU_TESTS) -- $(EMU_MODELS)
 
 nvcc-check: ## build every .cu for all architectures, warnings as errors; registers, no spills, tensor-core instructions
 	@./setup.sh --cuda

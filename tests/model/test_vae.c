@@ -104,7 +104,7 @@ static void forward_to_host(void *model, float *out) {
 
 static void put_input(void *model, const float *values) {
     Fixture *f = model;
-    device_copy(&f->dev, f->inp, values, f->inp_n * sizeof(float), false);
+    put_floats(&f->dev, f->inp, values, f->inp_n);
 }
 
 // Gradients against slopes; inference gives the bits of the training forward in the memory that was planned; a second
@@ -159,7 +159,7 @@ static void check_half(const VAEConfig *config, bool decode, int B, int H, int W
                          .dout = f.dout_host,
                          .dev = &f.dev};
     check_param_gradients(&function, grads, 3e-3, 1e-2);
-    device_copy(&f.dev, f.dinp, dinp, f.inp_n * sizeof(float), false);
+    put_floats(&f.dev, f.dinp, dinp, f.inp_n);
     check_input_gradient(&function, decode ? "latent" : "image", f.inp_host, f.dinp, f.inp_n, put_input);
     free(out), free(grads), free(dinp), free(twice), free(frozen), free(again);
     fixture_destroy(&f);

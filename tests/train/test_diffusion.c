@@ -7,18 +7,57 @@
 #include "train/optimizer.h"
 #include "util/philox.h"
 
-enum { SAMPLES = 16, H = 6, W = 5, L = 4, N = H * W * L };
+#ifdef BACKEND_emu
+enum { SAMPLES = 4 }; // slow
+#else
+enum { SAMPLES = 16 };
+#endif
+enum { H = 6, W = 5, L = 4, N = H * W * L };
+
+// Between two ways to cut up the same batch.
+#ifdef PRECISION_bf16
+#define LOSS_TOLERANCE 1e-2
+#define GRAD_TOLERANCE 1e-2
+#else
+#define LOSS_TOLERANCE 1e-6
+#define GRAD_TOLERANCE 1e-5
+#endif
 
 static Device dev;
 static Pipeline pipeline;
 static TrainOptions options;
-static float *image, *target, *weight, *context; // of SAMPLES samples
+static float *image, *target, *weight; // of SAMPLES samples, on the device
+static floatX *context;
 
-static float *random_tensor(size_t n, uint64_t sample) {
-    float *values = device_alloc(&dev, n * sizeof(float));
+static float *random_values(size_t n, uint64_t sample) {
+    float *values = xmalloc(n * sizeof(float));
     Random random = random_begin(5, PHILOX_INIT, 0, sample);
     for (size_t i = 0; i < n; i++) { values[i] = random_normal(&random); }
     return values;
+}
+
+static void upload(float *to, const float *from, size_t n) { device_copy(&dev, to, from, n * sizeof(float), false); }
+
+static void download(float *to, const float *from, size_t n) {
+    device_copy(&dev, to, from, n * sizeof(float), false);
+    device_sync(&dev);
+}
+
+// Frees values.
+static float *to_device(float *values, size_t n) {
+    float *out = device_alloc(&dev, n * sizeof(float));
+    upload(out, values, n);
+    free(values);
+    return out;
+}
+
+static floatX *to_device_as_floatX(float *values, size_t n) {
+    float *wide = to_device(values, n);
+    floatX *out = device_alloc(&dev, n * sizeof *out);
+    cast_to_floatX(out, wide, n, &dev);
+    device_sync(&dev);
+    device_free(&dev, wide);
+    return out;
 }
 
 static int begin(void **state) {
@@ -34,15 +73,16 @@ static int begin(void **state) {
     params_alloc(p, true, &dev);
     float *flat = xcalloc(p->total, sizeof(float));
     for (int i = 0; i < p->count; i++) { init_slice(flat + p->slices[i].offset, p, i, 3, mini, false); }
-    device_copy(&dev, p->weights, flat, p->total * sizeof(float), false);
+    params_upload(p, flat, &dev);
     free(flat);
     options = options_of();
-    image = random_tensor(SAMPLES * N, 1);
-    target = random_tensor(SAMPLES * N, 2);
-    weight = random_tensor(SAMPLES * H * W, 3);
-    for (int i = 0; i < SAMPLES * H * W; i++) { weight[i] = fabsf(weight[i]); }
-    context =
-        random_tensor((size_t)(SAMPLES * tokenizer_length(pipeline.tokenizer) * mini->unet.cross_attention_dim), 4);
+    image = to_device(random_values(SAMPLES * N, 1), SAMPLES * N);
+    target = to_device(random_values(SAMPLES * N, 2), SAMPLES * N);
+    float *weights = random_values(SAMPLES * H * W, 3);
+    for (int i = 0; i < SAMPLES * H * W; i++) { weights[i] = fabsf(weights[i]); }
+    weight = to_device(weights, SAMPLES * H * W);
+    size_t n = (size_t)(SAMPLES * tokenizer_length(pipeline.tokenizer) * mini->unet.cross_attention_dim);
+    context = to_device_as_floatX(random_values(n, 4), n);
     return 0;
 }
 
@@ -68,10 +108,11 @@ static float *run_samples(float *losses, int rows, int micro_steps, bool backwar
     uint64_t positions[SAMPLES];
     for (int k = 0; k < micro_steps; k++) { positions[k] = (uint64_t)(k * rows); }
     Optimizer o = optimizer_create(&options, NULL, p->weights, p->grads, p->total, &dev);
+    float *device_losses = device_alloc(&dev, SAMPLES * sizeof(float));
     optimizer_begin(&o, &options, 0, positions, &dev);
     for (int k = 0; k < micro_steps; k++) {
         int i = k * rows;
-        diffusion_step(&d, &arena, losses + i, image + i * N, target + i * N, weight + i * H * W,
+        diffusion_step(&d, &arena, device_losses + i, image + i * N, target + i * N, weight + i * H * W,
                        context + (size_t)i * per_sample, o.scalars + k, k > 0, backward, &dev);
     }
     if (backward) {
@@ -81,7 +122,9 @@ static float *run_samples(float *losses, int rows, int micro_steps, bool backwar
         assert_true(arena.peak <= bytes);
     }
     float *grads = xmalloc(p->total * sizeof(float));
-    memcpy(grads, p->grads, p->total * sizeof(float));
+    download(grads, p->grads, p->total);
+    download(losses, device_losses, SAMPLES);
+    device_free(&dev, device_losses);
     optimizer_destroy(&o, &dev);
     arena_destroy(&arena);
     diffusion_destroy(&d, &dev);
@@ -97,8 +140,8 @@ static void test_accumulation(void **state) {
         float one[SAMPLES], two[SAMPLES];
         float *whole = run_samples(one, SAMPLES, 1, true), *parts = run_samples(two, SAMPLES / 2, 2, true);
         double loss_error = relative_error(two, one, SAMPLES), error = relative_error(parts, whole, total);
-        printf("  loss %d: 2 x 8 against 1 x 16: losses %.2g, gradients %.2g\n", i, loss_error, error);
-        assert_true(loss_error < 1e-6 && error < 1e-5);
+        printf("  loss %d: two halves against the whole: losses %.2g, gradients %.2g\n", i, loss_error, error);
+        assert_true(loss_error < LOSS_TOLERANCE && error < GRAD_TOLERANCE);
         free(whole);
         free(parts);
     }
@@ -126,14 +169,14 @@ static void test_recompute(void **state) {
 
 static void test_validation(void **state) {
     (void)state;
-    static const int rows[] = {16, 4, 1};
+    static const int rows[] = {SAMPLES, SAMPLES / 2, 1};
     float losses[3][SAMPLES];
     options.recompute = "blocks"; // the smallest plan: validation must fit into it too
     for (int i = 0; i < 3; i++) { free(run_samples(losses[i], rows[i], SAMPLES / rows[i], false)); }
     for (int i = 1; i < 3; i++) {
         double error = relative_error(losses[i], losses[0], SAMPLES);
-        printf("  losses of 16 samples in batches of %d and of 16: %.2g\n", rows[i], error);
-        assert_true(error < 1e-6);
+        printf("  losses of %d samples in batches of %d and of all: %.2g\n", SAMPLES, rows[i], error);
+        assert_true(error < LOSS_TOLERANCE);
     }
     options.recompute = "none";
 }
@@ -175,29 +218,48 @@ static void test_cell_weights(void **state) {
     assert_true(fabs(sum / 9 - 1) < 1e-5);
 }
 
+// What the device holds of n values, as floats.
+static void read_weights(float *to, const floatX *from, size_t n) {
+    float *wide = device_alloc(&dev, n * sizeof(float));
+    cast_to_float(wide, from, n, &dev);
+    download(to, wide, n);
+    device_free(&dev, wide);
+}
+
 static void test_skipped_steps(void **state) {
     (void)state;
+    enum { n = 256 };
     options.gradient_accumulation_steps = 1;
     options.ema_decay = 0.999;
-    size_t n = 256;
-    float *weights = random_tensor(n, 7), *grads = random_tensor(n, 8), before[256];
+    options.lr = 1; // changes that bf16 can see
+    floatX *weights = to_device_as_floatX(random_values(n, 7), n);
+    float *values = random_values(n, 8), *grads = device_alloc(&dev, n * sizeof(float)), before[n], after[n], ema[n];
     uint64_t position = 0;
     Optimizer o = optimizer_create(&options, NULL, weights, grads, n, &dev);
     for (int step = 0; step < 4; step++) { // step 1 is not finite
-        grads[3] = step == 1 ? NAN : 1;
-        memcpy(before, weights, sizeof before);
+        values[3] = step == 1 ? NAN : 1;
+        upload(grads, values, n);
+        read_weights(before, weights, n);
         optimizer_begin(&o, &options, step, &position, &dev);
         int updates = step < 3 ? step + 1 : step; // step 2 does not know of it yet
-        assert_true(o.scalars->bias1 == (float)(1 - pow(0.9, updates)));
-        assert_true(o.scalars->ema_decay == (float)((1.0 + step) / (10 + step)));
+        StepScalars scalars;
+        GradNorm norm;
+        device_copy(&dev, &scalars, o.scalars, sizeof scalars, false);
         optimizer_update(&o, &options, &dev);
-        optimizer_count(&o, step, o.norm);
-        assert_int_equal(memcmp(before, weights, sizeof before) == 0, step == 1);
+        device_copy(&dev, &norm, o.norm, sizeof norm, false);
+        device_sync(&dev);
+        assert_true(scalars.bias1 == (float)(1 - pow(0.9, updates)));
+        assert_true(scalars.ema_decay == (float)((1.0 + step) / (10 + step)));
+        optimizer_count(&o, step, &norm);
+        read_weights(after, weights, n);
+        assert_int_equal(memcmp(before, after, sizeof before) == 0, step == 1);
         assert_int_equal(o.skipped, step > 0);
     }
-    for (size_t i = 0; i < n; i++) { assert_true(isfinite(weights[i]) && isfinite(o.ema[i])); }
+    download(ema, o.ema, n);
+    for (size_t i = 0; i < n; i++) { assert_true(isfinite(after[i]) && isfinite(ema[i])); }
     printf("  skipped %d, the last one at %d\n", o.skipped, o.last_skipped);
     optimizer_destroy(&o, &dev);
+    free(values);
     device_free(&dev, weights);
     device_free(&dev, grads);
     options.ema_decay = 0;
