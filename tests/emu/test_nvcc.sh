@@ -29,8 +29,8 @@ planned() {
     "$program" bench plan --preset sd2 --batch 2 --size 64 --json build/sd2-plan.json
 }
 
-check "cocogold with nvcc, bf16" make --no-print-directory BACKEND=cuda PRECISION=bf16 $program
-check "no spills, no local memory, tensor-core instructions" make --no-print-directory nvcc-check
+check "cocogold with nvcc, bf16" make --no-print-directory -j"$(nproc)" BACKEND=cuda PRECISION=bf16 $program
+check "no spills, no local memory, tensor-core instructions" make --no-print-directory -j"$(nproc)" nvcc-check
 if ! nvidia-smi -L >/dev/null 2>&1; then check "one sentence without a GPU" one_sentence; fi
 check "the plan of a step of Stable Diffusion 2" planned
 echo "$passed passed, $failed failed"

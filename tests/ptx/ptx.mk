@@ -39,7 +39,7 @@ $(BUILD)/profile: $(BUILD)/tests/ptx/profile.o $(BUILD)/bench/bench_kernels.o $(
 	$(CC) $(CFLAGS) $^ -o $@ $(LDLIBS)
 
 # The kernels' tests. Without mpirun there is one rank to communicate with: test_comm is the emulation's.
-PTX_TESTS := $(patsubst %.c,$(BUILD)/%,$(filter-out %/test_comm.c,$(wildcard tests/kernels/test_*.c)))
+PTX_TESTS := $(patsubst %.c,$(BUILD)/%,$(filter-out %/test_comm.c,$(wildcard tests/kernels/test_*.c tests/bench/test_*.c)))
 PTX_RACE  ?= 0 1
 PTX_SEEDS ?= 1 2 3
 

@@ -1,36 +1,40 @@
 #!/usr/bin/env bash
-# run.sh BUILD RACE SEEDS TEST...: runs each test program on the simulator with the race check off and on (RACE "0 1") and in
-# the schedules of SEEDS (0: in order; other numbers: random order of blocks, warps and time slices). Whatever the
-# simulator says is an error, and so is a __global__ function of kernels/ that never ran.
+# run.sh BUILD RACES SEEDS TEST...: runs each test program on the simulator, as many at a time as there are cores, with the
+# race check off and on (RACES "0 1") and in the schedules of SEEDS (0: in order; other numbers: random order of blocks,
+# warps and time slices). Whatever the simulator says is an error, and so is a __global__ function of kernels/ that never
+# ran.
 set -euo pipefail
 build=$1 races=$2 seeds=$3
 shift 3
 work=$(mktemp -d)
 trap 'rm -rf "$work"' EXIT
-export OMP_NUM_THREADS=${OMP_NUM_THREADS:-1}
+export work OMP_NUM_THREADS=${OMP_NUM_THREADS:-1} OMP_WAIT_POLICY=passive PTXSIM_TRACE=1
+
+one() { # RACE SEED TEST
+    local own=$work/$(basename "$3")-$1-$2 started=$SECONDS code=0 passed
+    PTXSIM_RACE=$1 PTXSIM_SEED=$2 "$3" >"$own.out" 2>"$own.err" || code=$?
+    # A line per launch, and findings.
+    sed -nE 's/^ptxsim: (\S+) grid \(.*/\1/p' "$own.err" | sort -u >"$own.launches"
+    sed -i -E '/^ptxsim: \S+ grid \(/d' "$own.err"
+    if [ $code != 0 ] || grep -q '^ptxsim' "$own.err"; then
+        tail -n 20 "$own.out"
+        tail -n 20 "$own.err" | c++filt
+        echo "ptx: $3 fails with race check $1, schedule $2" >&2
+        return 255 # no more are started
+    fi
+    passed=$(cat "$own.out" "$own.err" | sed -nE 's/^\[  PASSED  \] ([0-9]+) test.*/\1/p' | tail -n 1)
+    echo "ptx: $3, race check $1, schedule $2: ${passed:-0} passed ($((SECONDS - started)) s)"
+}
+export -f one
 
 for test in "$@"; do
     for race in $races; do
-        for seed in $seeds; do
-            started=$SECONDS
-            PTXSIM_TRACE=1 PTXSIM_RACE=$race PTXSIM_SEED=$seed "$test" >"$work/out" 2>"$work/err" || code=$?
-            # A line per launch, and findings.
-            grep -E '^ptxsim: \S+ grid \(' "$work/err" | cut -d' ' -f2 | sort -u >>"$work/launches" || true
-            grep -vE '^ptxsim: \S+ grid \(' "$work/err" >"$work/said" || true
-            if [ "${code:-0}" != 0 ] || grep -q '^ptxsim' "$work/said"; then
-                tail -n 20 "$work/out"
-                grep '^ptxsim' "$work/said" | head -n 20 | c++filt
-                echo "ptx: $test fails with race check $race, schedule $seed" >&2
-                exit 1
-            fi
-            n=$(sed -nE 's/^\[  PASSED  \] ([0-9]+) test.*/\1/p' <(cat "$work/out" "$work/err") | tail -n 1)
-            echo "ptx: $test, race check $race, schedule $seed: ${n:-0} passed ($((SECONDS - started)) s)"
-        done
+        for seed in $seeds; do echo "$race $seed $test"; done
     done
-done
+done | xargs -P "$(nproc)" -L 1 bash -euo pipefail -c 'one "$@"' one
 
 tests/emu/global_functions.sh >"$work/defined"
-c++filt <"$work/launches" | sed -E 's/^void //; s/[<(].*//; s/.*:://' | sort -u >"$work/ran"
+cat "$work"/*.launches | c++filt | sed -E 's/^void //; s/[<(].*//; s/.*:://' | sort -u >"$work/ran"
 if missing=$(comm -23 "$work/defined" "$work/ran") && [ -n "$missing" ]; then
     echo "ptx: these __global__ functions never ran under $build:" $missing >&2
     exit 1

@@ -11,7 +11,7 @@ if [ ! -e "${PTXSIM:-../shared/ptxsim}" ]; then
     echo "skipped: ../shared/ptxsim is not here"
     exit 0
 fi
-if log=$(make --no-print-directory BACKEND=ptx PRECISION=bf16 PTX_RACE=1 PTX_SEEDS=1 test-ptx-one 2>&1); then
+if log=$(make --no-print-directory -j"$(nproc)" BACKEND=ptx PRECISION=bf16 PTX_RACE=1 PTX_SEEDS=1 test-ptx-one 2>&1); then
     grep '^ptx:' <<<"$log"
     echo "$(sed -nE 's/^ptx: .*: ([0-9]+) passed .*/\1/p' <<<"$log" | awk '{n += $1} END {print n + 0}') passed, 0 failed"
 else
