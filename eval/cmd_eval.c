@@ -12,7 +12,8 @@
 #include <unistd.h>
 
 static struct {
-    char *model, *data, *split, *source, *protocol, *shards, *seen, *unseen, *method, *tune_on, *table, *out, *run;
+    char *model, *data, *split, *source, *protocol, *shards, *seen, *unseen, *method, *tune_on, *table, *texts, *out,
+        *run;
     int steps, ensemble, batch, resolution, per_class, limit, tune_pairs, resamples, ema, no_opening, masks;
     long long seed;
     double absent, tolerance, changed;
@@ -44,6 +45,8 @@ static struct poptOption table[] = {
     {"absent", 0, OPT_DOUBLE, &o.absent, 0, "probability to ask a picture also for a class that it does not show", "P"},
     {"steps", 0, OPT_INT, &o.steps, 0, "DDIM steps (0: as the model says, 4)", "N"},
     {"steps-table", 0, POPT_ARG_STRING, &o.table, 0, "also measure these numbers of steps, e.g. 1,2,4,10,50", "LIST"},
+    {"text-table", 0, POPT_ARG_STRING, &o.texts, 0,
+     "also ask in other words: templates and @FILEs of synonyms (lines \"class: word, word\"), separated by |", "LIST"},
     {"ensemble", 0, OPT_INT, &o.ensemble, 0, "average the predictions of N draws of the noise", "N"},
     {"resolution", 0, OPT_INT, &o.resolution, 0, "images: side of the model's square (0: the training side)", "PIXELS"},
     {"method", 0, POPT_ARG_STRING, &o.method, 0,
@@ -167,7 +170,8 @@ static void tune(bool crops, Pipeline *p, const ModelSettings *settings, MaskRul
     int count;
     Pair *pairs = source_pairs(&source, &options, &count);
     if (count == 0) { die("%s: no pair of a picture and a seen class to choose thresholds on", source.where); }
-    Evaluator e = evaluator_create(p, &source, settings, record->steps, o.ensemble, o.batch, (uint64_t)o.seed, dev);
+    Evaluator e =
+        evaluator_create(p, &source, settings, NULL, 0, record->steps, o.ensemble, o.batch, (uint64_t)o.seed, dev);
     record->tune_miou = tune_rule(&e, &source, pairs, count, rule);
     record->tune_pairs = count;
     record->tuned_on = xstrdup(source.where);
@@ -260,7 +264,11 @@ int cmd_eval(int argc, char **argv) {
     }
     record.where = source.where;
     record.resolution = source.resolution;
-    Evaluator e = evaluator_create(&p, &source, &settings, record.steps, o.ensemble, o.batch, (uint64_t)o.seed, &dev);
+    if (o.texts) {
+        v.way_count = text_ways_parse(v.ways, o.texts, "--text-table", source.class_names, source.class_count);
+    }
+    Evaluator e = evaluator_create(&p, &source, &settings, v.ways, v.way_count, record.steps, o.ensemble, o.batch,
+                                   (uint64_t)o.seed, &dev);
     evaluate(&e, &source, &v);
     EvalResult result = result_summarize(&source, &v, &record);
     result_print(stdout, &result, &source, &v);
@@ -268,6 +276,7 @@ int cmd_eval(int argc, char **argv) {
 
     result_free(&result);
     evaluator_destroy(&e);
+    for (int k = 0; k < v.way_count; k++) { text_way_free(&v.ways[k], source.class_count); }
     evaluation_free(&v);
     source_close(&source);
     pipeline_close(&p, &dev);

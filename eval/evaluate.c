@@ -7,18 +7,23 @@
 static size_t latent_count(const Evaluator *e) { return (size_t)e->sampler.h * e->sampler.w * e->sampler.L; }
 static size_t picture_count(const Evaluator *e) { return (size_t)e->side * e->side * 3; }
 
-// Embeddings of all class names, in the model's template.
-static floatX *class_table(Pipeline *pipeline, const Source *source, const ModelSettings *settings, Device *dev) {
-    char **texts = xcalloc((size_t)source->class_count + 1, sizeof *texts);
-    for (int c = 0; c < source->class_count; c++) { texts[c] = settings_text(settings, source->class_names[c]); }
-    floatX *table = context_table(pipeline, (const char *const *)texts, source->class_count, dev);
-    for (int c = 0; c < source->class_count; c++) { free(texts[c]); }
+// Embeddings of all class names, in the model's template and then in the other ways.
+static floatX *class_table(Pipeline *pipeline, const Source *source, const ModelSettings *settings, const TextWay *ways,
+                           int way_count, Device *dev) {
+    int classes = source->class_count, count = (1 + way_count) * classes;
+    char **texts = xcalloc((size_t)count + 1, sizeof *texts);
+    for (int i = 0; i < count; i++) {
+        int way = i / classes, c = i % classes;
+        texts[i] = way ? xstrdup(ways[way - 1].text[c]) : settings_text(settings, source->class_names[c]);
+    }
+    floatX *table = context_table(pipeline, (const char *const *)texts, count, dev);
+    for (int i = 0; i < count; i++) { free(texts[i]); }
     free(texts);
     return table;
 }
 
-Evaluator evaluator_create(Pipeline *pipeline, const Source *source, const ModelSettings *settings, int steps,
-                           int ensemble, int batch, uint64_t seed, Device *dev) {
+Evaluator evaluator_create(Pipeline *pipeline, const Source *source, const ModelSettings *settings, const TextWay *ways,
+                           int way_count, int steps, int ensemble, int batch, uint64_t seed, Device *dev) {
     int f = vae_factor(&pipeline->vae_decoder.config);
     if (source->resolution % f != 0) {
         die("--resolution %d: expected a multiple of %d, the VAE's factor", source->resolution, f);
@@ -27,12 +32,13 @@ Evaluator evaluator_create(Pipeline *pipeline, const Source *source, const Model
                    .dev = dev,
                    .settings = *settings,
                    .side = source->resolution,
+                   .classes = source->class_count,
                    .batch = batch,
                    .steps = steps,
                    .ensemble = ensemble,
                    .seed = seed};
     e.sampler = sampler_create(pipeline, batch, e.side / f, e.side / f, dev);
-    e.table = class_table(pipeline, source, settings, dev);
+    e.table = class_table(pipeline, source, settings, ways, way_count, dev);
     size_t row = (size_t)e.sampler.T * pipeline->clip.config.hidden_size, pictures = (size_t)batch * picture_count(&e);
     e.context = device_alloc(dev, (size_t)batch * row * sizeof(floatX));
     e.pixels = xmalloc(pictures * sizeof *e.pixels);
@@ -83,14 +89,14 @@ void evaluator_load(Evaluator *e, const SourceItem *items, int n) {
 // Noise is a function of picture and class, so that neither the batch nor a cap on the pairs changes a prediction.
 static uint64_t sample_id(const Pair *pair) { return (uint64_t)pair->image_id << 16 | (uint16_t)pair->category; }
 
-void evaluator_predict(Evaluator *e, const SourceItem *items, int n, int steps) {
+void evaluator_predict(Evaluator *e, const SourceItem *items, int n, int steps, int way) {
     uint64_t ids[n];
-    int categories[n];
+    int rows[n];
     for (int i = 0; i < n; i++) {
         ids[i] = sample_id(&items[i].pair);
-        categories[i] = items[i].pair.category;
+        rows[i] = way * e->classes + items[i].pair.category;
     }
-    context_gather(e->context, e->table, categories, n, e->pipeline, e->dev);
+    context_gather(e->context, e->table, rows, n, e->pipeline, e->dev);
     sampler_ensemble(&e->sampler, e->predictions, e->latents, e->context, ids, n, steps, e->ensemble, e->seed, e->dev);
 }
 
@@ -207,7 +213,7 @@ static void evaluate_batch(Evaluator *e, const SourceItem *items, int n, Evaluat
     uint8_t *masks[n];
     evaluator_load(e, items, n);
     double started = now_seconds();
-    evaluator_predict(e, items, n, e->steps);
+    evaluator_predict(e, items, n, e->steps, 0);
     v->sampling_seconds += now_seconds() - started;
     score_model(e, items, n, v, first);
     for (int k = 0; k < v->table_count; k++) {
@@ -216,8 +222,13 @@ static void evaluate_batch(Evaluator *e, const SourceItem *items, int n, Evaluat
             memcpy(scores, v->scores[SCORE_MODEL] + first, (size_t)n * sizeof *scores);
             continue;
         }
-        evaluator_predict(e, items, n, v->table[k]);
+        evaluator_predict(e, items, n, v->table[k], 0);
         score_batch(e, items, n, v, SCORE_STEPS + k, first, masks);
+        free_masks(masks, n);
+    }
+    for (int k = 0; k < v->way_count; k++) {
+        evaluator_predict(e, items, n, e->steps, 1 + k);
+        score_batch(e, items, n, v, SCORE_TEXTS + k, first, masks);
         free_masks(masks, n);
     }
     evaluator_ceiling(e, items, n);
@@ -232,8 +243,9 @@ static int read_batch(const Evaluator *e, const Source *source, const Pair *pair
 }
 
 void evaluate(Evaluator *e, const Source *source, Evaluation *v) {
-    for (int kind = 0; kind < SCORE_STEPS + v->table_count; kind++) {
-        if (kind == SCORE_ALL_OBJECTS && source->crops) { continue; }
+    for (int kind = 0; kind < SCORE_KINDS; kind++) {
+        bool beyond = kind < SCORE_TEXTS ? kind >= SCORE_STEPS + v->table_count : kind >= SCORE_TEXTS + v->way_count;
+        if (beyond || (kind == SCORE_ALL_OBJECTS && source->crops)) { continue; }
         v->scores[kind] = xcalloc((size_t)v->count + 1, sizeof **v->scores);
     }
     v->counted = xcalloc((size_t)v->count + 1, sizeof *v->counted);
@@ -279,7 +291,7 @@ double tune_rule(Evaluator *e, const Source *source, const Pair *pairs, int coun
     for (int first = 0; first < count;) {
         int n = read_batch(e, source, pairs + first, count - first, items);
         evaluator_load(e, items, n);
-        evaluator_predict(e, items, n, e->steps);
+        evaluator_predict(e, items, n, e->steps, 0);
 #pragma omp parallel for schedule(dynamic)
         for (int job = 0; job < points * n; job++) {
             int point = job / n, i = job % n;

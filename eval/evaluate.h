@@ -4,6 +4,7 @@
 #include "eval/metrics.h"
 #include "eval/segment.h"
 #include "eval/source.h"
+#include "eval/texts.h"
 
 // A model with everything it needs in memory to answer batches of pairs.
 typedef struct {
@@ -14,18 +15,20 @@ typedef struct {
     int side, batch;             // of the model's square in pixels; largest batch
     int steps, ensemble;         // DDIM steps; draws of the noise that are averaged
     uint64_t seed;               // of the noise
-    floatX *table, *context;     // (classes, T, C), (batch, T, C) on the device
+    int classes;                 // of the source
+    floatX *table, *context;     // ((1 + text ways) classes, T, C), (batch, T, C) on the device
     float *pixels, *latents;     // (batch, side, side, 3), (batch, h, w, L)
     float *inputs, *predictions; // (batch, side, side, 3) in [0, 1]
 } Evaluator;
 
-Evaluator evaluator_create(Pipeline *pipeline, const Source *source, const ModelSettings *settings, int steps,
-                           int ensemble, int batch, uint64_t seed, Device *dev);
+// ways (way_count): further texts for the classes, beside the model's own.
+Evaluator evaluator_create(Pipeline *pipeline, const Source *source, const ModelSettings *settings, const TextWay *ways,
+                           int way_count, int steps, int ensemble, int batch, uint64_t seed, Device *dev);
 void evaluator_destroy(Evaluator *e);
 // Image latents of n pairs, and e->inputs: their pictures as the VAE reproduces them.
 void evaluator_load(Evaluator *e, const SourceItem *items, int n);
-// e->predictions for the loaded pairs.
-void evaluator_predict(Evaluator *e, const SourceItem *items, int n, int steps);
+// e->predictions for the loaded pairs, asked for in text way `way` (0: the model's own, else 1 + index).
+void evaluator_predict(Evaluator *e, const SourceItem *items, int n, int steps, int way);
 // e->predictions = the true targets through the VAE: what a perfect UNet would give.
 void evaluator_ceiling(Evaluator *e, const SourceItem *items, int n);
 
@@ -39,7 +42,8 @@ enum {
     SCORE_ALL_OBJECTS,                   // everything that is annotated, whatever the text says (whole pictures only)
     SCORE_BOX,                           // floor: centred boxes with (k + 2) / 10 of the sides, k = 0..8
     SCORE_STEPS = SCORE_BOX + BOX_SIZES, // the model with the table's numbers of DDIM steps
-    SCORE_KINDS = SCORE_STEPS + MAX_STEPS_TABLE
+    SCORE_TEXTS = SCORE_STEPS + MAX_STEPS_TABLE, // the model asked in other words
+    SCORE_KINDS = SCORE_TEXTS + MAX_TEXT_WAYS
 };
 
 typedef struct {
@@ -49,6 +53,8 @@ typedef struct {
     const bool *seen; // (classes)
     const char *const *class_names;
     int table[MAX_STEPS_TABLE], table_count;
+    TextWay ways[MAX_TEXT_WAYS]; // owned by the caller
+    int way_count;
     const char *masks;                // folder for the predicted masks as PNG, or NULL
     PairScore *scores[SCORE_KINDS];   // (count); NULL where a kind does not apply
     bool *counted;                    // (count) false: the class has no pixel in the picture that counts (crowd only)

@@ -178,6 +178,28 @@ static void details_figures(FILE *out, const Json *m) {
     fputs("</div>\n", out);
 }
 
+static void texts_figure(FILE *out, const Json *m) {
+    yajl_val list = json_find(m->root, "text_table");
+    int n = list && YAJL_IS_ARRAY(list) ? (int)list->u.array.len : 0;
+    if (n == 0) { return; }
+    figure_begin(out, "table-texts", "Asked in other words");
+    fputs("<table><tr><th>text</th><th>pairs</th><th>seen</th><th>in its own words</th><th>unseen</th><th>in its own "
+          "words</th></tr>",
+          out);
+    for (int i = 0; i < n; i++) {
+        static const char *const columns[] = {"seen_miou", "own_seen_miou", "unseen_miou", "own_unseen_miou"};
+        yajl_val row = list->u.array.values[i], text = json_find(row, "text");
+        fputs("<tr><td>", out);
+        html_text(out, text && YAJL_IS_STRING(text) ? YAJL_GET_STRING(text) : "");
+        fprintf(out, "</td><td>%g</td>", field(row, "pairs"));
+        for (int k = 0; k < 4; k++) { cell(out, field(row, columns[k]), "%.3f"); }
+        fputs("</tr>", out);
+    }
+    fputs("</table>\n", out);
+    figure_end(out, "mIoU over the pairs of the classes that have such a name; beside it the same pairs asked as in "
+                    "training.");
+}
+
 static void steps_figure(FILE *out, const Json *m) {
     yajl_val list = json_find(m->root, "steps_table");
     int n = list && YAJL_IS_ARRAY(list) ? (int)list->u.array.len : 0;
@@ -425,6 +447,7 @@ void report_evaluation(const char *path, const Json *m, const Gallery *gallery, 
     fputs("<h2>Closer</h2>\n", out);
     details_figures(out, m);
     steps_figure(out, m);
+    texts_figure(out, m);
     fputs("<h2>All numbers</h2>\n", out);
     summary_table(out, m);
     report_training(out, logs, log_count);

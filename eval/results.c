@@ -8,9 +8,10 @@
 
 // Which pairs belong to a group: only_class >= 0, or seen/unseen, with or without one class.
 typedef struct {
-    int seen;     // 1: seen, 0: unseen, -1: both
-    int only;     // this class alone; -1: all
-    int excluded; // not this class; -1: none
+    int seen;        // 1: seen, 0: unseen, -1: both
+    int only;        // this class alone; -1: all
+    int excluded;    // not this class; -1: none
+    const bool *has; // (classes) only these; NULL: all
 } Group;
 
 static Summary summary_of(const Evaluation *v, const PairScore *scores, Group g, int classes, int resamples,
@@ -19,7 +20,7 @@ static Summary summary_of(const Evaluation *v, const PairScore *scores, Group g,
     for (int i = 0; scores && i < v->count; i++) {
         int c = v->pairs[i].category;
         keep[i] = v->counted[i] && (g.seen < 0 || v->seen[c] == (g.seen == 1)) && (g.only < 0 || c == g.only) &&
-                  c != g.excluded;
+                  c != g.excluded && (!g.has || g.has[c]);
     }
     Summary s = summarize(scores, scores ? v->count : 0, keep, classes, resamples, seed);
     free(keep);
@@ -41,13 +42,20 @@ static int best_box(const Evaluation *v, int classes) {
     int best = 0;
     double best_miou = -1;
     for (int k = 0; k < BOX_SIZES; k++) {
-        Summary s = summary_of(v, v->scores[SCORE_BOX + k], (Group){-1, -1, -1}, classes, 0, 0);
+        Summary s = summary_of(v, v->scores[SCORE_BOX + k], (Group){-1, -1, -1, NULL}, classes, 0, 0);
         if (s.miou > best_miou) {
             best = k;
             best_miou = s.miou;
         }
     }
     return best;
+}
+
+static TextResult text_result(const Evaluation *v, int way, int classes) {
+    Group seen = {1, -1, -1, v->ways[way].has}, unseen = {0, -1, -1, v->ways[way].has};
+    const PairScore *scores = v->scores[SCORE_TEXTS + way], *own = v->scores[SCORE_MODEL];
+    return (TextResult){summary_of(v, scores, seen, classes, 0, 0), summary_of(v, scores, unseen, classes, 0, 0),
+                        summary_of(v, own, seen, classes, 0, 0), summary_of(v, own, unseen, classes, 0, 0)};
 }
 
 EvalResult result_summarize(const Source *source, const Evaluation *v, const EvalRecord *record) {
@@ -57,22 +65,23 @@ EvalResult result_summarize(const Source *source, const Evaluation *v, const Eva
     }
     EvalResult r = {.has_person = person >= 0, .has_objects = v->scores[SCORE_ALL_OBJECTS] != NULL};
     r.box = best_box(v, classes);
-    r.seen = group_result(v, (Group){1, -1, -1}, classes, r.box, record);
-    r.unseen = group_result(v, (Group){0, -1, -1}, classes, r.box, record);
-    r.all = group_result(v, (Group){-1, -1, -1}, classes, r.box, record);
-    r.without_person = group_result(v, (Group){-1, -1, person}, classes, r.box, record);
+    r.seen = group_result(v, (Group){1, -1, -1, NULL}, classes, r.box, record);
+    r.unseen = group_result(v, (Group){0, -1, -1, NULL}, classes, r.box, record);
+    r.all = group_result(v, (Group){-1, -1, -1, NULL}, classes, r.box, record);
+    r.without_person = group_result(v, (Group){-1, -1, person, NULL}, classes, r.box, record);
     r.harmonic = harmonic_mean(r.seen.model.miou, r.unseen.model.miou);
     r.harmonic_giou = harmonic_mean(r.seen.model.giou, r.unseen.model.giou);
     r.absent = summarize_absent(v->scores[SCORE_MODEL], v->count);
     for (int k = 0; k < v->table_count; k++) {
-        r.steps_seen[k] = summary_of(v, v->scores[SCORE_STEPS + k], (Group){1, -1, -1}, classes, 0, 0);
-        r.steps_unseen[k] = summary_of(v, v->scores[SCORE_STEPS + k], (Group){0, -1, -1}, classes, 0, 0);
+        r.steps_seen[k] = summary_of(v, v->scores[SCORE_STEPS + k], (Group){1, -1, -1, NULL}, classes, 0, 0);
+        r.steps_unseen[k] = summary_of(v, v->scores[SCORE_STEPS + k], (Group){0, -1, -1, NULL}, classes, 0, 0);
     }
+    for (int k = 0; k < v->way_count; k++) { r.texts[k] = text_result(v, k, classes); }
     r.classes = xcalloc((size_t)classes + 1, sizeof *r.classes);
     r.class_ceilings = xcalloc((size_t)classes + 1, sizeof *r.class_ceilings);
     for (int c = 0; c < classes; c++) {
-        r.classes[c] = summary_of(v, v->scores[SCORE_MODEL], (Group){-1, c, -1}, classes, record->resamples, c);
-        r.class_ceilings[c] = summary_of(v, v->scores[SCORE_CEILING], (Group){-1, c, -1}, classes, 0, 0);
+        r.classes[c] = summary_of(v, v->scores[SCORE_MODEL], (Group){-1, c, -1, NULL}, classes, record->resamples, c);
+        r.class_ceilings[c] = summary_of(v, v->scores[SCORE_CEILING], (Group){-1, c, -1, NULL}, classes, 0, 0);
     }
     return r;
 }
@@ -164,6 +173,19 @@ void result_print(FILE *out, const EvalResult *r, const Source *source, const Ev
         print_number(out, r->steps_unseen[k].miou);
         fprintf(out, "\n");
     }
+    if (v->way_count) {
+        fprintf(out, "\n%-32s%10s%12s%10s%12s\n", "asked as", "seen", "(own words)", "unseen", "(own words)");
+    }
+    for (int k = 0; k < v->way_count; k++) {
+        const Summary *columns[] = {&r->texts[k].seen, &r->texts[k].own_seen, &r->texts[k].unseen,
+                                    &r->texts[k].own_unseen};
+        fprintf(out, "%-32s", v->ways[k].label);
+        for (int i = 0; i < 4; i++) {
+            fprintf(out, "  ");
+            print_number(out, columns[i]->miou);
+        }
+        fprintf(out, "\n");
+    }
 }
 
 // ---- metrics.json --------------------------------------------------------------------------------------------------
@@ -253,6 +275,23 @@ static void put_steps(yajl_gen gen, const EvalResult *r, const Evaluation *v) {
     yajl_gen_array_close(gen);
 }
 
+static void put_texts(yajl_gen gen, const EvalResult *r, const Evaluation *v) {
+    json_key(gen, "text_table");
+    yajl_gen_array_open(gen);
+    for (int k = 0; k < v->way_count; k++) {
+        const TextResult *t = &r->texts[k];
+        yajl_gen_map_open(gen);
+        json_put_string(gen, "text", v->ways[k].label);
+        json_put_integer(gen, "pairs", t->seen.pairs + t->unseen.pairs);
+        json_put_number(gen, "seen_miou", t->seen.miou);
+        json_put_number(gen, "unseen_miou", t->unseen.miou);
+        json_put_number(gen, "own_seen_miou", t->own_seen.miou);
+        json_put_number(gen, "own_unseen_miou", t->own_unseen.miou);
+        yajl_gen_map_close(gen);
+    }
+    yajl_gen_array_close(gen);
+}
+
 static void put_rule(yajl_gen gen, const MaskRule *rule) {
     json_key(gen, "extraction");
     yajl_gen_map_open(gen);
@@ -306,6 +345,7 @@ void result_write_json(const EvalResult *r, const Source *source, const Evaluati
     json_put_number(gen, "centre_box_size", (r->box + 2) / 10.0);
     put_classes(gen, r, source, v);
     if (v->table_count) { put_steps(gen, r, v); }
+    if (v->way_count) { put_texts(gen, r, v); }
     if (r->absent.pairs) {
         json_key(gen, "absent");
         yajl_gen_map_open(gen);

@@ -18,6 +18,11 @@ typedef struct {
     Summary model, ceiling, all_foreground, white, all_objects, box;
 } GroupResult;
 
+// A way to ask, over the classes that have such a name; own: the same pairs asked in the model's own way.
+typedef struct {
+    Summary seen, unseen, own_seen, own_unseen;
+} TextResult;
+
 typedef struct {
     GroupResult seen, unseen, all, without_person;
     bool has_person, has_objects;
@@ -25,6 +30,7 @@ typedef struct {
     AbsentSummary absent;
     int box; // best of the box sizes, chosen on the evaluated pairs themselves
     Summary steps_seen[MAX_STEPS_TABLE], steps_unseen[MAX_STEPS_TABLE];
+    TextResult texts[MAX_TEXT_WAYS];
     Summary *classes, *class_ceilings; // (class_count), pairs 0 where the class was not asked for
 } EvalResult;
 

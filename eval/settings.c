@@ -1,4 +1,5 @@
 #include "eval/settings.h"
+#include "eval/texts.h"
 #include "data/shard.h"
 #include "util/error.h"
 #include "util/file.h"
@@ -34,8 +35,7 @@ void settings_free(ModelSettings *s) {
 }
 
 char *settings_text(const ModelSettings *s, const char *class_name) {
-    const char *template = s->text_template ? s->text_template : "{}", *hole = strstr(template, "{}");
-    return hole ? xprintf("%.*s%s%s", (int)(hole - template), template, class_name, hole + 2) : xstrdup(template);
+    return text_fill(s->text_template ? s->text_template : "{}", class_name);
 }
 
 bool settings_is_trained(const ModelSettings *s, const char *class_name) {
