@@ -13,8 +13,9 @@
 // call the same functions with the same sizes in the same order. Sums have a fixed order for a given number of ranks:
 // on the CPU (and under emulation) ((rank 0 + rank 1) + rank 2) + ..., in double, wherever a range begins and ends.
 //
-// When a rank dies, the others print which one and exit with code 1 within a minute, whatever they are waiting for; so
-// does a rank that calls die(): its own sentence comes first. Nothing half-written is left (util/error.h).
+// When a rank dies or calls die(), all end within a minute, whatever they are waiting for, with exit code 1 and a
+// sentence that names the rank: mpirun's, or ours where nobody else watches. Nothing half-written is left
+// (util/error.h).
 #pragma once
 #include <stddef.h>
 #include "kernels/device.h"
@@ -30,8 +31,8 @@ typedef struct Comm {
     struct CommInternals *internals;
 } Comm;
 
-// Collective. Waits up to 5 minutes until all processes have found each other: over MPI if mpirun has started them (and
-// always on the CPU), else over TCP. From here on a rank that ends before comm_close ends all.
+// Collective. Waits up to 5 minutes until all processes have found each other: over MPI if mpirun has started them,
+// else over TCP. From here on a rank that ends before comm_close ends all.
 void comm_meet(Comm *comm, const Launch *launch);
 // Which device this rank opens: the local rank, or 0 where the starter shows each rank its own GPU only.
 int comm_device_index(const Comm *comm);

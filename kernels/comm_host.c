@@ -76,15 +76,15 @@ void comm_meet(Comm *comm, const Launch *launch) {
     *comm = (Comm){.rank = launch->rank, .world = launch->world, .local_rank = launch->local_rank};
     if (comm->world == 1) { return; }
     error_set_rank(launch->rank);
-    over_mpi = comm_needs_mpi || (launch->kind == LAUNCH_MPIRUN && (have_mpi || !*launch->address));
+    const bool meets = launch->kind != LAUNCH_MPIRUN || (!have_mpi && *launch->address); // else mpirun watches
+    over_mpi = comm_needs_mpi || !meets;
     if (over_mpi && !have_mpi) {
         die("started by %s, but this program was built without MPI%s", launch_name(launch->kind),
             comm_needs_mpi ? "" : ": set MASTER_ADDR and MASTER_PORT too, or start as torchrun does");
     }
     comm->host = xcalloc(1, sizeof *comm->host);
-    if (over_mpi) {
-        mpi_open(launch);
-    } else {
+    if (over_mpi) { mpi_open(launch); }
+    if (meets) {
         comm->host->meeting =
             rendezvous_open(launch->address, launch->port, launch->rank, launch->world, MEETING_SECONDS);
     }
@@ -96,7 +96,7 @@ void comm_host_close(Comm *comm) {
     comm_host_check(comm, "comm_close", 0, 0);
     if (comm->host->meeting) { rendezvous_close(comm->host->meeting); }
     opened = false;
-    if (!comm->host->meeting) { mpi_close(); }
+    if (over_mpi) { mpi_close(); }
     free(comm->host);
 }
 

@@ -10,7 +10,7 @@ extern "C" {
 #endif
 
 struct CommHost {
-    Rendezvous *meeting; // NULL: MPI
+    Rendezvous *meeting; // NULL: mpirun watches, and the hosts exchange over MPI
 };
 
 // Waits until all ranks are here, then leaves MPI or hangs up.
