@@ -43,17 +43,13 @@ void embedding_forward(floatX *out, const int *ids, const floatX *token_weight, 
     }
 }
 
-// grad[:V] = sum + beta grad, 128 bits at a time.
+// grad[:V] = sum + beta grad.
 template <int V> __device__ static inline void add_to(float *grad, const float (&sum)[V], float beta) {
-    constexpr int W = V < 4 ? V : 4;
+    float x[V] = {};
+    if (beta != 0) { load_words(x, grad); }
 #pragma unroll
-    for (int i = 0; i < V; i += W) {
-        float x[W] = {};
-        if (beta != 0) { load_words(x, grad + i); }
-#pragma unroll
-        for (int j = 0; j < W; j++) { x[j] = sum[i + j] + beta * x[j]; }
-        store_words(grad + i, x);
-    }
+    for (int i = 0; i < V; i++) { x[i] = sum[i] + beta * x[i]; }
+    store_words(grad, x);
 }
 
 // The rows of dout (rows, C) that have the id of row blockIdx.x, summed and added to that token's row by the block of
@@ -127,7 +123,7 @@ void embedding_backward(float *dtoken, float *dposition, const floatX *dout, con
     const double rows = (double)B * T, n = rows * C, tables = (dtoken ? V : 0.0) + (dposition ? positions : 0.0);
     const double written = beta == 0 ? tables * C : 2.0 * ((dtoken ? n : 0.0) + (dposition ? (double)T * C : 0.0));
     if (!device_launch(dev, "embedding_backward", n * sizeof(floatX) + 4.0 * rows + 4.0 * written, 2.0 * n)) { return; }
-    auto *run = C % VEC ? backward<1> : backward<VEC>;
+    auto *run = C % 4 ? backward<1> : backward<4>; // 4: the gradients' accesses are whole sectors
     run(dtoken, dposition, dout, ids, beta, B, T, C, V, positions, dev);
 }
 

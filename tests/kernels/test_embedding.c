@@ -59,6 +59,8 @@ static void test_embedding(void **state) {
     check_embedding(2, 77, 64, 100, 77, 0);
     check_embedding(3, 16, 33, 50, 20, 1);
     check_embedding(4, 77, 130, 500, 80, 0);
+    check_embedding(2, 77, 768, 300, 77, 1);
+    check_embedding(7, 77, 132, 40, 90, 0);
 }
 
 static double timestep_reference(double t, int i, int half, double freq_shift, bool sine) {

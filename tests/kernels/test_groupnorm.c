@@ -11,6 +11,7 @@ static const Shape shapes[] = {
     {1, 9, 60, 2, false, 0.5},   {2, 64, 320, 32, true, 0.5},  {1, 65, 640, 32, true, 0.5},
     {2, 17, 960, 32, true, 0.5}, {1, 9001, 10, 1, false, 0.5}, {2, 1000, 96, 32, true, 0.5},
     {4, 257, 33, 11, true, 1},   {1, 66000, 32, 4, true, 1},   {2, 500, 64, 8, false, 100},
+    {2, 131, 1920, 32, true, 1}, {1, 4097, 128, 32, true, 50}, {3, 300, 8, 1, false, 1},
 };
 
 static double sigmoid(double x) { return 1 / (1 + exp(-x)); }
