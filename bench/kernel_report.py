@@ -374,8 +374,13 @@ def seconds(row, card):
     return max(row["bytes"] / card.memory, row["flops"] / rate)
 
 
-def layer_of(row):
-    return re.sub(r"_(forward|backward)$", "", row["function"])
+def samples_per_second(plan, micro_steps, name):
+    """All micro-steps after the first read the gradients of the parameters once more."""
+    card = CARDS[name]
+    update = sum(r["launches"] * seconds(r, card) for r in plan["step"] if r["scope"] == "update")
+    micro = sum(r["launches"] * seconds(r, card) for r in plan["step"]) - update
+    again = 4 * plan["parameters"] / card.memory
+    return micro_steps * plan["batch"] / (micro_steps * micro + (micro_steps - 1) * again + update)
 
 
 def by_function(rows):
@@ -459,13 +464,14 @@ def step_section(plan):
         out += [f"### {title}\n", markdown(columns, body)]
         layers = collections.Counter()
         for r in rows:
-            layers[layer_of({"function": r[0]})] += r[4]["A100"]
+            layers[re.sub("_(forward|backward)$", "", r[0])] += r[4]["A100"]
         shares = ", ".join(f"{l} {100 * s / least['A100']:.1f}%" for l, s in layers.most_common(8))
         floor = ", ".join(f"{1e3 * total[1] / c.memory:.2f} ms on {n}" for n, c in CARDS.items())
         out.append(f"Shares of the layers on an A100: {shares}. Its memory traffic alone takes {floor}.\n")
         if key == "step":
-            speed = ", ".join(f"{plan['batch'] / least[c]:.1f} on {c}" for c in CARDS)
-            out.append(f"At the speed of light that is {speed} samples per second.\n")
+            speeds = [", ".join(f"{samples_per_second(plan, n, c):.1f} on {c}" for c in CARDS) for n in (1, 16)]
+            out.append(f"At the speed of light that is {speeds[0]} samples per second; with 16 micro-steps to an update "
+                       f"(batch {16 * plan['batch']}) {speeds[1]}.\n")
             out.append(memory_floor(plan))
     return "\n".join(out)
 
