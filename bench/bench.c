@@ -118,10 +118,14 @@ bool bench_next(Bench *b) {
     return true;
 }
 
+void bench_free_tensors(Bench *b) {
+    for (int i = 0; i < b->tensor_count; i++) { device_free(b->dev, b->tensors[i]); }
+    b->tensor_count = 0;
+}
+
 void bench_layer(Bench *b, const BenchLayer *layer, const char *model, const int *size) {
     b->current = (BenchResult){.layer = layer->name, .sizes = layer->sizes, .model = model};
     memcpy(b->current.size, size, sizeof b->current.size);
     layer->run(b, size);
-    for (int i = 0; i < b->tensor_count; i++) { device_free(b->dev, b->tensors[i]); }
-    b->tensor_count = 0;
+    bench_free_tensors(b);
 }

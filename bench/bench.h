@@ -52,6 +52,7 @@ void bench_close(Bench *b);
 floatX *bench_tensor(Bench *b, size_t n);
 float *bench_floats(Bench *b, size_t n);
 int *bench_ids(Bench *b, size_t n, int below); // uniform in [0, below)
+void bench_free_tensors(Bench *b);             // all of them; bench_layer does it
 void bench_start(Bench *b);
 bool bench_next(Bench *b);
 // Runs a layer at one shape and adds its functions to the results.

@@ -1,5 +1,6 @@
 // cocogold bench: how fast the kernels and whole training steps are, beside what this machine reaches at best.
 #include "bench/bench.h"
+#include "bench/lab.h"
 #include "util/error.h"
 #include "util/json.h"
 #include "util/options.h"
@@ -9,7 +10,8 @@
 #include <string.h>
 
 typedef struct {
-    char *shape, *json;
+    char *shape, *json, *version;
+    int check;
     StepOptions step;
 } BenchOptions;
 
@@ -157,6 +159,7 @@ static void write_plan(const char *path, const StepPlan *p) {
 // ---- What is run ---------------------------------------------------------------------------------------------------
 
 static const BenchLayer *find_layer(const char *name) {
+    if (strcmp(name, "adam") == 0) { name = "optimizer"; } // as the lab calls it
     char *known = xstrdup("");
     for (const BenchLayer *layer = bench_layers; layer->name; layer++) {
         if (strcmp(layer->name, name) == 0) {
@@ -215,6 +218,17 @@ static void bench_kernels(const char *what, const BenchOptions *o, Device *dev) 
     bench_close(&b);
 }
 
+static void bench_versions(const char *what, const BenchOptions *o, Device *dev) {
+    const LabLayer *lab = lab_find(what);
+    const BenchLayer sizes = {.name = lab->layer, .sizes = lab->sizes};
+    int size[MAX_SIZES] = {0};
+    if (o->shape) { parse_shape(o->shape, &sizes, size); }
+    Bench b;
+    bench_open(&b, o->step.runs, dev);
+    lab_command(&b, lab, o->version, o->shape ? size : NULL, !o->check);
+    bench_close(&b);
+}
+
 // The step comes first: measuring the peaks needs memory of its own.
 static void bench_steps(const BenchOptions *o, Device *dev) {
     StepResult r = bench_step(&o->step, dev);
@@ -236,6 +250,7 @@ static void bench_plans(const BenchOptions *o) {
 }
 
 static void check(const BenchOptions *o) {
+    if (o->check && !o->version) { die("--check needs --version"); }
     static const char *const presets[] = {"mini", "quarter-sd2", "sd1", "sd2", NULL}, *const levels[] = {
                                                                                           "none", "transformers",
                                                                                           "blocks", NULL};
@@ -253,6 +268,11 @@ int cmd_bench(int argc, char **argv) {
         {"json", 0, OPT_TEXT, &o.json, 0, "also write the results", "FILE"},
         {"shape", 0, OPT_TEXT, &o.shape, 0, "layer: these sizes instead of the table's, e.g. 2,32,32,320,320,3,1",
          "NUMBERS"},
+        {"version", 0, OPT_TEXT, &o.version, 0,
+         "layer: a step on the way to its kernel instead (conv2d, attention, groupnorm, layernorm, adam), or all of "
+         "them",
+         "N|all"},
+        {"check", 0, OPT_FLAG, &o.check, 0, "with --version: check the result, do not time", NULL},
         {"preset", 0, OPT_STRING, &o.step.preset, 0, "step: mini, quarter-sd2, sd1 or sd2; random weights", "NAME"},
         {"model", 0, OPT_TEXT, &o.step.model, 0,
          "step: the architecture of this pipeline directory instead; random weights", "DIR"},
@@ -276,7 +296,9 @@ int cmd_bench(int argc, char **argv) {
     }
     Device dev;
     device_open(&dev, 0);
-    if (strcmp(what, "step") == 0) {
+    if (o.version) {
+        bench_versions(what, &o, &dev);
+    } else if (strcmp(what, "step") == 0) {
         bench_steps(&o, &dev);
     } else {
         bench_kernels(what, &o, &dev);

@@ -26,6 +26,8 @@ EMU_LIB   := $(patsubst %.cpp,$(BUILD)/%.o,$(filter-out tests/emu/test_%,$(wildc
 ifneq ($(BACKEND),cpu)
 OTHER_BACKEND := $(filter-out kernels/trace.c,$(wildcard kernels/*.c))
 KERNEL_CU_OBJ := $(KERNEL_CU:%.cu=$(BUILD)/%.cu.o)
+# The kernel lab's steps (bench/README.md): part of the program and of their own test.
+LAB_CU_OBJ    := $(patsubst %.cu,$(BUILD)/%.cu.o,$(wildcard bench/lab/*.cu))
 endif
 ifeq ($(BACKEND),emu)
 KERNEL_CU_OBJ += $(EMU_LIB)
@@ -76,7 +78,7 @@ nvcc-check: ## build every .cu for all architectures, warnings as errors; regist
 	$(MAKE) BACKEND=cuda PRECISION=fp32 nvcc-objects
 	bench/kernel_report.py check --archs "$(CUDA_ARCHS:%=sm_%)" build/cuda-bf16 build/cuda-fp32
 
-nvcc-objects: $(KERNEL_CU_OBJ)
+nvcc-objects: $(KERNEL_CU_OBJ) $(LAB_CU_OBJ)
 
 kernel-report: ## write docs/KERNELS.md: machine code, counts of the PTX, roofline of a step, without a GPU
 	@./setup.sh --cuda
@@ -86,4 +88,4 @@ kernel-report: ## write docs/KERNELS.md: machine code, counts of the PTX, roofli
 	build/cuda-bf16/cocogold bench plan --preset sd2 --batch 2 --size 64 --json build/sd2-plan.json
 	bench/kernel_report.py report build/cuda-bf16 build/cuda-fp32
 
--include $(KERNEL_CU_OBJ:.o=.d) $(BUILD)/tests/emu/test_emu.d
+-include $(KERNEL_CU_OBJ:.o=.d) $(LAB_CU_OBJ:.o=.d) $(BUILD)/tests/emu/test_emu.d

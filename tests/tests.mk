@@ -1,7 +1,7 @@
 # Unit tests: tests/FOLDER/test_*.c, one program each (cmocka), linked with FOLDER and the folders that it may use.
 
 TEST_SRC := $(wildcard tests/util/test_*.c tests/kernels/test_*.c tests/model/test_*.c tests/data/test_*.c \
-              tests/eval/test_*.c tests/train/test_*.c)
+              tests/eval/test_*.c tests/train/test_*.c tests/bench/test_*.c)
 TEST_BIN := $(TEST_SRC:%.c=$(BUILD)/%)
 
 objects_of = $(patsubst %.c,$(BUILD)/%.o,$(filter-out $(1)/cmd_%.c $(OTHER_BACKEND),$(wildcard $(1)/*.c)))
@@ -18,5 +18,9 @@ $(BUILD)/tests/$(1)/%: $(BUILD)/tests/$(1)/%.o $$(LINK_$(1)) $$(if $$(filter ker
 	$$(Q)$$(CC) $$(CFLAGS) $$(sort $$^) -o $$@ $$(LDLIBS) -lcmocka
 endef
 $(foreach f,util kernels model data eval train,$(eval $(call test_rule,$(f))))
+
+$(BUILD)/tests/bench/%: $(BUILD)/tests/bench/%.o $(BUILD)/bench/bench.o $(BUILD)/bench/lab.o $(LAB_CU_OBJ) $(LINK_kernels)
+	@echo "LD $@"
+	$(Q)$(CC) $(CFLAGS) $(sort $^) -o $@ $(LDLIBS) -lcmocka
 
 .SECONDARY: $(TEST_SRC:%.c=$(BUILD)/%.o)

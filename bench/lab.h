@@ -1,0 +1,43 @@
+// The kernel lab: the steps from the naive kernel to the one that the models use, under numbers. The last version is
+// kernels.h's own function; those before it are in bench/lab/LAYER.cu and exist where .cu files do (cuda and emu).
+#pragma once
+#include "bench/bench.h"
+
+enum { LAB_VERSIONS = 8 };
+
+// One version at one shape, while it runs.
+typedef struct {
+    Bench *bench;
+    Device *dev;
+    int version, last; // from 1
+    const int *size;   // in the order of the layer's sizes
+    void *data;        // what make left for call and error
+} Lab;
+
+typedef struct {
+    const char *layer, *function;           // on the command line; of kernels.h
+    const char *sizes;                      // as in BenchLayer
+    int shape[MAX_SIZES];                   // of SD2's training step: what --version takes on a GPU
+    int small[MAX_SIZES];                   // and where threads are emulated
+    const char *versions[LAB_VERSIONS + 1]; // what each is, NULL behind the last
+    void (*make)(Lab *lab);                 // tensors
+    void (*call)(const Lab *lab);           // one call of the version; in plan-only mode also of the last one
+    double (*error)(const Lab *lab);        // relative, of what the call left, against sums in double
+} LabLayer;
+
+extern const LabLayer lab_layers[]; // ends with layer NULL
+
+typedef struct {
+    double error;
+    BenchResult timing; // seconds 0: not timed
+} LabResult;
+
+int lab_last(const LabLayer *layer);
+bool lab_has_steps(void); // whether this build has versions before the last
+double lab_tolerance(void);
+LabResult lab_run(Bench *b, const LabLayer *layer, int version, const int *size, bool timed);
+
+const LabLayer *lab_find(const char *name); // dies if it has no versions
+// cocogold bench LAYER --version N|all: checks, times and prints. size: NULL for the lab's own shape. Dies after the
+// table if a version is wrong.
+void lab_command(Bench *b, const LabLayer *layer, const char *version, const int *size, bool timed);
