@@ -247,12 +247,20 @@ struct Schedule {
         : alpha(sqrtf(alpha_cumprod)), sigma(sqrtf(1.0f - alpha_cumprod)) {}
 };
 
+// Of sample blockIdx.y, read once per block. By all threads.
+__device__ static Schedule schedule_of_block(const float *timesteps, const float *alphas_cumprod) {
+    __shared__ float alpha_cumprod;
+    if (threadIdx.x == 0) { alpha_cumprod = alphas_cumprod[(int)timesteps[blockIdx.y]]; }
+    __syncthreads();
+    return Schedule(alpha_cumprod);
+}
+
 // Blocks (chunk, sample).
 static __global__ void __launch_bounds__(FEW_THREADS)
     add_noise(floatX *noisy, float *target, const float *x0, const float *noise, const float *timesteps,
               const float *alphas_cumprod, Prediction prediction, int n) {
     const size_t span = first_of_span(), row = (size_t)blockIdx.y * n;
-    const Schedule k(alphas_cumprod[(int)timesteps[blockIdx.y]]);
+    const Schedule k = schedule_of_block(timesteps, alphas_cumprod);
     const float of_noise = prediction == PREDICT_EPSILON ? 1 : prediction == PREDICT_V ? k.alpha : 0;
     const float of_x0 = prediction == PREDICT_SAMPLE ? 1 : prediction == PREDICT_V ? -k.sigma : 0;
     if (whole_span(span, n)) {
@@ -295,7 +303,7 @@ static __global__ void __launch_bounds__(FEW_THREADS)
                const float *alphas_cumprod, Prediction prediction, int n) {
     const size_t span = first_of_span(), row = (size_t)blockIdx.y * n;
     float of_x, of_out;
-    x0_factors(&of_x, &of_out, prediction, Schedule(alphas_cumprod[(int)timesteps[blockIdx.y]]));
+    x0_factors(&of_x, &of_out, prediction, schedule_of_block(timesteps, alphas_cumprod));
     if (whole_span(span, n)) {
         float x[VEC], out[VEC];
         load_span(x, noisy + row + span);
