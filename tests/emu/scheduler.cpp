@@ -17,6 +17,7 @@
 #include <vector>
 
 #ifdef __SANITIZE_ADDRESS__
+#include <pthread.h>
 #include <sanitizer/common_interface_defs.h>
 #endif
 
@@ -39,8 +40,10 @@ struct Copy {
 };
 
 struct Fiber {
-    fcontext_t context;
-    unsigned char *stack;
+    fcontext_t context; // of a fiber that does not run
+    const void *stack;
+    size_t bytes;
+    void *fake_stack; // AddressSanitizer's
 };
 
 struct Thread {
@@ -75,7 +78,9 @@ struct Worker {
     std::vector<Fiber *> idle;
     std::vector<unsigned> order;
     unsigned started, left; // threads of `order` that have begun; threads that have returned
-    fcontext_t scheduler;
+    unsigned next;          // place in `order` of the thread that is resumed next
+    Fiber scheduler;        // the core's own stack
+    Fiber *running;
     unsigned arrived;
     int predicates, barrier_result;
     const char *barrier_file;
@@ -83,11 +88,6 @@ struct Worker {
     const std::function<void()> *body;
     DynamicShared shared;
     uint64_t random;
-#ifdef __SANITIZE_ADDRESS__
-    void *fake_stack;
-    const void *bottom;
-    size_t bottom_size;
-#endif
 };
 
 __thread Current current;
@@ -134,8 +134,7 @@ void fail(const char *format, ...) {
     _exit(1);
 }
 
-static void on_fault(int signal, siginfo_t *info, void *) {
-    if (signal == SIGILL) fail("an index outside of its array");
+static void on_fault(int, siginfo_t *info, void *) {
     if (!running && is_device_memory(info->si_addr))
         fail("host code touches device memory at address %p", info->si_addr);
     fail("invalid access at address %p (outside of every allocation, or a fiber's stack overflowed)", info->si_addr);
@@ -156,7 +155,6 @@ __attribute__((constructor)) void catch_faults() {
     action.sa_flags = SA_SIGINFO | SA_ONSTACK;
     sigaction(SIGSEGV, &action, nullptr);
     sigaction(SIGBUS, &action, nullptr);
-    sigaction(SIGILL, &action, nullptr); // -fsanitize=bounds
 }
 
 Registry::~Registry() {
@@ -210,29 +208,42 @@ static void check_launch(const void *function, dim3 grid, dim3 block, size_t sha
 
 // ---- Switching -----------------------------------------------------------------------------------------------------
 
-static void yield_to_scheduler() {
-    Worker *w = worker;
+static void entered(Fiber *self, transfer_t from) {
 #ifdef __SANITIZE_ADDRESS__
-    void *fake;
-    __sanitizer_start_switch_fiber(&fake, w->bottom, w->bottom_size);
-    w->scheduler = jump_fcontext(w->scheduler, nullptr).fctx;
-    __sanitizer_finish_switch_fiber(fake, &worker->bottom, &worker->bottom_size);
-#else
-    w->scheduler = jump_fcontext(w->scheduler, nullptr).fctx;
+    __sanitizer_finish_switch_fiber(self->fake_stack, nullptr, nullptr);
 #endif
+    ((Fiber *)from.data)->context = from.fctx;
+    worker->running = self;
 }
 
-static void resume(Worker *w, Fiber *f) {
+static void switch_to(Fiber *to) {
+    Fiber *self = worker->running;
+    if (self == to) return;
 #ifdef __SANITIZE_ADDRESS__
-    __sanitizer_start_switch_fiber(&w->fake_stack, f->stack, stack_bytes);
-    f->context = jump_fcontext(f->context, f).fctx;
-    __sanitizer_finish_switch_fiber(w->fake_stack, nullptr, nullptr);
-#else
-    (void)w;
-    f->context = jump_fcontext(f->context, f).fctx;
+    __sanitizer_start_switch_fiber(&self->fake_stack, to->stack, to->bytes);
 #endif
-    current.self = nullptr;
+    worker->running = to;
+    entered(self, jump_fcontext(to->context, self));
 }
+
+static Fiber *idle_fiber(Worker *w);
+
+// Who runs next: the next thread that can go on in this round through the order, or the scheduler for another round. As
+// long as there are new threads: a fiber that starts them.
+static Fiber *next_fiber(Worker *w) {
+    if (w->started < w->threads.size()) return idle_fiber(w);
+    while (w->next < w->order.size()) {
+        Thread *t = &w->threads[w->order[w->next++]];
+        if (t->state != READY) continue;
+        current.self = t;
+        current.thread = t->index;
+        return t->fiber;
+    }
+    current.self = nullptr;
+    return &w->scheduler;
+}
+
+static void yield() { switch_to(next_fiber(worker)); }
 
 static void run_thread(Worker *w, Thread *t) {
     current.self = t;
@@ -244,15 +255,12 @@ static void run_thread(Worker *w, Thread *t) {
     w->warps[t->rank / 32].left |= 1u << t->rank % 32;
 }
 
-// Starts threads in their order until none is new; a thread that waits takes the fiber with it (the scheduler goes on
-// with another), and the fiber is idle when its last thread has returned.
+// Starts threads in their order until none is new; a thread that waits takes the fiber with it (another one goes on),
+// and the fiber is idle when its last thread has returned.
 static void fiber_main(transfer_t from) {
-#ifdef __SANITIZE_ADDRESS__
-    __sanitizer_finish_switch_fiber(nullptr, &worker->bottom, &worker->bottom_size);
-#endif
     Worker *w = worker;
-    Fiber *self = (Fiber *)from.data;
-    w->scheduler = from.fctx;
+    Fiber *self = w->running;
+    entered(self, from);
     for (;;) {
         while (w->started < w->threads.size()) {
             Thread *t = &w->threads[w->order[w->started++]];
@@ -260,7 +268,7 @@ static void fiber_main(transfer_t from) {
             run_thread(w, t);
         }
         w->idle.push_back(self);
-        yield_to_scheduler();
+        yield();
     }
 }
 
@@ -272,7 +280,8 @@ static Fiber *new_fiber() {
     mprotect(memory, page, PROT_NONE);
     Fiber *f = new Fiber();
     f->stack = (unsigned char *)memory + page;
-    f->context = make_fcontext(f->stack + stack_bytes, stack_bytes, fiber_main);
+    f->bytes = stack_bytes;
+    f->context = make_fcontext((unsigned char *)memory + page + stack_bytes, stack_bytes, fiber_main);
     return f;
 }
 
@@ -326,6 +335,13 @@ static void arrange(std::vector<unsigned> &order, unsigned n, Order kind, uint64
 static Worker *this_worker() {
     if (!worker) {
         worker = new Worker(); // lives as long as its thread: fibers are never unwound
+        worker->running = &worker->scheduler;
+#ifdef __SANITIZE_ADDRESS__
+        pthread_attr_t attributes;
+        pthread_getattr_np(pthread_self(), &attributes);
+        pthread_attr_getstack(&attributes, (void **)&worker->scheduler.stack, &worker->scheduler.bytes);
+        pthread_attr_destroy(&attributes);
+#endif
         use_fault_stack();
     }
     return worker;
@@ -356,20 +372,15 @@ static void run_block(Worker *w, dim3 block, size_t shared_bytes, Order order, c
     current.dynamic_shared = w->shared.prepare(shared_bytes);
     static_shared_poison();
     w->body = &body;
-    while (w->started < w->threads.size()) resume(w, idle_fiber(w));
+    w->next = w->order.size(); // the first round starts them
     while (w->left < w->threads.size()) {
-        bool progress = false;
+        Fiber *next = next_fiber(w);
+        if (next == &w->scheduler) report_deadlock(w);
+        switch_to(next);
         if (order == RANDOM) arrange(w->order, w->threads.size(), order, &w->random);
-        for (unsigned i : w->order) {
-            Thread *t = &w->threads[i];
-            if (t->state != READY) continue;
-            progress = true;
-            current.self = t;
-            current.thread = t->index;
-            resume(w, t->fiber);
-        }
-        if (!progress) report_deadlock(w);
+        w->next = 0;
     }
+    current.self = nullptr;
     w->shared.check();
     static_shared_check();
 }
@@ -419,7 +430,7 @@ int barrier(const char *file, int line, int predicate) {
     } else {
         self->state = AT_BARRIER, self->place = file, self->line = line;
     }
-    yield_to_scheduler();
+    yield();
     return w->barrier_result;
 }
 
@@ -458,7 +469,7 @@ void warp_meet(const char *op, unsigned mask, const void *in, void *out, Combine
     Meeting *meeting = join_meeting(warp, op, mask, lane);
     if (meeting->arrived != mask) {
         self->state = IN_WARP;
-        yield_to_scheduler();
+        yield();
         return;
     }
     warp->meetings.erase(warp->meetings.begin() + (meeting - warp->meetings.data()));
