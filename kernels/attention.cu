@@ -96,6 +96,7 @@ __device__ static inline void store_forward(floatX *out, float *lse, floatX *til
             if (lane % 4 == 0 && query < a.Tq) { to[query] = top[m][r] * scale + logf(total); }
         }
     }
+    __syncwarp(); // the warp's queries have been read
     put<D>(tile, row0, 0, o, inverse);
     __syncthreads();
     store_tile<D, T::rows>(token(out, b, 0, h, a.Tq, a.out_stride, a.HS), a.out_stride, first, a.Tq, a.HS, tile);
@@ -367,7 +368,7 @@ static __global__ void __launch_bounds__(Tiles<D>::threads, Tiles<D>::small ? 2 
         }
         cp_async_wait<0>();
         __syncthreads(); // tile i is here, nobody reads tile i - 1 any more, and its dq is in memory
-        if (threadIdx.x == 0 && i > x.begin) { store_release(done + i - 1, x.j + 1); }
+        if (dq && threadIdx.x == 0 && i > x.begin) { store_release(done + i - 1, x.j + 1); }
         if (T::stages == 2 && i + 1 < x.end) {
             load_queries(i + 1);
             cp_async_commit();
@@ -397,7 +398,7 @@ static __global__ void __launch_bounds__(Tiles<D>::threads, Tiles<D>::small ? 2 
     }
     cp_async_wait<0>(); // also if there was no tile
     __syncthreads();
-    if (threadIdx.x == 0 && x.begin < x.end) { store_release(done + x.end - 1, x.j + 1); }
+    if (dq && threadIdx.x == 0 && x.begin < x.end) { store_release(done + x.end - 1, x.j + 1); }
     if (dk) { store_keys<D>(dk, p.dk, K, grad_k, p, x, a, a.k_stride, scale); }
     if (dv) { store_keys<D>(dv, p.dv, V, grad_v, p, x, a, a.v_stride, 1); }
 }

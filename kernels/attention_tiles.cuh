@@ -16,10 +16,10 @@ template <int W> struct Layout {
         return row * pitch + (swizzled ? (column / VEC ^ row % 8) * VEC + column % VEC : column);
     }
     // The address of (row + rows, column + columns) from that of (row, column): rows a multiple of 8, columns of 16,
-    // column < 16; a swizzled tile begins at a multiple of 128 elements.
+    // column < 16; a swizzled tile begins at a multiple of 128 bytes.
     __device__ static inline SharedAddress step(SharedAddress at, unsigned rows, unsigned columns) {
         const unsigned across = columns * sizeof(floatX);
-        return (swizzled ? at ^ across : at + across) + rows * pitch * sizeof(floatX);
+        return (swizzled ? (at ^ across % 128) + across / 128 * 128 : at + across) + rows * pitch * sizeof(floatX);
     }
 };
 
