@@ -432,7 +432,8 @@ static void print_head(const LabLayer *layer, const int *size, bool timed, const
 
 static void print_row(const LabLayer *layer, int version, const LabResult *r, const Peaks *peaks) {
     const double seconds = r->timing.seconds;
-    printf("  %d  %-52s %8.1e", version, layer->versions[version - 1], r->error);
+    const char *what = lab_has_steps() ? layer->versions[version - 1] : "the CPU's own";
+    printf("  %d  %-52s %8.1e", version, what, r->error);
     if (seconds > 0) {
         printf(" %12.2f %9.1f %8.1f %7.1f%%", 1e6 * seconds, 1e-9 * r->timing.row.flops / seconds,
                1e-9 * r->timing.row.bytes / seconds, 100 * roofline_share(&r->timing.row, seconds, peaks));
@@ -458,7 +459,7 @@ void lab_command(Bench *b, const LabLayer *layer, const char *version, const int
         if (!(r.error <= lab_tolerance())) { wrong = v; }
     }
     if (!lab_has_steps()) {
-        printf("  Versions 1 to %d are steps in CUDA (bench/lab/%s.cu): BACKEND=cuda and emu have them.\n", last - 1,
+        printf("  Versions 1 to %d are steps in CUDA (bench/lab/%s.cu), which BACKEND=cuda and emu have.\n", last - 1,
                layer->layer);
     }
     if (wrong) { die("bench %s: version %d is off by more than %.0e", layer->layer, wrong, lab_tolerance()); }

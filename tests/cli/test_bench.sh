@@ -33,6 +33,11 @@ check "rows of groupnorm_backward" grep -qE '^  groupnorm_backward +sd2 .*%$' "$
 check "groupnorm's JSON" grep -q '"function": "groupnorm_backward"' "$work/groupnorm.json"
 "$program" bench linear --runs 1 --shape 8,16,24 >"$work/linear"
 check "bench linear --shape" grep -qE '^  linear_backward +given +8,16,24 ' "$work/linear"
+"$program" bench layernorm --version all --shape 20,64 --runs 1 >"$work/lab"
+check "bench --version exits with 0" [ $? = 0 ]
+check "the last version, its error and its time" grep -qE '^  4 .* [0-9.]+e-[0-9]+ +[0-9.]+ .*%$' "$work/lab"
+"$program" bench adam --version 4 --check >"$work/lab"
+check "bench --check does not time" grep -qE '^  4 .* [0-9.]+e-[0-9]+$' "$work/lab"
 "$program" bench step --preset mini --batch 2 --runs 1 --json "$work/step.json" --write-config "$work/config.json" \
     >"$work/step"
 check "bench step exits with 0" [ $? = 0 ]
@@ -45,6 +50,9 @@ check "bench plan exits with 0" [ $? = 0 ]
 check "Stable Diffusion 2's step: 2.41 TFLOP per sample" grep -qE '^sd2, batch 2, 64x64 latents: 86[56]\.[0-9] M .* 4\.[789][0-9] TFLOP' "$work/plan"
 check "the plan's launches" [ "$(grep -c '"function": "conv2d_forward"' "$work/plan.json")" -ge 20 ]
 check "the UNet's config" grep -q '"UNet2DConditionModel"' "$work/config.json"
+check "a version beyond the last" refuses "--version 5: expected 1 to 4 or all" conv2d --version 5 --check
+check "a layer without versions" refuses "expected conv2d, attention, groupnorm, layernorm or adam" linear --version 1
+check "nothing to check" refuses "--check needs --version" conv2d --check
 check "unknown layer" refuses "expected all, step or one of the layers linear" nothing
 check "too few numbers" refuses "expected the numbers N,IC,OC of linear" linear --shape 8,16
 check "no size 0" refuses "expected the numbers N,IC,OC of linear" linear --shape 8,16,0
