@@ -227,6 +227,9 @@ static void product(const cublasLtDesc &desc, float alpha, const void *A, const 
     }
 }
 
+// The real one writes to its workspace: whoever keeps something there, or shares it between streams, shall see it.
+static void scribble(void *workspace, size_t bytes) { memset(workspace, 0xFF, bytes < 65536 ? bytes : 65536); }
+
 static bool misaligned(const void *p, size_t bytes) { return (uintptr_t)p % bytes != 0; }
 
 cublasStatus_t cublasLtMatmul(cublasLtHandle_t handle, cublasLtMatmulDesc_t desc, const void *alpha, const void *A,
@@ -247,6 +250,9 @@ cublasStatus_t cublasLtMatmul(cublasLtHandle_t handle, cublasLtMatmulDesc_t desc
         return CUBLAS_STATUS_INVALID_VALUE;
     if (C == D && (c->ld != d->ld || c->batch_offset != d->batch_offset)) return CUBLAS_STATUS_INVALID_VALUE;
     emu::enqueue(stream, [desc = *desc, alpha = *(const float *)alpha, beta = *(const float *)beta, A, a = *a, B,
-                          b = *b, C, c = *c, D, d = *d] { product(desc, alpha, A, a, B, b, beta, C, c, D, d); });
+                          b = *b, C, c = *c, D, d = *d, workspace, bytes = algo ? algo->workspace : workspace_bytes] {
+        scribble(workspace, bytes);
+        product(desc, alpha, A, a, B, b, beta, C, c, D, d);
+    });
     return CUBLAS_STATUS_SUCCESS;
 }

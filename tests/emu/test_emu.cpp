@@ -550,6 +550,26 @@ static cublasStatus_t run_matmul_of_sizes(int m, int n, int k) {
     return status;
 }
 
+// What lies in the workspace is lost.
+static void test_matmul_workspace(void **) {
+    emu::DeviceAccess open;
+    cublasLtHandle_t handle;
+    cublasLtMatmulDesc_t desc;
+    cublasLtMatrixLayout_t a;
+    float *x = device_array<float>(16), *workspace = device_array<float>(64), one = 1, zero = 0;
+    for (int i = 0; i < 16; i++) { x[i] = 1; }
+    workspace[0] = workspace[63] = 1;
+    cublasLtCreate(&handle), cublasLtMatmulDescCreate(&desc, CUBLAS_COMPUTE_32F, CUDA_R_32F);
+    cublasLtMatrixLayoutCreate(&a, CUDA_R_32F, 4, 4, 4);
+    assert_int_equal(
+        cublasLtMatmul(handle, desc, &one, x, a, x, a, &zero, x, a, x, a, nullptr, workspace, 256, nullptr),
+        CUBLAS_STATUS_SUCCESS);
+    synchronize();
+    assert_true(x[5] == 4 && isnan(workspace[0]) && isnan(workspace[63]));
+    cublasLtMatrixLayoutDestroy(a), cublasLtMatmulDescDestroy(desc), cublasLtDestroy(handle);
+    cudaFree(x), cudaFree(workspace);
+}
+
 static void test_matmul_refusals(void **) {
     emu::DeviceAccess open;
     const Matmul good = {true, false, false, true, false, 8, 8, 8, 8, 8, 8, 1, 1, 0};
@@ -927,6 +947,7 @@ int main() {
         cmocka_unit_test(test_graph_race),
         cmocka_unit_test(test_capture_refusals),
         cmocka_unit_test(test_matmul),
+        cmocka_unit_test(test_matmul_workspace),
         cmocka_unit_test(test_matmul_refusals),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);

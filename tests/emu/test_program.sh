@@ -1,0 +1,70 @@
+#!/usr/bin/env bash
+# The whole program on emulated CUDA against the CPU backend: encode, train, resume, eval and segment of a tiny model.
+make=(make --no-print-directory -C "$(dirname "$0")/../..")
+cpu=$(realpath -m "$(dirname "$0")/../../build/cpu-fp32")
+emu=${cpu%cpu-fp32}emu
+for backend in cpu-fp32 emu-fp32 emu-bf16; do
+    tool=$([ $backend = cpu-fp32 ] && echo build/cpu-fp32/tests/data/difference)
+    "${make[@]}" BACKEND=${backend%-*} PRECISION=${backend#*-} build/$backend/cocogold $tool >/dev/null || {
+        echo "0 passed, 1 failed"
+        exit 1
+    }
+done
+COCOGOLD=$cpu/cocogold
+source "$(dirname "$0")/../cli/common.sh"
+tolerance() { [ "$1" = fp32 ] && echo "$2" || echo "$3"; } # PRECISION FP32 BF16
+
+# close NAME A B TOLERANCE [DATASET]: pictures or data sets
+close() {
+    local distance
+    distance=$("$cpu/tests/data/difference" "$2" "$3" ${5:-} 2>&1)
+    awk -v d="$distance" -v t="$4" 'BEGIN { exit !(d + 0 <= t && d ~ /^[0-9]/) }'
+    result $? "$1: $distance (at most $4)"
+}
+numbers() { sed -nE 's/.*"step":([0-9]+),"loss":([^,]+),"grad_norm":([^,]+).*/\1 \2 \3/p' "$1/log.jsonl"; }
+# same_losses A B TOLERANCE: of all steps, relative; prints the largest difference
+same_losses() {
+    paste <(numbers "$1") <(numbers "$2") | awk -v t="$3" '
+        function away(a, b) { return (a > b ? a - b : b - a) / b }
+        NF == 6 { n++; d = away($2, $5); if (d > worst) worst = d }
+        END { printf "%d steps, losses differ by at most %.1e", n, worst; exit !(n == 10 && worst <= t) }'
+}
+# same_masks EVAL TOLERANCE: predicted pixels of each pair against cpu's, as a share of the picture
+same_masks() {
+    paste -d , cpu-eval/pairs.csv "$1/pairs.csv" | awk -F , -v t="$2" '
+        NR > 1 { n++; d = ($19 - $8) / $10; d = d < 0 ? -d : d; if (d > worst) worst = d; if ($8 > 0) some++ }
+        END { printf "%d masks, %d not empty, differ by at most %.1e", n, some, worst; exit !(n == 2 && some && worst <= t) }'
+}
+
+"$cpu/cocogold" synth data --train 6 --val 3 >/dev/null 2>&1 &&
+    "$cpu/cocogold" init --preset mini model >/dev/null 2>&1 || { result 1 "synth and init"; finish; }
+encode=(encode --model model --data data --split train --targets overlay --min-side 1)
+train=(train --model model --shards latents --train-batch-size 1 --gradient-accumulation-steps 2 --validate-every 0
+    --no-roofline --max-train-steps 10)
+picture=$(ls data/val/*.png | head -n 1)
+segment=(segment --model cpu/model --image "$picture" --text "red circle" --steps 2)
+eval=(eval --model cpu/model --data data --split val --limit 2 --steps 1 --bootstrap 0 --method luminance)
+check "encode on cpu" "$cpu/cocogold" "${encode[@]}" --out latents
+check "train on cpu" "$cpu/cocogold" "${train[@]}" --out cpu
+check "segment on cpu" "$cpu/cocogold" "${segment[@]}" --out cpu-picture
+check "eval on cpu" "$cpu/cocogold" "${eval[@]}" --out cpu-eval
+
+for precision in fp32 bf16; do
+    emulated=$emu-$precision/cocogold
+    check "$precision: encode" "$emulated" "${encode[@]}" --out latents-$precision
+    close "$precision: latents" latents-$precision/train-00000.h5 latents/train-00000.h5 "$(tolerance $precision 1e-3 3e-2)" image_latent
+    check "$precision: train" "$emulated" "${train[@]}" --checkpoint-every 6 --out $precision
+    check "$precision: $(same_losses $precision cpu "$(tolerance $precision 1e-5 2e-2)") from cpu" \
+        same_losses $precision cpu "$(tolerance $precision 1e-5 2e-2)"
+    cp -r $precision again-$precision && rm -r again-$precision/{model,checkpoint-000010} # as if killed after step 6
+    check "$precision: --resume at step 6, streams at random" env EMU_DELAY=random:5 "$emulated" "${train[@]}" \
+        --checkpoint-every 6 --out again-$precision --resume
+    check "$precision: same losses" diff <(numbers $precision) <(numbers again-$precision)
+    check "$precision: same bits" cmp $precision/model/unet/*.safetensors again-$precision/model/unet/*.safetensors
+    check "$precision: segment" "$emulated" "${segment[@]}" --out $precision-picture
+    close "$precision: the prediction" $precision-picture-prediction.png cpu-picture-prediction.png "$(tolerance $precision 3e-3 3e-2)"
+    check "$precision: eval" "$emulated" "${eval[@]}" --out $precision-eval
+    check "$precision: $(same_masks $precision-eval "$(tolerance $precision 0.002 0.05)") from cpu" \
+        same_masks $precision-eval "$(tolerance $precision 0.002 0.05)"
+done
+finish
