@@ -47,13 +47,11 @@ static void mpi_all_gather(void *all, const void *mine, size_t bytes) {
     check_mpi(MPI_Allgather(mine, (int)bytes, MPI_BYTE, all, (int)bytes, MPI_BYTE, MPI_COMM_WORLD), "MPI_Allgather");
 }
 
-static void mpi_abort(int code) { MPI_Abort(MPI_COMM_WORLD, code); }
 static const bool have_mpi = true;
 #else
 static void mpi_open(const Launch *launch) { (void)launch; }
 static void mpi_close(void) {}
 static void mpi_all_gather(void *all, const void *mine, size_t bytes) { (void)all, (void)mine, (void)bytes; }
-static void mpi_abort(int code) { (void)code; }
 static const bool have_mpi = false;
 #endif
 
@@ -61,14 +59,14 @@ static const bool have_mpi = false;
 
 static bool opened, over_mpi;
 
-// exit() would wait for devices that wait for ranks that wait for us: so no further than here.
+// exit() would wait for devices that wait for ranks that wait for us: so no further than here. mpirun notices, or the
+// others' rendezvous does.
 static void leave(int code, void *argument) {
     (void)argument;
     if (!opened) { return; }
     opened = false;
     cleanup_now();
     fflush(stdout);
-    if (over_mpi) { mpi_abort(code ? code : 1); }
     _exit(code ? code : 1);
 }
 

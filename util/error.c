@@ -52,7 +52,9 @@ static void say(const char *prefix, const char *format, va_list arguments) {
     free(text);
 }
 
+// What is wrong for all ranks alike is said by rank 0: the others leave it some seconds, in which mpirun ends them.
 void die(const char *format, ...) {
+    if (rank > 0) { sleep(3); }
     va_list arguments;
     va_start(arguments, format);
     say("", format, arguments);

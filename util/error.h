@@ -10,7 +10,7 @@ void die(const char *format, ...) __attribute__((format(printf, 1, 2), noreturn)
 // For a thread that watches while others may hang: as die, but without what exit() would wait for.
 void die_now(const char *format, ...) __attribute__((format(printf, 1, 2), noreturn));
 
-// From now on sentences begin with "cocogold: rank N: ".
+// From now on sentences begin with "cocogold: rank N: ", and die() waits three seconds for rank 0's on other ranks.
 void error_set_rank(int rank);
 
 // Prints "cocogold: warning: <sentence>\n" to stderr.

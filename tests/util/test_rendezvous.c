@@ -293,7 +293,7 @@ static void test_rank_ends(void **state) {
     for (int trial = 0; trial < 12; trial++) {
         Rank ranks[4];
         ending = trial % 3 == 0 ? 0 : trial % 3 == 1 ? 1 : 3;
-        computing = trial / 3 % 2, by_sentence = trial / 6;
+        computing = trial / 3 % 2, by_sentence = trial / 9;
         run_ranks(ranks, one_ends, 4, free_port());
         char sentence[128];
         snprintf(sentence, sizeof sentence, "process %d) has ended before the others", (int)ranks[ending].process);
