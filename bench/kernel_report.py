@@ -127,12 +127,15 @@ def read_ptx(listing, kernel):
             counted(PTX, text.lstrip("{ "), k.ptx)
 
 
-def read_build(build, all_sass=True):
-    """The kernels of a build's objects, in order of file and name; all_sass False: machine code is read only where
-    tensor-core instructions are promised, and for one architecture."""
+def read_build(build, all_sass=True, lab=False):
+    """The kernels of a build's objects, in order of file and name, with or without the kernel lab's; all_sass False:
+    machine code is read only where tensor-core instructions are promised, and for one architecture."""
     kernels = {}
-    for path in sorted(Path(build, "kernels").glob("*.cu.o")):
-        file = path.name[:-2]
+    paths = sorted(Path(build, "kernels").glob("*.cu.o"))
+    if lab:
+        paths += sorted(Path(build, "bench", "lab").glob("*.cu.o"))
+    for path in paths:
+        file = path.name[:-2] if path.parent.name == "kernels" else "lab/" + path.name[:-2]
 
         def kernel(mangled):
             return kernels.setdefault((file, mangled), Kernel(mangled, file))
@@ -201,7 +204,7 @@ def check(builds, archs):
     bad = 0
     for build in builds:
         precision = build.rstrip("/").rsplit("-", 1)[1]
-        kernels = read_build(build, all_sass=False)
+        kernels = read_build(build, all_sass=False, lab=True)
         for k in kernels:
             registers = " ".join(f"{k.registers.get(a, '-'):>3}" for a in archs)
             print(f"{precision} {registers} registers on {' '.join(archs)}  {k.file} {k.name}")

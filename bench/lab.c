@@ -9,15 +9,10 @@
 
 // In a function that calls a version: the step's call, where the build has it.
 #ifdef BACKEND_cpu
-#define STEP(lab, call)                                                                                                \
-    do {                                                                                                               \
-    } while (0)
+#define STEP(lab, call) ((void)(lab))
 bool lab_has_steps(void) { return false; }
 #else
-#define STEP(lab, call)                                                                                                \
-    do {                                                                                                               \
-        if ((lab)->version < (lab)->last) { call; }                                                                    \
-    } while (0)
+#define STEP(lab, call) ((lab)->version < (lab)->last ? (call) : (void)0)
 bool lab_has_steps(void) { return true; }
 #endif
 
