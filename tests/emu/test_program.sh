@@ -50,20 +50,20 @@ check "segment on cpu" "$cpu/cocogold" "${segment[@]}" --out cpu-picture
 check "eval on cpu" "$cpu/cocogold" "${eval[@]}" --out cpu-eval
 
 for precision in fp32 bf16; do
-    emulated=$emu-$precision/cocogold
-    check "$precision: encode" "$emulated" "${encode[@]}" --out latents-$precision
+    emulated=(env OMP_NUM_THREADS="$(nproc)" OMP_WAIT_POLICY=passive "$emu-$precision/cocogold")
+    check "$precision: encode" "${emulated[@]}" "${encode[@]}" --out latents-$precision
     close "$precision: latents" latents-$precision/train-00000.h5 latents/train-00000.h5 "$(tolerance $precision 1e-3 3e-2)" image_latent
-    check "$precision: train" "$emulated" "${train[@]}" --checkpoint-every 6 --out $precision
+    check "$precision: train" "${emulated[@]}" "${train[@]}" --checkpoint-every 6 --out $precision
     check "$precision: $(same_losses $precision cpu "$(tolerance $precision 1e-5 2e-2)") from cpu" \
         same_losses $precision cpu "$(tolerance $precision 1e-5 2e-2)"
     cp -r $precision again-$precision && rm -r again-$precision/{model,checkpoint-000010} # as if killed after step 6
-    check "$precision: --resume at step 6, streams at random" env EMU_DELAY=random:5 "$emulated" "${train[@]}" \
+    check "$precision: --resume at step 6, streams at random" env EMU_DELAY=random:5 "${emulated[@]}" "${train[@]}" \
         --checkpoint-every 6 --out again-$precision --resume
     check "$precision: same losses" diff <(numbers $precision) <(numbers again-$precision)
     check "$precision: same bits" cmp $precision/model/unet/*.safetensors again-$precision/model/unet/*.safetensors
-    check "$precision: segment" "$emulated" "${segment[@]}" --out $precision-picture
+    check "$precision: segment" "${emulated[@]}" "${segment[@]}" --out $precision-picture
     close "$precision: the prediction" $precision-picture-prediction.png cpu-picture-prediction.png "$(tolerance $precision 3e-3 3e-2)"
-    check "$precision: eval" "$emulated" "${eval[@]}" --out $precision-eval
+    check "$precision: eval" "${emulated[@]}" "${eval[@]}" --out $precision-eval
     check "$precision: $(same_masks $precision-eval "$(tolerance $precision 0.002 0.05)") from cpu" \
         same_masks $precision-eval "$(tolerance $precision 0.002 0.05)"
 done

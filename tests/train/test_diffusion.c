@@ -183,7 +183,7 @@ static void test_validation(void **state) {
 
 static void test_refusals(void **state) {
     (void)state;
-    assert_dies("--prediction-type epsilon", options.prediction_type = "epsilon";
+    assert_dies("--prediction-type epsilon", options.prediction_type = "epsilon"; options.own_schedule = true;
                 diffusion_create(&pipeline, &options, H, W, &dev));
     assert_dies("field \"in_channels\" is 4, expected 8", pipeline.unet.config.in_channels = 4;
                 diffusion_create(&pipeline, &options, H, W, &dev));
