@@ -17,8 +17,8 @@ one() { # RACE SEED TEST
     sed -nE 's/^ptxsim: (\S+) grid \(.*/\1/p' "$own.err" | sort -u >"$own.launches"
     sed -i -E '/^ptxsim: \S+ grid \(/d' "$own.err"
     if [ $code != 0 ] || grep -q '^ptxsim' "$own.err"; then
-        tail -n 20 "$own.out"
-        tail -n 20 "$own.err" | c++filt
+        tail -n 10 "$own.out"
+        grep -E '^ptxsim|^race|FAILED|ERROR' "$own.err" | head -n 20 | c++filt
         echo "ptx: $3 fails with race check $1, schedule $2" >&2
         return 255 # no more are started
     fi
