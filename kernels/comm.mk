@@ -9,7 +9,13 @@ MPI_CFLAGS := -DHAVE_MPI $(shell pkg-config --cflags $(MPI))
 LDLIBS     += $(shell pkg-config --libs $(MPI))
 endif
 $(BUILD)/kernels/comm.o $(BUILD)/kernels/comm_host.o: private CPPFLAGS += $(MPI_CFLAGS)
-$(BUILD)/tests/emu/nccl.o: private EMU_FLAGS += $(MPI_CFLAGS)
+$(BUILD)/tests/emu/nccl.o $(BUILD)/tests/emu/test_nccl.o: private EMU_FLAGS += $(MPI_CFLAGS)
+$(BUILD)/kernels/comm.o $(BUILD)/kernels/comm_host.o $(BUILD)/tests/emu/nccl.o: $(BUILD)/mpi-flags
+
+# They are rebuilt when MPI comes or goes.
+$(BUILD)/mpi-flags: FORCE
+	@mkdir -p $(@D)
+	@echo '$(MPI_CFLAGS)' | cmp -s - $@ || echo '$(MPI_CFLAGS)' > $@
 
 # NCCL: the toolkit's, else that of `setup.sh --cuda`.
 NCCL_LIBS  := $(lastword $(wildcard .cuda/lib/python3*/site-packages/nvidia/nccl))
@@ -20,6 +26,6 @@ LDLIBS     += $(if $(NCCL),-L$(NCCL)/lib -Wl$(comma)-rpath$(comma)$(abspath $(NC
 endif
 
 # The stand-in on its own (tests/cli/test_comm.sh).
-$(BUILD)/tests/emu/test_nccl.o: private EMU_FLAGS += $(MPI_CFLAGS)
 $(BUILD)/tests/emu/test_nccl: $(BUILD)/tests/emu/test_nccl.o $(EMU_LIB)
 	$(CXX) $(EMU_FLAGS) $^ -o $@ $(LDLIBS)
+-include $(BUILD)/tests/emu/test_nccl.d
