@@ -48,16 +48,17 @@ struct PixelResult {
 };
 
 // Pixels y phase_step + phase_y of the result and the taps that meet them: pixel (y, x) of the phase reads the source
-// at (y step + y0 + sign ty, x step + x0 + sign tx) with the weights of tap (first_y + ty tap_step, ...).
+// at (y step + y0 + ty, x step + x0 + tx), for dinp - ty and - tx, with the weights of tap (first_y + ty tap_step,
+// ...).
 struct Phase {
     int y, x, H, W, phase_step;
-    int step, sign, y0, x0;
+    int step, y0, x0;
     int taps_y, taps_x, first_y, first_x, tap_step;
 };
 
 template <bool GRADIENT> __device__ static inline Phase phase_of(const PixelProduct &p, int index) {
     const int pad = p.conv.pad_before, stride = p.conv.stride, K = p.conv.K;
-    if (!GRADIENT) { return {0, 0, p.out_H, p.out_W, 1, stride, 1, -pad, -pad, K, K, 0, 0, 1}; }
+    if (!GRADIENT) { return {0, 0, p.out_H, p.out_W, 1, stride, -pad, -pad, K, K, 0, 0, 1}; }
     // (y + pad - tap) / stride must be whole: tap = first, first + stride, ...
     const int y = index / stride, x = index % stride, first_y = (y + pad) % stride, first_x = (x + pad) % stride;
     return {y,
@@ -66,7 +67,6 @@ template <bool GRADIENT> __device__ static inline Phase phase_of(const PixelProd
             (p.out_W - x + stride - 1) / stride,
             stride,
             1,
-            -1,
             (y + pad - first_y) / stride,
             (x + pad - first_x) / stride,
             (K - first_y + stride - 1) / stride,
@@ -111,14 +111,15 @@ template <class T, bool GRADIENT> __device__ static inline int tap_depth(int C) 
 // A by rows: pixels of the source. A thread copies the same vector of every row that is its.
 template <class T, bool GRADIENT> struct SourcePixels {
     static constexpr int count = (T::BM * 4 + T::threads - 1) / T::threads;
+    static constexpr int sign = GRADIENT ? -1 : 1;
     const floatX *source;
-    int C, width, sign;
-    int pixel[count];           // that tap 0 meets, perhaps outside of the image
-    unsigned mask[count];       // bit: the tap's pixel is inside
-    TapChannel<T, GRADIENT> at; // of this thread's vector
+    int C, width;
+    int pixel[count];               // that tap 0 meets, perhaps outside of the image
+    unsigned mask[(count + 1) / 2]; // 16 bits each: the tap's pixel is inside
+    TapChannel<T, GRADIENT> at;     // of this thread's vector
 
     __device__ SourcePixels(const PixelProduct &p, const Phase &s, int first_row, int first_step)
-        : source(p.source), C(p.C), width(p.W), sign(s.sign),
+        : source(p.source), C(p.C), width(p.W),
           at(s, tap_depth<T, GRADIENT>(p.C), first_step * T::BK + threadIdx.x % 4 * VEC) {
         const int rows = p.conv.B * s.H * s.W;
 #pragma unroll
@@ -126,12 +127,12 @@ template <class T, bool GRADIENT> struct SourcePixels {
             const int row = first_row + threadIdx.x / 4 + i * (T::threads / 4);
             const int x = row % s.W * s.step + s.x0, y = row / s.W % s.H * s.step + s.y0, b = row / s.W / s.H;
             pixel[i] = (b * p.H + y) * width + x;
-            mask[i] = 0;
+            if (i % 2 == 0) { mask[i / 2] = 0; }
             for (int ty = 0; ty < s.taps_y; ty++) {
                 for (int tx = 0; tx < s.taps_x; tx++) {
                     const bool inside = (unsigned)(y + sign * ty) < (unsigned)p.H &&
                                         (unsigned)(x + sign * tx) < (unsigned)width && row < rows;
-                    mask[i] |= (unsigned)inside << (ty * s.taps_x + tx);
+                    mask[i / 2] |= (unsigned)inside << (ty * s.taps_x + tx + i % 2 * 16);
                 }
             }
         }
@@ -141,7 +142,7 @@ template <class T, bool GRADIENT> struct SourcePixels {
         const int offset = sign * (at.y() * width + at.x());
         const unsigned bit = more && (!GRADIENT || at.channel < C) ? 1u << at.tap : 0;
         for_my_vectors<T, T::BM * 4>([&](int i, int v) {
-            const bool inside = mask[i] & bit;
+            const bool inside = mask[i / 2] & bit << i % 2 * 16;
             const floatX *from = source + (size_t)(pixel[i] + offset) * C + at.channel;
             cp_async_16(tile + swizzle<4>(v / 4, v % 4), inside ? from : source, inside);
         });
@@ -154,40 +155,42 @@ template <class T> struct WeightRows {
     const floatX *weight;
     int first, N, K, k;
 
-    __device__ WeightRows(const PixelProduct &p, const Phase &s, int first_column, int first_step)
+    __device__ WeightRows(const PixelProduct &p, const Phase &s, const SourcePixels<T, false> &, int first_column,
+                          int first_step)
         : weight(p.weight), first(first_column), N(p.N), K(s.taps_y * s.taps_x * p.C),
           k(first_step * T::BK + threadIdx.x % 4 * VEC) {}
 
     __device__ void load(floatX *tile, bool more) {
         for_my_vectors<T, T::BN * 4>([&](int, int v) {
             const int n = first + v / 4;
-            const bool inside = n < N && k < K && more;
+            const bool inside = (n < N) & (k < K) & more;
             cp_async_16(tile + swizzle<4>(v / 4, v % 4), inside ? weight + (size_t)n * K + k : weight, inside);
         });
         k += T::BK;
     }
 };
 
-// B transposed, for dinp: row (tap, output channel), columns = input channels.
+// B transposed, for dinp: row (tap, output channel), columns = input channels. Goes through the taps with the pixels.
 template <class T> struct WeightColumns {
     static constexpr int P = T::BN / VEC; // vectors of a row
     const floatX *weight;
-    int first, OC, C, K, tap_y0, tap_x0, tap_step; // C: stored channels of a weight
-    TapChannel<T, true> at;                        // of the step's first row
+    int first, OC, C, K, first_tap, tap_step; // C: stored channels of a weight
+    const SourcePixels<T, true> &pixels;
 
-    __device__ WeightColumns(const PixelProduct &p, const Phase &s, int first_column, int first_step)
-        : weight(p.weight), first(first_column), OC(p.conv.OC), C(p.weight_C), K(p.conv.K), tap_y0(s.first_y),
-          tap_x0(s.first_x), tap_step(s.tap_step), at(s, tap_depth<T, true>(p.C), first_step * T::BK) {}
+    __device__ WeightColumns(const PixelProduct &p, const Phase &s, const SourcePixels<T, true> &pixels,
+                             int first_column, int)
+        : weight(p.weight), first(first_column), OC(p.conv.OC), C(p.weight_C), K(p.conv.K),
+          first_tap(s.first_y * K + s.first_x), tap_step(p.conv.stride), pixels(pixels) {}
 
     __device__ void load(floatX *tile, bool more) {
-        const int ky = tap_y0 + at.y() * tap_step, kx = tap_x0 + at.x() * tap_step;
-        const floatX *step = weight + (size_t)((at.channel * K + ky) * K + kx) * C;
+        const int tap = first_tap + (pixels.at.y() * K + pixels.at.x()) * tap_step;
+        const int channel = pixels.at.channel - threadIdx.x % 4 * VEC; // of the tile's first row
+        const floatX *step = weight + (size_t)(channel * K * K + tap) * C;
         for_my_vectors<T, T::BK * P>([&](int, int v) {
             const int row = v / P, n = first + v % P * VEC;
-            const bool inside = at.channel + row < OC && n < C && more;
+            const bool inside = (channel + row < OC) & (n < C) & more;
             cp_async_16(tile + swizzle<P>(row, v % P), inside ? step + row * K * K * C + n : weight, inside);
         });
-        at.next();
     }
 };
 
@@ -212,14 +215,16 @@ __device__ static inline void finish(const PixelResult &r, size_t pixel, int n, 
 template <class T, bool GRADIENT>
 static __global__ void __launch_bounds__(T::threads, T::blocks) conv_pixels(PixelProduct p, PixelResult result) {
     const int split = blockIdx.z % p.splits, m0 = blockIdx.x * T::BM, n0 = blockIdx.y * T::BN;
-    const Phase s = phase_of<GRADIENT>(p, blockIdx.z / p.splits);
+    __shared__ Phase s; // not in registers, which the products fill
+    if (threadIdx.x == 0) { s = phase_of<GRADIENT>(p, blockIdx.z / p.splits); }
+    __syncthreads();
     const int rows = p.conv.B * s.H * s.W, K = s.taps_y * s.taps_x * tap_depth<T, GRADIENT>(p.C);
     const int steps = ceil_div(K, T::BK);
     if (m0 >= rows) { return; }
     const int first = (int)((long long)steps * split / p.splits);
     const int last = (int)((long long)steps * (split + 1) / p.splits);
     SourcePixels<T, GRADIENT> a(p, s, m0, first);
-    std::conditional_t<GRADIENT, WeightColumns<T>, WeightRows<T>> b(p, s, n0, first);
+    std::conditional_t<GRADIENT, WeightColumns<T>, WeightRows<T>> b(p, s, a, n0, first);
     float acc[T::rows][T::columns];
     multiply_tiles<T, false, GRADIENT>(acc, a, b, last - first);
     emit_result<T, false>(acc, [&](int row, int column, const float(&x)[4]) {
@@ -280,7 +285,7 @@ template <class T> struct OutputChannels {
     __device__ void load(floatX *tile, bool more) {
         for_my_vectors<T, T::BK * P>([&](int, int v) {
             const int row = v / P, m = first + v % P * VEC;
-            const bool inside = pixel + row < pixels && m < OC && more;
+            const bool inside = (pixel + row < pixels) & (m < OC) & more;
             cp_async_16(tile + swizzle<P>(row, v % P), inside ? dout + (size_t)(pixel + row) * OC + m : dout, inside);
         });
         pixel += T::BK;
@@ -310,7 +315,7 @@ template <class T> struct InputPatches {
         for_my_vectors<T, T::BK * P>([&](int, int v) {
             const int at = pixel + v / P, line = divide(at, out_W), b = divide(line, out_H);
             const int x = (at - line * (int)out_W.d) * stride + tap_x, y = (line - b * (int)out_H.d) * stride + tap_y;
-            const bool in = inside && more && at < pixels && (unsigned)y < (unsigned)H && (unsigned)x < (unsigned)W;
+            const bool in = inside & more & (at < pixels) & ((unsigned)y < (unsigned)H) & ((unsigned)x < (unsigned)W);
             cp_async_16(tile + swizzle<P>(v / P, v % P), in ? inp + (size_t)((b * H + y) * W + x) * C : inp, in);
         });
         pixel += T::BK;
@@ -385,9 +390,10 @@ static int width_for(int channels) {
     return best.channels;
 }
 
-// Parts into which `steps` are split so that the blocks fill a card: at least `least` steps each.
-static int splits_for(int blocks, int steps, int least) {
-    const int splits = min(SLOTS / blocks, steps / least);
+// Parts into which the steps of K are split so that the blocks fill a card. To write a tile of partial sums and read it
+// again takes the memory as long as 24 steps take the tensor cores, whatever the tile: no part is smaller.
+static int splits_for(int blocks, int steps) {
+    const int splits = min(SLOTS / blocks, steps / 24);
     return splits < 1 ? 1 : splits;
 }
 
@@ -522,7 +528,7 @@ static const floatX *pad(const Padded &t, void *workspace, Device *dev) {
 // Splits of the product that makes `pixels` x N, whose longest sums go over `taps` taps of C channels.
 static int pixel_splits(size_t pixels, int N, int taps, int C) {
     const int blocks = (int)ceil_div(pixels, (size_t)128) * ceil_div(N, width_for(N));
-    return blocks > SLOTS / 2 ? 1 : splits_for(blocks, ceil_div(taps * stored(C), 4 * VEC), 32);
+    return blocks > SLOTS / 2 ? 1 : splits_for(blocks, ceil_div(taps * stored(C), 4 * VEC));
 }
 
 void conv2d_forward(floatX *out, const floatX *inp, const floatX *weight, const floatX *bias, const floatX *sample_bias,
@@ -600,7 +606,7 @@ void conv2d_backward(floatX *dinp, float *dweight, float *dbias, floatX *dsample
     // The rest is used three times in turn.
     const int met = ceil_div(c->K, c->stride), splits = dinp ? pixel_splits(pixels, c->IC, met * met, c->OC) : 1;
     const int N = taps * stored(c->IC), tiles = ceil_div(c->OC, width_for(c->OC)) * ceil_div(N, 128);
-    const int weight_splits = splits_for(tiles, (int)ceil_div(out_pixels, (size_t)(4 * VEC)), 8);
+    const int weight_splits = splits_for(tiles, (int)ceil_div(out_pixels, (size_t)(4 * VEC)));
     const bool direct = weight_splits == 1 && c->IC % VEC == 0;
     const int samples = dsample_bias ? c->B : 1;
     const size_t bytes[] = {splits > 1 ? splits * pixels * c->IC * sizeof(float) : 0,

@@ -176,8 +176,8 @@ __device__ static inline void multiply_tiles(float (&acc)[T::rows][T::columns], 
     floatX *tiles = (floatX *)dynamic_shared;
     auto fetch = [&](int step) {
         floatX *tile = tiles + step % T::stages * T::stage_elements;
-        a.load(tile, step < steps);
         b.load(tile + T::a_elements, step < steps);
+        a.load(tile, step < steps); // last: b may look where a stands
         cp_async_commit();
     };
 #pragma unroll

@@ -160,6 +160,7 @@ static void test_shapes(void **state) {
         {{2, 46, 30, 9, 4, 3, 1, 1, 1}, true, true, true, false, 0},
         {{1, 24, 26, 8, 320, 3, 1, 1, 1}, true, false, true, false, 0},
         {{2, 26, 24, 160, 8, 3, 2, 1, 1}, true, false, true, false, 0},
+        {{1, 41, 39, 8, 24, 3, 1, 1, 1}, true, false, false, false, 1},
     };
     for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) check_case(cases + i);
 }
