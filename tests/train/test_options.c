@@ -77,6 +77,7 @@ static void test_mistakes(void **state) {
     assert_dies("--lr nan: expected", options_of("--lr", "nan"));
     assert_dies("--seed -1: expected", options_of("--seed", "-1"));
     assert_dies("--train-batch-size 0: expected", options_of("--train-batch-size", "0"));
+    assert_dies("--zero 2: expected a value from 0 to 1", options_of("--zero", "2"));
     assert_dies("--mix-mask 0.8: expected a value from 0 to 0.5",
                 options_of("--mix-overlay", "0.5", "--mix-mask", "0.8"));
     assert_dies("--text-template a photo: expected {}", options_of("--text-template", "a photo"));
