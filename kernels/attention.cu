@@ -404,7 +404,7 @@ static __global__ void __launch_bounds__(Tiles<D>::threads, Tiles<D>::small ? 2 
 }
 
 // grad = scale sum over chunks of partial (chunks, B NH, Tk, HS), VEC elements a thread.
-static __global__ void __launch_bounds__(256)
+static __global__ void __launch_bounds__(256, 4)
     fold_chunks(floatX *grad, const float *partial, int chunks, Attention a, int stride, float scale) {
     const int pieces = a.HS / VEC, n = a.B * a.NH * a.Tk * pieces, i = blockIdx.x * 256 + threadIdx.x;
     if (i >= n) { return; }
@@ -566,13 +566,13 @@ static void forward(floatX *out, float *lse, const floatX *q, const floatX *k, c
 static size_t aligned(size_t bytes) { return ceil_div(bytes, (size_t)256) * 256; }
 
 // Lays out what backward's blocks pass on. The cut depends on the sizes alone, so that sums have the same bits on every
-// card; chunks make 128 blocks where there are fewer heads and key blocks.
+// card. Chunks make up to 128 blocks where there are at most 64: their sums cost traffic.
 template <int D> static Passed passed_in(void *workspace, const Attention &a) {
     typedef Tiles<D> T;
     Passed p = {};
     p.tiles = ceil_div(a.Tq, T::inner), p.key_blocks = ceil_div(a.Tk, T::rows);
     const int heads = a.B * a.NH;
-    p.chunks = min(p.tiles, ceil_div(128, heads * p.key_blocks));
+    p.chunks = max(1, min(p.tiles, 128 / (heads * p.key_blocks)));
     const size_t partial = p.chunks > 1 ? aligned(sizeof(float) * p.chunks * heads * a.Tk * a.HS) : 0;
     const size_t sums = p.key_blocks > 1 ? sizeof(float) * heads * p.tiles * T::inner * D : 0;
     char *at = (char *)workspace;

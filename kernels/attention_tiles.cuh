@@ -30,11 +30,12 @@ template <int D> struct Tiles {
     static constexpr bool half = sizeof(floatX) == 2;
     static constexpr bool small = half && D <= 64;
     static constexpr int warps = half || D <= 96 ? 4 : 2;
-    static constexpr int M = small ? 2 : 1;                  // blocks of 16 rows of a warp
-    static constexpr int rows = 16 * M * warps;              // of the tile that a block owns
-    static constexpr int inner = small ? 64 : 32;            // rows of the tiles that it walks over
-    static constexpr int slice = small || D > 128 ? 16 : 32; // columns of scores that backward has in registers
-    static constexpr int stages = half || D <= 64 ? 2 : 1;   // tiles in flight
+    static constexpr int M = small ? 2 : 1;       // blocks of 16 rows of a warp
+    static constexpr int rows = 16 * M * warps;   // of the tile that a block owns
+    static constexpr int inner = small ? 64 : 32; // rows of the tiles that it walks over
+    // Columns of scores that backward has in registers.
+    static constexpr int slice = small || (half && D > 128) ? 16 : D > 128 ? 8 : 32;
+    static constexpr int stages = half || D <= 64 ? 2 : 1; // tiles in flight
     // Columns of left operands (the queries; keys and values in backward) that stay in registers: all that fit.
     static constexpr int keep = small ? D : 0, keep_values = keep > 32 ? keep - 16 : keep;
     static constexpr int threads = 32 * warps;
