@@ -139,7 +139,7 @@ __device__ static inline void tile_of(float *tile, int pitch, const floatX *x, i
 // Version 3: a block of 32 queries reads keys and values once for all of them, 32 at a time, into shared memory: 0.3
 // GB; a warp has four queries, so that a number read from there is used four times. Bound by shared memory: four
 // multiply-adds for two reads, where tensor cores would do 4096 for four.
-static __global__ void __launch_bounds__(THREADS)
+static __global__ void __launch_bounds__(THREADS, 2)
     lab_attention_tiles(floatX *out, float *lse, const floatX *q, const floatX *k, const floatX *v, Attention a,
                         float scale) {
     const int pitch = a.HS + 1; // lanes read the same column of 32 rows: 32 banks

@@ -5,8 +5,8 @@
 
 enum { THREADS = 256, WARPS = THREADS / 32 };
 
-// Version 1: a thread per row, three walks over it. The 32 lanes of a warp read 2 bytes each from 32 rows: 32 sectors
-// of 32 bytes for 64 useful bytes, sixteen times what is needed, and the second and third walk read all of it again.
+// Version 1: a thread per row, three walks over it. The 32 lanes of a warp read 2 bytes each from 32 rows: a wavefront
+// of L1 per lane where one serves the warp, and 32 blocks for 108 SMs.
 static __global__ void __launch_bounds__(THREADS)
     lab_layernorm_1(floatX *out, float *mean, float *rstd, const floatX *inp, const floatX *weight, const floatX *bias,
                     int N, int C, float eps) {
@@ -29,9 +29,10 @@ static __global__ void __launch_bounds__(THREADS)
     rstd[row] = s;
 }
 
-// Versions 2 and 3: a warp per row, so that its lanes read neighbours. 2: one element each, whole sectors: an eighth of
-// the traffic. 3: 128 bits each: the same bytes by an eighth of the instructions. Both still walk three times, the last
-// two from L1: three times the instructions for reading, and 2 C of weight and bias for every row.
+// Versions 2 and 3: a warp per row, so that its lanes read neighbours: whole sectors, and as many warps as rows. 2: one
+// element per lane. 3: 128 bits, an eighth of the loads; but 320 columns are 40 vectors, the second turn of a warp has
+// 8 lanes at work. Both still walk three times, the last two from L1, and fetch weight and bias for every row: five
+// reads where one is needed.
 template <int V>
 static __global__ void __launch_bounds__(THREADS)
     lab_layernorm_warp(floatX *out, float *mean, float *rstd, const floatX *inp, const floatX *weight,
