@@ -573,7 +573,7 @@ def main():
     parser.add_argument("--plan", default="build/sd2-plan.json", help="of cocogold bench plan --json")
     parser.add_argument("--only", default="", help="profile: layers or functions with this text in their names")
     parser.add_argument("--output", default="docs/KERNELS.md")
-    o = parser.parse_args()
+    o = parser.parse_intermixed_args()
     if o.what == "check":
         sys.exit(not check(o.builds, o.archs.split()))
     if o.what == "report":
