@@ -215,7 +215,7 @@ __device__ static inline void finish(const PixelResult &r, size_t pixel, int n, 
 template <class T, bool GRADIENT>
 static __global__ void __launch_bounds__(T::threads, T::blocks) conv_pixels(PixelProduct p, PixelResult result) {
     const int split = blockIdx.z % p.splits, m0 = blockIdx.x * T::BM, n0 = blockIdx.y * T::BN;
-    __shared__ Phase s; // not in registers, which the products fill
+    Phase &s = *(Phase *)((char *)dynamic_shared + T::shared_bytes); // not in registers, which the products fill
     if (threadIdx.x == 0) { s = phase_of<GRADIENT>(p, blockIdx.z / p.splits); }
     __syncthreads();
     const int rows = p.conv.B * s.H * s.W, K = s.taps_y * s.taps_x * tap_depth<T, GRADIENT>(p.C);
@@ -406,8 +406,8 @@ static dim3 pixel_grid(const PixelProduct &p, bool gradient, int BM, int BN) {
 
 template <class T, bool GRADIENT>
 static void launch_pixels(const PixelProduct &p, const PixelResult &result, Device *dev) {
-    launch<conv_pixels<T, GRADIENT>>(dev, pixel_grid(p, GRADIENT, T::BM, T::BN), T::threads, T::shared_bytes, p,
-                                     result);
+    launch<conv_pixels<T, GRADIENT>>(dev, pixel_grid(p, GRADIENT, T::BM, T::BN), T::threads,
+                                     T::shared_bytes + sizeof(Phase), p, result);
 }
 
 // Whether tiles of 160 x 160 are done sooner than tiles of 128 x 160: the rounds that the card's processors need, times
