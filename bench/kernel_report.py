@@ -96,6 +96,8 @@ def read_resources(listing, kernel):
         elif found := re.match(r"\s*REG:(\d+) STACK:(\d+) SHARED:(\d+) LOCAL:(\d+)", line):
             k = kernel(name)
             k.registers[arch], k.shared[arch] = int(found[1]), int(found[3])
+            if arch not in ("sm_80", "sm_89") and k.shared[arch]:
+                k.shared[arch] -= 1 << 10  # counts what is reserved for each block
             k.stack[arch] = int(found[2]) + int(found[4])
 
 
@@ -556,7 +558,7 @@ def report(builds, program, plan_file, path):
         kernels = read_build(build)
         broken = list(broken_promises(kernels, precision))
         out.append(f"### {precision}: {len(kernels)} kernels, {len(broken)} broken promises\n\n")
-        out += [f"- {sentence}\n" for sentence in broken]
+        out += [f"- {sentence}\n" for sentence in broken] + ["\n"] * bool(broken)
         for file in sorted({k.file for k in kernels}):
             rows = list(kernel_rows([k for k in kernels if k.file == file], launches if precision == "bf16" else {}))
             out.append(f"#### kernels/{file}\n\n" + markdown(KERNEL_COLUMNS, rows) + "\n")

@@ -18,7 +18,7 @@ one() { # RACE SEED TEST
     sed -i -E '/^ptxsim: \S+ grid \(/d' "$own.err"
     if [ $code != 0 ] || grep -q '^ptxsim' "$own.err"; then
         tail -n 10 "$own.out"
-        grep -E '^ptxsim|^race|FAILED|ERROR' "$own.err" | head -n 20 | c++filt
+        grep -E '^ptxsim|^race|FAILED|ERROR' "$own.err" | cut -c1-300 | head -n 6 | c++filt
         echo "ptx: $3 fails with race check $1, schedule $2" >&2
         return 255 # no more are started
     fi
