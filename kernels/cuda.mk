@@ -34,6 +34,9 @@ KERNEL_CU_OBJ += $(EMU_LIB)
 LDLIBS += -lboost_context -lstdc++
 endif
 ifeq ($(BACKEND),cuda)
+ifeq ($(wildcard $(CUDA_HOME)/include/cublasLt.h $(CUBLAS)/include/cublasLt.h /usr/include/cublasLt.h),)
+$(warning cuBLASLt is not beside nvcc: run ./setup.sh --cuda)
+endif
 LDLIBS += $(if $(CUBLAS),-L$(CUBLAS)/lib -Wl$(,)-rpath$(,)$(abspath $(CUBLAS)/lib) -l:libcublasLt.so.13,-lcublasLt) \
           -L$(CUDA_HOME)/lib64 -lcudart_static -ldl -lrt -lstdc++
 endif
