@@ -90,9 +90,9 @@ static __global__ void __launch_bounds__(THREADS)
 }
 
 // Version 3: the same tiles, 32 deep, by ldmatrix and mma.sync: four warps of 32 x 32. A row of shared memory is 80
-// bytes, so that the eight rows of an ldmatrix lie in different banks. Copies go through registers and nobody
-// multiplies meanwhile: the tensor cores wait for memory at every step. (fp32 has multiply-adds in the same places: 32
-// for 12 numbers.)
+// bytes, so that the eight rows of an ldmatrix lie in different banks (the stores of a copy still meet in twos). Copies
+// go through registers and nobody multiplies meanwhile: the tensor cores wait for memory at every step; the result
+// leaves 2 bytes at a time. (fp32 has multiply-adds in the same places: 32 for 12 numbers.)
 enum { MMA_THREADS = 128, DEPTH = 32, MMA_PITCH = DEPTH + 8 };
 
 // VEC elements of the inner dimension from k to shared memory.
