@@ -229,7 +229,7 @@ static __global__ void __launch_bounds__(T::threads, T::blocks) conv_pixels(Pixe
     multiply_tiles<T, false, GRADIENT>(acc, a, b, last - first);
     emit_result<T, false>(acc, [&](int row, int column, const float(&x)[4]) {
         const int m = m0 + row, n = n0 + column;
-        if (m >= rows || n >= p.N) { return; }
+        if (m >= p.conv.B * s.H * s.W || n >= p.N) { return; } // read again: rows would keep a register
         size_t pixel = m;
         if (GRADIENT && s.phase_step > 1) {
             const int y = m / s.W % s.H * s.phase_step + s.y, b = m / s.W / s.H;
