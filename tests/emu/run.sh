@@ -13,7 +13,7 @@ trap 'rm -rf "$report"' EXIT
 run_one() { # run_one "TEST ORDER DELAY THREADS"
     local test order delay threads name
     read -r test order delay threads <<<"$1"
-    name=$report/$(basename "$test").$order
+    name=$report/${test//\//-}.$order
     echo "emu: $test, threads $order, streams $delay"
     EMU_ORDER=$order EMU_DELAY=$delay OMP_NUM_THREADS=$threads OMP_WAIT_POLICY=passive EMU_BITS=$name.bits \
         EMU_REPORT=$name.launches "$test" >"$name.log" 2>&1 || {
@@ -42,7 +42,7 @@ jobs "$@" | xargs -d '\n' -n 1 -P "$(nproc)" bash -c 'run_one "$1"' -
 kernels=1
 for test in "$@"; do
     [ "$test" = -- ] && kernels=0 && continue
-    name=$report/$(basename "$test")
+    name=$report/${test//\//-}
     [ $kernels = 1 ] || {
         grep -h PASSED "$name.random:7.log"
         continue

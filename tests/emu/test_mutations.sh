@@ -80,12 +80,12 @@ listed=(
     'kernels/linear.cu|the bias is left out|s/bias != NULL, false/false, false/'
     'kernels/linear.cu|the residual of dinp is left out|s/dresidual \? 1 : 0, p/0, p/'
     'kernels/linear.cu|dweight does not add up|s/dweight, NULL, 1, beta/dweight, NULL, 1, 0/'
-    'kernels/device.cu|a limit of columns is left out|s/(threadIdx.y == 0) && c < C/$1/'
-    'kernels/device.cu|one row is not folded|s/int y = 1; y < FOLD_Y/int y = 2; y < FOLD_Y/'
+    'kernels/device.cu|a limit of columns is left out|s/thread < FOLD_X && c < C/thread < FOLD_X/'
+    'kernels/device.cu|one row is not folded|s/row < rows && c < C/row + 1 < rows && c < C/'
     'kernels/loss.cu|the gradient without its factor|s/return factor \* d;/return d + 0 * factor;/'
     'kernels/optimizer.cu|no bias correction of the second moment|s/1 \/ sqrtf\(s->bias2\)/1/'
     'kernels/optimizer.cu|no weight decay|s/step \+ k\.weight_decay \* p/step/'
-    'kernels/layernorm.cu|mean of the row without what rounding left|s/x\[k\]\[i\] - rest\) \* s/x[k][i] - rest)/'
+    'kernels/layernorm.cu|rows are not divided by their deviation|s/- rest\) \* s \* w/- rest) * w/'
 )
 
 run_listed() { # run_listed PATTERN: those whose line matches
