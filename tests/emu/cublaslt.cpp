@@ -5,6 +5,7 @@
 #include "cuda_bf16.h"
 
 #include <cblas.h>
+#include <omp.h>
 #include <vector>
 
 struct cublasLtContext {
@@ -209,13 +210,16 @@ static void product(const cublasLtDesc &desc, float alpha, const void *A, const 
                     const cublasLtLayout &b, float beta, const void *C, const cublasLtLayout &c, void *D,
                     const cublasLtLayout &d) {
     const int m = (int)d.rows, n = (int)d.cols, k = (int)(desc.transa == CUBLAS_OP_N ? a.cols : a.rows);
+    const int threads = omp_get_max_threads();
     for (int batch = 0; batch < d.batches; batch++) {
         const std::vector<float> left = dense(A, a, batch), right = dense(B, b, batch);
         std::vector<float> sum((size_t)m * n, 0.0f); // beta = 0 never reads C
         if (beta != 0) sum = dense(C, c, batch);
+        omp_set_num_threads(1); // OpenBLAS gives other bits on other numbers of threads
         cblas_sgemm(CblasColMajor, desc.transa == CUBLAS_OP_N ? CblasNoTrans : CblasTrans,
                     desc.transb == CUBLAS_OP_N ? CblasNoTrans : CblasTrans, m, n, k, alpha, left.data(), (int)a.rows,
                     right.data(), (int)b.rows, beta, sum.data(), m);
+        omp_set_num_threads(threads);
         for (int col = 0; col < n; col++) {
             for (int row = 0; row < m; row++) {
                 float value = sum[(size_t)col * m + row];
