@@ -552,7 +552,8 @@ static void backward_large(floatX *dq, floatX *dk, floatX *dv, const floatX *dou
 
 // ---- The functions of kernels.h ------------------------------------------------------------------------------------
 
-enum { LARGEST_TILED = 160 };
+// Head sizes up to these are tiled; in fp32 backward's sums of more columns would leave no registers.
+enum { LARGEST_TILED = 160, LARGEST_TILED_BACKWARD = sizeof(floatX) == 2 ? 160 : 128 };
 
 template <int D>
 static void forward(floatX *out, float *lse, const floatX *q, const floatX *k, const floatX *v, Attention a,
@@ -639,13 +640,13 @@ void attention_backward(floatX *dq, floatX *dk, floatX *dv, const floatX *dout, 
     const double bytes =
         sizeof(floatX) * tokens * (3.0 * a.Tq + 2.0 * a.Tk + (dq ? a.Tq : 0) + (dk ? a.Tk : 0.0) + (dv ? a.Tk : 0));
     const bool run = device_launch(dev, "attention_backward", bytes + 4.0 * rows, 10.0 * a.HS * pairs_of(a));
-    if (a.HS > LARGEST_TILED) { return backward_large(dq, dk, dv, dout, q, k, v, out, lse, a, dev, run); }
+    if (a.HS > LARGEST_TILED_BACKWARD) { return backward_large(dq, dk, dv, dout, q, k, v, out, lse, a, dev, run); }
     auto *tiled = a.HS <= 32    ? backward<32>
                   : a.HS <= 48  ? backward<48>
                   : a.HS <= 64  ? backward<64>
                   : a.HS <= 80  ? backward<80>
                   : a.HS <= 96  ? backward<96>
                   : a.HS <= 128 ? backward<128>
-                                : backward<160>;
+                                : backward<LARGEST_TILED_BACKWARD>;
     tiled(dq, dk, dv, dout, q, k, v, out, lse, a, dev, run);
 }

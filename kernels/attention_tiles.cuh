@@ -40,7 +40,7 @@ template <int D> struct Tiles {
     static constexpr int keep = small ? D : 0, keep_values = keep > 32 ? keep - 16 : keep;
     static constexpr int threads = 32 * warps;
     // dq of a tile of queries is made in units of 16 M rows and `unit_columns` columns, by one warp each.
-    static constexpr int unit_columns = D == 64 ? 32 : half || D <= 128 ? 16 : 8;
+    static constexpr int unit_columns = D == 64 ? 32 : 16;
     static constexpr int units = inner / (16 * M) * (D / unit_columns);
 };
 
