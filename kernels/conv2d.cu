@@ -215,7 +215,7 @@ __device__ static inline void finish(const PixelResult &r, size_t pixel, int n, 
 template <class T, bool GRADIENT>
 static __global__ void __launch_bounds__(T::threads, T::blocks) conv_pixels(PixelProduct p, PixelResult result) {
     const int split = blockIdx.z % p.splits, m0 = blockIdx.x * T::BM, n0 = blockIdx.y * T::BN;
-    Phase &s = *(Phase *)((char *)dynamic_shared + T::shared_bytes); // not in registers, which the products fill
+    __shared__ Phase s; // not in registers, which the products fill
     if (threadIdx.x == 0) { s = phase_of<GRADIENT>(p, blockIdx.z / p.splits); }
     __syncthreads();
     const int rows = p.conv.B * s.H * s.W, K = s.taps_y * s.taps_x * tap_depth<T, GRADIENT>(p.C);
@@ -229,7 +229,7 @@ static __global__ void __launch_bounds__(T::threads, T::blocks) conv_pixels(Pixe
     multiply_tiles<T, false, GRADIENT>(acc, a, b, last - first);
     emit_result<T, false>(acc, [&](int row, int column, const float(&x)[4]) {
         const int m = m0 + row, n = n0 + column;
-        if (m >= p.conv.B * s.H * s.W || n >= p.N) { return; } // read again: rows would keep a register
+        if (m >= rows || n >= p.N) { return; }
         size_t pixel = m;
         if (GRADIENT && s.phase_step > 1) {
             const int y = m / s.W % s.H * s.phase_step + s.y, b = m / s.W / s.H;
@@ -406,6 +406,7 @@ static dim3 pixel_grid(const PixelProduct &p, bool gradient, int BM, int BN) {
 
 template <class T, bool GRADIENT>
 static void launch_pixels(const PixelProduct &p, const PixelResult &result, Device *dev) {
+    // Phase, though static, is counted: both together may not pass 48 KB unless launch asks for it.
     launch<conv_pixels<T, GRADIENT>>(dev, pixel_grid(p, GRADIENT, T::BM, T::BN), T::threads,
                                      T::shared_bytes + sizeof(Phase), p, result);
 }
