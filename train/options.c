@@ -59,7 +59,8 @@ static struct poptOption table[] = {
      "unet: train on these of the shards' classes only (not the distribution of encoding with that list)", "LIST"},
     {"target", 0, OPT_STRING, &o.target, 0, "unet: overlay (mask painted on the picture) or mask (black and white)",
      "KIND"},
-    {"text-template", 0, OPT_STRING, &o.text_template, 0, "prompt, {} is the class name", "TEXT"},
+    {"text-template", 0, OPT_STRING, &o.text_template, 0,
+     "prompt, {} is the class name; several to draw from: templates and @FILEs of synonyms, separated by |", "TEXT"},
     {"max-train-steps", 0, OPT_INT, &o.max_train_steps, 0, "optimizer steps", "N"},
     {"train-batch-size", 0, OPT_INT, &o.train_batch_size, 0, "samples per micro-batch and rank", "N"},
     {"gradient-accumulation-steps", 0, OPT_INT, &o.gradient_accumulation_steps, 0, "micro-batches per optimizer step",
@@ -168,7 +169,8 @@ static void check(void) {
         options_require(o.data, "--data", "a data set in COCO's layout");
     } else {
         options_require(o.shards, "--shards", "a folder of latent shards made by `cocogold encode`");
-        if (!strstr(o.text_template, "{}")) {
+        char *hole = strstr(o.text_template, "{}");
+        if (!hole || o.text_template[0] == '@' || hole > o.text_template + strcspn(o.text_template, "|")) {
             die("--text-template %s: expected {} where the class name goes", o.text_template);
         }
     }

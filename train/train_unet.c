@@ -14,6 +14,7 @@
 #include "train/diffusion.h"
 #include "train/feed.h"
 #include "train/interrupt.h"
+#include "train/prompts.h"
 #include "train/step.h"
 #include "train/train.h"
 #include "train/validate.h"
@@ -33,15 +34,16 @@ typedef struct {
     ShardSet shards;
     Loader *loader;
     Feed feed;
-    int *class_index; // (B) of the micro-batch
-    int64_t *sample;  // (B) in stored order
+    int *class_index;           // (B) of the micro-batch
+    int64_t *sample, *position; // (B) in stored order, in the stream
     Diffusion diffusion;
     Optimizer optimizer;
     Step step;
     Arena arena;
     Validator validator;
-    bool validates;          // on rank 0, while the others wait in the next reduction
-    floatX *table, *context; // embeddings of all class names; of the micro-batch
+    bool validates; // on rank 0, while the others wait in the next reduction
+    Prompts prompts;
+    floatX *context; // (B, tokens, C) of the micro-batch
     Peaks peaks;
 } Trainer;
 
@@ -65,11 +67,13 @@ static void feed_batch(Trainer *t, Device *dev) {
     LoaderBatch batch = {.image_latent = arrays[FEED_IMAGE],
                          .target_latent = arrays[FEED_TARGET],
                          .class_index = t->class_index,
-                         .sample = t->sample};
+                         .sample = t->sample,
+                         .position = t->position};
     loader_next(t->loader, &batch);
     if (t->options->loss_kind == LOSS_WEIGHTED) { fill_weights(t, arrays[FEED_WEIGHT]); }
     feed_send(&t->feed, dev);
-    context_gather(t->context, t->table, t->class_index, t->diffusion.B, &t->pipeline, dev);
+    prompts_draw(&t->prompts, t->class_index, t->class_index, t->position, t->diffusion.B);
+    context_gather(t->context, t->prompts.table, t->class_index, t->diffusion.B, &t->pipeline, dev);
 }
 
 static void micro_step(void *data, float beta, Device *dev) {
@@ -108,7 +112,7 @@ static void write_settings(void *data, const char *folder) {
     s.alpha = info->alpha;
     s.resolution = info->resolution;
     s.steps = t->options->validation_steps;
-    s.text_template = xstrdup(t->options->text_template);
+    s.text_template = prompts_first(t->options);
     bool *keep = t->options->classes ? shards_classes(&t->shards, "--classes", t->options->classes) : NULL;
     const char **names = xcalloc((size_t)info->class_count, sizeof *names);
     int count = 0;
@@ -158,19 +162,6 @@ static void validate(Trainer *t, int step, Device *dev) {
     if (t->validates) { validate_weights(t, step, dev); }
     unet->params.weights = weights;
     if (average) { device_free(dev, average); }
-}
-
-static floatX *embed_classes(Trainer *t, Device *dev) {
-    const ShardInfo *info = &t->shards.info;
-    const char *form = t->options->text_template, *gap = strstr(form, "{}");
-    char **texts = xcalloc((size_t)info->class_count, sizeof *texts);
-    for (int i = 0; i < info->class_count; i++) {
-        texts[i] = xprintf("%.*s%s%s", (int)(gap - form), form, info->classes[i], gap + 2);
-    }
-    floatX *table = context_table(&t->pipeline, (const char *const *)texts, info->class_count, dev);
-    for (int i = 0; i < info->class_count; i++) { free(texts[i]); }
-    free(texts);
-    return table;
 }
 
 static void check_vae(const Trainer *t) {
@@ -245,7 +236,7 @@ static void open_data(Trainer *t, Device *dev) {
         die("%s: latents have %d channels, the UNet of %s %d", o->shards, info->channels, run_base(&t->run),
             t->pipeline.unet.config.out_channels);
     }
-    t->table = embed_classes(t, dev);
+    t->prompts = prompts_create(&t->pipeline, o, info, dev);
     pipeline_release(&t->pipeline, PART_TEXT, dev); // SD2's are 1.4 GB
     LoaderOptions loader = {.target = o->target_bit,
                             .seed = (uint64_t)o->seed,
@@ -275,6 +266,7 @@ static void open_step(Trainer *t, Device *dev) {
     t->feed = feed_create((size_t[]){latents, latents, cells}, t->options->loss_kind == LOSS_WEIGHTED ? 3 : 2, dev);
     t->class_index = xcalloc(rows, sizeof *t->class_index);
     t->sample = xcalloc(rows, sizeof *t->sample);
+    t->position = xcalloc(rows, sizeof *t->position);
     t->context = device_alloc(dev, context * sizeof(floatX));
     Params *const params[2] = {&t->pipeline.unet.params, NULL};
     t->step = step_create(t->options, t->comm, &t->optimizer, params, micro_step, t, dev);
@@ -288,7 +280,7 @@ static void trainer_open(Trainer *t, Device *dev) {
     const ShardInfo *info = &t->shards.info;
     t->diffusion = diffusion_create(&t->pipeline, o, info->height, info->width, dev);
     t->validates =
-        first && validator_open(&t->validator, o, t->pipeline.folder, &t->shards, &t->diffusion, t->table, dev);
+        first && validator_open(&t->validator, o, t->pipeline.folder, &t->shards, &t->diffusion, t->prompts.table, dev);
     if (!t->validates) { pipeline_release(&t->pipeline, PART_VAE_DECODER, dev); }
     plan_memory(t, dev);
     open_optimizer(t, dev);
@@ -306,7 +298,8 @@ static void trainer_close(Trainer *t, Device *dev) {
     feed_destroy(&t->feed, dev);
     free(t->class_index);
     free(t->sample);
-    device_free(dev, t->table);
+    free(t->position);
+    prompts_destroy(&t->prompts, dev);
     device_free(dev, t->context);
     optimizer_destroy(&t->optimizer, dev);
     diffusion_destroy(&t->diffusion, dev);

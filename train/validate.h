@@ -14,7 +14,7 @@ typedef struct {
     float *image, *target, *weight; // a micro-batch on the device
     floatX *context;
     float *black, *white; // (h, w, L): latents of an all-black and an all-white picture
-    const floatX *table;  // (classes, tokens, C) embeddings of the class names; not owned
+    const floatX *table;  // (classes, tokens, C) embeddings of the class names, first of all; not owned
 } Validator;
 
 // Opens the shards val-*.h5 in the folder of the training shards; returns false if there are none. The VAE's encoder in

@@ -25,6 +25,7 @@ enum PhiloxStream {
     PHILOX_BOOTSTRAP = 10,
     PHILOX_MIX = 11,      // which kind of picture the VAE sees
     PHILOX_VARIANTS = 12, // masks of known IoU (eval/variants.h)
+    PHILOX_TEXT = 13,     // in which words a sample is asked for
 };
 
 typedef struct {
