@@ -348,7 +348,9 @@ Experiment experiment_read(const char *arms_folder) {
     int count;
     struct dirent **entries = entries_of(arms_folder, &count);
     for (int i = 0; i < count; i++) {
-        if (entries[i]->d_name[0] != '.') { read_arm(&e, arms_folder, entries[i]->d_name); }
+        char *folder = xprintf("%s/%s", arms_folder, entries[i]->d_name);
+        if (entries[i]->d_name[0] != '.' && folder_exists(folder)) { read_arm(&e, arms_folder, entries[i]->d_name); }
+        free(folder);
         free(entries[i]);
     }
     free(entries);
