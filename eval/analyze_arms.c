@@ -16,7 +16,7 @@ int analyze_arms(int argc, char **argv, const char *command) {
         {"bootstrap", 0, OPT_INT, &resamples, 0, "resamples for the 95% intervals (over pictures and runs)", "N"},
         {"seed", 0, OPT_LONG, &seed, 0, "of the bootstrap", "N"},
         OPTIONS_END};
-    options_parse(argc, argv, table, "arms --arms DIR [--latents FILE] [--out DIR]",
+    options_parse(argc, argv, table, "--arms DIR [--latents FILE] [--out DIR]",
                   "Compares the arms of an experiment: curves, differences with intervals, collapse, filmstrips.", 0);
     options_require(arms, "--arms", "a folder with ARM/seed-N/");
     options_range(resamples, "--bootstrap", 10, 1e6);

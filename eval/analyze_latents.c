@@ -46,7 +46,7 @@ static struct poptOption table[] = {
     OPTIONS_END};
 
 static void parse(int argc, char **argv) {
-    options_parse(argc, argv, table, "latents --model DIR --data DIR [--out DIR]",
+    options_parse(argc, argv, table, "--model DIR --data DIR [--out DIR]",
                   "Encodes masks of known IoU, bare and painted on the picture, and compares their latents.", 0);
     options_require(o.model, "--model", "a pipeline directory");
     options_require(o.data, "--data", "a data set in COCO's layout");

@@ -20,12 +20,16 @@ int cmd_analyze(int argc, char **argv) {
     for (size_t i = 0; i < sizeof questions / sizeof *questions; i++) {
         if (strcmp(name, questions[i].name) != 0) { continue; }
         char *command = options_command(argc, argv);
+        argv[1] = xprintf("analyze %s", name);
         int code = questions[i].run(argc - 1, argv + 1, command);
         free(command);
         return code;
     }
-    if (name[0] != '-') { die("analyze %s: expected latents or arms", name); }
-    printf("usage: cocogold analyze QUESTION [OPTIONS]\n\n");
+    if (strcmp(name, "--help") != 0 && strcmp(name, "-h") != 0) {
+        die("analyze: %s (see cocogold analyze --help)",
+            name[0] == '-' ? xprintf("%s: unknown option", name) : "expected latents or arms");
+    }
+    printf("Asks the latents of a VAE, or the runs of an experiment.\n\nUsage: cocogold analyze QUESTION [OPTIONS]\n");
     for (size_t i = 0; i < sizeof questions / sizeof *questions; i++) {
         printf("  %-9s %s\n", questions[i].name, questions[i].about);
     }

@@ -3,7 +3,7 @@
 source "$(dirname "$0")/common.sh"
 
 commands=$("$cocogold" --help | sed -nE 's/^  ([a-z]+) .*/\1/p')
-check "cocogold --help lists all commands" [ "$(echo $commands)" = "init synth stats preview encode train eval segment report probe bench" ]
+check "cocogold --help lists all commands" [ "$(echo $commands)" = "init synth stats preview encode train eval segment analyze report probe bench" ]
 check "cocogold help is the same" diff <("$cocogold" help) <("$cocogold" --help)
 check_not "cocogold without arguments fails" "$cocogold"
 check "and shows the usage on stderr" diff <("$cocogold" 2>&1 >/dev/null) <("$cocogold" --help)
@@ -19,9 +19,14 @@ for command in $commands; do
     dies "$command: unknown option" "--no-such-option: unknown option" $command --no-such-option
 done
 
+for question in latents arms; do
+    help=$("$cocogold" analyze $question --help 2>/dev/null)
+    check "analyze $question --help" grep -q "^Usage: cocogold analyze $question" <<<"$help"
+    dies "analyze $question: unknown option" "--no-such-option: unknown option" analyze $question --no-such-option
+done
 train=$("$cocogold" train --help | tr -s ' \n' ' ')
 for default in "--max-train-steps=N optimizer steps (default: 25000)" "--lr=RATE learning rate (default: 3e-05)" \
-    "--train-batch-size=N samples per micro-batch (default: 2)" "(default: 16)" "--seed=N" "(default: 2024)" \
+    "--train-batch-size=N samples per micro-batch and rank (default: 2)" "(default: 16)" "--seed=N" "(default: 2024)" \
     "(default: \"exponential\")" "strength of multi-resolution noise (0: plain Gaussian) (default: 0.9)"; do
     check "train --help: $default" grep -qF -- "$default" <<<"$train"
 done

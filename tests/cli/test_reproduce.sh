@@ -3,25 +3,24 @@
 source "$(dirname "$0")/common.sh"
 
 mkdir home && cp -r "$root/train" home/ && ln -s "$cocogold" home/cocogold # the script runs where the program lies
-reproduce() {
-    home/train/experiments/failure_and_fix.sh --out "$work/out" --seeds 1 --steps 4 --checkpoints 2 --vae-steps 2 \
-        --train 24 --val 10 --samples 6 "$@" overlay mask+leading
-}
+small=(home/train/experiments/failure_and_fix.sh --out "$work/out" --seeds 1 --steps 4 --checkpoints 2 --vae-steps 2
+    --train 24 --val 10 --samples 6)
+reproduce() { "${small[@]}" "$@" overlay mask+leading; }
 check_not "an unknown change" reproduce overlay+nonsense
 check "its help" bash -c "home/train/experiments/failure_and_fix.sh --help | grep -q 'mask+frequent'"
 check "the plan" bash -c "home/train/experiments/failure_and_fix.sh --dry-run | grep -c 'cocogold train' | grep -qx 13"
 check "full size: hours and disk" \
     bash -c "home/train/experiments/failure_and_fix.sh --dry-run --coco COCO --model SD2 --gpus 4 | head -1 | grep -q 'hours of an A100.*disk'"
 
-reproduce >first.log 2>&1 &
+setsid "${small[@]}" overlay mask+leading >first.log 2>&1 & # a group of its own: script and program die together
+first=$!
 for _ in $(seq 3000); do
     [ -e out/arms/overlay/seed-1/checkpoint-000002 ] && break
-    kill -0 $! 2>/dev/null || break
+    kill -0 $first 2>/dev/null || break
     sleep 0.02
 done
-kill -TERM -- $! 2>/dev/null
-pkill -KILL -P $! 2>/dev/null
-wait $! 2>/dev/null
+kill -KILL -- -$first
+wait $first 2>/dev/null
 check_not "killed before its end" ls out/report.html
 check "the first checkpoint is there" ls out/arms/overlay/seed-1/
 check "continued" reproduce
