@@ -137,9 +137,10 @@ static void run_concat(Bench *b, const int *s) {
 static void run_elementwise(Bench *b, const int *s) {
     size_t n = (size_t)s[0];
     floatX *out = bench_tensor(b, n), *x = bench_tensor(b, n), *y = bench_tensor(b, n);
-    float *wide = bench_floats(b, n);
+    float *wide = bench_floats(b, n), *sum = bench_floats(b, n);
     TIME(add_forward(out, x, y, n, b->dev))
     TIME(scale_shift_forward(out, x, 0.18215f, 0.5f, n, b->dev))
+    TIME(add_scaled(sum, wide, 0.1f, n, b->dev))
     TIME(cast_to_floatX(out, wide, n, b->dev))
     TIME(cast_to_float(wide, x, n, b->dev))
 }
@@ -166,6 +167,7 @@ static void run_noise(Bench *b, const int *s) {
     TIME(multires_noise(noise, timesteps, 0.9f, true, T, B, H, W, C, b->scalars, b->dev))
     TIME(add_noise_forward(out, target, x0, noise, timesteps, alphas_cumprod, PREDICT_V, B, n, b->dev))
     TIME(predict_x0(x0, out, x, timesteps, alphas_cumprod, PREDICT_V, B, n, b->dev))
+    TIME(predict_x0_backward(out, out, timesteps, alphas_cumprod, PREDICT_V, 1, B, n, b->dev))
     TIME(ddim_step(x, out, 0.5f, 0.6f, PREDICT_V, 0, B, n, b->dev))
 }
 
@@ -178,6 +180,15 @@ static void run_loss(Bench *b, const int *s) {
     TIME(l1_mse_loss(loss, dpred, pred, target, 1, 1, B, n, b->dev))
     TIME(weighted_mse_loss(loss, dpred, pred, target, weight, 1, B, n, C, b->dev))
     TIME(focal_mse_loss(loss, dpred, pred, target, 2, 1, B, n, C, b->dev))
+}
+
+static void run_dice(Bench *b, const int *s) {
+    static const float white[3] = {1, 1, 1};
+    int B = s[0], n = s[1] * 3;
+    size_t N = (size_t)B * n;
+    floatX *pred = bench_tensor(b, N), *dpred = bench_tensor(b, N);
+    float *target = bench_floats(b, N), *loss = bench_floats(b, B);
+    TIME(dice_loss(loss, dpred, pred, target, white, 1, B, n, b->dev))
 }
 
 static void run_optimizer(Bench *b, const int *s) {
@@ -223,6 +234,7 @@ const BenchLayer bench_layers[] = {
     {"gaussian", "B,HW,L", run_gaussian, {{"mini", {8, 256, 4}}, {"sd2", {8, 4096, 4}}}},
     {"noise", "B,H,W,C", run_noise, {{"mini", {16, 16, 16, 4}}, {"sd2", {32, 64, 64, 4}}}},
     {"loss", "B,HW,C", run_loss, {{"mini", {16, 256, 4}}, {"sd2", {32, 4096, 4}}}},
+    {"dice", "B,HW", run_dice, {{"mini", {1, 4096}}, {"sd2", {1, 262144}}}},
     {"optimizer", "n", run_optimizer, {{"mini", {1 << 20}}, {"sd2", {50 << 20}}}},
     {0},
 };

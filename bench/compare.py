@@ -163,6 +163,7 @@ def elementwise(torch, F, n):
     return {
         "add_forward": [lambda: x + y],
         "scale_shift_forward": [lambda: (x * 0.18215).add_(0.5)],
+        "add_scaled": [lambda: y.add_(x, alpha=0.1)],
         "cast_to_floatX": [lambda: x.clone()],
         "cast_to_float": [lambda: x.clone()],
     }
@@ -225,6 +226,9 @@ def noise(torch, F, B, H, W, C):
         a, s = roots()
         return a * x - s * pred
 
+    def predict_backward():
+        pred.sub_(roots()[1] * x)
+
     def ddim():
         original, error = 0.5**0.5 * x - 0.5**0.5 * pred, 0.5**0.5 * x + 0.5**0.5 * pred
         return 0.6**0.5 * original + 0.4**0.5 * error
@@ -235,6 +239,7 @@ def noise(torch, F, B, H, W, C):
         "multires_noise": [lambda: multires(torch, F, eps, t)],
         "add_noise_forward": [add_noise],
         "predict_x0": [predict],
+        "predict_x0_backward": [predict_backward],
         "ddim_step": [ddim],
     }
 
@@ -259,6 +264,17 @@ def loss(torch, F, B, HW, C):
     return {name: [lambda f=f: torch.autograd.grad(f(pred), pred)] for name, f in calls.items()}
 
 
+def dice(torch, F, B, HW):
+    pred, target, white = torch.randn(B, HW, 3).requires_grad_(), torch.randn(B, HW, 3), torch.ones(3)
+
+    def loss():
+        s, m = (1 - (x - white).abs().mean(-1) / 2 for x in (pred, target))
+        value = 1 - (2 * (s * m).sum(1) + 1) / ((s * s).sum(1) + (m * m).sum(1) + 1)
+        return torch.autograd.grad(value.mean(), pred)
+
+    return {"dice_loss": [loss]}
+
+
 def optimizer(torch, F, n):
     p, ema = torch.randn(n).requires_grad_(), torch.randn(n)
     p.grad = torch.randn(n)
@@ -273,7 +289,7 @@ def optimizer(torch, F, n):
 TWINS = {
     f.__name__: f
     for f in (linear, conv2d, groupnorm, layernorm, activation, geglu, attention, embedding, timestep_embedding)
-    + (upsample, concat, elementwise, gaussian, noise, loss, optimizer)
+    + (upsample, concat, elementwise, gaussian, noise, loss, dice, optimizer)
 }
 
 

@@ -132,6 +132,8 @@ void concat_backward(floatX *da, floatX *db, const floatX *dout, int N, int CA, 
 void add_forward(floatX *out, const floatX *a, const floatX *b, size_t n, Device *dev);
 // out = scale inp + shift, n elements; out may be inp (pixels to [0, 1], the VAE's scaling factor and their backward).
 void scale_shift_forward(floatX *out, const floatX *inp, float scale, float shift, size_t n, Device *dev);
+// out += scale * inp, n elements.
+void add_scaled(float *out, const float *inp, float scale, size_t n, Device *dev);
 // Conversions between float and floatX, n elements; in fp32 builds a copy (nothing at all where out == inp).
 void cast_to_floatX(floatX *out, const float *inp, size_t n, Device *dev);
 void cast_to_float(float *out, const floatX *inp, size_t n, Device *dev);
@@ -193,6 +195,9 @@ void add_noise_forward(floatX *noisy, float *target, const float *x0, const floa
 // x0 (B, n) predicted from the model's output at timesteps: the inverse of the above.
 void predict_x0(float *x0, const floatX *model_out, const float *noisy, const float *timesteps,
                 const float *alphas_cumprod, Prediction prediction, int B, int n, Device *dev);
+// dmodel_out (B, n) += scale * dx0 (B, n) * (d x0 / d model_out).
+void predict_x0_backward(floatX *dmodel_out, const floatX *dx0, const float *timesteps, const float *alphas_cumprod,
+                         Prediction prediction, float scale, int B, int n, Device *dev);
 // One deterministic DDIM step (Song et al. 2020, eta = 0): x (B, n), in place, from abar_t to abar_prev:
 // x <- sqrt(abar_prev) x0 + sqrt(1 - abar_prev) eps, with x0 and eps from the model's output. clip_x0 > 0 clamps x0 to
 // [-clip_x0, clip_x0].
@@ -218,6 +223,11 @@ void weighted_mse_loss(float *loss, floatX *dpred, const floatX *pred, const flo
 // (0 where all f are 0).
 void focal_mse_loss(float *loss, floatX *dpred, const floatX *pred, const float *target, float gamma, float scale,
                     int B, int n, int C, Device *dev);
+// Dice (Milletari et al. 2016) of soft masks, for pictures (B, n / 3, 3) in [-1, 1] with a mask painted in color (3, on
+// the host): s = 1 - mean over channels of |p - color| / 2 of the prediction's pixels, m of the target's;
+// loss = 1 - (2 sum(s m) + 1) / (sum(s^2) + sum(m^2) + 1). The soft mask is ours.
+void dice_loss(float *loss, floatX *dpred, const floatX *pred, const float *target, const float *color, float scale,
+               int B, int n, Device *dev);
 
 // ---- optimizer.c: over the flat buffers of all parameters ----------------------------------------------------------
 

@@ -148,3 +148,65 @@ void focal_mse_loss(float *loss, floatX *dpred, const floatX *pred, const float 
         if (dpred) { cell_gradient(dpred + (size_t)b * n, p, t, f, (float)(2 * scale * over / C), cells, C); }
     }
 }
+
+// 1 - mean |p - color| / 2 over a pixel's channels.
+static inline float soft_mask(const float *p, const float *color) {
+    return 1 - (fabsf(p[0] - color[0]) + fabsf(p[1] - color[1]) + fabsf(p[2] - color[2])) / 6;
+}
+
+// products += sum of s m, squares += sum of s^2 + m^2 over pixels.
+static void dice_sums(double *products, double *squares, const float *pred, const float *target, const float *color,
+                      size_t pixels) {
+    double product = 0, square = 0;
+#pragma omp simd reduction(+ : product, square)
+    for (size_t i = 0; i < pixels; i++) {
+        double s = soft_mask(pred + 3 * i, color), m = soft_mask(target + 3 * i, color);
+        product += s * m;
+        square += s * s + m * m;
+    }
+    *products = product;
+    *squares = square;
+}
+
+// dpred = (of_mask m + of_soft s) ds / dpred over pixels.
+static void dice_gradient(float *dpred, const float *pred, const float *target, const float *color, float of_mask,
+                          float of_soft, size_t pixels) {
+    for (size_t i = 0; i < pixels; i++) {
+        float d = (of_mask * soft_mask(target + 3 * i, color) + of_soft * soft_mask(pred + 3 * i, color)) / 6;
+        for (int c = 0; c < 3; c++) {
+            float away = pred[3 * i + c] - color[c];
+            dpred[3 * i + c] = away > 0 ? -d : away < 0 ? d : 0 * d;
+        }
+    }
+}
+
+void dice_loss(float *loss, floatX *dpred, const floatX *pred, const float *target, const float *color, float scale,
+               int B, int n, Device *dev) {
+    Cut cut = cut_sample(B, n / 3);
+    double *products = device_workspace(dev, 2 * B * cut.chunks * sizeof(double)), *squares = products;
+    double passes = dpred ? 2 : 1, gradient = dpred ? sizeof(floatX) * (double)B * n : 0;
+    if (!device_launch(dev, "dice_loss", passes * traffic(NULL, B, n) + gradient, 6 * passes * B * n)) { return; }
+    squares += B * cut.chunks;
+#pragma omp parallel for schedule(static) if (cut.threads)
+    for (size_t i = 0; i < B * cut.chunks; i++) {
+        size_t first = i % cut.chunks * CHUNK, at = i / cut.chunks * n + 3 * first;
+        dice_sums(products + i, squares + i, pred + at, target + at, color, min_size(CHUNK, cut.n - first));
+    }
+    for (int b = 0; b < B; b++) {
+        double product = 0.5, square = 1; // the ones of both sums
+        for (size_t k = 0; k < cut.chunks; k++) {
+            product += products[b * cut.chunks + k];
+            square += squares[b * cut.chunks + k];
+        }
+        loss[b] = (float)(1 - 2 * product / square);
+        products[b * cut.chunks] = product; // for the gradient
+        squares[b * cut.chunks] = square;
+    }
+#pragma omp parallel for schedule(static) if (cut.threads)
+    for (size_t i = 0; i < (dpred ? B * cut.chunks : 0); i++) {
+        size_t row = i / cut.chunks, first = i % cut.chunks * CHUNK, at = row * n + 3 * first;
+        double product = products[row * cut.chunks], square = squares[row * cut.chunks];
+        dice_gradient(dpred + at, pred + at, target + at, color, (float)(-2 * scale / square),
+                      (float)(4 * scale * product / (square * square)), min_size(CHUNK, cut.n - first));
+    }
+}

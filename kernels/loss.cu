@@ -200,3 +200,148 @@ void focal_mse_loss(float *loss, floatX *dpred, const floatX *pred, const float 
     auto *run = C % 4 ? weigh_cells<1, true> : weigh_cells<4, true>;
     run(loss, dpred, pred, target, NULL, (double *)scratch, (float *)(scratch + sums), gamma, scale, B, cells, C, dev);
 }
+
+// ---- Dice ----------------------------------------------------------------------------------------------------------
+
+// A thread takes 8 pixels where it can: their 24 values are whole vectors in both precisions.
+enum { PIXELS = 8 };
+
+struct Color {
+    float channel[3];
+};
+
+// 1 - mean |p - color| / 2 over a pixel's channels.
+__device__ static float soft_mask(const float *p, Color color) {
+    float distance = 0;
+#pragma unroll
+    for (int c = 0; c < 3; c++) { distance += fabsf(p[c] - color.channel[c]); }
+    return 1 - distance / 6;
+}
+
+// P pixels by vectors, or one by single values.
+template <int P, class T> __device__ static void load_pixels(float (&to)[3 * P], const T *from) {
+    constexpr int V = P == 1 ? 1 : 16 / sizeof(T);
+#pragma unroll
+    for (int k = 0; k < 3 * P; k += V) {
+        float part[V];
+        load_part(part, from + k, V);
+#pragma unroll
+        for (int j = 0; j < V; j++) { to[k + j] = part[j]; }
+    }
+}
+
+// For the sums of s m and of s^2 + m^2.
+struct DiceSums {
+    const floatX *pred;
+    const float *target;
+    Color color;
+    double products, squares;
+
+    template <int P> __device__ void pixels(size_t i) {
+        float p[3 * P], t[3 * P], product = 0, square = 0;
+        load_pixels<P>(p, pred + 3 * i);
+        load_pixels<P>(t, target + 3 * i);
+#pragma unroll
+        for (int j = 0; j < P; j++) {
+            const float s = soft_mask(p + 3 * j, color), m = soft_mask(t + 3 * j, color);
+            product += s * m;
+            square += s * s + m * m;
+        }
+        products += product;
+        squares += square;
+    }
+};
+
+// dpred = (of_mask m + of_soft s) ds / dpred.
+struct DiceSlope {
+    floatX *dpred;
+    const floatX *pred;
+    const float *target;
+    Color color;
+    float of_mask, of_soft;
+
+    template <int P> __device__ void pixels(size_t i) {
+        constexpr int V = P == 1 ? 1 : VEC;
+        float p[3 * P], t[3 * P], part[V];
+        load_pixels<P>(p, pred + 3 * i);
+        load_pixels<P>(t, target + 3 * i);
+#pragma unroll
+        for (int j = 0; j < P; j++) {
+            const float d = (of_mask * soft_mask(t + 3 * j, color) + of_soft * soft_mask(p + 3 * j, color)) / 6;
+#pragma unroll
+            for (int c = 0; c < 3; c++) {
+                const float away = p[3 * j + c] - color.channel[c];
+                p[3 * j + c] = away > 0 ? -d : away < 0 ? d : 0 * d;
+            }
+        }
+#pragma unroll
+        for (int k = 0; k < 3 * P; k += V) {
+#pragma unroll
+            for (int j = 0; j < V; j++) { part[j] = p[k + j]; }
+            store_part(dpred + 3 * i + k, part, V);
+        }
+    }
+};
+
+// A row's pixels, in spans of a warp: 8 at a time where the span is whole and aligned.
+template <class Work> __device__ static void for_pixels(Work &work, int n) {
+    const int pixels = n / 3, stride = gridDim.x * FEW_THREADS * PIXELS;
+    for (int span = (int)first_element(PIXELS) - lane_of() * PIXELS; span < pixels; span += stride) {
+        if (n % VEC == 0 && span + 32 * PIXELS <= pixels) {
+            work.template pixels<PIXELS>(span + lane_of() * PIXELS);
+        } else {
+            for (int i = span + lane_of(); i < min(span + 32 * PIXELS, pixels); i += 32) { work.template pixels<1>(i); }
+        }
+    }
+}
+
+// partial (B, chunks, 2) = a chunk's sums. Blocks (chunk, sample).
+static __global__ void __launch_bounds__(FEW_THREADS)
+    dice_sums(double *partial, const floatX *pred, const float *target, Color color, int n) {
+    __shared__ double scratch[64];
+    const size_t row = (size_t)blockIdx.y * n;
+    DiceSums work = {pred + row, target + row, color, 0, 0};
+    for_pixels(work, n);
+    const double products = block_sum(work.products, scratch), squares = block_sum(work.squares, scratch + 32);
+    if (threadIdx.x == 0) {
+        double *out = partial + 2 * ((size_t)blockIdx.y * gridDim.x + blockIdx.x);
+        out[0] = products;
+        out[1] = squares;
+    }
+}
+
+// loss (B) and its gradient. Every block folds its sample's sums.
+static __global__ void __launch_bounds__(FEW_THREADS)
+    dice_gradient(float *loss, floatX *dpred, const double *partial, int chunks, const floatX *pred,
+                  const float *target, Color color, float scale, int n) {
+    __shared__ double scratch[64];
+    double products = 0, squares = 0;
+    for (int k = threadIdx.x; k < chunks; k += FEW_THREADS) {
+        products += partial[2 * ((size_t)blockIdx.y * chunks + k)];
+        squares += partial[2 * ((size_t)blockIdx.y * chunks + k) + 1];
+    }
+    products = 2 * block_sum(products, scratch) + 1;
+    squares = block_sum(squares, scratch + 32) + 1;
+    if (threadIdx.x == 0 && blockIdx.x == 0) { loss[blockIdx.y] = (float)(1 - products / squares); }
+    if (!dpred) { return; }
+    const size_t row = (size_t)blockIdx.y * n;
+    DiceSlope work = {dpred + row,
+                      pred + row,
+                      target + row,
+                      color,
+                      (float)(-2 * scale / squares),
+                      (float)(2 * scale * products / (squares * squares))};
+    for_pixels(work, n);
+}
+
+void dice_loss(float *loss, floatX *dpred, const floatX *pred, const float *target, const float *color, float scale,
+               int B, int n, Device *dev) {
+    const int chunks = chunks_for(ceil_div(n, 3 * PIXELS), FEW_THREADS);
+    double *partial = (double *)device_workspace(dev, 2 * (size_t)B * chunks * sizeof(double));
+    const double passes = dpred ? 2 : 1, gradient = dpred ? sizeof(floatX) * (double)B * n : 0;
+    if (!device_launch(dev, "dice_loss", passes * traffic(NULL, B, n) + gradient, 6 * passes * B * n)) { return; }
+    const Color of = {{color[0], color[1], color[2]}};
+    launch<dice_sums>(dev, dim3(chunks, B), FEW_THREADS, 0, partial, pred, target, of, n);
+    launch<dice_gradient>(dev, dim3(dpred ? chunks : 1, B), FEW_THREADS, 0, loss, dpred, (const double *)partial,
+                          chunks, pred, target, of, scale, n);
+}

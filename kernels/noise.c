@@ -171,6 +171,20 @@ void predict_x0(float *x0, const floatX *model_out, const float *noisy, const fl
     }
 }
 
+void predict_x0_backward(floatX *dmodel_out, const floatX *dx0, const float *timesteps, const float *alphas_cumprod,
+                         Prediction prediction, float scale, int B, int n, Device *dev) {
+    double count = (double)B * n;
+    if (!device_launch(dev, "predict_x0_backward", 3 * count * sizeof(floatX), 2 * count)) { return; }
+#pragma omp parallel for schedule(static) if (count >= PARALLEL_MIN)
+    for (int b = 0; b < B; b++) {
+        float of_x, of_out;
+        x0_factors(&of_x, &of_out, prediction, schedule_at(alphas_cumprod[(int)timesteps[b]]));
+        of_out *= scale;
+#pragma omp simd
+        for (size_t i = (size_t)b * n; i < (size_t)(b + 1) * n; i++) { dmodel_out[i] += of_out * dx0[i]; }
+    }
+}
+
 void ddim_step(float *x, const floatX *model_out, float alpha_cumprod_t, float alpha_cumprod_prev,
                Prediction prediction, float clip_x0, int B, int n, Device *dev) {
     size_t count = (size_t)B * n;

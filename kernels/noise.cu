@@ -326,6 +326,36 @@ void predict_x0(float *x0, const floatX *model_out, const float *noisy, const fl
                        alphas_cumprod, prediction, n);
 }
 
+static __global__ void __launch_bounds__(FEW_THREADS)
+    x0_gradient(floatX *dmodel_out, const floatX *dx0, const float *timesteps, const float *alphas_cumprod,
+                Prediction prediction, float scale, int n) {
+    const size_t span = first_of_span(), row = (size_t)blockIdx.y * n;
+    float of_x, of_out;
+    x0_factors(&of_x, &of_out, prediction, schedule_of_block(timesteps, alphas_cumprod));
+    of_out *= scale;
+    if (whole_span(span, n)) {
+        const size_t i = row + span + lane_of() * VEC;
+        float sum[VEC], d[VEC];
+        load_part(sum, dmodel_out + i, VEC);
+        load_part(d, dx0 + i, VEC);
+#pragma unroll
+        for (int j = 0; j < VEC; j++) { sum[j] += of_out * d[j]; }
+        store_part(dmodel_out + i, sum, VEC);
+    } else {
+        for (size_t i = row + span + lane_of(); i < row + end_of_span(span, n); i += 32) {
+            dmodel_out[i] = to_floatX(to_float(dmodel_out[i]) + of_out * to_float(dx0[i]));
+        }
+    }
+}
+
+void predict_x0_backward(floatX *dmodel_out, const floatX *dx0, const float *timesteps, const float *alphas_cumprod,
+                         Prediction prediction, float scale, int B, int n, Device *dev) {
+    const double count = (double)B * n;
+    if (!device_launch(dev, "predict_x0_backward", 3 * count * sizeof(floatX), 2 * count)) { return; }
+    launch<x0_gradient>(dev, dim3(blocks_for(n, VEC, FEW_THREADS), B), FEW_THREADS, 0, dmodel_out, dx0, timesteps,
+                        alphas_cumprod, prediction, scale, n);
+}
+
 // x0 and eps as sums of x and the model's output, and the next x's share of them.
 struct DdimFactors {
     float x0_x, x0_out, eps_x, eps_out, limit, of_x0, of_eps;

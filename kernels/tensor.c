@@ -37,6 +37,12 @@ void scale_shift_forward(floatX *out, const floatX *inp, float scale, float shif
     for (size_t i = 0; i < n; i++) { out[i] = scale * inp[i] + shift; }
 }
 
+void add_scaled(float *out, const float *inp, float scale, size_t n, Device *dev) {
+    if (!device_launch(dev, "add_scaled", 3.0 * n * sizeof(float), 2.0 * n)) { return; }
+#pragma omp parallel for simd schedule(static) if (n >= PARALLEL_MIN)
+    for (size_t i = 0; i < n; i++) { out[i] += scale * inp[i]; }
+}
+
 static void copy_floats(float *out, const float *inp, size_t n) {
     if (out == inp) { return; }
 #pragma omp parallel for simd schedule(static) if (n >= PARALLEL_MIN)

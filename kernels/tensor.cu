@@ -73,6 +73,23 @@ void scale_shift_forward(floatX *out, const floatX *inp, float scale, float shif
     launch<scale_shift>(dev, blocks_for(n, VEC), THREADS, 0, out, inp, scale, shift, n);
 }
 
+static __global__ void __launch_bounds__(THREADS)
+    add_scaled_kernel(float *out, const float *inp, float scale, size_t n) {
+    const size_t i = first_element(4);
+    if (i >= n) { return; }
+    float x[4], y[4];
+    load_part(x, out + i, n - i);
+    load_part(y, inp + i, n - i);
+#pragma unroll
+    for (int j = 0; j < 4; j++) { x[j] += scale * y[j]; }
+    store_part(out + i, x, n - i);
+}
+
+void add_scaled(float *out, const float *inp, float scale, size_t n, Device *dev) {
+    if (!device_launch(dev, "add_scaled", 3.0 * n * sizeof(float), 2.0 * n) || n == 0) { return; }
+    launch<add_scaled_kernel>(dev, blocks_for(n, 4), THREADS, 0, out, inp, scale, n);
+}
+
 static __global__ void __launch_bounds__(THREADS) to_floatX_kernel(floatX *out, const float *inp, size_t n) {
     const size_t span = first_element(VEC) - lane_of() * VEC;
     if (span + 32 * VEC <= n) {

@@ -23,7 +23,14 @@ static void change_schedule(Schedule *schedule, const TrainOptions *o) {
     *schedule = schedule_create(&config);
 }
 
-Diffusion diffusion_create(Pipeline *pipeline, const TrainOptions *o, int h, int w, Device *dev) {
+static PixelLoss pixel_loss(Pipeline *pipeline, const TrainOptions *o, const int color[3]) {
+    PixelLoss l = {.kind = o->pixel_loss_kind, .weight = (float)o->pixel_loss};
+    if (o->pixel_loss > 0) { l.decoder = &pipeline->vae_decoder; }
+    for (int c = 0; c < 3; c++) { l.color[c] = (float)color[c] / 127.5f - 1; }
+    return l;
+}
+
+Diffusion diffusion_create(Pipeline *pipeline, const TrainOptions *o, const int color[3], int h, int w, Device *dev) {
     if (o->own_schedule) { change_schedule(&pipeline->schedule, o); }
     const Schedule *schedule = &pipeline->schedule;
     Diffusion d = {.unet = &pipeline->unet,
@@ -33,7 +40,8 @@ Diffusion diffusion_create(Pipeline *pipeline, const TrainOptions *o, int h, int
                    .h = h,
                    .w = w,
                    .L = pipeline->unet.config.out_channels,
-                   .tokens = tokenizer_length(pipeline->tokenizer)};
+                   .tokens = tokenizer_length(pipeline->tokenizer),
+                   .pixel_loss = pixel_loss(pipeline, o, color)};
     if (d.unet->config.in_channels != 2 * d.L) {
         die("%s/unet/config.json: field \"in_channels\" is %d, expected %d (image latent and noisy latent): make such "
             "a model with `cocogold init --from`",
@@ -51,10 +59,13 @@ Diffusion diffusion_create(Pipeline *pipeline, const TrainOptions *o, int h, int
 
 void diffusion_destroy(Diffusion *d, Device *dev) { device_free(dev, d->alphas_cumprod); }
 
-static void loss_forward_backward(const Diffusion *d, float *losses, floatX *dpred, const floatX *pred,
-                                  const float *target, const float *cell_weight, Device *dev) {
+// Times a sample's loss: makes gradients those of the mean over the optimizer step.
+static float loss_scale(const Diffusion *d) { return 1.0f / (float)(d->B * d->options->gradient_accumulation_steps); }
+
+static void latent_loss(const Diffusion *d, float *losses, floatX *dpred, const floatX *pred, const float *target,
+                        const float *cell_weight, Device *dev) {
     int n = d->h * d->w * d->L;
-    float scale = 1.0f / (float)(d->B * d->options->gradient_accumulation_steps);
+    float scale = loss_scale(d);
     switch (d->options->loss_kind) {
     case LOSS_MSE:
         mse_loss(losses, dpred, pred, target, scale, d->B, n, dev);
@@ -94,7 +105,14 @@ void diffusion_step(Diffusion *d, Arena *arena, float *losses, const float *imag
     device_scope(dev, "forward");
     unet_forward(d->unet, arena, pred, sample, timesteps, context, B, d->h, d->w, d->tokens, backward, dev);
     device_scope(dev, "loss");
-    loss_forward_backward(d, losses, dpred, pred, goal, cell_weight, dev);
+    latent_loss(d, losses, dpred, pred, goal, cell_weight, dev);
+    if (backward && d->pixel_loss.decoder) {
+        device_scope(dev, "pixel loss");
+        float *noisy_float = noise; // which is done with
+        cast_to_float(noisy_float, noisy, N, dev);
+        pixel_loss_add(&d->pixel_loss, arena, losses, dpred, pred, noisy_float, target, timesteps, d->alphas_cumprod,
+                       d->prediction, loss_scale(d), B, d->h, d->w, dev);
+    }
     if (backward) {
         device_scope(dev, "backward");
         unet_backward(d->unet, arena, NULL, NULL, dpred, beta, dev);
@@ -106,7 +124,7 @@ size_t diffusion_bytes(Diffusion *d, Device *dev) {
     bool plan_only = dev->plan_only;
     dev->plan_only = true;
     Arena arena = arena_measure(dev);
-    diffusion_step(d, &arena, NULL, NULL, NULL, NULL, NULL, NULL, 0, true, dev);
+    diffusion_step(d, &arena, MADE_UP, MADE_UP, MADE_UP, NULL, MADE_UP, NULL, 0, true, dev);
     dev->plan_only = plan_only;
     return arena.peak;
 }

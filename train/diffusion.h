@@ -5,6 +5,7 @@
 #pragma once
 #include "model/pipeline.h"
 #include "train/options.h"
+#include "train/pixel_loss.h"
 
 typedef struct {
     UNet *unet;
@@ -13,16 +14,19 @@ typedef struct {
     Prediction prediction;
     float *alphas_cumprod;  // (T) on the device
     int B, h, w, L, tokens; // micro-batch, latent size and channels, text length
+    PixelLoss pixel_loss;   // --pixel-loss: by the pipeline's decoder
 } Diffusion;
 
 // --prediction-type replaces the prediction of the pipeline's schedule. Dies if the UNet does not take twice the
-// latent's channels, or if the schedule's last signal-to-noise ratio is zero and epsilon is to be predicted.
-Diffusion diffusion_create(Pipeline *pipeline, const TrainOptions *options, int h, int w, Device *dev);
+// latent's channels, or if the schedule's last signal-to-noise ratio is zero and epsilon is to be predicted. color: of
+// the painted mask, 0..255.
+Diffusion diffusion_create(Pipeline *pipeline, const TrainOptions *options, const int color[3], int h, int w,
+                           Device *dev);
 void diffusion_destroy(Diffusion *diffusion, Device *dev);
 
-// losses (B) = each sample's loss; with `backward` parameter gradients of the batch mean times 1 /
-// gradient_accumulation_steps (beta 0 or 1). image and target (B, h, w, L) float, cell_weight (B, h, w) float or NULL,
-// context (B, tokens, C); all on the device. Noise and timesteps come from `s`.
+// losses (B) = each sample's loss, that of --pixel-loss included if `backward`, and then also the parameter gradients
+// of the batch mean times 1 / gradient_accumulation_steps (beta 0 or 1). image and target (B, h, w, L) float,
+// cell_weight (B, h, w) float or NULL, context (B, tokens, C); all on the device. Noise and timesteps come from `s`.
 void diffusion_step(Diffusion *diffusion, Arena *arena, float *losses, const float *image, const float *target,
                     const float *cell_weight, const floatX *context, const StepScalars *s, float beta, bool backward,
                     Device *dev);

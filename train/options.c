@@ -26,6 +26,7 @@ static TrainOptions o = {
     .adam_epsilon = 1e-8,
     .loss = "mse",
     .focal_gamma = 2,
+    .pixel_loss_type = "l1",
     .zero_snr = -1,
     .multires_noise = 0.9,
     .multires_annealed = 1,
@@ -80,6 +81,11 @@ static struct poptOption table[] = {
     {"ema-decay", 0, OPT_DOUBLE, &o.ema_decay, 0, "keep a moving average of the weights in unet_ema/ (0: none)", "X"},
     {"loss", 0, OPT_STRING, &o.loss, 0, "mse, weighted (object and background balanced) or focal", "KIND"},
     {"focal-gamma", 0, OPT_DOUBLE, &o.focal_gamma, 0, "exponent of the focal loss", "X"},
+    {"pixel-loss", 0, OPT_DOUBLE, &o.pixel_loss, 0,
+     "unet: weight of a loss on pictures, back through the frozen decoder (0: none; at 512 pixels a step costs about "
+     "four times as much)",
+     "W"},
+    {"pixel-loss-type", 0, OPT_STRING, &o.pixel_loss_type, 0, "l1, or dice of soft masks", "KIND"},
     {"prediction-type", 0, OPT_TEXT, &o.prediction_type, 0,
      "v_prediction, epsilon or sample (default: the model's scheduler_config.json)", "KIND"},
     {"timestep-spacing", 0, OPT_TEXT, &o.timestep_spacing, 0,
@@ -150,6 +156,7 @@ static bool is_free(const char *name) {
 
 static void check(void) {
     static const char *const parts[] = {"unet", "vae", NULL}, *const targets[] = {"overlay", "mask", NULL},
+                             *const pixel_losses[] = {"l1", "dice", NULL},
                              *const losses[] = {"mse", "weighted", "focal", NULL},
                              *const schedulers[] = {"exponential", "constant", "linear", "cosine", "wsd", NULL},
                              *const levels[] = {"none", "transformers", "blocks", NULL},
@@ -157,6 +164,7 @@ static void check(void) {
     o.vae = options_choice(o.train, "--train", parts) == 1;
     o.target_bit = options_choice(o.target, "--target", targets) == 0 ? TARGET_OVERLAY : TARGET_MASK;
     o.loss_kind = (LossKind)options_choice(o.loss, "--loss", losses);
+    o.pixel_loss_kind = (PixelLossKind)options_choice(o.pixel_loss_type, "--pixel-loss-type", pixel_losses);
     o.lr_kind = (LRKind)options_choice(o.lr_scheduler, "--lr-scheduler", schedulers);
     options_choice(o.recompute, "--recompute", levels);
     if (o.prediction_type) { options_choice(o.prediction_type, "--prediction-type", predictions); }
@@ -190,6 +198,8 @@ static void check(void) {
     options_range(o.ema_decay, "--ema-decay", 0, 0.9999999);
     if (o.vae && o.ema_decay > 0) { die("--ema-decay: expected with --train unet only"); }
     options_range(o.focal_gamma, "--focal-gamma", 0, 100);
+    options_range(o.pixel_loss, "--pixel-loss", 0, 1e9);
+    if (o.vae && o.pixel_loss > 0) { die("--pixel-loss: expected with --train unet only"); }
     options_range(o.kl_weight, "--kl-weight", 0, 1e9);
     options_range(o.mse_weight, "--mse-weight", 0, 1e9);
     options_range(o.resolution, "--resolution", 0, 65536);

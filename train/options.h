@@ -1,6 +1,7 @@
 // The options of `cocogold train`: one struct, one table. Defaults are Marigold's recipe (Ke et al. 2024) and the
 // original cocogold's; --help prints them.
 #pragma once
+#include "train/pixel_loss.h"
 #include "util/json.h"
 #include "util/options.h"
 #include <stdbool.h>
@@ -17,9 +18,9 @@ typedef struct {
     int lr_warmup_steps, lr_total_steps;
     char *lr_scheduler;
     // diffusion
-    char *loss, *prediction_type, *timestep_spacing;
+    char *loss, *pixel_loss_type, *prediction_type, *timestep_spacing;
     int zero_snr; // -1: as the model's schedule
-    double focal_gamma, multires_noise, t_max_prob;
+    double focal_gamma, pixel_loss, multires_noise, t_max_prob;
     int multires_annealed;
     // VAE
     double kl_weight, mse_weight, mix_overlay, mix_mask;
@@ -36,6 +37,7 @@ typedef struct {
     int resume, overwrite, no_roofline;
     // parsed from the strings above
     LossKind loss_kind;
+    PixelLossKind pixel_loss_kind;
     LRKind lr_kind;
     int target_bit; // TARGET_OVERLAY or TARGET_MASK
     bool vae;

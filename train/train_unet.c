@@ -205,7 +205,8 @@ static void plan_memory(Trainer *t, Device *dev) {
     const Params *p = &t->pipeline.unet.params;
     size_t states[3], free_bytes, total_bytes, arena = diffusion_bytes(&t->diffusion, dev);
     optimizer_bytes(t->options, optimizer_part(t->options, t->comm, p->total), states);
-    size_t frozen = t->validates ? t->pipeline.vae_decoder.params.total * sizeof(floatX) : 0;
+    size_t frozen =
+        t->validates || t->options->pixel_loss > 0 ? t->pipeline.vae_decoder.params.total * sizeof(floatX) : 0;
     char *note = optimizer_note(t->options, t->comm, p->total);
     MemoryRow rows[] = {{"UNet weights", p->total * sizeof(floatX)},
                         {"frozen weights", frozen},
@@ -229,7 +230,8 @@ static void open_data(Trainer *t, Device *dev) {
     t->shards = shards_open(o->shards, o->split);
     const ShardInfo *info = &t->shards.info;
     int rank = t->comm->rank, world = t->comm->world;
-    int parts = PART_UNET | PART_TEXT | PART_SCHEDULE | (o->validate_every && rank == 0 ? PART_VAE_DECODER : 0);
+    bool decodes = (o->validate_every && rank == 0) || o->pixel_loss > 0;
+    int parts = PART_UNET | PART_TEXT | PART_SCHEDULE | (decodes ? PART_VAE_DECODER : 0);
     t->pipeline = pipeline_open(run_base(&t->run), parts, PART_UNET, dev);
     check_vae(t);
     if (info->channels != t->pipeline.unet.config.out_channels) {
@@ -278,10 +280,10 @@ static void trainer_open(Trainer *t, Device *dev) {
     t->run = run_open(o, t->comm);
     open_data(t, dev);
     const ShardInfo *info = &t->shards.info;
-    t->diffusion = diffusion_create(&t->pipeline, o, info->height, info->width, dev);
+    t->diffusion = diffusion_create(&t->pipeline, o, info->color, info->height, info->width, dev);
     t->validates =
         first && validator_open(&t->validator, o, t->pipeline.folder, &t->shards, &t->diffusion, t->prompts.table, dev);
-    if (!t->validates) { pipeline_release(&t->pipeline, PART_VAE_DECODER, dev); }
+    if (!t->validates && o->pixel_loss == 0) { pipeline_release(&t->pipeline, PART_VAE_DECODER, dev); }
     plan_memory(t, dev);
     open_optimizer(t, dev);
     open_step(t, dev);

@@ -87,6 +87,8 @@ dies "train with a broken tokenizer" "odd-tokens/tokenizer/vocab.json" "${unet[@
 dies "train with a word for a number" "--lr fast: invalid numeric value" "${unet[@]}" --model model --shards latents --lr fast
 dies "train with a number out of range" "--t-max-prob 2: expected a value from 0 to 1" "${unet[@]}" --model model --shards latents --t-max-prob 2
 dies "train with a wrong choice" "--loss l1: expected one of mse, weighted, focal" "${unet[@]}" --model model --shards latents --loss l1
+dies "train with a wrong pixel loss" "--pixel-loss-type iou: expected one of l1, dice" "${unet[@]}" --model model --shards latents --pixel-loss-type iou
+dies "train the VAE with a pixel loss" "--pixel-loss: expected with --train unet only" train --train vae --model model --data data --out there --pixel-loss 1
 dies "train with an argument too many" "unexpected argument \"more\"" "${unet[@]}" --model model --shards latents more
 dies "train into a file" "file" "${unet[@]}" --model model --shards latents --out file
 dies "train the VAE without data" "--data is missing" "${unet[@]}" --model model --train vae

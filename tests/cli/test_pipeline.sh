@@ -60,7 +60,8 @@ run "train mask, weighted, averaged, recomputed" "${unet[@]}" --no-roofline --ou
 check "mask: the run's folder" is_run mask 2 2
 check "mask: the model knows its target" grep -q '"target": "mask"' mask/model/cocogold.json
 check "mask: the average of the weights" ls mask/model/unet_ema/diffusion_pytorch_model.safetensors
-run "train focal, plain noise, sample prediction" "${unet[@]}" --no-roofline --out focal --loss focal --multires-noise 0 \
+run "train focal and Dice, plain noise, sample prediction" "${unet[@]}" --no-roofline --out focal --loss focal --multires-noise 0 \
+    --pixel-loss 0.2 --pixel-loss-type dice \
     --prediction-type sample --recompute blocks --classes "yellow square,person" --text-template "a photo of a {}"
 check "focal: the run's folder" is_run focal 2 2
 check "focal: the model knows its prediction" grep -q '"prediction_type": "sample"' focal/model/scheduler/scheduler_config.json

@@ -40,7 +40,7 @@ same_masks() {
     "$cpu/cocogold" init --preset mini model >/dev/null 2>&1 || { result 1 "synth and init"; finish; }
 encode=(encode --model model --data data --split train --targets overlay --min-side 1)
 train=(train --model model --shards latents --train-batch-size 1 --gradient-accumulation-steps 2 --validate-every 0
-    --no-roofline --max-train-steps 10)
+    --no-roofline --max-train-steps 10 --pixel-loss 0.5)
 picture=$(ls data/val/*.png | head -n 1)
 segment=(segment --model cpu/model --image "$picture" --text "red circle" --steps 2)
 eval=(eval --model cpu/model --data data --split val --limit 2 --steps 1 --bootstrap 0 --method luminance)

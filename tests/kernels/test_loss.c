@@ -1,6 +1,6 @@
 #include "tests/kernels/check.h"
 
-typedef enum { MSE, L1_MSE, WEIGHTED, FOCAL, LOSSES } Kind;
+typedef enum { MSE, L1_MSE, WEIGHTED, FOCAL, LOSSES } Kind; // sums over elements; Dice is apart
 static const char *kind_names[] = {"mse", "l1_mse", "weighted_mse", "focal_mse"};
 static const double mse_weight = 0.7, gamma_focal = 1.5;
 
@@ -133,6 +133,82 @@ static void test_focal_without_focus(void **state) {
     for (int i = 0; i < 4; i++) tensor_free(rest[i]);
 }
 
+static const float dice_color[3] = {0.1f, 1, -0.6f};
+
+static double soft_mask(const double *pixel) {
+    double distance = 0;
+    for (int c = 0; c < 3; c++) distance += fabs(pixel[c] - dice_color[c]) / 3;
+    return 1 - distance / 2;
+}
+
+// The target is the prediction plus an error; a share of both pictures' pixels has the very colour of the mask.
+static void check_dice(int B, int pixels, double error) {
+    printf("  dice B %d pixels %d error %g\n", B, pixels, error);
+    int n = 3 * pixels;
+    size_t count = (size_t)B * n;
+    float scale = 0.4f / B, *values = xmalloc(count * sizeof *values);
+    Tensor pred = tensor_random(count, 0.8, 1, false), other = tensor_random(count, error, 2, true);
+    for (size_t i = 0; i < count; i++) values[i] = (i / 3 + 1) % 4 ? (float)pred.host[i] : dice_color[i % 3];
+    tensor_set(&pred, values);
+    for (size_t i = 0; i < count; i++) {
+        values[i] = (i / 3 + 1) % 5 ? (float)(pred.host[i] + other.host[i]) : dice_color[i % 3];
+    }
+    Tensor target = tensor_of(values, count, true), loss = tensor_poisoned(B, true), alone = tensor_poisoned(B, true);
+    Tensor dpred = tensor_poisoned(count, false);
+    double *rl = doubles(B), *rd = doubles(count);
+    for (int b = 0; b < B; b++) {
+        const double *p = pred.host + (size_t)b * n, *t = target.host + (size_t)b * n;
+        double product = 0.5, square = 1;
+        for (int i = 0; i < n; i += 3) {
+            double s = soft_mask(p + i), m = soft_mask(t + i);
+            product += s * m;
+            square += s * s + m * m;
+        }
+        rl[b] = 1 - 2 * product / square;
+        for (int i = 0; i < n; i++) {
+            double s = soft_mask(p + i / 3 * 3), m = soft_mask(t + i / 3 * 3), away = p[i] - dice_color[i % 3];
+            double slope = -2 * m / square + 4 * product * s / (square * square);
+            rd[(size_t)b * n + i] = scale * slope * (away > 0 ? -1.0 : away < 0 ? 1.0 : 0.0) / 6;
+        }
+    }
+    dice_loss(loss.f, dpred.x, pred.x, target.f, dice_color, scale, B, n, &check_dev);
+    dice_loss(alone.f, NULL, pred.x, target.f, dice_color, scale, B, n, &check_dev);
+    check_equal("no gradient", &loss, &alone);
+    check_and_free("loss", &loss, rl, 1e-5);
+    check_and_free("dpred", &dpred, rd, TOLERANCE_BACKWARD);
+    Tensor *rest[] = {&pred, &other, &target, &alone};
+    for (int i = 0; i < 4; i++) tensor_free(rest[i]);
+    free(values);
+}
+
+static void test_dice(void **state) {
+    (void)state;
+    check_dice(1, 1, 1);
+    check_dice(3, 37, 0.5);
+    check_dice(2, 1000, 1);
+    check_dice(2, 4096, 0.3);
+    check_dice(1, 40003, 1);
+}
+
+// The same mask in both: no loss. Nothing in both: none either. All against nothing: nearly 1.
+static void test_dice_ends(void **state) {
+    (void)state;
+    enum { PIXELS = 600 };
+    float black[3 * PIXELS], white[3 * PIXELS];
+    static const float color[3] = {1, 1, 1};
+    for (int i = 0; i < 3 * PIXELS; i++) { black[i] = -1, white[i] = 1; }
+    const float *cases[3][2] = {{white, white}, {black, black}, {white, black}};
+    for (int k = 0; k < 3; k++) {
+        Tensor pred = tensor_of(cases[k][0], 3 * PIXELS, false), target = tensor_of(cases[k][1], 3 * PIXELS, true);
+        Tensor loss = tensor_poisoned(1, true);
+        dice_loss(loss.f, NULL, pred.x, target.f, color, 1, 1, 3 * PIXELS, &check_dev);
+        double expected[] = {0, 0, 1 - 1.0 / (PIXELS + 1)};
+        check_tensor("loss", &loss, expected + k, 1e-6);
+        Tensor *all[] = {&pred, &target, &loss};
+        for (int i = 0; i < 3; i++) tensor_free(all[i]);
+    }
+}
+
 static void test_threads(void **state) {
     (void)state;
     enum { B = 3, N = 20000 };
@@ -158,6 +234,8 @@ int main(void) {
         cmocka_unit_test(test_losses),
         cmocka_unit_test(test_perfect_and_nan),
         cmocka_unit_test(test_focal_without_focus),
+        cmocka_unit_test(test_dice),
+        cmocka_unit_test(test_dice_ends),
         cmocka_unit_test(test_threads),
     };
     return cmocka_run_group_tests(tests, check_open, check_close);

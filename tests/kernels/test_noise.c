@@ -238,7 +238,8 @@ static void check_add_noise(Prediction prediction, int B, int n) {
     Tensor noisy = tensor_poisoned(count, false), target = tensor_poisoned(count, true);
     Tensor again = tensor_poisoned(count, false), model_out = tensor_random(count, 1, 3, false);
     Tensor back = tensor_poisoned(count, true), noisy_float = tensor_random(count, 1, 4, true);
-    double *rn = doubles(count), *rt = doubles(count), *rx = doubles(count);
+    Tensor dout = tensor_random(count, 1, 5, false), dx0 = tensor_random(count, 1, 6, false);
+    double *rn = doubles(count), *rt = doubles(count), *rx = doubles(count), *rd = doubles(count);
     for (size_t i = 0; i < count; i++) {
         double a = abar_values[(int)t_values[i / n]], alpha = sqrt(a), sigma = sqrt(1 - a), o = model_out.host[i];
         double x = x0.host[i], e = noise.host[i], xt = noisy_float.host[i];
@@ -247,16 +248,20 @@ static void check_add_noise(Prediction prediction, int B, int n) {
         rx[i] = prediction == PREDICT_EPSILON ? (xt - sigma * o) / alpha
                 : prediction == PREDICT_V     ? alpha * xt - sigma * o
                                               : o;
+        double slope = prediction == PREDICT_EPSILON ? -sigma / alpha : prediction == PREDICT_V ? -sigma : 1;
+        rd[i] = dout.host[i] + 0.7 * slope * dx0.host[i];
     }
     add_noise_forward(noisy.x, target.f, x0.f, noise.f, t.f, abar.f, prediction, B, n, &check_dev);
     add_noise_forward(again.x, NULL, x0.f, noise.f, t.f, abar.f, prediction, B, n, &check_dev);
     predict_x0(back.f, model_out.x, noisy_float.f, t.f, abar.f, prediction, B, n, &check_dev);
+    predict_x0_backward(dout.x, dx0.x, t.f, abar.f, prediction, 0.7f, B, n, &check_dev);
     check_equal("no target", &noisy, &again);
     check_and_free("noisy", &noisy, rn, TOLERANCE_FORWARD);
     check_and_free("target", &target, rt, 1e-5);
     check_and_free("x0", &back, rx, 1e-5);
-    Tensor *rest[] = {&abar, &t, &x0, &noise, &again, &model_out, &noisy_float};
-    for (int i = 0; i < 7; i++) tensor_free(rest[i]);
+    check_and_free("dmodel_out", &dout, rd, TOLERANCE_BACKWARD);
+    Tensor *rest[] = {&abar, &t, &x0, &noise, &again, &model_out, &noisy_float, &dx0};
+    for (int i = 0; i < 8; i++) tensor_free(rest[i]);
 }
 
 static void test_add_noise(void **state) {

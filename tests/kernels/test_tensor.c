@@ -101,6 +101,20 @@ static void test_scale_shift(void **state) {
     }
 }
 
+static void test_add_scaled(void **state) {
+    (void)state;
+    const size_t sizes[] = {1, 6, 40001};
+    for (int k = 0; k < 3; k++) {
+        size_t n = sizes[k];
+        Tensor x = tensor_random(n, 1, 1, true), out = tensor_random(n, 1, 2, true);
+        double *y = doubles(n);
+        for (size_t i = 0; i < n; i++) y[i] = out.host[i] - 0.3 * x.host[i];
+        add_scaled(out.f, x.f, -0.3f, n, &check_dev);
+        check_and_free("out", &out, y, 1e-6);
+        tensor_free(&x);
+    }
+}
+
 static void test_casts(void **state) {
     (void)state;
     const size_t sizes[] = {1, 13, 100001};
@@ -124,8 +138,8 @@ static void test_casts(void **state) {
 
 int main(void) {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_upsample),    cmocka_unit_test(test_concat), cmocka_unit_test(test_add),
-        cmocka_unit_test(test_scale_shift), cmocka_unit_test(test_casts),
+        cmocka_unit_test(test_upsample),    cmocka_unit_test(test_concat),     cmocka_unit_test(test_add),
+        cmocka_unit_test(test_scale_shift), cmocka_unit_test(test_add_scaled), cmocka_unit_test(test_casts),
     };
     return cmocka_run_group_tests(tests, check_open, check_close);
 }

@@ -160,10 +160,23 @@ def sample_losses(kind, prediction, goal, weights):
     return (focal * cells).mean(1) / focal.mean(1)
 
 
-def reference_steps(mini, shards, kind, strength, t_max_prob=0.0):
+PIXEL_WEIGHT = 0.7
+
+
+def pixel_losses(vae, kind, x0, target):
+    """(B): L1, or Dice of soft masks, between the pictures of predicted and true latents."""
+    pictures, goal = (vae.decode(z / vae.config.scaling_factor).sample for z in (x0, target))
+    if kind == "l1":
+        return (pictures - goal).abs().mean((1, 2, 3))
+    s, m = (1 - (p - 1).abs().mean(1).flatten(1) / 2 for p in (pictures, goal))
+    return 1 - (2 * (s * m).sum(1) + 1) / ((s * s).sum(1) + (m * m).sum(1) + 1)
+
+
+def reference_steps(mini, shards, kind, strength, t_max_prob=0.0, pixel=None):
     """The same training with diffusers and torch; yields (loss, norm, lr, state dict, average) of each step."""
     unet = UNet2DConditionModel.from_pretrained(mini / "unet")
     scheduler = DDIMScheduler.from_pretrained(mini / "scheduler")
+    vae = AutoencoderKL.from_pretrained(mini / "vae").requires_grad_(False)
     context = embeddings(mini, shards.classes)
     optimizer = torch.optim.AdamW(unet.parameters(), lr=LR, betas=BETAS, eps=EPSILON, weight_decay=DECAY)
     average = {k: v.clone() for k, v in unet.state_dict().items()}
@@ -186,7 +199,12 @@ def reference_steps(mini, shards, kind, strength, t_max_prob=0.0):
             goal = scheduler.get_velocity(target, noise, t)
             prediction = unet(torch.cat([image, noisy], 1), t, context[shards.index[rows].astype(int)]).sample
             weights = torch.from_numpy(np.stack([cell_weights(shards.mask[r], h, w) for r in rows])).float()
-            loss = sample_losses(kind, prediction, goal, weights).mean() / MICRO_STEPS
+            losses = sample_losses(kind, prediction, goal, weights)
+            if pixel:
+                alpha = scheduler.alphas_cumprod[t].reshape(-1, 1, 1, 1)
+                x0 = alpha**0.5 * noisy - (1 - alpha) ** 0.5 * prediction
+                losses = losses + PIXEL_WEIGHT * pixel_losses(vae, pixel, x0, target)
+            loss = losses.mean() / MICRO_STEPS
             loss.backward()
             total += loss.item()
         norm = torch.nn.utils.clip_grad_norm_(unet.parameters(), CLIP).item()
@@ -235,6 +253,15 @@ def test_five_steps_other_losses(kind, base, mini):
     log = train(base, mini, base / kind, "--loss", kind, "--target", "mask", "--t-max-prob", 0.4, "--no-roofline")
     steps = reference_steps(mini, Shards(base / "latents", "target_mask"), kind, 0.9, 0.4)
     compare(base / kind, log, steps, mini)
+
+
+@pytest.mark.parametrize("kind", ["l1", "dice"])
+def test_five_steps_with_pixel_loss(kind, base, mini):
+    """Back through the frozen VAE decoder."""
+    out = base / f"pixel-{kind}"
+    log = train(base, mini, out, "--pixel-loss", PIXEL_WEIGHT, "--pixel-loss-type", kind, "--multires-noise", 0,
+                "--no-roofline")  # fmt: skip
+    compare(out, log, reference_steps(mini, Shards(base / "latents", "target_overlay"), "mse", 0, pixel=kind), mini)
 
 
 @pytest.mark.parametrize("name", ["model", "checkpoint-000003"])

@@ -23,6 +23,8 @@ enum { H = 6, W = 5, L = 4, N = H * W * L };
 #define GRAD_TOLERANCE 1e-5
 #endif
 
+static const int white[3] = {255, 255, 255};
+
 static Device dev;
 static Pipeline pipeline;
 static TrainOptions options;
@@ -60,6 +62,14 @@ static floatX *to_device_as_floatX(float *values, size_t n) {
     return out;
 }
 
+static void init_params(Params *p, const Preset *preset, bool train) {
+    params_alloc(p, train, &dev);
+    float *flat = xcalloc(p->total, sizeof(float));
+    for (int i = 0; i < p->count; i++) { init_slice(flat + p->slices[i].offset, p, i, 3, preset, false); }
+    params_upload(p, flat, &dev);
+    free(flat);
+}
+
 static int begin(void **state) {
     if (folder_begin(state)) { return 1; }
     device_open(&dev, 0);
@@ -67,14 +77,11 @@ static int begin(void **state) {
     tokenizer_write(mini, in_folder("tokenizer"));
     pipeline = (Pipeline){.folder = "test",
                           .unet = unet_create(&mini->unet),
+                          .vae_decoder = vae_decoder_create(&mini->vae),
                           .schedule = schedule_create(&mini->schedule),
                           .tokenizer = tokenizer_open(in_folder("tokenizer"))};
-    Params *p = &pipeline.unet.params;
-    params_alloc(p, true, &dev);
-    float *flat = xcalloc(p->total, sizeof(float));
-    for (int i = 0; i < p->count; i++) { init_slice(flat + p->slices[i].offset, p, i, 3, mini, false); }
-    params_upload(p, flat, &dev);
-    free(flat);
+    init_params(&pipeline.unet.params, mini, true);
+    init_params(&pipeline.vae_decoder.params, mini, false);
     options = options_of();
     image = to_device(random_values(SAMPLES * N, 1), SAMPLES * N);
     target = to_device(random_values(SAMPLES * N, 2), SAMPLES * N);
@@ -89,6 +96,7 @@ static int begin(void **state) {
 static int end(void **state) {
     device_free(&dev, image), device_free(&dev, target), device_free(&dev, weight), device_free(&dev, context);
     unet_destroy(&pipeline.unet, &dev);
+    vae_decoder_destroy(&pipeline.vae_decoder, &dev);
     schedule_free(&pipeline.schedule);
     tokenizer_close(pipeline.tokenizer);
     device_close(&dev);
@@ -101,7 +109,7 @@ static float *run_samples(float *losses, int rows, int micro_steps, bool backwar
     Params *p = &pipeline.unet.params;
     options.train_batch_size = rows;
     options.gradient_accumulation_steps = micro_steps;
-    Diffusion d = diffusion_create(&pipeline, &options, H, W, &dev);
+    Diffusion d = diffusion_create(&pipeline, &options, white, H, W, &dev);
     size_t bytes = diffusion_bytes(&d, &dev),
            per_sample = (size_t)(d.tokens * pipeline.unet.config.cross_attention_dim);
     Arena arena = arena_create(&dev, bytes);
@@ -148,6 +156,35 @@ static void test_accumulation(void **state) {
     options.loss_kind = LOSS_MSE;
 }
 
+// Proportional to its weight, beside the latent loss, whatever the micro-batches are.
+static void test_pixel_loss(void **state) {
+    (void)state;
+    size_t total = pipeline.unet.params.total;
+    float none[SAMPLES], one[SAMPLES], two[SAMPLES], halves[SAMPLES];
+    free(run_samples(none, SAMPLES, 1, true));
+    for (int kind = PIXEL_L1; kind <= PIXEL_DICE; kind++) {
+        options.pixel_loss_kind = (PixelLossKind)kind;
+        options.pixel_loss = 1;
+        float *whole = run_samples(one, SAMPLES, 1, true), *parts = run_samples(halves, SAMPLES / 2, 2, true);
+        options.pixel_loss = 2;
+        free(run_samples(two, SAMPLES, 1, true));
+        options.pixel_loss = 0;
+        float smallest = INFINITY, pixel[SAMPLES], half_of_double[SAMPLES];
+        for (int i = 0; i < SAMPLES; i++) {
+            pixel[i] = one[i] - none[i];
+            half_of_double[i] = (two[i] - none[i]) / 2;
+            smallest = fminf(smallest, pixel[i]);
+        }
+        double doubled = relative_error(half_of_double, pixel, SAMPLES);
+        double losses = relative_error(halves, one, SAMPLES), grads = relative_error(parts, whole, total);
+        printf("  %s: least %.3f, doubled %.2g, two halves against the whole: losses %.2g, gradients %.2g\n",
+               kind == PIXEL_L1 ? "L1" : "Dice", smallest, doubled, losses, grads);
+        assert_true(smallest > 0 && doubled < 1e-5 && losses < LOSS_TOLERANCE && grads < GRAD_TOLERANCE);
+        free(whole);
+        free(parts);
+    }
+}
+
 static void test_recompute(void **state) {
     (void)state;
     size_t total = pipeline.unet.params.total;
@@ -184,9 +221,9 @@ static void test_validation(void **state) {
 static void test_refusals(void **state) {
     (void)state;
     assert_dies("--prediction-type epsilon", options.prediction_type = "epsilon"; options.own_schedule = true;
-                diffusion_create(&pipeline, &options, H, W, &dev));
+                diffusion_create(&pipeline, &options, white, H, W, &dev));
     assert_dies("field \"in_channels\" is 4, expected 8", pipeline.unet.config.in_channels = 4;
-                diffusion_create(&pipeline, &options, H, W, &dev));
+                diffusion_create(&pipeline, &options, white, H, W, &dev));
 }
 
 static void test_cell_weights(void **state) {
@@ -267,8 +304,9 @@ static void test_skipped_steps(void **state) {
 
 int main(void) {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_accumulation), cmocka_unit_test(test_recompute),    cmocka_unit_test(test_validation),
-        cmocka_unit_test(test_refusals),     cmocka_unit_test(test_cell_weights), cmocka_unit_test(test_skipped_steps),
+        cmocka_unit_test(test_accumulation),  cmocka_unit_test(test_pixel_loss), cmocka_unit_test(test_recompute),
+        cmocka_unit_test(test_validation),    cmocka_unit_test(test_refusals),   cmocka_unit_test(test_cell_weights),
+        cmocka_unit_test(test_skipped_steps),
     };
     return cmocka_run_group_tests(tests, begin, end);
 }

@@ -8,6 +8,7 @@
 #   frequent         train on all classes: with the frequent one (COCO: all 80)
 #   leading          the original's schedule: leading timesteps, some signal left at the last one, 50 steps
 #   weighted, focal  the loss (train --loss)
+#   pixel, dice      beside the latent loss one on pictures, through the frozen VAE decoder (train --pixel-loss)
 #   constant         constant learning rate (base: COCO exponential, else warm-up, stable, decay)
 #   green            the mask's colour (base: white)
 #   outline          the mask drawn with the original's outline of 4 pixels at 512
@@ -73,6 +74,8 @@ parse_arm() {
         frequent) classes=with latents+=-frequent ;;
         leading) train_options+=(--timestep-spacing leading --zero-snr 0 --validation-steps 50) ;;
         weighted | focal) train_options+=(--loss "$word") ;;
+        pixel) train_options+=(--pixel-loss 1) ;;
+        dice) train_options+=(--pixel-loss 0.2 --pixel-loss-type dice) ;;
         constant) train_options+=(--lr-scheduler constant) ;;
         green) encode_options+=(--color green) latents+=-green ;;
         outline) encode_options+=(--outline 4) latents+=-outline ;;

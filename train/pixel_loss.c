@@ -1,0 +1,51 @@
+#include "train/pixel_loss.h"
+#include "kernels/kernels.h"
+#include <assert.h>
+
+// picture (h f, w f, 3) of one scaled latent (h, w, L) float; input (h, w, L) stays for backward.
+static void decode(VAEDecoder *decoder, Arena *arena, floatX *picture, floatX *input, const float *latent, int h, int w,
+                   bool keep, Device *dev) {
+    size_t n = (size_t)(h * w * decoder->config.latent_channels);
+    cast_to_floatX(input, latent, n, dev);
+    scale_shift_forward(input, input, 1 / decoder->config.scaling_factor, 0, n, dev);
+    vae_decoder_forward(decoder, arena, picture, input, 1, h, w, keep, dev);
+}
+
+// loss (1) of one sample, and the gradient of `scale` times it with respect to its scaled latent x0, as floatX.
+static void sample_loss(const PixelLoss *l, Arena *arena, float *loss, floatX *dx0, const float *x0,
+                        const float *target, float scale, int h, int w, Device *dev) {
+    int f = vae_factor(&l->decoder->config), pixels = h * f * w * f * 3;
+    size_t n = (size_t)(h * w * l->decoder->config.latent_channels);
+    ArenaMark mark = arena_mark(arena);
+    float *goal = arena_save_float(arena, (size_t)pixels);
+    floatX *picture = arena_save(arena, (size_t)pixels), *input = arena_save(arena, n);
+    decode(l->decoder, arena, picture, input, target, h, w, false, dev);
+    cast_to_float(goal, picture, (size_t)pixels, dev);
+    decode(l->decoder, arena, picture, input, x0, h, w, true, dev);
+    floatX *dpicture = arena_save(arena, (size_t)pixels);
+    if (l->kind == PIXEL_DICE) {
+        dice_loss(loss, dpicture, picture, goal, l->color, scale, 1, pixels, dev);
+    } else {
+        l1_mse_loss(loss, dpicture, picture, goal, 0, scale, 1, pixels, dev);
+    }
+    vae_decoder_backward(l->decoder, arena, dx0, dpicture, 0, dev);
+    scale_shift_forward(dx0, dx0, 1 / l->decoder->config.scaling_factor, 0, n, dev);
+    arena_release(arena, mark);
+}
+
+void pixel_loss_add(const PixelLoss *l, Arena *arena, float *losses, floatX *dpred, const floatX *pred,
+                    const float *noisy, const float *target, const float *timesteps, const float *alphas_cumprod,
+                    Prediction prediction, float scale, int B, int h, int w, Device *dev) {
+    assert(!l->decoder->params.grads);
+    size_t n = (size_t)(h * w * l->decoder->config.latent_channels);
+    ArenaMark mark = arena_mark(arena);
+    float *x0 = arena_save_float(arena, (size_t)B * n), *of_pixels = arena_save_float(arena, (size_t)B);
+    floatX *dx0 = arena_save(arena, (size_t)B * n);
+    predict_x0(x0, pred, noisy, timesteps, alphas_cumprod, prediction, B, (int)n, dev);
+    for (size_t b = 0; b < (size_t)B; b++) {
+        sample_loss(l, arena, of_pixels + b, dx0 + b * n, x0 + b * n, target + b * n, scale * l->weight, h, w, dev);
+    }
+    predict_x0_backward(dpred, dx0, timesteps, alphas_cumprod, prediction, 1, B, (int)n, dev);
+    add_scaled(losses, of_pixels, l->weight, (size_t)B, dev);
+    arena_release(arena, mark);
+}
