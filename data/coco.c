@@ -17,14 +17,28 @@ static char *find_pictures(const char *data, const char *split) {
     return first ? a : b;
 }
 
-// COCO's splits are called train2017 and val2017; "train" and "val" will do.
-static char *split_in_files(const char *data, const char *split) {
-    char *instances = xprintf("%s/annotations/instances_%s2017.json", data, split);
-    char *panoptic = xprintf("%s/annotations/panoptic_%s2017.json", data, split);
-    bool year = file_exists(instances) || file_exists(panoptic);
+static bool has_annotations(const char *data, const char *split) {
+    char *instances = xprintf("%s/annotations/instances_%s.json", data, split);
+    char *panoptic = xprintf("%s/annotations/panoptic_%s.json", data, split);
+    bool found = file_exists(instances) || file_exists(panoptic);
     free(instances);
     free(panoptic);
-    return year ? xprintf("%s2017", split) : xstrdup(split);
+    return found;
+}
+
+// COCO's splits are called train2017 and val2017; "train" and "val" will do.
+static char *split_in_files(const char *data, const char *split) {
+    char *year = xprintf("%s2017", split);
+    if (has_annotations(data, year)) { return year; }
+    free(year);
+    return xstrdup(split);
+}
+
+bool coco_has_split(const char *data, const char *name) {
+    char *split = split_in_files(data, name);
+    bool found = has_annotations(data, split);
+    free(split);
+    return found;
 }
 
 Coco coco_open(const char *data, const char *name, const char *source) {

@@ -53,6 +53,8 @@ typedef struct {
 // exactly the 80 thing classes, and its polygons need no PNG; "panoptic" adds the stuff classes. Dies with a sentence
 // that names file, annotation and field where something is missing or damaged.
 Coco coco_open(const char *data, const char *split, const char *source);
+// Are there annotations of this split? "train" and "val" stand for COCO's train2017 and val2017, here and above.
+bool coco_has_split(const char *data, const char *split);
 // Reads one annotation file alone (no pictures, no PNGs). panoptic: which of the two forms it has.
 Coco coco_read(const char *path, bool panoptic);
 void coco_free(Coco *coco);

@@ -27,5 +27,6 @@ endif
 
 # The stand-in on its own (tests/cli/test_comm.sh).
 $(BUILD)/tests/emu/test_nccl: $(BUILD)/tests/emu/test_nccl.o $(EMU_LIB)
-	$(CXX) $(EMU_FLAGS) $^ -o $@ $(LDLIBS)
+	@echo "LD $@"
+	$(Q)$(CXX) $(EMU_FLAGS) $^ -o $@ $(LDLIBS)
 -include $(BUILD)/tests/emu/test_nccl.d

@@ -44,18 +44,21 @@ endif
 ifeq ($(BACKEND),emu)
 $(BUILD)/%.cu.o: %.cu $(BUILD)/flags
 	@mkdir -p $(@D)
-	$(CXX) -x c++ $(DEFINES) $(EMU_FLAGS) -c $< -o $@
+	@echo "EMU $<"
+	$(Q)$(CXX) -x c++ $(DEFINES) $(EMU_FLAGS) -c $< -o $@
 endif
 ifeq ($(BACKEND),cuda)
 $(BUILD)/%.cu.o: %.cu $(BUILD)/flags
 	@mkdir -p $(@D)
-	$(NVCC) $(DEFINES) $(NVCC_FLAGS) $(GENCODE) -MMD -MP -c $< -o $@
+	@echo "NVCC $<"
+	$(Q)$(NVCC) $(DEFINES) $(NVCC_FLAGS) $(GENCODE) -MMD -MP -c $< -o $@
 endif
 
 # Stand-ins, also of BACKEND=ptx.
 $(BUILD)/%.o: %.cpp $(BUILD)/flags
 	@mkdir -p $(@D)
-	$(CXX) -I. -DBACKEND_emu -DPRECISION_$(PRECISION) $(EMU_FLAGS) $(shell pkg-config --cflags openblas) -c $< -o $@
+	@echo "CXX $<"
+	$(Q)$(CXX) -I. -DBACKEND_emu -DPRECISION_$(PRECISION) $(EMU_FLAGS) $(shell pkg-config --cflags openblas) -c $< -o $@
 
 # Tests under emulation, in both precisions: the emulation's own, with planted faults, the kernels', whole models and a
 # training step. Ranks and NCCL: tests/cli/test_comm.sh; the whole program: tests/emu/test_program.sh.
@@ -63,7 +66,8 @@ EMU_TESTS  := $(patsubst %.c,$(BUILD)/%,$(filter-out %/test_comm.c,$(wildcard te
 EMU_MODELS := $(addprefix $(BUILD)/tests/,model/test_fixtures model/test_unet model/test_vae model/test_clip \
                 model/test_params train/test_diffusion)
 $(BUILD)/tests/emu/test_emu: $(BUILD)/tests/emu/test_emu.o $(EMU_LIB)
-	$(CXX) $(EMU_FLAGS) $^ -o $@ $(LDLIBS) -lcmocka
+	@echo "LD $@"
+	$(Q)$(CXX) $(EMU_FLAGS) $^ -o $@ $(LDLIBS) -lcmocka
 
 .PHONY: test-emu test-emu-one test-emu-programs nvcc-check nvcc-objects kernel-report
 test-emu: ## run the CUDA kernels on emulated threads, fp32 and bf16 (tests/emu)

@@ -17,7 +17,6 @@
 #include <math.h>
 #include <stdlib.h>
 #include <string.h>
-#include <unistd.h>
 
 typedef struct {
     const TrainOptions *options;
@@ -155,14 +154,11 @@ static double least_seconds(Trainer *t, Device *dev) {
 // "val2017" for "train2017"; the split itself if it does not begin with "train" or there is no such split.
 static char *validation_split(const TrainOptions *o) {
     if (strncmp(o->split, "train", 5) != 0) { return xstrdup(o->split); }
-    char *split = xprintf("val%s", o->split + 5), *file = xprintf("%s/annotations/instances_%s.json", o->data, split);
-    char *panoptic = xprintf("%s/annotations/panoptic_%s.json", o->data, split);
-    if (access(file, R_OK) != 0 && access(panoptic, R_OK) != 0) {
+    char *split = xprintf("val%s", o->split + 5);
+    if (!coco_has_split(o->data, split)) {
         free(split);
         split = xstrdup(o->split);
     }
-    free(file);
-    free(panoptic);
     return split;
 }
 

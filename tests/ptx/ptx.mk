@@ -14,7 +14,8 @@ LDLIBS += -L$(PTXSIM_BUILD) -Wl,-rpath,$(abspath $(PTXSIM_BUILD)) -lcudart_ptxsi
 
 $(BUILD)/%.cu.o: %.cu $(BUILD)/flags $(PTX_STANDINS) | build/ptxsim/ready
 	@mkdir -p $(@D)
-	$(NVCC) $(DEFINES) $(PTX_FLAGS) -MMD -MP -c $< -o $@
+	@echo "NVCC $<"
+	$(Q)$(NVCC) $(DEFINES) $(PTX_FLAGS) -MMD -MP -c $< -o $@
 
 # The libraries' stand-in headers, without the runtime's beside them: nvcc has its own.
 $(BUILD)/include/%.h: tests/emu/%.h
