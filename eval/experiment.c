@@ -116,13 +116,12 @@ static Pairs pairs_of_table(const Table *t, const char *frequent) {
     p.group = xcalloc(n, sizeof *p.group);
     p.class_index = xcalloc(n, sizeof *p.class_index);
     p.image = xcalloc(n, sizeof *p.image);
-    char **classes = NULL, **images = NULL;
+    char **images = NULL;
     for (int i = 0; i < t->rows; i++) {
         p.group[i] = group_of(t, i, frequent);
-        p.class_index[i] = number_of(&classes, &p.classes, t->cells[i][column_of(t, "class")]);
+        p.class_index[i] = number_of(&p.class_names, &p.classes, t->cells[i][column_of(t, "class")]);
         p.image[i] = number_of(&images, &p.images, t->cells[i][column_of(t, "image_id")]);
     }
-    free_list(classes, p.classes);
     free_list(images, p.images);
     return p;
 }
@@ -131,6 +130,7 @@ static void pairs_free(Pairs *p) {
     free(p->group);
     free(p->class_index);
     free(p->image);
+    if (p->class_names) { free_list(p->class_names, p->classes); }
 }
 
 // Every run must have been asked the same.
@@ -138,13 +138,17 @@ static void check_pairs(const Table *t, const Pairs *p, const char *frequent) {
     Pairs own = pairs_of_table(t, frequent);
     bool same = own.count == p->count && own.classes == p->classes && own.images == p->images;
     for (int i = 0; same && i < p->count; i++) {
-        same = own.group[i] == p->group[i] && own.class_index[i] == p->class_index[i] && own.image[i] == p->image[i];
+        same = own.group[i] == p->group[i] && own.class_index[i] == p->class_index[i] && own.image[i] == p->image[i] &&
+               strcmp(own.class_names[own.class_index[i]], p->class_names[p->class_index[i]]) == 0;
     }
     if (!same) { die("%s: has other pairs than the first run of the experiment", t->path); }
     pairs_free(&own);
 }
 
-static void read_scores(const Table *t, PairScore *scores) {
+// Scores of the table's pairs, which must be those of `pairs`; the first table says what they are.
+static void read_scores(const Table *t, Pairs *pairs, const char *frequent, PairScore *scores) {
+    if (!pairs->count) { *pairs = pairs_of_table(t, frequent); }
+    check_pairs(t, pairs, frequent);
     for (int i = 0; i < t->rows; i++) {
         PairScore *s = &scores[i];
         *s = (PairScore){.intersection = field(t, i, "intersection"), .union_ = field(t, i, "union")};
@@ -195,11 +199,9 @@ static void read_losses(ArmRun *run, int index) {
 static void read_validation(Experiment *e, ArmRun *run, int index) {
     char *path = xprintf("%s/validation/step-%06d.csv", run->folder, run->steps[index]);
     Table t = table_read(path);
-    if (!e->validation.count) { e->validation = pairs_of_table(&t, e->frequent); }
-    check_pairs(&t, &e->validation, e->frequent);
-    if (index == 0) { run->scores = xcalloc((size_t)(run->step_count * e->validation.count) + 1, sizeof *run->scores); }
-    PairScore *scores = run->scores + (size_t)index * (size_t)e->validation.count;
-    read_scores(&t, scores);
+    if (index == 0) { run->scores = xcalloc((size_t)(run->step_count * t.rows) + 1, sizeof *run->scores); }
+    PairScore *scores = run->scores + (size_t)index * (size_t)e->validation.count; // 0 of the very first table
+    read_scores(&t, &e->validation, e->frequent, scores);
     run->to_black[index] = column_mean(&t, "to_black");
     run->to_white[index] = column_mean(&t, "to_white");
     for (int i = 0; i < t.rows; i++) {
@@ -213,10 +215,8 @@ static void read_validation(Experiment *e, ArmRun *run, int index) {
 static void read_final(Experiment *e, ArmRun *run) {
     char *path = xprintf("%s/eval/pairs.csv", run->folder);
     Table t = table_read(path);
-    if (!e->final.count) { e->final = pairs_of_table(&t, e->frequent); }
-    check_pairs(&t, &e->final, e->frequent);
     run->final = xcalloc((size_t)t.rows + 1, sizeof *run->final);
-    read_scores(&t, run->final);
+    read_scores(&t, &e->final, e->frequent, run->final);
     double sum[GROUPS] = {0};
     int count[GROUPS] = {0}, ceiling = column_of(&t, "ceiling_iou");
     for (int i = 0; i < t.rows; i++) {
@@ -229,6 +229,18 @@ static void read_final(Experiment *e, ArmRun *run) {
     }
     for (int g = 0; g < GROUPS; g++) { run->ceiling[g] = count[g] ? sum[g] / count[g] : NAN; }
     table_free(&t);
+    free(path);
+}
+
+// Of an experiment that was made without them there are none.
+static void read_absent(Experiment *e, ArmRun *run) {
+    char *path = xprintf("%s/absent/pairs.csv", run->folder);
+    if (file_exists(path)) {
+        Table t = table_read(path);
+        run->absent = xcalloc((size_t)t.rows + 1, sizeof *run->absent);
+        read_scores(&t, &e->absent, e->frequent, run->absent);
+        table_free(&t);
+    }
     free(path);
 }
 
@@ -246,11 +258,13 @@ static void read_run(Experiment *e, ArmRun *run) {
         read_losses(run, i);
     }
     read_final(e, run);
+    read_absent(e, run);
 }
 
 static void run_free(ArmRun *run) {
     runlog_free(&run->log);
-    free(run->folder), free(run->steps), free(run->scores), free(run->final), free(run->by_timestep);
+    free(run->folder), free(run->steps), free(run->scores), free(run->final), free(run->absent);
+    free(run->by_timestep);
     free(run->to_black), free(run->to_white), free(run->empty), free(run->full);
 }
 
@@ -370,6 +384,7 @@ void experiment_free(Experiment *e) {
     free(e->frequent);
     pairs_free(&e->validation);
     pairs_free(&e->final);
+    pairs_free(&e->absent);
 }
 
 int experiment_arm(const Experiment *e, const char *name) {

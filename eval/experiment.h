@@ -3,6 +3,7 @@
 //   ARMS/NAME/seed-N/arm.json             what the arm is
 //   ARMS/NAME/seed-N/log.jsonl, validation/   of `cocogold train`
 //   ARMS/NAME/seed-N/eval/                of `cocogold eval`: all validation samples with the final model
+//   ARMS/NAME/seed-N/absent/              the same for samples that ask for a class that is not there (may be missing)
 #pragma once
 #include "eval/metrics.h"
 #include "eval/runlog.h"
@@ -19,6 +20,7 @@ enum { TIMESTEP_BINS = 10, TRAINED_TIMESTEPS = 1000 };
 typedef struct {
     int count, classes, images;       // pairs; numbers of different classes and pictures
     int *group, *class_index, *image; // (count) GROUP_..., and running numbers
+    char **class_names;               // (classes)
 } Pairs;
 
 typedef struct {
@@ -30,6 +32,7 @@ typedef struct {
     double *to_black, *to_white, *empty, *full; // (step_count) means over the pairs
     double (*by_timestep)[TIMESTEP_BINS]; // (step_count) mean validation loss in a tenth of the timesteps; NaN: none
     PairScore *final;                     // (final pairs), by the final model
+    PairScore *absent;                    // (absent pairs), by the final model; NULL: was not asked
     double ceiling[GROUPS];               // gIoU of the true targets through the VAE
 } ArmRun;
 
@@ -43,8 +46,8 @@ typedef struct {
     char *frequent; // name of the frequent class
     Arm *arms;      // overlay before mask, then by name
     int arm_count;
-    Pairs validation, final;
-    double floors[3][GROUPS]; // gIoU of all foreground, best centre box, white filter on the input; NaN: unknown
+    Pairs validation, final, absent; // absent: classes that are not in the picture
+    double floors[3][GROUPS];        // gIoU of all foreground, best centre box, white filter on the input; NaN: unknown
 } Experiment;
 extern const char *const floor_names[3];
 
@@ -55,18 +58,19 @@ void experiment_free(Experiment *experiment);
 // The arm of that name, or -1.
 int experiment_arm(const Experiment *experiment, const char *name);
 
-// Two ways to average IoU: over pairs, and over classes of the mean over each class's pairs.
-typedef enum { GIOU, CLASS_MEAN } Average;
+// Two ways to average IoU, over pairs and over classes of the mean over each class's pairs; and, of final models asked
+// for absent classes, the share of the picture that they mark all the same.
+typedef enum { GIOU, CLASS_MEAN, FALSE_AREA } Average;
 
-// IoU of an arm's runs at one validation (index `step`) or of the final models (step -1), mean over runs, with the 95%
-// interval of a bootstrap over pictures and, where there is more than one, over runs.
-Interval arm_iou(const Experiment *e, int arm, int step, int group, Average average, int resamples, uint64_t seed);
+// Average of an arm's runs at one validation (index `step`) or of the final models (step -1), mean over runs, with the
+// 95% interval of a bootstrap over pictures and, where there is more than one, over runs.
+Interval arm_average(const Experiment *e, int arm, int step, int group, Average average, int resamples, uint64_t seed);
 
 // A question that a weighted sum of arms' final IoU answers.
 typedef struct {
     char *name;      // "overlay instead of mask"
     double *weights; // (arm_count)
-    Interval giou[GROUPS], class_mean[GROUPS];
+    Interval giou[GROUPS], class_mean[GROUPS], false_area;
 } Contrast;
 typedef struct {
     Contrast *list;

@@ -12,7 +12,7 @@
 typedef struct {
     const Experiment *e;
     const ExperimentRecord *record;
-    Interval (*giou)[GROUPS], (*class_mean)[GROUPS]; // (arm_count) of the final models
+    Interval (*giou)[GROUPS], (*class_mean)[GROUPS], *false_area; // (arm_count) of the final models
     Contrasts contrasts;
     char **sentences;
     int sentence_count;
@@ -22,11 +22,13 @@ static Findings findings_of(const Experiment *e, const ExperimentRecord *r) {
     Findings f = {.e = e, .record = r, .contrasts = contrasts_of(e, r->resamples, r->seed)};
     f.giou = xcalloc((size_t)e->arm_count, sizeof *f.giou);
     f.class_mean = xcalloc((size_t)e->arm_count, sizeof *f.class_mean);
+    f.false_area = xcalloc((size_t)e->arm_count, sizeof *f.false_area);
     for (int a = 0; a < e->arm_count; a++) {
         for (int g = 0; g < GROUPS; g++) {
-            f.giou[a][g] = arm_iou(e, a, -1, g, GIOU, r->resamples, r->seed);
-            f.class_mean[a][g] = arm_iou(e, a, -1, g, CLASS_MEAN, r->resamples, r->seed);
+            f.giou[a][g] = arm_average(e, a, -1, g, GIOU, r->resamples, r->seed);
+            f.class_mean[a][g] = arm_average(e, a, -1, g, CLASS_MEAN, r->resamples, r->seed);
         }
+        f.false_area[a] = arm_average(e, a, -1, GROUP_ALL, FALSE_AREA, r->resamples, r->seed);
     }
     f.sentences = experiment_sentences(e, &f.contrasts, &f.sentence_count);
     return f;
@@ -38,18 +40,35 @@ static void findings_free(Findings *f) {
     contrasts_free(&f->contrasts);
     free(f->giou);
     free(f->class_mean);
+    free(f->false_area);
 }
 
-static const char *interval_text(Interval v, bool sign, char buffer[48]) {
-    const char *format = sign ? "%+.3f (%+.3f to %+.3f)" : "%.3f (%.3f-%.3f)";
+static const char *interval_text(Interval v, char buffer[48]) {
     if (isnan(v.value)) {
         snprintf(buffer, 48, "-");
     } else if (isnan(v.low)) {
-        snprintf(buffer, 48, sign ? "%+.3f" : "%.3f", v.value);
+        snprintf(buffer, 48, "%.3f", v.value);
     } else {
-        snprintf(buffer, 48, format, v.value, v.low, v.high);
+        snprintf(buffer, 48, "%.3f (%.3f-%.3f)", v.value, v.low, v.high);
     }
     return buffer;
+}
+
+// The interval on a line of its own.
+static void interval_cell(FILE *out, Interval v, bool sign) {
+    const char *bold = sign && distinguishable(v) ? "<b>" : "";
+    if (isnan(v.value)) {
+        fputs("<td>-</td>", out);
+        return;
+    }
+    fprintf(out, sign ? "<td>%s%+.3f%s" : "<td>%s%.3f%s", bold, v.value, *bold ? "</b>" : "");
+    if (!isnan(v.low)) {
+        fprintf(out,
+                sign ? "<span class=\"interval\">%+.3f to %+.3f</span>"
+                     : "<span class=\"interval\">%.3f to %.3f</span>",
+                v.low, v.high);
+    }
+    fputs("</td>", out);
 }
 
 // Mean over an arm's runs of a number at the last validation.
@@ -112,7 +131,7 @@ static int most_steps(const Experiment *e) {
 static int fill_iou(const Findings *f, int arm, int group, double *x, double *y, double *low, double *high) {
     int n = common_steps(&f->e->arms[arm]);
     for (int i = 0; i < n; i++) {
-        Interval v = arm_iou(f->e, arm, i, group, GIOU, f->record->resamples / 5, f->record->seed);
+        Interval v = arm_average(f->e, arm, i, group, GIOU, f->record->resamples / 5, f->record->seed);
         x[i] = f->e->arms[arm].runs[0].steps[i];
         y[i] = v.value, low[i] = v.low, high[i] = v.high;
     }
@@ -200,50 +219,47 @@ static double collect(const Arm *arm, int which) {
 
 static void arms_table(FILE *out, const Findings *f) {
     const Experiment *e = f->e;
-    char text[48];
     fputs("<h2 id=\"arms\">The arms at the end</h2>\n<div class=\"card scroll\"><table><tr><th>arm</th><th>runs</th>",
           out);
     for (int g = 0; g < GROUPS; g++) { fprintf(out, "<th>gIoU, %s</th>", group_names[g]); }
-    fputs("<th>class mean, listed</th><th>ceiling</th><th>empty</th><th>full</th><th>collapsed</th></tr>\n", out);
+    fputs("<th>class mean, listed</th><th>marked where nothing "
+          "is</th><th>ceiling</th><th>empty</th><th>full</th><th>collapsed</th></tr>\n",
+          out);
     for (int a = 0; a < e->arm_count; a++) {
         const Arm *arm = &e->arms[a];
         fputs("<tr><td>", out);
         html_text(out, arm->name);
         fprintf(out, "</td><td>%d</td>", arm->run_count);
-        for (int g = 0; g < GROUPS; g++) { fprintf(out, "<td>%s</td>", interval_text(f->giou[a][g], false, text)); }
-        fprintf(out, "<td>%s</td><td>%.3f</td><td>%.0f%%</td><td>%.0f%%</td><td>%d of %d</td></tr>\n",
-                interval_text(f->class_mean[a][GROUP_LISTED], false, text), arm->runs[0].ceiling[GROUP_ALL],
-                100 * collect(arm, OF_EMPTY), 100 * collect(arm, OF_FULL), arm_collapses(e, a), arm->run_count);
+        for (int g = 0; g < GROUPS; g++) { interval_cell(out, f->giou[a][g], false); }
+        interval_cell(out, f->class_mean[a][GROUP_LISTED], false);
+        interval_cell(out, f->false_area[a], false);
+        fprintf(out, "<td>%.3f</td><td>%.0f%%</td><td>%.0f%%</td><td>%d of %d</td></tr>\n",
+                arm->runs[0].ceiling[GROUP_ALL], 100 * collect(arm, OF_EMPTY), 100 * collect(arm, OF_FULL),
+                arm_collapses(e, a), arm->run_count);
     }
     for (int k = 0; k < 3; k++) {
         fprintf(out, "<tr><td>floor: %s</td><td></td>", floor_names[k]);
-        for (int g = 0; g < GROUPS; g++) {
-            fprintf(out, "<td>%s</td>", interval_text((Interval){e->floors[k][g], NAN, NAN}, false, text));
-        }
-        fputs("<td></td><td></td><td></td><td></td><td></td></tr>\n", out);
+        for (int g = 0; g < GROUPS; g++) { interval_cell(out, (Interval){e->floors[k][g], NAN, NAN}, false); }
+        fputs("<td></td><td></td><td></td><td></td><td></td><td></td></tr>\n", out);
     }
     fputs("</table></div>\n", out);
 }
 
 static void contrasts_table(FILE *out, const Findings *f) {
-    char text[48];
     if (!f->contrasts.count) { return; }
     fputs("<h2 id=\"differences\">Differences</h2>\n<div class=\"card scroll\"><table><tr><th>of the final gIoU, with "
           "95% "
           "intervals</th>",
           out);
     for (int g = 0; g < GROUPS; g++) { fprintf(out, "<th>%s</th>", group_names[g]); }
-    fputs("</tr>\n", out);
+    fputs("<th>marked where nothing is</th></tr>\n", out);
     for (int i = 0; i < f->contrasts.count; i++) {
         const Contrast *c = &f->contrasts.list[i];
         fputs("<tr><td>", out);
         html_text(out, c->name);
         fputs("</td>", out);
-        for (int g = 0; g < GROUPS; g++) {
-            bool sure = distinguishable(c->giou[g]);
-            fprintf(out, "<td>%s%s%s</td>", sure ? "<b>" : "", interval_text(c->giou[g], true, text),
-                    sure ? "</b>" : "");
-        }
+        for (int g = 0; g < GROUPS; g++) { interval_cell(out, c->giou[g], true); }
+        interval_cell(out, c->false_area, true);
         fputs("</tr>\n", out);
     }
     fputs("</table><p class=\"small\">Bold: the interval does not contain zero. Pictures are drawn for all arms "
@@ -268,6 +284,21 @@ static void strip(FILE *out, const ArmRun *run, const char *name, const char *la
     free(path);
 }
 
+// What was asked: the strip shows the first samples.
+static void strip_texts(FILE *out, const Experiment *e, const ArmRun *run) {
+    char *path = xprintf("%s/validation/truth.png", run->folder);
+    Image image = image_load(path, 3);
+    fputs("<tr><td>asked for</td><td><div class=\"asked\">", out);
+    for (int i = 0; i < image.width / image.height && i < e->validation.count; i++) {
+        fputs("<span>", out);
+        html_text(out, e->validation.class_names[e->validation.class_index[i]]);
+        fputs("</span>", out);
+    }
+    fputs("</div></td></tr>\n", out);
+    image_free(&image);
+    free(path);
+}
+
 static void filmstrips(FILE *out, const Experiment *e) {
     fputs("<h2 id=\"filmstrips\">The same samples at every checkpoint</h2>\n<p class=\"small\">First run of each arm; "
           "one row "
@@ -278,6 +309,7 @@ static void filmstrips(FILE *out, const Experiment *e) {
         char *id = xprintf("film-%s", e->arms[a].name);
         figure_begin(out, id, e->arms[a].name);
         fputs("<table class=\"film\">\n", out);
+        strip_texts(out, e, run);
         strip(out, run, "input", "input");
         strip(out, run, "truth", "truth");
         for (int i = 0; i < run->step_count; i++) {
@@ -365,6 +397,9 @@ static void how(FILE *out, const Findings *f) {
             "frequent class: %s, trained in arms with &ldquo;frequent&rdquo; only.</dd>"
             "<dt>Collapse</dt><dd>gIoU over all pairs ends below half its peak while at least half of the predictions "
             "are empty (no pixel) or full (99%% of them).</dd>"
+            "<dt>Marked where nothing is</dt><dd>Share of the picture that the final model marks when asked for a "
+            "class that "
+            "is not in it.</dd>"
             "<dt>Ceiling</dt><dd>gIoU of the true targets after the VAE and the same mask extraction.</dd>"
             "<dt>Intervals</dt><dd>95%% percentile bootstrap over pictures and runs, %d resamples, seed %llu.</dd></dl>"
             "</div>\n",
@@ -378,7 +413,9 @@ static void write_page(const Findings *f, const char *path) {
     for (int a = 0; a < f->e->arm_count; a++) { runs += f->e->arms[a].run_count; }
     html_begin(out, "Failure and fix");
     fputs("<style>.film td{border:0;padding:1px 6px 1px 0;font-size:12px;white-space:nowrap}.film img{display:block;"
-          "width:100%;height:auto;image-rendering:pixelated}.film{width:100%}.film td:last-child{width:100%}</style>\n",
+          "width:100%;height:auto;image-rendering:pixelated}.film{width:100%}.film td:last-child{width:100%}"
+          ".asked{display:flex}.asked span{flex:1;text-align:center;font-size:11px;line-height:1.2;white-space:normal}"
+          ".interval{display:block;white-space:nowrap;font-size:12px;opacity:.7}</style>\n",
           out);
     fputs("<h1>Does latent MSE on binary masks fail, and does painting the mask fix it?</h1>\n", out);
     fprintf(out, "<p class=\"lead\">%d arms, %d runs, %d validation samples, %d pairs at the end.</p>\n",
@@ -427,6 +464,7 @@ static void put_arm(yajl_gen gen, const Findings *f, int a) {
     json_put_string(gen, "classes", arm->classes);
     put_groups(gen, "giou", f->giou[a]);
     put_groups(gen, "class_mean", f->class_mean[a]);
+    put_interval(gen, "false_area", f->false_area[a]);
     json_put_number(gen, "ceiling", arm->runs[0].ceiling[GROUP_ALL]);
     json_put_integer(gen, "collapsed", arm_collapses(f->e, a));
     json_key(gen, "runs");
@@ -465,6 +503,7 @@ static void write_json(const Findings *f, const char *path) {
         json_put_string(gen, "name", f->contrasts.list[i].name);
         put_groups(gen, "giou", f->contrasts.list[i].giou);
         put_groups(gen, "class_mean", f->contrasts.list[i].class_mean);
+        put_interval(gen, "false_area", f->contrasts.list[i].false_area);
         yajl_gen_map_close(gen);
     }
     yajl_gen_array_close(gen);
@@ -480,8 +519,8 @@ static void print(const Findings *f) {
     for (int i = 0; i < f->e->arm_count; i++) {
         const Arm *arm = &f->e->arms[i];
         printf("%-28s %4d  %-22s %-22s %-22s %d\n", arm->name, arm->run_count,
-               interval_text(f->giou[i][GROUP_LISTED], false, a), interval_text(f->giou[i][GROUP_HELD_OUT], false, b),
-               interval_text(f->giou[i][GROUP_FREQUENT], false, c), arm_collapses(f->e, i));
+               interval_text(f->giou[i][GROUP_LISTED], a), interval_text(f->giou[i][GROUP_HELD_OUT], b),
+               interval_text(f->giou[i][GROUP_FREQUENT], c), arm_collapses(f->e, i));
     }
     printf("\n");
     for (int i = 0; i < f->sentence_count; i++) { printf("- %s\n", f->sentences[i]); }

@@ -72,13 +72,26 @@ static void say_ceilings(Sentences *s, const Experiment *e) {
     double share[2];
     const int arms[2] = {overlay, mask};
     for (int k = 0; k < 2; k++) {
-        Interval iou = arm_iou(e, arms[k], -1, GROUP_ALL, GIOU, 0, 0);
+        Interval iou = arm_average(e, arms[k], -1, GROUP_ALL, GIOU, 0, 0);
         share[k] = 100 * iou.value / e->arms[arms[k]].runs[0].ceiling[GROUP_ALL];
     }
     say(s,
         "Of what the VAE can express (ceiling %.3f for the overlay, %.3f for the mask), the overlay reaches %.0f%% and "
         "the mask %.0f%%.",
         e->arms[overlay].runs[0].ceiling[GROUP_ALL], e->arms[mask].runs[0].ceiling[GROUP_ALL], share[0], share[1]);
+}
+
+static void say_absent(Sentences *s, const Experiment *e) {
+    char shares[512] = "", part[128];
+    for (int a = 0; a < e->arm_count; a++) {
+        Interval area = arm_average(e, a, -1, GROUP_ALL, FALSE_AREA, 0, 0);
+        if (isnan(area.value)) { continue; }
+        snprintf(part, sizeof part, "%s %.1f%%", e->arms[a].name, 100 * area.value);
+        append(shares, sizeof shares, ", ", part);
+    }
+    if (*shares) {
+        say(s, "Asked for a class that is not in the picture, the models still mark a share of it: %s.", shares);
+    }
 }
 
 static bool mostly_collapsed(const Experiment *e, int arm) {
@@ -138,6 +151,7 @@ char **experiment_sentences(const Experiment *e, const Contrasts *c, int *count)
         free(what);
     }
     say_ceilings(&s, e);
+    say_absent(&s, e);
     say_story(&s, e);
     say_limits(&s, e);
     *count = s.count;

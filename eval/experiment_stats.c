@@ -8,14 +8,14 @@
 
 static bool in_group(const Pairs *p, int pair, int group) { return group == GROUP_ALL || p->group[pair] == group; }
 
-// Mean IoU of one run over the pairs of a group; times[image] says how often a picture was drawn (NULL: once each).
-static double mean_iou(const Pairs *p, const PairScore *scores, int group, Average average, const int *times) {
+// Average of one run over the pairs of a group; times[image] says how often a picture was drawn (NULL: once each).
+static double mean_score(const Pairs *p, const PairScore *scores, int group, Average average, const int *times) {
     double *sum = xcalloc((size_t)p->classes + 1, sizeof *sum),
            *weight = xcalloc((size_t)p->classes + 1, sizeof *weight);
     for (int i = 0; i < p->count; i++) {
-        if (!in_group(p, i, group) || scores[i].absent) { continue; }
+        if (!in_group(p, i, group) || scores[i].absent != (average == FALSE_AREA)) { continue; }
         int w = times ? times[p->image[i]] : 1, c = average == CLASS_MEAN ? p->class_index[i] : 0;
-        sum[c] += w * pair_iou(&scores[i]);
+        sum[c] += w * (average == FALSE_AREA ? scores[i].predicted / scores[i].valid : pair_iou(&scores[i]));
         weight[c] += w;
     }
     double mean = 0;
@@ -28,15 +28,19 @@ static double mean_iou(const Pairs *p, const PairScore *scores, int group, Avera
     return classes ? mean / classes : NAN;
 }
 
-// The scores that a question is about: a validation, or the final models (step -1).
-static const PairScore *scores_of(const Experiment *e, const ArmRun *run, int step) {
+// The pairs that a question is about, and a run's scores of them: a validation, or the final models (step -1).
+static const Pairs *pairs_of(const Experiment *e, int step, Average average) {
+    return average == FALSE_AREA ? &e->absent : step < 0 ? &e->final : &e->validation;
+}
+static const PairScore *scores_of(const Experiment *e, const ArmRun *run, int step, Average average) {
+    if (average == FALSE_AREA) { return run->absent; }
     return step < 0 ? run->final : run->scores + (size_t)step * (size_t)e->validation.count;
 }
 
 // Weighted sum over arms of the mean over their runs; with `random`, pictures and runs are drawn with replacement.
 static double contrast(const Experiment *e, const double *weights, int step, int group, Average average, int *times,
                        Random *random) {
-    const Pairs *p = step < 0 ? &e->final : &e->validation;
+    const Pairs *p = pairs_of(e, step, average);
     if (random) {
         for (int i = 0; i < p->images; i++) { times[i] = 0; }
         for (int i = 0; i < p->images; i++) { times[random_below(random, (uint32_t)p->images)]++; }
@@ -48,7 +52,8 @@ static double contrast(const Experiment *e, const double *weights, int step, int
         double mean = 0;
         for (int k = 0; k < arm->run_count; k++) {
             int pick = random ? (int)random_below(random, (uint32_t)arm->run_count) : k;
-            mean += mean_iou(p, scores_of(e, &arm->runs[pick], step), group, average, random ? times : NULL);
+            const PairScore *scores = scores_of(e, &arm->runs[pick], step, average);
+            mean += scores ? mean_score(p, scores, group, average, random ? times : NULL) : NAN;
         }
         sum += weights[a] * mean / arm->run_count;
     }
@@ -57,7 +62,7 @@ static double contrast(const Experiment *e, const double *weights, int step, int
 
 static Interval bootstrap(const Experiment *e, const double *weights, int step, int group, Average average,
                           int resamples, uint64_t seed) {
-    const Pairs *p = step < 0 ? &e->final : &e->validation;
+    const Pairs *p = pairs_of(e, step, average);
     Interval out = {contrast(e, weights, step, group, average, NULL, NULL), NAN, NAN};
     int *times = xcalloc((size_t)p->images + 1, sizeof *times), count = 0;
     double *values = xmalloc(((size_t)resamples + 1) * sizeof *values);
@@ -75,7 +80,7 @@ static Interval bootstrap(const Experiment *e, const double *weights, int step, 
     return out;
 }
 
-Interval arm_iou(const Experiment *e, int arm, int step, int group, Average average, int resamples, uint64_t seed) {
+Interval arm_average(const Experiment *e, int arm, int step, int group, Average average, int resamples, uint64_t seed) {
     double *weights = xcalloc((size_t)e->arm_count, sizeof *weights);
     weights[arm] = 1;
     Interval out = bootstrap(e, weights, step, group, average, resamples, seed);
@@ -141,6 +146,7 @@ Contrasts contrasts_of(const Experiment *e, int resamples, uint64_t seed) {
             c.list[i].giou[g] = bootstrap(e, weights, -1, g, GIOU, resamples, seed);
             c.list[i].class_mean[g] = bootstrap(e, weights, -1, g, CLASS_MEAN, resamples, seed);
         }
+        c.list[i].false_area = bootstrap(e, c.list[i].weights, -1, GROUP_ALL, FALSE_AREA, resamples, seed);
     }
     return c;
 }
@@ -159,7 +165,7 @@ Collapse run_collapse(const Experiment *e, const ArmRun *run) {
     Collapse c = {0};
     int last = run->step_count - 1;
     for (int step = 0; step <= last; step++) {
-        c.end = mean_iou(&e->validation, scores_of(e, run, step), GROUP_ALL, GIOU, NULL);
+        c.end = mean_score(&e->validation, scores_of(e, run, step, GIOU), GROUP_ALL, GIOU, NULL);
         c.peak = fmax(c.peak, c.end);
     }
     c.constant = last >= 0 ? run->empty[last] + run->full[last] : 0;

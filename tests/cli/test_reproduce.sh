@@ -26,6 +26,7 @@ check "the first checkpoint is there" ls out/arms/overlay/seed-1/
 check "continued" reproduce
 check "the page" grep -q 'id="conclusions"' out/report.html
 check "two arms" bash -c "grep -c '\"collapsed\": [0-9]' out/experiment.json | grep -qx 2"
+check "what they mark where nothing is" bash -c "grep -A1 '\"false_area\"' out/experiment.json | grep -c '\"value\": [0-9]' | grep -qx 2"
 for arm in overlay mask+leading; do
     check "$arm: three validations" bash -c "ls out/arms/$arm/seed-1/validation/step-*-losses.csv | wc -l | grep -qx 3"
     check "$arm: one line a step" bash -c "grep -c '\"kind\":\"step\"' out/arms/$arm/seed-1/log.jsonl | grep -qx 4"

@@ -136,7 +136,7 @@ static void numbers(void **state) {
                 if (i % 4 < 2) { mean[a] += pair_iou(&e.arms[a].runs[k].final[i]) / (RUNS * PAIRS / 2); }
             }
         }
-        Interval found = arm_iou(&e, a, -1, GROUP_LISTED, GIOU, 500, 3);
+        Interval found = arm_average(&e, a, -1, GROUP_LISTED, GIOU, 500, 3);
         printf("%s: %.6f (%.4f-%.4f), expected %.6f\n", names[a], found.value, found.low, found.high, mean[a]);
         assert_true(fabs(found.value - mean[a]) < 1e-12 && found.low < mean[a] && mean[a] < found.high);
     }
@@ -145,13 +145,43 @@ static void numbers(void **state) {
     assert_true(fabs(c.list[c.classes].giou[GROUP_LISTED].value - classes) < 1e-12);
     assert_true(fabs(c.list[c.interaction].giou[GROUP_LISTED].value - (mean[2] - mean[3] - mean[0] + mean[1])) < 1e-12);
     assert_true(distinguishable(c.list[c.target].giou[GROUP_LISTED]));
-    assert_true(fabs(arm_iou(&e, 0, 0, GROUP_ALL, CLASS_MEAN, 0, 0).value - 0.5) < 1e-12);
+    assert_true(fabs(arm_average(&e, 0, 0, GROUP_ALL, CLASS_MEAN, 0, 0).value - 0.5) < 1e-12);
     contrasts_free(&c);
+    experiment_free(&e);
+}
+
+// Asked for what is not there: the share of the picture that is marked, over the pairs of runs that were all asked.
+static void absent_classes(void **state) {
+    (void)state;
+    Experiment e = made_up((const double[]){0.6, 0.6, 0.6, 0.6}, (const bool[4]){false});
+    assert_true(isnan(arm_average(&e, 0, -1, GROUP_ALL, FALSE_AREA, 100, 3).value)); // nobody was
+    e.absent = made_up_pairs();
+    for (int a = 0; a < 4; a++) {
+        for (int k = 0; k < RUNS; k++) {
+            PairScore *scores = e.arms[a].runs[k].absent = xcalloc(PAIRS, sizeof *scores);
+            for (int i = 0; i < PAIRS; i++) {
+                scores[i] = (PairScore){.absent = true, .predicted = 10 * (a + 1) + 2 * (i % 2), .valid = 1000};
+            }
+        }
+    }
+    Interval overlay = arm_average(&e, 0, -1, GROUP_ALL, FALSE_AREA, 100, 3);
+    printf("%.6f (%.6f-%.6f)\n", overlay.value, overlay.low, overlay.high);
+    assert_true(fabs(overlay.value - 0.011) < 1e-12 && overlay.low <= 0.011 && overlay.high >= 0.011);
+    Contrasts c = contrasts_of(&e, 100, 3);
+    assert_true(fabs(c.list[c.target].false_area.value + 0.01) < 1e-12); // 11 and 31 against 21 and 41
+    contrasts_free(&c);
+    char *text = sentences_of(&e);
+    assert_non_null(strstr(text, "overlay 1.1%, mask 2.1%, overlay+frequent 3.1%, mask+frequent 4.1%"));
+    free(text);
+    free(e.arms[1].runs[2].absent);
+    e.arms[1].runs[2].absent = NULL; // one run was not
+    assert_true(isnan(arm_average(&e, 1, -1, GROUP_ALL, FALSE_AREA, 100, 3).value));
     experiment_free(&e);
 }
 
 int main(void) {
     const struct CMUnitTest tests[] = {cmocka_unit_test(no_collapse), cmocka_unit_test(half_a_collapse),
-                                       cmocka_unit_test(collapses), cmocka_unit_test(numbers)};
+                                       cmocka_unit_test(collapses), cmocka_unit_test(numbers),
+                                       cmocka_unit_test(absent_classes)};
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -58,6 +58,11 @@ def experiment(tmp_path_factory):
             final[arm, seed] = np.round(200 * iou) / 200
             lines = [f"{row},0.9" for row in rows(iou)]
             (run / "eval/pairs.csv").write_text("\n".join([FIELDS + ",ceiling_iou", *lines]) + "\n")
+            (run / "absent").mkdir()
+            marked = rng.integers(0, 400, PAIRS)
+            lines = [f'{i // 2},"{CLASSES[i % 4]}",0,0,{k},{k},0,4096' for i, k in enumerate(marked)]
+            (run / "absent/pairs.csv").write_text("\n".join([FIELDS, *lines]) + "\n")
+            final[arm, seed, "marked"] = marked / 4096
             floors = {"floors": {key: {"giou": 0.1} for key in ("all_foreground", "centre_box", "white_filter")}}
             (run / "eval/metrics.json").write_text(json.dumps({"seen": floors, "all": floors}))
     run_cocogold("analyze", "arms", "--arms", folder / "arms", "--out", folder, "--bootstrap", 2000)
@@ -93,6 +98,20 @@ def test_means(experiment):
         assert abs(giou["low"] - low) < 0.2 * (high - low) and abs(giou["high"] - high) < 0.2 * (high - low)
     names = [arm["name"] for arm in found["arms"]]
     assert names == list(ARMS)
+
+
+def test_absent_classes(experiment):
+    folder, final, found = experiment
+    mean = {arm: np.mean([final[arm, seed, "marked"].mean() for seed in SEEDS]) for arm in ARMS}
+    for arm in found["arms"]:
+        area = arm["false_area"]
+        print(f"{arm['name']}: {area} numpy {mean[arm['name']]:.5f}")
+        assert area["value"] == pytest.approx(mean[arm["name"]], abs=1e-9) and area["low"] < area["value"] < area["high"]
+    difference = next(d for d in found["differences"] if d["name"] == "mask+frequent - mask")["false_area"]
+    assert difference["value"] == pytest.approx(mean["mask+frequent"] - mean["mask"], abs=1e-9)
+    assert any("not in the picture" in s and f"overlay {100 * mean['overlay']:.1f}%" in s for s in found["sentences"])
+    page = (folder / "report.html").read_text()
+    assert page.count('<div class="asked"><span>cat</span><span>dog</span><span>kite</span>') == len(ARMS)
 
 
 def test_differences(experiment):

@@ -64,10 +64,10 @@ stage() { # stage FILE COMMAND...: unless FILE exists
     [ -e "$1" ] || run "${@:2}"
 }
 
-# What an arm changes: options of encode, options of train, the folder of its latents.
+# What an arm changes: options of encode, of its training split alone, of train; the folder of its latents.
 parse_arm() {
     local word
-    target= classes=without encode_options=() train_options=() latents=$out/latents
+    target= classes=without encode_options=() draw_options=() train_options=() latents=$out/latents
     for word in ${1//+/ }; do
         case $word in
         overlay | mask) target=$word ;;
@@ -79,7 +79,7 @@ parse_arm() {
         constant) train_options+=(--lr-scheduler constant) ;;
         green) encode_options+=(--color green) latents+=-green ;;
         outline) encode_options+=(--outline 4) latents+=-outline ;;
-        absent) encode_options+=(--absent 0.2) latents+=-absent ;;
+        absent) draw_options+=(--absent 0.2) latents+=-absent ;;
         photo) train_options+=(--text-template "a photo of a {}") ;;
         *) echo "$1: unknown change \"$word\" (see --help)" >&2 && exit 1 ;;
         esac
@@ -125,15 +125,22 @@ else
         --checkpoint-every 300 --log-every 100 --seed 1
 fi
 
-encode() { # encode: the latents that the arm at hand needs
-    local list=$without
+encode() { # encode SPLIT FOLDER OPTIONS...: unless it is there
+    stage "$2/$1.json" ./cocogold encode --model "$start" --data "$data" --split "$1$split" --out "$2" \
+        --targets overlay,mask --min-side "$minimum" --resolution "$resolution" --seed 1 "${@:3}"
+}
+
+encode_arm() { # the latents that the arm at hand needs, and questions for what is not there
+    local list=$without all=(--classes all-things --trained "$without" --passes 1)
     [ "$classes" = without ] || list=$with
-    stage "$latents/train.json" ./cocogold encode --model "$start" --data "$data" --split "train$split" --out "$latents" \
-        --targets overlay,mask --classes "$list" --min-side "$minimum" --passes "$passes" --resolution "$resolution" \
-        --seed 1 "${encode_options[@]}"
-    stage "$latents/val.json" ./cocogold encode --model "$start" --data "$data" --split "val$split" --out "$latents" \
-        --targets overlay,mask --classes all-things --trained "$without" --min-side "$minimum" --passes 1 \
-        --resolution "$resolution" --seed 1 "${encode_options[@]}"
+    encode train "$latents" --classes "$list" --passes "$passes" "${encode_options[@]}" "${draw_options[@]}"
+    encode val "$latents" "${all[@]}" "${encode_options[@]}"
+    encode val "$out/absent" "${all[@]}" --absent 1
+}
+
+evaluate() { # evaluate RUN SHARDS FOLDER: all validation samples, by the final model of a run
+    stage "$3/metrics.json" ./cocogold eval --model "$1/model" --protocol crops --shards "$2" --split val \
+        --seen "$without" --out "$3"
 }
 
 train_arm() { # train_arm NAME SEED
@@ -148,14 +155,14 @@ train_arm() { # train_arm NAME SEED
         --target "$target" --out "$folder" --resume --max-train-steps "$steps" --lr-total-steps "$steps" \
         "${recipe[@]}" --validate-every "$every" --validation-samples "$samples" --validation-draws 4 \
         --checkpoint-every "$every" --checkpoints-total-limit 1 --log-every 100 --seed "$2" "${train_options[@]}"
-    stage "$folder/eval/metrics.json" ./cocogold eval --model "$folder/model" --protocol crops --shards "$latents" \
-        --split val --seen "$without" --out "$folder/eval"
+    evaluate "$folder" "$latents" "$folder/eval"
+    evaluate "$folder" "$out/absent" "$folder/absent"
 }
 
 for seed in $(seq "$seeds"); do
     for arm in "${arms[@]}"; do
         parse_arm "$arm"
-        encode
+        encode_arm
         train_arm "$arm" "$seed"
     done
 done
