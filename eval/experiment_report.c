@@ -64,8 +64,7 @@ static void interval_cell(FILE *out, Interval v, bool sign) {
     fprintf(out, sign ? "<td>%s%+.3f%s" : "<td>%s%.3f%s", bold, v.value, *bold ? "</b>" : "");
     if (!isnan(v.low)) {
         fprintf(out,
-                sign ? "<span class=\"interval\">%+.3f to %+.3f</span>"
-                     : "<span class=\"interval\">%.3f to %.3f</span>",
+                sign ? "<span class=\"interval\">%+.3f to %+.3f</span>" : "<span class=\"interval\">%.3f–%.3f</span>",
                 v.low, v.high);
     }
     fputs("</td>", out);
@@ -219,7 +218,8 @@ static double collect(const Arm *arm, int which) {
 
 static void arms_table(FILE *out, const Findings *f) {
     const Experiment *e = f->e;
-    fputs("<h2 id=\"arms\">The arms at the end</h2>\n<div class=\"card scroll\"><table><tr><th>arm</th><th>runs</th>",
+    fputs("<h2 id=\"arms\">The arms at the end</h2>\n<div class=\"card scroll\"><table "
+          "class=\"arms\"><tr><th>arm</th><th>runs</th>",
           out);
     for (int g = 0; g < GROUPS; g++) { fprintf(out, "<th>gIoU, %s</th>", group_names[g]); }
     fputs("<th>class mean, listed</th><th>marked where nothing "
@@ -414,8 +414,9 @@ static void write_page(const Findings *f, const char *path) {
     html_begin(out, "Failure and fix");
     fputs("<style>.film td{border:0;padding:1px 6px 1px 0;font-size:12px;white-space:nowrap}.film img{display:block;"
           "width:100%;height:auto;image-rendering:pixelated}.film{width:100%}.film td:last-child{width:100%}"
-          ".asked{display:flex}.asked span{flex:1;text-align:center;font-size:11px;line-height:1.2;white-space:normal}"
-          ".interval{display:block;white-space:nowrap;font-size:12px;opacity:.7}</style>\n",
+          ".arms td,.arms th{padding-left:6px;padding-right:6px}.asked{display:flex}.asked "
+          "span{flex:1;text-align:center;font-size:11px;line-height:1.2;white-space:normal}"
+          ".interval{display:block;white-space:nowrap;font-size:11px;opacity:.7}</style>\n",
           out);
     fputs("<h1>Does latent MSE on binary masks fail, and does painting the mask fix it?</h1>\n", out);
     fprintf(out, "<p class=\"lead\">%d arms, %d runs, %d validation samples, %d pairs at the end.</p>\n",
