@@ -4,7 +4,8 @@
 // the program here, with the kernel's name.
 //
 // Environment:
-//   EMU_ORDER=ascending|descending|random[:SEED]  order of blocks, and of threads between two rendezvous
+//   EMU_ORDER=ascending|descending|random[:SEED]  order of blocks, and of threads between two rendezvous; descending: a
+//                         warp goes as far as it can before the next one, else all warps go in step
 //   EMU_SM=80|86|89|90|120   card: compute capability and limit of shared memory (default 89, the smallest: 99 KB)
 //   EMU_DELAY=lazy|random[:SEED]|eager            when queued operations run (stream.cpp)
 //   EMU_PROTECT=0            leaves device memory open to host code, which else traps

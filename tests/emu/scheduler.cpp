@@ -79,6 +79,8 @@ struct Worker {
     std::vector<unsigned> order;
     unsigned started, left; // threads of `order` that have begun; threads that have returned
     unsigned next;          // place in `order` of the thread that is resumed next
+    bool warps_ahead;       // a warp goes as far as it can before another one does
+    Thread *last;           // ran last
     Fiber scheduler;        // the core's own stack
     Fiber *running;
     unsigned arrived;
@@ -228,16 +230,33 @@ static void switch_to(Fiber *to) {
 
 static Fiber *idle_fiber(Worker *w);
 
+// With warps_ahead, the next lane of the last thread's warp that can go on, once all of them have begun.
+static Thread *lane_ahead(Worker *w) {
+    if (!w->warps_ahead || !w->last) return nullptr;
+    const unsigned first = w->last->rank / 32 * 32, lanes = std::min<size_t>(32, w->threads.size() - first);
+    for (unsigned i = 0; i < lanes; i++)
+        if (w->threads[first + i].state == NEW) return nullptr;
+    for (unsigned i = 1; i <= lanes; i++) {
+        Thread *t = &w->threads[first + (w->last->rank - first + lanes - i) % lanes];
+        if (t->state == READY) return t;
+    }
+    return nullptr;
+}
+
+static Fiber *resume(Worker *w, Thread *t) {
+    w->last = current.self = t;
+    current.thread = t->index;
+    return t->fiber;
+}
+
 // Who runs next: the next thread that can go on in this round through the order, or the scheduler for another round. As
 // long as there are new threads: a fiber that starts them.
 static Fiber *next_fiber(Worker *w) {
+    if (Thread *t = lane_ahead(w)) return resume(w, t);
     if (w->started < w->threads.size()) return idle_fiber(w);
     while (w->next < w->order.size()) {
         Thread *t = &w->threads[w->order[w->next++]];
-        if (t->state != READY) continue;
-        current.self = t;
-        current.thread = t->index;
-        return t->fiber;
+        if (t->state == READY) return resume(w, t);
     }
     current.self = nullptr;
     return &w->scheduler;
@@ -246,7 +265,7 @@ static Fiber *next_fiber(Worker *w) {
 static void yield() { switch_to(next_fiber(worker)); }
 
 static void run_thread(Worker *w, Thread *t) {
-    current.self = t;
+    w->last = current.self = t;
     current.thread = t->index;
     (*w->body)();
     if (!t->copies.empty()) fail("the thread ends with cp.async copies in flight that nothing waited for");
@@ -262,7 +281,7 @@ static void fiber_main(transfer_t from) {
     Fiber *self = w->running;
     entered(self, from);
     for (;;) {
-        while (w->started < w->threads.size()) {
+        while (w->started < w->threads.size() && !lane_ahead(w)) {
             Thread *t = &w->threads[w->order[w->started++]];
             t->state = READY, t->fiber = self;
             run_thread(w, t);
@@ -364,6 +383,7 @@ static void prepare_threads(Worker *w, dim3 block, Order order) {
         w->warps[i].left = 0;
     }
     arrange(w->order, n, order, &w->random);
+    w->warps_ahead = order == DESCENDING, w->last = nullptr;
     w->started = w->left = w->arrived = 0;
 }
 
