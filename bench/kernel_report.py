@@ -248,6 +248,7 @@ CASES = (
     Case("optimizer", "4194304", "grad_norm", "stream", "4 of SD2's 866 M parameters"),
     Case("optimizer", "4194304", "adam_update", "stream", "4 of SD2's 866 M parameters"),
     Case("optimizer", "4194304", "ema_update", "stream", "4 of SD2's 866 M parameters"),
+    Case("dice", "1,262144", "dice_loss", "stream", "one picture of 512 x 512"),
 )
 
 PEAK = 312e12  # A100, tensor cores in bf16

@@ -203,8 +203,8 @@ void focal_mse_loss(float *loss, floatX *dpred, const floatX *pred, const float 
 
 // ---- Dice ----------------------------------------------------------------------------------------------------------
 
-// A thread takes 8 pixels where it can: their 24 values are whole vectors in both precisions.
-enum { PIXELS = 8 };
+// Where it can, a lane takes as many pixels as a vector has values: three whole vectors of the prediction.
+enum { PIXELS = VEC, STAGE = 32 * 3 * PIXELS * sizeof(float) / 16 };
 
 struct Color {
     float channel[3];
@@ -218,79 +218,107 @@ __device__ static float soft_mask(const float *p, Color color) {
     return 1 - distance / 6;
 }
 
-// P pixels by vectors, or one by single values.
-template <int P, class T> __device__ static void load_pixels(float (&to)[3 * P], const T *from) {
-    constexpr int V = P == 1 ? 1 : 16 / sizeof(T);
+// The pixels of a warp, PIXELS for each lane, from and to memory in whole sectors: shared memory hands them over. stage
+// (STAGE) of the warp.
+template <class T> __device__ static void load_pixels(float (&to)[3 * PIXELS], const T *span, uint4 *stage) {
+    constexpr int V = 16 / sizeof(T), VECTORS = 3 * PIXELS / V;
 #pragma unroll
-    for (int k = 0; k < 3 * P; k += V) {
-        float part[V];
-        load_part(part, from + k, V);
+    for (int k = 0; k < VECTORS; k++) { stage[32 * k + lane_of()] = ((const uint4 *)span)[32 * k + lane_of()]; }
+    __syncwarp();
 #pragma unroll
-        for (int j = 0; j < V; j++) { to[k + j] = part[j]; }
+    for (int k = 0; k < VECTORS; k++) {
+        const uint4 word = stage[VECTORS * lane_of() + k];
+        T part[V];
+        memcpy(part, &word, sizeof part);
+#pragma unroll
+        for (int j = 0; j < V; j++) { to[V * k + j] = from_storage(part[j]); }
     }
+    __syncwarp();
 }
 
-// For the sums of s m and of s^2 + m^2.
+__device__ static void store_pixels(floatX *span, const float (&from)[3 * PIXELS], uint4 *stage) {
+    constexpr int VECTORS = 3 * PIXELS / VEC;
+#pragma unroll
+    for (int k = 0; k < VECTORS; k++) {
+        floatX part[VEC];
+#pragma unroll
+        for (int j = 0; j < VEC; j++) { part[j] = to_floatX(from[VEC * k + j]); }
+        memcpy(stage + VECTORS * lane_of() + k, part, sizeof part);
+    }
+    __syncwarp();
+#pragma unroll
+    for (int k = 0; k < VECTORS; k++) { ((uint4 *)span)[32 * k + lane_of()] = stage[32 * k + lane_of()]; }
+    __syncwarp();
+}
+
+template <int P> __device__ static void soft_masks(float (&masks)[P], const float (&pixels)[3 * P], Color color) {
+#pragma unroll
+    for (int i = 0; i < P; i++) { masks[i] = soft_mask(pixels + 3 * i, color); }
+}
+
+// The sums of s m and of s^2 + m^2.
 struct DiceSums {
-    const floatX *pred;
-    const float *target;
-    Color color;
     double products, squares;
 
-    template <int P> __device__ void pixels(size_t i) {
-        float p[3 * P], t[3 * P], product = 0, square = 0;
-        load_pixels<P>(p, pred + 3 * i);
-        load_pixels<P>(t, target + 3 * i);
+    template <int P> __device__ void pixels(float (&)[3 * P], const float (&s)[P], const float (&m)[P], Color) {
+        float product = 0, square = 0;
 #pragma unroll
-        for (int j = 0; j < P; j++) {
-            const float s = soft_mask(p + 3 * j, color), m = soft_mask(t + 3 * j, color);
-            product += s * m;
-            square += s * s + m * m;
+        for (int i = 0; i < P; i++) {
+            product += s[i] * m[i];
+            square += s[i] * s[i] + m[i] * m[i];
         }
         products += product;
         squares += square;
     }
 };
 
-// dpred = (of_mask m + of_soft s) ds / dpred.
+// pred becomes (of_mask m + of_soft s) ds / dpred.
 struct DiceSlope {
-    floatX *dpred;
-    const floatX *pred;
-    const float *target;
-    Color color;
     float of_mask, of_soft;
 
-    template <int P> __device__ void pixels(size_t i) {
-        constexpr int V = P == 1 ? 1 : VEC;
-        float p[3 * P], t[3 * P], part[V];
-        load_pixels<P>(p, pred + 3 * i);
-        load_pixels<P>(t, target + 3 * i);
+    template <int P>
+    __device__ void pixels(float (&pred)[3 * P], const float (&s)[P], const float (&m)[P], Color color) {
 #pragma unroll
-        for (int j = 0; j < P; j++) {
-            const float d = (of_mask * soft_mask(t + 3 * j, color) + of_soft * soft_mask(p + 3 * j, color)) / 6;
+        for (int i = 0; i < P; i++) {
+            const float d = (of_mask * m[i] + of_soft * s[i]) / 6;
 #pragma unroll
             for (int c = 0; c < 3; c++) {
-                const float away = p[3 * j + c] - color.channel[c];
-                p[3 * j + c] = away > 0 ? -d : away < 0 ? d : 0 * d;
+                const float away = pred[3 * i + c] - color.channel[c];
+                pred[3 * i + c] = away > 0 ? -d : away < 0 ? d : 0 * d;
             }
-        }
-#pragma unroll
-        for (int k = 0; k < 3 * P; k += V) {
-#pragma unroll
-            for (int j = 0; j < V; j++) { part[j] = p[k + j]; }
-            store_part(dpred + 3 * i + k, part, V);
         }
     }
 };
 
-// A row's pixels, in spans of a warp: 8 at a time where the span is whole and aligned.
-template <class Work> __device__ static void for_pixels(Work &work, int n) {
+// A row's pixels in spans of a warp, those of a span that is cut off or not aligned one by one. dpred may be NULL.
+template <class Work>
+__device__ static void for_pixels(Work &work, floatX *dpred, const floatX *pred, const float *target, Color color,
+                                  int n) {
+    __shared__ uint4 stages[FEW_THREADS / 32][STAGE];
+    uint4 *stage = stages[threadIdx.x / 32];
     const int pixels = n / 3, stride = gridDim.x * FEW_THREADS * PIXELS;
     for (int span = (int)first_element(PIXELS) - lane_of() * PIXELS; span < pixels; span += stride) {
         if (n % VEC == 0 && span + 32 * PIXELS <= pixels) {
-            work.template pixels<PIXELS>(span + lane_of() * PIXELS);
-        } else {
-            for (int i = span + lane_of(); i < min(span + 32 * PIXELS, pixels); i += 32) { work.template pixels<1>(i); }
+            float p[3 * PIXELS], t[3 * PIXELS], s[PIXELS], m[PIXELS];
+            load_pixels(t, target + 3 * (size_t)span, stage);
+            soft_masks(m, t, color);
+            load_pixels(p, pred + 3 * (size_t)span, stage);
+            soft_masks(s, p, color);
+            work.template pixels<PIXELS>(p, s, m, color);
+            if (dpred) { store_pixels(dpred + 3 * (size_t)span, p, stage); }
+            continue;
+        }
+        for (int pixel = span + lane_of(); pixel < min(span + 32 * PIXELS, pixels); pixel += 32) {
+            const size_t i = pixel;
+            float p[3], t[3], s[1], m[1];
+            for (int c = 0; c < 3; c++) {
+                p[c] = to_float(pred[3 * i + c]);
+                t[c] = target[3 * i + c];
+            }
+            soft_masks(s, p, color);
+            soft_masks(m, t, color);
+            work.template pixels<1>(p, s, m, color);
+            for (int c = 0; dpred && c < 3; c++) { dpred[3 * i + c] = to_floatX(p[c]); }
         }
     }
 }
@@ -300,8 +328,8 @@ static __global__ void __launch_bounds__(FEW_THREADS)
     dice_sums(double *partial, const floatX *pred, const float *target, Color color, int n) {
     __shared__ double scratch[64];
     const size_t row = (size_t)blockIdx.y * n;
-    DiceSums work = {pred + row, target + row, color, 0, 0};
-    for_pixels(work, n);
+    DiceSums work = {0, 0};
+    for_pixels(work, NULL, pred + row, target + row, color, n);
     const double products = block_sum(work.products, scratch), squares = block_sum(work.squares, scratch + 32);
     if (threadIdx.x == 0) {
         double *out = partial + 2 * ((size_t)blockIdx.y * gridDim.x + blockIdx.x);
@@ -310,38 +338,44 @@ static __global__ void __launch_bounds__(FEW_THREADS)
     }
 }
 
-// loss (B) and its gradient. Every block folds its sample's sums.
+// loss (B), and slopes (B) of the gradient with respect to m and s. One block per sample.
 static __global__ void __launch_bounds__(FEW_THREADS)
-    dice_gradient(float *loss, floatX *dpred, const double *partial, int chunks, const floatX *pred,
-                  const float *target, Color color, float scale, int n) {
+    fold_dice(float *loss, float2 *slopes, const double *partial, int chunks, float scale) {
     __shared__ double scratch[64];
     double products = 0, squares = 0;
     for (int k = threadIdx.x; k < chunks; k += FEW_THREADS) {
-        products += partial[2 * ((size_t)blockIdx.y * chunks + k)];
-        squares += partial[2 * ((size_t)blockIdx.y * chunks + k) + 1];
+        products += partial[2 * ((size_t)blockIdx.x * chunks + k)];
+        squares += partial[2 * ((size_t)blockIdx.x * chunks + k) + 1];
     }
     products = 2 * block_sum(products, scratch) + 1;
     squares = block_sum(squares, scratch + 32) + 1;
-    if (threadIdx.x == 0 && blockIdx.x == 0) { loss[blockIdx.y] = (float)(1 - products / squares); }
-    if (!dpred) { return; }
+    if (threadIdx.x == 0) {
+        loss[blockIdx.x] = (float)(1 - products / squares);
+        slopes[blockIdx.x] =
+            make_float2((float)(-2 * scale / squares), (float)(2 * scale * products / (squares * squares)));
+    }
+}
+
+// Blocks (chunk, sample).
+static __global__ void __launch_bounds__(FEW_THREADS)
+    dice_gradient(floatX *dpred, const float2 *slopes, const floatX *pred, const float *target, Color color, int n) {
     const size_t row = (size_t)blockIdx.y * n;
-    DiceSlope work = {dpred + row,
-                      pred + row,
-                      target + row,
-                      color,
-                      (float)(-2 * scale / squares),
-                      (float)(2 * scale * products / (squares * squares))};
-    for_pixels(work, n);
+    const float2 slope = slopes[blockIdx.y];
+    DiceSlope work = {slope.x, slope.y};
+    for_pixels(work, dpred + row, pred + row, target + row, color, n);
 }
 
 void dice_loss(float *loss, floatX *dpred, const floatX *pred, const float *target, const float *color, float scale,
                int B, int n, Device *dev) {
     const int chunks = chunks_for(ceil_div(n, 3 * PIXELS), FEW_THREADS);
-    double *partial = (double *)device_workspace(dev, 2 * (size_t)B * chunks * sizeof(double));
+    const size_t sums = 2 * (size_t)B * chunks * sizeof(double);
+    char *scratch = (char *)device_workspace(dev, sums + B * sizeof(float2));
     const double passes = dpred ? 2 : 1, gradient = dpred ? sizeof(floatX) * (double)B * n : 0;
     if (!device_launch(dev, "dice_loss", passes * traffic(NULL, B, n) + gradient, 6 * passes * B * n)) { return; }
     const Color of = {{color[0], color[1], color[2]}};
-    launch<dice_sums>(dev, dim3(chunks, B), FEW_THREADS, 0, partial, pred, target, of, n);
-    launch<dice_gradient>(dev, dim3(dpred ? chunks : 1, B), FEW_THREADS, 0, loss, dpred, (const double *)partial,
-                          chunks, pred, target, of, scale, n);
+    float2 *slopes = (float2 *)(scratch + sums);
+    launch<dice_sums>(dev, dim3(chunks, B), FEW_THREADS, 0, (double *)scratch, pred, target, of, n);
+    launch<fold_dice>(dev, B, FEW_THREADS, 0, loss, slopes, (const double *)scratch, chunks, scale);
+    if (!dpred) { return; }
+    launch<dice_gradient>(dev, dim3(chunks, B), FEW_THREADS, 0, dpred, (const float2 *)slopes, pred, target, of, n);
 }
