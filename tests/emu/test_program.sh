@@ -22,12 +22,12 @@ close() {
     result $? "$1: $distance (at most $4)"
 }
 numbers() { sed -nE 's/.*"step":([0-9]+),"loss":([^,]+),"grad_norm":([^,]+).*/\1 \2 \3/p' "$1/log.jsonl"; }
-# same_losses A B TOLERANCE: of all steps, relative; prints the largest difference
+# same_losses A B TOLERANCE [STEPS]: relative; prints the largest difference
 same_losses() {
-    paste <(numbers "$1") <(numbers "$2") | awk -v t="$3" '
+    paste <(numbers "$1") <(numbers "$2") | awk -v t="$3" -v steps="${4:-10}" '
         function away(a, b) { return (a > b ? a - b : b - a) / b }
         NF == 6 { n++; d = away($2, $5); if (d > worst) worst = d }
-        END { printf "%d steps, losses differ by at most %.1e", n, worst; exit !(n == 10 && worst <= t) }'
+        END { printf "%d steps, losses differ by at most %.1e", n, worst; exit !(n == steps && worst <= t) }'
 }
 # same_masks EVAL TOLERANCE: predicted pixels of each pair against cpu's, as a share of the picture
 same_masks() {
@@ -40,7 +40,8 @@ same_masks() {
     "$cpu/cocogold" init --preset mini model >/dev/null 2>&1 || { result 1 "synth and init"; finish; }
 encode=(encode --model model --data data --split train --targets overlay --min-side 1)
 train=(train --model model --shards latents --train-batch-size 1 --gradient-accumulation-steps 2 --validate-every 0
-    --no-roofline --max-train-steps 10 --pixel-loss 0.5)
+    --no-roofline --max-train-steps 10)
+pixels=("${train[@]}" --max-train-steps 3 --pixel-loss 0.5) # a step as it is, one recorded, one replayed
 picture=$(ls data/val/*.png | head -n 1)
 segment=(segment --model cpu/model --image "$picture" --text "red circle" --steps 2)
 eval=(eval --model cpu/model --data data --split val --limit 2 --steps 1 --bootstrap 0 --method luminance)
@@ -67,4 +68,7 @@ for precision in fp32 bf16; do
     check "$precision: $(same_masks $precision-eval "$(tolerance $precision 0.002 0.05)") from cpu" \
         same_masks $precision-eval "$(tolerance $precision 0.002 0.05)"
 done
+check "pixel loss on cpu" "$cpu/cocogold" "${pixels[@]}" --out cpu-pixels
+check "fp32: pixel loss" "${emulated[@]/bf16/fp32}" "${pixels[@]}" --out fp32-pixels
+check "fp32: pixel loss: $(same_losses fp32-pixels cpu-pixels 1e-5 3) from cpu" same_losses fp32-pixels cpu-pixels 1e-5 3
 finish
