@@ -248,8 +248,7 @@ static void arms_table(FILE *out, const Findings *f) {
 static void contrasts_table(FILE *out, const Findings *f) {
     if (!f->contrasts.count) { return; }
     fputs("<h2 id=\"differences\">Differences</h2>\n<div class=\"card scroll\"><table><tr><th>of the final gIoU, with "
-          "95% "
-          "intervals</th>",
+          "95% intervals</th>",
           out);
     for (int g = 0; g < GROUPS; g++) { fprintf(out, "<th>%s</th>", group_names[g]); }
     fputs("<th>marked where nothing is</th></tr>\n", out);
@@ -263,8 +262,7 @@ static void contrasts_table(FILE *out, const Findings *f) {
         fputs("</tr>\n", out);
     }
     fputs("</table><p class=\"small\">Bold: the interval does not contain zero. Pictures are drawn for all arms "
-          "together, "
-          "runs for each arm.</p></div>\n",
+          "together, runs for each arm.</p></div>\n",
           out);
 }
 
@@ -287,22 +285,23 @@ static void strip(FILE *out, const ArmRun *run, const char *name, const char *la
 // What was asked: the strip shows the first samples.
 static void strip_texts(FILE *out, const Experiment *e, const ArmRun *run) {
     char *path = xprintf("%s/validation/truth.png", run->folder);
-    Image image = image_load(path, 3);
-    fputs("<tr><td>asked for</td><td><div class=\"asked\">", out);
-    for (int i = 0; i < image.width / image.height && i < e->validation.count; i++) {
-        fputs("<span>", out);
-        html_text(out, e->validation.class_names[e->validation.class_index[i]]);
-        fputs("</span>", out);
+    if (file_exists(path)) {
+        Image image = image_load(path, 3);
+        fputs("<tr><td>asked for</td><td><div class=\"asked\">", out);
+        for (int i = 0; i < image.width / image.height && i < e->validation.count; i++) {
+            fputs("<span>", out);
+            html_text(out, e->validation.class_names[e->validation.class_index[i]]);
+            fputs("</span>", out);
+        }
+        fputs("</div></td></tr>\n", out);
+        image_free(&image);
     }
-    fputs("</div></td></tr>\n", out);
-    image_free(&image);
     free(path);
 }
 
 static void filmstrips(FILE *out, const Experiment *e) {
     fputs("<h2 id=\"filmstrips\">The same samples at every checkpoint</h2>\n<p class=\"small\">First run of each arm; "
-          "one row "
-          "per validation.</p>\n<div class=\"two\">\n",
+          "one row per validation.</p>\n<div class=\"two\">\n",
           out);
     for (int a = 0; a < e->arm_count; a++) {
         const ArmRun *run = &e->arms[a].runs[0];
@@ -398,8 +397,7 @@ static void how(FILE *out, const Findings *f) {
             "<dt>Collapse</dt><dd>gIoU over all pairs ends below half its peak while at least half of the predictions "
             "are empty (no pixel) or full (99%% of them).</dd>"
             "<dt>Marked where nothing is</dt><dd>Share of the picture that the final model marks when asked for a "
-            "class that "
-            "is not in it.</dd>"
+            "class that is not in it.</dd>"
             "<dt>Ceiling</dt><dd>gIoU of the true targets after the VAE and the same mask extraction.</dd>"
             "<dt>Intervals</dt><dd>95%% percentile bootstrap over pictures and runs, %d resamples, seed %llu.</dd></dl>"
             "</div>\n",

@@ -4,7 +4,6 @@
 //   target latent x0 (B, h, w, L) + noise at t -> noisy latent ----+-> sample (B, h, w, 2L) -> UNet(t, text) -> loss
 #pragma once
 #include "model/pipeline.h"
-#include "train/options.h"
 #include "train/pixel_loss.h"
 
 typedef struct {

@@ -1,12 +1,12 @@
 // The options of `cocogold train`: one struct, one table. Defaults are Marigold's recipe (Ke et al. 2024) and the
 // original cocogold's; --help prints them.
 #pragma once
-#include "train/pixel_loss.h"
 #include "util/json.h"
 #include "util/options.h"
 #include <stdbool.h>
 
 typedef enum { LOSS_MSE, LOSS_WEIGHTED, LOSS_FOCAL } LossKind;
+typedef enum { PIXEL_L1, PIXEL_DICE } PixelLossKind;
 typedef enum { LR_EXPONENTIAL, LR_CONSTANT, LR_LINEAR, LR_COSINE, LR_WSD } LRKind;
 
 typedef struct {

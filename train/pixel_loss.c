@@ -1,5 +1,4 @@
 #include "train/pixel_loss.h"
-#include "kernels/kernels.h"
 #include <assert.h>
 
 // picture (h f, w f, 3) of one scaled latent (h, w, L) float; input (h, w, L) stays for backward.

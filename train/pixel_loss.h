@@ -6,9 +6,9 @@
 //
 // One sample at a time: at 512 pixels the decoder's activations are larger than the UNet's.
 #pragma once
+#include "kernels/kernels.h"
 #include "model/vae.h"
-
-typedef enum { PIXEL_L1, PIXEL_DICE } PixelLossKind;
+#include "train/options.h"
 
 typedef struct {
     VAEDecoder *decoder; // NULL: no such loss
