@@ -1,86 +1,119 @@
-# cocogold: `make help` lists what this file does.
+# cocogold. `make help` lists the targets.
+#
+# A target that people type (demo, test, bench, ...) first runs setup.sh and then calls make again. Everything that the
+# makefiles ask of the machine (pkg-config, MPI, nvcc, NCCL) is therefore asked after set-up, also on a bare machine.
+# Plain `make` installs nothing: where something is missing it says what, and which command installs it.
 
-BACKEND   ?= $(if $(shell command -v nvidia-smi >/dev/null 2>&1 && nvidia-smi -L 2>/dev/null),cuda,cpu)
+ifeq ($(MAKELEVEL),0)
+MAKEFLAGS += -j$(shell nproc)
+endif
+
+# ---- What is built, and where ----------------------------------------------------------------------------------------
+# BACKEND: cuda where there are a GPU and nvcc, else cpu. emu and ptx run the CUDA kernels without a GPU, for tests.
+NVCC      ?= nvcc
+GPU       := $(shell nvidia-smi -L 2>/dev/null | grep -m 1 '^GPU ')
+ifndef BACKEND
+BACKEND   := $(if $(and $(GPU),$(shell command -v $(NVCC))),cuda,cpu)
+endif
 PRECISION ?= $(if $(filter cuda,$(BACKEND)),bf16,fp32)
-BUILD     := build/$(BACKEND)-$(PRECISION)
-CODE      := $(BACKEND:ptx=cuda)
-DEBUG     ?= 0
 
+# DEBUG=1: AddressSanitizer, UndefinedBehaviorSanitizer and guarded memory, in folders of their own. BUILD_SUFFIX: the
+# folders of other compilers or flags. WERROR=1 (CI): warnings are errors. V=1 shows the commands.
+DEBUG        ?= 0
+BUILD_SUFFIX ?= $(if $(filter 1,$(DEBUG)),-debug)
+BUILD        := build/$(BACKEND)-$(PRECISION)$(BUILD_SUFFIX)
+# Objects that see no backend (all but kernels/) are built once per precision.
+HOST         := build/host-$(PRECISION)$(BUILD_SUFFIX)
+Q            := $(if $(V),,@)
+
+# ---- Compilers and libraries -----------------------------------------------------------------------------------------
 ifeq ($(origin CC),default)
 CC      := gcc
 endif
 ifeq ($(origin CXX),default)
 CXX     := g++
 endif
+MARCH   ?= native
+WARN    ?= -Wall -Wextra $(if $(WERROR),-Werror)
+OPT     := $(if $(filter 1,$(DEBUG)),-O1 -fsanitize=address$(comma)undefined -fno-omit-frame-pointer -DDEBUG_GUARDS,-O3)
 comma   := ,
 PKGS    := openblas hdf5-serial yajl popt cairo openssl libpcre2-8 libutf8proc
-MARCH   ?= native
-# a comma inside of $(if ...)
-, := ,
-WARN    := -Wall -Wextra -Werror
-OPT     := $(if $(filter 1,$(DEBUG)),-O1 -fsanitize=address$(comma)undefined -fno-omit-frame-pointer -DDEBUG_GUARDS,-O3)
-CPPFLAGS = -I. -D_GNU_SOURCE -DBACKEND_$(CODE) -DPRECISION_$(PRECISION) $(shell pkg-config --cflags $(PKGS) 2>/dev/null) -I/usr/include/stb
-CFLAGS   = -std=gnu11 -g $(OPT) -march=$(MARCH) -fno-math-errno -fno-trapping-math -ffp-contract=fast -fopenmp $(WARN) -MMD -MP
-LDLIBS   = $(shell pkg-config --libs $(PKGS) 2>/dev/null) -lpthread -lm
+# OpenBLAS in its OpenMP flavour, whichever flavour the distribution's alternatives point at.
+OPENBLAS       := $(firstword $(wildcard /usr/lib/*-linux-gnu/openblas-openmp/pkgconfig))
+PKG_CONFIG     := $(if $(OPENBLAS),PKG_CONFIG_PATH=$(OPENBLAS):$$PKG_CONFIG_PATH )pkg-config
+LIBRARY_CFLAGS := $(shell $(PKG_CONFIG) --cflags $(PKGS) 2>/dev/null) -I/usr/include/stb
+LIBRARY_LIBS   := $(shell $(PKG_CONFIG) --libs $(PKGS) 2>/dev/null) $(if $(OPENBLAS),-Wl$(comma)-rpath$(comma)$(OPENBLAS:/pkgconfig=))
+CODE_FLAGS      = -g $(OPT) -march=$(MARCH) -fno-math-errno -fno-trapping-math -ffp-contract=fast -fopenmp $(WARN)
+CPPFLAGS        = -I. -D_GNU_SOURCE -DPRECISION_$(PRECISION) $(LIBRARY_CFLAGS)
+CFLAGS          = -std=gnu11 $(CODE_FLAGS) -MMD -MP
+LDLIBS          = $(LIBRARY_LIBS) -lpthread -lm
 
+# ---- Sources ---------------------------------------------------------------------------------------------------------
 # The house: a folder may include only those before it (data: util alone).
-FOLDERS := util kernels model data eval train bench
+FOLDERS    := util kernels model data eval train bench
+objects_of = $(foreach c,$(filter-out $(OTHER_BACKEND),$(wildcard $(1)/*.c)),$(call object,$(c:.c=.o)))
+object     = $(if $(filter kernels/% bench/lab.o tests/%,$(1)),$(BUILD),$(HOST))/$(1)
+
+.PHONY: all program
+.DEFAULT_GOAL := all
+all: program ## build ./cocogold for the best backend of this machine (BACKEND=cpu|cuda|emu PRECISION=fp32|bf16)
+
 include kernels/cuda.mk
 include kernels/comm.mk
+OBJ := $(foreach f,$(FOLDERS),$(call objects_of,$(f))) $(KERNEL_CU_OBJ) $(LAB_CU_OBJ)
 include tests/ptx/ptx.mk
-SRC_C   := $(filter-out $(OTHER_BACKEND),$(foreach f,$(FOLDERS),$(wildcard $(f)/*.c)))
-OBJ     := $(SRC_C:%.c=$(BUILD)/%.o) $(KERNEL_CU_OBJ) $(LAB_CU_OBJ)
 include tests/tests.mk
-
-.PHONY: all program setup demo reproduce test test-programs test-reference bench help clean format
-.DEFAULT_GOAL := all
-all: setup program ## build ./cocogold for the best backend of this machine (BACKEND=cpu|cuda|emu PRECISION=fp32|bf16)
 
 program: $(BUILD)/cocogold
 	@ln -sfn $(BUILD)/cocogold cocogold
 
-# V=1 shows the commands.
-Q := $(if $(V),,@)
-
-$(BUILD)/cocogold: $(BUILD)/cocogold.o $(OBJ)
+$(BUILD)/cocogold: $(HOST)/cocogold.o $(OBJ)
 	@echo "LD $@"
 	$(Q)$(CC) $(CFLAGS) $^ -o $@ $(LDLIBS)
 
-$(BUILD)/%.o: %.c $(BUILD)/flags
+$(HOST)/%.o: %.c $(HOST)/flags
 	@mkdir -p $(@D)
 	@echo "CC $<"
 	$(Q)$(CC) $(CPPFLAGS) $(CFLAGS) -c $< -o $@
 
-# Objects are rebuilt when the compiler or its flags change.
-$(BUILD)/flags: FORCE
+# What depends on the backend: kernels/, the kernel lab, tests.
+$(BUILD)/%.o: %.c $(BUILD)/flags
 	@mkdir -p $(@D)
-	@echo '$(CC) $(CPPFLAGS) $(CFLAGS)$(KERNEL_FLAGS)' | cmp -s - $@ || echo '$(CC) $(CPPFLAGS) $(CFLAGS)$(KERNEL_FLAGS)' > $@
-FORCE:
+	@echo "CC $<$(if $(filter-out cpu,$(BACKEND)), ($(BACKEND)))"
+	$(Q)$(CC) $(CPPFLAGS) -DBACKEND_$(CODE) $(CFLAGS) -c $< -o $@
 
+# Objects are built again when a compiler or its flags change, and not at all where something is missing.
+$(HOST)/flags: COMPILED = $(CC) $(CPPFLAGS) $(CFLAGS)
+$(BUILD)/flags: COMPILED = $(CC) $(CPPFLAGS) $(CFLAGS) $(KERNEL_FLAGS)
+$(HOST)/flags $(BUILD)/flags: FORCE | tools
+	@mkdir -p $(@D)
+	@echo '$(COMPILED)' | cmp -s - $@ || echo '$(COMPILED)' >$@
+.PHONY: FORCE tools
+FORCE:
+tools:
+	@./setup.sh --check
+ifneq ($(and $(GPU),$(filter cpu,$(BACKEND)),$(if $(shell command -v $(NVCC)),,without nvcc)),)
+	@echo "make: this machine has a GPU ($(GPU)) but no $(NVCC): building for the CPU. CUDA 12.4 or newer brings it."
+endif
+
+# ---- What people type ------------------------------------------------------------------------------------------------
+.PHONY: setup demo reproduce bench clean format format-check compile_commands.json help
 setup: ## install what is missing from the distribution (asks for nothing)
 	@./setup.sh
+ifeq ($(BACKEND),cuda)
+	@./setup.sh --cuda
+endif
 
-demo: all ## train and evaluate a small model on procedural scenes (TARGET=overlay|mask)
+demo: setup ## train and evaluate a small model on procedural scenes (TARGET=overlay|mask)
+	@$(MAKE) --no-print-directory program
 	@TARGET=$(or $(TARGET),overlay) train/experiments/demo.sh
 
-reproduce: all ## the 2 x 2 of target and classes, three seeds: does the original's failure appear, what fixes it
+reproduce: setup ## the 2 x 2 of target and classes, three seeds: does the original's failure appear, what fixes it
+	@$(MAKE) --no-print-directory program
 	@train/experiments/failure_and_fix.sh
 
-test: all ## set-up, then every test that needs no PyTorch
-	@$(MAKE) --no-print-directory test-programs
-	@mkdir -p build/test-logs
-	@bash -o pipefail -c 'tests/run.sh $(TEST_BIN) $(sort $(wildcard tests/cli/test_*.sh tests/emu/test_*.sh tests/ptx/test_*.sh)) | tee build/test-logs/test.log'; \
-	  code=$$?; tail -n 1 build/test-logs/test.log > build/test-logs/summary-test; exit $$code
-
-test-programs: $(TEST_BIN)
-
-test-reference: all ## set-up with PyTorch in .venv, then the tests against it
-	@./setup.sh --reference
-	@mkdir -p build/test-logs
-	@bash -o pipefail -c 'tests/run.sh $(patsubst %,pytest:%,$(sort $(wildcard tests/reference/test_*.py))) | tee build/test-logs/reference.log'; \
-	  code=$$?; tail -n 1 build/test-logs/reference.log > build/test-logs/summary-test-reference; exit $$code
-
-bench: all ## time kernels and training steps against the roofline, with .venv also against PyTorch
+bench: setup ## time kernels and training steps against the roofline, with .venv also against PyTorch
+	@$(MAKE) --no-print-directory program
 	@./cocogold bench all
 	@./cocogold bench step --preset mini
 	@./cocogold bench step --preset quarter-sd2
@@ -89,10 +122,18 @@ bench: all ## time kernels and training steps against the roofline, with .venv a
 clean: ## remove build/
 	rm -rf build cocogold
 
-format: ## run clang-format over the sources
-	clang-format -i cocogold.c $(foreach f,$(FOLDERS),$(wildcard $(f)/*.[ch] $(f)/*.cu $(f)/*.cuh)) $(wildcard tests/*/*.[ch])
+SOURCES = $(shell find cocogold.c $(FOLDERS) tests -name '*.[ch]' -o -name '*.cu' -o -name '*.cuh' -o -name '*.cpp')
+format: ## run clang-format over all sources
+	clang-format -i $(SOURCES)
+format-check:
+	clang-format --dry-run -Werror $(SOURCES)
+
+compile_commands.json: ## for editors: how each C file is compiled
+	@{ echo '['; for file in $(filter-out $(OTHER_BACKEND),$(wildcard *.c $(FOLDERS:%=%/*.c))) $(TEST_SRC); do \
+	  printf '%s{"directory": "%s", "file": "%s", "command": "%s -c %s"}' "$$separator" '$(CURDIR)' "$$file" \
+	    '$(CC) $(CPPFLAGS) -DBACKEND_$(CODE) $(filter-out -MMD -MP,$(CFLAGS))' "$$file"; separator=', '; done; echo ']'; } >$@
 
 help: ## this list
-	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 18
+	@cat $(MAKEFILE_LIST) | sed -nE 's/^([a-z_.-]+):.*## (.*)/\1\t\2/p' | expand -t 24
 
--include $(OBJ:.o=.d) $(BUILD)/cocogold.d $(TEST_BIN:=.d)
+-include $(OBJ:.o=.d) $(HOST)/cocogold.d $(TEST_BIN:=.d)

@@ -1,70 +1,116 @@
 #!/usr/bin/env bash
 # Installs what cocogold needs from the distribution (Debian, Ubuntu), and nothing that is there already.
-# Elsewhere it says what to install by hand. `setup.sh --reference` also makes .venv with PyTorch for `make test-reference`;
-# `setup.sh --cuda` puts cuBLASLt, NCCL, cuobjdump and nvdisasm into .cuda where there is nvcc without them.
+#     setup.sh              compilers and libraries: `make demo`, `make test`
+#     setup.sh --check      installs nothing: names what is missing, exit code 1
+#     setup.sh --reference  also .venv with PyTorch and a browser: `make test-reference`
+#     setup.sh --cuda       also cuBLASLt and NCCL from PyPI into .cuda, where nvcc is without them
+#     setup.sh --cuda --disassemblers    also cuobjdump and nvdisasm: `make nvcc-check`
 set -euo pipefail
 cd "$(dirname "$0")"
 
-packages=(gcc g++ make pkg-config libopenblas-openmp-dev libhdf5-dev libstb-dev libyajl-dev libpopt-dev libcairo2-dev
-          fonts-dejavu-core libssl-dev libpcre2-dev libutf8proc-dev libcmocka-dev libopenmpi-dev openmpi-bin
-          libboost-context-dev)
+# Package, and how to see without dpkg that it is there: a command, a header or a module of pkg-config.
+parts=(
+    gcc=command:gcc g++=command:g++ make=command:make pkg-config=command:pkg-config
+    libopenblas-openmp-dev=module:openblas libhdf5-dev=module:hdf5-serial libstb-dev=header:stb/stb_image.h
+    libyajl-dev=module:yajl libpopt-dev=module:popt libcairo2-dev=module:cairo fonts-dejavu-core=
+    libssl-dev=module:openssl libpcre2-dev=module:libpcre2-8 libutf8proc-dev=module:libutf8proc
+    libcmocka-dev=module:cmocka libopenmpi-dev=module:ompi-c openmpi-bin=command:mpirun
+    libboost-context-dev=header:boost/context/detail/fcontext.hpp
+)
 
-missing=()
-if command -v dpkg-query >/dev/null; then
-    for p in "${packages[@]}"; do
-        [ "$(dpkg-query -W -f='${db:Status-Status}' "$p" 2>/dev/null)" = installed ] || missing+=("$p")
+say() { echo "setup: $*"; }
+fail() { say "$@" >&2 && exit 1; }
+as_root() { if [ "$(id -u)" = 0 ]; then "$@"; else sudo "$@"; fi; }
+has_apt() { command -v dpkg-query >/dev/null && command -v apt-get >/dev/null; }
+
+# missing PACKAGE...: those that the distribution's database does not have.
+missing() {
+    comm -23 <(printf '%s\n' "$@" | sort) \
+        <(dpkg-query -W -f='${db:Status-Status} ${Package}\n' "$@" 2>/dev/null | sed -n 's/^installed //p' | sort -u)
+}
+# not_seen: packages whose part is not found, for systems without dpkg.
+not_seen() {
+    local part probe
+    for part in "${parts[@]}"; do
+        probe=${part#*=}
+        case $probe in
+        command:*) command -v "${probe#*:}" >/dev/null ;;
+        module:*) pkg-config --exists "${probe#*:}" 2>/dev/null ;;
+        header:*) printf '#include <%s>\n' "${probe#*:}" | g++ -E -x c++ - >/dev/null 2>&1 ;;
+        esac || echo "${part%%=*}"
     done
-    if [ ${#missing[@]} -gt 0 ]; then
-        run=()
-        [ "$(id -u)" = 0 ] || run=(sudo)
-        echo "setup: installing ${missing[*]}"
-        "${run[@]}" apt-get update -qq
-        DEBIAN_FRONTEND=noninteractive "${run[@]}" apt-get install -y -qq --no-install-recommends "${missing[@]}" >/dev/null
-    fi
-elif ! pkg-config --exists openblas hdf5-serial yajl popt cairo openssl libpcre2-8 libutf8proc 2>/dev/null; then
-    cat >&2 <<'TEXT'
-setup: this is no Debian or Ubuntu. Install by hand, with headers and pkg-config files: gcc, make, OpenBLAS (OpenMP
-flavour), HDF5 (serial, as hdf5-serial), stb, yajl 2, popt, cairo, OpenSSL, PCRE2, utf8proc, cmocka, OpenMPI,
-Boost.Context.
-TEXT
-    exit 1
-fi
+}
+list() { if has_apt; then missing "${parts[@]%%=*}"; else not_seen; fi; }
+install() { # install PACKAGE...
+    say "installing $*"
+    as_root env DEBIAN_FRONTEND=noninteractive apt-get update -qq
+    as_root env DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends "$@" >/dev/null
+}
 
-if [ "${1:-}" = --reference ] && ! cmp -s tests/reference/requirements.txt .venv/requirements.txt 2>/dev/null; then
-    command -v python3 >/dev/null && python3 -c 'import venv, ensurepip' 2>/dev/null || {
-        run=()
-        [ "$(id -u)" = 0 ] || run=(sudo)
-        "${run[@]}" apt-get install -y -qq --no-install-recommends python3 python3-venv >/dev/null
-    }
+basics() {
+    local names
+    mapfile -t names < <(list)
+    [ ${#names[@]} -gt 0 ] || return 0
+    has_apt || fail "this is no Debian or Ubuntu: install by hand, with headers and pkg-config files, what they call ${names[*]}"
+    install "${names[@]}"
+}
+
+check() {
+    local names
+    mapfile -t names < <(list)
+    [ ${#names[@]} = 0 ] || fail "missing: ${names[*]}. \`make setup\` installs it."
+}
+
+python() { # python3 with venv
+    command -v python3 >/dev/null && python3 -c 'import venv, ensurepip' 2>/dev/null && return
+    has_apt || fail "python3 with venv is needed"
+    install python3 python3-venv
+}
+
+reference() {
+    cmp -s tests/reference/requirements.txt .venv/requirements.txt 2>/dev/null && return
+    python
     # The browser that opens the reports.
-    command -v chromium >/dev/null || command -v google-chrome >/dev/null || {
-        run=()
-        [ "$(id -u)" = 0 ] || run=(sudo)
-        DEBIAN_FRONTEND=noninteractive "${run[@]}" apt-get install -y -qq --no-install-recommends chromium >/dev/null
-    }
-    echo "setup: installing the packages of tests/reference/requirements.txt into .venv"
+    command -v chromium >/dev/null || command -v google-chrome >/dev/null || { has_apt && install chromium; } ||
+        fail "chromium is needed"
+    say "installing the packages of tests/reference/requirements.txt into .venv"
     python3 -m venv .venv
     .venv/bin/pip install -q --only-binary=:all: -r tests/reference/requirements.txt
     .venv/bin/pip install -q --only-binary=:all: --no-deps -r tests/reference/requirements-vocabulary.txt
     cp tests/reference/requirements.txt .venv/requirements.txt
-fi
+}
 
-if [ "${1:-}" = --cuda ]; then
-    command -v nvcc >/dev/null || { echo "setup: nvcc (CUDA 12.4 or newer) is needed to build for GPUs" >&2 && exit 1; }
+cuda() { # cuda [--disassemblers]
+    local nvcc=${NVCC:-nvcc} home release major wanted=()
+    command -v "$nvcc" >/dev/null || fail "$nvcc (CUDA 12.4 or newer) is needed to build for GPUs"
     # The toolkit's folder as nvcc itself knows it: the command may be a wrapper.
-    home=$(realpath "$(nvcc --dryrun -x cu -c /dev/null 2>&1 | sed -n 's/^#\$ TOP=//p')")
-    release=$(nvcc --version | sed -n 's/.*release \([0-9]*\).*/\1/p')
-    wanted=()
-    [ -e "$home/include/cublasLt.h" ] || wanted+=('nvidia-cublas<13.1')
-    [ -e "$home/include/nccl.h" ] || [ -e /usr/include/nccl.h ] || wanted+=(nvidia-nccl-cu13)
-    command -v cuobjdump >/dev/null || wanted+=(nvidia-cuda-cuobjdump)
-    command -v nvdisasm >/dev/null || wanted+=(nvidia-cuda-nvdisasm)
-    if [ ${#wanted[@]} -gt 0 ] && [ "$(cat .cuda/packages 2>/dev/null)" != "${wanted[*]}" ]; then
-        [ "$release" = 13 ] ||
-            { echo "setup: install by hand, for CUDA $release, what PyPI calls ${wanted[*]}" >&2 && exit 1; }
-        echo "setup: installing ${wanted[*]} into .cuda"
-        python3 -m venv .cuda
-        .cuda/bin/pip install -q --only-binary=:all: "${wanted[@]}"
-        echo "${wanted[*]}" >.cuda/packages
+    home=$(realpath "$("$nvcc" --dryrun -x cu -c /dev/null 2>&1 | sed -n 's/^#\$ TOP=//p')")
+    release=$("$nvcc" --version | sed -n 's/.*release \([0-9.]*\).*/\1/p') major=${release%%.*}
+    # PyPI names CUDA 12's packages with a suffix.
+    local suffix=
+    [ "$major" -ge 13 ] || suffix=-cu$major
+    here() { ls "$home/include/$1" "$home"/targets/*/include/"$1" "/usr/include/$1" 2>/dev/null | grep -q .; }
+    here cublasLt.h || wanted+=("nvidia-cublas$suffix==$release.*")
+    here nccl.h || python3 -c 'import nvidia.nccl' 2>/dev/null || wanted+=("nvidia-nccl-cu$major")
+    if [ "${1:-}" = --disassemblers ]; then
+        command -v cuobjdump >/dev/null || wanted+=(nvidia-cuda-cuobjdump)
+        command -v nvdisasm >/dev/null || wanted+=(nvidia-cuda-nvdisasm)
     fi
-fi
+    # What is there already stays: a later call without --disassemblers keeps them.
+    local package new=()
+    for package in ${wanted[@]+"${wanted[@]}"}; do grep -qxF -- "$package" .cuda/packages 2>/dev/null || new+=("$package"); done
+    [ ${#new[@]} -gt 0 ] || return 0
+    python
+    say "installing ${new[*]} into .cuda"
+    [ -x .cuda/bin/pip ] || python3 -m venv .cuda
+    .cuda/bin/pip install -q --only-binary=:all: "${new[@]}"
+    printf '%s\n' "${new[@]}" >>.cuda/packages
+}
+
+case ${1:-} in
+--check) check ;;
+'') basics ;;
+--reference) basics && reference ;;
+--cuda) basics && cuda "${2:-}" ;;
+*) fail "unknown option $1" ;;
+esac

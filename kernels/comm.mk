@@ -1,7 +1,5 @@
 # What comm.c and comm.cu are built with: Open MPI where there is one, and NCCL (BACKEND=cuda) or its stand-in
-# (BACKEND=emu, tests/emu/nccl.cpp). comm_host.c belongs to every backend.
-
-OTHER_BACKEND := $(filter-out kernels/comm_host.c,$(OTHER_BACKEND))
+# (BACKEND=emu, tests/emu/nccl.cpp). Without nccl.h the program is built for one GPU.
 
 MPI ?= $(firstword $(foreach p,ompi-c ompi mpi-c,$(if $(shell pkg-config --exists $(p) && echo yes),$(p))))
 ifneq ($(MPI),)
@@ -10,20 +8,20 @@ LDLIBS     += $(shell pkg-config --libs $(MPI))
 endif
 $(BUILD)/kernels/comm.o $(BUILD)/kernels/comm_host.o: private CPPFLAGS += $(MPI_CFLAGS)
 $(BUILD)/tests/emu/nccl.o $(BUILD)/tests/emu/test_nccl.o: private EMU_FLAGS += $(MPI_CFLAGS)
-$(BUILD)/kernels/comm.o $(BUILD)/kernels/comm_host.o $(BUILD)/tests/emu/nccl.o: $(BUILD)/mpi-flags
 
-# They are rebuilt when MPI comes or goes.
-$(BUILD)/mpi-flags: FORCE
-	@mkdir -p $(@D)
-	@echo '$(MPI_CFLAGS)' | cmp -s - $@ || echo '$(MPI_CFLAGS)' > $@
-
-# NCCL: the toolkit's, else that of `setup.sh --cuda`.
-NCCL_LIBS  := $(lastword $(wildcard .cuda/lib/python3*/site-packages/nvidia/nccl))
-NCCL       := $(if $(wildcard $(CUDA_HOME)/include/nccl.h /usr/include/nccl.h),,$(NCCL_LIBS))
-NVCC_FLAGS += $(if $(NCCL),-I$(NCCL)/include)
 ifeq ($(BACKEND),cuda)
-LDLIBS     += $(if $(NCCL),-L$(NCCL)/lib -Wl$(comma)-rpath$(comma)$(abspath $(NCCL)/lib) -l:libnccl.so.2,-lnccl)
+NCCL      := $(call library,nccl.h,nccl)
+HAVE_NCCL := $(call beside_nvcc,nccl.h)$(NCCL)
+LDLIBS    += $(if $(HAVE_NCCL),$(call link,$(NCCL),nccl))
 endif
+NCCL_CFLAGS := $(if $(HAVE_NCCL)$(filter emu ptx,$(BACKEND)),-DHAVE_NCCL) $(if $(NCCL),-I$(NCCL)/include)
+$(BUILD)/kernels/comm.cu.o: private DEFINES += $(NCCL_CFLAGS)
+
+# They are built again when MPI or NCCL comes or goes.
+$(BUILD)/kernels/comm.o $(BUILD)/kernels/comm.cu.o $(BUILD)/kernels/comm_host.o $(BUILD)/tests/emu/nccl.o: $(BUILD)/comm-flags
+$(BUILD)/comm-flags: FORCE
+	@mkdir -p $(@D)
+	@echo '$(MPI_CFLAGS) $(NCCL_CFLAGS)' | cmp -s - $@ || echo '$(MPI_CFLAGS) $(NCCL_CFLAGS)' >$@
 
 # The stand-in on its own (tests/cli/test_comm.sh).
 $(BUILD)/tests/emu/test_nccl: $(BUILD)/tests/emu/test_nccl.o $(EMU_LIB)

@@ -24,7 +24,7 @@ struct DeviceEvent {
 
 void device_open(Device *dev, int index) {
     (void)index;
-    *dev = (Device){.scope = ""};
+    *dev = (Device){.host_memory = true, .scope = ""};
     dev->internals = xcalloc(1, sizeof *dev->internals);
     int threads = omp_get_max_threads();
     snprintf(dev->internals->name, sizeof dev->internals->name, "CPU, %d thread%s", threads, threads == 1 ? "" : "s");

@@ -187,14 +187,14 @@ void weights_read(const Params *params, const char *folder, float *flat) {
 // of SD2's UNet would be 3.5 GB.
 void weights_load(Params *params, const char *folder, bool grads, Device *dev) {
     params_alloc(params, grads, dev);
-#ifdef BACKEND_cpu
-    weights_read(params, folder, params->weights);
-#else
+    if (dev->host_memory && sizeof(floatX) == sizeof(float)) {
+        weights_read(params, folder, (float *)params->weights);
+        return;
+    }
     float *flat = xmalloc(params->total * sizeof *flat);
     weights_read(params, folder, flat);
     params_upload(params, flat, dev);
     free(flat);
-#endif
 }
 
 // ---- Writing -------------------------------------------------------------------------------------------------------

@@ -1,26 +1,104 @@
-# Unit tests: tests/FOLDER/test_*.c, one program each (cmocka), linked with FOLDER and the folders that it may use.
+# Which tests there are, how they are built, and which of them `make check`, `test` and `test-all` run. tests/run.sh runs
+# them side by side; tests/README.md says what lies where.
 
+# ---- Unit tests: tests/FOLDER/test_*.c, one program each (cmocka), linked with FOLDER and the folders that it may use ----
 TEST_SRC := $(wildcard tests/util/test_*.c tests/kernels/test_*.c tests/model/test_*.c tests/data/test_*.c \
               tests/eval/test_*.c tests/train/test_*.c tests/bench/test_*.c)
 TEST_BIN := $(TEST_SRC:%.c=$(BUILD)/%)
 
-objects_of = $(patsubst %.c,$(BUILD)/%.o,$(filter-out $(1)/cmd_%.c $(OTHER_BACKEND),$(wildcard $(1)/*.c)))
-LINK_util    := $(call objects_of,util)
-LINK_kernels := $(LINK_util) $(call objects_of,kernels) $(KERNEL_CU_OBJ)
-LINK_model   := $(LINK_kernels) $(call objects_of,model)
-LINK_data    := $(LINK_util) $(call objects_of,data)
-LINK_eval    := $(LINK_model) $(call objects_of,data) $(call objects_of,eval)
-LINK_train   := $(LINK_eval) $(call objects_of,train)
+linked       = $(filter-out $(HOST)/$(1)/cmd_%,$(call objects_of,$(1)))
+LINK_util    := $(call linked,util)
+LINK_kernels := $(LINK_util) $(call linked,kernels) $(KERNEL_CU_OBJ)
+LINK_model   := $(LINK_kernels) $(call linked,model)
+LINK_data    := $(LINK_util) $(call linked,data)
+LINK_eval    := $(LINK_model) $(call linked,data) $(call linked,eval)
+LINK_train   := $(LINK_eval) $(call linked,train)
+LINK_bench   := $(HOST)/bench/bench.o $(BUILD)/bench/lab.o $(LAB_CU_OBJ) $(LINK_kernels)
 
 define test_rule
-$(BUILD)/tests/$(1)/%: $(BUILD)/tests/$(1)/%.o $$(LINK_$(1)) $$(if $$(filter kernels model,$(1)),$(BUILD)/model/safetensors.o)
+$(BUILD)/tests/$(1)/%: $(BUILD)/tests/$(1)/%.o $$(LINK_$(1)) $$(if $$(filter kernels model,$(1)),$(HOST)/model/safetensors.o)
 	@echo "LD $$@"
 	$$(Q)$$(CC) $$(CFLAGS) $$(sort $$^) -o $$@ $$(LDLIBS) -lcmocka
 endef
-$(foreach f,util kernels model data eval train,$(eval $(call test_rule,$(f))))
-
-$(BUILD)/tests/bench/%: $(BUILD)/tests/bench/%.o $(BUILD)/bench/bench.o $(BUILD)/bench/lab.o $(LAB_CU_OBJ) $(LINK_kernels)
-	@echo "LD $@"
-	$(Q)$(CC) $(CFLAGS) $(sort $^) -o $@ $(LDLIBS) -lcmocka
-
+$(foreach f,util kernels model data eval train bench,$(eval $(call test_rule,$(f))))
 .SECONDARY: $(TEST_SRC:%.c=$(BUILD)/%.o)
+
+# Under emulation: the emulation's own test, with planted faults, the kernels', whole models and a training step. Ranks
+# are in tests/cli/test_comm.sh and tests/emu/test_ranks.sh, the whole program in tests/emu/test_program.sh.
+EMU_KERNELS := $(filter-out %/test_comm,$(basename $(wildcard tests/kernels/test_*.c tests/bench/test_*.c)))
+EMU_MODELS  := $(addprefix tests/,model/test_unet train/test_diffusion model/test_fixtures model/test_vae model/test_clip \
+                 model/test_params)
+
+# ---- What each target runs -------------------------------------------------------------------------------------------
+# Units of tests/run.sh, the long ones first. "alone:" has no other test beside it: ranks, and what is killed at a moment.
+emu = $(3:%=emu:$(1):$(2):%)
+UNITS_check := $(TEST_BIN) $(addprefix tests/cli/test_,pipeline.sh errors.sh help.sh)
+UNITS_emu   := $(call emu,bf16,1,$(EMU_MODELS)) $(call emu,bf16,3,$(EMU_KERNELS) tests/emu/test_emu) \
+               $(call emu,fp32,1,tests/train/test_diffusion) $(call emu,fp32,1,$(EMU_KERNELS) tests/emu/test_emu)
+UNITS_test  := tests/emu/test_nvcc.sh $(UNITS_emu) tests/emu/test_program.sh \
+               $(filter-out $(UNITS_check) %/test_ranks.sh %/test_comm.sh %/test_slurm.sh,$(sort $(wildcard tests/cli/test_*.sh))) \
+               $(UNITS_check) alone:tests/emu/test_launched.sh \
+               $(addprefix alone:,tests/cli/test_ranks.sh tests/emu/test_ranks.sh tests/cli/test_comm.sh)
+# What `make test-all` adds to `make test`.
+UNITS_more  := $(call emu,fp32,1,$(EMU_MODELS)) $(call emu,fp32,3,$(EMU_KERNELS)) \
+               $(addprefix alone:,tests/emu/test_mutations.sh tests/ptx/test_ptx.sh $(wildcard tests/cli/test_slurm.sh) \
+                 $(sort $(wildcard tests/build/test_*.sh)))
+UNITS_reference := $(patsubst %,pytest:%,$(filter-out %/test_full_size.py,$(sort $(wildcard tests/reference/test_*.py)))) \
+               alone:pytest:tests/reference/test_full_size.py
+
+# T=WORD: those whose names contain it. BACKEND given by hand: those of that backend.
+by_hand  := $(filter command line environment,$(origin BACKEND))
+of_emu    = $(filter emu:$(if $(filter command line environment,$(origin PRECISION)),$(PRECISION),%):%,$(1))
+of_backend = $(if $(filter emu,$(and $(by_hand),$(BACKEND))),$(call of_emu,$(1)),$(if $(by_hand),$(filter-out emu:%,$(1)),$(1)))
+chosen    = $(foreach u,$(call of_backend,$(1)),$(if $(or $(if $(T),,all),$(findstring $(T),$(u))),$(u)))
+
+# The programs of chosen units: those of this backend, and the emulated ones of a precision.
+programs  = $(filter $(BUILD)/%,$(1))
+emulated  = $(addprefix build/emu-$(2)/,$(foreach u,$(filter emu:$(2):%,$(1)),$(lastword $(subst :, ,$(u)))))
+# Programs that scripts and reference tests of $(1) use.
+helpers   = $(if $(filter pytest:% %/emu/test_program.sh,$(1)),$(addprefix build/cpu-fp32/tests/,model/dump data/dump data/difference train/step))
+emu_fp32  = $(if $(filter %/test_comm.sh,$(1)),build/emu-fp32/tests/kernels/test_comm build/emu-fp32/tests/emu/test_nccl) \
+            $(if $(filter %/emu/test_ranks.sh %/emu/test_program.sh,$(1)),build/emu-fp32/cocogold)
+emu_bf16  = $(if $(filter %/emu/test_program.sh,$(1)),build/emu-bf16/cocogold)
+
+# ---- Targets ---------------------------------------------------------------------------------------------------------
+.PHONY: check test test-all test-reference test-asan test-emu test-units test-programs
+check: setup ## set-up, then unit tests, help, errors and one short pipeline: about 3 minutes after the build
+	@$(MAKE) --no-print-directory test-units TIER=check
+
+test: setup ## set-up, then all tests that need no PyTorch, about 8 minutes (T=WORD BACKEND=cpu|emu: those alone)
+	@$(MAKE) --no-print-directory test-units TIER=test
+
+test-emu: setup ## run the CUDA kernels on emulated threads, fp32 and bf16 (tests/emu)
+	@$(MAKE) --no-print-directory test-units TIER=emu
+
+test-reference: ## set-up with PyTorch in .venv, then the tests against it
+	@./setup.sh --reference
+	@$(MAKE) --no-print-directory test-units TIER=reference
+
+test-all: setup ## everything: test, reference, PTX, mutants, all architectures, other compilers, a bare machine (CI)
+	@rm -f build/test-logs/summary-*
+	@code=0; for part in test test-more test-reference test-asan; do \
+	  echo "== make $$part"; $(MAKE) --no-print-directory $$part || code=1; done; \
+	  cat build/test-logs/summary-* | awk '{ p += $$1; f += $$3 } END { print p " passed, " f " failed" }'; exit $$code
+
+.PHONY: test-more
+test-more: setup
+	@$(MAKE) --no-print-directory test-units TIER=more
+
+test-asan: setup ## the unit tests with AddressSanitizer and UndefinedBehaviorSanitizer
+	@$(MAKE) --no-print-directory DEBUG=1 BACKEND=cpu PRECISION=fp32 test-units TIER=asan
+UNITS_asan := $(TEST_BIN)
+
+# After set-up: builds what the units of TIER need, one backend and precision after the other, and runs them.
+UNITS  = $(call chosen,$(UNITS_$(TIER)))
+others = $(filter-out emu:%,$(UNITS))
+test-units:
+	@$(if $(others),$(MAKE) --no-print-directory program $(call programs,$(UNITS)))
+	@$(if $(call helpers,$(UNITS)),$(MAKE) --no-print-directory BACKEND=cpu PRECISION=fp32 $(call helpers,$(UNITS)))
+	@$(foreach p,fp32 bf16,$(if $(strip $(call emulated,$(UNITS),$(p))$(call emu_$(p),$(UNITS))),\
+	  $(MAKE) --no-print-directory BACKEND=emu PRECISION=$(p) $(sort $(call emulated,$(UNITS),$(p)) $(call emu_$(p),$(UNITS))) &&)) :
+	@mkdir -p build/test-logs
+	@bash -o pipefail -c 'tests/run.sh --summary build/test-logs/summary-$(TIER) $(UNITS) | tee build/test-logs/$(TIER).log'
+
+test-programs: $(TEST_BIN)

@@ -35,8 +35,8 @@ build/ptxsim/ready:
 	@touch $@
 
 # One layer under the simulator's profiler: profile LAYER NUMBERS [FUNCTION] (bench/README.md).
-$(BUILD)/profile: $(BUILD)/tests/ptx/profile.o $(BUILD)/bench/bench_kernels.o $(KERNEL_CU_OBJ) \
-    $(patsubst %.c,$(BUILD)/%.o,$(filter-out $(OTHER_BACKEND),$(wildcard util/*.c kernels/*.c)))
+$(BUILD)/profile: $(BUILD)/tests/ptx/profile.o $(HOST)/bench/bench_kernels.o $(KERNEL_CU_OBJ) \
+    $(call objects_of,util) $(call objects_of,kernels)
 	$(CC) $(CFLAGS) $^ -o $@ $(LDLIBS)
 
 # The kernels' tests. Without mpirun there is one rank to communicate with: test_comm is the emulation's.
@@ -45,14 +45,14 @@ PTX_RACE  ?= 0 1
 PTX_SEEDS ?= 1 2 3
 
 .PHONY: test-ptx test-ptx-one kernel-profile
-test-ptx: ## run the CUDA kernels' PTX in ../shared/ptxsim, fp32 and bf16, race check on and off, three random schedules
-	$(MAKE) BACKEND=ptx PRECISION=fp32 test-ptx-one
-	$(MAKE) BACKEND=ptx PRECISION=bf16 test-ptx-one
+test-ptx: setup ## run the CUDA kernels' PTX in ../shared/ptxsim, fp32 and bf16, race check on and off, three random schedules
+	@$(MAKE) --no-print-directory BACKEND=ptx PRECISION=fp32 test-ptx-one
+	@$(MAKE) --no-print-directory BACKEND=ptx PRECISION=bf16 test-ptx-one
 
 test-ptx-one: $(PTX_TESTS)
 	tests/ptx/run.sh $(BUILD) "$(PTX_RACE)" "$(PTX_SEEDS)" $^
 
-kernel-profile: ## count what the real PTX does at SD2's shapes, against the targets (ONLY=conv2d: some)
+kernel-profile: setup ## count what the real PTX does at SD2's shapes, against the targets (ONLY=conv2d: some)
 	@$(MAKE) --no-print-directory BACKEND=ptx PRECISION=bf16 build/ptx-bf16/profile >build/kernel-profile.log 2>&1 || \
 	  { tail -n 20 build/kernel-profile.log; exit 1; }
 	bench/kernel_report.py profile --only "$(ONLY)"
