@@ -43,7 +43,8 @@ OPENBLAS       := $(firstword $(wildcard /usr/lib/*-linux-gnu/openblas-openmp/pk
 PKG_CONFIG     := $(if $(OPENBLAS),PKG_CONFIG_PATH=$(OPENBLAS):$$PKG_CONFIG_PATH )pkg-config
 LIBRARY_CFLAGS := $(shell $(PKG_CONFIG) --cflags $(PKGS) 2>/dev/null) -I/usr/include/stb
 LIBRARY_LIBS   := $(shell $(PKG_CONFIG) --libs $(PKGS) 2>/dev/null) $(if $(OPENBLAS),-Wl$(comma)-rpath$(comma)$(OPENBLAS:/pkgconfig=))
-CODE_FLAGS      = -g $(OPT) -march=$(MARCH) -fno-math-errno -fno-trapping-math -ffp-contract=fast -fopenmp $(WARN)
+SYMBOLS        := -g
+CODE_FLAGS      = $(SYMBOLS) $(OPT) -march=$(MARCH) -fno-math-errno -fno-trapping-math -ffp-contract=fast -fopenmp $(WARN)
 CPPFLAGS        = -I. -D_GNU_SOURCE -DPRECISION_$(PRECISION) $(LIBRARY_CFLAGS)
 CFLAGS          = -std=gnu11 $(CODE_FLAGS) -MMD -MP
 LDLIBS          = $(LIBRARY_LIBS) -lpthread -lm
@@ -76,7 +77,8 @@ $(HOST)/%.o: %.c $(HOST)/flags
 	@echo "CC $<"
 	$(Q)$(CC) $(CPPFLAGS) $(CFLAGS) -c $< -o $@
 
-# What depends on the backend: kernels/, the kernel lab, tests.
+# What depends on the backend: kernels/, the kernel lab, tests. Tests are built more often than they run.
+$(BUILD)/tests/%.o: private OPT := $(OPT:-O3=-O2)
 $(BUILD)/%.o: %.c $(BUILD)/flags
 	@mkdir -p $(@D)
 	@echo "CC $<$(if $(filter-out cpu,$(BACKEND)), ($(BACKEND)))"
