@@ -96,7 +96,7 @@ def read_resources(listing, kernel):
         elif found := re.match(r"\s*REG:(\d+) STACK:(\d+) SHARED:(\d+) LOCAL:(\d+)", line):
             k = kernel(name)
             k.registers[arch], k.shared[arch] = int(found[1]), int(found[3])
-            if arch not in ("sm_80", "sm_89") and k.shared[arch]:
+            if int(arch[3:]) >= 90 and k.shared[arch]:
                 k.shared[arch] -= 1 << 10  # counts what is reserved for each block
             k.stack[arch] = int(found[2]) + int(found[4])
 
@@ -205,7 +205,7 @@ def broken_promises(kernels, precision):
 def check(builds, archs):
     bad = 0
     for build in builds:
-        precision = build.rstrip("/").rsplit("-", 1)[1]
+        precision = "bf16" if "-bf16" in build else "fp32"
         kernels = read_build(build, all_sass=False, lab=True)
         for k in kernels:
             registers = " ".join(f"{k.registers.get(a, '-'):>3}" for a in archs)

@@ -35,14 +35,14 @@ emu = $(3:%=emu:$(1):$(2):%)
 UNITS_check := $(TEST_BIN) $(addprefix tests/cli/test_,pipeline.sh errors.sh help.sh)
 UNITS_emu   := $(call emu,bf16,1,$(EMU_MODELS)) $(call emu,bf16,3,$(EMU_KERNELS) tests/emu/test_emu) \
                $(call emu,fp32,1,tests/train/test_diffusion) $(call emu,fp32,1,$(EMU_KERNELS) tests/emu/test_emu)
-UNITS_test  := tests/emu/test_nvcc.sh $(UNITS_emu) tests/emu/test_program.sh \
+UNITS_test  := tests/build/test_nvcc.sh $(UNITS_emu) tests/emu/test_program.sh \
                $(filter-out $(UNITS_check) %/test_ranks.sh %/test_comm.sh %/test_slurm.sh,$(sort $(wildcard tests/cli/test_*.sh))) \
                $(UNITS_check) alone:tests/emu/test_launched.sh \
                $(addprefix alone:,tests/cli/test_ranks.sh tests/emu/test_ranks.sh tests/cli/test_comm.sh)
 # What `make test-all` adds to `make test`.
 UNITS_more  := $(call emu,fp32,1,$(EMU_MODELS)) $(call emu,fp32,3,$(EMU_KERNELS)) \
                $(addprefix alone:,tests/emu/test_mutations.sh tests/ptx/test_ptx.sh $(wildcard tests/cli/test_slurm.sh) \
-                 $(sort $(wildcard tests/build/test_*.sh)))
+                 $(sort $(filter-out %/test_nvcc.sh,$(wildcard tests/build/test_*.sh))))
 UNITS_reference := $(patsubst %,pytest:%,$(filter-out %/test_full_size.py,$(sort $(wildcard tests/reference/test_*.py)))) \
                alone:pytest:tests/reference/test_full_size.py
 
@@ -100,5 +100,9 @@ test-units:
 	  $(MAKE) --no-print-directory BACKEND=emu PRECISION=$(p) $(sort $(call emulated,$(UNITS),$(p)) $(call emu_$(p),$(UNITS))) &&)) :
 	@mkdir -p build/test-logs
 	@bash -o pipefail -c 'tests/run.sh --summary build/test-logs/summary-$(TIER) $(UNITS) | tee build/test-logs/$(TIER).log'
+
+.PHONY: units
+units: # the tests of TIER, one a line
+	@printf '%s\n' $(UNITS)
 
 test-programs: $(TEST_BIN)

@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # Kernels broken on purpose: the emulated tests must notice.
-#     tests/emu/test_mutations.sh         six mutants (make test)
+#     tests/emu/test_mutations.sh         six mutants (make test-all)
 #     tests/emu/test_mutations.sh all     every barrier and every wait of every kernel, and the list below
 #     tests/emu/test_mutations.sh FILE    those of one file, e.g. kernels/conv2d_tiles.cuh
 # A mutant counts as noticed if a test fails, or if the order of threads changes its bits.
@@ -9,12 +9,13 @@ cd "$(dirname "$0")/../.."
 source_folder=$PWD
 which=${1:-short}
 export OMP_NUM_THREADS=${OMP_NUM_THREADS:-1}
-make --no-print-directory BACKEND=emu PRECISION=bf16 test-emu-programs >/dev/null || { echo "0 passed, 1 failed"; exit 1; }
+make --no-print-directory BACKEND=emu PRECISION=bf16 $(basename -s .c tests/kernels/test_*.c | sed 's|^|build/emu-bf16/tests/kernels/|') \
+    >/dev/null || { echo "0 passed, 1 failed"; exit 1; }
 work=$(mktemp -d "${TMPDIR:-/tmp}/cocogold-mutants-XXXXXX")
 trap 'rm -rf "$work"' EXIT
 mkdir -p "$work/build"
-cp -a Makefile kernels util model data eval train bench tests cocogold.c "$work/" 2>/dev/null
-cp -a build/emu-bf16 "$work/build/"
+cp -a Makefile setup.sh kernels util model data eval train bench tests cocogold.c "$work/" 2>/dev/null
+cp -a build/emu-bf16 build/host-bf16 "$work/build/"
 [ -e .cuda ] && ln -s "$source_folder/.cuda" "$work/.cuda"
 passed=0 failed=0
 
