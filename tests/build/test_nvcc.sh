@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Where nvcc is: cocogold is built, warnings as errors; no kernel spills or indexes an array in registers, and tensor-core
+# Where nvcc is: cocogold is built; no kernel spills or indexes an array in registers, and tensor-core
 # instructions are where they are promised; without a GPU the program says so in one sentence, but for what needs none.
 #     tests/build/test_nvcc.sh        bf16, the oldest architecture (make test)
 #     tests/build/test_nvcc.sh all    fp32 too, all architectures (tests/build/test_architectures.sh, make test-all)
@@ -11,7 +11,7 @@ if ! command -v "${NVCC:-nvcc}" >/dev/null; then
 fi
 ./setup.sh --cuda --disassemblers || { echo "0 passed, 1 failed" && exit 1; }
 passed=0 failed=0
-make=(make --no-print-directory BACKEND=cuda PRECISION=bf16 WERROR=1)
+make=(make --no-print-directory BACKEND=cuda PRECISION=bf16)
 if [ "${1:-}" = all ]; then
     program=build/cuda-bf16/cocogold
 else
