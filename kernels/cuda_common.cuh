@@ -5,7 +5,7 @@
 #include <cuda_bf16.h>
 #include <cuda_runtime.h>
 #include <string.h>
-#include "kernels/kernels.h"
+#include "kernels/cost.h"
 
 struct DeviceInternals {
     char name[64];
