@@ -33,25 +33,98 @@ void cublas_check(cublasStatus_t status, const char *what, const char *file, int
     }
 }
 
-void device_open(Device *dev, int index) {
+// ---- What keeps a program from using a GPU, each in one sentence ---------------------------------------------------
+
+#ifndef BUILT_FOR // "sm_80 sm_89": the architectures that cuda.mk has machine code made for
+#define BUILT_FOR "other cards"
+#endif
+
+struct Version { // 12040 is 12.4
+    int major, minor;
+    explicit Version(int number) : major(number / 1000), minor(number % 1000 / 10) {}
+};
+
+// The newest CUDA that the driver knows; 0.0 without a driver.
+static Version driver_version() {
+    int number = 0;
+    CHECK_CUDA(cudaDriverGetVersion(&number));
+    return Version(number);
+}
+
+int gpu_count() {
     int count = 0;
     const cudaError_t error = cudaGetDeviceCount(&count);
-    if (error != cudaSuccess) {
-        die("no NVIDIA GPU can be used here (%s); make BACKEND=cpu builds for this machine", cudaGetErrorString(error));
+    if (error == cudaSuccess) { return count; }
+    const char *hidden = getenv("CUDA_VISIBLE_DEVICES"), *why = cudaGetErrorString(error);
+    const Version driver = driver_version(), toolkit(CUDART_VERSION);
+    if (error == cudaErrorInsufficientDriver && driver.major > 0) {
+        die("no NVIDIA GPU can be used here: the driver is for CUDA %d.%d, this program for CUDA %d.%d: install a "
+            "newer "
+            "driver, or make again with CUDA %d.%d or older",
+            driver.major, driver.minor, toolkit.major, toolkit.minor, driver.major, driver.minor);
     }
+    if (error == cudaErrorInsufficientDriver) { why = "no NVIDIA driver is installed"; }
+    if (error == cudaErrorNoDevice) {
+        why = hidden ? "the driver finds none in CUDA_VISIBLE_DEVICES" : "the driver finds none";
+    }
+    die("no NVIDIA GPU can be used here: %s; make BACKEND=cpu builds for this machine", why);
+}
+
+// Whether a kernel of this program can run on the card: its machine code, or the driver makes some of the PTX.
+static void check_code(const cudaDeviceProp &prop, const void *kernel) {
+    cudaFuncAttributes attributes;
+    const cudaError_t error = cudaFuncGetAttributes(&attributes, kernel);
+    const Version driver = driver_version(), toolkit(CUDART_VERSION);
+    if (error == cudaErrorUnsupportedPtxVersion) {
+        die("%s is sm_%d%d, this program has machine code for " BUILT_FOR
+            ", and the driver (for CUDA %d.%d) does not know "
+            "its PTX (of CUDA %d.%d): install a newer driver, or make again with CUDA_ARCHS=%d%d",
+            prop.name, prop.major, prop.minor, driver.major, driver.minor, toolkit.major, toolkit.minor, prop.major,
+            prop.minor);
+    }
+    if (error == cudaErrorNoKernelImageForDevice || error == cudaErrorInvalidDeviceFunction) {
+        die("%s is sm_%d%d, this program was built for " BUILT_FOR ": make again with CUDA_ARCHS=%d%d", prop.name,
+            prop.major, prop.minor, prop.major, prop.minor);
+    }
+    CHECK_CUDA(error);
+}
+
+// Opening takes a few hundred MB.
+static void check_opened(const cudaDeviceProp &prop, int index, cudaError_t error) {
+    if (error == cudaErrorMemoryAllocation) {
+        die("GPU %d (%s, %.1f GB) has too little memory free even to be opened: other processes hold it (nvidia-smi "
+            "lists "
+            "them)",
+            index, prop.name, 1e-9 * prop.totalGlobalMem);
+    }
+    if (error == cudaErrorDevicesUnavailable) {
+        die("GPU %d (%s) serves another process alone (its compute mode is exclusive, or it is being reset)", index,
+            prop.name);
+    }
+    CHECK_CUDA(error);
+}
+
+static __global__ void fma_loop(float *sink, float multiplier, float addend, int rounds);
+
+void device_open(Device *dev, int index) {
+    const int count = gpu_count();
     if (index < 0 || index >= count) { die("GPU %d is asked for, this machine has %d (0 is the first)", index, count); }
-    CHECK_CUDA(cudaSetDevice(index));
     cudaDeviceProp prop;
     CHECK_CUDA(cudaGetDeviceProperties(&prop, index));
     if (prop.major < 8) { die("%s is sm_%d%d, sm_80 or newer is needed", prop.name, prop.major, prop.minor); }
+    check_opened(prop, index, cudaSetDevice(index));
+    check_code(prop, (const void *)fma_loop);
     *dev = Device();
     dev->scope = "";
     DeviceInternals *in = dev->internals = (DeviceInternals *)xcalloc(1, sizeof *dev->internals);
     snprintf(in->name, sizeof in->name, "%.63s", prop.name);
     in->index = index;
-    CHECK_CUDA(cudaStreamCreateWithFlags(&in->compute, cudaStreamNonBlocking));
+    check_opened(prop, index, cudaStreamCreateWithFlags(&in->compute, cudaStreamNonBlocking));
     CHECK_CUDA(cudaStreamCreateWithFlags(&in->copy, cudaStreamNonBlocking));
     CHECK_CUBLAS(cublasLtCreate(&in->lt));
+    size_t free_bytes, total_bytes;
+    device_memory(dev, &free_bytes, &total_bytes);
+    in->taken = total_bytes - free_bytes;
 }
 
 void device_close(Device *dev) {
@@ -93,8 +166,10 @@ void *device_alloc(Device *dev, size_t bytes) {
     if (!pointer) {
         size_t free_bytes, total_bytes;
         device_memory(dev, &free_bytes, &total_bytes);
-        die("%.3f GB of GPU memory are needed, %.3f of %.3f GB are free", 1e-9 * bytes, 1e-9 * free_bytes,
-            1e-9 * total_bytes);
+        die("%.3f GB of GPU memory are needed, %.3f of %.3f GB are free: %.3f GB were taken when this program opened "
+            "the "
+            "GPU, by CUDA itself and by other processes (nvidia-smi lists them)",
+            1e-9 * bytes, 1e-9 * free_bytes, 1e-9 * total_bytes, 1e-9 * dev->internals->taken);
     }
     return pointer;
 }
