@@ -4,6 +4,7 @@
 #include "util/philox.h"
 #include "util/progress.h"
 #include <math.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -73,7 +74,24 @@ double median(double *values, int count) {
 double roofline_share(const TraceRow *row, double seconds, const Peaks *peaks) {
     TraceRow copy = *row;
     Trace one = {.rows = &copy, .count = 1};
-    return trace_least_seconds(&one, peaks) / seconds;
+    return peaks->bytes_per_s > 0 ? trace_least_seconds(&one, peaks) / seconds : 0;
+}
+
+const char *format_share(double share, char text[16]) {
+    if (share == 0) { return "-"; }
+    snprintf(text, 16, "%.0f%%", 100 * share);
+    return text;
+}
+
+void print_peaks(const Device *dev, const Peaks *p) {
+    if (p->bytes_per_s == 0) {
+        printf("%s: too little memory is free to measure what it reaches at best\n", device_name(dev));
+        return;
+    }
+    printf("%s: at best %.1f GFLOP/s (%.1f in GEMM", device_name(dev), 1e-9 * p->flops_per_s[UNIT_FP32],
+           1e-9 * p->flops_per_s[UNIT_GEMM]);
+    if (p->flops_per_s[UNIT_MMA] > 0) { printf(", %.1f in bf16 by mma.sync", 1e-9 * p->flops_per_s[UNIT_MMA]); }
+    printf("), %.1f GB/s\n", 1e-9 * p->bytes_per_s);
 }
 
 void bench_start(Bench *b) {

@@ -60,8 +60,11 @@ void bench_layer(Bench *b, const BenchLayer *layer, const char *model, const int
 
 // Sorts and returns the median.
 double median(double *values, int count);
-// The least time of a row, as a share of the time it took.
+// The least time of a row, as a share of the time it took; 0 if the peaks were not measured.
 double roofline_share(const TraceRow *row, double seconds, const Peaks *peaks);
+// Such a share as " 87%", or "-" for 0.
+const char *format_share(double share, char text[16]);
+void print_peaks(const Device *dev, const Peaks *peaks);
 
 // ---- bench_step.c: a whole training step ---------------------------------------------------------------------------
 
@@ -84,6 +87,7 @@ typedef struct {
 } StepResult;
 
 StepResult bench_step(const StepOptions *options, Device *dev);
+double step_roofline_share(const StepResult *r, const Peaks *peaks); // as roofline_share
 void step_result_print(const StepResult *r, const Peaks *peaks);
 void step_result_free(StepResult *r);
 

@@ -305,9 +305,10 @@ static int slower_first(const void *a, const void *b) {
 }
 
 static void print_row(const TraceRow *row, double steps, double total, const Peaks *peaks) {
-    printf("%-28s %-9s %7.0f %10.3f %6.1f%% %9.1f %8.1f %7.0f%%\n", row->name, row->scope, row->launches / steps,
+    char share[16];
+    printf("%-28s %-9s %7.0f %10.3f %6.1f%% %9.1f %8.1f %8s\n", row->name, row->scope, row->launches / steps,
            1e3 * row->seconds / steps, 100 * row->seconds / total, 1e-9 * row->flops / row->seconds,
-           1e-9 * row->bytes / row->seconds, 100 * roofline_share(row, row->seconds, peaks));
+           1e-9 * row->bytes / row->seconds, format_share(roofline_share(row, row->seconds, peaks), share));
 }
 
 // The profile's rows added up by scope ("forward", "backward", ...).
@@ -329,16 +330,20 @@ static void print_scopes(const Trace *profile, double steps, double total) {
     printf("\n");
 }
 
+double step_roofline_share(const StepResult *r, const Peaks *peaks) {
+    return peaks->bytes_per_s > 0 ? trace_least_seconds(&r->profile, peaks) / r->profile_steps / r->seconds : 0;
+}
+
 void step_result_print(const StepResult *r, const Peaks *peaks) {
     double steps = r->profile_steps, total = 0;
-    char memory[24], arena[24];
+    char memory[24], arena[24], share[16];
     for (int i = 0; i < r->profile.count; i++) { total += r->profile.rows[i].seconds; }
     printf("%s: %.1f M parameters, batch %d, %dx%d latents, %d tokens\n", r->name, 1e-6 * (double)r->parameters, r->B,
            r->size, r->size, r->tokens);
-    printf("step %.4g s (%.4g to %.4g in %d), %.3g samples/s, %.1f GFLOP/s, %.0f%% of the roofline, peak memory %s "
+    printf("step %.4g s (%.4g to %.4g in %d), %.3g samples/s, %.1f GFLOP/s, %s of the roofline, peak memory %s "
            "(activations %s), loss %.3f\n",
            r->seconds, r->low, r->high, r->runs, r->B / r->seconds, 1e-9 * r->profile.flops / steps / r->seconds,
-           100 * trace_least_seconds(&r->profile, peaks) / steps / r->seconds, format_bytes(r->peak_bytes, memory),
+           format_share(step_roofline_share(r, peaks), share), format_bytes(r->peak_bytes, memory),
            format_bytes(r->arena_bytes, arena), r->loss);
     print_scopes(&r->profile, steps, total);
     printf("\n%-28s %-9s %7s %10s %7s %9s %8s %8s\n", "function", "scope", "calls", "ms", "share", "GFLOP/s", "GB/s",

@@ -29,19 +29,14 @@ static const char *format_shape(const BenchResult *r, char text[96]) {
     return text;
 }
 
-static void print_peaks(const Device *dev, const Peaks *p) {
-    printf("%s: at best %.1f GFLOP/s (%.1f in GEMM), %.1f GB/s\n\n", device_name(dev), 1e-9 * p->flops_per_s,
-           1e-9 * p->gemm_flops_per_s, 1e-9 * p->bytes_per_s);
-}
-
 static void print_layer(const BenchResult *results, int count, const Peaks *peaks) {
     printf("%s (%s)\n", results->layer, results->sizes);
     printf("  %-28s %-6s %-28s %12s %9s %8s %8s\n", "function", "model", "shape", "us", "GFLOP/s", "GB/s", "roofline");
     for (const BenchResult *r = results; r < results + count; r++) {
-        char shape[96];
-        printf("  %-28s %-6s %-28s %12.2f %9.1f %8.1f %7.0f%%\n", r->row.name, r->model, format_shape(r, shape),
+        char shape[96], share[16];
+        printf("  %-28s %-6s %-28s %12.2f %9.1f %8.1f %8s\n", r->row.name, r->model, format_shape(r, shape),
                1e6 * r->seconds, 1e-9 * r->row.flops / r->seconds, 1e-9 * r->row.bytes / r->seconds,
-               100 * roofline_share(&r->row, r->seconds, peaks));
+               format_share(roofline_share(&r->row, r->seconds, peaks), share));
     }
     printf("\n");
     fflush(stdout);
@@ -49,9 +44,16 @@ static void print_layer(const BenchResult *results, int count, const Peaks *peak
 
 static void put_peaks(yajl_gen gen, const Device *dev, const Peaks *p) {
     json_put_string(gen, "device", device_name(dev));
-    json_put_number(gen, "flops_per_s", p->flops_per_s);
-    json_put_number(gen, "gemm_flops_per_s", p->gemm_flops_per_s);
+    if (p->bytes_per_s == 0) { return; } // not measured
+    json_put_number(gen, "flops_per_s", p->flops_per_s[UNIT_FP32]);
+    json_put_number(gen, "mma_flops_per_s", p->flops_per_s[UNIT_MMA]);
+    json_put_number(gen, "gemm_flops_per_s", p->flops_per_s[UNIT_GEMM]);
     json_put_number(gen, "bytes_per_s", p->bytes_per_s);
+}
+
+// Left out if the peaks were not measured.
+static void put_share(yajl_gen gen, double share) {
+    if (share > 0) { json_put_number(gen, "roofline", share); }
 }
 
 static void put_row(yajl_gen gen, const TraceRow *row, double seconds, const Peaks *peaks) {
@@ -59,7 +61,8 @@ static void put_row(yajl_gen gen, const TraceRow *row, double seconds, const Pea
     json_put_number(gen, "seconds", seconds);
     json_put_number(gen, "flops", row->flops);
     json_put_number(gen, "bytes", row->bytes);
-    json_put_number(gen, "roofline", roofline_share(row, seconds, peaks));
+    json_put_string(gen, "unit", unit_name(row->unit));
+    put_share(gen, roofline_share(row, seconds, peaks));
 }
 
 static void write_kernels(const char *path, const Bench *b, const Peaks *peaks) {
@@ -116,7 +119,7 @@ static void write_step(const char *path, const StepResult *r, const Device *dev,
     json_put_number(gen, "loss", r->loss);
     json_put_number(gen, "flops", r->profile.flops / r->profile_steps);
     json_put_number(gen, "bytes", r->profile.bytes / r->profile_steps);
-    json_put_number(gen, "roofline", trace_least_seconds(&r->profile, peaks) / r->profile_steps / r->seconds);
+    put_share(gen, step_roofline_share(r, peaks));
     json_put_number(gen, "peak_bytes", r->peak_bytes);
     json_put_number(gen, "arena_bytes", r->arena_bytes);
     put_profile(gen, r, peaks);
@@ -134,6 +137,7 @@ static void put_launches(yajl_gen gen, const char *key, const Trace *trace) {
         json_put_integer(gen, "launches", row->launches);
         json_put_number(gen, "bytes", row->bytes / row->launches); // of one launch
         json_put_number(gen, "flops", row->flops / row->launches);
+        json_put_string(gen, "unit", unit_name(row->unit));
         yajl_gen_map_close(gen);
     }
     yajl_gen_array_close(gen);
@@ -211,6 +215,7 @@ static void bench_kernels(const char *what, const BenchOptions *o, Device *dev) 
     bench_open(&b, o->step.runs, dev);
     Peaks peaks = device_measure_peaks(dev);
     print_peaks(dev, &peaks);
+    printf("\n");
     for (const BenchLayer *layer = bench_layers; layer->name; layer++) {
         if (all || layer == one) { run_layer(&b, layer, o, &peaks); }
     }
@@ -229,11 +234,12 @@ static void bench_versions(const char *what, const BenchOptions *o, Device *dev)
     bench_close(&b);
 }
 
-// The step comes first: measuring the peaks needs memory of its own.
+// The step comes first: measuring the peaks needs memory of its own, which the process's largest set would count.
 static void bench_steps(const BenchOptions *o, Device *dev) {
     StepResult r = bench_step(&o->step, dev);
     Peaks peaks = device_measure_peaks(dev);
     print_peaks(dev, &peaks);
+    printf("\n");
     step_result_print(&r, &peaks);
     if (o->json) { write_step(o->json, &r, dev, &peaks); }
     step_result_free(&r);

@@ -344,7 +344,7 @@ def compare_layer(layer, args):
     for key, row in rows.items():
         row["ours"] = middle(times[key][0], args)
         row["torch"] = min(middle(samples, args) for samples in times[key][1].values())
-        row["roofline"] *= row["seconds"] / row["ours"]
+        row["roofline"] = row.get("roofline", 0) * row["seconds"] / row["ours"]
         print(f"{layer:12} {row['function']:26} {row['model']:5} {row['shape']:26} {1e6 * row['ours']:11.1f} us "
               f"PyTorch {1e6 * row['torch']:11.1f} us  ratio {row['ours'] / row['torch']:.2f}", flush=True)  # fmt: skip
     return list(rows.values())
@@ -416,7 +416,7 @@ def compare_step(preset, args):
                 ours = run_cocogold(["step", "--preset", preset, "--runs", str(args.runs), "--recompute", level,
                                      "--write-config", config], args.threads)  # fmt: skip
                 if args.least:
-                    ours["roofline"] *= ours["seconds"] / ours["least"]
+                    ours["roofline"] = ours.get("roofline", 0) * ours["seconds"] / ours["least"]
                     ours["seconds"] = ours["least"]
                 turns.setdefault((level,), []).append({**ours, "peak": ours["peak_bytes"]})
             for layout, adam in STEP_VARIANTS:
@@ -440,6 +440,11 @@ def compare_step(preset, args):
             r["roofline"] *= values[-1]["seconds"] / r["seconds"]
         print(f"step {preset}: {step_name(key)}: {r['seconds']:.3f} s, {r['peak'] / 1e6:.0f} MB", flush=True)
     return result
+
+
+def percent(share):
+    """0: the machine's peaks were not measured."""
+    return f"{100 * share:.0f}%" if share else "-"
 
 
 def step_name(key):
@@ -483,7 +488,7 @@ def step_table(preset, result):
     for key in sorted(result, key=len):
         v = result[key]
         mine = len(key) == 1
-        share = f"{100 * v['roofline']:.0f}%" if mine else ""
+        share = percent(v.get("roofline", 0)) if mine else ""
         note = "" if mine else f" ({v['imported'] / 1e6:.0f} MB after the imports)"
         flops = v["flops"] if mine else ours["flops"]
         lines.append(
@@ -510,7 +515,7 @@ def kernel_table(rows):
         lines.append(
             f"| {r['layer']} | {r['function']} | {r['model']} | {r['shape']} | {1e6 * r['ours']:.1f} | "
             f"{1e6 * r['torch']:.1f} | {r['ours'] / r['torch']:.2f} | {1e-9 * r['flops'] / r['ours']:.1f} | "
-            f"{1e-9 * r['bytes'] / r['ours']:.1f} | {100 * r['roofline']:.0f}% |"
+            f"{1e-9 * r['bytes'] / r['ours']:.1f} | {percent(r['roofline'])} |"
         )
     slow = [r for r in rows if r["ours"] > 2 * r["torch"]]
     lines += ["", f"{len(rows)} rows; slower than half of PyTorch's speed (ratio above 2): {len(slow)}."]

@@ -29,7 +29,8 @@ SM = {
     "sm_120": (48, 24, 65536, 100 << 10),
 }
 
-# Ceilings: memory (bytes/s), cuBLASLt's best measured rate, tensor cores by mma.sync (on Hopper 62% of wgmma's), fp32.
+# Ceilings: memory (bytes/s), then FLOP/s by unit as kernels/cost.h names them: cuBLASLt's best measured rate, tensor
+# cores by mma.sync (on Hopper 62% of wgmma's), fp32.
 # Data sheets (A100 SXM 40 GB, H100 SXM, RTX 4090; dense bf16 with fp32 accumulation); 271 and 795 TFLOP/s: largest
 # bf16 GEMM rates seen on these cards.
 Card = collections.namedtuple("Card", "memory gemm mma fp32")
@@ -251,7 +252,6 @@ CASES = (
     Case("dice", "1,262144", "dice_loss", "stream", "one picture of 512 x 512"),
 )
 
-PEAK = 312e12  # A100, tensor cores in bf16
 TIMES = {"conv": 1.25, "attention": 1.5}  # bound time over the time of the useful FLOPs, at most
 BOUND = {"conv": ("tensor",), "attention": ("tensor", "SFU"), "stream": ("DRAM",)}
 MAIN = 0.05  # kernels with less of the function's traffic are listed and not held to the targets, nor are such stores
@@ -327,7 +327,8 @@ def judge(case, result):
         rows.append(Row(case, k, is_main, missed(case, k, is_main)))
         misses += rows[-1].misses
     trace = result["trace"]
-    useful = trace["bytes"] / CARDS["A100"].memory if case.kind == "stream" else trace["flops"] / PEAK
+    card = CARDS["A100"]
+    useful = trace["bytes"] / card.memory if case.kind == "stream" else trace["flops"] / getattr(card, trace["unit"])
     ratio = 1e-6 * sum(r.kernel["bound"]["A100"]["us"] for r in rows if r.main) / useful
     if case.kind in TIMES and ratio > TIMES[case.kind]:
         misses.append(f"{ratio:.2f} times the useful time")
@@ -376,9 +377,7 @@ def profile_rows(outcome):
 
 def seconds(row, card):
     """Of one launch at the roofline."""
-    name = row["function"]
-    rate = card.gemm if name.startswith("linear") else card.mma if re.match("conv2d|attention", name) else card.fp32
-    return max(row["bytes"] / card.memory, row["flops"] / rate)
+    return max(row["bytes"] / card.memory, row["flops"] / getattr(card, row["unit"]))
 
 
 def samples_per_second(plan, micro_steps, name):
@@ -504,8 +503,9 @@ run in the simulator `../shared/ptxsim`.
 STEP = """## The speed of light
 
 Each launch takes at least max(bytes / memory rate, FLOPs / compute rate); the sum over all launches is the step's speed of
-light. Ceilings: {ceilings}. linear is held to the best rate known of cuBLASLt's products, conv2d and
-attention to that of the tensor cores by `mma.sync` (on Hopper 62% of `wgmma`'s), all others to fp32.
+light. Ceilings: {ceilings}. linear is held to the best rate known of cuBLASLt's products (and so is
+attention with heads above 160, which calls it), conv2d and attention to that of the tensor cores by `mma.sync` (on Hopper
+62% of `wgmma`'s), all others to fp32: as kernels/cost.h says for each function.
 
 """
 

@@ -413,10 +413,7 @@ static int parse_version(const char *text, const LabLayer *layer) {
 }
 
 static void print_head(const LabLayer *layer, const int *size, bool timed, const Device *dev, const Peaks *peaks) {
-    if (timed) {
-        printf("%s: at best %.1f GFLOP/s (%.1f in GEMM), %.1f GB/s\n", device_name(dev), 1e-9 * peaks->flops_per_s,
-               1e-9 * peaks->gemm_flops_per_s, 1e-9 * peaks->bytes_per_s);
-    }
+    if (timed) { print_peaks(dev, peaks); }
     printf("%s, %s = %d", layer->function, layer->sizes, size[0]);
     int i = 1;
     for (const char *p = strchr(layer->sizes, ','); p; p = strchr(p + 1, ',')) { printf(",%d", size[i++]); }
@@ -430,8 +427,10 @@ static void print_row(const LabLayer *layer, int version, const LabResult *r, co
     const char *what = lab_has_steps() ? layer->versions[version - 1] : "the CPU's own";
     printf("  %d  %-52s %8.1e", version, what, r->error);
     if (seconds > 0) {
-        printf(" %12.2f %9.1f %8.1f %7.1f%%", 1e6 * seconds, 1e-9 * r->timing.row.flops / seconds,
-               1e-9 * r->timing.row.bytes / seconds, 100 * roofline_share(&r->timing.row, seconds, peaks));
+        char share[16];
+        printf(" %12.2f %9.1f %8.1f %8s", 1e6 * seconds, 1e-9 * r->timing.row.flops / seconds,
+               1e-9 * r->timing.row.bytes / seconds,
+               format_share(roofline_share(&r->timing.row, seconds, peaks), share));
     }
     printf("\n");
     fflush(stdout);

@@ -1,7 +1,7 @@
 // Activations: SiLU (Elfwing et al. 2017), GELU (Hendrycks & Gimpel 2016, the erf form) and its sigmoid approximation,
 // GEGLU (Shazeer 2020).
+#include "kernels/cost.h"
 #include "kernels/cpu.h"
-#include "kernels/kernels.h"
 #include "kernels/vecmath.h"
 
 static inline float silu(float x) { return x * fast_sigmoidf(x); }
@@ -26,44 +26,44 @@ static inline float quick_gelu_slope(float x) {
 }
 
 void silu_forward(floatX *out, const floatX *inp, size_t n, Device *dev) {
-    if (!device_launch(dev, "silu_forward", 2.0 * n * sizeof(floatX), 4.0 * n)) { return; }
+    if (!device_launch(dev, "silu_forward", silu_forward_cost(n))) { return; }
 #pragma omp parallel for simd schedule(static) if (n >= PARALLEL_MIN)
     for (size_t i = 0; i < n; i++) { out[i] = silu(inp[i]); }
 }
 
 void silu_backward(floatX *dinp, const floatX *dout, const floatX *inp, size_t n, Device *dev) {
-    if (!device_launch(dev, "silu_backward", 3.0 * n * sizeof(floatX), 8.0 * n)) { return; }
+    if (!device_launch(dev, "silu_backward", silu_backward_cost(n))) { return; }
 #pragma omp parallel for simd schedule(static) if (n >= PARALLEL_MIN)
     for (size_t i = 0; i < n; i++) { dinp[i] = dout[i] * silu_slope(inp[i]); }
 }
 
 void gelu_forward(floatX *out, const floatX *inp, size_t n, Device *dev) {
-    if (!device_launch(dev, "gelu_forward", 2.0 * n * sizeof(floatX), 5.0 * n)) { return; }
+    if (!device_launch(dev, "gelu_forward", gelu_forward_cost(n))) { return; }
 #pragma omp parallel for simd schedule(static) if (n >= PARALLEL_MIN)
     for (size_t i = 0; i < n; i++) { out[i] = gelu(inp[i]); }
 }
 
 void gelu_backward(floatX *dinp, const floatX *dout, const floatX *inp, size_t n, Device *dev) {
-    if (!device_launch(dev, "gelu_backward", 3.0 * n * sizeof(floatX), 10.0 * n)) { return; }
+    if (!device_launch(dev, "gelu_backward", gelu_backward_cost(n))) { return; }
 #pragma omp parallel for simd schedule(static) if (n >= PARALLEL_MIN)
     for (size_t i = 0; i < n; i++) { dinp[i] = dout[i] * gelu_slope(inp[i]); }
 }
 
 void quick_gelu_forward(floatX *out, const floatX *inp, size_t n, Device *dev) {
-    if (!device_launch(dev, "quick_gelu_forward", 2.0 * n * sizeof(floatX), 5.0 * n)) { return; }
+    if (!device_launch(dev, "quick_gelu_forward", quick_gelu_forward_cost(n))) { return; }
 #pragma omp parallel for simd schedule(static) if (n >= PARALLEL_MIN)
     for (size_t i = 0; i < n; i++) { out[i] = quick_gelu(inp[i]); }
 }
 
 void quick_gelu_backward(floatX *dinp, const floatX *dout, const floatX *inp, size_t n, Device *dev) {
-    if (!device_launch(dev, "quick_gelu_backward", 3.0 * n * sizeof(floatX), 9.0 * n)) { return; }
+    if (!device_launch(dev, "quick_gelu_backward", quick_gelu_backward_cost(n))) { return; }
 #pragma omp parallel for simd schedule(static) if (n >= PARALLEL_MIN)
     for (size_t i = 0; i < n; i++) { dinp[i] = dout[i] * quick_gelu_slope(inp[i]); }
 }
 
 void geglu_forward(floatX *out, const floatX *inp, int N, int H, Device *dev) {
     size_t n = (size_t)N * H;
-    if (!device_launch(dev, "geglu_forward", 3.0 * n * sizeof(floatX), 6.0 * n)) { return; }
+    if (!device_launch(dev, "geglu_forward", geglu_forward_cost(N, H))) { return; }
 #pragma omp parallel for schedule(static) if (n >= PARALLEL_MIN)
     for (int row = 0; row < N; row++) {
         const float *value = inp + (size_t)row * 2 * H, *gate = value + H;
@@ -75,7 +75,7 @@ void geglu_forward(floatX *out, const floatX *inp, int N, int H, Device *dev) {
 
 void geglu_backward(floatX *dinp, const floatX *dout, const floatX *inp, int N, int H, Device *dev) {
     size_t n = (size_t)N * H;
-    if (!device_launch(dev, "geglu_backward", 5.0 * n * sizeof(floatX), 13.0 * n)) { return; }
+    if (!device_launch(dev, "geglu_backward", geglu_backward_cost(N, H))) { return; }
 #pragma omp parallel for schedule(static) if (n >= PARALLEL_MIN)
     for (int row = 0; row < N; row++) {
         const float *value = inp + (size_t)row * 2 * H, *gate = value + H, *dy = dout + (size_t)row * H;

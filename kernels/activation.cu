@@ -51,41 +51,41 @@ static __global__ void __launch_bounds__(THREADS)
     store_part(dinp + i, x, n - i);
 }
 
-template <Activation A>
-static void forward(const char *name, double flops, floatX *out, const floatX *inp, size_t n, Device *dev) {
-    if (!device_launch(dev, name, 2.0 * n * sizeof(floatX), flops * n) || n == 0) { return; }
+template <Activation A> static void forward(floatX *out, const floatX *inp, size_t n, Device *dev) {
+    if (n == 0) { return; }
     launch<activate<A>>(dev, blocks_for(n, VEC), THREADS, 0, out, inp, n);
 }
 
 template <Activation A>
-static void backward(const char *name, double flops, floatX *dinp, const floatX *dout, const floatX *inp, size_t n,
-                     Device *dev) {
-    if (!device_launch(dev, name, 3.0 * n * sizeof(floatX), flops * n) || n == 0) { return; }
+static void backward(floatX *dinp, const floatX *dout, const floatX *inp, size_t n, Device *dev) {
+    if (n == 0) { return; }
     launch<activate_backward<A>>(dev, blocks_for(n, VEC), THREADS, 0, dinp, dout, inp, n);
 }
 
 void silu_forward(floatX *out, const floatX *inp, size_t n, Device *dev) {
-    forward<SILU>("silu_forward", 4, out, inp, n, dev);
+    if (device_launch(dev, "silu_forward", silu_forward_cost(n))) { forward<SILU>(out, inp, n, dev); }
 }
 
 void silu_backward(floatX *dinp, const floatX *dout, const floatX *inp, size_t n, Device *dev) {
-    backward<SILU>("silu_backward", 8, dinp, dout, inp, n, dev);
+    if (device_launch(dev, "silu_backward", silu_backward_cost(n))) { backward<SILU>(dinp, dout, inp, n, dev); }
 }
 
 void gelu_forward(floatX *out, const floatX *inp, size_t n, Device *dev) {
-    forward<GELU>("gelu_forward", 5, out, inp, n, dev);
+    if (device_launch(dev, "gelu_forward", gelu_forward_cost(n))) { forward<GELU>(out, inp, n, dev); }
 }
 
 void gelu_backward(floatX *dinp, const floatX *dout, const floatX *inp, size_t n, Device *dev) {
-    backward<GELU>("gelu_backward", 10, dinp, dout, inp, n, dev);
+    if (device_launch(dev, "gelu_backward", gelu_backward_cost(n))) { backward<GELU>(dinp, dout, inp, n, dev); }
 }
 
 void quick_gelu_forward(floatX *out, const floatX *inp, size_t n, Device *dev) {
-    forward<QUICK_GELU>("quick_gelu_forward", 5, out, inp, n, dev);
+    if (device_launch(dev, "quick_gelu_forward", quick_gelu_forward_cost(n))) { forward<QUICK_GELU>(out, inp, n, dev); }
 }
 
 void quick_gelu_backward(floatX *dinp, const floatX *dout, const floatX *inp, size_t n, Device *dev) {
-    backward<QUICK_GELU>("quick_gelu_backward", 9, dinp, dout, inp, n, dev);
+    if (device_launch(dev, "quick_gelu_backward", quick_gelu_backward_cost(n))) {
+        backward<QUICK_GELU>(dinp, dout, inp, n, dev);
+    }
 }
 
 // Where in (N, 2H) the value of output element i of (N, H) stands; its gate is H further. 32-bit division: fewer than
@@ -133,7 +133,7 @@ static __global__ void __launch_bounds__(THREADS)
 
 void geglu_forward(floatX *out, const floatX *inp, int N, int H, Device *dev) {
     const size_t n = (size_t)N * H;
-    if (!device_launch(dev, "geglu_forward", 3.0 * n * sizeof(floatX), 6.0 * n) || n == 0) { return; }
+    if (!device_launch(dev, "geglu_forward", geglu_forward_cost(N, H)) || n == 0) { return; }
     if (H % VEC == 0) {
         launch<geglu<VEC>>(dev, blocks_for(n, VEC), THREADS, 0, out, inp, (unsigned)(n / VEC), H);
     } else {
@@ -143,7 +143,7 @@ void geglu_forward(floatX *out, const floatX *inp, int N, int H, Device *dev) {
 
 void geglu_backward(floatX *dinp, const floatX *dout, const floatX *inp, int N, int H, Device *dev) {
     const size_t n = (size_t)N * H;
-    if (!device_launch(dev, "geglu_backward", 5.0 * n * sizeof(floatX), 13.0 * n) || n == 0) { return; }
+    if (!device_launch(dev, "geglu_backward", geglu_backward_cost(N, H)) || n == 0) { return; }
     if (H % VEC == 0) {
         launch<geglu_gradient<VEC>>(dev, blocks_for(n, VEC), THREADS, 0, dinp, dout, inp, (unsigned)(n / VEC), H);
     } else {

@@ -2,7 +2,7 @@
 // computes each tile of probabilities again from lse. Tiles of scores are held transposed, (keys, queries): a vector
 // register is a row of queries, so that maxima and sums need no step across its lanes, and only the queries (and dout)
 // of a tile are packed.
-#include "kernels/kernels.h"
+#include "kernels/cost.h"
 #include <assert.h>
 #include <math.h>
 #include <string.h>
@@ -152,14 +152,6 @@ static void forward_tile(float *out, float *lse, const float *q, const float *k,
 
 static size_t forward_floats(const Attention *a) { return (size_t)BQ * a->HS + BK * BQ; }
 
-// Pairs of query and key that see each other, over all samples and heads.
-static double pairs(const Attention *a) {
-    double per_head = a->causal ? 0.5 * a->Tq * (a->Tq + 1.0) : (double)a->Tq * a->Tk;
-    return per_head * a->B * a->NH;
-}
-static double query_elements(const Attention *a) { return (double)a->B * a->NH * a->Tq * a->HS; }
-static double key_elements(const Attention *a) { return (double)a->B * a->NH * a->Tk * a->HS; }
-
 static void check(const Attention *a) {
     assert(a->HS % 8 == 0 && a->HS > 0);
     assert(!a->causal || a->Tq == a->Tk);
@@ -170,8 +162,7 @@ void attention_forward(floatX *out, float *lse, const floatX *q, const floatX *k
                        Device *dev) {
     const Attention *a = &attention;
     check(a);
-    double bytes = sizeof(floatX) * 2 * (query_elements(a) + key_elements(a)) + sizeof(float) * a->B * a->NH * a->Tq;
-    bool run = device_launch(dev, "attention_forward", bytes, 4 * pairs(a) * a->HS);
+    bool run = device_launch(dev, "attention_forward", attention_forward_cost(attention));
     size_t floats = forward_floats(a);
     float *scratch = device_workspace(dev, omp_get_max_threads() * floats * sizeof(float));
     if (!run) { return; }
@@ -288,10 +279,8 @@ void attention_backward(floatX *dq, floatX *dk, floatX *dv, const floatX *dout, 
                         const floatX *v, const floatX *out, const float *lse, Attention attention, Device *dev) {
     const Attention *a = &attention;
     check(a);
-    int gradients = (dq != NULL) + (dk != NULL) + (dv != NULL), heads = a->B * a->NH;
-    double bytes = sizeof(floatX) * (query_elements(a) * (dq ? 4 : 3) + key_elements(a) * (2 + !!dk + !!dv)) +
-                   sizeof(float) * heads * a->Tq;
-    bool run = device_launch(dev, "attention_backward", bytes, (4.0 + 2 * gradients) * pairs(a) * a->HS);
+    int heads = a->B * a->NH;
+    bool run = device_launch(dev, "attention_backward", attention_backward_cost(dq, dk, dv, attention));
     int parts = key_parts(a);
     size_t floats = backward_floats(a), threads = omp_get_max_threads(), part_floats = (size_t)a->Tq * a->HS;
     size_t partial_floats = dq && parts > 1 ? heads * parts * part_floats : 0;

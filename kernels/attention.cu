@@ -553,7 +553,7 @@ static void backward_large(floatX *dq, floatX *dk, floatX *dv, const floatX *dou
 // ---- The functions of kernels.h ------------------------------------------------------------------------------------
 
 // Head sizes up to these are tiled; in fp32 backward's sums of more columns would leave no registers.
-enum { LARGEST_TILED = 160, LARGEST_TILED_BACKWARD = sizeof(floatX) == 2 ? 160 : 128 };
+enum { LARGEST_TILED = ATTENTION_TILED, LARGEST_TILED_BACKWARD = sizeof(floatX) == 2 ? LARGEST_TILED : 128 };
 
 template <int D>
 static void forward(floatX *out, float *lse, const floatX *q, const floatX *k, const floatX *v, Attention a,
@@ -612,15 +612,9 @@ static void backward(floatX *dq, floatX *dk, floatX *dv, const floatX *dout, con
     if (dv) { launch<fold_chunks>(dev, blocks, 256, 0, dv, p.dv, p.chunks, a, a.v_stride, 1.0f); }
 }
 
-// Query-key pairs that are looked at.
-static double pairs_of(const Attention &a) {
-    return (double)a.B * a.NH * (a.causal ? 0.5 * a.Tq * (a.Tq + 1.0) : (double)a.Tq * a.Tk);
-}
-
 void attention_forward(floatX *out, float *lse, const floatX *q, const floatX *k, const floatX *v, Attention a,
                        Device *dev) {
-    const double tokens = (double)a.B * a.NH * a.HS, bytes = sizeof(floatX) * tokens * 2.0 * ((double)a.Tq + a.Tk);
-    const bool run = device_launch(dev, "attention_forward", bytes + 4.0 * a.B * a.NH * a.Tq, 4.0 * a.HS * pairs_of(a));
+    const bool run = device_launch(dev, "attention_forward", attention_forward_cost(a));
     void *workspace = a.HS > LARGEST_TILED ? device_workspace(dev, scores_in(NULL, a, false).bytes) : NULL;
     if (!run) { return; }
     if (a.HS > LARGEST_TILED) { return forward_large(out, lse, q, k, v, a, workspace, dev); }
@@ -636,10 +630,7 @@ void attention_forward(floatX *out, float *lse, const floatX *q, const floatX *k
 
 void attention_backward(floatX *dq, floatX *dk, floatX *dv, const floatX *dout, const floatX *q, const floatX *k,
                         const floatX *v, const floatX *out, const float *lse, Attention a, Device *dev) {
-    const double tokens = (double)a.B * a.NH * a.HS, rows = (double)a.B * a.NH * a.Tq;
-    const double bytes =
-        sizeof(floatX) * tokens * (3.0 * a.Tq + 2.0 * a.Tk + (dq ? a.Tq : 0) + (dk ? a.Tk : 0.0) + (dv ? a.Tk : 0));
-    const bool run = device_launch(dev, "attention_backward", bytes + 4.0 * rows, 10.0 * a.HS * pairs_of(a));
+    const bool run = device_launch(dev, "attention_backward", attention_backward_cost(dq, dk, dv, a));
     if (a.HS > LARGEST_TILED_BACKWARD) { return backward_large(dq, dk, dv, dout, q, k, v, out, lse, a, dev, run); }
     auto *tiled = a.HS <= 32    ? backward<32>
                   : a.HS <= 48  ? backward<48>

@@ -8,6 +8,11 @@
 #include "util/error.h"
 
 const bool comm_needs_mpi = true;
+#ifdef HAVE_MPI
+const char *const comm_lacks = NULL;
+#else
+const char *const comm_lacks = "MPI: install Open MPI's headers (setup.sh does)";
+#endif
 void comm_before_waiting(Comm *comm) { (void)comm; }
 int comm_device_index(const Comm *comm) { return comm->local_rank; }
 

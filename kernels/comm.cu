@@ -1,5 +1,5 @@
-// Communication between ranks on GPUs, over NCCL, on a stream of its own.
-#include <nccl.h>
+// Communication between ranks on GPUs, over NCCL, on a stream of its own. Without nccl.h (HAVE_NCCL, comm.mk) there is
+// one rank.
 #include <pthread.h>
 #include <signal.h>
 #include <stdlib.h>
@@ -10,6 +10,15 @@
 extern "C" {
 #include "util/error.h"
 }
+
+const bool comm_needs_mpi = false;
+
+int comm_device_index(const Comm *comm) { return gpu_count() == 1 ? 0 : comm->local_rank; }
+
+#ifdef HAVE_NCCL
+#include <nccl.h>
+
+const char *const comm_lacks = NULL;
 
 struct CommInternals {
     Device *dev;
@@ -31,14 +40,6 @@ static void nccl_check(ncclResult_t result, ncclComm_t nccl, const char *what, c
 #define CHECK_NCCL(call) nccl_check((call), in->nccl, #call, __FILE__, __LINE__)
 
 // ---- Open and close ------------------------------------------------------------------------------------------------
-
-const bool comm_needs_mpi = false;
-
-int comm_device_index(const Comm *comm) {
-    int count = 0;
-    CHECK_CUDA(cudaGetDeviceCount(&count));
-    return count == 1 ? 0 : comm->local_rank;
-}
 
 // A broken network leaves NCCL's kernels waiting for ever; only this tells.
 static void *watch_nccl(void *argument) {
@@ -170,3 +171,19 @@ void comm_wait(Comm *comm) {
     CHECK_CUDA(cudaEventRecord(in->communicated, in->stream));
     CHECK_CUDA(cudaStreamWaitEvent(in->dev->internals->compute, in->communicated, 0));
 }
+
+#else // comm_meet dies before there are others
+
+const char *const comm_lacks = "NCCL: run ./setup.sh --cuda, or install nccl.h and libnccl.so.2 (the system's "
+                               "package, or the wheel nvidia-nccl)";
+void comm_before_waiting(Comm *) {}
+void comm_open(Comm *, Device *) {}
+void comm_close(Comm *) {}
+void comm_wait(Comm *) {}
+void comm_all_reduce_sum(Comm *, float *, size_t) {}
+void comm_reduce_sum(Comm *, float *, size_t, int) {}
+void comm_reduce_scatter_sum(Comm *, float *, size_t) {}
+void comm_all_gather(Comm *, void *, size_t) {}
+void comm_broadcast(Comm *, void *, size_t, int) {}
+
+#endif

@@ -74,11 +74,16 @@ void comm_meet(Comm *comm, const Launch *launch) {
     *comm = (Comm){.rank = launch->rank, .world = launch->world, .local_rank = launch->local_rank};
     if (comm->world == 1) { return; }
     error_set_rank(launch->rank);
+    if (comm_lacks) {
+        die("started by %s as one of %d ranks, but this program was built for one, without %s, and make again",
+            launch_name(launch->kind), launch->world, comm_lacks);
+    }
     const bool meets = launch->kind != LAUNCH_MPIRUN || (!have_mpi && *launch->address); // else mpirun watches
     over_mpi = comm_needs_mpi || !meets;
     if (over_mpi && !have_mpi) {
-        die("started by %s, but this program was built without MPI%s", launch_name(launch->kind),
-            comm_needs_mpi ? "" : ": set MASTER_ADDR and MASTER_PORT too, or start as torchrun does");
+        die("started by %s, but this program was built without MPI: set MASTER_ADDR and MASTER_PORT too, or start as "
+            "torchrun does",
+            launch_name(launch->kind));
     }
     comm->host = xcalloc(1, sizeof *comm->host);
     if (over_mpi) { mpi_open(launch); }

@@ -3,7 +3,7 @@
 // padding is a row of zeros. The gradient of the weight is a product of columns over all pixels.
 #include <assert.h>
 #include <string.h>
-#include "kernels/conv2d_cost.h"
+#include "kernels/cost.h"
 #include "kernels/gemm.h"
 
 static inline int min(int a, int b) { return a < b ? a : b; }
@@ -121,8 +121,7 @@ void conv2d_forward(floatX *out, const floatX *inp, const floatX *weight, const 
         linear_forward(out, inp, weight, bias, residual, c->B * c->H * c->W, c->IC, c->OC, dev);
         return;
     }
-    bool run =
-        device_launch(dev, "conv2d_forward", conv2d_forward_bytes(c, bias, sample_bias, residual), conv2d_flops(c));
+    bool run = device_launch(dev, "conv2d_forward", conv2d_forward_cost(bias, sample_bias, residual, conv));
     int OH = conv2d_out(c, c->H), OW = conv2d_out(c, c->W);
     GemmWeight w = forward_weight(c, weight);
     size_t head = c->IC + (sample_bias ? (size_t)c->B * c->OC : 0);
@@ -266,8 +265,8 @@ void conv2d_backward(floatX *dinp, float *dweight, float *dbias, floatX *dsample
                         dev);
         return;
     }
-    Conv2dCost cost = conv2d_backward_cost(c, dinp, dweight, dbias || dsample_bias, dresidual, beta);
-    bool run = device_launch(dev, "conv2d_backward", cost.bytes, cost.flops);
+    bool run = device_launch(dev, "conv2d_backward",
+                             conv2d_backward_cost(dinp, dweight, dbias, dsample_bias, dresidual, beta, conv));
     int OH = conv2d_out(c, c->H), OW = conv2d_out(c, c->W);
     GemmWeight w = backward_weight(c, weight);
     size_t head = (c->OC + 63) / 64 * 64, need = dinp ? head + gemm_scratch(c->B * c->H * c->W, &w) : 0;

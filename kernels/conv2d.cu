@@ -10,7 +10,7 @@
 // Channels that do not fill 16 bytes are padded with zeros in the workspace first (pictures, latents).
 #include <assert.h>
 #include <algorithm>
-#include "kernels/conv2d_cost.h"
+#include "kernels/cost.h"
 #include "kernels/conv2d_tiles.cuh"
 #include "kernels/elementwise.cuh"
 
@@ -540,8 +540,7 @@ void conv2d_forward(floatX *out, const floatX *inp, const floatX *weight, const 
         linear_forward(out, inp, weight, bias, residual, c->B * c->H * c->W, c->IC, c->OC, dev);
         return;
     }
-    const bool run =
-        device_launch(dev, "conv2d_forward", conv2d_forward_bytes(c, bias, sample_bias, residual), conv2d_flops(c));
+    const bool run = device_launch(dev, "conv2d_forward", conv2d_forward_cost(bias, sample_bias, residual, conv));
     const int OH = conv2d_out(c, c->H), OW = conv2d_out(c, c->W), C = stored(c->IC);
     const size_t pixels = (size_t)c->B * OH * OW, elements = pixels * c->OC;
     const int splits = pixel_splits(pixels, c->OC, c->K * c->K, c->IC);
@@ -596,8 +595,8 @@ void conv2d_backward(floatX *dinp, float *dweight, float *dbias, floatX *dsample
         return;
     }
     const bool sums = dbias || dsample_bias;
-    const Conv2dCost cost = conv2d_backward_cost(c, dinp, dweight, sums, dresidual, beta);
-    const bool run = device_launch(dev, "conv2d_backward", cost.bytes, cost.flops);
+    const bool run = device_launch(dev, "conv2d_backward",
+                                   conv2d_backward_cost(dinp, dweight, dbias, dsample_bias, dresidual, beta, conv));
     const int OH = conv2d_out(c, c->H), OW = conv2d_out(c, c->W), taps = c->K * c->K;
     const size_t pixels = (size_t)c->B * c->H * c->W, out_pixels = (size_t)c->B * OH * OW;
     size_t used = 0;

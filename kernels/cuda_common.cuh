@@ -5,7 +5,7 @@
 #include <cuda_bf16.h>
 #include <cuda_runtime.h>
 #include <string.h>
-#include "kernels/kernels.h"
+#include "kernels/cost.h"
 
 struct DeviceInternals {
     char name[64];
@@ -13,6 +13,7 @@ struct DeviceInternals {
     cudaStream_t compute, copy;
     cublasLtHandle_t lt;
     struct GemmCache *gemm; // algorithms chosen so far (gemm.cu)
+    size_t taken;           // bytes of the card that were in use when it was opened
     bool recording;         // a graph
     bool in_range;          // an NVTX range is open
 };
@@ -22,6 +23,8 @@ struct DeviceInternals {
 // Dies with file, line and the call if it failed.
 void cuda_check(cudaError_t error, const char *what, const char *file, int line);
 void cublas_check(cublasStatus_t status, const char *what, const char *file, int line);
+// The number of GPUs, at least one; dies with a sentence if none can be used.
+int gpu_count();
 #define CHECK_CUDA(call) cuda_check((call), #call, __FILE__, __LINE__)
 #define CHECK_CUBLAS(call) cublas_check((call), #call, __FILE__, __LINE__)
 

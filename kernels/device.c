@@ -54,19 +54,25 @@ void device_memory(Device *dev, size_t *free_bytes, size_t *total_bytes) {
     fclose(file);
 }
 
-// Large buffers lie in large pages: SD2's 13 GB of state are 3.4 million page faults otherwise.
-void *device_alloc(Device *dev, size_t bytes) {
-    (void)dev;
+// Large buffers lie in large pages: SD2's 13 GB of state are 3.4 million page faults otherwise. NULL if there is no
+// memory left.
+static void *try_alloc(size_t bytes) {
     size_t alignment = bytes >= 2 * HUGE_PAGE ? HUGE_PAGE : ALIGNMENT;
     size_t rounded = (bytes + alignment - 1) / alignment * alignment;
     void *pointer = rounded < bytes ? NULL : aligned_alloc(alignment, rounded ? rounded : alignment);
-    if (!pointer) { die("%.3f GB of memory are needed and not to be had", (double)bytes * 1e-9); }
 #ifdef MADV_HUGEPAGE
-    if (alignment == HUGE_PAGE) { madvise(pointer, rounded, MADV_HUGEPAGE); } // a wish: it may be refused
+    if (pointer && alignment == HUGE_PAGE) { madvise(pointer, rounded, MADV_HUGEPAGE); } // a wish: it may be refused
 #endif
 #ifdef DEBUG_GUARDS
-    memset(pointer, 0xff, rounded); // NaN in every float type
+    if (pointer) { memset(pointer, 0xff, rounded); } // NaN in every float type
 #endif
+    return pointer;
+}
+
+void *device_alloc(Device *dev, size_t bytes) {
+    (void)dev;
+    void *pointer = try_alloc(bytes);
+    if (!pointer) { die("%.3f GB of memory are needed and not to be had", (double)bytes * 1e-9); }
     return pointer;
 }
 
@@ -140,11 +146,10 @@ void *device_workspace(Device *dev, size_t bytes) {
 
 enum { GEMM_N = 1536, STREAM_BYTES = 64 << 20, REPEATS = 5 };
 
-// FLOP/s of a large OpenBLAS product on all threads.
-static double measure_gemm(Device *dev) {
-    size_t bytes = sizeof(float) * GEMM_N * GEMM_N;
-    float *a = device_alloc(dev, bytes), *b = device_alloc(dev, bytes), *c = device_alloc(dev, bytes);
-    for (int i = 0; i < GEMM_N * GEMM_N; i++) a[i] = b[i] = 1.0f / (float)(1 + i % 7);
+// FLOP/s of a large OpenBLAS product on all threads. memory holds the three matrices.
+static double measure_gemm(float *memory) {
+    float *a = memory, *b = a + GEMM_N * GEMM_N, *c = b + GEMM_N * GEMM_N;
+    for (unsigned i = 0; i < 2 * GEMM_N * GEMM_N; i++) a[i] = (float)(int32_t)(i * 2654435761u) * 0x1p-31f; // as random
     double best = 1e30;
     for (int i = 0; i < REPEATS; i++) {
         double start = now_seconds();
@@ -153,7 +158,6 @@ static double measure_gemm(Device *dev) {
         double seconds = now_seconds() - start;
         if (seconds < best) { best = seconds; }
     }
-    device_free(dev, a), device_free(dev, b), device_free(dev, c);
     return 2.0 * GEMM_N * GEMM_N * GEMM_N / best;
 }
 
@@ -186,11 +190,10 @@ static double measure_fma(void) {
     return 2.0 * VEC * CHAINS * ROUNDS * threads / best;
 }
 
-// Bytes per second of a = b and of a = b + s c on arrays larger than the caches: the better one.
-static double measure_stream(Device *dev) {
+// Bytes per second of a = b and of a = b + s c on arrays larger than the caches: the better one. memory holds them.
+static double measure_stream(float *memory) {
     size_t n = STREAM_BYTES / sizeof(float);
-    float *a = device_alloc(dev, STREAM_BYTES), *b = device_alloc(dev, STREAM_BYTES),
-          *c = device_alloc(dev, STREAM_BYTES);
+    float *a = memory, *b = a + n, *c = b + n;
 #pragma omp parallel for simd
     for (size_t i = 0; i < n; i++) a[i] = 0, b[i] = 1, c[i] = 2;
     double best = 0;
@@ -207,11 +210,18 @@ static double measure_stream(Device *dev) {
         double rate = (double)STREAM_BYTES * (triad ? 3 : 2) / (now_seconds() - start);
         if (rate > best) { best = rate; }
     }
-    device_free(dev, a), device_free(dev, b), device_free(dev, c);
     return best;
 }
 
 Peaks device_measure_peaks(Device *dev) {
-    return (Peaks){
-        .flops_per_s = measure_fma(), .gemm_flops_per_s = measure_gemm(dev), .bytes_per_s = measure_stream(dev)};
+    size_t bytes = 3 * (size_t)STREAM_BYTES, free_bytes, total_bytes;
+    device_memory(dev, &free_bytes, &total_bytes);
+    float *memory = bytes <= free_bytes / 2 ? try_alloc(bytes) : NULL;
+    Peaks peaks = {0};
+    if (!memory) { return peaks; }
+    peaks.flops_per_s[UNIT_FP32] = measure_fma();
+    peaks.flops_per_s[UNIT_GEMM] = measure_gemm(memory);
+    peaks.bytes_per_s = measure_stream(memory);
+    device_free(dev, memory);
+    return peaks;
 }

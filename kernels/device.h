@@ -26,11 +26,27 @@ typedef struct {
 typedef float floatX;
 #endif
 
-// One row of the trace: a launch with the bytes it must move at least and the FLOPs it must do.
+// Who does a function's FLOPs, and with it what they are held against.
+typedef enum {
+    UNIT_FP32, // multiply-adds in fp32
+    UNIT_MMA,  // own kernels on the tensor cores: bf16 by mma.sync, which on Hopper is 60% of what wgmma does
+    UNIT_GEMM, // matrix products by the GEMM library, in the type floatX
+    UNITS
+} Unit;
+const char *unit_name(Unit unit); // "fp32", "mma", "gemm"
+
+// What a call of a function of kernels.h must move and do at least (kernels/cost.h).
+typedef struct {
+    double bytes, flops; // least traffic (each input and output once) and useful FLOPs (a multiply-add is 2)
+    Unit unit;
+} Cost;
+
+// One row of the trace: launches of one function and what they cost.
 typedef struct {
     const char *name;    // function of kernels.h
     const char *scope;   // "forward", "backward", ... as set by device_scope
-    double bytes, flops; // least traffic (each input and output once) and useful FLOPs (a multiply-add is 2)
+    double bytes, flops; // sums over the launches
+    Unit unit;
     int blocks, threads, shared_bytes; // CUDA's last launch of that function; 0 on the CPU
     int launches;
     double seconds; // of a timed trace: from these launches to the ones after them
@@ -48,9 +64,8 @@ typedef struct {
 
 // The ceilings that a trace is held against: measured by device_measure_peaks or taken from a data sheet.
 typedef struct {
-    double flops_per_s;      // fp32 (own kernels)
-    double gemm_flops_per_s; // GEMMs in the type floatX
-    double bytes_per_s;      // memory
+    double flops_per_s[UNITS]; // UNIT_MMA: 0 on the CPU
+    double bytes_per_s;        // memory; 0: not measured
 } Peaks;
 
 typedef struct Device {
@@ -110,8 +125,8 @@ void device_reserve_workspace(Device *dev, size_t bytes);
 void *device_workspace(Device *dev, size_t bytes);
 
 // For kernels: reports one launch; true if the kernel is to run. Every function of kernels.h begins with
-//     if (!device_launch(dev, "groupnorm_forward", bytes, flops)) return;
-bool device_launch(Device *dev, const char *name, double bytes, double flops);
+//     if (!device_launch(dev, "groupnorm_forward", groupnorm_forward_cost(...))) return;
+bool device_launch(Device *dev, const char *name, Cost cost);
 // For CUDA launchers, after device_launch: the grid of that function's latest __global__ launch.
 void device_launch_grid(Device *dev, int blocks, int threads, int shared_bytes);
 // Names the part of the step that the following launches belong to (a string literal; "" between the parts). On CUDA it
@@ -123,8 +138,9 @@ void trace_stop(Device *dev);
 void trace_clear(Trace *trace);
 void trace_free(Trace *trace);
 
-// Measures what this machine reaches at best: large GEMM, fused multiply-add loop, copy of a large array. Takes about
-// a second; `make bench` prints it.
+// Measures what this machine reaches at best: large GEMM, loops of multiply-adds and of mma.sync, copy of a large
+// array. Takes about a second and memory of its own, which is free again afterwards: before the large allocations of a
+// run. Where little is free the arrays are smaller; where too little is, all of the result is 0.
 Peaks device_measure_peaks(Device *dev);
 // The least time of a traced list of launches: sum over rows of max(bytes / rate, flops / rate).
 double trace_least_seconds(const Trace *trace, const Peaks *peaks);

@@ -2,15 +2,13 @@
 #include <assert.h>
 #include <math.h>
 #include <string.h>
+#include "kernels/cost.h"
 #include "kernels/cpu.h"
-#include "kernels/kernels.h"
 
 void embedding_forward(floatX *out, const int *ids, const floatX *token_weight, const floatX *position_weight, int B,
                        int T, int C, int V, Device *dev) {
     size_t rows = (size_t)B * T, n = rows * C;
-    if (!device_launch(dev, "embedding_forward", (2.0 * n + (double)T * C) * sizeof(floatX) + 4.0 * rows, n)) {
-        return;
-    }
+    if (!device_launch(dev, "embedding_forward", embedding_forward_cost(B, T, C))) { return; }
 #pragma omp parallel for schedule(static) if (n >= PARALLEL_MIN)
     for (size_t row = 0; row < rows; row++) {
         assert(ids[row] >= 0 && ids[row] < V);
@@ -37,9 +35,10 @@ void embedding_backward(float *dtoken, float *dposition, const floatX *dout, con
                         int C, int V, int positions, Device *dev) {
     enum { WIDTH = 128 };
     size_t rows = (size_t)B * T, n = rows * C;
-    double tables = (dtoken ? V : 0.0) + (dposition ? positions : 0.0);
-    double written = beta == 0 ? tables * C : 2.0 * ((dtoken ? n : 0.0) + (dposition ? (double)T * C : 0.0));
-    if (!device_launch(dev, "embedding_backward", n * sizeof(floatX) + 4.0 * rows + 4.0 * written, 2.0 * n)) { return; }
+    if (!device_launch(dev, "embedding_backward",
+                       embedding_backward_cost(dtoken, dposition, beta, B, T, C, V, positions))) {
+        return;
+    }
     if (dtoken) { scale_table(dtoken, beta, (size_t)V * C); }
     if (dposition) { scale_table(dposition, beta, (size_t)positions * C); }
 #pragma omp parallel for schedule(static) if (n >= PARALLEL_MIN)
@@ -59,9 +58,7 @@ void embedding_backward(float *dtoken, float *dposition, const floatX *dout, con
 void timestep_embedding_forward(floatX *out, const float *timesteps, int B, int C, bool flip_sin_to_cos,
                                 float freq_shift, Device *dev) {
     int half = C / 2;
-    if (!device_launch(dev, "timestep_embedding_forward", (double)B * C * sizeof(floatX) + 4.0 * B, 3.0 * B * half)) {
-        return;
-    }
+    if (!device_launch(dev, "timestep_embedding_forward", timestep_embedding_forward_cost(B, C))) { return; }
     for (int i = 0; i < half; i++) {
         float exponent = -9.21034037f * (float)i / ((float)half - freq_shift); // ln(10000)
         float frequency = (float)exp(exponent);

@@ -30,10 +30,8 @@ static __global__ void __launch_bounds__(THREADS) add_tables(floatX *out, const 
 
 void embedding_forward(floatX *out, const int *ids, const floatX *token_weight, const floatX *position_weight, int B,
                        int T, int C, int, Device *dev) {
-    const size_t rows = (size_t)B * T, n = rows * C;
-    if (!device_launch(dev, "embedding_forward", (2.0 * n + (double)T * C) * sizeof(floatX) + 4.0 * rows, n)) {
-        return;
-    }
+    const size_t rows = (size_t)B * T;
+    if (!device_launch(dev, "embedding_forward", embedding_forward_cost(B, T, C))) { return; }
     if (C % VEC) {
         launch<add_tables<1>>(dev, blocks_for(rows, C, 1), THREADS, 0, out, ids, token_weight, position_weight,
                               (int)rows, T, C);
@@ -120,9 +118,10 @@ static void backward(float *dtoken, float *dposition, const floatX *dout, const 
 
 void embedding_backward(float *dtoken, float *dposition, const floatX *dout, const int *ids, float beta, int B, int T,
                         int C, int V, int positions, Device *dev) {
-    const double rows = (double)B * T, n = rows * C, tables = (dtoken ? V : 0.0) + (dposition ? positions : 0.0);
-    const double written = beta == 0 ? tables * C : 2.0 * ((dtoken ? n : 0.0) + (dposition ? (double)T * C : 0.0));
-    if (!device_launch(dev, "embedding_backward", n * sizeof(floatX) + 4.0 * rows + 4.0 * written, 2.0 * n)) { return; }
+    if (!device_launch(dev, "embedding_backward",
+                       embedding_backward_cost(dtoken, dposition, beta, B, T, C, V, positions))) {
+        return;
+    }
     auto *run = C % 4 ? backward<1> : backward<4>; // 4: the gradients' accesses are whole sectors
     run(dtoken, dposition, dout, ids, beta, B, T, C, V, positions, dev);
 }
@@ -145,8 +144,6 @@ static __global__ void __launch_bounds__(THREADS)
 void timestep_embedding_forward(floatX *out, const float *timesteps, int B, int C, bool flip_sin_to_cos,
                                 float freq_shift, Device *dev) {
     const int half = C / 2;
-    if (!device_launch(dev, "timestep_embedding_forward", (double)B * C * sizeof(floatX) + 4.0 * B, 3.0 * B * half)) {
-        return;
-    }
+    if (!device_launch(dev, "timestep_embedding_forward", timestep_embedding_forward_cost(B, C))) { return; }
     launch<sinusoids>(dev, blocks_for(B, half, 1), THREADS, 0, out, timesteps, B, half, flip_sin_to_cos, freq_shift);
 }

@@ -1,6 +1,6 @@
 // The VAE's diagonal Gaussian (Kingma & Welling 2013, arXiv 1312.6114).
+#include "kernels/cost.h"
 #include "kernels/cpu.h"
-#include "kernels/kernels.h"
 #include "kernels/vecmath.h"
 
 #define LOGVAR_MIN (-30.0f)
@@ -28,10 +28,7 @@ static void standard_deviations(float *deviation, const float *moments, size_t f
 
 void gaussian_forward(floatX *z, const floatX *moments, const float *noise, int N, int L, Device *dev) {
     size_t n = (size_t)N * L;
-    if (!device_launch(dev, "gaussian_forward", n * (noise ? 3.0 * sizeof(floatX) + 4 : 2.0 * sizeof(floatX)),
-                       4.0 * n)) {
-        return;
-    }
+    if (!device_launch(dev, "gaussian_forward", gaussian_forward_cost(noise, N, L))) { return; }
 #pragma omp parallel for schedule(static) if (n >= PARALLEL_MIN)
     for (size_t first = 0; first < n; first += BLOCK) {
         float deviation[BLOCK];
@@ -48,9 +45,7 @@ void gaussian_forward(floatX *z, const floatX *moments, const float *noise, int 
 void gaussian_backward(floatX *dmoments, const floatX *dz, const floatX *moments, const float *noise, float kl_scale,
                        int N, int L, Device *dev) {
     size_t n = (size_t)N * L;
-    if (!device_launch(dev, "gaussian_backward", n * ((dz ? 5.0 : 4.0) * sizeof(floatX) + (noise ? 4 : 0)), 10.0 * n)) {
-        return;
-    }
+    if (!device_launch(dev, "gaussian_backward", gaussian_backward_cost(dz, noise, N, L))) { return; }
 #pragma omp parallel for schedule(static) if (n >= PARALLEL_MIN)
     for (size_t first = 0; first < n; first += BLOCK) {
         float deviation[BLOCK];
@@ -83,7 +78,7 @@ static double kl_of_block(const float *moments, size_t first, size_t end, int L)
 
 void gaussian_kl(float *kl, const floatX *moments, int B, int N, int L, Device *dev) {
     size_t n = (size_t)N * L, of_sample = n / B;
-    if (!device_launch(dev, "gaussian_kl", 2.0 * n * sizeof(floatX) + 4.0 * B, 7.0 * n)) { return; }
+    if (!device_launch(dev, "gaussian_kl", gaussian_kl_cost(B, N, L))) { return; }
 #pragma omp parallel for schedule(static) if (n >= PARALLEL_MIN)
     for (int b = 0; b < B; b++) {
         double sum = 0;

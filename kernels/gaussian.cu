@@ -50,10 +50,7 @@ static __global__ void __launch_bounds__(THREADS)
 
 void gaussian_forward(floatX *z, const floatX *moments, const float *noise, int N, int L, Device *dev) {
     const size_t n = (size_t)N * L;
-    if (!device_launch(dev, "gaussian_forward", n * (noise ? 3.0 * sizeof(floatX) + 4 : 2.0 * sizeof(floatX)),
-                       4.0 * n)) {
-        return;
-    }
+    if (!device_launch(dev, "gaussian_forward", gaussian_forward_cost(noise, N, L))) { return; }
     auto *run = L == 4 ? launch<sample_gaussian<4>, floatX *, const floatX *, const float *, size_t, int>
                        : launch<sample_gaussian<1>, floatX *, const floatX *, const float *, size_t, int>;
     run(dev, blocks_for(2 * n, L == 4 ? 4 : 1), THREADS, 0, z, moments, noise, n, L);
@@ -82,9 +79,7 @@ static __global__ void __launch_bounds__(THREADS)
 void gaussian_backward(floatX *dmoments, const floatX *dz, const floatX *moments, const float *noise, float kl_scale,
                        int N, int L, Device *dev) {
     const size_t n = (size_t)N * L;
-    if (!device_launch(dev, "gaussian_backward", n * ((dz ? 5.0 : 4.0) * sizeof(floatX) + (noise ? 4 : 0)), 10.0 * n)) {
-        return;
-    }
+    if (!device_launch(dev, "gaussian_backward", gaussian_backward_cost(dz, noise, N, L))) { return; }
     auto *run =
         L == 4
             ? launch<gaussian_gradient<4>, floatX *, const floatX *, const floatX *, const float *, float, size_t, int>
@@ -111,7 +106,7 @@ void gaussian_kl(float *kl, const floatX *moments, int B, int N, int L, Device *
     const size_t n = (size_t)N * L, of_sample = n / B;
     const int V = L == 4 ? 4 : 1, chunks = blocks_for(2 * of_sample, V);
     double *partial = (double *)device_workspace(dev, (size_t)B * chunks * sizeof(double));
-    if (!device_launch(dev, "gaussian_kl", 2.0 * n * sizeof(floatX) + 4.0 * B, 7.0 * n)) { return; }
+    if (!device_launch(dev, "gaussian_kl", gaussian_kl_cost(B, N, L))) { return; }
     auto *run = V == 4 ? launch<kl_of_chunk<4>, double *, const floatX *, size_t, int>
                        : launch<kl_of_chunk<1>, double *, const floatX *, size_t, int>;
     run(dev, dim3(chunks, B), THREADS, 0, partial, moments, of_sample, L);

@@ -4,8 +4,8 @@
 // vectorised over C, and folded to groups in fp64.
 #include <math.h>
 #include <string.h>
+#include "kernels/cost.h"
 #include "kernels/cpu.h"
-#include "kernels/kernels.h"
 #include "kernels/vecmath.h"
 
 // How the pixels of a sample are cut: the sums of a chunk are fp32 over at most 128 pixels.
@@ -98,10 +98,7 @@ void groupnorm_forward(floatX *out, float *mean, float *rstd, const floatX *inp,
     Cut cut = cut_pixels(HW, C);
     size_t sums_size = (size_t)B * cut.chunks * 2 * C;
     float *sums = device_workspace(dev, (sums_size + (size_t)B * 3 * C) * sizeof(float));
-    if (!device_launch(dev, "groupnorm_forward", (2.0 * n + 2.0 * C) * sizeof(floatX) + 8.0 * B * G,
-                       (silu ? 10.0 : 6.0) * n)) {
-        return;
-    }
+    if (!device_launch(dev, "groupnorm_forward", groupnorm_forward_cost(bias, B, HW, C, G, silu))) { return; }
     float *affine = sums + sums_size; // (B, 3, C)
 #pragma omp parallel if (n >= PARALLEL_MIN)
     for (int b0 = 0; b0 < B; b0 += cut.sweep) {
@@ -225,10 +222,8 @@ void groupnorm_backward(floatX *dinp, float *dweight, float *dbias, const floatX
     Cut cut = cut_pixels(HW, C);
     size_t sums_size = (size_t)B * cut.chunks * 2 * C;
     float *sums = device_workspace(dev, (sums_size + (size_t)B * 5 * C + C) * sizeof(float));
-    double arrays = 2.0 + (dinp != NULL) + (dinp && dresidual);
     if (!device_launch(dev, "groupnorm_backward",
-                       (arrays * n + 2.0 * C) * sizeof(floatX) + 8.0 * B * G + 8.0 * C * (beta == 0 ? 1 : 2),
-                       (silu ? 20.0 : 11.0) * n)) {
+                       groupnorm_backward_cost(dinp, dweight, dbias, bias, dresidual, beta, B, HW, C, G, silu))) {
         return;
     }
     float *memory = sums + sums_size, *no_bias = memory + (size_t)B * 5 * C;

@@ -256,13 +256,9 @@ static void forward(floatX *out, float *mean, float *rstd, const floatX *inp, co
 
 void groupnorm_forward(floatX *out, float *mean, float *rstd, const floatX *inp, const floatX *weight,
                        const floatX *bias, int B, int HW, int C, int G, float eps, bool silu, Device *dev) {
-    const double n = (double)B * HW * C;
     const Cut cut = cut_rows(HW, C, B);
     float *sums = (float *)device_workspace(dev, sizeof(float) * B * cut.chunks * 2 * C);
-    if (!device_launch(dev, "groupnorm_forward", (2.0 * n + 2.0 * C) * sizeof(floatX) + 8.0 * B * G,
-                       (silu ? 11.0 : 6.0) * n)) {
-        return;
-    }
+    if (!device_launch(dev, "groupnorm_forward", groupnorm_forward_cost(bias, B, HW, C, G, silu))) { return; }
     if (cut.V == 1) {
         forward<1>(out, mean, rstd, inp, weight, bias, sums, cut, B, HW, C, G, eps, silu, dev);
     } else {
@@ -415,12 +411,10 @@ static void backward(floatX *dinp, float *dweight, float *dbias, const floatX *d
 void groupnorm_backward(floatX *dinp, float *dweight, float *dbias, const floatX *dout, const floatX *inp,
                         const floatX *weight, const floatX *bias, const float *mean, const float *rstd,
                         const floatX *dresidual, float beta, int B, int HW, int C, int G, bool silu, Device *dev) {
-    const double n = (double)B * HW * C, arrays = 2.0 + (dinp != NULL) + (dinp && dresidual);
     const Cut cut = cut_rows(HW, C, B);
     float *sums = (float *)device_workspace(dev, sizeof(float) * ((size_t)B * cut.chunks * 2 * C + 2 * (size_t)B * G));
     if (!device_launch(dev, "groupnorm_backward",
-                       (arrays * n + 2.0 * C) * sizeof(floatX) + 8.0 * B * G + 8.0 * C * (beta == 0 ? 1 : 2),
-                       (silu ? 20.0 : 11.0) * n)) {
+                       groupnorm_backward_cost(dinp, dweight, dbias, bias, dresidual, beta, B, HW, C, G, silu))) {
         return;
     }
     auto *run = cut.V == 1 ? (silu ? backward<1, true> : backward<1, false>)

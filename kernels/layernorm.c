@@ -1,13 +1,13 @@
 // Layer normalisation (Ba et al. 2016, arXiv 1607.06450) over rows of C elements.
 #include <math.h>
 #include <string.h>
+#include "kernels/cost.h"
 #include "kernels/cpu.h"
-#include "kernels/kernels.h"
 
 void layernorm_forward(floatX *out, float *mean, float *rstd, const floatX *inp, const floatX *weight,
                        const floatX *bias, int N, int C, float eps, Device *dev) {
     size_t n = (size_t)N * C;
-    if (!device_launch(dev, "layernorm_forward", (2.0 * n + 2.0 * C) * sizeof(floatX) + 8.0 * N, 7.0 * n)) { return; }
+    if (!device_launch(dev, "layernorm_forward", layernorm_forward_cost(bias, N, C))) { return; }
 #pragma omp parallel for schedule(static) if (n >= PARALLEL_MIN)
     for (int row = 0; row < N; row++) {
         const float *x = inp + (size_t)row * C;
@@ -75,9 +75,8 @@ void layernorm_backward(floatX *dinp, float *dweight, float *dbias, const floatX
     enum { ROWS = 32 }; // of a chunk
     size_t n = (size_t)N * C, chunks = count_chunks(N, ROWS);
     float *sums = device_workspace(dev, chunks * 2 * C * sizeof(float));
-    double arrays = 2.0 + (dinp != NULL) + (dinp && dresidual);
     if (!device_launch(dev, "layernorm_backward",
-                       (arrays * n + C) * sizeof(floatX) + 8.0 * N + 8.0 * C * (beta == 0 ? 1 : 2), 14.0 * n)) {
+                       layernorm_backward_cost(dinp, dweight, dbias, dresidual, beta, N, C))) {
         return;
     }
 #pragma omp parallel for schedule(static) if (n >= PARALLEL_MIN)

@@ -175,8 +175,7 @@ void layernorm_forward(floatX *out, float *mean, float *rstd, const floatX *inp,
                        const floatX *bias, int N, int C, float eps, Device *dev) {
     static const decltype(&forward_teams<1>) run[] = {forward_teams<1>, forward_teams<2>, forward_teams<3>,
                                                       forward_teams<4>, forward_teams<5>};
-    const double n = (double)N * C;
-    if (!device_launch(dev, "layernorm_forward", (2.0 * n + 2.0 * C) * sizeof(floatX) + 8.0 * N, 7.0 * n)) { return; }
+    if (!device_launch(dev, "layernorm_forward", layernorm_forward_cost(bias, N, C))) { return; }
     const Teams teams = cut_teams(N, C);
     if (teams.lanes) {
         run[teams.eights - 1](out, mean, rstd, inp, weight, bias, N, C, eps, teams, dev);
@@ -375,13 +374,12 @@ void layernorm_backward(floatX *dinp, float *dweight, float *dbias, const floatX
                         int N, int C, Device *dev) {
     static const decltype(&backward_teams<1>) run[] = {backward_teams<1>, backward_teams<2>, backward_teams<3>,
                                                        backward_teams<4>, backward_teams<5>};
-    const double n = (double)N * C, arrays = 2.0 + (dinp != NULL) + (dinp && dresidual);
     const Teams teams = cut_teams(N, C);
     const Cut cut = cut_rows(N, C, 1);
     const int parts = teams.lanes ? teams.blocks : cut.chunks;
     float *sums = (float *)device_workspace(dev, sizeof(float) * parts * 2 * C);
     if (!device_launch(dev, "layernorm_backward",
-                       (arrays * n + C) * sizeof(floatX) + 8.0 * N + 8.0 * C * (beta == 0 ? 1 : 2), 14.0 * n)) {
+                       layernorm_backward_cost(dinp, dweight, dbias, dresidual, beta, N, C))) {
         return;
     }
     if (!dweight && !dbias) { sums = NULL; }

@@ -1,5 +1,5 @@
 // linear: products with rows of tokens, which are long, and weights, which are small (kernels/gemm.h).
-#include "kernels/kernels.h"
+#include "kernels/cost.h"
 #include <string.h>
 #include "kernels/gemm.h"
 
@@ -50,10 +50,7 @@ static int gather_columns(int *offset, int scale, float *panel, const float **b,
 
 void linear_forward(floatX *out, const floatX *inp, const floatX *weight, const floatX *bias, const floatX *residual,
                     int N, int IC, int OC, Device *dev) {
-    double n = N, ic = IC, oc = OC;
-    bool run = device_launch(dev, "linear_forward",
-                             sizeof(floatX) * (n * ic + ic * oc + n * oc * (residual ? 2 : 1) + (bias ? oc : 0)),
-                             2 * n * ic * oc);
+    bool run = device_launch(dev, "linear_forward", linear_forward_cost(bias, residual, N, IC, OC));
     GemmWeight w = {weight, 0, 1, IC, 1, IC, OC};
     float *scratch = device_workspace(dev, gemm_scratch(N, &w) * sizeof(float));
     if (!run) { return; }
@@ -62,12 +59,8 @@ void linear_forward(floatX *out, const floatX *inp, const floatX *weight, const 
 
 void linear_backward(floatX *dinp, float *dweight, float *dbias, const floatX *dout, const floatX *inp,
                      const floatX *weight, const floatX *dresidual, float beta, int N, int IC, int OC, Device *dev) {
-    double n = N, ic = IC, oc = OC, again = beta != 0 ? 2 : 1;
-    double bytes = sizeof(floatX) * n * oc, flops = 0;
-    if (dinp) { bytes += sizeof(floatX) * (n * ic * (dresidual ? 2 : 1) + ic * oc), flops += 2 * n * ic * oc; }
-    if (dweight) { bytes += sizeof(floatX) * n * ic + sizeof(float) * ic * oc * again, flops += 2 * n * ic * oc; }
-    if (dbias) { bytes += sizeof(float) * oc * again, flops += n * oc; }
-    bool run = device_launch(dev, "linear_backward", bytes, flops);
+    bool run =
+        device_launch(dev, "linear_backward", linear_backward_cost(dinp, dweight, dbias, dresidual, beta, N, IC, OC));
     GemmWeight w = {weight, 0, IC, 1, 1, OC, IC};
     size_t need = dinp ? gemm_scratch(N, &w) : 0;
     size_t sums = dbias ? column_sum_scratch(N, OC) : 0, outer = gemm_outer_scratch(N, OC, IC, OUTER_CHUNK);

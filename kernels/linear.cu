@@ -7,10 +7,7 @@
 
 void linear_forward(floatX *out, const floatX *inp, const floatX *weight, const floatX *bias, const floatX *residual,
                     int N, int IC, int OC, Device *dev) {
-    const double n = N, ic = IC, oc = OC;
-    const bool run = device_launch(dev, "linear_forward",
-                                   sizeof(floatX) * (n * ic + ic * oc + n * oc * (residual ? 2 : 1) + (bias ? oc : 0)),
-                                   2 * n * ic * oc);
+    const bool run = device_launch(dev, "linear_forward", linear_forward_cost(bias, residual, N, IC, OC));
     void *workspace = device_workspace(dev, LT_WORKSPACE);
     if (!run) { return; }
     const Product p = {true, false, OC, N, IC, IC, IC, OC, bias != NULL, false};
@@ -51,12 +48,8 @@ int chunk_sums(float *partial, const floatX *inp, int samples, int N, int C, Dev
 
 void linear_backward(floatX *dinp, float *dweight, float *dbias, const floatX *dout, const floatX *inp,
                      const floatX *weight, const floatX *dresidual, float beta, int N, int IC, int OC, Device *dev) {
-    const double n = N, ic = IC, oc = OC, again = beta != 0 ? 2 : 1;
-    double bytes = sizeof(floatX) * n * oc, flops = 0;
-    if (dinp) { bytes += sizeof(floatX) * (n * ic * (dresidual ? 2 : 1) + ic * oc), flops += 2 * n * ic * oc; }
-    if (dweight) { bytes += sizeof(floatX) * n * ic + sizeof(float) * ic * oc * again, flops += 2 * n * ic * oc; }
-    if (dbias) { bytes += sizeof(float) * oc * again, flops += n * oc; }
-    const bool run = device_launch(dev, "linear_backward", bytes, flops);
+    const bool run =
+        device_launch(dev, "linear_backward", linear_backward_cost(dinp, dweight, dbias, dresidual, beta, N, IC, OC));
     const size_t sums = dbias ? chunk_sums_size(1, N, OC) : 0;
     void *workspace = device_workspace(dev, sums > LT_WORKSPACE ? sums : LT_WORKSPACE);
     if (!run) { return; }

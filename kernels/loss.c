@@ -2,8 +2,8 @@
 //
 // A sample is cut into chunks, each summed by one thread in fp64 and folded in order.
 #include <math.h>
+#include "kernels/cost.h"
 #include "kernels/cpu.h"
-#include "kernels/kernels.h"
 #include "kernels/vecmath.h"
 
 enum { CHUNK = 4096 };
@@ -25,15 +25,11 @@ static void fold_loss(float *loss, const double *partial, int B, Cut cut) {
     }
 }
 
-static double traffic(const floatX *dpred, int B, int n) {
-    return (double)B * n * ((dpred ? 2 : 1) * sizeof(floatX) + sizeof(float)) + 4.0 * B;
-}
-
 void mse_loss(float *loss, floatX *dpred, const floatX *pred, const float *target, float scale, int B, int n,
               Device *dev) {
     Cut cut = cut_sample(B, n);
     double *partial = device_workspace(dev, B * cut.chunks * sizeof(double));
-    if (!device_launch(dev, "mse_loss", traffic(dpred, B, n), (dpred ? 4.0 : 3.0) * B * n)) { return; }
+    if (!device_launch(dev, "mse_loss", mse_loss_cost(dpred, B, n))) { return; }
     float factor = 2 * scale / n;
 #pragma omp parallel for schedule(static) if (cut.threads)
     for (size_t i = 0; i < B * cut.chunks; i++) {
@@ -56,7 +52,7 @@ void l1_mse_loss(float *loss, floatX *dpred, const floatX *pred, const float *ta
                  int B, int n, Device *dev) {
     Cut cut = cut_sample(B, n);
     double *partial = device_workspace(dev, B * cut.chunks * sizeof(double));
-    if (!device_launch(dev, "l1_mse_loss", traffic(dpred, B, n), (dpred ? 8.0 : 5.0) * B * n)) { return; }
+    if (!device_launch(dev, "l1_mse_loss", l1_mse_loss_cost(dpred, B, n))) { return; }
     float sign = scale / n, factor = 2 * mse_weight * scale / n;
 #pragma omp parallel for schedule(static) if (cut.threads)
     for (size_t i = 0; i < B * cut.chunks; i++) {
@@ -97,9 +93,7 @@ static void cell_gradient(float *dpred, const float *pred, const float *target, 
 void weighted_mse_loss(float *loss, floatX *dpred, const floatX *pred, const float *target, const float *weight,
                        float scale, int B, int n, int C, Device *dev) {
     int cells = n / C;
-    if (!device_launch(dev, "weighted_mse_loss", traffic(dpred, B, n) + 4.0 * B * cells, (dpred ? 5.0 : 3.5) * B * n)) {
-        return;
-    }
+    if (!device_launch(dev, "weighted_mse_loss", weighted_mse_loss_cost(dpred, B, n, C))) { return; }
 #pragma omp parallel for schedule(static) if ((double)B * n >= PARALLEL_MIN)
     for (int b = 0; b < B; b++) {
         const float *p = pred + (size_t)b * n, *t = target + (size_t)b * n, *w = weight + (size_t)b * cells;
@@ -127,9 +121,7 @@ void focal_mse_loss(float *loss, floatX *dpred, const floatX *pred, const float 
                     int B, int n, int C, Device *dev) {
     int cells = n / C;
     float *factors = device_workspace(dev, (size_t)B * cells * sizeof(float));
-    if (!device_launch(dev, "focal_mse_loss", traffic(dpred, B, n), (dpred ? 5.0 : 3.5) * B * n + 5.0 * B * cells)) {
-        return;
-    }
+    if (!device_launch(dev, "focal_mse_loss", focal_mse_loss_cost(dpred, B, n, C))) { return; }
 #pragma omp parallel for schedule(static) if ((double)B * n >= PARALLEL_MIN)
     for (int b = 0; b < B; b++) {
         const float *p = pred + (size_t)b * n, *t = target + (size_t)b * n;
@@ -184,8 +176,7 @@ void dice_loss(float *loss, floatX *dpred, const floatX *pred, const float *targ
                int B, int n, Device *dev) {
     Cut cut = cut_sample(B, n / 3);
     double *products = device_workspace(dev, 2 * B * cut.chunks * sizeof(double)), *squares = products;
-    double passes = dpred ? 2 : 1, gradient = dpred ? sizeof(floatX) * (double)B * n : 0;
-    if (!device_launch(dev, "dice_loss", passes * traffic(NULL, B, n) + gradient, 6 * passes * B * n)) { return; }
+    if (!device_launch(dev, "dice_loss", dice_loss_cost(dpred, B, n))) { return; }
     squares += B * cut.chunks;
 #pragma omp parallel for schedule(static) if (cut.threads)
     for (size_t i = 0; i < B * cut.chunks; i++) {

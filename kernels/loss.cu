@@ -8,10 +8,6 @@
 // Blocks for `vectors` of a sample: enough for any card, few enough to be folded at once.
 static int chunks_for(int vectors, int threads) { return min(ceil_div(vectors, threads), 128); }
 
-static double traffic(const floatX *dpred, int B, int n) {
-    return (double)B * n * ((dpred ? 2 : 1) * sizeof(floatX) + sizeof(float)) + 4.0 * B;
-}
-
 // One block per sample.
 static __global__ void __launch_bounds__(THREADS)
     fold_sample(float *out, const double *partial, int chunks, double factor) {
@@ -73,11 +69,11 @@ static __global__ void __launch_bounds__(FEW_THREADS)
 }
 
 template <bool ABSOLUTE>
-static void difference(const char *name, double flops, float *loss, floatX *dpred, const floatX *pred,
-                       const float *target, float square, float scale, int B, int n, Device *dev) {
+static void difference(float *loss, floatX *dpred, const floatX *pred, const float *target, float square, float scale,
+                       int B, int n, Device *dev, bool run) {
     const int chunks = chunks_for(ceil_div(n, VEC), FEW_THREADS);
     double *partial = (double *)device_workspace(dev, (size_t)B * chunks * sizeof(double));
-    if (!device_launch(dev, name, traffic(dpred, B, n), flops * B * n)) { return; }
+    if (!run) { return; }
     launch<difference_loss<ABSOLUTE>>(dev, dim3(chunks, B), FEW_THREADS, 0, partial, dpred, pred, target, square,
                                       scale / n, 2 * square * scale / n, n);
     fold_samples(loss, partial, B, chunks, 1.0 / n, dev);
@@ -85,12 +81,14 @@ static void difference(const char *name, double flops, float *loss, floatX *dpre
 
 void mse_loss(float *loss, floatX *dpred, const floatX *pred, const float *target, float scale, int B, int n,
               Device *dev) {
-    difference<false>("mse_loss", dpred ? 4 : 3, loss, dpred, pred, target, 1, scale, B, n, dev);
+    const bool run = device_launch(dev, "mse_loss", mse_loss_cost(dpred, B, n));
+    difference<false>(loss, dpred, pred, target, 1, scale, B, n, dev, run);
 }
 
 void l1_mse_loss(float *loss, floatX *dpred, const floatX *pred, const float *target, float mse_weight, float scale,
                  int B, int n, Device *dev) {
-    difference<true>("l1_mse_loss", dpred ? 8 : 5, loss, dpred, pred, target, mse_weight, scale, B, n, dev);
+    const bool run = device_launch(dev, "l1_mse_loss", l1_mse_loss_cost(dpred, B, n));
+    difference<true>(loss, dpred, pred, target, mse_weight, scale, B, n, dev, run);
 }
 
 // f = (1 - exp(-e))^gamma for e >= 0, without the cancellation of 1 - exp(-e) for small e.
@@ -182,9 +180,7 @@ void weighted_mse_loss(float *loss, floatX *dpred, const floatX *pred, const flo
                        float scale, int B, int n, int C, Device *dev) {
     const int cells = n / C, chunks = chunks_for(cells, THREADS);
     double *partial = (double *)device_workspace(dev, 2 * (size_t)B * chunks * sizeof(double));
-    if (!device_launch(dev, "weighted_mse_loss", traffic(dpred, B, n) + 4.0 * B * cells, (dpred ? 5.0 : 3.5) * B * n)) {
-        return;
-    }
+    if (!device_launch(dev, "weighted_mse_loss", weighted_mse_loss_cost(dpred, B, n, C))) { return; }
     auto *run = C % 4 ? weigh_cells<1, false> : weigh_cells<4, false>;
     run(loss, dpred, pred, target, weight, partial, NULL, 0, scale, B, cells, C, dev);
 }
@@ -194,9 +190,7 @@ void focal_mse_loss(float *loss, floatX *dpred, const floatX *pred, const float 
     const int cells = n / C, chunks = chunks_for(cells, THREADS);
     const size_t sums = 2 * (size_t)B * chunks * sizeof(double);
     char *scratch = (char *)device_workspace(dev, sums + (size_t)B * cells * sizeof(float));
-    if (!device_launch(dev, "focal_mse_loss", traffic(dpred, B, n), (dpred ? 5.0 : 3.5) * B * n + 5.0 * B * cells)) {
-        return;
-    }
+    if (!device_launch(dev, "focal_mse_loss", focal_mse_loss_cost(dpred, B, n, C))) { return; }
     auto *run = C % 4 ? weigh_cells<1, true> : weigh_cells<4, true>;
     run(loss, dpred, pred, target, NULL, (double *)scratch, (float *)(scratch + sums), gamma, scale, B, cells, C, dev);
 }
@@ -370,8 +364,7 @@ void dice_loss(float *loss, floatX *dpred, const floatX *pred, const float *targ
     const int chunks = chunks_for(ceil_div(n, 3 * PIXELS), FEW_THREADS);
     const size_t sums = 2 * (size_t)B * chunks * sizeof(double);
     char *scratch = (char *)device_workspace(dev, sums + B * sizeof(float2));
-    const double passes = dpred ? 2 : 1, gradient = dpred ? sizeof(floatX) * (double)B * n : 0;
-    if (!device_launch(dev, "dice_loss", passes * traffic(NULL, B, n) + gradient, 6 * passes * B * n)) { return; }
+    if (!device_launch(dev, "dice_loss", dice_loss_cost(dpred, B, n))) { return; }
     const Color of = {{color[0], color[1], color[2]}};
     float2 *slopes = (float2 *)(scratch + sums);
     launch<dice_sums>(dev, dim3(chunks, B), FEW_THREADS, 0, (double *)scratch, pred, target, of, n);

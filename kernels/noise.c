@@ -2,8 +2,8 @@
 // (seed, stream, step, global sample, element) through util/philox.h.
 #include <math.h>
 #include <string.h>
+#include "kernels/cost.h"
 #include "kernels/cpu.h"
-#include "kernels/kernels.h"
 #include "kernels/vecmath.h"
 #include "util/philox.h"
 
@@ -31,7 +31,7 @@ static void fill_normal(float *out, size_t from, size_t to, uint64_t seed, uint3
 
 void normal_noise(float *out, int B, int n, uint32_t stream, const StepScalars *s, Device *dev) {
     enum { CHUNK = 4096 };
-    if (!device_launch(dev, "normal_noise", 4.0 * B * n, 30.0 * B * n)) { return; }
+    if (!device_launch(dev, "normal_noise", normal_noise_cost(B, n))) { return; }
     size_t chunks = count_chunks(n, CHUNK);
 #pragma omp parallel for schedule(static) if ((double)B * n >= PARALLEL_MIN)
     for (size_t i = 0; i < B * chunks; i++) {
@@ -103,7 +103,7 @@ void multires_noise(float *out, const float *timesteps, float strength, bool ann
                     int H, int W, int C, const StepScalars *s, Device *dev) {
     size_t n = (size_t)H * W * C, coarse_size = (size_t)(H / 2 + 1) * (W / 2 + 1) * C; // r_1 >= 2
     float *coarse = device_workspace(dev, B * coarse_size * sizeof(float));
-    if (!device_launch(dev, "multires_noise", 8.0 * B * n, 40.0 * B * n)) { return; }
+    if (!device_launch(dev, "multires_noise", multires_noise_cost(B, H, W, C))) { return; }
 #pragma omp parallel for schedule(static) if (B * n >= PARALLEL_MIN)
     for (int b = 0; b < B; b++) {
         float part = annealed ? timesteps[b] / (float)num_train_timesteps : 1.0f;
@@ -112,7 +112,7 @@ void multires_noise(float *out, const float *timesteps, float strength, bool ann
 }
 
 void sample_timesteps(float *timesteps, int B, int T, float t_max_prob, const StepScalars *s, Device *dev) {
-    if (!device_launch(dev, "sample_timesteps", 4.0 * B, 0)) { return; }
+    if (!device_launch(dev, "sample_timesteps", sample_timesteps_cost(B))) { return; }
     for (int b = 0; b < B; b++) {
         Random r = random_begin(s->seed, PHILOX_TIMESTEP, s->step, s->first_sample + b);
         bool last = random_uniform(&r) < t_max_prob;
@@ -133,7 +133,7 @@ static Schedule schedule_at(float alpha_cumprod) {
 void add_noise_forward(floatX *noisy, float *target, const float *x0, const float *noise, const float *timesteps,
                        const float *alphas_cumprod, Prediction prediction, int B, int n, Device *dev) {
     double count = (double)B * n;
-    if (!device_launch(dev, "add_noise_forward", count * (sizeof(floatX) + (target ? 12 : 8)), 6 * count)) { return; }
+    if (!device_launch(dev, "add_noise_forward", add_noise_forward_cost(target, B, n))) { return; }
 #pragma omp parallel for schedule(static) if (count >= PARALLEL_MIN)
     for (int b = 0; b < B; b++) {
         Schedule k = schedule_at(alphas_cumprod[(int)timesteps[b]]);
@@ -159,7 +159,7 @@ static void x0_factors(float *of_x, float *of_out, Prediction prediction, Schedu
 void predict_x0(float *x0, const floatX *model_out, const float *noisy, const float *timesteps,
                 const float *alphas_cumprod, Prediction prediction, int B, int n, Device *dev) {
     double count = (double)B * n;
-    if (!device_launch(dev, "predict_x0", count * (sizeof(floatX) + 8), 3 * count)) { return; }
+    if (!device_launch(dev, "predict_x0", predict_x0_cost(B, n))) { return; }
 #pragma omp parallel for schedule(static) if (count >= PARALLEL_MIN)
     for (int b = 0; b < B; b++) {
         float of_x, of_out;
@@ -174,7 +174,7 @@ void predict_x0(float *x0, const floatX *model_out, const float *noisy, const fl
 void predict_x0_backward(floatX *dmodel_out, const floatX *dx0, const float *timesteps, const float *alphas_cumprod,
                          Prediction prediction, float scale, int B, int n, Device *dev) {
     double count = (double)B * n;
-    if (!device_launch(dev, "predict_x0_backward", 3 * count * sizeof(floatX), 2 * count)) { return; }
+    if (!device_launch(dev, "predict_x0_backward", predict_x0_backward_cost(B, n))) { return; }
 #pragma omp parallel for schedule(static) if (count >= PARALLEL_MIN)
     for (int b = 0; b < B; b++) {
         float of_x, of_out;
@@ -188,7 +188,7 @@ void predict_x0_backward(floatX *dmodel_out, const floatX *dx0, const float *tim
 void ddim_step(float *x, const floatX *model_out, float alpha_cumprod_t, float alpha_cumprod_prev,
                Prediction prediction, float clip_x0, int B, int n, Device *dev) {
     size_t count = (size_t)B * n;
-    if (!device_launch(dev, "ddim_step", count * (sizeof(floatX) + 8.0), 9.0 * count)) { return; }
+    if (!device_launch(dev, "ddim_step", ddim_step_cost(B, n))) { return; }
     Schedule now = schedule_at(alpha_cumprod_t), previous = schedule_at(alpha_cumprod_prev);
     float of_x, of_out, limit = clip_x0 > 0 ? clip_x0 : INFINITY;
     x0_factors(&of_x, &of_out, prediction, now);

@@ -40,7 +40,7 @@ static __global__ void __launch_bounds__(FEW_THREADS)
 }
 
 void normal_noise(float *out, int B, int n, uint32_t stream, const StepScalars *s, Device *dev) {
-    if (!device_launch(dev, "normal_noise", 4.0 * B * n, 30.0 * B * n)) { return; }
+    if (!device_launch(dev, "normal_noise", normal_noise_cost(B, n))) { return; }
     launch<normals>(dev, dim3(blocks_for(n, 4, FEW_THREADS), B), FEW_THREADS, 0, out, n, stream, s);
 }
 
@@ -214,7 +214,7 @@ void multires_noise(float *out, const float *timesteps, float strength, bool ann
     const size_t n = (size_t)H * W * C, room = coarse_room(H, W, C);
     const size_t sums = 2 * (size_t)B * blocks_for(n, C % 4 ? 1 : 4) * sizeof(double);
     char *scratch = (char *)device_workspace(dev, sums + B * room * sizeof(float));
-    if (!device_launch(dev, "multires_noise", 8.0 * B * n, 40.0 * B * n)) { return; }
+    if (!device_launch(dev, "multires_noise", multires_noise_cost(B, H, W, C))) { return; }
     float *coarse = (float *)(scratch + sums);
     if (room > 0) {
         launch<coarse_normals>(dev, dim3(blocks_for(room, 4), B), THREADS, 0, coarse, (int)room, H, W, C, s);
@@ -234,7 +234,7 @@ static __global__ void __launch_bounds__(THREADS)
 }
 
 void sample_timesteps(float *timesteps, int B, int T, float t_max_prob, const StepScalars *s, Device *dev) {
-    if (!device_launch(dev, "sample_timesteps", 4.0 * B, 0)) { return; }
+    if (!device_launch(dev, "sample_timesteps", sample_timesteps_cost(B))) { return; }
     launch<draw_timesteps>(dev, blocks_for(B, 1), THREADS, 0, timesteps, B, T, t_max_prob, s);
 }
 
@@ -286,8 +286,7 @@ static __global__ void __launch_bounds__(FEW_THREADS)
 
 void add_noise_forward(floatX *noisy, float *target, const float *x0, const float *noise, const float *timesteps,
                        const float *alphas_cumprod, Prediction prediction, int B, int n, Device *dev) {
-    const double count = (double)B * n;
-    if (!device_launch(dev, "add_noise_forward", count * (sizeof(floatX) + (target ? 12 : 8)), 6 * count)) { return; }
+    if (!device_launch(dev, "add_noise_forward", add_noise_forward_cost(target, B, n))) { return; }
     launch<add_noise>(dev, dim3(blocks_for(n, VEC, FEW_THREADS), B), FEW_THREADS, 0, noisy, target, x0, noise,
                       timesteps, alphas_cumprod, prediction, n);
 }
@@ -320,8 +319,7 @@ static __global__ void __launch_bounds__(FEW_THREADS)
 
 void predict_x0(float *x0, const floatX *model_out, const float *noisy, const float *timesteps,
                 const float *alphas_cumprod, Prediction prediction, int B, int n, Device *dev) {
-    const double count = (double)B * n;
-    if (!device_launch(dev, "predict_x0", count * (sizeof(floatX) + 8), 3 * count)) { return; }
+    if (!device_launch(dev, "predict_x0", predict_x0_cost(B, n))) { return; }
     launch<back_to_x0>(dev, dim3(blocks_for(n, VEC, FEW_THREADS), B), FEW_THREADS, 0, x0, model_out, noisy, timesteps,
                        alphas_cumprod, prediction, n);
 }
@@ -350,8 +348,7 @@ static __global__ void __launch_bounds__(FEW_THREADS)
 
 void predict_x0_backward(floatX *dmodel_out, const floatX *dx0, const float *timesteps, const float *alphas_cumprod,
                          Prediction prediction, float scale, int B, int n, Device *dev) {
-    const double count = (double)B * n;
-    if (!device_launch(dev, "predict_x0_backward", 3 * count * sizeof(floatX), 2 * count)) { return; }
+    if (!device_launch(dev, "predict_x0_backward", predict_x0_backward_cost(B, n))) { return; }
     launch<x0_gradient>(dev, dim3(blocks_for(n, VEC, FEW_THREADS), B), FEW_THREADS, 0, dmodel_out, dx0, timesteps,
                         alphas_cumprod, prediction, scale, n);
 }
@@ -386,7 +383,7 @@ static __global__ void __launch_bounds__(FEW_THREADS) ddim(float *x, const float
 void ddim_step(float *x, const floatX *model_out, float alpha_cumprod_t, float alpha_cumprod_prev,
                Prediction prediction, float clip_x0, int B, int n, Device *dev) {
     const size_t count = (size_t)B * n;
-    if (!device_launch(dev, "ddim_step", count * (sizeof(floatX) + 8.0), 9.0 * count)) { return; }
+    if (!device_launch(dev, "ddim_step", ddim_step_cost(B, n))) { return; }
     const Schedule now(alpha_cumprod_t), previous(alpha_cumprod_prev);
     DdimFactors k = {0, 0, 0, 1, clip_x0 > 0 ? clip_x0 : INFINITY, previous.alpha, previous.sigma};
     x0_factors(&k.x0_x, &k.x0_out, prediction, now);

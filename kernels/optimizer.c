@@ -1,14 +1,14 @@
 // Gradient norm, Adam and the running average, over the flat buffers of all parameters.
 #include <assert.h>
 #include <math.h>
+#include "kernels/cost.h"
 #include "kernels/cpu.h"
-#include "kernels/kernels.h"
 
 void grad_norm(GradNorm *result, const float *grad, size_t n, const StepScalars *s, Device *dev) {
     enum { CHUNK = 65536 };
     size_t chunks = count_chunks(n, CHUNK);
     double *partial = device_workspace(dev, chunks * sizeof(double));
-    if (!device_launch(dev, "grad_norm", 4.0 * n, 2.0 * n)) { return; }
+    if (!device_launch(dev, "grad_norm", grad_norm_cost(n))) { return; }
 #pragma omp parallel for schedule(static) if (n >= PARALLEL_MIN)
     for (size_t k = 0; k < chunks; k++) {
         const float *g = grad + k * CHUNK;
@@ -27,7 +27,7 @@ void grad_norm(GradNorm *result, const float *grad, size_t n, const StepScalars 
 
 void adam_update(float *master, floatX *param, float *m, float *v, const float *grad, const GradNorm *result,
                  float beta1, float beta2, float eps, float weight_decay, size_t n, const StepScalars *s, Device *dev) {
-    if (!device_launch(dev, "adam_update", 28.0 * n, 14.0 * n)) { return; }
+    if (!device_launch(dev, "adam_update", adam_update_cost(n))) { return; }
     assert(param == master);
     (void)param;
     if (!result->finite) { return; }
@@ -43,7 +43,7 @@ void adam_update(float *master, floatX *param, float *m, float *v, const float *
 }
 
 void ema_update(float *ema, const float *master, const GradNorm *result, size_t n, const StepScalars *s, Device *dev) {
-    if (!device_launch(dev, "ema_update", 12.0 * n, 3.0 * n)) { return; }
+    if (!device_launch(dev, "ema_update", ema_update_cost(n))) { return; }
     if (!result->finite) { return; }
     float decay = s->ema_decay;
 #pragma omp parallel for simd schedule(static) if (n >= PARALLEL_MIN)

@@ -40,7 +40,7 @@ static __global__ void __launch_bounds__(FOLD_THREADS)
 void grad_norm(GradNorm *result, const float *grad, size_t n, const StepScalars *s, Device *dev) {
     const size_t chunks = ceil_div(n, (size_t)NORM_CHUNK);
     double *partial = (double *)device_workspace(dev, chunks * sizeof(double));
-    if (!device_launch(dev, "grad_norm", 4.0 * n, 2.0 * n)) { return; }
+    if (!device_launch(dev, "grad_norm", grad_norm_cost(n))) { return; }
     launch<squares_of_chunk>(dev, (unsigned)chunks, THREADS, 0, partial, grad, n);
     launch<finish_norm>(dev, 1, FOLD_THREADS, 0, result, partial, (int)chunks, s);
 }
@@ -104,9 +104,8 @@ static __global__ void __launch_bounds__(THREADS)
 
 void adam_update(float *master, floatX *param, float *m, float *v, const float *grad, const GradNorm *result,
                  float beta1, float beta2, float eps, float weight_decay, size_t n, const StepScalars *s, Device *dev) {
-    const bool masters = sizeof(floatX) != sizeof(float);
-    if (!device_launch(dev, "adam_update", (28.0 + (masters ? sizeof(floatX) : 0)) * n, 14.0 * n) || n == 0) { return; }
-    assert(masters || (void *)param == (void *)master);
+    if (!device_launch(dev, "adam_update", adam_update_cost(n)) || n == 0) { return; }
+    assert(sizeof(floatX) != sizeof(float) || (void *)param == (void *)master);
     launch<adam>(dev, blocks_for(n, VEC), THREADS, 0, master, param, m, v, grad, result,
                  AdamSettings{beta1, beta2, eps, weight_decay}, n, s);
 }
@@ -140,6 +139,6 @@ static __global__ void __launch_bounds__(THREADS)
 }
 
 void ema_update(float *ema, const float *master, const GradNorm *result, size_t n, const StepScalars *s, Device *dev) {
-    if (!device_launch(dev, "ema_update", 12.0 * n, 3.0 * n) || n == 0) { return; }
+    if (!device_launch(dev, "ema_update", ema_update_cost(n)) || n == 0) { return; }
     launch<average>(dev, blocks_for(n, AVERAGE_V), THREADS, 0, ema, master, result, n, s);
 }

@@ -1,11 +1,11 @@
 // Nearest-neighbour up-sampling to a given size.
 #include <string.h>
+#include "kernels/cost.h"
 #include "kernels/cpu.h"
-#include "kernels/kernels.h"
 
 void upsample_nearest_forward(floatX *out, const floatX *inp, int B, int H, int W, int C, int OH, int OW, Device *dev) {
-    size_t n_in = (size_t)B * H * W * C, n_out = (size_t)B * OH * OW * C, row = (size_t)OW * C;
-    if (!device_launch(dev, "upsample_nearest_forward", ((double)n_in + n_out) * sizeof(floatX), 0)) { return; }
+    size_t n_out = (size_t)B * OH * OW * C, row = (size_t)OW * C;
+    if (!device_launch(dev, "upsample_nearest_forward", upsample_nearest_forward_cost(B, H, W, C, OH, OW))) { return; }
 #pragma omp parallel for schedule(static) if (n_out >= PARALLEL_MIN)
     for (int i = 0; i < B * OH; i++) {
         int b = i / OH, y = (int)((int64_t)(i % OH) * H / OH);
@@ -22,8 +22,10 @@ static int first_output(int i, int size, int out_size) { return (int)(((int64_t)
 
 void upsample_nearest_backward(floatX *dinp, const floatX *dout, int B, int H, int W, int C, int OH, int OW,
                                Device *dev) {
-    size_t n_in = (size_t)B * H * W * C, n_out = (size_t)B * OH * OW * C;
-    if (!device_launch(dev, "upsample_nearest_backward", ((double)n_in + n_out) * sizeof(floatX), n_out)) { return; }
+    size_t n_out = (size_t)B * OH * OW * C;
+    if (!device_launch(dev, "upsample_nearest_backward", upsample_nearest_backward_cost(B, H, W, C, OH, OW))) {
+        return;
+    }
 #pragma omp parallel for schedule(static) if (n_out >= PARALLEL_MIN)
     for (int i = 0; i < B * H; i++) {
         int b = i / H, y0 = first_output(i % H, H, OH), y1 = first_output(i % H + 1, H, OH);

@@ -44,8 +44,7 @@ template <class Run> static void over_rows(int rows, Run run) {
 }
 
 void upsample_nearest_forward(floatX *out, const floatX *inp, int B, int H, int W, int C, int OH, int OW, Device *dev) {
-    const double n_in = (double)B * H * W * C, n_out = (double)B * OH * OW * C;
-    if (!device_launch(dev, "upsample_nearest_forward", (n_in + n_out) * sizeof(floatX), 0)) { return; }
+    if (!device_launch(dev, "upsample_nearest_forward", upsample_nearest_forward_cost(B, H, W, C, OH, OW))) { return; }
     over_rows(B * H, [&](int first, int rows) {
         if (C % VEC) {
             launch<copy_nearest<1>>(dev, grid_of(rows, W, C, 1), THREADS, 0, out, inp, first, H, W, C, OH, OW);
@@ -75,8 +74,9 @@ static __global__ void __launch_bounds__(THREADS)
 
 void upsample_nearest_backward(floatX *dinp, const floatX *dout, int B, int H, int W, int C, int OH, int OW,
                                Device *dev) {
-    const double n_in = (double)B * H * W * C, n_out = (double)B * OH * OW * C;
-    if (!device_launch(dev, "upsample_nearest_backward", (n_in + n_out) * sizeof(floatX), n_out)) { return; }
+    if (!device_launch(dev, "upsample_nearest_backward", upsample_nearest_backward_cost(B, H, W, C, OH, OW))) {
+        return;
+    }
     over_rows(B * H, [&](int first, int rows) {
         if (C % VEC) {
             launch<sum_nearest<1>>(dev, grid_of(rows, W, C, 1), THREADS, 0, dinp, dout, first, H, W, C, OH, OW);

@@ -1,11 +1,11 @@
 // Data movement and element-wise sums.
 #include <string.h>
+#include "kernels/cost.h"
 #include "kernels/cpu.h"
-#include "kernels/kernels.h"
 
 void concat_forward(floatX *out, const floatX *a, const floatX *b, int N, int CA, int CB, Device *dev) {
     size_t n = (size_t)N * (CA + CB);
-    if (!device_launch(dev, "concat_forward", 2.0 * n * sizeof(floatX), 0)) { return; }
+    if (!device_launch(dev, "concat_forward", concat_forward_cost(N, CA, CB))) { return; }
 #pragma omp parallel for schedule(static) if (n >= PARALLEL_MIN)
     for (int row = 0; row < N; row++) {
         floatX *o = out + (size_t)row * (CA + CB);
@@ -16,7 +16,7 @@ void concat_forward(floatX *out, const floatX *a, const floatX *b, int N, int CA
 
 void concat_backward(floatX *da, floatX *db, const floatX *dout, int N, int CA, int CB, Device *dev) {
     size_t n = (size_t)N * ((da ? CA : 0) + (db ? CB : 0));
-    if (!device_launch(dev, "concat_backward", 2.0 * n * sizeof(floatX), 0)) { return; }
+    if (!device_launch(dev, "concat_backward", concat_backward_cost(da, db, N, CA, CB))) { return; }
 #pragma omp parallel for schedule(static) if (n >= PARALLEL_MIN)
     for (int row = 0; row < N; row++) {
         const floatX *d = dout + (size_t)row * (CA + CB);
@@ -26,19 +26,19 @@ void concat_backward(floatX *da, floatX *db, const floatX *dout, int N, int CA, 
 }
 
 void add_forward(floatX *out, const floatX *a, const floatX *b, size_t n, Device *dev) {
-    if (!device_launch(dev, "add_forward", 3.0 * n * sizeof(floatX), n)) { return; }
+    if (!device_launch(dev, "add_forward", add_forward_cost(n))) { return; }
 #pragma omp parallel for simd schedule(static) if (n >= PARALLEL_MIN)
     for (size_t i = 0; i < n; i++) { out[i] = a[i] + b[i]; }
 }
 
 void scale_shift_forward(floatX *out, const floatX *inp, float scale, float shift, size_t n, Device *dev) {
-    if (!device_launch(dev, "scale_shift_forward", 2.0 * n * sizeof(floatX), 2.0 * n)) { return; }
+    if (!device_launch(dev, "scale_shift_forward", scale_shift_forward_cost(n))) { return; }
 #pragma omp parallel for simd schedule(static) if (n >= PARALLEL_MIN)
     for (size_t i = 0; i < n; i++) { out[i] = scale * inp[i] + shift; }
 }
 
 void add_scaled(float *out, const float *inp, float scale, size_t n, Device *dev) {
-    if (!device_launch(dev, "add_scaled", 3.0 * n * sizeof(float), 2.0 * n)) { return; }
+    if (!device_launch(dev, "add_scaled", add_scaled_cost(n))) { return; }
 #pragma omp parallel for simd schedule(static) if (n >= PARALLEL_MIN)
     for (size_t i = 0; i < n; i++) { out[i] += scale * inp[i]; }
 }
@@ -50,13 +50,11 @@ static void copy_floats(float *out, const float *inp, size_t n) {
 }
 
 void cast_to_floatX(floatX *out, const float *inp, size_t n, Device *dev) {
-    double bytes = out == inp ? 0 : (sizeof(floatX) + sizeof(float)) * (double)n;
-    if (!device_launch(dev, "cast_to_floatX", bytes, 0)) { return; }
+    if (!device_launch(dev, "cast_to_floatX", cast_to_floatX_cost(out, inp, n))) { return; }
     copy_floats(out, inp, n);
 }
 
 void cast_to_float(float *out, const floatX *inp, size_t n, Device *dev) {
-    double bytes = out == inp ? 0 : (sizeof(floatX) + sizeof(float)) * (double)n;
-    if (!device_launch(dev, "cast_to_float", bytes, 0)) { return; }
+    if (!device_launch(dev, "cast_to_float", cast_to_float_cost(out, inp, n))) { return; }
     copy_floats(out, inp, n);
 }

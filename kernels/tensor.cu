@@ -21,7 +21,7 @@ static void copy(floatX *to, int to_stride, const floatX *from, int from_stride,
 void concat_forward(floatX *out, const floatX *a, const floatX *b, int N, int CA, int CB, Device *dev) {
     const int C = CA + CB;
     const bool vectors = CA % VEC == 0 && CB % VEC == 0;
-    if (!device_launch(dev, "concat_forward", 2.0 * N * C * sizeof(floatX), 0)) { return; }
+    if (!device_launch(dev, "concat_forward", concat_forward_cost(N, CA, CB))) { return; }
     copy(out, C, a, CA, N, CA, vectors, dev);
     copy(out + CA, C, b, CB, N, CB, vectors, dev);
 }
@@ -29,8 +29,7 @@ void concat_forward(floatX *out, const floatX *a, const floatX *b, int N, int CA
 void concat_backward(floatX *da, floatX *db, const floatX *dout, int N, int CA, int CB, Device *dev) {
     const int C = CA + CB;
     const bool vectors = CA % VEC == 0 && CB % VEC == 0;
-    const double n = (double)N * ((da ? CA : 0) + (db ? CB : 0));
-    if (!device_launch(dev, "concat_backward", 2.0 * n * sizeof(floatX), 0)) { return; }
+    if (!device_launch(dev, "concat_backward", concat_backward_cost(da, db, N, CA, CB))) { return; }
     copy(da, CA, dout, C, N, CA, vectors, dev);
     copy(db, CB, dout + CA, C, N, CB, vectors, dev);
 }
@@ -50,7 +49,7 @@ static __global__ void __launch_bounds__(THREADS) add(floatX *out, const floatX 
 }
 
 void add_forward(floatX *out, const floatX *a, const floatX *b, size_t n, Device *dev) {
-    if (!device_launch(dev, "add_forward", 3.0 * n * sizeof(floatX), n) || n == 0) { return; }
+    if (!device_launch(dev, "add_forward", add_forward_cost(n)) || n == 0) { return; }
     launch<add>(dev, blocks_for(n, VEC), THREADS, 0, out, a, b, n);
 }
 
@@ -69,7 +68,7 @@ static __global__ void __launch_bounds__(THREADS)
 }
 
 void scale_shift_forward(floatX *out, const floatX *inp, float scale, float shift, size_t n, Device *dev) {
-    if (!device_launch(dev, "scale_shift_forward", 2.0 * n * sizeof(floatX), 2.0 * n) || n == 0) { return; }
+    if (!device_launch(dev, "scale_shift_forward", scale_shift_forward_cost(n)) || n == 0) { return; }
     launch<scale_shift>(dev, blocks_for(n, VEC), THREADS, 0, out, inp, scale, shift, n);
 }
 
@@ -86,7 +85,7 @@ static __global__ void __launch_bounds__(THREADS)
 }
 
 void add_scaled(float *out, const float *inp, float scale, size_t n, Device *dev) {
-    if (!device_launch(dev, "add_scaled", 3.0 * n * sizeof(float), 2.0 * n) || n == 0) { return; }
+    if (!device_launch(dev, "add_scaled", add_scaled_cost(n)) || n == 0) { return; }
     launch<add_scaled_kernel>(dev, blocks_for(n, 4), THREADS, 0, out, inp, scale, n);
 }
 
@@ -114,14 +113,12 @@ static __global__ void __launch_bounds__(THREADS) to_float_kernel(float *out, co
 
 void cast_to_floatX(floatX *out, const float *inp, size_t n, Device *dev) {
     const bool same = (const void *)out == (const void *)inp;
-    const double bytes = same ? 0 : (sizeof(floatX) + sizeof(float)) * (double)n;
-    if (!device_launch(dev, "cast_to_floatX", bytes, 0) || same || n == 0) { return; }
+    if (!device_launch(dev, "cast_to_floatX", cast_to_floatX_cost(out, inp, n)) || same || n == 0) { return; }
     launch<to_floatX_kernel>(dev, blocks_for(n, VEC), THREADS, 0, out, inp, n);
 }
 
 void cast_to_float(float *out, const floatX *inp, size_t n, Device *dev) {
     const bool same = (const void *)out == (const void *)inp;
-    const double bytes = same ? 0 : (sizeof(floatX) + sizeof(float)) * (double)n;
-    if (!device_launch(dev, "cast_to_float", bytes, 0) || same || n == 0) { return; }
+    if (!device_launch(dev, "cast_to_float", cast_to_float_cost(out, inp, n)) || same || n == 0) { return; }
     launch<to_float_kernel>(dev, blocks_for(n, VEC), THREADS, 0, out, inp, n);
 }

@@ -5,17 +5,17 @@
 #include "util/error.h"
 #include "util/progress.h"
 
-// Whether a launch of these bytes and FLOPs belongs to the row: launches of the same call report the same numbers.
-static bool same_size(const TraceRow *row, double bytes, double flops) {
-    return row->bytes / row->launches == bytes && row->flops / row->launches == flops;
+// Whether a launch of this cost belongs to the row: launches of the same call report the same numbers.
+static bool same_size(const TraceRow *row, Cost cost) {
+    return row->bytes / row->launches == cost.bytes && row->flops / row->launches == cost.flops;
 }
 
-// The row of this name and scope, and size if rows are told apart by it; a new one if there is none.
-static TraceRow *trace_row(Trace *trace, const char *name, const char *scope, double bytes, double flops) {
+// The row of this name, scope and unit, and size if rows are told apart by it; a new one if there is none.
+static TraceRow *trace_row(Trace *trace, const char *name, const char *scope, Cost cost) {
     for (int i = 0; i < trace->count; i++) {
         TraceRow *row = trace->rows + i;
-        if (strcmp(row->name, name) == 0 && strcmp(row->scope, scope) == 0 &&
-            (!trace->by_size || same_size(row, bytes, flops))) {
+        if (strcmp(row->name, name) == 0 && strcmp(row->scope, scope) == 0 && row->unit == cost.unit &&
+            (!trace->by_size || same_size(row, cost))) {
             trace->current = i;
             return row;
         }
@@ -24,9 +24,14 @@ static TraceRow *trace_row(Trace *trace, const char *name, const char *scope, do
         trace->capacity = trace->capacity ? 2 * trace->capacity : 64;
         trace->rows = xrealloc(trace->rows, trace->capacity * sizeof *trace->rows);
     }
-    trace->rows[trace->count] = (TraceRow){.name = name, .scope = scope};
+    trace->rows[trace->count] = (TraceRow){.name = name, .scope = scope, .unit = cost.unit};
     trace->current = trace->count;
     return trace->rows + trace->count++;
+}
+
+const char *unit_name(Unit unit) {
+    static const char *const names[UNITS] = {"fp32", "mma", "gemm"};
+    return names[unit];
 }
 
 void trace_stop(Device *dev) {
@@ -38,17 +43,17 @@ void trace_stop(Device *dev) {
     trace->since = 0;
 }
 
-bool device_launch(Device *dev, const char *name, double bytes, double flops) {
+bool device_launch(Device *dev, const char *name, Cost cost) {
     if (dev->trace) {
         bool timed = dev->trace->timed && !dev->plan_only;
         if (timed) { trace_stop(dev); }
-        TraceRow *row = trace_row(dev->trace, name, dev->scope ? dev->scope : "", bytes, flops);
+        TraceRow *row = trace_row(dev->trace, name, dev->scope ? dev->scope : "", cost);
         if (timed) { dev->trace->since = now_seconds(); }
         row->launches++;
-        row->bytes += bytes;
-        row->flops += flops;
-        dev->trace->bytes += bytes;
-        dev->trace->flops += flops;
+        row->bytes += cost.bytes;
+        row->flops += cost.flops;
+        dev->trace->bytes += cost.bytes;
+        dev->trace->flops += cost.flops;
     }
     return !dev->plan_only;
 }
@@ -74,8 +79,7 @@ double trace_least_seconds(const Trace *trace, const Peaks *peaks) {
     double seconds = 0;
     for (int i = 0; i < trace->count; i++) {
         const TraceRow *row = trace->rows + i;
-        bool gemm = strncmp(row->name, "linear", 6) == 0 || strncmp(row->name, "conv2d", 6) == 0;
-        double compute = row->flops / (gemm ? peaks->gemm_flops_per_s : peaks->flops_per_s);
+        double compute = row->flops / peaks->flops_per_s[row->unit];
         double memory = row->bytes / peaks->bytes_per_s;
         seconds += compute > memory ? compute : memory;
     }

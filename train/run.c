@@ -295,10 +295,20 @@ void run_validation_vae(Run *run, int step, double loss, double psnr, const Imag
     fflush(stdout);
 }
 
-void memory_table(const MemoryRow *rows, int count, const char *device, size_t free_bytes, const char *note) {
-    char text[24], room[24];
-    size_t total = 0;
-    printf("memory on %s\n", device);
+Peaks run_peaks(const TrainOptions *o, const Comm *comm, Device *dev) {
+    Peaks peaks = {0};
+    if (comm->rank > 0 || o->no_roofline) { return peaks; }
+    peaks = device_measure_peaks(dev);
+    if (peaks.bytes_per_s == 0) { warn("too little memory is free to measure the roofline: its column is left out"); }
+    return peaks;
+}
+
+void memory_table(const MemoryRow *rows, int count, size_t held, const char *note, Device *dev) {
+    char text[24], room[24], whole[24];
+    size_t total = 0, free_bytes, device_bytes;
+    device_memory(dev, &free_bytes, &device_bytes);
+    free_bytes += held;
+    printf("memory on %s\n", device_name(dev));
     for (int i = 0; i < count; i++) {
         total += rows[i].bytes;
         printf("  %-28s %10s\n", rows[i].what, format_bytes((double)rows[i].bytes, text));
@@ -309,7 +319,8 @@ void memory_table(const MemoryRow *rows, int count, const char *device, size_t f
     if (note) { printf("  %s\n", note); }
     fflush(stdout);
     if (total > free_bytes) {
-        die("training needs %s, but %s has %s free: try a smaller --train-batch-size or --recompute blocks", text,
-            device, room);
+        die("training needs %s, but %s has %s of its %s free: %stry a smaller --train-batch-size or --recompute blocks",
+            text, device_name(dev), room, format_bytes((double)device_bytes, whole),
+            total <= device_bytes ? "end what else uses it, or " : "");
     }
 }

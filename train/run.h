@@ -74,10 +74,14 @@ void run_validation(Run *run, int step, const Validation *validation);
 // VAE: reconstruction loss, PSNR in dB (peak 2) and pictures.
 void run_validation_vae(Run *run, int step, double loss, double psnr, const Image *sheet);
 
-// The table of what memory goes where, a note below it (may be NULL), and a sentence and exit if `total` exceeds what
-// the device has free.
+// Rank 0's ceilings for the share of the roofline, measured before a run's large allocations; bytes_per_s 0 on other
+// ranks, with --no-roofline, and with a warning where too little memory is free.
+Peaks run_peaks(const TrainOptions *options, const Comm *comm, Device *dev);
+
+// The table of what memory goes where, a note below it (may be NULL), and a sentence and exit if the rows need more
+// than the device has free besides the `held` bytes of them that are allocated already.
 typedef struct {
     const char *what;
     size_t bytes;
 } MemoryRow;
-void memory_table(const MemoryRow *rows, int count, const char *device, size_t free_bytes, const char *note);
+void memory_table(const MemoryRow *rows, int count, size_t held, const char *note, Device *dev);

@@ -203,7 +203,7 @@ static size_t validation_bytes(Trainer *t, Device *dev) {
 
 static void plan_memory(Trainer *t, Device *dev) {
     const Params *p = &t->pipeline.unet.params;
-    size_t states[3], free_bytes, total_bytes, arena = diffusion_bytes(&t->diffusion, dev);
+    size_t states[3], arena = diffusion_bytes(&t->diffusion, dev);
     optimizer_bytes(t->options, optimizer_part(t->options, t->comm, p->total), states);
     size_t frozen =
         t->validates || t->options->pixel_loss > 0 ? t->pipeline.vae_decoder.params.total * sizeof(floatX) : 0;
@@ -217,9 +217,8 @@ static void plan_memory(Trainer *t, Device *dev) {
                         {"activations", arena},
                         {"validation", validation_bytes(t, dev)},
                         {"workspace", dev->workspace_needed}};
-    device_memory(dev, &free_bytes, &total_bytes);
-    size_t held = p->total * (sizeof(floatX) + sizeof(float)) + frozen; // allocated already
-    memory_table(rows, (int)(sizeof rows / sizeof *rows), device_name(dev), free_bytes + held, note);
+    size_t held = p->total * (sizeof(floatX) + sizeof(float)) + frozen;
+    memory_table(rows, (int)(sizeof rows / sizeof *rows), held, note, dev);
     device_reserve_workspace(dev, dev->workspace_needed);
     t->arena = arena_create(dev, arena);
     free(note);
@@ -227,9 +226,10 @@ static void plan_memory(Trainer *t, Device *dev) {
 
 static void open_data(Trainer *t, Device *dev) {
     const TrainOptions *o = t->options;
+    int rank = t->comm->rank, world = t->comm->world;
     t->shards = shards_open(o->shards, o->split);
     const ShardInfo *info = &t->shards.info;
-    int rank = t->comm->rank, world = t->comm->world;
+    t->peaks = run_peaks(o, t->comm, dev);
     bool decodes = (o->validate_every && rank == 0) || o->pixel_loss > 0;
     int parts = PART_UNET | PART_TEXT | PART_SCHEDULE | (decodes ? PART_VAE_DECODER : 0);
     t->pipeline = pipeline_open(run_base(&t->run), parts, PART_UNET, dev);
@@ -287,10 +287,7 @@ static void trainer_open(Trainer *t, Device *dev) {
     plan_memory(t, dev);
     open_optimizer(t, dev);
     open_step(t, dev);
-    if (first && !o->no_roofline) {
-        t->peaks = device_measure_peaks(dev);
-        t->run.least_seconds = least_seconds(t, dev);
-    }
+    if (t->peaks.bytes_per_s > 0) { t->run.least_seconds = least_seconds(t, dev); }
 }
 
 static void trainer_close(Trainer *t, Device *dev) {

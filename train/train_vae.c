@@ -114,7 +114,7 @@ static size_t plan(Trainer *t, Device *dev) {
 }
 
 static void plan_memory(Trainer *t, Device *dev) {
-    size_t total = t->encoder->params.total + t->decoder->params.total, states[3], free_bytes, total_bytes;
+    size_t total = t->encoder->params.total + t->decoder->params.total, states[3];
     size_t arena = plan(t, dev);
     optimizer_bytes(t->options, optimizer_part(t->options, t->comm, total), states);
     char *note = optimizer_note(t->options, t->comm, total);
@@ -122,29 +122,26 @@ static void plan_memory(Trainer *t, Device *dev) {
         {"VAE weights", total * sizeof(floatX)}, {"gradients", total * sizeof(float)}, {"fp32 masters", states[0]},
         {"Adam's moments", states[1]},           {"moving average", states[2]},        {"activations", arena},
         {"workspace", dev->workspace_needed}};
-    device_memory(dev, &free_bytes, &total_bytes);
-    memory_table(rows, (int)(sizeof rows / sizeof *rows), device_name(dev),
-                 free_bytes + total * (sizeof(floatX) + sizeof(float)), note);
+    memory_table(rows, (int)(sizeof rows / sizeof *rows), total * (sizeof(floatX) + sizeof(float)), note, dev);
     device_reserve_workspace(dev, dev->workspace_needed);
     t->arena = arena_create(dev, arena);
     free(note);
 }
 
-static double least_seconds(Trainer *t, Device *dev) {
+static double least_seconds(Trainer *t, const Peaks *peaks, Device *dev) {
     Trace trace = {0};
     Arena arena = t->arena;
     bool plan_only = dev->plan_only;
     dev->trace = &trace;
     plan(t, dev);
     t->arena = arena;
-    Peaks peaks = device_measure_peaks(dev);
-    double micro = trace_least_seconds(&trace, &peaks);
+    double micro = trace_least_seconds(&trace, peaks);
     trace_clear(&trace);
     dev->plan_only = true;
     optimizer_update(&t->optimizer, t->options, dev);
     dev->plan_only = plan_only;
     dev->trace = NULL;
-    double update = trace_least_seconds(&trace, &peaks);
+    double update = trace_least_seconds(&trace, peaks);
     trace_free(&trace);
     return micro * t->options->gradient_accumulation_steps + update;
 }
@@ -326,6 +323,7 @@ static void open_step(Trainer *t, Device *dev) {
 static void trainer_open(Trainer *t, Device *dev) {
     const TrainOptions *o = t->options;
     t->run = run_open(o, t->comm);
+    Peaks peaks = run_peaks(o, t->comm, dev);
     t->pipeline = pipeline_open(run_base(&t->run), PART_VAE_ENCODER | PART_VAE_DECODER, 0, dev);
     t->encoder = &t->pipeline.vae_encoder;
     t->decoder = &t->pipeline.vae_decoder;
@@ -342,7 +340,7 @@ static void trainer_open(Trainer *t, Device *dev) {
     open_optimizer(t, dev);
     open_pictures(t);
     open_step(t, dev);
-    if (t->comm->rank == 0 && !o->no_roofline) { t->run.least_seconds = least_seconds(t, dev); }
+    if (peaks.bytes_per_s > 0) { t->run.least_seconds = least_seconds(t, &peaks, dev); }
 }
 
 static void trainer_close(Trainer *t, Device *dev) {

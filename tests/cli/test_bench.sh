@@ -20,12 +20,31 @@ refuses() { # refuses SENTENCE ARGUMENTS...: exit code 1 and one line that conta
     [ $? = 1 ] && [ "$(wc -l <"$work/message")" = 1 ] && grep -qF -- "$1" "$work/message"
 }
 benched() { # the functions of kernels.h that bench_kernels.c does not call
-    missing=$(grep -oE '^void [a-zA-Z0-9_]+' kernels/kernels.h | cut -d' ' -f2 |
-        while read -r name; do grep -qE "TIME\($name\(" bench/bench_kernels.c || echo "$name"; done)
+    missing=$(functions | while read -r name; do grep -qE "TIME\($name\(" bench/bench_kernels.c || echo "$name"; done)
     [ -z "$missing" ] || { echo "not in bench/bench_kernels.c: $missing"; false; }
 }
 
+functions() { grep -oE '^void [a-zA-Z0-9_]+' kernels/kernels.h | cut -d' ' -f2; }
+costed() { # what each function costs is written once, in the order of kernels.h, and that is what all backends report
+    local wrong="" name file calls
+    diff <(functions) <(grep -oE '^static inline Cost [a-zA-Z0-9_]+_cost\(' kernels/cost.h | sed -E 's/.* (.*)_cost\($/\1/' |
+        grep -vxE 'matrix|plain|cast') >&2 || wrong="cost.h "
+    for file in kernels/*.c kernels/*.cu kernels/*.cuh kernels/cpu.h kernels/gemm.h; do
+        [ $file = kernels/trace.c ] && continue
+        # One call a line: device_launch(dev, "NAME", NAME_cost(
+        calls=$(tr -s ' \n' ' ' <$file | grep -oE '[^a-zA-Z0-9_]device_launch *\([^(]*\(?')
+        for name in $(functions); do
+            grep -qE "^void $name\(" $file || continue
+            [ "$(grep -cF "device_launch(dev, \"$name\", ${name}_cost(" <<<"$calls")" = 1 ] || wrong+="$file:$name "
+        done
+        [ "$(grep -c . <<<"$calls")" = "$(functions | while read -r name; do grep -oE "^void $name\(" $file; done | wc -l)" ] ||
+            wrong+="$file "
+    done
+    [ -z "$wrong" ] || { echo "not kernels/cost.h's costs: $wrong" >&2; false; }
+}
+
 check "every function of kernels.h has a benchmark" benched
+check "every function of kernels.h has one cost" costed
 "$program" bench groupnorm --runs 1 --json "$work/groupnorm.json" >"$work/groupnorm"
 check "bench groupnorm exits with 0" [ $? = 0 ]
 check "rows of groupnorm_forward" grep -qE '^  groupnorm_forward +mini +16,256,32,8,1 +[0-9.]+ ' "$work/groupnorm"

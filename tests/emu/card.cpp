@@ -1,7 +1,12 @@
 // The card and the errors of the stand-in runtime.
+//
+// EMU_GPU makes the machine one whose GPU cannot be used: no-driver, old-driver (of CUDA 12.2), none, full (not even a
+// context fits), exclusive (to another process), no-code (of the program for this card) or old-ptx (the driver does not
+// know the program's PTX). EMU_TAKEN is what other processes hold of its memory, in bytes.
 #include "runtime.h"
 
 #include <stdio.h>
+#include <stdlib.h>
 
 using namespace emu;
 
@@ -20,8 +25,20 @@ const char *cudaGetErrorString(cudaError_t error) {
         return "invalid argument";
     case cudaErrorMemoryAllocation:
         return "out of memory";
+    case cudaErrorInsufficientDriver:
+        return "CUDA driver version is insufficient for CUDA runtime version";
+    case cudaErrorDevicesUnavailable:
+        return "CUDA-capable device(s) is/are busy or unavailable";
+    case cudaErrorInvalidDeviceFunction:
+        return "invalid device function";
+    case cudaErrorNoDevice:
+        return "no CUDA-capable device is detected";
     case cudaErrorInvalidDevice:
         return "invalid device ordinal";
+    case cudaErrorNoKernelImageForDevice:
+        return "no kernel image is available for execution on the device";
+    case cudaErrorUnsupportedPtxVersion:
+        return "the provided PTX was compiled with an unsupported toolchain.";
     case cudaErrorInvalidResourceHandle:
         return "invalid resource handle";
     case cudaErrorIllegalState:
@@ -55,12 +72,33 @@ cudaError_t cudaGetLastError() {
     return error;
 }
 
+static bool gpu_is(const char *what) {
+    const char *text = getenv("EMU_GPU");
+    return text && !strcmp(text, what);
+}
+
+size_t emu::taken_bytes() {
+    const char *text = getenv("EMU_TAKEN");
+    return text && *text ? strtoull(text, nullptr, 10) : 0;
+}
+
+cudaError_t cudaDriverGetVersion(int *version) {
+    *version = gpu_is("no-driver") ? 0 : gpu_is("old-driver") ? 12020 : CUDART_VERSION;
+    return cudaSuccess;
+}
+
 cudaError_t cudaGetDeviceCount(int *count) {
+    if (gpu_is("no-driver") || gpu_is("old-driver")) return result(cudaErrorInsufficientDriver);
+    if (gpu_is("none")) return result(cudaErrorNoDevice);
     *count = 1;
     return cudaSuccess;
 }
 
-cudaError_t cudaSetDevice(int index) { return result(index == 0 ? cudaSuccess : cudaErrorInvalidDevice); }
+cudaError_t cudaSetDevice(int index) {
+    if (gpu_is("full")) return result(cudaErrorMemoryAllocation);
+    if (gpu_is("exclusive")) return result(cudaErrorDevicesUnavailable);
+    return result(index == 0 ? cudaSuccess : cudaErrorInvalidDevice);
+}
 
 cudaError_t cudaGetDeviceProperties(cudaDeviceProp *prop, int index) {
     if (index != 0) return result(cudaErrorInvalidDevice);
@@ -90,6 +128,13 @@ cudaError_t cudaDeviceGetAttribute(int *value, cudaDeviceAttr attribute, int ind
         *value = (int)emu::shared_limit_of_card();
         break;
     }
+    return cudaSuccess;
+}
+
+cudaError_t cudaFuncGetAttributes(cudaFuncAttributes *attributes, const void *) {
+    if (gpu_is("no-code")) return result(cudaErrorNoKernelImageForDevice);
+    if (gpu_is("old-ptx")) return result(cudaErrorUnsupportedPtxVersion);
+    *attributes = {emu::compute_capability(), 80};
     return cudaSuccess;
 }
 

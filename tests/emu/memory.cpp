@@ -148,11 +148,16 @@ static void log_bits(const unsigned char *p, size_t bytes) {
 
 using namespace emu;
 
+static size_t free_bytes() {
+    const size_t held = allocated + taken_bytes();
+    return held < card_bytes ? card_bytes - held : 0;
+}
+
 cudaError_t cudaMalloc(void **pointer, size_t bytes) {
     Lock lock(runtime_mutex);
     if (forbidden_by_capture()) return cudaErrorStreamCaptureUnsupported;
     const size_t rounded = round_up(bytes);
-    if (rounded < bytes || rounded > card_bytes - allocated) return result(cudaErrorMemoryAllocation);
+    if (rounded < bytes || rounded > free_bytes()) return result(cudaErrorMemoryAllocation);
     unsigned char *p = map_guarded(device, bytes);
     if (!p) return result(cudaErrorMemoryAllocation);
     if (protecting() && !accesses) protect(device[p], PROT_NONE);
@@ -198,6 +203,6 @@ cudaError_t cudaFreeHost(void *pointer) {
 cudaError_t cudaMemGetInfo(size_t *free_bytes, size_t *total_bytes) {
     Lock lock(runtime_mutex);
     *total_bytes = card_bytes;
-    *free_bytes = card_bytes - allocated;
+    *free_bytes = ::free_bytes();
     return cudaSuccess;
 }

@@ -17,6 +17,7 @@ void catch_faults();                   // invalid accesses end the program with 
 // ---- memory.cpp ----------------------------------------------------------------------------------------------------
 
 const size_t card_bytes = (size_t)8 << 30;
+size_t taken_bytes(); // by other processes
 size_t allocated_bytes();
 
 enum Place { PAGEABLE, PINNED, DEVICE };

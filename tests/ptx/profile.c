@@ -78,7 +78,8 @@ bool bench_next(Bench *b) {
     if (b->run++ == 0) { return true; }
     const TraceRow *row = b->trace.rows;
     if (b->run == 2 && !(wanted && strcmp(wanted, row->name) != 0)) {
-        printf("{\"function\": \"%s\", \"bytes\": %.17g, \"flops\": %.17g}\n", row->name, row->bytes, row->flops);
+        printf("{\"function\": \"%s\", \"bytes\": %.17g, \"flops\": %.17g, \"unit\": \"%s\"}\n", row->name, row->bytes,
+               row->flops, unit_name(row->unit));
         fflush(stdout);
         device_reserve_workspace(b->dev, b->dev->workspace_needed);
         b->dev->plan_only = false;
