@@ -23,8 +23,16 @@ static void check_mpi(int code, const char *what) {
     die("%s failed: %s", what, text);
 }
 
+// What a task of srun that can start MPI finds in its environment: PMIx, or PMI-1 or PMI-2.
+static bool srun_serves_mpi(void) { return getenv("PMIX_RANK") || getenv("PMI_RANK") || getenv("PMI_FD"); }
+
 static void mpi_open(const Launch *launch) {
     int ready, level, rank, world;
+    if (launch->kind == LAUNCH_SLURM && !srun_serves_mpi()) {
+        die("started by srun without MPI: start with srun --mpi=pmix (srun --mpi=list says what this Slurm has)");
+    }
+    // A rank that waits lets others have its core: more ranks than cores, or other programs. The user's value wins.
+    setenv("OMPI_MCA_mpi_yield_when_idle", "1", 0);
     MPI_Initialized(&ready);
     if (!ready) { check_mpi(MPI_Init_thread(NULL, NULL, MPI_THREAD_MULTIPLE, &level), "MPI_Init_thread"); }
     MPI_Comm_set_errhandler(MPI_COMM_WORLD, MPI_ERRORS_RETURN);

@@ -3,9 +3,8 @@
 # starts by mpirun and by torchrun's variables, and that what goes wrong in one rank ends all of them with a sentence.
 source "$(dirname "$0")/common.sh"
 command -v mpirun >/dev/null || { echo "skipped: no mpirun"; echo "0 passed, 0 failed"; exit 0; }
-export OMP_NUM_THREADS=1 OMP_WAIT_POLICY=passive
-export OMPI_ALLOW_RUN_AS_ROOT=1 OMPI_ALLOW_RUN_AS_ROOT_CONFIRM=1 OMPI_MCA_rmaps_base_oversubscribe=1
-export OMPI_MCA_btl_vader_single_copy_mechanism=none OMPI_MCA_mpi_yield_when_idle=1
+source "$root/tests/cli/ranks.sh"
+export OMPI_MCA_mpi_yield_when_idle=1 # the stand-in alone
 
 build() { make --no-print-directory -C "$root" "BACKEND=$1" PRECISION=fp32 "${@:2}"; }
 check "build for cpu" build cpu build/cpu-fp32/tests/kernels/test_comm build/cpu-fp32/tests/util/test_rendezvous
@@ -15,11 +14,6 @@ nccl=$root/build/emu-fp32/tests/emu/test_nccl
 rendezvous=$root/build/cpu-fp32/tests/util/test_rendezvous
 
 # A start as torchrun makes it, though by mpirun: the ids travel over TCP, the stand-in needs MPI.
-free_port() { # one that nobody listens at
-    local port
-    while port=$((20000 + RANDOM % 10000)); (exec 3<>"/dev/tcp/127.0.0.1/$port") 2>/dev/null; do :; done
-    echo $port
-}
 as_torchrun() {
     # shellcheck disable=SC2016
     MASTER_ADDR=localhost MASTER_PORT=$(free_port) timeout 120 mpirun -np "$1" bash -c '
