@@ -4,6 +4,7 @@
 #include "data/shard_info.h"
 #include "util/error.h"
 #include "util/file.h"
+#include "util/half.h"
 #include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -140,9 +141,9 @@ static void read_latent(const ShardFile *s, int64_t dataset, const char *name, l
     if (dataset < 0) { die("%s: dataset \"%s\" was not encoded (see encode --targets)", s->path, name); }
     hsize_t row[3] = {(hsize_t)s->info.height, (hsize_t)s->info.width, (hsize_t)s->info.channels};
     size_t size = (size_t)(row[0] * row[1] * row[2]);
-    _Float16 *half = xmalloc(size * sizeof *half);
+    uint16_t *half = xmalloc(size * sizeof *half);
     read_sample(s, dataset, name, h5_half(), sample, 4, row, half);
-    for (size_t i = 0; i < size; i++) { into[i] = (float)half[i]; }
+    for (size_t i = 0; i < size; i++) { into[i] = half_to_float(half[i]); }
     free(half);
 }
 

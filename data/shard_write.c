@@ -5,6 +5,7 @@
 #include "data/shard_info.h"
 #include "util/error.h"
 #include "util/file.h"
+#include "util/half.h"
 #include <assert.h>
 #include <math.h>
 #include <stdlib.h>
@@ -55,12 +56,11 @@ static void grow(ShardWriter *w) {
 
 static void to_half(const ShardWriter *w, const char *name, int64_t image_id, const float *from, uint16_t *to) {
     for (size_t i = 0; i < w->latent_size; i++) {
-        _Float16 half = (_Float16)from[i];
-        if (!isfinite((float)half)) {
+        to[i] = float_to_half(from[i]);
+        if (!isfinite(half_to_float(to[i]))) {
             die("%s: \"%s\" of picture %lld has the value %g, which fp16 cannot hold: is the VAE intact?", w->path,
                 name, (long long)image_id, (double)from[i]);
         }
-        memcpy(to + i, &half, sizeof half);
     }
 }
 

@@ -3,7 +3,6 @@
 #include <string.h>
 
 typedef float Vec4 __attribute__((vector_size(16), aligned(4), may_alias));
-typedef int Int4 __attribute__((vector_size(16)));
 
 enum { CHUNK = 384 }; // rows of a packed panel that stay in L1 while tiles pass by
 
@@ -141,18 +140,24 @@ void gemm_tile_columns(float *c, const float *init, ptrdiff_t stride, const floa
 
 // ---- Packing -------------------------------------------------------------------------------------------------------
 
+// Elements of two vectors, the first two or the last two of each in turn; halves of two vectors. Compilers make one
+// instruction of each (__builtin_shuffle is gcc's alone, __builtin_shufflevector not gcc 11's).
+static inline Vec4 low_pairs(Vec4 a, Vec4 b) { return (Vec4){a[0], b[0], a[1], b[1]}; }
+static inline Vec4 high_pairs(Vec4 a, Vec4 b) { return (Vec4){a[2], b[2], a[3], b[3]}; }
+static inline Vec4 low_halves(Vec4 a, Vec4 b) { return (Vec4){a[0], a[1], b[0], b[1]}; }
+static inline Vec4 high_halves(Vec4 a, Vec4 b) { return (Vec4){a[2], a[3], b[2], b[3]}; }
+
 // to[k * NR + n] = from[n * stride + k] for 4 rows n.
 static void transpose4(float *to, const float *from, ptrdiff_t stride, int K) {
     int k = 0;
     for (; k + 4 <= K; k += 4, to += 4 * NR) {
         Vec4 r0 = *(const Vec4 *)(from + k), r1 = *(const Vec4 *)(from + stride + k),
              r2 = *(const Vec4 *)(from + 2 * stride + k), r3 = *(const Vec4 *)(from + 3 * stride + k);
-        Vec4 s0 = __builtin_shuffle(r0, r1, (Int4){0, 4, 1, 5}), s1 = __builtin_shuffle(r0, r1, (Int4){2, 6, 3, 7}),
-             s2 = __builtin_shuffle(r2, r3, (Int4){0, 4, 1, 5}), s3 = __builtin_shuffle(r2, r3, (Int4){2, 6, 3, 7});
-        *(Vec4 *)to = __builtin_shuffle(s0, s2, (Int4){0, 1, 4, 5});
-        *(Vec4 *)(to + NR) = __builtin_shuffle(s0, s2, (Int4){2, 3, 6, 7});
-        *(Vec4 *)(to + 2 * NR) = __builtin_shuffle(s1, s3, (Int4){0, 1, 4, 5});
-        *(Vec4 *)(to + 3 * NR) = __builtin_shuffle(s1, s3, (Int4){2, 3, 6, 7});
+        Vec4 s0 = low_pairs(r0, r1), s1 = high_pairs(r0, r1), s2 = low_pairs(r2, r3), s3 = high_pairs(r2, r3);
+        *(Vec4 *)to = low_halves(s0, s2);
+        *(Vec4 *)(to + NR) = high_halves(s0, s2);
+        *(Vec4 *)(to + 2 * NR) = low_halves(s1, s3);
+        *(Vec4 *)(to + 3 * NR) = high_halves(s1, s3);
     }
     for (; k < K; k++, to += NR) {
         for (int n = 0; n < 4; n++) to[n] = from[n * stride + k];
@@ -342,8 +347,15 @@ static void outer_piece(const Outer *o, float *c, float beta, int first, int end
 
 // c = beta c + the results of the segments, in their order.
 static void sum_segments(float *c, const float *partial, float beta, int segments, size_t n) {
-#pragma omp parallel for simd
-    for (size_t i = 0; i < n; i++) {
+    size_t whole = n - n % VEC;
+#pragma omp parallel for
+    for (size_t i = 0; i < whole; i += VEC) {
+        Vec sum = vec_load(partial + i);
+        if (beta != 0) { sum += vec_load(c + i); }
+        for (int s = 1; s < segments; s++) sum += vec_load(partial + s * n + i);
+        vec_store(c + i, sum);
+    }
+    for (size_t i = whole; i < n; i++) {
         float sum = beta != 0 ? c[i] + partial[i] : partial[i];
         for (int s = 1; s < segments; s++) sum += partial[s * n + i];
         c[i] = sum;

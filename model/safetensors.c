@@ -1,6 +1,7 @@
 #include "model/safetensors.h"
 #include "util/error.h"
 #include "util/file.h"
+#include "util/half.h"
 #include "util/json.h"
 #include <assert.h>
 #include <fcntl.h>
@@ -26,49 +27,6 @@ static const struct {
               [DTYPE_I64] = {"I64", 8}, [DTYPE_I32] = {"I32", 4},  [DTYPE_I16] = {"I16", 2}, [DTYPE_I8] = {"I8", 1},
               [DTYPE_U8] = {"U8", 1},   [DTYPE_BOOL] = {"BOOL", 1}};
 enum { DTYPES = sizeof dtypes / sizeof *dtypes };
-
-// ---- Conversions ---------------------------------------------------------------------------------------------------
-
-static inline uint32_t bits_of(float x) {
-    uint32_t bits;
-    memcpy(&bits, &x, sizeof bits);
-    return bits;
-}
-
-static inline float float_of(uint32_t bits) {
-    float x;
-    memcpy(&x, &bits, sizeof x);
-    return x;
-}
-
-uint16_t float_to_half(float x) {
-    uint32_t bits = bits_of(x), sign = bits >> 16 & 0x8000, a = bits & 0x7fffffff;
-    uint32_t half;
-    if (a > 0x7f800000) {
-        half = 0x7e00 | (a >> 13 & 0x1ff); // a quiet NaN
-    } else if (a >= bits_of(65520.0f)) {
-        half = 0x7c00; // halfway to the next power of two and beyond
-    } else if (a < bits_of(0x1p-14f)) {
-        half = bits_of(float_of(a) + 0.5f) - bits_of(0.5f); // 0.5's last bit is 2^-24, the last bit of a subnormal half
-    } else {
-        half = (a - (112u << 23) + 0xfff + (a >> 13 & 1)) >> 13;
-    }
-    return (uint16_t)(sign | half);
-}
-
-float half_to_float(uint16_t half) {
-    uint32_t sign = (uint32_t)(half & 0x8000) << 16, a = (uint32_t)(half & 0x7fff) << 13;
-    uint32_t scaled = bits_of(float_of(a) * 0x1p112f); // moves the exponent's bias from 15 to 127, subnormals included
-    return float_of(sign | (a >= 0x7c00u << 13 ? a | 0x7f800000 : scaled));
-}
-
-uint16_t float_to_bfloat16(float x) {
-    uint32_t bits = bits_of(x);
-    if ((bits & 0x7fffffff) > 0x7f800000) { return (uint16_t)(bits >> 16 | 0x40); }
-    return (uint16_t)((bits + 0x7fff + (bits >> 16 & 1)) >> 16);
-}
-
-float bfloat16_to_float(uint16_t bits) { return float_of((uint32_t)bits << 16); }
 
 // ---- Reading -------------------------------------------------------------------------------------------------------
 

@@ -56,12 +56,6 @@ SafetensorsWriter *safetensors_writer(const char *path);
 void safetensors_declare(SafetensorsWriter *w, const char *name, DType dtype, int ndim, const int64_t *shape);
 // Next data, in order, whole tensors or pieces; `bytes` in the declared type.
 void safetensors_write(SafetensorsWriter *w, const void *data, size_t bytes);
-// Next `count` floats converted to the declared type (F32, F16, BF16) of the tensor they belong to.
+// Next `count` floats converted (util/half.h) to the declared type (F32, F16, BF16) of the tensor they belong to.
 void safetensors_write_floats(SafetensorsWriter *w, const float *data, int64_t count);
 void safetensors_finish(SafetensorsWriter *w);
-
-// Conversions with rounding to nearest even.
-uint16_t float_to_half(float x);
-float half_to_float(uint16_t bits);
-uint16_t float_to_bfloat16(float x);
-float bfloat16_to_float(uint16_t bits);

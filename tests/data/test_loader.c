@@ -8,6 +8,7 @@
 #include "data/loader.h"
 #include "tests/data/shards.h"
 #include "tests/dies.h"
+#include "util/half.h"
 
 enum { SHARDS = 3, PER_SHARD = 7, SAMPLES = SHARDS * PER_SHARD, LATENT = 5 * 6 * 4, ROWS = 4 };
 static char *folder;
@@ -202,8 +203,8 @@ static void damaged_chunk(void **state) {
     ShardInfo info = test_info(SHARDS, 2);
     float values[LATENT];
     test_latent(2 * PER_SHARD + 3, 1, &info, values); // find the chunk of this target by its bytes
-    _Float16 half[LATENT];
-    for (int k = 0; k < LATENT; k++) { half[k] = (_Float16)values[k]; }
+    uint16_t half[LATENT];
+    for (int k = 0; k < LATENT; k++) { half[k] = float_to_half(values[k]); }
     size_t size;
     char *bytes = read_file(path, &size), *chunk = memmem(bytes, size, half, sizeof half);
     assert_non_null(chunk);

@@ -1,86 +1,6 @@
 #include "dies.h"
-#include <math.h>
 #include "model/safetensors.h"
-
-// ---- Conversions ---------------------------------------------------------------------------------------------------
-
-static float float_of(uint32_t bits) {
-    float x;
-    memcpy(&x, &bits, sizeof x);
-    return x;
-}
-
-static uint32_t bits_of(float x) {
-    uint32_t bits;
-    memcpy(&bits, &x, sizeof bits);
-    return bits;
-}
-
-// From the definition: sign, 5 bits of exponent with bias 15, 10 of mantissa.
-static float half_by_definition(uint16_t h) {
-    int exponent = h >> 10 & 31, mantissa = h & 1023;
-    double value = exponent == 31  ? (mantissa ? NAN : INFINITY)
-                   : exponent == 0 ? ldexp(mantissa, -24)
-                                   : ldexp(1024 + mantissa, exponent - 25);
-    return (float)(h & 0x8000 ? -value : value);
-}
-
-static void test_half_to_float(void **state) {
-    (void)state;
-    for (uint32_t h = 0; h < 65536; h++) {
-        float expected = half_by_definition((uint16_t)h), found = half_to_float((uint16_t)h);
-        if (isnan(expected)) {
-            assert_true(isnan(found));
-        } else {
-            assert_int_equal(bits_of(found), bits_of(expected));
-            assert_int_equal(float_to_half(found), h);
-        }
-    }
-    print_message("half to float and back: all 65536 exact\n");
-}
-
-// The nearest of all halves; of two equally near ones the even one.
-static void test_float_to_half(void **state) {
-    (void)state;
-    long checked = 0;
-    for (uint32_t h = 0; h < 0x7c00; h++) { // between each half and the next (the last: to infinity)
-        double low = half_by_definition((uint16_t)h);
-        double high = h + 1 == 0x7c00 ? 65536.0 : half_by_definition((uint16_t)(h + 1)), middle = (low + high) / 2;
-        float exact = (float)middle; // halfway needs one bit more, which a float has
-        assert_true((double)exact == middle);
-        uint16_t even = (uint16_t)(h & 1 ? h + 1 : h);
-        assert_int_equal(float_to_half(exact), even);
-        assert_int_equal(float_to_half(nextafterf(exact, 0)), h);
-        assert_int_equal(float_to_half(nextafterf(exact, INFINITY)), h + 1);
-        assert_int_equal(float_to_half(-exact), even | 0x8000);
-        checked += 4;
-    }
-    assert_int_equal(float_to_half(INFINITY), 0x7c00);
-    assert_int_equal(float_to_half(3e38f), 0x7c00);
-    assert_int_equal(float_to_half(1e-40f), 0);
-    assert_int_equal(float_to_half(-0.0f), 0x8000);
-    assert_true(isnan(half_to_float(float_to_half(NAN))));
-    assert_true(isnan(half_to_float(float_to_half(float_of(0x7f800001)))));
-    print_message("float to half: %ld values around every rounding border\n", checked);
-}
-
-static void test_bfloat16(void **state) {
-    (void)state;
-    for (uint32_t h = 0; h < 65536; h++) {
-        float x = bfloat16_to_float((uint16_t)h);
-        assert_int_equal(bits_of(x), h << 16);
-        if (isnan(x)) {
-            assert_true(isnan(bfloat16_to_float(float_to_bfloat16(x))));
-            continue;
-        }
-        assert_int_equal(float_to_bfloat16(x), h);
-        if ((h & 0x7fff) >= 0x7f80) { continue; }
-        assert_int_equal(float_to_bfloat16(float_of(h << 16 | 0x7fff)), h);
-        assert_int_equal(float_to_bfloat16(float_of(h << 16 | 0x8000)), h + (h & 1));
-        assert_int_equal(float_to_bfloat16(float_of(h << 16 | 0x8001)), h + 1);
-    }
-    assert_true(isnan(bfloat16_to_float(float_to_bfloat16(float_of(0x7f800001))))); // not rounded to infinity
-}
+#include "util/half.h"
 
 // ---- Round trips ---------------------------------------------------------------------------------------------------
 
@@ -312,11 +232,9 @@ static void test_wrong_use(void **state) {
 
 int main(void) {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_half_to_float),   cmocka_unit_test(test_float_to_half),
-        cmocka_unit_test(test_bfloat16),        cmocka_unit_test(test_round_trip),
-        cmocka_unit_test(test_unaligned),       cmocka_unit_test(test_shards),
-        cmocka_unit_test(test_damaged_headers), cmocka_unit_test(test_truncation),
-        cmocka_unit_test(test_damaged_index),   cmocka_unit_test(test_wrong_use),
+        cmocka_unit_test(test_round_trip),      cmocka_unit_test(test_unaligned),  cmocka_unit_test(test_shards),
+        cmocka_unit_test(test_damaged_headers), cmocka_unit_test(test_truncation), cmocka_unit_test(test_damaged_index),
+        cmocka_unit_test(test_wrong_use),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
