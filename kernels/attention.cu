@@ -6,7 +6,9 @@
 // registers, and adds its part of dq to a sum in memory, behind the block of the previous keys: five products, and
 // every sum has one order, hence the same bits in every run. Few keys and many queries (cross-attention): several
 // blocks share the queries of the same keys, and their dk and dv are added in order. Heads larger than 160 (the VAE's
-// one head of all channels) go through cuBLASLt and a matrix of scores in the workspace.
+// one head of all channels) go through cuBLASLt and a matrix of scores in the workspace. All of this moves 16 bytes at
+// a time: where head size or a stride is no multiple of 8, it works on copies in the workspace with padded heads.
+#include <limits.h>
 #include "kernels/attention_tiles.cuh"
 #include "kernels/gemm.cuh"
 
@@ -16,7 +18,6 @@ template <class T> __device__ static inline T *token(T *x, int b, int t, int h, 
 }
 
 static constexpr float LOG2E = 1.4426950408889634f;
-static float scale_of(const Attention &a) { return 1.0f / sqrtf((float)a.HS); }
 
 __device__ static inline float row_max(float x) { // over the four lanes of a row
     x = fmaxf(x, __shfl_xor_sync(0xffffffffu, x, 1));
@@ -514,25 +515,30 @@ static Head head_at(const Attention &a, int b, int h) {
             ((size_t)b * a.NH + h) * a.Tq};
 }
 
+static size_t forward_large_bytes(const Attention &a) { return scores_in(NULL, a, false).bytes; }
+
 static void forward_large(floatX *out, float *lse, const floatX *q, const floatX *k, const floatX *v,
-                          const Attention &a, void *workspace, Device *dev) {
+                          const Attention &a, float scale, void *workspace, Device *dev) {
     const Scores s = scores_in(workspace, a, false);
     for (int i = 0; i < a.B * a.NH; i++) {
         const Head at = head_at(a, i / a.NH, i % a.NH);
         head_scores(s.scores, q + at.q, a.q_stride, k + at.k, a.k_stride, s, a, dev);
-        launch<softmax_rows>(dev, a.Tq, 256, 0, s.p, lse + at.row, s.scores, s.pitch, a, scale_of(a));
+        launch<softmax_rows>(dev, a.Tq, 256, 0, s.p, lse + at.row, s.scores, s.pitch, a, scale);
         head_rows(out + at.out, a.out_stride, v + at.v, a.v_stride, s, a, dev);
     }
 }
 
+// Of output_dots' rows, which stand before the scores.
+static size_t rows_bytes(const Attention &a) {
+    return sizeof(float2) * ceil_div((size_t)a.B * a.NH * a.Tq, (size_t)32) * 32;
+}
+static size_t backward_large_bytes(const Attention &a) { return rows_bytes(a) + scores_in(NULL, a, true).bytes; }
+
 static void backward_large(floatX *dq, floatX *dk, floatX *dv, const floatX *dout, const floatX *q, const floatX *k,
-                           const floatX *v, const floatX *out, const float *lse, const Attention &a, Device *dev,
-                           bool run) {
-    const size_t rows_bytes = sizeof(float2) * ceil_div((size_t)a.B * a.NH * a.Tq, (size_t)32) * 32;
-    float2 *rows = (float2 *)device_workspace(dev, rows_bytes + scores_in(NULL, a, true).bytes);
-    if (!run) { return; }
-    const Scores s = scores_in((char *)rows + rows_bytes, a, true);
-    const float scale = scale_of(a);
+                           const floatX *v, const floatX *out, const float *lse, const Attention &a, float scale,
+                           void *workspace, Device *dev) {
+    float2 *rows = (float2 *)workspace;
+    const Scores s = scores_in((char *)rows + rows_bytes(a), a, true);
     launch<output_dots>(dev, dim3(ceil_div(a.Tq, 64), a.B * a.NH), 256, 0, rows, (unsigned *)NULL, 0u, dout, out, lse,
                         a, a.Tq);
     for (int i = 0; i < a.B * a.NH; i++) {
@@ -550,21 +556,29 @@ static void backward_large(floatX *dq, floatX *dk, floatX *dv, const floatX *dou
     }
 }
 
-// ---- The functions of kernels.h ------------------------------------------------------------------------------------
+// ---- Heads of up to D elements, in tiles ---------------------------------------------------------------------------
 
-// Head sizes up to these are tiled; in fp32 backward's sums of more columns would leave no registers.
-enum { LARGEST_TILED = ATTENTION_TILED, LARGEST_TILED_BACKWARD = sizeof(floatX) == 2 ? LARGEST_TILED : 128 };
+static size_t forward_bytes(const Attention &) { return 0; }
 
 template <int D>
-static void forward(floatX *out, float *lse, const floatX *q, const floatX *k, const floatX *v, Attention a,
-                    Device *dev) {
+static void forward(floatX *out, float *lse, const floatX *q, const floatX *k, const floatX *v, const Attention &a,
+                    float scale, void *, Device *dev) {
     typedef Tiles<D> T;
     const size_t shared = sizeof(floatX) * Layout<D>::pitch * (T::rows + 2 * T::stages * T::inner);
     launch<forward_tiles<D>>(dev, dim3(ceil_div(a.Tq, T::rows), a.NH, a.B), T::threads, shared, out, lse, q, k, v, a,
-                             scale_of(a));
+                             scale);
 }
 
-static size_t aligned(size_t bytes) { return ceil_div(bytes, (size_t)256) * 256; }
+// Hands out pieces of a workspace, or with NULL counts their bytes.
+struct Pieces {
+    char *at;
+    size_t bytes;
+    void *take(size_t size) {
+        char *piece = at ? at + bytes : NULL;
+        bytes += ceil_div(size, (size_t)256) * 256;
+        return piece;
+    }
+};
 
 // Lays out what backward's blocks pass on. The cut depends on the sizes alone, so that sums have the same bits on every
 // card. Chunks make up to 128 blocks where there are at most 64: their sums cost traffic.
@@ -574,30 +588,25 @@ template <int D> static Passed passed_in(void *workspace, const Attention &a) {
     p.tiles = ceil_div(a.Tq, T::inner), p.key_blocks = ceil_div(a.Tk, T::rows);
     const int heads = a.B * a.NH;
     p.chunks = max(1, min(p.tiles, 128 / (heads * p.key_blocks)));
-    const size_t partial = p.chunks > 1 ? aligned(sizeof(float) * p.chunks * heads * a.Tk * a.HS) : 0;
+    const size_t partial = p.chunks > 1 ? sizeof(float) * p.chunks * heads * a.Tk * a.HS : 0;
     const size_t sums = p.key_blocks > 1 ? sizeof(float) * heads * p.tiles * T::inner * D : 0;
-    char *at = (char *)workspace;
-    auto take = [&](size_t bytes) {
-        char *from = at;
-        at += aligned(bytes);
-        return from;
-    };
-    p.rows = (float2 *)take(sizeof(float2) * heads * p.tiles * T::inner);
-    p.dq = (float *)take(sums);
-    p.dk = (float *)take(partial), p.dv = (float *)take(partial);
-    p.done = (unsigned *)take(sizeof(unsigned) * (heads * p.tiles + 1)), p.next = p.done + heads * p.tiles;
-    p.bytes = at - (char *)workspace;
+    Pieces pieces = {(char *)workspace, 0};
+    p.rows = (float2 *)pieces.take(sizeof(float2) * heads * p.tiles * T::inner);
+    p.dq = (float *)pieces.take(sums);
+    p.dk = (float *)pieces.take(partial), p.dv = (float *)pieces.take(partial);
+    p.done = (unsigned *)pieces.take(sizeof(unsigned) * (heads * p.tiles + 1)), p.next = p.done + heads * p.tiles;
+    p.bytes = pieces.bytes;
     return p;
 }
 
+template <int D> static size_t backward_bytes(const Attention &a) { return passed_in<D>(NULL, a).bytes; }
+
 template <int D>
 static void backward(floatX *dq, floatX *dk, floatX *dv, const floatX *dout, const floatX *q, const floatX *k,
-                     const floatX *v, const floatX *out, const float *lse, Attention a, Device *dev, bool run) {
+                     const floatX *v, const floatX *out, const float *lse, const Attention &a, float scale,
+                     void *workspace, Device *dev) {
     typedef Tiles<D> T;
-    const size_t need = passed_in<D>(NULL, a).bytes;
-    const Passed p = passed_in<D>(device_workspace(dev, need), a);
-    if (!run) { return; }
-    const float scale = scale_of(a);
+    const Passed p = passed_in<D>(workspace, a);
     const int padded = p.tiles * T::inner, heads = a.B * a.NH;
     launch<output_dots>(dev, dim3(ceil_div(padded, 64), heads), 256, 0, p.rows, p.done, (unsigned)(heads * p.tiles + 1),
                         dout, out, lse, a, padded);
@@ -612,32 +621,177 @@ static void backward(floatX *dq, floatX *dk, floatX *dv, const floatX *dout, con
     if (dv) { launch<fold_chunks>(dev, blocks, 256, 0, dv, p.dv, p.chunks, a, a.v_stride, 1.0f); }
 }
 
+// ---- Which of them takes a call ------------------------------------------------------------------------------------
+
+// What runs on heads of up to `largest` elements, and the bytes of workspace that it needs.
+template <class F> struct Variant {
+    int largest;
+    F *run;
+    size_t (*bytes)(const Attention &a);
+};
+typedef Variant<decltype(forward_large)> ForwardVariant;
+typedef Variant<decltype(backward_large)> BackwardVariant;
+
+static const ForwardVariant forwards[] = {
+    {32, forward<32>, forward_bytes},
+    {48, forward<48>, forward_bytes},
+    {64, forward<64>, forward_bytes},
+    {80, forward<80>, forward_bytes},
+    {96, forward<96>, forward_bytes},
+    {128, forward<128>, forward_bytes},
+    {ATTENTION_TILED, forward<ATTENTION_TILED>, forward_bytes},
+    {INT_MAX, forward_large, forward_large_bytes},
+};
+static const BackwardVariant backwards[] = {
+    {32, backward<32>, backward_bytes<32>},
+    {48, backward<48>, backward_bytes<48>},
+    {64, backward<64>, backward_bytes<64>},
+    {80, backward<80>, backward_bytes<80>},
+    {96, backward<96>, backward_bytes<96>},
+    {128, backward<128>, backward_bytes<128>},
+#ifdef PRECISION_bf16 // in fp32 the sums of more columns would leave no registers
+    {ATTENTION_TILED, backward<ATTENTION_TILED>, backward_bytes<ATTENTION_TILED>},
+#endif
+    {INT_MAX, backward_large, backward_large_bytes},
+};
+
+template <class T> static const T &variant_for(const T *list, int HS) {
+    while (HS > list->largest) { list++; }
+    return *list;
+}
+
+// ---- Heads and rows of any size, through aligned copies ------------------------------------------------------------
+
+// The VEC elements of a copy (rows, NH, padded) that a thread handles: where they stand in the tensor (rows `stride`
+// apart, NH, HS), and how many of them exist there.
+struct Place {
+    unsigned vector; // fewer than 2^32 of them
+    size_t at;
+    int count;
+    __device__ Place(int stride, int NH, int HS) : vector(blockIdx.x * 256 + threadIdx.x) {
+        const unsigned per_head = ceil_div(HS, 8) * 8 / VEC, head = vector / per_head, d = vector % per_head * VEC;
+        at = (size_t)(head / NH) * stride + head % NH * HS + d;
+        count = HS - (int)d;
+    }
+};
+
+static __global__ void __launch_bounds__(256)
+    pad_heads(floatX *copy, const floatX *x, int stride, int NH, int HS, unsigned vectors) {
+    const Place place(stride, NH, HS);
+    floatX v[VEC];
+    if (place.vector >= vectors) { return; }
+#pragma unroll
+    for (int i = 0; i < VEC; i++) { v[i] = i < place.count ? x[place.at + i] : to_floatX(0); }
+    store_words(copy + (size_t)place.vector * VEC, v);
+}
+
+static __global__ void __launch_bounds__(256)
+    cut_heads(floatX *x, const floatX *copy, int stride, int NH, int HS, unsigned vectors) {
+    const Place place(stride, NH, HS);
+    floatX v[VEC];
+    if (place.vector >= vectors) { return; }
+    load_words(v, copy + (size_t)place.vector * VEC);
+#pragma unroll
+    for (int i = 0; i < VEC; i++) {
+        if (i < place.count) { x[place.at + i] = v[i]; }
+    }
+}
+
+// Whether every row of every head begins at a multiple of 16 bytes, given that the tensors do.
+static bool is_aligned(const Attention &a) {
+    return (a.HS | a.q_stride | a.k_stride | a.v_stride | a.out_stride) % 8 == 0;
+}
+
+// The copies' sizes: dense, and heads filled up with zeros, which change no score and no sum.
+static Attention padded_sizes(const Attention &a) {
+    const int HS = ceil_div(a.HS, 8) * 8, C = a.NH * HS;
+    return {a.B, a.NH, a.Tq, a.Tk, HS, C, C, C, C, a.causal};
+}
+
+static void pad(floatX *copy, const floatX *x, int stride, int T, const Attention &a, Device *dev) {
+    const unsigned vectors = (unsigned)((size_t)a.B * T * padded_sizes(a).q_stride / VEC);
+    launch<pad_heads>(dev, ceil_div(vectors, 256u), 256, 0, copy, x, stride, a.NH, a.HS, vectors);
+}
+static void cut(floatX *x, const floatX *copy, int stride, int T, const Attention &a, Device *dev) {
+    const unsigned vectors = (unsigned)((size_t)a.B * T * padded_sizes(a).q_stride / VEC);
+    if (x) { launch<cut_heads>(dev, ceil_div(vectors, 256u), 256, 0, x, copy, stride, a.NH, a.HS, vectors); }
+}
+
+// The copies in the workspace, and what is left of it for the kernels; `backward` counts the gradients too.
+struct Copies {
+    floatX *q, *k, *v, *out, *dq, *dk, *dv, *dout;
+    void *rest;
+    size_t bytes;
+};
+static Copies copies_in(void *workspace, const Attention &a, bool backward) {
+    const size_t queries = sizeof(floatX) * a.B * a.Tq * padded_sizes(a).q_stride;
+    const size_t keys = sizeof(floatX) * a.B * a.Tk * padded_sizes(a).k_stride;
+    Pieces pieces = {(char *)workspace, 0};
+    Copies c = {};
+    c.q = (floatX *)pieces.take(queries), c.out = (floatX *)pieces.take(queries);
+    c.k = (floatX *)pieces.take(keys), c.v = (floatX *)pieces.take(keys);
+    if (backward) {
+        c.dq = (floatX *)pieces.take(queries), c.dout = (floatX *)pieces.take(queries);
+        c.dk = (floatX *)pieces.take(keys), c.dv = (floatX *)pieces.take(keys);
+    }
+    c.rest = pieces.take(0);
+    c.bytes = pieces.bytes;
+    return c;
+}
+
+static size_t forward_padded_bytes(const Attention &a) {
+    return copies_in(NULL, a, false).bytes + variant_for(forwards, padded_sizes(a).HS).bytes(padded_sizes(a));
+}
+
+static void forward_padded(floatX *out, float *lse, const floatX *q, const floatX *k, const floatX *v,
+                           const Attention &a, float scale, void *workspace, Device *dev) {
+    const Copies c = copies_in(workspace, a, false);
+    pad(c.q, q, a.q_stride, a.Tq, a, dev);
+    pad(c.k, k, a.k_stride, a.Tk, a, dev);
+    pad(c.v, v, a.v_stride, a.Tk, a, dev);
+    variant_for(forwards, padded_sizes(a).HS).run(c.out, lse, c.q, c.k, c.v, padded_sizes(a), scale, c.rest, dev);
+    cut(out, c.out, a.out_stride, a.Tq, a, dev);
+}
+
+static size_t backward_padded_bytes(const Attention &a) {
+    return copies_in(NULL, a, true).bytes + variant_for(backwards, padded_sizes(a).HS).bytes(padded_sizes(a));
+}
+
+static void backward_padded(floatX *dq, floatX *dk, floatX *dv, const floatX *dout, const floatX *q, const floatX *k,
+                            const floatX *v, const floatX *out, const float *lse, const Attention &a, float scale,
+                            void *workspace, Device *dev) {
+    const Copies c = copies_in(workspace, a, true);
+    pad(c.q, q, a.q_stride, a.Tq, a, dev);
+    pad(c.k, k, a.k_stride, a.Tk, a, dev);
+    pad(c.v, v, a.v_stride, a.Tk, a, dev);
+    pad(c.out, out, a.out_stride, a.Tq, a, dev);
+    pad(c.dout, dout, a.out_stride, a.Tq, a, dev);
+    variant_for(backwards, padded_sizes(a).HS)
+        .run(dq ? c.dq : NULL, dk ? c.dk : NULL, dv ? c.dv : NULL, c.dout, c.q, c.k, c.v, c.out, lse, padded_sizes(a),
+             scale, c.rest, dev);
+    cut(dq, c.dq, a.q_stride, a.Tq, a, dev);
+    cut(dk, c.dk, a.k_stride, a.Tk, a, dev);
+    cut(dv, c.dv, a.v_stride, a.Tk, a, dev);
+}
+
+// ---- The functions of kernels.h ------------------------------------------------------------------------------------
+
+static float scale_of(const Attention &a) { return 1.0f / sqrtf((float)a.HS); }
+
 void attention_forward(floatX *out, float *lse, const floatX *q, const floatX *k, const floatX *v, Attention a,
                        Device *dev) {
     const bool run = device_launch(dev, "attention_forward", attention_forward_cost(a));
-    void *workspace = a.HS > LARGEST_TILED ? device_workspace(dev, scores_in(NULL, a, false).bytes) : NULL;
-    if (!run) { return; }
-    if (a.HS > LARGEST_TILED) { return forward_large(out, lse, q, k, v, a, workspace, dev); }
-    auto *tiled = a.HS <= 32    ? forward<32>
-                  : a.HS <= 48  ? forward<48>
-                  : a.HS <= 64  ? forward<64>
-                  : a.HS <= 80  ? forward<80>
-                  : a.HS <= 96  ? forward<96>
-                  : a.HS <= 128 ? forward<128>
-                                : forward<160>;
-    tiled(out, lse, q, k, v, a, dev);
+    const ForwardVariant variant =
+        is_aligned(a) ? variant_for(forwards, a.HS) : ForwardVariant{INT_MAX, forward_padded, forward_padded_bytes};
+    void *workspace = device_workspace(dev, variant.bytes(a));
+    if (run) { variant.run(out, lse, q, k, v, a, scale_of(a), workspace, dev); }
 }
 
 void attention_backward(floatX *dq, floatX *dk, floatX *dv, const floatX *dout, const floatX *q, const floatX *k,
                         const floatX *v, const floatX *out, const float *lse, Attention a, Device *dev) {
     const bool run = device_launch(dev, "attention_backward", attention_backward_cost(dq, dk, dv, a));
-    if (a.HS > LARGEST_TILED_BACKWARD) { return backward_large(dq, dk, dv, dout, q, k, v, out, lse, a, dev, run); }
-    auto *tiled = a.HS <= 32    ? backward<32>
-                  : a.HS <= 48  ? backward<48>
-                  : a.HS <= 64  ? backward<64>
-                  : a.HS <= 80  ? backward<80>
-                  : a.HS <= 96  ? backward<96>
-                  : a.HS <= 128 ? backward<128>
-                                : backward<LARGEST_TILED_BACKWARD>;
-    tiled(dq, dk, dv, dout, q, k, v, out, lse, a, dev, run);
+    const BackwardVariant variant =
+        is_aligned(a) ? variant_for(backwards, a.HS) : BackwardVariant{INT_MAX, backward_padded, backward_padded_bytes};
+    void *workspace = device_workspace(dev, variant.bytes(a));
+    if (run) { variant.run(dq, dk, dv, dout, q, k, v, out, lse, a, scale_of(a), workspace, dev); }
 }

@@ -86,14 +86,15 @@ void quick_gelu_backward(floatX *dinp, const floatX *dout, const floatX *inp, si
 void geglu_forward(floatX *out, const floatX *inp, int N, int H, Device *dev);
 void geglu_backward(floatX *dinp, const floatX *dout, const floatX *inp, int N, int H, Device *dev);
 
-// ---- attention.c: softmax(q k^T / sqrt(HS)) v, without a T x T matrix kept for backward
-// ------------------------------
+// ---- attention.c: softmax(q k^T / sqrt(HS)) v, without a T x T matrix kept for backward ----------------------------
 
 // Row strides are in elements: q of token t, head h begins at q + (b Tq + t) q_stride + h HS, and so on; a packed QKV
-// product (B, T, 3 NH HS) is read in place with stride 3 NH HS and q, k, v pointing into it. Strides are multiples of 8
-// elements. dq, dk, dv have the strides of q, k, v; dout has out's.
+// product (B, T, 3 NH HS) is read in place with stride 3 NH HS and q, k, v pointing into it. dq, dk, dv have the
+// strides of q, k, v; dout has out's. Head size and strides may be any; where all of them are multiples of 8 the CUDA
+// kernels work on the tensors themselves, which must then be aligned to 16 bytes, else on padded copies in the
+// workspace.
 typedef struct {
-    int B, NH, Tq, Tk, HS; // samples, heads, queries, keys, head size (a multiple of 8)
+    int B, NH, Tq, Tk, HS; // samples, heads, queries, keys, head size
     int q_stride, k_stride, v_stride, out_stride;
     bool causal; // query t sees keys 0..t (then Tq == Tk)
 } Attention;
