@@ -48,7 +48,7 @@ UNITS_reference := $(patsubst %,pytest:%,$(filter-out %/test_full_size.py,$(sort
 
 # T=WORD: those whose names contain it. BACKEND given by hand: those of that backend.
 by_hand  := $(filter command line environment,$(origin BACKEND))
-of_emu    = $(filter emu:$(if $(filter command line environment,$(origin PRECISION)),$(PRECISION),%):%,$(1))
+of_emu    = $(filter emu:$(if $(filter command line environment,$(origin PRECISION)),$(PRECISION):)%,$(1))
 of_backend = $(if $(filter emu,$(and $(by_hand),$(BACKEND))),$(call of_emu,$(1)),$(if $(by_hand),$(filter-out emu:%,$(1)),$(1)))
 chosen    = $(foreach u,$(call of_backend,$(1)),$(if $(or $(if $(T),,all),$(findstring $(T),$(u))),$(u)))
 
