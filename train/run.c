@@ -307,7 +307,7 @@ void memory_table(const MemoryRow *rows, int count, size_t held, const char *not
     char text[24], room[24], whole[24];
     size_t total = 0, free_bytes, device_bytes;
     device_memory(dev, &free_bytes, &device_bytes);
-    free_bytes += held;
+    free_bytes += held + dev->workspace_size; // which becomes a part of the one in the table
     printf("memory on %s\n", device_name(dev));
     for (int i = 0; i < count; i++) {
         total += rows[i].bytes;

@@ -8,6 +8,7 @@
 //                         warp goes as far as it can before the next one, else all warps go in step
 //   EMU_SM=80|86|89|90|120   card: compute capability and limit of shared memory (default 89, the smallest: 99 KB)
 //   EMU_DELAY=lazy|random[:SEED]|eager            when queued operations run (stream.cpp)
+//   EMU_GPU=no-driver|full|..., EMU_TAKEN=BYTES   a card that cannot be used, or whose memory others hold (card.cpp)
 //   EMU_PROTECT=0            leaves device memory open to host code, which else traps
 //   EMU_BITS=FILE            appends a hash of every device allocation when it is freed: equal files, equal bits
 //   EMU_REPORT=1|FILE        at exit, which __global__ functions ran and how often: on stderr, or appended to FILE

@@ -69,6 +69,15 @@ for precision in fp32 bf16; do
     check "$precision: $(same_masks $precision-eval "$(tolerance $precision 0.002 0.05)") from cpu" \
         same_masks $precision-eval "$(tolerance $precision 0.002 0.05)"
     [ $precision = fp32 ] || continue
+    # A card of 8 GiB whose memory others hold: what fits runs, without the roofline that could not be measured.
+    short=("${emulated[@]}" train --model model --shards latents --train-batch-size 1 --validate-every 0 --max-train-steps 1
+        --gradient-accumulation-steps 1)
+    check "$precision: the roofline on an empty card" bash -c '"$@" --out empty-card | grep -q "of roofline"' - "${short[@]}"
+    check "$precision: none in 62 MB" bash -c '"$@" --out full-card >log 2>&1 && grep -q "^cocogold: warning: too little memory" log &&
+        ! grep -q "of roofline" log' - env EMU_TAKEN=$((8589934592 - 62000000)) "${short[@]}"
+    check "$precision: what does not fit" bash -c '! "$@" --out fuller-card >log 2>&1 &&
+        grep -q "^cocogold: training needs 52 MB, but emulated sm_89 has 45 MB of its 8.6 GB free: end what else uses it" log' - \
+        env EMU_TAKEN=$((8589934592 - 45000000)) "${short[@]}"
     check "$precision: train with pixel loss" "${emulated[@]}" "${pixels[@]}" --out $precision-pixels
     check "$precision: $(same_losses $precision-pixels cpu-pixels 1e-5 3) from cpu" same_losses $precision-pixels cpu-pixels 1e-5 3
 done
