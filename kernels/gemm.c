@@ -100,17 +100,21 @@ static void copy_tile(float *to, ptrdiff_t to_stride, const float *from, ptrdiff
     for (int i = 0; i < rows; i++) memcpy(to + i * to_stride, from + i * from_stride, n * sizeof *to);
 }
 
+// tile (rows, NR) = from, columns beyond n 0.
+static const float *padded_tile(float *tile, const float *from, ptrdiff_t stride, int rows, int n) {
+    memset(tile, 0, (size_t)rows * NR * sizeof *tile);
+    copy_tile(tile, NR, from, stride, rows, n);
+    return tile;
+}
+
 void gemm_tile(float *c, const float *init, const float *bias, ptrdiff_t stride, const float *const *a, int a_tap,
                int k_first, const float *b, ptrdiff_t b_step, int taps, int K, int rows, int n) {
     float tile[MR * NR], padded_bias[NR];
     float *whole = c;
     ptrdiff_t c_stride = stride;
     if (n % VEC) { // whole vectors in a tile aside
-        if (init) {
-            copy_tile(tile, NR, init, stride, rows, n);
-            init = tile;
-        }
-        if (bias) { bias = memcpy(padded_bias, bias, n * sizeof *bias); }
+        if (init) { init = padded_tile(tile, init, stride, rows, n); }
+        if (bias) { bias = padded_tile(padded_bias, bias, 0, 1, n); }
         c = tile;
         stride = NR;
     }
@@ -125,10 +129,7 @@ void gemm_tile_columns(float *c, const float *init, ptrdiff_t stride, const floa
     float tile[MR * NR], *whole = c;
     ptrdiff_t c_stride = stride;
     if (n % VEC) {
-        if (init) {
-            copy_tile(tile, NR, init, stride, rows, n);
-            init = tile;
-        }
+        if (init) { init = padded_tile(tile, init, stride, rows, n); }
         c = tile;
         stride = NR;
     }
