@@ -129,14 +129,18 @@ void embedding_backward(float *dtoken, float *dposition, const floatX *dout, con
 // The angle is rounded to fp32 where diffusers rounds it, and brought to half turns in fp64: sinf of a large angle
 // would take a slow path through local memory.
 static __global__ void __launch_bounds__(THREADS)
-    sinusoids(floatX *out, const float *timesteps, int B, int half, bool flip_sin_to_cos, float freq_shift) {
-    const int i = blockIdx.x * THREADS + threadIdx.x, b = i / half, k = i % half;
+    sinusoids(floatX *out, const float *timesteps, int B, int C, bool flip_sin_to_cos, float freq_shift) {
+    const int half = C / 2, width = half + C % 2, i = blockIdx.x * THREADS + threadIdx.x, b = i / width, k = i % width;
     if (b >= B) { return; }
+    if (k == half) {
+        out[(size_t)b * C + C - 1] = to_floatX(0);
+        return;
+    }
     const float exponent = -9.21034037f * (float)k / ((float)half - freq_shift); // ln(10000)
     const float angle = timesteps[b] * (float)exp((double)exponent);
     const double turns = angle * 0.31830988618379067154; // halves: 1 / pi
     const float rest = (float)(turns - 2 * rint(turns / 2));
-    floatX *sine = out + (size_t)b * 2 * half + k, *cosine = sine + half;
+    floatX *sine = out + (size_t)b * C + k, *cosine = sine + half;
     *(flip_sin_to_cos ? cosine : sine) = to_floatX(sinpif(rest));
     *(flip_sin_to_cos ? sine : cosine) = to_floatX(cospif(rest));
 }
@@ -145,5 +149,6 @@ void timestep_embedding_forward(floatX *out, const float *timesteps, int B, int 
                                 float freq_shift, Device *dev) {
     const int half = C / 2;
     if (!device_launch(dev, "timestep_embedding_forward", timestep_embedding_forward_cost(B, C))) { return; }
-    launch<sinusoids>(dev, blocks_for(B, half, 1), THREADS, 0, out, timesteps, B, half, flip_sin_to_cos, freq_shift);
+    launch<sinusoids>(dev, blocks_for(B, half + C % 2, 1), THREADS, 0, out, timesteps, B, C, flip_sin_to_cos,
+                      freq_shift);
 }

@@ -115,8 +115,9 @@ void embedding_forward(floatX *out, const int *ids, const floatX *token_weight, 
 // positions is T' >= T.
 void embedding_backward(float *dtoken, float *dposition, const floatX *dout, const int *ids, float beta, int B, int T,
                         int C, int V, int positions, Device *dev);
-// Sinusoids of Ho et al. 2020 as diffusers has them: half = C/2, f_i = exp(-ln(10000) i / (half - freq_shift)),
-// out (B, C) = [sin(t f), cos(t f)], or [cos, sin] with flip_sin_to_cos. timesteps (B) float on the device. C is even.
+// Sinusoids of Ho et al. 2020 as diffusers has them: half = floor(C/2), f_i = exp(-ln(10000) i / (half - freq_shift)),
+// out (B, C) = [sin(t f), cos(t f)], or [cos, sin] with flip_sin_to_cos, and a zero behind them if C is odd. timesteps
+// (B) float on the device.
 void timestep_embedding_forward(floatX *out, const float *timesteps, int B, int C, bool flip_sin_to_cos,
                                 float freq_shift, Device *dev);
 

@@ -99,9 +99,9 @@ static void read_blocks(const Json *json, const char *field, const char *first, 
     }
 }
 
-static void want_head_size(const Json *json, const char *field, int channels, int heads) {
-    if (heads < 1 || channels % heads != 0 || channels / heads % 8 != 0) {
-        die("%s: field \"%s\" asks for %d attention heads of %d channels, expected a head size that is a multiple of 8",
+static void want_whole_heads(const Json *json, const char *field, int channels, int heads) {
+    if (heads < 1 || channels % heads != 0) {
+        die("%s: field \"%s\" asks for %d attention heads of %d channels, expected a number that divides them",
             json->path, field, heads, channels);
     }
 }
@@ -162,7 +162,7 @@ static void read_heads(const Json *json, UNetConfig *c) {
     for (int i = 1; count != c->levels && i < c->levels; i++) { c->num_heads[i] = c->num_heads[0]; }
     for (int i = 0; i < c->levels; i++) {
         bool used = c->down_attention[i] || c->up_attention[c->levels - 1 - i] || i == c->levels - 1;
-        if (used) { want_head_size(json, field, c->block_out_channels[i], c->num_heads[i]); }
+        if (used) { want_whole_heads(json, field, c->block_out_channels[i], c->num_heads[i]); }
     }
 }
 
@@ -186,10 +186,7 @@ UNetConfig unet_config_read(const char *path) {
     if (c.downsample_padding != 0 && c.downsample_padding != 1) {
         die("%s: field \"downsample_padding\" is %d, only 0 and 1 are supported", path, c.downsample_padding);
     }
-    if (c.block_out_channels[0] % 2 != 0) {
-        die("%s: field \"block_out_channels\" begins with %d, expected an even number", path, c.block_out_channels[0]);
-    }
-    if (c.freq_shift < 0 || c.freq_shift >= c.block_out_channels[0] / 2) {
+    if (c.freq_shift < 0 || (c.freq_shift > 0 && c.freq_shift >= c.block_out_channels[0] / 2)) {
         die("%s: field \"freq_shift\" is %d, expected 0 or a little more", path, c.freq_shift);
     }
     json_free(&json);
@@ -280,7 +277,6 @@ VAEConfig vae_config_read(const char *path) {
     bool unused[MAX_LEVELS];
     read_blocks(&json, "down_block_types", "DownEncoderBlock2D", NULL, c.levels, unused);
     read_blocks(&json, "up_block_types", "UpDecoderBlock2D", NULL, c.levels, unused);
-    if (c.mid_block_attention) { want_head_size(&json, "block_out_channels", c.block_out_channels[c.levels - 1], 1); }
     json_free(&json);
     return c;
 }
@@ -309,6 +305,7 @@ void vae_config_write(const VAEConfig *c, const char *path) {
 
 // ---- CLIP ----------------------------------------------------------------------------------------------------------
 
+// The dropouts are not read: nothing here draws any, and the text encoder is used as it is.
 CLIPConfig clip_config_read(const char *path) {
     Json json = json_read(path);
     want_string(&json, "model_type", "clip_text_model", "clip_text_model");
@@ -321,7 +318,6 @@ CLIPConfig clip_config_read(const char *path) {
     if (!quick && strcmp(act, "gelu") != 0) {
         die("%s: field \"hidden_act\" is \"%s\", only \"gelu\" and \"quick_gelu\" are supported", path, act);
     }
-    want_number(&json, "attention_dropout", 0, 0);
     CLIPConfig c = {.vocab_size = positive(&json, "vocab_size", 49408),
                     .hidden_size = positive(&json, "hidden_size", 512),
                     .intermediate_size = positive(&json, "intermediate_size", 2048),
@@ -330,7 +326,7 @@ CLIPConfig clip_config_read(const char *path) {
                     .max_position_embeddings = positive(&json, "max_position_embeddings", 77),
                     .layer_norm_eps = (float)positive_number(&json, "layer_norm_eps", 1e-5),
                     .quick_gelu = quick};
-    want_head_size(&json, "num_attention_heads", c.hidden_size, c.num_attention_heads);
+    want_whole_heads(&json, "num_attention_heads", c.hidden_size, c.num_attention_heads);
     json_free(&json);
     return c;
 }

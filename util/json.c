@@ -6,8 +6,21 @@
 #include <stdlib.h>
 #include <string.h>
 
+// Python's json writes infinite numbers by name (a scheduler's "lambda_min_clipped": -Infinity), which is no JSON: they
+// become a number that reads as infinite.
+static void replace_infinities(char *text) {
+    static const char name[] = "Infinity", number[] = "1e999   ";
+    bool in_string = false;
+    for (char *c = text; *c; c++) {
+        if (*c == '"') { in_string = !in_string; }
+        if (in_string && *c == '\\' && c[1]) { c++; }
+        if (!in_string && strncmp(c, name, strlen(name)) == 0) { memcpy(c, number, strlen(name)); }
+    }
+}
+
 Json json_read(const char *path) {
     char *text = read_file(path, NULL), reason[512];
+    replace_infinities(text);
     Json json = {.path = xstrdup(path), .root = yajl_tree_parse(text, reason, sizeof reason)};
     free(text);
     if (!json.root) {

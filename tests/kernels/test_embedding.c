@@ -71,8 +71,8 @@ static double timestep_reference(double t, int i, int half, double freq_shift, b
 // Against the exact formula: the angle is rounded to fp32, which is worth up to 6e-5 at t = 999.
 static void test_timestep_embedding(void **state) {
     (void)state;
-    const int shapes[][2] = {{1, 2}, {5, 32}, {3, 320}, {7, 50}};
-    for (int k = 0; k < 8; k++) {
+    const int shapes[][2] = {{1, 2}, {5, 32}, {3, 320}, {7, 50}, {2, 1}, {3, 15}};
+    for (int k = 0; k < 12; k++) {
         int B = shapes[k / 2][0], C = shapes[k / 2][1], half = C / 2;
         bool flip = k % 2 == 0;
         double freq_shift = C > 2 && k % 4 >= 2 ? 1 : 0;

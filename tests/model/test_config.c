@@ -104,6 +104,11 @@ static void test_clip(void **state) {
     assert_same_file(again, third);
     write_text(path, replaced(sd2_text, "\"gelu\"", "\"quick_gelu\""));
     assert_true(clip_config_read(path).quick_gelu);
+    // heads of any size; what matters in training only
+    write_text(path, replaced(sd2_text, "\"num_attention_heads\": 16", "\"num_attention_heads\": 512"));
+    assert_int_equal(clip_config_read(path).num_attention_heads, 512);
+    write_text(path, replaced(sd2_text, "\"attention_dropout\": 0.0", "\"attention_dropout\": 0.1"));
+    assert_int_equal(clip_config_read(path).hidden_size, 1024);
 }
 
 static void test_scheduler(void **state) {
@@ -119,6 +124,9 @@ static void test_scheduler(void **state) {
     schedule_config_write(&d, third);
     assert_same_file(again, third);
     assert_non_null(strstr(read_file(again, NULL), "\"beta_start\": 0.00085,"));
+    write_text(path,
+               replaced(sd2_scheduler, "\"trained_betas\"", "\"lambda_min_clipped\": -Infinity, \"trained_betas\""));
+    assert_true(schedule_config_read(path).beta_end == 0.012);
     write_text(path, "{}"); // DDIMScheduler's own defaults
     c = schedule_config_read(path);
     assert_true(c.beta_start == 0.0001 && c.beta_end == 0.02 && !c.scaled_linear && c.prediction == PREDICT_EPSILON);
@@ -172,6 +180,7 @@ static void test_refused_unets(void **state) {
         {"\"UpBlock2D\"", "\"SkipUpBlock2D\"", "up_block_types"},
         {"[5, 10, 20, 20]", "[5, 10, 20]", "attention_head_dim"},
         {"[5, 10, 20, 20]", "[3, 10, 20, 20]", "attention_head_dim"},
+        {"[5, 10, 20, 20]", "[5, 10, 20, 2560]", "attention_head_dim"},
         {"[5, 10, 20, 20]", "[0, 10, 20, 20]", "attention_head_dim"},
         {"[5, 10, 20, 20]", "\"eight\"", "attention_head_dim"},
         {"\"in_channels\": 4", "\"in_channels\": 0", "in_channels"},
@@ -226,6 +235,7 @@ static void test_refused_others(void **state) {
         {"\"v_prediction\"", "\"flow\"", "prediction_type"},
         {"\"trained_betas\": null", "\"trained_betas\": [0.1]", "trained_betas"},
         {"\"beta_end\": 0.012", "\"beta_end\": 1.5", "beta_end"},
+        {"\"beta_end\": 0.012", "\"beta_end\": Infinity", "beta_end"},
         {"\"beta_start\": 0.00085", "\"beta_start\": 0", "beta_start"},
         {"\"num_train_timesteps\": 1000", "\"num_train_timesteps\": 1", "num_train_timesteps"},
         {"\"steps_offset\": 1", "\"steps_offset\": -1", "steps_offset"},

@@ -4,6 +4,7 @@ import pathlib
 import subprocess
 
 import pytest
+import torch
 
 COCOGOLD = os.path.abspath(os.environ.get("COCOGOLD", "./cocogold"))
 
@@ -34,3 +35,21 @@ def evaluated(data, model, tmp_path_factory) -> pathlib.Path:
              "--seen", "@" + str(data / "classes" / "seen.txt"), "--steps-table", "1,2", "--absent", 0.5, "--masks",
              "--no-opening", "--bootstrap", 200)
     return out
+
+
+def diffusers_prediction(model, image, text, noise, steps):
+    """What `segment` computes, as a loop over the modules that diffusers loads: (1, 3, H, W) in [0, 1]."""
+    from diffusers import DDIMScheduler, DiffusionPipeline
+    pipe = DiffusionPipeline.from_pretrained(model, local_files_only=True)
+    scheduler = DDIMScheduler.from_config(pipe.scheduler.config)
+    scheduler.set_timesteps(steps)
+    with torch.no_grad():
+        ids = pipe.tokenizer(text, padding="max_length", truncation=True, return_tensors="pt").input_ids
+        context = pipe.text_encoder(ids).last_hidden_state
+        scale = pipe.vae.config.scaling_factor
+        picture = pipe.vae.encode(image).latent_dist.mean * scale
+        x = noise
+        for t in scheduler.timesteps:
+            out = pipe.unet(torch.cat([picture, x], 1), t, encoder_hidden_states=context).sample
+            x = scheduler.step(out, t, x).prev_sample
+        return (pipe.vae.decode(x / scale).sample / 2 + 0.5).clamp(0, 1)

@@ -352,10 +352,10 @@ def save(model, folder):
 
 
 def unets(folder):
-    # head sizes of 8 and linear projections as SD2; a fixed number of heads and 1x1 convolutions as SD1
+    # head sizes of 8 and linear projections as SD2; a fixed number of heads and 1x1 convolutions as SD1, of 4 and 6
     kinds = {
         "unet-sd2": dict(in_channels=8, attention_head_dim=[2, 3], use_linear_projection=True, size=(9, 7)),
-        "unet-sd1": dict(in_channels=4, attention_head_dim=1, use_linear_projection=False, size=(6, 10)),
+        "unet-sd1": dict(in_channels=4, attention_head_dim=4, use_linear_projection=False, size=(6, 10)),
     }
     for name, kind in kinds.items():
         size = kind.pop("size")
@@ -376,7 +376,7 @@ def unets(folder):
 
 def vaes(folder):
     model = AutoencoderKL(
-        block_out_channels=(8, 16), down_block_types=("DownEncoderBlock2D",) * 2, norm_num_groups=4,
+        block_out_channels=(8, 12), down_block_types=("DownEncoderBlock2D",) * 2, norm_num_groups=4,
         up_block_types=("UpDecoderBlock2D",) * 2, layers_per_block=1, sample_size=16,
     )  # fmt: skip
     save(randomise(model, 1.0), folder / "vae")
@@ -387,9 +387,9 @@ def vaes(folder):
 
 
 def text_encoders(folder):
-    for act in ("gelu", "quick_gelu"):
+    for act, heads in ("gelu", 3), ("quick_gelu", 8):  # of 8 and of 3
         config = CLIPTextConfig(
-            vocab_size=60, hidden_size=24, intermediate_size=40, num_hidden_layers=2, num_attention_heads=3,
+            vocab_size=60, hidden_size=24, intermediate_size=40, num_hidden_layers=2, num_attention_heads=heads,
             max_position_embeddings=12, hidden_act=act, bos_token_id=0, eos_token_id=2, pad_token_id=1,
         )  # fmt: skip
         model = randomise(CLIPTextModel(config), 1.5)

@@ -9,7 +9,7 @@ import pytest
 import torch
 from PIL import Image
 
-from evaluation import COCOGOLD, cocogold, data, evaluated, model  # noqa: F401
+from evaluation import COCOGOLD, cocogold, data, diffusers_prediction, evaluated, model  # noqa: F401
 
 
 def truths(data):
@@ -78,23 +78,6 @@ def test_floors(data, evaluated):
     assert floors["all_foreground"]["miou"] == pytest.approx(floor(lambda s: np.ones(s, bool)), abs=1e-9)
     assert floors["centre_box"]["miou"] == pytest.approx(floor(box), abs=1e-9)
     assert metrics["absent"]["pairs"] > 0
-
-
-def diffusers_prediction(model, image, text, noise, steps):
-    from diffusers import DDIMScheduler, DiffusionPipeline
-    pipe = DiffusionPipeline.from_pretrained(model, local_files_only=True)
-    scheduler = DDIMScheduler.from_config(pipe.scheduler.config)
-    scheduler.set_timesteps(steps)
-    with torch.no_grad():
-        ids = pipe.tokenizer(text, padding="max_length", truncation=True, return_tensors="pt").input_ids
-        context = pipe.text_encoder(ids).last_hidden_state
-        scale = pipe.vae.config.scaling_factor
-        picture = pipe.vae.encode(image).latent_dist.mean * scale
-        x = noise
-        for t in scheduler.timesteps:
-            out = pipe.unet(torch.cat([picture, x], 1), t, encoder_hidden_states=context).sample
-            x = scheduler.step(out, t, x).prev_sample
-        return (pipe.vae.decode(x / scale).sample / 2 + 0.5).clamp(0, 1)
 
 
 @pytest.mark.parametrize("steps", [1, 3, 4])
