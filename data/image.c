@@ -42,6 +42,27 @@ void image_free(Image *image) {
     *image = (Image){0};
 }
 
+// A file that stb reads. An intact picture is decoded without a look beyond the file's last byte; newer versions (2.28
+// on) make up the rest of a JPEG whose end is missing.
+typedef struct {
+    FILE *file;
+    bool cut;
+} PictureFile;
+
+static int read_picture(void *context, char *bytes, int size) {
+    PictureFile *from = context;
+    size_t n = fread(bytes, 1, (size_t)size, from->file);
+    from->cut |= n == 0;
+    return (int)n;
+}
+
+static void skip_picture(void *context, int n) { fseek(((PictureFile *)context)->file, n, SEEK_CUR); }
+
+static int picture_ended(void *context) {
+    PictureFile *from = context;
+    return from->cut || feof(from->file) || ferror(from->file);
+}
+
 Image image_try_load(const char *path, int channels, char **why) {
     Image image = {.channels = channels};
     *why = NULL;
@@ -50,11 +71,15 @@ Image image_try_load(const char *path, int channels, char **why) {
         *why = xprintf("%s: cannot be opened: %s", path, folder_exists(path) ? "it is a folder" : strerror(errno));
         return (Image){0};
     }
+    PictureFile from = {.file = file};
+    const stbi_io_callbacks callbacks = {read_picture, skip_picture, picture_ended};
     int in_file;
-    image.pixels = stbi_load_from_file(file, &image.width, &image.height, &in_file, channels);
+    image.pixels = stbi_load_from_callbacks(&callbacks, &from, &image.width, &image.height, &in_file, channels);
     fclose(file);
-    if (image.pixels) { return image; }
-    *why = xprintf("%s: is damaged, cut off, or no JPEG or PNG picture (%s)", path, stbi_failure_reason());
+    if (image.pixels && !from.cut) { return image; }
+    *why = xprintf("%s: is damaged, cut off, or no JPEG or PNG picture (%s)", path,
+                   image.pixels ? "the end is missing" : stbi_failure_reason());
+    image_free(&image);
     return (Image){0};
 }
 

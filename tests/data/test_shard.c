@@ -154,7 +154,7 @@ static void flipped_bytes(void **state) {
         run_in_child(code, text, sizeof text, _exit(digest(path) == expected ? 0 : 2));
         if (code != 0 && code != 1) { fail_msg("byte %zu flipped: exit %d %s", at, code, text); }
         noticed += code == 1;
-        checksum += strstr(text, "Fletcher32") != NULL;
+        checksum += strstr(text, "Fletcher32") || strstr(text, "filter returned failure"); // HDF5 1.14 names no filter
         harmless += code == 0;
     }
     printf("  %d flipped bytes noticed (%d by a chunk's checksum), %d in unused parts\n", noticed, checksum, harmless);
