@@ -60,12 +60,15 @@ __device__ static AdamStep adam_step(const GradNorm *result, const StepScalars *
     return {result->factor, s->lr, 1 / s->bias1, 1 / sqrtf(s->bias2), result->finite != 0};
 }
 
-__device__ static void adam_element(float &p, float &m, float &v, float grad, AdamSettings k, AdamStep now) {
+__device__ static void adam_moments(float &m, float &v, float grad, AdamSettings k, AdamStep now) {
     const float g = now.factor * grad;
     m = k.beta1 * m + (1.0f - k.beta1) * g;
     v = k.beta2 * v + (1.0f - k.beta2) * g * g;
+}
+
+__device__ static float adam_parameter(float p, float m, float v, AdamSettings k, AdamStep now) {
     const float step = m * now.over_bias1 / (sqrtf(v) * now.over_root_bias2 + k.eps);
-    p -= now.lr * (step + k.weight_decay * p);
+    return p - now.lr * (step + k.weight_decay * p);
 }
 
 static __global__ void __launch_bounds__(THREADS)
@@ -86,9 +89,11 @@ static __global__ void __launch_bounds__(THREADS)
     if (!now.finite) { return; }
     if (whole) {
 #pragma unroll
-        for (int j = 0; j < VEC; j++) { adam_element(p[j], mean[j], square[j], g[j], k, now); }
+        for (int j = 0; j < VEC; j++) { adam_moments(mean[j], square[j], g[j], k, now); }
         store_quads(m + span, mean);
         store_quads(v + span, square);
+#pragma unroll // by itself: together with the moments CUDA 12.4's compiler would spill registers
+        for (int j = 0; j < VEC; j++) { p[j] = adam_parameter(p[j], mean[j], square[j], k, now); }
         store_quads(master + span, p);
         if (sizeof(floatX) != sizeof(float)) {
             trade(p);
@@ -96,7 +101,8 @@ static __global__ void __launch_bounds__(THREADS)
         }
     } else {
         for (size_t i = span + lane_of(); i < n; i += 32) {
-            adam_element(master[i], m[i], v[i], grad[i], k, now);
+            adam_moments(m[i], v[i], grad[i], k, now);
+            master[i] = adam_parameter(master[i], m[i], v[i], k, now);
             if (sizeof(floatX) != sizeof(float)) { param[i] = to_floatX(master[i]); }
         }
     }

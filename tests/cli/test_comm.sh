@@ -63,6 +63,22 @@ ends "NCCL's stand-in: ids" "different unique ids" by_mpirun 2 "$nccl" id
 ends "NCCL's stand-in: number of ranks" "for 3 ranks, but mpirun has started 2" by_mpirun 2 "$nccl" world
 ends "NCCL's stand-in: one rank twice" "two processes call ncclCommInitRank as rank 0" by_mpirun 2 "$nccl" rank
 
+# Builds for one rank, in which nothing is met.
+build_for_one() { # build_for_one OUTPUT OBJECT-OR-SOURCE...
+    printf '%s\n' '#include "kernels/comm.h"' 'int main(void) { Launch l = launch_detect(); Comm c; comm_meet(&c, &l); }' >main.c
+    gcc -std=gnu11 -D_GNU_SOURCE -DBACKEND_cpu -DPRECISION_fp32 "-I$root" main.c "${@:2}" "$root/kernels/comm_host.c" \
+        "$root"/util/{error,file,launch,progress,rendezvous}.c -o "$1" -lcrypto -lpthread -lm
+}
+check "build without MPI" build_for_one no-mpi "$root/kernels/comm.c"
+check "build without NCCL" eval 'g++ -x c++ -std=c++17 "-I$root" "-I$root/tests/emu" -DBACKEND_emu -DPRECISION_fp32 -c "$root/kernels/comm.cu" -o comm.o &&
+    g++ -x c++ -c - -o gpu_count.o <<<"int gpu_count() { return 1; }" && build_for_one no-nccl comm.o gpu_count.o'
+one_of_two=(env RANK=0 LOCAL_RANK=0 WORLD_SIZE=2 MASTER_ADDR=localhost MASTER_PORT=1)
+ends "two ranks without MPI" "as one of 2 ranks, but this program was built for one, without MPI: install" "${one_of_two[@]}" ./no-mpi
+ends "two ranks without NCCL" "as one of 2 ranks, but this program was built for one, without NCCL: run ./setup.sh --cuda" \
+    "${one_of_two[@]}" ./no-nccl
+check "one rank without MPI" ./no-mpi
+check "one rank without NCCL" ./no-nccl
+
 # Ranks that die: mpirun's sentence, or ours where there is no mpirun to notice.
 for backend in cpu emu; do
     ends "$backend: die() in rank 1" "cocogold: rank 1: data.h5: is damaged" by_mpirun 3 "$(comm $backend)" die 1
