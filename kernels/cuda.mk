@@ -47,6 +47,7 @@ endif
 
 ifeq ($(BACKEND),cuda)
 KERNEL_FLAGS = $(NVCC) $(NVCC_FLAGS) $(GENCODE)
+$(BUILD)/kernels/device.cu.o: private DEFINES += -DBUILT_FOR='"$(strip $(CUDA_ARCHS:%=sm_%))"'
 LDLIBS += $(call link,$(CUBLAS),cublasLt) -L$(CUDA_HOME)/lib64 -lcudart_static -ldl -lrt -lstdc++
 
 $(BUILD)/%.cu.o: %.cu $(BUILD)/flags
