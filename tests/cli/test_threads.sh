@@ -22,6 +22,7 @@ ends() {
 
 starts -u NOTHING
 check "by default: OMP_WAIT_POLICY=passive, same process, same name" within 20 has OMP_WAIT_POLICY=passive
+check "with a short spin: $(tr '\0' '\n' </proc/$pid/environ | grep '^GOMP')" has 'GOMP_SPINCOUNT=[0-9]{1,4}'
 arguments=$(tr '\0' ' ' </proc/$pid/cmdline)
 check "same arguments" [ "$arguments" = "$cocogold synth pictures --train 100000 " ]
 sleep 0.5
