@@ -21,7 +21,12 @@ run() { # run ORDER DELAY THREADS
         exit 1
     }
 }
-if [ "$orders" = 1 ] || [[ $program == */test_emu ]]; then # test_emu sets orders by itself
+if [[ $program == */test_emu ]]; then # its planted faults choose orders by themselves
+    run ascending lazy 2
+    cat "$work/ascending.log"
+    exit
+fi
+if [ "$orders" = 1 ]; then
     run random:7 random:3 1
     cat "$work/random:7.log"
     exit
