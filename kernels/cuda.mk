@@ -19,7 +19,7 @@ OLDEST      := compute_$(firstword $(CUDA_ARCHS))
 GENCODE      = -gencode "arch=$(OLDEST),code=[$(subst $(space),$(comma),$(CUDA_ARCHS:%=sm_%) $(OLDEST))]"
 KERNEL_FLAGS = $(if $(filter cuda,$(BACKEND)),$(NVCC) $(NVCC_FLAGS) $(GENCODE))
 EMU_FLAGS   = -std=c++17 -g $(OPT) -march=$(MARCH) -fno-math-errno -fno-trapping-math -ffp-contract=fast -fopenmp $(WARN) \
-              -Wno-unknown-pragmas -Itests/emu -MMD -MP
+              -Wno-unknown-pragmas -Wno-pass-failed -Itests/emu -MMD -MP
 
 KERNEL_CU := $(wildcard kernels/*.cu)
 EMU_LIB   := $(patsubst %.cpp,$(BUILD)/%.o,$(filter-out tests/emu/test_%,$(wildcard tests/emu/*.cpp)))
