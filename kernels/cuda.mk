@@ -69,7 +69,7 @@ endif
 endif
 
 # ---- Emulation -------------------------------------------------------------------------------------------------------
-EMU_FLAGS = -std=c++17 $(CODE_FLAGS) -Wno-unknown-pragmas -Itests/emu -MMD -MP
+EMU_FLAGS = -std=c++17 $(CODE_FLAGS) -Wno-unknown-pragmas -Wno-pass-failed -Itests/emu -MMD -MP
 EMU_LIB  := $(patsubst %.cpp,$(BUILD)/%.o,$(filter-out tests/emu/test_%,$(wildcard tests/emu/*.cpp)))
 ifeq ($(BACKEND),emu)
 KERNEL_CU_OBJ += $(EMU_LIB)

@@ -106,10 +106,11 @@ static struct Registry {
 
 // ---- Errors --------------------------------------------------------------------------------------------------------
 
-// "const char *emu::kernel_name() [with auto Kernel = norm<8>]" -> "norm<8>"
+// "const char *emu::kernel_name() [with auto Kernel = norm<8>]" -> "norm<8>"; clang says "[Kernel = &norm<8>]".
 static std::string short_name(const char *pretty) {
     const char *begin = strstr(pretty, "Kernel = ");
     std::string name = begin ? begin + strlen("Kernel = ") : pretty;
+    if (name[0] == '&') name.erase(0, 1);
     if (begin && !name.empty() && name.back() == ']') name.pop_back();
     return name;
 }
