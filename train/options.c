@@ -227,6 +227,7 @@ TrainOptions train_options_parse(int argc, char **argv) {
                   "--model DIR --shards DIR --out DIR | --train vae --model DIR --data DIR --out DIR",
                   "Fine-tunes the UNet to segment by text (Marigold's recipe), or trains the VAE.", 0);
     check();
+    free(o.command);
     o.command = options_command(argc, argv);
     return o;
 }

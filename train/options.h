@@ -41,7 +41,7 @@ typedef struct {
     LRKind lr_kind;
     int target_bit; // TARGET_OVERLAY or TARGET_MASK
     bool vae;
-    char *command;     // the command line, for the record
+    char *command;     // the command line, for the record; until the next one is parsed
     bool own_schedule; // an option changes the model's schedule
 } TrainOptions;
 

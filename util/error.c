@@ -12,6 +12,7 @@ static pthread_mutex_t lock = PTHREAD_MUTEX_INITIALIZER;
 static char **pending; // files under temporary names
 static size_t pending_count;
 static int rank = -1; // of several; -1: alone
+static volatile bool died;
 
 void cleanup_now(void) {
     pthread_mutex_lock(&lock);
@@ -59,6 +60,7 @@ void die(const char *format, ...) {
     va_start(arguments, format);
     say("", format, arguments);
     va_end(arguments);
+    died = true;
     exit(1);
 }
 
@@ -70,6 +72,8 @@ void die_now(const char *format, ...) {
     cleanup_now();
     _exit(1);
 }
+
+bool error_died(void) { return died; }
 
 void error_set_rank(int new_rank) { rank = new_rank; }
 

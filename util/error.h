@@ -1,6 +1,7 @@
 // How cocogold speaks of a user's mistake or a damaged file: one sentence on stderr, exit code 1, nothing half-written
 // left behind. Programming errors use assert().
 #pragma once
+#include <stdbool.h>
 #include <stddef.h>
 
 // Prints "cocogold: <sentence>\n" to stderr, removes the files registered with cleanup_add, and exits with code 1.
@@ -9,6 +10,9 @@ void die(const char *format, ...) __attribute__((format(printf, 1, 2), noreturn)
 
 // For a thread that watches while others may hang: as die, but without what exit() would wait for.
 void die_now(const char *format, ...) __attribute__((format(printf, 1, 2), noreturn));
+
+// Whether the program is ending because of die().
+bool error_died(void);
 
 // From now on sentences begin with "cocogold: rank N: ", and die() waits three seconds for rank 0's on other ranks.
 void error_set_rank(int rank);

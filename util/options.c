@@ -37,6 +37,8 @@ const char **options_parse(int argc, char **argv, struct poptOption *table, cons
     if (count > max_arguments) {
         die("%s: unexpected argument \"%s\" (see %s --help)", argv[0], rest[max_arguments], name);
     }
+    free(arguments);
+    free(name);
     return rest ? rest : none;
 }
 

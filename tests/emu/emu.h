@@ -16,7 +16,8 @@
 #include <stddef.h>
 #include <stdint.h>
 #include <functional>
-#include <memory> // before __noinline__ is a macro
+#include <memory>
+#include <string> // these before __noinline__ is a macro: libstdc++ uses the word in attributes
 
 struct uint3 {
     unsigned x, y, z;

@@ -54,6 +54,14 @@ static inline void remove_scratch(void) {
     if (scratch_folder(NULL)) { remove_tree(scratch_folder(NULL)); }
 }
 
+// Texts that a test makes on the way live as long as the program.
+static inline char *kept(char *text) {
+    static char **texts;
+    static size_t count;
+    texts = xrealloc(texts, (count + 1) * sizeof *texts);
+    return texts[count++] = text;
+}
+
 // A fresh folder that is removed at exit, and a file in it.
 static inline char *scratch_path(const char *name) {
     static char *folder;
@@ -64,7 +72,7 @@ static inline char *scratch_path(const char *name) {
         scratch_folder(folder);
         atexit(remove_scratch);
     }
-    return xprintf("%s/%s", folder, name);
+    return kept(xprintf("%s/%s", folder, name));
 }
 
 static inline void write_text(const char *path, const char *text) { atomic_write(path, text, strlen(text)); }
@@ -73,5 +81,5 @@ static inline void write_text(const char *path, const char *text) { atomic_write
 static inline char *replaced(const char *text, const char *old, const char *new) {
     const char *at = strstr(text, old);
     assert_non_null(at);
-    return xprintf("%.*s%s%s", (int)(at - text), text, new, at + strlen(old));
+    return kept(xprintf("%.*s%s%s", (int)(at - text), text, new, at + strlen(old)));
 }

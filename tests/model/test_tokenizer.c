@@ -20,7 +20,7 @@ static char *write_folder(const char *name) {
                                     {"merges.txt", merges},
                                     {"tokenizer_config.json", config},
                                     {"special_tokens_map.json", map}};
-    for (int i = 0; i < 4; i++) { write_text(xprintf("%s/%s", folder, files[i][0]), files[i][1]); }
+    for (int i = 0; i < 4; i++) { write_text(kept(xprintf("%s/%s", folder, files[i][0])), files[i][1]); }
     return folder;
 }
 
@@ -65,16 +65,17 @@ static void test_whole_file(void **state) {
     (void)state;
     char *folder = scratch_path("whole");
     make_folders(folder);
-    write_text(xprintf("%s/tokenizer_config.json", folder),
+    write_text(kept(xprintf("%s/tokenizer_config.json", folder)),
                "{\"model_max_length\": 8, \"pad_token\": \"!\", \"eos_token\": \"<|endoftext|>\"}");
     const char *const lists[] = {
         "[\"b c</w>\", \"a b\", \"ab c</w>\", \"a bc</w>\", \"a a\"]",
         "[[\"b\",\"c</w>\"],[\"a\",\"b\"],[\"ab\",\"c</w>\"],[\"a\",\"bc</w>\"],[\"a\",\"a\"]]"};
     for (int i = 0; i < 2; i++) {
-        write_text(xprintf("%s/tokenizer.json", folder),
-                   xprintf("{\"added_tokens\": [{\"id\": 13, \"content\": \"<|startoftext|>\", \"special\": true,"
-                           " \"normalized\": false}], \"model\": {\"type\": \"BPE\", \"vocab\": %s, \"merges\": %s}}",
-                           vocab, lists[i]));
+        write_text(
+            kept(xprintf("%s/tokenizer.json", folder)),
+            kept(xprintf("{\"added_tokens\": [{\"id\": 13, \"content\": \"<|startoftext|>\", \"special\": true,"
+                         " \"normalized\": false}], \"model\": {\"type\": \"BPE\", \"vocab\": %s, \"merges\": %s}}",
+                         vocab, lists[i])));
         Tokenizer *t = tokenizer_open(folder);
         CHECK(t, "abc aba a!", 13, 10, 8, 4, 4, 3, 14);
         tokenizer_close(t);
@@ -133,7 +134,7 @@ static void test_damage(void **state) {
     };
     for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
         char *folder = write_folder("damaged");
-        write_text(xprintf("%s/%s", folder, cases[i].file), replaced(cases[i].text, cases[i].old, cases[i].new));
+        write_text(kept(xprintf("%s/%s", folder, cases[i].file)), replaced(cases[i].text, cases[i].old, cases[i].new));
         assert_dies(open_it, folder, cases[i].words);
     }
     assert_dies(open_it, scratch_path("nowhere"), "tokenizer.json");
