@@ -71,7 +71,7 @@ typedef struct {
 typedef struct Device {
     bool host_memory; // the host reads and writes the device's memory as its own
     bool plan_only;   // kernels report to the trace and do not run; pointers may be NULL or made up
-    Trace *trace;   // NULL: not traced
+    Trace *trace;     // NULL: not traced
     const char *scope;
     void *workspace; // scratch memory of the compute stream: valid within one kernel function
     size_t workspace_size;

@@ -132,8 +132,8 @@ static bool blocked(const CUstream_st *stream) {
     return stream->tasks.empty() || (stream->tasks.front().wait && !stream->tasks.front().wait->done);
 }
 
-// Now and then every stream that is in the mood runs until it has to wait for another. Not each time: opening and closing
-// the device's memory to the host takes longer than a small kernel.
+// Now and then every stream that is in the mood runs until it has to wait for another. Not each time: opening and
+// closing the device's memory to the host takes longer than a small kernel.
 static void run_ahead() {
     if (random_below(8) != 0) return;
     DeviceAccess access;
