@@ -130,8 +130,8 @@ clean: ## remove build/
 SOURCES = $(shell find cocogold.c $(FOLDERS) tests -name '*.[ch]' -o -name '*.cu' -o -name '*.cuh' -o -name '*.cpp')
 format: ## run clang-format over all sources
 	clang-format -i $(SOURCES)
-format-check:
-	clang-format --dry-run -Werror $(SOURCES)
+format-check: ## whether they are as format leaves them
+	@clang-format --dry-run -Werror $(SOURCES)
 
 compile_commands.json: ## for editors: how each C file is compiled
 	@{ echo '['; for file in $(filter-out $(OTHER_BACKEND),$(wildcard *.c $(FOLDERS:%=%/*.c))) $(TEST_SRC); do \
