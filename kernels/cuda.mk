@@ -72,6 +72,9 @@ endif
 EMU_FLAGS = -std=c++17 $(CODE_FLAGS) -Wno-unknown-pragmas -Wno-pass-failed -Itests/emu -MMD -MP
 EMU_LIB  := $(patsubst %.cpp,$(BUILD)/%.o,$(filter-out tests/emu/test_%,$(wildcard tests/emu/*.cpp)))
 ifeq ($(BACKEND),emu)
+ifeq ($(DEBUG),1)
+$(error DEBUG=1 is for BACKEND=cpu: AddressSanitizer does not follow the emulation's fibers, which guards its memory itself)
+endif
 KERNEL_CU_OBJ += $(EMU_LIB)
 KERNEL_FLAGS   = $(CXX) $(EMU_FLAGS)
 LDLIBS        += -lboost_context -lstdc++
