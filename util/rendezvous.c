@@ -98,7 +98,8 @@ static int time_left(double deadline) { // in milliseconds
     return left > 0 ? (int)left : 0;
 }
 
-// A name may be unknown for a while after the machines have started.
+// A name may be unknown for a while after the machines have started. "localhost" never is (RFC 6761), though the system
+// does not know it where there is no /etc/hosts.
 static struct addrinfo *resolve(const char *address, int port, double seconds) {
     const double deadline = now_seconds() + (seconds < RESOLVE_SECONDS ? seconds : RESOLVE_SECONDS);
     char service[16];
@@ -107,6 +108,7 @@ static struct addrinfo *resolve(const char *address, int port, double seconds) {
         struct addrinfo hints = {.ai_socktype = SOCK_STREAM}, *list = NULL;
         int error = getaddrinfo(address, service, &hints, &list);
         if (error == 0) { return list; }
+        if (strcmp(address, "localhost") == 0 && getaddrinfo("127.0.0.1", service, &hints, &list) == 0) { return list; }
         if (time_left(deadline) == 0) {
             die("the address of rank 0, %s, is unknown: %s", address,
                 error == EAI_SYSTEM ? strerror(errno) : gai_strerror(error));
