@@ -27,6 +27,7 @@ HOST         := build/host-$(PRECISION)$(BUILD_SUFFIX)
 Q            := $(if $(V),,@)
 
 # ---- Compilers and libraries -----------------------------------------------------------------------------------------
+# With clang, libomp stands before OpenBLAS's libgomp and serves its calls too: one pool of threads.
 ifeq ($(origin CC),default)
 CC      := gcc
 endif

@@ -23,6 +23,10 @@ fi
 
 for compiler in "${found[@]}"; do
     started=$SECONDS build=build/cpu-fp32-$compiler
+    if ! echo '#include <omp.h>' | "$compiler" -fopenmp -E - >/dev/null 2>&1; then
+        echo "skipped: $compiler has no OpenMP (libomp-dev)"
+        continue
+    fi
     make=(make --no-print-directory -j"$(nproc)" BACKEND=cpu PRECISION=fp32 WERROR=1 "BUILD_SUFFIX=-$compiler" "CC=$compiler"
         "CXX=$(cxx_of "$compiler")")
     check "$compiler: the program and all unit tests, no warnings" "${make[@]}" $build/cocogold test-programs
