@@ -35,13 +35,13 @@ emu = $(3:%=emu:$(1):$(2):%)
 UNITS_check := $(TEST_BIN) $(addprefix tests/cli/test_,pipeline.sh errors.sh help.sh)
 UNITS_emu   := $(call emu,bf16,1,$(EMU_MODELS)) $(call emu,bf16,3,$(EMU_KERNELS) tests/emu/test_emu) \
                $(call emu,fp32,1,$(EMU_KERNELS) tests/emu/test_emu)
-MEASURED    := tests/cli/test_ranks.sh tests/emu/test_ranks.sh tests/cli/test_comm.sh tests/cli/test_threads.sh
+MEASURED    := tests/cli/test_ranks.sh tests/cli/test_comm.sh tests/cli/test_threads.sh
 UNITS_test  := tests/build/test_nvcc.sh $(UNITS_emu) tests/emu/test_program.sh \
                $(filter-out $(UNITS_check) $(MEASURED) %/test_slurm.sh,$(sort $(wildcard tests/cli/test_*.sh))) \
                $(UNITS_check) $(addprefix alone:,tests/emu/test_launched.sh $(MEASURED))
 # What `make test-all` adds to `make test`.
 UNITS_more  := $(call emu,fp32,1,$(EMU_MODELS)) $(call emu,fp32,3,$(EMU_KERNELS)) \
-               $(addprefix alone:,tests/emu/test_mutations.sh tests/ptx/test_ptx.sh tests/cli/test_slurm.sh \
+               $(addprefix alone:,tests/emu/test_ranks.sh tests/emu/test_mutations.sh tests/ptx/test_ptx.sh tests/cli/test_slurm.sh \
                  $(sort $(filter-out %/test_nvcc.sh,$(wildcard tests/build/test_*.sh))))
 UNITS_reference := $(patsubst %,pytest:%,$(filter-out %/test_full_size.py,$(sort $(wildcard tests/reference/test_*.py)))) \
                alone:pytest:tests/reference/test_full_size.py
