@@ -41,6 +41,7 @@ inside() {
 packages() { chroot "$root" dpkg-query -W | wc -l; }
 
 rm -rf "$root" && cp -a "$base" "$root" || exit 1
+printf '127.0.0.1 localhost %s\n' "$(hostname)" >"$root/etc/hosts" # as Debian's installer writes it
 trap 'rm -rf "$root"' EXIT
 git clone -q --no-hardlinks . "$root/root/cocogold" || exit 1
 
