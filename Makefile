@@ -8,6 +8,8 @@ ifeq ($(MAKELEVEL),0)
 MAKEFLAGS += -j$(shell nproc)
 endif
 
+comma := ,
+
 # ---- What is built, and where ----------------------------------------------------------------------------------------
 # BACKEND: cuda where there are a GPU and nvcc, else cpu. emu and ptx run the CUDA kernels without a GPU, for tests.
 NVCC      ?= nvcc
@@ -37,7 +39,6 @@ endif
 MARCH   ?= native
 WARN    ?= -Wall -Wextra $(if $(WERROR),-Werror)
 OPT     := $(if $(filter 1,$(DEBUG)),-O1 -fsanitize=address$(comma)undefined -fno-omit-frame-pointer -DDEBUG_GUARDS,-O3)
-comma   := ,
 PKGS    := openblas hdf5-serial yajl popt cairo openssl libpcre2-8 libutf8proc
 # OpenBLAS in its OpenMP flavour, whichever flavour the distribution's alternatives point at.
 OPENBLAS       := $(firstword $(wildcard /usr/lib/*-linux-gnu/openblas-openmp/pkgconfig))
