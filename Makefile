@@ -68,7 +68,7 @@ include tests/ptx/ptx.mk
 include tests/tests.mk
 
 program: $(BUILD)/cocogold
-	@ln -sfn $(BUILD)/cocogold cocogold
+	@$(if $(BUILD_SUFFIX),,ln -sfn $(BUILD)/cocogold cocogold)
 
 $(BUILD)/cocogold: $(HOST)/cocogold.o $(OBJ)
 	@echo "LD $@"
