@@ -29,7 +29,6 @@ HOST         := build/host-$(PRECISION)$(BUILD_SUFFIX)
 Q            := $(if $(V),,@)
 
 # ---- Compilers and libraries -----------------------------------------------------------------------------------------
-# With clang, libomp stands before OpenBLAS's libgomp and serves its calls too: one pool of threads.
 ifeq ($(origin CC),default)
 CC      := gcc
 endif
@@ -39,12 +38,9 @@ endif
 MARCH   ?= native
 WARN    ?= -Wall -Wextra $(if $(WERROR),-Werror)
 OPT     := $(if $(filter 1,$(DEBUG)),-O1 -fsanitize=address$(comma)undefined -fno-omit-frame-pointer -DDEBUG_GUARDS,-O3)
-PKGS    := openblas hdf5-serial yajl popt cairo openssl libpcre2-8 libutf8proc
-# OpenBLAS in its OpenMP flavour, whichever flavour the distribution's alternatives point at.
-OPENBLAS       := $(firstword $(wildcard /usr/lib/*-linux-gnu/openblas-openmp/pkgconfig))
-PKG_CONFIG     := $(if $(OPENBLAS),PKG_CONFIG_PATH=$(OPENBLAS):$$PKG_CONFIG_PATH )pkg-config
-LIBRARY_CFLAGS := $(shell $(PKG_CONFIG) --cflags $(PKGS) 2>/dev/null) -I/usr/include/stb
-LIBRARY_LIBS   := $(shell $(PKG_CONFIG) --libs $(PKGS) 2>/dev/null) $(if $(OPENBLAS),-Wl$(comma)-rpath$(comma)$(OPENBLAS:/pkgconfig=))
+PKGS    := hdf5-serial yajl popt cairo openssl libpcre2-8 libutf8proc
+LIBRARY_CFLAGS := $(shell pkg-config --cflags $(PKGS) 2>/dev/null) -I/usr/include/stb
+LIBRARY_LIBS   := $(shell pkg-config --libs $(PKGS) 2>/dev/null)
 SYMBOLS        := -g
 CODE_FLAGS      = $(SYMBOLS) $(OPT) -march=$(MARCH) -fno-math-errno -fno-trapping-math -ffp-contract=fast -fopenmp $(WARN)
 CPPFLAGS        = -I. -D_GNU_SOURCE -DPRECISION_$(PRECISION) $(LIBRARY_CFLAGS)

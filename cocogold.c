@@ -1,7 +1,7 @@
 // The one front door: `cocogold COMMAND ...`. Each command is a file cmd_COMMAND.c in the folder of its subject.
 #include <stdio.h>
 #include <string.h>
-#include "util/wait_policy.h"
+#include "util/threads.h"
 
 int cmd_init(int argc, char **argv);
 int cmd_synth(int argc, char **argv);
@@ -44,7 +44,7 @@ static void usage(FILE *out) {
 }
 
 int main(int argc, char **argv) {
-    wait_policy_set_default(argv);
+    threads_start(argv);
     if (argc < 2) {
         usage(stderr);
         return 1;

@@ -16,6 +16,7 @@
 #include "util/file.h"
 #include "util/options.h"
 #include "util/progress.h"
+#include "util/threads.h"
 #include <ctype.h>
 #include <omp.h>
 #include <pthread.h>
@@ -456,6 +457,7 @@ static bool encode_all(Encoder *e) {
     Reader reader;
     reader_start(&reader, e, 0);
     for (long long n = 0; n < e->work_count; n++) {
+        threads_adapt();
         const Work *work = &e->work[n];
         pthread_join(reader.thread, NULL);
         if (interrupted) {

@@ -10,7 +10,6 @@
 #include <math.h>
 #include <stdlib.h>
 #include <string.h>
-#include <unistd.h>
 
 enum { LATENTS = 3 };
 static const char *const latent_names[LATENTS] = {"image_latent", "target_overlay", "target_mask"};
@@ -161,7 +160,7 @@ static void writer_free(ShardWriter *w) {
 }
 
 void shard_commit(ShardWriter *w) {
-    char *temporary = xprintf("%s.tmp-%ld", w->path, (long)getpid());
+    char *temporary = temporary_name(w->path);
     cleanup_add(temporary);
     write_file(w, temporary);
     commit_rename(temporary, w->path);

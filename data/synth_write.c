@@ -10,7 +10,6 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <unistd.h>
 
 // What the annotation files need of a scene.
 typedef struct {
@@ -312,7 +311,7 @@ static bool already_there(const char *folder, const SynthOptions *options) {
 void synth_write(const char *folder, const SynthOptions *options) {
     size_t length = strlen(folder);
     while (length > 1 && folder[length - 1] == '/') { length--; }
-    char *final = xprintf("%.*s", (int)length, folder), *temporary = xprintf("%s.tmp-%ld", final, (long)getpid());
+    char *final = xprintf("%.*s", (int)length, folder), *temporary = temporary_name(final);
     if (already_there(final, options)) {
         printf("%s: the %d + %d scenes are there already\n", final, options->train, options->val);
     } else {

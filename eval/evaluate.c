@@ -1,6 +1,7 @@
 #include "eval/evaluate.h"
 #include "util/error.h"
 #include "util/progress.h"
+#include "util/threads.h"
 #include <stdlib.h>
 #include <string.h>
 
@@ -253,6 +254,7 @@ void evaluate(Evaluator *e, const Source *source, Evaluation *v) {
     Progress progress = progress_begin("eval", "pairs", v->count, 0);
     SourceItem *items = xcalloc((size_t)e->batch, sizeof *items);
     for (int first = 0; first < v->count;) {
+        threads_adapt();
         int n = read_batch(e, source, v->pairs + first, v->count - first, items);
         evaluate_batch(e, items, n, v, first);
         for (int i = 0; i < n; i++) { source_item_free(&items[i]); }
@@ -289,6 +291,7 @@ double tune_rule(Evaluator *e, const Source *source, const Pair *pairs, int coun
     SourceItem *items = xcalloc((size_t)e->batch, sizeof *items);
     Progress progress = progress_begin("tune", "pairs", count, 0);
     for (int first = 0; first < count;) {
+        threads_adapt();
         int n = read_batch(e, source, pairs + first, count - first, items);
         evaluator_load(e, items, n);
         evaluator_predict(e, items, n, e->steps, 0);

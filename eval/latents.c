@@ -2,6 +2,7 @@
 #include "util/error.h"
 #include "util/philox.h"
 #include "util/progress.h"
+#include "util/threads.h"
 #include <math.h>
 #include <stddef.h>
 #include <stdlib.h>
@@ -249,6 +250,7 @@ LatentSample *latents_analyze(const LatentAnalysis *a, int *count, Device *dev) 
     if (more) { memcpy(first, now.mask, size); }
     Progress progress = progress_begin("analyze", "samples", a->count, 0);
     while (more && n < a->count) {
+        threads_adapt();
         more = next_sample(a, order, &at, &next);
         analyze_sample(&w, &now, more ? next.mask : first, &samples[n], n);
         sample_free(&now);

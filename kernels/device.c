@@ -1,7 +1,6 @@
 // The CPU as a device: memory is the host's and everything is synchronous.
 #include "kernels/device.h"
 #include <assert.h>
-#include <cblas.h>
 #include <omp.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -144,22 +143,7 @@ void *device_workspace(Device *dev, size_t bytes) {
 
 // ---- Peaks ---------------------------------------------------------------------------------------------------------
 
-enum { GEMM_N = 1536, STREAM_BYTES = 64 << 20, REPEATS = 5 };
-
-// FLOP/s of a large OpenBLAS product on all threads. memory holds the three matrices.
-static double measure_gemm(float *memory) {
-    float *a = memory, *b = a + GEMM_N * GEMM_N, *c = b + GEMM_N * GEMM_N;
-    for (unsigned i = 0; i < 2 * GEMM_N * GEMM_N; i++) a[i] = (float)(int32_t)(i * 2654435761u) * 0x1p-31f; // as random
-    double best = 1e30;
-    for (int i = 0; i < REPEATS; i++) {
-        double start = now_seconds();
-        cblas_sgemm(CblasRowMajor, CblasNoTrans, CblasNoTrans, GEMM_N, GEMM_N, GEMM_N, 1, a, GEMM_N, b, GEMM_N, 0, c,
-                    GEMM_N);
-        double seconds = now_seconds() - start;
-        if (seconds < best) { best = seconds; }
-    }
-    return 2.0 * GEMM_N * GEMM_N * GEMM_N / best;
-}
+enum { STREAM_BYTES = 64 << 20, REPEATS = 5 };
 
 // FLOP/s of independent chains of multiply-adds in registers: enough of them to cover the latency of two units.
 static double measure_fma(void) {
@@ -219,8 +203,7 @@ Peaks device_measure_peaks(Device *dev) {
     float *memory = bytes <= free_bytes / 2 ? try_alloc(bytes) : NULL;
     Peaks peaks = {0};
     if (!memory) { return peaks; }
-    peaks.flops_per_s[UNIT_FP32] = measure_fma();
-    peaks.flops_per_s[UNIT_GEMM] = measure_gemm(memory);
+    peaks.flops_per_s[UNIT_FP32] = peaks.flops_per_s[UNIT_GEMM] = measure_fma(); // one kind of arithmetic unit
     peaks.bytes_per_s = measure_stream(memory);
     device_free(dev, memory);
     return peaks;

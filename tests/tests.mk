@@ -76,9 +76,9 @@ test-reference: ## set-up with PyTorch in .venv, then the tests against it
 	@./setup.sh --reference
 	@$(MAKE) --no-print-directory test-units TIER=reference
 
-test-all: setup ## everything: test, reference, PTX, mutants, all architectures, other compilers, a bare machine (CI)
+test-all: setup ## everything: test, reference, sanitizers, PTX, mutants, architectures, compilers, a bare machine (CI)
 	@rm -f build/test-logs/summary-*
-	@code=0; for part in test test-more test-reference; do \
+	@code=0; for part in test test-more test-reference test-asan; do \
 	  echo "== make $$part"; $(MAKE) --no-print-directory $$part || code=1; done; \
 	  cat build/test-logs/summary-* | awk '{ p += $$1; f += $$3 } END { print p " passed, " f " failed" }'; exit $$code
 

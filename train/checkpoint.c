@@ -150,7 +150,7 @@ static void write_state(const TrainOptions *o, int step, const Optimizer *p, con
 
 char *checkpoint_save(const TrainOptions *o, const char *base, int step, const Trained *t, const Optimizer *p,
                       void (*extra)(void *data, const char *folder), void *data, Device *dev) {
-    char *path = checkpoint_path(o->out, step), *work = xprintf("%s.tmp-%ld", path, (long)getpid());
+    char *path = checkpoint_path(o->out, step), *work = temporary_name(path);
     remove_tree(work);
     cleanup_add(work);
     pipeline_link(base, work, t->module);
@@ -271,7 +271,7 @@ void checkpoint_load(const TrainOptions *o, const char *checkpoint, const Traine
 }
 
 void checkpoint_publish(const char *checkpoint, const char *out) {
-    char *work = xprintf("%s/model.tmp-%ld", out, (long)getpid()), *model = xprintf("%s/model", out);
+    char *model = xprintf("%s/model", out), *work = temporary_name(model);
     char *trainer = xprintf("%s/trainer", work);
     remove_tree(work);
     cleanup_add(work);

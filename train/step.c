@@ -1,6 +1,7 @@
 #include "train/step.h"
 #include "train/interrupt.h"
 #include "util/error.h"
+#include "util/threads.h"
 #include <stdlib.h>
 
 enum {
@@ -142,6 +143,7 @@ static void record_or_run(Step *s, Recording *r, float beta) {
 }
 
 void step_micro(Step *s, int k, Device *dev) {
+    threads_adapt();
     size_t B = (size_t)s->B;
     bool reduces = k + 1 == s->micro_steps && s->comm->world > 1;
     Recording *r = &s->recordings[k > 0][reduces];

@@ -4,6 +4,7 @@
 #include "eval/settings.h"
 #include "util/error.h"
 #include "util/file.h"
+#include "util/threads.h"
 #include <stdlib.h>
 #include <string.h>
 
@@ -305,6 +306,7 @@ Validation validator_run(Validator *v, Pipeline *pipeline, Diffusion *d, Arena *
             v->shards.info.resolution, sampler.h, sampler.h * sampler.f);
     }
     for (int first = 0; first < v->count; first += d->B) {
+        threads_adapt();
         int rows = v->count - first < d->B ? v->count - first : d->B;
         HostBatch b = read_batch(v, d, first);
         for (int draw = 0; draw < v->options->validation_draws; draw++) {

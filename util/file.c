@@ -4,6 +4,7 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <openssl/evp.h>
+#include <signal.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/stat.h>
@@ -95,6 +96,30 @@ static void sync_parent(const char *path) {
     free(parent);
 }
 
+// Removes PATH.KIND-PID of processes that run no more: they were killed between their last two steps.
+static void remove_leftovers(const char *path, const char *kind) {
+    const char *slash = strrchr(path, '/');
+    char *folder = slash ? xprintf("%.*s", (int)(slash - path) + 1, path) : xstrdup(".");
+    char *prefix = xprintf("%s.%s-", slash ? slash + 1 : path, kind);
+    size_t length = strlen(prefix);
+    DIR *entries = opendir(folder);
+    for (struct dirent *e; entries && (e = readdir(entries));) {
+        if (strncmp(e->d_name, prefix, length) != 0) { continue; }
+        char *end, *leftover = xprintf("%s/%s", folder, e->d_name);
+        long pid = strtol(e->d_name + length, &end, 10);
+        if (pid > 0 && !*end && kill((pid_t)pid, 0) != 0 && errno == ESRCH) { remove_tree(leftover); }
+        free(leftover);
+    }
+    if (entries) { closedir(entries); }
+    free(folder);
+    free(prefix);
+}
+
+char *temporary_name(const char *path) {
+    remove_leftovers(path, "tmp");
+    return xprintf("%s.tmp-%ld", path, (long)getpid());
+}
+
 void commit_rename(const char *temporary, const char *path) {
     sync_tree(temporary);
     char *old = NULL;
@@ -106,11 +131,12 @@ void commit_rename(const char *temporary, const char *path) {
     if (rename(temporary, path) != 0) { die("%s: cannot be renamed to %s: %s", temporary, path, strerror(errno)); }
     sync_parent(path);
     if (old) { remove_tree(old); }
+    remove_leftovers(path, "old");
     free(old);
 }
 
 AtomicFile atomic_open(const char *path) {
-    AtomicFile file = {.path = xstrdup(path), .temporary = xprintf("%s.tmp-%ld", path, (long)getpid())};
+    AtomicFile file = {.path = xstrdup(path), .temporary = temporary_name(path)};
     file.stream = fopen(file.temporary, "wb");
     if (!file.stream) { die("%s: cannot be written: %s", path, strerror(errno)); }
     cleanup_add(file.temporary);

@@ -25,6 +25,9 @@ AtomicFile atomic_open(const char *path); // dies if the folder is missing or no
 void atomic_commit(AtomicFile *file);     // flush, fsync, rename; dies (disk full, ...) and removes the temporary
 void atomic_write(const char *path, const void *bytes, size_t size); // the three steps at once
 
+// PATH.tmp-PID, to be freed: what PATH is called until it is complete. Removes what killed processes left of theirs.
+char *temporary_name(const char *path);
+
 // Flushes a finished file or folder to disk and gives it its final name, replacing what was there. A folder that is
 // already at `path` is moved away first and removed afterwards. Dies on failure.
 void commit_rename(const char *temporary, const char *path);

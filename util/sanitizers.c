@@ -7,9 +7,13 @@
 #endif
 
 #ifdef __SANITIZE_ADDRESS__
+const char *__asan_default_options(void);
 const char *__ubsan_default_options(void);
 const char *__lsan_default_suppressions(void);
 int __lsan_is_turned_off(void);
+
+// An allocation that is too large fails as it does without the sanitizer: the program has a sentence for it.
+const char *__asan_default_options(void) { return "allocator_may_return_null=1"; }
 
 // Undefined behaviour ends the program: a test must see it.
 const char *__ubsan_default_options(void) { return "halt_on_error=1:print_stacktrace=1"; }

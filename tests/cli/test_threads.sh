@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# How threads wait (util/wait_policy.h): asleep unless the user says otherwise, whoever starts the program; and that two
+# How threads wait (util/threads.h): asleep unless the user says otherwise, whoever starts the program; and that two
 # threads get their work done beside two other busy programs.
 source "$(dirname "$0")/common.sh"
 source "$root/tests/cli/ranks.sh"

@@ -1,0 +1,87 @@
+#include "util/threads.h"
+#include <math.h>
+#include <omp.h>
+#include <sched.h>
+#include <stdbool.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/auxv.h>
+#include <sys/resource.h>
+#include <unistd.h>
+#include "util/progress.h"
+
+// ---- How they wait -------------------------------------------------------------------------------------------------
+
+// libgomp looks so many times before it sleeps, 50 to 150 us: long enough for most waits of a training step, and a small
+// part of a time slice (bench/LOG.md). libomp counts in milliseconds: it sleeps at once.
+#define SPINS "3000"
+
+static bool user_decides(void) {
+    static const char *names[] = {"OMP_WAIT_POLICY", "GOMP_SPINCOUNT", "KMP_BLOCKTIME", "KMP_LIBRARY"};
+    for (size_t i = 0; i < sizeof names / sizeof *names; i++) {
+        if (getenv(names[i])) { return true; }
+    }
+    return false;
+}
+
+static bool under_valgrind(void) {
+    const char *preloaded = getenv("LD_PRELOAD");
+    return preloaded && strstr(preloaded, "/vgpreload_");
+}
+
+void threads_start(char **argv) {
+    // The path that the kernel executed, so that the process keeps its name. The working directory is still the same.
+    const char *path = (const char *)getauxval(AT_EXECFN);
+    if (!path || user_decides() || under_valgrind()) { return; }
+    if (setenv("GOMP_SPINCOUNT", SPINS, 0) == 0 && setenv("OMP_WAIT_POLICY", "passive", 0) == 0) { execv(path, argv); }
+    // Without a second start the threads spin: slower beside other programs, not wrong.
+}
+
+// ---- How many threads ----------------------------------------------------------------------------------------------
+
+// Seconds that the cores of this process have worked since the machine started, for any program; -1 where the kernel
+// does not say. /proc/stat has a line for each core: user, nice, system, idle, iowait, irq, softirq, ... in ticks.
+static double cores_busy(void) {
+    cpu_set_t ours;
+    FILE *file = fopen("/proc/stat", "r");
+    if (!file || sched_getaffinity(0, sizeof ours, &ours) != 0) {
+        if (file) { fclose(file); }
+        return -1;
+    }
+    double ticks = 0;
+    char line[512];
+    while (fgets(line, sizeof line, file)) {
+        int core;
+        long long user, nice, system, idle, wait, irq, softirq;
+        if (sscanf(line, "cpu%d %lld %lld %lld %lld %lld %lld %lld", &core, &user, &nice, &system, &idle, &wait, &irq,
+                   &softirq) == 8 &&
+            core < CPU_SETSIZE && CPU_ISSET(core, &ours)) {
+            ticks += (double)(user + nice + system + irq + softirq);
+        }
+    }
+    fclose(file);
+    return ticks > 0 ? ticks / (double)sysconf(_SC_CLK_TCK) : -1;
+}
+
+static double own_busy(void) {
+    struct rusage u;
+    getrusage(RUSAGE_SELF, &u);
+    return (double)(u.ru_utime.tv_sec + u.ru_stime.tv_sec) + 1e-6 * (double)(u.ru_utime.tv_usec + u.ru_stime.tv_usec);
+}
+
+void threads_adapt(void) {
+    static int most; // as many as there were at the first call, which is also the last one if the user has decided
+    static double looked, cores, own;
+    if (most == 1) { return; }
+    double now = now_seconds();
+    if (looked > 0 && now < looked + 1) { return; }
+    if (!most) { most = getenv("OMP_NUM_THREADS") ? 1 : omp_get_max_threads(); }
+    double cores_now = cores_busy(), own_now = own_busy();
+    if (looked > 0 && cores > 0 && cores_now > 0) {
+        double others = (cores_now - cores - (own_now - own)) / (now - looked);
+        long threads = lround(most - others);
+        omp_set_num_threads((int)(threads < 1 ? 1 : threads > most ? most : threads));
+    }
+    looked = now, cores = cores_now, own = own_now;
+}
