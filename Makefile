@@ -49,7 +49,7 @@ LDLIBS          = $(LIBRARY_LIBS) -lpthread -lm
 
 # ---- Sources ---------------------------------------------------------------------------------------------------------
 # The house: a folder may include only those before it (data: util alone).
-FOLDERS    := util kernels model data eval train bench
+FOLDERS    := util kernels/runtime kernels model data eval eval/report train bench
 objects_of = $(foreach c,$(filter-out $(OTHER_BACKEND),$(wildcard $(1)/*.c)),$(call object,$(c:.c=.o)))
 object     = $(if $(filter kernels/% bench/lab.o tests/%,$(1)),$(BUILD),$(HOST))/$(1)
 
@@ -58,7 +58,7 @@ object     = $(if $(filter kernels/% bench/lab.o tests/%,$(1)),$(BUILD),$(HOST))
 all: program ## build ./cocogold for the best backend of this machine (BACKEND=cpu|cuda|emu PRECISION=fp32|bf16)
 
 include kernels/cuda.mk
-include kernels/comm.mk
+include kernels/runtime/comm.mk
 OBJ := $(foreach f,$(FOLDERS),$(call objects_of,$(f))) $(KERNEL_CU_OBJ) $(LAB_CU_OBJ)
 include tests/ptx/ptx.mk
 include tests/tests.mk
@@ -125,7 +125,7 @@ bench: setup ## time kernels and training steps against the roofline, with .venv
 clean: ## remove build/
 	rm -rf build cocogold
 
-SOURCES = $(shell find cocogold.c $(FOLDERS) tests -name '*.[ch]' -o -name '*.cu' -o -name '*.cuh' -o -name '*.cpp')
+SOURCES = $(shell find cocogold.c $(FOLDERS) tests -name '*.[ch]' -o -name '*.cu' -o -name '*.cuh' -o -name '*.cpp' | sort -u)
 format: ## run clang-format over all sources
 	clang-format -i $(SOURCES)
 format-check: ## whether they are as format leaves them

@@ -134,11 +134,11 @@ def read_build(build, all_sass=True, lab=False):
     """The kernels of a build's objects, in order of file and name, with or without the kernel lab's; all_sass False:
     machine code is read only where tensor-core instructions are promised, and for one architecture."""
     kernels = {}
-    paths = sorted(Path(build, "kernels").glob("*.cu.o"))
+    paths = sorted(Path(build, "kernels").glob("**/*.cu.o"))
     if lab:
         paths += sorted(Path(build, "bench", "lab").glob("*.cu.o"))
     for path in paths:
-        file = path.name[:-2] if path.parent.name == "kernels" else "lab/" + path.name[:-2]
+        file = str(path.relative_to(Path(build, "kernels" if "lab" not in path.parts else "bench")))[:-2]
 
         def kernel(mangled):
             return kernels.setdefault((file, mangled), Kernel(mangled, file))

@@ -10,7 +10,7 @@
 #include "data/sample.h"
 #include "data/shard.h"
 #include "data/shard_report.h"
-#include "kernels/device.h"
+#include "kernels/runtime/device.h"
 #include "model/pipeline.h"
 #include "util/error.h"
 #include "util/file.h"

@@ -1,7 +1,7 @@
 // cocogold segment: one picture, one text, one mask.
 #include "eval/frame.h"
 #include "eval/gallery.h"
-#include "eval/segment.h"
+#include "model/sampler.h"
 #include "eval/settings.h"
 #include "util/error.h"
 #include "util/file.h"

@@ -2,7 +2,7 @@
 #pragma once
 #include "eval/gallery.h"
 #include "eval/metrics.h"
-#include "eval/segment.h"
+#include "model/sampler.h"
 #include "eval/source.h"
 #include "eval/texts.h"
 

@@ -1,10 +1,10 @@
 # The kernels in CUDA: kernels/*.cu take the place of kernels/*.c in BACKEND=cuda (nvcc), emu (g++ against the stand-in
-# headers of tests/emu) and ptx (tests/ptx/ptx.mk). trace.c and comm_host.c belong to every backend.
+# headers of tests/emu) and ptx (tests/ptx/ptx.mk). So do device.cu and comm.cu in kernels/runtime/.
 
 CODE := $(BACKEND:ptx=cuda)
 ifneq ($(BACKEND),cpu)
-OTHER_BACKEND := $(filter-out kernels/trace.c kernels/comm_host.c,$(wildcard kernels/*.c))
-KERNEL_CU_OBJ := $(patsubst %.cu,$(BUILD)/%.cu.o,$(wildcard kernels/*.cu))
+OTHER_BACKEND := $(wildcard kernels/*.c) kernels/runtime/device.c kernels/runtime/comm.c
+KERNEL_CU_OBJ := $(patsubst %.cu,$(BUILD)/%.cu.o,$(wildcard kernels/*.cu kernels/runtime/*.cu))
 # The kernel lab's steps (bench/README.md): part of the program and of their own test.
 LAB_CU_OBJ    := $(patsubst %.cu,$(BUILD)/%.cu.o,$(wildcard bench/lab/*.cu))
 endif
@@ -47,7 +47,7 @@ endif
 
 ifeq ($(BACKEND),cuda)
 KERNEL_FLAGS = $(NVCC) $(NVCC_FLAGS) $(GENCODE)
-$(BUILD)/kernels/device.cu.o: private DEFINES += -DBUILT_FOR='"$(strip $(CUDA_ARCHS:%=sm_%))"'
+$(BUILD)/kernels/runtime/device.cu.o: private DEFINES += -DBUILT_FOR='"$(strip $(CUDA_ARCHS:%=sm_%))"'
 LDLIBS += $(call link,$(CUBLAS),cublasLt) -L$(CUDA_HOME)/lib64 -lcudart_static -ldl -lrt -lstdc++
 
 $(BUILD)/%.cu.o: %.cu $(BUILD)/flags

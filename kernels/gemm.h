@@ -4,7 +4,7 @@
 #pragma once
 #include <stdbool.h>
 #include <stddef.h>
-#include "kernels/device.h"
+#include "kernels/runtime/device.h"
 
 // Floats of a vector register, rows of a tile (with two vectors a row, the accumulators fill the registers).
 #if defined(__AVX512F__)

@@ -16,7 +16,7 @@
 //   and number of threads. No function reads or writes the host's memory but through its arguments.
 // - A function that needs scratch takes it from device_workspace.
 #pragma once
-#include "kernels/device.h"
+#include "kernels/runtime/device.h"
 
 #ifdef __cplusplus
 extern "C" {

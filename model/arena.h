@@ -6,7 +6,7 @@
 // Debug builds (DEBUG_GUARDS) fill every tensor with NaN when it is handed out and keep a guard zone behind it.
 #pragma once
 #include <stddef.h>
-#include "kernels/device.h"
+#include "kernels/runtime/device.h"
 
 typedef struct {
     char *base;         // made up in a measuring arena

@@ -7,7 +7,7 @@
 #include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
-#include "kernels/device.h"
+#include "kernels/runtime/device.h"
 
 // How a slice lies in memory, seen from PyTorch's shape.
 typedef enum {

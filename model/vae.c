@@ -106,7 +106,7 @@ static MidBlock mid_create(const VAEConfig *c, Params *p, const char *half) {
 }
 
 static Head head_create(const VAEConfig *c, Params *p, const char *half, int IC, int OC) {
-    Head h;
+    Head h = {0};
     h.norm = groupnorm_create(p, name_of("%s.conv_norm_out", half).text, IC, c->norm_num_groups, NORM_EPS, true);
     h.conv = conv_create(p, name_of("%s.conv_out", half).text, IC, OC, 1, 1, 1);
     return h;

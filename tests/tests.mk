@@ -2,16 +2,17 @@
 # them side by side; tests/README.md says what lies where.
 
 # ---- Unit tests: tests/FOLDER/test_*.c, one program each (cmocka), linked with FOLDER and the folders that it may use ----
-TEST_SRC := $(wildcard tests/util/test_*.c tests/kernels/test_*.c tests/model/test_*.c tests/data/test_*.c \
-              tests/eval/test_*.c tests/train/test_*.c tests/bench/test_*.c)
+TESTED   := util runtime kernels model data eval train bench
+TEST_SRC := $(wildcard $(TESTED:%=tests/%/test_*.c))
 TEST_BIN := $(TEST_SRC:%.c=$(BUILD)/%)
 
 linked       = $(filter-out $(HOST)/$(1)/cmd_%,$(call objects_of,$(1)))
 LINK_util    := $(call linked,util)
-LINK_kernels := $(LINK_util) $(call linked,kernels) $(KERNEL_CU_OBJ)
+LINK_kernels := $(LINK_util) $(call linked,kernels/runtime) $(call linked,kernels) $(KERNEL_CU_OBJ)
+LINK_runtime := $(LINK_kernels)
 LINK_model   := $(LINK_kernels) $(call linked,model)
 LINK_data    := $(LINK_util) $(call linked,data)
-LINK_eval    := $(LINK_model) $(call linked,data) $(call linked,eval)
+LINK_eval    := $(LINK_model) $(call linked,data) $(call linked,eval) $(call linked,eval/report)
 LINK_train   := $(LINK_eval) $(call linked,train)
 LINK_bench   := $(HOST)/bench/bench.o $(BUILD)/bench/lab.o $(LAB_CU_OBJ) $(LINK_kernels)
 
@@ -20,19 +21,20 @@ $(BUILD)/tests/$(1)/%: $(BUILD)/tests/$(1)/%.o $$(LINK_$(1)) $$(if $$(filter ker
 	@echo "LD $$@"
 	$$(Q)$$(CC) $$(CFLAGS) $$(sort $$^) -o $$@ $$(LDLIBS) -lcmocka
 endef
-$(foreach f,util kernels model data eval train bench,$(eval $(call test_rule,$(f))))
+$(foreach f,$(TESTED),$(eval $(call test_rule,$(f))))
 .SECONDARY: $(TEST_SRC:%.c=$(BUILD)/%.o)
 
 # Under emulation: the emulation's own test, with planted faults, the kernels', whole models and a training step. Ranks
 # are in tests/cli/test_comm.sh and tests/emu/test_ranks.sh, the whole program in tests/emu/test_program.sh.
-EMU_KERNELS := $(filter-out %/test_comm,$(basename $(wildcard tests/kernels/test_*.c tests/bench/test_*.c)))
+EMU_KERNELS := $(basename tests/runtime/test_device.c $(wildcard tests/kernels/test_*.c tests/bench/test_*.c))
 EMU_MODELS  := $(addprefix tests/,model/test_unet train/test_diffusion model/test_fixtures model/test_vae model/test_clip \
                  model/test_params)
 
 # ---- What each target runs -------------------------------------------------------------------------------------------
 # Units of tests/run.sh, the long ones first. "alone:" has no other test beside it: ranks, and what is killed at a moment.
 emu = $(3:%=emu:$(1):$(2):%)
-UNITS_check := $(TEST_BIN) $(addprefix tests/cli/test_,pipeline.sh errors.sh help.sh)
+LONG        := $(filter %/test_rendezvous %/test_unet,$(TEST_BIN))
+UNITS_check := $(LONG) $(filter-out $(LONG),$(TEST_BIN)) $(addprefix tests/cli/test_,pipeline.sh errors.sh help.sh)
 UNITS_emu   := $(call emu,bf16,1,$(EMU_MODELS)) $(call emu,bf16,3,$(EMU_KERNELS) tests/emu/test_emu) \
                $(call emu,fp32,1,$(EMU_KERNELS) tests/emu/test_emu)
 MEASURED    := tests/cli/test_ranks.sh tests/cli/test_comm.sh tests/cli/test_threads.sh
@@ -57,7 +59,7 @@ programs  = $(filter $(BUILD)/%,$(1))
 emulated  = $(addprefix build/emu-$(2)/,$(foreach u,$(filter emu:$(2):%,$(1)),$(lastword $(subst :, ,$(u)))))
 # Programs that scripts and reference tests of $(1) use.
 helpers   = $(if $(filter pytest:% %/emu/test_program.sh,$(1)),$(addprefix build/cpu-fp32/tests/,model/dump data/dump data/difference train/step util/half))
-emu_fp32  = $(if $(filter %/test_comm.sh,$(1)),build/emu-fp32/tests/kernels/test_comm build/emu-fp32/tests/emu/test_nccl) \
+emu_fp32  = $(if $(filter %/test_comm.sh,$(1)),build/emu-fp32/tests/runtime/test_comm build/emu-fp32/tests/emu/test_nccl) \
             $(if $(filter %/emu/test_ranks.sh %/emu/test_program.sh,$(1)),build/emu-fp32/cocogold)
 emu_bf16  = $(if $(filter %/emu/test_program.sh,$(1)),build/emu-bf16/cocogold)
 

@@ -2,7 +2,7 @@
 // the device while the compute stream is at the micro-step before; there a short copy puts it where the recorded
 // micro-step reads. Events on both sides keep a slot from being written before it was read.
 #pragma once
-#include "kernels/device.h"
+#include "kernels/runtime/device.h"
 
 enum { FEED_ARRAYS = 3 };
 

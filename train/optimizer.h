@@ -3,7 +3,7 @@
 // With --zero 1 (ZeRO stage 1, Rajbhandari et al. 2020) every rank keeps them for its part of the weights only: rank r
 // of n the r-th of n equal parts. It updates that part; an all-gather brings the weights of the others.
 #pragma once
-#include "kernels/comm.h"
+#include "kernels/runtime/comm.h"
 #include "kernels/kernels.h"
 #include "train/options.h"
 

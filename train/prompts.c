@@ -1,5 +1,5 @@
 #include "train/prompts.h"
-#include "eval/segment.h"
+#include "model/sampler.h"
 #include "util/error.h"
 #include "util/philox.h"
 #include <stdlib.h>

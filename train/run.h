@@ -10,7 +10,7 @@
 #pragma once
 #include "data/image.h"
 #include "eval/metrics.h"
-#include "kernels/comm.h"
+#include "kernels/runtime/comm.h"
 #include "train/options.h"
 #include "train/tensorboard.h"
 #include <stdio.h>

@@ -9,7 +9,7 @@
 // On a GPU a micro-step runs kernel by kernel the first time, is recorded the second time and replayed from then on.
 // Communication stays outside of the graphs: the last micro-step is one graph for each bucket.
 #pragma once
-#include "kernels/comm.h"
+#include "kernels/runtime/comm.h"
 #include "model/params.h"
 #include "train/optimizer.h"
 #include "train/run.h"

@@ -2,7 +2,7 @@
 // SIGTERM.
 #pragma once
 #include "train/options.h"
-#include "kernels/comm.h"
+#include "kernels/runtime/comm.h"
 
 int train_unet(const TrainOptions *options, Comm *comm, Device *dev);
 int train_vae(const TrainOptions *options, Comm *comm, Device *dev);

@@ -8,7 +8,7 @@
 // Losses and norm come back through a pinned ring and are printed one step late: nothing in the step waits for the
 // host.
 #include "data/loader.h"
-#include "eval/segment.h"
+#include "model/sampler.h"
 #include "eval/settings.h"
 #include "train/checkpoint.h"
 #include "train/diffusion.h"

@@ -1,6 +1,6 @@
 #include "train/validate.h"
 #include "data/draw.h"
-#include "eval/segment.h"
+#include "model/sampler.h"
 #include "eval/settings.h"
 #include "util/error.h"
 #include "util/file.h"

@@ -7,11 +7,11 @@ source "$root/tests/cli/ranks.sh"
 export OMPI_MCA_mpi_yield_when_idle=1 # the stand-in alone
 
 build() { make --no-print-directory -C "$root" "BACKEND=$1" PRECISION=fp32 "${@:2}"; }
-check "build for cpu" build cpu build/cpu-fp32/tests/kernels/test_comm build/cpu-fp32/tests/util/test_rendezvous
-check "build for emu" build emu build/emu-fp32/tests/kernels/test_comm build/emu-fp32/tests/emu/test_nccl
-comm() { echo "$root/build/$1-fp32/tests/kernels/test_comm"; }
+check "build for cpu" build cpu build/cpu-fp32/tests/runtime/test_comm build/cpu-fp32/tests/runtime/test_rendezvous
+check "build for emu" build emu build/emu-fp32/tests/runtime/test_comm build/emu-fp32/tests/emu/test_nccl
+comm() { echo "$root/build/$1-fp32/tests/runtime/test_comm"; }
 nccl=$root/build/emu-fp32/tests/emu/test_nccl
-rendezvous=$root/build/cpu-fp32/tests/util/test_rendezvous
+rendezvous=$root/build/cpu-fp32/tests/runtime/test_rendezvous
 
 # A start as torchrun makes it, though by mpirun: the ids travel over TCP, the stand-in needs MPI.
 as_torchrun() {
@@ -65,12 +65,12 @@ ends "NCCL's stand-in: one rank twice" "two processes call ncclCommInitRank as r
 
 # Builds for one rank, in which nothing is met.
 build_for_one() { # build_for_one OUTPUT OBJECT-OR-SOURCE...
-    printf '%s\n' '#include "kernels/comm.h"' 'int main(void) { Launch l = launch_detect(); Comm c; comm_meet(&c, &l); }' >main.c
-    gcc -std=gnu11 -D_GNU_SOURCE -DBACKEND_cpu -DPRECISION_fp32 "-I$root" main.c "${@:2}" "$root/kernels/comm_host.c" \
+    printf '%s\n' '#include "kernels/runtime/comm.h"' 'int main(void) { Launch l = launch_detect(); Comm c; comm_meet(&c, &l); }' >main.c
+    gcc -std=gnu11 -D_GNU_SOURCE -DBACKEND_cpu -DPRECISION_fp32 "-I$root" main.c "${@:2}" "$root/kernels/runtime/comm_host.c" \
         "$root"/util/{error,file,launch,progress,rendezvous}.c -o "$1" -lcrypto -lpthread -lm
 }
-check "build without MPI" build_for_one no-mpi "$root/kernels/comm.c"
-check "build without NCCL" eval 'g++ -x c++ -std=c++17 "-I$root" "-I$root/tests/emu" -DBACKEND_emu -DPRECISION_fp32 -c "$root/kernels/comm.cu" -o comm.o &&
+check "build without MPI" build_for_one no-mpi "$root/kernels/runtime/comm.c"
+check "build without NCCL" eval 'g++ -x c++ -std=c++17 "-I$root" "-I$root/tests/emu" -DBACKEND_emu -DPRECISION_fp32 -c "$root/kernels/runtime/comm.cu" -o comm.o &&
     g++ -x c++ -c - -o gpu_count.o <<<"int gpu_count() { return 1; }" && build_for_one no-nccl comm.o gpu_count.o'
 one_of_two=(env RANK=0 LOCAL_RANK=0 WORLD_SIZE=2 MASTER_ADDR=localhost MASTER_PORT=1)
 ends "two ranks without MPI" "as one of 2 ranks, but this program was built for one, without MPI: install" "${one_of_two[@]}" ./no-mpi

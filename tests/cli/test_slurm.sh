@@ -127,7 +127,7 @@ check "nothing was added" [ "$(lines batch)" = 10 ]
 
 # ---- Without MPI: Slurm's variables alone, as the CUDA program meets ------------------------------------------------
 
-rendezvous=$root/build/cpu-fp32/tests/util/test_rendezvous
+rendezvous=$root/build/cpu-fp32/tests/runtime/test_rendezvous
 check "build" make --no-print-directory -C "$root" BACKEND=cpu PRECISION=fp32 "${rendezvous#"$root/"}"
 # shellcheck disable=SC2016
 srun -n 3 bash -c 'echo $$ >.pid-$SLURM_PROCID; exec "$0" work' "$rendezvous" >meet.log 2>&1 &

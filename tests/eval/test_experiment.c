@@ -1,5 +1,5 @@
 // What an experiment says, on made-up results of both kinds: with collapse and without.
-#include "eval/experiment.h"
+#include "eval/report/experiment.h"
 #include "util/error.h"
 #include <math.h>
 #include <setjmp.h>

@@ -36,11 +36,11 @@ build/ptxsim/ready:
 
 # One layer under the simulator's profiler: profile LAYER NUMBERS [FUNCTION] (bench/README.md).
 $(BUILD)/profile: $(BUILD)/tests/ptx/profile.o $(HOST)/bench/bench_kernels.o $(KERNEL_CU_OBJ) \
-    $(call objects_of,util) $(call objects_of,kernels)
+    $(call objects_of,util) $(call objects_of,kernels/runtime) $(call objects_of,kernels)
 	$(CC) $(CFLAGS) $^ -o $@ $(LDLIBS)
 
 # The kernels' tests. Without mpirun there is one rank to communicate with: test_comm is the emulation's.
-PTX_TESTS := $(patsubst %.c,$(BUILD)/%,$(filter-out %/test_comm.c,$(wildcard tests/kernels/test_*.c tests/bench/test_*.c)))
+PTX_TESTS := $(patsubst %.c,$(BUILD)/%,tests/runtime/test_device.c $(wildcard tests/kernels/test_*.c tests/bench/test_*.c))
 PTX_RACE  ?= 0 1
 PTX_SEEDS ?= 1 2 3
 

@@ -1,0 +1,78 @@
+// cocogold report: one page that sets runs and their evaluations side by side.
+#include "eval/report/report.h"
+#include "util/error.h"
+#include "util/options.h"
+#include <stdlib.h>
+#include <string.h>
+
+static int length(char **list) {
+    int n = 0;
+    while (list && list[n]) { n++; }
+    return n;
+}
+
+// A column's name: "runs/overlay/metrics.json" -> "overlay", and "runs/overlay/eval/metrics.json" -> "overlay/eval".
+static char *name_of(const char *path) {
+    char *name = xstrdup(path), *slash = strrchr(name, '/');
+    if (slash && strcmp(slash, "/metrics.json") == 0) { *slash = 0; }
+    slash = strrchr(name, '/');
+    if (slash && strncmp(slash, "/eval", 5) == 0) {
+        *slash = 0;
+        char *before = strrchr(name, '/');
+        *slash = '/';
+        slash = before;
+    }
+    char *tail = xstrdup(slash ? slash + 1 : name);
+    free(name);
+    return tail;
+}
+
+// Two runs with the same folder name, demo/unet and demo-mask/unet, are told apart by the folder above.
+static void tell_apart(RunLog *logs, char **runs, int count) {
+    bool *same = xcalloc((size_t)count + 1, sizeof *same);
+    for (int i = 0; i < count; i++) {
+        for (int k = 0; k < count; k++) { same[i] |= k != i && strcmp(logs[i].name, logs[k].name) == 0; }
+    }
+    for (int i = 0; i < count; i++) {
+        if (!same[i]) { continue; }
+        free(logs[i].name);
+        logs[i].name = xstrdup(runs[i]);
+    }
+    free(same);
+}
+
+int cmd_report(int argc, char **argv) {
+    char **runs = NULL, **evaluations = NULL, *out = "report.html";
+    struct poptOption table[] = {
+        {"run", 0, POPT_ARG_ARGV, &runs, 0, "folder of a training run with its log.jsonl (may be repeated)", "DIR"},
+        {"eval", 0, POPT_ARG_ARGV, &evaluations, 0, "metrics.json of an evaluation (may be repeated)", "FILE"},
+        {"out", 0, OPT_STRING, &out, 0, "the page to write", "FILE"},
+        OPTIONS_END};
+    options_parse(argc, argv, table, "--run DIR ... --eval metrics.json ... --out report.html",
+                  "Writes one HTML page with the training curves and the evaluations of several runs.", 0);
+    int run_count = length(runs), count = length(evaluations);
+    if (run_count + count == 0) { die("nothing to report: expected --run DIR or --eval metrics.json"); }
+    RunLog *logs = xcalloc((size_t)run_count + 1, sizeof *logs);
+    for (int i = 0; i < run_count; i++) { logs[i] = runlog_read(runs[i]); }
+    tell_apart(logs, runs, run_count);
+    Json *metrics = xcalloc((size_t)count + 1, sizeof *metrics);
+    char **names = xcalloc((size_t)count + 1, sizeof *names);
+    for (int i = 0; i < count; i++) {
+        metrics[i] = json_read(evaluations[i]);
+        if (!json_find(metrics[i].root, "seen")) {
+            die("%s: the field \"seen\" is missing: expected metrics.json of `cocogold eval`", evaluations[i]);
+        }
+        names[i] = name_of(evaluations[i]);
+    }
+    report_comparison(out, metrics, (const char *const *)names, count, logs, run_count);
+    printf("wrote %s\n", out);
+    for (int i = 0; i < run_count; i++) { runlog_free(&logs[i]); }
+    for (int i = 0; i < count; i++) {
+        json_free(&metrics[i]);
+        free(names[i]);
+    }
+    free(logs);
+    free(metrics);
+    free(names);
+    return 0;
+}

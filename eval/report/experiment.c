@@ -1,0 +1,395 @@
+#include "eval/report/experiment.h"
+#include "eval/report/report.h"
+#include "util/error.h"
+#include "util/file.h"
+#include "util/json.h"
+#include <dirent.h>
+#include <math.h>
+#include <stdlib.h>
+#include <string.h>
+
+const char *const group_names[GROUPS] = {"listed classes", "held-out classes", "the frequent class", "all pairs"};
+const char *const floor_names[3] = {"all foreground", "best centre box", "white filter on the input"};
+
+// ---- tables --------------------------------------------------------------------------------------------------------
+
+// A CSV file with a line of names; fields are numbers, or text in quotes without quotes inside.
+typedef struct {
+    char *path, *text;
+    char ***cells; // (rows, columns)
+    char **names;  // (columns)
+    int rows, columns;
+} Table;
+
+static int split_line(char *line, char **cells, int capacity) {
+    int n = 0;
+    for (char *at = line; at && n < capacity; n++) {
+        bool quoted = *at == '"';
+        cells[n] = quoted ? at + 1 : at;
+        at = strchr(cells[n], quoted ? '"' : ',');
+        if (at && quoted) { *at++ = 0; }
+        if (at && *at == ',') {
+            *at++ = 0;
+        } else {
+            at = NULL;
+        }
+    }
+    return n;
+}
+
+enum { MAX_COLUMNS = 32 };
+
+static Table table_read(const char *path) {
+    Table t = {.path = xstrdup(path), .text = read_file(path, NULL)};
+    char *rest = t.text, *line = strsep(&rest, "\n"), *cells[MAX_COLUMNS];
+    t.columns = split_line(line, cells, MAX_COLUMNS);
+    t.names = xcalloc((size_t)t.columns, sizeof *t.names);
+    memcpy(t.names, cells, (size_t)t.columns * sizeof *cells);
+    while ((line = strsep(&rest, "\n")) && *line) {
+        if (split_line(line, cells, MAX_COLUMNS) != t.columns) {
+            die("%s: line %d: expected %d columns", path, t.rows + 2, t.columns);
+        }
+        t.cells = xrealloc(t.cells, ((size_t)t.rows + 1) * sizeof *t.cells);
+        t.cells[t.rows] = xcalloc((size_t)t.columns, sizeof **t.cells);
+        memcpy(t.cells[t.rows++], cells, (size_t)t.columns * sizeof *cells);
+    }
+    return t;
+}
+
+static void table_free(Table *t) {
+    for (int i = 0; i < t->rows; i++) { free(t->cells[i]); }
+    free(t->cells);
+    free(t->names);
+    free(t->text);
+    free(t->path);
+}
+
+static int column_of(const Table *t, const char *name) {
+    for (int i = 0; i < t->columns; i++) {
+        if (strcmp(t->names[i], name) == 0) { return i; }
+    }
+    die("%s: the column \"%s\" is missing", t->path, name);
+}
+
+static double number_at(const Table *t, int row, int column) {
+    char *end;
+    double value = strtod(t->cells[row][column], &end);
+    if (end == t->cells[row][column] || *end) {
+        die("%s: line %d: \"%s\" is no number", t->path, row + 2, t->cells[row][column]);
+    }
+    return value;
+}
+
+static double field(const Table *t, int row, const char *name) { return number_at(t, row, column_of(t, name)); }
+
+static double column_mean(const Table *t, const char *name) {
+    double sum = 0;
+    for (int i = 0; i < t->rows; i++) { sum += field(t, i, name); }
+    return t->rows ? sum / t->rows : NAN;
+}
+
+// ---- pairs ---------------------------------------------------------------------------------------------------------
+
+// The running number of a text in a list that grows.
+static int number_of(char ***list, int *count, const char *text) {
+    for (int i = 0; i < *count; i++) {
+        if (strcmp((*list)[i], text) == 0) { return i; }
+    }
+    *list = xrealloc(*list, ((size_t)*count + 1) * sizeof **list);
+    (*list)[*count] = xstrdup(text);
+    return (*count)++;
+}
+
+static void free_list(char **list, int count) {
+    for (int i = 0; i < count; i++) { free(list[i]); }
+    free(list);
+}
+
+static int group_of(const Table *t, int row, const char *frequent) {
+    if (strcmp(t->cells[row][column_of(t, "class")], frequent) == 0) { return GROUP_FREQUENT; }
+    return field(t, row, "seen") != 0 ? GROUP_LISTED : GROUP_HELD_OUT;
+}
+
+static Pairs pairs_of_table(const Table *t, const char *frequent) {
+    size_t n = (size_t)t->rows + 1;
+    Pairs p = {.count = t->rows};
+    p.group = xcalloc(n, sizeof *p.group);
+    p.class_index = xcalloc(n, sizeof *p.class_index);
+    p.image = xcalloc(n, sizeof *p.image);
+    char **images = NULL;
+    for (int i = 0; i < t->rows; i++) {
+        p.group[i] = group_of(t, i, frequent);
+        p.class_index[i] = number_of(&p.class_names, &p.classes, t->cells[i][column_of(t, "class")]);
+        p.image[i] = number_of(&images, &p.images, t->cells[i][column_of(t, "image_id")]);
+    }
+    free_list(images, p.images);
+    return p;
+}
+
+static void pairs_free(Pairs *p) {
+    free(p->group);
+    free(p->class_index);
+    free(p->image);
+    if (p->class_names) { free_list(p->class_names, p->classes); }
+}
+
+// Every run must have been asked the same.
+static void check_pairs(const Table *t, const Pairs *p, const char *frequent) {
+    Pairs own = pairs_of_table(t, frequent);
+    bool same = own.count == p->count && own.classes == p->classes && own.images == p->images;
+    for (int i = 0; same && i < p->count; i++) {
+        same = own.group[i] == p->group[i] && own.class_index[i] == p->class_index[i] && own.image[i] == p->image[i] &&
+               strcmp(own.class_names[own.class_index[i]], p->class_names[p->class_index[i]]) == 0;
+    }
+    if (!same) { die("%s: has other pairs than the first run of the experiment", t->path); }
+    pairs_free(&own);
+}
+
+// Scores of the table's pairs, which must be those of `pairs`; the first table says what they are.
+static void read_scores(const Table *t, Pairs *pairs, const char *frequent, PairScore *scores) {
+    if (!pairs->count) { *pairs = pairs_of_table(t, frequent); }
+    check_pairs(t, pairs, frequent);
+    for (int i = 0; i < t->rows; i++) {
+        PairScore *s = &scores[i];
+        *s = (PairScore){.intersection = field(t, i, "intersection"), .union_ = field(t, i, "union")};
+        s->predicted = field(t, i, "predicted"), s->truth = field(t, i, "truth"), s->valid = field(t, i, "valid");
+        s->object_share = s->valid > 0 ? s->truth / s->valid : 0;
+        s->absent = s->truth == 0;
+    }
+}
+
+// ---- runs ----------------------------------------------------------------------------------------------------------
+
+static int by_number(const void *a, const void *b) { return *(const int *)a - *(const int *)b; }
+
+// Steps N of validation/step-N.csv, sorted.
+static void find_steps(ArmRun *run) {
+    char *folder = xprintf("%s/validation", run->folder);
+    DIR *dir = opendir(folder);
+    if (!dir) { die("%s: is no folder: the run has no validations", folder); }
+    for (struct dirent *entry; (entry = readdir(dir));) {
+        int step, end = 0;
+        if (sscanf(entry->d_name, "step-%d.csv%n", &step, &end) != 1 || !end || entry->d_name[end]) { continue; }
+        run->steps = xrealloc(run->steps, ((size_t)run->step_count + 1) * sizeof *run->steps);
+        run->steps[run->step_count++] = step;
+    }
+    closedir(dir);
+    if (!run->step_count) { die("%s: has no step-N.csv: the run has no validations", folder); }
+    qsort(run->steps, (size_t)run->step_count, sizeof *run->steps, by_number);
+    free(folder);
+}
+
+static void read_losses(ArmRun *run, int index) {
+    char *path = xprintf("%s/validation/step-%06d-losses.csv", run->folder, run->steps[index]);
+    Table t = table_read(path);
+    int count[TIMESTEP_BINS] = {0}, timestep = column_of(&t, "timestep"), loss = column_of(&t, "loss");
+    double *bins = run->by_timestep[index];
+    for (int i = 0; i < TIMESTEP_BINS; i++) { bins[i] = 0; }
+    for (int i = 0; i < t.rows; i++) {
+        int bin = (int)number_at(&t, i, timestep) * TIMESTEP_BINS / TRAINED_TIMESTEPS;
+        if (bin < 0 || bin >= TIMESTEP_BINS) { die("%s: line %d: timestep out of range", path, i + 2); }
+        bins[bin] += number_at(&t, i, loss);
+        count[bin]++;
+    }
+    for (int i = 0; i < TIMESTEP_BINS; i++) { bins[i] = count[i] ? bins[i] / count[i] : NAN; }
+    table_free(&t);
+    free(path);
+}
+
+static void read_validation(Experiment *e, ArmRun *run, int index) {
+    char *path = xprintf("%s/validation/step-%06d.csv", run->folder, run->steps[index]);
+    Table t = table_read(path);
+    if (index == 0) { run->scores = xcalloc((size_t)(run->step_count * t.rows) + 1, sizeof *run->scores); }
+    PairScore *scores = run->scores + (size_t)index * (size_t)e->validation.count; // 0 of the very first table
+    read_scores(&t, &e->validation, e->frequent, scores);
+    run->to_black[index] = column_mean(&t, "to_black");
+    run->to_white[index] = column_mean(&t, "to_white");
+    for (int i = 0; i < t.rows; i++) {
+        run->empty[index] += (double)pair_empty(&scores[i]) / t.rows;
+        run->full[index] += (double)pair_full(&scores[i]) / t.rows;
+    }
+    table_free(&t);
+    free(path);
+}
+
+static void read_final(Experiment *e, ArmRun *run) {
+    char *path = xprintf("%s/eval/pairs.csv", run->folder);
+    Table t = table_read(path);
+    run->final = xcalloc((size_t)t.rows + 1, sizeof *run->final);
+    read_scores(&t, &e->final, e->frequent, run->final);
+    double sum[GROUPS] = {0};
+    int count[GROUPS] = {0}, ceiling = column_of(&t, "ceiling_iou");
+    for (int i = 0; i < t.rows; i++) {
+        if (run->final[i].absent) { continue; }
+        for (int g = 0; g < GROUPS; g++) {
+            if (g != GROUP_ALL && g != e->final.group[i]) { continue; }
+            sum[g] += number_at(&t, i, ceiling);
+            count[g]++;
+        }
+    }
+    for (int g = 0; g < GROUPS; g++) { run->ceiling[g] = count[g] ? sum[g] / count[g] : NAN; }
+    table_free(&t);
+    free(path);
+}
+
+// Of an experiment that was made without them there are none.
+static void read_absent(Experiment *e, ArmRun *run) {
+    char *path = xprintf("%s/absent/pairs.csv", run->folder);
+    if (file_exists(path)) {
+        Table t = table_read(path);
+        run->absent = xcalloc((size_t)t.rows + 1, sizeof *run->absent);
+        read_scores(&t, &e->absent, e->frequent, run->absent);
+        table_free(&t);
+    }
+    free(path);
+}
+
+static void read_run(Experiment *e, ArmRun *run) {
+    run->log = runlog_read(run->folder);
+    find_steps(run);
+    size_t n = (size_t)run->step_count;
+    run->to_black = xcalloc(n, sizeof *run->to_black);
+    run->to_white = xcalloc(n, sizeof *run->to_white);
+    run->empty = xcalloc(n, sizeof *run->empty);
+    run->full = xcalloc(n, sizeof *run->full);
+    run->by_timestep = xcalloc(n, sizeof *run->by_timestep);
+    for (int i = 0; i < run->step_count; i++) {
+        read_validation(e, run, i);
+        read_losses(run, i);
+    }
+    read_final(e, run);
+    read_absent(e, run);
+}
+
+static void run_free(ArmRun *run) {
+    runlog_free(&run->log);
+    free(run->folder), free(run->steps), free(run->scores), free(run->final), free(run->absent);
+    free(run->by_timestep);
+    free(run->to_black), free(run->to_white), free(run->empty), free(run->full);
+}
+
+// ---- arms ----------------------------------------------------------------------------------------------------------
+
+static char *copy_field(const Json *json, const char *name) {
+    const char *text = json_string(json, name, NULL);
+    if (!text) { die("%s: the field \"%s\" is missing", json->path, name); }
+    return xstrdup(text);
+}
+
+static void add_run(Experiment *e, Arm *arm, char *folder) {
+    char *path = xprintf("%s/arm.json", folder);
+    Json json = json_read(path);
+    if (!arm->target) {
+        arm->target = copy_field(&json, "target");
+        arm->classes = copy_field(&json, "classes");
+    }
+    if (!e->frequent) { e->frequent = copy_field(&json, "frequent"); }
+    arm->runs = xrealloc(arm->runs, ((size_t)arm->run_count + 1) * sizeof *arm->runs);
+    ArmRun *run = &arm->runs[arm->run_count++];
+    *run = (ArmRun){.folder = folder, .seed = (int)json_integer(&json, "seed", 0)};
+    read_run(e, run);
+    json_free(&json);
+    free(path);
+}
+
+static int by_seed(const void *a, const void *b) { return ((const ArmRun *)a)->seed - ((const ArmRun *)b)->seed; }
+
+// The 2 x 2 first, overlay before mask; then by name.
+static int arm_rank(const Arm *arm) {
+    int changes = 0;
+    for (const char *c = arm->name; *c; c++) { changes += *c == '+'; }
+    return 4 * changes + 2 * (strstr(arm->name, "+frequent") == NULL) + (strcmp(arm->target, "mask") == 0);
+}
+static int by_arm(const void *a, const void *b) {
+    int difference = arm_rank(a) - arm_rank(b);
+    return difference ? difference : strcmp(((const Arm *)a)->name, ((const Arm *)b)->name);
+}
+
+// Names of the entries of a folder that do not begin with a dot, sorted; *count gets their number.
+static struct dirent **entries_of(const char *folder, int *count) {
+    struct dirent **entries;
+    *count = scandir(folder, &entries, NULL, alphasort);
+    if (*count < 0) { die("%s: is no folder, expected one with the arms of an experiment", folder); }
+    return entries;
+}
+
+static void read_arm(Experiment *e, const char *arms_folder, const char *name) {
+    char *folder = xprintf("%s/%s", arms_folder, name);
+    Arm arm = {.name = xstrdup(name)};
+    int count;
+    struct dirent **entries = entries_of(folder, &count);
+    for (int i = 0; i < count; i++) {
+        char *run = xprintf("%s/%s", folder, entries[i]->d_name), *done = xprintf("%s/eval/pairs.csv", run);
+        if (strncmp(entries[i]->d_name, "seed-", 5) == 0 && file_exists(done)) {
+            add_run(e, &arm, run);
+        } else {
+            free(run);
+        }
+        free(done);
+        free(entries[i]);
+    }
+    free(entries);
+    free(folder);
+    if (!arm.run_count) {
+        warn("%s/%s: no finished run, left out", arms_folder, name);
+        free(arm.name);
+        return;
+    }
+    qsort(arm.runs, (size_t)arm.run_count, sizeof *arm.runs, by_seed);
+    e->arms = xrealloc(e->arms, ((size_t)e->arm_count + 1) * sizeof *e->arms);
+    e->arms[e->arm_count++] = arm;
+}
+
+// Of the first run: floors know nothing of a model.
+static void read_floors(Experiment *e) {
+    static const char *const keys[3] = {"all_foreground", "centre_box", "white_filter"};
+    char *path = xprintf("%s/eval/metrics.json", e->arms[0].runs[0].folder);
+    Json json = json_read(path);
+    for (int k = 0; k < 3; k++) {
+        for (int g = 0; g < GROUPS; g++) { e->floors[k][g] = NAN; }
+        char *listed = xprintf("seen.floors.%s.giou", keys[k]), *all = xprintf("all.floors.%s.giou", keys[k]);
+        e->floors[k][GROUP_LISTED] = metric(&json, listed);
+        e->floors[k][GROUP_ALL] = metric(&json, all);
+        free(listed);
+        free(all);
+    }
+    json_free(&json);
+    free(path);
+}
+
+Experiment experiment_read(const char *arms_folder) {
+    Experiment e = {0};
+    int count;
+    struct dirent **entries = entries_of(arms_folder, &count);
+    for (int i = 0; i < count; i++) {
+        char *folder = xprintf("%s/%s", arms_folder, entries[i]->d_name);
+        if (entries[i]->d_name[0] != '.' && folder_exists(folder)) { read_arm(&e, arms_folder, entries[i]->d_name); }
+        free(folder);
+        free(entries[i]);
+    }
+    free(entries);
+    if (!e.arm_count) { die("%s: no finished run of an arm", arms_folder); }
+    qsort(e.arms, (size_t)e.arm_count, sizeof *e.arms, by_arm);
+    read_floors(&e);
+    return e;
+}
+
+void experiment_free(Experiment *e) {
+    for (int a = 0; a < e->arm_count; a++) {
+        Arm *arm = &e->arms[a];
+        for (int i = 0; i < arm->run_count; i++) { run_free(&arm->runs[i]); }
+        free(arm->runs), free(arm->name), free(arm->target), free(arm->classes);
+    }
+    free(e->arms);
+    free(e->frequent);
+    pairs_free(&e->validation);
+    pairs_free(&e->final);
+    pairs_free(&e->absent);
+}
+
+int experiment_arm(const Experiment *e, const char *name) {
+    for (int a = 0; a < e->arm_count; a++) {
+        if (strcmp(e->arms[a].name, name) == 0) { return a; }
+    }
+    return -1;
+}

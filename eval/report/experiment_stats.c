@@ -1,0 +1,180 @@
+// What follows from an experiment's scores: IoU with intervals, contrasts between arms, collapse.
+#include "eval/report/experiment.h"
+#include "util/error.h"
+#include "util/philox.h"
+#include <math.h>
+#include <stdlib.h>
+#include <string.h>
+
+static bool in_group(const Pairs *p, int pair, int group) { return group == GROUP_ALL || p->group[pair] == group; }
+
+// Average of one run over the pairs of a group; times[image] says how often a picture was drawn (NULL: once each).
+static double mean_score(const Pairs *p, const PairScore *scores, int group, Average average, const int *times) {
+    double *sum = xcalloc((size_t)p->classes + 1, sizeof *sum),
+           *weight = xcalloc((size_t)p->classes + 1, sizeof *weight);
+    for (int i = 0; i < p->count; i++) {
+        if (!in_group(p, i, group) || scores[i].absent != (average == FALSE_AREA)) { continue; }
+        int w = times ? times[p->image[i]] : 1, c = average == CLASS_MEAN ? p->class_index[i] : 0;
+        sum[c] += w * (average == FALSE_AREA ? scores[i].predicted / scores[i].valid : pair_iou(&scores[i]));
+        weight[c] += w;
+    }
+    double mean = 0;
+    int classes = 0;
+    for (int c = 0; c < p->classes; c++) {
+        if (weight[c] > 0) { mean += sum[c] / weight[c], classes++; }
+    }
+    free(sum);
+    free(weight);
+    return classes ? mean / classes : NAN;
+}
+
+// The pairs that a question is about, and a run's scores of them: a validation, or the final models (step -1).
+static const Pairs *pairs_of(const Experiment *e, int step, Average average) {
+    return average == FALSE_AREA ? &e->absent : step < 0 ? &e->final : &e->validation;
+}
+static const PairScore *scores_of(const Experiment *e, const ArmRun *run, int step, Average average) {
+    if (average == FALSE_AREA) { return run->absent; }
+    return step < 0 ? run->final : run->scores + (size_t)step * (size_t)e->validation.count;
+}
+
+// Weighted sum over arms of the mean over their runs; with `random`, pictures and runs are drawn with replacement.
+static double contrast(const Experiment *e, const double *weights, int step, int group, Average average, int *times,
+                       Random *random) {
+    const Pairs *p = pairs_of(e, step, average);
+    if (random) {
+        for (int i = 0; i < p->images; i++) { times[i] = 0; }
+        for (int i = 0; i < p->images; i++) { times[random_below(random, (uint32_t)p->images)]++; }
+    }
+    double sum = 0;
+    for (int a = 0; a < e->arm_count; a++) {
+        if (weights[a] == 0) { continue; }
+        const Arm *arm = &e->arms[a];
+        double mean = 0;
+        for (int k = 0; k < arm->run_count; k++) {
+            int pick = random ? (int)random_below(random, (uint32_t)arm->run_count) : k;
+            const PairScore *scores = scores_of(e, &arm->runs[pick], step, average);
+            mean += scores ? mean_score(p, scores, group, average, random ? times : NULL) : NAN;
+        }
+        sum += weights[a] * mean / arm->run_count;
+    }
+    return sum;
+}
+
+static Interval bootstrap(const Experiment *e, const double *weights, int step, int group, Average average,
+                          int resamples, uint64_t seed) {
+    const Pairs *p = pairs_of(e, step, average);
+    Interval out = {contrast(e, weights, step, group, average, NULL, NULL), NAN, NAN};
+    int *times = xcalloc((size_t)p->images + 1, sizeof *times), count = 0;
+    double *values = xmalloc(((size_t)resamples + 1) * sizeof *values);
+    for (int r = 0; r < resamples && !isnan(out.value); r++) {
+        Random random = random_begin(seed, PHILOX_BOOTSTRAP, 2, (uint64_t)r);
+        double value = contrast(e, weights, step, group, average, times, &random);
+        if (!isnan(value)) { values[count++] = value; } // a resample may miss a small group altogether
+    }
+    if (count) {
+        out.low = percentile(values, count, 0.025);
+        out.high = percentile(values, count, 0.975);
+    }
+    free(times);
+    free(values);
+    return out;
+}
+
+Interval arm_average(const Experiment *e, int arm, int step, int group, Average average, int resamples, uint64_t seed) {
+    double *weights = xcalloc((size_t)e->arm_count, sizeof *weights);
+    weights[arm] = 1;
+    Interval out = bootstrap(e, weights, step, group, average, resamples, seed);
+    free(weights);
+    return out;
+}
+
+// ---- contrasts -----------------------------------------------------------------------------------------------------
+
+bool distinguishable(Interval d) { return d.low > 0 || d.high < 0; }
+
+// Takes ownership of the name. arms and signs: pairs of an arm's index and its weight, `terms` of them.
+static int add_contrast(Contrasts *c, const Experiment *e, char *name, int terms, const int *arms,
+                        const double *signs) {
+    c->list = xrealloc(c->list, ((size_t)c->count + 1) * sizeof *c->list);
+    Contrast *contrast = &c->list[c->count];
+    *contrast = (Contrast){.name = name, .weights = xcalloc((size_t)e->arm_count, sizeof(double))};
+    for (int i = 0; i < terms; i++) { contrast->weights[arms[i]] += signs[i]; }
+    return c->count++;
+}
+
+static void add_square(Contrasts *c, const Experiment *e) {
+    const int arms[4] = {experiment_arm(e, "overlay"), experiment_arm(e, "mask"), experiment_arm(e, "overlay+frequent"),
+                         experiment_arm(e, "mask+frequent")};
+    c->target = c->classes = c->interaction = -1;
+    for (int i = 0; i < 4; i++) {
+        if (arms[i] < 0) { return; }
+    }
+    c->target = add_contrast(c, e, xstrdup("overlay instead of mask, mean over both lists of classes"), 4, arms,
+                             (const double[]){0.5, -0.5, 0.5, -0.5});
+    c->classes =
+        add_contrast(c, e, xprintf("training with \"%s\" instead of without, mean over both targets", e->frequent), 4,
+                     arms, (const double[]){-0.5, -0.5, 0.5, 0.5});
+    c->interaction = add_contrast(c, e, xstrdup("interaction: what the overlay gains more with the frequent class"), 4,
+                                  arms, (const double[]){-1, 1, 1, -1});
+}
+
+// "mask+leading" against "mask": the arm without its last change; and overlay against mask with the same changes.
+static void add_differences(Contrasts *c, const Experiment *e) {
+    for (int a = 0; a < e->arm_count; a++) {
+        const char *name = e->arms[a].name, *plus = strrchr(name, '+');
+        char *without = plus ? xprintf("%.*s", (int)(plus - name), name) : NULL;
+        char *bare = strncmp(name, "overlay", 7) == 0 ? xprintf("mask%s", name + 7) : NULL;
+        const char *others[] = {bare, without};
+        for (int k = 0; k < 2; k++) {
+            int other = others[k] ? experiment_arm(e, others[k]) : -1;
+            if (other < 0) { continue; }
+            add_contrast(c, e, xprintf("%s - %s", name, others[k]), 2, (const int[]){a, other},
+                         (const double[]){1, -1});
+        }
+        free(without);
+        free(bare);
+    }
+}
+
+Contrasts contrasts_of(const Experiment *e, int resamples, uint64_t seed) {
+    Contrasts c = {0};
+    add_square(&c, e);
+    add_differences(&c, e);
+    for (int i = 0; i < c.count; i++) {
+        for (int g = 0; g < GROUPS; g++) {
+            const double *weights = c.list[i].weights;
+            c.list[i].giou[g] = bootstrap(e, weights, -1, g, GIOU, resamples, seed);
+            c.list[i].class_mean[g] = bootstrap(e, weights, -1, g, CLASS_MEAN, resamples, seed);
+        }
+        c.list[i].false_area = bootstrap(e, c.list[i].weights, -1, GROUP_ALL, FALSE_AREA, resamples, seed);
+    }
+    return c;
+}
+
+void contrasts_free(Contrasts *c) {
+    for (int i = 0; i < c->count; i++) {
+        free(c->list[i].name);
+        free(c->list[i].weights);
+    }
+    free(c->list);
+}
+
+// ---- collapse ------------------------------------------------------------------------------------------------------
+
+Collapse run_collapse(const Experiment *e, const ArmRun *run) {
+    Collapse c = {0};
+    int last = run->step_count - 1;
+    for (int step = 0; step <= last; step++) {
+        c.end = mean_score(&e->validation, scores_of(e, run, step, GIOU), GROUP_ALL, GIOU, NULL);
+        c.peak = fmax(c.peak, c.end);
+    }
+    c.constant = last >= 0 ? run->empty[last] + run->full[last] : 0;
+    c.collapsed = c.end < 0.5 * c.peak && c.constant >= 0.5;
+    return c;
+}
+
+int arm_collapses(const Experiment *e, int arm) {
+    int count = 0;
+    for (int i = 0; i < e->arms[arm].run_count; i++) { count += run_collapse(e, &e->arms[arm].runs[i]).collapsed; }
+    return count;
+}

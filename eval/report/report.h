@@ -1,0 +1,20 @@
+// Self-contained HTML pages: one evaluation, and several runs side by side. Made from metrics.json and log.jsonl, so
+// that what the page says is what the files say.
+#pragma once
+#include "eval/gallery.h"
+#include "eval/report/runlog.h"
+#include "util/json.h"
+
+// metrics: as result_write_json wrote it. gallery and class_names (for its captions) may be NULL; logs may be none.
+void report_evaluation(const char *path, const Json *metrics, const Gallery *gallery, const char *const *class_names,
+                       const RunLog *logs, int log_count);
+// names: one per evaluation.
+void report_comparison(const char *path, const Json *metrics, const char *const *names, int count, const RunLog *logs,
+                       int log_count);
+
+// Parts that both pages have.
+#include <stdio.h>
+double metric(const Json *metrics, const char *path); // "seen.floors.centre_box.miou"; NaN where it is missing
+const char *metric_text(const Json *metrics, const char *path); // "" where it is missing
+void report_training(FILE *out, const RunLog *logs, int count); // training curves
+void report_definitions(FILE *out);

@@ -1,0 +1,189 @@
+// Communication between ranks on GPUs, over NCCL, on a stream of its own. Without nccl.h (HAVE_NCCL, comm.mk) there is
+// one rank.
+#include <pthread.h>
+#include <signal.h>
+#include <stdlib.h>
+#include <time.h>
+#include "kernels/cuda_common.cuh"
+#include "kernels/runtime/comm_host.h"
+
+extern "C" {
+#include "util/error.h"
+}
+
+const bool comm_needs_mpi = false;
+
+int comm_device_index(const Comm *comm) { return gpu_count() == 1 ? 0 : comm->local_rank; }
+
+#ifdef HAVE_NCCL
+#include <nccl.h>
+
+const char *const comm_lacks = NULL;
+
+struct CommInternals {
+    Device *dev;
+    ncclComm_t nccl;
+    cudaStream_t stream;
+    cudaEvent_t computed, communicated;
+    pthread_t watcher;
+    pthread_mutex_t mutex;
+    pthread_cond_t closing_changed;
+    bool closing;
+};
+
+static void nccl_check(ncclResult_t result, ncclComm_t nccl, const char *what, const char *file, int line) {
+    if (result == ncclSuccess) { return; }
+    const char *more = ncclGetLastError(nccl);
+    die("%s:%d: %s failed: %s%s%s", file, line, what, ncclGetErrorString(result), more && *more ? ": " : "",
+        more ? more : "");
+}
+#define CHECK_NCCL(call) nccl_check((call), in->nccl, #call, __FILE__, __LINE__)
+
+// ---- Open and close ------------------------------------------------------------------------------------------------
+
+// A broken network leaves NCCL's kernels waiting for ever; only this tells.
+static void *watch_nccl(void *argument) {
+    CommInternals *in = (CommInternals *)argument;
+    pthread_mutex_lock(&in->mutex);
+    while (!in->closing) {
+        ncclResult_t state = ncclSuccess;
+        ncclCommGetAsyncError(in->nccl, &state);
+        if (state != ncclSuccess && state != ncclInProgress) {
+            die_now("communication between the GPUs failed: %s: %s", ncclGetErrorString(state),
+                    ncclGetLastError(in->nccl));
+        }
+        struct timespec until;
+        clock_gettime(CLOCK_REALTIME, &until);
+        until.tv_sec += 1;
+        pthread_cond_timedwait(&in->closing_changed, &in->mutex, &until);
+    }
+    pthread_mutex_unlock(&in->mutex);
+    return NULL;
+}
+
+// The watcher takes no signals: they are the main thread's.
+static void start_watcher(CommInternals *in) {
+    sigset_t all, before;
+    sigfillset(&all);
+    pthread_mutex_init(&in->mutex, NULL);
+    pthread_cond_init(&in->closing_changed, NULL);
+    pthread_sigmask(SIG_SETMASK, &all, &before);
+    if (pthread_create(&in->watcher, NULL, watch_nccl, in)) { die("no thread can be started to watch NCCL"); }
+    pthread_sigmask(SIG_SETMASK, &before, NULL);
+}
+
+static void stop_watcher(CommInternals *in) {
+    pthread_mutex_lock(&in->mutex);
+    in->closing = true;
+    pthread_cond_signal(&in->closing_changed);
+    pthread_mutex_unlock(&in->mutex);
+    pthread_join(in->watcher, NULL);
+}
+
+void comm_open(Comm *comm, Device *dev) {
+    if (comm->world == 1) { return; }
+    CommInternals *in = comm->internals = (CommInternals *)xcalloc(1, sizeof *in);
+    in->dev = dev;
+    ncclUniqueId id = {};
+    if (comm->rank == 0) { CHECK_NCCL(ncclGetUniqueId(&id)); }
+    comm_host_broadcast(comm, &id, sizeof id, 0);
+    CHECK_NCCL(ncclCommInitRank(&in->nccl, comm->world, id, comm->rank));
+    int least, greatest; // small kernels that others wait for go before large ones that fill the GPU
+    CHECK_CUDA(cudaDeviceGetStreamPriorityRange(&least, &greatest));
+    CHECK_CUDA(cudaStreamCreateWithPriority(&in->stream, cudaStreamNonBlocking, greatest));
+    CHECK_CUDA(cudaEventCreateWithFlags(&in->computed, cudaEventDisableTiming));
+    CHECK_CUDA(cudaEventCreateWithFlags(&in->communicated, cudaEventDisableTiming));
+    start_watcher(in);
+}
+
+void comm_close(Comm *comm) {
+    CommInternals *in = comm->internals;
+    if (in) {
+        CHECK_CUDA(cudaStreamSynchronize(in->stream));
+        comm_barrier(comm); // so that no rank destroys what another still waits in
+        stop_watcher(in);
+        CHECK_NCCL(ncclCommDestroy(in->nccl));
+        CHECK_CUDA(cudaEventDestroy(in->computed));
+        CHECK_CUDA(cudaEventDestroy(in->communicated));
+        CHECK_CUDA(cudaStreamDestroy(in->stream));
+        comm_host_close(comm);
+        free(in);
+    }
+    *comm = Comm();
+    comm->world = 1;
+}
+
+// They would wait in vain if our part of a collective has failed.
+void comm_before_waiting(Comm *comm) {
+    CommInternals *in = comm->internals;
+    if (!in || !in->nccl) { return; }
+    ncclResult_t state = ncclSuccess;
+    CHECK_NCCL(ncclCommGetAsyncError(in->nccl, &state));
+    if (state != ncclInProgress) { nccl_check(state, in->nccl, "communication between GPUs", __FILE__, __LINE__); }
+}
+
+// ---- Collectives ---------------------------------------------------------------------------------------------------
+
+// Whether there is something to do; if so, the communication stream waits for what the compute stream holds.
+static bool begin(Comm *comm, size_t size) {
+    CommInternals *in = comm->internals;
+    if (comm->world == 1 || in->dev->plan_only || size == 0) { return false; }
+    CHECK_CUDA(cudaEventRecord(in->computed, in->dev->internals->compute));
+    CHECK_CUDA(cudaStreamWaitEvent(in->stream, in->computed, 0));
+    return true;
+}
+
+void comm_all_reduce_sum(Comm *comm, float *buffer, size_t count) {
+    CommInternals *in = comm->internals;
+    if (!begin(comm, count)) { return; }
+    CHECK_NCCL(ncclAllReduce(buffer, buffer, count, ncclFloat32, ncclSum, in->nccl, in->stream));
+}
+
+void comm_reduce_sum(Comm *comm, float *buffer, size_t count, int root) {
+    CommInternals *in = comm->internals;
+    if (!begin(comm, count)) { return; }
+    CHECK_NCCL(ncclReduce(buffer, buffer, count, ncclFloat32, ncclSum, root, in->nccl, in->stream));
+}
+
+void comm_reduce_scatter_sum(Comm *comm, float *buffer, size_t count) {
+    CommInternals *in = comm->internals;
+    if (!begin(comm, count)) { return; }
+    CHECK_NCCL(
+        ncclReduceScatter(buffer, buffer + comm->rank * count, count, ncclFloat32, ncclSum, in->nccl, in->stream));
+}
+
+void comm_all_gather(Comm *comm, void *buffer, size_t bytes) {
+    CommInternals *in = comm->internals;
+    if (!begin(comm, bytes)) { return; }
+    const char *own = (const char *)buffer + comm->rank * bytes;
+    CHECK_NCCL(ncclAllGather(own, buffer, bytes, ncclInt8, in->nccl, in->stream));
+}
+
+void comm_broadcast(Comm *comm, void *buffer, size_t bytes, int root) {
+    CommInternals *in = comm->internals;
+    if (!begin(comm, bytes)) { return; }
+    CHECK_NCCL(ncclBroadcast(buffer, buffer, bytes, ncclInt8, root, in->nccl, in->stream));
+}
+
+void comm_wait(Comm *comm) {
+    CommInternals *in = comm->internals;
+    if (comm->world == 1 || in->dev->plan_only) { return; }
+    CHECK_CUDA(cudaEventRecord(in->communicated, in->stream));
+    CHECK_CUDA(cudaStreamWaitEvent(in->dev->internals->compute, in->communicated, 0));
+}
+
+#else // comm_meet dies before there are others
+
+const char *const comm_lacks = "NCCL: run ./setup.sh --cuda, or install nccl.h and libnccl.so.2 (the system's "
+                               "package, or the wheel nvidia-nccl)";
+void comm_before_waiting(Comm *) {}
+void comm_open(Comm *, Device *) {}
+void comm_close(Comm *) {}
+void comm_wait(Comm *) {}
+void comm_all_reduce_sum(Comm *, float *, size_t) {}
+void comm_reduce_sum(Comm *, float *, size_t, int) {}
+void comm_reduce_scatter_sum(Comm *, float *, size_t) {}
+void comm_all_gather(Comm *, void *, size_t) {}
+void comm_broadcast(Comm *, void *, size_t, int) {}
+
+#endif

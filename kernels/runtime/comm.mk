@@ -1,0 +1,30 @@
+# What comm.c and comm.cu are built with: Open MPI where there is one, and NCCL (BACKEND=cuda) or its stand-in
+# (BACKEND=emu, tests/emu/nccl.cpp). Without nccl.h the program is built for one GPU.
+
+MPI ?= $(firstword $(foreach p,ompi-c ompi mpi-c,$(if $(shell pkg-config --exists $(p) && echo yes),$(p))))
+ifneq ($(MPI),)
+MPI_CFLAGS := -DHAVE_MPI $(shell pkg-config --cflags $(MPI))
+LDLIBS     += $(shell pkg-config --libs $(MPI))
+endif
+$(BUILD)/kernels/runtime/comm.o $(BUILD)/kernels/runtime/comm_host.o: private CPPFLAGS += $(MPI_CFLAGS)
+$(BUILD)/tests/emu/nccl.o $(BUILD)/tests/emu/test_nccl.o: private EMU_FLAGS += $(MPI_CFLAGS)
+
+ifeq ($(BACKEND),cuda)
+NCCL      := $(call library,nccl.h,nccl)
+HAVE_NCCL := $(call beside_nvcc,nccl.h)$(NCCL)
+LDLIBS    += $(if $(HAVE_NCCL),$(call link,$(NCCL),nccl))
+endif
+NCCL_CFLAGS := $(if $(HAVE_NCCL)$(filter emu ptx,$(BACKEND)),-DHAVE_NCCL) $(if $(NCCL),-I$(NCCL)/include)
+$(BUILD)/kernels/runtime/comm.cu.o: private DEFINES += $(NCCL_CFLAGS)
+
+# They are built again when MPI or NCCL comes or goes.
+$(BUILD)/kernels/runtime/comm.o $(BUILD)/kernels/runtime/comm.cu.o $(BUILD)/kernels/runtime/comm_host.o $(BUILD)/tests/emu/nccl.o: $(BUILD)/comm-flags
+$(BUILD)/comm-flags: FORCE
+	@mkdir -p $(@D)
+	@echo '$(MPI_CFLAGS) $(NCCL_CFLAGS)' | cmp -s - $@ || echo '$(MPI_CFLAGS) $(NCCL_CFLAGS)' >$@
+
+# The stand-in on its own (tests/cli/test_comm.sh).
+$(BUILD)/tests/emu/test_nccl: $(BUILD)/tests/emu/test_nccl.o $(EMU_LIB)
+	@echo "LD $@"
+	$(Q)$(CXX) $(EMU_FLAGS) $^ -o $@ $(LDLIBS)
+-include $(BUILD)/tests/emu/test_nccl.d

@@ -1,0 +1,203 @@
+// Small exchanges between the hosts' processes, whatever the device.
+#include "kernels/runtime/comm_host.h"
+#include <stdint.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+#ifdef HAVE_MPI
+#include <mpi.h>
+#endif
+#include "util/error.h"
+
+enum { MEETING_SECONDS = 300 };
+
+// ---- MPI -----------------------------------------------------------------------------------------------------------
+
+#ifdef HAVE_MPI
+static void check_mpi(int code, const char *what) {
+    char text[MPI_MAX_ERROR_STRING] = "";
+    int length;
+    if (code == MPI_SUCCESS) { return; }
+    MPI_Error_string(code, text, &length);
+    die("%s failed: %s", what, text);
+}
+
+// What a task of srun that can start MPI finds in its environment: PMIx, or PMI-1 or PMI-2.
+static bool srun_serves_mpi(void) { return getenv("PMIX_RANK") || getenv("PMI_RANK") || getenv("PMI_FD"); }
+
+static void mpi_open(const Launch *launch) {
+    int ready, level, rank, world;
+    if (launch->kind == LAUNCH_SLURM && !srun_serves_mpi()) {
+        die("started by srun without MPI: start with srun --mpi=pmix (srun --mpi=list says what this Slurm has)");
+    }
+    // A rank that waits lets others have its core: more ranks than cores, or other programs. The user's value wins.
+    setenv("OMPI_MCA_mpi_yield_when_idle", "1", 0);
+    MPI_Initialized(&ready);
+    if (!ready) { check_mpi(MPI_Init_thread(NULL, NULL, MPI_THREAD_MULTIPLE, &level), "MPI_Init_thread"); }
+    MPI_Comm_set_errhandler(MPI_COMM_WORLD, MPI_ERRORS_RETURN);
+    MPI_Comm_rank(MPI_COMM_WORLD, &rank);
+    MPI_Comm_size(MPI_COMM_WORLD, &world);
+    if (world != launch->world || rank != launch->rank) {
+        die("started by %s as rank %d of %d, but MPI says rank %d of %d: start with Open MPI's mpirun%s",
+            launch_name(launch->kind), launch->rank, launch->world, rank, world,
+            launch->kind == LAUNCH_SLURM ? ", or with srun --mpi=pmix" : "");
+    }
+}
+
+static void mpi_close(void) {
+    int over;
+    MPI_Finalized(&over);
+    if (!over) { check_mpi(MPI_Finalize(), "MPI_Finalize"); }
+}
+
+static void mpi_all_gather(void *all, const void *mine, size_t bytes) {
+    check_mpi(MPI_Allgather(mine, (int)bytes, MPI_BYTE, all, (int)bytes, MPI_BYTE, MPI_COMM_WORLD), "MPI_Allgather");
+}
+
+static const bool have_mpi = true;
+#else
+static void mpi_open(const Launch *launch) { (void)launch; }
+static void mpi_close(void) {}
+static void mpi_all_gather(void *all, const void *mine, size_t bytes) { (void)all, (void)mine, (void)bytes; }
+static const bool have_mpi = false;
+#endif
+
+// ---- Open and close ------------------------------------------------------------------------------------------------
+
+static bool opened, over_mpi;
+
+// exit() would wait for devices that wait for ranks that wait for us: so no further than here. mpirun notices, or the
+// others' rendezvous does.
+static void leave(int code, void *argument) {
+    (void)argument;
+    if (!opened) { return; }
+    opened = false;
+    cleanup_now();
+    fflush(stdout);
+    _exit(code ? code : 1);
+}
+
+void comm_meet(Comm *comm, const Launch *launch) {
+    *comm = (Comm){.rank = launch->rank, .world = launch->world, .local_rank = launch->local_rank};
+    if (comm->world == 1) { return; }
+    error_set_rank(launch->rank);
+    if (comm_lacks) {
+        die("started by %s as one of %d ranks, but this program was built for one, without %s, and make again",
+            launch_name(launch->kind), launch->world, comm_lacks);
+    }
+    const bool meets = launch->kind != LAUNCH_MPIRUN || (!have_mpi && *launch->address); // else mpirun watches
+    over_mpi = comm_needs_mpi || !meets;
+    if (over_mpi && !have_mpi) {
+        die("started by %s, but this program was built without MPI: set MASTER_ADDR and MASTER_PORT too, or start as "
+            "torchrun does",
+            launch_name(launch->kind));
+    }
+    comm->host = xcalloc(1, sizeof *comm->host);
+    if (over_mpi) { mpi_open(launch); }
+    if (meets) {
+        comm->host->meeting =
+            rendezvous_open(launch->address, launch->port, launch->rank, launch->world, MEETING_SECONDS);
+    }
+    opened = true;
+    on_exit(leave, NULL);
+}
+
+void comm_host_close(Comm *comm) {
+    comm_host_check(comm, "comm_close", 0, 0);
+    if (comm->host->meeting) { rendezvous_close(comm->host->meeting); }
+    opened = false;
+    if (over_mpi) { mpi_close(); }
+    free(comm->host);
+}
+
+static void all_gather(Comm *comm, void *all, const void *mine, size_t bytes) {
+    if (comm->host->meeting) {
+        rendezvous_all_gather(comm->host->meeting, all, mine, bytes);
+    } else {
+        mpi_all_gather(all, mine, bytes);
+    }
+}
+
+// ---- The host's functions of comm.h --------------------------------------------------------------------------------
+
+// Every exchange is made of packets of one size that say what they belong to: ranks that do different things are told
+// so instead of waiting for each other.
+enum { PAYLOAD = 960 };
+typedef struct {
+    char function[24];
+    uint64_t size;
+    int32_t root, unused;
+} Header;
+typedef struct {
+    Header header;
+    unsigned char payload[PAYLOAD];
+} Packet;
+
+static void check_packets(const Packet *packets, int world) {
+    const Header *a = &packets[0].header;
+    for (int r = 1; r < world; r++) {
+        const Header *b = &packets[r].header;
+        if (memcmp(a, b, sizeof *a) == 0) { continue; }
+        die("the ranks do different things: rank 0 is in %s (size %zu, root %d), rank %d in %s (size %zu, root %d)",
+            a->function, (size_t)a->size, a->root, r, b->function, (size_t)b->size, b->root);
+    }
+}
+
+// all (world, bytes) = mine (bytes) of every rank, who must be in the same function with the same size and root.
+static void exchange(Comm *comm, const char *function, size_t size, int root, void *all, const void *mine,
+                     size_t bytes) {
+    Packet packet = {.header = {.size = size, .root = root}};
+    snprintf(packet.header.function, sizeof packet.header.function, "%s", function);
+    Packet *packets = xmalloc((size_t)comm->world * sizeof packet);
+    size_t done = 0;
+    comm_before_waiting(comm);
+    do {
+        const size_t part = bytes - done < PAYLOAD ? bytes - done : PAYLOAD;
+        memcpy(packet.payload, (const char *)mine + done, part);
+        all_gather(comm, packets, &packet, sizeof packet);
+        check_packets(packets, comm->world);
+        for (int r = 0; r < comm->world; r++) {
+            memcpy((char *)all + (size_t)r * bytes + done, packets[r].payload, part);
+        }
+        done += part;
+    } while (done < bytes);
+    free(packets);
+}
+
+void comm_host_check(Comm *comm, const char *function, size_t size, int root) {
+    char nothing = 0;
+    exchange(comm, function, size, root, &nothing, &nothing, 0);
+}
+
+void comm_host_sum(Comm *comm, double *values, int count) {
+    if (comm->world == 1) { return; }
+    double *all = xmalloc((size_t)comm->world * (size_t)count * sizeof *all);
+    exchange(comm, "comm_host_sum", (size_t)count, 0, all, values, (size_t)count * sizeof *all);
+    for (int i = 0; i < count; i++) {
+        values[i] = 0;
+        for (int r = 0; r < comm->world; r++) { values[i] += all[r * count + i]; }
+    }
+    free(all);
+}
+
+int comm_host_max(Comm *comm, int value) {
+    if (comm->world == 1) { return value; }
+    int *all = xmalloc((size_t)comm->world * sizeof *all);
+    exchange(comm, "comm_host_max", 1, 0, all, &value, sizeof value);
+    for (int r = 0; r < comm->world; r++) { value = all[r] > value ? all[r] : value; }
+    free(all);
+    return value;
+}
+
+void comm_host_broadcast(Comm *comm, void *data, size_t bytes, int root) {
+    if (comm->world == 1) { return; }
+    char *all = xmalloc((size_t)comm->world * bytes);
+    exchange(comm, "comm_host_broadcast", bytes, root, all, data, bytes);
+    memcpy(data, all + (size_t)root * bytes, bytes);
+    free(all);
+}
+
+void comm_barrier(Comm *comm) {
+    if (comm->world > 1) { comm_host_check(comm, "comm_barrier", 0, 0); }
+}

@@ -1,0 +1,87 @@
+// The trace of launches: what kernels report to device_launch, the same for every backend.
+#include <stdlib.h>
+#include <string.h>
+#include "kernels/runtime/device.h"
+#include "util/error.h"
+#include "util/progress.h"
+
+// Whether a launch of this cost belongs to the row: launches of the same call report the same numbers.
+static bool same_size(const TraceRow *row, Cost cost) {
+    return row->bytes / row->launches == cost.bytes && row->flops / row->launches == cost.flops;
+}
+
+// The row of this name, scope and unit, and size if rows are told apart by it; a new one if there is none.
+static TraceRow *trace_row(Trace *trace, const char *name, const char *scope, Cost cost) {
+    for (int i = 0; i < trace->count; i++) {
+        TraceRow *row = trace->rows + i;
+        if (strcmp(row->name, name) == 0 && strcmp(row->scope, scope) == 0 && row->unit == cost.unit &&
+            (!trace->by_size || same_size(row, cost))) {
+            trace->current = i;
+            return row;
+        }
+    }
+    if (trace->count == trace->capacity) {
+        trace->capacity = trace->capacity ? 2 * trace->capacity : 64;
+        trace->rows = xrealloc(trace->rows, trace->capacity * sizeof *trace->rows);
+    }
+    trace->rows[trace->count] = (TraceRow){.name = name, .scope = scope, .unit = cost.unit};
+    trace->current = trace->count;
+    return trace->rows + trace->count++;
+}
+
+const char *unit_name(Unit unit) {
+    static const char *const names[UNITS] = {"fp32", "mma", "gemm"};
+    return names[unit];
+}
+
+void trace_stop(Device *dev) {
+    Trace *trace = dev->trace;
+    if (trace->since > 0) {
+        device_sync(dev);
+        trace->rows[trace->current].seconds += now_seconds() - trace->since;
+    }
+    trace->since = 0;
+}
+
+bool device_launch(Device *dev, const char *name, Cost cost) {
+    if (dev->trace) {
+        bool timed = dev->trace->timed && !dev->plan_only;
+        if (timed) { trace_stop(dev); }
+        TraceRow *row = trace_row(dev->trace, name, dev->scope ? dev->scope : "", cost);
+        if (timed) { dev->trace->since = now_seconds(); }
+        row->launches++;
+        row->bytes += cost.bytes;
+        row->flops += cost.flops;
+        dev->trace->bytes += cost.bytes;
+        dev->trace->flops += cost.flops;
+    }
+    return !dev->plan_only;
+}
+
+void device_launch_grid(Device *dev, int blocks, int threads, int shared_bytes) {
+    if (!dev->trace) { return; }
+    TraceRow *row = dev->trace->rows + dev->trace->current;
+    row->blocks = blocks, row->threads = threads, row->shared_bytes = shared_bytes;
+}
+
+void trace_clear(Trace *trace) {
+    trace->count = 0;
+    trace->since = 0;
+    trace->bytes = trace->flops = 0;
+}
+
+void trace_free(Trace *trace) {
+    free(trace->rows);
+    *trace = (Trace){0};
+}
+
+double trace_least_seconds(const Trace *trace, const Peaks *peaks) {
+    double seconds = 0;
+    for (int i = 0; i < trace->count; i++) {
+        const TraceRow *row = trace->rows + i;
+        double compute = row->flops / peaks->flops_per_s[row->unit];
+        double memory = row->bytes / peaks->bytes_per_s;
+        seconds += compute > memory ? compute : memory;
+    }
+    return seconds;
+}

@@ -1,0 +1,186 @@
+#include "model/sampler.h"
+#include "kernels/kernels.h"
+#include "util/error.h"
+#include "util/philox.h"
+#include <math.h>
+#include <stdlib.h>
+#include <string.h>
+
+// One forward of the UNet on [image latent | noisy latent].
+static void predict(Sampler *s, const floatX *context, int n, Device *dev) {
+    size_t rows = (size_t)n * s->h * s->w;
+    cast_to_floatX(s->noisy_part, s->latent, rows * s->L, dev);
+    concat_forward(s->sample, s->image_part, s->noisy_part, (int)rows, s->L, s->L, dev);
+    unet_forward(&s->pipeline->unet, &s->arena, s->output, s->sample, s->timesteps, context, n, s->h, s->w, s->T, false,
+                 dev);
+}
+
+static size_t larger(size_t a, size_t b) { return a > b ? a : b; }
+
+// The arena's size: the largest of what the three models need, measured without running them.
+static size_t arena_bytes(Sampler s, Device *dev) {
+    Device plan = *dev;
+    plan.plan_only = true;
+    plan.trace = NULL;
+    plan.workspace_needed = 0;
+    s.arena = arena_measure(&plan);
+    predict(&s, NULL, s.B, &plan);
+    size_t bytes = larger(s.arena.peak, pipeline_decode_bytes(s.pipeline, s.B, s.h, s.w, &plan));
+    if (s.pipeline->parts & PART_VAE_ENCODER) {
+        bytes = larger(bytes, pipeline_encode_bytes(s.pipeline, s.B, s.h * s.f, s.w * s.f, &plan));
+    }
+    if (!dev->plan_only) { device_reserve_workspace(dev, plan.workspace_needed); }
+    return bytes;
+}
+
+static Sampler sampler_shape(Pipeline *p, int B, int h, int w) {
+    Sampler s = {.pipeline = p, .B = B, .h = h, .w = w, .L = p->vae_decoder.config.latent_channels};
+    s.T = tokenizer_length(p->tokenizer);
+    s.f = vae_factor(&p->vae_decoder.config);
+    if (p->unet.config.in_channels != 2 * s.L) {
+        die("%s/unet/config.json: in_channels is %d: expected %d, twice the latent's channels (see `cocogold init "
+            "--from`)",
+            p->folder, p->unet.config.in_channels, 2 * s.L);
+    }
+    return s;
+}
+
+static size_t latent_count(const Sampler *s) { return (size_t)s->h * s->w * s->L; }
+static size_t picture_count(const Sampler *s) { return (size_t)s->h * s->f * s->w * s->f * 3; }
+
+size_t sampler_bytes(Pipeline *pipeline, int B, int h, int w, Device *dev) {
+    Sampler s = sampler_shape(pipeline, B, h, w);
+    size_t floats = 2 * latent_count(&s) + picture_count(&s) + 1, activations = 5 * latent_count(&s);
+    return arena_bytes(s, dev) + (size_t)B * (floats * sizeof(float) + activations * sizeof(floatX));
+}
+
+Sampler sampler_create(Pipeline *pipeline, int B, int h, int w, Device *dev) {
+    Sampler s = sampler_shape(pipeline, B, h, w);
+    size_t count = (size_t)B * latent_count(&s);
+    s.arena = arena_create(dev, arena_bytes(s, dev));
+    s.image_latent = device_alloc(dev, count * sizeof(float));
+    s.latent = device_alloc(dev, count * sizeof(float));
+    s.timesteps = device_alloc(dev, (size_t)B * sizeof(float));
+    s.images = device_alloc(dev, (size_t)B * picture_count(&s) * sizeof(float));
+    s.image_part = device_alloc(dev, count * sizeof(floatX));
+    s.noisy_part = device_alloc(dev, count * sizeof(floatX));
+    s.sample = device_alloc(dev, 2 * count * sizeof(floatX));
+    s.output = device_alloc(dev, count * sizeof(floatX));
+    s.host_timesteps = device_alloc_pinned(dev, (size_t)B * sizeof(float));
+    return s;
+}
+
+void sampler_destroy(Sampler *s, Device *dev) {
+    arena_destroy(&s->arena);
+    void *buffers[] = {s->image_latent, s->latent,     s->timesteps, s->images,
+                       s->image_part,   s->noisy_part, s->sample,    s->output};
+    for (size_t i = 0; i < sizeof buffers / sizeof *buffers; i++) { device_free(dev, buffers[i]); }
+    device_free_pinned(dev, s->host_timesteps);
+    memset(s, 0, sizeof *s);
+}
+
+static void set_timestep(Sampler *s, int t, int n, Device *dev) {
+    device_sync(dev); // the last copy has read host_timesteps
+    for (int i = 0; i < n; i++) { s->host_timesteps[i] = (float)t; }
+    device_copy(dev, s->timesteps, s->host_timesteps, (size_t)n * sizeof(float), false);
+}
+
+// DDIM (Song et al. 2020) from the noise in s->latent; eta = 0.
+static void denoise(Sampler *s, const float *image_latent, const floatX *context, int n, int steps, Device *dev) {
+    const Schedule *schedule = &s->pipeline->schedule;
+    const ScheduleConfig *config = &schedule->config;
+    size_t count = (size_t)n * latent_count(s);
+    device_copy(dev, s->image_latent, image_latent, count * sizeof(float), false);
+    cast_to_floatX(s->image_part, s->image_latent, count, dev);
+    int *timesteps = xmalloc((size_t)steps * sizeof *timesteps);
+    schedule_timesteps(schedule, steps, timesteps);
+    for (int i = 0; i < steps; i++) {
+        float alpha, alpha_prev;
+        schedule_step_alphas(schedule, timesteps[i], steps, &alpha, &alpha_prev);
+        set_timestep(s, timesteps[i], n, dev);
+        predict(s, context, n, dev);
+        ddim_step(s->latent, s->output, alpha, alpha_prev, config->prediction,
+                  config->clip_sample ? config->clip_sample_range : 0, n, (int)latent_count(s), dev);
+    }
+    free(timesteps);
+}
+
+// A row of noise that depends on (seed, id, member) alone, whatever the batch.
+static void noise_row(Sampler *s, float *row, uint64_t id, int member, uint64_t seed, Device *dev) {
+    StepScalars scalars = {.seed = seed, .first_sample = id, .step = (uint32_t)member};
+    StepScalars *on_device = device_alloc(dev, sizeof scalars);
+    device_copy(dev, on_device, &scalars, sizeof scalars, false);
+    normal_noise(row, 1, (int)latent_count(s), PHILOX_INFERENCE, on_device, dev);
+    device_sync(dev);
+    device_free(dev, on_device);
+}
+
+void sampler_noise(Sampler *s, float *noise, uint64_t sample_id, uint64_t seed, Device *dev) {
+    noise_row(s, s->latent, sample_id, 0, seed, dev);
+    device_copy(dev, noise, s->latent, latent_count(s) * sizeof(float), false);
+    device_sync(dev);
+}
+
+static void run_member(Sampler *s, const float *image_latent, const floatX *context, const uint64_t *sample_ids, int n,
+                       int steps, int member, uint64_t seed, Device *dev) {
+    for (int i = 0; i < n; i++) {
+        noise_row(s, s->latent + (size_t)i * latent_count(s), sample_ids[i], member, seed, dev);
+    }
+    denoise(s, image_latent, context, n, steps, dev);
+}
+
+void sampler_run(Sampler *s, const float *image_latent, const floatX *context, const uint64_t *sample_ids, int n,
+                 int steps, uint64_t seed, Device *dev) {
+    run_member(s, image_latent, context, sample_ids, n, steps, 0, seed, dev);
+}
+
+void sampler_decode(Sampler *s, float *pictures, int n, Device *dev) {
+    size_t count = (size_t)n * picture_count(s);
+    pipeline_decode(s->pipeline, &s->arena, s->images, s->latent, n, s->h, s->w, dev);
+    device_copy(dev, pictures, s->images, count * sizeof(float), false);
+    device_sync(dev);
+    for (size_t i = 0; i < count; i++) { pictures[i] = fminf(1, fmaxf(0, pictures[i] / 2 + 0.5f)); }
+}
+
+void sampler_ensemble(Sampler *s, float *predictions, const float *image_latent, const floatX *context,
+                      const uint64_t *sample_ids, int n, int steps, int members, uint64_t seed, Device *dev) {
+    size_t count = (size_t)n * picture_count(s);
+    float *one = members > 1 ? xmalloc(count * sizeof *one) : NULL;
+    for (int m = 0; m < members; m++) {
+        run_member(s, image_latent, context, sample_ids, n, steps, m, seed, dev);
+        sampler_decode(s, m == 0 ? predictions : one, n, dev);
+        if (m == 0) { continue; }
+        float share = 1.0f / (float)(m + 1); // running mean
+        for (size_t i = 0; i < count; i++) { predictions[i] += (one[i] - predictions[i]) * share; }
+    }
+    free(one);
+}
+
+void sampler_decode_latents(Sampler *s, float *pictures, const float *latents, int n, Device *dev) {
+    device_copy(dev, s->latent, latents, (size_t)n * latent_count(s) * sizeof(float), false);
+    sampler_decode(s, pictures, n, dev);
+}
+
+void sampler_encode(Sampler *s, float *latents, const float *pictures, int n, Device *dev) {
+    device_copy(dev, s->images, pictures, (size_t)n * picture_count(s) * sizeof(float), false);
+    pipeline_encode(s->pipeline, &s->arena, s->latent, s->images, n, s->h * s->f, s->w * s->f, dev);
+    device_copy(dev, latents, s->latent, (size_t)n * latent_count(s) * sizeof(float), false);
+    device_sync(dev);
+}
+
+static size_t context_count(const Pipeline *p) {
+    return (size_t)tokenizer_length(p->tokenizer) * p->clip.config.hidden_size;
+}
+
+floatX *context_table(Pipeline *pipeline, const char *const *texts, int count, Device *dev) {
+    floatX *table = device_alloc(dev, (size_t)(count ? count : 1) * context_count(pipeline) * sizeof(floatX));
+    pipeline_embed_texts(pipeline, texts, count, table, dev);
+    return table;
+}
+
+void context_gather(floatX *out, const floatX *table, const int *index, int n, const Pipeline *pipeline, Device *dev) {
+    size_t row = context_count(pipeline);
+    for (int i = 0; i < n; i++) {
+        device_copy(dev, out + (size_t)i * row, table + (size_t)index[i] * row, row * sizeof(floatX), false);
+    }
+}

@@ -1,0 +1,46 @@
+// Segmentation of pictures by text: DDIM from Gaussian noise on [image latent | noisy latent], decoded by the VAE.
+// Marigold's inference (Ke et al. 2024) with a text prompt.
+#pragma once
+#include "model/pipeline.h"
+
+// Everything that sampling needs in memory, for a fixed largest batch and size; made once, used for many batches.
+typedef struct {
+    Pipeline *pipeline;
+    Arena arena;
+    int B, h, w, T, L, f;         // largest batch; latent size; text length; latent channels; pixels per latent cell
+    float *image_latent, *latent; // (B, h, w, L) on the device
+    float *timesteps;             // (B) on the device
+    float *images;                // (B, h f, w f, 3) on the device
+    floatX *image_part, *noisy_part, *sample, *output; // (B, h, w, L), same, (B, h, w, 2L), (B, h, w, L)
+    float *host_timesteps;                             // (B) pinned
+} Sampler;
+
+// The pipeline has PART_UNET, PART_VAE_DECODER, PART_TEXT and PART_SCHEDULE open, for sampler_encode PART_VAE_ENCODER
+// too. Dies if the UNet does not take twice the latent's channels.
+Sampler sampler_create(Pipeline *pipeline, int B, int h, int w, Device *dev);
+void sampler_destroy(Sampler *sampler, Device *dev);
+// Bytes of device memory that sampler_create will take.
+size_t sampler_bytes(Pipeline *pipeline, int B, int h, int w, Device *dev);
+
+// Predicted clean latents, left in sampler->latent: n <= B samples. image_latent (n, h, w, L) on the host, scaled;
+// context (n, T, C) floatX on the device; sample_ids (n): noise of sample i is a function of (seed, sample_ids[i])
+// alone (stream PHILOX_INFERENCE, step 0).
+void sampler_run(Sampler *sampler, const float *image_latent, const floatX *context, const uint64_t *sample_ids, int n,
+                 int steps, uint64_t seed, Device *dev);
+// Decoded predictions (n, h f, w f, 3) in [0, 1] on the host, averaged over `members` draws of the noise; member m's
+// noise is a function of (seed, sample_ids[i], m), and member 0's is sampler_run's.
+void sampler_ensemble(Sampler *sampler, float *predictions, const float *image_latent, const floatX *context,
+                      const uint64_t *sample_ids, int n, int steps, int members, uint64_t seed, Device *dev);
+// noise (h, w, L) on the host: what sampler_run starts from for that id.
+void sampler_noise(Sampler *sampler, float *noise, uint64_t sample_id, uint64_t seed, Device *dev);
+// Decodes sampler->latent (n) to pictures (n, h f, w f, 3) in [0, 1] on the host.
+void sampler_decode(Sampler *sampler, float *pictures, int n, Device *dev);
+// Decodes given latents (n, h, w, L) on the host; sampler->latent is lost.
+void sampler_decode_latents(Sampler *sampler, float *pictures, const float *latents, int n, Device *dev);
+// Latents (n, h, w, L) on the host, scaled, of pictures (n, h f, w f, 3) in [-1, 1] on the host.
+void sampler_encode(Sampler *sampler, float *latents, const float *pictures, int n, Device *dev);
+
+// Context rows of texts: table (count, T, C) on the device, to be freed with device_free.
+floatX *context_table(Pipeline *pipeline, const char *const *texts, int count, Device *dev);
+// out (n, T, C) on the device: rows index[i] of the table.
+void context_gather(floatX *out, const floatX *table, const int *index, int n, const Pipeline *pipeline, Device *dev);
