@@ -36,7 +36,7 @@ ifeq ($(origin CXX),default)
 CXX     := g++
 endif
 MARCH   ?= native
-WARN    ?= -Wall -Wextra $(if $(WERROR),-Werror)
+WARN    ?= -Wall -Wextra -Wno-missing-field-initializers $(if $(WERROR),-Werror)
 OPT     := $(if $(filter 1,$(DEBUG)),-O1 -fsanitize=address$(comma)undefined -fno-omit-frame-pointer -DDEBUG_GUARDS,-O3)
 PKGS    := hdf5-serial yajl popt cairo openssl libpcre2-8 libutf8proc
 LIBRARY_CFLAGS := $(shell pkg-config --cflags $(PKGS) 2>/dev/null) -I/usr/include/stb

@@ -257,43 +257,41 @@ static void bench_plans(const BenchOptions *o) {
 
 static void check(const BenchOptions *o) {
     if (o->check && !o->version) { die("--check needs --version"); }
-    static const char *const presets[] = {"mini", "quarter-sd2", "sd1", "sd2", NULL}, *const levels[] = {
-                                                                                          "none", "transformers",
-                                                                                          "blocks", NULL};
-    options_range(o->step.runs, "--runs", 1, MAX_RUNS);
-    options_range(o->step.batch, "--batch", 0, 65536);
-    options_range(o->step.size, "--size", 0, 4096);
-    options_choice(o->step.preset, "--preset", presets);
-    options_choice(o->step.recompute, "--recompute", levels);
 }
+
+static const char *const presets[] = {"mini", "quarter-sd2", "sd1", "sd2", NULL};
+static const char *const recompute_levels[] = {"none", "transformers", "blocks", NULL};
 
 int cmd_bench(int argc, char **argv) {
     BenchOptions o = {.step = {.preset = "quarter-sd2", .recompute = "none", .runs = 7}};
-    struct poptOption table[] = {
-        {"runs", 0, OPT_INT, &o.step.runs, 0, "runs; the median is printed", "N"},
-        {"json", 0, OPT_TEXT, &o.json, 0, "also write the results", "FILE"},
-        {"shape", 0, OPT_TEXT, &o.shape, 0, "layer: these sizes instead of the table's, e.g. 2,32,32,320,320,3,1",
+    Option table[] = {
+        {OPT_HEADING, "Measuring"},
+        {OPT_INT, "runs", &o.step.runs, "runs, of which the median is printed", "N", .low = 1, .high = MAX_RUNS},
+        {OPT_STRING, "json", &o.json, "write the results to this file too", "FILE"},
+        {OPT_HEADING, "A layer"},
+        {OPT_STRING, "shape", &o.shape, "measure these sizes instead of the table's, e.g. 2,32,32,320,320,3,1",
          "NUMBERS"},
-        {"version", 0, OPT_TEXT, &o.version, 0,
-         "layer: a step on the way to its kernel instead (conv2d, attention, groupnorm, layernorm, adam), or all of "
-         "them",
+        {OPT_STRING, "version", &o.version,
+         "measure a step on the way to the kernel (conv2d, attention, groupnorm, layernorm, adam), or all steps",
          "N|all"},
-        {"check", 0, OPT_FLAG, &o.check, 0, "with --version: check the result, do not time", NULL},
-        {"preset", 0, OPT_STRING, &o.step.preset, 0, "step: mini, quarter-sd2, sd1 or sd2; random weights", "NAME"},
-        {"model", 0, OPT_TEXT, &o.step.model, 0,
-         "step: the architecture of this pipeline directory instead; random weights", "DIR"},
-        {"batch", 0, OPT_INT, &o.step.batch, 0, "step: samples (0: 16 for mini, else 2)", "N"},
-        {"size", 0, OPT_INT, &o.step.size, 0, "step: side of the latents (0: 16 for mini, 32, or the model's)", "N"},
-        {"recompute", 0, OPT_STRING, &o.step.recompute, 0, "step: none, transformers, blocks", "LEVEL"},
-        {"write-config", 0, OPT_TEXT, &o.step.write_config, 0, "step: also write the UNet's config.json", "FILE"},
+        {OPT_FLAG, "check", &o.check, "with --version: check the result, do not time"},
+        {OPT_HEADING, "step and plan"},
+        {OPT_STRING, "preset", &o.step.preset, "model with random weights", "NAME", .choices = presets},
+        {OPT_STRING, "model", &o.step.model,
+         "pipeline directory whose architecture is measured instead, with random weights", "DIR"},
+        {OPT_INT, "batch", &o.step.batch, "samples (0: 16 for mini, else 2)", "N", .high = 65536},
+        {OPT_INT, "size", &o.step.size, "side of the latents (0: 16 for mini, 32, or the model's)", "N", .high = 4096},
+        {OPT_STRING, "recompute", &o.step.recompute, "what backward computes again instead of reading it from memory",
+         "LEVEL", .choices = recompute_levels},
+        {OPT_STRING, "write-config", &o.step.write_config, "write the UNet's config.json to this file too", "FILE"},
         OPTIONS_END};
-    const char **arguments =
-        options_parse(argc, argv, table, "[LAYER|all|step|plan]",
-                      "Times every kernel, one layer's kernels, or a whole training step, and holds the times against "
-                      "what this machine\nreaches at best (bench/README.md). plan: a step's launches, bytes and FLOPs, "
-                      "without running "
-                      "it.",
-                      1);
+    static const OptionsHelp help = {
+        .about = "Times every kernel, one layer's kernels, or a whole training step, and compares the "
+                 "times with what this machine can\nreach at best (bench/README.md). plan: the launches, "
+                 "bytes and FLOPs of a step, which does not run.",
+        .usage = "[LAYER|all|step|plan] [OPTIONS]",
+        .example = "conv2d --shape 2,32,32,320,320,3,1"};
+    const char **arguments = options_parse(argc, argv, table, &help, 1);
     check(&o);
     const char *what = arguments[0] ? arguments[0] : "all";
     if (strcmp(what, "plan") == 0) { // needs no device

@@ -35,6 +35,7 @@
 enum { KINDS = 3 }; // image, overlay, mask
 
 typedef struct {
+    int target_list; // index in target_lists
     char *model, *data, *split, *out, *source, *targets, *classes, *trained, *color, *part;
     int resolution, passes, min_side, shard_size, batch, threads, part_index, part_count;
     double alpha, outline, absent;
@@ -85,6 +86,10 @@ static void catch_signals(void) {
 
 // ---- options
 
+static const char *const target_lists[] = {"overlay", "mask", "overlay,mask", "mask,overlay", NULL};
+static const int target_bits[] = {TARGET_OVERLAY, TARGET_MASK, TARGET_OVERLAY | TARGET_MASK,
+                                  TARGET_OVERLAY | TARGET_MASK};
+
 static Options parse_options(int argc, char **argv) {
     Options o = {.split = "train",
                  .source = "auto",
@@ -97,48 +102,52 @@ static Options parse_options(int argc, char **argv) {
                  .batch = 8,
                  .alpha = 1,
                  .seed = 2024};
-    struct poptOption table[] = {
-        {"model", 0, POPT_ARG_STRING, &o.model, 0, "pipeline directory with the VAE", "DIR"},
-        {"data", 0, POPT_ARG_STRING, &o.data, 0, "folder of the data set, in COCO's layout", "DIR"},
-        {"split", 0, OPT_STRING, &o.split, 0, "train, val, train2017, val2017 or whatever the split is called", "NAME"},
-        {"out", 0, POPT_ARG_STRING, &o.out, 0, "folder for SPLIT-00000.h5, ... and SPLIT.json", "DIR"},
-        {"source", 0, OPT_STRING, &o.source, 0, "annotations: auto (instances if there), instances, panoptic", "KIND"},
-        {"resolution", 0, OPT_INT, &o.resolution, 0, "side of the training pictures (0: as the model's configs say)",
-         "PIXELS"},
-        {"targets", 0, OPT_STRING, &o.targets, 0, "overlay | mask | overlay,mask", "LIST"},
-        {"classes", 0, POPT_ARG_STRING, &o.classes, 0,
+    Option table[] = {
+        {OPT_HEADING, "Input and output"},
+        {OPT_STRING, "model", &o.model, "pipeline directory with the VAE", "DIR", .required = "a pipeline directory"},
+        {OPT_STRING, "data", &o.data, "folder of the data set, in COCO's layout", "DIR",
+         .required = "a data set in COCO's layout"},
+        {OPT_STRING, "split", &o.split, "train, val, train2017, val2017 or whatever the split is called", "NAME"},
+        {OPT_STRING, "source", &o.source, "annotations to read; auto takes instances where there are any", "KIND",
+         .choices = coco_sources},
+        {OPT_STRING, "out", &o.out, "folder for SPLIT-00000.h5, ... and SPLIT.json", "DIR",
+         .required = "the folder for the shards"},
+        {OPT_HEADING, "Samples"},
+        {OPT_STRING, "classes", &o.classes,
          "classes to draw (default: DATA/classes/seen.txt if there, else default14; for other splits than train "
          "all-things): " CLASSES_HELP,
          "LIST"},
-        {"trained", 0, POPT_ARG_STRING, &o.trained, 0,
+        {OPT_STRING, "trained", &o.trained,
          "classes to mark as seen in training (default: for train those of --classes, else seen.txt or default14)",
          "LIST"},
-        {"color", 0, OPT_STRING, &o.color, 0, "of the painted mask: a name, #rrggbb or R,G,B", "COLOR"},
-        {"alpha", 0, OPT_DOUBLE, &o.alpha, 0, "opacity of the painted mask", "SHARE"},
-        {"outline", 0, OPT_DOUBLE, &o.outline, 0, "line along the mask's border, pixels at 512 (the original's: 4)",
-         "PIXELS"},
-        {"passes", 0, OPT_INT, &o.passes, 0, "times through the pictures, each with other crops and classes", "N"},
-        {"absent", 0, OPT_DOUBLE, &o.absent, 0, "share of samples that ask for a class that is not there", "SHARE"},
-        {"min-side", 0, OPT_INT, &o.min_side, 0, "drop pictures with a shorter side", "PIXELS"},
-        {"seed", 0, OPT_LONG, &o.seed, 0, "of crops and classes", "SEED"},
-        {"shard-size", 0, OPT_INT, &o.shard_size, 0, "pictures per shard, the unit of restart", "N"},
-        {"batch", 0, OPT_INT, &o.batch, 0, "pictures per run of the VAE", "N"},
-        {"part", 0, OPT_STRING, &o.part, 0, "do only every N-th shard, beginning with the K-th (several processes)",
-         "K/N"},
-        {"threads", 0, OPT_INT, &o.threads, 0, "that read and crop pictures (0: a quarter of the cores)", "N"},
+        {OPT_INT, "resolution", &o.resolution, "side of the training pictures (0: as the model's configs say)",
+         "PIXELS", .high = 8192},
+        {OPT_INT, "passes", &o.passes, "how often to go through the pictures, each time with other crops and classes",
+         "N", .low = 1, .high = 100000},
+        {OPT_DOUBLE, "absent", &o.absent, "share of samples that ask for a class that is not there", "SHARE",
+         .high = 1},
+        {OPT_INT, "min-side", &o.min_side, "drop pictures with a shorter side", "PIXELS", .high = 1e6},
+        {OPT_LONG, "seed", &o.seed, "seed of crops and classes", "SEED"},
+        {OPT_HEADING, "Targets"},
+        {OPT_STRING, "targets", &o.targets, "pictures to encode beside the input", "LIST", .choices = target_lists,
+         .choice = &o.target_list},
+        {OPT_STRING, "color", &o.color, "colour of the painted mask: a name, #rrggbb or R,G,B", "COLOR"},
+        {OPT_DOUBLE, "alpha", &o.alpha, "opacity of the painted mask", "SHARE"},
+        {OPT_DOUBLE, "outline", &o.outline,
+         "width of a line along the mask's border, in pixels at 512 (the original has 4)", "PIXELS"},
+        {OPT_HEADING, "Work"},
+        {OPT_INT, "shard-size", &o.shard_size, "pictures per shard, the unit of restart", "N", .low = 1, .high = 1e6},
+        {OPT_INT, "batch", &o.batch, "pictures per run of the VAE", "N", .low = 1, .high = 4096},
+        {OPT_STRING, "part", &o.part, "do only every N-th shard, beginning with the K-th (several processes)", "K/N"},
+        {OPT_INT, "threads", &o.threads, "threads that read and crop pictures (0: a quarter of the cores)", "N",
+         .high = 1024},
         OPTIONS_END};
-    options_parse(argc, argv, table, "--model DIR --data DIR --out DIR [OPTIONS]",
-                  "Turns pictures and masks into HDF5 shards of latents. Run it again to go on where it stopped.", 0);
-    options_require(o.model, "--model", "a pipeline directory");
-    options_require(o.data, "--data", "a data set in COCO's layout");
-    options_require(o.out, "--out", "the folder for the shards");
-    options_range(o.resolution, "--resolution", 0, 8192);
-    options_range(o.passes, "--passes", 1, 100000);
-    options_range(o.absent, "--absent", 0, 1);
-    options_range(o.min_side, "--min-side", 0, 1e6);
-    options_range(o.shard_size, "--shard-size", 1, 1e6);
-    options_range(o.batch, "--batch", 1, 4096);
-    options_range(o.threads, "--threads", 0, 1024);
+    static const OptionsHelp help = {
+        .about = "Turns pictures and masks into HDF5 shards of latents. Run it again to go on where it "
+                 "stopped.",
+        .usage = "--model DIR --data DIR --out DIR [OPTIONS]",
+        .example = "--model model --data coco --split train2017 --passes 5 --out latents"};
+    options_parse(argc, argv, table, &help, 0);
     int end = 0;
     if (sscanf(o.part, "%d/%d%n", &o.part_index, &o.part_count, &end) != 2 || o.part[end] || o.part_index < 1 ||
         o.part_index > o.part_count) {
@@ -146,12 +155,6 @@ static Options parse_options(int argc, char **argv) {
     }
     if (!o.threads) { o.threads = omp_get_num_procs() < 8 ? 1 : omp_get_num_procs() / 4; }
     return o;
-}
-
-static int parse_targets(const char *text) {
-    static const char *const choices[] = {"overlay", "mask", "overlay,mask", "mask,overlay", NULL};
-    static const int bits[] = {TARGET_OVERLAY, TARGET_MASK, TARGET_OVERLAY | TARGET_MASK, TARGET_OVERLAY | TARGET_MASK};
-    return bits[options_choice(text, "--targets", choices)];
 }
 
 static void name_split(const Options *o, char name[32]) {
@@ -227,7 +230,7 @@ static void describe(Encoder *e) {
     pipeline_vae_digest(o->model, info->vae_sha256);
     e->paint = paint_parse(o->color, o->alpha, o->outline);
     for (int i = 0; i < 3; i++) { info->color[i] = e->paint.color[i]; }
-    info->targets = parse_targets(o->targets);
+    info->targets = target_bits[o->target_list];
     info->shards = e->shards_per_pass * o->passes;
     info->height = info->width = vae_latent_size(vae, info->resolution);
     info->channels = vae->latent_channels;

@@ -124,51 +124,53 @@ static int collect(const Coco *coco, const SampleOptions *options, int pass, con
 
 typedef struct {
     char *data, *split, *source, *classes, *target, *out, *folder, *color;
-    int count, size, cell, pass, minimum_side;
+    int count, size, cell, pass, minimum_side, target_index;
     long long seed;
     double absent, alpha, outline;
 } Options;
 
+static const char *const target_names[] = {"overlay", "mask", NULL};
+
 static Options parse_options(int argc, char **argv) {
     static Options o = {.split = "train2017", .source = "auto", .classes = "all-things", .target = "overlay"};
     o.color = "white", o.count = 12, o.size = 512, o.cell = 200, o.minimum_side = 300, o.seed = 2024, o.alpha = 1;
-    struct poptOption table[] = {
-        {"data", 0, OPT_TEXT, &o.data, 0, "folder of the data set, in COCO's layout", "DIR"},
-        {"split", 0, OPT_STRING, &o.split, 0, "train2017, val2017 or whatever the split is called", "NAME"},
-        {"source", 0, OPT_STRING, &o.source, 0, "annotations: auto (instances if there), instances, panoptic", "KIND"},
-        {"classes", 0, OPT_STRING, &o.classes, 0, CLASSES_HELP, "LIST"},
-        {"count", 0, OPT_INT, &o.count, 0, "number of samples", "N"},
-        {"out", 0, OPT_TEXT, &o.out, 0, "the contact sheet to write (.png or .jpg)", "FILE"},
-        {"dump", 0, OPT_TEXT, &o.folder, 0, "also write every picture and samples.json into this folder", "DIR"},
-        {"size", 0, OPT_INT, &o.size, 0, "training resolution", "PIXELS"},
-        {"cell", 0, OPT_INT, &o.cell, 0, "side of a picture on the sheet", "PIXELS"},
-        {"target", 0, OPT_STRING, &o.target, 0, "overlay or mask", "KIND"},
-        {"color", 0, OPT_STRING, &o.color, 0, "of the painted mask: a name, #rrggbb or R,G,B", "COLOR"},
-        {"alpha", 0, OPT_DOUBLE, &o.alpha, 0, "opacity of the painted mask", "SHARE"},
-        {"outline", 0, OPT_DOUBLE, &o.outline, 0, "line along the border, in pixels at 512 (the original's: 4)",
-         "PIXELS"},
-        {"absent", 0, OPT_DOUBLE, &o.absent, 0, "share of samples that ask for a class that is not there", "SHARE"},
-        {"min-side", 0, OPT_INT, &o.minimum_side, 0, "drop pictures with a shorter side", "PIXELS"},
-        {"pass", 0, OPT_INT, &o.pass, 0, "which pass over the data: another one, other crops and classes", "N"},
-        {"seed", 0, OPT_LONG, &o.seed, 0, "of order, crops and classes", "SEED"},
+    Option table[] = {
+        {OPT_HEADING, "Input and output"},
+        {OPT_STRING, "data", &o.data, "folder of the data set, in COCO's layout", "DIR",
+         .required = "the folder of a data set"},
+        {OPT_STRING, "split", &o.split, "train2017, val2017 or whatever the split is called", "NAME"},
+        {OPT_STRING, "source", &o.source, "annotations to read; auto takes instances where there are any", "KIND",
+         .choices = coco_sources},
+        {OPT_STRING, "out", &o.out, "the contact sheet to write (.png or .jpg)", "FILE"},
+        {OPT_STRING, "dump", &o.folder, "write every picture and samples.json into this folder too", "DIR"},
+        {OPT_INT, "count", &o.count, "number of samples", "N", .low = 1, .high = 1000},
+        {OPT_INT, "cell", &o.cell, "side of a picture on the sheet", "PIXELS", .low = 16, .high = 1024},
+        {OPT_HEADING, "Samples"},
+        {OPT_STRING, "classes", &o.classes, CLASSES_HELP, "LIST"},
+        {OPT_INT, "size", &o.size, "training resolution", "PIXELS", .low = 8, .high = 4096},
+        {OPT_STRING, "target", &o.target, "what training draws", "KIND", .choices = target_names,
+         .choice = &o.target_index},
+        {OPT_STRING, "color", &o.color, "colour of the painted mask: a name, #rrggbb or R,G,B", "COLOR"},
+        {OPT_DOUBLE, "alpha", &o.alpha, "opacity of the painted mask", "SHARE"},
+        {OPT_DOUBLE, "outline", &o.outline,
+         "width of a line along the mask's border, in pixels at 512 (the original has 4)", "PIXELS"},
+        {OPT_DOUBLE, "absent", &o.absent, "share of samples that ask for a class that is not there", "SHARE",
+         .high = 1},
+        {OPT_INT, "min-side", &o.minimum_side, "drop pictures with a shorter side", "PIXELS", .low = 1, .high = 32768},
+        {OPT_INT, "pass", &o.pass, "which pass over the data: another one, other crops and classes", "N", .high = 1e9},
+        {OPT_LONG, "seed", &o.seed, "seed of order, crops and classes", "SEED"},
         OPTIONS_END};
-    options_parse(argc, argv, table, "--data DIR --out FILE [OPTIONS]",
-                  "Draws a contact sheet of training samples: picture, mask, target and text.", 0);
-    options_require(o.data, "--data", "the folder of a data set");
+    static const OptionsHelp help = {.about =
+                                         "Draws a contact sheet of training samples: picture, mask, target and text.",
+                                     .usage = "--data DIR --out FILE [OPTIONS]",
+                                     .example = "--data coco --split val2017 --out samples.jpg"};
+    options_parse(argc, argv, table, &help, 0);
     if (!o.folder) { options_require(o.out, "--out", "the contact sheet to write"); }
-    options_range(o.count, "--count", 1, 1000);
-    options_range(o.size, "--size", 8, 4096);
-    options_range(o.cell, "--cell", 16, 1024);
-    options_range(o.absent, "--absent", 0, 1);
-    options_range(o.minimum_side, "--min-side", 1, 32768);
-    options_range(o.pass, "--pass", 0, 1e9);
     return o;
 }
 
 int cmd_preview(int argc, char **argv) {
-    static const char *const targets[] = {"overlay", "mask", NULL};
     Options o = parse_options(argc, argv);
-    bool overlay = options_choice(o.target, "--target", targets) == 0;
     Paint paint = paint_parse(o.color, o.alpha, o.outline);
     Coco coco = coco_open(o.data, o.split, o.source);
     bool *allowed = classes_parse(&coco, "--classes", o.classes, NULL);
@@ -178,7 +180,7 @@ int cmd_preview(int argc, char **argv) {
                              .minimum_side = o.minimum_side,
                              .absent = o.absent};
     Shown *shown = xcalloc((size_t)o.count, sizeof *shown);
-    int found = collect(&coco, &options, o.pass, &paint, overlay, shown, o.count);
+    int found = collect(&coco, &options, o.pass, &paint, o.target_index == 0, shown, o.count);
     if (!found) { die("%s: no picture yields a sample (see --classes and --min-side)", coco.path); }
     if (o.out) { save_sheet(o.out, shown, found, o.cell); }
     if (o.folder) { dump(o.folder, &coco, shown, found); }

@@ -164,27 +164,31 @@ typedef struct {
 static Options parse_options(int argc, char **argv) {
     static Options o = {.split = "train2017", .source = "auto", .classes = "all-things", .passes = 1};
     o.minimum_side = 300, o.size = 512, o.seed = 2024;
-    struct poptOption table[] = {
-        {"data", 0, OPT_TEXT, &o.data, 0, "folder of the data set, in COCO's layout", "DIR"},
-        {"split", 0, OPT_STRING, &o.split, 0, "train2017, val2017 or whatever the split is called", "NAME"},
-        {"source", 0, OPT_STRING, &o.source, 0, "annotations: auto (instances if there), instances, panoptic", "KIND"},
-        {"classes", 0, OPT_STRING, &o.classes, 0, CLASSES_HELP, "LIST"},
-        {"passes", 0, OPT_INT, &o.passes, 0, "how often to go through the pictures", "N"},
-        {"min-side", 0, OPT_INT, &o.minimum_side, 0, "drop pictures with a shorter side", "PIXELS"},
-        {"absent", 0, OPT_DOUBLE, &o.absent, 0, "share of samples that ask for a class that is not there", "SHARE"},
-        {"seed", 0, OPT_LONG, &o.seed, 0, "of crops and classes", "SEED"},
-        {"check", 0, OPT_FLAG, &o.check, 0, "also read every picture and make every mask: finds damaged files", NULL},
-        {"size", 0, OPT_INT, &o.size, 0, "training resolution, for --check", "PIXELS"},
-        {"image", 0, OPT_TEXT, &o.image, 0, "write the bar chart to this picture (.png or .jpg)", "FILE"},
-        {"json", 0, OPT_TEXT, &o.json, 0, "write all counts to this file", "FILE"},
+    Option table[] = {
+        {OPT_HEADING, "Input and output"},
+        {OPT_STRING, "data", &o.data, "folder of the data set, in COCO's layout", "DIR",
+         .required = "the folder of a data set"},
+        {OPT_STRING, "split", &o.split, "train2017, val2017 or whatever the split is called", "NAME"},
+        {OPT_STRING, "source", &o.source, "annotations to read; auto takes instances where there are any", "KIND",
+         .choices = coco_sources},
+        {OPT_STRING, "image", &o.image, "write the bar chart to this picture (.png or .jpg)", "FILE"},
+        {OPT_STRING, "json", &o.json, "write all counts to this file", "FILE"},
+        {OPT_HEADING, "Sampling"},
+        {OPT_STRING, "classes", &o.classes, CLASSES_HELP, "LIST"},
+        {OPT_INT, "passes", &o.passes, "how often to go through the pictures", "N", .low = 1, .high = 100000},
+        {OPT_DOUBLE, "absent", &o.absent, "share of samples that ask for a class that is not there", "SHARE",
+         .high = 1},
+        {OPT_INT, "min-side", &o.minimum_side, "drop pictures with a shorter side", "PIXELS", .low = 1, .high = 32768},
+        {OPT_LONG, "seed", &o.seed, "seed of crops and classes", "SEED"},
+        {OPT_HEADING, "Check"},
+        {OPT_FLAG, "check", &o.check, "read every picture and make every mask too, which finds damaged files"},
+        {OPT_INT, "size", &o.size, "training resolution, for --check", "PIXELS", .low = 8, .high = 4096},
         OPTIONS_END};
-    options_parse(argc, argv, table, "--data DIR [OPTIONS]",
-                  "Counts the classes of a data set as the sampler draws them, and what it drops.", 0);
-    options_require(o.data, "--data", "the folder of a data set");
-    options_range(o.passes, "--passes", 1, 100000);
-    options_range(o.absent, "--absent", 0, 1);
-    options_range(o.minimum_side, "--min-side", 1, 32768);
-    options_range(o.size, "--size", 8, 4096);
+    static const OptionsHelp help = {
+        .about = "Counts the classes of a data set as the sampler draws them, and what it drops.",
+        .usage = "--data DIR [OPTIONS]",
+        .example = "--data coco --split train2017 --image classes.png"};
+    options_parse(argc, argv, table, &help, 0);
     return o;
 }
 

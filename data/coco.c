@@ -3,6 +3,7 @@
 #include "data/mask.h"
 #include "util/error.h"
 #include "util/file.h"
+#include "util/options.h"
 #include <stdlib.h>
 #include <string.h>
 
@@ -41,16 +42,16 @@ bool coco_has_split(const char *data, const char *name) {
     return found;
 }
 
+const char *const coco_sources[] = {"auto", "instances", "panoptic", NULL};
+
 Coco coco_open(const char *data, const char *name, const char *source) {
     if (!folder_exists(data)) { die("%s: is no folder, expected a data set in COCO's layout", data); }
     char *split = split_in_files(data, name);
     char *instances = xprintf("%s/annotations/instances_%s.json", data, split);
     char *panoptic = xprintf("%s/annotations/panoptic_%s.json", data, split);
     char *ids_folder = xprintf("%s/annotations/panoptic_%s", data, split);
-    bool is_auto = strcmp(source, "auto") == 0, want_panoptic = strcmp(source, "panoptic") == 0;
-    if (!is_auto && !want_panoptic && strcmp(source, "instances") != 0) {
-        die("--source %s: expected auto, instances or panoptic", source);
-    }
+    int kind = options_choice(source, "--source", coco_sources);
+    bool is_auto = kind == 0, want_panoptic = kind == 2;
     if (is_auto && !file_exists(instances)) {
         if (!file_exists(panoptic)) {
             die("%s/annotations: neither instances_%s.json nor panoptic_%s.json is there", data, split, split);

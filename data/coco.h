@@ -47,6 +47,8 @@ typedef struct {
     void *names; // the text of all names, in linked blocks
 } Coco;
 
+extern const char *const coco_sources[]; // "auto", "instances", "panoptic", NULL
+
 // Opens the dataset folder `data`: annotations/instances_SPLIT.json, or annotations/panoptic_SPLIT.json with its PNGs
 // in annotations/panoptic_SPLIT/; pictures in SPLIT/ or images/SPLIT/. source: "instances", "panoptic" or "auto".
 // "auto" takes the instances where both exist: that is the file that the original's published loader opens, it has

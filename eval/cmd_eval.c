@@ -17,6 +17,7 @@ static struct {
     int steps, ensemble, batch, resolution, per_class, limit, tune_pairs, resamples, ema, no_opening, masks;
     long long seed;
     double absent, tolerance, changed;
+    int crops; // --protocol crops
 } o = {.split = "val",
        .source = "auto",
        .protocol = "images",
@@ -28,70 +29,71 @@ static struct {
        .tolerance = NAN,
        .changed = NAN};
 
-static struct poptOption table[] = {
-    {"model", 0, POPT_ARG_STRING, &o.model, 0, "pipeline directory", "DIR"},
-    {"ema", 0, OPT_FLAG, &o.ema, 0, "use the averaged weights of unet_ema/", NULL},
-    {"data", 0, POPT_ARG_STRING, &o.data, 0, "data set in COCO's layout", "DIR"},
-    {"split", 0, OPT_STRING, &o.split, 0, "val, val2017, ...", "NAME"},
-    {"source", 0, OPT_STRING, &o.source, 0, "annotations: auto (instances if there), instances, panoptic", "KIND"},
-    {"protocol", 0, OPT_STRING, &o.protocol, 0,
-     "images: whole pictures, resized and padded, scored at their own size; crops: the samples of --shards", "KIND"},
-    {"shards", 0, POPT_ARG_STRING, &o.shards, 0, "crops: folder of shards made by `cocogold encode`", "DIR"},
-    {"seen", 0, POPT_ARG_STRING, &o.seen, 0, "classes seen in training (default: as the model says): " CLASSES_HELP,
-     "LIST"},
-    {"unseen", 0, POPT_ARG_STRING, &o.unseen, 0, "classes to count as unseen (default: all others)", "LIST"},
-    {"per-class", 0, OPT_INT, &o.per_class, 0, "at most N pairs of a class, drawn with the seed (0: all)", "N"},
-    {"limit", 0, OPT_INT, &o.limit, 0, "at most N pairs in all, drawn with the seed (0: all)", "N"},
-    {"absent", 0, OPT_DOUBLE, &o.absent, 0, "probability to ask a picture also for a class that it does not show", "P"},
-    {"steps", 0, OPT_INT, &o.steps, 0, "DDIM steps (0: as the model says, 4)", "N"},
-    {"steps-table", 0, POPT_ARG_STRING, &o.table, 0, "also measure these numbers of steps, e.g. 1,2,4,10,50", "LIST"},
-    {"text-table", 0, POPT_ARG_STRING, &o.texts, 0,
-     "also ask in other words: templates and @FILEs of synonyms (lines \"class: word, word\"), separated by |", "LIST"},
-    {"ensemble", 0, OPT_INT, &o.ensemble, 0, "average the predictions of N draws of the noise", "N"},
-    {"resolution", 0, OPT_INT, &o.resolution, 0, "images: side of the model's square (0: the training side)", "PIXELS"},
-    {"method", 0, POPT_ARG_STRING, &o.method, 0,
-     "mask extraction: compare, whiteness or luminance (default: compare; luminance for black and white targets)",
-     "KIND"},
-    {"tolerance", 0, POPT_ARG_DOUBLE, &o.tolerance, 0,
-     "largest distance to the mask colour, 0 to 1 (default: the model's)", "X"},
-    {"changed", 0, POPT_ARG_DOUBLE, &o.changed, 0,
-     "compare: least change against the input, 0 to 1 (default: the model's)", "X"},
-    {"no-opening", 0, OPT_FLAG, &o.no_opening, 0, "leave out the 3x3 morphological opening", NULL},
-    {"tune-on", 0, POPT_ARG_STRING, &o.tune_on, 0,
+static const char *const protocols[] = {"images", "crops", NULL};
+static Option table[] = {
+    {OPT_HEADING, "Input and output"},
+    {OPT_STRING, "model", &o.model, "pipeline directory", "DIR", .required = "a pipeline directory"},
+    {OPT_FLAG, "ema", &o.ema, "use the averaged weights of unet_ema/"},
+    {OPT_STRING, "data", &o.data, "data set in COCO's layout", "DIR"},
+    {OPT_STRING, "split", &o.split, "val, val2017, ...", "NAME"},
+    {OPT_STRING, "source", &o.source, "annotations to read; auto takes instances where there are any", "KIND",
+     .choices = coco_sources},
+    {OPT_STRING, "protocol", &o.protocol,
+     "whole pictures, resized and padded, scored at their own size, or the samples of --shards", "KIND",
+     .choices = protocols, .choice = &o.crops},
+    {OPT_STRING, "shards", &o.shards, "crops: folder of shards made by `cocogold encode`", "DIR"},
+    {OPT_STRING, "run", &o.run, "folder with the training's log.jsonl, for curves (default: at the model)", "DIR"},
+    {OPT_STRING, "out", &o.out, "folder for metrics.json, pairs.csv and report.html", "DIR"},
+    {OPT_FLAG, "masks", &o.masks, "write every predicted mask to OUT/masks/IMAGE-CLASS.png"},
+    {OPT_HEADING, "Pairs of picture and class"},
+    {OPT_STRING, "seen", &o.seen, "classes seen in training (default: as the model says): " CLASSES_HELP, "LIST"},
+    {OPT_STRING, "unseen", &o.unseen, "classes to count as unseen (default: all others)", "LIST"},
+    {OPT_INT, "per-class", &o.per_class, "at most N pairs of a class, drawn with the seed (0: all)", "N", .high = 1e9},
+    {OPT_INT, "limit", &o.limit, "at most N pairs in all, drawn with the seed (0: all)", "N", .high = 1e9},
+    {OPT_DOUBLE, "absent", &o.absent, "probability to ask a picture also for a class that it does not show", "P",
+     .high = 1},
+    {OPT_HEADING, "Sampling"},
+    {OPT_INT, "steps", &o.steps, "DDIM steps (0: as the model says, 4)", "N", .high = 1000},
+    {OPT_STRING, "steps-table", &o.table, "measure these numbers of steps, e.g. 1,2,4,10,50", "LIST"},
+    {OPT_STRING, "text-table", &o.texts,
+     "ask in other words: templates and @FILEs of synonyms (lines \"class: word, word\"), separated by |", "LIST"},
+    {OPT_INT, "ensemble", &o.ensemble, "average the predictions of N draws of the noise", "N", .low = 1, .high = 1000},
+    {OPT_INT, "resolution", &o.resolution, "images: side of the model's square (0: the training side)", "PIXELS",
+     .high = 4096},
+    {OPT_INT, "batch", &o.batch, "pairs at a time", "N", .low = 1, .high = 1024},
+    {OPT_LONG, "seed", &o.seed, "seed of the noise, the choice of pairs and the bootstrap", "N"},
+    {OPT_HEADING, "Mask"},
+    {OPT_STRING, "method", &o.method, "how the mask is found (default: compare; luminance for black and white targets)",
+     "KIND", .choices = mask_method_names},
+    {OPT_DOUBLE, "tolerance", &o.tolerance, "largest distance to the mask colour, 0 to 1 (default: the model's)", "X",
+     .high = 1},
+    {OPT_DOUBLE, "changed", &o.changed, "compare: least change against the input, 0 to 1 (default: the model's)", "X",
+     .high = 1},
+    {OPT_FLAG, "no-opening", &o.no_opening, "leave out the 3x3 morphological opening"},
+    {OPT_STRING, "tune-on", &o.tune_on,
      "choose the thresholds on this training split first, and keep them in the model's segmentation.json", "SPLIT"},
-    {"tune-pairs", 0, OPT_INT, &o.tune_pairs, 0, "pairs of seen classes to choose thresholds on", "N"},
-    {"bootstrap", 0, OPT_INT, &o.resamples, 0, "resamples of the 95% intervals (0: none)", "N"},
-    {"batch", 0, OPT_INT, &o.batch, 0, "pairs at a time", "N"},
-    {"seed", 0, OPT_LONG, &o.seed, 0, "of the noise, the choice of pairs and the bootstrap", "N"},
-    {"run", 0, POPT_ARG_STRING, &o.run, 0, "folder with the training's log.jsonl, for curves (default: at the model)",
-     "DIR"},
-    {"masks", 0, OPT_FLAG, &o.masks, 0, "also write every predicted mask to OUT/masks/IMAGE-CLASS.png", NULL},
-    {"out", 0, OPT_STRING, &o.out, 0, "folder for metrics.json, pairs.csv and report.html", "DIR"},
+    {OPT_INT, "tune-pairs", &o.tune_pairs, "pairs of seen classes to choose thresholds on", "N", .low = 1, .high = 1e7},
+    {OPT_HEADING, "Statistics"},
+    {OPT_INT, "bootstrap", &o.resamples, "resamples of the 95% intervals (0: none)", "N", .high = 1e6},
     OPTIONS_END};
 
+static const OptionsHelp help = {
+    .about = "Segments the pictures of a validation split by the names of their classes and measures "
+             "IoU.",
+    .usage = "--model DIR --data DIR --split val [--tune-on train]",
+    .example = "--model run/model --data coco --split val2017 --out run"};
+
 static bool parse(int argc, char **argv) {
-    options_parse(argc, argv, table, "--model DIR --data DIR --split val [--tune-on train]",
-                  "Segments the pictures of a validation split by the names of their classes and measures IoU.", 0);
-    options_require(o.model, "--model", "a pipeline directory");
-    bool crops = options_choice(o.protocol, "--protocol", (const char *const[]){"images", "crops", NULL}) == 1;
-    if (crops) {
+    options_parse(argc, argv, table, &help, 0);
+    if (o.crops) {
         options_require(o.shards, "--shards", "a folder of shards, for --protocol crops");
     } else {
         options_require(o.data, "--data", "a data set in COCO's layout");
     }
-    options_range(o.steps, "--steps", 0, 1000);
-    options_range(o.ensemble, "--ensemble", 1, 1000);
-    options_range(o.batch, "--batch", 1, 1024);
-    options_range(o.resolution, "--resolution", 0, 4096);
-    options_range(o.absent, "--absent", 0, 1);
-    options_range(o.per_class, "--per-class", 0, 1e9);
-    options_range(o.limit, "--limit", 0, 1e9);
-    options_range(o.tune_pairs, "--tune-pairs", 1, 1e7);
-    options_range(o.resamples, "--bootstrap", 0, 1e6);
     if (o.tune_on && strcmp(o.tune_on, o.split) == 0) {
         die("--tune-on %s: thresholds must not be chosen on the split that is evaluated", o.tune_on);
     }
-    return crops;
+    return o.crops;
 }
 
 static Source open_source(bool crops, const char *split, const ModelSettings *settings, const Pipeline *p) {

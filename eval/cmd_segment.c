@@ -16,43 +16,45 @@ static struct {
     int steps, ensemble, resolution, ema, no_opening;
     long long seed;
     double tolerance, changed;
+    int aspect; // --fit aspect
 } o = {.out = "segment", .fit = "pad", .ensemble = 1, .tolerance = NAN, .changed = NAN};
 
-static struct poptOption table[] = {
-    {"model", 0, POPT_ARG_STRING, &o.model, 0, "pipeline directory", "DIR"},
-    {"ema", 0, OPT_FLAG, &o.ema, 0, "use the averaged weights of unet_ema/", NULL},
-    {"image", 0, POPT_ARG_STRING, &o.image, 0, "picture of any size (JPEG, PNG, ...)", "FILE"},
-    {"text", 0, POPT_ARG_STRING, &o.text, 0, "what to find, e.g. \"elephant\"", "TEXT"},
-    {"out", 0, OPT_STRING, &o.out, 0, "writes PREFIX-mask.png, PREFIX-prediction.png and PREFIX-overlay.png", "PREFIX"},
-    {"steps", 0, OPT_INT, &o.steps, 0, "DDIM steps (0: as the model says, 4)", "N"},
-    {"ensemble", 0, OPT_INT, &o.ensemble, 0, "average the predictions of N draws of the noise", "N"},
-    {"resolution", 0, OPT_INT, &o.resolution, 0, "longer side for the model (0: the training side)", "PIXELS"},
-    {"fit", 0, OPT_STRING, &o.fit, 0, "pad: to a square, as eval measures it; aspect: keep the picture's shape",
-     "KIND"},
-    {"method", 0, POPT_ARG_STRING, &o.method, 0,
-     "mask extraction: compare, whiteness or luminance (default: compare; luminance for black and white targets)",
-     "KIND"},
-    {"tolerance", 0, POPT_ARG_DOUBLE, &o.tolerance, 0,
-     "largest distance to the mask colour, 0 to 1 (default: the model's)", "X"},
-    {"changed", 0, POPT_ARG_DOUBLE, &o.changed, 0,
-     "compare: least change against the input, 0 to 1 (default: the model's)", "X"},
-    {"no-opening", 0, OPT_FLAG, &o.no_opening, 0, "leave out the 3x3 morphological opening", NULL},
-    {"seed", 0, OPT_LONG, &o.seed, 0, "of the initial noise", "N"},
-    {"dump-noise", 0, POPT_ARG_STRING, &o.noise, 0,
-     "also write the initial noise, as float32 (channels, height, width), to compare with other programs", "FILE"},
+static const char *const fits[] = {"pad", "aspect", NULL};
+static Option table[] = {
+    {OPT_HEADING, "Input and output"},
+    {OPT_STRING, "model", &o.model, "pipeline directory", "DIR", .required = "a pipeline directory"},
+    {OPT_FLAG, "ema", &o.ema, "use the averaged weights of unet_ema/"},
+    {OPT_STRING, "image", &o.image, "picture of any size (JPEG, PNG, ...)", "FILE", .required = "a picture"},
+    {OPT_STRING, "text", &o.text, "what to find, e.g. \"elephant\"", "TEXT"},
+    {OPT_STRING, "out", &o.out, "start of the names PREFIX-mask.png, PREFIX-prediction.png and PREFIX-overlay.png",
+     "PREFIX"},
+    {OPT_STRING, "dump-noise", &o.noise,
+     "write the initial noise too, as float32 (channels, height, width), for a comparison with other programs", "FILE"},
+    {OPT_HEADING, "Sampling"},
+    {OPT_INT, "steps", &o.steps, "DDIM steps (0: as the model says, 4)", "N", .high = 1000},
+    {OPT_INT, "ensemble", &o.ensemble, "average the predictions of N draws of the noise", "N", .low = 1, .high = 1000},
+    {OPT_INT, "resolution", &o.resolution, "longer side for the model (0: the training side)", "PIXELS", .high = 4096},
+    {OPT_STRING, "fit", &o.fit, "pad the picture to a square, as eval does, or keep its aspect", "KIND",
+     .choices = fits, .choice = &o.aspect},
+    {OPT_LONG, "seed", &o.seed, "seed of the initial noise", "N"},
+    {OPT_HEADING, "Mask"},
+    {OPT_STRING, "method", &o.method, "how the mask is found (default: compare; luminance for black and white targets)",
+     "KIND", .choices = mask_method_names},
+    {OPT_DOUBLE, "tolerance", &o.tolerance, "largest distance to the mask colour, 0 to 1 (default: the model's)", "X",
+     .high = 1},
+    {OPT_DOUBLE, "changed", &o.changed, "compare: least change against the input, 0 to 1 (default: the model's)", "X",
+     .high = 1},
+    {OPT_FLAG, "no-opening", &o.no_opening, "leave out the 3x3 morphological opening"},
     OPTIONS_END};
 
-static bool parse(int argc, char **argv) {
-    options_parse(argc, argv, table, "--model DIR --image FILE --text TEXT [--out PREFIX]",
-                  "Finds what the text names in a picture and writes its mask.", 0);
-    options_require(o.model, "--model", "a pipeline directory");
-    options_require(o.image, "--image", "a picture");
+static const OptionsHelp help = {.about = "Finds what the text names in a picture and writes its mask.",
+                                 .usage = "--model DIR --image FILE --text TEXT [--out PREFIX]",
+                                 .example = "--model run/model --image elephant.jpg --text elephant"};
+
+static void parse(int argc, char **argv) {
+    options_parse(argc, argv, table, &help, 0);
     options_require(o.text && strspn(o.text, " \t\n") < strlen(o.text) ? o.text : NULL, "--text",
                     "the name of what to find");
-    options_range(o.steps, "--steps", 0, 1000);
-    options_range(o.ensemble, "--ensemble", 1, 1000);
-    options_range(o.resolution, "--resolution", 0, 4096);
-    return options_choice(o.fit, "--fit", (const char *const[]){"pad", "aspect", NULL}) == 0;
 }
 
 static Frame choose_frame(const Image *rgb, const ModelSettings *settings, const Pipeline *p, bool pad) {
@@ -136,7 +138,7 @@ static double write_pictures(const Image *rgb, const Frame *frame, const Picture
 }
 
 int cmd_segment(int argc, char **argv) {
-    bool pad = parse(argc, argv);
+    parse(argc, argv);
     ModelSettings settings;
     settings_read(&settings, o.model);
     Image rgb = image_load(o.image, 3);
@@ -145,7 +147,7 @@ int cmd_segment(int argc, char **argv) {
     int parts = PART_UNET | PART_VAE_ENCODER | PART_VAE_DECODER | PART_TEXT | PART_SCHEDULE;
     Pipeline p = pipeline_open(o.model, parts | (o.ema ? PART_UNET_EMA : 0), 0, &dev);
     MaskRule rule = settings_rule_options(&settings, o.model, o.method, o.tolerance, o.changed, !o.no_opening);
-    Frame frame = choose_frame(&rgb, &settings, &p, pad);
+    Frame frame = choose_frame(&rgb, &settings, &p, !o.aspect);
     double started = now_seconds();
     Pictures pictures = run(&p, &settings, &frame, &rgb, &dev);
     double share = write_pictures(&rgb, &frame, &pictures, &rule);

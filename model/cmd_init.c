@@ -244,19 +244,20 @@ int cmd_init(int argc, char **argv) {
     char *preset = NULL, *from = NULL;
     long long seed = 0;
     int force = 0;
-    struct poptOption table[] = {
-        {"preset", 0, OPT_TEXT, &preset, 0,
-         "random weights: mini (64x64 pictures, for two cores), sd1 or sd2 (full size)", "NAME"},
-        {"from", 0, OPT_TEXT, &from, 0,
-         "a Stable Diffusion directory: its UNet gets 8 input channels (conv_in repeated and halved)", "DIR"},
-        {"seed", 0, OPT_LONG, &seed, 0, "of the random weights", "N"},
-        {"force", 0, OPT_FLAG, &force, 0, "replace what lies in DIR", NULL},
+    Option table[] = {
+        {OPT_STRING, "preset", &preset, "random weights in this architecture; mini is for 64x64 pictures and two cores",
+         "NAME", .choices = preset_names},
+        {OPT_STRING, "from", &from,
+         "Stable Diffusion directory to convert; its UNet gets 8 input channels (conv_in repeated and halved)", "DIR"},
+        {OPT_LONG, "seed", &seed, "seed of the random weights", "N"},
+        {OPT_FLAG, "force", &force, "replace what lies in DIR"},
         OPTIONS_END};
-    const char **arguments = options_parse(argc, argv, table, "--preset mini|sd1|sd2 DIR  |  --from SD_DIR DIR",
-                                           "Writes a model directory in diffusers' layout.", 1);
+    static const OptionsHelp help = {.about = "Writes a model directory in diffusers' layout.",
+                                     .usage = "--preset mini|sd1|sd2 DIR  |  --from SD_DIR DIR",
+                                     .example = "--from stable-diffusion-2 model"};
+    const char **arguments = options_parse(argc, argv, table, &help, 1);
     options_require(arguments[0], "DIR", "the folder to write");
     if (!preset == !from) { die("expected either --preset NAME or --from DIR"); }
-    if (preset) { options_choice(preset, "--preset", preset_names); }
     char *to = xstrdup(arguments[0]), *work = begin_folder(to, force);
     Device dev;
     device_open(&dev, 0);

@@ -304,22 +304,23 @@ static const char *const module_names[] = {"unet", "vae.encoder", "vae.decoder",
 
 int cmd_probe(int argc, char **argv) {
     char *model = NULL, *in = NULL, *out = NULL;
-    struct poptOption table[] = {
-        {"model", 0, OPT_TEXT, &model, 0, "model directory; only the module's folder is read", "DIR"},
-        {"in", 0, OPT_TEXT, &in, 0, "input tensors", "FILE.safetensors"},
-        {"out", 0, OPT_TEXT, &out, 0, "output tensors (F32)", "FILE.safetensors"},
+    Option table[] = {
+        {OPT_STRING, "model", &model, "model directory; only the module's folder is read", "DIR",
+         .required = "a model directory"},
+        {OPT_STRING, "in", &in, "input tensors", "FILE.safetensors", .required = "a safetensors file of inputs"},
+        {OPT_STRING, "out", &out, "output tensors (F32)", "FILE.safetensors",
+         .required = "the safetensors file to write"},
         OPTIONS_END};
-    const char **arguments =
-        options_parse(argc, argv, table, "unet|vae.encoder|vae.decoder|text_encoder --model DIR --in FILE --out FILE",
-                      "Runs one module on given tensors, in PyTorch's names and layouts (NCHW). In: sample, timestep "
-                      "(I64, one per\nsample), encoder_hidden_states (unet); sample (vae.encoder); latent "
-                      "(vae.decoder); input_ids (I64, text_encoder).\nOut: sample, moments, sample, last_hidden_state. "
-                      "With grad_output in the input also grad.INPUT and grad.PARAMETER.",
-                      1);
+    static const OptionsHelp help = {
+        .about =
+            "Runs one module on given tensors, in PyTorch's names and layouts (NCHW). In: sample, timestep (I64, one "
+            "per\nsample), encoder_hidden_states (unet); sample (vae.encoder); latent (vae.decoder); input_ids (I64, "
+            "text_encoder).\nOut: sample, moments, sample, last_hidden_state. With grad_output in the input also "
+            "grad.INPUT and grad.PARAMETER.",
+        .usage = "unet|vae.encoder|vae.decoder|text_encoder --model DIR --in FILE --out FILE",
+        .example = "unet --model model --in inputs.safetensors --out outputs.safetensors"};
+    const char **arguments = options_parse(argc, argv, table, &help, 1);
     options_require(arguments[0], "the module", "unet, vae.encoder, vae.decoder or text_encoder");
-    options_require(model, "--model", "a model directory");
-    options_require(in, "--in", "a safetensors file of inputs");
-    options_require(out, "--out", "the safetensors file to write");
     int module = options_choice(arguments[0], "module", module_names);
     char *folder = xprintf("%s/%s", model, modules[module].folder);
     Probe p = {.module = module_names[module], .out = out, .config = xprintf("%s/config.json", folder)};

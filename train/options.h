@@ -36,9 +36,8 @@ typedef struct {
     long long seed;
     int resume, overwrite, no_roofline;
     // parsed from the strings above
-    LossKind loss_kind;
-    PixelLossKind pixel_loss_kind;
-    LRKind lr_kind;
+    int loss_kind, pixel_loss_kind, lr_kind; // LossKind, PixelLossKind, LRKind
+    int part, target_index;
     int target_bit; // TARGET_OVERLAY or TARGET_MASK
     bool vae;
     char *command;     // the command line, for the record; until the next one is parsed

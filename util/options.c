@@ -1,9 +1,11 @@
 #include "util/options.h"
 #include "util/error.h"
-#include <stdbool.h>
+#include <popt.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+
+enum { HELP = 1 << 20 }; // popt's code of --help; those of the rows are their numbers, from 1
 
 // popt names the value that it cannot read; its option is the argument before it, or a part of it ("--lr=fast").
 static const char *option_of(const char *bad, int argc, char **argv) {
@@ -13,20 +15,110 @@ static const char *option_of(const char *bad, int argc, char **argv) {
     return "";
 }
 
-const char **options_parse(int argc, char **argv, struct poptOption *table, const char *usage, const char *about,
-                           int max_arguments) {
-    static const char *none[] = {NULL};
-    for (int i = 1; i < argc; i++) {
-        if (strcmp(argv[i], "--help") == 0 || strcmp(argv[i], "-?") == 0) { printf("%s\n\n", about); }
+// ---- The table in popt's terms -------------------------------------------------------------------------------------
+
+static int popt_type(const Option *o) {
+    static const int types[] = {
+        [OPT_STRING] = POPT_ARG_STRING, [OPT_LIST] = POPT_ARG_ARGV,     [OPT_INT] = POPT_ARG_INT,
+        [OPT_LONG] = POPT_ARG_LONGLONG, [OPT_DOUBLE] = POPT_ARG_DOUBLE, [OPT_FLAG] = POPT_ARG_NONE};
+    return types[o->kind];
+}
+
+static double number_of(const Option *o) {
+    switch (o->kind) {
+    case OPT_INT:
+        return *(int *)o->value;
+    case OPT_LONG:
+        return (double)*(long long *)o->value;
+    case OPT_DOUBLE:
+        return *(double *)o->value;
+    default:
+        return 0;
     }
+}
+
+static bool is_number(const Option *o) { return o->kind == OPT_INT || o->kind == OPT_LONG || o->kind == OPT_DOUBLE; }
+static bool has_limits(const Option *o) { return is_number(o) && (o->low != 0 || o->high != 0); }
+
+// A number outside of its limits means "not given"; what the program does then stands in the option's help.
+static bool shows_default(const Option *o) {
+    if (o->kind == OPT_STRING) { return *(char **)o->value != NULL; }
+    return is_number(o) && (!has_limits(o) || (number_of(o) >= o->low && number_of(o) <= o->high));
+}
+
+// The help, and the choices behind it.
+static char *help_of(const Option *o) {
+    if (!o->choices) { return xstrdup(o->help); }
+    char *text = xprintf("%s: ", o->help);
+    for (int i = 0; o->choices[i]; i++) {
+        char *longer = xprintf("%s%s%s", text, i == 0 ? "" : o->choices[i + 1] ? ", " : " or ", o->choices[i]);
+        free(text);
+        text = longer;
+    }
+    return text;
+}
+
+// Rows as popt has them: a table for each heading, included in a table of them all. They live as long as the process,
+// like the strings that popt gives out.
+static struct poptOption *popt_tables(const Option *table) {
+    int rows = 0, headings = 1;
+    for (const Option *o = table; o->kind != OPT_END; o++) { rows++, headings += o->kind == OPT_HEADING; }
+    struct poptOption *all = xcalloc((size_t)headings + 2, sizeof *all);
+    struct poptOption *row = xcalloc((size_t)rows + (size_t)headings + 1, sizeof *row);
+    int groups = 0;
+    for (int i = 0; i < rows; i++) {
+        const Option *o = table + i;
+        if (i == 0 || o->kind == OPT_HEADING) {
+            row += i > 0; // past the zeros that end the group before
+            const char *heading = o->kind == OPT_HEADING ? xprintf("%s:", o->name) : "Options:";
+            all[groups++] = (struct poptOption){NULL, 0, POPT_ARG_INCLUDE_TABLE, row, 0, heading, NULL};
+        }
+        if (o->kind == OPT_HEADING) { continue; }
+        int type = popt_type(o) | (shows_default(o) ? POPT_ARGFLAG_SHOW_DEFAULT : 0);
+        *row++ = (struct poptOption){o->name, 0, type, o->value, i + 1, help_of(o), o->what};
+    }
+    static int asked;
+    all[groups] = (struct poptOption){"help", '?', POPT_ARG_NONE, &asked, HELP, "show this help", NULL};
+    return all;
+}
+
+// ---- Parsing -------------------------------------------------------------------------------------------------------
+
+static void check_given(const Option *o) {
+    char *option = xprintf("--%s", o->name);
+    if (o->choices && *(char **)o->value) { options_choice(*(char **)o->value, option, o->choices); }
+    if (has_limits(o)) { options_range(number_of(o), option, o->low, o->high); }
+    free(option);
+}
+
+// After all options: choices, defaults included, and what has to be there.
+static void finish(const Option *o) {
+    char *option = xprintf("--%s", o->name);
+    if (o->choice && *(char **)o->value) { *o->choice = options_choice(*(char **)o->value, option, o->choices); }
+    if (o->required) { options_require(*(char **)o->value, option, o->required); }
+    free(option);
+}
+
+static void print_help(poptContext context, const char *name, const OptionsHelp *help) {
+    printf("%s\n\n", help->about);
+    poptPrintHelp(context, stdout, 0);
+    printf("\nExample:\n  %s %s\n", name, help->example);
+    exit(0);
+}
+
+const char **options_parse(int argc, char **argv, const Option *table, const OptionsHelp *help, int max_arguments) {
+    static const char *none[] = {NULL};
     char *name = xprintf("cocogold %s", argv[0]);
     const char **arguments = xcalloc((size_t)argc + 1, sizeof *arguments);
     memcpy(arguments, argv, (size_t)argc * sizeof *arguments);
     arguments[0] = name;
-    poptContext context = poptGetContext(name, argc, arguments, table, 0);
-    poptSetOtherOptionHelp(context, usage);
-    int code = poptGetNextOpt(context);
-    while (code > 0) { code = poptGetNextOpt(context); }
+    poptContext context = poptGetContext(name, argc, arguments, popt_tables(table), 0);
+    poptSetOtherOptionHelp(context, help->usage);
+    int code;
+    while ((code = poptGetNextOpt(context)) > 0) {
+        if (code == HELP) { print_help(context, name, help); }
+        check_given(table + code - 1);
+    }
     if (code < -1) {
         const char *bad = poptBadOption(context, POPT_BADOPTION_NOALIAS), *option = option_of(bad, argc, argv);
         die("%s: %s%s%s: %s (see %s --help)", argv[0], option, *option ? " " : "", bad, poptStrerror(code), name);
@@ -36,6 +128,9 @@ const char **options_parse(int argc, char **argv, struct poptOption *table, cons
     while (rest && rest[count]) { count++; }
     if (count > max_arguments) {
         die("%s: unexpected argument \"%s\" (see %s --help)", argv[0], rest[max_arguments], name);
+    }
+    for (const Option *o = table; o->kind != OPT_END; o++) {
+        if (o->kind != OPT_HEADING) { finish(o); }
     }
     free(arguments);
     free(name);

@@ -1,28 +1,54 @@
-// Command-line options of a command: one popt table whose entries point into the command's struct of options.
+// Command-line options of a command: one table, one row for each option. A row says all that there is to know about it:
 //
-//     static struct poptOption table[] = {
-//         {"lr", 0, OPT_DOUBLE, &options.lr, 0, "learning rate (Marigold's value)", "RATE"},
-//         {"ema", 0, OPT_FLAG, &options.ema, 0, "keep an exponential moving average of the weights", NULL},
+//     static Option table[] = {
+//         {OPT_STRING, "model", &o.model, "pipeline directory to start from", "DIR", .required = "a pipeline
+//         directory"}, {OPT_HEADING, "Optimisation"}, {OPT_DOUBLE, "lr", &o.lr, "learning rate", "RATE", .high = 10},
+//         {OPT_STRING, "loss", &o.loss, "what is minimised", "KIND", .choices = losses, .choice = &o.loss_kind},
+//         {OPT_FLAG, "ema", &o.ema, "keep an exponential moving average of the weights"},
 //         OPTIONS_END};
 //
-// --help prints every option with its default; an unknown option, a missing value or a value of the wrong kind is a
-// sentence and exit code 1. popt keeps strings that the user gives for the life of the process.
+// Variables hold the defaults before options_parse; --help prints them. An unknown option, a value that is missing, of
+// the wrong kind or out of its limits is a sentence and exit code 1.
 #pragma once
-#include <popt.h>
+#include <stdbool.h>
 
-#define OPT_STRING (POPT_ARG_STRING | POPT_ARGFLAG_SHOW_DEFAULT) // char *
-#define OPT_TEXT POPT_ARG_STRING                                 // char *, NULL unless given
-#define OPT_INT (POPT_ARG_INT | POPT_ARGFLAG_SHOW_DEFAULT)       // int
-#define OPT_LONG (POPT_ARG_LONGLONG | POPT_ARGFLAG_SHOW_DEFAULT) // long long
-#define OPT_DOUBLE (POPT_ARG_DOUBLE | POPT_ARGFLAG_SHOW_DEFAULT) // double
-#define OPT_FLAG POPT_ARG_NONE                                   // int, set to 1
-#define OPTIONS_END POPT_AUTOHELP POPT_TABLEEND
+typedef enum {
+    OPT_END,
+    OPT_HEADING, // the rows that follow belong together; `name` is the line above them in --help
+    OPT_STRING,  // char *, NULL if there is no default; what the user gives lives as long as the process
+    OPT_LIST,    // char **, NULL-terminated: the option may be repeated
+    OPT_INT,     // int
+    OPT_LONG,    // long long
+    OPT_DOUBLE,  // double
+    OPT_FLAG,    // int, set to 1
+} OptionKind;
 
-// Parses argv[1..] into the table's variables. `usage` is what follows "cocogold COMMAND" in the first help line, e.g.
-// "--model DIR --image FILE --text TEXT"; `about` is the sentence under it. Returns the NULL-terminated list of other
-// arguments (never NULL); dies if there are more than max_arguments.
-const char **options_parse(int argc, char **argv, struct poptOption *table, const char *usage, const char *about,
-                           int max_arguments);
+typedef struct {
+    OptionKind kind;
+    const char *name; // "lr" for --lr
+    void *value;
+    const char *help;
+    const char *what;           // stands for the value in --help
+    double low, high;           // numbers: the limits, both allowed; no limits if both are 0
+    const char *const *choices; // strings: the values that are allowed, NULL-terminated
+    int *choice;                // gets the index in `choices`, also of the default
+    const char *required;       // what is expected if the option is not given
+    bool may_change;            // train: may differ between a run and its continuation, without changing its numbers
+} Option;
+
+#define OPTIONS_END                                                                                                    \
+    { OPT_END }
+
+// What --help says beside the table.
+typedef struct {
+    const char *about;   // one sentence, or a few lines
+    const char *usage;   // what follows "cocogold COMMAND" in the first line: "--model DIR --image FILE --text TEXT"
+    const char *example; // a command line that works, without "cocogold COMMAND"
+} OptionsHelp;
+
+// Parses argv[1..] into the table's variables. Returns the NULL-terminated list of other arguments (never NULL); dies
+// if there are more than max_arguments. --help prints and exits.
+const char **options_parse(int argc, char **argv, const Option *table, const OptionsHelp *help, int max_arguments);
 
 // Dies unless `value` was given: options_require(o.model, "--model", "a pipeline directory").
 void options_require(const char *value, const char *option, const char *what);

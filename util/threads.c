@@ -13,8 +13,8 @@
 
 // ---- How they wait -------------------------------------------------------------------------------------------------
 
-// libgomp looks so many times before it sleeps, 50 to 150 us: long enough for most waits of a training step, and a small
-// part of a time slice (bench/LOG.md). libomp counts in milliseconds: it sleeps at once.
+// libgomp looks so many times before it sleeps, 50 to 150 us: long enough for most waits of a training step, and a
+// small part of a time slice (bench/LOG.md). libomp counts in milliseconds: it sleeps at once.
 #define SPINS "3000"
 
 static bool user_decides(void) {

@@ -26,36 +26,36 @@ static struct {
        .alpha = 1,
        .seed = 2024};
 
-static struct poptOption table[] = {
-    {"model", 0, POPT_ARG_STRING, &o.model, 0, "model directory; only vae/ is read", "DIR"},
-    {"data", 0, POPT_ARG_STRING, &o.data, 0, "folder of the data set, in COCO's layout", "DIR"},
-    {"split", 0, OPT_STRING, &o.split, 0, "train, val, train2017, val2017 or whatever the split is called", "NAME"},
-    {"out", 0, OPT_STRING, &o.out, 0, "folder for latents.html, latents.json, pairs.csv and the two pictures", "DIR"},
-    {"source", 0, OPT_STRING, &o.source, 0, "annotations: auto (instances if there), instances, panoptic", "KIND"},
-    {"classes", 0, OPT_STRING, &o.classes, 0, "classes to draw samples of: " CLASSES_HELP, "LIST"},
-    {"resolution", 0, OPT_INT, &o.resolution, 0, "side of the pictures (0: as the model's configs say)", "PIXELS"},
-    {"min-side", 0, OPT_INT, &o.min_side, 0, "drop pictures with a shorter side", "PIXELS"},
-    {"samples", 0, OPT_INT, &o.samples, 0, "crops with an object, one of a picture", "N"},
-    {"color", 0, OPT_STRING, &o.color, 0, "of the painted mask: a name, #rrggbb or R,G,B", "COLOR"},
-    {"alpha", 0, OPT_DOUBLE, &o.alpha, 0, "opacity of the painted mask", "SHARE"},
-    {"outline", 0, OPT_DOUBLE, &o.outline, 0, "line along the mask's border, pixels at 512 (the original's: 4)",
-     "PIXELS"},
-    {"batch", 0, OPT_INT, &o.batch, 0, "pictures per run of the VAE", "N"},
-    {"bootstrap", 0, OPT_INT, &o.resamples, 0, "resamples for the 95% intervals (over samples)", "N"},
-    {"seed", 0, OPT_LONG, &o.seed, 0, "of the choice of samples, their crops and shifts", "N"},
+static Option table[] = {
+    {OPT_HEADING, "Input and output"},
+    {OPT_STRING, "model", &o.model, "model directory; only vae/ is read", "DIR", .required = "a pipeline directory"},
+    {OPT_STRING, "data", &o.data, "folder of the data set, in COCO's layout", "DIR",
+     .required = "a data set in COCO's layout"},
+    {OPT_STRING, "split", &o.split, "train, val, train2017, val2017 or whatever the split is called", "NAME"},
+    {OPT_STRING, "source", &o.source, "annotations to read; auto takes instances where there are any", "KIND",
+     .choices = coco_sources},
+    {OPT_STRING, "out", &o.out, "folder for latents.html, latents.json, pairs.csv and the two pictures", "DIR"},
+    {OPT_HEADING, "Samples"},
+    {OPT_STRING, "classes", &o.classes, "classes to draw samples of: " CLASSES_HELP, "LIST"},
+    {OPT_INT, "samples", &o.samples, "crops with an object, one of a picture", "N", .low = 2, .high = 1e6},
+    {OPT_INT, "resolution", &o.resolution, "side of the pictures (0: as the model's configs say)", "PIXELS",
+     .high = 8192},
+    {OPT_INT, "min-side", &o.min_side, "drop pictures with a shorter side", "PIXELS", .high = 1e6},
+    {OPT_STRING, "color", &o.color, "colour of the painted mask: a name, #rrggbb or R,G,B", "COLOR"},
+    {OPT_DOUBLE, "alpha", &o.alpha, "opacity of the painted mask", "SHARE"},
+    {OPT_DOUBLE, "outline", &o.outline,
+     "width of a line along the mask's border, in pixels at 512 (the original has 4)", "PIXELS"},
+    {OPT_HEADING, "Run"},
+    {OPT_INT, "batch", &o.batch, "pictures per run of the VAE", "N", .low = 1, .high = 4096},
+    {OPT_INT, "bootstrap", &o.resamples, "resamples for the 95% intervals (over samples)", "N", .high = 1e6},
+    {OPT_LONG, "seed", &o.seed, "seed of the choice of samples, their crops and shifts", "N"},
     OPTIONS_END};
 
-static void parse(int argc, char **argv) {
-    options_parse(argc, argv, table, "--model DIR --data DIR [--out DIR]",
-                  "Encodes masks of known IoU, bare and painted on the picture, and compares their latents.", 0);
-    options_require(o.model, "--model", "a pipeline directory");
-    options_require(o.data, "--data", "a data set in COCO's layout");
-    options_range(o.resolution, "--resolution", 0, 8192);
-    options_range(o.min_side, "--min-side", 0, 1e6);
-    options_range(o.samples, "--samples", 2, 1e6);
-    options_range(o.batch, "--batch", 1, 4096);
-    options_range(o.resamples, "--bootstrap", 0, 1e6);
-}
+static const OptionsHelp help = {
+    .about = "Encodes masks of known IoU, bare and painted on the picture, and compares their latents.",
+    .usage = "--model DIR --data DIR [--out DIR]",
+    .example = "--model demo/vae/model --data demo/data --out latents"};
+static void parse(int argc, char **argv) { options_parse(argc, argv, table, &help, 0); }
 
 static int resolution_of(const Pipeline *p) {
     const VAEConfig *vae = &p->vae_encoder.config;

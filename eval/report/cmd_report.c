@@ -43,13 +43,15 @@ static void tell_apart(RunLog *logs, char **runs, int count) {
 
 int cmd_report(int argc, char **argv) {
     char **runs = NULL, **evaluations = NULL, *out = "report.html";
-    struct poptOption table[] = {
-        {"run", 0, POPT_ARG_ARGV, &runs, 0, "folder of a training run with its log.jsonl (may be repeated)", "DIR"},
-        {"eval", 0, POPT_ARG_ARGV, &evaluations, 0, "metrics.json of an evaluation (may be repeated)", "FILE"},
-        {"out", 0, OPT_STRING, &out, 0, "the page to write", "FILE"},
-        OPTIONS_END};
-    options_parse(argc, argv, table, "--run DIR ... --eval metrics.json ... --out report.html",
-                  "Writes one HTML page with the training curves and the evaluations of several runs.", 0);
+    Option table[] = {{OPT_LIST, "run", &runs, "folder of a training run with its log.jsonl (may be repeated)", "DIR"},
+                      {OPT_LIST, "eval", &evaluations, "metrics.json of an evaluation (may be repeated)", "FILE"},
+                      {OPT_STRING, "out", &out, "the page to write", "FILE"},
+                      OPTIONS_END};
+    static const OptionsHelp help = {
+        .about = "Writes one HTML page with the training curves and the evaluations of several runs.",
+        .usage = "[--run DIR ...] [--eval metrics.json ...] [--out report.html]",
+        .example = "--run overlay --run mask --eval overlay/metrics.json --eval mask/metrics.json"};
+    options_parse(argc, argv, table, &help, 0);
     int run_count = length(runs), count = length(evaluations);
     if (run_count + count == 0) { die("nothing to report: expected --run DIR or --eval metrics.json"); }
     RunLog *logs = xcalloc((size_t)run_count + 1, sizeof *logs);
