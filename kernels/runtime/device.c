@@ -71,7 +71,7 @@ static void *try_alloc(size_t bytes) {
 void *device_alloc(Device *dev, size_t bytes) {
     (void)dev;
     void *pointer = try_alloc(bytes);
-    if (!pointer) { die("%.3f GB of memory are needed and not to be had", (double)bytes * 1e-9); }
+    if (!pointer) { die("cannot allocate %.3f GB of memory", (double)bytes * 1e-9); }
     return pointer;
 }
 

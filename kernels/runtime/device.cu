@@ -179,7 +179,7 @@ void device_free(Device *, void *pointer) { CHECK_CUDA(cudaFree(pointer)); }
 void *device_alloc_pinned(Device *, size_t bytes) {
     void *pointer = NULL;
     if (cudaHostAlloc(&pointer, bytes ? bytes : 1, cudaHostAllocDefault) != cudaSuccess) {
-        die("%.3f GB of page-locked memory are needed and not to be had", 1e-9 * bytes);
+        die("cannot allocate %.3f GB of page-locked memory", 1e-9 * bytes);
     }
     return pointer;
 }

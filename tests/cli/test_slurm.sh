@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # Ranks started by a real Slurm: munged, slurmctld and slurmd of this test alone, in its temporary folder and on loopback.
-# The commands are those of train/RANKS.md.
+# The commands are those of docs/RANKS.md.
 source "$(dirname "$0")/common.sh"
 source "$root/tests/cli/ranks.sh"
 PATH=$PATH:/usr/local/sbin:/usr/sbin:/sbin
