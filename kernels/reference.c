@@ -173,7 +173,7 @@ void reference_groupnorm_backward(double *dinp, double *dweight, double *dbias, 
 
 // ---- Layer normalisation (Ba et al. 2016; torch.nn.LayerNorm) ------------------------------------------------------
 
-// The same over the C elements of a row.
+// y = (x - mean) rstd weight[c] + bias[c], mean and variance over the C elements of a row
 void reference_layernorm_forward(double *out, double *mean, double *rstd, const double *inp, const double *weight,
                                  const double *bias, int N, int C, double eps) {
     for (long n = 0; n < N; n++) {
@@ -187,6 +187,7 @@ void reference_layernorm_forward(double *out, double *mean, double *rstd, const 
     }
 }
 
+// dinp = rstd (g - mean(g) - x^ mean(g x^)) with g = weight[c] dout, as above
 void reference_layernorm_backward(double *dinp, double *dweight, double *dbias, const double *dout, const double *inp,
                                   const double *weight, const double *mean, const double *rstd, const double *dresidual,
                                   double beta, int N, int C) {
@@ -249,6 +250,7 @@ void reference_geglu_forward(double *out, const double *inp, int N, int H) {
     }
 }
 
+// With d = dout: d gelu(gate) for the value, d value gelu'(gate) for the gate
 void reference_geglu_backward(double *dinp, const double *dout, const double *inp, int N, int H) {
     for (long n = 0; n < N; n++) {
         for (long h = 0; h < H; h++) {
@@ -375,6 +377,7 @@ void reference_upsample_nearest_forward(double *out, const double *inp, int B, i
     }
 }
 
+// Each pixel of dinp is the sum over its copies.
 void reference_upsample_nearest_backward(double *dinp, const double *dout, int B, int H, int W, int C, int OH, int OW) {
     begin_with(dinp, NULL, (long)B * H * W * C);
     for (long i = 0; i < (long)B * OH * OW * C; i++) {
@@ -383,6 +386,7 @@ void reference_upsample_nearest_backward(double *dinp, const double *dout, int B
     }
 }
 
+// torch.cat: out[n] = [a[n] | b[n]]
 void reference_concat_forward(double *out, const double *a, const double *b, int N, int CA, int CB) {
     long C = CA + CB;
     for (long n = 0; n < N; n++) {
@@ -399,6 +403,7 @@ void reference_concat_backward(double *da, double *db, const double *dout, int N
     }
 }
 
+// out = a + b; out = scale inp + shift; out += scale inp
 void reference_add_forward(double *out, const double *a, const double *b, size_t n) {
     for (size_t i = 0; i < n; i++) { out[i] = a[i] + b[i]; }
 }
@@ -412,7 +417,7 @@ void reference_add_scaled(double *out, const double *inp, double scale, size_t n
 }
 
 // To the nearest number with floatX's digits, 24 for a float and 8 for a bf16, of two equally near ones to the even one
-// (IEEE 754's default). Of the exponent's range, which ends at 2^128, subnormal numbers and infinity take part no more.
+// (IEEE 754's default). Subnormal numbers and what is too large for a float are left out.
 void reference_cast_to_floatX(double *out, const double *inp, size_t n) {
     int digits = sizeof(floatX) == 2 ? 8 : 24;
     for (size_t i = 0; i < n; i++) {
@@ -477,6 +482,7 @@ static double normal_at(const StepScalars *s, uint32_t stream, uint64_t sample, 
     return sqrt(-2 * log(u)) * (e % 2 ? sin(2 * M_PI * v) : cos(2 * M_PI * v));
 }
 
+// Each sample is a sequence of its own.
 void reference_normal_noise(double *out, int B, int n, uint32_t stream, const StepScalars *s) {
     for (long b = 0; b < B; b++) {
         for (long e = 0; e < n; e++) { out[b * n + e] = normal_at(s, stream, s->first_sample + (uint64_t)b, 0, e); }
@@ -500,7 +506,8 @@ static double level_at(const StepScalars *s, uint64_t sample, int level, long h,
     return sum;
 }
 
-// Ke et al. 2023 (Marigold): noise of several resolutions, the coarse ones weaker where little noise is to be added.
+// Ke et al. 2023 (Marigold): noise = sqrt(2) n0 + sum over levels i of strength_b^i level_i, over its standard
+// deviation; annealed, the coarse levels are weak where t, and with it the noise to be added, is small.
 void reference_multires_noise(double *out, const double *timesteps, double strength, bool annealed,
                               int num_train_timesteps, int B, int H, int W, int C, const StepScalars *s) {
     long n = (long)H * W * C;
@@ -527,10 +534,11 @@ void reference_multires_noise(double *out, const double *timesteps, double stren
     }
 }
 
+// t = T - 1 with probability t_max_prob, else floor(u T) for u uniform in [0, 1)
 void reference_sample_timesteps(double *timesteps, int B, int T, double t_max_prob, const StepScalars *s) {
     for (long b = 0; b < B; b++) {
         Philox4 words = philox(s->seed, PHILOX_TIMESTEP, s->step, s->first_sample + (uint64_t)b, 0);
-        uint64_t below_T = (uint64_t)words.x[1] * (uint64_t)T >> 32; // word / 2^32 lies in [0, 1)
+        uint64_t below_T = (uint64_t)words.x[1] * (uint64_t)T >> 32; // u = word / 2^32
         timesteps[b] = philox_uniform(words.x[0]) < t_max_prob ? T - 1 : (double)below_T;
     }
 }
@@ -551,8 +559,8 @@ void reference_add_noise_forward(double *noisy, double *target, const double *x0
     }
 }
 
-// x0 and the noise, eps, as the model sees them when its output at x_t = alpha x0 + sigma eps is `out`: the two
-// equations solved for x0 and eps. Where alpha or sigma is 0 one of them may not be told.
+// Where x_t = alpha x0 + sigma eps and the model's output `out` is an estimate of eps, v or x0: what x0 and eps then
+// are. Dividing by alpha = 0, or by sigma = 0, shows that x_t says nothing of it.
 static double predicted_x0(Prediction prediction, double x_t, double out, double abar) {
     double alpha = sqrt(abar), sigma = sqrt(1 - abar);
     if (prediction == PREDICT_EPSILON) { return (x_t - sigma * out) / alpha; }
@@ -565,6 +573,7 @@ static double predicted_eps(Prediction prediction, double x_t, double out, doubl
     return prediction == PREDICT_V ? alpha * out + sigma * x_t : out;
 }
 
+// x0 from x_t = noisy
 void reference_predict_x0(double *x0, const double *model_out, const double *noisy, const double *timesteps,
                           const double *alphas_cumprod, Prediction prediction, int B, int n) {
     for (long i = 0; i < (long)B * n; i++) {
@@ -572,7 +581,8 @@ void reference_predict_x0(double *x0, const double *model_out, const double *noi
     }
 }
 
-// predicted_x0 is linear in the model's output.
+// dmodel_out += scale dx0 (d x0 / d out): predicted_x0 is linear in `out`, and its slope is its value at x_t = 0, out
+// = 1.
 void reference_predict_x0_backward(double *dmodel_out, const double *dx0, const double *timesteps,
                                    const double *alphas_cumprod, Prediction prediction, double scale, int B, int n) {
     for (long i = 0; i < (long)B * n; i++) {
@@ -580,7 +590,8 @@ void reference_predict_x0_backward(double *dmodel_out, const double *dx0, const 
     }
 }
 
-// Song et al. 2020, equation 12 with eta = 0. As in diffusers, eps stays what it was when x0 is clamped.
+// Song et al. 2020, equation 12 with eta = 0: x = sqrt(abar_prev) x0 + sqrt(1 - abar_prev) eps. As in diffusers, eps
+// stays what it was when x0 is clamped.
 void reference_ddim_step(double *x, const double *model_out, double alpha_cumprod_t, double alpha_cumprod_prev,
                          Prediction prediction, double clip_x0, int B, int n) {
     for (long i = 0; i < (long)B * n; i++) {
@@ -595,7 +606,7 @@ void reference_ddim_step(double *x, const double *model_out, double alpha_cumpro
 
 static double sign(double x) { return x > 0 ? 1 : x < 0 ? -1 : 0; }
 
-// torch.nn.MSELoss, per sample
+// torch.nn.MSELoss, per sample: loss = mean of d^2, d = pred - target
 void reference_mse_loss(double *loss, double *dpred, const double *pred, const double *target, double scale, int B,
                         int n) {
     begin_with(loss, NULL, B);
@@ -606,7 +617,7 @@ void reference_mse_loss(double *loss, double *dpred, const double *pred, const d
     }
 }
 
-// torch.nn.L1Loss + mse_weight torch.nn.MSELoss, per sample; the slope of |d| at 0 is taken as 0.
+// torch.nn.L1Loss and torch.nn.MSELoss: loss = mean of |d| + mse_weight d^2; the slope of |d| at 0 is taken as 0.
 void reference_l1_mse_loss(double *loss, double *dpred, const double *pred, const double *target, double mse_weight,
                            double scale, int B, int n) {
     begin_with(loss, NULL, B);
@@ -632,7 +643,7 @@ void reference_weighted_mse_loss(double *loss, double *dpred, const double *pred
     }
 }
 
-// The same with a cell's own f = (1 - exp(-e))^gamma as its weight, e the cell's mean of d^2.
+// The same with a cell's own f = (1 - exp(-e))^gamma as its weight, e the cell's mean of d^2 (after Lin et al. 2017).
 static double focal_factor(const double *pred, const double *target, double gamma, long C) {
     double e = 0;
     for (long c = 0; c < C; c++) { e += square_of(pred[c] - target[c]) / (double)C; }
@@ -654,15 +665,15 @@ void reference_focal_mse_loss(double *loss, double *dpred, const double *pred, c
     }
 }
 
-// 1 for a pixel of the very color, 0 for one that is as far from it as can be.
+// 1 for a pixel of this very color, less the farther it is away.
 static double soft_mask(const double *pixel, const float *color) {
     double distance = 0;
     for (int c = 0; c < 3; c++) { distance += fabs(pixel[c] - color[c]) / 3; }
     return 1 - distance / 2;
 }
 
-// loss = 1 - P / Q with P = 2 sum of s m + 1, Q = sum of s^2 + sum of m^2 + 1, so dloss / ds = (2 s P / Q - 2 m) / Q;
-// ds / dpred = -sign(pred - color) / 6.
+// Milletari et al. 2016: loss = 1 - P / Q with P = 2 sum of s m + 1, Q = sum of s^2 + sum of m^2 + 1, so dloss / ds =
+// (2 s P / Q - 2 m) / Q; ds / dpred = -sign(pred - color) / 6.
 void reference_dice_loss(double *loss, double *dpred, const double *pred, const double *target, const float *color,
                          double scale, int B, int n) {
     for (long b = 0; b < B; b++) {
@@ -682,7 +693,7 @@ void reference_dice_loss(double *loss, double *dpred, const double *pred, const 
 
 // ---- Optimizer -----------------------------------------------------------------------------------------------------
 
-// torch.nn.utils.clip_grad_norm_ (Pascanu et al. 2012) of grad_scale * grad.
+// torch.nn.utils.clip_grad_norm_ (Pascanu et al. 2012): norm = sqrt(sum of (grad_scale grad)^2), clip to max_norm.
 void reference_grad_norm(GradNorm *result, const double *grad, size_t n, const StepScalars *s) {
     double sum = 0;
     for (size_t i = 0; i < n; i++) { sum += grad[i] * grad[i]; }
@@ -691,7 +702,8 @@ void reference_grad_norm(GradNorm *result, const double *grad, size_t n, const S
     result->finite = isfinite(result->norm) != 0;
 }
 
-// torch.optim.AdamW. param is the copy that the model computes with, here with all digits.
+// torch.optim.AdamW (Loshchilov & Hutter 2017): m and v are running means of g and g^2, bias1 and bias2 undo that they
+// begin at 0. param is the copy that the model computes with, here with all digits.
 void reference_adam_update(double *master, double *param, double *m, double *v, const double *grad,
                            const GradNorm *result, double beta1, double beta2, double eps, double weight_decay,
                            size_t n, const StepScalars *s) {
@@ -706,7 +718,7 @@ void reference_adam_update(double *master, double *param, double *m, double *v, 
     }
 }
 
-// A running mean of the weights (Polyak & Juditsky 1992, in the exponential form of Ho et al. 2020).
+// A running mean of the weights, as Ho et al. 2020 take it for sampling: ema = decay ema + (1 - decay) master
 void reference_ema_update(double *ema, const double *master, const GradNorm *result, size_t n, const StepScalars *s) {
     if (!result->finite) { return; }
     for (size_t i = 0; i < n; i++) { ema[i] = s->ema_decay * ema[i] + (1 - s->ema_decay) * master[i]; }
