@@ -56,9 +56,6 @@ static void test_extremes(void **state) {
         double y[N], dx[N];
         activations[which].reference_forward(y, x.host, N);
         activations[which].reference_backward(dx, ones.host, x.host, N);
-        for (int i = 0; i < N; i++) {
-            if (fabs(x.host[i]) > 12) { dx[i] = x.host[i] > 0; }
-        }
         activations[which].forward(out.x, x.x, N, &check_dev);
         activations[which].backward(dinp.x, ones.x, x.x, N, &check_dev);
         check_tensor(activations[which].name, &out, y, TOLERANCE_FORWARD);
