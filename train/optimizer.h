@@ -39,6 +39,17 @@ size_t optimizer_part(const TrainOptions *options, const Comm *comm, size_t tota
 // A sentence on what --zero 1 saves, or would, to be freed; NULL with one rank.
 char *optimizer_note(const TrainOptions *options, const Comm *comm, size_t total);
 
+// Learning rate of optimizer step `step` (from 0). With w = lr_warmup_steps, T = lr_total_steps, f = lr_final and
+// x = (step - w) / (T - w), at most 1:
+//   step < w      lr (step + 1) / w
+//   exponential   lr f^x                                   Marigold's IterExponential
+//   linear        lr (1 - (1 - f) x)
+//   cosine        lr (f + (1 - f) (1 + cos(pi x)) / 2)
+//   wsd           warm-up, stable, decay (Hu et al. 2024): lr, and falls linearly to lr f over the last lr_decay_share
+//                 of the T steps
+//   constant      lr
+double learning_rate(const TrainOptions *options, int step);
+
 // The scalars of optimizer step `step` (from 0) for all its micro-steps: first_sample of micro-step k is
 // positions[k]. One asynchronous copy; step - 2 must have arrived on the host.
 void optimizer_begin(Optimizer *optimizer, const TrainOptions *options, int step, const uint64_t *positions,

@@ -12,7 +12,8 @@ enum { SHEET_ROWS = 8, SHEET_COLUMNS = 4, STRIP = 6 };
 static const uint64_t VALIDATION_SEED = 1; // of noise and timesteps, whatever --seed is: runs are comparable
 
 // Latents of an all-black and an all-white picture: what a model that gives a constant answer might draw.
-static void encode_constants(Validator *v, const char *base, const Diffusion *d, Device *dev) {
+static void encode_constants(Validator *v, const char *base, Device *dev) {
+    const Diffusion *d = &v->diffusion;
     Pipeline vae = pipeline_open(base, PART_VAE_ENCODER, 0, dev);
     int R = v->shards.info.resolution;
     size_t pixels = (size_t)(R * R * 3), latent = (size_t)(d->h * d->w * d->L);
@@ -34,23 +35,23 @@ static void encode_constants(Validator *v, const char *base, const Diffusion *d,
     pipeline_close(&vae, dev);
 }
 
-bool validator_open(Validator *v, const TrainOptions *o, const char *base, const ShardSet *training, const Diffusion *d,
+bool validator_open(Validator *v, const UNetOptions *o, const char *base, const ShardSet *training, const Diffusion *d,
                     const floatX *table, Device *dev) {
     char *first = xprintf("%s/val-00000.h5", o->shards);
     bool exists = file_exists(first);
     free(first);
-    if (o->validate_every == 0) { return false; }
+    if (o->train.validate_every == 0) { return false; }
     if (!exists) {
         printf("no validation: %s has no shards val-*.h5\n", o->shards);
         return false;
     }
-    *v = (Validator){.options = o, .shards = shards_open(o->shards, "val"), .table = table};
+    *v = (Validator){.options = o, .diffusion = *d, .shards = shards_open(o->shards, "val"), .table = table};
     const ShardInfo *info = &v->shards.info;
     if (!(info->targets & o->target_bit)) { die("%s: the shards val-*.h5 have no target %s", o->shards, o->target); }
     if (info->class_count != training->info.class_count || strcmp(info->vae_sha256, training->info.vae_sha256) != 0) {
-        die("%s: the shards val-*.h5 and %s-*.h5 have other classes or another VAE", o->shards, o->split);
+        die("%s: the shards val-*.h5 and %s-*.h5 have other classes or another VAE", o->shards, o->train.split);
     }
-    v->count = o->validation_samples < v->shards.samples ? o->validation_samples : (int)v->shards.samples;
+    v->count = o->train.validation_samples < v->shards.samples ? o->train.validation_samples : (int)v->shards.samples;
     size_t rows = (size_t)d->B, latents = rows * (size_t)(d->h * d->w * d->L) * sizeof(float);
     v->scalars = device_alloc(dev, sizeof *v->scalars);
     v->host_scalars = device_alloc_pinned(dev, sizeof *v->host_scalars);
@@ -63,7 +64,8 @@ bool validator_open(Validator *v, const TrainOptions *o, const char *base, const
     v->weight = device_alloc(dev, rows * (size_t)(d->h * d->w) * sizeof(float));
     v->context =
         device_alloc(dev, rows * (size_t)d->tokens * (size_t)d->unet->config.cross_attention_dim * sizeof(floatX));
-    encode_constants(v, base, d, dev);
+    v->diffusion.inputs = (DiffusionInputs){v->image, v->target, v->weight, v->context};
+    encode_constants(v, base, dev);
     return true;
 }
 
@@ -94,7 +96,8 @@ static void unpack(uint8_t *mask, const uint8_t *packed, int R) {
     for (int i = 0; i < R * R; i++) { mask[i] = packed[i / R * stride + i % R / 8] >> (7 - i % R % 8) & 1; }
 }
 
-static HostBatch read_batch(const Validator *v, const Diffusion *d, int first) {
+static HostBatch read_batch(const Validator *v, int first) {
+    const Diffusion *d = &v->diffusion;
     const ShardInfo *info = &v->shards.info;
     size_t rows = (size_t)d->B, n = (size_t)(d->h * d->w * d->L), cells = (size_t)(d->h * d->w),
            R = (size_t)info->resolution;
@@ -120,8 +123,9 @@ static void free_batch(HostBatch *b) {
 }
 
 // Losses of the batch at the noise and timesteps of draw number `draw`.
-static void batch_loss(Validator *v, Pipeline *pipeline, Diffusion *d, Arena *arena, const HostBatch *b, int first,
-                       int rows, int draw, Validation *result, Device *dev) {
+static void batch_loss(Validator *v, Pipeline *pipeline, Arena *arena, const HostBatch *b, int first, int rows,
+                       int draw, Validation *result, Device *dev) {
+    Diffusion *d = &v->diffusion;
     size_t n = (size_t)(d->B * d->h * d->w);
     *v->host_scalars = (StepScalars){
         .seed = VALIDATION_SEED, .step = (uint32_t)draw, .first_sample = (uint64_t)first, .grad_scale = 1};
@@ -130,7 +134,7 @@ static void batch_loss(Validator *v, Pipeline *pipeline, Diffusion *d, Arena *ar
     device_copy(dev, v->target, b->target, n * (size_t)d->L * sizeof(float), false);
     device_copy(dev, v->weight, b->weight, n * sizeof(float), false);
     context_gather(v->context, v->table, b->class_index, d->B, pipeline, dev);
-    diffusion_step(d, arena, v->losses, v->image, v->target, v->weight, v->context, v->scalars, 0, false, dev);
+    diffusion_step(d, arena, v->losses, v->scalars, 0, false, dev);
     sample_timesteps(v->timesteps, d->B, d->schedule->T, 0, v->scalars, dev); // diffusion_step's own
     device_copy(dev, v->host_losses, v->losses, (size_t)d->B * sizeof(float), false);
     device_copy(dev, v->host_timesteps, v->timesteps, (size_t)d->B * sizeof(float), false);
@@ -297,7 +301,8 @@ void validation_free(Validation *v) {
     for (int i = 0; i < 4; i++) { image_free(images[i]); }
 }
 
-Validation validator_run(Validator *v, Pipeline *pipeline, Diffusion *d, Arena *arena, Device *dev) {
+Validation validator_run(Validator *v, Pipeline *pipeline, Arena *arena, Device *dev) {
+    const Diffusion *d = &v->diffusion;
     Validation result = validation_create(v);
     Sheet sheet = {0};
     Sampler sampler = sampler_create(pipeline, d->B, d->h, d->w, dev);
@@ -308,9 +313,9 @@ Validation validator_run(Validator *v, Pipeline *pipeline, Diffusion *d, Arena *
     for (int first = 0; first < v->count; first += d->B) {
         threads_adapt();
         int rows = v->count - first < d->B ? v->count - first : d->B;
-        HostBatch b = read_batch(v, d, first);
+        HostBatch b = read_batch(v, first);
         for (int draw = 0; draw < v->options->validation_draws; draw++) {
-            batch_loss(v, pipeline, d, arena, &b, first, rows, draw, &result, dev);
+            batch_loss(v, pipeline, arena, &b, first, rows, draw, &result, dev);
         }
         score_batch(v, &sampler, &b, first, rows, &result, &sheet, dev);
         free_batch(&b);

@@ -117,7 +117,6 @@ int main(int argc, char **argv) {
 
     TrainOptions options = {.lr = 1e-5,
                             .lr_kind = LR_CONSTANT,
-                            .lr_scheduler = "constant",
                             .adam_beta1 = 0.9,
                             .adam_beta2 = 0.999,
                             .adam_epsilon = 1e-8,

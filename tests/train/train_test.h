@@ -10,16 +10,15 @@
 #include <cmocka.h>
 #include <math.h>
 #include "tests/dies.h"
-#include "train/options.h"
+#include "train/unet_options.h"
 
-// Options as after `cocogold train --model m --shards s --out o MORE...` (at most 16 more). The parser is made for one
-// command line: strings given before stay.
+// Options as after `cocogold train --model m --shards s --out o MORE...` (at most 16 more).
 #define options_of(...) options_from((char *[]){__VA_ARGS__ __VA_OPT__(, ) NULL})
-static inline TrainOptions options_from(char **more) {
+static inline UNetOptions options_from(char **more) {
     char *arguments[32] = {"train", "--model", "m", "--shards", "s", "--out", "o"};
     int count = 7;
     while (*more) { arguments[count++] = *more++; }
-    return train_options_parse(count, arguments);
+    return unet_options_parse(count, arguments);
 }
 
 // ||a - b|| / ||b||
