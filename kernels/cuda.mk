@@ -74,7 +74,7 @@ endif
 OPENBLAS        := $(firstword $(wildcard /usr/lib/*-linux-gnu/openblas-openmp/pkgconfig))
 openblas         = $(shell $(if $(OPENBLAS),PKG_CONFIG_PATH=$(OPENBLAS)) pkg-config $(1) openblas 2>/dev/null)
 $(BUILD)/tests/emu/cublaslt.o: private LIBRARY_CFLAGS += $(call openblas,--cflags)
-EMU_LIBS         = -lboost_context -lstdc++ $(call openblas,--libs) $(if $(OPENBLAS),-Wl$(comma)-rpath$(comma)$(OPENBLAS:/pkgconfig=))
+OPENBLAS_LIBS    = $(call openblas,--libs) $(if $(OPENBLAS),-Wl$(comma)-rpath$(comma)$(OPENBLAS:/pkgconfig=))
 
 EMU_FLAGS = -std=c++17 $(CODE_FLAGS) -Wno-unknown-pragmas -Wno-pass-failed -Itests/emu -MMD -MP
 EMU_LIB  := $(patsubst %.cpp,$(BUILD)/%.o,$(filter-out tests/emu/test_%,$(wildcard tests/emu/*.cpp)))
@@ -84,7 +84,7 @@ $(error DEBUG=1 is for BACKEND=cpu: AddressSanitizer does not follow the emulati
 endif
 KERNEL_CU_OBJ += $(EMU_LIB)
 KERNEL_FLAGS   = $(CXX) $(EMU_FLAGS)
-LDLIBS        += $(EMU_LIBS)
+LDLIBS        += -lboost_context -lstdc++ $(OPENBLAS_LIBS)
 
 # -O3 and full symbols double the time that g++ takes for these, and gain the tests nothing.
 $(BUILD)/%.cu.o: private OPT := $(OPT:-O3=-O2)

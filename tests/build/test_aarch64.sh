@@ -16,7 +16,7 @@ syntax() {
     fi
     for source in "$@"; do objects+=("build/aarch64/${source%.*}.o"); done
     check "$name: $# sources" make --no-print-directory -k -j"$(nproc)" BACKEND=cpu PRECISION=fp32 BUILD=build/aarch64 \
-        MARCH=armv8-a WARN='-Wall -Wextra -Werror' "${objects[@]}" \
+        MARCH=armv8-a WERROR=1 "${objects[@]}" \
         "$variable=$compiler -fsyntax-only -idirafter /usr/include -idirafter /usr/include/$(gcc -print-multiarch)"
 }
 

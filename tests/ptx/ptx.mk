@@ -10,7 +10,7 @@ PTX_FLAGS     = -std=c++17 -O3 -lineinfo --no-compress -arch=compute_80 -I$(BUIL
 ifeq ($(BACKEND),ptx)
 KERNEL_FLAGS   = $(NVCC) $(PTX_FLAGS)
 KERNEL_CU_OBJ += $(PTX_LIB)
-LDLIBS += -L$(PTXSIM_BUILD) -Wl,-rpath,$(abspath $(PTXSIM_BUILD)) -lcudart_ptxsim -lstdc++
+LDLIBS += -L$(PTXSIM_BUILD) -Wl,-rpath,$(abspath $(PTXSIM_BUILD)) -lcudart_ptxsim -lstdc++ $(OPENBLAS_LIBS)
 
 $(BUILD)/%.cu.o: %.cu $(BUILD)/flags $(PTX_STANDINS) | build/ptxsim/ready
 	@mkdir -p $(@D)
