@@ -35,7 +35,7 @@ typedef struct {
     long long start;  // stream position of the first micro-batch: the number of samples that all ranks have consumed
     int rank, world;  // this process's part
     int rows;         // samples per micro-batch and rank
-    const bool *keep; // (class_count) classes to train on; NULL: all that were encoded
+    const bool *keep; // (class_count) classes to train on, read by loader_open alone; NULL: all that were encoded
 } LoaderOptions;
 
 // Buffers of the caller; arrays that are NULL are skipped.

@@ -99,7 +99,7 @@ static float *gather(const Optimizer *opt, const float *array, size_t first, siz
     return host;
 }
 
-// OUT/MODULE[suffix]/FILE; `folder` is NULL on ranks other than 0.
+// The weights file in FOLDER/MODULE[suffix]; `folder` is NULL on ranks other than 0.
 static void write_module(const Trained *t, const Optimizer *opt, const float *array, const char *folder,
                          const char *suffix, Device *dev) {
     float *hosts[2] = {0};
@@ -108,7 +108,8 @@ static void write_module(const Trained *t, const Optimizer *opt, const float *ar
         hosts[i] = gather(opt, array, first, t->params[i]->total, dev);
     }
     if (!folder) { return; }
-    char *module = xprintf("%s/%s%s", folder, t->module, suffix), *file = xprintf("%s/%s", module, t->file);
+    char *module = xprintf("%s/%s%s", folder, t->module, suffix),
+         *file = xprintf("%s/diffusion_pytorch_model.safetensors", module);
     remove_tree(module); // of the checkpoint before
     make_folders(module);
     weights_write((const Params *const *)t->params, (const float *const *)hosts, t->count, file);

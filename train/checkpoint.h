@@ -9,7 +9,6 @@
 // What is trained: the parts of one module, which stand one behind the other in the optimizer's flat buffers.
 typedef struct {
     const char *module; // "unet" or "vae"
-    const char *file;   // name of its weights file
     Params *params[2];  // 1 or 2
     int count;
 } Trained;

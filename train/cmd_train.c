@@ -17,8 +17,8 @@
 #include <stdlib.h>
 #include <string.h>
 
-// Arrays of a micro-batch: rows of the table of texts (B), which stay on the host; latents (B, h, w, L) twice; with
-// --loss weighted, cell weights (B, h, w).
+// Arrays of a micro-batch: latents (B, h, w, L) twice; with --loss weighted, cell weights (B, h, w); rows of the table
+// of texts (B), which stay on the host.
 enum { FEED_IMAGE, FEED_TARGET, FEED_WEIGHT, FEED_TEXT };
 
 typedef struct {
@@ -167,14 +167,16 @@ static void open_data(UNetTrainer *t, Device *dev) {
     }
     t->prompts = prompts_create(&t->pipeline, o, info, dev);
     pipeline_release(&t->pipeline, PART_TEXT, dev); // SD2's are 1.4 GB
+    bool *keep = o->classes ? shards_classes(&t->shards, "--classes", o->classes) : NULL;
     LoaderOptions loader = {.target = o->target_bit,
                             .seed = (uint64_t)o->train.seed,
                             .rank = comm->rank,
                             .world = comm->world,
                             .rows = o->train.train_batch_size,
                             .start = t->trainer.log.first_step * train_samples(&o->train, comm->world),
-                            .keep = o->classes ? shards_classes(&t->shards, "--classes", o->classes) : NULL};
+                            .keep = keep};
     t->loader = loader_open(&t->shards, &loader);
+    free(keep);
 }
 
 static void open_model(UNetTrainer *t, Device *dev) {
@@ -224,7 +226,7 @@ int cmd_train(int argc, char **argv) {
     open_model(&t, dev);
     open_feed(&t, dev);
     bool decoder = t.validates || t.options.pixel_loss > 0;
-    Task task = {.what = {"unet", "diffusion_pytorch_model.safetensors", {&t.pipeline.unet.params}, 1},
+    Task task = {.trained = {"unet", {&t.pipeline.unet.params}, 1},
                  .micro_step = diffusion_step,
                  .model = &t.diffusion,
                  .owner = &t,

@@ -337,7 +337,7 @@ int cmd_train_vae(int argc, char **argv) {
     open_model(&t, dev);
     open_pictures(&t);
     open_feed(&t, dev);
-    Task task = {.what = {"vae", "diffusion_pytorch_model.safetensors", {&t.encoder->params, &t.decoder->params}, 2},
+    Task task = {.trained = {"vae", {&t.encoder->params, &t.decoder->params}, 2},
                  .micro_step = vae_step,
                  .model = &t,
                  .owner = &t,

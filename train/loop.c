@@ -37,7 +37,7 @@ void trainer_measure(Trainer *t) {
 
 static size_t parameters(const Task *task) {
     size_t total = 0;
-    for (int i = 0; i < task->what.count; i++) { total += task->what.params[i]->total; }
+    for (int i = 0; i < task->trained.count; i++) { total += task->trained.params[i]->total; }
     return total;
 }
 
@@ -86,13 +86,13 @@ static void plan_memory(Trainer *t, const Task *task) {
 }
 
 static void open_optimizer(Trainer *t, const Task *task) {
-    const Trained *what = &task->what;
-    t->optimizer = optimizer_create(t->options, &t->comm, what->params[0]->weights, what->params[0]->grads,
+    const Trained *trained = &task->trained;
+    t->optimizer = optimizer_create(t->options, &t->comm, trained->params[0]->weights, trained->params[0]->grads,
                                     parameters(task), &t->dev);
     if (t->log.checkpoint) {
-        checkpoint_load(t->options, t->log.checkpoint, what, &t->optimizer, &t->dev);
+        checkpoint_load(t->options, t->log.checkpoint, trained, &t->optimizer, &t->dev);
     } else {
-        checkpoint_start(t->options->model, what, &t->optimizer, &t->dev);
+        checkpoint_start(t->options->model, trained, &t->optimizer, &t->dev);
     }
 }
 
@@ -120,7 +120,7 @@ static double least_seconds(Trainer *t, const Task *task) {
 
 static void save(Trainer *t, const Task *task, int step) {
     device_sync(&t->dev);
-    char *folder = checkpoint_write(t->options, run_log_base(&t->log), step, &task->what, &t->optimizer, &t->dev);
+    char *folder = checkpoint_write(t->options, run_log_base(&t->log), step, &task->trained, &t->optimizer, &t->dev);
     if (!folder) { return; } // rank 0 has it
     task->describe(task->owner, folder, &t->dev);
     char *checkpoint = checkpoint_commit(t->options, step, folder);
@@ -139,7 +139,7 @@ int train(Trainer *t, const Task *task) {
     Step *s = &t->step;
     plan_memory(t, task);
     open_optimizer(t, task);
-    *s = step_create(o, &t->comm, &t->optimizer, task->what.params, dev);
+    *s = step_create(o, &t->comm, &t->optimizer, task->trained.params, dev);
     t->log.least_seconds = least_seconds(t, task);
     run_log_begin(&t->log, (long long)parameters(task), task->samples, task->vae_sha256);
     interrupt_install("saving a checkpoint before leaving");

@@ -6,7 +6,7 @@
 #include "train/step.h"
 
 typedef struct {
-    Trained what;
+    Trained trained;
     MicroStep *micro_step;                                // forward and backward
     void *model;                                          // the micro-step's
     void *owner;                                          // the functions' below

@@ -11,18 +11,6 @@
 #include <string.h>
 #include <unistd.h>
 
-static void write_line(RunLog *log, yajl_gen gen) {
-    const unsigned char *text;
-    size_t size;
-    yajl_gen_get_buf(gen, &text, &size);
-    fwrite(text, 1, size, log->file);
-    fputc('\n', log->file);
-    if (fflush(log->file) != 0 || ferror(log->file)) {
-        die("%s: cannot be written: %s", log->log_path, strerror(errno));
-    }
-    yajl_gen_free(gen);
-}
-
 static yajl_gen begin_line(const char *kind) {
     yajl_gen gen = yajl_gen_alloc(NULL);
     yajl_gen_map_open(gen);
@@ -31,8 +19,16 @@ static yajl_gen begin_line(const char *kind) {
 }
 
 static void end_line(RunLog *log, yajl_gen gen) {
+    const unsigned char *text;
+    size_t size;
     yajl_gen_map_close(gen);
-    write_line(log, gen);
+    yajl_gen_get_buf(gen, &text, &size);
+    fwrite(text, 1, size, log->file);
+    fputc('\n', log->file);
+    if (fflush(log->file) != 0 || ferror(log->file)) {
+        die("%s: cannot be written: %s", log->log_path, strerror(errno));
+    }
+    yajl_gen_free(gen);
 }
 
 // Keeps the lines of a log up to the step that a checkpoint had done; a line that was cut off goes.
@@ -212,19 +208,19 @@ static void save_sheet(RunLog *log, int step, const Image *sheet) {
     free(path);
 }
 
-static void put_summary(RunLog *log, yajl_gen gen, int step, const char *name, const Summary *s) {
+// A number of a validation: in the line and for TensorBoard.
+static void put(RunLog *log, yajl_gen gen, int step, const char *name, double value) {
+    char *tag = xprintf("validation/%s", name);
+    json_put_number(gen, name, value);
+    tensorboard_scalar(log->board, tag, step, value);
+    free(tag);
+}
+
+static void put_summary(RunLog *log, yajl_gen gen, int step, bool seen, const Summary *s) {
     if (!s->pairs) { return; }
-    const struct {
-        const char *name;
-        double value;
-    } rows[] = {{"giou", s->giou}, {"ciou", s->ciou}, {"miou", s->miou}};
-    for (int i = 0; i < 3; i++) {
-        char *field = xprintf("%s_%s", rows[i].name, name), *tag = xprintf("validation/%s", field);
-        json_put_number(gen, field, rows[i].value);
-        tensorboard_scalar(log->board, tag, step, rows[i].value);
-        free(field);
-        free(tag);
-    }
+    put(log, gen, step, seen ? "giou_seen" : "giou_unseen", s->giou);
+    put(log, gen, step, seen ? "ciou_seen" : "ciou_unseen", s->ciou);
+    put(log, gen, step, seen ? "miou_seen" : "miou_unseen", s->miou);
 }
 
 static void save_strip(const RunLog *log, const Image *image, const char *name) {
@@ -265,19 +261,14 @@ static void save_rows(const RunLog *log, int step, const Validation *v) {
 void log_validation(RunLog *log, int step, const Validation *v) {
     yajl_gen gen = begin_line("validation");
     json_put_integer(gen, "step", step);
-    json_put_number(gen, "loss", v->loss);
-    put_summary(log, gen, step, "seen", &v->seen);
-    put_summary(log, gen, step, "unseen", &v->unseen);
-    json_put_number(gen, "empty", v->empty);
-    json_put_number(gen, "full", v->full);
-    json_put_number(gen, "to_black", v->to_black);
-    json_put_number(gen, "to_white", v->to_white);
+    put(log, gen, step, "loss", v->loss);
+    put_summary(log, gen, step, true, &v->seen);
+    put_summary(log, gen, step, false, &v->unseen);
+    put(log, gen, step, "empty", v->empty);
+    put(log, gen, step, "full", v->full);
+    put(log, gen, step, "to_black", v->to_black);
+    put(log, gen, step, "to_white", v->to_white);
     end_line(log, gen);
-    tensorboard_scalar(log->board, "validation/loss", step, v->loss);
-    tensorboard_scalar(log->board, "validation/empty", step, v->empty);
-    tensorboard_scalar(log->board, "validation/full", step, v->full);
-    tensorboard_scalar(log->board, "validation/to_black", step, v->to_black);
-    tensorboard_scalar(log->board, "validation/to_white", step, v->to_white);
     save_sheet(log, step, &v->sheet);
     save_rows(log, step, v);
     printf("validation at step %d: loss %.4f", step, v->loss);
@@ -290,11 +281,9 @@ void log_validation(RunLog *log, int step, const Validation *v) {
 void log_vae_validation(RunLog *log, int step, double loss, double psnr, const Image *sheet) {
     yajl_gen gen = begin_line("validation");
     json_put_integer(gen, "step", step);
-    json_put_number(gen, "loss", loss);
-    json_put_number(gen, "psnr", psnr);
+    put(log, gen, step, "loss", loss);
+    put(log, gen, step, "psnr", psnr);
     end_line(log, gen);
-    tensorboard_scalar(log->board, "validation/loss", step, loss);
-    tensorboard_scalar(log->board, "validation/psnr", step, psnr);
     save_sheet(log, step, sheet);
     printf("validation at step %d: loss %.4f  PSNR %.2f dB\n", step, loss, psnr);
     fflush(stdout);

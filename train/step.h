@@ -17,11 +17,11 @@
 #include "train/optimizer.h"
 #include "train/run_log.h"
 
-// Forward and, with `backward`, backward of one micro-batch, which `model` knows: losses (B), and gradients with beta 0
-// or 1. The arena has as many bytes as micro_step_bytes says: no kernel runs there, and what it would launch goes to
-// dev->trace.
+// Forward and, with `backward`, backward of the micro-batch that `model` has on the device: losses (B), and gradients
+// with beta 0 or 1.
 typedef void MicroStep(void *model, Arena *arena, float *losses, const StepScalars *scalars, float beta, bool backward,
                        Device *dev);
+// Bytes of arena that one with backward needs. No kernel runs; what it would launch goes to dev->trace.
 size_t micro_step_bytes(MicroStep *micro_step, void *model, Device *dev);
 
 // A recorded micro-step: graphs, each followed by the reduction of the gradients from element `from` on.

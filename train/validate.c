@@ -183,16 +183,24 @@ typedef struct {
     int rows;
 } Sheet;
 
-static void sheet_add(Sheet *sheet, const float *input, const float *prediction, const uint8_t *mask,
-                      const uint8_t *truth, const char *class_name, bool seen, double iou, int R) {
+// The first samples on the sheet, the very first side by side too.
+static void show_sample(Validation *result, Sheet *sheet, const float *input, const float *prediction,
+                        const uint8_t *mask, const uint8_t *truth, const ValidationRow *row, int R) {
     if (sheet->rows == SHEET_ROWS) { return; }
-    int k = SHEET_COLUMNS * sheet->rows++;
-    sheet->images[k] = to_image(input, R);
-    sheet->images[k + 1] = to_image(prediction, R);
-    sheet->images[k + 2] = mask_image(mask, R);
-    sheet->images[k + 3] = mask_image(truth, R);
-    sheet->captions[k] = xprintf("%s%s", class_name, seen ? "" : " (unseen)");
-    sheet->captions[k + 2] = xprintf("IoU %.2f", iou);
+    int k = SHEET_COLUMNS * sheet->rows;
+    Image *images = sheet->images + k;
+    images[0] = to_image(input, R);
+    images[1] = to_image(prediction, R);
+    images[2] = mask_image(mask, R);
+    images[3] = mask_image(truth, R);
+    sheet->captions[k] = xprintf("%s%s", row->class_name, row->seen ? "" : " (unseen)");
+    sheet->captions[k + 2] = xprintf("IoU %.2f", pair_iou(&row->score));
+    if (sheet->rows < STRIP) {
+        strip_put(&result->inputs, &images[0], sheet->rows);
+        strip_put(&result->predictions, &images[1], sheet->rows);
+        strip_put(&result->truths, &images[3], sheet->rows);
+    }
+    sheet->rows++;
 }
 
 static Image sheet_draw(Sheet *sheet) {
@@ -214,16 +222,6 @@ static MaskRule mask_rule(const Validator *v) {
     for (int c = 0; c < 3; c++) { rule.color[c] = (float)info->color[c] / 255; }
     rule.alpha = (float)info->alpha;
     return rule;
-}
-
-static void strips_add(Validation *result, const float *input, const float *prediction, const uint8_t *truth, int R,
-                       int column) {
-    Image *strips[] = {&result->inputs, &result->predictions, &result->truths};
-    Image pictures[] = {to_image(input, R), to_image(prediction, R), mask_image(truth, R)};
-    for (int k = 0; k < 3; k++) {
-        strip_put(strips[k], &pictures[k], column);
-        image_free(&pictures[k]);
-    }
 }
 
 // Samples and scores one batch: result->rows[first..first + rows).
@@ -257,9 +255,7 @@ static void score_batch(const Validator *v, Sampler *sampler, const HostBatch *b
         result->rows[first + i] =
             (ValidationRow){score, info->classes[c], info->trained[c], mean_square(latent, v->black, cells),
                             mean_square(latent, v->white, cells)};
-        if (first + i < STRIP) { strips_add(result, input + i * n, prediction + i * n, truth, R, first + i); }
-        sheet_add(sheet, input + i * n, prediction + i * n, mask, truth, info->classes[c], info->trained[c],
-                  pair_iou(&score), R);
+        show_sample(result, sheet, input + i * n, prediction + i * n, mask, truth, &result->rows[first + i], R);
     }
     free(prediction), free(input), free(mask), free(ids), free(latents);
 }
