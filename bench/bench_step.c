@@ -34,6 +34,7 @@ static const UNetConfig quarter_sd2 = {.in_channels = 8,
 
 typedef struct {
     UNetOptions options;
+    Comm comm; // one rank
     UNet unet;
     Schedule schedule;
     Diffusion diffusion;
@@ -113,7 +114,7 @@ static void open_step(StepBench *s, const StepModel *m, int size, Device *dev) {
     s->schedule = schedule_create(&m->schedule);
     s->diffusion = diffusion_create(&s->unet, &s->schedule, &s->options, m->tokens, size, size, dev);
     Params *p = &s->unet.params;
-    s->optimizer = optimizer_create(&s->options.train, NULL, p->weights, p->grads, p->total, dev);
+    s->optimizer = optimizer_create(&s->options.train, &s->comm, p->weights, p->grads, p->total, dev);
     size_t bytes = micro_step_bytes(diffusion_step, &s->diffusion, dev);
     device_reserve_workspace(dev, dev->workspace_needed);
     s->arena = arena_create(dev, bytes);
@@ -248,7 +249,7 @@ StepResult bench_step(const StepOptions *o, Device *dev) {
     StepModel m = step_model(o);
     int size = o->size ? o->size : m.size, batch = o->batch ? o->batch : m.batch;
     if (o->write_config) { unet_config_write(&m.unet, o->write_config); }
-    StepBench s = {.options = step_options(o, batch)};
+    StepBench s = {.options = step_options(o, batch), .comm = {.world = 1}};
     open_step(&s, &m, size, dev);
     StepResult r = {.name = xstrdup(o->model ? o->model : o->preset),
                     .B = batch,

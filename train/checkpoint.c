@@ -88,13 +88,10 @@ static void remove_but(const char *out, int kept) {
 
 void checkpoint_remove_all(const char *out) { remove_but(out, 0); }
 
-static int rank_of(const Optimizer *opt) { return opt->comm ? opt->comm->rank : 0; }
-static int world_of(const Optimizer *opt) { return opt->comm ? opt->comm->world : 1; }
-
 // Elements [first, first + count) of an array of the state: to be freed on rank 0; NULL on the others, which send it
 // their parts.
 static float *gather(const Optimizer *opt, const float *array, size_t first, size_t count, Device *dev) {
-    float *host = rank_of(opt) == 0 ? xmalloc(count * sizeof(float)) : NULL;
+    float *host = opt->comm->rank == 0 ? xmalloc(count * sizeof(float)) : NULL;
     optimizer_fetch(opt, array, first, count, host, dev);
     return host;
 }
@@ -153,8 +150,8 @@ static void write_state(const TrainOptions *o, int step, const Optimizer *opt, c
     json_put_integer(gen, "skipped", opt->skipped);
     json_put_integer(gen, "last_skipped", opt->last_skipped);
     json_put_string(gen, "device", device_name(dev));
-    json_put_integer(gen, "world", world_of(opt));
-    json_put_integer(gen, "samples", step * train_samples(o, world_of(opt)));
+    json_put_integer(gen, "world", opt->comm->world);
+    json_put_integer(gen, "samples", step * train_samples(o, opt->comm->world));
     json_key(gen, "options");
     yajl_gen_map_open(gen);
     record_options(o, gen);
@@ -180,8 +177,8 @@ static char *begin_folder(const TrainOptions *o, const char *base, int step, con
 
 char *checkpoint_write(const TrainOptions *o, const char *base, int step, const Trained *t, const Optimizer *opt,
                        Device *dev) {
-    if (rank_of(opt) > 0 && !opt->sharded) { return NULL; }
-    char *work = rank_of(opt) == 0 ? begin_folder(o, base, step, t->module) : NULL;
+    if (opt->comm->rank > 0 && !opt->sharded) { return NULL; }
+    char *work = opt->comm->rank == 0 ? begin_folder(o, base, step, t->module) : NULL;
     write_module(t, opt, opt->master, work, "", dev);
     if (opt->ema) { write_module(t, opt, opt->ema, work, "_ema", dev); }
     write_moments(opt, work, dev);
@@ -236,21 +233,21 @@ void checkpoint_start(const char *model, const Trained *t, Optimizer *opt, Devic
 // Ranks and micro-batches may be others than before, as long as a step has as many samples.
 static void check_launch(const TrainOptions *o, const Json *state, const char *checkpoint, const Optimizer *opt,
                          const Device *dev) {
-    long long batch = train_samples(o, world_of(opt)), step = json_integer(state, "step", 1);
+    long long batch = train_samples(o, opt->comm->world), step = json_integer(state, "step", 1);
     long long recorded = json_integer(state, "samples", 0) / (step > 0 ? step : 1);
     if (batch != recorded) {
         die("--resume: %d rank%s x --train-batch-size %d x --gradient-accumulation-steps %d is a batch of %lld, but %s "
             "recorded one of %lld",
-            world_of(opt), world_of(opt) > 1 ? "s" : "", o->train_batch_size, o->gradient_accumulation_steps, batch,
-            checkpoint, recorded);
+            opt->comm->world, opt->comm->world > 1 ? "s" : "", o->train_batch_size, o->gradient_accumulation_steps,
+            batch, checkpoint, recorded);
     }
-    if (opt->comm && opt->comm->rank > 0) { return; }
+    if (opt->comm->rank > 0) { return; }
     const char *device = json_string(state, "device", "");
     int world = (int)json_integer(state, "world", 1);
-    if (strcmp(device, device_name(dev)) != 0 || world != world_of(opt)) {
+    if (strcmp(device, device_name(dev)) != 0 || world != opt->comm->world) {
         warn("%s was saved on \"%s\" (ranks: %d), this is \"%s\" (ranks: %d): the numbers go on equal to rounding, "
              "not bit for bit",
-             checkpoint, device, world, device_name(dev), world_of(opt));
+             checkpoint, device, world, device_name(dev), opt->comm->world);
     }
 }
 

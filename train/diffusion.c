@@ -7,7 +7,6 @@ Diffusion diffusion_create(UNet *unet, const Schedule *schedule, const UNetOptio
     Diffusion d = {.unet = unet,
                    .schedule = schedule,
                    .options = o,
-                   .prediction = schedule->config.prediction,
                    .B = o->train.train_batch_size,
                    .h = h,
                    .w = w,
@@ -96,7 +95,8 @@ void diffusion_step(void *diffusion, Arena *arena, float *losses, const StepScal
         multires_noise(noise, timesteps, (float)o->multires_noise, o->multires_annealed, T, B, d->h, d->w, d->L, s,
                        dev);
     }
-    add_noise_forward(noisy, goal, in->target, noise, timesteps, d->alphas_cumprod, d->prediction, B, n, dev);
+    add_noise_forward(noisy, goal, in->target, noise, timesteps, d->alphas_cumprod, d->schedule->config.prediction, B,
+                      n, dev);
     cast_to_floatX(condition, in->image, N, dev);
     concat_forward(sample, condition, noisy, B * d->h * d->w, d->L, d->L, dev);
 
@@ -109,7 +109,7 @@ void diffusion_step(void *diffusion, Arena *arena, float *losses, const StepScal
         float *noisy_float = noise; // which is done with
         cast_to_float(noisy_float, noisy, N, dev);
         pixel_loss_add(&d->pixel_loss, arena, losses, dpred, pred, noisy_float, in->target, timesteps,
-                       d->alphas_cumprod, d->prediction, loss_scale(d), B, d->h, d->w, dev);
+                       d->alphas_cumprod, d->schedule->config.prediction, loss_scale(d), B, d->h, d->w, dev);
     }
     if (backward) {
         device_scope(dev, "backward");

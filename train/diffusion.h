@@ -17,7 +17,6 @@ typedef struct {
     UNet *unet;
     const Schedule *schedule;
     const UNetOptions *options;
-    Prediction prediction;
     float *alphas_cumprod;  // (T) on the device
     int B, h, w, L, tokens; // micro-batch, latent size and channels, text length
     PixelLoss pixel_loss;   // --pixel-loss; by diffusion_create none

@@ -19,7 +19,7 @@ void optimizer_bytes(const TrainOptions *options, size_t total, size_t bytes[3])
 }
 
 size_t optimizer_part(const TrainOptions *options, const Comm *comm, size_t total) {
-    if (!options->zero || !comm || comm->world == 1) { return total; }
+    if (!options->zero || comm->world == 1) { return total; }
     size_t world = (size_t)comm->world;
     if (world > NORMS || total % (world * SHARD_ALIGN)) {
         die("--zero 1: the %zu parameters cannot be divided into %zu equal parts: expected another number of ranks, "
@@ -113,7 +113,6 @@ double learning_rate(const TrainOptions *o, int step) {
 void optimizer_begin(Optimizer *opt, const TrainOptions *o, int step, const uint64_t *positions, Device *dev) {
     int known = opt->skipped - (opt->skipped > 0 && opt->last_skipped == step - 1);
     int t = step + 1 - known; // updates made, this one included
-    int world = opt->comm ? opt->comm->world : 1;
     // Two halves: the copy of the step before may still be on its way.
     StepScalars *host = opt->host_scalars + (step % 2) * (opt->micro_steps + 1);
     for (int k = 0; k < opt->micro_steps; k++) {
@@ -125,7 +124,7 @@ void optimizer_begin(Optimizer *opt, const TrainOptions *o, int step, const uint
             .bias1 = (float)(1 - pow(o->adam_beta1, t)),
             .bias2 = (float)(1 - pow(o->adam_beta2, t)),
             .ema_decay = (float)fmin(o->ema_decay, (1.0 + step) / (10.0 + step)), // warm-up as in TensorFlow's EMA
-            .grad_scale = 1.0f / (float)world,                                    // the sum over ranks is their mean
+            .grad_scale = 1.0f / (float)opt->comm->world,                         // the sum over ranks is their mean
             .max_norm = (float)o->max_grad_norm,
         };
     }

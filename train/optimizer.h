@@ -8,7 +8,7 @@
 #include "train/options.h"
 
 typedef struct {
-    Comm *comm;          // NULL: one rank
+    Comm *comm;
     size_t total;        // elements of weights and grads
     size_t first, count; // this rank's part of the state: everything, or its shard
     bool sharded;
@@ -26,7 +26,7 @@ typedef struct {
     int last_skipped; // the latest of them, -1: none
 } Optimizer;
 
-// Masters and average begin with the weights. comm may be NULL.
+// Masters and average begin with the weights.
 Optimizer optimizer_create(const TrainOptions *options, Comm *comm, floatX *weights, float *grads, size_t total,
                            Device *dev);
 void optimizer_destroy(Optimizer *optimizer, Device *dev);

@@ -122,8 +122,9 @@ int main(int argc, char **argv) {
                             .adam_epsilon = 1e-8,
                             .weight_decay = 0.01,
                             .gradient_accumulation_steps = 1};
+    Comm alone = {.world = 1};
     Optimizer optimizer =
-        optimizer_create(&options, NULL, unet.params.weights, unet.params.grads, unet.params.total, &dev);
+        optimizer_create(&options, &alone, unet.params.weights, unet.params.grads, unet.params.total, &dev);
     size_t pixels = (size_t)(x.B * x.H * x.W), n = pixels * (size_t)config.out_channels;
     size_t bytes = unet_plan(&unet, x.B, x.H, x.W, x.T, true, &plan);
     Arena arena = arena_create(&dev, bytes);

@@ -48,7 +48,7 @@ static int begin(void **state) {
     schedule_config_write(&mini->schedule, file);
     free(scheduler);
     free(file);
-    optimizer = optimizer_create(&options, NULL, unet.params.weights, unet.params.grads, unet.params.total, &dev);
+    optimizer = optimizer_create(&options, &alone, unet.params.weights, unet.params.grads, unet.params.total, &dev);
     what = (Trained){.module = "unet", .params = {&unet.params}, .count = 1};
     return 0;
 }

@@ -115,7 +115,7 @@ static float *run_samples(float *losses, int rows, int micro_steps, bool backwar
     Arena arena = arena_create(&dev, bytes);
     uint64_t positions[SAMPLES];
     for (int k = 0; k < micro_steps; k++) { positions[k] = (uint64_t)(k * rows); }
-    Optimizer o = optimizer_create(&options.train, NULL, p->weights, p->grads, p->total, &dev);
+    Optimizer o = optimizer_create(&options.train, &alone, p->weights, p->grads, p->total, &dev);
     float *device_losses = device_alloc(&dev, SAMPLES * sizeof(float));
     optimizer_begin(&o, &options.train, 0, positions, &dev);
     for (int k = 0; k < micro_steps; k++) {
@@ -268,7 +268,7 @@ static void test_skipped_steps(void **state) {
     floatX *weights = to_device_as_floatX(random_values(n, 7), n);
     float *values = random_values(n, 8), *grads = device_alloc(&dev, n * sizeof(float)), before[n], after[n], ema[n];
     uint64_t position = 0;
-    Optimizer o = optimizer_create(&options.train, NULL, weights, grads, n, &dev);
+    Optimizer o = optimizer_create(&options.train, &alone, weights, grads, n, &dev);
     for (int step = 0; step < 4; step++) { // step 1 is not finite
         values[3] = step == 1 ? NAN : 1;
         upload(grads, values, n);

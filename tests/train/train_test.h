@@ -10,6 +10,7 @@
 #include <cmocka.h>
 #include <math.h>
 #include "tests/dies.h"
+#include "kernels/runtime/comm.h"
 #include "train/unet_options.h"
 
 // Options as after `cocogold train --model m --shards s --out o MORE...` (at most 16 more).
@@ -20,6 +21,8 @@ static inline UNetOptions options_from(char **more) {
     while (*more) { arguments[count++] = *more++; }
     return unet_options_parse(count, arguments);
 }
+
+static Comm alone __attribute__((unused)) = {.world = 1}; // one rank
 
 // ||a - b|| / ||b||
 static inline double relative_error(const float *a, const float *b, size_t n) {
