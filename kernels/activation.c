@@ -1,5 +1,5 @@
 // Activations: SiLU (Elfwing et al. 2017), GELU (Hendrycks & Gimpel 2016, the erf form) and its sigmoid approximation,
-// GEGLU (Shazeer 2020).
+// GEGLU (Shazeer 2020). The plain loops (reference.c) with elementary functions that become SIMD code (vecmath.h).
 #include "kernels/cost.h"
 #include "kernels/cpu.h"
 #include "kernels/vecmath.h"

@@ -2,6 +2,13 @@
 // computes each tile of probabilities again from lse. Tiles of scores are held transposed, (keys, queries): a vector
 // register is a row of queries, so that maxima and sums need no step across its lanes, and only the queries (and dout)
 // of a tile are packed.
+//
+// Against the plain loops (reference.c):
+// - They go over the keys three times for each query: maximum, sum, output. Here once: when a tile of keys brings a
+//   larger maximum, what was summed so far shrinks by exp(old - new).
+// - A key and its value are read once for BQ queries, not for each, and all products are gemm.c's tiles in registers.
+// - Backward cuts the keys into parts among the threads. A part owns its rows of dk and dv; the parts' dq are added
+//   up in order. Their number depends on the shape alone, and so do the bits.
 #include "kernels/cost.h"
 #include <assert.h>
 #include <math.h>

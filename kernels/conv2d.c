@@ -1,6 +1,14 @@
 // conv2d: an implicit matrix product over (tap, input channel), taps being the K x K positions of the kernel. Forward
 // and the gradient of the input walk tiles of pixels of one image row, whose neighbours are found through pointers;
 // padding is a row of zeros. The gradient of the weight is a product of columns over all pixels.
+//
+// Against the plain loops (reference.c):
+// - They ask at every tap of every output element whether it is inside the image. Here the pointers of a tile answer
+//   that for all output channels, and the sums run through gemm.c's tiles in registers. No patches are copied for it.
+// - They scatter dout into dinp, so that two threads could meet in one pixel. Here each pixel of dinp gathers what
+//   reaches it, and is written once. With stride 2 its taps depend on whether y and x are odd: such pixels form tiles
+//   of their own.
+// - A kernel of one tap with stride 1 is a linear layer.
 #include <assert.h>
 #include <string.h>
 #include "kernels/cost.h"

@@ -1,4 +1,5 @@
-// Token, position and timestep embeddings.
+// Token, position and timestep embeddings. Against the plain loops (reference.c), threads share the columns in
+// backward, and the angles of timesteps are rounded as diffusers rounds them.
 #include <assert.h>
 #include <math.h>
 #include <string.h>

@@ -1,4 +1,5 @@
-// The VAE's diagonal Gaussian (Kingma & Welling 2013, arXiv 1312.6114).
+// The VAE's diagonal Gaussian (Kingma & Welling 2013, arXiv 1312.6114). Against the plain loops (reference.c),
+// exponentials are taken over blocks of latents, in vectors.
 #include "kernels/cost.h"
 #include "kernels/cpu.h"
 #include "kernels/vecmath.h"

@@ -1,3 +1,10 @@
+// Faster than the plain loops (reference_linear_forward) by three things:
+// - A tile of the result, MR rows by two vectors of columns, is summed in registers. A number that is loaded serves a
+//   row or a column of the tile instead of one product, and no sum waits for another.
+// - Right matrices are packed into panels of NR columns, so that the inner loop reads memory in order. A part of a
+//   panel (CHUNK rows) stays in L1 while tiles pass by.
+// - Tiles are shared among threads. A sum over many rows is cut into segments whose number depends on the sizes
+//   alone, and added up in their order: the same bits for any number of threads.
 #include "kernels/gemm.h"
 #include <assert.h>
 #include <string.h>

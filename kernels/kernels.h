@@ -1,5 +1,6 @@
 // Every layer of cocogold, forward and backward: the contract that each backend implements (LAYER.c on the CPU,
-// LAYER.cu on CUDA). No other header declares a kernel.
+// LAYER.cu on CUDA). No other header declares a kernel. reference.c has each of these functions as the plain loops over
+// its definition: read that first, the tests compare with it.
 //
 // Conventions
 // - Activations are channels-last: a feature map (B, H, W, C) is the token matrix (B*H*W, C). Convolution weights are

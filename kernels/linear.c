@@ -1,4 +1,7 @@
-// linear: products with rows of tokens, which are long, and weights, which are small (kernels/gemm.h).
+// linear: products with rows of tokens, which are long, and weights, which are small. The plain loops (reference.c)
+// read a row of inp and a row of weight again for every element of out, and each sum is one chain of additions; here
+// both run through gemm.c's tiles. dinp is a product of the same kind, with the weight transposed as it is packed.
+// dweight, a product of columns, and dbias are sums over all rows, cut into chunks among the threads.
 #include "kernels/cost.h"
 #include <string.h>
 #include "kernels/gemm.h"

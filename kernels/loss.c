@@ -1,6 +1,7 @@
 // Losses of one value per sample, with the gradient of their scaled sum.
 //
-// A sample is cut into chunks, each summed by one thread in fp64 and folded in order.
+// Against the plain loops (reference.c): a sample is cut into chunks, each summed by one thread in fp64 and folded in
+// order; what needs no sum of the whole sample is written in the same pass; focal's factors are computed once and kept.
 #include <math.h>
 #include "kernels/cost.h"
 #include "kernels/cpu.h"

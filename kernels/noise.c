@@ -1,5 +1,7 @@
 // Random numbers of the forward diffusion, adding noise, and the way back (DDIM). Everything random is a function of
-// (seed, stream, step, global sample, element) through util/philox.h.
+// (seed, stream, step, global sample, element) through util/philox.h. Against the plain loops (reference.c), a block of
+// random words gives its four numbers at once, 32 blocks side by side in vectors, and a coarse level of
+// multi-resolution noise is kept while it is enlarged.
 #include <math.h>
 #include <string.h>
 #include "kernels/cost.h"

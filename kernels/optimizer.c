@@ -1,4 +1,5 @@
-// Gradient norm, Adam and the running average, over the flat buffers of all parameters.
+// Gradient norm, Adam and the running average, over the flat buffers of all parameters: the plain loops (reference.c)
+// in fp32, on all threads; the norm's squares are summed in fp64 in chunks.
 #include <assert.h>
 #include <math.h>
 #include "kernels/cost.h"

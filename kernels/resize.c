@@ -1,4 +1,6 @@
-// Nearest-neighbour up-sampling to a given size.
+// Nearest-neighbour up-sampling to a given size. Backward turns the plain loops (reference.c) round: they add each
+// pixel of dout to its source, here each pixel of dinp sums the rectangle of dout that came from it, and belongs to one
+// thread.
 #include <string.h>
 #include "kernels/cost.h"
 #include "kernels/cpu.h"

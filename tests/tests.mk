@@ -17,7 +17,8 @@ LINK_train   := $(LINK_eval) $(call linked,train)
 LINK_bench   := $(HOST)/bench/bench.o $(BUILD)/bench/lab.o $(LAB_CU_OBJ) $(LINK_kernels)
 
 define test_rule
-$(BUILD)/tests/$(1)/%: $(BUILD)/tests/$(1)/%.o $$(LINK_$(1)) $$(if $$(filter kernels model,$(1)),$(HOST)/model/safetensors.o)
+$(BUILD)/tests/$(1)/%: $(BUILD)/tests/$(1)/%.o $$(LINK_$(1)) $$(if $$(filter kernels model,$(1)),$(HOST)/model/safetensors.o) \
+    $$(if $$(filter kernels,$(1)),$(PLAIN:%.c=$(BUILD)/%.o))
 	@echo "LD $$@"
 	$$(Q)$$(CC) $$(CFLAGS) $$(sort $$^) -o $$@ $$(LDLIBS) -lcmocka
 endef
@@ -26,7 +27,8 @@ $(foreach f,$(TESTED),$(eval $(call test_rule,$(f))))
 
 # Under emulation: the emulation's own test, with planted faults, the kernels', whole models and a training step. Ranks
 # are in tests/cli/test_comm.sh and tests/emu/test_ranks.sh, the whole program in tests/emu/test_program.sh.
-EMU_KERNELS := $(basename tests/runtime/test_device.c $(wildcard tests/kernels/test_*.c tests/bench/test_*.c))
+EMU_KERNELS := $(basename tests/runtime/test_device.c \
+                 $(filter-out %/test_reference.c,$(wildcard tests/kernels/test_*.c tests/bench/test_*.c)))
 EMU_MODELS  := $(addprefix tests/,model/test_unet train/test_diffusion model/test_fixtures model/test_vae model/test_clip \
                  model/test_params)
 
@@ -34,7 +36,8 @@ EMU_MODELS  := $(addprefix tests/,model/test_unet train/test_diffusion model/tes
 # Units of tests/run.sh, the long ones first. "alone:" has no other test beside it: ranks, and what is killed at a moment.
 emu = $(3:%=emu:$(1):$(2):%)
 LONG        := $(filter %/test_rendezvous %/test_unet,$(TEST_BIN))
-UNITS_check := $(LONG) $(filter-out $(LONG),$(TEST_BIN)) $(addprefix tests/cli/test_,pipeline.sh errors.sh help.sh)
+UNITS_check := $(LONG) $(filter-out $(LONG),$(TEST_BIN)) $(addprefix tests/cli/test_,pipeline.sh errors.sh help.sh) \
+               tests/kernels/test_contract.sh
 UNITS_emu   := $(call emu,bf16,1,$(EMU_MODELS)) $(call emu,bf16,3,$(EMU_KERNELS) tests/emu/test_emu) \
                $(call emu,fp32,1,$(EMU_KERNELS) tests/emu/test_emu)
 MEASURED    := tests/cli/test_ranks.sh tests/cli/test_comm.sh tests/cli/test_threads.sh

@@ -1,4 +1,4 @@
-// attention against float64 with the whole matrix of probabilities, from packed and from separate tensors.
+// attention against reference.c, from packed and from separate tensors.
 #include "tests/kernels/check.h"
 
 typedef struct {
@@ -38,59 +38,6 @@ static Inputs make_inputs(const Case *c) {
     return in;
 }
 
-// The reference's view: doubles at the same places.
-typedef struct {
-    const double *q, *k, *v, *dout;
-    double *out, *lse, *dq, *dk, *dv;
-} Reference;
-
-static double dot(const double *x, const double *y, int n) {
-    double sum = 0;
-    for (int i = 0; i < n; i++) sum += x[i] * y[i];
-    return sum;
-}
-
-static void reference_query(const Reference *r, const Attention *a, int b, int h, int t, double *p, double *dp) {
-    size_t at_q = ((size_t)b * a->Tq + t) * a->q_stride + h * a->HS;
-    size_t at_out = ((size_t)b * a->Tq + t) * a->out_stride + h * a->HS;
-    const double *k = r->k + (size_t)b * a->Tk * a->k_stride + h * a->HS;
-    const double *v = r->v + (size_t)b * a->Tk * a->v_stride + h * a->HS;
-    double *dk = r->dk + (size_t)b * a->Tk * a->k_stride + h * a->HS;
-    double *dv = r->dv + (size_t)b * a->Tk * a->v_stride + h * a->HS;
-    int Tk = a->causal ? t + 1 : a->Tk;
-    double top = -INFINITY, sum = 0, scale = 1 / sqrt(a->HS), delta = 0;
-    for (int s = 0; s < Tk; s++) {
-        p[s] = scale * dot(r->q + at_q, k + (size_t)s * a->k_stride, a->HS);
-        top = fmax(top, p[s]);
-    }
-    for (int s = 0; s < Tk; s++) sum += p[s] = exp(p[s] - top);
-    r->lse[((size_t)b * a->NH + h) * a->Tq + t] = top + log(sum);
-    for (int s = 0; s < Tk; s++) {
-        p[s] /= sum;
-        dp[s] = dot(r->dout + at_out, v + (size_t)s * a->v_stride, a->HS);
-        delta += p[s] * dp[s];
-        for (int i = 0; i < a->HS; i++) {
-            r->out[at_out + i] += p[s] * v[(size_t)s * a->v_stride + i];
-            dv[(size_t)s * a->v_stride + i] += p[s] * r->dout[at_out + i];
-        }
-    }
-    for (int s = 0; s < Tk; s++) {
-        double ds = p[s] * (dp[s] - delta) * scale;
-        for (int i = 0; i < a->HS; i++) {
-            r->dq[at_q + i] += ds * k[(size_t)s * a->k_stride + i];
-            dk[(size_t)s * a->k_stride + i] += ds * r->q[at_q + i];
-        }
-    }
-}
-
-static void reference_attention(const Reference *r, const Attention *a) {
-    double *p = doubles(a->Tk), *dp = doubles(a->Tk);
-    for (int i = 0; i < a->B * a->NH * a->Tq; i++) {
-        reference_query(r, a, i / a->Tq / a->NH, i / a->Tq % a->NH, i % a->Tq, p, dp);
-    }
-    free(p), free(dp);
-}
-
 // The same gradients when only some are asked for.
 static void check_alone(const Inputs *in, const Tensor *out, const Tensor *lse, const Tensor *dout, int gap) {
     Tensor alone = output(in->dq.n, gap);
@@ -111,13 +58,17 @@ static void check_case(const Case *c) {
     Tensor lse = tensor_poisoned((size_t)c->B * c->NH * c->Tq, true), dout = tensor_random(out.n, 1, 4, false);
     attention_forward(out.x, lse.f, in.q.x, in.kx, in.vx, in.a, &check_dev);
     attention_backward(in.dq.x, in.dkx, in.dvx, dout.x, in.q.x, in.kx, in.vx, out.x, lse.f, in.a, &check_dev);
-    double *dq = doubles(in.q.n), *dk = doubles(in.k.n), *dv = doubles(in.v.n);
-    Reference r = {.q = in.q.host, .k = in.k.host, .v = in.v.host, .dout = dout.host};
-    r.out = doubles(out.n), r.lse = doubles(lse.n), r.dq = dq, r.dk = dk, r.dv = dv;
-    if (c->packed) { r.k = r.q + C, r.v = r.q + 2 * C, r.dk = dq + C, r.dv = dq + 2 * C; }
-    reference_attention(&r, &in.a);
-    check_tensor("out", &out, r.out, TOLERANCE_FORWARD);
-    check_tensor("lse", &lse, r.lse, TOLERANCE_FORWARD);
+    double *ro = found_in(&out), *rl = found_in(&lse), *dq = found_in(&in.dq), *dk = found_in(&in.dk);
+    double *dv = found_in(&in.dv), *q = in.q.host;
+    if (c->packed) {
+        reference_attention_forward(ro, rl, q, q + C, q + 2 * C, in.a);
+        reference_attention_backward(dq, dq + C, dq + 2 * C, dout.host, q, q + C, q + 2 * C, ro, rl, in.a);
+    } else {
+        reference_attention_forward(ro, rl, q, in.k.host, in.v.host, in.a);
+        reference_attention_backward(dq, dk, dv, dout.host, q, in.k.host, in.v.host, ro, rl, in.a);
+    }
+    check_tensor("out", &out, ro, TOLERANCE_FORWARD);
+    check_tensor("lse", &lse, rl, TOLERANCE_FORWARD);
     check_tensor(c->packed ? "dq, dk, dv" : "dq", &in.dq, dq, TOLERANCE_BACKWARD);
     if (!c->packed) {
         check_tensor("dk", &in.dk, dk, TOLERANCE_BACKWARD);
@@ -125,7 +76,7 @@ static void check_case(const Case *c) {
         check_alone(&in, &out, &lse, &dout, c->gap);
         tensor_free(&in.k), tensor_free(&in.v), tensor_free(&in.dk), tensor_free(&in.dv);
     }
-    free(r.out), free(r.lse), free(dq), free(dk), free(dv);
+    free(ro), free(rl), free(dq), free(dk), free(dv);
     tensor_free(&in.q), tensor_free(&in.dq), tensor_free(&out), tensor_free(&lse), tensor_free(&dout);
 }
 

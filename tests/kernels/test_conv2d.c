@@ -1,4 +1,4 @@
-// conv2d against a float64 convolution written as its definition, on the same rounded inputs.
+// conv2d against reference.c, on the same rounded inputs; exact on small whole numbers.
 #include "tests/kernels/check.h"
 
 typedef struct {
@@ -9,49 +9,12 @@ typedef struct {
 
 typedef struct {
     size_t inp, weight, out;
-    int OH, OW;
 } Sizes;
 
 static Sizes sizes(const Conv2d *c) {
     int OH = conv2d_out(c, c->H), OW = conv2d_out(c, c->W);
     return (Sizes){(size_t)c->B * c->H * c->W * c->IC, (size_t)c->OC * c->K * c->K * c->IC,
-                   (size_t)c->B * OH * OW * c->OC, OH, OW};
-}
-
-// Calls visit for every (output element, weight element, input element) that meet, given their indices.
-typedef void Visit(size_t out, size_t weight, size_t inp, void *context);
-
-static void visit_products(const Conv2d *c, Visit *visit, void *context) {
-    Sizes s = sizes(c);
-    for (int b = 0; b < c->B; b++) {
-        for (int o = 0; o < s.OH * s.OW * c->K * c->K; o++) {
-            int kx = o % c->K, ky = o / c->K % c->K, x = o / c->K / c->K % s.OW, y = o / c->K / c->K / s.OW;
-            int iy = y * c->stride + ky - c->pad_before, ix = x * c->stride + kx - c->pad_before;
-            if (iy < 0 || iy >= c->H || ix < 0 || ix >= c->W) { continue; }
-            size_t inp = (((size_t)b * c->H + iy) * c->W + ix) * c->IC,
-                   out = (((size_t)b * s.OH + y) * s.OW + x) * c->OC;
-            for (int oc = 0; oc < c->OC; oc++) {
-                size_t weight = (((size_t)oc * c->K + ky) * c->K + kx) * c->IC;
-                for (int ic = 0; ic < c->IC; ic++) visit(out + oc, weight + ic, inp + ic, context);
-            }
-        }
-    }
-}
-
-typedef struct {
-    double *out, *dinp, *dweight;
-    const double *inp, *weight, *dout;
-} Sums;
-
-static void add_forward_product(size_t out, size_t weight, size_t inp, void *context) {
-    Sums *s = context;
-    s->out[out] += s->weight[weight] * s->inp[inp];
-}
-
-static void add_backward_products(size_t out, size_t weight, size_t inp, void *context) {
-    Sums *s = context;
-    s->dinp[inp] += s->weight[weight] * s->dout[out];
-    s->dweight[weight] += s->inp[inp] * s->dout[out];
+                   (size_t)c->B * OH * OW * c->OC};
 }
 
 static Tensor input(size_t n, uint32_t id, const Case *c, bool is_float) {
@@ -65,13 +28,9 @@ static void check_forward(const Case *t, const Tensor *inp, const Tensor *weight
     Tensor residual = input(s.out, 5, t, false), out = tensor_poisoned(s.out, false);
     const floatX *b = t->bias ? bias.x : NULL, *sb = t->sample_bias ? sample_bias.x : NULL;
     conv2d_forward(out.x, inp->x, weight->x, b, sb, t->residual ? residual.x : NULL, *c, &check_dev);
-    double *reference = doubles(s.out);
-    for (size_t i = 0; i < s.out; i++) {
-        size_t sample = i / (s.out / c->B), oc = i % c->OC;
-        reference[i] = (t->bias ? bias.host[oc] : 0) + (t->sample_bias ? sample_bias.host[sample * c->OC + oc] : 0) +
-                       (t->residual ? residual.host[i] : 0);
-    }
-    visit_products(c, add_forward_product, &(Sums){.out = reference, .inp = inp->host, .weight = weight->host});
+    double *reference = found_in(&out);
+    reference_conv2d_forward(reference, inp->host, weight->host, t->bias ? bias.host : NULL,
+                             t->sample_bias ? sample_bias.host : NULL, t->residual ? residual.host : NULL, *c);
     double tolerance = t->integers ? 0 : TOLERANCE_FORWARD;
     check_tensor("out", &out, reference, tolerance);
     if (t->residual) {
@@ -91,16 +50,9 @@ static void check_backward(const Case *t, const Tensor *inp, const Tensor *weigh
     Tensor dbias = t->beta ? input(c->OC, 9, t, true) : tensor_poisoned(c->OC, true);
     conv2d_backward(dinp.x, dweight.f, t->bias ? dbias.f : NULL, t->sample_bias ? dsample_bias.x : NULL, dout.x, inp->x,
                     weight->x, t->residual ? dresidual.x : NULL, t->beta, *c, &check_dev);
-    double *ri = doubles(s.inp), *rw = doubles(s.weight), *rb = doubles(c->OC), *rs = doubles((size_t)c->B * c->OC);
-    for (size_t i = 0; i < s.inp; i++) ri[i] = t->residual ? dresidual.host[i] : 0;
-    for (size_t i = 0; i < s.weight; i++) rw[i] = t->beta ? dweight.host[i] : 0;
-    for (int i = 0; i < c->OC; i++) rb[i] = t->beta ? dbias.host[i] : 0;
-    for (size_t i = 0; i < s.out; i++) {
-        rb[i % c->OC] += dout.host[i];
-        rs[i / (s.out / c->B) * c->OC + i % c->OC] += dout.host[i];
-    }
-    Sums sums = {.dinp = ri, .dweight = rw, .inp = inp->host, .weight = weight->host, .dout = dout.host};
-    visit_products(c, add_backward_products, &sums);
+    double *ri = found_in(&dinp), *rw = found_in(&dweight), *rb = found_in(&dbias), *rs = found_in(&dsample_bias);
+    reference_conv2d_backward(ri, rw, rb, rs, dout.host, inp->host, weight->host, t->residual ? dresidual.host : NULL,
+                              t->beta, *c);
     double tolerance = t->integers ? 0 : TOLERANCE_BACKWARD;
     check_tensor("dinp", &dinp, ri, tolerance);
     check_tensor("dweight", &dweight, rw, tolerance);

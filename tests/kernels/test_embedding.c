@@ -20,17 +20,9 @@ static void check_embedding(int B, int T, int C, int V, int positions, float bet
     Tensor out = tensor_poisoned(n, false), dout = tensor_random(n, 1, 3, false);
     Tensor dtoken = beta == 0 ? tensor_poisoned(nv, true) : tensor_random(nv, 1, 4, true);
     Tensor dposition = beta == 0 ? tensor_poisoned(np, true) : tensor_random(np, 1, 5, true);
-    double *y = doubles(n), *dt = doubles(nv), *dp = doubles(np);
-    if (beta != 0) {
-        memcpy(dt, dtoken.host, nv * sizeof *dt);
-        memcpy(dp, dposition.host, np * sizeof *dp);
-    }
-    for (size_t i = 0; i < n; i++) {
-        size_t row = i / C, c = i % C, t = row % T;
-        y[i] = token.host[values[row] * C + c] + position.host[t * C + c];
-        dt[values[row] * C + c] += dout.host[i];
-        dp[t * C + c] += dout.host[i];
-    }
+    double *y = found_in(&out), *dt = found_in(&dtoken), *dp = found_in(&dposition);
+    reference_embedding_forward(y, values, token.host, position.host, B, T, C, V);
+    reference_embedding_backward(dt, dp, dout.host, values, beta, B, T, C, V, positions);
     embedding_forward(out.x, ids, token.x, position.x, B, T, C, V, &check_dev);
     embedding_backward(dtoken.f, NULL, dout.x, ids, beta, B, T, C, V, positions, &check_dev);
     embedding_backward(NULL, dposition.f, dout.x, ids, beta, B, T, C, V, positions, &check_dev);
@@ -38,11 +30,7 @@ static void check_embedding(int B, int T, int C, int V, int positions, float bet
     check_tensor("dtoken", &dtoken, dt, TOLERANCE_BACKWARD);
     check_tensor("dposition", &dposition, dp, TOLERANCE_BACKWARD);
     embedding_backward(dtoken.f, dposition.f, dout.x, ids, 1, B, T, C, V, positions, &check_dev); // once more
-    for (size_t i = 0; i < n; i++) {
-        size_t row = i / C, c = i % C;
-        dt[values[row] * C + c] += dout.host[i];
-        dp[row % T * C + c] += dout.host[i];
-    }
+    reference_embedding_backward(dt, dp, dout.host, values, 1, B, T, C, V, positions);
     check_and_free("dtoken", &dtoken, dt, TOLERANCE_BACKWARD);
     check_and_free("dposition", &dposition, dp, TOLERANCE_BACKWARD);
     tensor_free(&token);
@@ -63,28 +51,18 @@ static void test_embedding(void **state) {
     check_embedding(7, 77, 132, 40, 90, 0);
 }
 
-static double timestep_reference(double t, int i, int half, double freq_shift, bool sine) {
-    double angle = t * exp(-log(10000) * i / (half - freq_shift));
-    return sine ? sin(angle) : cos(angle);
-}
-
 // Against the exact formula: the angle is rounded to fp32, which is worth up to 6e-5 at t = 999.
 static void test_timestep_embedding(void **state) {
     (void)state;
     const int shapes[][2] = {{1, 2}, {5, 32}, {3, 320}, {7, 50}, {2, 1}, {3, 15}};
     for (int k = 0; k < 12; k++) {
-        int B = shapes[k / 2][0], C = shapes[k / 2][1], half = C / 2;
+        int B = shapes[k / 2][0], C = shapes[k / 2][1];
         bool flip = k % 2 == 0;
         double freq_shift = C > 2 && k % 4 >= 2 ? 1 : 0;
         float steps[7] = {999, 0, 1, 500, 37, 250.5f, 998};
         Tensor t = tensor_of(steps, B, true), out = tensor_poisoned((size_t)B * C, false);
-        double *y = doubles((size_t)B * C), small = 0;
-        for (int b = 0; b < B; b++) {
-            for (int i = 0; i < half; i++) {
-                y[b * C + i] = timestep_reference(steps[b], i, half, freq_shift, !flip);
-                y[b * C + half + i] = timestep_reference(steps[b], i, half, freq_shift, flip);
-            }
-        }
+        double *y = found_in(&out), small = 0;
+        reference_timestep_embedding_forward(y, t.host, B, C, flip, freq_shift);
         timestep_embedding_forward(out.x, t.f, B, C, flip, (float)freq_shift, &check_dev);
         printf("  timesteps B %d C %d flip %d shift %g\n", B, C, flip, freq_shift);
         double *values = tensor_values(&out);

@@ -1,26 +1,5 @@
 #include "tests/kernels/check.h"
 
-static double clamped(double logvar) { return fmin(fmax(logvar, -30), 20); }
-static double sample_of(double mean, double logvar, double noise) { return mean + exp(clamped(logvar) / 2) * noise; }
-static double kl_of(double mean, double logvar) {
-    return 0.5 * (mean * mean + exp(clamped(logvar)) - 1 - clamped(logvar));
-}
-
-// What gaussian_backward differentiates, for one element.
-static double objective(double mean, double logvar, double noise, double dz, double kl_scale) {
-    return dz * sample_of(mean, logvar, noise) + kl_scale * kl_of(mean, logvar);
-}
-
-static double slope(int variable, double mean, double logvar, double noise, double dz, double kl_scale) {
-    double h = 1e-3, f[4];
-    const int steps[4] = {-2, -1, 1, 2};
-    for (int i = 0; i < 4; i++) {
-        double d = steps[i] * h;
-        f[i] = objective(mean + (variable == 0 ? d : 0), logvar + (variable == 1 ? d : 0), noise, dz, kl_scale);
-    }
-    return (8 * (f[2] - f[1]) - (f[3] - f[0])) / (12 * h);
-}
-
 typedef enum { TAME, WILD, WILD_LOW } Range;
 
 // mean ~ N(0, 1), log-variance ~ N(-1, 1); wild: every fifth beyond the clamp, on both sides or below only.
@@ -43,14 +22,9 @@ static void check_case(int N, int L, bool with_noise, bool with_dz, float kl_sca
     size_t n = (size_t)N * L;
     Tensor moments = random_moments(N, L, range), noise = tensor_random(n, 1, 2, true), z = tensor_poisoned(n, false);
     Tensor dz = tensor_random(n, 1, 3, false), dmoments = tensor_poisoned(2 * n, false);
-    double *rz = doubles(n), *rd = doubles(2 * n);
-    for (size_t i = 0; i < n; i++) {
-        size_t at = i / L * 2 * L + i % L;
-        double mean = moments.host[at], logvar = moments.host[at + L], e = with_noise ? noise.host[i] : 0;
-        rz[i] = sample_of(mean, logvar, e);
-        rd[at] = slope(0, mean, logvar, e, with_dz ? dz.host[i] : 0, kl_scale);
-        rd[at + L] = slope(1, mean, logvar, e, with_dz ? dz.host[i] : 0, kl_scale);
-    }
+    double *rz = found_in(&z), *rd = found_in(&dmoments), *given = with_noise ? noise.host : NULL;
+    reference_gaussian_forward(rz, moments.host, given, N, L);
+    reference_gaussian_backward(rd, with_dz ? dz.host : NULL, moments.host, given, kl_scale, N, L);
     gaussian_forward(z.x, moments.x, with_noise ? noise.f : NULL, N, L, &check_dev);
     gaussian_backward(dmoments.x, with_dz ? dz.x : NULL, moments.x, with_noise ? noise.f : NULL, kl_scale, N, L,
                       &check_dev);
@@ -78,11 +52,8 @@ static void test_kl(void **state) {
     for (int k = 0; k < 4; k++) {
         int B = shapes[k][0], N = shapes[k][1], L = shapes[k][2];
         Tensor moments = random_moments(N, L, k == 3 ? WILD : TAME), kl = tensor_poisoned(B, true);
-        double *reference = doubles(B);
-        for (int i = 0; i < N * L; i++) {
-            size_t at = (size_t)i / L * 2 * L + i % L;
-            reference[i / L / (N / B)] += kl_of(moments.host[at], moments.host[at + L]);
-        }
+        double *reference = found_in(&kl);
+        reference_gaussian_kl(reference, moments.host, B, N, L);
         gaussian_kl(kl.f, moments.x, B, N, L, &check_dev);
         check_and_free("kl", &kl, reference, TOLERANCE_FORWARD);
         tensor_free(&moments);

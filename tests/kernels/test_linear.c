@@ -1,4 +1,4 @@
-// linear against a float64 product on the same rounded inputs, on odd and large shapes; exact on small whole numbers.
+// linear against reference.c on the same rounded inputs, on odd and large shapes; exact on small whole numbers.
 #include "tests/kernels/check.h"
 
 typedef struct {
@@ -16,17 +16,9 @@ static void check_forward(const Case *c, const Tensor *inp, const Tensor *weight
     Tensor out = tensor_poisoned((size_t)c->N * c->OC, false);
     linear_forward(out.x, inp->x, weight->x, c->bias ? bias.x : NULL, c->residual ? residual.x : NULL, c->N, c->IC,
                    c->OC, &check_dev);
-    double *reference = doubles(out.n);
-    for (int n = 0; n < c->N; n++) {
-        for (int o = 0; o < c->OC; o++) {
-            size_t at = (size_t)n * c->OC + o;
-            double sum = (c->bias ? bias.host[o] : 0) + (c->residual ? residual.host[at] : 0);
-            for (int i = 0; i < c->IC; i++) {
-                sum += inp->host[(size_t)n * c->IC + i] * weight->host[(size_t)o * c->IC + i];
-            }
-            reference[at] = sum;
-        }
-    }
+    double *reference = found_in(&out);
+    reference_linear_forward(reference, inp->host, weight->host, c->bias ? bias.host : NULL,
+                             c->residual ? residual.host : NULL, c->N, c->IC, c->OC);
     check_tensor("out", &out, reference, c->integers ? 0 : TOLERANCE_FORWARD);
     if (c->residual) { // in place
         linear_forward(residual.x, inp->x, weight->x, c->bias ? bias.x : NULL, residual.x, c->N, c->IC, c->OC,
@@ -44,20 +36,9 @@ static void check_backward(const Case *c, const Tensor *inp, const Tensor *weigh
     Tensor dbias = c->beta ? input(c->OC, 8, c, true) : tensor_poisoned(c->OC, true);
     linear_backward(dinp.x, dweight.f, c->bias ? dbias.f : NULL, dout.x, inp->x, weight->x,
                     c->residual ? dresidual.x : NULL, c->beta, c->N, c->IC, c->OC, &check_dev);
-    double *ri = doubles(dinp.n), *rw = doubles(dweight.n), *rb = doubles(c->OC);
-    for (size_t i = 0; i < dinp.n; i++) ri[i] = c->residual ? dresidual.host[i] : 0;
-    for (size_t i = 0; i < dweight.n; i++) rw[i] = c->beta ? dweight.host[i] : 0;
-    for (int o = 0; o < c->OC; o++) rb[o] = c->beta ? dbias.host[o] : 0;
-    for (int n = 0; n < c->N; n++) {
-        for (int o = 0; o < c->OC; o++) {
-            double d = dout.host[(size_t)n * c->OC + o];
-            rb[o] += d;
-            for (int i = 0; i < c->IC; i++) {
-                ri[(size_t)n * c->IC + i] += d * weight->host[(size_t)o * c->IC + i];
-                rw[(size_t)o * c->IC + i] += d * inp->host[(size_t)n * c->IC + i];
-            }
-        }
-    }
+    double *ri = found_in(&dinp), *rw = found_in(&dweight), *rb = found_in(&dbias);
+    reference_linear_backward(ri, rw, rb, dout.host, inp->host, weight->host, c->residual ? dresidual.host : NULL,
+                              c->beta, c->N, c->IC, c->OC);
     double tolerance = c->integers ? 0 : TOLERANCE_BACKWARD;
     check_and_free("dinp", &dinp, ri, tolerance);
     check_and_free("dweight", &dweight, rw, tolerance);

@@ -4,24 +4,6 @@ typedef enum { MSE, L1_MSE, WEIGHTED, FOCAL, LOSSES } Kind; // sums over element
 static const char *kind_names[] = {"mse", "l1_mse", "weighted_mse", "focal_mse"};
 static const double mse_weight = 0.7, gamma_focal = 1.5;
 
-// A cell's weight: given, or focal's factor at the point where the gradient is taken.
-static double *cell_weights(Kind kind, const double *p, const double *t, const double *weight, int n, int C) {
-    double *w = doubles(n / C);
-    for (int i = 0; i < n / C; i++) {
-        double e = 0;
-        for (int c = 0; c < C; c++) e += pow(p[i * C + c] - t[i * C + c], 2) / C;
-        w[i] = kind == FOCAL ? pow(-expm1(-e), gamma_focal) : weight[i];
-    }
-    return w;
-}
-
-// The contribution of element i to its sample's loss.
-static double element_loss(Kind kind, double d, double w, double sum_w, int n, int C) {
-    if (kind == MSE) { return d * d / n; }
-    if (kind == L1_MSE) { return (fabs(d) + mse_weight * d * d) / n; }
-    return sum_w > 0 ? w * d * d / (sum_w * C) : 0;
-}
-
 static void run_loss(Kind kind, float *loss, floatX *dpred, const floatX *pred, const float *target,
                      const float *weight, float scale, int B, int n, int C) {
     switch (kind) {
@@ -40,6 +22,24 @@ static void run_loss(Kind kind, float *loss, floatX *dpred, const floatX *pred, 
     }
 }
 
+static void reference_loss(Kind kind, double *loss, double *dpred, const double *pred, const double *target,
+                           const double *weight, double scale, int B, int n, int C) {
+    switch (kind) {
+    case MSE:
+        reference_mse_loss(loss, dpred, pred, target, scale, B, n);
+        break;
+    case L1_MSE:
+        reference_l1_mse_loss(loss, dpred, pred, target, mse_weight, scale, B, n);
+        break;
+    case WEIGHTED:
+        reference_weighted_mse_loss(loss, dpred, pred, target, weight, scale, B, n, C);
+        break;
+    default:
+        reference_focal_mse_loss(loss, dpred, pred, target, gamma_focal, scale, B, n, C);
+        break;
+    }
+}
+
 // error: the size of pred - target.
 static void check_loss(Kind kind, int B, int n, int C, double error) {
     printf("  %s B %d n %d C %d error %g\n", kind_names[kind], B, n, C, error);
@@ -51,20 +51,8 @@ static void check_loss(Kind kind, int B, int n, int C, double error) {
     for (size_t i = 0; i < cells; i++) values[i] = fabsf((float)weight.host[i]);
     tensor_set(&weight, values);
     Tensor loss = tensor_poisoned(B, true), alone = tensor_poisoned(B, true), dpred = tensor_poisoned(count, false);
-    double *rl = doubles(B), *rd = doubles(count);
-    for (int b = 0; b < B; b++) {
-        const double *p = pred.host + (size_t)b * n, *t = target.host + (size_t)b * n;
-        double *w = cell_weights(kind, p, t, weight.host + (size_t)b * (n / C), n, C), sum_w = 0, h = 1e-7 * error;
-        for (int i = 0; i < n / C; i++) sum_w += w[i];
-        for (int i = 0; i < n; i++) { // all losses are sums over elements: differences of one term
-            double d = p[i] - t[i], wi = w[i / C];
-            rl[b] += element_loss(kind, d, wi, sum_w, n, C);
-            rd[(size_t)b * n + i] =
-                scale * (element_loss(kind, d + h, wi, sum_w, n, C) - element_loss(kind, d - h, wi, sum_w, n, C)) /
-                (2 * h);
-        }
-        free(w);
-    }
+    double *rl = found_in(&loss), *rd = found_in(&dpred);
+    reference_loss(kind, rl, rd, pred.host, target.host, weight.host, scale, B, n, C);
     run_loss(kind, loss.f, dpred.x, pred.x, target.f, weight.f, scale, B, n, C);
     run_loss(kind, alone.f, NULL, pred.x, target.f, weight.f, scale, B, n, C);
     check_equal("no gradient", &loss, &alone);
@@ -135,12 +123,6 @@ static void test_focal_without_focus(void **state) {
 
 static const float dice_color[3] = {0.1f, 1, -0.6f};
 
-static double soft_mask(const double *pixel) {
-    double distance = 0;
-    for (int c = 0; c < 3; c++) distance += fabs(pixel[c] - dice_color[c]) / 3;
-    return 1 - distance / 2;
-}
-
 // The target is the prediction plus an error; a share of both pictures' pixels has the very colour of the mask.
 static void check_dice(int B, int pixels, double error) {
     printf("  dice B %d pixels %d error %g\n", B, pixels, error);
@@ -155,22 +137,8 @@ static void check_dice(int B, int pixels, double error) {
     }
     Tensor target = tensor_of(values, count, true), loss = tensor_poisoned(B, true), alone = tensor_poisoned(B, true);
     Tensor dpred = tensor_poisoned(count, false);
-    double *rl = doubles(B), *rd = doubles(count);
-    for (int b = 0; b < B; b++) {
-        const double *p = pred.host + (size_t)b * n, *t = target.host + (size_t)b * n;
-        double product = 0.5, square = 1;
-        for (int i = 0; i < n; i += 3) {
-            double s = soft_mask(p + i), m = soft_mask(t + i);
-            product += s * m;
-            square += s * s + m * m;
-        }
-        rl[b] = 1 - 2 * product / square;
-        for (int i = 0; i < n; i++) {
-            double s = soft_mask(p + i / 3 * 3), m = soft_mask(t + i / 3 * 3), away = p[i] - dice_color[i % 3];
-            double slope = -2 * m / square + 4 * product * s / (square * square);
-            rd[(size_t)b * n + i] = scale * slope * (away > 0 ? -1.0 : away < 0 ? 1.0 : 0.0) / 6;
-        }
-    }
+    double *rl = found_in(&loss), *rd = found_in(&dpred);
+    reference_dice_loss(rl, rd, pred.host, target.host, dice_color, scale, B, n);
     dice_loss(loss.f, dpred.x, pred.x, target.f, dice_color, scale, B, n, &check_dev);
     dice_loss(alone.f, NULL, pred.x, target.f, dice_color, scale, B, n, &check_dev);
     check_equal("no gradient", &loss, &alone);

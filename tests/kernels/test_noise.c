@@ -28,24 +28,6 @@ static void test_philox_known_answers(void **state) {
     }
 }
 
-// The same numbers in double.
-static double uniform_of(uint32_t word) { return ((double)(word >> 9) + 0.5) / 8388608; }
-
-static double normal_of(uint64_t seed, uint32_t stream, uint32_t step, uint64_t sample, uint32_t block, int e) {
-    Philox4 r = philox(seed, stream, step, sample, block);
-    double radius = sqrt(-2 * log(uniform_of(r.x[e & 2]))), angle = 2 * M_PI * uniform_of(r.x[(e & 2) + 1]);
-    return radius * (e & 1 ? sin(angle) : cos(angle));
-}
-
-static double *reference_noise(int B, int n, uint32_t stream, StepScalars s) {
-    double *noise = doubles((size_t)B * n);
-    for (size_t i = 0; i < (size_t)B * n; i++) {
-        size_t b = i / n, e = i % n;
-        noise[i] = normal_of(s.seed, stream, s.step, s.first_sample + b, e / 4, e % 4);
-    }
-    return noise;
-}
-
 static void test_normal_mapping(void **state) {
     (void)state;
     const int shapes[][2] = {{1, 1}, {3, 5}, {2, 127}, {4, 1024}, {5, 4099}, {1, 9001}};
@@ -55,7 +37,8 @@ static void test_normal_mapping(void **state) {
         StepScalars *on_device = device_scalars(s);
         Tensor noise = tensor_poisoned((size_t)B * n, true);
         normal_noise(noise.f, B, n, PHILOX_NOISE, on_device, &check_dev);
-        double *reference = reference_noise(B, n, PHILOX_NOISE, s), *values = tensor_values(&noise), worst = 0;
+        double *reference = found_in(&noise), *values = tensor_values(&noise), worst = 0;
+        reference_normal_noise(reference, B, n, PHILOX_NOISE, &s);
         for (int i = 0; i < B * n; i++) worst = fmax(worst, fabs(values[i] - reference[i]));
         printf("    B %d n %d: largest difference %.1e\n", B, n, worst);
         assert_true(worst < 2e-6); // fp32 rounding of the angle times a radius of up to 5.8
@@ -124,56 +107,18 @@ static void test_normal_moments(void **state) {
     device_free(&check_dev, s);
 }
 
-// One tap of torch's bilinear filter, align_corners = false.
-static double bilinear(const double *coarse, int h, int w, int C, int H, int W, int y, int x, int c) {
-    double sy = fmax((y + 0.5) * h / H - 0.5, 0), sx = fmax((x + 0.5) * w / W - 0.5, 0);
-    int y0 = (int)sy, x0 = (int)sx, y1 = y0 + 1 < h ? y0 + 1 : y0, x1 = x0 + 1 < w ? x0 + 1 : x0;
-    double fy = sy - y0, fx = sx - x0;
-#define AT(yy, xx) coarse[((yy)*w + (xx)) * C + c]
-    return (1 - fy) * ((1 - fx) * AT(y0, x0) + fx * AT(y0, x1)) + fy * ((1 - fx) * AT(y1, x0) + fx * AT(y1, x1));
-#undef AT
-}
-
-// The law of kernels.h, one sample, as plainly as possible; returns the number of levels.
-static int slow_multires(double *noise, double strength, uint64_t sample, int H, int W, int C, StepScalars s) {
-    size_t n = (size_t)H * W * C;
-    int h = H, w = W, level = 1;
-    for (size_t i = 0; i < n; i++) noise[i] *= sqrt(2);
-    for (; level <= 9 && h > 1 && w > 1; level++) {
-        double r = 2 + 2 * uniform_of(philox(s.seed, PHILOX_MULTIRES, s.step, sample, level).x[0]);
-        h = (int)fmax(1, floor(h / pow(r, level)));
-        w = (int)fmax(1, floor(w / pow(r, level)));
-        double *coarse = doubles((size_t)h * w * C);
-        for (int e = 0; e < h * w * C; e++) {
-            coarse[e] = normal_of(s.seed, PHILOX_MULTIRES, s.step, sample, ((uint32_t)level << 24) + e / 4, e % 4);
-        }
-        for (size_t i = 0; i < n; i++) {
-            noise[i] += pow(strength, level) * bilinear(coarse, h, w, C, H, W, i / C / W, i / C % W, i % C);
-        }
-        free(coarse);
-    }
-    double mean = 0, square = 0;
-    for (size_t i = 0; i < n; i++) mean += noise[i] / n;
-    for (size_t i = 0; i < n; i++) square += (noise[i] - mean) * (noise[i] - mean);
-    for (size_t i = 0; i < n; i++) noise[i] /= sqrt(square / (n - 1));
-    return level - 1;
-}
-
 static void check_multires(int B, int H, int W, int C, bool annealed) {
     enum { T = 1000 };
     size_t n = (size_t)H * W * C;
     StepScalars s = {.seed = 77, .step = 5, .first_sample = 100}, *on_device = device_scalars(s);
     float steps[8] = {999, 0, 500, 37, 800, 1, 998, 250};
     Tensor t = tensor_of(steps, B, true), noise = tensor_poisoned(B * n, true);
-    double *reference = reference_noise(B, n, PHILOX_NOISE, s);
-    int levels = 0;
-    for (int b = 0; b < B; b++) {
-        double strength = 0.9f * (annealed ? steps[b] / T : 1);
-        levels = (int)fmax(levels, slow_multires(reference + b * n, strength, s.first_sample + b, H, W, C, s));
-    }
+    double *reference = found_in(&noise);
+    reference_normal_noise(reference, B, n, PHILOX_NOISE, &s);
+    reference_multires_noise(reference, t.host, 0.9f, annealed, T, B, H, W, C, &s);
     normal_noise(noise.f, B, n, PHILOX_NOISE, on_device, &check_dev);
     multires_noise(noise.f, t.f, 0.9f, annealed, T, B, H, W, C, on_device, &check_dev);
-    printf("  multires B %d %d x %d x %d annealed %d: up to %d levels\n", B, H, W, C, annealed, levels);
+    printf("  multires B %d %d x %d x %d annealed %d\n", B, H, W, C, annealed);
     double *values = tensor_values(&noise);
     for (int b = 0; b < B; b++) {
         double mean = 0, square = 0;
@@ -205,11 +150,10 @@ static void test_timesteps(void **state) {
         StepScalars s = {.seed = 9, .step = 2, .first_sample = 50}, *on_device = device_scalars(s);
         Tensor t = tensor_poisoned(B, true);
         sample_timesteps(t.f, B, T, probabilities[k], on_device, &check_dev);
-        double *values = tensor_values(&t), last = 0, mean = 0, low = 0;
+        double *values = tensor_values(&t), *expected = found_in(&t), last = 0, mean = 0, low = 0;
+        reference_sample_timesteps(expected, B, T, probabilities[k], &s);
         for (int b = 0; b < B; b++) {
-            Philox4 r = philox(s.seed, PHILOX_TIMESTEP, s.step, s.first_sample + b, 0);
-            double expected = uniform_of(r.x[0]) < probabilities[k] ? T - 1 : (double)((uint64_t)r.x[1] * T >> 32);
-            assert_true(values[b] == expected);
+            assert_true(values[b] == expected[b]);
             last += values[b] == T - 1;
             low += values[b] == 0;
             mean += values[b] / B;
@@ -218,7 +162,7 @@ static void test_timesteps(void **state) {
         double share = probabilities[k] + (1 - probabilities[k]) / T;
         assert_true(fabs(last / B - share) < 5 * sqrt(share * (1 - share) / B) + 1e-9);
         assert_true(k != 0 || (fabs(mean - 499.5) < 15 && low > 0));
-        free(values);
+        free(values), free(expected);
         tensor_free(&t);
         device_free(&check_dev, on_device);
     }
@@ -239,18 +183,10 @@ static void check_add_noise(Prediction prediction, int B, int n) {
     Tensor again = tensor_poisoned(count, false), model_out = tensor_random(count, 1, 3, false);
     Tensor back = tensor_poisoned(count, true), noisy_float = tensor_random(count, 1, 4, true);
     Tensor dout = tensor_random(count, 1, 5, false), dx0 = tensor_random(count, 1, 6, false);
-    double *rn = doubles(count), *rt = doubles(count), *rx = doubles(count), *rd = doubles(count);
-    for (size_t i = 0; i < count; i++) {
-        double a = abar_values[(int)t_values[i / n]], alpha = sqrt(a), sigma = sqrt(1 - a), o = model_out.host[i];
-        double x = x0.host[i], e = noise.host[i], xt = noisy_float.host[i];
-        rn[i] = alpha * x + sigma * e;
-        rt[i] = prediction == PREDICT_EPSILON ? e : prediction == PREDICT_V ? alpha * e - sigma * x : x;
-        rx[i] = prediction == PREDICT_EPSILON ? (xt - sigma * o) / alpha
-                : prediction == PREDICT_V     ? alpha * xt - sigma * o
-                                              : o;
-        double slope = prediction == PREDICT_EPSILON ? -sigma / alpha : prediction == PREDICT_V ? -sigma : 1;
-        rd[i] = dout.host[i] + 0.7 * slope * dx0.host[i];
-    }
+    double *rn = found_in(&noisy), *rt = found_in(&target), *rx = found_in(&back), *rd = found_in(&dout);
+    reference_add_noise_forward(rn, rt, x0.host, noise.host, t.host, abar.host, prediction, B, n);
+    reference_predict_x0(rx, model_out.host, noisy_float.host, t.host, abar.host, prediction, B, n);
+    reference_predict_x0_backward(rd, dx0.host, t.host, abar.host, prediction, 0.7, B, n);
     add_noise_forward(noisy.x, target.f, x0.f, noise.f, t.f, abar.f, prediction, B, n, &check_dev);
     add_noise_forward(again.x, NULL, x0.f, noise.f, t.f, abar.f, prediction, B, n, &check_dev);
     predict_x0(back.f, model_out.x, noisy_float.f, t.f, abar.f, prediction, B, n, &check_dev);
@@ -276,22 +212,8 @@ static void test_add_noise(void **state) {
 static void check_ddim(Prediction prediction, float abar_t, float abar_prev, float clip, int B, int n) {
     size_t count = (size_t)B * n;
     Tensor x = tensor_random(count, 1, 1, true), out = tensor_random(count, 1, 2, false);
-    double *reference = doubles(count), alpha = sqrt(abar_t), sigma = sqrt(1 - (double)abar_t);
-    for (size_t i = 0; i < count; i++) {
-        double o = out.host[i], xt = x.host[i], x0, eps;
-        if (prediction == PREDICT_EPSILON) {
-            eps = o;
-            x0 = (xt - sigma * o) / alpha;
-        } else if (prediction == PREDICT_V) {
-            x0 = alpha * xt - sigma * o;
-            eps = alpha * o + sigma * xt;
-        } else {
-            x0 = o;
-            eps = (xt - alpha * o) / sigma;
-        }
-        if (clip > 0) { x0 = fmin(fmax(x0, -clip), clip); }
-        reference[i] = sqrt(abar_prev) * x0 + sqrt(1 - (double)abar_prev) * eps;
-    }
+    double *reference = found_in(&x);
+    reference_ddim_step(reference, out.host, abar_t, abar_prev, prediction, clip, B, n);
     ddim_step(x.f, out.x, abar_t, abar_prev, prediction, clip, B, n, &check_dev);
     printf("  ddim %s abar %g -> %g clip %g\n", prediction_names[prediction], abar_t, abar_prev, clip);
     check_and_free("x", &x, reference, 1e-5);

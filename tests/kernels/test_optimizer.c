@@ -21,12 +21,6 @@ static GradNorm run_grad_norm(const Tensor *grad, StepScalars s, GradNorm *keep)
     return result;
 }
 
-static double norm_of(const double *x, size_t n) {
-    double sum = 0;
-    for (size_t i = 0; i < n; i++) sum += x[i] * x[i];
-    return sqrt(sum);
-}
-
 static void test_grad_norm(void **state) {
     (void)state;
     const size_t sizes[] = {1, 17, 65536, 65537, 1000003};
@@ -35,12 +29,12 @@ static void test_grad_norm(void **state) {
         for (int k = 0; k < 3; k++) {
             Tensor grad = tensor_random(sizes[i], k == 1 ? 1e-4 : 10, 1, true);
             float max_norm = k == 0 ? 0 : 1, scale = 0.25f;
-            double norm = scale * norm_of(grad.host, grad.n), factor = scale;
-            if (max_norm > 0) { factor *= fmin(1, max_norm / (norm + 1e-6)); }
-            GradNorm r = run_grad_norm(&grad, (StepScalars){.grad_scale = scale, .max_norm = max_norm}, keep);
-            printf("    n %zu: norm %.7g (%.1e off), factor %.7g (%.1e off)\n", grad.n, r.norm, r.norm / norm - 1,
-                   r.factor, r.factor / factor - 1);
-            assert_true(r.finite == 1 && fabs(r.norm / norm - 1) < 1e-6 && fabs(r.factor / factor - 1) < 1e-6);
+            StepScalars s = {.grad_scale = scale, .max_norm = max_norm};
+            GradNorm r = run_grad_norm(&grad, s, keep), expected;
+            reference_grad_norm(&expected, grad.host, grad.n, &s);
+            double norm = (double)r.norm / expected.norm - 1, factor = (double)r.factor / expected.factor - 1;
+            printf("    n %zu: norm %.7g (%.1e off), factor %.7g (%.1e off)\n", grad.n, r.norm, norm, r.factor, factor);
+            assert_true(r.finite == 1 && fabs(norm) < 1e-6 && fabs(factor) < 1e-6);
             tensor_free(&grad);
         }
     }
@@ -57,9 +51,12 @@ static void test_not_finite(void **state) {
     for (int k = 0; k < 4; k++) {
         values[69999] = bad[k];
         Tensor grad = tensor_of(values, N, true);
-        GradNorm r = run_grad_norm(&grad, (StepScalars){.grad_scale = 1, .max_norm = 1}, keep);
+        StepScalars s = {.grad_scale = 1, .max_norm = 1};
+        GradNorm r = run_grad_norm(&grad, s, keep), expected;
+        reference_grad_norm(&expected, grad.host, grad.n, &s);
         printf("    %g: norm %g finite %d\n", bad[k], r.norm, r.finite);
         assert_int_equal(r.finite, k == 3);
+        assert_int_equal(expected.finite, k == 3);
         tensor_free(&grad);
     }
     free(values);
@@ -73,23 +70,12 @@ static void check_adam(size_t n, float weight_decay, float max_norm) {
     Tensor master = tensor_random(n, 1, 1, true), m = tensor_random(n, 0, 0, true), v = tensor_random(n, 0, 0, true);
     Tensor ema = tensor_copy(&master), param = {.n = n, .x = (floatX *)master.f};
     if (sizeof(floatX) != sizeof(float)) { param = tensor_poisoned(n, false); }
-    double *rm = doubles(n), *rv = doubles(n), *rp = doubles(n), *re = doubles(n);
-    memcpy(rp, master.host, n * sizeof *rp);
-    memcpy(re, master.host, n * sizeof *re);
+    double *rm = found_in(&m), *rv = found_in(&v), *rp = found_in(&master), *re = found_in(&ema);
     GradNorm *result = device_alloc(&check_dev, sizeof *result);
     for (int step = 0, taken = 0; step < STEPS; step++) {
         Tensor grad = tensor_random(n, 1, 10 + step, true);
-        double norm = 0.5 * norm_of(grad.host, n),
-               factor = 0.5 * (max_norm > 0 ? fmin(1, max_norm / (norm + 1e-6)) : 1);
         taken += step != BAD;
         double bias1 = 1 - pow(beta1, taken), bias2 = 1 - pow(beta2, taken);
-        for (size_t i = 0; step != BAD && i < n; i++) {
-            double g = factor * grad.host[i];
-            rm[i] = beta1 * rm[i] + (1 - beta1) * g;
-            rv[i] = beta2 * rv[i] + (1 - beta2) * g * g;
-            rp[i] -= lr * (rm[i] / bias1 / (sqrt(rv[i] / bias2) + eps) + weight_decay * rp[i]);
-            re[i] = decay * re[i] + (1 - decay) * rp[i];
-        }
         if (step == BAD) {
             float *bad = xcalloc(n, sizeof *bad);
             bad[n - 1] = NAN;
@@ -103,6 +89,11 @@ static void check_adam(size_t n, float weight_decay, float max_norm) {
                          .ema_decay = (float)decay,
                          .grad_scale = 0.5f,
                          .max_norm = max_norm};
+        GradNorm expected;
+        reference_grad_norm(&expected, grad.host, n, &s);
+        assert_int_equal(expected.finite, step != BAD);
+        reference_adam_update(rp, rp, rm, rv, grad.host, &expected, beta1, beta2, eps, weight_decay, n, &s);
+        reference_ema_update(re, rp, &expected, n, &s);
         StepScalars *scalars = to_device(&s, sizeof s);
         grad_norm(result, grad.f, n, scalars, &check_dev);
         adam_update(master.f, param.x, m.f, v.f, grad.f, result, (float)beta1, (float)beta2, (float)eps, weight_decay,

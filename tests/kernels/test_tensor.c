@@ -7,13 +7,9 @@ static void check_upsample(int B, int H, int W, int C, int OH, int OW) {
     size_t n = (size_t)B * H * W * C, m = (size_t)B * OH * OW * C;
     Tensor x = tensor_random(n, 1, 1, false), out = tensor_poisoned(m, false);
     Tensor dout = tensor_random(m, 1, 2, false), dinp = tensor_poisoned(n, false);
-    double *y = doubles(m), *dx = doubles(n);
-    for (size_t i = 0; i < m; i++) {
-        size_t c = i % C, ox = i / C % OW, oy = i / C / OW % OH, b = i / C / OW / OH;
-        size_t source = ((b * H + oy * H / OH) * W + ox * W / OW) * C + c;
-        y[i] = x.host[source];
-        dx[source] += dout.host[i];
-    }
+    double *y = found_in(&out), *dx = found_in(&dinp);
+    reference_upsample_nearest_forward(y, x.host, B, H, W, C, OH, OW);
+    reference_upsample_nearest_backward(dx, dout.host, B, H, W, C, OH, OW);
     upsample_nearest_forward(out.x, x.x, B, H, W, C, OH, OW, &check_dev);
     upsample_nearest_backward(dinp.x, dout.x, B, H, W, C, OH, OW, &check_dev);
     check_and_free("out", &out, y, 0);
@@ -39,14 +35,9 @@ static void check_concat(int N, int CA, int CB) {
     Tensor a = tensor_random(na, 1, 1, false), b = tensor_random(nb, 1, 2, false);
     Tensor out = tensor_poisoned(na + nb, false), dout = tensor_random(na + nb, 1, 3, false);
     Tensor da = tensor_poisoned(na, false), db = tensor_poisoned(nb, false);
-    double *y = doubles(na + nb), *ra = doubles(na), *rb = doubles(nb);
-    for (int row = 0; row < N; row++) {
-        for (int c = 0; c < CA + CB; c++) {
-            size_t i = (size_t)row * (CA + CB) + c, j = c < CA ? (size_t)row * CA + c : (size_t)row * CB + c - CA;
-            y[i] = c < CA ? a.host[j] : b.host[j];
-            (c < CA ? ra : rb)[j] = dout.host[i];
-        }
-    }
+    double *y = found_in(&out), *ra = found_in(&da), *rb = found_in(&db);
+    reference_concat_forward(y, a.host, b.host, N, CA, CB);
+    reference_concat_backward(ra, rb, dout.host, N, CA, CB);
     concat_forward(out.x, a.x, b.x, N, CA, CB, &check_dev);
     concat_backward(da.x, NULL, dout.x, N, CA, CB, &check_dev);
     concat_backward(NULL, db.x, dout.x, N, CA, CB, &check_dev);
@@ -79,7 +70,7 @@ static void test_add(void **state) {
         Tensor a = tensor_random(n, 1, 1, false), b = tensor_random(n, 1, 2, false);
         Tensor out = alias == 0 ? tensor_poisoned(n, false) : tensor_copy(alias == 1 ? &a : &b);
         double *y = doubles(n);
-        for (size_t i = 0; i < n; i++) y[i] = a.host[i] + b.host[i];
+        reference_add_forward(y, a.host, b.host, n);
         add_forward(out.x, alias == 1 ? out.x : a.x, alias == 2 ? out.x : b.x, n, &check_dev);
         check_and_free("sum", &out, y, TOLERANCE_FORWARD);
         tensor_free(&a);
@@ -94,7 +85,7 @@ static void test_scale_shift(void **state) {
         size_t n = sizes[k / 2];
         Tensor x = tensor_random(n, 1, 1, false), out = k % 2 ? tensor_copy(&x) : tensor_poisoned(n, false);
         double *y = doubles(n);
-        for (size_t i = 0; i < n; i++) y[i] = 0.18215f * x.host[i] + -0.75f;
+        reference_scale_shift_forward(y, x.host, 0.18215f, -0.75f, n);
         scale_shift_forward(out.x, k % 2 ? out.x : x.x, 0.18215f, -0.75f, n, &check_dev);
         check_and_free("out", &out, y, TOLERANCE_FORWARD);
         tensor_free(&x);
@@ -107,8 +98,8 @@ static void test_add_scaled(void **state) {
     for (int k = 0; k < 3; k++) {
         size_t n = sizes[k];
         Tensor x = tensor_random(n, 1, 1, true), out = tensor_random(n, 1, 2, true);
-        double *y = doubles(n);
-        for (size_t i = 0; i < n; i++) y[i] = out.host[i] - 0.3 * x.host[i];
+        double *y = found_in(&out);
+        reference_add_scaled(y, x.host, -0.3, n);
         add_scaled(out.f, x.f, -0.3f, n, &check_dev);
         check_and_free("out", &out, y, 1e-6);
         tensor_free(&x);
@@ -125,11 +116,15 @@ static void test_casts(void **state) {
                back = tensor_poisoned(n, true);
         cast_to_floatX(narrow.x, wide.f, n, &check_dev);
         cast_to_float(back.f, narrow.x, n, &check_dev);
-        double *values = tensor_values(&back), worst = 0;
+        double *values = tensor_values(&back), worst = 0, *rn = found_in(&narrow), *rb = found_in(&back);
         for (size_t i = 0; i < n; i++) worst = fmax(worst, fabs(values[i] - wide.host[i]) / fabs(wide.host[i]));
         printf("    cast of %zu there and back: largest relative error %.1e\n", n, worst);
         assert_true(worst <= rounding);
-        free(values);
+        reference_cast_to_floatX(rn, wide.host, n);
+        reference_cast_to_float(rb, rn, n);
+        check_tensor("there", &narrow, rn, 0);
+        check_tensor("back", &back, rb, 0);
+        free(values), free(rn), free(rb);
         tensor_free(&wide);
         tensor_free(&narrow);
         tensor_free(&back);
