@@ -34,7 +34,7 @@ static void check_activation(int which, size_t n, double scale, bool in_place) {
 static void test_activations(void **state) {
     (void)state;
     const size_t sizes[] = {1, 7, 8, 33, 1000, 40001};
-    for (int which = 0; which < 3; which++) {
+    for (int which = 0; which < (int)(sizeof activations / sizeof *activations); which++) {
         for (int i = 0; i < 6; i++) {
             printf("  %s of %zu\n", activations[which].name, sizes[i]);
             check_activation(which, sizes[i], i % 2 ? 3 : 1, i % 2);
@@ -51,7 +51,7 @@ static void test_extremes(void **state) {
     float one[N];
     for (int i = 0; i < N; i++) one[i] = 1;
     tensor_set(&ones, one);
-    for (int which = 0; which < 3; which++) {
+    for (int which = 0; which < (int)(sizeof activations / sizeof *activations); which++) {
         Tensor out = tensor_poisoned(N, false), dinp = tensor_poisoned(N, false);
         double y[N], dx[N];
         activations[which].reference_forward(y, x.host, N);
