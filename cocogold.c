@@ -9,6 +9,7 @@ int cmd_stats(int argc, char **argv);
 int cmd_preview(int argc, char **argv);
 int cmd_encode(int argc, char **argv);
 int cmd_train(int argc, char **argv);
+int cmd_train_vae(int argc, char **argv);
 int cmd_eval(int argc, char **argv);
 int cmd_analyze(int argc, char **argv);
 int cmd_segment(int argc, char **argv);
@@ -26,7 +27,8 @@ static const struct {
     {"stats", cmd_stats, "count the classes of a data set: table and bar chart"},
     {"preview", cmd_preview, "a contact sheet of training samples: image, mask, target, text"},
     {"encode", cmd_encode, "turn pictures and masks into HDF5 shards of latents"},
-    {"train", cmd_train, "fine-tune the UNet to segment by text, or train the VAE"},
+    {"train", cmd_train, "fine-tune the UNet to segment by text"},
+    {"train-vae", cmd_train_vae, "train the VAE of a small model from pictures"},
     {"eval", cmd_eval, "measure IoU on seen and unseen classes"},
     {"segment", cmd_segment, "segment one picture by text"},
     {"analyze", cmd_analyze, "ask the latents of a VAE, or the runs of an experiment"},
@@ -38,7 +40,7 @@ static const struct {
 static void usage(FILE *out) {
     fprintf(out, "cocogold segments pictures by text with latent diffusion.\n\nusage: cocogold COMMAND [OPTIONS]\n\n");
     for (size_t i = 0; i < sizeof commands / sizeof *commands; i++) {
-        fprintf(out, "  %-9s %s\n", commands[i].name, commands[i].about);
+        fprintf(out, "  %-10s %s\n", commands[i].name, commands[i].about);
     }
     fprintf(out, "\n`cocogold COMMAND --help` lists a command's options with their defaults.\n");
 }

@@ -73,6 +73,7 @@ typedef struct {
     char *model;        // or a pipeline directory, of which only the configurations are read
     char *write_config; // the UNet's config.json, for somebody else's program; NULL: not written
     char *recompute;
+    int recompute_level;   // Recompute (model/unet.h)
     int batch, size, runs; // size: side of the latents; 0: as usual for the preset
 } StepOptions;
 

@@ -3,7 +3,7 @@
 #include "bench/bench.h"
 #include "model/init.h"
 #include "train/diffusion.h"
-#include "train/optimizer.h"
+#include "train/step.h"
 #include "util/error.h"
 #include "util/progress.h"
 #include <omp.h>
@@ -33,7 +33,8 @@ static const UNetConfig quarter_sd2 = {.in_channels = 8,
                                        .downsample_padding = 1};
 
 typedef struct {
-    TrainOptions options;
+    UNetOptions options;
+    Comm comm; // one rank
     UNet unet;
     Schedule schedule;
     Diffusion diffusion;
@@ -85,39 +86,19 @@ static void draw_weights(Params *params, Device *dev) {
     }
 }
 
-static TrainOptions step_options(const StepOptions *o, int batch) {
-    return (TrainOptions){.train_batch_size = batch,
-                          .gradient_accumulation_steps = 1,
-                          .lr = 3e-5,
-                          .lr_kind = LR_CONSTANT,
-                          .adam_beta1 = 0.9,
-                          .adam_beta2 = 0.999,
-                          .adam_epsilon = 1e-8,
-                          .weight_decay = 0.01,
-                          .max_grad_norm = 1,
-                          .recompute = o->recompute,
-                          .loss_kind = LOSS_MSE,
-                          .seed = 1};
-}
-
-static Diffusion make_diffusion(StepBench *s, const StepModel *m, int size, Device *dev) {
-    Diffusion d = {.unet = &s->unet,
-                   .schedule = &s->schedule,
-                   .options = &s->options,
-                   .prediction = s->schedule.config.prediction,
-                   .B = s->options.train_batch_size,
-                   .h = size,
-                   .w = size,
-                   .L = m->unet.out_channels,
-                   .tokens = m->tokens};
-    d.unet->recompute = strcmp(s->options.recompute, "blocks") == 0         ? RECOMPUTE_BLOCKS
-                        : strcmp(s->options.recompute, "transformers") == 0 ? RECOMPUTE_TRANSFORMERS
-                                                                            : RECOMPUTE_NONE;
-    if (dev->plan_only) { return d; }
-    size_t bytes = (size_t)s->schedule.T * sizeof(float);
-    d.alphas_cumprod = device_alloc(dev, bytes);
-    device_copy(dev, d.alphas_cumprod, s->schedule.alphas_cumprod, bytes, false);
-    return d;
+static UNetOptions step_options(const StepOptions *o, int batch) {
+    return (UNetOptions){.train = {.train_batch_size = batch,
+                                   .gradient_accumulation_steps = 1,
+                                   .lr = 3e-5,
+                                   .lr_kind = LR_CONSTANT,
+                                   .adam_beta1 = 0.9,
+                                   .adam_beta2 = 0.999,
+                                   .adam_epsilon = 1e-8,
+                                   .weight_decay = 0.01,
+                                   .max_grad_norm = 1,
+                                   .seed = 1},
+                         .recompute_level = o->recompute_level,
+                         .loss_kind = LOSS_MSE};
 }
 
 static float *normal(size_t n, Optimizer *optimizer, Device *dev) {
@@ -131,21 +112,22 @@ static void open_step(StepBench *s, const StepModel *m, int size, Device *dev) {
     params_alloc(&s->unet.params, true, dev);
     draw_weights(&s->unet.params, dev);
     s->schedule = schedule_create(&m->schedule);
-    s->diffusion = make_diffusion(s, m, size, dev);
+    s->diffusion = diffusion_create(&s->unet, &s->schedule, &s->options, m->tokens, size, size, dev);
     Params *p = &s->unet.params;
-    s->optimizer = optimizer_create(&s->options, NULL, p->weights, p->grads, p->total, dev);
-    size_t bytes = diffusion_bytes(&s->diffusion, dev);
+    s->optimizer = optimizer_create(&s->options.train, &s->comm, p->weights, p->grads, p->total, dev);
+    size_t bytes = micro_step_bytes(diffusion_step, &s->diffusion, dev);
     device_reserve_workspace(dev, dev->workspace_needed);
     s->arena = arena_create(dev, bytes);
     const Diffusion *d = &s->diffusion;
     size_t latents = (size_t)d->B * d->h * d->w * d->L, text = (size_t)d->B * d->tokens * m->unet.cross_attention_dim;
-    optimizer_begin(&s->optimizer, &s->options, 0, &(uint64_t){0}, dev);
+    optimizer_begin(&s->optimizer, &s->options.train, 0, &(uint64_t){0}, dev);
     s->image = normal(latents, &s->optimizer, dev);
     s->target = normal(latents, &s->optimizer, dev);
     s->losses = device_alloc(dev, (size_t)d->B * sizeof(float));
     float *wide = normal(text, &s->optimizer, dev);
     s->context = device_alloc(dev, text * sizeof(floatX));
     cast_to_floatX(s->context, wide, text, dev);
+    s->diffusion.inputs = (DiffusionInputs){s->image, s->target, NULL, s->context};
     device_sync(dev);
     device_free(dev, wide);
 }
@@ -163,10 +145,9 @@ static void close_step(StepBench *s, Device *dev) {
 static double run_step(StepBench *s, int step, Device *dev) {
     uint64_t position = (uint64_t)step * (uint64_t)s->diffusion.B;
     double start = now_seconds();
-    optimizer_begin(&s->optimizer, &s->options, step, &position, dev);
-    diffusion_step(&s->diffusion, &s->arena, s->losses, s->image, s->target, NULL, s->context, s->optimizer.scalars, 0,
-                   true, dev);
-    optimizer_update(&s->optimizer, &s->options, dev);
+    optimizer_begin(&s->optimizer, &s->options.train, step, &position, dev);
+    diffusion_step(&s->diffusion, &s->arena, s->losses, s->optimizer.scalars, 0, true, dev);
+    optimizer_update(&s->optimizer, &s->options.train, dev);
     if (dev->trace && dev->trace->timed) { trace_stop(dev); }
     device_sync(dev);
     return now_seconds() - start;
@@ -215,8 +196,8 @@ static void plan_step(StepPlan *p, const StepOptions *o, const StepModel *m) {
     s.unet = unet_create(&m->unet);
     pretend(&s.unet.params);
     s.schedule = schedule_create(&m->schedule);
-    s.diffusion = make_diffusion(&s, m, p->size, &plan);
-    p->arena = (double)diffusion_bytes(&s.diffusion, &plan);
+    s.diffusion = diffusion_create(&s.unet, &s.schedule, &s.options, m->tokens, p->size, p->size, &plan);
+    p->arena = (double)micro_step_bytes(diffusion_step, &s.diffusion, &plan);
     size_t n = s.unet.params.total;
     p->parameters = (double)n;
     device_scope(&plan, "update");
@@ -268,7 +249,7 @@ StepResult bench_step(const StepOptions *o, Device *dev) {
     StepModel m = step_model(o);
     int size = o->size ? o->size : m.size, batch = o->batch ? o->batch : m.batch;
     if (o->write_config) { unet_config_write(&m.unet, o->write_config); }
-    StepBench s = {.options = step_options(o, batch)};
+    StepBench s = {.options = step_options(o, batch), .comm = {.world = 1}};
     open_step(&s, &m, size, dev);
     StepResult r = {.name = xstrdup(o->model ? o->model : o->preset),
                     .B = batch,

@@ -260,7 +260,7 @@ static void check(const BenchOptions *o) {
 }
 
 static const char *const presets[] = {"mini", "quarter-sd2", "sd1", "sd2", NULL};
-static const char *const recompute_levels[] = {"none", "transformers", "blocks", NULL};
+static const char *const recompute_levels[] = {"none", "transformers", "blocks", NULL}; // as Recompute
 
 int cmd_bench(int argc, char **argv) {
     BenchOptions o = {.step = {.preset = "quarter-sd2", .recompute = "none", .runs = 7}};
@@ -282,7 +282,7 @@ int cmd_bench(int argc, char **argv) {
         {OPT_INT, "batch", &o.step.batch, "samples (0: 16 for mini, else 2)", "N", .high = 65536},
         {OPT_INT, "size", &o.step.size, "side of the latents (0: 16 for mini, 32, or the model's)", "N", .high = 4096},
         {OPT_STRING, "recompute", &o.step.recompute, "what backward computes again instead of reading it from memory",
-         "LEVEL", .choices = recompute_levels},
+         "LEVEL", .choices = recompute_levels, .choice = &o.step.recompute_level},
         {OPT_STRING, "write-config", &o.step.write_config, "write the UNet's config.json to this file too", "FILE"},
         OPTIONS_END};
     static const OptionsHelp help = {

@@ -14,13 +14,13 @@
 #include "model/pipeline.h"
 #include "util/error.h"
 #include "util/file.h"
+#include "util/interrupt.h"
 #include "util/options.h"
 #include "util/progress.h"
 #include "util/threads.h"
 #include <ctype.h>
 #include <omp.h>
 #include <pthread.h>
-#include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -74,15 +74,6 @@ typedef struct {
     Arena arena;
     float *device_pixels, *device_latents, *latents[KINDS]; // latents: (batch, h, w, C) on the host
 } Encoder;
-
-static volatile sig_atomic_t interrupted;
-static void on_signal(int number) { interrupted = number; }
-
-static void catch_signals(void) {
-    struct sigaction action = {.sa_handler = on_signal, .sa_flags = SA_RESETHAND}; // a second one ends at once
-    sigaction(SIGINT, &action, NULL);
-    sigaction(SIGTERM, &action, NULL);
-}
 
 // ---- options
 
@@ -463,7 +454,7 @@ static bool encode_all(Encoder *e) {
         threads_adapt();
         const Work *work = &e->work[n];
         pthread_join(reader.thread, NULL);
-        if (interrupted) {
+        if (interrupt_signal()) {
             if (writer) { shard_abandon(writer); }
             return false;
         }
@@ -516,7 +507,7 @@ int cmd_encode(int argc, char **argv) {
     bool complete = true;
     if (e.work_count) {
         allocate(&e);
-        catch_signals();
+        interrupt_install("stopping after this batch");
         complete = encode_all(&e);
         release(&e);
     }
@@ -532,5 +523,5 @@ int cmd_encode(int argc, char **argv) {
     free(e.work);
     shard_info_free(&e.info);
     coco_free(&e.coco);
-    return complete ? 0 : 128 + interrupted;
+    return complete ? 0 : 128 + interrupt_signal();
 }

@@ -3,10 +3,8 @@
 #include "util/error.h"
 #include "util/file.h"
 #include "util/philox.h"
-#include "util/progress.h"
 #include <assert.h>
 #include <dirent.h>
-#include <pthread.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -135,24 +133,15 @@ void loader_permutation(uint64_t seed, long long epoch, long long n, int64_t *or
     }
 }
 
-enum { DEPTH = 4 }; // micro-batches read ahead
-
 struct Loader {
     const ShardSet *set;
     LoaderOptions options;
-    size_t latent_size;
-    int64_t *kept, *order; // (n) stored indices after the filter; permutation of the epoch that the thread is in
+    size_t latent_size, mask_size;
+    int64_t *kept, *order; // (n) stored indices after the filter; permutation of `epoch`
     long long n, epoch;
-    double waited;
-    LoaderBatch slots[DEPTH];
-    pthread_t thread;
-    pthread_mutex_t lock;
-    pthread_cond_t changed;
-    long long filled, taken; // micro-batches so far; the slot is the number modulo DEPTH
-    bool stop;
 };
 
-// The micro-batches' positions grow, so the permutation is made anew once an epoch.
+// The micro-batches' positions usually grow, so the permutation is made anew once an epoch.
 static int64_t stored_at(Loader *l, long long position) {
     long long epoch = position / l->n;
     if (epoch != l->epoch) {
@@ -162,39 +151,22 @@ static int64_t stored_at(Loader *l, long long position) {
     return l->kept[l->order[position % l->n]];
 }
 
-static void fill(Loader *l, long long number, LoaderBatch *batch) {
+void loader_read(Loader *l, long long number, const LoaderBatch *batch) {
     const LoaderOptions *o = &l->options;
     long long position = o->start + (number * o->world + o->rank) * o->rows;
-    for (int row = 0; row < o->rows; row++, position++) {
-        float *image = batch->image_latent + (size_t)row * l->latent_size;
-        float *target = batch->target_latent + (size_t)row * l->latent_size;
-        ShardSample s = {.image_latent = image};
-        if (o->target == TARGET_OVERLAY) {
-            s.target_overlay = target;
-        } else {
-            s.target_mask = target;
+    for (size_t row = 0; row < (size_t)o->rows; row++, position++) {
+        ShardSample s = {0};
+        if (batch->image_latent) { s.image_latent = batch->image_latent + row * l->latent_size; }
+        if (batch->target_latent) {
+            *(o->target == TARGET_OVERLAY ? &s.target_overlay : &s.target_mask) =
+                batch->target_latent + row * l->latent_size;
         }
-        batch->position[row] = position;
-        batch->sample[row] = stored_at(l, position);
-        shards_read(l->set, batch->sample[row], &s);
-        batch->class_index[row] = s.class_index;
-    }
-}
-
-static void *prefetch(void *argument) {
-    Loader *l = argument;
-    for (;;) {
-        pthread_mutex_lock(&l->lock);
-        while (!l->stop && l->filled - l->taken == DEPTH) { pthread_cond_wait(&l->changed, &l->lock); }
-        bool stop = l->stop;
-        long long number = l->filled;
-        pthread_mutex_unlock(&l->lock);
-        if (stop) { return NULL; }
-        fill(l, number, &l->slots[number % DEPTH]);
-        pthread_mutex_lock(&l->lock);
-        l->filled++;
-        pthread_cond_signal(&l->changed);
-        pthread_mutex_unlock(&l->lock);
+        if (batch->mask) { s.mask = batch->mask + row * l->mask_size; }
+        int64_t sample = stored_at(l, position);
+        shards_read(l->set, sample, &s);
+        if (batch->class_index) { batch->class_index[row] = s.class_index; }
+        if (batch->position) { batch->position[row] = position; }
+        if (batch->sample) { batch->sample[row] = sample; }
     }
 }
 
@@ -224,65 +196,16 @@ Loader *loader_open(const ShardSet *set, const LoaderOptions *options) {
     l->set = set;
     l->options = *options;
     l->latent_size = (size_t)set->info.height * (size_t)set->info.width * (size_t)set->info.channels;
+    l->mask_size = (size_t)set->info.resolution * (size_t)((set->info.resolution + 7) / 8);
     l->epoch = -1;
     keep_classes(l);
     l->order = xmalloc((size_t)l->n * sizeof *l->order);
-    size_t rows = (size_t)options->rows;
-    for (int i = 0; i < DEPTH; i++) {
-        LoaderBatch *b = &l->slots[i];
-        b->image_latent = xmalloc(rows * l->latent_size * sizeof(float));
-        b->target_latent = xmalloc(rows * l->latent_size * sizeof(float));
-        b->class_index = xmalloc(rows * sizeof *b->class_index);
-        b->position = xmalloc(rows * sizeof *b->position);
-        b->sample = xmalloc(rows * sizeof *b->sample);
-    }
-    pthread_mutex_init(&l->lock, NULL);
-    pthread_cond_init(&l->changed, NULL);
-    if (pthread_create(&l->thread, NULL, prefetch, l) != 0) { die("the loader's thread cannot be started"); }
     return l;
 }
 
-static void copy(void *to, const void *from, size_t bytes) {
-    if (to) { memcpy(to, from, bytes); }
-}
-
-void loader_next(Loader *l, LoaderBatch *batch) {
-    double began = now_seconds();
-    pthread_mutex_lock(&l->lock);
-    while (l->filled == l->taken) { pthread_cond_wait(&l->changed, &l->lock); }
-    pthread_mutex_unlock(&l->lock);
-    l->waited += now_seconds() - began;
-    const LoaderBatch *slot = &l->slots[l->taken % DEPTH];
-    size_t rows = (size_t)l->options.rows, latents = rows * l->latent_size * sizeof(float);
-    copy(batch->image_latent, slot->image_latent, latents);
-    copy(batch->target_latent, slot->target_latent, latents);
-    copy(batch->class_index, slot->class_index, rows * sizeof *slot->class_index);
-    copy(batch->position, slot->position, rows * sizeof *slot->position);
-    copy(batch->sample, slot->sample, rows * sizeof *slot->sample);
-    pthread_mutex_lock(&l->lock);
-    l->taken++;
-    pthread_cond_signal(&l->changed);
-    pthread_mutex_unlock(&l->lock);
-}
-
 long long loader_samples(const Loader *loader) { return loader->n; }
-double loader_waited(const Loader *loader) { return loader->waited; }
 
 void loader_close(Loader *l) {
-    pthread_mutex_lock(&l->lock);
-    l->stop = true;
-    pthread_cond_signal(&l->changed);
-    pthread_mutex_unlock(&l->lock);
-    pthread_join(l->thread, NULL);
-    for (int i = 0; i < DEPTH; i++) {
-        free(l->slots[i].image_latent);
-        free(l->slots[i].target_latent);
-        free(l->slots[i].class_index);
-        free(l->slots[i].position);
-        free(l->slots[i].sample);
-    }
-    pthread_mutex_destroy(&l->lock);
-    pthread_cond_destroy(&l->changed);
     free(l->kept);
     free(l->order);
     free(l);

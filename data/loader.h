@@ -35,23 +35,24 @@ typedef struct {
     long long start;  // stream position of the first micro-batch: the number of samples that all ranks have consumed
     int rank, world;  // this process's part
     int rows;         // samples per micro-batch and rank
-    const bool *keep; // (class_count) classes to train on; NULL: all that were encoded
+    const bool *keep; // (class_count) classes to train on, read by loader_open alone; NULL: all that were encoded
 } LoaderOptions;
 
-// Buffers of the caller (pinned or not). NULL arrays are skipped, position too.
+// Buffers of the caller; arrays that are NULL are skipped.
 typedef struct {
     float *image_latent, *target_latent; // (rows, h, w, C)
+    uint8_t *mask;                       // (rows, R, ceil(R/8)) packed bits, as stored
     int *class_index;                    // (rows) index into info.classes
     int64_t *position;                   // (rows) in the stream: the "global sample index" that keys noise and timestep
     int64_t *sample;                     // (rows) in stored order
 } LoaderBatch;
 
 typedef struct Loader Loader;
-// Starts the prefetch thread. The set must outlive the loader; shards_read may be called while it runs.
-Loader *loader_open(const ShardSet *set, const LoaderOptions *options);
-void loader_next(Loader *loader, LoaderBatch *batch); // copies the next micro-batch; waits if it is not there yet
-long long loader_samples(const Loader *loader);       // n: samples per epoch, after the class filter
-double loader_waited(const Loader *loader);           // seconds that loader_next has waited so far
+Loader *loader_open(const ShardSet *set, const LoaderOptions *options); // the set must outlive it
+// Reads this rank's part of micro-batch `number` (from 0, at `start`). One thread at a time; shards_read may be called
+// while it runs.
+void loader_read(Loader *loader, long long number, const LoaderBatch *batch);
+long long loader_samples(const Loader *loader); // n: samples per epoch, after the class filter
 void loader_close(Loader *loader);
 
 // The stored index at position p of an epoch's permutation of n samples, for all p: order[n]. Pure in (seed, epoch).

@@ -1,6 +1,7 @@
 #include "train/checkpoint.h"
 #include "eval/settings.h"
 #include "model/safetensors.h"
+#include "train/record.h"
 #include "util/error.h"
 #include "util/file.h"
 #include <dirent.h>
@@ -87,93 +88,106 @@ static void remove_but(const char *out, int kept) {
 
 void checkpoint_remove_all(const char *out) { remove_but(out, 0); }
 
-// The flat host array of one part from the state's array of all parts.
-static float *download(const Optimizer *p, const float *array, size_t first, size_t count, Device *dev) {
-    float *host = xmalloc(count * sizeof(float));
-    optimizer_fetch(p, array, first, count, host, dev);
+// Elements [first, first + count) of an array of the state: to be freed on rank 0; NULL on the others, which send it
+// their parts.
+static float *gather(const Optimizer *opt, const float *array, size_t first, size_t count, Device *dev) {
+    float *host = opt->comm->rank == 0 ? xmalloc(count * sizeof(float)) : NULL;
+    optimizer_fetch(opt, array, first, count, host, dev);
     return host;
 }
 
-static void write_module(const Trained *t, const Optimizer *p, const float *array, const char *folder, Device *dev) {
-    make_folders(folder);
-    char *config = xprintf("%s/config.json", folder), *file = xprintf("%s/%s", folder, t->file);
-    if (t->unet_config) { unet_config_write(t->unet_config, config); }
-    if (t->vae_config) { vae_config_write(t->vae_config, config); }
+// The weights file in FOLDER/MODULE[suffix]; `folder` is NULL on ranks other than 0.
+static void write_module(const Trained *t, const Optimizer *opt, const float *array, const char *folder,
+                         const char *suffix, Device *dev) {
     float *hosts[2] = {0};
     size_t first = 0;
     for (int i = 0; i < t->count; first += t->params[i++]->total) {
-        hosts[i] = download(p, array, first, t->params[i]->total, dev);
+        hosts[i] = gather(opt, array, first, t->params[i]->total, dev);
     }
-    weights_write(t->params, (const float *const *)hosts, t->count, file);
+    if (!folder) { return; }
+    char *module = xprintf("%s/%s%s", folder, t->module, suffix),
+         *file = xprintf("%s/diffusion_pytorch_model.safetensors", module);
+    remove_tree(module); // of the checkpoint before
+    make_folders(module);
+    weights_write((const Params *const *)t->params, (const float *const *)hosts, t->count, file);
     for (int i = 0; i < t->count; i++) { free(hosts[i]); }
-    free(config);
+    free(module);
     free(file);
 }
 
 enum { PIECE = 1 << 22 }; // floats that pass through the host at a time
 
-static void write_moments(const Optimizer *p, const char *path, Device *dev) {
-    SafetensorsWriter *w = safetensors_writer(path);
-    int64_t shape[] = {(int64_t)p->total};
-    safetensors_declare(w, "exp_avg", DTYPE_F32, 1, shape);
-    safetensors_declare(w, "exp_avg_sq", DTYPE_F32, 1, shape);
-    const float *arrays[] = {p->m, p->v};
+static size_t piece_at(const Optimizer *opt, size_t i) { return opt->total - i < PIECE ? opt->total - i : PIECE; }
+
+static void write_moments(const Optimizer *opt, const char *folder, Device *dev) {
+    const float *arrays[] = {opt->m, opt->v};
+    SafetensorsWriter *w = NULL;
+    if (folder) {
+        char *path = xprintf("%s/trainer/optimizer.safetensors", folder);
+        int64_t shape[] = {(int64_t)opt->total};
+        w = safetensors_writer(path);
+        safetensors_declare(w, "exp_avg", DTYPE_F32, 1, shape);
+        safetensors_declare(w, "exp_avg_sq", DTYPE_F32, 1, shape);
+        free(path);
+    }
     for (int a = 0; a < 2; a++) {
-        for (size_t i = 0; i < p->total; i += PIECE) {
-            size_t count = p->total - i < PIECE ? p->total - i : PIECE;
-            float *piece = download(p, arrays[a], i, count, dev);
-            safetensors_write(w, piece, count * sizeof(float));
+        for (size_t i = 0; i < opt->total; i += PIECE) {
+            size_t count = piece_at(opt, i);
+            float *piece = gather(opt, arrays[a], i, count, dev);
+            if (w) { safetensors_write(w, piece, count * sizeof(float)); }
             free(piece);
         }
     }
-    safetensors_finish(w);
+    if (w) { safetensors_finish(w); }
 }
 
-static int world_of(const Optimizer *p) { return p->comm ? p->comm->world : 1; }
-
-static void write_state(const TrainOptions *o, int step, const Optimizer *p, const char *path, const Device *dev) {
+static void write_state(const TrainOptions *o, int step, const Optimizer *opt, const char *folder, const Device *dev) {
+    char *path = xprintf("%s/trainer/state.json", folder);
     yajl_gen gen = json_writer();
     yajl_gen_map_open(gen);
+    json_put_string(gen, "command", o->command);
     json_put_integer(gen, "step", step);
-    json_put_integer(gen, "skipped", p->skipped);
-    json_put_integer(gen, "last_skipped", p->last_skipped);
+    json_put_integer(gen, "skipped", opt->skipped);
+    json_put_integer(gen, "last_skipped", opt->last_skipped);
     json_put_string(gen, "device", device_name(dev));
-    json_put_integer(gen, "world", world_of(p));
-    json_put_integer(gen, "samples", step * train_samples(o, world_of(p)));
+    json_put_integer(gen, "world", opt->comm->world);
+    json_put_integer(gen, "samples", step * train_samples(o, opt->comm->world));
     json_key(gen, "options");
     yajl_gen_map_open(gen);
-    train_options_put(o, gen);
+    record_options(o, gen);
     yajl_gen_map_close(gen);
     yajl_gen_map_close(gen);
     json_write(gen, path);
+    free(path);
 }
 
-char *checkpoint_save(const TrainOptions *o, const char *base, int step, const Trained *t, const Optimizer *p,
-                      void (*extra)(void *data, const char *folder), void *data, Device *dev) {
+// The folder of a new checkpoint under a temporary name, with the parts that are not trained.
+static char *begin_folder(const TrainOptions *o, const char *base, int step, const char *module) {
     char *path = checkpoint_path(o->out, step), *work = temporary_name(path);
+    char *trainer = xprintf("%s/trainer", work);
     remove_tree(work);
     cleanup_add(work);
-    pipeline_link(base, work, t->module);
-    char *name = xprintf("%s/%s", work, t->module);
-    write_module(t, p, p->master, name, dev);
-    free(name);
-    if (p->ema) {
-        name = xprintf("%s/%s_ema", work, t->module);
-        remove_tree(name);
-        write_module(t, p, p->ema, name, dev);
-        free(name);
-    }
-    name = xprintf("%s/trainer", work);
-    remove_tree(name);
-    make_folders(name);
-    free(name);
-    name = xprintf("%s/trainer/optimizer.safetensors", work);
-    write_moments(p, name, dev);
-    free(name);
-    name = xprintf("%s/trainer/state.json", work);
-    write_state(o, step, p, name, dev);
-    free(name);
-    if (extra) { extra(data, work); }
+    pipeline_link(base, work, module);
+    remove_tree(trainer);
+    make_folders(trainer);
+    free(trainer);
+    free(path);
+    return work;
+}
+
+char *checkpoint_write(const TrainOptions *o, const char *base, int step, const Trained *t, const Optimizer *opt,
+                       Device *dev) {
+    if (opt->comm->rank > 0 && !opt->sharded) { return NULL; }
+    char *work = opt->comm->rank == 0 ? begin_folder(o, base, step, t->module) : NULL;
+    write_module(t, opt, opt->master, work, "", dev);
+    if (opt->ema) { write_module(t, opt, opt->ema, work, "_ema", dev); }
+    write_moments(opt, work, dev);
+    if (work) { write_state(o, step, opt, work, dev); }
+    return work;
+}
+
+char *checkpoint_commit(const TrainOptions *o, int step, char *work) {
+    char *path = checkpoint_path(o->out, step);
     commit_rename(work, path);
     cleanup_remove(work);
     free(work);
@@ -181,93 +195,95 @@ char *checkpoint_save(const TrainOptions *o, const char *base, int step, const T
     return path;
 }
 
-void checkpoint_help(const Trained *t, const Optimizer *p, Device *dev) {
-    if (!p->sharded) { return; }
-    const float *arrays[] = {p->master, p->ema, p->m, p->v}; // as checkpoint_save asks for them
-    for (int a = 0; a < 4; a++) {
-        size_t first = 0;
-        for (int i = 0; arrays[a] && a < 2 && i < t->count; first += t->params[i++]->total) {
-            optimizer_fetch(p, arrays[a], first, t->params[i]->total, NULL, dev);
-        }
-        for (size_t i = 0; a >= 2 && i < p->total; i += PIECE) {
-            optimizer_fetch(p, arrays[a], i, p->total - i < PIECE ? p->total - i : PIECE, NULL, dev);
-        }
-    }
-}
-
-static void read_moment(const Optimizer *p, float *array, const Safetensors *file, const char *name, Device *dev) {
+static void read_moment(const Optimizer *opt, float *array, const Safetensors *file, const char *name, Device *dev) {
     const Tensor *tensor = safetensors_find(file, name);
-    if (!tensor || tensor->count != (int64_t)p->total || tensor->dtype != DTYPE_F32) {
-        die("%s: tensor \"%s\" is missing or not of %zu F32 elements", file->path, name, p->total);
+    if (!tensor || tensor->count != (int64_t)opt->total || tensor->dtype != DTYPE_F32) {
+        die("%s: tensor \"%s\" is missing or not of %zu F32 elements", file->path, name, opt->total);
     }
     float *piece = xmalloc(PIECE * sizeof(float));
-    for (size_t i = 0; i < p->total; i += PIECE) {
-        size_t count = p->total - i < PIECE ? p->total - i : PIECE;
+    for (size_t i = 0; i < opt->total; i += PIECE) {
+        size_t count = piece_at(opt, i);
         tensor_to_float(tensor, (int64_t)i, (int64_t)count, piece);
-        optimizer_store(p, array, i, count, piece, dev);
+        optimizer_store(opt, array, i, count, piece, dev);
     }
     free(piece);
 }
 
-static void read_module(const Trained *t, const Optimizer *p, float *array, const char *model, const char *suffix,
+static void read_module(const Trained *t, const Optimizer *opt, float *array, const char *model, const char *suffix,
                         Device *dev) {
     char *folder = xprintf("%s/%s%s", model, t->module, suffix);
     size_t first = 0;
     for (int i = 0; i < t->count; first += t->params[i++]->total) {
         float *host = xmalloc(t->params[i]->total * sizeof(float));
         weights_read(t->params[i], folder, host);
-        optimizer_store(p, array, first, t->params[i]->total, host, dev);
+        optimizer_store(opt, array, first, t->params[i]->total, host, dev);
         free(host);
     }
     free(folder);
 }
 
-static bool has_masters(const Optimizer *p) { return (void *)p->master != (void *)(p->weights + p->first); }
+static bool has_masters(const Optimizer *opt) { return (void *)opt->master != (void *)(opt->weights + opt->first); }
 
-void checkpoint_start(const char *model, const Trained *t, Optimizer *p, Device *dev) {
-    if (!has_masters(p)) { return; }
-    read_module(t, p, p->master, model, "", dev);
-    if (p->ema) { device_copy(dev, p->ema, p->master, p->count * sizeof *p->ema, false); }
+void checkpoint_start(const char *model, const Trained *t, Optimizer *opt, Device *dev) {
+    if (!has_masters(opt)) { return; }
+    read_module(t, opt, opt->master, model, "", dev);
+    if (opt->ema) { device_copy(dev, opt->ema, opt->master, opt->count * sizeof *opt->ema, false); }
 }
 
 // Ranks and micro-batches may be others than before, as long as a step has as many samples.
-static void check_launch(const TrainOptions *o, const Json *state, const char *checkpoint, const Optimizer *p,
+static void check_launch(const TrainOptions *o, const Json *state, const char *checkpoint, const Optimizer *opt,
                          const Device *dev) {
-    long long batch = train_samples(o, world_of(p)), step = json_integer(state, "step", 1);
+    long long batch = train_samples(o, opt->comm->world), step = json_integer(state, "step", 1);
     long long recorded = json_integer(state, "samples", 0) / (step > 0 ? step : 1);
     if (batch != recorded) {
         die("--resume: %d rank%s x --train-batch-size %d x --gradient-accumulation-steps %d is a batch of %lld, but %s "
             "recorded one of %lld",
-            world_of(p), world_of(p) > 1 ? "s" : "", o->train_batch_size, o->gradient_accumulation_steps, batch,
-            checkpoint, recorded);
+            opt->comm->world, opt->comm->world > 1 ? "s" : "", o->train_batch_size, o->gradient_accumulation_steps,
+            batch, checkpoint, recorded);
     }
-    if (p->comm && p->comm->rank > 0) { return; }
+    if (opt->comm->rank > 0) { return; }
     const char *device = json_string(state, "device", "");
     int world = (int)json_integer(state, "world", 1);
-    if (strcmp(device, device_name(dev)) != 0 || world != world_of(p)) {
+    if (strcmp(device, device_name(dev)) != 0 || world != opt->comm->world) {
         warn("%s was saved on \"%s\" (ranks: %d), this is \"%s\" (ranks: %d): the numbers go on equal to rounding, "
              "not bit for bit",
-             checkpoint, device, world, device_name(dev), world_of(p));
+             checkpoint, device, world, device_name(dev), opt->comm->world);
     }
 }
 
-void checkpoint_load(const TrainOptions *o, const char *checkpoint, const Trained *t, Optimizer *p, Device *dev) {
+void checkpoint_check_command(const char *command, const char *checkpoint) {
     char *path = xprintf("%s/trainer/state.json", checkpoint);
     Json state = json_read(path);
-    train_options_check(o, json_find(state.root, "options"), path);
-    p->skipped = (int)json_integer(&state, "skipped", 0);
-    p->last_skipped = (int)json_integer(&state, "last_skipped", -1);
-    check_launch(o, &state, checkpoint, p, dev);
+    const char *recorded = json_string(&state, "command", NULL);
+    if (!recorded) { // before train-vae was a command, the option --train said it
+        const char *field[] = {"options", "train", NULL};
+        const char *part = YAJL_GET_STRING(yajl_tree_get(state.root, field, yajl_t_string));
+        recorded = part && strcmp(part, "vae") == 0 ? "train-vae" : "train";
+    }
+    if (strcmp(recorded, command) != 0) {
+        die("--resume: %s is a checkpoint of `cocogold %s`, not of `cocogold %s`", checkpoint, recorded, command);
+    }
+    json_free(&state);
+    free(path);
+}
+
+void checkpoint_load(const TrainOptions *o, const char *checkpoint, const Trained *t, Optimizer *opt, Device *dev) {
+    char *path = xprintf("%s/trainer/state.json", checkpoint);
+    Json state = json_read(path);
+    record_check(o, json_find(state.root, "options"), path);
+    opt->skipped = (int)json_integer(&state, "skipped", 0);
+    opt->last_skipped = (int)json_integer(&state, "last_skipped", -1);
+    check_launch(o, &state, checkpoint, opt, dev);
     json_free(&state);
     free(path);
     path = xprintf("%s/trainer/optimizer.safetensors", checkpoint);
     Safetensors file = safetensors_open(path);
-    read_moment(p, p->m, &file, "exp_avg", dev);
-    read_moment(p, p->v, &file, "exp_avg_sq", dev);
+    read_moment(opt, opt->m, &file, "exp_avg", dev);
+    read_moment(opt, opt->v, &file, "exp_avg_sq", dev);
     safetensors_close(&file);
     free(path);
-    if (has_masters(p)) { read_module(t, p, p->master, checkpoint, "", dev); }
-    if (p->ema) { read_module(t, p, p->ema, checkpoint, "_ema", dev); }
+    if (has_masters(opt)) { read_module(t, opt, opt->master, checkpoint, "", dev); }
+    if (opt->ema) { read_module(t, opt, opt->ema, checkpoint, "_ema", dev); }
 }
 
 void checkpoint_publish(const char *checkpoint, const char *out) {

@@ -1,23 +1,244 @@
-#include "train/train.h"
+// cocogold train: fine-tunes the UNet to segment by text. The loop is in train/loop.c; here is what it calls:
+//
+//   next_batch       shards -> pinned memory -> device (train/feed.h), and the embeddings of the samples' texts
+//   diffusion_step   noise, UNet forward, loss, UNet backward (train/diffusion.h)
+//   validate         loss, IoU and pictures (train/validate.h)
+//   describe         what a checkpoint says of itself
+#include "data/loader.h"
+#include "eval/settings.h"
+#include "model/sampler.h"
+#include "train/diffusion.h"
+#include "train/feed.h"
+#include "train/loop.h"
+#include "train/prompts.h"
+#include "train/validate.h"
 #include "util/error.h"
-#include <stdio.h>
+#include "util/file.h"
+#include <stdlib.h>
+#include <string.h>
 
-// Rank 0 alone prints; sentences of die() and warn() come from all.
-static void be_silent(void) {
-    if (!freopen("/dev/null", "w", stdout)) { die("/dev/null: cannot be opened"); }
+// Arrays of a micro-batch: latents (B, h, w, L) twice; with --loss weighted, cell weights (B, h, w); rows of the table
+// of texts (B), which stay on the host.
+enum { FEED_IMAGE, FEED_TARGET, FEED_WEIGHT, FEED_TEXT };
+
+typedef struct {
+    UNetOptions options;
+    Trainer trainer;
+    Pipeline pipeline;
+    ShardSet shards;
+    Loader *loader;
+    Feed feed;
+    Diffusion diffusion;
+    Validator validator;
+    bool validates; // on rank 0, while the others wait in the next reduction
+    Prompts prompts;
+    floatX *context; // (B, tokens, C) of the micro-batch
+    // of the feed's thread
+    int *class_index;  // (B)
+    int64_t *position; // (B) in the stream
+    uint8_t *mask;     // (B, R, ceil(R/8)); NULL: not needed
+} UNetTrainer;
+
+// ---- a step --------------------------------------------------------------------------------------------------------
+
+// Called by the feed's thread.
+static void fill_batch(void *data, long long number, void *const *arrays) {
+    UNetTrainer *t = data;
+    const Diffusion *d = &t->diffusion;
+    int R = t->shards.info.resolution;
+    LoaderBatch batch = {.image_latent = arrays[FEED_IMAGE],
+                         .target_latent = arrays[FEED_TARGET],
+                         .mask = t->mask,
+                         .class_index = t->class_index,
+                         .position = t->position};
+    loader_read(t->loader, number, &batch);
+    prompts_draw(&t->prompts, arrays[FEED_TEXT], t->class_index, t->position, d->B);
+    for (int i = 0; t->mask && i < d->B; i++) {
+        cell_weights((float *)arrays[FEED_WEIGHT] + i * d->h * d->w, t->mask + (size_t)(i * R * ((R + 7) / 8)), R, d->h,
+                     d->w);
+    }
+}
+
+static void next_batch(void *data, Device *dev) {
+    UNetTrainer *t = data;
+    void *const *arrays = feed_next(&t->feed, dev);
+    context_gather(t->context, t->prompts.table, arrays[FEED_TEXT], t->diffusion.B, &t->pipeline, dev);
+}
+
+// ---- validation and checkpoints ------------------------------------------------------------------------------------
+
+// The moving average is what is used later; its parts are gathered from all ranks.
+static void validate(void *data, int step, Device *dev) {
+    UNetTrainer *t = data;
+    Trainer *trainer = &t->trainer;
+    Params *params = &t->pipeline.unet.params;
+    floatX *weights = params->weights, *average = NULL;
+    if (trainer->optimizer.ema && (t->validates || trainer->optimizer.sharded)) {
+        average = device_alloc(dev, params->total * sizeof(floatX));
+        optimizer_average(&trainer->optimizer, average, dev);
+        params->weights = average;
+    }
+    if (t->validates) {
+        Validation v = validator_run(&t->validator, &t->pipeline, &trainer->arena, dev);
+        log_validation(&trainer->log, step, &v);
+        validation_free(&v);
+    }
+    params->weights = weights;
+    if (average) { device_free(dev, average); }
+}
+
+// What segment and eval need to know of the model, beside diffusers' files.
+static void write_settings(const UNetTrainer *t, const char *folder) {
+    const ShardInfo *info = &t->shards.info;
+    ModelSettings s = settings_default();
+    s.target = t->options.target_bit;
+    memcpy(s.color, info->color, sizeof s.color);
+    s.alpha = info->alpha;
+    s.resolution = info->resolution;
+    s.steps = t->options.validation_steps;
+    s.text_template = prompts_first(&t->options);
+    bool *keep = t->options.classes ? shards_classes(&t->shards, "--classes", t->options.classes) : NULL;
+    const char **names = xcalloc((size_t)info->class_count, sizeof *names);
+    int count = 0;
+    for (int i = 0; i < info->class_count; i++) {
+        if (keep ? keep[i] : info->trained[i]) { names[count++] = info->classes[i]; }
+    }
+    settings_names(&s.train_class_count, &s.train_classes, count, names);
+    settings_names(&s.all_class_count, &s.all_classes, info->class_count, (const char *const *)info->classes);
+    settings_write(&s, folder);
+    settings_free(&s);
+    free(names);
+    free(keep);
+}
+
+static void write_config(const UNetTrainer *t, const char *folder, const char *module) {
+    char *path = xprintf("%s/%s/config.json", folder, module);
+    unet_config_write(&t->pipeline.unet.config, path);
+    free(path);
+}
+
+static void describe(void *data, const char *folder, Device *dev) {
+    UNetTrainer *t = data;
+    (void)dev;
+    write_config(t, folder, "unet");
+    if (t->trainer.optimizer.ema) { write_config(t, folder, "unet_ema"); }
+    write_settings(t, folder);
+    if (!unet_own_schedule(&t->options)) { return; }
+    char *path = xprintf("%s/scheduler/scheduler_config.json", folder);
+    schedule_config_write(&t->pipeline.schedule.config, path); // a new file: the old one may be linked to the start's
+    free(path);
+}
+
+// ---- the run -------------------------------------------------------------------------------------------------------
+
+static void check_vae(const UNetTrainer *t) {
+    char digest[65];
+    pipeline_vae_digest(run_log_base(&t->trainer.log), digest);
+    if (strcmp(digest, t->shards.info.vae_sha256) != 0) {
+        die("%s: the latents were made by another VAE than %s/vae has (SHA-256 %.12s..., expected %.12s...): run "
+            "`cocogold encode` with this model",
+            t->options.shards, run_log_base(&t->trainer.log), t->shards.info.vae_sha256, digest);
+    }
+}
+
+// What a validation allocates and frees again: the sampler, and the average in the type of the weights.
+static size_t validation_bytes(UNetTrainer *t, Device *dev) {
+    const Diffusion *d = &t->diffusion;
+    const TrainOptions *o = &t->options.train;
+    size_t average = o->ema_decay > 0 ? t->pipeline.unet.params.total * sizeof(floatX) : 0;
+    if (!t->validates) { return o->validate_every && o->zero && t->trainer.comm.world > 1 ? average : 0; }
+    return sampler_bytes(&t->pipeline, d->B, d->h, d->w, dev) + average;
+}
+
+static void open_data(UNetTrainer *t, Device *dev) {
+    const UNetOptions *o = &t->options;
+    const Comm *comm = &t->trainer.comm;
+    t->shards = shards_open(o->shards, o->train.split);
+    trainer_measure(&t->trainer);
+    const char *base = run_log_base(&t->trainer.log);
+    const ShardInfo *info = &t->shards.info;
+    bool decodes = (o->train.validate_every && comm->rank == 0) || o->pixel_loss > 0;
+    int parts = PART_UNET | PART_TEXT | PART_SCHEDULE | (decodes ? PART_VAE_DECODER : 0);
+    t->pipeline = pipeline_open(base, parts, PART_UNET, dev);
+    check_vae(t);
+    if (info->channels != t->pipeline.unet.config.out_channels) {
+        die("%s: latents have %d channels, the UNet of %s %d", o->shards, info->channels, base,
+            t->pipeline.unet.config.out_channels);
+    }
+    t->prompts = prompts_create(&t->pipeline, o, info, dev);
+    pipeline_release(&t->pipeline, PART_TEXT, dev); // SD2's are 1.4 GB
+    bool *keep = o->classes ? shards_classes(&t->shards, "--classes", o->classes) : NULL;
+    LoaderOptions loader = {.target = o->target_bit,
+                            .seed = (uint64_t)o->train.seed,
+                            .rank = comm->rank,
+                            .world = comm->world,
+                            .rows = o->train.train_batch_size,
+                            .start = t->trainer.log.first_step * train_samples(&o->train, comm->world),
+                            .keep = keep};
+    t->loader = loader_open(&t->shards, &loader);
+    free(keep);
+}
+
+static void open_model(UNetTrainer *t, Device *dev) {
+    const UNetOptions *o = &t->options;
+    const ShardInfo *info = &t->shards.info;
+    t->diffusion = diffusion_open(&t->pipeline, o, info->color, info->height, info->width, dev);
+    t->validates = t->trainer.comm.rank == 0 && validator_open(&t->validator, o, t->pipeline.folder, &t->shards,
+                                                               &t->diffusion, t->prompts.table, dev);
+    if (!t->validates && o->pixel_loss == 0) { pipeline_release(&t->pipeline, PART_VAE_DECODER, dev); }
+}
+
+static void open_feed(UNetTrainer *t, Device *dev) {
+    const Diffusion *d = &t->diffusion;
+    bool weighted = t->options.loss_kind == LOSS_WEIGHTED;
+    size_t rows = (size_t)d->B, cells = rows * (size_t)(d->h * d->w) * sizeof(float), latents = cells * (size_t)d->L;
+    size_t context = rows * (size_t)d->tokens * (size_t)d->unet->config.cross_attention_dim;
+    size_t R = (size_t)t->shards.info.resolution;
+    const size_t bytes[] = {latents, latents, weighted ? cells : 0, rows * sizeof(int)};
+    t->class_index = xcalloc(rows, sizeof *t->class_index);
+    t->position = xcalloc(rows, sizeof *t->position);
+    if (weighted) { t->mask = xmalloc(rows * R * ((R + 7) / 8)); }
+    t->context = device_alloc(dev, context * sizeof(floatX));
+    feed_open(&t->feed, bytes, 4, 3, fill_batch, t, dev);
+    t->diffusion.inputs = (DiffusionInputs){t->feed.inputs[FEED_IMAGE], t->feed.inputs[FEED_TARGET],
+                                            t->feed.inputs[FEED_WEIGHT], t->context};
+}
+
+static void close_all(UNetTrainer *t, Device *dev) {
+    feed_close(&t->feed, dev);
+    loader_close(t->loader);
+    if (t->validates) { validator_close(&t->validator, dev); }
+    free(t->class_index);
+    free(t->position);
+    free(t->mask);
+    prompts_destroy(&t->prompts, dev);
+    device_free(dev, t->context);
+    diffusion_destroy(&t->diffusion, dev);
+    pipeline_close(&t->pipeline, dev);
+    shards_close(&t->shards);
 }
 
 int cmd_train(int argc, char **argv) {
-    TrainOptions options = train_options_parse(argc, argv);
-    Launch launch = launch_detect();
-    Device dev;
-    Comm comm;
-    comm_meet(&comm, &launch);
-    device_open(&dev, comm_device_index(&comm));
-    comm_open(&comm, &dev);
-    if (comm.rank > 0) { be_silent(); }
-    int code = options.vae ? train_vae(&options, &comm, &dev) : train_unet(&options, &comm, &dev);
-    comm_close(&comm);
-    device_close(&dev);
+    UNetTrainer t = {.options = unet_options_parse(argc, argv)};
+    Device *dev = &t.trainer.dev;
+    trainer_open(&t.trainer, &t.options.train);
+    open_data(&t, dev);
+    open_model(&t, dev);
+    open_feed(&t, dev);
+    bool decoder = t.validates || t.options.pixel_loss > 0;
+    Task task = {.trained = {"unet", {&t.pipeline.unet.params}, 1},
+                 .micro_step = diffusion_step,
+                 .model = &t.diffusion,
+                 .owner = &t,
+                 .next_batch = next_batch,
+                 .validate = validate,
+                 .describe = describe,
+                 .frozen_bytes = decoder ? t.pipeline.vae_decoder.params.total * sizeof(floatX) : 0,
+                 .validation_bytes = validation_bytes(&t, dev),
+                 .samples = loader_samples(t.loader),
+                 .vae_sha256 = t.shards.info.vae_sha256};
+    int code = train(&t.trainer, &task);
+    close_all(&t, dev);
+    trainer_close(&t.trainer);
     return code;
 }

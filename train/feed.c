@@ -1,50 +1,85 @@
 #include "train/feed.h"
+#include "util/error.h"
 #include <assert.h>
 
-Feed feed_create(const size_t *bytes, int count, Device *dev) {
-    assert(count <= FEED_ARRAYS);
-    Feed f = {.count = count};
+static void *fill_ahead(void *data) {
+    Feed *f = data;
+    pthread_mutex_lock(&f->lock);
+    for (;;) {
+        while (!f->stop && f->filled - f->free == FEED_SLOTS) { pthread_cond_wait(&f->changed, &f->lock); }
+        if (f->stop) { break; }
+        long long number = f->filled;
+        pthread_mutex_unlock(&f->lock);
+        f->fill(f->source, number, f->host[number % FEED_SLOTS]);
+        pthread_mutex_lock(&f->lock);
+        f->filled++;
+        pthread_cond_signal(&f->changed);
+    }
+    pthread_mutex_unlock(&f->lock);
+    return NULL;
+}
+
+void feed_open(Feed *f, const size_t *bytes, int count, int sent, FeedFill *fill, void *source, Device *dev) {
+    assert(sent <= count && count <= FEED_ARRAYS);
+    *f = (Feed){.count = count, .sent = sent, .fill = fill, .source = source};
     for (int a = 0; a < count; a++) {
-        f.bytes[a] = bytes[a];
-        f.inputs[a] = device_alloc(dev, bytes[a]);
+        f->bytes[a] = bytes[a];
+        if (!bytes[a]) { continue; }
+        for (int i = 0; i < FEED_SLOTS; i++) { f->host[i][a] = device_alloc_pinned(dev, bytes[a]); }
+        for (int i = 0; i < 2 && a < sent; i++) { f->staged[i][a] = device_alloc(dev, bytes[a]); }
+        if (a < sent) { f->inputs[a] = device_alloc(dev, bytes[a]); }
     }
     for (int i = 0; i < 2; i++) {
-        FeedSlot *slot = &f.slots[i];
-        *slot = (FeedSlot){.arrived = device_event_create(dev), .taken = device_event_create(dev)};
-        for (int a = 0; a < count; a++) {
-            slot->host[a] = device_alloc_pinned(dev, bytes[a]);
-            slot->staged[a] = device_alloc(dev, bytes[a]);
-        }
+        f->arrived[i] = device_event_create(dev);
+        f->taken[i] = device_event_create(dev);
     }
-    return f;
+    pthread_mutex_init(&f->lock, NULL);
+    pthread_cond_init(&f->changed, NULL);
+    if (pthread_create(&f->thread, NULL, fill_ahead, f) != 0) {
+        die("the thread that reads samples cannot be started");
+    }
 }
 
-void feed_destroy(Feed *f, Device *dev) {
+void feed_close(Feed *f, Device *dev) {
+    pthread_mutex_lock(&f->lock);
+    f->stop = true;
+    pthread_cond_signal(&f->changed);
+    pthread_mutex_unlock(&f->lock);
+    pthread_join(f->thread, NULL);
+    pthread_mutex_destroy(&f->lock);
+    pthread_cond_destroy(&f->changed);
+    for (int a = 0; a < f->count; a++) {
+        if (!f->bytes[a]) { continue; }
+        for (int i = 0; i < FEED_SLOTS; i++) { device_free_pinned(dev, f->host[i][a]); }
+        for (int i = 0; i < 2 && a < f->sent; i++) { device_free(dev, f->staged[i][a]); }
+        if (a < f->sent) { device_free(dev, f->inputs[a]); }
+    }
     for (int i = 0; i < 2; i++) {
-        for (int a = 0; a < f->count; a++) {
-            device_free_pinned(dev, f->slots[i].host[a]);
-            device_free(dev, f->slots[i].staged[a]);
-        }
-        device_event_destroy(f->slots[i].arrived);
-        device_event_destroy(f->slots[i].taken);
+        device_event_destroy(f->arrived[i]);
+        device_event_destroy(f->taken[i]);
     }
-    for (int a = 0; a < f->count; a++) { device_free(dev, f->inputs[a]); }
-    *f = (Feed){0};
 }
 
-void **feed_arrays(Feed *f) {
-    FeedSlot *slot = &f->slots[f->next];
-    device_event_sync(slot->arrived);
-    return slot->host;
+static void copy(Device *dev, void *to, const void *from, size_t bytes, bool on_copy_stream) {
+    if (bytes) { device_copy(dev, to, from, bytes, on_copy_stream); }
 }
 
-void feed_send(Feed *f, Device *dev) {
-    FeedSlot *slot = &f->slots[f->next];
-    device_event_wait(dev, slot->taken, true);
-    for (int a = 0; a < f->count; a++) { device_copy(dev, slot->staged[a], slot->host[a], f->bytes[a], true); }
-    device_event_record(dev, slot->arrived, true);
-    device_event_wait(dev, slot->arrived, false);
-    for (int a = 0; a < f->count; a++) { device_copy(dev, f->inputs[a], slot->staged[a], f->bytes[a], false); }
-    device_event_record(dev, slot->taken, false);
-    f->next = 1 - f->next;
+void *const *feed_next(Feed *f, Device *dev) {
+    int stage = (int)(f->next % 2);
+    void *const *host = f->host[f->next % FEED_SLOTS];
+    device_event_sync(f->arrived[stage]); // of the last but one: its slot is free, that of the last one not yet
+    pthread_mutex_lock(&f->lock);
+    if (f->next > 0) { f->free = f->next - 1; }
+    pthread_cond_signal(&f->changed);
+    while (f->filled == f->next) { pthread_cond_wait(&f->changed, &f->lock); }
+    pthread_mutex_unlock(&f->lock);
+
+    device_event_wait(dev, f->taken[stage], true);
+    for (int a = 0; a < f->sent; a++) { copy(dev, f->staged[stage][a], host[a], f->bytes[a], true); }
+    device_event_record(dev, f->arrived[stage], true);
+    device_event_wait(dev, f->arrived[stage], false);
+    for (int a = 0; a < f->sent; a++) { copy(dev, f->inputs[a], f->staged[stage][a], f->bytes[a], false); }
+    device_event_record(dev, f->taken[stage], false);
+    f->next++;
+    return host;
 }

@@ -8,7 +8,7 @@
 #include "train/options.h"
 
 typedef struct {
-    Comm *comm;          // NULL: one rank
+    Comm *comm;
     size_t total;        // elements of weights and grads
     size_t first, count; // this rank's part of the state: everything, or its shard
     bool sharded;
@@ -26,7 +26,7 @@ typedef struct {
     int last_skipped; // the latest of them, -1: none
 } Optimizer;
 
-// Masters and average begin with the weights. comm may be NULL.
+// Masters and average begin with the weights.
 Optimizer optimizer_create(const TrainOptions *options, Comm *comm, floatX *weights, float *grads, size_t total,
                            Device *dev);
 void optimizer_destroy(Optimizer *optimizer, Device *dev);
@@ -38,6 +38,17 @@ void optimizer_bytes(const TrainOptions *options, size_t total, size_t bytes[3])
 size_t optimizer_part(const TrainOptions *options, const Comm *comm, size_t total);
 // A sentence on what --zero 1 saves, or would, to be freed; NULL with one rank.
 char *optimizer_note(const TrainOptions *options, const Comm *comm, size_t total);
+
+// Learning rate of optimizer step `step` (from 0). With w = lr_warmup_steps, T = lr_total_steps, f = lr_final and
+// x = (step - w) / (T - w), at most 1:
+//   step < w      lr (step + 1) / w
+//   exponential   lr f^x                                   Marigold's IterExponential
+//   linear        lr (1 - (1 - f) x)
+//   cosine        lr (f + (1 - f) (1 + cos(pi x)) / 2)
+//   wsd           warm-up, stable, decay (Hu et al. 2024): lr, and falls linearly to lr f over the last lr_decay_share
+//                 of the T steps
+//   constant      lr
+double learning_rate(const TrainOptions *options, int step);
 
 // The scalars of optimizer step `step` (from 0) for all its micro-steps: first_sample of micro-step k is
 // positions[k]. One asynchronous copy; step - 2 must have arrived on the host.

@@ -3,22 +3,12 @@
 #include "data/paint.h"
 #include "util/error.h"
 #include "util/philox.h"
-#include <pthread.h>
 #include <stdlib.h>
-#include <string.h>
-
-enum { DEPTH = 3 }; // batches read ahead
 
 struct Pictures {
     PictureOptions options;
-    int64_t *order; // permutation of the epoch that the thread is in
+    int64_t *order; // permutation of `epoch`
     long long epoch;
-    float *slots[DEPTH];
-    pthread_t thread;
-    pthread_mutex_t lock;
-    pthread_cond_t changed;
-    long long filled, taken;
-    bool stop;
 };
 
 void pictures_at(const PictureOptions *o, const int64_t *order, long long position, PictureKind kind, float *out) {
@@ -53,7 +43,7 @@ static PictureKind draw_kind(const PictureOptions *o, long long position) {
 }
 
 // A batch may cross the end of an epoch.
-static void fill(Pictures *p, long long number, float *slot) {
+void pictures_read(Pictures *p, long long number, float *out) {
     const PictureOptions *o = &p->options;
     size_t size = (size_t)o->resolution * (size_t)o->resolution * 3;
     long long n = o->coco->picture_count, first = o->start + (number * o->world + o->rank) * o->rows;
@@ -63,26 +53,9 @@ static void fill(Pictures *p, long long number, float *slot) {
         if (epoch != p->epoch) { loader_permutation(o->seed, p->epoch = epoch, n, p->order); }
 #pragma omp parallel for num_threads(o->workers) schedule(dynamic)
         for (int row = done; row < end; row++) {
-            pictures_at(o, p->order, first + row, draw_kind(o, first + row), slot + (size_t)row * size);
+            pictures_at(o, p->order, first + row, draw_kind(o, first + row), out + (size_t)row * size);
         }
         done = end;
-    }
-}
-
-static void *prefetch(void *argument) {
-    Pictures *p = argument;
-    for (;;) {
-        pthread_mutex_lock(&p->lock);
-        while (!p->stop && p->filled - p->taken == DEPTH) { pthread_cond_wait(&p->changed, &p->lock); }
-        bool stop = p->stop;
-        long long number = p->filled;
-        pthread_mutex_unlock(&p->lock);
-        if (stop) { return NULL; }
-        fill(p, number, p->slots[number % DEPTH]);
-        pthread_mutex_lock(&p->lock);
-        p->filled++;
-        pthread_cond_signal(&p->changed);
-        pthread_mutex_unlock(&p->lock);
     }
 }
 
@@ -92,35 +65,10 @@ Pictures *pictures_open(const PictureOptions *o) {
     p->order = xmalloc((size_t)(o->coco->picture_count + 1) * sizeof *p->order);
     p->epoch = -1;
     if (o->coco->picture_count == 0) { die("%s: field \"images\" is empty", o->coco->path); }
-    for (int i = 0; i < DEPTH; i++) {
-        p->slots[i] = xmalloc((size_t)o->rows * (size_t)o->resolution * (size_t)o->resolution * 3 * sizeof(float));
-    }
-    pthread_mutex_init(&p->lock, NULL);
-    pthread_cond_init(&p->changed, NULL);
-    if (pthread_create(&p->thread, NULL, prefetch, p) != 0) { die("the thread that reads pictures cannot be started"); }
     return p;
 }
 
-void pictures_next(Pictures *p, float *out) {
-    pthread_mutex_lock(&p->lock);
-    while (p->filled == p->taken) { pthread_cond_wait(&p->changed, &p->lock); }
-    pthread_mutex_unlock(&p->lock);
-    const PictureOptions *o = &p->options;
-    memcpy(out, p->slots[p->taken % DEPTH],
-           (size_t)o->rows * (size_t)o->resolution * (size_t)o->resolution * 3 * sizeof(float));
-    pthread_mutex_lock(&p->lock);
-    p->taken++;
-    pthread_cond_signal(&p->changed);
-    pthread_mutex_unlock(&p->lock);
-}
-
 void pictures_close(Pictures *p) {
-    pthread_mutex_lock(&p->lock);
-    p->stop = true;
-    pthread_cond_signal(&p->changed);
-    pthread_mutex_unlock(&p->lock);
-    pthread_join(p->thread, NULL);
-    for (int i = 0; i < DEPTH; i++) { free(p->slots[i]); }
     free(p->order);
     free(p);
 }

@@ -1,4 +1,4 @@
-// Training pictures of the VAE: an endless, shuffled, prefetched stream of scenes, scenes with a painted mask, and bare
+// Training pictures of the VAE: an endless, shuffled stream of scenes, scenes with a painted mask, and bare
 // masks. What the mix leaves out, the VAE cannot express later (a VAE that never saw masks cannot draw them).
 #pragma once
 #include "data/coco.h"
@@ -20,10 +20,10 @@ typedef struct {
 } PictureOptions;
 
 typedef struct Pictures Pictures;
-Pictures *pictures_open(const PictureOptions *options); // starts the prefetch thread
+Pictures *pictures_open(const PictureOptions *options);
 void pictures_close(Pictures *pictures);
-// Copies the next batch: out (rows, R, R, 3) in [-1, 1].
-void pictures_next(Pictures *pictures, float *out);
+// This rank's part of batch `number` (from 0, at `start`): out (rows, R, R, 3) in [-1, 1]. One thread at a time.
+void pictures_read(Pictures *pictures, long long number, float *out);
 // The picture at a stream position in one kind: out (R, R, 3) in [-1, 1]. order (picture_count) is the permutation of
 // the position's epoch, NULL: the data set's own. A picture that yields no sample is replaced by the next one; dies if
 // none does.

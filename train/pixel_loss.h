@@ -8,7 +8,7 @@
 #pragma once
 #include "kernels/kernels.h"
 #include "model/vae.h"
-#include "train/options.h"
+#include "train/unet_options.h"
 
 typedef struct {
     VAEDecoder *decoder; // NULL: no such loss

@@ -5,8 +5,8 @@
 #include <stdlib.h>
 #include <string.h>
 
-Prompts prompts_create(Pipeline *pipeline, const TrainOptions *o, const ShardInfo *info, Device *dev) {
-    Prompts p = {.classes = info->class_count, .seed = (uint64_t)o->seed};
+Prompts prompts_create(Pipeline *pipeline, const UNetOptions *o, const ShardInfo *info, Device *dev) {
+    Prompts p = {.classes = info->class_count, .seed = (uint64_t)o->train.seed};
     p.count =
         text_ways_parse(p.ways, o->text_template, "--text-template", (const char *const *)info->classes, p.classes);
     char **texts = xcalloc((size_t)(p.count * p.classes) + 1, sizeof *texts);
@@ -32,6 +32,6 @@ void prompts_draw(const Prompts *p, int *rows, const int *class_index, const int
     }
 }
 
-char *prompts_first(const TrainOptions *o) {
+char *prompts_first(const UNetOptions *o) {
     return xprintf("%.*s", (int)strcspn(o->text_template, "|"), o->text_template);
 }

@@ -1,9 +1,9 @@
 // The texts that training asks with: --text-template, one way or several to draw from (eval/texts.h).
 #pragma once
-#include "data/shard_info.h"
+#include "data/shard.h"
 #include "eval/texts.h"
 #include "model/pipeline.h"
-#include "train/options.h"
+#include "train/unet_options.h"
 
 typedef struct {
     TextWay ways[MAX_TEXT_WAYS];
@@ -13,10 +13,10 @@ typedef struct {
 } Prompts;
 
 // Needs PART_TEXT of the pipeline, here only.
-Prompts prompts_create(Pipeline *pipeline, const TrainOptions *options, const ShardInfo *info, Device *dev);
+Prompts prompts_create(Pipeline *pipeline, const UNetOptions *options, const ShardInfo *info, Device *dev);
 void prompts_destroy(Prompts *prompts, Device *dev);
 // rows (n): where in the table the text of each sample is, drawn among the ways that have a name for its class by
 // (seed, position in the stream) alone. rows may be class_index.
 void prompts_draw(const Prompts *prompts, int *rows, const int *class_index, const int64_t *position, int n);
 // The first way, which validation and the saved model ask with; to be freed.
-char *prompts_first(const TrainOptions *options);
+char *prompts_first(const UNetOptions *options);

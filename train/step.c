@@ -1,6 +1,6 @@
 #include "train/step.h"
-#include "train/interrupt.h"
 #include "util/error.h"
+#include "util/interrupt.h"
 #include "util/threads.h"
 #include <stdlib.h>
 
@@ -11,14 +11,20 @@ enum {
 
 static size_t row_of(const Step *s) { return (size_t)(s->micro_steps * s->B) + 1; }
 
-Step step_create(const TrainOptions *o, Comm *comm, Optimizer *optimizer, Params *const params[2], MicroStep *work,
-                 void *trainer, Device *dev) {
+size_t micro_step_bytes(MicroStep *micro_step, void *model, Device *dev) {
+    bool plan_only = dev->plan_only;
+    dev->plan_only = true;
+    Arena arena = arena_measure(dev);
+    micro_step(model, &arena, MADE_UP, NULL, 0, true, dev);
+    dev->plan_only = plan_only;
+    return arena.peak;
+}
+
+Step step_create(const TrainOptions *o, Comm *comm, Optimizer *optimizer, Params *const params[2], Device *dev) {
     Step s = {.options = o,
               .comm = comm,
               .optimizer = optimizer,
               .params = {params[0], params[1]},
-              .work = work,
-              .trainer = trainer,
               .B = o->train_batch_size,
               .micro_steps = o->gradient_accumulation_steps,
               .bucket = optimizer->total / BUCKETS,
@@ -78,17 +84,17 @@ void step_begin(Step *s, int step, Device *dev) {
 // From `from` to where it is reduced already. With --zero 1 each rank gets the sum of its own part only: all these
 // reductions together are a reduce-scatter.
 static void reduce(Step *s, size_t from) {
-    const Optimizer *p = s->optimizer;
+    const Optimizer *opt = s->optimizer;
     size_t until = s->reduced;
     s->reduced = from;
     for (size_t at = from, end; at < until; at = end) {
-        if (!p->sharded) {
-            comm_all_reduce_sum(s->comm, p->grads + at, (end = until) - at);
+        if (!opt->sharded) {
+            comm_all_reduce_sum(s->comm, opt->grads + at, (end = until) - at);
             continue;
         }
-        size_t owner = at / p->count;
-        end = (owner + 1) * p->count < until ? (owner + 1) * p->count : until;
-        comm_reduce_sum(s->comm, p->grads + at, end - at, (int)owner);
+        size_t owner = at / opt->count;
+        end = (owner + 1) * opt->count < until ? (owner + 1) * opt->count : until;
+        comm_reduce_sum(s->comm, opt->grads + at, end - at, (int)owner);
     }
 }
 
@@ -101,7 +107,7 @@ static void cut_recording(Step *s, size_t from) {
     device_graph_launch(s->dev, graph);
 }
 
-// Backward's message in the last micro-step. The beginning of the buffer is left to the end of step_micro.
+// Backward's message in the last micro-step. The beginning of the buffer is left to step_micro_end.
 static void grads_final(void *data, const float *first) {
     Step *s = data;
     size_t from = (size_t)(first - s->optimizer->grads);
@@ -129,38 +135,35 @@ static void replay(Step *s, const Recording *r) {
     device_scope(s->dev, "");
 }
 
-static void record_or_run(Step *s, Recording *r, float beta) {
-    if (may_record(s, r) && device_graph_begin(s->dev)) {
-        s->recording = r;
-        s->workspace = s->dev->workspace;
-        s->work(s->trainer, beta, s->dev);
-        cut_recording(s, 0);
-        s->recording = NULL;
-    } else {
-        s->work(s->trainer, beta, s->dev);
-        r->warm = true;
-    }
-}
+static bool reduces(const Step *s, int k) { return k + 1 == s->micro_steps && s->comm->world > 1; }
 
-void step_micro(Step *s, int k, Device *dev) {
+bool step_micro_begin(Step *s, int k, Device *dev) {
     threads_adapt();
-    size_t B = (size_t)s->B;
-    bool reduces = k + 1 == s->micro_steps && s->comm->world > 1;
-    Recording *r = &s->recordings[k > 0][reduces];
+    Recording *r = &s->recordings[k > 0][reduces(s, k)];
     for (int i = 0; i < 2 && s->params[i]; i++) {
-        s->params[i]->grads_final = (GradsFinal){reduces ? grads_final : NULL, s};
+        s->params[i]->grads_final = (GradsFinal){reduces(s, k) ? grads_final : NULL, s};
     }
     s->reduced = s->optimizer->total;
     if (s->workspace != dev->workspace) { forget_recordings(s); }
     device_copy(dev, s->scalars, s->optimizer->scalars + k, sizeof *s->scalars, false);
     if (r->count) {
         replay(s, r);
-    } else {
-        record_or_run(s, r, k > 0);
+        return false;
     }
-    if (reduces) { reduce(s, 0); }
+    if (may_record(s, r) && device_graph_begin(dev)) {
+        s->recording = r;
+        s->workspace = dev->workspace;
+    }
+    r->warm = true;
+    return true;
+}
+
+void step_micro_end(Step *s, int k, Device *dev) {
+    if (s->recording) { cut_recording(s, 0); }
+    s->recording = NULL;
+    if (reduces(s, k)) { reduce(s, 0); }
     float *row = s->all_losses + (size_t)s->comm->rank * row_of(s);
-    device_copy(dev, row + (size_t)k * B, s->losses, B * sizeof *row, false);
+    device_copy(dev, row + (size_t)(k * s->B), s->losses, (size_t)s->B * sizeof *row, false);
 }
 
 // ---- The end of a step ---------------------------------------------------------------------------------------------
@@ -184,7 +187,7 @@ void step_end(Step *s, int step, Device *dev) {
     send_report(s, step, dev);
 }
 
-void step_print(Step *s, Run *run, int step) {
+void step_print(Step *s, RunLog *log, int step) {
     Report *r = step < 0 ? NULL : &s->reports[step % 2];
     if (!r || !r->step) { return; }
     device_event_sync(r->arrived);
@@ -196,7 +199,7 @@ void step_print(Step *s, Run *run, int step) {
         if (signal > s->stopped) { s->stopped = signal; }
     }
     optimizer_count(s->optimizer, r->step - 1, r->norm);
-    run_step(run, r->step, sum / (double)train_samples(s->options, s->comm->world), r->norm->norm, r->norm->finite,
+    log_step(log, r->step, sum / (double)train_samples(s->options, s->comm->world), r->norm->norm, r->norm->finite,
              device_event_seconds(r->started, r->arrived));
     r->step = 0;
 }

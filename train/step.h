@@ -1,18 +1,28 @@
-// What the two training loops share of an optimizer step:
+// One optimizer step, whatever is trained. The loop (train/loop.c) calls in this order:
 //
-//   step_begin     the step's scalars go to the device
-//   step_micro     once per micro-batch: forward and backward; after the last one's layers the gradient is summed over
-//                  the ranks, a bucket at a time, while backward goes on
-//   step_end       norm, update, and what is to be logged sets out for the host
-//   step_print     one step later: loss and norm have arrived
+//   step_begin         the step's scalars go to the device
+//   step_micro_begin   once per micro-batch; if it says so, forward and backward (a MicroStep) follow; else they were
+//                      recorded before, and it replays them
+//   step_micro_end     the micro-batch's losses are kept. After the last one the gradient is summed over the ranks, a
+//                      bucket at a time, while backward goes on
+//   step_end           norm, update, and what is to be logged sets out for the host
+//   step_print         one step later: loss and norm have arrived
 //
 // On a GPU a micro-step runs kernel by kernel the first time, is recorded the second time and replayed from then on.
 // Communication stays outside of the graphs: the last micro-step is one graph for each bucket.
 #pragma once
 #include "kernels/runtime/comm.h"
+#include "model/arena.h"
 #include "model/params.h"
 #include "train/optimizer.h"
-#include "train/run.h"
+#include "train/run_log.h"
+
+// Forward and, with `backward`, backward of the micro-batch that `model` has on the device: losses (B), and gradients
+// with beta 0 or 1.
+typedef void MicroStep(void *model, Arena *arena, float *losses, const StepScalars *scalars, float beta, bool backward,
+                       Device *dev);
+// Bytes of arena that one with backward needs. No kernel runs; what it would launch goes to dev->trace.
+size_t micro_step_bytes(MicroStep *micro_step, void *model, Device *dev);
 
 // A recorded micro-step: graphs, each followed by the reduction of the gradients from element `from` on.
 typedef struct {
@@ -32,17 +42,11 @@ typedef struct {
     int step; // 0: empty
 } Report;
 
-// Forward and backward of one micro-batch, with beta 0 or 1 for the gradients. Reads step->scalars, writes
-// step->losses.
-typedef void MicroStep(void *trainer, float beta, Device *dev);
-
 typedef struct {
     const TrainOptions *options;
     Comm *comm;
     Optimizer *optimizer;
     Params *params[2]; // whose backward tells how far it is
-    MicroStep *work;
-    void *trainer;
     int B, micro_steps;
     StepScalars *scalars; // (1) of the micro-step
     float *losses;        // (B) of the micro-step
@@ -60,14 +64,14 @@ typedef struct {
 } Step;
 
 // params[1] may be NULL; they lie one behind the other in the optimizer's buffers.
-Step step_create(const TrainOptions *options, Comm *comm, Optimizer *optimizer, Params *const params[2],
-                 MicroStep *work, void *trainer, Device *dev);
+Step step_create(const TrainOptions *options, Comm *comm, Optimizer *optimizer, Params *const params[2], Device *dev);
 void step_destroy(Step *step, Device *dev);
 
 void step_begin(Step *s, int step, Device *dev);
-void step_micro(Step *s, int k, Device *dev);
+bool step_micro_begin(Step *s, int k, Device *dev);
+void step_micro_end(Step *s, int k, Device *dev);
 void step_end(Step *s, int step, Device *dev);
 // Prints and logs what step `step` (from 0) sent, if that was not done yet.
-void step_print(Step *s, Run *run, int step);
+void step_print(Step *s, RunLog *log, int step);
 // 0, or the signal after which all ranks save and leave: the same after the same step on all of them.
 int step_stopped(const Step *s);

@@ -12,7 +12,8 @@ enum { SHEET_ROWS = 8, SHEET_COLUMNS = 4, STRIP = 6 };
 static const uint64_t VALIDATION_SEED = 1; // of noise and timesteps, whatever --seed is: runs are comparable
 
 // Latents of an all-black and an all-white picture: what a model that gives a constant answer might draw.
-static void encode_constants(Validator *v, const char *base, const Diffusion *d, Device *dev) {
+static void encode_constants(Validator *v, const char *base, Device *dev) {
+    const Diffusion *d = &v->diffusion;
     Pipeline vae = pipeline_open(base, PART_VAE_ENCODER, 0, dev);
     int R = v->shards.info.resolution;
     size_t pixels = (size_t)(R * R * 3), latent = (size_t)(d->h * d->w * d->L);
@@ -34,23 +35,23 @@ static void encode_constants(Validator *v, const char *base, const Diffusion *d,
     pipeline_close(&vae, dev);
 }
 
-bool validator_open(Validator *v, const TrainOptions *o, const char *base, const ShardSet *training, const Diffusion *d,
+bool validator_open(Validator *v, const UNetOptions *o, const char *base, const ShardSet *training, const Diffusion *d,
                     const floatX *table, Device *dev) {
     char *first = xprintf("%s/val-00000.h5", o->shards);
     bool exists = file_exists(first);
     free(first);
-    if (o->validate_every == 0) { return false; }
+    if (o->train.validate_every == 0) { return false; }
     if (!exists) {
         printf("no validation: %s has no shards val-*.h5\n", o->shards);
         return false;
     }
-    *v = (Validator){.options = o, .shards = shards_open(o->shards, "val"), .table = table};
+    *v = (Validator){.options = o, .diffusion = *d, .shards = shards_open(o->shards, "val"), .table = table};
     const ShardInfo *info = &v->shards.info;
     if (!(info->targets & o->target_bit)) { die("%s: the shards val-*.h5 have no target %s", o->shards, o->target); }
     if (info->class_count != training->info.class_count || strcmp(info->vae_sha256, training->info.vae_sha256) != 0) {
-        die("%s: the shards val-*.h5 and %s-*.h5 have other classes or another VAE", o->shards, o->split);
+        die("%s: the shards val-*.h5 and %s-*.h5 have other classes or another VAE", o->shards, o->train.split);
     }
-    v->count = o->validation_samples < v->shards.samples ? o->validation_samples : (int)v->shards.samples;
+    v->count = o->train.validation_samples < v->shards.samples ? o->train.validation_samples : (int)v->shards.samples;
     size_t rows = (size_t)d->B, latents = rows * (size_t)(d->h * d->w * d->L) * sizeof(float);
     v->scalars = device_alloc(dev, sizeof *v->scalars);
     v->host_scalars = device_alloc_pinned(dev, sizeof *v->host_scalars);
@@ -63,7 +64,8 @@ bool validator_open(Validator *v, const TrainOptions *o, const char *base, const
     v->weight = device_alloc(dev, rows * (size_t)(d->h * d->w) * sizeof(float));
     v->context =
         device_alloc(dev, rows * (size_t)d->tokens * (size_t)d->unet->config.cross_attention_dim * sizeof(floatX));
-    encode_constants(v, base, d, dev);
+    v->diffusion.inputs = (DiffusionInputs){v->image, v->target, v->weight, v->context};
+    encode_constants(v, base, dev);
     return true;
 }
 
@@ -94,7 +96,8 @@ static void unpack(uint8_t *mask, const uint8_t *packed, int R) {
     for (int i = 0; i < R * R; i++) { mask[i] = packed[i / R * stride + i % R / 8] >> (7 - i % R % 8) & 1; }
 }
 
-static HostBatch read_batch(const Validator *v, const Diffusion *d, int first) {
+static HostBatch read_batch(const Validator *v, int first) {
+    const Diffusion *d = &v->diffusion;
     const ShardInfo *info = &v->shards.info;
     size_t rows = (size_t)d->B, n = (size_t)(d->h * d->w * d->L), cells = (size_t)(d->h * d->w),
            R = (size_t)info->resolution;
@@ -120,8 +123,9 @@ static void free_batch(HostBatch *b) {
 }
 
 // Losses of the batch at the noise and timesteps of draw number `draw`.
-static void batch_loss(Validator *v, Pipeline *pipeline, Diffusion *d, Arena *arena, const HostBatch *b, int first,
-                       int rows, int draw, Validation *result, Device *dev) {
+static void batch_loss(Validator *v, Pipeline *pipeline, Arena *arena, const HostBatch *b, int first, int rows,
+                       int draw, Validation *result, Device *dev) {
+    Diffusion *d = &v->diffusion;
     size_t n = (size_t)(d->B * d->h * d->w);
     *v->host_scalars = (StepScalars){
         .seed = VALIDATION_SEED, .step = (uint32_t)draw, .first_sample = (uint64_t)first, .grad_scale = 1};
@@ -130,7 +134,7 @@ static void batch_loss(Validator *v, Pipeline *pipeline, Diffusion *d, Arena *ar
     device_copy(dev, v->target, b->target, n * (size_t)d->L * sizeof(float), false);
     device_copy(dev, v->weight, b->weight, n * sizeof(float), false);
     context_gather(v->context, v->table, b->class_index, d->B, pipeline, dev);
-    diffusion_step(d, arena, v->losses, v->image, v->target, v->weight, v->context, v->scalars, 0, false, dev);
+    diffusion_step(d, arena, v->losses, v->scalars, 0, false, dev);
     sample_timesteps(v->timesteps, d->B, d->schedule->T, 0, v->scalars, dev); // diffusion_step's own
     device_copy(dev, v->host_losses, v->losses, (size_t)d->B * sizeof(float), false);
     device_copy(dev, v->host_timesteps, v->timesteps, (size_t)d->B * sizeof(float), false);
@@ -179,16 +183,24 @@ typedef struct {
     int rows;
 } Sheet;
 
-static void sheet_add(Sheet *sheet, const float *input, const float *prediction, const uint8_t *mask,
-                      const uint8_t *truth, const char *class_name, bool seen, double iou, int R) {
+// The first samples on the sheet, the very first side by side too.
+static void show_sample(Validation *result, Sheet *sheet, const float *input, const float *prediction,
+                        const uint8_t *mask, const uint8_t *truth, const ValidationRow *row, int R) {
     if (sheet->rows == SHEET_ROWS) { return; }
-    int k = SHEET_COLUMNS * sheet->rows++;
-    sheet->images[k] = to_image(input, R);
-    sheet->images[k + 1] = to_image(prediction, R);
-    sheet->images[k + 2] = mask_image(mask, R);
-    sheet->images[k + 3] = mask_image(truth, R);
-    sheet->captions[k] = xprintf("%s%s", class_name, seen ? "" : " (unseen)");
-    sheet->captions[k + 2] = xprintf("IoU %.2f", iou);
+    int k = SHEET_COLUMNS * sheet->rows;
+    Image *images = sheet->images + k;
+    images[0] = to_image(input, R);
+    images[1] = to_image(prediction, R);
+    images[2] = mask_image(mask, R);
+    images[3] = mask_image(truth, R);
+    sheet->captions[k] = xprintf("%s%s", row->class_name, row->seen ? "" : " (unseen)");
+    sheet->captions[k + 2] = xprintf("IoU %.2f", pair_iou(&row->score));
+    if (sheet->rows < STRIP) {
+        strip_put(&result->inputs, &images[0], sheet->rows);
+        strip_put(&result->predictions, &images[1], sheet->rows);
+        strip_put(&result->truths, &images[3], sheet->rows);
+    }
+    sheet->rows++;
 }
 
 static Image sheet_draw(Sheet *sheet) {
@@ -210,16 +222,6 @@ static MaskRule mask_rule(const Validator *v) {
     for (int c = 0; c < 3; c++) { rule.color[c] = (float)info->color[c] / 255; }
     rule.alpha = (float)info->alpha;
     return rule;
-}
-
-static void strips_add(Validation *result, const float *input, const float *prediction, const uint8_t *truth, int R,
-                       int column) {
-    Image *strips[] = {&result->inputs, &result->predictions, &result->truths};
-    Image pictures[] = {to_image(input, R), to_image(prediction, R), mask_image(truth, R)};
-    for (int k = 0; k < 3; k++) {
-        strip_put(strips[k], &pictures[k], column);
-        image_free(&pictures[k]);
-    }
 }
 
 // Samples and scores one batch: result->rows[first..first + rows).
@@ -253,9 +255,7 @@ static void score_batch(const Validator *v, Sampler *sampler, const HostBatch *b
         result->rows[first + i] =
             (ValidationRow){score, info->classes[c], info->trained[c], mean_square(latent, v->black, cells),
                             mean_square(latent, v->white, cells)};
-        if (first + i < STRIP) { strips_add(result, input + i * n, prediction + i * n, truth, R, first + i); }
-        sheet_add(sheet, input + i * n, prediction + i * n, mask, truth, info->classes[c], info->trained[c],
-                  pair_iou(&score), R);
+        show_sample(result, sheet, input + i * n, prediction + i * n, mask, truth, &result->rows[first + i], R);
     }
     free(prediction), free(input), free(mask), free(ids), free(latents);
 }
@@ -297,7 +297,8 @@ void validation_free(Validation *v) {
     for (int i = 0; i < 4; i++) { image_free(images[i]); }
 }
 
-Validation validator_run(Validator *v, Pipeline *pipeline, Diffusion *d, Arena *arena, Device *dev) {
+Validation validator_run(Validator *v, Pipeline *pipeline, Arena *arena, Device *dev) {
+    const Diffusion *d = &v->diffusion;
     Validation result = validation_create(v);
     Sheet sheet = {0};
     Sampler sampler = sampler_create(pipeline, d->B, d->h, d->w, dev);
@@ -308,9 +309,9 @@ Validation validator_run(Validator *v, Pipeline *pipeline, Diffusion *d, Arena *
     for (int first = 0; first < v->count; first += d->B) {
         threads_adapt();
         int rows = v->count - first < d->B ? v->count - first : d->B;
-        HostBatch b = read_batch(v, d, first);
+        HostBatch b = read_batch(v, first);
         for (int draw = 0; draw < v->options->validation_draws; draw++) {
-            batch_loss(v, pipeline, d, arena, &b, first, rows, draw, &result, dev);
+            batch_loss(v, pipeline, arena, &b, first, rows, draw, &result, dev);
         }
         score_batch(v, &sampler, &b, first, rows, &result, &sheet, dev);
         free_batch(&b);

@@ -3,10 +3,11 @@
 #pragma once
 #include "data/loader.h"
 #include "train/diffusion.h"
-#include "train/run.h"
+#include "train/run_log.h"
 
 typedef struct {
-    const TrainOptions *options;
+    const UNetOptions *options;
+    Diffusion diffusion;                 // training's, with inputs of its own
     ShardSet shards;                     // SPLIT val
     int count;                           // samples, spread evenly over the set
     StepScalars *scalars, *host_scalars; // one micro-batch's, on the device and pinned
@@ -19,10 +20,10 @@ typedef struct {
 
 // Opens the shards val-*.h5 in the folder of the training shards; returns false if there are none. The VAE's encoder in
 // the model directory `base` is opened for a moment.
-bool validator_open(Validator *validator, const TrainOptions *options, const char *base, const ShardSet *training,
+bool validator_open(Validator *validator, const UNetOptions *options, const char *base, const ShardSet *training,
                     const Diffusion *d, const floatX *table, Device *dev);
 void validator_close(Validator *validator, Device *dev);
 // Uses the arena of training for the loss and memory of its own, freed at the end, for sampling. To be freed
 // with validation_free.
-Validation validator_run(Validator *validator, Pipeline *pipeline, Diffusion *diffusion, Arena *arena, Device *dev);
+Validation validator_run(Validator *validator, Pipeline *pipeline, Arena *arena, Device *dev);
 void validation_free(Validation *validation);

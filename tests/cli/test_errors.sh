@@ -68,6 +68,7 @@ dies "encode with another seed into the same folder" "seed" "${encode[@]}" --dat
 
 # ---- train
 unet=(train --max-train-steps 1 --train-batch-size 2 --gradient-accumulation-steps 1 --validate-every 0 --no-roofline --out new)
+vae=(train-vae --model model "${unet[@]:1}")
 dies "train without a model" "--model is missing" "${unet[@]}" --shards latents
 dies "train without shards" "--shards is missing" "${unet[@]}" --model model
 dies "train without --out" "--out is missing" train --model model --shards latents
@@ -88,12 +89,13 @@ dies "train with a word for a number" "--lr fast: invalid numeric value" "${unet
 dies "train with a number out of range" "--t-max-prob 2: expected a value from 0 to 1" "${unet[@]}" --model model --shards latents --t-max-prob 2
 dies "train with a wrong choice" "--loss l1: expected one of mse, weighted, focal" "${unet[@]}" --model model --shards latents --loss l1
 dies "train with a wrong pixel loss" "--pixel-loss-type iou: expected one of l1, dice" "${unet[@]}" --model model --shards latents --pixel-loss-type iou
-dies "train the VAE with a pixel loss" "--pixel-loss: expected with --train unet only" train --train vae --model model --data data --out there --pixel-loss 1
+dies "train the VAE with a pixel loss" "--pixel-loss: unknown option" "${vae[@]}" --data data --pixel-loss 1
 dies "train with an argument too many" "unexpected argument \"more\"" "${unet[@]}" --model model --shards latents more
 dies "train into a file" "file" "${unet[@]}" --model model --shards latents --out file
-dies "train the VAE without data" "--data is missing" "${unet[@]}" --model model --train vae
-dies "train the VAE on nothing" "no-such-data" "${unet[@]}" --model model --train vae --data no-such-data
-dies "train the VAE at an odd resolution" "--resolution 63" "${unet[@]}" --model model --train vae --data data --resolution 63
+dies "train the VAE on too many masks" "--mix-mask 0.8: expected a value from 0 to 0.5" "${vae[@]}" --data data --mix-overlay 0.5 --mix-mask 0.8
+dies "train the VAE without data" "--data is missing" "${vae[@]}"
+dies "train the VAE on nothing" "no-such-data" "${vae[@]}" --data no-such-data
+dies "train the VAE at an odd resolution" "--resolution 63" "${vae[@]}" --data data --resolution 63
 
 # ---- eval, segment
 dies "eval without a model" "--model is missing" eval --data data --out new

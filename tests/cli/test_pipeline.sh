@@ -28,9 +28,9 @@ run "preview" preview --data data --split val --min-side 1 --size 64 --count 6 -
 check "preview: a picture" is_picture sheet.jpg
 check "preview: samples" grep -q image dump/samples.json
 run "init" init --preset mini model
-run "train vae" train --train vae --model model --data data --out vae --max-train-steps 3 --train-batch-size 4 \
+run "train-vae" train-vae --model model --data data --out vae --max-train-steps 3 --train-batch-size 4 \
     --gradient-accumulation-steps 1 --lr 1e-3 --lr-scheduler constant --validate-every 3 --validation-samples 4 --no-roofline
-check "train vae: the run's folder" is_run vae 3 1
+check "train-vae: the run's folder" is_run vae 3 1
 for split in train val; do
     run "encode $split" encode --model vae/model --data data --split $split --out latents --targets overlay,mask \
         --min-side 1 --classes @data/classes/seen.txt

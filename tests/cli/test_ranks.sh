@@ -8,7 +8,7 @@ source "$root/tests/cli/ranks.sh"
 prepare
 
 short=${SHORT:-0}
-vae=(train --train vae --model model --data data --max-train-steps 3 --gradient-accumulation-steps 2
+vae=(train-vae --model model --data data --max-train-steps 3 --gradient-accumulation-steps 2
     --validate-every 0 --no-roofline)
 
 # The same global batch on N ranks: 8 samples by larger batches, or (SHORT) 4 by more accumulation, which gives streams

@@ -7,7 +7,7 @@ steps=12
 unet=("$cocogold" train --model model --shards latents --max-train-steps $steps --train-batch-size 4
     --gradient-accumulation-steps 1 --lr 1e-3 --lr-warmup-steps 5 --max-grad-norm 1 --ema-decay 0.99
     --checkpoint-every 4 --validate-every 0 --no-roofline)
-vae=("$cocogold" train --train vae --model model --data data --max-train-steps 8 --train-batch-size 2
+vae=("$cocogold" train-vae --model model --data data --max-train-steps 8 --train-batch-size 2
     --gradient-accumulation-steps 2 --lr 1e-3 --checkpoint-every 3 --validate-every 0 --no-roofline)
 
 numbers() { # of all steps in a log, one line each
@@ -75,6 +75,7 @@ dies "--resume with another seed" "--seed differs from what fresh/checkpoint-000
 dies "--resume with another rate" "--lr differs" "${again[@]}" --out fresh --resume --lr 2e-3
 dies "--resume with --overwrite" "contradict" "${again[@]}" --out fresh --resume --overwrite
 dies "--overwrite of what it starts from" "lies in --out fresh" "${again[@]}" --out fresh --overwrite --model fresh/model
+dies "--resume of the other command" "whole/checkpoint-000012 is a checkpoint of \`cocogold train\`, not of \`cocogold train-vae\`" train-vae "${vae[@]:2}" --out whole --resume
 dies "--overwrite with a wrong model" "no-such-model: is not a folder" "${again[@]}" --out fresh --overwrite --model no-such-model
 check "none of them changed anything" diff -r before fresh
 check "--overwrite" "${unet[@]}" --out fresh --overwrite --max-train-steps 1

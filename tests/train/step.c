@@ -117,14 +117,14 @@ int main(int argc, char **argv) {
 
     TrainOptions options = {.lr = 1e-5,
                             .lr_kind = LR_CONSTANT,
-                            .lr_scheduler = "constant",
                             .adam_beta1 = 0.9,
                             .adam_beta2 = 0.999,
                             .adam_epsilon = 1e-8,
                             .weight_decay = 0.01,
                             .gradient_accumulation_steps = 1};
+    Comm alone = {.world = 1};
     Optimizer optimizer =
-        optimizer_create(&options, NULL, unet.params.weights, unet.params.grads, unet.params.total, &dev);
+        optimizer_create(&options, &alone, unet.params.weights, unet.params.grads, unet.params.total, &dev);
     size_t pixels = (size_t)(x.B * x.H * x.W), n = pixels * (size_t)config.out_channels;
     size_t bytes = unet_plan(&unet, x.B, x.H, x.W, x.T, true, &plan);
     Arena arena = arena_create(&dev, bytes);

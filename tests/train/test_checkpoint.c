@@ -40,7 +40,7 @@ static int begin(void **state) {
     config.block_out_channels[1] = 64;
     unet = unet_create(&config);
     params_alloc(&unet.params, true, &dev);
-    options = options_of("--ema-decay", "0.9");
+    options = options_of("--ema-decay", "0.9").train;
     options.out = xstrdup(in_folder("run"));
     base = xstrdup(in_folder("base"));
     char *scheduler = xprintf("%s/scheduler", base), *file = xprintf("%s/scheduler_config.json", scheduler);
@@ -48,12 +48,8 @@ static int begin(void **state) {
     schedule_config_write(&mini->schedule, file);
     free(scheduler);
     free(file);
-    optimizer = optimizer_create(&options, NULL, unet.params.weights, unet.params.grads, unet.params.total, &dev);
-    what = (Trained){.module = "unet",
-                     .file = "diffusion_pytorch_model.safetensors",
-                     .params = {&unet.params},
-                     .count = 1,
-                     .unet_config = &unet.config};
+    optimizer = optimizer_create(&options, &alone, unet.params.weights, unet.params.grads, unet.params.total, &dev);
+    what = (Trained){.module = "unet", .params = {&unet.params}, .count = 1};
     return 0;
 }
 
@@ -83,7 +79,9 @@ static void same_bits(const float *device, uint64_t seed, const char *name) {
     free(host);
 }
 
-static char *save(int step) { return checkpoint_save(&options, base, step, &what, &optimizer, NULL, NULL, &dev); }
+static char *save(int step) {
+    return checkpoint_commit(&options, step, checkpoint_write(&options, base, step, &what, &optimizer, &dev));
+}
 
 static bool there(const char *name) { return access(in_folder(name), F_OK) == 0; }
 
@@ -108,7 +106,7 @@ static void test_bits(void **state) {
     assert_true(there("run/checkpoint-000042/scheduler/scheduler_config.json"));
     assert_true(there("run/checkpoint-000042/model_index.json"));
     checkpoint_publish(path, options.out);
-    assert_true(there("run/model/unet_ema/config.json") && !there("run/model/trainer"));
+    assert_true(there("run/model/unet_ema/diffusion_pytorch_model.safetensors") && !there("run/model/trainer"));
     free(module);
     free(path);
 }
@@ -138,8 +136,6 @@ static void test_limit(void **state) {
     free(newest);
 }
 
-static void give_up(void *data, const char *where) { die("%s: %s", where, (const char *)data); }
-
 // The list of names in a folder, to see that nothing came or went.
 static char *names_in(const char *where) {
     struct dirent **entries;
@@ -158,7 +154,7 @@ static char *names_in(const char *where) {
 static void test_failure(void **state) {
     (void)state;
     char *before = names_in(options.out);
-    assert_dies("no space", checkpoint_save(&options, base, 90, &what, &optimizer, give_up, "no space", &dev));
+    assert_dies("no space", checkpoint_write(&options, base, 90, &what, &optimizer, &dev); die("no space"));
     char *after = names_in(options.out);
     assert_string_equal(after, before);
     free(before);
@@ -182,6 +178,19 @@ static void test_damage(void **state) {
     free(bytes);
 }
 
+// Of another command, also as it was recorded when --train said what was trained.
+static void test_command(void **state) {
+    (void)state;
+    char *path = save(85);
+    checkpoint_check_command("train", path);
+    assert_dies("is a checkpoint of `cocogold train`, not of `cocogold train-vae`",
+                checkpoint_check_command("train-vae", path));
+    write_text("run/checkpoint-000085/trainer/state.json", "{\"step\": 85, \"options\": {\"train\": \"vae\"}}");
+    checkpoint_check_command("train-vae", path);
+    assert_dies("is a checkpoint of `cocogold train-vae`", checkpoint_check_command("train", path));
+    free(path);
+}
+
 static void test_remove_all(void **state) {
     (void)state;
     make_folders(in_folder("run/checkpoint-000081.tmp-5"));
@@ -196,8 +205,8 @@ static void test_remove_all(void **state) {
 
 int main(void) {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_bits),   cmocka_unit_test(test_limit),      cmocka_unit_test(test_failure),
-        cmocka_unit_test(test_damage), cmocka_unit_test(test_remove_all),
+        cmocka_unit_test(test_bits),   cmocka_unit_test(test_limit),   cmocka_unit_test(test_failure),
+        cmocka_unit_test(test_damage), cmocka_unit_test(test_command), cmocka_unit_test(test_remove_all),
     };
     return cmocka_run_group_tests(tests, begin, end);
 }

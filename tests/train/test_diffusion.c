@@ -4,7 +4,7 @@
 #include "tests/data/folder.h"
 #include "model/init.h"
 #include "train/diffusion.h"
-#include "train/optimizer.h"
+#include "train/step.h"
 #include "util/philox.h"
 
 #ifdef BACKEND_emu
@@ -27,7 +27,7 @@ static const int white[3] = {255, 255, 255};
 
 static Device dev;
 static Pipeline pipeline;
-static TrainOptions options;
+static UNetOptions options;
 static float *image, *target, *weight; // of SAMPLES samples, on the device
 static floatX *context;
 
@@ -107,21 +107,22 @@ static int end(void **state) {
 // The arena has exactly the planned size; what the step took is compared with it.
 static float *run_samples(float *losses, int rows, int micro_steps, bool backward) {
     Params *p = &pipeline.unet.params;
-    options.train_batch_size = rows;
-    options.gradient_accumulation_steps = micro_steps;
-    Diffusion d = diffusion_create(&pipeline, &options, white, H, W, &dev);
-    size_t bytes = diffusion_bytes(&d, &dev),
+    options.train.train_batch_size = rows;
+    options.train.gradient_accumulation_steps = micro_steps;
+    Diffusion d = diffusion_open(&pipeline, &options, white, H, W, &dev);
+    size_t bytes = micro_step_bytes(diffusion_step, &d, &dev),
            per_sample = (size_t)(d.tokens * pipeline.unet.config.cross_attention_dim);
     Arena arena = arena_create(&dev, bytes);
     uint64_t positions[SAMPLES];
     for (int k = 0; k < micro_steps; k++) { positions[k] = (uint64_t)(k * rows); }
-    Optimizer o = optimizer_create(&options, NULL, p->weights, p->grads, p->total, &dev);
+    Optimizer o = optimizer_create(&options.train, &alone, p->weights, p->grads, p->total, &dev);
     float *device_losses = device_alloc(&dev, SAMPLES * sizeof(float));
-    optimizer_begin(&o, &options, 0, positions, &dev);
+    optimizer_begin(&o, &options.train, 0, positions, &dev);
     for (int k = 0; k < micro_steps; k++) {
         int i = k * rows;
-        diffusion_step(&d, &arena, device_losses + i, image + i * N, target + i * N, weight + i * H * W,
-                       context + (size_t)i * per_sample, o.scalars + k, k > 0, backward, &dev);
+        d.inputs =
+            (DiffusionInputs){image + i * N, target + i * N, weight + i * H * W, context + (size_t)i * per_sample};
+        diffusion_step(&d, &arena, device_losses + i, o.scalars + k, k > 0, backward, &dev);
     }
     if (backward) {
         printf("  batch %2d x %2d: planned %zu bytes, used %zu\n", rows, micro_steps, bytes, arena.peak);
@@ -183,42 +184,42 @@ static void test_pixel_loss(void **state) {
 static void test_recompute(void **state) {
     (void)state;
     size_t total = pipeline.unet.params.total;
-    static char *const levels[] = {"none", "transformers", "blocks"};
+    static const Recompute levels[] = {RECOMPUTE_NONE, RECOMPUTE_TRANSFORMERS, RECOMPUTE_BLOCKS};
     float losses[3][SAMPLES], *grads[3];
     for (int i = 0; i < 3; i++) {
-        options.recompute = levels[i];
+        options.recompute_level = levels[i];
         grads[i] = run_samples(losses[i], SAMPLES, 1, true);
     }
     for (int i = 1; i < 3; i++) {
         bool same =
             !memcmp(losses[i], losses[0], sizeof losses[0]) && !memcmp(grads[i], grads[0], total * sizeof(float));
-        printf("  --recompute %s: %s\n", levels[i], same ? "same bits" : "other bits");
+        printf("  recompute level %d: %s\n", levels[i], same ? "same bits" : "other bits");
         assert_true(same);
     }
     for (int i = 0; i < 3; i++) { free(grads[i]); }
-    options.recompute = levels[0];
+    options.recompute_level = RECOMPUTE_NONE;
 }
 
 static void test_validation(void **state) {
     (void)state;
     static const int rows[] = {SAMPLES, SAMPLES / 2, 1};
     float losses[3][SAMPLES];
-    options.recompute = "blocks"; // the smallest plan: validation must fit into it too
+    options.recompute_level = RECOMPUTE_BLOCKS; // the smallest plan: validation must fit into it too
     for (int i = 0; i < 3; i++) { free(run_samples(losses[i], rows[i], SAMPLES / rows[i], false)); }
     for (int i = 1; i < 3; i++) {
         double error = relative_error(losses[i], losses[0], SAMPLES);
         printf("  losses of %d samples in batches of %d and of all: %.2g\n", SAMPLES, rows[i], error);
         assert_true(error < LOSS_TOLERANCE);
     }
-    options.recompute = "none";
+    options.recompute_level = RECOMPUTE_NONE;
 }
 
 static void test_refusals(void **state) {
     (void)state;
-    assert_dies("--prediction-type epsilon", options.prediction_type = "epsilon"; options.own_schedule = true;
-                diffusion_create(&pipeline, &options, white, H, W, &dev));
+    assert_dies("--prediction-type epsilon", options.prediction = PREDICT_EPSILON;
+                diffusion_open(&pipeline, &options, white, H, W, &dev));
     assert_dies("field \"in_channels\" is 4, expected 8", pipeline.unet.config.in_channels = 4;
-                diffusion_create(&pipeline, &options, white, H, W, &dev));
+                diffusion_open(&pipeline, &options, white, H, W, &dev));
 }
 
 static void test_cell_weights(void **state) {
@@ -261,23 +262,23 @@ static void read_weights(float *to, const floatX *from, size_t n) {
 static void test_skipped_steps(void **state) {
     (void)state;
     enum { n = 256 };
-    options.gradient_accumulation_steps = 1;
-    options.ema_decay = 0.999;
-    options.lr = 1; // changes that bf16 can see
+    options.train.gradient_accumulation_steps = 1;
+    options.train.ema_decay = 0.999;
+    options.train.lr = 1; // changes that bf16 can see
     floatX *weights = to_device_as_floatX(random_values(n, 7), n);
     float *values = random_values(n, 8), *grads = device_alloc(&dev, n * sizeof(float)), before[n], after[n], ema[n];
     uint64_t position = 0;
-    Optimizer o = optimizer_create(&options, NULL, weights, grads, n, &dev);
+    Optimizer o = optimizer_create(&options.train, &alone, weights, grads, n, &dev);
     for (int step = 0; step < 4; step++) { // step 1 is not finite
         values[3] = step == 1 ? NAN : 1;
         upload(grads, values, n);
         read_weights(before, weights, n);
-        optimizer_begin(&o, &options, step, &position, &dev);
+        optimizer_begin(&o, &options.train, step, &position, &dev);
         int updates = step < 3 ? step + 1 : step; // step 2 does not know of it yet
         StepScalars scalars;
         GradNorm norm;
         device_copy(&dev, &scalars, o.scalars, sizeof scalars, false);
-        optimizer_update(&o, &options, &dev);
+        optimizer_update(&o, &options.train, &dev);
         device_copy(&dev, &norm, o.norm, sizeof norm, false);
         device_sync(&dev);
         assert_true(scalars.bias1 == (float)(1 - pow(0.9, updates)));
@@ -294,7 +295,7 @@ static void test_skipped_steps(void **state) {
     free(values);
     device_free(&dev, weights);
     device_free(&dev, grads);
-    options.ema_decay = 0;
+    options.train.ema_decay = 0;
 }
 
 int main(void) {

@@ -1,6 +1,8 @@
 // Options of train: learning rate schedules against their formulas, checks of values, what --resume may change.
 #include "tests/train/train_test.h"
 #include "tests/data/folder.h"
+#include "train/optimizer.h"
+#include "train/record.h"
 
 // Marigold's IterExponential as its paper's code states it, for steps after the warm-up.
 static double iter_exponential(double lr, int step, int warmup, int total, double final_ratio) {
@@ -14,78 +16,74 @@ static void close_to(double value, double expected) {
 
 static void test_defaults(void **state) {
     (void)state;
-    TrainOptions o = options_of();
+    UNetOptions u = options_of();
+    TrainOptions o = u.train;
     assert_true(o.lr == 3e-5 && o.lr_warmup_steps == 100 && o.lr_total_steps == 25000 && o.lr_final == 0.01);
     assert_int_equal(o.train_batch_size * o.gradient_accumulation_steps, 32);
-    assert_true(o.multires_noise == 0.9 && o.multires_annealed && o.seed == 2024 && o.ema_decay == 0);
-    assert_true(o.loss_kind == LOSS_MSE && o.lr_kind == LR_EXPONENTIAL && !o.vae);
+    assert_true(u.multires_noise == 0.9 && u.multires_annealed && o.seed == 2024 && o.ema_decay == 0);
+    assert_true(u.loss_kind == LOSS_MSE && o.lr_kind == LR_EXPONENTIAL && !unet_own_schedule(&u));
     printf("  Marigold's recipe: lr %g, warm-up %d, to %g at %d\n", o.lr, o.lr_warmup_steps, o.lr_final,
            o.lr_total_steps);
 }
 
 static void test_exponential(void **state) {
     (void)state;
-    TrainOptions o = options_of();
-    for (int step = 0; step < 100; step++) { close_to(train_lr(&o, step), 3e-5 * (step + 1) / 100); }
+    TrainOptions o = options_of().train;
+    for (int step = 0; step < 100; step++) { close_to(learning_rate(&o, step), 3e-5 * (step + 1) / 100); }
     for (int step = 100; step < 30000; step += 73) {
-        close_to(train_lr(&o, step), iter_exponential(3e-5, step, 100, 25000, 0.01));
+        close_to(learning_rate(&o, step), iter_exponential(3e-5, step, 100, 25000, 0.01));
     }
-    printf("  lr at 0, 99, 100, 12550, 25000, 30000: %g %g %g %g %g %g\n", train_lr(&o, 0), train_lr(&o, 99),
-           train_lr(&o, 100), train_lr(&o, 12550), train_lr(&o, 25000), train_lr(&o, 30000));
-    close_to(train_lr(&o, 12550), 3e-6); // half of the way to 1% is 10%
+    printf("  lr at 0, 99, 100, 12550, 25000, 30000: %g %g %g %g %g %g\n", learning_rate(&o, 0), learning_rate(&o, 99),
+           learning_rate(&o, 100), learning_rate(&o, 12550), learning_rate(&o, 25000), learning_rate(&o, 30000));
+    close_to(learning_rate(&o, 12550), 3e-6); // half of the way to 1% is 10%
 }
 
 static void test_other_schedules(void **state) {
     (void)state;
-    TrainOptions o = options_of();
+    TrainOptions o = options_of().train;
     o.lr = 1;
     o.lr_warmup_steps = 10;
     o.lr_total_steps = 110;
     o.lr_final = 0.1;
     o.lr_kind = LR_CONSTANT;
-    close_to(train_lr(&o, 4), 0.5), close_to(train_lr(&o, 10), 1), close_to(train_lr(&o, 5000), 1);
+    close_to(learning_rate(&o, 4), 0.5), close_to(learning_rate(&o, 10), 1), close_to(learning_rate(&o, 5000), 1);
     o.lr_kind = LR_LINEAR;
-    close_to(train_lr(&o, 10), 1), close_to(train_lr(&o, 60), 0.55), close_to(train_lr(&o, 110), 0.1);
-    close_to(train_lr(&o, 500), 0.1);
+    close_to(learning_rate(&o, 10), 1), close_to(learning_rate(&o, 60), 0.55), close_to(learning_rate(&o, 110), 0.1);
+    close_to(learning_rate(&o, 500), 0.1);
     o.lr_kind = LR_COSINE;
-    close_to(train_lr(&o, 10), 1), close_to(train_lr(&o, 60), 0.55), close_to(train_lr(&o, 110), 0.1);
-    close_to(train_lr(&o, 35), 0.1 + 0.9 * 0.5 * (1 + cos(M_PI / 4)));
+    close_to(learning_rate(&o, 10), 1), close_to(learning_rate(&o, 60), 0.55), close_to(learning_rate(&o, 110), 0.1);
+    close_to(learning_rate(&o, 35), 0.1 + 0.9 * 0.5 * (1 + cos(M_PI / 4)));
     o.lr_kind = LR_WSD;
     o.lr_decay_share = 0.3; // falls over steps 77..109
-    close_to(train_lr(&o, 10), 1), close_to(train_lr(&o, 75), 1), close_to(train_lr(&o, 109), 0.1);
-    close_to(train_lr(&o, 93), 1 - 0.9 * 17 / 33);
+    close_to(learning_rate(&o, 10), 1), close_to(learning_rate(&o, 75), 1), close_to(learning_rate(&o, 109), 0.1);
+    close_to(learning_rate(&o, 93), 1 - 0.9 * 17 / 33);
     o.lr_warmup_steps = 0;
     o.lr_kind = LR_LINEAR;
-    close_to(train_lr(&o, 0), 1);
+    close_to(learning_rate(&o, 0), 1);
     o.lr_warmup_steps = o.lr_total_steps = 5; // nothing but warm-up: no division by zero
-    close_to(train_lr(&o, 5), 0.1);
+    close_to(learning_rate(&o, 5), 0.1);
 }
 
 static void test_total_steps(void **state) {
     (void)state;
-    TrainOptions o = options_of("--lr-scheduler", "cosine", "--max-train-steps", "700", "--lr-total-steps", "0");
+    TrainOptions o = options_of("--lr-scheduler", "cosine", "--max-train-steps", "700", "--lr-total-steps", "0").train;
     assert_int_equal(o.lr_total_steps, 700);
-    o = options_of("--lr-scheduler", "cosine", "--max-train-steps", "700", "--lr-total-steps", "900");
+    o = options_of("--lr-scheduler", "cosine", "--max-train-steps", "700", "--lr-total-steps", "900").train;
     assert_int_equal(o.lr_total_steps, 900);
 }
 
 static void test_mistakes(void **state) {
     (void)state;
     assert_dies("--loss l2: expected one of mse, weighted, focal", options_of("--loss", "l2"));
-    assert_dies("--train clip: expected one of unet, vae", options_of("--train", "clip"));
     assert_dies("--lr 11: expected a value from 0 to 10", options_of("--lr", "11"));
     assert_dies("--lr nan: expected", options_of("--lr", "nan"));
     assert_dies("--seed -1: expected", options_of("--seed", "-1"));
     assert_dies("--train-batch-size 0: expected", options_of("--train-batch-size", "0"));
     assert_dies("--zero 2: expected a value from 0 to 1", options_of("--zero", "2"));
-    assert_dies("--mix-mask 0.8: expected a value from 0 to 0.5",
-                options_of("--mix-overlay", "0.5", "--mix-mask", "0.8"));
     assert_dies("--text-template a photo: expected {}", options_of("--text-template", "a photo"));
-    assert_dies("--data is missing", options_of("--train", "vae"));
-    assert_dies("--ema-decay: expected with --train unet",
-                options_of("--train", "vae", "--data", "d", "--ema-decay", "0.9"));
     assert_dies("train: --lr fast: invalid numeric value", options_of("--lr", "fast"));
     assert_dies("train: --lr=fast: invalid numeric value", options_of("--lr=fast"));
+    assert_dies("--kl-weight: unknown option", options_of("--kl-weight", "1")); // train-vae's
     assert_dies("--no-such-option", options_of("--no-such-option"));
 }
 
@@ -93,7 +91,7 @@ static void test_mistakes(void **state) {
 static yajl_val recorded(const TrainOptions *o, Json *json) {
     yajl_gen gen = json_writer();
     yajl_gen_map_open(gen);
-    train_options_put(o, gen);
+    record_options(o, gen);
     yajl_gen_map_close(gen);
     json_write(gen, in_folder("options.json"));
     *json = json_read(in_folder("options.json"));
@@ -103,19 +101,22 @@ static yajl_val recorded(const TrainOptions *o, Json *json) {
 static void test_resume(void **state) {
     (void)state;
     Json json;
-    TrainOptions o = options_of("--loss", "focal", "--lr", "0.00123", "--max-train-steps", "100");
+    TrainOptions o = options_of("--loss", "focal", "--lr", "0.00123", "--max-train-steps", "100").train;
     yajl_val old = recorded(&o, &json);
-    train_options_check(&o, old, "state.json");
-    o = options_of("--max-train-steps", "200", "--recompute", "blocks", "--checkpoint-every", "7", "--log-every", "3");
-    train_options_check(&o, old, "state.json"); // these change no number
-    assert_dies("--resume: --seed differs from what state.json recorded (2024)", o = options_of("--seed", "5");
-                train_options_check(&o, old, "state.json"));
-    assert_dies("--resume: --loss differs from what state.json recorded (focal)", o = options_of("--loss", "mse");
-                train_options_check(&o, old, "state.json"));
+    record_check(&o, old, "state.json");
+    o = options_of("--loss", "focal", "--lr", "0.00123", "--max-train-steps", "200", "--recompute", "blocks",
+                   "--checkpoint-every", "7", "--log-every", "3")
+            .train;
+    record_check(&o, old, "state.json"); // these change no number
+    assert_dies("--resume: --seed differs from what state.json recorded (2024)",
+                o = options_of("--loss", "focal", "--lr", "0.00123", "--seed", "5").train;
+                record_check(&o, old, "state.json"));
+    assert_dies("--resume: --loss differs from what state.json recorded (focal)", o = options_of("--loss", "mse").train;
+                record_check(&o, old, "state.json"));
     assert_dies("--resume: --classes differs from what state.json recorded (none)",
-                o = options_of("--classes", "cat,dog");
-                train_options_check(&o, old, "state.json"));
-    assert_dies("field \"options\" is missing", train_options_check(&o, NULL, "state.json"));
+                o = options_of("--classes", "cat,dog").train;
+                record_check(&o, old, "state.json"));
+    assert_dies("field \"options\" is missing", record_check(&o, NULL, "state.json"));
     json_free(&json);
 }
 

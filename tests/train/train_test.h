@@ -10,17 +10,19 @@
 #include <cmocka.h>
 #include <math.h>
 #include "tests/dies.h"
-#include "train/options.h"
+#include "kernels/runtime/comm.h"
+#include "train/unet_options.h"
 
-// Options as after `cocogold train --model m --shards s --out o MORE...` (at most 16 more). The parser is made for one
-// command line: strings given before stay.
+// Options as after `cocogold train --model m --shards s --out o MORE...` (at most 16 more).
 #define options_of(...) options_from((char *[]){__VA_ARGS__ __VA_OPT__(, ) NULL})
-static inline TrainOptions options_from(char **more) {
+static inline UNetOptions options_from(char **more) {
     char *arguments[32] = {"train", "--model", "m", "--shards", "s", "--out", "o"};
     int count = 7;
     while (*more) { arguments[count++] = *more++; }
-    return train_options_parse(count, arguments);
+    return unet_options_parse(count, arguments);
 }
+
+static Comm alone __attribute__((unused)) = {.world = 1}; // one rank
 
 // ||a - b|| / ||b||
 static inline double relative_error(const float *a, const float *b, size_t n) {

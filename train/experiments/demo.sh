@@ -24,7 +24,7 @@ stage() { # stage FILE COMMAND...: unless FILE exists
 
 stage $base/data/synth.json synth $base/data --seed "$seed"
 stage $base/init/model_index.json init --preset mini $base/init --seed "$seed"
-stage $base/vae/model/model_index.json train --train vae --model $base/init --data $base/data --out $base/vae --resume \
+stage $base/vae/model/model_index.json train-vae --model $base/init --data $base/data --out $base/vae --resume \
     --max-train-steps "$vae_steps" --train-batch-size 8 --gradient-accumulation-steps 1 \
     --lr 4e-3 --adam-beta2 0.99 --lr-scheduler cosine --lr-warmup-steps 50 --max-grad-norm 1 \
     --validate-every 400 --validation-samples 16 --log-every 50 --seed "$seed"

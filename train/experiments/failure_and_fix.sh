@@ -119,7 +119,7 @@ else
         grep -vx "$frequent" "$out/with.txt" >"$out/without.txt"
     fi
     stage "$out/init/model_index.json" ./cocogold init --preset mini "$out/init" --seed 1
-    stage "$start/model_index.json" ./cocogold train --train vae --model "$out/init" --data "$data" --out "$out/vae" \
+    stage "$start/model_index.json" ./cocogold train-vae --model "$out/init" --data "$data" --out "$out/vae" \
         --resume --max-train-steps "$vae_steps" --train-batch-size 8 --gradient-accumulation-steps 1 --lr 4e-3 \
         --adam-beta2 0.99 --lr-scheduler cosine --lr-warmup-steps 50 --max-grad-norm 1 --validate-every 0 \
         --checkpoint-every 300 --log-every 100 --seed 1

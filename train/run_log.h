@@ -21,29 +21,28 @@ typedef struct {
     int first_step;   // steps that the resumed checkpoint has done
     int rank, world;
     double least_seconds; // of a step by the roofline; 0: unknown
-    FILE *log;
+    FILE *file;           // OUT/log.jsonl
     char *log_path;
     TensorBoard *board;
     double started, working; // clock at the start; seconds in steps
-} Run;
+} RunLog;
 
 // Finds the checkpoint to resume; writes nothing yet. Dies if OUT holds another run and neither --resume nor
-// --overwrite is given, if --overwrite would throw away the model to start from, or if a rank does not see the
-// checkpoint that rank 0 sees. Collective.
-Run run_open(const TrainOptions *options, Comm *comm);
-void run_close(Run *run);
+// --overwrite is given, if the checkpoint is one of another command, if --overwrite would throw away the model to start
+// from, or if a rank does not see the checkpoint that rank 0 sees. Collective.
+RunLog run_log_open(const TrainOptions *options, Comm *comm);
+void run_log_close(RunLog *log);
 // The model directory to open, and to take the parts from that are not trained: the newest checkpoint, or --model.
-const char *run_base(const Run *run);
+const char *run_log_base(const RunLog *log);
 // Makes the folder, throws away what --overwrite says, cuts the log back to the checkpoint and writes its first line:
-// options and what the trainer adds with `put` (may be NULL). Every rank must have opened before.
-void run_begin(Run *run, void (*put)(yajl_gen gen, void *data), void *data);
-// A new checkpoint; the path becomes the run's.
-void run_saved(Run *run, char *checkpoint);
+// options, parameters that are trained, samples of an epoch, and the VAE of the latents (NULL: there are none). Every
+// rank must have opened before.
+void run_log_begin(RunLog *log, long long parameters, long long samples, const char *vae_sha256);
 // At the end: OUT/model from the newest checkpoint, if all steps are done.
-void run_publish(const Run *run, int step);
+void run_log_publish(const RunLog *log, int step);
 
 // Called when the numbers of step `step` (1 = first) have arrived: log, and a line on the screen.
-void run_step(Run *run, int step, double loss, double grad_norm, bool finite, double seconds);
+void log_step(RunLog *log, int step, double loss, double grad_norm, bool finite, double seconds);
 
 // What a validation found for one sample. The distances are mean squares between the predicted clean latent and that of
 // an all-black or all-white picture: small where the model gives a constant answer.
@@ -70,18 +69,6 @@ typedef struct {
     ValidationLoss *losses;            // (loss_count)
     int count, loss_count;
 } Validation;
-void run_validation(Run *run, int step, const Validation *validation);
+void log_validation(RunLog *log, int step, const Validation *validation);
 // VAE: reconstruction loss, PSNR in dB (peak 2) and pictures.
-void run_validation_vae(Run *run, int step, double loss, double psnr, const Image *sheet);
-
-// Rank 0's ceilings for the share of the roofline, measured before a run's large allocations; bytes_per_s 0 on other
-// ranks, with --no-roofline, and with a warning where too little memory is free.
-Peaks run_peaks(const TrainOptions *options, const Comm *comm, Device *dev);
-
-// The table of what memory goes where, a note below it (may be NULL), and a sentence and exit if the rows need more
-// than the device has free besides the `held` bytes of them that are allocated already.
-typedef struct {
-    const char *what;
-    size_t bytes;
-} MemoryRow;
-void memory_table(const MemoryRow *rows, int count, size_t held, const char *note, Device *dev);
+void log_vae_validation(RunLog *log, int step, double loss, double psnr, const Image *sheet);

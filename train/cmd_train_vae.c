@@ -1,27 +1,62 @@
-// Training the VAE from pictures: L1 + MSE + KL, encoder and decoder as one flat set of parameters. No adversarial or
-// perceptual term: this is for small models; a full-size run keeps Stable Diffusion's VAE frozen.
-#include "data/draw.h"
-#include "data/loader.h"
-#include "data/paint.h"
+// cocogold train-vae: trains the VAE from pictures: L1 + MSE + KL, encoder and decoder as one flat set of parameters.
+// No adversarial or perceptual term: this is for small models; a full-size run keeps Stable Diffusion's VAE frozen. The
+// loop is in train/loop.c; here is what it calls: next_batch, vae_step, validate, describe.
 #include "data/classes.h"
-#include "train/checkpoint.h"
+#include "data/coco.h"
+#include "data/draw.h"
+#include "data/paint.h"
+#include "model/pipeline.h"
 #include "train/feed.h"
-#include "train/interrupt.h"
+#include "train/loop.h"
 #include "train/pictures.h"
-#include "train/run.h"
-#include "train/step.h"
-#include "train/train.h"
 #include "util/error.h"
 #include "util/philox.h"
-#include "util/progress.h"
 #include <math.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
 typedef struct {
-    const TrainOptions *options;
-    Comm *comm;
-    Run run;
+    TrainOptions train; // the shared ones
+    char *data, *source;
+    double kl_weight, mse_weight, mix_overlay, mix_mask;
+    int resolution, min_side, dataloader_num_workers;
+} VAEOptions;
+
+static void parse(VAEOptions *o, int argc, char **argv) {
+    static const OptionsHelp help = {.about = "Trains the VAE of a small model from pictures and masks.",
+                                     .usage = "--model DIR --data DIR --out DIR",
+                                     .example = "--model init --data data --out vae --lr 4e-3"};
+    *o = (VAEOptions){.train = train_options_default(),
+                      .source = "auto",
+                      .kl_weight = 1e-6,
+                      .mse_weight = 1,
+                      .mix_overlay = 0.25,
+                      .mix_mask = 0.25,
+                      .dataloader_num_workers = 1};
+    const Option rows[] = {
+        {OPT_STRING, "data", &o->data, "data set in COCO's layout", "DIR", .required = "a data set in COCO's layout",
+         .may_change = true},
+        {OPT_STRING, "source", &o->source, "annotations to read; auto takes instances where there are any", "KIND",
+         .choices = coco_sources},
+        {OPT_INT, "resolution", &o->resolution, "side of the training pictures (0: the config's sample_size)", "PX",
+         .high = 65536},
+        {OPT_INT, "min-side", &o->min_side, "leave out pictures with a shorter side", "PX", .high = 1e9},
+        {OPT_INT, "dataloader-num-workers", &o->dataloader_num_workers, "threads that decode pictures", "N", .low = 1,
+         .high = 256, .may_change = true},
+        {OPT_HEADING, "What is learned"},
+        {OPT_DOUBLE, "kl-weight", &o->kl_weight, "weight of the KL term", "X", .high = 1e9},
+        {OPT_DOUBLE, "mse-weight", &o->mse_weight, "weight of MSE beside L1", "X", .high = 1e9},
+        {OPT_DOUBLE, "mix-overlay", &o->mix_overlay, "share of pictures with a painted mask", "P", .high = 1},
+        {OPT_DOUBLE, "mix-mask", &o->mix_mask, "share of black and white masks", "P", .high = 1},
+        OPTIONS_END};
+    train_options_parse(&o->train, argc, argv, rows, &help);
+    options_range(o->mix_mask, "--mix-mask", 0, 1 - o->mix_overlay);
+}
+
+typedef struct {
+    VAEOptions options;
+    Trainer trainer;
     Pipeline pipeline;
     VAEEncoder *encoder;
     VAEDecoder *decoder;
@@ -30,18 +65,15 @@ typedef struct {
     PictureOptions training, validation;
     Pictures *pictures;
     Feed feed;
-    Optimizer optimizer;
-    Step step;
-    Arena arena;
     floatX *weights; // joint buffers of encoder and decoder
     float *grads;
     float *images;                    // (B, R, R, 3) on the device: the feed's
     float *host_images, *host_losses; // (B, R, R, 3) and (B) pinned, for validation
     int B, R, r, L;                   // batch, side of pictures and latents, latent channels
-} Trainer;
+} VAETrainer;
 
 // Encoder and decoder move into one buffer, so that norm and update are one launch.
-static void join(Trainer *t, Device *dev) {
+static void join(VAETrainer *t, Device *dev) {
     Params *parts[] = {&t->encoder->params, &t->decoder->params};
     size_t total = parts[0]->total + parts[1]->total, first = 0;
     t->weights = device_alloc(dev, total * sizeof(floatX));
@@ -57,20 +89,13 @@ static void join(Trainer *t, Device *dev) {
     device_fill(dev, t->grads, 0, total * sizeof(float)); // the padding between slices stays zero
 }
 
-static Trained trained(Trainer *t) {
-    return (Trained){.module = "vae",
-                     .file = "diffusion_pytorch_model.safetensors",
-                     .params = {&t->encoder->params, &t->decoder->params},
-                     .count = 2,
-                     .vae_config = &t->encoder->config};
-}
-
-// One micro-step: picture -> moments -> latent -> picture. losses (B) = L1 + mse_weight MSE of each picture.
-static void vae_step(Trainer *t, float *losses, const StepScalars *s, float beta, bool backward, Device *dev) {
-    const TrainOptions *o = t->options;
-    Arena *arena = &t->arena;
+// A MicroStep: picture -> moments -> latent -> picture. losses (B) = L1 + mse_weight MSE of each picture.
+static void vae_step(void *data, Arena *arena, float *losses, const StepScalars *s, float beta, bool backward,
+                     Device *dev) {
+    VAETrainer *t = data;
+    const VAEOptions *o = &t->options;
     int B = t->B, R = t->R, r = t->r, L = t->L, n = R * R * 3, rows = B * r * r;
-    float scale = 1.0f / (float)(B * o->gradient_accumulation_steps);
+    float scale = 1.0f / (float)(B * o->train.gradient_accumulation_steps);
     size_t pixels = (size_t)B * (size_t)n, latents = (size_t)rows * (size_t)L;
     ArenaMark mark = arena_mark(arena);
     floatX *input = arena_save(arena, pixels), *output = arena_save(arena, pixels);
@@ -99,67 +124,30 @@ static void vae_step(Trainer *t, float *losses, const StepScalars *s, float beta
     arena_release(arena, mark);
 }
 
-static void micro_step(void *data, float beta, Device *dev) {
-    Trainer *t = data;
-    vae_step(t, t->step.losses, t->step.scalars, beta, true, dev);
+// Called by the feed's thread.
+static void fill_batch(void *data, long long number, void *const *arrays) {
+    VAETrainer *t = data;
+    pictures_read(t->pictures, number, arrays[0]);
 }
 
-static size_t plan(Trainer *t, Device *dev) {
-    bool plan_only = dev->plan_only;
-    dev->plan_only = true;
-    t->arena = arena_measure(dev);
-    vae_step(t, NULL, NULL, 0, true, dev);
-    dev->plan_only = plan_only;
-    return t->arena.peak;
-}
-
-static void plan_memory(Trainer *t, Device *dev) {
-    size_t total = t->encoder->params.total + t->decoder->params.total, states[3];
-    size_t arena = plan(t, dev);
-    optimizer_bytes(t->options, optimizer_part(t->options, t->comm, total), states);
-    char *note = optimizer_note(t->options, t->comm, total);
-    MemoryRow rows[] = {
-        {"VAE weights", total * sizeof(floatX)}, {"gradients", total * sizeof(float)}, {"fp32 masters", states[0]},
-        {"Adam's moments", states[1]},           {"moving average", states[2]},        {"activations", arena},
-        {"workspace", dev->workspace_needed}};
-    memory_table(rows, (int)(sizeof rows / sizeof *rows), total * (sizeof(floatX) + sizeof(float)), note, dev);
-    device_reserve_workspace(dev, dev->workspace_needed);
-    t->arena = arena_create(dev, arena);
-    free(note);
-}
-
-static double least_seconds(Trainer *t, const Peaks *peaks, Device *dev) {
-    Trace trace = {0};
-    Arena arena = t->arena;
-    bool plan_only = dev->plan_only;
-    dev->trace = &trace;
-    plan(t, dev);
-    t->arena = arena;
-    double micro = trace_least_seconds(&trace, peaks);
-    trace_clear(&trace);
-    dev->plan_only = true;
-    optimizer_update(&t->optimizer, t->options, dev);
-    dev->plan_only = plan_only;
-    dev->trace = NULL;
-    double update = trace_least_seconds(&trace, peaks);
-    trace_free(&trace);
-    return micro * t->options->gradient_accumulation_steps + update;
+static void next_batch(void *data, Device *dev) {
+    VAETrainer *t = data;
+    feed_next(&t->feed, dev);
 }
 
 // ---- validation ----------------------------------------------------------------------------------------------------
 
 // "val2017" for "train2017"; the split itself if it does not begin with "train" or there is no such split.
-static char *validation_split(const TrainOptions *o) {
-    if (strncmp(o->split, "train", 5) != 0) { return xstrdup(o->split); }
-    char *split = xprintf("val%s", o->split + 5);
-    if (!coco_has_split(o->data, split)) {
-        free(split);
-        split = xstrdup(o->split);
-    }
-    return split;
+static char *validation_split(const VAEOptions *o) {
+    const char *split = o->train.split;
+    if (strncmp(split, "train", 5) != 0) { return xstrdup(split); }
+    char *val = xprintf("val%s", split + 5);
+    if (coco_has_split(o->data, val)) { return val; }
+    free(val);
+    return xstrdup(split);
 }
 
-static void upload_images(Trainer *t, Device *dev) {
+static void upload_images(VAETrainer *t, Device *dev) {
     device_copy(dev, t->images, t->host_images, (size_t)(t->B * t->R * t->R * 3) * sizeof(float), false);
     device_sync(dev);
 }
@@ -183,15 +171,15 @@ static double squared_error(const float *a, const float *b, size_t n) {
 }
 
 // A batch of one kind from position `first` on: decoded (B, R, R, 3) on the host, and the losses' sum.
-static double reconstruct(Trainer *t, float *decoded, int first, PictureKind kind, Device *dev) {
+static double reconstruct(VAETrainer *t, float *decoded, int first, PictureKind kind, Device *dev) {
     size_t size = (size_t)(t->R * t->R * 3), B = (size_t)t->B;
     for (size_t i = 0; i < B; i++) {
         pictures_at(&t->validation, NULL, first + (int)i, kind, t->host_images + i * size);
     }
     upload_images(t, dev);
-    vae_step(t, t->step.losses, NULL, 0, false, dev);
+    vae_step(t, &t->trainer.arena, t->trainer.step.losses, NULL, 0, false, dev);
     device_copy(dev, decoded, t->images, B * size * sizeof(float), false);
-    device_copy(dev, t->host_losses, t->step.losses, B * sizeof(float), false);
+    device_copy(dev, t->host_losses, t->trainer.step.losses, B * sizeof(float), false);
     device_sync(dev);
     double sum = 0;
     for (size_t i = 0; i < B; i++) { sum += t->host_losses[i]; }
@@ -199,13 +187,15 @@ static double reconstruct(Trainer *t, float *decoded, int first, PictureKind kin
 }
 
 // The first pictures of the validation split in all three kinds, whatever the training mix is.
-static void validate(Trainer *t, int step, Device *dev) {
+static void validate(void *data, int step, Device *dev) {
+    VAETrainer *t = data;
+    if (step == 0 || t->trainer.comm.rank > 0) { return; }
     size_t size = (size_t)(t->R * t->R * 3), pixels = (size_t)t->B * size;
     float *decoded = xmalloc(pixels * sizeof(float));
     Image images[SHEET_ROWS * SHEET_COLUMNS] = {0};
     double loss = 0, error = 0;
     int count = 0;
-    for (int first = 0; first < t->options->validation_samples || first < SHEET_ROWS; first += t->B) {
+    for (int first = 0; first < t->options.train.validation_samples || first < SHEET_ROWS; first += t->B) {
         for (int kind = 0; kind < 3; kind++, count += t->B) {
             loss += reconstruct(t, decoded, first, (PictureKind)kind, dev);
             error += squared_error(t->host_images, decoded, pixels);
@@ -217,7 +207,7 @@ static void validate(Trainer *t, int step, Device *dev) {
         }
     }
     Image sheet = draw_cells(images);
-    run_validation_vae(&t->run, step, loss / count, 10 * log10(4 / (error / count / (double)size)), &sheet);
+    log_vae_validation(&t->trainer.log, step, loss / count, 10 * log10(4 / (error / count / (double)size)), &sheet);
     image_free(&sheet);
     free(decoded);
 }
@@ -228,7 +218,7 @@ enum { SCALING_BATCHES = 8 };
 
 // scaling_factor = 1 / standard deviation of the posterior means (Rombach et al. 2022), over the first batches of
 // scenes.
-static float measure_scaling(Trainer *t, Device *dev) {
+static float measure_scaling(VAETrainer *t, Device *dev) {
     size_t rows = (size_t)(t->B * t->r * t->r), L = (size_t)t->L, size = (size_t)(t->R * t->R * 3);
     float *host = xmalloc(2 * rows * L * sizeof(float)), *device = device_alloc(dev, 2 * rows * L * sizeof(float));
     double sum = 0, squares = 0, n = (double)(SCALING_BATCHES * rows * L);
@@ -237,12 +227,13 @@ static float measure_scaling(Trainer *t, Device *dev) {
             pictures_at(&t->training, NULL, b * t->B + i, KIND_SCENE, t->host_images + (size_t)i * size);
         }
         upload_images(t, dev);
-        ArenaMark mark = arena_mark(&t->arena);
-        floatX *input = arena_save(&t->arena, (size_t)t->B * size), *moments = arena_save(&t->arena, 2 * rows * L);
+        ArenaMark mark = arena_mark(&t->trainer.arena);
+        floatX *input = arena_save(&t->trainer.arena, (size_t)t->B * size),
+               *moments = arena_save(&t->trainer.arena, 2 * rows * L);
         cast_to_floatX(input, t->images, (size_t)t->B * size, dev);
-        vae_encoder_forward(t->encoder, &t->arena, moments, input, t->B, t->R, t->R, false, dev);
+        vae_encoder_forward(t->encoder, &t->trainer.arena, moments, input, t->B, t->R, t->R, false, dev);
         cast_to_float(device, moments, 2 * rows * L, dev);
-        arena_release(&t->arena, mark);
+        arena_release(&t->trainer.arena, mark);
         device_copy(dev, host, device, 2 * rows * L * sizeof(float), false);
         device_sync(dev);
         for (size_t i = 0; i < rows * L; i++) {
@@ -257,23 +248,21 @@ static float measure_scaling(Trainer *t, Device *dev) {
     return variance > 0 ? (float)(1 / sqrt(variance)) : 1;
 }
 
-static void save(Trainer *t, int step, Device *dev) {
-    Trained what = trained(t);
-    if (t->comm->rank > 0) {
-        checkpoint_help(&what, &t->optimizer, dev);
-        return;
-    }
-    float scaling = measure_scaling(t, dev);
-    t->encoder->config.scaling_factor = t->decoder->config.scaling_factor = scaling;
-    run_saved(&t->run, checkpoint_save(t->options, run_base(&t->run), step, &what, &t->optimizer, NULL, NULL, dev));
-    printf("saved %s (scaling factor %.4f)\n", t->run.checkpoint, scaling);
+static void describe(void *data, const char *folder, Device *dev) {
+    VAETrainer *t = data;
+    t->encoder->config.scaling_factor = t->decoder->config.scaling_factor = measure_scaling(t, dev);
+    printf("scaling factor %.4f\n", t->encoder->config.scaling_factor);
+    char *path = xprintf("%s/vae/config.json", folder);
+    vae_config_write(&t->encoder->config, path);
+    free(path);
 }
 
 // ---- the run -------------------------------------------------------------------------------------------------------
 
-static void open_pictures(Trainer *t) {
-    const TrainOptions *o = t->options;
-    t->coco = coco_open(o->data, o->split, o->source);
+static void open_pictures(VAETrainer *t) {
+    const VAEOptions *o = &t->options;
+    const Comm *comm = &t->trainer.comm;
+    t->coco = coco_open(o->data, o->train.split, o->source);
     t->classes = classes_parse(&t->coco, "--classes", "all", NULL);
     t->training = (PictureOptions){.coco = &t->coco,
                                    .classes = t->classes,
@@ -281,14 +270,14 @@ static void open_pictures(Trainer *t) {
                                    .min_side = o->min_side,
                                    .mix_overlay = o->mix_overlay,
                                    .mix_mask = o->mix_mask,
-                                   .seed = (uint64_t)o->seed,
-                                   .rank = t->comm->rank,
-                                   .world = t->comm->world,
+                                   .seed = (uint64_t)o->train.seed,
+                                   .rank = comm->rank,
+                                   .world = comm->world,
                                    .rows = t->B,
                                    .workers = o->dataloader_num_workers,
-                                   .start = t->run.first_step * train_samples(o, t->comm->world)};
+                                   .start = t->trainer.log.first_step * train_samples(&o->train, comm->world)};
     t->pictures = pictures_open(&t->training);
-    if (o->validate_every == 0 || t->comm->rank > 0) { return; }
+    if (o->train.validate_every == 0 || comm->rank > 0) { return; }
     char *split = validation_split(o);
     t->validation_coco = coco_open(o->data, split, o->source);
     t->validation_classes = classes_parse(&t->validation_coco, "--classes", "all", NULL);
@@ -299,35 +288,20 @@ static void open_pictures(Trainer *t) {
     free(split);
 }
 
-static void open_optimizer(Trainer *t, Device *dev) {
-    Trained what = trained(t);
-    t->optimizer = optimizer_create(t->options, t->comm, t->weights, t->grads,
-                                    t->encoder->params.total + t->decoder->params.total, dev);
-    if (t->run.checkpoint) {
-        checkpoint_load(t->options, t->run.checkpoint, &what, &t->optimizer, dev);
-    } else {
-        checkpoint_start(t->options->model, &what, &t->optimizer, dev);
-    }
-}
-
-static void open_step(Trainer *t, Device *dev) {
-    size_t images = (size_t)(t->B * t->R * t->R * 3) * sizeof(float);
-    t->feed = feed_create(&images, 1, dev);
+static void open_feed(VAETrainer *t, Device *dev) {
+    size_t bytes = (size_t)(t->B * t->R * t->R * 3) * sizeof(float);
+    feed_open(&t->feed, &bytes, 1, 1, fill_batch, t, dev);
     t->images = t->feed.inputs[0];
-    t->host_images = device_alloc_pinned(dev, images);
+    t->host_images = device_alloc_pinned(dev, bytes);
     t->host_losses = device_alloc_pinned(dev, (size_t)t->B * sizeof *t->host_losses);
-    Params *const params[2] = {&t->encoder->params, &t->decoder->params};
-    t->step = step_create(t->options, t->comm, &t->optimizer, params, micro_step, t, dev);
 }
 
-static void trainer_open(Trainer *t, Device *dev) {
-    const TrainOptions *o = t->options;
-    t->run = run_open(o, t->comm);
-    Peaks peaks = run_peaks(o, t->comm, dev);
-    t->pipeline = pipeline_open(run_base(&t->run), PART_VAE_ENCODER | PART_VAE_DECODER, 0, dev);
+static void open_model(VAETrainer *t, Device *dev) {
+    const VAEOptions *o = &t->options;
+    t->pipeline = pipeline_open(run_log_base(&t->trainer.log), PART_VAE_ENCODER | PART_VAE_DECODER, 0, dev);
     t->encoder = &t->pipeline.vae_encoder;
     t->decoder = &t->pipeline.vae_decoder;
-    t->B = o->train_batch_size;
+    t->B = o->train.train_batch_size;
     t->R = o->resolution ? o->resolution : t->encoder->config.sample_size;
     t->r = vae_latent_size(&t->encoder->config, t->R);
     t->L = t->encoder->config.latent_channels;
@@ -336,14 +310,10 @@ static void trainer_open(Trainer *t, Device *dev) {
             vae_factor(&t->encoder->config));
     }
     join(t, dev);
-    plan_memory(t, dev);
-    open_optimizer(t, dev);
-    open_pictures(t);
-    open_step(t, dev);
-    if (peaks.bytes_per_s > 0) { t->run.least_seconds = least_seconds(t, &peaks, dev); }
 }
 
-static void trainer_close(Trainer *t, Device *dev) {
+static void close_all(VAETrainer *t, Device *dev) {
+    feed_close(&t->feed, dev);
     pictures_close(t->pictures);
     coco_free(&t->coco);
     coco_free(&t->validation_coco);
@@ -351,53 +321,32 @@ static void trainer_close(Trainer *t, Device *dev) {
     free(t->validation_classes);
     device_free_pinned(dev, t->host_images);
     device_free_pinned(dev, t->host_losses);
-    step_destroy(&t->step, dev);
-    feed_destroy(&t->feed, dev);
-    optimizer_destroy(&t->optimizer, dev);
-    arena_destroy(&t->arena);
     Params *parts[] = {&t->encoder->params, &t->decoder->params};
     for (int i = 0; i < 2; i++) { parts[i]->weights = NULL, parts[i]->grads = NULL; } // they lie in the joint buffers
     pipeline_close(&t->pipeline, dev);
     device_free(dev, t->weights);
     device_free(dev, t->grads);
-    run_close(&t->run);
 }
 
-static void optimizer_step(Trainer *t, int step, Device *dev) {
-    step_begin(&t->step, step, dev);
-    for (int k = 0; k < t->step.micro_steps; k++) {
-        pictures_next(t->pictures, feed_arrays(&t->feed)[0]);
-        feed_send(&t->feed, dev);
-        step_micro(&t->step, k, dev); // calls micro_step
-    }
-    step_end(&t->step, step, dev);
-}
-
-static bool due(int step, int period) { return period > 0 && step % period == 0; }
-
-int train_vae(const TrainOptions *o, Comm *comm, Device *dev) {
-    Trainer t = {.options = o, .comm = comm};
-    trainer_open(&t, dev);
-    run_begin(&t.run, NULL, NULL);
-    interrupt_install();
-    int step = t.run.first_step, saved = step;
-    while (step < o->max_train_steps && !step_stopped(&t.step)) {
-        optimizer_step(&t, step, dev);
-        step_print(&t.step, &t.run, step - 1);
-        step++;
-        if (due(step, o->validate_every) || (step == o->max_train_steps && o->validate_every)) {
-            step_print(&t.step, &t.run, step - 1);
-            if (comm->rank == 0) { validate(&t, step, dev); }
-        }
-        if (due(step, o->checkpoint_every)) {
-            step_print(&t.step, &t.run, step - 1);
-            save(&t, saved = step, dev);
-        }
-    }
-    step_print(&t.step, &t.run, step - 1);
-    if (step > saved) { save(&t, step, dev); }
-    run_publish(&t.run, step);
-    int signal = step_stopped(&t.step);
-    trainer_close(&t, dev);
-    return signal ? 128 + signal : 0;
+int cmd_train_vae(int argc, char **argv) {
+    VAETrainer t = {0};
+    Device *dev = &t.trainer.dev;
+    parse(&t.options, argc, argv);
+    trainer_open(&t.trainer, &t.options.train);
+    trainer_measure(&t.trainer);
+    open_model(&t, dev);
+    open_pictures(&t);
+    open_feed(&t, dev);
+    Task task = {.trained = {"vae", {&t.encoder->params, &t.decoder->params}, 2},
+                 .micro_step = vae_step,
+                 .model = &t,
+                 .owner = &t,
+                 .next_batch = next_batch,
+                 .validate = validate,
+                 .describe = describe,
+                 .samples = t.coco.picture_count};
+    int code = train(&t.trainer, &task);
+    close_all(&t, dev);
+    trainer_close(&t.trainer);
+    return code;
 }

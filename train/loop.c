@@ -1,0 +1,171 @@
+#include "train/loop.h"
+#include "util/error.h"
+#include "util/interrupt.h"
+#include "util/progress.h"
+#include <stdio.h>
+#include <stdlib.h>
+
+void trainer_open(Trainer *t, const TrainOptions *options) {
+    Launch launch = launch_detect();
+    t->options = options;
+    comm_meet(&t->comm, &launch);
+    device_open(&t->dev, comm_device_index(&t->comm));
+    comm_open(&t->comm, &t->dev);
+    // Rank 0 alone prints; sentences of die() and warn() come from all.
+    if (t->comm.rank > 0 && !freopen("/dev/null", "w", stdout)) { die("/dev/null: cannot be opened"); }
+    t->log = run_log_open(options, &t->comm);
+}
+
+void trainer_close(Trainer *t) {
+    step_destroy(&t->step, &t->dev);
+    optimizer_destroy(&t->optimizer, &t->dev);
+    arena_destroy(&t->arena);
+    run_log_close(&t->log);
+    comm_close(&t->comm);
+    device_close(&t->dev);
+}
+
+void trainer_measure(Trainer *t) {
+    if (t->comm.rank > 0 || t->options->no_roofline) { return; }
+    t->peaks = device_measure_peaks(&t->dev);
+    if (t->peaks.bytes_per_s == 0) {
+        warn("too little memory is free to measure the roofline: its column is left out");
+    }
+}
+
+// ---- Before the first step -----------------------------------------------------------------------------------------
+
+static size_t parameters(const Task *task) {
+    size_t total = 0;
+    for (int i = 0; i < task->trained.count; i++) { total += task->trained.params[i]->total; }
+    return total;
+}
+
+// The table of what memory goes where; a sentence and exit if that is more than the device has free, besides what is
+// allocated already: weights and gradients.
+static void plan_memory(Trainer *t, const Task *task) {
+    Device *dev = &t->dev;
+    const TrainOptions *o = t->options;
+    size_t total = parameters(task), arena = micro_step_bytes(task->micro_step, task->model, dev), states[3];
+    optimizer_bytes(o, optimizer_part(o, &t->comm, total), states);
+    const struct {
+        const char *what;
+        size_t bytes;
+    } rows[] = {{"trained weights", total * sizeof(floatX)},
+                {"frozen weights", task->frozen_bytes},
+                {"gradients", total * sizeof(float)},
+                {"fp32 masters", states[0]},
+                {"Adam's moments", states[1]},
+                {"moving average", states[2]},
+                {"activations", arena},
+                {"validation", task->validation_bytes},
+                {"workspace", dev->workspace_needed}};
+    char text[24], room[24], whole[24];
+    size_t needed = 0, free_bytes, device_bytes;
+    device_memory(dev, &free_bytes, &device_bytes);
+    free_bytes += rows[0].bytes + rows[1].bytes + rows[2].bytes + dev->workspace_size;
+    printf("memory on %s\n", device_name(dev));
+    for (size_t i = 0; i < sizeof rows / sizeof *rows; i++) {
+        needed += rows[i].bytes;
+        printf("  %-28s %10s\n", rows[i].what, format_bytes((double)rows[i].bytes, text));
+    }
+    format_bytes((double)needed, text);
+    format_bytes((double)free_bytes, room);
+    printf("  %-28s %10s of %s\n", "total", text, room);
+    char *note = optimizer_note(o, &t->comm, total);
+    if (note) { printf("  %s\n", note); }
+    free(note);
+    fflush(stdout);
+    if (needed > free_bytes) {
+        die("training needs %s, but %s has %s of its %s free: %stry a smaller --train-batch-size or --recompute blocks",
+            text, device_name(dev), room, format_bytes((double)device_bytes, whole),
+            needed <= device_bytes ? "end what else uses it, or " : "");
+    }
+    device_reserve_workspace(dev, dev->workspace_needed);
+    t->arena = arena_create(dev, arena);
+}
+
+static void open_optimizer(Trainer *t, const Task *task) {
+    const Trained *trained = &task->trained;
+    t->optimizer = optimizer_create(t->options, &t->comm, trained->params[0]->weights, trained->params[0]->grads,
+                                    parameters(task), &t->dev);
+    if (t->log.checkpoint) {
+        checkpoint_load(t->options, t->log.checkpoint, trained, &t->optimizer, &t->dev);
+    } else {
+        checkpoint_start(t->options->model, trained, &t->optimizer, &t->dev);
+    }
+}
+
+// The least time of a step by the roofline: accumulation repeats the micro-step, the update comes once.
+static double least_seconds(Trainer *t, const Task *task) {
+    Device *dev = &t->dev;
+    Trace micro = {0}, update = {0};
+    if (t->peaks.bytes_per_s == 0) { return 0; }
+    dev->trace = &micro;
+    micro_step_bytes(task->micro_step, task->model, dev);
+    dev->trace = &update;
+    bool plan_only = dev->plan_only;
+    dev->plan_only = true;
+    optimizer_update(&t->optimizer, t->options, dev);
+    dev->plan_only = plan_only;
+    dev->trace = NULL;
+    double seconds = trace_least_seconds(&micro, &t->peaks) * t->options->gradient_accumulation_steps +
+                     trace_least_seconds(&update, &t->peaks);
+    trace_free(&micro);
+    trace_free(&update);
+    return seconds;
+}
+
+// ---- The loop ------------------------------------------------------------------------------------------------------
+
+static void save(Trainer *t, const Task *task, int step) {
+    device_sync(&t->dev);
+    char *folder = checkpoint_write(t->options, run_log_base(&t->log), step, &task->trained, &t->optimizer, &t->dev);
+    if (!folder) { return; } // rank 0 has it
+    task->describe(task->owner, folder, &t->dev);
+    char *checkpoint = checkpoint_commit(t->options, step, folder);
+    free(t->log.checkpoint);
+    t->log.checkpoint = checkpoint;
+    printf("saved %s\n", checkpoint);
+}
+
+static bool due(int step, int period) { return period > 0 && step % period == 0; }
+
+// Losses and norm come back through pinned memory and are printed one step late: nothing in a step waits for the host.
+// What rank 0 does alone between two steps, the others wait for in the next reduction.
+int train(Trainer *t, const Task *task) {
+    const TrainOptions *o = t->options;
+    Device *dev = &t->dev;
+    Step *s = &t->step;
+    plan_memory(t, task);
+    open_optimizer(t, task);
+    *s = step_create(o, &t->comm, &t->optimizer, task->trained.params, dev);
+    t->log.least_seconds = least_seconds(t, task);
+    run_log_begin(&t->log, (long long)parameters(task), task->samples, task->vae_sha256);
+    interrupt_install("saving a checkpoint before leaving");
+
+    int step = t->log.first_step, saved = step;
+    if (step == 0 && o->validate_every) { task->validate(task->owner, 0, dev); }
+    while (step < o->max_train_steps && !step_stopped(s)) {
+        step_begin(s, step, dev);
+        for (int k = 0; k < o->gradient_accumulation_steps; k++) {
+            task->next_batch(task->owner, dev);
+            if (step_micro_begin(s, k, dev)) { // else it was recorded, and is replayed
+                task->micro_step(task->model, &t->arena, s->losses, s->scalars, k > 0, true, dev);
+            }
+            step_micro_end(s, k, dev);
+        }
+        step_end(s, step, dev);
+        step_print(s, &t->log, step - 1); // the step before, while the device is at this one
+        step++;
+        bool last = step == o->max_train_steps, validates = due(step, o->validate_every) || (last && o->validate_every);
+        if (validates || due(step, o->checkpoint_every)) { step_print(s, &t->log, step - 1); }
+        if (validates) { task->validate(task->owner, step, dev); }
+        if (due(step, o->checkpoint_every)) { save(t, task, saved = step); }
+    }
+    step_print(s, &t->log, step - 1);
+    if (step > saved) { save(t, task, step); }
+    run_log_publish(&t->log, step);
+    int signal = step_stopped(s);
+    return signal ? 128 + signal : 0;
+}

@@ -1,0 +1,290 @@
+#include "train/run_log.h"
+#include "train/checkpoint.h"
+#include "train/optimizer.h"
+#include "train/record.h"
+#include "util/error.h"
+#include "util/file.h"
+#include "util/progress.h"
+#include <errno.h>
+#include <math.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+static yajl_gen begin_line(const char *kind) {
+    yajl_gen gen = yajl_gen_alloc(NULL);
+    yajl_gen_map_open(gen);
+    json_put_string(gen, "kind", kind);
+    return gen;
+}
+
+static void end_line(RunLog *log, yajl_gen gen) {
+    const unsigned char *text;
+    size_t size;
+    yajl_gen_map_close(gen);
+    yajl_gen_get_buf(gen, &text, &size);
+    fwrite(text, 1, size, log->file);
+    fputc('\n', log->file);
+    if (fflush(log->file) != 0 || ferror(log->file)) {
+        die("%s: cannot be written: %s", log->log_path, strerror(errno));
+    }
+    yajl_gen_free(gen);
+}
+
+// Keeps the lines of a log up to the step that a checkpoint had done; a line that was cut off goes.
+static void cut_log(const char *path, int last_step) {
+    if (!file_exists(path)) { return; }
+    char *text = read_file(path, NULL), *rest = text, *end = text; // what is kept moves up in place
+    for (char *line; (line = strsep(&rest, "\n"));) {
+        const char *field = strstr(line, "\"step\":");
+        size_t length = strlen(line);
+        if (!length || line[length - 1] != '}' || (field && atoi(field + 7) > last_step)) { continue; }
+        memmove(end, line, length);
+        end[length] = '\n';
+        end += length + 1;
+    }
+    atomic_write(path, text, (size_t)(end - text));
+    free(text);
+}
+
+static bool exists(const char *out, const char *name) {
+    char *path = xprintf("%s/%s", out, name);
+    bool found = access(path, F_OK) == 0;
+    free(path);
+    return found;
+}
+
+static void clear_folder(const char *out) {
+    static const char *const ours[] = {"log.jsonl", "tensorboard", "samples", "validation", "model", NULL};
+    checkpoint_remove_all(out);
+    for (int i = 0; ours[i]; i++) {
+        char *path = xprintf("%s/%s", out, ours[i]);
+        remove_tree(path);
+        free(path);
+    }
+}
+
+// --overwrite must not throw away the model that it starts from.
+static void check_overwrite(const TrainOptions *o) {
+    char *out = realpath(o->out, NULL), *model = realpath(o->model, NULL);
+    size_t length = out ? strlen(out) : 0;
+    if (out && model && strncmp(model, out, length) == 0 && (model[length] == '/' || model[length] == 0)) {
+        die("--overwrite: --model %s lies in --out %s, which would be thrown away", o->model, o->out);
+    }
+    free(out);
+    free(model);
+}
+
+// Rank 0 may begin to write only when all others have looked.
+static void agree(const RunLog *log, Comm *comm) {
+    int first_step = log->first_step;
+    comm_host_broadcast(comm, &first_step, sizeof first_step, 0);
+    if (first_step != log->first_step) {
+        die("--out %s: the newest checkpoint is that of step %d here, but that of step %d for rank 0: expected the "
+            "same folder on all ranks",
+            log->options->out, log->first_step, first_step);
+    }
+    comm_barrier(comm);
+}
+
+static RunLog find_run(const TrainOptions *o, const Comm *comm) {
+    RunLog log = {.options = o, .log_path = xprintf("%s/log.jsonl", o->out), .rank = comm->rank, .world = comm->world};
+    if (o->resume && o->overwrite) { die("--resume and --overwrite contradict each other"); }
+    if (o->overwrite) {
+        check_overwrite(o);
+        return log;
+    }
+    char *newest = checkpoint_newest(o->out, &log.first_step);
+    if (!o->resume && (newest || exists(o->out, "log.jsonl") || exists(o->out, "model"))) {
+        die("%s: holds a run already: continue it with --resume, or throw it away with --overwrite", o->out);
+    }
+    if (newest) {
+        checkpoint_check_command(o->command, newest);
+        printf("resuming from %s\n", newest);
+    }
+    log.checkpoint = newest;
+    return log;
+}
+
+RunLog run_log_open(const TrainOptions *o, Comm *comm) {
+    RunLog log = find_run(o, comm);
+    agree(&log, comm);
+    return log;
+}
+
+void run_log_close(RunLog *log) {
+    if (log->file) { fclose(log->file); }
+    if (log->board) { tensorboard_close(log->board); }
+    free(log->log_path);
+    free(log->checkpoint);
+}
+
+const char *run_log_base(const RunLog *log) { return log->checkpoint ? log->checkpoint : log->options->model; }
+
+void run_log_publish(const RunLog *log, int step) {
+    const TrainOptions *o = log->options;
+    if (log->rank > 0 || step < o->max_train_steps) { return; }
+    checkpoint_publish(log->checkpoint, o->out);
+    printf("the model is in %s/model\n", o->out);
+}
+
+void run_log_begin(RunLog *log, long long parameters, long long samples, const char *vae_sha256) {
+    const char *out = log->options->out;
+    if (log->rank > 0) { return; }
+    make_folders(out);
+    if (log->options->overwrite) { clear_folder(out); }
+    cut_log(log->log_path, log->checkpoint ? log->first_step : -1);
+    log->file = fopen(log->log_path, log->checkpoint ? "a" : "w");
+    if (!log->file) { die("%s: cannot be written: %s", log->log_path, strerror(errno)); }
+    char *folder = xprintf("%s/tensorboard", out);
+    log->board = tensorboard_open(folder, log->first_step);
+    free(folder);
+    const char *const folders[] = {"samples", "validation"};
+    for (int i = 0; i < 2; i++) {
+        folder = xprintf("%s/%s", out, folders[i]);
+        make_folders(folder);
+        free(folder);
+    }
+    yajl_gen gen = begin_line("run");
+    json_put_integer(gen, "first_step", log->first_step);
+    json_put_string(gen, "command", log->options->command_line);
+    json_put_integer(gen, "world", log->world);
+    record_options(log->options, gen);
+    json_put_integer(gen, "parameters", parameters);
+    json_put_integer(gen, "samples", samples);
+    json_put_number(gen, "least_seconds", log->least_seconds);
+    if (vae_sha256) { json_put_string(gen, "vae_sha256", vae_sha256); }
+    end_line(log, gen);
+    log->started = now_seconds();
+}
+
+static void print_step(const RunLog *log, int step, double loss, double norm, double seconds, double average) {
+    const TrainOptions *o = log->options;
+    char left[24], roofline[32] = "", ranks[32] = "";
+    double samples = (double)train_samples(o, log->world);
+    if (log->world > 1) { snprintf(ranks, sizeof ranks, " on %d ranks", log->world); }
+    if (log->least_seconds > 0) {
+        snprintf(roofline, sizeof roofline, "  %3.0f%% of roofline", 100 * log->least_seconds / seconds);
+    }
+    printf("step %d/%d  loss %.4f  norm %.3f  lr %.2e  %.1f samples/s%s%s  %s left\n", step, o->max_train_steps, loss,
+           norm, learning_rate(o, step - 1), samples / seconds, ranks, roofline,
+           format_duration(average * (o->max_train_steps - step), left));
+    fflush(stdout);
+}
+
+void log_step(RunLog *log, int step, double loss, double norm, bool finite, double seconds) {
+    const TrainOptions *o = log->options;
+    double samples = (double)train_samples(o, log->world);
+    if (log->rank > 0) { return; }
+    log->working += seconds;
+    yajl_gen gen = begin_line("step");
+    json_put_integer(gen, "step", step);
+    json_put_number(gen, "loss", loss);
+    json_put_number(gen, "grad_norm", norm);
+    json_put_number(gen, "lr", learning_rate(o, step - 1));
+    json_put_number(gen, "samples_per_s", round(samples / seconds * 100) / 100);
+    json_put_integer(gen, "world", log->world);
+    json_put_number(gen, "seconds", round((now_seconds() - log->started) * 1000) / 1000);
+    if (log->least_seconds > 0) { json_put_number(gen, "roofline", round(log->least_seconds / seconds * 1e4) / 1e4); }
+    end_line(log, gen);
+    tensorboard_scalar(log->board, "train/loss", step, loss);
+    tensorboard_scalar(log->board, "train/grad_norm", step, norm);
+    tensorboard_scalar(log->board, "train/lr", step, learning_rate(o, step - 1));
+    tensorboard_scalar(log->board, "train/samples_per_s", step, samples / seconds);
+    if (!finite) { warn("step %d: the gradient is not finite, the step was left out", step); }
+    if (step % o->log_every == 0 || step == o->max_train_steps) {
+        print_step(log, step, loss, norm, seconds, log->working / (step - log->first_step));
+    }
+}
+
+static void save_sheet(RunLog *log, int step, const Image *sheet) {
+    if (!sheet->pixels) { return; }
+    char *path = xprintf("%s/samples/step-%06d.png", log->options->out, step);
+    image_save(sheet, path);
+    size_t size;
+    uint8_t *png = image_encode_png(sheet, &size);
+    tensorboard_image(log->board, "validation/samples", step, sheet->width, sheet->height, png, size);
+    free(png);
+    free(path);
+}
+
+// A number of a validation: in the line and for TensorBoard.
+static void put(RunLog *log, yajl_gen gen, int step, const char *name, double value) {
+    char *tag = xprintf("validation/%s", name);
+    json_put_number(gen, name, value);
+    tensorboard_scalar(log->board, tag, step, value);
+    free(tag);
+}
+
+static void put_summary(RunLog *log, yajl_gen gen, int step, bool seen, const Summary *s) {
+    if (!s->pairs) { return; }
+    put(log, gen, step, seen ? "giou_seen" : "giou_unseen", s->giou);
+    put(log, gen, step, seen ? "ciou_seen" : "ciou_unseen", s->ciou);
+    put(log, gen, step, seen ? "miou_seen" : "miou_unseen", s->miou);
+}
+
+static void save_strip(const RunLog *log, const Image *image, const char *name) {
+    char *path = xprintf("%s/validation/%s.png", log->options->out, name);
+    image_save(image, path);
+    free(path);
+}
+
+// Everything that later questions may need: every pair, every loss.
+static void save_rows(const RunLog *log, int step, const Validation *v) {
+    char *path = xprintf("%s/validation/step-%06d.csv", log->options->out, step);
+    AtomicFile file = atomic_open(path);
+    fprintf(file.stream, "image_id,class,seen,intersection,union,predicted,truth,valid,to_black,to_white\n");
+    for (int i = 0; i < v->count; i++) {
+        const ValidationRow *r = &v->rows[i];
+        const PairScore *s = &r->score;
+        fprintf(file.stream, "%lld,\"%s\",%d,%.0f,%.0f,%.0f,%.0f,%.0f,%.6g,%.6g\n", (long long)s->image_id,
+                r->class_name, r->seen, s->intersection, s->union_, s->predicted, s->truth, s->valid, r->to_black,
+                r->to_white);
+    }
+    atomic_commit(&file);
+    free(path);
+    path = xprintf("%s/validation/step-%06d-losses.csv", log->options->out, step);
+    file = atomic_open(path);
+    fprintf(file.stream, "sample,timestep,loss\n");
+    for (int i = 0; i < v->loss_count; i++) {
+        fprintf(file.stream, "%d,%d,%.7g\n", v->losses[i].sample, v->losses[i].timestep, v->losses[i].loss);
+    }
+    atomic_commit(&file);
+    free(path);
+    path = xprintf("step-%06d", step);
+    save_strip(log, &v->predictions, path);
+    save_strip(log, &v->inputs, "input");
+    save_strip(log, &v->truths, "truth");
+    free(path);
+}
+
+void log_validation(RunLog *log, int step, const Validation *v) {
+    yajl_gen gen = begin_line("validation");
+    json_put_integer(gen, "step", step);
+    put(log, gen, step, "loss", v->loss);
+    put_summary(log, gen, step, true, &v->seen);
+    put_summary(log, gen, step, false, &v->unseen);
+    put(log, gen, step, "empty", v->empty);
+    put(log, gen, step, "full", v->full);
+    put(log, gen, step, "to_black", v->to_black);
+    put(log, gen, step, "to_white", v->to_white);
+    end_line(log, gen);
+    save_sheet(log, step, &v->sheet);
+    save_rows(log, step, v);
+    printf("validation at step %d: loss %.4f", step, v->loss);
+    if (v->seen.pairs) { printf("  gIoU seen %.3f (%d)", v->seen.giou, v->seen.pairs); }
+    if (v->unseen.pairs) { printf("  unseen %.3f (%d)", v->unseen.giou, v->unseen.pairs); }
+    printf("  empty %.0f%%  full %.0f%%\n", 100 * v->empty, 100 * v->full);
+    fflush(stdout);
+}
+
+void log_vae_validation(RunLog *log, int step, double loss, double psnr, const Image *sheet) {
+    yajl_gen gen = begin_line("validation");
+    json_put_integer(gen, "step", step);
+    put(log, gen, step, "loss", loss);
+    put(log, gen, step, "psnr", psnr);
+    end_line(log, gen);
+    save_sheet(log, step, sheet);
+    printf("validation at step %d: loss %.4f  PSNR %.2f dB\n", step, loss, psnr);
+    fflush(stdout);
+}

@@ -1,0 +1,82 @@
+#include "train/unet_options.h"
+#include "data/shard.h"
+#include "util/error.h"
+#include <string.h>
+
+static const char *const targets[] = {"overlay", "mask", NULL};
+static const char *const losses[] = {"mse", "weighted", "focal", NULL};               // as LossKind
+static const char *const pixel_losses[] = {"l1", "dice", NULL};                       // as PixelLossKind
+static const char *const levels[] = {"none", "transformers", "blocks", NULL};         // as Recompute
+static const char *const predictions[] = {"epsilon", "v_prediction", "sample", NULL}; // as Prediction
+
+UNetOptions unet_options_parse(int argc, char **argv) {
+    static const OptionsHelp help = {.about = "Fine-tunes the UNet to segment by text (Marigold's recipe).",
+                                     .usage = "--model DIR --shards DIR --out DIR",
+                                     .example = "--model model --shards latents --out run"};
+    static UNetOptions o; // the table, which is recorded later, points to it
+    int target = 0;
+    o = (UNetOptions){.train = train_options_default(),
+                      .target = "overlay",
+                      .text_template = "{}",
+                      .loss = "mse",
+                      .focal_gamma = 2,
+                      .pixel_loss_type = "l1",
+                      .zero_snr = -1,
+                      .prediction = -1,
+                      .spacing = -1,
+                      .multires_noise = 0.9,
+                      .multires_annealed = 1,
+                      .recompute = "none",
+                      .validation_steps = 4,
+                      .validation_draws = 1};
+    const Option rows[] = {
+        {OPT_STRING, "shards", &o.shards, "folder of latent shards SPLIT-*.h5 made by `cocogold encode`", "DIR",
+         .required = "a folder of latent shards made by `cocogold encode`", .may_change = true},
+        {OPT_HEADING, "What is learned"},
+        {OPT_STRING, "target", &o.target, "what the UNet draws: the mask painted on the picture, or black and white",
+         "KIND", .choices = targets, .choice = &target},
+        {OPT_STRING, "classes", &o.classes,
+         "train on these of the shards' classes only (not the distribution of encoding with that list)", "LIST"},
+        {OPT_STRING, "text-template", &o.text_template,
+         "prompt, {} is the class name; several to draw from: templates and @FILEs of synonyms, separated by |",
+         "TEXT"},
+        {OPT_STRING, "loss", &o.loss, "loss on latents; weighted balances object and background", "KIND",
+         .choices = losses, .choice = &o.loss_kind},
+        {OPT_DOUBLE, "focal-gamma", &o.focal_gamma, "exponent of the focal loss", "X", .high = 100},
+        {OPT_DOUBLE, "pixel-loss", &o.pixel_loss,
+         "weight of a loss on pictures, back through the frozen decoder (0: none; at 512 pixels a step costs about "
+         "four "
+         "times as much)",
+         "W", .high = 1e9},
+        {OPT_STRING, "pixel-loss-type", &o.pixel_loss_type, "loss on pictures; dice is of soft masks", "KIND",
+         .choices = pixel_losses, .choice = &o.pixel_loss_kind},
+        {OPT_STRING, "prediction-type", &o.prediction_type,
+         "what the UNet predicts (default: as in the model's scheduler_config.json)", "KIND", .choices = predictions,
+         .choice = &o.prediction},
+        {OPT_STRING, "timestep-spacing", &o.timestep_spacing,
+         "timesteps of sampling (default: as in the model's scheduler_config.json)", "KIND",
+         .choices = timestep_spacing_names, .choice = &o.spacing},
+        {OPT_INT, "zero-snr", &o.zero_snr,
+         "1: no signal at the last timestep, 0: what the betas leave, -1: the model's", "0|1", .low = -1, .high = 1},
+        {OPT_DOUBLE, "multires-noise", &o.multires_noise, "strength of multi-resolution noise (0: plain Gaussian)", "X",
+         .high = 1},
+        {OPT_INT, "multires-annealed", &o.multires_annealed, "1: the strength falls with the timestep", "0|1",
+         .high = 1},
+        {OPT_DOUBLE, "t-max-prob", &o.t_max_prob, "share of samples drawn at the last timestep", "P", .high = 1},
+        {OPT_DOUBLE, "ema-decay", &o.train.ema_decay, "keep a moving average of the weights in unet_ema/ (0: none)",
+         "X", .high = 0.9999999},
+        {OPT_INT, "validation-steps", &o.validation_steps, "DDIM steps of a validation", "N", .low = 1, .high = 1000,
+         .may_change = true},
+        {OPT_INT, "validation-draws", &o.validation_draws, "timesteps and noises per sample for the validation loss",
+         "N", .low = 1, .high = 1000, .may_change = true},
+        {OPT_STRING, "recompute", &o.recompute, "what backward computes again instead of reading it from memory",
+         "LEVEL", .choices = levels, .choice = &o.recompute_level, .may_change = true},
+        OPTIONS_END};
+    train_options_parse(&o.train, argc, argv, rows, &help);
+    o.target_bit = target == 0 ? TARGET_OVERLAY : TARGET_MASK;
+    char *hole = strstr(o.text_template, "{}");
+    if (!hole || o.text_template[0] == '@' || hole > o.text_template + strcspn(o.text_template, "|")) {
+        die("--text-template %s: expected {} where the class name goes", o.text_template);
+    }
+    return o;
+}
