@@ -241,8 +241,8 @@ static void plan_vae(StepPlan *p, const VAEConfig *config) {
     double decode = (double)vae_decoder_plan(&decoder, p->B, p->size, p->size, true, &plan);
     p->vae_arena = encode > decode ? encode : decode;
     forget(&encoder.params), forget(&decoder.params);
-    vae_encoder_destroy(&encoder, &plan);
-    vae_decoder_destroy(&decoder, &plan);
+    vae_destroy(&encoder, &plan);
+    vae_destroy(&decoder, &plan);
 }
 
 StepPlan bench_plan(const StepOptions *o) {

@@ -260,7 +260,7 @@ static void probe_vae_encoder(Probe *p, const char *folder) {
     vae_encoder_forward(&encoder, &p->arena, p->output.data, p->sample.data, B, H, W, train, &p->dev);
     if (train) { vae_encoder_backward(&encoder, &p->arena, p->dsample.data, p->doutput.data, 0, &p->dev); }
     write_results(p, "moments", "sample", &encoder.params);
-    vae_encoder_destroy(&encoder, &p->dev);
+    vae_destroy(&encoder, &p->dev);
 }
 
 static void probe_vae_decoder(Probe *p, const char *folder) {
@@ -277,7 +277,7 @@ static void probe_vae_decoder(Probe *p, const char *folder) {
     vae_decoder_forward(&decoder, &p->arena, p->output.data, p->sample.data, B, h, w, train, &p->dev);
     if (train) { vae_decoder_backward(&decoder, &p->arena, p->dsample.data, p->doutput.data, 0, &p->dev); }
     write_results(p, "sample", "latent", &decoder.params);
-    vae_decoder_destroy(&decoder, &p->dev);
+    vae_destroy(&decoder, &p->dev);
 }
 
 static void probe_text_encoder(Probe *p, const char *folder) {

@@ -63,6 +63,12 @@ const ParamSlice *params_find(const Params *params, const char *name) {
     return NULL;
 }
 
+const ParamSlice *params_at(const Params *params, size_t offset) {
+    const ParamSlice *slice = params->slices;
+    while (slice->offset != offset) slice++;
+    return slice;
+}
+
 // The two orders of a convolution's weight: (OC, IC, K K) in PyTorch, (OC, K K, IC) here.
 static void transpose_inner(float *out, const float *inp, size_t outer, size_t rows, size_t columns) {
     for (size_t o = 0; o < outer; o++, out += rows * columns, inp += rows * columns) {
@@ -122,8 +128,8 @@ void params_download(const Params *params, float *flat, Device *dev) {
 
 PlannedParams params_plan(Params *params, bool grads) {
     PlannedParams real = {params->weights, params->grads};
-    params->weights = MADE_UP;
-    params->grads = grads ? MADE_UP : NULL;
+    params->weights = PLAN_POINTER;
+    params->grads = grads ? PLAN_POINTER : NULL;
     return real;
 }
 

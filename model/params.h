@@ -51,6 +51,8 @@ void params_free(Params *params, Device *dev);
 
 // The slice of that name, or NULL.
 const ParamSlice *params_find(const Params *params, const char *name);
+// The slice that begins at that element.
+const ParamSlice *params_at(const Params *params, size_t offset);
 
 // Host conversions between PyTorch's order and the flat buffer's, for one slice of slice->count elements.
 void slice_from_torch(const ParamSlice *slice, float *flat, const float *torch_order);
@@ -61,7 +63,8 @@ void params_upload(Params *params, const float *flat, Device *dev);
 void params_download(const Params *params, float *flat, Device *dev);
 
 // An address for plan-only passes: never read, but not NULL, which has a meaning for kernels.
-#define MADE_UP ((void *)(uintptr_t)256)
+#define PLAN_POINTER ((void *)(uintptr_t)256)
+#define MADE_UP PLAN_POINTER // as train/diffusion.c calls it
 // Between the two, a plan-only pass finds weights, and gradients if asked for, whether there is memory or not.
 typedef struct {
     floatX *weights;
