@@ -72,7 +72,7 @@ static void guards_check(Arena *arena, size_t bottom, size_t top) { (void)arena,
 
 static PlanTime plan_time(const Arena *arena) {
     const Trace *trace = arena->dev->trace;
-    PlanTime now = {.scope = arena->dev->scope ? arena->dev->scope : ""};
+    PlanTime now = {.scope = arena->dev->scope ? arena->dev->scope : "-"};
     for (int i = 0; i < trace->count; i++) now.launches += trace->rows[i].launches;
     return now;
 }
@@ -99,12 +99,13 @@ static void table_add(Arena *arena, const char *name, size_t element, Shape shap
 }
 
 static void table_release(Arena *arena, size_t bottom) {
+    const char *weight = arena->table->layer ? arena->table->layer : "."; // "conv_in.weight"
     for (int i = arena->table->count; i-- > 0;) {
         SavedTensor *t = &arena->table->tensors[i];
         if (!t->in_use || t->begin < bottom) continue;
         t->in_use = false;
         t->freed = plan_time(arena);
-        snprintf(t->reader, sizeof t->reader, "%s", arena->table->layer ? arena->table->layer : "");
+        snprintf(t->reader, sizeof t->reader, "%.*s", (int)(strrchr(weight, '.') - weight), weight);
     }
 }
 

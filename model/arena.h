@@ -33,7 +33,7 @@ typedef struct {
 typedef struct {
     SavedTensor *tensors; // in the order of saving
     int count, capacity;
-    const char *layer; // the latest one whose backward is done
+    const char *layer; // weight of the latest one whose backward is done; NULL: none is
 } SavedTable;
 
 typedef struct {

@@ -115,8 +115,6 @@ Conv conv_create(Params *params, const char *name, int IC, int OC, int stride, i
     return c;
 }
 
-int conv_out_size(const Conv *c, int size) { return conv2d_out(&c->shape, size); }
-
 static Conv2d shape_of(const Conv *c, int H, int W, const Pass *pass) {
     Conv2d shape = c->shape;
     shape.B = pass->B, shape.H = H, shape.W = W;

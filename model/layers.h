@@ -69,7 +69,6 @@ typedef struct {
 
 // 3x3 with padding 1, or (stride 2) with the given padding.
 Conv conv_create(Params *params, const char *name, int IC, int OC, int stride, int pad_before, int pad_after);
-int conv_out_size(const Conv *c, int size);
 void conv_apply(const Conv *c, floatX *out, const floatX *inp, const floatX *sample_bias, const floatX *residual, int H,
                 int W, const Pass *pass);
 void conv_input_grad(const Conv *c, floatX *dinp, const floatX *dout, const floatX *dresidual, int H, int W,

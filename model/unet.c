@@ -180,7 +180,8 @@ static floatX *save_skip(const Pass *pass, size_t layer, Shape shape) {
 static floatX *resample_forward(UNetLayers *u, Layer *l, const floatX *stream, const Pass *pass) {
     const Skip *skip = &u->skips[u->skip_count - 1];
     bool down = l->path == PATH_DOWN;
-    int H = down ? conv_out_size(&l->resample, l->H) : skip->H, W = down ? conv_out_size(&l->resample, l->W) : skip->W;
+    int H = down ? conv2d_out(&l->resample.shape, l->H) : skip->H,
+        W = down ? conv2d_out(&l->resample.shape, l->W) : skip->W;
     l->resample_mark = arena_mark(pass->arena);
     Shape shape = SHAPE(pass->B, H, W, l->OC);
     if (down) {
@@ -343,8 +344,8 @@ void unet_backward(UNet *unet, Arena *arena, floatX *dsample, floatX *dcontext, 
     params_grads_final(pass->params, u->conv_in.weight);
     if (dsample) conv_input_grad(&u->conv_in, dsample, d, NULL, u->H, u->W, pass);
     if (grads) time_backward(u, pass);
-    params_grads_final(pass->params, 0);
-    arena_release(arena, (ArenaMark){u->mark.bottom, mark.top});
+    backward_done(pass, 0, u->mark);
+    arena_release_top(arena, mark);
     pass->save = false;
 }
 

@@ -104,8 +104,8 @@ static floatX *layer_forward(Layer *l, floatX *stream, int *H, int *W, const Pas
     if (!l->has_resample) return out;
 
     bool down = l->resample.shape.stride == 2;
-    *H = down ? conv_out_size(&l->resample, l->H) : 2 * l->H;
-    *W = down ? conv_out_size(&l->resample, l->W) : 2 * l->W;
+    *H = down ? conv2d_out(&l->resample.shape, l->H) : 2 * l->H;
+    *W = down ? conv2d_out(&l->resample.shape, l->W) : 2 * l->W;
     l->resample_mark = arena_mark(pass->arena);
     floatX *resampled = save_tensor(pass, l->resample.weight, "out", SHAPE(pass->B, *H, *W, l->OC));
     if (down)
