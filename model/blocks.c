@@ -2,101 +2,53 @@
 #include <stdlib.h>
 #include "util/error.h"
 
-// ---- Self attention ------------------------------------------------------------------------------------------------
+// ---- Attention -----------------------------------------------------------------------------------------------------
 
-// q, k and v are columns of one product (N, 3C).
-static Attention self_shape(const SelfAttention *a, int T, const Pass *pass) {
-    int C = a->out.IC, stride = a->qkv.OC;
+// q, k and v are columns of one product (N, 3C), or q is one and k and v are columns of another (B context_length, 2C).
+static Attention shape_of(const MultiHead *a, int T, const Pass *pass) {
+    int C = a->out.IC, kv_stride = a->cross ? 2 * C : 3 * C;
     return (Attention){.B = pass->B,
                        .NH = a->NH,
                        .Tq = T,
-                       .Tk = T,
+                       .Tk = a->cross ? pass->context_length : T,
                        .HS = C / a->NH,
-                       .q_stride = stride,
-                       .k_stride = stride,
-                       .v_stride = stride,
+                       .q_stride = a->q.OC,
+                       .k_stride = kv_stride,
+                       .v_stride = kv_stride,
                        .out_stride = C,
                        .causal = a->causal};
 }
 
-void self_attention_forward(SelfAttention *a, floatX *out, const floatX *inp, const floatX *residual, int T,
-                            const Pass *pass) {
-    int N = pass->B * T, C = a->out.IC;
+void multihead_forward(MultiHead *a, floatX *out, const floatX *inp, const floatX *residual, int T, const Pass *pass) {
+    int B = pass->B, N = B * T, M = B * pass->context_length, C = a->out.IC;
     ArenaMark mark = arena_mark(pass->arena);
-    size_t layer = a->qkv.weight;
-    floatX *qkv = a->qkv_out = save_tensor(pass, layer, "../qkv", SHAPE(pass->B, T, 3 * C));
-    a->o = save_tensor(pass, layer, "../o", SHAPE(pass->B, T, C));
-    a->lse = save_floats(pass, layer, "../lse", SHAPE(pass->B, a->NH, T));
-    linear_apply(&a->qkv, qkv, inp, NULL, N, pass);
-    attention_forward(a->o, a->lse, qkv, qkv + C, qkv + 2 * C, self_shape(a, T, pass), pass->dev);
-    linear_apply(&a->out, out, a->o, residual, N, pass);
-    arena_release_top(pass->arena, mark);
-}
-
-void self_attention_backward(const SelfAttention *a, floatX *dinp, const floatX *dout, const floatX *inp, int T,
-                             const Pass *pass) {
-    int N = pass->B * T, C = a->out.IC;
-    ArenaMark mark = arena_mark(pass->arena);
-    floatX *d_o = arena_push(pass->arena, (size_t)N * C);
-    linear_param_grad(&a->out, dout, a->o, N, pass);
-    linear_input_grad(&a->out, d_o, dout, NULL, N, pass);
-    floatX *qkv = a->qkv_out, *dqkv = arena_push(pass->arena, (size_t)N * 3 * C);
-    attention_backward(dqkv, dqkv + C, dqkv + 2 * C, d_o, qkv, qkv + C, qkv + 2 * C, a->o, a->lse,
-                       self_shape(a, T, pass), pass->dev);
-    linear_param_grad(&a->qkv, dqkv, inp, N, pass);
-    linear_input_grad(&a->qkv, dinp, dqkv, NULL, N, pass);
-    arena_release_top(pass->arena, mark);
-}
-
-// ---- Cross attention -----------------------------------------------------------------------------------------------
-
-// k and v are columns of one product (B * context_length, 2C).
-static Attention cross_shape(const CrossAttention *a, int T, const Pass *pass) {
-    int C = a->out.IC;
-    return (Attention){.B = pass->B,
-                       .NH = a->NH,
-                       .Tq = T,
-                       .Tk = pass->context_length,
-                       .HS = C / a->NH,
-                       .q_stride = C,
-                       .k_stride = 2 * C,
-                       .v_stride = 2 * C,
-                       .out_stride = C};
-}
-
-void cross_attention_forward(CrossAttention *a, floatX *out, const floatX *inp, const floatX *residual, int T,
-                             const Pass *pass) {
-    int N = pass->B * T, M = pass->B * pass->context_length, C = a->out.IC;
-    ArenaMark mark = arena_mark(pass->arena);
-    size_t layer = a->q.weight;
-    floatX *q = a->q_out = save_tensor(pass, layer, "../q", SHAPE(pass->B, T, C));
-    floatX *kv = a->kv_out = save_tensor(pass, layer, "../kv", SHAPE(pass->B, pass->context_length, 2 * C));
-    a->o = save_tensor(pass, layer, "../o", SHAPE(pass->B, T, C));
-    a->lse = save_floats(pass, layer, "../lse", SHAPE(pass->B, a->NH, T));
+    floatX *q = a->q_out = save_tensor(pass, a->q.weight, a->cross ? "../q" : "../qkv", SHAPE(B, T, a->q.OC));
+    floatX *k = q + C;
     linear_apply(&a->q, q, inp, NULL, N, pass);
-    linear_apply(&a->kv, kv, pass->context, NULL, M, pass);
-    attention_forward(a->o, a->lse, q, kv, kv + C, cross_shape(a, T, pass), pass->dev);
+    if (a->cross) {
+        k = a->kv_out = save_tensor(pass, a->q.weight, "../kv", SHAPE(B, pass->context_length, 2 * C));
+        linear_apply(&a->kv, k, pass->context, NULL, M, pass);
+    }
+    a->o = save_tensor(pass, a->q.weight, "../o", SHAPE(B, T, C));
+    a->lse = save_floats(pass, a->q.weight, "../lse", SHAPE(B, a->NH, T));
+    attention_forward(a->o, a->lse, q, k, k + C, shape_of(a, T, pass), pass->dev);
     linear_apply(&a->out, out, a->o, residual, N, pass);
     arena_release_top(pass->arena, mark);
 }
 
-void cross_attention_backward(const CrossAttention *a, floatX *dinp, const floatX *dout, const floatX *inp, int T,
-                              Pass *pass) {
+void multihead_backward(const MultiHead *a, floatX *dinp, const floatX *dout, const floatX *inp, int T, Pass *pass) {
     int N = pass->B * T, M = pass->B * pass->context_length, C = a->out.IC;
     ArenaMark mark = arena_mark(pass->arena);
-    floatX *d_o = arena_push(pass->arena, (size_t)N * C);
-    linear_param_grad(&a->out, dout, a->o, N, pass);
-    linear_input_grad(&a->out, d_o, dout, NULL, N, pass);
-    floatX *dq = arena_push(pass->arena, (size_t)N * C), *dkv = arena_push(pass->arena, (size_t)M * 2 * C);
-    attention_backward(dq, dkv, dkv + C, d_o, a->q_out, a->kv_out, a->kv_out + C, a->o, a->lse, cross_shape(a, T, pass),
-                       pass->dev);
-    linear_param_grad(&a->kv, dkv, pass->context, M, pass);
-    if (pass->dcontext) {
-        linear_input_grad(&a->kv, pass->dcontext, dkv, pass->dcontext_begun ? pass->dcontext : NULL, M, pass);
+    floatX *d_o = arena_push(pass->arena, (size_t)N * C), *dq = arena_push(pass->arena, (size_t)N * a->q.OC);
+    floatX *k = a->cross ? a->kv_out : a->q_out + C;
+    floatX *dk = a->cross ? arena_push(pass->arena, (size_t)M * 2 * C) : dq + C;
+    linear_grads(&a->out, d_o, dout, a->o, NULL, N, pass);
+    attention_backward(dq, dk, dk + C, d_o, a->q_out, k, k + C, a->o, a->lse, shape_of(a, T, pass), pass->dev);
+    if (a->cross) {
+        linear_grads(&a->kv, pass->dcontext, dk, pass->context, pass->dcontext_begun ? pass->dcontext : NULL, M, pass);
         pass->dcontext_begun = true;
     }
-    linear_param_grad(&a->q, dq, inp, N, pass);
-    linear_input_grad(&a->q, dinp, dq, NULL, N, pass);
+    linear_grads(&a->q, dinp, dq, inp, NULL, N, pass);
     arena_release_top(pass->arena, mark);
 }
 
@@ -137,15 +89,11 @@ void feed_forward_backward(const FeedForward *f, floatX *dinp, const floatX *dou
                            const Pass *pass) {
     ArenaMark mark = arena_mark(pass->arena);
     floatX *active = arena_push(pass->arena, (size_t)N * f->fc2.IC), *dactive = active;
-    if (pass->params->grads) {
-        activation_apply(f, active, N, pass);
-        linear_param_grad(&f->fc2, dout, active, N, pass);
-    }
-    linear_input_grad(&f->fc2, dactive, dout, NULL, N, pass);
+    if (pass->params->grads) activation_apply(f, active, N, pass);
+    linear_grads(&f->fc2, dactive, dout, active, NULL, N, pass);
     floatX *dhidden = f->kind == FF_GEGLU ? f->hidden : dactive; // over what is no longer needed
     activation_grad(f, dhidden, dactive, N, pass);
-    linear_param_grad(&f->fc1, dhidden, inp, N, pass);
-    linear_input_grad(&f->fc1, dinp, dhidden, NULL, N, pass);
+    linear_grads(&f->fc1, dinp, dhidden, inp, NULL, N, pass);
     arena_release_top(pass->arena, mark);
 }
 
@@ -170,8 +118,6 @@ void resnet_forward(Resnet *r, floatX *out, const floatX *inp, int H, int W, con
     int HW = H * W, IC = r->norm1.C, OC = r->norm2.C;
     size_t N = (size_t)pass->B * HW;
     ArenaMark all = arena_mark(pass->arena);
-    groupnorm_statistics(&r->norm1, pass);
-    groupnorm_statistics(&r->norm2, pass);
     floatX *hidden = r->hidden = save_tensor(pass, r->conv1.weight, "out", SHAPE(pass->B, H, W, OC));
 
     ArenaMark mark = arena_mark(pass->arena);
@@ -191,13 +137,6 @@ void resnet_forward(Resnet *r, floatX *out, const floatX *inp, int H, int W, con
     arena_release_top(pass->arena, all);
 }
 
-// The time embedding's part: dtemb += dtime W.
-static void time_backward(const Resnet *r, const floatX *dtime, Pass *pass) {
-    linear_param_grad(&r->time_emb_proj, dtime, pass->temb, pass->B, pass);
-    linear_input_grad(&r->time_emb_proj, pass->dtemb, dtime, pass->dtemb_begun ? pass->dtemb : NULL, pass->B, pass);
-    pass->dtemb_begun = true;
-}
-
 void resnet_backward(Resnet *r, floatX *dinp, const floatX *dout, const floatX *inp, int H, int W, Pass *pass) {
     int HW = H * W, IC = r->norm1.C, OC = r->norm2.C;
     size_t N = (size_t)pass->B * HW;
@@ -206,21 +145,23 @@ void resnet_backward(Resnet *r, floatX *dinp, const floatX *dout, const floatX *
     if (pass->recompute_resnets) resnet_forward(r, NULL, inp, H, W, pass);
 
     floatX *dhidden = arena_push(pass->arena, N * OC), *normed2 = dhidden;
-    if (grads || pass->recompute_resnets) groupnorm_apply(&r->norm2, normed2, r->hidden, HW, pass);
-    conv_param_grad(&r->conv2, NULL, dout, normed2, H, W, pass);
-    conv_input_grad(&r->conv2, dhidden, dout, NULL, H, W, pass);
+    if (pass->recompute_resnets)
+        groupnorm_apply(&r->norm2, normed2, r->hidden, HW, pass);
+    else if (grads)
+        groupnorm_again(&r->norm2, normed2, r->hidden, HW, pass);
+    conv_grads(&r->conv2, dhidden, NULL, dout, normed2, NULL, H, W, pass);
     groupnorm_grad(&r->norm2, dhidden, dhidden, r->hidden, NULL, HW, pass);
 
     floatX *dnormed = arena_push(pass->arena, N * IC), *normed = dnormed;
     floatX *dtime = r->has_time ? arena_push(pass->arena, (size_t)pass->B * OC) : NULL;
-    if (grads) groupnorm_apply(&r->norm1, normed, inp, HW, pass);
-    conv_param_grad(&r->conv1, dtime, dhidden, normed, H, W, pass);
-    if (grads && dtime) time_backward(r, dtime, pass);
-    conv_input_grad(&r->conv1, dnormed, dhidden, NULL, H, W, pass);
-    if (r->has_shortcut) {
-        linear_param_grad(&r->conv_shortcut, dout, inp, N, pass);
-        linear_input_grad(&r->conv_shortcut, dinp, dout, NULL, N, pass);
+    if (grads) groupnorm_again(&r->norm1, normed, inp, HW, pass);
+    conv_grads(&r->conv1, dnormed, dtime, dhidden, normed, NULL, H, W, pass);
+    if (grads && dtime) {
+        floatX *so_far = pass->dtemb_begun ? pass->dtemb : NULL;
+        linear_grads(&r->time_emb_proj, pass->dtemb, dtime, pass->temb, so_far, pass->B, pass);
+        pass->dtemb_begun = true;
     }
+    if (r->has_shortcut) linear_grads(&r->conv_shortcut, dinp, dout, inp, NULL, N, pass);
     groupnorm_grad(&r->norm1, dinp, dnormed, inp, r->has_shortcut ? dinp : dout, HW, pass);
     arena_release(pass->arena, all);
 }
@@ -232,11 +173,11 @@ static TransformerBlock transformer_block_create(Params *params, const char *nam
     TransformerBlock b;
     b.norm1 = layernorm_create(params, name_of("%s.norm1", name).text, C, 1e-5f);
     Name attn1 = name_of("%s.attn1", name), attn2 = name_of("%s.attn2", name);
-    b.attn1 = (SelfAttention){.NH = heads};
-    b.attn1.qkv = linear_create_packed(params, attn1.text, qkv, 3, C, C, false);
+    b.attn1 = (MultiHead){.NH = heads};
+    b.attn1.q = linear_create_packed(params, attn1.text, qkv, 3, C, C, false);
     b.attn1.out = linear_create(params, name_of("%s.to_out.0", attn1.text).text, C, C, true);
     b.norm2 = layernorm_create(params, name_of("%s.norm2", name).text, C, 1e-5f);
-    b.attn2 = (CrossAttention){.NH = heads};
+    b.attn2 = (MultiHead){.NH = heads, .cross = true};
     b.attn2.q = linear_create_packed(params, attn2.text, qkv, 1, C, C, false);
     b.attn2.kv = linear_create_packed(params, attn2.text, qkv + 1, 2, cross_dim, C, false);
     b.attn2.out = linear_create(params, name_of("%s.to_out.0", attn2.text).text, C, C, true);
@@ -253,17 +194,14 @@ static floatX *transformer_block_forward(TransformerBlock *b, floatX *stream, in
     Shape shape = SHAPE(pass->B, HW, C);
     floatX *normed = arena_push(pass->arena, (size_t)N * C);
     b->x1 = stream;
-    layernorm_statistics(&b->norm1, N, pass);
     layernorm_apply(&b->norm1, normed, b->x1, N, pass);
     b->x2 = next_tensor(pass, b->x1, b->attn1.out.weight, shape);
-    self_attention_forward(&b->attn1, b->x2, normed, b->x1, HW, pass);
+    multihead_forward(&b->attn1, b->x2, normed, b->x1, HW, pass);
 
-    layernorm_statistics(&b->norm2, N, pass);
     layernorm_apply(&b->norm2, normed, b->x2, N, pass);
     b->x3 = next_tensor(pass, b->x2, b->attn2.out.weight, shape);
-    cross_attention_forward(&b->attn2, b->x3, normed, b->x2, HW, pass);
+    multihead_forward(&b->attn2, b->x3, normed, b->x2, HW, pass);
 
-    layernorm_statistics(&b->norm3, N, pass);
     layernorm_apply(&b->norm3, normed, b->x3, N, pass);
     floatX *out = next_tensor(pass, b->x3, b->ff.fc2.weight, shape);
     feed_forward_forward(&b->ff, out, normed, b->x3, N, pass);
@@ -274,16 +212,16 @@ static floatX *transformer_block_forward(TransformerBlock *b, floatX *stream, in
 static void transformer_block_backward(TransformerBlock *b, floatX *dstream, int HW, Pass *pass) {
     int N = pass->B * HW, C = b->norm1.C;
     floatX *normed = arena_push(pass->arena, (size_t)N * C), *dnormed = normed;
-    layernorm_apply(&b->norm3, normed, b->x3, N, pass);
+    layernorm_again(&b->norm3, normed, b->x3, N, pass);
     feed_forward_backward(&b->ff, dnormed, dstream, normed, N, pass);
     layernorm_grad(&b->norm3, dstream, dnormed, b->x3, dstream, N, pass);
 
-    layernorm_apply(&b->norm2, normed, b->x2, N, pass);
-    cross_attention_backward(&b->attn2, dnormed, dstream, normed, HW, pass);
+    layernorm_again(&b->norm2, normed, b->x2, N, pass);
+    multihead_backward(&b->attn2, dnormed, dstream, normed, HW, pass);
     layernorm_grad(&b->norm2, dstream, dnormed, b->x2, dstream, N, pass);
 
-    layernorm_apply(&b->norm1, normed, b->x1, N, pass);
-    self_attention_backward(&b->attn1, dnormed, dstream, normed, HW, pass);
+    layernorm_again(&b->norm1, normed, b->x1, N, pass);
+    multihead_backward(&b->attn1, dnormed, dstream, normed, HW, pass);
     layernorm_grad(&b->norm1, dstream, dnormed, b->x1, dstream, N, pass);
 }
 
@@ -310,7 +248,6 @@ void transformer_forward(Transformer *t, floatX *out, const floatX *inp, int HW,
     if (pass->recompute_transformers && out) pass->save = false;
     int N = pass->B * HW, C = t->norm.C;
     ArenaMark all = arena_mark(pass->arena);
-    groupnorm_statistics(&t->norm, pass);
     floatX *stream = save_tensor(pass, t->proj_in.weight, "out", SHAPE(pass->B, HW, C));
     ArenaMark mark = arena_mark(pass->arena);
     floatX *normed = arena_push(pass->arena, (size_t)N * C);
@@ -331,17 +268,15 @@ void transformer_backward(Transformer *t, floatX *dinp, const floatX *dout, cons
     ArenaMark all = arena_mark(pass->arena);
     if (pass->recompute_transformers) transformer_forward(t, NULL, inp, HW, pass);
     floatX *dstream = arena_push(pass->arena, n);
-    linear_param_grad(&t->proj_out, dout, t->hidden, N, pass);
-    linear_input_grad(&t->proj_out, dstream, dout, NULL, N, pass);
+    linear_grads(&t->proj_out, dstream, dout, t->hidden, NULL, N, pass);
     ArenaMark mark = arena_mark(pass->arena);
     for (int i = t->count; i-- > 0;) {
         transformer_block_backward(&t->blocks[i], dstream, HW, pass);
         arena_release_top(pass->arena, mark);
     }
     floatX *normed = arena_push(pass->arena, n), *dnormed = normed;
-    if (pass->params->grads) groupnorm_apply(&t->norm, normed, inp, HW, pass);
-    linear_param_grad(&t->proj_in, dstream, normed, N, pass);
-    linear_input_grad(&t->proj_in, dnormed, dstream, NULL, N, pass);
+    if (pass->params->grads) groupnorm_again(&t->norm, normed, inp, HW, pass);
+    linear_grads(&t->proj_in, dnormed, dstream, normed, NULL, N, pass);
     groupnorm_grad(&t->norm, dinp, dnormed, inp, dout, HW, pass);
     arena_release(pass->arena, all);
 }
@@ -364,8 +299,7 @@ void upsample_backward(const Conv *conv, floatX *dinp, const floatX *dout, const
     ArenaMark mark = arena_mark(pass->arena);
     floatX *large = arena_push(pass->arena, (size_t)pass->B * OH * OW * C), *dlarge = large;
     if (pass->params->grads) upsample_nearest_forward(large, inp, pass->B, H, W, C, OH, OW, pass->dev);
-    conv_param_grad(conv, NULL, dout, large, OH, OW, pass);
-    conv_input_grad(conv, dlarge, dout, NULL, OH, OW, pass);
+    conv_grads(conv, dlarge, NULL, dout, large, NULL, OH, OW, pass);
     upsample_nearest_backward(dinp, dlarge, pass->B, H, W, C, OH, OW, pass->dev);
     arena_release_top(pass->arena, mark);
 }
@@ -380,7 +314,6 @@ Head head_create(Params *params, const char *prefix, int IC, int OC, int groups,
 
 void head_forward(Head *h, floatX *out, const floatX *inp, int H, int W, const Pass *pass) {
     h->inp = inp, h->H = H, h->W = W;
-    groupnorm_statistics(&h->norm, pass);
     ArenaMark mark = arena_mark(pass->arena);
     floatX *normed = arena_push(pass->arena, (size_t)pass->B * H * W * h->norm.C);
     groupnorm_apply(&h->norm, normed, inp, H * W, pass);
@@ -391,9 +324,8 @@ void head_forward(Head *h, floatX *out, const floatX *inp, int H, int W, const P
 floatX *head_backward(const Head *h, const floatX *dout, const Pass *pass) {
     int H = h->H, W = h->W;
     floatX *d = arena_push(pass->arena, (size_t)pass->B * H * W * h->norm.C), *normed = d;
-    if (pass->params->grads) groupnorm_apply(&h->norm, normed, h->inp, H * W, pass);
-    conv_param_grad(&h->conv, NULL, dout, normed, H, W, pass);
-    conv_input_grad(&h->conv, d, dout, NULL, H, W, pass);
+    if (pass->params->grads) groupnorm_again(&h->norm, normed, h->inp, H * W, pass);
+    conv_grads(&h->conv, d, NULL, dout, normed, NULL, H, W, pass);
     groupnorm_grad(&h->norm, d, d, h->inp, NULL, H * W, pass);
     return d;
 }

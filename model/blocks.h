@@ -9,29 +9,17 @@
 // Backward: dinp (N, C) from dout and inp, computed again by the caller; dinp may be inp.
 
 typedef struct {
-    Linear qkv, out;
+    Linear q;   // self-attention: to_q, to_k and to_v, packed; cross-attention: to_q
+    Linear kv;  // cross-attention: to_k and to_v, packed, of the pass's context
+    Linear out; //
     int NH;
-    bool causal;
-    floatX *qkv_out, *o; // (N, 3C), (N, C)
-    float *lse;          // (B, NH, T)
-} SelfAttention;
-
-void self_attention_forward(SelfAttention *a, floatX *out, const floatX *inp, const floatX *residual, int T,
-                            const Pass *pass);
-void self_attention_backward(const SelfAttention *a, floatX *dinp, const floatX *dout, const floatX *inp, int T,
-                             const Pass *pass);
-
-typedef struct {
-    Linear q, kv, out;
-    int NH;
-    floatX *q_out, *kv_out, *o; // (N, C), (B * context_length, 2C), (N, C)
+    bool cross, causal;
+    floatX *q_out, *kv_out, *o; // (N, 3C) or (N, C); (B * context_length, 2C) or NULL; (N, C)
     float *lse;                 // (B, NH, T)
-} CrossAttention;
+} MultiHead;
 
-void cross_attention_forward(CrossAttention *a, floatX *out, const floatX *inp, const floatX *residual, int T,
-                             const Pass *pass);
-void cross_attention_backward(const CrossAttention *a, floatX *dinp, const floatX *dout, const floatX *inp, int T,
-                              Pass *pass);
+void multihead_forward(MultiHead *a, floatX *out, const floatX *inp, const floatX *residual, int T, const Pass *pass);
+void multihead_backward(const MultiHead *a, floatX *dinp, const floatX *dout, const floatX *inp, int T, Pass *pass);
 
 typedef enum { FF_GEGLU, FF_GELU, FF_QUICK_GELU } FeedForwardKind;
 
@@ -68,8 +56,7 @@ void resnet_backward(Resnet *r, floatX *dinp, const floatX *dout, const floatX *
 
 typedef struct {
     LayerNorm norm1, norm2, norm3;
-    SelfAttention attn1;
-    CrossAttention attn2;
+    MultiHead attn1, attn2; // over the picture, over the text
     FeedForward ff;
     floatX *x1, *x2, *x3; // the stream before each branch (N, C)
 } TransformerBlock;

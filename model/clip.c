@@ -6,7 +6,7 @@
 
 typedef struct {
     LayerNorm norm1, norm2;
-    SelfAttention attention;
+    MultiHead attention;
     FeedForward mlp;
     floatX *x1, *x2; // the stream before each of the two branches (N, C)
     ArenaMark mark;  // the arena before the layer's forward
@@ -32,7 +32,7 @@ static CLIPLayer layer_create(const CLIPConfig *c, Params *p, const char *name) 
                    .mlp = {.kind = c->quick_gelu ? FF_QUICK_GELU : FF_GELU}};
     Name attention = name_of("%s.self_attn", name);
     l.norm1 = layernorm_create(p, name_of("%s.layer_norm1", name).text, C, c->layer_norm_eps);
-    l.attention.qkv = linear_create_packed(p, attention.text, qkv, 3, C, C, true);
+    l.attention.q = linear_create_packed(p, attention.text, qkv, 3, C, C, true);
     l.attention.out = linear_create(p, name_of("%s.out_proj", attention.text).text, C, C, true);
     l.norm2 = layernorm_create(p, name_of("%s.layer_norm2", name).text, C, c->layer_norm_eps);
     l.mlp.fc1 = linear_create(p, name_of("%s.mlp.fc1", name).text, C, H, true);
@@ -71,12 +71,10 @@ static floatX *layer_forward(CLIPLayer *l, floatX *stream, int T, const Pass *pa
     l->mark = arena_mark(pass->arena);
     floatX *normed = arena_push(pass->arena, (size_t)N * C);
     l->x1 = stream;
-    layernorm_statistics(&l->norm1, N, pass);
     layernorm_apply(&l->norm1, normed, l->x1, N, pass);
     l->x2 = next_tensor(pass, l->x1, l->attention.out.weight, shape);
-    self_attention_forward(&l->attention, l->x2, normed, l->x1, T, pass);
+    multihead_forward(&l->attention, l->x2, normed, l->x1, T, pass);
 
-    layernorm_statistics(&l->norm2, N, pass);
     layernorm_apply(&l->norm2, normed, l->x2, N, pass);
     floatX *out = next_tensor(pass, l->x2, l->mlp.fc2.weight, shape);
     feed_forward_forward(&l->mlp, out, normed, l->x2, N, pass);
@@ -97,22 +95,21 @@ void clip_forward(CLIPText *clip, Arena *arena, floatX *out, const int *ids, int
                       weight_at(pass->params, t->position_embedding), B, T, c->hidden_size, c->vocab_size, dev);
     for (int i = 0; i < c->num_hidden_layers; i++) stream = layer_forward(&t->layers[i], stream, T, pass);
     t->stream_out = stream;
-    layernorm_statistics(&t->norm_out, B * T, pass);
     layernorm_apply(&t->norm_out, out, stream, B * T, pass);
     forward_done(pass, t->mark);
 }
 
 // The stream's gradient, in place.
-static void layer_backward(CLIPLayer *l, floatX *d, int T, const Pass *pass) {
+static void layer_backward(CLIPLayer *l, floatX *d, int T, Pass *pass) {
     int N = pass->B * T, C = l->norm1.C;
     ArenaMark mark = arena_mark(pass->arena);
     floatX *normed = arena_push(pass->arena, (size_t)N * C), *dnormed = normed;
-    layernorm_apply(&l->norm2, normed, l->x2, N, pass);
+    layernorm_again(&l->norm2, normed, l->x2, N, pass);
     feed_forward_backward(&l->mlp, dnormed, d, normed, N, pass);
     layernorm_grad(&l->norm2, d, dnormed, l->x2, d, N, pass);
 
-    layernorm_apply(&l->norm1, normed, l->x1, N, pass);
-    self_attention_backward(&l->attention, dnormed, d, normed, T, pass);
+    layernorm_again(&l->norm1, normed, l->x1, N, pass);
+    multihead_backward(&l->attention, dnormed, d, normed, T, pass);
     layernorm_grad(&l->norm1, d, dnormed, l->x1, d, N, pass);
     arena_release(pass->arena, (ArenaMark){l->mark.bottom, mark.top});
 }

@@ -92,17 +92,15 @@ void linear_apply(const Linear *l, floatX *out, const floatX *inp, const floatX 
     linear_forward(out, inp, weight_at(p, l->weight), weight_at(p, l->bias), residual, N, l->IC, l->OC, pass->dev);
 }
 
-void linear_input_grad(const Linear *l, floatX *dinp, const floatX *dout, const floatX *dresidual, int N,
-                       const Pass *pass) {
-    linear_backward(dinp, NULL, NULL, dout, NULL, weight_at(pass->params, l->weight), dresidual, 0, N, l->IC, l->OC,
-                    pass->dev);
-}
-
-void linear_param_grad(const Linear *l, const floatX *dout, const floatX *inp, int N, const Pass *pass) {
+void linear_grads(const Linear *l, floatX *dinp, const floatX *dout, const floatX *inp, const floatX *dresidual, int N,
+                  const Pass *pass) {
     const Params *p = pass->params;
-    if (!p->grads) return;
-    linear_backward(NULL, grad_at(p, l->weight), grad_at(p, l->bias), dout, inp, NULL, NULL, pass->beta, N, l->IC,
-                    l->OC, pass->dev);
+    if (p->grads) {
+        linear_backward(NULL, grad_at(p, l->weight), grad_at(p, l->bias), dout, inp, NULL, NULL, pass->beta, N, l->IC,
+                        l->OC, pass->dev);
+    }
+    if (!dinp) return;
+    linear_backward(dinp, NULL, NULL, dout, NULL, weight_at(p, l->weight), dresidual, 0, N, l->IC, l->OC, pass->dev);
 }
 
 // ---- Convolution ---------------------------------------------------------------------------------------------------
@@ -128,18 +126,16 @@ void conv_apply(const Conv *c, floatX *out, const floatX *inp, const floatX *sam
                    shape_of(c, H, W, pass), pass->dev);
 }
 
-void conv_input_grad(const Conv *c, floatX *dinp, const floatX *dout, const floatX *dresidual, int H, int W,
-                     const Pass *pass) {
-    conv2d_backward(dinp, NULL, NULL, NULL, dout, NULL, weight_at(pass->params, c->weight), dresidual, 0,
-                    shape_of(c, H, W, pass), pass->dev);
-}
-
-void conv_param_grad(const Conv *c, floatX *dsample_bias, const floatX *dout, const floatX *inp, int H, int W,
-                     const Pass *pass) {
+void conv_grads(const Conv *c, floatX *dinp, floatX *dsample_bias, const floatX *dout, const floatX *inp,
+                const floatX *dresidual, int H, int W, const Pass *pass) {
     const Params *p = pass->params;
-    if (!p->grads) return;
-    conv2d_backward(NULL, grad_at(p, c->weight), grad_at(p, c->bias), dsample_bias, dout, inp, NULL, NULL, pass->beta,
-                    shape_of(c, H, W, pass), pass->dev);
+    Conv2d shape = shape_of(c, H, W, pass);
+    if (p->grads) {
+        conv2d_backward(NULL, grad_at(p, c->weight), grad_at(p, c->bias), dsample_bias, dout, inp, NULL, NULL,
+                        pass->beta, shape, pass->dev);
+    }
+    if (!dinp) return;
+    conv2d_backward(dinp, NULL, NULL, NULL, dout, NULL, weight_at(p, c->weight), dresidual, 0, shape, pass->dev);
 }
 
 // ---- Norms ---------------------------------------------------------------------------------------------------------
@@ -151,15 +147,16 @@ GroupNorm groupnorm_create(Params *params, const char *name, int C, int G, float
     return g;
 }
 
-void groupnorm_statistics(GroupNorm *g, const Pass *pass) {
-    g->mean = save_floats(pass, g->weight, "mean", SHAPE(pass->B, g->G));
-    g->rstd = save_floats(pass, g->weight, "rstd", SHAPE(pass->B, g->G));
-}
-
-void groupnorm_apply(const GroupNorm *g, floatX *out, const floatX *inp, int HW, const Pass *pass) {
+void groupnorm_again(const GroupNorm *g, floatX *out, const floatX *inp, int HW, const Pass *pass) {
     const Params *p = pass->params;
     groupnorm_forward(out, g->mean, g->rstd, inp, weight_at(p, g->weight), weight_at(p, g->bias), pass->B, HW, g->C,
                       g->G, g->eps, g->silu, pass->dev);
+}
+
+void groupnorm_apply(GroupNorm *g, floatX *out, const floatX *inp, int HW, const Pass *pass) {
+    g->mean = save_floats(pass, g->weight, "mean", SHAPE(pass->B, g->G));
+    g->rstd = save_floats(pass, g->weight, "rstd", SHAPE(pass->B, g->G));
+    groupnorm_again(g, out, inp, HW, pass);
 }
 
 void groupnorm_grad(const GroupNorm *g, floatX *dinp, const floatX *dout, const floatX *inp, const floatX *dresidual,
@@ -177,15 +174,16 @@ LayerNorm layernorm_create(Params *params, const char *name, int C, float eps) {
     return l;
 }
 
-void layernorm_statistics(LayerNorm *l, int N, const Pass *pass) {
-    l->mean = save_floats(pass, l->weight, "mean", SHAPE(N));
-    l->rstd = save_floats(pass, l->weight, "rstd", SHAPE(N));
-}
-
-void layernorm_apply(const LayerNorm *l, floatX *out, const floatX *inp, int N, const Pass *pass) {
+void layernorm_again(const LayerNorm *l, floatX *out, const floatX *inp, int N, const Pass *pass) {
     const Params *p = pass->params;
     layernorm_forward(out, l->mean, l->rstd, inp, weight_at(p, l->weight), weight_at(p, l->bias), N, l->C, l->eps,
                       pass->dev);
+}
+
+void layernorm_apply(LayerNorm *l, floatX *out, const floatX *inp, int N, const Pass *pass) {
+    l->mean = save_floats(pass, l->weight, "mean", SHAPE(N));
+    l->rstd = save_floats(pass, l->weight, "rstd", SHAPE(N));
+    layernorm_again(l, out, inp, N, pass);
 }
 
 void layernorm_grad(const LayerNorm *l, floatX *dinp, const floatX *dout, const floatX *inp, const floatX *dresidual,

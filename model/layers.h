@@ -57,10 +57,10 @@ Linear linear_create_packed(Params *params, const char *prefix, const char *cons
                             bool bias);
 // out (N, OC); residual (N, OC) may be NULL or out.
 void linear_apply(const Linear *l, floatX *out, const floatX *inp, const floatX *residual, int N, const Pass *pass);
-// dinp (N, IC) = dout weight + dresidual; dresidual may be NULL or dinp.
-void linear_input_grad(const Linear *l, floatX *dinp, const floatX *dout, const floatX *dresidual, int N,
-                       const Pass *pass);
-void linear_param_grad(const Linear *l, const floatX *dout, const floatX *inp, int N, const Pass *pass);
+// The parameters' gradients, if there are any, then dinp (N, IC) = dout weight + dresidual, if it is not NULL.
+// dresidual may be NULL or dinp, dinp may be inp.
+void linear_grads(const Linear *l, floatX *dinp, const floatX *dout, const floatX *inp, const floatX *dresidual, int N,
+                  const Pass *pass);
 
 typedef struct {
     size_t weight, bias;
@@ -71,11 +71,9 @@ typedef struct {
 Conv conv_create(Params *params, const char *name, int IC, int OC, int stride, int pad_before, int pad_after);
 void conv_apply(const Conv *c, floatX *out, const floatX *inp, const floatX *sample_bias, const floatX *residual, int H,
                 int W, const Pass *pass);
-void conv_input_grad(const Conv *c, floatX *dinp, const floatX *dout, const floatX *dresidual, int H, int W,
-                     const Pass *pass);
-// dsample_bias (B, OC) may be NULL.
-void conv_param_grad(const Conv *c, floatX *dsample_bias, const floatX *dout, const floatX *inp, int H, int W,
-                     const Pass *pass);
+// As linear_grads. dsample_bias (B, OC) may be NULL and comes with the parameters' gradients.
+void conv_grads(const Conv *c, floatX *dinp, floatX *dsample_bias, const floatX *dout, const floatX *inp,
+                const floatX *dresidual, int H, int W, const Pass *pass);
 
 typedef struct {
     size_t weight, bias;
@@ -86,8 +84,10 @@ typedef struct {
 } GroupNorm;
 
 GroupNorm groupnorm_create(Params *params, const char *name, int C, int G, float eps, bool silu);
-void groupnorm_statistics(GroupNorm *g, const Pass *pass); // memory for mean and rstd: before the first apply
-void groupnorm_apply(const GroupNorm *g, floatX *out, const floatX *inp, int HW, const Pass *pass);
+// Takes memory for mean and rstd.
+void groupnorm_apply(GroupNorm *g, floatX *out, const floatX *inp, int HW, const Pass *pass);
+// In backward, where the output was not saved: once more, into the same mean and rstd.
+void groupnorm_again(const GroupNorm *g, floatX *out, const floatX *inp, int HW, const Pass *pass);
 void groupnorm_grad(const GroupNorm *g, floatX *dinp, const floatX *dout, const floatX *inp, const floatX *dresidual,
                     int HW, const Pass *pass);
 
@@ -99,7 +99,7 @@ typedef struct {
 } LayerNorm;
 
 LayerNorm layernorm_create(Params *params, const char *name, int C, float eps);
-void layernorm_statistics(LayerNorm *l, int N, const Pass *pass);
-void layernorm_apply(const LayerNorm *l, floatX *out, const floatX *inp, int N, const Pass *pass);
+void layernorm_apply(LayerNorm *l, floatX *out, const floatX *inp, int N, const Pass *pass);
+void layernorm_again(const LayerNorm *l, floatX *out, const floatX *inp, int N, const Pass *pass);
 void layernorm_grad(const LayerNorm *l, floatX *dinp, const floatX *dout, const floatX *inp, const floatX *dresidual,
                     int N, const Pass *pass);

@@ -277,8 +277,7 @@ static floatX *resample_backward(UNetLayers *u, Layer *l, floatX *d, Pass *pass)
         skip_merge(u, d, pass);
         u->skip_count--;
         dinp = last[-1].grad;
-        conv_param_grad(&l->resample, NULL, d, l->out, l->H, l->W, pass);
-        conv_input_grad(&l->resample, dinp, d, dinp, l->H, l->W, pass);
+        conv_grads(&l->resample, dinp, NULL, d, l->out, dinp, l->H, l->W, pass);
     } else {
         dinp = arena_push(pass->arena, pixels(pass, l->H, l->W) * l->OC);
         upsample_backward(&l->resample, dinp, d, l->out, l->H, l->W, last->H, last->W, pass);
@@ -319,10 +318,9 @@ static void time_backward(UNetLayers *u, const Pass *pass) {
     size_t n = (size_t)B * TD;
     floatX *d = pass->dtemb, *dsilu = arena_push(pass->arena, n);
     silu_backward(d, d, u->time2_out, n, pass->dev);
-    linear_param_grad(&u->time2, d, u->time1_silu, B, pass);
-    linear_input_grad(&u->time2, dsilu, d, NULL, B, pass);
+    linear_grads(&u->time2, dsilu, d, u->time1_silu, NULL, B, pass);
     silu_backward(dsilu, dsilu, u->time1_out, n, pass->dev);
-    linear_param_grad(&u->time1, dsilu, u->sinusoids, B, pass);
+    linear_grads(&u->time1, NULL, dsilu, u->sinusoids, NULL, B, pass);
 }
 
 void unet_backward(UNet *unet, Arena *arena, floatX *dsample, floatX *dcontext, const floatX *dout, float beta,
@@ -340,9 +338,8 @@ void unet_backward(UNet *unet, Arena *arena, floatX *dsample, floatX *dcontext, 
     params_grads_final(pass->params, u->head.norm.weight);
     for (int i = u->count; i-- > 0;) d = layer_backward(u, &u->layers[i], d, pass);
     skip_merge(u, d, pass);
-    conv_param_grad(&u->conv_in, NULL, d, u->sample, u->H, u->W, pass);
+    conv_grads(&u->conv_in, dsample, NULL, d, u->sample, NULL, u->H, u->W, pass);
     params_grads_final(pass->params, u->conv_in.weight);
-    if (dsample) conv_input_grad(&u->conv_in, dsample, d, NULL, u->H, u->W, pass);
     if (grads) time_backward(u, pass);
     backward_done(pass, 0, u->mark);
     arena_release_top(arena, mark);

@@ -11,7 +11,7 @@ static const float NORM_EPS = 1e-6f; // of every norm
 typedef struct {
     Resnet resnet;
     GroupNorm norm;
-    SelfAttention attention;
+    MultiHead attention;
     Conv resample; // encoder: stride 2; decoder: after nearest upsampling to twice the size
     bool has_attention, has_resample;
     int IC, OC;
@@ -70,7 +70,7 @@ static void mid_create(VAEHalf *half, const char *name, int C) {
     if (l->has_attention) {
         l->norm = groupnorm_create(p, name_of("%s.group_norm", attention.text).text, C, half->config.norm_num_groups,
                                    NORM_EPS, false);
-        l->attention = (SelfAttention){.NH = 1, .qkv = linear_create_packed(p, attention.text, qkv, 3, C, C, true)};
+        l->attention = (MultiHead){.NH = 1, .q = linear_create_packed(p, attention.text, qkv, 3, C, C, true)};
         l->attention.out = linear_create(p, name_of("%s.to_out.0", attention.text).text, C, C, true);
     }
     layer_add(half, name, 1, C, C);
@@ -79,10 +79,9 @@ static void mid_create(VAEHalf *half, const char *name, int C) {
 static void attention_add(Layer *l, floatX *out, const floatX *inp, const Pass *pass) {
     int HW = l->H * l->W;
     ArenaMark mark = arena_mark(pass->arena);
-    groupnorm_statistics(&l->norm, pass);
     floatX *normed = arena_push(pass->arena, (size_t)pass->B * HW * l->OC);
     groupnorm_apply(&l->norm, normed, inp, HW, pass);
-    self_attention_forward(&l->attention, out, normed, inp, HW, pass);
+    multihead_forward(&l->attention, out, normed, inp, HW, pass);
     arena_release_top(pass->arena, mark);
 }
 
@@ -118,8 +117,7 @@ static floatX *layer_forward(Layer *l, floatX *stream, int *H, int *W, const Pas
 static floatX *resample_backward(const Layer *l, const floatX *d, Pass *pass) {
     floatX *dinp = arena_push(pass->arena, (size_t)pass->B * l->H * l->W * l->OC);
     if (l->resample.shape.stride == 2) {
-        conv_param_grad(&l->resample, NULL, d, l->out, l->H, l->W, pass);
-        conv_input_grad(&l->resample, dinp, d, NULL, l->H, l->W, pass);
+        conv_grads(&l->resample, dinp, NULL, d, l->out, NULL, l->H, l->W, pass);
     } else {
         upsample_backward(&l->resample, dinp, d, l->out, l->H, l->W, 2 * l->H, 2 * l->W, pass);
     }
@@ -131,8 +129,8 @@ static void attention_backward_add(const Layer *l, floatX *d, Pass *pass) {
     int HW = l->H * l->W;
     ArenaMark mark = arena_mark(pass->arena);
     floatX *normed = arena_push(pass->arena, (size_t)pass->B * HW * l->OC), *dnormed = normed;
-    groupnorm_apply(&l->norm, normed, l->hidden, HW, pass);
-    self_attention_backward(&l->attention, dnormed, d, normed, HW, pass);
+    groupnorm_again(&l->norm, normed, l->hidden, HW, pass);
+    multihead_backward(&l->attention, dnormed, d, normed, HW, pass);
     groupnorm_grad(&l->norm, d, dnormed, l->hidden, d, HW, pass);
     arena_release_top(pass->arena, mark);
 }
@@ -170,12 +168,11 @@ static Pass *backward_begin(VAELayers *v, Arena *arena, float beta, Device *dev)
     return &v->pass;
 }
 
-// Returns the gradient of conv_in's output.
-static floatX *half_backward(VAELayers *v, const floatX *dout) {
+// dinp, the gradient of conv_in's input, may be NULL.
+static void half_backward(VAELayers *v, floatX *dinp, const floatX *dout) {
     floatX *d = head_backward(&v->head, dout, &v->pass);
     for (int i = v->count; i-- > 0;) d = layer_backward(&v->layers[i], d, &v->pass);
-    conv_param_grad(&v->conv_in, NULL, d, v->conv_inp, v->H, v->W, &v->pass);
-    return d;
+    conv_grads(&v->conv_in, dinp, NULL, d, v->conv_inp, NULL, v->H, v->W, &v->pass);
 }
 
 static void backward_end(VAELayers *v, ArenaMark mark) {
@@ -251,12 +248,10 @@ void vae_encoder_backward(VAEEncoder *encoder, Arena *arena, floatX *dimage, con
     if (v->has_quant) {
         int N = pass->B * v->head.H * v->head.W;
         floatX *dinp = arena_push(arena, (size_t)N * v->quant.IC);
-        linear_param_grad(&v->quant, dmoments, v->quant_inp, N, pass);
-        linear_input_grad(&v->quant, dinp, dmoments, NULL, N, pass);
+        linear_grads(&v->quant, dinp, dmoments, v->quant_inp, NULL, N, pass);
         dmoments = dinp;
     }
-    floatX *d = half_backward(v, dmoments);
-    if (dimage) conv_input_grad(&v->conv_in, dimage, d, NULL, v->H, v->W, pass);
+    half_backward(v, dimage, dmoments);
     backward_end(v, mark);
 }
 
@@ -310,15 +305,13 @@ void vae_decoder_backward(VAEDecoder *decoder, Arena *arena, floatX *dlatent, co
     VAELayers *v = decoder->layers;
     ArenaMark mark = arena_mark(arena);
     Pass *pass = backward_begin(v, arena, beta, dev);
-    floatX *d = half_backward(v, dimage);
     if (v->has_quant && (dlatent || pass->params->grads)) {
         int N = pass->B * v->H * v->W;
         floatX *dquantized = arena_push(arena, (size_t)N * v->quant.OC);
-        conv_input_grad(&v->conv_in, dquantized, d, NULL, v->H, v->W, pass);
-        linear_param_grad(&v->quant, dquantized, v->quant_inp, N, pass);
-        if (dlatent) linear_input_grad(&v->quant, dlatent, dquantized, NULL, N, pass);
-    } else if (dlatent) {
-        conv_input_grad(&v->conv_in, dlatent, d, NULL, v->H, v->W, pass);
+        half_backward(v, dquantized, dimage);
+        linear_grads(&v->quant, dlatent, dquantized, v->quant_inp, NULL, N, pass);
+    } else {
+        half_backward(v, dlatent, dimage);
     }
     backward_end(v, mark);
 }
