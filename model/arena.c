@@ -142,7 +142,6 @@ void *arena_push_tensor(Arena *arena, size_t element, Shape shape) {
 }
 
 floatX *arena_push(Arena *arena, size_t count) { return arena_push_tensor(arena, sizeof(floatX), SHAPE(count)); }
-float *arena_push_float(Arena *arena, size_t count) { return arena_push_tensor(arena, sizeof(float), SHAPE(count)); }
 
 ArenaMark arena_mark(const Arena *arena) { return (ArenaMark){arena->bottom, arena->top}; }
 

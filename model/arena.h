@@ -64,7 +64,6 @@ void *arena_push_tensor(Arena *arena, size_t element, Shape shape);
 #define arena_save(arena, count) ((floatX *)arena_save_tensor(arena, __func__, sizeof(floatX), SHAPE(count)))
 #define arena_save_float(arena, count) ((float *)arena_save_tensor(arena, __func__, sizeof(float), SHAPE(count)))
 floatX *arena_push(Arena *arena, size_t count);
-float *arena_push_float(Arena *arena, size_t count);
 
 // Everything handed out after the mark is given back, at both ends or at one.
 ArenaMark arena_mark(const Arena *arena);

@@ -69,8 +69,7 @@ const ParamSlice *params_at(const Params *params, size_t offset) {
     return slice;
 }
 
-// The two orders of a convolution's weight: (OC, IC, K K) in PyTorch, (OC, K K, IC) here.
-static void transpose_inner(float *out, const float *inp, size_t outer, size_t rows, size_t columns) {
+void transpose_inner(float *out, const float *inp, size_t outer, size_t rows, size_t columns) {
     for (size_t o = 0; o < outer; o++, out += rows * columns, inp += rows * columns) {
         for (size_t r = 0; r < rows; r++) {
             for (size_t c = 0; c < columns; c++) out[c * rows + r] = inp[r * columns + c];
@@ -95,32 +94,11 @@ void slice_to_torch(const ParamSlice *slice, float *torch_order, const float *fl
 }
 
 void params_upload(Params *params, const float *flat, Device *dev) {
-    if (sizeof(floatX) == sizeof(float)) {
-        device_copy(dev, params->weights, flat, params->total * sizeof(float), false);
-        device_sync(dev);
-        return;
-    }
     float *staging = device_alloc(dev, STAGING * sizeof(float));
     for (size_t done = 0; done < params->total; done += STAGING) {
         size_t n = params->total - done < STAGING ? params->total - done : STAGING;
         device_copy(dev, staging, flat + done, n * sizeof(float), false);
         cast_to_floatX(params->weights + done, staging, n, dev);
-    }
-    device_sync(dev);
-    device_free(dev, staging);
-}
-
-void params_download(const Params *params, float *flat, Device *dev) {
-    if (sizeof(floatX) == sizeof(float)) {
-        device_copy(dev, flat, params->weights, params->total * sizeof(float), false);
-        device_sync(dev);
-        return;
-    }
-    float *staging = device_alloc(dev, STAGING * sizeof(float));
-    for (size_t done = 0; done < params->total; done += STAGING) {
-        size_t n = params->total - done < STAGING ? params->total - done : STAGING;
-        cast_to_float(staging, params->weights + done, n, dev);
-        device_copy(dev, flat + done, staging, n * sizeof(float), false);
     }
     device_sync(dev);
     device_free(dev, staging);

@@ -58,9 +58,12 @@ const ParamSlice *params_at(const Params *params, size_t offset);
 void slice_from_torch(const ParamSlice *slice, float *flat, const float *torch_order);
 void slice_to_torch(const ParamSlice *slice, float *torch_order, const float *flat);
 
-// All weights from a host array of `total` floats in the flat order, and back (through the cast kernels).
+// (outer, rows, columns) to (outer, columns, rows): a convolution's weight is (OC, IC, K K) in PyTorch and (OC, K K,
+// IC) here, a picture (B, C, H W) and (B, H W, C).
+void transpose_inner(float *out, const float *inp, size_t outer, size_t rows, size_t columns);
+
+// All weights from a host array of `total` floats in the flat order (through the cast kernel).
 void params_upload(Params *params, const float *flat, Device *dev);
-void params_download(const Params *params, float *flat, Device *dev);
 
 // An address for plan-only passes: never read, but not NULL, which has a meaning for kernels.
 #define PLAN_POINTER ((void *)(uintptr_t)256)
