@@ -180,8 +180,8 @@ static floatX *save_skip(const Pass *pass, size_t layer, Shape shape) {
 static floatX *resample_forward(UNetLayers *u, Layer *l, const floatX *stream, const Pass *pass) {
     const Skip *skip = &u->skips[u->skip_count - 1];
     bool down = l->path == PATH_DOWN;
-    int H = down ? conv2d_out(&l->resample.shape, l->H) : skip->H,
-        W = down ? conv2d_out(&l->resample.shape, l->W) : skip->W;
+    int H = down ? conv2d_out(&l->resample.shape, l->H) : skip->H;
+    int W = down ? conv2d_out(&l->resample.shape, l->W) : skip->W;
     l->resample_mark = arena_mark(pass->arena);
     Shape shape = SHAPE(pass->B, H, W, l->OC);
     if (down) {
@@ -202,15 +202,15 @@ static floatX *resample_forward(UNetLayers *u, Layer *l, const floatX *stream, c
 static floatX *layer_forward(UNetLayers *u, Layer *l, floatX *stream, const Pass *pass) {
     const Skip *skip = &u->skips[u->skip_count - 1];
     int H = l->H = skip->H, W = l->W = skip->W;
-    size_t N = pixels(pass, H, W), name = l->resnet.conv2.weight;
+    size_t N = pixels(pass, H, W), conv2 = l->resnet.conv2.weight;
     Shape shape = SHAPE(pass->B, H, W, l->OC);
     l->mark = arena_mark(pass->arena);
     l->inp = stream;
     floatX *hidden = stream; // the middle and the way up go over the stream if nothing is saved, but not over a skip
     if (l->path == PATH_DOWN)
-        hidden = save_skip(pass, name, shape);
+        hidden = save_skip(pass, conv2, shape);
     else if (pass->save || stream == skip->data)
-        hidden = save_tensor(pass, name, "out", shape);
+        hidden = save_tensor(pass, conv2, "out", shape);
     ArenaMark mark = arena_mark(pass->arena);
     if (l->path == PATH_UP) {
         floatX *both = arena_push(pass->arena, N * l->IC);

@@ -7,9 +7,9 @@
 #include "model/params.h"
 
 typedef enum {
-    RECOMPUTE_NONE,         // keep every activation that backward needs
-    RECOMPUTE_TRANSFORMERS, // keep the inputs of transformer blocks and run them again in backward
-    RECOMPUTE_BLOCKS        // keep the inputs of resnets and transformers only
+    RECOMPUTE_NONE,         // save every activation that backward needs
+    RECOMPUTE_TRANSFORMERS, // save the inputs of transformer blocks and run them again in backward
+    RECOMPUTE_BLOCKS        // save the inputs of resnets and transformers only
 } Recompute;
 
 typedef struct UNetLayers UNetLayers; // the tree of layers, in unet.c
