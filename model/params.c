@@ -49,9 +49,15 @@ void params_alloc(Params *params, bool grads, Device *dev) {
     device_fill(dev, params->grads, 0, params->total * sizeof(float));
 }
 
-void params_free(Params *params, Device *dev) {
+void params_release(Params *params, Device *dev) {
     if (params->weights) device_free(dev, params->weights);
     if (params->grads) device_free(dev, params->grads);
+    params->weights = NULL;
+    params->grads = NULL;
+}
+
+void params_free(Params *params, Device *dev) {
+    params_release(params, dev);
     free(params->slices);
     *params = (Params){0};
 }

@@ -47,6 +47,7 @@ size_t params_add(Params *params, ParamLayout layout, bool packed, int ndim, con
 void params_finish(Params *params);
 // Device memory for the weights (zeroed), and for gradients if asked for.
 void params_alloc(Params *params, bool grads, Device *dev);
+void params_release(Params *params, Device *dev); // that memory; the slices stay
 void params_free(Params *params, Device *dev);
 
 // The slice of that name, or NULL.

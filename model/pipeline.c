@@ -123,19 +123,12 @@ void pipeline_close(Pipeline *p, Device *dev) {
     *p = (Pipeline){0};
 }
 
-static void release(Params *params, Device *dev) {
-    if (params->weights) { device_free(dev, params->weights); }
-    if (params->grads) { device_free(dev, params->grads); }
-    params->weights = NULL;
-    params->grads = NULL;
-}
-
 void pipeline_release(Pipeline *p, int parts, Device *dev) {
     parts &= p->parts;
-    if (parts & PART_UNET) { release(&p->unet.params, dev); }
-    if (parts & PART_VAE_ENCODER) { release(&p->vae_encoder.params, dev); }
-    if (parts & PART_VAE_DECODER) { release(&p->vae_decoder.params, dev); }
-    if (parts & PART_TEXT) { release(&p->clip.params, dev); }
+    if (parts & PART_UNET) { params_release(&p->unet.params, dev); }
+    if (parts & PART_VAE_ENCODER) { params_release(&p->vae_encoder.params, dev); }
+    if (parts & PART_VAE_DECODER) { params_release(&p->vae_decoder.params, dev); }
+    if (parts & PART_TEXT) { params_release(&p->clip.params, dev); }
 }
 
 // ---- Folders -------------------------------------------------------------------------------------------------------
