@@ -7,6 +7,7 @@
 // many calls as fill a few milliseconds, after a warm-up.
 #pragma once
 #include "kernels/kernels.h"
+#include "model/arena.h"
 
 enum { MAX_SIZES = 8, MAX_SHAPES = 12, MAX_RUNS = 101 };
 
@@ -75,6 +76,7 @@ typedef struct {
     char *recompute;
     int recompute_level;   // Recompute (model/unet.h)
     int batch, size, runs; // size: side of the latents; 0: as usual for the preset
+    int tensors;           // plan: list the saved tensors
 } StepOptions;
 
 typedef struct {
@@ -98,6 +100,8 @@ typedef struct {
     int B, size;             // micro-batch, side of the latents
     double parameters;       // of the UNet, padding included
     double arena, workspace; // bytes of activations and scratch
+    double saved_bytes;      // of activations: what is saved for backward, when it is most
+    SavedTable saved;        // and which tensors that is
     double vae_arena;        // of the VAE's encoder and decoder, the larger one
     Trace step, vae;         // rows by size: the training step of the UNet; VAE forward and backward
 } StepPlan;

@@ -177,16 +177,6 @@ static double peak_resident(void) {
     return 1024.0 * (double)kilobytes;
 }
 
-// Made-up memory: a gradient that is NULL would not be planned.
-static void pretend(Params *params) {
-    params->weights = (floatX *)(uintptr_t)256;
-    params->grads = (float *)(uintptr_t)256;
-}
-static void forget(Params *params) {
-    params->weights = NULL;
-    params->grads = NULL;
-}
-
 // Noise, forward, loss and backward of one micro-step with Marigold's noise, then norm and Adam.
 static void plan_step(StepPlan *p, const StepOptions *o, const StepModel *m) {
     StepBench s = {.options = step_options(o, p->B)};
@@ -194,10 +184,14 @@ static void plan_step(StepPlan *p, const StepOptions *o, const StepModel *m) {
     s.options.multires_noise = 0.9;
     s.options.multires_annealed = true;
     s.unet = unet_create(&m->unet);
-    pretend(&s.unet.params);
+    PlannedParams real = params_plan(&s.unet.params, true);
     s.schedule = schedule_create(&m->schedule);
     s.diffusion = diffusion_create(&s.unet, &s.schedule, &s.options, m->tokens, p->size, p->size, &plan);
-    p->arena = (double)micro_step_bytes(diffusion_step, &s.diffusion, &plan);
+    Arena arena = arena_measure(&plan);
+    arena.table = &p->saved;
+    diffusion_step(&s.diffusion, &arena, PLAN_POINTER, NULL, 0, true, &plan);
+    p->arena = (double)arena.peak;
+    p->saved_bytes = (double)arena.most_saved;
     size_t n = s.unet.params.total;
     p->parameters = (double)n;
     device_scope(&plan, "update");
@@ -205,7 +199,7 @@ static void plan_step(StepPlan *p, const StepOptions *o, const StepModel *m) {
     adam_update(NULL, NULL, NULL, NULL, NULL, NULL, 0.9f, 0.999f, 1e-8f, 0.01f, n, NULL, &plan);
     p->workspace = (double)plan.workspace_needed;
     schedule_free(&s.schedule);
-    forget(&s.unet.params);
+    params_plan_end(&s.unet.params, real);
     unet_destroy(&s.unet, &plan);
 }
 
@@ -215,15 +209,13 @@ static void plan_vae(StepPlan *p, const VAEConfig *config) {
     VAEEncoder encoder = vae_encoder_create(config);
     VAEDecoder decoder = vae_decoder_create(config);
     int side = p->size * vae_factor(config);
-    pretend(&encoder.params), pretend(&decoder.params);
     device_scope(&plan, "encoder");
     double encode = (double)vae_encoder_plan(&encoder, p->B, side, side, true, &plan);
     device_scope(&plan, "decoder");
     double decode = (double)vae_decoder_plan(&decoder, p->B, p->size, p->size, true, &plan);
     p->vae_arena = encode > decode ? encode : decode;
-    forget(&encoder.params), forget(&decoder.params);
-    vae_encoder_destroy(&encoder, &plan);
-    vae_decoder_destroy(&decoder, &plan);
+    vae_destroy(&encoder, &plan);
+    vae_destroy(&decoder, &plan);
 }
 
 StepPlan bench_plan(const StepOptions *o) {
@@ -242,6 +234,7 @@ StepPlan bench_plan(const StepOptions *o) {
 void bench_plan_free(StepPlan *p) {
     trace_free(&p->step);
     trace_free(&p->vae);
+    free(p->saved.tensors);
     free(p->name);
 }
 

@@ -143,7 +143,54 @@ static void put_launches(yajl_gen gen, const char *key, const Trace *trace) {
     yajl_gen_array_close(gen);
 }
 
-static void write_plan(const char *path, const StepPlan *p) {
+static const char *type_of(const SavedTensor *t) { return t->element == sizeof(float) ? "fp32" : "bf16"; }
+
+// "2x64x64x320" into text.
+static const char *format_axes(Shape shape, char text[96]) {
+    int used = 0;
+    for (int i = 0; i < 4 && shape.size[i]; i++) {
+        used += snprintf(text + used, 96 - (size_t)used, "%s%zu", i ? "x" : "", shape.size[i]);
+    }
+    return text;
+}
+
+// Launches are counted from 1: a tensor is there from the first one after `saved` to `freed`.
+static void print_tensors(const StepPlan *p) {
+    char shape[96];
+    printf("\n%-66s %-16s %-4s %12s  %-14s %-14s %s\n", "tensor", "shape", "type", "bytes", "saved after",
+           "freed after", "backward of");
+    for (const SavedTensor *t = p->saved.tensors; t < p->saved.tensors + p->saved.count; t++) {
+        printf("%-66s %-16s %-4s %12zu  %-8s %5d %-8s %5d  %s\n", t->name, format_axes(t->shape, shape), type_of(t),
+               t->bytes, t->saved.scope, t->saved.launches, t->freed.scope, t->freed.launches, t->reader);
+    }
+    printf("%d tensors; %.0f bytes are saved when it is most, of %.0f bytes of activations: the others are "
+           "temporaries and gradients\n",
+           p->saved.count, p->saved_bytes, p->arena);
+}
+
+static void put_tensors(yajl_gen gen, const SavedTable *table) {
+    json_key(gen, "tensors");
+    yajl_gen_array_open(gen);
+    for (const SavedTensor *t = table->tensors; t < table->tensors + table->count; t++) {
+        yajl_gen_map_open(gen);
+        json_put_string(gen, "name", t->name);
+        json_key(gen, "shape");
+        yajl_gen_array_open(gen);
+        for (int i = 0; i < 4 && t->shape.size[i]; i++) { yajl_gen_integer(gen, (long long)t->shape.size[i]); }
+        yajl_gen_array_close(gen);
+        json_put_string(gen, "type", type_of(t));
+        json_put_integer(gen, "bytes", (long long)t->bytes);
+        json_put_string(gen, "saved_scope", t->saved.scope);
+        json_put_integer(gen, "saved_launch", t->saved.launches);
+        json_put_string(gen, "freed_scope", t->freed.scope);
+        json_put_integer(gen, "freed_launch", t->freed.launches);
+        json_put_string(gen, "backward_of", t->reader);
+        yajl_gen_map_close(gen);
+    }
+    yajl_gen_array_close(gen);
+}
+
+static void write_plan(const char *path, const StepPlan *p, bool tensors) {
     yajl_gen gen = json_writer();
     yajl_gen_map_open(gen);
     json_put_string(gen, "model", p->name);
@@ -152,10 +199,12 @@ static void write_plan(const char *path, const StepPlan *p) {
     json_put_integer(gen, "element_bytes", sizeof(floatX));
     json_put_number(gen, "parameters", p->parameters);
     json_put_number(gen, "arena_bytes", p->arena);
+    json_put_number(gen, "saved_bytes", p->saved_bytes);
     json_put_number(gen, "workspace_bytes", p->workspace);
     json_put_number(gen, "vae_arena_bytes", p->vae_arena);
     put_launches(gen, "step", &p->step);
     put_launches(gen, "vae", &p->vae);
+    if (tensors) { put_tensors(gen, &p->saved); }
     yajl_gen_map_close(gen);
     json_write(gen, path);
 }
@@ -251,12 +300,14 @@ static void bench_plans(const BenchOptions *o) {
            "%.2f TFLOP and moves %.2f GB\n",
            p.name, p.B, p.size, p.size, 1e-6 * p.parameters, 1e-9 * p.arena, 1e-9 * p.workspace, 1e-12 * p.step.flops,
            1e-9 * p.step.bytes);
-    if (o->json) { write_plan(o->json, &p); }
+    if (o->step.tensors) { print_tensors(&p); }
+    if (o->json) { write_plan(o->json, &p, o->step.tensors); }
     bench_plan_free(&p);
 }
 
-static void check(const BenchOptions *o) {
+static void check(const BenchOptions *o, bool plan) {
     if (o->check && !o->version) { die("--check needs --version"); }
+    if (o->step.tensors && !plan) { die("--tensors belongs to bench plan"); }
 }
 
 static const char *const presets[] = {"mini", "quarter-sd2", "sd1", "sd2", NULL};
@@ -283,6 +334,7 @@ int cmd_bench(int argc, char **argv) {
         {OPT_INT, "size", &o.step.size, "side of the latents (0: 16 for mini, 32, or the model's)", "N", .high = 4096},
         {OPT_STRING, "recompute", &o.step.recompute, "what backward computes again instead of reading it from memory",
          "LEVEL", .choices = recompute_levels, .choice = &o.step.recompute_level},
+        {OPT_FLAG, "tensors", &o.step.tensors, "plan: print every saved tensor with its bytes and lifetime"},
         {OPT_STRING, "write-config", &o.step.write_config, "write the UNet's config.json to this file too", "FILE"},
         OPTIONS_END};
     static const OptionsHelp help = {
@@ -292,9 +344,10 @@ int cmd_bench(int argc, char **argv) {
         .usage = "[LAYER|all|step|plan] [OPTIONS]",
         .example = "conv2d --shape 2,32,32,320,320,3,1"};
     const char **arguments = options_parse(argc, argv, table, &help, 1);
-    check(&o);
     const char *what = arguments[0] ? arguments[0] : "all";
-    if (strcmp(what, "plan") == 0) { // needs no device
+    bool plan = strcmp(what, "plan") == 0;
+    check(&o, plan);
+    if (plan) { // needs no device
         bench_plans(&o);
         return 0;
     }

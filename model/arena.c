@@ -1,6 +1,7 @@
 #include "model/arena.h"
 #include <assert.h>
 #include <stdint.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include "util/error.h"
@@ -28,7 +29,6 @@ void arena_destroy(Arena *arena) {
 }
 
 // ---- Debug builds: NaN in every new tensor, and a zone of ALIGN bytes behind each that must stay as it was
-// -----------
 
 #ifdef DEBUG_GUARDS
 enum { GUARD_BYTES = ALIGN, GUARD_FILL = 0xff };
@@ -68,6 +68,47 @@ static void guard_add(Arena *arena, size_t offset, size_t bytes) { (void)arena, 
 static void guards_check(Arena *arena, size_t bottom, size_t top) { (void)arena, (void)bottom, (void)top; }
 #endif
 
+// ---- The table of what a plan saves --------------------------------------------------------------------------------
+
+static PlanTime plan_time(const Arena *arena) {
+    const Trace *trace = arena->dev->trace;
+    PlanTime now = {.scope = arena->dev->scope ? arena->dev->scope : "-"};
+    for (int i = 0; i < trace->count; i++) now.launches += trace->rows[i].launches;
+    return now;
+}
+
+static void table_add(Arena *arena, const char *name, size_t element, Shape shape, size_t bytes) {
+    SavedTable *table = arena->table;
+    if (table->count == table->capacity) {
+        table->capacity = table->capacity ? 2 * table->capacity : 256;
+        table->tensors = xrealloc(table->tensors, table->capacity * sizeof(SavedTensor));
+    }
+    int number = 1;
+    size_t length = strlen(name);
+    for (const SavedTensor *t = table->tensors; t < table->tensors + table->count; t++) {
+        number += strncmp(t->name, name, length) == 0 && (t->name[length] == 0 || t->name[length] == '#');
+    }
+    SavedTensor *t = &table->tensors[table->count++];
+    *t = (SavedTensor){.shape = shape,
+                       .element = element,
+                       .begin = arena->bottom,
+                       .bytes = bytes,
+                       .saved = plan_time(arena),
+                       .in_use = true};
+    snprintf(t->name, sizeof t->name, number > 1 ? "%s#%d" : "%s", name, number);
+}
+
+static void table_release(Arena *arena, size_t bottom) {
+    const char *weight = arena->table->layer ? arena->table->layer : "."; // "conv_in.weight"
+    for (int i = arena->table->count; i-- > 0;) {
+        SavedTensor *t = &arena->table->tensors[i];
+        if (!t->in_use || t->begin < bottom) continue;
+        t->in_use = false;
+        t->freed = plan_time(arena);
+        snprintf(t->reader, sizeof t->reader, "%.*s", (int)(strrchr(weight, '.') - weight), weight);
+    }
+}
+
 // ---- The two ends --------------------------------------------------------------------------------------------------
 
 static void note_peak(Arena *arena) {
@@ -77,33 +118,37 @@ static void note_peak(Arena *arena) {
     if (arena->bottom + arena->top > arena->peak) arena->peak = arena->bottom + arena->top;
 }
 
-static void *take_bottom(Arena *arena, size_t bytes) {
-    size_t offset = arena->bottom;
-    bytes = round_up(bytes) + GUARD_BYTES;
+static size_t bytes_of(size_t element, Shape shape) {
+    for (int i = 0; i < 4 && shape.size[i]; i++) element *= shape.size[i];
+    return round_up(element) + GUARD_BYTES;
+}
+
+void *arena_save_tensor(Arena *arena, const char *name, size_t element, Shape shape) {
+    size_t offset = arena->bottom, bytes = bytes_of(element, shape);
+    if (arena->table) table_add(arena, name, element, shape, bytes);
     arena->bottom += bytes;
+    if (arena->bottom > arena->most_saved) arena->most_saved = arena->bottom;
     note_peak(arena);
     guard_add(arena, offset, bytes);
     return arena->base + offset;
 }
 
-static void *take_top(Arena *arena, size_t bytes) {
-    bytes = round_up(bytes) + GUARD_BYTES;
+void *arena_push_tensor(Arena *arena, size_t element, Shape shape) {
+    size_t bytes = bytes_of(element, shape);
     arena->top += bytes;
     note_peak(arena);
     guard_add(arena, arena->size - arena->top, bytes);
     return arena->base + (arena->size - arena->top);
 }
 
-floatX *arena_save(Arena *arena, size_t count) { return take_bottom(arena, count * sizeof(floatX)); }
-float *arena_save_float(Arena *arena, size_t count) { return take_bottom(arena, count * sizeof(float)); }
-floatX *arena_push(Arena *arena, size_t count) { return take_top(arena, count * sizeof(floatX)); }
-float *arena_push_float(Arena *arena, size_t count) { return take_top(arena, count * sizeof(float)); }
+floatX *arena_push(Arena *arena, size_t count) { return arena_push_tensor(arena, sizeof(floatX), SHAPE(count)); }
 
 ArenaMark arena_mark(const Arena *arena) { return (ArenaMark){arena->bottom, arena->top}; }
 
 void arena_release(Arena *arena, ArenaMark mark) {
     assert(mark.bottom <= arena->bottom && mark.top <= arena->top);
     guards_check(arena, mark.bottom, mark.top);
+    if (arena->table) table_release(arena, mark.bottom);
     arena->bottom = mark.bottom;
     arena->top = mark.top;
 }

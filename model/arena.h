@@ -8,12 +8,42 @@
 #include <stddef.h>
 #include "kernels/runtime/device.h"
 
+// Sizes of a tensor's axes; zeros behind the last one.
+typedef struct {
+    size_t size[4];
+} Shape;
+#define SHAPE(...) ((Shape){{__VA_ARGS__}})
+
+// When something happened in a plan: behind so many launches of the trace, in this scope of device_scope.
+typedef struct {
+    int launches;
+    const char *scope;
+} PlanTime;
+
+// A tensor saved at the bottom.
+typedef struct {
+    char name[160]; // "down_blocks.0.resnets.0.norm1.mean"; with #2, #3, ... where others have the name already
+    Shape shape;
+    size_t element, begin, bytes; // of an element; where it lies and how much it takes, alignment included
+    PlanTime saved, freed;
+    char reader[160]; // the layer whose backward was the last before it was freed
+    bool in_use;
+} SavedTensor;
+
+typedef struct {
+    SavedTensor *tensors; // in the order of saving
+    int count, capacity;
+    const char *layer; // weight of the latest one whose backward is done; NULL: none is
+} SavedTable;
+
 typedef struct {
     char *base;         // made up in a measuring arena
     size_t size;        // bytes
     size_t bottom, top; // bytes in use at both ends
     size_t peak;        // largest bottom + top so far
+    size_t most_saved;  // largest bottom so far
     bool measuring;
+    SavedTable *table; // of a measuring arena with a traced device: what is saved is noted here; NULL: it is not
     Device *dev;
     size_t *guards; // debug builds: where the guard zones of the living tensors begin
     int guard_count, guard_capacity;
@@ -27,11 +57,13 @@ Arena arena_measure(Device *dev);              // no memory: only counts; dev is
 Arena arena_create(Device *dev, size_t bytes); // device memory
 void arena_destroy(Arena *arena);
 
-// `count` elements of 256-byte aligned memory. Dies if there is no room (the plan said how much is needed).
-floatX *arena_save(Arena *arena, size_t count);
-float *arena_save_float(Arena *arena, size_t count);
+// 256-byte aligned memory. Dies if there is no room (the plan said how much is needed).
+void *arena_save_tensor(Arena *arena, const char *name, size_t element, Shape shape);
+void *arena_push_tensor(Arena *arena, size_t element, Shape shape);
+// `count` elements; in a table such a tensor has the name of the function that saves it.
+#define arena_save(arena, count) ((floatX *)arena_save_tensor(arena, __func__, sizeof(floatX), SHAPE(count)))
+#define arena_save_float(arena, count) ((float *)arena_save_tensor(arena, __func__, sizeof(float), SHAPE(count)))
 floatX *arena_push(Arena *arena, size_t count);
-float *arena_push_float(Arena *arena, size_t count);
 
 // Everything handed out after the mark is given back, at both ends or at one.
 ArenaMark arena_mark(const Arena *arena);

@@ -2,149 +2,99 @@
 #include <stdlib.h>
 #include "util/error.h"
 
-// ---- Self attention ------------------------------------------------------------------------------------------------
+// ---- Attention -----------------------------------------------------------------------------------------------------
 
-// q, k and v are columns of one product (N, 3C).
-static Attention self_shape(const SelfAttention *a, int T, const Run *run) {
-    int C = a->out.IC, stride = a->qkv.OC;
-    return (Attention){.B = run->B,
+// q, k and v are columns of one product (N, 3C), or q is one and k and v are columns of another (B context_length, 2C).
+static Attention shape_of(const MultiHead *a, int T, const Pass *pass) {
+    int C = a->out.IC, kv_stride = a->cross ? 2 * C : 3 * C;
+    return (Attention){.B = pass->B,
                        .NH = a->NH,
                        .Tq = T,
-                       .Tk = T,
+                       .Tk = a->cross ? pass->context_length : T,
                        .HS = C / a->NH,
-                       .q_stride = stride,
-                       .k_stride = stride,
-                       .v_stride = stride,
+                       .q_stride = a->q.OC,
+                       .k_stride = kv_stride,
+                       .v_stride = kv_stride,
                        .out_stride = C,
                        .causal = a->causal};
 }
 
-void self_attention_forward(SelfAttention *a, floatX *out, const floatX *inp, const floatX *residual, int T,
-                            const Run *run) {
-    int N = run->B * T, C = a->out.IC;
-    ArenaMark mark = arena_mark(run->arena);
-    floatX *qkv = a->qkv_out = keep_tensor(run, (size_t)N * 3 * C);
-    a->o = keep_tensor(run, (size_t)N * C);
-    a->lse = keep_floats(run, (size_t)N * a->NH);
-    linear_apply(&a->qkv, qkv, inp, NULL, N, run);
-    attention_forward(a->o, a->lse, qkv, qkv + C, qkv + 2 * C, self_shape(a, T, run), run->dev);
-    linear_apply(&a->out, out, a->o, residual, N, run);
-    arena_release_top(run->arena, mark);
-}
-
-void self_attention_backward(const SelfAttention *a, floatX *dinp, const floatX *dout, const floatX *inp, int T,
-                             const Run *run) {
-    int N = run->B * T, C = a->out.IC;
-    ArenaMark mark = arena_mark(run->arena);
-    floatX *d_o = arena_push(run->arena, (size_t)N * C);
-    linear_param_grad(&a->out, dout, a->o, N, run);
-    linear_input_grad(&a->out, d_o, dout, NULL, N, run);
-    floatX *qkv = a->qkv_out, *dqkv = arena_push(run->arena, (size_t)N * 3 * C);
-    attention_backward(dqkv, dqkv + C, dqkv + 2 * C, d_o, qkv, qkv + C, qkv + 2 * C, a->o, a->lse,
-                       self_shape(a, T, run), run->dev);
-    linear_param_grad(&a->qkv, dqkv, inp, N, run);
-    linear_input_grad(&a->qkv, dinp, dqkv, NULL, N, run);
-    arena_release_top(run->arena, mark);
-}
-
-// ---- Cross attention -----------------------------------------------------------------------------------------------
-
-// k and v are columns of one product (B * context_length, 2C).
-static Attention cross_shape(const CrossAttention *a, int T, const Run *run) {
-    int C = a->out.IC;
-    return (Attention){.B = run->B,
-                       .NH = a->NH,
-                       .Tq = T,
-                       .Tk = run->context_length,
-                       .HS = C / a->NH,
-                       .q_stride = C,
-                       .k_stride = 2 * C,
-                       .v_stride = 2 * C,
-                       .out_stride = C};
-}
-
-void cross_attention_forward(CrossAttention *a, floatX *out, const floatX *inp, const floatX *residual, int T,
-                             const Run *run) {
-    int N = run->B * T, M = run->B * run->context_length, C = a->out.IC;
-    ArenaMark mark = arena_mark(run->arena);
-    floatX *q = a->q_out = keep_tensor(run, (size_t)N * C);
-    floatX *kv = a->kv_out = keep_tensor(run, (size_t)M * 2 * C);
-    a->o = keep_tensor(run, (size_t)N * C);
-    a->lse = keep_floats(run, (size_t)N * a->NH);
-    linear_apply(&a->q, q, inp, NULL, N, run);
-    linear_apply(&a->kv, kv, run->context, NULL, M, run);
-    attention_forward(a->o, a->lse, q, kv, kv + C, cross_shape(a, T, run), run->dev);
-    linear_apply(&a->out, out, a->o, residual, N, run);
-    arena_release_top(run->arena, mark);
-}
-
-void cross_attention_backward(const CrossAttention *a, floatX *dinp, const floatX *dout, const floatX *inp, int T,
-                              Run *run) {
-    int N = run->B * T, M = run->B * run->context_length, C = a->out.IC;
-    ArenaMark mark = arena_mark(run->arena);
-    floatX *d_o = arena_push(run->arena, (size_t)N * C);
-    linear_param_grad(&a->out, dout, a->o, N, run);
-    linear_input_grad(&a->out, d_o, dout, NULL, N, run);
-    floatX *dq = arena_push(run->arena, (size_t)N * C), *dkv = arena_push(run->arena, (size_t)M * 2 * C);
-    attention_backward(dq, dkv, dkv + C, d_o, a->q_out, a->kv_out, a->kv_out + C, a->o, a->lse, cross_shape(a, T, run),
-                       run->dev);
-    linear_param_grad(&a->kv, dkv, run->context, M, run);
-    if (run->dcontext) {
-        linear_input_grad(&a->kv, run->dcontext, dkv, run->dcontext_begun ? run->dcontext : NULL, M, run);
-        run->dcontext_begun = true;
+void multihead_forward(MultiHead *a, floatX *out, const floatX *inp, const floatX *residual, int T, const Pass *pass) {
+    int B = pass->B, N = B * T, M = B * pass->context_length, C = a->out.IC;
+    ArenaMark mark = arena_mark(pass->arena);
+    floatX *q = a->q_out = save_tensor(pass, a->q.weight, a->cross ? "../q" : "../qkv", SHAPE(B, T, a->q.OC));
+    floatX *k = q + C;
+    linear_apply(&a->q, q, inp, NULL, N, pass);
+    if (a->cross) {
+        k = a->kv_out = save_tensor(pass, a->q.weight, "../kv", SHAPE(B, pass->context_length, 2 * C));
+        linear_apply(&a->kv, k, pass->context, NULL, M, pass);
     }
-    linear_param_grad(&a->q, dq, inp, N, run);
-    linear_input_grad(&a->q, dinp, dq, NULL, N, run);
-    arena_release_top(run->arena, mark);
+    a->o = save_tensor(pass, a->q.weight, "../o", SHAPE(B, T, C));
+    a->lse = save_floats(pass, a->q.weight, "../lse", SHAPE(B, a->NH, T));
+    attention_forward(a->o, a->lse, q, k, k + C, shape_of(a, T, pass), pass->dev);
+    linear_apply(&a->out, out, a->o, residual, N, pass);
+    arena_release_top(pass->arena, mark);
+}
+
+void multihead_backward(const MultiHead *a, floatX *dinp, const floatX *dout, const floatX *inp, int T, Pass *pass) {
+    int N = pass->B * T, M = pass->B * pass->context_length, C = a->out.IC;
+    ArenaMark mark = arena_mark(pass->arena);
+    floatX *d_o = arena_push(pass->arena, (size_t)N * C), *dq = arena_push(pass->arena, (size_t)N * a->q.OC);
+    floatX *k = a->cross ? a->kv_out : a->q_out + C;
+    floatX *dk = a->cross ? arena_push(pass->arena, (size_t)M * 2 * C) : dq + C;
+    linear_grads(&a->out, d_o, dout, a->o, NULL, N, pass);
+    attention_backward(dq, dk, dk + C, d_o, a->q_out, k, k + C, a->o, a->lse, shape_of(a, T, pass), pass->dev);
+    if (a->cross) {
+        linear_grads(&a->kv, pass->dcontext, dk, pass->context, pass->dcontext_begun ? pass->dcontext : NULL, M, pass);
+        pass->dcontext_begun = true;
+    }
+    linear_grads(&a->q, dinp, dq, inp, NULL, N, pass);
+    arena_release_top(pass->arena, mark);
 }
 
 // ---- Feed-forward --------------------------------------------------------------------------------------------------
 
-static void activation_apply(const FeedForward *f, floatX *out, int N, const Run *run) {
+static void activation_apply(const FeedForward *f, floatX *out, int N, const Pass *pass) {
     size_t n = (size_t)N * f->fc2.IC;
     if (f->kind == FF_GEGLU)
-        geglu_forward(out, f->hidden, N, f->fc2.IC, run->dev);
+        geglu_forward(out, f->hidden, N, f->fc2.IC, pass->dev);
     else if (f->kind == FF_GELU)
-        gelu_forward(out, f->hidden, n, run->dev);
+        gelu_forward(out, f->hidden, n, pass->dev);
     else
-        quick_gelu_forward(out, f->hidden, n, run->dev);
+        quick_gelu_forward(out, f->hidden, n, pass->dev);
 }
 
-static void activation_grad(const FeedForward *f, floatX *dhidden, const floatX *dout, int N, const Run *run) {
+static void activation_grad(const FeedForward *f, floatX *dhidden, const floatX *dout, int N, const Pass *pass) {
     size_t n = (size_t)N * f->fc2.IC;
     if (f->kind == FF_GEGLU)
-        geglu_backward(dhidden, dout, f->hidden, N, f->fc2.IC, run->dev);
+        geglu_backward(dhidden, dout, f->hidden, N, f->fc2.IC, pass->dev);
     else if (f->kind == FF_GELU)
-        gelu_backward(dhidden, dout, f->hidden, n, run->dev);
+        gelu_backward(dhidden, dout, f->hidden, n, pass->dev);
     else
-        quick_gelu_backward(dhidden, dout, f->hidden, n, run->dev);
+        quick_gelu_backward(dhidden, dout, f->hidden, n, pass->dev);
 }
 
 void feed_forward_forward(FeedForward *f, floatX *out, const floatX *inp, const floatX *residual, int N,
-                          const Run *run) {
-    ArenaMark mark = arena_mark(run->arena);
-    f->hidden = keep_tensor(run, (size_t)N * f->fc1.OC);
-    floatX *active = arena_push(run->arena, (size_t)N * f->fc2.IC);
-    linear_apply(&f->fc1, f->hidden, inp, NULL, N, run);
-    activation_apply(f, active, N, run);
-    linear_apply(&f->fc2, out, active, residual, N, run);
-    arena_release_top(run->arena, mark);
+                          const Pass *pass) {
+    ArenaMark mark = arena_mark(pass->arena);
+    f->hidden = save_tensor(pass, f->fc1.weight, "out", SHAPE(N, f->fc1.OC));
+    floatX *active = arena_push(pass->arena, (size_t)N * f->fc2.IC);
+    linear_apply(&f->fc1, f->hidden, inp, NULL, N, pass);
+    activation_apply(f, active, N, pass);
+    linear_apply(&f->fc2, out, active, residual, N, pass);
+    arena_release_top(pass->arena, mark);
 }
 
 void feed_forward_backward(const FeedForward *f, floatX *dinp, const floatX *dout, const floatX *inp, int N,
-                           const Run *run) {
-    ArenaMark mark = arena_mark(run->arena);
-    floatX *active = arena_push(run->arena, (size_t)N * f->fc2.IC), *dactive = active;
-    if (run->params->grads) {
-        activation_apply(f, active, N, run);
-        linear_param_grad(&f->fc2, dout, active, N, run);
-    }
-    linear_input_grad(&f->fc2, dactive, dout, NULL, N, run);
+                           const Pass *pass) {
+    ArenaMark mark = arena_mark(pass->arena);
+    floatX *active = arena_push(pass->arena, (size_t)N * f->fc2.IC), *dactive = active;
+    if (pass->params->grads) activation_apply(f, active, N, pass);
+    linear_grads(&f->fc2, dactive, dout, active, NULL, N, pass);
     floatX *dhidden = f->kind == FF_GEGLU ? f->hidden : dactive; // over what is no longer needed
-    activation_grad(f, dhidden, dactive, N, run);
-    linear_param_grad(&f->fc1, dhidden, inp, N, run);
-    linear_input_grad(&f->fc1, dinp, dhidden, NULL, N, run);
-    arena_release_top(run->arena, mark);
+    activation_grad(f, dhidden, dactive, N, pass);
+    linear_grads(&f->fc1, dinp, dhidden, inp, NULL, N, pass);
+    arena_release_top(pass->arena, mark);
 }
 
 // ---- Resnet --------------------------------------------------------------------------------------------------------
@@ -162,74 +112,58 @@ Resnet resnet_create(Params *params, const char *name, int IC, int OC, int time_
     return r;
 }
 
-// out NULL: only what backward needs.
-static void resnet_run(Resnet *r, floatX *out, const floatX *inp, int H, int W, const Run *run) {
+void resnet_forward(Resnet *r, floatX *out, const floatX *inp, int H, int W, const Pass *caller) {
+    Pass own = *caller, *pass = &own;
+    if (pass->recompute_resnets && out) pass->save = false;
     int HW = H * W, IC = r->norm1.C, OC = r->norm2.C;
-    size_t N = (size_t)run->B * HW;
-    ArenaMark all = arena_mark(run->arena);
-    groupnorm_statistics(&r->norm1, run);
-    groupnorm_statistics(&r->norm2, run);
-    floatX *hidden = r->hidden = keep_tensor(run, N * OC);
+    size_t N = (size_t)pass->B * HW;
+    ArenaMark all = arena_mark(pass->arena);
+    floatX *hidden = r->hidden = save_tensor(pass, r->conv1.weight, "out", SHAPE(pass->B, H, W, OC));
 
-    ArenaMark mark = arena_mark(run->arena);
-    floatX *normed = arena_push(run->arena, N * IC);
-    floatX *time = r->has_time ? arena_push(run->arena, (size_t)run->B * OC) : NULL;
-    if (time) linear_apply(&r->time_emb_proj, time, run->temb, NULL, run->B, run);
-    groupnorm_apply(&r->norm1, normed, inp, HW, run);
-    conv_apply(&r->conv1, hidden, normed, time, NULL, H, W, run);
-    arena_release_top(run->arena, mark);
+    ArenaMark mark = arena_mark(pass->arena);
+    floatX *normed = arena_push(pass->arena, N * IC);
+    floatX *time = r->has_time ? arena_push(pass->arena, (size_t)pass->B * OC) : NULL;
+    if (time) linear_apply(&r->time_emb_proj, time, pass->temb, NULL, pass->B, pass);
+    groupnorm_apply(&r->norm1, normed, inp, HW, pass);
+    conv_apply(&r->conv1, hidden, normed, time, NULL, H, W, pass);
+    arena_release_top(pass->arena, mark);
 
-    floatX *normed2 = run->keep && out ? arena_push(run->arena, N * OC) : hidden;
     if (out) {
-        groupnorm_apply(&r->norm2, normed2, hidden, HW, run);
-        if (r->has_shortcut) linear_apply(&r->conv_shortcut, out, inp, NULL, N, run);
-        conv_apply(&r->conv2, out, normed2, NULL, r->has_shortcut ? out : inp, H, W, run);
+        floatX *normed2 = pass->save ? arena_push(pass->arena, N * OC) : hidden;
+        groupnorm_apply(&r->norm2, normed2, hidden, HW, pass);
+        if (r->has_shortcut) linear_apply(&r->conv_shortcut, out, inp, NULL, N, pass);
+        conv_apply(&r->conv2, out, normed2, NULL, r->has_shortcut ? out : inp, H, W, pass);
     }
-    arena_release_top(run->arena, all);
+    arena_release_top(pass->arena, all);
 }
 
-void resnet_forward(Resnet *r, floatX *out, const floatX *inp, int H, int W, const Run *run) {
-    Run inner = *run;
-    inner.keep = run->keep && !run->recompute_resnets;
-    resnet_run(r, out, inp, H, W, &inner);
-}
-
-// The time embedding's part: dtemb += dtime W.
-static void time_backward(const Resnet *r, const floatX *dtime, Run *run) {
-    linear_param_grad(&r->time_emb_proj, dtime, run->temb, run->B, run);
-    linear_input_grad(&r->time_emb_proj, run->dtemb, dtime, run->dtemb_begun ? run->dtemb : NULL, run->B, run);
-    run->dtemb_begun = true;
-}
-
-void resnet_backward(Resnet *r, floatX *dinp, const floatX *dout, const floatX *inp, int H, int W, Run *run) {
+void resnet_backward(Resnet *r, floatX *dinp, const floatX *dout, const floatX *inp, int H, int W, Pass *pass) {
     int HW = H * W, IC = r->norm1.C, OC = r->norm2.C;
-    size_t N = (size_t)run->B * HW;
-    bool grads = run->params->grads;
-    ArenaMark all = arena_mark(run->arena);
-    if (run->recompute_resnets) {
-        Run again = *run;
-        again.keep = true;
-        resnet_run(r, NULL, inp, H, W, &again);
-    }
+    size_t N = (size_t)pass->B * HW;
+    bool grads = pass->params->grads;
+    ArenaMark all = arena_mark(pass->arena);
+    if (pass->recompute_resnets) resnet_forward(r, NULL, inp, H, W, pass);
 
-    floatX *dhidden = arena_push(run->arena, N * OC), *normed2 = dhidden;
-    if (grads || run->recompute_resnets) groupnorm_apply(&r->norm2, normed2, r->hidden, HW, run);
-    conv_param_grad(&r->conv2, NULL, dout, normed2, H, W, run);
-    conv_input_grad(&r->conv2, dhidden, dout, NULL, H, W, run);
-    groupnorm_grad(&r->norm2, dhidden, dhidden, r->hidden, NULL, HW, run);
+    floatX *dhidden = arena_push(pass->arena, N * OC), *normed2 = dhidden;
+    if (pass->recompute_resnets)
+        groupnorm_apply(&r->norm2, normed2, r->hidden, HW, pass);
+    else if (grads)
+        groupnorm_again(&r->norm2, normed2, r->hidden, HW, pass);
+    conv_grads(&r->conv2, dhidden, NULL, dout, normed2, NULL, H, W, pass);
+    groupnorm_grad(&r->norm2, dhidden, dhidden, r->hidden, NULL, HW, pass);
 
-    floatX *dnormed = arena_push(run->arena, N * IC), *normed = dnormed;
-    floatX *dtime = r->has_time ? arena_push(run->arena, (size_t)run->B * OC) : NULL;
-    if (grads) groupnorm_apply(&r->norm1, normed, inp, HW, run);
-    conv_param_grad(&r->conv1, dtime, dhidden, normed, H, W, run);
-    if (grads && dtime) time_backward(r, dtime, run);
-    conv_input_grad(&r->conv1, dnormed, dhidden, NULL, H, W, run);
-    if (r->has_shortcut) {
-        linear_param_grad(&r->conv_shortcut, dout, inp, N, run);
-        linear_input_grad(&r->conv_shortcut, dinp, dout, NULL, N, run);
+    floatX *dnormed = arena_push(pass->arena, N * IC), *normed = dnormed;
+    floatX *dtime = r->has_time ? arena_push(pass->arena, (size_t)pass->B * OC) : NULL;
+    if (grads) groupnorm_again(&r->norm1, normed, inp, HW, pass);
+    conv_grads(&r->conv1, dnormed, dtime, dhidden, normed, NULL, H, W, pass);
+    if (grads && dtime) {
+        floatX *so_far = pass->dtemb_begun ? pass->dtemb : NULL;
+        linear_grads(&r->time_emb_proj, pass->dtemb, dtime, pass->temb, so_far, pass->B, pass);
+        pass->dtemb_begun = true;
     }
-    groupnorm_grad(&r->norm1, dinp, dnormed, inp, r->has_shortcut ? dinp : dout, HW, run);
-    arena_release(run->arena, all);
+    if (r->has_shortcut) linear_grads(&r->conv_shortcut, dinp, dout, inp, NULL, N, pass);
+    groupnorm_grad(&r->norm1, dinp, dnormed, inp, r->has_shortcut ? dinp : dout, HW, pass);
+    arena_release(pass->arena, all);
 }
 
 // ---- Transformer ---------------------------------------------------------------------------------------------------
@@ -239,11 +173,11 @@ static TransformerBlock transformer_block_create(Params *params, const char *nam
     TransformerBlock b;
     b.norm1 = layernorm_create(params, name_of("%s.norm1", name).text, C, 1e-5f);
     Name attn1 = name_of("%s.attn1", name), attn2 = name_of("%s.attn2", name);
-    b.attn1 = (SelfAttention){.NH = heads};
-    b.attn1.qkv = linear_create_packed(params, attn1.text, qkv, 3, C, C, false);
+    b.attn1 = (MultiHead){.NH = heads};
+    b.attn1.q = linear_create_packed(params, attn1.text, qkv, 3, C, C, false);
     b.attn1.out = linear_create(params, name_of("%s.to_out.0", attn1.text).text, C, C, true);
     b.norm2 = layernorm_create(params, name_of("%s.norm2", name).text, C, 1e-5f);
-    b.attn2 = (CrossAttention){.NH = heads};
+    b.attn2 = (MultiHead){.NH = heads, .cross = true};
     b.attn2.q = linear_create_packed(params, attn2.text, qkv, 1, C, C, false);
     b.attn2.kv = linear_create_packed(params, attn2.text, qkv + 1, 2, cross_dim, C, false);
     b.attn2.out = linear_create(params, name_of("%s.to_out.0", attn2.text).text, C, C, true);
@@ -255,43 +189,40 @@ static TransformerBlock transformer_block_create(Params *params, const char *nam
 }
 
 // Returns the stream after the block's three branches.
-static floatX *transformer_block_forward(TransformerBlock *b, floatX *stream, int HW, const Run *run) {
-    int N = run->B * HW, C = b->norm1.C;
-    size_t n = (size_t)N * C;
-    floatX *normed = arena_push(run->arena, n);
+static floatX *transformer_block_forward(TransformerBlock *b, floatX *stream, int HW, const Pass *pass) {
+    int N = pass->B * HW, C = b->norm1.C;
+    Shape shape = SHAPE(pass->B, HW, C);
+    floatX *normed = arena_push(pass->arena, (size_t)N * C);
     b->x1 = stream;
-    layernorm_statistics(&b->norm1, N, run);
-    layernorm_apply(&b->norm1, normed, b->x1, N, run);
-    b->x2 = next_tensor(run, b->x1, n);
-    self_attention_forward(&b->attn1, b->x2, normed, b->x1, HW, run);
+    layernorm_apply(&b->norm1, normed, b->x1, N, pass);
+    b->x2 = next_tensor(pass, b->x1, b->attn1.out.weight, shape);
+    multihead_forward(&b->attn1, b->x2, normed, b->x1, HW, pass);
 
-    layernorm_statistics(&b->norm2, N, run);
-    layernorm_apply(&b->norm2, normed, b->x2, N, run);
-    b->x3 = next_tensor(run, b->x2, n);
-    cross_attention_forward(&b->attn2, b->x3, normed, b->x2, HW, run);
+    layernorm_apply(&b->norm2, normed, b->x2, N, pass);
+    b->x3 = next_tensor(pass, b->x2, b->attn2.out.weight, shape);
+    multihead_forward(&b->attn2, b->x3, normed, b->x2, HW, pass);
 
-    layernorm_statistics(&b->norm3, N, run);
-    layernorm_apply(&b->norm3, normed, b->x3, N, run);
-    floatX *out = next_tensor(run, b->x3, n);
-    feed_forward_forward(&b->ff, out, normed, b->x3, N, run);
+    layernorm_apply(&b->norm3, normed, b->x3, N, pass);
+    floatX *out = next_tensor(pass, b->x3, b->ff.fc2.weight, shape);
+    feed_forward_forward(&b->ff, out, normed, b->x3, N, pass);
     return out;
 }
 
 // The stream's gradient, in place.
-static void transformer_block_backward(TransformerBlock *b, floatX *dstream, int HW, Run *run) {
-    int N = run->B * HW, C = b->norm1.C;
-    floatX *normed = arena_push(run->arena, (size_t)N * C), *dnormed = normed;
-    layernorm_apply(&b->norm3, normed, b->x3, N, run);
-    feed_forward_backward(&b->ff, dnormed, dstream, normed, N, run);
-    layernorm_grad(&b->norm3, dstream, dnormed, b->x3, dstream, N, run);
+static void transformer_block_backward(TransformerBlock *b, floatX *dstream, int HW, Pass *pass) {
+    int N = pass->B * HW, C = b->norm1.C;
+    floatX *normed = arena_push(pass->arena, (size_t)N * C), *dnormed = normed;
+    layernorm_again(&b->norm3, normed, b->x3, N, pass);
+    feed_forward_backward(&b->ff, dnormed, dstream, normed, N, pass);
+    layernorm_grad(&b->norm3, dstream, dnormed, b->x3, dstream, N, pass);
 
-    layernorm_apply(&b->norm2, normed, b->x2, N, run);
-    cross_attention_backward(&b->attn2, dnormed, dstream, normed, HW, run);
-    layernorm_grad(&b->norm2, dstream, dnormed, b->x2, dstream, N, run);
+    layernorm_again(&b->norm2, normed, b->x2, N, pass);
+    multihead_backward(&b->attn2, dnormed, dstream, normed, HW, pass);
+    layernorm_grad(&b->norm2, dstream, dnormed, b->x2, dstream, N, pass);
 
-    layernorm_apply(&b->norm1, normed, b->x1, N, run);
-    self_attention_backward(&b->attn1, dnormed, dstream, normed, HW, run);
-    layernorm_grad(&b->norm1, dstream, dnormed, b->x1, dstream, N, run);
+    layernorm_again(&b->norm1, normed, b->x1, N, pass);
+    multihead_backward(&b->attn1, dnormed, dstream, normed, HW, pass);
+    layernorm_grad(&b->norm1, dstream, dnormed, b->x1, dstream, N, pass);
 }
 
 Transformer transformer_create(Params *params, const char *name, int C, int heads, int count, int cross_dim, int groups,
@@ -312,76 +243,89 @@ Transformer transformer_create(Params *params, const char *name, int C, int head
 
 void transformer_destroy(Transformer *t) { free(t->blocks); }
 
-// out NULL: only what backward needs.
-static void transformer_run(Transformer *t, floatX *out, const floatX *inp, int HW, const Run *run) {
-    int N = run->B * HW;
-    size_t n = (size_t)N * t->norm.C;
-    ArenaMark all = arena_mark(run->arena);
-    groupnorm_statistics(&t->norm, run);
-    floatX *stream = keep_tensor(run, n);
-    ArenaMark mark = arena_mark(run->arena);
-    floatX *normed = arena_push(run->arena, n);
-    groupnorm_apply(&t->norm, normed, inp, HW, run);
-    linear_apply(&t->proj_in, stream, normed, NULL, N, run);
+void transformer_forward(Transformer *t, floatX *out, const floatX *inp, int HW, const Pass *caller) {
+    Pass own = *caller, *pass = &own;
+    if (pass->recompute_transformers && out) pass->save = false;
+    int N = pass->B * HW, C = t->norm.C;
+    ArenaMark all = arena_mark(pass->arena);
+    floatX *stream = save_tensor(pass, t->proj_in.weight, "out", SHAPE(pass->B, HW, C));
+    ArenaMark mark = arena_mark(pass->arena);
+    floatX *normed = arena_push(pass->arena, (size_t)N * C);
+    groupnorm_apply(&t->norm, normed, inp, HW, pass);
+    linear_apply(&t->proj_in, stream, normed, NULL, N, pass);
     for (int i = 0; i < t->count; i++) {
-        arena_release_top(run->arena, mark);
-        stream = transformer_block_forward(&t->blocks[i], stream, HW, run);
+        arena_release_top(pass->arena, mark);
+        stream = transformer_block_forward(&t->blocks[i], stream, HW, pass);
     }
     t->hidden = stream;
-    if (out) linear_apply(&t->proj_out, out, stream, inp, N, run);
-    arena_release_top(run->arena, all);
+    if (out) linear_apply(&t->proj_out, out, stream, inp, N, pass);
+    arena_release_top(pass->arena, all);
 }
 
-void transformer_forward(Transformer *t, floatX *out, const floatX *inp, int HW, const Run *run) {
-    Run inner = *run;
-    inner.keep = run->keep && !run->recompute_transformers;
-    transformer_run(t, out, inp, HW, &inner);
-}
-
-void transformer_backward(Transformer *t, floatX *dinp, const floatX *dout, const floatX *inp, int HW, Run *run) {
-    int N = run->B * HW;
+void transformer_backward(Transformer *t, floatX *dinp, const floatX *dout, const floatX *inp, int HW, Pass *pass) {
+    int N = pass->B * HW;
     size_t n = (size_t)N * t->norm.C;
-    ArenaMark all = arena_mark(run->arena);
-    if (run->recompute_transformers) {
-        Run again = *run;
-        again.keep = true;
-        transformer_run(t, NULL, inp, HW, &again);
-    }
-    floatX *dstream = arena_push(run->arena, n);
-    linear_param_grad(&t->proj_out, dout, t->hidden, N, run);
-    linear_input_grad(&t->proj_out, dstream, dout, NULL, N, run);
-    ArenaMark mark = arena_mark(run->arena);
+    ArenaMark all = arena_mark(pass->arena);
+    if (pass->recompute_transformers) transformer_forward(t, NULL, inp, HW, pass);
+    floatX *dstream = arena_push(pass->arena, n);
+    linear_grads(&t->proj_out, dstream, dout, t->hidden, NULL, N, pass);
+    ArenaMark mark = arena_mark(pass->arena);
     for (int i = t->count; i-- > 0;) {
-        transformer_block_backward(&t->blocks[i], dstream, HW, run);
-        arena_release_top(run->arena, mark);
+        transformer_block_backward(&t->blocks[i], dstream, HW, pass);
+        arena_release_top(pass->arena, mark);
     }
-    floatX *normed = arena_push(run->arena, n), *dnormed = normed;
-    if (run->params->grads) groupnorm_apply(&t->norm, normed, inp, HW, run);
-    linear_param_grad(&t->proj_in, dstream, normed, N, run);
-    linear_input_grad(&t->proj_in, dnormed, dstream, NULL, N, run);
-    groupnorm_grad(&t->norm, dinp, dnormed, inp, dout, HW, run);
-    arena_release(run->arena, all);
+    floatX *normed = arena_push(pass->arena, n), *dnormed = normed;
+    if (pass->params->grads) groupnorm_again(&t->norm, normed, inp, HW, pass);
+    linear_grads(&t->proj_in, dnormed, dstream, normed, NULL, N, pass);
+    groupnorm_grad(&t->norm, dinp, dnormed, inp, dout, HW, pass);
+    arena_release(pass->arena, all);
 }
 
 // ---- Upsampling ----------------------------------------------------------------------------------------------------
 
-void upsample_forward(const Conv *conv, floatX *out, const floatX *inp, int H, int W, int OH, int OW, const Run *run) {
+void upsample_forward(const Conv *conv, floatX *out, const floatX *inp, int H, int W, int OH, int OW,
+                      const Pass *pass) {
     int C = conv->shape.IC;
-    ArenaMark mark = arena_mark(run->arena);
-    floatX *large = arena_push(run->arena, (size_t)run->B * OH * OW * C);
-    upsample_nearest_forward(large, inp, run->B, H, W, C, OH, OW, run->dev);
-    conv_apply(conv, out, large, NULL, NULL, OH, OW, run);
-    arena_release_top(run->arena, mark);
+    ArenaMark mark = arena_mark(pass->arena);
+    floatX *large = arena_push(pass->arena, (size_t)pass->B * OH * OW * C);
+    upsample_nearest_forward(large, inp, pass->B, H, W, C, OH, OW, pass->dev);
+    conv_apply(conv, out, large, NULL, NULL, OH, OW, pass);
+    arena_release_top(pass->arena, mark);
 }
 
 void upsample_backward(const Conv *conv, floatX *dinp, const floatX *dout, const floatX *inp, int H, int W, int OH,
-                       int OW, const Run *run) {
+                       int OW, const Pass *pass) {
     int C = conv->shape.IC;
-    ArenaMark mark = arena_mark(run->arena);
-    floatX *large = arena_push(run->arena, (size_t)run->B * OH * OW * C), *dlarge = large;
-    if (run->params->grads) upsample_nearest_forward(large, inp, run->B, H, W, C, OH, OW, run->dev);
-    conv_param_grad(conv, NULL, dout, large, OH, OW, run);
-    conv_input_grad(conv, dlarge, dout, NULL, OH, OW, run);
-    upsample_nearest_backward(dinp, dlarge, run->B, H, W, C, OH, OW, run->dev);
-    arena_release_top(run->arena, mark);
+    ArenaMark mark = arena_mark(pass->arena);
+    floatX *large = arena_push(pass->arena, (size_t)pass->B * OH * OW * C), *dlarge = large;
+    if (pass->params->grads) upsample_nearest_forward(large, inp, pass->B, H, W, C, OH, OW, pass->dev);
+    conv_grads(conv, dlarge, NULL, dout, large, NULL, OH, OW, pass);
+    upsample_nearest_backward(dinp, dlarge, pass->B, H, W, C, OH, OW, pass->dev);
+    arena_release_top(pass->arena, mark);
+}
+
+// ---- Head ----------------------------------------------------------------------------------------------------------
+
+Head head_create(Params *params, const char *prefix, int IC, int OC, int groups, float eps) {
+    Head h = {.norm = groupnorm_create(params, name_of("%sconv_norm_out", prefix).text, IC, groups, eps, true)};
+    h.conv = conv_create(params, name_of("%sconv_out", prefix).text, IC, OC, 1, 1, 1);
+    return h;
+}
+
+void head_forward(Head *h, floatX *out, const floatX *inp, int H, int W, const Pass *pass) {
+    h->inp = inp, h->H = H, h->W = W;
+    ArenaMark mark = arena_mark(pass->arena);
+    floatX *normed = arena_push(pass->arena, (size_t)pass->B * H * W * h->norm.C);
+    groupnorm_apply(&h->norm, normed, inp, H * W, pass);
+    conv_apply(&h->conv, out, normed, NULL, NULL, H, W, pass);
+    arena_release_top(pass->arena, mark);
+}
+
+floatX *head_backward(const Head *h, const floatX *dout, const Pass *pass) {
+    int H = h->H, W = h->W;
+    floatX *d = arena_push(pass->arena, (size_t)pass->B * H * W * h->norm.C), *normed = d;
+    if (pass->params->grads) groupnorm_again(&h->norm, normed, h->inp, H * W, pass);
+    conv_grads(&h->conv, d, NULL, dout, normed, NULL, H, W, pass);
+    groupnorm_grad(&h->norm, d, d, h->inp, NULL, H * W, pass);
+    return d;
 }

@@ -1,6 +1,6 @@
 // The blocks that UNet, VAE and text encoder are made of. A block's struct holds its layers and, after a forward that
-// keeps, the tensors that its backward needs. What is cheap to compute again (outputs of norms and of activation
-// functions) is not kept: backward runs those kernels a second time.
+// saves, the tensors that its backward needs. What is cheap to compute again (outputs of norms and of activation
+// functions) is not saved: backward runs those kernels a second time.
 #pragma once
 #include "model/layers.h"
 
@@ -9,29 +9,17 @@
 // Backward: dinp (N, C) from dout and inp, computed again by the caller; dinp may be inp.
 
 typedef struct {
-    Linear qkv, out;
+    Linear q;   // self-attention: to_q, to_k and to_v, packed; cross-attention: to_q
+    Linear kv;  // cross-attention: to_k and to_v, packed, of the pass's context
+    Linear out; //
     int NH;
-    bool causal;
-    floatX *qkv_out, *o; // (N, 3C), (N, C)
-    float *lse;          // (B, NH, T)
-} SelfAttention;
-
-void self_attention_forward(SelfAttention *a, floatX *out, const floatX *inp, const floatX *residual, int T,
-                            const Run *run);
-void self_attention_backward(const SelfAttention *a, floatX *dinp, const floatX *dout, const floatX *inp, int T,
-                             const Run *run);
-
-typedef struct {
-    Linear q, kv, out;
-    int NH;
-    floatX *q_out, *kv_out, *o; // (N, C), (B * context_length, 2C), (N, C)
+    bool cross, causal;
+    floatX *q_out, *kv_out, *o; // (N, 3C) or (N, C); (B * context_length, 2C) or NULL; (N, C)
     float *lse;                 // (B, NH, T)
-} CrossAttention;
+} MultiHead;
 
-void cross_attention_forward(CrossAttention *a, floatX *out, const floatX *inp, const floatX *residual, int T,
-                             const Run *run);
-void cross_attention_backward(const CrossAttention *a, floatX *dinp, const floatX *dout, const floatX *inp, int T,
-                              Run *run);
+void multihead_forward(MultiHead *a, floatX *out, const floatX *inp, const floatX *residual, int T, const Pass *pass);
+void multihead_backward(const MultiHead *a, floatX *dinp, const floatX *dout, const floatX *inp, int T, Pass *pass);
 
 typedef enum { FF_GEGLU, FF_GELU, FF_QUICK_GELU } FeedForwardKind;
 
@@ -42,9 +30,9 @@ typedef struct {
 } FeedForward;
 
 void feed_forward_forward(FeedForward *f, floatX *out, const floatX *inp, const floatX *residual, int N,
-                          const Run *run);
+                          const Pass *pass);
 void feed_forward_backward(const FeedForward *f, floatX *dinp, const floatX *dout, const floatX *inp, int N,
-                           const Run *run);
+                           const Pass *pass);
 
 // ---- ResnetBlock2D -------------------------------------------------------------------------------------------------
 
@@ -58,17 +46,17 @@ typedef struct {
 
 // time_dim 0: without time embedding (the VAE's).
 Resnet resnet_create(Params *params, const char *name, int IC, int OC, int time_dim, int groups, float eps);
-// out (B, H, W, OC) from inp (B, H, W, IC). Where IC == OC and nothing is kept, out may be inp.
-void resnet_forward(Resnet *r, floatX *out, const floatX *inp, int H, int W, const Run *run);
+// out (B, H, W, OC) from inp (B, H, W, IC). Where IC == OC and nothing is saved, out may be inp. out NULL: again, for
+// backward, only what it needs.
+void resnet_forward(Resnet *r, floatX *out, const floatX *inp, int H, int W, const Pass *pass);
 // dinp may be dout if IC == OC.
-void resnet_backward(Resnet *r, floatX *dinp, const floatX *dout, const floatX *inp, int H, int W, Run *run);
+void resnet_backward(Resnet *r, floatX *dinp, const floatX *dout, const floatX *inp, int H, int W, Pass *pass);
 
 // ---- Transformer2DModel of BasicTransformerBlocks ------------------------------------------------------------------
 
 typedef struct {
     LayerNorm norm1, norm2, norm3;
-    SelfAttention attn1;
-    CrossAttention attn2;
+    MultiHead attn1, attn2; // over the picture, over the text
     FeedForward ff;
     floatX *x1, *x2, *x3; // the stream before each branch (N, C)
 } TransformerBlock;
@@ -84,13 +72,28 @@ typedef struct {
 Transformer transformer_create(Params *params, const char *name, int C, int heads, int count, int cross_dim, int groups,
                                bool linear_projection);
 void transformer_destroy(Transformer *t);
-// out (B, HW, C) from inp (B, HW, C). Where nothing is kept, out may be inp.
-void transformer_forward(Transformer *t, floatX *out, const floatX *inp, int HW, const Run *run);
+// out (B, HW, C) from inp (B, HW, C). Where nothing is saved, out may be inp. out NULL: as above.
+void transformer_forward(Transformer *t, floatX *out, const floatX *inp, int HW, const Pass *pass);
 // dinp may be dout.
-void transformer_backward(Transformer *t, floatX *dinp, const floatX *dout, const floatX *inp, int HW, Run *run);
+void transformer_backward(Transformer *t, floatX *dinp, const floatX *dout, const floatX *inp, int HW, Pass *pass);
 
 // ---- Upsample2D: nearest neighbour to a given size, then a 3x3 convolution -----------------------------------------
 
-void upsample_forward(const Conv *conv, floatX *out, const floatX *inp, int H, int W, int OH, int OW, const Run *run);
+void upsample_forward(const Conv *conv, floatX *out, const floatX *inp, int H, int W, int OH, int OW, const Pass *pass);
 void upsample_backward(const Conv *conv, floatX *dinp, const floatX *dout, const floatX *inp, int H, int W, int OH,
-                       int OW, const Run *run);
+                       int OW, const Pass *pass);
+
+// ---- The end of UNet and VAE: norm, silu, 3x3 convolution ----------------------------------------------------------
+
+typedef struct {
+    GroupNorm norm;
+    Conv conv;
+    int H, W;
+    const floatX *inp; // (B, H, W, IC)
+} Head;
+
+// The layers are called conv_norm_out and conv_out behind the prefix.
+Head head_create(Params *params, const char *prefix, int IC, int OC, int groups, float eps);
+void head_forward(Head *h, floatX *out, const floatX *inp, int H, int W, const Pass *pass);
+// Returns the gradient of inp, pushed on the arena.
+floatX *head_backward(const Head *h, const floatX *dout, const Pass *pass);

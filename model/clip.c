@@ -6,7 +6,7 @@
 
 typedef struct {
     LayerNorm norm1, norm2;
-    SelfAttention attention;
+    MultiHead attention;
     FeedForward mlp;
     floatX *x1, *x2; // the stream before each of the two branches (N, C)
     ArenaMark mark;  // the arena before the layer's forward
@@ -18,7 +18,7 @@ struct CLIPLayers {
     LayerNorm norm_out;
 
     // The forward that backward belongs to.
-    Run run;
+    Pass pass;
     int T;
     ArenaMark mark;
     const int *ids;
@@ -32,7 +32,7 @@ static CLIPLayer layer_create(const CLIPConfig *c, Params *p, const char *name) 
                    .mlp = {.kind = c->quick_gelu ? FF_QUICK_GELU : FF_GELU}};
     Name attention = name_of("%s.self_attn", name);
     l.norm1 = layernorm_create(p, name_of("%s.layer_norm1", name).text, C, c->layer_norm_eps);
-    l.attention.qkv = linear_create_packed(p, attention.text, qkv, 3, C, C, true);
+    l.attention.q = linear_create_packed(p, attention.text, qkv, 3, C, C, true);
     l.attention.out = linear_create(p, name_of("%s.out_proj", attention.text).text, C, C, true);
     l.norm2 = layernorm_create(p, name_of("%s.layer_norm2", name).text, C, c->layer_norm_eps);
     l.mlp.fc1 = linear_create(p, name_of("%s.mlp.fc1", name).text, C, H, true);
@@ -65,85 +65,79 @@ void clip_destroy(CLIPText *clip, Device *dev) {
     *clip = (CLIPText){0};
 }
 
-static floatX *layer_forward(CLIPLayer *l, floatX *stream, int T, const Run *run) {
-    int N = run->B * T, C = l->norm1.C;
-    size_t n = (size_t)N * C;
-    l->mark = arena_mark(run->arena);
-    floatX *normed = arena_push(run->arena, n);
+static floatX *layer_forward(CLIPLayer *l, floatX *stream, int T, const Pass *pass) {
+    int N = pass->B * T, C = l->norm1.C;
+    Shape shape = SHAPE(pass->B, T, C);
+    l->mark = arena_mark(pass->arena);
+    floatX *normed = arena_push(pass->arena, (size_t)N * C);
     l->x1 = stream;
-    layernorm_statistics(&l->norm1, N, run);
-    layernorm_apply(&l->norm1, normed, l->x1, N, run);
-    l->x2 = next_tensor(run, l->x1, n);
-    self_attention_forward(&l->attention, l->x2, normed, l->x1, T, run);
+    layernorm_apply(&l->norm1, normed, l->x1, N, pass);
+    l->x2 = next_tensor(pass, l->x1, l->attention.out.weight, shape);
+    multihead_forward(&l->attention, l->x2, normed, l->x1, T, pass);
 
-    layernorm_statistics(&l->norm2, N, run);
-    layernorm_apply(&l->norm2, normed, l->x2, N, run);
-    floatX *out = next_tensor(run, l->x2, n);
-    feed_forward_forward(&l->mlp, out, normed, l->x2, N, run);
-    arena_release_top(run->arena, l->mark);
+    layernorm_apply(&l->norm2, normed, l->x2, N, pass);
+    floatX *out = next_tensor(pass, l->x2, l->mlp.fc2.weight, shape);
+    feed_forward_forward(&l->mlp, out, normed, l->x2, N, pass);
+    arena_release_top(pass->arena, l->mark);
     return out;
 }
 
-void clip_forward(CLIPText *clip, Arena *arena, floatX *out, const int *ids, int B, int T, bool keep, Device *dev) {
+void clip_forward(CLIPText *clip, Arena *arena, floatX *out, const int *ids, int B, int T, bool save, Device *dev) {
     CLIPLayers *t = clip->layers;
     const CLIPConfig *c = &clip->config;
     assert(T <= c->max_position_embeddings);
-    t->run = (Run){.params = &clip->params, .arena = arena, .dev = dev, .B = B, .keep = keep};
+    t->pass = (Pass){.params = &clip->params, .arena = arena, .dev = dev, .B = B, .save = save};
     t->mark = arena_mark(arena);
     t->ids = ids, t->T = T;
-    const Run *run = &t->run;
-    floatX *stream = keep_tensor(run, (size_t)B * T * c->hidden_size);
-    embedding_forward(stream, ids, weight_at(run->params, t->token_embedding),
-                      weight_at(run->params, t->position_embedding), B, T, c->hidden_size, c->vocab_size, dev);
-    for (int i = 0; i < c->num_hidden_layers; i++) stream = layer_forward(&t->layers[i], stream, T, run);
+    const Pass *pass = &t->pass;
+    floatX *stream = save_tensor(pass, t->token_embedding, "out", SHAPE(B, T, c->hidden_size));
+    embedding_forward(stream, ids, weight_at(pass->params, t->token_embedding),
+                      weight_at(pass->params, t->position_embedding), B, T, c->hidden_size, c->vocab_size, dev);
+    for (int i = 0; i < c->num_hidden_layers; i++) stream = layer_forward(&t->layers[i], stream, T, pass);
     t->stream_out = stream;
-    layernorm_statistics(&t->norm_out, B * T, run);
-    layernorm_apply(&t->norm_out, out, stream, B * T, run);
-    if (keep)
-        arena_release_top(arena, t->mark);
-    else
-        arena_release(arena, t->mark);
+    layernorm_apply(&t->norm_out, out, stream, B * T, pass);
+    forward_done(pass, t->mark);
 }
 
 // The stream's gradient, in place.
-static void layer_backward(CLIPLayer *l, floatX *d, int T, const Run *run) {
-    int N = run->B * T, C = l->norm1.C;
-    ArenaMark mark = arena_mark(run->arena);
-    floatX *normed = arena_push(run->arena, (size_t)N * C), *dnormed = normed;
-    layernorm_apply(&l->norm2, normed, l->x2, N, run);
-    feed_forward_backward(&l->mlp, dnormed, d, normed, N, run);
-    layernorm_grad(&l->norm2, d, dnormed, l->x2, d, N, run);
+static void layer_backward(CLIPLayer *l, floatX *d, int T, Pass *pass) {
+    int N = pass->B * T, C = l->norm1.C;
+    ArenaMark mark = arena_mark(pass->arena);
+    floatX *normed = arena_push(pass->arena, (size_t)N * C), *dnormed = normed;
+    layernorm_again(&l->norm2, normed, l->x2, N, pass);
+    feed_forward_backward(&l->mlp, dnormed, d, normed, N, pass);
+    layernorm_grad(&l->norm2, d, dnormed, l->x2, d, N, pass);
 
-    layernorm_apply(&l->norm1, normed, l->x1, N, run);
-    self_attention_backward(&l->attention, dnormed, d, normed, T, run);
-    layernorm_grad(&l->norm1, d, dnormed, l->x1, d, N, run);
-    arena_release(run->arena, (ArenaMark){l->mark.bottom, mark.top});
+    layernorm_again(&l->norm1, normed, l->x1, N, pass);
+    multihead_backward(&l->attention, dnormed, d, normed, T, pass);
+    layernorm_grad(&l->norm1, d, dnormed, l->x1, d, N, pass);
+    arena_release(pass->arena, (ArenaMark){l->mark.bottom, mark.top});
 }
 
 void clip_backward(CLIPText *clip, Arena *arena, const floatX *dout, float beta, Device *dev) {
     CLIPLayers *t = clip->layers;
     const CLIPConfig *c = &clip->config;
-    Run *run = &t->run;
-    assert(run->keep && clip->params.grads);
-    run->arena = arena, run->dev = dev, run->beta = beta;
-    int B = run->B, T = t->T, C = c->hidden_size;
+    Pass *pass = &t->pass;
+    assert(pass->save && clip->params.grads);
+    pass->arena = arena, pass->dev = dev, pass->beta = beta;
+    int B = pass->B, T = t->T, C = c->hidden_size;
     ArenaMark mark = arena_mark(arena);
     floatX *d = arena_push(arena, (size_t)B * T * C);
-    layernorm_grad(&t->norm_out, d, dout, t->stream_out, NULL, B * T, run);
-    for (int i = c->num_hidden_layers; i-- > 0;) layer_backward(&t->layers[i], d, T, run);
-    embedding_backward(grad_at(run->params, t->token_embedding), grad_at(run->params, t->position_embedding), d, t->ids,
-                       beta, B, T, C, c->vocab_size, c->max_position_embeddings, dev);
+    layernorm_grad(&t->norm_out, d, dout, t->stream_out, NULL, B * T, pass);
+    for (int i = c->num_hidden_layers; i-- > 0;) layer_backward(&t->layers[i], d, T, pass);
+    embedding_backward(grad_at(pass->params, t->token_embedding), grad_at(pass->params, t->position_embedding), d,
+                       t->ids, beta, B, T, C, c->vocab_size, c->max_position_embeddings, dev);
     arena_release(arena, (ArenaMark){t->mark.bottom, mark.top});
-    run->keep = false;
+    pass->save = false;
 }
 
 size_t clip_plan(CLIPText *clip, int B, int T, bool train, Device *plan) {
     PlannedParams real = params_plan(&clip->params, train);
     Arena arena = arena_measure(plan);
     device_scope(plan, "forward");
-    clip_forward(clip, &arena, MADE_UP, MADE_UP, B, T, train, plan);
+    clip_forward(clip, &arena, PLAN_POINTER, PLAN_POINTER, B, T, train, plan);
     device_scope(plan, "backward");
-    if (train) clip_backward(clip, &arena, MADE_UP, 1, plan);
+    if (train) clip_backward(clip, &arena, PLAN_POINTER, 1, plan);
     params_plan_end(&clip->params, real);
     return arena.peak;
 }

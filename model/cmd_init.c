@@ -68,8 +68,8 @@ static void write_vae(const Plan *plan, Device *dev) {
     const Params *both[] = {&encoder.params, &decoder.params};
     write_random(plan, "vae/diffusion_pytorch_model.safetensors", both, 2, false);
     printf("vae: %zu parameters\n", parameter_count(&encoder.params) + parameter_count(&decoder.params));
-    vae_encoder_destroy(&encoder, dev);
-    vae_decoder_destroy(&decoder, dev);
+    vae_destroy(&encoder, dev);
+    vae_destroy(&decoder, dev);
     free(path);
 }
 
@@ -136,8 +136,8 @@ static void report_frozen(const char *from, Device *dev) {
     report_module(from, "vae", (const Params *[]){&encoder.params, &decoder.params}, 2);
     report_config(clip_path);
     report_module(from, "text_encoder", (const Params *[]){&clip.params}, 1);
-    vae_encoder_destroy(&encoder, dev);
-    vae_decoder_destroy(&decoder, dev);
+    vae_destroy(&encoder, dev);
+    vae_destroy(&decoder, dev);
     clip_destroy(&clip, dev);
     free(vae_path);
     free(clip_path);

@@ -31,15 +31,6 @@ typedef struct {
 
 // ---- Tensors -------------------------------------------------------------------------------------------------------
 
-// (B, rows, columns) to (B, columns, rows): NCHW to channels-last with rows = C, back with columns = C.
-static void transpose(float *out, const float *in, int B, size_t rows, size_t columns) {
-    for (int b = 0; b < B; b++, in += rows * columns, out += rows * columns) {
-        for (size_t r = 0; r < rows; r++) {
-            for (size_t c = 0; c < columns; c++) { out[c * rows + r] = in[r * columns + c]; }
-        }
-    }
-}
-
 static Feature new_feature(Device *dev, int ndim, const int *shape) {
     Feature f = {.ndim = ndim, .count = 1};
     for (int i = 0; i < ndim; i++) {
@@ -54,7 +45,7 @@ static void upload(Feature *f, const float *torch_order, Device *dev) {
     float *host = device_alloc_pinned(dev, f->count * sizeof *host);
     float *staging = device_alloc(dev, f->count * sizeof *staging);
     if (f->ndim == 4) {
-        transpose(host, torch_order, f->shape[0], (size_t)f->shape[1], (size_t)f->shape[2] * f->shape[3]);
+        transpose_inner(host, torch_order, (size_t)f->shape[0], (size_t)f->shape[1], (size_t)f->shape[2] * f->shape[3]);
     } else {
         memcpy(host, torch_order, f->count * sizeof *host);
     }
@@ -73,7 +64,7 @@ static float *download(const Feature *f, Device *dev) {
     device_copy(dev, host, staging, f->count * sizeof *host, false);
     device_sync(dev);
     if (f->ndim == 4) {
-        transpose(torch_order, host, f->shape[0], (size_t)f->shape[2] * f->shape[3], (size_t)f->shape[1]);
+        transpose_inner(torch_order, host, (size_t)f->shape[0], (size_t)f->shape[2] * f->shape[3], (size_t)f->shape[1]);
     } else {
         memcpy(torch_order, host, f->count * sizeof *host);
     }
@@ -242,42 +233,29 @@ static void probe_unet(Probe *p, const char *folder) {
     unet_destroy(&unet, &p->dev);
 }
 
-static void probe_vae_encoder(Probe *p, const char *folder) {
+static void probe_vae(Probe *p, const char *folder) {
     VAEConfig config = vae_config_read(p->config);
-    VAEEncoder encoder = vae_encoder_create(&config);
-    p->sample = read_feature(p, "sample", 4, (int[]){0, config.in_channels, 0, 0});
-    int B = p->sample.shape[0], H = p->sample.shape[2], W = p->sample.shape[3];
-    int h = vae_latent_size(&config, H), w = vae_latent_size(&config, W);
-    if (h < 1 || w < 1) {
-        die("%s: tensor \"sample\" is smaller than the VAE's factor of %d", p->in.path, vae_factor(&config));
+    bool decode = strcmp(p->module, "vae.decoder") == 0;
+    const char *input = decode ? "latent" : "sample", *output = decode ? "sample" : "moments";
+    VAEHalf half = decode ? vae_decoder_create(&config) : vae_encoder_create(&config);
+    p->sample = read_feature(p, input, 4, (int[]){0, decode ? config.latent_channels : config.in_channels, 0, 0});
+    int B = p->sample.shape[0], H = p->sample.shape[2], W = p->sample.shape[3], factor = vae_factor(&config);
+    int OH = decode ? H * factor : vae_latent_size(&config, H), OW = decode ? W * factor : vae_latent_size(&config, W);
+    if (OH < 1 || OW < 1) { die("%s: tensor \"sample\" is smaller than the VAE's factor of %d", p->in.path, factor); }
+    make_output(p, 4, (int[]){B, decode ? config.out_channels : 2 * config.latent_channels, OH, OW});
+    make_input_gradients(p);
+    bool train = p->doutput.data != NULL;
+    weights_load(&half.params, folder, train, &p->dev);
+    Device plan = {.plan_only = true};
+    make_arena(p, (decode ? vae_decoder_plan : vae_encoder_plan)(&half, B, H, W, train, &plan), &plan);
+    (decode ? vae_decoder_forward : vae_encoder_forward)(&half, &p->arena, p->output.data, p->sample.data, B, H, W,
+                                                         train, &p->dev);
+    if (train) {
+        (decode ? vae_decoder_backward : vae_encoder_backward)(&half, &p->arena, p->dsample.data, p->doutput.data, 0,
+                                                               &p->dev);
     }
-    make_output(p, 4, (int[]){B, 2 * config.latent_channels, h, w});
-    make_input_gradients(p);
-    bool train = p->doutput.data != NULL;
-    weights_load(&encoder.params, folder, train, &p->dev);
-    Device plan = {.plan_only = true};
-    make_arena(p, vae_encoder_plan(&encoder, B, H, W, train, &plan), &plan);
-    vae_encoder_forward(&encoder, &p->arena, p->output.data, p->sample.data, B, H, W, train, &p->dev);
-    if (train) { vae_encoder_backward(&encoder, &p->arena, p->dsample.data, p->doutput.data, 0, &p->dev); }
-    write_results(p, "moments", "sample", &encoder.params);
-    vae_encoder_destroy(&encoder, &p->dev);
-}
-
-static void probe_vae_decoder(Probe *p, const char *folder) {
-    VAEConfig config = vae_config_read(p->config);
-    VAEDecoder decoder = vae_decoder_create(&config);
-    p->sample = read_feature(p, "latent", 4, (int[]){0, config.latent_channels, 0, 0});
-    int B = p->sample.shape[0], h = p->sample.shape[2], w = p->sample.shape[3], f = vae_factor(&config);
-    make_output(p, 4, (int[]){B, config.out_channels, h * f, w * f});
-    make_input_gradients(p);
-    bool train = p->doutput.data != NULL;
-    weights_load(&decoder.params, folder, train, &p->dev);
-    Device plan = {.plan_only = true};
-    make_arena(p, vae_decoder_plan(&decoder, B, h, w, train, &plan), &plan);
-    vae_decoder_forward(&decoder, &p->arena, p->output.data, p->sample.data, B, h, w, train, &p->dev);
-    if (train) { vae_decoder_backward(&decoder, &p->arena, p->dsample.data, p->doutput.data, 0, &p->dev); }
-    write_results(p, "sample", "latent", &decoder.params);
-    vae_decoder_destroy(&decoder, &p->dev);
+    write_results(p, output, input, &half.params);
+    vae_destroy(&half, &p->dev);
 }
 
 static void probe_text_encoder(Probe *p, const char *folder) {
@@ -298,8 +276,7 @@ static void probe_text_encoder(Probe *p, const char *folder) {
 static const struct {
     const char *folder;
     void (*run)(Probe *p, const char *folder);
-} modules[] = {
-    {"unet", probe_unet}, {"vae", probe_vae_encoder}, {"vae", probe_vae_decoder}, {"text_encoder", probe_text_encoder}};
+} modules[] = {{"unet", probe_unet}, {"vae", probe_vae}, {"vae", probe_vae}, {"text_encoder", probe_text_encoder}};
 static const char *const module_names[] = {"unet", "vae.encoder", "vae.decoder", "text_encoder", NULL};
 
 int cmd_probe(int argc, char **argv) {

@@ -2,6 +2,7 @@
 #include <assert.h>
 #include <stdarg.h>
 #include <stdio.h>
+#include <string.h>
 
 Name name_of(const char *format, ...) {
     Name name;
@@ -14,16 +15,46 @@ Name name_of(const char *format, ...) {
     return name;
 }
 
-floatX *keep_tensor(const Run *run, size_t n) {
-    return run->keep ? arena_save(run->arena, n) : arena_push(run->arena, n);
+// "down_blocks.0.attentions.0.norm.weight" and "mean" make "down_blocks.0.attentions.0.norm.mean"; with "../x" it is
+// "down_blocks.0.attentions.0.x".
+static Name tensor_name(const Params *params, size_t layer, const char *name) {
+    Name prefix = name_of("%s", params_at(params, layer)->name);
+    *strrchr(prefix.text, '.') = 0;
+    if (strncmp(name, "../", 3) == 0) {
+        *strrchr(prefix.text, '.') = 0;
+        name += 3;
+    }
+    return name_of("%s.%s", prefix.text, name);
 }
 
-float *keep_floats(const Run *run, size_t n) {
-    return run->keep ? arena_save_float(run->arena, n) : arena_push_float(run->arena, n);
+static void *save(const Pass *pass, size_t element, size_t layer, const char *name, Shape shape) {
+    if (!pass->save) return arena_push_tensor(pass->arena, element, shape);
+    Name full = {.text = ""};
+    if (pass->arena->table) full = tensor_name(pass->params, layer, name);
+    return arena_save_tensor(pass->arena, full.text, element, shape);
 }
 
-floatX *next_tensor(const Run *run, floatX *current, size_t n) {
-    return run->keep ? arena_save(run->arena, n) : current;
+floatX *save_tensor(const Pass *pass, size_t layer, const char *name, Shape shape) {
+    return save(pass, sizeof(floatX), layer, name, shape);
+}
+
+float *save_floats(const Pass *pass, size_t layer, const char *name, Shape shape) {
+    return save(pass, sizeof(float), layer, name, shape);
+}
+
+floatX *next_tensor(const Pass *pass, floatX *current, size_t layer, Shape shape) {
+    return pass->save ? save_tensor(pass, layer, "out", shape) : current;
+}
+
+void forward_done(const Pass *pass, ArenaMark begin) {
+    if (!pass->save) arena_release_bottom(pass->arena, begin);
+    arena_release_top(pass->arena, begin);
+}
+
+void backward_done(const Pass *pass, size_t first, ArenaMark begin) {
+    params_grads_final(pass->params, first);
+    if (pass->arena->table) pass->arena->table->layer = params_at(pass->params, first)->name;
+    arena_release_bottom(pass->arena, begin);
 }
 
 // ---- Linear --------------------------------------------------------------------------------------------------------
@@ -56,22 +87,20 @@ Linear linear_create_packed(Params *params, const char *prefix, const char *cons
     return l;
 }
 
-void linear_apply(const Linear *l, floatX *out, const floatX *inp, const floatX *residual, int N, const Run *run) {
-    const Params *p = run->params;
-    linear_forward(out, inp, weight_at(p, l->weight), weight_at(p, l->bias), residual, N, l->IC, l->OC, run->dev);
+void linear_apply(const Linear *l, floatX *out, const floatX *inp, const floatX *residual, int N, const Pass *pass) {
+    const Params *p = pass->params;
+    linear_forward(out, inp, weight_at(p, l->weight), weight_at(p, l->bias), residual, N, l->IC, l->OC, pass->dev);
 }
 
-void linear_input_grad(const Linear *l, floatX *dinp, const floatX *dout, const floatX *dresidual, int N,
-                       const Run *run) {
-    linear_backward(dinp, NULL, NULL, dout, NULL, weight_at(run->params, l->weight), dresidual, 0, N, l->IC, l->OC,
-                    run->dev);
-}
-
-void linear_param_grad(const Linear *l, const floatX *dout, const floatX *inp, int N, const Run *run) {
-    const Params *p = run->params;
-    if (!p->grads) return;
-    linear_backward(NULL, grad_at(p, l->weight), grad_at(p, l->bias), dout, inp, NULL, NULL, run->beta, N, l->IC, l->OC,
-                    run->dev);
+void linear_grads(const Linear *l, floatX *dinp, const floatX *dout, const floatX *inp, const floatX *dresidual, int N,
+                  const Pass *pass) {
+    const Params *p = pass->params;
+    if (p->grads) {
+        linear_backward(NULL, grad_at(p, l->weight), grad_at(p, l->bias), dout, inp, NULL, NULL, pass->beta, N, l->IC,
+                        l->OC, pass->dev);
+    }
+    if (!dinp) return;
+    linear_backward(dinp, NULL, NULL, dout, NULL, weight_at(p, l->weight), dresidual, 0, N, l->IC, l->OC, pass->dev);
 }
 
 // ---- Convolution ---------------------------------------------------------------------------------------------------
@@ -84,33 +113,29 @@ Conv conv_create(Params *params, const char *name, int IC, int OC, int stride, i
     return c;
 }
 
-int conv_out_size(const Conv *c, int size) { return conv2d_out(&c->shape, size); }
-
-static Conv2d shape_of(const Conv *c, int H, int W, const Run *run) {
+static Conv2d shape_of(const Conv *c, int H, int W, const Pass *pass) {
     Conv2d shape = c->shape;
-    shape.B = run->B, shape.H = H, shape.W = W;
+    shape.B = pass->B, shape.H = H, shape.W = W;
     return shape;
 }
 
 void conv_apply(const Conv *c, floatX *out, const floatX *inp, const floatX *sample_bias, const floatX *residual, int H,
-                int W, const Run *run) {
-    const Params *p = run->params;
+                int W, const Pass *pass) {
+    const Params *p = pass->params;
     conv2d_forward(out, inp, weight_at(p, c->weight), weight_at(p, c->bias), sample_bias, residual,
-                   shape_of(c, H, W, run), run->dev);
+                   shape_of(c, H, W, pass), pass->dev);
 }
 
-void conv_input_grad(const Conv *c, floatX *dinp, const floatX *dout, const floatX *dresidual, int H, int W,
-                     const Run *run) {
-    conv2d_backward(dinp, NULL, NULL, NULL, dout, NULL, weight_at(run->params, c->weight), dresidual, 0,
-                    shape_of(c, H, W, run), run->dev);
-}
-
-void conv_param_grad(const Conv *c, floatX *dsample_bias, const floatX *dout, const floatX *inp, int H, int W,
-                     const Run *run) {
-    const Params *p = run->params;
-    if (!p->grads) return;
-    conv2d_backward(NULL, grad_at(p, c->weight), grad_at(p, c->bias), dsample_bias, dout, inp, NULL, NULL, run->beta,
-                    shape_of(c, H, W, run), run->dev);
+void conv_grads(const Conv *c, floatX *dinp, floatX *dsample_bias, const floatX *dout, const floatX *inp,
+                const floatX *dresidual, int H, int W, const Pass *pass) {
+    const Params *p = pass->params;
+    Conv2d shape = shape_of(c, H, W, pass);
+    if (p->grads) {
+        conv2d_backward(NULL, grad_at(p, c->weight), grad_at(p, c->bias), dsample_bias, dout, inp, NULL, NULL,
+                        pass->beta, shape, pass->dev);
+    }
+    if (!dinp) return;
+    conv2d_backward(dinp, NULL, NULL, NULL, dout, NULL, weight_at(p, c->weight), dresidual, 0, shape, pass->dev);
 }
 
 // ---- Norms ---------------------------------------------------------------------------------------------------------
@@ -122,23 +147,24 @@ GroupNorm groupnorm_create(Params *params, const char *name, int C, int G, float
     return g;
 }
 
-void groupnorm_statistics(GroupNorm *g, const Run *run) {
-    g->mean = keep_floats(run, (size_t)run->B * g->G);
-    g->rstd = keep_floats(run, (size_t)run->B * g->G);
+void groupnorm_again(const GroupNorm *g, floatX *out, const floatX *inp, int HW, const Pass *pass) {
+    const Params *p = pass->params;
+    groupnorm_forward(out, g->mean, g->rstd, inp, weight_at(p, g->weight), weight_at(p, g->bias), pass->B, HW, g->C,
+                      g->G, g->eps, g->silu, pass->dev);
 }
 
-void groupnorm_apply(const GroupNorm *g, floatX *out, const floatX *inp, int HW, const Run *run) {
-    const Params *p = run->params;
-    groupnorm_forward(out, g->mean, g->rstd, inp, weight_at(p, g->weight), weight_at(p, g->bias), run->B, HW, g->C,
-                      g->G, g->eps, g->silu, run->dev);
+void groupnorm_apply(GroupNorm *g, floatX *out, const floatX *inp, int HW, const Pass *pass) {
+    g->mean = save_floats(pass, g->weight, "mean", SHAPE(pass->B, g->G));
+    g->rstd = save_floats(pass, g->weight, "rstd", SHAPE(pass->B, g->G));
+    groupnorm_again(g, out, inp, HW, pass);
 }
 
 void groupnorm_grad(const GroupNorm *g, floatX *dinp, const floatX *dout, const floatX *inp, const floatX *dresidual,
-                    int HW, const Run *run) {
-    const Params *p = run->params;
+                    int HW, const Pass *pass) {
+    const Params *p = pass->params;
     groupnorm_backward(dinp, grad_at(p, g->weight), grad_at(p, g->bias), dout, inp, weight_at(p, g->weight),
-                       weight_at(p, g->bias), g->mean, g->rstd, dresidual, run->beta, run->B, HW, g->C, g->G, g->silu,
-                       run->dev);
+                       weight_at(p, g->bias), g->mean, g->rstd, dresidual, pass->beta, pass->B, HW, g->C, g->G, g->silu,
+                       pass->dev);
 }
 
 LayerNorm layernorm_create(Params *params, const char *name, int C, float eps) {
@@ -148,20 +174,21 @@ LayerNorm layernorm_create(Params *params, const char *name, int C, float eps) {
     return l;
 }
 
-void layernorm_statistics(LayerNorm *l, int N, const Run *run) {
-    l->mean = keep_floats(run, N);
-    l->rstd = keep_floats(run, N);
+void layernorm_again(const LayerNorm *l, floatX *out, const floatX *inp, int N, const Pass *pass) {
+    const Params *p = pass->params;
+    layernorm_forward(out, l->mean, l->rstd, inp, weight_at(p, l->weight), weight_at(p, l->bias), N, l->C, l->eps,
+                      pass->dev);
 }
 
-void layernorm_apply(const LayerNorm *l, floatX *out, const floatX *inp, int N, const Run *run) {
-    const Params *p = run->params;
-    layernorm_forward(out, l->mean, l->rstd, inp, weight_at(p, l->weight), weight_at(p, l->bias), N, l->C, l->eps,
-                      run->dev);
+void layernorm_apply(LayerNorm *l, floatX *out, const floatX *inp, int N, const Pass *pass) {
+    l->mean = save_floats(pass, l->weight, "mean", SHAPE(N));
+    l->rstd = save_floats(pass, l->weight, "rstd", SHAPE(N));
+    layernorm_again(l, out, inp, N, pass);
 }
 
 void layernorm_grad(const LayerNorm *l, floatX *dinp, const floatX *dout, const floatX *inp, const floatX *dresidual,
-                    int N, const Run *run) {
-    const Params *p = run->params;
+                    int N, const Pass *pass) {
+    const Params *p = pass->params;
     layernorm_backward(dinp, grad_at(p, l->weight), grad_at(p, l->bias), dout, inp, weight_at(p, l->weight), l->mean,
-                       l->rstd, dresidual, run->beta, N, l->C, run->dev);
+                       l->rstd, dresidual, pass->beta, N, l->C, pass->dev);
 }

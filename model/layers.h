@@ -1,7 +1,7 @@
 // The elementary layers with parameters: where their slices lie, and the kernels called with them. A model's forward is
 // a list of these calls.
 //
-// Feature maps are (B, H, W, C) = tokens (B*H*W, C), N tokens in all; B and what all layers share is in Run.
+// Feature maps are (B, H, W, C) = tokens (B*H*W, C), N tokens in all; B and what all layers share is in Pass.
 #pragma once
 #include "kernels/kernels.h"
 #include "model/arena.h"
@@ -13,8 +13,8 @@ typedef struct {
     Arena *arena;
     Device *dev;
     int B;
-    bool keep;                                      // forward: what backward needs stays in the arena
-    bool recompute_resnets, recompute_transformers; // keep only the inputs of these, backward runs their forward again
+    bool save;                                      // forward: what backward needs stays in the arena
+    bool recompute_resnets, recompute_transformers; // save only the inputs of these, backward runs their forward again
     float beta;                                     // backward: grad = gradient + beta * grad
 
     // What all blocks of a UNet are conditioned on, and the gradients that they add up. NULL: there is none.
@@ -23,7 +23,7 @@ typedef struct {
     int context_length;               //
     floatX *dtemb, *dcontext;         //
     bool dtemb_begun, dcontext_begun; // false: the next one overwrites
-} Run;
+} Pass;
 
 // A name of a state dict, built with printf's format.
 typedef struct {
@@ -31,11 +31,18 @@ typedef struct {
 } Name;
 Name name_of(const char *format, ...) __attribute__((format(printf, 1, 2)));
 
-// A tensor of n elements that stays in the arena if the run keeps, else a temporary that the caller's mark releases.
-floatX *keep_tensor(const Run *run, size_t n);
-float *keep_floats(const Run *run, size_t n);
-// Where the next tensor of a residual stream goes: into the arena if the run keeps, else over the current one.
-floatX *next_tensor(const Run *run, floatX *current, size_t n);
+// A tensor that stays in the arena if the pass saves, else a temporary that the caller's mark releases. A plan's table
+// calls it after the layer whose weight lies at `layer`: "out" is what that layer writes, residual included, such as
+// "down_blocks.0.resnets.0.conv1.out"; "../o" is a tensor of what the layer is a part of.
+floatX *save_tensor(const Pass *pass, size_t layer, const char *name, Shape shape);
+float *save_floats(const Pass *pass, size_t layer, const char *name, Shape shape);
+// Where the next tensor of a residual stream goes: into the arena if the pass saves, else over the current one.
+floatX *next_tensor(const Pass *pass, floatX *current, size_t layer, Shape shape);
+// The end of a forward: temporaries are given back, and everything since `begin` if the pass does not save.
+void forward_done(const Pass *pass, ArenaMark begin);
+// The end of a layer's backward: gradients from the parameter `first` on are final, and what the arena saved since
+// `begin` is given back.
+void backward_done(const Pass *pass, size_t first, ArenaMark begin);
 
 typedef struct {
     size_t weight, bias;
@@ -49,11 +56,11 @@ Linear conv1x1_create(Params *params, const char *name, int IC, int OC);
 Linear linear_create_packed(Params *params, const char *prefix, const char *const *names, int count, int IC, int OC,
                             bool bias);
 // out (N, OC); residual (N, OC) may be NULL or out.
-void linear_apply(const Linear *l, floatX *out, const floatX *inp, const floatX *residual, int N, const Run *run);
-// dinp (N, IC) = dout weight + dresidual; dresidual may be NULL or dinp.
-void linear_input_grad(const Linear *l, floatX *dinp, const floatX *dout, const floatX *dresidual, int N,
-                       const Run *run);
-void linear_param_grad(const Linear *l, const floatX *dout, const floatX *inp, int N, const Run *run);
+void linear_apply(const Linear *l, floatX *out, const floatX *inp, const floatX *residual, int N, const Pass *pass);
+// The parameters' gradients, if there are any, then dinp (N, IC) = dout weight + dresidual, if it is not NULL.
+// dresidual may be NULL or dinp, dinp may be inp.
+void linear_grads(const Linear *l, floatX *dinp, const floatX *dout, const floatX *inp, const floatX *dresidual, int N,
+                  const Pass *pass);
 
 typedef struct {
     size_t weight, bias;
@@ -62,14 +69,11 @@ typedef struct {
 
 // 3x3 with padding 1, or (stride 2) with the given padding.
 Conv conv_create(Params *params, const char *name, int IC, int OC, int stride, int pad_before, int pad_after);
-int conv_out_size(const Conv *c, int size);
 void conv_apply(const Conv *c, floatX *out, const floatX *inp, const floatX *sample_bias, const floatX *residual, int H,
-                int W, const Run *run);
-void conv_input_grad(const Conv *c, floatX *dinp, const floatX *dout, const floatX *dresidual, int H, int W,
-                     const Run *run);
-// dsample_bias (B, OC) may be NULL.
-void conv_param_grad(const Conv *c, floatX *dsample_bias, const floatX *dout, const floatX *inp, int H, int W,
-                     const Run *run);
+                int W, const Pass *pass);
+// As linear_grads. dsample_bias (B, OC) may be NULL and comes with the parameters' gradients.
+void conv_grads(const Conv *c, floatX *dinp, floatX *dsample_bias, const floatX *dout, const floatX *inp,
+                const floatX *dresidual, int H, int W, const Pass *pass);
 
 typedef struct {
     size_t weight, bias;
@@ -80,10 +84,12 @@ typedef struct {
 } GroupNorm;
 
 GroupNorm groupnorm_create(Params *params, const char *name, int C, int G, float eps, bool silu);
-void groupnorm_statistics(GroupNorm *g, const Run *run); // memory for mean and rstd: before the first apply
-void groupnorm_apply(const GroupNorm *g, floatX *out, const floatX *inp, int HW, const Run *run);
+// Takes memory for mean and rstd.
+void groupnorm_apply(GroupNorm *g, floatX *out, const floatX *inp, int HW, const Pass *pass);
+// In backward, where the output was not saved: once more, into the same mean and rstd.
+void groupnorm_again(const GroupNorm *g, floatX *out, const floatX *inp, int HW, const Pass *pass);
 void groupnorm_grad(const GroupNorm *g, floatX *dinp, const floatX *dout, const floatX *inp, const floatX *dresidual,
-                    int HW, const Run *run);
+                    int HW, const Pass *pass);
 
 typedef struct {
     size_t weight, bias;
@@ -93,7 +99,7 @@ typedef struct {
 } LayerNorm;
 
 LayerNorm layernorm_create(Params *params, const char *name, int C, float eps);
-void layernorm_statistics(LayerNorm *l, int N, const Run *run);
-void layernorm_apply(const LayerNorm *l, floatX *out, const floatX *inp, int N, const Run *run);
+void layernorm_apply(LayerNorm *l, floatX *out, const floatX *inp, int N, const Pass *pass);
+void layernorm_again(const LayerNorm *l, floatX *out, const floatX *inp, int N, const Pass *pass);
 void layernorm_grad(const LayerNorm *l, floatX *dinp, const floatX *dout, const floatX *inp, const floatX *dresidual,
-                    int N, const Run *run);
+                    int N, const Pass *pass);

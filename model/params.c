@@ -49,9 +49,15 @@ void params_alloc(Params *params, bool grads, Device *dev) {
     device_fill(dev, params->grads, 0, params->total * sizeof(float));
 }
 
-void params_free(Params *params, Device *dev) {
+void params_release(Params *params, Device *dev) {
     if (params->weights) device_free(dev, params->weights);
     if (params->grads) device_free(dev, params->grads);
+    params->weights = NULL;
+    params->grads = NULL;
+}
+
+void params_free(Params *params, Device *dev) {
+    params_release(params, dev);
     free(params->slices);
     *params = (Params){0};
 }
@@ -63,8 +69,13 @@ const ParamSlice *params_find(const Params *params, const char *name) {
     return NULL;
 }
 
-// The two orders of a convolution's weight: (OC, IC, K K) in PyTorch, (OC, K K, IC) here.
-static void transpose_inner(float *out, const float *inp, size_t outer, size_t rows, size_t columns) {
+const ParamSlice *params_at(const Params *params, size_t offset) {
+    const ParamSlice *slice = params->slices;
+    while (slice->offset != offset) slice++;
+    return slice;
+}
+
+void transpose_inner(float *out, const float *inp, size_t outer, size_t rows, size_t columns) {
     for (size_t o = 0; o < outer; o++, out += rows * columns, inp += rows * columns) {
         for (size_t r = 0; r < rows; r++) {
             for (size_t c = 0; c < columns; c++) out[c * rows + r] = inp[r * columns + c];
@@ -89,11 +100,6 @@ void slice_to_torch(const ParamSlice *slice, float *torch_order, const float *fl
 }
 
 void params_upload(Params *params, const float *flat, Device *dev) {
-    if (sizeof(floatX) == sizeof(float)) {
-        device_copy(dev, params->weights, flat, params->total * sizeof(float), false);
-        device_sync(dev);
-        return;
-    }
     float *staging = device_alloc(dev, STAGING * sizeof(float));
     for (size_t done = 0; done < params->total; done += STAGING) {
         size_t n = params->total - done < STAGING ? params->total - done : STAGING;
@@ -104,26 +110,10 @@ void params_upload(Params *params, const float *flat, Device *dev) {
     device_free(dev, staging);
 }
 
-void params_download(const Params *params, float *flat, Device *dev) {
-    if (sizeof(floatX) == sizeof(float)) {
-        device_copy(dev, flat, params->weights, params->total * sizeof(float), false);
-        device_sync(dev);
-        return;
-    }
-    float *staging = device_alloc(dev, STAGING * sizeof(float));
-    for (size_t done = 0; done < params->total; done += STAGING) {
-        size_t n = params->total - done < STAGING ? params->total - done : STAGING;
-        cast_to_float(staging, params->weights + done, n, dev);
-        device_copy(dev, flat + done, staging, n * sizeof(float), false);
-    }
-    device_sync(dev);
-    device_free(dev, staging);
-}
-
 PlannedParams params_plan(Params *params, bool grads) {
     PlannedParams real = {params->weights, params->grads};
-    params->weights = MADE_UP;
-    params->grads = grads ? MADE_UP : NULL;
+    params->weights = PLAN_POINTER;
+    params->grads = grads ? PLAN_POINTER : NULL;
     return real;
 }
 

@@ -47,21 +47,27 @@ size_t params_add(Params *params, ParamLayout layout, bool packed, int ndim, con
 void params_finish(Params *params);
 // Device memory for the weights (zeroed), and for gradients if asked for.
 void params_alloc(Params *params, bool grads, Device *dev);
+void params_release(Params *params, Device *dev); // that memory; the slices stay
 void params_free(Params *params, Device *dev);
 
 // The slice of that name, or NULL.
 const ParamSlice *params_find(const Params *params, const char *name);
+// The slice that begins at that element.
+const ParamSlice *params_at(const Params *params, size_t offset);
 
 // Host conversions between PyTorch's order and the flat buffer's, for one slice of slice->count elements.
 void slice_from_torch(const ParamSlice *slice, float *flat, const float *torch_order);
 void slice_to_torch(const ParamSlice *slice, float *torch_order, const float *flat);
 
-// All weights from a host array of `total` floats in the flat order, and back (through the cast kernels).
+// (outer, rows, columns) to (outer, columns, rows): a convolution's weight is (OC, IC, K K) in PyTorch and (OC, K K,
+// IC) here, a picture (B, C, H W) and (B, H W, C).
+void transpose_inner(float *out, const float *inp, size_t outer, size_t rows, size_t columns);
+
+// All weights from a host array of `total` floats in the flat order (through the cast kernel).
 void params_upload(Params *params, const float *flat, Device *dev);
-void params_download(const Params *params, float *flat, Device *dev);
 
 // An address for plan-only passes: never read, but not NULL, which has a meaning for kernels.
-#define MADE_UP ((void *)(uintptr_t)256)
+#define PLAN_POINTER ((void *)(uintptr_t)256)
 // Between the two, a plan-only pass finds weights, and gradients if asked for, whether there is memory or not.
 typedef struct {
     floatX *weights;

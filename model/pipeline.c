@@ -114,8 +114,8 @@ int pipeline_resolution(const char *folder, const VAEConfig *vae) {
 
 void pipeline_close(Pipeline *p, Device *dev) {
     if (p->parts & PART_UNET) { unet_destroy(&p->unet, dev); }
-    if (p->parts & PART_VAE_ENCODER) { vae_encoder_destroy(&p->vae_encoder, dev); }
-    if (p->parts & PART_VAE_DECODER) { vae_decoder_destroy(&p->vae_decoder, dev); }
+    if (p->parts & PART_VAE_ENCODER) { vae_destroy(&p->vae_encoder, dev); }
+    if (p->parts & PART_VAE_DECODER) { vae_destroy(&p->vae_decoder, dev); }
     if (p->parts & PART_TEXT) { clip_destroy(&p->clip, dev); }
     if (p->parts & PART_SCHEDULE) { schedule_free(&p->schedule); }
     tokenizer_close(p->tokenizer);
@@ -123,19 +123,12 @@ void pipeline_close(Pipeline *p, Device *dev) {
     *p = (Pipeline){0};
 }
 
-static void release(Params *params, Device *dev) {
-    if (params->weights) { device_free(dev, params->weights); }
-    if (params->grads) { device_free(dev, params->grads); }
-    params->weights = NULL;
-    params->grads = NULL;
-}
-
 void pipeline_release(Pipeline *p, int parts, Device *dev) {
     parts &= p->parts;
-    if (parts & PART_UNET) { release(&p->unet.params, dev); }
-    if (parts & PART_VAE_ENCODER) { release(&p->vae_encoder.params, dev); }
-    if (parts & PART_VAE_DECODER) { release(&p->vae_decoder.params, dev); }
-    if (parts & PART_TEXT) { release(&p->clip.params, dev); }
+    if (parts & PART_UNET) { params_release(&p->unet.params, dev); }
+    if (parts & PART_VAE_ENCODER) { params_release(&p->vae_encoder.params, dev); }
+    if (parts & PART_VAE_DECODER) { params_release(&p->vae_decoder.params, dev); }
+    if (parts & PART_TEXT) { params_release(&p->clip.params, dev); }
 }
 
 // ---- Folders -------------------------------------------------------------------------------------------------------
@@ -315,7 +308,7 @@ static size_t plan_coder(Pipeline *p, Params *params, Coder *code, int B, int H,
     Device own = {.plan_only = true}, *plan = dev->plan_only ? dev : &own;
     PlannedParams real = params_plan(params, false);
     Arena arena = arena_measure(plan);
-    code(p, &arena, MADE_UP, MADE_UP, B, H, W, plan);
+    code(p, &arena, PLAN_POINTER, PLAN_POINTER, B, H, W, plan);
     params_plan_end(params, real);
     if (plan != dev) { device_reserve_workspace(dev, own.workspace_needed); }
     return arena.peak;

@@ -4,24 +4,22 @@
 #include "model/blocks.h"
 #include "util/error.h"
 
-// A resnet and, in cross-attention blocks, a transformer behind it.
+typedef enum { PATH_DOWN, PATH_MID, PATH_UP } Path;
+
+// A resnet, in cross-attention blocks a transformer behind it, and at the end of a block a change of resolution.
 typedef struct {
+    Path path; // down: what it writes becomes skips; up: its resnet reads stream and skip side by side
     Resnet resnet;
     Transformer transformer;
-    bool attention;
-    int IC, OC;                 // of the resnet, in up blocks with the skip's channels
-    const floatX *inp, *hidden; // the stream before the layer and between its two parts
-    ArenaMark mark;             // the arena before the layer's forward
-} Layer;
+    Conv resample; // down: stride 2; up: after nearest upsampling
+    bool has_transformer, has_resample;
+    int IC, OC; // of the resnet, in the up path with the skip's channels
 
-typedef struct {
-    Layer *layers;
-    int count, C, H, W;
-    bool has_sampler;
-    Conv sampler;              // down blocks: stride 2; up blocks: after nearest upsampling
-    const floatX *sampler_inp; // of an up block
-    ArenaMark sampler_mark;
-} Block;
+    // The forward that backward belongs to.
+    int H, W;
+    const floatX *inp, *hidden, *out; // the stream before the layer, behind the resnet, before the resampling
+    ArenaMark mark, resample_mark;    // the arena before both
+} Layer;
 
 // An output of the down path, consumed a second time by the up path.
 typedef struct {
@@ -32,85 +30,84 @@ typedef struct {
 
 struct UNetLayers {
     Linear time1, time2;
-    Conv conv_in, conv_out;
-    GroupNorm norm_out;
-    Block down[MAX_LEVELS], mid, up[MAX_LEVELS];
-    Skip *skips; // conv_in's output, then each down layer's and each downsampler's
+    Conv conv_in;
+    Head head;
+    Layer *layers; // in the order of forward: down_blocks, mid_block, up_blocks
+    int count;
+    Skip *skips; // conv_in's output, then what each down layer and each of its resamplings writes
     int skip_count, skip_capacity;
 
     // The forward that backward belongs to.
-    Run run;
+    Pass pass;
     int H, W;
     ArenaMark mark;
-    const floatX *sample, *stream_out;
+    const floatX *sample;
     floatX *sinusoids, *time1_out, *time1_silu, *time2_out, *temb; // (B, C0), the others (B, 4 C0)
 };
 
 // ---- Construction --------------------------------------------------------------------------------------------------
 
-static Layer layer_create(const UNetConfig *c, Params *p, const char *block, int i, int IC, int OC, int heads) {
-    Layer l = {.attention = heads > 0, .IC = IC, .OC = OC};
-    l.resnet = resnet_create(p, name_of("%s.resnets.%d", block, i).text, IC, OC, 4 * c->block_out_channels[0],
-                             c->norm_num_groups, c->norm_eps);
-    if (l.attention) {
-        l.transformer =
-            transformer_create(p, name_of("%s.attentions.%d", block, i).text, OC, heads, c->transformer_layers,
+// Where the next layer comes: how many channels the stream has there, and the skips so far.
+typedef struct {
+    const UNetConfig *config;
+    Params *params;
+    UNetLayers *layers;
+    int C, skip_C[MAX_LEVELS * 64];
+} Builder;
+
+static void skip_add(Builder *b) {
+    assert(b->layers->skip_capacity < (int)(sizeof b->skip_C / sizeof b->skip_C[0]));
+    b->skip_C[b->layers->skip_capacity++] = b->C;
+}
+
+static Layer *layer_add(Builder *b, Path path, const char *block, int i, int IC, int OC, int heads) {
+    const UNetConfig *c = b->config;
+    Layer *l = &b->layers->layers[b->layers->count++];
+    *l = (Layer){.path = path, .has_transformer = heads > 0, .IC = IC, .OC = OC};
+    l->resnet = resnet_create(b->params, name_of("%s.resnets.%d", block, i).text, IC, OC, 4 * c->block_out_channels[0],
+                              c->norm_num_groups, c->norm_eps);
+    if (l->has_transformer) {
+        l->transformer =
+            transformer_create(b->params, name_of("%s.attentions.%d", block, i).text, OC, heads, c->transformer_layers,
                                c->cross_attention_dim, c->norm_num_groups, c->use_linear_projection);
     }
+    b->C = OC;
     return l;
 }
 
-static Block block_create(int count, int C) {
-    return (Block){.layers = xcalloc(count, sizeof(Layer)), .count = count, .C = C};
+static void resample_add(Builder *b, Layer *l, const char *name, int stride, int pad) {
+    l->has_resample = true;
+    l->resample = conv_create(b->params, name, l->OC, l->OC, stride, pad, pad);
 }
 
-// Channels of the skips so far, in the order of the down path, for the up path's resnets.
-typedef struct {
-    int C[MAX_LEVELS * 64], count;
-} SkipChannels;
-
-static void skip_add(SkipChannels *skips, int C) {
-    assert(skips->count < (int)(sizeof skips->C / sizeof skips->C[0]));
-    skips->C[skips->count++] = C;
-}
-
-static void down_create(UNet *unet, SkipChannels *skips) {
-    const UNetConfig *c = &unet->config;
-    Params *p = &unet->params;
-    int C = c->block_out_channels[0];
-    skip_add(skips, C);
+static void down_create(Builder *b) {
+    const UNetConfig *c = b->config;
+    skip_add(b);
     for (int i = 0; i < c->levels; i++) {
         Name name = name_of("down_blocks.%d", i);
-        Block *b = &unet->layers->down[i];
-        *b = block_create(c->layers_per_block, c->block_out_channels[i]);
-        for (int j = 0; j < b->count; j++, C = b->C) {
-            b->layers[j] = layer_create(c, p, name.text, j, C, b->C, c->down_attention[i] ? c->num_heads[i] : 0);
-            skip_add(skips, b->C);
+        Layer *l = NULL;
+        for (int j = 0; j < c->layers_per_block; j++) {
+            int heads = c->down_attention[i] ? c->num_heads[i] : 0;
+            l = layer_add(b, PATH_DOWN, name.text, j, b->C, c->block_out_channels[i], heads);
+            skip_add(b);
         }
-        b->has_sampler = i + 1 < c->levels;
-        if (!b->has_sampler) continue;
-        b->sampler = conv_create(p, name_of("%s.downsamplers.0.conv", name.text).text, C, C, 2, c->downsample_padding,
-                                 c->downsample_padding);
-        skip_add(skips, C);
+        if (i + 1 == c->levels) break;
+        resample_add(b, l, name_of("%s.downsamplers.0.conv", name.text).text, 2, c->downsample_padding);
+        skip_add(b);
     }
 }
 
-static void up_create(UNet *unet, SkipChannels *skips) {
-    const UNetConfig *c = &unet->config;
-    Params *p = &unet->params;
-    int C = c->block_out_channels[c->levels - 1];
-    for (int i = 0; i < c->levels; i++) {
+static void up_create(Builder *b) {
+    const UNetConfig *c = b->config;
+    for (int i = 0, skips = b->layers->skip_capacity; i < c->levels; i++) {
         int level = c->levels - 1 - i, heads = c->up_attention[i] ? c->num_heads[level] : 0;
         Name name = name_of("up_blocks.%d", i);
-        Block *b = &unet->layers->up[i];
-        *b = block_create(c->layers_per_block + 1, c->block_out_channels[level]);
-        for (int j = 0; j < b->count; j++, C = b->C) {
-            b->layers[j] = layer_create(c, p, name.text, j, C + skips->C[--skips->count], b->C, heads);
+        Layer *l = NULL;
+        for (int j = 0; j <= c->layers_per_block; j++) {
+            int IC = b->C + b->skip_C[--skips];
+            l = layer_add(b, PATH_UP, name.text, j, IC, c->block_out_channels[level], heads);
         }
-        b->has_sampler = i + 1 < c->levels;
-        if (b->has_sampler) {
-            b->sampler = conv_create(p, name_of("%s.upsamplers.0.conv", name.text).text, C, C, 1, 1, 1);
-        }
+        if (i + 1 < c->levels) resample_add(b, l, name_of("%s.upsamplers.0.conv", name.text).text, 1, 1);
     }
 }
 
@@ -119,38 +116,29 @@ UNet unet_create(const UNetConfig *config) {
     UNetLayers *u = unet.layers;
     Params *p = &unet.params;
     int C0 = config->block_out_channels[0], last = config->levels - 1, C = config->block_out_channels[last];
-    SkipChannels skips = {.count = 0};
+    Builder builder = {.config = config, .params = p, .layers = u, .C = C0};
+    u->layers = xcalloc(2 + config->levels * (2 * config->layers_per_block + 1), sizeof(Layer));
     u->time1 = linear_create(p, "time_embedding.linear_1", C0, 4 * C0, true);
     u->time2 = linear_create(p, "time_embedding.linear_2", 4 * C0, 4 * C0, true);
     u->conv_in = conv_create(p, "conv_in", config->in_channels, C0, 1, 1, 1);
-    down_create(&unet, &skips);
-    u->skip_capacity = skips.count;
-    u->skips = xcalloc(skips.count, sizeof(Skip));
-    u->mid = block_create(2, C);
-    u->mid.layers[0] = layer_create(config, p, "mid_block", 0, C, C, config->num_heads[last]);
-    u->mid.layers[1] = layer_create(config, p, "mid_block", 1, C, C, 0);
-    up_create(&unet, &skips);
-    u->norm_out = groupnorm_create(p, "conv_norm_out", C0, config->norm_num_groups, config->norm_eps, true);
-    u->conv_out = conv_create(p, "conv_out", C0, config->out_channels, 1, 1, 1);
+    down_create(&builder);
+    layer_add(&builder, PATH_MID, "mid_block", 0, C, C, config->num_heads[last]);
+    layer_add(&builder, PATH_MID, "mid_block", 1, C, C, 0);
+    up_create(&builder);
+    u->skips = xcalloc(u->skip_capacity, sizeof(Skip));
+    u->head = head_create(p, "", C0, config->out_channels, config->norm_num_groups, config->norm_eps);
     params_finish(p);
     return unet;
 }
 
-static void block_destroy(Block *b) {
-    for (int i = 0; i < b->count; i++) {
-        if (b->layers[i].attention) transformer_destroy(&b->layers[i].transformer);
-    }
-    free(b->layers);
-}
-
 void unet_destroy(UNet *unet, Device *dev) {
-    for (int i = 0; i < MAX_LEVELS; i++) {
-        block_destroy(&unet->layers->down[i]);
-        block_destroy(&unet->layers->up[i]);
+    UNetLayers *u = unet->layers;
+    for (int i = 0; i < u->count; i++) {
+        if (u->layers[i].has_transformer) transformer_destroy(&u->layers[i].transformer);
     }
-    block_destroy(&unet->layers->mid);
-    free(unet->layers->skips);
-    free(unet->layers);
+    free(u->layers);
+    free(u->skips);
+    free(u);
     params_free(&unet->params, dev);
     *unet = (UNet){0};
 }
@@ -158,268 +146,204 @@ void unet_destroy(UNet *unet, Device *dev) {
 // ---- Forward -------------------------------------------------------------------------------------------------------
 
 // temb = silu(linear_2(silu(linear_1(sinusoids)))): what every resnet projects.
-static void time_forward(UNet *unet, const float *timesteps, const Run *run) {
+static void time_forward(UNet *unet, const float *timesteps, const Pass *pass) {
     UNetLayers *u = unet->layers;
-    int B = run->B, C = u->time1.IC, TD = u->time1.OC;
-    u->sinusoids = arena_save(run->arena, (size_t)B * C);
-    u->time1_out = arena_save(run->arena, (size_t)B * TD);
-    u->time1_silu = arena_save(run->arena, (size_t)B * TD);
-    u->time2_out = arena_save(run->arena, (size_t)B * TD);
-    u->temb = arena_save(run->arena, (size_t)B * TD);
+    int B = pass->B, C = u->time1.IC, TD = u->time1.OC;
+    u->sinusoids = save_tensor(pass, u->time1.weight, "inp", SHAPE(B, C));
+    u->time1_out = save_tensor(pass, u->time1.weight, "out", SHAPE(B, TD));
+    u->time1_silu = save_tensor(pass, u->time1.weight, "silu", SHAPE(B, TD));
+    u->time2_out = save_tensor(pass, u->time2.weight, "out", SHAPE(B, TD));
+    u->temb = save_tensor(pass, u->time2.weight, "silu", SHAPE(B, TD));
     timestep_embedding_forward(u->sinusoids, timesteps, B, C, unet->config.flip_sin_to_cos, unet->config.freq_shift,
-                               run->dev);
-    linear_apply(&u->time1, u->time1_out, u->sinusoids, NULL, B, run);
-    silu_forward(u->time1_silu, u->time1_out, (size_t)B * TD, run->dev);
-    linear_apply(&u->time2, u->time2_out, u->time1_silu, NULL, B, run);
-    silu_forward(u->temb, u->time2_out, (size_t)B * TD, run->dev);
+                               pass->dev);
+    linear_apply(&u->time1, u->time1_out, u->sinusoids, NULL, B, pass);
+    silu_forward(u->time1_silu, u->time1_out, (size_t)B * TD, pass->dev);
+    linear_apply(&u->time2, u->time2_out, u->time1_silu, NULL, B, pass);
+    silu_forward(u->temb, u->time2_out, (size_t)B * TD, pass->dev);
 }
 
-static size_t pixels(const Run *run, int H, int W) { return (size_t)run->B * H * W; }
-
-// The layer's tensors go over `stream`, which has room for them, where nothing is kept.
-static floatX *layer_forward(Layer *l, floatX *stream, const floatX *inp, int H, int W, const Run *run) {
-    size_t n = pixels(run, H, W) * l->OC;
-    floatX *hidden = next_tensor(run, stream, n);
-    l->hidden = hidden;
-    resnet_forward(&l->resnet, hidden, inp, H, W, run);
-    if (!l->attention) return hidden;
-    floatX *out = next_tensor(run, hidden, n);
-    transformer_forward(&l->transformer, out, hidden, H * W, run);
-    return out;
-}
+static size_t pixels(const Pass *pass, int H, int W) { return (size_t)pass->B * H * W; }
 
 static void skip_push(UNetLayers *u, floatX *data, int H, int W, int C, ArenaMark mark) {
     assert(u->skip_count < u->skip_capacity);
     u->skips[u->skip_count++] = (Skip){.data = data, .H = H, .W = W, .C = C, .mark = mark};
 }
 
-static void down_forward(UNetLayers *u, Block *b, const Run *run) {
-    const Skip *before = &u->skips[u->skip_count - 1];
-    int H = b->H = before->H, W = b->W = before->W;
-    const floatX *stream = before->data;
-    for (int i = 0; i < b->count; i++) {
-        Layer *l = &b->layers[i];
-        l->mark = arena_mark(run->arena);
-        l->inp = stream;
-        floatX *buffer = run->keep ? NULL : arena_save(run->arena, pixels(run, H, W) * l->OC);
-        floatX *out = layer_forward(l, buffer, stream, H, W, run);
-        skip_push(u, out, H, W, l->OC, l->mark);
-        stream = out;
-    }
-    if (!b->has_sampler) return;
-    ArenaMark mark = arena_mark(run->arena);
-    int OH = conv_out_size(&b->sampler, H), OW = conv_out_size(&b->sampler, W);
-    floatX *out = arena_save(run->arena, pixels(run, OH, OW) * b->C);
-    conv_apply(&b->sampler, out, stream, NULL, NULL, H, W, run);
-    skip_push(u, out, OH, OW, b->C, mark);
-}
-
-// Room for the stream of the next block, if it is not kept.
-static floatX *stream_buffer(const Run *run, int H, int W, int C, int next_C) {
-    return run->keep ? NULL : arena_push(run->arena, pixels(run, H, W) * (C > next_C ? C : next_C));
-}
-
-static floatX *mid_forward(UNetLayers *u, const Run *run) {
-    Block *b = &u->mid;
-    const Skip *before = &u->skips[u->skip_count - 1];
-    b->H = before->H, b->W = before->W;
-    floatX *stream = before->data, *buffer = stream_buffer(run, b->H, b->W, b->C, u->up[0].C);
-    for (int i = 0; i < b->count; i++) {
-        Layer *l = &b->layers[i];
-        l->mark = arena_mark(run->arena);
-        l->inp = stream;
-        stream = layer_forward(l, buffer, stream, b->H, b->W, run);
-    }
-    return stream;
-}
-
-// The layer's resnet reads the stream and the skip side by side. The copy is not kept: backward makes it again.
-static floatX *up_layer_forward(UNetLayers *u, Layer *l, floatX *stream, int H, int W, const Run *run) {
-    const Skip *skip = &u->skips[--u->skip_count];
-    size_t N = pixels(run, H, W);
-    l->mark = arena_mark(run->arena);
-    l->inp = stream;
-    floatX *hidden = next_tensor(run, stream, N * l->OC);
-    ArenaMark mark = arena_mark(run->arena);
-    floatX *both = arena_push(run->arena, N * l->IC);
-    concat_forward(both, stream, skip->data, N, l->IC - skip->C, skip->C, run->dev);
-    resnet_forward(&l->resnet, hidden, both, H, W, run);
-    arena_release_top(run->arena, mark);
-    if (!run->keep) arena_release_bottom(run->arena, skip->mark);
-    l->hidden = hidden;
-    if (!l->attention) return hidden;
-    floatX *out = next_tensor(run, hidden, N * l->OC);
-    transformer_forward(&l->transformer, out, hidden, H * W, run);
-    return out;
+// Skips stay until the up path has read them, even if the pass saves nothing.
+static floatX *save_skip(const Pass *pass, size_t layer, Shape shape) {
+    Pass always = *pass;
+    always.save = true;
+    return save_tensor(&always, layer, "out", shape);
 }
 
 // Upsampling goes to the size of the next block's skips, which is not twice this one's where a side was odd.
-static floatX *up_forward(UNetLayers *u, Block *b, const Block *next, floatX *stream, const Run *run) {
-    int H = b->H = u->skips[u->skip_count - 1].H, W = b->W = u->skips[u->skip_count - 1].W;
-    for (int i = 0; i < b->count; i++) stream = up_layer_forward(u, &b->layers[i], stream, H, W, run);
-    if (!b->has_sampler) return stream;
+static floatX *resample_forward(UNetLayers *u, Layer *l, const floatX *stream, const Pass *pass) {
     const Skip *skip = &u->skips[u->skip_count - 1];
-    b->sampler_mark = arena_mark(run->arena);
-    b->sampler_inp = stream;
-    floatX *out = stream_buffer(run, skip->H, skip->W, b->C, next->C);
-    out = next_tensor(run, out, pixels(run, skip->H, skip->W) * b->C);
-    upsample_forward(&b->sampler, out, stream, H, W, skip->H, skip->W, run);
+    bool down = l->path == PATH_DOWN;
+    int H = down ? conv2d_out(&l->resample.shape, l->H) : skip->H;
+    int W = down ? conv2d_out(&l->resample.shape, l->W) : skip->W;
+    l->resample_mark = arena_mark(pass->arena);
+    Shape shape = SHAPE(pass->B, H, W, l->OC);
+    if (down) {
+        floatX *out = save_skip(pass, l->resample.weight, shape);
+        conv_apply(&l->resample, out, stream, NULL, NULL, l->H, l->W, pass);
+        skip_push(u, out, H, W, l->OC, l->resample_mark);
+        return out;
+    }
+    // The next block goes over the same memory.
+    floatX *out = pass->save ? NULL : arena_push(pass->arena, pixels(pass, H, W) * (l[1].OC > l->OC ? l[1].OC : l->OC));
+    out = next_tensor(pass, out, l->resample.weight, shape);
+    upsample_forward(&l->resample, out, stream, l->H, l->W, H, W, pass);
     return out;
 }
 
-static void out_forward(UNetLayers *u, floatX *out, const floatX *stream, const Run *run) {
-    u->stream_out = stream;
-    groupnorm_statistics(&u->norm_out, run);
-    floatX *normed = arena_push(run->arena, pixels(run, u->H, u->W) * u->norm_out.C);
-    groupnorm_apply(&u->norm_out, normed, stream, u->H * u->W, run);
-    conv_apply(&u->conv_out, out, normed, NULL, NULL, u->H, u->W, run);
+// Returns the stream behind the layer. Up path: the copy of stream and skip side by side is not saved, backward makes
+// it again.
+static floatX *layer_forward(UNetLayers *u, Layer *l, floatX *stream, const Pass *pass) {
+    const Skip *skip = &u->skips[u->skip_count - 1];
+    int H = l->H = skip->H, W = l->W = skip->W;
+    size_t N = pixels(pass, H, W), conv2 = l->resnet.conv2.weight;
+    Shape shape = SHAPE(pass->B, H, W, l->OC);
+    l->mark = arena_mark(pass->arena);
+    l->inp = stream;
+    floatX *hidden = stream; // the middle and the way up go over the stream if nothing is saved, but not over a skip
+    if (l->path == PATH_DOWN)
+        hidden = save_skip(pass, conv2, shape);
+    else if (pass->save || stream == skip->data)
+        hidden = save_tensor(pass, conv2, "out", shape);
+    ArenaMark mark = arena_mark(pass->arena);
+    if (l->path == PATH_UP) {
+        floatX *both = arena_push(pass->arena, N * l->IC);
+        concat_forward(both, stream, skip->data, N, l->IC - skip->C, skip->C, pass->dev);
+        u->skip_count--;
+        stream = both;
+    }
+    resnet_forward(&l->resnet, hidden, stream, H, W, pass);
+    arena_release_top(pass->arena, mark);
+    if (l->path == PATH_UP && !pass->save) arena_release_bottom(pass->arena, skip->mark);
+
+    floatX *out = hidden;
+    if (l->has_transformer) {
+        out = next_tensor(pass, hidden, l->transformer.proj_out.weight, shape);
+        transformer_forward(&l->transformer, out, hidden, H * W, pass);
+    }
+    l->hidden = hidden, l->out = out;
+    if (l->path == PATH_DOWN) skip_push(u, out, H, W, l->OC, l->mark);
+    return l->has_resample ? resample_forward(u, l, out, pass) : out;
 }
 
 void unet_forward(UNet *unet, Arena *arena, floatX *out, const floatX *sample, const float *timesteps,
-                  const floatX *context, int B, int H, int W, int T, bool keep, Device *dev) {
+                  const floatX *context, int B, int H, int W, int T, bool save, Device *dev) {
     UNetLayers *u = unet->layers;
-    int levels = unet->config.levels, C0 = unet->config.block_out_channels[0];
-    u->run = (Run){.params = &unet->params,
-                   .arena = arena,
-                   .dev = dev,
-                   .B = B,
-                   .keep = keep,
-                   .recompute_resnets = unet->recompute == RECOMPUTE_BLOCKS,
-                   .recompute_transformers = unet->recompute != RECOMPUTE_NONE,
-                   .context = context,
-                   .context_length = T};
-    Run *run = &u->run;
+    int C0 = unet->config.block_out_channels[0];
+    u->pass = (Pass){.params = &unet->params,
+                     .arena = arena,
+                     .dev = dev,
+                     .B = B,
+                     .save = save,
+                     .recompute_resnets = unet->recompute == RECOMPUTE_BLOCKS,
+                     .recompute_transformers = unet->recompute != RECOMPUTE_NONE,
+                     .context = context,
+                     .context_length = T};
+    Pass *pass = &u->pass;
     u->H = H, u->W = W, u->sample = sample, u->skip_count = 0;
     u->mark = arena_mark(arena);
-    time_forward(unet, timesteps, run);
-    run->temb = u->temb;
+    time_forward(unet, timesteps, pass);
+    pass->temb = u->temb;
 
     ArenaMark mark = arena_mark(arena);
-    floatX *stream = arena_save(arena, pixels(run, H, W) * C0);
-    conv_apply(&u->conv_in, stream, sample, NULL, NULL, H, W, run);
+    floatX *stream = save_skip(pass, u->conv_in.weight, SHAPE(B, H, W, C0));
+    conv_apply(&u->conv_in, stream, sample, NULL, NULL, H, W, pass);
     skip_push(u, stream, H, W, C0, mark);
-    for (int i = 0; i < levels; i++) down_forward(u, &u->down[i], run);
-    stream = mid_forward(u, run);
-    for (int i = 0; i < levels; i++) stream = up_forward(u, &u->up[i], &u->up[i + 1], stream, run);
-    out_forward(u, out, stream, run);
-
-    if (keep)
-        arena_release_top(arena, u->mark);
-    else
-        arena_release(arena, u->mark);
+    for (int i = 0; i < u->count; i++) stream = layer_forward(u, &u->layers[i], stream, pass);
+    head_forward(&u->head, out, stream, H, W, pass);
+    forward_done(pass, u->mark);
 }
 
 // ---- Backward: the same list from bottom to top. `d` is the gradient of the stream, updated in place where its shape
-// stays. What a layer kept is given back as soon as its gradients are done.
-// --------------------------------------------
+// stays. What a layer saved is given back as soon as its gradients are done.
 
-static floatX *out_backward(UNetLayers *u, const floatX *dout, Run *run) {
-    floatX *d = arena_push(run->arena, pixels(run, u->H, u->W) * u->norm_out.C), *normed = d;
-    if (run->params->grads) groupnorm_apply(&u->norm_out, normed, u->stream_out, u->H * u->W, run);
-    conv_param_grad(&u->conv_out, NULL, dout, normed, u->H, u->W, run);
-    conv_input_grad(&u->conv_out, d, dout, NULL, u->H, u->W, run);
-    groupnorm_grad(&u->norm_out, d, d, u->stream_out, NULL, u->H * u->W, run);
-    params_grads_final(run->params, u->norm_out.weight);
-    return d;
+// Adds what the up path sent to the last skip: d is its gradient so far.
+static void skip_merge(UNetLayers *u, floatX *d, const Pass *pass) {
+    const Skip *skip = &u->skips[u->skip_count - 1];
+    add_forward(d, d, skip->grad, pixels(pass, skip->H, skip->W) * skip->C, pass->dev);
 }
 
-static floatX *up_layer_backward(UNetLayers *u, Layer *l, floatX *d, int H, int W, Run *run) {
-    Skip *skip = &u->skips[u->skip_count++];
-    int C = l->IC - skip->C;
-    size_t N = pixels(run, H, W);
-    skip->grad = arena_push(run->arena, N * skip->C);
-    floatX *dinp = C == l->OC ? d : arena_push(run->arena, N * C);
-    if (l->attention) transformer_backward(&l->transformer, d, d, l->hidden, H * W, run);
-    ArenaMark mark = arena_mark(run->arena);
-    floatX *both = arena_push(run->arena, N * l->IC), *dboth = arena_push(run->arena, N * l->IC);
-    concat_forward(both, l->inp, skip->data, N, C, skip->C, run->dev);
-    resnet_backward(&l->resnet, dboth, d, both, H, W, run);
-    params_grads_final(run->params, l->resnet.norm1.weight);
-    concat_backward(dinp, skip->grad, dboth, N, C, skip->C, run->dev);
-    arena_release_top(run->arena, mark);
-    arena_release_bottom(run->arena, l->mark);
-    return dinp;
-}
-
-static floatX *up_backward(UNetLayers *u, Block *b, floatX *d, Run *run) {
-    if (b->has_sampler) {
-        const Skip *skip = &u->skips[u->skip_count - 1];
-        floatX *dinp = arena_push(run->arena, pixels(run, b->H, b->W) * b->C);
-        upsample_backward(&b->sampler, dinp, d, b->sampler_inp, b->H, b->W, skip->H, skip->W, run);
-        arena_release_bottom(run->arena, b->sampler_mark);
-        d = dinp;
+// Returns the gradient of what was resampled, in the down path together with what the up path sent to it.
+static floatX *resample_backward(UNetLayers *u, Layer *l, floatX *d, Pass *pass) {
+    const Skip *last = &u->skips[u->skip_count - 1];
+    floatX *dinp;
+    if (l->path == PATH_DOWN) {
+        skip_merge(u, d, pass);
+        u->skip_count--;
+        dinp = last[-1].grad;
+        conv_grads(&l->resample, dinp, NULL, d, l->out, dinp, l->H, l->W, pass);
+    } else {
+        dinp = arena_push(pass->arena, pixels(pass, l->H, l->W) * l->OC);
+        upsample_backward(&l->resample, dinp, d, l->out, l->H, l->W, last->H, last->W, pass);
     }
-    for (int i = b->count; i-- > 0;) d = up_layer_backward(u, &b->layers[i], d, b->H, b->W, run);
-    return d;
+    backward_done(pass, l->resample.weight, l->resample_mark);
+    return dinp;
 }
 
 // Returns the gradient of the layer's input as far as it comes from the layer.
-static floatX *layer_backward(Layer *l, floatX *d, int H, int W, Run *run) {
-    floatX *dinp = l->IC == l->OC ? d : arena_push(run->arena, pixels(run, H, W) * l->IC);
-    if (l->attention) transformer_backward(&l->transformer, d, d, l->hidden, H * W, run);
-    resnet_backward(&l->resnet, dinp, d, l->inp, H, W, run);
-    params_grads_final(run->params, l->resnet.norm1.weight);
-    arena_release_bottom(run->arena, l->mark);
+static floatX *layer_backward(UNetLayers *u, Layer *l, floatX *d, Pass *pass) {
+    size_t N = pixels(pass, l->H, l->W);
+    if (l->has_resample)
+        d = resample_backward(u, l, d, pass);
+    else if (l->path == PATH_DOWN)
+        skip_merge(u, d, pass);
+    Skip *skip = l->path == PATH_UP ? &u->skips[u->skip_count++] : NULL;
+    int C = l->IC - (skip ? skip->C : 0);
+    if (skip) skip->grad = arena_push(pass->arena, N * skip->C);
+    floatX *dinp = C == l->OC ? d : arena_push(pass->arena, N * C);
+    if (l->has_transformer) transformer_backward(&l->transformer, d, d, l->hidden, l->H * l->W, pass);
+    if (skip) {
+        ArenaMark mark = arena_mark(pass->arena);
+        floatX *both = arena_push(pass->arena, N * l->IC), *dboth = arena_push(pass->arena, N * l->IC);
+        concat_forward(both, l->inp, skip->data, N, C, skip->C, pass->dev);
+        resnet_backward(&l->resnet, dboth, d, both, l->H, l->W, pass);
+        concat_backward(dinp, skip->grad, dboth, N, C, skip->C, pass->dev);
+        arena_release_top(pass->arena, mark);
+    } else {
+        resnet_backward(&l->resnet, dinp, d, l->inp, l->H, l->W, pass);
+    }
+    backward_done(pass, l->resnet.norm1.weight, l->mark);
+    if (l->path == PATH_DOWN) u->skip_count--;
     return dinp;
 }
 
-// Adds what the up path sent to the last skip: d is its gradient so far.
-static void skip_merge(UNetLayers *u, floatX *d, const Run *run) {
-    const Skip *skip = &u->skips[u->skip_count - 1];
-    add_forward(d, d, skip->grad, pixels(run, skip->H, skip->W) * skip->C, run->dev);
-}
-
-static floatX *down_backward(UNetLayers *u, Block *b, floatX *d, Run *run) {
-    if (b->has_sampler) {
-        const Skip *out = &u->skips[--u->skip_count], *inp = out - 1;
-        conv_param_grad(&b->sampler, NULL, d, inp->data, b->H, b->W, run);
-        conv_input_grad(&b->sampler, inp->grad, d, inp->grad, b->H, b->W, run);
-        arena_release_bottom(run->arena, out->mark);
-        d = inp->grad;
-    }
-    for (int i = b->count; i-- > 0;) {
-        d = layer_backward(&b->layers[i], d, b->H, b->W, run);
-        u->skip_count--;
-        skip_merge(u, d, run);
-    }
-    return d;
-}
-
-static void time_backward(UNetLayers *u, const Run *run) {
-    int B = run->B, TD = u->time1.OC;
+static void time_backward(UNetLayers *u, const Pass *pass) {
+    int B = pass->B, TD = u->time1.OC;
     size_t n = (size_t)B * TD;
-    floatX *d = run->dtemb, *dsilu = arena_push(run->arena, n);
-    silu_backward(d, d, u->time2_out, n, run->dev);
-    linear_param_grad(&u->time2, d, u->time1_silu, B, run);
-    linear_input_grad(&u->time2, dsilu, d, NULL, B, run);
-    silu_backward(dsilu, dsilu, u->time1_out, n, run->dev);
-    linear_param_grad(&u->time1, dsilu, u->sinusoids, B, run);
+    floatX *d = pass->dtemb, *dsilu = arena_push(pass->arena, n);
+    silu_backward(d, d, u->time2_out, n, pass->dev);
+    linear_grads(&u->time2, dsilu, d, u->time1_silu, NULL, B, pass);
+    silu_backward(dsilu, dsilu, u->time1_out, n, pass->dev);
+    linear_grads(&u->time1, NULL, dsilu, u->sinusoids, NULL, B, pass);
 }
 
 void unet_backward(UNet *unet, Arena *arena, floatX *dsample, floatX *dcontext, const floatX *dout, float beta,
                    Device *dev) {
     UNetLayers *u = unet->layers;
-    int levels = unet->config.levels;
     bool grads = unet->params.grads;
-    Run *run = &u->run;
-    assert(run->keep && u->skip_count == 0);
+    Pass *pass = &u->pass;
+    assert(pass->save && u->skip_count == 0);
     ArenaMark mark = arena_mark(arena);
-    run->arena = arena, run->dev = dev, run->beta = beta, run->dcontext = dcontext;
-    run->dtemb = grads ? arena_push(arena, (size_t)run->B * u->time1.OC) : NULL;
-    run->dtemb_begun = run->dcontext_begun = false;
+    pass->arena = arena, pass->dev = dev, pass->beta = beta, pass->dcontext = dcontext;
+    pass->dtemb = grads ? arena_push(arena, (size_t)pass->B * u->time1.OC) : NULL;
+    pass->dtemb_begun = pass->dcontext_begun = false;
 
-    floatX *d = out_backward(u, dout, run);
-    for (int i = levels; i-- > 0;) d = up_backward(u, &u->up[i], d, run);
-    for (int i = u->mid.count; i-- > 0;) d = layer_backward(&u->mid.layers[i], d, u->mid.H, u->mid.W, run);
-    skip_merge(u, d, run);
-    for (int i = levels; i-- > 0;) d = down_backward(u, &u->down[i], d, run);
-    conv_param_grad(&u->conv_in, NULL, d, u->sample, u->H, u->W, run);
-    params_grads_final(run->params, u->conv_in.weight);
-    if (dsample) conv_input_grad(&u->conv_in, dsample, d, NULL, u->H, u->W, run);
-    if (grads) time_backward(u, run);
-    params_grads_final(run->params, 0);
-    arena_release(arena, (ArenaMark){u->mark.bottom, mark.top});
-    run->keep = false;
+    floatX *d = head_backward(&u->head, dout, pass);
+    params_grads_final(pass->params, u->head.norm.weight);
+    for (int i = u->count; i-- > 0;) d = layer_backward(u, &u->layers[i], d, pass);
+    skip_merge(u, d, pass);
+    conv_grads(&u->conv_in, dsample, NULL, d, u->sample, NULL, u->H, u->W, pass);
+    params_grads_final(pass->params, u->conv_in.weight);
+    if (grads) time_backward(u, pass);
+    backward_done(pass, 0, u->mark);
+    arena_release_top(arena, mark);
+    pass->save = false;
 }
 
 // ---- Plan ----------------------------------------------------------------------------------------------------------
@@ -428,9 +352,9 @@ size_t unet_plan(UNet *unet, int B, int H, int W, int T, bool train, Device *pla
     PlannedParams real = params_plan(&unet->params, train);
     Arena arena = arena_measure(plan);
     device_scope(plan, "forward");
-    unet_forward(unet, &arena, MADE_UP, MADE_UP, MADE_UP, MADE_UP, B, H, W, T, train, plan);
+    unet_forward(unet, &arena, PLAN_POINTER, PLAN_POINTER, PLAN_POINTER, PLAN_POINTER, B, H, W, T, train, plan);
     device_scope(plan, "backward");
-    if (train) unet_backward(unet, &arena, NULL, NULL, MADE_UP, 1, plan);
+    if (train) unet_backward(unet, &arena, NULL, NULL, PLAN_POINTER, 1, plan);
     params_plan_end(&unet->params, real);
     return arena.peak;
 }

@@ -7,9 +7,9 @@
 #include "model/params.h"
 
 typedef enum {
-    RECOMPUTE_NONE,         // keep every activation that backward needs
-    RECOMPUTE_TRANSFORMERS, // keep the inputs of transformer blocks and run them again in backward
-    RECOMPUTE_BLOCKS        // keep the inputs of resnets and transformers only
+    RECOMPUTE_NONE,         // save every activation that backward needs
+    RECOMPUTE_TRANSFORMERS, // save the inputs of transformer blocks and run them again in backward
+    RECOMPUTE_BLOCKS        // save the inputs of resnets and transformers only
 } Recompute;
 
 typedef struct UNetLayers UNetLayers; // the tree of layers, in unet.c
@@ -26,11 +26,11 @@ UNet unet_create(const UNetConfig *config);
 void unet_destroy(UNet *unet, Device *dev);
 
 // out (B, H, W, out_channels) from sample (B, H, W, in_channels), timesteps (B) float, context (B, T, cross_dim); all
-// on the device. H and W are free. With `keep`, what backward needs stays in the arena (from arena->bottom on) until
+// on the device. H and W are free. With `save`, what backward needs stays in the arena (from arena->bottom on) until
 // the caller releases it; else everything is released. `out` may be allocated from the arena by the caller before.
 void unet_forward(UNet *unet, Arena *arena, floatX *out, const floatX *sample, const float *timesteps,
-                  const floatX *context, int B, int H, int W, int T, bool keep, Device *dev);
-// After a forward with `keep` of the same tensors. Parameter gradients go to params.grads (beta 0 or 1), if there are
+                  const floatX *context, int B, int H, int W, int T, bool save, Device *dev);
+// After a forward with `save` of the same tensors. Parameter gradients go to params.grads (beta 0 or 1), if there are
 // any. dsample and dcontext may be NULL. dout is not changed. What forward kept is given back on the way, down to where
 // the arena's bottom was before forward: between the two, allocate with arena_push only.
 void unet_backward(UNet *unet, Arena *arena, floatX *dsample, floatX *dcontext, const floatX *dout, float beta,

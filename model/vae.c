@@ -6,181 +6,195 @@
 
 static const float NORM_EPS = 1e-6f; // of every norm
 
-// A resnet or a sampler: a step of the stream from one shape to the next.
+// A resnet, in the middle attention of one head over all channels behind the first one (UNetMidBlock2D), and at the end
+// of a block a change of resolution.
 typedef struct {
     Resnet resnet;
-    int IC, OC, H, W;  // of the step's input, H and W of the last forward
-    const floatX *inp; // (B, H, W, IC)
-    ArenaMark mark;    // the arena before the step's forward
-} Layer;
-
-typedef struct {
-    Layer *layers;
-    int count;
-    bool has_sampler;
-    Conv sampler; // encoder: stride 2; decoder: after nearest upsampling
-    int C, H, W;
-    const floatX *sampler_inp;
-    ArenaMark sampler_mark;
-} Block;
-
-// UNetMidBlock2D: resnet, attention of one head over all channels, resnet.
-typedef struct {
-    Layer layers[2];
-    bool has_attention;
     GroupNorm norm;
-    SelfAttention attention;
-    const floatX *attention_inp;
-    ArenaMark attention_mark;
-} MidBlock;
-
-// The end of both halves: norm, silu, convolution.
-typedef struct {
-    GroupNorm norm;
-    Conv conv;
-    int H, W;
-    const floatX *inp;
-} Head;
-
-struct VAEEncoderLayers {
-    Conv conv_in;
-    Block down[MAX_LEVELS];
-    MidBlock mid;
-    Head head;
-    bool has_quant_conv;
-    Linear quant_conv;
+    MultiHead attention;
+    Conv resample; // encoder: stride 2; decoder: after nearest upsampling to twice the size
+    bool has_attention, has_resample;
+    int IC, OC;
 
     // The forward that backward belongs to.
-    Run run;
     int H, W;
-    ArenaMark mark;
-    const floatX *image;
-    floatX *head_out; // quant_conv's input
-};
+    const floatX *inp, *hidden, *out; // before the resnet, behind it, before the resampling
+    ArenaMark mark, resample_mark;    // the arena before the layer and before its resampling
+} Layer;
 
-struct VAEDecoderLayers {
-    bool has_post_quant_conv;
-    Linear post_quant_conv;
+struct VAELayers {
     Conv conv_in;
-    MidBlock mid;
-    Block up[MAX_LEVELS];
+    Layer *layers; // in the order of forward: the encoder's down blocks and middle, the decoder's middle and up blocks
+    int count;
     Head head;
+    bool has_quant;
+    Linear quant; // quant_conv behind the encoder, post_quant_conv before the decoder
 
-    Run run;
-    int H, W;
+    // The forward that backward belongs to.
+    Pass pass;
+    int H, W; // of conv_in
     ArenaMark mark;
-    const floatX *latent, *quantized; // post_quant_conv's input and output
+    const floatX *conv_inp, *quant_inp;
 };
 
-static size_t pixels(const Run *run, int H, int W) { return (size_t)run->B * H * W; }
+// ---- What both halves have: conv_in, layers, head ------------------------------------------------------------------
 
-// ---- Parts of both halves ------------------------------------------------------------------------------------------
-
-static Layer layer_create(const VAEConfig *c, Params *p, const char *block, int i, int IC, int OC) {
-    return (Layer){
-        .IC = IC,
-        .OC = OC,
-        .resnet = resnet_create(p, name_of("%s.resnets.%d", block, i).text, IC, OC, 0, c->norm_num_groups, NORM_EPS)};
+static VAEHalf half_create(const VAEConfig *config, bool has_quant, int count) {
+    VAEHalf half = {.config = *config, .layers = xcalloc(1, sizeof(VAELayers))};
+    half.layers->layers = xcalloc(count, sizeof(Layer));
+    half.layers->has_quant = has_quant;
+    return half;
 }
 
-static Block block_create(const VAEConfig *c, Params *p, const char *name, int count, int IC, int OC) {
-    Block b = {.layers = xcalloc(count, sizeof(Layer)), .count = count, .C = OC};
-    for (int i = 0; i < count; i++) b.layers[i] = layer_create(c, p, name, i, i == 0 ? IC : OC, OC);
-    return b;
+void vae_destroy(VAEHalf *half, Device *dev) {
+    free(half->layers->layers);
+    free(half->layers);
+    params_free(&half->params, dev);
+    *half = (VAEHalf){0};
 }
 
-static MidBlock mid_create(const VAEConfig *c, Params *p, const char *half) {
+static Layer *layer_add(VAEHalf *half, const char *block, int i, int IC, int OC) {
+    Layer *l = &half->layers->layers[half->layers->count++];
+    Name name = name_of("%s.resnets.%d", block, i);
+    l->IC = IC, l->OC = OC;
+    l->resnet = resnet_create(&half->params, name.text, IC, OC, 0, half->config.norm_num_groups, NORM_EPS);
+    return l;
+}
+
+static void mid_create(VAEHalf *half, const char *name, int C) {
     static const char *const qkv[] = {"to_q", "to_k", "to_v"};
-    Name name = name_of("%s.mid_block", half), attention = name_of("%s.attentions.0", name.text);
-    int C = c->block_out_channels[c->levels - 1];
-    MidBlock m = {.has_attention = c->mid_block_attention, .attention = {.NH = 1}};
-    m.layers[0] = layer_create(c, p, name.text, 0, C, C);
-    if (m.has_attention) {
-        m.norm =
-            groupnorm_create(p, name_of("%s.group_norm", attention.text).text, C, c->norm_num_groups, NORM_EPS, false);
-        m.attention.qkv = linear_create_packed(p, attention.text, qkv, 3, C, C, true);
-        m.attention.out = linear_create(p, name_of("%s.to_out.0", attention.text).text, C, C, true);
+    Params *p = &half->params;
+    Name attention = name_of("%s.attentions.0", name);
+    Layer *l = layer_add(half, name, 0, C, C);
+    l->has_attention = half->config.mid_block_attention;
+    if (l->has_attention) {
+        l->norm = groupnorm_create(p, name_of("%s.group_norm", attention.text).text, C, half->config.norm_num_groups,
+                                   NORM_EPS, false);
+        l->attention = (MultiHead){.NH = 1, .q = linear_create_packed(p, attention.text, qkv, 3, C, C, true)};
+        l->attention.out = linear_create(p, name_of("%s.to_out.0", attention.text).text, C, C, true);
     }
-    m.layers[1] = layer_create(c, p, name.text, 1, C, C);
-    return m;
+    layer_add(half, name, 1, C, C);
 }
 
-static Head head_create(const VAEConfig *c, Params *p, const char *half, int IC, int OC) {
-    Head h = {0};
-    h.norm = groupnorm_create(p, name_of("%s.conv_norm_out", half).text, IC, c->norm_num_groups, NORM_EPS, true);
-    h.conv = conv_create(p, name_of("%s.conv_out", half).text, IC, OC, 1, 1, 1);
-    return h;
+static void attention_add(Layer *l, floatX *out, const floatX *inp, const Pass *pass) {
+    int HW = l->H * l->W;
+    ArenaMark mark = arena_mark(pass->arena);
+    floatX *normed = arena_push(pass->arena, (size_t)pass->B * HW * l->OC);
+    groupnorm_apply(&l->norm, normed, inp, HW, pass);
+    multihead_forward(&l->attention, out, normed, inp, HW, pass);
+    arena_release_top(pass->arena, mark);
 }
 
-// Where nothing is kept, the output goes over the input if its shape is the same.
-static floatX *layer_forward(Layer *l, floatX *stream, int H, int W, const Run *run) {
-    l->mark = arena_mark(run->arena);
-    l->inp = stream, l->H = H, l->W = W;
-    size_t n = pixels(run, H, W) * l->OC;
-    floatX *out = l->IC == l->OC ? next_tensor(run, stream, n) : keep_tensor(run, n);
-    resnet_forward(&l->resnet, out, stream, H, W, run);
-    return out;
+// Returns the stream behind the layer, H and W as they are there. Where nothing is saved, the output goes over the
+// input if its shape is the same.
+static floatX *layer_forward(Layer *l, floatX *stream, int *H, int *W, const Pass *pass) {
+    l->mark = arena_mark(pass->arena);
+    l->inp = stream, l->H = *H, l->W = *W;
+    Shape shape = SHAPE(pass->B, *H, *W, l->OC);
+    size_t conv2 = l->resnet.conv2.weight;
+    floatX *hidden = l->IC == l->OC ? next_tensor(pass, stream, conv2, shape) : save_tensor(pass, conv2, "out", shape);
+    resnet_forward(&l->resnet, hidden, stream, *H, *W, pass);
+    floatX *out = hidden;
+    if (l->has_attention) {
+        out = next_tensor(pass, hidden, l->attention.out.weight, shape);
+        attention_add(l, out, hidden, pass);
+    }
+    l->hidden = hidden, l->out = out;
+    if (!l->has_resample) return out;
+
+    bool down = l->resample.shape.stride == 2;
+    *H = down ? conv2d_out(&l->resample.shape, l->H) : 2 * l->H;
+    *W = down ? conv2d_out(&l->resample.shape, l->W) : 2 * l->W;
+    l->resample_mark = arena_mark(pass->arena);
+    floatX *resampled = save_tensor(pass, l->resample.weight, "out", SHAPE(pass->B, *H, *W, l->OC));
+    if (down)
+        conv_apply(&l->resample, resampled, out, NULL, NULL, l->H, l->W, pass);
+    else
+        upsample_forward(&l->resample, resampled, out, l->H, l->W, *H, *W, pass);
+    return resampled;
 }
 
-// d is the gradient of the stream, updated in place where its shape stays.
-static floatX *layer_backward(Layer *l, floatX *d, Run *run) {
-    floatX *dinp = l->IC == l->OC ? d : arena_push(run->arena, pixels(run, l->H, l->W) * l->IC);
-    resnet_backward(&l->resnet, dinp, d, l->inp, l->H, l->W, run);
-    params_grads_final(run->params, l->resnet.norm1.weight);
-    arena_release_bottom(run->arena, l->mark);
+static floatX *resample_backward(const Layer *l, const floatX *d, Pass *pass) {
+    floatX *dinp = arena_push(pass->arena, (size_t)pass->B * l->H * l->W * l->OC);
+    if (l->resample.shape.stride == 2) {
+        conv_grads(&l->resample, dinp, NULL, d, l->out, NULL, l->H, l->W, pass);
+    } else {
+        upsample_backward(&l->resample, dinp, d, l->out, l->H, l->W, 2 * l->H, 2 * l->W, pass);
+    }
+    backward_done(pass, l->resample.weight, l->resample_mark);
     return dinp;
 }
 
-static floatX *mid_forward(MidBlock *m, floatX *stream, int H, int W, const Run *run) {
-    size_t n = pixels(run, H, W) * m->layers[0].OC;
-    stream = layer_forward(&m->layers[0], stream, H, W, run);
-    if (m->has_attention) {
-        m->attention_mark = arena_mark(run->arena);
-        m->attention_inp = stream;
-        floatX *out = next_tensor(run, stream, n);
-        ArenaMark mark = arena_mark(run->arena);
-        groupnorm_statistics(&m->norm, run);
-        floatX *normed = arena_push(run->arena, n);
-        groupnorm_apply(&m->norm, normed, stream, H * W, run);
-        self_attention_forward(&m->attention, out, normed, stream, H * W, run);
-        arena_release_top(run->arena, mark);
-        stream = out;
-    }
-    return layer_forward(&m->layers[1], stream, H, W, run);
+static void attention_backward_add(const Layer *l, floatX *d, Pass *pass) {
+    int HW = l->H * l->W;
+    ArenaMark mark = arena_mark(pass->arena);
+    floatX *normed = arena_push(pass->arena, (size_t)pass->B * HW * l->OC), *dnormed = normed;
+    groupnorm_again(&l->norm, normed, l->hidden, HW, pass);
+    multihead_backward(&l->attention, dnormed, d, normed, HW, pass);
+    groupnorm_grad(&l->norm, d, dnormed, l->hidden, d, HW, pass);
+    arena_release_top(pass->arena, mark);
 }
 
-static floatX *mid_backward(MidBlock *m, floatX *d, Run *run) {
-    d = layer_backward(&m->layers[1], d, run);
-    if (m->has_attention) {
-        int HW = m->layers[0].H * m->layers[0].W;
-        ArenaMark mark = arena_mark(run->arena);
-        floatX *normed = arena_push(run->arena, (size_t)run->B * HW * m->norm.C), *dnormed = normed;
-        groupnorm_apply(&m->norm, normed, m->attention_inp, HW, run);
-        self_attention_backward(&m->attention, dnormed, d, normed, HW, run);
-        groupnorm_grad(&m->norm, d, dnormed, m->attention_inp, d, HW, run);
-        arena_release(run->arena, (ArenaMark){m->attention_mark.bottom, mark.top});
-    }
-    return layer_backward(&m->layers[0], d, run);
+// d is the gradient of the stream, updated in place where its shape stays.
+static floatX *layer_backward(Layer *l, floatX *d, Pass *pass) {
+    if (l->has_resample) d = resample_backward(l, d, pass);
+    if (l->has_attention) attention_backward_add(l, d, pass);
+    floatX *dinp = l->IC == l->OC ? d : arena_push(pass->arena, (size_t)pass->B * l->H * l->W * l->IC);
+    resnet_backward(&l->resnet, dinp, d, l->inp, l->H, l->W, pass);
+    backward_done(pass, l->resnet.norm1.weight, l->mark);
+    return dinp;
 }
 
-static void head_forward(Head *h, floatX *out, const floatX *inp, int H, int W, const Run *run) {
-    h->inp = inp, h->H = H, h->W = W;
-    groupnorm_statistics(&h->norm, run);
-    ArenaMark mark = arena_mark(run->arena);
-    floatX *normed = arena_push(run->arena, pixels(run, H, W) * h->norm.C);
-    groupnorm_apply(&h->norm, normed, inp, H * W, run);
-    conv_apply(&h->conv, out, normed, NULL, NULL, H, W, run);
-    arena_release_top(run->arena, mark);
+static const Pass *forward_begin(VAEHalf *half, Arena *arena, int B, bool save, Device *dev) {
+    VAELayers *v = half->layers;
+    v->pass = (Pass){.params = &half->params, .arena = arena, .dev = dev, .B = B, .save = save};
+    v->mark = arena_mark(arena);
+    return &v->pass;
 }
 
-static floatX *head_backward(const Head *h, const floatX *dout, const Run *run) {
-    int H = h->H, W = h->W;
-    floatX *d = arena_push(run->arena, pixels(run, H, W) * h->norm.C), *normed = d;
-    if (run->params->grads) groupnorm_apply(&h->norm, normed, h->inp, H * W, run);
-    conv_param_grad(&h->conv, NULL, dout, normed, H, W, run);
-    conv_input_grad(&h->conv, d, dout, NULL, H, W, run);
-    groupnorm_grad(&h->norm, d, d, h->inp, NULL, H * W, run);
-    return d;
+// H and W of inp.
+static void half_forward(VAELayers *v, floatX *out, const floatX *inp, int H, int W) {
+    const Pass *pass = &v->pass;
+    v->conv_inp = inp, v->H = H, v->W = W;
+    floatX *stream = save_tensor(pass, v->conv_in.weight, "out", SHAPE(pass->B, H, W, v->conv_in.shape.OC));
+    conv_apply(&v->conv_in, stream, inp, NULL, NULL, H, W, pass);
+    for (int i = 0; i < v->count; i++) stream = layer_forward(&v->layers[i], stream, &H, &W, pass);
+    head_forward(&v->head, out, stream, H, W, pass);
+}
+
+static Pass *backward_begin(VAELayers *v, Arena *arena, float beta, Device *dev) {
+    assert(v->pass.save);
+    v->pass.arena = arena, v->pass.dev = dev, v->pass.beta = beta;
+    return &v->pass;
+}
+
+// dinp, the gradient of conv_in's input, may be NULL.
+static void half_backward(VAELayers *v, floatX *dinp, const floatX *dout) {
+    floatX *d = head_backward(&v->head, dout, &v->pass);
+    for (int i = v->count; i-- > 0;) d = layer_backward(&v->layers[i], d, &v->pass);
+    conv_grads(&v->conv_in, dinp, NULL, d, v->conv_inp, NULL, v->H, v->W, &v->pass);
+}
+
+static void backward_end(VAELayers *v, ArenaMark mark) {
+    backward_done(&v->pass, 0, v->mark);
+    arena_release_top(v->pass.arena, mark);
+    v->pass.save = false;
+}
+
+typedef void Forward(VAEHalf *half, Arena *arena, floatX *out, const floatX *inp, int B, int H, int W, bool save,
+                     Device *dev);
+typedef void Backward(VAEHalf *half, Arena *arena, floatX *dinp, const floatX *dout, float beta, Device *dev);
+
+static size_t half_plan(VAEHalf *half, Forward *forward, Backward *backward, int B, int H, int W, bool train,
+                        Device *plan) {
+    PlannedParams real = params_plan(&half->params, train);
+    Arena arena = arena_measure(plan);
+    device_scope(plan, "forward");
+    forward(half, &arena, PLAN_POINTER, PLAN_POINTER, B, H, W, train, plan);
+    device_scope(plan, "backward");
+    if (train) backward(half, &arena, NULL, PLAN_POINTER, 1, plan);
+    params_plan_end(&half->params, real);
+    return arena.peak;
 }
 
 // ---- Encoder -------------------------------------------------------------------------------------------------------
@@ -190,235 +204,118 @@ int vae_factor(const VAEConfig *config) { return 1 << (config->levels - 1); }
 int vae_latent_size(const VAEConfig *config, int size) { return size / vae_factor(config); }
 
 VAEEncoder vae_encoder_create(const VAEConfig *config) {
-    VAEEncoder encoder = {.config = *config, .layers = xcalloc(1, sizeof(VAEEncoderLayers))};
-    VAEEncoderLayers *e = encoder.layers;
-    const VAEConfig *c = &encoder.config;
-    Params *p = &encoder.params;
+    const VAEConfig *c = config;
     int C = c->block_out_channels[0], moments = 2 * c->latent_channels;
-    e->conv_in = conv_create(p, "encoder.conv_in", c->in_channels, C, 1, 1, 1);
+    VAEEncoder encoder = half_create(c, c->quant_conv, c->levels * c->layers_per_block + 2);
+    VAELayers *v = encoder.layers;
+    Params *p = &encoder.params;
+    v->conv_in = conv_create(p, "encoder.conv_in", c->in_channels, C, 1, 1, 1);
     for (int i = 0; i < c->levels; i++) {
         Name name = name_of("encoder.down_blocks.%d", i);
-        Block *b = &e->down[i];
-        *b = block_create(c, p, name.text, c->layers_per_block, C, c->block_out_channels[i]);
-        C = b->C;
-        b->has_sampler = i + 1 < c->levels;
-        if (b->has_sampler) {
-            // Zeros only at the bottom and on the right.
-            b->sampler = conv_create(p, name_of("%s.downsamplers.0.conv", name.text).text, C, C, 2, 0, 1);
+        Layer *l = NULL;
+        for (int j = 0; j < c->layers_per_block; j++, C = l->OC) {
+            l = layer_add(&encoder, name.text, j, C, c->block_out_channels[i]);
+        }
+        l->has_resample = i + 1 < c->levels;
+        if (l->has_resample) { // zeros only at the bottom and on the right
+            l->resample = conv_create(p, name_of("%s.downsamplers.0.conv", name.text).text, C, C, 2, 0, 1);
         }
     }
-    e->mid = mid_create(c, p, "encoder");
-    e->head = head_create(c, p, "encoder", C, moments);
-    e->has_quant_conv = c->quant_conv;
-    if (e->has_quant_conv) e->quant_conv = conv1x1_create(p, "quant_conv", moments, moments);
+    mid_create(&encoder, "encoder.mid_block", C);
+    v->head = head_create(p, "encoder.", C, moments, c->norm_num_groups, NORM_EPS);
+    if (v->has_quant) v->quant = conv1x1_create(p, "quant_conv", moments, moments);
     params_finish(p);
     return encoder;
 }
 
-void vae_encoder_destroy(VAEEncoder *encoder, Device *dev) {
-    for (int i = 0; i < MAX_LEVELS; i++) free(encoder->layers->down[i].layers);
-    free(encoder->layers);
-    params_free(&encoder->params, dev);
-    *encoder = (VAEEncoder){0};
-}
-
-static floatX *down_forward(Block *b, floatX *stream, int *H, int *W, const Run *run) {
-    b->H = *H, b->W = *W;
-    for (int i = 0; i < b->count; i++) stream = layer_forward(&b->layers[i], stream, *H, *W, run);
-    if (!b->has_sampler) return stream;
-    *H = conv_out_size(&b->sampler, b->H), *W = conv_out_size(&b->sampler, b->W);
-    b->sampler_mark = arena_mark(run->arena);
-    b->sampler_inp = stream;
-    floatX *out = keep_tensor(run, pixels(run, *H, *W) * b->C);
-    conv_apply(&b->sampler, out, stream, NULL, NULL, b->H, b->W, run);
-    return out;
-}
-
-static floatX *down_backward(Block *b, floatX *d, Run *run) {
-    if (b->has_sampler) {
-        floatX *dinp = arena_push(run->arena, pixels(run, b->H, b->W) * b->C);
-        conv_param_grad(&b->sampler, NULL, d, b->sampler_inp, b->H, b->W, run);
-        conv_input_grad(&b->sampler, dinp, d, NULL, b->H, b->W, run);
-        arena_release_bottom(run->arena, b->sampler_mark);
-        d = dinp;
-    }
-    for (int i = b->count; i-- > 0;) d = layer_backward(&b->layers[i], d, run);
-    return d;
-}
-
 void vae_encoder_forward(VAEEncoder *encoder, Arena *arena, floatX *moments, const floatX *image, int B, int H, int W,
-                         bool keep, Device *dev) {
-    VAEEncoderLayers *e = encoder->layers;
-    const VAEConfig *c = &encoder->config;
-    e->run = (Run){.params = &encoder->params, .arena = arena, .dev = dev, .B = B, .keep = keep};
-    e->mark = arena_mark(arena);
-    e->image = image, e->H = H, e->W = W;
-    const Run *run = &e->run;
-    floatX *stream = keep_tensor(run, pixels(run, H, W) * c->block_out_channels[0]);
-    conv_apply(&e->conv_in, stream, image, NULL, NULL, H, W, run);
-    for (int i = 0; i < c->levels; i++) stream = down_forward(&e->down[i], stream, &H, &W, run);
-    stream = mid_forward(&e->mid, stream, H, W, run);
-    size_t N = pixels(run, H, W);
-    e->head_out = e->has_quant_conv ? keep_tensor(run, N * 2 * c->latent_channels) : moments;
-    head_forward(&e->head, e->head_out, stream, H, W, run);
-    if (e->has_quant_conv) linear_apply(&e->quant_conv, moments, e->head_out, NULL, N, run);
-    if (keep)
-        arena_release_top(arena, e->mark);
-    else
-        arena_release(arena, e->mark);
+                         bool save, Device *dev) {
+    VAELayers *v = encoder->layers;
+    const Pass *pass = forward_begin(encoder, arena, B, save, dev);
+    int h = vae_latent_size(&encoder->config, H), w = vae_latent_size(&encoder->config, W);
+    floatX *out = v->has_quant ? save_tensor(pass, v->quant.weight, "inp", SHAPE(B, h, w, v->quant.IC)) : moments;
+    v->quant_inp = out;
+    half_forward(v, out, image, H, W);
+    if (v->has_quant) linear_apply(&v->quant, moments, out, NULL, B * h * w, pass);
+    forward_done(pass, v->mark);
 }
 
 void vae_encoder_backward(VAEEncoder *encoder, Arena *arena, floatX *dimage, const floatX *dmoments, float beta,
                           Device *dev) {
-    VAEEncoderLayers *e = encoder->layers;
-    Run *run = &e->run;
-    assert(run->keep);
-    run->arena = arena, run->dev = dev, run->beta = beta;
+    VAELayers *v = encoder->layers;
     ArenaMark mark = arena_mark(arena);
-    const floatX *dhead = dmoments;
-    if (e->has_quant_conv) {
-        size_t N = pixels(run, e->head.H, e->head.W);
-        floatX *dinp = arena_push(arena, N * e->quant_conv.IC);
-        linear_param_grad(&e->quant_conv, dmoments, e->head_out, N, run);
-        linear_input_grad(&e->quant_conv, dinp, dmoments, NULL, N, run);
-        dhead = dinp;
+    Pass *pass = backward_begin(v, arena, beta, dev);
+    if (v->has_quant) {
+        int N = pass->B * v->head.H * v->head.W;
+        floatX *dinp = arena_push(arena, (size_t)N * v->quant.IC);
+        linear_grads(&v->quant, dinp, dmoments, v->quant_inp, NULL, N, pass);
+        dmoments = dinp;
     }
-    floatX *d = head_backward(&e->head, dhead, run);
-    d = mid_backward(&e->mid, d, run);
-    for (int i = encoder->config.levels; i-- > 0;) d = down_backward(&e->down[i], d, run);
-    conv_param_grad(&e->conv_in, NULL, d, e->image, e->H, e->W, run);
-    params_grads_final(run->params, 0);
-    if (dimage) conv_input_grad(&e->conv_in, dimage, d, NULL, e->H, e->W, run);
-    arena_release(arena, (ArenaMark){e->mark.bottom, mark.top});
-    run->keep = false;
+    half_backward(v, dimage, dmoments);
+    backward_end(v, mark);
 }
 
 size_t vae_encoder_plan(VAEEncoder *encoder, int B, int H, int W, bool train, Device *plan) {
-    PlannedParams real = params_plan(&encoder->params, train);
-    Arena arena = arena_measure(plan);
-    device_scope(plan, "forward");
-    vae_encoder_forward(encoder, &arena, MADE_UP, MADE_UP, B, H, W, train, plan);
-    device_scope(plan, "backward");
-    if (train) vae_encoder_backward(encoder, &arena, NULL, MADE_UP, 1, plan);
-    params_plan_end(&encoder->params, real);
-    return arena.peak;
+    return half_plan(encoder, vae_encoder_forward, vae_encoder_backward, B, H, W, train, plan);
 }
 
 // ---- Decoder -------------------------------------------------------------------------------------------------------
 
 VAEDecoder vae_decoder_create(const VAEConfig *config) {
-    VAEDecoder decoder = {.config = *config, .layers = xcalloc(1, sizeof(VAEDecoderLayers))};
-    VAEDecoderLayers *d = decoder.layers;
-    const VAEConfig *c = &decoder.config;
-    Params *p = &decoder.params;
+    const VAEConfig *c = config;
     int C = c->block_out_channels[c->levels - 1], L = c->latent_channels;
-    d->has_post_quant_conv = c->post_quant_conv;
-    if (d->has_post_quant_conv) d->post_quant_conv = conv1x1_create(p, "post_quant_conv", L, L);
-    d->conv_in = conv_create(p, "decoder.conv_in", L, C, 1, 1, 1);
-    d->mid = mid_create(c, p, "decoder");
+    VAEDecoder decoder = half_create(c, c->post_quant_conv, 2 + c->levels * (c->layers_per_block + 1));
+    VAELayers *v = decoder.layers;
+    Params *p = &decoder.params;
+    if (v->has_quant) v->quant = conv1x1_create(p, "post_quant_conv", L, L);
+    v->conv_in = conv_create(p, "decoder.conv_in", L, C, 1, 1, 1);
+    mid_create(&decoder, "decoder.mid_block", C);
     for (int i = 0; i < c->levels; i++) {
         Name name = name_of("decoder.up_blocks.%d", i);
-        Block *b = &d->up[i];
-        *b = block_create(c, p, name.text, c->layers_per_block + 1, C, c->block_out_channels[c->levels - 1 - i]);
-        C = b->C;
-        b->has_sampler = i + 1 < c->levels;
-        if (b->has_sampler) {
-            b->sampler = conv_create(p, name_of("%s.upsamplers.0.conv", name.text).text, C, C, 1, 1, 1);
+        Layer *l = NULL;
+        for (int j = 0; j <= c->layers_per_block; j++, C = l->OC) {
+            l = layer_add(&decoder, name.text, j, C, c->block_out_channels[c->levels - 1 - i]);
+        }
+        l->has_resample = i + 1 < c->levels;
+        if (l->has_resample) {
+            l->resample = conv_create(p, name_of("%s.upsamplers.0.conv", name.text).text, C, C, 1, 1, 1);
         }
     }
-    d->head = head_create(c, p, "decoder", C, c->out_channels);
+    v->head = head_create(p, "decoder.", C, c->out_channels, c->norm_num_groups, NORM_EPS);
     params_finish(p);
     return decoder;
 }
 
-void vae_decoder_destroy(VAEDecoder *decoder, Device *dev) {
-    for (int i = 0; i < MAX_LEVELS; i++) free(decoder->layers->up[i].layers);
-    free(decoder->layers);
-    params_free(&decoder->params, dev);
-    *decoder = (VAEDecoder){0};
-}
-
-static floatX *up_forward(Block *b, floatX *stream, int *H, int *W, const Run *run) {
-    b->H = *H, b->W = *W;
-    for (int i = 0; i < b->count; i++) stream = layer_forward(&b->layers[i], stream, *H, *W, run);
-    if (!b->has_sampler) return stream;
-    *H *= 2, *W *= 2;
-    b->sampler_mark = arena_mark(run->arena);
-    b->sampler_inp = stream;
-    floatX *out = keep_tensor(run, pixels(run, *H, *W) * b->C);
-    upsample_forward(&b->sampler, out, stream, b->H, b->W, *H, *W, run);
-    return out;
-}
-
-static floatX *up_backward(Block *b, floatX *d, Run *run) {
-    if (b->has_sampler) {
-        floatX *dinp = arena_push(run->arena, pixels(run, b->H, b->W) * b->C);
-        upsample_backward(&b->sampler, dinp, d, b->sampler_inp, b->H, b->W, 2 * b->H, 2 * b->W, run);
-        arena_release_bottom(run->arena, b->sampler_mark);
-        d = dinp;
-    }
-    for (int i = b->count; i-- > 0;) d = layer_backward(&b->layers[i], d, run);
-    return d;
-}
-
 void vae_decoder_forward(VAEDecoder *decoder, Arena *arena, floatX *image, const floatX *latent, int B, int h, int w,
-                         bool keep, Device *dev) {
-    VAEDecoderLayers *d = decoder->layers;
-    const VAEConfig *c = &decoder->config;
-    d->run = (Run){.params = &decoder->params, .arena = arena, .dev = dev, .B = B, .keep = keep};
-    d->mark = arena_mark(arena);
-    d->latent = d->quantized = latent;
-    d->H = h, d->W = w;
-    const Run *run = &d->run;
-    size_t N = pixels(run, h, w);
-    if (d->has_post_quant_conv) {
-        floatX *quantized = keep_tensor(run, N * c->latent_channels);
-        linear_apply(&d->post_quant_conv, quantized, latent, NULL, N, run);
-        d->quantized = quantized;
+                         bool save, Device *dev) {
+    VAELayers *v = decoder->layers;
+    const Pass *pass = forward_begin(decoder, arena, B, save, dev);
+    v->quant_inp = latent;
+    if (v->has_quant) {
+        floatX *out = save_tensor(pass, v->quant.weight, "out", SHAPE(B, h, w, v->quant.OC));
+        linear_apply(&v->quant, out, latent, NULL, B * h * w, pass);
+        latent = out;
     }
-    floatX *stream = keep_tensor(run, N * c->block_out_channels[c->levels - 1]);
-    conv_apply(&d->conv_in, stream, d->quantized, NULL, NULL, h, w, run);
-    stream = mid_forward(&d->mid, stream, h, w, run);
-    for (int i = 0; i < c->levels; i++) stream = up_forward(&d->up[i], stream, &h, &w, run);
-    head_forward(&d->head, image, stream, h, w, run);
-    if (keep)
-        arena_release_top(arena, d->mark);
-    else
-        arena_release(arena, d->mark);
+    half_forward(v, image, latent, h, w);
+    forward_done(pass, v->mark);
 }
 
 void vae_decoder_backward(VAEDecoder *decoder, Arena *arena, floatX *dlatent, const floatX *dimage, float beta,
                           Device *dev) {
-    VAEDecoderLayers *l = decoder->layers;
-    Run *run = &l->run;
-    assert(run->keep);
-    run->arena = arena, run->dev = dev, run->beta = beta;
+    VAELayers *v = decoder->layers;
     ArenaMark mark = arena_mark(arena);
-    floatX *d = head_backward(&l->head, dimage, run);
-    for (int i = decoder->config.levels; i-- > 0;) d = up_backward(&l->up[i], d, run);
-    d = mid_backward(&l->mid, d, run);
-    conv_param_grad(&l->conv_in, NULL, d, l->quantized, l->H, l->W, run);
-    if (l->has_post_quant_conv && (dlatent || run->params->grads)) {
-        size_t N = pixels(run, l->H, l->W);
-        floatX *dquantized = arena_push(arena, N * l->post_quant_conv.OC);
-        conv_input_grad(&l->conv_in, dquantized, d, NULL, l->H, l->W, run);
-        linear_param_grad(&l->post_quant_conv, dquantized, l->latent, N, run);
-        if (dlatent) linear_input_grad(&l->post_quant_conv, dlatent, dquantized, NULL, N, run);
-    } else if (dlatent) {
-        conv_input_grad(&l->conv_in, dlatent, d, NULL, l->H, l->W, run);
+    Pass *pass = backward_begin(v, arena, beta, dev);
+    if (v->has_quant && (dlatent || pass->params->grads)) {
+        int N = pass->B * v->H * v->W;
+        floatX *dquantized = arena_push(arena, (size_t)N * v->quant.OC);
+        half_backward(v, dquantized, dimage);
+        linear_grads(&v->quant, dlatent, dquantized, v->quant_inp, NULL, N, pass);
+    } else {
+        half_backward(v, dlatent, dimage);
     }
-    params_grads_final(run->params, 0);
-    arena_release(arena, (ArenaMark){l->mark.bottom, mark.top});
-    run->keep = false;
+    backward_end(v, mark);
 }
 
 size_t vae_decoder_plan(VAEDecoder *decoder, int B, int h, int w, bool train, Device *plan) {
-    PlannedParams real = params_plan(&decoder->params, train);
-    Arena arena = arena_measure(plan);
-    device_scope(plan, "forward");
-    vae_decoder_forward(decoder, &arena, MADE_UP, MADE_UP, B, h, w, train, plan);
-    device_scope(plan, "backward");
-    if (train) vae_decoder_backward(decoder, &arena, NULL, MADE_UP, 1, plan);
-    params_plan_end(&decoder->params, real);
-    return arena.peak;
+    return half_plan(decoder, vae_decoder_forward, vae_decoder_backward, B, h, w, train, plan);
 }

@@ -6,39 +6,32 @@
 #include "model/config.h"
 #include "model/params.h"
 
-typedef struct VAEEncoderLayers VAEEncoderLayers;
-typedef struct VAEDecoderLayers VAEDecoderLayers;
+typedef struct VAELayers VAELayers; // in vae.c
 
 typedef struct {
     VAEConfig config;
     Params params;
-    VAEEncoderLayers *layers;
-} VAEEncoder;
-
-typedef struct {
-    VAEConfig config;
-    Params params;
-    VAEDecoderLayers *layers;
-} VAEDecoder;
+    VAELayers *layers;
+} VAEHalf;
+typedef VAEHalf VAEEncoder, VAEDecoder;
 
 VAEEncoder vae_encoder_create(const VAEConfig *config);
 VAEDecoder vae_decoder_create(const VAEConfig *config);
-void vae_encoder_destroy(VAEEncoder *encoder, Device *dev);
-void vae_decoder_destroy(VAEDecoder *decoder, Device *dev);
+void vae_destroy(VAEHalf *half, Device *dev);
 
 int vae_factor(const VAEConfig *config); // pixels per latent cell and side: 2^(levels - 1)
-int vae_latent_size(const VAEConfig *config,
-                    int size); // side of the latent of a side of `size` pixels (rounds down per level)
+// Side of the latent of a side of `size` pixels (rounds down per level).
+int vae_latent_size(const VAEConfig *config, int size);
 
-// moments (B, h, w, 2L) from image (B, H, W, 3), after quant_conv. keep and arena as in unet.h.
+// moments (B, h, w, 2L) from image (B, H, W, 3), after quant_conv. save and arena as in unet.h.
 void vae_encoder_forward(VAEEncoder *encoder, Arena *arena, floatX *moments, const floatX *image, int B, int H, int W,
-                         bool keep, Device *dev);
+                         bool save, Device *dev);
 void vae_encoder_backward(VAEEncoder *encoder, Arena *arena, floatX *dimage, const floatX *dmoments, float beta,
                           Device *dev);
 
 // image (B, h*f, w*f, 3) from latent (B, h, w, L), already divided by the scaling factor; post_quant_conv included.
 void vae_decoder_forward(VAEDecoder *decoder, Arena *arena, floatX *image, const floatX *latent, int B, int h, int w,
-                         bool keep, Device *dev);
+                         bool save, Device *dev);
 void vae_decoder_backward(VAEDecoder *decoder, Arena *arena, floatX *dlatent, const floatX *dimage, float beta,
                           Device *dev);
 

@@ -12,7 +12,7 @@ Diffusion diffusion_create(UNet *unet, const Schedule *schedule, const UNetOptio
                    .w = w,
                    .L = unet->config.out_channels,
                    .tokens = tokens,
-                   .inputs = {MADE_UP, MADE_UP, NULL, MADE_UP}}; // for plans
+                   .inputs = {PLAN_POINTER, PLAN_POINTER, NULL, PLAN_POINTER}}; // for plans
     unet->recompute = (Recompute)o->recompute_level;
     if (dev->plan_only) { return d; }
     size_t bytes = (size_t)schedule->T * sizeof(float);

@@ -15,7 +15,7 @@ size_t micro_step_bytes(MicroStep *micro_step, void *model, Device *dev) {
     bool plan_only = dev->plan_only;
     dev->plan_only = true;
     Arena arena = arena_measure(dev);
-    micro_step(model, &arena, MADE_UP, NULL, 0, true, dev);
+    micro_step(model, &arena, PLAN_POINTER, NULL, 0, true, dev);
     dev->plan_only = plan_only;
     return arena.peak;
 }

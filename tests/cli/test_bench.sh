@@ -68,6 +68,24 @@ check "the step's JSON" grep -q '"peak_bytes"' "$work/step.json"
 check "bench plan exits with 0" [ $? = 0 ]
 check "Stable Diffusion 2's step: 2.41 TFLOP per sample" grep -qE '^sd2, batch 2, 64x64 latents: 86[56]\.[0-9] M .* 4\.[789][0-9] TFLOP' "$work/plan"
 check "the plan's launches" [ "$(grep -c '"function": "conv2d_forward"' "$work/plan.json")" -ge 20 ]
+tensors() { # tensors FILE: the rows of its table
+    awk '$1 == "tensor" { on = 1; next } / tensors; / { on = 0 } on && NF' "$1"
+}
+saved_part() { # saved_part FILE: names are unique, and the bytes add up to what the arena saves at most
+    awk '{ sum += $4; seen[$1]++ } END { for (name in seen) if (seen[name] > 1) exit 1; printf "%d tensors; %d bytes are saved", NR, sum }' \
+        <(tensors "$1") >"$work/sum" && grep -qF -- "$(cat "$work/sum")" "$1"
+}
+"$program" bench plan --preset mini --tensors --json "$work/tensors.json" >"$work/tensors"
+check "bench plan --tensors exits with 0" [ $? = 0 ]
+check "the saved tensors' names and bytes" saved_part "$work/tensors"
+check "150 tensors, in the JSON too" [ "$(tensors "$work/tensors" | wc -l) $(grep -c '"backward_of"' "$work/tensors.json")" = "150 150" ]
+check "a saved tensor and its lifetime" grep -qE '^down_blocks\.1\.attentions\.0\.transformer_blocks\.0\.attn1\.qkv +16x64x192 +(fp32|bf16) +[0-9]+ +forward +[0-9]+ +backward +[0-9]+ +down_blocks\.1\.resnets\.0\.norm1$' "$work/tensors"
+timeout 20 "$program" bench plan --preset sd2 --size 64 --tensors >"$work/tensors"
+check "Stable Diffusion 2's saved tensors, within seconds" saved_part "$work/tensors"
+check "the skip that lives longest" grep -qE '^conv_in\.out +2x64x64x320 ' "$work/tensors"
+"$program" bench plan --preset mini --recompute blocks --tensors >"$work/tensors"
+check "what is recomputed is saved in backward" grep -qE '^mid_block\.resnets\.1\.conv1\.out .* backward +[0-9]+ +backward +[0-9]+' "$work/tensors"
+check "tensors of what runs" refuses "--tensors belongs to bench plan" step --tensors
 check "the UNet's config" grep -q '"UNet2DConditionModel"' "$work/config.json"
 check "a version beyond the last" refuses "--version 5: expected 1 to 4 or all" conv2d --version 5 --check
 check "a layer without versions" refuses "expected conv2d, attention, groupnorm, layernorm or adam" linear --version 1

@@ -7,9 +7,9 @@ static size_t use(Arena *a) {
     assert_int_equal((uintptr_t)kept % 256, 0);
     ArenaMark inner = arena_mark(a);
     floatX *t1 = arena_push(a, 77);
-    float *t2 = arena_push_float(a, 3);
+    floatX *t2 = arena_push(a, 3);
     assert_int_equal((uintptr_t)t1 % 256, 0);
-    assert_true((char *)t2 < (char *)t1); // a stack from the top
+    assert_true(t2 < t1); // a stack from the top
     arena_save_float(a, 5);
     arena_release_top(a, inner);
     assert_int_equal(a->top, inner.top);
@@ -39,7 +39,42 @@ static void test_both_ends(void **state) {
     device_close(&dev);
 }
 
+// What a plan saves, in order, with the launches that lay before.
+static void test_table(void **state) {
+    (void)state;
+    Trace trace = {.count = 0};
+    Device plan = {.plan_only = true, .trace = &trace};
+    SavedTable table = {.layer = "conv_in.weight"};
+    Arena a = arena_measure(&plan);
+    a.table = &table;
+    ArenaMark start = arena_mark(&a);
+    arena_save_tensor(&a, "norm1.mean", sizeof(float), SHAPE(2, 32));
+    device_scope(&plan, "forward");
+    add_forward(NULL, NULL, NULL, 1, &plan);
+    for (int i = 0; i < 2; i++) { arena_save(&a, 100); }
+    arena_push(&a, 5);
+    device_scope(&plan, "backward");
+    add_forward(NULL, NULL, NULL, 1, &plan);
+    arena_release(&a, start);
+    assert_int_equal(table.count, 3);
+    const SavedTensor *t = table.tensors;
+    assert_string_equal(t[0].name, "norm1.mean");
+    assert_int_equal(t[0].shape.size[1], 32);
+    assert_in_range(t[0].bytes, 256, 512); // with a guard zone behind it in debug builds
+    assert_string_equal(t[1].name, "test_table");
+    assert_string_equal(t[2].name, "test_table#2");
+    assert_int_equal(t[0].saved.launches, 0);
+    assert_int_equal(t[2].saved.launches, 1);
+    assert_string_equal(t[2].saved.scope, "forward");
+    assert_int_equal(t[2].freed.launches, 2);
+    assert_string_equal(t[2].reader, "conv_in");
+    assert_int_equal(t[0].bytes + t[1].bytes + t[2].bytes, a.most_saved);
+    free(table.tensors);
+    trace_free(&trace);
+    arena_destroy(&a);
+}
+
 int main(void) {
-    const struct CMUnitTest tests[] = {cmocka_unit_test(test_both_ends)};
+    const struct CMUnitTest tests[] = {cmocka_unit_test(test_both_ends), cmocka_unit_test(test_table)};
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -264,7 +264,7 @@ static void test_vae_encoder(void **state) {
     check_gradients(&c, &encoder.params);
     floatX *tensors[] = {sample, dout, out, dsample};
     for (int i = 0; i < 4; i++) { device_free(&c.dev, tensors[i]); }
-    vae_encoder_destroy(&encoder, &c.dev);
+    vae_destroy(&encoder, &c.dev);
     case_close(&c);
 }
 
@@ -288,7 +288,7 @@ static void test_vae_decoder(void **state) {
     check_gradients(&c, &decoder.params);
     floatX *tensors[] = {latent, dout, out, dlatent};
     for (int i = 0; i < 4; i++) { device_free(&c.dev, tensors[i]); }
-    vae_decoder_destroy(&decoder, &c.dev);
+    vae_destroy(&decoder, &c.dev);
     case_close(&c);
 }
 

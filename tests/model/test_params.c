@@ -54,11 +54,11 @@ static void test_upload_download(void **state) {
     Params p = small_params();
     params_alloc(&p, true, &dev);
     float *flat = xmalloc(p.total * sizeof(float)), *back = xmalloc(p.total * sizeof(float));
-    params_download(&p, back, &dev);
+    from_device(&dev, back, p.weights, p.total);
     for (size_t i = 0; i < p.total; i++) assert_float_equal(back[i], 0, 0);
     for (size_t i = 0; i < p.total; i++) flat[i] = (float)(i % 251) - 125; // exact in bf16
     params_upload(&p, flat, &dev);
-    params_download(&p, back, &dev);
+    from_device(&dev, back, p.weights, p.total);
     assert_memory_equal(flat, back, p.total * sizeof(float));
     assert_ptr_equal(weight_at(&p, 128), p.weights + 128);
     assert_null(weight_at(&p, NO_PARAM));

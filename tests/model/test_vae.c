@@ -75,8 +75,8 @@ static void fixture_create(Fixture *f, const VAEConfig *c, bool decode, int B, i
 static void fixture_destroy(Fixture *f) {
     Device *dev = &f->dev;
     arena_destroy(&f->arena);
-    vae_encoder_destroy(&f->encoder, dev);
-    vae_decoder_destroy(&f->decoder, dev);
+    vae_destroy(&f->encoder, dev);
+    vae_destroy(&f->decoder, dev);
     device_free(dev, f->inp), device_free(dev, f->out), device_free(dev, f->dout), device_free(dev, f->dinp);
     free(f->flat), free(f->inp_host), free(f->dout_host);
     device_close(dev);
@@ -201,8 +201,8 @@ static void test_sd2_plan(void **state) {
                   flops * 1e-12, decode * 1e-9, (trace.flops - flops) * 1e-12);
     assert_true(fabs(flops - 1.12e12) < 0.04e12);
     trace_free(&trace);
-    vae_encoder_destroy(&encoder, &dev);
-    vae_decoder_destroy(&decoder, &dev);
+    vae_destroy(&encoder, &dev);
+    vae_destroy(&decoder, &dev);
 }
 
 int main(void) {

@@ -96,7 +96,7 @@ static int begin(void **state) {
 static int end(void **state) {
     device_free(&dev, image), device_free(&dev, target), device_free(&dev, weight), device_free(&dev, context);
     unet_destroy(&pipeline.unet, &dev);
-    vae_decoder_destroy(&pipeline.vae_decoder, &dev);
+    vae_destroy(&pipeline.vae_decoder, &dev);
     schedule_free(&pipeline.schedule);
     tokenizer_close(pipeline.tokenizer);
     device_close(&dev);
