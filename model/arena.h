@@ -60,9 +60,9 @@ void arena_destroy(Arena *arena);
 // 256-byte aligned memory. Dies if there is no room (the plan said how much is needed).
 void *arena_save_tensor(Arena *arena, const char *name, size_t element, Shape shape);
 void *arena_push_tensor(Arena *arena, size_t element, Shape shape);
-// `count` elements; in a table such a tensor has the name of the function that saves it.
-#define arena_save(arena, count) ((floatX *)arena_save_tensor(arena, __func__, sizeof(floatX), SHAPE(count)))
-#define arena_save_float(arena, count) ((float *)arena_save_tensor(arena, __func__, sizeof(float), SHAPE(count)))
+// A tensor of up to four axes: arena_save(arena, "noisy", B, h, w, L).
+#define arena_save(arena, name, ...) ((floatX *)arena_save_tensor(arena, name, sizeof(floatX), SHAPE(__VA_ARGS__)))
+#define arena_save_float(arena, name, ...) ((float *)arena_save_tensor(arena, name, sizeof(float), SHAPE(__VA_ARGS__)))
 floatX *arena_push(Arena *arena, size_t count);
 
 // Everything handed out after the mark is given back, at both ends or at one.

@@ -98,9 +98,9 @@ static void vae_step(void *data, Arena *arena, float *losses, const StepScalars 
     float scale = 1.0f / (float)(B * o->train.gradient_accumulation_steps);
     size_t pixels = (size_t)B * (size_t)n, latents = (size_t)rows * (size_t)L;
     ArenaMark mark = arena_mark(arena);
-    floatX *input = arena_save(arena, pixels), *output = arena_save(arena, pixels);
-    floatX *moments = arena_save(arena, 2 * latents), *z = arena_save(arena, latents);
-    float *noise = arena_save_float(arena, latents);
+    floatX *input = arena_save(arena, "input", pixels), *output = arena_save(arena, "output", pixels);
+    floatX *moments = arena_save(arena, "moments", 2 * latents), *z = arena_save(arena, "z", latents);
+    float *noise = arena_save_float(arena, "noise", latents);
 
     device_scope(dev, "forward");
     cast_to_floatX(input, t->images, pixels, dev);
@@ -228,8 +228,8 @@ static float measure_scaling(VAETrainer *t, Device *dev) {
         }
         upload_images(t, dev);
         ArenaMark mark = arena_mark(&t->trainer.arena);
-        floatX *input = arena_save(&t->trainer.arena, (size_t)t->B * size),
-               *moments = arena_save(&t->trainer.arena, 2 * rows * L);
+        floatX *input = arena_save(&t->trainer.arena, "input", (size_t)t->B * size),
+               *moments = arena_save(&t->trainer.arena, "moments", 2 * rows * L);
         cast_to_floatX(input, t->images, (size_t)t->B * size, dev);
         vae_encoder_forward(t->encoder, &t->trainer.arena, moments, input, t->B, t->R, t->R, false, dev);
         cast_to_float(device, moments, 2 * rows * L, dev);

@@ -83,10 +83,12 @@ void diffusion_step(void *diffusion, Arena *arena, float *losses, const StepScal
     int B = d->B, n = d->h * d->w * d->L, T = d->schedule->T;
     size_t N = (size_t)B * (size_t)n;
     ArenaMark mark = arena_mark(arena);
-    float *timesteps = arena_save_float(arena, (size_t)B), *noise = arena_save_float(arena, N);
-    float *goal = arena_save_float(arena, N);
-    floatX *noisy = arena_save(arena, N), *condition = arena_save(arena, N), *sample = arena_save(arena, 2 * N);
-    floatX *pred = arena_save(arena, N), *dpred = backward ? arena_save(arena, N) : NULL;
+    size_t b = (size_t)B, h = (size_t)d->h, w = (size_t)d->w, L = (size_t)d->L;
+    float *timesteps = arena_save_float(arena, "timesteps", b);
+    float *noise = arena_save_float(arena, "noise", b, h, w, L), *goal = arena_save_float(arena, "goal", b, h, w, L);
+    floatX *noisy = arena_save(arena, "noisy", b, h, w, L), *condition = arena_save(arena, "condition", b, h, w, L);
+    floatX *sample = arena_save(arena, "sample", b, h, w, 2 * L), *pred = arena_save(arena, "pred", b, h, w, L);
+    floatX *dpred = backward ? arena_save(arena, "dpred", b, h, w, L) : NULL;
 
     device_scope(dev, "noise");
     sample_timesteps(timesteps, B, T, backward ? (float)o->t_max_prob : 0, s, dev);

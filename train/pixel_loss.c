@@ -16,12 +16,12 @@ static void sample_loss(const PixelLoss *l, Arena *arena, float *loss, floatX *d
     int f = vae_factor(&l->decoder->config), pixels = h * f * w * f * 3;
     size_t n = (size_t)(h * w * l->decoder->config.latent_channels);
     ArenaMark mark = arena_mark(arena);
-    float *goal = arena_save_float(arena, (size_t)pixels);
-    floatX *picture = arena_save(arena, (size_t)pixels), *input = arena_save(arena, n);
+    float *goal = arena_save_float(arena, "goal", (size_t)pixels);
+    floatX *picture = arena_save(arena, "picture", (size_t)pixels), *input = arena_save(arena, "input", n);
     decode(l->decoder, arena, picture, input, target, h, w, false, dev);
     cast_to_float(goal, picture, (size_t)pixels, dev);
     decode(l->decoder, arena, picture, input, x0, h, w, true, dev);
-    floatX *dpicture = arena_save(arena, (size_t)pixels);
+    floatX *dpicture = arena_save(arena, "dpicture", (size_t)pixels);
     if (l->kind == PIXEL_DICE) {
         dice_loss(loss, dpicture, picture, goal, l->color, scale, 1, pixels, dev);
     } else {
@@ -38,8 +38,9 @@ void pixel_loss_add(const PixelLoss *l, Arena *arena, float *losses, floatX *dpr
     assert(!l->decoder->params.grads);
     size_t n = (size_t)(h * w * l->decoder->config.latent_channels);
     ArenaMark mark = arena_mark(arena);
-    float *x0 = arena_save_float(arena, (size_t)B * n), *of_pixels = arena_save_float(arena, (size_t)B);
-    floatX *dx0 = arena_save(arena, (size_t)B * n);
+    float *x0 = arena_save_float(arena, "x0", (size_t)B * n),
+          *of_pixels = arena_save_float(arena, "of_pixels", (size_t)B);
+    floatX *dx0 = arena_save(arena, "dx0", (size_t)B * n);
     predict_x0(x0, pred, noisy, timesteps, alphas_cumprod, prediction, B, (int)n, dev);
     for (size_t b = 0; b < (size_t)B; b++) {
         sample_loss(l, arena, of_pixels + b, dx0 + b * n, x0 + b * n, target + b * n, scale * l->weight, h, w, dev);

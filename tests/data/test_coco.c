@@ -147,7 +147,7 @@ static void test_damaged_folders(void **state) {
     const char *set = in_folder("set");
     assert_dies("is no folder", coco_open(in_folder("nowhere"), "x", "auto"));
     assert_dies("neither instances_y.json nor panoptic_y.json", coco_open(set, "y", "auto"));
-    assert_dies("expected auto, instances or panoptic", coco_open(set, "x", "both"));
+    assert_dies("expected one of auto, instances, panoptic", coco_open(set, "x", "both"));
     assert_dies("instances_x.json: cannot be opened", coco_open(set, "x", "instances"));
     Image wrong = image_new(3, 2, 3);
     image_save(&wrong, in_folder("set/annotations/panoptic_x/p.png"));

@@ -3,14 +3,14 @@
 // The same calls on both kinds of arena: the measured peak is the real one.
 static size_t use(Arena *a) {
     ArenaMark start = arena_mark(a);
-    floatX *kept = arena_save(a, 1000);
+    floatX *kept = arena_save(a, "kept", 1000);
     assert_int_equal((uintptr_t)kept % 256, 0);
     ArenaMark inner = arena_mark(a);
     floatX *t1 = arena_push(a, 77);
     floatX *t2 = arena_push(a, 3);
     assert_int_equal((uintptr_t)t1 % 256, 0);
     assert_true(t2 < t1); // a stack from the top
-    arena_save_float(a, 5);
+    arena_save_float(a, "floats", 5);
     arena_release_top(a, inner);
     assert_int_equal(a->top, inner.top);
     assert_true(a->bottom > inner.bottom);
@@ -51,7 +51,7 @@ static void test_table(void **state) {
     arena_save_tensor(&a, "norm1.mean", sizeof(float), SHAPE(2, 32));
     device_scope(&plan, "forward");
     add_forward(NULL, NULL, NULL, 1, &plan);
-    for (int i = 0; i < 2; i++) { arena_save(&a, 100); }
+    for (int i = 0; i < 2; i++) { arena_save(&a, "more", 100); }
     arena_push(&a, 5);
     device_scope(&plan, "backward");
     add_forward(NULL, NULL, NULL, 1, &plan);
