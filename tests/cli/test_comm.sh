@@ -48,11 +48,11 @@ check "cpu, 3 ranks, torchrun's variables" as_torchrun 3 "$(comm cpu)"
 # Ranks that do different things.
 for backend in cpu emu; do
     for scenario in count order root host; do
-        [ $backend = emu ] && [ $scenario != host ] && differ="the ranks' collectives differ" || differ="the ranks do different things"
+        [ $backend = emu ] && [ $scenario != host ] && differ="the ranks' collectives differ" || differ="the ranks' calls differ"
         ends "$backend: another $scenario" "$differ: rank 0" by_mpirun 3 "$(comm $backend)" $scenario 1
     done
 done
-ends "cpu: one call less" "the ranks do different things: rank 0 is in comm_all_reduce_sum (size 1000, root 0), rank 1 in comm_close" \
+ends "cpu: one call less" "the ranks' calls differ: rank 0 is in comm_all_reduce_sum (size 1000, root 0), rank 1 in comm_close" \
     by_mpirun 3 "$(comm cpu)" fewer 1
 ends "emu: one call less" "not all of the 3 ranks have come there within 8 s" env EMU_NCCL_SECONDS=8 timeout 120 mpirun -np 3 "$(comm emu)" fewer 1
 for scenario in count type root order destroy; do
@@ -73,8 +73,8 @@ check "build without MPI" build_for_one no-mpi "$root/kernels/runtime/comm.c"
 check "build without NCCL" eval 'g++ -x c++ -std=c++17 "-I$root" "-I$root/tests/emu" -DBACKEND_emu -DPRECISION_fp32 -c "$root/kernels/runtime/comm.cu" -o comm.o &&
     g++ -x c++ -c - -o gpu_count.o <<<"int gpu_count() { return 1; }" && build_for_one no-nccl comm.o gpu_count.o'
 one_of_two=(env RANK=0 LOCAL_RANK=0 WORLD_SIZE=2 MASTER_ADDR=localhost MASTER_PORT=1)
-ends "two ranks without MPI" "as one of 2 ranks, but this program was built for one, without MPI: install" "${one_of_two[@]}" ./no-mpi
-ends "two ranks without NCCL" "as one of 2 ranks, but this program was built for one, without NCCL: run ./setup.sh --cuda" \
+ends "two ranks without MPI" "as one of 2 ranks, but this program was built for one rank, without MPI: install" "${one_of_two[@]}" ./no-mpi
+ends "two ranks without NCCL" "as one of 2 ranks, but this program was built for one rank, without NCCL: run ./setup.sh --cuda" \
     "${one_of_two[@]}" ./no-nccl
 check "one rank without MPI" ./no-mpi
 check "one rank without NCCL" ./no-nccl
