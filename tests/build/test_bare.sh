@@ -47,7 +47,7 @@ git clone -q --no-hardlinks . "$root/root/cocogold" || exit 1
 
 before=$(packages)
 said=$(inside make 2>&1) && bad "make without set-up ends with an error" || ok "make without set-up ends with an error"
-verdict "it says what is missing: $(grep -m 1 missing <<<"$said")" grep -q 'missing: .*libopenmpi-dev.*`make setup` installs it' <<<"$said"
+verdict "it says what is missing: $(grep -m 1 missing <<<"$said")" grep -q 'missing: .*libopenmpi-dev.*`make setup` installs them' <<<"$said"
 verdict "it installed nothing" [ "$(packages)" = "$before" ]
 
 log=build/test-logs/bare-$suite-$target.log
