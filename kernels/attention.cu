@@ -2,6 +2,7 @@
 // recomputes each tile of probabilities from lse.
 //
 // Forward: a block owns 128 queries (64 or 32 for large heads and in fp32) and loops over tiles of keys.
+//
 // Backward: a block owns as many keys and loops over tiles of queries, with every matrix of scores transposed. It sums
 // dk and dv in registers and adds its part of dq to a sum in memory, after the block of the previous keys has added its
 // part. This needs five products, and every sum has a fixed order, hence the same bits in every run. With few keys and
