@@ -54,7 +54,7 @@ for backend in cpu emu; do
 done
 ends "cpu: one call less" "the ranks' calls differ: rank 0 is in comm_all_reduce_sum (size 1000, root 0), rank 1 in comm_close" \
     by_mpirun 3 "$(comm cpu)" fewer 1
-ends "emu: one call less" "not all of the 3 ranks have come there within 8 s" env EMU_NCCL_SECONDS=8 timeout 120 mpirun -np 3 "$(comm emu)" fewer 1
+ends "emu: one call less" "not all of the 3 ranks have called it within 8 s" env EMU_NCCL_SECONDS=8 timeout 120 mpirun -np 3 "$(comm emu)" fewer 1
 for scenario in count type root order destroy; do
     ends "NCCL's stand-in: another $scenario" "the ranks' collectives differ" by_mpirun 2 "$nccl" $scenario
 done
