@@ -50,8 +50,7 @@ template <int D> struct Tiles {
 // is complete after cp_async_wait.
 template <int D, int ROWS>
 __device__ static inline void load_tile(floatX *tile, const floatX *from, int stride, int first, int total, int HS) {
-    constexpr int vectors = D / VEC,
-                  pass = Tiles<D>::threads / vectors; // pass: rows copied at a time; a few threads may have none
+    constexpr int vectors = D / VEC, pass = Tiles<D>::threads / vectors; // rows per pass; a few threads may have none
     unsigned thread = threadIdx.x;
     asm volatile("" : "+r"(thread)); // recompute it for each tile: backward has no registers to keep it
     const int row0 = thread / vectors, d = thread % vectors * VEC;
