@@ -1,8 +1,8 @@
 # cocogold. `make help` lists the targets.
 #
-# A target that people type (demo, test, bench, ...) first runs setup.sh and then calls make again. Everything that the
-# makefiles ask of the machine (pkg-config, MPI, nvcc, NCCL) is therefore asked after set-up, also on a bare machine.
-# Plain `make` installs nothing: where something is missing it says what, and which command installs it.
+# Targets for users (demo, test, bench, ...) first run setup.sh and then call make again, so that the makefiles look for
+# pkg-config, MPI, nvcc and NCCL after they have been installed. Plain `make` installs nothing; if something is missing,
+# it names it and the command that installs it.
 
 ifeq ($(MAKELEVEL),0)
 MAKEFLAGS += -j$(shell nproc)
@@ -10,8 +10,8 @@ endif
 
 comma := ,
 
-# ---- What is built, and where ----------------------------------------------------------------------------------------
-# BACKEND: cuda where there are a GPU and nvcc, else cpu. emu and ptx run the CUDA kernels without a GPU, for tests.
+# ---- Backend and build folders ---------------------------------------------------------------------------------------
+# BACKEND: cuda if the machine has a GPU and nvcc, else cpu. emu and ptx run the CUDA kernels without a GPU, for tests.
 NVCC      ?= nvcc
 GPU       := $(shell nvidia-smi -L 2>/dev/null | grep -m 1 '^GPU ')
 ifndef BACKEND
@@ -19,12 +19,12 @@ BACKEND   := $(if $(and $(GPU),$(shell command -v $(NVCC))),cuda,cpu)
 endif
 PRECISION ?= $(if $(filter cuda,$(BACKEND)),bf16,fp32)
 
-# DEBUG=1: AddressSanitizer, UndefinedBehaviorSanitizer and guarded memory, in folders of their own. BUILD_SUFFIX: the
-# folders of other compilers or flags. WERROR=1 (CI): warnings are errors. V=1 shows the commands.
+# DEBUG=1 builds with AddressSanitizer, UndefinedBehaviorSanitizer and guarded memory, in separate folders. BUILD_SUFFIX
+# names the folders for other compilers or flags. WERROR=1 (CI): warnings are errors. V=1 shows the commands.
 DEBUG        ?= 0
 BUILD_SUFFIX ?= $(if $(filter 1,$(DEBUG)),-debug)
 BUILD        := build/$(BACKEND)-$(PRECISION)$(BUILD_SUFFIX)
-# Objects that see no backend (all but kernels/) are built once per precision.
+# Objects that do not depend on the backend (all but kernels/) are built once per precision.
 HOST         := build/host-$(PRECISION)$(BUILD_SUFFIX)
 Q            := $(if $(V),,@)
 
@@ -48,7 +48,7 @@ CFLAGS          = -std=gnu11 $(CODE_FLAGS) -MMD -MP
 LDLIBS          = $(LIBRARY_LIBS) -lpthread -lm
 
 # ---- Sources ---------------------------------------------------------------------------------------------------------
-# The house: a folder may include only those before it (data: util alone).
+# A folder may include headers only of the folders before it (data: only of util).
 # PLAIN: the kernels as plain loops, which only tests link.
 PLAIN      := kernels/reference.c
 FOLDERS    := util kernels/runtime kernels model data eval eval/report train bench
@@ -80,7 +80,7 @@ $(HOST)/%.o: %.c $(HOST)/flags
 # stb_image_write.h shifts bits out of an int, which UndefinedBehaviorSanitizer would report.
 $(HOST)/data/image.o: private OPT += -fno-sanitize=shift
 
-# What depends on the backend: kernels/, the kernel lab, tests. Tests are built more often than they run.
+# Objects that depend on the backend: kernels/, the kernel lab, tests. Tests use -O2: they are built more than run.
 $(BUILD)/tests/%.o: private OPT := $(OPT:-O3=-O2)
 # Products are rounded before they are added: what is 0 on paper, as the gradient of a softmax over one key, is 0.
 $(PLAIN:%.c=$(BUILD)/%.o): private CFLAGS += -ffp-contract=off
@@ -89,7 +89,7 @@ $(BUILD)/%.o: %.c $(BUILD)/flags
 	@echo "CC $<$(if $(filter-out cpu,$(BACKEND)), ($(BACKEND)))"
 	$(Q)$(CC) $(CPPFLAGS) -DBACKEND_$(CODE) $(CFLAGS) -c $< -o $@
 
-# Objects are built again when a compiler or its flags change, and not at all where something is missing.
+# Objects are rebuilt when a compiler or its flags change. Nothing is built if something is missing.
 $(HOST)/flags: COMPILED = $(CC) $(CPPFLAGS) $(CFLAGS)
 $(BUILD)/flags: COMPILED = $(CC) $(CPPFLAGS) $(CFLAGS) $(KERNEL_FLAGS)
 $(HOST)/flags $(BUILD)/flags: FORCE | tools
@@ -100,12 +100,12 @@ FORCE:
 tools:
 	@./setup.sh --check
 ifneq ($(and $(GPU),$(filter cpu,$(BACKEND)),$(if $(shell command -v $(NVCC)),,without nvcc)),)
-	@echo "make: this machine has a GPU ($(GPU)) but no $(NVCC): building for the CPU. CUDA 12.4 or newer brings it."
+	@echo "make: this machine has a GPU ($(GPU)) but no $(NVCC) (CUDA 12.4 or newer): building for the CPU"
 endif
 
-# ---- What people type ------------------------------------------------------------------------------------------------
+# ---- Targets for users -----------------------------------------------------------------------------------------------
 .PHONY: setup demo reproduce bench clean format format-check compile_commands.json help
-setup: ## install what is missing from the distribution (asks for nothing)
+setup: ## install missing packages of the distribution (asks no questions)
 	@./setup.sh
 ifeq ($(BACKEND),cuda)
 	@./setup.sh --cuda
@@ -115,11 +115,11 @@ demo: setup ## train and evaluate a small model on procedural scenes (TARGET=ove
 	@$(MAKE) --no-print-directory program
 	@TARGET=$(or $(TARGET),overlay) train/experiments/demo.sh
 
-reproduce: setup ## the 2 x 2 of target and classes, three seeds: does the original's failure appear, what fixes it
+reproduce: setup ## the 2 x 2 experiment, three seeds: does the original's failure appear, and what fixes it
 	@$(MAKE) --no-print-directory program
 	@train/experiments/failure_and_fix.sh
 
-bench: setup ## time kernels and training steps against the roofline, with .venv also against PyTorch
+bench: setup ## time kernels and training steps; compare with the roofline and, if .venv exists, with PyTorch
 	@$(MAKE) --no-print-directory program
 	@./cocogold bench all
 	@./cocogold bench step --preset mini
@@ -132,15 +132,15 @@ clean: ## remove build/
 SOURCES = $(shell find cocogold.c $(FOLDERS) tests -name '*.[ch]' -o -name '*.cu' -o -name '*.cuh' -o -name '*.cpp' | sort -u)
 format: ## run clang-format over all sources
 	clang-format -i $(SOURCES)
-format-check: ## whether they are as format leaves them
+format-check: ## check that `make format` would change nothing
 	@clang-format --dry-run -Werror $(SOURCES)
 
-compile_commands.json: ## for editors: how each C file is compiled
+compile_commands.json: ## write the compile command of each C file, for editors
 	@{ echo '['; for file in $(filter-out $(OTHER_BACKEND),$(wildcard *.c $(FOLDERS:%=%/*.c))) $(TEST_SRC); do \
 	  printf '%s{"directory": "%s", "file": "%s", "command": "%s -c %s"}' "$$separator" '$(CURDIR)' "$$file" \
 	    '$(CC) $(CPPFLAGS) -DBACKEND_$(CODE) $(filter-out -MMD -MP,$(CFLAGS))' "$$file"; separator=', '; done; echo ']'; } >$@
 
-help: ## this list
+help: ## print this list
 	@cat $(MAKEFILE_LIST) | sed -nE 's/^([a-z_.-]+):.*## (.*)/\1\t\2/p' | expand -t 24
 
 -include $(OBJ:.o=.d) $(PLAIN:%.c=$(BUILD)/%.d) $(HOST)/cocogold.d $(TEST_BIN:=.d)

@@ -1,14 +1,14 @@
 #!/usr/bin/env bash
-# Installs what cocogold needs from the distribution (Debian, Ubuntu), and nothing that is there already.
+# Installs the packages that cocogold needs from the distribution (Debian, Ubuntu), except those already installed.
 #     setup.sh              compilers and libraries: `make demo`, `make test`
-#     setup.sh --check      installs nothing: names what is missing, exit code 1
+#     setup.sh --check      installs nothing; names missing packages and exits with code 1
 #     setup.sh --reference  also .venv with PyTorch and a browser: `make test-reference`
-#     setup.sh --cuda       also cuBLASLt and NCCL from PyPI into .cuda, where nvcc is without them
+#     setup.sh --cuda       also cuBLASLt and NCCL from PyPI into .cuda, if nvcc does not find them
 #     setup.sh --cuda --disassemblers    also cuobjdump and nvdisasm: `make nvcc-check`
 set -euo pipefail
 cd "$(dirname "$0")"
 
-# Package, and how to see without dpkg that it is there: a command, a header or a module of pkg-config.
+# Each package, with a test for systems without dpkg: a command, a header or a pkg-config module.
 parts=(
     gcc=command:gcc g++=command:g++ make=command:make pkg-config=command:pkg-config
     libopenblas-openmp-dev=module:openblas libhdf5-dev=module:hdf5-serial libstb-dev=header:stb/stb_image.h
@@ -23,12 +23,12 @@ fail() { say "$@" >&2 && exit 1; }
 as_root() { if [ "$(id -u)" = 0 ]; then "$@"; else sudo "$@"; fi; }
 has_apt() { command -v dpkg-query >/dev/null && command -v apt-get >/dev/null; }
 
-# missing PACKAGE...: those that the distribution's database does not have.
+# missing PACKAGE...: prints those that dpkg does not list as installed.
 missing() {
     comm -23 <(printf '%s\n' "$@" | sort) \
         <(dpkg-query -W -f='${db:Status-Status} ${Package}\n' "$@" 2>/dev/null | sed -n 's/^installed //p' | sort -u)
 }
-# not_seen: packages whose part is not found, for systems without dpkg.
+# not_seen: prints the packages whose test fails, for systems without dpkg.
 not_seen() {
     local part probe
     for part in "${parts[@]}"; do
@@ -51,28 +51,28 @@ basics() {
     local names
     mapfile -t names < <(list)
     [ ${#names[@]} -gt 0 ] || return 0
-    has_apt || fail "this is no Debian or Ubuntu: install by hand, with headers and pkg-config files, what they call ${names[*]}"
+    has_apt || fail "this is not Debian or Ubuntu: install by hand what Debian calls ${names[*]}, with headers and pkg-config files"
     install "${names[@]}"
 }
 
 check() {
     local names
     mapfile -t names < <(list)
-    [ ${#names[@]} = 0 ] || fail "missing: ${names[*]}. \`make setup\` installs it."
+    [ ${#names[@]} = 0 ] || fail "missing: ${names[*]}. \`make setup\` installs them."
 }
 
 python() { # python3 with venv
     command -v python3 >/dev/null && python3 -c 'import venv, ensurepip' 2>/dev/null && return
-    has_apt || fail "python3 with venv is needed"
+    has_apt || fail "python3 with the venv module is missing"
     install python3 python3-venv
 }
 
 reference() {
     cmp -s tests/reference/requirements.txt .venv/requirements.txt 2>/dev/null && return
     python
-    # The browser that opens the reports.
+    # The tests open reports in a browser.
     command -v chromium >/dev/null || command -v google-chrome >/dev/null || { has_apt && install chromium; } ||
-        fail "chromium is needed"
+        fail "chromium is missing"
     say "installing the packages of tests/reference/requirements.txt into .venv"
     python3 -m venv .venv
     .venv/bin/pip install -q --only-binary=:all: -r tests/reference/requirements.txt
@@ -82,11 +82,11 @@ reference() {
 
 cuda() { # cuda [--disassemblers]
     local nvcc=${NVCC:-nvcc} home release major wanted=()
-    command -v "$nvcc" >/dev/null || fail "$nvcc (CUDA 12.4 or newer) is needed to build for GPUs"
-    # The toolkit's folder as nvcc itself knows it: the command may be a wrapper.
+    command -v "$nvcc" >/dev/null || fail "$nvcc is missing: building for GPUs needs CUDA 12.4 or newer"
+    # Ask nvcc for the toolkit's folder, since the command may be a wrapper.
     home=$(realpath "$("$nvcc" --dryrun -x cu -c /dev/null 2>&1 | sed -n 's/^#\$ TOP=//p')")
     release=$("$nvcc" --version | sed -n 's/.*release \([0-9.]*\).*/\1/p') major=${release%%.*}
-    # PyPI names CUDA 12's packages with a suffix.
+    # PyPI's package names have a suffix for CUDA 12.
     local suffix=
     [ "$major" -ge 13 ] || suffix=-cu$major
     here() { ls "$home/include/$1" "$home"/targets/*/include/"$1" "/usr/include/$1" 2>/dev/null | grep -q .; }
@@ -96,7 +96,7 @@ cuda() { # cuda [--disassemblers]
         command -v cuobjdump >/dev/null || wanted+=(nvidia-cuda-cuobjdump)
         command -v nvdisasm >/dev/null || wanted+=(nvidia-cuda-nvdisasm)
     fi
-    # What is there already stays: a later call without --disassemblers keeps them.
+    # Installed packages stay: a later call without --disassemblers keeps the disassemblers.
     local package new=()
     for package in ${wanted[@]+"${wanted[@]}"}; do grep -qxF -- "$package" .cuda/packages 2>/dev/null || new+=("$package"); done
     [ ${#new[@]} -gt 0 ] || return 0

@@ -5,8 +5,8 @@
 
 enum Activation { SILU, GELU, QUICK_GELU };
 
-// Phi(x) as kernels/vecmath.h has it, with the card's exponential: about 30 instructions, so that GEGLU stays bound by
-// memory. A NaN becomes a number here; the activations multiply with x, which brings it back.
+// Phi(x) as in kernels/vecmath.h, but with the GPU's exponential: about 30 instructions, so that GEGLU remains bound by
+// memory. A NaN becomes a number here; the activations multiply by x, which restores it.
 __device__ static float normal_cdf(float x, float *density) {
     const float a = fminf(fabsf(x), 12.9f), e = __expf(-0.5f * a * a);
     const float tail = e * normal_tail(__fdividef(1.0f, 1.0f + 0.35f * a));
@@ -88,8 +88,8 @@ void quick_gelu_backward(floatX *dinp, const floatX *dout, const floatX *inp, si
     }
 }
 
-// Where in (N, 2H) the value of output element i of (N, H) stands; its gate is H further. 32-bit division: fewer than
-// 2^32 vectors.
+// The offset in (N, 2H) of the value of output element i of (N, H); its gate is H elements further. 32-bit division,
+// since there are fewer than 2^32 vectors.
 template <int V> __device__ static size_t value_of(unsigned vector, int H) {
     const unsigned per_row = (unsigned)H / V, row = vector / per_row;
     return (size_t)row * 2 * H + (vector - row * per_row) * V;

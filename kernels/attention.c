@@ -22,7 +22,7 @@ enum { BQ = 64, BK = 64 }; // queries (a multiple of NR) and keys of a tile
 static inline int min(int a, int b) { return a < b ? a : b; }
 static inline int ceil_div(int a, int b) { return (a + b - 1) / b; }
 
-// First element of token t of head h of sample b.
+// The offset of the first element of token t, head h, sample b.
 static inline size_t token(int b, int t, int h, int T, int stride, int HS) {
     return ((size_t)b * T + t) * stride + (size_t)h * HS;
 }
@@ -34,8 +34,8 @@ static void pack_queries(float *packed, const float *rows, int stride, int nq, i
     }
 }
 
-// tile (nk, BQ) = keys packed: products of nk rows with every packed query. Columns up to the next multiple of VEC
-// become 0.
+// tile (nk, BQ) = keys packed: the products of nk keys with every packed query. Columns from nq up to the next multiple
+// of VEC become 0.
 static void scores(float *tile, const float *keys, int stride, const float *packed, int nk, int nq, int HS) {
     int tiles = tile_count(nk), columns = ceil_div(nq, VEC) * VEC;
     for (int i = 0; i < tiles; i++) {
@@ -49,7 +49,7 @@ static void scores(float *tile, const float *keys, int stride, const float *pack
     }
 }
 
-// n columns of `count` rows as the right matrix of a product: where they are, or in panel (count, NR) if the last
+// n columns of `count` rows as the right matrix of a product: used in place, or copied to panel (count, NR) if the last
 // vector would read beyond a row.
 static const float *whole_vectors(const float *rows, ptrdiff_t stride, int count, int n, float *panel,
                                   ptrdiff_t *step) {
@@ -103,8 +103,8 @@ static void mask_future(float *tile, int q0, int k0, int nk, int nq) {
     }
 }
 
-// Turns scores into exp(scale score - m) with m the running maximum of the scaled scores, and gives each query the
-// factor by which what was summed so far shrinks.
+// Turns scores into exp(scale score - m), where m is the running maximum of the scaled scores. factor: what the earlier
+// sums of each query must be multiplied by.
 static void online_softmax(float *tile, float *m, float *sum, float *factor, float scale, int nk, int columns) {
     float top[BQ];
     for (int i = 0; i < columns; i++) top[i] = m[i];
@@ -128,7 +128,7 @@ static void online_softmax(float *tile, float *m, float *sum, float *factor, flo
     }
 }
 
-// Keys that a tile of queries sees.
+// The number of keys that a tile of queries sees.
 static int visible(const Attention *a, int q0, int nq) { return a->causal ? min(a->Tk, q0 + nq) : a->Tk; }
 
 // One tile of queries of one head; scratch holds BQ * HS + BK * BQ floats.
@@ -190,15 +190,15 @@ void attention_forward(floatX *out, float *lse, const floatX *q, const floatX *k
 
 // ---- Backward ------------------------------------------------------------------------------------------------------
 
-// One head, its keys cut into `parts` so that few heads keep many threads busy; a part owns its rows of dk and dv and
-// sums dq into an array of its own.
+// A part of a head's keys. Heads are cut into parts so that few heads keep many threads busy. A part owns its rows of
+// dk and dv and sums dq in its own array.
 typedef struct {
     float *dq, *dk, *dv; // of the part's head; dq dense (Tq, HS) or with q's stride
     const float *dout, *q, *k, *v, *out, *lse;
     int dq_stride, k0, k1; // the part's keys
 } Part;
 
-// delta (nq) = sum of dout * out: what softmax's backward subtracts.
+// delta (nq) = sum of dout * out, which softmax's backward subtracts.
 static void row_products(float *delta, const float *dout, const float *out, int stride, int nq, int HS) {
     for (int i = 0; i < nq; i++) {
         float sum = 0;
@@ -208,7 +208,7 @@ static void row_products(float *delta, const float *dout, const float *out, int 
     }
 }
 
-// Scores to probabilities p, and dp to dscores = p (dp - delta) scale.
+// Converts scores to probabilities p, and dp to dscores = p (dp - delta) scale.
 static void softmax_backward(float *p, float *dp, const float *lse, const float *delta, float scale, int nk,
                              int columns) {
     for (int k = 0; k < nk; k++) {
@@ -224,7 +224,7 @@ static void zero_rows(float *to, int stride, int rows, int HS) {
     for (int i = 0; i < rows; i++) memset(to + (size_t)i * stride, 0, HS * sizeof *to);
 }
 
-// scratch holds backward_floats.
+// scratch holds backward_floats floats.
 static void backward_part(const Part *part, const Attention *a, float *scratch) {
     int HS = a->HS;
     float *packed_q = scratch, *packed_d = packed_q + (size_t)BQ * HS, *p = packed_d + (size_t)BQ * HS,
@@ -263,7 +263,7 @@ static void backward_part(const Part *part, const Attention *a, float *scratch) 
 
 static size_t backward_floats(const Attention *a) { return 2 * ((size_t)BQ * a->HS + BK * BQ); }
 
-// Parts of a head's keys: a function of the shape alone, so that results do not depend on the number of threads.
+// The number of parts of a head's keys. Depends only on the shape, so that results do not depend on the thread count.
 static int key_parts(const Attention *a) { return min(ceil_div(8, a->B * a->NH), ceil_div(a->Tk, 4 * BK)); }
 
 static void sum_parts(float *dq, const float *partial, int parts, const Attention *a) {

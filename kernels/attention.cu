@@ -1,18 +1,20 @@
-// attention in tiles with an online softmax (Rabe & Staats 2021; Dao et al. 2022): no T x T matrix is kept, backward
-// computes each tile of probabilities again from lse.
+// attention in tiles with an online softmax (Rabe & Staats 2021; Dao et al. 2022): no T x T matrix is stored; backward
+// recomputes each tile of probabilities from lse.
 //
-// Forward: a block owns 128 queries (64 or 32 for large heads and in fp32) and walks over tiles of keys. Backward: a
-// block owns as many keys, walks over tiles of queries with every matrix of scores transposed, sums dk and dv in
-// registers, and adds its part of dq to a sum in memory, behind the block of the previous keys: five products, and
-// every sum has one order, hence the same bits in every run. Few keys and many queries (cross-attention): several
-// blocks share the queries of the same keys, and their dk and dv are added in order. Heads larger than 160 (the VAE's
-// one head of all channels) go through cuBLASLt and a matrix of scores in the workspace. All of this moves 16 bytes at
-// a time: where head size or a stride is no multiple of 8, it works on copies in the workspace with padded heads.
+// Forward: a block owns 128 queries (64 or 32 for large heads and in fp32) and loops over tiles of keys.
+//
+// Backward: a block owns as many keys and loops over tiles of queries, with every matrix of scores transposed. It sums
+// dk and dv in registers and adds its part of dq to a sum in memory, after the block of the previous keys has added its
+// part. This needs five products, and every sum has a fixed order, hence the same bits in every run. With few keys and
+// many queries (cross-attention), several blocks share the queries of the same keys; their dk and dv are added in
+// order. Heads larger than 160 (the VAE's single head of all channels) use cuBLASLt and a matrix of scores in the
+// workspace. All accesses are 16 bytes wide: if the head size or a stride is not a multiple of 8, the kernels work on
+// copies in the workspace with padded heads.
 #include <limits.h>
 #include "kernels/attention_tiles.cuh"
 #include "kernels/gemm.cuh"
 
-// First element of token t of head h of sample b.
+// The first element of token t, head h, sample b.
 template <class T> __device__ static inline T *token(T *x, int b, int t, int h, int T_, int stride, int HS) {
     return x + ((size_t)b * T_ + t) * stride + (size_t)h * HS;
 }
@@ -30,7 +32,7 @@ __device__ static inline float row_sum(float x) {
 
 // ---- Forward -------------------------------------------------------------------------------------------------------
 
-// Scores of keys that a query does not see become -inf. query, key: those of s[0][0][0].
+// Sets the scores of keys that a query does not see to -inf. query, key: those of s[0][0][0].
 template <int M, int N>
 __device__ static inline void mask_scores(float (&s)[M][N][4], const Attention &a, int query, int key) {
 #pragma unroll
@@ -46,8 +48,8 @@ __device__ static inline void mask_scores(float (&s)[M][N][4], const Attention &
     }
 }
 
-// Turns a tile of scores into probabilities relative to the running maximum of their row, and scales what was summed
-// before. top and sum are of this lane's rows; sum has this lane's columns only.
+// Turns a tile of scores into probabilities relative to the running maximum of their row, and rescales the earlier
+// sums. top and sum belong to this lane's rows; sum covers only this lane's columns.
 template <int D, int M, int N>
 __device__ static inline void online_softmax(float (&s)[M][N][4], float (&out)[M][D / 8][4], float (&top)[M][2],
                                              float (&sum)[M][2], float scale_log2) {
@@ -59,7 +61,8 @@ __device__ static inline void online_softmax(float (&s)[M][N][4], float (&out)[M
 #pragma unroll
             for (int n = 0; n < N; n++) { best = fmaxf(best, fmaxf(s[m][n][2 * r], s[m][n][2 * r + 1])); }
             best = row_max(best);
-            const float old = exp2_fast((top[m][r] - best) * scale_log2); // 0 at the first tile: every query sees key 0
+            const float old =
+                exp2_fast((top[m][r] - best) * scale_log2); // 0 at the first tile, where every query sees key 0
             const float base = best * scale_log2;
             float added = 0;
 #pragma unroll
@@ -77,7 +80,7 @@ __device__ static inline void online_softmax(float (&s)[M][N][4], float (&out)[M
     }
 }
 
-// The block's output out / sum and lse; tile: the block's queries, no longer needed.
+// Writes the block's output out / sum, and lse. Overwrites `tile`, which held the block's queries.
 template <int D>
 __device__ static inline void store_forward(floatX *out, float *lse, floatX *tile,
                                             const float (&o)[Tiles<D>::M][D / 8][4], const float (&top)[Tiles<D>::M][2],
@@ -131,7 +134,7 @@ static __global__ void __launch_bounds__(Tiles<D>::threads, 2)
             load_keys(j);
         }
         cp_async_wait<0>();
-        __syncthreads(); // tile j is here, and nobody reads tile j - 1 any more
+        __syncthreads(); // tile j is loaded, and all threads have read tile j - 1
         if (T::stages == 2 && j + 1 < tiles) { load_keys(j + 1); }
         if (j == 0) { left.keep(); }
         if (a.causal && j * T::inner >= query + 16 * T::M) { continue; } // none of the warp's queries sees the tile
@@ -148,20 +151,20 @@ static __global__ void __launch_bounds__(Tiles<D>::threads, 2)
 
 // ---- Backward ------------------------------------------------------------------------------------------------------
 
-// Where backward keeps what blocks pass on, in the workspace. Tiles are those of queries.
+// The data in the workspace that backward's blocks pass to each other. Tiles are those of queries.
 struct Passed {
-    float2 *rows;   // (B NH, tiles, inner): output_dots
-    float *dq;      // (B NH, tiles, units, M, unit_columns / 8, 32 lanes, 4): sums as the lanes hold them
-    float *dk, *dv; // (chunks, B NH, Tk, HS) if there is more than one chunk
-    unsigned *done; // (B NH, tiles): blocks of keys whose part is in dq
-    unsigned *next; // (1): number of the next block to start
-    int tiles, key_blocks, chunks; // chunks: of the queries, with a block each
+    float2 *rows;                  // (B NH, tiles, inner): output_dots
+    float *dq;                     // (B NH, tiles, units, M, unit_columns / 8, 32 lanes, 4): sums in the lanes' layout
+    float *dk, *dv;                // (chunks, B NH, Tk, HS) if there is more than one chunk
+    unsigned *done;                // (B NH, tiles): number of key blocks that have added their part to dq
+    unsigned *next;                // (1): number of the next block to start
+    int tiles, key_blocks, chunks; // chunks: parts of the queries, one block each
     size_t bytes;
 };
 
-// rows (B NH, padded) of (lse in units of log 2, delta): delta = sum over the head of dout out is what every row of
-// dS = P (dP - delta) subtracts. Rows beyond Tq get inf and 0, which make P zero. Four lanes a row; a block has 64 rows
-// of one head. Also clears count counters.
+// rows (B NH, padded) of (lse in units of log 2, delta): delta = sum over the head of dout out, as in
+// dS = P (dP - delta). Rows beyond Tq get inf and 0, which make P zero. Four lanes per row; a block has 64 rows of one
+// head. Also clears `count` counters.
 static __global__ void __launch_bounds__(256)
     output_dots(float2 *rows, unsigned *counters, unsigned count, const floatX *dout, const floatX *out,
                 const float *lse, Attention a, int padded) {
@@ -186,8 +189,8 @@ static __global__ void __launch_bounds__(256)
     }
 }
 
-// The block's share of the work: keys of block j, queries of one chunk, one head. Blocks take their numbers in the
-// order in which they start, and the only one that a block waits for has the number before: it runs already.
+// The block's share of the work: the keys of block j, the queries of one chunk, one head. Blocks are numbered in the
+// order in which they start. A block waits only for the block with the previous number, which is already running.
 struct Share {
     int j, chunk, b, h, bh, begin, end; // tiles begin .. end - 1 of queries
 };
@@ -203,7 +206,7 @@ template <int D> __device__ static inline Share take_share(const Passed &p, cons
     return x;
 }
 
-// Scores of keys that a query does not see become -inf; transposed. key, query: those of s[0][0][0].
+// Sets the scores of keys that a query does not see to -inf, transposed. key, query: those of s[0][0][0].
 template <int M, int N>
 __device__ static inline void mask_columns(float (&s)[M][N][4], const Attention &a, int key, int query) {
 #pragma unroll
@@ -219,9 +222,9 @@ __device__ static inline void mask_columns(float (&s)[M][N][4], const Attention 
     }
 }
 
-// A warp's keys meet T::slice queries of the tile, from column `column`: P^T = exp(K Q^T - lse), dv += P^T dout,
-// dS^T = P^T (V dout^T - delta), dk += dS^T q; dS^T goes to shared memory. key, query: the first ones, if any key may
-// be hidden, else query is -1.
+// A warp's keys with T::slice queries of the tile, from column `column` on: P^T = exp(K Q^T - lse), dv += P^T dout,
+// dS^T = P^T (V dout^T - delta), dk += dS^T q. Writes dS^T to shared memory. key, query: the first ones; query is -1 if
+// no key can be hidden.
 template <int D>
 __device__ static inline void add_slice(float (&grad_k)[Tiles<D>::M][D / 8][4], float (&grad_v)[Tiles<D>::M][D / 8][4],
                                         floatX *dS, const Left<D, Tiles<D>::M, Tiles<D>::keep> &left_k,
@@ -261,8 +264,8 @@ __device__ static inline void add_slice(float (&grad_k)[Tiles<D>::M][D / 8][4], 
     add_product<D>(grad_k, s, Q + column * pitch);
 }
 
-// The tile's dq = dS K over the block's keys, added to the sum of the key blocks before; the last one's result goes to
-// `tile` instead.
+// Adds the tile's dq = dS K over the block's keys to the sum of the previous key blocks. The last key block writes the
+// result to `tile` instead.
 template <int D>
 __device__ static inline void add_queries(float *sums, floatX *tile, const floatX *dS, const floatX *K, bool is_first,
                                           bool is_last, int depth, float scale) {
@@ -288,7 +291,7 @@ __device__ static inline void add_queries(float *sums, floatX *tile, const float
     }
 }
 
-// x (16 M rows of the block, D) to float rows of HS elements.
+// Writes x (16 M rows of the block, D) to float rows of HS elements.
 template <int D, int M>
 __device__ static inline void store_partial(float *to, const float (&x)[M][D / 8][4], int rows, int HS) {
     const int lane = threadIdx.x % 32;
@@ -368,14 +371,14 @@ static __global__ void __launch_bounds__(Tiles<D>::threads, Tiles<D>::small ? 2 
             cp_async_commit();
         }
         cp_async_wait<0>();
-        __syncthreads(); // tile i is here, nobody reads tile i - 1 any more, and its dq is in memory
+        __syncthreads(); // tile i is loaded; all threads have read tile i - 1 and written its dq
         if (dq && threadIdx.x == 0 && i > x.begin) { store_release(done + i - 1, x.j + 1); }
         if (T::stages == 2 && i + 1 < x.end) {
             load_queries(i + 1);
             cp_async_commit();
         }
         floatX *Qi = Q + i % T::stages * tile;
-        if (key < a.Tk) { // else none of the warp's keys exists
+        if (key < a.Tk) { // otherwise none of the warp's keys exists
             const bool edge = first + T::rows > a.Tk || (a.causal && i * T::inner < first + T::rows);
 #pragma unroll 1
             for (int c = 0; c < T::inner; c += T::slice) {
@@ -387,7 +390,7 @@ static __global__ void __launch_bounds__(Tiles<D>::threads, Tiles<D>::small ? 2 
         if (threadIdx.x == 0) {
             while ((int)load_acquire(done + i) < x.j) {}
         }
-        __syncthreads(); // dS is complete, and it is this block's turn
+        __syncthreads(); // dS is complete, and the previous key block has added its part
         const bool is_last = x.j + 1 == (a.causal ? min(p.key_blocks, i * T::inner / T::rows + 1) : p.key_blocks);
         add_queries<D>(p.dq + ((size_t)x.bh * p.tiles + i) * T::inner * D, Qi, dS, K, x.j == 0, is_last,
                        min(T::rows, a.Tk - first), scale);
@@ -397,14 +400,14 @@ static __global__ void __launch_bounds__(Tiles<D>::threads, Tiles<D>::small ? 2 
                                     a.HS, Qi);
         }
     }
-    cp_async_wait<0>(); // also if there was no tile
+    cp_async_wait<0>(); // needed even if there was no tile
     __syncthreads();
     if (dq && threadIdx.x == 0 && x.begin < x.end) { store_release(done + x.end - 1, x.j + 1); }
     if (dk) { store_keys<D>(dk, p.dk, K, grad_k, p, x, a, a.k_stride, scale); }
     if (dv) { store_keys<D>(dv, p.dv, V, grad_v, p, x, a, a.v_stride, 1); }
 }
 
-// grad = scale sum over chunks of partial (chunks, B NH, Tk, HS), VEC elements a thread.
+// grad = scale * sum over chunks of partial (chunks, B NH, Tk, HS), VEC elements per thread.
 static __global__ void __launch_bounds__(256, 4)
     fold_chunks(floatX *grad, const float *partial, int chunks, Attention a, int stride, float scale) {
     const int pieces = a.HS / VEC, n = a.B * a.NH * a.Tk * pieces, i = blockIdx.x * 256 + threadIdx.x;
@@ -425,9 +428,9 @@ static __global__ void __launch_bounds__(256, 4)
     store(token(grad, bh / a.NH, key, bh % a.NH, a.Tk, stride, a.HS) + d, sum);
 }
 
-// ---- Heads of any size, by cuBLASLt --------------------------------------------------------------------------------
+// ---- Heads of any size, with cuBLASLt ------------------------------------------------------------------------------
 
-// Workspace of one head at a time: scores (Tq, pitch) float, dp the same, probabilities and dS (Tq, pitch) floatX.
+// Workspace for one head at a time: scores and dp (Tq, pitch) float, probabilities and dS (Tq, pitch) floatX.
 struct Scores {
     int pitch; // Tk rounded up, so that every row is aligned
     float *scores, *dp;
@@ -446,7 +449,7 @@ static Scores scores_in(void *workspace, const Attention &a, bool backward) {
     return s;
 }
 
-// p (Tq, pitch) = softmax of the scores, lse (Tq). One block a row; masked and padding columns get 0.
+// p (Tq, pitch) = softmax of the scores, lse (Tq). One block per row; masked and padding columns get 0.
 static __global__ void __launch_bounds__(256)
     softmax_rows(floatX *p, float *lse, const float *scores, int pitch, Attention a, float scale) {
     __shared__ float scratch[2][32];
@@ -468,7 +471,7 @@ static __global__ void __launch_bounds__(256)
     if (thread == 0) { lse[t] = l; }
 }
 
-// GRADIENT: p = dS = P (dP - delta) scale; else p = P. One block a row.
+// GRADIENT: p = dS = P (dP - delta) scale; otherwise p = P. One block per row.
 template <bool GRADIENT>
 static __global__ void __launch_bounds__(256)
     probability_rows(floatX *p, const float *scores, const float *dp, const float2 *rows, int pitch, Attention a,
@@ -528,7 +531,7 @@ static void forward_large(floatX *out, float *lse, const floatX *q, const floatX
     }
 }
 
-// Of output_dots' rows, which stand before the scores.
+// Bytes of output_dots' rows, which come before the scores.
 static size_t rows_bytes(const Attention &a) {
     return sizeof(float2) * ceil_div((size_t)a.B * a.NH * a.Tq, (size_t)32) * 32;
 }
@@ -569,7 +572,7 @@ static void forward(floatX *out, float *lse, const floatX *q, const floatX *k, c
                              scale);
 }
 
-// Hands out pieces of a workspace, or with NULL counts their bytes.
+// Allocates pieces of a workspace; if it is NULL, only counts their bytes.
 struct Pieces {
     char *at;
     size_t bytes;
@@ -580,8 +583,9 @@ struct Pieces {
     }
 };
 
-// Lays out what backward's blocks pass on. The cut depends on the sizes alone, so that sums have the same bits on every
-// card. Chunks make up to 128 blocks where there are at most 64: their sums cost traffic.
+// Lays out the data that backward's blocks pass to each other. The cut depends only on the sizes, so that sums have the
+// same bits on every card. The queries are cut into chunks only if there are at most 64 blocks, and then to at most 128
+// blocks, since the sums of the chunks cost memory traffic.
 template <int D> static Passed passed_in(void *workspace, const Attention &a) {
     typedef Tiles<D> T;
     Passed p = {};
@@ -621,9 +625,9 @@ static void backward(floatX *dq, floatX *dk, floatX *dv, const floatX *dout, con
     if (dv) { launch<fold_chunks>(dev, blocks, 256, 0, dv, p.dv, p.chunks, a, a.v_stride, 1.0f); }
 }
 
-// ---- Which of them takes a call ------------------------------------------------------------------------------------
+// ---- Choice of the variant -----------------------------------------------------------------------------------------
 
-// What runs on heads of up to `largest` elements, and the bytes of workspace that it needs.
+// The function for heads of up to `largest` elements, and the bytes of workspace that it needs.
 template <class F> struct Variant {
     int largest;
     F *run;
@@ -649,7 +653,7 @@ static const BackwardVariant backwards[] = {
     {80, backward<80>, backward_bytes<80>},
     {96, backward<96>, backward_bytes<96>},
     {128, backward<128>, backward_bytes<128>},
-#ifdef PRECISION_bf16 // in fp32 the sums of more columns would leave no registers
+#ifdef PRECISION_bf16 // fp32 has no registers for the sums of more columns
     {ATTENTION_TILED, backward<ATTENTION_TILED>, backward_bytes<ATTENTION_TILED>},
 #endif
     {INT_MAX, backward_large, backward_large_bytes},
@@ -662,8 +666,8 @@ template <class T> static const T &variant_for(const T *list, int HS) {
 
 // ---- Heads and rows of any size, through aligned copies ------------------------------------------------------------
 
-// The VEC elements of a copy (rows, NH, padded) that a thread handles: where they stand in the tensor (rows `stride`
-// apart, NH, HS), and how many of them exist there.
+// The VEC elements of a copy (rows, NH, padded) that a thread handles: their offset in the tensor (rows `stride` apart,
+// NH, HS), and how many of them exist there.
 struct Place {
     unsigned vector; // fewer than 2^32 of them
     size_t at;
@@ -697,12 +701,12 @@ static __global__ void __launch_bounds__(256)
     }
 }
 
-// Whether every row of every head begins at a multiple of 16 bytes, given that the tensors do.
+// Whether every row of every head is aligned to 16 bytes, given that the tensors are.
 static bool is_aligned(const Attention &a) {
     return (a.HS | a.q_stride | a.k_stride | a.v_stride | a.out_stride) % 8 == 0;
 }
 
-// The copies' sizes: dense, and heads filled up with zeros, which change no score and no sum.
+// The copies' sizes: dense, with heads padded with zeros, which change no score and no sum.
 static Attention padded_sizes(const Attention &a) {
     const int HS = ceil_div(a.HS, 8) * 8, C = a.NH * HS;
     return {a.B, a.NH, a.Tq, a.Tk, HS, C, C, C, C, a.causal};
@@ -717,7 +721,7 @@ static void cut(floatX *x, const floatX *copy, int stride, int T, const Attentio
     if (x) { launch<cut_heads>(dev, ceil_div(vectors, 256u), 256, 0, x, copy, stride, a.NH, a.HS, vectors); }
 }
 
-// The copies in the workspace, and what is left of it for the kernels; `backward` counts the gradients too.
+// The copies in the workspace, and the rest of it for the kernels; with `backward` also the gradients' copies.
 struct Copies {
     floatX *q, *k, *v, *out, *dq, *dk, *dv, *dout;
     void *rest;

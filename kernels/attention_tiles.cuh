@@ -1,68 +1,71 @@
-// Products of tiles in shared memory, for attention.cu. A warp owns M blocks of 16 rows of a result; its lanes hold
-// them as tensor cores do, in both precisions: of each 16 rows and 8 columns, lane l has
+// Products of tiles in shared memory, for attention.cu. A warp owns M blocks of 16 rows of a result. In both precisions
+// its lanes hold them in the layout of the tensor cores: of each 16 rows and 8 columns, lane l has
 //     x[0], x[1]: row l/4,     columns 2 (l%4) and 2 (l%4) + 1
 //     x[2], x[3]: row l/4 + 8, the same columns.
-// bf16 multiplies by mma.sync; fp32 by multiply-adds, with the same placement.
+// bf16 uses mma.sync; fp32 uses multiply-adds with the same layout.
 #pragma once
 #include "kernels/cuda_common.cuh"
 #include "kernels/ptx.cuh"
 
-// A tile with rows of W elements (a multiple of 16) in shared memory. Rows of 128 bytes change places of their 16-byte
-// pieces, others are padded by one: eight rows of ldmatrix, and 16-byte accesses, meet no bank twice.
+// A tile with rows of W elements (a multiple of 16) in shared memory. In rows of 128 bytes the 16-byte pieces are
+// permuted; other rows are padded by one piece. So the eight rows of an ldmatrix, and 16-byte accesses, have no bank
+// conflicts.
 template <int W> struct Layout {
     static constexpr bool swizzled = sizeof(floatX) == 2 && W % 64 == 0;
     static constexpr int pitch = swizzled ? W : W + VEC; // elements from row to row
     __device__ static inline unsigned at(unsigned row, unsigned column) {
         return row * pitch + (swizzled ? (column / VEC ^ row % 8) * VEC + column % VEC : column);
     }
-    // The address of (row + rows, column + columns) from that of (row, column): rows a multiple of 8, columns of 16,
-    // column < 16; a swizzled tile begins at a multiple of 128 bytes.
+    // The address of (row + rows, column + columns), given that of (row, column). rows is a multiple of 8, columns of
+    // 16, and column < 16; a swizzled tile begins at a multiple of 128 bytes.
     __device__ static inline SharedAddress step(SharedAddress at, unsigned rows, unsigned columns) {
         const unsigned across = columns * sizeof(floatX);
         return (swizzled ? (at ^ across % 128) + across / 128 * 128 : at + across) + rows * pitch * sizeof(floatX);
     }
 };
 
-// Sizes for heads of at most D elements (a multiple of 16). Everything fits into 99 KB. A head of 64 in bf16 has two
-// blocks on an SM of 164 KB, with 255 registers a thread: 32 rows a warp, since each piece of the right operand that
-// ldmatrix reads then meets two blocks of the left one, and shared memory keeps up with the tensor cores.
+// Sizes for heads of at most D elements (a multiple of 16). Everything fits into 99 KB. For heads of 64 in bf16, two
+// blocks run on an SM of 164 KB, with 255 registers per thread and 32 rows per warp: each piece of the right operand
+// that ldmatrix reads is then multiplied by two blocks of the left one, and shared memory keeps up with the tensor
+// cores.
 template <int D> struct Tiles {
     static constexpr bool half = sizeof(floatX) == 2;
     static constexpr bool small = half && D <= 64;
     static constexpr int warps = half || D <= 96 ? 4 : 2;
     static constexpr int M = small ? 2 : 1;       // blocks of 16 rows of a warp
     static constexpr int rows = 16 * M * warps;   // of the tile that a block owns
-    static constexpr int inner = small ? 64 : 32; // rows of the tiles that it walks over
-    // Columns of scores that backward has in registers.
+    static constexpr int inner = small ? 64 : 32; // rows of the tiles that it loops over
+    // Columns of scores that backward holds in registers.
     static constexpr int slice = small || (half && D > 128) ? 16 : D > 128 ? 8 : 32;
     static constexpr int stages = half || D <= 64 ? 2 : 1; // tiles in flight
-    // Columns of left operands (the queries; keys and values in backward) that stay in registers: all that fit.
+    // Columns of left operands (the queries; keys and values in backward) that stay in registers: as many as fit.
     static constexpr int keep = small ? D : 0, keep_values = keep > 32 ? keep - 16 : keep;
     static constexpr int threads = 32 * warps;
-    // dq of a tile of queries is made in units of 16 M rows and `unit_columns` columns, by one warp each.
+    // dq of a tile of queries is computed in units of 16 M rows and `unit_columns` columns, one warp per unit.
     static constexpr int unit_columns = D == 64 ? 32 : 16;
     static constexpr int units = inner / (16 * M) * (D / unit_columns);
 };
 
-// tile (ROWS, D) = rows first .. of a matrix with `total` rows of HS elements; zeros outside. Lands at the wait.
+// Starts the copy tile (ROWS, D) = rows from `first` on of a matrix with `total` rows of HS elements; zeros outside. It
+// is complete after cp_async_wait.
 template <int D, int ROWS>
 __device__ static inline void load_tile(floatX *tile, const floatX *from, int stride, int first, int total, int HS) {
-    constexpr int vectors = D / VEC, pass = Tiles<D>::threads / vectors; // rows at a time; a few threads may have none
+    constexpr int vectors = D / VEC, pass = Tiles<D>::threads / vectors; // rows per pass; a few threads may have none
     unsigned thread = threadIdx.x;
-    asm volatile("" : "+r"(thread)); // computed anew for each tile, or else kept in registers that backward lacks
+    asm volatile("" : "+r"(thread)); // recompute it for each tile: backward has no registers to keep it
     const int row0 = thread / vectors, d = thread % vectors * VEC;
     const floatX *at = from + (size_t)(first + row0) * stride + d;
     SharedAddress to = shared_address(tile + Layout<D>::at(row0, d));
     static_assert(!Layout<D>::swizzled || pass % 8 == 0, "pieces of a row keep their places from pass to pass");
     const int rows = row0 < pass ? ROWS : 0, inside = d < HS ? total - first : 0;
-#pragma unroll 1 // addresses of several passes would stay in registers that backward lacks
+#pragma unroll 1 // backward has no registers for the addresses of several passes
     for (int row = row0; row < rows; row += pass) {
         cp_async_16(to, at, row < inside);
         at += (size_t)pass * stride, to += pass * Layout<D>::pitch * sizeof(floatX);
     }
 }
 
-// The inverse: the tile's rows leave in 16-byte pieces. The whole block calls.
+// The inverse: stores the tile's rows in 16-byte pieces. All threads of the block must call it.
 template <int D, int ROWS>
 __device__ static inline void store_tile(floatX *to, int stride, int first, int total, int HS, const floatX *tile) {
     const int vectors = HS / VEC;
@@ -92,7 +95,7 @@ template <int D, int M, int KEEP> struct Left {
 #pragma unroll
         for (int m = 0; m < M; m++) { ldmatrix_x4(f[m], Layout<D>::step(at, m * 16, d)); }
     }
-    __device__ inline void keep() { // once the tile has landed
+    __device__ inline void keep() { // call it after the tile has been loaded
 #pragma unroll
         for (int d = 0; d < KEEP; d += 16) { read(kept[d / 16], d); }
     }
@@ -113,7 +116,7 @@ __device__ static inline void multiply_rows(float (&x)[M][N][4], const Left<D, M
 #pragma unroll
         for (int n = 0; n < N; n++) { x[m][n][0] = x[m][n][1] = x[m][n][2] = x[m][n][3] = 0; }
     }
-#pragma unroll(D > 96 ? 2 : D / 16) // all of a large head at once would spill
+#pragma unroll(D > 96 ? 2 : D / 16) // unrolling all of a large head would spill
     for (int d = 0; d < D; d += 16) {
         unsigned fa[M][4];
         a.get(fa, d);
@@ -166,8 +169,8 @@ __device__ static inline void add_product(float (&out)[M][D / 8][4], const float
     }
 }
 
-// out (16 M, 8 N) += (a^T b), a (depth, W) from column row0, b (depth, D) from column column0; depth <= ROWS, and what
-// is beyond it counts as zero.
+// out (16 M, 8 N) += (a^T b), a (depth, W) from column row0, b (depth, D) from column column0. depth <= ROWS; rows of a
+// or b between depth and the next multiple of 16 must be zero.
 template <int W, int D, int ROWS, int M, int N>
 __device__ static inline void add_transposed(float (&out)[M][N][4], const floatX *a, int row0, const floatX *b,
                                              int column0, int depth) {
@@ -235,8 +238,7 @@ __device__ static inline void multiply_rows(float (&x)[M][N][4], const Left<D, M
     }
 }
 
-// out (16 M, D) += p (16 M, 8 N) b (8 N, D). The four lanes of a row pass each other
-// their columns of p.
+// out (16 M, D) += p (16 M, 8 N) b (8 N, D). The four lanes of a row exchange their columns of p.
 template <int D, int M, int N>
 __device__ static inline void add_product(float (&out)[M][D / 8][4], const float (&p)[M][N][4], const floatX *b) {
     constexpr int pitch = Layout<D>::pitch;
@@ -285,7 +287,7 @@ __device__ static inline void add_transposed(float (&out)[M][N][4], const floatX
 
 #endif
 
-// tile (16 M rows from row0, 8 N columns from column0) = x, row by row times scale (of the lane's rows).
+// tile (16 M rows from row0, 8 N columns from column0) = x, each row multiplied by its scale.
 template <int W, int M, int N>
 __device__ static inline void put(floatX *tile, int row0, int column0, const float (&x)[M][N][4],
                                   const float (&scale)[M][2]) {

@@ -16,9 +16,9 @@
 
 static inline int min(int a, int b) { return a < b ? a : b; }
 
-// Tiles of pixels of `out` (B, H, W, N) that read pixels of `inp`. Output pixels with the same remainders of y and x by
-// `phases` need the same taps and form tiles: runs of a row. Where rows are too short for good tiles, and phases is 1,
-// the whole sample is one run.
+// Tiles of pixels of `out` (B, H, W, N) that read pixels of `inp`. Output pixels with the same remainders of y and x
+// modulo `phases` need the same taps; tiles are runs of such pixels in a row. If rows are too short for good tiles and
+// phases is 1, the whole sample is one run.
 typedef struct {
     const Conv2d *conv;
     float *out;
@@ -31,10 +31,11 @@ typedef struct {
     int run_tiles; // tiles of an image row (all its phases) or of a sample
 } Pixels;
 
-// Pixels phase, phase + phases, ... of a row of W.
+// The number of pixels phase, phase + phases, ... in a row of W.
 static int phase_width(int W, int phase, int phases) { return (W - phase + phases - 1) / phases; }
 
-// Where tap k of output position `at` reads along one axis, possibly outside. Transposed: -1 where it meets no pixel.
+// The input position that tap k of output position `at` reads along one axis; may be outside. Transposed: -1 if there
+// is none.
 static inline int source(const Pixels *p, int at, int k) {
     int stride = p->conv->stride, pad = p->conv->pad_before;
     if (!p->transposed) { return at * stride + k - pad; }
@@ -42,7 +43,7 @@ static inline int source(const Pixels *p, int at, int k) {
     return s & (stride - 1) ? -1 : s >> (stride - 1); // stride is 1 or 2
 }
 
-// Pointers of a tile within one row: sources are dx apart.
+// Sets the pointers of a tile within one row; its sources are dx apart.
 static void fill_row(GemmTile *tile, const Pixels *p, int b, int y, int x0) {
     int side = p->conv->K, dx = p->transposed ? 1 : p->conv->stride, rows = tile->rows;
     for (int k = 0; k < side * side; k++) {
@@ -59,7 +60,7 @@ static void fill_row(GemmTile *tile, const Pixels *p, int b, int y, int x0) {
     }
 }
 
-// Pointers of a tile of consecutive pixels from `first` of a sample.
+// Sets the pointers of a tile of consecutive pixels of a sample, from `first` on.
 static void fill_run(GemmTile *tile, const Pixels *p, int b, int first) {
     int side = p->conv->K, x[MR], y[MR];
     for (int i = 0; i < tile->rows; i++) y[i] = (first + i) / p->W, x[i] = (first + i) % p->W;
@@ -153,14 +154,14 @@ typedef struct {
     int OH, OW;
 } Patches;
 
-// The columns (tap, channel) of one row of taps that fall into a panel, for pixels of one image row: what a pixel needs
-// is contiguous in inp, from offset c0 of the row of taps on.
+// The columns (tap, channel) of one row of taps that belong to a panel, for pixels of one image row. The values of a
+// pixel are contiguous in inp, from offset c0 of the row of taps on.
 typedef struct {
     const float *row; // inp at the start of the image row; NULL: outside
     int column, c0, width;
 } Segment;
 
-// Columns of a segment for pixel x; outside the image they are 0. May write up to NR columns more.
+// Copies the columns of a segment for pixel x; outside the image they are 0. May write up to NR extra columns.
 static inline void copy_segment(float *to, const Conv2d *c, const Segment *s, int x) {
     int from = (x * c->stride - c->pad_before) * c->IC + s->c0, row_floats = c->W * c->IC;
     if (s->row && from >= 0 && from + NR <= row_floats) {
@@ -173,14 +174,14 @@ static inline void copy_segment(float *to, const Conv2d *c, const Segment *s, in
     }
 }
 
-// inp's row that row ky of taps reads for row y of sample b, or NULL.
+// The row of inp that row ky of taps reads for row y of sample b, or NULL if it is outside.
 static const float *tap_row(const Patches *p, int b, int y, int ky) {
     const Conv2d *c = p->conv;
     int sy = y * c->stride + ky - c->pad_before;
     return sy < 0 || sy >= c->H ? NULL : p->inp + ((size_t)b * c->H + sy) * c->W * c->IC;
 }
 
-// Output positions x in [*x0, *x1) whose tap kx is inside the image.
+// Restricts [*x0, *x1) to output positions x whose tap kx is inside the image.
 static void clip(const Conv2d *c, int kx, int *x0, int *x1) {
     int low = c->pad_before - kx, high = c->W + c->pad_before - kx; // low <= x stride < high
     low = low <= 0 ? 0 : (low + c->stride - 1) / c->stride;
@@ -191,7 +192,8 @@ static void clip(const Conv2d *c, int kx, int *x0, int *x1) {
 
 static int image_run(const Patches *p, int first, int end) { return min(end - first, p->OW - first % p->OW); }
 
-// Columns of one tap: pixels for which it is padding are left out; a chunk of one image row is used where it is.
+// Gathers the columns of one tap, without the pixels for which it is padding. A chunk of one image row is used in
+// place.
 static int gather_tap(int *offset, int scale, float *panel, const float **b, ptrdiff_t *b_step, int first, int end,
                       int n0, int n, const Patches *p) {
     const Conv2d *c = p->conv;
@@ -217,7 +219,7 @@ static int gather_tap(int *offset, int scale, float *panel, const float **b, ptr
     return count;
 }
 
-// Columns n0 .. n0 + n - 1 of (tap, channel) for output pixels first .. end - 1.
+// Gathers columns n0 .. n0 + n - 1 of (tap, channel) for output pixels first .. end - 1.
 static int gather_patches(int *offset, int scale, float *panel, const float **b, ptrdiff_t *b_step, int first, int end,
                           int n0, int n, const void *context) {
     const Patches *p = context;
@@ -233,7 +235,7 @@ static int gather_patches(int *offset, int scale, float *panel, const float **b,
             const float *row = tap_row(p, y / p->OH, y % p->OH, ky);
             segments[count] = (Segment){row, column - n0, c0, min(tap_columns - c0, n0 + n - column)};
         }
-        for (int i = 0; i < run; i++) { // in order: what a pixel writes beyond its columns is the next one's
+        for (int i = 0; i < run; i++) { // in order: the next pixel overwrites the extra columns
             float *to = panel + (size_t)(pixel - first + i) * NR;
             for (int s = 0; s < count; s++) copy_segment(to + segments[s].column, p->conv, segments + s, x + i);
         }
@@ -244,7 +246,7 @@ static int gather_patches(int *offset, int scale, float *panel, const float **b,
     return end - first;
 }
 
-// Pixels of a chunk: whole image rows; one of at least 32 where its pixels are then used where they are.
+// The number of pixels of a chunk: whole image rows, or one row of at least 32 pixels if it can then be used in place.
 static int chunk_pixels(const Conv2d *c) {
     int OW = conv2d_out(c, c->W);
     if (OW >= OUTER_CHUNK) { return OUTER_CHUNK; }

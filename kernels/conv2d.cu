@@ -1,20 +1,20 @@
-// conv2d: an implicit matrix product over (tap, channel), taps being the K x K positions of the kernel. No matrix of
-// patches is made: the loads of a tile find the pixels, and padding is filled with zeros on the way to shared memory.
+// conv2d: an implicit matrix product over (tap, channel), where taps are the K x K positions of the kernel. No matrix
+// of patches is stored: the loads of a tile compute the pixels' addresses, and padding becomes zeros in shared memory.
 //     out and dinp:  rows = pixels, columns = channels, inner = (tap, channel)      conv_pixels
 //     dweight:       rows = output channels, columns = (tap, channel), inner = pixels    conv_weights
-// The gradient of the input with stride 2 is four products, one per phase (y mod 2, x mod 2) of the pixel, each with
-// the taps that meet it. Where there are too few tiles for the card, the inner dimension is split: partial products in
-// the workspace are summed by a second kernel in a fixed order. How it is split depends on the sizes alone, so that
-// the bits are the same on every card.
+// With stride 2, the gradient of the input is four products, one per phase (y mod 2, x mod 2) of the pixel, each with
+// the taps that reach it. If there are too few tiles to fill the card, the inner dimension is split: a second kernel
+// sums partial products from the workspace in a fixed order. The split depends only on the sizes, so that the bits are
+// the same on every card.
 //
-// Channels that do not fill 16 bytes are padded with zeros in the workspace first (pictures, latents).
+// Channels that do not fill 16 bytes (pictures, latents) are first padded with zeros in the workspace.
 #include <assert.h>
 #include <algorithm>
 #include "kernels/cost.h"
 #include "kernels/conv2d_tiles.cuh"
 #include "kernels/elementwise.cuh"
 
-// Blocks that an A100 holds at a time, two to each SM: what a launch should come near to.
+// Blocks that an A100 runs at a time, two per SM: the number that a launch should come close to.
 enum { SLOTS = 216 };
 
 // n / d for 0 <= n < 2^31 by a multiplication (Granlund & Montgomery 1994).
@@ -38,7 +38,7 @@ struct PixelProduct {
     int splits;
 };
 
-// What becomes of a product: out = product + bias + sample_bias + residual, or partial (splits, elements).
+// Where the product goes: out = product + bias + sample_bias + residual, or partial (splits, elements).
 struct PixelResult {
     floatX *out;
     float *partial; // NULL: not split
@@ -47,9 +47,9 @@ struct PixelResult {
     size_t elements;
 };
 
-// Pixels y phase_step + phase_y of the result and the taps that meet them: pixel (y, x) of the phase reads the source
-// at (y step + y0 + ty, x step + x0 + tx), for dinp - ty and - tx, with the weights of tap (first_y + ty tap_step,
-// ...).
+// The pixels y phase_step + phase_y of the result, and the taps that reach them: pixel (y, x) of the phase reads the
+// source at (y step + y0 + ty, x step + x0 + tx) (for dinp: - ty and - tx), with the weights of tap (first_y + ty
+// tap_step, ...).
 struct Phase {
     int y, x, H, W, phase_step;
     int step, y0, x0;
@@ -59,7 +59,7 @@ struct Phase {
 template <bool GRADIENT> __device__ static inline Phase phase_of(const PixelProduct &p, int index) {
     const int pad = p.conv.pad_before, stride = p.conv.stride, K = p.conv.K;
     if (!GRADIENT) { return {0, 0, p.out_H, p.out_W, 1, stride, -pad, -pad, K, K, 0, 0, 1}; }
-    // (y + pad - tap) / stride must be whole: tap = first, first + stride, ...
+    // (y + pad - tap) / stride must be an integer: tap = first, first + stride, ...
     const int y = index / stride, x = index % stride, first_y = (y + pad) % stride, first_x = (x + pad) % stride;
     return {y,
             x,
@@ -76,7 +76,7 @@ template <bool GRADIENT> __device__ static inline Phase phase_of(const PixelProd
             stride};
 }
 
-// copy(i, v) for the vectors v of a tile of `vectors` that this thread copies, i counting them.
+// Calls copy(i, v) for each vector v that this thread copies, of a tile of `vectors`; i counts from 0.
 template <class T, int vectors, class Copy> __device__ static inline void for_my_vectors(Copy copy) {
 #pragma unroll
     for (int i = 0; i < (vectors + T::threads - 1) / T::threads; i++) {
@@ -85,8 +85,8 @@ template <class T, int vectors, class Copy> __device__ static inline void for_my
     }
 }
 
-// Where a step of K begins: a tap and a channel of `depth` per tap. For dinp the depth is a multiple of BK, with zeros
-// at its end, so that a step has one tap. No branches: this stands among the products.
+// The position in K: a tap, and a channel of `depth` per tap. For dinp the depth is padded with zeros to a multiple of
+// BK, so that a step has only one tap. Has no branches, since it runs among the products.
 template <class T, bool GRADIENT> struct TapChannel {
     int depth, taps_x, third, tap, channel; // third: 32 / taps_x, rounded up
 
@@ -108,14 +108,14 @@ template <class T, bool GRADIENT> __device__ static inline int tap_depth(int C) 
     return GRADIENT ? ceil_div(C, T::BK) * T::BK : C;
 }
 
-// A by rows: pixels of the source. A thread copies the same vector of every row that is its.
+// A by rows: pixels of the source. A thread copies the same vector of each of its rows.
 template <class T, bool GRADIENT> struct SourcePixels {
     static constexpr int count = (T::BM * 4 + T::threads - 1) / T::threads;
     static constexpr int sign = GRADIENT ? -1 : 1;
     const floatX *source;
     int C, width;
-    int pixel[count];               // that tap 0 meets, perhaps outside of the image
-    unsigned mask[(count + 1) / 2]; // 16 bits each: the tap's pixel is inside
+    int pixel[count];               // the source pixel of tap 0, may be outside the image
+    unsigned mask[(count + 1) / 2]; // 16 bits each, one per tap: its pixel is inside the image
     TapChannel<T, GRADIENT> at;     // of this thread's vector
 
     __device__ SourcePixels(const PixelProduct &p, const Phase &s, int first_row, int first_step)
@@ -170,7 +170,7 @@ template <class T> struct WeightRows {
     }
 };
 
-// B transposed, for dinp: row (tap, output channel), columns = input channels. Goes through the taps with the pixels.
+// B transposed, for dinp: row (tap, output channel), columns = input channels. Uses the pixels' tap.
 template <class T> struct WeightColumns {
     static constexpr int P = T::BN / VEC; // vectors of a row
     const floatX *weight;
@@ -215,7 +215,7 @@ __device__ static inline void finish(const PixelResult &r, size_t pixel, int n, 
 template <class T, bool GRADIENT>
 static __global__ void __launch_bounds__(T::threads, T::blocks) conv_pixels(PixelProduct p, PixelResult result) {
     const int split = blockIdx.z % p.splits, m0 = blockIdx.x * T::BM, n0 = blockIdx.y * T::BN;
-    __shared__ Phase s; // not in registers, which the products fill
+    __shared__ Phase s; // in shared memory, since the products use all registers
     if (threadIdx.x == 0) { s = phase_of<GRADIENT>(p, blockIdx.z / p.splits); }
     __syncthreads();
     const int rows = p.conv.B * s.H * s.W, K = s.taps_y * s.taps_x * tap_depth<T, GRADIENT>(p.C);
@@ -370,8 +370,8 @@ static __global__ void __launch_bounds__(THREADS)
 
 // ---- Tiles ---------------------------------------------------------------------------------------------------------
 
-// Widths of a tile across the channels (the other side is 128), and what one costs: clocks of an SM for 16 steps of the
-// inner dimension, of the tensor cores or of shared memory where that is slower.
+// Widths of a tile across the channels (the other side is 128), and their costs: an SM's clocks for 16 steps of the
+// inner dimension, of the tensor cores or of shared memory, whichever is slower.
 struct Width {
     int channels, cost;
 };
@@ -381,7 +381,7 @@ static const Width WIDTHS[] = {{160, 320}, {128, 256}, {64, 144}, {32, 104}};
 static const Width WIDTHS[] = {{64, 64}, {32, 36}};
 #endif
 
-// The width that covers `channels` at the least cost; the wider one where two are equal.
+// The width that covers `channels` at the least cost; of two with equal cost, the wider one.
 static int width_for(int channels) {
     Width best = WIDTHS[0];
     for (const Width &w : WIDTHS) {
@@ -390,14 +390,14 @@ static int width_for(int channels) {
     return best.channels;
 }
 
-// Parts into which the steps of K are split so that the blocks fill a card. To write a tile of partial sums and read it
-// again takes the memory as long as 24 steps take the tensor cores, whatever the tile: no part is smaller.
+// The number of parts into which the steps of K are split so that the blocks fill a card. Writing and reading a tile of
+// partial sums takes as long as 24 steps on the tensor cores, for every tile size: so a part has at least 24 steps.
 static int splits_for(int blocks, int steps) {
     const int splits = min(SLOTS / blocks, steps / 24);
     return splits < 1 ? 1 : splits;
 }
 
-// Blocks of tiles of BM pixels by BN channels.
+// The grid of blocks, for tiles of BM pixels by BN channels.
 static dim3 pixel_grid(const PixelProduct &p, bool gradient, int BM, int BN) {
     const int phases = gradient ? p.conv.stride : 1;
     const int rows = p.conv.B * ceil_div(p.out_H, phases) * ceil_div(p.out_W, phases); // of the largest phase
@@ -406,14 +406,14 @@ static dim3 pixel_grid(const PixelProduct &p, bool gradient, int BM, int BN) {
 
 template <class T, bool GRADIENT>
 static void launch_pixels(const PixelProduct &p, const PixelResult &result, Device *dev) {
-    // Phase, though static, is counted: both together may not pass 48 KB unless launch asks for it.
+    // The static Phase counts too: both together may exceed 48 KB only if launch requests it.
     launch<conv_pixels<T, GRADIENT>>(dev, pixel_grid(p, GRADIENT, T::BM, T::BN), T::threads,
                                      T::shared_bytes + sizeof(Phase), p, result);
 }
 
-// Whether tiles of 160 x 160 are done sooner than tiles of 128 x 160: the rounds that the card's processors need, times
-// what one takes. Both sum each element in the same order. At SD2's 2 x 64 x 64 pixels and 320 channels an A100 (108)
-// then needs one round of 104 blocks instead of a second one for 20 of 128.
+// Whether tiles of 160 x 160 are faster than tiles of 128 x 160: compares the number of rounds on the card's SMs, times
+// the time of a round. Both sum each element in the same order. For SD2's 2 x 64 x 64 pixels and 320 channels, an A100
+// (108 SMs) then needs one round of 104 blocks, instead of two rounds for 128 blocks.
 [[maybe_unused]] static bool tall_tiles(const PixelProduct &p, bool gradient, Device *dev) {
     int processors;
     CHECK_CUDA(cudaDeviceGetAttribute(&processors, cudaDevAttrMultiProcessorCount, dev->internals->index));
@@ -485,7 +485,7 @@ static void multiply_weights(const WeightProduct &p, Device *dev) {
 
 static int stored(int channels) { return ceil_div(channels, VEC) * VEC; }
 
-// to (rows, stored) = from (rows, C), then zeros. One vector per thread.
+// to (rows, stored) = from (rows, C), padded with zeros. One vector per thread.
 static __global__ void __launch_bounds__(THREADS)
     pad_channels(floatX *to, const floatX *from, size_t rows, int C, int stored) {
     const size_t i = first_element(VEC), row = i / stored;
@@ -497,12 +497,12 @@ static __global__ void __launch_bounds__(THREADS)
     store(to + i, x);
 }
 
-// A tensor (rows, C) whose channels are padded in the workspace if they must be.
+// A tensor (rows, C) whose channels are padded in the workspace if necessary.
 struct Padded {
     const floatX *data;
     size_t rows;
     int C;
-    size_t offset, bytes; // in the workspace; 0 bytes: used as it is
+    size_t offset, bytes; // in the workspace; 0 bytes: not padded
 };
 
 // Parts of the workspace, each aligned to 256 bytes.
@@ -526,7 +526,7 @@ static const floatX *pad(const Padded &t, void *workspace, Device *dev) {
 
 // ---- The functions of kernels.h ------------------------------------------------------------------------------------
 
-// Splits of the product that makes `pixels` x N, whose longest sums go over `taps` taps of C channels.
+// The number of splits of the product with the result `pixels` x N, whose longest sums have `taps` taps of C channels.
 static int pixel_splits(size_t pixels, int N, int taps, int C) {
     const int blocks = (int)ceil_div(pixels, (size_t)128) * ceil_div(N, width_for(N));
     return blocks > SLOTS / 2 ? 1 : splits_for(blocks, ceil_div(taps * stored(C), 4 * VEC));
@@ -603,7 +603,7 @@ void conv2d_backward(floatX *dinp, float *dweight, float *dbias, floatX *dsample
     const Padded d = padded(dout, dinp || dweight ? out_pixels : 0, c->OC, &used);
     const Padded source = padded(inp, dweight ? pixels : 0, c->IC, &used);
     const Padded weights = padded(weight, dinp ? (size_t)c->OC * taps : 0, c->IC, &used);
-    // The rest is used three times in turn.
+    // The three products use the rest of the workspace one after the other.
     const int met = ceil_div(c->K, c->stride), splits = dinp ? pixel_splits(pixels, c->IC, met * met, c->OC) : 1;
     const int N = taps * stored(c->IC), tiles = ceil_div(c->OC, width_for(c->OC)) * ceil_div(N, 128);
     const int weight_splits = splits_for(tiles, (int)ceil_div(out_pixels, (size_t)(4 * VEC)));

@@ -1,8 +1,9 @@
-// Products of tiles in shared memory, for conv2d.cu: a block computes BM x BN elements of C = A B, walking over the
-// inner dimension K in steps of BK, that is 64 bytes. A tile of A or B comes in one of two forms, as memory has it:
+// Products of tiles in shared memory, for conv2d.cu. A block computes BM x BN elements of C = A B and loops over the
+// inner dimension K in steps of BK (64 bytes). A tile of A or B has one of two forms, depending on the layout in
+// memory:
 //     by rows:    BM (or BN) rows of BK consecutive elements of K
 //     transposed: BK rows of BM (or BN) consecutive elements
-// bf16 multiplies by mma.sync, fp32 by multiply-adds.
+// bf16 uses mma.sync, fp32 multiply-adds.
 #pragma once
 #include "kernels/cuda_common.cuh"
 #include "kernels/ptx.cuh"
@@ -13,7 +14,7 @@ template <int BM_, int BN_, int WARPS_M, int WARPS_N> struct ConvTile {
     static constexpr int warps_n = WARPS_N, warps = WARPS_M * WARPS_N, threads = 32 * warps;
     static constexpr int WM = BM / WARPS_M, WN = BN / WARPS_N; // of a warp
     static constexpr int blocks = threads == 128 ? 2 : 1;      // on an SM at a time
-    // Accumulators of a lane. bf16: 16 x 8 blocks as mma.sync has them; fp32: rows x columns, see lane_row.
+    // Accumulators of a lane. bf16: 16 x 8 blocks in mma.sync's layout; fp32: rows x columns, see lane_row.
     static constexpr int rows = half ? WM / 16 : WM / 8, columns = half ? WN / 8 * 4 : WN / 4;
     static constexpr int stages = 4;                                            // tiles of K in flight
     static constexpr int a_elements = BM * BK, stage_elements = (BM + BN) * BK; // of a stage: A, then B
@@ -24,9 +25,9 @@ template <int BM_, int BN_, int WARPS_M, int WARPS_N> struct ConvTile {
     static_assert(shared_bytes <= 99 << 10, "the smallest card has 99 KB");
 };
 
-// Where vector v of a row of P vectors (16 bytes each) lies in a tile, in elements. Neighbouring rows are permuted so
-// that eight of them at the same v, in which ldmatrix reads, lie in different banks; so do eight neighbouring vectors
-// of a row, in which cp.async writes, and fp32's reads of rows 0, 4, 8, 12.
+// The offset, in elements, of vector v of a row of P vectors (16 bytes each) in a tile. The vectors of neighbouring
+// rows are permuted so that no access has bank conflicts: ldmatrix reads eight rows at the same v, cp.async writes
+// eight neighbouring vectors of a row, and fp32 reads rows 0, 4, 8, 12.
 template <int P> __device__ static inline int swizzle(int row, int v) {
     static_assert(P % 4 == 0, "whole groups of four vectors");
     const int mix = P % 8 == 0 ? row & 7 : row >> (sizeof(floatX) == 2 ? 1 : 2) & 3;
@@ -35,7 +36,7 @@ template <int P> __device__ static inline int swizzle(int row, int v) {
 
 #ifdef PRECISION_bf16
 
-// Fragments of A (16 x 16) at row m and inner index k of a tile, as mma.sync wants them.
+// Fragments of A (16 x 16) at row m and inner index k of a tile, in mma.sync's layout.
 template <bool TRANSPOSED, int BM>
 __device__ static inline void load_a(unsigned f[4], const floatX *tile, int m, int k) {
     const int lane = threadIdx.x % 32;
@@ -46,7 +47,7 @@ __device__ static inline void load_a(unsigned f[4], const floatX *tile, int m, i
     }
 }
 
-// Fragments of two neighbouring blocks of B (16 x 8 each) at column n, or of that one alone (then twice).
+// Fragments of two neighbouring blocks of B (16 x 8 each) at column n; if not `two`, the first one twice.
 template <bool TRANSPOSED, int BN>
 __device__ static inline void load_b(unsigned f[4], const floatX *tile, int n, int k, bool two) {
     const int lane = threadIdx.x % 32, block = two ? lane / 16 : 0;
@@ -57,7 +58,7 @@ __device__ static inline void load_b(unsigned f[4], const floatX *tile, int n, i
     }
 }
 
-// acc += A B for 16 of a step's K, from k on.
+// acc += A B for 16 elements of K, from k on within a step.
 template <class T, bool TA, bool TB>
 __device__ static inline void multiply(float (&acc)[T::rows][T::columns], const floatX *a, const floatX *b, int k) {
     const int warp = threadIdx.x / 32, m0 = warp / T::warps_n * T::WM, n0 = warp % T::warps_n * T::WN;
@@ -76,14 +77,15 @@ __device__ static inline void multiply(float (&acc)[T::rows][T::columns], const 
     }
 }
 
-// emit(row, column, float[4]) for all elements of the block's result, four neighbours of a row at a time. Goes through
-// 16 rows of shared memory per warp, so that a row leaves in one piece. The tiles must have been read by all warps.
+// Calls emit(row, column, float[4]) for all elements of the block's result, four neighbours of a row at a time. Each
+// warp stages 16 rows in shared memory, so that a row is written in one piece. All warps must have finished reading the
+// tiles.
 template <class T, bool TA, class Emit>
 __device__ static inline void emit_result(const float (&acc)[T::rows][T::columns], Emit emit) {
     const int warp = threadIdx.x / 32, lane = threadIdx.x % 32;
     const int m0 = warp / T::warps_n * T::WM, n0 = warp % T::warps_n * T::WN;
     float *staging = (float *)dynamic_shared + warp * 16 * T::pitch;
-#pragma unroll 1 // the code of emit is long; acc wants constant indices
+#pragma unroll 1 // the code of emit is long; acc needs constant indices
     for (int m = 0; m < T::rows; m++) {
         __syncwarp();
 #pragma unroll
@@ -105,8 +107,8 @@ __device__ static inline void emit_result(const float (&acc)[T::rows][T::columns
 
 #else
 
-// A lane owns 8 x 4 lanes' share of its warp's rows and columns: columns in groups of four neighbours, rows likewise
-// where A is transposed, else each eighth.
+// The 8 x 4 lanes of a warp share its rows and columns. A lane's columns are groups of four neighbours; so are its rows
+// if A is transposed, else it has every eighth row.
 template <bool TRANSPOSED> __device__ static inline int lane_row(int i) {
     const int at = threadIdx.x % 32 / 4;
     return TRANSPOSED ? 4 * at + i % 4 + i / 4 * 32 : at + 8 * i;
@@ -133,7 +135,7 @@ __device__ static inline void load_four(float (&x)[COUNT][4], const floatX *tile
     }
 }
 
-// acc += A B for four of a step's K, from k on.
+// acc += A B for four elements of K, from k on within a step.
 template <class T, bool TA, bool TB>
 __device__ static inline void multiply(float (&acc)[T::rows][T::columns], const floatX *a, const floatX *b, int k) {
     const int warp = threadIdx.x / 32, m0 = warp / T::warps_n * T::WM, n0 = warp % T::warps_n * T::WN;
@@ -150,12 +152,12 @@ __device__ static inline void multiply(float (&acc)[T::rows][T::columns], const 
     }
 }
 
-// emit(row, column, float[4]) for all elements of the block's result, four neighbours of a row at a time.
+// Calls emit(row, column, float[4]) for all elements of the block's result, four neighbours of a row at a time.
 template <class T, bool TA, class Emit>
 __device__ static inline void emit_result(const float (&acc)[T::rows][T::columns], Emit emit) {
     const int warp = threadIdx.x / 32, m0 = warp / T::warps_n * T::WM, n0 = warp % T::warps_n * T::WN;
     constexpr int quads = T::columns / 4;
-#pragma unroll 1 // the code of emit is long; acc wants constant indices
+#pragma unroll 1 // the code of emit is long; acc needs constant indices
     for (int q = 0; q < T::rows * quads; q++) {
         float x[4] = {};
 #pragma unroll
@@ -168,16 +170,16 @@ __device__ static inline void emit_result(const float (&acc)[T::rows][T::columns
 
 #endif
 
-// acc = A B over `steps` steps of K. Each operand has load(tile, more), which starts the copies of its next tile (zeros
-// if there are no more) and moves on. Ends when all warps have read the last tiles.
+// acc = A B over `steps` steps of K. load(tile, more) of an operand starts the copies of its next tile (zeros if there
+// are no more) and advances. Returns after all warps have read the last tiles.
 template <class T, bool TA, bool TB, class A, class B>
 __device__ static inline void multiply_tiles(float (&acc)[T::rows][T::columns], A &a, B &b, int steps) {
-    constexpr int part = T::half ? 16 : 4; // of K, in one call of multiply
+    constexpr int part = T::half ? 16 : 4; // elements of K per call of multiply
     floatX *tiles = (floatX *)dynamic_shared;
     auto fetch = [&](int step) {
         floatX *tile = tiles + step % T::stages * T::stage_elements;
         b.load(tile + T::a_elements, step < steps);
-        a.load(tile, step < steps); // last: b may look where a stands
+        a.load(tile, step < steps); // after b, which may use a's position
         cp_async_commit();
     };
 #pragma unroll
@@ -190,10 +192,10 @@ __device__ static inline void multiply_tiles(float (&acc)[T::rows][T::columns], 
 #pragma unroll 1
     for (int step = 0; step < steps; step++) {
         cp_async_wait<T::stages - 2>();
-        __syncthreads(); // the tile has landed for all, and all have read the one that is overwritten below
+        __syncthreads(); // the tile is complete, and all warps have read the one that is overwritten below
         const floatX *tile = tiles + step % T::stages * T::stage_elements;
         multiply<T, TA, TB>(acc, tile, tile + T::a_elements, 0);
-        fetch(step + T::stages - 1); // here, since the addresses are computed while the tensor cores are busy
+        fetch(step + T::stages - 1); // here, so that addresses are computed while the tensor cores are busy
 #pragma unroll(T::half ? 2 : 1)
         for (int k = part; k < T::BK; k += part) { multiply<T, TA, TB>(acc, tile, tile + T::a_elements, k); }
     }

@@ -1,18 +1,18 @@
-// What a call of each function of kernels.h costs, in the order of kernels.h and written once: LAYER.c and LAYER.cu
-// report it to the trace with device_launch(dev, "FUNCTION", FUNCTION_cost(...)).
+// The cost of one call of each function of kernels.h, in the order of kernels.h. LAYER.c and LAYER.cu both report it to
+// the trace with device_launch(dev, "FUNCTION", FUNCTION_cost(...)).
 //
-// bytes: each input and each output once, however often an implementation goes over it. Sums over a row or a group, and
-// what a gradient needs again, are taken to stay in the cache.
-// flops: what the formula needs; a multiply-add is 2, and exp, log, sin, erf, square root and division are 1 each. A
-// derivative that two outputs share is counted once.
-// unit: who does these FLOPs. Arguments have the names of kernels.h; a bool says whether an optional one is there.
+// bytes: each input and each output counts once, however often an implementation reads it. Sums over a row or a group,
+// and values that a gradient needs again, are assumed to stay in the cache.
+// flops: the FLOPs of the formula. A multiply-add counts as 2; exp, log, sin, erf, square root and division as 1 each.
+// A derivative that two outputs share counts once. unit: the unit that performs these FLOPs (device.h). Arguments have
+// the same names as in kernels.h; a bool tells whether an optional argument is given.
 #pragma once
 #include "kernels/kernels.h"
 
 enum { X_BYTES = sizeof(floatX), F_BYTES = sizeof(float) };
 
-// Own matrix kernels. bf16 (CUDA): mma.sync. fp32: multiply-adds; convolutions are held to the library's products,
-// whose loops they have.
+// The unit of cocogold's own matrix kernels. bf16 (CUDA): mma.sync. fp32: multiply-adds, but convolutions are compared
+// with the library's products, since their loops are the same.
 #ifdef PRECISION_bf16
 enum { CONV2D_UNIT = UNIT_MMA, ATTENTION_UNIT = UNIT_MMA, LARGE_HEAD_UNIT = UNIT_GEMM };
 #else
@@ -25,20 +25,20 @@ static inline Cost matrix_cost(double bytes, double flops, int unit) {
 }
 static inline Cost plain_cost(double bytes, double flops) { return matrix_cost(bytes, flops, UNIT_FP32); }
 
-// Bytes of a parameter's gradient of n elements: one that accumulates is read too.
+// Bytes of a parameter's gradient of n elements; it is also read if it accumulates (beta != 0).
 static inline double gradient_bytes(bool wanted, double n, float beta) {
     return wanted ? F_BYTES * n * (beta != 0 ? 2 : 1) : 0;
 }
 
 // ---- linear --------------------------------------------------------------------------------------------------------
 
-// A multiply-add per (row, input, output).
+// One multiply-add per (row, input, output).
 static inline Cost linear_forward_cost(bool bias, bool residual, int N, int IC, int OC) {
     double in = (double)N * IC, out = (double)N * OC, weights = (double)OC * IC;
     return matrix_cost(X_BYTES * (in + weights + out * (residual ? 2 : 1) + (bias ? OC : 0)), 2 * in * OC, UNIT_GEMM);
 }
 
-// The same number for each of the two products; an addition per element of dout for dbias.
+// As many for each of the two products; one addition per element of dout for dbias.
 static inline Cost linear_backward_cost(bool dinp, bool dweight, bool dbias, bool dresidual, float beta, int N, int IC,
                                         int OC) {
     double in = (double)N * IC, out = (double)N * OC, weights = (double)OC * IC;
@@ -50,19 +50,19 @@ static inline Cost linear_backward_cost(bool dinp, bool dweight, bool dbias, boo
 
 // ---- conv2d --------------------------------------------------------------------------------------------------------
 
-// A 1x1 convolution over all pixels is a matrix product of the token matrix: linear's function, with linear's cost.
+// A 1x1 convolution of all pixels is a matrix product with the token matrix: it calls linear, which reports the cost.
 static inline bool conv2d_is_linear(const Conv2d *c) {
     return c->K == 1 && c->stride == 1 && c->pad_before == 0 && c->pad_after == 0;
 }
 
-// Elements.
+// Number of elements.
 static inline double conv2d_inputs(const Conv2d *c) { return (double)c->B * c->H * c->W * c->IC; }
 static inline double conv2d_outputs(const Conv2d *c) {
     return (double)c->B * conv2d_out(c, c->H) * conv2d_out(c, c->W) * c->OC;
 }
 static inline double conv2d_weights(const Conv2d *c) { return (double)c->OC * c->K * c->K * c->IC; }
 
-// Output positions o of an axis of `size` input positions whose tap k lies inside [0, size).
+// Number of output positions along an axis of `size` input positions whose tap k lies inside [0, size).
 static inline int conv2d_inside(const Conv2d *c, int k, int size) {
     int count = 0;
     for (int o = 0; o < conv2d_out(c, size); o++) {
@@ -72,7 +72,7 @@ static inline int conv2d_inside(const Conv2d *c, int k, int size) {
     return count;
 }
 
-// Of one of the three products: a multiply-add per (output pixel, tap that meets a pixel, input, output channel).
+// FLOPs of one of the three products: a multiply-add per (output pixel, tap inside the image, input, output channel).
 static inline double conv2d_product_flops(const Conv2d *c) {
     double rows = 0, columns = 0;
     for (int k = 0; k < c->K; k++) rows += conv2d_inside(c, k, c->H), columns += conv2d_inside(c, k, c->W);
@@ -85,7 +85,7 @@ static inline Cost conv2d_forward_cost(bool bias, bool sample_bias, bool residua
     return matrix_cost(X_BYTES * elements, conv2d_product_flops(&conv), CONV2D_UNIT);
 }
 
-// A product each for dinp and dweight; the sums over dout serve both dbias and dsample_bias.
+// One product each for dinp and dweight; dbias and dsample_bias share the sums over dout.
 static inline Cost conv2d_backward_cost(bool dinp, bool dweight, bool dbias, bool dsample_bias, bool dresidual,
                                         float beta, Conv2d conv) {
     double in = conv2d_inputs(&conv), out = conv2d_outputs(&conv), weights = conv2d_weights(&conv);
@@ -105,8 +105,8 @@ static inline Cost groupnorm_forward_cost(bool bias, int B, int HW, int C, int G
     return plain_cost(X_BYTES * (2 * n + C + (bias ? C : 0)) + F_BYTES * statistics, (silu ? 10 : 6) * n);
 }
 
-// Per element: x^ 2, with silu dy = dout slope(x^ weight + bias) 10; sums of dy and dy x^ 3, of which dbias and dweight
-// are made; dinp = rstd (w dy - mean - x^ mean) 5, + dresidual 1.
+// Per element: x^ 2, with silu dy = dout slope(x^ weight + bias) 10; sums of dy and dy x^ 3, which also give dbias and
+// dweight; dinp = rstd (w dy - mean - x^ mean) 5, + dresidual 1.
 static inline Cost groupnorm_backward_cost(bool dinp, bool dweight, bool dbias, bool bias, bool dresidual, float beta,
                                            int B, int HW, int C, int G, bool silu) {
     double n = (double)B * HW * C, statistics = 2.0 * B * G, arrays = 2.0 + dinp + (dinp && dresidual);
@@ -140,10 +140,10 @@ static inline Cost silu_backward_cost(size_t n) { return plain_cost(3.0 * X_BYTE
 static inline Cost gelu_forward_cost(size_t n) { return plain_cost(2.0 * X_BYTES * n, 5.0 * n); }
 // Phi 4, density exp(-x^2 / 2) / sqrt(2 pi) 4, Phi + x density 2, times dout 1.
 static inline Cost gelu_backward_cost(size_t n) { return plain_cost(3.0 * X_BYTES * n, 11.0 * n); }
-// silu's, and 1.702 x.
+// As silu, plus 1.702 x.
 static inline Cost quick_gelu_forward_cost(size_t n) { return plain_cost(2.0 * X_BYTES * n, 5.0 * n); }
 static inline Cost quick_gelu_backward_cost(size_t n) { return plain_cost(3.0 * X_BYTES * n, 9.0 * n); }
-// Of an output element: gelu 5, times the value 1.
+// Per output element: gelu 5, times the value 1.
 static inline Cost geglu_forward_cost(int N, int H) {
     double n = (double)N * H;
     return plain_cost(3 * X_BYTES * n, 6 * n);
@@ -156,26 +156,26 @@ static inline Cost geglu_backward_cost(int N, int H) {
 
 // ---- attention -----------------------------------------------------------------------------------------------------
 
-// Heads up to this size are tiled in one kernel on CUDA; of larger ones (the VAE's) the products are the library's.
+// On CUDA, heads up to this size are tiled in one kernel; larger ones (the VAE's) use the library's products.
 enum { ATTENTION_TILED = 160 };
 static inline int attention_unit(const Attention *a) {
     return a->HS <= ATTENTION_TILED ? ATTENTION_UNIT : LARGE_HEAD_UNIT;
 }
 
-// Multiply-adds of one product: one per element of a head and pair of query and key that see each other.
+// FLOPs of one product: a multiply-add per element of a head and per pair of a query and a key that it sees.
 static inline double attention_product_flops(const Attention *a) {
     double pairs = a->causal ? 0.5 * a->Tq * (a->Tq + 1.0) : (double)a->Tq * a->Tk;
     return 2 * pairs * a->B * a->NH * a->HS;
 }
 
-// Two products, q k^T and p v; q and out, k and v, lse.
+// Two products, q k^T and p v; bytes of q and out, k and v, lse.
 static inline Cost attention_forward_cost(Attention a) {
     double heads = (double)a.B * a.NH, elements = heads * a.HS * 2 * ((double)a.Tq + a.Tk);
     return matrix_cost(X_BYTES * elements + F_BYTES * heads * a.Tq, 2 * attention_product_flops(&a),
                        attention_unit(&a));
 }
 
-// q k^T again, dout v^T where dq or dk are wanted, and one product per gradient; q, out, dout, k, v, lse and these.
+// q k^T again, dout v^T for dq or dk, and one product per gradient; bytes of q, out, dout, k, v, lse and the gradients.
 static inline Cost attention_backward_cost(bool dq, bool dk, bool dv, Attention a) {
     double heads = (double)a.B * a.NH, queries = heads * a.Tq * a.HS, keys = heads * a.Tk * a.HS;
     double elements = queries * (3 + dq) + keys * (2 + dk + dv);
@@ -186,12 +186,12 @@ static inline Cost attention_backward_cost(bool dq, bool dk, bool dv, Attention 
 
 // ---- embedding -----------------------------------------------------------------------------------------------------
 
-// One addition per element; the rows of the token table that are used, the first T of the positions, ids.
+// One addition per element; bytes of the used rows of the token table, the first T positions, and ids.
 static inline Cost embedding_forward_cost(int B, int T, int C) {
     double rows = (double)B * T, n = rows * C;
     return plain_cost(X_BYTES * (2 * n + (double)T * C) + sizeof(int) * rows, n);
 }
-// One addition per element and table. With beta 0 whole tables are written, else the rows used are read and written.
+// One addition per element and table. With beta 0 whole tables are written, else the used rows are read and written.
 static inline Cost embedding_backward_cost(bool dtoken, bool dposition, float beta, int B, int T, int C, int V,
                                            int positions) {
     double rows = (double)B * T, n = rows * C;
@@ -210,7 +210,7 @@ static inline Cost timestep_embedding_forward_cost(int B, int C) {
 static inline Cost upsample_nearest_forward_cost(int B, int H, int W, int C, int OH, int OW) {
     return plain_cost(X_BYTES * (double)B * C * ((double)H * W + (double)OH * OW), 0);
 }
-// An addition per element of dout.
+// One addition per element of dout.
 static inline Cost upsample_nearest_backward_cost(int B, int H, int W, int C, int OH, int OW) {
     return plain_cost(X_BYTES * (double)B * C * ((double)H * W + (double)OH * OW), (double)B * C * OH * OW);
 }
@@ -223,7 +223,7 @@ static inline Cost concat_backward_cost(bool da, bool db, int N, int CA, int CB)
 static inline Cost add_forward_cost(size_t n) { return plain_cost(3.0 * X_BYTES * n, (double)n); }
 static inline Cost scale_shift_forward_cost(size_t n) { return plain_cost(2.0 * X_BYTES * n, 2.0 * n); }
 static inline Cost add_scaled_cost(size_t n) { return plain_cost(3.0 * F_BYTES * n, 2.0 * n); }
-// Nothing where out is inp.
+// No cost if out is inp.
 static inline Cost cast_cost(const void *out, const void *inp, size_t n) {
     return plain_cost(out == inp ? 0 : ((double)X_BYTES + F_BYTES) * n, 0);
 }
@@ -232,18 +232,18 @@ static inline Cost cast_to_float_cost(const float *out, const floatX *inp, size_
 
 // ---- gaussian ------------------------------------------------------------------------------------------------------
 
-// With noise exp(logvar / 2) 2, mean + deviation noise 2 and all of moments; without it the means are copied.
+// With noise: exp(logvar / 2) 2, mean + deviation noise 2, bytes of all moments. Without it the means are copied.
 static inline Cost gaussian_forward_cost(bool noise, int N, int L) {
     double n = (double)N * L;
     return plain_cost(n * (noise ? 3 * X_BYTES + F_BYTES : 2 * X_BYTES), noise ? 4 * n : 0);
 }
-// Of the KL: k mean 1, exp(logvar) 1, k / 2 (e - 1) 2. Of dz: + dz 1, and with noise dz noise exp(logvar / 2) / 2
-// added 5.
+// For the KL: k mean 1, exp(logvar) 1, k / 2 (e - 1) 2. For dz: + dz 1, and with noise adding dz noise exp(logvar / 2)
+// / 2 is 5.
 static inline Cost gaussian_backward_cost(bool dz, bool noise, int N, int L) {
     double n = (double)N * L;
     return plain_cost(n * ((4 + dz) * X_BYTES + (noise ? F_BYTES : 0)), n * (4 + (dz ? 1 + 5 * noise : 0)));
 }
-// mean^2 + exp(logvar) - 1 - logvar, added up.
+// The sum of mean^2 + exp(logvar) - 1 - logvar.
 static inline Cost gaussian_kl_cost(int B, int N, int L) {
     double n = (double)N * L;
     return plain_cost(2 * X_BYTES * n + F_BYTES * B, 6 * n);
@@ -253,14 +253,14 @@ static inline Cost gaussian_kl_cost(int B, int N, int L) {
 
 // Philox and Box-Muller, about 30 per element.
 static inline Cost normal_noise_cost(int B, int n) { return plain_cost(F_BYTES * (double)B * n, 30.0 * B * n); }
-// Per element about 40: three levels or so, each a bilinear sum of 8; the finest one's noise for a quarter of the
-// elements at most, 30 each; sqrt(2), mean, deviation and division 6.
+// About 40 per element: around three levels with a bilinear sum of 8 each; the finest level's noise, 30 for each of at
+// most a quarter of the elements; sqrt(2), mean, deviation and division 6.
 static inline Cost multires_noise_cost(int B, int H, int W, int C) {
     double n = (double)B * H * W * C;
     return plain_cost(2 * F_BYTES * n + F_BYTES * B, 40 * n);
 }
 static inline Cost sample_timesteps_cost(int B) { return plain_cost(F_BYTES * (double)B, 0); }
-// A sum of two products for each output; a timestep and its alpha per sample.
+// A sum of two products for each output; bytes of a timestep and its alpha per sample.
 static inline Cost add_noise_forward_cost(bool target, int B, int n) {
     double all = (double)B * n, schedule = 2.0 * F_BYTES * B;
     return plain_cost(all * (X_BYTES + (target ? 3 : 2) * F_BYTES) + schedule, all * (target ? 6 : 3));
@@ -281,7 +281,7 @@ static inline Cost ddim_step_cost(int B, int n) {
 
 // ---- loss ----------------------------------------------------------------------------------------------------------
 
-// pred and target, dpred where wanted, a loss per sample.
+// pred and target, dpred if given, one loss per sample.
 static inline double loss_bytes(bool dpred, int B, int n) {
     return (double)B * n * ((1 + dpred) * X_BYTES + F_BYTES) + F_BYTES * (double)B;
 }
@@ -299,7 +299,7 @@ static inline Cost weighted_mse_loss_cost(bool dpred, int B, int n, int C) {
     double all = (double)B * n, cells = (double)B * (n / C);
     return plain_cost(loss_bytes(dpred, B, n) + F_BYTES * cells, (3 + dpred) * all + (3 + dpred) * cells);
 }
-// As weighted_mse_loss, with (1 - exp(-e))^gamma of the cell's mean for a weight: 6.
+// As weighted_mse_loss, with the weight (1 - exp(-e))^gamma of the cell's mean: 6.
 static inline Cost focal_mse_loss_cost(bool dpred, int B, int n, int C) {
     double all = (double)B * n, cells = (double)B * (n / C);
     return plain_cost(loss_bytes(dpred, B, n), (3 + dpred) * all + (9 + dpred) * cells);
@@ -315,8 +315,8 @@ static inline Cost dice_loss_cost(bool dpred, int B, int n) {
 
 // The sum of squares.
 static inline Cost grad_norm_cost(size_t n) { return plain_cost((double)F_BYTES * n, 2.0 * n); }
-// g 1, m 3, v 4, the step from both 5, its sum with the decay taken off the master 4. The gradient is read, masters and
-// moments are read and written, and param is written where it is not master.
+// g 1, m 3, v 4, the step from both 5, subtracting step and decay from the master 4. The gradient is read, masters and
+// moments are read and written, and param is written unless it is master.
 static inline Cost adam_update_cost(size_t n) {
     double param = sizeof(floatX) == sizeof(float) ? 0 : X_BYTES;
     return plain_cost((7 * F_BYTES + param) * n, 17.0 * n);

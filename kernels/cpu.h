@@ -1,12 +1,10 @@
-// What the kernels of the CPU backend share: when to use threads, and reductions that do not depend on their number.
-//
-// Reductions are cut into chunks of a fixed size. A chunk is summed in fp32 (or fp64) by one thread, chunks are then
-// folded in order in fp64: the same bits for any number of threads.
-// FLOPs reported to the trace: an addition, multiplication, division or elementary function counts as one.
+// Shared by the kernels of the CPU backend: when to use threads, and reductions that give the same bits for any number
+// of threads. A reduction is cut into chunks of a fixed size; one thread sums a chunk in fp32 (or fp64), and the chunks
+// are then added in order in fp64.
 #pragma once
 #include <stddef.h>
 
-// Fewer elements than this are not worth waking threads for.
+// With fewer elements than this, starting threads takes longer than it saves.
 enum { PARALLEL_MIN = 16384 };
 
 static inline size_t count_chunks(size_t n, size_t chunk) { return (n + chunk - 1) / chunk; }

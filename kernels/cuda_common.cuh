@@ -1,5 +1,5 @@
-// What the .cu files share: errors, the launch, conversions and 128-bit accesses. Everything here also compiles with
-// g++ against tests/emu (BACKEND=emu); __CUDACC__ tells nvcc apart.
+// Shared by the .cu files: errors, launches, conversions, 128-bit accesses and sums. Everything here also compiles with
+// g++ and the headers of tests/emu (BACKEND=emu); __CUDACC__ is defined by nvcc only.
 #pragma once
 #include <cublasLt.h>
 #include <cuda_bf16.h>
@@ -14,13 +14,13 @@ struct DeviceInternals {
     cublasLtHandle_t lt;
     struct GemmCache *gemm; // algorithms chosen so far (gemm.cu)
     size_t taken;           // bytes of the card that were in use when it was opened
-    bool recording;         // a graph
+    bool recording;         // a graph is being recorded
     bool in_range;          // an NVTX range is open
 };
 
 // ---- Errors and launches -------------------------------------------------------------------------------------------
 
-// Dies with file, line and the call if it failed.
+// Dies with file, line and the call if the call failed.
 void cuda_check(cudaError_t error, const char *what, const char *file, int line);
 void cublas_check(cublasStatus_t status, const char *what, const char *file, int line);
 // The number of GPUs, at least one; dies with a sentence if none can be used.
@@ -28,8 +28,8 @@ int gpu_count();
 #define CHECK_CUDA(call) cuda_check((call), #call, __FILE__, __LINE__)
 #define CHECK_CUBLAS(call) cublas_check((call), #call, __FILE__, __LINE__)
 
-// launch<kernel>(dev, grid, block, shared_bytes, arguments...) on the compute stream. More than 48 KB of dynamic shared
-// memory is asked for here.
+// launch<kernel>(dev, grid, block, shared_bytes, arguments...) on the compute stream. Requests more than 48 KB of
+// dynamic shared memory where needed.
 template <auto Kernel, class... Args>
 static inline void launch(Device *dev, dim3 grid, dim3 block, size_t shared_bytes, Args... args) {
     if (shared_bytes > 48 << 10) {
@@ -65,7 +65,7 @@ __device__ static inline floatX to_floatX(float x) { return x; }
 
 constexpr int VEC = 16 / sizeof(floatX); // elements of a 128-bit access
 
-// One access of V elements: V sizeof(T) bytes, 16 at most, aligned to that.
+// One access of V elements: V sizeof(T) bytes, at most 16, with the same alignment.
 template <int BYTES> struct Word;
 template <> struct Word<16> { typedef uint4 Type; };
 template <> struct Word<8> { typedef uint2 Type; };
@@ -85,7 +85,7 @@ template <class T, int V> __device__ static inline void store_words(T *to, const
     *reinterpret_cast<W *>(to) = word;
 }
 
-// Floats by the vector type: the compiler takes the copy of a word apart where it knows the numbers.
+// Floats use the vector type: the compiler would split the copy of a word if it knows the single numbers.
 __device__ static inline void load_words(float (&to)[4], const float *from) {
     const float4 word = *reinterpret_cast<const float4 *>(from);
     to[0] = word.x, to[1] = word.y, to[2] = word.z, to[3] = word.w;
@@ -95,7 +95,7 @@ __device__ static inline void store_words(float *to, const float (&from)[4]) {
     *reinterpret_cast<float4 *>(to) = make_float4(from[0], from[1], from[2], from[3]);
 }
 
-// One access each way: in words, so that the compiler does not take the copy apart.
+// One load and one store, of a word type, so that the compiler does not split the copy.
 template <int V, class T> __device__ static inline void copy_words(T *to, const T *from) {
     typedef typename Word<V * sizeof(T)>::Type W;
     *reinterpret_cast<W *>(to) = *reinterpret_cast<const W *>(from);
@@ -133,8 +133,8 @@ template <class T> __device__ static inline T warp_sum(T x) {
     return x;
 }
 
-// Sum of floats or doubles over a block of whole warps, known to every thread. scratch: 32 numbers of shared memory;
-// two calls need two.
+// Sum of floats or doubles over a block of whole warps, returned to every thread. scratch: 32 numbers of shared memory;
+// each call needs its own.
 template <class T> __device__ static inline T block_sum(T x, T *scratch) {
     const int thread = threadIdx.x, warps = blockDim.x / 32;
     x = warp_sum(x);
@@ -143,9 +143,9 @@ template <class T> __device__ static inline T block_sum(T x, T *scratch) {
     return warp_sum(thread % 32 < warps ? scratch[thread % 32] : (T)0);
 }
 
-// How a matrix of rows and C columns is cut for sums over rows: a block of x threads (V columns each) by y rows walks
-// down a chunk of rows. Depends on the sizes alone, so that sums have the same bits on every card. Blocks are narrow
-// and tall: what comes with a block's columns (weights, statistics, sums) is little beside its rows.
+// How a matrix of rows and C columns is cut for sums over rows: a block of x threads (V columns each) by y rows loops
+// over a chunk of rows. The cut depends only on the sizes, so that sums have the same bits on every card. Blocks are
+// narrow and tall, so that the data of a block's columns (weights, statistics, sums) is small compared with its rows.
 struct Cut {
     int V, x, y;       // elements per access; threads of the block: a power of two and 256 / x
     int tiles, chunks; // blocks across the columns, blocks down the rows
@@ -160,14 +160,15 @@ static inline Cut cut_rows(int rows, int C, int samples) {
     while (cut.x < columns && cut.x < widest) { cut.x *= 2; }
     cut.y = 256 / cut.x;
     cut.tiles = ceil_div(columns, cut.x);
-    const int wanted = ceil_div(512, samples * cut.tiles), quads = rows / (4 * cut.y * wanted); // blocks for any card
+    const int wanted = ceil_div(512, samples * cut.tiles),
+              quads = rows / (4 * cut.y * wanted); // enough blocks for any card
     cut.rows = 4 * cut.y * (quads < 1 ? 1 : quads);
     cut.chunks = ceil_div(rows, cut.rows);
     return cut;
 }
 
-// Adds value[V] over the rows of each warp of a block of Cut and leaves the sums in scratch (warps, columns): x y V
-// floats are room enough. column_sums_of adds the warps', after a barrier.
+// Adds value[V] over the rows of each warp of a block of Cut and writes the sums to scratch (warps, columns), for which
+// x y V floats suffice. After a barrier, column_sums_of adds the sums of the warps.
 template <int V> __device__ static inline void rows_to_scratch(float *scratch, const float (&value)[V]) {
     const int x = blockDim.x, thread = threadIdx.y * x + threadIdx.x;
     float sum[V];
@@ -183,7 +184,7 @@ template <int V> __device__ static inline void rows_to_scratch(float *scratch, c
     }
 }
 
-// W columns at a time: 4 where a column's sums are 16 bytes apart from the next ones', else 1.
+// The sums of W columns from c on: 4 if the warps' rows of sums are aligned to 16 bytes, else 1.
 template <int W> __device__ static inline void column_sums_of(float (&sum)[W], const float *scratch, int c, int width) {
     const int warps = blockDim.x * blockDim.y / 32;
 #pragma unroll
@@ -196,11 +197,11 @@ template <int W> __device__ static inline void column_sums_of(float (&sum)[W], c
     }
 }
 
-// Adds value[V] over the block's rows and writes the column sums to out (C): scratch is x y V floats of shared memory.
+// Adds value[V] over the block's rows and writes the column sums to out (C). scratch: x y V floats of shared memory.
 template <int V>
 __device__ static inline void sum_rows_of_block(float *out, const float (&value)[V], float *scratch, int first, int C) {
     const int width = blockDim.x * V, thread = threadIdx.y * blockDim.x + threadIdx.x;
-    __syncthreads(); // the scratch may hold the previous sums
+    __syncthreads(); // other threads may still read the previous sums
     rows_to_scratch(scratch, value);
     __syncthreads();
     constexpr int W = V < 4 ? 1 : 4;
@@ -213,7 +214,7 @@ __device__ static inline void sum_rows_of_block(float *out, const float (&value)
 }
 
 // partial (samples, chunks, C) = sums over chunks of the rows of inp (samples, N, C); returns the number of chunks.
-// partial takes chunk_sums_size bytes.
+// partial has chunk_sums_size bytes.
 int chunk_sums(float *partial, const floatX *inp, int samples, int N, int C, Device *dev);
 size_t chunk_sums_size(int samples, int N, int C);
 // grad (C) = sum over rows of partial (rows, stride)[:, :C] + beta grad.

@@ -1,9 +1,9 @@
-// Kernels over n elements: a thread handles V of them by accesses of 128 bits, the last one takes what is left one by
-// one. Where float and floatX meet, a warp's floats are a span (below).
+// Kernels over n elements. A thread handles V elements with 128-bit accesses; the last thread handles the rest one by
+// one. Kernels that use both float and floatX access a warp's floats as a span (below).
 #pragma once
 #include "kernels/cuda_common.cuh"
 
-// Threads of a block: fewer for latents and losses, so that a micro-batch of two gives work to more than a few SMs.
+// Threads per block: fewer for latents and losses, so that a micro-batch of two keeps more SMs busy.
 enum { THREADS = 256, FEW_THREADS = 128 };
 
 // Blocks for n elements, V per thread.
@@ -21,7 +21,7 @@ __device__ static inline float from_storage(floatX x) { return to_float(x); }
 template <> __device__ inline floatX to_storage<floatX>(float x) { return to_floatX(x); }
 #endif
 
-// V elements as floats, of which `left` exist; the others read as 0.
+// Loads V elements as floats; only `left` of them exist, the others become 0.
 template <int V, class T> __device__ static inline void load_part(float (&to)[V], const T *from, size_t left) {
     T x[V];
     if (left >= V) {
@@ -34,7 +34,7 @@ template <int V, class T> __device__ static inline void load_part(float (&to)[V]
     }
 }
 
-// One access to global memory, by an instruction that the compiler does not take apart.
+// One access to global memory, by an instruction that the compiler does not split.
 template <class T, int V> __device__ static inline void store_global(T *to, const T (&from)[V]) {
     typedef typename Word<V * sizeof(T)>::Type W;
     W word;
@@ -60,13 +60,14 @@ template <int V, class T> __device__ static inline void store_part(T *to, const 
     }
 }
 
-// A warp's 32 V floats, V for each lane, by accesses of 128 bits that touch whole sectors. With V = 8, two neighbouring
-// quads would be half sectors each time: a warp takes its 64 quads 32 at a time, each lane quad 2 (lane % 16) + lane /
-// 16 of both halves, and lanes 16 apart trade: the lower one its second for the upper's first.
+// A span: a warp's 32 V floats, V for each lane, in 128-bit accesses that touch whole sectors. With V = 8, if each lane
+// accessed its own two quads, every access would use half of each sector. Instead the warp accesses its 64 quads in two
+// halves of 32, each lane quad 2 (lane % 16) + lane / 16 of both halves. Then lanes 16 apart trade: the lower lane's
+// second quad for the upper lane's first.
 __device__ static inline int lane_of() { return threadIdx.x % 32; }
 __device__ static inline int quad_of(int V) { return V == 4 ? lane_of() : 2 * (lane_of() % 16) + lane_of() / 16; }
 
-// The quads untraded, where it is all the same which element a lane handles.
+// The quads without the trade, if it does not matter which lane handles an element.
 template <int V> __device__ static inline void load_quads(float (&x)[V], const float *span) {
     const float4 *from = (const float4 *)span + quad_of(V);
 #pragma unroll
@@ -84,7 +85,7 @@ template <int V> __device__ static inline void store_quads(float *span, const fl
     }
 }
 
-// From quads to V elements in a row and back.
+// Converts quads to V consecutive elements, and back.
 template <int V> __device__ static inline void trade(float (&x)[V]) {
     if constexpr (V == 8) {
         const bool upper = lane_of() >= 16;
@@ -110,8 +111,8 @@ template <int V> __device__ static inline void store_span(float *span, const flo
     store_quads(span, quads);
 }
 
-// Where the span of a thread's warp begins in a row of n elements; whether all of it exists
-// and is aligned, else where it ends: then lanes take every 32nd element.
+// The first element of a warp's span in a row of n elements; whether the whole span exists and is aligned; its end. If
+// it is not whole, lanes handle every 32nd element up to its end.
 __device__ static inline size_t first_of_span() { return first_element(VEC) - lane_of() * VEC; }
 __device__ static inline bool whole_span(size_t span, size_t n) { return n % VEC == 0 && span + 32 * VEC <= n; }
 __device__ static inline size_t end_of_span(size_t span, size_t n) { return span + 32 * VEC < n ? span + 32 * VEC : n; }

@@ -31,7 +31,7 @@ static void add_columns(float *grad, const float *dy, int first, int end) {
     for (int c = first; c < end; c++) { grad[c] += dy[c]; }
 }
 
-// A block of columns belongs to one thread, which adds the rows in their order: no atomics, the same bits always.
+// Each block of columns belongs to one thread, which adds the rows in order: no atomics, always the same bits.
 void embedding_backward(float *dtoken, float *dposition, const floatX *dout, const int *ids, float beta, int B, int T,
                         int C, int V, int positions, Device *dev) {
     enum { WIDTH = 128 };

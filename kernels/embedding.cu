@@ -50,8 +50,8 @@ template <int V> __device__ static inline void add_to(float *grad, const float (
     store_words(grad, x);
 }
 
-// The rows of dout (rows, C) that have the id of row blockIdx.x, summed and added to that token's row by the block of
-// the first of them; each warp takes every eighth batch of 32 rows.
+// Sums the rows of dout (rows, C) that have the same id as row blockIdx.x, and adds them to that token's row. Only the
+// block of the id's first row does so. Each warp handles every eighth batch of 32 rows.
 template <int V>
 static __global__ void __launch_bounds__(THREADS)
     token_gradient(float *dtoken, const floatX *dout, const int *ids, float beta, int rows, int C) {
@@ -110,7 +110,7 @@ static void backward(float *dtoken, float *dposition, const floatX *dout, const 
         launch<token_gradient<V>>(dev, dim3(B * T, ceil_div(C, 32 * V)), THREADS, 0, dtoken, dout, ids, beta, B * T, C);
     }
     if (dposition) {
-        const int written = beta == 0 ? positions : T; // the other rows keep what they have
+        const int written = beta == 0 ? positions : T; // the other rows keep their values
         launch<position_gradient<V>>(dev, blocks_for(written, C, V), THREADS, 0, dposition, dout, beta, B, T, C,
                                      written);
     }
@@ -122,11 +122,11 @@ void embedding_backward(float *dtoken, float *dposition, const floatX *dout, con
                        embedding_backward_cost(dtoken, dposition, beta, B, T, C, V, positions))) {
         return;
     }
-    auto *run = C % 4 ? backward<1> : backward<4>; // 4: the gradients' accesses are whole sectors
+    auto *run = C % 4 ? backward<1> : backward<4>; // with 4, the gradients' accesses are whole sectors
     run(dtoken, dposition, dout, ids, beta, B, T, C, V, positions, dev);
 }
 
-// The angle is rounded to fp32 where diffusers rounds it, and brought to half turns in fp64: sinf of a large angle
+// The angle is rounded to fp32 where diffusers rounds it, and reduced to half turns in fp64: sinf of a large angle
 // would take a slow path through local memory.
 static __global__ void __launch_bounds__(THREADS)
     sinusoids(floatX *out, const float *timesteps, int B, int C, bool flip_sin_to_cos, float freq_shift) {

@@ -8,15 +8,15 @@
 #define LOGVAR_MAX 20.0f
 
 static inline float clamp_logvar(float v) {
-    v = v < LOGVAR_MIN ? LOGVAR_MIN : v; // NaN stays
+    v = v < LOGVAR_MIN ? LOGVAR_MIN : v; // NaN stays NaN
     return v > LOGVAR_MAX ? LOGVAR_MAX : v;
 }
 
-// Rows of moments are short (L = 4), so the log-variances of a block of latents are gathered first and their
-// exponentials taken over the whole block.
+// Rows of moments are short (L = 4). So the log-variances of a block of latents are gathered first, and the
+// exponentials are computed for the whole block.
 enum { BLOCK = 512 };
 
-// deviation[i] = exp(logvar / 2) of latents first .. first + count - 1, counted over rows of L.
+// deviation[i] = exp(logvar / 2) of latents first .. first + count - 1, numbered across rows of L.
 static void standard_deviations(float *deviation, const float *moments, size_t first, size_t count, int L) {
     size_t row = first / L, column = first % L;
     for (size_t i = 0; i < count; i++) {

@@ -5,16 +5,16 @@
 #define LOGVAR_MAX 20.0f
 
 __device__ static float clamp_logvar(float v) {
-    v = v < LOGVAR_MIN ? LOGVAR_MIN : v; // NaN stays
+    v = v < LOGVAR_MIN ? LOGVAR_MIN : v; // NaN stays NaN
     return v > LOGVAR_MAX ? LOGVAR_MAX : v;
 }
 
-// V latents of moments (N, 2L): a thread reads V numbers, means or log-variances, so that a warp reads whole sectors,
-// and gets the others from its neighbour if V = L, else from memory. All threads of a warp come here.
+// V latents of moments (N, 2L): a thread reads V means or V log-variances, so that a warp reads whole sectors. It gets
+// the other half from its neighbour if V = L, else from memory. All threads of a warp must take part.
 template <int V> struct Latents {
     float mean[V], logvar[V];
-    bool inside, second; // second: this thread's own half is the log-variances
-    size_t own, latent;  // its elements in moments and in (N, L)
+    bool inside, second; // second: this thread has read log-variances
+    size_t own, latent;  // offsets of its elements in moments and in (N, L)
     __device__ Latents(const floatX *moments, size_t n, int any_L) {
         const int L = V > 1 ? V : any_L;
         own = first_element(V);

@@ -11,7 +11,7 @@
 
 typedef float Vec4 __attribute__((vector_size(16), aligned(4), may_alias));
 
-enum { CHUNK = 384 }; // rows of a packed panel that stay in L1 while tiles pass by
+enum { CHUNK = 384 }; // rows of a packed panel that stay in L1 while all tiles use them
 
 static inline int min(int a, int b) { return a < b ? a : b; }
 static inline int max(int a, int b) { return a > b ? a : b; }
@@ -19,7 +19,7 @@ static inline int ceil_div(int a, int b) { return (a + b - 1) / b; }
 
 // ---- Tiles in registers --------------------------------------------------------------------------------------------
 
-// Both bodies are expanded once per (rows, vecs), so that the accumulators are registers.
+// Both bodies are expanded once per (rows, vecs), so that the accumulators are kept in registers.
 #define BODY static inline __attribute__((always_inline)) void
 #define UNROLL _Pragma("GCC unroll 16")
 
@@ -119,7 +119,7 @@ void gemm_tile(float *c, const float *init, const float *bias, ptrdiff_t stride,
     float tile[MR * NR], padded_bias[NR];
     float *whole = c;
     ptrdiff_t c_stride = stride;
-    if (n % VEC) { // whole vectors in a tile aside
+    if (n % VEC) { // use a separate tile with whole vectors
         if (init) { init = padded_tile(tile, init, stride, rows, n); }
         if (bias) { bias = padded_tile(padded_bias, bias, 0, 1, n); }
         c = tile;
@@ -148,8 +148,8 @@ void gemm_tile_columns(float *c, const float *init, ptrdiff_t stride, const floa
 
 // ---- Packing -------------------------------------------------------------------------------------------------------
 
-// Elements of two vectors, the first two or the last two of each in turn; halves of two vectors. Compilers make one
-// instruction of each (__builtin_shuffle is gcc's alone, __builtin_shufflevector not gcc 11's).
+// The first two (low) or last two (high) elements of two vectors, interleaved; and halves of two vectors. Compilers
+// turn each into one instruction. (__builtin_shuffle exists only in gcc, __builtin_shufflevector not in gcc 11.)
 static inline Vec4 low_pairs(Vec4 a, Vec4 b) { return (Vec4){a[0], b[0], a[1], b[1]}; }
 static inline Vec4 high_pairs(Vec4 a, Vec4 b) { return (Vec4){a[2], b[2], a[3], b[3]}; }
 static inline Vec4 low_halves(Vec4 a, Vec4 b) { return (Vec4){a[0], a[1], b[0], b[1]}; }
@@ -191,7 +191,7 @@ void gemm_pack_transposed(float *to, const float *from, ptrdiff_t stride, int K,
     }
 }
 
-// Taps [t0, t1), rows [k0, k1) of a panel of the weight: columns n0 ...
+// Packs taps [t0, t1), rows [k0, k1) of a panel of the weight, from column n0 on.
 static void pack_panel(float *to, const GemmWeight *w, int n0, int t0, int t1, int k0, int k1) {
     int n = min(NR, w->N - n0), K = k1 - k0;
     for (int t = t0; t < t1; t++, to += (size_t)K * NR) {
@@ -210,7 +210,7 @@ static void pack_panel(float *to, const GemmWeight *w, int n0, int t0, int t1, i
 
 // ---- The whole product ---------------------------------------------------------------------------------------------
 
-enum { BLOCK = 16, FEW_ROWS = 256 }; // tiles of a block; rows up to which all tiles are one block
+enum { BLOCK = 16, FEW_ROWS = 256 }; // tiles of a block; up to FEW_ROWS rows, all tiles are one block
 
 static int chunk_taps(const GemmWeight *w) { return w->K >= CHUNK ? 1 : min(w->taps, CHUNK / w->K); }
 static int chunk_parts(const GemmWeight *w) { return ceil_div(w->K, CHUNK); }
@@ -220,7 +220,7 @@ size_t gemm_scratch(int rows, const GemmWeight *w) {
     return rows <= FEW_ROWS ? 0 : (size_t)panels(w) * NR * w->taps * w->K;
 }
 
-// One panel of columns for some tiles. packed: the whole panel, or NULL: packed here, chunk by chunk.
+// One panel of columns for some tiles. packed: the whole panel; if NULL, the panel is packed here, chunk by chunk.
 static void panel_product(const GemmTile *tiles, int count, const GemmWeight *w, int panel, const float *packed) {
     float local[CHUNK * NR] __attribute__((aligned(64)));
     int step = chunk_taps(w), parts = chunk_parts(w), n0 = panel * NR, n = min(NR, w->N - n0);
@@ -277,16 +277,16 @@ void gemm_tiles(int tiles, int rows, const GemmWeight *w, GemmFill *fill, const 
 // ---- Products of columns -------------------------------------------------------------------------------------------
 
 enum {
-    OUTER_ITEMS = 16,   // pieces of work that are enough for balance
-    OUTER_TILES = 32,   // most tiles of rows of a piece: what it reads and writes in a chunk stays in L2
-    PACK_COLUMNS = 48,  // columns of the left matrix from which packing pays (below, a chunk of it stays in L1)
-    PACK_PANELS = 2,    // panels that share the packed columns, at least
-    OUTER_PANELS = 6,   // and at most, but for small results
-    SMALL = 1 << 16,    // elements of a result that is cheap to sum from segments of rows ...
+    OUTER_ITEMS = 16,   // number of pieces that suffices to balance the threads
+    OUTER_TILES = 32,   // most tiles of rows of a piece: its data of a chunk stays in L2
+    PACK_COLUMNS = 48,  // packing pays from this many columns of the left matrix on (fewer: a chunk stays in L1)
+    PACK_PANELS = 2,    // least number of panels that share the packed columns
+    OUTER_PANELS = 6,   // most panels of a piece, except for small results
+    SMALL = 1 << 16,    // a result of up to so many elements is summed from segments of rows ...
     SEGMENT_ROWS = 256, // ... of at least this length
 };
 
-// A product cut into pieces: segments of rows (each with a result of its own), groups of panels, groups of tiles.
+// A product cut into pieces: segments of rows (each with its own result), groups of panels, groups of tiles.
 typedef struct {
     int segments, columns, groups;
 } Cut;
@@ -353,7 +353,7 @@ static void outer_piece(const Outer *o, float *c, float beta, int first, int end
     }
 }
 
-// c = beta c + the results of the segments, in their order.
+// c = beta c + the results of the segments, added in order.
 static void sum_segments(float *c, const float *partial, float beta, int segments, size_t n) {
     size_t whole = n - n % VEC;
 #pragma omp parallel for

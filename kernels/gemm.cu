@@ -1,4 +1,4 @@
-// Matrix products by cuBLASLt: no TF32, bias epilogue only.
+// Matrix products with cuBLASLt: without TF32; the only epilogue is the bias.
 #include "kernels/gemm.cuh"
 #include <map>
 #include <tuple>
@@ -53,7 +53,7 @@ static void choose_algorithm(Plan *plan, const Product &p, Device *dev) {
     CHECK_CUBLAS(cublasLtMatmulPreferenceCreate(&preference));
     CHECK_CUBLAS(cublasLtMatmulPreferenceSetAttribute(preference, CUBLASLT_MATMUL_PREF_MAX_WORKSPACE_BYTES,
                                                       &LT_WORKSPACE, sizeof LT_WORKSPACE));
-    const uint32_t alignment = 16; // kernels.h promises no more
+    const uint32_t alignment = 16; // all that kernels.h guarantees
     const cublasLtMatmulPreferenceAttributes_t attributes[] = {
         CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_A_BYTES, CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_B_BYTES,
         CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_C_BYTES, CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_D_BYTES};
@@ -64,7 +64,7 @@ static void choose_algorithm(Plan *plan, const Product &p, Device *dev) {
     int found = 0;
     CHECK_CUBLAS(cublasLtMatmulAlgoGetHeuristic(dev->internals->lt, plan->desc, plan->a, plan->b, plan->d, plan->d,
                                                 preference, 1, &result, &found));
-    if (!found) { die("cuBLASLt knows no algorithm for a product of %d x %d x %d", p.m, p.n, p.k); }
+    if (!found) { die("cuBLASLt has no algorithm for a product of %d x %d x %d", p.m, p.n, p.k); }
     plan->algo = result.algo;
     CHECK_CUBLAS(cublasLtMatmulPreferenceDestroy(preference));
 }

@@ -1,12 +1,12 @@
-// The CPU's matrix products on small and skinny shapes: one tile of the result in registers, rows of the left matrix
-// found through pointers (so that a convolution gathers nothing: Dukhan 2019, "The Indirect Convolution Algorithm"),
-// the right one packed into panels of NR columns. Used by linear.c, conv2d.c and attention.c; no kernel of its own.
+// The CPU's matrix products for small and narrow shapes, used by linear.c, conv2d.c and attention.c. A tile of the
+// result is held in registers. Rows of the left matrix are found through pointers, so that a convolution copies no
+// patches (Dukhan 2019, "The Indirect Convolution Algorithm"). The right matrix is packed into panels of NR columns.
 #pragma once
 #include <stdbool.h>
 #include <stddef.h>
 #include "kernels/runtime/device.h"
 
-// Floats of a vector register, rows of a tile (with two vectors a row, the accumulators fill the registers).
+// VEC: floats of a vector register. MR: rows of a tile; with two vectors per row, the accumulators fill the registers.
 #if defined(__AVX512F__)
 enum { VEC = 16, MR = 8 };
 #elif defined(__AVX__)
@@ -22,12 +22,12 @@ static inline Vec vec_load(const float *p) { return *(const Vec *)p; }
 static inline void vec_store(float *p, Vec v) { *(Vec *)p = v; }
 
 // c (rows, n) = init + bias + sum over t < taps, k < K of a[t * a_tap + row][k] b[(t K + k) b_step + column].
-// 1 <= rows <= MR, 1 <= n <= NR; init (stride of c; NULL: 0) may be c; bias (n) may be NULL. A tap whose first pointer
-// is NULL is skipped. b is read in whole vectors: ceil(n / VEC) of them a row.
+// 1 <= rows <= MR, 1 <= n <= NR. init has c's stride and may be c, or NULL for 0; bias (n) may be NULL. A tap whose
+// first pointer is NULL is skipped. b is read in whole vectors: ceil(n / VEC) per row.
 void gemm_tile(float *c, const float *init, const float *bias, ptrdiff_t c_stride, const float *const *a, int a_tap,
                int k_first, const float *b, ptrdiff_t b_step, int taps, int K, int rows, int n);
 
-// c (rows, n) = init + sum over k < K of a[row_offset[k] + row] b[k b_step + column]: a is read down its columns.
+// c (rows, n) = init + sum over k < K of a[row_offset[k] + row] b[k b_step + column]: a is transposed.
 void gemm_tile_columns(float *c, const float *init, ptrdiff_t c_stride, const float *a, const int *row_offset,
                        const float *b, ptrdiff_t b_step, int K, int rows, int n);
 
@@ -39,7 +39,7 @@ typedef struct {
     int taps, K, N;
 } GemmWeight;
 
-// One tile of rows of a product, with where its left rows are.
+// One tile of rows of a product, with the pointers to its left rows.
 typedef struct {
     float *c;
     const float *init, *bias; // as for gemm_tile, at the first column
@@ -50,26 +50,29 @@ typedef struct {
 
 // Fills tile number `index` of a product.
 typedef void GemmFill(GemmTile *tile, int index, const void *context);
-// All tiles of c = init + bias + a weight, in parallel; `rows` is their number of rows in all. scratch holds
-// gemm_scratch floats (the packed weight; none where each panel is used by one thread only, which packs it in passing).
+// Computes all tiles of c = init + bias + a weight in parallel; `rows` is the number of rows of all tiles. scratch
+// holds gemm_scratch floats for the packed weight (0 if each panel is used by one thread only, which packs it on the
+// fly).
 size_t gemm_scratch(int rows, const GemmWeight *weight);
 void gemm_tiles(int tiles, int rows, const GemmWeight *weight, GemmFill *fill, const void *context, float *scratch);
 
-// Lists rows first .. end - 1 of a left matrix that meet columns n0 .. n0 + n - 1 of the right one at all: `scale`
-// times their distances from row `first`, and the right one's rows, in panel (rows + 1, NR; free to use) or where they
-// are. Returns their number, with *b, *b_step set; columns up to the next multiple of VEC must be readable.
+// Lists those of the rows first .. end - 1 for which columns n0 .. n0 + n - 1 of the right matrix are not all zero.
+// Writes their distances from row `first`, times `scale`, to offset, and returns their number. *b and *b_step are set
+// to the right matrix's rows, which are copied to panel (rows + 1, NR) or used in place. Columns up to the next
+// multiple of VEC must be readable.
 typedef int GemmGather(int *offset, int scale, float *panel, const float **b, ptrdiff_t *b_step, int first, int end,
                        int n0, int n, const void *context);
-// Most rows gathered at once; the largest distance of rows, in floats, at which they are used where they are.
+// OUTER_CHUNK: most rows gathered at once. DIRECT_STEP: rows are used in place if they are at most so many floats
+// apart.
 enum { OUTER_CHUNK = 128, DIRECT_STEP = 2 * NR };
-// c (M, N) = beta c + a^T b: a (rows, M), b (rows, N) gathered `chunk` rows at a time; beta 0 or 1. Sums are cut and
-// added in an order that depends on the sizes alone. scratch holds gemm_outer_scratch floats.
+// c (M, N) = beta c + a^T b: a (rows, M), b (rows, N) gathered `chunk` rows at a time; beta is 0 or 1. The order of the
+// sums depends only on the sizes. scratch holds gemm_outer_scratch floats.
 size_t gemm_outer_scratch(int rows, int M, int N, int chunk);
 void gemm_outer(float *c, const float *a, float beta, int rows, int M, int N, int chunk, GemmGather *gather,
                 const void *context, float *scratch);
 
-// out (n) = beta out + the sum over the rows of inp (rows, n), rows `stride` apart; in fixed chunks and order,
-// parallel. scratch holds column_sum_scratch floats.
+// out (n) = beta out + sum over the rows of inp (rows, n), which are `stride` apart. Parallel, in fixed chunks and a
+// fixed order. scratch holds column_sum_scratch floats.
 size_t column_sum_scratch(int rows, int n);
 void column_sum(float *out, const float *inp, float beta, int rows, int n, float *scratch);
 
@@ -78,7 +81,7 @@ void gemm_copy_columns(float *panel, const float *from, ptrdiff_t stride, int K,
 // panel (K, NR) = the transpose of from (n, K), rows `stride` apart; columns beyond n are 0.
 void gemm_pack_transposed(float *panel, const float *from, ptrdiff_t stride, int K, int n);
 
-// N rows in tiles of nearly equal height at most MR: first row of tile i of ceil(N / MR), i = tiles gives N.
+// Cuts N rows into ceil(N / MR) tiles of nearly equal height: the first row of tile i; i = tiles gives N.
 static inline int tile_first(int i, int tiles, int N) {
     int small = N / tiles, larger = N % tiles;
     return i * small + (i < larger ? i : larger);

@@ -14,10 +14,10 @@
 #include "kernels/cpu.h"
 #include "kernels/vecmath.h"
 
-// How the pixels of a sample are cut: the sums of a chunk are fp32 over at most 128 pixels.
+// How the pixels of a sample are cut into chunks: fp32 sums have at most 128 pixels.
 typedef struct {
     int chunks, pixels; // per sample; the last chunk may be shorter
-    int sweep;          // samples that are handled together, so that a second read finds them in the cache
+    int sweep;          // samples handled together, so that the second read finds them in the cache
 } Cut;
 
 static Cut cut_pixels(int HW, int C) {
@@ -35,8 +35,8 @@ static int pixels_of(Cut cut, int chunk, int HW) {
     return left < cut.pixels ? left : cut.pixels;
 }
 
-// sum (C) and square (C) of d = x - (the chunk's first pixel) and of d^2: the shift keeps the digits of a variance that
-// is small against the mean.
+// sum (C) of d = x - (the chunk's first pixel), square (C) of d^2. With this shift, a variance that is small compared
+// with the mean does not lose digits.
 static void moments_of_chunk(float *sum, float *square, const float *x, int pixels, int C) {
     memset(sum, 0, C * sizeof(float));
     memset(square, 0, C * sizeof(float));
@@ -61,8 +61,8 @@ static void moments_of_chunk(float *sum, float *square, const float *x, int pixe
     }
 }
 
-// Mean and variance of channels c0 .. c0 + n - 1 of a sample x (HW, C) from its chunks' sums (chunks, 2, C). All values
-// are taken relative to the group's first one.
+// Mean and variance of channels c0 .. c0 + n - 1 of a sample x (HW, C), from its chunks' sums (chunks, 2, C). All
+// values are relative to the group's first one.
 static void fold_group(double *mean, double *variance, const float *x, const float *sums, Cut cut, int HW, int C,
                        int c0, int n) {
     double origin = x[c0], first = 0, second = 0;
@@ -80,8 +80,8 @@ static void fold_group(double *mean, double *variance, const float *x, const flo
     *variance = fmax(second / count - offset * offset, 0);
 }
 
-// out = (x - mean) scale + bias per channel, then SiLU. affine holds scale, mean and bias, (3, C): with x scale + shift
-// a large mean would cost digits.
+// out = (x - mean) scale + bias per channel, then SiLU. affine (3, C) holds scale, mean and bias; x scale + shift would
+// lose digits if the mean is large.
 static void normalise_chunk(float *out, const float *x, const float *affine, int pixels, int C, bool silu) {
     const float *scale = affine, *mean = scale + C, *bias = mean + C;
     for (int p = 0; p < pixels; p++, x += C, out += C) {
@@ -155,8 +155,8 @@ static inline float silu_slope(float y) {
     return s * (1.0f + y * (1.0f - s));
 }
 
-// sum (C) of dy and dot (C) of dy x^ over a chunk; dy is the gradient of y = x^ weight + bias. With silu it goes to dy
-// as well unless that is NULL, so that the exponentials are not needed twice.
+// sum (C) of dy and dot (C) of dy x^ over a chunk; dy is the gradient of y = x^ weight + bias. With silu it is also
+// stored in dy (unless NULL), so that the exponentials need not be computed twice.
 static void gradient_sums(float *sum, float *dot, float *dy, const float *dout, const float *x, Coefficients k,
                           const float *weight, const float *bias, int pixels, int C, bool silu) {
     memset(sum, 0, C * sizeof(float));
@@ -180,7 +180,7 @@ static void gradient_sums(float *sum, float *dot, float *dy, const float *dout, 
 #undef SUMS
 }
 
-// dx = rstd (w dy - mean(w dy) - x^ mean(w dy x^)), the means over a group, from the sums (chunks, 2, C) of a sample.
+// dx = rstd (w dy - mean(w dy) - x^ mean(w dy x^)), with means over a group, from the sums (chunks, 2, C) of a sample.
 static void fold_gradient(Coefficients k, const float *sums, const float *weight, int chunks, int HW, int C, int c0,
                           int n) {
     double mean_dy = 0, mean_dot = 0;

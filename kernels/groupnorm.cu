@@ -1,13 +1,14 @@
 // Group normalisation (Wu & He 2018, arXiv 1803.08494), optionally followed by SiLU, over channels-last maps.
 //
-// A group's channels (C / G = 10, 20, 30, ...) are no multiple of a vector, so everything is summed per channel first,
-// 128 bits at a time, and folded to groups by a small kernel. The input is read twice, the second time mostly from L2.
+// The channels of a group (C / G = 10, 20, 30, ...) are not a multiple of a vector. So everything is first summed per
+// channel, with 128-bit accesses, and then added to groups by a small kernel. The input is read twice, the second time
+// mostly from L2.
 #include "kernels/cuda_common.cuh"
 
-enum { THREADS = 256, BATCH = 4 }; // BATCH: pixels that a thread reads before it computes
+enum { THREADS = 256, BATCH = 4 }; // BATCH: pixels that a thread loads before it computes
 
-// A block's place: the sample, the columns of this thread and the pixels of the block, of which a thread takes each
-// blockDim.y-th. A thread beyond the last channel has no pixels.
+// The sample, the columns of this thread, and the pixels of the block, of which a thread handles every blockDim.y-th. A
+// thread beyond the last channel has no pixels.
 template <int V> struct Place {
     int b, tile, c, first, last;
     __device__ Place(int HW, int C, int rows)
@@ -15,7 +16,7 @@ template <int V> struct Place {
           first(blockIdx.x * rows + threadIdx.y), last(c < C ? min((int)(blockIdx.x + 1) * rows, HW) : 0) {}
 };
 
-// Pixels p, p + blockDim.y, ... of x, which points to the thread's first channel; zeros beyond the last.
+// Loads pixels p, p + blockDim.y, ... of x, which points to the thread's first channel; zeros beyond the last pixel.
 template <int N, int V>
 __device__ static inline void load_batch(floatX (&to)[N][V], const floatX *x, int p, int last, int C) {
 #pragma unroll
@@ -29,7 +30,7 @@ __device__ static inline void load_batch(floatX (&to)[N][V], const floatX *x, in
     }
 }
 
-// The block's groups: channels of each, the first one's number, how many.
+// The block's groups: channels per group, index of the first group, number of groups.
 struct Groups {
     int size, first, count;
     template <int V>
@@ -37,8 +38,7 @@ struct Groups {
         : size(C / G), first(at.tile / size), count((min(at.tile + (int)blockDim.x * V, C) - 1) / size - first + 1) {}
 };
 
-// A block's shared memory: weight and bias of its columns, up to four numbers of its groups, two times the sums of its
-// warps.
+// A block's shared memory: weight and bias of its columns, up to four numbers per group, two sums of each warp.
 template <int V> struct Shared {
     static constexpr int W = V < 4 ? 1 : 4; // floats of one access
     int width;
@@ -54,7 +54,7 @@ template <int V> struct Shared {
     }
 };
 
-// V floats of shared memory.
+// Loads V floats from shared memory.
 template <int V> __device__ static inline void load_floats(float (&to)[V], const float *from) {
 #pragma unroll
     for (int i = 0; i < V; i += Shared<V>::W) {
@@ -75,7 +75,7 @@ template <int V> __device__ static inline void store_floats(float *to, const flo
     }
 }
 
-// Each array is staged by another row of the block.
+// Each array is loaded by a different row of the block.
 template <int V>
 __device__ static inline void stage_columns(floatX *to, const floatX *from, int row, const Place<V> &at, int C) {
     if ((int)threadIdx.y == row && from && at.c < C) { copy_words<V>(to + threadIdx.x * V, from + at.c); }
@@ -87,7 +87,7 @@ __device__ static inline void stage_groups(float *to, const float *from, int row
     }
 }
 
-// value[i] = the number of channel c + i's group.
+// value[i] = the number that belongs to the group of channel c + i.
 template <int V>
 __device__ static inline void spread(float (&value)[V], const float *staged, const Place<V> &at, const Groups &groups) {
     int group = at.c / groups.size - groups.first, left = groups.size - at.c % groups.size;
@@ -126,9 +126,9 @@ template <int V> struct Channels {
     __device__ float y(float xhat, int i) const { return xhat * weight[i] + bias[i]; }
 };
 
-// sums (B, chunks, 2, C): mean of each channel over a chunk, and the sum of squared deviations from it. A thread's
-// values are taken relative to its first one, then to the block's first pixel: a variance that is small against the
-// mean keeps its digits.
+// sums (B, chunks, 2, C): mean of each channel over a chunk, and the sum of squared deviations from it. A thread sums
+// its values relative to its first one, and the block relative to its first pixel, so that a variance that is small
+// compared with the mean does not lose digits.
 template <int V>
 static __global__ void __launch_bounds__(THREADS)
     moments_of_chunk(float *sums, const floatX *inp, int HW, int C, int rows) {
@@ -183,8 +183,8 @@ static __global__ void __launch_bounds__(THREADS)
     }
 }
 
-// One block per group and sample: mean and variance of the group from those of its channels and chunks, relative to the
-// first of them.
+// One block per group and sample: mean and variance of the group from those of its channels and chunks, all relative to
+// the first of them.
 static __global__ void __launch_bounds__(THREADS)
     fold_group(float *mean, float *rstd, const float *sums, int chunks, int rows, int HW, int C, float eps) {
     __shared__ float scratch[64];
@@ -266,7 +266,7 @@ void groupnorm_forward(floatX *out, float *mean, float *rstd, const floatX *inp,
     }
 }
 
-// The gradient of y = x^ weight + bias from that of the output.
+// The gradient of y = x^ weight + bias, given that of the output.
 template <bool SILU, int V>
 __device__ static inline float gradient_of_y(const Channels<V> &k, float dout, float xhat, int i) {
     return SILU ? dout * silu_slope(k.y(xhat, i)) : dout;

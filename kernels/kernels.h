@@ -7,14 +7,14 @@
 //   (OC, K, K, IC), linear weights (OC, IC). All arrays are dense and row-major, aligned to 16 bytes, unless a stride
 //   is given; pointers to different arguments must not overlap unless the comment allows it.
 // - Outputs first, then inputs, then sizes, then the device. Work is queued on the device's compute stream.
-// - Gradients of activations overwrite (=). Where a function takes `dresidual`, it computes
-//   dinp = gradient + dresidual: the gradient that reaches the same tensor by another way (NULL: none; it may be dinp
-//   itself, which makes it +=).
+// - Gradients of activations overwrite (=). A function with the argument `dresidual` computes
+//   dinp = gradient + dresidual, where dresidual is the gradient that reaches the same tensor on another path. It may
+//   be NULL (none) or dinp itself (which makes it +=).
 // - Gradients of parameters are float: grad = gradient + beta * grad, with beta 0 (first micro-step) or 1. With beta 0
-//   what was there is never read.
-// - Any gradient output may be NULL and is then not computed. Any bias may be NULL.
+//   the old value is never read.
+// - Any gradient output may be NULL; it is then not computed. Any bias may be NULL.
 // - Statistics, softmax and sums are fp32 or better. Every function is deterministic: the same bits for the same input
-//   and number of threads. No function reads or writes the host's memory but through its arguments.
+//   and number of threads. Functions access host memory only through their arguments.
 // - A function that needs scratch takes it from device_workspace.
 #pragma once
 #include "kernels/runtime/device.h"
@@ -29,7 +29,7 @@ extern "C" {
 void linear_forward(floatX *out, const floatX *inp, const floatX *weight, const floatX *bias, const floatX *residual,
                     int N, int IC, int OC, Device *dev);
 // dinp (N, IC) = dout weight + dresidual; dweight (OC, IC) = dout^T inp + beta dweight; dbias (OC) = sum of dout over N
-// + beta dbias. inp is read for dweight only, weight for dinp only.
+// + beta dbias. inp is read only for dweight, weight only for dinp.
 void linear_backward(floatX *dinp, float *dweight, float *dbias, const floatX *dout, const floatX *inp,
                      const floatX *weight, const floatX *dresidual, float beta, int N, int IC, int OC, Device *dev);
 
@@ -39,7 +39,7 @@ typedef struct {
     int B, H, W, IC;           // input (B, H, W, IC)
     int OC, K;                 // output channels, kernel size (1 or 3)
     int stride;                // 1 or 2
-    int pad_before, pad_after; // zero padding at top/left and at bottom/right (the VAE's down-sampling has 0 and 1)
+    int pad_before, pad_after; // zero padding at top/left and at bottom/right (0 and 1 in the VAE's down-sampling)
 } Conv2d;
 static inline int conv2d_out(const Conv2d *c, int size) {
     return (size + c->pad_before + c->pad_after - c->K) / c->stride + 1;
@@ -89,11 +89,11 @@ void geglu_backward(floatX *dinp, const floatX *dout, const floatX *inp, int N, 
 
 // ---- attention.c: softmax(q k^T / sqrt(HS)) v, without a T x T matrix kept for backward ----------------------------
 
-// Row strides are in elements: q of token t, head h begins at q + (b Tq + t) q_stride + h HS, and so on; a packed QKV
+// Row strides are in elements: q of token t, head h begins at q + (b Tq + t) q_stride + h HS, and so on. A packed QKV
 // product (B, T, 3 NH HS) is read in place with stride 3 NH HS and q, k, v pointing into it. dq, dk, dv have the
-// strides of q, k, v; dout has out's. Head size and strides may be any; where all of them are multiples of 8 the CUDA
-// kernels work on the tensors themselves, which must then be aligned to 16 bytes, else on padded copies in the
-// workspace.
+// strides of q, k, v; dout has out's. Any head size and strides are allowed. If all of them are multiples of 8, the
+// CUDA kernels use the tensors directly, which must then be aligned to 16 bytes; otherwise they use padded copies in
+// the workspace.
 typedef struct {
     int B, NH, Tq, Tk, HS; // samples, heads, queries, keys, head size
     int q_stride, k_stride, v_stride, out_stride;
@@ -103,7 +103,7 @@ typedef struct {
 // out (B, Tq, NH, HS); lse (B, NH, Tq): log-sum-exp of the scaled scores, saved for backward.
 void attention_forward(floatX *out, float *lse, const floatX *q, const floatX *k, const floatX *v, Attention a,
                        Device *dev);
-// dk and dv overwrite; with several uses of the same keys the caller adds.
+// dk and dv are overwritten; if keys are used several times, the caller adds their gradients.
 void attention_backward(floatX *dq, floatX *dk, floatX *dv, const floatX *dout, const floatX *q, const floatX *k,
                         const floatX *v, const floatX *out, const float *lse, Attention a, Device *dev);
 
@@ -112,13 +112,13 @@ void attention_backward(floatX *dq, floatX *dk, floatX *dv, const floatX *dout, 
 // out (B, T, C) = token_weight[ids] + position_weight[t]; ids (B, T) int32 on the device, each in [0, V).
 void embedding_forward(floatX *out, const int *ids, const floatX *token_weight, const floatX *position_weight, int B,
                        int T, int C, int V, Device *dev);
-// dtoken (V, C) and dposition (T', C): the rows used get their sums, all other rows beta times what was there.
-// positions is T' >= T.
+// dtoken (V, C) and dposition (T', C): used rows get their sums plus beta times the old values, all other rows beta
+// times the old values. positions is T' >= T.
 void embedding_backward(float *dtoken, float *dposition, const floatX *dout, const int *ids, float beta, int B, int T,
                         int C, int V, int positions, Device *dev);
-// Sinusoids of Ho et al. 2020 as diffusers has them: half = floor(C/2), f_i = exp(-ln(10000) i / (half - freq_shift)),
-// out (B, C) = [sin(t f), cos(t f)], or [cos, sin] with flip_sin_to_cos, and a zero behind them if C is odd. timesteps
-// (B) float on the device.
+// Sinusoids of Ho et al. 2020 as in diffusers: half = floor(C/2), f_i = exp(-ln(10000) i / (half - freq_shift)),
+// out (B, C) = [sin(t f), cos(t f)], or [cos, sin] with flip_sin_to_cos, followed by a zero if C is odd. timesteps (B)
+// are floats on the device.
 void timestep_embedding_forward(floatX *out, const float *timesteps, int B, int C, bool flip_sin_to_cos,
                                 float freq_shift, Device *dev);
 
@@ -137,30 +137,30 @@ void add_forward(floatX *out, const floatX *a, const floatX *b, size_t n, Device
 void scale_shift_forward(floatX *out, const floatX *inp, float scale, float shift, size_t n, Device *dev);
 // out += scale * inp, n elements.
 void add_scaled(float *out, const float *inp, float scale, size_t n, Device *dev);
-// Conversions between float and floatX, n elements; in fp32 builds a copy (nothing at all where out == inp).
+// Conversions between float and floatX, n elements. In fp32 builds they copy, or do nothing if out == inp.
 void cast_to_floatX(floatX *out, const float *inp, size_t n, Device *dev);
 void cast_to_float(float *out, const floatX *inp, size_t n, Device *dev);
 
 // ---- gaussian.c: the VAE's diagonal Gaussian (Kingma & Welling 2013) -----------------------------------------------
 
-// moments (N, 2L) = [mean | log-variance]; log-variance is clamped to [-30, 20] (no gradient beyond).
-// z (N, L) = mean + exp(logvar / 2) noise; noise (N, L) float; NULL gives the mode, z = mean.
+// moments (N, 2L) = [mean | log-variance]; the log-variance is clamped to [-30, 20], with gradient 0 outside.
+// z (N, L) = mean + exp(logvar / 2) noise; noise (N, L) is float; if it is NULL, z = mean (the mode).
 void gaussian_forward(floatX *z, const floatX *moments, const float *noise, int N, int L, Device *dev);
 // dmoments (N, 2L) = gradient of dz (N, L) (may be NULL: none) + kl_scale * gradient of KL, where
 // KL = 1/2 sum(mean^2 + exp(logvar) - 1 - logvar).
 void gaussian_backward(floatX *dmoments, const floatX *dz, const floatX *moments, const float *noise, float kl_scale,
                        int N, int L, Device *dev);
-// kl (B): KL of each sample, moments (B, N/B, 2L) with N rows in all.
+// kl (B): KL of each sample; moments (B, N/B, 2L) has N rows in total.
 void gaussian_kl(float *kl, const floatX *moments, int B, int N, int L, Device *dev);
 
-// ---- What changes from step to step: one struct on the device, filled by one asynchronous copy ---------------------
+// ---- Values that change from step to step: one struct on the device, filled by one asynchronous copy ---------------
 
 typedef struct {
     uint64_t seed;
-    uint64_t first_sample; // global index of this micro-batch's first sample in the step (of this rank)
+    uint64_t first_sample; // global index, within the step, of the first sample of this rank's micro-batch
     uint32_t step;         // optimizer step, from 0
     float lr;
-    float bias1, bias2; // Adam's 1 - beta^t, t = step + 1 less the steps skipped
+    float bias1, bias2; // Adam's 1 - beta^t, t = step + 1 minus the skipped steps
     float ema_decay;
     float grad_scale; // factor of the gradient before norm and update (1 / accumulation steps ...)
     float max_norm;   // clip to this global norm; 0: no clipping
@@ -169,25 +169,26 @@ typedef struct {
 // Results of grad_norm, on the device.
 typedef struct {
     float norm;   // of the scaled gradient
-    float factor; // grad_scale times the clip factor min(1, max_norm / (norm + 1e-6)): what adam multiplies with
+    float factor; // grad_scale times the clip factor min(1, max_norm / (norm + 1e-6)); adam multiplies gradients by it
     int finite;   // 0: norm is inf or NaN, adam and ema skip the step
 } GradNorm;
 
 // ---- noise.c: Philox noise and the forward diffusion ---------------------------------------------------------------
 
-// out (B, n): element e of row b is a function of (seed, stream, step, first_sample + b, e) alone (util/philox.h: words
+// out (B, n): element e of row b depends only on (seed, stream, step, first_sample + b, e) (util/philox.h: words
 // 4i..4i+3 give elements 4i..4i+3 by two Box-Muller pairs). stream is a PhiloxStream.
 void normal_noise(float *out, int B, int n, uint32_t stream, const StepScalars *s, Device *dev);
 // Annealed multi-resolution noise of Marigold, per sample: noise = sqrt(2) n0 + sum over levels i = 1..9 of
 // strength_b^i bilinear_up(randn(h_i, w_i)), divided by its standard deviation over the sample (n - 1); strength_b =
-// strength * t_b / T with annealed, else strength. (The original adds two full-size draws: the same law.) Level sizes:
-// h_i = max(1, (int)(h_(i-1) / r_i^i)), r_i = 2 + 2u drawn per sample; stop after a level with a side of 1.
+// strength * t_b / T with annealed, else strength. (The original adds two full-size draws, which has the same
+// distribution.) Level sizes: h_i = max(1, (int)(h_(i-1) / r_i^i)), r_i = 2 + 2u drawn per sample; the levels end after
+// the first one with a side of 1.
 // out (B, H, W, C) holds n0 (normal_noise) on entry. Level i is the sequence of PHILOX_MULTIRES that begins at block
 // i << 24, and u is philox_uniform of word 0 of block i. The bilinear filter is torch's with align_corners = false.
 void multires_noise(float *out, const float *timesteps, float strength, bool annealed, int num_train_timesteps, int B,
                     int H, int W, int C, const StepScalars *s, Device *dev);
-// timesteps (B): with probability t_max_prob the last one, T - 1 (word 0 of block 0 as a uniform number lies below it),
-// else uniform in [0, T) (word 1, random_below). Whole numbers as floats.
+// timesteps (B): T - 1 with probability t_max_prob (if word 0 of block 0, as a uniform number, lies below it), else
+// uniform in [0, T) (word 1, random_below). Whole numbers, stored as floats.
 void sample_timesteps(float *timesteps, int B, int T, float t_max_prob, const StepScalars *s, Device *dev);
 
 typedef enum { PREDICT_EPSILON, PREDICT_V, PREDICT_SAMPLE } Prediction;
@@ -195,7 +196,7 @@ typedef enum { PREDICT_EPSILON, PREDICT_V, PREDICT_SAMPLE } Prediction;
 // sqrt(1 - abar_t) x0 (Salimans & Ho 2022). alphas_cumprod (T) on the device. target may be NULL.
 void add_noise_forward(floatX *noisy, float *target, const float *x0, const float *noise, const float *timesteps,
                        const float *alphas_cumprod, Prediction prediction, int B, int n, Device *dev);
-// x0 (B, n) predicted from the model's output at timesteps: the inverse of the above.
+// x0 (B, n) predicted from the model's output at timesteps: the inverse of add_noise_forward.
 void predict_x0(float *x0, const floatX *model_out, const float *noisy, const float *timesteps,
                 const float *alphas_cumprod, Prediction prediction, int B, int n, Device *dev);
 // dmodel_out (B, n) += scale * dx0 (B, n) * (d x0 / d model_out).
@@ -217,18 +218,18 @@ void mse_loss(float *loss, floatX *dpred, const floatX *pred, const float *targe
 // |p - t| + mse_weight (p - t)^2: the VAE's reconstruction loss.
 void l1_mse_loss(float *loss, floatX *dpred, const floatX *pred, const float *target, float mse_weight, float scale,
                  int B, int n, Device *dev);
-// w (p - t)^2 / sum(w) * (number of cells): weight (B, n/C) per latent cell, e.g. balancing object and background.
-// Ours.
+// w (p - t)^2 / sum(w) * (number of cells): weight (B, n/C) per latent cell, e.g. to balance object and background.
+// This loss is cocogold's own.
 void weighted_mse_loss(float *loss, floatX *dpred, const floatX *pred, const float *target, const float *weight,
                        float scale, int B, int n, int C, Device *dev);
-// Focal in latent space, ours after Lin et al. 2017: per cell e = mean over its C channels of (p - t)^2,
-// f = (1 - exp(-e))^gamma held constant in the gradient; loss = mean over cells of f e / mean over cells of f
-// (0 where all f are 0).
+// Focal loss in latent space, adapted from Lin et al. 2017: per cell e = mean over its C channels of (p - t)^2,
+// f = (1 - exp(-e))^gamma, held constant in the gradient; loss = mean over cells of f e / mean over cells of f
+// (0 if all f are 0).
 void focal_mse_loss(float *loss, floatX *dpred, const floatX *pred, const float *target, float gamma, float scale,
                     int B, int n, int C, Device *dev);
 // Dice (Milletari et al. 2016) of soft masks, for pictures (B, n / 3, 3) in [-1, 1] with a mask painted in color (3, on
 // the host): s = 1 - mean over channels of |p - color| / 2 of the prediction's pixels, m of the target's;
-// loss = 1 - (2 sum(s m) + 1) / (sum(s^2) + sum(m^2) + 1). The soft mask is ours.
+// loss = 1 - (2 sum(s m) + 1) / (sum(s^2) + sum(m^2) + 1). The soft mask is cocogold's own.
 void dice_loss(float *loss, floatX *dpred, const floatX *pred, const float *target, const float *color, float scale,
                int B, int n, Device *dev);
 
@@ -239,10 +240,10 @@ void grad_norm(GradNorm *result, const float *grad, size_t n, const StepScalars 
 // Adam (Kingma & Ba 2014) with decoupled weight decay (AdamW, Loshchilov & Hutter 2017): g = factor * grad;
 // m = beta1 m + (1 - beta1) g; v = beta2 v + (1 - beta2) g^2;
 // master -= lr (m / bias1 / (sqrt(v / bias2) + eps) + weight_decay master); param = cast(master). In fp32 builds param
-// is master. Does nothing where result->finite is 0.
+// is master. Does nothing if result->finite is 0.
 void adam_update(float *master, floatX *param, float *m, float *v, const float *grad, const GradNorm *result,
                  float beta1, float beta2, float eps, float weight_decay, size_t n, const StepScalars *s, Device *dev);
-// ema = decay ema + (1 - decay) master; skips a non-finite step as adam does.
+// ema = decay ema + (1 - decay) master; skips a non-finite step, as adam does.
 void ema_update(float *ema, const float *master, const GradNorm *result, size_t n, const StepScalars *s, Device *dev);
 
 #ifdef __cplusplus

@@ -18,7 +18,7 @@ void layernorm_forward(floatX *out, float *mean, float *rstd, const floatX *inp,
         for (int c = 0; c < C; c++) { sum += x[c]; }
         float m = sum / C;
 #pragma omp simd reduction(+ : rest, square)
-        for (int c = 0; c < C; c++) { // rest is what the rounding of the mean has left over
+        for (int c = 0; c < C; c++) { // rest corrects the rounding of the mean
             float d = x[c] - m;
             rest += d;
             square += d * d;
@@ -74,7 +74,7 @@ static void row_gradient(float *dinp, const float *dout, const float *x, const f
 void layernorm_backward(floatX *dinp, float *dweight, float *dbias, const floatX *dout, const floatX *inp,
                         const floatX *weight, const float *mean, const float *rstd, const floatX *dresidual, float beta,
                         int N, int C, Device *dev) {
-    enum { ROWS = 32 }; // of a chunk
+    enum { ROWS = 32 }; // rows of a chunk
     size_t n = (size_t)N * C, chunks = count_chunks(N, ROWS);
     float *sums = device_workspace(dev, chunks * 2 * C * sizeof(float));
     if (!device_launch(dev, "layernorm_backward",

@@ -1,13 +1,13 @@
 // Layer normalisation (Ba et al. 2016, arXiv 1607.06450) over rows of C elements.
 //
-// A team of 8, 16 or 32 lanes holds a row in its registers: every array is read once. Weight, bias and the statistics
-// of a block's rows pass through shared memory. Rows that no team can hold (C odd or above 1280) take a warp each and
-// are read again from the cache.
+// A team of 8, 16 or 32 lanes holds a row in registers, so that every array is read once. Weight, bias and the
+// statistics of a block's rows are staged in shared memory. Rows that no team can hold (C odd or above 1280) are
+// handled by one warp each, which reads them several times, from the cache.
 #include "kernels/cuda_common.cuh"
 
 enum { THREADS = 256, WARPS = THREADS / 32 };
 
-// Sums over the `lanes` lanes of a team, known to each of them.
+// Sums over the `lanes` lanes of a team, returned to each of them.
 __device__ static inline float2 team_sum(float a, float b, int lanes) {
     for (int bits = lanes / 2; bits > 0; bits /= 2) {
         a += __shfl_xor_sync(0xffffffffu, a, bits);
@@ -16,8 +16,8 @@ __device__ static inline float2 team_sum(float a, float b, int lanes) {
     return make_float2(a, b);
 }
 
-// How rows are cut: a lane holds `eights` times 8 elements of a row, vector k lanes + lane for each k; lanes = 0: no
-// team can hold a row.
+// How rows are cut: a lane holds `eights` times 8 elements of a row, namely vector k * lanes + lane for each k.
+// lanes = 0: no team can hold a row.
 struct Teams {
     int eights, lanes;
     int rows, blocks; // rows of a block
@@ -33,14 +33,14 @@ static Teams cut_teams(int N, int C) {
         }
     }
     if (teams.lanes) {
-        const int together = THREADS / teams.lanes, wanted = 128; // blocks enough for any card
+        const int together = THREADS / teams.lanes, wanted = 128; // enough blocks for any card
         teams.rows = together * (N <= together * wanted ? 1 : ceil_div(N, together * wanted));
         teams.blocks = ceil_div(N, teams.rows);
     }
     return teams;
 }
 
-// A thread's place: its team, its lane there, and the block's rows.
+// A thread's team and lane, and the block's rows.
 struct Place {
     int lane, team, together, first, last;
     __device__ Place(int N, int lanes, int rows)
@@ -85,7 +85,7 @@ static __global__ void __launch_bounds__(THREADS, 2)
         }
         const float m = team_sum(sum, 0, lanes).x / C;
 #pragma unroll
-        for (int k = 0; k < K; k++) { // rest is what the rounding of the mean has left over
+        for (int k = 0; k < K; k++) { // rest corrects the rounding of the mean
             if ((k * lanes + at.lane) * VEC < mine) {
 #pragma unroll
                 for (int i = 0; i < VEC; i++) {
@@ -122,7 +122,7 @@ static __global__ void __launch_bounds__(THREADS, 2)
     }
 }
 
-// A warp per row, any C: three readings.
+// One warp per row, any C. Reads the row three times.
 template <int V>
 static __global__ void __launch_bounds__(THREADS)
     forward_row(floatX *out, float *mean, float *rstd, const floatX *inp, const floatX *weight, const floatX *bias,
@@ -187,13 +187,13 @@ void layernorm_forward(floatX *out, float *mean, float *rstd, const floatX *inp,
     }
 }
 
-// Adds the value that a lane holds over the block's teams and writes the column sums to out (C). scratch: as many
-// floats as the block's threads hold.
+// Adds the lanes' values over the block's teams and writes the column sums to out (C). scratch: as many floats as the
+// block's threads hold.
 template <int K>
 __device__ static inline void sum_teams(float *out, const float (&value)[K][VEC], float *scratch, Place at, int lanes,
                                         int C) {
     const int width = K * lanes * VEC;
-    __syncthreads(); // the scratch may be in use
+    __syncthreads(); // other threads may still use the scratch
 #pragma unroll
     for (int k = 0; k < K; k++) {
         float *to = scratch + at.team * width + (k * lanes + at.lane) * VEC;
@@ -213,8 +213,8 @@ __device__ static inline void sum_teams(float *out, const float (&value)[K][VEC]
     }
 }
 
-// dx = rstd (w dy - mean(w dy) - x^ mean(w dy x^)), the means over a row. sums (blocks, 2, C) of dy and of dy x^ over
-// a block's rows (NULL: not wanted).
+// dx = rstd (w dy - mean(w dy) - x^ mean(w dy x^)), with means over a row. sums (blocks, 2, C) of dy and of dy x^ over
+// a block's rows (may be NULL).
 template <int K>
 static __global__ void __launch_bounds__(THREADS, 1)
     backward_rows(floatX *dinp, float *sums, const floatX *dout, const floatX *inp, const floatX *weight,
@@ -287,7 +287,7 @@ static __global__ void __launch_bounds__(THREADS, 1)
     }
 }
 
-// dinp alone, a warp per row, any C: two readings.
+// Only dinp; one warp per row, any C. Reads the row twice.
 template <int V>
 static __global__ void __launch_bounds__(THREADS)
     backward_row(floatX *dinp, const floatX *dout, const floatX *inp, const floatX *weight, const float *mean,
@@ -354,7 +354,7 @@ static void backward_teams(floatX *dinp, float *sums, const floatX *dout, const 
                                             dout, inp, weight, mean, rstd, dresidual, N, C, teams.lanes, teams.rows);
 }
 
-// The sums come first: dinp may be dout.
+// The sums are computed first, since dinp may be dout.
 template <int V>
 static void backward_any(floatX *dinp, float *sums, const floatX *dout, const floatX *inp, const floatX *weight,
                          const float *mean, const float *rstd, const floatX *dresidual, int N, int C, Cut cut,

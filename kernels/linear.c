@@ -43,7 +43,7 @@ static int gather_columns(int *offset, int scale, float *panel, const float **b,
     for (int i = 0; i < end - first; i++) offset[i] = i * scale;
     *b = c->inp + (size_t)first * c->N + n0;
     *b_step = c->N;
-    if (n % VEC || c->N > DIRECT_STEP) { // whole vectors would read beyond the last row; rows would share few L1 sets
+    if (n % VEC || c->N > DIRECT_STEP) { // vectors would read beyond the last row, or rows would share few L1 sets
         gemm_copy_columns(panel, *b, c->N, end - first, n);
         *b = panel;
         *b_step = NR;

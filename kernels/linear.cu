@@ -1,7 +1,8 @@
-// linear: products by cuBLASLt, with the bias in the epilogue and residuals and weight gradients by beta = 1.
+// linear: products with cuBLASLt, with the bias in the epilogue; residuals and weight gradients are added with beta
+// = 1.
 //
-// cuBLASLt is column-major: a row-major (R, C) matrix is its (C x R) with leading dimension C, so that
-// out (N, OC) = inp weight^T is asked for as out^T = weight inp^T, and so on.
+// cuBLASLt is column-major: a row-major (R, C) matrix is a column-major (C x R) matrix with leading dimension C. So
+// out (N, OC) = inp weight^T is computed as out^T = weight inp^T, and so on.
 #include "kernels/cuda_common.cuh"
 #include "kernels/gemm.cuh"
 

@@ -1,7 +1,8 @@
-// Losses of one value per sample, with the gradient of their scaled sum.
+// Losses with one value per sample, and the gradient of their scaled sum.
 //
-// Against the plain loops (reference.c): a sample is cut into chunks, each summed by one thread in fp64 and folded in
-// order; what needs no sum of the whole sample is written in the same pass; focal's factors are computed once and kept.
+// A sample is cut into chunks. One thread sums a chunk in fp64; the chunks are added in order. Unlike the plain loops
+// (reference.c), values that need no sum of the whole sample are written in the same pass, and focal's factors are
+// computed once and kept.
 #include <math.h>
 #include "kernels/cost.h"
 #include "kernels/cpu.h"
@@ -9,7 +10,7 @@
 
 enum { CHUNK = 4096 };
 
-// What the loops over chunks need: chunk k of a sample covers its elements [k CHUNK, (k + 1) CHUNK).
+// The chunks of the samples: chunk k of a sample covers its elements [k CHUNK, (k + 1) CHUNK).
 typedef struct {
     size_t n, chunks;
     bool threads;
@@ -69,7 +70,7 @@ void l1_mse_loss(float *loss, floatX *dpred, const floatX *pred, const float *ta
 #pragma omp simd
         for (size_t e = at; e < end; e++) {
             float d = pred[e] - target[e];
-            dpred[e] = (d > 0 ? sign : d < 0 ? -sign : 0 * d) + factor * d; // 0 * d: NaN stays
+            dpred[e] = (d > 0 ? sign : d < 0 ? -sign : 0 * d) + factor * d; // 0 * d keeps NaN
         }
     }
     fold_loss(loss, partial, B, cut);
@@ -115,7 +116,7 @@ static inline float focal_factor(float e, float gamma) {
     float base = e < 0.125f ? series : 1 - fast_expf(-e);
     float power = fast_expf(gamma * fast_logf(base < 1e-37f ? 1e-37f : base));
     float at_zero = gamma == 0 ? 1 : 0;
-    return e != e ? e : base < 1e-37f ? at_zero : power; // NaN stays
+    return e != e ? e : base < 1e-37f ? at_zero : power; // NaN stays NaN
 }
 
 void focal_mse_loss(float *loss, floatX *dpred, const floatX *pred, const float *target, float gamma, float scale,
@@ -185,7 +186,7 @@ void dice_loss(float *loss, floatX *dpred, const floatX *pred, const float *targ
         dice_sums(products + i, squares + i, pred + at, target + at, color, min_size(CHUNK, cut.n - first));
     }
     for (int b = 0; b < B; b++) {
-        double product = 0.5, square = 1; // the ones of both sums
+        double product = 0.5, square = 1; // the + 1 of numerator (2 product) and denominator
         for (size_t k = 0; k < cut.chunks; k++) {
             product += products[b * cut.chunks + k];
             square += squares[b * cut.chunks + k];

@@ -1,11 +1,11 @@
-// Losses of one value per sample, with the gradient of their scaled sum.
+// Losses with one value per sample, and the gradient of their scaled sum.
 //
-// A sample is cut into chunks, a block each: sums of a block's threads in fp64, folded in order by a second kernel. The
-// losses with weights need their sum before the gradient, which is a second pass over the (small) prediction.
+// A sample is cut into chunks, one per block. A block sums in fp64; a second kernel adds the chunks in order. Losses
+// with weights need the sum of the weights before the gradient, which takes a second pass over the (small) prediction.
 #include "kernels/elementwise.cuh"
 #include "kernels/vecmath.h"
 
-// Blocks for `vectors` of a sample: enough for any card, few enough to be folded at once.
+// Number of blocks for the `vectors` of a sample: enough for any card, few enough to be added by one block.
 static int chunks_for(int vectors, int threads) { return min(ceil_div(vectors, threads), 128); }
 
 // One block per sample.
@@ -22,7 +22,7 @@ void fold_samples(float *out, const double *partial, int B, int chunks, double f
     launch<fold_sample>(dev, B, THREADS, 0, out, partial, chunks, factor);
 }
 
-// Adds square d^2, with ABSOLUTE |d| + square d^2, of d = pred - target to sum; returns the gradient.
+// Adds square d^2 (with ABSOLUTE: |d| + square d^2) of d = pred - target to sum; returns the gradient.
 template <bool ABSOLUTE>
 __device__ static float difference_element(float &sum, float pred, float target, float square, float sign,
                                            float factor) {
@@ -32,10 +32,11 @@ __device__ static float difference_element(float &sum, float pred, float target,
         return factor * d;
     }
     sum += fabsf(d) + square * d * d;
-    return factor * d + (d > 0 ? sign : d < 0 ? -sign : 0 * d); // 0 * d: NaN stays
+    return factor * d + (d > 0 ? sign : d < 0 ? -sign : 0 * d); // 0 * d keeps NaN
 }
 
-// partial (B, chunks) = the sums of a sample's chunks, with the gradient in the same pass. Blocks (chunk, sample).
+// partial (B, chunks) = the sums of a sample's chunks; the gradient is computed in the same pass. Blocks (chunk,
+// sample).
 template <bool ABSOLUTE>
 static __global__ void __launch_bounds__(FEW_THREADS)
     difference_loss(double *partial, floatX *dpred, const floatX *pred, const float *target, float square, float sign,
@@ -97,7 +98,7 @@ __device__ static float focal_factor(float e, float gamma) {
     const float base = e < 0.125f ? series : 1 - fast_expf(-e);
     const float power = fast_expf(gamma * fast_logf(base < 1e-37f ? 1e-37f : base));
     const float at_zero = gamma == 0 ? 1 : 0;
-    return e != e ? e : base < 1e-37f ? at_zero : power; // NaN stays
+    return e != e ? e : base < 1e-37f ? at_zero : power; // NaN stays NaN
 }
 
 // Sum over a cell's C channels of (p - t)^2; i is its first element.
@@ -113,8 +114,8 @@ template <int V> __device__ static float cell_square(const floatX *pred, const f
     return sum;
 }
 
-// partial (B, chunks, 2) = sums over a chunk's cells of w (p - t)^2 and of w; w is weight or, with FOCAL, the factor
-// that is computed from (p - t)^2 and kept in factors. A thread per cell, blocks (chunk, sample).
+// partial (B, chunks, 2) = sums over a chunk's cells of w (p - t)^2 and of w. w is weight or, with FOCAL, the factor,
+// which is computed from (p - t)^2 and stored in factors. One thread per cell, blocks (chunk, sample).
 template <int V, bool FOCAL>
 static __global__ void __launch_bounds__(THREADS)
     cell_sums(double *partial, float *factors, const floatX *pred, const float *target, const float *weight,
@@ -137,7 +138,8 @@ static __global__ void __launch_bounds__(THREADS)
     }
 }
 
-// loss (B) = sum w (p - t)^2 / (C sum w), 0 without weight, and its gradient. Every block folds its sample's sums.
+// loss (B) = sum w (p - t)^2 / (C sum w), or 0 if all weights are 0; and its gradient. Every block adds up its sample's
+// sums.
 template <int V>
 static __global__ void __launch_bounds__(THREADS)
     cell_gradient(float *loss, floatX *dpred, const double *partial, int chunks, const floatX *pred,
@@ -197,7 +199,7 @@ void focal_mse_loss(float *loss, floatX *dpred, const floatX *pred, const float 
 
 // ---- Dice ----------------------------------------------------------------------------------------------------------
 
-// Where it can, a lane takes as many pixels as a vector has values: three whole vectors of the prediction.
+// If possible a lane handles as many pixels as a vector has values, that is three whole vectors of the prediction.
 enum { PIXELS = VEC, STAGE = 32 * 3 * PIXELS * sizeof(float) / 16 };
 
 struct Color {
@@ -212,8 +214,8 @@ __device__ static float soft_mask(const float *p, Color color) {
     return 1 - distance / 6;
 }
 
-// The pixels of a warp, PIXELS for each lane, from and to memory in whole sectors: shared memory hands them over. stage
-// (STAGE) of the warp.
+// Load and store the pixels of a warp, PIXELS for each lane, in whole sectors; the lanes exchange them through shared
+// memory, stage (STAGE) of the warp.
 template <class T> __device__ static void load_pixels(float (&to)[3 * PIXELS], const T *span, uint4 *stage) {
     constexpr int V = 16 / sizeof(T), VECTORS = 3 * PIXELS / V;
 #pragma unroll
@@ -284,7 +286,8 @@ struct DiceSlope {
     }
 };
 
-// A row's pixels in spans of a warp, those of a span that is cut off or not aligned one by one. dpred may be NULL.
+// Handles a row's pixels in spans of a warp; the pixels of an incomplete or unaligned span one by one. dpred may be
+// NULL.
 template <class Work>
 __device__ static void for_pixels(Work &work, floatX *dpred, const floatX *pred, const float *target, Color color,
                                   int n) {
@@ -332,7 +335,7 @@ static __global__ void __launch_bounds__(FEW_THREADS)
     }
 }
 
-// loss (B), and slopes (B) of the gradient with respect to m and s. One block per sample.
+// loss (B), and slopes (B): the coefficients of m and s in the gradient. One block per sample.
 static __global__ void __launch_bounds__(FEW_THREADS)
     fold_dice(float *loss, float2 *slopes, const double *partial, int chunks, float scale) {
     __shared__ double scratch[64];

@@ -1,7 +1,7 @@
-// Random numbers of the forward diffusion, adding noise, and the way back (DDIM). Everything random is a function of
-// (seed, stream, step, global sample, element) through util/philox.h. Against the plain loops (reference.c), a block of
-// random words gives its four numbers at once, 32 blocks side by side in vectors, and a coarse level of
-// multi-resolution noise is kept while it is enlarged.
+// Random numbers of the forward diffusion, adding noise, and sampling (DDIM). All random numbers are functions of
+// (seed, stream, step, global sample, element), computed by util/philox.h. Unlike the plain loops (reference.c), a
+// block of random words gives its four numbers at once, 32 blocks are computed side by side in vectors, and a coarse
+// level of multi-resolution noise is kept while it is enlarged.
 #include <math.h>
 #include <string.h>
 #include "kernels/cost.h"
@@ -42,7 +42,8 @@ void normal_noise(float *out, int B, int n, uint32_t stream, const StepScalars *
     }
 }
 
-// Where an output coordinate lies in a line of `size` samples, as torch's bilinear filter with align_corners = false.
+// The position of an output coordinate in a line of `size` samples, as in torch's bilinear filter with align_corners =
+// false.
 typedef struct {
     int low, high;
     float weight; // of high

@@ -1,5 +1,5 @@
-// Random numbers of the forward diffusion, adding noise, and the way back (DDIM). Everything random is a function of
-// (seed, stream, step, global sample, element) through util/philox.h, by the same polynomials as on the CPU
+// Random numbers of the forward diffusion, adding noise, and sampling (DDIM). All random numbers are functions of
+// (seed, stream, step, global sample, element), computed by util/philox.h and the same polynomials as on the CPU
 // (kernels/vecmath.h).
 #include "kernels/elementwise.cuh"
 #include "kernels/vecmath.h"
@@ -17,7 +17,7 @@ __device__ static void normal4(float (&out)[4], Philox4 r) {
     }
 }
 
-// Elements at .. at + 3 of a row that has `left` from there; aligned: rows begin on 16 bytes.
+// Stores up to 4 elements, of which `left` exist in the row; aligned: rows are aligned to 16 bytes.
 __device__ static void store_normals(float *to, const float (&x)[4], size_t left, bool aligned) {
     if (aligned) {
         store_global(to, x);
@@ -48,14 +48,14 @@ void normal_noise(float *out, int B, int n, uint32_t stream, const StepScalars *
 
 enum { MAX_LEVELS = 9 };
 
-// The sizes of a sample's coarse levels, drawn by every block for itself, in shared memory.
+// The sizes of a sample's coarse levels, in shared memory; every block draws them itself.
 struct Levels {
     int count;
     int h[MAX_LEVELS + 1], w[MAX_LEVELS + 1], first[MAX_LEVELS + 2]; // level i >= 1 has elements first[i]..first[i+1]-1
     float power[MAX_LEVELS + 1];                                     // r_i^i
 };
 
-// By all threads of the block; ends with a barrier.
+// Must be called by all threads of the block; ends with a barrier.
 __device__ static void draw_levels(Levels *k, uint64_t sample, int H, int W, int C, const StepScalars *s) {
     const int thread = threadIdx.x;
     if (thread >= 1 && thread <= MAX_LEVELS) {
@@ -74,14 +74,14 @@ __device__ static void draw_levels(Levels *k, uint64_t sample, int H, int W, int
             w = (float)w < power ? 1 : (int)((float)w / power);
             k->h[level] = h;
             k->w[level] = w;
-            k->first[level + 1] = k->first[level] + (h * w * C + 3) / 4 * 4; // a level begins on 16 bytes
+            k->first[level + 1] = k->first[level] + (h * w * C + 3) / 4 * 4; // levels are aligned to 16 bytes
         }
         k->count = level - 1;
     }
     __syncthreads();
 }
 
-// Room for a sample's levels: their sides are at most 1/2, 1/8, 1/64 ... of the map's.
+// Elements of a sample's levels, at most: their sides are at most 1/2, 1/8, 1/64 ... of the map's.
 static size_t coarse_room(int H, int W, int C) {
     size_t room = 0;
     for (int level = 1, h = H, w = W; level <= MAX_LEVELS && h > 1 && w > 1; level++) {
@@ -108,7 +108,8 @@ static __global__ void __launch_bounds__(THREADS)
     store_global(coarse + (size_t)blockIdx.y * room + e, x);
 }
 
-// Where an output coordinate lies in a line of `size` samples, as torch's bilinear filter with align_corners = false.
+// The position of an output coordinate in a line of `size` samples, as in torch's bilinear filter with align_corners =
+// false.
 struct Tap {
     int low, high;
     float weight; // of high
@@ -175,7 +176,7 @@ static __global__ void __launch_bounds__(THREADS)
     }
 }
 
-// out / its standard deviation over the sample (n - 1). Every block folds its sample's sums.
+// out / its standard deviation over the sample (n - 1). Every block adds up its sample's sums.
 template <int V>
 static __global__ void __launch_bounds__(THREADS)
     divide_by_deviation(float *out, const double *partial, int chunks, size_t n) {
@@ -189,7 +190,7 @@ static __global__ void __launch_bounds__(THREADS)
     sum = block_sum(sum, scratch);
     square = block_sum(square, scratch + 32);
     const double about_mean = square - sum * sum / n;
-    if (n < 2 || about_mean <= 0 || e >= n) { return; } // NaN passes on
+    if (n < 2 || about_mean <= 0 || e >= n) { return; } // NaN continues
     const float factor = (float)(1 / sqrt(about_mean / (n - 1)));
     float v[V];
     load_words(v, out + b * n + e);
@@ -238,7 +239,7 @@ void sample_timesteps(float *timesteps, int B, int T, float t_max_prob, const St
     launch<draw_timesteps>(dev, blocks_for(B, 1), THREADS, 0, timesteps, B, T, t_max_prob, s);
 }
 
-// ---- Adding noise and the way back ---------------------------------------------------------------------------------
+// ---- Adding noise and sampling -------------------------------------------------------------------------------------
 
 // alpha = sqrt(abar), sigma = sqrt(1 - abar): x_t = alpha x0 + sigma noise.
 struct Schedule {
@@ -247,7 +248,7 @@ struct Schedule {
         : alpha(sqrtf(alpha_cumprod)), sigma(sqrtf(1.0f - alpha_cumprod)) {}
 };
 
-// Of sample blockIdx.y, read once per block. By all threads.
+// The schedule of sample blockIdx.y, read once per block. Must be called by all threads.
 __device__ static Schedule schedule_of_block(const float *timesteps, const float *alphas_cumprod) {
     __shared__ float alpha_cumprod;
     if (threadIdx.x == 0) { alpha_cumprod = alphas_cumprod[(int)timesteps[blockIdx.y]]; }
@@ -353,7 +354,7 @@ void predict_x0_backward(floatX *dmodel_out, const floatX *dx0, const float *tim
                         alphas_cumprod, prediction, scale, n);
 }
 
-// x0 and eps as sums of x and the model's output, and the next x's share of them.
+// The coefficients of x0 and eps as sums of x and the model's output, and of the next x as a sum of both.
 struct DdimFactors {
     float x0_x, x0_out, eps_x, eps_out, limit, of_x0, of_eps;
 };

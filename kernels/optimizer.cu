@@ -1,9 +1,9 @@
-// Gradient norm, Adam and the running average, over the flat buffers of all parameters. Everything that changes from
-// step to step is read from the device, so that a captured graph stays valid.
+// Gradient norm, Adam and the running average, over the flat buffers of all parameters. Values that change from step to
+// step are read from device memory, so that a captured graph stays valid.
 #include <assert.h>
 #include "kernels/elementwise.cuh"
 
-// A block's share of the gradient.
+// NORM_CHUNK: a block's share of the gradient.
 enum { NORM_PASSES = 16, NORM_CHUNK = THREADS * 4 * NORM_PASSES, FOLD_THREADS = 1024 };
 
 static __global__ void __launch_bounds__(THREADS) squares_of_chunk(double *partial, const float *grad, size_t n) {
@@ -45,12 +45,12 @@ void grad_norm(GradNorm *result, const float *grad, size_t n, const StepScalars 
     launch<finish_norm>(dev, 1, FOLD_THREADS, 0, result, partial, (int)chunks, s);
 }
 
-// What does not change between the calls of a run.
+// Settings that are constant during a run.
 struct AdamSettings {
     float beta1, beta2, eps, weight_decay;
 };
 
-// What a step adds, read from the device once per block.
+// Values of one step, read from device memory once per block.
 struct AdamStep {
     float factor, lr, over_bias1, over_root_bias2;
     bool finite;
@@ -78,7 +78,7 @@ static __global__ void __launch_bounds__(THREADS)
     const size_t span = first_of_span();
     const bool whole = span + 32 * VEC <= n;
     float p[VEC], g[VEC], mean[VEC], square[VEC];
-    if (whole) { // on their way while one thread reads the step
+    if (whole) { // start these loads before one thread reads the step
         load_quads(g, grad + span);
         load_quads(mean, m + span);
         load_quads(square, v + span);
@@ -92,7 +92,7 @@ static __global__ void __launch_bounds__(THREADS)
         for (int j = 0; j < VEC; j++) { adam_moments(mean[j], square[j], g[j], k, now); }
         store_quads(m + span, mean);
         store_quads(v + span, square);
-#pragma unroll // by itself: together with the moments CUDA 12.4's compiler would spill registers
+#pragma unroll // separately: in one loop with the moments, CUDA 12.4's compiler would spill registers
         for (int j = 0; j < VEC; j++) { p[j] = adam_parameter(p[j], mean[j], square[j], k, now); }
         store_quads(master + span, p);
         if (sizeof(floatX) != sizeof(float)) {

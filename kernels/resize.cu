@@ -3,8 +3,8 @@
 
 enum { THREADS = 256 };
 
-// The vector of V channels that a thread handles: of pixel (y, x) of sample b of a map of `width` columns; y comes with
-// the block (b rows + y).
+// The vector of V channels that a thread handles: pixel (y, x) of sample b, in a map of `width` columns. The block
+// index is b rows + y.
 template <int V> struct Pixel {
     int x, c;
     bool inside;
@@ -22,7 +22,7 @@ __device__ static int first_output(int i, int size, int out_size) {
     return (int)(((int64_t)i * out_size + size - 1) / size);
 }
 
-// Each vector is read once and goes to all the outputs whose source it is.
+// Each vector is read once and written to all outputs whose source it is.
 template <int V>
 static __global__ void __launch_bounds__(THREADS)
     copy_nearest(floatX *out, const floatX *inp, int first, int H, int W, int C, int OH, int OW) {
@@ -38,7 +38,7 @@ static __global__ void __launch_bounds__(THREADS)
     }
 }
 
-// The grid's y dimension has 65535 blocks at most.
+// The grid's y dimension is limited to 65535 blocks.
 template <class Run> static void over_rows(int rows, Run run) {
     for (int first = 0; first < rows; first += 65535) { run(first, rows - first < 65535 ? rows - first : 65535); }
 }

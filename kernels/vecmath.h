@@ -1,8 +1,9 @@
-// Elementary functions for the inner loops of the CPU backend: branch-free, so that gcc turns loops over them into SIMD
-// code (libm's are calls). The .cu files use some of them, where both backends are to give the same numbers (noise,
-// losses) and CUDA's own have a slow path in local memory (sine and cosine). The polynomials are minimax fits of our
-// own (Lawson's reweighted least squares on Chebyshev nodes, 40-digit reference); the reductions are the classical ones
-// of Cody & Waite 1980. tests/kernels/test_activation.c measures the errors stated here over their whole ranges.
+// Elementary functions for the inner loops of the CPU backend. They have no branches, so that gcc turns loops over them
+// into SIMD code (libm's functions are calls). The .cu files use some of them: where both backends must give the same
+// numbers (noise, losses), and where CUDA's own functions have a slow path in local memory (sine and cosine). The
+// polynomials are minimax fits made for cocogold (Lawson's reweighted least squares on Chebyshev nodes, 40-digit
+// reference); the range reductions are the classical ones of Cody & Waite 1980. tests/kernels/test_activation.c
+// measures the errors stated here over their whole ranges.
 #pragma once
 #include <stdint.h>
 
@@ -28,11 +29,11 @@ VECMATH_FN int32_t bits_from_float(float x) {
     return u.i;
 }
 
-// exp(x) = 2^n exp(r) with x = n ln 2 + r, |r| <= ln(2) / 2, exp(r) = 1 + r + r^2 q(r): returns exp(r); *n_bits has n
-// in its low bits (of a sum that was rounded to a whole number by its size).
+// exp(x) = 2^n exp(r) with x = n ln 2 + r, |r| <= ln(2) / 2, exp(r) = 1 + r + r^2 q(r): returns exp(r). *n_bits has n
+// in its low bits (it is a float so large that adding rounds to a whole number).
 VECMATH_FN float exp_reduced(float x, int32_t *n_bits) {
     float shifted = x * 1.44269504f + 0x1.8p23f, n = shifted - 0x1.8p23f;
-    float r = x - n * 0x1.62e4p-1f - n * 0x1.7f7d1cp-20f; // ln 2 in two parts, the first exact in products with n
+    float r = x - n * 0x1.62e4p-1f - n * 0x1.7f7d1cp-20f; // ln 2 in two parts; products of the first with n are exact
     float q = 0.00138145988f;
     q = q * r + 0.00836871658f;
     q = q * r + 0.041668389f;
@@ -42,10 +43,10 @@ VECMATH_FN float exp_reduced(float x, int32_t *n_bits) {
     return 1.0f + (r + r * r * q);
 }
 
-// exp(x), error below 1.5 ulp where the result is normal; subnormal, 0, inf and NaN come out as libm's do. 2^n is
-// applied in two factors, since neither 2^128 nor 2^-149 is a normal float.
+// exp(x), error below 1.5 ulp if the result is normal; subnormal, 0, inf and NaN as in libm. 2^n is applied in two
+// factors, since neither 2^128 nor 2^-149 is a normal float.
 VECMATH_FN float fast_expf(float x) {
-    x = x < -104.0f ? -104.0f : x; // a comparison with NaN is false: NaN stays
+    x = x < -104.0f ? -104.0f : x; // NaN stays NaN: comparisons with it are false
     x = x > 89.0f ? 89.0f : x;
     int32_t n_bits;
     float p = exp_reduced(x, &n_bits);
@@ -54,7 +55,7 @@ VECMATH_FN float fast_expf(float x) {
            float_from_bits((int32_t)((uint32_t)(n - half + 127) << 23));
 }
 
-// The same with one factor, for |x| <= 87 only.
+// The same with one factor, only for |x| <= 87.
 VECMATH_FN float fast_expf_normal(float x) {
     int32_t n_bits;
     float p = exp_reduced(x, &n_bits);
@@ -93,14 +94,14 @@ VECMATH_FN void fast_sincosf(float x, float *sine, float *cosine) {
     *cosine = float_from_bits(bits_from_float(b) ^ (int32_t)((uint32_t)((i + 1) & 2) << 30));
 }
 
-// min(|x|, bound) on the bits: one instruction, where comparisons of floats would make gcc compute both outcomes. A NaN
-// becomes the bound; the activations below multiply with x, which brings it back.
+// min(|x|, bound), computed on the bits: one instruction, whereas gcc would compute both outcomes of a comparison of
+// floats. A NaN becomes the bound; the activations below multiply by x, which restores it.
 VECMATH_FN float bounded_magnitude(float x, float bound) {
     int32_t a = bits_from_float(x) & 0x7fffffff, b = bits_from_float(bound);
     return float_from_bits(a < b ? a : b);
 }
 
-// 1 / (1 + exp(-x)), error below 3 ulp for x >= -86, below that a constant of 4e-38. Not for NaN.
+// 1 / (1 + exp(-x)), error below 3 ulp for x >= -86; for smaller x a constant, 4e-38. Not for NaN.
 VECMATH_FN float fast_sigmoidf(float x) {
     float e = fast_expf_normal(-bounded_magnitude(x, 86.0f));
     return (x < 0 ? e : 1.0f) / (1.0f + e);
@@ -121,8 +122,9 @@ VECMATH_FN float normal_tail(float t) {
 }
 
 // The standard normal distribution function Phi(x) = (1 + erf(x / sqrt 2)) / 2 and, in *density, its derivative.
-// 3 ulp for x >= 0; in the left tail the relative error grows as x^2 / 2's rounding does, to 5e-6 at x = -12.9, and
-// stays there at 2e-38 (1 + erf cancels and keeps nothing beyond x = -5). Not for NaN.
+// The error is 3 ulp for x >= 0. In the left tail the relative error grows with the rounding of x^2 / 2, to 5e-6 at
+// x = -12.9, where Phi is 2e-38 and stays constant for smaller x (1 + erf would cancel completely beyond x = -5). Not
+// for NaN.
 VECMATH_FN float fast_normal_cdf(float x, float *density) {
     float a = bounded_magnitude(x, 12.9f);
     float e = fast_expf_normal(-0.5f * a * a), t = 1.0f / (1.0f + 0.35f * a);

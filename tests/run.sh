@@ -1,9 +1,10 @@
 #!/usr/bin/env bash
-# Runs tests side by side and adds up their results. The last line is "N passed, N failed".
+# Runs tests in parallel and adds up their results. The last line is "N passed, N failed".
 #     tests/run.sh [--jobs N] [--summary FILE] UNIT...
-# A unit is a cmocka program, a script that prints "N passed, N failed", "pytest:FILE", or "emu:PRECISION:ORDERS:PROGRAM"
-# (tests/emu/run_one.sh). "alone:UNIT" runs after all others, with nothing beside it. Units start in the order given, so
-# the long ones come first. Output goes to build/test-logs/NAME.log; what fails is printed.
+# A unit is a cmocka program, a script that prints "N passed, N failed", "pytest:FILE", or
+# "emu:PRECISION:ORDERS:PROGRAM" (tests/emu/run_one.sh). "alone:UNIT" runs after all others, with no other unit in
+# parallel. Units start in the given order, so put long ones first. Output goes to build/test-logs/NAME.log; that of
+# failed units is also printed.
 set -u
 cd "$(dirname "$0")/.."
 logs=$PWD/build/test-logs
@@ -21,7 +22,7 @@ mkdir -p "$logs"
 results=$(mktemp -d)
 trap 'rm -rf "$results"' EXIT
 trap 'trap - INT TERM; kill 0; exit 130' INT TERM
-unset MAKEFLAGS MFLAGS MAKELEVEL # tests that call make are no part of the make that called this
+unset MAKEFLAGS MFLAGS MAKELEVEL # tests call make on their own
 export OMP_WAIT_POLICY=${OMP_WAIT_POLICY:-passive}
 total=$# ended=0 passed=0 failed=0 skipped=0
 
@@ -35,7 +36,7 @@ log_of() {
     echo "$logs/${name//[\/:]/-}.log"
 }
 
-# run UNIT: the log, and "passed failed seconds" in $results.
+# run UNIT: writes its log, and "passed failed seconds" to $results.
 run() {
     local unit=${1#alone:} log started=$SECONDS code ok bad summary
     log=$(log_of "$1")
@@ -61,14 +62,14 @@ run() {
         ;;
     esac
     ok=${ok:-0} bad=${bad:-0}
-    # A program that crashed, timed out or ran nothing has failed, whatever it counted.
+    # A program that crashed, timed out or ran no tests has failed, whatever its counts.
     if [ $code -ne 0 ] && [ "$bad" = 0 ]; then bad=1; fi
     if [ "$ok" = 0 ] && [ "$bad" = 0 ] && ! grep -q 'skipped' "$log"; then bad=1; fi
     echo "$ok $bad $((SECONDS - started))" >"$results/$(basename "$log")"
-    echo "$1" >&3 # ended
+    echo "$1" >&3 # report that it has ended
 }
 
-# report UNIT: its line, its output if it failed.
+# report UNIT: prints its line, and its output if it failed.
 report() {
     local log ok bad seconds note=
     log=$(log_of "$1")
@@ -83,7 +84,7 @@ report() {
     unset "running[$1]"
 }
 
-# wait_for_one: until a unit ends; says now and then what runs.
+# wait_for_one: waits until a unit ends; each minute it lists the running units.
 wait_for_one() {
     local unit list
     until read -r -t 60 unit <&3; do
@@ -96,7 +97,7 @@ wait_for_one() {
 
 declare -A running=()
 mkfifo "$results/ended" && exec 3<>"$results/ended"
-echo "$total tests, $jobs at a time; their output is in build/test-logs"
+echo "$total tests, $jobs in parallel; their output is in build/test-logs"
 pool=() alone=()
 for unit in "$@"; do if [[ $unit == alone:* ]]; then alone+=("$unit"); else pool+=("$unit"); fi; done
 for unit in ${pool[@]+"${pool[@]}"}; do

@@ -1,7 +1,7 @@
-# Which tests there are, how they are built, and which of them `make check`, `test` and `test-all` run. tests/run.sh runs
-# them side by side; tests/README.md says what lies where.
+# The tests: how they are built, and which of them `make check`, `test` and `test-all` run. tests/run.sh runs them in
+# parallel; tests/README.md describes the folders.
 
-# ---- Unit tests: tests/FOLDER/test_*.c, one program each (cmocka), linked with FOLDER and the folders that it may use ----
+# ---- Unit tests: tests/FOLDER/test_*.c, one program each (cmocka), linked with FOLDER and what it may use ----------------
 TESTED   := util runtime kernels model data eval train bench
 TEST_SRC := $(wildcard $(TESTED:%=tests/%/test_*.c))
 TEST_BIN := $(TEST_SRC:%.c=$(BUILD)/%)
@@ -25,15 +25,17 @@ endef
 $(foreach f,$(TESTED),$(eval $(call test_rule,$(f))))
 .SECONDARY: $(TEST_SRC:%.c=$(BUILD)/%.o)
 
-# Under emulation: the emulation's own test, with planted faults, the kernels', whole models and a training step. Ranks
-# are in tests/cli/test_comm.sh and tests/emu/test_ranks.sh, the whole program in tests/emu/test_program.sh.
+# Tests that run under emulation: those of the kernels, of whole models and of a training step, and the emulation's own
+# test, with planted faults. tests/cli/test_comm.sh and tests/emu/test_ranks.sh test ranks, tests/emu/test_program.sh
+# the whole program.
 EMU_KERNELS := $(basename tests/runtime/test_device.c \
                  $(filter-out %/test_reference.c,$(wildcard tests/kernels/test_*.c tests/bench/test_*.c)))
 EMU_MODELS  := $(addprefix tests/,model/test_unet train/test_diffusion model/test_fixtures model/test_vae model/test_clip \
                  model/test_params)
 
-# ---- What each target runs -------------------------------------------------------------------------------------------
-# Units of tests/run.sh, the long ones first. "alone:" has no other test beside it: ranks, and what is killed at a moment.
+# ---- The tests of each target ----------------------------------------------------------------------------------------
+# Units of tests/run.sh, the long ones first. A unit "alone:..." runs without others in parallel: tests that start
+# several ranks, kill a process at a certain moment, or measure time.
 emu = $(3:%=emu:$(1):$(2):%)
 LONG        := $(filter %/test_rendezvous %/test_unet,$(TEST_BIN))
 UNITS_check := $(LONG) $(filter-out $(LONG),$(TEST_BIN)) $(addprefix tests/cli/test_,pipeline.sh errors.sh help.sh) \
@@ -44,23 +46,23 @@ MEASURED    := tests/cli/test_ranks.sh tests/cli/test_comm.sh tests/cli/test_thr
 UNITS_test  := tests/build/test_nvcc.sh $(UNITS_emu) tests/emu/test_program.sh \
                $(filter-out $(UNITS_check) $(MEASURED) %/test_slurm.sh,$(sort $(wildcard tests/cli/test_*.sh))) \
                $(UNITS_check) $(addprefix alone:,tests/emu/test_launched.sh $(MEASURED))
-# What `make test-all` adds to `make test`.
+# The tests that `make test-all` adds to `make test`.
 UNITS_more  := $(call emu,fp32,1,$(EMU_MODELS)) $(call emu,fp32,3,$(EMU_KERNELS)) \
                $(addprefix alone:,tests/emu/test_ranks.sh tests/emu/test_mutations.sh tests/ptx/test_ptx.sh tests/cli/test_slurm.sh \
                  $(sort $(filter-out %/test_nvcc.sh,$(wildcard tests/build/test_*.sh))))
 UNITS_reference := $(patsubst %,pytest:%,$(filter-out %/test_full_size.py,$(sort $(wildcard tests/reference/test_*.py)))) \
                alone:pytest:tests/reference/test_full_size.py
 
-# T=WORD: those whose names contain it. BACKEND given by hand: those of that backend.
+# T=WORD selects tests whose names contain it. BACKEND, if set by the user, selects the tests of that backend.
 by_hand  := $(filter command line environment,$(origin BACKEND))
 of_emu    = $(filter emu:$(if $(filter command line environment,$(origin PRECISION)),$(PRECISION):)%,$(1))
 of_backend = $(if $(filter emu,$(and $(by_hand),$(BACKEND))),$(call of_emu,$(1)),$(if $(by_hand),$(filter-out emu:%,$(1)),$(1)))
 chosen    = $(foreach u,$(call of_backend,$(1)),$(if $(or $(if $(T),,all),$(findstring $(T),$(u))),$(u)))
 
-# The programs of chosen units: those of this backend, and the emulated ones of a precision.
+# The programs of the chosen units: those of this backend, and the emulated ones of one precision.
 programs  = $(filter $(BUILD)/%,$(1))
 emulated  = $(addprefix build/emu-$(2)/,$(foreach u,$(filter emu:$(2):%,$(1)),$(lastword $(subst :, ,$(u)))))
-# Programs that scripts and reference tests of $(1) use.
+# Programs that the scripts and reference tests among $(1) use.
 helpers   = $(if $(filter pytest:% %/emu/test_program.sh,$(1)),$(addprefix build/cpu-fp32/tests/,model/dump data/dump data/difference train/step util/half))
 emu_fp32  = $(if $(filter %/test_comm.sh,$(1)),build/emu-fp32/tests/runtime/test_comm build/emu-fp32/tests/emu/test_nccl) \
             $(if $(filter %/emu/test_ranks.sh %/emu/test_program.sh,$(1)),build/emu-fp32/cocogold)
@@ -68,16 +70,16 @@ emu_bf16  = $(if $(filter %/emu/test_program.sh,$(1)),build/emu-bf16/cocogold)
 
 # ---- Targets ---------------------------------------------------------------------------------------------------------
 .PHONY: check test test-all test-reference test-asan test-emu test-units test-programs
-check: setup ## set-up, then unit tests, help, errors and one short pipeline: about 3 minutes after the build
+check: setup ## set-up, then unit tests, help, errors and one short pipeline (times: tests/README.md)
 	@$(MAKE) --no-print-directory test-units TIER=check
 
-test: setup ## set-up, then all tests that need no PyTorch, about 8 minutes (T=WORD BACKEND=cpu|emu: those alone)
+test: setup ## set-up, then all tests that need no PyTorch (T=WORD, BACKEND=cpu|emu: only some)
 	@$(MAKE) --no-print-directory test-units TIER=test
 
 test-emu: setup ## run the CUDA kernels on emulated threads, fp32 and bf16 (tests/emu)
 	@$(MAKE) --no-print-directory test-units TIER=emu
 
-test-reference: ## set-up with PyTorch in .venv, then the tests against it
+test-reference: ## set-up with PyTorch in .venv, then the tests that compare with it
 	@./setup.sh --reference
 	@$(MAKE) --no-print-directory test-units TIER=reference
 
@@ -93,9 +95,9 @@ test-more: setup
 
 test-asan: setup ## the unit tests with AddressSanitizer and UndefinedBehaviorSanitizer
 	@$(MAKE) --no-print-directory DEBUG=1 BACKEND=cpu PRECISION=fp32 test-units TIER=asan
-UNITS_asan := $(filter-out %/test_unet,$(TEST_BIN)) # which takes three minutes there; the fixtures run a whole UNet
+UNITS_asan := $(filter-out %/test_unet,$(TEST_BIN)) # it takes three minutes there; test_fixtures runs a whole UNet too
 
-# After set-up: builds what the units of TIER need, one backend and precision after the other, and runs them.
+# After set-up: builds the programs of TIER's units, one backend and precision after the other, and runs the units.
 UNITS  = $(call chosen,$(UNITS_$(TIER)))
 others = $(filter-out emu:%,$(UNITS))
 test-units:
@@ -107,7 +109,7 @@ test-units:
 	@bash -o pipefail -c 'tests/run.sh --summary build/test-logs/summary-$(TIER) $(UNITS) | tee build/test-logs/$(TIER).log'
 
 .PHONY: units
-units: # the tests of TIER, one a line
+units: # lists the tests of TIER, one per line
 	@printf '%s\n' $(UNITS)
 
 test-programs: $(TEST_BIN)

@@ -11,7 +11,7 @@
 static pthread_mutex_t lock = PTHREAD_MUTEX_INITIALIZER;
 static char **pending; // files under temporary names
 static size_t pending_count;
-static int rank = -1; // of several; -1: alone
+static int rank = -1; // -1: there is only one
 static volatile bool died;
 
 void cleanup_now(void) {
@@ -43,7 +43,7 @@ void cleanup_remove(const char *path) {
     pthread_mutex_unlock(&lock);
 }
 
-// In one piece: other ranks may write to the same terminal.
+// Prints the line with a single call, since other ranks may write to the same terminal.
 static void say(const char *prefix, const char *format, va_list arguments) {
     char *text = NULL, place[32] = "";
     const char *sentence = vasprintf(&text, format, arguments) < 0 ? format : text;
@@ -53,7 +53,7 @@ static void say(const char *prefix, const char *format, va_list arguments) {
     free(text);
 }
 
-// What is wrong for all ranks alike is said by rank 0: the others leave it some seconds, in which mpirun ends them.
+// An error that all ranks share should be printed once, by rank 0. The other ranks wait; mpirun ends them meanwhile.
 void die(const char *format, ...) {
     if (rank > 0) { sleep(3); }
     va_list arguments;

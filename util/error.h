@@ -1,5 +1,5 @@
-// How cocogold speaks of a user's mistake or a damaged file: one sentence on stderr, exit code 1, nothing half-written
-// left behind. Programming errors use assert().
+// Errors. A user's mistake or a damaged file gives one sentence on stderr and exit code 1, and leaves no incomplete
+// files behind. Programming errors use assert().
 #pragma once
 #include <stdbool.h>
 #include <stddef.h>
@@ -8,28 +8,29 @@
 // The sentence names the file, the field and what was expected.
 void die(const char *format, ...) __attribute__((format(printf, 1, 2), noreturn));
 
-// For a thread that watches while others may hang: as die, but without what exit() would wait for.
+// Like die, for a thread that watches others: does not call exit(), which could wait for threads that hang.
 void die_now(const char *format, ...) __attribute__((format(printf, 1, 2), noreturn));
 
-// Whether the program is ending because of die().
+// True once die() has been called.
 bool error_died(void);
 
-// From now on sentences begin with "cocogold: rank N: ", and die() waits three seconds for rank 0's on other ranks.
+// From now on sentences begin with "cocogold: rank N: ", and ranks other than 0 wait three seconds in die(), so that
+// rank 0 can print the error first.
 void error_set_rank(int rank);
 
 // Prints "cocogold: warning: <sentence>\n" to stderr.
 void warn(const char *format, ...) __attribute__((format(printf, 1, 2)));
 
-// Files (or, removed recursively, folders) under temporary names: removed if the program dies or exits before
+// Registers a temporary file or folder. It is removed (a folder with its contents) if the program dies or exits before
 // cleanup_remove(path) is called. Thread-safe; the path is copied.
 void cleanup_add(const char *path);
 void cleanup_remove(const char *path);
-void cleanup_now(void); // removes them all; exit() does it by itself, _exit() does not
+void cleanup_now(void); // removes all of them; exit() calls it, _exit() does not
 
-// malloc, calloc, realloc and strdup that die with a sentence when memory runs out.
+// malloc, calloc, realloc and strdup that call die when memory runs out.
 void *xmalloc(size_t bytes);
 void *xcalloc(size_t count, size_t bytes);
 void *xrealloc(void *pointer, size_t bytes);
 char *xstrdup(const char *text);
-// A freshly allocated formatted string, to be freed by the caller.
+// A newly allocated formatted string; the caller frees it.
 char *xprintf(const char *format, ...) __attribute__((format(printf, 1, 2)));

@@ -42,11 +42,11 @@ void make_folders(const char *path) {
         if (*p != '/' && *p != 0) { continue; }
         char end = *p;
         *p = 0;
-        if (mkdir(copy, 0777) != 0 && errno != EEXIST) { die("%s: cannot be made: %s", copy, strerror(errno)); }
+        if (mkdir(copy, 0777) != 0 && errno != EEXIST) { die("%s: cannot be created: %s", copy, strerror(errno)); }
         *p = end;
         if (!end) { break; }
     }
-    if (!folder_exists(path)) { die("%s: is in the way, expected a folder", path); }
+    if (!folder_exists(path)) { die("%s: exists and is not a folder", path); }
     free(copy);
 }
 
@@ -96,7 +96,7 @@ static void sync_parent(const char *path) {
     free(parent);
 }
 
-// Removes PATH.KIND-PID of processes that run no more: they were killed between their last two steps.
+// Removes PATH.KIND-PID of processes that no longer run: they were killed before they could rename or remove it.
 static void remove_leftovers(const char *path, const char *kind) {
     const char *slash = strrchr(path, '/');
     char *folder = slash ? xprintf("%.*s", (int)(slash - path) + 1, path) : xstrdup(".");

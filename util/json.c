@@ -6,8 +6,8 @@
 #include <stdlib.h>
 #include <string.h>
 
-// Python's json writes infinite numbers by name (a scheduler's "lambda_min_clipped": -Infinity), which is no JSON: they
-// become a number that reads as infinite.
+// Python's json module writes infinite numbers as -Infinity, which is not valid JSON (diffusers does it in schedulers:
+// "lambda_min_clipped": -Infinity). Replaces them with a number that overflows to infinity.
 static void replace_infinities(char *text) {
     static const char name[] = "Infinity", number[] = "1e999   ";
     bool in_string = false;
@@ -151,7 +151,7 @@ void json_put_number(yajl_gen gen, const char *key, double value) {
         snprintf(text, sizeof text, "%.*g", digits, value);
         if (strtod(text, NULL) == value) { break; }
     }
-    if (!strpbrk(text, ".e")) { strcat(text, ".0"); } // stays a float for readers that tell it from an integer
+    if (!strpbrk(text, ".e")) { strcat(text, ".0"); } // for readers that distinguish floats from integers
     yajl_gen_number(gen, text, strlen(text));
 }
 

@@ -1,5 +1,5 @@
-// JSON files: small ones as a tree (yajl_tree), with lookups that die with a sentence naming file, field and
-// expectation. Huge annotation files are streamed with yajl_parse by data/coco.c, not here. Writing: yajl_gen.
+// JSON files. Small files are read as a tree (yajl_tree); the lookups die with a sentence that names the file, the
+// field and the expected value. data/coco.c streams the huge annotation files itself, with yajl_parse. yajl_gen writes.
 #pragma once
 #include <stdbool.h>
 #include <yajl/yajl_gen.h>
@@ -16,22 +16,23 @@ void json_free(Json *json);
 // The value at a field of an object, or NULL where the field is missing or null.
 yajl_val json_find(yajl_val object, const char *field);
 
-// Values of the root object's fields. A field that is missing or null gives `fallback`; one of another type dies.
+// Values of the root object's fields. A missing or null field gives `fallback`; a field of the wrong type dies.
 long long json_integer(const Json *json, const char *field, long long fallback);
 double json_number(const Json *json, const char *field, double fallback);
 bool json_boolean(const Json *json, const char *field, bool fallback);
 const char *json_string(const Json *json, const char *field, const char *fallback); // lives as long as the tree
-// Fills values[0..capacity) and returns the count; an integer instead of an array is an array of one; -1 if missing.
+// Fills values[0..capacity) and returns the count, or -1 if the field is missing. A single integer counts as an array
+// of one.
 int json_integers(const Json *json, const char *field, int *values, int capacity);
 int json_strings(const Json *json, const char *field, const char **values, int capacity);
 
 // Writes the generator's buffer to path (atomically) with a final newline and frees the generator.
-yajl_gen json_writer(void); // beautified with two spaces
+yajl_gen json_writer(void); // indents with two spaces
 void json_write(yajl_gen gen, const char *path);
 // Shorthands for generators: a key, or a key with a value.
 void json_key(yajl_gen gen, const char *key);
 void json_put_string(yajl_gen gen, const char *key, const char *value); // value NULL writes null
 void json_put_integer(yajl_gen gen, const char *key, long long value);
-void json_put_number(yajl_gen gen, const char *key, double value); // shortest form that reads back, 1 as 1.0; NaN: null
+void json_put_number(yajl_gen gen, const char *key, double value); // shortest exact form, 1 as 1.0; NaN: null
 void json_put_boolean(yajl_gen gen, const char *key, bool value);
 void json_put_integers(yajl_gen gen, const char *key, const int *values, int count);

@@ -7,7 +7,7 @@
 
 enum { HELP = 1 << 20 }; // popt's code of --help; those of the rows are their numbers, from 1
 
-// popt names the value that it cannot read; its option is the argument before it, or a part of it ("--lr=fast").
+// popt reports only the value that it cannot read. The option is the argument before it, or part of it ("--lr=fast").
 static const char *option_of(const char *bad, int argc, char **argv) {
     for (int i = 2; i < argc && strncmp(bad, "--", 2) != 0; i++) {
         if (strcmp(argv[i], bad) == 0 && strncmp(argv[i - 1], "--", 2) == 0) { return argv[i - 1]; }
@@ -15,7 +15,7 @@ static const char *option_of(const char *bad, int argc, char **argv) {
     return "";
 }
 
-// ---- The table in popt's terms -------------------------------------------------------------------------------------
+// ---- The table for popt --------------------------------------------------------------------------------------------
 
 static int popt_type(const Option *o) {
     static const int types[] = {
@@ -40,13 +40,13 @@ static double number_of(const Option *o) {
 static bool is_number(const Option *o) { return o->kind == OPT_INT || o->kind == OPT_LONG || o->kind == OPT_DOUBLE; }
 static bool has_limits(const Option *o) { return is_number(o) && (o->low != 0 || o->high != 0); }
 
-// A number outside of its limits means "not given"; what the program does then stands in the option's help.
+// A default outside the limits means "not given"; the option's help explains what the program then does.
 static bool shows_default(const Option *o) {
     if (o->kind == OPT_STRING) { return *(char **)o->value != NULL; }
     return is_number(o) && (!has_limits(o) || (number_of(o) >= o->low && number_of(o) <= o->high));
 }
 
-// The help, and the choices behind it.
+// The option's help, followed by its choices.
 static char *help_of(const Option *o) {
     if (!o->choices) { return xstrdup(o->help); }
     char *text = xprintf("%s: ", o->help);
@@ -58,8 +58,8 @@ static char *help_of(const Option *o) {
     return text;
 }
 
-// Rows as popt has them: a table for each heading, included in a table of them all. They live as long as the process,
-// like the strings that popt gives out.
+// Converts the rows to popt's format: one table per heading, and a table that includes all of them. They live as long
+// as the process, like the strings that popt returns.
 static struct poptOption *popt_tables(const Option *table) {
     int rows = 0, headings = 1;
     for (const Option *o = table; o->kind != OPT_END; o++) { rows++, headings += o->kind == OPT_HEADING; }
@@ -69,7 +69,7 @@ static struct poptOption *popt_tables(const Option *table) {
     for (int i = 0; i < rows; i++) {
         const Option *o = table + i;
         if (i == 0 || o->kind == OPT_HEADING) {
-            row += i > 0; // past the zeros that end the group before
+            row += i > 0; // skip the zeros that end the previous group
             const char *heading = o->kind == OPT_HEADING ? xprintf("%s:", o->name) : "Options:";
             all[groups++] = (struct poptOption){NULL, 0, POPT_ARG_INCLUDE_TABLE, row, 0, heading, NULL};
         }
@@ -91,7 +91,7 @@ static void check_given(const Option *o) {
     free(option);
 }
 
-// After all options: choices, defaults included, and what has to be there.
+// After parsing: checks the choices (also of defaults) and the required options.
 static void finish(const Option *o) {
     char *option = xprintf("--%s", o->name);
     if (o->choice && *(char **)o->value) { *o->choice = options_choice(*(char **)o->value, option, o->choices); }

@@ -1,6 +1,6 @@
 // Counter-based random numbers: Philox4x32-10 (Salmon et al., "Parallel random numbers: as easy as 1, 2, 3", SC 2011).
-// A number is a pure function of (seed, stream, step, sample, element): it depends on no backend, thread, rank or
-// restart. Compiles as C and as CUDA.
+// A number is a pure function of (seed, stream, step, sample, element): it does not depend on the backend, threads,
+// ranks or restarts. Compiles as C and as CUDA.
 #pragma once
 #include <math.h>
 #include <stdint.h>
@@ -11,7 +11,7 @@
 #define PHILOX_FN static inline
 #endif
 
-// What a number is for; different streams are independent.
+// One stream for each use of random numbers; different streams are independent.
 enum PhiloxStream {
     PHILOX_NOISE = 1,    // diffusion noise
     PHILOX_MULTIRES = 2, // the coarser levels of multi-resolution noise
@@ -23,9 +23,9 @@ enum PhiloxStream {
     PHILOX_SCENE = 8,
     PHILOX_INFERENCE = 9, // initial noise of sampling
     PHILOX_BOOTSTRAP = 10,
-    PHILOX_MIX = 11,      // which kind of picture the VAE sees
+    PHILOX_MIX = 11,      // kind of picture in VAE training
     PHILOX_VARIANTS = 12, // masks of known IoU (eval/variants.h)
-    PHILOX_TEXT = 13,     // in which words a sample is asked for
+    PHILOX_TEXT = 13,     // choice of the text template
 };
 
 typedef struct {
@@ -47,24 +47,24 @@ PHILOX_FN Philox4 philox4x32(uint32_t c0, uint32_t c1, uint32_t c2, uint32_t c3,
     return r;
 }
 
-// Four random words number `block` of the sequence (seed, stream, step, sample). seed is cut to 56 bits, sample to 48
-// and step to 32.
+// The four random words of block number `block` of the sequence (seed, stream, step, sample). seed is truncated to 56
+// bits, sample to 48 and step to 32.
 PHILOX_FN Philox4 philox(uint64_t seed, uint32_t stream, uint32_t step, uint64_t sample, uint32_t block) {
     return philox4x32(block, (uint32_t)sample, ((uint32_t)(sample >> 32) & 0xffffu) | stream << 16, step,
                       (uint32_t)seed, (uint32_t)(seed >> 32));
 }
 
-// A word to (0, 1): never 0 or 1.
+// Maps a word to the open interval (0, 1).
 PHILOX_FN float philox_uniform(uint32_t word) { return ((float)(word >> 9) + 0.5f) * (1.0f / 8388608.0f); }
 
-// Two words to two standard normal numbers (Box and Muller 1958).
+// Maps two words to two standard normal numbers (Box and Muller 1958).
 PHILOX_FN void philox_normal2(uint32_t a, uint32_t b, float *n0, float *n1) {
     float radius = sqrtf(-2.0f * logf(philox_uniform(a))), angle = 6.2831853071795865f * philox_uniform(b);
     *n0 = radius * cosf(angle);
     *n1 = radius * sinf(angle);
 }
 
-// A sequential reader for host code that needs a few numbers: uniform, integer below n, normal.
+// Sequential random numbers for host code: uniform, integer below n, normal.
 typedef struct {
     uint64_t seed, sample;
     uint32_t stream, step, used;

@@ -11,10 +11,10 @@
 #include <unistd.h>
 #include "util/progress.h"
 
-// ---- How they wait -------------------------------------------------------------------------------------------------
+// ---- How threads wait ----------------------------------------------------------------------------------------------
 
-// libgomp looks so many times before it sleeps, 50 to 150 us: long enough for most waits of a training step, and a
-// small part of a time slice (bench/LOG.md). libomp counts in milliseconds: it sleeps at once.
+// Number of times that libgomp polls before it sleeps: 50 to 150 us, which covers most waits of a training step and is
+// a small part of a time slice (bench/LOG.md). libomp counts in milliseconds, so there threads sleep at once.
 #define SPINS "3000"
 
 static bool user_decides(void) {
@@ -31,17 +31,17 @@ static bool under_valgrind(void) {
 }
 
 void threads_start(char **argv) {
-    // The path that the kernel executed, so that the process keeps its name. The working directory is still the same.
+    // The path that the kernel executed, so that the process keeps its name. The working directory has not changed.
     const char *path = (const char *)getauxval(AT_EXECFN);
     if (!path || user_decides() || under_valgrind()) { return; }
     if (setenv("GOMP_SPINCOUNT", SPINS, 0) == 0 && setenv("OMP_WAIT_POLICY", "passive", 0) == 0) { execv(path, argv); }
-    // Without a second start the threads spin: slower beside other programs, not wrong.
+    // If execv fails, the threads spin: correct, but slower when other programs are busy.
 }
 
 // ---- How many threads ----------------------------------------------------------------------------------------------
 
-// Seconds that the cores of this process have worked since the machine started, for any program; -1 where the kernel
-// does not say. /proc/stat has a line for each core: user, nice, system, idle, iowait, irq, softirq, ... in ticks.
+// Seconds that this process's cores have been busy with any program since the machine started; -1 if unknown.
+// /proc/stat has one line per core: user, nice, system, idle, iowait, irq, softirq, ... in ticks.
 static double cores_busy(void) {
     cpu_set_t ours;
     FILE *file = fopen("/proc/stat", "r");
@@ -71,7 +71,7 @@ static double own_busy(void) {
 }
 
 void threads_adapt(void) {
-    static int most; // as many as there were at the first call, which is also the last one if the user has decided
+    static int most; // number of threads at the first call; 1 if the user has set it: then nothing is adapted
     static double looked, cores, own;
     if (most == 1) { return; }
     double now = now_seconds();

@@ -1,5 +1,5 @@
-// Communication between ranks on the CPU, over MPI: every function has finished its work when it returns. Sums are
-// formed here and not by MPI, so that their order does not depend on where a range begins.
+// Communication between ranks on the CPU, over MPI. Every function is synchronous. Sums are computed here, not by MPI,
+// so that their order does not depend on where a range begins.
 #include "kernels/runtime/comm_host.h"
 #include <stdint.h>
 #include <stdio.h>
@@ -19,12 +19,12 @@ int comm_device_index(const Comm *comm) { return comm->local_rank; }
 #ifdef HAVE_MPI
 #include <mpi.h>
 
-// Ranges go in pieces of at most this many bytes per rank: that bounds the scratch memory and MPI's int counts.
+// Ranges are sent in pieces of at most this many bytes per rank, which limits the scratch memory and MPI's int counts.
 enum { PIECE = 1 << 20, PIECE_FLOATS = PIECE / sizeof(float) };
 
 struct CommInternals {
     Device *dev;
-    float *scratch;        // (world, PIECE bytes): what the other ranks sent
+    float *scratch;        // (world, PIECE bytes): data received from the other ranks
     MPI_Request *requests; // (2 * world)
 };
 
@@ -55,7 +55,7 @@ void comm_close(Comm *comm) {
 
 void comm_wait(Comm *comm) { (void)comm; }
 
-// Whether there is something to do; that all ranks do the same is checked first.
+// Returns whether there is something to do. First checks that all ranks make the same call.
 static bool begin(Comm *comm, const char *function, size_t size, int root) {
     if (comm->world == 1 || comm->internals->dev->plan_only) { return false; }
     comm_host_check(comm, function, size, root);
@@ -64,7 +64,7 @@ static bool begin(Comm *comm, const char *function, size_t size, int root) {
 
 // ---- Pieces --------------------------------------------------------------------------------------------------------
 
-// A row of bytes per rank: row r begins at base + r * stride and has lengths of up to `share`, cut off at `total`.
+// One row of bytes per rank: row r begins at base + r * stride and has `share` bytes; the rows together end at `total`.
 typedef struct {
     char *base;
     size_t stride, share, total;
@@ -77,7 +77,7 @@ static int length_of(const Rows *rows, int r) {
     return (int)(left < rows->share ? left : rows->share);
 }
 
-// Every rank sends each other rank that rank's row; what arrives for our own lies in scratch (world, share).
+// Every rank sends row r to rank r. The rows that this rank receives go to scratch (world, share).
 static void send_rows_to_owners(Comm *comm, const Rows *rows) {
     struct CommInternals *in = comm->internals;
     int count = 0;
@@ -93,7 +93,7 @@ static void send_rows_to_owners(Comm *comm, const Rows *rows) {
     check_mpi(MPI_Waitall(count, in->requests, MPI_STATUSES_IGNORE), "MPI_Waitall");
 }
 
-// Every rank sends its own row to all others.
+// Every rank sends its own row to all others, where it replaces that row.
 static void send_own_row(Comm *comm, const Rows *rows) {
     struct CommInternals *in = comm->internals;
     int count = 0;
@@ -109,7 +109,7 @@ static void send_own_row(Comm *comm, const Rows *rows) {
     check_mpi(MPI_Waitall(count, in->requests, MPI_STATUSES_IGNORE), "MPI_Waitall");
 }
 
-// own (n) = ((rank 0's + rank 1's) + ...), ours being own itself and the others' in scratch (world, stride).
+// own (n) = ((rank 0's + rank 1's) + ...), where this rank's part is in own and the others' in scratch (world, stride).
 static void sum_in_order(Comm *comm, float *own, size_t stride, int n) {
     const float *scratch = comm->internals->scratch;
 #pragma omp parallel for
@@ -120,7 +120,7 @@ static void sum_in_order(Comm *comm, float *own, size_t stride, int n) {
     }
 }
 
-// Row `rank` of this piece becomes its sum.
+// Replaces this rank's row by its sum over all ranks.
 static void sum_rows(Comm *comm, const Rows *rows) {
     send_rows_to_owners(comm, rows);
     sum_in_order(comm, (float *)row_of(rows, comm->rank), rows->share / sizeof(float),
@@ -131,7 +131,7 @@ static size_t smaller(size_t a, size_t b) { return a < b ? a : b; }
 
 // ---- Collectives ---------------------------------------------------------------------------------------------------
 
-// In pieces: each rank sums one part of a piece and sends it to all.
+// Each rank sums one part of a piece and sends it to all others.
 void comm_all_reduce_sum(Comm *comm, float *buffer, size_t count) {
     if (!begin(comm, "comm_all_reduce_sum", count, 0)) { return; }
     const size_t world = (size_t)comm->world, step = world * PIECE_FLOATS;
@@ -179,7 +179,7 @@ void comm_broadcast(Comm *comm, void *buffer, size_t bytes, int root) {
     }
 }
 
-#else // without MPI there is one rank: comm_meet dies before others
+#else // without MPI there is only one rank: comm_meet dies if there are more
 
 void comm_open(Comm *comm, Device *dev) { (void)comm, (void)dev; }
 void comm_close(Comm *comm) { (void)comm; }

@@ -1,5 +1,5 @@
-// Communication between ranks on GPUs, over NCCL, on a stream of its own. Without nccl.h (HAVE_NCCL, comm.mk) there is
-// one rank.
+// Communication between ranks on GPUs, over NCCL, on a separate stream. Without nccl.h (HAVE_NCCL, comm.mk) there is
+// only one rank.
 #include <pthread.h>
 #include <signal.h>
 #include <stdlib.h>
@@ -41,7 +41,7 @@ static void nccl_check(ncclResult_t result, ncclComm_t nccl, const char *what, c
 
 // ---- Open and close ------------------------------------------------------------------------------------------------
 
-// A broken network leaves NCCL's kernels waiting for ever; only this tells.
+// If the network fails, NCCL's kernels wait forever; only ncclCommGetAsyncError reports the error.
 static void *watch_nccl(void *argument) {
     CommInternals *in = (CommInternals *)argument;
     pthread_mutex_lock(&in->mutex);
@@ -61,14 +61,14 @@ static void *watch_nccl(void *argument) {
     return NULL;
 }
 
-// The watcher takes no signals: they are the main thread's.
+// The watcher blocks all signals: the main thread handles them.
 static void start_watcher(CommInternals *in) {
     sigset_t all, before;
     sigfillset(&all);
     pthread_mutex_init(&in->mutex, NULL);
     pthread_cond_init(&in->closing_changed, NULL);
     pthread_sigmask(SIG_SETMASK, &all, &before);
-    if (pthread_create(&in->watcher, NULL, watch_nccl, in)) { die("no thread can be started to watch NCCL"); }
+    if (pthread_create(&in->watcher, NULL, watch_nccl, in)) { die("cannot start the thread that watches NCCL"); }
     pthread_sigmask(SIG_SETMASK, &before, NULL);
 }
 
@@ -88,7 +88,7 @@ void comm_open(Comm *comm, Device *dev) {
     if (comm->rank == 0) { CHECK_NCCL(ncclGetUniqueId(&id)); }
     comm_host_broadcast(comm, &id, sizeof id, 0);
     CHECK_NCCL(ncclCommInitRank(&in->nccl, comm->world, id, comm->rank));
-    int least, greatest; // small kernels that others wait for go before large ones that fill the GPU
+    int least, greatest; // communication gets priority over compute kernels that fill the GPU
     CHECK_CUDA(cudaDeviceGetStreamPriorityRange(&least, &greatest));
     CHECK_CUDA(cudaStreamCreateWithPriority(&in->stream, cudaStreamNonBlocking, greatest));
     CHECK_CUDA(cudaEventCreateWithFlags(&in->computed, cudaEventDisableTiming));
@@ -100,7 +100,7 @@ void comm_close(Comm *comm) {
     CommInternals *in = comm->internals;
     if (in) {
         CHECK_CUDA(cudaStreamSynchronize(in->stream));
-        comm_barrier(comm); // so that no rank destroys what another still waits in
+        comm_barrier(comm); // no rank may destroy its communicator while another still uses it
         stop_watcher(in);
         CHECK_NCCL(ncclCommDestroy(in->nccl));
         CHECK_CUDA(cudaEventDestroy(in->computed));
@@ -113,7 +113,7 @@ void comm_close(Comm *comm) {
     comm->world = 1;
 }
 
-// They would wait in vain if our part of a collective has failed.
+// Dies if this rank's part of a collective has failed: the other ranks would wait forever.
 void comm_before_waiting(Comm *comm) {
     CommInternals *in = comm->internals;
     if (!in || !in->nccl) { return; }
@@ -124,7 +124,8 @@ void comm_before_waiting(Comm *comm) {
 
 // ---- Collectives ---------------------------------------------------------------------------------------------------
 
-// Whether there is something to do; if so, the communication stream waits for what the compute stream holds.
+// Returns whether there is something to do; if so, the communication stream waits for the work that the compute stream
+// holds.
 static bool begin(Comm *comm, size_t size) {
     CommInternals *in = comm->internals;
     if (comm->world == 1 || in->dev->plan_only || size == 0) { return false; }
@@ -172,7 +173,7 @@ void comm_wait(Comm *comm) {
     CHECK_CUDA(cudaStreamWaitEvent(in->dev->internals->compute, in->communicated, 0));
 }
 
-#else // comm_meet dies before there are others
+#else // without NCCL there is only one rank: comm_meet dies if there are more
 
 const char *const comm_lacks = "NCCL: run ./setup.sh --cuda, or install nccl.h and libnccl.so.2 (the system's "
                                "package, or the wheel nvidia-nccl)";

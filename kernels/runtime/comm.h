@@ -2,19 +2,19 @@
 //
 //     Launch launch = launch_detect();             // kernels/runtime/launch.h
 //     comm_meet(&comm, &launch);                   // dies with a sentence if not all ranks arrive
-//     device_open(&dev, comm_device_index(&comm)); // if a rank finds no device, all end
+//     device_open(&dev, comm_device_index(&comm)); // if one rank finds no device, all ranks end
 //     comm_open(&comm, &dev);
 //     ... backward of a part ...
 //     comm_all_reduce_sum(&comm, grads + begin, count); // starts when the work queued so far is done
 //     ... backward of the next part, at the same time ...
-//     comm_wait(&comm);                            // what is queued from here on sees the sums
+//     comm_wait(&comm);                            // work queued after this sees the sums
 //
-// With one rank every function returns at once and nothing is initialised. Called from one thread only. Every rank must
-// call the same functions with the same sizes in the same order. Sums have a fixed order for a given number of ranks:
-// on the CPU (and under emulation) ((rank 0 + rank 1) + rank 2) + ..., in double, wherever a range begins and ends.
+// With one rank every function returns at once and nothing is initialised. Call them from one thread only. Every rank
+// must call the same functions with the same sizes in the same order. Sums have a fixed order for a given number of
+// ranks: on the CPU (and under emulation) ((rank 0 + rank 1) + rank 2) + ..., in double, wherever a range begins.
 //
-// When a rank dies or calls die(), all end within a minute, whatever they are waiting for, with exit code 1 and a
-// sentence that names the rank: mpirun's, or ours where nobody else watches. Nothing half-written is left
+// When a rank is killed or calls die(), all ranks end within a minute with exit code 1, whatever they are waiting for.
+// A sentence names the rank; mpirun prints it, or cocogold if mpirun is not used. No incomplete files are left
 // (util/error.h).
 #pragma once
 #include <stddef.h>
@@ -27,14 +27,14 @@ extern "C" {
 
 typedef struct Comm {
     int rank, world, local_rank;
-    struct CommHost *host; // NULL: one rank
+    struct CommHost *host; // NULL if there is only one rank
     struct CommInternals *internals;
 } Comm;
 
 // Collective. Waits up to 5 minutes until all processes have found each other: over MPI if mpirun has started them,
-// else over TCP. From here on a rank that ends before comm_close ends all.
+// else over TCP. After this, a rank that ends before comm_close ends all ranks.
 void comm_meet(Comm *comm, const Launch *launch);
-// Which device this rank opens: the local rank, or 0 where the starter shows each rank its own GPU only.
+// The index of this rank's device: the local rank, or 0 if the launcher shows each rank only its own GPU.
 int comm_device_index(const Comm *comm);
 // Collective. dev stays open until after comm_close.
 void comm_open(Comm *comm, Device *dev);
@@ -43,8 +43,9 @@ void comm_close(Comm *comm);
 
 // ---- On device memory: queued on the communication stream ----------------------------------------------------------
 
-// Each waits for what the compute stream holds at the call, then runs beside it; comm_wait joins. They may be recorded
-// in a device graph, if comm_wait is recorded before its end. All are in place. A plan-only device skips them.
+// Each waits for the work that the compute stream holds at the call, then runs concurrently with later work; comm_wait
+// joins the streams. They may be recorded in a device graph if comm_wait is recorded before its end. All work in place.
+// A plan-only device skips them.
 
 // buffer (count) = sum over ranks.
 void comm_all_reduce_sum(Comm *comm, float *buffer, size_t count);
@@ -57,13 +58,13 @@ void comm_reduce_scatter_sum(Comm *comm, float *buffer, size_t count);
 void comm_all_gather(Comm *comm, void *buffer, size_t bytes);
 // buffer of all ranks = buffer of root. Any type.
 void comm_broadcast(Comm *comm, void *buffer, size_t bytes, int root);
-// The compute stream waits for everything above.
+// Makes the compute stream wait for all communication queued so far.
 void comm_wait(Comm *comm);
 
 // ---- Between hosts: small, blocking, without the device ------------------------------------------------------------
 
-void comm_host_sum(Comm *comm, double *values, int count); // added in the order of ranks: the same bits on all
-int comm_host_max(Comm *comm, int value);                  // such as "has anybody been told to stop?"
+void comm_host_sum(Comm *comm, double *values, int count); // summed in the order of ranks: the same bits on all
+int comm_host_max(Comm *comm, int value);                  // for example: has any rank received a signal?
 void comm_host_broadcast(Comm *comm, void *data, size_t bytes, int root);
 void comm_barrier(Comm *comm);
 

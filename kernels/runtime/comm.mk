@@ -1,5 +1,5 @@
-# What comm.c and comm.cu are built with: Open MPI where there is one, and NCCL (BACKEND=cuda) or its stand-in
-# (BACKEND=emu, tests/emu/nccl.cpp). Without nccl.h the program is built for one GPU.
+# Libraries of comm.c and comm.cu: Open MPI if it is installed, and NCCL (BACKEND=cuda) or its stand-in (BACKEND=emu,
+# tests/emu/nccl.cpp). Without nccl.h the program is built for one GPU.
 
 MPI ?= $(firstword $(foreach p,ompi-c ompi mpi-c,$(if $(shell pkg-config --exists $(p) && echo yes),$(p))))
 ifneq ($(MPI),)
@@ -17,13 +17,13 @@ endif
 NCCL_CFLAGS := $(if $(HAVE_NCCL)$(filter emu ptx,$(BACKEND)),-DHAVE_NCCL) $(if $(NCCL),-I$(NCCL)/include)
 $(BUILD)/kernels/runtime/comm.cu.o: private DEFINES += $(NCCL_CFLAGS)
 
-# They are built again when MPI or NCCL comes or goes.
+# Rebuild these when MPI or NCCL has been installed or removed.
 $(BUILD)/kernels/runtime/comm.o $(BUILD)/kernels/runtime/comm.cu.o $(BUILD)/kernels/runtime/comm_host.o $(BUILD)/tests/emu/nccl.o: $(BUILD)/comm-flags
 $(BUILD)/comm-flags: FORCE
 	@mkdir -p $(@D)
 	@echo '$(MPI_CFLAGS) $(NCCL_CFLAGS)' | cmp -s - $@ || echo '$(MPI_CFLAGS) $(NCCL_CFLAGS)' >$@
 
-# The stand-in on its own (tests/cli/test_comm.sh).
+# The test of the stand-in (run by tests/cli/test_comm.sh).
 $(BUILD)/tests/emu/test_nccl: $(BUILD)/tests/emu/test_nccl.o $(EMU_LIB)
 	@echo "LD $@"
 	$(Q)$(CXX) $(EMU_FLAGS) $^ -o $@ $(LDLIBS)

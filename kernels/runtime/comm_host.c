@@ -1,4 +1,4 @@
-// Small exchanges between the hosts' processes, whatever the device.
+// Small exchanges between the ranks' processes, independent of the device.
 #include "kernels/runtime/comm_host.h"
 #include <stdint.h>
 #include <stdio.h>
@@ -23,15 +23,16 @@ static void check_mpi(int code, const char *what) {
     die("%s failed: %s", what, text);
 }
 
-// What a task of srun that can start MPI finds in its environment: PMIx, or PMI-1 or PMI-2.
+// Whether srun provides what MPI needs to start: PMIx, PMI-1 or PMI-2 set these variables.
 static bool srun_serves_mpi(void) { return getenv("PMIX_RANK") || getenv("PMI_RANK") || getenv("PMI_FD"); }
 
 static void mpi_open(const Launch *launch) {
     int ready, level, rank, world;
     if (launch->kind == LAUNCH_SLURM && !srun_serves_mpi()) {
-        die("started by srun without MPI: start with srun --mpi=pmix (srun --mpi=list says what this Slurm has)");
+        die("started by srun without MPI: start with srun --mpi=pmix (srun --mpi=list lists what this Slurm supports)");
     }
-    // A rank that waits lets others have its core: more ranks than cores, or other programs. The user's value wins.
+    // A waiting rank yields its core, for runs with more ranks than cores or beside other programs. The user's value
+    // has priority.
     setenv("OMPI_MCA_mpi_yield_when_idle", "1", 0);
     MPI_Initialized(&ready);
     if (!ready) { check_mpi(MPI_Init_thread(NULL, NULL, MPI_THREAD_MULTIPLE, &level), "MPI_Init_thread"); }
@@ -67,8 +68,8 @@ static const bool have_mpi = false;
 
 static bool opened, over_mpi;
 
-// exit() would wait for devices that wait for ranks that wait for us: so no further than here. mpirun notices, or the
-// others' rendezvous does.
+// Ends the process here: exit() would go on to wait for the device, the device for the other ranks, and they for this
+// one. mpirun or the other ranks' rendezvous notices that this rank has ended.
 static void leave(int code, void *argument) {
     (void)argument;
     if (!opened) { return; }
@@ -83,10 +84,11 @@ void comm_meet(Comm *comm, const Launch *launch) {
     if (comm->world == 1) { return; }
     error_set_rank(launch->rank);
     if (comm_lacks) {
-        die("started by %s as one of %d ranks, but this program was built for one, without %s, and make again",
+        die("started by %s as one of %d ranks, but this program was built for one rank, without %s, then rebuild",
             launch_name(launch->kind), launch->world, comm_lacks);
     }
-    const bool meets = launch->kind != LAUNCH_MPIRUN || (!have_mpi && *launch->address); // else mpirun watches
+    const bool meets =
+        launch->kind != LAUNCH_MPIRUN || (!have_mpi && *launch->address); // else mpirun watches the ranks
     over_mpi = comm_needs_mpi || !meets;
     if (over_mpi && !have_mpi) {
         die("started by %s, but this program was built without MPI: set MASTER_ADDR and MASTER_PORT too, or start as "
@@ -121,8 +123,8 @@ static void all_gather(Comm *comm, void *all, const void *mine, size_t bytes) {
 
 // ---- The host's functions of comm.h --------------------------------------------------------------------------------
 
-// Every exchange is made of packets of one size that say what they belong to: ranks that do different things are told
-// so instead of waiting for each other.
+// Exchanges are sent in packets of one size, with a header that identifies the call: ranks that make different calls
+// die with a sentence instead of waiting for each other.
 enum { PAYLOAD = 960 };
 typedef struct {
     char function[24];
@@ -139,12 +141,12 @@ static void check_packets(const Packet *packets, int world) {
     for (int r = 1; r < world; r++) {
         const Header *b = &packets[r].header;
         if (memcmp(a, b, sizeof *a) == 0) { continue; }
-        die("the ranks do different things: rank 0 is in %s (size %zu, root %d), rank %d in %s (size %zu, root %d)",
+        die("the ranks' calls differ: rank 0 is in %s (size %zu, root %d), rank %d in %s (size %zu, root %d)",
             a->function, (size_t)a->size, a->root, r, b->function, (size_t)b->size, b->root);
     }
 }
 
-// all (world, bytes) = mine (bytes) of every rank, who must be in the same function with the same size and root.
+// all (world, bytes) = mine (bytes) of every rank. All ranks must be in the same function with the same size and root.
 static void exchange(Comm *comm, const char *function, size_t size, int root, void *all, const void *mine,
                      size_t bytes) {
     Packet packet = {.header = {.size = size, .root = root}};

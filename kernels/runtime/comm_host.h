@@ -1,5 +1,5 @@
-// The processes behind comm.c and comm.cu: how they find each other and exchange small things, over MPI or TCP. Only
-// these two include it.
+// How the processes of comm.c and comm.cu find each other and exchange small data, over MPI or TCP. Only these two
+// files include this header.
 #pragma once
 #include <stdbool.h>
 #include "kernels/runtime/comm.h"
@@ -10,19 +10,19 @@ extern "C" {
 #endif
 
 struct CommHost {
-    Rendezvous *meeting; // NULL: mpirun watches, and the hosts exchange over MPI
+    Rendezvous *meeting; // NULL: mpirun watches the ranks, which exchange data over MPI
 };
 
-// Waits until all ranks are here, then leaves MPI or hangs up.
+// Waits until all ranks have called this, then ends MPI or closes the connections.
 void comm_host_close(Comm *comm);
-// Dies with a sentence unless all ranks are at the same function with the same size and root.
+// Dies with a sentence unless all ranks are in the same function with the same size and root.
 void comm_host_check(Comm *comm, const char *function, size_t size, int root);
 
-// What the backends tell comm_host.c. comm_needs_mpi: the data goes over MPI, however we were started. comm_lacks: what
-// this build lacks for more than one rank and how to get it, NULL if nothing.
+// Defined by comm.c and comm.cu. comm_needs_mpi: data goes over MPI, however the program was started. comm_lacks: the
+// library that this build lacks for more than one rank and how to install it; NULL if it lacks nothing.
 extern const bool comm_needs_mpi;
 extern const char *const comm_lacks;
-void comm_before_waiting(Comm *comm); // for other processes
+void comm_before_waiting(Comm *comm); // called before waiting for other processes
 
 #ifdef __cplusplus
 }

@@ -1,4 +1,4 @@
-// The CPU as a device: memory is the host's and everything is synchronous.
+// The CPU as a device: uses the host's memory, and everything is synchronous.
 #include "kernels/runtime/device.h"
 #include <assert.h>
 #include <omp.h>
@@ -37,7 +37,7 @@ void device_close(Device *dev) {
 
 const char *device_name(const Device *dev) { return dev->internals->name; }
 
-// MemAvailable and MemTotal of /proc/meminfo; where there is none, free and physical pages.
+// MemAvailable and MemTotal of /proc/meminfo; without that file, free and physical pages.
 void device_memory(Device *dev, size_t *free_bytes, size_t *total_bytes) {
     (void)dev;
     size_t page = sysconf(_SC_PAGESIZE);
@@ -53,14 +53,16 @@ void device_memory(Device *dev, size_t *free_bytes, size_t *total_bytes) {
     fclose(file);
 }
 
-// Large buffers lie in large pages: SD2's 13 GB of state are 3.4 million page faults otherwise. NULL if there is no
-// memory left.
+// Puts large buffers into huge pages: otherwise SD2's 13 GB of state cause 3.4 million page faults. Returns NULL if
+// memory runs out.
 static void *try_alloc(size_t bytes) {
     size_t alignment = bytes >= 2 * HUGE_PAGE ? HUGE_PAGE : ALIGNMENT;
     size_t rounded = (bytes + alignment - 1) / alignment * alignment;
     void *pointer = rounded < bytes ? NULL : aligned_alloc(alignment, rounded ? rounded : alignment);
 #ifdef MADV_HUGEPAGE
-    if (pointer && alignment == HUGE_PAGE) { madvise(pointer, rounded, MADV_HUGEPAGE); } // a wish: it may be refused
+    if (pointer && alignment == HUGE_PAGE) {
+        madvise(pointer, rounded, MADV_HUGEPAGE);
+    } // a hint: the kernel may ignore it
 #endif
 #ifdef DEBUG_GUARDS
     if (pointer) { memset(pointer, 0xff, rounded); } // NaN in every float type
@@ -104,7 +106,7 @@ void device_event_record(Device *dev, DeviceEvent *event, bool on_copy_stream) {
     event->recorded = now_seconds();
 }
 
-// Everything before a record is done when the record returns: there is nothing to wait for.
+// Nothing to wait for: all work before a record is done when the record returns.
 void device_event_wait(Device *dev, DeviceEvent *event, bool on_copy_stream) {
     (void)dev, (void)event, (void)on_copy_stream;
 }
@@ -145,7 +147,7 @@ void *device_workspace(Device *dev, size_t bytes) {
 
 enum { STREAM_BYTES = 64 << 20, REPEATS = 5 };
 
-// FLOP/s of independent chains of multiply-adds in registers: enough of them to cover the latency of two units.
+// FLOP/s of independent chains of multiply-adds in registers; there are enough chains to hide the latency of two units.
 static double measure_fma(void) {
     enum { CHAINS = 10, ROUNDS = 1 << 20 };
     int threads = omp_get_max_threads();
@@ -174,7 +176,8 @@ static double measure_fma(void) {
     return 2.0 * VEC * CHAINS * ROUNDS * threads / best;
 }
 
-// Bytes per second of a = b and of a = b + s c on arrays larger than the caches: the better one. memory holds them.
+// The higher bandwidth of a = b and a = b + s c, in bytes per second, on arrays larger than the caches. The arrays lie
+// in `memory`.
 static double measure_stream(float *memory) {
     size_t n = STREAM_BYTES / sizeof(float);
     float *a = memory, *b = a + n, *c = b + n;
@@ -203,7 +206,7 @@ Peaks device_measure_peaks(Device *dev) {
     float *memory = bytes <= free_bytes / 2 ? try_alloc(bytes) : NULL;
     Peaks peaks = {0};
     if (!memory) { return peaks; }
-    peaks.flops_per_s[UNIT_FP32] = peaks.flops_per_s[UNIT_GEMM] = measure_fma(); // one kind of arithmetic unit
+    peaks.flops_per_s[UNIT_FP32] = peaks.flops_per_s[UNIT_GEMM] = measure_fma(); // the same arithmetic units
     peaks.bytes_per_s = measure_stream(memory);
     device_free(dev, memory);
     return peaks;

@@ -4,7 +4,7 @@
 #include "kernels/ptx.cuh"
 #ifdef __CUDACC__
 #include <nvtx3/nvToolsExt.h>
-#else // a range in a profiler's time line: there is none
+#else // without NVTX there are no profiler ranges
 #define nvtxRangePushA(name) ((void)(name))
 #define nvtxRangePop() ((void)0)
 #endif
@@ -33,9 +33,9 @@ void cublas_check(cublasStatus_t status, const char *what, const char *file, int
     }
 }
 
-// ---- What keeps a program from using a GPU, each in one sentence ---------------------------------------------------
+// ---- Reasons why a GPU cannot be used, one sentence each -----------------------------------------------------------
 
-#ifndef BUILT_FOR // "sm_80 sm_89": the architectures that cuda.mk has machine code made for
+#ifndef BUILT_FOR // "sm_80 sm_89": the architectures with machine code, set by cuda.mk
 #define BUILT_FOR "other cards"
 #endif
 
@@ -44,7 +44,7 @@ struct Version { // 12040 is 12.4
     explicit Version(int number) : major(number / 1000), minor(number % 1000 / 10) {}
 };
 
-// The newest CUDA that the driver knows; 0.0 without a driver.
+// The newest CUDA version that the driver supports; 0.0 without a driver.
 static Version driver_version() {
     int number = 0;
     CHECK_CUDA(cudaDriverGetVersion(&number));
@@ -58,9 +58,8 @@ int gpu_count() {
     const char *hidden = getenv("CUDA_VISIBLE_DEVICES"), *why = cudaGetErrorString(error);
     const Version driver = driver_version(), toolkit(CUDART_VERSION);
     if (error == cudaErrorInsufficientDriver && driver.major > 0) {
-        die("no NVIDIA GPU can be used here: the driver is for CUDA %d.%d, this program for CUDA %d.%d: install a "
-            "newer "
-            "driver, or make again with CUDA %d.%d or older",
+        die("no NVIDIA GPU can be used here: the driver is for CUDA %d.%d, but this program was built with CUDA "
+            "%d.%d: install a newer driver, or rebuild with CUDA %d.%d or older",
             driver.major, driver.minor, toolkit.major, toolkit.minor, driver.major, driver.minor);
     }
     if (error == cudaErrorInsufficientDriver) { why = "no NVIDIA driver is installed"; }
@@ -70,35 +69,34 @@ int gpu_count() {
     die("no NVIDIA GPU can be used here: %s; make BACKEND=cpu builds for this machine", why);
 }
 
-// Whether a kernel of this program can run on the card: its machine code, or the driver makes some of the PTX.
+// Dies unless the kernels can run on the card: from machine code, or from PTX that the driver compiles.
 static void check_code(const cudaDeviceProp &prop, const void *kernel) {
     cudaFuncAttributes attributes;
     const cudaError_t error = cudaFuncGetAttributes(&attributes, kernel);
     const Version driver = driver_version(), toolkit(CUDART_VERSION);
     if (error == cudaErrorUnsupportedPtxVersion) {
-        die("%s is sm_%d%d, this program has machine code for " BUILT_FOR
-            ", and the driver (for CUDA %d.%d) does not know "
-            "its PTX (of CUDA %d.%d): install a newer driver, or make again with CUDA_ARCHS=%d%d",
+        die("%s is sm_%d%d, but this program has machine code for " BUILT_FOR
+            " only, and the driver (for CUDA %d.%d) cannot compile its PTX (of CUDA %d.%d): install a newer driver, or "
+            "rebuild with CUDA_ARCHS=%d%d",
             prop.name, prop.major, prop.minor, driver.major, driver.minor, toolkit.major, toolkit.minor, prop.major,
             prop.minor);
     }
     if (error == cudaErrorNoKernelImageForDevice || error == cudaErrorInvalidDeviceFunction) {
-        die("%s is sm_%d%d, this program was built for " BUILT_FOR ": make again with CUDA_ARCHS=%d%d", prop.name,
+        die("%s is sm_%d%d, but this program was built for " BUILT_FOR ": rebuild with CUDA_ARCHS=%d%d", prop.name,
             prop.major, prop.minor, prop.major, prop.minor);
     }
     CHECK_CUDA(error);
 }
 
-// Opening takes a few hundred MB.
+// Opening a GPU takes a few hundred MB of its memory.
 static void check_opened(const cudaDeviceProp &prop, int index, cudaError_t error) {
     if (error == cudaErrorMemoryAllocation) {
-        die("GPU %d (%s, %.1f GB) has too little memory free even to be opened: other processes hold it (nvidia-smi "
-            "lists "
+        die("GPU %d (%s, %.1f GB) has too little free memory to be opened: other processes use it (nvidia-smi lists "
             "them)",
             index, prop.name, 1e-9 * prop.totalGlobalMem);
     }
     if (error == cudaErrorDevicesUnavailable) {
-        die("GPU %d (%s) serves another process alone (its compute mode is exclusive, or it is being reset)", index,
+        die("GPU %d (%s) is not available: another process uses it exclusively, or it is being reset", index,
             prop.name);
     }
     CHECK_CUDA(error);
@@ -108,10 +106,12 @@ static __global__ void fma_loop(float *sink, float multiplier, float addend, int
 
 void device_open(Device *dev, int index) {
     const int count = gpu_count();
-    if (index < 0 || index >= count) { die("GPU %d is asked for, this machine has %d (0 is the first)", index, count); }
+    if (index < 0 || index >= count) {
+        die("GPU %d does not exist: this machine has %d (0 is the first)", index, count);
+    }
     cudaDeviceProp prop;
     CHECK_CUDA(cudaGetDeviceProperties(&prop, index));
-    if (prop.major < 8) { die("%s is sm_%d%d, sm_80 or newer is needed", prop.name, prop.major, prop.minor); }
+    if (prop.major < 8) { die("%s is sm_%d%d, expected sm_80 or newer", prop.name, prop.major, prop.minor); }
     check_opened(prop, index, cudaSetDevice(index));
     check_code(prop, (const void *)fma_loop);
     *dev = Device();
@@ -145,12 +145,12 @@ void device_memory(Device *, size_t *free_bytes, size_t *total_bytes) {
     CHECK_CUDA(cudaMemGetInfo(free_bytes, total_bytes));
 }
 
-// NULL if there is no memory left.
+// Returns NULL if memory runs out.
 static void *try_alloc(Device *dev, size_t bytes) {
     void *pointer = NULL;
     const cudaError_t error = cudaMalloc(&pointer, bytes ? bytes : 1);
     if (error == cudaErrorMemoryAllocation) {
-        cudaGetLastError(); // or the next launch would be blamed
+        cudaGetLastError(); // clear the error, or the next launch would report it
         return NULL;
     }
     CHECK_CUDA(error);
@@ -166,9 +166,8 @@ void *device_alloc(Device *dev, size_t bytes) {
     if (!pointer) {
         size_t free_bytes, total_bytes;
         device_memory(dev, &free_bytes, &total_bytes);
-        die("%.3f GB of GPU memory are needed, %.3f of %.3f GB are free: %.3f GB were taken when this program opened "
-            "the "
-            "GPU, by CUDA itself and by other processes (nvidia-smi lists them)",
+        die("cannot allocate %.3f GB of GPU memory: %.3f of %.3f GB are free; %.3f GB were in use when this program "
+            "opened the GPU, by CUDA itself and by other processes (nvidia-smi lists them)",
             1e-9 * bytes, 1e-9 * free_bytes, 1e-9 * total_bytes, 1e-9 * dev->internals->taken);
     }
     return pointer;
@@ -259,7 +258,7 @@ void device_graph_destroy(DeviceGraph *graph) {
     free(graph);
 }
 
-// The range lasts until the next scope. A plan-only device has nothing to show.
+// The NVTX range lasts until the next scope. A plan-only device has none.
 void device_scope(Device *dev, const char *scope) {
     dev->scope = scope;
     DeviceInternals *in = dev->internals;
@@ -272,7 +271,7 @@ void device_scope(Device *dev, const char *scope) {
 void device_reserve_workspace(Device *dev, size_t bytes) {
     if (dev->plan_only || bytes <= dev->workspace_size) { return; }
     if (dev->internals->recording) {
-        die("a kernel needs %zu bytes of workspace while a graph is recorded and %zu are reserved", bytes,
+        die("a kernel needs %zu bytes of workspace while a graph is recorded, but only %zu are reserved", bytes,
             dev->workspace_size);
     }
     device_sync(dev); // earlier kernels may still use the old one
@@ -347,7 +346,7 @@ void fold_row_pairs(float *first, float *second, const float *partial, int rows,
 
 enum { FMA_CHAINS = 8, FMA_ROUNDS = 4096, FMA_THREADS = 256, REPEATS = 5 };
 
-// Independent chains of multiply-adds in registers: enough of them to cover the latency.
+// Independent chains of multiply-adds in registers, enough to hide the latency.
 static __global__ void __launch_bounds__(FMA_THREADS)
     fma_loop(float *sink, float multiplier, float addend, int rounds) {
     float chain[FMA_CHAINS];
@@ -365,7 +364,7 @@ static __global__ void __launch_bounds__(FMA_THREADS)
 
 enum { MMA_CHAINS = 8, MMA_ROUNDS = 16384, MMA_FLOPS = 2 * 16 * 8 * 16 };
 
-// Uniform in [-1, 1), and as different as random numbers: zeros would take less power, and so leave a higher clock.
+// Spread like random numbers: products of zeros would take less power, and the GPU would run at a higher clock.
 __device__ static inline int scatter(unsigned i) { return (int)(i * 2654435761u); }
 static __global__ void __launch_bounds__(FMA_THREADS) fill_uniform(floatX *out, unsigned n) {
     const unsigned i = blockIdx.x * FMA_THREADS + threadIdx.x;
@@ -375,7 +374,7 @@ static __global__ void __launch_bounds__(FMA_THREADS) fill_uniform(floatX *out, 
 // Two bf16 numbers in [0.5, 1), or their negatives.
 __device__ static inline unsigned bf16_pair(unsigned i) { return ((unsigned)scatter(i) & 0x807f807fu) | 0x3f003f00u; }
 
-// The same with mma.sync, by every warp.
+// The same with mma.sync in every warp.
 static __global__ void __launch_bounds__(FMA_THREADS) mma_loop(float *sink, int rounds) {
     float d[MMA_CHAINS][4] = {};
     unsigned a[4], b[MMA_CHAINS][2];
@@ -393,7 +392,7 @@ static __global__ void __launch_bounds__(FMA_THREADS) mma_loop(float *sink, int 
     if (sum == 12345.678f) { *sink = sum; }
 }
 
-// The best of REPEATS runs of `work` on the compute stream, in seconds, after one to warm up.
+// The shortest of REPEATS runs of `work` on the compute stream, in seconds, after one warm-up run.
 template <class Work> static double best_seconds(Device *dev, Work work) {
     cudaEvent_t begin, end;
     CHECK_CUDA(cudaEventCreateWithFlags(&begin, cudaEventDefault));
@@ -413,10 +412,10 @@ template <class Work> static double best_seconds(Device *dev, Work work) {
     return best;
 }
 
-// Memory of the measurements: a product's matrices and workspace, or two arrays to copy between.
+// Memory for the measurements: the matrices and workspace of a product, or two arrays for copies.
 struct PeakMemory {
-    int n;         // the product's sides
-    size_t stream; // bytes of an array
+    int n;         // side of the product's square matrices
+    size_t stream; // bytes of one array of the copy
     size_t matrix() const { return (size_t)n * n * sizeof(floatX); }
     size_t bytes() const {
         const size_t product = 3 * matrix() + LT_WORKSPACE;
@@ -428,7 +427,7 @@ static double measure_gemm(char *memory, PeakMemory size, Device *dev) {
     floatX *inp = (floatX *)memory, *weight = inp + (size_t)size.n * size.n, *out = weight + (size_t)size.n * size.n;
     const unsigned numbers = 2u * size.n * size.n;
     launch<fill_uniform>(dev, ceil_div(numbers, (unsigned)FMA_THREADS), FMA_THREADS, 0, inp, numbers);
-    void *const workspace = dev->workspace; // the product uses ours
+    void *const workspace = dev->workspace; // replaced during the product
     const size_t workspace_size = dev->workspace_size;
     dev->workspace = memory + 3 * size.matrix(), dev->workspace_size = LT_WORKSPACE;
     const double seconds =
@@ -443,12 +442,14 @@ Peaks device_measure_peaks(Device *dev) {
     const bool large = processors >= 16; // sizes for a GPU, or for its emulation
     PeakMemory size = {large ? 8192 : 256, (size_t)1 << (large ? 30 : 22)};
     size_t free_bytes, total_bytes;
-    device_memory(dev, &free_bytes, &total_bytes); // half of it is left for what CUDA loads at a first launch
-    if (size.bytes() > free_bytes / 2) { size = {size.n / 2, size.stream / 4}; } // smaller ones would say too little
+    device_memory(dev, &free_bytes, &total_bytes); // leave half of it: CUDA loads code at the first launch
+    if (size.bytes() > free_bytes / 2) {
+        size = {size.n / 2, size.stream / 4};
+    } // no smaller: results would mean little
     char *memory = size.bytes() <= free_bytes / 2 ? (char *)try_alloc(dev, size.bytes()) : NULL;
     Peaks peaks = {};
     if (!memory) { return peaks; }
-    Trace *trace = dev->trace; // measuring is no part of anybody's step
+    Trace *trace = dev->trace; // do not trace the measurements
     dev->trace = NULL;
     const int blocks = 8 * processors, threads = blocks * FMA_THREADS;
     const int fma_rounds = large ? FMA_ROUNDS * 16 : 16, mma_rounds = large ? MMA_ROUNDS : 4;

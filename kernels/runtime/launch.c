@@ -16,14 +16,14 @@ static const char *variable(const char *name) {
     return value && *value ? value : NULL;
 }
 
-// The variable's value, which must be there and lie in [low, high].
+// The variable's value; it must be set and lie in [low, high].
 static int number(const char *name, int low, int high, const char *starter) {
     const char *text = variable(name);
     if (!text) { die("started by %s, but the environment variable %s is not set", starter, name); }
     char *end;
     long value = strtol(text, &end, 10);
     if (*end || value < low || value > high) {
-        die("environment variable %s is \"%s\", a number from %d to %d is expected", name, text, low, high);
+        die("environment variable %s is \"%s\", expected a number from %d to %d", name, text, low, high);
     }
     return (int)value;
 }
@@ -43,8 +43,8 @@ static void set_address(Launch *launch, const char *address, int length, int por
     launch->port = port;
 }
 
-// MASTER_ADDR and MASTER_PORT. torchrun itself answers at that port for the agents on all machines, and says so:
-// then rank 0 takes the next one.
+// MASTER_ADDR and MASTER_PORT. If torchrun uses that port itself (TORCHELASTIC_USE_AGENT_STORE), rank 0 takes the next
+// one.
 static void read_master(Launch *launch) {
     if (!variable("MASTER_ADDR")) {
         die("started by %s, but the environment variable MASTER_ADDR is not set", launch_name(launch->kind));
@@ -55,7 +55,7 @@ static void read_master(Launch *launch) {
     set_address(launch, variable("MASTER_ADDR"), (int)strlen(variable("MASTER_ADDR")), port);
 }
 
-// The length of the first host's name in "node[003-010,12],login1", which is written to `host`: "node003".
+// Writes the first host of a list such as "node[003-010,12],login1" to `host` ("node003"); returns its length.
 static int first_host(const char *list, char host[256]) {
     size_t prefix = strcspn(list, "[,");
     if (list[prefix] != '[') { return snprintf(host, 256, "%.*s", (int)prefix, list); }
@@ -66,8 +66,8 @@ static int first_host(const char *list, char host[256]) {
                     (int)strcspn(rest, "[,"), rest);
 }
 
-// Rank 0 runs on the first host of the step; the port follows from the numbers of job and step, so that two on one
-// machine do not meet. MASTER_ADDR and MASTER_PORT override.
+// Rank 0 runs on the first host of the step. The port is computed from the job and step numbers, so that two runs on
+// one machine use different ports. MASTER_ADDR and MASTER_PORT override both.
 static void read_slurm_address(Launch *launch) {
     const char *job = variable("SLURM_JOB_ID"), *step = variable("SLURM_STEP_ID");
     int port = 20000 + (int)((strtoul(job ? job : "0", NULL, 10) + 97 * strtoul(step ? step : "0", NULL, 10)) % 10000);
@@ -82,8 +82,8 @@ static void read_slurm_address(Launch *launch) {
     set_address(launch, host, length, port);
 }
 
-// Whether this process is a task of srun. A batch script has SLURM_PROCID = 0 too, but starts its tasks by srun: its
-// step has no number, or one of the reserved ones at the end of 32 bits.
+// Whether this process is a task of srun. A batch script also has SLURM_PROCID = 0, but its step has no number, or one
+// of the reserved numbers at the end of 32 bits.
 static bool slurm_task(void) {
     const char *step = variable("SLURM_STEP_ID");
     if (!step) { step = variable("SLURM_STEPID"); }

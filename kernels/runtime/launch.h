@@ -1,5 +1,5 @@
-// How the program was started: alone, or as one of several ranks by mpirun, torchrun or Slurm. Read from environment
-// variables alone, before any device or network is touched.
+// How the program was started: alone, or as one of several ranks by mpirun, torchrun or Slurm. This is read from
+// environment variables only, before any device or network is used.
 #pragma once
 
 typedef enum { LAUNCH_ALONE, LAUNCH_MPIRUN, LAUNCH_TORCHRUN, LAUNCH_SLURM } LaunchKind;
@@ -12,12 +12,12 @@ typedef struct {
     int port;          // 0 under mpirun without MASTER_PORT
 } Launch;
 
-// In this order:
-//   RANK, WORLD_SIZE, LOCAL_RANK, MASTER_ADDR, MASTER_PORT    torchrun, or set by hand; the port is one higher where
-//                                                             torchrun uses it itself
+// Checks these variables, in this order:
+//   RANK, WORLD_SIZE, LOCAL_RANK, MASTER_ADDR, MASTER_PORT    torchrun, or set by hand; uses the next port if torchrun
+//                                                             itself uses MASTER_PORT
 //   OMPI_COMM_WORLD_RANK, _SIZE, _LOCAL_RANK                  mpirun of Open MPI
 //   SLURM_PROCID, SLURM_LOCALID, SLURM_STEP_NUM_TASKS         srun; address: first host of SLURM_STEP_NODELIST
 //   PMI_RANK, PMI_SIZE, MPI_LOCALRANKID                       mpirun of MPICH
-// None of them: one rank. Incomplete or contradictory variables die with a sentence that names them.
+// If none of them is set, there is one rank. Dies with a sentence that names incomplete or contradictory variables.
 Launch launch_detect(void);
 const char *launch_name(LaunchKind kind); // "mpirun", "torchrun's variables", ...

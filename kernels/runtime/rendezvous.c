@@ -1,5 +1,5 @@
-// Each rank but 0 holds two connections to rank 0: one for exchanges and one on which nothing is sent until a rank has
-// ended. The kernel closes both when a process dies; when a machine does, keep-alive packets remain unanswered.
+// Every other rank has two connections to rank 0: one for exchanges, and one that stays silent until a rank has ended.
+// If a process dies, the operating system closes both; if a machine fails, its keep-alive packets are not answered.
 #include "kernels/runtime/rendezvous.h"
 #include <arpa/inet.h>
 #include <errno.h>
@@ -42,8 +42,8 @@ typedef struct {
 struct Rendezvous {
     int rank, world;
     char place[320];       // "address:port"
-    int (*sockets)[LINKS]; // of rank 0: to each rank (its own: -1); of the others: one row, to rank 0
-    Peer *peers;           // (world), once all have met
+    int (*sockets)[LINKS]; // on rank 0: one row for each rank (-1 for itself); on the others: one row, to rank 0
+    Peer *peers;           // (world), set once all have met
     pthread_t watcher;
     int wake[2]; // pipe that ends the watcher
     atomic_bool closing;
@@ -51,7 +51,7 @@ struct Rendezvous {
 
 // ---- Sockets -------------------------------------------------------------------------------------------------------
 
-// Writes or reads all of it; false if the other side is gone or too slow for the socket's time limit.
+// Writes or reads all bytes; false if the connection is closed or the socket's time limit is exceeded.
 static bool send_all(int fd, const void *data, size_t bytes) {
     for (const char *p = data; bytes;) {
         ssize_t n = send(fd, p, bytes, MSG_NOSIGNAL);
@@ -73,7 +73,7 @@ static bool receive_all(int fd, void *data, size_t bytes) {
 }
 
 static void set_option(int fd, int level, int option, int value) {
-    setsockopt(fd, level, option, &value, sizeof value); // each is a refinement: where it is unknown, work goes on
+    setsockopt(fd, level, option, &value, sizeof value); // may fail: none of the options is essential
 }
 
 static void set_time_limit(int fd, int milliseconds) { // 0: none
@@ -82,7 +82,7 @@ static void set_time_limit(int fd, int milliseconds) { // 0: none
     setsockopt(fd, SOL_SOCKET, SO_SNDTIMEO, &limit, sizeof limit);
 }
 
-// A machine that has gone is noticed after 10 + 4 * 5 seconds.
+// Options of a connection. The failure of a machine is noticed after 10 + 4 * 5 seconds.
 static void set_connected(int fd) {
     set_option(fd, IPPROTO_TCP, TCP_NODELAY, 1);
     set_option(fd, SOL_SOCKET, SO_KEEPALIVE, 1);
@@ -98,8 +98,8 @@ static int time_left(double deadline) { // in milliseconds
     return left > 0 ? (int)left : 0;
 }
 
-// A name may be unknown for a while after the machines have started. "localhost" never is (RFC 6761), though the system
-// does not know it where there is no /etc/hosts.
+// Retries, since a name may be unknown for a while after the machines have started. "localhost" is always known (RFC
+// 6761), even if the system has no /etc/hosts.
 static struct addrinfo *resolve(const char *address, int port, double seconds) {
     const double deadline = now_seconds() + (seconds < RESOLVE_SECONDS ? seconds : RESOLVE_SECONDS);
     char service[16];
@@ -123,8 +123,8 @@ static bool is_loopback(const char *address) {
     return strcmp(address, "localhost") == 0 || strncmp(address, "127.", 4) == 0 || strcmp(address, "::1") == 0;
 }
 
-// Listens on all of the machine's addresses: a host's name often resolves to 127.0.1.1 on the host itself. A loopback
-// address is taken by its word.
+// Listens on all addresses of the machine, since a host's name often resolves to 127.0.1.1 on the host itself. If
+// `address` is a loopback address, listens on that one only.
 static int listen_at(const Rendezvous *meeting, const char *address, int port, double seconds) {
     struct addrinfo *list = resolve(address, port, seconds);
     int family = list->ai_family, fd = -1, code;
@@ -151,13 +151,13 @@ static int listen_at(const Rendezvous *meeting, const char *address, int port, d
     return fd;
 }
 
-// A rank that had no answer in time hangs up and comes again.
+// A rank that gets no answer in time closes the connection and tries again.
 static bool has_hung_up(int fd) {
     char byte;
     return recv(fd, &byte, 1, MSG_PEEK | MSG_DONTWAIT) == 0;
 }
 
-// Reads who has connected and answers. Whoever does not speak our language is not counted.
+// Reads the rank of a new connection and answers. Connections of other programs are closed.
 static void welcome(Rendezvous *meeting, int fd) {
     Hello hello;
     Reply reply = {.magic = MAGIC};
@@ -180,7 +180,7 @@ static void welcome(Rendezvous *meeting, int fd) {
             *place = fd;
         }
     }
-    send_all(fd, &reply, sizeof reply); // if it does not arrive, the exchange that follows breaks off
+    send_all(fd, &reply, sizeof reply); // if this fails, the exchange that follows fails too
     if (*reply.refusal) { die("%s", reply.refusal); }
 }
 
@@ -208,8 +208,8 @@ static void gather_ranks(Rendezvous *meeting, const char *address, int port, dou
         struct pollfd wait = {.fd = listener, .events = POLLIN};
         int left = time_left(deadline);
         if (left == 0) {
-            die("%d of %d ranks did not come to %s within %.0f s: rank%s %s", missing, meeting->world, meeting->place,
-                seconds, missing == 1 ? "" : "s", names);
+            die("%d of %d ranks did not connect to %s within %.0f s: rank%s %s", missing, meeting->world,
+                meeting->place, seconds, missing == 1 ? "" : "s", names);
         }
         if (poll(&wait, 1, left) <= 0) { continue; }
         int fd = accept4(listener, NULL, NULL, SOCK_CLOEXEC);
@@ -220,7 +220,7 @@ static void gather_ranks(Rendezvous *meeting, const char *address, int port, dou
 
 // ---- The other ranks -----------------------------------------------------------------------------------------------
 
-// Connects to one of the address's entries within `milliseconds`; -1 with errno.
+// Connects to one entry of the address within `milliseconds`. Returns -1 and sets errno on failure.
 static int connect_to(const struct addrinfo *entry, int milliseconds) {
     int fd = socket(entry->ai_family, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
     if (fd < 0) { return -1; }
@@ -243,7 +243,7 @@ static int connect_to(const struct addrinfo *entry, int milliseconds) {
     return -1;
 }
 
-// One attempt; -1 with the problem, which another attempt may not have.
+// One attempt to connect. Returns -1 and sets *problem on failure; another attempt may succeed.
 static int try_link(Rendezvous *meeting, const struct addrinfo *list, int link, int milliseconds,
                     const char **problem) {
     int fd = -1;
@@ -256,11 +256,11 @@ static int try_link(Rendezvous *meeting, const struct addrinfo *list, int link, 
     Hello hello = {MAGIC, (uint32_t)link, (uint32_t)meeting->rank, (uint32_t)meeting->world, (uint32_t)getpid()};
     Reply reply;
     if (!send_all(fd, &hello, sizeof hello) || !receive_all(fd, &reply, sizeof reply)) {
-        *problem = "what listens there does not answer as rank 0 of cocogold does";
+        *problem = "the program that listens there does not answer like rank 0 of cocogold";
         close(fd);
         return -1;
     }
-    if (reply.magic != MAGIC) { die("what listens at %s is not rank 0 of cocogold", meeting->place); }
+    if (reply.magic != MAGIC) { die("the program that listens at %s is not rank 0 of cocogold", meeting->place); }
     reply.refusal[SENTENCE - 1] = 0;
     if (*reply.refusal) { die("%s", reply.refusal); }
     return fd;
@@ -271,7 +271,7 @@ static int link_to_rank_0(Rendezvous *meeting, const char *address, int port, in
     const char *problem = "there was no time to try";
     int fd = -1;
     while (fd < 0 && time_left(deadline) > 0) {
-        struct addrinfo *list = resolve(address, port, seconds); // anew: it may have moved
+        struct addrinfo *list = resolve(address, port, seconds); // each time: the address may change
         fd = try_link(meeting, list, link, time_left(deadline), &problem);
         freeaddrinfo(list);
         if (fd < 0) { poll(NULL, 0, RETRY_MILLISECONDS); }
@@ -280,7 +280,7 @@ static int link_to_rank_0(Rendezvous *meeting, const char *address, int port, in
     return fd;
 }
 
-// ---- Noticing the end of others ------------------------------------------------------------------------------------
+// ---- Noticing that another rank has ended --------------------------------------------------------------------------
 
 static void end_with(const Rendezvous *meeting, int rank) {
     const Peer *peer = &meeting->peers[rank];
@@ -288,7 +288,7 @@ static void end_with(const Rendezvous *meeting, int rank) {
             (int)peer->process);
 }
 
-// Rank 0's: which rank ends? The others are told before we go.
+// On rank 0: waits until a rank ends, tells the others, and ends this process.
 static void watch_all(Rendezvous *meeting) {
     struct pollfd *wait = xcalloc((size_t)meeting->world, sizeof *wait);
     wait[0] = (struct pollfd){.fd = meeting->wake[0], .events = POLLIN};
@@ -311,7 +311,7 @@ static void watch_all(Rendezvous *meeting) {
     end_with(meeting, ended);
 }
 
-// The others': rank 0 says who has ended, or has ended itself.
+// On the others: waits until rank 0 reports that a rank has ended, or ends itself; then ends this process.
 static void watch_rank_0(Rendezvous *meeting) {
     const int fd = meeting->sockets[0][WATCH];
     struct pollfd wait[2] = {{.fd = meeting->wake[0], .events = POLLIN}, {.fd = fd, .events = POLLIN}};
@@ -330,24 +330,24 @@ static void *watch(void *argument) {
     return NULL;
 }
 
-// The watcher takes no signals: they are the main thread's.
+// The watcher blocks all signals: the main thread handles them.
 static void start_watcher(Rendezvous *meeting) {
     sigset_t all, before;
     sigfillset(&all);
     pthread_sigmask(SIG_SETMASK, &all, &before);
     if (pipe2(meeting->wake, O_CLOEXEC) || pthread_create(&meeting->watcher, NULL, watch, meeting)) {
-        die("no thread can be started to watch the other ranks: %s", strerror(errno));
+        die("cannot start the thread that watches the other ranks: %s", strerror(errno));
     }
     pthread_sigmask(SIG_SETMASK, &before, NULL);
 }
 
 // ---- Exchanges -----------------------------------------------------------------------------------------------------
 
-// An exchange that breaks off means that a rank has ended: the watcher knows which and ends the process.
+// A failed exchange means that a rank has ended. Waits for the watcher, which knows the rank and ends the process.
 static void broken(Rendezvous *meeting, int rank) {
     if (!meeting->watcher) { die("rank %d ended while the ranks met at %s", rank, meeting->place); }
     poll(NULL, 0, REPLY_MILLISECONDS);
-    die("the connection with rank %d broke off", rank);
+    die("the connection to rank %d was lost", rank);
 }
 
 static void exchange_as_rank_0(Rendezvous *meeting, char *all, const void *mine, size_t bytes) {
@@ -357,8 +357,8 @@ static void exchange_as_rank_0(Rendezvous *meeting, char *all, const void *mine,
         const int fd = meeting->sockets[r][EXCHANGE];
         if (!receive_all(fd, &size, sizeof size)) { broken(meeting, r); }
         if (size != bytes) {
-            die("rank %d exchanges %zu bytes where rank 0 exchanges %zu: the ranks do different things", r,
-                (size_t)size, bytes);
+            die("rank %d exchanges %zu bytes, but rank 0 exchanges %zu: the ranks' calls differ", r, (size_t)size,
+                bytes);
         }
         if (!receive_all(fd, all + (size_t)r * bytes, bytes)) { broken(meeting, r); }
     }
@@ -382,7 +382,7 @@ void rendezvous_all_gather(Rendezvous *meeting, void *all, const void *mine, siz
 
 // ---- Open and close ------------------------------------------------------------------------------------------------
 
-// All have met: who is who? From here on a silent exchange only means that a rank is busy, so that there is no limit.
+// Exchanges the host and process id of every rank. From now on there is no time limit: a silent rank is only busy.
 static void introduce(Rendezvous *meeting) {
     Peer me = {.process = (int32_t)getpid()};
     gethostname(me.host, sizeof me.host - 1);
@@ -416,9 +416,9 @@ Rendezvous *rendezvous_open(const char *address, int port, int rank, int world, 
 
 void rendezvous_close(Rendezvous *meeting) {
     char nothing = 0, *all = xmalloc((size_t)meeting->world);
-    rendezvous_all_gather(meeting, all, &nothing, 1); // all have come here
+    rendezvous_all_gather(meeting, all, &nothing, 1); // all ranks have called this
     meeting->closing = true;
-    rendezvous_all_gather(meeting, all, &nothing, 1); // all know it: now an end is no accident
+    rendezvous_all_gather(meeting, all, &nothing, 1); // all ranks know it: now a rank may end
     free(all);
     while (write(meeting->wake[1], &nothing, 1) < 0 && errno == EINTR) {}
     pthread_join(meeting->watcher, NULL);

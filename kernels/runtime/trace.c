@@ -1,16 +1,16 @@
-// The trace of launches: what kernels report to device_launch, the same for every backend.
+// The trace of launches, which kernels report to device_launch. Shared by all backends.
 #include <stdlib.h>
 #include <string.h>
 #include "kernels/runtime/device.h"
 #include "util/error.h"
 #include "util/progress.h"
 
-// Whether a launch of this cost belongs to the row: launches of the same call report the same numbers.
+// Whether a launch of this cost belongs to the row, given that all launches of a row cost the same.
 static bool same_size(const TraceRow *row, Cost cost) {
     return row->bytes / row->launches == cost.bytes && row->flops / row->launches == cost.flops;
 }
 
-// The row of this name, scope and unit, and size if rows are told apart by it; a new one if there is none.
+// The row with this name, scope and unit (and size, with by_size); a new one if there is none.
 static TraceRow *trace_row(Trace *trace, const char *name, const char *scope, Cost cost) {
     for (int i = 0; i < trace->count; i++) {
         TraceRow *row = trace->rows + i;

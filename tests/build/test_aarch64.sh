@@ -1,17 +1,17 @@
 #!/usr/bin/env bash
-# No x86 in the way: an aarch64 cross compiler parses and checks every C source and the emulation's C++, with the flags of
-# the build and warnings as errors. Nothing is linked or run. Where no cross compiler is installed
-# (gcc-aarch64-linux-gnu, g++-aarch64-linux-gnu) it is skipped.
+# Checks that the sources do not depend on x86: an aarch64 cross compiler parses and checks every C source and the
+# emulation's C++, with the flags of the build and warnings as errors. Nothing is linked or run. Skipped if no cross
+# compiler is installed (gcc-aarch64-linux-gnu, g++-aarch64-linux-gnu).
 source "$(dirname "$0")/../cli/common.sh"
 cd "$root" || exit 1
 
-# syntax NAME MAKE_VARIABLE COMPILER SOURCE...: what the cross compiler's own folders lack, the libraries' headers, comes
-# from this machine's.
+# syntax NAME MAKE_VARIABLE COMPILER SOURCE...: the libraries' headers, which the cross compiler lacks, are those of
+# this machine.
 syntax() {
     local name=$1 variable=$2 compiler=$3 objects=()
     shift 3
     if ! command -v "$compiler" >/dev/null; then
-        echo "skipped: $name: $compiler is not here"
+        echo "skipped: $name: $compiler is not installed"
         return
     fi
     for source in "$@"; do objects+=("build/aarch64/${source%.*}.o"); done

@@ -1,10 +1,10 @@
 #!/usr/bin/env bash
-# Other compilers: with every gcc from 11 and clang from 14 on that is installed beside the default one, the program is
-# built with warnings as errors, all unit tests are compiled, and some of them run. One folder for each under build/.
+# Other compilers: builds the program with every other installed gcc (11 or newer) and clang (14 or newer), with
+# warnings as errors, compiles all unit tests, and runs some of them. Each compiler has its own folder in build/.
 #     tests/build/test_compilers.sh [COMPILER...]     default: all of gcc-11..19 and clang-14..25
 source "$(dirname "$0")/../cli/common.sh"
 cd "$root" || exit 1
-# Where compilers differ: 16-bit floats, vectors, OpenMP, files.
+# Tests of what compilers do differently: 16-bit floats, vectors, OpenMP, files.
 runs=(util/test_half kernels/test_linear kernels/test_conv2d kernels/test_groupnorm kernels/test_attention
     kernels/test_device model/test_safetensors data/test_shard data/test_loader train/test_optimizer)
 
@@ -17,7 +17,7 @@ if [ $# = 0 ]; then
     done
 fi
 if [ ${#found[@]} = 0 ]; then
-    echo "skipped: no other gcc or clang is here"
+    echo "skipped: no other gcc or clang is installed"
     exit 0
 fi
 

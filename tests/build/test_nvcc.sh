@@ -1,12 +1,13 @@
 #!/usr/bin/env bash
-# Where nvcc is: cocogold is built; no kernel spills or indexes an array in registers, and tensor-core
-# instructions are where they are promised; without a GPU the program says so in one sentence, but for what needs none.
+# Builds cocogold with nvcc. Checks that no kernel spills or indexes an array in registers, that kernels have the
+# expected tensor-core instructions, and that without a GPU the program prints one sentence, except for commands that
+# need none.
 #     tests/build/test_nvcc.sh        bf16, the oldest architecture (make test)
 #     tests/build/test_nvcc.sh all    fp32 too, all architectures (tests/build/test_architectures.sh, make test-all)
 set -u
 cd "$(dirname "$0")/../.."
 if ! command -v "${NVCC:-nvcc}" >/dev/null; then
-    echo "skipped: nvcc is not here"
+    echo "skipped: nvcc is not installed"
     exit 0
 fi
 ./setup.sh --cuda --disassemblers || { echo "0 passed, 1 failed" && exit 1; }
@@ -41,7 +42,7 @@ one_sentence() { # exit code 1 and one line
     [ $? = 1 ] && grep -q 'no NVIDIA GPU can be used here' <<<"$message" && [ "$(wc -l <<<"$message")" = 1 ]
 }
 
-echo "building $program: some minutes"
+echo "building $program; this takes some minutes"
 check "cocogold with nvcc, bf16" "${make[@]}" "$program"
 check "no spills, no local memory, tensor-core instructions" machine_code
 if ! nvidia-smi -L >/dev/null 2>&1; then check "one sentence without a GPU" one_sentence; fi

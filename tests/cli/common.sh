@@ -1,10 +1,10 @@
-# What the tests of the command line share; sourced by tests/cli/test_*.sh. They use the program at $COCOGOLD (default:
-# ./cocogold) and a temporary folder, which is the working directory and removed at the end.
+# Shared by the tests of the command line, tests/cli/test_*.sh, which source it. They test the program $COCOGOLD
+# (default: ./cocogold). Their working directory is a temporary folder, which is removed at the end.
 set -u
 root=$(cd "$(dirname "${BASH_SOURCE[0]}")/../.." && pwd)
 cocogold=$(realpath "${COCOGOLD:-$root/cocogold}")
 prepares=$(realpath "${COCOGOLD_PREPARE:-$cocogold}")
-export OMP_NUM_THREADS=${OMP_NUM_THREADS:-1} # the models are small; bits are promised for equal thread counts
+export OMP_NUM_THREADS=${OMP_NUM_THREADS:-1} # the models are small; equal bits are guaranteed only for equal thread counts
 work=$(mktemp -d "${TMPDIR:-/tmp}/cocogold-cli-XXXXXX")
 trap 'rm -rf "$work"' EXIT
 cd "$work" || exit 1
@@ -53,8 +53,8 @@ finish() {
     exit
 }
 
-# A small data set, a random model and its latents: data/ model/ latents/. COCOGOLD_PREPARE is the program that makes them
-# where the one under test is slow.
+# Creates a small data set, a random model and its latents: data/ model/ latents/. COCOGOLD_PREPARE is the program to
+# use for this if the one under test is slow.
 prepare() {
     local cocogold=$prepares
     "$cocogold" synth data --train 40 --val 12 >/dev/null 2>&1 &&

@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# cocogold bench: every kernel is in its table, tables and files come out, mistakes are one sentence.
+# cocogold bench: its table has every kernel, it writes tables and files, and mistakes give one sentence.
 set -u
 program=${COCOGOLD:-./cocogold}
 export OMP_NUM_THREADS=1
@@ -19,19 +19,19 @@ refuses() { # refuses SENTENCE ARGUMENTS...: exit code 1 and one line that conta
     "$program" bench "${@:2}" >/dev/null 2>"$work/message"
     [ $? = 1 ] && [ "$(wc -l <"$work/message")" = 1 ] && grep -qF -- "$1" "$work/message"
 }
-benched() { # the functions of kernels.h that bench_kernels.c does not call
+benched() { # bench_kernels.c calls every function of kernels.h
     missing=$(functions | while read -r name; do grep -qE "TIME\($name\(" bench/bench_kernels.c || echo "$name"; done)
     [ -z "$missing" ] || { echo "not in bench/bench_kernels.c: $missing"; false; }
 }
 
 functions() { grep -oE '^void [a-zA-Z0-9_]+' kernels/kernels.h | cut -d' ' -f2; }
-costed() { # what each function costs is written once, in the order of kernels.h, and that is what all backends report
+costed() { # cost.h has each function's cost once, in the order of kernels.h, and all backends report it
     local wrong="" name file calls
     diff <(functions) <(grep -oE '^static inline Cost [a-zA-Z0-9_]+_cost\(' kernels/cost.h | sed -E 's/.* (.*)_cost\($/\1/' |
         grep -vxE 'matrix|plain|cast') >&2 || wrong="cost.h "
     for file in kernels/*.c kernels/*.cu kernels/*.cuh kernels/cpu.h kernels/gemm.h; do
         [ $file = kernels/runtime/trace.c ] && continue
-        # One call a line: device_launch(dev, "NAME", NAME_cost(
+        # One call per line: device_launch(dev, "NAME", NAME_cost(
         calls=$(tr -s ' \n' ' ' <$file | grep -oE '[^a-zA-Z0-9_]device_launch *\([^(]*\(?')
         for name in $(functions); do
             grep -qE "^void $name\(" $file || continue
@@ -40,7 +40,7 @@ costed() { # what each function costs is written once, in the order of kernels.h
         [ "$(grep -c . <<<"$calls")" = "$(functions | while read -r name; do grep -oE "^void $name\(" $file; done | wc -l)" ] ||
             wrong+="$file "
     done
-    [ -z "$wrong" ] || { echo "not kernels/cost.h's costs: $wrong" >&2; false; }
+    [ -z "$wrong" ] || { echo "these differ from kernels/cost.h: $wrong" >&2; false; }
 }
 
 check "every function of kernels.h has a benchmark" benched
@@ -92,10 +92,10 @@ check "a layer without versions" refuses "expected conv2d, attention, groupnorm,
 check "nothing to check" refuses "--check needs --version" conv2d --check
 check "unknown layer" refuses "expected all, step or one of the layers linear" nothing
 check "too few numbers" refuses "expected the numbers N,IC,OC of linear" linear --shape 8,16
-check "no size 0" refuses "expected the numbers N,IC,OC of linear" linear --shape 8,16,0
-check "a shape that the kernel refuses" refuses "C to be a multiple of G" groupnorm --shape 1,4,10,4,0
+check "a size of 0" refuses "expected the numbers N,IC,OC of linear" linear --shape 8,16,0
+check "a shape that the kernel does not support" refuses "C to be a multiple of G" groupnorm --shape 1,4,10,4,0
 check "a shape for all layers" refuses "--shape needs a layer" all --shape 1
 check "unknown preset" refuses "--preset" step --preset huge
-check "a model that is not there" refuses "unet/config.json" step --model "$work/nothing"
+check "a missing model" refuses "unet/config.json" step --model "$work/nothing"
 echo "$passed passed, $failed failed"
 [ "$failed" = 0 ]

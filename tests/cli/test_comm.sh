@@ -1,10 +1,10 @@
 #!/usr/bin/env bash
-# Communication between ranks, below the trainer: values on 1, 2 and 4 ranks over MPI (cpu) and NCCL's stand-in (emu),
-# starts by mpirun and by torchrun's variables, and that what goes wrong in one rank ends all of them with a sentence.
+# Communication between ranks, without the trainer: values on 1, 2 and 4 ranks over MPI (cpu) and NCCL's stand-in (emu);
+# starting by mpirun and with torchrun's variables; and that an error in one rank ends all ranks with a sentence.
 source "$(dirname "$0")/common.sh"
 command -v mpirun >/dev/null || { echo "skipped: no mpirun"; echo "0 passed, 0 failed"; exit 0; }
 source "$root/tests/cli/ranks.sh"
-export OMPI_MCA_mpi_yield_when_idle=1 # the stand-in alone
+export OMPI_MCA_mpi_yield_when_idle=1 # for the test of the stand-in
 
 build() { make --no-print-directory -C "$root" "BACKEND=$1" PRECISION=fp32 "${@:2}"; }
 check "build for cpu" build cpu build/cpu-fp32/tests/runtime/test_comm build/cpu-fp32/tests/runtime/test_rendezvous
@@ -13,7 +13,7 @@ comm() { echo "$root/build/$1-fp32/tests/runtime/test_comm"; }
 nccl=$root/build/emu-fp32/tests/emu/test_nccl
 rendezvous=$root/build/cpu-fp32/tests/runtime/test_rendezvous
 
-# A start as torchrun makes it, though by mpirun: the ids travel over TCP, the stand-in needs MPI.
+# Sets torchrun's variables, but starts by mpirun, which the stand-in needs. The unique ids then go over TCP.
 as_torchrun() {
     # shellcheck disable=SC2016
     MASTER_ADDR=localhost MASTER_PORT=$(free_port) timeout 120 mpirun -np "$1" bash -c '
@@ -22,7 +22,7 @@ as_torchrun() {
 }
 by_mpirun() { timeout 120 mpirun -np "$@"; }
 
-# ends NAME TEXT COMMAND...: fails within a minute, and a line of what it says contains TEXT. Nothing half-written stays.
+# ends NAME TEXT COMMAND...: fails within a minute, a line of its output contains TEXT, and no incomplete file is left.
 ends() {
     local name=$1 text=$2 said code started=$SECONDS
     shift 2
@@ -45,16 +45,16 @@ done
 check "emu, 3 ranks, streams at random, torchrun's variables" env EMU_DELAY=random:$RANDOM bash -c "$(declare -f as_torchrun free_port); as_torchrun 3 $(comm emu)"
 check "cpu, 3 ranks, torchrun's variables" as_torchrun 3 "$(comm cpu)"
 
-# Ranks that do different things.
+# Ranks that make different calls.
 for backend in cpu emu; do
     for scenario in count order root host; do
-        [ $backend = emu ] && [ $scenario != host ] && differ="the ranks' collectives differ" || differ="the ranks do different things"
+        [ $backend = emu ] && [ $scenario != host ] && differ="the ranks' collectives differ" || differ="the ranks' calls differ"
         ends "$backend: another $scenario" "$differ: rank 0" by_mpirun 3 "$(comm $backend)" $scenario 1
     done
 done
-ends "cpu: one call less" "the ranks do different things: rank 0 is in comm_all_reduce_sum (size 1000, root 0), rank 1 in comm_close" \
+ends "cpu: one call less" "the ranks' calls differ: rank 0 is in comm_all_reduce_sum (size 1000, root 0), rank 1 in comm_close" \
     by_mpirun 3 "$(comm cpu)" fewer 1
-ends "emu: one call less" "not all of the 3 ranks have come there within 8 s" env EMU_NCCL_SECONDS=8 timeout 120 mpirun -np 3 "$(comm emu)" fewer 1
+ends "emu: one call less" "not all of the 3 ranks have called it within 8 s" env EMU_NCCL_SECONDS=8 timeout 120 mpirun -np 3 "$(comm emu)" fewer 1
 for scenario in count type root order destroy; do
     ends "NCCL's stand-in: another $scenario" "the ranks' collectives differ" by_mpirun 2 "$nccl" $scenario
 done
@@ -63,23 +63,23 @@ ends "NCCL's stand-in: ids" "different unique ids" by_mpirun 2 "$nccl" id
 ends "NCCL's stand-in: number of ranks" "for 3 ranks, but mpirun has started 2" by_mpirun 2 "$nccl" world
 ends "NCCL's stand-in: one rank twice" "two processes call ncclCommInitRank as rank 0" by_mpirun 2 "$nccl" rank
 
-# Builds for one rank, in which nothing is met.
+# Builds without MPI or NCCL, for one rank.
 build_for_one() { # build_for_one OUTPUT OBJECT-OR-SOURCE...
     printf '%s\n' '#include "kernels/runtime/comm.h"' 'int main(void) { Launch l = launch_detect(); Comm c; comm_meet(&c, &l); }' >main.c
     gcc -std=gnu11 -D_GNU_SOURCE -DBACKEND_cpu -DPRECISION_fp32 "-I$root" main.c "${@:2}" "$root/kernels/runtime/comm_host.c" \
-        "$root"/util/{error,file,launch,progress,rendezvous}.c -o "$1" -lcrypto -lpthread -lm
+        "$root"/util/{error,file,progress}.c "$root"/kernels/runtime/{launch,rendezvous}.c -o "$1" -lcrypto -lpthread -lm
 }
 check "build without MPI" build_for_one no-mpi "$root/kernels/runtime/comm.c"
 check "build without NCCL" eval 'g++ -x c++ -std=c++17 "-I$root" "-I$root/tests/emu" -DBACKEND_emu -DPRECISION_fp32 -c "$root/kernels/runtime/comm.cu" -o comm.o &&
     g++ -x c++ -c - -o gpu_count.o <<<"int gpu_count() { return 1; }" && build_for_one no-nccl comm.o gpu_count.o'
 one_of_two=(env RANK=0 LOCAL_RANK=0 WORLD_SIZE=2 MASTER_ADDR=localhost MASTER_PORT=1)
-ends "two ranks without MPI" "as one of 2 ranks, but this program was built for one, without MPI: install" "${one_of_two[@]}" ./no-mpi
-ends "two ranks without NCCL" "as one of 2 ranks, but this program was built for one, without NCCL: run ./setup.sh --cuda" \
+ends "two ranks without MPI" "as one of 2 ranks, but this program was built for one rank, without MPI: install" "${one_of_two[@]}" ./no-mpi
+ends "two ranks without NCCL" "as one of 2 ranks, but this program was built for one rank, without NCCL: run ./setup.sh --cuda" \
     "${one_of_two[@]}" ./no-nccl
 check "one rank without MPI" ./no-mpi
 check "one rank without NCCL" ./no-nccl
 
-# Ranks that die: mpirun's sentence, or ours where there is no mpirun to notice.
+# Ranks that die. The sentence is mpirun's, or cocogold's if mpirun does not watch the ranks.
 for backend in cpu emu; do
     ends "$backend: die() in rank 1" "cocogold: rank 1: data.h5: is damaged" by_mpirun 3 "$(comm $backend)" die 1
     ends "$backend: rank 2 is killed" "process rank 2" by_mpirun 3 "$(comm $backend)" kill 2
@@ -91,9 +91,8 @@ ends "cpu: torchrun's variables without mpirun" "but MPI says rank 0 of 1: start
 ends "emu: rank 2 is killed, seen over TCP" "cocogold: rank 0: rank 2 (" as_torchrun 3 "$(comm emu)" kill 2
 ends "emu: die() in rank 0, seen over TCP" "cocogold: rank 0: data.h5: is damaged" as_torchrun 3 "$(comm emu)" die 0
 
-# started VARIABLES RANKS KILLED OWN: as many processes with these variables (in OWN, @ is the rank) and nobody who looks
-# after them; one is killed.
-# All others must end with code 1 and a sentence with its number.
+# started VARIABLES RANKS KILLED OWN: starts so many processes with these variables (in OWN, @ is the rank), without a
+# launcher, and kills one. All others must exit with code 1 and a sentence with its number.
 started() {
     local ranks=$2 killed=$3 pids=() rank code bad=0 started
     for ((rank = 0; rank < ranks; rank++)); do

@@ -1,10 +1,10 @@
 #!/usr/bin/env bash
-# A user's mistakes and damaged files: one sentence that names the file or the option, exit code 1, nothing half-written.
+# A user's mistakes and damaged files: one sentence that names the file or the option, exit code 1, no incomplete files.
 source "$(dirname "$0")/common.sh"
 prepare
 
 cut_in_half() { head -c $(($(stat -c %s "$1") / 2)) "$1" >"$1.half" && mv "$1.half" "$1"; }
-# broken NAME MODULE: a copy of the model (hard links but for that module, whose files may be changed)
+# broken NAME MODULE: copies the model, with hard links except for that module, whose files may be changed
 broken() { cp -rl model "$1" && rm -r "${1:?}/$2" && cp -r "model/$2" "$1/$2"; }
 weights() { echo "$1"/*.safetensors; }
 
@@ -34,7 +34,7 @@ dies "init without a folder" "DIR" init --preset mini
 dies "init with an unknown preset" "--preset huge" init --preset huge new
 dies "init from nothing" "no-such-model" init --from no-such-model new
 dies "init from a cut UNet" "cut-unet/unet/" init --from cut-unet new
-dies "init into what is there" "model" init --preset mini model
+dies "init into an existing folder" "model" init --preset mini model
 dies "init into a file" "file" init --preset mini file
 dies "synth without a folder" "DIR" synth
 dies "synth into a file" "file" synth file --train 2 --val 2
@@ -47,7 +47,7 @@ dies "stats of nothing" "no-such-data" stats --data no-such-data --split val
 dies "stats of an unknown split" "test" stats --data data --split test
 dies "stats of cut annotations" "cut-data/annotations/instances_val.json" stats --data cut-data --split val --source instances
 dies "stats of an unknown class" "unicorn" stats --data data --split val --classes unicorn
-dies "stats of a list that is not there" "nolist.txt" stats --data data --split val --classes @nolist.txt
+dies "stats of a missing list of classes" "nolist.txt" stats --data data --split val --classes @nolist.txt
 dies "stats with a chart that cannot be written" "no/such/folder" stats --data data --split val --min-side 1 --image no/such/folder/chart.png
 dies "preview without --out" "--out is missing" preview --data data --split val
 dies "preview of a cut picture" "cut-picture/train/" preview --data cut-picture --split train --min-side 1 --count 40 --out new.png
@@ -72,12 +72,12 @@ vae=(train-vae --model model "${unet[@]:1}")
 dies "train without a model" "--model is missing" "${unet[@]}" --shards latents
 dies "train without shards" "--shards is missing" "${unet[@]}" --model model
 dies "train without --out" "--out is missing" train --model model --shards latents
-dies "train with shards that are not there" "no-latents" "${unet[@]}" --model model --shards no-latents
-dies "train with a split that is not there" "test" "${unet[@]}" --model model --shards latents --split test
+dies "train with missing shards" "no-latents" "${unet[@]}" --model model --shards no-latents
+dies "train with a missing split" "test" "${unet[@]}" --model model --shards latents --split test
 dies "train with a cut shard" "cut-latents/train-00000.h5" "${unet[@]}" --model model --shards cut-latents
-dies "train with a shard that is none" "odd-latents/train-00000.h5" "${unet[@]}" --model model --shards odd-latents
+dies "train with a shard that is not HDF5" "odd-latents/train-00000.h5" "${unet[@]}" --model model --shards odd-latents
 dies "train an unknown class" "unicorn" "${unet[@]}" --model model --shards latents --classes unicorn
-dies "train without a model that is there" "no-such-model" "${unet[@]}" --model no-such-model --shards latents
+dies "train with a missing model" "no-such-model" "${unet[@]}" --model no-such-model --shards latents
 dies "train a cut UNet" "cut-unet/unet/diffusion_pytorch_model.safetensors" "${unet[@]}" --model cut-unet --shards latents
 dies "train an empty UNet" "empty-unet/unet/diffusion_pytorch_model.safetensors" "${unet[@]}" --model empty-unet --shards latents
 dies "train a UNet with a cut config" "json-unet/unet/config.json" "${unet[@]}" --model json-unet --shards latents
@@ -90,7 +90,7 @@ dies "train with a number out of range" "--t-max-prob 2: expected a value from 0
 dies "train with a wrong choice" "--loss l1: expected one of mse, weighted, focal" "${unet[@]}" --model model --shards latents --loss l1
 dies "train with a wrong pixel loss" "--pixel-loss-type iou: expected one of l1, dice" "${unet[@]}" --model model --shards latents --pixel-loss-type iou
 dies "train the VAE with a pixel loss" "--pixel-loss: unknown option" "${vae[@]}" --data data --pixel-loss 1
-dies "train with an argument too many" "unexpected argument \"more\"" "${unet[@]}" --model model --shards latents more
+dies "train with an extra argument" "unexpected argument \"more\"" "${unet[@]}" --model model --shards latents more
 dies "train into a file" "file" "${unet[@]}" --model model --shards latents --out file
 dies "train the VAE on too many masks" "--mix-mask 0.8: expected a value from 0 to 0.5" "${vae[@]}" --data data --mix-overlay 0.5 --mix-mask 0.8
 dies "train the VAE without data" "--data is missing" "${vae[@]}"
@@ -106,12 +106,12 @@ dies "eval of crops without shards" "--shards" eval --model model --data data --
 dies "eval with an unknown method" "--method" eval --model model --data data --method magic --out new
 dies "segment without a text" "--text is missing" segment --model model --image "$picture" --out new
 dies "segment without a picture" "--image is missing" segment --model model --text person --out new
-dies "segment a picture that is not there" "no-such.png" segment --model model --text person --image no-such.png --out new
+dies "segment a missing picture" "no-such.png" segment --model model --text person --image no-such.png --out new
 dies "segment a cut picture" "cut.png" segment --model model --text person --image cut.png --out new
 dies "segment a text file" "text.png" segment --model model --text person --image text.png --out new
 dies "segment a folder" "data" segment --model model --text person --image data --out new
 dies "segment with a negative number of steps" "--steps" segment --model model --text person --image "$picture" --steps -3 --out new
-dies "segment into a folder that is not there" "no/such" segment --model model --text person --image "$picture" --out no/such/folder/new
+dies "segment into a missing folder" "no/such" segment --model model --text person --image "$picture" --out no/such/folder/new
 
 if [ "$(id -u)" != 0 ]; then # root may read and write everything
     mkdir closed && chmod 000 closed && listing >.before
@@ -126,22 +126,22 @@ check "nothing was written so far" diff .before <(listing)
 mkdir odd-run && printf '{"kind":"run"}\n{"kind": step\n' >odd-run/log.jsonl
 listing >.before
 dies "report of nothing" "--run" report --out new.html
-dies "report of a run that is not there" "no-such-run/log.jsonl" report --run no-such-run --out new.html
+dies "report of a missing run" "no-such-run/log.jsonl" report --run no-such-run --out new.html
 dies "report of a damaged log" "odd-run/log.jsonl: line 2" report --run odd-run --out new.html
 dies "report of a cut evaluation" "json-unet/unet/config.json" report --eval json-unet/unet/config.json --out new.html
 dies "probe without a module" "unet" probe --model model --in file --out new.safetensors
 dies "probe of an unknown module" "vae" probe vae --model model --in file --out new.safetensors
 dies "probe without input" "--in is missing" probe unet --model model --out new.safetensors
-dies "probe with a text for input" "file" probe unet --model model --in file --out new.safetensors
+dies "probe with a text file as input" "file" probe unet --model model --in file --out new.safetensors
 dies "probe without the right tensor" "\"sample\"" probe unet --model model --in "$(weights model/unet)" --out new.safetensors
 dies "bench of an unknown layer" "origami" bench origami
 
 check "nothing was written by any of them" diff .before <(listing)
 check "and nothing under a temporary name" [ -z "$(find . -name '*.tmp-*' -o -name '*.old-*')" ]
 
-# A damaged picture does not stop a long job: it is named, counted and left out.
+# A damaged picture does not stop a long job: it is named, counted and skipped.
 for data in no-picture cut-picture; do
-    check "encode goes on without it: $data" "$cocogold" "${encode[@]}" --data $data --model model --out new-$data
+    check "encode continues without it: $data" "$cocogold" "${encode[@]}" --data $data --model model --out new-$data
     check "it is counted" grep -q '"damaged"' new-$data/train.json
 done
 finish

@@ -15,7 +15,7 @@ for command in $commands; do
     check "$command: nothing on stderr" [ -z "$("$cocogold" $command --help 2>&1 >/dev/null)" ]
     check "$command: names itself" grep -q "^Usage: cocogold $command" <<<"$help"
     case $command in analyze) ;; *) check "$command: shows an example" grep -q "^  cocogold $command " <<<"$help" ;; esac
-    check "$command: says first what it does" grep -qE '^[A-Z].*\. *Usage: ' <<<"$(tr '\n' ' ' <<<"$help")"
+    check "$command: first describes the command" grep -qE '^[A-Z].*\. *Usage: ' <<<"$(tr '\n' ' ' <<<"$help")"
     check_not "$command: no option without a value has a default" grep -qE 'null\)|default: ""' <<<"$(tr -d '\n' <<<"$help")"
     dies "$command: unknown option" "--no-such-option: unknown option" $command --no-such-option
 done

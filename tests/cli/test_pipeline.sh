@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# The whole chain as a user types it, with a few steps: every stage writes what it promises.
+# The whole pipeline as a user runs it, with a few steps: every stage writes its files.
 source "$(dirname "$0")/common.sh"
 
 run() { # run NAME ARGUMENTS...
@@ -35,7 +35,7 @@ for split in train val; do
     run "encode $split" encode --model vae/model --data data --split $split --out latents --targets overlay,mask \
         --min-side 1 --classes @data/classes/seen.txt
 done
-# Killed in the middle and run again: the same files.
+# encode, killed in the middle and run again, writes the same files.
 encode=(encode --model vae/model --data data --split train --min-side 1 --shard-size 5)
 run "encode, six shards" "${encode[@]}" --out six
 "$cocogold" "${encode[@]}" --out killed >/dev/null 2>&1 &
@@ -46,7 +46,7 @@ done
 kill -KILL $! && wait $! 2>/dev/null
 check_not "killed before its end" ls killed/train.json
 run "encode again" "${encode[@]}" --out killed
-check "encode: the same files as in one go" diff -r six killed
+check "encode: the same files as without the kill" diff -r six killed
 check "encode: shards" is_shard latents/train-00000.h5
 check "encode: shards of the validation split" is_shard latents/val-00000.h5
 
@@ -54,7 +54,7 @@ unet=(train --model vae/model --shards latents --max-train-steps 2 --train-batch
     --lr 1e-4 --lr-warmup-steps 2 --validate-every 2 --validation-samples 4 --validation-steps 1)
 run "train overlay, mse" "${unet[@]}" --out overlay
 check "overlay: the run's folder" is_run overlay 2 2
-check "overlay: the share of the roofline is known" grep -q '"roofline":0' overlay/log.jsonl
+check "overlay: the log has the fraction of the roofline" grep -q '"roofline":0' overlay/log.jsonl
 run "train mask, weighted, averaged, recomputed" "${unet[@]}" --no-roofline --out mask --target mask --loss weighted \
     --ema-decay 0.9 --recompute transformers --t-max-prob 0.5
 check "mask: the run's folder" is_run mask 2 2
@@ -65,7 +65,7 @@ run "train focal and Dice, plain noise, sample prediction" "${unet[@]}" --no-roo
     --prediction-type sample --recompute blocks --classes "yellow square,person" --text-template "a photo of a {}"
 check "focal: the run's folder" is_run focal 2 2
 check "focal: the model knows its prediction" grep -q '"prediction_type": "sample"' focal/model/scheduler/scheduler_config.json
-check "focal: not the one it started from" grep -q '"prediction_type": "v_prediction"' vae/model/scheduler/scheduler_config.json
+check "focal: the model it started from is unchanged" grep -q '"prediction_type": "v_prediction"' vae/model/scheduler/scheduler_config.json
 check "focal: its classes and its text" bash -c "tr -d ' \n' <focal/model/cocogold.json | grep -q '\"text_template\":\"aphotoofa{}\",\"train_classes\":\[\"person\",\"yellowsquare\"\]'"
 
 run "eval" eval --model overlay/model --data data --split val --limit 8 --steps 1 --bootstrap 20 --run overlay --out result

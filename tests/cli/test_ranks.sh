@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
-# Training on several ranks: the numbers do not depend on their number, nor on --zero; a checkpoint goes on on any
-# number of them; what happens to one rank happens to all. SHORT=1 (tests/emu/test_ranks.sh): the numbers only.
-# shellcheck disable=SC2046 # batch gives several words
+# Training on several ranks: losses do not depend on the number of ranks or on --zero; training resumes from a
+# checkpoint on any number of ranks; a signal to one rank stops all. SHORT=1 (tests/emu/test_ranks.sh): only the losses.
+# shellcheck disable=SC2046 # batch prints several words
 source "$(dirname "$0")/common.sh"
 command -v mpirun >/dev/null || { echo "skipped: no mpirun"; echo "0 passed, 0 failed"; exit 0; }
 source "$root/tests/cli/ranks.sh"
@@ -11,8 +11,8 @@ short=${SHORT:-0}
 vae=(train-vae --model model --data data --max-train-steps 3 --gradient-accumulation-steps 2
     --validate-every 0 --no-roofline)
 
-# The same global batch on N ranks: 8 samples by larger batches, or (SHORT) 4 by more accumulation, which gives streams
-# that run late more room for mistakes.
+# batch N: options for the same global batch on N ranks: 8 samples with larger batches, or (SHORT) 4 with more
+# accumulation, so that errors of late streams are noticed more often.
 batch() {
     if [ $short = 1 ]; then
         echo --train-batch-size 1 --gradient-accumulation-steps $((4 / $1))
@@ -20,7 +20,7 @@ batch() {
         echo --train-batch-size $((4 / $1)) --gradient-accumulation-steps 2
     fi
 }
-# on N COMMAND...: `cocogold COMMAND` on N ranks; each writes its process id to .pid-RANK.
+# on N COMMAND...: runs `cocogold COMMAND` on N ranks; each writes its process id to .pid-RANK.
 on() {
     # shellcheck disable=SC2016
     timeout 600 mpirun -np "$1" bash -c 'echo $$ >".pid-$OMPI_COMM_WORLD_RANK"; exec "$@"' - "$cocogold" "${@:2}"
@@ -41,57 +41,57 @@ check "1 rank" on 1 "${unet[@]}" $(batch 1) --out one
 for ranks in 2 4; do
     for zero in 0 1; do
         [ $short$ranks$zero = 140 ] && continue
-        unset EMU_DELAY # emulated streams run as late as they may, or at random times
+        unset EMU_DELAY # emulated streams run as late as possible, or at random times
         [ $short$zero = 10 ] && export EMU_DELAY=random:7
         out=ranks$ranks-zero$zero
         check "$ranks ranks, --zero $zero" on $ranks "${unet[@]}" $(batch $ranks) --zero $zero --out $out
-        check_close "$ranks ranks, --zero $zero, against one" $out one
+        check_close "$ranks ranks, --zero $zero, compared with one" $out one
     done
 done
 if [ $short = 1 ]; then
     mv ranks2-zero1 half
     rm -rf half/model half/checkpoint-000010
     check "step 8 of two ranks, resumed on 1" on 1 "${unet[@]}" $(batch 1) --resume --out half
-    check_close "resumed on 1, against the whole run" half one
+    check_close "resumed on 1, compared with the uninterrupted run" half one
     finish
 fi
 on 2 "${unet[@]}" $(batch 2) --max-train-steps 2 --zero 1 --out said >said.log 2>&1
-check "rank 0 alone prints" [ "$(grep -c '^step 1/2 ' said.log)" = 1 ]
-check "the log says on how many ranks" grep -q '"kind":"step".*"world":2' said/log.jsonl
-check "so does the screen: $(grep -o ' on 2 ranks' said.log | head -1)" grep -q 'samples/s on 2 ranks' said.log
-check "the table says what it saves: $(grep -- '--zero 1' said.log)" grep -q -- '--zero 1 saves .* on each of the 2 ranks' said.log
+check "only rank 0 prints" [ "$(grep -c '^step 1/2 ' said.log)" = 1 ]
+check "the log has the number of ranks" grep -q '"kind":"step".*"world":2' said/log.jsonl
+check "the screen too: $(grep -o ' on 2 ranks' said.log | head -1)" grep -q 'samples/s on 2 ranks' said.log
+check "the table shows the saved memory: $(grep -- '--zero 1' said.log)" grep -q -- '--zero 1 saves .* on each of the 2 ranks' said.log
 
-# A checkpoint of two ranks with sharded state goes on on any number.
+# A checkpoint of two ranks with sharded state resumes on any number of ranks.
 two=(2 "${unet[@]}" $(batch 2) --zero 1)
 check "2 ranks, 4 steps" on "${two[@]}" --max-train-steps 4 --out half
 for ranks in 1 2 4; do
     cp -r half half$ranks
     check "resumed on $ranks" on $ranks "${unet[@]}" $(batch $ranks) --zero 1 --resume --out half$ranks
-    check_close "resumed on $ranks, against the whole run" half$ranks one
+    check_close "resumed on $ranks, compared with the uninterrupted run" half$ranks one
 done
-check "resumed on 2: same bits as without a break" same_bits half2 ranks2-zero1
+check "resumed on 2: same bits as the uninterrupted run" same_bits half2 ranks2-zero1
 text=$(on 2 "${unet[@]}" --train-batch-size 4 --gradient-accumulation-steps 2 --resume --out half 2>&1)
 check "resumed with twice the batch: $(grep -m1 -o 'a batch of.*' <<<"$text")" grep -q 'is a batch of 16, but half/checkpoint-000004 recorded one of 8' <<<"$text"
-check "refused: nothing changed" [ "$(lines half)" = 4 ]
+check "it changed nothing" [ "$(lines half)" = 4 ]
 
-# What happens to one happens to all.
+# A signal to one rank stops all.
 stopped term TERM 1 3 "${two[@]}" --checkpoint-every 0
-check "SIGTERM to rank 1: all stop and save the step that they all did" saved_last term
+check "SIGTERM to rank 1: all stop after the same step and save it" saved_last term
 check "--resume" on "${two[@]}" --checkpoint-every 0 --resume --out term
-check "same bits as without a break" same_bits term ranks2-zero1
+check "same bits as the uninterrupted run" same_bits term ranks2-zero1
 
 started=$SECONDS
 stopped kill KILL 1 5 "${two[@]}" --max-train-steps 1000
 check "kill -9 of rank 1: all end within a minute ($((SECONDS - started)) s)" [ $((SECONDS - started)) -lt 60 ]
 check "a sentence names it: $(grep -m1 'rank 1' kill.log)" grep -q 'rank 1' kill.log
 for rank in 0 1; do check "rank $rank is gone" within 10 ended "$(cat .pid-$rank)"; done
-check "the last checkpoint goes on on one rank" on 1 "${unet[@]}" $(batch 1) --resume --out kill
-check_close "against the whole run" kill one
+check "resume from the last checkpoint on one rank" on 1 "${unet[@]}" $(batch 1) --resume --out kill
+check_close "compared with the uninterrupted run" kill one
 
-# Validation on rank 0 of the gathered average; the VAE.
+# Rank 0 validates the gathered average of the weights; the VAE.
 check "validation" on 2 "${unet[@]}" $(batch 2) --zero 1 --max-train-steps 2 --validate-every 2 --validation-samples 4 --out valid
 check "it was logged" grep -q '"kind":"validation","step":2' valid/log.jsonl
 check "VAE on 1 rank" on 1 "${vae[@]}" --train-batch-size 2 --out vae1
 check "VAE on 2 ranks" on 2 "${vae[@]}" --train-batch-size 1 --zero 1 --out vae2
-check_close "against one" vae2 vae1
+check_close "compared with one" vae2 vae1
 finish

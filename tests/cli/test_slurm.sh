@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# Ranks started by a real Slurm: munged, slurmctld and slurmd of this test alone, in its temporary folder and on loopback.
-# The commands are those of docs/RANKS.md.
+# Ranks started by a real Slurm. The test starts its own munged, slurmctld and slurmd, in its temporary folder and on
+# loopback. The commands are those of docs/RANKS.md.
 source "$(dirname "$0")/common.sh"
 source "$root/tests/cli/ranks.sh"
 PATH=$PATH:/usr/local/sbin:/usr/sbin:/sbin
@@ -11,7 +11,7 @@ done
 
 # ---- A cluster of one node -----------------------------------------------------------------------------------------
 
-unset "${!SLURM_@}" # of a job that this test may be part of
+unset "${!SLURM_@}" # the test may itself run in a Slurm job
 export SLURM_CONF=$work/slurm.conf
 mkdir slurm-state slurm-spool
 me=$(id -un)
@@ -42,7 +42,7 @@ TEXT
 srun --mpi=list 2>&1 | grep -qw pmix || skip "this Slurm was built without pmix"
 
 daemons=()
-daemon() { # daemon NAME ARGUMENTS...: in the background, until the test ends
+daemon() { # daemon NAME ARGUMENTS...: runs in the background until the test ends
     "$@" >"$1.log" 2>&1 &
     daemons+=($!)
 }
@@ -79,21 +79,21 @@ result 0 "$(slurmctld -V) runs, PMIx $(srun --mpi=list 2>&1 | grep -o 'pmix_v.*'
 # ---- Two ranks -----------------------------------------------------------------------------------------------------
 
 prepare
-unet+=(--gradient-accumulation-steps 4) # steps long enough for a signal to come between two
+unet+=(--gradient-accumulation-steps 4) # steps long enough for a signal to arrive between two
 two=("$cocogold" "${unet[@]}" --train-batch-size 2)
 tasks() { timeout 120 srun -n 2 "$@"; }
 
 check "one rank" "$cocogold" "${unet[@]}" --train-batch-size 4 --out one
 check "srun -n 2 --mpi=pmix" tasks --mpi=pmix "${two[@]}" --out two
-check_close "against one rank" two one
-check "the log says on how many ranks" grep -q '"kind":"step".*"world":2' two/log.jsonl
+check_close "compared with one rank" two one
+check "the log has the number of ranks" grep -q '"kind":"step".*"world":2' two/log.jsonl
 
 said=$(tasks "${two[@]}" --out none 2>&1)
 check "without --mpi: $(grep -m 1 -o 'rank 0: .*' <<<"$said")" grep -q 'cocogold: rank 0: .*srun --mpi=pmix' <<<"$said"
 
 # ---- Signals, batch scripts ----------------------------------------------------------------------------------------
 
-# srun itself passes the signal on.
+# srun forwards the signal.
 srun -n 2 --mpi=pmix "${two[@]}" --checkpoint-every 0 --out usr1 >usr1.log 2>&1 &
 srun=$!
 reach usr1 3 kill -0 $srun
@@ -103,7 +103,7 @@ wait $srun
 check "kill -USR1 of srun: a checkpoint, exit code 138" [ $? = 138 ]
 check "it is of step $(lines usr1), the last one" saved_last usr1
 check "--resume" tasks --mpi=pmix "${two[@]}" --checkpoint-every 0 --resume --out usr1
-check "same bits as without a break" same_bits usr1 two
+check "same bits as the uninterrupted run" same_bits usr1 two
 
 cat >train.sh <<TEXT
 #!/bin/bash
@@ -119,13 +119,13 @@ check "it ends" within 60 no_jobs
 check "with a checkpoint of step $(lines batch), its last one" saved_last batch
 submit batch2.log
 check "submitted again, it ends" within 120 no_jobs
-check "same bits as without a break" same_bits batch two
+check "same bits as the uninterrupted run" same_bits batch two
 
 submit batch3.log
-check "a finished run stays as it is" within 60 no_jobs
+check "a finished run ends at once" within 60 no_jobs
 check "nothing was added" [ "$(lines batch)" = 10 ]
 
-# ---- Without MPI: Slurm's variables alone, as the CUDA program meets ------------------------------------------------
+# ---- Without MPI: Slurm's variables only, as for the CUDA program ---------------------------------------------------
 
 rendezvous=$root/build/cpu-fp32/tests/runtime/test_rendezvous
 check "build" make --no-print-directory -C "$root" BACKEND=cpu PRECISION=fp32 "${rendezvous#"$root/"}"
@@ -139,6 +139,6 @@ kill -KILL "$(cat .pid-2)"
 check "one is killed: all end" within 30 ended $srun
 wait $srun
 for rank in 0 1; do
-    check "rank $rank says why" grep -q "^cocogold: rank $rank: rank 2 (.*) has ended before the others" meet.log
+    check "rank $rank names it" grep -q "^cocogold: rank $rank: rank 2 (.*) has ended before the others" meet.log
 done
 finish

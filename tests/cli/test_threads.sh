@@ -1,18 +1,18 @@
 #!/usr/bin/env bash
-# How threads wait (util/threads.h): asleep unless the user says otherwise, whoever starts the program; and that two
-# threads get their work done beside two other busy programs.
+# Waiting threads (util/threads.h): they sleep unless the user sets another policy; and two threads are not much slower
+# than one while two other programs are busy.
 source "$(dirname "$0")/common.sh"
 source "$root/tests/cli/ranks.sh"
 unset OMP_WAIT_POLICY GOMP_SPINCOUNT KMP_BLOCKTIME KMP_LIBRARY
 
 # ---- The policy ----------------------------------------------------------------------------------------------------
 
-# starts [NAME=VALUE...]: a command that lasts some seconds, as process $pid; what it was started with in .environ.
+# starts [NAME=VALUE...]: starts a command that takes some seconds, with these variables, as process $pid.
 starts() {
     env "$@" "$cocogold" synth pictures --train 100000 >/dev/null 2>&1 &
     pid=$!
 }
-# has PATTERN: the process's environment has such a line, once the program itself runs.
+# has PATTERN: the program runs, and its environment has such a line.
 has() { [ "$(cat /proc/$pid/comm)" = "$(basename "$cocogold")" ] && tr '\0' '\n' </proc/$pid/environ | grep -qxE "$1"; }
 ends() {
     kill -KILL $pid
@@ -26,25 +26,25 @@ check "with a short spin: $(tr '\0' '\n' </proc/$pid/environ | grep '^GOMP')" ha
 arguments=$(tr '\0' ' ' </proc/$pid/cmdline)
 check "same arguments" [ "$arguments" = "$cocogold synth pictures --train 100000 " ]
 sleep 0.5
-check "it goes on" kill -0 $pid
+check "it continues" kill -0 $pid
 ends
 for setting in OMP_WAIT_POLICY=active GOMP_SPINCOUNT=7 KMP_BLOCKTIME=1; do
     starts $setting
     check "the user's $setting" within 20 has $setting
-    sleep 0.3 # time enough to be started again
-    check_not "is left alone" has OMP_WAIT_POLICY=passive
+    sleep 0.3 # enough time for a second start
+    check_not "is not changed" has OMP_WAIT_POLICY=passive
     ends
 done
 
 cp "$cocogold" not-executable
 chmod -x not-executable
 loader=$(readelf -l "$cocogold" | sed -n 's/.*program interpreter: \(.*\)]/\1/p')
-check_not "where the program cannot be executed" ./not-executable --help
-check "it goes on as it is" timeout 20 "$loader" ./not-executable --help
+check_not "a program that cannot be executed" ./not-executable --help
+check "it continues without a second start" timeout 20 "$loader" ./not-executable --help
 
-# ---- Beside two busy programs --------------------------------------------------------------------------------------
+# ---- With two busy programs ----------------------------------------------------------------------------------------
 
-# All on the same two cores, however many the machine has.
+# Run everything on the same two cores, however many the machine has.
 mapfile -t cores < <(taskset -cp $$ | sed 's/.*: //' | tr ',' '\n' | while IFS=- read -r a b; do seq "$a" "${b:-$a}"; done)
 [ ${#cores[@]} -ge 2 ] || { echo "skipped: one core"; finish; }
 taskset -cp "${cores[0]},${cores[1]}" $$ >/dev/null
@@ -56,8 +56,8 @@ for _ in 1 2; do
     busy+=($!)
 done
 
-# run THREADS: trains; the run's seconds go to $wall, those of its threads on a core to $cpu, in milliseconds. Spinning
-# is time on a core.
+# run THREADS: trains and sets $wall to the run's time and $cpu to its CPU time, in milliseconds. Spinning counts as CPU
+# time.
 run() {
     local TIMEFORMAT='%3R %3U %3S' times
     times=$({ time OMP_NUM_THREADS=$1 timeout 120 "$cocogold" "${unet[@]}" --train-batch-size 16 \
@@ -73,7 +73,7 @@ for _ in 1 2 3; do
     run 2
     wall2=$(least "${wall2:-}" "$wall") cpu2=$(least "${cpu2:-}" "$cpu")
 done
-# Without the policy two threads need 20 times one thread's time on a core, and longer still by the clock.
+# Without the policy, two threads need 20 times the CPU time of one thread, and even more wall time.
 check "two threads compute for $cpu2 ms, at most twice one thread's $cpu1" [ "$cpu2" -le $((2 * cpu1)) ]
 check "two threads need $wall2 ms, at most twice one thread's $wall1" [ "$wall2" -le $((2 * wall1)) ]
 finish

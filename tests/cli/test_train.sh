@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Training as a user drives it: stopping and going on gives the same numbers, nothing is lost or thrown away unasked.
+# Training as a user runs it: stopping and resuming gives the same numbers, and nothing is lost or deleted unasked.
 source "$(dirname "$0")/common.sh"
 prepare
 
@@ -10,7 +10,7 @@ unet=("$cocogold" train --model model --shards latents --max-train-steps $steps 
 vae=("$cocogold" train-vae --model model --data data --max-train-steps 8 --train-batch-size 2
     --gradient-accumulation-steps 2 --lr 1e-3 --checkpoint-every 3 --validate-every 0 --no-roofline)
 
-numbers() { # of all steps in a log, one line each
+numbers() { # numbers OUT: loss and norm of all steps in the log, one line each
     sed -nE 's/.*("step":[0-9]+,"loss":[^,]+,"grad_norm":[^,]+).*/\1/p' "$1/log.jsonl"
 }
 same_numbers() { diff <(numbers "$1") <(numbers "$2"); }
@@ -35,53 +35,53 @@ stopped() {
     wait $pid
 }
 
-# A run from end to end, the yardstick of all others.
+# An uninterrupted run, with which all others are compared.
 check "UNet: $steps steps" "${unet[@]}" --out whole
 check "every step is in the log" [ "$(lines whole)" = $steps ]
-check "the newest two checkpoints are kept" [ "$(echo whole/checkpoint-*)" = "whole/checkpoint-000008 whole/checkpoint-000012" ]
+check "the two newest checkpoints are kept" [ "$(echo whole/checkpoint-*)" = "whole/checkpoint-000008 whole/checkpoint-000012" ]
 check "the model is a whole pipeline" ls whole/model/{model_index.json,cocogold.json,unet/config.json,unet_ema/config.json,vae/config.json,text_encoder/config.json,tokenizer/vocab.json,scheduler/scheduler_config.json}
 check_not "without the trainer's state" ls whole/model/trainer
 check "frozen parts are hard links" [ whole/model/vae/config.json -ef model/vae/config.json ]
 check "the weights have changed" bash -c '! cmp -s whole/model/unet/*.safetensors model/unet/*.safetensors'
 
-# Stopping in the middle and going on.
+# Stopping in the middle and resuming.
 for signal in INT TERM KILL; do
     out=stop-$signal
     stopped $out $signal 5 "${unet[@]}" --checkpoints-total-limit 1
     code=$?
     check "SIG$signal after step 5: exit code" [ $code = $((128 + $(kill -l $signal))) ]
-    check "SIG$signal: not at its end" [ ! -e $out/model ]
+    check "SIG$signal: the run has not ended" [ ! -e $out/model ]
     [ $signal = KILL ] || check "SIG$signal: the last step is saved" [ -e "$out/checkpoint-$(printf %06d "$(lines $out)")" ]
     mkdir -p $out/checkpoint-000099.tmp-4711/unet # as if killed while saving
     check "SIG$signal: --resume" "${unet[@]}" --checkpoints-total-limit 1 --out $out --resume
     check "SIG$signal: same losses and norms" same_numbers whole $out
     check "SIG$signal: same bits in unet and unet_ema" same_weights whole $out unet unet_ema
-    check "SIG$signal: frozen parts came along" cmp $out/model/text_encoder/model.safetensors model/text_encoder/model.safetensors
+    check "SIG$signal: the frozen parts are there" cmp $out/model/text_encoder/model.safetensors model/text_encoder/model.safetensors
     check "SIG$signal: nothing under temporary names" no_leftovers $out
     check "SIG$signal: one checkpoint is left" [ "$(echo $out/checkpoint-*)" = "$out/checkpoint-000012" ]
 done
 
 check "--resume without a checkpoint starts at the beginning" "${unet[@]}" --out fresh --resume --max-train-steps 2
-check "--resume goes on when there are more steps to do" "${unet[@]}" --out fresh --resume --max-train-steps 4
+check "--resume continues if there are more steps to do" "${unet[@]}" --out fresh --resume --max-train-steps 4
 check "--resume of a finished run does nothing" "${unet[@]}" --out fresh --resume --max-train-steps 4
 check "its log has four steps" [ "$(lines fresh)" = 4 ]
-check "recomputation changes no bit" bash -c '"$@" --out blocks --recompute blocks && cmp blocks/model/unet/*.safetensors whole/model/unet/*.safetensors' - "${unet[@]}"
+check "recomputation does not change the bits" bash -c '"$@" --out blocks --recompute blocks && cmp blocks/model/unet/*.safetensors whole/model/unet/*.safetensors' - "${unet[@]}"
 
-# What must not happen by mistake.
+# Mistakes that must not destroy a run.
 again=(train "${unet[@]:2}")
 cp -r fresh before
 dies "--out holds a run" "fresh: holds a run already" "${again[@]}" --out fresh
 dies "--resume with another seed" "--seed differs from what fresh/checkpoint-000004" "${again[@]}" --out fresh --resume --seed 5
 dies "--resume with another rate" "--lr differs" "${again[@]}" --out fresh --resume --lr 2e-3
 dies "--resume with --overwrite" "contradict" "${again[@]}" --out fresh --resume --overwrite
-dies "--overwrite of what it starts from" "lies in --out fresh" "${again[@]}" --out fresh --overwrite --model fresh/model
+dies "--overwrite of the model it starts from" "lies in --out fresh" "${again[@]}" --out fresh --overwrite --model fresh/model
 dies "--resume of the other command" "whole/checkpoint-000012 is a checkpoint of \`cocogold train\`, not of \`cocogold train-vae\`" train-vae "${vae[@]:2}" --out whole --resume
 dies "--overwrite with a wrong model" "no-such-model: is not a folder" "${again[@]}" --out fresh --overwrite --model no-such-model
 check "none of them changed anything" diff -r before fresh
 check "--overwrite" "${unet[@]}" --out fresh --overwrite --max-train-steps 1
-check "it threw the old run away" [ "$(echo fresh/checkpoint-*) $(lines fresh)" = "fresh/checkpoint-000001 1" ]
+check "it deleted the old run" [ "$(echo fresh/checkpoint-*) $(lines fresh)" = "fresh/checkpoint-000001 1" ]
 
-# A full disk, played by a limit of the file size: weights fit, the optimizer's state does not.
+# A full disk, simulated by a limit on the file size: the weights fit, the optimizer's state does not.
 cp -r before full
 "${unet[@]}" --out full --resume --max-train-steps 4 --log-every 100 >/dev/null 2>&1
 (
@@ -93,8 +93,8 @@ code=$?
 check "full disk: exit code 1" [ $code = 1 ]
 check "full disk: one sentence: $(cat .stderr)" [ "$(grep -c '^cocogold: full/checkpoint-000006.*optimizer.safetensors.*cannot be written: File too large$' .stderr) $(grep -c '' .stderr)" = "1 1" ]
 check "full disk: the old checkpoint is untouched" diff -r before/checkpoint-000004 full/checkpoint-000004
-check "full disk: nothing half-written" no_leftovers full
-check "full disk: --resume when there is room" "${unet[@]}" --out full --resume
+check "full disk: no incomplete files" no_leftovers full
+check "full disk: --resume when there is space" "${unet[@]}" --out full --resume
 check "full disk: same losses and norms" same_numbers whole full
 check "full disk: same bits" same_weights whole full unet unet_ema
 

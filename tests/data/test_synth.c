@@ -120,7 +120,7 @@ static void folders(void **state) {
     other.seed = 8;
     assert_dies("synth.json: field \"seed\" is 3 where 8 is asked for", synth_write(one, &other));
     assert_dies("is in the way", synth_write(folder, &plain));
-    assert_dies("cannot be made", synth_write("/proc/scenes", &plain));
+    assert_dies("cannot be created", synth_write("/proc/scenes", &plain));
     remove_tree(folder);
     free(one);
     free(two);

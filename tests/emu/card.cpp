@@ -1,8 +1,8 @@
-// The card and the errors of the stand-in runtime.
+// The emulated card and the error texts of the stand-in runtime.
 //
-// EMU_GPU makes the machine one whose GPU cannot be used: no-driver, old-driver (of CUDA 12.2), none, full (not even a
-// context fits), exclusive (to another process), no-code (of the program for this card) or old-ptx (the driver does not
-// know the program's PTX). EMU_TAKEN is what other processes hold of its memory, in bytes.
+// EMU_GPU simulates a GPU that cannot be used: no-driver, old-driver (for CUDA 12.2), none, full (no memory even for a
+// context), exclusive (another process uses it), no-code (the program has no code for this card) or old-ptx (the driver
+// cannot compile the program's PTX). EMU_TAKEN is the memory that other processes use, in bytes.
 #include "runtime.h"
 
 #include <stdio.h>

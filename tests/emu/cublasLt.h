@@ -1,10 +1,10 @@
-// Stand-in for cublasLt.h: matrix products as cocogold uses them, on OpenBLAS (cublaslt.cpp).
+// Stand-in for cublasLt.h: the matrix products that cocogold uses, with OpenBLAS (cublaslt.cpp).
 #pragma once
 #include "cuda_runtime.h"
 #include <stddef.h>
 #include <stdint.h>
 
-#ifndef __CUDACC__ // nvcc's own runtime header has it
+#ifndef __CUDACC__ // nvcc's own runtime header defines it
 enum cudaDataType_t { CUDA_R_32F = 0, CUDA_R_16BF = 14 };
 typedef cudaDataType_t cudaDataType;
 #endif
@@ -41,7 +41,7 @@ typedef struct cublasLtDesc *cublasLtMatmulDesc_t;
 typedef struct cublasLtLayout *cublasLtMatrixLayout_t;
 typedef struct cublasLtPreference *cublasLtMatmulPreference_t;
 
-// What the heuristic promises about: a product with other types or sizes, or pointers of less alignment, is refused.
+// The types, sizes and alignments for which the heuristic chose the algorithm; any other product is rejected.
 typedef struct {
     uint64_t fingerprint;
     uint32_t align_a, align_b, align_c, align_d;

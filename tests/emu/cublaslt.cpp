@@ -1,5 +1,5 @@
-// cuBLASLt's matrix product on OpenBLAS: D = alpha op(A) op(B) + beta C + bias, column-major, strided batches; fp32, or
-// bf16 A and B with fp32 accumulation and bf16 or fp32 C and D. bias (rows of D) is added after the accumulation,
+// cuBLASLt's matrix product with OpenBLAS: D = alpha op(A) op(B) + beta C + bias, column-major, strided batches; fp32,
+// or bf16 A and B with fp32 accumulation and bf16 or fp32 C and D. bias (rows of D) is added after the accumulation,
 // before D is rounded.
 #include "cublasLt.h"
 #include "cuda_bf16.h"
@@ -27,7 +27,7 @@ struct cublasLtLayout {
 };
 struct cublasLtPreference {
     uint64_t workspace = 0;
-    uint32_t align_a = 256, align_b = 256, align_c = 256, align_d = 256; // the real one's defaults
+    uint32_t align_a = 256, align_b = 256, align_c = 256, align_d = 256; // the defaults of the real library
 };
 
 const char *cublasLtGetStatusString(cublasStatus_t status) {
@@ -141,7 +141,7 @@ cublasStatus_t cublasLtMatmulPreferenceSetAttribute(cublasLtMatmulPreference_t p
     return CUBLAS_STATUS_NOT_SUPPORTED;
 }
 
-// Types, sizes and batches that fit together; compute in fp32.
+// Checks that types, sizes and batches fit together, and that the product is computed in fp32.
 static cublasStatus_t check_product(const cublasLtDesc *desc, const cublasLtLayout *a, const cublasLtLayout *b,
                                     const cublasLtLayout *c, const cublasLtLayout *d) {
     const uint64_t m = desc->transa == CUBLAS_OP_N ? a->rows : a->cols,
@@ -215,7 +215,7 @@ static void product(const cublasLtDesc &desc, float alpha, const void *A, const 
         const std::vector<float> left = dense(A, a, batch), right = dense(B, b, batch);
         std::vector<float> sum((size_t)m * n, 0.0f); // beta = 0 never reads C
         if (beta != 0) sum = dense(C, c, batch);
-        omp_set_num_threads(1); // OpenBLAS gives other bits on other numbers of threads
+        omp_set_num_threads(1); // OpenBLAS's bits depend on the number of threads
         cblas_sgemm(CblasColMajor, desc.transa == CUBLAS_OP_N ? CblasNoTrans : CblasTrans,
                     desc.transb == CUBLAS_OP_N ? CblasNoTrans : CblasTrans, m, n, k, alpha, left.data(), (int)a.rows,
                     right.data(), (int)b.rows, beta, sum.data(), m);
@@ -231,7 +231,7 @@ static void product(const cublasLtDesc &desc, float alpha, const void *A, const 
     }
 }
 
-// The real one writes to its workspace: whoever keeps something there, or shares it between streams, shall see it.
+// Overwrites the workspace, as the real library does, so that tests notice if data is kept there or streams share it.
 static void scribble(void *workspace, size_t bytes) { memset(workspace, 0xFF, bytes < 65536 ? bytes : 65536); }
 
 static bool misaligned(const void *p, size_t bytes) { return (uintptr_t)p % bytes != 0; }

@@ -11,7 +11,7 @@ struct alignas(4) __nv_bfloat162 {
 
 static inline float __bfloat162float(__nv_bfloat16 a) { return __uint_as_float((unsigned)a.bits << 16); }
 
-// Round to nearest, ties to even; NaN stays NaN.
+// Rounds to nearest, ties to even; NaN stays NaN.
 static inline __nv_bfloat16 __float2bfloat16_rn(float x) {
     const unsigned u = __float_as_uint(x);
     if ((u & 0x7fffffffu) > 0x7f800000u) return {0x7fff};

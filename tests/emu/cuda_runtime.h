@@ -1,4 +1,4 @@
-// Stand-in for the CUDA runtime's header: the part of CUDA C++ and of the runtime that cocogold uses, for g++.
+// Stand-in for the CUDA runtime's header, for g++: the parts of CUDA C++ and of the runtime that cocogold uses.
 #pragma once
 #include "emu.h"
 
@@ -7,13 +7,13 @@
 #include <string.h>
 #include <type_traits>
 
-// ---- The language --------------------------------------------------------------------------------------------------
+// ---- CUDA C++ ------------------------------------------------------------------------------------------------------
 
 #define __global__
 #define __device__
 #define __host__
 #define __constant__
-// Thread-local, since a block never leaves its core, and behind a guard (shared.cpp).
+// __shared__ arrays are thread-local, since a block stays on its core, and follow a guard (shared.cpp).
 #define EMU_JOIN_(a, b) a##b
 #define EMU_JOIN(a, b) EMU_JOIN_(a, b)
 #define __shared__                                                                                                     \
@@ -107,7 +107,8 @@ static inline void combine_shuffle(unsigned mask, const void *const in[32], void
         if (own->source < 0) {
             *(uint64_t *)out[i] = own->value;
         } else {
-            if (!(mask >> own->source & 1)) fail("lane %d shuffles from lane %d, which takes no part", i, own->source);
+            if (!(mask >> own->source & 1))
+                fail("lane %d shuffles from lane %d, which does not take part", i, own->source);
             *(uint64_t *)out[i] = ((const Shuffle *)in[own->source])->value;
         }
     }
@@ -160,8 +161,7 @@ static inline int __any_sync(unsigned mask, int p) { return emu::ballot("__any_s
 static inline int __all_sync(unsigned mask, int p) { return emu::ballot("__all_sync", mask, !p) == 0; }
 static inline void __syncwarp(unsigned mask = 0xffffffffu) { (void)emu::ballot("__syncwarp", mask, 0); }
 
-// ---- The runtime (memory.cpp, stream.cpp, card.cpp)
-// -------------------------------------------------------------------------------------
+// ---- The runtime (memory.cpp, stream.cpp, card.cpp) ----------------------------------------------------------------
 
 #define CUDART_VERSION 12040
 
@@ -248,7 +248,7 @@ cudaError_t cudaMemcpyAsync(void *to, const void *from, size_t bytes, cudaMemcpy
 cudaError_t cudaMemsetAsync(void *to, int byte, size_t bytes, cudaStream_t stream);
 
 cudaError_t cudaStreamCreateWithFlags(cudaStream_t *stream, unsigned flags);
-// Priorities change nothing here; outside of the range they are clamped, as on the real one.
+// Priorities have no effect here; values outside the range are clamped, as in the real runtime.
 static inline cudaError_t cudaDeviceGetStreamPriorityRange(int *least, int *greatest) {
     *least = 0, *greatest = -5;
     return cudaSuccess;

@@ -1,23 +1,23 @@
 // CUDA threads on a CPU: the scheduler behind the stand-in headers of this folder. Every thread of a block is a fiber
-// (Boost.Context); barriers, shuffles, votes and warp matrix instructions are true rendezvous of these fibers; the
-// blocks of a launch are spread over the cores. Whatever a GPU would answer with a hang or with silent nonsense ends
-// the program here, with the kernel's name.
+// (Boost.Context); barriers, shuffles, votes and warp matrix instructions are real rendezvous of these fibers; the
+// blocks of a launch are distributed over the cores. Errors that would make a GPU hang or silently compute wrong
+// results end the program here, with the kernel's name.
 //
 // Environment:
 //   EMU_ORDER=ascending|descending|random[:SEED]  order of blocks, and of threads between two rendezvous; descending: a
-//                         warp goes as far as it can before the next one, else all warps go in step
+//                         warp runs as far as it can before the next one, otherwise all warps advance together
 //   EMU_SM=80|86|89|90|120   card: compute capability and limit of shared memory (default 89, the smallest: 99 KB)
 //   EMU_DELAY=lazy|random[:SEED]|eager            when queued operations run (stream.cpp)
-//   EMU_GPU=no-driver|full|..., EMU_TAKEN=BYTES   a card that cannot be used, or whose memory others hold (card.cpp)
-//   EMU_PROTECT=0            leaves device memory open to host code, which else traps
-//   EMU_BITS=FILE            appends a hash of every device allocation when it is freed: equal files, equal bits
-//   EMU_REPORT=1|FILE        at exit, which __global__ functions ran and how often: on stderr, or appended to FILE
+//   EMU_GPU=no-driver|full|..., EMU_TAKEN=BYTES   an unusable card, or memory used by other processes (card.cpp)
+//   EMU_PROTECT=0            lets host code access device memory; by default it traps
+//   EMU_BITS=FILE            appends a hash of every device allocation when it is freed: equal files mean equal bits
+//   EMU_REPORT=1|FILE        at exit, lists how often each __global__ function ran: on stderr, or appended to FILE
 #pragma once
 #include <stddef.h>
 #include <stdint.h>
 #include <functional>
 #include <memory>
-#include <string> // these before __noinline__ is a macro: libstdc++ uses the word in attributes
+#include <string> // before the macro __noinline__ is defined: libstdc++ uses this word in attributes
 
 struct uint3 {
     unsigned x, y, z;
@@ -33,7 +33,7 @@ namespace emu {
 
 struct Thread;
 
-// What a kernel sees of the thread and block that run at the moment on this core. Set by the scheduler at each switch.
+// The indices of the thread and block that currently run on this core. The scheduler sets them at each switch.
 struct Current {
     uint3 thread, block, block_dim, grid_dim;
     Thread *self;
@@ -41,11 +41,11 @@ struct Current {
 };
 extern __thread Current current;
 
-// Ends the program with "emu: kernel NAME, block (x, y, z), thread (x, y, z): <sentence>"; outside of kernels without
-// the place.
+// Ends the program with "emu: kernel NAME, block (x, y, z), thread (x, y, z): <sentence>". Outside of kernels the block
+// and thread are omitted.
 [[noreturn]] void fail(const char *format, ...) __attribute__((format(printf, 1, 2)));
 
-// Runs body once per thread of the grid and returns when all are done. `name` identifies the kernel in errors and in
+// Runs body once per thread of the grid and returns when all have ended. `name` identifies the kernel in errors and in
 // the report; `function` is its address, for cudaFuncSetAttribute.
 void run_grid(const char *name, const void *function, dim3 grid, dim3 block, size_t shared_bytes,
               const std::function<void()> &body);
@@ -54,25 +54,26 @@ size_t shared_limit_of_card();                             // opt-in shared memo
 int compute_capability();                                  // 89 for 8.9
 const char *last_kernel();                                 // the latest launch
 
-// __syncthreads at file:line: all threads of the block, all at the same line. Returns how many had predicate != 0.
+// __syncthreads at file:line, for all threads of the block, which must be at the same line. Returns the number of
+// threads with predicate != 0.
 int barrier(const char *file, int line, int predicate = 0);
 
-// A rendezvous of the lanes in mask. When the last of them arrives, combine sees every lane's input and fills every
-// lane's output. Lanes that meet must call the same op.
+// A rendezvous of the lanes in mask. When the last of them arrives, combine reads every lane's input and fills every
+// lane's output. All lanes must call the same op.
 typedef void (*Combine)(unsigned mask, const void *const in[32], void *const out[32]);
 void warp_meet(const char *op, unsigned mask, const void *in, void *out, Combine combine);
 unsigned lane_id();
 
-// cp.async: 16, 8 or 4 bytes to shared memory, landing (zeros after the first source_bytes) at the wait and not before:
-// until then the destination holds NaN.
+// cp.async: copies 16, 8 or 4 bytes to shared memory (zeros after the first source_bytes). The bytes arrive only at the
+// wait; until then the destination holds NaN.
 void copy_async(void *shared, const void *global, int bytes, int source_bytes);
 void copy_async_commit();
-void copy_async_wait(int groups_in_flight); // all but the last `groups_in_flight` groups have landed
+void copy_async_wait(int groups_in_flight); // all but the last `groups_in_flight` groups arrive
 void check_shared(const void *address, size_t bytes, size_t alignment, const char *op); // inside dynamic shared memory
 
 bool is_device_memory(const void *address);
 
-// The launch of kernels/cuda_common.cuh: stream order, capture and delay are decided in stream.cpp.
+// The launch of kernels/cuda_common.cuh. stream.cpp implements stream order, capture and delay.
 void enqueue(CUstream_st *stream, std::function<void()> operation);
 
 template <auto Kernel> const char *kernel_name() { return __PRETTY_FUNCTION__; }

@@ -1,5 +1,5 @@
-// The C twins of the instructions in kernels/ptx.cuh, with the lane mappings of the PTX ISA (sections "Matrix fragments
-// for mma.m16n8k16 with floating point type", "ldmatrix", "Data movement: cp.async").
+// The instructions of kernels/ptx.cuh in C, with the lane mappings of the PTX ISA (sections "Matrix fragments for
+// mma.m16n8k16 with floating point type", "ldmatrix", "Data movement: cp.async").
 #pragma once
 #include "cuda_bf16.h"
 
@@ -39,7 +39,7 @@ static inline void combine_mma_m16n8k16(unsigned, const void *const in[32], void
 }
 
 struct LdmatrixIn {
-    const void *row; // 16 bytes; lane l gives row l % 8 of matrix l / 8
+    const void *row; // 16 bytes; lane l passes row l % 8 of matrix l / 8
     bool transposed;
 };
 

@@ -1,9 +1,9 @@
 // Device and page-locked memory between guard pages.
 //
-// Memory is poisoned with 0xFF (NaN in fp32 and bf16) and ends at an inaccessible page: reads and writes beyond trap at
-// once. The alignment leaves up to 255 bytes of slack before that page; they hold a pattern (NaN too) that is checked
-// when the memory is freed or the device is synchronised. Host code that touches device memory traps as on a machine
-// with a GPU: its pages are accessible while operations run only (EMU_PROTECT=0 leaves them open).
+// Memory is filled with 0xFF (NaN in fp32 and bf16) and ends at an inaccessible page: accesses beyond it trap at once.
+// Because of the alignment there may be up to 255 bytes of slack before that page. They hold a pattern (also NaN) that
+// is checked when the memory is freed or the device is synchronised. Host code that accesses device memory traps, as on
+// a machine with a GPU: its pages are accessible only while operations run (unless EMU_PROTECT=0).
 #include "runtime.h"
 
 #include <stdio.h>
@@ -97,7 +97,7 @@ Place place_of(const void *pointer, size_t bytes) {
         if (!found) continue;
         const size_t offset = (const unsigned char *)pointer - found->first;
         if (offset > found->second.bytes || bytes > found->second.bytes - offset)
-            fail("%zu bytes from %zu on of an allocation of %zu bytes", bytes, offset, found->second.bytes);
+            fail("access to %zu bytes at offset %zu of an allocation of %zu bytes", bytes, offset, found->second.bytes);
         return i ? PINNED : DEVICE;
     }
     return PAGEABLE;
@@ -112,7 +112,7 @@ static unsigned char *map_guarded(Allocations &all, size_t bytes) {
     const size_t mapped = data + 2 * page();
     void *mapping = mmap(nullptr, mapped, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
     if (mapping == MAP_FAILED) return nullptr;
-    madvise(mapping, mapped, MADV_HUGEPAGE); // protecting 4 KB pages one by one takes a millisecond for 32 MB
+    madvise(mapping, mapped, MADV_HUGEPAGE); // protecting single 4 KB pages takes a millisecond for 32 MB
     unsigned char *begin = (unsigned char *)mapping + page(), *p = begin + data - rounded;
     mprotect(mapping, page(), PROT_NONE);
     mprotect(begin + data, page(), PROT_NONE);
@@ -129,7 +129,7 @@ static void unmap(Allocations &all, Allocations::iterator entry) {
     all.erase(entry);
 }
 
-// For the comparison of two runs: a hash of what is freed.
+// Logs a hash of memory that is freed, to compare two runs.
 static void log_bits(const unsigned char *p, size_t bytes) {
     static const char *name = getenv("EMU_BITS");
     static FILE *file = name && *name ? fopen(name, "a") : nullptr;
@@ -166,7 +166,7 @@ cudaError_t cudaMalloc(void **pointer, size_t bytes) {
     return cudaSuccess;
 }
 
-// Waits for everything, as the real one does.
+// Waits for all work, as the real function does.
 cudaError_t cudaFree(void *pointer) {
     Lock lock(runtime_mutex);
     if (forbidden_by_capture()) return cudaErrorStreamCaptureUnsupported;

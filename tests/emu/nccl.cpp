@@ -1,8 +1,8 @@
-// NCCL on MPI: what the emulation and the simulator link in its place.
+// NCCL on top of MPI. The emulation and the simulator link this instead of NCCL.
 #include "nccl.h"
 #include "emu.h"
 
-#define OMPI_SKIP_MPICXX // the C interface is all we need
+#define OMPI_SKIP_MPICXX // only the C interface is needed
 #define MPICH_SKIP_MPICXX
 #include <mpi.h>
 #include <stdio.h>
@@ -16,23 +16,23 @@
 
 using emu::fail;
 
-// What a rank is about to do.
+// The call that a rank is about to make.
 struct Call {
     char id[NCCL_UNIQUE_ID_BYTES]; // of the communicator
     char function[24];
-    uint64_t number, count; // number: how many calls this rank has run before
+    uint64_t number, count; // number: this rank's calls before this one
     int32_t type, op, root;
 };
 
 struct ncclComm {
     MPI_Comm mpi;
     int rank, world;
-    Call call; // the latest
+    Call call; // the latest one
     std::thread::id owner;
 };
 
 static int group_depth;
-static bool own_mpi; // initialised here
+static bool own_mpi; // MPI was initialised here
 
 static void check(int code, const char *what) {
     if (code != MPI_SUCCESS) { fail("%s failed", what); }
@@ -46,7 +46,7 @@ static double seconds_now() {
 
 // ---- Agreement -----------------------------------------------------------------------------------------------------
 
-// MPI_Allgather that gives up.
+// MPI_Allgather with a time limit.
 static void gather_calls(ncclComm *comm, std::vector<Call> &calls) {
     const char *limit = getenv("EMU_NCCL_SECONDS");
     const double seconds = limit && *limit ? atof(limit) : 1800, until = seconds_now() + seconds;
@@ -58,14 +58,14 @@ static void gather_calls(ncclComm *comm, std::vector<Call> &calls) {
         check(MPI_Test(&request, &done, MPI_STATUS_IGNORE), "MPI_Test");
         if (done) { break; }
         if (seconds_now() > until) {
-            fail("rank %d waits in %s, call %llu, and not all of the %d ranks have come there within %.0f s",
-                 comm->rank, comm->call.function, (unsigned long long)comm->call.number, comm->world, seconds);
+            fail("rank %d waits in %s, call %llu, but not all of the %d ranks have called it within %.0f s", comm->rank,
+                 comm->call.function, (unsigned long long)comm->call.number, comm->world, seconds);
         }
         if (tries > 100) { usleep(50); }
     }
 }
 
-// All ranks must be at the same call.
+// Checks that all ranks make the same call.
 static void agree(ncclComm *comm, const Call &call) {
     const uint64_t number = comm->call.number + 1;
     char id[sizeof call.id];
@@ -159,7 +159,7 @@ const char *ncclGetErrorString(ncclResult_t result) {
 }
 const char *ncclGetLastError(ncclComm_t) { return ""; }
 
-// What is inside a group is queued as it comes: stream order is all that one communicator can show.
+// Calls inside a group are queued one by one: with one communicator only the stream order matters.
 ncclResult_t ncclGroupStart() {
     group_depth++;
     return ncclSuccess;
@@ -218,7 +218,7 @@ static void reduce_scatter(ncclComm *comm, const char *send, size_t stride, char
     }
 }
 
-// recv (world, count) = everybody's send (count)
+// recv (world, count) = send (count) of all ranks
 static void all_gather(ncclComm *comm, const char *send, char *recv, size_t count, int type) {
     const size_t size = size_of(type), world = comm->world;
     for (size_t from = 0; from < count; from += PIECE) {
@@ -267,7 +267,7 @@ static void broadcast(ncclComm *comm, const char *send, char *recv, size_t count
 
 // ---- Collectives ---------------------------------------------------------------------------------------------------
 
-// What NCCL answers at once.
+// Errors that NCCL returns immediately.
 static ncclResult_t check_arguments(const ncclComm *comm, const void *send, const void *recv, int type, int op,
                                     int root) {
     if (!comm || !send || !recv) { return ncclInvalidArgument; }
@@ -276,13 +276,13 @@ static ncclResult_t check_arguments(const ncclComm *comm, const void *send, cons
     return ncclSuccess;
 }
 
-// In place means exactly that; every other overlap is nonsense which NCCL does not notice.
+// Buffers may be the same (in place); any other overlap gives wrong results, which NCCL does not notice.
 static void check_overlap(const char *function, const void *send, size_t send_bytes, const void *recv,
                           size_t recv_bytes, const void *send_in_place, const void *recv_in_place) {
     const char *s = (const char *)send, *r = (const char *)recv;
     if (s + send_bytes <= r || r + recv_bytes <= s) { return; }
     if (send != send_in_place || recv != recv_in_place) {
-        fail("%s: the buffers overlap, but not as in place", function);
+        fail("%s: the buffers overlap, but the call is not in place", function);
     }
 }
 

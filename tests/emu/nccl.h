@@ -1,9 +1,9 @@
-// Stand-in for NCCL's header: the part that cocogold uses, with NCCL's own numbers, on MPI (nccl.cpp). The processes
-// must have been started by mpirun, whatever else tells them their ranks.
+// Stand-in for NCCL's header: the part that cocogold uses, with NCCL's enum values, on top of MPI (nccl.cpp). The
+// processes must be started by mpirun, even if other variables define their ranks.
 //
-// A collective runs in the order of its stream. Before it moves data the ranks tell each other what they are about to
-// do; if that differs, all end with a sentence instead of waiting for each other. So they do after EMU_NCCL_SECONDS
-// (default 1800) without an answer.
+// A collective runs in the order of its stream. Before it moves data, the ranks exchange the calls that they are about
+// to make. If the calls differ, or if a rank does not answer for EMU_NCCL_SECONDS (default 1800), all ranks end with a
+// sentence instead of waiting forever.
 #pragma once
 #include <cuda_runtime.h>
 #include <stddef.h>
@@ -48,11 +48,11 @@ ncclResult_t ncclBroadcast(const void *sendbuff, void *recvbuff, size_t count, n
 ncclResult_t ncclGroupStart();
 ncclResult_t ncclGroupEnd();
 
-bool emuNcclOwner(ncclComm_t comm); // whether this thread made the communicator
+bool emuNcclOwner(ncclComm_t comm); // whether this thread created the communicator
 }
 
-// On a GPU, collectives run while the host does something else. Here somebody must let them: whoever asks how they do,
-// if it is the thread that queues them.
+// On a GPU, collectives run while the host does something else. Here they run when their state is queried by the thread
+// that queues them.
 static inline ncclResult_t ncclCommGetAsyncError(ncclComm_t comm, ncclResult_t *error) {
     if (emuNcclOwner(comm) && cudaDeviceSynchronize() != cudaSuccess) { return ncclUnhandledCudaError; }
     *error = ncclSuccess;

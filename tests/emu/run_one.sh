@@ -1,8 +1,8 @@
 #!/usr/bin/env bash
-# run_one.sh PRECISION:ORDERS:PROGRAM: one test program on emulated CUDA. With ORDERS 3 it runs three times and must give
-# the same bits: threads in ascending order and streams as late as can be; descending and at random; random and at once,
-# on two cores. With ORDERS 1 it runs once, threads and streams at random. What was launched goes to
-# build/test-logs/emu-PRECISION-*.launches (tests/emu/test_launched.sh).
+# run_one.sh PRECISION:ORDERS:PROGRAM: runs one test program on emulated CUDA. With ORDERS 3 it runs three times and
+# must give the same bits: threads in ascending order with streams as late as possible; descending with streams at
+# random; and random with streams at once, on two cores. With ORDERS 1 it runs once, with threads and streams at random.
+# The names of launched kernels go to build/test-logs/emu-PRECISION-*.launches (tests/emu/test_launched.sh).
 set -eu
 cd "$(dirname "$0")/../.."
 IFS=: read -r precision orders program <<<"$1"
@@ -21,7 +21,7 @@ run() { # run ORDER DELAY THREADS
         exit 1
     }
 }
-if [[ $program == */test_emu ]]; then # its planted faults choose orders by themselves
+if [[ $program == */test_emu ]]; then # its planted faults choose their own orders
     run ascending lazy 2
     cat "$work/ascending.log"
     exit
@@ -36,7 +36,7 @@ run descending random:3 1
 run random:7 eager 2
 for order in descending random:7; do
     cmp "$work/ascending.bits" "$work/$order.bits" || {
-        echo "emu: $test gives other bits with threads $order" >&2
+        echo "emu: $test gives different bits with threads in $order order" >&2
         exit 1
     }
 done

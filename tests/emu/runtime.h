@@ -1,4 +1,4 @@
-// What the parts of the stand-in runtime share: memory.cpp, stream.cpp, card.cpp.
+// Shared by the parts of the stand-in runtime: memory.cpp, stream.cpp, card.cpp.
 #pragma once
 #include "cuda_runtime.h"
 
@@ -17,14 +17,15 @@ void catch_faults();                   // invalid accesses end the program with 
 // ---- memory.cpp ----------------------------------------------------------------------------------------------------
 
 const size_t card_bytes = (size_t)8 << 30;
-size_t taken_bytes(); // by other processes
+size_t taken_bytes(); // memory used by other processes
 size_t allocated_bytes();
 
 enum Place { PAGEABLE, PINNED, DEVICE };
-// Where p lies. Fails if it lies in an allocation that has less than `bytes` from there on.
+// The allocation in which p lies. Fails if fewer than `bytes` bytes follow p in that allocation.
 Place place_of(const void *p, size_t bytes);
 
-// Device memory is accessible while one of these lives: during operations, never to host code between them.
+// Device memory is accessible while an object of this type exists: during operations, but not to host code between
+// them.
 struct DeviceAccess {
     DeviceAccess();
     ~DeviceAccess();
@@ -33,9 +34,10 @@ void check_all_guards();
 
 // ---- stream.cpp ----------------------------------------------------------------------------------------------------
 
-void finish_everything();                         // runs what is queued on all streams
-bool host_memory_in_use(const void *p, size_t n); // by a copy that is queued
-// True if the call is one that a graph capture of this thread does not allow; the capture is lost then.
+void finish_everything();                         // runs all queued operations of all streams
+bool host_memory_in_use(const void *p, size_t n); // by a queued copy
+// Called by functions that are not allowed during a graph capture: true if this thread captures, which invalidates the
+// capture.
 bool forbidden_by_capture();
 
 } // namespace emu

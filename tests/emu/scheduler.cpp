@@ -1,5 +1,6 @@
-// Runs a grid, one block per core at a time. The threads of a block start one after the other on one fiber; a thread
-// that has to wait keeps the fiber, and the next thread starts on another. A kernel without barriers needs one.
+// Runs a grid, one block per core at a time. The threads of a block start one after the other on one fiber. A thread
+// that has to wait keeps the fiber, and the next thread starts on another one. A kernel without barriers needs only
+// one.
 #include "shared.h"
 
 #include <boost/context/detail/fcontext.hpp>
@@ -40,7 +41,7 @@ struct Copy {
 };
 
 struct Fiber {
-    fcontext_t context; // of a fiber that does not run
+    fcontext_t context; // while the fiber does not run
     const void *stack;
     size_t bytes;
     void *fake_stack; // AddressSanitizer's
@@ -60,26 +61,26 @@ struct Thread {
     int copy_group;
 };
 
-// Lanes of a warp that wait for the others in a warp operation.
+// Lanes of a warp that wait for the other lanes in a warp operation.
 struct Meeting {
     const char *op;
     unsigned mask, arrived;
 };
 
 struct Warp {
-    unsigned lanes, left; // that exist; that have returned
+    unsigned lanes, left; // lanes that exist; lanes that have returned
     std::vector<Meeting> meetings;
 };
 
-// What a core needs to run blocks, kept from block to block.
+// A core's data for running blocks, reused from block to block.
 struct Worker {
     std::vector<Thread> threads; // of the block that runs
     std::vector<Warp> warps;
     std::vector<Fiber *> idle;
     std::vector<unsigned> order;
     unsigned started, left; // threads of `order` that have begun; threads that have returned
-    unsigned next;          // place in `order` of the thread that is resumed next
-    bool warps_ahead;       // a warp goes as far as it can before another one does
+    unsigned next;          // index in `order` of the thread that is resumed next
+    bool warps_ahead;       // a warp runs as far as it can before another one runs
     Thread *last;           // ran last
     Fiber scheduler;        // the core's own stack
     Fiber *running;
@@ -139,11 +140,11 @@ void fail(const char *format, ...) {
 
 static void on_fault(int, siginfo_t *info, void *) {
     if (!running && is_device_memory(info->si_addr))
-        fail("host code touches device memory at address %p", info->si_addr);
+        fail("host code accesses device memory at address %p", info->si_addr);
     fail("invalid access at address %p (outside of every allocation, or a fiber's stack overflowed)", info->si_addr);
 }
 
-// The handler needs a stack of its own: the fault may be the overflow of a fiber's stack.
+// The handler needs its own stack, since the fault may be a stack overflow of a fiber.
 static void use_fault_stack() {
     stack_t alternative = {};
     alternative.ss_size = 64 << 10;
@@ -151,7 +152,7 @@ static void use_fault_stack() {
     sigaltstack(&alternative, nullptr);
 }
 
-// Again at each launch, since test libraries catch these signals too.
+// Called again at each launch, since test libraries catch these signals too.
 __attribute__((constructor)) void catch_faults() {
     struct sigaction action = {};
     action.sa_sigaction = on_fault;
@@ -205,7 +206,7 @@ static void check_launch(const void *function, dim3 grid, dim3 block, size_t sha
     auto allowed = registry.shared_limits.find(function);
     if (total > (48 << 10) && (allowed == registry.shared_limits.end() || allowed->second < shared_bytes))
         fail("%zu bytes of dynamic shared memory and %zu of static without cudaFuncSetAttribute: more than 48 KB must "
-             "be asked for",
+             "be requested",
              shared_bytes, fixed);
 }
 
@@ -231,7 +232,7 @@ static void switch_to(Fiber *to) {
 
 static Fiber *idle_fiber(Worker *w);
 
-// With warps_ahead, the next lane of the last thread's warp that can go on, once all of them have begun.
+// With warps_ahead: the next lane of the last thread's warp that can continue, once all its lanes have begun.
 static Thread *lane_ahead(Worker *w) {
     if (!w->warps_ahead || !w->last) return nullptr;
     const unsigned first = w->last->rank / 32 * 32, lanes = std::min<size_t>(32, w->threads.size() - first);
@@ -250,8 +251,8 @@ static Fiber *resume(Worker *w, Thread *t) {
     return t->fiber;
 }
 
-// Who runs next: the next thread that can go on in this round through the order, or the scheduler for another round. As
-// long as there are new threads: a fiber that starts them.
+// The fiber that runs next: while there are new threads, a fiber that starts them; then the next thread that can
+// continue in this round through the order, or the scheduler for another round.
 static Fiber *next_fiber(Worker *w) {
     if (Thread *t = lane_ahead(w)) return resume(w, t);
     if (w->started < w->threads.size()) return idle_fiber(w);
@@ -275,8 +276,8 @@ static void run_thread(Worker *w, Thread *t) {
     w->warps[t->rank / 32].left |= 1u << t->rank % 32;
 }
 
-// Starts threads in their order until none is new; a thread that waits takes the fiber with it (another one goes on),
-// and the fiber is idle when its last thread has returned.
+// Starts threads in order until none is left. If a thread waits, it keeps this fiber, and another fiber continues with
+// the next threads. The fiber is idle when its last thread has returned.
 static void fiber_main(transfer_t from) {
     Worker *w = worker;
     Fiber *self = w->running;
@@ -296,7 +297,7 @@ static Fiber *new_fiber() {
     const size_t page = sysconf(_SC_PAGESIZE);
     void *memory = mmap(nullptr, stack_bytes + page, PROT_READ | PROT_WRITE,
                         MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE | MAP_STACK, -1, 0);
-    if (memory == MAP_FAILED) fail("no memory for the stacks of threads");
+    if (memory == MAP_FAILED) fail("cannot allocate the threads' stacks");
     mprotect(memory, page, PROT_NONE);
     Fiber *f = new Fiber();
     f->stack = (unsigned char *)memory + page;
@@ -335,7 +336,7 @@ static void arrange(std::vector<unsigned> &order, unsigned n, Order kind, uint64
         for (unsigned i = n; i > 1; i--) std::swap(order[i - 1], order[next_random(random) % i]);
 }
 
-// Nobody can go on: says who waits where.
+// No thread can continue: reports which threads wait where.
 [[noreturn]] static void report_deadlock(Worker *w) {
     int at_barrier = 0, in_warp = 0;
     const Thread *waiting = nullptr, *warp = nullptr;
@@ -393,7 +394,7 @@ static void run_block(Worker *w, dim3 block, size_t shared_bytes, Order order, c
     current.dynamic_shared = w->shared.prepare(shared_bytes);
     static_shared_poison();
     w->body = &body;
-    w->next = w->order.size(); // the first round starts them
+    w->next = w->order.size(); // the first round starts the threads
     while (w->left < w->threads.size()) {
         Fiber *next = next_fiber(w);
         if (next == &w->scheduler) report_deadlock(w);
@@ -447,7 +448,7 @@ int barrier(const char *file, int line, int predicate) {
         w->arrived = 0;
         w->barrier_result = w->predicates;
         for (Thread &t : w->threads) t.state = READY;
-        // The last to arrive goes to the back of the queue like the others, so that EMU_ORDER rules after the barrier.
+        // The last thread to arrive is queued like the others, so that EMU_ORDER decides the order after the barrier.
     } else {
         self->state = AT_BARRIER, self->place = file, self->line = line;
     }
@@ -482,7 +483,7 @@ void warp_meet(const char *op, unsigned mask, const void *in, void *out, Combine
     Warp *warp = &w->warps[self->rank / 32];
     if (!(mask >> lane & 1)) fail("%s with mask 0x%08x, which does not name the calling lane %u", op, mask, lane);
     if (mask & ~warp->lanes)
-        fail("%s with mask 0x%08x names lane %d, which the warp lacks", op, mask, __builtin_ctz(mask & ~warp->lanes));
+        fail("%s with mask 0x%08x names lane %d, which does not exist", op, mask, __builtin_ctz(mask & ~warp->lanes));
     if (mask & warp->left)
         fail("%s with mask 0x%08x names lane %d, which has left the kernel", op, mask,
              __builtin_ctz(mask & warp->left));
@@ -512,14 +513,14 @@ void check_shared(const void *address, size_t bytes, size_t alignment, const cha
     const DynamicShared *s = &worker->shared;
     if (p < s->base || p + bytes > s->base + s->bytes)
         fail("%s outside of the block's %zu bytes of dynamic shared memory", op, s->bytes);
-    if ((uintptr_t)p % alignment) fail("%s at an address that is no multiple of %zu", op, alignment);
+    if ((uintptr_t)p % alignment) fail("%s at an address that is not a multiple of %zu", op, alignment);
 }
 
 void copy_async(void *shared, const void *global, int bytes, int source_bytes) {
     if (bytes != 4 && bytes != 8 && bytes != 16) fail("cp.async of %d bytes", bytes);
     if (source_bytes < 0 || source_bytes > bytes) fail("cp.async of %d bytes from a source of %d", bytes, source_bytes);
     check_shared(shared, bytes, bytes, "cp.async");
-    if ((uintptr_t)global % bytes) fail("cp.async from an address that is no multiple of %d", bytes);
+    if ((uintptr_t)global % bytes) fail("cp.async from an address that is not a multiple of %d", bytes);
     Copy copy = {shared, {}, bytes, current.self->copy_group};
     memcpy(copy.data, global, source_bytes);
     memset(shared, poison_byte, bytes);

@@ -23,7 +23,7 @@ unsigned char *DynamicShared::prepare(size_t n) {
     if (!base) {
         const size_t page = sysconf(_SC_PAGESIZE);
         void *mapping = mmap(nullptr, most_shared + page, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
-        if (mapping == MAP_FAILED) fail("no memory for shared memory");
+        if (mapping == MAP_FAILED) fail("cannot allocate shared memory");
         end = (unsigned char *)mapping + most_shared;
         mprotect(end, page, PROT_NONE);
     }
@@ -48,7 +48,7 @@ void DynamicShared::check() const {
 struct Variable {
     std::string name; // mangled
     size_t offset, bytes;
-    bool guard; // one of those that __shared__ puts before each array
+    bool guard; // a guard that __shared__ puts before each array
 };
 
 struct Program {
@@ -61,7 +61,7 @@ struct Program {
 static void take_symbol(Program *program, const Elf64_Sym &symbol, const char *name) {
     if (ELF64_ST_TYPE(symbol.st_info) == STT_TLS) {
         if (!strcmp(name, "_ZN3emu7currentE")) program->offset_of_current = symbol.st_value;
-        if (!strncmp(name, "_ZZ", 3)) // local in a C++ function: only kernels have such
+        if (!strncmp(name, "_ZZ", 3)) // local in a C++ function: only kernels have these
             program->variables.push_back(
                 {name, symbol.st_value, symbol.st_size, strstr(name, "emu_shared_guard") != nullptr});
     } else if (ELF64_ST_TYPE(symbol.st_info) == STT_FUNC && symbol.st_value) {
@@ -73,7 +73,7 @@ static void take_symbol(Program *program, const Elf64_Sym &symbol, const char *n
 static Program read_program() {
     const int file = open("/proc/self/exe", O_RDONLY);
     struct stat info;
-    if (file < 0 || fstat(file, &info)) fail("/proc/self/exe cannot be read");
+    if (file < 0 || fstat(file, &info)) fail("cannot read /proc/self/exe");
     const char *image = (const char *)mmap(nullptr, info.st_size, PROT_READ, MAP_PRIVATE, file, 0);
     close(file);
     Program program = {};
@@ -87,7 +87,7 @@ static Program read_program() {
             take_symbol(&program, symbols[s], names + symbols[s].st_name);
     }
     munmap((void *)image, info.st_size);
-    if (!program.address_of_lane_id) fail("the program is stripped: its __shared__ arrays cannot be found");
+    if (!program.address_of_lane_id) fail("the program is stripped: cannot find its __shared__ arrays");
     return program;
 }
 
@@ -104,7 +104,7 @@ void static_shared_poison() {
     for (const Variable &v : program().variables) memset(address_of(v), v.guard ? guard_byte : poison_byte, v.bytes);
 }
 
-// The variable that ends nearest before the guard, or that begins behind it.
+// The variables that end just before the guard or begin just after it.
 static std::string neighbours(const Variable &guard) {
     const Variable *before = nullptr, *after = nullptr;
     for (const Variable &v : program().variables) {

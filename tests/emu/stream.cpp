@@ -1,10 +1,10 @@
-// Streams, events and graphs. Operations run in the order of their stream, but late: a stream runs ahead only as far as
-// an event, a copy that blocks or a synchronisation demands, so that a dependency that was forgotten shows.
+// Streams, events and graphs. Operations run in the order of their stream, but late: a stream runs only as far as an
+// event, a blocking copy or a synchronisation requires, so that tests notice missing dependencies.
 //
-// EMU_DELAY=lazy          (default) nothing runs before it is demanded
+// EMU_DELAY=lazy          (default) nothing runs before it is required
 //           random[:SEED] streams run ahead and stall at random, independently of each other
 //           eager         everything runs at once
-// Branches of a graph that nothing orders run in a random order (eager: as captured).
+// Unordered branches of a graph run in random order (eager: as captured).
 #include "runtime.h"
 
 #include <stdlib.h>
@@ -28,7 +28,7 @@ struct Mark {
 
 struct Task {
     Operation run;
-    std::shared_ptr<Mark> wait, signal; // not before `wait` is done; `signal` is done then
+    std::shared_ptr<Mark> wait, signal; // runs after `wait` is done; then `signal` is done
     const void *host;                   // page-locked memory that a copy reads or writes
     size_t host_bytes;
 };
@@ -49,14 +49,14 @@ struct Capture {
 struct CUstream_st {
     std::deque<Task> tasks;
     bool runs_ahead, destroyed;
-    std::shared_ptr<Capture> capture; // that it takes part in
+    std::shared_ptr<Capture> capture; // in which it takes part
     std::vector<int> tail;            // nodes that its next node follows
 };
 
 struct CUevent_st {
     std::shared_ptr<Mark> mark;       // its last record
-    std::shared_ptr<Capture> capture; // not null: recorded while its stream was captured,
-    std::vector<int> tail;            // after these nodes
+    std::shared_ptr<Capture> capture; // not null: recorded while its stream was captured ...
+    std::vector<int> tail;            // ... after these nodes
 };
 
 struct CUgraph_st {
@@ -68,7 +68,7 @@ struct CUgraphExec_st {
 
 namespace emu {
 
-static const size_t longest_queue = 1024; // launches wait for the device beyond, as on the real one
+static const size_t longest_queue = 1024; // further launches wait for the device, as on a real one
 
 std::recursive_mutex runtime_mutex;
 static std::list<CUstream_st *> streams; // the latest first
@@ -132,8 +132,8 @@ static bool blocked(const CUstream_st *stream) {
     return stream->tasks.empty() || (stream->tasks.front().wait && !stream->tasks.front().wait->done);
 }
 
-// Now and then every stream that is in the mood runs until it has to wait for another. Not each time: opening and
-// closing the device's memory to the host takes longer than a small kernel.
+// From time to time, a random selection of streams runs, each until it has to wait for another. Not at every call,
+// since opening and closing the device's memory takes longer than a small kernel.
 static void run_ahead() {
     if (random_below(8) != 0) return;
     DeviceAccess access;
@@ -168,7 +168,7 @@ bool host_memory_in_use(const void *p, size_t n) {
     return false;
 }
 
-// The stream that kernels name by a null pointer.
+// Replaces a null pointer by the default stream.
 static CUstream_st *resolve(CUstream_st *stream) {
     static CUstream_st *null_stream = nullptr;
     if (stream) return stream;
@@ -204,7 +204,7 @@ bool forbidden_by_capture() {
     return forbidden;
 }
 
-// The answer to an operation on a stream that takes part in a capture that is lost.
+// Whether the stream takes part in an invalidated capture; if so, records the error.
 static bool capture_is_lost(const CUstream_st *stream) {
     if (!stream->capture || stream->capture->valid) return false;
     result(cudaErrorStreamCaptureInvalidated);
@@ -223,7 +223,7 @@ void enqueue(CUstream_st *stream, Operation operation) {
     submit(resolve(stream), {std::move(operation), nullptr, nullptr, nullptr, 0});
 }
 
-// Which nodes must have run before all of `tail` have.
+// The nodes that must run before, or are in, `tail`.
 static std::vector<bool> ancestors(const std::vector<Node> &nodes, const std::vector<int> &tail) {
     std::vector<bool> found(nodes.size(), false);
     for (int i : tail) found[i] = true;
@@ -268,7 +268,7 @@ cudaError_t cudaStreamDestroy(cudaStream_t stream) {
     Lock lock(runtime_mutex);
     if (!stream || stream->destroyed) return result(cudaErrorInvalidResourceHandle);
     if (stream->capture) stream->capture->valid = false;
-    stream->destroyed = true; // what it still holds runs to its end
+    stream->destroyed = true; // its queued operations still run
     forget_destroyed();
     return cudaSuccess;
 }
@@ -315,7 +315,7 @@ static bool kind_fits(cudaMemcpyKind kind, Place to, Place from) {
            fits(from, kind == cudaMemcpyDeviceToHost || kind == cudaMemcpyDeviceToDevice);
 }
 
-// Memory that is not page-locked is read at once, and written before the call returns.
+// Memory that is not page-locked is read immediately, and written before the call returns.
 cudaError_t cudaMemcpyAsync(void *to, const void *from, size_t bytes, cudaMemcpyKind kind, cudaStream_t stream) {
     Lock lock(runtime_mutex);
     const Place to_place = place_of(to, bytes), from_place = place_of(from, bytes);
@@ -376,7 +376,7 @@ cudaError_t cudaEventRecord(cudaEvent_t event, cudaStream_t stream) {
     return cudaSuccess;
 }
 
-// In a capture: the stream joins that of the event.
+// During a capture: the stream joins the event's capture.
 static cudaError_t join_capture(CUstream_st *stream, const CUevent_st *event) {
     if (!event->capture->valid) return result(cudaErrorStreamCaptureInvalidated);
     if (std::find(captures.begin(), captures.end(), event->capture) == captures.end())
@@ -482,7 +482,7 @@ cudaError_t cudaGraphInstantiate(cudaGraphExec_t *exec, cudaGraph_t graph, unsig
 cudaError_t cudaGraphLaunch(cudaGraphExec_t exec, cudaStream_t stream) {
     Lock lock(runtime_mutex);
     stream = resolve(stream);
-    if (stream->capture) fail("a graph inside of a graph is not emulated");
+    if (stream->capture) fail("a graph inside a graph is not emulated");
     push(stream, {[nodes = exec->nodes] { run_graph(*nodes); }, nullptr, nullptr, nullptr, 0});
     return cudaSuccess;
 }

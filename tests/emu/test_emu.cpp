@@ -1,12 +1,12 @@
-// The emulation's own tests: what it computes, and that each of its checks catches a planted fault. A fault ends the
-// program, so each is planted in a child process whose message is read.
+// Tests of the emulation: its results, and that each of its checks catches a planted fault. A fault ends the program,
+// so each one runs in a child process, whose message is checked.
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stddef.h>
 #include <stdint.h>
 extern "C" {
 #include <cmocka.h>
-#undef fail // emu::fail is another
+#undef fail // cmocka's macro; emu::fail is another function
 }
 #include "cublasLt.h"
 #include "cuda_bf16.h"
@@ -29,7 +29,7 @@ template <class T> static T *device_array(size_t n) {
     return p;
 }
 
-// Runs `fault` in a child: it must end with exit code 1 and say `expected`.
+// Runs `fault` in a child process, which must exit with code 1 and print `expected`.
 static void expect_failure(void (*fault)(), const char *expected) {
     int pipes[2];
     assert_int_equal(pipe(pipes), 0);
@@ -54,7 +54,7 @@ static void expect_failure(void (*fault)(), const char *expected) {
     assert_non_null(strstr(message, expected));
 }
 
-// ---- What it computes ----------------------------------------------------------------------------------------------
+// ---- Results -------------------------------------------------------------------------------------------------------
 
 static void sum_kernel(float *out, const float *x, int n) {
     __shared__ float partial[32];
@@ -97,7 +97,7 @@ static void shuffle_kernel(int *out) {
     out[32 + lane] = __shfl_up_sync(0xffffffffu, lane, 3, 16);   // own value for the first three of 16
     out[64 + lane] = __shfl_down_sync(0xffffffffu, lane, 3, 16); // own value for the last three
     out[96 + lane] = (int)__ballot_sync(0xffffffffu, lane % 3 == 0);
-    if (lane % 2) { // divergent halves with masks of their own
+    if (lane % 2) { // divergent halves, each with its own mask
         out[128 + lane] = __shfl_xor_sync(0xaaaaaaaau, lane, 2);
     } else {
         out[128 + lane] = __shfl_xor_sync(0x55555555u, 100 + lane, 4);
@@ -245,7 +245,8 @@ static bool copied_in_time(bool wait) {
     return good;
 }
 
-// A buffer filled twice, read on the other stream in between: without the wait for the reader the second may be early.
+// Fills a buffer twice and reads it on the other stream in between: without a wait for the reader, the second fill may
+// come too early.
 static bool overwritten_in_time(bool wait) {
     TwoStreams s = two_streams();
     emu::launch<fill>(1, 32, 0, s.a, s.x, (int)LENGTH, 1.0f);
@@ -269,8 +270,8 @@ static void test_event_waits(void **) {
         late += !copied_in_time(false), early += !overwritten_in_time(false);
     }
     unsetenv("EMU_DELAY");
-    printf("    without the wait: %d and %d of %zu delays show it\n", late, early, sizeof DELAYS / sizeof *DELAYS);
-    assert_false(copied_in_time(false) || overwritten_in_time(false)); // the default shows both
+    printf("    without the wait: noticed with %d and %d of %zu delays\n", late, early, sizeof DELAYS / sizeof *DELAYS);
+    assert_false(copied_in_time(false) || overwritten_in_time(false)); // both are noticed by default
     assert_true(late > 2 && early > 2);
 }
 
@@ -283,7 +284,7 @@ static void test_host_memory(void **) {
     cudaMemcpyAsync(out, s.x, BYTES, cudaMemcpyDeviceToHost, s.a); // blocks
     assert_true(out[0] == 1);
     cudaMemcpyAsync(s.x, s.host, BYTES, cudaMemcpyHostToDevice, s.a);
-    s.host[0] = 2; // used again too early: the copy reads this
+    s.host[0] = 2; // overwritten too early: the copy reads this
     cudaMemcpyAsync(out, s.x, BYTES, cudaMemcpyDeviceToHost, s.a);
     assert_true(out[0] == 2);
     cudaMemcpyAsync(s.host, s.x, BYTES, cudaMemcpyDeviceToHost, s.a);
@@ -344,7 +345,7 @@ static void test_graph(void **) {
     destroy(&s);
 }
 
-// Branches of a graph that nothing orders: the wait for the reader on stream b comes after the write.
+// Unordered branches of a graph: the wait for the reader on stream b comes after the write.
 static void test_graph_race(void **) {
     TwoStreams s = two_streams();
     cudaGraph_t graph;
@@ -365,7 +366,7 @@ static void test_graph_race(void **) {
         cudaMemcpyAsync(out, y, BYTES, cudaMemcpyDeviceToHost, s.a);
         wrong += out[0] != 0;
     }
-    printf("    %d of 20 launches show it\n", wrong);
+    printf("    noticed in %d of 20 launches\n", wrong);
     assert_true(wrong > 0);
     cudaGraphExecDestroy(exec), cudaGraphDestroy(graph), cudaFree(y);
     destroy(&s);
@@ -396,7 +397,7 @@ static void test_capture_refusals(void **) {
         {"cudaStreamSynchronize", [&] { return cudaStreamSynchronize(s.a); }, cudaErrorStreamCaptureUnsupported},
         {"cudaStreamQuery", [&] { return cudaStreamQuery(s.a); }, cudaErrorStreamCaptureUnsupported},
         {"cudaDeviceSynchronize", [&] { return cudaDeviceSynchronize(); }, cudaErrorStreamCaptureUnsupported},
-        {"a wait for what is not captured", [&] { return cudaStreamWaitEvent(s.a, s.back, 0); },
+        {"a wait for an event that is not captured", [&] { return cudaStreamWaitEvent(s.a, s.back, 0); },
          cudaErrorStreamCaptureIsolation},
     };
     for (auto &c : calls) {
@@ -426,7 +427,7 @@ struct Matmul {
     float alpha, beta;
 };
 
-// D and C are of one type; element i of an array of that type.
+// Element i of an array of D's and C's type.
 static float value(const void *p, bool half, size_t i) {
     return half ? __bfloat162float(((const __nv_bfloat16 *)p)[i]) : ((const float *)p)[i];
 }
@@ -531,7 +532,7 @@ static void test_matmul(void **) {
     }
 }
 
-// A (m x 8) B (k x 8) into D (8 x n): fits for 8, 8, 8 alone.
+// A (m x 8) B (k x 8) into D (8 x n): the sizes fit only for 8, 8, 8.
 static cublasStatus_t run_matmul_of_sizes(int m, int n, int k) {
     cublasLtHandle_t handle;
     cublasLtMatmulDesc_t desc;
@@ -550,7 +551,7 @@ static cublasStatus_t run_matmul_of_sizes(int m, int n, int k) {
     return status;
 }
 
-// What lies in the workspace is lost.
+// Data in the workspace is overwritten.
 static void test_matmul_workspace(void **) {
     emu::DeviceAccess open;
     cublasLtHandle_t handle;
@@ -648,7 +649,7 @@ static void missing_barrier(float *out, int) {
 static void static_overrun(int i) {
     __shared__ float x[8];
     float *p = x;
-    asm volatile("" : "+r"(p)); // the compiler would see it
+    asm volatile("" : "+r"(p)); // hide it from the compiler
     p[i] = 1;
 }
 static void static_poison(float *out, int write) {
@@ -702,7 +703,7 @@ static void test_warp_faults(void **) {
             emu::launch<partial_warp>(1, 40, 0, nullptr, 0);
             cudaDeviceSynchronize();
         },
-        "names lane 8, which the warp lacks");
+        "names lane 8, which does not exist");
     expect_failure(
         [] {
             emu::launch<mixed_operations>(1, 32, 0, nullptr, 0);
@@ -714,7 +715,7 @@ static void test_warp_faults(void **) {
             emu::launch<absent_source>(1, 32, 0, nullptr, 0);
             cudaDeviceSynchronize();
         },
-        "shuffles from lane 20, which takes no part");
+        "shuffles from lane 20, which does not take part");
     expect_failure(
         [] {
             emu::launch<partial_mma>(1, 32, 0, nullptr, 0);
@@ -741,7 +742,7 @@ static void test_shared_memory_faults(void **) {
             emu::launch<ldmatrix_outside>(1, 32, 512, nullptr, 8);
             cudaDeviceSynchronize();
         },
-        "no multiple of 16");
+        "not a multiple of 16");
     expect_failure(
         [] {
             emu::launch<nothing>(1, 32, 50 << 10, nullptr, 0);
@@ -792,7 +793,7 @@ static void test_static_shared_memory(void **) {
         "9216 bytes of dynamic shared memory and 40960 of static without cudaFuncSetAttribute");
     emu::DeviceAccess open;
     float *out = device_array<float>(32);
-    for (int write = 1; write >= 0; write--) { // nothing is left from the block before
+    for (int write = 1; write >= 0; write--) { // no data of the previous block is left
         emu::launch<static_poison>(1, 32, 0, nullptr, out, write);
         synchronize();
         for (int i = 0; i < 32; i++) { assert_true(write ? out[i] == 1 : isnan(out[i])); }
@@ -800,7 +801,7 @@ static void test_static_shared_memory(void **) {
     cudaFree(out);
 }
 
-// A race gives other bits in another order of threads, or NaN.
+// A race gives different bits, or NaN, in a different order of threads.
 static void test_races(void **) {
     emu::DeviceAccess open;
     float *out = device_array<float>(64), first[64];
@@ -823,7 +824,7 @@ static void test_races(void **) {
 }
 
 static void test_shared_memory_granted(void **) {
-    expect_failure( // the end of a good child is a fault of another kind: the launch itself passes
+    expect_failure( // the launch passes; the child then fails on purpose
         [] {
             cudaFuncSetAttribute(nothing, cudaFuncAttributeMaxDynamicSharedMemorySize, 99 << 10);
             emu::launch<nothing>(1, 32, 99 << 10, nullptr, 0);
@@ -871,7 +872,7 @@ static void test_memory_faults(void **) {
             cudaDeviceSynchronize();
         },
         "kernel write_at");
-    expect_failure( // in the slack of the alignment: found at the next synchronisation
+    expect_failure( // in the alignment's slack: noticed at the next synchronisation
         [] {
             emu::launch<write_at>(1, 1, 0, nullptr, device_array<float>(10), 10L);
             cudaDeviceSynchronize();
@@ -896,7 +897,7 @@ static void test_memory_faults(void **) {
 }
 
 static void test_host_faults(void **) {
-    expect_failure([] { device_array<float>(10)[3] = 1; }, "host code touches device memory");
+    expect_failure([] { device_array<float>(10)[3] = 1; }, "host code accesses device memory");
     expect_failure(
         [] {
             TwoStreams s = two_streams();
@@ -905,7 +906,7 @@ static void test_host_faults(void **) {
         },
         "freed while a copy that uses it is still queued");
     expect_failure([] { cudaMemsetAsync(device_array<float>(10), 0, 44, nullptr); },
-                   "44 bytes from 0 on of an allocation of 40 bytes");
+                   "44 bytes at offset 0 of an allocation of 40 bytes");
     expect_failure(
         [] {
             TwoStreams s = two_streams();
@@ -924,7 +925,7 @@ static void test_host_faults(void **) {
 }
 
 int main() {
-    // Faults first: children are forked while this process has no threads yet.
+    // Faults come first, so that children are forked before this process has threads.
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_barrier_divergence),
         cmocka_unit_test(test_warp_faults),

@@ -1,5 +1,6 @@
 #!/usr/bin/env bash
-# Every __global__ function of kernels/ and of the kernel lab ran in the emulated tests before this one, in each precision.
+# Checks that the emulated tests before this one ran every __global__ function of kernels/ and of the kernel lab, in
+# each precision.
 set -u
 cd "$(dirname "$0")/../.."
 passed=0 failed=0

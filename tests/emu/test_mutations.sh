@@ -1,9 +1,9 @@
 #!/usr/bin/env bash
-# Kernels broken on purpose: the emulated tests must notice.
+# Breaks kernels on purpose; the emulated tests must notice.
 #     tests/emu/test_mutations.sh         six mutants (make test-all)
 #     tests/emu/test_mutations.sh all     every barrier and every wait of every kernel, and the list below
-#     tests/emu/test_mutations.sh FILE    those of one file, e.g. kernels/conv2d_tiles.cuh
-# A mutant counts as noticed if a test fails, or if the order of threads changes its bits.
+#     tests/emu/test_mutations.sh FILE    the mutants of one file, e.g. kernels/conv2d_tiles.cuh
+# A mutant counts as noticed if a test fails, or if its bits depend on the order of threads.
 set -u
 cd "$(dirname "$0")/../.."
 source_folder=$PWD
@@ -30,25 +30,25 @@ tests_of() { # the test programs of a file
     esac
 }
 
-# What of a test program notices the mutant: "it fails", "bits", or nothing.
+# noticed_by TEST: prints how the test program notices the mutant, or nothing.
 noticed_by() {
     local order
     rm -f "$work"/bits.*
     for order in ascending descending random:7; do
         EMU_ORDER=$order EMU_BITS=$work/bits.$order timeout 300 "$work/build/emu-bf16/tests/kernels/$1" \
             >"$work/log" 2>&1 || { echo "$1 fails: $(grep -m 1 -E '^emu:|^\[  FAILED' "$work/log")" && return; }
-        cmp -s "$work/bits.ascending" "$work/bits.$order" || { echo "$1 gives other bits" && return; }
+        cmp -s "$work/bits.ascending" "$work/bits.$order" || { echo "$1 gives different bits" && return; }
     done
 }
 
-# mutant FILE NAME PERL: PERL changes the text of the file in $_
+# mutant FILE NAME PERL: PERL edits the text of the file in $_
 mutant() {
     local file=$1 name=$2 by= test
     cp -p "$source_folder/$file" "$work/$file"
     perl -0pi -e "$3" "$work/$file"
     if cmp -s "$source_folder/$file" "$work/$file"; then
         failed=$((failed + 1))
-        echo "FAILED  $file: $name: does not apply any more"
+        echo "FAILED  $file: $name: does not apply to the source"
         return
     fi
     touch "$work/$file"
@@ -66,17 +66,17 @@ mutant() {
         echo "ok      $file: $name: $by"
     else
         failed=$((failed + 1))
-        echo "FAILED  $file: $name: nothing notices it"
+        echo "FAILED  $file: $name: no test notices it"
     fi
     cp -p "$source_folder/$file" "$work/$file"
     touch "$work/$file"
 }
 
-# drop FILE N PATTERN: without the N-th match
+# drop FILE N PATTERN: removes the N-th match
 drop() { mutant "$1" "without ${3//\\/} number $2" "my \$n = 0; s/($3);/++\$n == $2 ? ';' : \"\$1;\"/ge"; }
 barrier='__syncthreads\(\)' wait='cp_async_wait<[^>]*>\(\)'
 
-# FILE | what | PERL. Biases, terms of gradients, residuals, limits.
+# FILE | name | PERL. Biases, terms of gradients, residuals, limits.
 listed=(
     'kernels/linear.cu|the bias is left out|s/bias != NULL, false/false, false/'
     'kernels/linear.cu|the residual of dinp is left out|s/dresidual \? 1 : 0, p/0, p/'
@@ -89,7 +89,7 @@ listed=(
     'kernels/layernorm.cu|rows are not divided by their deviation|s/- rest\) \* s \* w/- rest) * w/'
 )
 
-run_listed() { # run_listed PATTERN: those whose line matches
+run_listed() { # run_listed PATTERN: the mutants whose line matches
     local line file rest
     for line in "${listed[@]}"; do
         [[ $line == *"$1"* ]] || continue

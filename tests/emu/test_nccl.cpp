@@ -1,6 +1,6 @@
-// NCCL's stand-in on its own, under mpirun: values in every type, and what it refuses.
+// Tests of NCCL's stand-in, under mpirun: values in every type, and errors.
 //     test_nccl                values
-//     test_nccl SCENARIO       rank 1 does something else than the others (tests/cli/test_comm.sh)
+//     test_nccl SCENARIO       rank 1 makes a different call than the others (tests/cli/test_comm.sh)
 #include <nccl.h>
 #define OMPI_SKIP_MPICXX
 #include <mpi.h>
@@ -121,7 +121,7 @@ int main(int argc, char **argv) {
     EXPECT(cudaStreamCreateWithFlags(&stream, cudaStreamNonBlocking) == cudaSuccess);
     if (*scenario) {
         go_wrong(scenario);
-        printf("nothing was refused\n");
+        printf("no error was reported\n");
     } else {
         test_values<float>(ncclFloat32, [](int x) { return (float)x; });
         test_values<uint16_t>(ncclBfloat16, [](int x) { return bf16((float)x); });

@@ -1,5 +1,6 @@
 #!/usr/bin/env bash
-# The whole program on emulated CUDA against the CPU backend: encode, train, resume, eval and segment of a tiny model.
+# Compares the whole program on emulated CUDA with the CPU backend: encode, train, resume, eval and segment with a tiny
+# model.
 make=(make --no-print-directory -C "$(dirname "$0")/../..")
 cpu=$(realpath -m "$(dirname "$0")/../../build/cpu-fp32")
 emu=${cpu%cpu-fp32}emu
@@ -14,7 +15,7 @@ COCOGOLD=$cpu/cocogold
 source "$(dirname "$0")/../cli/common.sh"
 tolerance() { [ "$1" = fp32 ] && echo "$2" || echo "$3"; } # PRECISION FP32 BF16
 
-# close NAME A B TOLERANCE [DATASET]: pictures or data sets
+# close NAME A B TOLERANCE [DATASET]: compares pictures or data sets
 close() {
     local distance
     distance=$("$cpu/tests/data/difference" "$2" "$3" ${5:-} 2>&1)
@@ -22,14 +23,15 @@ close() {
     result $? "$1: $distance (at most $4)"
 }
 numbers() { sed -nE 's/.*"step":([0-9]+),"loss":([^,]+),"grad_norm":([^,]+).*/\1 \2 \3/p' "$1/log.jsonl"; }
-# same_losses A B TOLERANCE [STEPS]: relative; prints the largest difference
+# same_losses A B TOLERANCE [STEPS]: relative tolerance; prints the largest difference
 same_losses() {
     paste <(numbers "$1") <(numbers "$2") | awk -v t="$3" -v steps="${4:-10}" '
         function away(a, b) { return (a > b ? a - b : b - a) / b }
         NF == 6 { n++; d = away($2, $5); if (d > worst) worst = d }
         END { printf "%d steps, losses differ by at most %.1e", n, worst; exit !(n == steps && worst <= t) }'
 }
-# same_masks EVAL TOLERANCE: predicted pixels of each pair against cpu's, as a share of the picture
+# same_masks EVAL TOLERANCE: compares the number of predicted pixels of each pair with cpu's, as a fraction of the
+# picture
 same_masks() {
     paste -d , cpu-eval/pairs.csv "$1/pairs.csv" | awk -F , -v t="$2" '
         NR > 1 { n++; d = ($19 - $8) / $10; d = d < 0 ? -d : d; if (d > worst) worst = d; if ($8 > 0) some++ }
@@ -41,7 +43,7 @@ same_masks() {
 encode=(encode --model model --data data --split train --targets overlay --min-side 1)
 train=(train --model model --shards latents --train-batch-size 1 --gradient-accumulation-steps 2 --validate-every 0
     --no-roofline --max-train-steps 10)
-pixels=("${train[@]}" --max-train-steps 3 --pixel-loss 0.5) # a step as it is, one recorded, one replayed
+pixels=("${train[@]}" --max-train-steps 3 --pixel-loss 0.5) # one direct step, one recorded, one replayed
 picture=$(ls data/val/*.png | head -n 1)
 segment=(segment --model cpu/model --image "$picture" --text "red circle" --steps 2)
 eval=(eval --model cpu/model --data data --split val --limit 2 --steps 1 --bootstrap 0 --method luminance)
@@ -69,13 +71,13 @@ for precision in fp32 bf16; do
     check "$precision: $(same_masks $precision-eval "$(tolerance $precision 0.002 0.05)") from cpu" \
         same_masks $precision-eval "$(tolerance $precision 0.002 0.05)"
     [ $precision = fp32 ] || continue
-    # A card of 8 GiB whose memory others hold: what fits runs, without the roofline that could not be measured.
+    # A card of 8 GiB whose memory is mostly in use: training that fits runs, but the roofline cannot be measured.
     short=("${emulated[@]}" train --model model --shards latents --train-batch-size 1 --validate-every 0 --max-train-steps 1
         --gradient-accumulation-steps 1)
     check "$precision: the roofline on an empty card" bash -c '"$@" --out empty-card | grep -q "of roofline"' - "${short[@]}"
-    check "$precision: none in 62 MB" bash -c '"$@" --out full-card >log 2>&1 && grep -q "^cocogold: warning: too little memory" log &&
+    check "$precision: no roofline in 62 MB" bash -c '"$@" --out full-card >log 2>&1 && grep -q "^cocogold: warning: too little memory" log &&
         ! grep -q "of roofline" log' - env EMU_TAKEN=$((8589934592 - 62000000)) "${short[@]}"
-    check "$precision: what does not fit" bash -c '! "$@" --out fuller-card >log 2>&1 &&
+    check "$precision: training that does not fit in 45 MB" bash -c '! "$@" --out fuller-card >log 2>&1 &&
         grep -q "^cocogold: training needs 52 MB, but emulated sm_89 has 45 MB of its 8.6 GB free: end what else uses it" log' - \
         env EMU_TAKEN=$((8589934592 - 45000000)) "${short[@]}"
     check "$precision: train with pixel loss" "${emulated[@]}" "${pixels[@]}" --out $precision-pixels

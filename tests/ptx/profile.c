@@ -1,8 +1,8 @@
-// profile LAYER NUMBERS [FUNCTION]: runs each function of a layer once (or FUNCTION alone), at the sizes that
-// `cocogold bench LAYER --shape NUMBERS` takes, and prints what it reports to the trace. Built with BACKEND=ptx and run
-// with PTXSIM_PROFILE, the simulator counts what its kernels do; nothing else is launched.
+// profile LAYER NUMBERS [FUNCTION]: runs each function of a layer once (or only FUNCTION), with the sizes of `cocogold
+// bench LAYER --shape NUMBERS`, and prints the launches of the trace. Built with BACKEND=ptx and run with
+// PTXSIM_PROFILE, the simulator counts the work of these kernels; no others are launched.
 //
-// It is another loop around the bench's layers (bench/bench_kernels.c): the same tensors and calls, filled by the host.
+// It runs the bench's layers (bench/bench_kernels.c) with the same calls, on tensors filled by the host.
 #include "bench/bench.h"
 #include "util/error.h"
 #include "util/philox.h"
@@ -40,7 +40,7 @@ float *bench_floats(Bench *b, size_t n) {
     return out;
 }
 
-// bf16 by truncation: any numbers do.
+// Converts to bf16 by truncation: the values do not matter.
 floatX *bench_tensor(Bench *b, size_t n) {
     if (sizeof(floatX) == sizeof(float)) { return (floatX *)bench_floats(b, n); }
     float *values = uniform(n);
@@ -66,7 +66,7 @@ int *bench_ids(Bench *b, size_t n, int below) {
     return out;
 }
 
-// Two rounds: a plan, which tells name, bytes, FLOPs and workspace, and the call.
+// Two rounds: a plan, which reports name, bytes, FLOPs and workspace, and the call.
 void bench_start(Bench *b) {
     trace_clear(&b->trace);
     b->dev->trace = &b->trace;
@@ -92,7 +92,7 @@ bool bench_next(Bench *b) {
     return false;
 }
 
-// conv2d_backward's two halves apart.
+// Runs one of the two halves of conv2d_backward.
 static void run_conv2d_part(Bench *b, const int *s, bool weights) {
     Conv2d c = {.B = s[0], .H = s[1], .W = s[2], .IC = s[3], .OC = s[4], .K = s[5], .stride = s[6]};
     c.pad_before = c.pad_after = c.K / 2;
@@ -119,11 +119,11 @@ static const BenchLayer *find_layer(const char *name) {
             if (strcmp(layer->name, name) == 0) { return layer; }
         }
     }
-    die("profile %s: no such layer in bench/bench_kernels.c", name);
+    die("profile %s: bench/bench_kernels.c has no such layer", name);
 }
 
 int main(int argc, char **argv) {
-    if (argc < 3) { die("usage: profile LAYER NUMBERS [FUNCTION], as in profile groupnorm 2,4096,320,32,1"); }
+    if (argc < 3) { die("usage: profile LAYER NUMBERS [FUNCTION], for example: profile groupnorm 2,4096,320,32,1"); }
     const BenchLayer *layer = find_layer(argv[1]);
     int size[MAX_SIZES] = {0}, count = 0, expected = 1;
     for (const char *p = layer->sizes; *p; p++) { expected += *p == ','; }

@@ -1,8 +1,7 @@
 #!/usr/bin/env bash
-# run.sh BUILD RACES SEEDS TEST...: runs each test program on the simulator, as many at a time as there are cores, with the
-# race check off and on (RACES "0 1") and in the schedules of SEEDS (0: in order; other numbers: random order of blocks,
-# warps and time slices). Whatever the simulator says is an error, and so is a __global__ function of kernels/ that never
-# ran.
+# run.sh BUILD RACES SEEDS TEST...: runs each test program on the simulator, one per core at a time, with the race check
+# off and on (RACES "0 1") and in the schedules of SEEDS (0: in order; other numbers: random order of blocks, warps and
+# time slices). Any message of the simulator is an error, and so is a __global__ function of kernels/ that never ran.
 set -euo pipefail
 build=$1 races=$2 seeds=$3
 shift 3
@@ -13,14 +12,14 @@ export work OMP_NUM_THREADS=${OMP_NUM_THREADS:-1} OMP_WAIT_POLICY=passive PTXSIM
 one() { # RACE SEED TEST
     local own=$work/$(basename "$3")-$1-$2 started=$SECONDS code=0 passed
     PTXSIM_RACE=$1 PTXSIM_SEED=$2 "$3" >"$own.out" 2>"$own.err" || code=$?
-    # A line per launch, and findings.
+    # The simulator prints a line per launch, and its findings.
     sed -nE 's/^ptxsim: (\S+) grid \(.*/\1/p' "$own.err" | sort -u >"$own.launches"
     sed -i -E '/^ptxsim: \S+ grid \(/d' "$own.err"
     if [ $code != 0 ] || grep -q '^ptxsim' "$own.err"; then
         tail -n 10 "$own.out"
         grep -E '^ptxsim|^race|FAILED|ERROR' "$own.err" | cut -c1-300 | head -n 6 | c++filt
         echo "ptx: $3 fails with race check $1, schedule $2" >&2
-        return 255 # no more are started
+        return 255 # xargs then starts no further tests
     fi
     passed=$(cat "$own.out" "$own.err" | sed -nE 's/^\[  PASSED  \] ([0-9]+) test.*/\1/p' | tail -n 1)
     echo "ptx: $3, race check $1, schedule $2: ${passed:-0} passed ($((SECONDS - started)) s)"

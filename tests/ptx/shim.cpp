@@ -1,5 +1,5 @@
-// What the emulation's cuBLASLt and NCCL ask of the emulation, where the simulator runs the kernels: everything is
-// synchronous there. And what the simulator's runtime lacks: CUDA graphs, which device.cu then leaves off.
+// The functions that the emulation's cuBLASLt and NCCL call, for kernels that run in the simulator, where everything is
+// synchronous. And the functions that the simulator's runtime lacks: CUDA graphs, which device.cu then does not use.
 #include <stdarg.h>
 #include <stdio.h>
 #include <stdlib.h>

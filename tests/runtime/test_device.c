@@ -167,21 +167,21 @@ static void test_errors(void **state) {
     (void)state;
 #ifndef DEBUG_GUARDS // AddressSanitizer adds a line of its own
     char needed[64];
-    snprintf(needed, sizeof needed, "%.3f GB of ", 1e-9 * ((size_t)1 << 50));
+    snprintf(needed, sizeof needed, "cannot allocate %.3f GB of ", 1e-9 * ((size_t)1 << 50));
     assert_dies(needed, device_alloc(&check_dev, (size_t)1 << 50));
 #endif
 #ifdef BACKEND_emu
     static const char *const errors[][2] = {
         {"no-driver", "no NVIDIA GPU can be used here: no NVIDIA driver is installed; make BACKEND=cpu builds"},
-        {"old-driver", "the driver is for CUDA 12.2, this program for CUDA 12.4: install a newer driver"},
+        {"old-driver",
+         "the driver is for CUDA 12.2, but this program was built with CUDA 12.4: install a newer driver"},
         {"none", "no NVIDIA GPU can be used here: the driver finds none; make BACKEND=cpu builds for this machine"},
-        {"full",
-         "GPU 0 (emulated sm_89, 8.6 GB) has too little memory free even to be opened: other processes hold it"},
-        {"exclusive", "GPU 0 (emulated sm_89) serves another process alone"},
-        {"no-code", "emulated sm_89 is sm_89, this program was built for "},
+        {"full", "GPU 0 (emulated sm_89, 8.6 GB) has too little free memory to be opened: other processes use it"},
+        {"exclusive", "GPU 0 (emulated sm_89) is not available: another process uses it exclusively"},
+        {"no-code", "emulated sm_89 is sm_89, but this program was built for "},
         {"old-ptx",
-         "the driver (for CUDA 12.4) does not know its PTX (of CUDA 12.4): install a newer driver, or make again "
-         "with CUDA_ARCHS=89"}};
+         "the driver (for CUDA 12.4) cannot compile its PTX (of CUDA 12.4): install a newer driver, or rebuild with "
+         "CUDA_ARCHS=89"}};
     Device dev;
     for (size_t i = 0; i < sizeof errors / sizeof *errors; i++) {
         assert_dies(errors[i][1], setenv("EMU_GPU", errors[i][0], 1), unsetenv("CUDA_VISIBLE_DEVICES"),
@@ -189,9 +189,9 @@ static void test_errors(void **state) {
     }
     assert_dies("the driver finds none in CUDA_VISIBLE_DEVICES;", setenv("EMU_GPU", "none", 1),
                 setenv("CUDA_VISIBLE_DEVICES", "7", 1), device_open(&dev, 0));
-    assert_dies("GPU 1 is asked for, this machine has 1", device_open(&dev, 1));
-    assert_dies("5.000 GB of GPU memory are needed, 1.590 of 8.590 GB are free: 7.000 GB were taken when this program "
-                "opened the GPU, by CUDA itself and by other processes (nvidia-smi lists them)",
+    assert_dies("GPU 1 does not exist: this machine has 1", device_open(&dev, 1));
+    assert_dies("cannot allocate 5.000 GB of GPU memory: 1.590 of 8.590 GB are free; 7.000 GB were in use when this "
+                "program opened the GPU, by CUDA itself and by other processes (nvidia-smi lists them)",
                 setenv("EMU_TAKEN", "7000000000", 1), device_open(&dev, 0), device_alloc(&dev, 5000000000));
 #endif
 }

@@ -64,7 +64,7 @@ static void test_torchrun(void **state) {
     refuse("RANK=1 LOCAL_RANK=1 WORLD_SIZE=2 MASTER_PORT=1", "MASTER_ADDR is not set");
     refuse("RANK=1 LOCAL_RANK=1 WORLD_SIZE=2 MASTER_ADDR=x", "MASTER_PORT is not set");
     refuse("RANK=1 LOCAL_RANK=1 WORLD_SIZE=2 MASTER_ADDR=x MASTER_PORT=70000", "MASTER_PORT is \"70000\"");
-    refuse(TORCH "RANK=2 LOCAL_RANK=1 WORLD_SIZE=2", "RANK is \"2\", a number from 0 to 1");
+    refuse(TORCH "RANK=2 LOCAL_RANK=1 WORLD_SIZE=2", "RANK is \"2\", expected a number from 0 to 1");
     refuse(TORCH "RANK=one LOCAL_RANK=1 WORLD_SIZE=2", "RANK is \"one\"");
     refuse(TORCH "RANK=0 LOCAL_RANK=0 WORLD_SIZE=0", "WORLD_SIZE is \"0\"");
 }

@@ -160,7 +160,7 @@ static void test_missing_ranks(void **state) {
     const int port = free_port();
     run_ranks(ranks, only_0_and_2, 4, port);
     char sentence[128];
-    snprintf(sentence, sizeof sentence, "2 of 4 ranks did not come to 127.0.0.1:%d within 2 s: ranks 1, 3", port);
+    snprintf(sentence, sizeof sentence, "2 of 4 ranks did not connect to 127.0.0.1:%d within 2 s: ranks 1, 3", port);
     assert_said(&ranks[0], sentence);
     assert_said(&ranks[2], "rank 0 ended while the ranks met at 127.0.0.1");
     assert_true(ranks[0].seconds < 6);
@@ -262,7 +262,7 @@ static void test_different_sizes(void **state) {
     (void)state;
     Rank ranks[3];
     run_ranks(ranks, different_sizes, 3, free_port());
-    assert_said(&ranks[0], "rank 1 exchanges 99 bytes where rank 0 exchanges 100");
+    assert_said(&ranks[0], "rank 1 exchanges 99 bytes, but rank 0 exchanges 100");
     for (int r = 1; r < 3; r++) { assert_said(&ranks[r], "rank 0 ("); }
 }
 

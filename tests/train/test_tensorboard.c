@@ -158,7 +158,7 @@ static void test_records(void **state) {
 
 static void test_bad_folder(void **state) {
     (void)state;
-    assert_dies("board2: is in the way, expected a folder", tensorboard_open(write_text("board2", ""), 0));
+    assert_dies("board2: exists and is not a folder", tensorboard_open(write_text("board2", ""), 0));
 }
 
 int main(void) {
