@@ -6,7 +6,7 @@ source "$(dirname "$0")/../cli/common.sh"
 cd "$root" || exit 1
 # Tests of what compilers do differently: 16-bit floats, vectors, OpenMP, files.
 runs=(util/test_half kernels/test_linear kernels/test_conv2d kernels/test_groupnorm kernels/test_attention
-    kernels/test_device model/test_safetensors data/test_shard data/test_loader train/test_optimizer)
+    runtime/test_device model/test_safetensors data/test_shard data/test_loader train/test_optimizer)
 
 cxx_of() { case $1 in clang-*) echo "clang++-${1#clang-}" ;; *) echo "g++-${1#gcc-}" ;; esac; }
 found=("$@")

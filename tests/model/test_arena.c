@@ -61,8 +61,8 @@ static void test_table(void **state) {
     assert_string_equal(t[0].name, "norm1.mean");
     assert_int_equal(t[0].shape.size[1], 32);
     assert_in_range(t[0].bytes, 256, 512); // with a guard zone behind it in debug builds
-    assert_string_equal(t[1].name, "test_table");
-    assert_string_equal(t[2].name, "test_table#2");
+    assert_string_equal(t[1].name, "more");
+    assert_string_equal(t[2].name, "more#2");
     assert_int_equal(t[0].saved.launches, 0);
     assert_int_equal(t[2].saved.launches, 1);
     assert_string_equal(t[2].saved.scope, "forward");
