@@ -141,9 +141,9 @@ size_t clip_plan(CLIPText *clip, int B, int T, bool train, Device *plan) {
     PlannedParams real = params_plan(&clip->params, train);
     Arena arena = arena_measure(plan);
     device_scope(plan, "forward");
-    clip_forward(clip, &arena, MADE_UP, MADE_UP, B, T, train, plan);
+    clip_forward(clip, &arena, PLAN_ADDRESS, PLAN_ADDRESS, B, T, train, plan);
     device_scope(plan, "backward");
-    if (train) clip_backward(clip, &arena, MADE_UP, 1, plan);
+    if (train) clip_backward(clip, &arena, PLAN_ADDRESS, 1, plan);
     params_plan_end(&clip->params, real);
     return arena.peak;
 }

@@ -122,8 +122,8 @@ void params_download(const Params *params, float *flat, Device *dev) {
 
 PlannedParams params_plan(Params *params, bool grads) {
     PlannedParams real = {params->weights, params->grads};
-    params->weights = MADE_UP;
-    params->grads = grads ? MADE_UP : NULL;
+    params->weights = PLAN_ADDRESS;
+    params->grads = grads ? PLAN_ADDRESS : NULL;
     return real;
 }
 

@@ -61,7 +61,7 @@ void params_upload(Params *params, const float *flat, Device *dev);
 void params_download(const Params *params, float *flat, Device *dev);
 
 // An address for plan-only passes: never read, but not NULL, which has a meaning for kernels.
-#define MADE_UP ((void *)(uintptr_t)256)
+#define PLAN_ADDRESS ((void *)(uintptr_t)256)
 // Between the two, a plan-only pass finds weights, and gradients if asked for, whether there is memory or not.
 typedef struct {
     floatX *weights;

@@ -315,7 +315,7 @@ static size_t plan_coder(Pipeline *p, Params *params, Coder *code, int B, int H,
     Device own = {.plan_only = true}, *plan = dev->plan_only ? dev : &own;
     PlannedParams real = params_plan(params, false);
     Arena arena = arena_measure(plan);
-    code(p, &arena, MADE_UP, MADE_UP, B, H, W, plan);
+    code(p, &arena, PLAN_ADDRESS, PLAN_ADDRESS, B, H, W, plan);
     params_plan_end(params, real);
     if (plan != dev) { device_reserve_workspace(dev, own.workspace_needed); }
     return arena.peak;

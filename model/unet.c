@@ -428,9 +428,9 @@ size_t unet_plan(UNet *unet, int B, int H, int W, int T, bool train, Device *pla
     PlannedParams real = params_plan(&unet->params, train);
     Arena arena = arena_measure(plan);
     device_scope(plan, "forward");
-    unet_forward(unet, &arena, MADE_UP, MADE_UP, MADE_UP, MADE_UP, B, H, W, T, train, plan);
+    unet_forward(unet, &arena, PLAN_ADDRESS, PLAN_ADDRESS, PLAN_ADDRESS, PLAN_ADDRESS, B, H, W, T, train, plan);
     device_scope(plan, "backward");
-    if (train) unet_backward(unet, &arena, NULL, NULL, MADE_UP, 1, plan);
+    if (train) unet_backward(unet, &arena, NULL, NULL, PLAN_ADDRESS, 1, plan);
     params_plan_end(&unet->params, real);
     return arena.peak;
 }

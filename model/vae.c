@@ -297,9 +297,9 @@ size_t vae_encoder_plan(VAEEncoder *encoder, int B, int H, int W, bool train, De
     PlannedParams real = params_plan(&encoder->params, train);
     Arena arena = arena_measure(plan);
     device_scope(plan, "forward");
-    vae_encoder_forward(encoder, &arena, MADE_UP, MADE_UP, B, H, W, train, plan);
+    vae_encoder_forward(encoder, &arena, PLAN_ADDRESS, PLAN_ADDRESS, B, H, W, train, plan);
     device_scope(plan, "backward");
-    if (train) vae_encoder_backward(encoder, &arena, NULL, MADE_UP, 1, plan);
+    if (train) vae_encoder_backward(encoder, &arena, NULL, PLAN_ADDRESS, 1, plan);
     params_plan_end(&encoder->params, real);
     return arena.peak;
 }
@@ -416,9 +416,9 @@ size_t vae_decoder_plan(VAEDecoder *decoder, int B, int h, int w, bool train, De
     PlannedParams real = params_plan(&decoder->params, train);
     Arena arena = arena_measure(plan);
     device_scope(plan, "forward");
-    vae_decoder_forward(decoder, &arena, MADE_UP, MADE_UP, B, h, w, train, plan);
+    vae_decoder_forward(decoder, &arena, PLAN_ADDRESS, PLAN_ADDRESS, B, h, w, train, plan);
     device_scope(plan, "backward");
-    if (train) vae_decoder_backward(decoder, &arena, NULL, MADE_UP, 1, plan);
+    if (train) vae_decoder_backward(decoder, &arena, NULL, PLAN_ADDRESS, 1, plan);
     params_plan_end(&decoder->params, real);
     return arena.peak;
 }

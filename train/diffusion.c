@@ -124,7 +124,7 @@ size_t diffusion_bytes(Diffusion *d, Device *dev) {
     bool plan_only = dev->plan_only;
     dev->plan_only = true;
     Arena arena = arena_measure(dev);
-    diffusion_step(d, &arena, MADE_UP, MADE_UP, MADE_UP, NULL, MADE_UP, NULL, 0, true, dev);
+    diffusion_step(d, &arena, PLAN_ADDRESS, PLAN_ADDRESS, PLAN_ADDRESS, NULL, PLAN_ADDRESS, NULL, 0, true, dev);
     dev->plan_only = plan_only;
     return arena.peak;
 }
