@@ -3,12 +3,12 @@
 // register is a row of queries, so that maxima and sums need no step across its lanes, and only the queries (and dout)
 // of a tile are packed.
 #include "kernels/cost.h"
-#include <assert.h>
-#include <math.h>
-#include <string.h>
-#include <omp.h>
 #include "kernels/gemm.h"
 #include "kernels/vecmath.h"
+#include <assert.h>
+#include <math.h>
+#include <omp.h>
+#include <string.h>
 
 enum { BQ = 64, BK = 64 }; // queries (a multiple of NR) and keys of a tile
 

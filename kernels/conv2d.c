@@ -1,10 +1,10 @@
 // conv2d: an implicit matrix product over (tap, input channel), taps being the K x K positions of the kernel. Forward
 // and the gradient of the input walk tiles of pixels of one image row, whose neighbours are found through pointers;
 // padding is a row of zeros. The gradient of the weight is a product of columns over all pixels.
-#include <assert.h>
-#include <string.h>
 #include "kernels/cost.h"
 #include "kernels/gemm.h"
+#include <assert.h>
+#include <string.h>
 
 static inline int min(int a, int b) { return a < b ? a : b; }
 

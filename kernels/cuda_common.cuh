@@ -1,11 +1,11 @@
 // What the .cu files share: errors, the launch, conversions and 128-bit accesses. Everything here also compiles with
 // g++ against tests/emu (BACKEND=emu); __CUDACC__ tells nvcc apart.
 #pragma once
+#include "kernels/cost.h"
 #include <cublasLt.h>
 #include <cuda_bf16.h>
 #include <cuda_runtime.h>
 #include <string.h>
-#include "kernels/cost.h"
 
 struct DeviceInternals {
     char name[64];

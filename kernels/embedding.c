@@ -1,9 +1,9 @@
 // Token, position and timestep embeddings.
+#include "kernels/cost.h"
+#include "kernels/cpu.h"
 #include <assert.h>
 #include <math.h>
 #include <string.h>
-#include "kernels/cost.h"
-#include "kernels/cpu.h"
 
 void embedding_forward(floatX *out, const int *ids, const floatX *token_weight, const floatX *position_weight, int B,
                        int T, int C, int V, Device *dev) {

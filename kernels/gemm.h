@@ -2,9 +2,9 @@
 // found through pointers (so that a convolution gathers nothing: Dukhan 2019, "The Indirect Convolution Algorithm"),
 // the right one packed into panels of NR columns. Used by linear.c, conv2d.c and attention.c; no kernel of its own.
 #pragma once
+#include "kernels/runtime/device.h"
 #include <stdbool.h>
 #include <stddef.h>
-#include "kernels/runtime/device.h"
 
 // Floats of a vector register, rows of a tile (with two vectors a row, the accumulators fill the registers).
 #if defined(__AVX512F__)

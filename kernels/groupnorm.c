@@ -2,11 +2,11 @@
 //
 // A group's channels (C / G = 10, 20, 30, ...) are no multiple of a vector, so everything is summed per channel first,
 // vectorised over C, and folded to groups in fp64.
-#include <math.h>
-#include <string.h>
 #include "kernels/cost.h"
 #include "kernels/cpu.h"
 #include "kernels/vecmath.h"
+#include <math.h>
+#include <string.h>
 
 // How the pixels of a sample are cut: the sums of a chunk are fp32 over at most 128 pixels.
 typedef struct {

@@ -1,7 +1,7 @@
 // linear: products with rows of tokens, which are long, and weights, which are small (kernels/gemm.h).
 #include "kernels/cost.h"
-#include <string.h>
 #include "kernels/gemm.h"
+#include <string.h>
 
 typedef struct {
     float *out;

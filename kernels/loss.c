@@ -1,10 +1,10 @@
 // Losses of one value per sample, with the gradient of their scaled sum.
 //
 // A sample is cut into chunks, each summed by one thread in fp64 and folded in order.
-#include <math.h>
 #include "kernels/cost.h"
 #include "kernels/cpu.h"
 #include "kernels/vecmath.h"
+#include <math.h>
 
 enum { CHUNK = 4096 };
 

@@ -1,11 +1,11 @@
 // Random numbers of the forward diffusion, adding noise, and the way back (DDIM). Everything random is a function of
 // (seed, stream, step, global sample, element) through util/philox.h.
-#include <math.h>
-#include <string.h>
 #include "kernels/cost.h"
 #include "kernels/cpu.h"
 #include "kernels/vecmath.h"
 #include "util/philox.h"
+#include <math.h>
+#include <string.h>
 
 // Standard normal numbers from..to-1 of one sequence; block e / 4 gives the elements e .. e + 3 (two Box-Muller pairs).
 // first_block offsets the sequence. `from` is a multiple of 4.

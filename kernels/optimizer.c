@@ -1,8 +1,8 @@
 // Gradient norm, Adam and the running average, over the flat buffers of all parameters.
-#include <assert.h>
-#include <math.h>
 #include "kernels/cost.h"
 #include "kernels/cpu.h"
+#include <assert.h>
+#include <math.h>
 
 void grad_norm(GradNorm *result, const float *grad, size_t n, const StepScalars *s, Device *dev) {
     enum { CHUNK = 65536 };

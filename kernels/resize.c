@@ -1,7 +1,7 @@
 // Nearest-neighbour up-sampling to a given size.
-#include <string.h>
 #include "kernels/cost.h"
 #include "kernels/cpu.h"
+#include <string.h>
 
 void upsample_nearest_forward(floatX *out, const floatX *inp, int B, int H, int W, int C, int OH, int OW, Device *dev) {
     size_t n_out = (size_t)B * OH * OW * C, row = (size_t)OW * C;

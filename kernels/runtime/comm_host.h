@@ -1,9 +1,9 @@
 // The processes behind comm.c and comm.cu: how they find each other and exchange small things, over MPI or TCP. Only
 // these two include it.
 #pragma once
-#include <stdbool.h>
 #include "kernels/runtime/comm.h"
 #include "kernels/runtime/rendezvous.h"
+#include <stdbool.h>
 
 #ifdef __cplusplus
 extern "C" {

@@ -1,5 +1,8 @@
 // The CPU as a device: memory is the host's and everything is synchronous.
 #include "kernels/runtime/device.h"
+#include "kernels/gemm.h"
+#include "util/error.h"
+#include "util/progress.h"
 #include <assert.h>
 #include <omp.h>
 #include <stdio.h>
@@ -7,9 +10,6 @@
 #include <string.h>
 #include <sys/mman.h>
 #include <unistd.h>
-#include "kernels/gemm.h"
-#include "util/error.h"
-#include "util/progress.h"
 
 enum { ALIGNMENT = 256, HUGE_PAGE = 2 << 20 };
 

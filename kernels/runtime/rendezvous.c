@@ -1,6 +1,8 @@
 // Each rank but 0 holds two connections to rank 0: one for exchanges and one on which nothing is sent until a rank has
 // ended. The kernel closes both when a process dies; when a machine does, keep-alive packets remain unanswered.
 #include "kernels/runtime/rendezvous.h"
+#include "util/error.h"
+#include "util/progress.h"
 #include <arpa/inet.h>
 #include <errno.h>
 #include <fcntl.h>
@@ -17,8 +19,6 @@
 #include <string.h>
 #include <sys/socket.h>
 #include <unistd.h>
-#include "util/error.h"
-#include "util/progress.h"
 
 enum { EXCHANGE, WATCH, LINKS };
 enum { REPLY_MILLISECONDS = 5000, RETRY_MILLISECONDS = 200, RESOLVE_SECONDS = 30, SENTENCE = 256 };

@@ -1,9 +1,9 @@
 // The trace of launches: what kernels report to device_launch, the same for every backend.
-#include <stdlib.h>
-#include <string.h>
 #include "kernels/runtime/device.h"
 #include "util/error.h"
 #include "util/progress.h"
+#include <stdlib.h>
+#include <string.h>
 
 // Whether a launch of this cost belongs to the row: launches of the same call report the same numbers.
 static bool same_size(const TraceRow *row, Cost cost) {
