@@ -172,18 +172,23 @@ static int by_id(const void *a, const void *b) {
 static void choose_classes(Encoder *e, bool train) {
     char *seen_file = xprintf("%s/classes/seen.txt", e->o.data);
     char *seen = file_exists(seen_file) ? xprintf("@%s", seen_file) : xstrdup("default14");
-    bool *drawn = classes_parse(&e->coco, "--classes", e->o.classes ? e->o.classes : train ? seen : "all-things", NULL);
-    bool *trained =
-        e->o.trained || !train ? classes_parse(&e->coco, "--trained", e->o.trained ? e->o.trained : seen, NULL) : drawn;
+    bool *sampled = classes_parse(&e->coco, "--classes",
+                                  e->o.classes ? e->o.classes
+                                  : train      ? seen
+                                               : "all-things",
+                                  NULL);
+    bool *trained = e->o.trained || !train
+                        ? classes_parse(&e->coco, "--trained", e->o.trained ? e->o.trained : seen, NULL)
+                        : sampled;
     const char **names = xcalloc((size_t)e->coco.category_count, sizeof *names);
     for (int c = 0; c < e->coco.category_count; c++) { names[c] = e->coco.categories[c].name; }
     shard_info_classes(&e->info, e->coco.category_count, names);
     for (int c = 0; c < e->coco.category_count; c++) {
-        e->info.drawn[c] = drawn[c];
+        e->info.sampled[c] = sampled[c];
         e->info.trained[c] = trained[c];
     }
-    if (trained != drawn) { free(trained); }
-    e->sample.allowed = drawn;
+    if (trained != sampled) { free(trained); }
+    e->sample.allowed = sampled;
     free(names);
     free(seen);
     free(seen_file);

@@ -85,13 +85,13 @@ static void print_table(const Coco *coco, const Counts *counts, const int *order
     printf("%s: %d pictures, %d segments, %d categories (%s)\n\n", coco->path, coco->picture_count, coco->segment_count,
            coco->category_count, coco->panoptic ? "panoptic" : "instances");
     printf("%-24s %9s %7s %9s %10s %7s\n", "class", "samples", "share", "pictures", "instances", "crowds");
-    long long drawn = counts->reasons[SAMPLE_OK];
+    long long samples = counts->reasons[SAMPLE_OK];
     for (int i = 0; i < classes; i++) {
         const ClassCount *c = &counts->of[order[i]];
         printf("%-24s %9lld %6.2f%% %9lld %10lld %7lld\n", coco->categories[order[i]].name, c->samples,
-               drawn ? 100.0 * (double)c->samples / (double)drawn : 0, c->pictures, c->instances, c->crowds);
+               samples ? 100.0 * (double)c->samples / (double)samples : 0, c->pictures, c->instances, c->crowds);
     }
-    printf("\n%lld samples from %lld pictures (%d pass%s)", drawn, counts->total, passes, passes == 1 ? "" : "es");
+    printf("\n%lld samples from %lld pictures (%d pass%s)", samples, counts->total, passes, passes == 1 ? "" : "es");
     long long absent = 0;
     for (int i = 0; i < classes; i++) { absent += counts->of[order[i]].absent; }
     if (absent) { printf(", %lld of them ask for an absent class", absent); }

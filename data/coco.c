@@ -1,6 +1,6 @@
 #include "data/coco.h"
 #include "data/image.h"
-#include "data/mask.h"
+#include "data/segmentation.h"
 #include "util/error.h"
 #include "util/file.h"
 #include <stdlib.h>
@@ -89,13 +89,6 @@ void coco_free(Coco *coco) {
 int coco_find_category(const Coco *coco, const char *name) {
     for (int i = 0; i < coco->category_count; i++) {
         if (strcmp(coco->categories[i].name, name) == 0) { return i; }
-    }
-    return -1;
-}
-
-int coco_find_picture(const Coco *coco, int64_t id) {
-    for (int i = 0; i < coco->picture_count; i++) {
-        if (coco->pictures[i].id == id) { return i; }
     }
     return -1;
 }

@@ -60,7 +60,6 @@ Coco coco_read(const char *path, bool panoptic);
 void coco_free(Coco *coco);
 
 int coco_find_category(const Coco *coco, const char *name); // index, or -1
-int coco_find_picture(const Coco *coco, int64_t id);        // index, or -1
 char *coco_picture_path(const Coco *coco, int picture);     // to be freed by the caller
 
 // The panoptic PNG as ids R + 256 G + 65536 B (height, width), to be freed by the caller; NULL for instances. Dies if

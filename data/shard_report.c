@@ -63,7 +63,7 @@ static void write_json(const ShardSet *set, const Counts *counts, const char *pa
     json_key(gen, "samples_of_class");
     yajl_gen_map_open(gen);
     for (int c = 0; c < info->class_count; c++) {
-        if (info->drawn[c]) { json_put_integer(gen, info->classes[c], counts->of_class[c]); }
+        if (info->sampled[c]) { json_put_integer(gen, info->classes[c], counts->of_class[c]); }
     }
     yajl_gen_map_close(gen);
     put_dropped(gen, set, counts);

@@ -3,7 +3,7 @@
 // are compared with the true target's. No UNet and no training: the question is the VAE's alone.
 #pragma once
 #include "data/paint.h"
-#include "eval/mask.h"
+#include "eval/extraction.h"
 #include "eval/stats.h"
 #include "eval/variants.h"
 #include "model/pipeline.h"

@@ -51,17 +51,17 @@ static int best_box(const Evaluation *v, int classes) {
     return best;
 }
 
-static TextResult text_result(const Evaluation *v, int way, int classes) {
-    Group seen = {1, -1, -1, v->ways[way].has}, unseen = {0, -1, -1, v->ways[way].has};
-    const PairScore *scores = v->scores[SCORE_TEXTS + way], *own = v->scores[SCORE_MODEL];
-    return (TextResult){summary_of(v, scores, seen, classes, 0, 0), summary_of(v, scores, unseen, classes, 0, 0),
-                        summary_of(v, own, seen, classes, 0, 0), summary_of(v, own, unseen, classes, 0, 0)};
+static PromptResult prompt_result(const Evaluation *v, int set, int classes) {
+    Group seen = {1, -1, -1, v->prompt_sets[set].has}, unseen = {0, -1, -1, v->prompt_sets[set].has};
+    const PairScore *scores = v->scores[SCORE_PROMPTS + set], *own = v->scores[SCORE_MODEL];
+    return (PromptResult){summary_of(v, scores, seen, classes, 0, 0), summary_of(v, scores, unseen, classes, 0, 0),
+                          summary_of(v, own, seen, classes, 0, 0), summary_of(v, own, unseen, classes, 0, 0)};
 }
 
-EvalResult result_summarize(const Source *source, const Evaluation *v, const EvalRecord *record) {
-    int classes = source->class_count, person = -1;
+EvalResult result_summarize(const Dataset *dataset, const Evaluation *v, const EvalRecord *record) {
+    int classes = dataset->class_count, person = -1;
     for (int c = 0; c < classes; c++) {
-        if (strcmp(source->class_names[c], "person") == 0) { person = c; }
+        if (strcmp(dataset->class_names[c], "person") == 0) { person = c; }
     }
     EvalResult r = {.has_person = person >= 0, .has_objects = v->scores[SCORE_ALL_OBJECTS] != NULL};
     r.box = best_box(v, classes);
@@ -76,7 +76,7 @@ EvalResult result_summarize(const Source *source, const Evaluation *v, const Eva
         r.steps_seen[k] = summary_of(v, v->scores[SCORE_STEPS + k], (Group){1, -1, -1, NULL}, classes, 0, 0);
         r.steps_unseen[k] = summary_of(v, v->scores[SCORE_STEPS + k], (Group){0, -1, -1, NULL}, classes, 0, 0);
     }
-    for (int k = 0; k < v->way_count; k++) { r.texts[k] = text_result(v, k, classes); }
+    for (int k = 0; k < v->prompt_set_count; k++) { r.prompts[k] = prompt_result(v, k, classes); }
     r.classes = xcalloc((size_t)classes + 1, sizeof *r.classes);
     r.class_ceilings = xcalloc((size_t)classes + 1, sizeof *r.class_ceilings);
     for (int c = 0; c < classes; c++) {
@@ -131,11 +131,11 @@ static void print_group(FILE *out, const char *name, const GroupResult *g, bool 
     fprintf(out, "\n");
 }
 
-static void print_classes(FILE *out, const EvalResult *r, const Source *source, const Evaluation *v) {
+static void print_classes(FILE *out, const EvalResult *r, const Dataset *dataset, const Evaluation *v) {
     fprintf(out, "\n%-22s%-8s%7s%8s%8s%8s%9s\n", "class", "", "pairs", "IoU", "low", "high", "ceiling");
-    for (int c = 0; c < source->class_count; c++) {
+    for (int c = 0; c < dataset->class_count; c++) {
         if (r->classes[c].pairs == 0) { continue; }
-        fprintf(out, "%-22s%-8s%7d", source->class_names[c], v->seen[c] ? "seen" : "unseen", r->classes[c].pairs);
+        fprintf(out, "%-22s%-8s%7d", dataset->class_names[c], v->seen[c] ? "seen" : "unseen", r->classes[c].pairs);
         print_number(out, r->classes[c].miou);
         print_number(out, r->classes[c].miou_low);
         print_number(out, r->classes[c].miou_high);
@@ -145,8 +145,8 @@ static void print_classes(FILE *out, const EvalResult *r, const Source *source, 
     }
 }
 
-void result_print(FILE *out, const EvalResult *r, const Source *source, const Evaluation *v) {
-    print_classes(out, r, source, v);
+void result_print(FILE *out, const EvalResult *r, const Dataset *dataset, const Evaluation *v) {
+    print_classes(out, r, dataset, v);
     fprintf(out, "\n%-16s%7s%8s%8s%8s%8s%8s%8s%8s%8s%8s%8s%8s\n", "", "pairs", "classes", "mIoU", "low", "high", "gIoU",
             "cIoU", "P@.5", "P@.7", "P@.9", "empty", "full");
     print_row(out, "seen", &r->seen.model);
@@ -173,13 +173,13 @@ void result_print(FILE *out, const EvalResult *r, const Source *source, const Ev
         print_number(out, r->steps_unseen[k].miou);
         fprintf(out, "\n");
     }
-    if (v->way_count) {
+    if (v->prompt_set_count) {
         fprintf(out, "\n%-32s%10s%12s%10s%12s\n", "asked as", "seen", "(own words)", "unseen", "(own words)");
     }
-    for (int k = 0; k < v->way_count; k++) {
-        const Summary *columns[] = {&r->texts[k].seen, &r->texts[k].own_seen, &r->texts[k].unseen,
-                                    &r->texts[k].own_unseen};
-        fprintf(out, "%-32s", v->ways[k].label);
+    for (int k = 0; k < v->prompt_set_count; k++) {
+        const Summary *columns[] = {&r->prompts[k].seen, &r->prompts[k].own_seen, &r->prompts[k].unseen,
+                                    &r->prompts[k].own_unseen};
+        fprintf(out, "%-32s", v->prompt_sets[k].label);
         for (int i = 0; i < 4; i++) {
             fprintf(out, "  ");
             print_number(out, columns[i]->miou);
@@ -238,14 +238,14 @@ static void put_group(yajl_gen gen, const char *key, const GroupResult *g, bool 
     yajl_gen_map_close(gen);
 }
 
-static void put_classes(yajl_gen gen, const EvalResult *r, const Source *source, const Evaluation *v) {
+static void put_classes(yajl_gen gen, const EvalResult *r, const Dataset *dataset, const Evaluation *v) {
     json_key(gen, "classes");
     yajl_gen_array_open(gen);
-    for (int c = 0; c < source->class_count; c++) {
+    for (int c = 0; c < dataset->class_count; c++) {
         const Summary *s = &r->classes[c];
         if (s->pairs == 0) { continue; }
         yajl_gen_map_open(gen);
-        json_put_string(gen, "name", source->class_names[c]);
+        json_put_string(gen, "name", dataset->class_names[c]);
         json_put_boolean(gen, "seen", v->seen[c]);
         json_put_integer(gen, "pairs", s->pairs);
         json_put_number(gen, "iou", s->miou);
@@ -275,13 +275,13 @@ static void put_steps(yajl_gen gen, const EvalResult *r, const Evaluation *v) {
     yajl_gen_array_close(gen);
 }
 
-static void put_texts(yajl_gen gen, const EvalResult *r, const Evaluation *v) {
+static void put_prompts(yajl_gen gen, const EvalResult *r, const Evaluation *v) {
     json_key(gen, "text_table");
     yajl_gen_array_open(gen);
-    for (int k = 0; k < v->way_count; k++) {
-        const TextResult *t = &r->texts[k];
+    for (int k = 0; k < v->prompt_set_count; k++) {
+        const PromptResult *t = &r->prompts[k];
         yajl_gen_map_open(gen);
-        json_put_string(gen, "text", v->ways[k].label);
+        json_put_string(gen, "text", v->prompt_sets[k].label);
         json_put_integer(gen, "pairs", t->seen.pairs + t->unseen.pairs);
         json_put_number(gen, "seen_miou", t->seen.miou);
         json_put_number(gen, "unseen_miou", t->unseen.miou);
@@ -332,7 +332,7 @@ static void put_record(yajl_gen gen, const EvalRecord *o, const Evaluation *v, c
     }
 }
 
-void result_write_json(const EvalResult *r, const Source *source, const Evaluation *v, const EvalRecord *record,
+void result_write_json(const EvalResult *r, const Dataset *dataset, const Evaluation *v, const EvalRecord *record,
                        const ModelSettings *settings, const char *path) {
     yajl_gen gen = json_writer();
     yajl_gen_map_open(gen);
@@ -343,9 +343,9 @@ void result_write_json(const EvalResult *r, const Source *source, const Evaluati
     put_group(gen, "all", &r->all, r->has_objects);
     if (r->has_person) { put_group(gen, "without_person", &r->without_person, r->has_objects); }
     json_put_number(gen, "centre_box_size", (r->box + 2) / 10.0);
-    put_classes(gen, r, source, v);
+    put_classes(gen, r, dataset, v);
     if (v->table_count) { put_steps(gen, r, v); }
-    if (v->way_count) { put_texts(gen, r, v); }
+    if (v->prompt_set_count) { put_prompts(gen, r, v); }
     if (r->absent.pairs) {
         json_key(gen, "absent");
         yajl_gen_map_open(gen);
@@ -365,12 +365,12 @@ void result_write_json(const EvalResult *r, const Source *source, const Evaluati
     json_write(gen, path);
 }
 
-void result_write_pairs(const Source *source, const Evaluation *v, const char *path) {
+void result_write_pairs(const Dataset *dataset, const Evaluation *v, const char *path) {
     AtomicFile file = atomic_open(path);
     fprintf(file.stream, "image_id,class,seen,absent,iou,intersection,union,predicted,truth,valid,ceiling_iou\n");
     for (int i = 0; i < v->count; i++) {
         const PairScore *s = &v->scores[SCORE_MODEL][i];
-        const char *name = source->class_names[v->pairs[i].category];
+        const char *name = dataset->class_names[v->pairs[i].category];
         fprintf(file.stream, "%lld,\"%s\",%d,%d,%.6f,%.0f,%.0f,%.0f,%.0f,%.0f,%.6f\n", (long long)s->image_id, name,
                 v->seen[v->pairs[i].category], s->absent, pair_iou(s), s->intersection, s->union_, s->predicted,
                 s->truth, s->valid, pair_iou(&v->scores[SCORE_CEILING][i]));

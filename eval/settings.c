@@ -1,6 +1,6 @@
 #include "eval/settings.h"
-#include "eval/texts.h"
 #include "data/shard.h"
+#include "eval/prompt_sets.h"
 #include "util/error.h"
 #include "util/file.h"
 #include "util/json.h"
@@ -35,7 +35,7 @@ void settings_free(ModelSettings *s) {
 }
 
 char *settings_text(const ModelSettings *s, const char *class_name) {
-    return text_fill(s->text_template ? s->text_template : "{}", class_name);
+    return prompt_fill(s->text_template ? s->text_template : "{}", class_name);
 }
 
 bool settings_is_trained(const ModelSettings *s, const char *class_name) {

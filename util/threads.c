@@ -1,4 +1,5 @@
 #include "util/threads.h"
+#include "util/progress.h"
 #include <math.h>
 #include <omp.h>
 #include <sched.h>
@@ -9,12 +10,11 @@
 #include <sys/auxv.h>
 #include <sys/resource.h>
 #include <unistd.h>
-#include "util/progress.h"
 
 // ---- How they wait -------------------------------------------------------------------------------------------------
 
-// libgomp looks so many times before it sleeps, 50 to 150 us: long enough for most waits of a training step, and a small
-// part of a time slice (bench/LOG.md). libomp counts in milliseconds: it sleeps at once.
+// libgomp looks so many times before it sleeps, 50 to 150 us: long enough for most waits of a training step, and a
+// small part of a time slice (bench/LOG.md). libomp counts in milliseconds: it sleeps at once.
 #define SPINS "3000"
 
 static bool user_decides(void) {

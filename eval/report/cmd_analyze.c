@@ -1,10 +1,144 @@
 // cocogold analyze QUESTION: latents | arms.
-#include "eval/report/analyze.h"
+#include "data/classes.h"
+#include "eval/latents.h"
+#include "eval/report/experiment_page.h"
+#include "eval/report/latents_page.h"
 #include "util/error.h"
+#include "util/file.h"
 #include "util/options.h"
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+
+// ---- latents: how well the latent MSE of a VAE orders masks by IoU, bare and painted on the picture -----------------
+
+static struct {
+    char *model, *data, *split, *out, *source, *classes, *color;
+    int resolution, min_side, samples, batch, resamples;
+    double alpha, outline;
+    long long seed;
+} o = {.split = "val",
+       .source = "auto",
+       .out = "analysis",
+       .classes = "all-things",
+       .color = "white",
+       .min_side = 300,
+       .samples = 100,
+       .batch = 8,
+       .resamples = 1000,
+       .alpha = 1,
+       .seed = 2024};
+
+static struct poptOption table[] = {
+    {"model", 0, POPT_ARG_STRING, &o.model, 0, "model directory; only vae/ is read", "DIR"},
+    {"data", 0, POPT_ARG_STRING, &o.data, 0, "folder of the data set, in COCO's layout", "DIR"},
+    {"split", 0, OPT_STRING, &o.split, 0, "train, val, train2017, val2017 or whatever the split is called", "NAME"},
+    {"out", 0, OPT_STRING, &o.out, 0, "folder for latents.html, latents.json, pairs.csv and the two pictures", "DIR"},
+    {"source", 0, OPT_STRING, &o.source, 0, "annotations: auto (instances if there), instances, panoptic", "KIND"},
+    {"classes", 0, OPT_STRING, &o.classes, 0, "classes to draw samples of: " CLASSES_HELP, "LIST"},
+    {"resolution", 0, OPT_INT, &o.resolution, 0, "side of the pictures (0: as the model's configs say)", "PIXELS"},
+    {"min-side", 0, OPT_INT, &o.min_side, 0, "drop pictures with a shorter side", "PIXELS"},
+    {"samples", 0, OPT_INT, &o.samples, 0, "crops with an object, one of a picture", "N"},
+    {"color", 0, OPT_STRING, &o.color, 0, "of the painted mask: a name, #rrggbb or R,G,B", "COLOR"},
+    {"alpha", 0, OPT_DOUBLE, &o.alpha, 0, "opacity of the painted mask", "SHARE"},
+    {"outline", 0, OPT_DOUBLE, &o.outline, 0, "line along the mask's border, pixels at 512 (the original's: 4)",
+     "PIXELS"},
+    {"batch", 0, OPT_INT, &o.batch, 0, "pictures per run of the VAE", "N"},
+    {"bootstrap", 0, OPT_INT, &o.resamples, 0, "resamples for the 95% intervals (over samples)", "N"},
+    {"seed", 0, OPT_LONG, &o.seed, 0, "of the choice of samples, their crops and shifts", "N"},
+    OPTIONS_END};
+
+static void parse(int argc, char **argv) {
+    options_parse(argc, argv, table, "--model DIR --data DIR [--out DIR]",
+                  "Encodes masks of known IoU, bare and painted on the picture, and compares their latents.", 0);
+    options_require(o.model, "--model", "a pipeline directory");
+    options_require(o.data, "--data", "a data set in COCO's layout");
+    options_range(o.resolution, "--resolution", 0, 8192);
+    options_range(o.min_side, "--min-side", 0, 1e6);
+    options_range(o.samples, "--samples", 2, 1e6);
+    options_range(o.batch, "--batch", 1, 4096);
+    options_range(o.resamples, "--bootstrap", 0, 1e6);
+}
+
+static int resolution_of(const Pipeline *p) {
+    const VAEConfig *vae = &p->vae_encoder.config;
+    int resolution = o.resolution ? o.resolution : pipeline_resolution(o.model, vae);
+    if (resolution % vae_factor(vae)) {
+        die("--resolution %d: expected a multiple of %d, the VAE's pixels per latent cell", resolution,
+            vae_factor(vae));
+    }
+    return resolution;
+}
+
+// What is painted is found again by comparison with the picture, a bare mask by its brightness.
+static void choose_rules(LatentAnalysis *a) {
+    a->rules[REPRESENTED_OVERLAY] = mask_rule_default(MASK_COMPARE);
+    for (int i = 0; i < 3; i++) { a->rules[REPRESENTED_OVERLAY].color[i] = a->paint.color[i] / 255.0f; }
+    a->rules[REPRESENTED_OVERLAY].alpha = a->paint.alpha;
+    a->rules[REPRESENTED_MASK] = mask_rule_default(MASK_LUMINANCE);
+}
+
+static int analyze_latents(int argc, char **argv, const char *command) {
+    parse(argc, argv);
+    Device dev;
+    device_open(&dev, 0);
+    Pipeline pipeline = pipeline_open(o.model, PART_VAE_ENCODER | PART_VAE_DECODER, 0, &dev);
+    Coco coco = coco_open(o.data, o.split, o.source);
+    bool *allowed = classes_parse(&coco, "--classes", o.classes, NULL);
+    LatentAnalysis a = {.pipeline = &pipeline, .coco = &coco, .batch = o.batch, .count = o.samples};
+    a.paint = paint_parse(o.color, o.alpha, o.outline);
+    a.sample = (SampleOptions){.allowed = allowed, .seed = (uint64_t)o.seed, .minimum_side = o.min_side};
+    a.sample.resolution = resolution_of(&pipeline);
+    a.sample.skip_damaged = true;
+    choose_rules(&a);
+    make_folders(o.out);
+    int count;
+    LatentSample *samples = latents_analyze(&a, &count, &dev);
+    if (count < 2) {
+        die("%s: %d of %d pictures gave a sample, at least 2 are needed (see --classes and --min-side)", coco.path,
+            count, coco.picture_count);
+    }
+    LatentRecord record = {
+        .model = o.model, .data = o.data, .split = o.split, .command = command, .device = device_name(&dev)};
+    record.resolution = a.sample.resolution,
+    record.latent_side = vae_latent_size(&pipeline.vae_encoder.config, a.sample.resolution);
+    record.color = o.color, record.alpha = o.alpha, record.outline = o.outline;
+    record.seed = (uint64_t)o.seed, record.resamples = o.resamples;
+    latents_report(&record, samples, count, &coco, o.out);
+    free(samples);
+    free(allowed);
+    coco_free(&coco);
+    pipeline_close(&pipeline, &dev);
+    device_close(&dev);
+    return 0;
+}
+
+// ---- arms: what the runs of an experiment say together --------------------------------------------------------------
+
+static int analyze_arms(int argc, char **argv, const char *command) {
+    char *arms = NULL, *latents = NULL, *out = ".";
+    int resamples = 1000;
+    long long seed = 2024;
+    struct poptOption table[] = {
+        {"arms", 0, POPT_ARG_STRING, &arms, 0, "folder with ARM/seed-N/, as failure_and_fix.sh makes it", "DIR"},
+        {"latents", 0, POPT_ARG_STRING, &latents, 0, "latents.json of `cocogold analyze latents`, to be shown as well",
+         "FILE"},
+        {"out", 0, OPT_STRING, &out, 0, "folder for report.html and experiment.json", "DIR"},
+        {"bootstrap", 0, OPT_INT, &resamples, 0, "resamples for the 95% intervals (over pictures and runs)", "N"},
+        {"seed", 0, OPT_LONG, &seed, 0, "of the bootstrap", "N"},
+        OPTIONS_END};
+    options_parse(argc, argv, table, "--arms DIR [--latents FILE] [--out DIR]",
+                  "Compares the arms of an experiment: curves, differences with intervals, collapse, filmstrips.", 0);
+    options_require(arms, "--arms", "a folder with ARM/seed-N/");
+    options_range(resamples, "--bootstrap", 10, 1e6);
+    Experiment e = experiment_read(arms);
+    ExperimentRecord record = {.command = command, .latents = latents, .resamples = resamples, .seed = (uint64_t)seed};
+    experiment_report(&e, &record, out);
+    experiment_free(&e);
+    return 0;
+}
+
+// ---- the command ----------------------------------------------------------------------------------------------------
 
 static const struct {
     const char *name;
