@@ -1,6 +1,6 @@
 // cocogold eval: IoU on seen and unseen classes, with floors, ceiling and intervals.
 #include "data/classes.h"
-#include "eval/report/report.h"
+#include "eval/report/evaluation_page.h"
 #include "eval/results.h"
 #include "util/error.h"
 #include "util/file.h"

@@ -215,8 +215,7 @@ static void put_summary_fields(yajl_gen gen, const Summary *s) {
 }
 
 static void put_short(yajl_gen gen, const char *key, const Summary *s) {
-    json_key(gen, key);
-    yajl_gen_map_open(gen);
+    json_open_map(gen, key);
     json_put_number(gen, "miou", s->miou);
     json_put_number(gen, "giou", s->giou);
     json_put_number(gen, "ciou", s->ciou);
@@ -224,11 +223,9 @@ static void put_short(yajl_gen gen, const char *key, const Summary *s) {
 }
 
 static void put_group(yajl_gen gen, const char *key, const GroupResult *g, bool objects) {
-    json_key(gen, key);
-    yajl_gen_map_open(gen);
+    json_open_map(gen, key);
     put_summary_fields(gen, &g->model);
-    json_key(gen, "floors");
-    yajl_gen_map_open(gen);
+    json_open_map(gen, "floors");
     put_short(gen, "all_foreground", &g->all_foreground);
     put_short(gen, "centre_box", &g->box);
     put_short(gen, "white_filter", &g->white);
@@ -239,8 +236,7 @@ static void put_group(yajl_gen gen, const char *key, const GroupResult *g, bool 
 }
 
 static void put_classes(yajl_gen gen, const EvalResult *r, const Dataset *dataset, const Evaluation *v) {
-    json_key(gen, "classes");
-    yajl_gen_array_open(gen);
+    json_open_list(gen, "classes");
     for (int c = 0; c < dataset->class_count; c++) {
         const Summary *s = &r->classes[c];
         if (s->pairs == 0) { continue; }
@@ -261,8 +257,7 @@ static void put_classes(yajl_gen gen, const EvalResult *r, const Dataset *datase
 }
 
 static void put_steps(yajl_gen gen, const EvalResult *r, const Evaluation *v) {
-    json_key(gen, "steps_table");
-    yajl_gen_array_open(gen);
+    json_open_list(gen, "steps_table");
     for (int k = 0; k < v->table_count; k++) {
         yajl_gen_map_open(gen);
         json_put_integer(gen, "steps", v->table[k]);
@@ -276,8 +271,7 @@ static void put_steps(yajl_gen gen, const EvalResult *r, const Evaluation *v) {
 }
 
 static void put_prompts(yajl_gen gen, const EvalResult *r, const Evaluation *v) {
-    json_key(gen, "text_table");
-    yajl_gen_array_open(gen);
+    json_open_list(gen, "text_table");
     for (int k = 0; k < v->prompt_set_count; k++) {
         const PromptResult *t = &r->prompts[k];
         yajl_gen_map_open(gen);
@@ -293,8 +287,7 @@ static void put_prompts(yajl_gen gen, const EvalResult *r, const Evaluation *v) 
 }
 
 static void put_rule(yajl_gen gen, const MaskRule *rule) {
-    json_key(gen, "extraction");
-    yajl_gen_map_open(gen);
+    json_open_map(gen, "extraction");
     json_put_string(gen, "method", mask_method_names[rule->method]);
     json_put_number(gen, "tolerance", round(rule->tolerance * 1e4) / 1e4);
     if (rule->method == MASK_COMPARE) { json_put_number(gen, "changed", round(rule->changed * 1e4) / 1e4); }
@@ -303,8 +296,7 @@ static void put_rule(yajl_gen gen, const MaskRule *rule) {
 }
 
 static void put_record(yajl_gen gen, const EvalRecord *o, const Evaluation *v, const ModelSettings *settings) {
-    json_key(gen, "config");
-    yajl_gen_map_open(gen);
+    json_open_map(gen, "config");
     json_put_string(gen, "model", o->model);
     json_put_boolean(gen, "ema", o->ema);
     json_put_string(gen, "data", o->where);
@@ -323,8 +315,7 @@ static void put_record(yajl_gen gen, const EvalRecord *o, const Evaluation *v, c
     json_put_string(gen, "command", o->command);
     yajl_gen_map_close(gen);
     if (o->tuned_on) {
-        json_key(gen, "tuning");
-        yajl_gen_map_open(gen);
+        json_open_map(gen, "tuning");
         json_put_string(gen, "on", o->tuned_on);
         json_put_integer(gen, "pairs", o->tune_pairs);
         json_put_number(gen, "miou", o->tune_miou);
@@ -347,8 +338,7 @@ void result_write_json(const EvalResult *r, const Dataset *dataset, const Evalua
     if (v->table_count) { put_steps(gen, r, v); }
     if (v->prompt_set_count) { put_prompts(gen, r, v); }
     if (r->absent.pairs) {
-        json_key(gen, "absent");
-        yajl_gen_map_open(gen);
+        json_open_map(gen, "absent");
         json_put_integer(gen, "pairs", r->absent.pairs);
         json_put_number(gen, "empty", r->absent.empty);
         json_put_number(gen, "false_area", r->absent.false_area);

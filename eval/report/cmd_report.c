@@ -1,5 +1,5 @@
 // cocogold report: one page that sets runs and their evaluations side by side.
-#include "eval/report/report.h"
+#include "eval/report/evaluation_page.h"
 #include "util/error.h"
 #include "util/options.h"
 #include <stdlib.h>

@@ -1,5 +1,6 @@
 #include "eval/report/latents_page.h"
 #include "eval/report/chart.h"
+#include "eval/report/page.h"
 #include "util/error.h"
 #include "util/file.h"
 #include "util/json.h"
@@ -38,18 +39,6 @@ static Interval value_of(const LatentSummary *s, int row) {
     return v;
 }
 
-// "0.931 (0.924-0.938)"
-static const char *interval_text(Interval v, char buffer[48]) {
-    if (isnan(v.value)) {
-        snprintf(buffer, 48, "-");
-    } else if (isnan(v.low)) {
-        snprintf(buffer, 48, "%.4g", v.value);
-    } else {
-        snprintf(buffer, 48, "%.4g (%.4g-%.4g)", v.value, v.low, v.high);
-    }
-    return buffer;
-}
-
 static void print_table(Summaries summaries) {
     char a[48], b[48];
     for (int size = 0; size < SIZES; size++) {
@@ -58,29 +47,24 @@ static void print_table(Summaries summaries) {
         if (!overlay->samples) { continue; }
         printf("\n%-14s %4d samples %33s  %26s\n", size_names[size], overlay->samples, "overlay", "mask");
         for (int row = 0; row < ROWS; row++) {
-            printf("  %-56s %26s  %26s\n", rows[row].name, interval_text(value_of(overlay, row), a),
-                   interval_text(value_of(mask, row), b));
+            printf("  %-56s %26s  %26s\n", rows[row].name, interval_text(value_of(overlay, row), "%.4g", a),
+                   interval_text(value_of(mask, row), "%.4g", b));
         }
     }
 }
 
 // ---- files ---------------------------------------------------------------------------------------------------------
 
-static void put_summary(yajl_gen gen, const LatentSummary *s) {
-    yajl_gen_map_open(gen);
+static void put_summary(yajl_gen gen, const char *key, const LatentSummary *s) {
+    json_open_map(gen, key);
     json_put_integer(gen, "samples", s->samples);
     for (int row = 0; row < ROWS; row++) {
         Interval v = value_of(s, row);
-        if (!rows[row].interval) {
+        if (rows[row].interval) {
+            json_put_interval(gen, rows[row].key, v);
+        } else {
             json_put_number(gen, rows[row].key, v.value);
-            continue;
         }
-        json_key(gen, rows[row].key);
-        yajl_gen_map_open(gen);
-        json_put_number(gen, "value", v.value);
-        json_put_number(gen, "low", v.low);
-        json_put_number(gen, "high", v.high);
-        yajl_gen_map_close(gen);
     }
     yajl_gen_map_close(gen);
 }
@@ -89,16 +73,11 @@ static void write_json(const LatentRecord *record, Summaries summaries, const ch
     yajl_gen gen = json_writer();
     yajl_gen_map_open(gen);
     for (int k = 0; k < REPRESENTATIONS; k++) {
-        json_key(gen, representation_names[k]);
-        yajl_gen_map_open(gen);
-        for (int size = 0; size < SIZES; size++) {
-            json_key(gen, size_keys[size]);
-            put_summary(gen, &summaries[k][size]);
-        }
+        json_open_map(gen, representation_names[k]);
+        for (int size = 0; size < SIZES; size++) { put_summary(gen, size_keys[size], &summaries[k][size]); }
         yajl_gen_map_close(gen);
     }
-    json_key(gen, "config");
-    yajl_gen_map_open(gen);
+    json_open_map(gen, "config");
     json_put_string(gen, "command", record->command);
     json_put_string(gen, "model", record->model);
     json_put_string(gen, "data", record->data);
@@ -216,16 +195,12 @@ static void page_table(FILE *out, Summaries summaries) {
     char text[48];
     for (int size = 0; size < SIZES; size++) {
         if (!summaries[0][size].samples) { continue; }
-        fprintf(out, "<table id=\"table-%s\"><tr><th>%s, %d samples</th><th>overlay</th><th>mask</th></tr>\n",
-                size_keys[size],
-                size == SIZE_SMALL    ? "small (&lt; 2%)"
-                : size == SIZE_MEDIUM ? "medium (&lt; 15%)"
-                                      : size_names[size],
-                summaries[0][size].samples);
+        html(out, "<table id=\"table-%s\"><tr><th>%s, %d samples</th><th>overlay</th><th>mask</th></tr>\n",
+             size_keys[size], size_names[size], summaries[0][size].samples);
         for (int row = 0; row < ROWS; row++) {
             fprintf(out, "<tr><td>%s</td>", rows[row].name);
             for (int k = 0; k < REPRESENTATIONS; k++) {
-                fprintf(out, "<td>%s</td>", interval_text(value_of(&summaries[k][size], row), text));
+                fprintf(out, "<td>%s</td>", interval_text(value_of(&summaries[k][size], row), "%.4g", text));
             }
             fputs("</tr>\n", out);
         }
@@ -233,40 +208,38 @@ static void page_table(FILE *out, Summaries summaries) {
     }
 }
 
-static void page_definitions(FILE *out, const LatentRecord *r) {
+static void definitions(FILE *out, const LatentRecord *r) {
     fputs(
         "<h2 id=\"definitions\">What the numbers mean</h2>\n<div class=\"card\"><dl>"
         "<dt>Latent MSE</dt><dd>The mean square difference of two targets' latents (posterior mean times scaling "
         "factor). It is the diffusion loss at the last timestep, up to the noise, of a model that predicts the one "
         "where the other is true.</dd>"
         "<dt>Masks</dt><dd>The true one, eroded and dilated by 1, 2, 4, ... pixels (Euclidean), shifted by as much, "
-        "its "
-        "bounding box, another object of the picture, another picture's mask, empty, full. Those that equal the true "
+        "its bounding box, another object of the picture, another picture's mask, empty, full. Those that equal the "
+        "true "
         "mask are left out.</dd>"
         "<dt>Constant answer</dt><dd>The mean latent of all other samples' targets.</dd>"
         "<dt>Leaving the object out</dt><dd>The bare picture for the overlay, a black picture for the mask.</dd>"
         "<dt>Energy</dt><dd>Of the target without the object: its mean square around its mean over the other samples. "
         "Of the object: the loss of leaving it out. Its share is its part of the sum of both.</dd>"
-        "<dt>Intervals</dt><dd>95% percentile bootstrap over samples.</dd></dl></div>\n<details open><summary>How it "
-        "was "
-        "made</summary><p><code>",
+        "<dt>Intervals</dt><dd>95% percentile bootstrap over samples.</dd></dl></div>\n",
         out);
-    html_text(out, r->command);
-    fprintf(out, "</code></p><p class=\"small\">%d x %d pixels, %d x %d latent cells, seed %llu, ", r->resolution,
-            r->resolution, r->latent_side, r->latent_side, (unsigned long long)r->seed);
-    html_text(out, r->device);
-    fputs("</p></details>\n", out);
+    html(out,
+         "<details open><summary>How it was made</summary><p><code>%s</code></p><p class=\"small\">%d x %d pixels, "
+         "%d x %d latent cells, seed %llu, %s</p></details>\n",
+         r->command, r->resolution, r->resolution, r->latent_side, r->latent_side, (unsigned long long)r->seed,
+         r->device);
 }
 
 static void write_page(const LatentRecord *r, const LatentSample *samples, int count, Summaries summaries,
                        const char *path) {
-    AtomicFile file = atomic_open(path);
-    FILE *out = file.stream;
-    html_begin(out, "Do latents tell good masks from bad ones?");
+    AtomicFile page = page_begin(path, "Do latents tell good masks from bad ones?");
+    FILE *out = page.stream;
     fputs("<h1>Do latents tell good masks from bad ones?</h1>\n", out);
-    fprintf(out, "<p class=\"lead\">Masks of known IoU for %d objects, through the VAE of ", count);
-    html_text(out, r->model);
-    fputs(": painted on the picture (overlay) and bare.</p>\n", out);
+    html(out,
+         "<p class=\"lead\">Masks of known IoU for %d objects, through the VAE of %s: painted on the picture (overlay) "
+         "and bare.</p>\n",
+         count, r->model);
     conclusions(out, summaries);
     fputs("<div class=\"two\">\n", out);
     for (int k = 0; k < REPRESENTATIONS; k++) {
@@ -278,9 +251,8 @@ static void write_page(const LatentRecord *r, const LatentSample *samples, int c
     fputs("</div>\n<h2>In numbers</h2>\n<div class=\"card scroll\">\n", out);
     page_table(out, summaries);
     fputs("</div>\n", out);
-    page_definitions(out, r);
-    html_end(out);
-    atomic_commit(&file);
+    definitions(out, r);
+    page_end(&page);
 }
 
 void latents_report(const LatentRecord *record, const LatentSample *samples, int count, const Coco *coco,

@@ -1,29 +1,22 @@
 #include "eval/report/chart.h"
-#include "eval/report/report.h"
+#include "eval/report/evaluation_page.h"
+#include "eval/report/page.h"
 #include "util/error.h"
-#include "util/file.h"
 #include <math.h>
 #include <stdlib.h>
 #include <string.h>
 
 static void bars_figure(FILE *out, const Json *metrics, const char *const *names, int count) {
     ChartBar *bars = xcalloc((size_t)count * 2 + 1, sizeof *bars);
-    for (int i = 0; i < count; i++) {
-        const Json *m = &metrics[i];
-        bars[2 * i] = (ChartBar){names[i],
-                                 metric(m, "seen.miou"),
-                                 metric(m, "seen.miou_low"),
-                                 metric(m, "seen.miou_high"),
-                                 metric(m, "seen.ceiling.miou"),
-                                 COLOR_SEEN,
-                                 "seen"};
-        bars[2 * i + 1] = (ChartBar){"",
-                                     metric(m, "unseen.miou"),
-                                     metric(m, "unseen.miou_low"),
-                                     metric(m, "unseen.miou_high"),
-                                     metric(m, "unseen.ceiling.miou"),
-                                     COLOR_UNSEEN,
-                                     "unseen"};
+    for (int i = 0; i < 2 * count; i++) {
+        yajl_val group = json_find(metrics[i / 2].root, i % 2 ? "unseen" : "seen");
+        bars[i] = (ChartBar){.label = i % 2 ? "" : names[i / 2],
+                             .value = json_number_at(group, "miou"),
+                             .low = json_number_at(group, "miou_low"),
+                             .high = json_number_at(group, "miou_high"),
+                             .mark = json_number_at(group, "ceiling.miou"),
+                             .color = i % 2 ? COLOR_UNSEEN : COLOR_SEEN,
+                             .note = i % 2 ? "unseen" : "seen"};
     }
     figure_begin(out, "fig-evaluations", "mIoU of each evaluation");
     chart_legend(out, (const char *const[]){"seen", "unseen", "ceiling (tick)"},
@@ -58,24 +51,17 @@ static void table(FILE *out, const Json *metrics, const char *const *names, int 
                                {"DDIM steps", "config.steps"},
                                {"seconds per query", "sampling_seconds_per_pair"}};
     fputs("<div class=\"card scroll\" id=\"table-evaluations\" style=\"margin-top:16px\"><table><tr><th></th>", out);
-    for (int i = 0; i < count; i++) {
-        fputs("<th>", out);
-        html_text(out, names[i]);
-        fputs("</th>", out);
-    }
+    for (int i = 0; i < count; i++) { html(out, "<th>%s</th>", names[i]); }
     fputs("</tr>\n<tr><td>target</td>", out);
-    for (int i = 0; i < count; i++) { fprintf(out, "<td>%s</td>", metric_text(&metrics[i], "config.target")); }
+    for (int i = 0; i < count; i++) { html(out, "<td>%s</td>", json_string_at(metrics[i].root, "config.target")); }
     fputs("</tr>\n", out);
     for (size_t r = 0; r < sizeof rows / sizeof *rows; r++) {
         fprintf(out, "<tr><td>%s</td>", rows[r].label);
         for (int i = 0; i < count; i++) {
-            double value = rows[r].path ? metric(&metrics[i], rows[r].path)
-                                        : metric(&metrics[i], "seen.miou") / metric(&metrics[i], "seen.ceiling.miou");
-            if (isnan(value)) {
-                fputs("<td>&ndash;</td>", out);
-            } else {
-                fprintf(out, value == floor(value) && value > 1 ? "<td>%.0f</td>" : "<td>%.3f</td>", value);
-            }
+            yajl_val m = metrics[i].root;
+            double value = rows[r].path ? json_number_at(m, rows[r].path)
+                                        : json_number_at(m, "seen.miou") / json_number_at(m, "seen.ceiling.miou");
+            html_cell(out, value == floor(value) && value > 1 ? "%.0f" : "%.3f", value);
         }
         fputs("</tr>\n", out);
     }
@@ -84,18 +70,15 @@ static void table(FILE *out, const Json *metrics, const char *const *names, int 
 
 void report_comparison(const char *path, const Json *metrics, const char *const *names, int count, const RunLog *logs,
                        int log_count) {
-    AtomicFile file = atomic_open(path);
-    FILE *out = file.stream;
-    html_begin(out, "cocogold: runs side by side");
-    fputs("<h1>Runs side by side</h1>\n<p class=\"lead\">", out);
-    fprintf(out, "%d training run%s and %d evaluation%s.</p>\n", log_count, log_count == 1 ? "" : "s", count,
-            count == 1 ? "" : "s");
+    AtomicFile page = page_begin(path, "cocogold: runs side by side");
+    FILE *out = page.stream;
+    fprintf(out, "<h1>Runs side by side</h1>\n<p class=\"lead\">%d training run%s and %d evaluation%s.</p>\n",
+            log_count, log_count == 1 ? "" : "s", count, count == 1 ? "" : "s");
     if (count > 0) {
         bars_figure(out, metrics, names, count);
         table(out, metrics, names, count);
     }
-    report_training(out, logs, log_count);
-    report_definitions(out);
-    html_end(out);
-    atomic_commit(&file);
+    page_training(out, logs, log_count);
+    page_definitions(out);
+    page_end(&page);
 }
