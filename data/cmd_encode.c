@@ -180,8 +180,7 @@ static void choose_classes(Encoder *e, bool train) {
     bool *trained = e->o.trained || !train
                         ? classes_parse(&e->coco, "--trained", e->o.trained ? e->o.trained : seen, NULL)
                         : sampled;
-    const char **names = xcalloc((size_t)e->coco.category_count, sizeof *names);
-    for (int c = 0; c < e->coco.category_count; c++) { names[c] = e->coco.categories[c].name; }
+    const char **names = coco_class_names(&e->coco);
     shard_info_classes(&e->info, e->coco.category_count, names);
     for (int c = 0; c < e->coco.category_count; c++) {
         e->info.sampled[c] = sampled[c];
@@ -415,24 +414,16 @@ static void run_vae(Encoder *e, const Rendered *r) {
     device_sync(&e->dev);
 }
 
-// Rows of packed bits, the first pixel in the highest bit: numpy.packbits(mask, axis=1).
-static uint8_t *pack_mask(const uint8_t *mask, int R) {
-    int bytes = (R + 7) / 8;
-    uint8_t *packed = xcalloc((size_t)R * (size_t)bytes, 1);
-    for (int y = 0; y < R; y++) {
-        for (int x = 0; x < R; x++) { packed[y * bytes + x / 8] |= (uint8_t)((mask[y * R + x] != 0) << (7 - x % 8)); }
-    }
-    return packed;
-}
-
 static void add_sample(const Encoder *e, ShardWriter *writer, const Sample *s, int row) {
+    int R = e->info.resolution;
     size_t at = (size_t)row * (size_t)e->info.height * (size_t)e->info.width * (size_t)e->info.channels;
     ShardSample out = {
         .class_index = s->category, .image_id = s->image_id, .crop = {s->x, s->y, s->side}, .area = s->area};
     out.image_latent = e->latents[0] + at;
     out.target_overlay = wanted(e, 1) ? e->latents[1] + at : NULL;
     out.target_mask = wanted(e, 2) ? e->latents[2] + at : NULL;
-    out.mask = pack_mask(s->mask, e->info.resolution);
+    out.mask = xmalloc((size_t)R * (size_t)((R + 7) / 8));
+    mask_pack(s->mask, R, out.mask);
     shard_add(writer, &out);
     free(out.mask);
 }

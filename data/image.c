@@ -250,6 +250,19 @@ Image image_crop(const Image *image, int x, int y, int w, int h) {
 
 // Masks.
 
+void mask_pack(const uint8_t *mask, int side, uint8_t *packed) {
+    memset(packed, 0, (size_t)side * (size_t)((side + 7) / 8));
+    for (int y = 0; y < side; y++, packed += (side + 7) / 8) {
+        for (int x = 0; x < side; x++) { packed[x / 8] |= (uint8_t)((*mask++ != 0) << (7 - x % 8)); }
+    }
+}
+
+void mask_unpack(const uint8_t *packed, int side, uint8_t *mask) {
+    for (int y = 0; y < side; y++, packed += (side + 7) / 8) {
+        for (int x = 0; x < side; x++) { *mask++ = packed[x / 8] >> (7 - x % 8) & 1; }
+    }
+}
+
 // The part of [begin, end) that lies in input pixel j.
 static double overlap(int j, double begin, double end) { return fmax(0, fmin(j + 1, end) - fmax(j, begin)); }
 

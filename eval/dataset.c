@@ -8,8 +8,7 @@
 Dataset dataset_of_pictures(const char *data, const char *split, const char *annotations, int resolution) {
     Dataset s = {.resolution = resolution, .coco = coco_open(data, split, annotations)};
     s.class_count = s.coco.category_count;
-    s.class_names = xmalloc(((size_t)s.class_count + 1) * sizeof *s.class_names);
-    for (int c = 0; c < s.class_count; c++) { s.class_names[c] = s.coco.categories[c].name; }
+    s.class_names = coco_class_names(&s.coco);
     s.where = xprintf("%s, split %s (%s)", data, split, s.coco.panoptic ? "panoptic" : "instances");
     return s;
 }
@@ -93,11 +92,11 @@ static DatasetItem read_picture(const Dataset *s, Pair pair) {
 }
 
 static DatasetItem read_crop(const Dataset *s, Pair pair, const ModelSettings *settings, size_t latent_count) {
-    int R = s->resolution, row_bytes = (R + 7) / 8;
+    int R = s->resolution;
     DatasetItem item = {.pair = pair, .frame = frame_pad(R, R, R)};
     item.latent = xmalloc(latent_count * sizeof *item.latent);
     item.target_latent = xmalloc(latent_count * sizeof *item.target_latent);
-    uint8_t *packed = xmalloc((size_t)R * row_bytes);
+    uint8_t *packed = xmalloc((size_t)R * (size_t)((R + 7) / 8));
     ShardSample sample = {.image_latent = item.latent, .mask = packed};
     if (settings->target == TARGET_MASK) {
         sample.target_mask = item.target_latent;
@@ -107,11 +106,7 @@ static DatasetItem read_crop(const Dataset *s, Pair pair, const ModelSettings *s
     shards_read(&s->shards, pair.item, &sample);
     item.truth = xmalloc((size_t)R * R);
     item.ignore = xcalloc((size_t)R * R, 1);
-    for (int y = 0; y < R; y++) {
-        for (int x = 0; x < R; x++) {
-            item.truth[(size_t)y * R + x] = packed[(size_t)y * row_bytes + x / 8] >> (7 - x % 8) & 1;
-        }
-    }
+    mask_unpack(packed, R, item.truth);
     free(packed);
     return item;
 }

@@ -218,18 +218,6 @@ static void work_destroy(Work *w) {
     }
 }
 
-// Pictures in an order that depends on the seed alone.
-static int *shuffled(int count, uint64_t seed) {
-    int *order = xcalloc((size_t)count + 1, sizeof *order);
-    Random random = random_begin(seed, PHILOX_VARIANTS, 1, 0);
-    for (int i = 0; i < count; i++) {
-        int k = (int)random_below(&random, (uint32_t)i + 1);
-        order[i] = order[k];
-        order[k] = i;
-    }
-    return order;
-}
-
 // The next picture in the order that yields a sample with an object.
 static bool next_sample(const LatentAnalysis *a, const int *order, int *at, Sample *s) {
     while (*at < a->coco->picture_count) {
@@ -242,7 +230,7 @@ static bool next_sample(const LatentAnalysis *a, const int *order, int *at, Samp
 LatentSample *latents_analyze(const LatentAnalysis *a, int *count, Device *dev) {
     Work w = work_create(a, dev);
     LatentSample *samples = xcalloc((size_t)a->count + 1, sizeof *samples);
-    int *order = shuffled(a->coco->picture_count, a->sample.seed), at = 0, n = 0;
+    int *order = coco_shuffled(a->coco, random_begin(a->sample.seed, PHILOX_VARIANTS, 1, 0)), at = 0, n = 0;
     size_t size = (size_t)w.R * (size_t)w.R;
     uint8_t *first = xcalloc(size, 1); // the last sample's stranger
     Sample now, next;

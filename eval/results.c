@@ -93,55 +93,42 @@ void result_free(EvalResult *r) {
 
 // ---- terminal ------------------------------------------------------------------------------------------------------
 
-static void print_number(FILE *out, double value) {
-    if (isnan(value)) {
-        fprintf(out, "%8s", "-");
-    } else {
-        fprintf(out, "%8.3f", value);
+// Numbers in columns of 8 after a space of `gap`, and the line's end.
+static void print_numbers(FILE *out, int gap, const double *values, int count) {
+    for (int i = 0; i < count; i++) {
+        if (isnan(values[i])) {
+            fprintf(out, "%*s", gap + 8, "-");
+        } else {
+            fprintf(out, "%*.3f", gap + 8, values[i]);
+        }
     }
+    fprintf(out, "\n");
 }
 
 static void print_row(FILE *out, const char *name, const Summary *s) {
     fprintf(out, "%-16s%7d%8d", name, s->pairs, s->classes);
-    double values[] = {s->miou,
-                       s->miou_low,
-                       s->miou_high,
-                       s->giou,
-                       s->ciou,
-                       s->precision_at[0],
-                       s->precision_at[2],
-                       s->precision_at[4],
-                       s->empty,
-                       s->full};
-    for (size_t i = 0; i < sizeof values / sizeof *values; i++) { print_number(out, values[i]); }
-    fprintf(out, "\n");
+    const double *p = s->precision_at;
+    print_numbers(
+        out, 0,
+        (const double[]){s->miou, s->miou_low, s->miou_high, s->giou, s->ciou, p[0], p[2], p[4], s->empty, s->full},
+        10);
 }
 
 static void print_group(FILE *out, const char *name, const GroupResult *g, bool objects) {
     fprintf(out, "%-16s", name);
-    double values[] = {g->all_foreground.miou, g->box.miou, g->white.miou, g->model.miou, g->ceiling.miou};
-    for (size_t i = 0; i < sizeof values / sizeof *values; i++) {
-        fprintf(out, "  ");
-        print_number(out, values[i]);
-    }
-    if (objects) {
-        fprintf(out, "  ");
-        print_number(out, g->all_objects.miou);
-    }
-    fprintf(out, "\n");
+    print_numbers(out, 2,
+                  (const double[]){g->all_foreground.miou, g->box.miou, g->white.miou, g->model.miou, g->ceiling.miou,
+                                   g->all_objects.miou},
+                  5 + objects);
 }
 
 static void print_classes(FILE *out, const EvalResult *r, const Dataset *dataset, const Evaluation *v) {
-    fprintf(out, "\n%-22s%-8s%7s%8s%8s%8s%9s\n", "class", "", "pairs", "IoU", "low", "high", "ceiling");
+    fprintf(out, "\n%-22s%-8s%7s%8s%8s%8s%8s\n", "class", "", "pairs", "IoU", "low", "high", "ceiling");
     for (int c = 0; c < dataset->class_count; c++) {
-        if (r->classes[c].pairs == 0) { continue; }
-        fprintf(out, "%-22s%-8s%7d", dataset->class_names[c], v->seen[c] ? "seen" : "unseen", r->classes[c].pairs);
-        print_number(out, r->classes[c].miou);
-        print_number(out, r->classes[c].miou_low);
-        print_number(out, r->classes[c].miou_high);
-        fprintf(out, " ");
-        print_number(out, r->class_ceilings[c].miou);
-        fprintf(out, "\n");
+        const Summary *s = &r->classes[c];
+        if (s->pairs == 0) { continue; }
+        fprintf(out, "%-22s%-8s%7d", dataset->class_names[c], v->seen[c] ? "seen" : "unseen", s->pairs);
+        print_numbers(out, 0, (const double[]){s->miou, s->miou_low, s->miou_high, r->class_ceilings[c].miou}, 4);
     }
 }
 
@@ -167,24 +154,16 @@ void result_print(FILE *out, const EvalResult *r, const Dataset *dataset, const 
     }
     if (v->table_count) { fprintf(out, "\n%-16s%10s%10s\n", "DDIM steps", "seen", "unseen"); }
     for (int k = 0; k < v->table_count; k++) {
-        fprintf(out, "%-16d  ", v->table[k]);
-        print_number(out, r->steps_seen[k].miou);
-        fprintf(out, "  ");
-        print_number(out, r->steps_unseen[k].miou);
-        fprintf(out, "\n");
+        fprintf(out, "%-16d", v->table[k]);
+        print_numbers(out, 2, (const double[]){r->steps_seen[k].miou, r->steps_unseen[k].miou}, 2);
     }
     if (v->prompt_set_count) {
-        fprintf(out, "\n%-32s%10s%12s%10s%12s\n", "asked as", "seen", "(own words)", "unseen", "(own words)");
+        fprintf(out, "\n%-32s%10s%10s%10s%10s\n", "asked as", "seen", "own words", "unseen", "own words");
     }
     for (int k = 0; k < v->prompt_set_count; k++) {
-        const Summary *columns[] = {&r->prompts[k].seen, &r->prompts[k].own_seen, &r->prompts[k].unseen,
-                                    &r->prompts[k].own_unseen};
+        const PromptResult *p = &r->prompts[k];
         fprintf(out, "%-32s", v->prompt_sets[k].label);
-        for (int i = 0; i < 4; i++) {
-            fprintf(out, "  ");
-            print_number(out, columns[i]->miou);
-        }
-        fprintf(out, "\n");
+        print_numbers(out, 2, (const double[]){p->seen.miou, p->own_seen.miou, p->unseen.miou, p->own_unseen.miou}, 4);
     }
 }
 

@@ -93,6 +93,16 @@ const char *json_string(const Json *json, const char *field, const char *fallbac
     return YAJL_GET_STRING(value);
 }
 
+// Number of entries of a list of `what`, for which there are at most `capacity` places.
+static int list_length(const Json *json, const char *field, yajl_val value, const char *what, int capacity) {
+    if (!YAJL_IS_ARRAY(value)) { die("%s: field \"%s\" is not a list of %s", json->path, field, what); }
+    int count = (int)YAJL_GET_ARRAY(value)->len;
+    if (count > capacity) {
+        die("%s: field \"%s\" has %d entries, at most %d are supported", json->path, field, count, capacity);
+    }
+    return count;
+}
+
 int json_integers(const Json *json, const char *field, int *values, int capacity) {
     yajl_val value = json_find(json->root, field);
     if (!value) { return -1; }
@@ -100,11 +110,7 @@ int json_integers(const Json *json, const char *field, int *values, int capacity
         values[0] = (int)YAJL_GET_INTEGER(value);
         return 1;
     }
-    if (!YAJL_IS_ARRAY(value)) { die("%s: field \"%s\" is not a list of integers", json->path, field); }
-    int count = (int)YAJL_GET_ARRAY(value)->len;
-    if (count > capacity) {
-        die("%s: field \"%s\" has %d entries, at most %d are supported", json->path, field, count, capacity);
-    }
+    int count = list_length(json, field, value, "integers", capacity);
     for (int i = 0; i < count; i++) {
         yajl_val entry = YAJL_GET_ARRAY(value)->values[i];
         if (!YAJL_IS_INTEGER(entry)) { die("%s: field \"%s\" is not a list of integers", json->path, field); }
@@ -116,11 +122,7 @@ int json_integers(const Json *json, const char *field, int *values, int capacity
 int json_strings(const Json *json, const char *field, const char **values, int capacity) {
     yajl_val value = json_find(json->root, field);
     if (!value) { return -1; }
-    if (!YAJL_IS_ARRAY(value)) { die("%s: field \"%s\" is not a list of strings", json->path, field); }
-    int count = (int)YAJL_GET_ARRAY(value)->len;
-    if (count > capacity) {
-        die("%s: field \"%s\" has %d entries, at most %d are supported", json->path, field, count, capacity);
-    }
+    int count = list_length(json, field, value, "strings", capacity);
     for (int i = 0; i < count; i++) {
         yajl_val entry = YAJL_GET_ARRAY(value)->values[i];
         if (!YAJL_IS_STRING(entry)) { die("%s: field \"%s\" is not a list of strings", json->path, field); }

@@ -3,6 +3,7 @@
 #include "eval/report/chart.h"
 #include "util/error.h"
 #include <math.h>
+#include <openssl/evp.h>
 #include <stdarg.h>
 #include <stddef.h>
 #include <stdlib.h>
@@ -85,19 +86,6 @@ void html(FILE *out, const char *format, ...) {
     va_end(values);
 }
 
-static void base64(FILE *out, const uint8_t *bytes, size_t size) {
-    static const char digits[] = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/";
-    for (size_t i = 0; i < size; i += 3) {
-        size_t left = size - i;
-        uint32_t v = (uint32_t)bytes[i] << 16 | (left > 1 ? (uint32_t)bytes[i + 1] << 8 : 0) |
-                     (left > 2 ? (uint32_t)bytes[i + 2] : 0);
-        fputc(digits[v >> 18], out);
-        fputc(digits[v >> 12 & 63], out);
-        fputc(left > 1 ? digits[v >> 6 & 63] : '=', out);
-        fputc(left > 2 ? digits[v & 63] : '=', out);
-    }
-}
-
 // Small pictures as PNG and shown with visible pixels, larger ones as JPEG.
 void html_image(FILE *out, const Image *image, const char *alternative) {
     bool tiny = image->width <= 128 && image->height <= 128;
@@ -106,8 +94,10 @@ void html_image(FILE *out, const Image *image, const char *alternative) {
     fputs(tiny ? "<img class=\"tiny\"" : "<img", out);
     html(out, " width=\"%d\" height=\"%d\" alt=\"%s\" src=\"data:image/%s;base64,", image->width, image->height,
          alternative, tiny ? "png" : "jpeg");
-    base64(out, bytes, size);
-    fputs("\">", out);
+    unsigned char *base64 = xmalloc((size + 2) / 3 * 4 + 1);
+    EVP_EncodeBlock(base64, bytes, (int)size);
+    fprintf(out, "%s\">", (char *)base64);
+    free(base64);
     free(bytes);
 }
 
