@@ -146,8 +146,8 @@ static void write_chart(const char *path, const Coco *coco, const Counts *counts
     char *note = xprintf("%s: %d pictures; %.0f samples in %d pass%s, %.0f instances of these classes", coco->path,
                          coco->picture_count, samples, passes, passes == 1 ? "" : "es", instances);
     static const char *const names[] = {"share of the samples drawn", "share of the annotated instances"};
-    Image chart = chart_bars_picture("Class distribution", note, names, (const int[]){COLOR_SEEN, COLOR_UNSEEN}, 2,
-                                     bars, 2 * classes, "%.1f %%");
+    ChartLegend legend = {names, (const int[]){COLOR_SEEN, COLOR_UNSEEN}, 2};
+    Image chart = chart_bars_picture("Class distribution", note, bars, 2 * classes, legend, "%.1f %%");
     image_save(&chart, path);
     image_free(&chart);
     free(note);

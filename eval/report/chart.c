@@ -19,26 +19,19 @@ static void put_number(Canvas *c, double x, double y, Align align, double value)
     canvas_text(c, x, y, align, COLOR_FAINT, text);
 }
 
-// ---- legends -------------------------------------------------------------------------------------------------------
-
-static void legend_entry(FILE *out, const char *name, int color, bool dashed) {
-    fprintf(out, "<span><i style=\"background:#%06x%s\"></i>", (unsigned)palette[color],
-            dashed ? ";height:4px;vertical-align:3px;opacity:.6" : "");
-    xml_text(out, name);
-    fputs("</span>", out);
-}
-
-void chart_legend(FILE *out, const char *const *names, const int *colors, int count) {
-    fputs("<div class=\"legend\">", out);
-    for (int i = 0; i < count; i++) { legend_entry(out, names[i], colors[i], false); }
-    fputs("</div>\n", out);
-}
-
-// An entry of a legend that is part of the drawing; returns where the next one begins.
-static double draw_legend_entry(Canvas *c, double x, double y, const char *name, int color) {
-    canvas_dot(c, x + 6, y - 4, 5, palette[color], 1);
-    canvas_text(c, x + 16, y, ALIGN_LEFT, COLOR_INK, name);
-    return x + 16 + canvas_text_width(c, name) + 22;
+// An entry of a legend: a dot, or a dashed line, and the name, cut to `width`.
+static void legend_entry(Canvas *c, double x, double y, double width, const char *name, int color, bool dashed) {
+    char *text = xprintf("%s   ", name); // room for an ellipsis
+    text[strlen(name)] = 0;
+    canvas_font(c, 13, false);
+    canvas_fit_text(c, text, width - 30);
+    if (dashed) {
+        canvas_path(c, (const double[]){x - 6, x + 12}, (const double[]){y - 4, y - 4}, 2, 2, palette[color], true);
+    } else {
+        canvas_dot(c, x + 6, y - 4, 5, palette[color], 1);
+    }
+    canvas_text(c, x + 16, y, ALIGN_LEFT, COLOR_INK, text);
+    free(text);
 }
 
 // ---- bars ----------------------------------------------------------------------------------------------------------
@@ -99,15 +92,23 @@ static void draw_bars(Canvas *c, const BarScale *s, double top, const ChartBar *
     for (int i = 0; i < count; i++) { draw_bar(c, s, &bars[i], top + i * s->row, format); }
 }
 
-void chart_bars(FILE *out, const ChartBar *bars, int count, bool narrow) {
+static void draw_legend(Canvas *c, double x, double y, ChartLegend legend) {
+    for (int i = 0; i < legend.count; i++) {
+        legend_entry(c, x + i * 220, y, 220, legend.names[i], legend.colors[i], false);
+    }
+}
+
+void chart_bars(FILE *out, const ChartBar *bars, int count, ChartLegend legend, bool narrow) {
     BarScale s = narrow ? (BarScale){140, 250, 26, 1} : (BarScale){190, 580, 26, 1};
-    Canvas c = canvas_svg(out, (int)(s.left + s.width) + 70, 8 + count * (int)s.row + 26);
-    draw_bars(&c, &s, 8, bars, count, "%.3f");
+    int top = legend.count ? 36 : 8;
+    Canvas c = canvas_svg(out, (int)(s.left + s.width) + 70, top + count * (int)s.row + 26);
+    draw_legend(&c, 6, 16, legend);
+    draw_bars(&c, &s, top, bars, count, "%.3f");
     canvas_end(&c);
 }
 
-Image chart_bars_picture(const char *title, const char *note, const char *const *names, const int *colors,
-                         int name_count, const ChartBar *bars, int count, const char *format) {
+Image chart_bars_picture(const char *title, const char *note, const ChartBar *bars, int count, ChartLegend legend,
+                         const char *format) {
     enum { MARGIN = 28, TOP = 100 };
     BarScale s = {220, 640, 18, 0};
     for (int i = 0; i < count; i++) { s.highest = fmax(s.highest, bars[i].value); }
@@ -117,175 +118,125 @@ Image chart_bars_picture(const char *title, const char *note, const char *const 
     canvas_text(&c, MARGIN, 40, ALIGN_LEFT, COLOR_INK, title);
     canvas_font(&c, 12, false);
     canvas_text(&c, MARGIN, 62, ALIGN_LEFT, COLOR_FAINT, note);
-    double x = MARGIN;
-    for (int i = 0; i < name_count; i++) { x = draw_legend_entry(&c, x, 86, names[i], colors[i]); }
+    draw_legend(&c, MARGIN, 86, legend);
     draw_bars(&c, &s, TOP, bars, count, format);
     Image image = canvas_image(&c);
     canvas_end(&c);
     return image;
 }
 
-// ---- axes ----------------------------------------------------------------------------------------------------------
-
-enum { PLOT_LEFT = 58, PLOT_WIDTH = 480, PLOT_RIGHT = 18, PLOT_BOTTOM = 44 };
-
-static void x_number(Canvas *c, double x, double bottom, double value) {
-    put_number(c, x, bottom + 18, ALIGN_CENTER, value);
-}
-
-static void y_number(Canvas *c, double y, double value) {
-    canvas_line(c, PLOT_LEFT, y, PLOT_LEFT + PLOT_WIDTH, y, 1, COLOR_LINE);
-    put_number(c, PLOT_LEFT - 8, y + 4, ALIGN_RIGHT, value);
-}
-
-static void axis_labels(Canvas *c, double top, double bottom, const char *x_label, const char *y_label) {
-    canvas_font(c, 12.5, false);
-    canvas_text(c, PLOT_LEFT + PLOT_WIDTH, bottom + 37, ALIGN_RIGHT, palette[COLOR_DARK], x_label);
-    canvas_text_upwards(c, 14, (top + bottom) / 2, palette[COLOR_DARK], y_label);
-}
-
 // ---- lines ---------------------------------------------------------------------------------------------------------
 
-enum { LINES_TOP = 12, LINES_HEIGHT = 250, LINES_BOTTOM = LINES_TOP + LINES_HEIGHT };
+enum { LEFT = 58, WIDTH = 480, RIGHT = LEFT + WIDTH, HEIGHT = 270, LEGEND_ROW = 22 };
+
+// One axis: from `low` to `high`, log10 of the values if it is logarithmic.
+typedef struct {
+    double low, high;
+    bool logarithmic;
+} Axis;
 
 typedef struct {
-    double x0, x1, y1; // data ranges, y from 0; x in log2 with log_x
-    bool log_x;
-} Axes;
+    Axis x, y;
+    double bottom; // y of the x axis, in pixels
+} Plot;
 
-static double axis_x(const Axes *a, double x) { return a->log_x ? log2(x) : x; }
-static double plot_x(const Axes *a, double x) {
-    return PLOT_LEFT + PLOT_WIDTH * (a->x1 > a->x0 ? (axis_x(a, x) - a->x0) / (a->x1 - a->x0) : 0.5);
-}
-static double plot_y(const Axes *a, double y) { // NaN stays NaN
-    return isnan(y) ? y : LINES_BOTTOM - LINES_HEIGHT * fmin(1.02, fmax(0, y / a->y1));
+// NaN for what a logarithmic axis does not show.
+static double axis_value(const Axis *a, double value) {
+    return !a->logarithmic ? value : value > 0 ? log10(value) : NAN;
 }
 
-static Axes fit_axes(const ChartLine *lines, int count, double y_high, bool log_x) {
-    Axes a = {INFINITY, -INFINITY, isnan(y_high) ? 0 : y_high, log_x};
+static double axis_share(const Axis *a, double value) {
+    double at = axis_value(a, value);
+    return isnan(at) ? NAN : a->high > a->low ? fmin(1.02, fmax(0, (at - a->low) / (a->high - a->low))) : 0.5;
+}
+
+static double plot_x(const Plot *p, double x) { return LEFT + WIDTH * axis_share(&p->x, x); }
+static double plot_y(const Plot *p, double y) { return p->bottom - HEIGHT * axis_share(&p->y, y); }
+
+static void widen(Axis *a, const double *values, int count) {
+    for (int k = 0; k < count; k++) {
+        double at = axis_value(a, values[k]);
+        if (!isfinite(at)) { continue; }
+        a->low = fmin(a->low, at);
+        a->high = fmax(a->high, at);
+    }
+}
+
+static Plot fit_plot(const ChartLine *lines, int count, const ChartAxes *axes) {
+    Plot p = {{INFINITY, -INFINITY, axes->log_x}, {INFINITY, -INFINITY, axes->log_y}, 0};
     for (int i = 0; i < count; i++) {
-        for (int k = 0; k < lines[i].count; k++) {
-            a.x0 = fmin(a.x0, axis_x(&a, lines[i].x[k]));
-            a.x1 = fmax(a.x1, axis_x(&a, lines[i].x[k]));
-            double top = lines[i].high ? lines[i].high[k] : lines[i].y[k];
-            if (isnan(y_high) && isfinite(top)) { a.y1 = fmax(a.y1, top * 1.05); }
-        }
+        widen(&p.x, lines[i].x, lines[i].count);
+        widen(&p.y, lines[i].high ? lines[i].high : lines[i].y, lines[i].count);
     }
-    if (!(a.x1 >= a.x0)) { a.x0 = a.x1 = 0; }
-    if (a.y1 <= 0) { a.y1 = 1; }
-    if (!log_x && a.x0 > 0 && a.x0 < 0.5 * a.x1) { a.x0 = 0; }
-    return a;
+    if (!(p.x.high >= p.x.low)) { p.x.low = p.x.high = 0; }
+    if (!axes->log_x && p.x.low > 0 && p.x.low < 0.5 * p.x.high) { p.x.low = 0; }
+    if (axes->x_high > 0) { p.x.low = 0, p.x.high = axes->x_high; }
+    if (axes->log_y && isfinite(p.y.low)) {
+        p.y.low = floor(p.y.low), p.y.high = fmax(ceil(p.y.high), p.y.low + 1);
+    } else {
+        p.y.low = axes->log_y ? -1 : 0;
+        p.y.high = axes->log_y ? 0 : axes->y_high > 0 ? axes->y_high : p.y.high > 0 ? 1.05 * p.y.high : 1;
+    }
+    p.bottom = (count + 1) / 2 * LEGEND_ROW + 12 + HEIGHT;
+    return p;
 }
 
-static void draw_axes(Canvas *c, const Axes *a, const ChartLine *lines, int count) {
+static void draw_axes(Canvas *c, const Plot *p, const ChartLine *lines, int count, const ChartAxes *axes) {
     canvas_font(c, 12, false);
-    double dy = nice_step(a->y1, 5), dx = nice_step(a->x1 - a->x0, 6);
-    for (int i = 0; i * dy <= a->y1 * 1.0001; i++) { y_number(c, plot_y(a, i * dy), i * dy); }
-    if (a->log_x) {
-        for (int k = 0; count > 0 && k < lines[0].count; k++) {
-            x_number(c, plot_x(a, lines[0].x[k]), LINES_BOTTOM, lines[0].x[k]);
-        }
-    } else if (a->x1 > a->x0) {
-        for (double x = ceil(a->x0 / dx) * dx; x <= a->x1 + dx * 1e-6; x += dx) {
-            x_number(c, plot_x(a, x), LINES_BOTTOM, x);
-        }
+    double dy = axes->log_y ? 1 : nice_step(p->y.high, 5), dx = nice_step(p->x.high - p->x.low, 6);
+    for (double at = p->y.low; at <= p->y.high + 1e-4 * dy; at += dy) {
+        double value = axes->log_y ? pow(10, at) : at, y = plot_y(p, value);
+        canvas_line(c, LEFT, y, RIGHT, y, 1, COLOR_LINE);
+        put_number(c, LEFT - 8, y + 4, ALIGN_RIGHT, value);
     }
+    for (int k = 0; axes->log_x && count > 0 && k < lines[0].count; k++) {
+        put_number(c, plot_x(p, lines[0].x[k]), p->bottom + 18, ALIGN_CENTER, lines[0].x[k]);
+    }
+    for (double x = ceil(p->x.low / dx) * dx; !axes->log_x && dx > 0 && x <= p->x.high + 1e-4 * dx; x += dx) {
+        put_number(c, plot_x(p, x), p->bottom + 18, ALIGN_CENTER, x);
+    }
+    canvas_font(c, 12.5, false);
+    canvas_text(c, RIGHT, p->bottom + 37, ALIGN_RIGHT, palette[COLOR_DARK], axes->x_label);
+    canvas_text_upwards(c, 14, p->bottom - HEIGHT / 2.0, palette[COLOR_DARK], axes->y_label);
 }
 
 // The line, or with `band` what lies between its limits: there along the upper one, back along the lower.
-static void draw_line(Canvas *c, const Axes *a, const ChartLine *l, bool band) {
+static void draw_line(Canvas *c, const Plot *p, const ChartLine *l, bool band) {
     int n = band ? 2 * l->count : l->count;
     double *x = xmalloc(((size_t)n + 1) * sizeof *x), *y = xmalloc(((size_t)n + 1) * sizeof *y);
     for (int k = 0; k < n; k++) {
         int i = k < l->count ? k : n - 1 - k;
-        x[k] = plot_x(a, l->x[i]);
-        y[k] = plot_y(a, !band ? l->y[i] : k < l->count ? l->high[i] : l->low[i]);
+        x[k] = plot_x(p, l->x[i]);
+        y[k] = plot_y(p, !band ? l->y[i] : k < l->count ? l->high[i] : l->low[i]);
     }
     if (band) {
         canvas_area(c, x, y, n, palette[l->color], 0.15);
-    } else {
+    } else if (l->style != CLOUD) {
         canvas_path(c, x, y, n, 2, palette[l->color], l->dashed);
     }
-    for (int k = 0; !band && l->dots && k < n; k++) {
+    for (int k = 0; !band && l->style != LINE && k < n; k++) {
         if (!isfinite(y[k])) { continue; }
-        char *note = xprintf("%s: %.4g at %g", l->name, l->y[k], l->x[k]);
-        canvas_note(c, note);
-        canvas_dot(c, x[k], y[k], 3.2, palette[l->color], 1);
-        canvas_note_end(c);
+        char *note = l->style == CLOUD ? NULL : xprintf("%s: %.4g at %g", l->name, l->y[k], l->x[k]);
+        if (note) { canvas_note(c, note); }
+        canvas_dot(c, x[k], y[k], note ? 3.2 : 2.4, palette[l->color], note ? 1 : 0.45);
+        if (note) { canvas_note_end(c); }
         free(note);
     }
     free(x);
     free(y);
 }
 
-void chart_lines(FILE *out, const ChartLine *lines, int count, const char *x_label, const char *y_label, double y_high,
-                 bool log_x) {
-    fputs("<div class=\"legend\">", out);
-    for (int i = 0; i < count; i++) { legend_entry(out, lines[i].name, lines[i].color, lines[i].dashed); }
-    fputs("</div>\n", out);
-    Axes axes = fit_axes(lines, count, y_high, log_x);
-    Canvas c = canvas_svg(out, PLOT_LEFT + PLOT_WIDTH + PLOT_RIGHT, LINES_BOTTOM + PLOT_BOTTOM);
-    draw_axes(&c, &axes, lines, count);
-    axis_labels(&c, LINES_TOP, LINES_BOTTOM, x_label, y_label);
+void chart_lines(FILE *out, const ChartLine *lines, int count, ChartAxes axes) {
+    Plot plot = fit_plot(lines, count, &axes);
+    Canvas c = canvas_svg(out, RIGHT + 18, (int)plot.bottom + 44);
     for (int i = 0; i < count; i++) {
-        if (lines[i].low) { draw_line(&c, &axes, &lines[i], true); }
+        legend_entry(&c, 12 + i % 2 * 270, 16 + i / 2 * LEGEND_ROW, 270, lines[i].name, lines[i].color,
+                     lines[i].dashed);
     }
-    for (int i = 0; i < count; i++) { draw_line(&c, &axes, &lines[i], false); }
-    canvas_end(&c);
-}
-
-// ---- points --------------------------------------------------------------------------------------------------------
-
-enum {
-    CLOUD_LEGEND = 26,
-    CLOUD_TOP = 2 * CLOUD_LEGEND + 8,
-    CLOUD_HEIGHT = 330,
-    CLOUD_BOTTOM = CLOUD_TOP + CLOUD_HEIGHT
-};
-
-// Decades that hold all points.
-typedef struct {
-    double low, high; // log10
-} Decades;
-
-static Decades fit_decades(const ChartCloud *clouds, int count, Decades d) {
+    draw_axes(&c, &plot, lines, count, &axes);
     for (int i = 0; i < count; i++) {
-        for (int k = 0; k < clouds[i].count; k++) {
-            if (!(clouds[i].y[k] > 0)) { continue; }
-            d.low = fmin(d.low, floor(log10(clouds[i].y[k])));
-            d.high = fmax(d.high, ceil(log10(clouds[i].y[k])));
-        }
+        if (lines[i].low) { draw_line(&c, &plot, &lines[i], true); }
     }
-    return d;
-}
-
-static double cloud_x(double x) { return PLOT_LEFT + PLOT_WIDTH * fmin(1, fmax(0, x)); }
-static double cloud_y(Decades d, double y) {
-    return CLOUD_BOTTOM - CLOUD_HEIGHT * (log10(y) - d.low) / (d.high - d.low);
-}
-
-void chart_scatter(FILE *out, const ChartCloud *clouds, int count, const ChartCloud *marks, int mark_count,
-                   const char *x_label, const char *y_label) {
-    Decades d = fit_decades(marks, mark_count, fit_decades(clouds, count, (Decades){INFINITY, -INFINITY}));
-    if (!(d.high > d.low)) { d = isfinite(d.low) ? (Decades){d.low - 1, d.low + 1} : (Decades){-1, 0}; }
-    Canvas c = canvas_svg(out, PLOT_LEFT + PLOT_WIDTH + PLOT_RIGHT, CLOUD_BOTTOM + PLOT_BOTTOM);
-    canvas_font(&c, 12, false);
-    for (double e = d.low; e <= d.high; e++) { y_number(&c, cloud_y(d, pow(10, e)), pow(10, e)); }
-    for (int i = 0; i <= 10; i += 2) { x_number(&c, cloud_x(i / 10.0), CLOUD_BOTTOM, i / 10.0); }
-    axis_labels(&c, CLOUD_TOP, CLOUD_BOTTOM, x_label, y_label);
-    canvas_font(&c, 13, false);
-    for (int i = 0; i < count; i++) {
-        const ChartCloud *cloud = &clouds[i];
-        draw_legend_entry(&c, PLOT_LEFT + i % 3 * 165, 18 + i / 3 * CLOUD_LEGEND, cloud->name, cloud->color);
-        for (int k = 0; k < cloud->count; k++) {
-            if (!(cloud->y[k] > 0)) { continue; }
-            canvas_dot(&c, cloud_x(cloud->x[k]), cloud_y(d, cloud->y[k]), 2.4, palette[cloud->color], 0.45);
-        }
-    }
-    for (int i = 0; i < mark_count; i++) {
-        double y = cloud_y(d, marks[i].y[0]), x[] = {PLOT_LEFT, PLOT_LEFT + PLOT_WIDTH};
-        canvas_path(&c, x, (const double[]){y, y}, 2, 1.5, palette[marks[i].color], true);
-        canvas_text(&c, x[1] - 4, y - 5, ALIGN_RIGHT, COLOR_INK, marks[i].name);
-    }
+    for (int i = 0; i < count; i++) { draw_line(&c, &plot, &lines[i], false); }
     canvas_end(&c);
 }

@@ -19,9 +19,10 @@ static void bars_figure(FILE *out, const Json *metrics, const char *const *names
                              .note = i % 2 ? "unseen" : "seen"};
     }
     figure_begin(out, "fig-evaluations", "mIoU of each evaluation");
-    chart_legend(out, (const char *const[]){"seen", "unseen", "ceiling (tick)"},
-                 (const int[]){COLOR_SEEN, COLOR_UNSEEN, COLOR_DARK}, 3);
-    chart_bars(out, bars, 2 * count, false);
+    chart_bars(out, bars, 2 * count,
+               (ChartLegend){(const char *const[]){"seen", "unseen", "ceiling (tick)"},
+                             (const int[]){COLOR_SEEN, COLOR_UNSEEN, COLOR_DARK}, 3},
+               false);
     figure_end(out, "Whiskers: 95% bootstrap intervals over pictures. Ticks: the true target through the VAE.");
     free(bars);
 }

@@ -70,7 +70,7 @@ static void floors_figure(FILE *out, yajl_val m) {
         }
     }
     figure_begin(out, "fig-floors", "Between the floors and the ceiling (mIoU)");
-    chart_bars(out, bars, n, false);
+    chart_bars(out, bars, n, (ChartLegend){0}, false);
     figure_end(
         out,
         "What a model scores must be read between the floors, which need no model (the whole picture, the best "
@@ -108,9 +108,10 @@ static void classes_figure(FILE *out, yajl_val m) {
     }
     qsort(bars, (size_t)n, sizeof *bars, by_iou);
     figure_begin(out, "fig-classes", "IoU of each class");
-    chart_legend(out, (const char *const[]){"seen in training", "unseen", "ceiling (tick)"},
-                 (const int[]){COLOR_SEEN, COLOR_UNSEEN, COLOR_DARK}, 3);
-    chart_bars(out, bars, n, false);
+    chart_bars(out, bars, n,
+               (ChartLegend){(const char *const[]){"seen in training", "unseen", "ceiling (tick)"},
+                             (const int[]){COLOR_SEEN, COLOR_UNSEEN, COLOR_DARK}, 3},
+               false);
     figure_end(out, "Sum of intersections over sum of unions within the class; the whisker is the 95% bootstrap "
                     "interval over pictures. Rest the pointer on a bar for the number of pairs.");
     for (int i = 0; i < n; i++) { free((char *)bars[i].note); }
@@ -128,8 +129,9 @@ static void grouped_figure(FILE *out, yajl_val m, const char *id, const char *ti
             (ChartBar){"", group_metric(m, "unseen", rows[i].path), NAN, NAN, NAN, COLOR_UNSEEN, "unseen"};
     }
     figure_begin(out, id, title);
-    chart_legend(out, (const char *const[]){"seen", "unseen"}, (const int[]){COLOR_SEEN, COLOR_UNSEEN}, 2);
-    chart_bars(out, bars, 2 * count, true);
+    chart_bars(out, bars, 2 * count,
+               (ChartLegend){(const char *const[]){"seen", "unseen"}, (const int[]){COLOR_SEEN, COLOR_UNSEEN}, 2},
+               true);
     figure_end(out, caption);
     free(bars);
 }
@@ -179,11 +181,11 @@ static void steps_figure(FILE *out, yajl_val m) {
         values[n + i] = json_number_at(row, "seen_miou");
         values[2 * n + i] = json_number_at(row, "unseen_miou");
     }
-    ChartLine lines[] = {{"seen", values, values + n, n, COLOR_SEEN, false, true, NULL, NULL},
-                         {"unseen", values, values + 2 * n, n, COLOR_UNSEEN, false, true, NULL, NULL}};
+    ChartLine lines[] = {{"seen", values, values + n, n, COLOR_SEEN, false, LINE_WITH_DOTS, NULL, NULL},
+                         {"unseen", values, values + 2 * n, n, COLOR_UNSEEN, false, LINE_WITH_DOTS, NULL, NULL}};
     fputs("<div class=\"two\">\n", out);
     figure_begin(out, "fig-steps", "mIoU over the number of DDIM steps");
-    chart_lines(out, lines, 2, "DDIM steps", "mIoU", NAN, true);
+    chart_lines(out, lines, 2, (ChartAxes){.x_label = "DDIM steps", .y_label = "mIoU", .log_x = true});
     figure_end(out, NULL);
     figure_begin(out, "table-steps", "The same as a table");
     fputs("<table><tr><th>steps</th><th>seen</th><th>unseen</th></tr>", out);

@@ -79,7 +79,7 @@ static void arms_figure(FILE *out, const Findings *f, const char *id, const char
         if (band) { lines[a].low = low, lines[a].high = low + capacity; }
     }
     figure_begin(out, id, title);
-    chart_lines(out, lines, e->arm_count, x_label, y_label, y_high, false);
+    chart_lines(out, lines, e->arm_count, (ChartAxes){.x_label = x_label, .y_label = y_label, .y_high = y_high});
     figure_end(out, caption);
     free(points);
     free(lines);
@@ -161,21 +161,21 @@ static void curves(FILE *out, const Findings *f) {
     for (int g = GROUP_LISTED; g <= GROUP_FREQUENT; g++) {
         if (isnan(f->giou[0][g].value)) { continue; }
         char *title = xprintf("gIoU on %s", group_names[g]);
-        arms_figure(out, f, ids[g], title, "step", "gIoU", NAN, fill_iou, g, steps, true,
+        arms_figure(out, f, ids[g], title, "step", "gIoU", 0, fill_iou, g, steps, true,
                     "Validation samples; band: 95% bootstrap over pictures and runs.");
         free(title);
     }
     arms_figure(out, f, "fig-constant", "Empty or full predictions", "step", "share", 1, fill_share, OF_CONSTANT, steps,
                 false, "No pixel, or at least 99% of them; mean over runs.");
-    arms_figure(out, f, "fig-loss", "Training loss", "step", "loss", NAN, fill_loss, 0, LOSS_POINTS, false,
+    arms_figure(out, f, "fig-loss", "Training loss", "step", "loss", 0, fill_loss, 0, LOSS_POINTS, false,
                 "First run of each arm, means over stretches.");
-    arms_figure(out, f, "fig-validation-loss", "Validation loss", "step", "loss", NAN, fill_loss, 1, LOSS_POINTS, false,
+    arms_figure(out, f, "fig-validation-loss", "Validation loss", "step", "loss", 0, fill_loss, 1, LOSS_POINTS, false,
                 "First run of each arm, fixed noise and timesteps.");
-    arms_figure(out, f, "fig-timesteps", "Validation loss by timestep, at the end", "timestep", "loss", NAN,
+    arms_figure(out, f, "fig-timesteps", "Validation loss by timestep, at the end", "timestep", "loss", 0,
                 fill_timesteps, 0, TIMESTEP_BINS, false, "Mean over runs in tenths of the timesteps.");
-    arms_figure(out, f, "fig-black", "Distance to an all-black picture", "step", "mean square in latents", NAN,
+    arms_figure(out, f, "fig-black", "Distance to an all-black picture", "step", "mean square in latents", 0,
                 fill_share, OF_BLACK, steps, false, "Of the predicted clean latent; near zero: a constant answer.");
-    arms_figure(out, f, "fig-white", "Distance to an all-white picture", "step", "mean square in latents", NAN,
+    arms_figure(out, f, "fig-white", "Distance to an all-white picture", "step", "mean square in latents", 0,
                 fill_share, OF_WHITE, steps, false, "Of the predicted clean latent; near zero: a constant answer.");
     fputs("</div>\n", out);
 }

@@ -127,26 +127,26 @@ enum { GROUPS = sizeof groups / sizeof *groups };
 
 static void draw_scatter(FILE *out, const LatentSample *samples, int count, int representation,
                          const LatentSummary *s) {
-    ChartCloud clouds[GROUPS];
-    double *x[GROUPS], *y[GROUPS];
+    ChartLine clouds[GROUPS + 1];
+    double *points = xmalloc(((size_t)count * MAX_VARIANTS + 1) * 2 * GROUPS * sizeof *points), *at = points;
     for (int g = 0; g < GROUPS; g++) {
-        x[g] = xmalloc(((size_t)count * MAX_VARIANTS + 1) * sizeof *x[g]);
-        y[g] = xmalloc(((size_t)count * MAX_VARIANTS + 1) * sizeof *y[g]);
-        clouds[g] = (ChartCloud){groups[g].name, x[g], y[g], 0, groups[g].color};
+        double *x = at, *y = x + (size_t)count * MAX_VARIANTS;
+        ChartLine *cloud = &clouds[g];
+        *cloud = (ChartLine){.name = groups[g].name, .x = x, .y = y, .color = groups[g].color, .style = CLOUD};
         for (int i = 0; i < count; i++) {
             for (int v = 0; v < samples[i].variants; v++) {
                 if (!(groups[g].kinds >> samples[i].variant[v].kind & 1)) { continue; }
-                x[g][clouds[g].count] = samples[i].variant[v].iou;
-                y[g][clouds[g].count++] = samples[i].representation[representation].mse[v];
+                x[cloud->count] = samples[i].variant[v].iou;
+                y[cloud->count++] = samples[i].representation[representation].mse[v];
             }
         }
+        at = y + (size_t)count * MAX_VARIANTS;
     }
-    ChartCloud mark = {"best constant answer", NULL, &s->constant.value, 1, COLOR_DARK};
-    chart_scatter(out, clouds, GROUPS, &mark, 1, "IoU with the true mask", "latent MSE to the true target");
-    for (int g = 0; g < GROUPS; g++) {
-        free(x[g]);
-        free(y[g]);
-    }
+    const double ends[] = {0, 1}, constant[] = {s->constant.value, s->constant.value};
+    clouds[GROUPS] = (ChartLine){"best constant answer", ends, constant, 2, COLOR_DARK, true, LINE, NULL, NULL};
+    chart_lines(out, clouds, GROUPS + 1,
+                (ChartAxes){"IoU with the true mask", "latent MSE to the true target", .x_high = 1, .log_y = true});
+    free(points);
 }
 
 static void write_scatter(const LatentSample *samples, int count, int representation, const LatentSummary *s,

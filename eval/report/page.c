@@ -23,8 +23,6 @@ static const char style[] =
     "figure h3{font-size:16px;margin:0 0 10px}figcaption{color:#66707c;font-size:14px;margin-top:8px}"
     "figure+figure,.two+figure,figure+.two,.two+.two{margin-top:16px}.two figure{margin-top:0!important}"
     "svg{width:100%;height:auto;display:block}svg text{font-family:inherit}"
-    ".legend{display:flex;flex-wrap:wrap;gap:4px 18px;font-size:14px;color:#55606d;margin:0 0 8px}"
-    ".legend i{display:inline-block;width:12px;height:12px;border-radius:3px;margin-right:6px;vertical-align:-1px}"
     "table{border-collapse:collapse;width:100%;font-size:14.5px;font-variant-numeric:tabular-nums}"
     "th,td{text-align:right;padding:5px 9px;border-bottom:1px solid #eceef1}th{color:#66707c;font-weight:600}"
     "th:first-child,td:first-child{text-align:left}.scroll{overflow-x:auto}"
@@ -141,75 +139,49 @@ void json_put_interval(yajl_gen gen, const char *key, Interval v) {
 
 // ---- training curves -----------------------------------------------------------------------------------------------
 
-static ChartLine line_of(const Curve *c, const char *name, int color, bool dashed, bool dots) {
-    return (ChartLine){name, c->step, c->value, c->count, color, dashed, dots, NULL, NULL};
-}
-
-static const int run_colors[] = {COLOR_SEEN, COLOR_UNSEEN, COLOR_THIRD, COLOR_FOURTH, COLOR_DARK, COLOR_GREY};
-enum { RUN_COLORS = sizeof run_colors / sizeof *run_colors };
-
-static void loss_figure(FILE *out, const RunLog *logs, int count) {
+// Two curves of each run, given by their places in RunLog: the first solid, the second dashed, or in another colour
+// where there is one run. Long ones are averaged over stretches.
+static void training_figure(FILE *out, const RunLog *logs, int count, const char *id, const char *title,
+                            const char *y_label, const size_t curves[2], const char *const names[2],
+                            const char *caption) {
+    static const int colors[] = {COLOR_SEEN, COLOR_UNSEEN, COLOR_THIRD, COLOR_FOURTH, COLOR_DARK, COLOR_GREY};
     ChartLine *lines = xcalloc((size_t)count * 2 + 1, sizeof *lines);
-    Curve *smooth = xcalloc((size_t)count + 1, sizeof *smooth);
-    char(*names)[80] = xcalloc((size_t)count * 2 + 1, sizeof *names);
+    Curve *smooth = xcalloc((size_t)count * 2 + 1, sizeof *smooth);
     int n = 0;
-    for (int i = 0; i < count; i++) {
-        int color = run_colors[i % RUN_COLORS];
-        smooth[i] = curve_smooth(&logs[i].loss, 200);
-        snprintf(names[n], sizeof *names, "%s, training", logs[i].name);
-        lines[n] = line_of(&smooth[i], names[n], color, false, false);
-        n++;
-        if (logs[i].validation_loss.count == 0) { continue; }
-        snprintf(names[n], sizeof *names, "%s, validation", logs[i].name);
-        lines[n] = line_of(&logs[i].validation_loss, names[n], color, true, false);
-        n++;
-    }
-    figure_begin(out, "fig-loss", "Loss");
-    chart_lines(out, lines, n, "optimizer steps", "loss", NAN, false);
-    figure_end(out, "Training loss averaged over stretches of the run.");
-    for (int i = 0; i < count; i++) { curve_free(&smooth[i]); }
-    free(lines);
-    free(smooth);
-    free(names);
-}
-
-// Two curves of each run, given by their places in RunLog: the first solid, the second dashed (or in another colour
-// where there is one run).
-static void validation_figure(FILE *out, const RunLog *logs, int count, const char *id, const char *title,
-                              const char *y_label, const size_t curves[2], const char *const curve_names[2]) {
-    ChartLine *lines = xcalloc((size_t)count * 2 + 1, sizeof *lines);
-    char(*names)[80] = xcalloc((size_t)count * 2 + 1, sizeof *names);
-    int n = 0;
-    for (int i = 0; i < count; i++) {
-        for (int k = 0; k < 2; k++) {
-            const Curve *curve = (const Curve *)((const char *)&logs[i] + curves[k]);
-            if (curve->count == 0) { continue; }
-            int color = count == 1 ? (k ? COLOR_UNSEEN : COLOR_SEEN) : run_colors[i % RUN_COLORS];
-            snprintf(names[n], sizeof *names, "%s%s%s", count > 1 ? logs[i].name : "", count > 1 ? ", " : "",
-                     curve_names[k]);
-            lines[n] = line_of(curve, names[n], color, count > 1 && k, true);
-            n++;
-        }
+    for (int i = 0; i < 2 * count; i++) {
+        const RunLog *log = &logs[i / 2];
+        smooth[i] = curve_smooth((const Curve *)((const char *)log + curves[i % 2]), 200);
+        const Curve *curve = &smooth[i];
+        if (curve->count == 0) { continue; }
+        char *name = count > 1 ? xprintf("%s, %s", log->name, names[i % 2]) : xstrdup(names[i % 2]);
+        lines[n] = (ChartLine){.name = name, .x = curve->step, .y = curve->value, .count = curve->count};
+        lines[n].color = colors[(count > 1 ? i / 2 : i) % (int)(sizeof colors / sizeof *colors)];
+        lines[n].dashed = count > 1 && i % 2;
+        lines[n++].style = curve->count < 60 ? LINE_WITH_DOTS : LINE;
     }
     if (n > 0) {
         figure_begin(out, id, title);
-        chart_lines(out, lines, n, "optimizer steps", y_label, NAN, false);
-        figure_end(out, NULL);
+        chart_lines(out, lines, n, (ChartAxes){.x_label = "optimizer steps", .y_label = y_label});
+        figure_end(out, caption);
     }
+    for (int i = 0; i < n; i++) { free((char *)lines[i].name); }
+    for (int i = 0; i < 2 * count; i++) { curve_free(&smooth[i]); }
     free(lines);
-    free(names);
+    free(smooth);
 }
 
 void page_training(FILE *out, const RunLog *logs, int count) {
     if (count == 0) { return; }
     fputs("<h2>Training</h2>\n<div class=\"two\">\n", out);
-    loss_figure(out, logs, count);
-    validation_figure(out, logs, count, "fig-validation", "mIoU on validation samples", "mIoU",
-                      (const size_t[]){offsetof(RunLog, miou_seen), offsetof(RunLog, miou_unseen)},
-                      (const char *const[]){"seen", "unseen"});
-    validation_figure(out, logs, count, "fig-collapse", "Degenerate predictions on validation samples", "share",
-                      (const size_t[]){offsetof(RunLog, empty), offsetof(RunLog, full)},
-                      (const char *const[]){"empty", "full"});
+    training_figure(out, logs, count, "fig-loss", "Loss", "loss",
+                    (const size_t[]){offsetof(RunLog, loss), offsetof(RunLog, validation_loss)},
+                    (const char *const[]){"training", "validation"}, "Averaged over stretches of the run.");
+    training_figure(out, logs, count, "fig-validation", "mIoU on validation samples", "mIoU",
+                    (const size_t[]){offsetof(RunLog, miou_seen), offsetof(RunLog, miou_unseen)},
+                    (const char *const[]){"seen", "unseen"}, NULL);
+    training_figure(out, logs, count, "fig-collapse", "Degenerate predictions on validation samples", "share",
+                    (const size_t[]){offsetof(RunLog, empty), offsetof(RunLog, full)},
+                    (const char *const[]){"empty", "full"}, NULL);
     fputs("</div>\n", out);
 }
 

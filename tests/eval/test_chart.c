@@ -23,13 +23,13 @@ static void test_bars(void **state) {
                              {"ä label that is much too long for the column, ö ü", 2, NAN, NAN, NAN, COLOR_SEEN, NULL},
                              {"nothing", NAN, NAN, NAN, NAN, COLOR_SEEN, NULL}};
     static const char *const names[] = {"first", "second"};
-    const int colors[] = {COLOR_SEEN, COLOR_UNSEEN};
-    Image chart = chart_bars_picture("Title", "note", names, colors, 2, bars, 4, "%.2f");
+    const ChartLegend legend = {names, (const int[]){COLOR_SEEN, COLOR_UNSEEN}, 2};
+    Image chart = chart_bars_picture("Title", "note", bars, 4, legend, "%.2f");
     int blue = count_color(&chart, 0x2f, 0x6f, 0xd0), orange = count_color(&chart, 0xe0, 0x82, 0x1e);
     printf("chart %d x %d: %d blue, %d orange pixels\n", chart.width, chart.height, blue, orange);
     assert_true(blue > 5 * orange && orange > 1000 && chart.pixels[0] == 255);
     image_free(&chart);
-    chart = chart_bars_picture("Empty", "", NULL, NULL, 0, NULL, 0, "%g");
+    chart = chart_bars_picture("Empty", "", NULL, 0, (ChartLegend){0}, "%g");
     image_free(&chart);
 }
 
