@@ -261,17 +261,7 @@ static void check_kept(const Encoder *e, const char *path, int shard) {
     ShardFile kept = shard_open(path);
     ShardInfo wanted = shard_info(e, shard);
     char have[128], want[128];
-    const char *name = shard_info_difference(&kept.info, &wanted, have, want);
-    if (!name && (kept.info.first_picture != wanted.first_picture || kept.info.pictures != wanted.pictures)) {
-        name = "pictures";
-        snprintf(have, sizeof have, "%lld from %lld on", kept.info.pictures, kept.info.first_picture);
-        snprintf(want, sizeof want, "%lld from %lld on", wanted.pictures, wanted.first_picture);
-    }
-    if (!name && kept.info.pass != wanted.pass) {
-        name = "pass";
-        snprintf(have, sizeof have, "%d", kept.info.pass);
-        snprintf(want, sizeof want, "%d", wanted.pass);
-    }
+    const char *name = shard_info_difference(&kept.info, &wanted, true, have, want);
     if (name) {
         die("%s: attribute \"%s\" is %s where this command asks for %s: give another --out, or remove these shards "
             "first",

@@ -46,7 +46,7 @@ static void allow_open_files(int count) {
 
 static void check_agreement(const ShardFile *first, const ShardFile *shard) {
     char a[128], b[128];
-    const char *name = shard_info_difference(&first->info, &shard->info, a, b);
+    const char *name = shard_info_difference(&first->info, &shard->info, false, a, b);
     if (!name) { return; }
     die("%s: attribute \"%s\" is %s, but %s has %s: shards of one folder must come from one encoding", shard->path,
         name, b, first->path, a);

@@ -48,9 +48,10 @@ ShardInfo shard_info_copy(const ShardInfo *info);
 void shard_info_free(ShardInfo *info);
 // Sets the class table: names are copied; trained and sampled are set to 0.
 void shard_info_classes(ShardInfo *info, int count, const char *const *names);
-// The name of the first attribute in which two shards of one folder disagree, or NULL. What each of them has is
-// written to a_text and b_text (128 bytes each).
-const char *shard_info_difference(const ShardInfo *a, const ShardInfo *b, char a_text[128], char b_text[128]);
+// The name of the first attribute in which two shards of one folder disagree, or NULL; `same`: two versions of one
+// shard. What each of them has is written to a_text and b_text (128 bytes each).
+const char *shard_info_difference(const ShardInfo *a, const ShardInfo *b, bool same, char a_text[128],
+                                  char b_text[128]);
 
 // One sample. Reading: arrays that are NULL are skipped. Writing: targets that were not asked for are NULL.
 typedef struct {

@@ -104,9 +104,10 @@ static bool flags_differ(const ShardInfo *a, const uint8_t *a_flags, const uint8
     return false;
 }
 
-const char *shard_info_difference(const ShardInfo *a, const ShardInfo *b, char a_text[128], char b_text[128]) {
+const char *shard_info_difference(const ShardInfo *a, const ShardInfo *b, bool same, char a_text[128],
+                                  char b_text[128]) {
     for (int i = 0; i < ATTRIBUTES; i++) {
-        if (!attributes[i].agrees) { continue; }
+        if (!attributes[i].agrees && !same) { continue; }
         attribute_text(a, &attributes[i], a_text);
         attribute_text(b, &attributes[i], b_text);
         if (strcmp(a_text, b_text) != 0) { return attributes[i].name; }
