@@ -1,8 +1,8 @@
 // Evaluation of a model over pairs (picture, class): predictions, floors and ceiling, and the choice of thresholds.
 #pragma once
+#include "eval/dataset.h"
 #include "eval/gallery.h"
 #include "eval/metrics.h"
-#include "eval/dataset.h"
 #include "eval/prompt_sets.h"
 #include "model/sampler.h"
 

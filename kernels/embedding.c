@@ -68,5 +68,5 @@ void timestep_embedding_forward(floatX *out, const float *timesteps, int B, int 
             *(flip_sin_to_cos ? sine : cosine) = (float)cos(angle);
         }
     }
-    for (int b = 0; C % 2 && b < B; b++) out[(size_t)b * C + C - 1] = 0;
+    for (int b = 0; C % 2 && b < B; b++) { out[(size_t)b * C + C - 1] = 0; }
 }

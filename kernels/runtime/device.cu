@@ -58,9 +58,8 @@ int gpu_count() {
     const char *hidden = getenv("CUDA_VISIBLE_DEVICES"), *why = cudaGetErrorString(error);
     const Version driver = driver_version(), toolkit(CUDART_VERSION);
     if (error == cudaErrorInsufficientDriver && driver.major > 0) {
-        die("no NVIDIA GPU can be used here: the driver is for CUDA %d.%d, this program for CUDA %d.%d: install a "
-            "newer "
-            "driver, or make again with CUDA %d.%d or older",
+        die("no NVIDIA GPU can be used here: the driver is for CUDA %d.%d, this program for CUDA %d.%d: install "
+            "a newer driver, or make again with CUDA %d.%d or older",
             driver.major, driver.minor, toolkit.major, toolkit.minor, driver.major, driver.minor);
     }
     if (error == cudaErrorInsufficientDriver) { why = "no NVIDIA driver is installed"; }
@@ -77,8 +76,8 @@ static void check_code(const cudaDeviceProp &prop, const void *kernel) {
     const Version driver = driver_version(), toolkit(CUDART_VERSION);
     if (error == cudaErrorUnsupportedPtxVersion) {
         die("%s is sm_%d%d, this program has machine code for " BUILT_FOR
-            ", and the driver (for CUDA %d.%d) does not know "
-            "its PTX (of CUDA %d.%d): install a newer driver, or make again with CUDA_ARCHS=%d%d",
+            ", and the driver (for CUDA %d.%d) does not know its PTX (of CUDA %d.%d): install a newer driver, or make "
+            "again with CUDA_ARCHS=%d%d",
             prop.name, prop.major, prop.minor, driver.major, driver.minor, toolkit.major, toolkit.minor, prop.major,
             prop.minor);
     }
@@ -92,9 +91,8 @@ static void check_code(const cudaDeviceProp &prop, const void *kernel) {
 // Opening takes a few hundred MB.
 static void check_opened(const cudaDeviceProp &prop, int index, cudaError_t error) {
     if (error == cudaErrorMemoryAllocation) {
-        die("GPU %d (%s, %.1f GB) has too little memory free even to be opened: other processes hold it (nvidia-smi "
-            "lists "
-            "them)",
+        die("GPU %d (%s, %.1f GB) has too little memory free even to be opened: other processes hold it "
+            "(nvidia-smi lists them)",
             index, prop.name, 1e-9 * prop.totalGlobalMem);
     }
     if (error == cudaErrorDevicesUnavailable) {
@@ -167,8 +165,7 @@ void *device_alloc(Device *dev, size_t bytes) {
         size_t free_bytes, total_bytes;
         device_memory(dev, &free_bytes, &total_bytes);
         die("%.3f GB of GPU memory are needed, %.3f of %.3f GB are free: %.3f GB were taken when this program opened "
-            "the "
-            "GPU, by CUDA itself and by other processes (nvidia-smi lists them)",
+            "the GPU, by CUDA itself and by other processes (nvidia-smi lists them)",
             1e-9 * bytes, 1e-9 * free_bytes, 1e-9 * total_bytes, 1e-9 * dev->internals->taken);
     }
     return pointer;
