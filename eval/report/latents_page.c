@@ -5,39 +5,30 @@
 #include "util/file.h"
 #include "util/json.h"
 #include <math.h>
-#include <stddef.h>
 #include <stdlib.h>
 #include <string.h>
 
 static const char *const size_names[SIZES] = {"all objects", "small (< 2%)", "medium (< 15%)", "large"};
 static const char *const size_keys[SIZES] = {"all", "small", "medium", "large"};
 
-// One row of every table.
+// The rows of every table, in the order of the measures.
 static const struct {
     const char *key, *name;
-    size_t offset;
     bool interval; // else a single number
-} rows[] = {
-    {"order", "IoU ordered by latent MSE, within a sample (Spearman)", offsetof(LatentSummary, order), true},
-    {"pooled_order", "... over all samples together", offsetof(LatentSummary, pooled_order), false},
-    {"round_trip_iou", "IoU after encoding and decoding", offsetof(LatentSummary, round_trip), true},
-    {"loss_constant", "loss of the best constant answer", offsetof(LatentSummary, constant), true},
-    {"loss_empty", "loss of leaving the object out", offsetof(LatentSummary, empty), true},
-    {"loss_one_pixel", "loss of a mask that misses by one pixel", offsetof(LatentSummary, one_pixel), true},
-    {"constant_over_one_pixel", "constant answer / one pixel", offsetof(LatentSummary, constant_ratio), false},
-    {"energy_picture", "energy of the target without the object", offsetof(LatentSummary, picture), true},
-    {"object_energy", "object's share of a target's energy", offsetof(LatentSummary, object_energy), false},
-    {"inside", "object's energy that lies in the cells it touches", offsetof(LatentSummary, inside), true},
+} rows[MEASURES] = {
+    {"order", "IoU ordered by latent MSE, within a sample (Spearman)", true},
+    {"pooled_order", "... over all samples together", false},
+    {"round_trip_iou", "IoU after encoding and decoding", true},
+    {"loss_constant", "loss of the best constant answer", true},
+    {"loss_empty", "loss of leaving the object out", true},
+    {"loss_one_pixel", "loss of a mask that misses by one pixel", true},
+    {"constant_over_one_pixel", "constant answer / one pixel", false},
+    {"energy_picture", "energy of the target without the object", true},
+    {"object_energy", "object's share of a target's energy", false},
+    {"inside", "object's energy that lies in the cells it touches", true},
 };
-enum { ROWS = sizeof rows / sizeof *rows };
 
 typedef LatentSummary Summaries[REPRESENTATIONS][SIZES];
-
-static Interval value_of(const LatentSummary *s, int row) {
-    Interval v = {NAN, NAN, NAN};
-    memcpy(&v, (const char *)s + rows[row].offset, rows[row].interval ? sizeof v : sizeof v.value);
-    return v;
-}
 
 static void print_table(Summaries summaries) {
     char a[48], b[48];
@@ -46,9 +37,9 @@ static void print_table(Summaries summaries) {
                             *mask = &summaries[REPRESENTED_MASK][size];
         if (!overlay->samples) { continue; }
         printf("\n%-14s %4d samples %33s  %26s\n", size_names[size], overlay->samples, "overlay", "mask");
-        for (int row = 0; row < ROWS; row++) {
-            printf("  %-56s %26s  %26s\n", rows[row].name, interval_text(value_of(overlay, row), "%.4g", a),
-                   interval_text(value_of(mask, row), "%.4g", b));
+        for (int row = 0; row < MEASURES; row++) {
+            printf("  %-56s %26s  %26s\n", rows[row].name, interval_text(overlay->of[row], "%.4g", a),
+                   interval_text(mask->of[row], "%.4g", b));
         }
     }
 }
@@ -58,12 +49,11 @@ static void print_table(Summaries summaries) {
 static void put_summary(yajl_gen gen, const char *key, const LatentSummary *s) {
     json_open_map(gen, key);
     json_put_integer(gen, "samples", s->samples);
-    for (int row = 0; row < ROWS; row++) {
-        Interval v = value_of(s, row);
+    for (int row = 0; row < MEASURES; row++) {
         if (rows[row].interval) {
-            json_put_interval(gen, rows[row].key, v);
+            json_put_interval(gen, rows[row].key, s->of[row]);
         } else {
-            json_put_number(gen, rows[row].key, v.value);
+            json_put_number(gen, rows[row].key, s->of[row].value);
         }
     }
     yajl_gen_map_close(gen);
@@ -142,7 +132,7 @@ static void draw_scatter(FILE *out, const LatentSample *samples, int count, int 
         }
         at = y + (size_t)count * MAX_VARIANTS;
     }
-    const double ends[] = {0, 1}, constant[] = {s->constant.value, s->constant.value};
+    const double ends[] = {0, 1}, constant[] = {s->of[MEASURE_CONSTANT].value, s->of[MEASURE_CONSTANT].value};
     clouds[GROUPS] = (ChartLine){"best constant answer", ends, constant, 2, COLOR_DARK, true, LINE, NULL, NULL};
     chart_lines(out, clouds, GROUPS + 1,
                 (ChartAxes){"IoU with the true mask", "latent MSE to the true target", .x_high = 1, .log_y = true});
@@ -165,13 +155,13 @@ static bool apart(Interval a, Interval b) { return a.low > b.high || b.low > a.h
 
 static void conclusions(FILE *out, Summaries summaries) {
     const LatentSummary *o = &summaries[REPRESENTED_OVERLAY][SIZE_ALL], *m = &summaries[REPRESENTED_MASK][SIZE_ALL];
-    const char *better = o->order.value > m->order.value ? "the overlay" : "the bare mask";
+    const char *better = o->of[MEASURE_ORDER].value > m->of[MEASURE_ORDER].value ? "the overlay" : "the bare mask";
     fprintf(out, "<ul class=\"lead\" id=\"conclusions\">\n");
     fprintf(out,
             "<li>Within a sample, a lower latent MSE means a higher IoU with rank correlation %.3f for the overlay and "
             "%.3f for the bare mask: ",
-            o->order.value, m->order.value);
-    if (apart(o->order, m->order)) {
+            o->of[MEASURE_ORDER].value, m->of[MEASURE_ORDER].value);
+    if (apart(o->of[MEASURE_ORDER], m->of[MEASURE_ORDER])) {
         fprintf(out, "%s is ordered better, and the intervals do not touch.</li>\n", better);
     } else {
         fprintf(out, "the intervals overlap, so neither is shown to be ordered better.</li>\n");
@@ -179,16 +169,17 @@ static void conclusions(FILE *out, Summaries summaries) {
     fprintf(out,
             "<li>The best constant answer costs %.1f times what a mask that misses by one pixel costs for the overlay, "
             "and %.1f times for the bare mask%s.</li>\n",
-            o->constant_ratio, m->constant_ratio,
-            m->constant_ratio < o->constant_ratio ? ": answering the same to everything is relatively cheaper there"
-                                                  : "");
+            o->of[MEASURE_CONSTANT_RATIO].value, m->of[MEASURE_CONSTANT_RATIO].value,
+            m->of[MEASURE_CONSTANT_RATIO].value < o->of[MEASURE_CONSTANT_RATIO].value
+                ? ": answering the same to everything is relatively cheaper there"
+                : "");
     fprintf(
         out,
         "<li>Of what varies from target to target, the object is %.0f%% in overlays (the rest is the picture, which "
         "the model is given) and %.0f%% in bare masks.</li>\n",
-        100 * o->object_energy, 100 * m->object_energy);
+        100 * o->of[MEASURE_OBJECT_ENERGY].value, 100 * m->of[MEASURE_OBJECT_ENERGY].value);
     fprintf(out, "<li>The VAE alone keeps the mask with IoU %.3f as overlay and %.3f bare.</li>\n</ul>\n",
-            o->round_trip.value, m->round_trip.value);
+            o->of[MEASURE_ROUND_TRIP].value, m->of[MEASURE_ROUND_TRIP].value);
 }
 
 static void page_table(FILE *out, Summaries summaries) {
@@ -197,10 +188,10 @@ static void page_table(FILE *out, Summaries summaries) {
         if (!summaries[0][size].samples) { continue; }
         html(out, "<table id=\"table-%s\"><tr><th>%s, %d samples</th><th>overlay</th><th>mask</th></tr>\n",
              size_keys[size], size_names[size], summaries[0][size].samples);
-        for (int row = 0; row < ROWS; row++) {
+        for (int row = 0; row < MEASURES; row++) {
             fprintf(out, "<tr><td>%s</td>", rows[row].name);
             for (int k = 0; k < REPRESENTATIONS; k++) {
-                fprintf(out, "<td>%s</td>", interval_text(value_of(&summaries[k][size], row), "%.4g", text));
+                fprintf(out, "<td>%s</td>", interval_text(summaries[k][size].of[row], "%.4g", text));
             }
             fputs("</tr>\n", out);
         }

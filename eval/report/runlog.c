@@ -48,8 +48,6 @@ static const struct {
               {"validation", "loss", offsetof(RunLog, validation_loss)},
               {"validation", "miou_seen", offsetof(RunLog, miou_seen)},
               {"validation", "miou_unseen", offsetof(RunLog, miou_unseen)},
-              {"validation", "giou_seen", offsetof(RunLog, giou_seen)},
-              {"validation", "giou_unseen", offsetof(RunLog, giou_unseen)},
               {"validation", "empty", offsetof(RunLog, empty)},
               {"validation", "full", offsetof(RunLog, full)}};
 enum { CURVES = sizeof curves / sizeof *curves };
