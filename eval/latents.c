@@ -257,10 +257,6 @@ LatentSample *latents_analyze(const LatentAnalysis *a, int *count, Device *dev) 
 
 // ---- summary -------------------------------------------------------------------------------------------------------
 
-static int size_of(const LatentSample *s) {
-    return s->object_share < 0.02 ? SIZE_SMALL : s->object_share < 0.15 ? SIZE_MEDIUM : SIZE_LARGE;
-}
-
 static double pooled_order(const LatentSample *const *kept, int n, int representation) {
     double *iou = xmalloc(((size_t)n * MAX_VARIANTS + 1) * sizeof *iou);
     double *closeness = xmalloc(((size_t)n * MAX_VARIANTS + 1) * sizeof *closeness);
@@ -282,7 +278,7 @@ LatentSummary latents_summarize(const LatentSample *samples, int count, int repr
     const LatentSample **kept = xcalloc((size_t)count + 1, sizeof *kept);
     LatentSummary s = {0};
     for (int i = 0; i < count; i++) {
-        if (size == SIZE_ALL || size_of(&samples[i]) == size) { kept[s.samples++] = &samples[i]; }
+        if (size == OBJECT_SIZES || object_size(samples[i].object_share) == size) { kept[s.samples++] = &samples[i]; }
     }
     double *values = xmalloc(((size_t)count + 1) * sizeof *values);
     for (int k = 0; k < MEASURES; k++) {

@@ -4,6 +4,7 @@
 #pragma once
 #include "data/paint.h"
 #include "eval/extraction.h"
+#include "eval/metrics.h"
 #include "eval/stats.h"
 #include "eval/variants.h"
 #include "model/pipeline.h"
@@ -55,12 +56,12 @@ typedef struct {
 // number. To be freed. Latents are compared as training sees them: posterior mean times scaling factor.
 LatentSample *latents_analyze(const LatentAnalysis *analysis, int *count, Device *dev);
 
-// Means over samples with bootstrap intervals, for a size of the object: all, below 2% of the picture, below 15%, rest.
+// Means over samples with bootstrap intervals.
 typedef struct {
     int samples;
     Interval of[MEASURES]; // without interval where a measure is one of all samples together
 } LatentSummary;
 
-enum { SIZE_ALL, SIZE_SMALL, SIZE_MEDIUM, SIZE_LARGE, SIZES };
+// size: of the object (eval/metrics.h), or OBJECT_SIZES for all.
 LatentSummary latents_summarize(const LatentSample *samples, int count, int representation, int size, int resamples,
                                 uint64_t seed);

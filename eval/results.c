@@ -185,12 +185,10 @@ static void put_summary_fields(yajl_gen gen, const Summary *s) {
     for (int k = 0; k < 5; k++) { json_put_number(gen, at[k], s->precision_at[k]); }
     json_put_number(gen, "empty", s->empty);
     json_put_number(gen, "full", s->full);
-    json_put_number(gen, "giou_small", s->small);
-    json_put_number(gen, "giou_medium", s->medium);
-    json_put_number(gen, "giou_large", s->large);
-    json_put_integer(gen, "pairs_small", s->small_pairs);
-    json_put_integer(gen, "pairs_medium", s->medium_pairs);
-    json_put_integer(gen, "pairs_large", s->large_pairs);
+    static const char *const giou[] = {"giou_small", "giou_medium", "giou_large"};
+    static const char *const pairs[] = {"pairs_small", "pairs_medium", "pairs_large"};
+    for (int k = 0; k < OBJECT_SIZES; k++) { json_put_number(gen, giou[k], s->giou_of_size[k]); }
+    for (int k = 0; k < OBJECT_SIZES; k++) { json_put_integer(gen, pairs[k], s->pairs_of_size[k]); }
 }
 
 static void put_short(yajl_gen gen, const char *key, const Summary *s) {

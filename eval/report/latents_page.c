@@ -8,8 +8,9 @@
 #include <stdlib.h>
 #include <string.h>
 
-static const char *const size_names[SIZES] = {"all objects", "small (< 2%)", "medium (< 15%)", "large"};
-static const char *const size_keys[SIZES] = {"all", "small", "medium", "large"};
+static const char *const size_names[OBJECT_SIZES + 1] = {"small (< 2%)", "medium (< 15%)", "large", "all objects"};
+static const char *const size_keys[OBJECT_SIZES + 1] = {"small", "medium", "large", "all"};
+static const int size_order[] = {OBJECT_SIZES, OBJECT_SMALL, OBJECT_MEDIUM, OBJECT_LARGE}; // of tables
 
 // The rows of every table, in the order of the measures.
 static const struct {
@@ -28,11 +29,12 @@ static const struct {
     {"inside", "object's energy that lies in the cells it touches", true},
 };
 
-typedef LatentSummary Summaries[REPRESENTATIONS][SIZES];
+typedef LatentSummary Summaries[REPRESENTATIONS][OBJECT_SIZES + 1];
 
 static void print_table(Summaries summaries) {
     char a[48], b[48];
-    for (int size = 0; size < SIZES; size++) {
+    for (int i = 0; i <= OBJECT_SIZES; i++) {
+        int size = size_order[i];
         const LatentSummary *overlay = &summaries[REPRESENTED_OVERLAY][size],
                             *mask = &summaries[REPRESENTED_MASK][size];
         if (!overlay->samples) { continue; }
@@ -64,7 +66,9 @@ static void write_json(const LatentRecord *record, Summaries summaries, const ch
     yajl_gen_map_open(gen);
     for (int k = 0; k < REPRESENTATIONS; k++) {
         json_open_map(gen, representation_names[k]);
-        for (int size = 0; size < SIZES; size++) { put_summary(gen, size_keys[size], &summaries[k][size]); }
+        for (int i = 0; i <= OBJECT_SIZES; i++) {
+            put_summary(gen, size_keys[size_order[i]], &summaries[k][size_order[i]]);
+        }
         yajl_gen_map_close(gen);
     }
     json_open_map(gen, "config");
@@ -154,7 +158,8 @@ static void write_scatter(const LatentSample *samples, int count, int representa
 static bool apart(Interval a, Interval b) { return a.low > b.high || b.low > a.high; }
 
 static void conclusions(FILE *out, Summaries summaries) {
-    const LatentSummary *o = &summaries[REPRESENTED_OVERLAY][SIZE_ALL], *m = &summaries[REPRESENTED_MASK][SIZE_ALL];
+    const LatentSummary *o = &summaries[REPRESENTED_OVERLAY][OBJECT_SIZES],
+                        *m = &summaries[REPRESENTED_MASK][OBJECT_SIZES];
     const char *better = o->of[MEASURE_ORDER].value > m->of[MEASURE_ORDER].value ? "the overlay" : "the bare mask";
     fprintf(out, "<ul class=\"lead\" id=\"conclusions\">\n");
     fprintf(out,
@@ -184,7 +189,8 @@ static void conclusions(FILE *out, Summaries summaries) {
 
 static void page_table(FILE *out, Summaries summaries) {
     char text[48];
-    for (int size = 0; size < SIZES; size++) {
+    for (int i = 0; i <= OBJECT_SIZES; i++) {
+        int size = size_order[i];
         if (!summaries[0][size].samples) { continue; }
         html(out, "<table id=\"table-%s\"><tr><th>%s, %d samples</th><th>overlay</th><th>mask</th></tr>\n",
              size_keys[size], size_names[size], summaries[0][size].samples);
@@ -235,7 +241,7 @@ static void write_page(const LatentRecord *r, const LatentSample *samples, int c
     for (int k = 0; k < REPRESENTATIONS; k++) {
         figure_begin(out, k == REPRESENTED_OVERLAY ? "scatter-overlay" : "scatter-mask",
                      k == REPRESENTED_OVERLAY ? "Painted on the picture" : "Bare mask");
-        draw_scatter(out, samples, count, k, &summaries[k][SIZE_ALL]);
+        draw_scatter(out, samples, count, k, &summaries[k][OBJECT_SIZES]);
         figure_end(out, "Every point is a mask for one of the objects.");
     }
     fputs("</div>\n<h2>In numbers</h2>\n<div class=\"card scroll\">\n", out);
@@ -249,10 +255,10 @@ void latents_report(const LatentRecord *record, const LatentSample *samples, int
                     const char *folder) {
     Summaries summaries;
     for (int k = 0; k < REPRESENTATIONS; k++) {
-        for (int size = 0; size < SIZES; size++) {
+        for (int size = 0; size <= OBJECT_SIZES; size++) {
             summaries[k][size] = latents_summarize(samples, count, k, size, record->resamples, record->seed);
         }
-        write_scatter(samples, count, k, &summaries[k][SIZE_ALL], folder);
+        write_scatter(samples, count, k, &summaries[k][OBJECT_SIZES], folder);
     }
     print_table(summaries);
     char *json = xprintf("%s/latents.json", folder), *csv = xprintf("%s/pairs.csv", folder);
