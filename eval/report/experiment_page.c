@@ -461,8 +461,8 @@ static void print(const Findings *f) {
     for (int i = 0; i < f->e->arm_count; i++) {
         const Arm *arm = &f->e->arms[i];
         printf("%-28s %4d  %-22s %-22s %-22s %d\n", arm->name, arm->run_count,
-               interval_text(f->giou[i][GROUP_LISTED], "%.3f", a), interval_text(f->giou[i][GROUP_HELD_OUT], "%.3f", b),
-               interval_text(f->giou[i][GROUP_FREQUENT], "%.3f", c), arm_collapses(f->e, i));
+               interval_text(f->giou[i][GROUP_LISTED], true, a), interval_text(f->giou[i][GROUP_HELD_OUT], true, b),
+               interval_text(f->giou[i][GROUP_FREQUENT], true, c), arm_collapses(f->e, i));
     }
     printf("\n");
     for (int i = 0; i < f->sentence_count; i++) { printf("- %s\n", f->sentences[i]); }

@@ -40,8 +40,8 @@ static void print_table(Summaries summaries) {
         if (!overlay->samples) { continue; }
         printf("\n%-14s %4d samples %33s  %26s\n", size_names[size], overlay->samples, "overlay", "mask");
         for (int row = 0; row < MEASURES; row++) {
-            printf("  %-56s %26s  %26s\n", rows[row].name, interval_text(overlay->of[row], "%.4g", a),
-                   interval_text(mask->of[row], "%.4g", b));
+            printf("  %-56s %26s  %26s\n", rows[row].name, interval_text(overlay->of[row], false, a),
+                   interval_text(mask->of[row], false, b));
         }
     }
 }
@@ -197,7 +197,7 @@ static void page_table(FILE *out, Summaries summaries) {
         for (int row = 0; row < MEASURES; row++) {
             fprintf(out, "<tr><td>%s</td>", rows[row].name);
             for (int k = 0; k < REPRESENTATIONS; k++) {
-                fprintf(out, "<td>%s</td>", interval_text(summaries[k][size].of[row], "%.4g", text));
+                fprintf(out, "<td>%s</td>", interval_text(summaries[k][size].of[row], false, text));
             }
             fputs("</tr>\n", out);
         }

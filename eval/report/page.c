@@ -118,13 +118,13 @@ void html_cell(FILE *out, const char *format, double value) {
     fputs("</td>", out);
 }
 
-const char *interval_text(Interval v, const char *format, char buffer[48]) {
-    char low[16], high[16];
-    int n = isnan(v.value) ? snprintf(buffer, 48, "-") : snprintf(buffer, 48, format, v.value);
-    if (!isnan(v.value) && !isnan(v.low)) {
-        snprintf(low, sizeof low, format, v.low);
-        snprintf(high, sizeof high, format, v.high);
-        snprintf(buffer + n, 48 - (size_t)n, " (%s-%s)", low, high);
+const char *interval_text(Interval v, bool decimals, char buffer[48]) {
+    if (isnan(v.value)) {
+        snprintf(buffer, 48, "-");
+    } else if (isnan(v.low)) {
+        snprintf(buffer, 48, decimals ? "%.3f" : "%.4g", v.value);
+    } else {
+        snprintf(buffer, 48, decimals ? "%.3f (%.3f-%.3f)" : "%.4g (%.4g-%.4g)", v.value, v.low, v.high);
     }
     return buffer;
 }

@@ -19,8 +19,8 @@ void figure_end(FILE *out, const char *caption); // caption may be NULL
 // <td> with a number, or a dash where it is NaN. format: of the number, e.g. "%.3f".
 void html_cell(FILE *out, const char *format, double value);
 
-// "0.931 (0.924-0.938)"; format: of a number.
-const char *interval_text(Interval interval, const char *format, char buffer[48]);
+// "0.931 (0.924-0.938)": with three decimals, else with four digits.
+const char *interval_text(Interval interval, bool decimals, char buffer[48]);
 void json_put_interval(yajl_gen gen, const char *key, Interval interval);
 
 // Training curves of several runs, and what the metrics of `cocogold eval` mean.
