@@ -66,8 +66,8 @@ ends "NCCL's stand-in: one rank twice" "two processes call ncclCommInitRank as r
 # Builds for one rank, in which nothing is met.
 build_for_one() { # build_for_one OUTPUT OBJECT-OR-SOURCE...
     printf '%s\n' '#include "kernels/runtime/comm.h"' 'int main(void) { Launch l = launch_detect(); Comm c; comm_meet(&c, &l); }' >main.c
-    gcc -std=gnu11 -D_GNU_SOURCE -DBACKEND_cpu -DPRECISION_fp32 "-I$root" main.c "${@:2}" "$root/kernels/runtime/comm_host.c" \
-        "$root"/util/{error,file,launch,progress,rendezvous}.c -o "$1" -lcrypto -lpthread -lm
+    gcc -std=gnu11 -D_GNU_SOURCE -DBACKEND_cpu -DPRECISION_fp32 "-I$root" main.c "${@:2}" \
+        "$root"/kernels/runtime/{comm_host,launch,rendezvous}.c "$root"/util/{error,file,progress}.c -o "$1" -lcrypto -lpthread -lm
 }
 check "build without MPI" build_for_one no-mpi "$root/kernels/runtime/comm.c"
 check "build without NCCL" eval 'g++ -x c++ -std=c++17 "-I$root" "-I$root/tests/emu" -DBACKEND_emu -DPRECISION_fp32 -c "$root/kernels/runtime/comm.cu" -o comm.o &&
