@@ -1,7 +1,7 @@
 // The one front door: `cocogold COMMAND ...`. Each command is a file cmd_COMMAND.c in the folder of its subject.
+#include "util/threads.h"
 #include <stdio.h>
 #include <string.h>
-#include "util/threads.h"
 
 int cmd_init(int argc, char **argv);
 int cmd_synth(int argc, char **argv);

@@ -69,8 +69,7 @@ static void write_kernels(const char *path, const Bench *b, const Peaks *peaks) 
     yajl_gen gen = json_writer();
     yajl_gen_map_open(gen);
     put_peaks(gen, b->dev, peaks);
-    json_key(gen, "kernels");
-    yajl_gen_array_open(gen);
+    json_open_list(gen, "kernels");
     for (const BenchResult *r = b->results; r < b->results + b->count; r++) {
         char shape[96];
         yajl_gen_map_open(gen);
@@ -89,8 +88,7 @@ static void write_kernels(const char *path, const Bench *b, const Peaks *peaks) 
 
 // Times and counts of the profile are per step.
 static void put_profile(yajl_gen gen, const StepResult *r, const Peaks *peaks) {
-    json_key(gen, "profile");
-    yajl_gen_array_open(gen);
+    json_open_list(gen, "profile");
     for (int i = 0; i < r->profile.count; i++) {
         TraceRow row = r->profile.rows[i];
         row.flops /= r->profile_steps, row.bytes /= r->profile_steps;
@@ -128,8 +126,7 @@ static void write_step(const char *path, const StepResult *r, const Device *dev,
 }
 
 static void put_launches(yajl_gen gen, const char *key, const Trace *trace) {
-    json_key(gen, key);
-    yajl_gen_array_open(gen);
+    json_open_list(gen, key);
     for (const TraceRow *row = trace->rows; row < trace->rows + trace->count; row++) {
         yajl_gen_map_open(gen);
         json_put_string(gen, "function", row->name);

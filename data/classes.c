@@ -12,14 +12,13 @@ const char *const default_classes[DEFAULT_CLASS_COUNT] = {"car",     "dining tab
 typedef struct {
     const char *where; // file or folder, for messages
     int count;
-    const char *(*name)(const void *list, int i);
-    bool (*thing)(const void *list, int i);
-    const void *list;
+    const char *const *names;
+    const Coco *coco; // says which are things; NULL: all
 } Names;
 
 static void choose(const Names *n, bool *flags, const char *name, const char *from) {
     int i = 0;
-    while (i < n->count && strcmp(n->name(n->list, i), name) != 0) { i++; }
+    while (i < n->count && strcmp(n->names[i], name) != 0) { i++; }
     if (i == n->count) { die("%s: class \"%s\" is none of the %d categories of %s", from, name, n->count, n->where); }
     flags[i] = true;
 }
@@ -43,7 +42,7 @@ static bool *parse(const Names *n, const char *option, const char *text, int *co
         free(from);
     } else if (strcmp(text, "all") == 0 || strcmp(text, "all-things") == 0) {
         bool things_only = text[3] != 0;
-        for (int i = 0; i < n->count; i++) { flags[i] = !things_only || n->thing(n->list, i); }
+        for (int i = 0; i < n->count; i++) { flags[i] = !things_only || !n->coco || n->coco->categories[i].thing; }
     } else if (text[0] == '@') {
         char *names = read_file(text + 1, NULL);
         choose_each(n, flags, names, "\n", text + 1);
@@ -60,19 +59,13 @@ static bool *parse(const Names *n, const char *option, const char *text, int *co
     return flags;
 }
 
-static const char *category_name(const void *coco, int i) { return ((const Coco *)coco)->categories[i].name; }
-static bool category_thing(const void *coco, int i) { return ((const Coco *)coco)->categories[i].thing; }
-
 bool *classes_parse(const Coco *coco, const char *option, const char *text, int *count) {
-    return parse(&(Names){coco->path, coco->category_count, category_name, category_thing, coco}, option, text, count);
-}
-
-static const char *listed_name(const void *names, int i) { return ((char *const *)names)[i]; }
-static bool any_thing(const void *names, int i) {
-    (void)names, (void)i;
-    return true;
+    const char **names = coco_class_names(coco);
+    bool *flags = parse(&(Names){coco->path, coco->category_count, names, coco}, option, text, count);
+    free(names);
+    return flags;
 }
 
 bool *classes_of_names(char *const *names, int name_count, const char *where, const char *option, const char *text) {
-    return parse(&(Names){where, name_count, listed_name, any_thing, names}, option, text, NULL);
+    return parse(&(Names){where, name_count, (const char *const *)names, NULL}, option, text, NULL);
 }

@@ -166,18 +166,22 @@ static int by_id(const void *a, const void *b) {
 static void choose_classes(Encoder *e, bool train) {
     char *seen_file = xprintf("%s/classes/seen.txt", e->o.data);
     char *seen = file_exists(seen_file) ? xprintf("@%s", seen_file) : xstrdup("default14");
-    bool *drawn = classes_parse(&e->coco, "--classes", e->o.classes ? e->o.classes : train ? seen : "all-things", NULL);
-    bool *trained =
-        e->o.trained || !train ? classes_parse(&e->coco, "--trained", e->o.trained ? e->o.trained : seen, NULL) : drawn;
-    const char **names = xcalloc((size_t)e->coco.category_count, sizeof *names);
-    for (int c = 0; c < e->coco.category_count; c++) { names[c] = e->coco.categories[c].name; }
+    bool *sampled = classes_parse(&e->coco, "--classes",
+                                  e->o.classes ? e->o.classes
+                                  : train      ? seen
+                                               : "all-things",
+                                  NULL);
+    bool *trained = e->o.trained || !train
+                        ? classes_parse(&e->coco, "--trained", e->o.trained ? e->o.trained : seen, NULL)
+                        : sampled;
+    const char **names = coco_class_names(&e->coco);
     shard_info_classes(&e->info, e->coco.category_count, names);
     for (int c = 0; c < e->coco.category_count; c++) {
-        e->info.drawn[c] = drawn[c];
+        e->info.sampled[c] = sampled[c];
         e->info.trained[c] = trained[c];
     }
-    if (trained != drawn) { free(trained); }
-    e->sample.allowed = drawn;
+    if (trained != sampled) { free(trained); }
+    e->sample.allowed = sampled;
     free(names);
     free(seen);
     free(seen_file);
@@ -251,17 +255,7 @@ static void check_kept(const Encoder *e, const char *path, int shard) {
     ShardFile kept = shard_open(path);
     ShardInfo wanted = shard_info(e, shard);
     char have[128], want[128];
-    const char *name = shard_info_difference(&kept.info, &wanted, have, want);
-    if (!name && (kept.info.first_picture != wanted.first_picture || kept.info.pictures != wanted.pictures)) {
-        name = "pictures";
-        snprintf(have, sizeof have, "%lld from %lld on", kept.info.pictures, kept.info.first_picture);
-        snprintf(want, sizeof want, "%lld from %lld on", wanted.pictures, wanted.first_picture);
-    }
-    if (!name && kept.info.pass != wanted.pass) {
-        name = "pass";
-        snprintf(have, sizeof have, "%d", kept.info.pass);
-        snprintf(want, sizeof want, "%d", wanted.pass);
-    }
+    const char *name = shard_info_difference(&kept.info, &wanted, true, have, want);
     if (name) {
         die("%s: attribute \"%s\" is %s where this command asks for %s: give another --out, or remove these shards "
             "first",
@@ -404,24 +398,16 @@ static void run_vae(Encoder *e, const Rendered *r) {
     device_sync(&e->dev);
 }
 
-// Rows of packed bits, the first pixel in the highest bit: numpy.packbits(mask, axis=1).
-static uint8_t *pack_mask(const uint8_t *mask, int R) {
-    int bytes = (R + 7) / 8;
-    uint8_t *packed = xcalloc((size_t)R * (size_t)bytes, 1);
-    for (int y = 0; y < R; y++) {
-        for (int x = 0; x < R; x++) { packed[y * bytes + x / 8] |= (uint8_t)((mask[y * R + x] != 0) << (7 - x % 8)); }
-    }
-    return packed;
-}
-
 static void add_sample(const Encoder *e, ShardWriter *writer, const Sample *s, int row) {
+    int R = e->info.resolution;
     size_t at = (size_t)row * (size_t)e->info.height * (size_t)e->info.width * (size_t)e->info.channels;
     ShardSample out = {
         .class_index = s->category, .image_id = s->image_id, .crop = {s->x, s->y, s->side}, .area = s->area};
     out.image_latent = e->latents[0] + at;
     out.target_overlay = wanted(e, 1) ? e->latents[1] + at : NULL;
     out.target_mask = wanted(e, 2) ? e->latents[2] + at : NULL;
-    out.mask = pack_mask(s->mask, e->info.resolution);
+    out.mask = xmalloc((size_t)R * (size_t)((R + 7) / 8));
+    mask_pack(s->mask, R, out.mask);
     shard_add(writer, &out);
     free(out.mask);
 }

@@ -19,18 +19,6 @@ typedef struct {
     char *text, *note, *crop;
 } Shown;
 
-// A permutation of 0..count-1 (Fisher and Yates).
-static int *shuffled(int count, uint64_t seed) {
-    int *order = xcalloc((size_t)count + 1, sizeof *order);
-    Random random = random_begin(seed, PHILOX_SHUFFLE, 0, 0);
-    for (int i = 0; i < count; i++) {
-        int j = (int)random_below(&random, (uint32_t)i + 1);
-        order[i] = order[j];
-        order[j] = i;
-    }
-    return order;
-}
-
 static Shown show(const Coco *coco, const Sample *s, const Paint *paint, bool overlay) {
     int r = s->rgb.width;
     Shown shown = {.sample = *s};
@@ -103,7 +91,7 @@ static void dump(const char *folder, const Coco *coco, const Shown *shown, int c
 // Goes through the pictures in random order until `count` samples are found; returns how many were.
 static int collect(const Coco *coco, const SampleOptions *options, int pass, const Paint *paint, bool overlay,
                    Shown *shown, int count) {
-    int *order = shuffled(coco->picture_count, options->seed), found = 0;
+    int *order = coco_shuffled(coco, random_begin(options->seed, PHILOX_SHUFFLE, 0, 0)), found = 0;
     long long dropped[SAMPLE_REASONS] = {0};
     for (int i = 0; i < coco->picture_count && found < count; i++) {
         Sample s;

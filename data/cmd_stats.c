@@ -1,12 +1,13 @@
 // cocogold stats: what the sampler draws from a data set, class by class, and what it drops and why.
 #include "data/classes.h"
 #include "data/coco.h"
-#include "data/draw.h"
 #include "data/sample.h"
+#include "eval/report/chart.h"
 #include "util/error.h"
 #include "util/json.h"
 #include "util/options.h"
 #include "util/progress.h"
+#include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -85,13 +86,13 @@ static void print_table(const Coco *coco, const Counts *counts, const int *order
     printf("%s: %d pictures, %d segments, %d categories (%s)\n\n", coco->path, coco->picture_count, coco->segment_count,
            coco->category_count, coco->panoptic ? "panoptic" : "instances");
     printf("%-24s %9s %7s %9s %10s %7s\n", "class", "samples", "share", "pictures", "instances", "crowds");
-    long long drawn = counts->reasons[SAMPLE_OK];
+    long long samples = counts->reasons[SAMPLE_OK];
     for (int i = 0; i < classes; i++) {
         const ClassCount *c = &counts->of[order[i]];
         printf("%-24s %9lld %6.2f%% %9lld %10lld %7lld\n", coco->categories[order[i]].name, c->samples,
-               drawn ? 100.0 * (double)c->samples / (double)drawn : 0, c->pictures, c->instances, c->crowds);
+               samples ? 100.0 * (double)c->samples / (double)samples : 0, c->pictures, c->instances, c->crowds);
     }
-    printf("\n%lld samples from %lld pictures (%d pass%s)", drawn, counts->total, passes, passes == 1 ? "" : "es");
+    printf("\n%lld samples from %lld pictures (%d pass%s)", samples, counts->total, passes, passes == 1 ? "" : "es");
     long long absent = 0;
     for (int i = 0; i < classes; i++) { absent += counts->of[order[i]].absent; }
     if (absent) { printf(", %lld of them ask for an absent class", absent); }
@@ -109,12 +110,10 @@ static void write_json(const char *path, const Coco *coco, const Counts *counts,
     json_put_integer(g, "pictures", coco->picture_count);
     json_put_integer(g, "segments", coco->segment_count);
     json_put_integer(g, "passes", passes);
-    json_key(g, "reasons");
-    yajl_gen_map_open(g);
+    json_open_map(g, "reasons");
     for (int r = 0; r < SAMPLE_REASONS; r++) { json_put_integer(g, sample_reason_names[r], counts->reasons[r]); }
     yajl_gen_map_close(g);
-    json_key(g, "classes");
-    yajl_gen_array_open(g);
+    json_open_list(g, "classes");
     for (int i = 0; i < classes; i++) {
         const ClassCount *c = &counts->of[order[i]];
         yajl_gen_map_open(g);
@@ -134,20 +133,21 @@ static void write_json(const char *path, const Coco *coco, const Counts *counts,
 // Shares, so that the sampler's distribution stands beside the annotations' on one scale.
 static void write_chart(const char *path, const Coco *coco, const Counts *counts, const int *order, int classes,
                         int passes) {
-    static const char *const groups[] = {"share of the samples drawn", "share of the annotated instances"};
-    Bar *bars = xcalloc((size_t)classes * 2, sizeof *bars);
     double samples = (double)counts->reasons[SAMPLE_OK], instances = 0;
+    ChartBar *bars = xcalloc((size_t)classes * 2 + 1, sizeof *bars);
     for (int i = 0; i < classes; i++) { instances += (double)counts->of[order[i]].instances; }
     for (int i = 0; i < classes; i++) {
-        const char *name = coco->categories[order[i]].name;
         const ClassCount *c = &counts->of[order[i]];
-        bars[2 * i] = (Bar){.label = name, .value = samples > 0 ? 100 * (double)c->samples / samples : 0};
-        double share = instances > 0 ? 100 * (double)c->instances / instances : 0;
-        bars[2 * i + 1] = (Bar){.label = name, .value = share, .group = 1};
+        bars[2 * i] = (ChartBar){.label = coco->categories[order[i]].name, .mark = NAN, .color = COLOR_SEEN};
+        bars[2 * i + 1] = (ChartBar){.label = "", .mark = NAN, .color = COLOR_UNSEEN};
+        bars[2 * i].value = samples > 0 ? 100 * (double)c->samples / samples : 0;
+        bars[2 * i + 1].value = instances > 0 ? 100 * (double)c->instances / instances : 0;
     }
     char *note = xprintf("%s: %d pictures; %.0f samples in %d pass%s, %.0f instances of these classes", coco->path,
                          coco->picture_count, samples, passes, passes == 1 ? "" : "es", instances);
-    Image chart = draw_bars("Class distribution", note, bars, 2 * classes, groups, 2, "%.1f %%");
+    static const char *const names[] = {"share of the samples drawn", "share of the annotated instances"};
+    ChartLegend legend = {names, (const int[]){COLOR_SEEN, COLOR_UNSEEN}, 2};
+    Image chart = chart_bars_picture("Class distribution", note, bars, 2 * classes, legend, "%.1f %%");
     image_save(&chart, path);
     image_free(&chart);
     free(note);

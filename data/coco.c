@@ -1,6 +1,6 @@
 #include "data/coco.h"
 #include "data/image.h"
-#include "data/mask.h"
+#include "data/segmentation.h"
 #include "util/error.h"
 #include "util/file.h"
 #include "util/options.h"
@@ -87,16 +87,25 @@ void coco_free(Coco *coco) {
     *coco = (Coco){0};
 }
 
+const char **coco_class_names(const Coco *coco) {
+    const char **names = xcalloc((size_t)coco->category_count + 1, sizeof *names);
+    for (int c = 0; c < coco->category_count; c++) { names[c] = coco->categories[c].name; }
+    return names;
+}
+
+int *coco_shuffled(const Coco *coco, Random random) {
+    int *order = xcalloc((size_t)coco->picture_count + 1, sizeof *order);
+    for (int i = 0; i < coco->picture_count; i++) {
+        int k = (int)random_below(&random, (uint32_t)i + 1);
+        order[i] = order[k];
+        order[k] = i;
+    }
+    return order;
+}
+
 int coco_find_category(const Coco *coco, const char *name) {
     for (int i = 0; i < coco->category_count; i++) {
         if (strcmp(coco->categories[i].name, name) == 0) { return i; }
-    }
-    return -1;
-}
-
-int coco_find_picture(const Coco *coco, int64_t id) {
-    for (int i = 0; i < coco->picture_count; i++) {
-        if (coco->pictures[i].id == id) { return i; }
     }
     return -1;
 }

@@ -1,6 +1,7 @@
 // COCO annotations, instances_*.json and panoptic_*.json (Lin et al., "Microsoft COCO", 2014; Kirillov et al.,
 // "Panoptic Segmentation", 2019), streamed into compact arrays, and the masks of their segments.
 #pragma once
+#include "util/philox.h"
 #include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
@@ -61,8 +62,10 @@ bool coco_has_split(const char *data, const char *split);
 Coco coco_read(const char *path, bool panoptic);
 void coco_free(Coco *coco);
 
+const char **coco_class_names(const Coco *coco); // the list is to be freed, the names are not
+// A permutation of the pictures (Fisher and Yates), to be freed.
+int *coco_shuffled(const Coco *coco, Random random);
 int coco_find_category(const Coco *coco, const char *name); // index, or -1
-int coco_find_picture(const Coco *coco, int64_t id);        // index, or -1
 char *coco_picture_path(const Coco *coco, int picture);     // to be freed by the caller
 
 // The panoptic PNG as ids R + 256 G + 65536 B (height, width), to be freed by the caller; NULL for instances. Dies if

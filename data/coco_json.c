@@ -8,7 +8,7 @@
 //     panoptic:                             {"image_id": 9, "file_name": "9.png",
 //                                            "segments_info": [ depth 5 {"id": 77, "bbox": ..., ...}, ...]}, ...]}
 #include "data/coco.h"
-#include "data/mask.h"
+#include "data/segmentation.h"
 #include "util/error.h"
 #include <errno.h>
 #include <math.h>

@@ -250,15 +250,28 @@ Image image_crop(const Image *image, int x, int y, int w, int h) {
 
 // Masks.
 
+void mask_pack(const uint8_t *mask, int side, uint8_t *packed) {
+    memset(packed, 0, (size_t)side * (size_t)((side + 7) / 8));
+    for (int y = 0; y < side; y++, packed += (side + 7) / 8) {
+        for (int x = 0; x < side; x++) { packed[x / 8] |= (uint8_t)((*mask++ != 0) << (7 - x % 8)); }
+    }
+}
+
+void mask_unpack(const uint8_t *packed, int side, uint8_t *mask) {
+    for (int y = 0; y < side; y++, packed += (side + 7) / 8) {
+        for (int x = 0; x < side; x++) { *mask++ = packed[x / 8] >> (7 - x % 8) & 1; }
+    }
+}
+
 // The part of [begin, end) that lies in input pixel j.
 static double overlap(int j, double begin, double end) { return fmax(0, fmin(j + 1, end) - fmax(j, begin)); }
 
-// Area of mask in each output pixel, as a share of its own area (doubles, so that a tie at one half stays one).
-static double *mask_shares(const uint8_t *mask, int mask_width, int mask_height, double x, double y, double w, double h,
-                           int width, int height) {
+void mask_resize(const uint8_t *mask, int mask_width, int mask_height, double x, double y, double w, double h,
+                 uint8_t *out, int width, int height) {
     assert(x >= 0 && y >= 0 && w > 0 && h > 0 && x + w <= mask_width && y + h <= mask_height);
     double sx = w / width, sy = h / height;
-    double *out = xcalloc((size_t)width * (size_t)height, sizeof *out);
+    // Shares in doubles, so that a tie at one half stays one.
+    double *share = xcalloc((size_t)width * (size_t)height, sizeof *share);
     double *row = xcalloc((size_t)width, sizeof *row);
     for (int j = (int)y; j < mask_height && j < y + h; j++) { // input rows
         const uint8_t *in = mask + (size_t)j * mask_width;
@@ -271,23 +284,10 @@ static double *mask_shares(const uint8_t *mask, int mask_width, int mask_height,
         for (int i = (int)fmax(floor((j - y) / sy) - 1, 0); i < height && y + i * sy < j + 1; i++) { // output rows
             double part = overlap(j, y + i * sy, y + (i + 1) * sy) / (sx * sy);
             if (part <= 0) { continue; }
-            for (int k = 0; k < width; k++) { out[(size_t)i * width + k] += part * row[k]; }
+            for (int k = 0; k < width; k++) { share[(size_t)i * width + k] += part * row[k]; }
         }
     }
-    free(row);
-    return out;
-}
-
-void mask_resize(const uint8_t *mask, int mask_width, int mask_height, double x, double y, double w, double h,
-                 float *out, int width, int height) {
-    double *share = mask_shares(mask, mask_width, mask_height, x, y, w, h, width, height);
-    for (size_t i = 0; i < (size_t)width * height; i++) { out[i] = (float)share[i]; }
-    free(share);
-}
-
-void mask_resize_binary(const uint8_t *mask, int mask_width, int mask_height, double x, double y, double w, double h,
-                        uint8_t *out, int width, int height) {
-    double *share = mask_shares(mask, mask_width, mask_height, x, y, w, h, width, height);
     for (size_t i = 0; i < (size_t)width * height; i++) { out[i] = share[i] >= 0.5 - 1e-9; } // a tie counts as mask
+    free(row);
     free(share);
 }

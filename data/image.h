@@ -36,10 +36,12 @@ Image image_resize(const Image *image, double x, double y, double w, double h, i
 // The sub-picture of whole pixels (x, y, w, h), which must lie inside.
 Image image_crop(const Image *image, int x, int y, int w, int h);
 
-// Box average of a 0/1 mask (mask_height, mask_width) over the box (x, y, w, h): out (height, width) gets the share of
-// each output pixel's area that is mask, exact also for fractional borders and for enlarging.
+// (side, side), 0 or 1, to rows of packed bits, the first pixel in the highest bit, as numpy.packbits(mask, axis=1)
+// makes them, and back. Rows have (side + 7) / 8 bytes.
+void mask_pack(const uint8_t *mask, int side, uint8_t *packed);
+void mask_unpack(const uint8_t *packed, int side, uint8_t *mask);
+
+// Box average of a 0/1 mask (mask_height, mask_width) over the box (x, y, w, h), then >= 0.5: out (height, width) gets
+// 0 or 1. The share of each output pixel's area that is mask is exact, also for fractional borders and for enlarging.
 void mask_resize(const uint8_t *mask, int mask_width, int mask_height, double x, double y, double w, double h,
-                 float *out, int width, int height);
-// The same, then >= 0.5: out gets 0 or 1.
-void mask_resize_binary(const uint8_t *mask, int mask_width, int mask_height, double x, double y, double w, double h,
-                        uint8_t *out, int width, int height);
+                 uint8_t *out, int width, int height);

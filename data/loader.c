@@ -44,7 +44,7 @@ static void allow_open_files(int count) {
 
 static void check_agreement(const ShardFile *first, const ShardFile *shard) {
     char a[128], b[128];
-    const char *name = shard_info_difference(&first->info, &shard->info, a, b);
+    const char *name = shard_info_difference(&first->info, &shard->info, false, a, b);
     if (!name) { return; }
     die("%s: attribute \"%s\" is %s, but %s has %s: shards of one folder must come from one encoding", shard->path,
         name, b, first->path, a);
@@ -112,10 +112,10 @@ bool *shards_classes(const ShardSet *set, const char *option, const char *text) 
     bool *keep = classes_of_names(info->classes, info->class_count, set->folder, option, text);
     bool everything = strncmp(text, "all", 3) == 0;
     for (int c = 0; c < info->class_count; c++) {
-        if (keep[c] && !info->drawn[c] && !everything) {
+        if (keep[c] && !info->sampled[c] && !everything) {
             die("%s: class \"%s\" was not encoded (see encode --classes)", set->folder, info->classes[c]);
         }
-        keep[c] &= info->drawn[c];
+        keep[c] &= info->sampled[c];
     }
     return keep;
 }

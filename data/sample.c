@@ -154,10 +154,8 @@ void sample_render_masks(const Coco *coco, const SampleOptions *o, Sample *s) {
     }
     s->mask = xcalloc(out, 1);
     s->ignore = xcalloc(out, 1);
-    mask_resize_binary(painted, p->width, p->height, s->x, s->y, s->side, s->side, s->mask, o->resolution,
-                       o->resolution);
-    mask_resize_binary(unpainted, p->width, p->height, s->x, s->y, s->side, s->side, s->ignore, o->resolution,
-                       o->resolution);
+    mask_resize(painted, p->width, p->height, s->x, s->y, s->side, s->side, s->mask, o->resolution, o->resolution);
+    mask_resize(unpainted, p->width, p->height, s->x, s->y, s->side, s->side, s->ignore, o->resolution, o->resolution);
     size_t count = 0;
     for (size_t i = 0; i < out; i++) {
         count += s->mask[i];

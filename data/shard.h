@@ -27,7 +27,7 @@ typedef struct {
     int class_count;
     char **classes;             // names of all categories of the data set, in its order
     uint8_t *trained;           // (class_count) 1: seen in training
-    uint8_t *drawn;             // (class_count) 1: samples of this class were drawn
+    uint8_t *sampled;           // (class_count) 1: there are samples of this class; attribute "drawn"
     char split[32], source[16]; // "train"; "panoptic" or "instances"
     char vae_sha256[65], annotations_sha256[65];
     char precision[8], version[16]; // arithmetic of the VAE: "fp32", "bf16"; of this program
@@ -46,11 +46,12 @@ typedef struct {
 
 ShardInfo shard_info_copy(const ShardInfo *info);
 void shard_info_free(ShardInfo *info);
-// Sets the class table: names are copied; trained and drawn are set to 0.
+// Sets the class table: names are copied; trained and sampled are set to 0.
 void shard_info_classes(ShardInfo *info, int count, const char *const *names);
-// The name of the first attribute in which two shards of one folder disagree, or NULL. What each of them has is
-// written to a_text and b_text (128 bytes each).
-const char *shard_info_difference(const ShardInfo *a, const ShardInfo *b, char a_text[128], char b_text[128]);
+// The name of the first attribute in which two shards of one folder disagree, or NULL; `same`: two versions of one
+// shard. What each of them has is written to a_text and b_text (128 bytes each).
+const char *shard_info_difference(const ShardInfo *a, const ShardInfo *b, bool same, char a_text[128],
+                                  char b_text[128]);
 
 // One sample. Reading: arrays that are NULL are skipped. Writing: targets that were not asked for are NULL.
 typedef struct {

@@ -37,7 +37,7 @@ void shard_info_classes(ShardInfo *info, int count, const char *const *names) {
     info->class_count = count;
     info->classes = xcalloc((size_t)count, sizeof *info->classes);
     info->trained = xcalloc((size_t)count, 1);
-    info->drawn = xcalloc((size_t)count, 1);
+    info->sampled = xcalloc((size_t)count, 1);
     for (int i = 0; i < count; i++) { info->classes[i] = xstrdup(names[i]); }
 }
 
@@ -45,7 +45,7 @@ ShardInfo shard_info_copy(const ShardInfo *info) {
     ShardInfo copy = *info;
     shard_info_classes(&copy, info->class_count, (const char *const *)info->classes);
     memcpy(copy.trained, info->trained, (size_t)info->class_count);
-    memcpy(copy.drawn, info->drawn, (size_t)info->class_count);
+    memcpy(copy.sampled, info->sampled, (size_t)info->class_count);
     return copy;
 }
 
@@ -53,7 +53,7 @@ void shard_info_free(ShardInfo *info) {
     for (int i = 0; i < info->class_count; i++) { free(info->classes[i]); }
     free(info->classes);
     free(info->trained);
-    free(info->drawn);
+    free(info->sampled);
     *info = (ShardInfo){0};
 }
 
@@ -104,16 +104,17 @@ static bool flags_differ(const ShardInfo *a, const uint8_t *a_flags, const uint8
     return false;
 }
 
-const char *shard_info_difference(const ShardInfo *a, const ShardInfo *b, char a_text[128], char b_text[128]) {
+const char *shard_info_difference(const ShardInfo *a, const ShardInfo *b, bool same, char a_text[128],
+                                  char b_text[128]) {
     for (int i = 0; i < ATTRIBUTES; i++) {
-        if (!attributes[i].agrees) { continue; }
+        if (!attributes[i].agrees && !same) { continue; }
         attribute_text(a, &attributes[i], a_text);
         attribute_text(b, &attributes[i], b_text);
         if (strcmp(a_text, b_text) != 0) { return attributes[i].name; }
     }
     if (classes_differ(a, b, a_text, b_text)) { return "classes"; }
     if (flags_differ(a, a->trained, b->trained, a_text, b_text)) { return "trained"; }
-    if (flags_differ(a, a->drawn, b->drawn, a_text, b_text)) { return "drawn"; }
+    if (flags_differ(a, a->sampled, b->sampled, a_text, b_text)) { return "drawn"; }
     snprintf(a_text, 128, "(%d, %d, %d)", a->height, a->width, a->channels);
     snprintf(b_text, 128, "(%d, %d, %d)", b->height, b->width, b->channels);
     return strcmp(a_text, b_text) != 0 ? "shape of the latents" : NULL;
@@ -149,33 +150,41 @@ static void put_texts(hid_t file, const char *name, int count, const char *const
     free(padded);
 }
 
+// How a number is stored, what it is in memory, and how many there are (0: one, no list).
+typedef struct {
+    hid_t stored, native;
+    H5T_class_t class;
+    int count;
+} NumberType;
+
+static NumberType number_type(Kind kind) {
+    switch (kind) {
+    case LONG:
+        return (NumberType){H5T_STD_I64LE, H5T_NATIVE_LLONG, H5T_INTEGER, 0};
+    case DOUBLE:
+        return (NumberType){H5T_IEEE_F64LE, H5T_NATIVE_DOUBLE, H5T_FLOAT, 0};
+    default:
+        return (NumberType){H5T_STD_I32LE, H5T_NATIVE_INT, H5T_INTEGER, kind == INT3 ? 3 : 0};
+    }
+}
+
+static bool is_text(const Attribute *a) { return a->kind == TEXT || a->kind == TARGETS; }
+
 void shard_info_write(const ShardInfo *info, hid_t file) {
     for (int i = 0; i < ATTRIBUTES; i++) {
         const Attribute *a = &attributes[i];
         const void *field = (const char *)info + a->offset;
-        const char *text = a->kind == TARGETS ? target_names[info->targets & 3] : field;
-        switch (a->kind) {
-        case TEXT:
-        case TARGETS:
+        if (is_text(a)) {
+            const char *text = a->kind == TARGETS ? target_names[info->targets & 3] : field;
             put_texts(file, a->name, 0, &text);
-            break;
-        case INT:
-            put(file, a->name, H5T_STD_I32LE, H5T_NATIVE_INT, 0, field);
-            break;
-        case INT3:
-            put(file, a->name, H5T_STD_I32LE, H5T_NATIVE_INT, 3, field);
-            break;
-        case LONG:
-            put(file, a->name, H5T_STD_I64LE, H5T_NATIVE_LLONG, 0, field);
-            break;
-        case DOUBLE:
-            put(file, a->name, H5T_IEEE_F64LE, H5T_NATIVE_DOUBLE, 0, field);
-            break;
+        } else {
+            NumberType type = number_type(a->kind);
+            put(file, a->name, type.stored, type.native, type.count, field);
         }
     }
     put_texts(file, "classes", info->class_count, (const char *const *)info->classes);
     put(file, "trained", H5T_STD_U8LE, H5T_NATIVE_UINT8, info->class_count, info->trained);
-    put(file, "drawn", H5T_STD_U8LE, H5T_NATIVE_UINT8, info->class_count, info->drawn);
+    put(file, "drawn", H5T_STD_U8LE, H5T_NATIVE_UINT8, info->class_count, info->sampled);
 }
 
 // Opens an attribute of `count` values (0: one, no list; -1: a list of any length, which is returned in *length).
@@ -251,31 +260,18 @@ static void get_classes(const char *path, hid_t file, ShardInfo *info) {
     for (int i = 0; i < count; i++) { free(names[i]); }
     free(names);
     get(path, file, "trained", H5T_INTEGER, H5T_NATIVE_UINT8, count, info->trained);
-    get(path, file, "drawn", H5T_INTEGER, H5T_NATIVE_UINT8, count, info->drawn);
+    get(path, file, "drawn", H5T_INTEGER, H5T_NATIVE_UINT8, count, info->sampled);
 }
 
 ShardInfo shard_info_read(const char *path, hid_t file) {
     ShardInfo info = {0};
     for (int i = 0; i < ATTRIBUTES; i++) {
         const Attribute *a = &attributes[i];
-        void *field = (char *)&info + a->offset;
-        switch (a->kind) {
-        case TEXT:
-        case TARGETS:
+        if (is_text(a)) {
             get_text(path, file, a, &info);
-            break;
-        case INT:
-            get(path, file, a->name, H5T_INTEGER, H5T_NATIVE_INT, 0, field);
-            break;
-        case INT3:
-            get(path, file, a->name, H5T_INTEGER, H5T_NATIVE_INT, 3, field);
-            break;
-        case LONG:
-            get(path, file, a->name, H5T_INTEGER, H5T_NATIVE_LLONG, 0, field);
-            break;
-        case DOUBLE:
-            get(path, file, a->name, H5T_FLOAT, H5T_NATIVE_DOUBLE, 0, field);
-            break;
+        } else {
+            NumberType type = number_type(a->kind);
+            get(path, file, a->name, type.class, type.native, type.count, (char *)&info + a->offset);
         }
     }
     get_classes(path, file, &info);

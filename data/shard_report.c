@@ -29,12 +29,10 @@ static Counts count_all(const ShardSet *set) {
 
 // Every dropped picture by reason; a picture may stand there once per pass.
 static void put_dropped(yajl_gen gen, const ShardSet *set, const Counts *counts) {
-    json_key(gen, "dropped");
-    yajl_gen_map_open(gen);
+    json_open_map(gen, "dropped");
     for (int reason = 1; reason < SAMPLE_REASONS; reason++) {
         if (!counts->dropped[reason]) { continue; }
-        json_key(gen, reason_name(reason));
-        yajl_gen_array_open(gen);
+        json_open_list(gen, reason_name(reason));
         for (int k = 0; k < set->count; k++) {
             const ShardFile *s = &set->shards[k];
             for (long long i = 0; i < s->dropped; i++) {
@@ -60,10 +58,9 @@ static void write_json(const ShardSet *set, const Counts *counts, const char *pa
     json_put_number(gen, "bytes", counts->bytes);
     json_put_integer(gen, "pictures", counts->pictures / info->passes);
     json_put_integer(gen, "samples", set->samples);
-    json_key(gen, "samples_of_class");
-    yajl_gen_map_open(gen);
+    json_open_map(gen, "samples_of_class");
     for (int c = 0; c < info->class_count; c++) {
-        if (info->drawn[c]) { json_put_integer(gen, info->classes[c], counts->of_class[c]); }
+        if (info->sampled[c]) { json_put_integer(gen, info->classes[c], counts->of_class[c]); }
     }
     yajl_gen_map_close(gen);
     put_dropped(gen, set, counts);

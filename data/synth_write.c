@@ -108,18 +108,15 @@ static void free_split(Split *split) {
 static void to_stream(void *stream, const char *text, size_t size) { fwrite(text, 1, size, stream); }
 
 static void put_info(yajl_gen gen) {
-    json_key(gen, "info");
-    yajl_gen_map_open(gen);
+    json_open_map(gen, "info");
     json_put_string(gen, "description", "cocogold synth: procedural scenes");
     yajl_gen_map_close(gen);
-    json_key(gen, "licenses");
-    yajl_gen_array_open(gen);
+    json_open_list(gen, "licenses");
     yajl_gen_array_close(gen);
 }
 
 static void put_images(yajl_gen gen, const Split *split) {
-    json_key(gen, "images");
-    yajl_gen_array_open(gen);
+    json_open_list(gen, "images");
     for (int i = 0; i < split->count; i++) {
         char file[32];
         snprintf(file, sizeof file, "%012lld.png", split->first_id + i);
@@ -134,8 +131,7 @@ static void put_images(yajl_gen gen, const Split *split) {
 }
 
 static void put_categories(yajl_gen gen, bool panoptic) {
-    json_key(gen, "categories");
-    yajl_gen_array_open(gen);
+    json_open_list(gen, "categories");
     for (int c = 0; c < SYNTH_CLASSES; c++) {
         yajl_gen_map_open(gen);
         json_put_integer(gen, "id", c + 1);
@@ -161,8 +157,7 @@ static void put_instances(yajl_gen gen, const Split *split, int i, long long *ne
         json_put_integer(gen, "id", (*next_id)++);
         json_put_integer(gen, "image_id", split->first_id + i);
         put_object(gen, &a->objects[k]);
-        json_key(gen, "segmentation");
-        yajl_gen_map_open(gen);
+        json_open_map(gen, "segmentation");
         json_put_integers(gen, "size", (int[]){split->options->height, split->options->width}, 2);
         json_put_integers(gen, "counts", a->runs[k], a->run_count[k]);
         yajl_gen_map_close(gen);
@@ -177,8 +172,7 @@ static void put_panoptic(yajl_gen gen, const Split *split, int i) {
     yajl_gen_map_open(gen);
     json_put_integer(gen, "image_id", split->first_id + i);
     json_put_string(gen, "file_name", file);
-    json_key(gen, "segments_info");
-    yajl_gen_array_open(gen);
+    json_open_list(gen, "segments_info");
     for (int k = 0; k < a->count; k++) {
         yajl_gen_map_open(gen);
         json_put_integer(gen, "id", segment_id(k, a->objects[k].class_index));
@@ -198,8 +192,7 @@ static void write_annotations(const Split *split, bool panoptic) {
     yajl_gen_map_open(gen);
     put_info(gen);
     put_images(gen, split);
-    json_key(gen, "annotations");
-    yajl_gen_array_open(gen);
+    json_open_list(gen, "annotations");
     long long next_id = split->first_id * SYNTH_OBJECTS;
     for (int i = 0; i < split->count; i++) {
         if (panoptic) {

@@ -1,6 +1,6 @@
 // cocogold eval: IoU on seen and unseen classes, with floors, ceiling and intervals.
 #include "data/classes.h"
-#include "eval/report/report.h"
+#include "eval/report/evaluation_page.h"
 #include "eval/results.h"
 #include "util/error.h"
 #include "util/file.h"
@@ -96,38 +96,38 @@ static bool parse(int argc, char **argv) {
     return o.crops;
 }
 
-static Source open_source(bool crops, const char *split, const ModelSettings *settings, const Pipeline *p) {
-    if (crops) { return source_of_shards(o.shards, split, o.model, settings); }
+static Dataset open_dataset(bool crops, const char *split, const ModelSettings *settings, const Pipeline *p) {
+    if (crops) { return dataset_of_shards(o.shards, split, o.model, settings); }
     int side = o.resolution ? o.resolution : settings->resolution;
     if (!side) { side = p->unet.config.sample_size * vae_factor(&p->vae_decoder.config); }
-    return source_of_pictures(o.data, split, o.source, side);
+    return dataset_of_pictures(o.data, split, o.source, side);
 }
 
 // One flag per class of a list on the command line, to be freed.
-static bool *flags_of(const Source *source, const char *option, const char *list) {
-    return source->crops ? shards_classes(&source->shards, option, list)
-                         : classes_parse(&source->coco, option, list, NULL);
+static bool *flags_of(const Dataset *dataset, const char *option, const char *list) {
+    return dataset->crops ? shards_classes(&dataset->shards, option, list)
+                          : classes_parse(&dataset->coco, option, list, NULL);
 }
 
-static bool *seen_flags(const Source *source, const ModelSettings *settings) {
-    if (o.seen) { return flags_of(source, "--seen", o.seen); }
-    bool *seen = xcalloc((size_t)source->class_count + 1, sizeof *seen);
-    for (int c = 0; c < source->class_count; c++) {
-        seen[c] = settings->train_class_count ? settings_is_trained(settings, source->class_names[c])
-                                              : source->crops && source->shards.info.trained[c];
+static bool *seen_flags(const Dataset *dataset, const ModelSettings *settings) {
+    if (o.seen) { return flags_of(dataset, "--seen", o.seen); }
+    bool *seen = xcalloc((size_t)dataset->class_count + 1, sizeof *seen);
+    for (int c = 0; c < dataset->class_count; c++) {
+        seen[c] = settings->train_class_count ? settings_is_trained(settings, dataset->class_names[c])
+                                              : dataset->crops && dataset->shards.info.trained[c];
     }
-    if (!settings->train_class_count && !source->crops) {
+    if (!settings->train_class_count && !dataset->crops) {
         warn("%s does not say which classes it was trained on: all count as unseen (see --seen)", o.model);
     }
     return seen;
 }
 
 // Classes that are evaluated: NULL for all.
-static bool *wanted_flags(const Source *source, const bool *seen) {
+static bool *wanted_flags(const Dataset *dataset, const bool *seen) {
     if (!o.unseen) { return NULL; }
-    bool *wanted = flags_of(source, "--unseen", o.unseen);
-    for (int c = 0; c < source->class_count; c++) {
-        if (wanted[c] && seen[c]) { die("class \"%s\" is both seen and unseen", source->class_names[c]); }
+    bool *wanted = flags_of(dataset, "--unseen", o.unseen);
+    for (int c = 0; c < dataset->class_count; c++) {
+        if (wanted[c] && seen[c]) { die("class \"%s\" is both seen and unseen", dataset->class_names[c]); }
         wanted[c] = wanted[c] || seen[c];
     }
     return wanted;
@@ -165,30 +165,30 @@ static void check_memory(Pipeline *p, int side, Device *dev) {
 // Thresholds on pairs of seen classes of a training split.
 static void tune(bool crops, Pipeline *p, const ModelSettings *settings, MaskRule *rule, EvalRecord *record,
                  Device *dev) {
-    Source source = open_source(crops, o.tune_on, settings, p);
-    bool *seen = seen_flags(&source, settings), any = false;
-    for (int c = 0; c < source.class_count; c++) { any |= seen[c]; }
+    Dataset dataset = open_dataset(crops, o.tune_on, settings, p);
+    bool *seen = seen_flags(&dataset, settings), any = false;
+    for (int c = 0; c < dataset.class_count; c++) { any |= seen[c]; }
     PairOptions options = {.limit = o.tune_pairs, .wanted = any ? seen : NULL, .seed = (uint64_t)o.seed};
     int count;
-    Pair *pairs = source_pairs(&source, &options, &count);
-    if (count == 0) { die("%s: no pair of a picture and a seen class to choose thresholds on", source.where); }
+    Pair *pairs = dataset_pairs(&dataset, &options, &count);
+    if (count == 0) { die("%s: no pair of a picture and a seen class to choose thresholds on", dataset.where); }
     Evaluator e =
-        evaluator_create(p, &source, settings, NULL, 0, record->steps, o.ensemble, o.batch, (uint64_t)o.seed, dev);
-    record->tune_miou = tune_rule(&e, &source, pairs, count, rule);
+        evaluator_create(p, &dataset, settings, NULL, 0, record->steps, o.ensemble, o.batch, (uint64_t)o.seed, dev);
+    record->tune_miou = tune_rule(&e, &dataset, pairs, count, rule);
     record->tune_pairs = count;
-    record->tuned_on = xstrdup(source.where);
-    printf("thresholds chosen on %d pairs of %s: tolerance %.2f", count, source.where, rule->tolerance);
+    record->tuned_on = xstrdup(dataset.where);
+    printf("thresholds chosen on %d pairs of %s: tolerance %.2f", count, dataset.where, rule->tolerance);
     if (rule->method == MASK_COMPARE) { printf(", changed %.2f", rule->changed); }
     printf(" (mIoU %.3f there)\n", record->tune_miou);
     if (access(o.model, W_OK) == 0) {
-        settings_rule_write(rule, o.model, source.where, count, record->tune_miou);
+        settings_rule_write(rule, o.model, dataset.where, count, record->tune_miou);
     } else {
         warn("%s is not writable: the thresholds are not kept in its segmentation.json", o.model);
     }
     evaluator_destroy(&e);
     free(pairs);
     free(seen);
-    source_close(&source);
+    dataset_close(&dataset);
 }
 
 // The training log at the model's folder or up to two folders above it.
@@ -206,17 +206,17 @@ static int find_log(RunLog *log) {
     return 0;
 }
 
-static void write_results(const EvalResult *result, const Source *source, const Evaluation *v, const EvalRecord *record,
-                          const ModelSettings *settings) {
+static void write_results(const EvalResult *result, const Dataset *dataset, const Evaluation *v,
+                          const EvalRecord *record, const ModelSettings *settings) {
     make_folders(o.out);
     char *json = xprintf("%s/metrics.json", o.out), *csv = xprintf("%s/pairs.csv", o.out);
     char *html = xprintf("%s/report.html", o.out);
-    result_write_json(result, source, v, record, settings, json);
-    result_write_pairs(source, v, csv);
+    result_write_json(result, dataset, v, record, settings, json);
+    result_write_pairs(dataset, v, csv);
     Json metrics = json_read(json);
     RunLog log;
     int logs = find_log(&log);
-    report_evaluation(html, &metrics, &v->gallery, source->class_names, &log, logs);
+    report_evaluation(html, &metrics, &v->gallery, dataset->class_names, &log, logs);
     printf("\nwrote %s, %s and %s\n", json, csv, html);
     if (logs) { runlog_free(&log); }
     json_free(&metrics);
@@ -248,39 +248,40 @@ int cmd_eval(int argc, char **argv) {
                          .resamples = o.resamples};
     Evaluation v = {.rule = settings_rule_options(&settings, o.model, o.method, o.tolerance, o.changed, !o.no_opening)};
     v.table_count = parse_steps_table(v.table);
-    Source source = open_source(crops, o.split, &settings, &p);
-    check_memory(&p, source.resolution, &dev);
+    Dataset dataset = open_dataset(crops, o.split, &settings, &p);
+    check_memory(&p, dataset.resolution, &dev);
     if (o.tune_on) { tune(crops, &p, &settings, &v.rule, &record, &dev); }
 
-    bool *seen = seen_flags(&source, &settings), *wanted = wanted_flags(&source, seen);
+    bool *seen = seen_flags(&dataset, &settings), *wanted = wanted_flags(&dataset, seen);
     PairOptions options = {o.per_class, o.limit, o.absent, wanted, (uint64_t)o.seed};
-    Pair *pairs = source_pairs(&source, &options, &v.count);
-    if (v.count == 0) { die("%s: no pair of a picture and a class to evaluate", source.where); }
+    Pair *pairs = dataset_pairs(&dataset, &options, &v.count);
+    if (v.count == 0) { die("%s: no pair of a picture and a class to evaluate", dataset.where); }
     v.pairs = pairs;
     v.seen = seen;
-    v.class_names = source.class_names;
+    v.class_names = dataset.class_names;
     if (o.masks) {
         masks = xprintf("%s/masks", o.out);
         make_folders(masks);
         v.masks = masks;
     }
-    record.where = source.where;
-    record.resolution = source.resolution;
+    record.where = dataset.where;
+    record.resolution = dataset.resolution;
     if (o.texts) {
-        v.way_count = text_ways_parse(v.ways, o.texts, "--text-table", source.class_names, source.class_count);
+        v.prompt_set_count =
+            prompt_sets_parse(v.prompt_sets, o.texts, "--text-table", dataset.class_names, dataset.class_count);
     }
-    Evaluator e = evaluator_create(&p, &source, &settings, v.ways, v.way_count, record.steps, o.ensemble, o.batch,
-                                   (uint64_t)o.seed, &dev);
-    evaluate(&e, &source, &v);
-    EvalResult result = result_summarize(&source, &v, &record);
-    result_print(stdout, &result, &source, &v);
-    write_results(&result, &source, &v, &record, &settings);
+    Evaluator e = evaluator_create(&p, &dataset, &settings, v.prompt_sets, v.prompt_set_count, record.steps, o.ensemble,
+                                   o.batch, (uint64_t)o.seed, &dev);
+    evaluate(&e, &dataset, &v);
+    EvalResult result = result_summarize(&dataset, &v, &record);
+    result_print(stdout, &result, &dataset, &v);
+    write_results(&result, &dataset, &v, &record, &settings);
 
     result_free(&result);
     evaluator_destroy(&e);
-    for (int k = 0; k < v.way_count; k++) { text_way_free(&v.ways[k], source.class_count); }
+    for (int k = 0; k < v.prompt_set_count; k++) { prompt_set_free(&v.prompt_sets[k], dataset.class_count); }
     evaluation_free(&v);
-    source_close(&source);
+    dataset_close(&dataset);
     pipeline_close(&p, &dev);
     device_close(&dev);
     settings_free(&settings);

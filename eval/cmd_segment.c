@@ -1,8 +1,8 @@
 // cocogold segment: one picture, one text, one mask.
 #include "eval/frame.h"
 #include "eval/gallery.h"
-#include "model/sampler.h"
 #include "eval/settings.h"
+#include "model/sampler.h"
 #include "util/error.h"
 #include "util/file.h"
 #include "util/options.h"
@@ -117,14 +117,14 @@ static double write_pictures(const Image *rgb, const Frame *frame, const Picture
     size_t pixels = (size_t)rgb->width * rgb->height;
     uint8_t *model_mask = xmalloc((size_t)frame->H * frame->W), *mask = xmalloc(pixels);
     mask_extract(model_mask, pictures->prediction, pictures->input, frame->H, frame->W, rule);
-    frame_unmask(frame, model_mask, mask);
+    frame_restore_mask(frame, model_mask, mask);
     Image grey = image_new(rgb->width, rgb->height, 1);
     double marked = 0;
     for (size_t i = 0; i < pixels; i++) {
         grey.pixels[i] = mask[i] ? 255 : 0;
         marked += mask[i];
     }
-    Image prediction = frame_unpicture(frame, pictures->prediction);
+    Image prediction = frame_restore_picture(frame, pictures->prediction);
     Image overlay = outcome_picture(rgb, mask, NULL, NULL);
     save(&grey, "mask");
     save(&prediction, "prediction");

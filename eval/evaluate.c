@@ -8,14 +8,14 @@
 static size_t latent_count(const Evaluator *e) { return (size_t)e->sampler.h * e->sampler.w * e->sampler.L; }
 static size_t picture_count(const Evaluator *e) { return (size_t)e->side * e->side * 3; }
 
-// Embeddings of all class names, in the model's template and then in the other ways.
-static floatX *class_table(Pipeline *pipeline, const Source *source, const ModelSettings *settings, const TextWay *ways,
-                           int way_count, Device *dev) {
-    int classes = source->class_count, count = (1 + way_count) * classes;
+// Embeddings of all class names, in the model's template and then in the other prompt sets.
+static floatX *class_table(Pipeline *pipeline, const Dataset *dataset, const ModelSettings *settings,
+                           const PromptSet *sets, int set_count, Device *dev) {
+    int classes = dataset->class_count, count = (1 + set_count) * classes;
     char **texts = xcalloc((size_t)count + 1, sizeof *texts);
     for (int i = 0; i < count; i++) {
-        int way = i / classes, c = i % classes;
-        texts[i] = way ? xstrdup(ways[way - 1].text[c]) : settings_text(settings, source->class_names[c]);
+        int set = i / classes, c = i % classes;
+        texts[i] = set ? xstrdup(sets[set - 1].text[c]) : settings_text(settings, dataset->class_names[c]);
     }
     floatX *table = context_table(pipeline, (const char *const *)texts, count, dev);
     for (int i = 0; i < count; i++) { free(texts[i]); }
@@ -23,23 +23,24 @@ static floatX *class_table(Pipeline *pipeline, const Source *source, const Model
     return table;
 }
 
-Evaluator evaluator_create(Pipeline *pipeline, const Source *source, const ModelSettings *settings, const TextWay *ways,
-                           int way_count, int steps, int ensemble, int batch, uint64_t seed, Device *dev) {
+Evaluator evaluator_create(Pipeline *pipeline, const Dataset *dataset, const ModelSettings *settings,
+                           const PromptSet *sets, int set_count, int steps, int ensemble, int batch, uint64_t seed,
+                           Device *dev) {
     int f = vae_factor(&pipeline->vae_decoder.config);
-    if (source->resolution % f != 0) {
-        die("--resolution %d: expected a multiple of %d, the VAE's factor", source->resolution, f);
+    if (dataset->resolution % f != 0) {
+        die("--resolution %d: expected a multiple of %d, the VAE's factor", dataset->resolution, f);
     }
     Evaluator e = {.pipeline = pipeline,
                    .dev = dev,
                    .settings = *settings,
-                   .side = source->resolution,
-                   .classes = source->class_count,
+                   .side = dataset->resolution,
+                   .classes = dataset->class_count,
                    .batch = batch,
                    .steps = steps,
                    .ensemble = ensemble,
                    .seed = seed};
     e.sampler = sampler_create(pipeline, batch, e.side / f, e.side / f, dev);
-    e.table = class_table(pipeline, source, settings, ways, way_count, dev);
+    e.table = class_table(pipeline, dataset, settings, sets, set_count, dev);
     size_t row = (size_t)e.sampler.T * pipeline->clip.config.hidden_size, pictures = (size_t)batch * picture_count(&e);
     e.context = device_alloc(dev, (size_t)batch * row * sizeof(floatX));
     e.pixels = xmalloc(pictures * sizeof *e.pixels);
@@ -60,7 +61,7 @@ void evaluator_destroy(Evaluator *e) {
 }
 
 // Pairs of one picture follow each other: slot[i] is pair i's place among the distinct pictures. Returns their number.
-static int distinct_pictures(const SourceItem *items, int n, int *slot) {
+static int distinct_pictures(const DatasetItem *items, int n, int *slot) {
     int count = 0;
     for (int i = 0; i < n; i++) {
         slot[i] = i > 0 && items[i].pair.item == items[i - 1].pair.item ? count - 1 : count++;
@@ -68,7 +69,7 @@ static int distinct_pictures(const SourceItem *items, int n, int *slot) {
     return count;
 }
 
-void evaluator_load(Evaluator *e, const SourceItem *items, int n) {
+void evaluator_load(Evaluator *e, const DatasetItem *items, int n) {
     int slot[n], count = distinct_pictures(items, n, slot);
     size_t latent = latent_count(e), picture = picture_count(e);
     for (int i = 0; i < n; i++) {
@@ -90,24 +91,24 @@ void evaluator_load(Evaluator *e, const SourceItem *items, int n) {
 // Noise is a function of picture and class, so that neither the batch nor a cap on the pairs changes a prediction.
 static uint64_t sample_id(const Pair *pair) { return (uint64_t)pair->image_id << 16 | (uint16_t)pair->category; }
 
-void evaluator_predict(Evaluator *e, const SourceItem *items, int n, int steps, int way) {
+void evaluator_predict(Evaluator *e, const DatasetItem *items, int n, int steps, int set) {
     uint64_t ids[n];
     int rows[n];
     for (int i = 0; i < n; i++) {
         ids[i] = sample_id(&items[i].pair);
-        rows[i] = way * e->classes + items[i].pair.category;
+        rows[i] = set * e->classes + items[i].pair.category;
     }
     context_gather(e->context, e->table, rows, n, e->pipeline, e->dev);
     sampler_ensemble(&e->sampler, e->predictions, e->latents, e->context, ids, n, steps, e->ensemble, e->seed, e->dev);
 }
 
-void evaluator_ceiling(Evaluator *e, const SourceItem *items, int n) {
+void evaluator_ceiling(Evaluator *e, const DatasetItem *items, int n) {
     float *latents = xmalloc((size_t)n * latent_count(e) * sizeof *latents);
     for (int i = 0; i < n; i++) {
         if (items[i].target_latent) {
             memcpy(latents + (size_t)i * latent_count(e), items[i].target_latent, latent_count(e) * sizeof *latents);
         } else {
-            source_target(&items[i], &e->settings, e->pixels + (size_t)i * picture_count(e));
+            dataset_target(&items[i], &e->settings, e->pixels + (size_t)i * picture_count(e));
         }
     }
     if (!items[0].target_latent) { sampler_encode(&e->sampler, latents, e->pixels, n, e->dev); }
@@ -117,7 +118,7 @@ void evaluator_ceiling(Evaluator *e, const SourceItem *items, int n) {
 
 // ---- scoring -------------------------------------------------------------------------------------------------------
 
-static PairScore score_mask(const SourceItem *item, const uint8_t *mask) {
+static PairScore score_mask(const DatasetItem *item, const uint8_t *mask) {
     PairScore score = pair_score(mask, item->truth, item->ignore, (int64_t)item->frame.width * item->frame.height);
     score.image_id = item->pair.image_id;
     score.class_index = item->pair.category;
@@ -126,12 +127,12 @@ static PairScore score_mask(const SourceItem *item, const uint8_t *mask) {
 }
 
 // Extraction in the model's rectangle; mask (height, width) of the picture.
-static PairScore score_picture(const SourceItem *item, const float *picture, const float *input, const MaskRule *rule,
+static PairScore score_picture(const DatasetItem *item, const float *picture, const float *input, const MaskRule *rule,
                                uint8_t *mask) {
     const Frame *f = &item->frame;
     uint8_t *model_mask = xmalloc((size_t)f->W * f->H);
     mask_extract(model_mask, picture, input, f->H, f->W, rule);
-    frame_unmask(f, model_mask, mask);
+    frame_restore_mask(f, model_mask, mask);
     free(model_mask);
     return score_mask(item, mask);
 }
@@ -143,7 +144,7 @@ static void centre_box(uint8_t *mask, int width, int height, double share) {
 }
 
 // Everything that needs no model.
-static void score_floors(const SourceItem *item, const float *input, Evaluation *v, int index) {
+static void score_floors(const DatasetItem *item, const float *input, Evaluation *v, int index) {
     const Frame *f = &item->frame;
     uint8_t *mask = xmalloc((size_t)f->width * f->height);
     MaskRule white = v->rule;
@@ -161,7 +162,7 @@ static void score_floors(const SourceItem *item, const float *input, Evaluation 
 }
 
 // FOLDER/IMAGE-CLASS.png, white where the class was found; blanks and slashes of the name become underscores.
-static void save_mask(const char *folder, const SourceItem *item, const uint8_t *mask, const char *class_name) {
+static void save_mask(const char *folder, const DatasetItem *item, const uint8_t *mask, const char *class_name) {
     Image image = image_new(item->frame.width, item->frame.height, 1);
     for (int i = 0; i < image.width * image.height; i++) { image.pixels[i] = mask[i] ? 255 : 0; }
     char *name = xstrdup(class_name);
@@ -176,7 +177,7 @@ static void save_mask(const char *folder, const SourceItem *item, const uint8_t 
 }
 
 // Extraction and scores of a batch; masks[i] gets the predicted mask of pair i, to be freed.
-static void score_batch(Evaluator *e, const SourceItem *items, int n, Evaluation *v, int kind, int first,
+static void score_batch(Evaluator *e, const DatasetItem *items, int n, Evaluation *v, int kind, int first,
                         uint8_t **masks) {
 #pragma omp parallel for schedule(dynamic)
     for (int i = 0; i < n; i++) {
@@ -192,7 +193,7 @@ static void free_masks(uint8_t **masks, int n) {
 }
 
 // What is done once for each pair with the model's own prediction: floors, pictures for the report, mask files.
-static void score_model(Evaluator *e, const SourceItem *items, int n, Evaluation *v, int first) {
+static void score_model(Evaluator *e, const DatasetItem *items, int n, Evaluation *v, int first) {
     uint8_t *masks[n];
     score_batch(e, items, n, v, SCORE_MODEL, first, masks);
 #pragma omp parallel for schedule(dynamic)
@@ -210,7 +211,7 @@ static void score_model(Evaluator *e, const SourceItem *items, int n, Evaluation
     free_masks(masks, n);
 }
 
-static void evaluate_batch(Evaluator *e, const SourceItem *items, int n, Evaluation *v, int first) {
+static void evaluate_batch(Evaluator *e, const DatasetItem *items, int n, Evaluation *v, int first) {
     uint8_t *masks[n];
     evaluator_load(e, items, n);
     double started = now_seconds();
@@ -227,9 +228,9 @@ static void evaluate_batch(Evaluator *e, const SourceItem *items, int n, Evaluat
         score_batch(e, items, n, v, SCORE_STEPS + k, first, masks);
         free_masks(masks, n);
     }
-    for (int k = 0; k < v->way_count; k++) {
+    for (int k = 0; k < v->prompt_set_count; k++) {
         evaluator_predict(e, items, n, e->steps, 1 + k);
-        score_batch(e, items, n, v, SCORE_TEXTS + k, first, masks);
+        score_batch(e, items, n, v, SCORE_PROMPTS + k, first, masks);
         free_masks(masks, n);
     }
     evaluator_ceiling(e, items, n);
@@ -237,27 +238,28 @@ static void evaluate_batch(Evaluator *e, const SourceItem *items, int n, Evaluat
     free_masks(masks, n);
 }
 
-static int read_batch(const Evaluator *e, const Source *source, const Pair *pairs, int count, SourceItem *items) {
+static int read_batch(const Evaluator *e, const Dataset *dataset, const Pair *pairs, int count, DatasetItem *items) {
     int n = count < e->batch ? count : e->batch;
-    for (int i = 0; i < n; i++) { items[i] = source_read(source, pairs[i], &e->settings, latent_count(e)); }
+    for (int i = 0; i < n; i++) { items[i] = dataset_read(dataset, pairs[i], &e->settings, latent_count(e)); }
     return n;
 }
 
-void evaluate(Evaluator *e, const Source *source, Evaluation *v) {
+void evaluate(Evaluator *e, const Dataset *dataset, Evaluation *v) {
     for (int kind = 0; kind < SCORE_KINDS; kind++) {
-        bool beyond = kind < SCORE_TEXTS ? kind >= SCORE_STEPS + v->table_count : kind >= SCORE_TEXTS + v->way_count;
-        if (beyond || (kind == SCORE_ALL_OBJECTS && source->crops)) { continue; }
+        bool beyond =
+            kind < SCORE_PROMPTS ? kind >= SCORE_STEPS + v->table_count : kind >= SCORE_PROMPTS + v->prompt_set_count;
+        if (beyond || (kind == SCORE_ALL_OBJECTS && dataset->crops)) { continue; }
         v->scores[kind] = xcalloc((size_t)v->count + 1, sizeof **v->scores);
     }
     v->counted = xcalloc((size_t)v->count + 1, sizeof *v->counted);
     double started = now_seconds();
     Progress progress = progress_begin("eval", "pairs", v->count, 0);
-    SourceItem *items = xcalloc((size_t)e->batch, sizeof *items);
+    DatasetItem *items = xcalloc((size_t)e->batch, sizeof *items);
     for (int first = 0; first < v->count;) {
         threads_adapt();
-        int n = read_batch(e, source, v->pairs + first, v->count - first, items);
+        int n = read_batch(e, dataset, v->pairs + first, v->count - first, items);
         evaluate_batch(e, items, n, v, first);
-        for (int i = 0; i < n; i++) { source_item_free(&items[i]); }
+        for (int i = 0; i < n; i++) { dataset_item_free(&items[i]); }
         first += n;
         progress_update(&progress, first);
     }
@@ -285,14 +287,14 @@ static MaskRule grid_rule(const MaskRule *rule, int point) {
     return r;
 }
 
-double tune_rule(Evaluator *e, const Source *source, const Pair *pairs, int count, MaskRule *rule) {
+double tune_rule(Evaluator *e, const Dataset *dataset, const Pair *pairs, int count, MaskRule *rule) {
     int points = TOLERANCES * (rule->method == MASK_COMPARE ? CHANGES : 1), best = 0;
     PairScore *scores = xmalloc(((size_t)points * count + 1) * sizeof *scores); // (points, count)
-    SourceItem *items = xcalloc((size_t)e->batch, sizeof *items);
+    DatasetItem *items = xcalloc((size_t)e->batch, sizeof *items);
     Progress progress = progress_begin("tune", "pairs", count, 0);
     for (int first = 0; first < count;) {
         threads_adapt();
-        int n = read_batch(e, source, pairs + first, count - first, items);
+        int n = read_batch(e, dataset, pairs + first, count - first, items);
         evaluator_load(e, items, n);
         evaluator_predict(e, items, n, e->steps, 0);
 #pragma omp parallel for schedule(dynamic)
@@ -305,14 +307,14 @@ double tune_rule(Evaluator *e, const Source *source, const Pair *pairs, int coun
             scores[(size_t)point * count + first + i] = score_picture(&items[i], prediction, input, &candidate, mask);
             free(mask);
         }
-        for (int i = 0; i < n; i++) { source_item_free(&items[i]); }
+        for (int i = 0; i < n; i++) { dataset_item_free(&items[i]); }
         first += n;
         progress_update(&progress, first);
     }
     progress_end(&progress, count);
     double best_miou = -1;
     for (int point = 0; point < points; point++) {
-        Summary s = summarize(scores + (size_t)point * count, count, NULL, source->class_count, 0, 0);
+        Summary s = summarize(scores + (size_t)point * count, count, NULL, dataset->class_count, 0, 0);
         if (s.miou > best_miou) {
             best_miou = s.miou;
             best = point;

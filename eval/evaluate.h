@@ -1,10 +1,10 @@
 // Evaluation of a model over pairs (picture, class): predictions, floors and ceiling, and the choice of thresholds.
 #pragma once
+#include "eval/dataset.h"
 #include "eval/gallery.h"
 #include "eval/metrics.h"
+#include "eval/prompt_sets.h"
 #include "model/sampler.h"
-#include "eval/source.h"
-#include "eval/texts.h"
 
 // A model with everything it needs in memory to answer batches of pairs.
 typedef struct {
@@ -15,22 +15,23 @@ typedef struct {
     int side, batch;             // of the model's square in pixels; largest batch
     int steps, ensemble;         // DDIM steps; draws of the noise that are averaged
     uint64_t seed;               // of the noise
-    int classes;                 // of the source
-    floatX *table, *context;     // ((1 + text ways) classes, T, C), (batch, T, C) on the device
+    int classes;                 // of the dataset
+    floatX *table, *context;     // ((1 + prompt sets) classes, T, C), (batch, T, C) on the device
     float *pixels, *latents;     // (batch, side, side, 3), (batch, h, w, L)
     float *inputs, *predictions; // (batch, side, side, 3) in [0, 1]
 } Evaluator;
 
-// ways (way_count): further texts for the classes, beside the model's own.
-Evaluator evaluator_create(Pipeline *pipeline, const Source *source, const ModelSettings *settings, const TextWay *ways,
-                           int way_count, int steps, int ensemble, int batch, uint64_t seed, Device *dev);
+// sets (set_count): further prompts for the classes, beside the model's own.
+Evaluator evaluator_create(Pipeline *pipeline, const Dataset *dataset, const ModelSettings *settings,
+                           const PromptSet *sets, int set_count, int steps, int ensemble, int batch, uint64_t seed,
+                           Device *dev);
 void evaluator_destroy(Evaluator *e);
 // Image latents of n pairs, and e->inputs: their pictures as the VAE reproduces them.
-void evaluator_load(Evaluator *e, const SourceItem *items, int n);
-// e->predictions for the loaded pairs, asked for in text way `way` (0: the model's own, else 1 + index).
-void evaluator_predict(Evaluator *e, const SourceItem *items, int n, int steps, int way);
+void evaluator_load(Evaluator *e, const DatasetItem *items, int n);
+// e->predictions for the loaded pairs, asked for with prompt set `set` (0: the model's own, else 1 + index).
+void evaluator_predict(Evaluator *e, const DatasetItem *items, int n, int steps, int set);
 // e->predictions = the true targets through the VAE: what a perfect UNet would give.
-void evaluator_ceiling(Evaluator *e, const SourceItem *items, int n);
+void evaluator_ceiling(Evaluator *e, const DatasetItem *items, int n);
 
 enum { BOX_SIZES = 9, MAX_STEPS_TABLE = 12 };
 // What is scored for every pair.
@@ -42,8 +43,8 @@ enum {
     SCORE_ALL_OBJECTS,                   // everything that is annotated, whatever the text says (whole pictures only)
     SCORE_BOX,                           // floor: centred boxes with (k + 2) / 10 of the sides, k = 0..8
     SCORE_STEPS = SCORE_BOX + BOX_SIZES, // the model with the table's numbers of DDIM steps
-    SCORE_TEXTS = SCORE_STEPS + MAX_STEPS_TABLE, // the model asked in other words
-    SCORE_KINDS = SCORE_TEXTS + MAX_TEXT_WAYS
+    SCORE_PROMPTS = SCORE_STEPS + MAX_STEPS_TABLE, // the model asked with other prompts
+    SCORE_KINDS = SCORE_PROMPTS + MAX_PROMPT_SETS
 };
 
 typedef struct {
@@ -53,8 +54,8 @@ typedef struct {
     const bool *seen; // (classes)
     const char *const *class_names;
     int table[MAX_STEPS_TABLE], table_count;
-    TextWay ways[MAX_TEXT_WAYS]; // owned by the caller
-    int way_count;
+    PromptSet prompt_sets[MAX_PROMPT_SETS]; // owned by the caller
+    int prompt_set_count;
     const char *masks;                // folder for the predicted masks as PNG, or NULL
     PairScore *scores[SCORE_KINDS];   // (count); NULL where a kind does not apply
     bool *counted;                    // (count) false: the class has no pixel in the picture that counts (crowd only)
@@ -63,8 +64,8 @@ typedef struct {
 } Evaluation;
 
 // Scores all pairs; evaluation has pairs, count, rule, seen, class_names, table and masks set, and gets the rest.
-void evaluate(Evaluator *e, const Source *source, Evaluation *evaluation);
+void evaluate(Evaluator *e, const Dataset *dataset, Evaluation *evaluation);
 void evaluation_free(Evaluation *evaluation);
 
 // Chooses tolerance (and changed, for MASK_COMPARE) of the rule by the mIoU over these pairs; returns that mIoU.
-double tune_rule(Evaluator *e, const Source *source, const Pair *pairs, int count, MaskRule *rule);
+double tune_rule(Evaluator *e, const Dataset *dataset, const Pair *pairs, int count, MaskRule *rule);

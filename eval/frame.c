@@ -37,7 +37,7 @@ void frame_picture(const Frame *f, const Image *rgb, float *out) {
 
 void frame_mask(const Frame *f, const uint8_t *mask, uint8_t *out) {
     uint8_t *small = xmalloc((size_t)f->w * f->h);
-    mask_resize_binary(mask, f->width, f->height, 0, 0, f->width, f->height, small, f->w, f->h);
+    mask_resize(mask, f->width, f->height, 0, 0, f->width, f->height, small, f->w, f->h);
     memset(out, 0, (size_t)f->H * f->W);
     for (int y = 0; y < f->h; y++) {
         memcpy(out + (size_t)(f->y + y) * f->W + f->x, small + (size_t)y * f->w, (size_t)f->w);
@@ -45,7 +45,7 @@ void frame_mask(const Frame *f, const uint8_t *mask, uint8_t *out) {
     free(small);
 }
 
-void frame_unmask(const Frame *f, const uint8_t *mask, uint8_t *out) {
+void frame_restore_mask(const Frame *f, const uint8_t *mask, uint8_t *out) {
     Image model = image_new(f->W, f->H, 1);
     for (int i = 0; i < f->W * f->H; i++) { model.pixels[i] = mask[i] ? 255 : 0; }
     Image own = image_resize(&model, f->x, f->y, f->w, f->h, f->width, f->height, FILTER_BILINEAR);
@@ -54,7 +54,7 @@ void frame_unmask(const Frame *f, const uint8_t *mask, uint8_t *out) {
     image_free(&model);
 }
 
-Image frame_unpicture(const Frame *f, const float *prediction) {
+Image frame_restore_picture(const Frame *f, const float *prediction) {
     Image model = image_new(f->W, f->H, 3);
     for (size_t i = 0; i < (size_t)f->W * f->H * 3; i++) {
         model.pixels[i] = (uint8_t)lroundf(255 * fminf(1, fmaxf(0, prediction[i])));

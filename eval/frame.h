@@ -18,6 +18,6 @@ void frame_picture(const Frame *frame, const Image *rgb, float *out);
 // out (H, W), 0 or 1: a mask of the picture's size by box average, then >= 0.5; padding 0.
 void frame_mask(const Frame *frame, const uint8_t *mask, uint8_t *out);
 // Back: out (height, width), 0 or 1, from the model's mask (H, W) by bilinear interpolation, then >= 0.5.
-void frame_unmask(const Frame *frame, const uint8_t *mask, uint8_t *out);
+void frame_restore_mask(const Frame *frame, const uint8_t *mask, uint8_t *out);
 // Back: a prediction (H, W, 3) in [0, 1] as a picture (height, width).
-Image frame_unpicture(const Frame *frame, const float *prediction);
+Image frame_restore_picture(const Frame *frame, const float *prediction);

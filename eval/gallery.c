@@ -49,18 +49,18 @@ static int make_room(Gallery *g, GalleryKind kind, double rank) {
 }
 
 // The picture itself where there is one, else what the VAE makes of its latent.
-static Image picture_of(const SourceItem *item, const float *input) {
-    if (!item->pixels) { return frame_unpicture(&item->frame, input); }
+static Image picture_of(const DatasetItem *item, const float *input) {
+    if (!item->pixels) { return frame_restore_picture(&item->frame, input); }
     size_t count = (size_t)item->frame.H * item->frame.W * 3;
     float *pixels = xmalloc(count * sizeof *pixels);
     for (size_t i = 0; i < count; i++) { pixels[i] = item->pixels[i] / 2 + 0.5f; }
-    Image image = frame_unpicture(&item->frame, pixels);
+    Image image = frame_restore_picture(&item->frame, pixels);
     free(pixels);
     return image;
 }
 
-void gallery_offer(Gallery *g, const SourceItem *item, const float *input, const float *prediction, const uint8_t *mask,
-                   double iou, bool seen) {
+void gallery_offer(Gallery *g, const DatasetItem *item, const float *input, const float *prediction,
+                   const uint8_t *mask, double iou, bool seen) {
     Philox4 r = philox(0, PHILOX_SHUFFLE, (uint32_t)item->pair.category, (uint64_t)item->pair.image_id, 1);
     double chance = philox_uniform(r.x[0]), rank[GALLERY_KINDS];
     rank[GALLERY_TYPICAL] = chance;
@@ -74,7 +74,7 @@ void gallery_offer(Gallery *g, const SourceItem *item, const float *input, const
         Image rgb = picture_of(item, input);
         e->outcome = thumbnail(outcome_picture(&rgb, mask, item->truth, item->ignore));
         e->input = thumbnail(rgb);
-        e->prediction = thumbnail(frame_unpicture(&item->frame, prediction));
+        e->prediction = thumbnail(frame_restore_picture(&item->frame, prediction));
     }
 }
 

@@ -1,7 +1,7 @@
 // Pictures for the report: the best and worst pairs and some drawn by chance, as small pictures in memory.
 #pragma once
 #include "data/image.h"
-#include "eval/source.h"
+#include "eval/dataset.h"
 #include <stdbool.h>
 
 typedef enum { GALLERY_TYPICAL, GALLERY_BEST, GALLERY_WORST, GALLERY_KINDS } GalleryKind;
@@ -21,7 +21,7 @@ typedef struct {
 
 // Offers a pair to every kind. input (as the VAE reproduces it, shown where there is nothing better), prediction
 // (H, W, 3) in [0, 1] in the model's rectangle; mask (height, width).
-void gallery_offer(Gallery *gallery, const SourceItem *item, const float *input, const float *prediction,
+void gallery_offer(Gallery *gallery, const DatasetItem *item, const float *input, const float *prediction,
                    const uint8_t *mask, double iou, bool seen);
 void gallery_free(Gallery *gallery);
 // The picture in grey with hits green, false alarms red and misses blue; all (height, width). truth may be NULL: then

@@ -4,7 +4,6 @@
 #include "util/progress.h"
 #include "util/threads.h"
 #include <math.h>
-#include <stddef.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -90,18 +89,14 @@ static bool cell_touched(const Work *w, int y, int x) {
     return false;
 }
 
-// Share of the square difference of two latents in cells that the object touches; *cells gets the share of the cells.
-static double share_inside(const Work *w, const float *a, const float *b, double *cells) {
+// Share of the square difference of two latents in cells that the object touches.
+static double share_inside(const Work *w, const float *a, const float *b) {
     double in = 0, all = 0;
-    int touched = 0;
     for (int i = 0; i < w->r * w->r; i++) {
         double here = mean_square(a + (size_t)i * (size_t)w->L, b + (size_t)i * (size_t)w->L, w->L);
-        bool object = cell_touched(w, i / w->r, i % w->r);
         all += here;
-        in += object ? here : 0;
-        touched += object;
+        if (cell_touched(w, i / w->r, i % w->r)) { in += here; }
     }
-    *cells = (double)touched / (w->r * w->r);
     return all > 0 ? in / all : NAN;
 }
 
@@ -109,7 +104,7 @@ static void measure(Work *w, LatentSample *out, int representation) {
     Representation *r = &out->representation[representation];
     double iou[MAX_VARIANTS], closeness[MAX_VARIANTS], one_pixel = 0;
     int misses = 0;
-    r->empty = r->inside = NAN;
+    for (int i = 0; i < MEASURES; i++) { r->of[i] = NAN; }
     for (int v = 0; v < out->variants; v++) {
         const float *latent = w->variants + (size_t)(v + 1) * (size_t)w->cells;
         const MaskVariant *variant = &out->variant[v];
@@ -118,12 +113,12 @@ static void measure(Work *w, LatentSample *out, int representation) {
         closeness[v] = -mse;
         if (variant->pixels == 1) { one_pixel += mse, misses++; }
         if (variant->kind == MASK_EMPTY) {
-            r->empty = mse;
-            r->inside = share_inside(w, latent, w->variants, &out->cell_share);
+            r->of[MEASURE_EMPTY] = mse;
+            r->of[MEASURE_INSIDE] = share_inside(w, latent, w->variants);
         }
     }
-    r->order = spearman(iou, closeness, out->variants);
-    r->one_pixel = misses ? one_pixel / misses : NAN;
+    r->of[MEASURE_ORDER] = spearman(iou, closeness, out->variants);
+    r->of[MEASURE_ONE_PIXEL] = misses ? one_pixel / misses : NAN;
 }
 
 static double round_trip(Work *w, int representation) {
@@ -149,7 +144,7 @@ static void analyze_sample(Work *w, const Sample *s, const uint8_t *stranger, La
     for (int k = 0; k < REPRESENTATIONS; k++) {
         encode_variants(w, s, out->variants, k);
         measure(w, out, k);
-        out->representation[k].round_trip = round_trip(w, k);
+        out->representation[k].of[MEASURE_ROUND_TRIP] = round_trip(w, k);
         gather(w, &w->targets[k], w->variants, index);
         for (int v = 0; v < out->variants; v++) {
             const float *latent = w->variants + (size_t)(v + 1) * (size_t)w->cells;
@@ -218,18 +213,6 @@ static void work_destroy(Work *w) {
     }
 }
 
-// Pictures in an order that depends on the seed alone.
-static int *shuffled(int count, uint64_t seed) {
-    int *order = xcalloc((size_t)count + 1, sizeof *order);
-    Random random = random_begin(seed, PHILOX_VARIANTS, 1, 0);
-    for (int i = 0; i < count; i++) {
-        int k = (int)random_below(&random, (uint32_t)i + 1);
-        order[i] = order[k];
-        order[k] = i;
-    }
-    return order;
-}
-
 // The next picture in the order that yields a sample with an object.
 static bool next_sample(const LatentAnalysis *a, const int *order, int *at, Sample *s) {
     while (*at < a->coco->picture_count) {
@@ -242,7 +225,7 @@ static bool next_sample(const LatentAnalysis *a, const int *order, int *at, Samp
 LatentSample *latents_analyze(const LatentAnalysis *a, int *count, Device *dev) {
     Work w = work_create(a, dev);
     LatentSample *samples = xcalloc((size_t)a->count + 1, sizeof *samples);
-    int *order = shuffled(a->coco->picture_count, a->sample.seed), at = 0, n = 0;
+    int *order = coco_shuffled(a->coco, random_begin(a->sample.seed, PHILOX_VARIANTS, 1, 0)), at = 0, n = 0;
     size_t size = (size_t)w.R * (size_t)w.R;
     uint8_t *first = xcalloc(size, 1); // the last sample's stranger
     Sample now, next;
@@ -261,8 +244,8 @@ LatentSample *latents_analyze(const LatentAnalysis *a, int *count, Device *dev) 
     progress_end(&progress, n);
     for (int i = 0; i < n; i++) {
         for (int k = 0; k < REPRESENTATIONS; k++) {
-            samples[i].representation[k].constant = loss_of_mean(&w, &w.targets[k], i, n);
-            samples[i].representation[k].picture = loss_of_mean(&w, &w.empties[k], i, n);
+            samples[i].representation[k].of[MEASURE_CONSTANT] = loss_of_mean(&w, &w.targets[k], i, n);
+            samples[i].representation[k].of[MEASURE_PICTURE] = loss_of_mean(&w, &w.empties[k], i, n);
         }
     }
     free(first);
@@ -273,22 +256,6 @@ LatentSample *latents_analyze(const LatentAnalysis *a, int *count, Device *dev) 
 }
 
 // ---- summary -------------------------------------------------------------------------------------------------------
-
-static int size_of(const LatentSample *s) {
-    return s->object_share < 0.02 ? SIZE_SMALL : s->object_share < 0.15 ? SIZE_MEDIUM : SIZE_LARGE;
-}
-
-// The mean over samples of one field of Representation, given by its offset.
-static Interval mean_field(const LatentSample *const *kept, int n, int representation, size_t offset, int resamples,
-                           uint64_t seed) {
-    double *values = xmalloc(((size_t)n + 1) * sizeof *values);
-    for (int i = 0; i < n; i++) {
-        memcpy(&values[i], (const char *)&kept[i]->representation[representation] + offset, sizeof *values);
-    }
-    Interval mean = bootstrap_mean(values, n, resamples, seed);
-    free(values);
-    return mean;
-}
 
 static double pooled_order(const LatentSample *const *kept, int n, int representation) {
     double *iou = xmalloc(((size_t)n * MAX_VARIANTS + 1) * sizeof *iou);
@@ -311,22 +278,18 @@ LatentSummary latents_summarize(const LatentSample *samples, int count, int repr
     const LatentSample **kept = xcalloc((size_t)count + 1, sizeof *kept);
     LatentSummary s = {0};
     for (int i = 0; i < count; i++) {
-        if (size == SIZE_ALL || size_of(&samples[i]) == size) { kept[s.samples++] = &samples[i]; }
+        if (size == OBJECT_SIZES || object_size(samples[i].object_share) == size) { kept[s.samples++] = &samples[i]; }
     }
-    const struct {
-        Interval *to;
-        size_t offset;
-    } fields[] = {
-        {&s.picture, offsetof(Representation, picture)},      {&s.order, offsetof(Representation, order)},
-        {&s.constant, offsetof(Representation, constant)},    {&s.one_pixel, offsetof(Representation, one_pixel)},
-        {&s.empty, offsetof(Representation, empty)},          {&s.inside, offsetof(Representation, inside)},
-        {&s.round_trip, offsetof(Representation, round_trip)}};
-    for (size_t i = 0; i < sizeof fields / sizeof *fields; i++) {
-        *fields[i].to = mean_field(kept, s.samples, representation, fields[i].offset, resamples, seed);
+    double *values = xmalloc(((size_t)count + 1) * sizeof *values);
+    for (int k = 0; k < MEASURES; k++) {
+        for (int i = 0; i < s.samples; i++) { values[i] = kept[i]->representation[representation].of[k]; }
+        s.of[k] = bootstrap_mean(values, s.samples, resamples, seed);
     }
-    s.pooled_order = pooled_order(kept, s.samples, representation);
-    s.constant_ratio = s.constant.value / s.one_pixel.value;
-    s.object_energy = s.empty.value / (s.empty.value + s.picture.value);
+    double empty = s.of[MEASURE_EMPTY].value;
+    s.of[MEASURE_POOLED_ORDER].value = pooled_order(kept, s.samples, representation);
+    s.of[MEASURE_CONSTANT_RATIO].value = s.of[MEASURE_CONSTANT].value / s.of[MEASURE_ONE_PIXEL].value;
+    s.of[MEASURE_OBJECT_ENERGY].value = empty / (empty + s.of[MEASURE_PICTURE].value);
+    free(values);
     free(kept);
     return s;
 }

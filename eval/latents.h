@@ -3,7 +3,8 @@
 // are compared with the true target's. No UNet and no training: the question is the VAE's alone.
 #pragma once
 #include "data/paint.h"
-#include "eval/mask.h"
+#include "eval/extraction.h"
+#include "eval/metrics.h"
 #include "eval/stats.h"
 #include "eval/variants.h"
 #include "model/pipeline.h"
@@ -11,22 +12,31 @@
 enum { REPRESENTED_OVERLAY, REPRESENTED_MASK, REPRESENTATIONS };
 extern const char *const representation_names[REPRESENTATIONS]; // "overlay", "mask"
 
-// One representation of one sample. Losses are mean squares over the latent, in the units of training.
+// What is measured. Losses are mean squares over the latent, in the units of training.
+enum {
+    MEASURE_ORDER, // Spearman's correlation of IoU and -mse over the variants: 1 if the loss orders them perfectly
+    MEASURE_POOLED_ORDER,   // the same over the variants of all samples together
+    MEASURE_ROUND_TRIP,     // IoU of the true mask after encoding, decoding and mask extraction
+    MEASURE_CONSTANT,       // loss of the best constant answer: the mean target of the other samples
+    MEASURE_EMPTY,          // loss of the target without the object: the bare picture, or black
+    MEASURE_ONE_PIXEL,      // mean loss of the masks that miss by one pixel (eroded, dilated, shifted by 1)
+    MEASURE_CONSTANT_RATIO, // constant / one pixel: above 1, even a mask that misses by a pixel pays less
+    MEASURE_PICTURE,        // mean square of the target without the object, around its mean over the other samples
+    MEASURE_OBJECT_ENERGY,  // empty / (empty + picture): what part of a target's energy is the object, not the picture
+    MEASURE_INSIDE,         // share of the loss `empty` in latent cells that the object touches
+    MEASURES
+};
+
+// One representation of one sample.
 typedef struct {
     double mse[MAX_VARIANTS]; // of each variant's latent against the true target's
-    double order;      // Spearman's correlation of IoU and -mse over the variants: 1 if the loss orders masks perfectly
-    double constant;   // loss of the best constant answer: the mean target of the other samples
-    double one_pixel;  // mean loss of the masks that miss by one pixel (eroded, dilated, shifted by 1)
-    double empty;      // loss of the target without the object: the bare picture, or black
-    double picture;    // mean square of that target without the object, around its mean over the other samples
-    double inside;     // share of that loss in latent cells that the object touches
-    double round_trip; // IoU of the true mask after encoding, decoding and mask extraction
+    double of[MEASURES];      // NaN where a measure is one of all samples together
 } Representation;
 
 typedef struct {
     int64_t image_id;
     int category;
-    double object_share, cell_share; // of pixels; of latent cells that the object touches
+    double object_share; // of pixels
     int variants;
     MaskVariant variant[MAX_VARIANTS];
     Representation representation[REPRESENTATIONS];
@@ -46,15 +56,12 @@ typedef struct {
 // number. To be freed. Latents are compared as training sees them: posterior mean times scaling factor.
 LatentSample *latents_analyze(const LatentAnalysis *analysis, int *count, Device *dev);
 
-// Means over samples with bootstrap intervals, for a size of the object: all, below 2% of the picture, below 15%, rest.
+// Means over samples with bootstrap intervals.
 typedef struct {
     int samples;
-    Interval order, constant, one_pixel, empty, picture, inside, round_trip;
-    double pooled_order;   // Spearman over the variants of all samples together
-    double constant_ratio; // constant / one_pixel: above 1, even a mask that misses by a pixel pays less
-    double object_energy;  // empty / (empty + picture): what part of a target's energy is the object, not the picture
+    Interval of[MEASURES]; // without interval where a measure is one of all samples together
 } LatentSummary;
 
-enum { SIZE_ALL, SIZE_SMALL, SIZE_MEDIUM, SIZE_LARGE, SIZES };
+// size: of the object (eval/metrics.h), or OBJECT_SIZES for all.
 LatentSummary latents_summarize(const LatentSample *samples, int count, int representation, int size, int resamples,
                                 uint64_t seed);

@@ -26,6 +26,8 @@ double pair_iou(const PairScore *score) { return score->union_ > 0 ? score->inte
 bool pair_empty(const PairScore *score) { return score->predicted == 0; }
 bool pair_full(const PairScore *score) { return score->valid > 0 && score->predicted >= 0.99 * score->valid; }
 
+int object_size(double share) { return share < 0.02 ? OBJECT_SMALL : share < 0.15 ? OBJECT_MEDIUM : OBJECT_LARGE; }
+
 double harmonic_mean(double seen, double unseen) {
     return seen + unseen == 0 ? 0 : 2 * seen * unseen / (seen + unseen);
 }
@@ -103,8 +105,7 @@ static void bootstrap(Summary *s, PairScore *scores, int count, int class_count,
 
 // Everything that is a plain mean over pairs.
 static void count_pairs(Summary *s, const PairScore *scores, int count) {
-    double both = 0, either = 0, background = 0, not_both = 0, size_iou[3] = {0, 0, 0};
-    int size_pairs[3] = {0, 0, 0};
+    double both = 0, either = 0, background = 0, not_both = 0;
     for (int i = 0; i < count; i++) {
         const PairScore *p = &scores[i];
         double iou = pair_iou(p);
@@ -115,21 +116,16 @@ static void count_pairs(Summary *s, const PairScore *scores, int count) {
         either += p->union_;
         background += p->valid - p->union_;
         not_both += p->valid - p->intersection;
-        int size = p->object_share < 0.02 ? 0 : p->object_share < 0.15 ? 1 : 2;
-        size_iou[size] += iou;
-        size_pairs[size]++;
+        int size = object_size(p->object_share);
+        s->giou_of_size[size] += iou;
+        s->pairs_of_size[size]++;
     }
     for (int k = 0; k < 5; k++) { s->precision_at[k] /= count; }
     s->empty /= count;
     s->full /= count;
     s->ciou = count == 0 ? NAN : either > 0 ? both / either : 1;
     s->iou_bin = count == 0 ? NAN : (s->ciou + (not_both > 0 ? background / not_both : 1)) / 2;
-    s->small = size_iou[0] / size_pairs[0];
-    s->medium = size_iou[1] / size_pairs[1];
-    s->large = size_iou[2] / size_pairs[2];
-    s->small_pairs = size_pairs[0];
-    s->medium_pairs = size_pairs[1];
-    s->large_pairs = size_pairs[2];
+    for (int k = 0; k < OBJECT_SIZES; k++) { s->giou_of_size[k] /= s->pairs_of_size[k]; }
 }
 
 Summary summarize(const PairScore *scores, int count, const bool *keep, int class_count, int resamples, uint64_t seed) {

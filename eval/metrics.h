@@ -21,17 +21,20 @@ double pair_iou(const PairScore *score);
 bool pair_empty(const PairScore *score); // no pixel predicted
 bool pair_full(const PairScore *score);  // at least 99% of the pixels predicted
 
+enum { OBJECT_SMALL, OBJECT_MEDIUM, OBJECT_LARGE, OBJECT_SIZES }; // below 2% of the picture, below 15%, rest
+int object_size(double share);
+
 typedef struct {
-    int pairs, classes;          // classes with at least one pair
-    double giou;                 // mean IoU over pairs
-    double ciou;                 // sum of intersections / sum of unions
-    double miou;                 // mean over classes of the class's cIoU
-    double class_giou;           // mean over classes of the class's mean pair IoU
-    double iou_bin;              // mean of foreground and background cIoU
-    double precision_at[5];      // share of pairs with IoU > .5 .6 .7 .8 .9
-    double empty, full;          // shares of predictions with no pixel, and with at least 99% of the pixels
-    double small, medium, large; // gIoU by share of the object in the picture: < 2%, < 15%, rest; NaN if none
-    int small_pairs, medium_pairs, large_pairs;
+    int pairs, classes;                // classes with at least one pair
+    double giou;                       // mean IoU over pairs
+    double ciou;                       // sum of intersections / sum of unions
+    double miou;                       // mean over classes of the class's cIoU
+    double class_giou;                 // mean over classes of the class's mean pair IoU
+    double iou_bin;                    // mean of foreground and background cIoU
+    double precision_at[5];            // share of pairs with IoU > .5 .6 .7 .8 .9
+    double empty, full;                // shares of predictions with no pixel, and with at least 99% of the pixels
+    double giou_of_size[OBJECT_SIZES]; // gIoU by share of the object in the picture; NaN without pairs
+    int pairs_of_size[OBJECT_SIZES];
     double miou_low, miou_high, giou_low, giou_high; // 95% bootstrap intervals over pictures (percentile)
 } Summary;
 

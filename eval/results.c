@@ -51,17 +51,17 @@ static int best_box(const Evaluation *v, int classes) {
     return best;
 }
 
-static TextResult text_result(const Evaluation *v, int way, int classes) {
-    Group seen = {1, -1, -1, v->ways[way].has}, unseen = {0, -1, -1, v->ways[way].has};
-    const PairScore *scores = v->scores[SCORE_TEXTS + way], *own = v->scores[SCORE_MODEL];
-    return (TextResult){summary_of(v, scores, seen, classes, 0, 0), summary_of(v, scores, unseen, classes, 0, 0),
-                        summary_of(v, own, seen, classes, 0, 0), summary_of(v, own, unseen, classes, 0, 0)};
+static PromptResult prompt_result(const Evaluation *v, int set, int classes) {
+    Group seen = {1, -1, -1, v->prompt_sets[set].has}, unseen = {0, -1, -1, v->prompt_sets[set].has};
+    const PairScore *scores = v->scores[SCORE_PROMPTS + set], *own = v->scores[SCORE_MODEL];
+    return (PromptResult){summary_of(v, scores, seen, classes, 0, 0), summary_of(v, scores, unseen, classes, 0, 0),
+                          summary_of(v, own, seen, classes, 0, 0), summary_of(v, own, unseen, classes, 0, 0)};
 }
 
-EvalResult result_summarize(const Source *source, const Evaluation *v, const EvalRecord *record) {
-    int classes = source->class_count, person = -1;
+EvalResult result_summarize(const Dataset *dataset, const Evaluation *v, const EvalRecord *record) {
+    int classes = dataset->class_count, person = -1;
     for (int c = 0; c < classes; c++) {
-        if (strcmp(source->class_names[c], "person") == 0) { person = c; }
+        if (strcmp(dataset->class_names[c], "person") == 0) { person = c; }
     }
     EvalResult r = {.has_person = person >= 0, .has_objects = v->scores[SCORE_ALL_OBJECTS] != NULL};
     r.box = best_box(v, classes);
@@ -76,7 +76,7 @@ EvalResult result_summarize(const Source *source, const Evaluation *v, const Eva
         r.steps_seen[k] = summary_of(v, v->scores[SCORE_STEPS + k], (Group){1, -1, -1, NULL}, classes, 0, 0);
         r.steps_unseen[k] = summary_of(v, v->scores[SCORE_STEPS + k], (Group){0, -1, -1, NULL}, classes, 0, 0);
     }
-    for (int k = 0; k < v->way_count; k++) { r.texts[k] = text_result(v, k, classes); }
+    for (int k = 0; k < v->prompt_set_count; k++) { r.prompts[k] = prompt_result(v, k, classes); }
     r.classes = xcalloc((size_t)classes + 1, sizeof *r.classes);
     r.class_ceilings = xcalloc((size_t)classes + 1, sizeof *r.class_ceilings);
     for (int c = 0; c < classes; c++) {
@@ -93,60 +93,47 @@ void result_free(EvalResult *r) {
 
 // ---- terminal ------------------------------------------------------------------------------------------------------
 
-static void print_number(FILE *out, double value) {
-    if (isnan(value)) {
-        fprintf(out, "%8s", "-");
-    } else {
-        fprintf(out, "%8.3f", value);
+// Numbers in columns of 8 after a space of `gap`, and the line's end.
+static void print_numbers(FILE *out, int gap, const double *values, int count) {
+    for (int i = 0; i < count; i++) {
+        if (isnan(values[i])) {
+            fprintf(out, "%*s", gap + 8, "-");
+        } else {
+            fprintf(out, "%*.3f", gap + 8, values[i]);
+        }
     }
+    fprintf(out, "\n");
 }
 
 static void print_row(FILE *out, const char *name, const Summary *s) {
     fprintf(out, "%-16s%7d%8d", name, s->pairs, s->classes);
-    double values[] = {s->miou,
-                       s->miou_low,
-                       s->miou_high,
-                       s->giou,
-                       s->ciou,
-                       s->precision_at[0],
-                       s->precision_at[2],
-                       s->precision_at[4],
-                       s->empty,
-                       s->full};
-    for (size_t i = 0; i < sizeof values / sizeof *values; i++) { print_number(out, values[i]); }
-    fprintf(out, "\n");
+    const double *p = s->precision_at;
+    print_numbers(
+        out, 0,
+        (const double[]){s->miou, s->miou_low, s->miou_high, s->giou, s->ciou, p[0], p[2], p[4], s->empty, s->full},
+        10);
 }
 
 static void print_group(FILE *out, const char *name, const GroupResult *g, bool objects) {
     fprintf(out, "%-16s", name);
-    double values[] = {g->all_foreground.miou, g->box.miou, g->white.miou, g->model.miou, g->ceiling.miou};
-    for (size_t i = 0; i < sizeof values / sizeof *values; i++) {
-        fprintf(out, "  ");
-        print_number(out, values[i]);
-    }
-    if (objects) {
-        fprintf(out, "  ");
-        print_number(out, g->all_objects.miou);
-    }
-    fprintf(out, "\n");
+    print_numbers(out, 2,
+                  (const double[]){g->all_foreground.miou, g->box.miou, g->white.miou, g->model.miou, g->ceiling.miou,
+                                   g->all_objects.miou},
+                  5 + objects);
 }
 
-static void print_classes(FILE *out, const EvalResult *r, const Source *source, const Evaluation *v) {
-    fprintf(out, "\n%-22s%-8s%7s%8s%8s%8s%9s\n", "class", "", "pairs", "IoU", "low", "high", "ceiling");
-    for (int c = 0; c < source->class_count; c++) {
-        if (r->classes[c].pairs == 0) { continue; }
-        fprintf(out, "%-22s%-8s%7d", source->class_names[c], v->seen[c] ? "seen" : "unseen", r->classes[c].pairs);
-        print_number(out, r->classes[c].miou);
-        print_number(out, r->classes[c].miou_low);
-        print_number(out, r->classes[c].miou_high);
-        fprintf(out, " ");
-        print_number(out, r->class_ceilings[c].miou);
-        fprintf(out, "\n");
+static void print_classes(FILE *out, const EvalResult *r, const Dataset *dataset, const Evaluation *v) {
+    fprintf(out, "\n%-22s%-8s%7s%8s%8s%8s%8s\n", "class", "", "pairs", "IoU", "low", "high", "ceiling");
+    for (int c = 0; c < dataset->class_count; c++) {
+        const Summary *s = &r->classes[c];
+        if (s->pairs == 0) { continue; }
+        fprintf(out, "%-22s%-8s%7d", dataset->class_names[c], v->seen[c] ? "seen" : "unseen", s->pairs);
+        print_numbers(out, 0, (const double[]){s->miou, s->miou_low, s->miou_high, r->class_ceilings[c].miou}, 4);
     }
 }
 
-void result_print(FILE *out, const EvalResult *r, const Source *source, const Evaluation *v) {
-    print_classes(out, r, source, v);
+void result_print(FILE *out, const EvalResult *r, const Dataset *dataset, const Evaluation *v) {
+    print_classes(out, r, dataset, v);
     fprintf(out, "\n%-16s%7s%8s%8s%8s%8s%8s%8s%8s%8s%8s%8s%8s\n", "", "pairs", "classes", "mIoU", "low", "high", "gIoU",
             "cIoU", "P@.5", "P@.7", "P@.9", "empty", "full");
     print_row(out, "seen", &r->seen.model);
@@ -167,24 +154,16 @@ void result_print(FILE *out, const EvalResult *r, const Source *source, const Ev
     }
     if (v->table_count) { fprintf(out, "\n%-16s%10s%10s\n", "DDIM steps", "seen", "unseen"); }
     for (int k = 0; k < v->table_count; k++) {
-        fprintf(out, "%-16d  ", v->table[k]);
-        print_number(out, r->steps_seen[k].miou);
-        fprintf(out, "  ");
-        print_number(out, r->steps_unseen[k].miou);
-        fprintf(out, "\n");
+        fprintf(out, "%-16d", v->table[k]);
+        print_numbers(out, 2, (const double[]){r->steps_seen[k].miou, r->steps_unseen[k].miou}, 2);
     }
-    if (v->way_count) {
-        fprintf(out, "\n%-32s%10s%12s%10s%12s\n", "asked as", "seen", "(own words)", "unseen", "(own words)");
+    if (v->prompt_set_count) {
+        fprintf(out, "\n%-32s%10s%10s%10s%10s\n", "asked as", "seen", "own words", "unseen", "own words");
     }
-    for (int k = 0; k < v->way_count; k++) {
-        const Summary *columns[] = {&r->texts[k].seen, &r->texts[k].own_seen, &r->texts[k].unseen,
-                                    &r->texts[k].own_unseen};
-        fprintf(out, "%-32s", v->ways[k].label);
-        for (int i = 0; i < 4; i++) {
-            fprintf(out, "  ");
-            print_number(out, columns[i]->miou);
-        }
-        fprintf(out, "\n");
+    for (int k = 0; k < v->prompt_set_count; k++) {
+        const PromptResult *p = &r->prompts[k];
+        fprintf(out, "%-32s", v->prompt_sets[k].label);
+        print_numbers(out, 2, (const double[]){p->seen.miou, p->own_seen.miou, p->unseen.miou, p->own_unseen.miou}, 4);
     }
 }
 
@@ -206,17 +185,14 @@ static void put_summary_fields(yajl_gen gen, const Summary *s) {
     for (int k = 0; k < 5; k++) { json_put_number(gen, at[k], s->precision_at[k]); }
     json_put_number(gen, "empty", s->empty);
     json_put_number(gen, "full", s->full);
-    json_put_number(gen, "giou_small", s->small);
-    json_put_number(gen, "giou_medium", s->medium);
-    json_put_number(gen, "giou_large", s->large);
-    json_put_integer(gen, "pairs_small", s->small_pairs);
-    json_put_integer(gen, "pairs_medium", s->medium_pairs);
-    json_put_integer(gen, "pairs_large", s->large_pairs);
+    static const char *const giou[] = {"giou_small", "giou_medium", "giou_large"};
+    static const char *const pairs[] = {"pairs_small", "pairs_medium", "pairs_large"};
+    for (int k = 0; k < OBJECT_SIZES; k++) { json_put_number(gen, giou[k], s->giou_of_size[k]); }
+    for (int k = 0; k < OBJECT_SIZES; k++) { json_put_integer(gen, pairs[k], s->pairs_of_size[k]); }
 }
 
 static void put_short(yajl_gen gen, const char *key, const Summary *s) {
-    json_key(gen, key);
-    yajl_gen_map_open(gen);
+    json_open_map(gen, key);
     json_put_number(gen, "miou", s->miou);
     json_put_number(gen, "giou", s->giou);
     json_put_number(gen, "ciou", s->ciou);
@@ -224,11 +200,9 @@ static void put_short(yajl_gen gen, const char *key, const Summary *s) {
 }
 
 static void put_group(yajl_gen gen, const char *key, const GroupResult *g, bool objects) {
-    json_key(gen, key);
-    yajl_gen_map_open(gen);
+    json_open_map(gen, key);
     put_summary_fields(gen, &g->model);
-    json_key(gen, "floors");
-    yajl_gen_map_open(gen);
+    json_open_map(gen, "floors");
     put_short(gen, "all_foreground", &g->all_foreground);
     put_short(gen, "centre_box", &g->box);
     put_short(gen, "white_filter", &g->white);
@@ -238,14 +212,13 @@ static void put_group(yajl_gen gen, const char *key, const GroupResult *g, bool 
     yajl_gen_map_close(gen);
 }
 
-static void put_classes(yajl_gen gen, const EvalResult *r, const Source *source, const Evaluation *v) {
-    json_key(gen, "classes");
-    yajl_gen_array_open(gen);
-    for (int c = 0; c < source->class_count; c++) {
+static void put_classes(yajl_gen gen, const EvalResult *r, const Dataset *dataset, const Evaluation *v) {
+    json_open_list(gen, "classes");
+    for (int c = 0; c < dataset->class_count; c++) {
         const Summary *s = &r->classes[c];
         if (s->pairs == 0) { continue; }
         yajl_gen_map_open(gen);
-        json_put_string(gen, "name", source->class_names[c]);
+        json_put_string(gen, "name", dataset->class_names[c]);
         json_put_boolean(gen, "seen", v->seen[c]);
         json_put_integer(gen, "pairs", s->pairs);
         json_put_number(gen, "iou", s->miou);
@@ -261,8 +234,7 @@ static void put_classes(yajl_gen gen, const EvalResult *r, const Source *source,
 }
 
 static void put_steps(yajl_gen gen, const EvalResult *r, const Evaluation *v) {
-    json_key(gen, "steps_table");
-    yajl_gen_array_open(gen);
+    json_open_list(gen, "steps_table");
     for (int k = 0; k < v->table_count; k++) {
         yajl_gen_map_open(gen);
         json_put_integer(gen, "steps", v->table[k]);
@@ -275,13 +247,12 @@ static void put_steps(yajl_gen gen, const EvalResult *r, const Evaluation *v) {
     yajl_gen_array_close(gen);
 }
 
-static void put_texts(yajl_gen gen, const EvalResult *r, const Evaluation *v) {
-    json_key(gen, "text_table");
-    yajl_gen_array_open(gen);
-    for (int k = 0; k < v->way_count; k++) {
-        const TextResult *t = &r->texts[k];
+static void put_prompts(yajl_gen gen, const EvalResult *r, const Evaluation *v) {
+    json_open_list(gen, "text_table");
+    for (int k = 0; k < v->prompt_set_count; k++) {
+        const PromptResult *t = &r->prompts[k];
         yajl_gen_map_open(gen);
-        json_put_string(gen, "text", v->ways[k].label);
+        json_put_string(gen, "text", v->prompt_sets[k].label);
         json_put_integer(gen, "pairs", t->seen.pairs + t->unseen.pairs);
         json_put_number(gen, "seen_miou", t->seen.miou);
         json_put_number(gen, "unseen_miou", t->unseen.miou);
@@ -293,8 +264,7 @@ static void put_texts(yajl_gen gen, const EvalResult *r, const Evaluation *v) {
 }
 
 static void put_rule(yajl_gen gen, const MaskRule *rule) {
-    json_key(gen, "extraction");
-    yajl_gen_map_open(gen);
+    json_open_map(gen, "extraction");
     json_put_string(gen, "method", mask_method_names[rule->method]);
     json_put_number(gen, "tolerance", round(rule->tolerance * 1e4) / 1e4);
     if (rule->method == MASK_COMPARE) { json_put_number(gen, "changed", round(rule->changed * 1e4) / 1e4); }
@@ -303,8 +273,7 @@ static void put_rule(yajl_gen gen, const MaskRule *rule) {
 }
 
 static void put_record(yajl_gen gen, const EvalRecord *o, const Evaluation *v, const ModelSettings *settings) {
-    json_key(gen, "config");
-    yajl_gen_map_open(gen);
+    json_open_map(gen, "config");
     json_put_string(gen, "model", o->model);
     json_put_boolean(gen, "ema", o->ema);
     json_put_string(gen, "data", o->where);
@@ -323,8 +292,7 @@ static void put_record(yajl_gen gen, const EvalRecord *o, const Evaluation *v, c
     json_put_string(gen, "command", o->command);
     yajl_gen_map_close(gen);
     if (o->tuned_on) {
-        json_key(gen, "tuning");
-        yajl_gen_map_open(gen);
+        json_open_map(gen, "tuning");
         json_put_string(gen, "on", o->tuned_on);
         json_put_integer(gen, "pairs", o->tune_pairs);
         json_put_number(gen, "miou", o->tune_miou);
@@ -332,7 +300,7 @@ static void put_record(yajl_gen gen, const EvalRecord *o, const Evaluation *v, c
     }
 }
 
-void result_write_json(const EvalResult *r, const Source *source, const Evaluation *v, const EvalRecord *record,
+void result_write_json(const EvalResult *r, const Dataset *dataset, const Evaluation *v, const EvalRecord *record,
                        const ModelSettings *settings, const char *path) {
     yajl_gen gen = json_writer();
     yajl_gen_map_open(gen);
@@ -343,12 +311,11 @@ void result_write_json(const EvalResult *r, const Source *source, const Evaluati
     put_group(gen, "all", &r->all, r->has_objects);
     if (r->has_person) { put_group(gen, "without_person", &r->without_person, r->has_objects); }
     json_put_number(gen, "centre_box_size", (r->box + 2) / 10.0);
-    put_classes(gen, r, source, v);
+    put_classes(gen, r, dataset, v);
     if (v->table_count) { put_steps(gen, r, v); }
-    if (v->way_count) { put_texts(gen, r, v); }
+    if (v->prompt_set_count) { put_prompts(gen, r, v); }
     if (r->absent.pairs) {
-        json_key(gen, "absent");
-        yajl_gen_map_open(gen);
+        json_open_map(gen, "absent");
         json_put_integer(gen, "pairs", r->absent.pairs);
         json_put_number(gen, "empty", r->absent.empty);
         json_put_number(gen, "false_area", r->absent.false_area);
@@ -365,12 +332,12 @@ void result_write_json(const EvalResult *r, const Source *source, const Evaluati
     json_write(gen, path);
 }
 
-void result_write_pairs(const Source *source, const Evaluation *v, const char *path) {
+void result_write_pairs(const Dataset *dataset, const Evaluation *v, const char *path) {
     AtomicFile file = atomic_open(path);
     fprintf(file.stream, "image_id,class,seen,absent,iou,intersection,union,predicted,truth,valid,ceiling_iou\n");
     for (int i = 0; i < v->count; i++) {
         const PairScore *s = &v->scores[SCORE_MODEL][i];
-        const char *name = source->class_names[v->pairs[i].category];
+        const char *name = dataset->class_names[v->pairs[i].category];
         fprintf(file.stream, "%lld,\"%s\",%d,%d,%.6f,%.0f,%.0f,%.0f,%.0f,%.0f,%.6f\n", (long long)s->image_id, name,
                 v->seen[v->pairs[i].category], s->absent, pair_iou(s), s->intersection, s->union_, s->predicted,
                 s->truth, s->valid, pair_iou(&v->scores[SCORE_CEILING][i]));

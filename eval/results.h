@@ -18,10 +18,10 @@ typedef struct {
     Summary model, ceiling, all_foreground, white, all_objects, box;
 } GroupResult;
 
-// A way to ask, over the classes that have such a name; own: the same pairs asked in the model's own way.
+// Of a prompt set, over the classes that have such a name; own: the same pairs with the model's own prompts.
 typedef struct {
     Summary seen, unseen, own_seen, own_unseen;
-} TextResult;
+} PromptResult;
 
 typedef struct {
     GroupResult seen, unseen, all, without_person;
@@ -30,13 +30,13 @@ typedef struct {
     AbsentSummary absent;
     int box; // best of the box sizes, chosen on the evaluated pairs themselves
     Summary steps_seen[MAX_STEPS_TABLE], steps_unseen[MAX_STEPS_TABLE];
-    TextResult texts[MAX_TEXT_WAYS];
+    PromptResult prompts[MAX_PROMPT_SETS];
     Summary *classes, *class_ceilings; // (class_count), pairs 0 where the class was not asked for
 } EvalResult;
 
-EvalResult result_summarize(const Source *source, const Evaluation *evaluation, const EvalRecord *record);
+EvalResult result_summarize(const Dataset *dataset, const Evaluation *evaluation, const EvalRecord *record);
 void result_free(EvalResult *result);
-void result_print(FILE *out, const EvalResult *result, const Source *source, const Evaluation *evaluation);
-void result_write_json(const EvalResult *result, const Source *source, const Evaluation *evaluation,
+void result_print(FILE *out, const EvalResult *result, const Dataset *dataset, const Evaluation *evaluation);
+void result_write_json(const EvalResult *result, const Dataset *dataset, const Evaluation *evaluation,
                        const EvalRecord *record, const ModelSettings *settings, const char *path);
-void result_write_pairs(const Source *source, const Evaluation *evaluation, const char *path);
+void result_write_pairs(const Dataset *dataset, const Evaluation *evaluation, const char *path);

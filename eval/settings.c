@@ -1,6 +1,6 @@
 #include "eval/settings.h"
-#include "eval/texts.h"
 #include "data/shard.h"
+#include "eval/prompt_sets.h"
 #include "util/error.h"
 #include "util/file.h"
 #include "util/json.h"
@@ -35,7 +35,7 @@ void settings_free(ModelSettings *s) {
 }
 
 char *settings_text(const ModelSettings *s, const char *class_name) {
-    return text_fill(s->text_template ? s->text_template : "{}", class_name);
+    return prompt_fill(s->text_template ? s->text_template : "{}", class_name);
 }
 
 bool settings_is_trained(const ModelSettings *s, const char *class_name) {
@@ -95,13 +95,6 @@ bool settings_read(ModelSettings *s, const char *folder) {
     return there;
 }
 
-static void put_names(yajl_gen gen, const char *key, int count, char *const *names) {
-    json_key(gen, key);
-    yajl_gen_array_open(gen);
-    for (int i = 0; i < count; i++) { yajl_gen_string(gen, (const unsigned char *)names[i], strlen(names[i])); }
-    yajl_gen_array_close(gen);
-}
-
 void settings_write(const ModelSettings *s, const char *folder) {
     yajl_gen gen = json_writer();
     yajl_gen_map_open(gen);
@@ -111,8 +104,8 @@ void settings_write(const ModelSettings *s, const char *folder) {
     json_put_integer(gen, "steps", s->steps);
     json_put_integer(gen, "resolution", s->resolution);
     json_put_string(gen, "text_template", s->text_template ? s->text_template : "{}");
-    put_names(gen, "train_classes", s->train_class_count, s->train_classes);
-    put_names(gen, "all_classes", s->all_class_count, s->all_classes);
+    json_put_strings(gen, "train_classes", (const char *const *)s->train_classes, s->train_class_count);
+    json_put_strings(gen, "all_classes", (const char *const *)s->all_classes, s->all_class_count);
     yajl_gen_map_close(gen);
     char *path = xprintf("%s/cocogold.json", folder);
     json_write(gen, path);

@@ -2,7 +2,7 @@
 //   cocogold.json       written by train: what the UNet was taught to draw
 //   segmentation.json   written by `eval --tune-on`: thresholds of mask extraction, defaults of `segment` and `eval`
 #pragma once
-#include "eval/mask.h"
+#include "eval/extraction.h"
 #include <stdbool.h>
 
 typedef struct {

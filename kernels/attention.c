@@ -10,12 +10,12 @@
 // - Backward cuts the keys into parts among the threads. A part owns its rows of dk and dv; the parts' dq are added
 //   up in order. Their number depends on the shape alone, and so do the bits.
 #include "kernels/cost.h"
-#include <assert.h>
-#include <math.h>
-#include <string.h>
-#include <omp.h>
 #include "kernels/gemm.h"
 #include "kernels/vecmath.h"
+#include <assert.h>
+#include <math.h>
+#include <omp.h>
+#include <string.h>
 
 enum { BQ = 64, BK = 64 }; // queries (a multiple of NR) and keys of a tile
 
@@ -41,7 +41,7 @@ static void scores(float *tile, const float *keys, int stride, const float *pack
     for (int i = 0; i < tiles; i++) {
         int first = tile_first(i, tiles, nk), rows = tile_first(i + 1, tiles, nk) - first;
         const float *a[MR];
-        for (int r = 0; r < rows; r++) a[r] = keys + (size_t)(first + r) * stride;
+        for (int r = 0; r < rows; r++) { a[r] = keys + (size_t)(first + r) * stride; }
         for (int j = 0; j < columns; j += NR) {
             gemm_tile(tile + first * BQ + j, NULL, NULL, BQ, a, 0, 0, packed + (size_t)j * HS, NR, 1, HS, rows,
                       min(NR, columns - j));
@@ -55,7 +55,7 @@ static const float *whole_vectors(const float *rows, ptrdiff_t stride, int count
                                   ptrdiff_t *step) {
     *step = stride;
     if (n % VEC == 0) { return rows; }
-    for (int i = 0; i < count; i++) memcpy(panel + i * NR, rows + i * stride, n * sizeof *panel);
+    for (int i = 0; i < count; i++) { memcpy(panel + i * NR, rows + i * stride, n * sizeof *panel); }
     *step = NR;
     return panel;
 }
@@ -65,7 +65,7 @@ static void add_down(float *out, int out_stride, const float *tile, const float 
                      int HS) {
     float panel[BK * NR];
     int offset[BK], tiles = tile_count(nq);
-    for (int k = 0; k < nk; k++) offset[k] = k * BQ;
+    for (int k = 0; k < nk; k++) { offset[k] = k * BQ; }
     for (int j = 0; j < HS; j += NR) {
         int n = min(NR, HS - j);
         ptrdiff_t step;
@@ -90,7 +90,7 @@ static void add_across(float *out, int out_stride, const float *tile, const floa
         for (int i = 0; i < tiles; i++) {
             int first = tile_first(i, tiles, nk), count = tile_first(i + 1, tiles, nk) - first;
             const float *a[MR];
-            for (int r = 0; r < count; r++) a[r] = tile + (first + r) * BQ;
+            for (int r = 0; r < count; r++) { a[r] = tile + (first + r) * BQ; }
             float *c = out + (size_t)first * out_stride + j;
             gemm_tile(c, c, NULL, out_stride, a, 0, 0, b, step, 1, nq, count, n);
         }
@@ -99,7 +99,7 @@ static void add_across(float *out, int out_stride, const float *tile, const floa
 
 static void mask_future(float *tile, int q0, int k0, int nk, int nq) {
     for (int k = 0; k < nk; k++) {
-        for (int i = 0; i < min(nq, k0 + k - q0); i++) tile[k * BQ + i] = -INFINITY;
+        for (int i = 0; i < min(nq, k0 + k - q0); i++) { tile[k * BQ + i] = -INFINITY; }
     }
 }
 
@@ -107,7 +107,7 @@ static void mask_future(float *tile, int q0, int k0, int nk, int nq) {
 // sums of each query must be multiplied by.
 static void online_softmax(float *tile, float *m, float *sum, float *factor, float scale, int nk, int columns) {
     float top[BQ];
-    for (int i = 0; i < columns; i++) top[i] = m[i];
+    for (int i = 0; i < columns; i++) { top[i] = m[i]; }
     for (int k = 0; k < nk; k++) {
         for (int i = 0; i < columns; i++) {
             float s = tile[k * BQ + i] * scale;
@@ -137,22 +137,22 @@ static void forward_tile(float *out, float *lse, const float *q, const float *k,
     int nq = min(BQ, a->Tq - q0), columns = ceil_div(nq, VEC) * VEC, HS = a->HS, Tk = visible(a, q0, nq);
     float *packed = scratch, *tile = packed + (size_t)BQ * HS;
     float m[BQ], sum[BQ], factor[BQ];
-    for (int i = 0; i < BQ; i++) m[i] = -INFINITY, sum[i] = 0;
+    for (int i = 0; i < BQ; i++) { m[i] = -INFINITY, sum[i] = 0; }
     pack_queries(packed, q, a->q_stride, nq, HS);
-    for (int i = 0; i < nq; i++) memset(out + (size_t)i * a->out_stride, 0, HS * sizeof *out);
+    for (int i = 0; i < nq; i++) { memset(out + (size_t)i * a->out_stride, 0, HS * sizeof *out); }
     for (int k0 = 0; k0 < Tk; k0 += BK) {
         int nk = min(BK, Tk - k0);
         scores(tile, k + (size_t)k0 * a->k_stride, a->k_stride, packed, nk, nq, HS);
         if (a->causal && k0 + nk > q0) { mask_future(tile, q0, k0, nk, nq); }
         online_softmax(tile, m, sum, factor, 1 / sqrtf(HS), nk, columns);
         for (int i = 0; k0 && i < nq; i++) {
-            for (int j = 0; j < HS; j++) out[(size_t)i * a->out_stride + j] *= factor[i];
+            for (int j = 0; j < HS; j++) { out[(size_t)i * a->out_stride + j] *= factor[i]; }
         }
         add_down(out, a->out_stride, tile, v + (size_t)k0 * a->v_stride, a->v_stride, nk, nq, HS);
     }
     for (int i = 0; i < nq; i++) {
         float inverse = 1 / sum[i];
-        for (int j = 0; j < HS; j++) out[(size_t)i * a->out_stride + j] *= inverse;
+        for (int j = 0; j < HS; j++) { out[(size_t)i * a->out_stride + j] *= inverse; }
         lse[i] = m[i] + logf(sum[i]);
     }
 }
@@ -203,7 +203,7 @@ static void row_products(float *delta, const float *dout, const float *out, int 
     for (int i = 0; i < nq; i++) {
         float sum = 0;
 #pragma omp simd reduction(+ : sum)
-        for (int j = 0; j < HS; j++) sum += dout[(size_t)i * stride + j] * out[(size_t)i * stride + j];
+        for (int j = 0; j < HS; j++) { sum += dout[(size_t)i * stride + j] * out[(size_t)i * stride + j]; }
         delta[i] = sum;
     }
 }
@@ -221,7 +221,7 @@ static void softmax_backward(float *p, float *dp, const float *lse, const float 
 }
 
 static void zero_rows(float *to, int stride, int rows, int HS) {
-    for (int i = 0; i < rows; i++) memset(to + (size_t)i * stride, 0, HS * sizeof *to);
+    for (int i = 0; i < rows; i++) { memset(to + (size_t)i * stride, 0, HS * sizeof *to); }
 }
 
 // scratch holds backward_floats floats.
@@ -275,7 +275,7 @@ static void sum_parts(float *dq, const float *partial, int parts, const Attentio
             const float *from = partial + (size_t)bh * parts * part_floats + (size_t)t * a->HS;
             for (int j = 0; j < a->HS; j++) {
                 float sum = from[j];
-                for (int p = 1; p < parts; p++) sum += from[p * part_floats + j];
+                for (int p = 1; p < parts; p++) { sum += from[p * part_floats + j]; }
                 to[j] = sum;
             }
         }

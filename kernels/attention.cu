@@ -10,9 +10,9 @@
 // order. Heads larger than 160 (the VAE's single head of all channels) use cuBLASLt and a matrix of scores in the
 // workspace. All accesses are 16 bytes wide: if the head size or a stride is not a multiple of 8, the kernels work on
 // copies in the workspace with padded heads.
-#include <limits.h>
 #include "kernels/attention_tiles.cuh"
 #include "kernels/gemm.cuh"
+#include <limits.h>
 
 // The first element of token t, head h, sample b.
 template <class T> __device__ static inline T *token(T *x, int b, int t, int h, int T_, int stride, int HS) {
@@ -151,8 +151,8 @@ static __global__ void __launch_bounds__(Tiles<D>::threads, 2)
 
 // ---- Backward ------------------------------------------------------------------------------------------------------
 
-// The data in the workspace that backward's blocks pass to each other. Tiles are those of queries.
-struct Passed {
+// Backward's workspace: the data that its blocks pass to each other. Tiles are those of queries.
+struct BackwardWorkspace {
     float2 *rows;                  // (B NH, tiles, inner): output_dots
     float *dq;                     // (B NH, tiles, units, M, unit_columns / 8, 32 lanes, 4): sums in the lanes' layout
     float *dk, *dv;                // (chunks, B NH, Tk, HS) if there is more than one chunk
@@ -195,13 +195,14 @@ struct Share {
     int j, chunk, b, h, bh, begin, end; // tiles begin .. end - 1 of queries
 };
 
-template <int D> __device__ static inline Share take_share(const Passed &p, const Attention &a, unsigned *scratch) {
-    if (threadIdx.x == 0) { *scratch = p.key_blocks > 1 ? take_number(p.next) : blockIdx.x; }
+template <int D>
+__device__ static inline Share take_share(const BackwardWorkspace &ws, const Attention &a, unsigned *scratch) {
+    if (threadIdx.x == 0) { *scratch = ws.key_blocks > 1 ? take_number(ws.next) : blockIdx.x; }
     __syncthreads();
-    const int number = (int)*scratch, rest = number / p.key_blocks, bh = rest / p.chunks;
-    Share x = {number % p.key_blocks, rest % p.chunks, bh / a.NH, bh % a.NH, bh, 0, 0};
-    x.begin = (int)((long long)p.tiles * x.chunk / p.chunks),
-    x.end = (int)((long long)p.tiles * (x.chunk + 1) / p.chunks);
+    const int number = (int)*scratch, chunk = number / ws.key_blocks, bh = chunk / ws.chunks;
+    Share x = {number % ws.key_blocks, chunk % ws.chunks, bh / a.NH, bh % a.NH, bh, 0, 0};
+    x.begin = (int)((long long)ws.tiles * x.chunk / ws.chunks),
+    x.end = (int)((long long)ws.tiles * (x.chunk + 1) / ws.chunks);
     if (a.causal) { x.begin = max(x.begin, x.j * Tiles<D>::rows / Tiles<D>::inner); }
     return x;
 }
@@ -313,11 +314,11 @@ __device__ static inline void store_partial(float *to, const float (&x)[M][D / 8
 
 template <int D, int M>
 __device__ static inline void store_keys(floatX *grad, float *partial, floatX *tile, const float (&x)[M][D / 8][4],
-                                         const Passed &p, const Share &share, const Attention &a, int stride,
-                                         float scale) {
+                                         const BackwardWorkspace &ws, const Share &share, const Attention &a,
+                                         int stride, float scale) {
     typedef Tiles<D> T;
     const int first = share.j * T::rows;
-    if (p.chunks > 1) {
+    if (ws.chunks > 1) {
         const size_t head = (size_t)share.chunk * a.B * a.NH + share.bh;
         store_partial<D>(partial + (head * a.Tk + first) * a.HS, x, a.Tk - first, a.HS);
     } else {
@@ -333,24 +334,24 @@ __device__ static inline void store_keys(floatX *grad, float *partial, floatX *t
 template <int D>
 static __global__ void __launch_bounds__(Tiles<D>::threads, Tiles<D>::small ? 2 : 1)
     backward_tiles(floatX *dq, floatX *dk, floatX *dv, const floatX *dout, const floatX *q, const floatX *k,
-                   const floatX *v, Passed p, Attention a, float scale) {
+                   const floatX *v, BackwardWorkspace ws, Attention a, float scale) {
     typedef Tiles<D> T;
     constexpr int own = T::rows * Layout<D>::pitch, tile = T::inner * Layout<D>::pitch;
     floatX *K = (floatX *)dynamic_shared, *V = K + own, *Q = V + own, *dO = Q + T::stages * tile;
     floatX *dS = dO + T::stages * tile; // (rows, inner)
     float2 *rows = (float2 *)(dS + T::rows * Layout<T::inner>::pitch);
-    const Share x = take_share<D>(p, a, (unsigned *)dS);
+    const Share x = take_share<D>(ws, a, (unsigned *)dS);
     const int first = x.j * T::rows, row0 = threadIdx.x / 32 * 16 * T::M, key = first + row0;
     const floatX *q0 = token(q, x.b, 0, x.h, a.Tq, a.q_stride, a.HS);
     const floatX *d0 = token(dout, x.b, 0, x.h, a.Tq, a.out_stride, a.HS);
-    unsigned *done = p.done + (size_t)x.bh * p.tiles;
+    unsigned *done = ws.done + (size_t)x.bh * ws.tiles;
     auto load_queries = [&](int i) {
         const int stage = (unsigned)i % T::stages;
         load_tile<D, T::inner>(Q + stage * tile, q0, a.q_stride, i * T::inner, a.Tq, a.HS);
         load_tile<D, T::inner>(dO + stage * tile, d0, a.out_stride, i * T::inner, a.Tq, a.HS);
         if (threadIdx.x < T::inner / 2) {
             cp_async_16(rows + stage * T::inner + 2 * threadIdx.x,
-                        p.rows + ((size_t)x.bh * p.tiles + i) * T::inner + 2 * threadIdx.x, true);
+                        ws.rows + ((size_t)x.bh * ws.tiles + i) * T::inner + 2 * threadIdx.x, true);
         }
     };
     load_tile<D, T::rows>(K, token(k, x.b, 0, x.h, a.Tk, a.k_stride, a.HS), a.k_stride, first, a.Tk, a.HS);
@@ -391,8 +392,8 @@ static __global__ void __launch_bounds__(Tiles<D>::threads, Tiles<D>::small ? 2 
             while ((int)load_acquire(done + i) < x.j) {}
         }
         __syncthreads(); // dS is complete, and the previous key block has added its part
-        const bool is_last = x.j + 1 == (a.causal ? min(p.key_blocks, i * T::inner / T::rows + 1) : p.key_blocks);
-        add_queries<D>(p.dq + ((size_t)x.bh * p.tiles + i) * T::inner * D, Qi, dS, K, x.j == 0, is_last,
+        const bool is_last = x.j + 1 == (a.causal ? min(ws.key_blocks, i * T::inner / T::rows + 1) : ws.key_blocks);
+        add_queries<D>(ws.dq + ((size_t)x.bh * ws.tiles + i) * T::inner * D, Qi, dS, K, x.j == 0, is_last,
                        min(T::rows, a.Tk - first), scale);
         if (is_last) {
             __syncthreads();
@@ -403,8 +404,8 @@ static __global__ void __launch_bounds__(Tiles<D>::threads, Tiles<D>::small ? 2 
     cp_async_wait<0>(); // needed even if there was no tile
     __syncthreads();
     if (dq && threadIdx.x == 0 && x.begin < x.end) { store_release(done + x.end - 1, x.j + 1); }
-    if (dk) { store_keys<D>(dk, p.dk, K, grad_k, p, x, a, a.k_stride, scale); }
-    if (dv) { store_keys<D>(dv, p.dv, V, grad_v, p, x, a, a.v_stride, 1); }
+    if (dk) { store_keys<D>(dk, ws.dk, K, grad_k, ws, x, a, a.k_stride, scale); }
+    if (dv) { store_keys<D>(dv, ws.dv, V, grad_v, ws, x, a, a.v_stride, 1); }
 }
 
 // grad = scale * sum over chunks of partial (chunks, B NH, Tk, HS), VEC elements per thread.
@@ -583,46 +584,46 @@ struct Pieces {
     }
 };
 
-// Lays out the data that backward's blocks pass to each other. The cut depends only on the sizes, so that sums have the
+// Lays out the workspace. The cut depends only on the sizes, so that sums have the
 // same bits on every card. The queries are cut into chunks only if there are at most 64 blocks, and then to at most 128
 // blocks, since the sums of the chunks cost memory traffic.
-template <int D> static Passed passed_in(void *workspace, const Attention &a) {
+template <int D> static BackwardWorkspace backward_workspace(void *workspace, const Attention &a) {
     typedef Tiles<D> T;
-    Passed p = {};
-    p.tiles = ceil_div(a.Tq, T::inner), p.key_blocks = ceil_div(a.Tk, T::rows);
+    BackwardWorkspace ws = {};
+    ws.tiles = ceil_div(a.Tq, T::inner), ws.key_blocks = ceil_div(a.Tk, T::rows);
     const int heads = a.B * a.NH;
-    p.chunks = max(1, min(p.tiles, 128 / (heads * p.key_blocks)));
-    const size_t partial = p.chunks > 1 ? sizeof(float) * p.chunks * heads * a.Tk * a.HS : 0;
-    const size_t sums = p.key_blocks > 1 ? sizeof(float) * heads * p.tiles * T::inner * D : 0;
+    ws.chunks = max(1, min(ws.tiles, 128 / (heads * ws.key_blocks)));
+    const size_t partial = ws.chunks > 1 ? sizeof(float) * ws.chunks * heads * a.Tk * a.HS : 0;
+    const size_t sums = ws.key_blocks > 1 ? sizeof(float) * heads * ws.tiles * T::inner * D : 0;
     Pieces pieces = {(char *)workspace, 0};
-    p.rows = (float2 *)pieces.take(sizeof(float2) * heads * p.tiles * T::inner);
-    p.dq = (float *)pieces.take(sums);
-    p.dk = (float *)pieces.take(partial), p.dv = (float *)pieces.take(partial);
-    p.done = (unsigned *)pieces.take(sizeof(unsigned) * (heads * p.tiles + 1)), p.next = p.done + heads * p.tiles;
-    p.bytes = pieces.bytes;
-    return p;
+    ws.rows = (float2 *)pieces.take(sizeof(float2) * heads * ws.tiles * T::inner);
+    ws.dq = (float *)pieces.take(sums);
+    ws.dk = (float *)pieces.take(partial), ws.dv = (float *)pieces.take(partial);
+    ws.done = (unsigned *)pieces.take(sizeof(unsigned) * (heads * ws.tiles + 1)), ws.next = ws.done + heads * ws.tiles;
+    ws.bytes = pieces.bytes;
+    return ws;
 }
 
-template <int D> static size_t backward_bytes(const Attention &a) { return passed_in<D>(NULL, a).bytes; }
+template <int D> static size_t backward_bytes(const Attention &a) { return backward_workspace<D>(NULL, a).bytes; }
 
 template <int D>
 static void backward(floatX *dq, floatX *dk, floatX *dv, const floatX *dout, const floatX *q, const floatX *k,
                      const floatX *v, const floatX *out, const float *lse, const Attention &a, float scale,
                      void *workspace, Device *dev) {
     typedef Tiles<D> T;
-    const Passed p = passed_in<D>(workspace, a);
-    const int padded = p.tiles * T::inner, heads = a.B * a.NH;
-    launch<output_dots>(dev, dim3(ceil_div(padded, 64), heads), 256, 0, p.rows, p.done, (unsigned)(heads * p.tiles + 1),
-                        dout, out, lse, a, padded);
+    const BackwardWorkspace ws = backward_workspace<D>(workspace, a);
+    const int padded = ws.tiles * T::inner, heads = a.B * a.NH;
+    launch<output_dots>(dev, dim3(ceil_div(padded, 64), heads), 256, 0, ws.rows, ws.done,
+                        (unsigned)(heads * ws.tiles + 1), dout, out, lse, a, padded);
     const size_t shared = sizeof(floatX) * (Layout<D>::pitch * (2 * T::rows + 2 * T::stages * T::inner) +
                                             T::rows * Layout<T::inner>::pitch) +
                           sizeof(float2) * T::stages * T::inner;
-    launch<backward_tiles<D>>(dev, heads * p.chunks * p.key_blocks, T::threads, shared, dq, dk, dv, dout, q, k, v, p, a,
-                              scale);
-    if (p.chunks == 1) { return; }
+    launch<backward_tiles<D>>(dev, heads * ws.chunks * ws.key_blocks, T::threads, shared, dq, dk, dv, dout, q, k, v, ws,
+                              a, scale);
+    if (ws.chunks == 1) { return; }
     const int blocks = ceil_div(heads * a.Tk * (a.HS / VEC), 256);
-    if (dk) { launch<fold_chunks>(dev, blocks, 256, 0, dk, p.dk, p.chunks, a, a.k_stride, scale); }
-    if (dv) { launch<fold_chunks>(dev, blocks, 256, 0, dv, p.dv, p.chunks, a, a.v_stride, 1.0f); }
+    if (dk) { launch<fold_chunks>(dev, blocks, 256, 0, dk, ws.dk, ws.chunks, a, a.k_stride, scale); }
+    if (dv) { launch<fold_chunks>(dev, blocks, 256, 0, dv, ws.dv, ws.chunks, a, a.v_stride, 1.0f); }
 }
 
 // ---- Choice of the variant -----------------------------------------------------------------------------------------
@@ -724,7 +725,7 @@ static void cut(floatX *x, const floatX *copy, int stride, int T, const Attentio
 // The copies in the workspace, and the rest of it for the kernels; with `backward` also the gradients' copies.
 struct Copies {
     floatX *q, *k, *v, *out, *dq, *dk, *dv, *dout;
-    void *rest;
+    void *workspace;
     size_t bytes;
 };
 static Copies copies_in(void *workspace, const Attention &a, bool backward) {
@@ -738,7 +739,7 @@ static Copies copies_in(void *workspace, const Attention &a, bool backward) {
         c.dq = (floatX *)pieces.take(queries), c.dout = (floatX *)pieces.take(queries);
         c.dk = (floatX *)pieces.take(keys), c.dv = (floatX *)pieces.take(keys);
     }
-    c.rest = pieces.take(0);
+    c.workspace = pieces.take(0);
     c.bytes = pieces.bytes;
     return c;
 }
@@ -753,7 +754,7 @@ static void forward_padded(floatX *out, float *lse, const floatX *q, const float
     pad(c.q, q, a.q_stride, a.Tq, a, dev);
     pad(c.k, k, a.k_stride, a.Tk, a, dev);
     pad(c.v, v, a.v_stride, a.Tk, a, dev);
-    variant_for(forwards, padded_sizes(a).HS).run(c.out, lse, c.q, c.k, c.v, padded_sizes(a), scale, c.rest, dev);
+    variant_for(forwards, padded_sizes(a).HS).run(c.out, lse, c.q, c.k, c.v, padded_sizes(a), scale, c.workspace, dev);
     cut(out, c.out, a.out_stride, a.Tq, a, dev);
 }
 
@@ -772,7 +773,7 @@ static void backward_padded(floatX *dq, floatX *dk, floatX *dv, const floatX *do
     pad(c.dout, dout, a.out_stride, a.Tq, a, dev);
     variant_for(backwards, padded_sizes(a).HS)
         .run(dq ? c.dq : NULL, dk ? c.dk : NULL, dv ? c.dv : NULL, c.dout, c.q, c.k, c.v, c.out, lse, padded_sizes(a),
-             scale, c.rest, dev);
+             scale, c.workspace, dev);
     cut(dq, c.dq, a.q_stride, a.Tq, a, dev);
     cut(dk, c.dk, a.k_stride, a.Tk, a, dev);
     cut(dv, c.dv, a.v_stride, a.Tk, a, dev);

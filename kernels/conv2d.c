@@ -9,10 +9,10 @@
 //   reaches it, and is written once. With stride 2 its taps depend on whether y and x are odd: such pixels form tiles
 //   of their own.
 // - A kernel of one tap with stride 1 is a linear layer.
-#include <assert.h>
-#include <string.h>
 #include "kernels/cost.h"
 #include "kernels/gemm.h"
+#include <assert.h>
+#include <string.h>
 
 static inline int min(int a, int b) { return a < b ? a : b; }
 
@@ -63,7 +63,7 @@ static void fill_row(GemmTile *tile, const Pixels *p, int b, int y, int x0) {
 // Sets the pointers of a tile of consecutive pixels of a sample, from `first` on.
 static void fill_run(GemmTile *tile, const Pixels *p, int b, int first) {
     int side = p->conv->K, x[MR], y[MR];
-    for (int i = 0; i < tile->rows; i++) y[i] = (first + i) / p->W, x[i] = (first + i) % p->W;
+    for (int i = 0; i < tile->rows; i++) { y[i] = (first + i) / p->W, x[i] = (first + i) % p->W; }
     const float *sample = p->inp + (size_t)b * p->inp_H * p->inp_W * p->K;
     for (int k = 0; k < side * side; k++) {
         bool any = false;
@@ -81,7 +81,7 @@ static void fill_pixels(GemmTile *tile, int index, const void *context) {
     const Pixels *p = context;
     int run = index / p->run_tiles, t = index % p->run_tiles, phase = 0, pixels = p->H * p->W;
     if (!p->whole_sample) {
-        while (t >= tile_count(pixels = phase_width(p->W, phase, p->phases))) t -= tile_count(pixels), phase++;
+        while (t >= tile_count(pixels = phase_width(p->W, phase, p->phases))) { t -= tile_count(pixels), phase++; }
     }
     int tiles = tile_count(pixels), first = tile_first(t, tiles, pixels);
     int b = p->whole_sample ? run : run / p->H, x0 = phase + first * p->phases;
@@ -103,7 +103,7 @@ static void convolve(Pixels p, const GemmWeight *weight, float *scratch) {
     if (p.whole_sample) {
         p.run_tiles = tile_count(p.H * p.W);
     } else {
-        for (int phase = 0; phase < p.phases; phase++) p.run_tiles += tile_count(phase_width(p.W, phase, p.phases));
+        for (int phase = 0; phase < p.phases; phase++) { p.run_tiles += tile_count(phase_width(p.W, phase, p.phases)); }
     }
     int runs = p.whole_sample ? p.B : p.B * p.H;
     gemm_tiles(runs * p.run_tiles, p.B * p.H * p.W, weight, fill_pixels, &p, scratch);
@@ -119,7 +119,7 @@ static GemmWeight backward_weight(const Conv2d *c, const float *weight) {
 
 // sum (B, OC) = bias + sample_bias.
 static void add_biases(float *sum, const float *bias, const float *sample_bias, int B, int OC) {
-    for (int i = 0; i < B * OC; i++) sum[i] = sample_bias[i] + (bias ? bias[i % OC] : 0);
+    for (int i = 0; i < B * OC; i++) { sum[i] = sample_bias[i] + (bias ? bias[i % OC] : 0); }
 }
 
 void conv2d_forward(floatX *out, const floatX *inp, const floatX *weight, const floatX *bias, const floatX *sample_bias,
@@ -207,7 +207,7 @@ static int gather_tap(int *offset, int scale, float *panel, const float **b, ptr
         clip(c, kx, &x0, &x1);
         if (!from || x1 <= x0) { continue; }
         from += (x0 * c->stride + kx - c->pad_before) * c->IC + channel;
-        for (int i = x0; i < x1; i++) offset[count + i - x0] = (pixel - first + i - x) * scale;
+        for (int i = x0; i < x1; i++) { offset[count + i - x0] = (pixel - first + i - x) * scale; }
         if (run == end - first && n % VEC == 0 && step <= DIRECT_STEP) {
             *b = from;
             *b_step = step;
@@ -237,10 +237,10 @@ static int gather_patches(int *offset, int scale, float *panel, const float **b,
         }
         for (int i = 0; i < run; i++) { // in order: the next pixel overwrites the extra columns
             float *to = panel + (size_t)(pixel - first + i) * NR;
-            for (int s = 0; s < count; s++) copy_segment(to + segments[s].column, p->conv, segments + s, x + i);
+            for (int s = 0; s < count; s++) { copy_segment(to + segments[s].column, p->conv, segments + s, x + i); }
         }
     }
-    for (int i = 0; i < end - first; i++) offset[i] = i * scale;
+    for (int i = 0; i < end - first; i++) { offset[i] = i * scale; }
     *b = panel;
     *b_step = NR;
     return end - first;

@@ -8,11 +8,11 @@
 // the same on every card.
 //
 // Channels that do not fill 16 bytes (pictures, latents) are first padded with zeros in the workspace.
-#include <assert.h>
-#include <algorithm>
-#include "kernels/cost.h"
 #include "kernels/conv2d_tiles.cuh"
+#include "kernels/cost.h"
 #include "kernels/elementwise.cuh"
+#include <algorithm>
+#include <assert.h>
 
 // Blocks that an A100 runs at a time, two per SM: the number that a launch should come close to.
 enum { SLOTS = 216 };
@@ -88,14 +88,12 @@ template <class T, int vectors, class Copy> __device__ static inline void for_my
 // The position in K: a tap, and a channel of `depth` per tap. For dinp the depth is padded with zeros to a multiple of
 // BK, so that a step has only one tap. Has no branches, since it runs among the products.
 template <class T, bool GRADIENT> struct TapChannel {
-    int depth, taps_x, third, tap, channel; // third: 32 / taps_x, rounded up
+    int depth, taps_x, reciprocal, tap, channel; // reciprocal: 32 / taps_x, rounded up
 
     __device__ TapChannel(const Phase &s, int depth, int k)
-        : depth(depth), taps_x(s.taps_x), third(s.taps_x == 3   ? 11
-                                                : s.taps_x == 2 ? 16
-                                                                : 32),
-          tap(k / depth), channel(k % depth) {}
-    __device__ int y() const { return tap * third >> 5; } // tap / taps_x for tap < 32
+        : depth(depth), taps_x(s.taps_x), reciprocal(s.taps_x == 3 ? 11 : (s.taps_x == 2 ? 16 : 32)), tap(k / depth),
+          channel(k % depth) {}
+    __device__ int y() const { return tap * reciprocal >> 5; } // tap / taps_x for tap < 32
     __device__ int x() const { return tap - y() * taps_x; }
     __device__ void next() {
         const int taps = !GRADIENT && depth < T::BK ? T::BK / depth : 0;
@@ -612,10 +610,10 @@ void conv2d_backward(floatX *dinp, float *dweight, float *dbias, floatX *dsample
     const size_t bytes[] = {splits > 1 ? splits * pixels * c->IC * sizeof(float) : 0,
                             dweight && !direct ? (size_t)weight_splits * c->OC * N * sizeof(float) : 0,
                             sums ? chunk_sums_size(samples, (int)(out_pixels / samples), c->OC) : 0};
-    const size_t rest = reserve(&used, std::max({bytes[0], bytes[1], bytes[2]}));
+    const size_t reused = reserve(&used, std::max({bytes[0], bytes[1], bytes[2]}));
     char *workspace = (char *)device_workspace(dev, used);
     if (!run) { return; }
-    float *partial = (float *)(workspace + rest);
+    float *partial = (float *)(workspace + reused);
     const floatX *padded_dout = dinp || dweight ? pad(d, workspace, dev) : NULL;
     if (dinp) {
         const PixelProduct p = {

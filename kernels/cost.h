@@ -75,7 +75,7 @@ static inline int conv2d_inside(const Conv2d *c, int k, int size) {
 // FLOPs of one of the three products: a multiply-add per (output pixel, tap inside the image, input, output channel).
 static inline double conv2d_product_flops(const Conv2d *c) {
     double rows = 0, columns = 0;
-    for (int k = 0; k < c->K; k++) rows += conv2d_inside(c, k, c->H), columns += conv2d_inside(c, k, c->W);
+    for (int k = 0; k < c->K; k++) { rows += conv2d_inside(c, k, c->H), columns += conv2d_inside(c, k, c->W); }
     return 2 * c->B * rows * columns * c->IC * c->OC;
 }
 

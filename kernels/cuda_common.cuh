@@ -1,11 +1,11 @@
 // Shared by the .cu files: errors, launches, conversions, 128-bit accesses and sums. Everything here also compiles with
 // g++ and the headers of tests/emu (BACKEND=emu); __CUDACC__ is defined by nvcc only.
 #pragma once
+#include "kernels/cost.h"
 #include <cublasLt.h>
 #include <cuda_bf16.h>
 #include <cuda_runtime.h>
 #include <string.h>
-#include "kernels/cost.h"
 
 struct DeviceInternals {
     char name[64];

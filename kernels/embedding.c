@@ -1,10 +1,10 @@
 // Token, position and timestep embeddings. Against the plain loops (reference.c), threads share the columns in
 // backward, and the angles of timesteps are rounded as diffusers rounds them.
+#include "kernels/cost.h"
+#include "kernels/cpu.h"
 #include <assert.h>
 #include <math.h>
 #include <string.h>
-#include "kernels/cost.h"
-#include "kernels/cpu.h"
 
 void embedding_forward(floatX *out, const int *ids, const floatX *token_weight, const floatX *position_weight, int B,
                        int T, int C, int V, Device *dev) {
@@ -69,5 +69,5 @@ void timestep_embedding_forward(floatX *out, const float *timesteps, int B, int 
             *(flip_sin_to_cos ? sine : cosine) = (float)cos(angle);
         }
     }
-    for (int b = 0; C % 2 && b < B; b++) out[(size_t)b * C + C - 1] = 0;
+    for (int b = 0; C % 2 && b < B; b++) { out[(size_t)b * C + C - 1] = 0; }
 }

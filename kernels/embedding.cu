@@ -139,10 +139,10 @@ static __global__ void __launch_bounds__(THREADS)
     const float exponent = -9.21034037f * (float)k / ((float)half - freq_shift); // ln(10000)
     const float angle = timesteps[b] * (float)exp((double)exponent);
     const double turns = angle * 0.31830988618379067154; // halves: 1 / pi
-    const float rest = (float)(turns - 2 * rint(turns / 2));
+    const float phase = (float)(turns - 2 * rint(turns / 2));
     floatX *sine = out + (size_t)b * C + k, *cosine = sine + half;
-    *(flip_sin_to_cos ? cosine : sine) = to_floatX(sinpif(rest));
-    *(flip_sin_to_cos ? sine : cosine) = to_floatX(cospif(rest));
+    *(flip_sin_to_cos ? cosine : sine) = to_floatX(sinpif(phase));
+    *(flip_sin_to_cos ? sine : cosine) = to_floatX(cospif(phase));
 }
 
 void timestep_embedding_forward(floatX *out, const float *timesteps, int B, int C, bool flip_sin_to_cos,

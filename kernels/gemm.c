@@ -104,7 +104,7 @@ BODY columns_body(float *c, const float *init, ptrdiff_t stride, const float *a,
     }
 
 static void copy_tile(float *to, ptrdiff_t to_stride, const float *from, ptrdiff_t from_stride, int rows, int n) {
-    for (int i = 0; i < rows; i++) memcpy(to + i * to_stride, from + i * from_stride, n * sizeof *to);
+    for (int i = 0; i < rows; i++) { memcpy(to + i * to_stride, from + i * from_stride, n * sizeof *to); }
 }
 
 // tile (rows, NR) = from, columns beyond n 0.
@@ -168,7 +168,7 @@ static void transpose4(float *to, const float *from, ptrdiff_t stride, int K) {
         *(Vec4 *)(to + 3 * NR) = high_halves(s1, s3);
     }
     for (; k < K; k++, to += NR) {
-        for (int n = 0; n < 4; n++) to[n] = from[n * stride + k];
+        for (int n = 0; n < 4; n++) { to[n] = from[n * stride + k]; }
     }
 }
 
@@ -185,9 +185,9 @@ void gemm_copy_columns(float *to, const float *from, ptrdiff_t stride, int K, in
 
 void gemm_pack_transposed(float *to, const float *from, ptrdiff_t stride, int K, int n) {
     int j = 0;
-    for (; j + 4 <= n; j += 4) transpose4(to + j, from + j * stride, stride, K);
+    for (; j + 4 <= n; j += 4) { transpose4(to + j, from + j * stride, stride, K); }
     for (; j < NR; j++) {
-        for (int k = 0; k < K; k++) to[k * NR + j] = j < n ? from[j * stride + k] : 0;
+        for (int k = 0; k < K; k++) { to[k * NR + j] = j < n ? from[j * stride + k] : 0; }
     }
 }
 
@@ -199,10 +199,10 @@ static void pack_panel(float *to, const GemmWeight *w, int n0, int t0, int t1, i
         if (w->k_stride == 1) {
             gemm_pack_transposed(to, from, w->n_stride, K, n);
         } else if (n == NR) {
-            for (int k = 0; k < K; k++) memcpy(to + k * NR, from + k * w->k_stride, NR * sizeof *to);
+            for (int k = 0; k < K; k++) { memcpy(to + k * NR, from + k * w->k_stride, NR * sizeof *to); }
         } else {
             for (int k = 0; k < K; k++) {
-                for (int j = 0; j < NR; j++) to[k * NR + j] = j < n ? from[k * w->k_stride + j * w->n_stride] : 0;
+                for (int j = 0; j < NR; j++) { to[k * NR + j] = j < n ? from[k * w->k_stride + j * w->n_stride] : 0; }
             }
         }
     }
@@ -264,7 +264,7 @@ void gemm_tiles(int tiles, int rows, const GemmWeight *w, GemmFill *fill, const 
         for (int b = 0; b < blocks; b++) {
             for (int g = 0; g < groups; g++) {
                 int first = b * block, n = min(block, tiles - first);
-                for (int i = 0; filled != b && i < n; i++) fill(local + i, first + i, context);
+                for (int i = 0; filled != b && i < n; i++) { fill(local + i, first + i, context); }
                 filled = b;
                 for (int p = (long)count * g / groups; p < (long)count * (g + 1) / groups; p++) {
                     panel_product(local, n, w, p, few ? NULL : scratch + p * panel_floats);
@@ -308,10 +308,10 @@ size_t gemm_outer_scratch(int rows, int M, int N, int chunk) {
 // to (count, MR) = `rows` columns of a.
 static void pack_columns(float *to, const float *a, ptrdiff_t stride, int count, int rows) {
     if (rows == MR) {
-        for (int k = 0; k < count; k++) memcpy(to + k * MR, a + k * stride, MR * sizeof *to);
+        for (int k = 0; k < count; k++) { memcpy(to + k * MR, a + k * stride, MR * sizeof *to); }
     } else {
         for (int k = 0; k < count; k++) {
-            for (int i = 0; i < rows; i++) to[k * MR + i] = a[k * stride + i];
+            for (int i = 0; i < rows; i++) { to[k * MR + i] = a[k * stride + i]; }
         }
     }
 }
@@ -360,12 +360,12 @@ static void sum_segments(float *c, const float *partial, float beta, int segment
     for (size_t i = 0; i < whole; i += VEC) {
         Vec sum = vec_load(partial + i);
         if (beta != 0) { sum += vec_load(c + i); }
-        for (int s = 1; s < segments; s++) sum += vec_load(partial + s * n + i);
+        for (int s = 1; s < segments; s++) { sum += vec_load(partial + s * n + i); }
         vec_store(c + i, sum);
     }
     for (size_t i = whole; i < n; i++) {
         float sum = beta != 0 ? c[i] + partial[i] : partial[i];
-        for (int s = 1; s < segments; s++) sum += partial[s * n + i];
+        for (int s = 1; s < segments; s++) { sum += partial[s * n + i]; }
         c[i] = sum;
     }
 }
@@ -407,18 +407,18 @@ void column_sum(float *out, const float *inp, float beta, int rows, int n, float
         for (; i + 2 * NR <= n; i += 2 * NR) {
             Vec sum[4] = {0};
             for (int r = first; r < end; r++) {
-                for (int j = 0; j < 4; j++) sum[j] += vec_load(inp + (size_t)r * n + i + j * VEC);
+                for (int j = 0; j < 4; j++) { sum[j] += vec_load(inp + (size_t)r * n + i + j * VEC); }
             }
-            for (int j = 0; j < 4; j++) vec_store(to + i + j * VEC, sum[j]);
+            for (int j = 0; j < 4; j++) { vec_store(to + i + j * VEC, sum[j]); }
         }
         for (; i < n; i++) {
             to[i] = 0;
-            for (int r = first; r < end; r++) to[i] += inp[(size_t)r * n + i];
+            for (int r = first; r < end; r++) { to[i] += inp[(size_t)r * n + i]; }
         }
     }
     for (int i = 0; i < n; i++) {
         double sum = 0;
-        for (int c = 0; c < chunks; c++) sum += scratch[(size_t)c * n + i];
+        for (int c = 0; c < chunks; c++) { sum += scratch[(size_t)c * n + i]; }
         out[i] = (float)(sum + (beta != 0 ? (double)beta * out[i] : 0));
     }
 }

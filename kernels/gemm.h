@@ -2,9 +2,9 @@
 // result is held in registers. Rows of the left matrix are found through pointers, so that a convolution copies no
 // patches (Dukhan 2019, "The Indirect Convolution Algorithm"). The right matrix is packed into panels of NR columns.
 #pragma once
+#include "kernels/runtime/device.h"
 #include <stdbool.h>
 #include <stddef.h>
-#include "kernels/runtime/device.h"
 
 // VEC: floats of a vector register. MR: rows of a tile; with two vectors per row, the accumulators fill the registers.
 #if defined(__AVX512F__)

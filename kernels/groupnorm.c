@@ -8,11 +8,11 @@
 // - Pixels are cut into chunks among the threads. Samples that fit the cache together go through both passes before
 //   the next ones, so that the second pass does not read from memory.
 // - Backward keeps dy, dout times SiLU's slope, in dinp between its passes: the exponential is taken once.
-#include <math.h>
-#include <string.h>
 #include "kernels/cost.h"
 #include "kernels/cpu.h"
 #include "kernels/vecmath.h"
+#include <math.h>
+#include <string.h>
 
 // How the pixels of a sample are cut into chunks: fp32 sums have at most 128 pixels.
 typedef struct {

@@ -1,10 +1,10 @@
 // Layer normalisation (Ba et al. 2016, arXiv 1607.06450) over rows of C elements. As the plain loops (reference.c) row
 // by row, but in fp32 and vectors: forward corrects the mean by what its rounding has left over, and dweight and dbias
 // are summed per chunk of rows, one thread each, and folded in fp64 in order.
-#include <math.h>
-#include <string.h>
 #include "kernels/cost.h"
 #include "kernels/cpu.h"
+#include <math.h>
+#include <string.h>
 
 void layernorm_forward(floatX *out, float *mean, float *rstd, const floatX *inp, const floatX *weight,
                        const floatX *bias, int N, int C, float eps, Device *dev) {
@@ -13,26 +13,26 @@ void layernorm_forward(floatX *out, float *mean, float *rstd, const floatX *inp,
 #pragma omp parallel for schedule(static) if (n >= PARALLEL_MIN)
     for (int row = 0; row < N; row++) {
         const float *x = inp + (size_t)row * C;
-        float *y = out + (size_t)row * C, sum = 0, rest = 0, square = 0;
+        float *y = out + (size_t)row * C, sum = 0, correction = 0, square = 0;
 #pragma omp simd reduction(+ : sum)
         for (int c = 0; c < C; c++) { sum += x[c]; }
         float m = sum / C;
-#pragma omp simd reduction(+ : rest, square)
-        for (int c = 0; c < C; c++) { // rest corrects the rounding of the mean
+#pragma omp simd reduction(+ : correction, square)
+        for (int c = 0; c < C; c++) { // the mean of x - m corrects the rounding of m
             float d = x[c] - m;
-            rest += d;
+            correction += d;
             square += d * d;
         }
-        rest /= C;
-        float s = 1 / sqrtf(square / C - rest * rest + eps);
-        mean[row] = m + rest;
+        correction /= C;
+        float s = 1 / sqrtf(square / C - correction * correction + eps);
+        mean[row] = m + correction;
         rstd[row] = s;
         if (bias) {
 #pragma omp simd
-            for (int c = 0; c < C; c++) { y[c] = ((x[c] - m) - rest) * s * weight[c] + bias[c]; }
+            for (int c = 0; c < C; c++) { y[c] = ((x[c] - m) - correction) * s * weight[c] + bias[c]; }
         } else {
 #pragma omp simd
-            for (int c = 0; c < C; c++) { y[c] = ((x[c] - m) - rest) * s * weight[c]; }
+            for (int c = 0; c < C; c++) { y[c] = ((x[c] - m) - correction) * s * weight[c]; }
         }
     }
 }

@@ -70,7 +70,7 @@ static __global__ void __launch_bounds__(THREADS, 2)
     for (int first = at.first; first < at.last; first += at.together) {
         const int row = first + at.team, mine = row < at.last ? C : 0; // columns to handle
         const size_t start = (size_t)row * C;
-        float x[K][VEC], sum = 0, rest = 0, square = 0;
+        float x[K][VEC], sum = 0, correction = 0, square = 0;
 #pragma unroll
         for (int k = 0; k < K; k++) {
             const int c = (k * lanes + at.lane) * VEC;
@@ -85,21 +85,21 @@ static __global__ void __launch_bounds__(THREADS, 2)
         }
         const float m = team_sum(sum, 0, lanes).x / C;
 #pragma unroll
-        for (int k = 0; k < K; k++) { // rest corrects the rounding of the mean
+        for (int k = 0; k < K; k++) { // the mean of x - m corrects the rounding of m
             if ((k * lanes + at.lane) * VEC < mine) {
 #pragma unroll
                 for (int i = 0; i < VEC; i++) {
                     x[k][i] -= m;
-                    rest += x[k][i];
+                    correction += x[k][i];
                     square += x[k][i] * x[k][i];
                 }
             }
         }
-        const float2 moments = team_sum(rest, square, lanes);
-        rest = moments.x / C;
-        const float s = 1.0f / sqrtf(moments.y / C - rest * rest + eps);
+        const float2 moments = team_sum(correction, square, lanes);
+        correction = moments.x / C;
+        const float s = 1.0f / sqrtf(moments.y / C - correction * correction + eps);
         if (at.lane == 0 && mine) {
-            means[row - at.first] = m + rest;
+            means[row - at.first] = m + correction;
             rstds[row - at.first] = s;
         }
 #pragma unroll
@@ -110,7 +110,7 @@ static __global__ void __launch_bounds__(THREADS, 2)
                 load(w, weights + c);
                 if (bias) { load(b, biases + c); }
 #pragma unroll
-                for (int i = 0; i < VEC; i++) { x[k][i] = (x[k][i] - rest) * s * w[i] + b[i]; }
+                for (int i = 0; i < VEC; i++) { x[k][i] = (x[k][i] - correction) * s * w[i] + b[i]; }
                 store(out + start + c, x[k]);
             }
         }
@@ -130,7 +130,7 @@ static __global__ void __launch_bounds__(THREADS)
     const int row = blockIdx.x * WARPS + threadIdx.x / 32, first = threadIdx.x % 32 * V;
     if (row >= N) { return; }
     const floatX *x = inp + (size_t)row * C;
-    float v[V], sum = 0, rest = 0, square = 0;
+    float v[V], sum = 0, correction = 0, square = 0;
     for (int c = first; c < C; c += 32 * V) {
         load(v, x + c);
 #pragma unroll
@@ -142,14 +142,14 @@ static __global__ void __launch_bounds__(THREADS)
 #pragma unroll
         for (int i = 0; i < V; i++) {
             const float d = v[i] - m;
-            rest += d;
+            correction += d;
             square += d * d;
         }
     }
-    rest = warp_sum(rest) / C;
-    const float s = 1.0f / sqrtf(warp_sum(square) / C - rest * rest + eps);
+    correction = warp_sum(correction) / C;
+    const float s = 1.0f / sqrtf(warp_sum(square) / C - correction * correction + eps);
     if (threadIdx.x % 32 == 0) {
-        mean[row] = m + rest;
+        mean[row] = m + correction;
         rstd[row] = s;
     }
     for (int c = first; c < C; c += 32 * V) {
@@ -158,7 +158,7 @@ static __global__ void __launch_bounds__(THREADS)
         load(w, weight + c);
         if (bias) { load(b, bias + c); }
 #pragma unroll
-        for (int i = 0; i < V; i++) { v[i] = ((v[i] - m) - rest) * s * w[i] + b[i]; }
+        for (int i = 0; i < V; i++) { v[i] = ((v[i] - m) - correction) * s * w[i] + b[i]; }
         store(out + (size_t)row * C + c, v);
     }
 }

@@ -3,8 +3,8 @@
 // both run through gemm.c's tiles. dinp is a product of the same kind, with the weight transposed as it is packed.
 // dweight, a product of columns, and dbias are sums over all rows, cut into chunks among the threads.
 #include "kernels/cost.h"
-#include <string.h>
 #include "kernels/gemm.h"
+#include <string.h>
 
 typedef struct {
     float *out;
@@ -21,7 +21,7 @@ static void fill_rows(GemmTile *tile, int index, const void *context) {
     tile->bias = r->bias;
     tile->stride = r->N;
     tile->rows = end - first;
-    for (int i = 0; i < tile->rows; i++) tile->a[0][i] = r->inp + (size_t)(first + i) * r->K;
+    for (int i = 0; i < tile->rows; i++) { tile->a[0][i] = r->inp + (size_t)(first + i) * r->K; }
 }
 
 // out (rows, N) = inp (rows, K) w + init + bias, element (k, n) of w at weight[k k_stride + n n_stride].
@@ -40,7 +40,7 @@ typedef struct {
 static int gather_columns(int *offset, int scale, float *panel, const float **b, ptrdiff_t *b_step, int first, int end,
                           int n0, int n, const void *context) {
     const Columns *c = context;
-    for (int i = 0; i < end - first; i++) offset[i] = i * scale;
+    for (int i = 0; i < end - first; i++) { offset[i] = i * scale; }
     *b = c->inp + (size_t)first * c->N + n0;
     *b_step = c->N;
     if (n % VEC || c->N > DIRECT_STEP) { // vectors would read beyond the last row, or rows would share few L1 sets

@@ -3,10 +3,10 @@
 // A sample is cut into chunks. One thread sums a chunk in fp64; the chunks are added in order. Unlike the plain loops
 // (reference.c), values that need no sum of the whole sample are written in the same pass, and focal's factors are
 // computed once and kept.
-#include <math.h>
 #include "kernels/cost.h"
 #include "kernels/cpu.h"
 #include "kernels/vecmath.h"
+#include <math.h>
 
 enum { CHUNK = 4096 };
 

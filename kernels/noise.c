@@ -2,12 +2,12 @@
 // (seed, stream, step, global sample, element), computed by util/philox.h. Unlike the plain loops (reference.c), a
 // block of random words gives its four numbers at once, 32 blocks are computed side by side in vectors, and a coarse
 // level of multi-resolution noise is kept while it is enlarged.
-#include <math.h>
-#include <string.h>
 #include "kernels/cost.h"
 #include "kernels/cpu.h"
 #include "kernels/vecmath.h"
 #include "util/philox.h"
+#include <math.h>
+#include <string.h>
 
 // Standard normal numbers from..to-1 of one sequence; block e / 4 gives the elements e .. e + 3 (two Box-Muller pairs).
 // first_block offsets the sequence. `from` is a multiple of 4.

@@ -1,9 +1,9 @@
 // Gradient norm, Adam and the running average, over the flat buffers of all parameters: the plain loops (reference.c)
 // in fp32, on all threads; the norm's squares are summed in fp64 in chunks.
-#include <assert.h>
-#include <math.h>
 #include "kernels/cost.h"
 #include "kernels/cpu.h"
+#include <assert.h>
+#include <math.h>
 
 void grad_norm(GradNorm *result, const float *grad, size_t n, const StepScalars *s, Device *dev) {
     enum { CHUNK = 65536 };

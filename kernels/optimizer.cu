@@ -1,7 +1,7 @@
 // Gradient norm, Adam and the running average, over the flat buffers of all parameters. Values that change from step to
 // step are read from device memory, so that a captured graph stays valid.
-#include <assert.h>
 #include "kernels/elementwise.cuh"
+#include <assert.h>
 
 // NORM_CHUNK: a block's share of the gradient.
 enum { NORM_PASSES = 16, NORM_CHUNK = THREADS * 4 * NORM_PASSES, FOLD_THREADS = 1024 };

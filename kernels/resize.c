@@ -1,9 +1,9 @@
 // Nearest-neighbour up-sampling to a given size. Backward turns the plain loops (reference.c) round: they add each
 // pixel of dout to its source, here each pixel of dinp sums the rectangle of dout that came from it, and belongs to one
 // thread.
-#include <string.h>
 #include "kernels/cost.h"
 #include "kernels/cpu.h"
+#include <string.h>
 
 void upsample_nearest_forward(floatX *out, const floatX *inp, int B, int H, int W, int C, int OH, int OW, Device *dev) {
     size_t n_out = (size_t)B * OH * OW * C, row = (size_t)OW * C;

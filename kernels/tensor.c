@@ -1,7 +1,7 @@
 // Data movement and element-wise sums.
-#include <string.h>
 #include "kernels/cost.h"
 #include "kernels/cpu.h"
+#include <string.h>
 
 void concat_forward(floatX *out, const floatX *a, const floatX *b, int N, int CA, int CB, Device *dev) {
     size_t n = (size_t)N * (CA + CB);

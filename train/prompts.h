@@ -1,22 +1,22 @@
-// The texts that training asks with: --text-template, one way or several to draw from (eval/texts.h).
+// The texts that training asks with: --text-template, one prompt set or several to draw from (eval/prompt_sets.h).
 #pragma once
 #include "data/shard.h"
-#include "eval/texts.h"
+#include "eval/prompt_sets.h"
 #include "model/pipeline.h"
 #include "train/unet_options.h"
 
 typedef struct {
-    TextWay ways[MAX_TEXT_WAYS];
+    PromptSet sets[MAX_PROMPT_SETS];
     int count, classes;
     uint64_t seed;
-    floatX *table; // (count, classes, tokens, C) embeddings on the device; the first way's rows come first
+    floatX *table; // (count, classes, tokens, C) embeddings on the device; the first set's rows come first
 } Prompts;
 
 // Needs PART_TEXT of the pipeline, here only.
 Prompts prompts_create(Pipeline *pipeline, const UNetOptions *options, const ShardInfo *info, Device *dev);
 void prompts_destroy(Prompts *prompts, Device *dev);
-// rows (n): where in the table the text of each sample is, drawn among the ways that have a name for its class by
+// rows (n): where in the table the text of each sample is, drawn among the sets that have a name for its class by
 // (seed, position in the stream) alone. rows may be class_index.
 void prompts_draw(const Prompts *prompts, int *rows, const int *class_index, const int64_t *position, int n);
-// The first way, which validation and the saved model ask with; to be freed.
+// The first template, which validation and the saved model ask with; to be freed.
 char *prompts_first(const UNetOptions *options);

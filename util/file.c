@@ -3,6 +3,7 @@
 #include <dirent.h>
 #include <errno.h>
 #include <fcntl.h>
+#include <ftw.h>
 #include <openssl/evp.h>
 #include <signal.h>
 #include <stdlib.h>
@@ -50,23 +51,15 @@ void make_folders(const char *path) {
     free(copy);
 }
 
-void remove_tree(const char *path) {
-    struct stat s;
-    if (lstat(path, &s) != 0) { return; }
-    if (!S_ISDIR(s.st_mode)) {
-        unlink(path);
-        return;
-    }
-    DIR *folder = opendir(path);
-    for (struct dirent *e; folder && (e = readdir(folder));) {
-        if (strcmp(e->d_name, ".") == 0 || strcmp(e->d_name, "..") == 0) { continue; }
-        char *child = xprintf("%s/%s", path, e->d_name);
-        remove_tree(child);
-        free(child);
-    }
-    if (folder) { closedir(folder); }
-    rmdir(path);
+static int remove_entry(const char *path, const struct stat *s, int kind, struct FTW *place) {
+    (void)s, (void)kind, (void)place;
+    remove(path);
+    return 0;
 }
+
+enum { OPEN_FOLDERS = 16 }; // at most, while a tree is walked
+
+void remove_tree(const char *path) { nftw(path, remove_entry, OPEN_FOLDERS, FTW_DEPTH | FTW_PHYS); }
 
 static void sync_path(const char *path) {
     int fd = open(path, O_RDONLY);
@@ -74,18 +67,10 @@ static void sync_path(const char *path) {
     close(fd);
 }
 
-static void sync_tree(const char *path) {
-    if (folder_exists(path)) {
-        DIR *folder = opendir(path);
-        for (struct dirent *e; folder && (e = readdir(folder));) {
-            if (strcmp(e->d_name, ".") == 0 || strcmp(e->d_name, "..") == 0) { continue; }
-            char *child = xprintf("%s/%s", path, e->d_name);
-            sync_tree(child);
-            free(child);
-        }
-        if (folder) { closedir(folder); }
-    }
+static int sync_entry(const char *path, const struct stat *s, int kind, struct FTW *place) {
+    (void)s, (void)kind, (void)place;
     sync_path(path);
+    return 0;
 }
 
 static void sync_parent(const char *path) {
@@ -121,7 +106,7 @@ char *temporary_name(const char *path) {
 }
 
 void commit_rename(const char *temporary, const char *path) {
-    sync_tree(temporary);
+    nftw(temporary, sync_entry, OPEN_FOLDERS, FTW_DEPTH);
     char *old = NULL;
     if (folder_exists(path)) {
         old = xprintf("%s.old-%ld", path, (long)getpid());

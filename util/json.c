@@ -42,6 +42,27 @@ yajl_val json_find(yajl_val object, const char *field) {
     return value && !YAJL_IS_NULL(value) ? value : NULL;
 }
 
+yajl_val json_at(yajl_val value, const char *path) {
+    char field[64];
+    while (value && *path) {
+        size_t length = strcspn(path, ".");
+        snprintf(field, sizeof field, "%.*s", (int)length, path);
+        value = json_find(value, field);
+        path += length + (path[length] == '.');
+    }
+    return value;
+}
+
+double json_number_at(yajl_val object, const char *path) {
+    yajl_val value = json_at(object, path);
+    return value && YAJL_IS_NUMBER(value) ? strtod(YAJL_GET_NUMBER(value), NULL) : NAN;
+}
+
+const char *json_string_at(yajl_val object, const char *path) {
+    yajl_val value = json_at(object, path);
+    return value && YAJL_IS_STRING(value) ? YAJL_GET_STRING(value) : "";
+}
+
 long long json_integer(const Json *json, const char *field, long long fallback) {
     yajl_val value = json_find(json->root, field);
     if (!value) { return fallback; }
@@ -72,6 +93,16 @@ const char *json_string(const Json *json, const char *field, const char *fallbac
     return YAJL_GET_STRING(value);
 }
 
+// Number of entries of a list of `what`, for which there are at most `capacity` places.
+static int list_length(const Json *json, const char *field, yajl_val value, const char *what, int capacity) {
+    if (!YAJL_IS_ARRAY(value)) { die("%s: field \"%s\" is not a list of %s", json->path, field, what); }
+    int count = (int)YAJL_GET_ARRAY(value)->len;
+    if (count > capacity) {
+        die("%s: field \"%s\" has %d entries, at most %d are supported", json->path, field, count, capacity);
+    }
+    return count;
+}
+
 int json_integers(const Json *json, const char *field, int *values, int capacity) {
     yajl_val value = json_find(json->root, field);
     if (!value) { return -1; }
@@ -79,11 +110,7 @@ int json_integers(const Json *json, const char *field, int *values, int capacity
         values[0] = (int)YAJL_GET_INTEGER(value);
         return 1;
     }
-    if (!YAJL_IS_ARRAY(value)) { die("%s: field \"%s\" is not a list of integers", json->path, field); }
-    int count = (int)YAJL_GET_ARRAY(value)->len;
-    if (count > capacity) {
-        die("%s: field \"%s\" has %d entries, at most %d are supported", json->path, field, count, capacity);
-    }
+    int count = list_length(json, field, value, "integers", capacity);
     for (int i = 0; i < count; i++) {
         yajl_val entry = YAJL_GET_ARRAY(value)->values[i];
         if (!YAJL_IS_INTEGER(entry)) { die("%s: field \"%s\" is not a list of integers", json->path, field); }
@@ -95,11 +122,7 @@ int json_integers(const Json *json, const char *field, int *values, int capacity
 int json_strings(const Json *json, const char *field, const char **values, int capacity) {
     yajl_val value = json_find(json->root, field);
     if (!value) { return -1; }
-    if (!YAJL_IS_ARRAY(value)) { die("%s: field \"%s\" is not a list of strings", json->path, field); }
-    int count = (int)YAJL_GET_ARRAY(value)->len;
-    if (count > capacity) {
-        die("%s: field \"%s\" has %d entries, at most %d are supported", json->path, field, count, capacity);
-    }
+    int count = list_length(json, field, value, "strings", capacity);
     for (int i = 0; i < count; i++) {
         yajl_val entry = YAJL_GET_ARRAY(value)->values[i];
         if (!YAJL_IS_STRING(entry)) { die("%s: field \"%s\" is not a list of strings", json->path, field); }
@@ -124,12 +147,28 @@ void json_write(yajl_gen gen, const char *path) {
     yajl_gen_free(gen);
 }
 
-void json_key(yajl_gen gen, const char *key) { yajl_gen_string(gen, (const unsigned char *)key, strlen(key)); }
+static void put_text(yajl_gen gen, const char *text) {
+    yajl_gen_string(gen, (const unsigned char *)text, strlen(text));
+}
+
+void json_key(yajl_gen gen, const char *key) {
+    if (key) { put_text(gen, key); }
+}
+
+void json_open_map(yajl_gen gen, const char *key) {
+    json_key(gen, key);
+    yajl_gen_map_open(gen);
+}
+
+void json_open_list(yajl_gen gen, const char *key) {
+    json_key(gen, key);
+    yajl_gen_array_open(gen);
+}
 
 void json_put_string(yajl_gen gen, const char *key, const char *value) {
     json_key(gen, key);
     if (value) {
-        yajl_gen_string(gen, (const unsigned char *)value, strlen(value));
+        put_text(gen, value);
     } else {
         yajl_gen_null(gen);
     }
@@ -161,8 +200,13 @@ void json_put_boolean(yajl_gen gen, const char *key, bool value) {
 }
 
 void json_put_integers(yajl_gen gen, const char *key, const int *values, int count) {
-    json_key(gen, key);
-    yajl_gen_array_open(gen);
+    json_open_list(gen, key);
     for (int i = 0; i < count; i++) { yajl_gen_integer(gen, values[i]); }
+    yajl_gen_array_close(gen);
+}
+
+void json_put_strings(yajl_gen gen, const char *key, const char *const *values, int count) {
+    json_open_list(gen, key);
+    for (int i = 0; i < count; i++) { put_text(gen, values[i]); }
     yajl_gen_array_close(gen);
 }

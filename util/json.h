@@ -16,6 +16,12 @@ void json_free(Json *json);
 // The value at a field of an object, or NULL where the field is missing or null.
 yajl_val json_find(yajl_val object, const char *field);
 
+// The value at a path of fields, such as "seen.floors.centre_box.miou", under an object: NULL, NaN or "" where there is
+// none of that kind.
+yajl_val json_at(yajl_val object, const char *path);
+double json_number_at(yajl_val object, const char *path);
+const char *json_string_at(yajl_val object, const char *path);
+
 // Values of the root object's fields. A missing or null field gives `fallback`; a field of the wrong type dies.
 long long json_integer(const Json *json, const char *field, long long fallback);
 double json_number(const Json *json, const char *field, double fallback);
@@ -29,10 +35,13 @@ int json_strings(const Json *json, const char *field, const char **values, int c
 // Writes the generator's buffer to path (atomically) with a final newline and frees the generator.
 yajl_gen json_writer(void); // indents with two spaces
 void json_write(yajl_gen gen, const char *path);
-// Shorthands for generators: a key, or a key with a value.
+// Shorthands for generators: a key with what begins under it, or with a value. key NULL: in a list, or at the root.
+void json_open_map(yajl_gen gen, const char *key);
+void json_open_list(yajl_gen gen, const char *key);
 void json_key(yajl_gen gen, const char *key);
 void json_put_string(yajl_gen gen, const char *key, const char *value); // value NULL writes null
 void json_put_integer(yajl_gen gen, const char *key, long long value);
 void json_put_number(yajl_gen gen, const char *key, double value); // shortest exact form, 1 as 1.0; NaN: null
 void json_put_boolean(yajl_gen gen, const char *key, bool value);
 void json_put_integers(yajl_gen gen, const char *key, const int *values, int count);
+void json_put_strings(yajl_gen gen, const char *key, const char *const *values, int count);

@@ -1,4 +1,5 @@
 #include "util/threads.h"
+#include "util/progress.h"
 #include <math.h>
 #include <omp.h>
 #include <sched.h>
@@ -9,7 +10,6 @@
 #include <sys/auxv.h>
 #include <sys/resource.h>
 #include <unistd.h>
-#include "util/progress.h"
 
 // ---- How threads wait ----------------------------------------------------------------------------------------------
 

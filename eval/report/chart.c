@@ -1,202 +1,11 @@
 #include "eval/report/chart.h"
+#include "data/canvas.h"
+#include "util/error.h"
 #include <math.h>
 #include <stdlib.h>
 #include <string.h>
 
-static const char *const palette[COLORS] = {"#2f6fd0", "#e0821e", "#aab2bd", "#3c4652", "#2a9d6f", "#9650b4"};
-
-void html_text(FILE *out, const char *text) {
-    for (; *text; text++) {
-        switch (*text) {
-        case '&':
-            fputs("&amp;", out);
-            break;
-        case '<':
-            fputs("&lt;", out);
-            break;
-        case '>':
-            fputs("&gt;", out);
-            break;
-        case '"':
-            fputs("&quot;", out);
-            break;
-        default:
-            fputc(*text, out);
-        }
-    }
-}
-
-static const char style[] =
-    ":root{color-scheme:light}"
-    "body{margin:0;background:#f6f7f9;color:#20262e;font:16px/1.55 system-ui,'Segoe UI','DejaVu Sans',sans-serif}"
-    "main{max-width:1060px;margin:0 auto;padding:36px 24px 80px}"
-    "h1{font-size:30px;line-height:1.2;margin:0 0 6px}h2{font-size:21px;margin:44px 0 10px}"
-    ".lead{color:#55606d;margin:0 0 24px;max-width:75ch}.small{color:#66707c;font-size:14px}"
-    ".tiles{display:grid;grid-template-columns:repeat(auto-fit,minmax(210px,1fr));gap:16px;margin:20px 0}"
-    ".tile,figure,.card{background:#fff;border:1px solid #e3e6ea;border-radius:12px;padding:18px 20px;margin:0}"
-    ".tile b{display:block;font-size:38px;line-height:1.15;font-weight:650;font-variant-numeric:tabular-nums}"
-    ".tile span{color:#66707c;font-size:14px}"
-    ".two{display:grid;grid-template-columns:repeat(auto-fit,minmax(430px,1fr));gap:16px}"
-    "figure h3{font-size:16px;margin:0 0 10px}figcaption{color:#66707c;font-size:14px;margin-top:8px}"
-    "figure+figure,.two+figure,figure+.two,.two+.two{margin-top:16px}.two figure{margin-top:0!important}"
-    "svg{width:100%;height:auto;display:block}svg text{font-family:inherit}"
-    ".legend{display:flex;flex-wrap:wrap;gap:4px 18px;font-size:14px;color:#55606d;margin:0 0 8px}"
-    ".legend i{display:inline-block;width:12px;height:12px;border-radius:3px;margin-right:6px;vertical-align:-1px}"
-    "table{border-collapse:collapse;width:100%;font-size:14.5px;font-variant-numeric:tabular-nums}"
-    "th,td{text-align:right;padding:5px 9px;border-bottom:1px solid #eceef1}th{color:#66707c;font-weight:600}"
-    "th:first-child,td:first-child{text-align:left}.scroll{overflow-x:auto}"
-    ".gallery{display:grid;grid-template-columns:repeat(auto-fill,minmax(320px,1fr));gap:14px}"
-    ".pair{background:#fff;border:1px solid #e3e6ea;border-radius:12px;padding:12px}"
-    ".pair div{display:grid;grid-template-columns:1fr 1fr 1fr;gap:6px;align-items:center}"
-    ".pair img{width:100%;height:auto;border-radius:5px;display:block;image-rendering:auto}.pair "
-    "img.tiny{image-rendering:pixelated}"
-    ".pair p{margin:0 0 8px;display:flex;justify-content:space-between;font-size:14.5px}"
-    ".pair em{font-style:normal;color:#66707c}dt{font-weight:600;margin-top:8px}dd{margin:0 0 4px;color:#404a55}"
-    "details{margin-top:14px}summary{cursor:pointer;color:#2f6fd0}code{font-size:13.5px;overflow-wrap:anywhere}";
-
-void html_begin(FILE *out, const char *title) {
-    fputs("<!doctype html>\n<html lang=\"en\">\n<head>\n<meta charset=\"utf-8\">\n"
-          "<meta name=\"viewport\" content=\"width=device-width, initial-scale=1\">\n<title>",
-          out);
-    html_text(out, title);
-    fprintf(out, "</title>\n<style>%s</style>\n</head>\n<body>\n<main>\n", style);
-}
-
-void html_end(FILE *out) { fputs("</main>\n</body>\n</html>\n", out); }
-
-static void base64(FILE *out, const uint8_t *bytes, size_t size) {
-    static const char digits[] = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/";
-    for (size_t i = 0; i < size; i += 3) {
-        size_t left = size - i;
-        uint32_t v = (uint32_t)bytes[i] << 16 | (left > 1 ? (uint32_t)bytes[i + 1] << 8 : 0) |
-                     (left > 2 ? (uint32_t)bytes[i + 2] : 0);
-        fputc(digits[v >> 18], out);
-        fputc(digits[v >> 12 & 63], out);
-        fputc(left > 1 ? digits[v >> 6 & 63] : '=', out);
-        fputc(left > 2 ? digits[v & 63] : '=', out);
-    }
-}
-
-// Small pictures as PNG and shown with visible pixels, larger ones as JPEG.
-void html_image(FILE *out, const Image *image, const char *alternative) {
-    bool tiny = image->width <= 128 && image->height <= 128;
-    size_t size;
-    uint8_t *bytes = tiny ? image_encode_png(image, &size) : image_encode_jpg(image, 88, &size);
-    fprintf(out, "<img%s width=\"%d\" height=\"%d\" alt=\"", tiny ? " class=\"tiny\"" : "", image->width,
-            image->height);
-    html_text(out, alternative);
-    fprintf(out, "\" src=\"data:image/%s;base64,", tiny ? "png" : "jpeg");
-    base64(out, bytes, size);
-    fputs("\">", out);
-    free(bytes);
-}
-
-void figure_begin(FILE *out, const char *id, const char *title) {
-    fprintf(out, "<figure id=\"%s\">\n<h3>", id);
-    html_text(out, title);
-    fputs("</h3>\n", out);
-}
-
-void figure_end(FILE *out, const char *caption) {
-    if (caption) {
-        fputs("<figcaption>", out);
-        html_text(out, caption);
-        fputs("</figcaption>\n", out);
-    }
-    fputs("</figure>\n", out);
-}
-
-void chart_legend(FILE *out, const char *const *names, const int *colors, int count) {
-    fputs("<div class=\"legend\">", out);
-    for (int i = 0; i < count; i++) {
-        fprintf(out, "<span><i style=\"background:%s\"></i>", palette[colors[i]]);
-        html_text(out, names[i]);
-        fputs("</span>", out);
-    }
-    fputs("</div>\n", out);
-}
-
-// ---- bars ----------------------------------------------------------------------------------------------------------
-
-enum { BAR_RIGHT = 70, BAR_ROW = 26, LABEL_LENGTH = 26 };
-
-// Where the bars begin and how long 1 is, in the units of the drawing.
-typedef struct {
-    int left, width;
-} BarScale;
-
-static double bar_x(BarScale s, double value) { return s.left + s.width * fmin(1, fmax(0, value)); }
-
-static void draw_bar(FILE *out, BarScale s, const ChartBar *b, int row) {
-    double y = 8 + row * BAR_ROW, middle = y + BAR_ROW / 2.0, end = b->value;
-    fprintf(out, "<g>");
-    if (b->note) {
-        fputs("<title>", out);
-        html_text(out, b->note);
-        fputs("</title>", out);
-    }
-    fprintf(out, "<text x=\"%d\" y=\"%.1f\" text-anchor=\"end\" font-size=\"14\" fill=\"#20262e\">", s.left - 10,
-            middle + 5);
-    size_t length = strlen(b->label);
-    if (length > LABEL_LENGTH) { fputs("&hellip;", out); }
-    html_text(out, b->label + (length > LABEL_LENGTH ? length - LABEL_LENGTH : 0));
-    fputs("</text>", out);
-    if (isnan(b->value)) {
-        fprintf(out, "<text x=\"%d\" y=\"%.1f\" font-size=\"13\" fill=\"#66707c\">no data</text></g>\n", s.left + 6,
-                middle + 5);
-        return;
-    }
-    fprintf(out, "<rect x=\"%d\" y=\"%.1f\" width=\"%.1f\" height=\"%d\" rx=\"3\" fill=\"%s\"/>", s.left, y + 4,
-            fmax(1, bar_x(s, b->value) - s.left), BAR_ROW - 8, palette[b->color]);
-    if (b->high > b->low) {
-        fprintf(out,
-                "<path d=\"M%.1f %.1fH%.1fM%.1f %.1fv8M%.1f %.1fv8\" stroke=\"#20262e\" stroke-opacity=\".65\" "
-                "fill=\"none\"/>",
-                bar_x(s, b->low), middle, bar_x(s, b->high), bar_x(s, b->low), middle - 4, bar_x(s, b->high),
-                middle - 4);
-        end = fmax(end, b->high);
-    }
-    if (!isnan(b->mark)) {
-        fprintf(out, "<path d=\"M%.1f %.1fv%d\" stroke=\"#3c4652\" stroke-width=\"2.5\"/>", bar_x(s, b->mark), y + 2,
-                BAR_ROW - 4);
-        if (b->mark - end < 0.1) { end = fmax(end, b->mark); }
-    }
-    fprintf(out, "<text x=\"%.1f\" y=\"%.1f\" font-size=\"13\" fill=\"#20262e\">%.3f</text></g>\n", bar_x(s, end) + 8,
-            middle + 5, b->value);
-}
-
-void chart_bars(FILE *out, const ChartBar *bars, int count, bool narrow) {
-    BarScale s = narrow ? (BarScale){140, 250} : (BarScale){190, 580};
-    int height = 8 + count * BAR_ROW + 26, width = s.left + s.width + BAR_RIGHT;
-    fprintf(out, "<svg viewBox=\"0 0 %d %d\" role=\"img\">\n", width, height);
-    for (int tick = 0; tick <= 10; tick += 2) {
-        double x = bar_x(s, tick / 10.0);
-        fprintf(out,
-                "<path d=\"M%.1f 4V%d\" stroke=\"#e8ebee\"/><text x=\"%.1f\" y=\"%d\" text-anchor=\"middle\" "
-                "font-size=\"12\" fill=\"#66707c\">%.1f</text>\n",
-                x, height - 20, x, height - 5, tick / 10.0);
-    }
-    for (int i = 0; i < count; i++) { draw_bar(out, s, &bars[i], i); }
-    fputs("</svg>\n", out);
-}
-
-// ---- lines ---------------------------------------------------------------------------------------------------------
-
-typedef struct {
-    double x0, x1, y0, y1; // data ranges; x in log2 with log_x
-    bool log_x;
-} Axes;
-
-enum { PLOT_LEFT = 58, PLOT_TOP = 12, PLOT_WIDTH = 480, PLOT_HEIGHT = 250, PLOT_BOTTOM = 44, PLOT_RIGHT = 18 };
-
-static double axis_x(const Axes *a, double x) { return a->log_x ? log2(x) : x; }
-static double plot_x(const Axes *a, double x) {
-    return PLOT_LEFT + PLOT_WIDTH * (a->x1 > a->x0 ? (axis_x(a, x) - a->x0) / (a->x1 - a->x0) : 0.5);
-}
-static double plot_y(const Axes *a, double y) {
-    double share = (y - a->y0) / (a->y1 - a->y0);
-    return PLOT_TOP + PLOT_HEIGHT * (1 - fmin(1.02, fmax(0, share)));
-}
+static const int palette[COLORS] = {0x2f6fd0, 0xe0821e, 0xaab2bd, 0x3c4652, 0x2a9d6f, 0x9650b4};
 
 // 1, 2 or 5 times a power of ten, so that about `count` steps cover the range.
 static double nice_step(double range, int count) {
@@ -204,194 +13,230 @@ static double nice_step(double range, int count) {
     return power * (scaled < 1.5 ? 1 : scaled < 3.5 ? 2 : scaled < 7.5 ? 5 : 10);
 }
 
-static Axes fit_axes(const ChartLine *lines, int count, double y_high, bool log_x) {
-    Axes a = {INFINITY, -INFINITY, 0, isnan(y_high) ? 0 : y_high, log_x};
-    for (int i = 0; i < count; i++) {
-        for (int k = 0; k < lines[i].count; k++) {
-            a.x0 = fmin(a.x0, axis_x(&a, lines[i].x[k]));
-            a.x1 = fmax(a.x1, axis_x(&a, lines[i].x[k]));
-            double top = lines[i].high ? lines[i].high[k] : lines[i].y[k];
-            if (isnan(y_high) && isfinite(top)) { a.y1 = fmax(a.y1, top * 1.05); }
-        }
-    }
-    if (!(a.x1 >= a.x0)) { a.x0 = a.x1 = 0; }
-    if (a.y1 <= 0) { a.y1 = 1; }
-    if (!log_x && a.x0 > 0 && a.x0 < 0.5 * a.x1) { a.x0 = 0; }
-    return a;
+static void put_number(Canvas *c, double x, double y, Align align, double value) {
+    char text[32];
+    snprintf(text, sizeof text, "%.10g", value);
+    canvas_text(c, x, y, align, COLOR_FAINT, text);
 }
 
-static void draw_axes(FILE *out, const Axes *a, const ChartLine *lines, int count, const char *x_label,
-                      const char *y_label) {
-    double step = nice_step(a->y1 - a->y0, 5);
-    for (double y = a->y0; y <= a->y1 + step * 1e-6; y += step) {
-        fprintf(out,
-                "<path d=\"M%d %.1fh%d\" stroke=\"#e8ebee\"/><text x=\"%d\" y=\"%.1f\" text-anchor=\"end\" "
-                "font-size=\"12\" fill=\"#66707c\">%g</text>\n",
-                PLOT_LEFT, plot_y(a, y), PLOT_WIDTH, PLOT_LEFT - 8, plot_y(a, y) + 4, fabs(y) < step * 1e-6 ? 0 : y);
+// An entry of a legend: a dot, or a dashed line, and the name, cut to `width`.
+static void legend_entry(Canvas *c, double x, double y, double width, const char *name, int color, bool dashed) {
+    char *text = xprintf("%s   ", name); // room for an ellipsis
+    text[strlen(name)] = 0;
+    canvas_font(c, 13, false);
+    canvas_fit_text(c, text, width - 30);
+    if (dashed) {
+        canvas_path(c, (const double[]){x - 6, x + 12}, (const double[]){y - 4, y - 4}, 2, 2, palette[color], true);
+    } else {
+        canvas_dot(c, x + 6, y - 4, 5, palette[color], 1);
     }
-    int bottom = PLOT_TOP + PLOT_HEIGHT;
-    if (a->log_x && count > 0) {
-        for (int k = 0; k < lines[0].count; k++) {
-            fprintf(out,
-                    "<text x=\"%.1f\" y=\"%d\" text-anchor=\"middle\" font-size=\"12\" fill=\"#66707c\">%g</text>\n",
-                    plot_x(a, lines[0].x[k]), bottom + 18, lines[0].x[k]);
-        }
-    } else if (a->x1 > a->x0) {
-        double dx = nice_step(a->x1 - a->x0, 6);
-        for (double x = ceil(a->x0 / dx) * dx; x <= a->x1 + dx * 1e-6; x += dx) {
-            fprintf(out,
-                    "<text x=\"%.1f\" y=\"%d\" text-anchor=\"middle\" font-size=\"12\" fill=\"#66707c\">%g</text>\n",
-                    plot_x(a, x), bottom + 18, x);
-        }
-    }
-    fprintf(out, "<text x=\"%d\" y=\"%d\" text-anchor=\"end\" font-size=\"12.5\" fill=\"#3c4652\">",
-            PLOT_LEFT + PLOT_WIDTH, bottom + 37);
-    html_text(out, x_label);
-    fprintf(out,
-            "</text><text transform=\"translate(14 %d) rotate(-90)\" text-anchor=\"middle\" font-size=\"12.5\" "
-            "fill=\"#3c4652\">",
-            PLOT_TOP + PLOT_HEIGHT / 2);
-    html_text(out, y_label);
-    fputs("</text>\n", out);
+    canvas_text(c, x + 16, y, ALIGN_LEFT, COLOR_INK, text);
+    free(text);
 }
 
-static void draw_band(FILE *out, const Axes *a, const ChartLine *l) {
-    fprintf(out, "<path fill=\"%s\" fill-opacity=\".15\" d=\"", palette[l->color]);
-    char move = 'M';
-    for (int k = 0; k < 2 * l->count; k++) { // there along the upper edge, back along the lower
-        int i = k < l->count ? k : 2 * l->count - 1 - k;
-        double y = k < l->count ? l->high[i] : l->low[i];
-        if (!isfinite(y)) { continue; }
-        fprintf(out, "%c%.1f %.1f", move, plot_x(a, l->x[i]), plot_y(a, y));
-        move = 'L';
-    }
-    fputs("\"/>\n", out);
-}
+// ---- bars ----------------------------------------------------------------------------------------------------------
 
-static void draw_line(FILE *out, const Axes *a, const ChartLine *l) {
-    bool started = false;
-    fprintf(out, "<path fill=\"none\" stroke=\"%s\" stroke-width=\"2\" stroke-linejoin=\"round\"%s d=\"",
-            palette[l->color], l->dashed ? " stroke-dasharray=\"6 4\"" : "");
-    for (int k = 0; k < l->count; k++) {
-        if (!isfinite(l->y[k])) { continue; }
-        fprintf(out, "%c%.1f %.1f", started ? 'L' : 'M', plot_x(a, l->x[k]), plot_y(a, l->y[k]));
-        started = true;
-    }
-    fputs("\"/>\n", out);
-    for (int k = 0; l->dots && k < l->count; k++) {
-        if (!isfinite(l->y[k])) { continue; }
-        fprintf(out, "<circle cx=\"%.1f\" cy=\"%.1f\" r=\"3.2\" fill=\"%s\"><title>", plot_x(a, l->x[k]),
-                plot_y(a, l->y[k]), palette[l->color]);
-        html_text(out, l->name);
-        fprintf(out, ": %.4g at %g</title></circle>\n", l->y[k], l->x[k]);
-    }
-}
-
-void chart_lines(FILE *out, const ChartLine *lines, int count, const char *x_label, const char *y_label, double y_high,
-                 bool log_x) {
-    fputs("<div class=\"legend\">", out);
-    for (int i = 0; i < count; i++) {
-        fprintf(out, "<span><i style=\"background:%s%s\"></i>", palette[lines[i].color],
-                lines[i].dashed ? ";height:4px;vertical-align:3px;opacity:.6" : "");
-        html_text(out, lines[i].name);
-        fputs("</span>", out);
-    }
-    fputs("</div>\n", out);
-    Axes axes = fit_axes(lines, count, y_high, log_x);
-    fprintf(out, "<svg viewBox=\"0 0 %d %d\" role=\"img\">\n", PLOT_LEFT + PLOT_WIDTH + PLOT_RIGHT,
-            PLOT_TOP + PLOT_HEIGHT + PLOT_BOTTOM);
-    draw_axes(out, &axes, lines, count, x_label, y_label);
-    for (int i = 0; i < count; i++) {
-        if (lines[i].low) { draw_band(out, &axes, &lines[i]); }
-    }
-    for (int i = 0; i < count; i++) { draw_line(out, &axes, &lines[i]); }
-    fputs("</svg>\n", out);
-}
-
-// ---- points --------------------------------------------------------------------------------------------------------
-
-enum { CLOUD_HEIGHT = 330, CLOUD_LEGEND = 26, CLOUD_TOP = 2 * CLOUD_LEGEND + 8 };
-
-// Decades that hold all points.
+// Where bars begin, how long one of the value `highest` is, and how far they are apart.
 typedef struct {
-    double low, high; // log10
-} Decades;
+    double left, width, row, highest;
+} BarScale;
 
-static Decades fit_decades(const ChartCloud *clouds, int count, Decades d) {
+static double bar_x(const BarScale *s, double value) {
+    return s->left + s->width * fmin(1, fmax(0, value / s->highest));
+}
+
+static void draw_bar(Canvas *c, const BarScale *s, const ChartBar *b, double y, const char *format) {
+    double middle = y + s->row / 2, end = bar_x(s, b->value);
+    char value[32];
+    canvas_note(c, b->note);
+    canvas_font(c, 14, false);
+    const char *label = b->label; // the end of a long one tells it from others
+    while (canvas_text_width(c, label) > s->left - 20) {
+        do { label++; } while (((unsigned char)*label & 0xC0) == 0x80);
+    }
+    char *cut = xprintf("%s%s", label > b->label ? "…" : "", label);
+    canvas_text(c, s->left - 10, middle + 5, ALIGN_RIGHT, COLOR_INK, cut);
+    free(cut);
+    canvas_font(c, 13, false);
+    if (isnan(b->value)) {
+        canvas_text(c, s->left + 6, middle + 5, ALIGN_LEFT, COLOR_FAINT, "no data");
+        canvas_note_end(c);
+        return;
+    }
+    canvas_bar(c, s->left, y + 0.15 * s->row, fmax(1, end - s->left), 0.7 * s->row, palette[b->color]);
+    if (b->high > b->low) {
+        double low = bar_x(s, b->low), high = bar_x(s, b->high);
+        canvas_line(c, low, middle, high, middle, 1, COLOR_INK);
+        canvas_line(c, low, middle - 4, low, middle + 4, 1, COLOR_INK);
+        canvas_line(c, high, middle - 4, high, middle + 4, 1, COLOR_INK);
+        end = fmax(end, high);
+    }
+    if (!isnan(b->mark)) {
+        double mark = bar_x(s, b->mark);
+        canvas_line(c, mark, y + 2, mark, y + s->row - 2, 2.5, palette[COLOR_DARK]);
+        if (mark - end < 0.1 * s->width) { end = fmax(end, mark); }
+    }
+    snprintf(value, sizeof value, format, b->value);
+    canvas_text(c, end + 8, middle + 5, ALIGN_LEFT, COLOR_INK, value);
+    canvas_note_end(c);
+}
+
+static void draw_bars(Canvas *c, const BarScale *s, double top, const ChartBar *bars, int count, const char *format) {
+    double bottom = top + count * s->row, step = nice_step(s->highest, 5);
+    canvas_font(c, 12, false);
+    for (int i = 0; i * step <= s->highest * 1.0001; i++) {
+        double x = bar_x(s, i * step);
+        canvas_line(c, x, top - 4, x, bottom + 6, 1, COLOR_LINE);
+        put_number(c, x, bottom + 21, ALIGN_CENTER, i * step);
+    }
+    for (int i = 0; i < count; i++) { draw_bar(c, s, &bars[i], top + i * s->row, format); }
+}
+
+static void draw_legend(Canvas *c, double x, double y, ChartLegend legend) {
+    for (int i = 0; i < legend.count; i++) {
+        legend_entry(c, x + i * 220, y, 220, legend.names[i], legend.colors[i], false);
+    }
+}
+
+void chart_bars(FILE *out, const ChartBar *bars, int count, ChartLegend legend, bool narrow) {
+    BarScale s = narrow ? (BarScale){140, 250, 26, 1} : (BarScale){190, 580, 26, 1};
+    int top = legend.count ? 36 : 8;
+    Canvas c = canvas_svg(out, (int)(s.left + s.width) + 70, top + count * (int)s.row + 26);
+    draw_legend(&c, 6, 16, legend);
+    draw_bars(&c, &s, top, bars, count, "%.3f");
+    canvas_end(&c);
+}
+
+Image chart_bars_picture(const char *title, const char *note, const ChartBar *bars, int count, ChartLegend legend,
+                         const char *format) {
+    enum { MARGIN = 28, TOP = 100 };
+    BarScale s = {220, 640, 18, 0};
+    for (int i = 0; i < count; i++) { s.highest = fmax(s.highest, bars[i].value); }
+    if (s.highest == 0) { s.highest = 1; }
+    Canvas c = canvas_picture((int)(s.left + s.width) + 100, TOP + count * (int)s.row + 40);
+    canvas_font(&c, 18, true);
+    canvas_text(&c, MARGIN, 40, ALIGN_LEFT, COLOR_INK, title);
+    canvas_font(&c, 12, false);
+    canvas_text(&c, MARGIN, 62, ALIGN_LEFT, COLOR_FAINT, note);
+    draw_legend(&c, MARGIN, 86, legend);
+    draw_bars(&c, &s, TOP, bars, count, format);
+    Image image = canvas_image(&c);
+    canvas_end(&c);
+    return image;
+}
+
+// ---- lines ---------------------------------------------------------------------------------------------------------
+
+enum { LEFT = 58, WIDTH = 480, RIGHT = LEFT + WIDTH, HEIGHT = 270, LEGEND_ROW = 22 };
+
+// One axis: from `low` to `high`, log10 of the values if it is logarithmic.
+typedef struct {
+    double low, high;
+    bool logarithmic;
+} Axis;
+
+typedef struct {
+    Axis x, y;
+    double bottom; // y of the x axis, in pixels
+} Plot;
+
+// NaN for what a logarithmic axis does not show.
+static double axis_value(const Axis *a, double value) {
+    return !a->logarithmic ? value : value > 0 ? log10(value) : NAN;
+}
+
+static double axis_share(const Axis *a, double value) {
+    double at = axis_value(a, value);
+    return isnan(at) ? NAN : a->high > a->low ? fmin(1.02, fmax(0, (at - a->low) / (a->high - a->low))) : 0.5;
+}
+
+static double plot_x(const Plot *p, double x) { return LEFT + WIDTH * axis_share(&p->x, x); }
+static double plot_y(const Plot *p, double y) { return p->bottom - HEIGHT * axis_share(&p->y, y); }
+
+static void widen(Axis *a, const double *values, int count) {
+    for (int k = 0; k < count; k++) {
+        double at = axis_value(a, values[k]);
+        if (!isfinite(at)) { continue; }
+        a->low = fmin(a->low, at);
+        a->high = fmax(a->high, at);
+    }
+}
+
+static Plot fit_plot(const ChartLine *lines, int count, const ChartAxes *axes) {
+    Plot p = {{INFINITY, -INFINITY, axes->log_x}, {INFINITY, -INFINITY, axes->log_y}, 0};
     for (int i = 0; i < count; i++) {
-        for (int k = 0; k < clouds[i].count; k++) {
-            if (!(clouds[i].y[k] > 0)) { continue; }
-            d.low = fmin(d.low, floor(log10(clouds[i].y[k])));
-            d.high = fmax(d.high, ceil(log10(clouds[i].y[k])));
-        }
+        widen(&p.x, lines[i].x, lines[i].count);
+        widen(&p.y, lines[i].high ? lines[i].high : lines[i].y, lines[i].count);
     }
-    return d;
+    if (!(p.x.high >= p.x.low)) { p.x.low = p.x.high = 0; }
+    if (!axes->log_x && p.x.low > 0 && p.x.low < 0.5 * p.x.high) { p.x.low = 0; }
+    if (axes->x_high > 0) { p.x.low = 0, p.x.high = axes->x_high; }
+    if (axes->log_y && isfinite(p.y.low)) {
+        p.y.low = floor(p.y.low), p.y.high = fmax(ceil(p.y.high), p.y.low + 1);
+    } else {
+        p.y.low = axes->log_y ? -1 : 0;
+        p.y.high = axes->log_y ? 0 : axes->y_high > 0 ? axes->y_high : p.y.high > 0 ? 1.05 * p.y.high : 1;
+    }
+    p.bottom = (count + 1) / 2 * LEGEND_ROW + 12 + HEIGHT;
+    return p;
 }
 
-static double cloud_x(double x) { return PLOT_LEFT + PLOT_WIDTH * fmin(1, fmax(0, x)); }
-static double cloud_y(Decades d, double y) {
-    return CLOUD_TOP + CLOUD_HEIGHT * (1 - (log10(y) - d.low) / (d.high - d.low));
+static void draw_axes(Canvas *c, const Plot *p, const ChartLine *lines, int count, const ChartAxes *axes) {
+    canvas_font(c, 12, false);
+    double dy = axes->log_y ? 1 : nice_step(p->y.high, 5), dx = nice_step(p->x.high - p->x.low, 6);
+    for (double at = p->y.low; at <= p->y.high + 1e-4 * dy; at += dy) {
+        double value = axes->log_y ? pow(10, at) : at, y = plot_y(p, value);
+        canvas_line(c, LEFT, y, RIGHT, y, 1, COLOR_LINE);
+        put_number(c, LEFT - 8, y + 4, ALIGN_RIGHT, value);
+    }
+    for (int k = 0; axes->log_x && count > 0 && k < lines[0].count; k++) {
+        put_number(c, plot_x(p, lines[0].x[k]), p->bottom + 18, ALIGN_CENTER, lines[0].x[k]);
+    }
+    for (double x = ceil(p->x.low / dx) * dx; !axes->log_x && dx > 0 && x <= p->x.high + 1e-4 * dx; x += dx) {
+        put_number(c, plot_x(p, x), p->bottom + 18, ALIGN_CENTER, x);
+    }
+    canvas_font(c, 12.5, false);
+    canvas_text(c, RIGHT, p->bottom + 37, ALIGN_RIGHT, palette[COLOR_DARK], axes->x_label);
+    canvas_text_upwards(c, 14, p->bottom - HEIGHT / 2.0, palette[COLOR_DARK], axes->y_label);
 }
 
-static void draw_decades(FILE *out, Decades d, const char *x_label, const char *y_label) {
-    int bottom = CLOUD_TOP + CLOUD_HEIGHT;
-    for (double e = d.low; e <= d.high; e++) {
-        double y = cloud_y(d, pow(10, e));
-        fprintf(out,
-                "<path d=\"M%d %.1fh%d\" stroke=\"#e8ebee\"/><text x=\"%d\" y=\"%.1f\" text-anchor=\"end\" "
-                "font-size=\"12\" fill=\"#66707c\">%g</text>\n",
-                PLOT_LEFT, y, PLOT_WIDTH, PLOT_LEFT - 8, y + 4, pow(10, e));
+// The line, or with `band` what lies between its limits: there along the upper one, back along the lower.
+static void draw_line(Canvas *c, const Plot *p, const ChartLine *l, bool band) {
+    int n = band ? 2 * l->count : l->count;
+    double *x = xmalloc(((size_t)n + 1) * sizeof *x), *y = xmalloc(((size_t)n + 1) * sizeof *y);
+    for (int k = 0; k < n; k++) {
+        int i = k < l->count ? k : n - 1 - k;
+        x[k] = plot_x(p, l->x[i]);
+        y[k] = plot_y(p, !band ? l->y[i] : k < l->count ? l->high[i] : l->low[i]);
     }
-    for (int i = 0; i <= 10; i += 2) {
-        fprintf(out, "<text x=\"%.1f\" y=\"%d\" text-anchor=\"middle\" font-size=\"12\" fill=\"#66707c\">%.1f</text>\n",
-                cloud_x(i / 10.0), bottom + 18, i / 10.0);
+    if (band) {
+        canvas_area(c, x, y, n, palette[l->color], 0.15);
+    } else if (l->style != CLOUD) {
+        canvas_path(c, x, y, n, 2, palette[l->color], l->dashed);
     }
-    fprintf(out, "<text x=\"%d\" y=\"%d\" text-anchor=\"end\" font-size=\"12.5\" fill=\"#3c4652\">",
-            PLOT_LEFT + PLOT_WIDTH, bottom + 37);
-    html_text(out, x_label);
-    fprintf(out,
-            "</text><text transform=\"translate(14 %d) rotate(-90)\" text-anchor=\"middle\" font-size=\"12.5\" "
-            "fill=\"#3c4652\">",
-            CLOUD_TOP + CLOUD_HEIGHT / 2);
-    html_text(out, y_label);
-    fputs("</text>\n", out);
+    for (int k = 0; !band && l->style != LINE && k < n; k++) {
+        if (!isfinite(y[k])) { continue; }
+        char *note = l->style == CLOUD ? NULL : xprintf("%s: %.4g at %g", l->name, l->y[k], l->x[k]);
+        if (note) { canvas_note(c, note); }
+        canvas_dot(c, x[k], y[k], note ? 3.2 : 2.4, palette[l->color], note ? 1 : 0.45);
+        if (note) { canvas_note_end(c); }
+        free(note);
+    }
+    free(x);
+    free(y);
 }
 
-void chart_scatter(FILE *out, const ChartCloud *clouds, int count, const ChartCloud *marks, int mark_count,
-                   const char *x_label, const char *y_label) {
-    int width = PLOT_LEFT + PLOT_WIDTH + PLOT_RIGHT, height = CLOUD_TOP + CLOUD_HEIGHT + PLOT_BOTTOM;
-    Decades d = fit_decades(marks, mark_count, fit_decades(clouds, count, (Decades){INFINITY, -INFINITY}));
-    if (!(d.high > d.low)) { d = isfinite(d.low) ? (Decades){d.low - 1, d.low + 1} : (Decades){-1, 0}; }
-    fprintf(out,
-            "<svg xmlns=\"http://www.w3.org/2000/svg\" viewBox=\"0 0 %d %d\" role=\"img\" "
-            "font-family=\"system-ui,'DejaVu Sans',sans-serif\">\n",
-            width, height);
-    draw_decades(out, d, x_label, y_label);
+void chart_lines(FILE *out, const ChartLine *lines, int count, ChartAxes axes) {
+    Plot plot = fit_plot(lines, count, &axes);
+    Canvas c = canvas_svg(out, RIGHT + 18, (int)plot.bottom + 44);
     for (int i = 0; i < count; i++) {
-        const char *color = palette[clouds[i].color];
-        int column = i % 3, row = i / 3;
-        fprintf(out,
-                "<circle cx=\"%d\" cy=\"%d\" r=\"5\" fill=\"%s\"/><text x=\"%d\" y=\"%d\" font-size=\"13\" "
-                "fill=\"#55606d\">",
-                PLOT_LEFT + 6 + column * 165, 14 + row * CLOUD_LEGEND, color, PLOT_LEFT + 16 + column * 165,
-                18 + row * CLOUD_LEGEND);
-        html_text(out, clouds[i].name);
-        fprintf(out, "</text>\n<g fill=\"%s\" fill-opacity=\".45\">", color);
-        for (int k = 0; k < clouds[i].count; k++) {
-            if (!(clouds[i].y[k] > 0)) { continue; }
-            fprintf(out, "<circle cx=\"%.1f\" cy=\"%.1f\" r=\"2.4\"/>", cloud_x(clouds[i].x[k]),
-                    cloud_y(d, clouds[i].y[k]));
-        }
-        fputs("</g>\n", out);
+        legend_entry(&c, 12 + i % 2 * 270, 16 + i / 2 * LEGEND_ROW, 270, lines[i].name, lines[i].color,
+                     lines[i].dashed);
     }
-    for (int i = 0; i < mark_count; i++) {
-        double y = cloud_y(d, marks[i].y[0]);
-        fprintf(out,
-                "<path d=\"M%d %.1fh%d\" stroke=\"%s\" stroke-width=\"1.5\" stroke-dasharray=\"6 4\"/>"
-                "<text x=\"%d\" y=\"%.1f\" text-anchor=\"end\" font-size=\"12.5\" fill=\"#20262e\">",
-                PLOT_LEFT, y, PLOT_WIDTH, palette[marks[i].color], PLOT_LEFT + PLOT_WIDTH - 4, y - 5);
-        html_text(out, marks[i].name);
-        fputs("</text>\n", out);
+    draw_axes(&c, &plot, lines, count, &axes);
+    for (int i = 0; i < count; i++) {
+        if (lines[i].low) { draw_line(&c, &plot, &lines[i], true); }
     }
-    fputs("</svg>\n", out);
+    for (int i = 0; i < count; i++) { draw_line(&c, &plot, &lines[i], false); }
+    canvas_end(&c);
 }

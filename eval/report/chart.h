@@ -1,4 +1,4 @@
-// Charts as inline SVG, and the frame of a self-contained HTML page.
+// Charts: as SVG in a page, bars also as a picture.
 #pragma once
 #include "data/image.h"
 #include <stdbool.h>
@@ -8,7 +8,7 @@ enum { COLOR_SEEN, COLOR_UNSEEN, COLOR_GREY, COLOR_DARK, COLOR_THIRD, COLOR_FOUR
 
 typedef struct {
     const char *label;
-    double value;     // in [0, 1]; NaN: "no data"
+    double value;     // not negative; NaN: "no data"
     double low, high; // whisker, where high > low
     double mark;      // a tick (the ceiling), where it is not NaN
     int color;
@@ -16,34 +16,32 @@ typedef struct {
 } ChartBar;
 
 typedef struct {
-    const char *name;
-    const double *x, *y;
-    int count, color;
-    bool dashed, dots;
-    const double *low, *high; // a band around the line; NULL: none
-} ChartLine;
-
-void html_text(FILE *out, const char *text); // with & < > " escaped
-void html_begin(FILE *out, const char *title);
-void html_end(FILE *out);
-void html_image(FILE *out, const Image *image, const char *alternative); // <img> with the picture inside
-// <figure id=...> with its caption, around one of the charts: figure_begin, chart_..., figure_end.
-void figure_begin(FILE *out, const char *id, const char *title);
-void figure_end(FILE *out, const char *caption); // caption may be NULL
+    const char *const *names;
+    const int *colors;
+    int count;
+} ChartLegend;
 
 // Horizontal bars on the scale 0..1. narrow: for half the page's width.
-void chart_bars(FILE *out, const ChartBar *bars, int count, bool narrow);
-// Lines with axes. y from 0 to y_high (NaN: fitted to the values). log_x: for numbers of steps 1, 2, 4, ...
-void chart_lines(FILE *out, const ChartLine *lines, int count, const char *x_label, const char *y_label, double y_high,
-                 bool log_x);
+void chart_bars(FILE *out, const ChartBar *bars, int count, ChartLegend legend, bool narrow);
+// The same as a picture with title and a note in small print, on a scale from 0 to the largest value. format: how a
+// value is written, e.g. "%.1f %%".
+Image chart_bars_picture(const char *title, const char *note, const ChartBar *bars, int count, ChartLegend legend,
+                         const char *format);
+
 typedef struct {
     const char *name;
     const double *x, *y;
     int count, color;
-} ChartCloud;
-// Points: x from 0 to 1, y > 0 on a logarithmic scale; with a legend, as a picture that can stand alone. marks
-// (mark_count) are horizontal lines with a name each: clouds of one y.
-void chart_scatter(FILE *out, const ChartCloud *clouds, int count, const ChartCloud *marks, int mark_count,
-                   const char *x_label, const char *y_label);
-// A row of names with their colours.
-void chart_legend(FILE *out, const char *const *names, const int *colors, int count);
+    bool dashed;
+    enum { LINE, LINE_WITH_DOTS, CLOUD } style; // CLOUD: dots alone
+    const double *low, *high;                   // a band around the line; NULL: none
+} ChartLine;
+
+typedef struct {
+    const char *x_label, *y_label;
+    double x_high, y_high; // where the axes end that begin at 0; 0: as the values need it
+    bool log_x;            // with numbers at the first line's points: 1, 2, 4, ...
+    bool log_y;            // whole decades that hold all values above 0
+} ChartAxes;
+
+void chart_lines(FILE *out, const ChartLine *lines, int count, ChartAxes axes);

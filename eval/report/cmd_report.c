@@ -1,7 +1,8 @@
 // cocogold report: one page that sets runs and their evaluations side by side.
-#include "eval/report/report.h"
+#include "eval/report/evaluation_page.h"
 #include "util/error.h"
 #include "util/options.h"
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 

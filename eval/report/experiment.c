@@ -1,5 +1,4 @@
 #include "eval/report/experiment.h"
-#include "eval/report/report.h"
 #include "util/error.h"
 #include "util/file.h"
 #include "util/json.h"
@@ -348,8 +347,8 @@ static void read_floors(Experiment *e) {
     for (int k = 0; k < 3; k++) {
         for (int g = 0; g < GROUPS; g++) { e->floors[k][g] = NAN; }
         char *listed = xprintf("seen.floors.%s.giou", keys[k]), *all = xprintf("all.floors.%s.giou", keys[k]);
-        e->floors[k][GROUP_LISTED] = metric(&json, listed);
-        e->floors[k][GROUP_ALL] = metric(&json, all);
+        e->floors[k][GROUP_LISTED] = json_number_at(json.root, listed);
+        e->floors[k][GROUP_ALL] = json_number_at(json.root, all);
         free(listed);
         free(all);
     }

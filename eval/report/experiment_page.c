@@ -1,6 +1,6 @@
 #include "eval/report/experiment_page.h"
 #include "eval/report/chart.h"
-#include "eval/report/report.h"
+#include "eval/report/page.h"
 #include "util/error.h"
 #include "util/file.h"
 #include "util/json.h"
@@ -43,17 +43,6 @@ static void findings_free(Findings *f) {
     free(f->false_area);
 }
 
-static const char *interval_text(Interval v, char buffer[48]) {
-    if (isnan(v.value)) {
-        snprintf(buffer, 48, "-");
-    } else if (isnan(v.low)) {
-        snprintf(buffer, 48, "%.3f", v.value);
-    } else {
-        snprintf(buffer, 48, "%.3f (%.3f-%.3f)", v.value, v.low, v.high);
-    }
-    return buffer;
-}
-
 // The interval on a line of its own.
 static void interval_cell(FILE *out, Interval v, bool sign) {
     const char *bold = sign && distinguishable(v) ? "<b>" : "";
@@ -70,26 +59,10 @@ static void interval_cell(FILE *out, Interval v, bool sign) {
     fputs("</td>", out);
 }
 
-// Mean over an arm's runs of a number at the last validation.
-static double last_mean(const Arm *arm, double *const *values) {
-    double sum = 0;
-    for (int i = 0; i < arm->run_count; i++) { sum += values[i][arm->runs[i].step_count - 1]; }
-    return sum / arm->run_count;
-}
-
 // ---- curves --------------------------------------------------------------------------------------------------------
 
-// A colour for each arm; the bare mask is dashed.
-static ChartLine arm_line(const Experiment *e, int arm, double *x, double *y, int n) {
-    return (ChartLine){.name = e->arms[arm].name,
-                       .x = x,
-                       .y = y,
-                       .count = n,
-                       .color = arm % COLORS,
-                       .dashed = strcmp(e->arms[arm].target, "mask") == 0};
-}
-
-// Lines of all arms: `fill` writes up to `capacity` points of an arm (x, y, low, high) and returns their number.
+// Lines of all arms, each in a colour of its own, the bare mask dashed. `fill` writes up to `capacity` points of an arm
+// (x, y, low, high) and returns their number.
 typedef int Fill(const Findings *f, int arm, int which, double *x, double *y, double *low, double *high);
 
 static void arms_figure(FILE *out, const Findings *f, const char *id, const char *title, const char *x_label,
@@ -100,12 +73,13 @@ static void arms_figure(FILE *out, const Findings *f, const char *id, const char
     double *points = xcalloc((size_t)e->arm_count * (size_t)capacity * 4 + 1, sizeof *points);
     for (int a = 0; a < e->arm_count; a++) {
         double *x = points + (size_t)a * (size_t)capacity * 4, *y = x + capacity, *low = y + capacity;
-        int n = fill(f, a, which, x, y, low, low + capacity);
-        lines[a] = arm_line(e, a, x, y, n);
+        lines[a] = (ChartLine){.name = e->arms[a].name, .x = x, .y = y, .color = a % COLORS};
+        lines[a].count = fill(f, a, which, x, y, low, low + capacity);
+        lines[a].dashed = strcmp(e->arms[a].target, "mask") == 0;
         if (band) { lines[a].low = low, lines[a].high = low + capacity; }
     }
     figure_begin(out, id, title);
-    chart_lines(out, lines, e->arm_count, x_label, y_label, y_high, false);
+    chart_lines(out, lines, e->arm_count, (ChartAxes){.x_label = x_label, .y_label = y_label, .y_high = y_high});
     figure_end(out, caption);
     free(points);
     free(lines);
@@ -137,7 +111,7 @@ static int fill_iou(const Findings *f, int arm, int group, double *x, double *y,
     return n;
 }
 
-enum { OF_CONSTANT, OF_EMPTY, OF_FULL, OF_BLACK, OF_WHITE };
+enum { OF_CONSTANT, OF_BLACK, OF_WHITE };
 static int fill_share(const Findings *f, int arm, int which, double *x, double *y, double *low, double *high) {
     (void)low, (void)high;
     const Arm *a = &f->e->arms[arm];
@@ -147,7 +121,7 @@ static int fill_share(const Findings *f, int arm, int which, double *x, double *
         y[i] = 0;
         for (int k = 0; k < a->run_count; k++) {
             const ArmRun *r = &a->runs[k];
-            double values[] = {r->empty[i] + r->full[i], r->empty[i], r->full[i], r->to_black[i], r->to_white[i]};
+            double values[] = {r->empty[i] + r->full[i], r->to_black[i], r->to_white[i]};
             y[i] += values[which] / a->run_count;
         }
     }
@@ -187,33 +161,35 @@ static void curves(FILE *out, const Findings *f) {
     for (int g = GROUP_LISTED; g <= GROUP_FREQUENT; g++) {
         if (isnan(f->giou[0][g].value)) { continue; }
         char *title = xprintf("gIoU on %s", group_names[g]);
-        arms_figure(out, f, ids[g], title, "step", "gIoU", NAN, fill_iou, g, steps, true,
+        arms_figure(out, f, ids[g], title, "step", "gIoU", 0, fill_iou, g, steps, true,
                     "Validation samples; band: 95% bootstrap over pictures and runs.");
         free(title);
     }
     arms_figure(out, f, "fig-constant", "Empty or full predictions", "step", "share", 1, fill_share, OF_CONSTANT, steps,
                 false, "No pixel, or at least 99% of them; mean over runs.");
-    arms_figure(out, f, "fig-loss", "Training loss", "step", "loss", NAN, fill_loss, 0, LOSS_POINTS, false,
+    arms_figure(out, f, "fig-loss", "Training loss", "step", "loss", 0, fill_loss, 0, LOSS_POINTS, false,
                 "First run of each arm, means over stretches.");
-    arms_figure(out, f, "fig-validation-loss", "Validation loss", "step", "loss", NAN, fill_loss, 1, LOSS_POINTS, false,
+    arms_figure(out, f, "fig-validation-loss", "Validation loss", "step", "loss", 0, fill_loss, 1, LOSS_POINTS, false,
                 "First run of each arm, fixed noise and timesteps.");
-    arms_figure(out, f, "fig-timesteps", "Validation loss by timestep, at the end", "timestep", "loss", NAN,
+    arms_figure(out, f, "fig-timesteps", "Validation loss by timestep, at the end", "timestep", "loss", 0,
                 fill_timesteps, 0, TIMESTEP_BINS, false, "Mean over runs in tenths of the timesteps.");
-    arms_figure(out, f, "fig-black", "Distance to an all-black picture", "step", "mean square in latents", NAN,
+    arms_figure(out, f, "fig-black", "Distance to an all-black picture", "step", "mean square in latents", 0,
                 fill_share, OF_BLACK, steps, false, "Of the predicted clean latent; near zero: a constant answer.");
-    arms_figure(out, f, "fig-white", "Distance to an all-white picture", "step", "mean square in latents", NAN,
+    arms_figure(out, f, "fig-white", "Distance to an all-white picture", "step", "mean square in latents", 0,
                 fill_share, OF_WHITE, steps, false, "Of the predicted clean latent; near zero: a constant answer.");
     fputs("</div>\n", out);
 }
 
 // ---- tables --------------------------------------------------------------------------------------------------------
 
-static double collect(const Arm *arm, int which) {
-    double **values = xcalloc((size_t)arm->run_count, sizeof *values);
-    for (int i = 0; i < arm->run_count; i++) { values[i] = which == OF_EMPTY ? arm->runs[i].empty : arm->runs[i].full; }
-    double mean = last_mean(arm, values);
-    free(values);
-    return mean;
+// Mean over an arm's runs at the last validation.
+static double last_mean(const Arm *arm, bool full) {
+    double sum = 0;
+    for (int i = 0; i < arm->run_count; i++) {
+        const ArmRun *run = &arm->runs[i];
+        sum += (full ? run->full : run->empty)[run->step_count - 1];
+    }
+    return sum / arm->run_count;
 }
 
 static void arms_table(FILE *out, const Findings *f) {
@@ -227,14 +203,12 @@ static void arms_table(FILE *out, const Findings *f) {
           out);
     for (int a = 0; a < e->arm_count; a++) {
         const Arm *arm = &e->arms[a];
-        fputs("<tr><td>", out);
-        html_text(out, arm->name);
-        fprintf(out, "</td><td>%d</td>", arm->run_count);
+        html(out, "<tr><td>%s</td><td>%d</td>", arm->name, arm->run_count);
         for (int g = 0; g < GROUPS; g++) { interval_cell(out, f->giou[a][g], false); }
         interval_cell(out, f->class_mean[a][GROUP_LISTED], false);
         interval_cell(out, f->false_area[a], false);
         fprintf(out, "<td>%.3f</td><td>%.0f%%</td><td>%.0f%%</td><td>%d of %d</td></tr>\n",
-                arm->runs[0].ceiling[GROUP_ALL], 100 * collect(arm, OF_EMPTY), 100 * collect(arm, OF_FULL),
+                arm->runs[0].ceiling[GROUP_ALL], 100 * last_mean(arm, false), 100 * last_mean(arm, true),
                 arm_collapses(e, a), arm->run_count);
     }
     for (int k = 0; k < 3; k++) {
@@ -254,9 +228,7 @@ static void contrasts_table(FILE *out, const Findings *f) {
     fputs("<th>marked where nothing is</th></tr>\n", out);
     for (int i = 0; i < f->contrasts.count; i++) {
         const Contrast *c = &f->contrasts.list[i];
-        fputs("<tr><td>", out);
-        html_text(out, c->name);
-        fputs("</td>", out);
+        html(out, "<tr><td>%s</td>", c->name);
         for (int g = 0; g < GROUPS; g++) { interval_cell(out, c->giou[g], true); }
         interval_cell(out, c->false_area, true);
         fputs("</tr>\n", out);
@@ -289,9 +261,7 @@ static void strip_texts(FILE *out, const Experiment *e, const ArmRun *run) {
         Image image = image_load(path, 3);
         fputs("<tr><td>asked for</td><td><div class=\"asked\">", out);
         for (int i = 0; i < image.width / image.height && i < e->validation.count; i++) {
-            fputs("<span>", out);
-            html_text(out, e->validation.class_names[e->validation.class_index[i]]);
-            fputs("</span>", out);
+            html(out, "<span>%s</span>", e->validation.class_names[e->validation.class_index[i]]);
         }
         fputs("</div></td></tr>\n", out);
         image_free(&image);
@@ -330,7 +300,7 @@ static void latents_row(FILE *out, const Json *json, const char *name, const cha
     fprintf(out, "<tr><td>%s</td>", name);
     for (int k = 0; k < 2; k++) {
         char *full = xprintf("%s.all.%s", k ? "mask" : "overlay", path);
-        fprintf(out, "<td>%.3f</td>", metric(json, full));
+        fprintf(out, "<td>%.3f</td>", json_number_at(json->root, full));
         free(full);
     }
     fputs("</tr>\n", out);
@@ -356,8 +326,7 @@ static void latents_section(FILE *out, const char *path) {
     if (!path) { return; }
     Json json = json_read(path);
     fputs("<h2 id=\"latents\">What the latents alone say</h2>\n<p class=\"small\">Masks of known IoU through the VAE, "
-          "without "
-          "any training (cocogold analyze latents).</p>\n<div class=\"two\">\n",
+          "without any training (cocogold analyze latents).</p>\n<div class=\"two\">\n",
           out);
     embed_scatter(out, path, "overlay");
     embed_scatter(out, path, "mask");
@@ -376,40 +345,37 @@ static void latents_section(FILE *out, const char *path) {
 
 static void how(FILE *out, const Findings *f) {
     const Experiment *e = f->e;
-    fputs("<h2 id=\"how\">How it was made</h2>\n<div class=\"card\"><p>Report: <code>", out);
-    html_text(out, f->record->command);
-    fputs("</code></p><details><summary>The command of every run</summary>\n", out);
+    html(out,
+         "<h2 id=\"how\">How it was made</h2>\n<div class=\"card\"><p>Report: <code>%s</code></p>"
+         "<details><summary>The command of every run</summary>\n",
+         f->record->command);
     for (int a = 0; a < e->arm_count; a++) {
         for (int i = 0; i < e->arms[a].run_count; i++) {
             const ArmRun *run = &e->arms[a].runs[i];
-            fputs("<p><b>", out);
-            html_text(out, run->folder);
-            fputs("</b><br><code>", out);
-            html_text(out, run->log.command ? run->log.command : "not recorded");
-            fputs("</code></p>\n", out);
+            html(out, "<p><b>%s</b><br><code>%s</code></p>\n", run->folder,
+                 run->log.command ? run->log.command : "not recorded");
         }
     }
-    fprintf(out,
-            "</details><dl><dt>gIoU</dt><dd>Mean IoU over pairs of a picture and a class, on crops at the training "
-            "resolution against exact masks. Class mean: first over the pairs of each class.</dd>"
-            "<dt>Classes</dt><dd>Listed: those of the short list, trained in every arm. Held out: not in it. The "
-            "frequent class: %s, trained in arms with &ldquo;frequent&rdquo; only.</dd>"
-            "<dt>Collapse</dt><dd>gIoU over all pairs ends below half its peak while at least half of the predictions "
-            "are empty (no pixel) or full (99%% of them).</dd>"
-            "<dt>Marked where nothing is</dt><dd>Share of the picture that the final model marks when asked for a "
-            "class that is not in it.</dd>"
-            "<dt>Ceiling</dt><dd>gIoU of the true targets after the VAE and the same mask extraction.</dd>"
-            "<dt>Intervals</dt><dd>95%% percentile bootstrap over pictures and runs, %d resamples, seed %llu.</dd></dl>"
-            "</div>\n",
-            e->frequent, f->record->resamples, (unsigned long long)f->record->seed);
+    html(out,
+         "</details><dl><dt>gIoU</dt><dd>Mean IoU over pairs of a picture and a class, on crops at the training "
+         "resolution against exact masks. Class mean: first over the pairs of each class.</dd>"
+         "<dt>Classes</dt><dd>Listed: those of the short list, trained in every arm. Held out: not in it. The "
+         "frequent class: %s, trained in arms with &ldquo;frequent&rdquo; only.</dd>"
+         "<dt>Collapse</dt><dd>gIoU over all pairs ends below half its peak while at least half of the predictions "
+         "are empty (no pixel) or full (99%% of them).</dd>"
+         "<dt>Marked where nothing is</dt><dd>Share of the picture that the final model marks when asked for a "
+         "class that is not in it.</dd>"
+         "<dt>Ceiling</dt><dd>gIoU of the true targets after the VAE and the same mask extraction.</dd>"
+         "<dt>Intervals</dt><dd>95%% percentile bootstrap over pictures and runs, %d resamples, seed %llu.</dd></dl>"
+         "</div>\n",
+         e->frequent, f->record->resamples, (unsigned long long)f->record->seed);
 }
 
 static void write_page(const Findings *f, const char *path) {
-    AtomicFile file = atomic_open(path);
-    FILE *out = file.stream;
+    AtomicFile page = page_begin(path, "Failure and fix");
+    FILE *out = page.stream;
     int runs = 0;
     for (int a = 0; a < f->e->arm_count; a++) { runs += f->e->arms[a].run_count; }
-    html_begin(out, "Failure and fix");
     fputs("<style>.film td{border:0;padding:1px 6px 1px 0;font-size:12px;white-space:nowrap}.film img{display:block;"
           "width:100%;height:auto;image-rendering:pixelated}.film{width:100%}.film td:last-child{width:100%}"
           ".arms td,.arms th{padding-left:6px;padding-right:6px}.asked{display:flex}.asked "
@@ -420,11 +386,7 @@ static void write_page(const Findings *f, const char *path) {
     fprintf(out, "<p class=\"lead\">%d arms, %d runs, %d validation samples, %d pairs at the end.</p>\n",
             f->e->arm_count, runs, f->e->validation.count, f->e->final.count);
     fputs("<div class=\"card\"><ul id=\"conclusions\">\n", out);
-    for (int i = 0; i < f->sentence_count; i++) {
-        fputs("<li>", out);
-        html_text(out, f->sentences[i]);
-        fputs("</li>\n", out);
-    }
+    for (int i = 0; i < f->sentence_count; i++) { html(out, "<li>%s</li>\n", f->sentences[i]); }
     fputs("</ul></div>\n", out);
     arms_table(out, f);
     contrasts_table(out, f);
@@ -432,26 +394,15 @@ static void write_page(const Findings *f, const char *path) {
     filmstrips(out, f->e);
     latents_section(out, f->record->latents);
     how(out, f);
-    html_end(out);
-    atomic_commit(&file);
+    page_end(&page);
 }
 
 // ---- JSON ----------------------------------------------------------------------------------------------------------
 
-static void put_interval(yajl_gen gen, const char *name, Interval v) {
-    json_key(gen, name);
-    yajl_gen_map_open(gen);
-    json_put_number(gen, "value", v.value);
-    json_put_number(gen, "low", v.low);
-    json_put_number(gen, "high", v.high);
-    yajl_gen_map_close(gen);
-}
-
 static void put_groups(yajl_gen gen, const char *name, const Interval values[GROUPS]) {
     static const char *const keys[GROUPS] = {"listed", "held_out", "frequent", "all"};
-    json_key(gen, name);
-    yajl_gen_map_open(gen);
-    for (int g = 0; g < GROUPS; g++) { put_interval(gen, keys[g], values[g]); }
+    json_open_map(gen, name);
+    for (int g = 0; g < GROUPS; g++) { json_put_interval(gen, keys[g], values[g]); }
     yajl_gen_map_close(gen);
 }
 
@@ -463,11 +414,10 @@ static void put_arm(yajl_gen gen, const Findings *f, int a) {
     json_put_string(gen, "classes", arm->classes);
     put_groups(gen, "giou", f->giou[a]);
     put_groups(gen, "class_mean", f->class_mean[a]);
-    put_interval(gen, "false_area", f->false_area[a]);
+    json_put_interval(gen, "false_area", f->false_area[a]);
     json_put_number(gen, "ceiling", arm->runs[0].ceiling[GROUP_ALL]);
     json_put_integer(gen, "collapsed", arm_collapses(f->e, a));
-    json_key(gen, "runs");
-    yajl_gen_array_open(gen);
+    json_open_list(gen, "runs");
     for (int i = 0; i < arm->run_count; i++) {
         Collapse c = run_collapse(f->e, &arm->runs[i]);
         yajl_gen_map_open(gen);
@@ -485,24 +435,17 @@ static void put_arm(yajl_gen gen, const Findings *f, int a) {
 static void write_json(const Findings *f, const char *path) {
     yajl_gen gen = json_writer();
     yajl_gen_map_open(gen);
-    json_key(gen, "sentences");
-    yajl_gen_array_open(gen);
-    for (int i = 0; i < f->sentence_count; i++) {
-        yajl_gen_string(gen, (const unsigned char *)f->sentences[i], strlen(f->sentences[i]));
-    }
-    yajl_gen_array_close(gen);
-    json_key(gen, "arms");
-    yajl_gen_array_open(gen);
+    json_put_strings(gen, "sentences", (const char *const *)f->sentences, f->sentence_count);
+    json_open_list(gen, "arms");
     for (int a = 0; a < f->e->arm_count; a++) { put_arm(gen, f, a); }
     yajl_gen_array_close(gen);
-    json_key(gen, "differences");
-    yajl_gen_array_open(gen);
+    json_open_list(gen, "differences");
     for (int i = 0; i < f->contrasts.count; i++) {
         yajl_gen_map_open(gen);
         json_put_string(gen, "name", f->contrasts.list[i].name);
         put_groups(gen, "giou", f->contrasts.list[i].giou);
         put_groups(gen, "class_mean", f->contrasts.list[i].class_mean);
-        put_interval(gen, "false_area", f->contrasts.list[i].false_area);
+        json_put_interval(gen, "false_area", f->contrasts.list[i].false_area);
         yajl_gen_map_close(gen);
     }
     yajl_gen_array_close(gen);
@@ -518,8 +461,8 @@ static void print(const Findings *f) {
     for (int i = 0; i < f->e->arm_count; i++) {
         const Arm *arm = &f->e->arms[i];
         printf("%-28s %4d  %-22s %-22s %-22s %d\n", arm->name, arm->run_count,
-               interval_text(f->giou[i][GROUP_LISTED], a), interval_text(f->giou[i][GROUP_HELD_OUT], b),
-               interval_text(f->giou[i][GROUP_FREQUENT], c), arm_collapses(f->e, i));
+               interval_text(f->giou[i][GROUP_LISTED], true, a), interval_text(f->giou[i][GROUP_HELD_OUT], true, b),
+               interval_text(f->giou[i][GROUP_FREQUENT], true, c), arm_collapses(f->e, i));
     }
     printf("\n");
     for (int i = 0; i < f->sentence_count; i++) { printf("- %s\n", f->sentences[i]); }

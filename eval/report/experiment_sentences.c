@@ -43,8 +43,7 @@ static void say_collapses(Sentences *s, const Experiment *e) {
     } else {
         say(s,
             "No run of the %d collapsed (IoU at the end under half its peak, and at least half of the predictions "
-            "empty "
-            "or full).",
+            "empty or full).",
             runs);
     }
 }
@@ -69,16 +68,17 @@ static void say_effect(Sentences *s, const Contrast *c, const char *what) {
 static void say_ceilings(Sentences *s, const Experiment *e) {
     int overlay = experiment_arm(e, "overlay"), mask = experiment_arm(e, "mask");
     if (overlay < 0 || mask < 0) { return; }
-    double share[2];
-    const int arms[2] = {overlay, mask};
+    double share[2], ceiling[2];
     for (int k = 0; k < 2; k++) {
-        Interval iou = arm_average(e, arms[k], -1, GROUP_ALL, GIOU, 0, 0);
-        share[k] = 100 * iou.value / e->arms[arms[k]].runs[0].ceiling[GROUP_ALL];
+        int arm = k ? mask : overlay;
+        ceiling[k] = e->arms[arm].runs[0].ceiling[GROUP_ALL];
+        if (!(ceiling[k] > 0)) { return; }
+        share[k] = 100 * arm_average(e, arm, -1, GROUP_ALL, GIOU, 0, 0).value / ceiling[k];
     }
     say(s,
         "Of what the VAE can express (ceiling %.3f for the overlay, %.3f for the mask), the overlay reaches %.0f%% and "
         "the mask %.0f%%.",
-        e->arms[overlay].runs[0].ceiling[GROUP_ALL], e->arms[mask].runs[0].ceiling[GROUP_ALL], share[0], share[1]);
+        ceiling[0], ceiling[1], share[0], share[1]);
 }
 
 static void say_absent(Sentences *s, const Experiment *e) {

@@ -1,86 +1,62 @@
 #include "eval/report/latents_page.h"
 #include "eval/report/chart.h"
+#include "eval/report/page.h"
 #include "util/error.h"
 #include "util/file.h"
 #include "util/json.h"
 #include <math.h>
-#include <stddef.h>
 #include <stdlib.h>
 #include <string.h>
 
-static const char *const size_names[SIZES] = {"all objects", "small (< 2%)", "medium (< 15%)", "large"};
-static const char *const size_keys[SIZES] = {"all", "small", "medium", "large"};
+static const char *const size_names[OBJECT_SIZES + 1] = {"small (< 2%)", "medium (< 15%)", "large", "all objects"};
+static const char *const size_keys[OBJECT_SIZES + 1] = {"small", "medium", "large", "all"};
+static const int size_order[] = {OBJECT_SIZES, OBJECT_SMALL, OBJECT_MEDIUM, OBJECT_LARGE}; // of tables
 
-// One row of every table.
+// The rows of every table, in the order of the measures.
 static const struct {
     const char *key, *name;
-    size_t offset;
     bool interval; // else a single number
-} rows[] = {
-    {"order", "IoU ordered by latent MSE, within a sample (Spearman)", offsetof(LatentSummary, order), true},
-    {"pooled_order", "... over all samples together", offsetof(LatentSummary, pooled_order), false},
-    {"round_trip_iou", "IoU after encoding and decoding", offsetof(LatentSummary, round_trip), true},
-    {"loss_constant", "loss of the best constant answer", offsetof(LatentSummary, constant), true},
-    {"loss_empty", "loss of leaving the object out", offsetof(LatentSummary, empty), true},
-    {"loss_one_pixel", "loss of a mask that misses by one pixel", offsetof(LatentSummary, one_pixel), true},
-    {"constant_over_one_pixel", "constant answer / one pixel", offsetof(LatentSummary, constant_ratio), false},
-    {"energy_picture", "energy of the target without the object", offsetof(LatentSummary, picture), true},
-    {"object_energy", "object's share of a target's energy", offsetof(LatentSummary, object_energy), false},
-    {"inside", "object's energy that lies in the cells it touches", offsetof(LatentSummary, inside), true},
+} rows[MEASURES] = {
+    {"order", "IoU ordered by latent MSE, within a sample (Spearman)", true},
+    {"pooled_order", "... over all samples together", false},
+    {"round_trip_iou", "IoU after encoding and decoding", true},
+    {"loss_constant", "loss of the best constant answer", true},
+    {"loss_empty", "loss of leaving the object out", true},
+    {"loss_one_pixel", "loss of a mask that misses by one pixel", true},
+    {"constant_over_one_pixel", "constant answer / one pixel", false},
+    {"energy_picture", "energy of the target without the object", true},
+    {"object_energy", "object's share of a target's energy", false},
+    {"inside", "object's energy that lies in the cells it touches", true},
 };
-enum { ROWS = sizeof rows / sizeof *rows };
 
-typedef LatentSummary Summaries[REPRESENTATIONS][SIZES];
-
-static Interval value_of(const LatentSummary *s, int row) {
-    Interval v = {NAN, NAN, NAN};
-    memcpy(&v, (const char *)s + rows[row].offset, rows[row].interval ? sizeof v : sizeof v.value);
-    return v;
-}
-
-// "0.931 (0.924-0.938)"
-static const char *interval_text(Interval v, char buffer[48]) {
-    if (isnan(v.value)) {
-        snprintf(buffer, 48, "-");
-    } else if (isnan(v.low)) {
-        snprintf(buffer, 48, "%.4g", v.value);
-    } else {
-        snprintf(buffer, 48, "%.4g (%.4g-%.4g)", v.value, v.low, v.high);
-    }
-    return buffer;
-}
+typedef LatentSummary Summaries[REPRESENTATIONS][OBJECT_SIZES + 1];
 
 static void print_table(Summaries summaries) {
     char a[48], b[48];
-    for (int size = 0; size < SIZES; size++) {
+    for (int i = 0; i <= OBJECT_SIZES; i++) {
+        int size = size_order[i];
         const LatentSummary *overlay = &summaries[REPRESENTED_OVERLAY][size],
                             *mask = &summaries[REPRESENTED_MASK][size];
         if (!overlay->samples) { continue; }
         printf("\n%-14s %4d samples %33s  %26s\n", size_names[size], overlay->samples, "overlay", "mask");
-        for (int row = 0; row < ROWS; row++) {
-            printf("  %-56s %26s  %26s\n", rows[row].name, interval_text(value_of(overlay, row), a),
-                   interval_text(value_of(mask, row), b));
+        for (int row = 0; row < MEASURES; row++) {
+            printf("  %-56s %26s  %26s\n", rows[row].name, interval_text(overlay->of[row], false, a),
+                   interval_text(mask->of[row], false, b));
         }
     }
 }
 
 // ---- files ---------------------------------------------------------------------------------------------------------
 
-static void put_summary(yajl_gen gen, const LatentSummary *s) {
-    yajl_gen_map_open(gen);
+static void put_summary(yajl_gen gen, const char *key, const LatentSummary *s) {
+    json_open_map(gen, key);
     json_put_integer(gen, "samples", s->samples);
-    for (int row = 0; row < ROWS; row++) {
-        Interval v = value_of(s, row);
-        if (!rows[row].interval) {
-            json_put_number(gen, rows[row].key, v.value);
-            continue;
+    for (int row = 0; row < MEASURES; row++) {
+        if (rows[row].interval) {
+            json_put_interval(gen, rows[row].key, s->of[row]);
+        } else {
+            json_put_number(gen, rows[row].key, s->of[row].value);
         }
-        json_key(gen, rows[row].key);
-        yajl_gen_map_open(gen);
-        json_put_number(gen, "value", v.value);
-        json_put_number(gen, "low", v.low);
-        json_put_number(gen, "high", v.high);
-        yajl_gen_map_close(gen);
     }
     yajl_gen_map_close(gen);
 }
@@ -89,16 +65,13 @@ static void write_json(const LatentRecord *record, Summaries summaries, const ch
     yajl_gen gen = json_writer();
     yajl_gen_map_open(gen);
     for (int k = 0; k < REPRESENTATIONS; k++) {
-        json_key(gen, representation_names[k]);
-        yajl_gen_map_open(gen);
-        for (int size = 0; size < SIZES; size++) {
-            json_key(gen, size_keys[size]);
-            put_summary(gen, &summaries[k][size]);
+        json_open_map(gen, representation_names[k]);
+        for (int i = 0; i <= OBJECT_SIZES; i++) {
+            put_summary(gen, size_keys[size_order[i]], &summaries[k][size_order[i]]);
         }
         yajl_gen_map_close(gen);
     }
-    json_key(gen, "config");
-    yajl_gen_map_open(gen);
+    json_open_map(gen, "config");
     json_put_string(gen, "command", record->command);
     json_put_string(gen, "model", record->model);
     json_put_string(gen, "data", record->data);
@@ -148,26 +121,26 @@ enum { GROUPS = sizeof groups / sizeof *groups };
 
 static void draw_scatter(FILE *out, const LatentSample *samples, int count, int representation,
                          const LatentSummary *s) {
-    ChartCloud clouds[GROUPS];
-    double *x[GROUPS], *y[GROUPS];
+    ChartLine clouds[GROUPS + 1];
+    double *points = xmalloc(((size_t)count * MAX_VARIANTS + 1) * 2 * GROUPS * sizeof *points), *at = points;
     for (int g = 0; g < GROUPS; g++) {
-        x[g] = xmalloc(((size_t)count * MAX_VARIANTS + 1) * sizeof *x[g]);
-        y[g] = xmalloc(((size_t)count * MAX_VARIANTS + 1) * sizeof *y[g]);
-        clouds[g] = (ChartCloud){groups[g].name, x[g], y[g], 0, groups[g].color};
+        double *x = at, *y = x + (size_t)count * MAX_VARIANTS;
+        ChartLine *cloud = &clouds[g];
+        *cloud = (ChartLine){.name = groups[g].name, .x = x, .y = y, .color = groups[g].color, .style = CLOUD};
         for (int i = 0; i < count; i++) {
             for (int v = 0; v < samples[i].variants; v++) {
                 if (!(groups[g].kinds >> samples[i].variant[v].kind & 1)) { continue; }
-                x[g][clouds[g].count] = samples[i].variant[v].iou;
-                y[g][clouds[g].count++] = samples[i].representation[representation].mse[v];
+                x[cloud->count] = samples[i].variant[v].iou;
+                y[cloud->count++] = samples[i].representation[representation].mse[v];
             }
         }
+        at = y + (size_t)count * MAX_VARIANTS;
     }
-    ChartCloud mark = {"best constant answer", NULL, &s->constant.value, 1, COLOR_DARK};
-    chart_scatter(out, clouds, GROUPS, &mark, 1, "IoU with the true mask", "latent MSE to the true target");
-    for (int g = 0; g < GROUPS; g++) {
-        free(x[g]);
-        free(y[g]);
-    }
+    const double ends[] = {0, 1}, constant[] = {s->of[MEASURE_CONSTANT].value, s->of[MEASURE_CONSTANT].value};
+    clouds[GROUPS] = (ChartLine){"best constant answer", ends, constant, 2, COLOR_DARK, true, LINE, NULL, NULL};
+    chart_lines(out, clouds, GROUPS + 1,
+                (ChartAxes){"IoU with the true mask", "latent MSE to the true target", .x_high = 1, .log_y = true});
+    free(points);
 }
 
 static void write_scatter(const LatentSample *samples, int count, int representation, const LatentSummary *s,
@@ -185,14 +158,15 @@ static void write_scatter(const LatentSample *samples, int count, int representa
 static bool apart(Interval a, Interval b) { return a.low > b.high || b.low > a.high; }
 
 static void conclusions(FILE *out, Summaries summaries) {
-    const LatentSummary *o = &summaries[REPRESENTED_OVERLAY][SIZE_ALL], *m = &summaries[REPRESENTED_MASK][SIZE_ALL];
-    const char *better = o->order.value > m->order.value ? "the overlay" : "the bare mask";
+    const LatentSummary *o = &summaries[REPRESENTED_OVERLAY][OBJECT_SIZES],
+                        *m = &summaries[REPRESENTED_MASK][OBJECT_SIZES];
+    const char *better = o->of[MEASURE_ORDER].value > m->of[MEASURE_ORDER].value ? "the overlay" : "the bare mask";
     fprintf(out, "<ul class=\"lead\" id=\"conclusions\">\n");
     fprintf(out,
             "<li>Within a sample, a lower latent MSE means a higher IoU with rank correlation %.3f for the overlay and "
             "%.3f for the bare mask: ",
-            o->order.value, m->order.value);
-    if (apart(o->order, m->order)) {
+            o->of[MEASURE_ORDER].value, m->of[MEASURE_ORDER].value);
+    if (apart(o->of[MEASURE_ORDER], m->of[MEASURE_ORDER])) {
         fprintf(out, "%s is ordered better, and the intervals do not touch.</li>\n", better);
     } else {
         fprintf(out, "the intervals overlap, so neither is shown to be ordered better.</li>\n");
@@ -200,32 +174,30 @@ static void conclusions(FILE *out, Summaries summaries) {
     fprintf(out,
             "<li>The best constant answer costs %.1f times what a mask that misses by one pixel costs for the overlay, "
             "and %.1f times for the bare mask%s.</li>\n",
-            o->constant_ratio, m->constant_ratio,
-            m->constant_ratio < o->constant_ratio ? ": answering the same to everything is relatively cheaper there"
-                                                  : "");
+            o->of[MEASURE_CONSTANT_RATIO].value, m->of[MEASURE_CONSTANT_RATIO].value,
+            m->of[MEASURE_CONSTANT_RATIO].value < o->of[MEASURE_CONSTANT_RATIO].value
+                ? ": answering the same to everything is relatively cheaper there"
+                : "");
     fprintf(
         out,
         "<li>Of what varies from target to target, the object is %.0f%% in overlays (the rest is the picture, which "
         "the model is given) and %.0f%% in bare masks.</li>\n",
-        100 * o->object_energy, 100 * m->object_energy);
+        100 * o->of[MEASURE_OBJECT_ENERGY].value, 100 * m->of[MEASURE_OBJECT_ENERGY].value);
     fprintf(out, "<li>The VAE alone keeps the mask with IoU %.3f as overlay and %.3f bare.</li>\n</ul>\n",
-            o->round_trip.value, m->round_trip.value);
+            o->of[MEASURE_ROUND_TRIP].value, m->of[MEASURE_ROUND_TRIP].value);
 }
 
 static void page_table(FILE *out, Summaries summaries) {
     char text[48];
-    for (int size = 0; size < SIZES; size++) {
+    for (int i = 0; i <= OBJECT_SIZES; i++) {
+        int size = size_order[i];
         if (!summaries[0][size].samples) { continue; }
-        fprintf(out, "<table id=\"table-%s\"><tr><th>%s, %d samples</th><th>overlay</th><th>mask</th></tr>\n",
-                size_keys[size],
-                size == SIZE_SMALL    ? "small (&lt; 2%)"
-                : size == SIZE_MEDIUM ? "medium (&lt; 15%)"
-                                      : size_names[size],
-                summaries[0][size].samples);
-        for (int row = 0; row < ROWS; row++) {
+        html(out, "<table id=\"table-%s\"><tr><th>%s, %d samples</th><th>overlay</th><th>mask</th></tr>\n",
+             size_keys[size], size_names[size], summaries[0][size].samples);
+        for (int row = 0; row < MEASURES; row++) {
             fprintf(out, "<tr><td>%s</td>", rows[row].name);
             for (int k = 0; k < REPRESENTATIONS; k++) {
-                fprintf(out, "<td>%s</td>", interval_text(value_of(&summaries[k][size], row), text));
+                fprintf(out, "<td>%s</td>", interval_text(summaries[k][size].of[row], false, text));
             }
             fputs("</tr>\n", out);
         }
@@ -233,64 +205,60 @@ static void page_table(FILE *out, Summaries summaries) {
     }
 }
 
-static void page_definitions(FILE *out, const LatentRecord *r) {
+static void definitions(FILE *out, const LatentRecord *r) {
     fputs(
         "<h2 id=\"definitions\">What the numbers mean</h2>\n<div class=\"card\"><dl>"
         "<dt>Latent MSE</dt><dd>The mean square difference of two targets' latents (posterior mean times scaling "
         "factor). It is the diffusion loss at the last timestep, up to the noise, of a model that predicts the one "
         "where the other is true.</dd>"
         "<dt>Masks</dt><dd>The true one, eroded and dilated by 1, 2, 4, ... pixels (Euclidean), shifted by as much, "
-        "its "
-        "bounding box, another object of the picture, another picture's mask, empty, full. Those that equal the true "
-        "mask are left out.</dd>"
+        "its bounding box, another object of the picture, another picture's mask, empty, full. Those that equal the "
+        "true mask are left out.</dd>"
         "<dt>Constant answer</dt><dd>The mean latent of all other samples' targets.</dd>"
         "<dt>Leaving the object out</dt><dd>The bare picture for the overlay, a black picture for the mask.</dd>"
         "<dt>Energy</dt><dd>Of the target without the object: its mean square around its mean over the other samples. "
         "Of the object: the loss of leaving it out. Its share is its part of the sum of both.</dd>"
-        "<dt>Intervals</dt><dd>95% percentile bootstrap over samples.</dd></dl></div>\n<details open><summary>How it "
-        "was "
-        "made</summary><p><code>",
+        "<dt>Intervals</dt><dd>95% percentile bootstrap over samples.</dd></dl></div>\n",
         out);
-    html_text(out, r->command);
-    fprintf(out, "</code></p><p class=\"small\">%d x %d pixels, %d x %d latent cells, seed %llu, ", r->resolution,
-            r->resolution, r->latent_side, r->latent_side, (unsigned long long)r->seed);
-    html_text(out, r->device);
-    fputs("</p></details>\n", out);
+    html(out,
+         "<details open><summary>How it was made</summary><p><code>%s</code></p><p class=\"small\">%d x %d pixels, "
+         "%d x %d latent cells, seed %llu, %s</p></details>\n",
+         r->command, r->resolution, r->resolution, r->latent_side, r->latent_side, (unsigned long long)r->seed,
+         r->device);
 }
 
 static void write_page(const LatentRecord *r, const LatentSample *samples, int count, Summaries summaries,
                        const char *path) {
-    AtomicFile file = atomic_open(path);
-    FILE *out = file.stream;
-    html_begin(out, "Do latents tell good masks from bad ones?");
+    AtomicFile page = page_begin(path, "Do latents tell good masks from bad ones?");
+    FILE *out = page.stream;
     fputs("<h1>Do latents tell good masks from bad ones?</h1>\n", out);
-    fprintf(out, "<p class=\"lead\">Masks of known IoU for %d objects, through the VAE of ", count);
-    html_text(out, r->model);
-    fputs(": painted on the picture (overlay) and bare.</p>\n", out);
+    html(out,
+         "<p class=\"lead\">Masks of known IoU for %d objects, through the VAE of %s: painted on the picture (overlay) "
+         "and bare.</p>\n",
+         count, r->model);
     conclusions(out, summaries);
     fputs("<div class=\"two\">\n", out);
     for (int k = 0; k < REPRESENTATIONS; k++) {
         figure_begin(out, k == REPRESENTED_OVERLAY ? "scatter-overlay" : "scatter-mask",
                      k == REPRESENTED_OVERLAY ? "Painted on the picture" : "Bare mask");
-        draw_scatter(out, samples, count, k, &summaries[k][SIZE_ALL]);
+        draw_scatter(out, samples, count, k, &summaries[k][OBJECT_SIZES]);
         figure_end(out, "Every point is a mask for one of the objects.");
     }
     fputs("</div>\n<h2>In numbers</h2>\n<div class=\"card scroll\">\n", out);
     page_table(out, summaries);
     fputs("</div>\n", out);
-    page_definitions(out, r);
-    html_end(out);
-    atomic_commit(&file);
+    definitions(out, r);
+    page_end(&page);
 }
 
 void latents_report(const LatentRecord *record, const LatentSample *samples, int count, const Coco *coco,
                     const char *folder) {
     Summaries summaries;
     for (int k = 0; k < REPRESENTATIONS; k++) {
-        for (int size = 0; size < SIZES; size++) {
+        for (int size = 0; size <= OBJECT_SIZES; size++) {
             summaries[k][size] = latents_summarize(samples, count, k, size, record->resamples, record->seed);
         }
-        write_scatter(samples, count, k, &summaries[k][SIZE_ALL], folder);
+        write_scatter(samples, count, k, &summaries[k][OBJECT_SIZES], folder);
     }
     print_table(summaries);
     char *json = xprintf("%s/latents.json", folder), *csv = xprintf("%s/pairs.csv", folder);

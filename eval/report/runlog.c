@@ -3,6 +3,7 @@
 #include "util/file.h"
 #include "util/json.h"
 #include <math.h>
+#include <stddef.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -39,29 +40,31 @@ Curve curve_smooth(const Curve *curve, int points) {
     return out;
 }
 
-static void add_field(Curve *curve, const Json *line, const char *field, double step) {
-    double value = json_number(line, field, NAN);
-    if (!isnan(value)) { curve_add(curve, step, value); }
-}
+// What lines of a kind hold.
+static const struct {
+    const char *kind, *field;
+    size_t curve;
+} curves[] = {{"step", "loss", offsetof(RunLog, loss)},
+              {"validation", "loss", offsetof(RunLog, validation_loss)},
+              {"validation", "miou_seen", offsetof(RunLog, miou_seen)},
+              {"validation", "miou_unseen", offsetof(RunLog, miou_unseen)},
+              {"validation", "empty", offsetof(RunLog, empty)},
+              {"validation", "full", offsetof(RunLog, full)}};
+enum { CURVES = sizeof curves / sizeof *curves };
+
+static Curve *curve_of(RunLog *log, int i) { return (Curve *)((char *)log + curves[i].curve); }
 
 static void read_line(RunLog *log, const Json *line) {
     const char *kind = json_string(line, "kind", "");
-    double step = json_number(line, "step", 0);
     if (strcmp(kind, "run") == 0) {
         free(log->target);
         log->target = xstrdup(json_string(line, "target", ""));
         const char *command = json_string(line, "command", NULL);
         if (command && !log->command) { log->command = xstrdup(command); }
-    } else if (strcmp(kind, "step") == 0) {
-        add_field(&log->loss, line, "loss", step);
-    } else if (strcmp(kind, "validation") == 0) {
-        add_field(&log->validation_loss, line, "loss", step);
-        add_field(&log->miou_seen, line, "miou_seen", step);
-        add_field(&log->miou_unseen, line, "miou_unseen", step);
-        add_field(&log->giou_seen, line, "giou_seen", step);
-        add_field(&log->giou_unseen, line, "giou_unseen", step);
-        add_field(&log->empty, line, "empty", step);
-        add_field(&log->full, line, "full", step);
+    }
+    for (int i = 0; i < CURVES; i++) {
+        double value = strcmp(kind, curves[i].kind) == 0 ? json_number(line, curves[i].field, NAN) : NAN;
+        if (!isnan(value)) { curve_add(curve_of(log, i), json_number(line, "step", 0), value); }
     }
 }
 
@@ -94,9 +97,7 @@ RunLog runlog_read(const char *folder) {
 }
 
 void runlog_free(RunLog *log) {
-    Curve *curves[] = {&log->loss,      &log->validation_loss, &log->miou_seen, &log->miou_unseen,
-                       &log->giou_seen, &log->giou_unseen,     &log->empty,     &log->full};
-    for (size_t i = 0; i < sizeof curves / sizeof *curves; i++) { curve_free(curves[i]); }
+    for (int i = 0; i < CURVES; i++) { curve_free(curve_of(log, i)); }
     free(log->name);
     free(log->target);
     free(log->command);

@@ -7,11 +7,11 @@ typedef struct {
 } Curve;
 
 typedef struct {
-    char *name;    // the folder's name
-    char *target;  // "overlay", "mask", or "" if the log does not say
-    char *command; // of the first start; NULL if the log does not say
-    Curve loss;    // training loss
-    Curve validation_loss, miou_seen, miou_unseen, giou_seen, giou_unseen, empty, full; // at validations
+    char *name;                                                 // the folder's name
+    char *target;                                               // "overlay", "mask", or "" if the log does not say
+    char *command;                                              // of the first start; NULL if the log does not say
+    Curve loss;                                                 // training loss
+    Curve validation_loss, miou_seen, miou_unseen, empty, full; // at validations
 } RunLog;
 
 // FOLDER/log.jsonl. A last line that was cut off is left out; where a resumed run repeats steps, the later lines count.

@@ -1,11 +1,11 @@
 // Communication between ranks on the CPU, over MPI. Every function is synchronous. Sums are computed here, not by MPI,
 // so that their order does not depend on where a range begins.
 #include "kernels/runtime/comm_host.h"
+#include "util/error.h"
 #include <stdint.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include "util/error.h"
 
 const bool comm_needs_mpi = true;
 #ifdef HAVE_MPI
@@ -143,15 +143,6 @@ void comm_all_reduce_sum(Comm *comm, float *buffer, size_t count) {
     }
 }
 
-void comm_reduce_scatter_sum(Comm *comm, float *buffer, size_t count) {
-    if (!begin(comm, "comm_reduce_scatter_sum", count, 0)) { return; }
-    for (size_t from = 0; from < count; from += PIECE_FLOATS) {
-        const size_t share = smaller(count - from, PIECE_FLOATS) * sizeof(float);
-        Rows rows = {(char *)(buffer + from), count * sizeof(float), share, share * (size_t)comm->world};
-        sum_rows(comm, &rows);
-    }
-}
-
 void comm_reduce_sum(Comm *comm, float *buffer, size_t count, int root) {
     if (!begin(comm, "comm_reduce_sum", count, root)) { return; }
     for (size_t from = 0; from < count; from += PIECE_FLOATS) {
@@ -185,7 +176,6 @@ void comm_open(Comm *comm, Device *dev) { (void)comm, (void)dev; }
 void comm_close(Comm *comm) { (void)comm; }
 void comm_wait(Comm *comm) { (void)comm; }
 void comm_all_reduce_sum(Comm *comm, float *buffer, size_t count) { (void)comm, (void)buffer, (void)count; }
-void comm_reduce_scatter_sum(Comm *comm, float *buffer, size_t count) { (void)comm, (void)buffer, (void)count; }
 void comm_reduce_sum(Comm *comm, float *buffer, size_t count, int root) {
     (void)comm, (void)buffer, (void)count, (void)root;
 }

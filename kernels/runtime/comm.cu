@@ -1,11 +1,11 @@
 // Communication between ranks on GPUs, over NCCL, on a separate stream. Without nccl.h (HAVE_NCCL, comm.mk) there is
 // only one rank.
+#include "kernels/cuda_common.cuh"
+#include "kernels/runtime/comm_host.h"
 #include <pthread.h>
 #include <signal.h>
 #include <stdlib.h>
 #include <time.h>
-#include "kernels/cuda_common.cuh"
-#include "kernels/runtime/comm_host.h"
 
 extern "C" {
 #include "util/error.h"
@@ -146,13 +146,6 @@ void comm_reduce_sum(Comm *comm, float *buffer, size_t count, int root) {
     CHECK_NCCL(ncclReduce(buffer, buffer, count, ncclFloat32, ncclSum, root, in->nccl, in->stream));
 }
 
-void comm_reduce_scatter_sum(Comm *comm, float *buffer, size_t count) {
-    CommInternals *in = comm->internals;
-    if (!begin(comm, count)) { return; }
-    CHECK_NCCL(
-        ncclReduceScatter(buffer, buffer + comm->rank * count, count, ncclFloat32, ncclSum, in->nccl, in->stream));
-}
-
 void comm_all_gather(Comm *comm, void *buffer, size_t bytes) {
     CommInternals *in = comm->internals;
     if (!begin(comm, bytes)) { return; }
@@ -183,7 +176,6 @@ void comm_close(Comm *) {}
 void comm_wait(Comm *) {}
 void comm_all_reduce_sum(Comm *, float *, size_t) {}
 void comm_reduce_sum(Comm *, float *, size_t, int) {}
-void comm_reduce_scatter_sum(Comm *, float *, size_t) {}
 void comm_all_gather(Comm *, void *, size_t) {}
 void comm_broadcast(Comm *, void *, size_t, int) {}
 

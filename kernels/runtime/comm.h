@@ -17,9 +17,9 @@
 // A sentence names the rank; mpirun prints it, or cocogold if mpirun is not used. No incomplete files are left
 // (util/error.h).
 #pragma once
-#include <stddef.h>
 #include "kernels/runtime/device.h"
 #include "kernels/runtime/launch.h"
+#include <stddef.h>
 
 #ifdef __cplusplus
 extern "C" {
@@ -52,8 +52,6 @@ void comm_all_reduce_sum(Comm *comm, float *buffer, size_t count);
 // The same, but only `root` receives the sum; the buffer of the others is undefined afterwards. For buckets that lie
 // within one rank's shard.
 void comm_reduce_sum(Comm *comm, float *buffer, size_t count, int root);
-// buffer (world, count): row `rank` = sum over ranks of that row; the other rows are undefined afterwards.
-void comm_reduce_scatter_sum(Comm *comm, float *buffer, size_t count);
 // buffer (world, bytes): row r of every rank = row r of rank r. Any type.
 void comm_all_gather(Comm *comm, void *buffer, size_t bytes);
 // buffer of all ranks = buffer of root. Any type.
@@ -63,8 +61,6 @@ void comm_wait(Comm *comm);
 
 // ---- Between hosts: small, blocking, without the device ------------------------------------------------------------
 
-void comm_host_sum(Comm *comm, double *values, int count); // summed in the order of ranks: the same bits on all
-int comm_host_max(Comm *comm, int value);                  // for example: has any rank received a signal?
 void comm_host_broadcast(Comm *comm, void *data, size_t bytes, int root);
 void comm_barrier(Comm *comm);
 

@@ -172,26 +172,6 @@ void comm_host_check(Comm *comm, const char *function, size_t size, int root) {
     exchange(comm, function, size, root, &nothing, &nothing, 0);
 }
 
-void comm_host_sum(Comm *comm, double *values, int count) {
-    if (comm->world == 1) { return; }
-    double *all = xmalloc((size_t)comm->world * (size_t)count * sizeof *all);
-    exchange(comm, "comm_host_sum", (size_t)count, 0, all, values, (size_t)count * sizeof *all);
-    for (int i = 0; i < count; i++) {
-        values[i] = 0;
-        for (int r = 0; r < comm->world; r++) { values[i] += all[r * count + i]; }
-    }
-    free(all);
-}
-
-int comm_host_max(Comm *comm, int value) {
-    if (comm->world == 1) { return value; }
-    int *all = xmalloc((size_t)comm->world * sizeof *all);
-    exchange(comm, "comm_host_max", 1, 0, all, &value, sizeof value);
-    for (int r = 0; r < comm->world; r++) { value = all[r] > value ? all[r] : value; }
-    free(all);
-    return value;
-}
-
 void comm_host_broadcast(Comm *comm, void *data, size_t bytes, int root) {
     if (comm->world == 1) { return; }
     char *all = xmalloc((size_t)comm->world * bytes);

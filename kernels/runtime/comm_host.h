@@ -1,9 +1,9 @@
 // How the processes of comm.c and comm.cu find each other and exchange small data, over MPI or TCP. Only these two
 // files include this header.
 #pragma once
-#include <stdbool.h>
 #include "kernels/runtime/comm.h"
 #include "kernels/runtime/rendezvous.h"
+#include <stdbool.h>
 
 #ifdef __cplusplus
 extern "C" {

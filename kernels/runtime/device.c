@@ -1,5 +1,8 @@
 // The CPU as a device: uses the host's memory, and everything is synchronous.
 #include "kernels/runtime/device.h"
+#include "kernels/gemm.h"
+#include "util/error.h"
+#include "util/progress.h"
 #include <assert.h>
 #include <omp.h>
 #include <stdio.h>
@@ -7,9 +10,6 @@
 #include <string.h>
 #include <sys/mman.h>
 #include <unistd.h>
-#include "kernels/gemm.h"
-#include "util/error.h"
-#include "util/progress.h"
 
 enum { ALIGNMENT = 256, HUGE_PAGE = 2 << 20 };
 
@@ -159,14 +159,14 @@ static double measure_fma(void) {
         {
             Vec acc[CHAINS], m = (Vec){0} + multiplier, a = (Vec){0} + addend;
 #pragma GCC unroll 16
-            for (int j = 0; j < CHAINS; j++) acc[j] = m * (float)j;
+            for (int j = 0; j < CHAINS; j++) { acc[j] = m * (float)j; }
             for (int r = 0; r < ROUNDS; r++) {
 #pragma GCC unroll 16
-                for (int j = 0; j < CHAINS; j++) acc[j] = acc[j] * m + a;
+                for (int j = 0; j < CHAINS; j++) { acc[j] = acc[j] * m + a; }
             }
             Vec sum = acc[0];
 #pragma GCC unroll 16
-            for (int j = 1; j < CHAINS; j++) sum += acc[j];
+            for (int j = 1; j < CHAINS; j++) { sum += acc[j]; }
             if (sum[0] == 12345.678f) { sink = sum[1]; }
         }
         double seconds = now_seconds() - start;
@@ -182,17 +182,17 @@ static double measure_stream(float *memory) {
     size_t n = STREAM_BYTES / sizeof(float);
     float *a = memory, *b = a + n, *c = b + n;
 #pragma omp parallel for simd
-    for (size_t i = 0; i < n; i++) a[i] = 0, b[i] = 1, c[i] = 2;
+    for (size_t i = 0; i < n; i++) { a[i] = 0, b[i] = 1, c[i] = 2; }
     double best = 0;
     for (int i = 0; i < 2 * REPEATS; i++) {
         bool triad = i % 2;
         double start = now_seconds();
         if (triad) {
 #pragma omp parallel for simd
-            for (size_t k = 0; k < n; k++) a[k] = b[k] + 3.0f * c[k];
+            for (size_t k = 0; k < n; k++) { a[k] = b[k] + 3.0f * c[k]; }
         } else {
 #pragma omp parallel for simd
-            for (size_t k = 0; k < n; k++) a[k] = b[k];
+            for (size_t k = 0; k < n; k++) { a[k] = b[k]; }
         }
         double rate = (double)STREAM_BYTES * (triad ? 3 : 2) / (now_seconds() - start);
         if (rate > best) { best = rate; }

@@ -1,10 +1,10 @@
 #include "kernels/runtime/launch.h"
+#include "util/error.h"
 #include <limits.h>
 #include <stdbool.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include "util/error.h"
 
 const char *launch_name(LaunchKind kind) {
     static const char *names[] = {"alone", "mpirun", "torchrun's variables", "Slurm"};

@@ -1,6 +1,8 @@
 // Every other rank has two connections to rank 0: one for exchanges, and one that stays silent until a rank has ended.
 // If a process dies, the operating system closes both; if a machine fails, its keep-alive packets are not answered.
 #include "kernels/runtime/rendezvous.h"
+#include "util/error.h"
+#include "util/progress.h"
 #include <arpa/inet.h>
 #include <errno.h>
 #include <fcntl.h>
@@ -17,8 +19,6 @@
 #include <string.h>
 #include <sys/socket.h>
 #include <unistd.h>
-#include "util/error.h"
-#include "util/progress.h"
 
 enum { EXCHANGE, WATCH, LINKS };
 enum { REPLY_MILLISECONDS = 5000, RETRY_MILLISECONDS = 200, RESOLVE_SECONDS = 30, SENTENCE = 256 };

@@ -1,9 +1,9 @@
 // The trace of launches, which kernels report to device_launch. Shared by all backends.
-#include <stdlib.h>
-#include <string.h>
 #include "kernels/runtime/device.h"
 #include "util/error.h"
 #include "util/progress.h"
+#include <stdlib.h>
+#include <string.h>
 
 // Whether a launch of this cost belongs to the row, given that all launches of a row cost the same.
 static bool same_size(const TraceRow *row, Cost cost) {

@@ -62,8 +62,8 @@ static int shrink(char **argv) {
     int width = atoi(argv[6]), height = atoi(argv[7]), mask_width = atoi(argv[8]), mask_height = atoi(argv[9]);
     uint8_t *mask = xcalloc((size_t)mask_width, (size_t)mask_height), *out = xcalloc((size_t)width, (size_t)height);
     if (fread(mask, (size_t)mask_width, (size_t)mask_height, stdin) != (size_t)mask_height) { die("stdin: too short"); }
-    mask_resize_binary(mask, mask_width, mask_height, atof(argv[2]), atof(argv[3]), atof(argv[4]), atof(argv[5]), out,
-                       width, height);
+    mask_resize(mask, mask_width, mask_height, atof(argv[2]), atof(argv[3]), atof(argv[4]), atof(argv[5]), out, width,
+                height);
     fwrite(out, (size_t)width, (size_t)height, stdout);
     return 0;
 }

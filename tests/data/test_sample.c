@@ -239,18 +239,6 @@ static int count_color(const Image *image, int r, int g, int b) {
 
 static void test_draw(void **state) {
     (void)state;
-    const Bar bars[] = {{"one", 1, 0, 0, 0},
-                        {"one", 0.5, 1, 0.4, 0.6},
-                        {"a label that is much too long for the column it has to stand in, ä ö ü", 2, 0, 0, 0},
-                        {"nothing", NAN, 0, 0, 0}};
-    static const char *const groups[] = {"first", "second"};
-    Image chart = draw_bars("Title", "note", bars, 4, groups, 2, "%.2f");
-    int blue = count_color(&chart, 56, 117, 191), orange = count_color(&chart, 237, 140, 46);
-    printf("chart %d x %d: %d blue, %d orange pixels\n", chart.width, chart.height, blue, orange);
-    assert_true(blue > 3 * orange && orange > 100 && chart.pixels[0] == 255);
-    image_free(&chart);
-    chart = draw_bars("Empty", NULL, NULL, 0, NULL, 0, "%g");
-    image_free(&chart);
     Image red = image_new(30, 10, 3), grey = image_new(5, 5, 1);
     for (int i = 0; i < 300; i++) { red.pixels[3 * i] = 200; }
     memset(grey.pixels, 99, 25);

@@ -34,7 +34,7 @@ static void round_trip(void **state) {
     ShardInfo info = test_info(1, 0);
     ShardFile shard = shard_open(good);
     char a[128], b[128];
-    assert_null(shard_info_difference(&info, &shard.info, a, b));
+    assert_null(shard_info_difference(&info, &shard.info, true, a, b));
     assert_int_equal(shard.samples, COUNT);
     assert_int_equal(shard.dropped, 2);
     assert_true(shard.dropped_image[1] == 99999999999 && shard.dropped_reason[1] == 5);
@@ -136,7 +136,7 @@ static uint64_t digest(const char *path) {
     }
     ShardInfo info = test_info(1, 0);
     char x[128], y[128];
-    if (shard_info_difference(&info, &shard.info, x, y)) { hash = 0; }
+    if (shard_info_difference(&info, &shard.info, true, x, y)) { hash = 0; }
     shard_info_free(&info);
     shard_close(&shard);
     return hash;

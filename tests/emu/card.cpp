@@ -13,7 +13,7 @@ using namespace emu;
 static cudaError_t last_error = cudaSuccess;
 
 cudaError_t emu::result(cudaError_t error) {
-    if (error != cudaSuccess) last_error = error;
+    if (error != cudaSuccess) { last_error = error; }
     return error;
 }
 
@@ -88,20 +88,20 @@ cudaError_t cudaDriverGetVersion(int *version) {
 }
 
 cudaError_t cudaGetDeviceCount(int *count) {
-    if (gpu_is("no-driver") || gpu_is("old-driver")) return result(cudaErrorInsufficientDriver);
-    if (gpu_is("none")) return result(cudaErrorNoDevice);
+    if (gpu_is("no-driver") || gpu_is("old-driver")) { return result(cudaErrorInsufficientDriver); }
+    if (gpu_is("none")) { return result(cudaErrorNoDevice); }
     *count = 1;
     return cudaSuccess;
 }
 
 cudaError_t cudaSetDevice(int index) {
-    if (gpu_is("full")) return result(cudaErrorMemoryAllocation);
-    if (gpu_is("exclusive")) return result(cudaErrorDevicesUnavailable);
+    if (gpu_is("full")) { return result(cudaErrorMemoryAllocation); }
+    if (gpu_is("exclusive")) { return result(cudaErrorDevicesUnavailable); }
     return result(index == 0 ? cudaSuccess : cudaErrorInvalidDevice);
 }
 
 cudaError_t cudaGetDeviceProperties(cudaDeviceProp *prop, int index) {
-    if (index != 0) return result(cudaErrorInvalidDevice);
+    if (index != 0) { return result(cudaErrorInvalidDevice); }
     *prop = {};
     prop->major = emu::compute_capability() / 10;
     prop->minor = emu::compute_capability() % 10;
@@ -113,7 +113,7 @@ cudaError_t cudaGetDeviceProperties(cudaDeviceProp *prop, int index) {
 }
 
 cudaError_t cudaDeviceGetAttribute(int *value, cudaDeviceAttr attribute, int index) {
-    if (index != 0) return result(cudaErrorInvalidDevice);
+    if (index != 0) { return result(cudaErrorInvalidDevice); }
     switch (attribute) {
     case cudaDevAttrMultiProcessorCount:
         *value = 4;
@@ -132,14 +132,14 @@ cudaError_t cudaDeviceGetAttribute(int *value, cudaDeviceAttr attribute, int ind
 }
 
 cudaError_t cudaFuncGetAttributes(cudaFuncAttributes *attributes, const void *) {
-    if (gpu_is("no-code")) return result(cudaErrorNoKernelImageForDevice);
-    if (gpu_is("old-ptx")) return result(cudaErrorUnsupportedPtxVersion);
+    if (gpu_is("no-code")) { return result(cudaErrorNoKernelImageForDevice); }
+    if (gpu_is("old-ptx")) { return result(cudaErrorUnsupportedPtxVersion); }
     *attributes = {emu::compute_capability(), 80};
     return cudaSuccess;
 }
 
 cudaError_t cudaFuncSetAttribute_(const void *function, cudaFuncAttribute, int value) {
-    if (value < 0 || (size_t)value > emu::shared_limit_of_card()) return result(cudaErrorInvalidValue);
+    if (value < 0 || (size_t)value > emu::shared_limit_of_card()) { return result(cudaErrorInvalidValue); }
     emu::set_shared_limit(function, value);
     return cudaSuccess;
 }

@@ -56,7 +56,7 @@ cublasStatus_t cublasLtDestroy(cublasLtHandle_t handle) {
 }
 
 cublasStatus_t cublasLtMatmulDescCreate(cublasLtMatmulDesc_t *desc, cublasComputeType_t compute, cudaDataType_t scale) {
-    if (scale != CUDA_R_32F) return CUBLAS_STATUS_NOT_SUPPORTED;
+    if (scale != CUDA_R_32F) { return CUBLAS_STATUS_NOT_SUPPORTED; }
     *desc = new cublasLtDesc{.compute = compute};
     return CUBLAS_STATUS_SUCCESS;
 }
@@ -67,7 +67,7 @@ cublasStatus_t cublasLtMatmulDescDestroy(cublasLtMatmulDesc_t desc) {
 }
 
 template <class T> static cublasStatus_t take(T *field, const void *value, size_t bytes) {
-    if (!value || bytes != sizeof(T)) return CUBLAS_STATUS_INVALID_VALUE;
+    if (!value || bytes != sizeof(T)) { return CUBLAS_STATUS_INVALID_VALUE; }
     memcpy(field, value, bytes);
     return CUBLAS_STATUS_SUCCESS;
 }
@@ -91,7 +91,7 @@ cublasStatus_t cublasLtMatmulDescSetAttribute(cublasLtMatmulDesc_t desc, cublasL
 
 cublasStatus_t cublasLtMatrixLayoutCreate(cublasLtMatrixLayout_t *layout, cudaDataType_t type, uint64_t rows,
                                           uint64_t cols, int64_t ld) {
-    if (ld < (int64_t)rows || !rows || !cols) return CUBLAS_STATUS_INVALID_VALUE;
+    if (ld < (int64_t)rows || !rows || !cols) { return CUBLAS_STATUS_INVALID_VALUE; }
     *layout = new cublasLtLayout{type, rows, cols, ld};
     return CUBLAS_STATUS_SUCCESS;
 }
@@ -148,14 +148,18 @@ static cublasStatus_t check_product(const cublasLtDesc *desc, const cublasLtLayo
                    ka = desc->transa == CUBLAS_OP_N ? a->cols : a->rows;
     const uint64_t n = desc->transb == CUBLAS_OP_N ? b->cols : b->rows,
                    kb = desc->transb == CUBLAS_OP_N ? b->rows : b->cols;
-    if (ka != kb || c->rows != m || c->cols != n || d->rows != m || d->cols != n) return CUBLAS_STATUS_INVALID_VALUE;
-    if (a->batches != b->batches || a->batches != c->batches || a->batches != d->batches)
+    if (ka != kb || c->rows != m || c->cols != n || d->rows != m || d->cols != n) {
         return CUBLAS_STATUS_INVALID_VALUE;
-    if (a->type != b->type || c->type != d->type) return CUBLAS_STATUS_NOT_SUPPORTED;
-    if (a->type == CUDA_R_32F && d->type != CUDA_R_32F) return CUBLAS_STATUS_NOT_SUPPORTED;
-    if (desc->compute == CUBLAS_COMPUTE_32F_FAST_TF32 && a->type != CUDA_R_32F) return CUBLAS_STATUS_NOT_SUPPORTED;
-    if (desc->epilogue != CUBLASLT_EPILOGUE_DEFAULT && desc->epilogue != CUBLASLT_EPILOGUE_BIAS)
+    }
+    if (a->batches != b->batches || a->batches != c->batches || a->batches != d->batches) {
+        return CUBLAS_STATUS_INVALID_VALUE;
+    }
+    if (a->type != b->type || c->type != d->type) { return CUBLAS_STATUS_NOT_SUPPORTED; }
+    if (a->type == CUDA_R_32F && d->type != CUDA_R_32F) { return CUBLAS_STATUS_NOT_SUPPORTED; }
+    if (desc->compute == CUBLAS_COMPUTE_32F_FAST_TF32 && a->type != CUDA_R_32F) { return CUBLAS_STATUS_NOT_SUPPORTED; }
+    if (desc->epilogue != CUBLASLT_EPILOGUE_DEFAULT && desc->epilogue != CUBLASLT_EPILOGUE_BIAS) {
         return CUBLAS_STATUS_NOT_SUPPORTED;
+    }
     return CUBLAS_STATUS_SUCCESS;
 }
 
@@ -175,10 +179,10 @@ cublasStatus_t cublasLtMatmulAlgoGetHeuristic(cublasLtHandle_t handle, cublasLtM
                                               cublasLtMatrixLayout_t c, cublasLtMatrixLayout_t d,
                                               cublasLtMatmulPreference_t p, int requested,
                                               cublasLtMatmulHeuristicResult_t results[], int *returned) {
-    if (!handle || requested < 1) return CUBLAS_STATUS_INVALID_VALUE;
+    if (!handle || requested < 1) { return CUBLAS_STATUS_INVALID_VALUE; }
     const cublasStatus_t status = check_product(desc, a, b, c, d);
     *returned = 0;
-    if (status != CUBLAS_STATUS_SUCCESS) return status;
+    if (status != CUBLAS_STATUS_SUCCESS) { return status; }
     const cublasLtLayout *layouts[4] = {a, b, c, d};
     results[0] = {};
     results[0].algo = {fingerprint_of(desc, layouts), p->align_a, p->align_b, p->align_c, p->align_d, p->workspace};
@@ -192,17 +196,20 @@ static float element(const void *p, int type, size_t i) {
 }
 
 static void store(void *p, int type, size_t i, float value) {
-    if (type == CUDA_R_32F)
+    if (type == CUDA_R_32F) {
         ((float *)p)[i] = value;
-    else
+    } else {
         ((__nv_bfloat16 *)p)[i] = __float2bfloat16_rn(value);
+    }
 }
 
 static std::vector<float> dense(const void *p, const cublasLtLayout &l, int batch) {
     std::vector<float> out(l.rows * l.cols);
-    for (uint64_t col = 0; col < l.cols; col++)
-        for (uint64_t row = 0; row < l.rows; row++)
+    for (uint64_t col = 0; col < l.cols; col++) {
+        for (uint64_t row = 0; row < l.rows; row++) {
             out[col * l.rows + row] = element(p, l.type, batch * l.batch_offset + col * l.ld + row);
+        }
+    }
     return out;
 }
 
@@ -223,8 +230,9 @@ static void product(const cublasLtDesc &desc, float alpha, const void *A, const 
         for (int col = 0; col < n; col++) {
             for (int row = 0; row < m; row++) {
                 float value = sum[(size_t)col * m + row];
-                if (desc.epilogue == CUBLASLT_EPILOGUE_BIAS)
+                if (desc.epilogue == CUBLASLT_EPILOGUE_BIAS) {
                     value += element(desc.bias, desc.bias_type < 0 ? d.type : desc.bias_type, row);
+                }
                 store(D, d.type, batch * d.batch_offset + (size_t)col * d.ld + row, value);
             }
         }
@@ -241,18 +249,20 @@ cublasStatus_t cublasLtMatmul(cublasLtHandle_t handle, cublasLtMatmulDesc_t desc
                               const void *C, cublasLtMatrixLayout_t c, void *D, cublasLtMatrixLayout_t d,
                               const cublasLtMatmulAlgo_t *algo, void *workspace, size_t workspace_bytes,
                               cudaStream_t stream) {
-    if (!handle || !A || !B || !C || !D) return CUBLAS_STATUS_INVALID_VALUE;
+    if (!handle || !A || !B || !C || !D) { return CUBLAS_STATUS_INVALID_VALUE; }
     const cublasStatus_t status = check_product(desc, a, b, c, d);
-    if (status != CUBLAS_STATUS_SUCCESS) return status;
+    if (status != CUBLAS_STATUS_SUCCESS) { return status; }
     const cublasLtLayout *layouts[4] = {a, b, c, d};
-    if (algo && algo->fingerprint != fingerprint_of(desc, layouts)) return CUBLAS_STATUS_INVALID_VALUE;
+    if (algo && algo->fingerprint != fingerprint_of(desc, layouts)) { return CUBLAS_STATUS_INVALID_VALUE; }
     if (algo && (misaligned(A, algo->align_a) || misaligned(B, algo->align_b) || misaligned(C, algo->align_c) ||
-                 misaligned(D, algo->align_d) || algo->workspace > workspace_bytes))
+                 misaligned(D, algo->align_d) || algo->workspace > workspace_bytes)) {
         return CUBLAS_STATUS_INVALID_VALUE;
+    }
     if (misaligned(workspace, 16) ||
-        (desc->epilogue == CUBLASLT_EPILOGUE_BIAS && (!desc->bias || misaligned(desc->bias, 16))))
+        (desc->epilogue == CUBLASLT_EPILOGUE_BIAS && (!desc->bias || misaligned(desc->bias, 16)))) {
         return CUBLAS_STATUS_INVALID_VALUE;
-    if (C == D && (c->ld != d->ld || c->batch_offset != d->batch_offset)) return CUBLAS_STATUS_INVALID_VALUE;
+    }
+    if (C == D && (c->ld != d->ld || c->batch_offset != d->batch_offset)) { return CUBLAS_STATUS_INVALID_VALUE; }
     emu::enqueue(stream, [desc = *desc, alpha = *(const float *)alpha, beta = *(const float *)beta, A, a = *a, B,
                           b = *b, C, c = *c, D, d = *d, workspace, bytes = algo ? algo->workspace : workspace_bytes] {
         scribble(workspace, bytes);

@@ -14,7 +14,7 @@ static inline float __bfloat162float(__nv_bfloat16 a) { return __uint_as_float((
 // Rounds to nearest, ties to even; NaN stays NaN.
 static inline __nv_bfloat16 __float2bfloat16_rn(float x) {
     const unsigned u = __float_as_uint(x);
-    if ((u & 0x7fffffffu) > 0x7f800000u) return {0x7fff};
+    if ((u & 0x7fffffffu) > 0x7f800000u) { return {0x7fff}; }
     return {(uint16_t)((u + 0x7fffu + (u >> 16 & 1)) >> 16)};
 }
 static inline __nv_bfloat16 __float2bfloat16(float x) { return __float2bfloat16_rn(x); }

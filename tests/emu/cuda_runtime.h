@@ -102,7 +102,7 @@ struct Shuffle {
 
 static inline void combine_shuffle(unsigned mask, const void *const in[32], void *const out[32]) {
     for (int i = 0; i < 32; i++) {
-        if (!(mask >> i & 1)) continue;
+        if (!(mask >> i & 1)) { continue; }
         const Shuffle *own = (const Shuffle *)in[i];
         if (own->source < 0) {
             *(uint64_t *)out[i] = own->value;
@@ -126,10 +126,12 @@ template <class T> static inline T shuffle(const char *op, unsigned mask, T valu
 
 static inline void combine_ballot(unsigned mask, const void *const in[32], void *const out[32]) {
     unsigned votes = 0;
-    for (int i = 0; i < 32; i++)
-        if (mask >> i & 1) votes |= (unsigned)(*(const int *)in[i] != 0) << i;
-    for (int i = 0; i < 32; i++)
-        if (mask >> i & 1) *(unsigned *)out[i] = votes;
+    for (int i = 0; i < 32; i++) {
+        if (mask >> i & 1) { votes |= (unsigned)(*(const int *)in[i] != 0) << i; }
+    }
+    for (int i = 0; i < 32; i++) {
+        if (mask >> i & 1) { *(unsigned *)out[i] = votes; }
+    }
 }
 
 static inline unsigned ballot(const char *op, unsigned mask, int predicate) {

@@ -32,7 +32,7 @@ static inline void combine_mma_m16n8k16(unsigned, const void *const in[32], void
         for (int i = 0; i < 4; i++) {
             const int row = lane / 4 + (i >> 1) * 8, col = lane % 4 * 2 + (i & 1);
             float sum = m->c[i];
-            for (int k = 0; k < 16; k++) sum += A[row][k] * B[k][col];
+            for (int k = 0; k < 16; k++) { sum += A[row][k] * B[k][col]; }
             d[i] = sum;
         }
     }
@@ -45,7 +45,9 @@ struct LdmatrixIn {
 
 static inline void combine_ldmatrix_x4(unsigned, const void *const in[32], void *const out[32]) {
     uint16_t matrix[4][8][8];
-    for (int lane = 0; lane < 32; lane++) memcpy(matrix[lane / 8][lane % 8], ((const LdmatrixIn *)in[lane])->row, 16);
+    for (int lane = 0; lane < 32; lane++) {
+        memcpy(matrix[lane / 8][lane % 8], ((const LdmatrixIn *)in[lane])->row, 16);
+    }
     const bool transposed = ((const LdmatrixIn *)in[0])->transposed;
     for (int lane = 0; lane < 32; lane++) {
         for (int i = 0; i < 4; i++) {

@@ -39,7 +39,7 @@ size_t allocated_bytes() { return allocated; }
 static unsigned char pattern_at(const unsigned char *p) { return (uintptr_t)p % 2 ? 0xFF : 0xA5; }
 
 static void fill_pattern(unsigned char *from, unsigned char *to) {
-    for (; from < to; from++) *from = pattern_at(from);
+    for (; from < to; from++) { *from = pattern_at(from); }
 }
 
 static void check_pattern(const unsigned char *from, const unsigned char *to, const unsigned char *origin,
@@ -58,8 +58,8 @@ static void check_guard(const unsigned char *p, const Allocation &a) {
 }
 
 void check_all_guards() {
-    for (auto &[p, a] : device) check_guard(p, a);
-    for (auto &[p, a] : pinned) check_guard(p, a);
+    for (auto &[p, a] : device) { check_guard(p, a); }
+    for (auto &[p, a] : pinned) { check_guard(p, a); }
 }
 
 // ---- Access --------------------------------------------------------------------------------------------------------
@@ -74,19 +74,21 @@ static void protect(const Allocation &a, int protection) {
 }
 
 DeviceAccess::DeviceAccess() {
-    if (accesses++ == 0 && protecting())
-        for (auto &entry : device) protect(entry.second, PROT_READ | PROT_WRITE);
+    if (accesses++ == 0 && protecting()) {
+        for (auto &entry : device) { protect(entry.second, PROT_READ | PROT_WRITE); }
+    }
 }
 
 DeviceAccess::~DeviceAccess() {
-    if (--accesses == 0 && protecting())
-        for (auto &entry : device) protect(entry.second, PROT_NONE);
+    if (--accesses == 0 && protecting()) {
+        for (auto &entry : device) { protect(entry.second, PROT_NONE); }
+    }
 }
 
 static const Allocations::value_type *owner(const Allocations &all, const void *pointer) {
     const unsigned char *p = (const unsigned char *)pointer;
     auto after = all.upper_bound(const_cast<unsigned char *>(p));
-    if (after == all.begin()) return nullptr;
+    if (after == all.begin()) { return nullptr; }
     const auto &entry = *std::prev(after);
     return p < entry.second.mapping + entry.second.mapped ? &entry : nullptr;
 }
@@ -94,7 +96,7 @@ static const Allocations::value_type *owner(const Allocations &all, const void *
 Place place_of(const void *pointer, size_t bytes) {
     for (int i = 0; i < 2; i++) {
         const Allocations::value_type *found = owner(i ? pinned : device, pointer);
-        if (!found) continue;
+        if (!found) { continue; }
         const size_t offset = (const unsigned char *)pointer - found->first;
         if (offset > found->second.bytes || bytes > found->second.bytes - offset)
             fail("access to %zu bytes at offset %zu of an allocation of %zu bytes", bytes, offset, found->second.bytes);
@@ -133,14 +135,14 @@ static void unmap(Allocations &all, Allocations::iterator entry) {
 static void log_bits(const unsigned char *p, size_t bytes) {
     static const char *name = getenv("EMU_BITS");
     static FILE *file = name && *name ? fopen(name, "a") : nullptr;
-    if (!file) return;
+    if (!file) { return; }
     uint64_t hash = 1469598103934665603ull, word;
     for (size_t i = 0; i + 8 <= bytes; i += 8) {
         memcpy(&word, p + i, 8);
         hash = (hash ^ word) * 1099511628211ull;
         hash ^= hash >> 29;
     }
-    for (size_t i = bytes / 8 * 8; i < bytes; i++) hash = (hash ^ p[i]) * 1099511628211ull;
+    for (size_t i = bytes / 8 * 8; i < bytes; i++) { hash = (hash ^ p[i]) * 1099511628211ull; }
     fprintf(file, "%zu %016llx\n", bytes, (unsigned long long)hash);
 }
 
@@ -155,12 +157,12 @@ static size_t free_bytes() {
 
 cudaError_t cudaMalloc(void **pointer, size_t bytes) {
     Lock lock(runtime_mutex);
-    if (forbidden_by_capture()) return cudaErrorStreamCaptureUnsupported;
+    if (forbidden_by_capture()) { return cudaErrorStreamCaptureUnsupported; }
     const size_t rounded = round_up(bytes);
-    if (rounded < bytes || rounded > free_bytes()) return result(cudaErrorMemoryAllocation);
+    if (rounded < bytes || rounded > free_bytes()) { return result(cudaErrorMemoryAllocation); }
     unsigned char *p = map_guarded(device, bytes);
-    if (!p) return result(cudaErrorMemoryAllocation);
-    if (protecting() && !accesses) protect(device[p], PROT_NONE);
+    if (!p) { return result(cudaErrorMemoryAllocation); }
+    if (protecting() && !accesses) { protect(device[p], PROT_NONE); }
     allocated += rounded;
     *pointer = p;
     return cudaSuccess;
@@ -169,12 +171,12 @@ cudaError_t cudaMalloc(void **pointer, size_t bytes) {
 // Waits for all work, as the real function does.
 cudaError_t cudaFree(void *pointer) {
     Lock lock(runtime_mutex);
-    if (forbidden_by_capture()) return cudaErrorStreamCaptureUnsupported;
-    if (!pointer) return cudaSuccess;
+    if (forbidden_by_capture()) { return cudaErrorStreamCaptureUnsupported; }
+    if (!pointer) { return cudaSuccess; }
     finish_everything();
     auto found = device.find((unsigned char *)pointer);
-    if (found == device.end()) return result(cudaErrorInvalidValue);
-    if (protecting()) protect(found->second, PROT_READ | PROT_WRITE);
+    if (found == device.end()) { return result(cudaErrorInvalidValue); }
+    if (protecting()) { protect(found->second, PROT_READ | PROT_WRITE); }
     log_bits(found->first, found->second.bytes);
     allocated -= round_up(found->second.bytes);
     unmap(device, found);
@@ -183,19 +185,20 @@ cudaError_t cudaFree(void *pointer) {
 
 cudaError_t cudaHostAlloc(void **pointer, size_t bytes, unsigned) {
     Lock lock(runtime_mutex);
-    if (forbidden_by_capture()) return cudaErrorStreamCaptureUnsupported;
+    if (forbidden_by_capture()) { return cudaErrorStreamCaptureUnsupported; }
     *pointer = map_guarded(pinned, bytes);
     return result(*pointer ? cudaSuccess : cudaErrorMemoryAllocation);
 }
 
 cudaError_t cudaFreeHost(void *pointer) {
     Lock lock(runtime_mutex);
-    if (forbidden_by_capture()) return cudaErrorStreamCaptureUnsupported;
-    if (!pointer) return cudaSuccess;
+    if (forbidden_by_capture()) { return cudaErrorStreamCaptureUnsupported; }
+    if (!pointer) { return cudaSuccess; }
     auto found = pinned.find((unsigned char *)pointer);
-    if (found == pinned.end()) return result(cudaErrorInvalidValue);
-    if (host_memory_in_use(pointer, found->second.bytes))
+    if (found == pinned.end()) { return result(cudaErrorInvalidValue); }
+    if (host_memory_in_use(pointer, found->second.bytes)) {
         fail("page-locked memory is freed while a copy that uses it is still queued");
+    }
     unmap(pinned, found);
     return cudaSuccess;
 }

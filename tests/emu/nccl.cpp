@@ -308,19 +308,6 @@ ncclResult_t ncclReduce(const void *send, void *recv, size_t count, ncclDataType
     return ncclSuccess;
 }
 
-ncclResult_t ncclReduceScatter(const void *send, void *recv, size_t count, ncclDataType_t type, ncclRedOp_t op,
-                               ncclComm_t comm, cudaStream_t stream) {
-    if (ncclResult_t bad = check_arguments(comm, send, recv, type, op, 0)) { return bad; }
-    const size_t bytes = count * size_of(type);
-    check_overlap("ncclReduceScatter", send, comm->world * bytes, recv, bytes, send,
-                  (const char *)send + comm->rank * bytes);
-    emu::enqueue(stream, [=] {
-        agree(comm, call_of("ncclReduceScatter", count, type, op, 0));
-        reduce_scatter(comm, (const char *)send, count, (char *)recv, count, type);
-    });
-    return ncclSuccess;
-}
-
 ncclResult_t ncclAllGather(const void *send, void *recv, size_t count, ncclDataType_t type, ncclComm_t comm,
                            cudaStream_t stream) {
     if (ncclResult_t bad = check_arguments(comm, send, recv, type, ncclSum, 0)) { return bad; }

@@ -111,8 +111,8 @@ static struct Registry {
 static std::string short_name(const char *pretty) {
     const char *begin = strstr(pretty, "Kernel = ");
     std::string name = begin ? begin + strlen("Kernel = ") : pretty;
-    if (name[0] == '&') name.erase(0, 1);
-    if (begin && !name.empty() && name.back() == ']') name.pop_back();
+    if (name[0] == '&') { name.erase(0, 1); }
+    if (begin && !name.empty() && name.back() == ']') { name.pop_back(); }
     return name;
 }
 
@@ -163,11 +163,11 @@ __attribute__((constructor)) void catch_faults() {
 
 Registry::~Registry() {
     const char *where = getenv("EMU_REPORT");
-    if (!where || !*where || !strcmp(where, "0")) return;
+    if (!where || !*where || !strcmp(where, "0")) { return; }
     FILE *file = strcmp(where, "1") ? fopen(where, "a") : stderr;
-    if (!file) return;
-    for (auto &[name, count] : launches) fprintf(file, "emu: %8ld launches of %s\n", count, name.c_str());
-    if (file != stderr) fclose(file);
+    if (!file) { return; }
+    for (auto &[name, count] : launches) { fprintf(file, "emu: %8ld launches of %s\n", count, name.c_str()); }
+    if (file != stderr) { fclose(file); }
 }
 
 // ---- Limits of the card --------------------------------------------------------------------------------------------
@@ -195,19 +195,23 @@ void set_shared_limit(const void *function, size_t bytes) {
 
 static void check_launch(const void *function, dim3 grid, dim3 block, size_t shared_bytes) {
     const uint64_t threads = (uint64_t)block.x * block.y * block.z;
-    if (!threads || threads > 1024 || block.z > 64)
+    if (!threads || threads > 1024 || block.z > 64) {
         fail("a block of %u x %u x %u threads, the limit is 1024", block.x, block.y, block.z);
-    if (!grid.x || !grid.y || !grid.z || grid.x > 0x7fffffffu || grid.y > 65535 || grid.z > 65535)
+    }
+    if (!grid.x || !grid.y || !grid.z || grid.x > 0x7fffffffu || grid.y > 65535 || grid.z > 65535) {
         fail("a grid of %u x %u x %u blocks", grid.x, grid.y, grid.z);
+    }
     const size_t fixed = static_shared_bytes(function), total = fixed + shared_bytes;
-    if (total > shared_limit_of_card())
+    if (total > shared_limit_of_card()) {
         fail("%zu bytes of shared memory, the card has %zu", total, shared_limit_of_card());
+    }
     std::lock_guard<std::mutex> lock(registry.mutex);
     auto allowed = registry.shared_limits.find(function);
-    if (total > (48 << 10) && (allowed == registry.shared_limits.end() || allowed->second < shared_bytes))
+    if (total > (48 << 10) && (allowed == registry.shared_limits.end() || allowed->second < shared_bytes)) {
         fail("%zu bytes of dynamic shared memory and %zu of static without cudaFuncSetAttribute: more than 48 KB must "
              "be requested",
              shared_bytes, fixed);
+    }
 }
 
 // ---- Switching -----------------------------------------------------------------------------------------------------
@@ -222,7 +226,7 @@ static void entered(Fiber *self, transfer_t from) {
 
 static void switch_to(Fiber *to) {
     Fiber *self = worker->running;
-    if (self == to) return;
+    if (self == to) { return; }
 #ifdef __SANITIZE_ADDRESS__
     __sanitizer_start_switch_fiber(&self->fake_stack, to->stack, to->bytes);
 #endif
@@ -234,13 +238,14 @@ static Fiber *idle_fiber(Worker *w);
 
 // With warps_ahead: the next lane of the last thread's warp that can continue, once all its lanes have begun.
 static Thread *lane_ahead(Worker *w) {
-    if (!w->warps_ahead || !w->last) return nullptr;
+    if (!w->warps_ahead || !w->last) { return nullptr; }
     const unsigned first = w->last->rank / 32 * 32, lanes = std::min<size_t>(32, w->threads.size() - first);
-    for (unsigned i = 0; i < lanes; i++)
-        if (w->threads[first + i].state == NEW) return nullptr;
+    for (unsigned i = 0; i < lanes; i++) {
+        if (w->threads[first + i].state == NEW) { return nullptr; }
+    }
     for (unsigned i = 1; i <= lanes; i++) {
         Thread *t = &w->threads[first + (w->last->rank - first + lanes - i) % lanes];
-        if (t->state == READY) return t;
+        if (t->state == READY) { return t; }
     }
     return nullptr;
 }
@@ -254,11 +259,11 @@ static Fiber *resume(Worker *w, Thread *t) {
 // The fiber that runs next: while there are new threads, a fiber that starts them; then the next thread that can
 // continue in this round through the order, or the scheduler for another round.
 static Fiber *next_fiber(Worker *w) {
-    if (Thread *t = lane_ahead(w)) return resume(w, t);
-    if (w->started < w->threads.size()) return idle_fiber(w);
+    if (Thread *t = lane_ahead(w)) { return resume(w, t); }
+    if (w->started < w->threads.size()) { return idle_fiber(w); }
     while (w->next < w->order.size()) {
         Thread *t = &w->threads[w->order[w->next++]];
-        if (t->state == READY) return resume(w, t);
+        if (t->state == READY) { return resume(w, t); }
     }
     current.self = nullptr;
     return &w->scheduler;
@@ -270,7 +275,7 @@ static void run_thread(Worker *w, Thread *t) {
     w->last = current.self = t;
     current.thread = t->index;
     (*w->body)();
-    if (!t->copies.empty()) fail("the thread ends with cp.async copies in flight that nothing waited for");
+    if (!t->copies.empty()) { fail("the thread ends with cp.async copies in flight that nothing waited for"); }
     t->state = DONE;
     w->left++;
     w->warps[t->rank / 32].left |= 1u << t->rank % 32;
@@ -307,7 +312,7 @@ static Fiber *new_fiber() {
 }
 
 static Fiber *idle_fiber(Worker *w) {
-    if (w->idle.empty()) return new_fiber();
+    if (w->idle.empty()) { return new_fiber(); }
     Fiber *f = w->idle.back();
     w->idle.pop_back();
     return f;
@@ -322,18 +327,21 @@ enum Order { ASCENDING, DESCENDING, RANDOM };
 static Order thread_order(uint64_t *seed) {
     const char *text = getenv("EMU_ORDER");
     *seed = 1;
-    if (!text || !*text || !strcmp(text, "ascending")) return ASCENDING;
-    if (!strcmp(text, "descending")) return DESCENDING;
-    if (strncmp(text, "random", 6)) fail("EMU_ORDER is \"%s\", expected ascending, descending or random[:SEED]", text);
-    if (text[6] == ':') *seed = strtoull(text + 7, nullptr, 10) * 2 + 1;
+    if (!text || !*text || !strcmp(text, "ascending")) { return ASCENDING; }
+    if (!strcmp(text, "descending")) { return DESCENDING; }
+    if (strncmp(text, "random", 6)) {
+        fail("EMU_ORDER is \"%s\", expected ascending, descending or random[:SEED]", text);
+    }
+    if (text[6] == ':') { *seed = strtoull(text + 7, nullptr, 10) * 2 + 1; }
     return RANDOM;
 }
 
 static void arrange(std::vector<unsigned> &order, unsigned n, Order kind, uint64_t *random) {
     order.resize(n);
-    for (unsigned i = 0; i < n; i++) order[i] = kind == DESCENDING ? n - 1 - i : i;
-    if (kind == RANDOM)
-        for (unsigned i = n; i > 1; i--) std::swap(order[i - 1], order[next_random(random) % i]);
+    for (unsigned i = 0; i < n; i++) { order[i] = kind == DESCENDING ? n - 1 - i : i; }
+    if (kind == RANDOM) {
+        for (unsigned i = n; i > 1; i--) { std::swap(order[i - 1], order[next_random(random) % i]); }
+    }
 }
 
 // No thread can continue: reports which threads wait where.
@@ -341,8 +349,8 @@ static void arrange(std::vector<unsigned> &order, unsigned n, Order kind, uint64
     int at_barrier = 0, in_warp = 0;
     const Thread *waiting = nullptr, *warp = nullptr;
     for (const Thread &t : w->threads) {
-        if (t.state == AT_BARRIER) at_barrier++, waiting = &t;
-        if (t.state == IN_WARP) in_warp++, warp = &t;
+        if (t.state == AT_BARRIER) { at_barrier++, waiting = &t; }
+        if (t.state == IN_WARP) { in_warp++, warp = &t; }
     }
     if (warp) {
         current.self = const_cast<Thread *>(warp);
@@ -397,9 +405,9 @@ static void run_block(Worker *w, dim3 block, size_t shared_bytes, Order order, c
     w->next = w->order.size(); // the first round starts the threads
     while (w->left < w->threads.size()) {
         Fiber *next = next_fiber(w);
-        if (next == &w->scheduler) report_deadlock(w);
+        if (next == &w->scheduler) { report_deadlock(w); }
         switch_to(next);
-        if (order == RANDOM) arrange(w->order, w->threads.size(), order, &w->random);
+        if (order == RANDOM) { arrange(w->order, w->threads.size(), order, &w->random); }
         w->next = 0;
     }
     current.self = nullptr;
@@ -439,10 +447,11 @@ void run_grid(const char *name, const void *function, dim3 grid, dim3 block, siz
 int barrier(const char *file, int line, int predicate) {
     Worker *w = worker;
     Thread *self = current.self;
-    if (w->arrived == 0) w->barrier_file = file, w->barrier_line = line, w->predicates = 0;
-    if (w->barrier_line != line || strcmp(w->barrier_file, file))
+    if (w->arrived == 0) { w->barrier_file = file, w->barrier_line = line, w->predicates = 0; }
+    if (w->barrier_line != line || strcmp(w->barrier_file, file)) {
         fail("barrier divergence: this thread waits at %s:%d, others at %s:%d", file, line, w->barrier_file,
              w->barrier_line);
+    }
     w->predicates += predicate != 0;
     if (++w->arrived == w->threads.size()) {
         w->arrived = 0;
@@ -487,59 +496,63 @@ void warp_meet(const char *op, unsigned mask, const void *in, void *out, Combine
     if (mask & warp->left)
         fail("%s with mask 0x%08x names lane %d, which has left the kernel", op, mask,
              __builtin_ctz(mask & warp->left));
-    self->place = op, self->mask = mask, self->in = in, self->out = out;
-    Meeting *meeting = join_meeting(warp, op, mask, lane);
-    if (meeting->arrived != mask) {
-        self->state = IN_WARP;
-        yield();
-        return;
-    }
-    warp->meetings.erase(warp->meetings.begin() + (meeting - warp->meetings.data()));
-    const void *inputs[32] = {};
-    void *outputs[32] = {};
-    Thread *lanes = &w->threads[self->rank - lane];
-    for (unsigned rest = mask; rest; rest &= rest - 1) {
-        const int i = __builtin_ctz(rest);
-        inputs[i] = lanes[i].in, outputs[i] = lanes[i].out;
-        lanes[i].state = READY;
-    }
-    combine(mask, inputs, outputs);
 }
+self->place = op, self->mask = mask, self->in = in, self->out = out;
+Meeting *meeting = join_meeting(warp, op, mask, lane);
+if (meeting->arrived != mask) {
+    self->state = IN_WARP;
+    yield();
+    return;
+}
+warp->meetings.erase(warp->meetings.begin() + (meeting - warp->meetings.data()));
+const void *inputs[32] = {};
+void *outputs[32] = {};
+Thread *lanes = &w->threads[self->rank - lane];
+for (unsigned rest = mask; rest; rest &= rest - 1) {
+    const int i = __builtin_ctz(rest);
+    inputs[i] = lanes[i].in, outputs[i] = lanes[i].out;
+    lanes[i].state = READY;
+}
+combine(mask, inputs, outputs);
+} // namespace emu
 
 // ---- cp.async ------------------------------------------------------------------------------------------------------
 
 void check_shared(const void *address, size_t bytes, size_t alignment, const char *op) {
     const unsigned char *p = (const unsigned char *)address;
     const DynamicShared *s = &worker->shared;
-    if (p < s->base || p + bytes > s->base + s->bytes)
+    if (p < s->base || p + bytes > s->base + s->bytes) {
         fail("%s outside of the block's %zu bytes of dynamic shared memory", op, s->bytes);
-    if ((uintptr_t)p % alignment) fail("%s at an address that is not a multiple of %zu", op, alignment);
-}
-
-void copy_async(void *shared, const void *global, int bytes, int source_bytes) {
-    if (bytes != 4 && bytes != 8 && bytes != 16) fail("cp.async of %d bytes", bytes);
-    if (source_bytes < 0 || source_bytes > bytes) fail("cp.async of %d bytes from a source of %d", bytes, source_bytes);
-    check_shared(shared, bytes, bytes, "cp.async");
-    if ((uintptr_t)global % bytes) fail("cp.async from an address that is not a multiple of %d", bytes);
-    Copy copy = {shared, {}, bytes, current.self->copy_group};
-    memcpy(copy.data, global, source_bytes);
-    memset(shared, poison_byte, bytes);
-    current.self->copies.push_back(copy);
-}
-
-void copy_async_commit() { current.self->copy_group++; }
-
-void copy_async_wait(int groups_in_flight) {
-    Thread *self = current.self;
-    const int landed = self->copy_group - groups_in_flight;
-    size_t kept = 0;
-    for (Copy &copy : self->copies) {
-        if (copy.group < landed)
-            memcpy(copy.shared, copy.data, copy.bytes);
-        else
-            self->copies[kept++] = copy;
+        if ((uintptr_t)p % alignment) fail("%s at an address that is not a multiple of %zu", op, alignment);
     }
-    self->copies.resize(kept);
-}
+
+    void copy_async(void *shared, const void *global, int bytes, int source_bytes) {
+        if (bytes != 4 && bytes != 8 && bytes != 16) { fail("cp.async of %d bytes", bytes); }
+        if (source_bytes < 0 || source_bytes > bytes) {
+            fail("cp.async of %d bytes from a source of %d", bytes, source_bytes);
+        }
+        check_shared(shared, bytes, bytes, "cp.async");
+        if ((uintptr_t)global % bytes) fail("cp.async from an address that is not a multiple of %d", bytes);
+        Copy copy = {shared, {}, bytes, current.self->copy_group};
+        memcpy(copy.data, global, source_bytes);
+        memset(shared, poison_byte, bytes);
+        current.self->copies.push_back(copy);
+    }
+
+    void copy_async_commit() { current.self->copy_group++; }
+
+    void copy_async_wait(int groups_in_flight) {
+        Thread *self = current.self;
+        const int landed = self->copy_group - groups_in_flight;
+        size_t kept = 0;
+        for (Copy &copy : self->copies) {
+            if (copy.group < landed) {
+                memcpy(copy.shared, copy.data, copy.bytes);
+            } else {
+                self->copies[kept++] = copy;
+            }
+        }
+        self->copies.resize(kept);
+    }
 
 } // namespace emu

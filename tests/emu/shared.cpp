@@ -36,11 +36,14 @@ unsigned char *DynamicShared::prepare(size_t n) {
 }
 
 void DynamicShared::check() const {
-    for (const unsigned char *p = base + bytes; p < end; p++)
-        if (*p != guard_byte)
+    for (const unsigned char *p = base + bytes; p < end; p++) {
+        if (*p != guard_byte) {
             fail("the block wrote %zu bytes beyond its %zu bytes of dynamic shared memory", p - base - bytes, bytes);
-    for (const unsigned char *p = base - shared_alignment; p < base; p++)
-        if (*p != guard_byte) fail("the block wrote %zu bytes before its dynamic shared memory", base - p);
+        }
+    }
+    for (const unsigned char *p = base - shared_alignment; p < base; p++) {
+        if (*p != guard_byte) { fail("the block wrote %zu bytes before its dynamic shared memory", base - p); }
+    }
 }
 
 // ---- Static --------------------------------------------------------------------------------------------------------
@@ -64,10 +67,12 @@ static void take_symbol(Program *program, const Elf64_Sym &symbol, const char *n
         if (!strncmp(name, "_ZZ", 3)) // local in a C++ function: only kernels have these
             program->variables.push_back(
                 {name, symbol.st_value, symbol.st_size, strstr(name, "emu_shared_guard") != nullptr});
-    } else if (ELF64_ST_TYPE(symbol.st_info) == STT_FUNC && symbol.st_value) {
-        if (!strcmp(name, "_ZN3emu7lane_idEv")) program->address_of_lane_id = symbol.st_value;
-        program->functions[symbol.st_value] = name;
     }
+}
+else if (ELF64_ST_TYPE(symbol.st_info) == STT_FUNC && symbol.st_value) {
+    if (!strcmp(name, "_ZN3emu7lane_idEv")) { program->address_of_lane_id = symbol.st_value; }
+    program->functions[symbol.st_value] = name;
+}
 }
 
 static Program read_program() {
@@ -80,11 +85,12 @@ static Program read_program() {
     const Elf64_Ehdr *header = (const Elf64_Ehdr *)image;
     const Elf64_Shdr *sections = (const Elf64_Shdr *)(image + header->e_shoff);
     for (int i = 0; i < header->e_shnum; i++) {
-        if (sections[i].sh_type != SHT_SYMTAB) continue;
+        if (sections[i].sh_type != SHT_SYMTAB) { continue; }
         const Elf64_Sym *symbols = (const Elf64_Sym *)(image + sections[i].sh_offset);
         const char *names = image + sections[sections[i].sh_link].sh_offset;
-        for (size_t s = 0; s < sections[i].sh_size / sizeof *symbols; s++)
+        for (size_t s = 0; s < sections[i].sh_size / sizeof *symbols; s++) {
             take_symbol(&program, symbols[s], names + symbols[s].st_name);
+        }
     }
     munmap((void *)image, info.st_size);
     if (!program.address_of_lane_id) fail("the program is stripped: cannot find its __shared__ arrays");
@@ -101,20 +107,22 @@ static unsigned char *address_of(const Variable &v) {
 }
 
 void static_shared_poison() {
-    for (const Variable &v : program().variables) memset(address_of(v), v.guard ? guard_byte : poison_byte, v.bytes);
+    for (const Variable &v : program().variables) {
+        memset(address_of(v), v.guard ? guard_byte : poison_byte, v.bytes);
+    }
 }
 
 // The variables that end just before the guard or begin just after it.
 static std::string neighbours(const Variable &guard) {
     const Variable *before = nullptr, *after = nullptr;
     for (const Variable &v : program().variables) {
-        if (v.guard) continue;
-        if (v.offset < guard.offset && (!before || v.offset > before->offset)) before = &v;
-        if (v.offset > guard.offset && (!after || v.offset < after->offset)) after = &v;
+        if (v.guard) { continue; }
+        if (v.offset < guard.offset && (!before || v.offset > before->offset)) { before = &v; }
+        if (v.offset > guard.offset && (!after || v.offset < after->offset)) { after = &v; }
     }
     std::string text;
     for (const Variable *v : {before, after}) {
-        if (!v) continue;
+        if (!v) { continue; }
         char *name = abi::__cxa_demangle(v->name.c_str(), nullptr, nullptr, nullptr);
         text += (text.empty() ? "" : " or before ") + std::string(name ? name : v->name.c_str());
         free(name);
@@ -124,21 +132,23 @@ static std::string neighbours(const Variable &guard) {
 
 void static_shared_check() {
     for (const Variable &v : program().variables) {
-        if (!v.guard) continue;
+        if (!v.guard) { continue; }
         const unsigned char *p = address_of(v);
-        for (size_t i = 0; i < v.bytes; i++)
-            if (p[i] != guard_byte) fail("the block wrote beyond its __shared__ array: %s", neighbours(v).c_str());
+        for (size_t i = 0; i < v.bytes; i++) {
+            if (p[i] != guard_byte) { fail("the block wrote beyond its __shared__ array: %s", neighbours(v).c_str()); }
+        }
     }
 }
 
 size_t static_shared_bytes(const void *function) {
     const size_t address = (size_t)function - (size_t)lane_id + program().address_of_lane_id;
     auto found = program().functions.find(address);
-    if (found == program().functions.end()) return 0;
+    if (found == program().functions.end()) { return 0; }
     const std::string prefix = "_ZZ" + found->second.substr(2) + "E";
     size_t bytes = 0;
-    for (const Variable &v : program().variables)
-        if (!v.guard && v.name.compare(0, prefix.size(), prefix) == 0) bytes += v.bytes;
+    for (const Variable &v : program().variables) {
+        if (!v.guard && v.name.compare(0, prefix.size(), prefix) == 0) { bytes += v.bytes; }
+    }
     return bytes;
 }
 

@@ -81,16 +81,16 @@ static uint64_t random_state = 1;
 
 static void seed_once(const char *text) {
     static std::string last;
-    if (last == text) return;
+    if (last == text) { return; }
     last = text;
     random_state = strtoull(text, nullptr, 10) * 2 + 1;
 }
 
 static Delay delay() {
     const char *text = getenv("EMU_DELAY");
-    if (!text || !*text || !strcmp(text, "lazy")) return LAZY;
-    if (!strcmp(text, "eager")) return EAGER;
-    if (strncmp(text, "random", 6)) fail("EMU_DELAY is \"%s\", expected lazy, random[:SEED] or eager", text);
+    if (!text || !*text || !strcmp(text, "lazy")) { return LAZY; }
+    if (!strcmp(text, "eager")) { return EAGER; }
+    if (strncmp(text, "random", 6)) { fail("EMU_DELAY is \"%s\", expected lazy, random[:SEED] or eager", text); }
     seed_once(text[6] == ':' ? text + 7 : "0");
     return RANDOM;
 }
@@ -111,21 +111,21 @@ static double now() {
 static void run_until(const Mark &mark);
 
 static void run_front(CUstream_st *stream) {
-    if (stream->tasks.front().wait) run_until(*stream->tasks.front().wait);
+    if (stream->tasks.front().wait) { run_until(*stream->tasks.front().wait); }
     Task task = std::move(stream->tasks.front());
     stream->tasks.pop_front();
-    if (task.run) task.run();
-    if (task.signal) task.signal->done = true, task.signal->seconds = now();
+    if (task.run) { task.run(); }
+    if (task.signal) { task.signal->done = true, task.signal->seconds = now(); }
 }
 
 static void run_until(const Mark &mark) {
     DeviceAccess access;
-    while (!mark.done) run_front(mark.stream);
+    while (!mark.done) { run_front(mark.stream); }
 }
 
 static void drain(CUstream_st *stream) {
     DeviceAccess access;
-    while (!stream->tasks.empty()) run_front(stream);
+    while (!stream->tasks.empty()) { run_front(stream); }
 }
 
 static bool blocked(const CUstream_st *stream) {
@@ -135,11 +135,11 @@ static bool blocked(const CUstream_st *stream) {
 // From time to time, a random selection of streams runs, each until it has to wait for another. Not at every call,
 // since opening and closing the device's memory takes longer than a small kernel.
 static void run_ahead() {
-    if (random_below(8) != 0) return;
+    if (random_below(8) != 0) { return; }
     DeviceAccess access;
     for (CUstream_st *stream : streams) {
-        if (random_below(2) == 0) stream->runs_ahead = !stream->runs_ahead;
-        while (stream->runs_ahead && !blocked(stream)) run_front(stream);
+        if (random_below(2) == 0) { stream->runs_ahead = !stream->runs_ahead; }
+        while (stream->runs_ahead && !blocked(stream)) { run_front(stream); }
     }
 }
 
@@ -155,24 +155,27 @@ static void forget_destroyed() {
 }
 
 void finish_everything() {
-    for (CUstream_st *stream : streams) drain(stream);
+    for (CUstream_st *stream : streams) { drain(stream); }
     forget_destroyed();
 }
 
 bool host_memory_in_use(const void *p, size_t n) {
     const char *begin = (const char *)p, *end = begin + n;
-    for (const CUstream_st *stream : streams)
-        for (const Task &task : stream->tasks)
-            if (task.host && (const char *)task.host < end && (const char *)task.host + task.host_bytes > begin)
+    for (const CUstream_st *stream : streams) {
+        for (const Task &task : stream->tasks) {
+            if (task.host && (const char *)task.host < end && (const char *)task.host + task.host_bytes > begin) {
                 return true;
+            }
+        }
+    }
     return false;
 }
 
 // Replaces a null pointer by the default stream.
 static CUstream_st *resolve(CUstream_st *stream) {
     static CUstream_st *null_stream = nullptr;
-    if (stream) return stream;
-    if (!null_stream) streams.push_front(null_stream = new CUstream_st());
+    if (stream) { return stream; }
+    if (!null_stream) { streams.push_front(null_stream = new CUstream_st()); }
     return null_stream;
 }
 
@@ -194,26 +197,27 @@ static void push(CUstream_st *stream, Task task) {
 bool forbidden_by_capture() {
     bool forbidden = false;
     for (auto &capture : captures) {
-        if (capture->mode == cudaStreamCaptureModeRelaxed) continue;
-        if (capture->mode == cudaStreamCaptureModeThreadLocal && capture->thread != std::this_thread::get_id())
+        if (capture->mode == cudaStreamCaptureModeRelaxed) { continue; }
+        if (capture->mode == cudaStreamCaptureModeThreadLocal && capture->thread != std::this_thread::get_id()) {
             continue;
+        }
         capture->valid = false;
         forbidden = true;
     }
-    if (forbidden) result(cudaErrorStreamCaptureUnsupported);
+    if (forbidden) { result(cudaErrorStreamCaptureUnsupported); }
     return forbidden;
 }
 
 // Whether the stream takes part in an invalidated capture; if so, records the error.
 static bool capture_is_lost(const CUstream_st *stream) {
-    if (!stream->capture || stream->capture->valid) return false;
+    if (!stream->capture || stream->capture->valid) { return false; }
     result(cudaErrorStreamCaptureInvalidated);
     return true;
 }
 
 static void submit(CUstream_st *stream, Task task) {
-    if (capture_is_lost(stream)) return;
-    if (!stream->capture) return push(stream, std::move(task));
+    if (capture_is_lost(stream)) { return; }
+    if (!stream->capture) { return push(stream, std::move(task)); }
     stream->capture->nodes.push_back({std::move(task.run), stream->tail});
     stream->tail = {(int)stream->capture->nodes.size() - 1};
 }
@@ -226,10 +230,12 @@ void enqueue(CUstream_st *stream, Operation operation) {
 // The nodes that must run before, or are in, `tail`.
 static std::vector<bool> ancestors(const std::vector<Node> &nodes, const std::vector<int> &tail) {
     std::vector<bool> found(nodes.size(), false);
-    for (int i : tail) found[i] = true;
-    for (int i = (int)nodes.size() - 1; i >= 0; i--)
-        if (found[i])
-            for (int j : nodes[i].after) found[j] = true;
+    for (int i : tail) { found[i] = true; }
+    for (int i = (int)nodes.size() - 1; i >= 0; i--) {
+        if (found[i]) {
+            for (int j : nodes[i].after) { found[j] = true; }
+        }
+    }
     return found;
 }
 
@@ -239,17 +245,18 @@ static void run_graph(const std::vector<Node> &nodes) {
     std::vector<int> ready;
     for (size_t i = 0; i < nodes.size(); i++) {
         waiting[i] = (int)nodes[i].after.size();
-        for (int j : nodes[i].after) followers[j].push_back((int)i);
-        if (!waiting[i]) ready.push_back((int)i);
+        for (int j : nodes[i].after) { followers[j].push_back((int)i); }
+        if (!waiting[i]) { ready.push_back((int)i); }
     }
     while (!ready.empty()) {
         const size_t at = delay() == EAGER ? std::min_element(ready.begin(), ready.end()) - ready.begin()
                                            : random_below((unsigned)ready.size());
         const int i = ready[at];
         ready[at] = ready.back(), ready.pop_back();
-        if (nodes[i].run) nodes[i].run();
-        for (int j : followers[i])
-            if (--waiting[j] == 0) ready.push_back(j);
+        if (nodes[i].run) { nodes[i].run(); }
+        for (int j : followers[i]) {
+            if (--waiting[j] == 0) { ready.push_back(j); }
+        }
     }
 }
 
@@ -259,7 +266,7 @@ static void run_graph(const std::vector<Node> &nodes) {
 
 cudaError_t cudaStreamCreateWithFlags(cudaStream_t *stream, unsigned flags) {
     Lock lock(runtime_mutex);
-    if (flags != cudaStreamNonBlocking) fail("streams that wait for the null stream are not emulated");
+    if (flags != cudaStreamNonBlocking) { fail("streams that wait for the null stream are not emulated"); }
     streams.push_front(*stream = new CUstream_st());
     return cudaSuccess;
 }
@@ -276,8 +283,8 @@ cudaError_t cudaStreamDestroy(cudaStream_t stream) {
 cudaError_t cudaStreamSynchronize(cudaStream_t stream) {
     Lock lock(runtime_mutex);
     stream = resolve(stream);
-    if (stream->capture) stream->capture->valid = false;
-    if (stream->capture || forbidden_by_capture()) return result(cudaErrorStreamCaptureUnsupported);
+    if (stream->capture) { stream->capture->valid = false; }
+    if (stream->capture || forbidden_by_capture()) { return result(cudaErrorStreamCaptureUnsupported); }
     DeviceAccess access;
     drain(stream);
     check_all_guards();
@@ -288,9 +295,9 @@ cudaError_t cudaStreamSynchronize(cudaStream_t stream) {
 cudaError_t cudaStreamQuery(cudaStream_t stream) {
     Lock lock(runtime_mutex);
     stream = resolve(stream);
-    if (stream->capture) stream->capture->valid = false;
-    if (stream->capture || forbidden_by_capture()) return result(cudaErrorStreamCaptureUnsupported);
-    if (stream->tasks.empty()) return cudaSuccess;
+    if (stream->capture) { stream->capture->valid = false; }
+    if (stream->capture || forbidden_by_capture()) { return result(cudaErrorStreamCaptureUnsupported); }
+    if (stream->tasks.empty()) { return cudaSuccess; }
     DeviceAccess access;
     run_front(stream);
     return cudaErrorNotReady;
@@ -298,7 +305,7 @@ cudaError_t cudaStreamQuery(cudaStream_t stream) {
 
 cudaError_t cudaDeviceSynchronize() {
     Lock lock(runtime_mutex);
-    if (forbidden_by_capture()) return cudaErrorStreamCaptureUnsupported;
+    if (forbidden_by_capture()) { return cudaErrorStreamCaptureUnsupported; }
     DeviceAccess access;
     finish_everything();
     check_all_guards();
@@ -310,7 +317,7 @@ cudaError_t cudaDeviceSynchronize() {
 static bool fits(Place place, bool device) { return (place == DEVICE) == device; }
 
 static bool kind_fits(cudaMemcpyKind kind, Place to, Place from) {
-    if (kind == cudaMemcpyDefault) return true;
+    if (kind == cudaMemcpyDefault) { return true; }
     return fits(to, kind == cudaMemcpyHostToDevice || kind == cudaMemcpyDeviceToDevice) &&
            fits(from, kind == cudaMemcpyDeviceToHost || kind == cudaMemcpyDeviceToDevice);
 }
@@ -320,10 +327,11 @@ cudaError_t cudaMemcpyAsync(void *to, const void *from, size_t bytes, cudaMemcpy
     Lock lock(runtime_mutex);
     const Place to_place = place_of(to, bytes), from_place = place_of(from, bytes);
     stream = resolve(stream);
-    if (!kind_fits(kind, to_place, from_place)) return result(cudaErrorInvalidValue);
-    if (capture_is_lost(stream)) return cudaErrorStreamCaptureInvalidated;
-    if (stream->capture && (to_place == PAGEABLE || from_place == PAGEABLE))
+    if (!kind_fits(kind, to_place, from_place)) { return result(cudaErrorInvalidValue); }
+    if (capture_is_lost(stream)) { return cudaErrorStreamCaptureInvalidated; }
+    if (stream->capture && (to_place == PAGEABLE || from_place == PAGEABLE)) {
         fail("a copy of memory that is not page-locked is captured: each launch of the graph would use it again");
+    }
     if (to_place != DEVICE && from_place != DEVICE && !stream->capture) {
         drain(stream);
         memmove(to, from, bytes);
@@ -337,15 +345,15 @@ cudaError_t cudaMemcpyAsync(void *to, const void *from, size_t bytes, cudaMemcpy
         task.run = [=] { memmove(to, from, bytes); };
     }
     submit(stream, std::move(task));
-    if (to_place == PAGEABLE) drain(stream);
+    if (to_place == PAGEABLE) { drain(stream); }
     return cudaSuccess;
 }
 
 cudaError_t cudaMemsetAsync(void *to, int byte, size_t bytes, cudaStream_t stream) {
     Lock lock(runtime_mutex);
-    if (place_of(to, bytes) == PAGEABLE) return result(cudaErrorInvalidValue);
+    if (place_of(to, bytes) == PAGEABLE) { return result(cudaErrorInvalidValue); }
     stream = resolve(stream);
-    if (capture_is_lost(stream)) return cudaErrorStreamCaptureInvalidated;
+    if (capture_is_lost(stream)) { return cudaErrorStreamCaptureInvalidated; }
     submit(stream, {[=] { memset(to, byte, bytes); }, nullptr, nullptr, nullptr, 0});
     return cudaSuccess;
 }
@@ -364,13 +372,13 @@ cudaError_t cudaEventDestroy(cudaEvent_t event) {
 
 cudaError_t cudaEventRecord(cudaEvent_t event, cudaStream_t stream) {
     Lock lock(runtime_mutex);
-    if (!event) return result(cudaErrorInvalidResourceHandle);
+    if (!event) { return result(cudaErrorInvalidResourceHandle); }
     stream = resolve(stream);
-    if (capture_is_lost(stream)) return cudaErrorStreamCaptureInvalidated;
+    if (capture_is_lost(stream)) { return cudaErrorStreamCaptureInvalidated; }
     event->capture = stream->capture;
     event->tail = stream->tail;
     event->mark = nullptr;
-    if (stream->capture) return cudaSuccess;
+    if (stream->capture) { return cudaSuccess; }
     event->mark = std::make_shared<Mark>(Mark{stream, false, 0});
     push(stream, {nullptr, nullptr, event->mark, nullptr, 0});
     return cudaSuccess;
@@ -378,27 +386,32 @@ cudaError_t cudaEventRecord(cudaEvent_t event, cudaStream_t stream) {
 
 // During a capture: the stream joins the event's capture.
 static cudaError_t join_capture(CUstream_st *stream, const CUevent_st *event) {
-    if (!event->capture->valid) return result(cudaErrorStreamCaptureInvalidated);
-    if (std::find(captures.begin(), captures.end(), event->capture) == captures.end())
+    if (!event->capture->valid) { return result(cudaErrorStreamCaptureInvalidated); }
+    if (std::find(captures.begin(), captures.end(), event->capture) == captures.end()) {
         return result(cudaErrorCapturedEvent);
+    }
     if (stream->capture && stream->capture != event->capture) {
         stream->capture->valid = event->capture->valid = false;
         return result(cudaErrorStreamCaptureMerge);
     }
-    if (!stream->capture) stream->capture = event->capture, stream->tail.clear();
-    for (int node : event->tail)
-        if (std::find(stream->tail.begin(), stream->tail.end(), node) == stream->tail.end())
+    if (!stream->capture) { stream->capture = event->capture, stream->tail.clear(); }
+    for (int node : event->tail) {
+        if (std::find(stream->tail.begin(), stream->tail.end(), node) == stream->tail.end()) {
             stream->tail.push_back(node);
+        }
+    }
     return cudaSuccess;
 }
 
 cudaError_t cudaStreamWaitEvent(cudaStream_t stream, cudaEvent_t event, unsigned) {
     Lock lock(runtime_mutex);
-    if (!event) return result(cudaErrorInvalidResourceHandle);
+    if (!event) { return result(cudaErrorInvalidResourceHandle); }
     stream = resolve(stream);
-    if (capture_is_lost(stream)) return cudaErrorStreamCaptureInvalidated;
-    if (event->capture) return join_capture(stream, event);
-    if (!event->mark) return cudaSuccess; // never recorded
+    if (capture_is_lost(stream)) { return cudaErrorStreamCaptureInvalidated; }
+    if (event->capture) { return join_capture(stream, event); }
+    if (!event->mark) {
+        return cudaSuccess; // never recorded
+    }
     if (stream->capture) {
         stream->capture->valid = false;
         return result(cudaErrorStreamCaptureIsolation);
@@ -409,20 +422,20 @@ cudaError_t cudaStreamWaitEvent(cudaStream_t stream, cudaEvent_t event, unsigned
 
 cudaError_t cudaEventSynchronize(cudaEvent_t event) {
     Lock lock(runtime_mutex);
-    if (!event) return result(cudaErrorInvalidResourceHandle);
-    if (forbidden_by_capture()) return cudaErrorStreamCaptureUnsupported;
-    if (event->capture) return result(cudaErrorCapturedEvent);
-    if (event->mark) run_until(*event->mark);
+    if (!event) { return result(cudaErrorInvalidResourceHandle); }
+    if (forbidden_by_capture()) { return cudaErrorStreamCaptureUnsupported; }
+    if (event->capture) { return result(cudaErrorCapturedEvent); }
+    if (event->mark) { run_until(*event->mark); }
     return cudaSuccess;
 }
 
 // Polling makes progress: one operation each time.
 cudaError_t cudaEventQuery(cudaEvent_t event) {
     Lock lock(runtime_mutex);
-    if (!event) return result(cudaErrorInvalidResourceHandle);
-    if (forbidden_by_capture()) return cudaErrorStreamCaptureUnsupported;
-    if (event->capture) return result(cudaErrorCapturedEvent);
-    if (!event->mark || event->mark->done) return cudaSuccess;
+    if (!event) { return result(cudaErrorInvalidResourceHandle); }
+    if (forbidden_by_capture()) { return cudaErrorStreamCaptureUnsupported; }
+    if (event->capture) { return result(cudaErrorCapturedEvent); }
+    if (!event->mark || event->mark->done) { return cudaSuccess; }
     DeviceAccess access;
     run_front(event->mark->stream);
     return cudaErrorNotReady;
@@ -430,8 +443,8 @@ cudaError_t cudaEventQuery(cudaEvent_t event) {
 
 cudaError_t cudaEventElapsedTime(float *milliseconds, cudaEvent_t begin, cudaEvent_t end) {
     Lock lock(runtime_mutex);
-    if (!begin || !end || !begin->mark || !end->mark) return result(cudaErrorInvalidResourceHandle);
-    if (!begin->mark->done || !end->mark->done) return cudaErrorNotReady;
+    if (!begin || !end || !begin->mark || !end->mark) { return result(cudaErrorInvalidResourceHandle); }
+    if (!begin->mark->done || !end->mark->done) { return cudaErrorNotReady; }
     *milliseconds = (float)(1e3 * (end->mark->seconds - begin->mark->seconds));
     return cudaSuccess;
 }
@@ -440,8 +453,8 @@ cudaError_t cudaEventElapsedTime(float *milliseconds, cudaEvent_t begin, cudaEve
 
 cudaError_t cudaStreamBeginCapture(cudaStream_t stream, cudaStreamCaptureMode mode) {
     Lock lock(runtime_mutex);
-    if (!stream) return result(cudaErrorStreamCaptureUnsupported);
-    if (stream->capture) return result(cudaErrorIllegalState);
+    if (!stream) { return result(cudaErrorStreamCaptureUnsupported); }
+    if (stream->capture) { return result(cudaErrorIllegalState); }
     stream->capture = std::make_shared<Capture>(Capture{stream, mode, std::this_thread::get_id(), true, {}});
     stream->tail.clear();
     captures.push_back(stream->capture);
@@ -452,29 +465,30 @@ cudaError_t cudaStreamBeginCapture(cudaStream_t stream, cudaStreamCaptureMode mo
 cudaError_t cudaStreamEndCapture(cudaStream_t stream, cudaGraph_t *graph) {
     Lock lock(runtime_mutex);
     *graph = nullptr;
-    if (!stream || !stream->capture) return result(cudaErrorIllegalState);
+    if (!stream || !stream->capture) { return result(cudaErrorIllegalState); }
     const std::shared_ptr<Capture> capture = stream->capture;
-    if (capture->origin != stream) return result(cudaErrorStreamCaptureUnmatched);
-    if (capture->mode != cudaStreamCaptureModeRelaxed && capture->thread != std::this_thread::get_id())
+    if (capture->origin != stream) { return result(cudaErrorStreamCaptureUnmatched); }
+    if (capture->mode != cudaStreamCaptureModeRelaxed && capture->thread != std::this_thread::get_id()) {
         return result(cudaErrorStreamCaptureWrongThread);
+    }
     const std::vector<bool> joined = ancestors(capture->nodes, stream->tail);
     bool complete = true;
     for (CUstream_st *s : streams) {
-        if (s->capture != capture) continue;
-        for (int node : s->tail) complete &= joined[node];
+        if (s->capture != capture) { continue; }
+        for (int node : s->tail) { complete &= joined[node]; }
         s->capture = nullptr, s->tail.clear();
     }
     captures.erase(std::find(captures.begin(), captures.end(), capture));
-    if (!capture->valid) return result(cudaErrorStreamCaptureInvalidated);
+    if (!capture->valid) { return result(cudaErrorStreamCaptureInvalidated); }
     capture->valid = complete;
-    if (!complete) return result(cudaErrorStreamCaptureUnjoined);
+    if (!complete) { return result(cudaErrorStreamCaptureUnjoined); }
     *graph = new CUgraph_st{std::move(capture->nodes)};
     return cudaSuccess;
 }
 
 cudaError_t cudaGraphInstantiate(cudaGraphExec_t *exec, cudaGraph_t graph, unsigned long long) {
     Lock lock(runtime_mutex);
-    if (!graph) return result(cudaErrorInvalidValue);
+    if (!graph) { return result(cudaErrorInvalidValue); }
     *exec = new CUgraphExec_st{std::make_shared<std::vector<Node>>(graph->nodes)};
     return cudaSuccess;
 }

@@ -86,7 +86,7 @@ listed=(
     'kernels/loss.cu|the gradient without its factor|s/return factor \* d;/return d + 0 * factor;/'
     'kernels/optimizer.cu|no bias correction of the second moment|s/1 \/ sqrtf\(s->bias2\)/1/'
     'kernels/optimizer.cu|no weight decay|s/step \+ k\.weight_decay \* p/step/'
-    'kernels/layernorm.cu|rows are not divided by their deviation|s/- rest\) \* s \* w/- rest) * w/'
+    'kernels/layernorm.cu|rows are not divided by their deviation|s/- correction\) \* s \* w/- correction) * w/'
 )
 
 run_listed() { # run_listed PATTERN: the mutants whose line matches

@@ -65,10 +65,10 @@ static void means_by_hand(void **state) {
     near(s.precision_at[3], 0);
     near(s.empty, 1.0 / 3);
     near(s.full, 0);
-    assert_int_equal(s.medium_pairs, 2);
-    near(s.medium, 0.625);
-    near(s.large, 0);
-    assert_true(isnan(s.small) && isnan(s.miou_low));
+    assert_int_equal(s.pairs_of_size[OBJECT_MEDIUM], 2);
+    near(s.giou_of_size[OBJECT_MEDIUM], 0.625);
+    near(s.giou_of_size[OBJECT_LARGE], 0);
+    assert_true(isnan(s.giou_of_size[OBJECT_SMALL]) && isnan(s.miou_low));
     bool keep[] = {false, true, false, true};
     s = summarize(scores, 4, keep, 3, 0, 0);
     near(s.miou, 0.75);

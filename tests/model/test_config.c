@@ -1,4 +1,4 @@
-#include "dies.h"
+#include "scratch.h"
 #include "model/config.h"
 
 static const char sd2_unet[] =
@@ -149,12 +149,12 @@ static void check(void (*reader)(const char *), const char *text, const Refusal 
     for (size_t i = 0; i < count; i++) {
         write_text(path, replaced(text, refusals[i].old, refusals[i].new));
         char *field = kept(xprintf("\"%s\"", refusals[i].field));
-        assert_dies(reader, path, field);
-        assert_dies(reader, path, "refused.json");
+        assert_dies(field, reader(path));
+        assert_dies("refused.json", reader(path));
     }
     for (size_t n = 0; n + 1 < strlen(text); n += 37) { // cut off anywhere
         atomic_write(path, text, n);
-        assert_dies(reader, path, "refused.json");
+        assert_dies("refused.json", reader(path));
     }
     print_message("%zu configurations refused\n", count);
 }
@@ -228,7 +228,7 @@ static void test_refused_others(void **state) {
         {"\"hidden_size\": 1024", "\"hidden_size\": \"x\"", "hidden_size"},
         {"\"num_hidden_layers\": 23", "\"num_hidden_layers\": 0", "num_hidden_layers"},
     };
-    assert_dies(read_clip, scratch_path("missing.json"), "missing.json");
+    assert_dies("missing.json", read_clip(scratch_path("missing.json")));
     CHECK(read_clip, sd2_text, clip);
     static const Refusal scheduler[] = {
         {"\"scaled_linear\"", "\"squaredcos_cap_v2\"", "beta_schedule"},

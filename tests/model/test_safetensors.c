@@ -1,4 +1,4 @@
-#include "dies.h"
+#include "scratch.h"
 #include "model/safetensors.h"
 #include "util/half.h"
 
@@ -169,8 +169,8 @@ static void test_damaged_headers(void **state) {
     char *path = scratch_path("damaged.safetensors");
     for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
         write_raw(path, cases[i].header, cases[i].data);
-        assert_dies(open_it, path, "damaged.safetensors");
-        assert_dies(open_it, path, cases[i].words);
+        assert_dies("damaged.safetensors", open_it(path));
+        assert_dies(cases[i].words, open_it(path));
     }
     print_message("%zu damaged headers refused\n", sizeof cases / sizeof *cases);
 }
@@ -185,15 +185,15 @@ static void test_truncation(void **state) {
     char *bytes = read_file(path, &size);
     for (size_t n = 0; n < size; n++) {
         atomic_write(cut, bytes, n);
-        assert_dies(open_it, cut, "cut.safetensors");
+        assert_dies("cut.safetensors", open_it(cut));
     }
     print_message("%zu truncations refused\n", size);
     bytes[3] = 1; // a header of 16 MB
     atomic_write(cut, bytes, size);
-    assert_dies(open_it, cut, "cut off");
+    assert_dies("cut off", open_it(cut));
     bytes[7] = 1;
     atomic_write(cut, bytes, size);
-    assert_dies(open_it, cut, "no safetensors file");
+    assert_dies("no safetensors file", open_it(cut));
     free(bytes);
 }
 
@@ -214,20 +214,20 @@ static void test_damaged_index(void **state) {
     char *index = scratch_path("damaged.safetensors.index.json");
     for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
         write_text(index, cases[i][0]);
-        assert_dies(open_it, index, cases[i][1]);
+        assert_dies(cases[i][1], open_it(index));
     }
 }
 
 static void test_wrong_use(void **state) {
     (void)state;
     char *path = scratch_path("types.safetensors");
-    assert_dies(open_it, scratch_path("nothing.safetensors"), "nothing.safetensors");
-    assert_dies(open_it, "/", "cannot be opened");
+    assert_dies("nothing.safetensors", open_it(scratch_path("nothing.safetensors")));
+    assert_dies("cannot be opened", open_it("/"));
     write_raw(path, ENTRY("I64", "[1]", "[0,8]"), 8);
-    assert_dies(read_floats, path, "dtype I64");
+    assert_dies("dtype I64", read_floats(path));
     write_raw(path, ENTRY("F32", "[1]", "[0,4]"), 4);
-    assert_dies(read_integers, path, "dtype F32");
-    assert_dies(write_nowhere, "/nowhere/at/all.safetensors", "/nowhere/at/all.safetensors");
+    assert_dies("dtype F32", read_integers(path));
+    assert_dies("/nowhere/at/all.safetensors", write_nowhere("/nowhere/at/all.safetensors"));
 }
 
 int main(void) {

@@ -1,4 +1,4 @@
-#include "dies.h"
+#include "scratch.h"
 #include <math.h>
 #include "model/schedule.h"
 
@@ -113,10 +113,10 @@ static void wrong_steps(const char *steps) {
 
 static void test_refusals(void **state) {
     (void)state;
-    assert_dies(epsilon_with_zero_snr, "", "prediction_type");
-    assert_dies(wrong_steps, "0", "expected 1 to 1000");
-    assert_dies(wrong_steps, "1001", "expected 1 to 1000");
-    assert_dies(wrong_steps, "1000", "steps_offset"); // begins at 1000, one too late
+    assert_dies("prediction_type", epsilon_with_zero_snr(""));
+    assert_dies("expected 1 to 1000", wrong_steps("0"));
+    assert_dies("expected 1 to 1000", wrong_steps("1001"));
+    assert_dies("steps_offset", wrong_steps("1000")); // begins at 1000, one too late
 }
 
 int main(void) {

@@ -1,5 +1,5 @@
 // A vocabulary small enough to merge by hand; CLIP's own is compared with transformers in tests/reference.
-#include "dies.h"
+#include "scratch.h"
 #include "model/init.h"
 #include "model/tokenizer.h"
 
@@ -135,10 +135,10 @@ static void test_damage(void **state) {
     for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
         char *folder = write_folder("damaged");
         write_text(kept(xprintf("%s/%s", folder, cases[i].file)), replaced(cases[i].text, cases[i].old, cases[i].new));
-        assert_dies(open_it, folder, cases[i].words);
+        assert_dies(cases[i].words, open_it(folder));
     }
-    assert_dies(open_it, scratch_path("nowhere"), "tokenizer.json");
-    assert_dies(encode_bytes, write_folder("damaged"), "UTF-8");
+    assert_dies("tokenizer.json", open_it(scratch_path("nowhere")));
+    assert_dies("UTF-8", encode_bytes(write_folder("damaged")));
 }
 
 int main(void) {

@@ -13,7 +13,7 @@ static void test_memory(void **state) {
     assert_int_equal((uintptr_t)a % 256, 0);
     assert_int_equal((uintptr_t)b % 256, 0);
     unsigned char *host = device_alloc_pinned(&check_dev, 1000), *back = device_alloc_pinned(&check_dev, 1000);
-    for (int i = 0; i < 1000; i++) host[i] = (unsigned char)(i * 7);
+    for (int i = 0; i < 1000; i++) { host[i] = (unsigned char)(i * 7); }
     DeviceEvent *event = device_event_create(&check_dev);
     device_copy(&check_dev, a, host, 1000, true);
     device_event_record(&check_dev, event, true);
@@ -30,7 +30,7 @@ static void test_memory(void **state) {
     printf("    %.2g s between two events\n", seconds);
     assert_true(seconds >= 0 && seconds < 5);
     device_event_destroy(later);
-    for (int i = 0; i < 1000; i++) assert_int_equal(back[i], i < 10 ? 0 : host[i]);
+    for (int i = 0; i < 1000; i++) { assert_int_equal(back[i], i < 10 ? 0 : host[i]); }
     device_event_destroy(event);
     device_free(&check_dev, a), device_free(&check_dev, b);
     device_free_pinned(&check_dev, host), device_free_pinned(&check_dev, back);
@@ -60,7 +60,7 @@ static void test_trace(void **state) {
     assert_true(trace.flops == trace.rows[0].flops + trace.rows[1].flops + trace.rows[2].flops);
     Peaks peaks = {{1e9, 1e9, 1e9}, 1e9};
     double least = 0;
-    for (int i = 0; i < trace.count; i++) least += 1e-9 * fmax(trace.rows[i].flops, trace.rows[i].bytes);
+    for (int i = 0; i < trace.count; i++) { least += 1e-9 * fmax(trace.rows[i].flops, trace.rows[i].bytes); }
     assert_true(fabs(trace_least_seconds(&trace, &peaks) - least) < 1e-9 * least);
     trace_clear(&trace);
     assert_true(trace.count == 0 && trace.flops == 0 && trace.bytes == 0);

@@ -1,4 +1,4 @@
-// In which words a sample is asked for: every way that has a name for its class, equally often, whatever the batch.
+// In which words a sample is asked for: every set that has a name for its class, equally often, whatever the batch.
 #include "train/prompts.h"
 #include <setjmp.h>
 #include <stdarg.h>
@@ -10,7 +10,7 @@ static void draws(void **state) {
     (void)state;
     enum { CLASSES = 3, N = 6000 };
     bool all[CLASSES] = {true, true, true}, some[CLASSES] = {true, false, true};
-    Prompts p = {.ways = {{.has = all}, {.has = some}, {.has = all}}, .count = 3, .classes = CLASSES, .seed = 5};
+    Prompts p = {.sets = {{.has = all}, {.has = some}, {.has = all}}, .count = 3, .classes = CLASSES, .seed = 5};
     int count[CLASSES][3] = {{0}};
     for (int64_t i = 0; i < N; i++) {
         int c = (int)(i % CLASSES), row, again[2];

@@ -1,5 +1,4 @@
-// For tests of what a user reads when a file is damaged: runs a function in a child process and checks that it dies
-// with exit code 1 and one sentence that holds the given words.
+// A temporary folder for the files of a test, and texts to put there.
 #pragma once
 #include <setjmp.h>
 #include <stdarg.h>
@@ -8,36 +7,11 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/wait.h>
 #include <unistd.h>
 #include <cmocka.h>
+#include "tests/dies.h"
 #include "util/error.h"
 #include "util/file.h"
-
-static inline void assert_dies(void (*function)(const char *path), const char *path, const char *words) {
-    int ends[2];
-    assert_int_equal(pipe(ends), 0);
-    fflush(stdout);
-    pid_t child = fork();
-    if (child == 0) {
-        dup2(ends[1], 2);
-        function(path);
-        _exit(0); // not dead
-    }
-    close(ends[1]);
-    char said[4096] = "";
-    size_t n = 0;
-    for (ssize_t got; (got = read(ends[0], said + n, sizeof said - 1 - n)) > 0;) { n += (size_t)got; }
-    close(ends[0]);
-    int status;
-    waitpid(child, &status, 0);
-    said[n] = 0;
-    char *end = strchr(said, '\n');
-    bool right = WIFEXITED(status) && WEXITSTATUS(status) == 1 && strncmp(said, "cocogold: ", 10) == 0 && end &&
-                 !end[1] && strstr(said, words);
-    if (!right) { print_error("status %x, expected \"%s\" in: %s\n", (unsigned)status, words, said); }
-    assert_true(right);
-}
 
 // Remembers the folder to remove at this process's exit (not at that of the children which die).
 static inline const char *scratch_folder(const char *set) {

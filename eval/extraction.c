@@ -1,4 +1,4 @@
-#include "eval/mask.h"
+#include "eval/extraction.h"
 #include <math.h>
 #include <stddef.h>
 

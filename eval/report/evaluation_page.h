@@ -11,10 +11,3 @@ void report_evaluation(const char *path, const Json *metrics, const Gallery *gal
 // names: one per evaluation.
 void report_comparison(const char *path, const Json *metrics, const char *const *names, int count, const RunLog *logs,
                        int log_count);
-
-// Parts that both pages have.
-#include <stdio.h>
-double metric(const Json *metrics, const char *path); // "seen.floors.centre_box.miou"; NaN where it is missing
-const char *metric_text(const Json *metrics, const char *path); // "" where it is missing
-void report_training(FILE *out, const RunLog *logs, int count); // training curves
-void report_definitions(FILE *out);

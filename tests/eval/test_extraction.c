@@ -1,6 +1,6 @@
 // Mask extraction and opening: against a slow reference, and by properties.
 #include "eval/frame.h"
-#include "eval/mask.h"
+#include "eval/extraction.h"
 #include "util/philox.h"
 #include <setjmp.h>
 #include <stdarg.h>
@@ -131,7 +131,7 @@ static void frames_lead_there_and_back(void **state) {
             for (int x = width / 4; x < width - width / 4; x++) { mask[y * width + x] = 1; }
         }
         frame_mask(&f, mask, model);
-        frame_unmask(&f, model, back);
+        frame_restore_mask(&f, model, back);
         for (int i = 0; i < n; i++) { wrong += mask[i] != back[i]; }
         printf("frame %dx%d: %.2f%% of the pixels differ after the way there and back\n", width, height,
                100.0 * wrong / n);

@@ -1,4 +1,4 @@
-#include "data/mask.h"
+#include "data/segmentation.h"
 #include "util/error.h"
 #include <math.h>
 #include <stdlib.h>

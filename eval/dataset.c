@@ -1,21 +1,20 @@
-#include "eval/source.h"
+#include "eval/dataset.h"
 #include "data/image.h"
 #include "data/paint.h"
 #include "util/error.h"
 #include <stdlib.h>
 #include <string.h>
 
-Source source_of_pictures(const char *data, const char *split, const char *annotations, int resolution) {
-    Source s = {.resolution = resolution, .coco = coco_open(data, split, annotations)};
+Dataset dataset_of_pictures(const char *data, const char *split, const char *annotations, int resolution) {
+    Dataset s = {.resolution = resolution, .coco = coco_open(data, split, annotations)};
     s.class_count = s.coco.category_count;
-    s.class_names = xmalloc(((size_t)s.class_count + 1) * sizeof *s.class_names);
-    for (int c = 0; c < s.class_count; c++) { s.class_names[c] = s.coco.categories[c].name; }
+    s.class_names = coco_class_names(&s.coco);
     s.where = xprintf("%s, split %s (%s)", data, split, s.coco.panoptic ? "panoptic" : "instances");
     return s;
 }
 
-Source source_of_shards(const char *folder, const char *split, const char *model, const ModelSettings *settings) {
-    Source s = {.crops = true, .shards = shards_open(folder, split)};
+Dataset dataset_of_shards(const char *folder, const char *split, const char *model, const ModelSettings *settings) {
+    Dataset s = {.crops = true, .shards = shards_open(folder, split)};
     const ShardInfo *info = &s.shards.info;
     char digest[65];
     pipeline_vae_digest(model, digest);
@@ -35,7 +34,7 @@ Source source_of_shards(const char *folder, const char *split, const char *model
     return s;
 }
 
-void source_close(Source *s) {
+void dataset_close(Dataset *s) {
     if (s->crops) {
         shards_close(&s->shards);
     } else {
@@ -45,7 +44,7 @@ void source_close(Source *s) {
     free(s->where);
 }
 
-Pair *source_pairs(const Source *s, const PairOptions *options, int *count) {
+Pair *dataset_pairs(const Dataset *s, const PairOptions *options, int *count) {
     return s->crops ? pairs_of_shards(&s->shards, options, count) : pairs_of_coco(&s->coco, options, count);
 }
 
@@ -68,7 +67,7 @@ static void mark_all_objects(const Coco *coco, int picture, uint8_t *mask) {
     free(ids);
 }
 
-static SourceItem read_picture(const Source *s, Pair pair) {
+static DatasetItem read_picture(const Dataset *s, Pair pair) {
     const Picture *picture = &s->coco.pictures[pair.item];
     size_t pixels = (size_t)picture->width * picture->height;
     char *path = coco_picture_path(&s->coco, pair.item);
@@ -77,7 +76,7 @@ static SourceItem read_picture(const Source *s, Pair pair) {
         die("%s is %dx%d: expected %dx%d, as %s says", path, rgb.width, rgb.height, picture->width, picture->height,
             s->coco.path);
     }
-    SourceItem item = {.pair = pair, .frame = frame_pad(rgb.width, rgb.height, s->resolution)};
+    DatasetItem item = {.pair = pair, .frame = frame_pad(rgb.width, rgb.height, s->resolution)};
     item.pixels = xmalloc((size_t)s->resolution * s->resolution * 3 * sizeof *item.pixels);
     frame_picture(&item.frame, &rgb, item.pixels);
     uint8_t *mask = coco_class_mask(&s->coco, pair.item, pair.category);
@@ -92,12 +91,12 @@ static SourceItem read_picture(const Source *s, Pair pair) {
     return item;
 }
 
-static SourceItem read_crop(const Source *s, Pair pair, const ModelSettings *settings, size_t latent_count) {
-    int R = s->resolution, row_bytes = (R + 7) / 8;
-    SourceItem item = {.pair = pair, .frame = frame_pad(R, R, R)};
+static DatasetItem read_crop(const Dataset *s, Pair pair, const ModelSettings *settings, size_t latent_count) {
+    int R = s->resolution;
+    DatasetItem item = {.pair = pair, .frame = frame_pad(R, R, R)};
     item.latent = xmalloc(latent_count * sizeof *item.latent);
     item.target_latent = xmalloc(latent_count * sizeof *item.target_latent);
-    uint8_t *packed = xmalloc((size_t)R * row_bytes);
+    uint8_t *packed = xmalloc((size_t)R * (size_t)((R + 7) / 8));
     ShardSample sample = {.image_latent = item.latent, .mask = packed};
     if (settings->target == TARGET_MASK) {
         sample.target_mask = item.target_latent;
@@ -107,20 +106,16 @@ static SourceItem read_crop(const Source *s, Pair pair, const ModelSettings *set
     shards_read(&s->shards, pair.item, &sample);
     item.truth = xmalloc((size_t)R * R);
     item.ignore = xcalloc((size_t)R * R, 1);
-    for (int y = 0; y < R; y++) {
-        for (int x = 0; x < R; x++) {
-            item.truth[(size_t)y * R + x] = packed[(size_t)y * row_bytes + x / 8] >> (7 - x % 8) & 1;
-        }
-    }
+    mask_unpack(packed, R, item.truth);
     free(packed);
     return item;
 }
 
-SourceItem source_read(const Source *s, Pair pair, const ModelSettings *settings, size_t latent_count) {
+DatasetItem dataset_read(const Dataset *s, Pair pair, const ModelSettings *settings, size_t latent_count) {
     return s->crops ? read_crop(s, pair, settings, latent_count) : read_picture(s, pair);
 }
 
-void source_item_free(SourceItem *item) {
+void dataset_item_free(DatasetItem *item) {
     free(item->pixels);
     free(item->latent);
     free(item->target_latent);
@@ -130,7 +125,7 @@ void source_item_free(SourceItem *item) {
     memset(item, 0, sizeof *item);
 }
 
-void source_target(const SourceItem *item, const ModelSettings *settings, float *pixels) {
+void dataset_target(const DatasetItem *item, const ModelSettings *settings, float *pixels) {
     const Frame *f = &item->frame;
     uint8_t *mask = xmalloc((size_t)f->W * f->H);
     frame_mask(f, item->truth, mask);

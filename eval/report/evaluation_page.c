@@ -1,0 +1,398 @@
+#include "eval/report/evaluation_page.h"
+#include "eval/report/chart.h"
+#include "eval/report/page.h"
+#include "util/error.h"
+#include <math.h>
+#include <stdlib.h>
+#include <string.h>
+
+// "seen.miou" and "_low".
+static double joined(yajl_val m, const char *path, const char *more) {
+    char whole[128];
+    snprintf(whole, sizeof whole, "%s%s", path, more);
+    return json_number_at(m, whole);
+}
+
+static double group_metric(yajl_val m, const char *group, const char *path) {
+    return json_number_at(json_find(m, group), path);
+}
+
+// path: of the number; its interval lies beside it.
+static void tile(FILE *out, yajl_val m, const char *id, const char *name, const char *path) {
+    double value = json_number_at(m, path), low = joined(m, path, "_low"), high = joined(m, path, "_high");
+    fprintf(out, "<div class=\"tile\" id=\"%s\"><span>%s</span><b>", id, name);
+    if (isnan(value)) {
+        fputs("&ndash;</b><span>no pairs", out);
+    } else {
+        fprintf(out, "%.3f</b><span>", value);
+        if (high > low) { fprintf(out, "95%% interval %.3f to %.3f", low, high); }
+    }
+    fputs("</span></div>\n", out);
+}
+
+static void tiles(FILE *out, yajl_val m) {
+    fputs("<div class=\"tiles\">\n", out);
+    tile(out, m, "tile-seen", "mIoU, seen classes", "seen.miou");
+    tile(out, m, "tile-unseen", "mIoU, unseen classes", "unseen.miou");
+    tile(out, m, "tile-harmonic", "harmonic mean of both", "harmonic");
+    fprintf(out,
+            "<div class=\"tile\"><span>time per query</span><b>%.3g&thinsp;s</b><span>on %s</span></div>\n</div>\n",
+            json_number_at(m, "sampling_seconds_per_pair"), json_string_at(m, "config.device"));
+}
+
+typedef struct {
+    const char *label, *path;
+} NamedPath;
+
+static void floors_figure(FILE *out, yajl_val m) {
+    static const NamedPath rows[] = {{"whole picture", "floors.all_foreground.miou"},
+                                     {"best centre box", "floors.centre_box.miou"},
+                                     {"white filter", "floors.white_filter.miou"},
+                                     {"model", "miou"},
+                                     {"all objects", "all_objects.miou"},
+                                     {"ceiling", "ceiling.miou"}};
+    static const char *const groups[] = {"seen", "unseen"};
+    ChartBar bars[2 * sizeof rows / sizeof *rows];
+    char labels[2 * sizeof rows / sizeof *rows][64];
+    int n = 0;
+    for (size_t i = 0; i < sizeof rows / sizeof *rows; i++) {
+        for (int g = 0; g < 2; g++) {
+            bool model = strcmp(rows[i].path, "miou") == 0;
+            double value = group_metric(m, groups[g], rows[i].path);
+            if (isnan(value)) { continue; }
+            snprintf(labels[n], sizeof labels[n], "%s, %s", rows[i].label, groups[g]);
+            ChartBar bar = {labels[n], value, NAN, NAN, NAN, model ? g : COLOR_GREY, NULL};
+            if (model) {
+                bar.low = group_metric(m, groups[g], "miou_low");
+                bar.high = group_metric(m, groups[g], "miou_high");
+            }
+            bars[n++] = bar;
+        }
+    }
+    figure_begin(out, "fig-floors", "Between the floors and the ceiling (mIoU)");
+    chart_bars(out, bars, n, (ChartLegend){0}, false);
+    figure_end(
+        out,
+        "What a model scores must be read between the floors, which need no model (the whole picture, the best "
+        "centred box, a white filter on the input), and the ceiling: the true target after the VAE and the same mask "
+        "extraction. All objects: everything that is annotated, whatever the text asks for - about the best that a "
+        "model can do that ignores the text.");
+}
+
+static int by_iou(const void *a, const void *b) {
+    double p = ((const ChartBar *)a)->value, q = ((const ChartBar *)b)->value;
+    return (p < q) - (p > q);
+}
+
+static yajl_val list_at(yajl_val object, const char *field, int *count) {
+    yajl_val list = json_find(object, field);
+    *count = list && YAJL_IS_ARRAY(list) ? (int)list->u.array.len : 0;
+    return list;
+}
+
+static void classes_figure(FILE *out, yajl_val m) {
+    int n;
+    yajl_val list = list_at(m, "classes", &n);
+    ChartBar *bars = xcalloc((size_t)n + 1, sizeof *bars);
+    for (int i = 0; i < n; i++) {
+        yajl_val c = list->u.array.values[i], seen = json_find(c, "seen");
+        bars[i] = (ChartBar){json_string_at(c, "name"),
+                             json_number_at(c, "iou"),
+                             json_number_at(c, "iou_low"),
+                             json_number_at(c, "iou_high"),
+                             json_number_at(c, "ceiling"),
+                             seen && YAJL_IS_TRUE(seen) ? COLOR_SEEN : COLOR_UNSEEN,
+                             NULL};
+        bars[i].note = xprintf("%s: IoU %.3f over %.0f pairs, ceiling %.3f", bars[i].label, bars[i].value,
+                               json_number_at(c, "pairs"), bars[i].mark);
+    }
+    qsort(bars, (size_t)n, sizeof *bars, by_iou);
+    figure_begin(out, "fig-classes", "IoU of each class");
+    chart_bars(out, bars, n,
+               (ChartLegend){(const char *const[]){"seen in training", "unseen", "ceiling (tick)"},
+                             (const int[]){COLOR_SEEN, COLOR_UNSEEN, COLOR_DARK}, 3},
+               false);
+    figure_end(out, "Sum of intersections over sum of unions within the class; the whisker is the 95% bootstrap "
+                    "interval over pictures. Rest the pointer on a bar for the number of pairs.");
+    for (int i = 0; i < n; i++) { free((char *)bars[i].note); }
+    free(bars);
+}
+
+// Pairs of bars, seen and unseen, of some numbers of the groups.
+static void grouped_figure(FILE *out, yajl_val m, const char *id, const char *title, const NamedPath *rows, int count,
+                           const char *caption) {
+    ChartBar *bars = xcalloc((size_t)count * 2 + 1, sizeof *bars);
+    for (int i = 0; i < count; i++) {
+        bars[2 * i] =
+            (ChartBar){rows[i].label, group_metric(m, "seen", rows[i].path), NAN, NAN, NAN, COLOR_SEEN, "seen"};
+        bars[2 * i + 1] =
+            (ChartBar){"", group_metric(m, "unseen", rows[i].path), NAN, NAN, NAN, COLOR_UNSEEN, "unseen"};
+    }
+    figure_begin(out, id, title);
+    chart_bars(out, bars, 2 * count,
+               (ChartLegend){(const char *const[]){"seen", "unseen"}, (const int[]){COLOR_SEEN, COLOR_UNSEEN}, 2},
+               true);
+    figure_end(out, caption);
+    free(bars);
+}
+
+static void details_figures(FILE *out, yajl_val m) {
+    static const NamedPath sizes[] = {
+        {"small, < 2%", "giou_small"}, {"medium, < 15%", "giou_medium"}, {"large", "giou_large"}};
+    static const NamedPath precisions[] = {
+        {"IoU > 0.5", "p50"}, {"IoU > 0.6", "p60"}, {"IoU > 0.7", "p70"}, {"IoU > 0.8", "p80"}, {"IoU > 0.9", "p90"}};
+    static const NamedPath degenerate[] = {{"empty masks", "empty"}, {"full masks", "full"}};
+    fputs("<div class=\"two\">\n", out);
+    grouped_figure(out, m, "fig-sizes", "By the object's share of the picture (gIoU)", sizes, 3, NULL);
+    grouped_figure(out, m, "fig-precision", "Share of pairs above an IoU", precisions, 5, NULL);
+    grouped_figure(out, m, "fig-degenerate", "Degenerate predictions", degenerate, 2,
+                   "Share of predictions with no pixel at all, and with 99% of the pixels or more.");
+    fputs("</div>\n", out);
+}
+
+static void texts_figure(FILE *out, yajl_val m) {
+    int n;
+    yajl_val list = list_at(m, "text_table", &n);
+    if (n == 0) { return; }
+    figure_begin(out, "table-texts", "Asked in other words");
+    fputs("<table><tr><th>text</th><th>pairs</th><th>seen</th><th>in its own words</th><th>unseen</th><th>in its own "
+          "words</th></tr>",
+          out);
+    for (int i = 0; i < n; i++) {
+        static const char *const columns[] = {"seen_miou", "own_seen_miou", "unseen_miou", "own_unseen_miou"};
+        yajl_val row = list->u.array.values[i];
+        html(out, "<tr><td>%s</td><td>%g</td>", json_string_at(row, "text"), json_number_at(row, "pairs"));
+        for (int k = 0; k < 4; k++) { html_cell(out, "%.3f", json_number_at(row, columns[k])); }
+        fputs("</tr>", out);
+    }
+    fputs("</table>\n", out);
+    figure_end(out, "mIoU over the pairs of the classes that have such a name; beside it the same pairs asked as in "
+                    "training.");
+}
+
+static void steps_figure(FILE *out, yajl_val m) {
+    int n;
+    yajl_val list = list_at(m, "steps_table", &n);
+    if (n == 0) { return; }
+    double *values = xmalloc((size_t)n * 3 * sizeof *values);
+    for (int i = 0; i < n; i++) {
+        yajl_val row = list->u.array.values[i];
+        values[i] = json_number_at(row, "steps");
+        values[n + i] = json_number_at(row, "seen_miou");
+        values[2 * n + i] = json_number_at(row, "unseen_miou");
+    }
+    ChartLine lines[] = {{"seen", values, values + n, n, COLOR_SEEN, false, LINE_WITH_DOTS, NULL, NULL},
+                         {"unseen", values, values + 2 * n, n, COLOR_UNSEEN, false, LINE_WITH_DOTS, NULL, NULL}};
+    fputs("<div class=\"two\">\n", out);
+    figure_begin(out, "fig-steps", "mIoU over the number of DDIM steps");
+    chart_lines(out, lines, 2, (ChartAxes){.x_label = "DDIM steps", .y_label = "mIoU", .log_x = true});
+    figure_end(out, NULL);
+    figure_begin(out, "table-steps", "The same as a table");
+    fputs("<table><tr><th>steps</th><th>seen</th><th>unseen</th></tr>", out);
+    for (int i = 0; i < n; i++) {
+        fprintf(out, "<tr><td>%g</td>", values[i]);
+        html_cell(out, "%.3f", values[n + i]);
+        html_cell(out, "%.3f", values[2 * n + i]);
+        fputs("</tr>", out);
+    }
+    fputs("</table>\n", out);
+    figure_end(out, NULL);
+    fputs("</div>\n", out);
+    free(values);
+}
+
+static void summary_table(FILE *out, yajl_val m) {
+    static const char *const groups[] = {"seen", "unseen", "all", "without_person"};
+    static const char *const names[] = {"seen", "unseen", "all classes", "without person"};
+    static const NamedPath columns[] = {{"pairs", "pairs"},
+                                        {"classes", "classes"},
+                                        {"mIoU", "miou"},
+                                        {"gIoU", "giou"},
+                                        {"class gIoU", "class_giou"},
+                                        {"cIoU", "ciou"},
+                                        {"IoU bin", "iou_bin"},
+                                        {"P@.5", "p50"},
+                                        {"P@.7", "p70"},
+                                        {"P@.9", "p90"},
+                                        {"ceiling", "ceiling.miou"}};
+    enum { COLUMNS = sizeof columns / sizeof *columns };
+    fputs("<div class=\"card scroll\" id=\"table-summary\"><table><tr><th></th>", out);
+    for (int c = 0; c < COLUMNS; c++) { fprintf(out, "<th>%s</th>", columns[c].label); }
+    fputs("</tr>\n", out);
+    for (int g = 0; g < 4; g++) {
+        if (!(group_metric(m, groups[g], "pairs") > 0)) { continue; }
+        fprintf(out, "<tr><td>%s</td>", names[g]);
+        for (int c = 0; c < COLUMNS; c++) {
+            html_cell(out, c < 2 ? "%.0f" : "%.3f", group_metric(m, groups[g], columns[c].path));
+        }
+        fputs("</tr>\n", out);
+    }
+    fputs("</table></div>\n", out);
+    if (json_number_at(m, "absent.pairs") > 0) {
+        fprintf(
+            out,
+            "<p class=\"small\" id=\"absent\">Asked for classes that are not in the picture (%.0f queries), the model "
+            "answered %.1f%% with an empty mask and marked %.2f%% of the picture on average.</p>\n",
+            json_number_at(m, "absent.pairs"), 100 * json_number_at(m, "absent.empty"),
+            100 * json_number_at(m, "absent.false_area"));
+    }
+}
+
+static void gallery_section(FILE *out, const Gallery *g, GalleryKind kind, const char *id, const char *title,
+                            const char *const *class_names) {
+    if (g->count[kind] == 0) { return; }
+    fprintf(out, "<h2>%s</h2>\n<div class=\"gallery\" id=\"%s\">\n", title, id);
+    for (int i = 0; i < g->count[kind]; i++) {
+        const GalleryEntry *e = &g->entries[kind][i];
+        html(out, "<div class=\"pair\"><p><span>&ldquo;%s&rdquo; <em>%s</em></span><b>IoU %.2f</b></p><div>",
+             class_names[e->pair.category], e->seen ? "seen" : "unseen", e->iou);
+        html_image(out, &e->input, "input");
+        html_image(out, &e->prediction, "prediction");
+        html_image(out, &e->outcome, "mask against truth");
+        fprintf(out, "</div></div>\n<!-- picture %lld -->\n", (long long)e->pair.image_id);
+    }
+    fputs("</div>\n", out);
+}
+
+static void pictures(FILE *out, const Gallery *g, const char *const *class_names) {
+    fputs("<p class=\"small\" style=\"margin-top:36px\">Each triple: the picture, what the model drew, and the "
+          "extracted mask on the grey picture &ndash; hits green, false alarms red, misses blue.</p>\n",
+          out);
+    gallery_section(out, g, GALLERY_TYPICAL, "gallery-typical", "Drawn by chance", class_names);
+    gallery_section(out, g, GALLERY_BEST, "gallery-best", "The best", class_names);
+    gallery_section(out, g, GALLERY_WORST, "gallery-worst", "The worst", class_names);
+}
+
+static void configuration(FILE *out, yajl_val m) {
+    yajl_val config = json_find(m, "config");
+    if (!config || !YAJL_IS_OBJECT(config)) { return; }
+    fputs("<details id=\"configuration\"><summary>How this was measured</summary><div class=\"card\"><table>", out);
+    for (size_t i = 0; i < config->u.object.len; i++) {
+        yajl_val v = config->u.object.values[i];
+        html(out, "<tr><td>%s</td><td style=\"text-align:left\"><code>", config->u.object.keys[i]);
+        if (YAJL_IS_STRING(v)) { html(out, "%s", YAJL_GET_STRING(v)); }
+        if (YAJL_IS_NUMBER(v)) { html(out, "%s", YAJL_GET_NUMBER(v)); }
+        if (YAJL_IS_TRUE(v) || YAJL_IS_FALSE(v)) { fputs(YAJL_IS_TRUE(v) ? "yes" : "no", out); }
+        if (YAJL_IS_OBJECT(v)) {
+            fprintf(out, "%s, tolerance %.3g", json_string_at(m, "config.extraction.method"),
+                    json_number_at(m, "config.extraction.tolerance"));
+            if (!isnan(json_number_at(m, "config.extraction.changed"))) {
+                fprintf(out, ", changed by at least %.3g", json_number_at(m, "config.extraction.changed"));
+            }
+        }
+        fputs("</code></td></tr>", out);
+    }
+    fputs("</table></div></details>\n", out);
+}
+
+// ---- one evaluation -------------------------------------------------------------------------------------------------
+
+static void lead(FILE *out, yajl_val m) {
+    yajl_val ema = json_at(m, "config.ema");
+    bool mask = strcmp(json_string_at(m, "config.target"), "mask") == 0;
+    html(out,
+         "<p class=\"lead\">Model <code>%s</code>%s, trained to draw the %s, on %s: %.0f pairs of a picture and a "
+         "class, %.0f pictures, %.0f DDIM steps.</p>\n",
+         json_string_at(m, "config.model"), ema && YAJL_IS_TRUE(ema) ? " (averaged weights)" : "",
+         mask ? "black and white mask" : "mask painted on the picture", json_string_at(m, "config.data"),
+         json_number_at(m, "all.pairs"), json_number_at(m, "pictures"), json_number_at(m, "config.steps"));
+}
+
+void report_evaluation(const char *path, const Json *metrics, const Gallery *gallery, const char *const *class_names,
+                       const RunLog *logs, int log_count) {
+    AtomicFile page = page_begin(path, "cocogold: evaluation");
+    FILE *out = page.stream;
+    yajl_val m = metrics->root;
+    fputs("<h1>Segmentation by text: how good is it?</h1>\n", out);
+    lead(out, m);
+    tiles(out, m);
+    floors_figure(out, m);
+    classes_figure(out, m);
+    if (gallery) { pictures(out, gallery, class_names); }
+    fputs("<h2>Closer</h2>\n", out);
+    details_figures(out, m);
+    steps_figure(out, m);
+    texts_figure(out, m);
+    fputs("<h2>All numbers</h2>\n", out);
+    summary_table(out, m);
+    page_training(out, logs, log_count);
+    page_definitions(out);
+    configuration(out, m);
+    page_end(&page);
+}
+
+// ---- several runs side by side --------------------------------------------------------------------------------------
+
+static void comparison_figure(FILE *out, const Json *metrics, const char *const *names, int count) {
+    ChartBar *bars = xcalloc((size_t)count * 2 + 1, sizeof *bars);
+    for (int i = 0; i < 2 * count; i++) {
+        yajl_val group = json_find(metrics[i / 2].root, i % 2 ? "unseen" : "seen");
+        bars[i] = (ChartBar){.label = i % 2 ? "" : names[i / 2],
+                             .value = json_number_at(group, "miou"),
+                             .low = json_number_at(group, "miou_low"),
+                             .high = json_number_at(group, "miou_high"),
+                             .mark = json_number_at(group, "ceiling.miou"),
+                             .color = i % 2 ? COLOR_UNSEEN : COLOR_SEEN,
+                             .note = i % 2 ? "unseen" : "seen"};
+    }
+    figure_begin(out, "fig-evaluations", "mIoU of each evaluation");
+    chart_bars(out, bars, 2 * count,
+               (ChartLegend){(const char *const[]){"seen", "unseen", "ceiling (tick)"},
+                             (const int[]){COLOR_SEEN, COLOR_UNSEEN, COLOR_DARK}, 3},
+               false);
+    figure_end(out, "Whiskers: 95% bootstrap intervals over pictures. Ticks: the true target through the VAE.");
+    free(bars);
+}
+
+static void comparison_table(FILE *out, const Json *metrics, const char *const *names, int count) {
+    static const NamedPath rows[] = {{"seen: mIoU", "seen.miou"},
+                                     {"seen: share of its ceiling", NULL},
+                                     {"seen: gIoU", "seen.giou"},
+                                     {"seen: P@0.5", "seen.p50"},
+                                     {"seen: P@0.9", "seen.p90"},
+                                     {"unseen: mIoU", "unseen.miou"},
+                                     {"unseen: gIoU", "unseen.giou"},
+                                     {"unseen: P@0.5", "unseen.p50"},
+                                     {"harmonic mean of mIoU", "harmonic"},
+                                     {"empty predictions", "all.empty"},
+                                     {"full predictions", "all.full"},
+                                     {"floor: whole picture, seen", "seen.floors.all_foreground.miou"},
+                                     {"floor: centre box, seen", "seen.floors.centre_box.miou"},
+                                     {"floor: white filter, seen", "seen.floors.white_filter.miou"},
+                                     {"ceiling, seen", "seen.ceiling.miou"},
+                                     {"ceiling, unseen", "unseen.ceiling.miou"},
+                                     {"pairs", "all.pairs"},
+                                     {"DDIM steps", "config.steps"},
+                                     {"seconds per query", "sampling_seconds_per_pair"}};
+    fputs("<div class=\"card scroll\" id=\"table-evaluations\" style=\"margin-top:16px\"><table><tr><th></th>", out);
+    for (int i = 0; i < count; i++) { html(out, "<th>%s</th>", names[i]); }
+    fputs("</tr>\n<tr><td>target</td>", out);
+    for (int i = 0; i < count; i++) { html(out, "<td>%s</td>", json_string_at(metrics[i].root, "config.target")); }
+    fputs("</tr>\n", out);
+    for (size_t r = 0; r < sizeof rows / sizeof *rows; r++) {
+        fprintf(out, "<tr><td>%s</td>", rows[r].label);
+        for (int i = 0; i < count; i++) {
+            yajl_val m = metrics[i].root;
+            double value = rows[r].path ? json_number_at(m, rows[r].path)
+                                        : json_number_at(m, "seen.miou") / json_number_at(m, "seen.ceiling.miou");
+            html_cell(out, value == floor(value) && value > 1 ? "%.0f" : "%.3f", value);
+        }
+        fputs("</tr>\n", out);
+    }
+    fputs("</table></div>\n", out);
+}
+
+void report_comparison(const char *path, const Json *metrics, const char *const *names, int count, const RunLog *logs,
+                       int log_count) {
+    AtomicFile page = page_begin(path, "cocogold: runs side by side");
+    FILE *out = page.stream;
+    fprintf(out, "<h1>Runs side by side</h1>\n<p class=\"lead\">%d training run%s and %d evaluation%s.</p>\n",
+            log_count, log_count == 1 ? "" : "s", count, count == 1 ? "" : "s");
+    if (count > 0) {
+        comparison_figure(out, metrics, names, count);
+        comparison_table(out, metrics, names, count);
+    }
+    page_training(out, logs, log_count);
+    page_definitions(out);
+    page_end(&page);
+}

@@ -1,0 +1,28 @@
+// The frame of a self-contained HTML page, and the parts that several reports have.
+#pragma once
+#include "data/image.h"
+#include "eval/report/runlog.h"
+#include "eval/stats.h"
+#include "util/file.h"
+#include "util/json.h"
+#include <stdbool.h>
+#include <stdio.h>
+
+AtomicFile page_begin(const char *path, const char *title); // write to its stream
+void page_end(AtomicFile *page);
+// As fprintf, for the conversions %s %d %u %lld %llu %f %g and %%; the texts of %s are escaped.
+void html(FILE *out, const char *format, ...) __attribute__((format(printf, 2, 3)));
+void html_image(FILE *out, const Image *image, const char *alternative); // <img> with the picture inside
+// <figure id=...> with its caption, around one of the charts: figure_begin, chart_..., figure_end.
+void figure_begin(FILE *out, const char *id, const char *title);
+void figure_end(FILE *out, const char *caption); // caption may be NULL
+// <td> with a number, or a dash where it is NaN. format: of the number, e.g. "%.3f".
+void html_cell(FILE *out, const char *format, double value);
+
+// "0.931 (0.924-0.938)": with three decimals, else with four digits.
+const char *interval_text(Interval interval, bool decimals, char buffer[48]);
+void json_put_interval(yajl_gen gen, const char *key, Interval interval);
+
+// Training curves of several runs, and what the metrics of `cocogold eval` mean.
+void page_training(FILE *out, const RunLog *logs, int count);
+void page_definitions(FILE *out);

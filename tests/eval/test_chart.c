@@ -1,0 +1,39 @@
+// Charts: the picture's pixels; pages are tested in a browser (tests/reference/test_report.py).
+#include "eval/report/chart.h"
+#include <math.h>
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stddef.h>
+#include <stdlib.h>
+#include <cmocka.h>
+
+static int count_color(const Image *image, int r, int g, int b) {
+    int count = 0;
+    for (int i = 0; i < image->width * image->height; i++) {
+        const uint8_t *p = image->pixels + 3 * i;
+        count += abs(p[0] - r) <= 2 && abs(p[1] - g) <= 2 && abs(p[2] - b) <= 2;
+    }
+    return count;
+}
+
+static void test_bars(void **state) {
+    (void)state;
+    const ChartBar bars[] = {{"one", 1, NAN, NAN, NAN, COLOR_SEEN, NULL},
+                             {"", 0.5, 0.4, 0.6, 0.7, COLOR_UNSEEN, "not shown"},
+                             {"ä label that is much too long for the column, ö ü", 2, NAN, NAN, NAN, COLOR_SEEN, NULL},
+                             {"nothing", NAN, NAN, NAN, NAN, COLOR_SEEN, NULL}};
+    static const char *const names[] = {"first", "second"};
+    const ChartLegend legend = {names, (const int[]){COLOR_SEEN, COLOR_UNSEEN}, 2};
+    Image chart = chart_bars_picture("Title", "note", bars, 4, legend, "%.2f");
+    int blue = count_color(&chart, 0x2f, 0x6f, 0xd0), orange = count_color(&chart, 0xe0, 0x82, 0x1e);
+    printf("chart %d x %d: %d blue, %d orange pixels\n", chart.width, chart.height, blue, orange);
+    assert_true(blue > 5 * orange && orange > 1000 && chart.pixels[0] == 255);
+    image_free(&chart);
+    chart = chart_bars_picture("Empty", "", NULL, 0, (ChartLegend){0}, "%g");
+    image_free(&chart);
+}
+
+int main(void) {
+    const struct CMUnitTest tests[] = {cmocka_unit_test(test_bars)};
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}
