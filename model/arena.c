@@ -23,7 +23,7 @@ Arena arena_create(Device *dev, size_t bytes) {
 }
 
 void arena_destroy(Arena *arena) {
-    if (!arena->measuring) device_free(arena->dev, arena->base);
+    if (!arena->measuring) { device_free(arena->dev, arena->base); }
     free(arena->guards);
     *arena = (Arena){0};
 }
@@ -35,7 +35,7 @@ enum { GUARD_BYTES = ALIGN, GUARD_FILL = 0xff };
 
 // 0xff in all bytes is a NaN in float and in bf16.
 static void guard_add(Arena *arena, size_t offset, size_t bytes) {
-    if (arena->measuring) return;
+    if (arena->measuring) { return; }
     device_fill(arena->dev, arena->base + offset, GUARD_FILL, bytes);
     if (arena->guard_count == arena->guard_capacity) {
         arena->guard_capacity = arena->guard_capacity ? 2 * arena->guard_capacity : 64;
@@ -57,7 +57,7 @@ static void guards_check(Arena *arena, size_t bottom, size_t top) {
         device_copy(arena->dev, zone, arena->base + at, GUARD_BYTES, false);
         device_sync(arena->dev);
         for (int j = 0; j < GUARD_BYTES; j++) {
-            if (zone[j] != GUARD_FILL) die("a kernel wrote past the end of the tensor before arena byte %zu", at);
+            if (zone[j] != GUARD_FILL) { die("a kernel wrote past the end of the tensor before arena byte %zu", at); }
         }
     }
     arena->guard_count = kept;
@@ -73,7 +73,7 @@ static void guards_check(Arena *arena, size_t bottom, size_t top) { (void)arena,
 static PlanTime plan_time(const Arena *arena) {
     const Trace *trace = arena->dev->trace;
     PlanTime now = {.scope = arena->dev->scope ? arena->dev->scope : "-"};
-    for (int i = 0; i < trace->count; i++) now.launches += trace->rows[i].launches;
+    for (int i = 0; i < trace->count; i++) { now.launches += trace->rows[i].launches; }
     return now;
 }
 
@@ -102,7 +102,7 @@ static void table_release(Arena *arena, size_t bottom) {
     const char *weight = arena->table->layer ? arena->table->layer : "."; // "conv_in.weight"
     for (int i = arena->table->count; i-- > 0;) {
         SavedTensor *t = &arena->table->tensors[i];
-        if (!t->in_use || t->begin < bottom) continue;
+        if (!t->in_use || t->begin < bottom) { continue; }
         t->in_use = false;
         t->freed = plan_time(arena);
         snprintf(t->reader, sizeof t->reader, "%.*s", (int)(strrchr(weight, '.') - weight), weight);
@@ -115,19 +115,19 @@ static void note_peak(Arena *arena) {
     if (arena->bottom + arena->top > arena->size) {
         die("an arena of %zu bytes is too small: it was planned for a smaller batch or picture", arena->size);
     }
-    if (arena->bottom + arena->top > arena->peak) arena->peak = arena->bottom + arena->top;
+    if (arena->bottom + arena->top > arena->peak) { arena->peak = arena->bottom + arena->top; }
 }
 
 static size_t bytes_of(size_t element, Shape shape) {
-    for (int i = 0; i < 4 && shape.size[i]; i++) element *= shape.size[i];
+    for (int i = 0; i < 4 && shape.size[i]; i++) { element *= shape.size[i]; }
     return round_up(element) + GUARD_BYTES;
 }
 
 void *arena_save_tensor(Arena *arena, const char *name, size_t element, Shape shape) {
     size_t offset = arena->bottom, bytes = bytes_of(element, shape);
-    if (arena->table) table_add(arena, name, element, shape, bytes);
+    if (arena->table) { table_add(arena, name, element, shape, bytes); }
     arena->bottom += bytes;
-    if (arena->bottom > arena->most_saved) arena->most_saved = arena->bottom;
+    if (arena->bottom > arena->most_saved) { arena->most_saved = arena->bottom; }
     note_peak(arena);
     guard_add(arena, offset, bytes);
     return arena->base + offset;
@@ -148,7 +148,7 @@ ArenaMark arena_mark(const Arena *arena) { return (ArenaMark){arena->bottom, are
 void arena_release(Arena *arena, ArenaMark mark) {
     assert(mark.bottom <= arena->bottom && mark.top <= arena->top);
     guards_check(arena, mark.bottom, mark.top);
-    if (arena->table) table_release(arena, mark.bottom);
+    if (arena->table) { table_release(arena, mark.bottom); }
     arena->bottom = mark.bottom;
     arena->top = mark.top;
 }

@@ -56,22 +56,24 @@ void multihead_backward(const MultiHead *a, floatX *dinp, const floatX *dout, co
 
 static void activation_apply(const FeedForward *f, floatX *out, int N, const Pass *pass) {
     size_t n = (size_t)N * f->fc2.IC;
-    if (f->kind == FF_GEGLU)
+    if (f->kind == FF_GEGLU) {
         geglu_forward(out, f->hidden, N, f->fc2.IC, pass->dev);
-    else if (f->kind == FF_GELU)
+    } else if (f->kind == FF_GELU) {
         gelu_forward(out, f->hidden, n, pass->dev);
-    else
+    } else {
         quick_gelu_forward(out, f->hidden, n, pass->dev);
+    }
 }
 
 static void activation_grad(const FeedForward *f, floatX *dhidden, const floatX *dout, int N, const Pass *pass) {
     size_t n = (size_t)N * f->fc2.IC;
-    if (f->kind == FF_GEGLU)
+    if (f->kind == FF_GEGLU) {
         geglu_backward(dhidden, dout, f->hidden, N, f->fc2.IC, pass->dev);
-    else if (f->kind == FF_GELU)
+    } else if (f->kind == FF_GELU) {
         gelu_backward(dhidden, dout, f->hidden, n, pass->dev);
-    else
+    } else {
         quick_gelu_backward(dhidden, dout, f->hidden, n, pass->dev);
+    }
 }
 
 void feed_forward_forward(FeedForward *f, floatX *out, const floatX *inp, const floatX *residual, int N,
@@ -89,7 +91,7 @@ void feed_forward_backward(const FeedForward *f, floatX *dinp, const floatX *dou
                            const Pass *pass) {
     ArenaMark mark = arena_mark(pass->arena);
     floatX *active = arena_push(pass->arena, (size_t)N * f->fc2.IC), *dactive = active;
-    if (pass->params->grads) activation_apply(f, active, N, pass);
+    if (pass->params->grads) { activation_apply(f, active, N, pass); }
     linear_grads(&f->fc2, dactive, dout, active, NULL, N, pass);
     floatX *dhidden = f->kind == FF_GEGLU ? f->hidden : dactive; // over what is no longer needed
     activation_grad(f, dhidden, dactive, N, pass);
@@ -107,14 +109,14 @@ Resnet resnet_create(Params *params, const char *name, int IC, int OC, int time_
     }
     r.conv1 = conv_create(params, name_of("%s.conv1", name).text, IC, OC, 1, 1, 1);
     r.norm2 = groupnorm_create(params, name_of("%s.norm2", name).text, OC, groups, eps, true);
-    if (r.has_shortcut) r.conv_shortcut = conv1x1_create(params, name_of("%s.conv_shortcut", name).text, IC, OC);
+    if (r.has_shortcut) { r.conv_shortcut = conv1x1_create(params, name_of("%s.conv_shortcut", name).text, IC, OC); }
     r.conv2 = conv_create(params, name_of("%s.conv2", name).text, OC, OC, 1, 1, 1);
     return r;
 }
 
 void resnet_forward(Resnet *r, floatX *out, const floatX *inp, int H, int W, const Pass *caller) {
     Pass own = *caller, *pass = &own;
-    if (pass->recompute_resnets && out) pass->save = false;
+    if (pass->recompute_resnets && out) { pass->save = false; }
     int HW = H * W, IC = r->norm1.C, OC = r->norm2.C;
     size_t N = (size_t)pass->B * HW;
     ArenaMark all = arena_mark(pass->arena);
@@ -123,7 +125,7 @@ void resnet_forward(Resnet *r, floatX *out, const floatX *inp, int H, int W, con
     ArenaMark mark = arena_mark(pass->arena);
     floatX *normed = arena_push(pass->arena, N * IC);
     floatX *time = r->has_time ? arena_push(pass->arena, (size_t)pass->B * OC) : NULL;
-    if (time) linear_apply(&r->time_emb_proj, time, pass->temb, NULL, pass->B, pass);
+    if (time) { linear_apply(&r->time_emb_proj, time, pass->temb, NULL, pass->B, pass); }
     groupnorm_apply(&r->norm1, normed, inp, HW, pass);
     conv_apply(&r->conv1, hidden, normed, time, NULL, H, W, pass);
     arena_release_top(pass->arena, mark);
@@ -131,7 +133,7 @@ void resnet_forward(Resnet *r, floatX *out, const floatX *inp, int H, int W, con
     if (out) {
         floatX *normed2 = pass->save ? arena_push(pass->arena, N * OC) : hidden;
         groupnorm_apply(&r->norm2, normed2, hidden, HW, pass);
-        if (r->has_shortcut) linear_apply(&r->conv_shortcut, out, inp, NULL, N, pass);
+        if (r->has_shortcut) { linear_apply(&r->conv_shortcut, out, inp, NULL, N, pass); }
         conv_apply(&r->conv2, out, normed2, NULL, r->has_shortcut ? out : inp, H, W, pass);
     }
     arena_release_top(pass->arena, all);
@@ -142,26 +144,27 @@ void resnet_backward(Resnet *r, floatX *dinp, const floatX *dout, const floatX *
     size_t N = (size_t)pass->B * HW;
     bool grads = pass->params->grads;
     ArenaMark all = arena_mark(pass->arena);
-    if (pass->recompute_resnets) resnet_forward(r, NULL, inp, H, W, pass);
+    if (pass->recompute_resnets) { resnet_forward(r, NULL, inp, H, W, pass); }
 
     floatX *dhidden = arena_push(pass->arena, N * OC), *normed2 = dhidden;
-    if (pass->recompute_resnets)
+    if (pass->recompute_resnets) {
         groupnorm_apply(&r->norm2, normed2, r->hidden, HW, pass);
-    else if (grads)
+    } else if (grads) {
         groupnorm_again(&r->norm2, normed2, r->hidden, HW, pass);
+    }
     conv_grads(&r->conv2, dhidden, NULL, dout, normed2, NULL, H, W, pass);
     groupnorm_grad(&r->norm2, dhidden, dhidden, r->hidden, NULL, HW, pass);
 
     floatX *dnormed = arena_push(pass->arena, N * IC), *normed = dnormed;
     floatX *dtime = r->has_time ? arena_push(pass->arena, (size_t)pass->B * OC) : NULL;
-    if (grads) groupnorm_again(&r->norm1, normed, inp, HW, pass);
+    if (grads) { groupnorm_again(&r->norm1, normed, inp, HW, pass); }
     conv_grads(&r->conv1, dnormed, dtime, dhidden, normed, NULL, H, W, pass);
     if (grads && dtime) {
         floatX *so_far = pass->dtemb_begun ? pass->dtemb : NULL;
         linear_grads(&r->time_emb_proj, pass->dtemb, dtime, pass->temb, so_far, pass->B, pass);
         pass->dtemb_begun = true;
     }
-    if (r->has_shortcut) linear_grads(&r->conv_shortcut, dinp, dout, inp, NULL, N, pass);
+    if (r->has_shortcut) { linear_grads(&r->conv_shortcut, dinp, dout, inp, NULL, N, pass); }
     groupnorm_grad(&r->norm1, dinp, dnormed, inp, r->has_shortcut ? dinp : dout, HW, pass);
     arena_release(pass->arena, all);
 }
@@ -245,7 +248,7 @@ void transformer_destroy(Transformer *t) { free(t->blocks); }
 
 void transformer_forward(Transformer *t, floatX *out, const floatX *inp, int HW, const Pass *caller) {
     Pass own = *caller, *pass = &own;
-    if (pass->recompute_transformers && out) pass->save = false;
+    if (pass->recompute_transformers && out) { pass->save = false; }
     int N = pass->B * HW, C = t->norm.C;
     ArenaMark all = arena_mark(pass->arena);
     floatX *stream = save_tensor(pass, t->proj_in.weight, "out", SHAPE(pass->B, HW, C));
@@ -258,7 +261,7 @@ void transformer_forward(Transformer *t, floatX *out, const floatX *inp, int HW,
         stream = transformer_block_forward(&t->blocks[i], stream, HW, pass);
     }
     t->hidden = stream;
-    if (out) linear_apply(&t->proj_out, out, stream, inp, N, pass);
+    if (out) { linear_apply(&t->proj_out, out, stream, inp, N, pass); }
     arena_release_top(pass->arena, all);
 }
 
@@ -266,7 +269,7 @@ void transformer_backward(Transformer *t, floatX *dinp, const floatX *dout, cons
     int N = pass->B * HW;
     size_t n = (size_t)N * t->norm.C;
     ArenaMark all = arena_mark(pass->arena);
-    if (pass->recompute_transformers) transformer_forward(t, NULL, inp, HW, pass);
+    if (pass->recompute_transformers) { transformer_forward(t, NULL, inp, HW, pass); }
     floatX *dstream = arena_push(pass->arena, n);
     linear_grads(&t->proj_out, dstream, dout, t->hidden, NULL, N, pass);
     ArenaMark mark = arena_mark(pass->arena);
@@ -275,7 +278,7 @@ void transformer_backward(Transformer *t, floatX *dinp, const floatX *dout, cons
         arena_release_top(pass->arena, mark);
     }
     floatX *normed = arena_push(pass->arena, n), *dnormed = normed;
-    if (pass->params->grads) groupnorm_again(&t->norm, normed, inp, HW, pass);
+    if (pass->params->grads) { groupnorm_again(&t->norm, normed, inp, HW, pass); }
     linear_grads(&t->proj_in, dnormed, dstream, normed, NULL, N, pass);
     groupnorm_grad(&t->norm, dinp, dnormed, inp, dout, HW, pass);
     arena_release(pass->arena, all);
@@ -298,7 +301,7 @@ void upsample_backward(const Conv *conv, floatX *dinp, const floatX *dout, const
     int C = conv->shape.IC;
     ArenaMark mark = arena_mark(pass->arena);
     floatX *large = arena_push(pass->arena, (size_t)pass->B * OH * OW * C), *dlarge = large;
-    if (pass->params->grads) upsample_nearest_forward(large, inp, pass->B, H, W, C, OH, OW, pass->dev);
+    if (pass->params->grads) { upsample_nearest_forward(large, inp, pass->B, H, W, C, OH, OW, pass->dev); }
     conv_grads(conv, dlarge, NULL, dout, large, NULL, OH, OW, pass);
     upsample_nearest_backward(dinp, dlarge, pass->B, H, W, C, OH, OW, pass->dev);
     arena_release_top(pass->arena, mark);
@@ -324,7 +327,7 @@ void head_forward(Head *h, floatX *out, const floatX *inp, int H, int W, const P
 floatX *head_backward(const Head *h, const floatX *dout, const Pass *pass) {
     int H = h->H, W = h->W;
     floatX *d = arena_push(pass->arena, (size_t)pass->B * H * W * h->norm.C), *normed = d;
-    if (pass->params->grads) groupnorm_again(&h->norm, normed, h->inp, H * W, pass);
+    if (pass->params->grads) { groupnorm_again(&h->norm, normed, h->inp, H * W, pass); }
     conv_grads(&h->conv, d, NULL, dout, normed, NULL, H, W, pass);
     groupnorm_grad(&h->norm, d, d, h->inp, NULL, H * W, pass);
     return d;

@@ -93,7 +93,7 @@ void clip_forward(CLIPText *clip, Arena *arena, floatX *out, const int *ids, int
     floatX *stream = save_tensor(pass, t->token_embedding, "out", SHAPE(B, T, c->hidden_size));
     embedding_forward(stream, ids, weight_at(pass->params, t->token_embedding),
                       weight_at(pass->params, t->position_embedding), B, T, c->hidden_size, c->vocab_size, dev);
-    for (int i = 0; i < c->num_hidden_layers; i++) stream = layer_forward(&t->layers[i], stream, T, pass);
+    for (int i = 0; i < c->num_hidden_layers; i++) { stream = layer_forward(&t->layers[i], stream, T, pass); }
     t->stream_out = stream;
     layernorm_apply(&t->norm_out, out, stream, B * T, pass);
     forward_done(pass, t->mark);
@@ -124,7 +124,7 @@ void clip_backward(CLIPText *clip, Arena *arena, const floatX *dout, float beta,
     ArenaMark mark = arena_mark(arena);
     floatX *d = arena_push(arena, (size_t)B * T * C);
     layernorm_grad(&t->norm_out, d, dout, t->stream_out, NULL, B * T, pass);
-    for (int i = c->num_hidden_layers; i-- > 0;) layer_backward(&t->layers[i], d, T, pass);
+    for (int i = c->num_hidden_layers; i-- > 0;) { layer_backward(&t->layers[i], d, T, pass); }
     embedding_backward(grad_at(pass->params, t->token_embedding), grad_at(pass->params, t->position_embedding), d,
                        t->ids, beta, B, T, C, c->vocab_size, c->max_position_embeddings, dev);
     arena_release(arena, (ArenaMark){t->mark.bottom, mark.top});
@@ -137,7 +137,7 @@ size_t clip_plan(CLIPText *clip, int B, int T, bool train, Device *plan) {
     device_scope(plan, "forward");
     clip_forward(clip, &arena, PLAN_POINTER, PLAN_POINTER, B, T, train, plan);
     device_scope(plan, "backward");
-    if (train) clip_backward(clip, &arena, PLAN_POINTER, 1, plan);
+    if (train) { clip_backward(clip, &arena, PLAN_POINTER, 1, plan); }
     params_plan_end(&clip->params, real);
     return arena.peak;
 }

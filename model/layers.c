@@ -28,9 +28,9 @@ static Name tensor_name(const Params *params, size_t layer, const char *name) {
 }
 
 static void *save(const Pass *pass, size_t element, size_t layer, const char *name, Shape shape) {
-    if (!pass->save) return arena_push_tensor(pass->arena, element, shape);
+    if (!pass->save) { return arena_push_tensor(pass->arena, element, shape); }
     Name full = {.text = ""};
-    if (pass->arena->table) full = tensor_name(pass->params, layer, name);
+    if (pass->arena->table) { full = tensor_name(pass->params, layer, name); }
     return arena_save_tensor(pass->arena, full.text, element, shape);
 }
 
@@ -47,13 +47,13 @@ floatX *next_tensor(const Pass *pass, floatX *current, size_t layer, Shape shape
 }
 
 void forward_done(const Pass *pass, ArenaMark begin) {
-    if (!pass->save) arena_release_bottom(pass->arena, begin);
+    if (!pass->save) { arena_release_bottom(pass->arena, begin); }
     arena_release_top(pass->arena, begin);
 }
 
 void backward_done(const Pass *pass, size_t first, ArenaMark begin) {
     params_grads_final(pass->params, first);
-    if (pass->arena->table) pass->arena->table->layer = params_at(pass->params, first)->name;
+    if (pass->arena->table) { pass->arena->table->layer = params_at(pass->params, first)->name; }
     arena_release_bottom(pass->arena, begin);
 }
 
@@ -62,7 +62,7 @@ void backward_done(const Pass *pass, size_t first, ArenaMark begin) {
 Linear linear_create(Params *params, const char *name, int IC, int OC, bool bias) {
     Linear l = {.bias = NO_PARAM, .IC = IC, .OC = OC};
     l.weight = params_add(params, LAYOUT_PLAIN, false, 2, (int[]){OC, IC}, "%s.weight", name);
-    if (bias) l.bias = params_add(params, LAYOUT_PLAIN, false, 1, &OC, "%s.bias", name);
+    if (bias) { l.bias = params_add(params, LAYOUT_PLAIN, false, 1, &OC, "%s.bias", name); }
     return l;
 }
 
@@ -78,11 +78,11 @@ Linear linear_create_packed(Params *params, const char *prefix, const char *cons
     Linear l = {.bias = NO_PARAM, .IC = IC, .OC = count * OC};
     for (int i = 0; i < count; i++) {
         size_t at = params_add(params, LAYOUT_PLAIN, i > 0, 2, (int[]){OC, IC}, "%s.%s.weight", prefix, names[i]);
-        if (i == 0) l.weight = at;
+        if (i == 0) { l.weight = at; }
     }
     for (int i = 0; bias && i < count; i++) {
         size_t at = params_add(params, LAYOUT_PLAIN, i > 0, 1, &OC, "%s.%s.bias", prefix, names[i]);
-        if (i == 0) l.bias = at;
+        if (i == 0) { l.bias = at; }
     }
     return l;
 }
@@ -99,7 +99,7 @@ void linear_grads(const Linear *l, floatX *dinp, const floatX *dout, const float
         linear_backward(NULL, grad_at(p, l->weight), grad_at(p, l->bias), dout, inp, NULL, NULL, pass->beta, N, l->IC,
                         l->OC, pass->dev);
     }
-    if (!dinp) return;
+    if (!dinp) { return; }
     linear_backward(dinp, NULL, NULL, dout, NULL, weight_at(p, l->weight), dresidual, 0, N, l->IC, l->OC, pass->dev);
 }
 
@@ -134,7 +134,7 @@ void conv_grads(const Conv *c, floatX *dinp, floatX *dsample_bias, const floatX 
         conv2d_backward(NULL, grad_at(p, c->weight), grad_at(p, c->bias), dsample_bias, dout, inp, NULL, NULL,
                         pass->beta, shape, pass->dev);
     }
-    if (!dinp) return;
+    if (!dinp) { return; }
     conv2d_backward(dinp, NULL, NULL, NULL, dout, NULL, weight_at(p, c->weight), dresidual, 0, shape, pass->dev);
 }
 

@@ -44,14 +44,14 @@ void params_alloc(Params *params, bool grads, Device *dev) {
     assert(params->total % TOTAL_ALIGN == 0 && !params->weights);
     params->weights = device_alloc(dev, params->total * sizeof(floatX));
     device_fill(dev, params->weights, 0, params->total * sizeof(floatX));
-    if (!grads) return;
+    if (!grads) { return; }
     params->grads = device_alloc(dev, params->total * sizeof(float));
     device_fill(dev, params->grads, 0, params->total * sizeof(float));
 }
 
 void params_release(Params *params, Device *dev) {
-    if (params->weights) device_free(dev, params->weights);
-    if (params->grads) device_free(dev, params->grads);
+    if (params->weights) { device_free(dev, params->weights); }
+    if (params->grads) { device_free(dev, params->grads); }
     params->weights = NULL;
     params->grads = NULL;
 }
@@ -64,39 +64,41 @@ void params_free(Params *params, Device *dev) {
 
 const ParamSlice *params_find(const Params *params, const char *name) {
     for (int i = 0; i < params->count; i++) {
-        if (strcmp(params->slices[i].name, name) == 0) return &params->slices[i];
+        if (strcmp(params->slices[i].name, name) == 0) { return &params->slices[i]; }
     }
     return NULL;
 }
 
 const ParamSlice *params_at(const Params *params, size_t offset) {
     const ParamSlice *slice = params->slices;
-    while (slice->offset != offset) slice++;
+    while (slice->offset != offset) { slice++; }
     return slice;
 }
 
 void transpose_inner(float *out, const float *inp, size_t outer, size_t rows, size_t columns) {
     for (size_t o = 0; o < outer; o++, out += rows * columns, inp += rows * columns) {
         for (size_t r = 0; r < rows; r++) {
-            for (size_t c = 0; c < columns; c++) out[c * rows + r] = inp[r * columns + c];
+            for (size_t c = 0; c < columns; c++) { out[c * rows + r] = inp[r * columns + c]; }
         }
     }
 }
 
 void slice_from_torch(const ParamSlice *slice, float *flat, const float *torch_order) {
     const int *s = slice->shape;
-    if (slice->layout == LAYOUT_PLAIN)
+    if (slice->layout == LAYOUT_PLAIN) {
         memcpy(flat, torch_order, slice->count * sizeof(float));
-    else
+    } else {
         transpose_inner(flat, torch_order, s[0], s[1], (size_t)s[2] * s[3]);
+    }
 }
 
 void slice_to_torch(const ParamSlice *slice, float *torch_order, const float *flat) {
     const int *s = slice->shape;
-    if (slice->layout == LAYOUT_PLAIN)
+    if (slice->layout == LAYOUT_PLAIN) {
         memcpy(torch_order, flat, slice->count * sizeof(float));
-    else
+    } else {
         transpose_inner(torch_order, flat, s[0], (size_t)s[2] * s[3], s[1]);
+    }
 }
 
 void params_upload(Params *params, const float *flat, Device *dev) {

@@ -91,7 +91,7 @@ static void down_create(Builder *b) {
             l = layer_add(b, PATH_DOWN, name.text, j, b->C, c->block_out_channels[i], heads);
             skip_add(b);
         }
-        if (i + 1 == c->levels) break;
+        if (i + 1 == c->levels) { break; }
         resample_add(b, l, name_of("%s.downsamplers.0.conv", name.text).text, 2, c->downsample_padding);
         skip_add(b);
     }
@@ -107,7 +107,7 @@ static void up_create(Builder *b) {
             int IC = b->C + b->skip_C[--skips];
             l = layer_add(b, PATH_UP, name.text, j, IC, c->block_out_channels[level], heads);
         }
-        if (i + 1 < c->levels) resample_add(b, l, name_of("%s.upsamplers.0.conv", name.text).text, 1, 1);
+        if (i + 1 < c->levels) { resample_add(b, l, name_of("%s.upsamplers.0.conv", name.text).text, 1, 1); }
     }
 }
 
@@ -134,7 +134,7 @@ UNet unet_create(const UNetConfig *config) {
 void unet_destroy(UNet *unet, Device *dev) {
     UNetLayers *u = unet->layers;
     for (int i = 0; i < u->count; i++) {
-        if (u->layers[i].has_transformer) transformer_destroy(&u->layers[i].transformer);
+        if (u->layers[i].has_transformer) { transformer_destroy(&u->layers[i].transformer); }
     }
     free(u->layers);
     free(u->skips);
@@ -207,10 +207,11 @@ static floatX *layer_forward(UNetLayers *u, Layer *l, floatX *stream, const Pass
     l->mark = arena_mark(pass->arena);
     l->inp = stream;
     floatX *hidden = stream; // the middle and the way up go over the stream if nothing is saved, but not over a skip
-    if (l->path == PATH_DOWN)
+    if (l->path == PATH_DOWN) {
         hidden = save_skip(pass, conv2, shape);
-    else if (pass->save || stream == skip->data)
+    } else if (pass->save || stream == skip->data) {
         hidden = save_tensor(pass, conv2, "out", shape);
+    }
     ArenaMark mark = arena_mark(pass->arena);
     if (l->path == PATH_UP) {
         floatX *both = arena_push(pass->arena, N * l->IC);
@@ -220,7 +221,7 @@ static floatX *layer_forward(UNetLayers *u, Layer *l, floatX *stream, const Pass
     }
     resnet_forward(&l->resnet, hidden, stream, H, W, pass);
     arena_release_top(pass->arena, mark);
-    if (l->path == PATH_UP && !pass->save) arena_release_bottom(pass->arena, skip->mark);
+    if (l->path == PATH_UP && !pass->save) { arena_release_bottom(pass->arena, skip->mark); }
 
     floatX *out = hidden;
     if (l->has_transformer) {
@@ -228,7 +229,7 @@ static floatX *layer_forward(UNetLayers *u, Layer *l, floatX *stream, const Pass
         transformer_forward(&l->transformer, out, hidden, H * W, pass);
     }
     l->hidden = hidden, l->out = out;
-    if (l->path == PATH_DOWN) skip_push(u, out, H, W, l->OC, l->mark);
+    if (l->path == PATH_DOWN) { skip_push(u, out, H, W, l->OC, l->mark); }
     return l->has_resample ? resample_forward(u, l, out, pass) : out;
 }
 
@@ -255,7 +256,7 @@ void unet_forward(UNet *unet, Arena *arena, floatX *out, const floatX *sample, c
     floatX *stream = save_skip(pass, u->conv_in.weight, SHAPE(B, H, W, C0));
     conv_apply(&u->conv_in, stream, sample, NULL, NULL, H, W, pass);
     skip_push(u, stream, H, W, C0, mark);
-    for (int i = 0; i < u->count; i++) stream = layer_forward(u, &u->layers[i], stream, pass);
+    for (int i = 0; i < u->count; i++) { stream = layer_forward(u, &u->layers[i], stream, pass); }
     head_forward(&u->head, out, stream, H, W, pass);
     forward_done(pass, u->mark);
 }
@@ -289,15 +290,16 @@ static floatX *resample_backward(UNetLayers *u, Layer *l, floatX *d, Pass *pass)
 // Returns the gradient of the layer's input as far as it comes from the layer.
 static floatX *layer_backward(UNetLayers *u, Layer *l, floatX *d, Pass *pass) {
     size_t N = pixels(pass, l->H, l->W);
-    if (l->has_resample)
+    if (l->has_resample) {
         d = resample_backward(u, l, d, pass);
-    else if (l->path == PATH_DOWN)
+    } else if (l->path == PATH_DOWN) {
         skip_merge(u, d, pass);
+    }
     Skip *skip = l->path == PATH_UP ? &u->skips[u->skip_count++] : NULL;
     int C = l->IC - (skip ? skip->C : 0);
-    if (skip) skip->grad = arena_push(pass->arena, N * skip->C);
+    if (skip) { skip->grad = arena_push(pass->arena, N * skip->C); }
     floatX *dinp = C == l->OC ? d : arena_push(pass->arena, N * C);
-    if (l->has_transformer) transformer_backward(&l->transformer, d, d, l->hidden, l->H * l->W, pass);
+    if (l->has_transformer) { transformer_backward(&l->transformer, d, d, l->hidden, l->H * l->W, pass); }
     if (skip) {
         ArenaMark mark = arena_mark(pass->arena);
         floatX *both = arena_push(pass->arena, N * l->IC), *dboth = arena_push(pass->arena, N * l->IC);
@@ -309,7 +311,7 @@ static floatX *layer_backward(UNetLayers *u, Layer *l, floatX *d, Pass *pass) {
         resnet_backward(&l->resnet, dinp, d, l->inp, l->H, l->W, pass);
     }
     backward_done(pass, l->resnet.norm1.weight, l->mark);
-    if (l->path == PATH_DOWN) u->skip_count--;
+    if (l->path == PATH_DOWN) { u->skip_count--; }
     return dinp;
 }
 
@@ -336,11 +338,11 @@ void unet_backward(UNet *unet, Arena *arena, floatX *dsample, floatX *dcontext, 
 
     floatX *d = head_backward(&u->head, dout, pass);
     params_grads_final(pass->params, u->head.norm.weight);
-    for (int i = u->count; i-- > 0;) d = layer_backward(u, &u->layers[i], d, pass);
+    for (int i = u->count; i-- > 0;) { d = layer_backward(u, &u->layers[i], d, pass); }
     skip_merge(u, d, pass);
     conv_grads(&u->conv_in, dsample, NULL, d, u->sample, NULL, u->H, u->W, pass);
     params_grads_final(pass->params, u->conv_in.weight);
-    if (grads) time_backward(u, pass);
+    if (grads) { time_backward(u, pass); }
     backward_done(pass, 0, u->mark);
     arena_release_top(arena, mark);
     pass->save = false;
@@ -354,7 +356,7 @@ size_t unet_plan(UNet *unet, int B, int H, int W, int T, bool train, Device *pla
     device_scope(plan, "forward");
     unet_forward(unet, &arena, PLAN_POINTER, PLAN_POINTER, PLAN_POINTER, PLAN_POINTER, B, H, W, T, train, plan);
     device_scope(plan, "backward");
-    if (train) unet_backward(unet, &arena, NULL, NULL, PLAN_POINTER, 1, plan);
+    if (train) { unet_backward(unet, &arena, NULL, NULL, PLAN_POINTER, 1, plan); }
     params_plan_end(&unet->params, real);
     return arena.peak;
 }

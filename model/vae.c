@@ -100,17 +100,18 @@ static floatX *layer_forward(Layer *l, floatX *stream, int *H, int *W, const Pas
         attention_add(l, out, hidden, pass);
     }
     l->hidden = hidden, l->out = out;
-    if (!l->has_resample) return out;
+    if (!l->has_resample) { return out; }
 
     bool down = l->resample.shape.stride == 2;
     *H = down ? conv2d_out(&l->resample.shape, l->H) : 2 * l->H;
     *W = down ? conv2d_out(&l->resample.shape, l->W) : 2 * l->W;
     l->resample_mark = arena_mark(pass->arena);
     floatX *resampled = save_tensor(pass, l->resample.weight, "out", SHAPE(pass->B, *H, *W, l->OC));
-    if (down)
+    if (down) {
         conv_apply(&l->resample, resampled, out, NULL, NULL, l->H, l->W, pass);
-    else
+    } else {
         upsample_forward(&l->resample, resampled, out, l->H, l->W, *H, *W, pass);
+    }
     return resampled;
 }
 
@@ -137,8 +138,8 @@ static void attention_backward_add(const Layer *l, floatX *d, Pass *pass) {
 
 // d is the gradient of the stream, updated in place where its shape stays.
 static floatX *layer_backward(Layer *l, floatX *d, Pass *pass) {
-    if (l->has_resample) d = resample_backward(l, d, pass);
-    if (l->has_attention) attention_backward_add(l, d, pass);
+    if (l->has_resample) { d = resample_backward(l, d, pass); }
+    if (l->has_attention) { attention_backward_add(l, d, pass); }
     floatX *dinp = l->IC == l->OC ? d : arena_push(pass->arena, (size_t)pass->B * l->H * l->W * l->IC);
     resnet_backward(&l->resnet, dinp, d, l->inp, l->H, l->W, pass);
     backward_done(pass, l->resnet.norm1.weight, l->mark);
@@ -158,7 +159,7 @@ static void half_forward(VAELayers *v, floatX *out, const floatX *inp, int H, in
     v->conv_inp = inp, v->H = H, v->W = W;
     floatX *stream = save_tensor(pass, v->conv_in.weight, "out", SHAPE(pass->B, H, W, v->conv_in.shape.OC));
     conv_apply(&v->conv_in, stream, inp, NULL, NULL, H, W, pass);
-    for (int i = 0; i < v->count; i++) stream = layer_forward(&v->layers[i], stream, &H, &W, pass);
+    for (int i = 0; i < v->count; i++) { stream = layer_forward(&v->layers[i], stream, &H, &W, pass); }
     head_forward(&v->head, out, stream, H, W, pass);
 }
 
@@ -171,7 +172,7 @@ static Pass *backward_begin(VAELayers *v, Arena *arena, float beta, Device *dev)
 // dinp, the gradient of conv_in's input, may be NULL.
 static void half_backward(VAELayers *v, floatX *dinp, const floatX *dout) {
     floatX *d = head_backward(&v->head, dout, &v->pass);
-    for (int i = v->count; i-- > 0;) d = layer_backward(&v->layers[i], d, &v->pass);
+    for (int i = v->count; i-- > 0;) { d = layer_backward(&v->layers[i], d, &v->pass); }
     conv_grads(&v->conv_in, dinp, NULL, d, v->conv_inp, NULL, v->H, v->W, &v->pass);
 }
 
@@ -192,7 +193,7 @@ static size_t half_plan(VAEHalf *half, Forward *forward, Backward *backward, int
     device_scope(plan, "forward");
     forward(half, &arena, PLAN_POINTER, PLAN_POINTER, B, H, W, train, plan);
     device_scope(plan, "backward");
-    if (train) backward(half, &arena, NULL, PLAN_POINTER, 1, plan);
+    if (train) { backward(half, &arena, NULL, PLAN_POINTER, 1, plan); }
     params_plan_end(&half->params, real);
     return arena.peak;
 }
@@ -223,7 +224,7 @@ VAEEncoder vae_encoder_create(const VAEConfig *config) {
     }
     mid_create(&encoder, "encoder.mid_block", C);
     v->head = head_create(p, "encoder.", C, moments, c->norm_num_groups, NORM_EPS);
-    if (v->has_quant) v->quant = conv1x1_create(p, "quant_conv", moments, moments);
+    if (v->has_quant) { v->quant = conv1x1_create(p, "quant_conv", moments, moments); }
     params_finish(p);
     return encoder;
 }
@@ -236,7 +237,7 @@ void vae_encoder_forward(VAEEncoder *encoder, Arena *arena, floatX *moments, con
     floatX *out = v->has_quant ? save_tensor(pass, v->quant.weight, "inp", SHAPE(B, h, w, v->quant.IC)) : moments;
     v->quant_inp = out;
     half_forward(v, out, image, H, W);
-    if (v->has_quant) linear_apply(&v->quant, moments, out, NULL, B * h * w, pass);
+    if (v->has_quant) { linear_apply(&v->quant, moments, out, NULL, B * h * w, pass); }
     forward_done(pass, v->mark);
 }
 
@@ -267,7 +268,7 @@ VAEDecoder vae_decoder_create(const VAEConfig *config) {
     VAEDecoder decoder = half_create(c, c->post_quant_conv, 2 + c->levels * (c->layers_per_block + 1));
     VAELayers *v = decoder.layers;
     Params *p = &decoder.params;
-    if (v->has_quant) v->quant = conv1x1_create(p, "post_quant_conv", L, L);
+    if (v->has_quant) { v->quant = conv1x1_create(p, "post_quant_conv", L, L); }
     v->conv_in = conv_create(p, "decoder.conv_in", L, C, 1, 1, 1);
     mid_create(&decoder, "decoder.mid_block", C);
     for (int i = 0; i < c->levels; i++) {

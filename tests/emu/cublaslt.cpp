@@ -221,7 +221,7 @@ static void product(const cublasLtDesc &desc, float alpha, const void *A, const 
     for (int batch = 0; batch < d.batches; batch++) {
         const std::vector<float> left = dense(A, a, batch), right = dense(B, b, batch);
         std::vector<float> sum((size_t)m * n, 0.0f); // beta = 0 never reads C
-        if (beta != 0) sum = dense(C, c, batch);
+        if (beta != 0) { sum = dense(C, c, batch); }
         omp_set_num_threads(1); // OpenBLAS's bits depend on the number of threads
         cblas_sgemm(CblasColMajor, desc.transa == CUBLAS_OP_N ? CblasNoTrans : CblasTrans,
                     desc.transb == CUBLAS_OP_N ? CblasNoTrans : CblasTrans, m, n, k, alpha, left.data(), (int)a.rows,

@@ -107,8 +107,9 @@ static inline void combine_shuffle(unsigned mask, const void *const in[32], void
         if (own->source < 0) {
             *(uint64_t *)out[i] = own->value;
         } else {
-            if (!(mask >> own->source & 1))
+            if (!(mask >> own->source & 1)) {
                 fail("lane %d shuffles from lane %d, which does not take part", i, own->source);
+            }
             *(uint64_t *)out[i] = ((const Shuffle *)in[own->source])->value;
         }
     }

@@ -98,8 +98,9 @@ Place place_of(const void *pointer, size_t bytes) {
         const Allocations::value_type *found = owner(i ? pinned : device, pointer);
         if (!found) { continue; }
         const size_t offset = (const unsigned char *)pointer - found->first;
-        if (offset > found->second.bytes || bytes > found->second.bytes - offset)
+        if (offset > found->second.bytes || bytes > found->second.bytes - offset) {
             fail("access to %zu bytes at offset %zu of an allocation of %zu bytes", bytes, offset, found->second.bytes);
+        }
         return i ? PINNED : DEVICE;
     }
     return PAGEABLE;
@@ -113,7 +114,7 @@ static unsigned char *map_guarded(Allocations &all, size_t bytes) {
     const size_t rounded = round_up(bytes), data = (rounded + page() - 1) / page() * page();
     const size_t mapped = data + 2 * page();
     void *mapping = mmap(nullptr, mapped, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
-    if (mapping == MAP_FAILED) return nullptr;
+    if (mapping == MAP_FAILED) { return nullptr; }
     madvise(mapping, mapped, MADV_HUGEPAGE); // protecting single 4 KB pages takes a millisecond for 32 MB
     unsigned char *begin = (unsigned char *)mapping + page(), *p = begin + data - rounded;
     mprotect(mapping, page(), PROT_NONE);

@@ -139,8 +139,9 @@ void fail(const char *format, ...) {
 }
 
 static void on_fault(int, siginfo_t *info, void *) {
-    if (!running && is_device_memory(info->si_addr))
+    if (!running && is_device_memory(info->si_addr)) {
         fail("host code accesses device memory at address %p", info->si_addr);
+    }
     fail("invalid access at address %p (outside of every allocation, or a fiber's stack overflowed)", info->si_addr);
 }
 
@@ -302,7 +303,7 @@ static Fiber *new_fiber() {
     const size_t page = sysconf(_SC_PAGESIZE);
     void *memory = mmap(nullptr, stack_bytes + page, PROT_READ | PROT_WRITE,
                         MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE | MAP_STACK, -1, 0);
-    if (memory == MAP_FAILED) fail("cannot allocate the threads' stacks");
+    if (memory == MAP_FAILED) { fail("cannot allocate the threads' stacks"); }
     mprotect(memory, page, PROT_NONE);
     Fiber *f = new Fiber();
     f->stack = (unsigned char *)memory + page;
@@ -456,7 +457,7 @@ int barrier(const char *file, int line, int predicate) {
     if (++w->arrived == w->threads.size()) {
         w->arrived = 0;
         w->barrier_result = w->predicates;
-        for (Thread &t : w->threads) t.state = READY;
+        for (Thread &t : w->threads) { t.state = READY; }
         // The last thread to arrive is queued like the others, so that EMU_ORDER decides the order after the barrier.
     } else {
         self->state = AT_BARRIER, self->place = file, self->line = line;
@@ -490,31 +491,32 @@ void warp_meet(const char *op, unsigned mask, const void *in, void *out, Combine
     Thread *self = current.self;
     const unsigned lane = self->rank % 32;
     Warp *warp = &w->warps[self->rank / 32];
-    if (!(mask >> lane & 1)) fail("%s with mask 0x%08x, which does not name the calling lane %u", op, mask, lane);
-    if (mask & ~warp->lanes)
+    if (!(mask >> lane & 1)) { fail("%s with mask 0x%08x, which does not name the calling lane %u", op, mask, lane); }
+    if (mask & ~warp->lanes) {
         fail("%s with mask 0x%08x names lane %d, which does not exist", op, mask, __builtin_ctz(mask & ~warp->lanes));
-    if (mask & warp->left)
+    }
+    if (mask & warp->left) {
         fail("%s with mask 0x%08x names lane %d, which has left the kernel", op, mask,
              __builtin_ctz(mask & warp->left));
+    }
+    self->place = op, self->mask = mask, self->in = in, self->out = out;
+    Meeting *meeting = join_meeting(warp, op, mask, lane);
+    if (meeting->arrived != mask) {
+        self->state = IN_WARP;
+        yield();
+        return;
+    }
+    warp->meetings.erase(warp->meetings.begin() + (meeting - warp->meetings.data()));
+    const void *inputs[32] = {};
+    void *outputs[32] = {};
+    Thread *lanes = &w->threads[self->rank - lane];
+    for (unsigned rest = mask; rest; rest &= rest - 1) {
+        const int i = __builtin_ctz(rest);
+        inputs[i] = lanes[i].in, outputs[i] = lanes[i].out;
+        lanes[i].state = READY;
+    }
+    combine(mask, inputs, outputs);
 }
-self->place = op, self->mask = mask, self->in = in, self->out = out;
-Meeting *meeting = join_meeting(warp, op, mask, lane);
-if (meeting->arrived != mask) {
-    self->state = IN_WARP;
-    yield();
-    return;
-}
-warp->meetings.erase(warp->meetings.begin() + (meeting - warp->meetings.data()));
-const void *inputs[32] = {};
-void *outputs[32] = {};
-Thread *lanes = &w->threads[self->rank - lane];
-for (unsigned rest = mask; rest; rest &= rest - 1) {
-    const int i = __builtin_ctz(rest);
-    inputs[i] = lanes[i].in, outputs[i] = lanes[i].out;
-    lanes[i].state = READY;
-}
-combine(mask, inputs, outputs);
-} // namespace emu
 
 // ---- cp.async ------------------------------------------------------------------------------------------------------
 
@@ -523,36 +525,37 @@ void check_shared(const void *address, size_t bytes, size_t alignment, const cha
     const DynamicShared *s = &worker->shared;
     if (p < s->base || p + bytes > s->base + s->bytes) {
         fail("%s outside of the block's %zu bytes of dynamic shared memory", op, s->bytes);
-        if ((uintptr_t)p % alignment) fail("%s at an address that is not a multiple of %zu", op, alignment);
     }
+    if ((uintptr_t)p % alignment) { fail("%s at an address that is not a multiple of %zu", op, alignment); }
+}
 
-    void copy_async(void *shared, const void *global, int bytes, int source_bytes) {
-        if (bytes != 4 && bytes != 8 && bytes != 16) { fail("cp.async of %d bytes", bytes); }
-        if (source_bytes < 0 || source_bytes > bytes) {
-            fail("cp.async of %d bytes from a source of %d", bytes, source_bytes);
+void copy_async(void *shared, const void *global, int bytes, int source_bytes) {
+    if (bytes != 4 && bytes != 8 && bytes != 16) { fail("cp.async of %d bytes", bytes); }
+    if (source_bytes < 0 || source_bytes > bytes) {
+        fail("cp.async of %d bytes from a source of %d", bytes, source_bytes);
+    }
+    check_shared(shared, bytes, bytes, "cp.async");
+    if ((uintptr_t)global % bytes) { fail("cp.async from an address that is not a multiple of %d", bytes); }
+    Copy copy = {shared, {}, bytes, current.self->copy_group};
+    memcpy(copy.data, global, source_bytes);
+    memset(shared, poison_byte, bytes);
+    current.self->copies.push_back(copy);
+}
+
+void copy_async_commit() { current.self->copy_group++; }
+
+void copy_async_wait(int groups_in_flight) {
+    Thread *self = current.self;
+    const int landed = self->copy_group - groups_in_flight;
+    size_t kept = 0;
+    for (Copy &copy : self->copies) {
+        if (copy.group < landed) {
+            memcpy(copy.shared, copy.data, copy.bytes);
+        } else {
+            self->copies[kept++] = copy;
         }
-        check_shared(shared, bytes, bytes, "cp.async");
-        if ((uintptr_t)global % bytes) fail("cp.async from an address that is not a multiple of %d", bytes);
-        Copy copy = {shared, {}, bytes, current.self->copy_group};
-        memcpy(copy.data, global, source_bytes);
-        memset(shared, poison_byte, bytes);
-        current.self->copies.push_back(copy);
     }
-
-    void copy_async_commit() { current.self->copy_group++; }
-
-    void copy_async_wait(int groups_in_flight) {
-        Thread *self = current.self;
-        const int landed = self->copy_group - groups_in_flight;
-        size_t kept = 0;
-        for (Copy &copy : self->copies) {
-            if (copy.group < landed) {
-                memcpy(copy.shared, copy.data, copy.bytes);
-            } else {
-                self->copies[kept++] = copy;
-            }
-        }
-        self->copies.resize(kept);
-    }
+    self->copies.resize(kept);
+}
 
 } // namespace emu

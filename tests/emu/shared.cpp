@@ -23,7 +23,7 @@ unsigned char *DynamicShared::prepare(size_t n) {
     if (!base) {
         const size_t page = sysconf(_SC_PAGESIZE);
         void *mapping = mmap(nullptr, most_shared + page, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
-        if (mapping == MAP_FAILED) fail("cannot allocate shared memory");
+        if (mapping == MAP_FAILED) { fail("cannot allocate shared memory"); }
         end = (unsigned char *)mapping + most_shared;
         mprotect(end, page, PROT_NONE);
     }
@@ -63,22 +63,21 @@ struct Program {
 
 static void take_symbol(Program *program, const Elf64_Sym &symbol, const char *name) {
     if (ELF64_ST_TYPE(symbol.st_info) == STT_TLS) {
-        if (!strcmp(name, "_ZN3emu7currentE")) program->offset_of_current = symbol.st_value;
-        if (!strncmp(name, "_ZZ", 3)) // local in a C++ function: only kernels have these
+        if (!strcmp(name, "_ZN3emu7currentE")) { program->offset_of_current = symbol.st_value; }
+        if (!strncmp(name, "_ZZ", 3)) { // local in a C++ function: only kernels have these
             program->variables.push_back(
                 {name, symbol.st_value, symbol.st_size, strstr(name, "emu_shared_guard") != nullptr});
+        }
+    } else if (ELF64_ST_TYPE(symbol.st_info) == STT_FUNC && symbol.st_value) {
+        if (!strcmp(name, "_ZN3emu7lane_idEv")) { program->address_of_lane_id = symbol.st_value; }
+        program->functions[symbol.st_value] = name;
     }
-}
-else if (ELF64_ST_TYPE(symbol.st_info) == STT_FUNC && symbol.st_value) {
-    if (!strcmp(name, "_ZN3emu7lane_idEv")) { program->address_of_lane_id = symbol.st_value; }
-    program->functions[symbol.st_value] = name;
-}
 }
 
 static Program read_program() {
     const int file = open("/proc/self/exe", O_RDONLY);
     struct stat info;
-    if (file < 0 || fstat(file, &info)) fail("cannot read /proc/self/exe");
+    if (file < 0 || fstat(file, &info)) { fail("cannot read /proc/self/exe"); }
     const char *image = (const char *)mmap(nullptr, info.st_size, PROT_READ, MAP_PRIVATE, file, 0);
     close(file);
     Program program = {};
@@ -93,7 +92,7 @@ static Program read_program() {
         }
     }
     munmap((void *)image, info.st_size);
-    if (!program.address_of_lane_id) fail("the program is stripped: cannot find its __shared__ arrays");
+    if (!program.address_of_lane_id) { fail("the program is stripped: cannot find its __shared__ arrays"); }
     return program;
 }
 

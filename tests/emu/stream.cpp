@@ -273,8 +273,8 @@ cudaError_t cudaStreamCreateWithFlags(cudaStream_t *stream, unsigned flags) {
 
 cudaError_t cudaStreamDestroy(cudaStream_t stream) {
     Lock lock(runtime_mutex);
-    if (!stream || stream->destroyed) return result(cudaErrorInvalidResourceHandle);
-    if (stream->capture) stream->capture->valid = false;
+    if (!stream || stream->destroyed) { return result(cudaErrorInvalidResourceHandle); }
+    if (stream->capture) { stream->capture->valid = false; }
     stream->destroyed = true; // its queued operations still run
     forget_destroyed();
     return cudaSuccess;
@@ -496,7 +496,7 @@ cudaError_t cudaGraphInstantiate(cudaGraphExec_t *exec, cudaGraph_t graph, unsig
 cudaError_t cudaGraphLaunch(cudaGraphExec_t exec, cudaStream_t stream) {
     Lock lock(runtime_mutex);
     stream = resolve(stream);
-    if (stream->capture) fail("a graph inside a graph is not emulated");
+    if (stream->capture) { fail("a graph inside a graph is not emulated"); }
     push(stream, {[nodes = exec->nodes] { run_graph(*nodes); }, nullptr, nullptr, nullptr, 0});
     return cudaSuccess;
 }

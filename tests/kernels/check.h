@@ -62,7 +62,7 @@ static inline double *tensor_values(const Tensor *t) {
     download_floats(values, wide, t->n);
     if (t->x) { device_free(&check_dev, wide); }
     double *out = xmalloc(t->n * sizeof *out);
-    for (size_t i = 0; i < t->n; i++) out[i] = values[i];
+    for (size_t i = 0; i < t->n; i++) { out[i] = values[i]; }
     free(values);
     return out;
 }
@@ -97,7 +97,7 @@ static inline Tensor tensor_random(size_t n, double scale, uint32_t id, bool is_
     Tensor t = tensor_new(n, is_float);
     Random random = random_begin(1234, PHILOX_INIT, id, 0);
     float *values = xmalloc(n * sizeof *values);
-    for (size_t i = 0; i < n; i++) values[i] = (float)(scale * random_normal(&random));
+    for (size_t i = 0; i < n; i++) { values[i] = (float)(scale * random_normal(&random)); }
     tensor_set(&t, values);
     free(values);
     return t;
@@ -108,7 +108,7 @@ static inline Tensor tensor_integers(size_t n, int range, uint32_t id, bool is_f
     Tensor t = tensor_new(n, is_float);
     Random random = random_begin(4321, PHILOX_INIT, id, 0);
     float *values = xmalloc(n * sizeof *values);
-    for (size_t i = 0; i < n; i++) values[i] = (float)((int)random_below(&random, 2 * range + 1) - range);
+    for (size_t i = 0; i < n; i++) { values[i] = (float)((int)random_below(&random, 2 * range + 1) - range); }
     tensor_set(&t, values);
     free(values);
     return t;
@@ -173,7 +173,7 @@ static inline void check_and_free(const char *name, Tensor *t, double *reference
 static inline void check_equal(const char *name, const Tensor *a, const Tensor *b) {
     double *va = tensor_values(a), *vb = tensor_values(b);
     size_t differ = 0;
-    for (size_t i = 0; i < a->n; i++) differ += !(va[i] == vb[i]);
+    for (size_t i = 0; i < a->n; i++) { differ += !(va[i] == vb[i]); }
     printf("    %-12s %8zu elements, %zu differ\n", name, a->n, differ);
     assert_int_equal(differ, 0);
     free(va);
@@ -193,7 +193,7 @@ static inline double *doubles(size_t n) { return xcalloc(n ? n : 1, sizeof(doubl
 // What a function of reference.c finds where a kernel finds t: the same values, or NaN for an output.
 static inline double *found_in(const Tensor *t) {
     double *values = doubles(t->n);
-    for (size_t i = 0; i < t->n; i++) values[i] = t->host ? t->host[i] : NAN;
+    for (size_t i = 0; i < t->n; i++) { values[i] = t->host ? t->host[i] : NAN; }
     return values;
 }
 

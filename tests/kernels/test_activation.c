@@ -49,7 +49,7 @@ static void test_extremes(void **state) {
     enum { N = sizeof values / sizeof *values };
     Tensor x = tensor_of(values, N, false), ones = tensor_copy(&x);
     float one[N];
-    for (int i = 0; i < N; i++) one[i] = 1;
+    for (int i = 0; i < N; i++) { one[i] = 1; }
     tensor_set(&ones, one);
     for (int which = 0; which < (int)(sizeof activations / sizeof *activations); which++) {
         Tensor out = tensor_poisoned(N, false), dinp = tensor_poisoned(N, false);
@@ -72,7 +72,7 @@ static void test_nan(void **state) {
     (void)state;
     enum { N = 40 };
     float values[N];
-    for (int i = 0; i < N; i++) values[i] = i == 17 ? NAN : 0.1f * i;
+    for (int i = 0; i < N; i++) { values[i] = i == 17 ? NAN : 0.1f * i; }
     Tensor x = tensor_of(values, N, false), dout = tensor_random(N, 1, 1, false);
     for (int which = 0; which < 4; which++) {
         bool gated = which == 3;
@@ -85,8 +85,8 @@ static void test_nan(void **state) {
             activations[which].backward(dinp.x, dout.x, x.x, N, &check_dev);
         }
         double *y = tensor_values(&out), *dx = tensor_values(&dinp);
-        for (size_t i = 0; i < out.n; i++) assert_true(isnan(y[i]) == (i == 17));
-        for (int i = 0; i < N; i++) assert_true(isnan(dx[i]) == (i == 17 + (gated ? N / 2 : 0)));
+        for (size_t i = 0; i < out.n; i++) { assert_true(isnan(y[i]) == (i == 17)); }
+        for (int i = 0; i < N; i++) { assert_true(isnan(dx[i]) == (i == 17 + (gated ? N / 2 : 0))); }
         free(y);
         free(dx);
         tensor_free(&out);

@@ -89,7 +89,7 @@ static void test_shapes(void **state) {
         {1, 1, 90, 90, 512, false, true, 1, 0},  {1, 1, 150, 150, 32, true, false, 1, 0},
         {3, 5, 17, 3, 24, false, false, 1, 0},
     };
-    for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) check_case(cases + i);
+    for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) { check_case(cases + i); }
 }
 
 // Several blocks of keys, of queries, and of queries that share keys.
@@ -101,7 +101,7 @@ static void test_blocks(void **state) {
         {2, 1, 260, 77, 64, false, false, 1, 0},
         {1, 1, 170, 170, 160, true, true, 1, 0},
     };
-    for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) check_case(cases + i);
+    for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) { check_case(cases + i); }
 }
 
 // Head sizes of every kernel, lengths as they come.
@@ -139,7 +139,7 @@ static void test_odd_heads(void **state) {
         {1, 3, 131, 70, 4, false, false, 1, 0},
         {1, 2, 139, 139, 20, true, true, 1, 3},
     };
-    for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) check_case(cases + i);
+    for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) { check_case(cases + i); }
 }
 
 static void run_both(const Inputs *in, const Tensor *out, const Tensor *lse, const Tensor *dout, Device *dev) {

@@ -114,14 +114,14 @@ static void test_shapes(void **state) {
         {{2, 26, 24, 160, 8, 3, 2, 1, 1}, true, false, true, false, 0},
         {{1, 41, 39, 8, 24, 3, 1, 1, 1}, true, false, false, false, 1},
     };
-    for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) check_case(cases + i);
+    for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) { check_case(cases + i); }
 }
 
 static void test_integers(void **state) {
     (void)state;
     const Case cases[] = {{{1, 5, 4, 8, 8, 3, 1, 1, 1}, true, true, true, true, 1},
                           {{1, 6, 6, 8, 8, 3, 2, 1, 1}, true, true, true, true, 0}};
-    for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) check_case(cases + i);
+    for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) { check_case(cases + i); }
 }
 
 int main(void) {

@@ -14,7 +14,9 @@ static void check_embedding(int B, int T, int C, int V, int positions, float bet
     size_t n = (size_t)B * T * C, nv = (size_t)V * C, np = (size_t)positions * C;
     int *values = xmalloc((size_t)B * T * sizeof *values);
     Random random = random_begin(7, PHILOX_INIT, 0, 0);
-    for (int i = 0; i < B * T; i++) values[i] = i % 3 == 0 ? V - 1 : (int)random_below(&random, V); // repeats
+    for (int i = 0; i < B * T; i++) {
+        values[i] = i % 3 == 0 ? V - 1 : (int)random_below(&random, V); // repeats
+    }
     int *ids = device_ints(values, (size_t)B * T);
     Tensor token = tensor_random(nv, 1, 1, false), position = tensor_random(np, 1, 2, false);
     Tensor out = tensor_poisoned(n, false), dout = tensor_random(n, 1, 3, false);
@@ -66,7 +68,7 @@ static void test_timestep_embedding(void **state) {
         timestep_embedding_forward(out.x, t.f, B, C, flip, (float)freq_shift, &check_dev);
         printf("  timesteps B %d C %d flip %d shift %g\n", B, C, flip, freq_shift);
         double *values = tensor_values(&out);
-        for (int i = 0; i < B * C; i++) small = fmax(small, fabs(values[i] - y[i]));
+        for (int i = 0; i < B * C; i++) { small = fmax(small, fabs(values[i] - y[i])); }
         free(values);
         printf("    largest difference %.1e\n", small);
         assert_true(small < (TOLERANCE_FORWARD > 1e-3 ? 4e-3 : 1e-4));

@@ -31,7 +31,7 @@ static void check_case(int N, int L, bool with_noise, bool with_dz, float kl_sca
     check_and_free("z", &z, rz, TOLERANCE_FORWARD);
     check_and_free("dmoments", &dmoments, rd, TOLERANCE_BACKWARD);
     Tensor *rest[] = {&moments, &noise, &dz};
-    for (int i = 0; i < 3; i++) tensor_free(rest[i]);
+    for (int i = 0; i < 3; i++) { tensor_free(rest[i]); }
 }
 
 static void test_sample_and_gradient(void **state) {

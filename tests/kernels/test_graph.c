@@ -11,7 +11,7 @@ static void work(floatX *out, const floatX *x, const floatX *y) {
 
 static void check_out(const Tensor *out, const Tensor *x, const Tensor *y) {
     double reference[N];
-    for (int i = 0; i < N; i++) reference[i] = 2 * (x->host[i] + y->host[i]) + 1;
+    for (int i = 0; i < N; i++) { reference[i] = 2 * (x->host[i] + y->host[i]) + 1; }
     check_tensor("out", out, reference, 0); // whole numbers: exact
 }
 

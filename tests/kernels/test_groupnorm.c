@@ -24,7 +24,7 @@ static Case make_case(Shape s, uint32_t id) {
     size_t n = (size_t)s.B * s.HW * s.C;
     float *values = xmalloc(n * sizeof *values);
     Random random = random_begin(99, PHILOX_INIT, id, 0);
-    for (size_t i = 0; i < n; i++) values[i] = (float)(s.offset + random_normal(&random));
+    for (size_t i = 0; i < n; i++) { values[i] = (float)(s.offset + random_normal(&random)); }
     k.x = tensor_of(values, n, false);
     k.mean = tensor_poisoned(s.B * s.G, true);
     k.rstd = tensor_poisoned(s.B * s.G, true);
@@ -71,17 +71,17 @@ static void test_constant_input(void **state) {
     (void)state;
     enum { B = 1, HW = 12, C = 20, G = 2 };
     float values[HW * C];
-    for (int i = 0; i < HW * C; i++) values[i] = 3;
+    for (int i = 0; i < HW * C; i++) { values[i] = 3; }
     Tensor x = tensor_of(values, HW * C, false), weight = tensor_random(C, 1, 1, false);
     Tensor bias = tensor_random(C, 1, 2, false), out = tensor_poisoned(HW * C, false);
     Tensor mean = tensor_poisoned(G, true), rstd = tensor_poisoned(G, true);
     groupnorm_forward(out.x, mean.f, rstd.f, x.x, weight.x, bias.x, B, HW, C, G, 1e-4f, false, &check_dev);
     double reference[HW * C], r[G] = {100, 100};
-    for (int i = 0; i < HW * C; i++) reference[i] = bias.host[i % C];
+    for (int i = 0; i < HW * C; i++) { reference[i] = bias.host[i % C]; }
     check_tensor("out", &out, reference, TOLERANCE_FORWARD);
     check_tensor("rstd", &rstd, r, 1e-5);
     Tensor *all[] = {&x, &weight, &bias, &out, &mean, &rstd};
-    for (int i = 0; i < 6; i++) tensor_free(all[i]);
+    for (int i = 0; i < 6; i++) { tensor_free(all[i]); }
 }
 
 typedef enum { RESIDUAL_NONE, RESIDUAL_OTHER, RESIDUAL_IS_DINP, DINP_IS_DOUT } Residual;
@@ -158,7 +158,7 @@ static void test_null_gradients_and_threads(void **state) {
     check_equal("dinp", &got[0][0], &got[1][0]);
     check_equal("dweight", &got[0][1], &got[1][1]);
     check_equal("dbias", &got[0][2], &got[1][2]);
-    for (int i = 0; i < 6; i++) tensor_free(&got[i / 3][i % 3]);
+    for (int i = 0; i < 6; i++) { tensor_free(&got[i / 3][i % 3]); }
     tensor_free(&dout);
     tensor_free(&out);
     free_case(&k);

@@ -12,7 +12,7 @@ static const Shape shapes[] = {{1, 1, 0.5},    {1, 10, 0.5},   {3, 20, 0.5},   {
 static Tensor random_around(double offset, size_t n, uint32_t id) {
     float *values = xmalloc(n * sizeof *values);
     Random random = random_begin(98, PHILOX_INIT, id, 0);
-    for (size_t i = 0; i < n; i++) values[i] = (float)(offset + random_normal(&random));
+    for (size_t i = 0; i < n; i++) { values[i] = (float)(offset + random_normal(&random)); }
     Tensor t = tensor_of(values, n, false);
     free(values);
     return t;
@@ -52,7 +52,7 @@ static void check_shape(Shape s, bool with_bias, bool in_place, Residual how, fl
     check_and_free("dweight", &dweight, dw, TOLERANCE_BACKWARD);
     check_and_free("dbias", &dbias, db, TOLERANCE_BACKWARD);
     Tensor *rest[] = {&x, &weight, &bias, &dout, &residual};
-    for (int i = 0; i < 5; i++) tensor_free(rest[i]);
+    for (int i = 0; i < 5; i++) { tensor_free(rest[i]); }
 }
 
 static void test_shapes(void **state) {
@@ -87,9 +87,9 @@ static void test_null_gradients_and_threads(void **state) {
     check_equal("dinp", &got[0][0], &got[1][0]);
     check_equal("dweight", &got[0][1], &got[1][1]);
     check_equal("dbias", &got[0][2], &got[1][2]);
-    for (int i = 0; i < 6; i++) tensor_free(&got[i / 3][i % 3]);
+    for (int i = 0; i < 6; i++) { tensor_free(&got[i / 3][i % 3]); }
     Tensor *rest[] = {&x, &weight, &dout, &out, &mean, &rstd};
-    for (int i = 0; i < 6; i++) tensor_free(rest[i]);
+    for (int i = 0; i < 6; i++) { tensor_free(rest[i]); }
 }
 
 int main(void) {

@@ -78,13 +78,13 @@ static void test_shapes(void **state) {
         {16, 320, 1280, true, false, false, 0}, {515, 129, 67, true, true, false, 1},
         {260, 1000, 24, true, true, false, 0},  {2, 800, 72, false, false, false, 1},
     };
-    for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) check_case(cases + i);
+    for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) { check_case(cases + i); }
 }
 
 static void test_integers(void **state) {
     (void)state;
     const Case cases[] = {{9, 16, 24, true, true, true, 0}, {30, 12, 20, true, true, true, 1}};
-    for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) check_case(cases + i);
+    for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) { check_case(cases + i); }
 }
 
 int main(void) {

@@ -46,9 +46,9 @@ static void check_loss(Kind kind, int B, int n, int C, double error) {
     size_t count = (size_t)B * n, cells = count / C;
     float scale = 0.4f / B, *values = xmalloc(count * sizeof *values);
     Tensor pred = tensor_random(count, 1, 1, false), deviation = tensor_random(count, error, 2, true);
-    for (size_t i = 0; i < count; i++) values[i] = (float)(pred.host[i] + deviation.host[i]);
+    for (size_t i = 0; i < count; i++) { values[i] = (float)(pred.host[i] + deviation.host[i]); }
     Tensor target = tensor_of(values, count, true), weight = tensor_random(cells, 1, 3, true);
-    for (size_t i = 0; i < cells; i++) values[i] = fabsf((float)weight.host[i]);
+    for (size_t i = 0; i < cells; i++) { values[i] = fabsf((float)weight.host[i]); }
     tensor_set(&weight, values);
     Tensor loss = tensor_poisoned(B, true), alone = tensor_poisoned(B, true), dpred = tensor_poisoned(count, false);
     double *rl = found_in(&loss), *rd = found_in(&dpred);
@@ -59,7 +59,7 @@ static void check_loss(Kind kind, int B, int n, int C, double error) {
     check_and_free("loss", &loss, rl, 1e-5);
     check_and_free("dpred", &dpred, rd, TOLERANCE_BACKWARD);
     Tensor *rest[] = {&pred, &deviation, &target, &weight, &alone};
-    for (int i = 0; i < 5; i++) tensor_free(rest[i]);
+    for (int i = 0; i < 5; i++) { tensor_free(rest[i]); }
     free(values);
 }
 
@@ -80,7 +80,9 @@ static void test_perfect_and_nan(void **state) {
     (void)state;
     enum { B = 2, N = 64, C = 4 };
     float values[B * N], zeros[B * N] = {0};
-    for (int i = 0; i < B * N; i++) values[i] = (float)(i % 17) - 8; // exact in bf16
+    for (int i = 0; i < B * N; i++) {
+        values[i] = (float)(i % 17) - 8; // exact in bf16
+    }
     for (Kind kind = MSE; kind < LOSSES; kind++) {
         Tensor pred = tensor_of(values, B * N, false), target = tensor_of(values, B * N, true);
         Tensor weight = tensor_of(zeros, B * N / C, true), loss = tensor_poisoned(B, true);
@@ -92,7 +94,7 @@ static void test_perfect_and_nan(void **state) {
         values[N + 3] = NAN;
         tensor_set(&pred, values);
         values[N + 3] = target.host[N + 3];
-        for (int i = 0; i < B * N / C; i++) zeros[i] = 1;
+        for (int i = 0; i < B * N / C; i++) { zeros[i] = 1; }
         tensor_set(&weight, zeros);
         memset(zeros, 0, sizeof zeros);
         run_loss(kind, loss.f, dpred.x, pred.x, target.f, weight.f, 1, B, N, C);
@@ -101,7 +103,7 @@ static void test_perfect_and_nan(void **state) {
         free(l);
         free(d);
         Tensor *all[] = {&pred, &target, &weight, &loss, &dpred};
-        for (int i = 0; i < 5; i++) tensor_free(all[i]);
+        for (int i = 0; i < 5; i++) { tensor_free(all[i]); }
     }
 }
 
@@ -118,7 +120,7 @@ static void test_focal_without_focus(void **state) {
     check_and_free("loss", &a, loss, 1e-6);
     check_and_free("dpred", &da, gradient, TOLERANCE_FORWARD);
     Tensor *rest[] = {&pred, &target, &b, &db};
-    for (int i = 0; i < 4; i++) tensor_free(rest[i]);
+    for (int i = 0; i < 4; i++) { tensor_free(rest[i]); }
 }
 
 static const float dice_color[3] = {0.1f, 1, -0.6f};
@@ -130,7 +132,7 @@ static void check_dice(int B, int pixels, double error) {
     size_t count = (size_t)B * n;
     float scale = 0.4f / B, *values = xmalloc(count * sizeof *values);
     Tensor pred = tensor_random(count, 0.8, 1, false), other = tensor_random(count, error, 2, true);
-    for (size_t i = 0; i < count; i++) values[i] = (i / 3 + 1) % 4 ? (float)pred.host[i] : dice_color[i % 3];
+    for (size_t i = 0; i < count; i++) { values[i] = (i / 3 + 1) % 4 ? (float)pred.host[i] : dice_color[i % 3]; }
     tensor_set(&pred, values);
     for (size_t i = 0; i < count; i++) {
         values[i] = (i / 3 + 1) % 5 ? (float)(pred.host[i] + other.host[i]) : dice_color[i % 3];
@@ -145,7 +147,7 @@ static void check_dice(int B, int pixels, double error) {
     check_and_free("loss", &loss, rl, 1e-5);
     check_and_free("dpred", &dpred, rd, TOLERANCE_BACKWARD);
     Tensor *rest[] = {&pred, &other, &target, &alone};
-    for (int i = 0; i < 4; i++) tensor_free(rest[i]);
+    for (int i = 0; i < 4; i++) { tensor_free(rest[i]); }
     free(values);
 }
 
@@ -173,7 +175,7 @@ static void test_dice_ends(void **state) {
         double expected[] = {0, 0, 1 - 1.0 / (PIXELS + 1)};
         check_tensor("loss", &loss, expected + k, 1e-6);
         Tensor *all[] = {&pred, &target, &loss};
-        for (int i = 0; i < 3; i++) tensor_free(all[i]);
+        for (int i = 0; i < 3; i++) { tensor_free(all[i]); }
     }
 }
 

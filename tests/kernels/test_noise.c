@@ -39,7 +39,7 @@ static void test_normal_mapping(void **state) {
         normal_noise(noise.f, B, n, PHILOX_NOISE, on_device, &check_dev);
         double *reference = found_in(&noise), *values = tensor_values(&noise), worst = 0;
         reference_normal_noise(reference, B, n, PHILOX_NOISE, &s);
-        for (int i = 0; i < B * n; i++) worst = fmax(worst, fabs(values[i] - reference[i]));
+        for (int i = 0; i < B * n; i++) { worst = fmax(worst, fabs(values[i] - reference[i])); }
         printf("    B %d n %d: largest difference %.1e\n", B, n, worst);
         assert_true(worst < 2e-6); // fp32 rounding of the angle times a radius of up to 5.8
         free(values);
@@ -67,8 +67,8 @@ static void test_noise_is_of_the_sample(void **state) {
     }
     check_equal("halves", &all, &part);
     double *a = tensor_values(&all), *b = tensor_values(&other), dot = 0, rows = 0;
-    for (int i = 0; i < 2 * N; i++) dot += a[i] * b[i] / (2 * N);
-    for (int i = 0; i < N; i++) rows += a[i] * a[N + i] / N;
+    for (int i = 0; i < 2 * N; i++) { dot += a[i] * b[i] / (2 * N); }
+    for (int i = 0; i < N; i++) { rows += a[i] * a[N + i] / N; }
     printf("    correlation of streams %.3f, of samples %.3f\n", dot, rows);
     assert_true(fabs(dot) < 0.1 && fabs(rows) < 0.1);
     free(a);
@@ -86,8 +86,8 @@ static void test_normal_moments(void **state) {
     normal_noise(noise.f, B, N, PHILOX_NOISE, s, &check_dev);
     double *x = tensor_values(&noise), m[5] = {0}, beyond[6] = {0}, neighbour = 0, count = (double)B * N;
     for (size_t i = 0; i < (size_t)B * N; i++) {
-        for (int k = 1; k <= 4; k++) m[k] += pow(x[i], k) / count;
-        for (int k = 1; k <= 5; k++) beyond[k] += fabs(x[i]) > k;
+        for (int k = 1; k <= 4; k++) { m[k] += pow(x[i], k) / count; }
+        for (int k = 1; k <= 5; k++) { beyond[k] += fabs(x[i]) > k; }
         if (i % 2) { neighbour += x[i] * x[i - 1] / (count / 2); }
     }
     printf("    mean %.5f variance %.5f skewness %.5f kurtosis %.5f, neighbours' correlation %.5f\n", m[1], m[2], m[3],
@@ -122,8 +122,8 @@ static void check_multires(int B, int H, int W, int C, bool annealed) {
     double *values = tensor_values(&noise);
     for (int b = 0; b < B; b++) {
         double mean = 0, square = 0;
-        for (size_t i = 0; i < n; i++) mean += values[b * n + i] / n;
-        for (size_t i = 0; i < n; i++) square += pow(values[b * n + i] - mean, 2) / (n - 1);
+        for (size_t i = 0; i < n; i++) { mean += values[b * n + i] / n; }
+        for (size_t i = 0; i < n; i++) { square += pow(values[b * n + i] - mean, 2) / (n - 1); }
         assert_true(fabs(sqrt(square) - 1) < 1e-5);
     }
     free(values);
@@ -176,7 +176,7 @@ static void check_add_noise(Prediction prediction, int B, int n) {
     size_t count = (size_t)B * n;
     const float abar_values[4] = {0.9991f, 0.5f, 0.01f, 0}, steps[8] = {0, 1, 2, 0, 2, 1, 1, 0};
     float t_values[8];
-    for (int b = 0; b < 8; b++) t_values[b] = b == 3 && prediction != PREDICT_EPSILON ? 3 : steps[b];
+    for (int b = 0; b < 8; b++) { t_values[b] = b == 3 && prediction != PREDICT_EPSILON ? 3 : steps[b]; }
     Tensor abar = tensor_of(abar_values, 4, true), t = tensor_of(t_values, B, true);
     Tensor x0 = tensor_random(count, 1, 1, true), noise = tensor_random(count, 1, 2, true);
     Tensor noisy = tensor_poisoned(count, false), target = tensor_poisoned(count, true);
@@ -197,7 +197,7 @@ static void check_add_noise(Prediction prediction, int B, int n) {
     check_and_free("x0", &back, rx, 1e-5);
     check_and_free("dmodel_out", &dout, rd, TOLERANCE_BACKWARD);
     Tensor *rest[] = {&abar, &t, &x0, &noise, &again, &model_out, &noisy_float, &dx0};
-    for (int i = 0; i < 8; i++) tensor_free(rest[i]);
+    for (int i = 0; i < 8; i++) { tensor_free(rest[i]); }
 }
 
 static void test_add_noise(void **state) {

@@ -15,14 +15,14 @@ typedef struct {
 static double *normal_numbers(int n, uint32_t id) {
     Random random = random_begin(5, PHILOX_INIT, id, 0);
     double *values = doubles((size_t)n);
-    for (int i = 0; i < n; i++) values[i] = random_normal(&random);
+    for (int i = 0; i < n; i++) { values[i] = random_normal(&random); }
     return values;
 }
 
 static double weighted_outputs(const Layer *l, const double *dout, double *const *in) {
     double *out = doubles((size_t)l->m), sum = 0;
     l->forward(out, in);
-    for (int i = 0; i < l->m; i++) sum += dout[i] * out[i];
+    for (int i = 0; i < l->m; i++) { sum += dout[i] * out[i]; }
     free(out);
     return sum;
 }
@@ -44,17 +44,17 @@ static void check_layer(const Layer *l) {
     for (int k = 0; k < MOST; k++) {
         in[k] = normal_numbers(l->n[k], (uint32_t)k);
         din[k] = doubles((size_t)l->n[k]);
-        for (int i = 0; i < l->n[k]; i++) din[k][i] = NAN;
+        for (int i = 0; i < l->n[k]; i++) { din[k][i] = NAN; }
     }
     printf("  %s\n", l->name);
     l->backward(din, dout, in);
     for (int k = 0; k < l->inputs; k++) {
         double *expected = doubles((size_t)l->n[k]);
-        for (int i = 0; i < l->n[k]; i++) expected[i] = difference(l, dout, in, in[k] + i);
+        for (int i = 0; i < l->n[k]; i++) { expected[i] = difference(l, dout, in, in[k] + i); }
         check_values("gradient", din[k], expected, (size_t)l->n[k], 1e-8);
         free(expected);
     }
-    for (int k = 0; k < MOST; k++) free(in[k]), free(din[k]);
+    for (int k = 0; k < MOST; k++) { free(in[k]), free(din[k]); }
     free(dout);
 }
 
@@ -203,7 +203,9 @@ static void x0(double *out, double *const *in) {
 }
 static void dx0(double *const *din, const double *dout, double *const *in) {
     (void)in;
-    for (int i = 0; i < 8; i++) din[0][i] = 0; // which is added to
+    for (int i = 0; i < 8; i++) {
+        din[0][i] = 0; // which is added to
+    }
     reference_predict_x0_backward(din[0], dout, timesteps, abar, prediction, 1, 2, 4);
 }
 
@@ -258,7 +260,7 @@ static void test_gradients(void **state) {
         {"weighted_mse_loss", 1, {N, N}, 1, weighted_mse, dweighted_mse},
         {"dice_loss", 1, {N, N}, 1, dice, ddice},
     };
-    for (size_t i = 0; i < sizeof layers / sizeof *layers; i++) check_layer(layers + i);
+    for (size_t i = 0; i < sizeof layers / sizeof *layers; i++) { check_layer(layers + i); }
     for (prediction = PREDICT_EPSILON; prediction <= PREDICT_SAMPLE; prediction++) {
         check_layer(&(Layer){"predict_x0", 1, {8, 8}, 8, x0, dx0});
     }
@@ -272,7 +274,7 @@ static void test_focal(void **state) {
     double loss, expected, dpred[N], dexpected[N];
     for (int cell = 0; cell < N / 3; cell++) {
         double e = 0;
-        for (int c = 0; c < 3; c++) e += pow(pred[3 * cell + c] - target[3 * cell + c], 2) / 3;
+        for (int c = 0; c < 3; c++) { e += pow(pred[3 * cell + c] - target[3 * cell + c], 2) / 3; }
         weights[cell] = pow(1 - exp(-e), 1.5);
     }
     reference_focal_mse_loss(&loss, dpred, pred, target, 1.5, 0.4, 1, N, 3);
@@ -288,15 +290,15 @@ static void test_sums(void **state) {
     double *dout = normal_numbers(120, 0), *inp = normal_numbers(80, 1), *w = normal_numbers(54, 2);
     double *residual = normal_numbers(80, 3), *before = normal_numbers(54, 4);
     double dinp[2][80], dweight[2][54], dbias[2][3], dsample[2][6];
-    for (int i = 0; i < 54; i++) dweight[0][i] = NAN, dweight[1][i] = before[i];
-    for (int i = 0; i < 3; i++) dbias[0][i] = NAN, dbias[1][i] = 0.5;
+    for (int i = 0; i < 54; i++) { dweight[0][i] = NAN, dweight[1][i] = before[i]; }
+    for (int i = 0; i < 3; i++) { dbias[0][i] = NAN, dbias[1][i] = 0.5; }
     reference_conv2d_backward(dinp[0], dweight[0], dbias[0], dsample[0], dout, inp, w, NULL, 0, conv);
     reference_conv2d_backward(dinp[1], NULL, NULL, NULL, dout, NULL, w, residual, 1, conv);
     reference_conv2d_backward(NULL, dweight[1], NULL, NULL, dout, inp, NULL, NULL, 1, conv);
     reference_conv2d_backward(NULL, NULL, dbias[1], dsample[1], dout, NULL, NULL, NULL, 1, conv);
-    for (int i = 0; i < 80; i++) dinp[0][i] += residual[i];
-    for (int i = 0; i < 54; i++) dweight[0][i] += before[i];
-    for (int i = 0; i < 3; i++) dbias[0][i] += 0.5;
+    for (int i = 0; i < 80; i++) { dinp[0][i] += residual[i]; }
+    for (int i = 0; i < 54; i++) { dweight[0][i] += before[i]; }
+    for (int i = 0; i < 3; i++) { dbias[0][i] += 0.5; }
     check_values("dinp", dinp[1], dinp[0], 80, 1e-12);
     check_values("dweight", dweight[1], dweight[0], 54, 1e-12);
     check_values("dbias", dbias[1], dbias[0], 3, 1e-12);

@@ -49,7 +49,7 @@ static void check_concat(int N, int CA, int CB) {
     check_and_free("da", &da2, ra, 0);
     check_and_free("db", &db2, rb, 0);
     Tensor *rest[] = {&a, &b, &dout, &da, &db};
-    for (int i = 0; i < 5; i++) tensor_free(rest[i]);
+    for (int i = 0; i < 5; i++) { tensor_free(rest[i]); }
 }
 
 static void test_concat(void **state) {
@@ -117,7 +117,7 @@ static void test_casts(void **state) {
         cast_to_floatX(narrow.x, wide.f, n, &check_dev);
         cast_to_float(back.f, narrow.x, n, &check_dev);
         double *values = tensor_values(&back), worst = 0, *rn = found_in(&narrow), *rb = found_in(&back);
-        for (size_t i = 0; i < n; i++) worst = fmax(worst, fabs(values[i] - wide.host[i]) / fabs(wide.host[i]));
+        for (size_t i = 0; i < n; i++) { worst = fmax(worst, fabs(values[i] - wide.host[i]) / fabs(wide.host[i])); }
         printf("    cast of %zu there and back: largest relative error %.1e\n", n, worst);
         assert_true(worst <= rounding);
         reference_cast_to_floatX(rn, wide.host, n);

@@ -17,7 +17,7 @@
 static inline float *random_floats(size_t n, uint64_t seed) {
     float *values = xmalloc(n * sizeof(float));
     Random random = random_begin(seed, PHILOX_INIT, 0, 0);
-    for (size_t i = 0; i < n; i++) values[i] = random_normal(&random);
+    for (size_t i = 0; i < n; i++) { values[i] = random_normal(&random); }
     return values;
 }
 
@@ -98,7 +98,7 @@ static inline float *random_weights(Params *params, uint64_t seed, Device *dev) 
         const ParamSlice *s = &params->slices[i];
         bool norm = s->ndim == 1 && strstr(s->name, ".weight");
         float scale = s->ndim == 1 ? 0.2f : sqrtf((float)s->shape[0] / (float)s->count);
-        for (size_t j = 0; j < s->count; j++) flat[s->offset + j] = (norm ? 1 : 0) + scale * random_normal(&random);
+        for (size_t j = 0; j < s->count; j++) { flat[s->offset + j] = (norm ? 1 : 0) + scale * random_normal(&random); }
     }
     params_upload(params, flat, dev);
     return flat;
@@ -106,13 +106,13 @@ static inline float *random_weights(Params *params, uint64_t seed, Device *dev) 
 
 static inline double dot(const float *a, const float *b, size_t n) {
     double sum = 0;
-    for (size_t i = 0; i < n; i++) sum += (double)a[i] * b[i];
+    for (size_t i = 0; i < n; i++) { sum += (double)a[i] * b[i]; }
     return sum;
 }
 
 static inline bool all_finite(const float *values, size_t n) {
     for (size_t i = 0; i < n; i++) {
-        if (!isfinite(values[i])) return false;
+        if (!isfinite(values[i])) { return false; }
     }
     return true;
 }
@@ -142,7 +142,7 @@ static inline double slope(const Function *f, float *values, const float *grad, 
     memcpy(saved, values, n * sizeof(float));
     double sides[2];
     for (int side = 0; side < 2; side++) {
-        for (size_t i = 0; i < n; i++) values[i] = saved[i] + (side ? -1 : 1) * step * grad[i] / norm;
+        for (size_t i = 0; i < n; i++) { values[i] = saved[i] + (side ? -1 : 1) * step * grad[i] / norm; }
         put(target, values);
         sides[side] = scalar_of(f);
     }
@@ -190,12 +190,12 @@ static inline void check_param_gradients(Function *f, const float *grads, double
         const float *g = grads + s->offset;
         double norm = sqrt(dot(g, g, s->count));
         assert_true(all_finite(g, s->count));
-        if (norm < 1e-5 * total || !slope_is_checked(i)) continue;
+        if (norm < 1e-5 * total || !slope_is_checked(i)) { continue; }
         double size = sqrt(dot(flat + s->offset, flat + s->offset, s->count));
         double got = slope(f, flat + s->offset, g, s->count, norm, step * size, put_flat, &target);
         double error = fabs(got - norm) / fmax(norm, 1e-2 * total);
-        if (error > worst) worst = error, worst_name = s->name;
-        if (error > tolerance) print_message("%s: slope %g, gradient %g of %g\n", s->name, got, norm, total);
+        if (error > worst) { worst = error, worst_name = s->name; }
+        if (error > tolerance) { print_message("%s: slope %g, gradient %g of %g\n", s->name, got, norm, total); }
     }
     print_message("    %d slices: largest deviation of a slope from its gradient %.1e (%s)\n", p->count, worst,
                   worst_name);
@@ -241,6 +241,6 @@ static inline void poison_grads(Params *params, Device *dev) {
 
 static inline double relative_distance(const float *a, const float *b, size_t n) {
     double difference = 0, norm = 0;
-    for (size_t i = 0; i < n; i++) difference += pow(a[i] - b[i], 2), norm += (double)b[i] * b[i];
+    for (size_t i = 0; i < n; i++) { difference += pow(a[i] - b[i], 2), norm += (double)b[i] * b[i]; }
     return sqrt(difference / norm);
 }

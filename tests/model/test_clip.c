@@ -41,7 +41,9 @@ static void fixture_create(Fixture *f, const CLIPConfig *config, int B, int T) {
     f->dout = to_device(&f->dev, f->dout_host, f->out_n);
     f->out = device_tensor(&f->dev, f->out_n);
     int *ids = xmalloc(B * T * sizeof(int));
-    for (int i = 0; i < B * T; i++) ids[i] = i * 7 % 19; // with repetitions
+    for (int i = 0; i < B * T; i++) {
+        ids[i] = i * 7 % 19; // with repetitions
+    }
     f->ids = device_alloc(&f->dev, B * T * sizeof(int));
     device_copy(&f->dev, f->ids, ids, B * T * sizeof(int), false);
     free(ids);
@@ -83,7 +85,7 @@ static void check_gradients(const CLIPConfig *config, int B, int T) {
     forward(&f, true);
     clip_backward(&f.clip, &f.arena, f.dout, 1, &f.dev);
     float *twice = download_floats(&f.dev, p->grads, p->total);
-    for (size_t i = 0; i < p->total; i++) twice[i] /= 2;
+    for (size_t i = 0; i < p->total; i++) { twice[i] /= 2; }
     assert_true(relative_distance(twice, grads, p->total) < 1e-6);
 
     Device plan = {.plan_only = true};
@@ -132,7 +134,7 @@ static void test_causal(void **state) {
     forward(&f, false);
     float *after = download(&f.dev, f.out, f.out_n);
     assert_memory_equal(before, after, 6 * C * sizeof(float));
-    for (int t = 6; t < 11; t++) assert_memory_not_equal(before + t * C, after + t * C, C * sizeof(float));
+    for (int t = 6; t < 11; t++) { assert_memory_not_equal(before + t * C, after + t * C, C * sizeof(float)); }
     free(before), free(after);
     fixture_destroy(&f);
 }
@@ -141,7 +143,7 @@ static void test_sd2_plan(void **state) {
     (void)state;
     CLIPText clip = clip_create(&SD2);
     size_t parameters = 0;
-    for (int i = 0; i < clip.params.count; i++) parameters += clip.params.slices[i].count;
+    for (int i = 0; i < clip.params.count; i++) { parameters += clip.params.slices[i].count; }
     assert_int_equal(parameters, 340387840);
     Device dev = {.plan_only = true};
     print_message("    batch 16: %.3f GB\n", clip_plan(&clip, 16, 77, false, &dev) * 1e-9);

@@ -32,11 +32,13 @@ static void test_conv_layout(void **state) {
     Params p = small_params();
     const ParamSlice *s = params_find(&p, "conv.weight");
     float torch[54], flat[54], back[54];
-    for (int i = 0; i < 54; i++) torch[i] = i;
+    for (int i = 0; i < 54; i++) { torch[i] = i; }
     slice_from_torch(s, flat, torch);
     for (int o = 0; o < 2; o++) {
         for (int i = 0; i < 3; i++) {
-            for (int k = 0; k < 9; k++) assert_float_equal(flat[(o * 9 + k) * 3 + i], torch[(o * 3 + i) * 9 + k], 0);
+            for (int k = 0; k < 9; k++) {
+                assert_float_equal(flat[(o * 9 + k) * 3 + i], torch[(o * 3 + i) * 9 + k], 0);
+            }
         }
     }
     slice_to_torch(s, back, flat);
@@ -55,8 +57,10 @@ static void test_upload_download(void **state) {
     params_alloc(&p, true, &dev);
     float *flat = xmalloc(p.total * sizeof(float)), *back = xmalloc(p.total * sizeof(float));
     from_device(&dev, back, p.weights, p.total);
-    for (size_t i = 0; i < p.total; i++) assert_float_equal(back[i], 0, 0);
-    for (size_t i = 0; i < p.total; i++) flat[i] = (float)(i % 251) - 125; // exact in bf16
+    for (size_t i = 0; i < p.total; i++) { assert_float_equal(back[i], 0, 0); }
+    for (size_t i = 0; i < p.total; i++) {
+        flat[i] = (float)(i % 251) - 125; // exact in bf16
+    }
     params_upload(&p, flat, &dev);
     from_device(&dev, back, p.weights, p.total);
     assert_memory_equal(flat, back, p.total * sizeof(float));

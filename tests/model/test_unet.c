@@ -66,7 +66,7 @@ static void fixture_create(Fixture *f, const UNetConfig *config, int B, int H, i
     f->context_host = random_floats(f->context_n, 3);
     f->dout_host = random_floats(f->out_n, 4);
     f->timesteps_host = xmalloc(B * sizeof(float));
-    for (int b = 0; b < B; b++) f->timesteps_host[b] = (float)((b * 379 + 417) % 1000);
+    for (int b = 0; b < B; b++) { f->timesteps_host[b] = (float)((b * 379 + 417) % 1000); }
     f->sample = to_device(&f->dev, f->sample_host, f->sample_n);
     f->context = to_device(&f->dev, f->context_host, f->context_n);
     f->dout = to_device(&f->dev, f->dout_host, f->out_n);
@@ -253,7 +253,7 @@ static void test_accumulation(void **state) {
     size_t n = f.unet.params.total;
     Step once = run_step(&f, 0), twice = run_step(&f, 1), again = run_step(&f, 0);
     assert_same_step(&f, &once, &again);
-    for (size_t i = 0; i < n; i++) once.grads[i] *= 2;
+    for (size_t i = 0; i < n; i++) { once.grads[i] *= 2; }
     double error = relative_distance(twice.grads, once.grads, n);
     print_message("    two gradients against twice one: %.1e\n", error);
     assert_true(error < 1e-6);
@@ -283,7 +283,7 @@ static void test_batch_permutation(void **state) {
                        relative_distance(swapped.grads, step.grads, f.unet.params.total)};
     print_message("    output %.1e %.1e, sample's gradient %.1e, context's %.1e, parameters' %.1e\n", errors[0],
                   errors[1], errors[2], errors[3], errors[4]);
-    for (int i = 0; i < 5; i++) assert_true(errors[i] < (sizeof(floatX) == 2 ? 1e-2 : 2e-6));
+    for (int i = 0; i < 5; i++) { assert_true(errors[i] < (sizeof(floatX) == 2 ? 1e-2 : 2e-6)); }
     step_free(&step), step_free(&swapped);
     fixture_destroy(&f);
 }
@@ -316,7 +316,7 @@ static double gmac(const Trace *trace, const char *scope) {
         const TraceRow *r = &trace->rows[i];
         bool counted =
             !strncmp(r->name, "linear", 6) || !strncmp(r->name, "conv2d", 6) || !strncmp(r->name, "attention", 9);
-        if (counted && strcmp(r->scope, scope) == 0) flops += r->flops;
+        if (counted && strcmp(r->scope, scope) == 0) { flops += r->flops; }
     }
     return flops / 2e9;
 }
@@ -327,7 +327,7 @@ static void test_sd2_plan(void **state) {
     (void)state;
     UNet unet = unet_create(&SD2);
     size_t parameters = 0;
-    for (int i = 0; i < unet.params.count; i++) parameters += unet.params.slices[i].count;
+    for (int i = 0; i < unet.params.count; i++) { parameters += unet.params.slices[i].count; }
     assert_int_equal(parameters, 865910724);
     assert_int_equal(unet.params.count, 686);
 

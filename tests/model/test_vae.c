@@ -83,17 +83,19 @@ static void fixture_destroy(Fixture *f) {
 }
 
 static void forward(Fixture *f, bool keep) {
-    if (f->decode)
+    if (f->decode) {
         vae_decoder_forward(&f->decoder, &f->arena, f->out, f->inp, f->B, f->H, f->W, keep, &f->dev);
-    else
+    } else {
         vae_encoder_forward(&f->encoder, &f->arena, f->out, f->inp, f->B, f->H, f->W, keep, &f->dev);
+    }
 }
 
 static void backward(Fixture *f, float beta) {
-    if (f->decode)
+    if (f->decode) {
         vae_decoder_backward(&f->decoder, &f->arena, f->dinp, f->dout, beta, &f->dev);
-    else
+    } else {
         vae_encoder_backward(&f->encoder, &f->arena, f->dinp, f->dout, beta, &f->dev);
+    }
 }
 
 static void forward_to_host(void *model, float *out) {
@@ -129,7 +131,7 @@ static void check_half(const VAEConfig *config, bool decode, int B, int H, int W
     float *twice = download_floats(&f.dev, f.params->grads, n);
     check_finals(&watch, twice);
     f.params->grads_final = (GradsFinal){0};
-    for (size_t i = 0; i < n; i++) twice[i] /= 2;
+    for (size_t i = 0; i < n; i++) { twice[i] /= 2; }
     assert_true(relative_distance(twice, grads, n) < 1e-6);
 
     float *memory = f.params->grads;
@@ -189,8 +191,8 @@ static void test_sd2_plan(void **state) {
     VAEEncoder encoder = vae_encoder_create(&SD2);
     VAEDecoder decoder = vae_decoder_create(&SD2);
     size_t parameters = 0;
-    for (int i = 0; i < encoder.params.count; i++) parameters += encoder.params.slices[i].count;
-    for (int i = 0; i < decoder.params.count; i++) parameters += decoder.params.slices[i].count;
+    for (int i = 0; i < encoder.params.count; i++) { parameters += encoder.params.slices[i].count; }
+    for (int i = 0; i < decoder.params.count; i++) { parameters += decoder.params.slices[i].count; }
     assert_int_equal(parameters, 83653863); // AutoencoderKL of Stable Diffusion
     Trace trace = {0};
     Device dev = {.plan_only = true, .trace = &trace};
