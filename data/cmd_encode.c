@@ -98,7 +98,7 @@ static Options parse_options(int argc, char **argv) {
         {OPT_STRING, "model", &o.model, "pipeline directory with the VAE", "DIR", .required = "a pipeline directory"},
         {OPT_STRING, "data", &o.data, "folder of the data set, in COCO's layout", "DIR",
          .required = "a data set in COCO's layout"},
-        {OPT_STRING, "split", &o.split, "train, val, train2017, val2017 or whatever the split is called", "NAME"},
+        {OPT_STRING, "split", &o.split, "split of the data set; train2017 makes train-00000.h5", "NAME"},
         {OPT_STRING, "source", &o.source, "annotations to read; auto takes instances where there are any", "KIND",
          .choices = coco_sources},
         {OPT_STRING, "out", &o.out, "folder for SPLIT-00000.h5, ... and SPLIT.json", "DIR",

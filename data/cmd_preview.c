@@ -144,7 +144,7 @@ static Options parse_options(int argc, char **argv) {
          "width of a line along the mask's border, in pixels at 512 (the original has 4)", "PIXELS"},
         {OPT_DOUBLE, "absent", &o.absent, "share of samples that ask for a class that is not there", "SHARE",
          .high = 1},
-        {OPT_INT, "min-side", &o.minimum_side, "drop pictures with a shorter side", "PIXELS", .low = 1, .high = 32768},
+        {OPT_INT, "min-side", &o.minimum_side, "drop pictures with a shorter side", "PIXELS", .high = 1e6},
         {OPT_INT, "pass", &o.pass, "which pass over the data: another one, other crops and classes", "N", .high = 1e9},
         {OPT_LONG, "seed", &o.seed, "seed of order, crops and classes", "SEED"},
         OPTIONS_END};

@@ -178,7 +178,7 @@ static Options parse_options(int argc, char **argv) {
         {OPT_INT, "passes", &o.passes, "how often to go through the pictures", "N", .low = 1, .high = 100000},
         {OPT_DOUBLE, "absent", &o.absent, "share of samples that ask for a class that is not there", "SHARE",
          .high = 1},
-        {OPT_INT, "min-side", &o.minimum_side, "drop pictures with a shorter side", "PIXELS", .low = 1, .high = 32768},
+        {OPT_INT, "min-side", &o.minimum_side, "drop pictures with a shorter side", "PIXELS", .high = 1e6},
         {OPT_LONG, "seed", &o.seed, "seed of crops and classes", "SEED"},
         {OPT_HEADING, "Check"},
         {OPT_FLAG, "check", &o.check, "read every picture and make every mask too, which finds damaged files"},

@@ -53,7 +53,7 @@ static Option table[] = {
     {OPT_DOUBLE, "absent", &o.absent, "probability to ask a picture also for a class that it does not show", "P",
      .high = 1},
     {OPT_HEADING, "Sampling"},
-    {OPT_INT, "steps", &o.steps, "DDIM steps (0: as the model says, 4)", "N", .high = 1000},
+    {OPT_INT, "steps", &o.steps, "DDIM steps (0: the model's number, else 4)", "N", .high = 1000},
     {OPT_STRING, "steps-table", &o.table, "measure these numbers of steps, e.g. 1,2,4,10,50", "LIST"},
     {OPT_STRING, "text-table", &o.texts,
      "ask in other words: templates and @FILEs of synonyms (lines \"class: word, word\"), separated by |", "LIST"},

@@ -31,7 +31,7 @@ static Option table[] = {
     {OPT_STRING, "dump-noise", &o.noise,
      "write the initial noise too, as float32 (channels, height, width), for a comparison with other programs", "FILE"},
     {OPT_HEADING, "Sampling"},
-    {OPT_INT, "steps", &o.steps, "DDIM steps (0: as the model says, 4)", "N", .high = 1000},
+    {OPT_INT, "steps", &o.steps, "DDIM steps (0: the model's number, else 4)", "N", .high = 1000},
     {OPT_INT, "ensemble", &o.ensemble, "average the predictions of N draws of the noise", "N", .low = 1, .high = 1000},
     {OPT_INT, "resolution", &o.resolution, "longer side for the model (0: the training side)", "PIXELS", .high = 4096},
     {OPT_STRING, "fit", &o.fit, "pad the picture to a square, as eval does, or keep its aspect", "KIND",

@@ -13,8 +13,8 @@
 // - Gradients of parameters are float: grad = gradient + beta * grad, with beta 0 (first micro-step) or 1. With beta 0
 //   the old value is never read.
 // - Any gradient output may be NULL; it is then not computed. Any bias may be NULL.
-// - Statistics, softmax and sums are fp32 or better. Every function is deterministic: the same bits for the same input
-//   and number of threads. Functions access host memory only through their arguments.
+// - Statistics, softmax and sums are fp32 or better. Every function is deterministic: the same input gives the same
+//   bits, with any number of threads. Functions access host memory only through their arguments.
 // - A function that needs scratch takes it from device_workspace.
 #pragma once
 #include "kernels/runtime/device.h"
@@ -162,7 +162,7 @@ typedef struct {
     float lr;
     float bias1, bias2; // Adam's 1 - beta^t, t = step + 1 minus the skipped steps
     float ema_decay;
-    float grad_scale; // factor of the gradient before norm and update (1 / accumulation steps ...)
+    float grad_scale; // factor of the gradient before norm and update: 1 / ranks
     float max_norm;   // clip to this global norm; 0: no clipping
 } StepScalars;
 

@@ -559,8 +559,8 @@ void reference_add_noise_forward(double *noisy, double *target, const double *x0
     }
 }
 
-// Where x_t = alpha x0 + sigma eps and the model's output `out` is an estimate of eps, v or x0: what x0 and eps then
-// are. Dividing by alpha = 0, or by sigma = 0, shows that x_t says nothing of it.
+// x0 and eps, given x_t = alpha x0 + sigma eps and the model's output `out`, an estimate of eps, v or x0. At alpha = 0
+// (or sigma = 0) the division fails: x_t then holds no x0 (or no eps).
 static double predicted_x0(Prediction prediction, double x_t, double out, double abar) {
     double alpha = sqrt(abar), sigma = sqrt(1 - abar);
     if (prediction == PREDICT_EPSILON) { return (x_t - sigma * out) / alpha; }

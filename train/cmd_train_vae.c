@@ -51,7 +51,7 @@ static void parse(VAEOptions *o, int argc, char **argv) {
         {OPT_DOUBLE, "mix-mask", &o->mix_mask, "share of black and white masks", "P", .high = 1},
         OPTIONS_END};
     train_options_parse(&o->train, argc, argv, rows, &help);
-    options_range(o->mix_mask, "--mix-mask", 0, 1 - o->mix_overlay);
+    options_range(o->mix_mask, "--mix-mask", 0, round((1 - o->mix_overlay) * 1e9) / 1e9); // 1 - 0.8 is less than 0.2
 }
 
 typedef struct {

@@ -18,7 +18,7 @@ typedef struct {
     const char *vae_sha256;                // of the latents; NULL: there are none
 } Task;
 
-// It must stay where it is while it is open.
+// Do not move an open Trainer: others keep pointers into it.
 typedef struct {
     const TrainOptions *options;
     Comm comm;

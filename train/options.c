@@ -52,7 +52,7 @@ static const Option *make_table(TrainOptions *o, const Option *own) {
     const Option first[] = {{OPT_HEADING, "Input and output"},
                             {OPT_STRING, "model", &o->model, "pipeline directory to start from", "DIR",
                              .required = "a pipeline directory", .may_change = true},
-                            {OPT_STRING, "split", &o->split, "training split", "NAME"},
+                            {OPT_STRING, "split", &o->split, "training split, by the name that its files have", "NAME"},
                             {OPT_STRING, "out", &o->out, "folder of the run: log, pictures, checkpoints, model", "DIR",
                              .required = "a folder for the run", .may_change = true},
                             {OPT_FLAG, "resume", &o->resume,

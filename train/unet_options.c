@@ -36,7 +36,7 @@ UNetOptions unet_options_parse(int argc, char **argv) {
         {OPT_STRING, "target", &o.target, "what the UNet draws: the mask painted on the picture, or black and white",
          "KIND", .choices = targets, .choice = &target},
         {OPT_STRING, "classes", &o.classes,
-         "train on these of the shards' classes only (not the distribution of encoding with that list)", "LIST"},
+         "train on only these of the encoded classes; their frequencies differ from encoding with this list", "LIST"},
         {OPT_STRING, "text-template", &o.text_template,
          "prompt, {} is the class name; several to draw from: templates and @FILEs of synonyms, separated by |",
          "TEXT"},
@@ -44,9 +44,8 @@ UNetOptions unet_options_parse(int argc, char **argv) {
          .choices = losses, .choice = &o.loss_kind},
         {OPT_DOUBLE, "focal-gamma", &o.focal_gamma, "exponent of the focal loss", "X", .high = 100},
         {OPT_DOUBLE, "pixel-loss", &o.pixel_loss,
-         "weight of a loss on pictures, back through the frozen decoder (0: none; at 512 pixels a step costs about "
-         "four "
-         "times as much)",
+         "weight of a loss on pictures, back through the frozen decoder (0: none); at 512 pixels a step then takes "
+         "about four times as long",
          "W", .high = 1e9},
         {OPT_STRING, "pixel-loss-type", &o.pixel_loss_type, "loss on pictures; dice is of soft masks", "KIND",
          .choices = pixel_losses, .choice = &o.pixel_loss_kind},
@@ -57,7 +56,7 @@ UNetOptions unet_options_parse(int argc, char **argv) {
          "timesteps of sampling (default: as in the model's scheduler_config.json)", "KIND",
          .choices = timestep_spacing_names, .choice = &o.spacing},
         {OPT_INT, "zero-snr", &o.zero_snr,
-         "1: no signal at the last timestep, 0: what the betas leave, -1: the model's", "0|1", .low = -1, .high = 1},
+         "1: no signal at the last timestep, 0: what the betas leave, -1: the model's", "-1|0|1", .low = -1, .high = 1},
         {OPT_DOUBLE, "multires-noise", &o.multires_noise, "strength of multi-resolution noise (0: plain Gaussian)", "X",
          .high = 1},
         {OPT_INT, "multires-annealed", &o.multires_annealed, "1: the strength falls with the timestep", "0|1",

@@ -57,7 +57,7 @@ static Option table[] = {
 static const OptionsHelp latents_help = {
     .about = "Encodes masks of known IoU, bare and painted on the picture, and compares their latents.",
     .usage = "--model DIR --data DIR [--out DIR]",
-    .example = "--model demo/vae/model --data demo/data --out latents"};
+    .example = "--model demo/vae/model --data demo/data --min-side 0 --out latents"};
 
 static void parse(int argc, char **argv) { options_parse(argc, argv, table, &latents_help, 0); }
 
@@ -133,7 +133,7 @@ static int analyze_arms(int argc, char **argv, const char *command) {
         .about = "Compares the arms of an experiment: curves, differences with intervals, collapse, "
                  "filmstrips.",
         .usage = "--arms DIR [--latents FILE] [--out DIR]",
-        .example = "--arms reproduce --out reproduce"};
+        .example = "--arms reproduce/arms --out reproduce"};
     options_parse(argc, argv, table, &help, 0);
     Experiment e = experiment_read(arms);
     ExperimentRecord record = {.command = command, .latents = latents, .resamples = resamples, .seed = (uint64_t)seed};
@@ -163,7 +163,7 @@ int cmd_analyze(int argc, char **argv) {
         free(command);
         return code;
     }
-    if (strcmp(name, "--help") != 0 && strcmp(name, "-h") != 0) {
+    if (strcmp(name, "--help") != 0 && strcmp(name, "-?") != 0) {
         die("analyze: %s (see cocogold analyze --help)",
             name[0] == '-' ? xprintf("%s: unknown option", name) : "expected latents or arms");
     }

@@ -100,19 +100,16 @@ fi
 
 # The classes: two lists, without the frequent class and with it. Validation asks for all of them in either case, and
 # calls "seen" what is in the first list.
-data=${coco:-$out/data}
+data=${coco:-$out/data} frequent=person
+mkdir -p "$out"
 if [ "$coco" ]; then
     start=$out/init resolution=512 without=default14 with=all-things split=2017 minimum=300 passes=5
     recipe=(--train-batch-size 2 --gradient-accumulation-steps $((16 / gpus)) --validation-steps 4)
-    frequent=person
-    mkdir -p "$out"
     stage "$start/model_index.json" ./cocogold init --from "$model" "$start"
 else
     start=$out/vae/model resolution=0 without=@$out/without.txt with=@$out/with.txt split= minimum=0 passes=1
     recipe=(--train-batch-size 16 --gradient-accumulation-steps 1 --lr 2e-3 --adam-beta2 0.99 --weight-decay 0.01
         --lr-scheduler wsd --max-grad-norm 1 --multires-noise 0 --t-max-prob 0.5 --validation-steps 2)
-    frequent=person
-    mkdir -p "$out"
     stage "$data/synth.json" ./cocogold synth "$data" --train "$train" --val "$val" --seed 1
     if [ ! "$dry" ]; then
         cp "$data/classes/seen.txt" "$out/with.txt"
