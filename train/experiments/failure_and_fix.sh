@@ -54,6 +54,7 @@ arms=("$@")
 [ ${#arms[@]} -gt 0 ] || arms=(overlay mask overlay+frequent mask+frequent)
 steps=${steps:-$([ "$coco" ] && echo 18000 || echo 2000)}
 every=$(((steps + checkpoints - 1) / checkpoints))
+[ -z "$coco" ] || [ $((16 % gpus)) = 0 ] || { echo "--gpus $gpus: expected a divisor of 16, for a batch of 32" >&2 && exit 1; }
 [ -z "$coco" ] || [ -n "$model" ] || { echo "--coco needs --model, a Stable Diffusion 2 directory" >&2 && exit 1; }
 
 run() {
