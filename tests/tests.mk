@@ -23,7 +23,7 @@ $(BUILD)/tests/$(1)/%: $(BUILD)/tests/$(1)/%.o $$(LINK_$(1)) $$(if $$(filter ker
 	$$(Q)$$(CC) $$(CFLAGS) $$(sort $$^) -o $$@ $$(LDLIBS) -lcmocka
 endef
 $(foreach f,$(TESTED),$(eval $(call test_rule,$(f))))
-.SECONDARY: $(TEST_SRC:%.c=$(BUILD)/%.o)
+.PRECIOUS: $(BUILD)/tests/%.o
 
 # Tests that run under emulation: those of the kernels, of whole models and of a training step, and the emulation's own
 # test, with planted faults. tests/cli/test_comm.sh and tests/emu/test_ranks.sh test ranks, tests/emu/test_program.sh
