@@ -1,4 +1,4 @@
-// The one front door: `cocogold COMMAND ...`. Each command is a file cmd_COMMAND.c in the folder of its subject.
+// Entry point: `cocogold COMMAND ...`. Each command is a file cmd_COMMAND.c in the folder of its subject.
 #include "util/threads.h"
 #include <stdio.h>
 #include <string.h>
@@ -25,13 +25,13 @@ static const struct {
     {"init", cmd_init, "write a model directory: random (mini, sd1, sd2), or from Stable Diffusion"},
     {"synth", cmd_synth, "draw a procedural data set in COCO's layout"},
     {"stats", cmd_stats, "count the classes of a data set: table and bar chart"},
-    {"preview", cmd_preview, "a contact sheet of training samples: image, mask, target, text"},
+    {"preview", cmd_preview, "draw a contact sheet of training samples: image, mask, target, text"},
     {"encode", cmd_encode, "turn pictures and masks into HDF5 shards of latents"},
     {"train", cmd_train, "fine-tune the UNet to segment by text"},
-    {"train-vae", cmd_train_vae, "train the VAE of a small model from pictures"},
+    {"train-vae", cmd_train_vae, "train the VAE of a small model on pictures"},
     {"eval", cmd_eval, "measure IoU on seen and unseen classes"},
     {"segment", cmd_segment, "segment one picture by text"},
-    {"analyze", cmd_analyze, "ask the latents of a VAE, or the runs of an experiment"},
+    {"analyze", cmd_analyze, "analyze the latents of a VAE, or the runs of an experiment"},
     {"report", cmd_report, "make one HTML page from runs and their evaluations"},
     {"probe", cmd_probe, "run one module on given tensors, forward and backward"},
     {"bench", cmd_bench, "time kernels and whole steps against the roofline"},

@@ -28,7 +28,7 @@ void arena_destroy(Arena *arena) {
     *arena = (Arena){0};
 }
 
-// ---- Debug builds: NaN in every new tensor, and a zone of ALIGN bytes behind each that must stay as it was
+// ---- Debug builds: NaN in every new tensor, and a zone of ALIGN bytes after each that must not change
 
 #ifdef DEBUG_GUARDS
 enum { GUARD_BYTES = ALIGN, GUARD_FILL = 0xff };
@@ -44,7 +44,7 @@ static void guard_add(Arena *arena, size_t offset, size_t bytes) {
     arena->guards[arena->guard_count++] = offset + bytes - GUARD_BYTES;
 }
 
-// Checks and forgets the guards that no longer lie below `bottom` or in the last `top` bytes.
+// Checks and drops the guards that are neither below `bottom` nor in the last `top` bytes.
 static void guards_check(Arena *arena, size_t bottom, size_t top) {
     int kept = 0;
     for (int i = 0; i < arena->guard_count; i++) {

@@ -1,20 +1,20 @@
 // One block of memory for all activations of a model. Tensors that backward needs grow from the bottom (arena_save);
-// temporaries and gradients of activations are a stack from the top (arena_push). Nothing is allocated in a step: a
-// pointer moves. Running forward and backward on a plan-only device with an arena without memory gives the size that is
-// needed (peak) and, being the same calls, the same addresses as the real run.
+// temporaries and gradients of activations are a stack from the top (arena_push). A step allocates nothing: it
+// only moves a pointer. Running forward and backward on a plan-only device with an arena without memory gives the
+// needed size (peak) and, because the calls are the same, the same addresses as the real run.
 //
-// Debug builds (DEBUG_GUARDS) fill every tensor with NaN when it is handed out and keep a guard zone behind it.
+// Debug builds (DEBUG_GUARDS) fill every tensor with NaN when it is handed out and keep a guard zone after it.
 #pragma once
 #include <stddef.h>
 #include "kernels/runtime/device.h"
 
-// Sizes of a tensor's axes; zeros behind the last one.
+// Sizes of a tensor's axes, followed by zeros.
 typedef struct {
     size_t size[4];
 } Shape;
 #define SHAPE(...) ((Shape){{__VA_ARGS__}})
 
-// When something happened in a plan: behind so many launches of the trace, in this scope of device_scope.
+// When something happened in a plan: after this many launches of the trace, in this scope (device_scope).
 typedef struct {
     int launches;
     const char *scope;
@@ -22,18 +22,18 @@ typedef struct {
 
 // A tensor saved at the bottom.
 typedef struct {
-    char name[160]; // "down_blocks.0.resnets.0.norm1.mean"; with #2, #3, ... where others have the name already
+    char name[160]; // "down_blocks.0.resnets.0.norm1.mean"; with #2, #3, ... if the name is taken
     Shape shape;
-    size_t element, begin, bytes; // of an element; where it lies and how much it takes, alignment included
+    size_t element, begin, bytes; // bytes of an element; offset and bytes in the arena, aligned
     PlanTime saved, freed;
-    char reader[160]; // the layer whose backward was the last before it was freed
+    char reader[160]; // the last layer whose backward was done before it was freed
     bool in_use;
 } SavedTensor;
 
 typedef struct {
     SavedTensor *tensors; // in the order of saving
     int count, capacity;
-    const char *layer; // weight of the latest one whose backward is done; NULL: none is
+    const char *layer; // first weight of the last layer whose backward is done; NULL: none
 } SavedTable;
 
 typedef struct {
@@ -43,9 +43,9 @@ typedef struct {
     size_t peak;        // largest bottom + top so far
     size_t most_saved;  // largest bottom so far
     bool measuring;
-    SavedTable *table; // of a measuring arena with a traced device: what is saved is noted here; NULL: it is not
+    SavedTable *table; // in a measuring arena with a traced device: lists what is saved; NULL: no list
     Device *dev;
-    size_t *guards; // debug builds: where the guard zones of the living tensors begin
+    size_t *guards; // debug builds: offsets of the live tensors' guard zones
     int guard_count, guard_capacity;
 } Arena;
 
@@ -57,7 +57,7 @@ Arena arena_measure(Device *dev);              // no memory: only counts; dev is
 Arena arena_create(Device *dev, size_t bytes); // device memory
 void arena_destroy(Arena *arena);
 
-// 256-byte aligned memory. Dies if there is no room (the plan said how much is needed).
+// Return 256-byte aligned memory. Die if the arena is full (a plan gives the needed size).
 void *arena_save_tensor(Arena *arena, const char *name, size_t element, Shape shape);
 void *arena_push_tensor(Arena *arena, size_t element, Shape shape);
 // A tensor of up to four axes: arena_save(arena, "noisy", B, h, w, L).
@@ -65,7 +65,7 @@ void *arena_push_tensor(Arena *arena, size_t element, Shape shape);
 #define arena_save_float(arena, name, ...) ((float *)arena_save_tensor(arena, name, sizeof(float), SHAPE(__VA_ARGS__)))
 floatX *arena_push(Arena *arena, size_t count);
 
-// Everything handed out after the mark is given back, at both ends or at one.
+// Free everything handed out after the mark, at both ends or only at one.
 ArenaMark arena_mark(const Arena *arena);
 void arena_release(Arena *arena, ArenaMark mark);
 void arena_release_top(Arena *arena, ArenaMark mark);

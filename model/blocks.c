@@ -4,7 +4,8 @@
 
 // ---- Attention -----------------------------------------------------------------------------------------------------
 
-// q, k and v are columns of one product (N, 3C), or q is one and k and v are columns of another (B context_length, 2C).
+// q, k and v are columns of one product (N, 3C); or q is a product, and k and v are columns of another
+// (B context_length, 2C).
 static Attention shape_of(const MultiHead *a, int T, const Pass *pass) {
     int C = a->out.IC, kv_stride = a->cross ? 2 * C : 3 * C;
     return (Attention){.B = pass->B,
@@ -93,7 +94,7 @@ void feed_forward_backward(const FeedForward *f, floatX *dinp, const floatX *dou
     floatX *active = arena_push(pass->arena, (size_t)N * f->fc2.IC), *dactive = active;
     if (pass->params->grads) { activation_apply(f, active, N, pass); }
     linear_grads(&f->fc2, dactive, dout, active, NULL, N, pass);
-    floatX *dhidden = f->kind == FF_GEGLU ? f->hidden : dactive; // over what is no longer needed
+    floatX *dhidden = f->kind == FF_GEGLU ? f->hidden : dactive; // overwrites what is no longer needed
     activation_grad(f, dhidden, dactive, N, pass);
     linear_grads(&f->fc1, dinp, dhidden, inp, NULL, N, pass);
     arena_release_top(pass->arena, mark);
@@ -211,7 +212,7 @@ static floatX *transformer_block_forward(TransformerBlock *b, floatX *stream, in
     return out;
 }
 
-// The stream's gradient, in place.
+// Updates the stream's gradient in place.
 static void transformer_block_backward(TransformerBlock *b, floatX *dstream, int HW, Pass *pass) {
     int N = pass->B * HW, C = b->norm1.C;
     floatX *normed = arena_push(pass->arena, (size_t)N * C), *dnormed = normed;

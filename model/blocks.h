@@ -1,12 +1,12 @@
 // The blocks that UNet, VAE and text encoder are made of. A block's struct holds its layers and, after a forward that
-// saves, the tensors that its backward needs. What is cheap to compute again (outputs of norms and of activation
-// functions) is not saved: backward runs those kernels a second time.
+// saves, the tensors that its backward needs. Outputs of norms and activation functions are cheap to recompute and not
+// saved: backward runs those kernels again.
 #pragma once
 #include "model/layers.h"
 
 // ---- The three residual branches of a transformer block ------------------------------------------------------------
-// out (N, C) = branch(inp) + residual: inp is the normalized stream, residual the stream, which may be out.
-// Backward: dinp (N, C) from dout and inp, computed again by the caller; dinp may be inp.
+// out (N, C) = branch(inp) + residual: inp is the normalized stream; residual is the stream and may be out.
+// Backward: dinp (N, C) from dout and inp, which the caller recomputes; dinp may be inp.
 
 typedef struct {
     Linear q;   // self-attention: to_q, to_k and to_v, packed; cross-attention: to_q
@@ -40,14 +40,14 @@ typedef struct {
     GroupNorm norm1, norm2;
     Linear time_emb_proj, conv_shortcut;
     Conv conv1, conv2;
-    bool has_time, has_shortcut; // a shortcut where IC != OC
+    bool has_time, has_shortcut; // has_shortcut: IC != OC
     floatX *hidden;              // conv1's output (B, H, W, OC)
 } Resnet;
 
-// time_dim 0: without time embedding (the VAE's).
+// time_dim 0: no time embedding (in the VAE).
 Resnet resnet_create(Params *params, const char *name, int IC, int OC, int time_dim, int groups, float eps);
-// out (B, H, W, OC) from inp (B, H, W, IC). Where IC == OC and nothing is saved, out may be inp. out NULL: again, for
-// backward, only what it needs.
+// out (B, H, W, OC) from inp (B, H, W, IC). If IC == OC and nothing is saved, out may be inp. out NULL: recomputes only
+// what backward needs.
 void resnet_forward(Resnet *r, floatX *out, const floatX *inp, int H, int W, const Pass *pass);
 // dinp may be dout if IC == OC.
 void resnet_backward(Resnet *r, floatX *dinp, const floatX *dout, const floatX *inp, int H, int W, Pass *pass);
@@ -72,7 +72,7 @@ typedef struct {
 Transformer transformer_create(Params *params, const char *name, int C, int heads, int count, int cross_dim, int groups,
                                bool linear_projection);
 void transformer_destroy(Transformer *t);
-// out (B, HW, C) from inp (B, HW, C). Where nothing is saved, out may be inp. out NULL: as above.
+// out (B, HW, C) from inp (B, HW, C). If nothing is saved, out may be inp. out NULL: as above.
 void transformer_forward(Transformer *t, floatX *out, const floatX *inp, int HW, const Pass *pass);
 // dinp may be dout.
 void transformer_backward(Transformer *t, floatX *dinp, const floatX *dout, const floatX *inp, int HW, Pass *pass);
@@ -92,8 +92,8 @@ typedef struct {
     const floatX *inp; // (B, H, W, IC)
 } Head;
 
-// The layers are called conv_norm_out and conv_out behind the prefix.
+// The layers' names are the prefix followed by conv_norm_out and conv_out.
 Head head_create(Params *params, const char *prefix, int IC, int OC, int groups, float eps);
 void head_forward(Head *h, floatX *out, const floatX *inp, int H, int W, const Pass *pass);
-// Returns the gradient of inp, pushed on the arena.
+// Returns the gradient of inp, pushed onto the arena.
 floatX *head_backward(const Head *h, const floatX *dout, const Pass *pass);

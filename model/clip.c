@@ -17,7 +17,7 @@ struct CLIPLayers {
     CLIPLayer *layers;
     LayerNorm norm_out;
 
-    // The forward that backward belongs to.
+    // Set by forward, for backward.
     Pass pass;
     int T;
     ArenaMark mark;
@@ -99,7 +99,7 @@ void clip_forward(CLIPText *clip, Arena *arena, floatX *out, const int *ids, int
     forward_done(pass, t->mark);
 }
 
-// The stream's gradient, in place.
+// Updates the stream's gradient in place.
 static void layer_backward(CLIPLayer *l, floatX *d, int T, Pass *pass) {
     int N = pass->B * T, C = l->norm1.C;
     ArenaMark mark = arena_mark(pass->arena);

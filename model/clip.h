@@ -1,4 +1,4 @@
-// CLIPTextModel: token ids to the last hidden state after final_layer_norm. Radford et al. 2021.
+// CLIPTextModel: from token ids to the last hidden state, after final_layer_norm. Radford et al. 2021.
 #pragma once
 #include "model/arena.h"
 #include "model/config.h"

@@ -1,4 +1,5 @@
-// cocogold init: a model directory, random or made from Stable Diffusion. At most one tensor is in memory at a time.
+// cocogold init: writes a model directory, random or made from Stable Diffusion. At most one tensor is in memory at a
+// time.
 #include "model/init.h"
 #include "model/pipeline.h"
 #include "util/error.h"
@@ -15,11 +16,11 @@
 typedef struct {
     const char *folder; // being written
     const Preset *preset;
-    CLIPConfig clip; // with the tokenizer's size
+    CLIPConfig clip; // with the tokenizer's vocab_size
     uint64_t seed;
 } Plan;
 
-// Draws all slices of the models (one or two) into one file.
+// Writes random values of all slices of one or two models into one file.
 static void write_random(const Plan *plan, const char *file, const Params *const *params, int count, bool clip) {
     char *path = xprintf("%s/%s", plan->folder, file);
     SafetensorsWriter *w = safetensors_writer(path);
@@ -100,7 +101,7 @@ static void write_preset(Plan *plan, Device *dev) {
 
 // ---- From Stable Diffusion -----------------------------------------------------------------------------------------
 
-// Says what lies in a module's folder, after the check that it is what its config.json asks for.
+// Checks a module's weights against its config.json, and prints their file, number and digest.
 static void report_module(const char *from, const char *module, const Params *const *params, int count) {
     char *folder = xprintf("%s/%s", from, module), *path = weights_path(folder), hex[65];
     Safetensors file = safetensors_open(path);
@@ -144,8 +145,8 @@ static void report_frozen(const char *from, Device *dev) {
     free(tokens);
 }
 
-// conv_in (OC, IC, 3, 3) to (OC, 2 IC, 3, 3): both halves see the old weights halved, so that two equal inputs give
-// what one gave (Ke et al. 2024, "Marigold").
+// conv_in (OC, IC, 3, 3) to (OC, 2 IC, 3, 3): both halves get the old weights times 1/2, so that two equal inputs give
+// the old output (Ke et al. 2024, "Marigold").
 static void double_conv_in(float *out, const float *in, int OC, size_t row) {
     for (int o = 0; o < OC; o++) {
         for (size_t i = 0; i < 2 * row; i++) { out[(size_t)o * 2 * row + i] = 0.5f * in[(size_t)o * row + i % row]; }
@@ -156,7 +157,7 @@ static void convert_unet(const char *from, const char *to, Device *dev) {
     char *path = xprintf("%s/unet/config.json", from), *source = xprintf("%s/unet", from);
     UNetConfig config = unet_config_read(path);
     if (config.in_channels != config.out_channels) {
-        die("%s: field \"in_channels\" is %d, expected \"out_channels\" (%d): a text-to-image model", path,
+        die("%s: field \"in_channels\" is %d, expected %d as \"out_channels\" of a text-to-image model", path,
             config.in_channels, config.out_channels);
     }
     UNet old = unet_create(&config);
@@ -191,7 +192,7 @@ static void convert_unet(const char *from, const char *to, Device *dev) {
     free(path), free(source), free(folder), free(new_path), free(weights), free(old_weights);
 }
 
-// Betas and the kind of prediction stay; the rest is what few-step sampling from plain noise needs (Lin et al. 2023).
+// Keeps betas and prediction type; sets the rest for few-step sampling from pure noise (Lin et al. 2023).
 static void convert_scheduler(const char *from, const char *to) {
     char *path = xprintf("%s/scheduler/scheduler_config.json", from);
     char *folder = xprintf("%s/scheduler", to), *new_path = xprintf("%s/scheduler_config.json", folder);
@@ -201,8 +202,8 @@ static void convert_scheduler(const char *from, const char *to) {
     config.spacing = SPACING_TRAILING;
     config.set_alpha_to_one = config.clip_sample = false;
     if (!config.rescale_betas_zero_snr) {
-        printf("The model predicts noise (epsilon), which says nothing of the picture at zero signal-to-noise ratio: "
-               "rescale_betas_zero_snr is written as false.\n");
+        printf("The model predicts noise (epsilon), which says nothing about the picture at zero signal-to-noise "
+               "ratio: rescale_betas_zero_snr is written as false.\n");
     }
     make_folders(folder);
     schedule_config_write(&config, new_path);
@@ -229,7 +230,7 @@ static bool has_entries(const char *path) {
     return any;
 }
 
-// The folder to fill, beside the final one.
+// Makes the temporary folder to fill, next to the final one.
 static char *begin_folder(char *to, bool force) {
     for (size_t n = strlen(to); n > 1 && to[n - 1] == '/'; n--) { to[n - 1] = 0; }
     if (file_exists(to)) { die("%s: is a file, expected a folder to write", to); }
@@ -245,12 +246,14 @@ int cmd_init(int argc, char **argv) {
     long long seed = 0;
     int force = 0;
     Option table[] = {
-        {OPT_STRING, "preset", &preset, "random weights in this architecture; mini is for 64x64 pictures and two cores",
-         "NAME", .choices = preset_names},
+        {OPT_STRING, "preset", &preset,
+         "write random weights of this architecture; mini is for 64x64 pictures and two cores", "NAME",
+         .choices = preset_names},
         {OPT_STRING, "from", &from,
-         "Stable Diffusion directory to convert; its UNet gets 8 input channels (conv_in repeated and halved)", "DIR"},
+         "Stable Diffusion directory to convert; the new UNet has 8 input channels (conv_in halved and repeated)",
+         "DIR"},
         {OPT_LONG, "seed", &seed, "seed of the random weights", "N"},
-        {OPT_FLAG, "force", &force, "replace what lies in DIR"},
+        {OPT_FLAG, "force", &force, "replace the contents of DIR"},
         OPTIONS_END};
     static const OptionsHelp help = {.about = "Writes a model directory in diffusers' layout.",
                                      .usage = "--preset mini|sd1|sd2 DIR  |  --from SD_DIR DIR",

@@ -1,4 +1,4 @@
-// cocogold probe: one module on given tensors, in PyTorch's names and layouts.
+// cocogold probe: runs one module on given tensors, with PyTorch's names and layouts.
 #include "model/pipeline.h"
 #include "util/error.h"
 #include "util/file.h"
@@ -6,7 +6,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-// A tensor of the file on the device; pictures and latents (4 sides, NCHW) are channels-last there.
+// A tensor of the file, on the device. Pictures and latents (4 axes, NCHW in the file) are channels-last there.
 typedef struct {
     int ndim, shape[4]; // PyTorch's
     size_t count;
@@ -56,7 +56,7 @@ static void upload(Feature *f, const float *torch_order, Device *dev) {
     device_free_pinned(dev, host);
 }
 
-// In PyTorch's order, freshly allocated.
+// The values in PyTorch's order; to be freed.
 static float *download(const Feature *f, Device *dev) {
     float *staging = device_alloc(dev, f->count * sizeof *staging);
     float *host = xmalloc(f->count * sizeof *host), *torch_order = xmalloc(f->count * sizeof *host);
@@ -73,7 +73,7 @@ static float *download(const Feature *f, Device *dev) {
     return torch_order;
 }
 
-// The tensor of that name; expected[i] of 0 stands for any side from 1. Dies if it is missing or of another shape.
+// The tensor of that name; expected[i] 0 allows any size from 1. Dies if it is missing or has another shape.
 static const Tensor *find_input(const Safetensors *in, const char *name, int ndim, const int *expected) {
     const Tensor *t = safetensors_find(in, name);
     if (!t) { die("%s: tensor \"%s\" is missing", in->path, name); }
@@ -120,7 +120,7 @@ static void read_ids(Probe *p, const CLIPConfig *c) {
     p->B = (int)t->shape[0];
     p->T = (int)t->shape[1];
     if (p->T > c->max_position_embeddings) {
-        die("%s: tensor \"input_ids\" has %d tokens per text, the model takes at most %d", p->in.path, p->T,
+        die("%s: tensor \"input_ids\" has %d tokens per text, but the model takes at most %d", p->in.path, p->T,
             c->max_position_embeddings);
     }
     size_t n = (size_t)t->count;
@@ -141,7 +141,7 @@ static void read_ids(Probe *p, const CLIPConfig *c) {
     free(values);
 }
 
-// The output's memory, and the gradient that comes back to it if the file holds one.
+// Allocates the output, and reads its gradient if the file has one.
 static void make_output(Probe *p, int ndim, const int *shape) {
     p->output = new_feature(&p->dev, ndim, shape);
     if (safetensors_find(&p->in, "grad_output")) { p->doutput = read_feature(p, "grad_output", ndim, shape); }
@@ -175,7 +175,7 @@ static void write_gradients(SafetensorsWriter *w, const Params *params, Device *
     }
 }
 
-// Output, then grad.INPUT and grad.PARAMETER.
+// Writes the output, then grad.INPUT and grad.PARAMETER.
 static void write_results(Probe *p, const char *output, const char *input, const Params *params) {
     SafetensorsWriter *w = safetensors_writer(p->out);
     bool grads = p->doutput.data != NULL;
@@ -290,10 +290,11 @@ int cmd_probe(int argc, char **argv) {
         OPTIONS_END};
     static const OptionsHelp help = {
         .about =
-            "Runs one module on given tensors, in PyTorch's names and layouts (NCHW). In: sample, timestep (I64, one "
-            "per\nsample), encoder_hidden_states (unet); sample (vae.encoder); latent (vae.decoder); input_ids (I64, "
-            "text_encoder).\nOut: sample, moments, sample, last_hidden_state. With grad_output in the input also "
-            "grad.INPUT and grad.PARAMETER.",
+            "Runs one module on given tensors, with PyTorch's names and layouts (NCHW). It reads sample, timestep "
+            "(I64, one per\nsample) and encoder_hidden_states (unet), sample (vae.encoder), latent (vae.decoder) or "
+            "input_ids (I64, text_encoder).\nIt writes sample (unet, vae.decoder), moments (vae.encoder) or "
+            "last_hidden_state (text_encoder). If the input has\ngrad_output, it also writes grad.INPUT and "
+            "grad.PARAMETER.",
         .usage = "unet|vae.encoder|vae.decoder|text_encoder --model DIR --in FILE --out FILE",
         .example = "unet --model model --in inputs.safetensors --out outputs.safetensors"};
     const char **arguments = options_parse(argc, argv, table, &help, 1);

@@ -6,7 +6,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-// ---- Refusals ------------------------------------------------------------------------------------------------------
+// ---- Checks --------------------------------------------------------------------------------------------------------
 
 static void want_string(const Json *json, const char *field, const char *fallback, const char *wanted) {
     const char *value = json_string(json, field, fallback);
@@ -15,7 +15,7 @@ static void want_string(const Json *json, const char *field, const char *fallbac
     }
 }
 
-// A field that switches on something which is not supported: must be missing, null or false (lists: all false).
+// Refuses a field that enables an unsupported feature: it must be missing, null or false (lists: all false).
 static void want_off(const Json *json, const char *field) {
     yajl_val value = json_find(json->root, field);
     if (!value || YAJL_IS_FALSE(value)) { return; }
@@ -68,7 +68,7 @@ static int same_for_all(const Json *json, const char *field, int fallback) {
     return values[0];
 }
 
-// block_out_channels; returns the number of levels. Each must hold whole groups.
+// Reads block_out_channels and returns the number of levels. Each entry must be a multiple of `groups`.
 static int read_channels(const Json *json, int *channels, int groups) {
     int levels = json_integers(json, "block_out_channels", channels, MAX_LEVELS);
     if (levels < 1) { die("%s: field \"block_out_channels\" is missing or empty", json->path); }
@@ -81,7 +81,7 @@ static int read_channels(const Json *json, int *channels, int groups) {
     return levels;
 }
 
-// The block types of each level: is_second[i] tells which of two names it is (`second` may be NULL).
+// Reads the block type of each level: is_second[i] is true if it is `second` (may be NULL) and not `first`.
 static void read_blocks(const Json *json, const char *field, const char *first, const char *second, int levels,
                         bool *is_second) {
     const char *names[MAX_LEVELS];
@@ -101,14 +101,14 @@ static void read_blocks(const Json *json, const char *field, const char *first, 
 
 static void want_whole_heads(const Json *json, const char *field, int channels, int heads) {
     if (heads < 1 || channels % heads != 0) {
-        die("%s: field \"%s\" asks for %d attention heads of %d channels, expected a number that divides them",
-            json->path, field, heads, channels);
+        die("%s: field \"%s\" gives %d attention heads for %d channels, expected a divisor of the channels", json->path,
+            field, heads, channels);
     }
 }
 
 // ---- UNet ----------------------------------------------------------------------------------------------------------
 
-// What UNet2DConditionModel can do beyond Stable Diffusion 1 and 2.
+// Refuses features of UNet2DConditionModel that Stable Diffusion 1 and 2 do not have.
 static void refuse_unet_extras(const Json *json) {
     static const char *const off[] = {"center_input_sample",
                                       "only_cross_attention",
@@ -187,7 +187,7 @@ UNetConfig unet_config_read(const char *path) {
         die("%s: field \"downsample_padding\" is %d, only 0 and 1 are supported", path, c.downsample_padding);
     }
     if (c.freq_shift < 0 || (c.freq_shift > 0 && c.freq_shift >= c.block_out_channels[0] / 2)) {
-        die("%s: field \"freq_shift\" is %d, expected 0 or a little more", path, c.freq_shift);
+        die("%s: field \"freq_shift\" is %d, expected 0 or a small positive number", path, c.freq_shift);
     }
     json_free(&json);
     return c;
@@ -305,7 +305,7 @@ void vae_config_write(const VAEConfig *c, const char *path) {
 
 // ---- CLIP ----------------------------------------------------------------------------------------------------------
 
-// The dropouts are not read: nothing here draws any, and the text encoder is used as it is.
+// The dropout rates are not read: the text encoder is frozen, so no dropout is applied.
 CLIPConfig clip_config_read(const char *path) {
     Json json = json_read(path);
     want_string(&json, "model_type", "clip_text_model", "clip_text_model");
@@ -349,7 +349,7 @@ void clip_config_write(const CLIPConfig *c, const char *path) {
     json_put_integer(gen, "num_hidden_layers", c->num_hidden_layers);
     json_put_integer(gen, "projection_dim", c->hidden_size);
     json_put_integer(gen, "vocab_size", c->vocab_size);
-    // SD's own files say 0, 2 and 1 here; the tokenizer's files are what counts.
+    // SD's own files have 0, 2 and 1 here; only the tokenizer's files are used.
     json_put_integer(gen, "bos_token_id", c->vocab_size - 2);
     json_put_integer(gen, "eos_token_id", c->vocab_size - 1);
     json_put_integer(gen, "pad_token_id", c->vocab_size - 1);
@@ -374,8 +374,8 @@ const char *const timestep_spacing_names[] = {
     [SPACING_LEADING] = "leading", [SPACING_TRAILING] = "trailing", [SPACING_LINSPACE] = "linspace", NULL};
 static const char *const beta_schedules[] = {"linear", "scaled_linear"};
 
-// Any of diffusers' schedulers for Stable Diffusion may stand in the file (SD1 names PNDM's): what they share is read
-// with DDIM's defaults, as DDIMScheduler.from_config does.
+// The file may be of any of diffusers' schedulers for Stable Diffusion (SD1: PNDM). Their common fields are read with
+// DDIM's defaults, as DDIMScheduler.from_config does.
 ScheduleConfig schedule_config_read(const char *path) {
     Json json = json_read(path);
     want_off(&json, "trained_betas");

@@ -1,5 +1,5 @@
-// Architectures as the config.json files of diffusers and transformers describe them. A value that this code does not
-// support is refused with the name of the file and the field.
+// Architectures as the config.json files of diffusers and transformers describe them. The functions die on an
+// unsupported value and name the file and the field.
 #pragma once
 #include <stdbool.h>
 #include "kernels/kernels.h"
@@ -14,7 +14,7 @@ typedef struct {
     // begin with the deepest level
     bool down_attention[MAX_LEVELS], up_attention[MAX_LEVELS];
     int layers_per_block;
-    int num_heads[MAX_LEVELS]; // num_attention_heads, else attention_head_dim, which is the number of heads too
+    int num_heads[MAX_LEVELS]; // num_attention_heads, else attention_head_dim, which also is the number of heads
     int transformer_layers;    // transformer_layers_per_block
     int cross_attention_dim, norm_num_groups;
     float norm_eps;

@@ -83,7 +83,7 @@ static bool ends_with(const char *text, const char *end) {
     return n >= m && strcmp(text + n - m, end) == 0;
 }
 
-// The weight that stands with a bias: same name, other ending.
+// The weight that belongs to a bias: the same name with another ending.
 static const ParamSlice *weight_of(const Params *params, const ParamSlice *bias) {
     char name[sizeof bias->name + 8];
     snprintf(name, sizeof name, "%.*sweight", (int)(strlen(bias->name) - strlen("bias")), bias->name);
@@ -112,15 +112,15 @@ static void fill_normal(float *out, size_t n, float deviation, uint64_t seed, ui
     }
 }
 
-// A number that depends on the name alone, so that a slice's values do not depend on its place (FNV-1a).
+// A number that depends only on the name, so that a slice's values do not depend on its position (FNV-1a).
 static uint32_t hash_name(const char *name) {
     uint32_t hash = 2166136261u;
     for (; *name; name++) { hash = (hash ^ (uint8_t)*name) * 16777619u; }
     return hash;
 }
 
-// transformers' CLIPPreTrainedModel: attention in C^-1/2 (2 layers)^-1/2, out C^-1/2; fc1 (2 C)^-1/2, fc2 as
-// attention's inputs; biases zero.
+// Standard deviations of transformers' CLIPPreTrainedModel: attention's inputs C^-1/2 (2 layers)^-1/2, its output
+// C^-1/2; fc1 (2 C)^-1/2, fc2 as attention's inputs; biases zero.
 static float clip_deviation(const ParamSlice *slice, const Preset *preset) {
     float C = (float)preset->clip.hidden_size, layers = (float)preset->clip.num_hidden_layers;
     float inner = 1 / sqrtf(C) / sqrtf(2 * layers);

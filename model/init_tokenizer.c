@@ -1,5 +1,5 @@
-// A byte-pair vocabulary of our own for models that start from nothing: each name of a colour, a shape or a class of
-// COCO becomes one token a word, everything else falls apart into bytes or shared pieces.
+// A small byte-pair vocabulary for models with random weights: each word of the name of a colour, a shape or a COCO
+// class is one token; everything else is split into bytes or shared pieces.
 #include "model/init.h"
 #include "util/error.h"
 #include "util/file.h"
@@ -30,7 +30,7 @@ enum { MAX_WORDS = 256, MAX_SYMBOLS = 32, MAX_TOKENS = 2048, BYTES = 256 };
 
 typedef struct {
     int count;
-    int ids[MAX_SYMBOLS]; // the word's pieces, at first its letters
+    int ids[MAX_SYMBOLS]; // the word's pieces; at first its letters
 } Word;
 
 typedef struct {
@@ -40,11 +40,11 @@ typedef struct {
     int token_count;
     int merges[MAX_TOKENS][2];
     int merge_count;
-    short pairs[MAX_TOKENS][MAX_TOKENS]; // how often right follows left
+    short pairs[MAX_TOKENS][MAX_TOKENS]; // [left][right]: how often right follows left
 } Vocabulary;
 
-// CLIP's order: bytes that are printable in Latin-1, then the others under code points from 256; then all of them once
-// more with the mark of a word's end.
+// CLIP's order: bytes that are printable in Latin-1, then the others as code points from 256; then all of them again
+// with the mark of a word's end.
 static void add_bytes(Vocabulary *v) {
     int code[BYTES], n = 0;
     for (int b = 0; b < BYTES; b++) {
@@ -76,7 +76,7 @@ static void count_pairs(Vocabulary *v, int by) {
     }
 }
 
-// The most frequent pair of neighbours, the first of equals; false if every word is one token.
+// Finds the most frequent pair of neighbours, the first among equals; false if every word is one token.
 static bool best_pair(Vocabulary *v, int pair[2]) {
     int best = 0;
     count_pairs(v, 1);
@@ -104,7 +104,7 @@ static void merge_in_word(Word *w, const int pair[2], int both) {
     }
 }
 
-// Sennrich et al. 2016, over the list of words, until each is one token. Learned once and kept.
+// Learns merges (Sennrich et al. 2016) on the list of words until each word is one token. Runs once; keeps the result.
 static const Vocabulary *learn(void) {
     static Vocabulary *v;
     if (v) { return v; }

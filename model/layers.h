@@ -1,7 +1,7 @@
-// The elementary layers with parameters: where their slices lie, and the kernels called with them. A model's forward is
-// a list of these calls.
+// The elementary layers with parameters: the offsets of their slices, and the calls of their kernels. A model's forward
+// is a list of these calls.
 //
-// Feature maps are (B, H, W, C) = tokens (B*H*W, C), N tokens in all; B and what all layers share is in Pass.
+// Feature maps are (B, H, W, C), which is (N, C) with N = B*H*W tokens. Pass holds B and what all layers share.
 #pragma once
 #include "kernels/kernels.h"
 #include "model/arena.h"
@@ -14,15 +14,15 @@ typedef struct {
     Device *dev;
     int B;
     bool save;                                      // forward: what backward needs stays in the arena
-    bool recompute_resnets, recompute_transformers; // save only the inputs of these, backward runs their forward again
+    bool recompute_resnets, recompute_transformers; // save only their inputs; backward runs their forward again
     float beta;                                     // backward: grad = gradient + beta * grad
 
-    // What all blocks of a UNet are conditioned on, and the gradients that they add up. NULL: there is none.
+    // Inputs that all blocks of a UNet share, and their gradients, which the blocks sum. NULL: none.
     const floatX *temb;               // (B, time dim): silu of the time embedding
     const floatX *context;            // (B, context_length, cross dim)
     int context_length;               //
     floatX *dtemb, *dcontext;         //
-    bool dtemb_begun, dcontext_begun; // false: the next one overwrites
+    bool dtemb_begun, dcontext_begun; // false: the next gradient overwrites
 } Pass;
 
 // A name of a state dict, built with printf's format.
@@ -32,16 +32,16 @@ typedef struct {
 Name name_of(const char *format, ...) __attribute__((format(printf, 1, 2)));
 
 // A tensor that stays in the arena if the pass saves, else a temporary that the caller's mark releases. A plan's table
-// calls it after the layer whose weight lies at `layer`: "out" is what that layer writes, residual included, such as
-// "down_blocks.0.resnets.0.conv1.out"; "../o" is a tensor of what the layer is a part of.
+// names it after the layer whose weight lies at `layer`: "out" is the layer's output, residual included, such as
+// "down_blocks.0.resnets.0.conv1.out"; "../o" is a tensor of the layer's parent.
 floatX *save_tensor(const Pass *pass, size_t layer, const char *name, Shape shape);
 float *save_floats(const Pass *pass, size_t layer, const char *name, Shape shape);
-// Where the next tensor of a residual stream goes: into the arena if the pass saves, else over the current one.
+// Memory for the next tensor of a residual stream: new in the arena if the pass saves, else that of the current one.
 floatX *next_tensor(const Pass *pass, floatX *current, size_t layer, Shape shape);
-// The end of a forward: temporaries are given back, and everything since `begin` if the pass does not save.
+// Ends a forward: frees temporaries, and everything since `begin` if the pass does not save.
 void forward_done(const Pass *pass, ArenaMark begin);
-// The end of a layer's backward: gradients from the parameter `first` on are final, and what the arena saved since
-// `begin` is given back.
+// Ends a layer's backward: reports that gradients from the parameter `first` on are final, and frees what the arena
+// saved since `begin`.
 void backward_done(const Pass *pass, size_t first, ArenaMark begin);
 
 typedef struct {
@@ -52,13 +52,13 @@ typedef struct {
 Linear linear_create(Params *params, const char *name, int IC, int OC, bool bias);
 // A 1x1 convolution: the same matrix, PyTorch's shape (OC, IC, 1, 1).
 Linear conv1x1_create(Params *params, const char *name, int IC, int OC);
-// `count` matrices (OC, IC) called prefix.names[i], packed to one of (count * OC, IC).
+// `count` matrices (OC, IC) called prefix.names[i], packed into one (count * OC, IC).
 Linear linear_create_packed(Params *params, const char *prefix, const char *const *names, int count, int IC, int OC,
                             bool bias);
 // out (N, OC); residual (N, OC) may be NULL or out.
 void linear_apply(const Linear *l, floatX *out, const floatX *inp, const floatX *residual, int N, const Pass *pass);
-// The parameters' gradients, if there are any, then dinp (N, IC) = dout weight + dresidual, if it is not NULL.
-// dresidual may be NULL or dinp, dinp may be inp.
+// Computes the parameters' gradients, if there are any, then dinp (N, IC) = dout weight + dresidual, if dinp is not
+// NULL. dresidual may be NULL or dinp; dinp may be inp.
 void linear_grads(const Linear *l, floatX *dinp, const floatX *dout, const floatX *inp, const floatX *dresidual, int N,
                   const Pass *pass);
 
@@ -71,7 +71,7 @@ typedef struct {
 Conv conv_create(Params *params, const char *name, int IC, int OC, int stride, int pad_before, int pad_after);
 void conv_apply(const Conv *c, floatX *out, const floatX *inp, const floatX *sample_bias, const floatX *residual, int H,
                 int W, const Pass *pass);
-// As linear_grads. dsample_bias (B, OC) may be NULL and comes with the parameters' gradients.
+// As linear_grads. dsample_bias (B, OC) may be NULL; it is computed only with the parameters' gradients.
 void conv_grads(const Conv *c, floatX *dinp, floatX *dsample_bias, const floatX *dout, const floatX *inp,
                 const floatX *dresidual, int H, int W, const Pass *pass);
 
@@ -84,9 +84,9 @@ typedef struct {
 } GroupNorm;
 
 GroupNorm groupnorm_create(Params *params, const char *name, int C, int G, float eps, bool silu);
-// Takes memory for mean and rstd.
+// Allocates mean and rstd.
 void groupnorm_apply(GroupNorm *g, floatX *out, const floatX *inp, int HW, const Pass *pass);
-// In backward, where the output was not saved: once more, into the same mean and rstd.
+// For backward: recomputes the output, which was not saved, and writes the same mean and rstd.
 void groupnorm_again(const GroupNorm *g, floatX *out, const floatX *inp, int HW, const Pass *pass);
 void groupnorm_grad(const GroupNorm *g, floatX *dinp, const floatX *dout, const floatX *inp, const floatX *dresidual,
                     int HW, const Pass *pass);

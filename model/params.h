@@ -1,15 +1,15 @@
 // Parameters of a model: one flat buffer of named, shaped slices. Gradients, master weights, moments and EMA are
 // buffers of the same shape, so that the optimizer is one launch, the norm one sum and a reduction one call.
 //
-// Slices stand in order of first use in forward; each group of slices starts at a multiple of 64 elements, the padding
-// is zero, and the total is a multiple of 64 * 256 elements so that up to 64 ranks get equal contiguous shards.
+// Slices are in order of first use in forward; each group of slices starts at a multiple of 64 elements, the padding is
+// zero, and the total is a multiple of 64 * 256 elements so that up to 64 ranks get equal contiguous shards.
 #pragma once
 #include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
 #include "kernels/runtime/device.h"
 
-// How a slice lies in memory, seen from PyTorch's shape.
+// A slice's memory layout, compared with PyTorch's.
 typedef enum {
     LAYOUT_PLAIN, // as in PyTorch
     LAYOUT_CONV   // PyTorch (OC, IC, K, K), here (OC, K, K, IC)
@@ -22,11 +22,11 @@ typedef struct {
     ParamLayout layout;
 } ParamSlice;
 
-// How backward tells, on its way, that the gradients from `first` to the end of the flat buffer will not change any
-// more: slices stand in order of first use in forward, so it finishes a growing suffix. Called in host order, when the
-// kernels are queued.
+// Backward's callback while it runs: the gradients from `first` to the end of the flat buffer are final. Slices are in
+// order of first use in forward, so backward finishes a growing suffix. It is called in host order, when the kernels
+// are queued.
 typedef struct {
-    void (*call)(void *data, const float *first); // NULL: nobody wants to know
+    void (*call)(void *data, const float *first); // NULL: no callback
     void *data;
 } GradsFinal;
 
@@ -39,15 +39,15 @@ typedef struct {
     GradsFinal grads_final;
 } Params;
 
-// Adds a slice and returns its offset. `packed` puts it directly behind the previous slice without padding (to_k behind
+// Adds a slice and returns its offset. `packed` puts it directly after the previous slice without padding (to_k after
 // to_q, ...): kernels read such a group as one matrix.
 size_t params_add(Params *params, ParamLayout layout, bool packed, int ndim, const int *shape, const char *format, ...)
     __attribute__((format(printf, 6, 7)));
 // Rounds the total up; no slice may be added afterwards.
 void params_finish(Params *params);
-// Device memory for the weights (zeroed), and for gradients if asked for.
+// Allocates device memory for the weights (zeroed), and for gradients if asked for.
 void params_alloc(Params *params, bool grads, Device *dev);
-void params_release(Params *params, Device *dev); // that memory; the slices stay
+void params_release(Params *params, Device *dev); // frees that memory; the slices remain
 void params_free(Params *params, Device *dev);
 
 // The slice of that name, or NULL.
@@ -68,7 +68,7 @@ void params_upload(Params *params, const float *flat, Device *dev);
 
 // An address for plan-only passes: never read, but not NULL, which has a meaning for kernels.
 #define PLAN_POINTER ((void *)(uintptr_t)256)
-// Between the two, a plan-only pass finds weights, and gradients if asked for, whether there is memory or not.
+// Between these two calls a plan-only pass sees weights, and gradients if asked for, even if no memory is allocated.
 typedef struct {
     floatX *weights;
     float *grads;
@@ -76,7 +76,7 @@ typedef struct {
 PlannedParams params_plan(Params *params, bool grads);
 void params_plan_end(Params *params, PlannedParams real);
 
-// For backward: the gradients from element `first` on are final.
+// For backward: reports that the gradients from element `first` on are final.
 static inline void params_grads_final(const Params *p, size_t first) {
     if (p->grads && p->grads_final.call) { p->grads_final.call(p->grads_final.data, p->grads + first); }
 }

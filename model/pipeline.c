@@ -69,18 +69,18 @@ static void open_text(Pipeline *p, bool grads, Device *dev) {
     free(tokens);
 }
 
-// Modules must agree on what they hand to each other.
+// Dies if the sizes that modules share differ.
 static void check_sizes(const Pipeline *p) {
     bool both = p->parts & PART_UNET && p->parts & PART_TEXT;
     if (both && p->unet.config.cross_attention_dim != p->clip.config.hidden_size) {
-        die("%s/unet/config.json: field \"cross_attention_dim\" is %d, the text encoder's \"hidden_size\" is %d",
+        die("%s/unet/config.json: field \"cross_attention_dim\" is %d, but the text encoder's \"hidden_size\" is %d",
             p->folder, p->unet.config.cross_attention_dim, p->clip.config.hidden_size);
     }
     int latents = p->parts & PART_VAE_ENCODER   ? p->vae_encoder.config.latent_channels
                   : p->parts & PART_VAE_DECODER ? p->vae_decoder.config.latent_channels
                                                 : p->unet.config.out_channels;
     if (p->parts & PART_UNET && p->unet.config.out_channels != latents) {
-        die("%s/unet/config.json: field \"out_channels\" is %d, the VAE's \"latent_channels\" is %d", p->folder,
+        die("%s/unet/config.json: field \"out_channels\" is %d, but the VAE's \"latent_channels\" is %d", p->folder,
             p->unet.config.out_channels, latents);
     }
 }
@@ -141,7 +141,7 @@ void weights_digest(const char *folder, char hex[65]) {
         free(path);
         return;
     }
-    Safetensors file = safetensors_open(path); // checks that all shards are there
+    Safetensors file = safetensors_open(path); // checks that all shards exist
     EVP_MD_CTX *context = EVP_MD_CTX_new();
     EVP_DigestInit_ex(context, EVP_sha256(), NULL);
     const char *last = NULL;
@@ -177,7 +177,7 @@ static void copy_file(const char *from, const char *to) {
     atomic_commit(&out);
 }
 
-// The file itself where `from` is a symbolic link (as in download caches); a copy where links cannot be made.
+// If `from` is a symbolic link (as in download caches), links its target. Copies if hard links are not possible.
 static void link_file(const char *from, const char *to) {
     unlink(to);
     if (linkat(AT_FDCWD, from, AT_FDCWD, to, AT_SYMLINK_FOLLOW) != 0) { copy_file(from, to); }
@@ -303,7 +303,7 @@ void pipeline_decode(Pipeline *p, Arena *arena, float *images, const float *late
 
 typedef void Coder(Pipeline *p, Arena *arena, float *out, const float *in, int B, int H, int W, Device *dev);
 
-// Runs the same calls on a plan-only device; the workspace that they need is reserved on (or noted in) `dev`.
+// Runs the same calls on a plan-only device. Reserves the workspace that they need on `dev`, or notes it in `dev`.
 static size_t plan_coder(Pipeline *p, Params *params, Coder *code, int B, int H, int W, Device *dev) {
     Device own = {.plan_only = true}, *plan = dev->plan_only ? dev : &own;
     PlannedParams real = params_plan(params, false);

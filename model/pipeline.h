@@ -7,7 +7,7 @@
 #include "model/unet.h"
 #include "model/vae.h"
 
-// Which parts to open; weights are loaded and put on the device.
+// Parts to open: their weights are loaded onto the device.
 enum {
     PART_UNET = 1,
     PART_VAE_ENCODER = 2,
@@ -28,32 +28,32 @@ typedef struct {
     int parts;
 } Pipeline;
 
-// Dies with a sentence if the folder, a file, a tensor or a field is missing or wrong. `grads`: also allocate gradients
+// Dies if the folder, a file, a tensor or a field is missing or wrong. `grads`: also allocate gradients
 // for these parts. PART_TEXT opens tokenizer and text encoder.
 Pipeline pipeline_open(const char *folder, int parts, int grads, Device *dev);
 void pipeline_close(Pipeline *pipeline, Device *dev);
 
 // Side of the pictures that a model directory was made for: the UNet's sample_size in pixels, else the VAE's. Dies if
-// neither config says.
+// neither config has one.
 int pipeline_resolution(const char *folder, const VAEConfig *vae);
 
-// Gives back the memory of the weights of parts that are not run any more; their configurations and the tokenizer stay.
+// Frees the weights of parts that are no longer run; their configurations and the tokenizer remain.
 void pipeline_release(Pipeline *pipeline, int parts, Device *dev);
 
-// SHA-256 of the VAE's weights file (of the sharded files' digests, if sharded): what latents depend on.
+// SHA-256 of the VAE's weights file (of the sharded files' digests, if sharded). Latents depend on it.
 void pipeline_vae_digest(const char *folder, char hex[65]);
 
-// The file that weights_read reads in `folder`, freshly allocated; dies if there is none.
+// The path of the file that weights_read reads in `folder`, to be freed; dies if there is none.
 char *weights_path(const char *folder);
-// The tensor of each slice (params->count, freshly allocated; under the names that weights_read understands); dies if
-// one is missing, has another shape, or if there is one that no slice takes.
+// The tensor of each slice (params->count, to be freed), found by the names that weights_read accepts. Dies if a tensor
+// is missing, has another shape, or belongs to no slice.
 const Tensor **weights_match(const Params *params, const Safetensors *file);
 // SHA-256 of that file; if it is an index, of the concatenated digests of the shards in the order of their names.
 void weights_digest(const char *folder, char hex[65]);
 
 // One module's weights: finds diffusion_pytorch_model.safetensors / model.safetensors, .fp16., or the sharded index in
-// `folder`, checks that every slice is there with its shape (old VAE attention names and missing "text_model." prefixes
-// are understood, position_ids is ignored) and fills the flat host array (params->total floats, padding zero).
+// `folder`, checks that every slice exists with its shape (old VAE attention names and missing "text_model." prefixes
+// are accepted, position_ids is ignored) and fills the flat host array (params->total floats, padding zero).
 void weights_read(const Params *params, const char *folder, float *flat);
 // Allocates weights (and gradients) on the device and fills the weights from `folder`.
 void weights_load(Params *params, const char *folder, bool grads, Device *dev);
@@ -74,11 +74,11 @@ void pipeline_index_write(const char *folder); // model_index.json: StableDiffus
 void pipeline_embed_texts(Pipeline *pipeline, const char *const *texts, int count, floatX *out, Device *dev);
 
 // Pixels to scaled latents (posterior mean times scaling factor) and back; images (B, H, W, 3) float in [-1, 1] and
-// latents (B, h, w, L) float, on the device. The arena must be large enough (pipeline_..._arena).
+// latents (B, h, w, L) float, on the device. The arena must be large enough (pipeline_..._bytes).
 void pipeline_encode(Pipeline *pipeline, Arena *arena, float *latents, const float *images, int B, int H, int W,
                      Device *dev);
 void pipeline_decode(Pipeline *pipeline, Arena *arena, float *images, const float *latents, int B, int h, int w,
                      Device *dev);
-// Bytes of arena that these need. The kernels' workspace is reserved on `dev`, or noted in it if it is a plan.
+// Arena bytes that these need. They reserve the kernels' workspace on `dev`, or note it in `dev` if it is plan-only.
 size_t pipeline_encode_bytes(Pipeline *pipeline, int B, int H, int W, Device *dev);
 size_t pipeline_decode_bytes(Pipeline *pipeline, int B, int h, int w, Device *dev);

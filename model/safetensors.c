@@ -18,7 +18,7 @@ struct SafetensorsMap {
     size_t data; // where the tensors' bytes begin
 };
 
-enum { LARGEST_HEADER = 100000000 }; // as the reference implementation has it
+enum { LARGEST_HEADER = 100000000 }; // as in the reference implementation
 
 static const struct {
     const char *name;
@@ -49,11 +49,11 @@ static yajl_val read_header(struct SafetensorsMap *map) {
     uint64_t length = 0;
     for (int i = 7; i >= 0; i--) { length = length << 8 | map->bytes[i]; }
     if (length > LARGEST_HEADER) {
-        die("%s: begins with a header length of %llu, so it is no safetensors file", map->path,
+        die("%s: begins with a header length of %llu, so it is not a safetensors file", map->path,
             (unsigned long long)length);
     }
     if (length > map->size - 8) {
-        die("%s: is cut off: its header should be %llu bytes long, the file has %zu after the length", map->path,
+        die("%s: is cut off: its header should be %llu bytes long, but only %zu bytes follow the length", map->path,
             (unsigned long long)length, map->size - 8);
     }
     char *text = xmalloc(length + 1), reason[256];
@@ -86,7 +86,7 @@ static void parse_shape(const struct SafetensorsMap *map, Tensor *tensor, yajl_v
     for (int i = 0; i < tensor->ndim; i++) {
         yajl_val side = YAJL_GET_ARRAY(value)->values[i];
         if (!YAJL_IS_INTEGER(side) || YAJL_GET_INTEGER(side) < 0) {
-            die("%s: tensor \"%s\" has a shape that is not made of whole numbers", map->path, tensor->name);
+            die("%s: tensor \"%s\" has a shape that is not made of non-negative integers", map->path, tensor->name);
         }
         tensor->shape[i] = YAJL_GET_INTEGER(side);
         if (__builtin_mul_overflow(tensor->count, tensor->shape[i], &tensor->count) || tensor->count > INT64_MAX / 8) {
@@ -95,13 +95,13 @@ static void parse_shape(const struct SafetensorsMap *map, Tensor *tensor, yajl_v
     }
 }
 
-// Checks that the tensor's bytes lie in the file and are as many as its shape asks for.
+// Checks that the tensor's bytes lie in the file, and that their number matches its shape.
 static void parse_offsets(const struct SafetensorsMap *map, Tensor *tensor, yajl_val entry) {
     yajl_val value = json_find(entry, "data_offsets");
     yajl_val *pair =
         value && YAJL_IS_ARRAY(value) && YAJL_GET_ARRAY(value)->len == 2 ? YAJL_GET_ARRAY(value)->values : NULL;
     if (!pair || !YAJL_IS_INTEGER(pair[0]) || !YAJL_IS_INTEGER(pair[1])) {
-        die("%s: tensor \"%s\" needs \"data_offsets\" of two whole numbers", map->path, tensor->name);
+        die("%s: tensor \"%s\" needs \"data_offsets\" of two integers", map->path, tensor->name);
     }
     long long begin = YAJL_GET_INTEGER(pair[0]), end = YAJL_GET_INTEGER(pair[1]);
     long long room = (long long)(map->size - map->data), expected = tensor->count * dtypes[tensor->dtype].size;
@@ -110,7 +110,7 @@ static void parse_offsets(const struct SafetensorsMap *map, Tensor *tensor, yajl
             map->path, tensor->name, begin, end, room);
     }
     if (end - begin != expected) {
-        die("%s: tensor \"%s\" has %lld bytes, its shape and dtype ask for %lld", map->path, tensor->name, end - begin,
+        die("%s: tensor \"%s\" has %lld bytes, but its shape and dtype need %lld", map->path, tensor->name, end - begin,
             expected);
     }
     tensor->data = map->bytes + map->data + begin;
@@ -137,7 +137,7 @@ static int by_name(const void *a, const void *b) {
     return strcmp(((const Tensor *)a)->name, ((const Tensor *)b)->name);
 }
 
-// The format wants every byte of data to belong to exactly one tensor.
+// The format requires that every byte of data belongs to exactly one tensor.
 static void check_coverage(const struct SafetensorsMap *map, Tensor *tensors, int count) {
     qsort(tensors, (size_t)count, sizeof *tensors, by_address);
     const unsigned char *reached = map->bytes + map->data;
@@ -146,12 +146,12 @@ static void check_coverage(const struct SafetensorsMap *map, Tensor *tensors, in
             die("%s: tensors \"%s\" and \"%s\" overlap", map->path, tensors[i - 1].name, tensors[i].name);
         }
         if ((const unsigned char *)tensors[i].data > reached) {
-            die("%s: there are bytes that belong to no tensor before \"%s\"", map->path, tensors[i].name);
+            die("%s: bytes before tensor \"%s\" belong to no tensor", map->path, tensors[i].name);
         }
         reached += tensor_bytes(&tensors[i]);
     }
     if (reached != map->bytes + map->size) {
-        die("%s: there are %zu bytes behind the last tensor", map->path, (size_t)(map->bytes + map->size - reached));
+        die("%s: there are %zu bytes after the last tensor", map->path, (size_t)(map->bytes + map->size - reached));
     }
 }
 
@@ -194,7 +194,7 @@ static bool has_map(const Safetensors *file, const char *path) {
 static void add_shards(Safetensors *file, const char *index_path) {
     Json index = json_read(index_path);
     yajl_val map = json_find(index.root, "weight_map");
-    if (!map || !YAJL_IS_OBJECT(map)) { die("%s: field \"weight_map\" is missing or no object", index_path); }
+    if (!map || !YAJL_IS_OBJECT(map)) { die("%s: field \"weight_map\" is missing or not an object", index_path); }
     const char *slash = strrchr(index_path, '/');
     int folder = slash ? (int)(slash + 1 - index_path) : 0;
     size_t entries = YAJL_GET_OBJECT(map)->len;
@@ -213,7 +213,7 @@ static void add_shards(Safetensors *file, const char *index_path) {
         const char *name = YAJL_GET_OBJECT(map)->keys[i];
         const Tensor *tensor = safetensors_find(file, name);
         if (!tensor || strcmp(tensor->path, shards[i]) != 0) {
-            die("%s: tensor \"%s\" should be in %s, where it is missing", index_path, name, shards[i]);
+            die("%s: tensor \"%s\" should be in %s, but is missing there", index_path, name, shards[i]);
         }
         free(shards[i]);
     }
@@ -264,14 +264,14 @@ const char *safetensors_next_file(const Safetensors *file, const char *last) {
     return next;
 }
 
-// The pages of a large tensor that was read would else count as this process's memory until the file is closed.
+// Drops the pages of a large tensor that was read: else they count as this process's memory until the file is closed.
 static void drop_pages(const unsigned char *data, size_t bytes) {
     const uintptr_t page = 4096;
     uintptr_t begin = ((uintptr_t)data + page - 1) / page * page, end = ((uintptr_t)data + bytes) / page * page;
     if (end > begin && end - begin >= 1 << 20) { madvise((void *)begin, end - begin, MADV_DONTNEED); }
 }
 
-// Data is not aligned in files with a header of odd length: elements are read by memcpy.
+// In files with a header of odd length data is not aligned: elements are read with memcpy.
 #define LOAD(type, i)                                                                                                  \
     ({                                                                                                                 \
         type value_;                                                                                                   \
@@ -343,7 +343,7 @@ typedef struct {
 struct SafetensorsWriter {
     AtomicFile file;
     Declared *tensors;
-    int count, current; // the tensor that comes next
+    int count, current; // the next tensor
     uint64_t written;   // bytes of data
     bool begun;         // the header is written
 };
@@ -438,7 +438,7 @@ void safetensors_write_floats(SafetensorsWriter *w, const float *data, int64_t c
         int64_t n = count < room ? count : room;
         if (n > 0 && dtype == DTYPE_F32) { safetensors_write(w, data, (size_t)n * sizeof *data); }
         if (n > 0 && dtype != DTYPE_F32) { write_sixteen_bits(w, dtype, data, n); }
-        if (n == 0) { safetensors_write(w, NULL, 0); } // an empty tensor: on to the next
+        if (n == 0) { safetensors_write(w, NULL, 0); } // an empty tensor: go to the next
         data += n;
         count -= n;
     }

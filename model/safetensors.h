@@ -1,5 +1,5 @@
 // Files of named tensors: https://github.com/huggingface/safetensors (8-byte header length, JSON header, raw bytes).
-// Reading maps the file; single files and sharded ones with an index (model.safetensors.index.json).
+// Reading maps the file. A model may be one file, or shards with an index (model.safetensors.index.json).
 #pragma once
 #include <stdbool.h>
 #include <stddef.h>
@@ -27,7 +27,7 @@ typedef struct {
     int64_t shape[TENSOR_MAX_DIMS];
     int64_t count;    // elements
     const void *data; // in the mapped file
-    const char *path; // the file it lies in
+    const char *path; // of its file
 } Tensor;
 
 typedef struct {
@@ -39,23 +39,23 @@ typedef struct {
 } Safetensors;
 
 // Opens a .safetensors file, or all the shards that a ....safetensors.index.json names. Every header is checked against
-// the file's length: overlapping, out-of-range, wrongly sized or unknown entries die with file and tensor.
+// the file's length: overlapping, out-of-range, wrongly sized or unknown entries are errors that name file and tensor.
 Safetensors safetensors_open(const char *path);
 void safetensors_close(Safetensors *file);
 const Tensor *safetensors_find(const Safetensors *file, const char *name); // NULL if missing
-// The next of the mapped files' paths in the order of their names, after `last` (NULL: the first); NULL at the end.
+// The path of the next mapped file after `last` (NULL: the first), in the order of their names; NULL at the end.
 const char *safetensors_next_file(const Safetensors *file, const char *last);
-// Elements [first, first + count) converted to float (any float type) or int64 (any integer type); another type dies.
+// Elements [first, first + count) converted to float (any float type) or int64 (any integer type). Die on other types.
 void tensor_to_float(const Tensor *tensor, int64_t first, int64_t count, float *out);
 void tensor_to_int64(const Tensor *tensor, int64_t first, int64_t count, int64_t *out);
 
-// A file being written: declare all tensors, then write their data in the declared order, then finish. Appears under
-// its name only when complete (temporary name, fsync, rename).
+// A file being written: declare all tensors, then write their data in the declared order, then finish. It gets its name
+// only when complete (temporary name, fsync, rename).
 typedef struct SafetensorsWriter SafetensorsWriter;
 SafetensorsWriter *safetensors_writer(const char *path);
 void safetensors_declare(SafetensorsWriter *w, const char *name, DType dtype, int ndim, const int64_t *shape);
-// Next data, in order, whole tensors or pieces; `bytes` in the declared type.
+// Writes the next data, in order, as whole tensors or pieces; `bytes` in the declared type.
 void safetensors_write(SafetensorsWriter *w, const void *data, size_t bytes);
-// Next `count` floats converted (util/half.h) to the declared type (F32, F16, BF16) of the tensor they belong to.
+// Converts the next `count` floats (util/half.h) to their tensor's declared type (F32, F16, BF16) and writes them.
 void safetensors_write_floats(SafetensorsWriter *w, const float *data, int64_t count);
 void safetensors_finish(SafetensorsWriter *w);

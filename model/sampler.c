@@ -17,7 +17,7 @@ static void predict(Sampler *s, const floatX *context, int n, Device *dev) {
 
 static size_t larger(size_t a, size_t b) { return a > b ? a : b; }
 
-// The arena's size: the largest of what the three models need, measured without running them.
+// The arena's size: the largest need of the three models, measured without running them.
 static size_t arena_bytes(Sampler s, Device *dev) {
     Device plan = *dev;
     plan.plan_only = true;
@@ -38,8 +38,8 @@ static Sampler sampler_shape(Pipeline *p, int B, int h, int w) {
     s.T = tokenizer_length(p->tokenizer);
     s.f = vae_factor(&p->vae_decoder.config);
     if (p->unet.config.in_channels != 2 * s.L) {
-        die("%s/unet/config.json: in_channels is %d: expected %d, twice the latent's channels (see `cocogold init "
-            "--from`)",
+        die("%s/unet/config.json: field \"in_channels\" is %d, expected %d, twice the latent's channels (see `cocogold "
+            "init --from`)",
             p->folder, p->unet.config.in_channels, 2 * s.L);
     }
     return s;
@@ -80,7 +80,7 @@ void sampler_destroy(Sampler *s, Device *dev) {
 }
 
 static void set_timestep(Sampler *s, int t, int n, Device *dev) {
-    device_sync(dev); // the last copy has read host_timesteps
+    device_sync(dev); // until the last copy has read host_timesteps
     for (int i = 0; i < n; i++) { s->host_timesteps[i] = (float)t; }
     device_copy(dev, s->timesteps, s->host_timesteps, (size_t)n * sizeof(float), false);
 }
@@ -105,7 +105,7 @@ static void denoise(Sampler *s, const float *image_latent, const floatX *context
     free(timesteps);
 }
 
-// A row of noise that depends on (seed, id, member) alone, whatever the batch.
+// A row of noise. It depends only on (seed, id, member), not on the batch.
 static void noise_row(Sampler *s, float *row, uint64_t id, int member, uint64_t seed, Device *dev) {
     StepScalars scalars = {.seed = seed, .first_sample = id, .step = (uint32_t)member};
     StepScalars *on_device = device_alloc(dev, sizeof scalars);

@@ -3,7 +3,7 @@
 #pragma once
 #include "model/pipeline.h"
 
-// Everything that sampling needs in memory, for a fixed largest batch and size; made once, used for many batches.
+// The memory of sampling for a largest batch and a fixed size; made once and used for many batches.
 typedef struct {
     Pipeline *pipeline;
     Arena arena;
@@ -15,27 +15,27 @@ typedef struct {
     float *host_timesteps;                             // (B) pinned
 } Sampler;
 
-// The pipeline has PART_UNET, PART_VAE_DECODER, PART_TEXT and PART_SCHEDULE open, for sampler_encode PART_VAE_ENCODER
-// too. Dies if the UNet does not take twice the latent's channels.
+// The pipeline must have PART_UNET, PART_VAE_DECODER, PART_TEXT and PART_SCHEDULE open, and PART_VAE_ENCODER for
+// sampler_encode. Dies if the UNet does not take twice the latent's channels.
 Sampler sampler_create(Pipeline *pipeline, int B, int h, int w, Device *dev);
 void sampler_destroy(Sampler *sampler, Device *dev);
-// Bytes of device memory that sampler_create will take.
+// Bytes of device memory that sampler_create takes.
 size_t sampler_bytes(Pipeline *pipeline, int B, int h, int w, Device *dev);
 
 // Predicted clean latents, left in sampler->latent: n <= B samples. image_latent (n, h, w, L) on the host, scaled;
-// context (n, T, C) floatX on the device; sample_ids (n): noise of sample i is a function of (seed, sample_ids[i])
-// alone (stream PHILOX_INFERENCE, step 0).
+// context (n, T, C) floatX on the device; sample_ids (n): noise of sample i depends only on (seed, sample_ids[i])
+// (stream PHILOX_INFERENCE, step 0).
 void sampler_run(Sampler *sampler, const float *image_latent, const floatX *context, const uint64_t *sample_ids, int n,
                  int steps, uint64_t seed, Device *dev);
-// Decoded predictions (n, h f, w f, 3) in [0, 1] on the host, averaged over `members` draws of the noise; member m's
-// noise is a function of (seed, sample_ids[i], m), and member 0's is sampler_run's.
+// Decoded predictions (n, h f, w f, 3) in [0, 1] on the host, averaged over `members` draws of the noise. Member m's
+// noise depends only on (seed, sample_ids[i], m); member 0 has sampler_run's.
 void sampler_ensemble(Sampler *sampler, float *predictions, const float *image_latent, const floatX *context,
                       const uint64_t *sample_ids, int n, int steps, int members, uint64_t seed, Device *dev);
-// noise (h, w, L) on the host: what sampler_run starts from for that id.
+// noise (h, w, L) on the host: sampler_run's start for that id.
 void sampler_noise(Sampler *sampler, float *noise, uint64_t sample_id, uint64_t seed, Device *dev);
 // Decodes sampler->latent (n) to pictures (n, h f, w f, 3) in [0, 1] on the host.
 void sampler_decode(Sampler *sampler, float *pictures, int n, Device *dev);
-// Decodes given latents (n, h, w, L) on the host; sampler->latent is lost.
+// Decodes given latents (n, h, w, L) on the host; overwrites sampler->latent.
 void sampler_decode_latents(Sampler *sampler, float *pictures, const float *latents, int n, Device *dev);
 // Latents (n, h, w, L) on the host, scaled, of pictures (n, h f, w f, 3) in [-1, 1] on the host.
 void sampler_encode(Sampler *sampler, float *latents, const float *pictures, int n, Device *dev);

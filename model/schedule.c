@@ -4,8 +4,8 @@
 #include <math.h>
 #include <stdlib.h>
 
-// betas (T): from beta_start to beta_end, equally spaced, or their square roots are ("scaled_linear", Rombach et al.).
-// In float and from both ends towards the middle, which gives torch.linspace's bits.
+// betas (T), equally spaced from beta_start to beta_end; with "scaled_linear" (Rombach et al.) their square roots are.
+// Computed in float from both ends towards the middle, which gives torch.linspace's bits.
 static void fill_betas(const ScheduleConfig *c, float *betas) {
     int T = c->num_train_timesteps;
     float first = (float)(c->scaled_linear ? sqrt(c->beta_start) : c->beta_start);
@@ -26,7 +26,7 @@ static void cumulative_product(float *out, const float *betas, int T) {
 }
 
 // Lin et al. 2023, "Common diffusion noise schedules and sample steps are flawed", algorithm 1: sqrt(abar) is shifted
-// and scaled so that the last one is 0 and the first stays. Goes back to betas in between as diffusers does.
+// and scaled so that the last one is 0 and the first stays. Converts to betas in between, as diffusers does.
 static void rescale_zero_snr(float *betas, float *alphas_cumprod, int T) {
     float first = sqrtf(alphas_cumprod[0]), last = sqrtf(alphas_cumprod[T - 1]), before = 1;
     for (int t = 0; t < T; t++) {
@@ -42,7 +42,7 @@ Schedule schedule_create(const ScheduleConfig *config) {
     Schedule s = {.config = *config, .T = config->num_train_timesteps};
     if (config->rescale_betas_zero_snr && config->prediction == PREDICT_EPSILON) {
         die("scheduler: prediction_type \"epsilon\" cannot be used with rescale_betas_zero_snr: at the last timestep "
-            "the noise says nothing of the picture (expected v_prediction or sample)");
+            "the noise says nothing about the picture (expected v_prediction or sample)");
     }
     float *betas = xmalloc((size_t)s.T * sizeof *betas);
     s.alphas_cumprod = xmalloc((size_t)s.T * sizeof *s.alphas_cumprod);
@@ -78,7 +78,7 @@ void schedule_timesteps(const Schedule *schedule, int steps, int *timesteps) {
         }
     }
     if (timesteps[0] >= T) {
-        die("%d sampling steps begin at timestep %d (steps_offset %d, spacing \"leading\"), the last one is %d", steps,
+        die("%d sampling steps begin at timestep %d (steps_offset %d, spacing \"leading\"), but the last is %d", steps,
             timesteps[0], offset, T - 1);
     }
 }

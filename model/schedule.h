@@ -9,7 +9,7 @@ typedef struct {
     float final_alpha_cumprod; // "previous" of the last step: 1 with set_alpha_to_one, else alphas_cumprod[0]
 } Schedule;
 
-// Dies with a sentence if epsilon prediction meets a last alpha of zero.
+// Dies if the model predicts epsilon and the last alpha is zero.
 Schedule schedule_create(const ScheduleConfig *config);
 void schedule_free(Schedule *schedule);
 

@@ -26,7 +26,7 @@ typedef struct {
 typedef struct {
     char *content; // after normalisation where `normalized`
     int id;
-    bool normalized; // looked for in the normalised text, else in the text as given
+    bool normalized; // searched for in the normalised text, else in the original text
     int forms;       // how it was given: a sum of FORM_...
 } Added;
 enum { FORM_STRING = 1, FORM_OBJECT = 2, FORM_LISTED = 3 };
@@ -66,7 +66,7 @@ static int find_token(const Tokenizer *t, const char *text) {
 
 static void read_vocab(Tokenizer *t, yajl_val vocab) {
     if (!vocab || !YAJL_IS_OBJECT(vocab) || YAJL_GET_OBJECT(vocab)->len == 0) {
-        die("%s: there is no vocabulary, expected an object of tokens and ids", t->path);
+        die("%s: the vocabulary is missing, expected an object of tokens and ids", t->path);
     }
     t->vocab_count = (int)YAJL_GET_OBJECT(vocab)->len;
     t->vocab = xmalloc((size_t)t->vocab_count * sizeof *t->vocab);
@@ -74,7 +74,7 @@ static void read_vocab(Tokenizer *t, yajl_val vocab) {
         yajl_val id = YAJL_GET_OBJECT(vocab)->values[i];
         const char *text = YAJL_GET_OBJECT(vocab)->keys[i];
         if (!YAJL_IS_INTEGER(id) || YAJL_GET_INTEGER(id) < 0 || YAJL_GET_INTEGER(id) > 1 << 24) {
-            die("%s: the id of token \"%s\" is not a whole number from 0", t->path, text);
+            die("%s: the id of token \"%s\" is not a non-negative integer", t->path, text);
         }
         t->vocab[i] = (Entry){text, (int)YAJL_GET_INTEGER(id)};
         if (t->vocab[i].id >= t->vocab_size) { t->vocab_size = t->vocab[i].id + 1; }
@@ -94,7 +94,7 @@ static void add_merge(Tokenizer *t, const char *path, int rank, const char *left
     t->merge_count = rank + 1;
 }
 
-// Sorted by pair; of a pair that is listed twice the later rank counts, as in the reference.
+// Sorts by pair. If a pair is listed twice, the later rank counts, as in the reference.
 static void sort_merges(Tokenizer *t) {
     if (t->merge_count == 0) { return; }
     qsort(t->merges, (size_t)t->merge_count, sizeof *t->merges, by_pair);
@@ -108,7 +108,7 @@ static void sort_merges(Tokenizer *t) {
     t->merge_count = kept;
 }
 
-// "left right", cut in place; dies if it is not two words.
+// Splits "left right" in place and returns "right"; dies if it is not two words.
 static char *cut_pair(char *line, const char *path, int rank) {
     char *space = strchr(line, ' ');
     if (!space || space == line || !space[1] || strchr(space + 1, ' ')) {
@@ -135,7 +135,7 @@ static void read_merges_text(Tokenizer *t, const char *path) {
 
 // ["a b", ...] or, newer, [["a", "b"], ...]
 static void read_merges_json(Tokenizer *t, yajl_val list) {
-    if (!list || !YAJL_IS_ARRAY(list)) { die("%s: field \"model.merges\" is missing or no list", t->path); }
+    if (!list || !YAJL_IS_ARRAY(list)) { die("%s: field \"model.merges\" is missing or not a list", t->path); }
     for (int i = 0; i < (int)YAJL_GET_ARRAY(list)->len; i++) {
         yajl_val entry = YAJL_GET_ARRAY(list)->values[i];
         if (YAJL_IS_STRING(entry)) {
@@ -153,7 +153,7 @@ static void read_merges_json(Tokenizer *t, yajl_val list) {
     }
 }
 
-// GPT-2's printable stand-in for a byte, as UTF-8: printable Latin-1 stands for itself, the others follow from U+0100.
+// GPT-2's printable symbol for a byte, in UTF-8: printable Latin-1 stays the same, the others are from U+0100 on.
 static void byte_symbol(int byte, char *out) {
     int code = 0, others = 0;
     for (int b = 0; b <= byte; b++) {
@@ -177,7 +177,7 @@ static void find_bytes(Tokenizer *t) {
 
 // ---- Normalisation -------------------------------------------------------------------------------------------------
 
-// Unicode's White_Space, the same in the pattern below.
+// Unicode's White_Space. SPACE has the same characters.
 static bool is_space(utf8proc_int32_t c) {
     return (c >= 9 && c <= 13) || c == 0x20 || c == 0x85 || c == 0xa0 || c == 0x1680 || (c >= 0x2000 && c <= 0x200a) ||
            c == 0x2028 || c == 0x2029 || c == 0x202f || c == 0x205f || c == 0x3000;
@@ -185,13 +185,13 @@ static bool is_space(utf8proc_int32_t c) {
 #define SPACE                                                                                                          \
     "\\x{9}-\\x{d}\\x{20}\\x{85}\\x{a0}\\x{1680}\\x{2000}-\\x{200a}\\x{2028}\\x{2029}\\x{202f}\\x{205f}\\x{3000}"
 
-// Freshly allocated.
+// The result is to be freed.
 static char *normalise(const char *text, size_t length) {
     utf8proc_uint8_t *composed = NULL;
     utf8proc_ssize_t n = utf8proc_map((const utf8proc_uint8_t *)text, (utf8proc_ssize_t)length, &composed,
                                       UTF8PROC_STABLE | UTF8PROC_COMPOSE);
     if (n < 0) { die("the text \"%.*s\" is not valid UTF-8", (int)length, text); }
-    char *out = xmalloc((size_t)n * 2 + 8), *end = out; // lower case is at most 3 bytes where it was 2
+    char *out = xmalloc((size_t)n * 2 + 8), *end = out; // at worst 2 bytes become 3 in lower case
     for (utf8proc_ssize_t i = 0; i < n;) {
         utf8proc_int32_t c;
         i += utf8proc_iterate(composed + i, n - i, &c);
@@ -227,7 +227,7 @@ static void add_token(Tokenizer *t, const char *content, int id, bool normalized
     t->added[t->added_count++] = (Added){xstrdup(content), id, normalized, FORM_LISTED};
 }
 
-// {"content": "...", "normalized": ...}; tokens that swallow white space or want word borders are refused.
+// {"content": "...", "normalized": ...}; dies if the token strips white space or needs word borders.
 static const char *read_added(const char *path, yajl_val token, bool *normalized) {
     static const char *const off[] = {"lstrip", "rstrip", "single_word"};
     yajl_val content = json_find(token, "content"), special = json_find(token, "special"),
@@ -263,7 +263,7 @@ static void read_added_list(Tokenizer *t, const char *path, yajl_val list) {
     }
 }
 
-// added_tokens.json, before all tokens stood in tokenizer_config.json: {"<token>": 49408, ...}
+// added_tokens.json, used before tokenizer_config.json listed all tokens: {"<token>": 49408, ...}
 static void read_added_file(Tokenizer *t, const char *folder) {
     char *path = xprintf("%s/added_tokens.json", folder);
     if (file_exists(path)) {
@@ -285,8 +285,8 @@ typedef struct {
     bool object[SPECIALS], normalized[SPECIALS];
 } SpecialFlags;
 
-// A special token that no list holds. The same token may be given as an object and, for another purpose, as a string
-// (Stable Diffusion 1: eos_token and pad_token): transformers adds it twice then, and the second time counts.
+// Adds a special token that is in no list. The same token may be given as an object and, for another purpose, as a
+// string (Stable Diffusion 1: eos_token and pad_token): transformers then adds it twice, and the second one counts.
 static void add_special(Tokenizer *t, const char *content, const SpecialFlags *flags, int s) {
     int form = flags->object[s] ? FORM_OBJECT : FORM_STRING;
     Added *token = find_added(t, content);
@@ -299,7 +299,7 @@ static void add_special(Tokenizer *t, const char *content, const SpecialFlags *f
     }
 }
 
-// The special tokens that a file names, as strings or objects.
+// Reads the special tokens that a file names, as strings or objects.
 static void read_specials(Tokenizer *t, const Json *json, SpecialFlags *flags) {
     for (int s = 0; s < SPECIALS; s++) {
         yajl_val value = json_find(json->root, special_fields[s]);
@@ -332,15 +332,15 @@ static void refuse_sides(const Json *config) {
 
 static int read_length(const Json *config) {
     double length = json_number(config, "model_max_length", 77);
-    if (length > 1e6) { length = 77; } // "no limit" is written as 1e30: CLIP's own limit
+    if (length > 1e6) { length = 77; } // "no limit" is written as 1e30: take CLIP's limit
     if (length < 3 || length != (int)length) {
-        die("%s: field \"model_max_length\" is %g, expected a whole number from 3", config->path, length);
+        die("%s: field \"model_max_length\" is %g, expected an integer of at least 3", config->path, length);
     }
     return (int)length;
 }
 
-// In transformers' order: tokenizer_config.json, and if it does not list added tokens, special_tokens_map.json above
-// it, added_tokens.json and tokenizer.json's list.
+// Reads in transformers' order: tokenizer_config.json; if it does not list added tokens, also special_tokens_map.json,
+// which takes precedence, then tokenizer.json's list and added_tokens.json.
 static void read_settings(Tokenizer *t, const char *folder, bool whole_file) {
     char *config_path = xprintf("%s/tokenizer_config.json", folder);
     char *map_path = xprintf("%s/special_tokens_map.json", folder);
@@ -375,7 +375,7 @@ static void read_settings(Tokenizer *t, const char *folder, bool whole_file) {
     free(map_path);
 }
 
-// Ids of the special tokens; patterns of tokens that are looked for in normalised text.
+// Sets the ids of the special tokens, and normalises the tokens that are searched for in normalised text.
 static void settle_specials(Tokenizer *t, int words) {
     for (int s = 0; s < SPECIALS; s++) {
         const Added *token = find_added(t, t->special_names[s]);
@@ -469,7 +469,7 @@ static int rank_of(const Tokenizer *t, const int *symbols, int i, int n) {
     return m ? m->rank : INT_MAX;
 }
 
-// Merges the pair that was learned first, the leftmost of equals, until none is left.
+// Merges the pair that was learned first (the leftmost among equals) until no pair is left.
 static void encode_word(const Tokenizer *t, const char *bytes, int n, Ids *out) {
     int *symbols = xmalloc((size_t)n * 2 * sizeof *symbols), *ranks = symbols + n;
     for (int i = 0; i < n; i++) {
@@ -500,7 +500,7 @@ static void encode_words(const Tokenizer *t, const char *text, size_t length, Id
         const char *word = text + span[0];
         int n = (int)(span[1] - span[0]);
         if (n > 4 && strncmp(word, "<|", 2) == 0 && word[n - 1] == '>' && word[2] >= 'a' && word[2] <= 'z') {
-            // a special token's name as plain text: the byte-level step's own pattern cuts it once more
+            // a special token's name as plain text: the byte-level step's own pattern splits it again
             encode_word(t, word, 2, out);
             encode_word(t, word + 2, n - 4, out);
             encode_word(t, word + n - 2, 2, out);
@@ -511,7 +511,7 @@ static void encode_words(const Tokenizer *t, const char *text, size_t length, Id
     pcre2_match_data_free(match);
 }
 
-// The longest added token that the text begins with.
+// The longest added token at the beginning of the text.
 static const Added *match_added(const Tokenizer *t, const char *text, size_t length, bool normalized) {
     const Added *best = NULL;
     size_t best_length = 0;
@@ -538,7 +538,7 @@ static void encode_between(const Tokenizer *t, const char *text, size_t length, 
     }
 }
 
-// Added tokens and the text between them: first in the text as given, then in each normalised piece of it.
+// Encodes added tokens and the text between them: first in the original text, then in each normalised piece of it.
 static void encode_span(const Tokenizer *t, const char *text, size_t length, bool normalized, Ids *out) {
     size_t start = 0;
     for (size_t i = 0; i < length;) {

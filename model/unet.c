@@ -6,22 +6,22 @@
 
 typedef enum { PATH_DOWN, PATH_MID, PATH_UP } Path;
 
-// A resnet, in cross-attention blocks a transformer behind it, and at the end of a block a change of resolution.
+// A resnet, followed by a transformer in cross-attention blocks, and by a change of resolution at the end of a block.
 typedef struct {
-    Path path; // down: what it writes becomes skips; up: its resnet reads stream and skip side by side
+    Path path; // down: its outputs become skips; up: its resnet reads stream and skip, concatenated
     Resnet resnet;
     Transformer transformer;
     Conv resample; // down: stride 2; up: after nearest upsampling
     bool has_transformer, has_resample;
-    int IC, OC; // of the resnet, in the up path with the skip's channels
+    int IC, OC; // of the resnet; in the up path IC includes the skip's channels
 
-    // The forward that backward belongs to.
+    // Set by forward, for backward.
     int H, W;
-    const floatX *inp, *hidden, *out; // the stream before the layer, behind the resnet, before the resampling
-    ArenaMark mark, resample_mark;    // the arena before both
+    const floatX *inp, *hidden, *out; // the stream before the layer, after the resnet, before the resampling
+    ArenaMark mark, resample_mark;    // the arena before the layer and before its resampling
 } Layer;
 
-// An output of the down path, consumed a second time by the up path.
+// An output of the down path, which the up path reads again.
 typedef struct {
     floatX *data, *grad; // (B, H, W, C)
     int H, W, C;
@@ -34,10 +34,10 @@ struct UNetLayers {
     Head head;
     Layer *layers; // in the order of forward: down_blocks, mid_block, up_blocks
     int count;
-    Skip *skips; // conv_in's output, then what each down layer and each of its resamplings writes
+    Skip *skips; // conv_in's output, then the outputs of all down layers and their resamplings
     int skip_count, skip_capacity;
 
-    // The forward that backward belongs to.
+    // Set by forward, for backward.
     Pass pass;
     int H, W;
     ArenaMark mark;
@@ -47,7 +47,7 @@ struct UNetLayers {
 
 // ---- Construction --------------------------------------------------------------------------------------------------
 
-// Where the next layer comes: how many channels the stream has there, and the skips so far.
+// The state of construction: channels of the stream before the next layer, and of the skips so far.
 typedef struct {
     const UNetConfig *config;
     Params *params;
@@ -176,7 +176,7 @@ static floatX *save_skip(const Pass *pass, size_t layer, Shape shape) {
     return save_tensor(&always, layer, "out", shape);
 }
 
-// Upsampling goes to the size of the next block's skips, which is not twice this one's where a side was odd.
+// Upsamples to the size of the next block's skips, which is not twice this size if a side was odd.
 static floatX *resample_forward(UNetLayers *u, Layer *l, const floatX *stream, const Pass *pass) {
     const Skip *skip = &u->skips[u->skip_count - 1];
     bool down = l->path == PATH_DOWN;
@@ -190,14 +190,14 @@ static floatX *resample_forward(UNetLayers *u, Layer *l, const floatX *stream, c
         skip_push(u, out, H, W, l->OC, l->resample_mark);
         return out;
     }
-    // The next block goes over the same memory.
+    // The next block uses the same memory.
     floatX *out = pass->save ? NULL : arena_push(pass->arena, pixels(pass, H, W) * (l[1].OC > l->OC ? l[1].OC : l->OC));
     out = next_tensor(pass, out, l->resample.weight, shape);
     upsample_forward(&l->resample, out, stream, l->H, l->W, H, W, pass);
     return out;
 }
 
-// Returns the stream behind the layer. Up path: the copy of stream and skip side by side is not saved, backward makes
+// Returns the stream after the layer. In the up path the concatenation of stream and skip is not saved; backward makes
 // it again.
 static floatX *layer_forward(UNetLayers *u, Layer *l, floatX *stream, const Pass *pass) {
     const Skip *skip = &u->skips[u->skip_count - 1];
@@ -206,7 +206,7 @@ static floatX *layer_forward(UNetLayers *u, Layer *l, floatX *stream, const Pass
     Shape shape = SHAPE(pass->B, H, W, l->OC);
     l->mark = arena_mark(pass->arena);
     l->inp = stream;
-    floatX *hidden = stream; // the middle and the way up go over the stream if nothing is saved, but not over a skip
+    floatX *hidden = stream; // if nothing is saved, mid block and up path overwrite the stream, but never a skip
     if (l->path == PATH_DOWN) {
         hidden = save_skip(pass, conv2, shape);
     } else if (pass->save || stream == skip->data) {
@@ -261,16 +261,16 @@ void unet_forward(UNet *unet, Arena *arena, floatX *out, const floatX *sample, c
     forward_done(pass, u->mark);
 }
 
-// ---- Backward: the same list from bottom to top. `d` is the gradient of the stream, updated in place where its shape
-// stays. What a layer saved is given back as soon as its gradients are done.
+// ---- Backward: the same list from bottom to top. `d` is the gradient of the stream, updated in place if its shape
+// does not change. What a layer saved is freed as soon as its gradients are done.
 
-// Adds what the up path sent to the last skip: d is its gradient so far.
+// Adds the up path's gradient of the last skip to d, its gradient so far.
 static void skip_merge(UNetLayers *u, floatX *d, const Pass *pass) {
     const Skip *skip = &u->skips[u->skip_count - 1];
     add_forward(d, d, skip->grad, pixels(pass, skip->H, skip->W) * skip->C, pass->dev);
 }
 
-// Returns the gradient of what was resampled, in the down path together with what the up path sent to it.
+// Returns the gradient of the resampling's input; in the down path it includes the up path's gradient of that skip.
 static floatX *resample_backward(UNetLayers *u, Layer *l, floatX *d, Pass *pass) {
     const Skip *last = &u->skips[u->skip_count - 1];
     floatX *dinp;
@@ -287,7 +287,7 @@ static floatX *resample_backward(UNetLayers *u, Layer *l, floatX *d, Pass *pass)
     return dinp;
 }
 
-// Returns the gradient of the layer's input as far as it comes from the layer.
+// Returns the layer's part of the gradient of its input.
 static floatX *layer_backward(UNetLayers *u, Layer *l, floatX *d, Pass *pass) {
     size_t N = pixels(pass, l->H, l->W);
     if (l->has_resample) {

@@ -26,17 +26,17 @@ UNet unet_create(const UNetConfig *config);
 void unet_destroy(UNet *unet, Device *dev);
 
 // out (B, H, W, out_channels) from sample (B, H, W, in_channels), timesteps (B) float, context (B, T, cross_dim); all
-// on the device. H and W are free. With `save`, what backward needs stays in the arena (from arena->bottom on) until
-// the caller releases it; else everything is released. `out` may be allocated from the arena by the caller before.
+// on the device. H and W are arbitrary. With `save`, what backward needs stays in the arena (from arena->bottom on)
+// until the caller releases it; else everything is released. The caller may have allocated `out` from the arena.
 void unet_forward(UNet *unet, Arena *arena, floatX *out, const floatX *sample, const float *timesteps,
                   const floatX *context, int B, int H, int W, int T, bool save, Device *dev);
 // After a forward with `save` of the same tensors. Parameter gradients go to params.grads (beta 0 or 1), if there are
-// any. dsample and dcontext may be NULL. dout is not changed. What forward kept is given back on the way, down to where
-// the arena's bottom was before forward: between the two, allocate with arena_push only.
+// any. dsample and dcontext may be NULL. dout is not changed. Backward frees what forward kept, down to the arena's
+// bottom before forward: between the two, allocate only with arena_push.
 void unet_backward(UNet *unet, Arena *arena, floatX *dsample, floatX *dcontext, const floatX *dout, float beta,
                    Device *dev);
 
-// Bytes of the arena that a forward, and with `train` a backward, of this shape needs, at the recompute level that is
-// set. `plan` is a plan-only device: it gets the trace (scopes "forward" and "backward") and the workspace's size.
-// Needs no memory for weights. Not between a forward and its backward.
+// Arena bytes that a forward, and with `train` a backward, of this shape needs at the current recompute level. `plan`
+// is a plan-only device: it gets the trace (scopes "forward" and "backward") and the workspace's size. Needs no memory
+// for weights. Do not call it between a forward and its backward.
 size_t unet_plan(UNet *unet, int B, int H, int W, int T, bool train, Device *plan);

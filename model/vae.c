@@ -6,8 +6,8 @@
 
 static const float NORM_EPS = 1e-6f; // of every norm
 
-// A resnet, in the middle attention of one head over all channels behind the first one (UNetMidBlock2D), and at the end
-// of a block a change of resolution.
+// A resnet. Attention with one head over all channels follows the mid block's first one (UNetMidBlock2D); a change of
+// resolution follows the last one of a block.
 typedef struct {
     Resnet resnet;
     GroupNorm norm;
@@ -16,9 +16,9 @@ typedef struct {
     bool has_attention, has_resample;
     int IC, OC;
 
-    // The forward that backward belongs to.
+    // Set by forward, for backward.
     int H, W;
-    const floatX *inp, *hidden, *out; // before the resnet, behind it, before the resampling
+    const floatX *inp, *hidden, *out; // before the resnet, after it, before the resampling
     ArenaMark mark, resample_mark;    // the arena before the layer and before its resampling
 } Layer;
 
@@ -28,9 +28,9 @@ struct VAELayers {
     int count;
     Head head;
     bool has_quant;
-    Linear quant; // quant_conv behind the encoder, post_quant_conv before the decoder
+    Linear quant; // quant_conv after the encoder, post_quant_conv before the decoder
 
-    // The forward that backward belongs to.
+    // Set by forward, for backward.
     Pass pass;
     int H, W; // of conv_in
     ArenaMark mark;
@@ -85,8 +85,8 @@ static void attention_add(Layer *l, floatX *out, const floatX *inp, const Pass *
     arena_release_top(pass->arena, mark);
 }
 
-// Returns the stream behind the layer, H and W as they are there. Where nothing is saved, the output goes over the
-// input if its shape is the same.
+// Returns the stream after the layer, and sets H and W to its size. If nothing is saved, the output overwrites an input
+// of the same shape.
 static floatX *layer_forward(Layer *l, floatX *stream, int *H, int *W, const Pass *pass) {
     l->mark = arena_mark(pass->arena);
     l->inp = stream, l->H = *H, l->W = *W;
@@ -136,7 +136,7 @@ static void attention_backward_add(const Layer *l, floatX *d, Pass *pass) {
     arena_release_top(pass->arena, mark);
 }
 
-// d is the gradient of the stream, updated in place where its shape stays.
+// d is the gradient of the stream, updated in place if its shape does not change.
 static floatX *layer_backward(Layer *l, floatX *d, Pass *pass) {
     if (l->has_resample) { d = resample_backward(l, d, pass); }
     if (l->has_attention) { attention_backward_add(l, d, pass); }
@@ -218,7 +218,7 @@ VAEEncoder vae_encoder_create(const VAEConfig *config) {
             l = layer_add(&encoder, name.text, j, C, c->block_out_channels[i]);
         }
         l->has_resample = i + 1 < c->levels;
-        if (l->has_resample) { // zeros only at the bottom and on the right
+        if (l->has_resample) { // padding only at the bottom and on the right
             l->resample = conv_create(p, name_of("%s.downsamplers.0.conv", name.text).text, C, C, 2, 0, 1);
         }
     }

@@ -1,5 +1,5 @@
 // AutoencoderKL: pictures (B, H, W, 3) in [-1, 1] to moments of a diagonal Gaussian over latents (B, h, w, 2L) and
-// back. Encoder and decoder are two models with their own flat parameters: slices carry diffusers' names
+// back. Encoder and decoder are two models with their own flat parameters. Slices have diffusers' names
 // ("encoder....", "quant_conv.weight" in the encoder's, "post_quant_conv.weight", "decoder...." in the decoder's).
 #pragma once
 #include "model/arena.h"
@@ -20,7 +20,7 @@ VAEDecoder vae_decoder_create(const VAEConfig *config);
 void vae_destroy(VAEHalf *half, Device *dev);
 
 int vae_factor(const VAEConfig *config); // pixels per latent cell and side: 2^(levels - 1)
-// Side of the latent of a side of `size` pixels (rounds down per level).
+// Latent cells of a side of `size` pixels, rounded down at every level.
 int vae_latent_size(const VAEConfig *config, int size);
 
 // moments (B, h, w, 2L) from image (B, H, W, 3), after quant_conv. save and arena as in unet.h.

@@ -8,7 +8,7 @@
 
 // ---- Files ---------------------------------------------------------------------------------------------------------
 
-// diffusers and transformers name the same things differently, and half precision once more.
+// diffusers and transformers name weight files differently; half-precision files have other names again.
 static const char *const weight_files[] = {"diffusion_pytorch_model.safetensors",
                                            "model.safetensors",
                                            "diffusion_pytorch_model.safetensors.index.json",
@@ -49,7 +49,7 @@ static const char clip_prefix[] = "text_model.";
 
 static bool starts_with(const char *text, const char *start) { return strncmp(text, start, strlen(start)) == 0; }
 
-// The tensor under an older spelling of its name, or NULL.
+// The tensor with an older form of its name, or NULL.
 static const Tensor *find_alias(const Safetensors *file, const char *name) {
     if (starts_with(name, clip_prefix)) { return safetensors_find(file, name + strlen(clip_prefix)); }
     for (int i = 0; i < 4; i++) {
@@ -69,7 +69,7 @@ static const Tensor *weights_find(const Safetensors *file, const char *name) {
     return tensor ? tensor : find_alias(file, name);
 }
 
-// The VAE's file holds the encoder and the decoder, which are two models here; position_ids counts 0, 1, 2, ...
+// The VAE's file holds encoder and decoder, which are two models here. position_ids (0, 1, 2, ...) is not needed.
 static bool belongs_elsewhere(const Params *params, const char *name) {
     bool encoder = params->count && starts_with(params->slices[0].name, "encoder.conv_in");
     bool decoder = params_find(params, "decoder.conv_in.weight") != NULL;
@@ -95,7 +95,7 @@ static char *shape_text(int ndim, const int64_t *shape) {
     return closed;
 }
 
-// Equal, or equal but for sides of 1 at the end: 1x1 convolutions and linear layers hold the same numbers.
+// Equal, ignoring axes of size 1 at the end: 1x1 convolutions and linear layers hold the same numbers.
 static bool same_shape(const Tensor *tensor, const ParamSlice *slice) {
     int most = tensor->ndim > slice->ndim ? tensor->ndim : slice->ndim;
     for (int i = 0; i < most; i++) {
@@ -108,23 +108,23 @@ static bool same_shape(const Tensor *tensor, const ParamSlice *slice) {
 static const Tensor *find_checked(const Safetensors *file, const ParamSlice *slice) {
     const Tensor *tensor = weights_find(file, slice->name);
     if (!tensor) {
-        die("%s: tensor \"%s\" is missing, which the module's config.json asks for", file->path, slice->name);
+        die("%s: tensor \"%s\" is missing, but the module's config.json needs it", file->path, slice->name);
     }
     if (!same_shape(tensor, slice)) {
         int64_t wanted[4];
         for (int i = 0; i < slice->ndim; i++) { wanted[i] = slice->shape[i]; }
-        die("%s: tensor \"%s\" has the shape %s, the module's config.json asks for %s", tensor->path, tensor->name,
+        die("%s: tensor \"%s\" has the shape %s, but the module's config.json needs %s", tensor->path, tensor->name,
             shape_text(tensor->ndim, tensor->shape), shape_text(slice->ndim, wanted));
     }
     return tensor;
 }
 
-// Dies if the file holds a tensor that no slice took.
+// Dies if the file holds a tensor that belongs to no slice.
 static void check_extras(const Safetensors *file, const Params *params, const bool *used) {
     for (int i = 0; i < file->count; i++) {
         if (!used[i] && !belongs_elsewhere(params, file->tensors[i].name)) {
-            die("%s: tensor \"%s\" is not expected, the module's config.json does not ask for it",
-                file->tensors[i].path, file->tensors[i].name);
+            die("%s: tensor \"%s\" is not expected by the module's config.json", file->tensors[i].path,
+                file->tensors[i].name);
         }
     }
 }
@@ -141,9 +141,9 @@ const Tensor **weights_match(const Params *params, const Safetensors *file) {
     return tensors;
 }
 
-enum { PIECE = 1 << 20 }; // floats that are transposed at a time: what was read of the file leaves memory again
+enum { PIECE = 1 << 20 }; // floats transposed at a time, so that the file's pages can be dropped
 
-// A slice in PyTorch's order, some output channels at a time.
+// Reads a slice and converts it from PyTorch's order, some output channels at a time.
 static void read_slice(const ParamSlice *slice, const Tensor *tensor, float *flat) {
     if (slice->layout == LAYOUT_PLAIN) {
         tensor_to_float(tensor, 0, tensor->count, flat);
@@ -171,7 +171,7 @@ void weights_read(const Params *params, const char *folder, float *flat) {
         const ParamSlice *slice = &params->slices[i];
         memset(flat + end, 0, (slice->offset - end) * sizeof *flat);
         end = slice->offset + slice->count;
-        tensor_to_float(tensors[i], 0, 0, flat); // a tensor of a wrong type dies here and not in a thread
+        tensor_to_float(tensors[i], 0, 0, flat); // dies on a wrong type here, not in a thread
     }
     memset(flat + end, 0, (params->total - end) * sizeof *flat);
 #pragma omp parallel for schedule(dynamic)
@@ -183,8 +183,8 @@ void weights_read(const Params *params, const char *folder, float *flat) {
     free(path);
 }
 
-// Where host and device are one and the type is the same, they are read in place: a second copy
-// of SD2's UNet would be 3.5 GB.
+// If host and device share memory and the types are equal, reads the weights in place: a second copy of SD2's UNet
+// would take 3.5 GB.
 void weights_load(Params *params, const char *folder, bool grads, Device *dev) {
     params_alloc(params, grads, dev);
     if (dev->host_memory && sizeof(floatX) == sizeof(float)) {

@@ -12,7 +12,7 @@
 
 static char *checkpoint_path(const char *out, int step) { return xprintf("%s/checkpoint-%06d", out, step); }
 
-// The step of a name that checkpoint_path gives, else -1: any other folder is the user's.
+// The step in a name made by checkpoint_path, or -1: any other folder belongs to the user.
 static int checkpoint_step(const char *name) {
     char expected[32];
     int step = -1;
@@ -21,7 +21,7 @@ static int checkpoint_step(const char *name) {
     return strcmp(name, expected) == 0 ? step : -1;
 }
 
-// A folder under a temporary name (see commit_rename): its process was killed while it wrote or removed.
+// A folder with a temporary name (see commit_rename): a process was killed while it wrote or removed the folder.
 static bool is_leftover(const char *name) {
     const char *end = strstr(name, ".tmp-");
     if (!end) { end = strstr(name, ".old-"); }
@@ -29,7 +29,7 @@ static bool is_leftover(const char *name) {
     return ours && end && end[5] && strspn(end + 5, "0123456789") == strlen(end + 5);
 }
 
-// Moves the folder out of sight at once, then removes it: a checkpoint is never half there.
+// Renames the folder first, then removes it, so that no incomplete checkpoint is ever visible.
 static void remove_checkpoint(const char *path) {
     char *old = xprintf("%s.old-%ld", path, (long)getpid());
     remove_tree(old);
@@ -39,7 +39,7 @@ static void remove_checkpoint(const char *path) {
 
 static int descending(const void *a, const void *b) { return *(const int *)b - *(const int *)a; }
 
-// Steps of the complete checkpoints in `out`, newest first, to be freed.
+// Steps of the complete checkpoints in `out`, newest first; to be freed.
 static int *list_steps(const char *out, int *count) {
     int *steps = NULL;
     *count = 0;
@@ -88,15 +88,15 @@ static void remove_but(const char *out, int kept) {
 
 void checkpoint_remove_all(const char *out) { remove_but(out, 0); }
 
-// Elements [first, first + count) of an array of the state: to be freed on rank 0; NULL on the others, which send it
-// their parts.
+// Elements [first, first + count) of a state array. Rank 0 gets them, to be freed; the other ranks send their parts and
+// get NULL.
 static float *gather(const Optimizer *opt, const float *array, size_t first, size_t count, Device *dev) {
     float *host = opt->comm->rank == 0 ? xmalloc(count * sizeof(float)) : NULL;
     optimizer_fetch(opt, array, first, count, host, dev);
     return host;
 }
 
-// The weights file in FOLDER/MODULE[suffix]; `folder` is NULL on ranks other than 0.
+// Writes the weights file to FOLDER/MODULE[suffix]. `folder` is NULL on all ranks except 0.
 static void write_module(const Trained *t, const Optimizer *opt, const float *array, const char *folder,
                          const char *suffix, Device *dev) {
     float *hosts[2] = {0};
@@ -107,7 +107,7 @@ static void write_module(const Trained *t, const Optimizer *opt, const float *ar
     if (!folder) { return; }
     char *module = xprintf("%s/%s%s", folder, t->module, suffix),
          *file = xprintf("%s/diffusion_pytorch_model.safetensors", module);
-    remove_tree(module); // of the checkpoint before
+    remove_tree(module); // of an earlier checkpoint
     make_folders(module);
     weights_write((const Params *const *)t->params, (const float *const *)hosts, t->count, file);
     for (int i = 0; i < t->count; i++) { free(hosts[i]); }
@@ -115,7 +115,7 @@ static void write_module(const Trained *t, const Optimizer *opt, const float *ar
     free(file);
 }
 
-enum { PIECE = 1 << 22 }; // floats that pass through the host at a time
+enum { PIECE = 1 << 22 }; // floats copied through the host at a time
 
 static size_t piece_at(const Optimizer *opt, size_t i) { return opt->total - i < PIECE ? opt->total - i : PIECE; }
 
@@ -161,7 +161,7 @@ static void write_state(const TrainOptions *o, int step, const Optimizer *opt, c
     free(path);
 }
 
-// The folder of a new checkpoint under a temporary name, with the parts that are not trained.
+// Makes a new checkpoint's folder under a temporary name, with the parts that are not trained.
 static char *begin_folder(const TrainOptions *o, const char *base, int step, const char *module) {
     char *path = checkpoint_path(o->out, step), *work = temporary_name(path);
     char *trainer = xprintf("%s/trainer", work);
@@ -230,7 +230,7 @@ void checkpoint_start(const char *model, const Trained *t, Optimizer *opt, Devic
     if (opt->ema) { device_copy(dev, opt->ema, opt->master, opt->count * sizeof *opt->ema, false); }
 }
 
-// Ranks and micro-batches may be others than before, as long as a step has as many samples.
+// The numbers of ranks and micro-batches may change, as long as a step keeps its number of samples.
 static void check_launch(const TrainOptions *o, const Json *state, const char *checkpoint, const Optimizer *opt,
                          const Device *dev) {
     long long batch = train_samples(o, opt->comm->world), step = json_integer(state, "step", 1);
@@ -245,8 +245,8 @@ static void check_launch(const TrainOptions *o, const Json *state, const char *c
     const char *device = json_string(state, "device", "");
     int world = (int)json_integer(state, "world", 1);
     if (strcmp(device, device_name(dev)) != 0 || world != opt->comm->world) {
-        warn("%s was saved on \"%s\" (ranks: %d), this is \"%s\" (ranks: %d): the numbers go on equal to rounding, "
-             "not bit for bit",
+        warn("%s was saved on \"%s\" (ranks: %d), but this is \"%s\" (ranks: %d): the results will agree up to "
+             "rounding, not bit for bit",
              checkpoint, device, world, device_name(dev), opt->comm->world);
     }
 }
@@ -255,7 +255,7 @@ void checkpoint_check_command(const char *command, const char *checkpoint) {
     char *path = xprintf("%s/trainer/state.json", checkpoint);
     Json state = json_read(path);
     const char *recorded = json_string(&state, "command", NULL);
-    if (!recorded) { // before train-vae was a command, the option --train said it
+    if (!recorded) { // older checkpoints have the option --train instead
         const char *field[] = {"options", "train", NULL};
         const char *part = YAJL_GET_STRING(yajl_tree_get(state.root, field, yajl_t_string));
         recorded = part && strcmp(part, "vae") == 0 ? "train-vae" : "train";

@@ -1,9 +1,9 @@
-// cocogold train: fine-tunes the UNet to segment by text. The loop is in train/loop.c; here is what it calls:
+// cocogold train: fine-tunes the UNet to segment by text. The loop in train/loop.c calls these functions:
 //
 //   next_batch       shards -> pinned memory -> device (train/feed.h), and the embeddings of the samples' texts
 //   diffusion_step   noise, UNet forward, loss, UNet backward (train/diffusion.h)
 //   validate         loss, IoU and pictures (train/validate.h)
-//   describe         what a checkpoint says of itself
+//   describe         config.json and settings of a checkpoint
 #include "data/loader.h"
 #include "eval/settings.h"
 #include "model/sampler.h"
@@ -17,8 +17,8 @@
 #include <stdlib.h>
 #include <string.h>
 
-// Arrays of a micro-batch: latents (B, h, w, L) twice; with --loss weighted, cell weights (B, h, w); rows of the table
-// of texts (B), which stay on the host.
+// Arrays of a micro-batch: image and target latents (B, h, w, L); with --loss weighted, cell weights (B, h, w); rows of
+// the prompts' table (B), which stay on the host.
 enum { FEED_IMAGE, FEED_TARGET, FEED_WEIGHT, FEED_TEXT };
 
 typedef struct {
@@ -30,10 +30,10 @@ typedef struct {
     Feed feed;
     Diffusion diffusion;
     Validator validator;
-    bool validates; // on rank 0, while the others wait in the next reduction
+    bool validates; // rank 0 only; the others wait in the next reduction
     Prompts prompts;
     floatX *context; // (B, tokens, C) of the micro-batch
-    // of the feed's thread
+    // used by the feed's thread
     int *class_index;  // (B)
     int64_t *position; // (B) in the stream
     uint8_t *mask;     // (B, R, ceil(R/8)); NULL: not needed
@@ -67,7 +67,7 @@ static void next_batch(void *data, Device *dev) {
 
 // ---- validation and checkpoints ------------------------------------------------------------------------------------
 
-// The moving average is what is used later; its parts are gathered from all ranks.
+// Validates the moving average, if there is one, because it is used later. Its parts are gathered from all ranks.
 static void validate(void *data, int step, Device *dev) {
     UNetTrainer *t = data;
     Trainer *trainer = &t->trainer;
@@ -87,7 +87,7 @@ static void validate(void *data, int step, Device *dev) {
     if (average) { device_free(dev, average); }
 }
 
-// What segment and eval need to know of the model, beside diffusers' files.
+// Writes what segment and eval need to know about the model besides diffusers' files.
 static void write_settings(const UNetTrainer *t, const char *folder) {
     const ShardInfo *info = &t->shards.info;
     ModelSettings s = settings_default();
@@ -125,7 +125,7 @@ static void describe(void *data, const char *folder, Device *dev) {
     write_settings(t, folder);
     if (!unet_own_schedule(&t->options)) { return; }
     char *path = xprintf("%s/scheduler/scheduler_config.json", folder);
-    schedule_config_write(&t->pipeline.schedule.config, path); // a new file: the old one may be linked to the start's
+    schedule_config_write(&t->pipeline.schedule.config, path); // a new file: the old one may be a hard link
     free(path);
 }
 
@@ -135,13 +135,13 @@ static void check_vae(const UNetTrainer *t) {
     char digest[65];
     pipeline_vae_digest(run_log_base(&t->trainer.log), digest);
     if (strcmp(digest, t->shards.info.vae_sha256) != 0) {
-        die("%s: the latents were made by another VAE than %s/vae has (SHA-256 %.12s..., expected %.12s...): run "
+        die("%s: the latents were made by another VAE than %s/vae (SHA-256 %.12s..., expected %.12s...): run "
             "`cocogold encode` with this model",
             t->options.shards, run_log_base(&t->trainer.log), t->shards.info.vae_sha256, digest);
     }
 }
 
-// What a validation allocates and frees again: the sampler, and the average in the type of the weights.
+// Memory of a validation: the sampler, and the average in the type of the weights.
 static size_t validation_bytes(UNetTrainer *t, Device *dev) {
     const Diffusion *d = &t->diffusion;
     const TrainOptions *o = &t->options.train;
@@ -162,11 +162,11 @@ static void open_data(UNetTrainer *t, Device *dev) {
     t->pipeline = pipeline_open(base, parts, PART_UNET, dev);
     check_vae(t);
     if (info->channels != t->pipeline.unet.config.out_channels) {
-        die("%s: latents have %d channels, the UNet of %s %d", o->shards, info->channels, base,
+        die("%s: the latents have %d channels, but the UNet of %s has %d", o->shards, info->channels, base,
             t->pipeline.unet.config.out_channels);
     }
     t->prompts = prompts_create(&t->pipeline, o, info, dev);
-    pipeline_release(&t->pipeline, PART_TEXT, dev); // SD2's are 1.4 GB
+    pipeline_release(&t->pipeline, PART_TEXT, dev); // 1.4 GB with SD2
     bool *keep = o->classes ? shards_classes(&t->shards, "--classes", o->classes) : NULL;
     LoaderOptions loader = {.target = o->target_bit,
                             .seed = (uint64_t)o->train.seed,

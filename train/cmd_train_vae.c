@@ -1,6 +1,6 @@
-// cocogold train-vae: trains the VAE from pictures: L1 + MSE + KL, encoder and decoder as one flat set of parameters.
-// No adversarial or perceptual term: this is for small models; a full-size run keeps Stable Diffusion's VAE frozen. The
-// loop is in train/loop.c; here is what it calls: next_batch, vae_step, validate, describe.
+// cocogold train-vae: trains the VAE on pictures with L1 + MSE + KL. Encoder and decoder are one flat set of
+// parameters. There is no adversarial or perceptual term, because this is for small models: a full-size run keeps
+// Stable Diffusion's VAE frozen. The loop in train/loop.c calls next_batch, vae_step, validate and describe.
 #include "data/classes.h"
 #include "data/coco.h"
 #include "data/draw.h"
@@ -37,16 +37,17 @@ static void parse(VAEOptions *o, int argc, char **argv) {
     const Option rows[] = {
         {OPT_STRING, "data", &o->data, "data set in COCO's layout", "DIR", .required = "a data set in COCO's layout",
          .may_change = true},
-        {OPT_STRING, "source", &o->source, "annotations to read; auto takes instances where there are any", "KIND",
+        {OPT_STRING, "source", &o->source, "annotations to read; auto takes instances if there are any", "KIND",
          .choices = coco_sources},
-        {OPT_INT, "resolution", &o->resolution, "side of the training pictures (0: the config's sample_size)", "PX",
-         .high = 65536},
-        {OPT_INT, "min-side", &o->min_side, "leave out pictures with a shorter side", "PX", .high = 1e9},
+        {OPT_INT, "resolution", &o->resolution, "side of the training pictures (0: sample_size of the VAE's config)",
+         "PX", .high = 65536},
+        {OPT_INT, "min-side", &o->min_side, "leave out pictures with a side shorter than this", "PX", .high = 1e9},
         {OPT_INT, "dataloader-num-workers", &o->dataloader_num_workers, "threads that decode pictures", "N", .low = 1,
          .high = 256, .may_change = true},
         {OPT_HEADING, "What is learned"},
         {OPT_DOUBLE, "kl-weight", &o->kl_weight, "weight of the KL term", "X", .high = 1e9},
-        {OPT_DOUBLE, "mse-weight", &o->mse_weight, "weight of MSE beside L1", "X", .high = 1e9},
+        {OPT_DOUBLE, "mse-weight", &o->mse_weight, "weight of the MSE term; the L1 term has weight 1", "X",
+         .high = 1e9},
         {OPT_DOUBLE, "mix-overlay", &o->mix_overlay, "share of pictures with a painted mask", "P", .high = 1},
         {OPT_DOUBLE, "mix-mask", &o->mix_mask, "share of black and white masks", "P", .high = 1},
         OPTIONS_END};
@@ -67,12 +68,12 @@ typedef struct {
     Feed feed;
     floatX *weights; // joint buffers of encoder and decoder
     float *grads;
-    float *images;                    // (B, R, R, 3) on the device: the feed's
+    float *images;                    // (B, R, R, 3) on the device, owned by the feed
     float *host_images, *host_losses; // (B, R, R, 3) and (B) pinned, for validation
     int B, R, r, L;                   // batch, side of pictures and latents, latent channels
 } VAETrainer;
 
-// Encoder and decoder move into one buffer, so that norm and update are one launch.
+// Moves encoder and decoder into one buffer, so that norm and update are one launch each.
 static void join(VAETrainer *t, Device *dev) {
     Params *parts[] = {&t->encoder->params, &t->decoder->params};
     size_t total = parts[0]->total + parts[1]->total, first = 0;
@@ -152,7 +153,7 @@ static void upload_images(VAETrainer *t, Device *dev) {
     device_sync(dev);
 }
 
-// Pictures and what the VAE makes of them, for the first few.
+// The sheet of a validation: the first pictures and their reconstructions.
 enum { SHEET_COLUMNS = 6, SHEET_ROWS = 4 };
 static const char *const sheet_headings[] = {"scene", "decoded", "overlay", "decoded", "mask", "decoded"};
 
@@ -170,7 +171,7 @@ static double squared_error(const float *a, const float *b, size_t n) {
     return sum;
 }
 
-// A batch of one kind from position `first` on: decoded (B, R, R, 3) on the host, and the losses' sum.
+// Reconstructs a batch of one kind from position `first` on: decoded (B, R, R, 3) on the host. Returns the losses' sum.
 static double reconstruct(VAETrainer *t, float *decoded, int first, PictureKind kind, Device *dev) {
     size_t size = (size_t)(t->R * t->R * 3), B = (size_t)t->B;
     for (size_t i = 0; i < B; i++) {
@@ -186,7 +187,7 @@ static double reconstruct(VAETrainer *t, float *decoded, int first, PictureKind 
     return sum;
 }
 
-// The first pictures of the validation split in all three kinds, whatever the training mix is.
+// Validates on the first pictures of the validation split, each in all three kinds, independent of the training mix.
 static void validate(void *data, int step, Device *dev) {
     VAETrainer *t = data;
     if (step == 0 || t->trainer.comm.rank > 0) { return; }
@@ -284,7 +285,7 @@ static void open_pictures(VAETrainer *t) {
     t->validation = t->training;
     t->validation.coco = &t->validation_coco;
     t->validation.classes = t->validation_classes;
-    t->validation.seed = 1; // whatever --seed is: runs are comparable
+    t->validation.seed = 1; // independent of --seed, so that runs are comparable
     free(split);
 }
 

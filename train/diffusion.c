@@ -21,15 +21,15 @@ Diffusion diffusion_create(UNet *unet, const Schedule *schedule, const UNetOptio
     return d;
 }
 
-// What the options change of the model's schedule: validation samples with it, checkpoints record it.
+// Applies the options to the model's schedule. Validation samples with it, and checkpoints record it.
 static void change_schedule(Schedule *schedule, const UNetOptions *o) {
     ScheduleConfig config = schedule->config;
     if (o->prediction >= 0) { config.prediction = (Prediction)o->prediction; }
     if (o->spacing >= 0) { config.spacing = (TimestepSpacing)o->spacing; }
     if (o->zero_snr >= 0) { config.rescale_betas_zero_snr = o->zero_snr; }
     if (config.prediction == PREDICT_EPSILON && config.rescale_betas_zero_snr) {
-        die("--prediction-type epsilon: the schedule's last signal-to-noise ratio is zero, noise cannot be told from "
-            "it");
+        die("--prediction-type epsilon: the schedule's last signal-to-noise ratio is zero, where the noise says "
+            "nothing about the picture");
     }
     schedule_free(schedule);
     *schedule = schedule_create(&config);
@@ -53,7 +53,7 @@ Diffusion diffusion_open(Pipeline *pipeline, const UNetOptions *o, const int col
 
 void diffusion_destroy(Diffusion *d, Device *dev) { device_free(dev, d->alphas_cumprod); }
 
-// Times a sample's loss: makes gradients those of the mean over the optimizer step.
+// Factor of a sample's loss, which makes gradients those of the mean over the optimizer step.
 static float loss_scale(const Diffusion *d) {
     return 1.0f / (float)(d->B * d->options->train.gradient_accumulation_steps);
 }
@@ -108,7 +108,7 @@ void diffusion_step(void *diffusion, Arena *arena, float *losses, const StepScal
     latent_loss(d, losses, dpred, pred, goal, in->cell_weight, dev);
     if (backward && d->pixel_loss.decoder) {
         device_scope(dev, "pixel loss");
-        float *noisy_float = noise; // which is done with
+        float *noisy_float = noise; // noise is no longer needed
         cast_to_float(noisy_float, noisy, N, dev);
         pixel_loss_add(&d->pixel_loss, arena, losses, dpred, pred, noisy_float, in->target, timesteps,
                        d->alphas_cumprod, d->schedule->config.prediction, loss_scale(d), B, d->h, d->w, dev);

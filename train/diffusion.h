@@ -19,22 +19,22 @@ typedef struct {
     const UNetOptions *options;
     float *alphas_cumprod;  // (T) on the device
     int B, h, w, L, tokens; // micro-batch, latent size and channels, text length
-    PixelLoss pixel_loss;   // --pixel-loss; by diffusion_create none
-    DiffusionInputs inputs; // set by whoever makes steps
+    PixelLoss pixel_loss;   // --pixel-loss; diffusion_create sets none
+    DiffusionInputs inputs; // set by the caller of diffusion_step
 } Diffusion;
 
 // Sets the UNet's recompute level. tokens: the text's length.
 Diffusion diffusion_create(UNet *unet, const Schedule *schedule, const UNetOptions *options, int tokens, int h, int w,
                            Device *dev);
-// The same for a pipeline, whose schedule the options change, with its decoder for --pixel-loss. Dies if the UNet does
-// not take twice the latent's channels, or if the schedule's last signal-to-noise ratio is zero and epsilon is to be
-// predicted. color: of the painted mask, 0..255.
+// The same for a pipeline: applies the options to its schedule and uses its decoder for --pixel-loss. Dies if the UNet
+// does not take twice the latent's channels, or if it predicts epsilon and the schedule's last signal-to-noise ratio is
+// zero. color: of the painted mask, 0..255.
 Diffusion diffusion_open(Pipeline *pipeline, const UNetOptions *options, const int color[3], int h, int w, Device *dev);
 void diffusion_destroy(Diffusion *diffusion, Device *dev);
 
-// A MicroStep (train/step.h) of a Diffusion on its inputs. losses (B) = each sample's loss, that of --pixel-loss
-// included if `backward`, and then also the parameter gradients of the batch mean times 1 / gradient_accumulation_steps
-// (beta 0 or 1). Noise and timesteps come from `s`.
+// A MicroStep (train/step.h) of a Diffusion on its inputs. losses (B) = each sample's loss. With `backward` it includes
+// --pixel-loss, and the step also computes the parameter gradients of the batch mean times
+// 1 / gradient_accumulation_steps (beta 0 or 1). Noise and timesteps come from `s`.
 void diffusion_step(void *diffusion, Arena *arena, float *losses, const StepScalars *s, float beta, bool backward,
                     Device *dev);
 

@@ -35,9 +35,7 @@ void feed_open(Feed *f, const size_t *bytes, int count, int sent, FeedFill *fill
     }
     pthread_mutex_init(&f->lock, NULL);
     pthread_cond_init(&f->changed, NULL);
-    if (pthread_create(&f->thread, NULL, fill_ahead, f) != 0) {
-        die("the thread that reads samples cannot be started");
-    }
+    if (pthread_create(&f->thread, NULL, fill_ahead, f) != 0) { die("cannot start the thread that reads samples"); }
 }
 
 void feed_close(Feed *f, Device *dev) {
@@ -67,7 +65,7 @@ static void copy(Device *dev, void *to, const void *from, size_t bytes, bool on_
 void *const *feed_next(Feed *f, Device *dev) {
     int stage = (int)(f->next % 2);
     void *const *host = f->host[f->next % FEED_SLOTS];
-    device_event_sync(f->arrived[stage]); // of the last but one: its slot is free, that of the last one not yet
+    device_event_sync(f->arrived[stage]); // micro-batch next - 2 has arrived: its slot is free
     pthread_mutex_lock(&f->lock);
     if (f->next > 0) { f->free = f->next - 1; }
     pthread_cond_signal(&f->changed);

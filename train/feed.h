@@ -1,13 +1,13 @@
-// Samples on their way to the device. A thread fills slots of pinned memory ahead of their use. The copy stream brings
-// a slot to the device while the compute stream is at the micro-step before; there a short copy puts it where the
-// recorded micro-step reads. Events on both sides keep memory from being written before it was read.
+// Brings samples to the device. A thread fills slots of pinned memory ahead of time. The copy stream sends a slot to
+// the device while the compute stream runs the previous micro-step. A short copy on the device then puts it where the
+// recorded micro-step reads. Events on both streams ensure that memory is read before it is overwritten.
 #pragma once
 #include "kernels/runtime/device.h"
 #include <pthread.h>
 
 enum {
     FEED_ARRAYS = 4, // of a micro-batch
-    FEED_SLOTS = 6   // micro-batches: two are sent, or on their way, while the others are filled
+    FEED_SLOTS = 6   // micro-batches: up to two are being sent while the others are filled
 };
 
 // Fills the host arrays of micro-batch `number` (from 0); called from the feed's thread, in order.
@@ -30,9 +30,9 @@ typedef struct {
     bool stop;
 } Feed;
 
-// Starts the thread. An array of 0 bytes is NULL everywhere. *feed must stay where it is.
+// Starts the thread. An array of 0 bytes is NULL everywhere. *feed must not move.
 void feed_open(Feed *feed, const size_t *bytes, int count, int sent, FeedFill *fill, void *source, Device *dev);
 void feed_close(Feed *feed, Device *dev);
-// Sends the next micro-batch, waiting if it is not filled yet; the compute stream has it in `inputs` then. Returns its
-// host arrays, which stay as they are until the next call.
+// Sends the next micro-batch to `inputs`, ordered on the compute stream; waits if it is not filled yet. Returns its
+// host arrays, which do not change until the next call.
 void *const *feed_next(Feed *feed, Device *dev);

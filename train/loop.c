@@ -11,7 +11,7 @@ void trainer_open(Trainer *t, const TrainOptions *options) {
     comm_meet(&t->comm, &launch);
     device_open(&t->dev, comm_device_index(&t->comm));
     comm_open(&t->comm, &t->dev);
-    // Rank 0 alone prints; sentences of die() and warn() come from all.
+    // Only rank 0 prints; die() and warn() report on all ranks.
     if (t->comm.rank > 0 && !freopen("/dev/null", "w", stdout)) { die("/dev/null: cannot be opened"); }
     t->log = run_log_open(options, &t->comm);
 }
@@ -41,8 +41,8 @@ static size_t parameters(const Task *task) {
     return total;
 }
 
-// The table of what memory goes where; a sentence and exit if that is more than the device has free, besides what is
-// allocated already: weights and gradients.
+// Prints a table of the memory. Dies if it exceeds the device's free memory plus what is already allocated: weights and
+// gradients.
 static void plan_memory(Trainer *t, const Task *task) {
     Device *dev = &t->dev;
     const TrainOptions *o = t->options;
@@ -79,7 +79,7 @@ static void plan_memory(Trainer *t, const Task *task) {
     if (needed > free_bytes) {
         die("training needs %s, but %s has %s of its %s free: %stry a smaller --train-batch-size or --recompute blocks",
             text, device_name(dev), room, format_bytes((double)device_bytes, whole),
-            needed <= device_bytes ? "end what else uses it, or " : "");
+            needed <= device_bytes ? "stop other programs that use it, or " : "");
     }
     device_reserve_workspace(dev, dev->workspace_needed);
     t->arena = arena_create(dev, arena);
@@ -96,7 +96,7 @@ static void open_optimizer(Trainer *t, const Task *task) {
     }
 }
 
-// The least time of a step by the roofline: accumulation repeats the micro-step, the update comes once.
+// The least time of a step by the roofline: that of all micro-steps and one update.
 static double least_seconds(Trainer *t, const Task *task) {
     Device *dev = &t->dev;
     Trace micro = {0}, update = {0};
@@ -121,7 +121,7 @@ static double least_seconds(Trainer *t, const Task *task) {
 static void save(Trainer *t, const Task *task, int step) {
     device_sync(&t->dev);
     char *folder = checkpoint_write(t->options, run_log_base(&t->log), step, &task->trained, &t->optimizer, &t->dev);
-    if (!folder) { return; } // rank 0 has it
+    if (!folder) { return; } // only rank 0 gets one
     task->describe(task->owner, folder, &t->dev);
     char *checkpoint = checkpoint_commit(t->options, step, folder);
     free(t->log.checkpoint);
@@ -131,8 +131,8 @@ static void save(Trainer *t, const Task *task, int step) {
 
 static bool due(int step, int period) { return period > 0 && step % period == 0; }
 
-// Losses and norm come back through pinned memory and are printed one step late: nothing in a step waits for the host.
-// What rank 0 does alone between two steps, the others wait for in the next reduction.
+// Losses and norm return through pinned memory and are printed one step late, so that no step waits for the host. While
+// rank 0 works alone between two steps, the others wait in the next reduction.
 int train(Trainer *t, const Task *task) {
     const TrainOptions *o = t->options;
     Device *dev = &t->dev;
@@ -150,13 +150,13 @@ int train(Trainer *t, const Task *task) {
         step_begin(s, step, dev);
         for (int k = 0; k < o->gradient_accumulation_steps; k++) {
             task->next_batch(task->owner, dev);
-            if (step_micro_begin(s, k, dev)) { // else it was recorded, and is replayed
+            if (step_micro_begin(s, k, dev)) { // else it has replayed a recording
                 task->micro_step(task->model, &t->arena, s->losses, s->scalars, k > 0, true, dev);
             }
             step_micro_end(s, k, dev);
         }
         step_end(s, step, dev);
-        step_print(s, &t->log, step - 1); // the step before, while the device is at this one
+        step_print(s, &t->log, step - 1); // the previous step, while the device runs this one
         step++;
         bool last = step == o->max_train_steps, validates = due(step, o->validate_every) || (last && o->validate_every);
         if (validates || due(step, o->checkpoint_every)) { step_print(s, &t->log, step - 1); }

@@ -1,5 +1,5 @@
-// The training loop: the same on every rank, and for every command that trains. A command (train/cmd_train.c,
-// train/cmd_train_vae.c) opens a Trainer, makes a Task of what only it knows, and calls train.
+// The training loop, the same on every rank and for every command that trains. A command (train/cmd_train.c,
+// train/cmd_train_vae.c) opens a Trainer, describes its own part in a Task, and calls train.
 #pragma once
 #include "kernels/runtime/comm.h"
 #include "train/checkpoint.h"
@@ -7,37 +7,37 @@
 
 typedef struct {
     Trained trained;
-    MicroStep *micro_step;                                // forward and backward
-    void *model;                                          // the micro-step's
-    void *owner;                                          // the functions' below
-    void (*next_batch)(void *owner, Device *dev);         // what the next micro-step reads comes to the device
-    void (*validate)(void *owner, int step, Device *dev); // after `step` steps; all ranks call it
+    MicroStep *micro_step;                                          // forward and backward
+    void *model;                                                    // first argument of micro_step
+    void *owner;                                                    // first argument of the functions below
+    void (*next_batch)(void *owner, Device *dev);                   // brings the next micro-step's input to the device
+    void (*validate)(void *owner, int step, Device *dev);           // after `step` steps, on all ranks
     void (*describe)(void *owner, const char *folder, Device *dev); // rank 0: adds config.json, ... to a checkpoint
-    size_t frozen_bytes, validation_bytes; // of weights that are not trained; of what a validation takes for itself
-    long long samples;                     // of an epoch
-    const char *vae_sha256;                // of the latents; NULL: there are none
+    size_t frozen_bytes, validation_bytes;                          // memory of frozen weights; memory of a validation
+    long long samples;                                              // in an epoch
+    const char *vae_sha256;                                         // of the latents' VAE; NULL: no latents
 } Task;
 
-// Do not move an open Trainer: others keep pointers into it.
+// Do not move an open Trainer: other structs keep pointers into it.
 typedef struct {
     const TrainOptions *options;
     Comm comm;
     Device dev;
     RunLog log;
     Peaks peaks; // rank 0's; bytes_per_s 0: not measured
-    // made by train
+    // set by train
     Arena arena;
     Optimizer optimizer;
     Step step;
 } Trainer;
 
-// Meets the other ranks, opens the device and finds the checkpoint to go on from.
+// Meets the other ranks, opens the device and finds the checkpoint to continue from.
 void trainer_open(Trainer *trainer, const TrainOptions *options);
 void trainer_close(Trainer *trainer);
-// Rank 0 measures its ceilings for the share of the roofline, unless --no-roofline is given: before a run's large
-// allocations. A warning where too little memory is free.
+// Rank 0 measures its peaks for the roofline, unless --no-roofline is given. Call it before a run's large allocations.
+// Warns if too little memory is free.
 void trainer_measure(Trainer *trainer);
 
-// Plans the memory, which it prints, or dies with a sentence; then all steps, validations and checkpoints. Returns the
-// exit code: 0, or 128 + signal after Ctrl-C, SIGTERM or SIGUSR1.
+// Plans and prints the memory, and dies if there is too little; then runs all steps, validations and checkpoints.
+// Returns the exit code: 0, or 128 + signal after Ctrl-C, SIGTERM or SIGUSR1.
 int train(Trainer *trainer, const Task *task);

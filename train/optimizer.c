@@ -8,8 +8,8 @@ static const bool has_masters = sizeof(floatX) != sizeof(float);
 
 enum {
     SHARD_ALIGN = 64, // elements: shards begin at 128 bytes or more
-    NORMS = 256,      // ranks at most, with --zero 1
-    PIECE = 1 << 22   // floats that pass from rank to rank, or through the host, at a time
+    NORMS = 256,      // largest number of ranks with --zero 1
+    PIECE = 1 << 22   // floats sent between ranks, or copied through the host, at a time
 };
 
 void optimizer_bytes(const TrainOptions *options, size_t total, size_t bytes[3]) {
@@ -22,7 +22,7 @@ size_t optimizer_part(const TrainOptions *options, const Comm *comm, size_t tota
     if (!options->zero || comm->world == 1) { return total; }
     size_t world = (size_t)comm->world;
     if (world > NORMS || total % (world * SHARD_ALIGN)) {
-        die("--zero 1: the %zu parameters cannot be divided into %zu equal parts: expected another number of ranks, "
+        die("--zero 1: the %zu parameters cannot be divided into %zu equal parts: use another number of ranks, "
             "such as a power of two",
             total, world);
     }
@@ -113,7 +113,7 @@ double learning_rate(const TrainOptions *o, int step) {
 void optimizer_begin(Optimizer *opt, const TrainOptions *o, int step, const uint64_t *positions, Device *dev) {
     int known = opt->skipped - (opt->skipped > 0 && opt->last_skipped == step - 1);
     int t = step + 1 - known; // updates made, this one included
-    // Two halves: the copy of the step before may still be on its way.
+    // Two halves: the previous step's copy may still be in flight.
     StepScalars *host = opt->host_scalars + (step % 2) * (opt->micro_steps + 1);
     for (int k = 0; k < opt->micro_steps; k++) {
         host[k] = (StepScalars){
@@ -124,7 +124,7 @@ void optimizer_begin(Optimizer *opt, const TrainOptions *o, int step, const uint
             .bias1 = (float)(1 - pow(o->adam_beta1, t)),
             .bias2 = (float)(1 - pow(o->adam_beta2, t)),
             .ema_decay = (float)fmin(o->ema_decay, (1.0 + step) / (10.0 + step)), // warm-up as in TensorFlow's EMA
-            .grad_scale = 1.0f / (float)opt->comm->world,                         // the sum over ranks is their mean
+            .grad_scale = 1.0f / (float)opt->comm->world, // turns the sum over ranks into the mean
             .max_norm = (float)o->max_grad_norm,
         };
     }
@@ -132,7 +132,7 @@ void optimizer_begin(Optimizer *opt, const TrainOptions *o, int step, const uint
     device_copy(dev, opt->scalars, host, (size_t)(opt->micro_steps + 1) * sizeof *host, false);
 }
 
-// The norm of the parts' norms is the norm.
+// The norm of the gradient is the norm of its parts' norms.
 static void norm_of_parts(Optimizer *opt, Device *dev) {
     grad_norm(opt->shard_norm, opt->grads + opt->first, opt->count, opt->scalars + opt->micro_steps, dev);
     device_copy(dev, opt->norms + opt->comm->rank, &opt->shard_norm->norm, sizeof *opt->norms, false);

@@ -32,7 +32,7 @@ static int count_rows(const Option *rows) {
     return count;
 }
 
-// One table of two shared parts with a command's own rows between them; lives until the next one is made.
+// Joins two shared parts, with a command's own rows between them, into one table. It is valid until the next call.
 static const Option *join(const Option *first, const Option *own, const Option *last) {
     static Option *table;
     const Option *parts[] = {first, own, last};
@@ -49,32 +49,33 @@ static const Option *join(const Option *first, const Option *own, const Option *
 static const char *const schedulers[] = {"exponential", "constant", "linear", "cosine", "wsd", NULL}; // as LRKind
 
 static const Option *make_table(TrainOptions *o, const Option *own) {
-    const Option first[] = {{OPT_HEADING, "Input and output"},
-                            {OPT_STRING, "model", &o->model, "pipeline directory to start from", "DIR",
-                             .required = "a pipeline directory", .may_change = true},
-                            {OPT_STRING, "split", &o->split, "training split, by the name that its files have", "NAME"},
-                            {OPT_STRING, "out", &o->out, "folder of the run: log, pictures, checkpoints, model", "DIR",
-                             .required = "a folder for the run", .may_change = true},
-                            {OPT_FLAG, "resume", &o->resume,
-                             "continue from the newest checkpoint in --out, if there is one", .may_change = true},
-                            {OPT_FLAG, "overwrite", &o->overwrite, "throw away what is in --out", .may_change = true},
-                            OPTIONS_END};
+    const Option first[] = {
+        {OPT_HEADING, "Input and output"},
+        {OPT_STRING, "model", &o->model, "pipeline directory to start from", "DIR", .required = "a pipeline directory",
+         .may_change = true},
+        {OPT_STRING, "split", &o->split, "name of the training split, as in its files' names", "NAME"},
+        {OPT_STRING, "out", &o->out, "folder of the run: log, pictures, checkpoints, model", "DIR",
+         .required = "a folder for the run", .may_change = true},
+        {OPT_FLAG, "resume", &o->resume, "continue from the newest checkpoint in --out, if there is one",
+         .may_change = true},
+        {OPT_FLAG, "overwrite", &o->overwrite, "delete the run in --out first", .may_change = true},
+        OPTIONS_END};
     const Option last[] = {
         {OPT_HEADING, "Optimisation"},
         {OPT_INT, "max-train-steps", &o->max_train_steps, "optimizer steps", "N", .low = 1, .high = 1e9,
-         .may_change = true}, // schedules depend on lr-total-steps
+         .may_change = true}, // schedules depend on lr-total-steps instead
         {OPT_INT, "train-batch-size", &o->train_batch_size, "samples per micro-batch and rank", "N", .low = 1,
-         .high = 65536, .may_change = true}, // times ranks and accumulation: checkpoint_load
+         .high = 65536, .may_change = true}, // checkpoint_load checks the samples of a step
         {OPT_INT, "gradient-accumulation-steps", &o->gradient_accumulation_steps, "micro-batches per optimizer step",
          "N", .low = 1, .high = 65536, .may_change = true},
         {OPT_DOUBLE, "lr", &o->lr, "learning rate", "RATE", .high = 10},
         {OPT_STRING, "lr-scheduler", &o->lr_scheduler, "shape of the learning rate over the steps", "KIND",
          .choices = schedulers, .choice = &o->lr_kind},
-        {OPT_INT, "lr-warmup-steps", &o->lr_warmup_steps, "linear warm-up", "N", .high = 1e9},
+        {OPT_INT, "lr-warmup-steps", &o->lr_warmup_steps, "steps of linear warm-up", "N", .high = 1e9},
         {OPT_INT, "lr-total-steps", &o->lr_total_steps,
          "step at which the schedule ends (0: 25000 for exponential, else max-train-steps)", "N", .high = 1e9},
         {OPT_DOUBLE, "lr-final", &o->lr_final, "last learning rate as a share of --lr", "X", .low = 1e-9, .high = 1},
-        {OPT_DOUBLE, "lr-decay-share", &o->lr_decay_share, "wsd: share of the steps in which the rate falls", "X",
+        {OPT_DOUBLE, "lr-decay-share", &o->lr_decay_share, "share of the steps over which wsd lowers the rate", "X",
          .high = 1},
         {OPT_DOUBLE, "adam-beta1", &o->adam_beta1, "decay of the first moment", "X", .high = 0.9999999},
         {OPT_DOUBLE, "adam-beta2", &o->adam_beta2, "decay of the second moment", "X", .high = 0.9999999},
@@ -82,21 +83,22 @@ static const Option *make_table(TrainOptions *o, const Option *own) {
         {OPT_DOUBLE, "weight-decay", &o->weight_decay, "decoupled weight decay (AdamW)", "X", .high = 100},
         {OPT_DOUBLE, "max-grad-norm", &o->max_grad_norm, "clip the gradient to this norm (0: no clipping)", "X",
          .high = 1e9},
-        {OPT_LONG, "seed", &o->seed, "seed of noise, timesteps and order of the samples", "N",
-         .high = (double)(1LL << 56) - 1}, // what Philox takes
+        {OPT_LONG, "seed", &o->seed, "seed of noise, timesteps and sample order", "N",
+         .high = (double)(1LL << 56) - 1}, // the range of Philox
         {OPT_HEADING, "Memory and speed"},
         {OPT_INT, "zero", &o->zero, "1: divide masters, moments and average among the ranks (ZeRO stage 1)", "0|1",
          .high = 1, .may_change = true},
-        {OPT_FLAG, "no-cuda-graph", &o->no_cuda_graph, "launch every kernel of a step one by one", .may_change = true},
+        {OPT_FLAG, "no-cuda-graph", &o->no_cuda_graph, "launch kernels one by one instead of replaying CUDA graphs",
+         .may_change = true},
         {OPT_FLAG, "no-roofline", &o->no_roofline, "do not measure the machine's peaks at the start",
          .may_change = true},
         {OPT_HEADING, "Logs, validation and checkpoints"},
-        {OPT_INT, "log-every", &o->log_every, "print every N steps (log.jsonl has all)", "N", .low = 1, .high = 1e9,
-         .may_change = true},
+        {OPT_INT, "log-every", &o->log_every, "print every N steps (log.jsonl has every step)", "N", .low = 1,
+         .high = 1e9, .may_change = true},
         {OPT_INT, "validate-every", &o->validate_every, "validate every N steps (0: never)", "N", .high = 1e9,
          .may_change = true},
-        {OPT_INT, "validation-samples", &o->validation_samples, "samples of a validation", "N", .low = 1, .high = 1e9,
-         .may_change = true},
+        {OPT_INT, "validation-samples", &o->validation_samples, "number of validation samples", "N", .low = 1,
+         .high = 1e9, .may_change = true},
         {OPT_INT, "checkpoint-every", &o->checkpoint_every, "steps between checkpoints (0: only at the end)", "N",
          .high = 1e9, .may_change = true},
         {OPT_INT, "checkpoints-total-limit", &o->checkpoints_total_limit, "checkpoints to keep (0: all)", "N",

@@ -1,5 +1,5 @@
-// The options that the commands which train share: one struct, one table, to which a command adds its own rows.
-// Defaults are Marigold's recipe (Ke et al. 2024) and the original cocogold's; --help prints them.
+// The options that all training commands share, as one struct and one table. Each command adds its own rows.
+// Defaults follow Marigold (Ke et al. 2024) and the original cocogold; --help prints them.
 #pragma once
 #include "util/options.h"
 
@@ -19,15 +19,15 @@ typedef struct {
     int log_every, validate_every, validation_samples, checkpoint_every, checkpoints_total_limit;
     // run
     int resume, overwrite;
-    // for the record
+    // for log and checkpoints
     const char *command; // "train" or "train-vae"
-    char *command_line;  // until the next one is parsed
-    const Option *table; // its rows, the command's own included
+    char *command_line;  // valid until the next one is parsed
+    const Option *table; // all rows, the command's own included
 } TrainOptions;
 
 TrainOptions train_options_default(void);
-// Parses and checks a command line; dies with a sentence. The rows of `own` (OPTIONS_END) come behind those of input
-// and output. *options and what the rows point to must stay where they are.
+// Parses and checks a command line; dies if it is wrong. The rows of `own`, which end with OPTIONS_END, come after
+// those of input and output. *options and what the rows point to must not move.
 void train_options_parse(TrainOptions *options, int argc, char **argv, const Option *own, const OptionsHelp *help);
 
 // Samples of an optimizer step on `world` ranks.

@@ -33,7 +33,7 @@ void pictures_at(const PictureOptions *o, const int64_t *order, long long positi
         sample_free(&s);
         if (reason == SAMPLE_OK) { return; }
     }
-    die("%s: no picture yields a sample (too small, or no annotation)", o->coco->path);
+    die("%s: no picture yields a sample (all are too small or have no annotation)", o->coco->path);
 }
 
 static PictureKind draw_kind(const PictureOptions *o, long long position) {

@@ -1,5 +1,5 @@
 // Training pictures of the VAE: an endless, shuffled stream of scenes, scenes with a painted mask, and bare
-// masks. What the mix leaves out, the VAE cannot express later (a VAE that never saw masks cannot draw them).
+// masks. The VAE cannot draw what the mix leaves out: if it never saw masks, it cannot draw them.
 #pragma once
 #include "data/coco.h"
 #include "data/sample.h"
@@ -9,7 +9,7 @@ typedef enum { KIND_SCENE, KIND_OVERLAY, KIND_MASK } PictureKind;
 
 typedef struct {
     const Coco *coco;
-    const bool *classes; // (category_count) whose masks are painted
+    const bool *classes; // (category_count): masks of these are painted
     int resolution, min_side;
     double mix_overlay, mix_mask; // shares; the rest are scenes
     uint64_t seed;
@@ -22,9 +22,9 @@ typedef struct {
 typedef struct Pictures Pictures;
 Pictures *pictures_open(const PictureOptions *options);
 void pictures_close(Pictures *pictures);
-// This rank's part of batch `number` (from 0, at `start`): out (rows, R, R, 3) in [-1, 1]. One thread at a time.
+// This rank's part of batch `number` (from 0, at `start`): out (rows, R, R, 3) in [-1, 1]. Not thread-safe.
 void pictures_read(Pictures *pictures, long long number, float *out);
 // The picture at a stream position in one kind: out (R, R, 3) in [-1, 1]. order (picture_count) is the permutation of
-// the position's epoch, NULL: the data set's own. A picture that yields no sample is replaced by the next one; dies if
-// none does.
+// the position's epoch; NULL: the data set's order. A picture that yields no sample is replaced by the next one; dies
+// if none does.
 void pictures_at(const PictureOptions *options, const int64_t *order, long long position, PictureKind kind, float *out);

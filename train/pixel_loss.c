@@ -1,7 +1,7 @@
 #include "train/pixel_loss.h"
 #include <assert.h>
 
-// picture (h f, w f, 3) of one scaled latent (h, w, L) float; input (h, w, L) stays for backward.
+// picture (h f, w f, 3) of one scaled latent (h, w, L) float; backward needs input (h, w, L).
 static void decode(VAEDecoder *decoder, Arena *arena, floatX *picture, floatX *input, const float *latent, int h, int w,
                    bool keep, Device *dev) {
     size_t n = (size_t)(h * w * decoder->config.latent_channels);
@@ -10,7 +10,7 @@ static void decode(VAEDecoder *decoder, Arena *arena, floatX *picture, floatX *i
     vae_decoder_forward(decoder, arena, picture, input, 1, h, w, keep, dev);
 }
 
-// loss (1) of one sample, and the gradient of `scale` times it with respect to its scaled latent x0, as floatX.
+// loss (1) of one sample; dx0 = the gradient of scale * loss with respect to the scaled latent x0.
 static void sample_loss(const PixelLoss *l, Arena *arena, float *loss, floatX *dx0, const float *x0,
                         const float *target, float scale, int h, int w, Device *dev) {
     int f = vae_factor(&l->decoder->config), pixels = h * f * w * f * 3;

@@ -1,5 +1,5 @@
-// A loss on pictures beside the one on latents. The clean latent that the UNet's output stands for goes through the
-// frozen VAE decoder, and so does the true target; the loss of their pictures goes back through the decoder:
+// A loss on pictures in addition to the one on latents. The frozen VAE decoder decodes the clean latent that the UNet's
+// output implies, and the true target. The gradient of the loss of these pictures goes back through the decoder:
 //
 //   UNet output (B, h, w, L) -> x0 -> / scaling factor -> decoder -> picture (H, W, 3) --.
 //   target latent            ->    -> / scaling factor -> decoder -> picture (H, W, 3) ---+-> L1 or Dice
@@ -11,7 +11,7 @@
 #include "train/unet_options.h"
 
 typedef struct {
-    VAEDecoder *decoder; // NULL: no such loss
+    VAEDecoder *decoder; // NULL: no pixel loss
     PixelLossKind kind;
     float weight;
     float color[3]; // of the painted mask, in [-1, 1], for Dice
@@ -19,7 +19,7 @@ typedef struct {
 
 // losses (B) += weight * each sample's loss (l1_mse_loss with mse_weight 0, or dice_loss); dpred (B, h, w, L) += the
 // gradient of scale * weight * their sum with respect to the UNet's output pred. noisy and target (B, h, w, L) float,
-// timesteps (B), alphas_cumprod (T); all on the device. The decoder has no gradients: it stays as it is.
+// timesteps (B), alphas_cumprod (T); all on the device. The decoder has no parameter gradients: it is frozen.
 void pixel_loss_add(const PixelLoss *loss, Arena *arena, float *losses, floatX *dpred, const floatX *pred,
                     const float *noisy, const float *target, const float *timesteps, const float *alphas_cumprod,
                     Prediction prediction, float scale, int B, int h, int w, Device *dev);

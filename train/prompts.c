@@ -26,7 +26,7 @@ void prompts_draw(const Prompts *p, int *rows, const int *class_index, const int
         int c = class_index[i], choices = 0, set = 0;
         for (int k = 0; k < p->count; k++) { choices += p->sets[k].has[c]; }
         Random random = random_begin(p->seed, PHILOX_TEXT, 0, (uint64_t)position[i]);
-        int ticket = (int)random_below(&random, (uint32_t)choices); // the first set is a template: has every class
+        int ticket = (int)random_below(&random, (uint32_t)choices); // the first set, a template, has all
         while (!p->sets[set].has[c] || ticket-- > 0) { set++; }
         rows[i] = set * p->classes + c;
     }

@@ -1,4 +1,4 @@
-// The texts that training asks with: --text-template, one prompt set or several to draw from (eval/prompt_sets.h).
+// The prompts of training: --text-template gives one prompt set, or several to draw from (eval/prompt_sets.h).
 #pragma once
 #include "data/shard.h"
 #include "eval/prompt_sets.h"
@@ -12,11 +12,11 @@ typedef struct {
     floatX *table; // (count, classes, tokens, C) embeddings on the device; the first set's rows come first
 } Prompts;
 
-// Needs PART_TEXT of the pipeline, here only.
+// Only this call needs the pipeline's PART_TEXT.
 Prompts prompts_create(Pipeline *pipeline, const UNetOptions *options, const ShardInfo *info, Device *dev);
 void prompts_destroy(Prompts *prompts, Device *dev);
-// rows (n): where in the table the text of each sample is, drawn among the sets that have a name for its class by
-// (seed, position in the stream) alone. rows may be class_index.
+// rows (n) = the table's row of each sample's text. It is drawn among the sets that have a name for the sample's class,
+// and depends only on (seed, position in the stream). rows may be class_index.
 void prompts_draw(const Prompts *prompts, int *rows, const int *class_index, const int64_t *position, int n);
-// The first template, which validation and the saved model ask with; to be freed.
+// The first template, which validation and the saved model use; to be freed.
 char *prompts_first(const UNetOptions *options);

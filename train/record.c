@@ -53,7 +53,9 @@ void record_check(const TrainOptions *options, yajl_val recorded, const char *pa
         if (row->kind == OPT_HEADING || row->may_change) { continue; }
         const char *field[] = {row->name, NULL};
         yajl_val value = yajl_tree_get(recorded, field, yajl_t_any);
-        if (!value) { die("%s: field \"%s\" is missing: not a checkpoint of this program's version", path, row->name); }
+        if (!value) {
+            die("%s: field \"%s\" is missing: the checkpoint is of another version of cocogold", path, row->name);
+        }
         if (!same(row, value)) {
             die("--resume: --%s differs from what %s recorded (%s)", row->name, path, text_of(value));
         }

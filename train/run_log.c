@@ -31,10 +31,10 @@ static void end_line(RunLog *log, yajl_gen gen) {
     yajl_gen_free(gen);
 }
 
-// Keeps the lines of a log up to the step that a checkpoint had done; a line that was cut off goes.
+// Keeps the log's lines up to the checkpoint's step, and drops incomplete lines.
 static void cut_log(const char *path, int last_step) {
     if (!file_exists(path)) { return; }
-    char *text = read_file(path, NULL), *rest = text, *end = text; // what is kept moves up in place
+    char *text = read_file(path, NULL), *rest = text, *end = text; // kept lines move up in place
     for (char *line; (line = strsep(&rest, "\n"));) {
         const char *field = strstr(line, "\"step\":");
         size_t length = strlen(line);
@@ -64,24 +64,24 @@ static void clear_folder(const char *out) {
     }
 }
 
-// --overwrite must not throw away the model that it starts from.
+// --overwrite must not delete the model that the run starts from.
 static void check_overwrite(const TrainOptions *o) {
     char *out = realpath(o->out, NULL), *model = realpath(o->model, NULL);
     size_t length = out ? strlen(out) : 0;
     if (out && model && strncmp(model, out, length) == 0 && (model[length] == '/' || model[length] == 0)) {
-        die("--overwrite: --model %s lies in --out %s, which would be thrown away", o->model, o->out);
+        die("--overwrite: --model %s lies in --out %s, which would be deleted", o->model, o->out);
     }
     free(out);
     free(model);
 }
 
-// Rank 0 may begin to write only when all others have looked.
+// Rank 0 may start to write only after all others have read the folder.
 static void agree(const RunLog *log, Comm *comm) {
     int first_step = log->first_step;
     comm_host_broadcast(comm, &first_step, sizeof first_step, 0);
     if (first_step != log->first_step) {
-        die("--out %s: the newest checkpoint is that of step %d here, but that of step %d for rank 0: expected the "
-            "same folder on all ranks",
+        die("--out %s: the newest checkpoint is of step %d here, but of step %d on rank 0: expected the same folder "
+            "on all ranks",
             log->options->out, log->first_step, first_step);
     }
     comm_barrier(comm);
@@ -96,7 +96,7 @@ static RunLog find_run(const TrainOptions *o, const Comm *comm) {
     }
     char *newest = checkpoint_newest(o->out, &log.first_step);
     if (!o->resume && (newest || exists(o->out, "log.jsonl") || exists(o->out, "model"))) {
-        die("%s: holds a run already: continue it with --resume, or throw it away with --overwrite", o->out);
+        die("%s: already holds a run: continue it with --resume, or delete it with --overwrite", o->out);
     }
     if (newest) {
         checkpoint_check_command(o->command, newest);
@@ -191,7 +191,7 @@ void log_step(RunLog *log, int step, double loss, double norm, bool finite, doub
     tensorboard_scalar(log->board, "train/grad_norm", step, norm);
     tensorboard_scalar(log->board, "train/lr", step, learning_rate(o, step - 1));
     tensorboard_scalar(log->board, "train/samples_per_s", step, samples / seconds);
-    if (!finite) { warn("step %d: the gradient is not finite, the step was left out", step); }
+    if (!finite) { warn("step %d: the gradient is not finite, so the step was skipped", step); }
     if (step % o->log_every == 0 || step == o->max_train_steps) {
         print_step(log, step, loss, norm, seconds, log->working / (step - log->first_step));
     }
@@ -208,7 +208,7 @@ static void save_sheet(RunLog *log, int step, const Image *sheet) {
     free(path);
 }
 
-// A number of a validation: in the line and for TensorBoard.
+// Writes one number of a validation to the log's line and to TensorBoard.
 static void put(RunLog *log, yajl_gen gen, int step, const char *name, double value) {
     char *tag = xprintf("validation/%s", name);
     json_put_number(gen, name, value);
@@ -229,7 +229,7 @@ static void save_strip(const RunLog *log, const Image *image, const char *name) 
     free(path);
 }
 
-// Everything that later questions may need: every pair, every loss.
+// Saves every pair and every loss, for later analysis.
 static void save_rows(const RunLog *log, int step, const Validation *v) {
     char *path = xprintf("%s/validation/step-%06d.csv", log->options->out, step);
     AtomicFile file = atomic_open(path);

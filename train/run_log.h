@@ -6,7 +6,7 @@
 //                        predictions for the first six side by side, step-N.png, with input.png and truth.png
 //   OUT/checkpoint-N/    train/checkpoint.h
 //   OUT/model/           the last checkpoint as a plain model directory
-// Rank 0 alone writes and prints: for the others the functions below do nothing.
+// Only rank 0 writes and prints; on the others the functions that log do nothing.
 #pragma once
 #include "data/image.h"
 #include "eval/metrics.h"
@@ -17,7 +17,7 @@
 
 typedef struct {
     const TrainOptions *options;
-    char *checkpoint; // the newest one: what is resumed, later what was saved last; NULL: none yet
+    char *checkpoint; // the newest: at first the resumed one, later the last one saved; NULL: none yet
     int first_step;   // steps that the resumed checkpoint has done
     int rank, world;
     double least_seconds; // of a step by the roofline; 0: unknown
@@ -28,24 +28,24 @@ typedef struct {
 } RunLog;
 
 // Finds the checkpoint to resume; writes nothing yet. Dies if OUT holds another run and neither --resume nor
-// --overwrite is given, if the checkpoint is one of another command, if --overwrite would throw away the model to start
-// from, or if a rank does not see the checkpoint that rank 0 sees. Collective.
+// --overwrite is given, if another command wrote the checkpoint, if --overwrite would delete the model to start from,
+// or if a rank does not see the checkpoint that rank 0 sees. Collective.
 RunLog run_log_open(const TrainOptions *options, Comm *comm);
 void run_log_close(RunLog *log);
-// The model directory to open, and to take the parts from that are not trained: the newest checkpoint, or --model.
+// The model directory that all parts come from, trained or not: the newest checkpoint, or --model.
 const char *run_log_base(const RunLog *log);
-// Makes the folder, throws away what --overwrite says, cuts the log back to the checkpoint and writes its first line:
-// options, parameters that are trained, samples of an epoch, and the VAE of the latents (NULL: there are none). Every
-// rank must have opened before.
+// Makes the folder, deletes the old run if --overwrite is given, cuts the log back to the checkpoint and writes the
+// run's line: options, number of trained parameters, samples in an epoch, and the latents' VAE (NULL: no latents). All
+// ranks must have called run_log_open before.
 void run_log_begin(RunLog *log, long long parameters, long long samples, const char *vae_sha256);
-// At the end: OUT/model from the newest checkpoint, if all steps are done.
+// At the end: makes OUT/model from the newest checkpoint, if all steps are done.
 void run_log_publish(const RunLog *log, int step);
 
-// Called when the numbers of step `step` (1 = first) have arrived: log, and a line on the screen.
+// Logs and prints the results of step `step` (1 = first), which have arrived.
 void log_step(RunLog *log, int step, double loss, double grad_norm, bool finite, double seconds);
 
-// What a validation found for one sample. The distances are mean squares between the predicted clean latent and that of
-// an all-black or all-white picture: small where the model gives a constant answer.
+// A validation's result for one sample. to_black and to_white are mean squared distances of the predicted clean latent
+// from that of an all-black or all-white picture: small if the model gives a constant answer.
 typedef struct {
     PairScore score;
     const char *class_name;

@@ -70,7 +70,7 @@ void step_destroy(Step *s, Device *dev) {
     *s = (Step){0};
 }
 
-// Micro-batch k of all ranks together is a run of samples, of which each rank has its part: data/loader.h.
+// Micro-batch k of all ranks together is a run of consecutive samples; each rank has its part (data/loader.h).
 void step_begin(Step *s, int step, Device *dev) {
     uint64_t rank = (uint64_t)s->comm->rank, world = (uint64_t)s->comm->world, B = (uint64_t)s->B;
     uint64_t first = (uint64_t)step * (uint64_t)train_samples(s->options, s->comm->world);
@@ -81,8 +81,8 @@ void step_begin(Step *s, int step, Device *dev) {
 
 // ---- The gradient, summed over the ranks ---------------------------------------------------------------------------
 
-// From `from` to where it is reduced already. With --zero 1 each rank gets the sum of its own part only: all these
-// reductions together are a reduce-scatter.
+// Reduces the gradient from `from` to where it is already reduced. With --zero 1 each rank gets only the sum of its own
+// part: all these reductions together are a reduce-scatter.
 static void reduce(Step *s, size_t from) {
     const Optimizer *opt = s->optimizer;
     size_t until = s->reduced;
@@ -98,7 +98,7 @@ static void reduce(Step *s, size_t from) {
     }
 }
 
-// What was recorded since the last cut becomes a graph, and runs.
+// Makes a graph of what was recorded since the last cut, and launches it.
 static void cut_recording(Step *s, size_t from) {
     Recording *r = s->recording;
     DeviceGraph *graph = device_graph_end(s->dev);
@@ -107,7 +107,7 @@ static void cut_recording(Step *s, size_t from) {
     device_graph_launch(s->dev, graph);
 }
 
-// Backward's message in the last micro-step. The beginning of the buffer is left to step_micro_end.
+// Backward calls this in the last micro-step. step_micro_end reduces the beginning of the buffer.
 static void grads_final(void *data, const float *first) {
     Step *s = data;
     size_t from = (size_t)(first - s->optimizer->grads);

@@ -1,15 +1,15 @@
-// One optimizer step, whatever is trained. The loop (train/loop.c) calls in this order:
+// One optimizer step of any model. The loop (train/loop.c) calls in this order:
 //
-//   step_begin         the step's scalars go to the device
-//   step_micro_begin   once per micro-batch; if it says so, forward and backward (a MicroStep) follow; else they were
-//                      recorded before, and it replays them
-//   step_micro_end     the micro-batch's losses are kept. After the last one the gradient is summed over the ranks, a
-//                      bucket at a time, while backward goes on
-//   step_end           norm, update, and what is to be logged sets out for the host
-//   step_print         one step later: loss and norm have arrived
+//   step_begin         sends the step's scalars to the device
+//   step_micro_begin   once per micro-batch: replays forward and backward if they were recorded; else it returns true,
+//                      and the caller runs them (a MicroStep)
+//   step_micro_end     keeps the micro-batch's losses. In the last micro-step, while backward continues, each gradient
+//                      bucket is summed over the ranks as soon as it is final; step_micro_end sums the rest
+//   step_end           norm and update; starts the copy of losses and norm to the host
+//   step_print         one step later: prints and logs loss and norm, which have arrived
 //
 // On a GPU a micro-step runs kernel by kernel the first time, is recorded the second time and replayed from then on.
-// Communication stays outside of the graphs: the last micro-step is one graph for each bucket.
+// Communication stays outside the graphs: the last micro-step has one graph for each bucket.
 #pragma once
 #include "kernels/runtime/comm.h"
 #include "model/arena.h"
@@ -17,11 +17,11 @@
 #include "train/optimizer.h"
 #include "train/run_log.h"
 
-// Forward and, with `backward`, backward of the micro-batch that `model` has on the device: losses (B), and gradients
-// with beta 0 or 1.
+// Runs forward, and with `backward` also backward, on the micro-batch that `model` has on the device: losses (B), and
+// gradients with beta 0 or 1.
 typedef void MicroStep(void *model, Arena *arena, float *losses, const StepScalars *scalars, float beta, bool backward,
                        Device *dev);
-// Bytes of arena that one with backward needs. No kernel runs; what it would launch goes to dev->trace.
+// Arena bytes of a micro-step with backward. No kernel runs; dev->trace gets what would be launched.
 size_t micro_step_bytes(MicroStep *micro_step, void *model, Device *dev);
 
 // A recorded micro-step: graphs, each followed by the reduction of the gradients from element `from` on.
@@ -31,10 +31,10 @@ typedef struct {
         size_t from;
     } * parts;
     int count;
-    bool warm; // it ran once: workspace and algorithms are there
+    bool warm; // it ran once: workspace and algorithms exist
 } Recording;
 
-// What comes back to the host from one step.
+// The results of one step on the host.
 typedef struct {
     float *losses; // (world, micro_steps * B + 1) pinned
     GradNorm *norm;
@@ -46,24 +46,24 @@ typedef struct {
     const TrainOptions *options;
     Comm *comm;
     Optimizer *optimizer;
-    Params *params[2]; // whose backward tells how far it is
+    Params *params[2]; // whose backward reports final gradients
     int B, micro_steps;
     StepScalars *scalars; // (1) of the micro-step
     float *losses;        // (B) of the micro-step
-    float *all_losses;    // (world, micro_steps * B + 1) of the step; the last of a row: the signal that stops the rank
-    float *stop;          // (2) pinned, on its way there
+    float *all_losses;    // (world, micro_steps * B + 1) of the step; last in a row: the signal that stops the rank
+    float *stop;          // (2) pinned: the signal, as sent to all_losses
     uint64_t *positions;  // (micro_steps) of the step
-    size_t bucket;        // elements of the gradient that are worth a reduction
-    size_t reduced;       // from here on the gradient is reduced, or about to be
-    Recording recordings[2][2]; // [beta][the last one of several ranks]
+    size_t bucket;        // least elements of the gradient in one reduction
+    size_t reduced;       // from this element on the gradient is being reduced
+    Recording recordings[2][2]; // [beta][1: the last micro-step, with several ranks]
     Recording *recording;       // being made
-    void *workspace;            // when they were made
+    void *workspace;            // the workspace that they use
     Report reports[2];
-    int stopped; // the signal, once all ranks know that one of them got it
+    int stopped; // the signal, once all ranks know that one rank got it
     Device *dev;
 } Step;
 
-// params[1] may be NULL; they lie one behind the other in the optimizer's buffers.
+// params[1] may be NULL. Both lie one after the other in the optimizer's buffers.
 Step step_create(const TrainOptions *options, Comm *comm, Optimizer *optimizer, Params *const params[2], Device *dev);
 void step_destroy(Step *step, Device *dev);
 
@@ -71,7 +71,7 @@ void step_begin(Step *s, int step, Device *dev);
 bool step_micro_begin(Step *s, int k, Device *dev);
 void step_micro_end(Step *s, int k, Device *dev);
 void step_end(Step *s, int step, Device *dev);
-// Prints and logs what step `step` (from 0) sent, if that was not done yet.
+// Prints and logs the results of step `step` (from 0), if not done yet.
 void step_print(Step *s, RunLog *log, int step);
-// 0, or the signal after which all ranks save and leave: the same after the same step on all of them.
+// 0, or the signal after which all ranks save and exit. All ranks get the same value after the same step.
 int step_stopped(const Step *s);

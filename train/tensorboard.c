@@ -14,7 +14,7 @@ struct TensorBoard {
     char *path;
 };
 
-// CRC-32C (Castagnoli), bit by bit per byte: records are small.
+// CRC-32C (Castagnoli), one bit at a time: records are small.
 static uint32_t crc32c(const uint8_t *bytes, size_t size) {
     uint32_t crc = ~0u;
     for (size_t i = 0; i < size; i++) {

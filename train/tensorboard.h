@@ -5,8 +5,8 @@
 
 typedef struct TensorBoard TensorBoard;
 
-// Starts FOLDER/events.out.tfevents.TIME.cocogold.PID; the folder is made. Says that the run (re)starts after
-// `first_step`: TensorBoard drops later points of older files.
+// Makes the folder and starts FOLDER/events.out.tfevents.TIME.cocogold.PID. Records that the run (re)starts after
+// `first_step`: TensorBoard then drops later points of older files.
 TensorBoard *tensorboard_open(const char *folder, int first_step);
 void tensorboard_scalar(TensorBoard *board, const char *tag, int step, double value);
 // A picture as the bytes of a PNG file of width x height pixels.

@@ -22,10 +22,10 @@ typedef struct {
     int target_bit;                 // TARGET_OVERLAY or TARGET_MASK
 } UNetOptions;
 
-// Parses and checks the command line; dies with a sentence.
+// Parses and checks the command line; dies if it is wrong.
 UNetOptions unet_options_parse(int argc, char **argv);
 
-// An option changes the model's schedule.
+// True if an option changes the model's schedule.
 static inline bool unet_own_schedule(const UNetOptions *o) {
     return o->prediction >= 0 || o->spacing >= 0 || o->zero_snr >= 0;
 }

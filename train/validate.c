@@ -9,9 +9,9 @@
 #include <string.h>
 
 enum { SHEET_ROWS = 8, SHEET_COLUMNS = 4, STRIP = 6 };
-static const uint64_t VALIDATION_SEED = 1; // of noise and timesteps, whatever --seed is: runs are comparable
+static const uint64_t VALIDATION_SEED = 1; // of noise and timesteps; independent of --seed for comparison
 
-// Latents of an all-black and an all-white picture: what a model that gives a constant answer might draw.
+// Encodes an all-black and an all-white picture: a model that gives a constant answer might draw them.
 static void encode_constants(Validator *v, const char *base, Device *dev) {
     const Diffusion *d = &v->diffusion;
     Pipeline vae = pipeline_open(base, PART_VAE_ENCODER, 0, dev);
@@ -49,7 +49,7 @@ bool validator_open(Validator *v, const UNetOptions *o, const char *base, const 
     const ShardInfo *info = &v->shards.info;
     if (!(info->targets & o->target_bit)) { die("%s: the shards val-*.h5 have no target %s", o->shards, o->target); }
     if (info->class_count != training->info.class_count || strcmp(info->vae_sha256, training->info.vae_sha256) != 0) {
-        die("%s: the shards val-*.h5 and %s-*.h5 have other classes or another VAE", o->shards, o->train.split);
+        die("%s: the shards val-*.h5 and %s-*.h5 differ in their classes or their VAE", o->shards, o->train.split);
     }
     v->count = o->train.validation_samples < v->shards.samples ? o->train.validation_samples : (int)v->shards.samples;
     size_t rows = (size_t)d->B, latents = rows * (size_t)(d->h * d->w * d->L) * sizeof(float);
@@ -82,7 +82,7 @@ void validator_close(Validator *v, Device *dev) {
 
 static long long stored_index(const Validator *v, int i) { return (long long)i * v->shards.samples / v->count; }
 
-// A micro-batch of validation samples on the host, from number `first` on; beyond the last one they repeat from the
+// A micro-batch of validation samples on the host, from number `first` on; after the last sample they repeat from the
 // first.
 typedef struct {
     float *image, *target, *weight; // (rows, h, w, L), same, (rows, h, w)
@@ -122,7 +122,7 @@ static void free_batch(HostBatch *b) {
     free(b->image), free(b->target), free(b->weight), free(b->mask), free(b->class_index), free(b->image_id);
 }
 
-// Losses of the batch at the noise and timesteps of draw number `draw`.
+// Computes the batch's losses with the noise and timesteps of draw number `draw`.
 static void batch_loss(Validator *v, Pipeline *pipeline, Arena *arena, const HostBatch *b, int first, int rows,
                        int draw, Validation *result, Device *dev) {
     Diffusion *d = &v->diffusion;
@@ -135,7 +135,7 @@ static void batch_loss(Validator *v, Pipeline *pipeline, Arena *arena, const Hos
     device_copy(dev, v->weight, b->weight, n * sizeof(float), false);
     context_gather(v->context, v->table, b->class_index, d->B, pipeline, dev);
     diffusion_step(d, arena, v->losses, v->scalars, 0, false, dev);
-    sample_timesteps(v->timesteps, d->B, d->schedule->T, 0, v->scalars, dev); // diffusion_step's own
+    sample_timesteps(v->timesteps, d->B, d->schedule->T, 0, v->scalars, dev); // as diffusion_step drew them
     device_copy(dev, v->host_losses, v->losses, (size_t)d->B * sizeof(float), false);
     device_copy(dev, v->host_timesteps, v->timesteps, (size_t)d->B * sizeof(float), false);
     device_sync(dev);
@@ -161,7 +161,7 @@ static double mean_square(const float *a, const float *b, size_t n) {
     return sum / (double)n;
 }
 
-// Puts a picture (R, R) of 1 or 3 channels into place number `column` of a strip.
+// Copies a picture (R, R) of 1 or 3 channels to place `column` of a strip.
 static void strip_put(Image *strip, const Image *picture, int column) {
     int R = picture->height;
     for (int i = 0; i < R * R * 3; i++) {
@@ -183,7 +183,7 @@ typedef struct {
     int rows;
 } Sheet;
 
-// The first samples on the sheet, the very first side by side too.
+// Adds the first SHEET_ROWS samples to the sheet, and the first STRIP samples to the strips too.
 static void show_sample(Validation *result, Sheet *sheet, const float *input, const float *prediction,
                         const uint8_t *mask, const uint8_t *truth, const ValidationRow *row, int R) {
     if (sheet->rows == SHEET_ROWS) { return; }

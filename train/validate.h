@@ -1,5 +1,5 @@
 // Validation of the UNet on a fixed set of validation samples: loss at fixed noise and timesteps, IoU of sampled masks
-// and a sheet of pictures. Latents only: the input picture is what the VAE decodes from the image latent.
+// and a sheet of pictures. It reads only latents: the VAE decodes the input picture from the image latent.
 #pragma once
 #include "data/loader.h"
 #include "train/diffusion.h"
@@ -15,15 +15,15 @@ typedef struct {
     float *image, *target, *weight; // a micro-batch on the device
     floatX *context;
     float *black, *white; // (h, w, L): latents of an all-black and an all-white picture
-    const floatX *table;  // (classes, tokens, C) embeddings of the class names, first of all; not owned
+    const floatX *table;  // (classes, tokens, C) embeddings of the first template; not owned
 } Validator;
 
-// Opens the shards val-*.h5 in the folder of the training shards; returns false if there are none. The VAE's encoder in
-// the model directory `base` is opened for a moment.
+// Opens the shards val-*.h5 in the folder of the training shards; returns false if there are none. Opens the VAE's
+// encoder in the model directory `base` temporarily.
 bool validator_open(Validator *validator, const UNetOptions *options, const char *base, const ShardSet *training,
                     const Diffusion *d, const floatX *table, Device *dev);
 void validator_close(Validator *validator, Device *dev);
-// Uses the arena of training for the loss and memory of its own, freed at the end, for sampling. To be freed
-// with validation_free.
+// Computes the loss in training's arena. Sampling takes memory of its own and frees it at the end. The result is to be
+// freed with validation_free.
 Validation validator_run(Validator *validator, Pipeline *pipeline, Arena *arena, Device *dev);
 void validation_free(Validation *validation);

@@ -70,7 +70,7 @@ check "recomputation does not change the bits" bash -c '"$@" --out blocks --reco
 # Mistakes that must not destroy a run.
 again=(train "${unet[@]:2}")
 cp -r fresh before
-dies "--out holds a run" "fresh: holds a run already" "${again[@]}" --out fresh
+dies "--out holds a run" "fresh: already holds a run" "${again[@]}" --out fresh
 dies "--resume with another seed" "--seed differs from what fresh/checkpoint-000004" "${again[@]}" --out fresh --resume --seed 5
 dies "--resume with another rate" "--lr differs" "${again[@]}" --out fresh --resume --lr 2e-3
 dies "--resume with --overwrite" "contradict" "${again[@]}" --out fresh --resume --overwrite

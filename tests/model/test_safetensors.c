@@ -155,10 +155,10 @@ static void test_damaged_headers(void **state) {
         {ENTRY("F32", "[1]", "[-4,0]"), "bytes -4 to 0", 4},
         {ENTRY("F32", "[2]", "[0,8]"), "cut off", 4},
         {ENTRY("F32", "[1]", "[9223372036854775803,9223372036854775807]"), "cut off", 4},
-        {ENTRY("F32", "[2]", "[0,4]"), "ask for 8", 4},
-        {ENTRY("F16", "[2]", "[0,8]"), "ask for 4", 8},
+        {ENTRY("F32", "[2]", "[0,4]"), "need 8", 4},
+        {ENTRY("F16", "[2]", "[0,8]"), "need 4", 8},
         {ENTRY("F32", "[1]", "[4,8]"), "belong to no tensor", 8},
-        {ENTRY("F32", "[1]", "[0,4]"), "behind the last tensor", 5},
+        {ENTRY("F32", "[1]", "[0,4]"), "after the last tensor", 5},
         {"{\"x\":{\"dtype\":\"F32\",\"shape\":[2],\"data_offsets\":[0,8]},"
          "\"y\":{\"dtype\":\"F32\",\"shape\":[1],\"data_offsets\":[4,8]}}",
          "overlap", 8},
@@ -193,7 +193,7 @@ static void test_truncation(void **state) {
     assert_dies("cut off", open_it(cut));
     bytes[7] = 1;
     atomic_write(cut, bytes, size);
-    assert_dies("no safetensors file", open_it(cut));
+    assert_dies("not a safetensors file", open_it(cut));
     free(bytes);
 }
 

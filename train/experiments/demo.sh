@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# The main job on procedural data, from nothing: `make demo`, or `make demo TARGET=mask` for the other arm.
-# Every stage is a command that a user could type; a stage that is finished is not repeated.
+# Trains and evaluates on procedural data, from random weights: `make demo`, or `make demo TARGET=mask` for the other
+# arm. Every stage is one cocogold command; finished stages are not repeated.
 set -euo pipefail
 cd "$(dirname "$0")/../.."
 
@@ -14,9 +14,9 @@ run() {
     printf '\n$ ./cocogold %s\n' "$*"
     ./cocogold "$@"
 }
-stage() { # stage FILE COMMAND...: unless FILE exists
+stage() { # stage FILE COMMAND...: runs the command unless FILE exists
     if [ -e "$1" ]; then
-        echo "$1 is there already"
+        echo "$1 already exists"
     else
         run "${@:2}"
     fi
@@ -30,7 +30,7 @@ stage $base/vae/model/model_index.json train-vae --model $base/init --data $base
     --validate-every 400 --validation-samples 16 --log-every 50 --seed "$seed"
 for split in train val; do
     run encode --model $base/vae/model --data $base/data --split $split --out $base/latents \
-        --targets overlay,mask --min-side 0 --seed "$seed" # training: the classes of data/classes/seen.txt
+        --targets overlay,mask --min-side 0 --seed "$seed" # split train: the classes in data/classes/seen.txt
 done
 stage "$out/unet/model/model_index.json" train --model $base/vae/model --shards $base/latents --out "$out/unet" --resume \
     --target "$target" --max-train-steps "$unet_steps" --train-batch-size 16 --gradient-accumulation-steps 1 \

@@ -1,21 +1,22 @@
 #!/usr/bin/env bash
 # Why does latent MSE on binary masks fail, and does painting the mask on the picture fix it? The original changed two
-# things at once; here they are the two axes of a 2 x 2: what is drawn (the bare mask, or the picture with the mask on it)
-# and which classes are trained (without the frequent one, or with it). `make reproduce` runs it at small scale.
+# things at once. Here they are the axes of a 2 x 2 design: what is drawn (the bare mask, or the picture with the mask
+# painted on it), and which classes are trained (without or with the frequent one). `make reproduce` runs it at small
+# scale.
 #
 # An arm is a sum of changes to the base (draw the overlay, classes without the frequent one), e.g. mask+frequent+leading:
-#   overlay, mask    what is drawn: the one that must be named
-#   frequent         train on all classes: with the frequent one (COCO: all 80)
+#   overlay, mask    what is drawn; every arm must name one of them
+#   frequent         train on all classes, including the frequent one (COCO: all 80)
 #   leading          the original's schedule: leading timesteps, some signal left at the last one, 50 steps
 #   weighted, focal  the loss (train --loss)
-#   pixel, dice      beside the latent loss one on pictures, through the frozen VAE decoder (train --pixel-loss)
+#   pixel, dice      also a loss on pictures, through the frozen VAE decoder (train --pixel-loss)
 #   constant         constant learning rate (base: COCO exponential, else warm-up, stable, decay)
 #   green            the mask's colour (base: white)
 #   outline          the mask drawn with the original's outline of 4 pixels at 512
-#   absent           a fifth of the training samples asks for a class that is not there
+#   absent           a fifth of the training samples ask for a class that is not in the picture
 #   photo            prompts "a photo of a CLASS"
 # Every arm has the same data, VAE, start, number of steps, validation samples and noise. Seeds change the order of
-# samples, noise and timesteps. What is finished is not repeated: run it again to go on.
+# samples, noise and timesteps. Finished stages are not repeated: run it again to continue.
 set -euo pipefail
 cd "$(dirname "$0")/../.."
 
@@ -25,16 +26,16 @@ usage() {
     cat <<END
 
 usage: train/experiments/failure_and_fix.sh [OPTIONS] [ARM...]    (default: overlay mask overlay+frequent mask+frequent)
-  --out DIR          folder of everything ($out)
-  --seeds N          runs of each arm ($seeds)
+  --out DIR          output folder ($out)
+  --seeds N          runs per arm ($seeds)
   --steps N          optimizer steps (2000; with --coco 18000)
-  --checkpoints N    validations over a run ($checkpoints)
-  --samples N        validation samples ($samples)
-  --coco DIR         COCO 2017 instead of procedural scenes, full size: with --model and --gpus
+  --checkpoints N    validations per run ($checkpoints)
+  --samples N        number of validation samples ($samples)
+  --coco DIR         train on COCO 2017 at full size, not on procedural scenes; needs --model
   --model DIR        a Stable Diffusion 2 directory
-  --gpus N           processes of a training run ($gpus)
+  --gpus N           processes per training run ($gpus)
   --vae-steps N, --train N, --val N     procedural: steps of the VAE ($vae_steps), scenes ($train, $val)
-  --dry-run          print the commands
+  --dry-run          print the commands without running them
 END
 }
 while [ $# -gt 0 ] && [[ $1 == -* ]]; do
@@ -61,11 +62,11 @@ run() {
     printf '\n$ %s\n' "$*"
     [ "$dry" ] || "$@"
 }
-stage() { # stage FILE COMMAND...: unless FILE exists
+stage() { # stage FILE COMMAND...: runs the command unless FILE exists
     [ -e "$1" ] || run "${@:2}"
 }
 
-# What an arm changes: options of encode, of its training split alone, of train; the folder of its latents.
+# Sets what an arm changes: options of encode, of encode for the training split only, of train; the latents' folder.
 parse_arm() {
     local word
     target= classes=without encode_options=() draw_options=() train_options=() latents=$out/latents
@@ -85,22 +86,22 @@ parse_arm() {
         *) echo "$1: unknown change \"$word\" (see --help)" >&2 && exit 1 ;;
         esac
     done
-    [ -n "$target" ] || { echo "$1: name overlay or mask" >&2 && exit 1; }
+    [ -n "$target" ] || { echo "$1: expected overlay or mask as one of the changes" >&2 && exit 1; }
 }
 for arm in "${arms[@]}"; do parse_arm "$arm"; done
 
 runs=$((${#arms[@]} * seeds))
 if [ "$coco" ]; then
-    # 1.4 EFLOP a run of 18,000 steps of 32 at 512 pixels, 1.3 EFLOP to encode 5 passes of two kinds of target, 40% of an
-    # A100's 312 TFLOP/s.
+    # 1.4 EFLOP for a run of 18,000 steps of 32 at 512 pixels, 1.3 EFLOP to encode 5 passes with two kinds of target, at
+    # 40% of an A100's 312 TFLOP/s.
     echo "$runs runs of $steps steps of 32: about $((runs * steps * 31 / 180000)) hours of an A100 (predicted at 40% of its peak)," \
-        "and 4 hours a set of latents; disk: 84 GB a set of latents, 10.4 GB a run while it trains, 5 GB after."
+        "and 4 hours per set of latents; disk: 84 GB per set of latents, 10.4 GB per run while it trains, 5 GB after."
 else
     echo "$runs runs of $steps steps: about $((runs * steps / 580 + 5)) minutes on two cores, 1 GB of disk."
 fi
 
-# The classes: two lists, without the frequent class and with it. Validation asks for all of them in either case, and
-# calls "seen" what is in the first list.
+# The classes: two lists, without and with the frequent class. Validation always asks for all classes, and calls those
+# of the first list "seen".
 data=${coco:-$out/data} frequent=person
 mkdir -p "$out"
 if [ "$coco" ]; then
@@ -123,12 +124,12 @@ else
         --checkpoint-every 300 --log-every 100 --seed 1
 fi
 
-encode() { # encode SPLIT FOLDER OPTIONS...: unless it is there
+encode() { # encode SPLIT FOLDER OPTIONS...: unless the shards exist
     stage "$2/$1.json" ./cocogold encode --model "$start" --data "$data" --split "$1$split" --out "$2" \
         --targets overlay,mask --min-side "$minimum" --resolution "$resolution" --seed 1 "${@:3}"
 }
 
-encode_arm() { # the latents that the arm at hand needs, and questions for what is not there
+encode_arm() { # encodes the latents of the current arm, and samples that ask for absent classes
     local list=$without all=(--classes all-things --trained "$without" --passes 1)
     [ "$classes" = without ] || list=$with
     encode train "$latents" --classes "$list" --passes "$passes" "${encode_options[@]}" "${draw_options[@]}"
@@ -136,7 +137,7 @@ encode_arm() { # the latents that the arm at hand needs, and questions for what 
     encode val "$out/absent" "${all[@]}" --absent 1
 }
 
-evaluate() { # evaluate RUN SHARDS FOLDER: all validation samples, by the final model of a run
+evaluate() { # evaluate RUN SHARDS FOLDER: the final model of a run on all validation samples
     stage "$3/metrics.json" ./cocogold eval --model "$1/model" --protocol crops --shards "$2" --split val \
         --seen "$without" --out "$3"
 }
