@@ -120,8 +120,8 @@ const char *shard_info_difference(const ShardInfo *a, const ShardInfo *b, bool s
     return strcmp(a_text, b_text) != 0 ? "shape of the latents" : NULL;
 }
 
-// Texts have a fixed length (of the longest of a list): HDF5 checksums them with the file's metadata, which it does not
-// do for texts of variable length. h5py gives them as bytes.
+// Texts have a fixed length (the longest of a list), because HDF5 does not checksum texts of variable length with the
+// metadata. h5py returns them as bytes.
 static hid_t text_type(size_t length) {
     hid_t type = H5Tcopy(H5T_C_S1);
     H5Tset_size(type, length ? length : 1);

@@ -133,7 +133,7 @@ static void test_panoptic_folder(void **state) {
     free(classes_parse(&c, "--classes", from_file, &count));
     assert_int_equal(count, 2);
     free(from_file);
-    assert_dies("class \"cat\" is none of the 2 categories", classes_parse(&c, "--classes", "kite,cat", NULL));
+    assert_dies("class \"cat\" is not among the 2 categories", classes_parse(&c, "--classes", "kite,cat", NULL));
     assert_dies("--classes default14: class \"car\"", classes_parse(&c, "--classes", "default14", NULL));
     assert_dies("names no class", classes_parse(&c, "--classes", ",", NULL));
     assert_dies("cannot be opened", classes_parse(&c, "--classes", "@/no/such/file", NULL));
@@ -144,7 +144,7 @@ static void test_damaged_folders(void **state) {
     (void)state;
     make_dataset();
     const char *set = in_folder("set");
-    assert_dies("is no folder", coco_open(in_folder("nowhere"), "x", "auto"));
+    assert_dies("is not a folder", coco_open(in_folder("nowhere"), "x", "auto"));
     assert_dies("neither instances_y.json nor panoptic_y.json", coco_open(set, "y", "auto"));
     assert_dies("expected one of auto, instances, panoptic", coco_open(set, "x", "both"));
     assert_dies("instances_x.json: cannot be opened", coco_open(set, "x", "instances"));
@@ -160,7 +160,7 @@ static void test_damaged_folders(void **state) {
     assert_dies("panoptic_x: expected a folder", coco_open(set, "x", "auto"));
     remove_tree(in_folder("set/images/x"));
     make_folders(in_folder("set/annotations/panoptic_x"));
-    assert_dies("neither the folder x nor images/x is there", coco_open(set, "x", "auto"));
+    assert_dies("neither the folder x nor images/x", coco_open(set, "x", "auto"));
 }
 
 // The text with its first `from` replaced.
