@@ -6,7 +6,7 @@
 #include "eval/prompt_sets.h"
 #include "model/sampler.h"
 
-// A model with everything it needs in memory to answer batches of pairs.
+// A model in memory with everything that it needs to answer batches of pairs.
 typedef struct {
     Pipeline *pipeline;
     Device *dev;
@@ -34,7 +34,7 @@ void evaluator_predict(Evaluator *e, const DatasetItem *items, int n, int steps,
 void evaluator_ceiling(Evaluator *e, const DatasetItem *items, int n);
 
 enum { BOX_SIZES = 9, MAX_STEPS_TABLE = 12 };
-// What is scored for every pair.
+// The kinds of scores of every pair.
 enum {
     SCORE_MODEL,
     SCORE_CEILING,                       // the true target through the VAE and the same mask extraction
@@ -63,7 +63,7 @@ typedef struct {
     Gallery gallery;
 } Evaluation;
 
-// Scores all pairs; evaluation has pairs, count, rule, seen, class_names, table and masks set, and gets the rest.
+// Scores all pairs. The caller sets pairs, count, rule, seen, class_names, table and masks; this fills the rest.
 void evaluate(Evaluator *e, const Dataset *dataset, Evaluation *evaluation);
 void evaluation_free(Evaluation *evaluation);
 

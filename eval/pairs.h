@@ -11,8 +11,8 @@ typedef struct {
 } Pair;
 
 typedef struct {
-    int per_class;      // at most so many pairs of a class, drawn with the seed; 0: all
-    int limit;          // at most so many pairs in all, drawn with the seed; 0: all
+    int per_class;      // largest number of pairs of a class, drawn at random; 0: all
+    int limit;          // largest number of pairs in all, drawn at random; 0: all
     double absent;      // probability that a picture is also asked for a class that it does not show
     const bool *wanted; // (classes) only these; NULL: all
     uint64_t seed;
