@@ -72,7 +72,7 @@ static void encode_variants(Work *w, const Sample *s, int variants, int represen
     }
 }
 
-// ---- measures -------------------------------------------------------------------------------------------------------
+// ---- measures ------------------------------------------------------------------------------------------------------
 
 static double mean_square(const float *a, const float *b, int n) {
     double sum = 0;

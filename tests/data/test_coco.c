@@ -178,7 +178,7 @@ static void test_damaged_instances(void **state) {
     static const struct {
         const char *from, *to, *expected;
     } cases[] = {
-        {"\"image_id\": 20", "\"image_id\": 99", "annotation with id 7: field \"image_id\": 99 is not among the images"},
+        {"\"image_id\": 20", "\"image_id\": 99", "annotation with id 7: field \"image_id\": 99 is not among"},
         {"\"image_id\": 20", "\"image_id\": \"20\"", "annotation 1 (id 7): field \"image_id\": expected a number"},
         {"\"image_id\": 20,", "", "annotation 1 (id 7): field \"image_id\": expected an integer"},
         {"\"category_id\": 3", "\"category_id\": 4", "field \"category_id\": 4 is not among the categories"},
