@@ -66,7 +66,7 @@ const char **coco_class_names(const Coco *coco); // free the list, but not the n
 // A random permutation of the pictures (Fisher-Yates), freed by the caller.
 int *coco_shuffled(const Coco *coco, Random random);
 int coco_find_category(const Coco *coco, const char *name); // index, or -1
-char *coco_picture_path(const Coco *coco, int picture);     // to be freed by the caller
+char *coco_picture_path(const Coco *coco, int picture);     // freed by the caller
 
 // The panoptic PNG as ids R + 256 G + 65536 B (height, width), freed by the caller; NULL for instances. Dies if it is
 // missing or its size differs from the picture's.

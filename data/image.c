@@ -263,7 +263,7 @@ void mask_unpack(const uint8_t *packed, int side, uint8_t *mask) {
     }
 }
 
-// The part of [begin, end) that lies in input pixel j.
+// The part of [begin, end) inside input pixel j.
 static double overlap(int j, double begin, double end) { return fmax(0, fmin(j + 1, end) - fmax(j, begin)); }
 
 void mask_resize(const uint8_t *mask, int mask_width, int mask_height, double x, double y, double w, double h,

@@ -22,7 +22,7 @@ Image image_try_load(const char *path, int channels, char **why);
 
 // Writes .png, .jpg or .jpeg (quality 95), by the ending of `path`. The file appears whole or not at all.
 void image_save(const Image *image, const char *path);
-// A picture file in memory, to be freed by the caller.
+// A picture file in memory, freed by the caller.
 uint8_t *image_encode_png(const Image *image, size_t *size);
 uint8_t *image_encode_jpg(const Image *image, int quality, size_t *size);
 

@@ -20,7 +20,7 @@ static bool is_candidate(const SampleOptions *o, const Segment *s) {
     return o->allowed[s->category] && !s->crowd && s->area > 0 && s->bbox[2] > 0 && s->bbox[3] > 0;
 }
 
-// Area of the bounding box that lies in the crop; -1 where they do not touch.
+// Area of the bounding box inside the crop; -1 if they do not touch.
 static double box_in_crop(const Segment *s, const Sample *crop) {
     double dx = fmin(crop->x + crop->side, s->bbox[0] + s->bbox[2]) - fmax(crop->x, s->bbox[0]);
     double dy = fmin(crop->y + crop->side, s->bbox[1] + s->bbox[3]) - fmax(crop->y, s->bbox[1]);

@@ -87,7 +87,7 @@ static float texture_at(const Texture *t, int x, int y) {
 typedef struct {
     int class_index, full_area; // full_area: its pixels if nothing hid or cut it
     float x, y, radius, angle;
-    Rgb colors[3];                  // a person's skin, shirt, trousers; else the first alone
+    Rgb colors[3];                  // a person's skin, shirt, trousers; else only the first
     float light, light_x, light_y;  // shading across the object: 1 + light * (light_x * u + light_y * v)
     float stripes, stripe_u, phase; // fine texture
 } Object;
@@ -229,7 +229,7 @@ static void paint_object(const Object *o, const SynthScene *scene, Rgb *pixels) 
     }
 }
 
-// Boxes and areas of what is visible so far.
+// Boxes and areas of the pixels that are visible so far.
 static void measure(SynthScene *scene) {
     Box boxes[SYNTH_OBJECTS];
     for (int k = 0; k < scene->count; k++) {

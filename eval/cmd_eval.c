@@ -104,7 +104,7 @@ static Dataset open_dataset(bool crops, const char *split, const ModelSettings *
     return dataset_of_pictures(o.data, split, o.source, side);
 }
 
-// One flag per class of a list on the command line, to be freed.
+// One flag per class of a list on the command line; freed by the caller.
 static bool *flags_of(const Dataset *dataset, const char *option, const char *list) {
     return dataset->crops ? shards_classes(&dataset->shards, option, list)
                           : classes_parse(&dataset->coco, option, list, NULL);

@@ -177,7 +177,7 @@ static void save_mask(const char *folder, const DatasetItem *item, const uint8_t
     free(name);
 }
 
-// Extraction and scores of a batch; masks[i] gets the predicted mask of pair i, to be freed.
+// Extraction and scores of a batch; masks[i] gets the predicted mask of pair i, which the caller frees.
 static void score_batch(Evaluator *e, const DatasetItem *items, int n, Evaluation *v, int kind, int first,
                         uint8_t **masks) {
 #pragma omp parallel for schedule(dynamic)

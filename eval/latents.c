@@ -80,7 +80,7 @@ static double mean_square(const float *a, const float *b, int n) {
     return sum / n;
 }
 
-// A latent cell stands for a square of pixels.
+// A latent cell corresponds to a square of pixels.
 static bool cell_touched(const Work *w, int y, int x) {
     int f = w->R / w->r;
     for (int i = 0; i < f * f; i++) {

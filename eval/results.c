@@ -158,7 +158,7 @@ void result_print(FILE *out, const EvalResult *r, const Dataset *dataset, const 
         print_numbers(out, 2, (const double[]){r->steps_seen[k].miou, r->steps_unseen[k].miou}, 2);
     }
     if (v->prompt_set_count) {
-        fprintf(out, "\n%-32s%10s%10s%10s%10s\n", "asked as", "seen", "own words", "unseen", "own words");
+        fprintf(out, "\n%-32s%10s%10s%10s%10s\n", "text", "seen", "own text", "unseen", "own text");
     }
     for (int k = 0; k < v->prompt_set_count; k++) {
         const PromptResult *p = &r->prompts[k];

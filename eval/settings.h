@@ -15,7 +15,7 @@ typedef struct {
     char **train_classes;
     int all_class_count; // classes of the data set
     char **all_classes;
-    char *text_template; // of prompts: "{}", the class name alone, if NULL
+    char *text_template; // of prompts; NULL means "{}", the class name alone
 } ModelSettings;
 
 // Overlay in opaque white, 4 steps, resolution 0 (unknown), no classes.
@@ -29,7 +29,7 @@ void settings_copy(const char *from, const char *to);
 void settings_free(ModelSettings *settings);
 // Sets a list of names (copied): settings_names(&s.train_class_count, &s.train_classes, count, names).
 void settings_names(int *count, char ***names, int new_count, const char *const *new_names);
-// The text that asks for a class: the template with {} replaced; to be freed.
+// The prompt for a class: the template with {} replaced; freed by the caller.
 char *settings_text(const ModelSettings *settings, const char *class_name);
 bool settings_is_trained(const ModelSettings *settings, const char *class_name);
 

@@ -33,7 +33,7 @@ typedef struct {
     const double *x, *y;
     int count, color;
     bool dashed;
-    enum { LINE, LINE_WITH_DOTS, CLOUD } style; // CLOUD: dots alone
+    enum { LINE, LINE_WITH_DOTS, CLOUD } style; // CLOUD: only dots
     const double *low, *high;                   // a band around the line; NULL: none
 } ChartLine;
 

@@ -63,7 +63,7 @@ int experiment_arm(const Experiment *experiment, const char *name);
 typedef enum { GIOU, CLASS_MEAN, FALSE_AREA } Average;
 
 // Average of an arm's runs at one validation (index `step`) or of the final models (step -1), mean over runs, with the
-// 95% interval of a bootstrap over pictures and, where there is more than one, over runs.
+// 95% interval of a bootstrap over pictures and, if there is more than one, over runs.
 Interval arm_average(const Experiment *e, int arm, int step, int group, Average average, int resamples, uint64_t seed);
 
 // A comparison: a weighted sum of the arms' final IoU.
@@ -80,10 +80,10 @@ typedef struct {
 
 // The 2 x 2's two effects (each the mean over both settings of the other axis) and their interaction, if its four arms
 // are there; then every arm with a change against the same arm without it. Bootstrap: pictures are drawn for all arms
-// together, runs for each arm. To be freed with contrasts_free.
+// together, runs within each arm. Free with contrasts_free.
 Contrasts contrasts_of(const Experiment *e, int resamples, uint64_t seed);
 void contrasts_free(Contrasts *contrasts);
-bool distinguishable(Interval difference); // zero lies outside of the interval
+bool distinguishable(Interval difference); // zero is outside the interval
 
 // A run has collapsed if its gIoU over all pairs ends below half its peak while at least half of its predictions are
 // empty or full.

@@ -308,7 +308,7 @@ static void latents_row(FILE *out, const Json *json, const char *name, const cha
     fputs("</tr>\n", out);
 }
 
-// The scatter pictures lie beside latents.json.
+// The scatter pictures are in the folder of latents.json.
 static void embed_scatter(FILE *out, const char *latents, const char *representation) {
     const char *slash = strrchr(latents, '/');
     char *path = xprintf("%.*slatents-%s.svg", slash ? (int)(slash - latents + 1) : 0, latents, representation);

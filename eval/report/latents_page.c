@@ -26,7 +26,7 @@ static const struct {
     {"constant_over_one_pixel", "constant answer / one pixel", false},
     {"energy_picture", "energy of the target without the object", true},
     {"object_energy", "object's share of a target's energy", false},
-    {"inside", "object's energy that lies in the cells it touches", true},
+    {"inside", "share of the object's energy in the cells it touches", true},
 };
 
 typedef LatentSummary Summaries[REPRESENTATIONS][OBJECT_SIZES + 1];

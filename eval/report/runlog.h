@@ -18,6 +18,6 @@ typedef struct {
 // Dies with file and line number if a line is damaged.
 RunLog runlog_read(const char *folder);
 void runlog_free(RunLog *log);
-// Means over at most `points` stretches of equal length, for noisy curves; to be freed with curve_free.
+// Means over at most `points` stretches of equal length, for noisy curves; free with curve_free.
 Curve curve_smooth(const Curve *curve, int points);
 void curve_free(Curve *curve);
