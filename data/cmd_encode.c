@@ -118,7 +118,7 @@ static Options parse_options(int argc, char **argv) {
          .high = 100000},
         {OPT_DOUBLE, "absent", &o.absent, "share of samples that ask for a class absent from the crop", "SHARE",
          .high = 1},
-        {OPT_INT, "min-side", &o.min_side, "drop pictures with a shorter side", "PIXELS", .high = 1e6},
+        {OPT_INT, "min-side", &o.min_side, "drop pictures whose shorter side is below this", "PIXELS", .high = 1e6},
         {OPT_LONG, "seed", &o.seed, "seed of crops and classes", "SEED"},
         {OPT_HEADING, "Targets"},
         {OPT_STRING, "targets", &o.targets, "targets to encode in addition to the input", "LIST",

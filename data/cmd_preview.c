@@ -144,7 +144,7 @@ static Options parse_options(int argc, char **argv) {
          "width of a line along the mask's border, in pixels at size 512 (the original uses 4)", "PIXELS"},
         {OPT_DOUBLE, "absent", &o.absent, "share of samples that ask for a class absent from the crop", "SHARE",
          .high = 1},
-        {OPT_INT, "min-side", &o.minimum_side, "drop pictures with a shorter side", "PIXELS", .high = 1e6},
+        {OPT_INT, "min-side", &o.minimum_side, "drop pictures whose shorter side is below this", "PIXELS", .high = 1e6},
         {OPT_INT, "pass", &o.pass, "number of the pass over the data; every pass has other crops", "N", .high = 1e9},
         {OPT_LONG, "seed", &o.seed, "seed of the order, the crops and the classes", "SEED"},
         OPTIONS_END};

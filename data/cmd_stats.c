@@ -178,7 +178,7 @@ static Options parse_options(int argc, char **argv) {
         {OPT_INT, "passes", &o.passes, "number of passes over the pictures", "N", .low = 1, .high = 100000},
         {OPT_DOUBLE, "absent", &o.absent, "share of samples that ask for a class absent from the crop", "SHARE",
          .high = 1},
-        {OPT_INT, "min-side", &o.minimum_side, "drop pictures with a shorter side", "PIXELS", .high = 1e6},
+        {OPT_INT, "min-side", &o.minimum_side, "drop pictures whose shorter side is below this", "PIXELS", .high = 1e6},
         {OPT_LONG, "seed", &o.seed, "seed of crops and classes", "SEED"},
         {OPT_HEADING, "Check"},
         {OPT_FLAG, "check", &o.check, "also read every picture and make every mask, to find damaged files"},

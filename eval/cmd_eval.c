@@ -35,7 +35,7 @@ static Option table[] = {
     {OPT_STRING, "model", &o.model, "pipeline directory", "DIR", .required = "a pipeline directory"},
     {OPT_FLAG, "ema", &o.ema, "use the averaged weights of unet_ema/"},
     {OPT_STRING, "data", &o.data, "data set in COCO's layout", "DIR"},
-    {OPT_STRING, "split", &o.split, "val, val2017, ...", "NAME"},
+    {OPT_STRING, "split", &o.split, "name of the split, e.g. val or val2017", "NAME"},
     {OPT_STRING, "source", &o.source, "annotations to read; auto prefers instances", "KIND", .choices = coco_sources},
     {OPT_STRING, "protocol", &o.protocol,
      "images: whole pictures, resized and padded, scored at their own size; crops: the samples of --shards", "KIND",

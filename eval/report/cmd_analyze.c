@@ -42,7 +42,7 @@ static Option table[] = {
     {OPT_INT, "samples", &o.samples, "number of crops with an object, one per picture", "N", .low = 2, .high = 1e6},
     {OPT_INT, "resolution", &o.resolution, "side of the pictures (0: from the model's configs)", "PIXELS",
      .high = 8192},
-    {OPT_INT, "min-side", &o.min_side, "drop pictures with a shorter side", "PIXELS", .high = 1e6},
+    {OPT_INT, "min-side", &o.min_side, "drop pictures whose shorter side is below this", "PIXELS", .high = 1e6},
     {OPT_STRING, "color", &o.color, "colour of the painted mask: a name, #rrggbb or R,G,B", "COLOR"},
     {OPT_DOUBLE, "alpha", &o.alpha, "opacity of the painted mask", "SHARE"},
     {OPT_DOUBLE, "outline", &o.outline,
