@@ -1,4 +1,4 @@
-// The loop that measures, and its tensors.
+// The measuring loop and its tensors.
 #include "bench/bench.h"
 #include "util/error.h"
 #include "util/philox.h"
@@ -85,10 +85,10 @@ const char *format_share(double share, char text[16]) {
 
 void print_peaks(const Device *dev, const Peaks *p) {
     if (p->bytes_per_s == 0) {
-        printf("%s: too little memory is free to measure what it reaches at best\n", device_name(dev));
+        printf("%s: not enough free memory to measure the peak rates\n", device_name(dev));
         return;
     }
-    printf("%s: at best %.1f GFLOP/s (%.1f in GEMM", device_name(dev), 1e-9 * p->flops_per_s[UNIT_FP32],
+    printf("%s: peak %.1f GFLOP/s (%.1f in GEMM", device_name(dev), 1e-9 * p->flops_per_s[UNIT_FP32],
            1e-9 * p->flops_per_s[UNIT_GEMM]);
     if (p->flops_per_s[UNIT_MMA] > 0) { printf(", %.1f in bf16 by mma.sync", 1e-9 * p->flops_per_s[UNIT_MMA]); }
     printf("), %.1f GB/s\n", 1e-9 * p->bytes_per_s);
@@ -97,7 +97,7 @@ void print_peaks(const Device *dev, const Peaks *p) {
 void bench_start(Bench *b) {
     trace_clear(&b->trace);
     b->dev->trace = &b->trace;
-    b->dev->plan_only = true; // the first call tells bytes, FLOPs and workspace
+    b->dev->plan_only = true; // the first call reports bytes, FLOPs and workspace
     b->run = -4, b->left = 0;
 }
 

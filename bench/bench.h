@@ -1,10 +1,10 @@
-// Benchmarks. A layer's function makes its tensors and runs its kernels in loops that measure themselves:
+// Benchmarks. The function of a layer makes its tensors and runs its kernels in loops that measure themselves:
 //
 //     floatX *out = bench_tensor(b, n), *inp = bench_tensor(b, n);
 //     for (bench_start(b); bench_next(b);) { silu_forward(out, inp, n, b->dev); }
 //
-// Name, bytes and FLOPs of what ran come from the trace (device.h); a result is the median of several runs, each of as
-// many calls as fill a few milliseconds, after a warm-up.
+// Name, bytes and FLOPs of what runs come from the trace (device.h). A result is the median of several runs after a
+// warm-up; a run has as many calls as fill a few milliseconds.
 #pragma once
 #include "kernels/kernels.h"
 #include "model/arena.h"
@@ -13,10 +13,10 @@ enum { MAX_SIZES = 8, MAX_SHAPES = 12, MAX_RUNS = 101 };
 
 // One function at one shape.
 typedef struct {
-    const char *layer, *sizes, *model; // of its BenchLayer; the model whose shape it is, or "given"
+    const char *layer, *sizes, *model; // from its BenchLayer; the model with this shape, or "given"
     int size[MAX_SIZES];
     TraceRow row;              // of one call
-    double seconds, low, high; // median, least and largest time of a call over the runs
+    double seconds, low, high; // median, minimum and maximum time of a call over the runs
 } BenchResult;
 
 typedef struct {
@@ -25,11 +25,11 @@ typedef struct {
     BenchResult *results;
     int count, capacity;
     BenchResult current; // layer, sizes and model of what runs now
-    // the loop that runs
-    int run, repeats, left; // run: from -3 (plan, warm-up, how many calls make a run) to runs
+    // the running loop
+    int run, repeats, left; // run: from -3 (plan, warm-up, number of calls in a run) to runs
     double started, samples[MAX_RUNS];
     Trace trace;
-    // tensors of the layer that runs
+    // tensors of the running layer
     void **tensors;
     int tensor_count, tensor_capacity;
     StepScalars *scalars; // on the device
@@ -49,11 +49,11 @@ extern const BenchLayer bench_layers[]; // bench_kernels.c: the one table of lay
 
 void bench_open(Bench *b, int runs, Device *dev);
 void bench_close(Bench *b);
-// Memory of the device that lives until the layer's function returns: normal deviates.
+// Device memory with random normal values; it lives until the layer's function returns.
 floatX *bench_tensor(Bench *b, size_t n);
 float *bench_floats(Bench *b, size_t n);
 int *bench_ids(Bench *b, size_t n, int below); // uniform in [0, below)
-void bench_free_tensors(Bench *b);             // all of them; bench_layer does it
+void bench_free_tensors(Bench *b);             // all of them; called by bench_layer
 void bench_start(Bench *b);
 bool bench_next(Bench *b);
 // Runs a layer at one shape and adds its functions to the results.
@@ -61,7 +61,7 @@ void bench_layer(Bench *b, const BenchLayer *layer, const char *model, const int
 
 // Sorts and returns the median.
 double median(double *values, int count);
-// The least time of a row, as a share of the time it took; 0 if the peaks were not measured.
+// A row's roofline time as a share of its measured time; 0 if the peaks were not measured.
 double roofline_share(const TraceRow *row, double seconds, const Peaks *peaks);
 // Such a share as " 87%", or "-" for 0.
 const char *format_share(double share, char text[16]);
@@ -71,11 +71,11 @@ void print_peaks(const Device *dev, const Peaks *peaks);
 
 typedef struct {
     char *preset;       // mini, sd1, sd2, quarter-sd2
-    char *model;        // or a pipeline directory, of which only the configurations are read
-    char *write_config; // the UNet's config.json, for somebody else's program; NULL: not written
+    char *model;        // or a pipeline directory; only its configurations are read
+    char *write_config; // the UNet's config.json, for other programs; NULL: not written
     char *recompute;
     int recompute_level;   // Recompute (model/unet.h)
-    int batch, size, runs; // size: side of the latents; 0: as usual for the preset
+    int batch, size, runs; // size: side of the latents; 0: the preset's default
     int tensors;           // plan: list the saved tensors
 } StepOptions;
 
@@ -94,14 +94,14 @@ double step_roofline_share(const StepResult *r, const Peaks *peaks); // as roofl
 void step_result_print(const StepResult *r, const Peaks *peaks);
 void step_result_free(StepResult *r);
 
-// What the models of a preset launch and need, from a plan: nothing is allocated and nothing runs.
+// What the models of a preset launch and need, from a plan: it allocates nothing and runs nothing.
 typedef struct {
     char *name;
     int B, size;             // micro-batch, side of the latents
     double parameters;       // of the UNet, padding included
     double arena, workspace; // bytes of activations and scratch
-    double saved_bytes;      // of activations: what is saved for backward, when it is most
-    SavedTable saved;        // and which tensors that is
+    double saved_bytes;      // peak of the activations that are saved for backward
+    SavedTable saved;        // the tensors of that peak
     double vae_arena;        // of the VAE's encoder and decoder, the larger one
     Trace step, vae;         // rows by size: the training step of the UNet; VAE forward and backward
 } StepPlan;

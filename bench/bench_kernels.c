@@ -7,7 +7,7 @@
 #define TIME(call)                                                                                                     \
     for (bench_start(b); bench_next(b);) { call; }
 
-// What --shape must keep to.
+// Checks a requirement on --shape.
 static void expect(bool holds, const char *rule) {
     if (!holds) { die("--shape: expected %s", rule); }
 }

@@ -1,5 +1,5 @@
 // A whole training step with random weights and inputs: noise, UNet, loss, backward, norm, Adam, as `cocogold train`
-// runs it, but for the reading of data.
+// runs it, except for reading data.
 #include "bench/bench.h"
 #include "model/init.h"
 #include "train/diffusion.h"
@@ -50,7 +50,7 @@ typedef struct {
     int tokens, batch, size; // defaults of the preset
 } StepModel;
 
-// The configuration that was asked for; weights are never read.
+// The requested configuration; weights are never read.
 static StepModel step_model(const StepOptions *o) {
     const Preset *sd2 = preset_find("sd2");
     if (o->model) {
@@ -72,7 +72,7 @@ static StepModel step_model(const StepOptions *o) {
     return (StepModel){p->unet, p->schedule, p->tokens, mini ? 16 : 2, mini ? 16 : 32};
 }
 
-// One slice after the other: nothing of the parameters' size beside them.
+// Fills one slice after another, without a second buffer of the parameters' size.
 static void draw_weights(Params *params, Device *dev) {
     for (int i = 0; i < params->count; i++) {
         size_t n = params->slices[i].count;
@@ -164,8 +164,8 @@ static double mean_loss(StepBench *s, Device *dev) {
     return sum / B;
 }
 
-// Largest resident memory of this process so far, in bytes. Linux's getrusage would count what the parent process had
-// before this program began: VmHWM does not.
+// Largest resident memory of this process so far, in bytes. On Linux, getrusage would include the memory of the parent
+// process from before this program began; VmHWM does not.
 static double peak_resident(void) {
     struct rusage usage;
     getrusage(RUSAGE_SELF, &usage);
@@ -285,7 +285,7 @@ static void print_row(const TraceRow *row, double steps, double total, const Pea
            1e-9 * row->bytes / row->seconds, format_share(roofline_share(row, row->seconds, peaks), share));
 }
 
-// The profile's rows added up by scope ("forward", "backward", ...).
+// Sums of the profile's rows by scope ("forward", "backward", ...).
 static void print_scopes(const Trace *profile, double steps, double total) {
     const char *separator = "";
     for (int i = 0; i < profile->count; i++) {

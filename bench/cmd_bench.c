@@ -1,4 +1,4 @@
-// cocogold bench: how fast the kernels and whole training steps are, beside what this machine reaches at best.
+// cocogold bench: the speed of kernels and whole training steps, compared with this machine's peak rates.
 #include "bench/bench.h"
 #include "bench/lab.h"
 #include "util/error.h"
@@ -151,7 +151,7 @@ static const char *format_axes(Shape shape, char text[96]) {
     return text;
 }
 
-// Launches are counted from 1: a tensor is there from the first one after `saved` to `freed`.
+// Launches are counted from 1. A tensor exists from the first launch after `saved` to `freed`.
 static void print_tensors(const StepPlan *p) {
     char shape[96];
     printf("\n%-66s %-16s %-4s %12s  %-14s %-14s %s\n", "tensor", "shape", "type", "bytes", "saved after",
@@ -160,7 +160,7 @@ static void print_tensors(const StepPlan *p) {
         printf("%-66s %-16s %-4s %12zu  %-8s %5d %-8s %5d  %s\n", t->name, format_axes(t->shape, shape), type_of(t),
                t->bytes, t->saved.scope, t->saved.launches, t->freed.scope, t->freed.launches, t->reader);
     }
-    printf("%d tensors; %.0f bytes are saved when it is most, of %.0f bytes of activations: the others are "
+    printf("%d tensors; %.0f bytes are saved at the peak, of %.0f bytes of activations; the rest are "
            "temporaries and gradients\n",
            p->saved.count, p->saved_bytes, p->arena);
 }
@@ -206,7 +206,7 @@ static void write_plan(const char *path, const StepPlan *p, bool tensors) {
     json_write(gen, path);
 }
 
-// ---- What is run ---------------------------------------------------------------------------------------------------
+// ---- What to run ---------------------------------------------------------------------------------------------------
 
 static const BenchLayer *find_layer(const char *name) {
     if (strcmp(name, "adam") == 0) { name = "optimizer"; } // as the lab calls it
@@ -280,7 +280,7 @@ static void bench_versions(const char *what, const BenchOptions *o, Device *dev)
     bench_close(&b);
 }
 
-// The step comes first: measuring the peaks needs memory of its own, which the process's largest set would count.
+// The step runs first: measuring the peaks needs memory that would count in the process's peak memory.
 static void bench_steps(const BenchOptions *o, Device *dev) {
     StepResult r = bench_step(&o->step, dev);
     Peaks peaks = device_measure_peaks(dev);
@@ -304,7 +304,7 @@ static void bench_plans(const BenchOptions *o) {
 
 static void check(const BenchOptions *o, bool plan) {
     if (o->check && !o->version) { die("--check needs --version"); }
-    if (o->step.tensors && !plan) { die("--tensors belongs to bench plan"); }
+    if (o->step.tensors && !plan) { die("--tensors needs bench plan"); }
 }
 
 static const char *const presets[] = {"mini", "quarter-sd2", "sd1", "sd2", NULL};
@@ -314,30 +314,31 @@ int cmd_bench(int argc, char **argv) {
     BenchOptions o = {.step = {.preset = "quarter-sd2", .recompute = "none", .runs = 7}};
     Option table[] = {
         {OPT_HEADING, "Measuring"},
-        {OPT_INT, "runs", &o.step.runs, "runs, of which the median is printed", "N", .low = 1, .high = MAX_RUNS},
-        {OPT_STRING, "json", &o.json, "write the results to this file too", "FILE"},
+        {OPT_INT, "runs", &o.step.runs, "number of runs; the median is printed", "N", .low = 1, .high = MAX_RUNS},
+        {OPT_STRING, "json", &o.json, "also write the results to this file", "FILE"},
         {OPT_HEADING, "A layer"},
         {OPT_STRING, "shape", &o.shape, "measure these sizes instead of the table's, e.g. 2,32,32,320,320,3,1",
          "NUMBERS"},
         {OPT_STRING, "version", &o.version,
-         "measure a step on the way to the kernel (conv2d, attention, groupnorm, layernorm, adam), or all steps",
+         "measure version N of conv2d, attention, groupnorm, layernorm or adam, from naive to final, or all versions",
          "N|all"},
-        {OPT_FLAG, "check", &o.check, "with --version: check the result, do not time"},
+        {OPT_FLAG, "check", &o.check, "with --version: check the result without timing"},
         {OPT_HEADING, "step and plan"},
-        {OPT_STRING, "preset", &o.step.preset, "model with random weights", "NAME", .choices = presets},
+        {OPT_STRING, "preset", &o.step.preset, "model to measure, with random weights", "NAME", .choices = presets},
         {OPT_STRING, "model", &o.step.model,
-         "pipeline directory whose architecture is measured instead, with random weights", "DIR"},
-        {OPT_INT, "batch", &o.step.batch, "samples (0: 16 for mini, else 2)", "N", .high = 65536},
-        {OPT_INT, "size", &o.step.size, "side of the latents (0: 16 for mini, 32, or the model's)", "N", .high = 4096},
-        {OPT_STRING, "recompute", &o.step.recompute, "what backward computes again instead of reading it from memory",
-         "LEVEL", .choices = recompute_levels, .choice = &o.step.recompute_level},
+         "measure the architecture of this pipeline directory instead, with random weights", "DIR"},
+        {OPT_INT, "batch", &o.step.batch, "samples per batch (0: 16 for mini, else 2)", "N", .high = 65536},
+        {OPT_INT, "size", &o.step.size, "side of the latents (0: the model's, 16 for mini, else 32)", "N",
+         .high = 4096},
+        {OPT_STRING, "recompute", &o.step.recompute, "what backward recomputes instead of reading from memory", "LEVEL",
+         .choices = recompute_levels, .choice = &o.step.recompute_level},
         {OPT_FLAG, "tensors", &o.step.tensors, "plan: print every saved tensor with its bytes and lifetime"},
-        {OPT_STRING, "write-config", &o.step.write_config, "write the UNet's config.json to this file too", "FILE"},
+        {OPT_STRING, "write-config", &o.step.write_config, "also write the UNet's config.json to this file", "FILE"},
         OPTIONS_END};
     static const OptionsHelp help = {
         .about = "Times every kernel, one layer's kernels, or a whole training step, and compares the "
-                 "times with what this machine can\nreach at best (bench/README.md). plan: the launches, "
-                 "bytes and FLOPs of a step, which does not run.",
+                 "times with the\npeak rates of this machine (bench/README.md). plan: prints the launches, "
+                 "bytes and FLOPs of a step without\nrunning it.",
         .usage = "[LAYER|all|step|plan] [OPTIONS]",
         .example = "conv2d --shape 2,32,32,320,320,3,1"};
     const char **arguments = options_parse(argc, argv, table, &help, 1);

@@ -1,12 +1,12 @@
 #!/usr/bin/env python3
-"""Holds cocogold's kernels and training steps against PyTorch (eager, fp32) on the same cores in the same minutes.
+"""Compares cocogold's kernels and training steps with PyTorch (eager, fp32), on the same cores in the same minutes.
 
     .venv/bin/python bench/compare.py                     everything; writes bench/RESULTS.md
     .venv/bin/python bench/compare.py --layers conv2d,attention --steps "" --out /dev/stdout
 
-The two take turns (A B A B ...), kernels layer by layer, steps in processes of their own, so that a busy minute hits
-both. PyTorch gets its better memory format (NCHW or channels_last) and its fastest optimizer. A ratio is our time over
-PyTorch's: below 1 we are faster.
+The two alternate (A B A B ...), so that a busy minute slows both down. Kernels alternate layer by layer; steps run in
+separate processes. PyTorch gets its better memory format (NCHW or channels_last) and its fastest optimizer. A ratio is
+our time over PyTorch's: below 1, we are faster.
 """
 
 import argparse
@@ -33,10 +33,10 @@ def parse_arguments():
     p = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     p.add_argument("--layers", default="all", help="names of `cocogold bench`, separated by commas; empty: none")
     p.add_argument("--steps", default="mini,quarter-sd2", help="presets of `cocogold bench step`; empty: none")
-    p.add_argument("--rounds", type=int, default=3, help="turns of each side")
-    p.add_argument("--runs", type=int, default=5, help="runs of a turn; medians are kept")
+    p.add_argument("--rounds", type=int, default=3, help="number of turns of each side")
+    p.add_argument("--runs", type=int, default=5, help="runs per turn; their median is kept")
     p.add_argument("--threads", type=int, default=int(os.environ.get("OMP_NUM_THREADS", len(os.sched_getaffinity(0)))))
-    p.add_argument("--least", action="store_true", help="least times instead of medians, on a busy machine")
+    p.add_argument("--least", action="store_true", help="use minimum times instead of medians, for a busy machine")
     p.add_argument("--out", default=str(ROOT / "bench" / "RESULTS.md"))
     p.add_argument("--worker", help=argparse.SUPPRESS)  # a JSON object: one training step of PyTorch
     return p.parse_args()
@@ -118,7 +118,7 @@ def geglu(torch, F, N, H):
 
 
 def attention(torch, F, B, NH, Tq, Tk, HS, causal):
-    # Products of to_q, to_k and to_v, seen as heads: what diffusers hands to PyTorch.
+    # Products of to_q, to_k and to_v, seen as heads: as diffusers passes them to PyTorch.
     q, k, v = (torch.randn(B, T, NH * HS).requires_grad_() for T in (Tq, Tk, Tk))
     heads = lambda x: x.view(B, -1, NH, HS).transpose(1, 2)  # noqa: E731
 
@@ -153,7 +153,7 @@ def upsample(torch, F, B, H, W, C):
 
 def concat(torch, F, N, CA, CB):
     a, b, dout = torch.randn(N, CA), torch.randn(N, CB), torch.randn(N, CA + CB)
-    # Autograd's backward gives views; whoever reads them copies them.
+    # Autograd's backward gives views, which their readers copy.
     split = lambda: (dout[:, :CA].contiguous(), dout[:, CA:].contiguous())  # noqa: E731
     return {"concat_forward": [lambda: torch.cat((a, b), 1)], "concat_backward": [split]}
 
@@ -354,7 +354,7 @@ def compare_layer(layer, args):
 
 
 def peak_bytes():
-    """Largest resident memory; getrusage counts what the parent process had when it started this one."""
+    """Largest resident memory; getrusage would include the parent process's memory."""
     status = Path("/proc/self/status")
     for line in status.read_text().splitlines() if status.exists() else []:
         if line.startswith("VmHWM:"):
@@ -443,7 +443,7 @@ def compare_step(preset, args):
 
 
 def percent(share):
-    """0: the machine's peaks were not measured."""
+    """Share as text; "-" for 0, if the machine's peaks were not measured."""
     return f"{100 * share:.0f}%" if share else "-"
 
 
@@ -457,7 +457,7 @@ def step_name(key):
 
 
 def machine(args):
-    """What the figures depend on; no names of hosts."""
+    """The hardware and versions that the figures depend on, without host names."""
     import diffusers
     import torch
 
@@ -538,12 +538,12 @@ def main():
         lines += ["## Training steps", ""]
     for preset in steps:
         lines += step_table(preset, compare_step(preset, args))
-        write(lines, args)  # an interrupted run keeps what it has measured
+        write(lines, args)  # an interrupted run keeps its results so far
     rows = []
     for layer in layers:
         rows += compare_layer(layer, args)
         write(lines + ["## Kernels", "", *kernel_table(rows)], args)
-    print(f"written: {args.out}")
+    print(f"wrote {args.out}")
 
 
 def write(lines, args):

@@ -1,13 +1,13 @@
 #!/usr/bin/env python3
-"""What is known of the CUDA kernels without a GPU, from the machine code, the PTX and the plan of a training step.
+"""Facts about the CUDA kernels without a GPU, from the machine code, the PTX and the plan of a training step.
 
     bench/kernel_report.py check BUILD...     registers, stack and local memory, tensor-core instructions of the objects in
-                                              build/cuda-PRECISION; fails where a promise is broken
+                                              build/cuda-PRECISION; fails on a violation
     bench/kernel_report.py profile [--quick] [--only TEXT]
-                                              counts of single layers at SD2's shapes in the PTX simulator, against targets
+                                              counts of single layers at SD2's shapes in the PTX simulator, with targets
     bench/kernel_report.py report BUILD...    all of it, with the roofline of a step: docs/KERNELS.md
 
-`make nvcc-check`, `make kernel-profile` and `make kernel-report` build what these need and call them.
+`make nvcc-check`, `make kernel-profile` and `make kernel-report` build their inputs and call them.
 """
 import argparse
 import collections
@@ -46,7 +46,7 @@ def run(*command, **more):
 
 
 def tool(name):
-    """The toolkit's, else that of `setup.sh --cuda`."""
+    """The path of a tool from `setup.sh --cuda`, else its name, to be found in PATH."""
     local = sorted(Path(".cuda").glob(f"lib/python3*/site-packages/nvidia/cu13/bin/{name}"))
     return str(local[-1]) if local else name
 
@@ -98,12 +98,12 @@ def read_resources(listing, kernel):
             k = kernel(name)
             k.registers[arch], k.shared[arch] = int(found[1]), int(found[3])
             if int(arch[3:]) >= 90 and k.shared[arch]:
-                k.shared[arch] -= 1 << 10  # counts what is reserved for each block
+                k.shared[arch] -= 1 << 10  # includes what is reserved for each block
             k.stack[arch] = int(found[2]) + int(found[4])
 
 
 def read_sass(path, arch, kernel):
-    """The listing of one object may be tens of megabytes: grep leaves what is counted. arch: None for all."""
+    """The listing of one object may have tens of megabytes: grep keeps what is counted. arch: None for all."""
     words = r"Function :|code for sm_|\b(LDG|STG|LDL|STL|HMMA|LDSM|LDGSTS)\b"
     command = f"{tool('cuobjdump')} -sass {f'-arch {arch}' if arch else ''} {path} | grep -E '{words}'"
     k = None
@@ -131,8 +131,8 @@ def read_ptx(listing, kernel):
 
 
 def read_build(build, all_sass=True, lab=False):
-    """The kernels of a build's objects, in order of file and name, with or without the kernel lab's; all_sass False:
-    machine code is read only where tensor-core instructions are promised, and for one architecture."""
+    """The kernels of a build's objects, in order of file and name, with or without the kernel lab's. all_sass False:
+    reads machine code only where tensor-core instructions are required, and for one architecture."""
     kernels = {}
     paths = sorted(Path(build, "kernels").glob("**/*.cu.o"))
     if lab:
@@ -167,8 +167,8 @@ def short_name(name):
 
 
 def resident_warps(arch, registers, threads, shared):
-    """Warps of one SM that run at once, from the limits above: registers are handed out to warps in units of 256 and
-    to a quarter of the SM each, shared memory to blocks in units of 128 bytes."""
+    """Warps of one SM that run at once, from the limits above. Registers are allocated to warps in units of 256, in a
+    quarter of the SM each; shared memory is allocated to blocks in units of 128 bytes."""
     max_warps, max_blocks, all_registers, all_shared = SM[arch]
     warps = -(-threads // 32)
     by_registers = 4 * (all_registers // 4 // (-(-registers * 32 // 256) * 256)) // warps
@@ -176,14 +176,14 @@ def resident_warps(arch, registers, threads, shared):
     return warps * min(max_warps // warps, max_blocks, by_registers, by_shared)
 
 
-# ---- Promises ---------------------------------------------------------------------------------------------------------
+# ---- Requirements ----------------------------------------------------------------------------------------------------
 
-# Files with kernels for the tensor cores in bf16, and what each of those that multiply must contain.
+# Files with bf16 kernels for the tensor cores, and the instructions that each multiplying kernel must contain.
 TENSOR = {"conv2d.cu": ("mma", "ldmatrix", "cp_async"), "attention.cu": ("mma", "ldmatrix", "cp_async")}
 
 
 def broken_promises(kernels, precision):
-    """Sentences."""
+    """A sentence for each violated requirement."""
     for k in kernels:
         for arch in k.registers:
             local = k.sass[arch]["local"] if arch in k.sass else 0
@@ -223,7 +223,7 @@ def check(builds, archs):
 
 # ---- Counts of the PTX in the simulator -------------------------------------------------------------------------------
 
-# Layer and sizes as `profile` takes them, function, what it is held to, where the shape comes from.
+# Layer and sizes as `profile` takes them, function, kind of its targets, source of the shape.
 Case = collections.namedtuple("Case", "layer sizes function kind shape")
 SD2 = "SD2's"
 CASES = (
@@ -252,14 +252,14 @@ CASES = (
     Case("dice", "1,262144", "dice_loss", "stream", "one picture of 512 x 512"),
 )
 
-TIMES = {"conv": 1.25, "attention": 1.5}  # bound time over the time of the useful FLOPs, at most
+TIMES = {"conv": 1.25, "attention": 1.5}  # largest bound time over the time of the useful FLOPs
 BOUND = {"conv": ("tensor",), "attention": ("tensor", "SFU"), "stream": ("DRAM",)}
-MAIN = 0.05  # kernels with less of the function's traffic are listed and not held to the targets, nor are such stores
+MAIN = 0.05  # kernels, loads and stores with a smaller share of the traffic are listed, but have no targets
 
 
 def profile_case(program, case):
-    """The function's kernels as the simulator counted them, and what the function reports to the trace. Kept beside the
-    program until that is built again."""
+    """The function's kernels as the simulator counted them, and what the function reports to the trace. The result is
+    kept beside the program until the program is rebuilt."""
     kept = Path(f"{program}-{case.layer}-{case.sizes}-{case.function}.json")
     if not kept.exists() or kept.stat().st_mtime < Path(program).stat().st_mtime:
         temporary = f"{kept}.{os.getpid()}"
@@ -272,7 +272,7 @@ def profile_case(program, case):
 
 
 def bytes_per_lane(kernel):
-    """Of the accesses to global memory, each weighted with the sectors that it moves."""
+    """Mean over the accesses to global memory, weighted by the sectors that each moves."""
     moved = width = 0
     for line in kernel["lines"]:
         if "sectors" not in line:
@@ -321,7 +321,7 @@ def judge(case, result):
     rows, misses = [], []
     for k in kernels:
         share = k["global"]["dram_bytes"] / traffic if case.kind == "stream" else k["bound"]["A100"]["us"] / us
-        # Beside the tensor-core kernels run small ones that prepare or add up, limited by memory.
+        # Small kernels that prepare or add up run in addition to the tensor-core kernels; memory limits them.
         tensor = case.kind == "stream" or any(n.startswith("mma") for n in k["flops"])
         is_main = share >= MAIN and tensor
         rows.append(Row(case, k, is_main, missed(case, k, is_main)))
@@ -376,12 +376,12 @@ def profile_rows(outcome):
 
 
 def seconds(row, card):
-    """Of one launch at the roofline."""
+    """Time of one launch at the roofline."""
     return max(row["bytes"] / card.memory, row["flops"] / getattr(card, row["unit"]))
 
 
 def samples_per_second(plan, micro_steps, name):
-    """All micro-steps after the first read the gradients of the parameters once more."""
+    """Every micro-step after the first reads the parameter gradients once more."""
     card = CARDS[name]
     update = sum(r["launches"] * seconds(r, card) for r in plan["step"] if r["scope"] == "update")
     micro = sum(r["launches"] * seconds(r, card) for r in plan["step"]) - update
@@ -487,25 +487,25 @@ def memory_floor(plan):
     rows = [("weights", e * p), ("gradients, fp32", 4 * p), ("masters, fp32", 4 * p if e == 2 else 0),
             ("Adam's moments, fp32", 8 * p), ("activations", plan["arena_bytes"]), ("workspace", plan["workspace_bytes"])]
     rows.append(("**sum**", sum(b for _, b in rows)))
-    return ("The memory that this step needs at least, without recomputation:\n\n"
+    return ("The minimum memory of this step, without recomputation:\n\n"
             + markdown(("what", "GB"), [(w, f"{1e-9 * b:.2f}") for w, b in rows]))
 
 
 INTRODUCTION = """# The kernels, without a GPU
 
-Written by `make kernel-report` (bench/kernel_report.py); nothing here was measured on a GPU. Three sources: the machine
-code that nvcc makes ({archs}), read with cuobjdump; the plan of a training step, in which every
-function of kernels/kernels.h reports its least traffic and its useful FLOPs; and exact counts of the PTX of single layers,
-run in the simulator `../shared/ptxsim`.
+Written by `make kernel-report` (bench/kernel_report.py); nothing here was measured on a GPU. It has three sources: nvcc's
+machine code ({archs}), read with cuobjdump; the plan of a training step, in which every function of
+kernels/kernels.h reports its minimum traffic and its useful FLOPs; and exact counts of the PTX of single layers, run in
+the simulator `../shared/ptxsim`.
 
 """
 
 STEP = """## The speed of light
 
 Each launch takes at least max(bytes / memory rate, FLOPs / compute rate); the sum over all launches is the step's speed of
-light. Ceilings: {ceilings}. linear is held to the best rate known of cuBLASLt's products (and so is
-attention with heads above 160, which calls it), conv2d and attention to that of the tensor cores by `mma.sync` (on Hopper
-62% of `wgmma`'s), all others to fp32: as kernels/cost.h says for each function.
+light. Ceilings: {ceilings}. The ceiling is the best known rate of cuBLASLt's products for linear
+(and for attention with heads above 160, which calls it), the rate of the tensor cores by `mma.sync` (on Hopper 62% of
+`wgmma`'s) for conv2d and attention, and fp32 for all others, as kernels/cost.h says for each function.
 
 """
 
@@ -513,27 +513,28 @@ PROFILE = """## Counts of the real PTX
 
 One layer each, in bf16, on the simulator's A100 (108 SMs, 1555 GB/s, 312 TFLOP/s), with all caches cold.
 
-- **load, store**: bytes used of the 32-byte sectors that are moved. **B/lane**: bytes per lane and access, weighted with
-  the sectors. **reread**: sectors loaded over distinct ones. **banks**: shared-memory wavefronts over those without
-  conflicts. **bound, us**: the unit that needs longest and its least time. **ratio**: least time of the kernels that are
-  held to the targets, over the time of the function's useful FLOPs at 312 TFLOP/s (conv2d, attention) or of its least
-  traffic at 1555 GB/s (the others). **all**: the same with the kernels beside them.
+- **load, store**: share of the moved 32-byte sectors that is used. **B/lane**: bytes per lane and access, weighted by
+  sectors. **reread**: loaded sectors over distinct ones. **banks**: shared-memory wavefronts over those without
+  conflicts. **bound, us**: the unit that needs the longest time, and its minimum time. **ratio**: minimum time of the
+  kernels with targets, over the time of the function's useful FLOPs at 312 TFLOP/s (conv2d, attention) or of its
+  minimum traffic at 1555 GB/s (the others). **all**: the same for all kernels of the function.
 - Targets. Streaming kernels: load and store >= 0.98, 16 bytes per lane (15.5 on average, since statistics and biases are
   floats), reread <= 1.05 within a kernel, bound by DRAM. conv2d: banks <= 1.05, bound by the tensor cores, ratio <= 1.25.
-  attention: banks <= 1.05, bound by tensor cores or the special function unit, ratio <= 1.5. They are for the kernels that
-  carry the function: the others ("-": in conv2d and attention those without tensor cores, which prepare or add up; else
-  those with less than 5% of the traffic) only count in the last ratio. Loads or stores that are less than 5% of a
-  kernel's traffic (a sum per block) are not held to theirs either.
+  attention: banks <= 1.05, bound by tensor cores or the special function unit, ratio <= 1.5. Only the main kernels of a
+  function have targets. The others ("-": in conv2d and attention those without tensor cores, which prepare or add up;
+  else those with less than 5% of the traffic) only count in "all". Loads or stores that are less than 5% of a kernel's
+  traffic (a sum per block) have no targets either.
 
 """
 
 KERNELS = """## Registers, shared memory, instructions
 
 One row per kernel; where architectures differ: {archs}. **spills**: bytes of stack plus accesses to local memory in the
-machine code. **shared**: static + dynamic bytes, the latter of the launches above ("?": not among them). **threads**: of
-these launches, else the launch bound. **warps/SM**: resident at once by registers, shared memory, threads and blocks, of
-{limits}. **128-bit LDG, STG**: of the loads and stores of global memory in the machine code. **mma,
-ldmatrix, cp.async**: in the PTX : in the machine code.
+machine code. **shared**: static + dynamic bytes, the latter from the launches above ("?": not launched there).
+**threads**: of these launches, else the launch bound. **warps/SM**: resident warps, limited by registers, shared memory,
+threads and blocks, of {limits}. **128-bit LDG, STG**: their number among the
+loads and stores of global memory in the machine code. **mma, ldmatrix, cp.async**: number in the PTX : in the machine
+code.
 
 """
 
@@ -558,7 +559,7 @@ def report(builds, program, plan_file, path):
         precision = build.rstrip("/").rsplit("-", 1)[1]
         kernels = read_build(build)
         broken = list(broken_promises(kernels, precision))
-        out.append(f"### {precision}: {len(kernels)} kernels, {len(broken)} broken promises\n\n")
+        out.append(f"### {precision}: {len(kernels)} kernels, {len(broken)} violations\n\n")
         out += [f"- {sentence}\n" for sentence in broken] + ["\n"] * bool(broken)
         for file in sorted({k.file for k in kernels}):
             rows = list(kernel_rows([k for k in kernels if k.file == file], launches if precision == "bf16" else {}))
@@ -571,9 +572,9 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("what", choices=("check", "profile", "report"))
     parser.add_argument("builds", nargs="*", help="build/cuda-PRECISION")
-    parser.add_argument("--archs", default=" ".join(ARCHS), help="architectures that must be there")
+    parser.add_argument("--archs", default=" ".join(ARCHS), help="architectures that every kernel must have")
     parser.add_argument("--program", default="build/ptx-bf16/profile")
-    parser.add_argument("--plan", default="build/sd2-plan.json", help="of cocogold bench plan --json")
+    parser.add_argument("--plan", default="build/sd2-plan.json", help="file of cocogold bench plan --json")
     parser.add_argument("--only", default="", help="profile: layers or functions with this text in their names")
     parser.add_argument("--output", default="docs/KERNELS.md")
     o = parser.parse_intermixed_args()

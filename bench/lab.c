@@ -7,7 +7,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-// In a function that calls a version: the step's call, where the build has it.
+// Calls the step of a version, if the build has it.
 #ifdef BACKEND_cpu
 #define STEP(lab, call) ((void)(lab))
 bool lab_has_steps(void) { return false; }
@@ -16,7 +16,7 @@ bool lab_has_steps(void) { return false; }
 bool lab_has_steps(void) { return true; }
 #endif
 
-// Every version's bytes and FLOPs are those that the last one reports.
+// Every version reports the bytes and FLOPs of the last one.
 static bool calls_own(const Lab *lab) { return lab->version == lab->last || lab->dev->plan_only; }
 
 double lab_tolerance(void) { return sizeof(floatX) == sizeof(float) ? 1e-5 : 1e-2; }
@@ -53,7 +53,7 @@ static void compare(Distance *d, double value, double reference) {
 static double relative(Distance d) { return sqrt(d.difference) / sqrt(d.norm > 0 ? d.norm : 1); }
 static double larger(double a, double b) { return a > b || isnan(a) ? a : b; }
 
-// Every which one of n results is checked, so that about `wanted` are: odd, to meet all channels.
+// The stride between checked results, so that about `wanted` of n are checked. It is odd, to reach all channels.
 static size_t every(size_t n, size_t wanted) { return n <= wanted ? 1 : (n / wanted) | 1; }
 
 static void *upload(const Lab *lab, const void *from, size_t bytes) {
@@ -318,7 +318,7 @@ static void call_adam(const Lab *lab) {
                               decay, k->n, k->scalars, lab->dev));
 }
 
-// fp32 state is held to 1e-5 in every precision: its error counts in units of the tolerance.
+// fp32 state must agree to 1e-5 in every precision, so its error is scaled to the tolerance.
 static double error_adam(const Lab *lab) {
     const AdamCase *k = lab->data;
     float *p = host_floats(lab, k->master, k->n), *m = host_floats(lab, k->m, k->n), *v = host_floats(lab, k->v, k->n);
@@ -405,8 +405,7 @@ static int parse_version(const char *text, const LabLayer *layer) {
     if (strcmp(text, "all") == 0) { return 0; }
     if (*end || version < 1 || version > last) { die("--version %s: expected 1 to %d or all", text, last); }
     if (version < last && !lab_has_steps()) {
-        die("bench %s --version %ld: a step in CUDA; the cpu backend has version %d alone (BACKEND=cuda and emu have "
-            "all)",
+        die("bench %s --version %ld: is in CUDA; BACKEND=cpu has only version %d (BACKEND=cuda and emu have all)",
             layer->layer, version, last);
     }
     return (int)version;
@@ -453,7 +452,7 @@ void lab_command(Bench *b, const LabLayer *layer, const char *version, const int
         if (!(r.error <= lab_tolerance())) { wrong = v; }
     }
     if (!lab_has_steps()) {
-        printf("  Versions 1 to %d are steps in CUDA (bench/lab/%s.cu), which BACKEND=cuda and emu have.\n", last - 1,
+        printf("  Versions 1 to %d are in CUDA (bench/lab/%s.cu): BACKEND=cuda and emu have them.\n", last - 1,
                layer->layer);
     }
     if (wrong) { die("bench %s: version %d is off by more than %.0e", layer->layer, wrong, lab_tolerance()); }

@@ -1,5 +1,6 @@
-// The kernel lab: the steps from the naive kernel to the one that the models use, under numbers. The last version is
-// kernels.h's own function; those before it are in bench/lab/LAYER.cu and exist where .cu files do (cuda and emu).
+// The kernel lab: numbered versions of a kernel, from a naive one to the one that the models use. The last version is
+// kernels.h's own function; the earlier ones are in bench/lab/LAYER.cu and exist where .cu files are built (cuda and
+// emu).
 #pragma once
 #include "bench/bench.h"
 
@@ -11,18 +12,18 @@ typedef struct {
     Device *dev;
     int version, last; // from 1
     const int *size;   // in the order of the layer's sizes
-    void *data;        // what make left for call and error
+    void *data;        // from make, for call and error
 } Lab;
 
 typedef struct {
     const char *layer, *function;           // on the command line; of kernels.h
     const char *sizes;                      // as in BenchLayer
-    int shape[MAX_SIZES];                   // of SD2's training step: what --version takes on a GPU
-    int small[MAX_SIZES];                   // and where threads are emulated
-    const char *versions[LAB_VERSIONS + 1]; // what each is, NULL behind the last
+    int shape[MAX_SIZES];                   // from SD2's training step: the default of --version on a GPU
+    int small[MAX_SIZES];                   // the default where threads are emulated
+    const char *versions[LAB_VERSIONS + 1]; // what each is; NULL after the last
     void (*make)(Lab *lab);                 // tensors
-    void (*call)(const Lab *lab);           // one call of the version; in plan-only mode also of the last one
-    double (*error)(const Lab *lab);        // relative, of what the call left, against sums in double
+    void (*call)(const Lab *lab);           // one call of the version; in plan-only mode, of the last one
+    double (*error)(const Lab *lab);        // relative error of the call's result against sums in double
 } LabLayer;
 
 extern const LabLayer lab_layers[]; // ends with layer NULL

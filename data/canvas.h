@@ -1,4 +1,4 @@
-// A drawing, as an SVG in a page or as a picture in memory, with the same calls (cairo, DejaVu Sans). Lengths are
+// A drawing: an SVG in a page, or a picture in memory. Both take the same calls (cairo, DejaVu Sans). Lengths are in
 // pixels, y points down, colours are 0xRRGGBB.
 #pragma once
 #include "data/image.h"
@@ -10,7 +10,7 @@ enum { COLOR_INK = 0x20262e, COLOR_FAINT = 0x66707c, COLOR_LINE = 0xe3e6ea };
 
 typedef struct {
     FILE *svg;                // NULL: a picture
-    cairo_surface_t *surface; // the picture; beside an SVG it only measures texts
+    cairo_surface_t *surface; // the picture; for an SVG, it only measures texts
     cairo_t *cr;
     double font_size;
     bool bold;
@@ -19,24 +19,24 @@ typedef struct {
 Canvas canvas_picture(int width, int height); // white
 Canvas canvas_svg(FILE *out, int width, int height);
 Image canvas_image(const Canvas *canvas); // what the picture shows so far
-void canvas_end(Canvas *canvas);          // ends the SVG, or lets go of the picture
+void canvas_end(Canvas *canvas);          // ends the SVG, or frees the picture
 
 typedef enum { ALIGN_LEFT, ALIGN_CENTER, ALIGN_RIGHT } Align;
-void canvas_font(Canvas *canvas, double size, bool bold); // of the texts that follow
+void canvas_font(Canvas *canvas, double size, bool bold); // for the texts that follow
 double canvas_text_width(const Canvas *canvas, const char *text);
-void canvas_text(Canvas *canvas, double x, double y, Align align, int color, const char *text); // y: of the baseline
-void canvas_text_upwards(Canvas *canvas, double x, double y, int color, const char *text);      // (x, y): its centre
-// Cuts text to `width` with an ellipsis, at a character's border (UTF-8), in place; it has room for 3 bytes more.
+void canvas_text(Canvas *canvas, double x, double y, Align align, int color, const char *text); // y: the baseline
+void canvas_text_upwards(Canvas *canvas, double x, double y, int color, const char *text);      // (x, y): the centre
+// Cuts text to `width` in place, between characters (UTF-8), and adds an ellipsis. The buffer needs 3 spare bytes.
 void canvas_fit_text(const Canvas *canvas, char *text, double width);
 
-// A line through n points, those with a y that is not finite left out.
+// A line through n points. Points whose y is not finite are skipped.
 void canvas_path(Canvas *canvas, const double *x, const double *y, int n, double width, int color, bool dashed);
 void canvas_line(Canvas *canvas, double x0, double y0, double x1, double y1, double width, int color);
-// The area within such a line.
+// The area inside such a line.
 void canvas_area(Canvas *canvas, const double *x, const double *y, int n, int color, double opacity);
 void canvas_bar(Canvas *canvas, double x, double y, double width, double height, int color);
 void canvas_dot(Canvas *canvas, double x, double y, double radius, int color, double opacity);
-// In an SVG, what is drawn in between shows the text when the pointer rests on it. NULL: no text.
+// In an SVG, what is drawn between these two calls shows the text while the pointer rests on it. NULL: no text.
 void canvas_note(Canvas *canvas, const char *text);
 void canvas_note_end(Canvas *canvas);
 

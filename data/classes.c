@@ -8,22 +8,22 @@ const char *const default_classes[DEFAULT_CLASS_COUNT] = {"car",     "dining tab
                                                           "giraffe", "clock",        "toilet", "bed",   "bird",
                                                           "truck",   "cat",          "horse",  "dog"};
 
-// The names that can be chosen from.
+// The names to choose from.
 typedef struct {
     const char *where; // file or folder, for messages
     int count;
     const char *const *names;
-    const Coco *coco; // says which are things; NULL: all
+    const Coco *coco; // says which classes are things; NULL: all are
 } Names;
 
 static void choose(const Names *n, bool *flags, const char *name, const char *from) {
     int i = 0;
     while (i < n->count && strcmp(n->names[i], name) != 0) { i++; }
-    if (i == n->count) { die("%s: class \"%s\" is none of the %d categories of %s", from, name, n->count, n->where); }
+    if (i == n->count) { die("%s: class \"%s\" is not among the %d categories of %s", from, name, n->count, n->where); }
     flags[i] = true;
 }
 
-// Names separated by one of `separators`, with blanks around them removed; empty ones are skipped.
+// Names separated by one of `separators`. Blanks around names are removed; empty names are skipped.
 static void choose_each(const Names *n, bool *flags, char *text, const char *separators, const char *from) {
     char *rest = NULL;
     for (char *name = strtok_r(text, separators, &rest); name; name = strtok_r(NULL, separators, &rest)) {

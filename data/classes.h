@@ -1,4 +1,4 @@
-// Which classes are trained ("seen"), and how they are given on the command line.
+// Which classes are trained ("seen"), and how the command line lists them.
 #pragma once
 #include "data/coco.h"
 
@@ -7,8 +7,8 @@ extern const char *const default_classes[DEFAULT_CLASS_COUNT]; // the original's
 
 #define CLASSES_HELP "default14 | all | all-things | NAME,NAME,... | @FILE (one name a line)"
 
-// Turns such a text into one flag per category of the dataset, to be freed by the caller; *count (may be NULL) gets the
-// number of classes chosen. Dies on a name that the dataset does not have; option: "--classes", for messages.
+// Parses such a text into one flag per category of the dataset, freed by the caller. *count (may be NULL) gets the
+// number of chosen classes. Dies if the dataset lacks a name. option: "--classes", for messages.
 bool *classes_parse(const Coco *coco, const char *option, const char *text, int *count);
-// The same for a plain list of names, which are all taken for things. where: what has these classes, for messages.
+// The same for a plain list of names, all treated as things. where: the owner of these classes, for messages.
 bool *classes_of_names(char *const *names, int name_count, const char *where, const char *option, const char *text);

@@ -1,8 +1,9 @@
 // cocogold encode: pictures and masks -> training samples (data/sample.h) -> VAE encoder -> HDF5 shards.
 //
-// Every pass over the data set is cut into ranges of --shard-size pictures; a range is a shard, whatever comes out of
-// its pictures. So a shard depends on nothing but the options: complete ones are kept on restart, and processes divide
-// them by number (--part). While the VAE works on a batch, a thread reads and crops the next one.
+// Every pass over the data set is cut into ranges of --shard-size pictures. Each range becomes one shard, however many
+// samples its pictures give. A shard therefore depends on the options alone: a restart keeps complete shards, and
+// processes divide the shards by number (--part). While the VAE works on a batch, a thread reads and crops the next
+// one.
 #include "data/classes.h"
 #include "data/coco.h"
 #include "data/loader.h"
@@ -30,7 +31,7 @@
 #else
 #define PRECISION_NAME "fp32"
 #endif
-#define FORMAT_VERSION "1" // of the shards and of the rules that make them
+#define FORMAT_VERSION "1" // version of the shards and of the rules that make them
 
 enum { KINDS = 3 }; // image, overlay, mask
 
@@ -47,10 +48,10 @@ typedef struct {
     int shard;
     long long first;
     int count;
-    bool last; // of its shard
+    bool last; // batch of its shard
 } Work;
 
-// A batch ready for the VAE: the samples of its pictures (count) and the pixels of those that are good (rows).
+// A batch ready for the VAE: one sample per picture (count), and the pixels of the valid ones (rows).
 typedef struct {
     Sample *samples;
     SampleReason *reasons;
@@ -68,7 +69,7 @@ typedef struct {
     ShardInfo info;
     Work *work;
     long long work_count, kept_pictures, todo_pictures;
-    Rendered rendered[2]; // by the work's number modulo 2
+    Rendered rendered[2]; // indexed by the number of the work modulo 2
     Device dev;
     Pipeline pipeline;
     Arena arena;
@@ -98,10 +99,10 @@ static Options parse_options(int argc, char **argv) {
         {OPT_STRING, "model", &o.model, "pipeline directory with the VAE", "DIR", .required = "a pipeline directory"},
         {OPT_STRING, "data", &o.data, "folder of the data set, in COCO's layout", "DIR",
          .required = "a data set in COCO's layout"},
-        {OPT_STRING, "split", &o.split, "split of the data set; train2017 makes train-00000.h5", "NAME"},
-        {OPT_STRING, "source", &o.source, "annotations to read; auto takes instances where there are any", "KIND",
+        {OPT_STRING, "split", &o.split, "split of the data set; train2017 gives train-00000.h5", "NAME"},
+        {OPT_STRING, "source", &o.source, "annotations to read; auto prefers instances", "KIND",
          .choices = coco_sources},
-        {OPT_STRING, "out", &o.out, "folder for SPLIT-00000.h5, ... and SPLIT.json", "DIR",
+        {OPT_STRING, "out", &o.out, "output folder for SPLIT-00000.h5, ... and SPLIT.json", "DIR",
          .required = "the folder for the shards"},
         {OPT_HEADING, "Samples"},
         {OPT_STRING, "classes", &o.classes,
@@ -109,33 +110,33 @@ static Options parse_options(int argc, char **argv) {
          "all-things): " CLASSES_HELP,
          "LIST"},
         {OPT_STRING, "trained", &o.trained,
-         "classes to mark as seen in training (default: for train those of --classes, else seen.txt or default14)",
+         "classes to mark as seen in training (default for train: those of --classes; else seen.txt or default14)",
          "LIST"},
-        {OPT_INT, "resolution", &o.resolution, "side of the training pictures (0: as the model's configs say)",
-         "PIXELS", .high = 8192},
-        {OPT_INT, "passes", &o.passes, "how often to go through the pictures, each time with other crops and classes",
-         "N", .low = 1, .high = 100000},
-        {OPT_DOUBLE, "absent", &o.absent, "share of samples that ask for a class that is not there", "SHARE",
+        {OPT_INT, "resolution", &o.resolution, "side of the training pictures (0: from the model's configs)", "PIXELS",
+         .high = 8192},
+        {OPT_INT, "passes", &o.passes, "passes over the pictures, each with different crops and classes", "N", .low = 1,
+         .high = 100000},
+        {OPT_DOUBLE, "absent", &o.absent, "share of samples that ask for a class absent from the crop", "SHARE",
          .high = 1},
-        {OPT_INT, "min-side", &o.min_side, "drop pictures with a shorter side", "PIXELS", .high = 1e6},
+        {OPT_INT, "min-side", &o.min_side, "drop pictures whose shorter side is below this", "PIXELS", .high = 1e6},
         {OPT_LONG, "seed", &o.seed, "seed of crops and classes", "SEED"},
         {OPT_HEADING, "Targets"},
-        {OPT_STRING, "targets", &o.targets, "pictures to encode beside the input", "LIST", .choices = target_lists,
-         .choice = &o.target_list},
+        {OPT_STRING, "targets", &o.targets, "targets to encode in addition to the input", "LIST",
+         .choices = target_lists, .choice = &o.target_list},
         {OPT_STRING, "color", &o.color, "colour of the painted mask: a name, #rrggbb or R,G,B", "COLOR"},
         {OPT_DOUBLE, "alpha", &o.alpha, "opacity of the painted mask", "SHARE"},
         {OPT_DOUBLE, "outline", &o.outline,
-         "width of a line along the mask's border, in pixels at 512 (the original has 4)", "PIXELS"},
+         "width of a line along the mask's border, in pixels at size 512 (the original uses 4)", "PIXELS"},
         {OPT_HEADING, "Work"},
         {OPT_INT, "shard-size", &o.shard_size, "pictures per shard, the unit of restart", "N", .low = 1, .high = 1e6},
-        {OPT_INT, "batch", &o.batch, "pictures per run of the VAE", "N", .low = 1, .high = 4096},
-        {OPT_STRING, "part", &o.part, "do only every N-th shard, beginning with the K-th (several processes)", "K/N"},
-        {OPT_INT, "threads", &o.threads, "threads that read and crop pictures (0: a quarter of the cores)", "N",
-         .high = 1024},
+        {OPT_INT, "batch", &o.batch, "pictures per call of the VAE", "N", .low = 1, .high = 4096},
+        {OPT_STRING, "part", &o.part, "write only every N-th shard, starting with the K-th (several processes)", "K/N"},
+        {OPT_INT, "threads", &o.threads, "number of threads that read and crop pictures (0: a quarter of the cores)",
+         "N", .high = 1024},
         OPTIONS_END};
     static const OptionsHelp help = {
-        .about = "Turns pictures and masks into HDF5 shards of latents. Run it again to go on where it "
-                 "stopped.",
+        .about = "Encodes pictures and masks into HDF5 shards of latents. Run it again to continue after an "
+                 "interruption.",
         .usage = "--model DIR --data DIR --out DIR [OPTIONS]",
         .example = "--model model --data coco --split train2017 --passes 5 --out latents"};
     options_parse(argc, argv, table, &help, 0);
@@ -155,7 +156,7 @@ static void name_split(const Options *o, char name[32]) {
     snprintf(name, 32, "%.*s", (int)length, o->split);
 }
 
-// ---- what is to be done
+// ---- what to do
 
 static const Coco *sorted_coco;
 static int by_id(const void *a, const void *b) {
@@ -250,14 +251,14 @@ static ShardInfo shard_info(const Encoder *e, int shard) {
     return info;
 }
 
-// A shard that is there already must be what this command would write.
+// An existing shard must equal what this command would write.
 static void check_kept(const Encoder *e, const char *path, int shard) {
     ShardFile kept = shard_open(path);
     ShardInfo wanted = shard_info(e, shard);
     char have[128], want[128];
     const char *name = shard_info_difference(&kept.info, &wanted, true, have, want);
     if (name) {
-        die("%s: attribute \"%s\" is %s where this command asks for %s: give another --out, or remove these shards "
+        die("%s: attribute \"%s\" is %s, but this command asks for %s: choose another --out, or remove these shards "
             "first",
             path, name, have, want);
     }
@@ -279,8 +280,8 @@ static void add_work(Encoder *e, int shard) {
 static void plan_work(Encoder *e) {
     char *beyond = shard_path(e, e->info.shards);
     if (file_exists(beyond)) {
-        die("%s: is more than the %d shards that this command writes: give another --out, or remove these shards first",
-            beyond, e->info.shards);
+        die("%s: this command writes only %d shards: choose another --out, or remove these shards first", beyond,
+            e->info.shards);
     }
     free(beyond);
     for (int shard = e->o.part_index - 1; shard < e->info.shards; shard += e->o.part_count) {
@@ -335,7 +336,7 @@ static void release(Encoder *e) {
     arena_destroy(&e->arena);
 }
 
-// ---- pictures to samples, on a thread of its own
+// ---- pictures to samples, on a separate thread
 
 static void render_row(const Encoder *e, const Sample *s, Rendered *r, int row) {
     int R = e->info.resolution;
@@ -379,9 +380,7 @@ static void *read_thread(void *reader) {
 
 static void reader_start(Reader *reader, Encoder *e, long long number) {
     *reader = (Reader){.encoder = e, .work = &e->work[number], .into = &e->rendered[number % 2]};
-    if (pthread_create(&reader->thread, NULL, read_thread, reader) != 0) {
-        die("a thread for reading cannot be started");
-    }
+    if (pthread_create(&reader->thread, NULL, read_thread, reader) != 0) { die("cannot start the reading thread"); }
 }
 
 // ---- samples to latents to shards
@@ -421,14 +420,12 @@ static void add_batch(const Encoder *e, ShardWriter *writer, const Work *work, c
         } else {
             shard_drop(writer, image_id, r->reasons[i]);
         }
-        if (r->reasons[i] == SAMPLE_DAMAGED) {
-            warn("picture %lld cannot be read and is dropped", (long long)image_id);
-        }
+        if (r->reasons[i] == SAMPLE_DAMAGED) { warn("cannot read picture %lld; it is dropped", (long long)image_id); }
         sample_free(&r->samples[i]);
     }
 }
 
-// Works through the list; true if it came to its end, false if a signal stopped it.
+// Processes the list. Returns false if a signal stopped it.
 static bool encode_all(Encoder *e) {
     Progress progress =
         progress_begin(e->info.split, "pictures", e->kept_pictures + e->todo_pictures, e->kept_pictures);
@@ -463,7 +460,7 @@ static bool encode_all(Encoder *e) {
     return true;
 }
 
-// The report needs the shards of all parts; the last part to end writes it.
+// The report needs the shards of all parts; the last part to finish writes it.
 static void finish(const Encoder *e) {
     int missing = 0;
     for (int shard = 0; shard < e->info.shards; shard++) {
@@ -472,8 +469,8 @@ static void finish(const Encoder *e) {
         free(path);
     }
     if (missing) {
-        printf("%s: part %s is complete; %d of %d shards are for other parts to write\n", e->o.out, e->o.part, missing,
-               e->info.shards);
+        printf("%s: part %s is complete; other parts still have to write %d of %d shards\n", e->o.out, e->o.part,
+               missing, e->info.shards);
         return;
     }
     ShardSet set = shards_open(e->o.out, e->info.split);
@@ -500,7 +497,7 @@ int cmd_encode(int argc, char **argv) {
     if (complete) {
         finish(&e);
     } else {
-        fprintf(stderr, "\ncocogold: stopped: complete shards are kept, the same command goes on\n");
+        fprintf(stderr, "\ncocogold: stopped: complete shards are kept; run the same command again to continue\n");
     }
     pipeline_close(&e.pipeline, &e.dev);
     device_close(&e.dev);

@@ -64,7 +64,7 @@ static void save_one(const char *folder, int64_t id, const char *what, const Ima
     free(path);
 }
 
-// Single pictures of every sample, and samples.json with what was drawn.
+// Writes every sample's pictures as files, and samples.json with what was drawn.
 static void dump(const char *folder, const Coco *coco, const Shown *shown, int count) {
     make_folders(folder);
     yajl_gen g = json_writer();
@@ -88,7 +88,7 @@ static void dump(const char *folder, const Coco *coco, const Shown *shown, int c
     free(path);
 }
 
-// Goes through the pictures in random order until `count` samples are found; returns how many were.
+// Goes through the pictures in random order until `count` samples are found; returns the number found.
 static int collect(const Coco *coco, const SampleOptions *options, int pass, const Paint *paint, bool overlay,
                    Shown *shown, int count) {
     int *order = coco_shuffled(coco, random_begin(options->seed, PHILOX_SHUFFLE, 0, 0)), found = 0;
@@ -104,7 +104,7 @@ static int collect(const Coco *coco, const SampleOptions *options, int pass, con
         }
     }
     for (int r = SAMPLE_OK + 1; r < SAMPLE_REASONS; r++) {
-        if (dropped[r]) { fprintf(stderr, "passed over %lld pictures: %s\n", dropped[r], sample_reason_names[r]); }
+        if (dropped[r]) { fprintf(stderr, "skipped %lld pictures: %s\n", dropped[r], sample_reason_names[r]); }
     }
     free(order);
     return found;
@@ -126,27 +126,27 @@ static Options parse_options(int argc, char **argv) {
         {OPT_HEADING, "Input and output"},
         {OPT_STRING, "data", &o.data, "folder of the data set, in COCO's layout", "DIR",
          .required = "the folder of a data set"},
-        {OPT_STRING, "split", &o.split, "train2017, val2017 or whatever the split is called", "NAME"},
-        {OPT_STRING, "source", &o.source, "annotations to read; auto takes instances where there are any", "KIND",
+        {OPT_STRING, "split", &o.split, "name of the split, e.g. train2017 or val2017", "NAME"},
+        {OPT_STRING, "source", &o.source, "annotations to read; auto prefers instances", "KIND",
          .choices = coco_sources},
         {OPT_STRING, "out", &o.out, "the contact sheet to write (.png or .jpg)", "FILE"},
-        {OPT_STRING, "dump", &o.folder, "write every picture and samples.json into this folder too", "DIR"},
+        {OPT_STRING, "dump", &o.folder, "also write every picture and samples.json into this folder", "DIR"},
         {OPT_INT, "count", &o.count, "number of samples", "N", .low = 1, .high = 1000},
         {OPT_INT, "cell", &o.cell, "side of a picture on the sheet", "PIXELS", .low = 16, .high = 1024},
         {OPT_HEADING, "Samples"},
         {OPT_STRING, "classes", &o.classes, CLASSES_HELP, "LIST"},
         {OPT_INT, "size", &o.size, "training resolution", "PIXELS", .low = 8, .high = 4096},
-        {OPT_STRING, "target", &o.target, "what training draws", "KIND", .choices = target_names,
+        {OPT_STRING, "target", &o.target, "target that training draws", "KIND", .choices = target_names,
          .choice = &o.target_index},
         {OPT_STRING, "color", &o.color, "colour of the painted mask: a name, #rrggbb or R,G,B", "COLOR"},
         {OPT_DOUBLE, "alpha", &o.alpha, "opacity of the painted mask", "SHARE"},
         {OPT_DOUBLE, "outline", &o.outline,
-         "width of a line along the mask's border, in pixels at 512 (the original has 4)", "PIXELS"},
-        {OPT_DOUBLE, "absent", &o.absent, "share of samples that ask for a class that is not there", "SHARE",
+         "width of a line along the mask's border, in pixels at size 512 (the original uses 4)", "PIXELS"},
+        {OPT_DOUBLE, "absent", &o.absent, "share of samples that ask for a class absent from the crop", "SHARE",
          .high = 1},
-        {OPT_INT, "min-side", &o.minimum_side, "drop pictures with a shorter side", "PIXELS", .high = 1e6},
-        {OPT_INT, "pass", &o.pass, "which pass over the data: another one, other crops and classes", "N", .high = 1e9},
-        {OPT_LONG, "seed", &o.seed, "seed of order, crops and classes", "SEED"},
+        {OPT_INT, "min-side", &o.minimum_side, "drop pictures whose shorter side is below this", "PIXELS", .high = 1e6},
+        {OPT_INT, "pass", &o.pass, "number of the pass over the data; every pass has other crops", "N", .high = 1e9},
+        {OPT_LONG, "seed", &o.seed, "seed of the order, the crops and the classes", "SEED"},
         OPTIONS_END};
     static const OptionsHelp help = {.about =
                                          "Draws a contact sheet of training samples: picture, mask, target and text.",

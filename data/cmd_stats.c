@@ -1,4 +1,4 @@
-// cocogold stats: what the sampler draws from a data set, class by class, and what it drops and why.
+// cocogold stats: what the sampler draws from a data set, class by class, and which pictures it drops and why.
 #include "data/classes.h"
 #include "data/coco.h"
 #include "data/sample.h"
@@ -39,7 +39,7 @@ static void count_annotations(const Coco *coco, Counts *counts) {
     free(last);
 }
 
-// check: opens every picture and makes every mask too, which finds damaged files and masks without a pixel.
+// check: also opens every picture and makes every mask, which finds damaged files and empty masks.
 static void count_samples(const Coco *coco, const SampleOptions *options, int passes, bool check, Counts *counts) {
     counts->total = (long long)passes * coco->picture_count;
     Progress progress = progress_begin("stats", "pictures", counts->total, 0);
@@ -70,7 +70,7 @@ static int by_samples(const void *a, const void *b) {
     return order ? (order > 0) - (order < 0) : *(const int *)a - *(const int *)b;
 }
 
-// The allowed categories, those drawn most often first.
+// The allowed categories, most frequently drawn first.
 static int *sort_classes(const Coco *coco, const bool *allowed, const Counts *counts, int *count) {
     int *order = xcalloc((size_t)coco->category_count, sizeof *order);
     *count = 0;
@@ -130,7 +130,7 @@ static void write_json(const char *path, const Coco *coco, const Counts *counts,
     json_write(g, path);
 }
 
-// Shares, so that the sampler's distribution stands beside the annotations' on one scale.
+// Plots shares, so that the sampler's and the annotations' distributions have one scale.
 static void write_chart(const char *path, const Coco *coco, const Counts *counts, const int *order, int classes,
                         int passes) {
     double samples = (double)counts->reasons[SAMPLE_OK], instances = 0;
@@ -168,24 +168,24 @@ static Options parse_options(int argc, char **argv) {
         {OPT_HEADING, "Input and output"},
         {OPT_STRING, "data", &o.data, "folder of the data set, in COCO's layout", "DIR",
          .required = "the folder of a data set"},
-        {OPT_STRING, "split", &o.split, "train2017, val2017 or whatever the split is called", "NAME"},
-        {OPT_STRING, "source", &o.source, "annotations to read; auto takes instances where there are any", "KIND",
+        {OPT_STRING, "split", &o.split, "name of the split, e.g. train2017 or val2017", "NAME"},
+        {OPT_STRING, "source", &o.source, "annotations to read; auto prefers instances", "KIND",
          .choices = coco_sources},
         {OPT_STRING, "image", &o.image, "write the bar chart to this picture (.png or .jpg)", "FILE"},
         {OPT_STRING, "json", &o.json, "write all counts to this file", "FILE"},
         {OPT_HEADING, "Sampling"},
         {OPT_STRING, "classes", &o.classes, CLASSES_HELP, "LIST"},
-        {OPT_INT, "passes", &o.passes, "how often to go through the pictures", "N", .low = 1, .high = 100000},
-        {OPT_DOUBLE, "absent", &o.absent, "share of samples that ask for a class that is not there", "SHARE",
+        {OPT_INT, "passes", &o.passes, "number of passes over the pictures", "N", .low = 1, .high = 100000},
+        {OPT_DOUBLE, "absent", &o.absent, "share of samples that ask for a class absent from the crop", "SHARE",
          .high = 1},
-        {OPT_INT, "min-side", &o.minimum_side, "drop pictures with a shorter side", "PIXELS", .high = 1e6},
+        {OPT_INT, "min-side", &o.minimum_side, "drop pictures whose shorter side is below this", "PIXELS", .high = 1e6},
         {OPT_LONG, "seed", &o.seed, "seed of crops and classes", "SEED"},
         {OPT_HEADING, "Check"},
-        {OPT_FLAG, "check", &o.check, "read every picture and make every mask too, which finds damaged files"},
+        {OPT_FLAG, "check", &o.check, "also read every picture and make every mask, to find damaged files"},
         {OPT_INT, "size", &o.size, "training resolution, for --check", "PIXELS", .low = 8, .high = 4096},
         OPTIONS_END};
     static const OptionsHelp help = {
-        .about = "Counts the classes of a data set as the sampler draws them, and what it drops.",
+        .about = "Counts the classes that the sampler draws from a data set, and the pictures that it drops.",
         .usage = "--data DIR [OPTIONS]",
         .example = "--data coco --split train2017 --image classes.png"};
     options_parse(argc, argv, table, &help, 0);

@@ -7,14 +7,14 @@ int cmd_synth(int argc, char **argv) {
     int width = 64, height = 0, train = 2000, val = 400;
     long long seed = 1;
     Option table[] = {{OPT_INT, "size", &width, "width of the pictures in pixels", "PIXELS", .low = 32, .high = 4096},
-                      {OPT_INT, "height", &height, "height of the pictures (0: as wide)", "PIXELS"},
+                      {OPT_INT, "height", &height, "height of the pictures (0: same as the width)", "PIXELS"},
                       {OPT_INT, "train", &train, "number of training scenes", "N", .low = 1, .high = 999999},
                       {OPT_INT, "val", &val, "number of validation scenes, which contain the held-out classes", "N",
                        .low = 1, .high = 999999},
                       {OPT_LONG, "seed", &seed, "seed of the scenes", "SEED"},
                       OPTIONS_END};
     static const OptionsHelp help = {
-        .about = "Draws scenes of coloured shapes and persons, with annotations as COCO has them.",
+        .about = "Draws scenes of coloured shapes and people, with annotations in COCO's format.",
         .usage = "[OPTIONS] DIR",
         .example = "--train 2000 --val 400 scenes"};
     const char **folder = options_parse(argc, argv, table, &help, 1);

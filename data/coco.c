@@ -11,7 +11,7 @@
 static char *find_pictures(const char *data, const char *split) {
     char *a = xprintf("%s/%s", data, split), *b = xprintf("%s/images/%s", data, split);
     if (!folder_exists(a) && !folder_exists(b)) {
-        die("%s: neither the folder %s nor images/%s is there, expected the split's pictures", data, split, split);
+        die("%s: has neither the folder %s nor images/%s, expected the split's pictures", data, split, split);
     }
     bool first = folder_exists(a);
     free(first ? b : a);
@@ -27,7 +27,7 @@ static bool has_annotations(const char *data, const char *split) {
     return found;
 }
 
-// COCO's splits are called train2017 and val2017; "train" and "val" will do.
+// COCO's splits are called train2017 and val2017; "train" and "val" also work.
 static char *split_in_files(const char *data, const char *split) {
     char *year = xprintf("%s2017", split);
     if (has_annotations(data, year)) { return year; }
@@ -45,7 +45,7 @@ bool coco_has_split(const char *data, const char *name) {
 const char *const coco_sources[] = {"auto", "instances", "panoptic", NULL};
 
 Coco coco_open(const char *data, const char *name, const char *source) {
-    if (!folder_exists(data)) { die("%s: is no folder, expected a data set in COCO's layout", data); }
+    if (!folder_exists(data)) { die("%s: is not a folder, expected a data set in COCO's layout", data); }
     char *split = split_in_files(data, name);
     char *instances = xprintf("%s/annotations/instances_%s.json", data, split);
     char *panoptic = xprintf("%s/annotations/panoptic_%s.json", data, split);
@@ -54,7 +54,7 @@ Coco coco_open(const char *data, const char *name, const char *source) {
     bool is_auto = kind == 0, want_panoptic = kind == 2;
     if (is_auto && !file_exists(instances)) {
         if (!file_exists(panoptic)) {
-            die("%s/annotations: neither instances_%s.json nor panoptic_%s.json is there", data, split, split);
+            die("%s/annotations: has neither instances_%s.json nor panoptic_%s.json", data, split, split);
         }
         want_panoptic = true;
     }
@@ -120,7 +120,7 @@ uint32_t *coco_segment_ids(const Coco *coco, int picture) {
     char *path = xprintf("%s/%s", coco->ids_folder, p->ids_name);
     Image png = image_load(path, 3);
     if (png.width != p->width || png.height != p->height) {
-        die("%s: is %d x %d pixels, expected %d x %d as %s has it", path, png.width, png.height, p->width, p->height,
+        die("%s: is %d x %d pixels, expected %d x %d as in %s", path, png.width, png.height, p->width, p->height,
             coco->path);
     }
     size_t count = (size_t)p->width * (size_t)p->height;

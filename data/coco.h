@@ -9,7 +9,7 @@
 typedef struct {
     int64_t id;
     const char *name;
-    bool thing; // false: stuff (sky, grass, ...), known to panoptic files only
+    bool thing; // false: stuff (sky, grass, ...), only in panoptic files
 } Category;
 
 typedef enum { SEGMENT_POLYGONS, SEGMENT_RLE, SEGMENT_PANOPTIC } SegmentForm;
@@ -17,13 +17,13 @@ typedef enum { SEGMENT_POLYGONS, SEGMENT_RLE, SEGMENT_PANOPTIC } SegmentForm;
 // One object or one stuff region of a picture.
 typedef struct {
     int64_t id;       // the annotation's id, or the value of its pixels in the panoptic PNG
-    double bbox[4];   // x, y, width, height in pixels, as the file has it
-    double area;      // in pixels, as the file has it
+    double bbox[4];   // x, y, width, height in pixels, as in the file
+    double area;      // in pixels, as in the file
     int32_t category; // index into categories
     uint8_t crowd;    // iscrowd
     uint8_t form;     // SegmentForm
     uint8_t exact;    // polygons: 0 = coordinates in hundredths of a pixel, 1 = doubles
-    size_t data;      // polygons, RLE: where they begin in the pool
+    size_t data;      // polygons, RLE: their offset in the pool
 } Segment;
 
 typedef struct {
@@ -52,32 +52,33 @@ extern const char *const coco_sources[]; // "auto", "instances", "panoptic", NUL
 
 // Opens the dataset folder `data`: annotations/instances_SPLIT.json, or annotations/panoptic_SPLIT.json with its PNGs
 // in annotations/panoptic_SPLIT/; pictures in SPLIT/ or images/SPLIT/. source: "instances", "panoptic" or "auto".
-// "auto" takes the instances where both exist: that is the file that the original's published loader opens, it has
-// exactly the 80 thing classes, and its polygons need no PNG; "panoptic" adds the stuff classes. Dies with a sentence
-// that names file, annotation and field where something is missing or damaged.
+// "auto" prefers instances where both exist: the original's published loader opens that file, it has exactly the 80
+// thing classes, and its polygons need no PNG. "panoptic" adds the stuff classes. If something is missing or damaged,
+// dies with a sentence that names file, annotation and field.
 Coco coco_open(const char *data, const char *split, const char *source);
-// Are there annotations of this split? "train" and "val" stand for COCO's train2017 and val2017, here and above.
+// Whether this split has annotations. "train" and "val" stand for COCO's train2017 and val2017, here and above.
 bool coco_has_split(const char *data, const char *split);
-// Reads one annotation file alone (no pictures, no PNGs). panoptic: which of the two forms it has.
+// Reads one annotation file alone (no pictures, no PNGs). panoptic: whether it is a panoptic file.
 Coco coco_read(const char *path, bool panoptic);
 void coco_free(Coco *coco);
 
-const char **coco_class_names(const Coco *coco); // the list is to be freed, the names are not
-// A permutation of the pictures (Fisher and Yates), to be freed.
+const char **coco_class_names(const Coco *coco); // free the list, but not the names
+// A random permutation of the pictures (Fisher-Yates), freed by the caller.
 int *coco_shuffled(const Coco *coco, Random random);
 int coco_find_category(const Coco *coco, const char *name); // index, or -1
-char *coco_picture_path(const Coco *coco, int picture);     // to be freed by the caller
+char *coco_picture_path(const Coco *coco, int picture);     // freed by the caller
 
-// The panoptic PNG as ids R + 256 G + 65536 B (height, width), to be freed by the caller; NULL for instances. Dies if
-// it is missing or has another size than the picture.
+// The panoptic PNG as ids R + 256 G + 65536 B (height, width), freed by the caller; NULL for instances. Dies if it is
+// missing or its size differs from the picture's.
 uint32_t *coco_segment_ids(const Coco *coco, int picture);
 
-// Sets mask (height, width of the picture) to 1 where the segment is and leaves the rest alone, so that calls make a
-// union. ids: from coco_segment_ids. Pixel for pixel as pycocotools decodes polygons and both RLE forms.
+// Sets mask (height, width of the picture) to 1 inside the segment and leaves other pixels unchanged, so that several
+// calls give a union. ids: from coco_segment_ids. The result equals pycocotools' decoding of polygons and both RLE
+// forms, pixel for pixel.
 void coco_add_mask(const Coco *coco, int picture, const Segment *segment, const uint32_t *ids, uint8_t *mask);
 
 // For evaluation: values of a full class mask.
 enum { MASK_BACKGROUND = 0, MASK_OBJECT = 1, MASK_IGNORE = 255 };
-// The whole picture's mask of a class (height, width), to be freed by the caller: every instance is MASK_OBJECT, what
-// only a crowd region of the class covers is MASK_IGNORE.
+// The mask of a class in the whole picture (height, width), freed by the caller. Instances are MASK_OBJECT; pixels
+// covered only by a crowd region of the class are MASK_IGNORE.
 uint8_t *coco_class_mask(const Coco *coco, int picture, int category);

@@ -1,4 +1,4 @@
-// The streaming reader of annotation files: yajl calls back for every value; a stack of keys says where we are.
+// The streaming reader of annotation files: yajl calls back for every value, and a stack of keys holds the position.
 //
 //     depth 1 {"images": [          depth 3 {"id": 9, "file_name": "9.jpg", ...}, ...],
 //              "categories": [              {"id": 1, "name": "person", "isthing": 1}, ...],
@@ -43,7 +43,7 @@ static const char *const field_names[FIELDS] = {"id",      "image_id",     "cate
                                                 "iscrowd", "isthing",      "area",          "name",  "file_name",
                                                 "bbox",    "segmentation", "segments_info", "size",  "counts"};
 
-// The fields of one object of a list, until it ends.
+// The fields of the list object that is being read.
 typedef struct {
     unsigned have; // bit per Field
     double value[AREA + 1], bbox[4];
@@ -70,10 +70,10 @@ typedef struct {
     size_t file_room;
     char *names_end;
     size_t names_left;
-    // where we are
+    // position
     int depth;
     bool in_map[DEEP];
-    Field key[DEEP]; // key[d]: the current key of the object at depth d; lists inherit the key that they stand under
+    Field key[DEEP]; // key[d]: the current key of the object at depth d; a list has the key that it belongs to
     Section section;
     unsigned seen;     // bit per Section
     long long number;  // of the record in its list, from 1
@@ -115,7 +115,7 @@ static void wrong(Reader *r, Field field, const char *expected) {
     die("%s: %s: field \"%s\": expected %s", r->path, where(r), field_names[field], expected);
 }
 
-// Texts live in blocks that never move; each begins with a pointer to the one before.
+// Texts are stored in blocks that never move; each block begins with a pointer to the previous one.
 static const char *keep_text(Reader *r, const unsigned char *text, size_t length) {
     if (r->names_left < length + 1) {
         size_t size = length + 1 > 65536 ? length + 1 : 65536;
@@ -132,7 +132,7 @@ static const char *keep_text(Reader *r, const unsigned char *text, size_t length
     return copy;
 }
 
-// The object that values at the present depth belong to, and its key; NULL where nobody listens.
+// The record and the key that a value at the current depth belongs to; NULL if none.
 static Record *record_here(Reader *r, Field *field) {
     int level = r->depth >= 5 && r->key[3] == SEGMENTS_INFO && r->panoptic ? 5 : 3;
     if (r->section == IN_NOTHING || r->depth < level || r->depth > level + 1) { return NULL; }
@@ -154,9 +154,7 @@ static void segmentation_number(Reader *r, double value) {
         r->size_count++;
         return;
     } else if (r->depth == 5 && r->key[4] == COUNTS) {
-        if (!(value >= 0 && value <= INT32_MAX && value == floor(value))) {
-            wrong(r, COUNTS, "whole numbers, not negative");
-        }
+        if (!(value >= 0 && value <= INT32_MAX && value == floor(value))) { wrong(r, COUNTS, "non-negative integers"); }
     } else {
         wrong(r, SEGMENTATION, "a list of polygons, or an object with \"size\" and \"counts\"");
     }
@@ -165,7 +163,7 @@ static void segmentation_number(Reader *r, double value) {
     if (!r->in_map[4]) { r->lengths[r->length_count - 1]++; }
 }
 
-// The lists that we read hold objects and nothing else.
+// The lists that are read here hold only objects.
 static void need_object_list(Reader *r, bool right) {
     if (r->section != IN_NOTHING && !right) {
         die("%s: field \"%s\": expected a list of objects", r->path, section_names[r->section]);
@@ -190,7 +188,7 @@ static int take_number(Reader *r, double value) {
         record->value[field] = value;
         record->have |= 1u << field;
     } else if (field < OTHER) {
-        wrong(r, field, field == NAME || field == FILE_NAME ? "a text" : "a list");
+        wrong(r, field, field == NAME || field == FILE_NAME ? "a string" : "a list");
     }
     return 1;
 }
@@ -232,7 +230,7 @@ static int on_boolean(void *context, int value) {
     Record *record = in_segmentation(r) ? NULL : record_here(r, &field);
     if (record && (field == ISCROWD || field == ISTHING)) { return take_number(r, value); }
     if (in_segmentation(r)) { wrong(r, SEGMENTATION, "numbers, not true or false"); }
-    if (record && field != OTHER) { wrong(r, field, "no true or false"); }
+    if (record && field != OTHER) { wrong(r, field, "a value other than true or false"); }
     return 1;
 }
 
@@ -243,7 +241,7 @@ static int on_null(void *context) {
     if (in_segmentation(r)) { wrong(r, SEGMENTATION, "numbers, not null"); }
     Record *record = record_here(r, &field);
     if (record && field == BBOX && r->depth % 2 == 0) { wrong(r, BBOX, "four numbers"); }
-    return 1; // elsewhere null is as good as missing
+    return 1; // elsewhere null counts as missing
 }
 
 static int on_string(void *context, const unsigned char *text, size_t length) {
@@ -251,12 +249,12 @@ static int on_string(void *context, const unsigned char *text, size_t length) {
     Field field;
     need_object_list(r, r->depth > 2);
     if (in_segmentation(r)) {
-        if (r->depth != 4 || !r->in_map[4]) { wrong(r, SEGMENTATION, "numbers, not a text"); }
+        if (r->depth != 4 || !r->in_map[4]) { wrong(r, SEGMENTATION, "numbers, not a string"); }
         if (r->key[4] == SIZE) { wrong(r, SIZE, "height and width"); }
         if (r->key[4] != COUNTS) { return 1; }
         int count;
         int32_t *runs = rle_from_text((const char *)text, length, &count);
-        if (!runs) { wrong(r, COUNTS, "a compressed run-length code (this one is damaged)"); }
+        if (!runs) { wrong(r, COUNTS, "an undamaged compressed run-length code"); }
         for (int i = 0; i < count; i++) {
             GROW(r->values, r->value_count, r->value_room);
             r->values[r->value_count++] = runs[i];
@@ -267,7 +265,10 @@ static int on_string(void *context, const unsigned char *text, size_t length) {
     Record *record = record_here(r, &field);
     if (!record || field == OTHER) { return 1; }
     if (field != NAME && field != FILE_NAME) {
-        wrong(r, field, field == BBOX ? "four numbers" : field <= AREA ? "a number, not a text" : "a list, not a text");
+        wrong(r, field,
+              field == BBOX   ? "four numbers"
+              : field <= AREA ? "a number, not a string"
+                              : "a list, not a string");
     }
     const char **slot = field == NAME ? &record->name : &record->file_name;
     *slot = keep_text(r, text, length);
@@ -287,7 +288,7 @@ static void need_bbox(Reader *r, const Record *record) {
 static void end_category(Reader *r) {
     const Record *a = &r->record[0];
     need(r, a, ID, "an integer");
-    need(r, a, NAME, "a text");
+    need(r, a, NAME, "a string");
     GROW(r->coco.categories, r->coco.category_count, r->category_room);
     bool thing = !(a->have >> ISTHING & 1) || a->value[ISTHING] != 0;
     r->coco.categories[r->coco.category_count++] = (Category){(int64_t)a->value[ID], a->name, thing};
@@ -296,7 +297,7 @@ static void end_category(Reader *r) {
 static void end_image(Reader *r) {
     const Record *a = &r->record[0];
     need(r, a, ID, "an integer");
-    need(r, a, FILE_NAME, "a text");
+    need(r, a, FILE_NAME, "a string");
     for (Field f = WIDTH; f <= HEIGHT; f++) {
         need(r, a, f, "an integer");
         if (a->value[f] < 1 || a->value[f] > 32768) { wrong(r, f, "1 to 32768 pixels"); }
@@ -331,9 +332,9 @@ static void pack_rle(Reader *r, Segment *s) {
     for (int i = 0; i < r->value_count; i++) { *out++ = (int32_t)r->values[i]; }
 }
 
-// Pool: number of polygons, then for each its number of coordinates and these. COCO writes two decimals: hundredths of
-// a pixel as integers give the same doubles back (n / 100 is correctly rounded) in half the memory; others stay
-// doubles.
+// Pool: number of polygons, then for each polygon its number of coordinates and the coordinates. COCO writes two
+// decimals, so integer hundredths of a pixel give the same doubles (n / 100 is correctly rounded) in half the memory.
+// Other values stay doubles.
 static void pack_polygons(Reader *r, Segment *s) {
     for (int i = 0; i < r->value_count && !s->exact; i++) { s->exact = rint(r->values[i] * 100) / 100 != r->values[i]; }
     size_t words = s->exact ? sizeof(double) / sizeof(int32_t) : 1;
@@ -390,11 +391,11 @@ static void end_panoptic_segment(Reader *r) {
     r->segment_picture[r->coco.segment_count - 1] = -1;
 }
 
-// The segments came before their picture's id was known for certain.
+// The segments may come before their picture's id in the file.
 static void end_panoptic(Reader *r) {
     const Record *a = &r->record[0];
     need(r, a, IMAGE_ID, "an integer");
-    need(r, a, FILE_NAME, "a text");
+    need(r, a, FILE_NAME, "a string");
     need(r, a, SEGMENTS_INFO, "a list");
     for (int i = r->first_segment; i < r->coco.segment_count; i++) {
         r->segment_picture[i] = (int64_t)a->value[IMAGE_ID];
@@ -481,7 +482,7 @@ static int on_array_start(void *context) {
     }
     Field f = r->key[r->depth - 1];
     if (r->depth == 4 && f <= SEGMENTS_INFO) { r->record[0].have |= 1u << f; }
-    if (r->depth == 4 && f <= FILE_NAME) { wrong(r, f, "no list"); }
+    if (r->depth == 4 && f <= FILE_NAME) { wrong(r, f, "a single value, not a list"); }
     return 1;
 }
 
@@ -558,7 +559,7 @@ static int find_id(const IdIndex *table, int count, int64_t id) {
 static void check_size(Reader *r, const Segment *s, const Picture *p) {
     const int32_t *size = r->coco.pool + s->data;
     if (s->form != SEGMENT_RLE || (size[0] == p->height && size[1] == p->width)) { return; }
-    die("%s: annotation with id %lld: field \"size\": [%d, %d], expected [%d, %d] as image %lld has it", r->path,
+    die("%s: annotation with id %lld: field \"size\": [%d, %d], expected [%d, %d] as in image %lld", r->path,
         (long long)s->id, size[0], size[1], p->height, p->width, (long long)p->id);
 }
 
@@ -567,7 +568,7 @@ static void link_files(Reader *r, const IdIndex *pictures) {
     for (int i = 0; i < r->file_count; i++) {
         int p = find_id(pictures, c->picture_count, r->files[i].image_id);
         if (p < 0) {
-            die("%s: annotation %d: field \"image_id\": %lld is none of the images", r->path, i + 1,
+            die("%s: annotation %d: field \"image_id\": %lld is not among the images", r->path, i + 1,
                 (long long)r->files[i].image_id);
         }
         if (c->pictures[p].ids_name) {
@@ -578,7 +579,7 @@ static void link_files(Reader *r, const IdIndex *pictures) {
     }
 }
 
-// Turns ids into indices and puts the segments into the order of the pictures, each picture's in the file's order.
+// Turns ids into indices and sorts the segments by picture, keeping the file's order within a picture.
 static void link_segments(Reader *r) {
     Coco *c = &r->coco;
     IdIndex *pictures = xcalloc((size_t)c->picture_count + 1, sizeof *pictures);
@@ -594,11 +595,11 @@ static void link_segments(Reader *r) {
         owner[i] = find_id(pictures, c->picture_count, r->segment_picture[i]);
         s->category = find_id(categories, c->category_count, r->segment_category[i]);
         if (owner[i] < 0) {
-            die("%s: annotation with id %lld: field \"image_id\": %lld is none of the images", r->path,
+            die("%s: annotation with id %lld: field \"image_id\": %lld is not among the images", r->path,
                 (long long)s->id, (long long)r->segment_picture[i]);
         }
         if (s->category < 0) {
-            die("%s: annotation with id %lld: field \"category_id\": %lld is none of the categories", r->path,
+            die("%s: annotation with id %lld: field \"category_id\": %lld is not among the categories", r->path,
                 (long long)s->id, (long long)r->segment_category[i]);
         }
         check_size(r, s, &c->pictures[owner[i]]);

@@ -5,7 +5,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-// Splits text at blanks into at most `most` lines of `width` pixels; each line is to be freed. Returns their number.
+// Splits text at blanks into at most `most` lines of `width` pixels. The caller frees each line. Returns their number.
 static int wrap_text(const Canvas *c, const char *text, double width, int most, char **lines) {
     int count = 0;
     while (*text && count < most) {
@@ -34,7 +34,7 @@ static void put_lines(Canvas *c, double x, double y, double leading, Align align
 
 enum { MARGIN = 28, GAP = 12, CAPTION_LINES = 2, LEADING = 16 };
 
-// The picture scaled into a square cell; x and y get its upper left corner in it.
+// The picture scaled into a square cell; x and y get its upper left corner in the cell.
 static Image fit_picture(const Image *image, int side, int *x, int *y) {
     double scale = fmin((double)side / image->width, (double)side / image->height);
     int width = (int)fmax(1, round(image->width * scale)), height = (int)fmax(1, round(image->height * scale));
@@ -53,7 +53,7 @@ static void paste(Image *sheet, const Image *image, int x, int y) {
     }
 }
 
-// The most lines that a caption takes.
+// The largest number of lines of a caption.
 static int caption_lines(const Cell *cells, int count, int width) {
     Canvas canvas = canvas_picture(1, 1);
     canvas_font(&canvas, 12, false);

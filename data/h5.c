@@ -23,7 +23,7 @@ void h5_enter(void) {
     static bool started = false;
     if (!started) {
         started = true;
-        H5dont_atexit(); // nothing is ever pending in it, and at exit another thread may still be inside
+        H5dont_atexit(); // nothing is pending at exit, and another thread may still be inside HDF5
         H5open();
         half = make_half();
     }
@@ -34,7 +34,7 @@ void h5_leave(void) { pthread_mutex_unlock(&lock); }
 
 hid_t h5_half(void) { return half; }
 
-// The innermost error; where it is the system's ("..., error message = 'No space left on device', ...") that alone.
+// The innermost error. A system error ("..., error message = 'No space left on device', ...") is cut to its message.
 static herr_t keep_innermost(unsigned n, const H5E_error2_t *error, void *text) {
     if (n > 0 || !error->desc) { return 0; }
     const char *system = strstr(error->desc, "error message = '");

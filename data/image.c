@@ -42,8 +42,8 @@ void image_free(Image *image) {
     *image = (Image){0};
 }
 
-// A file that stb reads. An intact picture is decoded without a look beyond the file's last byte; newer versions (2.28
-// on) make up the rest of a JPEG whose end is missing.
+// A file that stb reads. Decoding an intact picture never reads past the file's last byte. stb from 2.28 on makes up
+// the rest of a JPEG whose end is missing.
 typedef struct {
     FILE *file;
     bool cut;
@@ -77,7 +77,7 @@ Image image_try_load(const char *path, int channels, char **why) {
     image.pixels = stbi_load_from_callbacks(&callbacks, &from, &image.width, &image.height, &in_file, channels);
     fclose(file);
     if (image.pixels && !from.cut) { return image; }
-    *why = xprintf("%s: is damaged, cut off, or no JPEG or PNG picture (%s)", path,
+    *why = xprintf("%s: is damaged, cut off, or not a JPEG or PNG picture (%s)", path,
                    image.pixels ? "the end is missing" : stbi_failure_reason());
     image_free(&image);
     return (Image){0};
@@ -263,14 +263,14 @@ void mask_unpack(const uint8_t *packed, int side, uint8_t *mask) {
     }
 }
 
-// The part of [begin, end) that lies in input pixel j.
+// The part of [begin, end) inside input pixel j.
 static double overlap(int j, double begin, double end) { return fmax(0, fmin(j + 1, end) - fmax(j, begin)); }
 
 void mask_resize(const uint8_t *mask, int mask_width, int mask_height, double x, double y, double w, double h,
                  uint8_t *out, int width, int height) {
     assert(x >= 0 && y >= 0 && w > 0 && h > 0 && x + w <= mask_width && y + h <= mask_height);
     double sx = w / width, sy = h / height;
-    // Shares in doubles, so that a tie at one half stays one.
+    // Shares are doubles, so that a tie at one half stays a tie.
     double *share = xcalloc((size_t)width * (size_t)height, sizeof *share);
     double *row = xcalloc((size_t)width, sizeof *row);
     for (int j = (int)y; j < mask_height && j < y + h; j++) { // input rows

@@ -13,31 +13,32 @@ Image image_new(int width, int height, int channels); // all zero
 Image image_copy(const Image *image);
 void image_free(Image *image);
 
-// Reads a JPEG or PNG (or whatever else stb_image knows) as `channels` channels: grey is spread to RGB, alpha dropped,
-// EXIF orientation ignored, as COCO's annotations want it. Dies if the file is missing, cut off or no picture.
+// Reads a JPEG or PNG (or another format of stb_image) as `channels` channels. Grey is spread to RGB, alpha is dropped,
+// and EXIF orientation is ignored, as COCO's annotations require. Dies if the file is missing, cut off or not a
+// picture.
 Image image_load(const char *path, int channels);
-// The same; instead of dying it returns an image without pixels and a sentence in *why, to be freed by the caller.
+// The same, but on failure it returns an image without pixels and a sentence in *why, freed by the caller.
 Image image_try_load(const char *path, int channels, char **why);
 
-// Writes .png, .jpg or .jpeg (quality 95), by the ending of `path`; the file appears whole or not at all.
+// Writes .png, .jpg or .jpeg (quality 95), by the ending of `path`. The file appears whole or not at all.
 void image_save(const Image *image, const char *path);
-// A picture file in memory, to be freed by the caller.
+// A picture file in memory, freed by the caller.
 uint8_t *image_encode_png(const Image *image, size_t *size);
 uint8_t *image_encode_jpg(const Image *image, int quality, size_t *size);
 
 typedef enum { FILTER_LANCZOS, FILTER_BILINEAR, FILTER_BOX } Filter; // support 3, 1, 1/2 output pixels
 
-// Resamples the box (x, y, w, h; in pixels, may be fractional, must lie inside) to (width, height). The filter is
-// stretched by the scale when shrinking, so it is antialiased; near the box's border it also sees pixels outside of it.
-// Bit for bit the fixed-point arithmetic of Pillow's Image.resize((width, height), filter, box=(x, y, x + w, y + h))
-// for 8-bit pictures: rows to the new width first, then columns to the new height, 22-bit weights. (Pillow from 13 on
-// swaps the passes for some shapes.)
+// Resamples the box (x, y, w, h; in pixels, may be fractional, must lie inside) to (width, height). When shrinking, the
+// filter is stretched by the scale, which antialiases; near the box's border it also uses pixels outside the box. The
+// result equals Pillow's fixed-point Image.resize((width, height), filter, box=(x, y, x + w, y + h)) for 8-bit
+// pictures, bit for bit: rows to the new width first, then columns to the new height, 22-bit weights. (Pillow from 13
+// on swaps the passes for some shapes.)
 Image image_resize(const Image *image, double x, double y, double w, double h, int width, int height, Filter filter);
 // The sub-picture of whole pixels (x, y, w, h), which must lie inside.
 Image image_crop(const Image *image, int x, int y, int w, int h);
 
-// (side, side), 0 or 1, to rows of packed bits, the first pixel in the highest bit, as numpy.packbits(mask, axis=1)
-// makes them, and back. Rows have (side + 7) / 8 bytes.
+// Packs a mask (side, side) of 0 or 1 into rows of bits, the first pixel in the highest bit, as numpy.packbits(mask,
+// axis=1) does, and unpacks it. Rows have (side + 7) / 8 bytes.
 void mask_pack(const uint8_t *mask, int side, uint8_t *packed);
 void mask_unpack(const uint8_t *packed, int side, uint8_t *mask);
 

@@ -23,7 +23,7 @@ static int shard_number(const char *name, const char *split) {
 
 static int count_shards(const char *folder, const char *split) {
     DIR *entries = opendir(folder);
-    if (!entries) { die("%s: is no folder, expected one written by `cocogold encode`", folder); }
+    if (!entries) { die("%s: is not a folder, expected one written by `cocogold encode`", folder); }
     int count = 0;
     for (struct dirent *e; (e = readdir(entries));) { count += shard_number(e->d_name, split) >= 0; }
     closedir(entries);
@@ -33,7 +33,7 @@ static int count_shards(const char *folder, const char *split) {
     return count;
 }
 
-// All shards stay open; the usual limit of 1024 files is soft.
+// All shards stay open. The usual limit of 1024 files is soft and can be raised.
 static void allow_open_files(int count) {
     struct rlimit limit;
     rlim_t wanted = (rlim_t)count + 256;
@@ -141,7 +141,7 @@ struct Loader {
     long long n, epoch;
 };
 
-// The micro-batches' positions usually grow, so the permutation is made anew once an epoch.
+// Positions usually increase, so the permutation is recomputed once per epoch.
 static int64_t stored_at(Loader *l, long long position) {
     long long epoch = position / l->n;
     if (epoch != l->epoch) {
@@ -177,11 +177,11 @@ static void keep_classes(Loader *l) {
     for (long long i = 0; i < set->samples; i++) {
         if (!keep || keep[shards_class(set, i)]) { l->kept[l->n++] = i; }
     }
-    if (!l->n) { die("%s: the shards hold no sample of the classes asked for", set->folder); }
+    if (!l->n) { die("%s: the shards hold no sample of the requested classes", set->folder); }
     if (keep && l->n < set->samples) {
         warn(
-            "%s: the class filter keeps %lld of %lld samples; this is not the distribution of encoding with that list, "
-            "where a picture's other classes are never drawn",
+            "%s: the class filter keeps %lld of %lld samples; encoding with that list would give another distribution, "
+            "because it never draws a picture's other classes",
             set->folder, l->n, set->samples);
     }
 }

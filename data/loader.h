@@ -2,8 +2,8 @@
 //
 // The stream is endless: position p is sample permutation(seed, epoch)[p % n] of epoch p / n, where the permutation is
 // a full Fisher-Yates shuffle of all samples (a chunk is one sample, so any order can be read: SD2's latents need 52
-// MB/s in 32 KB reads for 800 samples/s). It depends on neither ranks, batch size nor restarts: micro-batch k of all
-// ranks together is positions [start + k*world*rows, + world*rows), of which rank r has the r-th `rows`.
+// MB/s in 32 KB reads for 800 samples/s). It does not depend on ranks, batch size or restarts: micro-batch k of all
+// ranks together is positions [start + k*world*rows, + world*rows), and rank r takes the r-th `rows` of them.
 #pragma once
 #include "data/shard.h"
 #include <stdbool.h>
@@ -25,8 +25,8 @@ void shards_close(ShardSet *set);
 // Sample i (0..samples-1) in stored order, for validation. Arrays of `into` that are NULL are skipped.
 void shards_read(const ShardSet *set, long long i, ShardSample *into);
 int shards_class(const ShardSet *set, long long i); // its class without reading it
-// Flags (class_count), to be freed, of such a text as classes_parse takes; dies at a name that is unknown or was not
-// encoded. "all" means all that were.
+// Parses a text as classes_parse does into flags (class_count), freed by the caller. Dies if a name is unknown or was
+// not encoded. "all" means all encoded classes.
 bool *shards_classes(const ShardSet *set, const char *option, const char *text);
 
 typedef struct {
@@ -35,7 +35,7 @@ typedef struct {
     long long start;  // stream position of the first micro-batch: the number of samples that all ranks have consumed
     int rank, world;  // this process's part
     int rows;         // samples per micro-batch and rank
-    const bool *keep; // (class_count) classes to train on, read by loader_open alone; NULL: all that were encoded
+    const bool *keep; // (class_count) classes to train on, read only by loader_open; NULL: all encoded
 } LoaderOptions;
 
 // Buffers of the caller; arrays that are NULL are skipped.
@@ -55,5 +55,5 @@ void loader_read(Loader *loader, long long number, const LoaderBatch *batch);
 long long loader_samples(const Loader *loader); // n: samples per epoch, after the class filter
 void loader_close(Loader *loader);
 
-// The stored index at position p of an epoch's permutation of n samples, for all p: order[n]. Pure in (seed, epoch).
+// order[p] gets the stored index at position p of an epoch's permutation of n samples. Depends only on (seed, epoch).
 void loader_permutation(uint64_t seed, long long epoch, long long n, int64_t *order);

@@ -63,7 +63,7 @@ void mask_grow(uint8_t *mask, int width, int height, float radius) {
     free(before);
 }
 
-// The mask as it is painted: with the outer half of the outline, whose width is given for 512 pixels.
+// The mask as it is painted: with the outer half of the outline, whose width is given at 512 pixels.
 static uint8_t *painted_mask(const uint8_t *mask, int width, int height, const Paint *paint) {
     uint8_t *copy = xmalloc((size_t)width * (size_t)height);
     memcpy(copy, mask, (size_t)width * (size_t)height);

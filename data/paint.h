@@ -20,7 +20,7 @@ Image paint_mask(const uint8_t *mask, int width, int height, const Paint *paint)
 // Grows a mask by `radius` pixels (Euclidean distance between pixel centres).
 void mask_grow(uint8_t *mask, int width, int height, float radius);
 
-// (height, width, C) between bytes and [-1, 1]: x / 127.5 - 1, and back with rounding and clipping. What the VAE reads
-// and writes.
+// Converts (height, width, C) between bytes and [-1, 1], the VAE's range: x / 127.5 - 1, and back with rounding and
+// clipping.
 void image_to_floats(const Image *image, float *out);
 Image image_from_floats(const float *values, int width, int height, int channels);

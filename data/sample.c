@@ -20,7 +20,7 @@ static bool is_candidate(const SampleOptions *o, const Segment *s) {
     return o->allowed[s->category] && !s->crowd && s->area > 0 && s->bbox[2] > 0 && s->bbox[3] > 0;
 }
 
-// Area of the bounding box that lies in the crop; -1 where they do not touch.
+// Area of the bounding box inside the crop; -1 if they do not touch.
 static double box_in_crop(const Segment *s, const Sample *crop) {
     double dx = fmin(crop->x + crop->side, s->bbox[0] + s->bbox[2]) - fmax(crop->x, s->bbox[0]);
     double dy = fmin(crop->y + crop->side, s->bbox[1] + s->bbox[3]) - fmax(crop->y, s->bbox[1]);
@@ -40,16 +40,17 @@ static int mark_valid(const Coco *coco, const SampleOptions *o, Sample *s) {
     return count;
 }
 
-// Puts the crop's start along the longer axis to an integer drawn from [low, high] (both included).
+// Sets the crop's start along the longer axis to a random integer in [low, high], both included.
 static void place_crop(const Picture *p, Sample *s, int low, int high, Random *random) {
     int start = low + (int)random_below(random, (uint32_t)(high - low + 1));
     s->x = p->width > p->height ? start : 0;
     s->y = p->width > p->height ? 0 : start;
 }
 
-// The original's crop around an annotation. When the free band (longer minus shorter side) ends right of the box's
-// start, the crop may begin anywhere up to that start, else anywhere from where it just holds the box's end; the box is
-// rounded as there. Ranges that leave the picture, which the original filled with black or failed on, are cut to it.
+// The original's crop around an annotation. If the free band (longer minus shorter side) ends beyond the box's start,
+// the crop begins anywhere up to that start. Otherwise it begins at or after the point where it just includes the box's
+// end. The box is rounded as in the original. Ranges that leave the picture, which the original filled with black or
+// failed on, are cut to the picture.
 static void place_around(const Picture *p, const Segment *segment, Sample *s, Random *random) {
     int axis = p->width > p->height ? 0 : 1, band = abs(p->width - p->height);
     int begin = (int)floor(segment->bbox[axis]), length = (int)rint(segment->bbox[2 + axis]);
@@ -78,7 +79,7 @@ static int draw_segment(const Coco *coco, const Sample *s, Random *random) {
     return chosen;
 }
 
-// With probability `absent`, asks for an allowed class of which no segment, crowd or not, touches the crop.
+// With probability `absent`, asks for an allowed class that has no segment, crowd or not, in the crop.
 static void draw_absent(const Coco *coco, const SampleOptions *o, Sample *s, Random *random) {
     if (!(random_uniform(random) < o->absent)) { return; }
     const Segment *segments = segments_of(coco, s);
@@ -99,7 +100,7 @@ static void draw_absent(const Coco *coco, const SampleOptions *o, Sample *s, Ran
     free(present);
 }
 
-// Why a picture can yield nothing, whatever the crop.
+// Why no crop of a picture can yield a sample.
 static SampleReason hopeless(const Coco *coco, const SampleOptions *o, const Sample *s) {
     const Picture *p = &coco->pictures[s->picture];
     const Segment *segments = segments_of(coco, s);
@@ -141,7 +142,7 @@ SampleReason sample_plan(const Coco *coco, const SampleOptions *o, int picture, 
     return SAMPLE_OK;
 }
 
-// The masks at the picture's own size, cropped and brought to the training resolution.
+// The masks at the picture's own size, cropped and resampled to the training resolution.
 void sample_render_masks(const Coco *coco, const SampleOptions *o, Sample *s) {
     const Picture *p = &coco->pictures[s->picture];
     size_t pixels = (size_t)p->width * (size_t)p->height, out = (size_t)o->resolution * (size_t)o->resolution;
@@ -174,7 +175,7 @@ SampleReason sample_render(const Coco *coco, const SampleOptions *o, Sample *s) 
     char *path = coco_picture_path(coco, s->picture), *why;
     Image whole = image_try_load(path, 3, &why);
     if (!why && (whole.width != p->width || whole.height != p->height)) {
-        why = xprintf("%s: is %d x %d pixels, expected %d x %d as %s has it", path, whole.width, whole.height, p->width,
+        why = xprintf("%s: is %d x %d pixels, expected %d x %d as in %s", path, whole.width, whole.height, p->width,
                       p->height, coco->path);
     }
     if (why && !o->skip_damaged) { die("%s", why); }
@@ -182,7 +183,7 @@ SampleReason sample_render(const Coco *coco, const SampleOptions *o, Sample *s) 
     if (why) {
         warn("%s", why);
     } else {
-        // Cropped first, as in the original: the filter sees nothing beyond the crop.
+        // Crop first, as in the original, so that the filter sees no pixels outside the crop.
         Image crop = image_crop(&whole, s->x, s->y, s->side, s->side);
         s->rgb = image_resize(&crop, 0, 0, s->side, s->side, o->resolution, o->resolution, FILTER_LANCZOS);
         image_free(&crop);

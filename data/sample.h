@@ -1,6 +1,6 @@
 // From a picture and its annotations to a training sample: a square crop, a class, its mask. The rules are those of the
-// original experiment (its loader crops and draws in the same order); randomness is a function of (seed, pass, picture
-// id) alone, so it depends on no order, thread or restart.
+// original experiment, whose loader crops and draws in the same order. Randomness depends only on (seed, pass, picture
+// id), not on order, threads or restarts.
 //
 //   crop     square of side min(w, h), at a random position along the longer axis
 //   valid    a non-crowd segment of an allowed class (and of positive area) whose bounding box has >= 75% of its area
@@ -40,7 +40,7 @@ typedef struct {
     int64_t image_id;
     int category;    // index into coco->categories
     int x, y, side;  // the crop in the picture's own pixels
-    bool absent;     // asks for a class that is not there
+    bool absent;     // asks for a class that is not in the crop
     uint8_t *valid;  // one flag per segment of the picture: part of the mask
     float area;      // share of the crop that is mask, at resolution R
     Image rgb;       // (R, R, 3)
@@ -52,7 +52,7 @@ typedef struct {
 SampleReason sample_plan(const Coco *coco, const SampleOptions *options, int picture, uint32_t pass, Sample *sample);
 // Reads the picture and fills rgb (Lanczos), mask (box average, then >= 0.5), ignore and area of a planned sample.
 SampleReason sample_render(const Coco *coco, const SampleOptions *options, Sample *sample);
-// The annotations' part of it: fills mask, ignore and area from picture, category, crop and valid.
+// The part that needs only annotations: fills mask, ignore and area from picture, category, crop and valid.
 void sample_render_masks(const Coco *coco, const SampleOptions *options, Sample *sample);
 // Plan and render.
 SampleReason sample_make(const Coco *coco, const SampleOptions *options, int picture, uint32_t pass, Sample *sample);

@@ -68,7 +68,7 @@ static void border_step(Border *b, int u, int v) {
     b->v = v;
     b->started = 1;
     if (first || u == u0) { return; }
-    int column = u < u0 ? u : u - 1; // the fine column that is left of the step
+    int column = u < u0 ? u : u - 1; // the fine column to the left of the step
     if (column < FINE / 2 || column % FINE != FINE / 2 || column / FINE >= b->width) { return; }
     double y = ((v < v0 ? v : v0) + 0.5) / FINE - 0.5;
     y = ceil(fmin(fmax(y, 0), b->height));

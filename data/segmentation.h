@@ -4,15 +4,15 @@
 #include <stddef.h>
 #include <stdint.h>
 
-// All masks are (height, width) bytes in row order; pixels inside are set to 1, the others are left alone.
+// All masks are (height, width) bytes in row order; pixels inside are set to 1, the others are unchanged.
 
-// points: x and y in turn, `count` points, closed by itself.
+// points: `count` points as x, y, x, y, ...; the polygon is closed automatically.
 void polygon_fill(const double *points, int count, int width, int height, uint8_t *mask);
 
-// runs: lengths of background, object, background, ... down the columns. What would lie beyond the mask is ignored.
+// runs: lengths of background, object, background, ... down the columns. Pixels beyond the mask are ignored.
 void rle_fill(const int32_t *runs, int count, int width, int height, uint8_t *mask);
 
-// Decodes the compressed form, which writes each run (from the third on: its difference to the one two before) in
-// groups of 5 bits, lowest first, as characters from '0' on. Returns the runs, to be freed by the caller, and their
-// number in *count; NULL if the text is damaged.
+// Decodes the compressed form. It stores each run (from the fourth on, its difference to the run two before) in groups
+// of 5 bits, lowest first, as characters from '0' on. Returns the runs, freed by the caller, and their number in
+// *count; NULL if the text is damaged.
 int32_t *rle_from_text(const char *text, size_t length, int *count);

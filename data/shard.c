@@ -1,4 +1,4 @@
-// Reading a shard: everything about it is checked when it is opened, latents and masks are read sample by sample.
+// Reading a shard: opening checks everything about it; latents and masks are read sample by sample.
 #include "data/shard.h"
 #include "data/h5.h"
 #include "data/shard_info.h"
@@ -23,7 +23,7 @@ static hid_t open_file(const char *path) {
     return file;
 }
 
-#define ANY H5S_UNLIMITED // in an expected shape: whatever the file has
+#define ANY H5S_UNLIMITED // in an expected shape: any size
 
 static void shape_text(int rank, const hsize_t *dims, char text[128]) {
     int used = snprintf(text, 128, "(");
@@ -38,7 +38,7 @@ static void shape_text(int rank, const hsize_t *dims, char text[128]) {
     snprintf(text + used, 128 - (size_t)used, ")");
 }
 
-// Opens a dataset of the given type, rank and shape; where the shape is ANY it gets what the file has.
+// Opens a dataset of the given type, rank and shape. Where the shape is ANY, it gets the file's size.
 static hid_t open_dataset(const char *path, hid_t file, const char *name, hid_t type, const char *type_name, int rank,
                           hsize_t *dims) {
     if (H5Lexists(file, name, H5P_DEFAULT) <= 0) { die("%s: dataset \"%s\" is missing", path, name); }

@@ -1,4 +1,4 @@
-// One HDF5 shard of training samples: latents, masks and where they come from. Readable with h5py as it is.
+// One HDF5 shard of training samples: latents, masks and where they come from. h5py can read it.
 //
 //   image_latent    fp16  (N, h, w, C)   posterior mean times the VAE's scaling factor, channels-last
 //   target_overlay  fp16  (N, h, w, C)   the same of the picture with the mask painted on it
@@ -10,12 +10,12 @@
 //   area            float32 (N)          the mask's share of the crop
 //   dropped_image   int64 (D), dropped_reason uint8 (D)   pictures of the shard's range that gave no sample
 //
-// A chunk is one sample and carries a Fletcher-32 checksum; file metadata is checksummed by the file format (HDF5
-// 1.10; texts have a fixed length, so that they are part of it: h5py gives them as bytes). A shard is the unit of
-// restart: it covers a fixed range of pictures, is built in memory and appears whole.
+// A chunk is one sample and carries a Fletcher-32 checksum. The file format (HDF5 1.10) checksums the metadata. Texts
+// have a fixed length so that this includes them; h5py returns them as bytes. A shard is the unit of restart: it covers
+// a fixed range of pictures, is built in memory and appears whole.
 //
-// HDF5 need not be thread-safe: one lock (h5.h) lets one thread at a time into it.
-// Every mistake in a file dies with one sentence naming file, dataset or attribute, and expectation.
+// HDF5 may lack thread safety: one lock (h5.h) admits one thread at a time. Any error in a file ends the program with a
+// sentence that names the file, the dataset or attribute, and what was expected.
 #pragma once
 #include <stdbool.h>
 #include <stdint.h>
@@ -30,13 +30,13 @@ typedef struct {
     uint8_t *sampled;           // (class_count) 1: there are samples of this class; attribute "drawn"
     char split[32], source[16]; // "train"; "panoptic" or "instances"
     char vae_sha256[65], annotations_sha256[65];
-    char precision[8], version[16]; // arithmetic of the VAE: "fp32", "bf16"; of this program
+    char precision[8], version[16]; // arithmetic of the VAE: "fp32", "bf16"; version of this program
     int resolution;                 // R: side of the square crop after resizing, px
     int color[3];                   // 0..255, of the painted mask
     double alpha, outline;          // opacity of the paint; width of the outline in px at 512 px (0: exact masks)
     double absent;                  // share of samples that ask for a class that is not in the picture
     int min_side;                   // pictures with a shorter side were dropped
-    int passes, shards;             // that the whole encoding has
+    int passes, shards;             // of the whole encoding
     long long seed;
     int targets;                       // TARGET_ bits
     int height, width, channels;       // h, w, C of the latents
@@ -48,8 +48,8 @@ ShardInfo shard_info_copy(const ShardInfo *info);
 void shard_info_free(ShardInfo *info);
 // Sets the class table: names are copied; trained and sampled are set to 0.
 void shard_info_classes(ShardInfo *info, int count, const char *const *names);
-// The name of the first attribute in which two shards of one folder disagree, or NULL; `same`: two versions of one
-// shard. What each of them has is written to a_text and b_text (128 bytes each).
+// The name of the first attribute in which two shards of one folder disagree, or NULL. `same`: they are two versions of
+// one shard. a_text and b_text (128 bytes each) get the two values.
 const char *shard_info_difference(const ShardInfo *a, const ShardInfo *b, bool same, char a_text[128],
                                   char b_text[128]);
 
@@ -68,7 +68,7 @@ ShardWriter *shard_begin(const char *path, const ShardInfo *info);
 void shard_add(ShardWriter *writer, const ShardSample *sample);     // copies; dies if a latent is not finite in fp16
 void shard_drop(ShardWriter *writer, int64_t image_id, int reason); // reason: 0..255, the data set's own table
 void shard_commit(ShardWriter *writer);  // writes the file under a temporary name, fsync, rename; frees the writer
-void shard_abandon(ShardWriter *writer); // frees it; nothing was written
+void shard_abandon(ShardWriter *writer); // frees the writer; writes nothing
 
 // An open shard. Everything but the latents and masks is in memory.
 typedef struct {

@@ -120,8 +120,8 @@ const char *shard_info_difference(const ShardInfo *a, const ShardInfo *b, bool s
     return strcmp(a_text, b_text) != 0 ? "shape of the latents" : NULL;
 }
 
-// Texts have a fixed length (of the longest of a list): HDF5 checksums them with the file's metadata, which it does not
-// do for texts of variable length. h5py gives them as bytes.
+// Texts have a fixed length (the longest of a list), because HDF5 does not checksum texts of variable length with the
+// metadata. h5py returns them as bytes.
 static hid_t text_type(size_t length) {
     hid_t type = H5Tcopy(H5T_C_S1);
     H5Tset_size(type, length ? length : 1);
@@ -150,7 +150,7 @@ static void put_texts(hid_t file, const char *name, int count, const char *const
     free(padded);
 }
 
-// How a number is stored, what it is in memory, and how many there are (0: one, no list).
+// How a number is stored, its type in memory, and the count (0: one value, no list).
 typedef struct {
     hid_t stored, native;
     H5T_class_t class;
@@ -221,7 +221,7 @@ static void get(const char *path, hid_t file, const char *name, H5T_class_t clas
     H5Aclose(attribute);
 }
 
-// The texts of an attribute, each ended by a zero byte and to be freed by the caller like the list. count as in find.
+// The texts of an attribute, each ended by a zero byte. The caller frees the texts and the list. count as in find.
 static char **get_texts(const char *path, hid_t file, const char *name, int count, int *found) {
     hid_t attribute = find(path, file, name, H5T_STRING, count, found);
     hid_t stored = H5Aget_type(attribute);

@@ -4,4 +4,4 @@
 #include "data/shard.h"
 
 void shard_info_write(const ShardInfo *info, hid_t file);
-ShardInfo shard_info_read(const char *path, hid_t file); // h, w, C stay 0: the datasets say them
+ShardInfo shard_info_read(const char *path, hid_t file); // h, w, C stay 0: they follow from the datasets

@@ -27,7 +27,7 @@ static Counts count_all(const ShardSet *set) {
     return c;
 }
 
-// Every dropped picture by reason; a picture may stand there once per pass.
+// Every dropped picture by reason; a picture may occur once per pass.
 static void put_dropped(yajl_gen gen, const ShardSet *set, const Counts *counts) {
     json_open_map(gen, "dropped");
     for (int reason = 1; reason < SAMPLE_REASONS; reason++) {
@@ -83,7 +83,7 @@ void shard_report(const ShardSet *set) {
         printf("%s%lld %s", separator, counts.dropped[reason], reason_name(reason));
         separator = ", ";
     }
-    printf(all ? " (%s has their ids)\n" : "\n", path);
+    printf(all ? " (ids in %s)\n" : "\n", path);
     free(counts.of_class);
     free(path);
 }

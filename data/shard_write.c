@@ -1,5 +1,5 @@
-// Writing a shard: samples are collected in memory, the HDF5 file is built in memory (core driver) and goes to disk at
-// once under a temporary name: a full disk is noticed there and leaves nothing behind.
+// Writing a shard: samples are collected and the HDF5 file is built in memory (core driver). It is then written to disk
+// at once under a temporary name, so that a full disk is noticed there and leaves no file.
 #include "data/h5.h"
 #include "data/shard.h"
 #include "data/shard_info.h"
@@ -103,7 +103,7 @@ static void put(const ShardWriter *w, hid_t file, const char *name, hid_t type, 
     H5Pset_obj_track_times(properties, 0);
     hid_t dataset = H5Dcreate2(file, name, type, space, H5P_DEFAULT, properties, H5P_DEFAULT);
     if (dataset < 0 || (dims[0] && H5Dwrite(dataset, type, H5S_ALL, H5S_ALL, H5P_DEFAULT, values) < 0)) {
-        h5_die(w->path, "dataset \"%s\" cannot be made", name);
+        h5_die(w->path, "dataset \"%s\" cannot be created", name);
     }
     H5Dclose(dataset);
     H5Pclose(properties);
@@ -128,7 +128,7 @@ static void put_all(const ShardWriter *w, hid_t file) {
     shard_info_write(info, file);
 }
 
-// Builds the file in memory; H5Fclose alone touches the disk.
+// Builds the file in memory; only H5Fclose writes to disk.
 static void write_file(const ShardWriter *w, const char *temporary) {
     h5_enter();
     hid_t access = H5Pcreate(H5P_FILE_ACCESS);

@@ -85,14 +85,14 @@ static float texture_at(const Texture *t, int x, int y) {
 }
 
 typedef struct {
-    int class_index, full_area; // full_area: its pixels if nothing hid it and the picture were larger
+    int class_index, full_area; // full_area: its pixels if nothing hid or cut it
     float x, y, radius, angle;
-    Rgb colors[3];                  // a person's skin, shirt, trousers; else the first alone
+    Rgb colors[3];                  // a person's skin, shirt, trousers; else only the first
     float light, light_x, light_y;  // shading across the object: 1 + light * (light_x * u + light_y * v)
     float stripes, stripe_u, phase; // fine texture
 } Object;
 
-// Which part of a shape the point (u, v), in radii from its centre, is in: 0 none, 1 and up an index into colors + 1.
+// The part of a shape at the point (u, v), in radii from its centre: 0 is none, k > 0 has the colour colors[k - 1].
 static int part_at(int shape, float u, float v) {
     float au = fabsf(u), av = fabsf(v);
     switch (shape) {
@@ -182,12 +182,12 @@ static int object_full_area(Object o) {
     return area;
 }
 
-// Enough of an object to be asked for: 40% of it, and 24 pixels of a 64-pixel picture.
+// Whether enough of an object is visible: 40% of it, and 24 pixels of a 64-pixel picture.
 static bool visible_enough(const Object *o, int pixels, float scale) {
     return (float)pixels >= 0.4f * (float)o->full_area && (float)pixels >= 24 * scale * scale;
 }
 
-// What placing `o` here would leave visible: true if that is enough of it and of everything behind it.
+// Whether enough of `o` and of everything behind it stays visible if `o` is placed here.
 static bool fits(const SynthScene *scene, const Object *objects, const Object *o, float scale) {
     int own = 0, hidden[SYNTH_OBJECTS] = {0};
     Rgb unused;
@@ -229,7 +229,7 @@ static void paint_object(const Object *o, const SynthScene *scene, Rgb *pixels) 
     }
 }
 
-// Boxes and areas of what is visible so far.
+// Boxes and areas of the pixels that are visible so far.
 static void measure(SynthScene *scene) {
     Box boxes[SYNTH_OBJECTS];
     for (int k = 0; k < scene->count; k++) {
@@ -291,8 +291,8 @@ static void paint_background(Random *random, const SynthScene *scene, float scal
     free(fine.values);
 }
 
-// A near-white band (0.82 to 0.97) with a wavy border, at the top (a bright sky) or across (a cloud, a wall): what a
-// whiteness filter takes for mask.
+// A near-white band (0.82 to 0.97) with a wavy border, at the top (a bright sky) or across (a cloud, a wall): a
+// whiteness filter mistakes it for mask.
 static void paint_bright_band(Random *random, const SynthScene *scene, float scale, Rgb *pixels) {
     float height = (float)scene->height, thickness = between(random, 0.15f, 0.45f) * height;
     float top = chance(random, 0.6f) ? -height : between(random, 0.1f, 0.8f) * height;

@@ -1,5 +1,5 @@
 // Procedural scenes in COCO's layout: objects of a few colours and shapes and a frequent "person" on photograph-like
-// backgrounds. Some combinations of colour and shape are held out: they are in validation pictures only, so that
+// backgrounds. Some combinations of colour and shape are held out: they occur only in validation pictures, so that
 // "unseen" classes are new combinations of known words.
 //
 //   DIR/train/000000000001.png ..., DIR/val/000001000001.png ...
@@ -39,5 +39,6 @@ typedef struct {
 SynthScene synth_draw(const SynthOptions *options, bool held_out, long long index);
 void synth_free(SynthScene *scene);
 
-// Writes the whole folder. Dies if `folder` holds something else; says so and returns if it holds the same scenes.
+// Writes the whole folder. Dies if `folder` holds something else. If it already holds the same scenes, says so and
+// returns.
 void synth_write(const char *folder, const SynthOptions *options);

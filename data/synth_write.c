@@ -11,7 +11,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-// What the annotation files need of a scene.
+// The parts of a scene that go into the annotation files.
 typedef struct {
     int count;
     SynthObject objects[SYNTH_OBJECTS];
@@ -283,7 +283,7 @@ static bool already_there(const char *folder, const SynthOptions *options) {
     char *path = xprintf("%s/synth.json", folder);
     bool complete = file_exists(path);
     if (!complete && (file_exists(folder) || (folder_exists(folder) && !folder_empty(folder)))) {
-        die("%s: is in the way and not a folder of `cocogold synth`: expected a new or empty folder", folder);
+        die("%s: exists and is not a folder of `cocogold synth`: expected a new or empty folder", folder);
     }
     if (complete) {
         Json json = json_read(path);
@@ -292,8 +292,8 @@ static bool already_there(const char *folder, const SynthOptions *options) {
         for (int i = 0; i < FIELDS; i++) {
             long long value = json_integer(&json, fields[i].name, -1);
             if (value == fields[i].value) { continue; }
-            die("%s: field \"%s\" is %lld where %lld is asked for: give another folder, or remove this one first", path,
-                fields[i].name, value, fields[i].value);
+            die("%s: field \"%s\" is %lld, but %lld is asked for: choose another folder, or remove this one first",
+                path, fields[i].name, value, fields[i].value);
         }
         json_free(&json);
     }
@@ -306,7 +306,7 @@ void synth_write(const char *folder, const SynthOptions *options) {
     while (length > 1 && folder[length - 1] == '/') { length--; }
     char *final = xprintf("%.*s", (int)length, folder), *temporary = temporary_name(final);
     if (already_there(final, options)) {
-        printf("%s: the %d + %d scenes are there already\n", final, options->train, options->val);
+        printf("%s: already holds the %d + %d scenes\n", final, options->train, options->val);
     } else {
         make_folders(temporary);
         cleanup_add(temporary);

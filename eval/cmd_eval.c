@@ -35,46 +35,47 @@ static Option table[] = {
     {OPT_STRING, "model", &o.model, "pipeline directory", "DIR", .required = "a pipeline directory"},
     {OPT_FLAG, "ema", &o.ema, "use the averaged weights of unet_ema/"},
     {OPT_STRING, "data", &o.data, "data set in COCO's layout", "DIR"},
-    {OPT_STRING, "split", &o.split, "val, val2017, ...", "NAME"},
-    {OPT_STRING, "source", &o.source, "annotations to read; auto takes instances where there are any", "KIND",
-     .choices = coco_sources},
+    {OPT_STRING, "split", &o.split, "name of the split, e.g. val or val2017", "NAME"},
+    {OPT_STRING, "source", &o.source, "annotations to read; auto prefers instances", "KIND", .choices = coco_sources},
     {OPT_STRING, "protocol", &o.protocol,
-     "whole pictures, resized and padded, scored at their own size, or the samples of --shards", "KIND",
+     "images: whole pictures, resized and padded, scored at their own size; crops: the samples of --shards", "KIND",
      .choices = protocols, .choice = &o.crops},
     {OPT_STRING, "shards", &o.shards, "crops: folder of shards made by `cocogold encode`", "DIR"},
-    {OPT_STRING, "run", &o.run, "folder with the training's log.jsonl, for curves (default: at the model)", "DIR"},
+    {OPT_STRING, "run", &o.run, "folder with the training's log.jsonl, for curves (default: near the model)", "DIR"},
     {OPT_STRING, "out", &o.out, "folder for metrics.json, pairs.csv and report.html", "DIR"},
     {OPT_FLAG, "masks", &o.masks, "write every predicted mask to OUT/masks/IMAGE-CLASS.png"},
     {OPT_HEADING, "Pairs of picture and class"},
-    {OPT_STRING, "seen", &o.seen, "classes seen in training (default: as the model says): " CLASSES_HELP, "LIST"},
+    {OPT_STRING, "seen", &o.seen, "classes seen in training (default: from the model): " CLASSES_HELP, "LIST"},
     {OPT_STRING, "unseen", &o.unseen, "classes to count as unseen (default: all others)", "LIST"},
-    {OPT_INT, "per-class", &o.per_class, "at most N pairs of a class, drawn with the seed (0: all)", "N", .high = 1e9},
-    {OPT_INT, "limit", &o.limit, "at most N pairs in all, drawn with the seed (0: all)", "N", .high = 1e9},
-    {OPT_DOUBLE, "absent", &o.absent, "probability to ask a picture also for a class that it does not show", "P",
+    {OPT_INT, "per-class", &o.per_class, "evaluate at most N random pairs of a class (0: all)", "N", .high = 1e9},
+    {OPT_INT, "limit", &o.limit, "evaluate at most N random pairs in all (0: all)", "N", .high = 1e9},
+    {OPT_DOUBLE, "absent", &o.absent, "probability of also asking a picture for a class that it does not show", "P",
      .high = 1},
     {OPT_HEADING, "Sampling"},
-    {OPT_INT, "steps", &o.steps, "DDIM steps (0: the model's number, else 4)", "N", .high = 1000},
-    {OPT_STRING, "steps-table", &o.table, "measure these numbers of steps, e.g. 1,2,4,10,50", "LIST"},
+    {OPT_INT, "steps", &o.steps, "DDIM steps (0: the model's default, else 4)", "N", .high = 1000},
+    {OPT_STRING, "steps-table", &o.table, "also measure these numbers of steps, e.g. 1,2,4,10,50", "LIST"},
     {OPT_STRING, "text-table", &o.texts,
-     "ask in other words: templates and @FILEs of synonyms (lines \"class: word, word\"), separated by |", "LIST"},
+     "also ask with other texts: templates and @FILEs of synonyms (lines \"class: word, word\"), separated by |",
+     "LIST"},
     {OPT_INT, "ensemble", &o.ensemble, "average the predictions of N draws of the noise", "N", .low = 1, .high = 1000},
-    {OPT_INT, "resolution", &o.resolution, "images: side of the model's square (0: the training side)", "PIXELS",
+    {OPT_INT, "resolution", &o.resolution, "images: side of the model's square input (0: the training side)", "PIXELS",
      .high = 4096},
-    {OPT_INT, "batch", &o.batch, "pairs at a time", "N", .low = 1, .high = 1024},
+    {OPT_INT, "batch", &o.batch, "pairs per batch", "N", .low = 1, .high = 1024},
     {OPT_LONG, "seed", &o.seed, "seed of the noise, the choice of pairs and the bootstrap", "N"},
     {OPT_HEADING, "Mask"},
-    {OPT_STRING, "method", &o.method, "how the mask is found (default: compare; luminance for black and white targets)",
-     "KIND", .choices = mask_method_names},
+    {OPT_STRING, "method", &o.method,
+     "how to extract the mask (default: compare; luminance for black and white targets)", "KIND",
+     .choices = mask_method_names},
     {OPT_DOUBLE, "tolerance", &o.tolerance, "largest distance to the mask colour, 0 to 1 (default: the model's)", "X",
      .high = 1},
-    {OPT_DOUBLE, "changed", &o.changed, "compare: least change against the input, 0 to 1 (default: the model's)", "X",
+    {OPT_DOUBLE, "changed", &o.changed, "compare: smallest change from the input, 0 to 1 (default: the model's)", "X",
      .high = 1},
-    {OPT_FLAG, "no-opening", &o.no_opening, "leave out the 3x3 morphological opening"},
+    {OPT_FLAG, "no-opening", &o.no_opening, "skip the 3x3 morphological opening"},
     {OPT_STRING, "tune-on", &o.tune_on,
-     "choose the thresholds on this training split first, and keep them in the model's segmentation.json", "SPLIT"},
-    {OPT_INT, "tune-pairs", &o.tune_pairs, "pairs of seen classes to choose thresholds on", "N", .low = 1, .high = 1e7},
+     "first choose the thresholds on this training split and save them in the model's segmentation.json", "SPLIT"},
+    {OPT_INT, "tune-pairs", &o.tune_pairs, "number of pairs of seen classes for --tune-on", "N", .low = 1, .high = 1e7},
     {OPT_HEADING, "Statistics"},
-    {OPT_INT, "bootstrap", &o.resamples, "resamples of the 95% intervals (0: none)", "N", .high = 1e6},
+    {OPT_INT, "bootstrap", &o.resamples, "bootstrap resamples for the 95% intervals (0: none)", "N", .high = 1e6},
     OPTIONS_END};
 
 static const OptionsHelp help = {
@@ -103,7 +104,7 @@ static Dataset open_dataset(bool crops, const char *split, const ModelSettings *
     return dataset_of_pictures(o.data, split, o.source, side);
 }
 
-// One flag per class of a list on the command line, to be freed.
+// One flag per class of a list on the command line; freed by the caller.
 static bool *flags_of(const Dataset *dataset, const char *option, const char *list) {
     return dataset->crops ? shards_classes(&dataset->shards, option, list)
                           : classes_parse(&dataset->coco, option, list, NULL);
@@ -156,13 +157,13 @@ static void check_memory(Pipeline *p, int side, Device *dev) {
     device_memory(dev, &free_bytes, &total);
     char a[24], b[24];
     if (needed > free_bytes) {
-        die("--batch %d at %d pixels needs %s beside the weights, and %s has %s free: expected a smaller --batch or "
+        die("--batch %d at %d pixels needs %s besides the weights, but %s has %s free: expected a smaller --batch or "
             "--resolution",
             o.batch, side, format_bytes((double)needed, a), device_name(dev), format_bytes((double)free_bytes, b));
     }
 }
 
-// Thresholds on pairs of seen classes of a training split.
+// Chooses thresholds on pairs of seen classes of a training split.
 static void tune(bool crops, Pipeline *p, const ModelSettings *settings, MaskRule *rule, EvalRecord *record,
                  Device *dev) {
     Dataset dataset = open_dataset(crops, o.tune_on, settings, p);
@@ -183,7 +184,7 @@ static void tune(bool crops, Pipeline *p, const ModelSettings *settings, MaskRul
     if (access(o.model, W_OK) == 0) {
         settings_rule_write(rule, o.model, dataset.where, count, record->tune_miou);
     } else {
-        warn("%s is not writable: the thresholds are not kept in its segmentation.json", o.model);
+        warn("cannot write to %s: the thresholds are not saved in its segmentation.json", o.model);
     }
     evaluator_destroy(&e);
     free(pairs);
@@ -191,7 +192,7 @@ static void tune(bool crops, Pipeline *p, const ModelSettings *settings, MaskRul
     dataset_close(&dataset);
 }
 
-// The training log at the model's folder or up to two folders above it.
+// The training log in the model's folder or up to two folders above it.
 static int find_log(RunLog *log) {
     const char *up[] = {"", "/..", "/../.."};
     for (int i = 0; i < 3; i++) {

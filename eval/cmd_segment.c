@@ -26,28 +26,30 @@ static Option table[] = {
     {OPT_FLAG, "ema", &o.ema, "use the averaged weights of unet_ema/"},
     {OPT_STRING, "image", &o.image, "picture of any size (JPEG, PNG, ...)", "FILE", .required = "a picture"},
     {OPT_STRING, "text", &o.text, "what to find, e.g. \"elephant\"", "TEXT"},
-    {OPT_STRING, "out", &o.out, "start of the names PREFIX-mask.png, PREFIX-prediction.png and PREFIX-overlay.png",
+    {OPT_STRING, "out", &o.out, "prefix of the files PREFIX-mask.png, PREFIX-prediction.png and PREFIX-overlay.png",
      "PREFIX"},
     {OPT_STRING, "dump-noise", &o.noise,
-     "write the initial noise too, as float32 (channels, height, width), for a comparison with other programs", "FILE"},
+     "also write the initial noise as float32 (channels, height, width), to compare with other programs", "FILE"},
     {OPT_HEADING, "Sampling"},
-    {OPT_INT, "steps", &o.steps, "DDIM steps (0: the model's number, else 4)", "N", .high = 1000},
+    {OPT_INT, "steps", &o.steps, "DDIM steps (0: the model's default, else 4)", "N", .high = 1000},
     {OPT_INT, "ensemble", &o.ensemble, "average the predictions of N draws of the noise", "N", .low = 1, .high = 1000},
-    {OPT_INT, "resolution", &o.resolution, "longer side for the model (0: the training side)", "PIXELS", .high = 4096},
-    {OPT_STRING, "fit", &o.fit, "pad the picture to a square, as eval does, or keep its aspect", "KIND",
+    {OPT_INT, "resolution", &o.resolution, "longer side of the model's input (0: the training side)", "PIXELS",
+     .high = 4096},
+    {OPT_STRING, "fit", &o.fit, "pad: pad the picture to a square, as eval does; aspect: keep its aspect ratio", "KIND",
      .choices = fits, .choice = &o.aspect},
     {OPT_LONG, "seed", &o.seed, "seed of the initial noise", "N"},
     {OPT_HEADING, "Mask"},
-    {OPT_STRING, "method", &o.method, "how the mask is found (default: compare; luminance for black and white targets)",
-     "KIND", .choices = mask_method_names},
+    {OPT_STRING, "method", &o.method,
+     "how to extract the mask (default: compare; luminance for black and white targets)", "KIND",
+     .choices = mask_method_names},
     {OPT_DOUBLE, "tolerance", &o.tolerance, "largest distance to the mask colour, 0 to 1 (default: the model's)", "X",
      .high = 1},
-    {OPT_DOUBLE, "changed", &o.changed, "compare: least change against the input, 0 to 1 (default: the model's)", "X",
+    {OPT_DOUBLE, "changed", &o.changed, "compare: smallest change from the input, 0 to 1 (default: the model's)", "X",
      .high = 1},
-    {OPT_FLAG, "no-opening", &o.no_opening, "leave out the 3x3 morphological opening"},
+    {OPT_FLAG, "no-opening", &o.no_opening, "skip the 3x3 morphological opening"},
     OPTIONS_END};
 
-static const OptionsHelp help = {.about = "Finds what the text names in a picture and writes its mask.",
+static const OptionsHelp help = {.about = "Finds what the text names in a picture and writes the mask.",
                                  .usage = "--model DIR --image FILE --text TEXT [--out PREFIX]",
                                  .example = "--model run/model --image elephant.jpg --text elephant"};
 
@@ -62,7 +64,7 @@ static Frame choose_frame(const Image *rgb, const ModelSettings *settings, const
     int side = o.resolution ? o.resolution : settings->resolution;
     if (!side) { side = p->unet.config.sample_size * f; }
     if (side % f != 0) { die("--resolution %d: expected a multiple of %d, the VAE's factor", side, f); }
-    // Whole cells at the UNet's coarsest level, where that leaves something of the picture.
+    // Use whole cells of the UNet's coarsest level, unless they are too large for the picture.
     int multiple = f << (p->unet.config.levels - 1);
     return pad ? frame_pad(rgb->width, rgb->height, side)
                : frame_aspect(rgb->width, rgb->height, side, multiple <= side / 4 ? multiple : f);

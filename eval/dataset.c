@@ -73,7 +73,7 @@ static DatasetItem read_picture(const Dataset *s, Pair pair) {
     char *path = coco_picture_path(&s->coco, pair.item);
     Image rgb = image_load(path, 3);
     if (rgb.width != picture->width || rgb.height != picture->height) {
-        die("%s is %dx%d: expected %dx%d, as %s says", path, rgb.width, rgb.height, picture->width, picture->height,
+        die("%s is %dx%d: expected %dx%d, as in %s", path, rgb.width, rgb.height, picture->width, picture->height,
             s->coco.path);
     }
     DatasetItem item = {.pair = pair, .frame = frame_pad(rgb.width, rgb.height, s->resolution)};

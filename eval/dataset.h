@@ -27,12 +27,12 @@ typedef struct {
     Pair pair;
     Frame frame;
     float *pixels;                         // (H, W, 3) in [-1, 1]; crops: NULL
-    float *latent, *target_latent;         // (h, w, L), crops: read; pictures: NULL, to be encoded
+    float *latent, *target_latent;         // (h, w, L), read from shards; NULL for whole pictures, which are encoded
     uint8_t *truth, *ignore, *all_objects; // (height, width), 0 or 1; all_objects NULL for crops
 } DatasetItem;
 
 // Reads a pair's picture and masks. latent_count: h w L.
 DatasetItem dataset_read(const Dataset *dataset, Pair pair, const ModelSettings *settings, size_t latent_count);
 void dataset_item_free(DatasetItem *item);
-// pixels (H, W, 3) in [-1, 1] of the target that the model is to draw for this pair.
+// pixels (H, W, 3) in [-1, 1] of the target that the model should draw for this pair.
 void dataset_target(const DatasetItem *item, const ModelSettings *settings, float *pixels);

@@ -8,7 +8,7 @@
 static size_t latent_count(const Evaluator *e) { return (size_t)e->sampler.h * e->sampler.w * e->sampler.L; }
 static size_t picture_count(const Evaluator *e) { return (size_t)e->side * e->side * 3; }
 
-// Embeddings of all class names, in the model's template and then in the other prompt sets.
+// Embeddings of all class names, first in the model's template, then in the other prompt sets.
 static floatX *class_table(Pipeline *pipeline, const Dataset *dataset, const ModelSettings *settings,
                            const PromptSet *sets, int set_count, Device *dev) {
     int classes = dataset->class_count, count = (1 + set_count) * classes;
@@ -60,7 +60,8 @@ void evaluator_destroy(Evaluator *e) {
     free(e->latents);
 }
 
-// Pairs of one picture follow each other: slot[i] is pair i's place among the distinct pictures. Returns their number.
+// Pairs of one picture are adjacent: slot[i] is the place of pair i's picture among the distinct ones. Returns their
+// number.
 static int distinct_pictures(const DatasetItem *items, int n, int *slot) {
     int count = 0;
     for (int i = 0; i < n; i++) {
@@ -81,14 +82,14 @@ void evaluator_load(Evaluator *e, const DatasetItem *items, int n) {
     }
     if (!items[0].latent) { sampler_encode(&e->sampler, e->latents, e->pixels, count, e->dev); }
     sampler_decode_latents(&e->sampler, e->inputs, e->latents, count, e->dev);
-    for (int i = n - 1; i > 0; i--) { // slot[i] <= i: what is still needed is not overwritten
+    for (int i = n - 1; i > 0; i--) { // slot[i] <= i, so no row is overwritten before it is copied
         if (slot[i] == i) { continue; }
         memcpy(e->latents + i * latent, e->latents + slot[i] * latent, latent * sizeof *e->latents);
         memcpy(e->inputs + i * picture, e->inputs + slot[i] * picture, picture * sizeof *e->inputs);
     }
 }
 
-// Noise is a function of picture and class, so that neither the batch nor a cap on the pairs changes a prediction.
+// Noise depends only on picture and class, so that neither the batch nor a cap on the pairs changes a prediction.
 static uint64_t sample_id(const Pair *pair) { return (uint64_t)pair->image_id << 16 | (uint16_t)pair->category; }
 
 void evaluator_predict(Evaluator *e, const DatasetItem *items, int n, int steps, int set) {
@@ -143,7 +144,7 @@ static void centre_box(uint8_t *mask, int width, int height, double share) {
     for (int row = y; row < y + h; row++) { memset(mask + (size_t)row * width + x, 1, (size_t)w); }
 }
 
-// Everything that needs no model.
+// The scores that need no model.
 static void score_floors(const DatasetItem *item, const float *input, Evaluation *v, int index) {
     const Frame *f = &item->frame;
     uint8_t *mask = xmalloc((size_t)f->width * f->height);
@@ -176,7 +177,7 @@ static void save_mask(const char *folder, const DatasetItem *item, const uint8_t
     free(name);
 }
 
-// Extraction and scores of a batch; masks[i] gets the predicted mask of pair i, to be freed.
+// Extraction and scores of a batch; masks[i] gets the predicted mask of pair i, which the caller frees.
 static void score_batch(Evaluator *e, const DatasetItem *items, int n, Evaluation *v, int kind, int first,
                         uint8_t **masks) {
 #pragma omp parallel for schedule(dynamic)
@@ -192,7 +193,7 @@ static void free_masks(uint8_t **masks, int n) {
     for (int i = 0; i < n; i++) { free(masks[i]); }
 }
 
-// What is done once for each pair with the model's own prediction: floors, pictures for the report, mask files.
+// The work done once for each pair, with the model's own prediction: floors, pictures for the report, mask files.
 static void score_model(Evaluator *e, const DatasetItem *items, int n, Evaluation *v, int first) {
     uint8_t *masks[n];
     score_batch(e, items, n, v, SCORE_MODEL, first, masks);

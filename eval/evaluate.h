@@ -6,7 +6,7 @@
 #include "eval/prompt_sets.h"
 #include "model/sampler.h"
 
-// A model with everything it needs in memory to answer batches of pairs.
+// A model in memory with everything that it needs to answer batches of pairs.
 typedef struct {
     Pipeline *pipeline;
     Device *dev;
@@ -21,20 +21,20 @@ typedef struct {
     float *inputs, *predictions; // (batch, side, side, 3) in [0, 1]
 } Evaluator;
 
-// sets (set_count): further prompts for the classes, beside the model's own.
+// sets (set_count): further prompts for the classes, in addition to the model's own.
 Evaluator evaluator_create(Pipeline *pipeline, const Dataset *dataset, const ModelSettings *settings,
                            const PromptSet *sets, int set_count, int steps, int ensemble, int batch, uint64_t seed,
                            Device *dev);
 void evaluator_destroy(Evaluator *e);
 // Image latents of n pairs, and e->inputs: their pictures as the VAE reproduces them.
 void evaluator_load(Evaluator *e, const DatasetItem *items, int n);
-// e->predictions for the loaded pairs, asked for with prompt set `set` (0: the model's own, else 1 + index).
+// e->predictions for the loaded pairs with prompt set `set` (0: the model's own, else 1 + index).
 void evaluator_predict(Evaluator *e, const DatasetItem *items, int n, int steps, int set);
-// e->predictions = the true targets through the VAE: what a perfect UNet would give.
+// e->predictions = the true targets through the VAE, as from a perfect UNet.
 void evaluator_ceiling(Evaluator *e, const DatasetItem *items, int n);
 
 enum { BOX_SIZES = 9, MAX_STEPS_TABLE = 12 };
-// What is scored for every pair.
+// The kinds of scores of every pair.
 enum {
     SCORE_MODEL,
     SCORE_CEILING,                       // the true target through the VAE and the same mask extraction
@@ -63,7 +63,7 @@ typedef struct {
     Gallery gallery;
 } Evaluation;
 
-// Scores all pairs; evaluation has pairs, count, rule, seen, class_names, table and masks set, and gets the rest.
+// Scores all pairs. The caller sets pairs, count, rule, seen, class_names, table and masks; this fills the rest.
 void evaluate(Evaluator *e, const Dataset *dataset, Evaluation *evaluation);
 void evaluation_free(Evaluation *evaluation);
 

@@ -4,7 +4,7 @@
 
 const char *const mask_method_names[] = {"whiteness", "compare", "luminance", NULL};
 
-// Starting points; `eval --tune-on` chooses tolerance and changed on a training split.
+// Initial values; `eval --tune-on` chooses tolerance and changed on a training split.
 MaskRule mask_rule_default(MaskMethod method) {
     MaskRule rule = {method, {1, 1, 1}, 1, 0.15f, 0.05f, true};
     if (method == MASK_COMPARE) { rule.tolerance = 0.4f; }
@@ -37,7 +37,7 @@ void mask_extract(uint8_t *mask, const float *prediction, const float *input, in
     if (rule->opening) { mask_opening(mask, H, W); }
 }
 
-// out[x] = least (or largest) of in[x - 1], in[x], in[x + 1]; n values with the given stride, in place.
+// out[x] = minimum (or maximum) of in[x - 1], in[x], in[x + 1]; n values with the given stride, in place.
 static void window3(uint8_t *values, int n, size_t stride, bool largest) {
     uint8_t before = values[0];
     for (int i = 0; i < n; i++) {
@@ -47,7 +47,7 @@ static void window3(uint8_t *values, int n, size_t stride, bool largest) {
     }
 }
 
-// A 3x3 square is a row of three after a column of three.
+// A 3x3 square separates into a row of three and a column of three.
 static void window3x3(uint8_t *mask, int H, int W, bool largest) {
     for (int y = 0; y < H; y++) { window3(mask + (size_t)y * W, W, 1, largest); }
     for (int x = 0; x < W; x++) { window3(mask + x, H, (size_t)W, largest); }

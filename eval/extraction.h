@@ -15,18 +15,18 @@ typedef struct {
     float color[3];  // mask colour in [0, 1], white by default
     float alpha;     // MASK_COMPARE: opacity of the paint; 1 by default
     float tolerance; // largest distance (over the channels) to the colour that counts as near
-    float changed;   // MASK_COMPARE: least change (largest channel difference) against the input
+    float changed;   // MASK_COMPARE: smallest change (largest channel difference) from the input
     bool opening;    // 3x3 morphological opening (erosion, then dilation) afterwards
 } MaskRule;
 
 MaskRule mask_rule_default(MaskMethod method);
 
-// mask (H, W), 0 or 1, from prediction and input picture (H, W, 3) in [0, 1]. input is read by MASK_COMPARE only, and
-// is best given as the VAE reproduces it (decode(encode(picture))), so that what the VAE loses counts as no change.
+// mask (H, W), 0 or 1, from prediction and input picture (H, W, 3) in [0, 1]. Only MASK_COMPARE reads input. Pass the
+// picture as the VAE reproduces it (decode(encode(picture))), so that the VAE's losses do not count as change.
 //
 // MASK_COMPARE: with the largest channel difference as distance d, and painted = alpha color + (1 - alpha) input, a
 // pixel is mask where d(prediction, painted) <= tolerance, d(prediction, input) >= changed and d(prediction, painted) <
-// d(prediction, input). A white sky that is left as it was is not changed; a brightened one is nearer to itself.
+// d(prediction, input). A white sky that stays as it was has no change; a brightened sky is nearer to itself.
 void mask_extract(uint8_t *mask, const float *prediction, const float *input, int H, int W, const MaskRule *rule);
-// In place; pixels outside the picture do not take part.
+// In place; pixels outside the picture are ignored.
 void mask_opening(uint8_t *mask, int H, int W);

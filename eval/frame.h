@@ -1,4 +1,4 @@
-// How a picture of any size lies in the rectangle that the model works on.
+// How a picture of any size is placed in the model's rectangle.
 #pragma once
 #include "data/image.h"
 
@@ -8,7 +8,7 @@ typedef struct {
     int x, y, w, h;    // where the resized picture lies in it; the rest is padding
 } Frame;
 
-// The longer side becomes `side`; the shorter one is padded to it, half on either side: (side, side).
+// The longer side becomes `side`; the shorter one is padded to it, half at each end: (side, side).
 Frame frame_pad(int width, int height, int side);
 // The longer side becomes `side`; both are rounded to multiples of `multiple`; nothing is padded.
 Frame frame_aspect(int width, int height, int side, int multiple);

@@ -33,7 +33,7 @@ static void entry_free(GalleryEntry *e) {
     image_free(&e->outcome);
 }
 
-// A place in the sorted list of a kind, or -1.
+// Makes room for an entry of this rank in the sorted list of a kind. Returns its index, or -1.
 static int make_room(Gallery *g, GalleryKind kind, double rank) {
     GalleryEntry *list = g->entries[kind];
     int n = g->count[kind], at = n;
@@ -48,7 +48,7 @@ static int make_room(Gallery *g, GalleryKind kind, double rank) {
     return at;
 }
 
-// The picture itself where there is one, else what the VAE makes of its latent.
+// The picture itself if there is one, else the VAE's decoding of its latent.
 static Image picture_of(const DatasetItem *item, const float *input) {
     if (!item->pixels) { return frame_restore_picture(&item->frame, input); }
     size_t count = (size_t)item->frame.H * item->frame.W * 3;
@@ -65,7 +65,7 @@ void gallery_offer(Gallery *g, const DatasetItem *item, const float *input, cons
     double chance = philox_uniform(r.x[0]), rank[GALLERY_KINDS];
     rank[GALLERY_TYPICAL] = chance;
     rank[GALLERY_BEST] = iou;
-    rank[GALLERY_WORST] = -iou + 1e-3 * chance; // many have an IoU of 0: some of them by chance
+    rank[GALLERY_WORST] = -iou + 1e-3 * chance; // many have an IoU of 0: choose among them at random
     for (GalleryKind kind = 0; kind < GALLERY_KINDS; kind++) {
         int at = make_room(g, kind, rank[kind]);
         if (at < 0) { continue; }

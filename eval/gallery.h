@@ -1,4 +1,4 @@
-// Pictures for the report: the best and worst pairs and some drawn by chance, as small pictures in memory.
+// Pictures for the report: the best pairs, the worst pairs and some drawn at random, as small pictures in memory.
 #pragma once
 #include "data/image.h"
 #include "eval/dataset.h"
@@ -19,8 +19,8 @@ typedef struct {
     int count[GALLERY_KINDS];
 } Gallery;
 
-// Offers a pair to every kind. input (as the VAE reproduces it, shown where there is nothing better), prediction
-// (H, W, 3) in [0, 1] in the model's rectangle; mask (height, width).
+// Offers a pair to every kind. input (as the VAE reproduces it, shown if there is no picture) and prediction are (H, W,
+// 3) in [0, 1] in the model's rectangle; mask is (height, width).
 void gallery_offer(Gallery *gallery, const DatasetItem *item, const float *input, const float *prediction,
                    const uint8_t *mask, double iou, bool seen);
 void gallery_free(Gallery *gallery);

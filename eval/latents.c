@@ -72,7 +72,7 @@ static void encode_variants(Work *w, const Sample *s, int variants, int represen
     }
 }
 
-// ---- what it says --------------------------------------------------------------------------------------------------
+// ---- measures ------------------------------------------------------------------------------------------------------
 
 static double mean_square(const float *a, const float *b, int n) {
     double sum = 0;
@@ -80,7 +80,7 @@ static double mean_square(const float *a, const float *b, int n) {
     return sum / n;
 }
 
-// A latent cell stands for a square of pixels.
+// A latent cell corresponds to a square of pixels.
 static bool cell_touched(const Work *w, int y, int x) {
     int f = w->R / w->r;
     for (int i = 0; i < f * f; i++) {
@@ -153,7 +153,7 @@ static void analyze_sample(Work *w, const Sample *s, const uint8_t *stranger, La
     }
 }
 
-// Mean square of a sample's latent around the mean of the other samples': nothing is told of the sample itself.
+// Mean square of a sample's latent around the mean of the other samples', which tells nothing of the sample itself.
 static double loss_of_mean(const Work *w, const Gathered *g, int index, int count) {
     const float *latent = g->latents + (size_t)index * (size_t)w->cells;
     double sum = 0;
@@ -213,7 +213,7 @@ static void work_destroy(Work *w) {
     }
 }
 
-// The next picture in the order that yields a sample with an object.
+// Takes pictures in order until one yields a sample with an object.
 static bool next_sample(const LatentAnalysis *a, const int *order, int *at, Sample *s) {
     while (*at < a->coco->picture_count) {
         if (sample_make(a->coco, &a->sample, order[(*at)++], 0, s) == SAMPLE_OK) { return true; }
@@ -227,7 +227,7 @@ LatentSample *latents_analyze(const LatentAnalysis *a, int *count, Device *dev) 
     LatentSample *samples = xcalloc((size_t)a->count + 1, sizeof *samples);
     int *order = coco_shuffled(a->coco, random_begin(a->sample.seed, PHILOX_VARIANTS, 1, 0)), at = 0, n = 0;
     size_t size = (size_t)w.R * (size_t)w.R;
-    uint8_t *first = xcalloc(size, 1); // the last sample's stranger
+    uint8_t *first = xcalloc(size, 1); // the first mask, which is the last sample's stranger
     Sample now, next;
     bool more = next_sample(a, order, &at, &now);
     if (more) { memcpy(first, now.mask, size); }

@@ -1,6 +1,6 @@
 // Does the latent MSE that diffusion training minimises tell good masks from bad ones? Masks of known IoU with a true
-// mask go through the VAE as targets of training, bare (black and white) or painted on the picture, and their latents
-// are compared with the true target's. No UNet and no training: the question is the VAE's alone.
+// mask go through the VAE as training targets, bare (black and white) or painted on the picture, and their latents are
+// compared with the true target's. This needs no UNet and no training: it measures the VAE alone.
 #pragma once
 #include "data/paint.h"
 #include "eval/extraction.h"
@@ -20,7 +20,7 @@ enum {
     MEASURE_CONSTANT,       // loss of the best constant answer: the mean target of the other samples
     MEASURE_EMPTY,          // loss of the target without the object: the bare picture, or black
     MEASURE_ONE_PIXEL,      // mean loss of the masks that miss by one pixel (eroded, dilated, shifted by 1)
-    MEASURE_CONSTANT_RATIO, // constant / one pixel: above 1, even a mask that misses by a pixel pays less
+    MEASURE_CONSTANT_RATIO, // constant / one pixel: above 1, a mask that misses by a pixel costs less
     MEASURE_PICTURE,        // mean square of the target without the object, around its mean over the other samples
     MEASURE_OBJECT_ENERGY,  // empty / (empty + picture): what part of a target's energy is the object, not the picture
     MEASURE_INSIDE,         // share of the loss `empty` in latent cells that the object touches
@@ -30,7 +30,7 @@ enum {
 // One representation of one sample.
 typedef struct {
     double mse[MAX_VARIANTS]; // of each variant's latent against the true target's
-    double of[MEASURES];      // NaN where a measure is one of all samples together
+    double of[MEASURES];      // NaN where a measure covers all samples together
 } Representation;
 
 typedef struct {
@@ -53,13 +53,13 @@ typedef struct {
 } LatentAnalysis;
 
 // Analyses up to `count` samples, drawn from the pictures in an order that depends on the seed alone; *count gets their
-// number. To be freed. Latents are compared as training sees them: posterior mean times scaling factor.
+// number. The caller frees the list. Latents are compared as training sees them: posterior mean times scaling factor.
 LatentSample *latents_analyze(const LatentAnalysis *analysis, int *count, Device *dev);
 
 // Means over samples with bootstrap intervals.
 typedef struct {
     int samples;
-    Interval of[MEASURES]; // without interval where a measure is one of all samples together
+    Interval of[MEASURES]; // without interval where a measure covers all samples together
 } LatentSummary;
 
 // size: of the object (eval/metrics.h), or OBJECT_SIZES for all.

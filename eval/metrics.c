@@ -72,7 +72,7 @@ static int by_image(const void *a, const void *b) {
     return p->image_id != q->image_id ? (p->image_id < q->image_id ? -1 : 1) : p->class_index - q->class_index;
 }
 
-// Efron's percentile bootstrap. Pictures are drawn, not pairs, as the pairs of one picture are not independent.
+// Efron's percentile bootstrap. It draws pictures, not pairs, because the pairs of one picture are not independent.
 static void bootstrap(Summary *s, PairScore *scores, int count, int class_count, int resamples, uint64_t seed) {
     qsort(scores, (size_t)count, sizeof *scores, by_image);
     int *first = xmalloc(((size_t)count + 1) * sizeof *first), pictures = 0;

@@ -1,4 +1,4 @@
-// Segmentation metrics as the field defines them: facts in each comment. Everything on the host.
+// Segmentation metrics in their usual definitions, computed on the host.
 #pragma once
 #include <stdbool.h>
 #include <stdint.h>
@@ -44,8 +44,8 @@ typedef struct {
 Summary summarize(const PairScore *scores, int count, const bool *keep, int class_count, int resamples, uint64_t seed);
 double harmonic_mean(double seen, double unseen); // 2SU / (S + U), 0 if both are 0, NaN if one is NaN
 
-// What queries for absent classes brought: count of them, share answered with an empty mask, mean share of the picture
-// that was masked all the same.
+// Results of queries for absent classes: their number, the share answered with an empty mask, and the mean share of the
+// picture that was still masked.
 typedef struct {
     int pairs;
     double empty, false_area;

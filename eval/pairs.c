@@ -4,8 +4,8 @@
 #include <stdlib.h>
 #include <string.h>
 
-// A pair with the random key that decides whether it stays when there are too many: a function of seed, picture and
-// class alone, so that a smaller cap picks a subset.
+// A pair with the random key that decides whether it stays when there are too many. The key depends only on seed,
+// picture and class, so that a smaller cap picks a subset.
 typedef struct {
     Pair pair;
     uint64_t key;

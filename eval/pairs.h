@@ -11,14 +11,15 @@ typedef struct {
 } Pair;
 
 typedef struct {
-    int per_class;      // at most so many pairs of a class, drawn with the seed; 0: all
-    int limit;          // at most so many pairs in all, drawn with the seed; 0: all
+    int per_class;      // largest number of pairs of a class, drawn at random; 0: all
+    int limit;          // largest number of pairs in all, drawn at random; 0: all
     double absent;      // probability that a picture is also asked for a class that it does not show
     const bool *wanted; // (classes) only these; NULL: all
     uint64_t seed;
 } PairOptions;
 
-// Sorted by item, then category; to be freed. From annotations: every (picture, class) with a non-crowd instance.
+// Sorted by item, then category; freed by the caller. From annotations: every (picture, class) with a non-crowd
+// instance.
 Pair *pairs_of_coco(const Coco *coco, const PairOptions *options, int *count);
 // From shards: every sample is a pair; those with an empty mask are absent ones. options->absent is ignored.
 Pair *pairs_of_shards(const ShardSet *shards, const PairOptions *options, int *count);

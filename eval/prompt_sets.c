@@ -35,7 +35,7 @@ static void take_synonyms(PromptSet *sets, int first, int *count, char *names, i
     for (char *name; (name = strsep(&names, ","));) {
         name = trim(name);
         if (!*name) { continue; }
-        if (k == MAX_PROMPT_SETS) { die("%s: more than %d ways to ask", option, MAX_PROMPT_SETS); }
+        if (k == MAX_PROMPT_SETS) { die("%s: more than %d prompt sets", option, MAX_PROMPT_SETS); }
         if (k == *count) { sets[(*count)++] = set_create(xprintf("%s %d", path, k - first + 1), class_count); }
         free(sets[k].text[c]);
         sets[k].text[c] = xstrdup(name);
@@ -74,7 +74,7 @@ int prompt_sets_parse(PromptSet *sets, const char *list, const char *option, con
             continue;
         }
         if (!strstr(part, "{}")) { die("%s \"%s\": expected a template with {} or @FILE", option, part); }
-        if (count == MAX_PROMPT_SETS) { die("%s: more than %d ways to ask", option, MAX_PROMPT_SETS); }
+        if (count == MAX_PROMPT_SETS) { die("%s: more than %d prompt sets", option, MAX_PROMPT_SETS); }
         PromptSet *set = &sets[count++];
         *set = set_create(xstrdup(part), class_count);
         for (int c = 0; c < class_count; c++) {

@@ -1,5 +1,5 @@
-// Sets of prompts for the same classes: from other templates, with other names. How a model that learned one set fares
-// with another is a question of its own, beside that of unseen classes.
+// Sets of prompts for the same classes, from other templates or with other names. They measure how a model that learned
+// one set performs with another, independently of unseen classes.
 #pragma once
 #include <stdbool.h>
 
@@ -8,15 +8,15 @@ enum { MAX_PROMPT_SETS = 12 };
 typedef struct {
     char *label; // "a photo of a {}", "synonyms.txt 1"
     char **text; // (classes)
-    bool *has;   // (classes) false: there is no such name, the text is the class's own
+    bool *has;   // (classes) false: the class has no such name; text is its own name
 } PromptSet;
 
 // Parses "SET|SET|..." into sets[0..MAX_PROMPT_SETS) and returns their number. A set is given by a template with {}, or
 // by @FILE: lines "class: synonym, synonym, ..." (blank lines and lines that begin with # are skipped), which give a
-// set of the first synonyms, one of the second, and so on. Classes that the list does not know are skipped. Dies at a
-// template without {}, a line without a colon, or too many sets; option: for messages.
+// set of the first synonyms, one of the second, and so on. Classes that are missing in the list are skipped. Dies on a
+// template without {}, a line without a colon, or too many sets. option: for messages.
 int prompt_sets_parse(PromptSet *sets, const char *list, const char *option, const char *const *class_names,
                       int class_count);
 void prompt_set_free(PromptSet *set, int class_count);
-// The template with {} replaced; to be freed.
+// The template with {} replaced; freed by the caller.
 char *prompt_fill(const char *template, const char *class_name);

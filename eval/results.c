@@ -146,7 +146,7 @@ void result_print(FILE *out, const EvalResult *r, const Dataset *dataset, const 
     print_group(out, "seen", &r->seen, r->has_objects);
     print_group(out, "unseen", &r->unseen, r->has_objects);
     fprintf(out,
-            "box: the best of nine centred boxes (%.1f of the sides), chosen on these pairs in the floor's favour\n",
+            "box: the best of nine centred boxes (%.1f of the sides), chosen on these pairs, which favours the floor\n",
             (r->box + 2) / 10.0);
     if (r->absent.pairs) {
         fprintf(out, "absent classes: %d queries, %.1f%% answered empty, %.2f%% of the picture masked on average\n",
@@ -158,7 +158,7 @@ void result_print(FILE *out, const EvalResult *r, const Dataset *dataset, const 
         print_numbers(out, 2, (const double[]){r->steps_seen[k].miou, r->steps_unseen[k].miou}, 2);
     }
     if (v->prompt_set_count) {
-        fprintf(out, "\n%-32s%10s%10s%10s%10s\n", "asked as", "seen", "own words", "unseen", "own words");
+        fprintf(out, "\n%-32s%10s%10s%10s%10s\n", "text", "seen", "own text", "unseen", "own text");
     }
     for (int k = 0; k < v->prompt_set_count; k++) {
         const PromptResult *p = &r->prompts[k];

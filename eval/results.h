@@ -18,7 +18,7 @@ typedef struct {
     Summary model, ceiling, all_foreground, white, all_objects, box;
 } GroupResult;
 
-// Of a prompt set, over the classes that have such a name; own: the same pairs with the model's own prompts.
+// Results of a prompt set over the classes that have such a name; own: the same pairs with the model's own prompts.
 typedef struct {
     Summary seen, unseen, own_seen, own_unseen;
 } PromptResult;

@@ -124,7 +124,7 @@ void settings_copy(const char *from, const char *to) {
     free(target);
 }
 
-// Thresholds of segmentation.json for a method; `any_method`: take over the file's method too.
+// Reads the thresholds of segmentation.json for a method; `any_method`: also uses the file's method.
 static void read_thresholds(MaskRule *rule, const char *folder, bool any_method) {
     char *path = xprintf("%s/segmentation.json", folder);
     if (file_exists(path)) {

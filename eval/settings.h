@@ -1,4 +1,4 @@
-// What a model directory records of itself beside diffusers' files:
+// What a model directory records in addition to diffusers' files:
 //   cocogold.json       written by train: what the UNet was taught to draw
 //   segmentation.json   written by `eval --tune-on`: thresholds of mask extraction, defaults of `segment` and `eval`
 #pragma once
@@ -15,13 +15,13 @@ typedef struct {
     char **train_classes;
     int all_class_count; // classes of the data set
     char **all_classes;
-    char *text_template; // of prompts: "{}" is the class name alone; NULL means that
+    char *text_template; // of prompts; NULL means "{}", the class name alone
 } ModelSettings;
 
 // Overlay in opaque white, 4 steps, resolution 0 (unknown), no classes.
 ModelSettings settings_default(void);
-// Reads FOLDER/cocogold.json; fields that are missing keep settings_default's values. Returns false, with the defaults,
-// where there is no such file. Dies with file and field where it is damaged.
+// Reads FOLDER/cocogold.json; fields that are missing keep settings_default's values. If there is no such file, returns
+// false and the defaults. Dies with file and field if it is damaged.
 bool settings_read(ModelSettings *settings, const char *folder);
 void settings_write(const ModelSettings *settings, const char *folder);
 // Copies cocogold.json, if there is one, from one model directory to another.
@@ -29,14 +29,14 @@ void settings_copy(const char *from, const char *to);
 void settings_free(ModelSettings *settings);
 // Sets a list of names (copied): settings_names(&s.train_class_count, &s.train_classes, count, names).
 void settings_names(int *count, char ***names, int new_count, const char *const *new_names);
-// The text that asks for a class: the template with {} replaced; to be freed.
+// The prompt for a class: the template with {} replaced; freed by the caller.
 char *settings_text(const ModelSettings *settings, const char *class_name);
 bool settings_is_trained(const ModelSettings *settings, const char *class_name);
 
-// The rule of mask extraction for a model: MASK_LUMINANCE for target mask, else MASK_COMPARE with its colour and alpha;
-// then what FOLDER/segmentation.json says, if it is there.
+// The rule of mask extraction for a model: MASK_LUMINANCE for target mask, else MASK_COMPARE with its colour and alpha,
+// changed by FOLDER/segmentation.json if that exists.
 MaskRule settings_rule(const ModelSettings *settings, const char *folder);
-// The same with what a command line says: method (a name of mask_method_names; NULL: the model's), tolerance and
+// The same, overridden by the command line: method (a name of mask_method_names; NULL: the model's), tolerance and
 // changed in 0..1 (NaN: the model's, if they were chosen for that method), opening. Dies on anything else.
 MaskRule settings_rule_options(const ModelSettings *settings, const char *folder, const char *method, double tolerance,
                                double changed, bool opening);

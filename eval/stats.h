@@ -3,7 +3,7 @@
 #include <stdint.h>
 
 typedef struct {
-    double value, low, high; // an estimate with its 95% interval; NaN: there is none
+    double value, low, high; // an estimate with its 95% interval; NaN: none
 } Interval;
 
 double mean_of(const double *values, int n); // NaN without values

@@ -65,7 +65,7 @@ double mask_iou(const uint8_t *mask, const uint8_t *truth, int pixels) {
     return pair_iou(&score);
 }
 
-// A variant that follows from the mask alone. d: distance in pixels, direction 0..3.
+// A variant made from the mask alone. d: distance in pixels, direction 0..3.
 static void make_variant(uint8_t *out, VariantKind kind, int d, int direction, const Sample *s, int R) {
     size_t size = (size_t)R * (size_t)R;
     int step = direction & 1 ? -d : d;

@@ -1,4 +1,4 @@
-// Masks of known IoU with a true one: what a model that is a little wrong, or quite wrong, might answer.
+// Masks of known IoU with a true one: what a slightly or badly wrong model might predict.
 #pragma once
 #include "data/sample.h"
 
@@ -7,7 +7,7 @@ typedef enum {
     MASK_DILATED,
     MASK_SHIFTED,       // up, down, left or right
     MASK_BOX,           // its bounding box, filled
-    MASK_OTHER_OBJECT,  // the largest other class in the same crop (left out where there is none)
+    MASK_OTHER_OBJECT,  // the largest other class in the same crop (left out if there is none)
     MASK_OTHER_PICTURE, // the mask of another sample
     MASK_EMPTY,
     MASK_FULL,

@@ -1,6 +1,6 @@
-// Steps to adam_update (kernels/optimizer.cu). Per parameter 16 bytes are read (gradient, two moments, master) and 14
-// written (in bf16; 12 in fp32, where the parameter is the master): 866 M parameters are 26 GB, 16.7 ms of an A100's
-// memory. About 14 FLOPs against 30 bytes: nothing but the bytes counts.
+// Steps to adam_update (kernels/optimizer.cu). Each parameter needs 16 bytes of reads (gradient, two moments, master)
+// and 14 bytes of writes (in bf16; 12 in fp32, where the parameter is the master): 866 M parameters are 26 GB, 16.7 ms
+// of an A100's memory. There are about 14 FLOPs for 30 bytes, so only the bytes count.
 #include "bench/lab/steps.h"
 #include "kernels/elementwise.cuh"
 
@@ -16,8 +16,9 @@ __device__ static inline void adam_step(float &p, float &m, float &v, float grad
     p -= s->lr * (m / s->bias1 / (sqrtf(v / s->bias2) + k.eps) + k.weight_decay * p);
 }
 
-// Versions 1 and 2: a thread per parameter, 32 bits per lane: whole sectors, four times the instructions of 128 bits.
-// 1: the bf16 copy is made by a second kernel, which reads the masters again: 34 bytes. 2: in the same pass: 30 bytes.
+// Versions 1 and 2: a thread per parameter, 32 bits per lane. Sectors are used whole, with four times the instructions
+// of 128-bit accesses. Version 1 makes the bf16 copy in a second kernel, which reads the masters again: 34 bytes.
+// Version 2 makes it in the same pass: 30 bytes.
 template <bool CAST>
 static __global__ void __launch_bounds__(THREADS)
     lab_adam_scalar(float *master, floatX *param, float *m, float *v, const float *grad, const GradNorm *result,
@@ -35,8 +36,8 @@ static __global__ void __launch_bounds__(THREADS)
     param[i] = to_floatX(master[i]);
 }
 
-// Version 3: four parameters per thread: 128 bits of each float array, but 64 of the bf16 copy; every thread reads the
-// step's scalars, seven sectors per warp beside 64 of data.
+// Version 3: four parameters per thread. Accesses have 128 bits in each float array, but 64 in the bf16 copy. Every
+// thread reads the step's scalars: seven sectors per warp in addition to 64 of data.
 static __global__ void __launch_bounds__(THREADS)
     lab_adam_vector(float *master, floatX *param, float *m, float *v, const float *grad, const GradNorm *result,
                     Settings k, size_t n, const StepScalars *s) {
@@ -56,8 +57,8 @@ static __global__ void __launch_bounds__(THREADS)
     if (sizeof(floatX) != sizeof(float)) { store_part(param + i, p, left); }
 }
 
-// Version 4, kernels/optimizer.cu: eight per thread as two quads, traded between lanes for one word of bf16; the
-// scalars, square root and divisions of the step once per block.
+// Version 4, kernels/optimizer.cu: eight parameters per thread as two quads, exchanged between lanes to write whole
+// words of bf16. Each block computes the step's scalars, square root and divisions once.
 
 void lab_adam_update(int version, float *master, floatX *param, float *m, float *v, const float *grad,
                      const GradNorm *result, float beta1, float beta2, float eps, float weight_decay, size_t n,

@@ -1,11 +1,12 @@
-// Steps to attention_forward (kernels/attention.cu), heads of at most 160. SD2's largest: 10 heads x samples of 4096
-// queries and keys of 64 numbers: 43 GFLOP, 0.14 ms of an A100's tensor cores, against 21 MB of q, k, v and out.
+// Steps to attention_forward (kernels/attention.cu), for heads of at most 160. SD2's largest case has 10 heads x
+// samples of 4096 queries and keys of 64 numbers: 43 GFLOP, 0.14 ms of an A100's tensor cores, and 21 MB of q, k, v and
+// out.
 #include "bench/lab/steps.h"
 #include "kernels/cuda_common.cuh"
 
-enum { THREADS = 256, WARPS = THREADS / 32, LANE_COLUMNS = 5, QUERIES = 4 }; // 5 x 32 columns; queries of a warp
+enum { THREADS = 256, WARPS = THREADS / 32, LANE_COLUMNS = 5, QUERIES = 4 }; // 5 x 32 columns; queries per warp
 
-// First element of token t of the head of sample and head number bh.
+// First element of token t, for head and sample number bh.
 template <class T> __device__ static inline T *token(T *x, int bh, int t, int tokens, int stride, const Attention &a) {
     return x + ((size_t)(bh / a.NH) * tokens + t) * stride + (size_t)(bh % a.NH) * a.HS;
 }
@@ -16,8 +17,8 @@ __device__ static inline float warp_max(float x) {
     return x;
 }
 
-// Version 1: the textbook's three steps with a matrix of scores in memory, B NH Tq Tk floats: 671 MB written once, read
-// and written by the softmax and read again, 1.7 ms of an A100's memory beside no reuse of q, k and v but the caches'.
+// Version 1: the three textbook steps with a matrix of scores in memory, B NH Tq Tk floats. Its 671 MB are written
+// once, read and written by the softmax and read again: 1.7 ms of an A100's memory. Only the caches reuse q, k and v.
 static __global__ void __launch_bounds__(THREADS)
     lab_attention_scores(float *scores, const floatX *q, const floatX *k, Attention a, float scale) {
     const int key = blockIdx.x * THREADS + threadIdx.x, query = blockIdx.y, bh = blockIdx.z;
@@ -82,9 +83,9 @@ struct Running {
     }
 };
 
-// Version 2: online softmax, a warp per query: no matrix of scores, 43 GFLOP by multiply-adds (2.2 ms at an A100's 19.5
-// TFLOP/s). A lane has a key of 32, then a column of the values; every query reads all keys and values, 10 GB by way of
-// the caches.
+// Version 2: online softmax with a warp per query. It needs no matrix of scores; the 43 GFLOP are multiply-adds (2.2 ms
+// at an A100's 19.5 TFLOP/s). A lane takes one of 32 keys, then a column of the values. Every query reads all keys and
+// values: 10 GB through the caches.
 static __global__ void __launch_bounds__(THREADS)
     lab_attention_online(floatX *out, float *lse, const floatX *q, const floatX *k, const floatX *v, Attention a,
                          float scale) {
@@ -123,7 +124,7 @@ static __global__ void __launch_bounds__(THREADS)
     r.finish(token(out, bh, query, a.Tq, a.out_stride, a), lse + (size_t)bh * a.Tq + query, a.HS);
 }
 
-// Rows first .. first + 31 of a head as floats in shared memory, pitch floats apart; zeros behind the last token.
+// Rows first .. first + 31 of a head as floats in shared memory, pitch floats apart; zeros after the last token.
 __device__ static inline void tile_of(float *tile, int pitch, const floatX *x, int bh, int first, int tokens,
                                       int stride, float scale, const Attention &a) {
     const int vectors = a.HS / VEC;
@@ -137,8 +138,8 @@ __device__ static inline void tile_of(float *tile, int pitch, const floatX *x, i
 }
 
 // Version 3: a block of 32 queries reads keys and values once for all of them, 32 at a time, into shared memory: 0.3
-// GB; a warp has four queries, so that a number read from there is used four times. Bound by shared memory: four
-// multiply-adds for two reads, where tensor cores would do 4096 for four.
+// GB. A warp has four queries, so that each number from shared memory is used four times. Shared memory is the limit:
+// four multiply-adds for two reads, where tensor cores would do 4096 for four.
 static __global__ void __launch_bounds__(THREADS, 2)
     lab_attention_tiles(floatX *out, float *lse, const floatX *q, const floatX *k, const floatX *v, Attention a,
                         float scale) {
@@ -189,8 +190,8 @@ static __global__ void __launch_bounds__(THREADS, 2)
     }
 }
 
-// Version 4, kernels/attention.cu: the same tiles with both products on tensor cores, scores and sums in registers, and
-// copies that run ahead.
+// Version 4, kernels/attention.cu: the same tiles, with both products on tensor cores, scores and sums in registers,
+// and copies that run ahead.
 
 void lab_attention_forward(int version, floatX *out, float *lse, const floatX *q, const floatX *k, const floatX *v,
                            Attention a, Device *dev) {

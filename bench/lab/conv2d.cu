@@ -1,6 +1,6 @@
-// Steps to conv2d_forward (kernels/conv2d.cu): out (pixels, OC) = patches (pixels, K K IC) weight^T, without ever
-// writing the patches down. SD2's largest: 2 x 64 x 64 pixels, 320 to 320 channels, 3 x 3: 15.1 GFLOP, 48 us of an
-// A100's tensor cores or 774 us of its multiply-adds, against 12 MB.
+// Steps to conv2d_forward (kernels/conv2d.cu): out (pixels, OC) = patches (pixels, K K IC) weight^T, without storing
+// the patches. SD2's largest case has 2 x 64 x 64 pixels, 320 to 320 channels, 3 x 3: 15.1 GFLOP, 48 us of an A100's
+// tensor cores or 774 us of its multiply-adds, and 12 MB.
 #include "bench/lab/steps.h"
 #include "kernels/cuda_common.cuh"
 #include "kernels/ptx.cuh"
@@ -18,7 +18,7 @@ static Rows rows_of(Conv2d c) {
     return {c, OH, OW, c.B * OH * OW, c.K * c.K * c.IC};
 }
 
-// Where element k of the patch of a row begins in the input, or NULL in the padding and outside of both.
+// Where element k of a row's patch begins in the input, or NULL in the padding and outside the matrix.
 __device__ static inline const floatX *patch(const floatX *inp, const Rows &r, int row, int k) {
     if (row >= r.rows || k >= r.inner) { return NULL; }
     const int tap = k / r.c.IC, ox = row % r.OW, oy = row / r.OW % r.OH, b = row / r.OW / r.OH;
@@ -27,8 +27,8 @@ __device__ static inline const floatX *patch(const floatX *inp, const Rows &r, i
     return inp + (((size_t)b * r.c.H + y) * r.c.W + x) * r.c.IC + (k - tap * r.c.IC);
 }
 
-// Version 1: a thread per output number. 5760 multiply-adds read 11520 numbers: the lanes of a warp share the input's,
-// but their weights lie K K IC apart, a sector for 2 bytes.
+// Version 1: a thread per output number. Its 5760 multiply-adds read 11520 numbers. The lanes of a warp share the
+// input, but their weights are K K IC apart: a whole sector for 2 bytes.
 static __global__ void __launch_bounds__(THREADS)
     lab_conv2d_naive(floatX *out, const floatX *inp, const floatX *weight, const floatX *bias, Rows r) {
     const size_t i = (size_t)blockIdx.x * THREADS + threadIdx.x;
@@ -43,16 +43,16 @@ static __global__ void __launch_bounds__(THREADS)
     out[i] = to_floatX(sum);
 }
 
-// Version 2: 64 x 64 tiles of the result, 16 of the inner dimension at a time through shared memory: each number read
-// from global memory is used 64 times. A thread multiplies 4 x 4 in registers, 16 multiply-adds for two 128-bit reads
-// of shared memory: near the bound of the multiply-adds, a sixteenth of the tensor cores'.
+// Version 2: 64 x 64 tiles of the result. Shared memory holds 16 of the inner dimension at a time, so that each number
+// from global memory is used 64 times. A thread computes 4 x 4 results in registers, 16 multiply-adds for two 128-bit
+// reads of shared memory. This is close to the limit of the multiply-adds, a sixteenth of the tensor cores'.
 enum { TILE = 64, STEP = 16, PITCH = TILE + 4 };
 
 static __global__ void __launch_bounds__(THREADS)
     lab_conv2d_tiles(floatX *out, const floatX *inp, const floatX *weight, const floatX *bias, Rows r) {
     __align__(16) __shared__ float a[STEP * PITCH], b[STEP * PITCH];
     const int row0 = blockIdx.x * TILE, oc0 = blockIdx.y * TILE;
-    const int k_of = threadIdx.x % STEP, line = threadIdx.x / STEP; // what a thread copies; and where it multiplies
+    const int k_of = threadIdx.x % STEP, line = threadIdx.x / STEP; // what a thread copies, and where it multiplies
     float sum[4][4] = {};
     for (int k0 = 0; k0 < r.inner; k0 += STEP) {
         const int k = k0 + k_of;
@@ -89,13 +89,13 @@ static __global__ void __launch_bounds__(THREADS)
     }
 }
 
-// Version 3: the same tiles, 32 deep, by ldmatrix and mma.sync: four warps of 32 x 32. A row of shared memory is 80
-// bytes, so that the eight rows of an ldmatrix lie in different banks (the stores of a copy still meet in twos). Copies
-// go through registers and nobody multiplies meanwhile: the tensor cores wait for memory at every step; the result
-// leaves 2 bytes at a time. (fp32 has multiply-adds in the same places: 32 for 12 numbers.)
+// Version 3: the same tiles, 32 deep, by ldmatrix and mma.sync: four warps of 32 x 32. A row of shared memory has 80
+// bytes, so that the eight rows of an ldmatrix are in different banks (the stores of a copy still have two-way
+// conflicts). Copies go through registers while nothing multiplies, so the tensor cores wait for memory at every step.
+// The result is written 2 bytes at a time. (fp32 has multiply-adds in the same places: 32 for 12 numbers.)
 enum { MMA_THREADS = 128, DEPTH = 32, MMA_PITCH = DEPTH + 8 };
 
-// VEC elements of the inner dimension from k to shared memory.
+// Copies VEC elements of the inner dimension, from k on, to shared memory.
 __device__ static inline void copy_patch(floatX *to, const floatX *inp, const Rows &r, int row, int k) {
     const bool whole = r.c.IC % VEC == 0;
     const floatX *from = patch(inp, r, row, k);
@@ -124,11 +124,11 @@ __device__ static inline void copy_weights(floatX *to, const floatX *weight, con
     store_words(to, x);
 }
 
-// A lane's 32 of its warp's 32 x 32 results: blocks of 16 x 8, four numbers each, where mma.sync has them.
+// A lane's 32 of its warp's 32 x 32 results: blocks of 16 x 8 with four numbers each, as mma.sync arranges them.
 __device__ static inline int row_in_warp(int m, int i) { return 16 * m + threadIdx.x % 32 / 4 + i / 2 * 8; }
 __device__ static inline int column_in_warp(int n, int i) { return 8 * n + threadIdx.x % 4 * 2 + i % 2; }
 
-// sum += a b^T over DEPTH, from a warp's first rows of both.
+// sum += a b^T over DEPTH; a and b point to the warp's first rows.
 __device__ static inline void multiply(float (&sum)[2][4][4], const floatX *a, const floatX *b) {
 #ifdef PRECISION_bf16
     const int lane = threadIdx.x % 32;
@@ -187,8 +187,8 @@ static __global__ void __launch_bounds__(MMA_THREADS)
     }
 }
 
-// Version 4, kernels/conv2d.cu: larger tiles, four of them on their way by cp.async, swizzled instead of padded, a
-// result that leaves in whole words, the inner dimension split where there are few tiles.
+// Version 4, kernels/conv2d.cu: larger tiles, four of them in flight by cp.async, swizzled instead of padded. The
+// result is written in whole words, and the inner dimension is split where there are few tiles.
 
 void lab_conv2d_forward(int version, floatX *out, const floatX *inp, const floatX *weight, const floatX *bias,
                         Conv2d conv, Device *dev) {

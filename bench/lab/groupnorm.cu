@@ -1,6 +1,6 @@
-// Steps to groupnorm_forward (kernels/groupnorm.cu). SD2's largest: 2 x 4096 pixels of 320 channels in bf16 are 5.2 MB
-// in and 5.2 MB out, 6.7 us of an A100's memory; a second read of the input, from L2 at best, is 5.2 MB more. Groups
-// have 10, 20, ... channels of 2 bytes: 20 bytes, no whole sector.
+// Steps to groupnorm_forward (kernels/groupnorm.cu). SD2's largest case has 2 x 4096 pixels of 320 channels: in bf16,
+// 5.2 MB in and 5.2 MB out, 6.7 us of an A100's memory. A second read of the input, from L2 at best, is 5.2 MB more.
+// Groups have 10, 20, ... channels of 2 bytes: 20 bytes are not a whole sector.
 #include "bench/lab/steps.h"
 #include "kernels/cuda_common.cuh"
 
@@ -19,9 +19,10 @@ __device__ static inline float normalised(float x, float mean, float rstd, float
 
 __device__ static inline float at(const floatX *x, int i) { return x ? to_float(x[i]) : 0.0f; }
 
-// Versions 1 and 2: a block per group and sample walks over the group's elements. Of each pixel it uses 20 of 64 bytes
-// (two sectors), and only B G = 64 of 108 SMs have work. 1: mean, then variance, then the output: the input three
-// times. 2: the sums of d and d^2, d = x - first element, together: two times.
+// Versions 1 and 2: a block per group and sample loops over the group's elements. It uses 20 of 64 bytes of each pixel
+// (two sectors), and only B G = 64 of 108 SMs have work. Version 1 computes the mean, then the variance, then the
+// output, and reads the input three times. Version 2 computes the sums of d and d^2, d = x - first element, together,
+// and reads it two times.
 template <bool TOGETHER>
 static __global__ void __launch_bounds__(THREADS)
     lab_groupnorm_group(floatX *out, float *mean, float *rstd, const floatX *inp, const floatX *weight,
@@ -57,9 +58,9 @@ static __global__ void __launch_bounds__(THREADS)
     }
 }
 
-// Version 3: whole rows of pixels, and as many blocks as there are chunks of ROWS pixels: sums per channel first,
-// folded to groups by a second kernel, applied by a third. All sectors are used whole; accesses are 2 bytes per lane,
-// and a third of the threads idle where C = 320 is no multiple of 256. sums (B, chunks, 2, C).
+// Version 3: whole rows of pixels, and a block per chunk of ROWS pixels. One kernel sums per channel, a second one
+// combines the sums to groups, a third one applies them. All sectors are used whole, but accesses have 2 bytes per
+// lane, and a third of the threads idle where C = 320 is not a multiple of 256. sums (B, chunks, 2, C).
 static __global__ void __launch_bounds__(THREADS) lab_groupnorm_sums(float *sums, const floatX *inp, Norm k) {
     const int last = min((int)(blockIdx.x + 1) * ROWS, k.HW);
     const floatX *x = inp + (size_t)blockIdx.y * k.HW * k.C;
@@ -110,7 +111,7 @@ static __global__ void __launch_bounds__(THREADS)
     }
 }
 
-// Version 4, kernels/groupnorm.cu: 128 bits per lane, blocks shaped to the channels, several rows in flight.
+// Version 4, kernels/groupnorm.cu: 128 bits per lane, block shapes that fit the channels, several rows in flight.
 
 void lab_groupnorm_forward(int version, floatX *out, float *mean, float *rstd, const floatX *inp, const floatX *weight,
                            const floatX *bias, int B, int HW, int C, int G, float eps, bool silu, Device *dev) {

@@ -1,12 +1,12 @@
-// Steps to layernorm_forward (kernels/layernorm.cu). SD2's largest: 8192 rows of 320 in bf16 are 5.2 MB in and 5.2 MB
-// out, 6.7 us of an A100's memory; everything beyond that is an access pattern.
+// Steps to layernorm_forward (kernels/layernorm.cu). SD2's largest case has 8192 rows of 320: in bf16, 5.2 MB in and
+// 5.2 MB out, 6.7 us of an A100's memory. Any time beyond that comes from the access pattern.
 #include "bench/lab/steps.h"
 #include "kernels/cuda_common.cuh"
 
 enum { THREADS = 256, WARPS = THREADS / 32 };
 
-// Version 1: a thread per row, three walks over it. The 32 lanes of a warp read 2 bytes each from 32 rows: a wavefront
-// of L1 per lane where one serves the warp, and 32 blocks for 108 SMs.
+// Version 1: a thread per row, which reads the row three times. The 32 lanes of a warp read 2 bytes each from 32 rows:
+// a wavefront of L1 per lane instead of one per warp. There are only 32 blocks for 108 SMs.
 static __global__ void __launch_bounds__(THREADS)
     lab_layernorm_1(floatX *out, float *mean, float *rstd, const floatX *inp, const floatX *weight, const floatX *bias,
                     int N, int C, float eps) {
@@ -29,10 +29,10 @@ static __global__ void __launch_bounds__(THREADS)
     rstd[row] = s;
 }
 
-// Versions 2 and 3: a warp per row, so that its lanes read neighbours: whole sectors, and as many warps as rows. 2: one
-// element per lane. 3: 128 bits, an eighth of the loads; but 320 columns are 40 vectors, the second turn of a warp has
-// 8 lanes at work. Both still walk three times, the last two from L1, and fetch weight and bias for every row: five
-// reads where one is needed.
+// Versions 2 and 3: a warp per row, so that its lanes read neighbouring elements: whole sectors, and as many warps as
+// rows. Version 2 reads one element per lane. Version 3 reads 128 bits, an eighth of the loads; but 320 columns are 40
+// vectors, so the second iteration of a warp uses 8 lanes. Both still read the row three times, the last two from L1,
+// and fetch weight and bias for every row: five reads where one is needed.
 template <int V>
 static __global__ void __launch_bounds__(THREADS)
     lab_layernorm_warp(floatX *out, float *mean, float *rstd, const floatX *inp, const floatX *weight,
@@ -67,8 +67,8 @@ static __global__ void __launch_bounds__(THREADS)
     }
 }
 
-// Version 4, kernels/layernorm.cu: a row stays in the registers of 8, 16 or 32 lanes, read once; weight and bias pass
-// through shared memory once per block.
+// Version 4, kernels/layernorm.cu: a row is read once and stays in the registers of 8, 16 or 32 lanes. Weight and bias
+// pass through shared memory once per block.
 
 void lab_layernorm_forward(int version, floatX *out, float *mean, float *rstd, const floatX *inp, const floatX *weight,
                            const floatX *bias, int N, int C, float eps, Device *dev) {

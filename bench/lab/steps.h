@@ -1,5 +1,5 @@
-// The steps of bench/lab/*.cu: a function's versions before the last, with the arguments of kernels.h's function behind
-// the version. No trace, no device_launch: bytes and FLOPs are those that the model's own function reports.
+// The steps of bench/lab/*.cu: the versions of a function before the last. They take the version, then the arguments of
+// the function in kernels.h. They use no trace and no device_launch: the model's own function reports bytes and FLOPs.
 #pragma once
 #include "kernels/kernels.h"
 

@@ -36,7 +36,7 @@ static void legend_entry(Canvas *c, double x, double y, double width, const char
 
 // ---- bars ----------------------------------------------------------------------------------------------------------
 
-// Where bars begin, how long one of the value `highest` is, and how far they are apart.
+// Where bars begin, the length of a bar of the value `highest`, and the distance between bars.
 typedef struct {
     double left, width, row, highest;
 } BarScale;
@@ -50,7 +50,7 @@ static void draw_bar(Canvas *c, const BarScale *s, const ChartBar *b, double y, 
     char value[32];
     canvas_note(c, b->note);
     canvas_font(c, 14, false);
-    const char *label = b->label; // the end of a long one tells it from others
+    const char *label = b->label; // the end of a long label distinguishes it
     while (canvas_text_width(c, label) > s->left - 20) {
         do { label++; } while (((unsigned char)*label & 0xC0) == 0x80);
     }
@@ -140,7 +140,7 @@ typedef struct {
     double bottom; // y of the x axis, in pixels
 } Plot;
 
-// NaN for what a logarithmic axis does not show.
+// NaN for values that a logarithmic axis cannot show.
 static double axis_value(const Axis *a, double value) {
     return !a->logarithmic ? value : value > 0 ? log10(value) : NAN;
 }
@@ -200,7 +200,7 @@ static void draw_axes(Canvas *c, const Plot *p, const ChartLine *lines, int coun
     canvas_text_upwards(c, 14, p->bottom - HEIGHT / 2.0, palette[COLOR_DARK], axes->y_label);
 }
 
-// The line, or with `band` what lies between its limits: there along the upper one, back along the lower.
+// The line, or with `band` the area between its limits: along the upper limit, then back along the lower one.
 static void draw_line(Canvas *c, const Plot *p, const ChartLine *l, bool band) {
     int n = band ? 2 * l->count : l->count;
     double *x = xmalloc(((size_t)n + 1) * sizeof *x), *y = xmalloc(((size_t)n + 1) * sizeof *y);

@@ -12,7 +12,7 @@ typedef struct {
     double low, high; // whisker, where high > low
     double mark;      // a tick (the ceiling), where it is not NaN
     int color;
-    const char *note; // shown when the pointer rests on the bar; may be NULL
+    const char *note; // shown while the pointer rests on the bar; may be NULL
 } ChartBar;
 
 typedef struct {
@@ -33,14 +33,14 @@ typedef struct {
     const double *x, *y;
     int count, color;
     bool dashed;
-    enum { LINE, LINE_WITH_DOTS, CLOUD } style; // CLOUD: dots alone
+    enum { LINE, LINE_WITH_DOTS, CLOUD } style; // CLOUD: only dots
     const double *low, *high;                   // a band around the line; NULL: none
 } ChartLine;
 
 typedef struct {
     const char *x_label, *y_label;
-    double x_high, y_high; // where the axes end that begin at 0; 0: as the values need it
-    bool log_x;            // with numbers at the first line's points: 1, 2, 4, ...
+    double x_high, y_high; // ends of axes that begin at 0; 0: chosen from the values
+    bool log_x;            // with labels at the first line's points: 1, 2, 4, ...
     bool log_y;            // whole decades that hold all values above 0
 } ChartAxes;
 

@@ -34,24 +34,23 @@ static Option table[] = {
     {OPT_STRING, "model", &o.model, "model directory; only vae/ is read", "DIR", .required = "a pipeline directory"},
     {OPT_STRING, "data", &o.data, "folder of the data set, in COCO's layout", "DIR",
      .required = "a data set in COCO's layout"},
-    {OPT_STRING, "split", &o.split, "train, val, train2017, val2017 or whatever the split is called", "NAME"},
-    {OPT_STRING, "source", &o.source, "annotations to read; auto takes instances where there are any", "KIND",
-     .choices = coco_sources},
+    {OPT_STRING, "split", &o.split, "name of the split, e.g. train, val, train2017 or val2017", "NAME"},
+    {OPT_STRING, "source", &o.source, "annotations to read; auto prefers instances", "KIND", .choices = coco_sources},
     {OPT_STRING, "out", &o.out, "folder for latents.html, latents.json, pairs.csv and the two pictures", "DIR"},
     {OPT_HEADING, "Samples"},
     {OPT_STRING, "classes", &o.classes, "classes to draw samples of: " CLASSES_HELP, "LIST"},
-    {OPT_INT, "samples", &o.samples, "crops with an object, one of a picture", "N", .low = 2, .high = 1e6},
-    {OPT_INT, "resolution", &o.resolution, "side of the pictures (0: as the model's configs say)", "PIXELS",
+    {OPT_INT, "samples", &o.samples, "number of crops with an object, one per picture", "N", .low = 2, .high = 1e6},
+    {OPT_INT, "resolution", &o.resolution, "side of the pictures (0: from the model's configs)", "PIXELS",
      .high = 8192},
-    {OPT_INT, "min-side", &o.min_side, "drop pictures with a shorter side", "PIXELS", .high = 1e6},
+    {OPT_INT, "min-side", &o.min_side, "drop pictures whose shorter side is below this", "PIXELS", .high = 1e6},
     {OPT_STRING, "color", &o.color, "colour of the painted mask: a name, #rrggbb or R,G,B", "COLOR"},
     {OPT_DOUBLE, "alpha", &o.alpha, "opacity of the painted mask", "SHARE"},
     {OPT_DOUBLE, "outline", &o.outline,
-     "width of a line along the mask's border, in pixels at 512 (the original has 4)", "PIXELS"},
+     "width of a line along the mask's border, in pixels at size 512 (the original uses 4)", "PIXELS"},
     {OPT_HEADING, "Run"},
-    {OPT_INT, "batch", &o.batch, "pictures per run of the VAE", "N", .low = 1, .high = 4096},
-    {OPT_INT, "bootstrap", &o.resamples, "resamples for the 95% intervals (over samples)", "N", .high = 1e6},
-    {OPT_LONG, "seed", &o.seed, "seed of the choice of samples, their crops and shifts", "N"},
+    {OPT_INT, "batch", &o.batch, "pictures per call of the VAE", "N", .low = 1, .high = 4096},
+    {OPT_INT, "bootstrap", &o.resamples, "bootstrap resamples for the 95% intervals (over samples)", "N", .high = 1e6},
+    {OPT_LONG, "seed", &o.seed, "seed of the samples, their crops and their shifts", "N"},
     OPTIONS_END};
 
 static const OptionsHelp latents_help = {
@@ -71,7 +70,7 @@ static int resolution_of(const Pipeline *p) {
     return resolution;
 }
 
-// What is painted is found again by comparison with the picture, a bare mask by its brightness.
+// A painted mask is extracted by comparison with the picture, a bare mask by its brightness.
 static void choose_rules(LatentAnalysis *a) {
     a->rules[REPRESENTED_OVERLAY] = mask_rule_default(MASK_COMPARE);
     for (int i = 0; i < 3; i++) { a->rules[REPRESENTED_OVERLAY].color[i] = a->paint.color[i] / 255.0f; }
@@ -96,8 +95,8 @@ static int analyze_latents(int argc, char **argv, const char *command) {
     int count;
     LatentSample *samples = latents_analyze(&a, &count, &dev);
     if (count < 2) {
-        die("%s: %d of %d pictures gave a sample, at least 2 are needed (see --classes and --min-side)", coco.path,
-            count, coco.picture_count);
+        die("%s: %d of %d pictures gave a sample, expected at least 2 (see --classes and --min-side)", coco.path, count,
+            coco.picture_count);
     }
     LatentRecord record = {
         .model = o.model, .data = o.data, .split = o.split, .command = command, .device = device_name(&dev)};
@@ -114,21 +113,20 @@ static int analyze_latents(int argc, char **argv, const char *command) {
     return 0;
 }
 
-// ---- arms: what the runs of an experiment say together --------------------------------------------------------------
+// ---- arms: comparison of the runs of an experiment ------------------------------------------------------------------
 
 static int analyze_arms(int argc, char **argv, const char *command) {
     char *arms = NULL, *latents = NULL, *out = ".";
     int resamples = 1000;
     long long seed = 2024;
-    Option table[] = {{OPT_STRING, "arms", &arms, "folder with ARM/seed-N/, as failure_and_fix.sh makes it", "DIR",
-                       .required = "a folder with ARM/seed-N/"},
-                      {OPT_STRING, "latents", &latents,
-                       "latents.json of `cocogold analyze latents`, which the page shows too", "FILE"},
-                      {OPT_STRING, "out", &out, "folder for report.html and experiment.json", "DIR"},
-                      {OPT_INT, "bootstrap", &resamples, "resamples for the 95% intervals (over pictures and runs)",
-                       "N", .low = 10, .high = 1e6},
-                      {OPT_LONG, "seed", &seed, "seed of the bootstrap", "N"},
-                      OPTIONS_END};
+    Option table[] = {
+        {OPT_STRING, "arms", &arms, "folder with ARM/seed-N/, from failure_and_fix.sh", "DIR",
+         .required = "a folder with ARM/seed-N/"},
+        {OPT_STRING, "latents", &latents, "latents.json of `cocogold analyze latents`, to include in the page", "FILE"},
+        {OPT_STRING, "out", &out, "folder for report.html and experiment.json", "DIR"},
+        {OPT_INT, "bootstrap", &resamples, "bootstrap resamples (over pictures and runs)", "N", .low = 10, .high = 1e6},
+        {OPT_LONG, "seed", &seed, "seed of the bootstrap", "N"},
+        OPTIONS_END};
     static const OptionsHelp help = {
         .about = "Compares the arms of an experiment: curves, differences with intervals, collapse, "
                  "filmstrips.",
@@ -150,7 +148,7 @@ static const struct {
     const char *about;
 } questions[] = {
     {"latents", analyze_latents, "how well a VAE's latents tell good masks from bad ones"},
-    {"arms", analyze_arms, "what the runs of an experiment say together (train/experiments/failure_and_fix.sh)"},
+    {"arms", analyze_arms, "how the runs of an experiment compare (train/experiments/failure_and_fix.sh)"},
 };
 
 int cmd_analyze(int argc, char **argv) {
@@ -167,7 +165,8 @@ int cmd_analyze(int argc, char **argv) {
         die("analyze: %s (see cocogold analyze --help)",
             name[0] == '-' ? xprintf("%s: unknown option", name) : "expected latents or arms");
     }
-    printf("Asks the latents of a VAE, or the runs of an experiment.\n\nUsage: cocogold analyze QUESTION [OPTIONS]\n");
+    printf("Analyses the latents of a VAE, or compares the runs of an experiment.\n\nUsage: cocogold analyze QUESTION "
+           "[OPTIONS]\n");
     for (size_t i = 0; i < sizeof questions / sizeof *questions; i++) {
         printf("  %-9s %s\n", questions[i].name, questions[i].about);
     }

@@ -1,4 +1,4 @@
-// cocogold report: one page that sets runs and their evaluations side by side.
+// cocogold report: one page that shows runs and their evaluations side by side.
 #include "eval/report/evaluation_page.h"
 #include "util/error.h"
 #include "util/options.h"
@@ -28,7 +28,7 @@ static char *name_of(const char *path) {
     return tail;
 }
 
-// Two runs with the same folder name, demo/unet and demo-mask/unet, are told apart by the folder above.
+// Runs with the same folder name, such as demo/unet and demo-mask/unet, get their whole path as name.
 static void tell_apart(RunLog *logs, char **runs, int count) {
     bool *same = xcalloc((size_t)count + 1, sizeof *same);
     for (int i = 0; i < count; i++) {

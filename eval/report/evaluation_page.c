@@ -17,7 +17,7 @@ static double group_metric(yajl_val m, const char *group, const char *path) {
     return json_number_at(json_find(m, group), path);
 }
 
-// path: of the number; its interval lies beside it.
+// path: path of the number; its interval is stored beside it.
 static void tile(FILE *out, yajl_val m, const char *id, const char *name, const char *path) {
     double value = json_number_at(m, path), low = joined(m, path, "_low"), high = joined(m, path, "_high");
     fprintf(out, "<div class=\"tile\" id=\"%s\"><span>%s</span><b>", id, name);
@@ -73,10 +73,10 @@ static void floors_figure(FILE *out, yajl_val m) {
     chart_bars(out, bars, n, (ChartLegend){0}, false);
     figure_end(
         out,
-        "What a model scores must be read between the floors, which need no model (the whole picture, the best "
-        "centred box, a white filter on the input), and the ceiling: the true target after the VAE and the same mask "
-        "extraction. All objects: everything that is annotated, whatever the text asks for - about the best that a "
-        "model can do that ignores the text.");
+        "Compare the model with the floors, which need no model (the whole picture, the best centred box, a white "
+        "filter on the input), and with the ceiling: the true target after the VAE and the same mask extraction. All "
+        "objects: everything that is annotated, whatever the text asks for. This is about the best score of a model "
+        "that ignores the text.");
 }
 
 static int by_iou(const void *a, const void *b) {
@@ -118,7 +118,7 @@ static void classes_figure(FILE *out, yajl_val m) {
     free(bars);
 }
 
-// Pairs of bars, seen and unseen, of some numbers of the groups.
+// Pairs of bars, seen and unseen, for some of the groups' numbers.
 static void grouped_figure(FILE *out, yajl_val m, const char *id, const char *title, const NamedPath *rows, int count,
                            const char *caption) {
     ChartBar *bars = xcalloc((size_t)count * 2 + 1, sizeof *bars);
@@ -154,9 +154,8 @@ static void texts_figure(FILE *out, yajl_val m) {
     int n;
     yajl_val list = list_at(m, "text_table", &n);
     if (n == 0) { return; }
-    figure_begin(out, "table-texts", "Asked in other words");
-    fputs("<table><tr><th>text</th><th>pairs</th><th>seen</th><th>in its own words</th><th>unseen</th><th>in its own "
-          "words</th></tr>",
+    figure_begin(out, "table-texts", "Other texts");
+    fputs("<table><tr><th>text</th><th>pairs</th><th>seen</th><th>own text</th><th>unseen</th><th>own text</th></tr>",
           out);
     for (int i = 0; i < n; i++) {
         static const char *const columns[] = {"seen_miou", "own_seen_miou", "unseen_miou", "own_unseen_miou"};
@@ -166,8 +165,8 @@ static void texts_figure(FILE *out, yajl_val m) {
         fputs("</tr>", out);
     }
     fputs("</table>\n", out);
-    figure_end(out, "mIoU over the pairs of the classes that have such a name; beside it the same pairs asked as in "
-                    "training.");
+    figure_end(out, "mIoU over the pairs of the classes that have such a name. Own text: the same pairs with the text "
+                    "used in training.");
 }
 
 static void steps_figure(FILE *out, yajl_val m) {
@@ -184,10 +183,10 @@ static void steps_figure(FILE *out, yajl_val m) {
     ChartLine lines[] = {{"seen", values, values + n, n, COLOR_SEEN, false, LINE_WITH_DOTS, NULL, NULL},
                          {"unseen", values, values + 2 * n, n, COLOR_UNSEEN, false, LINE_WITH_DOTS, NULL, NULL}};
     fputs("<div class=\"two\">\n", out);
-    figure_begin(out, "fig-steps", "mIoU over the number of DDIM steps");
+    figure_begin(out, "fig-steps", "mIoU by number of DDIM steps");
     chart_lines(out, lines, 2, (ChartAxes){.x_label = "DDIM steps", .y_label = "mIoU", .log_x = true});
     figure_end(out, NULL);
-    figure_begin(out, "table-steps", "The same as a table");
+    figure_begin(out, "table-steps", "mIoU by number of DDIM steps, as a table");
     fputs("<table><tr><th>steps</th><th>seen</th><th>unseen</th></tr>", out);
     for (int i = 0; i < n; i++) {
         fprintf(out, "<tr><td>%g</td>", values[i]);
@@ -229,12 +228,11 @@ static void summary_table(FILE *out, yajl_val m) {
     }
     fputs("</table></div>\n", out);
     if (json_number_at(m, "absent.pairs") > 0) {
-        fprintf(
-            out,
-            "<p class=\"small\" id=\"absent\">Asked for classes that are not in the picture (%.0f queries), the model "
-            "answered %.1f%% with an empty mask and marked %.2f%% of the picture on average.</p>\n",
-            json_number_at(m, "absent.pairs"), 100 * json_number_at(m, "absent.empty"),
-            100 * json_number_at(m, "absent.false_area"));
+        fprintf(out,
+                "<p class=\"small\" id=\"absent\">When asked for absent classes (%.0f queries), the model "
+                "answered %.1f%% with an empty mask and marked %.2f%% of the picture on average.</p>\n",
+                json_number_at(m, "absent.pairs"), 100 * json_number_at(m, "absent.empty"),
+                100 * json_number_at(m, "absent.false_area"));
     }
 }
 
@@ -255,12 +253,12 @@ static void gallery_section(FILE *out, const Gallery *g, GalleryKind kind, const
 }
 
 static void pictures(FILE *out, const Gallery *g, const char *const *class_names) {
-    fputs("<p class=\"small\" style=\"margin-top:36px\">Each triple: the picture, what the model drew, and the "
-          "extracted mask on the grey picture &ndash; hits green, false alarms red, misses blue.</p>\n",
+    fputs("<p class=\"small\" style=\"margin-top:36px\">Each triple shows the picture, what the model drew, and the "
+          "extracted mask on the grey picture: hits are green, false alarms red, misses blue.</p>\n",
           out);
-    gallery_section(out, g, GALLERY_TYPICAL, "gallery-typical", "Drawn by chance", class_names);
-    gallery_section(out, g, GALLERY_BEST, "gallery-best", "The best", class_names);
-    gallery_section(out, g, GALLERY_WORST, "gallery-worst", "The worst", class_names);
+    gallery_section(out, g, GALLERY_TYPICAL, "gallery-typical", "Random pairs", class_names);
+    gallery_section(out, g, GALLERY_BEST, "gallery-best", "Best pairs", class_names);
+    gallery_section(out, g, GALLERY_WORST, "gallery-worst", "Worst pairs", class_names);
 }
 
 static void configuration(FILE *out, yajl_val m) {
@@ -309,7 +307,7 @@ void report_evaluation(const char *path, const Json *metrics, const Gallery *gal
     floors_figure(out, m);
     classes_figure(out, m);
     if (gallery) { pictures(out, gallery, class_names); }
-    fputs("<h2>Closer</h2>\n", out);
+    fputs("<h2>Details</h2>\n", out);
     details_figures(out, m);
     steps_figure(out, m);
     texts_figure(out, m);

@@ -1,5 +1,5 @@
-// Self-contained HTML pages: one evaluation, and several runs side by side. Made from metrics.json and log.jsonl, so
-// that what the page says is what the files say.
+// Self-contained HTML pages: one evaluation, and several runs side by side. They are made from metrics.json and
+// log.jsonl alone, so that page and files agree.
 #pragma once
 #include "eval/gallery.h"
 #include "eval/report/runlog.h"

@@ -74,7 +74,7 @@ static double number_at(const Table *t, int row, int column) {
     char *end;
     double value = strtod(t->cells[row][column], &end);
     if (end == t->cells[row][column] || *end) {
-        die("%s: line %d: \"%s\" is no number", t->path, row + 2, t->cells[row][column]);
+        die("%s: line %d: \"%s\" is not a number", t->path, row + 2, t->cells[row][column]);
     }
     return value;
 }
@@ -89,7 +89,7 @@ static double column_mean(const Table *t, const char *name) {
 
 // ---- pairs ---------------------------------------------------------------------------------------------------------
 
-// The running number of a text in a list that grows.
+// The index of a text in a list, to which new texts are added.
 static int number_of(char ***list, int *count, const char *text) {
     for (int i = 0; i < *count; i++) {
         if (strcmp((*list)[i], text) == 0) { return i; }
@@ -132,7 +132,7 @@ static void pairs_free(Pairs *p) {
     if (p->class_names) { free_list(p->class_names, p->classes); }
 }
 
-// Every run must have been asked the same.
+// Every run must have the same pairs.
 static void check_pairs(const Table *t, const Pairs *p, const char *frequent) {
     Pairs own = pairs_of_table(t, frequent);
     bool same = own.count == p->count && own.classes == p->classes && own.images == p->images;
@@ -140,11 +140,11 @@ static void check_pairs(const Table *t, const Pairs *p, const char *frequent) {
         same = own.group[i] == p->group[i] && own.class_index[i] == p->class_index[i] && own.image[i] == p->image[i] &&
                strcmp(own.class_names[own.class_index[i]], p->class_names[p->class_index[i]]) == 0;
     }
-    if (!same) { die("%s: has other pairs than the first run of the experiment", t->path); }
+    if (!same) { die("%s: its pairs differ from those of the first run of the experiment", t->path); }
     pairs_free(&own);
 }
 
-// Scores of the table's pairs, which must be those of `pairs`; the first table says what they are.
+// Scores of the table's pairs, which must equal `pairs`; the first table defines them.
 static void read_scores(const Table *t, Pairs *pairs, const char *frequent, PairScore *scores) {
     if (!pairs->count) { *pairs = pairs_of_table(t, frequent); }
     check_pairs(t, pairs, frequent);
@@ -165,7 +165,7 @@ static int by_number(const void *a, const void *b) { return *(const int *)a - *(
 static void find_steps(ArmRun *run) {
     char *folder = xprintf("%s/validation", run->folder);
     DIR *dir = opendir(folder);
-    if (!dir) { die("%s: is no folder: the run has no validations", folder); }
+    if (!dir) { die("%s: is not a folder: the run has no validations", folder); }
     for (struct dirent *entry; (entry = readdir(dir));) {
         int step, end = 0;
         if (sscanf(entry->d_name, "step-%d.csv%n", &step, &end) != 1 || !end || entry->d_name[end]) { continue; }
@@ -199,7 +199,7 @@ static void read_validation(Experiment *e, ArmRun *run, int index) {
     char *path = xprintf("%s/validation/step-%06d.csv", run->folder, run->steps[index]);
     Table t = table_read(path);
     if (index == 0) { run->scores = xcalloc((size_t)(run->step_count * t.rows) + 1, sizeof *run->scores); }
-    PairScore *scores = run->scores + (size_t)index * (size_t)e->validation.count; // 0 of the very first table
+    PairScore *scores = run->scores + (size_t)index * (size_t)e->validation.count; // 0 for the very first table
     read_scores(&t, &e->validation, e->frequent, scores);
     run->to_black[index] = column_mean(&t, "to_black");
     run->to_white[index] = column_mean(&t, "to_white");
@@ -231,7 +231,7 @@ static void read_final(Experiment *e, ArmRun *run) {
     free(path);
 }
 
-// Of an experiment that was made without them there are none.
+// Experiments may have no such pairs.
 static void read_absent(Experiment *e, ArmRun *run) {
     char *path = xprintf("%s/absent/pairs.csv", run->folder);
     if (file_exists(path)) {
@@ -308,7 +308,7 @@ static int by_arm(const void *a, const void *b) {
 static struct dirent **entries_of(const char *folder, int *count) {
     struct dirent **entries;
     *count = scandir(folder, &entries, NULL, alphasort);
-    if (*count < 0) { die("%s: is no folder, expected one with the arms of an experiment", folder); }
+    if (*count < 0) { die("%s: is not a folder, expected one with the arms of an experiment", folder); }
     return entries;
 }
 
@@ -339,7 +339,7 @@ static void read_arm(Experiment *e, const char *arms_folder, const char *name) {
     e->arms[e->arm_count++] = arm;
 }
 
-// Of the first run: floors know nothing of a model.
+// Taken from the first run: floors do not depend on a model.
 static void read_floors(Experiment *e) {
     static const char *const keys[3] = {"all_foreground", "centre_box", "white_filter"};
     char *path = xprintf("%s/eval/metrics.json", e->arms[0].runs[0].folder);

@@ -58,15 +58,15 @@ void experiment_free(Experiment *experiment);
 // The arm of that name, or -1.
 int experiment_arm(const Experiment *experiment, const char *name);
 
-// Two ways to average IoU, over pairs and over classes of the mean over each class's pairs; and, of final models asked
-// for absent classes, the share of the picture that they mark all the same.
+// GIOU averages IoU over pairs. CLASS_MEAN averages over classes the mean over each class's pairs. FALSE_AREA is the
+// share of the picture that final models mark when asked for absent classes.
 typedef enum { GIOU, CLASS_MEAN, FALSE_AREA } Average;
 
 // Average of an arm's runs at one validation (index `step`) or of the final models (step -1), mean over runs, with the
-// 95% interval of a bootstrap over pictures and, where there is more than one, over runs.
+// 95% interval of a bootstrap over pictures and, if there is more than one, over runs.
 Interval arm_average(const Experiment *e, int arm, int step, int group, Average average, int resamples, uint64_t seed);
 
-// A question that a weighted sum of arms' final IoU answers.
+// A comparison: a weighted sum of the arms' final IoU.
 typedef struct {
     char *name;      // "overlay instead of mask"
     double *weights; // (arm_count)
@@ -80,10 +80,10 @@ typedef struct {
 
 // The 2 x 2's two effects (each the mean over both settings of the other axis) and their interaction, if its four arms
 // are there; then every arm with a change against the same arm without it. Bootstrap: pictures are drawn for all arms
-// together, runs for each arm. To be freed with contrasts_free.
+// together, runs within each arm. Free with contrasts_free.
 Contrasts contrasts_of(const Experiment *e, int resamples, uint64_t seed);
 void contrasts_free(Contrasts *contrasts);
-bool distinguishable(Interval difference); // zero lies outside of the interval
+bool distinguishable(Interval difference); // zero is outside the interval
 
 // A run has collapsed if its gIoU over all pairs ends below half its peak while at least half of its predictions are
 // empty or full.
@@ -94,6 +94,6 @@ typedef struct {
 Collapse run_collapse(const Experiment *e, const ArmRun *run);
 int arm_collapses(const Experiment *e, int arm); // number of its runs that collapsed
 
-// What the experiment says, in sentences that follow from its numbers by fixed rules; *count gets their number. To be
-// freed one by one and as a list.
+// Conclusions from the experiment's numbers, by fixed rules; *count gets the number of sentences. Free each sentence
+// and the list.
 char **experiment_sentences(const Experiment *e, const Contrasts *contrasts, int *count);

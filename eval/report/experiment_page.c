@@ -8,7 +8,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-// Everything that the page and the JSON file both say.
+// The contents of both the page and the JSON file.
 typedef struct {
     const Experiment *e;
     const ExperimentRecord *record;
@@ -43,7 +43,7 @@ static void findings_free(Findings *f) {
     free(f->false_area);
 }
 
-// The interval on a line of its own.
+// The interval is on a line of its own.
 static void interval_cell(FILE *out, Interval v, bool sign) {
     const char *bold = sign && distinguishable(v) ? "<b>" : "";
     if (isnan(v.value)) {
@@ -85,7 +85,7 @@ static void arms_figure(FILE *out, const Findings *f, const char *id, const char
     free(lines);
 }
 
-// Of an arm all runs have been validated at the same steps, or the shortest counts.
+// All runs of an arm are validated at the same steps; the shortest run limits their number.
 static int common_steps(const Arm *arm) {
     int n = arm->runs[0].step_count;
     for (int i = 1; i < arm->run_count; i++) { n = arm->runs[i].step_count < n ? arm->runs[i].step_count : n; }
@@ -156,7 +156,7 @@ static int fill_loss(const Findings *f, int arm, int which, double *x, double *y
 
 static void curves(FILE *out, const Findings *f) {
     int steps = most_steps(f->e);
-    fputs("<h2>Over training</h2>\n<div class=\"two\">\n", out);
+    fputs("<h2>During training</h2>\n<div class=\"two\">\n", out);
     static const char *const ids[] = {"fig-listed", "fig-held-out", "fig-frequent"};
     for (int g = GROUP_LISTED; g <= GROUP_FREQUENT; g++) {
         if (isnan(f->giou[0][g].value)) { continue; }
@@ -168,15 +168,17 @@ static void curves(FILE *out, const Findings *f) {
     arms_figure(out, f, "fig-constant", "Empty or full predictions", "step", "share", 1, fill_share, OF_CONSTANT, steps,
                 false, "No pixel, or at least 99% of them; mean over runs.");
     arms_figure(out, f, "fig-loss", "Training loss", "step", "loss", 0, fill_loss, 0, LOSS_POINTS, false,
-                "First run of each arm, means over stretches.");
+                "First run of each arm, averaged over stretches of the run.");
     arms_figure(out, f, "fig-validation-loss", "Validation loss", "step", "loss", 0, fill_loss, 1, LOSS_POINTS, false,
                 "First run of each arm, fixed noise and timesteps.");
-    arms_figure(out, f, "fig-timesteps", "Validation loss by timestep, at the end", "timestep", "loss", 0,
-                fill_timesteps, 0, TIMESTEP_BINS, false, "Mean over runs in tenths of the timesteps.");
+    arms_figure(out, f, "fig-timesteps", "Final validation loss by timestep", "timestep", "loss", 0, fill_timesteps, 0,
+                TIMESTEP_BINS, false, "Mean over runs in tenths of the timesteps.");
     arms_figure(out, f, "fig-black", "Distance to an all-black picture", "step", "mean square in latents", 0,
-                fill_share, OF_BLACK, steps, false, "Of the predicted clean latent; near zero: a constant answer.");
+                fill_share, OF_BLACK, steps, false,
+                "Of the predicted clean latent. Near zero, the answer is constant.");
     arms_figure(out, f, "fig-white", "Distance to an all-white picture", "step", "mean square in latents", 0,
-                fill_share, OF_WHITE, steps, false, "Of the predicted clean latent; near zero: a constant answer.");
+                fill_share, OF_WHITE, steps, false,
+                "Of the predicted clean latent. Near zero, the answer is constant.");
     fputs("</div>\n", out);
 }
 
@@ -194,12 +196,12 @@ static double last_mean(const Arm *arm, bool full) {
 
 static void arms_table(FILE *out, const Findings *f) {
     const Experiment *e = f->e;
-    fputs("<h2 id=\"arms\">The arms at the end</h2>\n<div class=\"card scroll\"><table "
+    fputs("<h2 id=\"arms\">Final results of the arms</h2>\n<div class=\"card scroll\"><table "
           "class=\"arms\"><tr><th>arm</th><th>runs</th>",
           out);
     for (int g = 0; g < GROUPS; g++) { fprintf(out, "<th>gIoU, %s</th>", group_names[g]); }
-    fputs("<th>class mean, listed</th><th>marked where nothing "
-          "is</th><th>ceiling</th><th>empty</th><th>full</th><th>collapsed</th></tr>\n",
+    fputs("<th>class mean, listed</th><th>area marked for absent "
+          "classes</th><th>ceiling</th><th>empty</th><th>full</th><th>collapsed</th></tr>\n",
           out);
     for (int a = 0; a < e->arm_count; a++) {
         const Arm *arm = &e->arms[a];
@@ -225,7 +227,7 @@ static void contrasts_table(FILE *out, const Findings *f) {
           "95% intervals</th>",
           out);
     for (int g = 0; g < GROUPS; g++) { fprintf(out, "<th>%s</th>", group_names[g]); }
-    fputs("<th>marked where nothing is</th></tr>\n", out);
+    fputs("<th>area marked for absent classes</th></tr>\n", out);
     for (int i = 0; i < f->contrasts.count; i++) {
         const Contrast *c = &f->contrasts.list[i];
         html(out, "<tr><td>%s</td>", c->name);
@@ -234,7 +236,7 @@ static void contrasts_table(FILE *out, const Findings *f) {
         fputs("</tr>\n", out);
     }
     fputs("</table><p class=\"small\">Bold: the interval does not contain zero. Pictures are drawn for all arms "
-          "together, runs for each arm.</p></div>\n",
+          "together, runs within each arm.</p></div>\n",
           out);
 }
 
@@ -254,7 +256,7 @@ static void strip(FILE *out, const ArmRun *run, const char *name, const char *la
     free(path);
 }
 
-// What was asked: the strip shows the first samples.
+// The classes asked for. The strip shows the first samples.
 static void strip_texts(FILE *out, const Experiment *e, const ArmRun *run) {
     char *path = xprintf("%s/validation/truth.png", run->folder);
     if (file_exists(path)) {
@@ -306,7 +308,7 @@ static void latents_row(FILE *out, const Json *json, const char *name, const cha
     fputs("</tr>\n", out);
 }
 
-// The scatter pictures lie beside latents.json.
+// The scatter pictures are in the folder of latents.json.
 static void embed_scatter(FILE *out, const char *latents, const char *representation) {
     const char *slash = strrchr(latents, '/');
     char *path = xprintf("%.*slatents-%s.svg", slash ? (int)(slash - latents + 1) : 0, latents, representation);
@@ -315,7 +317,7 @@ static void embed_scatter(FILE *out, const char *latents, const char *representa
         char *svg = read_file(path, NULL);
         figure_begin(out, id, strcmp(representation, "mask") ? "Painted on the picture" : "Bare mask");
         fputs(svg, out);
-        figure_end(out, "Every point is a mask for one of the objects.");
+        figure_end(out, "Every point is one mask of one object.");
         free(svg);
     }
     free(id);
@@ -325,7 +327,7 @@ static void embed_scatter(FILE *out, const char *latents, const char *representa
 static void latents_section(FILE *out, const char *path) {
     if (!path) { return; }
     Json json = json_read(path);
-    fputs("<h2 id=\"latents\">What the latents alone say</h2>\n<p class=\"small\">Masks of known IoU through the VAE, "
+    fputs("<h2 id=\"latents\">Latents without training</h2>\n<p class=\"small\">Masks of known IoU, encoded by the VAE "
           "without any training (cocogold analyze latents).</p>\n<div class=\"two\">\n",
           out);
     embed_scatter(out, path, "overlay");
@@ -358,12 +360,12 @@ static void how(FILE *out, const Findings *f) {
     }
     html(out,
          "</details><dl><dt>gIoU</dt><dd>Mean IoU over pairs of a picture and a class, on crops at the training "
-         "resolution against exact masks. Class mean: first over the pairs of each class.</dd>"
+         "resolution against exact masks. Class mean: averaged first within each class.</dd>"
          "<dt>Classes</dt><dd>Listed: those of the short list, trained in every arm. Held out: not in it. The "
-         "frequent class: %s, trained in arms with &ldquo;frequent&rdquo; only.</dd>"
+         "frequent class: %s, trained only in arms with &ldquo;frequent&rdquo;.</dd>"
          "<dt>Collapse</dt><dd>gIoU over all pairs ends below half its peak while at least half of the predictions "
          "are empty (no pixel) or full (99%% of them).</dd>"
-         "<dt>Marked where nothing is</dt><dd>Share of the picture that the final model marks when asked for a "
+         "<dt>Area marked for absent classes</dt><dd>Share of the picture that the final model marks when asked for a "
          "class that is not in it.</dd>"
          "<dt>Ceiling</dt><dd>gIoU of the true targets after the VAE and the same mask extraction.</dd>"
          "<dt>Intervals</dt><dd>95%% percentile bootstrap over pictures and runs, %d resamples, seed %llu.</dd></dl>"

@@ -1,4 +1,4 @@
-// What an experiment says, by rule: nothing here knows what ought to come out.
+// The conclusions of an experiment, by fixed rules that know nothing of the expected outcome.
 #include "eval/report/experiment.h"
 #include "util/error.h"
 #include <math.h>
@@ -37,12 +37,11 @@ static void say_collapses(Sentences *s, const Experiment *e) {
         if (count) { append(collapsed, sizeof collapsed, ", ", part); }
     }
     if (*collapsed) {
-        say(s,
-            "Collapsed: %s (IoU at the end under half its peak, and at least half of the predictions empty or full).",
+        say(s, "Collapsed: %s (final IoU below half its peak, and at least half of the predictions empty or full).",
             collapsed);
     } else {
         say(s,
-            "No run of the %d collapsed (IoU at the end under half its peak, and at least half of the predictions "
+            "No run of the %d collapsed (final IoU below half its peak, and at least half of the predictions "
             "empty or full).",
             runs);
     }
@@ -64,7 +63,7 @@ static void say_effect(Sentences *s, const Contrast *c, const char *what) {
     }
 }
 
-// Overlay and mask have different ceilings: what the VAE can express of a perfect answer.
+// Overlay and mask have different ceilings: the IoU of a perfect answer after the VAE.
 static void say_ceilings(Sentences *s, const Experiment *e) {
     int overlay = experiment_arm(e, "overlay"), mask = experiment_arm(e, "mask");
     if (overlay < 0 || mask < 0) { return; }
@@ -76,7 +75,7 @@ static void say_ceilings(Sentences *s, const Experiment *e) {
         share[k] = 100 * arm_average(e, arm, -1, GROUP_ALL, GIOU, 0, 0).value / ceiling[k];
     }
     say(s,
-        "Of what the VAE can express (ceiling %.3f for the overlay, %.3f for the mask), the overlay reaches %.0f%% and "
+        "Of the VAE's ceiling (%.3f for the overlay, %.3f for the mask), the overlay reaches %.0f%% and "
         "the mask %.0f%%.",
         ceiling[0], ceiling[1], share[0], share[1]);
 }
@@ -90,7 +89,8 @@ static void say_absent(Sentences *s, const Experiment *e) {
         append(shares, sizeof shares, ", ", part);
     }
     if (*shares) {
-        say(s, "Asked for a class that is not in the picture, the models still mark a share of it: %s.", shares);
+        say(s, "When asked for a class that is not in the picture, the models still mark a share of the picture: %s.",
+            shares);
     }
 }
 
@@ -102,28 +102,27 @@ static bool mostly_collapsed(const Experiment *e, int arm) {
 static void say_story(Sentences *s, const Experiment *e) {
     int failing = experiment_arm(e, "mask+frequent"), fixed = experiment_arm(e, "overlay");
     if (failing < 0 || fixed < 0) {
-        say(s,
-            "Whether the original's failure and fix reproduce cannot be said: the arms mask+frequent and overlay are "
-            "needed.");
+        say(s, "Cannot tell whether the original's failure and fix reproduce: this needs the arms mask+frequent and "
+               "overlay.");
         return;
     }
     Collapse last = run_collapse(e, &e->arms[failing].runs[0]);
     if (!mostly_collapsed(e, failing)) {
         say(s,
             "The original's failure does not reproduce here: its arm, mask+frequent, did not collapse (first run: peak "
-            "gIoU %.3f, at the end %.3f, %.0f%% of the predictions empty or full).",
+            "gIoU %.3f, final gIoU %.3f, %.0f%% of the predictions empty or full).",
             last.peak, last.end, 100 * last.constant);
         return;
     }
     if (mostly_collapsed(e, fixed)) {
-        say(s, "The original's failure reproduces, its fix does not: mask+frequent collapsed, and so did overlay.");
+        say(s, "The original's failure reproduces, its fix does not: both mask+frequent and overlay collapsed.");
         return;
     }
     int target = experiment_arm(e, "overlay+frequent"), classes = experiment_arm(e, "mask");
     bool by_target = target >= 0 && !mostly_collapsed(e, target),
          by_classes = classes >= 0 && !mostly_collapsed(e, classes);
     say(s, "The original's failure and its fix reproduce: mask+frequent collapsed, overlay did not. %s",
-        target < 0 || classes < 0 ? "Which of the two changes did it cannot be said without the other two arms."
+        target < 0 || classes < 0 ? "Telling which of the two changes was enough needs the other two arms."
         : by_target && by_classes ? "Either change alone is enough."
         : by_target               ? "Painting the mask on the picture is enough; leaving out the frequent class is not."
         : by_classes              ? "Leaving out the frequent class is enough; painting the mask on the picture is not."
@@ -137,7 +136,8 @@ static void say_limits(Sentences *s, const Experiment *e) {
         say(s,
             "At least one arm has a single run: its interval covers the choice of pictures, not of the training seed.");
     } else {
-        say(s, "Intervals are over pictures and over seeds; with %d runs an arm the part over seeds is rough.", least);
+        say(s, "Intervals are over pictures and over seeds; with %d runs per arm, the part over seeds is rough.",
+            least);
     }
 }
 

@@ -1,4 +1,4 @@
-// What follows from an experiment's scores: IoU with intervals, contrasts between arms, collapse.
+// Statistics of an experiment's scores: IoU with intervals, contrasts between arms, collapse.
 #include "eval/report/experiment.h"
 #include "util/error.h"
 #include "util/philox.h"

@@ -26,7 +26,7 @@ static const struct {
     {"constant_over_one_pixel", "constant answer / one pixel", false},
     {"energy_picture", "energy of the target without the object", true},
     {"object_energy", "object's share of a target's energy", false},
-    {"inside", "object's energy that lies in the cells it touches", true},
+    {"inside", "share of the object's energy in the cells it touches", true},
 };
 
 typedef LatentSummary Summaries[REPRESENTATIONS][OBJECT_SIZES + 1];
@@ -167,23 +167,23 @@ static void conclusions(FILE *out, Summaries summaries) {
             "%.3f for the bare mask: ",
             o->of[MEASURE_ORDER].value, m->of[MEASURE_ORDER].value);
     if (apart(o->of[MEASURE_ORDER], m->of[MEASURE_ORDER])) {
-        fprintf(out, "%s is ordered better, and the intervals do not touch.</li>\n", better);
+        fprintf(out, "%s is ordered better, and the intervals do not overlap.</li>\n", better);
     } else {
         fprintf(out, "the intervals overlap, so neither is shown to be ordered better.</li>\n");
     }
-    fprintf(out,
-            "<li>The best constant answer costs %.1f times what a mask that misses by one pixel costs for the overlay, "
-            "and %.1f times for the bare mask%s.</li>\n",
-            o->of[MEASURE_CONSTANT_RATIO].value, m->of[MEASURE_CONSTANT_RATIO].value,
-            m->of[MEASURE_CONSTANT_RATIO].value < o->of[MEASURE_CONSTANT_RATIO].value
-                ? ": answering the same to everything is relatively cheaper there"
-                : "");
     fprintf(
         out,
-        "<li>Of what varies from target to target, the object is %.0f%% in overlays (the rest is the picture, which "
-        "the model is given) and %.0f%% in bare masks.</li>\n",
-        100 * o->of[MEASURE_OBJECT_ENERGY].value, 100 * m->of[MEASURE_OBJECT_ENERGY].value);
-    fprintf(out, "<li>The VAE alone keeps the mask with IoU %.3f as overlay and %.3f bare.</li>\n</ul>\n",
+        "<li>For the overlay, the best constant answer costs %.1f times as much as a mask that misses by one pixel; "
+        "for the bare mask, %.1f times as much%s.</li>\n",
+        o->of[MEASURE_CONSTANT_RATIO].value, m->of[MEASURE_CONSTANT_RATIO].value,
+        m->of[MEASURE_CONSTANT_RATIO].value < o->of[MEASURE_CONSTANT_RATIO].value
+            ? ", so that a constant answer is relatively cheaper there"
+            : "");
+    fprintf(out,
+            "<li>The object makes up %.0f%% of what varies between targets in overlays (the rest is the picture, which "
+            "the model is given) and %.0f%% in bare masks.</li>\n",
+            100 * o->of[MEASURE_OBJECT_ENERGY].value, 100 * m->of[MEASURE_OBJECT_ENERGY].value);
+    fprintf(out, "<li>After encoding and decoding, the mask has IoU %.3f as overlay and %.3f bare.</li>\n</ul>\n",
             o->of[MEASURE_ROUND_TRIP].value, m->of[MEASURE_ROUND_TRIP].value);
 }
 
@@ -209,15 +209,15 @@ static void definitions(FILE *out, const LatentRecord *r) {
     fputs(
         "<h2 id=\"definitions\">What the numbers mean</h2>\n<div class=\"card\"><dl>"
         "<dt>Latent MSE</dt><dd>The mean square difference of two targets' latents (posterior mean times scaling "
-        "factor). It is the diffusion loss at the last timestep, up to the noise, of a model that predicts the one "
-        "where the other is true.</dd>"
-        "<dt>Masks</dt><dd>The true one, eroded and dilated by 1, 2, 4, ... pixels (Euclidean), shifted by as much, "
+        "factor). Up to the noise, it is the diffusion loss at the last timestep of a model that predicts one "
+        "target where the other is true.</dd>"
+        "<dt>Masks</dt><dd>The true one, eroded and dilated by 1, 2, 4, ... pixels (Euclidean), shifted by as many, "
         "its bounding box, another object of the picture, another picture's mask, empty, full. Those that equal the "
         "true mask are left out.</dd>"
         "<dt>Constant answer</dt><dd>The mean latent of all other samples' targets.</dd>"
         "<dt>Leaving the object out</dt><dd>The bare picture for the overlay, a black picture for the mask.</dd>"
-        "<dt>Energy</dt><dd>Of the target without the object: its mean square around its mean over the other samples. "
-        "Of the object: the loss of leaving it out. Its share is its part of the sum of both.</dd>"
+        "<dt>Energy</dt><dd>For the target without the object: its mean square around the mean over the other samples. "
+        "For the object: the loss of leaving it out. The object's share is its part of the sum of both.</dd>"
         "<dt>Intervals</dt><dd>95% percentile bootstrap over samples.</dd></dl></div>\n",
         out);
     html(out,
@@ -233,8 +233,8 @@ static void write_page(const LatentRecord *r, const LatentSample *samples, int c
     FILE *out = page.stream;
     fputs("<h1>Do latents tell good masks from bad ones?</h1>\n", out);
     html(out,
-         "<p class=\"lead\">Masks of known IoU for %d objects, through the VAE of %s: painted on the picture (overlay) "
-         "and bare.</p>\n",
+         "<p class=\"lead\">Masks of known IoU for %d objects, encoded by the VAE of %s: painted on the picture "
+         "(overlay) and bare.</p>\n",
          count, r->model);
     conclusions(out, summaries);
     fputs("<div class=\"two\">\n", out);
@@ -242,7 +242,7 @@ static void write_page(const LatentRecord *r, const LatentSample *samples, int c
         figure_begin(out, k == REPRESENTED_OVERLAY ? "scatter-overlay" : "scatter-mask",
                      k == REPRESENTED_OVERLAY ? "Painted on the picture" : "Bare mask");
         draw_scatter(out, samples, count, k, &summaries[k][OBJECT_SIZES]);
-        figure_end(out, "Every point is a mask for one of the objects.");
+        figure_end(out, "Every point is one mask of one object.");
     }
     fputs("</div>\n<h2>In numbers</h2>\n<div class=\"card scroll\">\n", out);
     page_table(out, summaries);

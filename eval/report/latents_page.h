@@ -1,4 +1,4 @@
-// What an analysis of latents found: a table for the terminal, latents.json, pairs.csv, latents.html and its pictures.
+// Results of an analysis of latents: a table for the terminal, latents.json, pairs.csv, latents.html and its pictures.
 #pragma once
 #include "eval/latents.h"
 #include <stdio.h>

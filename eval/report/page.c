@@ -84,7 +84,7 @@ void html(FILE *out, const char *format, ...) {
     va_end(values);
 }
 
-// Small pictures as PNG and shown with visible pixels, larger ones as JPEG.
+// Small pictures are PNG and shown with visible pixels, larger ones are JPEG.
 void html_image(FILE *out, const Image *image, const char *alternative) {
     bool tiny = image->width <= 128 && image->height <= 128;
     size_t size;
@@ -139,8 +139,8 @@ void json_put_interval(yajl_gen gen, const char *key, Interval v) {
 
 // ---- training curves -----------------------------------------------------------------------------------------------
 
-// Two curves of each run, given by their places in RunLog: the first solid, the second dashed, or in another colour
-// where there is one run. Long ones are averaged over stretches.
+// Two curves of each run, given by their places in RunLog: the first solid, the second dashed, or in another colour if
+// there is only one run. Long curves are averaged over stretches.
 static void training_figure(FILE *out, const RunLog *logs, int count, const char *id, const char *title,
                             const char *y_label, const size_t curves[2], const char *const names[2],
                             const char *caption) {

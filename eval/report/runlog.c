@@ -7,7 +7,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-// Points at or after a step that comes again were written by a run that was then continued from an earlier checkpoint.
+// Points at or after a repeated step were written by a run that was then continued from an earlier checkpoint.
 static void curve_add(Curve *c, double step, double value) {
     while (c->count > 0 && c->step[c->count - 1] >= step) { c->count--; }
     if (c->count == c->capacity) {
@@ -40,7 +40,7 @@ Curve curve_smooth(const Curve *curve, int points) {
     return out;
 }
 
-// What lines of a kind hold.
+// The fields of each kind of line.
 static const struct {
     const char *kind, *field;
     size_t curve;

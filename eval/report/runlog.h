@@ -15,9 +15,9 @@ typedef struct {
 } RunLog;
 
 // FOLDER/log.jsonl. A last line that was cut off is left out; where a resumed run repeats steps, the later lines count.
-// Dies with file and line number where a line is damaged.
+// Dies with file and line number if a line is damaged.
 RunLog runlog_read(const char *folder);
 void runlog_free(RunLog *log);
-// Means over at most `points` stretches of equal length, for noisy curves; to be freed with curve_free.
+// Means over at most `points` stretches of equal length, for noisy curves; free with curve_free.
 Curve curve_smooth(const Curve *curve, int points);
 void curve_free(Curve *curve);

@@ -133,7 +133,7 @@ static void test_panoptic_folder(void **state) {
     free(classes_parse(&c, "--classes", from_file, &count));
     assert_int_equal(count, 2);
     free(from_file);
-    assert_dies("class \"cat\" is none of the 2 categories", classes_parse(&c, "--classes", "kite,cat", NULL));
+    assert_dies("class \"cat\" is not among the 2 categories", classes_parse(&c, "--classes", "kite,cat", NULL));
     assert_dies("--classes default14: class \"car\"", classes_parse(&c, "--classes", "default14", NULL));
     assert_dies("names no class", classes_parse(&c, "--classes", ",", NULL));
     assert_dies("cannot be opened", classes_parse(&c, "--classes", "@/no/such/file", NULL));
@@ -144,7 +144,7 @@ static void test_damaged_folders(void **state) {
     (void)state;
     make_dataset();
     const char *set = in_folder("set");
-    assert_dies("is no folder", coco_open(in_folder("nowhere"), "x", "auto"));
+    assert_dies("is not a folder", coco_open(in_folder("nowhere"), "x", "auto"));
     assert_dies("neither instances_y.json nor panoptic_y.json", coco_open(set, "y", "auto"));
     assert_dies("expected one of auto, instances, panoptic", coco_open(set, "x", "both"));
     assert_dies("instances_x.json: cannot be opened", coco_open(set, "x", "instances"));
@@ -160,7 +160,7 @@ static void test_damaged_folders(void **state) {
     assert_dies("panoptic_x: expected a folder", coco_open(set, "x", "auto"));
     remove_tree(in_folder("set/images/x"));
     make_folders(in_folder("set/annotations/panoptic_x"));
-    assert_dies("neither the folder x nor images/x is there", coco_open(set, "x", "auto"));
+    assert_dies("neither the folder x nor images/x", coco_open(set, "x", "auto"));
 }
 
 // The text with its first `from` replaced.
@@ -178,17 +178,17 @@ static void test_damaged_instances(void **state) {
     static const struct {
         const char *from, *to, *expected;
     } cases[] = {
-        {"\"image_id\": 20", "\"image_id\": 99", "annotation with id 7: field \"image_id\": 99 is none of the images"},
+        {"\"image_id\": 20", "\"image_id\": 99", "annotation with id 7: field \"image_id\": 99 is not among"},
         {"\"image_id\": 20", "\"image_id\": \"20\"", "annotation 1 (id 7): field \"image_id\": expected a number"},
         {"\"image_id\": 20,", "", "annotation 1 (id 7): field \"image_id\": expected an integer"},
-        {"\"category_id\": 3", "\"category_id\": 4", "field \"category_id\": 4 is none of the categories"},
+        {"\"category_id\": 3", "\"category_id\": 4", "field \"category_id\": 4 is not among the categories"},
         {"\"category_id\": 3", "\"category_id\": 3.5", "field \"category_id\": expected an integer"},
         {"\"category_id\": 3", "\"category_id\": null", "field \"category_id\": expected an integer"},
         {"[1, 1, 2.5, 2e0]", "[1, 1, 2.5]", "annotation 1 (id 7): field \"bbox\": expected four numbers"},
         {"[1, 1, 2.5, 2e0]", "[1, 1, 2.5, \"2\"]", "field \"bbox\": expected four numbers"},
         {"[1, 1, 2.5, 2e0]", "[1, 1, 2.5, null]", "field \"bbox\": expected four numbers"},
         {"[1, 1, 2.5, 2e0]", "{\"x\": 1}", "field \"bbox\": expected four numbers"},
-        {"\"area\": 4.0", "\"area\": [4]", "field \"area\": expected no list"},
+        {"\"area\": 4.0", "\"area\": [4]", "field \"area\": expected a single value, not a list"},
         {"\"area\": 4.0, ", "", "field \"area\": expected a number"},
         {"[1, 1, 3, 1, 3, 3, 1, 3]", "[1, 1, 3, 1, 3]", "polygons of an even number of coordinates"},
         {"[1, 1, 3, 1, 3, 3, 1, 3]", "[]", "polygons of an even number of coordinates"},
@@ -199,17 +199,17 @@ static void test_damaged_instances(void **state) {
         {"[[0.125, 0, 2.0000001, 0, 2, 3]]", "[]", "annotation 2 (id 8): field \"segmentation\": expected"},
         {"[[0.125, 0, 2.0000001, 0, 2, 3]]", "null", "annotation 2 (id 8): field \"segmentation\": expected"},
         {"[2, 5, 17]", "[2, 5, 18]", "annotation 3 (id 9): field \"counts\": expected runs that add up"},
-        {"[2, 5, 17]", "[2, -5, 27]", "field \"counts\": expected whole numbers"},
+        {"[2, 5, 17]", "[2, -5, 27]", "field \"counts\": expected non-negative integers"},
         {"\"size\": [4, 6]", "\"size\": [4]", "field \"size\": expected height and width"},
-        {"\"size\": [4, 6]", "\"size\": [6, 4]", "id 9: field \"size\": [6, 4], expected [4, 6] as image 20 has it"},
-        {"\"25a0\"", "\"25a\"", "annotation 4 (id 6): field \"counts\": expected a compressed run-length code"},
+        {"\"size\": [4, 6]", "\"size\": [6, 4]", "id 9: field \"size\": [6, 4], expected [4, 6] as in image 20"},
+        {"\"25a0\"", "\"25a\"", "annotation 4 (id 6): field \"counts\": expected an undamaged compressed"},
         {"\"width\": 6", "\"width\": 0", "image 1 (id 20): field \"width\": expected 1 to 32768 pixels"},
-        {"\"file_name\": \"b.png\"", "\"file_name\": 5", "image 1 (id 20): field \"file_name\": expected a text"},
-        {"\"file_name\": \"b.png\", ", "", "image 1 (id 20): field \"file_name\": expected a text"},
+        {"\"file_name\": \"b.png\"", "\"file_name\": 5", "image 1 (id 20): field \"file_name\": expected a string"},
+        {"\"file_name\": \"b.png\", ", "", "image 1 (id 20): field \"file_name\": expected a string"},
         {"{\"id\": 10,", "{\"id\": 20,", "field \"images\": id 20 occurs twice"},
         {"{\"id\": 3, \"name\"", "{\"id\": 1, \"name\"", "field \"categories\": id 1 occurs twice"},
         {"hot \\\"dog\\\"", "dog", "the name \"dog\" occurs twice"},
-        {"\"name\": \"dog\"", "\"name\": null", "category 1 (id 3): field \"name\": expected a text"},
+        {"\"name\": \"dog\"", "\"name\": null", "category 1 (id 3): field \"name\": expected a string"},
         {"\"images\"", "\"pictures\"", "field \"images\" is missing"},
         {"\"annotations\": [", "\"annotations\": {}, \"x\": [", "field \"annotations\": expected a list"},
         {"\"annotations\": [", "\"annotations\": 3, \"x\": [", "field \"annotations\": expected a list of objects"},
@@ -235,11 +235,11 @@ static void test_damaged_panoptic(void **state) {
     static const struct {
         const char *from, *to, *expected;
     } cases[] = {
-        {"\"image_id\": 5", "\"image_id\": 4", "annotation 1: field \"image_id\": 4 is none of the images"},
-        {"\"file_name\": \"p.png\", ", "", "field \"file_name\": expected a text"},
+        {"\"image_id\": 5", "\"image_id\": 4", "annotation 1: field \"image_id\": 4 is not among the images"},
+        {"\"file_name\": \"p.png\", ", "", "field \"file_name\": expected a string"},
         {"\"segments_info\"", "\"segments\"", "field \"segments_info\": expected a list"},
         {"[0, 0, 1, 2]", "[0, 0, 1]", "field \"bbox\": expected four numbers"},
-        {"\"category_id\": 2", "\"category_id\": 3", "field \"category_id\": 3 is none of the categories"},
+        {"\"category_id\": 2", "\"category_id\": 3", "field \"category_id\": 3 is not among the categories"},
         {"\"area\": 2, ", "", "field \"area\": expected a number"},
     };
     for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {

@@ -67,8 +67,8 @@ static void test_damaged_files(void **state) {
     image_save(&image, in_folder("b.jpg"));
     assert_dies("cannot be opened: No such file", image_load(in_folder("none.png"), 3));
     assert_dies("it is a folder", image_load(folder, 3));
-    assert_dies("no JPEG or PNG picture", image_load(write_text("text.jpg", "hello"), 3));
-    assert_dies("no JPEG or PNG picture", image_load(write_text("empty.jpg", ""), 3));
+    assert_dies("not a JPEG or PNG picture", image_load(write_text("text.jpg", "hello"), 3));
+    assert_dies("not a JPEG or PNG picture", image_load(write_text("empty.jpg", ""), 3));
     for (double share = 0.02; share < 1; share += 0.14) {
         cut(in_folder("b.png"), in_folder("cut.png"), share);
         cut(in_folder("b.jpg"), in_folder("cut.jpg"), share);

@@ -157,9 +157,9 @@ static void class_filter(void **state) {
         assert_true(!seen[b.sample[p % ROWS]]++); // once an epoch
     }
     loader_close(loader);
-    assert_dies("class \"cat\" is none of", shards_classes(&set, "--classes", "person,cat"));
+    assert_dies("class \"cat\" is not among", shards_classes(&set, "--classes", "person,cat"));
     memset(keep, 0, TEST_CLASSES);
-    assert_dies("no sample of the classes", loader_open(&set, &options));
+    assert_dies("no sample of the requested classes", loader_open(&set, &options));
     set.info.targets = TARGET_MASK;
     assert_dies("the shards have no \"target_overlay\"", loader_open(&set, &options));
     free(keep);
@@ -169,7 +169,7 @@ static void class_filter(void **state) {
 static void damaged_sets(void **state) {
     (void)state;
     char *other = xprintf("%s/other", folder), *path = xprintf("%s/train-00001.h5", other);
-    assert_dies("is no folder", shards_open("/nowhere", "train"));
+    assert_dies("is not a folder", shards_open("/nowhere", "train"));
     make_folders(other);
     assert_dies("holds no shard train-00000.h5", shards_open(other, "train"));
     write_shards(other, 0, 2);

@@ -118,8 +118,8 @@ static void folders(void **state) {
     synth_write(one, &plain); // there already
     SynthOptions other = plain;
     other.seed = 8;
-    assert_dies("synth.json: field \"seed\" is 3 where 8 is asked for", synth_write(one, &other));
-    assert_dies("is in the way", synth_write(folder, &plain));
+    assert_dies("synth.json: field \"seed\" is 3, but 8 is asked for", synth_write(one, &other));
+    assert_dies("exists and is not a folder", synth_write(folder, &plain));
     assert_dies("cannot be created", synth_write("/proc/scenes", &plain));
     remove_tree(folder);
     free(one);

@@ -88,9 +88,9 @@ def test_counts(tmp_path):
 @needs_sample
 @pytest.mark.parametrize("arguments, expected", [
     (["stats"], "--data is missing"),
-    (["stats", "--data", "/nowhere"], "/nowhere: is no folder"),
+    (["stats", "--data", "/nowhere"], "/nowhere: is not a folder"),
     (["stats", "--data", SAMPLE, "--split", "test"], "neither instances_test.json nor panoptic_test.json"),
-    (["stats", "--data", SAMPLE, "--classes", "dog,unicorn"], 'class "unicorn" is none of the 80 categories'),
+    (["stats", "--data", SAMPLE, "--classes", "dog,unicorn"], 'class "unicorn" is not among the 80 categories'),
     (["stats", "--data", SAMPLE, "--passes", "0"], "--passes 0: expected"),
     (["stats", "--data", SAMPLE, "--image", "/nowhere/x.png"], "/nowhere/x.png"),
     (["preview", "--data", SAMPLE], "--out is missing"),

@@ -142,14 +142,14 @@ def test_page(experiment, tmp_path):
 
 def test_mistakes(experiment, tmp_path):
     folder, _, _ = experiment
-    assert "is no folder" in run_cocogold("analyze", "arms", "--arms", tmp_path / "nowhere", fails=True)
+    assert "is not a folder" in run_cocogold("analyze", "arms", "--arms", tmp_path / "nowhere", fails=True)
     damaged = folder / "arms/mask/seed-2/eval/pairs.csv"
     text = damaged.read_text()
     try:
         damaged.write_text(text.replace('"kite"', '"cat"', 1))
         assert "other pairs" in run_cocogold("analyze", "arms", "--arms", folder / "arms", fails=True)
         damaged.write_text(text.replace("200", "many", 1))
-        assert "is no number" in run_cocogold("analyze", "arms", "--arms", folder / "arms", fails=True)
+        assert "is not a number" in run_cocogold("analyze", "arms", "--arms", folder / "arms", fails=True)
         damaged.write_text(text[: len(text) // 2])
         assert "expected 9 columns" in run_cocogold("analyze", "arms", "--arms", folder / "arms", fails=True)
     finally:

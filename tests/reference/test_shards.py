@@ -155,7 +155,7 @@ def test_report_and_restart(shards, scenes, model):
              "--shard-size", 16, "--passes", 2, "--color", "255,250,0", "--alpha", 0.75, "--seed"]
     run_cocogold(*again, 11)
     assert {p.name: p.read_bytes() for p in shards.glob("*.h5")} == before  # the same bytes, and nothing else is left
-    assert 'attribute "seed" is 11 where this command asks for 12' in run_cocogold(*again, 12, fails=True)
+    assert 'attribute "seed" is 11, but this command asks for 12' in run_cocogold(*again, 12, fails=True)
 
 
 def test_parts_give_the_same_shards(shards, scenes, model, tmp_path):
