@@ -147,7 +147,7 @@ def test_mistakes(experiment, tmp_path):
     text = damaged.read_text()
     try:
         damaged.write_text(text.replace('"kite"', '"cat"', 1))
-        assert "other pairs" in run_cocogold("analyze", "arms", "--arms", folder / "arms", fails=True)
+        assert "its pairs differ" in run_cocogold("analyze", "arms", "--arms", folder / "arms", fails=True)
         damaged.write_text(text.replace("200", "many", 1))
         assert "is not a number" in run_cocogold("analyze", "arms", "--arms", folder / "arms", fails=True)
         damaged.write_text(text[: len(text) // 2])
