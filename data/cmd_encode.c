@@ -100,7 +100,7 @@ static Options parse_options(int argc, char **argv) {
         {OPT_STRING, "data", &o.data, "folder of the data set, in COCO's layout", "DIR",
          .required = "a data set in COCO's layout"},
         {OPT_STRING, "split", &o.split, "split of the data set; train2017 gives train-00000.h5", "NAME"},
-        {OPT_STRING, "source", &o.source, "annotations to read; auto prefers instances", "KIND",
+        {OPT_STRING, "source", &o.source, "annotations to read (auto prefers instances)", "KIND",
          .choices = coco_sources},
         {OPT_STRING, "out", &o.out, "output folder for SPLIT-00000.h5, ... and SPLIT.json", "DIR",
          .required = "the folder for the shards"},

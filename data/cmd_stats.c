@@ -169,7 +169,7 @@ static Options parse_options(int argc, char **argv) {
         {OPT_STRING, "data", &o.data, "folder of the data set, in COCO's layout", "DIR",
          .required = "the folder of a data set"},
         {OPT_STRING, "split", &o.split, "name of the split, e.g. train2017 or val2017", "NAME"},
-        {OPT_STRING, "source", &o.source, "annotations to read; auto prefers instances", "KIND",
+        {OPT_STRING, "source", &o.source, "annotations to read (auto prefers instances)", "KIND",
          .choices = coco_sources},
         {OPT_STRING, "image", &o.image, "write the bar chart to this picture (.png or .jpg)", "FILE"},
         {OPT_STRING, "json", &o.json, "write all counts to this file", "FILE"},

@@ -35,7 +35,7 @@ static Option table[] = {
     {OPT_INT, "ensemble", &o.ensemble, "average the predictions of N draws of the noise", "N", .low = 1, .high = 1000},
     {OPT_INT, "resolution", &o.resolution, "longer side of the model's input (0: the training side)", "PIXELS",
      .high = 4096},
-    {OPT_STRING, "fit", &o.fit, "pad: pad the picture to a square, as eval does; aspect: keep its aspect ratio", "KIND",
+    {OPT_STRING, "fit", &o.fit, "pad the picture to a square, as eval does, or keep its aspect ratio", "KIND",
      .choices = fits, .choice = &o.aspect},
     {OPT_LONG, "seed", &o.seed, "seed of the initial noise", "N"},
     {OPT_HEADING, "Mask"},

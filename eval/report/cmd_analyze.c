@@ -35,7 +35,7 @@ static Option table[] = {
     {OPT_STRING, "data", &o.data, "folder of the data set, in COCO's layout", "DIR",
      .required = "a data set in COCO's layout"},
     {OPT_STRING, "split", &o.split, "name of the split, e.g. train, val, train2017 or val2017", "NAME"},
-    {OPT_STRING, "source", &o.source, "annotations to read; auto prefers instances", "KIND", .choices = coco_sources},
+    {OPT_STRING, "source", &o.source, "annotations to read (auto prefers instances)", "KIND", .choices = coco_sources},
     {OPT_STRING, "out", &o.out, "folder for latents.html, latents.json, pairs.csv and the two pictures", "DIR"},
     {OPT_HEADING, "Samples"},
     {OPT_STRING, "classes", &o.classes, "classes to draw samples of: " CLASSES_HELP, "LIST"},
