@@ -3,6 +3,8 @@
 export OMP_NUM_THREADS=1 OMP_WAIT_POLICY=passive
 export OMPI_ALLOW_RUN_AS_ROOT=1 OMPI_ALLOW_RUN_AS_ROOT_CONFIRM=1 OMPI_MCA_rmaps_base_oversubscribe=1
 export OMPI_MCA_btl_vader_single_copy_mechanism=none OMPI_MCA_btl=^tcp # all ranks are on this machine
+# The same for Open MPI 5.
+export PRTE_MCA_rmaps_default_mapping_policy=:oversubscribe
 
 unet=(train --model model --shards latents --max-train-steps 10 --lr 1e-4
     --max-grad-norm 1 --ema-decay 0.9 --checkpoint-every 4 --validate-every 0 --no-roofline)
