@@ -198,10 +198,10 @@ static void convert_scheduler(const char *from, const char *to) {
     char *folder = xprintf("%s/scheduler", to), *new_path = xprintf("%s/scheduler_config.json", folder);
     ScheduleConfig config = schedule_config_read(path);
     report_config(path);
-    config.rescale_betas_zero_snr = config.prediction != PREDICT_EPSILON;
+    config.terminal_signal = config.prediction != PREDICT_EPSILON ? 0 : AS_BETAS;
     config.spacing = SPACING_TRAILING;
     config.set_alpha_to_one = config.clip_sample = false;
-    if (!config.rescale_betas_zero_snr) {
+    if (config.terminal_signal != 0) {
         printf("The model predicts noise (epsilon), which says nothing about the picture at zero signal-to-noise "
                "ratio: rescale_betas_zero_snr is written as false.\n");
     }

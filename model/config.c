@@ -1,4 +1,5 @@
 #include "model/config.h"
+#include "model/schedule.h"
 #include "util/error.h"
 #include "util/json.h"
 #include <math.h>
@@ -374,11 +375,40 @@ const char *const timestep_spacing_names[] = {
     [SPACING_LEADING] = "leading", [SPACING_TRAILING] = "trailing", [SPACING_LINSPACE] = "linspace", NULL};
 static const char *const beta_schedules[] = {"linear", "scaled_linear"};
 
+// The terminal signal of "trained_betas": the root of the product of 1 - beta; AS_BETAS where the field is missing.
+static double trained_signal(const Json *json) {
+    yajl_val betas = json_find(json->root, "trained_betas");
+    if (!betas) { return AS_BETAS; }
+    double product = 1;
+    for (size_t t = 0; YAJL_IS_ARRAY(betas) && t < YAJL_GET_ARRAY(betas)->len; t++) {
+        yajl_val beta = YAJL_GET_ARRAY(betas)->values[t];
+        product *= 1 - (YAJL_IS_NUMBER(beta) ? YAJL_GET_DOUBLE(beta) : 2);
+    }
+    return round(sqrt(fmax(product, 0)) * 1e6) / 1e6;
+}
+
+// Dies unless "trained_betas" are the ones that the rest of the file gives with the terminal signal in *c.
+static void want_own_betas(const Json *json, const ScheduleConfig *c) {
+    yajl_val betas = json_find(json->root, "trained_betas");
+    bool same = YAJL_IS_ARRAY(betas) && (int)YAJL_GET_ARRAY(betas)->len == c->num_train_timesteps &&
+                c->terminal_signal > 0 && c->terminal_signal < MOST_TERMINAL_SIGNAL;
+    Schedule schedule = same ? schedule_create(c) : (Schedule){0};
+    for (int t = 0; same && t < c->num_train_timesteps; t++) {
+        yajl_val beta = YAJL_GET_ARRAY(betas)->values[t];
+        same = YAJL_IS_NUMBER(beta) && fabs(YAJL_GET_DOUBLE(beta) - schedule.betas[t]) < 1e-5;
+    }
+    schedule_free(&schedule);
+    if (!same) {
+        die("%s: field \"trained_betas\" is not what `cocogold train --terminal-signal` writes: only null and "
+            "beta_schedule rescaled to another last signal are supported",
+            json->path);
+    }
+}
+
 // The file may be of any of diffusers' schedulers for Stable Diffusion (SD1: PNDM). Their common fields are read with
 // DDIM's defaults, as DDIMScheduler.from_config does.
 ScheduleConfig schedule_config_read(const char *path) {
     Json json = json_read(path);
-    want_off(&json, "trained_betas");
     want_off(&json, "thresholding");
     ScheduleConfig c = {.num_train_timesteps = positive(&json, "num_train_timesteps", 1000),
                         .steps_offset = (int)json_integer(&json, "steps_offset", 0),
@@ -388,7 +418,8 @@ ScheduleConfig schedule_config_read(const char *path) {
                         .prediction = (Prediction)choice(&json, "prediction_type", "epsilon", predictions, 3),
                         .spacing =
                             (TimestepSpacing)choice(&json, "timestep_spacing", "leading", timestep_spacing_names, 3),
-                        .rescale_betas_zero_snr = json_boolean(&json, "rescale_betas_zero_snr", false),
+                        .terminal_signal = json_boolean(&json, "rescale_betas_zero_snr", false) ? 0
+                                                                                                : trained_signal(&json),
                         .set_alpha_to_one = json_boolean(&json, "set_alpha_to_one", true),
                         .clip_sample = json_boolean(&json, "clip_sample", true),
                         .clip_sample_range = (float)positive_number(&json, "clip_sample_range", 1)};
@@ -399,8 +430,18 @@ ScheduleConfig schedule_config_read(const char *path) {
     if (c.steps_offset < 0 || c.steps_offset >= c.num_train_timesteps) {
         die("%s: field \"steps_offset\" is %d, expected 0 or 1", path, c.steps_offset);
     }
+    if (json_find(json.root, "trained_betas")) { want_own_betas(&json, &c); }
     json_free(&json);
     return c;
+}
+
+// diffusers has no field for a terminal signal other than 0: the betas themselves are written.
+static void put_trained_betas(yajl_gen gen, const ScheduleConfig *c) {
+    Schedule schedule = schedule_create(c);
+    json_open_list(gen, "trained_betas");
+    for (int t = 0; t < schedule.T; t++) { put_float(gen, NULL, schedule.betas[t]); }
+    yajl_gen_array_close(gen);
+    schedule_free(&schedule);
 }
 
 void schedule_config_write(const ScheduleConfig *c, const char *path) {
@@ -414,11 +455,15 @@ void schedule_config_write(const ScheduleConfig *c, const char *path) {
     put_float(gen, "clip_sample_range", c->clip_sample_range);
     json_put_integer(gen, "num_train_timesteps", c->num_train_timesteps);
     json_put_string(gen, "prediction_type", predictions[c->prediction]);
-    json_put_boolean(gen, "rescale_betas_zero_snr", c->rescale_betas_zero_snr);
+    json_put_boolean(gen, "rescale_betas_zero_snr", c->terminal_signal == 0);
     json_put_boolean(gen, "set_alpha_to_one", c->set_alpha_to_one);
     json_put_integer(gen, "steps_offset", c->steps_offset);
     json_put_string(gen, "timestep_spacing", timestep_spacing_names[c->spacing]);
-    json_put_string(gen, "trained_betas", NULL);
+    if (c->terminal_signal > 0) {
+        put_trained_betas(gen, c);
+    } else {
+        json_put_string(gen, "trained_betas", NULL);
+    }
     yajl_gen_map_close(gen);
     json_write(gen, path);
 }

@@ -42,6 +42,9 @@ typedef struct {
 typedef enum { SPACING_LEADING, SPACING_TRAILING, SPACING_LINSPACE } TimestepSpacing;
 extern const char *const timestep_spacing_names[]; // "leading", ..., NULL
 
+enum { AS_BETAS = -1 }; // ScheduleConfig.terminal_signal
+#define MOST_TERMINAL_SIGNAL 0.95 // sqrt(alphas_cumprod) has to decrease from 0.9996
+
 // scheduler/scheduler_config.json
 typedef struct {
     int num_train_timesteps, steps_offset;
@@ -49,7 +52,10 @@ typedef struct {
     bool scaled_linear; // beta_schedule "scaled_linear" (else "linear")
     Prediction prediction;
     TimestepSpacing spacing;
-    bool rescale_betas_zero_snr, set_alpha_to_one, clip_sample;
+    // sqrt(alphas_cumprod) at the last timestep, how much of the target is left in the noisiest sample. 0: none
+    // (rescale_betas_zero_snr); AS_BETAS: as the betas give it.
+    double terminal_signal;
+    bool set_alpha_to_one, clip_sample;
     float clip_sample_range;
 } ScheduleConfig;
 

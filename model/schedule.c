@@ -25,12 +25,13 @@ static void cumulative_product(float *out, const float *betas, int T) {
     }
 }
 
-// Lin et al. 2023, "Common diffusion noise schedules and sample steps are flawed", algorithm 1: sqrt(abar) is shifted
-// and scaled so that the last one is 0 and the first stays. Converts to betas in between, as diffusers does.
-static void rescale_zero_snr(float *betas, float *alphas_cumprod, int T) {
+// Lin et al. 2023, "Common diffusion noise schedules and sample steps are flawed", algorithm 1, whose last value is 0:
+// sqrt(abar) is shifted and scaled so that the last one is `signal` and the first stays. Converts to betas in between,
+// as diffusers does.
+static void rescale(float *betas, float *alphas_cumprod, int T, float signal) {
     float first = sqrtf(alphas_cumprod[0]), last = sqrtf(alphas_cumprod[T - 1]), before = 1;
     for (int t = 0; t < T; t++) {
-        float root = (sqrtf(alphas_cumprod[t]) - last) * (first / (first - last));
+        float root = (sqrtf(alphas_cumprod[t]) - last) * ((first - signal) / (first - last)) + signal;
         float alpha_bar = root * root;
         betas[t] = 1.0f - (t ? alpha_bar / before : alpha_bar);
         before = alpha_bar;
@@ -40,21 +41,23 @@ static void rescale_zero_snr(float *betas, float *alphas_cumprod, int T) {
 
 Schedule schedule_create(const ScheduleConfig *config) {
     Schedule s = {.config = *config, .T = config->num_train_timesteps};
-    if (config->rescale_betas_zero_snr && config->prediction == PREDICT_EPSILON) {
+    if (config->terminal_signal == 0 && config->prediction == PREDICT_EPSILON) {
         die("scheduler: prediction_type \"epsilon\" cannot be used with rescale_betas_zero_snr: at the last timestep "
             "the noise says nothing about the picture (expected v_prediction or sample)");
     }
-    float *betas = xmalloc((size_t)s.T * sizeof *betas);
+    s.betas = xmalloc((size_t)s.T * sizeof *s.betas);
     s.alphas_cumprod = xmalloc((size_t)s.T * sizeof *s.alphas_cumprod);
-    fill_betas(config, betas);
-    cumulative_product(s.alphas_cumprod, betas, s.T);
-    if (config->rescale_betas_zero_snr) { rescale_zero_snr(betas, s.alphas_cumprod, s.T); }
+    fill_betas(config, s.betas);
+    cumulative_product(s.alphas_cumprod, s.betas, s.T);
+    if (config->terminal_signal != AS_BETAS) {
+        rescale(s.betas, s.alphas_cumprod, s.T, (float)config->terminal_signal);
+    }
     s.final_alpha_cumprod = config->set_alpha_to_one ? 1.0f : s.alphas_cumprod[0];
-    free(betas);
     return s;
 }
 
 void schedule_free(Schedule *schedule) {
+    free(schedule->betas);
     free(schedule->alphas_cumprod);
     *schedule = (Schedule){0};
 }
@@ -88,4 +91,38 @@ void schedule_step_alphas(const Schedule *schedule, int t, int steps, float *alp
     int previous = t - schedule->T / steps;
     *alpha_t = schedule->alphas_cumprod[t];
     *alpha_prev = previous >= 0 ? schedule->alphas_cumprod[previous] : schedule->final_alpha_cumprod;
+}
+
+bool schedule_changes(const ScheduleChange *c) {
+    return c->prediction >= 0 || c->spacing >= 0 || !isnan(c->terminal_signal);
+}
+
+void schedule_change(Schedule *schedule, const ScheduleChange *c) {
+    ScheduleConfig config = schedule->config;
+    if (c->prediction >= 0) { config.prediction = (Prediction)c->prediction; }
+    if (c->spacing >= 0) { config.spacing = (TimestepSpacing)c->spacing; }
+    if (!isnan(c->terminal_signal)) { config.terminal_signal = c->terminal_signal < 0 ? AS_BETAS : c->terminal_signal; }
+    schedule_free(schedule);
+    *schedule = schedule_create(&config);
+}
+
+static int first_timestep(const Schedule *schedule, int steps) {
+    int *timesteps = xmalloc((size_t)steps * sizeof *timesteps);
+    schedule_timesteps(schedule, steps, timesteps);
+    int first = timesteps[0];
+    free(timesteps);
+    return first;
+}
+
+void schedule_warn_steps(const Schedule *schedule, int steps) {
+    int first = first_timestep(schedule, steps);
+    if (schedule->config.spacing == SPACING_LEADING && steps <= 2) {
+        warn("with leading timesteps, sampling in %d step%s begins at timestep %d of %d, where training samples are %.0f%% "
+             "target: expected more steps, or trailing timesteps (--timestep-spacing trailing)",
+             steps, steps > 1 ? "s" : "", first, schedule->T, 100 * sqrtf(schedule->alphas_cumprod[first]));
+    }
+}
+
+float schedule_first_signal(const Schedule *schedule, int steps) {
+    return sqrtf(schedule->alphas_cumprod[first_timestep(schedule, steps)]);
 }

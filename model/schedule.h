@@ -1,11 +1,13 @@
 // The noise schedule and DDIM's timesteps, on the host, as diffusers' DDIMScheduler computes them.
 #pragma once
 #include "model/config.h"
+#include <math.h>
 
 typedef struct {
     ScheduleConfig config;
     int T;                     // num_train_timesteps
-    float *alphas_cumprod;     // (T) on the host; with zero-SNR rescaling (Lin et al. 2023) the last one is exactly 0
+    float *betas;              // (T) on the host
+    float *alphas_cumprod;     // (T) on the host; with terminal_signal 0 (Lin et al. 2023) the last one is exactly 0
     float final_alpha_cumprod; // "previous" of the last step: 1 with set_alpha_to_one, else alphas_cumprod[0]
 } Schedule;
 
@@ -19,3 +21,30 @@ void schedule_free(Schedule *schedule);
 void schedule_timesteps(const Schedule *schedule, int steps, int *timesteps);
 // alpha_cumprod before and after the DDIM step at timestep t: the previous timestep is t - T / steps (integers).
 void schedule_step_alphas(const Schedule *schedule, int t, int steps, float *alpha_t, float *alpha_prev);
+
+// What a command line changes of a model's schedule.
+typedef struct {
+    char *spacing_name;
+    int prediction, spacing; // Prediction, TimestepSpacing; -1: as the model has it
+    double terminal_signal;  // below 0: AS_BETAS; else up to MOST_TERMINAL_SIGNAL; NaN: as the model has it
+} ScheduleChange;
+#define SCHEDULE_AS_MODEL                                                                                              \
+    (ScheduleChange) { .prediction = -1, .spacing = -1, .terminal_signal = NAN }
+// Option rows (util/options.h) of a ScheduleChange.
+#define SCHEDULE_OPTIONS(change)                                                                                       \
+    {OPT_STRING, "timestep-spacing", &(change).spacing_name,                                                           \
+     "spacing of the sampling timesteps (default: as in the model's scheduler_config.json)", "KIND",                   \
+     .choices = timestep_spacing_names, .choice = &(change).spacing},                                                  \
+    {                                                                                                                  \
+        OPT_DOUBLE, "terminal-signal", &(change).terminal_signal,                                                      \
+            "share of the target in the noisiest training sample, sqrt(alphas_cumprod) at the last timestep; 0: none " \
+            "(zero terminal SNR), -1: as the betas give it (default: as in the model)",                                \
+            "A", .low = -1, .high = MOST_TERMINAL_SIGNAL                                                               \
+    }
+bool schedule_changes(const ScheduleChange *change);
+// Replaces the schedule; dies if the model then predicts epsilon with a last signal-to-noise ratio of zero.
+void schedule_change(Schedule *schedule, const ScheduleChange *change);
+// Says on stderr that leading timesteps with one or two steps begin where little noise is left.
+void schedule_warn_steps(const Schedule *schedule, int steps);
+// The share of the target, sqrt(alphas_cumprod), in a training sample at the first of the `steps` timesteps.
+float schedule_first_signal(const Schedule *schedule, int steps);

@@ -123,7 +123,7 @@ static void describe(void *data, const char *folder, Device *dev) {
     write_config(t, folder, "unet");
     if (t->trainer.optimizer.ema) { write_config(t, folder, "unet_ema"); }
     write_settings(t, folder);
-    if (!unet_own_schedule(&t->options)) { return; }
+    if (!schedule_changes(&t->options.schedule)) { return; }
     char *path = xprintf("%s/scheduler/scheduler_config.json", folder);
     schedule_config_write(&t->pipeline.schedule.config, path); // a new file: the old one may be a hard link
     free(path);

@@ -21,20 +21,6 @@ Diffusion diffusion_create(UNet *unet, const Schedule *schedule, const UNetOptio
     return d;
 }
 
-// Applies the options to the model's schedule. Validation samples with it, and checkpoints record it.
-static void change_schedule(Schedule *schedule, const UNetOptions *o) {
-    ScheduleConfig config = schedule->config;
-    if (o->prediction >= 0) { config.prediction = (Prediction)o->prediction; }
-    if (o->spacing >= 0) { config.spacing = (TimestepSpacing)o->spacing; }
-    if (o->zero_snr >= 0) { config.rescale_betas_zero_snr = o->zero_snr; }
-    if (config.prediction == PREDICT_EPSILON && config.rescale_betas_zero_snr) {
-        die("--prediction-type epsilon: the schedule's last signal-to-noise ratio is zero, where the noise says "
-            "nothing about the picture");
-    }
-    schedule_free(schedule);
-    *schedule = schedule_create(&config);
-}
-
 Diffusion diffusion_open(Pipeline *pipeline, const UNetOptions *o, const int color[3], int h, int w, Device *dev) {
     const UNetConfig *config = &pipeline->unet.config;
     if (config->in_channels != 2 * config->out_channels) {
@@ -42,7 +28,8 @@ Diffusion diffusion_open(Pipeline *pipeline, const UNetOptions *o, const int col
             "a model with `cocogold init --from`",
             pipeline->folder, config->in_channels, 2 * config->out_channels);
     }
-    if (unet_own_schedule(o)) { change_schedule(&pipeline->schedule, o); }
+    // Validation samples with the changed schedule, and checkpoints record it.
+    if (schedule_changes(&o->schedule)) { schedule_change(&pipeline->schedule, &o->schedule); }
     Diffusion d =
         diffusion_create(&pipeline->unet, &pipeline->schedule, o, tokenizer_length(pipeline->tokenizer), h, w, dev);
     d.pixel_loss = (PixelLoss){.kind = (PixelLossKind)o->pixel_loss_kind, .weight = (float)o->pixel_loss};

@@ -22,8 +22,7 @@ UNetOptions unet_options_parse(int argc, char **argv) {
                       .focal_gamma = 2,
                       .pixel_loss_type = "l1",
                       .zero_snr = -1,
-                      .prediction = -1,
-                      .spacing = -1,
+                      .schedule = SCHEDULE_AS_MODEL,
                       .multires_noise = 0.9,
                       .multires_annealed = 1,
                       .recompute = "none",
@@ -51,13 +50,10 @@ UNetOptions unet_options_parse(int argc, char **argv) {
          .choices = pixel_losses, .choice = &o.pixel_loss_kind},
         {OPT_STRING, "prediction-type", &o.prediction_type,
          "what the UNet predicts (default: as in the model's scheduler_config.json)", "KIND", .choices = predictions,
-         .choice = &o.prediction},
-        {OPT_STRING, "timestep-spacing", &o.timestep_spacing,
-         "spacing of the sampling timesteps (default: as in the model's scheduler_config.json)", "KIND",
-         .choices = timestep_spacing_names, .choice = &o.spacing},
-        {OPT_INT, "zero-snr", &o.zero_snr,
-         "1: no signal at the last timestep, 0: as the betas give it, -1: as in the model", "-1|0|1", .low = -1,
-         .high = 1},
+         .choice = &o.schedule.prediction},
+        SCHEDULE_OPTIONS(o.schedule),
+        {OPT_INT, "zero-snr", &o.zero_snr, "1: --terminal-signal 0, 0: --terminal-signal -1, -1: neither", "-1|0|1",
+         .low = -1, .high = 1},
         {OPT_DOUBLE, "multires-noise", &o.multires_noise, "strength of multi-resolution noise (0: plain Gaussian)", "X",
          .high = 1},
         {OPT_INT, "multires-annealed", &o.multires_annealed, "1: the strength decreases with the timestep", "0|1",
@@ -75,6 +71,10 @@ UNetOptions unet_options_parse(int argc, char **argv) {
          .choice = &o.recompute_level, .may_change = true},
         OPTIONS_END};
     train_options_parse(&o.train, argc, argv, rows, &help);
+    if (o.zero_snr >= 0) {
+        if (!isnan(o.schedule.terminal_signal)) { die("--zero-snr and --terminal-signal: expected only one of them"); }
+        o.schedule.terminal_signal = o.zero_snr ? 0 : AS_BETAS;
+    }
     o.target_bit = target == 0 ? TARGET_OVERLAY : TARGET_MASK;
     char *hole = strstr(o.text_template, "{}");
     if (!hole || o.text_template[0] == '@' || hole > o.text_template + strcspn(o.text_template, "|")) {

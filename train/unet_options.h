@@ -1,7 +1,7 @@
 // The options of `cocogold train`, which trains the UNet to segment by text.
 #pragma once
 #include "kernels/kernels.h"
-#include "model/config.h"
+#include "model/schedule.h"
 #include "model/unet.h"
 #include "train/options.h"
 
@@ -10,22 +10,16 @@ typedef enum { PIXEL_L1, PIXEL_DICE } PixelLossKind;
 
 typedef struct {
     TrainOptions train; // the shared ones
-    char *shards, *classes, *target, *text_template, *loss, *pixel_loss_type, *prediction_type, *timestep_spacing,
-        *recompute;
+    char *shards, *classes, *target, *text_template, *loss, *pixel_loss_type, *prediction_type, *recompute;
     double focal_gamma, pixel_loss, multires_noise, t_max_prob;
-    int zero_snr; // -1: as the model's schedule
+    int zero_snr; // 1, 0: sets schedule.terminal_signal; -1: does not
+    ScheduleChange schedule;
     int multires_annealed, validation_steps, validation_draws;
     // parsed from the strings above
     int loss_kind, pixel_loss_kind; // LossKind, PixelLossKind
-    int prediction, spacing;        // Prediction, TimestepSpacing; -1: as the model's schedule
     int recompute_level;            // Recompute
     int target_bit;                 // TARGET_OVERLAY or TARGET_MASK
 } UNetOptions;
 
 // Parses and checks the command line; dies if it is wrong.
 UNetOptions unet_options_parse(int argc, char **argv);
-
-// True if an option changes the model's schedule.
-static inline bool unet_own_schedule(const UNetOptions *o) {
-    return o->prediction >= 0 || o->spacing >= 0 || o->zero_snr >= 0;
-}

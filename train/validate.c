@@ -51,6 +51,7 @@ bool validator_open(Validator *v, const UNetOptions *o, const char *base, const 
     if (info->class_count != training->info.class_count || strcmp(info->vae_sha256, training->info.vae_sha256) != 0) {
         die("%s: the shards val-*.h5 and %s-*.h5 differ in their classes or their VAE", o->shards, o->train.split);
     }
+    schedule_warn_steps(d->schedule, o->validation_steps);
     v->count = o->train.validation_samples < v->shards.samples ? o->train.validation_samples : (int)v->shards.samples;
     size_t rows = (size_t)d->B, latents = rows * (size_t)(d->h * d->w * d->L) * sizeof(float);
     v->scalars = device_alloc(dev, sizeof *v->scalars);

@@ -9,6 +9,7 @@ static const ScheduleConfig sd2 = {.num_train_timesteps = 1000,
                                    .scaled_linear = true,
                                    .prediction = PREDICT_V,
                                    .spacing = SPACING_TRAILING,
+                                   .terminal_signal = AS_BETAS,
                                    .clip_sample_range = 1};
 
 // alpha_bar in double from the formula.
@@ -21,18 +22,19 @@ static void alphas_by_definition(const ScheduleConfig *c, double *alphas) {
         double beta = c->scaled_linear ? root * root : c->beta_start + u * (c->beta_end - c->beta_start);
         alphas[t] = product *= 1 - beta;
     }
-    if (!c->rescale_betas_zero_snr) { return; }
-    double first = sqrt(alphas[0]), last = sqrt(alphas[T - 1]);
-    for (int t = 0; t < T; t++) { alphas[t] = pow((sqrt(alphas[t]) - last) * first / (first - last), 2); }
+    if (c->terminal_signal < 0) { return; }
+    double first = sqrt(alphas[0]), last = sqrt(alphas[T - 1]), a = c->terminal_signal;
+    for (int t = 0; t < T; t++) { alphas[t] = pow((sqrt(alphas[t]) - last) * (first - a) / (first - last) + a, 2); }
 }
 
 static void test_alphas(void **state) {
     (void)state;
     static double expected[1000];
-    for (int variant = 0; variant < 4; variant++) {
+    static const double signals[] = {AS_BETAS, 0, 0.14, 0.27};
+    for (int variant = 0; variant < 8; variant++) {
         ScheduleConfig c = sd2;
         c.scaled_linear = variant & 1;
-        c.rescale_betas_zero_snr = variant & 2;
+        c.terminal_signal = signals[variant / 2];
         Schedule s = schedule_create(&c);
         alphas_by_definition(&c, expected);
         double worst = 0;
@@ -43,7 +45,8 @@ static void test_alphas(void **state) {
         }
         print_message("alphas_cumprod, variant %d: error %.1e\n", variant, worst);
         assert_true(worst < 1e-4); // the product of a thousand floats close to 1
-        assert_true((s.alphas_cumprod[999] == 0) == c.rescale_betas_zero_snr);
+        assert_true((s.alphas_cumprod[999] == 0) == (c.terminal_signal == 0));
+        if (c.terminal_signal > 0) { assert_float_equal(sqrt(s.alphas_cumprod[999]), c.terminal_signal, 1e-5); }
         assert_true(s.final_alpha_cumprod == s.alphas_cumprod[0]);
         schedule_free(&s);
     }
@@ -99,7 +102,7 @@ static void epsilon_with_zero_snr(const char *unused) {
     (void)unused;
     ScheduleConfig c = sd2;
     c.prediction = PREDICT_EPSILON;
-    c.rescale_betas_zero_snr = true;
+    c.terminal_signal = 0;
     schedule_create(&c);
 }
 

@@ -21,7 +21,7 @@ static void test_defaults(void **state) {
     assert_true(o.lr == 3e-5 && o.lr_warmup_steps == 100 && o.lr_total_steps == 25000 && o.lr_final == 0.01);
     assert_int_equal(o.train_batch_size * o.gradient_accumulation_steps, 32);
     assert_true(u.multires_noise == 0.9 && u.multires_annealed && o.seed == 2024 && o.ema_decay == 0);
-    assert_true(u.loss_kind == LOSS_MSE && o.lr_kind == LR_EXPONENTIAL && !unet_own_schedule(&u));
+    assert_true(u.loss_kind == LOSS_MSE && o.lr_kind == LR_EXPONENTIAL && !schedule_changes(&u.schedule));
     printf("  Marigold's recipe: lr %g, warm-up %d, to %g at %d\n", o.lr, o.lr_warmup_steps, o.lr_final,
            o.lr_total_steps);
 }
