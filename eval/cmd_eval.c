@@ -18,6 +18,10 @@ static struct {
     long long seed;
     double absent, tolerance, changed;
     int crops; // --protocol crops
+    char *start_name, *classes;
+    int start; // Start
+    ScheduleChange schedule;
+    char **groups;
 } o = {.split = "val",
        .source = "auto",
        .protocol = "images",
@@ -27,7 +31,9 @@ static struct {
        .tune_pairs = 200,
        .resamples = 1000,
        .tolerance = NAN,
-       .changed = NAN};
+       .changed = NAN,
+       .start_name = "noise",
+       .schedule = SCHEDULE_AS_MODEL};
 
 static const char *const protocols[] = {"images", "crops", NULL};
 static Option table[] = {
@@ -45,14 +51,23 @@ static Option table[] = {
     {OPT_STRING, "out", &o.out, "folder for metrics.json, pairs.csv and report.html", "DIR"},
     {OPT_FLAG, "masks", &o.masks, "write every predicted mask to OUT/masks/IMAGE-CLASS.png"},
     {OPT_HEADING, "Pairs of picture and class"},
+    {OPT_STRING, "classes", &o.classes, "evaluate only these classes (default: all)", "LIST"},
     {OPT_STRING, "seen", &o.seen, "classes seen in training (default: from the model): " CLASSES_HELP, "LIST"},
     {OPT_STRING, "unseen", &o.unseen, "classes to count as unseen (default: all others)", "LIST"},
+    {OPT_LIST, "group", &o.groups,
+     "also report on these classes under a name of your own, e.g. \"new words=orange,@more.txt\" (may be repeated)",
+     "NAME=LIST"},
     {OPT_INT, "per-class", &o.per_class, "evaluate at most N random pairs of a class (0: all)", "N", .high = 1e9},
     {OPT_INT, "limit", &o.limit, "evaluate at most N random pairs in all (0: all)", "N", .high = 1e9},
     {OPT_DOUBLE, "absent", &o.absent, "probability of also asking a picture for a class that it does not show", "P",
      .high = 1},
     {OPT_HEADING, "Sampling"},
     {OPT_INT, "steps", &o.steps, "DDIM steps (0: the model's default, else 4)", "N", .high = 1000},
+    SCHEDULE_OPTIONS(o.schedule),
+    {OPT_STRING, "start", &o.start_name,
+     "sample from noise, or from a training sample of the first timestep that is made of the true target, the mean "
+     "target or the picture: shows what a model reads from the target that the schedule leaves in the noise",
+     "KIND", .choices = start_names, .choice = &o.start},
     {OPT_STRING, "steps-table", &o.table, "also measure these numbers of steps, e.g. 1,2,4,10,50", "LIST"},
     {OPT_STRING, "text-table", &o.texts,
      "also ask with other texts: templates and @FILEs of synonyms (lines \"class: word, word\"), separated by |",
@@ -125,6 +140,8 @@ static bool *seen_flags(const Dataset *dataset, const ModelSettings *settings) {
 
 // Classes that are evaluated: NULL for all.
 static bool *wanted_flags(const Dataset *dataset, const bool *seen) {
+    if (o.classes && o.unseen) { die("--classes and --unseen: expected only one of them"); }
+    if (o.classes) { return flags_of(dataset, "--classes", o.classes); }
     if (!o.unseen) { return NULL; }
     bool *wanted = flags_of(dataset, "--unseen", o.unseen);
     for (int c = 0; c < dataset->class_count; c++) {
@@ -132,6 +149,24 @@ static bool *wanted_flags(const Dataset *dataset, const bool *seen) {
         wanted[c] = wanted[c] || seen[c];
     }
     return wanted;
+}
+
+// --group NAME=LIST, into v->groups; their class flags are freed by free_groups.
+static void parse_groups(Evaluation *v, const Dataset *dataset) {
+    for (char **text = o.groups; text && *text; text++) {
+        char *equals = strchr(*text, '=');
+        if (!equals || equals == *text) { die("--group %s: expected a name, \"=\" and a list of classes", *text); }
+        if (v->group_count == MAX_GROUPS) { die("--group: expected at most %d of them", MAX_GROUPS); }
+        v->groups[v->group_count++] =
+            (ClassGroup){xprintf("%.*s", (int)(equals - *text), *text), flags_of(dataset, "--group", equals + 1)};
+    }
+}
+
+static void free_groups(Evaluation *v) {
+    for (int k = 0; k < v->group_count; k++) {
+        free(v->groups[k].name);
+        free(v->groups[k].has);
+    }
 }
 
 static int parse_steps_table(int *steps) {
@@ -235,6 +270,7 @@ int cmd_eval(int argc, char **argv) {
     device_open(&dev, 0);
     int parts = PART_UNET | PART_VAE_DECODER | PART_TEXT | PART_SCHEDULE | (o.ema ? PART_UNET_EMA : 0);
     Pipeline p = pipeline_open(o.model, parts | (crops ? 0 : PART_VAE_ENCODER), 0, &dev);
+    if (schedule_changes(&o.schedule)) { schedule_change(&p.schedule, &o.schedule); }
     EvalRecord record = {.model = o.model,
                          .protocol = o.protocol,
                          .command = command,
@@ -242,11 +278,17 @@ int cmd_eval(int argc, char **argv) {
                          .ema = o.ema,
                          .steps = o.steps ? o.steps : settings.steps,
                          .ensemble = o.ensemble,
+                         .start = start_names[o.start],
                          .per_class = o.per_class,
                          .limit = o.limit,
                          .absent = o.absent,
                          .seed = (uint64_t)o.seed,
                          .resamples = o.resamples};
+    schedule_warn_steps(&p.schedule, record.steps);
+    int first = schedule_first_timestep(&p.schedule, record.steps);
+    printf("%d DDIM steps from timestep %d of %d, where a training sample is %.1f%% target; start: %s\n", record.steps,
+           first, p.schedule.T, 100 * sqrt(p.schedule.alphas_cumprod[first]), record.start);
+    record.schedule = &p.schedule;
     Evaluation v = {.rule = settings_rule_options(&settings, o.model, o.method, o.tolerance, o.changed, !o.no_opening)};
     v.table_count = parse_steps_table(v.table);
     Dataset dataset = open_dataset(crops, o.split, &settings, &p);
@@ -260,6 +302,7 @@ int cmd_eval(int argc, char **argv) {
     v.pairs = pairs;
     v.seen = seen;
     v.class_names = dataset.class_names;
+    parse_groups(&v, &dataset);
     if (o.masks) {
         masks = xprintf("%s/masks", o.out);
         make_folders(masks);
@@ -273,6 +316,7 @@ int cmd_eval(int argc, char **argv) {
     }
     Evaluator e = evaluator_create(&p, &dataset, &settings, v.prompt_sets, v.prompt_set_count, record.steps, o.ensemble,
                                    o.batch, (uint64_t)o.seed, &dev);
+    evaluator_start(&e, (Start)o.start, &dataset, pairs, v.count);
     evaluate(&e, &dataset, &v);
     EvalResult result = result_summarize(&dataset, &v, &record);
     result_print(stdout, &result, &dataset, &v);
@@ -281,6 +325,7 @@ int cmd_eval(int argc, char **argv) {
     result_free(&result);
     evaluator_destroy(&e);
     for (int k = 0; k < v.prompt_set_count; k++) { prompt_set_free(&v.prompt_sets[k], dataset.class_count); }
+    free_groups(&v);
     evaluation_free(&v);
     dataset_close(&dataset);
     pipeline_close(&p, &dev);

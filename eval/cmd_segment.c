@@ -17,7 +17,8 @@ static struct {
     long long seed;
     double tolerance, changed;
     int aspect; // --fit aspect
-} o = {.out = "segment", .fit = "pad", .ensemble = 1, .tolerance = NAN, .changed = NAN};
+    ScheduleChange schedule;
+} o = {.out = "segment", .fit = "pad", .ensemble = 1, .tolerance = NAN, .changed = NAN, .schedule = SCHEDULE_AS_MODEL};
 
 static const char *const fits[] = {"pad", "aspect", NULL};
 static Option table[] = {
@@ -32,6 +33,7 @@ static Option table[] = {
      "also write the initial noise as float32 (channels, height, width), to compare with other programs", "FILE"},
     {OPT_HEADING, "Sampling"},
     {OPT_INT, "steps", &o.steps, "DDIM steps (0: the model's default, else 4)", "N", .high = 1000},
+    SCHEDULE_OPTIONS(o.schedule),
     {OPT_INT, "ensemble", &o.ensemble, "average the predictions of N draws of the noise", "N", .low = 1, .high = 1000},
     {OPT_INT, "resolution", &o.resolution, "longer side of the model's input (0: the training side)", "PIXELS",
      .high = 4096},
@@ -148,6 +150,8 @@ int cmd_segment(int argc, char **argv) {
     device_open(&dev, 0);
     int parts = PART_UNET | PART_VAE_ENCODER | PART_VAE_DECODER | PART_TEXT | PART_SCHEDULE;
     Pipeline p = pipeline_open(o.model, parts | (o.ema ? PART_UNET_EMA : 0), 0, &dev);
+    if (schedule_changes(&o.schedule)) { schedule_change(&p.schedule, &o.schedule); }
+    schedule_warn_steps(&p.schedule, o.steps ? o.steps : settings.steps);
     MaskRule rule = settings_rule_options(&settings, o.model, o.method, o.tolerance, o.changed, !o.no_opening);
     Frame frame = choose_frame(&rgb, &settings, &p, !o.aspect);
     double started = now_seconds();

@@ -58,6 +58,8 @@ void evaluator_destroy(Evaluator *e) {
     free(e->inputs);
     free(e->predictions);
     free(e->latents);
+    free(e->starts);
+    free(e->mean);
 }
 
 // Pairs of one picture are adjacent: slot[i] is the place of pair i's picture among the distinct ones. Returns their
@@ -89,6 +91,66 @@ void evaluator_load(Evaluator *e, const DatasetItem *items, int n) {
     }
 }
 
+// latents (n, h, w, L): of the true targets.
+static void target_latents(Evaluator *e, const DatasetItem *items, int n, float *latents) {
+    for (int i = 0; i < n; i++) {
+        if (items[i].target_latent) {
+            memcpy(latents + (size_t)i * latent_count(e), items[i].target_latent, latent_count(e) * sizeof *latents);
+        } else {
+            dataset_target(&items[i], &e->settings, e->pixels + (size_t)i * picture_count(e));
+        }
+    }
+    if (!items[0].target_latent) { sampler_encode(&e->sampler, latents, e->pixels, n, e->dev); }
+}
+
+static int read_batch(const Evaluator *e, const Dataset *dataset, const Pair *pairs, int count, DatasetItem *items) {
+    int n = count < e->batch ? count : e->batch;
+    for (int i = 0; i < n; i++) { items[i] = dataset_read(dataset, pairs[i], &e->settings, latent_count(e)); }
+    return n;
+}
+
+// ---- starts --------------------------------------------------------------------------------------------------------
+
+const char *const start_names[] = {"noise", "truth", "mean", "image", NULL};
+
+enum { MEAN_PAIRS = 512 };
+
+static void fill_mean(Evaluator *e, const Dataset *dataset, const Pair *pairs, int count) {
+    size_t latent = latent_count(e);
+    DatasetItem *items = xcalloc((size_t)e->batch, sizeof *items);
+    int used = 0;
+    for (int first = 0, n; first < count && used < MEAN_PAIRS; first += n, used += n) {
+        n = read_batch(e, dataset, pairs + first, count - first, items);
+        target_latents(e, items, n, e->starts);
+        for (size_t i = 0; i < (size_t)n * latent; i++) { e->mean[i % latent] += e->starts[i]; }
+        for (int i = 0; i < n; i++) { dataset_item_free(&items[i]); }
+    }
+    for (size_t i = 0; i < latent; i++) { e->mean[i] /= (float)used; }
+    free(items);
+}
+
+void evaluator_start(Evaluator *e, Start start, const Dataset *dataset, const Pair *pairs, int count) {
+    e->start = start;
+    if (start == START_NOISE) { return; }
+    e->starts = xcalloc((size_t)e->batch * latent_count(e), sizeof *e->starts);
+    e->sampler.start = e->starts;
+    if (start == START_MEAN) {
+        e->mean = xcalloc(latent_count(e), sizeof *e->mean);
+        fill_mean(e, dataset, pairs, count);
+    }
+}
+
+static void fill_starts(Evaluator *e, const DatasetItem *items, int n) {
+    size_t bytes = latent_count(e) * sizeof *e->starts;
+    if (e->start == START_TRUTH) { target_latents(e, items, n, e->starts); }
+    if (e->start == START_IMAGE) { memcpy(e->starts, e->latents, (size_t)n * bytes); }
+    for (int i = 0; e->start == START_MEAN && i < n; i++) {
+        memcpy(e->starts + (size_t)i * latent_count(e), e->mean, bytes);
+    }
+}
+
+// ---- predictions ---------------------------------------------------------------------------------------------------
+
 // Noise depends only on picture and class, so that neither the batch nor a cap on the pairs changes a prediction.
 static uint64_t sample_id(const Pair *pair) { return (uint64_t)pair->image_id << 16 | (uint16_t)pair->category; }
 
@@ -100,19 +162,13 @@ void evaluator_predict(Evaluator *e, const DatasetItem *items, int n, int steps,
         rows[i] = set * e->classes + items[i].pair.category;
     }
     context_gather(e->context, e->table, rows, n, e->pipeline, e->dev);
+    fill_starts(e, items, n);
     sampler_ensemble(&e->sampler, e->predictions, e->latents, e->context, ids, n, steps, e->ensemble, e->seed, e->dev);
 }
 
 void evaluator_ceiling(Evaluator *e, const DatasetItem *items, int n) {
     float *latents = xmalloc((size_t)n * latent_count(e) * sizeof *latents);
-    for (int i = 0; i < n; i++) {
-        if (items[i].target_latent) {
-            memcpy(latents + (size_t)i * latent_count(e), items[i].target_latent, latent_count(e) * sizeof *latents);
-        } else {
-            dataset_target(&items[i], &e->settings, e->pixels + (size_t)i * picture_count(e));
-        }
-    }
-    if (!items[0].target_latent) { sampler_encode(&e->sampler, latents, e->pixels, n, e->dev); }
+    target_latents(e, items, n, latents);
     sampler_decode_latents(&e->sampler, e->predictions, latents, n, e->dev);
     free(latents);
 }
@@ -237,12 +293,6 @@ static void evaluate_batch(Evaluator *e, const DatasetItem *items, int n, Evalua
     evaluator_ceiling(e, items, n);
     score_batch(e, items, n, v, SCORE_CEILING, first, masks);
     free_masks(masks, n);
-}
-
-static int read_batch(const Evaluator *e, const Dataset *dataset, const Pair *pairs, int count, DatasetItem *items) {
-    int n = count < e->batch ? count : e->batch;
-    for (int i = 0; i < n; i++) { items[i] = dataset_read(dataset, pairs[i], &e->settings, latent_count(e)); }
-    return n;
 }
 
 void evaluate(Evaluator *e, const Dataset *dataset, Evaluation *v) {

@@ -6,6 +6,12 @@
 #include "eval/prompt_sets.h"
 #include "model/sampler.h"
 
+// What sampling starts from: noise, as at inference, or a training sample of the first timestep made of the true target
+// latent, of the mean target, or of the picture. A model that gets much better with START_TRUTH reads its answer from
+// what the schedule leaves of the target in the noisiest training sample.
+typedef enum { START_NOISE, START_TRUTH, START_MEAN, START_IMAGE } Start;
+extern const char *const start_names[]; // "noise", ..., NULL
+
 // A model in memory with everything that it needs to answer batches of pairs.
 typedef struct {
     Pipeline *pipeline;
@@ -19,6 +25,8 @@ typedef struct {
     floatX *table, *context;     // ((1 + prompt sets) classes, T, C), (batch, T, C) on the device
     float *pixels, *latents;     // (batch, side, side, 3), (batch, h, w, L)
     float *inputs, *predictions; // (batch, side, side, 3) in [0, 1]
+    Start start;                 // START_NOISE unless evaluator_start was called
+    float *starts, *mean;        // (batch, h, w, L); (h, w, L) for START_MEAN
 } Evaluator;
 
 // sets (set_count): further prompts for the classes, in addition to the model's own.
@@ -26,6 +34,8 @@ Evaluator evaluator_create(Pipeline *pipeline, const Dataset *dataset, const Mod
                            const PromptSet *sets, int set_count, int steps, int ensemble, int batch, uint64_t seed,
                            Device *dev);
 void evaluator_destroy(Evaluator *e);
+// What predictions start from. START_MEAN takes the mean target of at most 512 of the pairs.
+void evaluator_start(Evaluator *e, Start start, const Dataset *dataset, const Pair *pairs, int count);
 // Image latents of n pairs, and e->inputs: their pictures as the VAE reproduces them.
 void evaluator_load(Evaluator *e, const DatasetItem *items, int n);
 // e->predictions for the loaded pairs with prompt set `set` (0: the model's own, else 1 + index).
@@ -47,6 +57,13 @@ enum {
     SCORE_KINDS = SCORE_PROMPTS + MAX_PROMPT_SETS
 };
 
+// Classes that are reported together.
+typedef struct {
+    char *name;
+    bool *has; // (classes)
+} ClassGroup;
+enum { MAX_GROUPS = 16 };
+
 typedef struct {
     const Pair *pairs;
     int count;
@@ -56,6 +73,8 @@ typedef struct {
     int table[MAX_STEPS_TABLE], table_count;
     PromptSet prompt_sets[MAX_PROMPT_SETS]; // owned by the caller
     int prompt_set_count;
+    ClassGroup groups[MAX_GROUPS]; // owned by the caller
+    int group_count;
     const char *masks;                // folder for the predicted masks as PNG, or NULL
     PairScore *scores[SCORE_KINDS];   // (count); NULL where a kind does not apply
     bool *counted;                    // (count) false: the class has no pixel in the picture that counts (crowd only)

@@ -105,11 +105,14 @@ static void bootstrap(Summary *s, PairScore *scores, int count, int class_count,
 
 // Everything that is a plain mean over pairs.
 static void count_pairs(Summary *s, const PairScore *scores, int count) {
-    double both = 0, either = 0, background = 0, not_both = 0;
+    double both = 0, either = 0, background = 0, not_both = 0, predicted = 0, truth = 0;
     for (int i = 0; i < count; i++) {
         const PairScore *p = &scores[i];
         double iou = pair_iou(p);
         for (int k = 0; k < 5; k++) { s->precision_at[k] += iou > 0.5 + 0.1 * k; }
+        s->missed += iou < 0.1;
+        predicted += p->predicted;
+        truth += p->truth;
         s->empty += pair_empty(p);
         s->full += pair_full(p);
         both += p->intersection;
@@ -121,6 +124,8 @@ static void count_pairs(Summary *s, const PairScore *scores, int count) {
         s->pairs_of_size[size]++;
     }
     for (int k = 0; k < 5; k++) { s->precision_at[k] /= count; }
+    s->missed /= count;
+    s->area_ratio = truth > 0 ? predicted / truth : NAN;
     s->empty /= count;
     s->full /= count;
     s->ciou = count == 0 ? NAN : either > 0 ? both / either : 1;

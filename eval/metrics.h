@@ -32,6 +32,8 @@ typedef struct {
     double class_giou;                 // mean over classes of the class's mean pair IoU
     double iou_bin;                    // mean of foreground and background cIoU
     double precision_at[5];            // share of pairs with IoU > .5 .6 .7 .8 .9
+    double area_ratio;                 // sum of predicted areas / sum of true areas
+    double missed;                     // share of pairs with IoU below 0.1
     double empty, full;                // shares of predictions with no pixel, and with at least 99% of the pixels
     double giou_of_size[OBJECT_SIZES]; // gIoU by share of the object in the picture; NaN without pairs
     int pairs_of_size[OBJECT_SIZES];

@@ -77,6 +77,9 @@ EvalResult result_summarize(const Dataset *dataset, const Evaluation *v, const E
         r.steps_unseen[k] = summary_of(v, v->scores[SCORE_STEPS + k], (Group){0, -1, -1, NULL}, classes, 0, 0);
     }
     for (int k = 0; k < v->prompt_set_count; k++) { r.prompts[k] = prompt_result(v, k, classes); }
+    for (int k = 0; k < v->group_count; k++) {
+        r.groups[k] = group_result(v, (Group){-1, -1, -1, v->groups[k].has}, classes, r.box, record);
+    }
     r.classes = xcalloc((size_t)classes + 1, sizeof *r.classes);
     r.class_ceilings = xcalloc((size_t)classes + 1, sizeof *r.class_ceilings);
     for (int c = 0; c < classes; c++) {
@@ -140,11 +143,13 @@ void result_print(FILE *out, const EvalResult *r, const Dataset *dataset, const 
     print_row(out, "unseen", &r->unseen.model);
     print_row(out, "all", &r->all.model);
     if (r->has_person) { print_row(out, "without person", &r->without_person.model); }
+    for (int k = 0; k < v->group_count; k++) { print_row(out, v->groups[k].name, &r->groups[k].model); }
     if (!isnan(r->harmonic)) { fprintf(out, "harmonic mean of seen and unseen mIoU: %.3f\n", r->harmonic); }
     fprintf(out, "\n%-16s%10s%10s%10s%10s%10s%s\n", "mIoU", "all-fg", "box", "white", "model", "ceiling",
             r->has_objects ? "   all obj" : "");
     print_group(out, "seen", &r->seen, r->has_objects);
     print_group(out, "unseen", &r->unseen, r->has_objects);
+    for (int k = 0; k < v->group_count; k++) { print_group(out, v->groups[k].name, &r->groups[k], r->has_objects); }
     fprintf(out,
             "box: the best of nine centred boxes (%.1f of the sides), chosen on these pairs, which favours the floor\n",
             (r->box + 2) / 10.0);
@@ -183,6 +188,8 @@ static void put_summary_fields(yajl_gen gen, const Summary *s) {
     json_put_number(gen, "iou_bin", s->iou_bin);
     static const char *const at[] = {"p50", "p60", "p70", "p80", "p90"};
     for (int k = 0; k < 5; k++) { json_put_number(gen, at[k], s->precision_at[k]); }
+    json_put_number(gen, "area_ratio", s->area_ratio);
+    json_put_number(gen, "missed", s->missed);
     json_put_number(gen, "empty", s->empty);
     json_put_number(gen, "full", s->full);
     static const char *const giou[] = {"giou_small", "giou_medium", "giou_large"};
@@ -263,6 +270,12 @@ static void put_prompts(yajl_gen gen, const EvalResult *r, const Evaluation *v) 
     yajl_gen_array_close(gen);
 }
 
+static void put_groups(yajl_gen gen, const EvalResult *r, const Evaluation *v) {
+    json_open_map(gen, "groups");
+    for (int k = 0; k < v->group_count; k++) { put_group(gen, v->groups[k].name, &r->groups[k], r->has_objects); }
+    yajl_gen_map_close(gen);
+}
+
 static void put_rule(yajl_gen gen, const MaskRule *rule) {
     json_open_map(gen, "extraction");
     json_put_string(gen, "method", mask_method_names[rule->method]);
@@ -281,6 +294,11 @@ static void put_record(yajl_gen gen, const EvalRecord *o, const Evaluation *v, c
     json_put_string(gen, "target", settings->target == TARGET_MASK ? "mask" : "overlay");
     json_put_integer(gen, "resolution", o->resolution);
     json_put_integer(gen, "steps", o->steps);
+    int first = schedule_first_timestep(o->schedule, o->steps);
+    json_put_string(gen, "timestep_spacing", timestep_spacing_names[o->schedule->config.spacing]);
+    json_put_integer(gen, "first_timestep", first);
+    json_put_number(gen, "first_signal", sqrt(o->schedule->alphas_cumprod[first]));
+    json_put_string(gen, "start", o->start);
     json_put_integer(gen, "ensemble", o->ensemble);
     json_put_integer(gen, "seed", (long long)o->seed);
     json_put_integer(gen, "per_class", o->per_class);
@@ -312,6 +330,7 @@ void result_write_json(const EvalResult *r, const Dataset *dataset, const Evalua
     if (r->has_person) { put_group(gen, "without_person", &r->without_person, r->has_objects); }
     json_put_number(gen, "centre_box_size", (r->box + 2) / 10.0);
     put_classes(gen, r, dataset, v);
+    if (v->group_count) { put_groups(gen, r, v); }
     if (v->table_count) { put_steps(gen, r, v); }
     if (v->prompt_set_count) { put_prompts(gen, r, v); }
     if (r->absent.pairs) {

@@ -5,7 +5,8 @@
 
 // What was evaluated and how, for the record.
 typedef struct {
-    const char *model, *where, *protocol, *command, *device, *tuned_on;
+    const char *model, *where, *protocol, *command, *device, *tuned_on, *start;
+    const Schedule *schedule;
     bool ema;
     int resolution, steps, ensemble, tune_pairs, per_class, limit;
     double absent, tune_miou;
@@ -31,6 +32,7 @@ typedef struct {
     int box; // best of the box sizes, chosen on the evaluated pairs themselves
     Summary steps_seen[MAX_STEPS_TABLE], steps_unseen[MAX_STEPS_TABLE];
     PromptResult prompts[MAX_PROMPT_SETS];
+    GroupResult groups[MAX_GROUPS];
     Summary *classes, *class_ceilings; // (class_count), pairs 0 where the class was not asked for
 } EvalResult;
 

@@ -410,19 +410,18 @@ static void want_own_betas(const Json *json, const ScheduleConfig *c) {
 ScheduleConfig schedule_config_read(const char *path) {
     Json json = json_read(path);
     want_off(&json, "thresholding");
-    ScheduleConfig c = {.num_train_timesteps = positive(&json, "num_train_timesteps", 1000),
-                        .steps_offset = (int)json_integer(&json, "steps_offset", 0),
-                        .beta_start = positive_number(&json, "beta_start", 0.0001),
-                        .beta_end = positive_number(&json, "beta_end", 0.02),
-                        .scaled_linear = choice(&json, "beta_schedule", "linear", beta_schedules, 2) == 1,
-                        .prediction = (Prediction)choice(&json, "prediction_type", "epsilon", predictions, 3),
-                        .spacing =
-                            (TimestepSpacing)choice(&json, "timestep_spacing", "leading", timestep_spacing_names, 3),
-                        .terminal_signal = json_boolean(&json, "rescale_betas_zero_snr", false) ? 0
-                                                                                                : trained_signal(&json),
-                        .set_alpha_to_one = json_boolean(&json, "set_alpha_to_one", true),
-                        .clip_sample = json_boolean(&json, "clip_sample", true),
-                        .clip_sample_range = (float)positive_number(&json, "clip_sample_range", 1)};
+    ScheduleConfig c = {
+        .num_train_timesteps = positive(&json, "num_train_timesteps", 1000),
+        .steps_offset = (int)json_integer(&json, "steps_offset", 0),
+        .beta_start = positive_number(&json, "beta_start", 0.0001),
+        .beta_end = positive_number(&json, "beta_end", 0.02),
+        .scaled_linear = choice(&json, "beta_schedule", "linear", beta_schedules, 2) == 1,
+        .prediction = (Prediction)choice(&json, "prediction_type", "epsilon", predictions, 3),
+        .spacing = (TimestepSpacing)choice(&json, "timestep_spacing", "leading", timestep_spacing_names, 3),
+        .terminal_signal = json_boolean(&json, "rescale_betas_zero_snr", false) ? 0 : trained_signal(&json),
+        .set_alpha_to_one = json_boolean(&json, "set_alpha_to_one", true),
+        .clip_sample = json_boolean(&json, "clip_sample", true),
+        .clip_sample_range = (float)positive_number(&json, "clip_sample_range", 1)};
     if (c.beta_end >= 1) { die("%s: field \"beta_end\" is %g, expected a number below 1", path, c.beta_end); }
     if (c.num_train_timesteps < 2 || c.num_train_timesteps > 1000000) {
         die("%s: field \"num_train_timesteps\" is %d, expected 2 to 1000000", path, c.num_train_timesteps);

@@ -13,7 +13,7 @@
     {                                                                                                                  \
         .num_train_timesteps = 1000, .steps_offset = 1, .beta_start = 0.00085, .beta_end = 0.012,                      \
         .scaled_linear = true, .prediction = p, .spacing = SPACING_TRAILING,                                           \
-        .terminal_signal = (p) != PREDICT_EPSILON ? 0 : AS_BETAS, .clip_sample_range = 1                              \
+        .terminal_signal = (p) != PREDICT_EPSILON ? 0 : AS_BETAS, .clip_sample_range = 1                               \
     }
 #define SD_VAE(size)                                                                                                   \
     {                                                                                                                  \

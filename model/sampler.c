@@ -121,11 +121,25 @@ void sampler_noise(Sampler *s, float *noise, uint64_t sample_id, uint64_t seed, 
     device_sync(dev);
 }
 
+// s->latent = a * start + sqrt(1 - a^2) * s->latent
+static void mix_start(Sampler *s, int n, int steps, Device *dev) {
+    size_t count = (size_t)n * latent_count(s);
+    float *latent = xmalloc(count * sizeof *latent);
+    float a = schedule_first_signal(&s->pipeline->schedule, steps), b = sqrtf(1 - a * a);
+    device_copy(dev, latent, s->latent, count * sizeof *latent, false);
+    device_sync(dev);
+    for (size_t i = 0; i < count; i++) { latent[i] = a * s->start[i] + b * latent[i]; }
+    device_copy(dev, s->latent, latent, count * sizeof *latent, false);
+    device_sync(dev);
+    free(latent);
+}
+
 static void run_member(Sampler *s, const float *image_latent, const floatX *context, const uint64_t *sample_ids, int n,
                        int steps, int member, uint64_t seed, Device *dev) {
     for (int i = 0; i < n; i++) {
         noise_row(s, s->latent + (size_t)i * latent_count(s), sample_ids[i], member, seed, dev);
     }
+    if (s->start) { mix_start(s, n, steps, dev); }
     denoise(s, image_latent, context, n, steps, dev);
 }
 

@@ -13,6 +13,9 @@ typedef struct {
     float *images;                // (B, h f, w f, 3) on the device
     floatX *image_part, *noisy_part, *sample, *output; // (B, h, w, L), same, (B, h, w, 2L), (B, h, w, L)
     float *host_timesteps;                             // (B) pinned
+    // (n, h, w, L) on the host, set by the caller: sampling starts from a * start + sqrt(1 - a^2) * noise with
+    // a^2 = alphas_cumprod at the first timestep, as a training sample of that timestep does. NULL: from noise alone.
+    const float *start;
 } Sampler;
 
 // The pipeline must have PART_UNET, PART_VAE_DECODER, PART_TEXT and PART_SCHEDULE open, and PART_VAE_ENCODER for

@@ -106,7 +106,7 @@ void schedule_change(Schedule *schedule, const ScheduleChange *c) {
     *schedule = schedule_create(&config);
 }
 
-static int first_timestep(const Schedule *schedule, int steps) {
+int schedule_first_timestep(const Schedule *schedule, int steps) {
     int *timesteps = xmalloc((size_t)steps * sizeof *timesteps);
     schedule_timesteps(schedule, steps, timesteps);
     int first = timesteps[0];
@@ -115,14 +115,15 @@ static int first_timestep(const Schedule *schedule, int steps) {
 }
 
 void schedule_warn_steps(const Schedule *schedule, int steps) {
-    int first = first_timestep(schedule, steps);
+    int first = schedule_first_timestep(schedule, steps);
     if (schedule->config.spacing == SPACING_LEADING && steps <= 2) {
-        warn("with leading timesteps, sampling in %d step%s begins at timestep %d of %d, where training samples are %.0f%% "
+        warn("with leading timesteps, sampling in %d step%s begins at timestep %d of %d, where training samples are "
+             "%.0f%% "
              "target: expected more steps, or trailing timesteps (--timestep-spacing trailing)",
              steps, steps > 1 ? "s" : "", first, schedule->T, 100 * sqrtf(schedule->alphas_cumprod[first]));
     }
 }
 
 float schedule_first_signal(const Schedule *schedule, int steps) {
-    return sqrtf(schedule->alphas_cumprod[first_timestep(schedule, steps)]);
+    return sqrtf(schedule->alphas_cumprod[schedule_first_timestep(schedule, steps)]);
 }

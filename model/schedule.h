@@ -32,9 +32,13 @@ typedef struct {
     (ScheduleChange) { .prediction = -1, .spacing = -1, .terminal_signal = NAN }
 // Option rows (util/options.h) of a ScheduleChange.
 #define SCHEDULE_OPTIONS(change)                                                                                       \
-    {OPT_STRING, "timestep-spacing", &(change).spacing_name,                                                           \
-     "spacing of the sampling timesteps (default: as in the model's scheduler_config.json)", "KIND",                   \
-     .choices = timestep_spacing_names, .choice = &(change).spacing},                                                  \
+    {OPT_STRING,                                                                                                       \
+     "timestep-spacing",                                                                                               \
+     &(change).spacing_name,                                                                                           \
+     "spacing of the sampling timesteps (default: as in the model's scheduler_config.json)",                           \
+     "KIND",                                                                                                           \
+     .choices = timestep_spacing_names,                                                                                \
+     .choice = &(change).spacing},                                                                                     \
     {                                                                                                                  \
         OPT_DOUBLE, "terminal-signal", &(change).terminal_signal,                                                      \
             "share of the target in the noisiest training sample, sqrt(alphas_cumprod) at the last timestep; 0: none " \
@@ -46,5 +50,7 @@ bool schedule_changes(const ScheduleChange *change);
 void schedule_change(Schedule *schedule, const ScheduleChange *change);
 // Says on stderr that leading timesteps with one or two steps begin where little noise is left.
 void schedule_warn_steps(const Schedule *schedule, int steps);
+// The first of `steps` timesteps.
+int schedule_first_timestep(const Schedule *schedule, int steps);
 // The share of the target, sqrt(alphas_cumprod), in a training sample at the first of the `steps` timesteps.
 float schedule_first_signal(const Schedule *schedule, int steps);
