@@ -6,13 +6,34 @@
 #include <stdlib.h>
 #include <string.h>
 
-// One forward of the UNet on [image latent | noisy latent].
+static size_t latent_count(const Sampler *s) { return (size_t)s->h * s->w * s->L; }
+static size_t picture_count(const Sampler *s) { return (size_t)s->h * s->f * s->w * s->f * 3; }
+static size_t sample_count(const Sampler *s) { return latent_count(s) * (s->conditioned ? 2 : 1); }
+static size_t context_count(const Pipeline *p) {
+    return (size_t)tokenizer_length(p->tokenizer) * p->clip.config.hidden_size;
+}
+static bool guided(const Sampler *s) { return s->guidance > 1; }
+static int rows_of(const Sampler *s, int n) { return guided(s) ? 2 * n : n; }
+
+// output (n, h, w, L) = negative + guidance (output - negative), in place: the first n rows are the negative text's.
+static void guide(Sampler *s, int n, Device *dev) {
+    size_t count = (size_t)n * latent_count(s);
+    floatX *negative = s->output, *difference = s->output + count, *scratch = s->noisy_part;
+    scale_shift_forward(scratch, negative, -1, 0, count, dev);
+    add_forward(difference, difference, scratch, count, dev);
+    scale_shift_forward(difference, difference, s->guidance, 0, count, dev);
+    add_forward(negative, negative, difference, count, dev);
+}
+
+// One forward of the UNet on [image latent | noisy latent] or the noisy latent; output (n, h, w, L).
 static void predict(Sampler *s, const floatX *context, int n, Device *dev) {
-    size_t rows = (size_t)n * s->h * s->w;
-    cast_to_floatX(s->noisy_part, s->latent, rows * s->L, dev);
-    concat_forward(s->sample, s->image_part, s->noisy_part, (int)rows, s->L, s->L, dev);
-    unet_forward(&s->pipeline->unet, &s->arena, s->output, s->sample, s->timesteps, context, n, s->h, s->w, s->T, false,
-                 dev);
+    size_t rows = (size_t)n * s->h * s->w, count = (size_t)n * sample_count(s);
+    cast_to_floatX(s->conditioned ? s->noisy_part : s->sample, s->latent, rows * s->L, dev);
+    if (s->conditioned) { concat_forward(s->sample, s->image_part, s->noisy_part, (int)rows, s->L, s->L, dev); }
+    if (guided(s)) { device_copy(dev, s->sample + count, s->sample, count * sizeof(floatX), false); }
+    unet_forward(&s->pipeline->unet, &s->arena, s->output, s->sample, s->timesteps, context, rows_of(s, n), s->h, s->w,
+                 s->T, false, dev);
+    if (guided(s)) { guide(s, n, dev); }
 }
 
 static size_t larger(size_t a, size_t b) { return a > b ? a : b; }
@@ -24,6 +45,7 @@ static size_t arena_bytes(Sampler s, Device *dev) {
     plan.trace = NULL;
     plan.workspace_needed = 0;
     s.arena = arena_measure(&plan);
+    s.sample = s.output = PLAN_POINTER;
     predict(&s, NULL, s.B, &plan);
     size_t bytes = larger(s.arena.peak, pipeline_decode_bytes(s.pipeline, s.B, s.h, s.w, &plan));
     if (s.pipeline->parts & PART_VAE_ENCODER) {
@@ -33,41 +55,66 @@ static size_t arena_bytes(Sampler s, Device *dev) {
     return bytes;
 }
 
-static Sampler sampler_shape(Pipeline *p, int B, int h, int w) {
+static Sampler sampler_shape(Pipeline *p, int B, int h, int w, bool conditioned, double guidance) {
     Sampler s = {.pipeline = p, .B = B, .h = h, .w = w, .L = p->vae_decoder.config.latent_channels};
     s.T = tokenizer_length(p->tokenizer);
     s.f = vae_factor(&p->vae_decoder.config);
-    if (p->unet.config.in_channels != 2 * s.L) {
+    s.conditioned = conditioned;
+    s.guidance = (float)guidance;
+    if (conditioned && p->unet.config.in_channels != 2 * s.L) {
         die("%s/unet/config.json: field \"in_channels\" is %d, expected %d, twice the latent's channels (see `cocogold "
             "init --from`)",
             p->folder, p->unet.config.in_channels, 2 * s.L);
     }
+    if (!conditioned && p->unet.config.in_channels != s.L) {
+        die("%s/unet/config.json: field \"in_channels\" is %d, expected the latent's %d, as a text-to-image model has",
+            p->folder, p->unet.config.in_channels, s.L);
+    }
     return s;
 }
 
-static size_t latent_count(const Sampler *s) { return (size_t)s->h * s->w * s->L; }
-static size_t picture_count(const Sampler *s) { return (size_t)s->h * s->f * s->w * s->f * 3; }
-
-size_t sampler_bytes(Pipeline *pipeline, int B, int h, int w, Device *dev) {
-    Sampler s = sampler_shape(pipeline, B, h, w);
-    size_t floats = 2 * latent_count(&s) + picture_count(&s) + 1, activations = 5 * latent_count(&s);
-    return arena_bytes(s, dev) + (size_t)B * (floats * sizeof(float) + activations * sizeof(floatX));
+static size_t shape_bytes(Sampler s, Device *dev) {
+    size_t latent = latent_count(&s), rows = (size_t)rows_of(&s, s.B), B = (size_t)s.B;
+    size_t floats = B * (2 * latent + picture_count(&s)) + rows;
+    size_t activations = 2 * B * latent + rows * (sample_count(&s) + latent);
+    if (guided(&s)) { activations += rows * context_count(s.pipeline); }
+    return arena_bytes(s, dev) + floats * sizeof(float) + activations * sizeof(floatX);
 }
 
-Sampler sampler_create(Pipeline *pipeline, int B, int h, int w, Device *dev) {
-    Sampler s = sampler_shape(pipeline, B, h, w);
-    size_t count = (size_t)B * latent_count(&s);
+size_t sampler_bytes(Pipeline *pipeline, int B, int h, int w, Device *dev) {
+    return shape_bytes(sampler_shape(pipeline, B, h, w, true, 0), dev);
+}
+
+size_t sampler_text_bytes(Pipeline *pipeline, int B, int h, int w, double guidance, Device *dev) {
+    return shape_bytes(sampler_shape(pipeline, B, h, w, false, guidance), dev);
+}
+
+static Sampler create(Sampler s, Device *dev) {
+    size_t count = (size_t)s.B * latent_count(&s), rows = (size_t)rows_of(&s, s.B);
     s.arena = arena_create(dev, arena_bytes(s, dev));
     s.image_latent = device_alloc(dev, count * sizeof(float));
     s.latent = device_alloc(dev, count * sizeof(float));
-    s.timesteps = device_alloc(dev, (size_t)B * sizeof(float));
-    s.images = device_alloc(dev, (size_t)B * picture_count(&s) * sizeof(float));
+    s.timesteps = device_alloc(dev, rows * sizeof(float));
+    s.images = device_alloc(dev, (size_t)s.B * picture_count(&s) * sizeof(float));
     s.image_part = device_alloc(dev, count * sizeof(floatX));
     s.noisy_part = device_alloc(dev, count * sizeof(floatX));
-    s.sample = device_alloc(dev, 2 * count * sizeof(floatX));
-    s.output = device_alloc(dev, count * sizeof(floatX));
-    s.host_timesteps = device_alloc_pinned(dev, (size_t)B * sizeof(float));
+    s.sample = device_alloc(dev, rows * sample_count(&s) * sizeof(floatX));
+    s.output = device_alloc(dev, rows * latent_count(&s) * sizeof(floatX));
+    if (guided(&s)) { s.context = device_alloc(dev, rows * context_count(s.pipeline) * sizeof(floatX)); }
+    s.host_timesteps = device_alloc_pinned(dev, rows * sizeof(float));
     return s;
+}
+
+Sampler sampler_create(Pipeline *pipeline, int B, int h, int w, Device *dev) {
+    return create(sampler_shape(pipeline, B, h, w, true, 0), dev);
+}
+
+Sampler sampler_create_text(Pipeline *pipeline, int B, int h, int w, double guidance, Device *dev) {
+    return create(sampler_shape(pipeline, B, h, w, false, guidance), dev);
+}
+
+void sampler_negative(Sampler *s, const floatX *context, Device *dev) {
+    device_copy(dev, s->context, context, context_count(s->pipeline) * sizeof(floatX), false);
 }
 
 void sampler_destroy(Sampler *s, Device *dev) {
@@ -75,14 +122,27 @@ void sampler_destroy(Sampler *s, Device *dev) {
     void *buffers[] = {s->image_latent, s->latent,     s->timesteps, s->images,
                        s->image_part,   s->noisy_part, s->sample,    s->output};
     for (size_t i = 0; i < sizeof buffers / sizeof *buffers; i++) { device_free(dev, buffers[i]); }
+    if (s->context) { device_free(dev, s->context); }
     device_free_pinned(dev, s->host_timesteps);
     memset(s, 0, sizeof *s);
 }
 
 static void set_timestep(Sampler *s, int t, int n, Device *dev) {
     device_sync(dev); // until the last copy has read host_timesteps
-    for (int i = 0; i < n; i++) { s->host_timesteps[i] = (float)t; }
-    device_copy(dev, s->timesteps, s->host_timesteps, (size_t)n * sizeof(float), false);
+    int rows = rows_of(s, n);
+    for (int i = 0; i < rows; i++) { s->host_timesteps[i] = (float)t; }
+    device_copy(dev, s->timesteps, s->host_timesteps, (size_t)rows * sizeof(float), false);
+}
+
+// The context of the UNet's rows: with guidance n times the negative text's, which is the first row, then the given n.
+static const floatX *rows_context(Sampler *s, const floatX *context, int n, Device *dev) {
+    if (!guided(s)) { return context; }
+    size_t row = context_count(s->pipeline);
+    for (int i = 1; i < n; i++) {
+        device_copy(dev, s->context + (size_t)i * row, s->context, row * sizeof(floatX), false);
+    }
+    device_copy(dev, s->context + (size_t)n * row, context, (size_t)n * row * sizeof(floatX), false);
+    return s->context;
 }
 
 // DDIM (Song et al. 2020) from the noise in s->latent; eta = 0.
@@ -90,8 +150,11 @@ static void denoise(Sampler *s, const float *image_latent, const floatX *context
     const Schedule *schedule = &s->pipeline->schedule;
     const ScheduleConfig *config = &schedule->config;
     size_t count = (size_t)n * latent_count(s);
-    device_copy(dev, s->image_latent, image_latent, count * sizeof(float), false);
-    cast_to_floatX(s->image_part, s->image_latent, count, dev);
+    if (s->conditioned) {
+        device_copy(dev, s->image_latent, image_latent, count * sizeof(float), false);
+        cast_to_floatX(s->image_part, s->image_latent, count, dev);
+    }
+    context = rows_context(s, context, n, dev);
     int *timesteps = xmalloc((size_t)steps * sizeof *timesteps);
     schedule_timesteps(schedule, steps, timesteps);
     for (int i = 0; i < steps; i++) {
@@ -101,6 +164,7 @@ static void denoise(Sampler *s, const float *image_latent, const floatX *context
         predict(s, context, n, dev);
         ddim_step(s->latent, s->output, alpha, alpha_prev, config->prediction,
                   config->clip_sample ? config->clip_sample_range : 0, n, (int)latent_count(s), dev);
+        if (s->progress) { progress_update(s->progress, ++s->steps_done); }
     }
     free(timesteps);
 }
@@ -180,10 +244,6 @@ void sampler_encode(Sampler *s, float *latents, const float *pictures, int n, De
     pipeline_encode(s->pipeline, &s->arena, s->latent, s->images, n, s->h * s->f, s->w * s->f, dev);
     device_copy(dev, latents, s->latent, (size_t)n * latent_count(s) * sizeof(float), false);
     device_sync(dev);
-}
-
-static size_t context_count(const Pipeline *p) {
-    return (size_t)tokenizer_length(p->tokenizer) * p->clip.config.hidden_size;
 }
 
 floatX *context_table(Pipeline *pipeline, const char *const *texts, int count, Device *dev) {

@@ -1,18 +1,26 @@
-// Segmentation of pictures by text: DDIM from Gaussian noise on [image latent | noisy latent], decoded by the VAE.
-// Marigold's inference (Ke et al. 2024) with a text prompt.
+// DDIM from Gaussian noise, decoded by the VAE, with one of two kinds of UNet:
+//   segmentation of pictures by text: [image latent | noisy latent]; Marigold's inference (Ke et al. 2024) with a text
+//   text to image: the noisy latent alone; classifier-free guidance (Ho & Salimans 2022) by a negative text
 #pragma once
 #include "model/pipeline.h"
+#include "util/progress.h"
 
 // The memory of sampling for a largest batch and a fixed size; made once and used for many batches.
 typedef struct {
     Pipeline *pipeline;
     Arena arena;
-    int B, h, w, T, L, f;         // largest batch; latent size; text length; latent channels; pixels per latent cell
-    float *image_latent, *latent; // (B, h, w, L) on the device
-    float *timesteps;             // (B) on the device
-    float *images;                // (B, h f, w f, 3) on the device
-    floatX *image_part, *noisy_part, *sample, *output; // (B, h, w, L), same, (B, h, w, 2L), (B, h, w, L)
-    float *host_timesteps;                             // (B) pinned
+    int B, h, w, T, L, f;            // largest batch; latent size; text length; latent channels; pixels per latent cell
+    bool conditioned;                // on an image latent
+    float guidance;                  // above 1: the UNet runs on rows = 2B, first with the negative text; else rows = B
+    float *image_latent, *latent;    // (B, h, w, L) on the device
+    float *timesteps;                // (rows) on the device
+    float *images;                   // (B, h f, w f, 3) on the device
+    floatX *image_part, *noisy_part; // (B, h, w, L)
+    floatX *sample, *output;         // (rows, h, w, 2L), or L without condition; (rows, h, w, L)
+    floatX *context;                 // (rows, T, C) with guidance; the first is sampler_negative's
+    float *host_timesteps;           // (rows) pinned
+    Progress *progress;              // counts DDIM steps, if set by the caller
+    long long steps_done;
     // (n, h, w, L) on the host, set by the caller: sampling starts from a * start + sqrt(1 - a^2) * noise with
     // a^2 = alphas_cumprod at the first timestep, as a training sample of that timestep does. NULL: from noise alone.
     const float *start;
@@ -22,12 +30,18 @@ typedef struct {
 // sampler_encode. Dies if the UNet does not take twice the latent's channels.
 Sampler sampler_create(Pipeline *pipeline, int B, int h, int w, Device *dev);
 void sampler_destroy(Sampler *sampler, Device *dev);
-// Bytes of device memory that sampler_create takes.
+// The same for text to image; dies if the UNet does not take the latent's channels. The encoder is not needed. A
+// guidance of at most 1 means none, as in diffusers.
+Sampler sampler_create_text(Pipeline *pipeline, int B, int h, int w, double guidance, Device *dev);
+// Sets the negative text's embedding (T, C), on the device. Call it if and only if there is guidance.
+void sampler_negative(Sampler *sampler, const floatX *context, Device *dev);
+// Bytes of device memory that sampler_create and sampler_create_text take.
 size_t sampler_bytes(Pipeline *pipeline, int B, int h, int w, Device *dev);
+size_t sampler_text_bytes(Pipeline *pipeline, int B, int h, int w, double guidance, Device *dev);
 
-// Predicted clean latents, left in sampler->latent: n <= B samples. image_latent (n, h, w, L) on the host, scaled;
-// context (n, T, C) floatX on the device; sample_ids (n): noise of sample i depends only on (seed, sample_ids[i])
-// (stream PHILOX_INFERENCE, step 0).
+// Predicted clean latents, left in sampler->latent: n <= B samples. image_latent (n, h, w, L) on the host, scaled, NULL
+// for text to image; context (n, T, C) floatX on the device; sample_ids (n): noise of sample i depends only on (seed,
+// sample_ids[i]) (stream PHILOX_INFERENCE, step 0).
 void sampler_run(Sampler *sampler, const float *image_latent, const floatX *context, const uint64_t *sample_ids, int n,
                  int steps, uint64_t seed, Device *dev);
 // Decoded predictions (n, h f, w f, 3) in [0, 1] on the host, averaged over `members` draws of the noise. Member m's
