@@ -1,5 +1,6 @@
 #include "data/loader.h"
 #include "data/classes.h"
+#include "data/texts.h"
 #include "util/error.h"
 #include "util/file.h"
 #include "util/philox.h"
@@ -50,6 +51,25 @@ static void check_agreement(const ShardFile *first, const ShardFile *shard) {
         name, b, first->path, a);
 }
 
+static void merge_texts(ShardSet *set) {
+    TextTable table = {0};
+    if (!shard_has_texts(&set->info)) {
+        set->text_count = set->info.class_count;
+        set->texts = xcalloc((size_t)set->text_count, sizeof *set->texts);
+        for (int c = 0; c < set->text_count; c++) { set->texts[c] = xstrdup(set->info.classes[c]); }
+        return;
+    }
+    set->text_number = xcalloc((size_t)set->count, sizeof *set->text_number);
+    for (int k = 0; k < set->count; k++) {
+        const ShardFile *s = &set->shards[k];
+        set->text_number[k] = xcalloc((size_t)s->text_count + 1, sizeof(int));
+        for (int i = 0; i < s->text_count; i++) { set->text_number[k][i] = text_table_add(&table, s->texts[i]); }
+    }
+    set->text_count = table.count;
+    set->texts = table.texts;
+    free(table.slots);
+}
+
 ShardSet shards_open(const char *folder, const char *split) {
     int count = count_shards(folder, split);
     ShardSet set = {.folder = xstrdup(folder), .count = count};
@@ -70,11 +90,16 @@ ShardSet shards_open(const char *folder, const char *split) {
         die("%s: holds %d of the %d shards of the encoding: run `cocogold encode` again to finish it", folder, count,
             set.info.shards);
     }
+    merge_texts(&set);
     return set;
 }
 
 void shards_close(ShardSet *set) {
     for (int i = 0; i < set->count; i++) { shard_close(&set->shards[i]); }
+    for (int i = 0; i < set->text_count; i++) { free(set->texts[i]); }
+    for (int i = 0; i < set->count && set->text_number; i++) { free(set->text_number[i]); }
+    free(set->texts);
+    free(set->text_number);
     shard_info_free(&set->info);
     free(set->shards);
     free(set->first);
@@ -100,11 +125,22 @@ static int shard_of(const ShardSet *set, long long i) {
 void shards_read(const ShardSet *set, long long i, ShardSample *into) {
     int k = shard_of(set, i);
     shard_read(&set->shards[k], i - set->first[k], into);
+    if (set->text_number) { into->text_index = set->text_number[k][into->text_index]; }
 }
 
 int shards_class(const ShardSet *set, long long i) {
     int k = shard_of(set, i);
     return set->shards[k].class_index[i - set->first[k]];
+}
+
+int shards_text(const ShardSet *set, long long i) {
+    int k = shard_of(set, i);
+    return set->text_number ? set->text_number[k][set->shards[k].text[i - set->first[k]]] : shards_class(set, i);
+}
+
+int shards_kind(const ShardSet *set, long long i) {
+    int k = shard_of(set, i);
+    return set->shards[k].kind ? set->shards[k].kind[i - set->first[k]] : 0;
 }
 
 bool *shards_classes(const ShardSet *set, const char *option, const char *text) {
@@ -167,6 +203,7 @@ void loader_read(Loader *l, long long number, const LoaderBatch *batch) {
         if (batch->class_index) { batch->class_index[row] = s.class_index; }
         if (batch->position) { batch->position[row] = position; }
         if (batch->sample) { batch->sample[row] = sample; }
+        if (batch->text) { batch->text[row] = s.text_index; }
     }
 }
 
@@ -175,7 +212,8 @@ static void keep_classes(Loader *l) {
     const bool *keep = l->options.keep;
     l->kept = xmalloc((size_t)(set->samples + 1) * sizeof *l->kept);
     for (long long i = 0; i < set->samples; i++) {
-        if (!keep || keep[shards_class(set, i)]) { l->kept[l->n++] = i; }
+        int c = shards_class(set, i);
+        if (!keep || (c >= 0 && keep[c])) { l->kept[l->n++] = i; }
     }
     if (!l->n) { die("%s: the shards hold no sample of the requested classes", set->folder); }
     if (keep && l->n < set->samples) {
@@ -188,7 +226,7 @@ static void keep_classes(Loader *l) {
 
 Loader *loader_open(const ShardSet *set, const LoaderOptions *options) {
     assert(options->rows > 0 && options->world > 0 && options->rank >= 0 && options->rank < options->world);
-    if (!(set->info.targets & options->target)) {
+    if (options->target & ~set->info.targets) {
         die("%s: the shards have no \"%s\" (see encode --targets)", set->folder,
             options->target == TARGET_OVERLAY ? "target_overlay" : "target_mask");
     }

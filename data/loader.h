@@ -17,34 +17,43 @@ typedef struct {
     long long *first; // (count + 1) index of each shard's first sample
     long long samples;
     ShardInfo info; // what they agree on
+    // What the samples are asked with: the distinct texts of all shards in the order of their first appearance. Where
+    // the shards have no texts, these are the class names, and a sample's text index is its class.
+    int text_count;
+    char **texts;      // (text_count)
+    int **text_number; // (count) each shard's texts -> texts; NULL: no texts
 } ShardSet;
 
 // Opens all shards; dies if there is none, one is damaged or missing, or two of them disagree in an attribute.
 ShardSet shards_open(const char *folder, const char *split);
 void shards_close(ShardSet *set);
-// Sample i (0..samples-1) in stored order, for validation. Arrays of `into` that are NULL are skipped.
+// Sample i (0..samples-1) in stored order, for validation. Arrays of `into` that are NULL are skipped; its text_index
+// counts in the set's texts.
 void shards_read(const ShardSet *set, long long i, ShardSample *into);
-int shards_class(const ShardSet *set, long long i); // its class without reading it
+int shards_class(const ShardSet *set, long long i); // its class without reading it; -1: a text that is no class
+int shards_text(const ShardSet *set, long long i);  // its index in the set's texts
+int shards_kind(const ShardSet *set, long long i);  // its index in info.kinds; 0 where there are none
 // Parses a text as classes_parse does into flags (class_count), freed by the caller. Dies if a name is unknown or was
 // not encoded. "all" means all encoded classes.
 bool *shards_classes(const ShardSet *set, const char *option, const char *text);
 
 typedef struct {
-    int target; // TARGET_OVERLAY or TARGET_MASK; dies if the shards lack it
+    int target; // TARGET_OVERLAY or TARGET_MASK; dies if the shards lack it. 0: none is read
     uint64_t seed;
     long long start;  // stream position of the first micro-batch: the number of samples that all ranks have consumed
     int rank, world;  // this process's part
     int rows;         // samples per micro-batch and rank
-    const bool *keep; // (class_count) classes to train on, read only by loader_open; NULL: all encoded
+    const bool *keep; // (class_count) classes to train on, read only by loader_open; NULL: all encoded, and all texts
 } LoaderOptions;
 
 // Buffers of the caller; arrays that are NULL are skipped.
 typedef struct {
     float *image_latent, *target_latent; // (rows, h, w, C)
     uint8_t *mask;                       // (rows, R, ceil(R/8)) packed bits, as stored
-    int *class_index;                    // (rows) index into info.classes
+    int *class_index;                    // (rows) index into info.classes, or -1
     int64_t *position;                   // (rows) in the stream: the "global sample index" that keys noise and timestep
     int64_t *sample;                     // (rows) in stored order
+    int *text;                           // (rows) index into the set's texts
 } LoaderBatch;
 
 typedef struct Loader Loader;

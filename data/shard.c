@@ -1,10 +1,13 @@
 // Reading a shard: opening checks everything about it; latents and masks are read sample by sample.
 #include "data/shard.h"
 #include "data/h5.h"
+#include "data/h5_text.h"
 #include "data/shard_info.h"
+#include "data/texts.h"
 #include "util/error.h"
 #include "util/file.h"
 #include "util/half.h"
+#include <limits.h>
 #include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -77,23 +80,56 @@ static void *read_all(const char *path, hid_t file, const char *name, hid_t type
     return memory;
 }
 
+// The distinct texts, of any length and kind that h5py writes.
+static void read_texts(ShardFile *s) {
+    hsize_t n = (hsize_t)s->samples, count = 0;
+    s->text = read_all(s->path, s->file, "text", H5T_STD_I32LE, "int32", 1, &n);
+    if (H5Lexists(s->file, "texts", H5P_DEFAULT) <= 0) { die("%s: dataset \"texts\" is missing", s->path); }
+    hid_t dataset = H5Dopen2(s->file, "texts", H5P_DEFAULT);
+    if (dataset < 0) { h5_die(s->path, "dataset \"texts\" cannot be opened"); }
+    hid_t type = H5Dget_type(dataset), space = H5Dget_space(dataset);
+    if (H5Tget_class(type) != H5T_STRING) { die("%s: dataset \"texts\" has the wrong type, expected text", s->path); }
+    if (H5Sget_simple_extent_ndims(space) != 1) { die("%s: dataset \"texts\": expected a list", s->path); }
+    H5Sget_simple_extent_dims(space, &count, NULL);
+    size_t bytes = H5Tget_size(type);
+    if (bytes > TEXT_BYTES || count > INT_MAX / 4) {
+        die("%s: dataset \"texts\" has %llu texts of %zu bytes, expected at most %d of %d", s->path,
+            (unsigned long long)count, bytes, INT_MAX / 4, TEXT_BYTES);
+    }
+    s->text_count = (int)count;
+    s->texts = h5_text_read(dataset, (size_t)count);
+    if (!s->texts) { h5_die(s->path, "dataset \"texts\" cannot be read: the file is damaged"); }
+    for (int i = 0; i < s->text_count; i++) {
+        const char *problem = text_problem(s->texts[i]);
+        if (problem) { die("%s: dataset \"texts\": text %d %s", s->path, i, problem); }
+    }
+    H5Sclose(space);
+    H5Tclose(type);
+    H5Dclose(dataset);
+}
+
+static void check_index(const ShardFile *s, const char *name, long long sample, int value, int low, int count) {
+    if (value >= low && value < count) { return; }
+    die("%s: dataset \"%s\" has %d at sample %lld, expected %d to %d", s->path, name, value, sample, low, count - 1);
+}
+
 static void read_table(ShardFile *s) {
     hsize_t n = ANY, crop[2] = {ANY, 3}, d = ANY;
     s->class_index = read_all(s->path, s->file, "class", H5T_STD_I16LE, "int16", 1, &n);
     crop[0] = n;
+    s->samples = (long long)n;
     s->image_id = read_all(s->path, s->file, "image_id", H5T_STD_I64LE, "int64", 1, (hsize_t[]){n});
     s->crop = read_all(s->path, s->file, "crop", H5T_STD_I32LE, "int32", 2, crop);
     s->area = read_all(s->path, s->file, "area", H5T_IEEE_F32LE, "float32", 1, (hsize_t[]){n});
     s->dropped_image = read_all(s->path, s->file, "dropped_image", H5T_STD_I64LE, "int64", 1, &d);
     s->dropped_reason = read_all(s->path, s->file, "dropped_reason", H5T_STD_U8LE, "uint8", 1, (hsize_t[]){d});
-    s->samples = (long long)n;
     s->dropped = (long long)d;
+    if (shard_has_texts(&s->info)) { read_texts(s); }
+    if (s->info.kind_count) { s->kind = read_all(s->path, s->file, "kind", H5T_STD_U8LE, "uint8", 1, (hsize_t[]){n}); }
     for (long long i = 0; i < s->samples; i++) {
-        int c = s->class_index[i];
-        if (c < 0 || c >= s->info.class_count) {
-            die("%s: dataset \"class\" has %d at sample %lld, expected 0 to %d", s->path, c, i,
-                s->info.class_count - 1);
-        }
+        check_index(s, "class", i, s->class_index[i], s->text ? -1 : 0, s->info.class_count);
+        if (s->text) { check_index(s, "text", i, s->text[i], 0, s->text_count); }
+        if (s->kind) { check_index(s, "kind", i, s->kind[i], 0, s->info.kind_count); }
         if (!(s->area[i] >= 0 && s->area[i] <= 1)) {
             die("%s: dataset \"area\" has %g at sample %lld, expected 0 to 1", s->path, (double)s->area[i], i);
         }
@@ -117,7 +153,7 @@ ShardFile shard_open(const char *path) {
     s.info.channels = (int)latent[3];
     s.target_overlay = s.info.targets & TARGET_OVERLAY ? open_latent(&s, "target_overlay", latent) : -1;
     s.target_mask = s.info.targets & TARGET_MASK ? open_latent(&s, "target_mask", latent) : -1;
-    s.mask = open_dataset(path, s.file, "mask", H5T_STD_U8LE, "uint8", 3, mask);
+    s.mask = s.info.targets ? open_dataset(path, s.file, "mask", H5T_STD_U8LE, "uint8", 3, mask) : -1;
     h5_leave();
     return s;
 }
@@ -153,6 +189,7 @@ void shard_read(const ShardFile *s, long long sample, ShardSample *into) {
     read_latent(s, s->target_overlay, "target_overlay", sample, into->target_overlay);
     read_latent(s, s->target_mask, "target_mask", sample, into->target_mask);
     if (into->mask) {
+        if (s->mask < 0) { die("%s: dataset \"mask\" was not encoded (see encode --targets)", s->path); }
         hsize_t row[2] = {(hsize_t)s->info.resolution, (hsize_t)((s->info.resolution + 7) / 8)};
         read_sample(s, s->mask, "mask", H5T_STD_U8LE, sample, 3, row, into->mask);
     }
@@ -161,6 +198,9 @@ void shard_read(const ShardFile *s, long long sample, ShardSample *into) {
     into->image_id = s->image_id[sample];
     memcpy(into->crop, s->crop + 3 * sample, sizeof into->crop);
     into->area = s->area[sample];
+    into->text_index = s->text ? s->text[sample] : s->class_index[sample];
+    into->text = s->text ? s->texts[into->text_index] : s->info.classes[into->text_index];
+    into->kind = s->kind ? s->kind[sample] : 0;
 }
 
 void shard_close(ShardFile *s) {
@@ -168,13 +208,17 @@ void shard_close(ShardFile *s) {
     H5Dclose(s->image_latent);
     if (s->target_overlay >= 0) { H5Dclose(s->target_overlay); }
     if (s->target_mask >= 0) { H5Dclose(s->target_mask); }
-    H5Dclose(s->mask);
+    if (s->mask >= 0) { H5Dclose(s->mask); }
     H5Fclose(s->file);
     h5_leave();
     free(s->class_index);
     free(s->image_id);
     free(s->crop);
     free(s->area);
+    for (int i = 0; i < s->text_count; i++) { free(s->texts[i]); }
+    free(s->texts);
+    free(s->text);
+    free(s->kind);
     free(s->dropped_image);
     free(s->dropped_reason);
     shard_info_free(&s->info);

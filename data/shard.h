@@ -4,14 +4,21 @@
 //   target_overlay  fp16  (N, h, w, C)   the same of the picture with the mask painted on it
 //   target_mask     fp16  (N, h, w, C)   the same of the black and white picture of the mask
 //   mask            uint8 (N, R, ceil(R/8))  rows of packed bits as numpy.packbits makes them, R = resolution
-//   class           int16 (N)            index into the attribute `classes`
+//   class           int16 (N)            index into the attribute `classes`; -1: a text that is no class
 //   image_id        int64 (N)
 //   crop            int32 (N, 3)         x, y, side in the picture's own pixels
 //   area            float32 (N)          the mask's share of the crop
+//   text            int32 (N)            optional: index into `texts`, what the sample is asked with
+//   texts           text (T)             with `text`: the distinct texts of this shard, UTF-8 padded with zeros
+//   kind            uint8 (N)            optional: index into the attribute `kinds`, such as "name" and "relation"
 //   dropped_image   int64 (D), dropped_reason uint8 (D)   pictures of the shard's range that gave no sample
 //
+// Shards without `text` ask with their class names. Shards whose attribute `targets` is "none" (captions, for training
+// from text to image) hold neither targets nor masks. The attribute `text_source` names what the texts are.
+//
 // A chunk is one sample and carries a Fletcher-32 checksum. The file format (HDF5 1.10) checksums the metadata. Texts
-// have a fixed length so that this includes them; h5py returns them as bytes. A shard is the unit of restart: it covers
+// have a fixed length so that this includes them; h5py returns them as bytes. Texts of variable length and ASCII, which
+// h5py writes by itself, are read too. A shard is the unit of restart: it covers
 // a fixed range of pictures, is built in memory and appears whole.
 //
 // HDF5 may lack thread safety: one lock (h5.h) admits one thread at a time. Any error in a file ends the program with a
@@ -42,12 +49,17 @@ typedef struct {
     int height, width, channels;       // h, w, C of the latents
     int pass;                          // 0..passes-1: other passes have other crops and classes
     long long first_picture, pictures; // the range of the data set's pictures (in the order of their ids) it covers
+    char text_source[16];              // "captions", "phrases", "given"; empty: no texts, class names are asked with
+    int kind_count;                    // 0: samples have no kind
+    char **kinds;                      // names
 } ShardInfo;
 
 ShardInfo shard_info_copy(const ShardInfo *info);
 void shard_info_free(ShardInfo *info);
 // Sets the class table: names are copied; trained and sampled are set to 0.
 void shard_info_classes(ShardInfo *info, int count, const char *const *names);
+void shard_info_kinds(ShardInfo *info, int count, const char *const *names); // copied
+bool shard_has_texts(const ShardInfo *info);                                 // "text" and "texts" are there
 // The name of the first attribute in which two shards of one folder disagree, or NULL. `same`: they are two versions of
 // one shard. a_text and b_text (128 bytes each) get the two values.
 const char *shard_info_difference(const ShardInfo *a, const ShardInfo *b, bool same, char a_text[128],
@@ -57,10 +69,13 @@ const char *shard_info_difference(const ShardInfo *a, const ShardInfo *b, bool s
 typedef struct {
     float *image_latent, *target_overlay, *target_mask; // (h, w, C)
     uint8_t *mask;                                      // (R, ceil(R/8))
-    int class_index;
+    int class_index;                                    // -1: the text is no class
     int64_t image_id;
     int32_t crop[3];
     float area;
+    const char *text; // writing: where the shard has texts. Reading: what it is asked with, its class name where not
+    int text_index;   // reading: index of the text in the shard's texts, or in the set's (loader.h)
+    int kind;         // index into `kinds`
 } ShardSample;
 
 typedef struct ShardWriter ShardWriter;
@@ -75,10 +90,14 @@ typedef struct {
     char *path;
     ShardInfo info;
     long long samples, dropped;
-    int16_t *class_index;                                          // (samples)
-    int64_t *image_id;                                             // (samples)
-    int32_t *crop;                                                 // (samples, 3)
-    float *area;                                                   // (samples)
+    int16_t *class_index; // (samples)
+    int64_t *image_id;    // (samples)
+    int32_t *crop;        // (samples, 3)
+    float *area;          // (samples)
+    int32_t *text;        // (samples), or NULL
+    char **texts;         // (text_count)
+    int text_count;
+    uint8_t *kind;                                                 // (samples), or NULL
     int64_t *dropped_image;                                        // (dropped)
     uint8_t *dropped_reason;                                       // (dropped)
     int64_t file, image_latent, target_overlay, target_mask, mask; // HDF5's handles

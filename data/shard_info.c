@@ -1,5 +1,6 @@
 // The attributes of a shard, from one table: written, read, compared.
 #include "data/shard_info.h"
+#include "data/h5_text.h"
 #include "util/error.h"
 #include <stddef.h>
 #include <stdio.h>
@@ -31,7 +32,7 @@ static const Attribute attributes[] = {
 };
 enum { ATTRIBUTES = sizeof attributes / sizeof *attributes };
 
-static const char *const target_names[] = {"", "overlay", "mask", "overlay,mask"}; // by TARGET_ bits
+static const char *const target_names[] = {"none", "overlay", "mask", "overlay,mask"}; // by TARGET_ bits
 
 void shard_info_classes(ShardInfo *info, int count, const char *const *names) {
     info->class_count = count;
@@ -41,17 +42,28 @@ void shard_info_classes(ShardInfo *info, int count, const char *const *names) {
     for (int i = 0; i < count; i++) { info->classes[i] = xstrdup(names[i]); }
 }
 
+void shard_info_kinds(ShardInfo *info, int count, const char *const *names) {
+    info->kind_count = count;
+    info->kinds = count ? xcalloc((size_t)count, sizeof *info->kinds) : NULL;
+    for (int i = 0; i < count; i++) { info->kinds[i] = xstrdup(names[i]); }
+}
+
+bool shard_has_texts(const ShardInfo *info) { return info->text_source[0] != 0; }
+
 ShardInfo shard_info_copy(const ShardInfo *info) {
     ShardInfo copy = *info;
     shard_info_classes(&copy, info->class_count, (const char *const *)info->classes);
     memcpy(copy.trained, info->trained, (size_t)info->class_count);
     memcpy(copy.sampled, info->sampled, (size_t)info->class_count);
+    shard_info_kinds(&copy, info->kind_count, (const char *const *)info->kinds);
     return copy;
 }
 
 void shard_info_free(ShardInfo *info) {
     for (int i = 0; i < info->class_count; i++) { free(info->classes[i]); }
+    for (int i = 0; i < info->kind_count; i++) { free(info->kinds[i]); }
     free(info->classes);
+    free(info->kinds);
     free(info->trained);
     free(info->sampled);
     *info = (ShardInfo){0};
@@ -82,14 +94,14 @@ static void attribute_text(const ShardInfo *info, const Attribute *a, char text[
     }
 }
 
-static bool classes_differ(const ShardInfo *a, const ShardInfo *b, char a_text[128], char b_text[128]) {
-    snprintf(a_text, 128, "%d names", a->class_count);
-    snprintf(b_text, 128, "%d names", b->class_count);
-    if (a->class_count != b->class_count) { return true; }
-    for (int i = 0; i < a->class_count; i++) {
-        snprintf(a_text, 128, "\"%s\" at %d", a->classes[i], i);
-        snprintf(b_text, 128, "\"%s\" at %d", b->classes[i], i);
-        if (strcmp(a->classes[i], b->classes[i]) != 0) { return true; }
+static bool names_differ(char *const *a, int a_count, char *const *b, int b_count, char a_text[128], char b_text[128]) {
+    snprintf(a_text, 128, "%d names", a_count);
+    snprintf(b_text, 128, "%d names", b_count);
+    if (a_count != b_count) { return true; }
+    for (int i = 0; i < a_count; i++) {
+        snprintf(a_text, 128, "\"%s\" at %d", a[i], i);
+        snprintf(b_text, 128, "\"%s\" at %d", b[i], i);
+        if (strcmp(a[i], b[i]) != 0) { return true; }
     }
     return false;
 }
@@ -112,22 +124,16 @@ const char *shard_info_difference(const ShardInfo *a, const ShardInfo *b, bool s
         attribute_text(b, &attributes[i], b_text);
         if (strcmp(a_text, b_text) != 0) { return attributes[i].name; }
     }
-    if (classes_differ(a, b, a_text, b_text)) { return "classes"; }
+    if (names_differ(a->classes, a->class_count, b->classes, b->class_count, a_text, b_text)) { return "classes"; }
     if (flags_differ(a, a->trained, b->trained, a_text, b_text)) { return "trained"; }
     if (flags_differ(a, a->sampled, b->sampled, a_text, b_text)) { return "drawn"; }
+    snprintf(a_text, 128, "\"%s\"", a->text_source);
+    snprintf(b_text, 128, "\"%s\"", b->text_source);
+    if (strcmp(a_text, b_text) != 0) { return "text_source"; }
+    if (names_differ(a->kinds, a->kind_count, b->kinds, b->kind_count, a_text, b_text)) { return "kinds"; }
     snprintf(a_text, 128, "(%d, %d, %d)", a->height, a->width, a->channels);
     snprintf(b_text, 128, "(%d, %d, %d)", b->height, b->width, b->channels);
     return strcmp(a_text, b_text) != 0 ? "shape of the latents" : NULL;
-}
-
-// Texts have a fixed length (the longest of a list), because HDF5 does not checksum texts of variable length with the
-// metadata. h5py returns them as bytes.
-static hid_t text_type(size_t length) {
-    hid_t type = H5Tcopy(H5T_C_S1);
-    H5Tset_size(type, length ? length : 1);
-    H5Tset_strpad(type, H5T_STR_NULLPAD);
-    H5Tset_cset(type, H5T_CSET_UTF8);
-    return type;
 }
 
 static void put(hid_t file, const char *name, hid_t stored, hid_t given, int count, const void *values) {
@@ -140,11 +146,9 @@ static void put(hid_t file, const char *name, hid_t stored, hid_t given, int cou
 }
 
 static void put_texts(hid_t file, const char *name, int count, const char *const *texts) {
-    size_t length = 1, all = count ? (size_t)count : 1;
-    for (size_t i = 0; i < all; i++) { length = strlen(texts[i]) > length ? strlen(texts[i]) : length; }
-    char *padded = xcalloc(all, length);
-    for (size_t i = 0; i < all; i++) { memcpy(padded + i * length, texts[i], strlen(texts[i])); }
-    hid_t type = text_type(length);
+    size_t length;
+    char *padded = h5_text_pack(texts, count ? (size_t)count : 1, &length);
+    hid_t type = h5_text_type(length);
     put(file, name, type, type, count, padded);
     H5Tclose(type);
     free(padded);
@@ -185,6 +189,11 @@ void shard_info_write(const ShardInfo *info, hid_t file) {
     put_texts(file, "classes", info->class_count, (const char *const *)info->classes);
     put(file, "trained", H5T_STD_U8LE, H5T_NATIVE_UINT8, info->class_count, info->trained);
     put(file, "drawn", H5T_STD_U8LE, H5T_NATIVE_UINT8, info->class_count, info->sampled);
+    if (shard_has_texts(info)) {
+        const char *source = info->text_source;
+        put_texts(file, "text_source", 0, &source);
+    }
+    if (info->kind_count) { put_texts(file, "kinds", info->kind_count, (const char *const *)info->kinds); }
 }
 
 // Opens an attribute of `count` values (0: one, no list; -1: a list of any length, which is returned in *length).
@@ -195,10 +204,9 @@ static hid_t find(const char *path, hid_t file, const char *name, H5T_class_t cl
     hid_t attribute = H5Aopen(file, name, H5P_DEFAULT);
     if (attribute < 0) { h5_die(path, "attribute \"%s\" cannot be opened", name); }
     hid_t type = H5Aget_type(attribute), space = H5Aget_space(attribute);
-    bool right = H5Tget_class(type) == class && (class != H5T_STRING || H5Tis_variable_str(type) == 0);
-    if (!right) {
+    if (H5Tget_class(type) != class) {
         die("%s: attribute \"%s\" has the wrong type, expected %s", path, name,
-            class == H5T_STRING  ? "text of fixed length"
+            class == H5T_STRING  ? "text"
             : class == H5T_FLOAT ? "float"
                                  : "integer");
     }
@@ -221,18 +229,11 @@ static void get(const char *path, hid_t file, const char *name, H5T_class_t clas
     H5Aclose(attribute);
 }
 
-// The texts of an attribute, each ended by a zero byte. The caller frees the texts and the list. count as in find.
+// The texts of an attribute. The caller frees the texts and the list. count as in find.
 static char **get_texts(const char *path, hid_t file, const char *name, int count, int *found) {
     hid_t attribute = find(path, file, name, H5T_STRING, count, found);
-    hid_t stored = H5Aget_type(attribute);
-    size_t length = H5Tget_size(stored), all = count ? (size_t)*found : 1;
-    hid_t type = text_type(length);
-    char *padded = xmalloc(all * length), **texts = xcalloc(all, sizeof *texts);
-    if (H5Aread(attribute, type, padded) < 0) { h5_die(path, "attribute \"%s\" cannot be read", name); }
-    for (size_t i = 0; i < all; i++) { texts[i] = xprintf("%.*s", (int)length, padded + i * length); }
-    free(padded);
-    H5Tclose(type);
-    H5Tclose(stored);
+    char **texts = h5_text_read(attribute, count ? (size_t)*found : 1);
+    if (!texts) { h5_die(path, "attribute \"%s\" cannot be read", name); }
     H5Aclose(attribute);
     return texts;
 }
@@ -241,9 +242,9 @@ static void get_text(const char *path, hid_t file, const Attribute *a, ShardInfo
     char **text = get_texts(path, file, a->name, 0, NULL);
     if (a->kind == TARGETS) {
         info->targets = 3;
-        while (info->targets && strcmp(*text, target_names[info->targets]) != 0) { info->targets--; }
-        if (!info->targets) {
-            die("%s: attribute \"targets\" is \"%s\", expected overlay, mask or overlay,mask", path, *text);
+        while (info->targets >= 0 && strcmp(*text, target_names[info->targets]) != 0) { info->targets--; }
+        if (info->targets < 0) {
+            die("%s: attribute \"targets\" is \"%s\", expected none, overlay, mask or overlay,mask", path, *text);
         }
     } else {
         if (strlen(*text) >= a->size) { die("%s: attribute \"%s\" is too long", path, a->name); }
@@ -263,6 +264,19 @@ static void get_classes(const char *path, hid_t file, ShardInfo *info) {
     get(path, file, "drawn", H5T_INTEGER, H5T_NATIVE_UINT8, count, info->sampled);
 }
 
+// What shards without texts or kinds lack.
+static void get_optional(const char *path, hid_t file, ShardInfo *info) {
+    if (H5Lexists(file, "text", H5P_DEFAULT) > 0) {
+        static const Attribute source = ATTRIBUTE(text_source, TEXT, true);
+        snprintf(info->text_source, sizeof info->text_source, "given");
+        if (H5Aexists(file, source.name) > 0) { get_text(path, file, &source, info); }
+    }
+    if (H5Lexists(file, "kind", H5P_DEFAULT) > 0) {
+        info->kinds = get_texts(path, file, "kinds", -1, &info->kind_count);
+        if (info->kind_count > 256) { die("%s: attribute \"kinds\" has more than 256 names", path); }
+    }
+}
+
 ShardInfo shard_info_read(const char *path, hid_t file) {
     ShardInfo info = {0};
     for (int i = 0; i < ATTRIBUTES; i++) {
@@ -275,6 +289,7 @@ ShardInfo shard_info_read(const char *path, hid_t file) {
         }
     }
     get_classes(path, file, &info);
+    get_optional(path, file, &info);
     if (info.resolution < 1 || info.resolution > 1 << 15) {
         die("%s: attribute \"resolution\" is %d, expected 1 to 32768", path, info.resolution);
     }

@@ -8,20 +8,24 @@
 #include <sys/stat.h>
 
 typedef struct {
-    long long pictures, dropped[SAMPLE_REASONS], *of_class; // of_class: samples (class_count)
+    long long pictures, dropped[SAMPLE_REASONS], *of_class, *of_kind; // samples (class_count), (kind_count)
     double bytes;
 } Counts;
 
 static const char *reason_name(int reason) { return reason < SAMPLE_REASONS ? sample_reason_names[reason] : "unknown"; }
 
 static Counts count_all(const ShardSet *set) {
-    Counts c = {.of_class = xcalloc((size_t)set->info.class_count, sizeof *c.of_class)};
+    Counts c = {.of_class = xcalloc((size_t)set->info.class_count, sizeof *c.of_class),
+                .of_kind = xcalloc((size_t)set->info.kind_count + 1, sizeof *c.of_kind)};
     for (int k = 0; k < set->count; k++) {
         const ShardFile *s = &set->shards[k];
         struct stat file;
         if (stat(s->path, &file) == 0) { c.bytes += (double)file.st_size; }
         c.pictures += s->info.pictures;
-        for (long long i = 0; i < s->samples; i++) { c.of_class[s->class_index[i]]++; }
+        for (long long i = 0; i < s->samples; i++) {
+            if (s->class_index[i] >= 0) { c.of_class[s->class_index[i]]++; }
+            if (s->kind) { c.of_kind[s->kind[i]]++; }
+        }
         for (long long i = 0; i < s->dropped; i++) { c.dropped[s->dropped_reason[i] % SAMPLE_REASONS]++; }
     }
     return c;
@@ -44,6 +48,14 @@ static void put_dropped(yajl_gen gen, const ShardSet *set, const Counts *counts)
     yajl_gen_map_close(gen);
 }
 
+static void put_texts(yajl_gen gen, const ShardSet *set, const Counts *counts) {
+    json_put_string(gen, "text_source", set->info.text_source);
+    json_put_integer(gen, "texts", set->text_count);
+    json_open_map(gen, "samples_of_kind");
+    for (int k = 0; k < set->info.kind_count; k++) { json_put_integer(gen, set->info.kinds[k], counts->of_kind[k]); }
+    yajl_gen_map_close(gen);
+}
+
 static void write_json(const ShardSet *set, const Counts *counts, const char *path) {
     const ShardInfo *info = &set->info;
     yajl_gen gen = json_writer();
@@ -63,6 +75,7 @@ static void write_json(const ShardSet *set, const Counts *counts, const char *pa
         if (info->sampled[c]) { json_put_integer(gen, info->classes[c], counts->of_class[c]); }
     }
     yajl_gen_map_close(gen);
+    if (shard_has_texts(info)) { put_texts(gen, set, counts); }
     put_dropped(gen, set, counts);
     yajl_gen_map_close(gen);
     json_write(gen, path);
@@ -85,5 +98,6 @@ void shard_report(const ShardSet *set) {
     }
     printf(all ? " (ids in %s)\n" : "\n", path);
     free(counts.of_class);
+    free(counts.of_kind);
     free(path);
 }

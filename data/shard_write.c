@@ -1,8 +1,10 @@
 // Writing a shard: samples are collected and the HDF5 file is built in memory (core driver). It is then written to disk
 // at once under a temporary name, so that a full disk is noticed there and leaves no file.
 #include "data/h5.h"
+#include "data/h5_text.h"
 #include "data/shard.h"
 #include "data/shard_info.h"
+#include "data/texts.h"
 #include "util/error.h"
 #include "util/file.h"
 #include "util/half.h"
@@ -25,6 +27,9 @@ struct ShardWriter {
     int64_t *image_id;
     int32_t *crop;
     float *area;
+    int32_t *text;   // NULL: no texts
+    uint8_t *kind;   // NULL: no kinds
+    TextTable table; // of `text`
     int64_t *dropped_image;
     uint8_t *dropped_reason;
 };
@@ -46,11 +51,13 @@ static void grow(ShardWriter *w) {
     for (int i = 0; i < LATENTS; i++) {
         if (wanted(w, i)) { w->latents[i] = xrealloc(w->latents[i], w->capacity * w->latent_size * sizeof(uint16_t)); }
     }
-    w->mask = xrealloc(w->mask, w->capacity * w->mask_size);
+    if (w->info.targets) { w->mask = xrealloc(w->mask, w->capacity * w->mask_size); }
     w->class_index = xrealloc(w->class_index, w->capacity * sizeof *w->class_index);
     w->image_id = xrealloc(w->image_id, w->capacity * sizeof *w->image_id);
     w->crop = xrealloc(w->crop, w->capacity * 3 * sizeof *w->crop);
     w->area = xrealloc(w->area, w->capacity * sizeof *w->area);
+    if (shard_has_texts(&w->info)) { w->text = xrealloc(w->text, w->capacity * sizeof *w->text); }
+    if (w->info.kind_count) { w->kind = xrealloc(w->kind, w->capacity); }
 }
 
 static void to_half(const ShardWriter *w, const char *name, int64_t image_id, const float *from, uint16_t *to) {
@@ -72,11 +79,16 @@ void shard_add(ShardWriter *w, const ShardSample *s) {
         assert(latents[i]);
         to_half(w, latent_names[i], s->image_id, latents[i], w->latents[i] + n * w->latent_size);
     }
-    memcpy(w->mask + n * w->mask_size, s->mask, w->mask_size);
+    if (w->mask) { memcpy(w->mask + n * w->mask_size, s->mask, w->mask_size); }
     w->class_index[n] = (int16_t)s->class_index;
     w->image_id[n] = s->image_id;
     memcpy(w->crop + 3 * n, s->crop, sizeof s->crop);
     w->area[n] = s->area;
+    if (w->text) {
+        assert(s->text && !text_problem(s->text));
+        w->text[n] = text_table_add(&w->table, s->text);
+    }
+    if (w->kind) { w->kind[n] = (uint8_t)s->kind; }
 }
 
 void shard_drop(ShardWriter *w, int64_t image_id, int reason) {
@@ -110,6 +122,17 @@ static void put(const ShardWriter *w, hid_t file, const char *name, hid_t type, 
     H5Sclose(space);
 }
 
+static void put_table(const ShardWriter *w, hid_t file) {
+    hsize_t n = w->samples, count = (hsize_t)w->table.count;
+    size_t length;
+    char *padded = h5_text_pack((const char *const *)w->table.texts, (size_t)count, &length);
+    hid_t type = h5_text_type(length);
+    put(w, file, "text", H5T_STD_I32LE, 1, &n, n, w->text);
+    put(w, file, "texts", type, 1, &count, count, padded);
+    H5Tclose(type);
+    free(padded);
+}
+
 static void put_all(const ShardWriter *w, hid_t file) {
     const ShardInfo *info = &w->info;
     hsize_t n = w->samples, d = w->dropped;
@@ -118,13 +141,15 @@ static void put_all(const ShardWriter *w, hid_t file) {
     for (int i = 0; i < LATENTS; i++) {
         if (wanted(w, i)) { put(w, file, latent_names[i], h5_half(), 4, latent, 1, w->latents[i]); }
     }
-    put(w, file, "mask", H5T_STD_U8LE, 3, mask, 1, w->mask);
+    if (info->targets) { put(w, file, "mask", H5T_STD_U8LE, 3, mask, 1, w->mask); }
     put(w, file, "class", H5T_STD_I16LE, 1, &n, n, w->class_index);
     put(w, file, "image_id", H5T_STD_I64LE, 1, &n, n, w->image_id);
     put(w, file, "crop", H5T_STD_I32LE, 2, crop, n, w->crop);
     put(w, file, "area", H5T_IEEE_F32LE, 1, &n, n, w->area);
     put(w, file, "dropped_image", H5T_STD_I64LE, 1, &d, d, w->dropped_image);
     put(w, file, "dropped_reason", H5T_STD_U8LE, 1, &d, d, w->dropped_reason);
+    if (shard_has_texts(info)) { put_table(w, file); }
+    if (info->kind_count) { put(w, file, "kind", H5T_STD_U8LE, 1, &n, n, w->kind); }
     shard_info_write(info, file);
 }
 
@@ -152,6 +177,9 @@ static void writer_free(ShardWriter *w) {
     free(w->image_id);
     free(w->crop);
     free(w->area);
+    free(w->text);
+    free(w->kind);
+    text_table_free(&w->table);
     free(w->dropped_image);
     free(w->dropped_reason);
     shard_info_free(&w->info);

@@ -9,7 +9,9 @@
 #include <unistd.h>
 
 static const char *const test_classes[] = {"person", "red circle", "dining table", "caf\xc3\xa9"};
-enum { TEST_CLASSES = 4 };
+enum { TEST_CLASSES = 4, TEST_TEXTS = 3 };
+static const char *const test_texts[] = {"all squares", "", "the caf\xc3\xa9 left of the red circle"};
+static const char *const test_kinds[] = {"plural", "relation"};
 
 static inline ShardInfo test_info(int shards, int number) {
     ShardInfo info = {.split = "train",
@@ -56,14 +58,16 @@ static inline ShardSample test_sample(long long i, const ShardInfo *info, TestAr
     test_latent(i, 1, info, a->overlay);
     test_latent(i, 2, info, a->only_mask);
     for (int k = 0; k < 60; k++) { a->mask[k] = (uint8_t)(i * 31 + k * 7); }
-    return (ShardSample){a->image,
-                         a->overlay,
-                         a->only_mask,
-                         a->mask,
-                         (int)(i % TEST_CLASSES),
-                         1000000007LL * (i + 1),
-                         {(int)i, 2 * (int)i, 300 + (int)i},
-                         (float)(i % 8) / 8};
+    return (ShardSample){.image_latent = a->image,
+                         .target_overlay = a->overlay,
+                         .target_mask = a->only_mask,
+                         .mask = a->mask,
+                         .class_index = (int)(i % TEST_CLASSES),
+                         .image_id = 1000000007LL * (i + 1),
+                         .crop = {(int)i, 2 * (int)i, 300 + (int)i},
+                         .area = (float)(i % 8) / 8,
+                         .text = test_texts[i % TEST_TEXTS],
+                         .kind = (int)(i % 2)};
 }
 
 // Writes samples [first, first + count) and two dropped pictures.

@@ -16,12 +16,12 @@ static char *folder;
 typedef struct {
     float image[ROWS * LATENT], target[ROWS * LATENT];
     uint8_t mask[ROWS * MASK];
-    int class_index[ROWS];
+    int class_index[ROWS], text[ROWS];
     int64_t position[ROWS], sample[ROWS];
 } Buffers;
 
 static LoaderBatch batch_of(Buffers *b) {
-    return (LoaderBatch){b->image, b->target, b->mask, b->class_index, b->position, b->sample};
+    return (LoaderBatch){b->image, b->target, b->mask, b->class_index, b->position, b->sample, b->text};
 }
 
 static void write_shards(const char *to, int first, int last) {
@@ -87,6 +87,45 @@ static void contents(void **state) {
     shards_close(&set);
 }
 
+// The tables of all shards become one; without texts, the classes are the table.
+static void texts(void **state) {
+    (void)state;
+    char *place = xprintf("%s/texts", folder);
+    make_folders(place);
+    for (int k = 0; k < SHARDS; k++) {
+        ShardInfo info = test_info(SHARDS, k);
+        snprintf(info.text_source, sizeof info.text_source, "captions");
+        info.targets = 0;
+        char *path = xprintf("%s/train-%05d.h5", place, k);
+        test_shard(path, &info, (long long)k * PER_SHARD, k ? PER_SHARD : 2); // the first lacks the third text
+        shard_info_free(&info);
+        free(path);
+    }
+    ShardSet set = shards_open(place, "train"), classes = shards_open(folder, "train");
+    assert_int_equal(set.text_count, TEST_TEXTS);
+    for (int i = 0; i < TEST_TEXTS; i++) { assert_string_equal(set.texts[i], test_texts[i]); }
+    LoaderOptions options = {.seed = 4, .rows = ROWS, .world = 1};
+    Loader *loader = loader_open(&set, &options), *named = loader_open(&classes, &options);
+    for (int k = 0; k < 4; k++) {
+        Buffers b;
+        LoaderBatch batch = {.image_latent = b.image, .class_index = b.class_index, .sample = b.sample, .text = b.text};
+        loader_read(loader, k, &batch);
+        for (int row = 0; row < ROWS; row++) {
+            long long written = b.sample[row] < 2 ? b.sample[row] : b.sample[row] + PER_SHARD - 2;
+            assert_int_equal(b.text[row], written % TEST_TEXTS);
+            assert_int_equal(shards_text(&set, b.sample[row]), b.text[row]);
+        }
+        loader_read(named, k, &batch);
+        assert_memory_equal(b.text, b.class_index, sizeof b.text);
+    }
+    assert_string_equal(classes.texts[3], test_classes[3]);
+    loader_close(loader);
+    loader_close(named);
+    shards_close(&set);
+    shards_close(&classes);
+    free(place);
+}
+
 static void resume(void **state) {
     (void)state;
     ShardSet set = shards_open(folder, "train");
@@ -126,8 +165,9 @@ static void ranks(void **state) {
         LoaderBatch batch = batch_of(&a);
         loader_read(whole, k, &batch);
         for (int r = 0; r < 2; r++) {
-            batch = (LoaderBatch){b.image + 2 * r * LATENT, b.target + 2 * r * LATENT, b.mask + 2 * r * MASK,
-                                  b.class_index + 2 * r,    b.position + 2 * r,        b.sample + 2 * r};
+            batch = (LoaderBatch){
+                b.image + 2 * r * LATENT, b.target + 2 * r * LATENT, b.mask + 2 * r * MASK, b.class_index + 2 * r,
+                b.position + 2 * r,       b.sample + 2 * r,          b.text + 2 * r};
             loader_read(part[r], k, &batch);
         }
         assert_memory_equal(&a, &b, sizeof a);
@@ -225,9 +265,9 @@ int main(void) {
     folder = test_folder();
     write_shards(folder, 0, SHARDS);
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(permutation),   cmocka_unit_test(contents),     cmocka_unit_test(resume),
-        cmocka_unit_test(ranks),         cmocka_unit_test(class_filter), cmocka_unit_test(damaged_sets),
-        cmocka_unit_test(damaged_chunk),
+        cmocka_unit_test(permutation),  cmocka_unit_test(contents),      cmocka_unit_test(texts),
+        cmocka_unit_test(resume),       cmocka_unit_test(ranks),         cmocka_unit_test(class_filter),
+        cmocka_unit_test(damaged_sets), cmocka_unit_test(damaged_chunk),
     };
     int failures = cmocka_run_group_tests_name("data/loader", tests, NULL, NULL);
     remove_tree(folder);

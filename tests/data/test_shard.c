@@ -5,7 +5,9 @@
 #include <stdint.h>
 #include <cmocka.h>
 #include "data/h5.h"
+#include "data/h5_text.h"
 #include "data/shard.h"
+#include "data/texts.h"
 #include "tests/data/shards.h"
 #include "tests/dies.h"
 #include <signal.h>
@@ -41,8 +43,10 @@ static void round_trip(void **state) {
     double error = 0;
     for (int i = COUNT - 1; i >= 0; i--) {
         TestArrays want, have;
-        ShardSample w = test_sample(i, &info, &want),
-                    h = {have.image, have.overlay, have.only_mask, have.mask, 0, 0, {0}, 0};
+        ShardSample w = test_sample(i, &info, &want), h = {.image_latent = have.image,
+                                                           .target_overlay = have.overlay,
+                                                           .target_mask = have.only_mask,
+                                                           .mask = have.mask};
         shard_read(&shard, i, &h);
         for (int k = 0; k < 5 * 6 * 4; k++) {
             error += fabs((double)want.image[k] - have.image[k]) + fabs((double)want.overlay[k] - have.overlay[k]) +
@@ -127,7 +131,8 @@ static uint64_t digest(const char *path) {
     uint64_t hash = 1469598103934665603u;
     for (int i = 0; i < shard.samples; i++) {
         TestArrays a = {0};
-        ShardSample s = {a.image, a.overlay, a.only_mask, a.mask, 0, 0, {0}, 0};
+        ShardSample s = {
+            .image_latent = a.image, .target_overlay = a.overlay, .target_mask = a.only_mask, .mask = a.mask};
         shard_read(&shard, i, &s);
         const uint8_t *p = (const uint8_t *)&a;
         for (size_t k = 0; k < sizeof a; k++) { hash = (hash ^ p[k]) * 1099511628211u; }
@@ -249,9 +254,104 @@ static void wrong_parts(void **state) {
     replace_attribute(path, "alpha", H5T_NATIVE_INT, 0, &zero);
     assert_dies("attribute \"alpha\" has the wrong type, expected float", shard_open(path));
     replace_attribute(path, "classes", H5T_NATIVE_INT, 2, many);
-    assert_dies("attribute \"classes\" has the wrong type, expected text of fixed length", shard_open(path));
+    assert_dies("attribute \"classes\" has the wrong type, expected text", shard_open(path));
     replace_attribute(path, "trained", H5T_NATIVE_INT, 2, many);
     assert_dies("attribute \"trained\" has the wrong number of values", shard_open(path));
+    free(path);
+}
+
+// ---- texts
+
+// A shard with texts and kinds; captions have neither targets nor masks.
+static void write_texts(const char *path, int targets) {
+    ShardInfo info = test_info(1, 0);
+    snprintf(info.text_source, sizeof info.text_source, targets ? "phrases" : "captions");
+    info.targets = targets;
+    if (targets) { shard_info_kinds(&info, 2, test_kinds); }
+    test_shard(path, &info, 0, COUNT);
+    shard_info_free(&info);
+}
+
+static void texts_round_trip(void **state) {
+    (void)state;
+    char *path = xprintf("%s/texts.h5", folder);
+    for (int targets = 0; targets <= 2; targets += 2) {
+        write_texts(path, targets);
+        ShardFile shard = shard_open(path);
+        assert_int_equal(shard.text_count, TEST_TEXTS);
+        assert_int_equal(shard.info.kind_count, targets ? 2 : 0);
+        for (int i = 0; i < COUNT; i++) {
+            TestArrays a;
+            ShardSample s = {.image_latent = a.image};
+            shard_read(&shard, i, &s);
+            assert_string_equal(s.text, test_texts[i % TEST_TEXTS]);
+            assert_int_equal(s.text_index, i % TEST_TEXTS);
+            assert_int_equal(s.kind, targets ? i % 2 : 0);
+            if (!targets) {
+                assert_dies("dataset \"mask\" was not encoded", shard_read(&shard, i, &(ShardSample){.mask = a.mask}));
+            }
+        }
+        shard_close(&shard);
+    }
+    free(path);
+}
+
+// Replaces a dataset of a shard with texts by one of these values.
+static void replace_values(const char *path, const char *name, hid_t type, hsize_t count, const void *values) {
+    write_texts(path, TARGET_MASK);
+    hid_t file = reopen(path);
+    H5Ldelete(file, name, H5P_DEFAULT);
+    if (values) {
+        hid_t space = H5Screate_simple(1, &count, NULL);
+        hid_t dataset = H5Dcreate2(file, name, type, space, H5P_DEFAULT, H5P_DEFAULT, H5P_DEFAULT);
+        H5Dwrite(dataset, type, H5S_ALL, H5S_ALL, H5P_DEFAULT, values);
+        H5Dclose(dataset);
+    }
+    finish(file);
+}
+
+static void wrong_texts(void **state) {
+    (void)state;
+    char *path = xprintf("%s/wrong.h5", folder);
+    const int32_t index[] = {0, 1, 3, 0, 1}, negative[] = {0, 1, 2, -1, 0};
+    const uint8_t kind[] = {0, 1, 2, 0, 1};
+    const int16_t class_index[] = {-1, 1, 2, -2, 1}, no_class[] = {-1, 1, 2, 3, -1};
+    replace_values(path, "text", H5T_NATIVE_INT32, COUNT, index);
+    assert_dies("wrong.h5: dataset \"text\" has 3 at sample 2, expected 0 to 2", shard_open(path));
+    replace_values(path, "text", H5T_NATIVE_INT32, COUNT, negative);
+    assert_dies("dataset \"text\" has -1 at sample 3", shard_open(path));
+    replace_values(path, "text", H5T_NATIVE_INT32, 4, index);
+    assert_dies("dataset \"text\" has the shape (4), expected (5)", shard_open(path));
+    replace_values(path, "kind", H5T_NATIVE_UINT8, COUNT, kind);
+    assert_dies("dataset \"kind\" has 2 at sample 2, expected 0 to 1", shard_open(path));
+    replace_values(path, "class", H5T_NATIVE_INT16, COUNT, class_index);
+    assert_dies("dataset \"class\" has -2 at sample 3, expected -1 to 3", shard_open(path));
+    replace_values(path, "class", H5T_NATIVE_INT16, COUNT, no_class);
+    ShardFile shard = shard_open(path);
+    assert_int_equal(shard.class_index[4], -1);
+    shard_close(&shard);
+    replace_values(path, "texts", H5T_NATIVE_INT32, 3, index);
+    assert_dies("dataset \"texts\" has the wrong type, expected text", shard_open(path));
+    replace_values(path, "texts", H5T_NATIVE_INT32, 3, NULL);
+    assert_dies("dataset \"texts\" is missing", shard_open(path));
+    h5_enter();
+    hid_t four = h5_text_type(4), long_type = h5_text_type(100000), variable = h5_text_type(1);
+    H5Tset_size(variable, H5T_VARIABLE);
+    h5_leave();
+    replace_values(path, "texts", four, 3, "good\xc3\x28 abad ");
+    assert_dies("dataset \"texts\": text 1 is not valid UTF-8", shard_open(path));
+    char *huge = xcalloc(3, 100000);
+    replace_values(path, "texts", long_type, 3, huge);
+    assert_dies("dataset \"texts\" has 3 texts of 100000 bytes", shard_open(path));
+    memset(huge, 'x', TEXT_BYTES + 1);
+    replace_values(path, "texts", variable, 3, (const char *[]){"a", huge, "b"});
+    assert_dies("text 1 has more than 4096 bytes", shard_open(path));
+    huge[TEXT_BYTES] = 0;
+    replace_values(path, "texts", variable, 3, (const char *[]){"a", huge, ""});
+    shard = shard_open(path);
+    assert_true(!strcmp(shard.texts[1], huge) && !strcmp(shard.texts[2], ""));
+    shard_close(&shard);
+    free(huge);
     free(path);
 }
 
@@ -283,10 +383,10 @@ int main(void) {
     test_shard(good, &info, 0, COUNT);
     shard_info_free(&info);
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(round_trip),     cmocka_unit_test(equal_bytes_and_empty),
-        cmocka_unit_test(half_precision), cmocka_unit_test(truncated),
-        cmocka_unit_test(flipped_bytes),  cmocka_unit_test(missing_parts),
-        cmocka_unit_test(wrong_parts),    cmocka_unit_test(full_disk),
+        cmocka_unit_test(round_trip),  cmocka_unit_test(equal_bytes_and_empty), cmocka_unit_test(half_precision),
+        cmocka_unit_test(truncated),   cmocka_unit_test(flipped_bytes),         cmocka_unit_test(missing_parts),
+        cmocka_unit_test(wrong_parts), cmocka_unit_test(texts_round_trip),      cmocka_unit_test(wrong_texts),
+        cmocka_unit_test(full_disk),
     };
     int failures = cmocka_run_group_tests_name("data/shard", tests, NULL, NULL);
     remove_tree(folder);

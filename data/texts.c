@@ -1,0 +1,62 @@
+#include "data/texts.h"
+#include "util/error.h"
+#include <limits.h>
+#include <stdlib.h>
+#include <string.h>
+#include <utf8proc.h>
+
+// FNV-1a, 64 bits (Fowler, Noll, Vo).
+static uint64_t hash(const char *text) {
+    uint64_t h = 1469598103934665603u;
+    for (; *text; text++) { h = (h ^ (uint8_t)*text) * 1099511628211u; }
+    return h;
+}
+
+// The slot that holds a text or would hold it.
+static size_t slot_of(const TextTable *t, const char *text) {
+    size_t at = (size_t)hash(text) & (t->slot_count - 1);
+    while (t->slots[at] && strcmp(t->texts[t->slots[at] - 1], text) != 0) { at = (at + 1) & (t->slot_count - 1); }
+    return at;
+}
+
+// Keeps at least half of the slots free.
+static void make_room(TextTable *t) {
+    if (t->count == t->room) {
+        t->room = t->room ? 2 * t->room : 64;
+        t->texts = xrealloc(t->texts, (size_t)t->room * sizeof *t->texts);
+    }
+    if (2 * ((size_t)t->count + 1) <= t->slot_count) { return; }
+    t->slot_count = t->slot_count ? 2 * t->slot_count : 128;
+    free(t->slots);
+    t->slots = xcalloc(t->slot_count, sizeof *t->slots);
+    for (int i = 0; i < t->count; i++) { t->slots[slot_of(t, t->texts[i])] = i + 1; }
+}
+
+int text_table_add(TextTable *t, const char *text) {
+    if (t->count > INT_MAX / 4) { die("more than %d distinct texts are too many", INT_MAX / 4); }
+    make_room(t);
+    size_t slot = slot_of(t, text);
+    if (!t->slots[slot]) {
+        t->texts[t->count++] = xstrdup(text);
+        t->slots[slot] = t->count;
+    }
+    return t->slots[slot] - 1;
+}
+
+void text_table_free(TextTable *t) {
+    for (int i = 0; i < t->count; i++) { free(t->texts[i]); }
+    free(t->texts);
+    free(t->slots);
+    *t = (TextTable){0};
+}
+
+const char *text_problem(const char *text) {
+    const utf8proc_uint8_t *p = (const utf8proc_uint8_t *)text;
+    if (strlen(text) > TEXT_BYTES) { return "has more than 4096 bytes"; }
+    for (utf8proc_int32_t code; *p;) {
+        utf8proc_ssize_t length = utf8proc_iterate(p, -1, &code);
+        if (length <= 0) { return "is not valid UTF-8"; }
+        p += length;
+    }
+    return NULL;
+}
