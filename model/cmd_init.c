@@ -214,7 +214,7 @@ static void convert(const char *from, const char *to, Device *dev) {
     if (!folder_exists(from)) { die("--from %s: is not a folder, expected a Stable Diffusion directory", from); }
     report_frozen(from, dev);
     convert_unet(from, to, dev);
-    pipeline_link(from, to, "unet");
+    pipeline_link(from, to, (const char *[]){"unet", NULL});
     convert_scheduler(from, to);
 }
 

@@ -49,9 +49,25 @@ void params_alloc(Params *params, bool grads, Device *dev) {
     device_fill(dev, params->grads, 0, params->total * sizeof(float));
 }
 
+void params_join(Params *first, Params *second, Device *dev) {
+    Params *parts[] = {first, second};
+    size_t total = first->total + second->total, at = 0;
+    floatX *weights = device_alloc(dev, total * sizeof(floatX));
+    float *grads = device_alloc(dev, total * sizeof(float));
+    for (int i = 0; i < 2; at += parts[i++]->total) {
+        device_copy(dev, weights + at, parts[i]->weights, parts[i]->total * sizeof(floatX), false);
+        device_sync(dev);
+        params_release(parts[i], dev);
+        parts[i]->weights = weights + at;
+        parts[i]->grads = grads + at;
+    }
+    second->joined = true;
+    device_fill(dev, grads, 0, total * sizeof(float)); // the padding between slices stays zero
+}
+
 void params_release(Params *params, Device *dev) {
-    if (params->weights) { device_free(dev, params->weights); }
-    if (params->grads) { device_free(dev, params->grads); }
+    if (params->weights && !params->joined) { device_free(dev, params->weights); }
+    if (params->grads && !params->joined) { device_free(dev, params->grads); }
     params->weights = NULL;
     params->grads = NULL;
 }

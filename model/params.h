@@ -36,6 +36,7 @@ typedef struct {
     size_t total;    // elements with padding
     floatX *weights; // (total) what kernels read, on the device; NULL until params_alloc
     float *grads;    // (total) on the device, or NULL: no parameter gradient is computed
+    bool joined;     // weights and grads lie in another model's buffers
     GradsFinal grads_final;
 } Params;
 
@@ -47,6 +48,9 @@ size_t params_add(Params *params, ParamLayout layout, bool packed, int ndim, con
 void params_finish(Params *params);
 // Allocates device memory for the weights (zeroed), and for gradients if asked for.
 void params_alloc(Params *params, bool grads, Device *dev);
+// Moves the weights of two models into one buffer, `first`'s at its beginning, and makes zeroed gradients for both, so
+// that norm and update are one launch each. `first` owns the buffers: free `second` no later.
+void params_join(Params *first, Params *second, Device *dev);
 void params_release(Params *params, Device *dev); // frees that memory; the slices remain
 void params_free(Params *params, Device *dev);
 

@@ -13,20 +13,22 @@
 
 // ---- Opening -------------------------------------------------------------------------------------------------------
 
-static char *config_path(const char *folder, const char *module, const char *file) {
-    char *path = xprintf("%s/%s/%s", folder, module, file);
+static char *config_path(const char *module, const char *file) {
+    char *path = xprintf("%s/%s", module, file);
     if (!file_exists(path)) { die("%s: is missing, expected in a model directory", path); }
     return path;
 }
 
+// FOLDER/MODULE, to be freed, or with `ema` FOLDER/MODULE_ema if it exists.
+static char *module_folder(const Pipeline *p, const char *module, bool ema) {
+    char *average = xprintf("%s/%s_ema", p->folder, module);
+    if (ema && folder_exists(average)) { return average; }
+    free(average);
+    return xprintf("%s/%s", p->folder, module);
+}
+
 static void open_unet(Pipeline *p, bool ema, bool grads, Device *dev) {
-    char *module = xprintf("%s/unet_ema", p->folder);
-    bool average = ema && folder_exists(module);
-    if (!average) {
-        free(module);
-        module = xprintf("%s/unet", p->folder);
-    }
-    char *path = config_path(p->folder, average ? "unet_ema" : "unet", "config.json");
+    char *module = module_folder(p, "unet", ema), *path = config_path(module, "config.json");
     UNetConfig config = unet_config_read(path);
     p->unet = unet_create(&config);
     weights_load(&p->unet.params, module, grads, dev);
@@ -35,7 +37,7 @@ static void open_unet(Pipeline *p, bool ema, bool grads, Device *dev) {
 }
 
 static void open_vae(Pipeline *p, int parts, int grads, Device *dev) {
-    char *path = config_path(p->folder, "vae", "config.json"), *module = xprintf("%s/vae", p->folder);
+    char *module = module_folder(p, "vae", false), *path = config_path(module, "config.json");
     VAEConfig config = vae_config_read(path);
     if (parts & PART_VAE_ENCODER) {
         p->vae_encoder = vae_encoder_create(&config);
@@ -49,9 +51,9 @@ static void open_vae(Pipeline *p, int parts, int grads, Device *dev) {
     free(module);
 }
 
-static void open_text(Pipeline *p, bool grads, Device *dev) {
-    char *path = config_path(p->folder, "text_encoder", "config.json");
-    char *module = xprintf("%s/text_encoder", p->folder), *tokens = xprintf("%s/tokenizer", p->folder);
+static void open_text(Pipeline *p, bool ema, bool grads, Device *dev) {
+    char *module = module_folder(p, "text_encoder", ema), *path = config_path(module, "config.json");
+    char *tokens = xprintf("%s/tokenizer", p->folder);
     CLIPConfig config = clip_config_read(path);
     p->tokenizer = tokenizer_open(tokens);
     if (tokenizer_vocab_size(p->tokenizer) > config.vocab_size) {
@@ -89,12 +91,13 @@ Pipeline pipeline_open(const char *folder, int parts, int grads, Device *dev) {
     if (!folder_exists(folder)) { die("%s: is not a folder, expected a model directory", folder); }
     Pipeline p = {.folder = xstrdup(folder), .parts = parts};
     if (parts & PART_SCHEDULE) {
-        char *path = config_path(folder, "scheduler", "scheduler_config.json");
+        char *module = module_folder(&p, "scheduler", false), *path = config_path(module, "scheduler_config.json");
         ScheduleConfig config = schedule_config_read(path);
         p.schedule = schedule_create(&config);
         free(path);
+        free(module);
     }
-    if (parts & PART_TEXT) { open_text(&p, grads & PART_TEXT, dev); }
+    if (parts & PART_TEXT) { open_text(&p, parts & PART_UNET_EMA, grads & PART_TEXT, dev); }
     if (parts & (PART_VAE_ENCODER | PART_VAE_DECODER)) { open_vae(&p, parts, grads, dev); }
     if (parts & PART_UNET) { open_unet(&p, parts & PART_UNET_EMA, grads & PART_UNET, dev); }
     check_sizes(&p);
@@ -201,13 +204,21 @@ static void link_tree(const char *from, const char *to) {
     closedir(folder);
 }
 
-void pipeline_link(const char *from, const char *to, const char *except) {
-    static const char *const modules[] = {"unet", "unet_ema", "vae", "text_encoder", "tokenizer", "scheduler"};
+// "unet" stands for unet_ema too.
+static bool is_excepted(const char *module, const char *const *except) {
+    for (; except && *except; except++) {
+        if (strncmp(module, *except, strlen(*except)) == 0) { return true; }
+    }
+    return false;
+}
+
+void pipeline_link(const char *from, const char *to, const char *const *except) {
+    static const char *const modules[] = {"unet",      "unet_ema", "vae", "text_encoder", "text_encoder_ema",
+                                          "tokenizer", "scheduler"};
     make_folders(to);
-    for (int i = 0; i < 6; i++) {
+    for (size_t i = 0; i < sizeof modules / sizeof *modules; i++) {
         char *source = xprintf("%s/%s", from, modules[i]), *target = xprintf("%s/%s", to, modules[i]);
-        bool replaced = except && strncmp(modules[i], except, strlen(except)) == 0; // "unet": its average too
-        if (!replaced && folder_exists(source)) { link_tree(source, target); }
+        if (!is_excepted(modules[i], except) && folder_exists(source)) { link_tree(source, target); }
         free(source);
         free(target);
     }

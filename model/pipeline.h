@@ -14,7 +14,7 @@ enum {
     PART_VAE_DECODER = 4,
     PART_TEXT = 8,
     PART_SCHEDULE = 16,
-    PART_UNET_EMA = 32 /* with PART_UNET: weights from unet_ema/ where it exists */
+    PART_UNET_EMA = 32 /* with PART_UNET: weights from unet_ema/ and text_encoder_ema/ where they exist */
 };
 
 typedef struct {
@@ -64,9 +64,10 @@ void weights_write(const Params *const *params, const float *const *flats, int c
 // Declares all slices of a model as F32 tensors, for a caller that writes them one after the other.
 void weights_declare(SafetensorsWriter *w, const Params *params);
 
-// Fills a new pipeline folder `to`: parts other than `except` ("unet", which stands for unet_ema too, "vae" or NULL)
-// are hard-linked (copied across file systems) from `from`, and model_index.json is written.
-void pipeline_link(const char *from, const char *to, const char *except);
+// Fills a new pipeline folder `to`: parts other than those of the NULL-terminated list `except` ("unet", which stands
+// for unet_ema too, "vae", ...) are hard-linked (copied across file systems) from `from`, and model_index.json is
+// written.
+void pipeline_link(const char *from, const char *to, const char *const *except);
 void pipeline_index_write(const char *folder); // model_index.json: StableDiffusionPipeline
 
 // Embeddings of texts by the frozen text encoder: out (count, T, hidden) floatX on the device, T = the tokenizer's

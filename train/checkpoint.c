@@ -96,23 +96,34 @@ static float *gather(const Optimizer *opt, const float *array, size_t first, siz
     return host;
 }
 
-// Writes the weights file to FOLDER/MODULE[suffix]. `folder` is NULL on all ranks except 0.
-static void write_module(const Trained *t, const Optimizer *opt, const float *array, const char *folder,
-                         const char *suffix, Device *dev) {
+static bool in_one_file(const Trained *t) { return t->count == 2 && strcmp(t->modules[0], t->modules[1]) == 0; }
+
+// Writes a weights file to FOLDER/MODULE[suffix].
+static void write_weights(Params *const *params, float *const *hosts, int count, const char *folder, const char *name,
+                          const char *suffix) {
+    bool text = strcmp(name, "text_encoder") == 0; // transformers' name, else diffusers'
+    char *module = xprintf("%s/%s%s", folder, name, suffix);
+    char *file = xprintf("%s/%s.safetensors", module, text ? "model" : "diffusion_pytorch_model");
+    remove_tree(module); // of an earlier checkpoint
+    make_folders(module);
+    weights_write((const Params *const *)params, (const float *const *)hosts, count, file);
+    free(module);
+    free(file);
+}
+
+// Writes the trained modules. `folder` is NULL on all ranks except 0.
+static void write_modules(const Trained *t, const Optimizer *opt, const float *array, const char *folder,
+                          const char *suffix, Device *dev) {
     float *hosts[2] = {0};
     size_t first = 0;
     for (int i = 0; i < t->count; first += t->params[i++]->total) {
         hosts[i] = gather(opt, array, first, t->params[i]->total, dev);
     }
-    if (!folder) { return; }
-    char *module = xprintf("%s/%s%s", folder, t->module, suffix),
-         *file = xprintf("%s/diffusion_pytorch_model.safetensors", module);
-    remove_tree(module); // of an earlier checkpoint
-    make_folders(module);
-    weights_write((const Params *const *)t->params, (const float *const *)hosts, t->count, file);
+    int count = in_one_file(t) ? 2 : 1;
+    for (int i = 0; folder && i < t->count; i += count) {
+        write_weights(t->params + i, hosts + i, count, folder, t->modules[i], suffix);
+    }
     for (int i = 0; i < t->count; i++) { free(hosts[i]); }
-    free(module);
-    free(file);
 }
 
 enum { PIECE = 1 << 22 }; // floats copied through the host at a time
@@ -162,12 +173,12 @@ static void write_state(const TrainOptions *o, int step, const Optimizer *opt, c
 }
 
 // Makes a new checkpoint's folder under a temporary name, with the parts that are not trained.
-static char *begin_folder(const TrainOptions *o, const char *base, int step, const char *module) {
+static char *begin_folder(const TrainOptions *o, const char *base, int step, const Trained *t) {
     char *path = checkpoint_path(o->out, step), *work = temporary_name(path);
     char *trainer = xprintf("%s/trainer", work);
     remove_tree(work);
     cleanup_add(work);
-    pipeline_link(base, work, module);
+    pipeline_link(base, work, t->modules);
     remove_tree(trainer);
     make_folders(trainer);
     free(trainer);
@@ -178,9 +189,9 @@ static char *begin_folder(const TrainOptions *o, const char *base, int step, con
 char *checkpoint_write(const TrainOptions *o, const char *base, int step, const Trained *t, const Optimizer *opt,
                        Device *dev) {
     if (opt->comm->rank > 0 && !opt->sharded) { return NULL; }
-    char *work = opt->comm->rank == 0 ? begin_folder(o, base, step, t->module) : NULL;
-    write_module(t, opt, opt->master, work, "", dev);
-    if (opt->ema) { write_module(t, opt, opt->ema, work, "_ema", dev); }
+    char *work = opt->comm->rank == 0 ? begin_folder(o, base, step, t) : NULL;
+    write_modules(t, opt, opt->master, work, "", dev);
+    if (opt->ema) { write_modules(t, opt, opt->ema, work, "_ema", dev); }
     write_moments(opt, work, dev);
     if (work) { write_state(o, step, opt, work, dev); }
     return work;
@@ -209,24 +220,24 @@ static void read_moment(const Optimizer *opt, float *array, const Safetensors *f
     free(piece);
 }
 
-static void read_module(const Trained *t, const Optimizer *opt, float *array, const char *model, const char *suffix,
-                        Device *dev) {
-    char *folder = xprintf("%s/%s%s", model, t->module, suffix);
+static void read_modules(const Trained *t, const Optimizer *opt, float *array, const char *model, const char *suffix,
+                         Device *dev) {
     size_t first = 0;
     for (int i = 0; i < t->count; first += t->params[i++]->total) {
+        char *folder = xprintf("%s/%s%s", model, t->modules[i], suffix);
         float *host = xmalloc(t->params[i]->total * sizeof(float));
         weights_read(t->params[i], folder, host);
         optimizer_store(opt, array, first, t->params[i]->total, host, dev);
         free(host);
+        free(folder);
     }
-    free(folder);
 }
 
 static bool has_masters(const Optimizer *opt) { return (void *)opt->master != (void *)(opt->weights + opt->first); }
 
 void checkpoint_start(const char *model, const Trained *t, Optimizer *opt, Device *dev) {
     if (!has_masters(opt)) { return; }
-    read_module(t, opt, opt->master, model, "", dev);
+    read_modules(t, opt, opt->master, model, "", dev);
     if (opt->ema) { device_copy(dev, opt->ema, opt->master, opt->count * sizeof *opt->ema, false); }
 }
 
@@ -282,8 +293,8 @@ void checkpoint_load(const TrainOptions *o, const char *checkpoint, const Traine
     read_moment(opt, opt->v, &file, "exp_avg_sq", dev);
     safetensors_close(&file);
     free(path);
-    if (has_masters(opt)) { read_module(t, opt, opt->master, checkpoint, "", dev); }
-    if (opt->ema) { read_module(t, opt, opt->ema, checkpoint, "_ema", dev); }
+    if (has_masters(opt)) { read_modules(t, opt, opt->master, checkpoint, "", dev); }
+    if (opt->ema) { read_modules(t, opt, opt->ema, checkpoint, "_ema", dev); }
 }
 
 void checkpoint_publish(const char *checkpoint, const char *out) {

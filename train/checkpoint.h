@@ -6,10 +6,10 @@
 #include "model/pipeline.h"
 #include "train/optimizer.h"
 
-// What is trained: the parts of one module. They lie one after the other in the optimizer's flat buffers.
+// What is trained: one or two models, one after the other in the optimizer's flat buffers.
 typedef struct {
-    const char *module; // "unet" or "vae"
-    Params *params[2];  // 1 or 2
+    const char *modules[3]; // each one's folder ("unet"), NULL-terminated; {"vae", "vae"}: both are in one file
+    Params *params[2];
     int count;
 } Trained;
 
@@ -17,7 +17,7 @@ typedef struct {
 char *checkpoint_newest(const char *out, int *step);
 // A new checkpoint takes two calls.
 // All ranks call checkpoint_write. It writes the checkpoint under a temporary name, with links to the other parts of
-// the model directory `base`, and returns the folder. The caller adds the trained module's other files (config.json).
+// the model directory `base`, and returns the folder. The caller adds the trained modules' other files (config.json).
 // On ranks other than 0 the result is NULL; they send their parts of the state if it is sharded.
 // Only rank 0 calls checkpoint_commit. It renames the folder to OUT/checkpoint-STEP, removes temporary leftovers and
 // all but the newest checkpoints_total_limit checkpoints, frees `work` and returns the path, to be freed. Step N of a
@@ -28,7 +28,7 @@ char *checkpoint_commit(const TrainOptions *options, int step, char *work);
 // At the start of a run: reads the masters from the model's files, because the weights are rounded, and starts the
 // EMA from them. Does nothing if the masters are the weights.
 void checkpoint_start(const char *model, const Trained *trained, Optimizer *optimizer, Device *dev);
-// Dies if a command other than `command` ("train", "train-vae") wrote the checkpoint.
+// Dies if a command other than `command` ("train", "train-vae", "pretrain") wrote the checkpoint.
 void checkpoint_check_command(const char *command, const char *checkpoint);
 // Loads masters (if they are not the weights, which the pipeline has loaded), moments, EMA and skipped steps.
 void checkpoint_load(const TrainOptions *options, const char *checkpoint, const Trained *trained, Optimizer *optimizer,

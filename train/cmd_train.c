@@ -131,16 +131,6 @@ static void describe(void *data, const char *folder, Device *dev) {
 
 // ---- the run -------------------------------------------------------------------------------------------------------
 
-static void check_vae(const UNetTrainer *t) {
-    char digest[65];
-    pipeline_vae_digest(run_log_base(&t->trainer.log), digest);
-    if (strcmp(digest, t->shards.info.vae_sha256) != 0) {
-        die("%s: the latents were made by another VAE than %s/vae (SHA-256 %.12s..., expected %.12s...): run "
-            "`cocogold encode` with this model",
-            t->options.shards, run_log_base(&t->trainer.log), t->shards.info.vae_sha256, digest);
-    }
-}
-
 // Memory of a validation: the sampler, and the average in the type of the weights.
 static size_t validation_bytes(UNetTrainer *t, Device *dev) {
     const Diffusion *d = &t->diffusion;
@@ -160,11 +150,7 @@ static void open_data(UNetTrainer *t, Device *dev) {
     bool decodes = (o->train.validate_every && comm->rank == 0) || o->pixel_loss > 0;
     int parts = PART_UNET | PART_TEXT | PART_SCHEDULE | (decodes ? PART_VAE_DECODER : 0);
     t->pipeline = pipeline_open(base, parts, PART_UNET, dev);
-    check_vae(t);
-    if (info->channels != t->pipeline.unet.config.out_channels) {
-        die("%s: the latents have %d channels, but the UNet of %s has %d", o->shards, info->channels, base,
-            t->pipeline.unet.config.out_channels);
-    }
+    diffusion_check_latents(&t->pipeline, &t->shards);
     t->prompts = prompts_create(&t->pipeline, o, info, dev);
     pipeline_release(&t->pipeline, PART_TEXT, dev); // 1.4 GB with SD2
     bool *keep = o->classes ? shards_classes(&t->shards, "--classes", o->classes) : NULL;
@@ -226,7 +212,7 @@ int cmd_train(int argc, char **argv) {
     open_model(&t, dev);
     open_feed(&t, dev);
     bool decoder = t.validates || t.options.pixel_loss > 0;
-    Task task = {.trained = {"unet", {&t.pipeline.unet.params}, 1},
+    Task task = {.trained = {{"unet"}, {&t.pipeline.unet.params}, 1},
                  .micro_step = diffusion_step,
                  .model = &t.diffusion,
                  .owner = &t,

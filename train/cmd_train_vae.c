@@ -66,29 +66,10 @@ typedef struct {
     PictureOptions training, validation;
     Pictures *pictures;
     Feed feed;
-    floatX *weights; // joint buffers of encoder and decoder
-    float *grads;
     float *images;                    // (B, R, R, 3) on the device, owned by the feed
     float *host_images, *host_losses; // (B, R, R, 3) and (B) pinned, for validation
     int B, R, r, L;                   // batch, side of pictures and latents, latent channels
 } VAETrainer;
-
-// Moves encoder and decoder into one buffer, so that norm and update are one launch each.
-static void join(VAETrainer *t, Device *dev) {
-    Params *parts[] = {&t->encoder->params, &t->decoder->params};
-    size_t total = parts[0]->total + parts[1]->total, first = 0;
-    t->weights = device_alloc(dev, total * sizeof(floatX));
-    t->grads = device_alloc(dev, total * sizeof(float));
-    for (int i = 0; i < 2; first += parts[i++]->total) {
-        device_copy(dev, t->weights + first, parts[i]->weights, parts[i]->total * sizeof(floatX), false);
-        device_sync(dev);
-        device_free(dev, parts[i]->weights);
-        if (parts[i]->grads) { device_free(dev, parts[i]->grads); }
-        parts[i]->weights = t->weights + first;
-        parts[i]->grads = t->grads + first;
-    }
-    device_fill(dev, t->grads, 0, total * sizeof(float)); // the padding between slices stays zero
-}
 
 // A MicroStep: picture -> moments -> latent -> picture. losses (B) = L1 + mse_weight MSE of each picture.
 static void vae_step(void *data, Arena *arena, float *losses, const StepScalars *s, float beta, bool backward,
@@ -310,7 +291,7 @@ static void open_model(VAETrainer *t, Device *dev) {
         die("--resolution %d: expected a multiple of %d, the VAE's pixels per latent cell", t->R,
             vae_factor(&t->encoder->config));
     }
-    join(t, dev);
+    params_join(&t->encoder->params, &t->decoder->params, dev);
 }
 
 static void close_all(VAETrainer *t, Device *dev) {
@@ -322,11 +303,7 @@ static void close_all(VAETrainer *t, Device *dev) {
     free(t->validation_classes);
     device_free_pinned(dev, t->host_images);
     device_free_pinned(dev, t->host_losses);
-    Params *parts[] = {&t->encoder->params, &t->decoder->params};
-    for (int i = 0; i < 2; i++) { parts[i]->weights = NULL, parts[i]->grads = NULL; } // they lie in the joint buffers
     pipeline_close(&t->pipeline, dev);
-    device_free(dev, t->weights);
-    device_free(dev, t->grads);
 }
 
 int cmd_train_vae(int argc, char **argv) {
@@ -338,7 +315,7 @@ int cmd_train_vae(int argc, char **argv) {
     open_model(&t, dev);
     open_pictures(&t);
     open_feed(&t, dev);
-    Task task = {.trained = {"vae", {&t.encoder->params, &t.decoder->params}, 2},
+    Task task = {.trained = {{"vae", "vae"}, {&t.encoder->params, &t.decoder->params}, 2},
                  .micro_step = vae_step,
                  .model = &t,
                  .owner = &t,

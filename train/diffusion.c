@@ -1,6 +1,7 @@
 #include "train/diffusion.h"
 #include "util/philox.h"
 #include "util/error.h"
+#include <string.h>
 
 Diffusion diffusion_create(UNet *unet, const Schedule *schedule, const UNetOptions *o, int tokens, int h, int w,
                            Device *dev) {
@@ -12,6 +13,7 @@ Diffusion diffusion_create(UNet *unet, const Schedule *schedule, const UNetOptio
                    .w = w,
                    .L = unet->config.out_channels,
                    .tokens = tokens,
+                   .conditioned = unet->config.in_channels != unet->config.out_channels,
                    .inputs = {PLAN_POINTER, PLAN_POINTER, NULL, PLAN_POINTER}}; // for plans
     unet->recompute = (Recompute)o->recompute_level;
     if (dev->plan_only) { return d; }
@@ -36,6 +38,32 @@ Diffusion diffusion_open(Pipeline *pipeline, const UNetOptions *o, const int col
     if (o->pixel_loss > 0) { d.pixel_loss.decoder = &pipeline->vae_decoder; }
     for (int c = 0; c < 3; c++) { d.pixel_loss.color[c] = (float)color[c] / 127.5f - 1; }
     return d;
+}
+
+Diffusion diffusion_open_text(Pipeline *pipeline, const UNetOptions *o, int h, int w, Device *dev) {
+    const UNetConfig *config = &pipeline->unet.config;
+    if (config->in_channels != config->out_channels) {
+        die("%s/unet/config.json: field \"in_channels\" is %d, expected the latent's %d, as a text-to-image model has: "
+            "make one with `cocogold init --text-to-image`",
+            pipeline->folder, config->in_channels, config->out_channels);
+    }
+    if (schedule_changes(&o->schedule)) { schedule_change(&pipeline->schedule, &o->schedule); }
+    return diffusion_create(&pipeline->unet, &pipeline->schedule, o, tokenizer_length(pipeline->tokenizer), h, w, dev);
+}
+
+void diffusion_check_latents(const Pipeline *p, const ShardSet *shards) {
+    char digest[65];
+    const ShardInfo *info = &shards->info;
+    pipeline_vae_digest(p->folder, digest);
+    if (strcmp(digest, info->vae_sha256) != 0) {
+        die("%s: the latents were made by another VAE than %s/vae (SHA-256 %.12s..., expected %.12s...): run "
+            "`cocogold encode` with this model",
+            shards->folder, p->folder, info->vae_sha256, digest);
+    }
+    if (info->channels != p->unet.config.out_channels) {
+        die("%s: the latents have %d channels, but the UNet of %s has %d", shards->folder, info->channels, p->folder,
+            p->unet.config.out_channels);
+    }
 }
 
 void diffusion_destroy(Diffusion *d, Device *dev) { device_free(dev, d->alphas_cumprod); }
@@ -73,8 +101,10 @@ void diffusion_step(void *diffusion, Arena *arena, float *losses, const StepScal
     size_t b = (size_t)B, h = (size_t)d->h, w = (size_t)d->w, L = (size_t)d->L;
     float *timesteps = arena_save_float(arena, "timesteps", b);
     float *noise = arena_save_float(arena, "noise", b, h, w, L), *goal = arena_save_float(arena, "goal", b, h, w, L);
-    floatX *noisy = arena_save(arena, "noisy", b, h, w, L), *condition = arena_save(arena, "condition", b, h, w, L);
-    floatX *sample = arena_save(arena, "sample", b, h, w, 2 * L), *pred = arena_save(arena, "pred", b, h, w, L);
+    floatX *noisy = arena_save(arena, "noisy", b, h, w, L), *sample = noisy;
+    floatX *condition = d->conditioned ? arena_save(arena, "condition", b, h, w, L) : NULL;
+    if (condition) { sample = arena_save(arena, "sample", b, h, w, 2 * L); }
+    floatX *pred = arena_save(arena, "pred", b, h, w, L);
     floatX *dpred = backward ? arena_save(arena, "dpred", b, h, w, L) : NULL;
 
     device_scope(dev, "noise");
@@ -86,8 +116,10 @@ void diffusion_step(void *diffusion, Arena *arena, float *losses, const StepScal
     }
     add_noise_forward(noisy, goal, in->target, noise, timesteps, d->alphas_cumprod, d->schedule->config.prediction, B,
                       n, dev);
-    cast_to_floatX(condition, in->image, N, dev);
-    concat_forward(sample, condition, noisy, B * d->h * d->w, d->L, d->L, dev);
+    if (condition) {
+        cast_to_floatX(condition, in->image, N, dev);
+        concat_forward(sample, condition, noisy, B * d->h * d->w, d->L, d->L, dev);
+    }
 
     device_scope(dev, "forward");
     unet_forward(d->unet, arena, pred, sample, timesteps, in->context, B, d->h, d->w, d->tokens, backward, dev);
@@ -102,7 +134,7 @@ void diffusion_step(void *diffusion, Arena *arena, float *losses, const StepScal
     }
     if (backward) {
         device_scope(dev, "backward");
-        unet_backward(d->unet, arena, NULL, NULL, dpred, beta, dev);
+        unet_backward(d->unet, arena, NULL, d->dcontext, dpred, beta, dev);
     }
     arena_release(arena, mark);
 }

@@ -2,13 +2,16 @@
 //
 //   image latent  z  (B, h, w, L) --------------------------------.
 //   target latent x0 (B, h, w, L) + noise at t -> noisy latent ----+-> sample (B, h, w, 2L) -> UNet(t, text) -> loss
+//
+// A UNet from text to image (`cocogold pretrain`) has no image latent: the noisy latent is the sample (B, h, w, L).
 #pragma once
+#include "data/loader.h"
 #include "model/pipeline.h"
 #include "train/pixel_loss.h"
 
 // A micro-batch, on the device.
 typedef struct {
-    const float *image, *target; // (B, h, w, L)
+    const float *image, *target; // (B, h, w, L); no image: not conditioned
     const float *cell_weight;    // (B, h, w), for --loss weighted
     const floatX *context;       // (B, tokens, C)
 } DiffusionInputs;
@@ -19,8 +22,10 @@ typedef struct {
     const UNetOptions *options;
     float *alphas_cumprod;  // (T) on the device
     int B, h, w, L, tokens; // micro-batch, latent size and channels, text length
+    bool conditioned;       // the UNet takes the image latent too: 2L channels instead of L
     PixelLoss pixel_loss;   // --pixel-loss; diffusion_create sets none
     DiffusionInputs inputs; // set by the caller of diffusion_step
+    floatX *dcontext;       // (B, tokens, C) gets the gradient of inputs.context, if the caller sets it
 } Diffusion;
 
 // Sets the UNet's recompute level. tokens: the text's length.
@@ -30,6 +35,10 @@ Diffusion diffusion_create(UNet *unet, const Schedule *schedule, const UNetOptio
 // does not take twice the latent's channels, or if it predicts epsilon and the schedule's last signal-to-noise ratio is
 // zero. color: of the painted mask, 0..255.
 Diffusion diffusion_open(Pipeline *pipeline, const UNetOptions *options, const int color[3], int h, int w, Device *dev);
+// The same for a UNet from text to image; dies if it does not take the latent's channels.
+Diffusion diffusion_open_text(Pipeline *pipeline, const UNetOptions *options, int h, int w, Device *dev);
+// Dies if the latents of the shards are not of the pipeline's VAE, or have other channels than its UNet.
+void diffusion_check_latents(const Pipeline *pipeline, const ShardSet *shards);
 void diffusion_destroy(Diffusion *diffusion, Device *dev);
 
 // A MicroStep (train/step.h) of a Diffusion on its inputs. losses (B) = each sample's loss. With `backward` it includes

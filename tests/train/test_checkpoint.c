@@ -49,7 +49,7 @@ static int begin(void **state) {
     free(scheduler);
     free(file);
     optimizer = optimizer_create(&options, &alone, unet.params.weights, unet.params.grads, unet.params.total, &dev);
-    what = (Trained){.module = "unet", .params = {&unet.params}, .count = 1};
+    what = (Trained){.modules = {"unet"}, .params = {&unet.params}, .count = 1};
     return 0;
 }
 
