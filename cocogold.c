@@ -10,6 +10,7 @@ int cmd_preview(int argc, char **argv);
 int cmd_encode(int argc, char **argv);
 int cmd_train(int argc, char **argv);
 int cmd_train_vae(int argc, char **argv);
+int cmd_pretrain(int argc, char **argv);
 int cmd_generate(int argc, char **argv);
 int cmd_eval(int argc, char **argv);
 int cmd_analyze(int argc, char **argv);
@@ -30,6 +31,7 @@ static const struct {
     {"encode", cmd_encode, "turn pictures and masks into HDF5 shards of latents"},
     {"train", cmd_train, "fine-tune the UNet to segment by text"},
     {"train-vae", cmd_train_vae, "train the VAE of a small model on pictures"},
+    {"pretrain", cmd_pretrain, "train the UNet from text to image"},
     {"generate", cmd_generate, "draw pictures from a text"},
     {"eval", cmd_eval, "measure IoU on seen and unseen classes"},
     {"segment", cmd_segment, "segment one picture by text"},

@@ -16,6 +16,8 @@
 typedef struct {
     const char *folder; // being written
     const Preset *preset;
+    const char *vae; // model directory to take the VAE from; NULL: random
+    bool text_to_image;
     CLIPConfig clip; // with the tokenizer's vocab_size
     uint64_t seed;
 } Plan;
@@ -53,8 +55,10 @@ static size_t parameter_count(const Params *params) {
 
 static void write_unet(const Plan *plan, Device *dev) {
     char *path = module_file(plan, "unet", "config.json");
-    unet_config_write(&plan->preset->unet, path);
-    UNet unet = unet_create(&plan->preset->unet);
+    UNetConfig config = plan->preset->unet;
+    if (plan->text_to_image) { config.in_channels = config.out_channels; }
+    unet_config_write(&config, path);
+    UNet unet = unet_create(&config);
     write_random(plan, "unet/diffusion_pytorch_model.safetensors", (const Params *[]){&unet.params}, 1, false);
     printf("unet: %zu parameters\n", parameter_count(&unet.params));
     unet_destroy(&unet, dev);
@@ -71,6 +75,15 @@ static void write_vae(const Plan *plan, Device *dev) {
     printf("vae: %zu parameters\n", parameter_count(&encoder.params) + parameter_count(&decoder.params));
     vae_destroy(&encoder, dev);
     vae_destroy(&decoder, dev);
+    free(path);
+}
+
+static void link_vae(const Plan *plan) {
+    static const char *const others[] = {"unet", "text_encoder", "tokenizer", "scheduler", NULL};
+    char *path = xprintf("%s/vae/config.json", plan->vae);
+    int L = vae_config_read(path).latent_channels, expected = plan->preset->unet.out_channels;
+    if (L != expected) { die("%s: field \"latent_channels\" is %d, expected %d", path, L, expected); }
+    pipeline_link(plan->vae, plan->folder, others);
     free(path);
 }
 
@@ -92,7 +105,11 @@ static void write_preset(Plan *plan, Device *dev) {
     char *scheduler = module_file(plan, "scheduler", "scheduler_config.json");
     schedule_config_write(&plan->preset->schedule, scheduler);
     write_unet(plan, dev);
-    write_vae(plan, dev);
+    if (plan->vae) {
+        link_vae(plan);
+    } else {
+        write_vae(plan, dev);
+    }
     write_text_encoder(plan, dev);
     pipeline_index_write(plan->folder);
     free(scheduler);
@@ -242,9 +259,9 @@ static char *begin_folder(char *to, bool force) {
 }
 
 int cmd_init(int argc, char **argv) {
-    char *preset = NULL, *from = NULL;
+    char *preset = NULL, *from = NULL, *vae = NULL;
     long long seed = 0;
-    int force = 0;
+    int force = 0, text_to_image = 0;
     Option table[] = {
         {OPT_STRING, "preset", &preset,
          "write random weights of this architecture; mini is for 64x64 pictures and two cores", "NAME",
@@ -252,6 +269,9 @@ int cmd_init(int argc, char **argv) {
         {OPT_STRING, "from", &from,
          "Stable Diffusion directory to convert; the new UNet has 8 input channels (conv_in halved and repeated)",
          "DIR"},
+        {OPT_FLAG, "text-to-image", &text_to_image,
+         "--preset: the UNet has 4 input channels, for `cocogold pretrain`, whose result --from converts"},
+        {OPT_STRING, "vae", &vae, "--preset: take the VAE of this model directory", "DIR"},
         {OPT_LONG, "seed", &seed, "seed of the random weights", "N"},
         {OPT_FLAG, "force", &force, "replace the contents of DIR"},
         OPTIONS_END};
@@ -261,13 +281,19 @@ int cmd_init(int argc, char **argv) {
     const char **arguments = options_parse(argc, argv, table, &help, 1);
     options_require(arguments[0], "DIR", "the folder to write");
     if (!preset == !from) { die("expected either --preset NAME or --from DIR"); }
+    if (from && text_to_image) { die("--text-to-image: expected with --preset, not with --from"); }
+    if (from && vae) { die("--vae: expected with --preset, not with --from"); }
     char *to = xstrdup(arguments[0]), *work = begin_folder(to, force);
     Device dev;
     device_open(&dev, 0);
     if (from) {
         convert(from, work, &dev);
     } else {
-        Plan plan = {.folder = work, .preset = preset_find(preset), .seed = (uint64_t)seed};
+        Plan plan = {.folder = work,
+                     .preset = preset_find(preset),
+                     .vae = vae,
+                     .text_to_image = text_to_image,
+                     .seed = (uint64_t)seed};
         write_preset(&plan, &dev);
     }
     device_close(&dev);

@@ -204,10 +204,11 @@ static void link_tree(const char *from, const char *to) {
     closedir(folder);
 }
 
-// "unet" stands for unet_ema too.
+// "unet" stands for all averages too.
 static bool is_excepted(const char *module, const char *const *except) {
     for (; except && *except; except++) {
-        if (strncmp(module, *except, strlen(*except)) == 0) { return true; }
+        if (strcmp(module, *except) == 0) { return true; }
+        if (strcmp(*except, "unet") == 0 && strstr(module, "_ema")) { return true; }
     }
     return false;
 }

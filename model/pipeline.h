@@ -65,7 +65,7 @@ void weights_write(const Params *const *params, const float *const *flats, int c
 void weights_declare(SafetensorsWriter *w, const Params *params);
 
 // Fills a new pipeline folder `to`: parts other than those of the NULL-terminated list `except` ("unet", which stands
-// for unet_ema too, "vae", ...) are hard-linked (copied across file systems) from `from`, and model_index.json is
+// for all averages too, "vae", ...) are hard-linked (copied across file systems) from `from`, and model_index.json is
 // written.
 void pipeline_link(const char *from, const char *to, const char *const *except);
 void pipeline_index_write(const char *folder); // model_index.json: StableDiffusionPipeline

@@ -288,3 +288,13 @@ void log_vae_validation(RunLog *log, int step, double loss, double psnr, const I
     printf("validation at step %d: loss %.4f  PSNR %.2f dB\n", step, loss, psnr);
     fflush(stdout);
 }
+
+void log_text_validation(RunLog *log, int step, double loss, const Image *sheet) {
+    yajl_gen gen = begin_line("validation");
+    json_put_integer(gen, "step", step);
+    put(log, gen, step, "loss", loss);
+    end_line(log, gen);
+    save_sheet(log, step, sheet);
+    printf("validation at step %d: loss %.4f\n", step, loss);
+    fflush(stdout);
+}

@@ -72,3 +72,5 @@ typedef struct {
 void log_validation(RunLog *log, int step, const Validation *validation);
 // VAE: reconstruction loss, PSNR in dB (peak 2) and pictures.
 void log_vae_validation(RunLog *log, int step, double loss, double psnr, const Image *sheet);
+// Text to image: loss and drawn pictures.
+void log_text_validation(RunLog *log, int step, double loss, const Image *sheet);

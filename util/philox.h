@@ -26,6 +26,7 @@ enum PhiloxStream {
     PHILOX_MIX = 11,      // kind of picture in VAE training
     PHILOX_VARIANTS = 12, // masks of known IoU (eval/variants.h)
     PHILOX_TEXT = 13,     // choice of the text template
+    PHILOX_EMPTY = 14,    // samples trained without their text
 };
 
 typedef struct {
