@@ -37,7 +37,8 @@ enum { KINDS = 3 }; // image, overlay, mask
 
 typedef struct {
     int target_list; // index in target_lists
-    char *model, *data, *split, *out, *source, *targets, *classes, *trained, *color, *part;
+    int text_list;   // index in text_lists
+    char *model, *data, *split, *out, *source, *targets, *classes, *trained, *color, *part, *texts;
     int resolution, passes, min_side, shard_size, batch, threads, part_index, part_count;
     double alpha, outline, absent;
     long long seed;
@@ -65,6 +66,7 @@ typedef struct {
     int *order; // pictures by id
     int shards_per_pass;
     SampleOptions sample;
+    Phrases phrases; // --texts captions or phrases
     Paint paint;
     ShardInfo info;
     Work *work;
@@ -78,14 +80,16 @@ typedef struct {
 
 // ---- options
 
-static const char *const target_lists[] = {"overlay", "mask", "overlay,mask", "mask,overlay", NULL};
+static const char *const target_lists[] = {"overlay", "mask", "overlay,mask", "mask,overlay", "none", NULL};
 static const int target_bits[] = {TARGET_OVERLAY, TARGET_MASK, TARGET_OVERLAY | TARGET_MASK,
-                                  TARGET_OVERLAY | TARGET_MASK};
+                                  TARGET_OVERLAY | TARGET_MASK, 0};
+enum { TEXTS_NAMES, TEXTS_CAPTIONS, TEXTS_PHRASES };
+static const char *const text_lists[] = {"names", "captions", "phrases", NULL};
 
 static Options parse_options(int argc, char **argv) {
     Options o = {.split = "train",
                  .source = "auto",
-                 .targets = "overlay",
+                 .texts = "names",
                  .color = "white",
                  .part = "1/1",
                  .passes = 1,
@@ -105,9 +109,13 @@ static Options parse_options(int argc, char **argv) {
         {OPT_STRING, "out", &o.out, "output folder for SPLIT-00000.h5, ... and SPLIT.json", "DIR",
          .required = "the folder for the shards"},
         {OPT_HEADING, "Samples"},
+        {OPT_STRING, "texts", &o.texts,
+         "what samples are asked with: names of classes, captions_SPLIT.json, or phrases of refs_SPLIT.json with the "
+         "masks of their objects",
+         "KIND", .choices = text_lists, .choice = &o.text_list},
         {OPT_STRING, "classes", &o.classes,
          "classes to draw (default: DATA/classes/seen.txt if there, else default14; for other splits than train "
-         "all-things): " CLASSES_HELP,
+         "all-things; with phrases, those of the objects, default all): " CLASSES_HELP,
          "LIST"},
         {OPT_STRING, "trained", &o.trained,
          "classes to mark as seen in training (default for train: those of --classes; else seen.txt or default14)",
@@ -121,7 +129,8 @@ static Options parse_options(int argc, char **argv) {
         {OPT_INT, "min-side", &o.min_side, "drop pictures whose shorter side is below this", "PIXELS", .high = 1e6},
         {OPT_LONG, "seed", &o.seed, "seed of crops and classes", "SEED"},
         {OPT_HEADING, "Targets"},
-        {OPT_STRING, "targets", &o.targets, "targets to encode in addition to the input", "LIST",
+        {OPT_STRING, "targets", &o.targets,
+         "targets to encode in addition to the input (default: overlay; for captions none)", "LIST",
          .choices = target_lists, .choice = &o.target_list},
         {OPT_STRING, "color", &o.color, "colour of the painted mask: a name, #rrggbb or R,G,B", "COLOR"},
         {OPT_DOUBLE, "alpha", &o.alpha, "opacity of the painted mask", "SHARE"},
@@ -140,6 +149,18 @@ static Options parse_options(int argc, char **argv) {
         .usage = "--model DIR --data DIR --out DIR [OPTIONS]",
         .example = "--model model --data coco --split train2017 --passes 5 --out latents"};
     options_parse(argc, argv, table, &help, 0);
+    if (!o.targets) {
+        o.target_list = options_choice(o.text_list == TEXTS_CAPTIONS ? "none" : "overlay", "--targets", target_lists);
+    }
+    if (!target_bits[o.target_list] && o.text_list != TEXTS_CAPTIONS) {
+        die("--targets none: expected a target, except with --texts captions");
+    }
+    if (target_bits[o.target_list] && o.text_list == TEXTS_CAPTIONS && o.targets) {
+        die("--targets %s: captions have no masks, expected none", o.targets);
+    }
+    if (o.absent > 0 && o.text_list != TEXTS_NAMES) {
+        die("--absent %g: expected with --texts names; phrases bring absent ones of their own", o.absent);
+    }
     int end = 0;
     if (sscanf(o.part, "%d/%d%n", &o.part_index, &o.part_count, &end) != 2 || o.part[end] || o.part_index < 1 ||
         o.part_index > o.part_count) {
@@ -166,13 +187,15 @@ static int by_id(const void *a, const void *b) {
 
 static void choose_classes(Encoder *e, bool train) {
     char *seen_file = xprintf("%s/classes/seen.txt", e->o.data);
-    char *seen = file_exists(seen_file) ? xprintf("@%s", seen_file) : xstrdup("default14");
+    bool texts = e->o.text_list != TEXTS_NAMES; // all classes by default
+    char *seen = file_exists(seen_file) ? xprintf("@%s", seen_file) : xstrdup(texts ? "all" : "default14");
     bool *sampled = classes_parse(&e->coco, "--classes",
                                   e->o.classes ? e->o.classes
+                                  : texts      ? "all"
                                   : train      ? seen
                                                : "all-things",
                                   NULL);
-    bool *trained = e->o.trained || !train
+    bool *trained = e->o.trained || !train || (texts && !e->o.classes)
                         ? classes_parse(&e->coco, "--trained", e->o.trained ? e->o.trained : seen, NULL)
                         : sampled;
     const char **names = coco_class_names(&e->coco);
@@ -201,6 +224,11 @@ static void open_data(Encoder *e) {
             e->coco.picture_count, o->passes);
     }
     if (!e->coco.picture_count) { die("%s: has no pictures", e->coco.path); }
+    if (o->text_list == TEXTS_PHRASES && e->coco.panoptic) {
+        die("--source %s: phrases name the annotations of instances_%s.json, expected --source instances", o->source,
+            o->split);
+    }
+    if (o->text_list != TEXTS_NAMES) { e->phrases = phrases_open(&e->coco, o->text_list == TEXTS_CAPTIONS); }
 }
 
 static void describe(Encoder *e) {
@@ -227,6 +255,12 @@ static void describe(Encoder *e) {
     e->paint = paint_parse(o->color, o->alpha, o->outline);
     for (int i = 0; i < 3; i++) { info->color[i] = e->paint.color[i]; }
     info->targets = target_bits[o->target_list];
+    if (e->phrases.count) {
+        snprintf(info->text_source, sizeof info->text_source, "%s", o->texts);
+        sha256_file(e->phrases.path, info->texts_sha256);
+        shard_info_kinds(info, e->phrases.kind_count, (const char *const *)e->phrases.kinds);
+        e->sample.phrases = &e->phrases;
+    }
     info->shards = e->shards_per_pass * o->passes;
     info->height = info->width = vae_latent_size(vae, info->resolution);
     info->channels = vae->latent_channels;
@@ -400,8 +434,12 @@ static void run_vae(Encoder *e, const Rendered *r) {
 static void add_sample(const Encoder *e, ShardWriter *writer, const Sample *s, int row) {
     int R = e->info.resolution;
     size_t at = (size_t)row * (size_t)e->info.height * (size_t)e->info.width * (size_t)e->info.channels;
-    ShardSample out = {
-        .class_index = s->category, .image_id = s->image_id, .crop = {s->x, s->y, s->side}, .area = s->area};
+    ShardSample out = {.class_index = s->category,
+                       .image_id = s->image_id,
+                       .crop = {s->x, s->y, s->side},
+                       .area = s->area,
+                       .text = s->text,
+                       .kind = s->kind};
     out.image_latent = e->latents[0] + at;
     out.target_overlay = wanted(e, 1) ? e->latents[1] + at : NULL;
     out.target_mask = wanted(e, 2) ? e->latents[2] + at : NULL;
@@ -505,6 +543,7 @@ int cmd_encode(int argc, char **argv) {
     free(e.order);
     free(e.work);
     shard_info_free(&e.info);
+    phrases_free(&e.phrases);
     coco_free(&e.coco);
     return complete ? 0 : 128 + interrupt_signal();
 }

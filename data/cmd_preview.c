@@ -28,7 +28,8 @@ static Shown show(const Coco *coco, const Sample *s, const Paint *paint, bool ov
         if (s->ignore[i]) { memset(shown.mask.pixels + 3 * i, 96, 3); }
     }
     shown.target = overlay ? paint_overlay(&s->rgb, s->mask, paint) : paint_mask(s->mask, r, r, paint);
-    shown.text = xprintf("“%s”%s", coco->categories[s->category].name, s->absent ? " (absent)" : "");
+    shown.text =
+        xprintf("“%s”%s", s->text ? s->text : coco->categories[s->category].name, s->absent ? " (absent)" : "");
     shown.note = xprintf("%.*f%% of the crop", s->area < 0.01f ? 2 : 1, 100 * s->area);
     shown.crop = xprintf("%lld: %d px at %d, %d", (long long)s->image_id, s->side, s->x, s->y);
     return shown;
@@ -73,7 +74,8 @@ static void dump(const char *folder, const Coco *coco, const Shown *shown, int c
         const Sample *s = &shown[i].sample;
         yajl_gen_map_open(g);
         json_put_integer(g, "image_id", s->image_id);
-        json_put_string(g, "class", coco->categories[s->category].name);
+        json_put_string(g, "class", s->category >= 0 ? coco->categories[s->category].name : NULL);
+        if (s->text) { json_put_string(g, "text", s->text); }
         json_put_integers(g, "crop", (int[]){s->x, s->y, s->side}, 3);
         json_put_number(g, "area", s->area);
         json_put_boolean(g, "absent", s->absent);
@@ -112,16 +114,19 @@ static int collect(const Coco *coco, const SampleOptions *options, int pass, con
 
 typedef struct {
     char *data, *split, *source, *classes, *target, *out, *folder, *color;
-    int count, size, cell, pass, minimum_side, target_index;
+    char *texts;
+    int count, size, cell, pass, minimum_side, target_index, text_index;
     long long seed;
     double absent, alpha, outline;
 } Options;
 
 static const char *const target_names[] = {"overlay", "mask", NULL};
+static const char *const text_names[] = {"names", "phrases", NULL};
 
 static Options parse_options(int argc, char **argv) {
     static Options o = {.split = "train2017", .source = "auto", .classes = "all-things", .target = "overlay"};
-    o.color = "white", o.count = 12, o.size = 512, o.cell = 200, o.minimum_side = 300, o.seed = 2024, o.alpha = 1;
+    o.color = "white", o.texts = "names", o.count = 12, o.size = 512, o.cell = 200, o.minimum_side = 300, o.seed = 2024,
+    o.alpha = 1;
     Option table[] = {
         {OPT_HEADING, "Input and output"},
         {OPT_STRING, "data", &o.data, "folder of the data set, in COCO's layout", "DIR",
@@ -135,6 +140,8 @@ static Options parse_options(int argc, char **argv) {
         {OPT_INT, "cell", &o.cell, "side of a picture on the sheet", "PIXELS", .low = 16, .high = 1024},
         {OPT_HEADING, "Samples"},
         {OPT_STRING, "classes", &o.classes, CLASSES_HELP, "LIST"},
+        {OPT_STRING, "texts", &o.texts, "ask with names of classes, or with phrases of refs_SPLIT.json", "KIND",
+         .choices = text_names, .choice = &o.text_index},
         {OPT_INT, "size", &o.size, "training resolution", "PIXELS", .low = 8, .high = 4096},
         {OPT_STRING, "target", &o.target, "target that training draws", "KIND", .choices = target_names,
          .choice = &o.target_index},
@@ -167,6 +174,11 @@ int cmd_preview(int argc, char **argv) {
                              .resolution = o.size,
                              .minimum_side = o.minimum_side,
                              .absent = o.absent};
+    Phrases phrases = {0};
+    if (o.text_index) {
+        phrases = phrases_open(&coco, false);
+        options.phrases = &phrases;
+    }
     Shown *shown = xcalloc((size_t)o.count, sizeof *shown);
     int found = collect(&coco, &options, o.pass, &paint, o.target_index == 0, shown, o.count);
     if (!found) { die("%s: no picture yields a sample (see --classes and --min-side)", coco.path); }
@@ -175,6 +187,7 @@ int cmd_preview(int argc, char **argv) {
     for (int i = 0; i < found; i++) { shown_free(&shown[i]); }
     free(shown);
     free(allowed);
+    phrases_free(&phrases);
     coco_free(&coco);
     return 0;
 }

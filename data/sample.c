@@ -5,8 +5,8 @@
 #include <stdlib.h>
 #include <string.h>
 
-const char *const sample_reason_names[SAMPLE_REASONS] = {"ok",         "too_small", "unlabelled", "no_class",
-                                                         "only_crowd", "cut_off",   "empty_mask", "damaged"};
+const char *const sample_reason_names[SAMPLE_REASONS] = {
+    "ok", "too_small", "unlabelled", "no_class", "only_crowd", "cut_off", "empty_mask", "damaged", "no_text"};
 
 enum { CROP_TRIES = 5 };
 static const double least_of_box = 0.75, least_of_crop = 0.15;
@@ -114,10 +114,75 @@ static SampleReason hopeless(const Coco *coco, const SampleOptions *o, const Sam
     return candidates ? SAMPLE_OK : allowed ? SAMPLE_ONLY_CROWD : SAMPLE_NO_CLASS;
 }
 
+// ---- captions and phrases
+
+// Whether a phrase may be drawn: all its objects can become valid in some crop.
+static bool usable(const Coco *coco, const SampleOptions *o, const Phrase *phrase) {
+    bool all = true;
+    for (int i = 0; i < phrase->count; i++) {
+        all &= is_candidate(o, &coco->segments[o->phrases->objects[phrase->first + i]]);
+    }
+    return all;
+}
+
+// A kind among those that the picture has, then a phrase of it, all with equal chances; NULL if there is none.
+static const Phrase *draw_phrase(const Coco *coco, const SampleOptions *o, int picture, Random *random) {
+    const Phrases *all = o->phrases;
+    int begin = all->first[picture], end = all->first[picture + 1];
+    uint32_t of_kind[MAX_KINDS] = {0}, kinds = 0;
+    for (int i = begin; i < end; i++) {
+        if (usable(coco, o, &all->phrases[i])) { kinds += of_kind[all->phrases[i].kind]++ == 0; }
+    }
+    if (!kinds) { return NULL; }
+    uint32_t ticket = random_below(random, kinds);
+    int kind = 0;
+    while (!of_kind[kind] || ticket-- > 0) { kind++; }
+    ticket = random_below(random, of_kind[kind]);
+    for (int i = begin;; i++) {
+        const Phrase *phrase = &all->phrases[i];
+        if (phrase->kind == kind && usable(coco, o, phrase) && ticket-- == 0) { return phrase; }
+    }
+}
+
+// Marks the phrase's objects; returns whether all are valid in the crop.
+static bool mark_phrase(const Coco *coco, const SampleOptions *o, const Phrase *phrase, Sample *s) {
+    bool all = true;
+    for (int i = 0; i < phrase->count; i++) {
+        int segment = o->phrases->objects[phrase->first + i];
+        s->valid[segment - coco->pictures[s->picture].first_segment] = 1;
+        all &= is_valid(o, &coco->segments[segment], s);
+    }
+    return all;
+}
+
+static SampleReason plan_text(const Coco *coco, const SampleOptions *o, uint32_t pass, Sample *s) {
+    const Picture *p = &coco->pictures[s->picture];
+    if (p->width < o->minimum_side || p->height < o->minimum_side) { return SAMPLE_TOO_SMALL; }
+    Random random = random_begin(o->seed, PHILOX_CROP, pass, (uint64_t)p->id);
+    const Phrase *phrase = draw_phrase(coco, o, s->picture, &random);
+    if (!phrase) { return SAMPLE_NO_TEXT; }
+    s->text = phrase->text;
+    s->kind = phrase->kind;
+    s->category = phrase->category;
+    s->absent = phrase->count == 0; // so are captions, which have no mask
+    s->valid = xcalloc((size_t)p->count + 1, 1);
+    bool right = false;
+    for (int i = 0; i < CROP_TRIES && !right; i++) {
+        place_crop(p, s, 0, abs(p->width - p->height), &random);
+        right = mark_phrase(coco, o, phrase, s);
+    }
+    for (int i = 0; i < phrase->count && !right; i++) {
+        place_around(p, &coco->segments[o->phrases->objects[phrase->first + i]], s, &random);
+        right = mark_phrase(coco, o, phrase, s);
+    }
+    return right ? SAMPLE_OK : SAMPLE_CUT_OFF;
+}
+
 SampleReason sample_plan(const Coco *coco, const SampleOptions *o, int picture, uint32_t pass, Sample *s) {
     const Picture *p = &coco->pictures[picture];
     *s = (Sample){.picture = picture, .image_id = p->id, .category = -1};
     s->side = p->width < p->height ? p->width : p->height;
+    if (o->phrases) { return plan_text(coco, o, pass, s); }
     SampleReason reason = hopeless(coco, o, s);
     if (reason != SAMPLE_OK) { return reason; }
     s->valid = xcalloc((size_t)p->count, 1);
@@ -150,7 +215,7 @@ void sample_render_masks(const Coco *coco, const SampleOptions *o, Sample *s) {
     uint32_t *ids = coco_segment_ids(coco, s->picture);
     for (int i = 0; i < p->count; i++) {
         const Segment *segment = &segments_of(coco, s)[i];
-        if (segment->category != s->category) { continue; }
+        if (s->text ? !s->valid[i] : segment->category != s->category) { continue; }
         coco_add_mask(coco, s->picture, segment, ids, s->valid[i] ? painted : unpainted);
     }
     s->mask = xcalloc(out, 1);

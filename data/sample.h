@@ -8,17 +8,26 @@
 //   class    one valid segment is drawn with weight round(1 + log2(area / smallest valid area)); its class is asked for
 //   mask     the union of all valid segments of that class
 //   retries  up to 5 random crops; then, in file order, a crop around each allowed segment until that one is valid
+//
+// With captions or phrases (data/phrases.h), a text is drawn instead of a class:
+//
+//   caption  one of the picture's, for a random crop; there is no mask
+//   phrase   a kind among those that the picture has, then one of its phrases. The mask is the union of its objects,
+//   all
+//            of which must be valid in the crop; tries and retries are the same.
 #pragma once
 #include "data/coco.h"
 #include "data/image.h"
+#include "data/phrases.h"
 
 typedef struct {
     const bool *allowed; // one flag per category (classes_parse)
     uint64_t seed;
-    int resolution;    // side R of the training picture in pixels
-    int minimum_side;  // pictures with a shorter side yield nothing (300 in the original)
-    double absent;     // share of samples that ask for an allowed class that is not in the crop at all (empty mask)
-    bool skip_damaged; // an unreadable picture is counted (SAMPLE_DAMAGED) instead of ending the program
+    int resolution;   // side R of the training picture in pixels
+    int minimum_side; // pictures with a shorter side yield nothing (300 in the original)
+    double absent;    // share of samples that ask for an allowed class that is not in the crop at all (empty mask)
+    const Phrases *phrases; // captions or phrases to ask with; NULL: class names
+    bool skip_damaged;      // an unreadable picture is counted (SAMPLE_DAMAGED) instead of ending the program
 } SampleOptions;
 
 // Why a picture yields no sample in a pass.
@@ -31,6 +40,7 @@ typedef enum {
     SAMPLE_CUT_OFF,    // no crop made an allowed segment valid
     SAMPLE_EMPTY_MASK, // the mask has no pixel at the training resolution
     SAMPLE_DAMAGED,    // the picture cannot be read (skip_damaged)
+    SAMPLE_NO_TEXT,    // no caption, or no phrase about objects of allowed classes
     SAMPLE_REASONS
 } SampleReason;
 extern const char *const sample_reason_names[SAMPLE_REASONS]; // "too_small", ... for tables and JSON
@@ -38,14 +48,16 @@ extern const char *const sample_reason_names[SAMPLE_REASONS]; // "too_small", ..
 typedef struct {
     int picture; // index into coco->pictures
     int64_t image_id;
-    int category;    // index into coco->categories
-    int x, y, side;  // the crop in the picture's own pixels
-    bool absent;     // asks for a class that is not in the crop
-    uint8_t *valid;  // one flag per segment of the picture: part of the mask
-    float area;      // share of the crop that is mask, at resolution R
-    Image rgb;       // (R, R, 3)
-    uint8_t *mask;   // (R, R), 0 or 1
-    uint8_t *ignore; // (R, R): 1 where the class is present but unpainted (crowd, instances barely in the crop)
+    int category;     // index into coco->categories; -1: a text that is no class
+    const char *text; // caption or phrase; NULL: the class's name
+    int kind;         // of the phrase
+    int x, y, side;   // the crop in the picture's own pixels
+    bool absent;      // asks for what is not in the crop
+    uint8_t *valid;   // one flag per segment of the picture: part of the mask
+    float area;       // share of the crop that is mask, at resolution R
+    Image rgb;        // (R, R, 3)
+    uint8_t *mask;    // (R, R), 0 or 1
+    uint8_t *ignore;  // (R, R): 1 where the class is present but unpainted (crowd, instances barely in the crop)
 } Sample;
 
 // Chooses crop and class from the annotations alone; rgb, mask, ignore and area stay empty. Opens no file.

@@ -50,6 +50,7 @@ typedef struct {
     int pass;                          // 0..passes-1: other passes have other crops and classes
     long long first_picture, pictures; // the range of the data set's pictures (in the order of their ids) it covers
     char text_source[16];              // "captions", "phrases", "given"; empty: no texts, class names are asked with
+    char texts_sha256[65];             // of the file they come from; empty: unknown
     int kind_count;                    // 0: samples have no kind
     char **kinds;                      // names
 } ShardInfo;

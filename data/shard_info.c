@@ -130,6 +130,9 @@ const char *shard_info_difference(const ShardInfo *a, const ShardInfo *b, bool s
     snprintf(a_text, 128, "\"%s\"", a->text_source);
     snprintf(b_text, 128, "\"%s\"", b->text_source);
     if (strcmp(a_text, b_text) != 0) { return "text_source"; }
+    snprintf(a_text, 128, "\"%s\"", a->texts_sha256);
+    snprintf(b_text, 128, "\"%s\"", b->texts_sha256);
+    if (strcmp(a_text, b_text) != 0) { return "texts_sha256"; }
     if (names_differ(a->kinds, a->kind_count, b->kinds, b->kind_count, a_text, b_text)) { return "kinds"; }
     snprintf(a_text, 128, "(%d, %d, %d)", a->height, a->width, a->channels);
     snprintf(b_text, 128, "(%d, %d, %d)", b->height, b->width, b->channels);
@@ -190,8 +193,9 @@ void shard_info_write(const ShardInfo *info, hid_t file) {
     put(file, "trained", H5T_STD_U8LE, H5T_NATIVE_UINT8, info->class_count, info->trained);
     put(file, "drawn", H5T_STD_U8LE, H5T_NATIVE_UINT8, info->class_count, info->sampled);
     if (shard_has_texts(info)) {
-        const char *source = info->text_source;
+        const char *source = info->text_source, *digest = info->texts_sha256;
         put_texts(file, "text_source", 0, &source);
+        if (*digest) { put_texts(file, "texts_sha256", 0, &digest); }
     }
     if (info->kind_count) { put_texts(file, "kinds", info->kind_count, (const char *const *)info->kinds); }
 }
@@ -267,9 +271,11 @@ static void get_classes(const char *path, hid_t file, ShardInfo *info) {
 // What shards without texts or kinds lack.
 static void get_optional(const char *path, hid_t file, ShardInfo *info) {
     if (H5Lexists(file, "text", H5P_DEFAULT) > 0) {
-        static const Attribute source = ATTRIBUTE(text_source, TEXT, true);
+        static const Attribute optional[] = {ATTRIBUTE(text_source, TEXT, true), ATTRIBUTE(texts_sha256, TEXT, true)};
         snprintf(info->text_source, sizeof info->text_source, "given");
-        if (H5Aexists(file, source.name) > 0) { get_text(path, file, &source, info); }
+        for (int i = 0; i < 2; i++) {
+            if (H5Aexists(file, optional[i].name) > 0) { get_text(path, file, &optional[i], info); }
+        }
     }
     if (H5Lexists(file, "kind", H5P_DEFAULT) > 0) {
         info->kinds = get_texts(path, file, "kinds", -1, &info->kind_count);

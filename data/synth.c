@@ -113,6 +113,7 @@ static int part_at(int shape, float u, float v) {
     }
 }
 
+// scale: of the radius, which is 6 to 16 pixels otherwise.
 static Object object_new(Random *random, int class_index, float scale) {
     static const Rgb skins[] = {{0.88f, 0.70f, 0.58f}, {0.72f, 0.52f, 0.40f}, {0.45f, 0.31f, 0.24f}};
     float radius = chance(random, 0.2f) ? between(random, 6, 8.5f) : between(random, 9, 16);
@@ -257,10 +258,10 @@ static void measure(SynthScene *scene) {
     }
 }
 
-// A person in a quarter of the cases (22% of the (picture, class) pairs); else a colour and a shape, one of which may
-// be an earlier object's, so that both words of a class name matter.
-static int draw_class(Random *random, const SynthScene *scene, bool held_out) {
-    if (chance(random, 0.26f)) { return 0; }
+// A person with probability frequent_share (0.26 gives 22% of the (picture, class) pairs); else a colour and a shape,
+// one of which may be an earlier object's, so that both words of a class name matter.
+static int draw_class(Random *random, const SynthScene *scene, bool held_out, float frequent_share) {
+    if (chance(random, frequent_share)) { return 0; }
     int copied = scene->count ? scene->objects[random_below(random, (uint32_t)scene->count)].class_index : 0;
     float which = random_uniform(random);
     for (;;) {
@@ -340,6 +341,8 @@ SynthScene synth_draw(const SynthOptions *options, bool held_out, long long inde
     scene.label = xcalloc(count, 1);
     Rgb *pixels = xmalloc(count * sizeof *pixels);
     float scale = (float)(scene.width < scene.height ? scene.width : scene.height) / 64;
+    float size = (float)options->object_size, share = (float)options->frequent_share;
+    float visible = size < 1 ? scale * size : scale; // small objects may show fewer pixels
     Random random = random_begin(options->seed, PHILOX_SCENE, held_out, (uint64_t)index);
 
     paint_background(&random, &scene, scale, pixels);
@@ -347,9 +350,9 @@ SynthScene synth_draw(const SynthOptions *options, bool held_out, long long inde
     Object objects[SYNTH_OBJECTS];
     int wanted = 2 + (int)random_below(&random, SYNTH_OBJECTS - 1);
     for (int k = 0; k < wanted; k++) {
-        Object o = object_new(&random, draw_class(&random, &scene, held_out), scale);
+        Object o = object_new(&random, draw_class(&random, &scene, held_out, share), scale * size);
         o.full_area = object_full_area(o);
-        if (!place(&scene, objects, &o, &random, scale)) { continue; }
+        if (!place(&scene, objects, &o, &random, visible)) { continue; }
         paint_object(&o, &scene, pixels);
         objects[scene.count] = o;
         scene.objects[scene.count++].class_index = o.class_index;

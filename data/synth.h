@@ -4,7 +4,11 @@
 //
 //   DIR/train/000000000001.png ..., DIR/val/000001000001.png ...
 //   DIR/annotations/instances_{train,val}.json, panoptic_{train,val}.json, panoptic_{train,val}/*.png
-//   DIR/classes/seen.txt, unseen.txt          one class name a line
+//   DIR/annotations/captions_{train,val}.json  as COCO's: each scene in words (data/synth_text.h)
+//   DIR/annotations/refs_{train,val}.json      phrases with the ids of their instances, as data/phrases.h reads them
+//   DIR/classes/seen.txt, unseen.txt           one class name a line
+//   DIR/classes/known.txt, new-combinations.txt, new-words.txt    with --new-words: seen.txt and unseen.txt without the
+//                                              names that contain one of the words, and these names
 //   DIR/synth.json                            the options; written last
 //
 // A scene is a pure function of (seed, split, index), whatever the number of threads or of scenes.
@@ -20,6 +24,9 @@ bool synth_held_out(int class_index);
 typedef struct {
     int width, height, train, val; // pixels; numbers of scenes
     uint64_t seed;
+    double object_size;    // scale of the objects' radii; 1 for the scenes of earlier versions
+    double frequent_share; // share of objects that are a person, 0.26 for those of earlier versions
+    const char *new_words; // "orange,cross": writes the lists of classes with and without them; NULL: no such lists
 } SynthOptions;
 
 typedef struct {

@@ -1,6 +1,7 @@
 // The scenes' folder in COCO's layout: pictures, panoptic PNGs, annotation files.
 #include "data/image.h"
 #include "data/synth.h"
+#include "data/synth_text.h"
 #include "util/error.h"
 #include "util/file.h"
 #include "util/json.h"
@@ -183,26 +184,75 @@ static void put_panoptic(yajl_gen gen, const Split *split, int i) {
     yajl_gen_map_close(gen);
 }
 
-static void write_annotations(const Split *split, bool panoptic) {
-    char *path = xprintf("%s/annotations/%s_%s.json", split->folder, panoptic ? "panoptic" : "instances", split->name);
+// Two captions a scene, in both orders of its objects; COCO has about five.
+static void put_captions(yajl_gen gen, const Split *split, int i) {
+    const Annotated *a = &split->scenes[i];
+    for (int reverse = 0; reverse < 2 && reverse < a->count; reverse++) {
+        char caption[256];
+        synth_caption(a->objects, a->count, reverse, caption);
+        yajl_gen_map_open(gen);
+        json_put_integer(gen, "image_id", split->first_id + i);
+        json_put_integer(gen, "id", 2 * (split->first_id + i) + reverse);
+        json_put_string(gen, "caption", caption);
+        yajl_gen_map_close(gen);
+    }
+}
+
+// first_id: of the scene's instances.
+static void put_refs(yajl_gen gen, const Split *split, int i, long long first_id) {
+    const Annotated *a = &split->scenes[i];
+    static _Thread_local SynthPhrase phrases[SYNTH_PHRASES];
+    int count = synth_phrases(split->options, a->objects, a->count, split->held_out, i, phrases);
+    for (int n = 0; n < count; n++) {
+        const SynthPhrase *p = &phrases[n];
+        yajl_gen_map_open(gen);
+        json_put_integer(gen, "image_id", split->first_id + i);
+        json_open_list(gen, "ann_id");
+        for (int k = 0; k < p->count; k++) { yajl_gen_integer(gen, first_id + p->objects[k]); }
+        yajl_gen_array_close(gen);
+        json_put_strings(gen, "sentences", (const char *const[]){p->text}, 1);
+        json_put_string(gen, "kind", phrase_kind_names[p->kind]);
+        yajl_gen_map_close(gen);
+    }
+}
+
+typedef enum { INSTANCES, PANOPTIC, CAPTIONS, REFS, FILES } AnnotationFile;
+static const char *const file_names[] = {"instances", "panoptic", "captions", "refs"};
+
+static void put_list(yajl_gen gen, const Split *split, AnnotationFile what) {
+    json_open_list(gen, what == REFS ? "refs" : "annotations");
+    long long next_id = split->first_id * SYNTH_OBJECTS; // of the instances
+    for (int i = 0; i < split->count; i++) {
+        long long first_id = next_id;
+        switch (what) {
+        case INSTANCES:
+            put_instances(gen, split, i, &next_id);
+            break;
+        case PANOPTIC:
+            put_panoptic(gen, split, i);
+            break;
+        case CAPTIONS:
+            put_captions(gen, split, i);
+            break;
+        default:
+            put_refs(gen, split, i, first_id);
+            next_id += split->scenes[i].count;
+        }
+    }
+    yajl_gen_array_close(gen);
+}
+
+static void write_annotations(const Split *split, AnnotationFile what) {
+    char *path = xprintf("%s/annotations/%s_%s.json", split->folder, file_names[what], split->name);
     AtomicFile file = atomic_open(path);
     yajl_gen gen = yajl_gen_alloc(NULL);
     if (!gen) { die("out of memory: cannot allocate a JSON writer"); }
     yajl_gen_config(gen, yajl_gen_print_callback, to_stream, file.stream);
     yajl_gen_map_open(gen);
     put_info(gen);
-    put_images(gen, split);
-    json_open_list(gen, "annotations");
-    long long next_id = split->first_id * SYNTH_OBJECTS;
-    for (int i = 0; i < split->count; i++) {
-        if (panoptic) {
-            put_panoptic(gen, split, i);
-        } else {
-            put_instances(gen, split, i, &next_id);
-        }
-    }
-    yajl_gen_array_close(gen);
-    put_categories(gen, panoptic);
+    if (what != REFS) { put_images(gen, split); }
+    put_list(gen, split, what);
+    if (what <= PANOPTIC) { put_categories(gen, what == PANOPTIC); }
     yajl_gen_map_close(gen);
     yajl_gen_free(gen);
     fputc('\n', file.stream);
@@ -222,19 +272,55 @@ static void write_split(const char *folder, const SynthOptions *options, bool he
     make_folders(pictures);
     make_folders(ids);
     draw_split(&split);
-    write_annotations(&split, false);
-    write_annotations(&split, true);
+    for (int what = 0; what < FILES; what++) { write_annotations(&split, (AnnotationFile)what); }
     free_split(&split);
     free(pictures);
     free(ids);
 }
 
-static void write_class_list(const char *folder, bool held_out) {
-    char *classes = xprintf("%s/classes", folder), *path = xprintf("%s/%s.txt", classes, held_out ? "unseen" : "seen");
+// Whether a class name contains one of the words of a list "orange,cross".
+static bool has_word(const char *name, const char *list) {
+    for (const char *word = list; word && *word;) {
+        size_t length = strcspn(word, ",");
+        for (const char *at = name; length && at; at = strchr(at, ' ')) {
+            at += *at == ' ';
+            if (strncmp(at, word, length) == 0 && (at[length] == ' ' || !at[length])) { return true; }
+        }
+        word += length + (word[length] == ',');
+    }
+    return false;
+}
+
+// Every word must be one of some class.
+static void check_new_words(const char *list) {
+    for (const char *word = list; word && *word;) {
+        size_t length = strcspn(word, ",");
+        char *one = xprintf("%.*s", (int)length, word);
+        bool found = false;
+        for (int c = 0; c < SYNTH_CLASSES; c++) { found |= has_word(synth_class_name(c), one); }
+        if (!found) {
+            die("--new-words %s: \"%s\" is no word of a class, expected colours, shapes or person", list, one);
+        }
+        free(one);
+        word += length + (word[length] == ',');
+    }
+}
+
+typedef enum { SEEN, UNSEEN, KNOWN, NEW_COMBINATIONS, NEW_WORDS, LISTS } ClassList;
+static const char *const list_names[] = {"seen", "unseen", "known", "new-combinations", "new-words"};
+
+static bool belongs(int class_index, ClassList list, const char *new_words) {
+    bool held_out = synth_held_out(class_index), new_word = has_word(synth_class_name(class_index), new_words);
+    return list == NEW_WORDS ? new_word
+                             : !(list >= KNOWN && new_word) && held_out == (list == UNSEEN || list == NEW_COMBINATIONS);
+}
+
+static void write_class_list(const char *folder, ClassList list, const char *new_words) {
+    char *classes = xprintf("%s/classes", folder), *path = xprintf("%s/%s.txt", classes, list_names[list]);
     make_folders(classes);
     AtomicFile file = atomic_open(path);
     for (int c = 0; c < SYNTH_CLASSES; c++) {
-        if (synth_held_out(c) == held_out) { fprintf(file.stream, "%s\n", synth_class_name(c)); }
+        if (belongs(c, list, new_words)) { fprintf(file.stream, "%s\n", synth_class_name(c)); }
     }
     atomic_commit(&file);
     free(classes);
@@ -243,9 +329,10 @@ static void write_class_list(const char *folder, bool held_out) {
 
 typedef struct {
     const char *name;
-    long long value;
+    double value;
 } Field;
-enum { FIELDS = 6, SCENES_VERSION = 1 }; // the version of the drawing code: raise it when pictures change
+// The versions of the code that draws and of the code that speaks: raise them when pictures or texts change.
+enum { FIELDS = 9, SCENES_VERSION = 1, TEXTS_VERSION = 1 };
 
 static void options_fields(const SynthOptions *o, Field fields[FIELDS]) {
     const Field all[FIELDS] = {{"scenes_version", SCENES_VERSION},
@@ -253,7 +340,9 @@ static void options_fields(const SynthOptions *o, Field fields[FIELDS]) {
                                {"height", o->height},
                                {"train", o->train},
                                {"val", o->val},
-                               {"seed", (long long)o->seed}};
+                               {"texts_version", TEXTS_VERSION},
+                               {"object_size", o->object_size},
+                               {"frequent_share", o->frequent_share}};
     memcpy(fields, all, sizeof all);
 }
 
@@ -262,7 +351,16 @@ static void write_options(const char *folder, const SynthOptions *options) {
     options_fields(options, fields);
     yajl_gen gen = json_writer();
     yajl_gen_map_open(gen);
-    for (int i = 0; i < FIELDS; i++) { json_put_integer(gen, fields[i].name, fields[i].value); }
+    json_put_integer(gen, "seed", (long long)options->seed);
+    for (int i = 0; i < FIELDS; i++) {
+        long long whole = (long long)fields[i].value;
+        if (fields[i].value == (double)whole) {
+            json_put_integer(gen, fields[i].name, whole);
+        } else {
+            json_put_number(gen, fields[i].name, fields[i].value);
+        }
+    }
+    if (options->new_words) { json_put_string(gen, "new_words", options->new_words); }
     yajl_gen_map_close(gen);
     char *path = xprintf("%s/synth.json", folder);
     json_write(gen, path);
@@ -278,6 +376,27 @@ static bool folder_empty(const char *path) {
     return entries <= 2;
 }
 
+static void compare_options(const Json *json, const SynthOptions *options) {
+    static const char advice[] = "choose another folder, or remove this one first";
+    Field fields[FIELDS];
+    options_fields(options, fields);
+    long long seed = json_integer(json, "seed", -1);
+    if (seed != (long long)options->seed) {
+        die("%s: field \"seed\" is %lld, but %lld is asked for: %s", json->path, seed, (long long)options->seed,
+            advice);
+    }
+    for (int i = 0; i < FIELDS; i++) {
+        double value = json_number(json, fields[i].name, -1);
+        if (value == fields[i].value) { continue; }
+        die("%s: field \"%s\" is %g, but %g is asked for: %s", json->path, fields[i].name, value, fields[i].value,
+            advice);
+    }
+    const char *words = json_string(json, "new_words", ""), *wanted = options->new_words ? options->new_words : "";
+    if (strcmp(words, wanted) != 0) {
+        die("%s: field \"new_words\" is \"%s\", but \"%s\" is asked for: %s", json->path, words, wanted, advice);
+    }
+}
+
 // True if the folder holds these scenes already; dies if it holds something else.
 static bool already_there(const char *folder, const SynthOptions *options) {
     char *path = xprintf("%s/synth.json", folder);
@@ -287,14 +406,7 @@ static bool already_there(const char *folder, const SynthOptions *options) {
     }
     if (complete) {
         Json json = json_read(path);
-        Field fields[FIELDS];
-        options_fields(options, fields);
-        for (int i = 0; i < FIELDS; i++) {
-            long long value = json_integer(&json, fields[i].name, -1);
-            if (value == fields[i].value) { continue; }
-            die("%s: field \"%s\" is %lld, but %lld is asked for: choose another folder, or remove this one first",
-                path, fields[i].name, value, fields[i].value);
-        }
+        compare_options(&json, options);
         json_free(&json);
     }
     free(path);
@@ -302,6 +414,7 @@ static bool already_there(const char *folder, const SynthOptions *options) {
 }
 
 void synth_write(const char *folder, const SynthOptions *options) {
+    check_new_words(options->new_words);
     size_t length = strlen(folder);
     while (length > 1 && folder[length - 1] == '/') { length--; }
     char *final = xprintf("%.*s", (int)length, folder), *temporary = temporary_name(final);
@@ -312,8 +425,9 @@ void synth_write(const char *folder, const SynthOptions *options) {
         cleanup_add(temporary);
         write_split(temporary, options, false);
         write_split(temporary, options, true);
-        write_class_list(temporary, false);
-        write_class_list(temporary, true);
+        for (int list = 0; list < (options->new_words ? LISTS : KNOWN); list++) {
+            write_class_list(temporary, (ClassList)list, options->new_words);
+        }
         write_options(temporary, options);
         commit_rename(temporary, final);
         cleanup_remove(temporary);

@@ -9,7 +9,8 @@
 #include "tests/dies.h"
 #include <omp.h>
 
-static const SynthOptions plain = {.width = 64, .height = 64, .train = 9, .val = 5, .seed = 3};
+static const SynthOptions plain = {
+    .width = 64, .height = 64, .train = 9, .val = 5, .seed = 3, .object_size = 1, .frequent_share = 0.26};
 
 // Boxes and areas recomputed from the labels.
 static void check_annotations(const SynthScene *s) {
@@ -79,7 +80,8 @@ static void purity(void **state) {
     synth_free(&b);
     synth_free(&c);
     synth_free(&d);
-    SynthOptions wide = {.width = 160, .height = 96, .train = 1, .val = 1, .seed = 3};
+    SynthOptions wide = {
+        .width = 160, .height = 96, .train = 1, .val = 1, .seed = 3, .object_size = 1, .frequent_share = 0.26};
     for (int i = 0; i < 20; i++) {
         a = synth_draw(&wide, true, i);
         check_annotations(&a);
@@ -111,6 +113,8 @@ static void folders(void **state) {
                                         "annotations/panoptic_train/000000000009.png",
                                         "train/000000000009.png",
                                         "val/000001000005.png",
+                                        "annotations/captions_val.json",
+                                        "annotations/refs_train.json",
                                         "classes/seen.txt",
                                         "classes/unseen.txt",
                                         "synth.json"};
