@@ -17,20 +17,14 @@ static struct {
     int steps, count, batch, resolution, ema;
     long long seed;
     ScheduleChange schedule;
-} o = {.negative = "",
-       .out = "generated",
-       .guidance = 7.5,
-       .steps = 50,
-       .count = 4,
-       .batch = 4,
-       .schedule = SCHEDULE_AS_MODEL};
+} o = {.out = "generated", .guidance = 7.5, .steps = 50, .count = 4, .batch = 4, .schedule = SCHEDULE_AS_MODEL};
 
 static Option table[] = {
     {OPT_HEADING, "Input and output"},
     {OPT_STRING, "model", &o.model, "pipeline directory", "DIR", .required = "a pipeline directory"},
     {OPT_FLAG, "ema", &o.ema, "use the averaged weights of unet_ema/"},
     {OPT_STRING, "text", &o.text, "what to draw, e.g. \"a red circle\"", "TEXT", .required = "what to draw"},
-    {OPT_STRING, "negative-text", &o.negative, "what guidance leads away from", "TEXT"},
+    {OPT_STRING, "negative-text", &o.negative, "what guidance leads away from (default: the empty text)", "TEXT"},
     {OPT_STRING, "out", &o.out, "prefix of the files: the pictures PREFIX-0.png, ... and all of them in PREFIX.png",
      "PREFIX"},
     {OPT_STRING, "dump-noise", &o.noise,
@@ -78,7 +72,7 @@ static void dump_noise(Sampler *s, Device *dev) {
 // Embeddings (1 + batch, T, C) on the device: the negative text's, then the text's for each picture of a batch.
 static floatX *embed(Pipeline *p, int batch, Device *dev) {
     const char **texts = xmalloc((size_t)(batch + 1) * sizeof *texts);
-    texts[0] = o.negative;
+    texts[0] = o.negative ? o.negative : "";
     for (int i = 1; i <= batch; i++) { texts[i] = o.text; }
     floatX *context = context_table(p, texts, batch + 1, dev);
     free(texts);

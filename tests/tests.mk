@@ -30,7 +30,7 @@ $(foreach f,$(TESTED),$(eval $(call test_rule,$(f))))
 # the whole program.
 EMU_KERNELS := $(basename tests/runtime/test_device.c \
                  $(filter-out %/test_reference.c,$(wildcard tests/kernels/test_*.c tests/bench/test_*.c)))
-EMU_MODELS  := $(addprefix tests/,model/test_unet train/test_diffusion model/test_fixtures model/test_vae model/test_clip \
+EMU_MODELS  := $(addprefix tests/,model/test_unet train/test_diffusion train/test_text_diffusion model/test_fixtures model/test_vae model/test_clip \
                  model/test_params)
 
 # ---- The tests of each target ----------------------------------------------------------------------------------------

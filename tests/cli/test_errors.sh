@@ -104,6 +104,11 @@ dies "eval on nothing" "no-such-data" eval --model model --data no-such-data --o
 dies "eval of an unknown class" "unicorn" eval --model model --data data --out new --unseen unicorn
 dies "eval of crops without shards" "--shards" eval --model model --data data --protocol crops --out new
 dies "eval with an unknown method" "--method" eval --model model --data data --method magic --out new
+dies "generate without a text" "--text is missing" generate --model model --out new
+dies "generate by a segmentation model" 'model/unet/config.json: field "in_channels" is 8' generate --model model --text person --out new
+dies "generate at half a cell" "--resolution 66: expected a multiple of 4" generate --model model --text person --resolution 66 --out new
+dies "pretrain a segmentation model" 'field "in_channels" is 8' pretrain --model model --shards latents --out new
+dies "init --from with a VAE" "--vae: expected with --preset" init --from model --vae model new
 dies "segment without a text" "--text is missing" segment --model model --image "$picture" --out new
 dies "segment without a picture" "--image is missing" segment --model model --text person --out new
 dies "segment a missing picture" "no-such.png" segment --model model --text person --image no-such.png --out new

@@ -75,7 +75,20 @@ run "eval of the average" eval --model mask/model --ema --data data --split val 
 picture=$(ls data/val/*.png | head -n 1)
 run "segment" segment --model overlay/model --image "$picture" --text "red circle" --steps 2 --out masked
 check "segment: mask, prediction and overlay" is_picture masked-{mask,prediction,overlay}.png
-run "report" report --run overlay --run mask --eval result/metrics.json --eval result-mask/metrics.json --out report.html
+# From text to image: captions, pretraining, drawing, and the start of a segmentation model.
+run "init from text to image" init --preset mini --text-to-image --vae vae/model text
+for split in train val; do
+    run "encode captions $split" encode --model text --data data --split $split --out captions --texts captions --min-side 1
+done
+run "pretrain" pretrain --model text --shards captions --max-train-steps 2 --train-batch-size 4 --gradient-accumulation-steps 2 \
+    --lr 1e-4 --train-text-encoder --validate-every 2 --validation-samples 6 --validation-steps 2 --no-roofline --out words
+check "pretrain: the run's folder" is_run words 2 2
+run "generate" generate --model words/model --text "a red circle and a person" --steps 2 --count 3 --out drawn
+check "generate: pictures" is_picture drawn.png drawn-{0,1,2}.png
+run "init from the result" init --from words/model start
+run "train from it" train --model start --shards latents --max-train-steps 1 --train-batch-size 2 --gradient-accumulation-steps 1 \
+    --validate-every 0 --no-roofline --out from-words
+run "report" report --run overlay --run words --run mask --eval result/metrics.json --eval result-mask/metrics.json --out report.html
 check "report: a page" bash -c "grep -qi '<svg' report.html && grep -qi '</html>' report.html"
 check "nothing under a temporary name" [ -z "$(find . -name '*.tmp-*' -o -name '*.old-*')" ]
 finish

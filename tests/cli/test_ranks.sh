@@ -48,6 +48,13 @@ for ranks in 2 4; do
         check_close "$ranks ranks, --zero $zero, compared with one" $out one
     done
 done
+# The text encoder too, with sharded state.
+text=(pretrain --model text --shards latents --max-train-steps 4 --lr 1e-3 --lr-warmup-steps 0 --max-grad-norm 1 --ema-decay 0.9
+    --train-text-encoder --checkpoint-every 0 --validate-every 0 --no-roofline)
+check "init --text-to-image" "$prepares" init --preset mini --text-to-image --vae model text
+check "pretrain, 1 rank" on 1 "${text[@]}" $(batch 1) --out text-one
+check "pretrain, 2 ranks, --zero 1" on 2 "${text[@]}" $(batch 2) --zero 1 --out text-two
+check_close "pretrain, 2 ranks compared with one" text-two text-one
 if [ $short = 1 ]; then
     mv ranks2-zero1 half
     rm -rf half/model half/checkpoint-000010

@@ -109,6 +109,26 @@ check "VAE: same bits, scaling factor included" bash -c 'cmp vae/model/vae/confi
 dies "UNet with latents of another VAE" "the latents were made by another VAE" "${again[@]}" --out x --model vae/model
 check "that left nothing" [ ! -e x ]
 
+# Text to image, with the text encoder.
+text=("$cocogold" pretrain --model text --shards latents --max-train-steps 8 --train-batch-size 4
+    --gradient-accumulation-steps 2 --lr 1e-3 --lr-warmup-steps 4 --max-grad-norm 1 --ema-decay 0.9 --train-text-encoder
+    --checkpoint-every 3 --validate-every 0 --no-roofline)
+check "a text-to-image model with the same VAE" "$cocogold" init --preset mini --text-to-image --vae model text
+check "text: 8 steps" "${text[@]}" --out text-whole
+stopped text-stop TERM 4 "${text[@]}"
+code=$?
+check "text: SIGTERM after step 4: exit code" [ $code = 143 ]
+check "text: --resume" "${text[@]}" --out text-stop --resume
+check "text: same losses and norms" same_numbers text-whole text-stop
+check "text: same bits" same_weights text-whole text-stop unet unet_ema text_encoder text_encoder_ema
+check "text: both have changed" bash -c '! cmp -s text/unet/*.safetensors text-whole/model/unet/*.safetensors &&
+    ! cmp -s text/text_encoder/*.safetensors text-whole/model/text_encoder/*.safetensors'
+check "text: the VAE is a hard link" [ text-whole/model/vae/config.json -ef model/vae/config.json ]
+check "text: one seed, one set of empty texts" bash -c '"$@" --out text-blocks --recompute blocks &&
+    cmp text-blocks/model/unet/*.safetensors text-whole/model/unet/*.safetensors' - "${text[@]}"
+dies "text: --resume with another share of empty texts" "--empty-text differs" pretrain "${text[@]:2}" --out text-stop --resume --empty-text 0.5
+dies "text: --resume by train" "is a checkpoint of \`cocogold pretrain\`, not of \`cocogold train\`" "${again[@]}" --out text-stop --resume
+
 # Validation is a property of the model, not of the batch.
 validation() {
     "${unet[@]}" --out "$1" --train-batch-size "$2" --max-train-steps 1 --validate-every 1 --validation-samples 7 >/dev/null 2>&1

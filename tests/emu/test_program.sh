@@ -50,6 +50,13 @@ eval=(eval --model cpu/model --data data --split val --limit 2 --steps 1 --boots
 check "encode on cpu" "$cpu/cocogold" "${encode[@]}" --out latents
 check "train on cpu" "$cpu/cocogold" "${train[@]}" --out cpu
 check "train with pixel loss on cpu" "$cpu/cocogold" "${pixels[@]}" --out cpu-pixels
+check "init --text-to-image" "$cpu/cocogold" init --preset mini --text-to-image --vae model text
+check "encode captions" "$cpu/cocogold" encode --model text --data data --split train --texts captions --min-side 1 --out captions
+text=(pretrain --model text --shards captions --train-text-encoder --train-batch-size 1 --gradient-accumulation-steps 2
+    --validate-every 0 --no-roofline --max-train-steps 3 --lr 1e-3 --lr-warmup-steps 0)
+generate=(generate --model cpu-text/model --text "a red circle" --steps 2 --count 1 --guidance 3)
+check "pretrain on cpu" "$cpu/cocogold" "${text[@]}" --out cpu-text
+check "generate on cpu" "$cpu/cocogold" "${generate[@]}" --out cpu-drawn
 check "segment on cpu" "$cpu/cocogold" "${segment[@]}" --out cpu-picture
 check "eval on cpu" "$cpu/cocogold" "${eval[@]}" --out cpu-eval
 
@@ -67,6 +74,11 @@ for precision in fp32 bf16; do
     check "$precision: same bits" cmp $precision/model/unet/*.safetensors again-$precision/model/unet/*.safetensors
     check "$precision: segment" "${emulated[@]}" "${segment[@]}" --out $precision-picture
     close "$precision: the prediction" $precision-picture-prediction.png cpu-picture-prediction.png "$(tolerance $precision 3e-3 3e-2)"
+    check "$precision: pretrain with the text encoder" "${emulated[@]}" "${text[@]}" --out $precision-text
+    check "$precision: $(same_losses $precision-text cpu-text "$(tolerance $precision 1e-5 2e-2)" 3) from cpu" \
+        same_losses $precision-text cpu-text "$(tolerance $precision 1e-5 2e-2)" 3
+    check "$precision: generate" "${emulated[@]}" "${generate[@]}" --out $precision-drawn
+    close "$precision: what it draws" $precision-drawn-0.png cpu-drawn-0.png "$(tolerance $precision 3e-3 5e-2)"
     check "$precision: eval" "${emulated[@]}" "${eval[@]}" --out $precision-eval
     check "$precision: $(same_masks $precision-eval "$(tolerance $precision 0.002 0.05)") from cpu" \
         same_masks $precision-eval "$(tolerance $precision 0.002 0.05)"
