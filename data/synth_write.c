@@ -332,7 +332,7 @@ typedef struct {
     double value;
 } Field;
 // The versions of the code that draws and of the code that speaks: raise them when pictures or texts change.
-enum { FIELDS = 9, SCENES_VERSION = 1, TEXTS_VERSION = 1 };
+enum { FIELDS = 8, SCENES_VERSION = 1, TEXTS_VERSION = 1 };
 
 static void options_fields(const SynthOptions *o, Field fields[FIELDS]) {
     const Field all[FIELDS] = {{"scenes_version", SCENES_VERSION},
