@@ -165,15 +165,12 @@ static int by_id(const void *a, const void *b) {
 }
 
 static void choose_classes(Encoder *e, bool train) {
-    char *seen_file = xprintf("%s/classes/seen.txt", e->o.data);
-    char *seen = file_exists(seen_file) ? xprintf("@%s", seen_file) : xstrdup("default14");
-    bool *sampled = classes_parse(&e->coco, "--classes",
-                                  e->o.classes ? e->o.classes
-                                  : train      ? seen
-                                               : "all-things",
-                                  NULL);
+    Path seen_file = path_of("%s/classes/seen.txt", e->o.data);
+    Path seen = file_exists(seen_file.text) ? path_of("@%s", seen_file.text) : path_of("default14");
+    const char *all = train ? seen.text : "all-things";
+    bool *sampled = classes_parse(&e->coco, "--classes", e->o.classes ? e->o.classes : all, NULL);
     bool *trained = e->o.trained || !train
-                        ? classes_parse(&e->coco, "--trained", e->o.trained ? e->o.trained : seen, NULL)
+                        ? classes_parse(&e->coco, "--trained", e->o.trained ? e->o.trained : seen.text, NULL)
                         : sampled;
     const char **names = coco_class_names(&e->coco);
     shard_info_classes(&e->info, e->coco.category_count, names);
@@ -184,8 +181,6 @@ static void choose_classes(Encoder *e, bool train) {
     if (trained != sampled) { free(trained); }
     e->sample.allowed = sampled;
     free(names);
-    free(seen);
-    free(seen_file);
 }
 
 static void open_data(Encoder *e) {
@@ -238,9 +233,7 @@ static void describe(Encoder *e) {
     e->sample.skip_damaged = true;
 }
 
-static char *shard_path(const Encoder *e, int shard) {
-    return xprintf("%s/%s-%05d.h5", e->o.out, e->info.split, shard);
-}
+static Path shard_path(const Encoder *e, int shard) { return path_of("%s/%s-%05d.h5", e->o.out, e->info.split, shard); }
 
 static ShardInfo shard_info(const Encoder *e, int shard) {
     ShardInfo info = e->info; // borrows the class table
@@ -278,21 +271,19 @@ static void add_work(Encoder *e, int shard) {
 }
 
 static void plan_work(Encoder *e) {
-    char *beyond = shard_path(e, e->info.shards);
-    if (file_exists(beyond)) {
-        die("%s: this command writes only %d shards: choose another --out, or remove these shards first", beyond,
+    Path beyond = shard_path(e, e->info.shards);
+    if (file_exists(beyond.text)) {
+        die("%s: this command writes only %d shards: choose another --out, or remove these shards first", beyond.text,
             e->info.shards);
     }
-    free(beyond);
     for (int shard = e->o.part_index - 1; shard < e->info.shards; shard += e->o.part_count) {
-        char *path = shard_path(e, shard);
-        if (file_exists(path)) {
-            check_kept(e, path, shard);
+        Path path = shard_path(e, shard);
+        if (file_exists(path.text)) {
+            check_kept(e, path.text, shard);
             e->kept_pictures += shard_info(e, shard).pictures;
         } else {
             add_work(e, shard);
         }
-        free(path);
     }
 }
 
@@ -443,10 +434,8 @@ static bool encode_all(Encoder *e) {
         }
         if (n + 1 < e->work_count) { reader_start(&reader, e, n + 1); }
         if (!writer) {
-            char *path = shard_path(e, work->shard);
             ShardInfo info = shard_info(e, work->shard);
-            writer = shard_begin(path, &info);
-            free(path);
+            writer = shard_begin(shard_path(e, work->shard).text, &info);
         }
         run_vae(e, &e->rendered[n % 2]);
         add_batch(e, writer, work, &e->rendered[n % 2]);
@@ -463,11 +452,7 @@ static bool encode_all(Encoder *e) {
 // The report needs the shards of all parts; the last part to finish writes it.
 static void finish(const Encoder *e) {
     int missing = 0;
-    for (int shard = 0; shard < e->info.shards; shard++) {
-        char *path = shard_path(e, shard);
-        missing += !file_exists(path);
-        free(path);
-    }
+    for (int shard = 0; shard < e->info.shards; shard++) { missing += !file_exists(shard_path(e, shard).text); }
     if (missing) {
         printf("%s: part %s is complete; other parts still have to write %d of %d shards\n", e->o.out, e->o.part,
                missing, e->info.shards);

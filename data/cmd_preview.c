@@ -59,9 +59,7 @@ static void save_sheet(const char *path, const Shown *shown, int count, int cell
 }
 
 static void save_one(const char *folder, int64_t id, const char *what, const Image *image) {
-    char *path = xprintf("%s/%lld_%s.png", folder, (long long)id, what);
-    image_save(image, path);
-    free(path);
+    image_save(image, path_of("%s/%lld_%s.png", folder, (long long)id, what).text);
 }
 
 // Writes every sample's pictures as files, and samples.json with what was drawn.
@@ -83,9 +81,7 @@ static void dump(const char *folder, const Coco *coco, const Shown *shown, int c
         save_one(folder, s->image_id, "target", &shown[i].target);
     }
     yajl_gen_array_close(g);
-    char *path = xprintf("%s/samples.json", folder);
-    json_write(g, path);
-    free(path);
+    json_write(g, path_of("%s/samples.json", folder).text);
 }
 
 // Goes through the pictures in random order until `count` samples are found; returns the number found.

@@ -57,12 +57,13 @@ ShardSet shards_open(const char *folder, const char *split) {
     set.first = xcalloc((size_t)count + 1, sizeof *set.first);
     allow_open_files(count);
     for (int i = 0; i < count; i++) {
-        char *path = xprintf("%s/%s-%05d.h5", folder, split, i);
-        if (!file_exists(path)) { die("%s: is missing among %d shards: run `cocogold encode` again", path, count); }
-        set.shards[i] = shard_open(path);
+        Path path = path_of("%s/%s-%05d.h5", folder, split, i);
+        if (!file_exists(path.text)) {
+            die("%s: is missing among %d shards: run `cocogold encode` again", path.text, count);
+        }
+        set.shards[i] = shard_open(path.text);
         check_agreement(&set.shards[0], &set.shards[i]);
         set.first[i + 1] = set.first[i] + set.shards[i].samples;
-        free(path);
     }
     set.samples = set.first[count];
     set.info = shard_info_copy(&set.shards[0].info);
@@ -82,19 +83,17 @@ void shards_close(ShardSet *set) {
     *set = (ShardSet){0};
 }
 
+// Compares a sample with the shard whose first sample is *first.
+static int by_shard(const void *sample, const void *first) {
+    const long long *i = sample, *range = first;
+    return (*i >= range[1]) - (*i < range[0]);
+}
+
 // The shard that holds sample i.
 static int shard_of(const ShardSet *set, long long i) {
     assert(i >= 0 && i < set->samples);
-    int low = 0, high = set->count - 1;
-    while (low < high) {
-        int middle = (low + high + 1) / 2;
-        if (set->first[middle] <= i) {
-            low = middle;
-        } else {
-            high = middle - 1;
-        }
-    }
-    return low;
+    const long long *found = bsearch(&i, set->first, (size_t)set->count, sizeof *set->first, by_shard);
+    return (int)(found - set->first);
 }
 
 void shards_read(const ShardSet *set, long long i, ShardSample *into) {

@@ -1,6 +1,7 @@
 #include "data/shard_report.h"
 #include "data/sample.h"
 #include "util/error.h"
+#include "util/file.h"
 #include "util/json.h"
 #include "util/progress.h"
 #include <stdio.h>
@@ -69,9 +70,10 @@ static void write_json(const ShardSet *set, const Counts *counts, const char *pa
 }
 
 void shard_report(const ShardSet *set) {
-    char *path = xprintf("%s/%s.json", set->folder, set->info.split), size[24];
+    Path path = path_of("%s/%s.json", set->folder, set->info.split);
     Counts counts = count_all(set);
-    write_json(set, &counts, path);
+    char size[24];
+    write_json(set, &counts, path.text);
     printf("%s: %lld samples of %lld pictures in %d pass%s, %d shard%s, %s", set->folder, set->samples,
            counts.pictures / set->info.passes, set->info.passes, set->info.passes == 1 ? "" : "es", set->count,
            set->count == 1 ? "" : "s", format_bytes(counts.bytes, size));
@@ -83,7 +85,6 @@ void shard_report(const ShardSet *set) {
         printf("%s%lld %s", separator, counts.dropped[reason], reason_name(reason));
         separator = ", ";
     }
-    printf(all ? " (ids in %s)\n" : "\n", path);
+    printf(all ? " (ids in %s)\n" : "\n", path.text);
     free(counts.of_class);
-    free(path);
 }

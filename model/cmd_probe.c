@@ -16,7 +16,7 @@ typedef struct {
 typedef struct {
     Safetensors in;
     const char *module, *out;
-    char *config;    // path
+    Path config;
     Feature sample;  // sample, latent
     Feature context; // encoder_hidden_states
     Feature output;  // sample, moments, last_hidden_state
@@ -213,7 +213,7 @@ static void make_arena(Probe *p, size_t bytes, const Device *plan) {
 // ---- Modules -------------------------------------------------------------------------------------------------------
 
 static void probe_unet(Probe *p, const char *folder) {
-    UNetConfig config = unet_config_read(p->config);
+    UNetConfig config = unet_config_read(p->config.text);
     UNet unet = unet_create(&config);
     p->sample = read_feature(p, "sample", 4, (int[]){0, config.in_channels, 0, 0});
     int B = p->B = p->sample.shape[0], H = p->sample.shape[2], W = p->sample.shape[3];
@@ -234,7 +234,7 @@ static void probe_unet(Probe *p, const char *folder) {
 }
 
 static void probe_vae(Probe *p, const char *folder) {
-    VAEConfig config = vae_config_read(p->config);
+    VAEConfig config = vae_config_read(p->config.text);
     bool decode = strcmp(p->module, "vae.decoder") == 0;
     const char *input = decode ? "latent" : "sample", *output = decode ? "sample" : "moments";
     VAEHalf half = decode ? vae_decoder_create(&config) : vae_encoder_create(&config);
@@ -259,7 +259,7 @@ static void probe_vae(Probe *p, const char *folder) {
 }
 
 static void probe_text_encoder(Probe *p, const char *folder) {
-    CLIPConfig config = clip_config_read(p->config);
+    CLIPConfig config = clip_config_read(p->config.text);
     CLIPText clip = clip_create(&config);
     read_ids(p, &config);
     make_output(p, 3, (int[]){p->B, p->T, config.hidden_size});
@@ -300,11 +300,11 @@ int cmd_probe(int argc, char **argv) {
     const char **arguments = options_parse(argc, argv, table, &help, 1);
     options_require(arguments[0], "the module", "unet, vae.encoder, vae.decoder or text_encoder");
     int module = options_choice(arguments[0], "module", module_names);
-    char *folder = xprintf("%s/%s", model, modules[module].folder);
-    Probe p = {.module = module_names[module], .out = out, .config = xprintf("%s/config.json", folder)};
+    Path folder = path_of("%s/%s", model, modules[module].folder);
+    Probe p = {.module = module_names[module], .out = out, .config = path_of("%s/config.json", folder.text)};
     device_open(&p.dev, 0);
     p.in = safetensors_open(in);
-    modules[module].run(&p, folder);
+    modules[module].run(&p, folder.text);
     arena_destroy(&p.arena);
     const Feature *features[] = {&p.sample, &p.context, &p.output, &p.doutput, &p.dsample, &p.dcontext};
     for (int i = 0; i < 6; i++) { device_free(&p.dev, features[i]->data); }
@@ -312,7 +312,5 @@ int cmd_probe(int argc, char **argv) {
     device_free(&p.dev, p.ids);
     safetensors_close(&p.in);
     device_close(&p.dev);
-    free(p.config);
-    free(folder);
     return 0;
 }

@@ -130,20 +130,16 @@ static void write_vocab(const Vocabulary *v, int vocab_size, const char *folder)
     json_put_integer(gen, "<|startoftext|>", vocab_size - 2);
     json_put_integer(gen, "<|endoftext|>", vocab_size - 1);
     yajl_gen_map_close(gen);
-    char *path = xprintf("%s/vocab.json", folder);
-    json_write(gen, path);
-    free(path);
+    json_write(gen, path_of("%s/vocab.json", folder).text);
 }
 
 static void write_merges(const Vocabulary *v, const char *folder) {
-    char *path = xprintf("%s/merges.txt", folder);
-    AtomicFile file = atomic_open(path);
+    AtomicFile file = atomic_open(path_of("%s/merges.txt", folder).text);
     fprintf(file.stream, "#version: 0.2\n");
     for (int i = 0; i < v->merge_count; i++) {
         fprintf(file.stream, "%s %s\n", v->tokens[v->merges[i][0]], v->tokens[v->merges[i][1]]);
     }
     atomic_commit(&file);
-    free(path);
 }
 
 static void put_specials(yajl_gen gen, const Preset *preset) {
@@ -159,12 +155,11 @@ int tokenizer_write(const Preset *preset, const char *folder) {
     make_folders(folder);
     write_vocab(v, vocab_size, folder);
     write_merges(v, folder);
-    char *map = xprintf("%s/special_tokens_map.json", folder), *config = xprintf("%s/tokenizer_config.json", folder);
     yajl_gen gen = json_writer();
     yajl_gen_map_open(gen);
     put_specials(gen, preset);
     yajl_gen_map_close(gen);
-    json_write(gen, map);
+    json_write(gen, path_of("%s/special_tokens_map.json", folder).text);
     gen = json_writer();
     yajl_gen_map_open(gen);
     put_specials(gen, preset);
@@ -174,8 +169,6 @@ int tokenizer_write(const Preset *preset, const char *folder) {
     json_put_integer(gen, "model_max_length", preset->tokens);
     json_put_string(gen, "tokenizer_class", "CLIPTokenizer");
     yajl_gen_map_close(gen);
-    json_write(gen, config);
-    free(map);
-    free(config);
+    json_write(gen, path_of("%s/tokenizer_config.json", folder).text);
     return tokenizer_words();
 }
