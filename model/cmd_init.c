@@ -28,7 +28,7 @@ static void write_random(const Plan *plan, const char *file, const Params *const
             size_t n = params[m]->slices[i].count;
             float *values = xmalloc(n * sizeof *values);
             init_slice(values, params[m], i, plan->seed, plan->preset, clip);
-            safetensors_write_floats(w, values, (int64_t)n);
+            safetensors_write(w, values, n);
             free(values);
         }
     }
@@ -159,7 +159,7 @@ static void convert_unet(const char *from, const char *to, Device *dev) {
         tensor_to_float(tensors[i], 0, tensors[i]->count, values);
         bool first = strcmp(slice->name, "conv_in.weight") == 0;
         if (first) { double_conv_in(doubled, values, slice->shape[0], slice->count / (size_t)slice->shape[0]); }
-        safetensors_write_floats(w, first ? doubled : values, (int64_t)grown->count);
+        safetensors_write(w, first ? doubled : values, grown->count);
         free(values);
         free(doubled);
     }

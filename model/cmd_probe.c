@@ -152,13 +152,13 @@ static void make_output(Probe *p, int ndim, const int *shape) {
 static void declare_feature(SafetensorsWriter *w, const Feature *f, const char *name) {
     int64_t shape[4];
     for (int i = 0; i < f->ndim; i++) { shape[i] = f->shape[i]; }
-    if (f->data) { safetensors_declare(w, name, DTYPE_F32, f->ndim, shape); }
+    if (f->data) { safetensors_declare(w, name, f->ndim, shape); }
 }
 
 static void write_feature(SafetensorsWriter *w, const Feature *f, Device *dev) {
     if (!f->data) { return; }
     float *torch_order = download(f, dev);
-    safetensors_write_floats(w, torch_order, (int64_t)f->count);
+    safetensors_write(w, torch_order, f->count);
     free(torch_order);
 }
 
@@ -169,7 +169,7 @@ static void write_gradients(SafetensorsWriter *w, const Params *params, Device *
         device_copy(dev, flat, params->grads + slice->offset, slice->count * sizeof *flat, false);
         device_sync(dev);
         slice_to_torch(slice, torch_order, flat);
-        safetensors_write_floats(w, torch_order, (int64_t)slice->count);
+        safetensors_write(w, torch_order, slice->count);
         free(flat);
         free(torch_order);
     }
@@ -188,7 +188,7 @@ static void write_results(Probe *p, const char *output, const char *input, const
         char *name = xprintf("grad.%s", slice->name);
         int64_t shape[4];
         for (int k = 0; k < slice->ndim; k++) { shape[k] = slice->shape[k]; }
-        safetensors_declare(w, name, DTYPE_F32, slice->ndim, shape);
+        safetensors_declare(w, name, slice->ndim, shape);
         free(name);
     }
     write_feature(w, &p->output, &p->dev);

@@ -195,7 +195,7 @@ void weights_declare(SafetensorsWriter *w, const Params *params) {
         const ParamSlice *slice = &params->slices[i];
         int64_t shape[4];
         for (int k = 0; k < slice->ndim; k++) { shape[k] = slice->shape[k]; }
-        safetensors_declare(w, slice->name, DTYPE_F32, slice->ndim, shape);
+        safetensors_declare(w, slice->name, slice->ndim, shape);
     }
 }
 
@@ -207,7 +207,7 @@ void weights_write(const Params *const *params, const float *const *flats, int c
             const ParamSlice *slice = &params[m]->slices[i];
             float *torch_order = xmalloc(slice->count * sizeof *torch_order);
             slice_to_torch(slice, torch_order, flats[m] + slice->offset);
-            safetensors_write_floats(w, torch_order, (int64_t)slice->count);
+            safetensors_write(w, torch_order, slice->count);
             free(torch_order);
         }
     }
