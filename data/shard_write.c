@@ -17,7 +17,7 @@ static const char *const latent_names[LATENTS] = {"image_latent", "target_overla
 struct ShardWriter {
     char *path;
     ShardInfo info;
-    size_t samples, capacity, dropped, dropped_capacity;
+    size_t samples, dropped;
     size_t latent_size, mask_size; // values, bytes of one sample
     uint16_t *latents[LATENTS];    // fp16; NULL: not asked for
     uint8_t *mask;
@@ -41,16 +41,15 @@ ShardWriter *shard_begin(const char *path, const ShardInfo *info) {
 static bool wanted(const ShardWriter *w, int latent) { return latent == 0 || (w->info.targets & (1 << (latent - 1))); }
 
 static void grow(ShardWriter *w) {
-    if (w->samples < w->capacity) { return; }
-    w->capacity = w->capacity ? 2 * w->capacity : 64;
+    size_t n = w->samples;
     for (int i = 0; i < LATENTS; i++) {
-        if (wanted(w, i)) { w->latents[i] = xrealloc(w->latents[i], w->capacity * w->latent_size * sizeof(uint16_t)); }
+        if (wanted(w, i)) { w->latents[i] = xgrow(w->latents[i], n, w->latent_size * sizeof(uint16_t)); }
     }
-    w->mask = xrealloc(w->mask, w->capacity * w->mask_size);
-    w->class_index = xrealloc(w->class_index, w->capacity * sizeof *w->class_index);
-    w->image_id = xrealloc(w->image_id, w->capacity * sizeof *w->image_id);
-    w->crop = xrealloc(w->crop, w->capacity * 3 * sizeof *w->crop);
-    w->area = xrealloc(w->area, w->capacity * sizeof *w->area);
+    w->mask = xgrow(w->mask, n, w->mask_size);
+    w->crop = xgrow(w->crop, n, 3 * sizeof *w->crop);
+    GROW(w->class_index, n);
+    GROW(w->image_id, n);
+    GROW(w->area, n);
 }
 
 static void to_half(const ShardWriter *w, const char *name, int64_t image_id, const float *from, uint16_t *to) {
@@ -80,11 +79,8 @@ void shard_add(ShardWriter *w, const ShardSample *s) {
 }
 
 void shard_drop(ShardWriter *w, int64_t image_id, int reason) {
-    if (w->dropped == w->dropped_capacity) {
-        w->dropped_capacity = w->dropped_capacity ? 2 * w->dropped_capacity : 64;
-        w->dropped_image = xrealloc(w->dropped_image, w->dropped_capacity * sizeof *w->dropped_image);
-        w->dropped_reason = xrealloc(w->dropped_reason, w->dropped_capacity);
-    }
+    GROW(w->dropped_image, w->dropped);
+    GROW(w->dropped_reason, w->dropped);
     w->dropped_image[w->dropped] = image_id;
     w->dropped_reason[w->dropped++] = (uint8_t)reason;
 }

@@ -28,19 +28,20 @@ typedef struct {
 
 // Run lengths of label == value down the columns, zeros first: COCO's uncompressed RLE. Returns how many.
 static int run_lengths(const SynthScene *scene, int value, int **runs) {
-    int count = 0, capacity = 64, length = 0;
-    *runs = xmalloc((size_t)capacity * sizeof **runs);
+    int count = 0, length = 0;
+    *runs = NULL;
     bool current = false;
     for (int i = 0; i < scene->width * scene->height; i++) {
         bool inside = scene->label[i % scene->height * scene->width + i / scene->height] == value;
         if (inside != current) {
-            if (count + 2 > capacity) { *runs = xrealloc(*runs, (size_t)(capacity *= 2) * sizeof **runs); }
+            GROW(*runs, count);
             (*runs)[count++] = length;
             length = 0;
             current = inside;
         }
         length++;
     }
+    GROW(*runs, count);
     (*runs)[count++] = length;
     return count;
 }

@@ -32,7 +32,7 @@ typedef struct {
 
 typedef struct {
     ParamSlice *slices;
-    int count, capacity;
+    int count;
     size_t total;    // elements with padding
     floatX *weights; // (total) what kernels read, on the device; NULL until params_alloc
     float *grads;    // (total) on the device, or NULL: no parameter gradient is computed

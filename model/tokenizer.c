@@ -89,7 +89,7 @@ static void add_merge(Tokenizer *t, const char *path, int rank, const char *left
         die("%s: merge %d (\"%s\" and \"%s\") uses a token that is not in the vocabulary", path, rank + 1, left, right);
     }
     free(both);
-    if ((rank & (rank - 1)) == 0) { t->merges = xrealloc(t->merges, (size_t)(rank ? 2 * rank : 1) * sizeof m); }
+    GROW(t->merges, rank);
     t->merges[rank] = m;
     t->merge_count = rank + 1;
 }
@@ -223,7 +223,7 @@ static void add_token(Tokenizer *t, const char *content, int id, bool normalized
     int known = find_token(t, content);
     id = known >= 0 ? known : id >= 0 ? id : t->vocab_size;
     if (id >= t->vocab_size) { t->vocab_size = id + 1; }
-    t->added = xrealloc(t->added, (size_t)(t->added_count + 1) * sizeof *t->added);
+    GROW(t->added, t->added_count);
     t->added[t->added_count++] = (Added){xstrdup(content), id, normalized, FORM_LISTED};
 }
 
