@@ -33,8 +33,6 @@
 #endif
 #define FORMAT_VERSION "1" // version of the shards and of the rules that make them
 
-enum { KINDS = 3 }; // image, overlay, mask
-
 typedef struct {
     int target_list; // index in target_lists
     char *model, *data, *split, *out, *source, *targets, *classes, *trained, *color, *part;
@@ -55,8 +53,8 @@ typedef struct {
 typedef struct {
     Sample *samples;
     SampleReason *reasons;
-    int rows, *picture_of; // (rows) index into samples
-    float *pixels[KINDS];  // (rows, R, R, 3); NULL: not asked for
+    int rows, *picture_of;  // (rows) index into samples
+    float *pixels[LATENTS]; // (rows, R, R, 3); NULL: not asked for
 } Rendered;
 
 typedef struct {
@@ -73,7 +71,7 @@ typedef struct {
     Device dev;
     Pipeline pipeline;
     Arena arena;
-    float *device_pixels, *device_latents, *latents[KINDS]; // latents: (batch, h, w, C) on the host
+    float *device_pixels, *device_latents, *latents[LATENTS]; // latents: (batch, h, w, C) on the host
 } Encoder;
 
 // ---- options
@@ -283,8 +281,6 @@ static void plan_work(Encoder *e) {
 
 // ---- memory
 
-static bool wanted(const Encoder *e, int kind) { return kind == 0 || (e->info.targets & (1 << (kind - 1))); }
-
 static void allocate(Encoder *e) {
     int R = e->info.resolution;
     size_t rows = (size_t)e->o.batch, pixels = rows * (size_t)R * (size_t)R * 3 * sizeof(float);
@@ -292,8 +288,8 @@ static void allocate(Encoder *e) {
     e->arena = arena_create(&e->dev, pipeline_encode_bytes(&e->pipeline, e->o.batch, R, R, &e->dev));
     e->device_pixels = device_alloc(&e->dev, pixels);
     e->device_latents = device_alloc(&e->dev, latents);
-    for (int kind = 0; kind < KINDS; kind++) {
-        if (!wanted(e, kind)) { continue; }
+    for (int kind = 0; kind < LATENTS; kind++) {
+        if (!shard_has_latent(&e->info, kind)) { continue; }
         e->latents[kind] = device_alloc_pinned(&e->dev, latents);
         for (int i = 0; i < 2; i++) { e->rendered[i].pixels[kind] = device_alloc_pinned(&e->dev, pixels); }
     }
@@ -306,15 +302,15 @@ static void allocate(Encoder *e) {
 
 static void release(Encoder *e) {
     for (int i = 0; i < 2; i++) {
-        for (int kind = 0; kind < KINDS; kind++) {
-            if (wanted(e, kind)) { device_free_pinned(&e->dev, e->rendered[i].pixels[kind]); }
+        for (int kind = 0; kind < LATENTS; kind++) {
+            if (e->latents[kind]) { device_free_pinned(&e->dev, e->rendered[i].pixels[kind]); }
         }
         free(e->rendered[i].samples);
         free(e->rendered[i].reasons);
         free(e->rendered[i].picture_of);
     }
-    for (int kind = 0; kind < KINDS; kind++) {
-        if (wanted(e, kind)) { device_free_pinned(&e->dev, e->latents[kind]); }
+    for (int kind = 0; kind < LATENTS; kind++) {
+        if (e->latents[kind]) { device_free_pinned(&e->dev, e->latents[kind]); }
     }
     device_free(&e->dev, e->device_pixels);
     device_free(&e->dev, e->device_latents);
@@ -326,10 +322,11 @@ static void release(Encoder *e) {
 static void render_row(const Encoder *e, const Sample *s, Rendered *r, int row) {
     int R = e->info.resolution;
     size_t at = (size_t)row * (size_t)R * (size_t)R * 3;
-    image_to_floats(&s->rgb, r->pixels[0] + at);
-    for (int kind = 1; kind < KINDS; kind++) {
-        if (!wanted(e, kind)) { continue; }
-        Image target = kind == 1 ? paint_overlay(&s->rgb, s->mask, &e->paint) : paint_mask(s->mask, R, R, &e->paint);
+    image_to_floats(&s->rgb, r->pixels[LATENT_IMAGE] + at);
+    for (int kind = TARGET_OVERLAY; kind <= TARGET_MASK; kind++) {
+        if (!shard_has_latent(&e->info, kind)) { continue; }
+        Image target =
+            kind == TARGET_OVERLAY ? paint_overlay(&s->rgb, s->mask, &e->paint) : paint_mask(s->mask, R, R, &e->paint);
         image_to_floats(&target, r->pixels[kind] + at);
         image_free(&target);
     }
@@ -373,8 +370,8 @@ static void reader_start(Reader *reader, Encoder *e, long long number) {
 static void run_vae(Encoder *e, const Rendered *r) {
     size_t R = (size_t)e->info.resolution, rows = (size_t)r->rows;
     size_t latents = rows * (size_t)e->info.height * (size_t)e->info.width * (size_t)e->info.channels;
-    for (int kind = 0; kind < KINDS && rows; kind++) {
-        if (!wanted(e, kind)) { continue; }
+    for (int kind = 0; kind < LATENTS && rows; kind++) {
+        if (!shard_has_latent(&e->info, kind)) { continue; }
         device_copy(&e->dev, e->device_pixels, r->pixels[kind], rows * R * R * 3 * sizeof(float), false);
         pipeline_encode(&e->pipeline, &e->arena, e->device_latents, e->device_pixels, r->rows, (int)R, (int)R, &e->dev);
         device_copy(&e->dev, e->latents[kind], e->device_latents, latents * sizeof(float), false);
@@ -387,9 +384,9 @@ static void add_sample(const Encoder *e, ShardWriter *writer, const Sample *s, i
     size_t at = (size_t)row * (size_t)e->info.height * (size_t)e->info.width * (size_t)e->info.channels;
     ShardSample out = {
         .class_index = s->category, .image_id = s->image_id, .crop = {s->x, s->y, s->side}, .area = s->area};
-    out.image_latent = e->latents[0] + at;
-    out.target_overlay = wanted(e, 1) ? e->latents[1] + at : NULL;
-    out.target_mask = wanted(e, 2) ? e->latents[2] + at : NULL;
+    for (int kind = 0; kind < LATENTS; kind++) {
+        out.latents[kind] = shard_has_latent(&e->info, kind) ? e->latents[kind] + at : NULL;
+    }
     out.mask = xmalloc((size_t)R * (size_t)((R + 7) / 8));
     mask_pack(s->mask, R, out.mask);
     shard_add(writer, &out);

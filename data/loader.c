@@ -155,11 +155,8 @@ void loader_read(Loader *l, long long number, const LoaderBatch *batch) {
     long long position = o->start + (number * o->world + o->rank) * o->rows;
     for (size_t row = 0; row < (size_t)o->rows; row++, position++) {
         ShardSample s = {0};
-        if (batch->image_latent) { s.image_latent = batch->image_latent + row * l->latent_size; }
-        if (batch->target_latent) {
-            *(o->target == TARGET_OVERLAY ? &s.target_overlay : &s.target_mask) =
-                batch->target_latent + row * l->latent_size;
-        }
+        if (batch->image_latent) { s.latents[LATENT_IMAGE] = batch->image_latent + row * l->latent_size; }
+        if (batch->target_latent) { s.latents[o->target] = batch->target_latent + row * l->latent_size; }
         if (batch->mask) { s.mask = batch->mask + row * l->mask_size; }
         int64_t sample = stored_at(l, position);
         shards_read(l->set, sample, &s);
@@ -188,8 +185,7 @@ static void keep_classes(Loader *l) {
 Loader *loader_open(const ShardSet *set, const LoaderOptions *options) {
     assert(options->rows > 0 && options->world > 0 && options->rank >= 0 && options->rank < options->world);
     if (!(set->info.targets & options->target)) {
-        die("%s: the shards have no \"%s\" (see encode --targets)", set->folder,
-            options->target == TARGET_OVERLAY ? "target_overlay" : "target_mask");
+        die("%s: the shards have no \"%s\" (see encode --targets)", set->folder, latent_names[options->target]);
     }
     Loader *l = xcalloc(1, sizeof *l);
     l->set = set;

@@ -11,9 +11,6 @@
 #include <stdlib.h>
 #include <string.h>
 
-enum { LATENTS = 3 };
-static const char *const latent_names[LATENTS] = {"image_latent", "target_overlay", "target_mask"};
-
 struct ShardWriter {
     char *path;
     ShardInfo info;
@@ -38,12 +35,12 @@ ShardWriter *shard_begin(const char *path, const ShardInfo *info) {
     return w;
 }
 
-static bool wanted(const ShardWriter *w, int latent) { return latent == 0 || (w->info.targets & (1 << (latent - 1))); }
-
 static void grow(ShardWriter *w) {
     size_t n = w->samples;
     for (int i = 0; i < LATENTS; i++) {
-        if (wanted(w, i)) { w->latents[i] = xgrow(w->latents[i], n, w->latent_size * sizeof(uint16_t)); }
+        if (shard_has_latent(&w->info, i)) {
+            w->latents[i] = xgrow(w->latents[i], n, w->latent_size * sizeof(uint16_t));
+        }
     }
     w->mask = xgrow(w->mask, n, w->mask_size);
     w->crop = xgrow(w->crop, n, 3 * sizeof *w->crop);
@@ -63,13 +60,12 @@ static void to_half(const ShardWriter *w, const char *name, int64_t image_id, co
 }
 
 void shard_add(ShardWriter *w, const ShardSample *s) {
-    const float *latents[LATENTS] = {s->image_latent, s->target_overlay, s->target_mask};
     grow(w);
     size_t n = w->samples++;
     for (int i = 0; i < LATENTS; i++) {
-        if (!wanted(w, i)) { continue; }
-        assert(latents[i]);
-        to_half(w, latent_names[i], s->image_id, latents[i], w->latents[i] + n * w->latent_size);
+        if (!shard_has_latent(&w->info, i)) { continue; }
+        assert(s->latents[i]);
+        to_half(w, latent_names[i], s->image_id, s->latents[i], w->latents[i] + n * w->latent_size);
     }
     memcpy(w->mask + n * w->mask_size, s->mask, w->mask_size);
     w->class_index[n] = (int16_t)s->class_index;
@@ -112,7 +108,7 @@ static void put_all(const ShardWriter *w, hid_t file) {
     hsize_t latent[4] = {n, (hsize_t)info->height, (hsize_t)info->width, (hsize_t)info->channels};
     hsize_t mask[3] = {n, (hsize_t)info->resolution, (hsize_t)((info->resolution + 7) / 8)}, crop[2] = {n, 3};
     for (int i = 0; i < LATENTS; i++) {
-        if (wanted(w, i)) { put(w, file, latent_names[i], h5_half(), 4, latent, 1, w->latents[i]); }
+        if (shard_has_latent(info, i)) { put(w, file, latent_names[i], h5_half(), 4, latent, 1, w->latents[i]); }
     }
     put(w, file, "mask", H5T_STD_U8LE, 3, mask, 1, w->mask);
     put(w, file, "class", H5T_STD_I16LE, 1, &n, n, w->class_index);

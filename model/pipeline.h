@@ -62,8 +62,9 @@ void weights_load(Params *params, const char *folder, bool grads, Device *dev);
 // encoder and decoder) may go into one file.
 void weights_write(const Params *const *params, const float *const *flats, int count, const char *path);
 
-// Declares all slices of a model as F32 tensors, for a caller that writes them one after the other.
+// Declares all slices of a model, or one under another name, for a caller that writes them one after the other.
 void weights_declare(SafetensorsWriter *w, const Params *params);
+void weights_declare_slice(SafetensorsWriter *w, const char *name, const ParamSlice *slice);
 
 // Fills a new pipeline folder `to`: parts other than `except` ("unet", which stands for unet_ema too, "vae" or NULL)
 // are hard-linked (copied across file systems) from `from`, and model_index.json is written.

@@ -120,13 +120,10 @@ static char *cut_pair(char *line, const char *path, int rank) {
 
 static void read_merges_text(Tokenizer *t, const char *path) {
     char *text = read_file(path, NULL);
+    char *rest = NULL;
     int rank = 0;
-    for (char *line = text, *next; *line; line = next) {
-        size_t n = strcspn(line, "\n");
-        next = line + n + (line[n] != 0);
-        line[n] = 0;
-        if (n > 0 && line[n - 1] == '\r') { line[n - 1] = 0; }
-        if (strncmp(line, "#version", 8) == 0 || !*line) { continue; }
+    for (char *line = strtok_r(text, "\r\n", &rest); line; line = strtok_r(NULL, "\r\n", &rest)) {
+        if (strncmp(line, "#version", 8) == 0) { continue; }
         char *right = cut_pair(line, path, rank);
         add_merge(t, path, rank++, line, right);
     }

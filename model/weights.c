@@ -190,13 +190,14 @@ void weights_load(Params *params, const char *folder, bool grads, Device *dev) {
 
 // ---- Writing -------------------------------------------------------------------------------------------------------
 
+void weights_declare_slice(SafetensorsWriter *w, const char *name, const ParamSlice *slice) {
+    int64_t shape[4];
+    for (int k = 0; k < slice->ndim; k++) { shape[k] = slice->shape[k]; }
+    safetensors_declare(w, name, slice->ndim, shape);
+}
+
 void weights_declare(SafetensorsWriter *w, const Params *params) {
-    for (int i = 0; i < params->count; i++) {
-        const ParamSlice *slice = &params->slices[i];
-        int64_t shape[4];
-        for (int k = 0; k < slice->ndim; k++) { shape[k] = slice->shape[k]; }
-        safetensors_declare(w, slice->name, slice->ndim, shape);
-    }
+    for (int i = 0; i < params->count; i++) { weights_declare_slice(w, params->slices[i].name, &params->slices[i]); }
 }
 
 void weights_write(const Params *const *params, const float *const *flats, int count, const char *path) {

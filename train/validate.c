@@ -106,8 +106,9 @@ static HostBatch read_batch(const Validator *v, int first) {
                    xmalloc(rows * sizeof(int)),           xmalloc(rows * sizeof(int64_t))};
     uint8_t *packed = xmalloc(R * ((R + 7) / 8));
     for (size_t i = 0; i < rows; i++) {
-        ShardSample s = {.image_latent = b.image + i * n, .mask = packed};
-        *(v->options->target_bit == TARGET_OVERLAY ? &s.target_overlay : &s.target_mask) = b.target + i * n;
+        ShardSample s = {.mask = packed};
+        s.latents[LATENT_IMAGE] = b.image + i * n;
+        s.latents[v->options->target_bit] = b.target + i * n;
         shards_read(&v->shards, stored_index(v, (first + (int)i) % v->count), &s);
         b.class_index[i] = s.class_index;
         b.image_id[i] = s.image_id;
