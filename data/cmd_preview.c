@@ -52,7 +52,7 @@ static void save_sheet(const char *path, const Shown *shown, int count, int cell
         cells[3 * i + 1] = (Cell){&shown[i].mask, shown[i].note};
         cells[3 * i + 2] = (Cell){&shown[i].target, shown[i].crop};
     }
-    Image sheet = draw_sheet(NULL, headings, cells, rows, columns, cell);
+    Image sheet = draw_sheet(headings, cells, rows, columns, cell);
     image_save(&sheet, path);
     image_free(&sheet);
     free(cells);

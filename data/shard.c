@@ -28,12 +28,9 @@ static hid_t open_file(const char *path) {
 static void shape_text(int rank, const hsize_t *dims, char text[128]) {
     int used = snprintf(text, 128, "(");
     for (int i = 0; i < rank && used < 96; i++) {
-        const char *comma = i ? ", " : "";
-        if (dims[i] == ANY) {
-            used += snprintf(text + used, 128 - (size_t)used, "%sany", comma);
-        } else {
-            used += snprintf(text + used, 128 - (size_t)used, "%s%llu", comma, (unsigned long long)dims[i]);
-        }
+        char size[24] = "any";
+        if (dims[i] != ANY) { snprintf(size, sizeof size, "%llu", (unsigned long long)dims[i]); }
+        used += snprintf(text + used, 128 - (size_t)used, "%s%s", i ? ", " : "", size);
     }
     snprintf(text + used, 128 - (size_t)used, ")");
 }

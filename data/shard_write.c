@@ -137,7 +137,7 @@ static void write_file(const ShardWriter *w, const char *temporary) {
     h5_leave();
 }
 
-static void writer_free(ShardWriter *w) {
+void shard_abandon(ShardWriter *w) {
     for (int i = 0; i < LATENTS; i++) { free(w->latents[i]); }
     free(w->mask);
     free(w->class_index);
@@ -158,7 +158,5 @@ void shard_commit(ShardWriter *w) {
     commit_rename(temporary, w->path);
     cleanup_remove(temporary);
     free(temporary);
-    writer_free(w);
+    shard_abandon(w);
 }
-
-void shard_abandon(ShardWriter *w) { writer_free(w); }

@@ -53,7 +53,7 @@ static void write_png(const char *folder, const char *name, long long id, const 
                       int height) {
     Image image = {width, height, 3, rgb};
     size_t size;
-    uint8_t *png = image_encode_png(&image, &size);
+    uint8_t *png = image_encode(&image, 0, &size);
     Path path = path_of("%s/%s%s/%012lld.png", folder, prefix, name, id);
     FILE *f = fopen(path.text, "wb");
     // the folder as a whole is flushed to disk before it gets its name

@@ -209,7 +209,7 @@ static Image sheet_draw(Sheet *sheet) {
     Cell cells[SHEET_ROWS * SHEET_COLUMNS] = {0};
     int count = SHEET_COLUMNS * sheet->rows;
     for (int i = 0; i < count; i++) { cells[i] = (Cell){&sheet->images[i], sheet->captions[i]}; }
-    Image image = draw_sheet(NULL, headings, cells, sheet->rows, SHEET_COLUMNS, 128);
+    Image image = draw_sheet(headings, cells, sheet->rows, SHEET_COLUMNS, 128);
     for (int i = 0; i < count; i++) {
         image_free(&sheet->images[i]);
         free(sheet->captions[i]);
