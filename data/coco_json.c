@@ -246,11 +246,6 @@ static void need(Reader *r, const Record *record, Field field, const char *expec
     if (!(record->have >> field & 1)) { wrong(r, field, expected); }
 }
 
-static void need_bbox(Reader *r, const Record *record) {
-    need(r, record, BBOX, "four numbers");
-    if (record->bbox_count != 4) { wrong(r, BBOX, "four numbers"); }
-}
-
 static void end_category(Reader *r) {
     const Record *a = &r->record[0];
     need(r, a, ID, "an integer");
@@ -325,7 +320,8 @@ static Segment *add_segment(Reader *r, const Record *a) {
     need(r, a, ID, "an integer");
     need(r, a, CATEGORY_ID, "an integer");
     need(r, a, AREA, "a number");
-    need_bbox(r, a);
+    need(r, a, BBOX, "four numbers");
+    if (a->bbox_count != 4) { wrong(r, BBOX, "four numbers"); }
     Coco *c = &r->coco;
     GROW(c->segments, c->segment_count);
     GROW(r->segment_picture, c->segment_count);

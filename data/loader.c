@@ -101,7 +101,7 @@ void shards_read(const ShardSet *set, long long i, ShardSample *into) {
     shard_read(&set->shards[k], i - set->first[k], into);
 }
 
-int shards_class(const ShardSet *set, long long i) {
+static int class_of(const ShardSet *set, long long i) {
     int k = shard_of(set, i);
     return set->shards[k].class_index[i - set->first[k]];
 }
@@ -171,7 +171,7 @@ static void keep_classes(Loader *l) {
     const bool *keep = l->options.keep;
     l->kept = xmalloc((size_t)(set->samples + 1) * sizeof *l->kept);
     for (long long i = 0; i < set->samples; i++) {
-        if (!keep || keep[shards_class(set, i)]) { l->kept[l->n++] = i; }
+        if (!keep || keep[class_of(set, i)]) { l->kept[l->n++] = i; }
     }
     if (!l->n) { die("%s: the shards hold no sample of the requested classes", set->folder); }
     if (keep && l->n < set->samples) {

@@ -13,8 +13,6 @@ typedef struct {
     double bytes;
 } Counts;
 
-static const char *reason_name(int reason) { return reason < SAMPLE_REASONS ? sample_reason_names[reason] : "unknown"; }
-
 static Counts count_all(const ShardSet *set) {
     Counts c = {.of_class = xcalloc((size_t)set->info.class_count, sizeof *c.of_class)};
     for (int k = 0; k < set->count; k++) {
@@ -33,7 +31,7 @@ static void put_dropped(yajl_gen gen, const ShardSet *set, const Counts *counts)
     json_open_map(gen, "dropped");
     for (int reason = 1; reason < SAMPLE_REASONS; reason++) {
         if (!counts->dropped[reason]) { continue; }
-        json_open_list(gen, reason_name(reason));
+        json_open_list(gen, sample_reason_names[reason]);
         for (int k = 0; k < set->count; k++) {
             const ShardFile *s = &set->shards[k];
             for (long long i = 0; i < s->dropped; i++) {
@@ -82,7 +80,7 @@ void shard_report(const ShardSet *set) {
     const char *separator = ": ";
     for (int reason = 1; reason < SAMPLE_REASONS; reason++) {
         if (!counts.dropped[reason]) { continue; }
-        printf("%s%lld %s", separator, counts.dropped[reason], reason_name(reason));
+        printf("%s%lld %s", separator, counts.dropped[reason], sample_reason_names[reason]);
         separator = ", ";
     }
     printf(all ? " (ids in %s)\n" : "\n", path.text);

@@ -109,14 +109,9 @@ void params_upload(Params *params, const float *flat, Device *dev) {
     device_free(dev, staging);
 }
 
-PlannedParams params_plan(Params *params, bool grads) {
-    PlannedParams real = {params->weights, params->grads};
+Params params_plan(Params *params, bool grads) {
+    Params real = *params;
     params->weights = PLAN_POINTER;
     params->grads = grads ? PLAN_POINTER : NULL;
     return real;
-}
-
-void params_plan_end(Params *params, PlannedParams real) {
-    params->weights = real.weights;
-    params->grads = real.grads;
 }

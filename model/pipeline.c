@@ -265,10 +265,10 @@ typedef void Coder(Pipeline *p, Arena *arena, float *out, const float *in, int B
 // Runs the same calls on a plan-only device. Reserves the workspace that they need on `dev`, or notes it in `dev`.
 static size_t plan_coder(Pipeline *p, Params *params, Coder *code, int B, int H, int W, Device *dev) {
     Device own = {.plan_only = true}, *plan = dev->plan_only ? dev : &own;
-    PlannedParams real = params_plan(params, false);
+    Params real = params_plan(params, false);
     Arena arena = arena_measure(plan);
     code(p, &arena, PLAN_POINTER, PLAN_POINTER, B, H, W, plan);
-    params_plan_end(params, real);
+    *params = real;
     if (plan != dev) { device_reserve_workspace(dev, own.workspace_needed); }
     return arena.peak;
 }

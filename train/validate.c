@@ -239,7 +239,7 @@ static void score_batch(const Validator *v, Sampler *sampler, const HostBatch *b
     for (int i = 0; i < rows; i++) { ids[i] = (uint64_t)(first + i); }
     MaskRule rule = mask_rule(v);
     context_gather(v->context, v->table, b->class_index, rows, sampler->pipeline, dev);
-    sampler_run(sampler, b->image, v->context, ids, rows, v->options->validation_steps, VALIDATION_SEED, dev);
+    sampler_run(sampler, b->image, v->context, ids, rows, v->options->validation_steps, 0, VALIDATION_SEED, dev);
     device_copy(dev, latents, sampler->latent, (size_t)rows * cells * sizeof(float), false);
     device_sync(dev);
     sampler_decode(sampler, prediction, rows, dev);
