@@ -1,9 +1,8 @@
 // cocogold encode: pictures and masks -> training samples (data/sample.h) -> VAE encoder -> HDF5 shards.
 //
-// Every pass over the data set is cut into ranges of --shard-size pictures. Each range becomes one shard, however many
-// samples its pictures give. A shard therefore depends on the options alone: a restart keeps complete shards, and
-// processes divide the shards by number (--part). While the VAE works on a batch, a thread reads and crops the next
-// one.
+// Every pass over the data set is cut into ranges of --shard-size pictures, one shard each. A shard depends on the
+// options alone: a restart keeps complete shards, and processes divide the shards by number (--part). While the VAE
+// works on a batch, a thread reads and crops the next one.
 #include "data/classes.h"
 #include "data/coco.h"
 #include "data/loader.h"

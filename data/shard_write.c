@@ -1,5 +1,4 @@
-// Writing a shard: samples are collected and the HDF5 file is built in memory (core driver). It is then written to disk
-// at once under a temporary name, so that a full disk is noticed there and leaves no file.
+// Writing a shard. HDF5's core driver builds the file in memory and writes it at once, so that a full disk leaves none.
 #include "data/h5.h"
 #include "data/shard.h"
 #include "data/shard_info.h"
