@@ -30,9 +30,7 @@ void shards_close(ShardSet *set);
 // Sample i (0..samples-1) in stored order, for validation. Arrays of `into` that are NULL are skipped; its text_index
 // counts in the set's texts.
 void shards_read(const ShardSet *set, long long i, ShardSample *into);
-int shards_class(const ShardSet *set, long long i); // its class without reading it; -1: a text that is no class
-int shards_text(const ShardSet *set, long long i);  // its index in the set's texts
-int shards_kind(const ShardSet *set, long long i);  // its index in info.kinds; 0 where there are none
+int shards_text(const ShardSet *set, long long i); // its index in the set's texts, without reading it
 // Parses a text as classes_parse does into flags (class_count), freed by the caller. Dies if a name is unknown or was
 // not encoded. "all" means all encoded classes.
 bool *shards_classes(const ShardSet *set, const char *option, const char *text);

@@ -6,7 +6,6 @@
 #include "util/file.h"
 #include "util/json.h"
 #include "util/progress.h"
-#include <dirent.h>
 #include <errno.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -30,19 +29,20 @@ typedef struct {
 
 // Run lengths of label == value down the columns, zeros first: COCO's uncompressed RLE. Returns how many.
 static int run_lengths(const SynthScene *scene, int value, int **runs) {
-    int count = 0, capacity = 64, length = 0;
-    *runs = xmalloc((size_t)capacity * sizeof **runs);
+    int count = 0, length = 0;
+    *runs = NULL;
     bool current = false;
     for (int i = 0; i < scene->width * scene->height; i++) {
         bool inside = scene->label[i % scene->height * scene->width + i / scene->height] == value;
         if (inside != current) {
-            if (count + 2 > capacity) { *runs = xrealloc(*runs, (size_t)(capacity *= 2) * sizeof **runs); }
+            GROW(*runs, count);
             (*runs)[count++] = length;
             length = 0;
             current = inside;
         }
         length++;
     }
+    GROW(*runs, count);
     (*runs)[count++] = length;
     return count;
 }
@@ -54,14 +54,13 @@ static void write_png(const char *folder, const char *name, long long id, const 
                       int height) {
     Image image = {width, height, 3, rgb};
     size_t size;
-    uint8_t *png = image_encode_png(&image, &size);
-    char *path = xprintf("%s/%s%s/%012lld.png", folder, prefix, name, id);
-    FILE *f = fopen(path, "wb");
+    uint8_t *png = image_encode(&image, 0, &size);
+    Path path = path_of("%s/%s%s/%012lld.png", folder, prefix, name, id);
+    FILE *f = fopen(path.text, "wb");
     // the folder as a whole is flushed to disk before it gets its name
     if (!f || fwrite(png, 1, size, f) != size || fclose(f) != 0) {
-        die("%s: cannot be written: %s", path, strerror(errno));
+        die("%s: cannot be written: %s", path.text, strerror(errno));
     }
-    free(path);
     free(png);
 }
 
@@ -243,8 +242,8 @@ static void put_list(yajl_gen gen, const Split *split, AnnotationFile what) {
 }
 
 static void write_annotations(const Split *split, AnnotationFile what) {
-    char *path = xprintf("%s/annotations/%s_%s.json", split->folder, file_names[what], split->name);
-    AtomicFile file = atomic_open(path);
+    AtomicFile file =
+        atomic_open(path_of("%s/annotations/%s_%s.json", split->folder, file_names[what], split->name).text);
     yajl_gen gen = yajl_gen_alloc(NULL);
     if (!gen) { die("out of memory: cannot allocate a JSON writer"); }
     yajl_gen_config(gen, yajl_gen_print_callback, to_stream, file.stream);
@@ -257,7 +256,6 @@ static void write_annotations(const Split *split, AnnotationFile what) {
     yajl_gen_free(gen);
     fputc('\n', file.stream);
     atomic_commit(&file);
-    free(path);
 }
 
 static void write_split(const char *folder, const SynthOptions *options, bool held_out) {
@@ -267,15 +265,11 @@ static void write_split(const char *folder, const SynthOptions *options, bool he
                    .held_out = held_out,
                    .count = held_out ? options->val : options->train,
                    .first_id = held_out ? 1000001 : 1};
-    char *pictures = xprintf("%s/%s", folder, split.name),
-         *ids = xprintf("%s/annotations/panoptic_%s", folder, split.name);
-    make_folders(pictures);
-    make_folders(ids);
+    make_folders(path_of("%s/%s", folder, split.name).text);
+    make_folders(path_of("%s/annotations/panoptic_%s", folder, split.name).text);
     draw_split(&split);
     for (int what = 0; what < FILES; what++) { write_annotations(&split, (AnnotationFile)what); }
     free_split(&split);
-    free(pictures);
-    free(ids);
 }
 
 // Whether a class name contains one of the words of a list "orange,cross".
@@ -316,15 +310,12 @@ static bool belongs(int class_index, ClassList list, const char *new_words) {
 }
 
 static void write_class_list(const char *folder, ClassList list, const char *new_words) {
-    char *classes = xprintf("%s/classes", folder), *path = xprintf("%s/%s.txt", classes, list_names[list]);
-    make_folders(classes);
-    AtomicFile file = atomic_open(path);
+    make_folders(path_of("%s/classes", folder).text);
+    AtomicFile file = atomic_open(path_of("%s/classes/%s.txt", folder, list_names[list]).text);
     for (int c = 0; c < SYNTH_CLASSES; c++) {
         if (belongs(c, list, new_words)) { fprintf(file.stream, "%s\n", synth_class_name(c)); }
     }
     atomic_commit(&file);
-    free(classes);
-    free(path);
 }
 
 typedef struct {
@@ -332,7 +323,7 @@ typedef struct {
     double value;
 } Field;
 // The versions of the code that draws and of the code that speaks: raise them when pictures or texts change.
-enum { FIELDS = 9, SCENES_VERSION = 1, TEXTS_VERSION = 1 };
+enum { FIELDS = 8, SCENES_VERSION = 1, TEXTS_VERSION = 1 };
 
 static void options_fields(const SynthOptions *o, Field fields[FIELDS]) {
     const Field all[FIELDS] = {{"scenes_version", SCENES_VERSION},
@@ -362,18 +353,7 @@ static void write_options(const char *folder, const SynthOptions *options) {
     }
     if (options->new_words) { json_put_string(gen, "new_words", options->new_words); }
     yajl_gen_map_close(gen);
-    char *path = xprintf("%s/synth.json", folder);
-    json_write(gen, path);
-    free(path);
-}
-
-static bool folder_empty(const char *path) {
-    DIR *folder = opendir(path);
-    if (!folder) { return true; }
-    int entries = 0;
-    while (readdir(folder)) { entries++; }
-    closedir(folder);
-    return entries <= 2;
+    json_write(gen, path_of("%s/synth.json", folder).text);
 }
 
 static void compare_options(const Json *json, const SynthOptions *options) {
@@ -399,18 +379,15 @@ static void compare_options(const Json *json, const SynthOptions *options) {
 
 // True if the folder holds these scenes already; dies if it holds something else.
 static bool already_there(const char *folder, const SynthOptions *options) {
-    char *path = xprintf("%s/synth.json", folder);
-    bool complete = file_exists(path);
-    if (!complete && (file_exists(folder) || (folder_exists(folder) && !folder_empty(folder)))) {
+    Path path = path_of("%s/synth.json", folder);
+    if (!file_exists(path.text)) {
+        if (!file_exists(folder) && folder_empty(folder)) { return false; }
         die("%s: exists and is not a folder of `cocogold synth`: expected a new or empty folder", folder);
     }
-    if (complete) {
-        Json json = json_read(path);
-        compare_options(&json, options);
-        json_free(&json);
-    }
-    free(path);
-    return complete;
+    Json json = json_read(path.text);
+    compare_options(&json, options);
+    json_free(&json);
+    return true;
 }
 
 void synth_write(const char *folder, const SynthOptions *options) {

@@ -121,14 +121,18 @@ static Dataset open_dataset(bool crops, const char *split, const ModelSettings *
 
 // One flag per class of a list on the command line; freed by the caller.
 static bool *flags_of(const Dataset *dataset, const char *option, const char *list) {
-    return dataset->crops ? shards_classes(&dataset->shards, option, list)
-                          : classes_parse(&dataset->coco, option, list, NULL);
+    if (!dataset->crops) { return classes_parse(&dataset->coco, option, list, NULL); }
+    bool *flags = shards_classes(&dataset->shards, option, list);
+    flags = xrealloc(flags, (size_t)dataset->class_count * sizeof *flags);
+    if (dataset->texts) { flags[dataset->class_count - 1] = false; } // no single class
+    return flags;
 }
 
 static bool *seen_flags(const Dataset *dataset, const ModelSettings *settings) {
-    if (o.seen) { return flags_of(dataset, "--seen", o.seen); }
-    bool *seen = xcalloc((size_t)dataset->class_count + 1, sizeof *seen);
-    for (int c = 0; c < dataset->class_count; c++) {
+    bool *seen = o.seen ? flags_of(dataset, "--seen", o.seen) : xcalloc((size_t)dataset->class_count + 1, sizeof *seen);
+    if (dataset->texts) { seen[dataset->class_count - 1] = true; } // texts that are no single class count as seen
+    if (o.seen) { return seen; }
+    for (int c = 0; c < dataset->class_count - dataset->texts; c++) {
         seen[c] = settings->train_class_count ? settings_is_trained(settings, dataset->class_names[c])
                                               : dataset->crops && dataset->shards.info.trained[c];
     }
@@ -151,14 +155,17 @@ static bool *wanted_flags(const Dataset *dataset, const bool *seen) {
     return wanted;
 }
 
-// --group NAME=LIST, into v->groups; their class flags are freed by free_groups.
+// --group NAME=LIST and the kinds of phrases, into v->groups, which free_groups frees.
 static void parse_groups(Evaluation *v, const Dataset *dataset) {
     for (char **text = o.groups; text && *text; text++) {
         char *equals = strchr(*text, '=');
         if (!equals || equals == *text) { die("--group %s: expected a name, \"=\" and a list of classes", *text); }
         if (v->group_count == MAX_GROUPS) { die("--group: expected at most %d of them", MAX_GROUPS); }
         v->groups[v->group_count++] =
-            (ClassGroup){xprintf("%.*s", (int)(equals - *text), *text), flags_of(dataset, "--group", equals + 1)};
+            (PairGroup){xprintf("%.*s", (int)(equals - *text), *text), flags_of(dataset, "--group", equals + 1), -1};
+    }
+    for (int k = 0; dataset->crops && k < dataset->shards.info.kind_count && v->group_count < MAX_GROUPS; k++) {
+        v->groups[v->group_count++] = (PairGroup){xstrdup(dataset->shards.info.kinds[k]), NULL, k};
     }
 }
 
@@ -252,7 +259,7 @@ static void write_results(const EvalResult *result, const Dataset *dataset, cons
     Json metrics = json_read(json);
     RunLog log;
     int logs = find_log(&log);
-    report_evaluation(html, &metrics, &v->gallery, dataset->class_names, &log, logs);
+    report_evaluation(html, &metrics, &v->gallery, dataset, &log, logs);
     printf("\nwrote %s, %s and %s\n", json, csv, html);
     if (logs) { runlog_free(&log); }
     json_free(&metrics);
@@ -301,7 +308,6 @@ int cmd_eval(int argc, char **argv) {
     if (v.count == 0) { die("%s: no pair of a picture and a class to evaluate", dataset.where); }
     v.pairs = pairs;
     v.seen = seen;
-    v.class_names = dataset.class_names;
     parse_groups(&v, &dataset);
     if (o.masks) {
         masks = xprintf("%s/masks", o.out);
@@ -310,6 +316,7 @@ int cmd_eval(int argc, char **argv) {
     }
     record.where = dataset.where;
     record.resolution = dataset.resolution;
+    if (o.texts && dataset.texts) { die("--text-table: expected class names, but %s has other texts", dataset.where); }
     if (o.texts) {
         v.prompt_set_count =
             prompt_sets_parse(v.prompt_sets, o.texts, "--text-table", dataset.class_names, dataset.class_count);

@@ -27,9 +27,11 @@ Dataset dataset_of_shards(const char *folder, const char *split, const char *mod
             split, model, settings->target == TARGET_MASK ? "mask" : "overlay");
     }
     s.resolution = info->resolution;
-    s.class_count = info->class_count;
+    s.texts = shard_has_texts(info);
+    s.class_count = info->class_count + s.texts;
     s.class_names = xmalloc(((size_t)s.class_count + 1) * sizeof *s.class_names);
-    for (int c = 0; c < s.class_count; c++) { s.class_names[c] = info->classes[c]; }
+    for (int c = 0; c < info->class_count; c++) { s.class_names[c] = info->classes[c]; }
+    if (s.texts) { s.class_names[info->class_count] = "(no single class)"; }
     s.where = xprintf("crops of %s, split %s", folder, split);
     return s;
 }
@@ -42,6 +44,10 @@ void dataset_close(Dataset *s) {
     }
     free(s->class_names);
     free(s->where);
+}
+
+const char *dataset_text(const Dataset *s, const Pair *pair) {
+    return s->texts ? s->shards.texts[pair->text] : s->class_names[pair->category];
 }
 
 Pair *dataset_pairs(const Dataset *s, const PairOptions *options, int *count) {
@@ -97,12 +103,9 @@ static DatasetItem read_crop(const Dataset *s, Pair pair, const ModelSettings *s
     item.latent = xmalloc(latent_count * sizeof *item.latent);
     item.target_latent = xmalloc(latent_count * sizeof *item.target_latent);
     uint8_t *packed = xmalloc((size_t)R * (size_t)((R + 7) / 8));
-    ShardSample sample = {.image_latent = item.latent, .mask = packed};
-    if (settings->target == TARGET_MASK) {
-        sample.target_mask = item.target_latent;
-    } else {
-        sample.target_overlay = item.target_latent;
-    }
+    ShardSample sample = {.mask = packed};
+    sample.latents[LATENT_IMAGE] = item.latent;
+    sample.latents[settings->target] = item.target_latent;
     shards_read(&s->shards, pair.item, &sample);
     item.truth = xmalloc((size_t)R * R);
     item.ignore = xcalloc((size_t)R * R, 1);

@@ -10,7 +10,8 @@ typedef struct {
     Coco coco;       // whole pictures
     ShardSet shards; // crops
     int resolution;  // side of the model's square in pixels
-    int class_count;
+    bool texts;      // crops asked with texts of their own
+    int class_count; // with texts one more, for those that are no single class
     const char **class_names;
     char *where; // "DATA, split val" for messages and reports
 } Dataset;
@@ -20,6 +21,8 @@ Dataset dataset_of_pictures(const char *data, const char *split, const char *ann
 // Crops: dies if the shards were encoded with another VAE than the model's, or do not hold the target.
 Dataset dataset_of_shards(const char *folder, const char *split, const char *model, const ModelSettings *settings);
 void dataset_close(Dataset *dataset);
+// What a pair is asked with, before the template: its class's name, or its text.
+const char *dataset_text(const Dataset *dataset, const Pair *pair);
 Pair *dataset_pairs(const Dataset *dataset, const PairOptions *options, int *count);
 
 // One pair, ready to be evaluated. Pixels of the picture's own size for truth, ignore and all_objects.

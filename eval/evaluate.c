@@ -8,19 +8,20 @@
 static size_t latent_count(const Evaluator *e) { return (size_t)e->sampler.h * e->sampler.w * e->sampler.L; }
 static size_t picture_count(const Evaluator *e) { return (size_t)e->side * e->side * 3; }
 
-// Embeddings of all class names, first in the model's template, then in the other prompt sets.
-static floatX *class_table(Pipeline *pipeline, const Dataset *dataset, const ModelSettings *settings,
-                           const PromptSet *sets, int set_count, Device *dev) {
-    int classes = dataset->class_count, count = (1 + set_count) * classes;
+// The contexts of all class names or texts, first in the model's template, then in the other prompt sets.
+static Contexts text_contexts(Pipeline *pipeline, const Dataset *dataset, const ModelSettings *settings,
+                              const PromptSet *sets, int set_count, int batch, Device *dev) {
+    int n = dataset->texts ? dataset->shards.text_count : dataset->class_count, count = (1 + set_count) * n;
+    const char *const *names = dataset->texts ? (const char *const *)dataset->shards.texts : dataset->class_names;
     char **texts = xcalloc((size_t)count + 1, sizeof *texts);
     for (int i = 0; i < count; i++) {
-        int set = i / classes, c = i % classes;
-        texts[i] = set ? xstrdup(sets[set - 1].text[c]) : settings_text(settings, dataset->class_names[c]);
+        int set = i / n, t = i % n;
+        texts[i] = set ? xstrdup(sets[set - 1].text[t]) : settings_text(settings, names[t]);
     }
-    floatX *table = context_table(pipeline, (const char *const *)texts, count, dev);
+    Contexts contexts = contexts_create(pipeline, (const char *const *)texts, count, batch, 0.25, dataset->texts, dev);
     for (int i = 0; i < count; i++) { free(texts[i]); }
     free(texts);
-    return table;
+    return contexts;
 }
 
 Evaluator evaluator_create(Pipeline *pipeline, const Dataset *dataset, const ModelSettings *settings,
@@ -34,13 +35,13 @@ Evaluator evaluator_create(Pipeline *pipeline, const Dataset *dataset, const Mod
                    .dev = dev,
                    .settings = *settings,
                    .side = dataset->resolution,
-                   .classes = dataset->class_count,
+                   .texts = dataset->texts ? dataset->shards.text_count : dataset->class_count,
                    .batch = batch,
                    .steps = steps,
                    .ensemble = ensemble,
                    .seed = seed};
     e.sampler = sampler_create(pipeline, batch, e.side / f, e.side / f, dev);
-    e.table = class_table(pipeline, dataset, settings, sets, set_count, dev);
+    e.contexts = text_contexts(pipeline, dataset, settings, sets, set_count, batch, dev);
     size_t row = (size_t)e.sampler.T * pipeline->clip.config.hidden_size, pictures = (size_t)batch * picture_count(&e);
     e.context = device_alloc(dev, (size_t)batch * row * sizeof(floatX));
     e.pixels = xmalloc(pictures * sizeof *e.pixels);
@@ -52,7 +53,7 @@ Evaluator evaluator_create(Pipeline *pipeline, const Dataset *dataset, const Mod
 
 void evaluator_destroy(Evaluator *e) {
     sampler_destroy(&e->sampler, e->dev);
-    device_free(e->dev, e->table);
+    contexts_destroy(&e->contexts, e->dev);
     device_free(e->dev, e->context);
     free(e->pixels);
     free(e->inputs);
@@ -159,9 +160,9 @@ void evaluator_predict(Evaluator *e, const DatasetItem *items, int n, int steps,
     int rows[n];
     for (int i = 0; i < n; i++) {
         ids[i] = sample_id(&items[i].pair);
-        rows[i] = set * e->classes + items[i].pair.category;
+        rows[i] = set * e->texts + items[i].pair.text;
     }
-    context_gather(e->context, e->table, rows, n, e->pipeline, e->dev);
+    contexts_gather(&e->contexts, e->context, rows, n, e->dev);
     fill_starts(e, items, n);
     sampler_ensemble(&e->sampler, e->predictions, e->latents, e->context, ids, n, steps, e->ensemble, e->seed, e->dev);
 }
@@ -218,11 +219,12 @@ static void score_floors(const DatasetItem *item, const float *input, Evaluation
     free(mask);
 }
 
-// FOLDER/IMAGE-CLASS.png, white where the class was found; blanks and slashes of the name become underscores.
-static void save_mask(const char *folder, const DatasetItem *item, const uint8_t *mask, const char *class_name) {
+// FOLDER/IMAGE-TEXT.png, white where the class or phrase was found; blanks and slashes of its first 100 bytes become
+// underscores.
+static void save_mask(const char *folder, const DatasetItem *item, const uint8_t *mask, const char *text) {
     Image image = image_new(item->frame.width, item->frame.height, 1);
     for (int i = 0; i < image.width * image.height; i++) { image.pixels[i] = mask[i] ? 255 : 0; }
-    char *name = xstrdup(class_name);
+    char *name = xprintf("%.100s", text);
     for (char *c = name; *c; c++) {
         if (*c == ' ' || *c == '/') { *c = '_'; }
     }
@@ -250,7 +252,8 @@ static void free_masks(uint8_t **masks, int n) {
 }
 
 // The work done once for each pair, with the model's own prediction: floors, pictures for the report, mask files.
-static void score_model(Evaluator *e, const DatasetItem *items, int n, Evaluation *v, int first) {
+static void score_model(Evaluator *e, const Dataset *dataset, const DatasetItem *items, int n, Evaluation *v,
+                        int first) {
     uint8_t *masks[n];
     score_batch(e, items, n, v, SCORE_MODEL, first, masks);
 #pragma omp parallel for schedule(dynamic)
@@ -263,18 +266,19 @@ static void score_model(Evaluator *e, const DatasetItem *items, int n, Evaluatio
             gallery_offer(&v->gallery, &items[i], e->inputs + at, e->predictions + at, masks[i], pair_iou(score),
                           v->seen[score->class_index]);
         }
-        if (v->masks) { save_mask(v->masks, &items[i], masks[i], v->class_names[score->class_index]); }
+        if (v->masks) { save_mask(v->masks, &items[i], masks[i], dataset_text(dataset, &items[i].pair)); }
     }
     free_masks(masks, n);
 }
 
-static void evaluate_batch(Evaluator *e, const DatasetItem *items, int n, Evaluation *v, int first) {
+static void evaluate_batch(Evaluator *e, const Dataset *dataset, const DatasetItem *items, int n, Evaluation *v,
+                           int first) {
     uint8_t *masks[n];
     evaluator_load(e, items, n);
     double started = now_seconds();
     evaluator_predict(e, items, n, e->steps, 0);
     v->sampling_seconds += now_seconds() - started;
-    score_model(e, items, n, v, first);
+    score_model(e, dataset, items, n, v, first);
     for (int k = 0; k < v->table_count; k++) {
         PairScore *scores = v->scores[SCORE_STEPS + k] + first;
         if (v->table[k] == e->steps) {
@@ -309,7 +313,7 @@ void evaluate(Evaluator *e, const Dataset *dataset, Evaluation *v) {
     for (int first = 0; first < v->count;) {
         threads_adapt();
         int n = read_batch(e, dataset, v->pairs + first, v->count - first, items);
-        evaluate_batch(e, items, n, v, first);
+        evaluate_batch(e, dataset, items, n, v, first);
         for (int i = 0; i < n; i++) { dataset_item_free(&items[i]); }
         first += n;
         progress_update(&progress, first);

@@ -4,6 +4,7 @@
 #include "eval/gallery.h"
 #include "eval/metrics.h"
 #include "eval/prompt_sets.h"
+#include "model/contexts.h"
 #include "model/sampler.h"
 
 // What sampling starts from: noise, as at inference, or a training sample of the first timestep made of the true target
@@ -21,8 +22,9 @@ typedef struct {
     int side, batch;             // of the model's square in pixels; largest batch
     int steps, ensemble;         // DDIM steps; draws of the noise that are averaged
     uint64_t seed;               // of the noise
-    int classes;                 // of the dataset
-    floatX *table, *context;     // ((1 + prompt sets) classes, T, C), (batch, T, C) on the device
+    int texts;                   // of a prompt set: the dataset's classes, or its texts
+    Contexts contexts;           // of (1 + prompt sets) texts
+    floatX *context;             // (batch, T, C) on the device
     float *pixels, *latents;     // (batch, side, side, 3), (batch, h, w, L)
     float *inputs, *predictions; // (batch, side, side, 3) in [0, 1]
     Start start;                 // START_NOISE unless evaluator_start was called
@@ -57,23 +59,23 @@ enum {
     SCORE_KINDS = SCORE_PROMPTS + MAX_PROMPT_SETS
 };
 
-// Classes that are reported together.
+// Pairs that are reported together: those of some classes, or those of a kind of phrase.
 typedef struct {
     char *name;
-    bool *has; // (classes)
-} ClassGroup;
-enum { MAX_GROUPS = 16 };
+    bool *has; // (classes); NULL: of every class
+    int kind;  // index into the shards' kinds; -1: of every kind
+} PairGroup;
+enum { MAX_GROUPS = 32 };
 
 typedef struct {
     const Pair *pairs;
     int count;
     MaskRule rule;
     const bool *seen; // (classes)
-    const char *const *class_names;
     int table[MAX_STEPS_TABLE], table_count;
     PromptSet prompt_sets[MAX_PROMPT_SETS]; // owned by the caller
     int prompt_set_count;
-    ClassGroup groups[MAX_GROUPS]; // owned by the caller
+    PairGroup groups[MAX_GROUPS]; // owned by the caller
     int group_count;
     const char *masks;                // folder for the predicted masks as PNG, or NULL
     PairScore *scores[SCORE_KINDS];   // (count); NULL where a kind does not apply
@@ -82,7 +84,7 @@ typedef struct {
     Gallery gallery;
 } Evaluation;
 
-// Scores all pairs. The caller sets pairs, count, rule, seen, class_names, table and masks; this fills the rest.
+// Scores all pairs. The caller sets pairs, count, rule, seen, table, groups and masks; this fills the rest.
 void evaluate(Evaluator *e, const Dataset *dataset, Evaluation *evaluation);
 void evaluation_free(Evaluation *evaluation);
 

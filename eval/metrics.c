@@ -154,10 +154,10 @@ Summary summarize(const PairScore *scores, int count, const bool *keep, int clas
     return s;
 }
 
-AbsentSummary summarize_absent(const PairScore *scores, int count) {
+AbsentSummary summarize_absent(const PairScore *scores, int count, const bool *keep) {
     AbsentSummary s = {0, 0, 0};
     for (int i = 0; i < count; i++) {
-        if (!scores[i].absent) { continue; }
+        if (!scores[i].absent || (keep && !keep[i])) { continue; }
         s.pairs++;
         s.empty += pair_empty(&scores[i]);
         s.false_area += scores[i].valid > 0 ? scores[i].predicted / scores[i].valid : 0;

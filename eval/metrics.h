@@ -52,4 +52,4 @@ typedef struct {
     int pairs;
     double empty, false_area;
 } AbsentSummary;
-AbsentSummary summarize_absent(const PairScore *scores, int count);
+AbsentSummary summarize_absent(const PairScore *scores, int count, const bool *keep); // keep: as for summarize

@@ -93,7 +93,7 @@ static void add_absent(KeyedList *list, Pair pair, const uint8_t *shown, int cla
     int chosen = (int)((uint64_t)r.x[1] * (uint64_t)candidates >> 32);
     for (int c = 0; c < classes; c++) {
         if (shown[c] != NOT_SHOWN || (o->wanted && !o->wanted[c])) { continue; }
-        if (chosen-- == 0) { pair.category = c; }
+        if (chosen-- == 0) { pair.category = pair.text = c; }
     }
     pair.absent = true;
     add(list, pair, o->seed);
@@ -107,7 +107,7 @@ Pair *pairs_of_coco(const Coco *coco, const PairOptions *o, int *count) {
         classes_shown(coco, i, shown);
         for (int c = 0; c < coco->category_count; c++) {
             if (shown[c] != SHOWN || (o->wanted && !o->wanted[c])) { continue; }
-            pair.category = c;
+            pair.category = pair.text = c;
             add(&list, pair, o->seed);
         }
         add_absent(&list, pair, shown, coco->category_count, o);
@@ -121,8 +121,9 @@ Pair *pairs_of_shards(const ShardSet *shards, const PairOptions *o, int *count) 
     for (long long i = 0; i < shards->samples; i++) {
         ShardSample sample = {0};
         shards_read(shards, i, &sample);
-        if (o->wanted && !o->wanted[sample.class_index]) { continue; }
-        Pair pair = {(int)i, sample.class_index, sample.image_id, sample.area <= 0};
+        int category = sample.class_index >= 0 ? sample.class_index : shards->info.class_count;
+        if (o->wanted && !o->wanted[category]) { continue; }
+        Pair pair = {(int)i, category, sample.image_id, sample.area <= 0, sample.text_index, sample.kind};
         add(&list, pair, o->seed);
     }
     return finish(&list, o, count);

@@ -5,9 +5,11 @@
 
 typedef struct {
     int item;     // index into coco->pictures, or sample of the shards
-    int category; // class asked for
+    int category; // class asked for; shards with texts: their class_count for a text that is no single class
     int64_t image_id;
-    bool absent; // the class is not in the picture
+    bool absent; // what is asked for is not in the picture
+    int text;    // shards: index of the text in the set's texts; else the category
+    int kind;    // of phrases
 } Pair;
 
 typedef struct {

@@ -12,16 +12,22 @@ typedef struct {
     int only;        // this class alone; -1: all
     int excluded;    // not this class; -1: none
     const bool *has; // (classes) only these; NULL: all
+    int kind;        // this kind alone; -1: all
 } Group;
+
+static bool *members(const Evaluation *v, Group g) {
+    bool *keep = xcalloc((size_t)v->count + 1, sizeof *keep);
+    for (int i = 0; i < v->count; i++) {
+        int c = v->pairs[i].category;
+        keep[i] = v->counted[i] && (g.seen < 0 || v->seen[c] == (g.seen == 1)) && (g.only < 0 || c == g.only) &&
+                  c != g.excluded && (!g.has || g.has[c]) && (g.kind < 0 || v->pairs[i].kind == g.kind);
+    }
+    return keep;
+}
 
 static Summary summary_of(const Evaluation *v, const PairScore *scores, Group g, int classes, int resamples,
                           uint64_t seed) {
-    bool *keep = xcalloc((size_t)v->count + 1, sizeof *keep);
-    for (int i = 0; scores && i < v->count; i++) {
-        int c = v->pairs[i].category;
-        keep[i] = v->counted[i] && (g.seen < 0 || v->seen[c] == (g.seen == 1)) && (g.only < 0 || c == g.only) &&
-                  c != g.excluded && (!g.has || g.has[c]);
-    }
+    bool *keep = members(v, g);
     Summary s = summarize(scores, scores ? v->count : 0, keep, classes, resamples, seed);
     free(keep);
     return s;
@@ -35,6 +41,9 @@ static GroupResult group_result(const Evaluation *v, Group g, int classes, int b
     out.white = summary_of(v, v->scores[SCORE_WHITE], g, classes, 0, 0);
     out.all_objects = summary_of(v, v->scores[SCORE_ALL_OBJECTS], g, classes, 0, 0);
     out.box = summary_of(v, v->scores[SCORE_BOX + box], g, classes, 0, 0);
+    bool *keep = members(v, g);
+    out.absent = summarize_absent(v->scores[SCORE_MODEL], v->count, keep);
+    free(keep);
     return out;
 }
 
@@ -42,7 +51,7 @@ static int best_box(const Evaluation *v, int classes) {
     int best = 0;
     double best_miou = -1;
     for (int k = 0; k < BOX_SIZES; k++) {
-        Summary s = summary_of(v, v->scores[SCORE_BOX + k], (Group){-1, -1, -1, NULL}, classes, 0, 0);
+        Summary s = summary_of(v, v->scores[SCORE_BOX + k], (Group){-1, -1, -1, NULL, -1}, classes, 0, 0);
         if (s.miou > best_miou) {
             best = k;
             best_miou = s.miou;
@@ -52,7 +61,7 @@ static int best_box(const Evaluation *v, int classes) {
 }
 
 static PromptResult prompt_result(const Evaluation *v, int set, int classes) {
-    Group seen = {1, -1, -1, v->prompt_sets[set].has}, unseen = {0, -1, -1, v->prompt_sets[set].has};
+    Group seen = {1, -1, -1, v->prompt_sets[set].has, -1}, unseen = {0, -1, -1, v->prompt_sets[set].has, -1};
     const PairScore *scores = v->scores[SCORE_PROMPTS + set], *own = v->scores[SCORE_MODEL];
     return (PromptResult){summary_of(v, scores, seen, classes, 0, 0), summary_of(v, scores, unseen, classes, 0, 0),
                           summary_of(v, own, seen, classes, 0, 0), summary_of(v, own, unseen, classes, 0, 0)};
@@ -65,26 +74,27 @@ EvalResult result_summarize(const Dataset *dataset, const Evaluation *v, const E
     }
     EvalResult r = {.has_person = person >= 0, .has_objects = v->scores[SCORE_ALL_OBJECTS] != NULL};
     r.box = best_box(v, classes);
-    r.seen = group_result(v, (Group){1, -1, -1, NULL}, classes, r.box, record);
-    r.unseen = group_result(v, (Group){0, -1, -1, NULL}, classes, r.box, record);
-    r.all = group_result(v, (Group){-1, -1, -1, NULL}, classes, r.box, record);
-    r.without_person = group_result(v, (Group){-1, -1, person, NULL}, classes, r.box, record);
+    r.seen = group_result(v, (Group){1, -1, -1, NULL, -1}, classes, r.box, record);
+    r.unseen = group_result(v, (Group){0, -1, -1, NULL, -1}, classes, r.box, record);
+    r.all = group_result(v, (Group){-1, -1, -1, NULL, -1}, classes, r.box, record);
+    r.without_person = group_result(v, (Group){-1, -1, person, NULL, -1}, classes, r.box, record);
     r.harmonic = harmonic_mean(r.seen.model.miou, r.unseen.model.miou);
     r.harmonic_giou = harmonic_mean(r.seen.model.giou, r.unseen.model.giou);
-    r.absent = summarize_absent(v->scores[SCORE_MODEL], v->count);
+    r.absent = summarize_absent(v->scores[SCORE_MODEL], v->count, NULL);
     for (int k = 0; k < v->table_count; k++) {
-        r.steps_seen[k] = summary_of(v, v->scores[SCORE_STEPS + k], (Group){1, -1, -1, NULL}, classes, 0, 0);
-        r.steps_unseen[k] = summary_of(v, v->scores[SCORE_STEPS + k], (Group){0, -1, -1, NULL}, classes, 0, 0);
+        r.steps_seen[k] = summary_of(v, v->scores[SCORE_STEPS + k], (Group){1, -1, -1, NULL, -1}, classes, 0, 0);
+        r.steps_unseen[k] = summary_of(v, v->scores[SCORE_STEPS + k], (Group){0, -1, -1, NULL, -1}, classes, 0, 0);
     }
     for (int k = 0; k < v->prompt_set_count; k++) { r.prompts[k] = prompt_result(v, k, classes); }
     for (int k = 0; k < v->group_count; k++) {
-        r.groups[k] = group_result(v, (Group){-1, -1, -1, v->groups[k].has}, classes, r.box, record);
+        r.groups[k] = group_result(v, (Group){-1, -1, -1, v->groups[k].has, v->groups[k].kind}, classes, r.box, record);
     }
     r.classes = xcalloc((size_t)classes + 1, sizeof *r.classes);
     r.class_ceilings = xcalloc((size_t)classes + 1, sizeof *r.class_ceilings);
     for (int c = 0; c < classes; c++) {
-        r.classes[c] = summary_of(v, v->scores[SCORE_MODEL], (Group){-1, c, -1, NULL}, classes, record->resamples, c);
-        r.class_ceilings[c] = summary_of(v, v->scores[SCORE_CEILING], (Group){-1, c, -1, NULL}, classes, 0, 0);
+        r.classes[c] =
+            summary_of(v, v->scores[SCORE_MODEL], (Group){-1, c, -1, NULL, -1}, classes, record->resamples, c);
+        r.class_ceilings[c] = summary_of(v, v->scores[SCORE_CEILING], (Group){-1, c, -1, NULL, -1}, classes, 0, 0);
     }
     return r;
 }
@@ -143,19 +153,24 @@ void result_print(FILE *out, const EvalResult *r, const Dataset *dataset, const 
     print_row(out, "unseen", &r->unseen.model);
     print_row(out, "all", &r->all.model);
     if (r->has_person) { print_row(out, "without person", &r->without_person.model); }
-    for (int k = 0; k < v->group_count; k++) { print_row(out, v->groups[k].name, &r->groups[k].model); }
+    for (int k = 0; k < v->group_count; k++) {
+        if (r->groups[k].model.pairs) { print_row(out, v->groups[k].name, &r->groups[k].model); }
+    }
     if (!isnan(r->harmonic)) { fprintf(out, "harmonic mean of seen and unseen mIoU: %.3f\n", r->harmonic); }
     fprintf(out, "\n%-16s%10s%10s%10s%10s%10s%s\n", "mIoU", "all-fg", "box", "white", "model", "ceiling",
             r->has_objects ? "   all obj" : "");
     print_group(out, "seen", &r->seen, r->has_objects);
     print_group(out, "unseen", &r->unseen, r->has_objects);
-    for (int k = 0; k < v->group_count; k++) { print_group(out, v->groups[k].name, &r->groups[k], r->has_objects); }
+    for (int k = 0; k < v->group_count; k++) {
+        if (r->groups[k].model.pairs) { print_group(out, v->groups[k].name, &r->groups[k], r->has_objects); }
+    }
     fprintf(out,
             "box: the best of nine centred boxes (%.1f of the sides), chosen on these pairs, which favours the floor\n",
             (r->box + 2) / 10.0);
     if (r->absent.pairs) {
-        fprintf(out, "absent classes: %d queries, %.1f%% answered empty, %.2f%% of the picture masked on average\n",
-                r->absent.pairs, 100 * r->absent.empty, 100 * r->absent.false_area);
+        fprintf(out, "absent %s: %d queries, %.1f%% answered empty, %.2f%% of the picture masked on average\n",
+                dataset->texts ? "phrases" : "classes", r->absent.pairs, 100 * r->absent.empty,
+                100 * r->absent.false_area);
     }
     if (v->table_count) { fprintf(out, "\n%-16s%10s%10s\n", "DDIM steps", "seen", "unseen"); }
     for (int k = 0; k < v->table_count; k++) {
@@ -206,7 +221,15 @@ static void put_short(yajl_gen gen, const char *key, const Summary *s) {
     yajl_gen_map_close(gen);
 }
 
-static void put_group(yajl_gen gen, const char *key, const GroupResult *g, bool objects) {
+static void put_absent(yajl_gen gen, const AbsentSummary *s) {
+    json_open_map(gen, "absent");
+    json_put_integer(gen, "pairs", s->pairs);
+    json_put_number(gen, "empty", s->empty);
+    json_put_number(gen, "false_area", s->false_area);
+    yajl_gen_map_close(gen);
+}
+
+static void put_group(yajl_gen gen, const char *key, const GroupResult *g, bool objects, bool absent) {
     json_open_map(gen, key);
     put_summary_fields(gen, &g->model);
     json_open_map(gen, "floors");
@@ -216,6 +239,7 @@ static void put_group(yajl_gen gen, const char *key, const GroupResult *g, bool 
     yajl_gen_map_close(gen);
     put_short(gen, "ceiling", &g->ceiling);
     if (objects) { put_short(gen, "all_objects", &g->all_objects); }
+    if (absent && g->absent.pairs) { put_absent(gen, &g->absent); }
     yajl_gen_map_close(gen);
 }
 
@@ -272,7 +296,7 @@ static void put_prompts(yajl_gen gen, const EvalResult *r, const Evaluation *v) 
 
 static void put_groups(yajl_gen gen, const EvalResult *r, const Evaluation *v) {
     json_open_map(gen, "groups");
-    for (int k = 0; k < v->group_count; k++) { put_group(gen, v->groups[k].name, &r->groups[k], r->has_objects); }
+    for (int k = 0; k < v->group_count; k++) { put_group(gen, v->groups[k].name, &r->groups[k], r->has_objects, true); }
     yajl_gen_map_close(gen);
 }
 
@@ -322,24 +346,18 @@ void result_write_json(const EvalResult *r, const Dataset *dataset, const Evalua
                        const ModelSettings *settings, const char *path) {
     yajl_gen gen = json_writer();
     yajl_gen_map_open(gen);
-    put_group(gen, "seen", &r->seen, r->has_objects);
-    put_group(gen, "unseen", &r->unseen, r->has_objects);
+    put_group(gen, "seen", &r->seen, r->has_objects, false);
+    put_group(gen, "unseen", &r->unseen, r->has_objects, false);
     json_put_number(gen, "harmonic", r->harmonic);
     json_put_number(gen, "harmonic_giou", r->harmonic_giou);
-    put_group(gen, "all", &r->all, r->has_objects);
-    if (r->has_person) { put_group(gen, "without_person", &r->without_person, r->has_objects); }
+    put_group(gen, "all", &r->all, r->has_objects, false);
+    if (r->has_person) { put_group(gen, "without_person", &r->without_person, r->has_objects, false); }
     json_put_number(gen, "centre_box_size", (r->box + 2) / 10.0);
     put_classes(gen, r, dataset, v);
     if (v->group_count) { put_groups(gen, r, v); }
     if (v->table_count) { put_steps(gen, r, v); }
     if (v->prompt_set_count) { put_prompts(gen, r, v); }
-    if (r->absent.pairs) {
-        json_open_map(gen, "absent");
-        json_put_integer(gen, "pairs", r->absent.pairs);
-        json_put_number(gen, "empty", r->absent.empty);
-        json_put_number(gen, "false_area", r->absent.false_area);
-        yajl_gen_map_close(gen);
-    }
+    if (r->absent.pairs) { put_absent(gen, &r->absent); }
     int pictures = 0;
     for (int i = 0; i < v->count; i++) { pictures += i == 0 || v->pairs[i].item != v->pairs[i - 1].item; }
     json_put_integer(gen, "pictures", pictures);
@@ -351,15 +369,30 @@ void result_write_json(const EvalResult *r, const Dataset *dataset, const Evalua
     json_write(gen, path);
 }
 
+// Ends a line of pairs.csv: shards with texts have two columns more. Quotes are doubled, as in RFC 4180.
+static void put_text(FILE *out, const Dataset *dataset, const Pair *pair) {
+    if (dataset->texts) {
+        const ShardInfo *info = &dataset->shards.info;
+        fprintf(out, ",\"%s\",\"", info->kind_count ? info->kinds[pair->kind] : "");
+        for (const char *c = dataset_text(dataset, pair); *c; c++) {
+            fputs(*c == '"' ? "\"\"" : (const char[]){*c, 0}, out);
+        }
+        fputc('"', out);
+    }
+    fputc('\n', out);
+}
+
 void result_write_pairs(const Dataset *dataset, const Evaluation *v, const char *path) {
     AtomicFile file = atomic_open(path);
-    fprintf(file.stream, "image_id,class,seen,absent,iou,intersection,union,predicted,truth,valid,ceiling_iou\n");
+    fprintf(file.stream, "image_id,class,seen,absent,iou,intersection,union,predicted,truth,valid,ceiling_iou%s\n",
+            dataset->texts ? ",kind,text" : "");
     for (int i = 0; i < v->count; i++) {
         const PairScore *s = &v->scores[SCORE_MODEL][i];
         const char *name = dataset->class_names[v->pairs[i].category];
-        fprintf(file.stream, "%lld,\"%s\",%d,%d,%.6f,%.0f,%.0f,%.0f,%.0f,%.0f,%.6f\n", (long long)s->image_id, name,
+        fprintf(file.stream, "%lld,\"%s\",%d,%d,%.6f,%.0f,%.0f,%.0f,%.0f,%.0f,%.6f", (long long)s->image_id, name,
                 v->seen[v->pairs[i].category], s->absent, pair_iou(s), s->intersection, s->union_, s->predicted,
                 s->truth, s->valid, pair_iou(&v->scores[SCORE_CEILING][i]));
+        put_text(file.stream, dataset, &v->pairs[i]);
     }
     atomic_commit(&file);
 }

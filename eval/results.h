@@ -17,6 +17,7 @@ typedef struct {
 // One number of each kind for a group of pairs.
 typedef struct {
     Summary model, ceiling, all_foreground, white, all_objects, box;
+    AbsentSummary absent;
 } GroupResult;
 
 // Results of a prompt set over the classes that have such a name; own: the same pairs with the model's own prompts.

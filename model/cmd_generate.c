@@ -97,7 +97,7 @@ static void draw(Pipeline *p, int batch, int cells, Image *images, Device *dev) 
     for (int first = 0; first < o.count; first += batch) {
         int rows = o.count - first < batch ? o.count - first : batch;
         for (int i = 0; i < rows; i++) { ids[i] = (uint64_t)(first + i); }
-        sampler_run(&s, NULL, context + row, ids, rows, o.steps, (uint64_t)o.seed, dev);
+        sampler_run(&s, NULL, context + row, ids, rows, o.steps, 0, (uint64_t)o.seed, dev);
         device_copy(dev, latents, s.latent, (size_t)rows * n * sizeof *latents, false);
         device_sync(dev);
         sampler_decode(&s, pictures, rows, dev);
@@ -115,7 +115,7 @@ static void draw(Pipeline *p, int batch, int cells, Image *images, Device *dev) 
     sampler_destroy(&s, dev);
 }
 
-// PREFIX.png shows all pictures in a grid, about as wide as high, under the text.
+// PREFIX.png shows all pictures in a grid, about as wide as high.
 static void save(const Image *images) {
     int columns = (int)ceil(sqrt(o.count)), rows = (o.count + columns - 1) / columns;
     Cell *cells = xcalloc((size_t)(rows * columns), sizeof *cells);
@@ -125,7 +125,7 @@ static void save(const Image *images) {
         cells[i].image = &images[i];
         free(path);
     }
-    Image sheet = draw_sheet(o.text, NULL, cells, rows, columns, images->width < 128 ? 128 : images->width);
+    Image sheet = draw_sheet(NULL, cells, rows, columns, images->width < 128 ? 128 : images->width);
     char *path = xprintf("%s.png", o.out);
     image_save(&sheet, path);
     image_free(&sheet);

@@ -17,8 +17,8 @@
 #include <stdlib.h>
 #include <string.h>
 
-// Arrays of a micro-batch: image and target latents (B, h, w, L); with --loss weighted, cell weights (B, h, w); rows of
-// the prompts' table (B), which stay on the host.
+// Arrays of a micro-batch: image and target latents (B, h, w, L); with --loss weighted, cell weights (B, h, w); the
+// texts' numbers (B), which stay on the host.
 enum { FEED_IMAGE, FEED_TARGET, FEED_WEIGHT, FEED_TEXT };
 
 typedef struct {
@@ -34,7 +34,7 @@ typedef struct {
     Prompts prompts;
     floatX *context; // (B, tokens, C) of the micro-batch
     // used by the feed's thread
-    int *class_index;  // (B)
+    int *text;         // (B) indices into the shards' texts
     int64_t *position; // (B) in the stream
     uint8_t *mask;     // (B, R, ceil(R/8)); NULL: not needed
 } UNetTrainer;
@@ -49,10 +49,10 @@ static void fill_batch(void *data, long long number, void *const *arrays) {
     LoaderBatch batch = {.image_latent = arrays[FEED_IMAGE],
                          .target_latent = arrays[FEED_TARGET],
                          .mask = t->mask,
-                         .class_index = t->class_index,
+                         .text = t->text,
                          .position = t->position};
     loader_read(t->loader, number, &batch);
-    prompts_draw(&t->prompts, arrays[FEED_TEXT], t->class_index, t->position, d->B);
+    prompts_draw(&t->prompts, arrays[FEED_TEXT], t->text, t->position, d->B);
     for (int i = 0; t->mask && i < d->B; i++) {
         cell_weights((float *)arrays[FEED_WEIGHT] + i * d->h * d->w, t->mask + (size_t)(i * R * ((R + 7) / 8)), R, d->h,
                      d->w);
@@ -62,7 +62,7 @@ static void fill_batch(void *data, long long number, void *const *arrays) {
 static void next_batch(void *data, Device *dev) {
     UNetTrainer *t = data;
     void *const *arrays = feed_next(&t->feed, dev);
-    context_gather(t->context, t->prompts.table, arrays[FEED_TEXT], t->diffusion.B, &t->pipeline, dev);
+    contexts_gather(&t->prompts.contexts, t->context, arrays[FEED_TEXT], t->diffusion.B, dev);
 }
 
 // ---- validation and checkpoints ------------------------------------------------------------------------------------
@@ -146,13 +146,11 @@ static void open_data(UNetTrainer *t, Device *dev) {
     t->shards = shards_open(o->shards, o->train.split);
     trainer_measure(&t->trainer);
     const char *base = run_log_base(&t->trainer.log);
-    const ShardInfo *info = &t->shards.info;
     bool decodes = (o->train.validate_every && comm->rank == 0) || o->pixel_loss > 0;
     int parts = PART_UNET | PART_TEXT | PART_SCHEDULE | (decodes ? PART_VAE_DECODER : 0);
     t->pipeline = pipeline_open(base, parts, PART_UNET, dev);
     diffusion_check_latents(&t->pipeline, &t->shards);
-    t->prompts = prompts_create(&t->pipeline, o, info, dev);
-    pipeline_release(&t->pipeline, PART_TEXT, dev); // 1.4 GB with SD2
+    t->prompts = prompts_create(&t->pipeline, o, &t->shards, o->train.train_batch_size, dev);
     bool *keep = o->classes ? shards_classes(&t->shards, "--classes", o->classes) : NULL;
     LoaderOptions loader = {.target = o->target_bit,
                             .seed = (uint64_t)o->train.seed,
@@ -170,7 +168,8 @@ static void open_model(UNetTrainer *t, Device *dev) {
     const ShardInfo *info = &t->shards.info;
     t->diffusion = diffusion_open(&t->pipeline, o, info->color, info->height, info->width, dev);
     t->validates = t->trainer.comm.rank == 0 && validator_open(&t->validator, o, t->pipeline.folder, &t->shards,
-                                                               &t->diffusion, t->prompts.table, dev);
+                                                               &t->pipeline, &t->diffusion, &t->prompts.contexts, dev);
+    if (t->prompts.contexts.table) { pipeline_release(&t->pipeline, PART_TEXT, dev); } // 1.4 GB with SD2
     if (!t->validates && o->pixel_loss == 0) { pipeline_release(&t->pipeline, PART_VAE_DECODER, dev); }
 }
 
@@ -181,7 +180,7 @@ static void open_feed(UNetTrainer *t, Device *dev) {
     size_t context = rows * (size_t)d->tokens * (size_t)d->unet->config.cross_attention_dim;
     size_t R = (size_t)t->shards.info.resolution;
     const size_t bytes[] = {latents, latents, weighted ? cells : 0, rows * sizeof(int)};
-    t->class_index = xcalloc(rows, sizeof *t->class_index);
+    t->text = xcalloc(rows, sizeof *t->text);
     t->position = xcalloc(rows, sizeof *t->position);
     if (weighted) { t->mask = xmalloc(rows * R * ((R + 7) / 8)); }
     t->context = device_alloc(dev, context * sizeof(floatX));
@@ -194,7 +193,7 @@ static void close_all(UNetTrainer *t, Device *dev) {
     feed_close(&t->feed, dev);
     loader_close(t->loader);
     if (t->validates) { validator_close(&t->validator, dev); }
-    free(t->class_index);
+    free(t->text);
     free(t->position);
     free(t->mask);
     prompts_destroy(&t->prompts, dev);

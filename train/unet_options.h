@@ -12,7 +12,8 @@ typedef struct {
     TrainOptions train; // the shared ones
     char *shards, *classes, *target, *text_template, *loss, *pixel_loss_type, *prediction_type, *recompute;
     double focal_gamma, pixel_loss, multires_noise, t_max_prob;
-    int zero_snr; // 1, 0: sets schedule.terminal_signal; -1: does not
+    double text_memory; // share of the free memory that the table of texts may take
+    int zero_snr;       // 1, 0: sets schedule.terminal_signal; -1: does not
     ScheduleChange schedule;
     int multires_annealed, validation_steps, validation_draws;
     // parsed from the strings above

@@ -2,9 +2,11 @@
 #include "data/draw.h"
 #include "model/sampler.h"
 #include "eval/settings.h"
+#include "train/prompts.h"
 #include "util/error.h"
 #include "util/file.h"
 #include "util/threads.h"
+#include <math.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -35,8 +37,24 @@ static void encode_constants(Validator *v, const char *base, Device *dev) {
     pipeline_close(&vae, dev);
 }
 
-bool validator_open(Validator *v, const UNetOptions *o, const char *base, const ShardSet *training, const Diffusion *d,
-                    const floatX *table, Device *dev) {
+static long long stored_index(const Validator *v, int i) { return (long long)i * v->shards.samples / v->count; }
+
+// The contexts of every sample's text in the first template; they are few.
+static Contexts *embed_texts(const Validator *v, Pipeline *pipeline, Device *dev) {
+    char **texts = xcalloc((size_t)v->count + 1, sizeof *texts), *first = prompts_first(v->options);
+    for (int i = 0; i < v->count; i++) {
+        texts[i] = prompt_fill(first, v->shards.texts[shards_text(&v->shards, stored_index(v, i))]);
+    }
+    Contexts *contexts = xmalloc(sizeof *contexts);
+    *contexts = contexts_create(pipeline, (const char *const *)texts, v->count, v->diffusion.B, INFINITY, false, dev);
+    for (int i = 0; i < v->count; i++) { free(texts[i]); }
+    free(texts);
+    free(first);
+    return contexts;
+}
+
+bool validator_open(Validator *v, const UNetOptions *o, const char *base, const ShardSet *training, Pipeline *pipeline,
+                    const Diffusion *d, Contexts *contexts, Device *dev) {
     char *first = xprintf("%s/val-00000.h5", o->shards);
     bool exists = file_exists(first);
     free(first);
@@ -45,7 +63,7 @@ bool validator_open(Validator *v, const UNetOptions *o, const char *base, const 
         printf("no validation: %s has no shards val-*.h5\n", o->shards);
         return false;
     }
-    *v = (Validator){.options = o, .diffusion = *d, .shards = shards_open(o->shards, "val"), .table = table};
+    *v = (Validator){.options = o, .diffusion = *d, .shards = shards_open(o->shards, "val"), .contexts = contexts};
     const ShardInfo *info = &v->shards.info;
     if (!(info->targets & o->target_bit)) { die("%s: the shards val-*.h5 have no target %s", o->shards, o->target); }
     if (info->class_count != training->info.class_count || strcmp(info->vae_sha256, training->info.vae_sha256) != 0) {
@@ -53,6 +71,8 @@ bool validator_open(Validator *v, const UNetOptions *o, const char *base, const 
     }
     schedule_warn_steps(d->schedule, o->validation_steps);
     v->count = o->train.validation_samples < v->shards.samples ? o->train.validation_samples : (int)v->shards.samples;
+    v->own_texts = shard_has_texts(info) || shard_has_texts(&training->info);
+    if (v->own_texts) { v->contexts = embed_texts(v, pipeline, dev); }
     size_t rows = (size_t)d->B, latents = rows * (size_t)(d->h * d->w * d->L) * sizeof(float);
     v->scalars = device_alloc(dev, sizeof *v->scalars);
     v->host_scalars = device_alloc_pinned(dev, sizeof *v->host_scalars);
@@ -76,19 +96,22 @@ void validator_close(Validator *v, Device *dev) {
     device_free_pinned(dev, v->host_scalars);
     device_free_pinned(dev, v->host_losses);
     device_free_pinned(dev, v->host_timesteps);
+    if (v->own_texts) {
+        contexts_destroy(v->contexts, dev);
+        free(v->contexts);
+    }
     free(v->black);
     free(v->white);
     shards_close(&v->shards);
 }
-
-static long long stored_index(const Validator *v, int i) { return (long long)i * v->shards.samples / v->count; }
 
 // A micro-batch of validation samples on the host, from number `first` on; after the last sample they repeat from the
 // first.
 typedef struct {
     float *image, *target, *weight; // (rows, h, w, L), same, (rows, h, w)
     uint8_t *mask;                  // (rows, R, R), 0 or 1
-    int *class_index;
+    int *class_index, *text;        // (rows) the class, -1: none; the number in v->contexts
+    const char **name;              // (rows) class or text
     int64_t *image_id;
 } HostBatch;
 
@@ -104,13 +127,17 @@ static HostBatch read_batch(const Validator *v, int first) {
            R = (size_t)info->resolution;
     HostBatch b = {xmalloc(rows * n * sizeof(float)),     xmalloc(rows * n * sizeof(float)),
                    xmalloc(rows * cells * sizeof(float)), xmalloc(rows * R * R),
-                   xmalloc(rows * sizeof(int)),           xmalloc(rows * sizeof(int64_t))};
+                   xmalloc(rows * sizeof(int)),           xmalloc(rows * sizeof(int)),
+                   xmalloc(rows * sizeof(char *)),        xmalloc(rows * sizeof(int64_t))};
     uint8_t *packed = xmalloc(R * ((R + 7) / 8));
     for (size_t i = 0; i < rows; i++) {
-        ShardSample s = {.image_latent = b.image + i * n, .mask = packed};
-        *(v->options->target_bit == TARGET_OVERLAY ? &s.target_overlay : &s.target_mask) = b.target + i * n;
+        ShardSample s = {.mask = packed};
+        s.latents[LATENT_IMAGE] = b.image + i * n;
+        s.latents[v->options->target_bit] = b.target + i * n;
         shards_read(&v->shards, stored_index(v, (first + (int)i) % v->count), &s);
         b.class_index[i] = s.class_index;
+        b.text[i] = v->own_texts ? (first + (int)i) % v->count : s.class_index;
+        b.name[i] = s.text;
         b.image_id[i] = s.image_id;
         cell_weights(b.weight + i * cells, packed, info->resolution, d->h, d->w);
         unpack(b.mask + i * R * R, packed, info->resolution);
@@ -121,11 +148,12 @@ static HostBatch read_batch(const Validator *v, int first) {
 
 static void free_batch(HostBatch *b) {
     free(b->image), free(b->target), free(b->weight), free(b->mask), free(b->class_index), free(b->image_id);
+    free(b->text), free(b->name);
 }
 
 // Computes the batch's losses with the noise and timesteps of draw number `draw`.
-static void batch_loss(Validator *v, Pipeline *pipeline, Arena *arena, const HostBatch *b, int first, int rows,
-                       int draw, Validation *result, Device *dev) {
+static void batch_loss(Validator *v, Arena *arena, const HostBatch *b, int first, int rows, int draw,
+                       Validation *result, Device *dev) {
     Diffusion *d = &v->diffusion;
     size_t n = (size_t)(d->B * d->h * d->w);
     *v->host_scalars = (StepScalars){
@@ -134,7 +162,7 @@ static void batch_loss(Validator *v, Pipeline *pipeline, Arena *arena, const Hos
     device_copy(dev, v->image, b->image, n * (size_t)d->L * sizeof(float), false);
     device_copy(dev, v->target, b->target, n * (size_t)d->L * sizeof(float), false);
     device_copy(dev, v->weight, b->weight, n * sizeof(float), false);
-    context_gather(v->context, v->table, b->class_index, d->B, pipeline, dev);
+    contexts_gather(v->contexts, v->context, b->text, d->B, dev);
     diffusion_step(d, arena, v->losses, v->scalars, 0, false, dev);
     sample_timesteps(v->timesteps, d->B, d->schedule->T, 0, v->scalars, dev); // as diffusion_step drew them
     device_copy(dev, v->host_losses, v->losses, (size_t)d->B * sizeof(float), false);
@@ -209,7 +237,7 @@ static Image sheet_draw(Sheet *sheet) {
     Cell cells[SHEET_ROWS * SHEET_COLUMNS] = {0};
     int count = SHEET_COLUMNS * sheet->rows;
     for (int i = 0; i < count; i++) { cells[i] = (Cell){&sheet->images[i], sheet->captions[i]}; }
-    Image image = draw_sheet(NULL, headings, cells, sheet->rows, SHEET_COLUMNS, 128);
+    Image image = draw_sheet(headings, cells, sheet->rows, SHEET_COLUMNS, 128);
     for (int i = 0; i < count; i++) {
         image_free(&sheet->images[i]);
         free(sheet->captions[i]);
@@ -238,23 +266,23 @@ static void score_batch(const Validator *v, Sampler *sampler, const HostBatch *b
     uint64_t *ids = xmalloc((size_t)rows * sizeof *ids);
     for (int i = 0; i < rows; i++) { ids[i] = (uint64_t)(first + i); }
     MaskRule rule = mask_rule(v);
-    context_gather(v->context, v->table, b->class_index, rows, sampler->pipeline, dev);
-    sampler_run(sampler, b->image, v->context, ids, rows, v->options->validation_steps, VALIDATION_SEED, dev);
+    contexts_gather(v->contexts, v->context, b->text, rows, dev);
+    sampler_run(sampler, b->image, v->context, ids, rows, v->options->validation_steps, 0, VALIDATION_SEED, dev);
     device_copy(dev, latents, sampler->latent, (size_t)rows * cells * sizeof(float), false);
     device_sync(dev);
     sampler_decode(sampler, prediction, rows, dev);
     sampler_decode_latents(sampler, input, b->image, rows, dev);
     for (int i = 0; i < rows; i++) {
-        int c = b->class_index[i];
+        int c = b->class_index[i]; // phrases without one class count as one class more, which is seen
         const uint8_t *truth = b->mask + (size_t)i * (size_t)(R * R);
         mask_extract(mask, prediction + i * n, input + i * n, R, R, &rule);
         PairScore score = pair_score(mask, truth, NULL, R * R);
         score.image_id = b->image_id[i];
-        score.class_index = c;
+        score.class_index = c >= 0 ? c : info->class_count;
         score.absent = score.truth == 0;
         const float *latent = latents + (size_t)i * cells;
         result->rows[first + i] =
-            (ValidationRow){score, info->classes[c], info->trained[c], mean_square(latent, v->black, cells),
+            (ValidationRow){score, b->name[i], c < 0 || info->trained[c], mean_square(latent, v->black, cells),
                             mean_square(latent, v->white, cells)};
         show_sample(result, sheet, input + i * n, prediction + i * n, mask, truth, &result->rows[first + i], R);
     }
@@ -275,8 +303,8 @@ static void summarize_rows(const Validator *v, Validation *result) {
         result->to_black += row->to_black / v->count;
         result->to_white += row->to_white / v->count;
     }
-    result->seen = summarize(scores, v->count, seen, info->class_count, 0, 0);
-    result->unseen = summarize(scores, v->count, unseen, info->class_count, 0, 0);
+    result->seen = summarize(scores, v->count, seen, info->class_count + 1, 0, 0);
+    result->unseen = summarize(scores, v->count, unseen, info->class_count + 1, 0, 0);
     free(seen), free(unseen), free(scores);
 }
 
@@ -312,7 +340,7 @@ Validation validator_run(Validator *v, Pipeline *pipeline, Arena *arena, Device 
         int rows = v->count - first < d->B ? v->count - first : d->B;
         HostBatch b = read_batch(v, first);
         for (int draw = 0; draw < v->options->validation_draws; draw++) {
-            batch_loss(v, pipeline, arena, &b, first, rows, draw, &result, dev);
+            batch_loss(v, arena, &b, first, rows, draw, &result, dev);
         }
         score_batch(v, &sampler, &b, first, rows, &result, &sheet, dev);
         free_batch(&b);

@@ -65,7 +65,8 @@ void text_validator_close(TextValidator *v, Device *dev) {
 
 // Reads validation sample i: its latent (h, w, L) and its text.
 static const char *read_sample(const TextValidator *v, int i, float *latent) {
-    ShardSample s = {.image_latent = latent};
+    ShardSample s = {0};
+    s.latents[LATENT_IMAGE] = latent;
     shards_read(&v->shards, (long long)(i % v->count) * v->shards.samples / v->count, &s);
     return s.text;
 }
@@ -134,7 +135,7 @@ static void draw_pairs(const TextValidator *v, Sampler *s, Image *images, const 
     sampler_decode_latents(s, pictures, latent, n, dev);
     to_images(s, pictures, images + 2 * first, n);
     size_t row = (size_t)s->T * (size_t)p->clip.config.hidden_size;
-    sampler_run(s, NULL, context + row, ids, n, v->options->validation_steps, VALIDATION_SEED, dev);
+    sampler_run(s, NULL, context + row, ids, n, v->options->validation_steps, 0, VALIDATION_SEED, dev);
     sampler_decode(s, pictures, n, dev);
     to_images(s, pictures, images + 2 * first + 1, n);
     device_free(dev, context);
@@ -154,7 +155,7 @@ static Image draw_texts(const TextValidator *v, Pipeline *pipeline, Device *dev)
     sampler_destroy(&sampler, dev);
     for (int i = 0; i < 2 * v->shown; i++) { cells[i] = (Cell){&images[i], i % 2 ? texts[i / 2] : NULL}; }
     int rows = (v->shown + SHEET_PAIRS - 1) / SHEET_PAIRS;
-    Image sheet = draw_sheet(NULL, headings, cells, rows, 2 * SHEET_PAIRS, 128);
+    Image sheet = draw_sheet(headings, cells, rows, 2 * SHEET_PAIRS, 128);
     for (int i = 0; i < 2 * v->shown; i++) { image_free(&images[i]); }
     return sheet;
 }

@@ -237,13 +237,13 @@ static void summary_table(FILE *out, yajl_val m) {
 }
 
 static void gallery_section(FILE *out, const Gallery *g, GalleryKind kind, const char *id, const char *title,
-                            const char *const *class_names) {
+                            const Dataset *dataset) {
     if (g->count[kind] == 0) { return; }
     fprintf(out, "<h2>%s</h2>\n<div class=\"gallery\" id=\"%s\">\n", title, id);
     for (int i = 0; i < g->count[kind]; i++) {
         const GalleryEntry *e = &g->entries[kind][i];
         html(out, "<div class=\"pair\"><p><span>&ldquo;%s&rdquo; <em>%s</em></span><b>IoU %.2f</b></p><div>",
-             class_names[e->pair.category], e->seen ? "seen" : "unseen", e->iou);
+             dataset_text(dataset, &e->pair), e->seen ? "seen" : "unseen", e->iou);
         html_image(out, &e->input, "input");
         html_image(out, &e->prediction, "prediction");
         html_image(out, &e->outcome, "mask against truth");
@@ -252,13 +252,13 @@ static void gallery_section(FILE *out, const Gallery *g, GalleryKind kind, const
     fputs("</div>\n", out);
 }
 
-static void pictures(FILE *out, const Gallery *g, const char *const *class_names) {
+static void pictures(FILE *out, const Gallery *g, const Dataset *dataset) {
     fputs("<p class=\"small\" style=\"margin-top:36px\">Each triple shows the picture, what the model drew, and the "
           "extracted mask on the grey picture: hits are green, false alarms red, misses blue.</p>\n",
           out);
-    gallery_section(out, g, GALLERY_TYPICAL, "gallery-typical", "Random pairs", class_names);
-    gallery_section(out, g, GALLERY_BEST, "gallery-best", "Best pairs", class_names);
-    gallery_section(out, g, GALLERY_WORST, "gallery-worst", "Worst pairs", class_names);
+    gallery_section(out, g, GALLERY_TYPICAL, "gallery-typical", "Random pairs", dataset);
+    gallery_section(out, g, GALLERY_BEST, "gallery-best", "Best pairs", dataset);
+    gallery_section(out, g, GALLERY_WORST, "gallery-worst", "Worst pairs", dataset);
 }
 
 static void configuration(FILE *out, yajl_val m) {
@@ -296,7 +296,7 @@ static void lead(FILE *out, yajl_val m) {
          json_number_at(m, "all.pairs"), json_number_at(m, "pictures"), json_number_at(m, "config.steps"));
 }
 
-void report_evaluation(const char *path, const Json *metrics, const Gallery *gallery, const char *const *class_names,
+void report_evaluation(const char *path, const Json *metrics, const Gallery *gallery, const Dataset *dataset,
                        const RunLog *logs, int log_count) {
     AtomicFile page = page_begin(path, "cocogold: evaluation");
     FILE *out = page.stream;
@@ -306,7 +306,7 @@ void report_evaluation(const char *path, const Json *metrics, const Gallery *gal
     tiles(out, m);
     floors_figure(out, m);
     classes_figure(out, m);
-    if (gallery) { pictures(out, gallery, class_names); }
+    if (gallery) { pictures(out, gallery, dataset); }
     fputs("<h2>Details</h2>\n", out);
     details_figures(out, m);
     steps_figure(out, m);

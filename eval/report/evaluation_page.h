@@ -5,8 +5,8 @@
 #include "eval/report/runlog.h"
 #include "util/json.h"
 
-// metrics: as result_write_json wrote it. gallery and class_names (for its captions) may be NULL; logs may be none.
-void report_evaluation(const char *path, const Json *metrics, const Gallery *gallery, const char *const *class_names,
+// metrics: as result_write_json wrote it. gallery and dataset (for its captions) may be NULL; logs may be none.
+void report_evaluation(const char *path, const Json *metrics, const Gallery *gallery, const Dataset *dataset,
                        const RunLog *logs, int log_count);
 // names: one per evaluation.
 void report_comparison(const char *path, const Json *metrics, const char *const *names, int count, const RunLog *logs,

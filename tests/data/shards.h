@@ -58,9 +58,7 @@ static inline ShardSample test_sample(long long i, const ShardInfo *info, TestAr
     test_latent(i, 1, info, a->overlay);
     test_latent(i, 2, info, a->only_mask);
     for (int k = 0; k < 60; k++) { a->mask[k] = (uint8_t)(i * 31 + k * 7); }
-    return (ShardSample){.image_latent = a->image,
-                         .target_overlay = a->overlay,
-                         .target_mask = a->only_mask,
+    return (ShardSample){.latents = {a->image, a->overlay, a->only_mask},
                          .mask = a->mask,
                          .class_index = (int)(i % TEST_CLASSES),
                          .image_id = 1000000007LL * (i + 1),

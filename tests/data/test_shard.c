@@ -43,10 +43,8 @@ static void round_trip(void **state) {
     double error = 0;
     for (int i = COUNT - 1; i >= 0; i--) {
         TestArrays want, have;
-        ShardSample w = test_sample(i, &info, &want), h = {.image_latent = have.image,
-                                                           .target_overlay = have.overlay,
-                                                           .target_mask = have.only_mask,
-                                                           .mask = have.mask};
+        ShardSample w = test_sample(i, &info, &want),
+                    h = {.latents = {have.image, have.overlay, have.only_mask}, .mask = have.mask};
         shard_read(&shard, i, &h);
         for (int k = 0; k < 5 * 6 * 4; k++) {
             error += fabs((double)want.image[k] - have.image[k]) + fabs((double)want.overlay[k] - have.overlay[k]) +
@@ -131,8 +129,7 @@ static uint64_t digest(const char *path) {
     uint64_t hash = 1469598103934665603u;
     for (int i = 0; i < shard.samples; i++) {
         TestArrays a = {0};
-        ShardSample s = {
-            .image_latent = a.image, .target_overlay = a.overlay, .target_mask = a.only_mask, .mask = a.mask};
+        ShardSample s = {.latents = {a.image, a.overlay, a.only_mask}, .mask = a.mask};
         shard_read(&shard, i, &s);
         const uint8_t *p = (const uint8_t *)&a;
         for (size_t k = 0; k < sizeof a; k++) { hash = (hash ^ p[k]) * 1099511628211u; }
@@ -282,7 +279,7 @@ static void texts_round_trip(void **state) {
         assert_int_equal(shard.info.kind_count, targets ? 2 : 0);
         for (int i = 0; i < COUNT; i++) {
             TestArrays a;
-            ShardSample s = {.image_latent = a.image};
+            ShardSample s = {.latents = {a.image}};
             shard_read(&shard, i, &s);
             assert_string_equal(s.text, test_texts[i % TEST_TEXTS]);
             assert_int_equal(s.text_index, i % TEST_TEXTS);

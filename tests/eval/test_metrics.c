@@ -75,7 +75,7 @@ static void means_by_hand(void **state) {
     bool none[] = {false, false, false, false};
     s = summarize(scores, 4, none, 3, 100, 0);
     assert_true(s.pairs == 0 && isnan(s.miou) && isnan(s.giou) && isnan(s.ciou) && isnan(s.miou_low));
-    AbsentSummary a = summarize_absent(scores, 4);
+    AbsentSummary a = summarize_absent(scores, 4, NULL);
     assert_int_equal(a.pairs, 1);
     near(a.empty, 0);
     near(a.false_area, 0.1);

@@ -216,7 +216,7 @@ static void test_validation(void **state) {
 
 static void test_refusals(void **state) {
     (void)state;
-    assert_dies("--prediction-type epsilon", options.prediction = PREDICT_EPSILON;
+    assert_dies("prediction_type \"epsilon\" cannot be used", options.schedule.prediction = PREDICT_EPSILON;
                 diffusion_open(&pipeline, &options, white, H, W, &dev));
     assert_dies("field \"in_channels\" is 4, expected 8", pipeline.unet.config.in_channels = 4;
                 diffusion_open(&pipeline, &options, white, H, W, &dev));

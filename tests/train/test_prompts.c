@@ -10,7 +10,7 @@ static void draws(void **state) {
     (void)state;
     enum { CLASSES = 3, N = 6000 };
     bool all[CLASSES] = {true, true, true}, some[CLASSES] = {true, false, true};
-    Prompts p = {.sets = {{.has = all}, {.has = some}, {.has = all}}, .count = 3, .classes = CLASSES, .seed = 5};
+    Prompts p = {.sets = {{.has = all}, {.has = some}, {.has = all}}, .count = 3, .texts = CLASSES, .seed = 5};
     int count[CLASSES][3] = {{0}};
     for (int64_t i = 0; i < N; i++) {
         int c = (int)(i % CLASSES), row, again[2];

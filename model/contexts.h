@@ -1,0 +1,26 @@
+// Contexts of many texts: what the UNet's cross attention reads. All distinct texts are embedded once into a table on
+// the device if that takes no more than a share of its free memory; else each batch's texts are embedded when they are
+// asked for, which gives the same bits.
+#pragma once
+#include "model/pipeline.h"
+
+typedef struct {
+    Pipeline *pipeline;
+    char **texts; // (count) copies
+    int count, batch;
+    size_t row;    // values of a text's context: T C
+    floatX *table; // (count, T, C) on the device; NULL: embedded batch by batch
+    // for embedding
+    Arena arena;
+    int *host, *ids;     // (batch, T) pinned, on the device
+    DeviceEvent *copied; // host -> ids is done
+} Contexts;
+
+// batch: most texts of contexts_gather. share: of the free memory, that the table may take, 0: none. The pipeline must
+// have PART_TEXT open now and, where there is no table, as long as the contexts are used. print: says on stdout which
+// way was taken, with the number of texts.
+Contexts contexts_create(Pipeline *pipeline, const char *const *texts, int count, int batch, double share, bool print,
+                         Device *dev);
+void contexts_destroy(Contexts *contexts, Device *dev);
+// out (n, T, C) on the device: the contexts of the texts index[0..n), n <= batch.
+void contexts_gather(Contexts *contexts, floatX *out, const int *index, int n, Device *dev);
