@@ -70,13 +70,13 @@ static int caption_lines(const Cell *cells, int count, int width) {
 }
 
 Image draw_sheet(const char *const *headings, const Cell *cells, int rows, int columns, int cell_side) {
-    int captions = caption_lines(cells, rows * columns, cell_side), top = MARGIN + 22;
+    int captions = caption_lines(cells, rows * columns, cell_side), top = MARGIN + (headings ? 22 : 0);
     int row = cell_side + GAP + (captions ? captions * LEADING + 8 : 0), column = cell_side + GAP;
     int width = 2 * MARGIN + columns * column - GAP, height = top + rows * row - GAP + MARGIN;
     Canvas canvas = canvas_picture(width, height);
     char *lines[CAPTION_LINES];
     canvas_font(&canvas, 12, true);
-    for (int c = 0; c < columns; c++) {
+    for (int c = 0; headings && c < columns; c++) {
         int n = wrap_text(&canvas, headings[c], cell_side, 1, lines);
         put_lines(&canvas, MARGIN + c * column + cell_side / 2.0, top - 8, COLOR_FAINT, lines, n);
     }
