@@ -133,6 +133,17 @@ static void save(const Image *images) {
     free(cells);
 }
 
+static void check_memory(Pipeline *p, int batch, int cells, int side, Device *dev) {
+    size_t free_bytes, total, needed = sampler_text_bytes(p, batch, cells, cells, o.guidance, dev);
+    device_memory(dev, &free_bytes, &total);
+    char a[24], b[24];
+    if (needed > free_bytes) {
+        die("--batch %d at %d pixels needs %s besides the weights, but %s has %s free: expected a smaller --batch or "
+            "--resolution",
+            batch, side, format_bytes((double)needed, a), device_name(dev), format_bytes((double)free_bytes, b));
+    }
+}
+
 int cmd_generate(int argc, char **argv) {
     options_parse(argc, argv, table, &help, 0);
     Device dev;
@@ -146,7 +157,9 @@ int cmd_generate(int argc, char **argv) {
     if (side % f != 0) { die("--resolution %d: expected a multiple of %d, the VAE's factor", side, f); }
     double started = now_seconds();
     Image *images = xcalloc((size_t)o.count, sizeof *images);
-    draw(&p, o.batch < o.count ? o.batch : o.count, side / f, images, &dev);
+    int batch = o.batch < o.count ? o.batch : o.count;
+    check_memory(&p, batch, side / f, side, &dev);
+    draw(&p, batch, side / f, images, &dev);
     save(images);
     printf("\"%s\": %d picture%s of %d pixels (%.2f s); wrote %s.png and %s-0.png%s\n", o.text, o.count,
            o.count > 1 ? "s" : "", side, now_seconds() - started, o.out, o.out, o.count > 1 ? ", ..." : "");

@@ -143,7 +143,7 @@ static void draw_pairs(const TextValidator *v, Sampler *s, Image *images, const 
 }
 
 static Image draw_texts(const TextValidator *v, Pipeline *pipeline, Device *dev) {
-    static const char *const headings[] = {"picture", "drawn from its text", "picture", "drawn from its text"};
+    static const char *const headings[] = {"picture", "drawn", "picture", "drawn"};
     Image images[2 * SHEET] = {0};
     const char *texts[SHEET] = {0};
     Cell cells[2 * SHEET] = {0};
