@@ -79,16 +79,32 @@ static floatX *embed(Pipeline *p, int batch, Device *dev) {
     return context;
 }
 
+// Draws pictures first .. first + rows - 1 of the text: `images` (rows), and their latents as planes (rows, L, h, w).
+static void draw_batch(Sampler *s, const floatX *context, int first, int rows, Image *images, float *planes,
+                       Device *dev) {
+    int H = s->h * s->f, W = s->w * s->f;
+    size_t n = (size_t)(s->h * s->w * s->L), size = (size_t)(H * W * 3);
+    float *latents = xmalloc((size_t)rows * n * sizeof *latents);
+    float *pictures = xmalloc((size_t)rows * size * sizeof *pictures);
+    uint64_t *ids = xmalloc((size_t)rows * sizeof *ids);
+    for (int i = 0; i < rows; i++) { ids[i] = (uint64_t)(first + i); }
+    sampler_run(s, NULL, context, ids, rows, o.steps, 0, (uint64_t)o.seed, dev);
+    device_copy(dev, latents, s->latent, (size_t)rows * n * sizeof *latents, false);
+    device_sync(dev);
+    sampler_decode(s, pictures, rows, dev);
+    for (size_t i = 0; i < (size_t)rows * size; i++) { pictures[i] = 2 * pictures[i] - 1; }
+    for (int i = 0; i < rows; i++) {
+        images[i] = image_from_floats(pictures + (size_t)i * size, W, H, 3);
+        to_planes(s, latents + (size_t)i * n, planes + (size_t)i * n);
+    }
+    free(latents), free(pictures), free(ids);
+}
+
 // Draws all pictures to `images` (count).
 static void draw(Pipeline *p, int batch, int cells, Image *images, Device *dev) {
     Sampler s = sampler_create_text(p, batch, cells, cells, o.guidance, dev);
-    int side = cells * s.f;
     size_t n = (size_t)(cells * cells * s.L), row = (size_t)s.T * (size_t)p->clip.config.hidden_size;
-    size_t pixels = (size_t)side * (size_t)side * 3;
-    float *pictures = xmalloc((size_t)batch * pixels * sizeof *pictures);
-    float *latents = xmalloc((size_t)batch * n * sizeof *latents);
     float *planes = xmalloc((size_t)o.count * n * sizeof *planes);
-    uint64_t *ids = xmalloc((size_t)batch * sizeof *ids);
     floatX *context = embed(p, batch, dev);
     if (o.guidance > 1) { sampler_negative(&s, context, dev); }
     if (o.noise) { dump_noise(&s, dev); }
@@ -96,21 +112,11 @@ static void draw(Pipeline *p, int batch, int cells, Image *images, Device *dev) 
     s.progress = &progress;
     for (int first = 0; first < o.count; first += batch) {
         int rows = o.count - first < batch ? o.count - first : batch;
-        for (int i = 0; i < rows; i++) { ids[i] = (uint64_t)(first + i); }
-        sampler_run(&s, NULL, context + row, ids, rows, o.steps, 0, (uint64_t)o.seed, dev);
-        device_copy(dev, latents, s.latent, (size_t)rows * n * sizeof *latents, false);
-        device_sync(dev);
-        sampler_decode(&s, pictures, rows, dev);
-        for (int i = 0; i < rows; i++) {
-            float *picture = pictures + (size_t)i * pixels;
-            for (size_t k = 0; k < pixels; k++) { picture[k] = 2 * picture[k] - 1; }
-            images[first + i] = image_from_floats(picture, side, side, 3);
-            to_planes(&s, latents + (size_t)i * n, planes + (size_t)(first + i) * n);
-        }
+        draw_batch(&s, context + row, first, rows, images + first, planes + (size_t)first * n, dev);
     }
     progress_end(&progress, s.steps_done);
     if (o.latents) { atomic_write(o.latents, planes, (size_t)o.count * n * sizeof *planes); }
-    free(pictures), free(latents), free(planes), free(ids);
+    free(planes);
     device_free(dev, context);
     sampler_destroy(&s, dev);
 }
@@ -120,16 +126,12 @@ static void save(const Image *images) {
     int columns = (int)ceil(sqrt(o.count)), rows = (o.count + columns - 1) / columns;
     Cell *cells = xcalloc((size_t)(rows * columns), sizeof *cells);
     for (int i = 0; i < o.count; i++) {
-        char *path = xprintf("%s-%d.png", o.out, i);
-        image_save(&images[i], path);
+        image_save(&images[i], path_of("%s-%d.png", o.out, i).text);
         cells[i].image = &images[i];
-        free(path);
     }
     Image sheet = draw_sheet(NULL, cells, rows, columns, images->width < 128 ? 128 : images->width);
-    char *path = xprintf("%s.png", o.out);
-    image_save(&sheet, path);
+    image_save(&sheet, path_of("%s.png", o.out).text);
     image_free(&sheet);
-    free(path);
     free(cells);
 }
 

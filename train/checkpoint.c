@@ -102,13 +102,11 @@ static bool in_one_file(const Trained *t) { return t->count == 2 && strcmp(t->mo
 static void write_weights(Params *const *params, float *const *hosts, int count, const char *folder, const char *name,
                           const char *suffix) {
     bool text = strcmp(name, "text_encoder") == 0; // transformers' name, else diffusers'
-    char *module = xprintf("%s/%s%s", folder, name, suffix);
-    char *file = xprintf("%s/%s.safetensors", module, text ? "model" : "diffusion_pytorch_model");
-    remove_tree(module); // of an earlier checkpoint
-    make_folders(module);
-    weights_write((const Params *const *)params, (const float *const *)hosts, count, file);
-    free(module);
-    free(file);
+    Path module = path_of("%s/%s%s", folder, name, suffix);
+    Path file = path_of("%s/%s.safetensors", module.text, text ? "model" : "diffusion_pytorch_model");
+    remove_tree(module.text); // of an earlier checkpoint
+    make_folders(module.text);
+    weights_write((const Params *const *)params, (const float *const *)hosts, count, file.text);
 }
 
 // Writes the trained modules. `folder` is NULL on all ranks except 0.

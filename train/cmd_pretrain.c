@@ -13,6 +13,7 @@
 #include "train/loop.h"
 #include "train/validate_text.h"
 #include "util/error.h"
+#include "util/file.h"
 #include <stdlib.h>
 #include <string.h>
 
@@ -145,13 +146,9 @@ static void validate(void *data, int step, Device *dev) {
 static void write_configs(const Pretrainer *t, const char *folder, const char *suffix) {
     UNetConfig unet = t->pipeline.unet.config;
     unet.sample_size = t->shards.info.height; // what `cocogold generate` draws without --resolution
-    char *path = xprintf("%s/unet%s/config.json", folder, suffix);
-    unet_config_write(&unet, path);
-    free(path);
+    unet_config_write(&unet, path_of("%s/unet%s/config.json", folder, suffix).text);
     if (!t->options.train_text_encoder) { return; }
-    path = xprintf("%s/text_encoder%s/config.json", folder, suffix);
-    clip_config_write(&t->pipeline.clip.config, path);
-    free(path);
+    clip_config_write(&t->pipeline.clip.config, path_of("%s/text_encoder%s/config.json", folder, suffix).text);
 }
 
 static void describe(void *data, const char *folder, Device *dev) {
@@ -160,9 +157,8 @@ static void describe(void *data, const char *folder, Device *dev) {
     write_configs(t, folder, "");
     if (t->trainer.optimizer.ema) { write_configs(t, folder, "_ema"); }
     if (!schedule_changes(&t->options.unet.schedule)) { return; }
-    char *path = xprintf("%s/scheduler/scheduler_config.json", folder);
-    schedule_config_write(&t->pipeline.schedule.config, path); // a new file: the old one may be a hard link
-    free(path);
+    // A new file: the old one may be a hard link.
+    schedule_config_write(&t->pipeline.schedule.config, path_of("%s/scheduler/scheduler_config.json", folder).text);
 }
 
 // ---- the run -------------------------------------------------------------------------------------------------------

@@ -33,11 +33,8 @@ static void open_buffers(TextValidator *v, Device *dev) {
 
 bool text_validator_open(TextValidator *v, const UNetOptions *o, double guidance, const ShardSet *training,
                          const TextDiffusion *diffusion, Device *dev) {
-    char *first = xprintf("%s/val-00000.h5", o->shards);
-    bool exists = file_exists(first);
-    free(first);
     if (o->train.validate_every == 0) { return false; }
-    if (!exists) {
+    if (!file_exists(path_of("%s/val-00000.h5", o->shards).text)) {
         printf("no validation: %s has no shards val-*.h5\n", o->shards);
         return false;
     }
