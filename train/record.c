@@ -1,5 +1,6 @@
 #include "train/record.h"
 #include "util/error.h"
+#include <math.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -32,6 +33,7 @@ static bool same(const Option *row, yajl_val value) {
         return mine && theirs ? strcmp(mine, theirs) == 0 : !mine && !theirs;
     }
     case OPT_DOUBLE:
+        if (isnan(*(double *)row->value)) { return !YAJL_IS_NUMBER(value); } // recorded as null
         return YAJL_IS_NUMBER(value) && strtod(YAJL_GET_NUMBER(value), NULL) == *(double *)row->value;
     case OPT_LONG:
         return YAJL_IS_INTEGER(value) && YAJL_GET_INTEGER(value) == *(long long *)row->value;
