@@ -298,6 +298,7 @@ static void put_record(yajl_gen gen, const EvalRecord *o, const Evaluation *v, c
     json_put_string(gen, "timestep_spacing", timestep_spacing_names[o->schedule->config.spacing]);
     json_put_integer(gen, "first_timestep", first);
     json_put_number(gen, "first_signal", sqrt(o->schedule->alphas_cumprod[first]));
+    json_put_number(gen, "terminal_signal", sqrt(o->schedule->alphas_cumprod[o->schedule->T - 1]));
     json_put_string(gen, "start", o->start);
     json_put_integer(gen, "ensemble", o->ensemble);
     json_put_integer(gen, "seed", (long long)o->seed);

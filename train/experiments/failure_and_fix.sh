@@ -141,8 +141,8 @@ train_arm() { # train_arm FOLDER NAME SEED STEPS RECIPE...: the run of the curre
     [ "$gpus" = 1 ] || launch=(mpirun -n "$gpus")
     if [ ! "$dry" ]; then
         mkdir -p "$folder"
-        printf '{"arm": "%s", "target": "%s", "classes": "%s", "seed": %d, "steps": %d}\n' \
-            "$2" "$target" "$classes" "$3" "$4" >"$folder/arm.json"
+        printf '{"arm": "%s", "target": "%s", "classes": "%s", "frequent": "%s", "seed": %d, "steps": %d}\n' \
+            "$2" "$target" "$classes" "$frequent" "$3" "$4" >"$folder/arm.json"
     fi
     stage "$folder/model/model_index.json" "${launch[@]}" ./cocogold train --model "$start" --shards "$latents" \
         --target "$target" --out "$folder" --resume --max-train-steps "$4" --lr-total-steps "$4" "${@:5}" \
