@@ -207,14 +207,15 @@ static int find_log(RunLog *log) {
     return 0;
 }
 
-static void write_results(const EvalResult *result, const Dataset *dataset, const Evaluation *v,
-                          const EvalRecord *record, const ModelSettings *settings) {
+static void write_results(const Dataset *dataset, const Evaluation *v, const EvalRecord *record,
+                          const ModelSettings *settings) {
     make_folders(o.out);
     char *json = xprintf("%s/metrics.json", o.out), *csv = xprintf("%s/pairs.csv", o.out);
     char *html = xprintf("%s/report.html", o.out);
-    result_write_json(result, dataset, v, record, settings, json);
+    result_write_json(dataset, v, record, settings, json);
     result_write_pairs(dataset, v, csv);
     Json metrics = json_read(json);
+    result_print(&metrics);
     RunLog log;
     int logs = find_log(&log);
     report_evaluation(html, &metrics, &v->gallery, dataset->class_names, &log, logs);
@@ -274,11 +275,8 @@ int cmd_eval(int argc, char **argv) {
     Evaluator e = evaluator_create(&p, &dataset, &settings, v.prompt_sets, v.prompt_set_count, record.steps, o.ensemble,
                                    o.batch, (uint64_t)o.seed, &dev);
     evaluate(&e, &dataset, &v);
-    EvalResult result = result_summarize(&dataset, &v, &record);
-    result_print(stdout, &result, &dataset, &v);
-    write_results(&result, &dataset, &v, &record, &settings);
+    write_results(&dataset, &v, &record, &settings);
 
-    result_free(&result);
     evaluator_destroy(&e);
     for (int k = 0; k < v.prompt_set_count; k++) { prompt_set_free(&v.prompt_sets[k], dataset.class_count); }
     evaluation_free(&v);
