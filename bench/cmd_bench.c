@@ -1,6 +1,7 @@
 // cocogold bench: the speed of kernels and whole training steps, compared with this machine's peak rates.
 #include "bench/bench.h"
 #include "bench/lab.h"
+#include "train/unet_options.h"
 #include "util/error.h"
 #include "util/json.h"
 #include "util/options.h"
@@ -166,13 +167,11 @@ static void print_tensors(const StepPlan *p) {
 }
 
 static void put_tensors(yajl_gen gen, const SavedTable *table) {
-    json_key(gen, "tensors");
-    yajl_gen_array_open(gen);
+    json_open_list(gen, "tensors");
     for (const SavedTensor *t = table->tensors; t < table->tensors + table->count; t++) {
         yajl_gen_map_open(gen);
         json_put_string(gen, "name", t->name);
-        json_key(gen, "shape");
-        yajl_gen_array_open(gen);
+        json_open_list(gen, "shape");
         for (int i = 0; i < 4 && t->shape.size[i]; i++) { yajl_gen_integer(gen, (long long)t->shape.size[i]); }
         yajl_gen_array_close(gen);
         json_put_string(gen, "type", type_of(t));
@@ -308,7 +307,6 @@ static void check(const BenchOptions *o, bool plan) {
 }
 
 static const char *const presets[] = {"mini", "quarter-sd2", "sd1", "sd2", NULL};
-static const char *const recompute_levels[] = {"none", "transformers", "blocks", NULL}; // as Recompute
 
 int cmd_bench(int argc, char **argv) {
     BenchOptions o = {.step = {.preset = "quarter-sd2", .recompute = "none", .runs = 7}};
@@ -331,7 +329,7 @@ int cmd_bench(int argc, char **argv) {
         {OPT_INT, "size", &o.step.size, "side of the latents (0: the model's, 16 for mini, else 32)", "N",
          .high = 4096},
         {OPT_STRING, "recompute", &o.step.recompute, "what backward recomputes instead of reading from memory", "LEVEL",
-         .choices = recompute_levels, .choice = &o.step.recompute_level},
+         .choices = recompute_names, .choice = &o.step.recompute_level},
         {OPT_FLAG, "tensors", &o.step.tensors, "plan: print every saved tensor with its bytes and lifetime"},
         {OPT_STRING, "write-config", &o.step.write_config, "also write the UNet's config.json to this file", "FILE"},
         OPTIONS_END};

@@ -26,12 +26,12 @@ double lab_tolerance(void) { return sizeof(floatX) == sizeof(float) ? 1e-5 : 1e-
 
 // What the device holds, as reference.c takes it.
 static double *host_floats(const Lab *lab, const float *x, size_t n) {
-    float *pinned = device_alloc_pinned(lab->dev, n * sizeof *pinned);
+    float *narrow = xmalloc(n * sizeof *narrow);
     double *values = xmalloc(n * sizeof *values);
-    device_copy(lab->dev, pinned, x, n * sizeof *pinned, false);
+    device_copy(lab->dev, narrow, x, n * sizeof *narrow, false);
     device_sync(lab->dev);
-    for (size_t i = 0; i < n; i++) { values[i] = pinned[i]; }
-    device_free_pinned(lab->dev, pinned);
+    for (size_t i = 0; i < n; i++) { values[i] = narrow[i]; }
+    free(narrow);
     return values;
 }
 
@@ -66,15 +66,6 @@ static double distance(double *values, double *references, size_t n) {
 
 // The stride between checked results, so that about `wanted` of n are checked. It is odd, to reach all channels.
 static size_t every(size_t n, size_t wanted) { return n <= wanted ? 1 : (n / wanted) | 1; }
-
-static void *upload(const Lab *lab, const void *from, size_t bytes) {
-    char *pinned = device_alloc_pinned(lab->dev, bytes), *to = (char *)bench_floats(lab->bench, (bytes + 3) / 4);
-    memcpy(pinned, from, bytes);
-    device_copy(lab->dev, to, pinned, bytes, false);
-    device_sync(lab->dev);
-    device_free_pinned(lab->dev, pinned);
-    return to;
-}
 
 // ---- conv2d --------------------------------------------------------------------------------------------------------
 
@@ -279,8 +270,8 @@ static void make_adam(Lab *lab) {
     k->v = bench_floats(lab->bench, n), k->grad = bench_floats(lab->bench, n);
     device_fill(lab->dev, k->v, 0x3c, n * sizeof *k->v); // 0.0115, everywhere
     k->param = sizeof(floatX) == sizeof(float) ? (floatX *)k->master : bench_tensor(lab->bench, n);
-    k->scalars = upload(lab, &adam_scalars, sizeof adam_scalars);
-    k->norm = upload(lab, &adam_norm, sizeof adam_norm);
+    k->scalars = bench_upload(lab->bench, &adam_scalars, sizeof adam_scalars);
+    k->norm = bench_upload(lab->bench, &adam_norm, sizeof adam_norm);
     float *state[3] = {k->master, k->m, k->v};
     for (int i = 0; i < 3; i++) { k->before[i] = host_floats(lab, state[i], n); }
 }
