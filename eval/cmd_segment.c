@@ -12,18 +12,17 @@
 #include <string.h>
 
 static struct {
-    char *model, *image, *text, *out, *method, *fit, *noise;
-    int steps, ensemble, resolution, ema, no_opening;
+    AnswerOptions answer;
+    MaskOptions mask;
+    char *image, *text, *out, *fit, *noise;
+    int resolution, aspect; // aspect: --fit aspect
     long long seed;
-    double tolerance, changed;
-    int aspect; // --fit aspect
-} o = {.out = "segment", .fit = "pad", .ensemble = 1, .tolerance = NAN, .changed = NAN};
+} o = {.out = "segment", .fit = "pad", .answer = {.ensemble = 1}, .mask = MASK_OPTIONS_DEFAULT};
 
 static const char *const fits[] = {"pad", "aspect", NULL};
 static Option table[] = {
     {OPT_HEADING, "Input and output"},
-    {OPT_STRING, "model", &o.model, "pipeline directory", "DIR", .required = "a pipeline directory"},
-    {OPT_FLAG, "ema", &o.ema, "use the averaged weights of unet_ema/"},
+    MODEL_OPTIONS(o.answer),
     {OPT_STRING, "image", &o.image, "picture of any size (JPEG, PNG, ...)", "FILE", .required = "a picture"},
     {OPT_STRING, "text", &o.text, "what to find, e.g. \"elephant\"", "TEXT"},
     {OPT_STRING, "out", &o.out, "prefix of the files PREFIX-mask.png, PREFIX-prediction.png and PREFIX-overlay.png",
@@ -31,22 +30,14 @@ static Option table[] = {
     {OPT_STRING, "dump-noise", &o.noise,
      "also write the initial noise as float32 (channels, height, width), to compare with other programs", "FILE"},
     {OPT_HEADING, "Sampling"},
-    {OPT_INT, "steps", &o.steps, "DDIM steps (0: the model's default, else 4)", "N", .high = 1000},
-    {OPT_INT, "ensemble", &o.ensemble, "average the predictions of N draws of the noise", "N", .low = 1, .high = 1000},
+    STEPS_OPTION(o.answer),
+    ENSEMBLE_OPTION(o.answer),
     {OPT_INT, "resolution", &o.resolution, "longer side of the model's input (0: the training side)", "PIXELS",
      .high = 4096},
     {OPT_STRING, "fit", &o.fit, "pad the picture to a square, as eval does, or keep its aspect ratio", "KIND",
      .choices = fits, .choice = &o.aspect},
     {OPT_LONG, "seed", &o.seed, "seed of the initial noise", "N"},
-    {OPT_HEADING, "Mask"},
-    {OPT_STRING, "method", &o.method,
-     "how to extract the mask (default: compare; luminance for black and white targets)", "KIND",
-     .choices = mask_method_names},
-    {OPT_DOUBLE, "tolerance", &o.tolerance, "largest distance to the mask colour, 0 to 1 (default: the model's)", "X",
-     .high = 1},
-    {OPT_DOUBLE, "changed", &o.changed, "compare: smallest change from the input, 0 to 1 (default: the model's)", "X",
-     .high = 1},
-    {OPT_FLAG, "no-opening", &o.no_opening, "skip the 3x3 morphological opening"},
+    MASK_OPTIONS(o.mask),
     OPTIONS_END};
 
 static const OptionsHelp help = {.about = "Finds what the text names in a picture and writes the mask.",
@@ -100,7 +91,7 @@ static Pictures run(Pipeline *p, const ModelSettings *settings, const Frame *fra
     floatX *context = context_table(p, (const char *const[]){prompt}, 1, dev);
     if (o.noise) { dump_noise(&s, dev); }
     sampler_ensemble(&s, pictures.prediction, latent, context, (const uint64_t[]){0}, 1,
-                     o.steps ? o.steps : settings->steps, o.ensemble, (uint64_t)o.seed, dev);
+                     o.answer.steps ? o.answer.steps : settings->steps, o.answer.ensemble, (uint64_t)o.seed, dev);
     device_free(dev, context);
     sampler_destroy(&s, dev);
     free(latent);
@@ -142,13 +133,13 @@ static double write_pictures(const Image *rgb, const Frame *frame, const Picture
 int cmd_segment(int argc, char **argv) {
     parse(argc, argv);
     ModelSettings settings;
-    settings_read(&settings, o.model);
+    settings_read(&settings, o.answer.model);
     Image rgb = image_load(o.image, 3);
     Device dev;
     device_open(&dev, 0);
     int parts = PART_UNET | PART_VAE_ENCODER | PART_VAE_DECODER | PART_TEXT | PART_SCHEDULE;
-    Pipeline p = pipeline_open(o.model, parts | (o.ema ? PART_UNET_EMA : 0), 0, &dev);
-    MaskRule rule = settings_rule_options(&settings, o.model, o.method, o.tolerance, o.changed, !o.no_opening);
+    Pipeline p = pipeline_open(o.answer.model, parts | (o.answer.ema ? PART_UNET_EMA : 0), 0, &dev);
+    MaskRule rule = settings_rule(&settings, o.answer.model, &o.mask);
     Frame frame = choose_frame(&rgb, &settings, &p, !o.aspect);
     double started = now_seconds();
     Pictures pictures = run(&p, &settings, &frame, &rgb, &dev);

@@ -70,7 +70,8 @@ static int distinct_pictures(const DatasetItem *items, int n, int *slot) {
     return count;
 }
 
-void evaluator_load(Evaluator *e, const DatasetItem *items, int n) {
+// Image latents of n pairs, and e->inputs: their pictures as the VAE reproduces them.
+static void load(Evaluator *e, const DatasetItem *items, int n) {
     int slot[n], count = distinct_pictures(items, n, slot);
     size_t latent = latent_count(e), picture = picture_count(e);
     for (int i = 0; i < n; i++) {
@@ -92,7 +93,8 @@ void evaluator_load(Evaluator *e, const DatasetItem *items, int n) {
 // Noise depends only on picture and class, so that neither the batch nor a cap on the pairs changes a prediction.
 static uint64_t sample_id(const Pair *pair) { return (uint64_t)pair->image_id << 16 | (uint16_t)pair->category; }
 
-void evaluator_predict(Evaluator *e, const DatasetItem *items, int n, int steps, int set) {
+// e->predictions for the loaded pairs with prompt set `set` (0: the model's own, else 1 + index).
+static void predict(Evaluator *e, const DatasetItem *items, int n, int steps, int set) {
     uint64_t ids[n];
     int rows[n];
     for (int i = 0; i < n; i++) {
@@ -103,7 +105,8 @@ void evaluator_predict(Evaluator *e, const DatasetItem *items, int n, int steps,
     sampler_ensemble(&e->sampler, e->predictions, e->latents, e->context, ids, n, steps, e->ensemble, e->seed, e->dev);
 }
 
-void evaluator_ceiling(Evaluator *e, const DatasetItem *items, int n) {
+// e->predictions = the true targets through the VAE, as from a perfect UNet.
+static void reproduce_targets(Evaluator *e, const DatasetItem *items, int n) {
     float *latents = xmalloc((size_t)n * latent_count(e) * sizeof *latents);
     for (int i = 0; i < n; i++) {
         if (items[i].target_latent) {
@@ -214,9 +217,9 @@ static void score_model(Evaluator *e, const DatasetItem *items, int n, Evaluatio
 
 static void evaluate_batch(Evaluator *e, const DatasetItem *items, int n, Evaluation *v, int first) {
     uint8_t *masks[n];
-    evaluator_load(e, items, n);
+    load(e, items, n);
     double started = now_seconds();
-    evaluator_predict(e, items, n, e->steps, 0);
+    predict(e, items, n, e->steps, 0);
     v->sampling_seconds += now_seconds() - started;
     score_model(e, items, n, v, first);
     for (int k = 0; k < v->table_count; k++) {
@@ -225,16 +228,16 @@ static void evaluate_batch(Evaluator *e, const DatasetItem *items, int n, Evalua
             memcpy(scores, v->scores[SCORE_MODEL] + first, (size_t)n * sizeof *scores);
             continue;
         }
-        evaluator_predict(e, items, n, v->table[k], 0);
+        predict(e, items, n, v->table[k], 0);
         score_batch(e, items, n, v, SCORE_STEPS + k, first, masks);
         free_masks(masks, n);
     }
     for (int k = 0; k < v->prompt_set_count; k++) {
-        evaluator_predict(e, items, n, e->steps, 1 + k);
+        predict(e, items, n, e->steps, 1 + k);
         score_batch(e, items, n, v, SCORE_PROMPTS + k, first, masks);
         free_masks(masks, n);
     }
-    evaluator_ceiling(e, items, n);
+    reproduce_targets(e, items, n);
     score_batch(e, items, n, v, SCORE_CEILING, first, masks);
     free_masks(masks, n);
 }
@@ -296,8 +299,8 @@ double tune_rule(Evaluator *e, const Dataset *dataset, const Pair *pairs, int co
     for (int first = 0; first < count;) {
         threads_adapt();
         int n = read_batch(e, dataset, pairs + first, count - first, items);
-        evaluator_load(e, items, n);
-        evaluator_predict(e, items, n, e->steps, 0);
+        load(e, items, n);
+        predict(e, items, n, e->steps, 0);
 #pragma omp parallel for schedule(dynamic)
         for (int job = 0; job < points * n; job++) {
             int point = job / n, i = job % n;

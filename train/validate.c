@@ -91,11 +91,6 @@ typedef struct {
     int64_t *image_id;
 } HostBatch;
 
-static void unpack(uint8_t *mask, const uint8_t *packed, int R) {
-    int stride = (R + 7) / 8;
-    for (int i = 0; i < R * R; i++) { mask[i] = packed[i / R * stride + i % R / 8] >> (7 - i % R % 8) & 1; }
-}
-
 static HostBatch read_batch(const Validator *v, int first) {
     const Diffusion *d = &v->diffusion;
     const ShardInfo *info = &v->shards.info;
@@ -112,7 +107,7 @@ static HostBatch read_batch(const Validator *v, int first) {
         b.class_index[i] = s.class_index;
         b.image_id[i] = s.image_id;
         cell_weights(b.weight + i * cells, packed, info->resolution, d->h, d->w);
-        unpack(b.mask + i * R * R, packed, info->resolution);
+        mask_unpack(packed, info->resolution, b.mask + i * R * R);
     }
     free(packed);
     return b;
@@ -216,14 +211,6 @@ static Image sheet_draw(Sheet *sheet) {
     return image;
 }
 
-static MaskRule mask_rule(const Validator *v) {
-    const ShardInfo *info = &v->shards.info;
-    MaskRule rule = mask_rule_default(v->options->target_bit == TARGET_MASK ? MASK_LUMINANCE : MASK_COMPARE);
-    for (int c = 0; c < 3; c++) { rule.color[c] = (float)info->color[c] / 255; }
-    rule.alpha = (float)info->alpha;
-    return rule;
-}
-
 // Samples and scores one batch: result->rows[first..first + rows).
 static void score_batch(const Validator *v, Sampler *sampler, const HostBatch *b, int first, int rows,
                         Validation *result, Sheet *sheet, Device *dev) {
@@ -236,7 +223,8 @@ static void score_batch(const Validator *v, Sampler *sampler, const HostBatch *b
     float *latents = xmalloc((size_t)rows * cells * sizeof *latents);
     uint64_t *ids = xmalloc((size_t)rows * sizeof *ids);
     for (int i = 0; i < rows; i++) { ids[i] = (uint64_t)(first + i); }
-    MaskRule rule = mask_rule(v);
+    MaskMethod method = v->options->target_bit == TARGET_MASK ? MASK_LUMINANCE : MASK_COMPARE;
+    MaskRule rule = mask_rule(method, info->color, info->alpha);
     context_gather(v->context, v->table, b->class_index, rows, sampler->pipeline, dev);
     sampler_run(sampler, b->image, v->context, ids, rows, v->options->validation_steps, VALIDATION_SEED, dev);
     device_copy(dev, latents, sampler->latent, (size_t)rows * cells * sizeof(float), false);
