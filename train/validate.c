@@ -156,16 +156,6 @@ static double mean_square(const float *a, const float *b, size_t n) {
     return sum / (double)n;
 }
 
-// Copies a picture (R, R) of 1 or 3 channels to place `column` of a strip.
-static void strip_put(Image *strip, const Image *picture, int column) {
-    int R = picture->height;
-    for (int i = 0; i < R * R * 3; i++) {
-        int y = i / (R * 3), x = i / 3 % R, c = i % 3;
-        strip->pixels[((size_t)y * (size_t)strip->width + (size_t)(column * R + x)) * 3 + (size_t)c] =
-            picture->pixels[(y * R + x) * picture->channels + c % picture->channels];
-    }
-}
-
 static Image mask_image(const uint8_t *mask, int R) {
     Image image = image_new(R, R, 1);
     for (int i = 0; i < R * R; i++) { image.pixels[i] = mask[i] ? 255 : 0; }
@@ -178,9 +168,9 @@ typedef struct {
     int rows;
 } Sheet;
 
-// Adds the first SHEET_ROWS samples to the sheet, and the first STRIP samples to the strips too.
-static void show_sample(Validation *result, Sheet *sheet, const float *input, const float *prediction,
-                        const uint8_t *mask, const uint8_t *truth, const ValidationRow *row, int R) {
+// Adds the first SHEET_ROWS samples to the sheet.
+static void show_sample(Sheet *sheet, const float *input, const float *prediction, const uint8_t *mask,
+                        const uint8_t *truth, const ValidationRow *row, int R) {
     if (sheet->rows == SHEET_ROWS) { return; }
     int k = SHEET_COLUMNS * sheet->rows;
     Image *images = sheet->images + k;
@@ -190,12 +180,19 @@ static void show_sample(Validation *result, Sheet *sheet, const float *input, co
     images[3] = mask_image(truth, R);
     sheet->captions[k] = xprintf("%s%s", row->class_name, row->seen ? "" : " (unseen)");
     sheet->captions[k + 2] = xprintf("IoU %.2f", pair_iou(&row->score));
-    if (sheet->rows < STRIP) {
-        strip_put(&result->inputs, &images[0], sheet->rows);
-        strip_put(&result->predictions, &images[1], sheet->rows);
-        strip_put(&result->truths, &images[3], sheet->rows);
-    }
     sheet->rows++;
+}
+
+// The first STRIP pictures (R, R), of 1 or 3 channels, of a column of the sheet side by side.
+static Image strip_draw(const Sheet *sheet, int column, int R) {
+    int count = sheet->rows < STRIP ? sheet->rows : STRIP, width = count * R;
+    Image strip = image_new(width, R, 3);
+    for (int i = 0; i < width * R * 3; i++) {
+        int y = i / (width * 3), x = i / 3 % width, c = i % 3;
+        const Image *picture = &sheet->images[x / R * SHEET_COLUMNS + column];
+        strip.pixels[i] = picture->pixels[(y * R + x % R) * picture->channels + c % picture->channels];
+    }
+    return strip;
 }
 
 static Image sheet_draw(Sheet *sheet) {
@@ -216,8 +213,8 @@ static void score_batch(const Validator *v, Sampler *sampler, const HostBatch *b
                         Validation *result, Sheet *sheet, Device *dev) {
     const ShardInfo *info = &v->shards.info;
     int R = sampler->h * sampler->f, n = R * R * 3;
-    float *prediction = xmalloc((size_t)(rows * n) * sizeof(float)),
-          *input = xmalloc((size_t)(rows * n) * sizeof(float));
+    size_t pixels = (size_t)(rows * n);
+    float *prediction = xmalloc(pixels * sizeof(float)), *input = xmalloc(pixels * sizeof(float));
     uint8_t *mask = xmalloc((size_t)(R * R));
     size_t cells = (size_t)(sampler->h * sampler->w * sampler->L);
     float *latents = xmalloc((size_t)rows * cells * sizeof *latents);
@@ -243,7 +240,7 @@ static void score_batch(const Validator *v, Sampler *sampler, const HostBatch *b
         result->rows[first + i] =
             (ValidationRow){score, info->classes[c], info->trained[c], mean_square(latent, v->black, cells),
                             mean_square(latent, v->white, cells)};
-        show_sample(result, sheet, input + i * n, prediction + i * n, mask, truth, &result->rows[first + i], R);
+        show_sample(sheet, input + i * n, prediction + i * n, mask, truth, &result->rows[first + i], R);
     }
     free(prediction), free(input), free(mask), free(ids), free(latents);
 }
@@ -267,17 +264,6 @@ static void summarize_rows(const Validator *v, Validation *result) {
     free(seen), free(unseen), free(scores);
 }
 
-static Validation validation_create(const Validator *v) {
-    int R = v->shards.info.resolution, strip = v->count < STRIP ? v->count : STRIP;
-    return (Validation){.count = v->count,
-                        .rows = xcalloc((size_t)v->count, sizeof(ValidationRow)),
-                        .losses =
-                            xcalloc((size_t)v->count * (size_t)v->options->validation_draws, sizeof(ValidationLoss)),
-                        .inputs = image_new(strip * R, R, 3),
-                        .predictions = image_new(strip * R, R, 3),
-                        .truths = image_new(strip * R, R, 3)};
-}
-
 void validation_free(Validation *v) {
     free(v->rows);
     free(v->losses);
@@ -287,24 +273,30 @@ void validation_free(Validation *v) {
 
 Validation validator_run(Validator *v, Pipeline *pipeline, Arena *arena, Device *dev) {
     const Diffusion *d = &v->diffusion;
-    Validation result = validation_create(v);
+    int R = v->shards.info.resolution, draws = v->options->validation_draws;
+    Validation result = {.count = v->count,
+                         .rows = xcalloc((size_t)v->count, sizeof(ValidationRow)),
+                         .losses = xcalloc((size_t)v->count * (size_t)draws, sizeof(ValidationLoss))};
     Sheet sheet = {0};
     Sampler sampler = sampler_create(pipeline, d->B, d->h, d->w, dev);
-    if (sampler.h * sampler.f != v->shards.info.resolution) {
-        die("%s: the shards' resolution is %d, but latents of %d cells give %d pixels", v->options->shards,
-            v->shards.info.resolution, sampler.h, sampler.h * sampler.f);
+    if (sampler.h * sampler.f != R) {
+        die("%s: the shards' resolution is %d, but latents of %d cells give %d pixels", v->options->shards, R,
+            sampler.h, sampler.h * sampler.f);
     }
     for (int first = 0; first < v->count; first += d->B) {
         threads_adapt();
         int rows = v->count - first < d->B ? v->count - first : d->B;
         HostBatch b = read_batch(v, first);
-        for (int draw = 0; draw < v->options->validation_draws; draw++) {
+        for (int draw = 0; draw < draws; draw++) {
             batch_loss(v, pipeline, arena, &b, first, rows, draw, &result, dev);
         }
         score_batch(v, &sampler, &b, first, rows, &result, &sheet, dev);
         free_batch(&b);
     }
     summarize_rows(v, &result);
+    result.inputs = strip_draw(&sheet, 0, R);
+    result.predictions = strip_draw(&sheet, 1, R);
+    result.truths = strip_draw(&sheet, 3, R);
     result.sheet = sheet_draw(&sheet);
     sampler_destroy(&sampler, dev);
     return result;
