@@ -111,12 +111,9 @@ static double write_pictures(const Image *rgb, const Frame *frame, const Picture
     uint8_t *model_mask = xmalloc((size_t)frame->H * frame->W), *mask = xmalloc(pixels);
     mask_extract(model_mask, pictures->prediction, pictures->input, frame->H, frame->W, rule);
     frame_restore_mask(frame, model_mask, mask);
-    Image grey = image_new(rgb->width, rgb->height, 1);
     double marked = 0;
-    for (size_t i = 0; i < pixels; i++) {
-        grey.pixels[i] = mask[i] ? 255 : 0;
-        marked += mask[i];
-    }
+    for (size_t i = 0; i < pixels; i++) { marked += mask[i]; }
+    Image grey = mask_image(mask, rgb->width, rgb->height);
     Image prediction = frame_restore_picture(frame, pictures->prediction);
     Image overlay = outcome_picture(rgb, mask, NULL, NULL);
     save(&grey, "mask");

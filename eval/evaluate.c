@@ -167,8 +167,7 @@ static void score_floors(const DatasetItem *item, const float *input, Evaluation
 
 // FOLDER/IMAGE-CLASS.png, white where the class was found; blanks and slashes of the name become underscores.
 static void save_mask(const char *folder, const DatasetItem *item, const uint8_t *mask, const char *class_name) {
-    Image image = image_new(item->frame.width, item->frame.height, 1);
-    for (int i = 0; i < image.width * image.height; i++) { image.pixels[i] = mask[i] ? 255 : 0; }
+    Image image = mask_image(mask, item->frame.width, item->frame.height);
     char *name = xstrdup(class_name);
     for (char *c = name; *c; c++) {
         if (*c == ' ' || *c == '/') { *c = '_'; }
@@ -180,20 +179,22 @@ static void save_mask(const char *folder, const DatasetItem *item, const uint8_t
     free(name);
 }
 
-// Extraction and scores of a batch; masks[i] gets the predicted mask of pair i, which the caller frees.
+// Extraction and scores of a batch. masks[i] (NULL: not needed) gets the predicted mask of pair i, which the caller
+// frees.
 static void score_batch(Evaluator *e, const DatasetItem *items, int n, Evaluation *v, int kind, int first,
                         uint8_t **masks) {
 #pragma omp parallel for schedule(dynamic)
     for (int i = 0; i < n; i++) {
         const float *input = e->inputs + (size_t)i * picture_count(e);
         const float *prediction = e->predictions + (size_t)i * picture_count(e);
-        masks[i] = xmalloc((size_t)items[i].frame.width * items[i].frame.height);
-        v->scores[kind][first + i] = score_picture(&items[i], prediction, input, &v->rule, masks[i]);
+        uint8_t *mask = xmalloc((size_t)items[i].frame.width * items[i].frame.height);
+        v->scores[kind][first + i] = score_picture(&items[i], prediction, input, &v->rule, mask);
+        if (masks) {
+            masks[i] = mask;
+        } else {
+            free(mask);
+        }
     }
-}
-
-static void free_masks(uint8_t **masks, int n) {
-    for (int i = 0; i < n; i++) { free(masks[i]); }
 }
 
 // The work done once for each pair, with the model's own prediction: floors, pictures for the report, mask files.
@@ -211,12 +212,11 @@ static void score_model(Evaluator *e, const DatasetItem *items, int n, Evaluatio
                           v->seen[score->class_index]);
         }
         if (v->masks) { save_mask(v->masks, &items[i], masks[i], v->class_names[score->class_index]); }
+        free(masks[i]);
     }
-    free_masks(masks, n);
 }
 
 static void evaluate_batch(Evaluator *e, const DatasetItem *items, int n, Evaluation *v, int first) {
-    uint8_t *masks[n];
     load(e, items, n);
     double started = now_seconds();
     predict(e, items, n, e->steps, 0);
@@ -229,17 +229,14 @@ static void evaluate_batch(Evaluator *e, const DatasetItem *items, int n, Evalua
             continue;
         }
         predict(e, items, n, v->table[k], 0);
-        score_batch(e, items, n, v, SCORE_STEPS + k, first, masks);
-        free_masks(masks, n);
+        score_batch(e, items, n, v, SCORE_STEPS + k, first, NULL);
     }
     for (int k = 0; k < v->prompt_set_count; k++) {
         predict(e, items, n, e->steps, 1 + k);
-        score_batch(e, items, n, v, SCORE_PROMPTS + k, first, masks);
-        free_masks(masks, n);
+        score_batch(e, items, n, v, SCORE_PROMPTS + k, first, NULL);
     }
     reproduce_targets(e, items, n);
-    score_batch(e, items, n, v, SCORE_CEILING, first, masks);
-    free_masks(masks, n);
+    score_batch(e, items, n, v, SCORE_CEILING, first, NULL);
 }
 
 static int read_batch(const Evaluator *e, const Dataset *dataset, const Pair *pairs, int count, DatasetItem *items) {

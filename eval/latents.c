@@ -74,12 +74,6 @@ static void encode_variants(Work *w, const Sample *s, int variants, int represen
 
 // ---- measures ------------------------------------------------------------------------------------------------------
 
-static double mean_square(const float *a, const float *b, int n) {
-    double sum = 0;
-    for (int i = 0; i < n; i++) { sum += ((double)a[i] - b[i]) * ((double)a[i] - b[i]); }
-    return sum / n;
-}
-
 // A latent cell corresponds to a square of pixels.
 static bool cell_touched(const Work *w, int y, int x) {
     int f = w->R / w->r;
@@ -93,7 +87,7 @@ static bool cell_touched(const Work *w, int y, int x) {
 static double share_inside(const Work *w, const float *a, const float *b) {
     double in = 0, all = 0;
     for (int i = 0; i < w->r * w->r; i++) {
-        double here = mean_square(a + (size_t)i * (size_t)w->L, b + (size_t)i * (size_t)w->L, w->L);
+        double here = mean_square(a + (size_t)i * (size_t)w->L, b + (size_t)i * (size_t)w->L, (size_t)w->L);
         all += here;
         if (cell_touched(w, i / w->r, i % w->r)) { in += here; }
     }
@@ -108,7 +102,7 @@ static void measure(Work *w, LatentSample *out, int representation) {
     for (int v = 0; v < out->variants; v++) {
         const float *latent = w->variants + (size_t)(v + 1) * (size_t)w->cells;
         const MaskVariant *variant = &out->variant[v];
-        double mse = r->mse[v] = mean_square(latent, w->variants, w->cells);
+        double mse = r->mse[v] = mean_square(latent, w->variants, (size_t)w->cells);
         iou[v] = variant->iou;
         closeness[v] = -mse;
         if (variant->pixels == 1) { one_pixel += mse, misses++; }

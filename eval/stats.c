@@ -10,6 +10,12 @@ double mean_of(const double *values, int n) {
     return n ? sum / n : NAN;
 }
 
+double mean_square(const float *a, const float *b, size_t n) {
+    double sum = 0;
+    for (size_t i = 0; i < n; i++) { sum += ((double)a[i] - b[i]) * ((double)a[i] - b[i]); }
+    return sum / (double)n;
+}
+
 static int by_value(const void *a, const void *b) {
     double x = *(const double *)a, y = *(const double *)b;
     return (x > y) - (x < y);

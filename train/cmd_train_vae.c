@@ -148,8 +148,11 @@ static char *validation_split(const VAEOptions *o) {
     return xstrdup(split);
 }
 
-static void upload_images(VAETrainer *t, Device *dev) {
-    device_copy(dev, t->images, t->host_images, (size_t)(t->B * t->R * t->R * 3) * sizeof(float), false);
+// t->images = host_images = a batch of one kind from position `first` on.
+static void load_images(VAETrainer *t, const PictureOptions *options, int first, PictureKind kind, Device *dev) {
+    size_t size = (size_t)(t->R * t->R * 3), B = (size_t)t->B;
+    for (size_t i = 0; i < B; i++) { pictures_at(options, NULL, first + (int)i, kind, t->host_images + i * size); }
+    device_copy(dev, t->images, t->host_images, B * size * sizeof(float), false);
     device_sync(dev);
 }
 
@@ -174,10 +177,7 @@ static double squared_error(const float *a, const float *b, size_t n) {
 // Reconstructs a batch of one kind from position `first` on: decoded (B, R, R, 3) on the host. Returns the losses' sum.
 static double reconstruct(VAETrainer *t, float *decoded, int first, PictureKind kind, Device *dev) {
     size_t size = (size_t)(t->R * t->R * 3), B = (size_t)t->B;
-    for (size_t i = 0; i < B; i++) {
-        pictures_at(&t->validation, NULL, first + (int)i, kind, t->host_images + i * size);
-    }
-    upload_images(t, dev);
+    load_images(t, &t->validation, first, kind, dev);
     vae_step(t, &t->trainer.arena, t->trainer.step.losses, NULL, 0, false, dev);
     device_copy(dev, decoded, t->images, B * size * sizeof(float), false);
     device_copy(dev, t->host_losses, t->trainer.step.losses, B * sizeof(float), false);
@@ -220,32 +220,23 @@ enum { SCALING_BATCHES = 8 };
 // scaling_factor = 1 / standard deviation of the posterior means (Rombach et al. 2022), over the first batches of
 // scenes.
 static float measure_scaling(VAETrainer *t, Device *dev) {
-    size_t rows = (size_t)(t->B * t->r * t->r), L = (size_t)t->L, size = (size_t)(t->R * t->R * 3);
-    float *host = xmalloc(2 * rows * L * sizeof(float)), *device = device_alloc(dev, 2 * rows * L * sizeof(float));
-    double sum = 0, squares = 0, n = (double)(SCALING_BATCHES * rows * L);
+    size_t n = (size_t)(t->B * t->r * t->r * t->L);
+    float *host = xmalloc(n * sizeof(float)), *latents = device_alloc(dev, n * sizeof(float));
+    double sum = 0, squares = 0, count = (double)(SCALING_BATCHES * n);
+    t->encoder->config.scaling_factor = 1;
     for (int b = 0; b < SCALING_BATCHES; b++) {
-        for (int i = 0; i < t->B; i++) {
-            pictures_at(&t->training, NULL, b * t->B + i, KIND_SCENE, t->host_images + (size_t)i * size);
-        }
-        upload_images(t, dev);
-        ArenaMark mark = arena_mark(&t->trainer.arena);
-        floatX *input = arena_save(&t->trainer.arena, "input", (size_t)t->B * size),
-               *moments = arena_save(&t->trainer.arena, "moments", 2 * rows * L);
-        cast_to_floatX(input, t->images, (size_t)t->B * size, dev);
-        vae_encoder_forward(t->encoder, &t->trainer.arena, moments, input, t->B, t->R, t->R, false, dev);
-        cast_to_float(device, moments, 2 * rows * L, dev);
-        arena_release(&t->trainer.arena, mark);
-        device_copy(dev, host, device, 2 * rows * L * sizeof(float), false);
+        load_images(t, &t->training, b * t->B, KIND_SCENE, dev);
+        pipeline_encode(&t->pipeline, &t->trainer.arena, latents, t->images, t->B, t->R, t->R, dev);
+        device_copy(dev, host, latents, n * sizeof(float), false);
         device_sync(dev);
-        for (size_t i = 0; i < rows * L; i++) {
-            double mean = host[i / L * 2 * L + i % L];
-            sum += mean;
-            squares += mean * mean;
+        for (size_t i = 0; i < n; i++) {
+            sum += host[i];
+            squares += (double)host[i] * host[i];
         }
     }
     free(host);
-    device_free(dev, device);
-    double variance = squares / n - sum / n * (sum / n);
+    device_free(dev, latents);
+    double variance = squares / count - sum / count * (sum / count);
     return variance > 0 ? (float)(1 / sqrt(variance)) : 1;
 }
 

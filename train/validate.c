@@ -1,7 +1,9 @@
 #include "train/validate.h"
 #include "data/draw.h"
 #include "model/sampler.h"
+#include "eval/frame.h"
 #include "eval/settings.h"
+#include "eval/stats.h"
 #include "util/error.h"
 #include "util/file.h"
 #include "util/threads.h"
@@ -141,27 +143,6 @@ static void batch_loss(Validator *v, Pipeline *pipeline, Arena *arena, const Hos
     }
 }
 
-static Image to_image(const float *picture, int R) {
-    Image image = image_new(R, R, 3);
-    for (int i = 0; i < R * R * 3; i++) {
-        float x = picture[i] * 255 + 0.5f;
-        image.pixels[i] = (uint8_t)(x < 0 ? 0 : x > 255 ? 255 : x);
-    }
-    return image;
-}
-
-static double mean_square(const float *a, const float *b, size_t n) {
-    double sum = 0;
-    for (size_t i = 0; i < n; i++) { sum += ((double)a[i] - b[i]) * ((double)a[i] - b[i]); }
-    return sum / (double)n;
-}
-
-static Image mask_image(const uint8_t *mask, int R) {
-    Image image = image_new(R, R, 1);
-    for (int i = 0; i < R * R; i++) { image.pixels[i] = mask[i] ? 255 : 0; }
-    return image;
-}
-
 typedef struct {
     Image images[SHEET_ROWS * SHEET_COLUMNS];
     char *captions[SHEET_ROWS * SHEET_COLUMNS];
@@ -174,10 +155,10 @@ static void show_sample(Sheet *sheet, const float *input, const float *predictio
     if (sheet->rows == SHEET_ROWS) { return; }
     int k = SHEET_COLUMNS * sheet->rows;
     Image *images = sheet->images + k;
-    images[0] = to_image(input, R);
-    images[1] = to_image(prediction, R);
-    images[2] = mask_image(mask, R);
-    images[3] = mask_image(truth, R);
+    images[0] = float_image(input, R, R);
+    images[1] = float_image(prediction, R, R);
+    images[2] = mask_image(mask, R, R);
+    images[3] = mask_image(truth, R, R);
     sheet->captions[k] = xprintf("%s%s", row->class_name, row->seen ? "" : " (unseen)");
     sheet->captions[k + 2] = xprintf("IoU %.2f", pair_iou(&row->score));
     sheet->rows++;
