@@ -123,7 +123,9 @@ static void write_moments(const Optimizer *opt, const char *folder, Device *dev)
     const float *arrays[] = {opt->m, opt->v};
     SafetensorsWriter *w = NULL;
     if (folder) {
-        char *path = xprintf("%s/trainer/optimizer.safetensors", folder);
+        char *trainer = xprintf("%s/trainer", folder), *path = xprintf("%s/optimizer.safetensors", trainer);
+        make_folders(trainer);
+        free(trainer);
         int64_t shape[] = {(int64_t)opt->total};
         w = safetensors_writer(path);
         safetensors_declare(w, "exp_avg", DTYPE_F32, 1, shape);
@@ -161,24 +163,29 @@ static void write_state(const TrainOptions *o, int step, const Optimizer *opt, c
     free(path);
 }
 
-// Makes a new checkpoint's folder under a temporary name, with the parts that are not trained.
-static char *begin_folder(const TrainOptions *o, const char *base, int step, const char *module) {
-    char *path = checkpoint_path(o->out, step), *work = temporary_name(path);
-    char *trainer = xprintf("%s/trainer", work);
+// Begins the folder `path` under a temporary name, with the parts of the pipeline `base` except one, without trainer/.
+static char *begin_folder(const char *path, const char *base, const char *except) {
+    char *work = temporary_name(path), *trainer = xprintf("%s/trainer", work);
     remove_tree(work);
     cleanup_add(work);
-    pipeline_link(base, work, module);
+    pipeline_link(base, work, except);
     remove_tree(trainer);
-    make_folders(trainer);
     free(trainer);
-    free(path);
     return work;
+}
+
+static void finish_folder(const char *path, char *work) {
+    commit_rename(work, path);
+    cleanup_remove(work);
+    free(work);
 }
 
 char *checkpoint_write(const TrainOptions *o, const char *base, int step, const Trained *t, const Optimizer *opt,
                        Device *dev) {
     if (opt->comm->rank > 0 && !opt->sharded) { return NULL; }
-    char *work = opt->comm->rank == 0 ? begin_folder(o, base, step, t->module) : NULL;
+    char *path = checkpoint_path(o->out, step);
+    char *work = opt->comm->rank == 0 ? begin_folder(path, base, t->module) : NULL;
+    free(path);
     write_module(t, opt, opt->master, work, "", dev);
     if (opt->ema) { write_module(t, opt, opt->ema, work, "_ema", dev); }
     write_moments(opt, work, dev);
@@ -188,9 +195,7 @@ char *checkpoint_write(const TrainOptions *o, const char *base, int step, const 
 
 char *checkpoint_commit(const TrainOptions *o, int step, char *work) {
     char *path = checkpoint_path(o->out, step);
-    commit_rename(work, path);
-    cleanup_remove(work);
-    free(work);
+    finish_folder(path, work);
     remove_but(o->out, o->checkpoints_total_limit ? o->checkpoints_total_limit : INT_MAX);
     return path;
 }
@@ -287,16 +292,8 @@ void checkpoint_load(const TrainOptions *o, const char *checkpoint, const Traine
 }
 
 void checkpoint_publish(const char *checkpoint, const char *out) {
-    char *model = xprintf("%s/model", out), *work = temporary_name(model);
-    char *trainer = xprintf("%s/trainer", work);
-    remove_tree(work);
-    cleanup_add(work);
-    pipeline_link(checkpoint, work, NULL);
+    char *model = xprintf("%s/model", out), *work = begin_folder(model, checkpoint, NULL);
     settings_copy(checkpoint, work);
-    remove_tree(trainer);
-    commit_rename(work, model);
-    cleanup_remove(work);
-    free(trainer);
-    free(work);
+    finish_folder(model, work);
     free(model);
 }

@@ -68,9 +68,9 @@ typedef struct {
     Feed feed;
     floatX *weights; // joint buffers of encoder and decoder
     float *grads;
-    float *images;                    // (B, R, R, 3) on the device, owned by the feed
-    float *host_images, *host_losses; // (B, R, R, 3) and (B) pinned, for validation
-    int B, R, r, L;                   // batch, side of pictures and latents, latent channels
+    float *images;      // (B, R, R, 3) on the device, owned by the feed
+    float *host_images; // the same, for validation
+    int B, R, r, L;     // batch, side of pictures and latents, latent channels
 } VAETrainer;
 
 // Moves encoder and decoder into one buffer, so that norm and update are one launch each.
@@ -180,10 +180,11 @@ static double reconstruct(VAETrainer *t, float *decoded, int first, PictureKind 
     load_images(t, &t->validation, first, kind, dev);
     vae_step(t, &t->trainer.arena, t->trainer.step.losses, NULL, 0, false, dev);
     device_copy(dev, decoded, t->images, B * size * sizeof(float), false);
-    device_copy(dev, t->host_losses, t->trainer.step.losses, B * sizeof(float), false);
+    float losses[B];
+    device_copy(dev, losses, t->trainer.step.losses, sizeof losses, false);
     device_sync(dev);
     double sum = 0;
-    for (size_t i = 0; i < B; i++) { sum += t->host_losses[i]; }
+    for (size_t i = 0; i < B; i++) { sum += losses[i]; }
     return sum;
 }
 
@@ -284,8 +285,7 @@ static void open_feed(VAETrainer *t, Device *dev) {
     size_t bytes = (size_t)(t->B * t->R * t->R * 3) * sizeof(float);
     feed_open(&t->feed, &bytes, 1, 1, fill_batch, t, dev);
     t->images = t->feed.inputs[0];
-    t->host_images = device_alloc_pinned(dev, bytes);
-    t->host_losses = device_alloc_pinned(dev, (size_t)t->B * sizeof *t->host_losses);
+    t->host_images = xmalloc(bytes);
 }
 
 static void open_model(VAETrainer *t, Device *dev) {
@@ -311,8 +311,7 @@ static void close_all(VAETrainer *t, Device *dev) {
     coco_free(&t->validation_coco);
     free(t->classes);
     free(t->validation_classes);
-    device_free_pinned(dev, t->host_images);
-    device_free_pinned(dev, t->host_losses);
+    free(t->host_images);
     Params *parts[] = {&t->encoder->params, &t->decoder->params};
     for (int i = 0; i < 2; i++) { parts[i]->weights = NULL, parts[i]->grads = NULL; } // they lie in the joint buffers
     pipeline_close(&t->pipeline, dev);

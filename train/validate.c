@@ -17,22 +17,20 @@ static const uint64_t VALIDATION_SEED = 1; // of noise and timesteps; independen
 static void encode_constants(Validator *v, const char *base, Device *dev) {
     const Diffusion *d = &v->diffusion;
     Pipeline vae = pipeline_open(base, PART_VAE_ENCODER, 0, dev);
-    int R = v->shards.info.resolution;
-    size_t pixels = (size_t)(R * R * 3), latent = (size_t)(d->h * d->w * d->L);
+    int R = v->shards.info.resolution, pixels = R * R * 3;
+    size_t bytes = (size_t)pixels * sizeof(float), latent_bytes = (size_t)(d->h * d->w * d->L) * sizeof(float);
     Arena arena = arena_create(dev, pipeline_encode_bytes(&vae, 1, R, R, dev));
-    float *picture = device_alloc(dev, pixels * sizeof(float)), *z = device_alloc(dev, latent * sizeof(float));
-    float *host = xmalloc(pixels * sizeof(float)), **to[] = {&v->black, &v->white};
+    float *picture = device_alloc(dev, bytes), *host = xmalloc(bytes), **to[] = {&v->black, &v->white};
     for (int k = 0; k < 2; k++) {
-        for (size_t i = 0; i < pixels; i++) { host[i] = k ? 1.0f : -1.0f; }
-        *to[k] = xmalloc(latent * sizeof(float));
-        device_copy(dev, picture, host, pixels * sizeof(float), false);
-        pipeline_encode(&vae, &arena, z, picture, 1, R, R, dev);
-        device_copy(dev, *to[k], z, latent * sizeof(float), false);
+        for (int i = 0; i < pixels; i++) { host[i] = k ? 1.0f : -1.0f; }
+        *to[k] = xmalloc(latent_bytes);
+        device_copy(dev, picture, host, bytes, false);
+        pipeline_encode(&vae, &arena, v->image, picture, 1, R, R, dev);
+        device_copy(dev, *to[k], v->image, latent_bytes, false);
         device_sync(dev);
     }
     free(host);
     device_free(dev, picture);
-    device_free(dev, z);
     arena_destroy(&arena);
     pipeline_close(&vae, dev);
 }
@@ -56,11 +54,8 @@ bool validator_open(Validator *v, const UNetOptions *o, const char *base, const 
     v->count = o->train.validation_samples < v->shards.samples ? o->train.validation_samples : (int)v->shards.samples;
     size_t rows = (size_t)d->B, latents = rows * (size_t)(d->h * d->w * d->L) * sizeof(float);
     v->scalars = device_alloc(dev, sizeof *v->scalars);
-    v->host_scalars = device_alloc_pinned(dev, sizeof *v->host_scalars);
     v->losses = device_alloc(dev, rows * sizeof(float));
-    v->host_losses = device_alloc_pinned(dev, rows * sizeof(float));
     v->timesteps = device_alloc(dev, rows * sizeof(float));
-    v->host_timesteps = device_alloc_pinned(dev, rows * sizeof(float));
     v->image = device_alloc(dev, latents);
     v->target = device_alloc(dev, latents);
     v->weight = device_alloc(dev, rows * (size_t)(d->h * d->w) * sizeof(float));
@@ -74,9 +69,6 @@ bool validator_open(Validator *v, const UNetOptions *o, const char *base, const 
 void validator_close(Validator *v, Device *dev) {
     void *buffers[] = {v->scalars, v->losses, v->timesteps, v->image, v->target, v->weight, v->context};
     for (size_t i = 0; i < sizeof buffers / sizeof *buffers; i++) { device_free(dev, buffers[i]); }
-    device_free_pinned(dev, v->host_scalars);
-    device_free_pinned(dev, v->host_losses);
-    device_free_pinned(dev, v->host_timesteps);
     free(v->black);
     free(v->white);
     shards_close(&v->shards);
@@ -124,22 +116,22 @@ static void batch_loss(Validator *v, Pipeline *pipeline, Arena *arena, const Hos
                        int draw, Validation *result, Device *dev) {
     Diffusion *d = &v->diffusion;
     size_t n = (size_t)(d->B * d->h * d->w);
-    *v->host_scalars = (StepScalars){
+    float losses[d->B], timesteps[d->B];
+    const StepScalars scalars = {
         .seed = VALIDATION_SEED, .step = (uint32_t)draw, .first_sample = (uint64_t)first, .grad_scale = 1};
-    device_copy(dev, v->scalars, v->host_scalars, sizeof *v->scalars, false);
+    device_copy(dev, v->scalars, &scalars, sizeof scalars, false);
     device_copy(dev, v->image, b->image, n * (size_t)d->L * sizeof(float), false);
     device_copy(dev, v->target, b->target, n * (size_t)d->L * sizeof(float), false);
     device_copy(dev, v->weight, b->weight, n * sizeof(float), false);
     context_gather(v->context, v->table, b->class_index, d->B, pipeline, dev);
     diffusion_step(d, arena, v->losses, v->scalars, 0, false, dev);
     sample_timesteps(v->timesteps, d->B, d->schedule->T, 0, v->scalars, dev); // as diffusion_step drew them
-    device_copy(dev, v->host_losses, v->losses, (size_t)d->B * sizeof(float), false);
-    device_copy(dev, v->host_timesteps, v->timesteps, (size_t)d->B * sizeof(float), false);
+    device_copy(dev, losses, v->losses, sizeof losses, false);
+    device_copy(dev, timesteps, v->timesteps, sizeof timesteps, false);
     device_sync(dev);
     for (int i = 0; i < rows; i++) {
-        result->loss += v->host_losses[i] / ((double)v->count * v->options->validation_draws);
-        result->losses[result->loss_count++] =
-            (ValidationLoss){first + i, (int)v->host_timesteps[i], v->host_losses[i]};
+        result->loss += losses[i] / ((double)v->count * v->options->validation_draws);
+        result->losses[result->loss_count++] = (ValidationLoss){first + i, (int)timesteps[i], losses[i]};
     }
 }
 
