@@ -77,6 +77,26 @@ const char *format_share(double share, char text[16]) {
     return text;
 }
 
+int count_sizes(const char *sizes) {
+    int count = 1;
+    while ((sizes = strchr(sizes, ','))) { sizes++, count++; }
+    return count;
+}
+
+const char *format_shape(const char *sizes, const int *size, char text[96]) {
+    int used = 0;
+    for (int i = 0; i < count_sizes(sizes); i++) {
+        used += snprintf(text + used, 96 - (size_t)used, "%s%d", i ? "," : "", size[i]);
+    }
+    return text;
+}
+
+void print_timing(const BenchResult *r, const Peaks *peaks) {
+    char share[16];
+    printf(" %12.2f %9.1f %8.1f %8s", 1e6 * r->seconds, 1e-9 * r->row.flops / r->seconds,
+           1e-9 * r->row.bytes / r->seconds, format_share(roofline_share(&r->row, r->seconds, peaks), share));
+}
+
 void print_peaks(const Device *dev, const Peaks *p) {
     if (p->bytes_per_s == 0) {
         printf("%s: not enough free memory to measure the peak rates\n", device_name(dev));

@@ -64,6 +64,11 @@ void bench_layer(Bench *b, const BenchLayer *layer, const char *model, const int
 double roofline_share(const TraceRow *row, double seconds, const Peaks *peaks);
 // Such a share as " 87%", or "-" for 0.
 const char *format_share(double share, char text[16]);
+int count_sizes(const char *sizes); // 5 for "B,HW,C,G,silu"
+// Their values as "16,256,32,8,1" into text.
+const char *format_shape(const char *sizes, const int *size, char text[96]);
+// Microseconds, GFLOP/s, GB/s and share of the roofline of a result, in columns.
+void print_timing(const BenchResult *result, const Peaks *peaks);
 void print_peaks(const Device *dev, const Peaks *peaks);
 
 // ---- bench_step.c: a whole training step ---------------------------------------------------------------------------

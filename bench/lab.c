@@ -375,24 +375,17 @@ static int parse_version(const char *text, const LabLayer *layer) {
 
 static void print_head(const LabLayer *layer, const int *size, bool timed, const Device *dev, const Peaks *peaks) {
     if (timed) { print_peaks(dev, peaks); }
-    printf("%s, %s = %d", layer->function, layer->sizes, size[0]);
-    int i = 1;
-    for (const char *p = strchr(layer->sizes, ','); p; p = strchr(p + 1, ',')) { printf(",%d", size[i++]); }
-    printf("\n  %-55s %8s", "version", "error");
+    char shape[96];
+    printf("%s, %s = %s\n", layer->function, layer->sizes, format_shape(layer->sizes, size, shape));
+    printf("  %-55s %8s", "version", "error");
     if (timed) { printf(" %12s %9s %8s %8s", "us", "GFLOP/s", "GB/s", "roofline"); }
     printf("\n");
 }
 
 static void print_row(const LabLayer *layer, int version, const LabResult *r, const Peaks *peaks) {
-    const double seconds = r->timing.seconds;
     const char *what = lab_has_steps() ? layer->versions[version - 1] : "the CPU's own";
     printf("  %d  %-52s %8.1e", version, what, r->error);
-    if (seconds > 0) {
-        char share[16];
-        printf(" %12.2f %9.1f %8.1f %8s", 1e6 * seconds, 1e-9 * r->timing.row.flops / seconds,
-               1e-9 * r->timing.row.bytes / seconds,
-               format_share(roofline_share(&r->timing.row, seconds, peaks), share));
-    }
+    if (r->timing.seconds > 0) { print_timing(&r->timing, peaks); }
     printf("\n");
     fflush(stdout);
 }

@@ -234,10 +234,7 @@ int cmd_eval(int argc, char **argv) {
                          .ema = o.answer.ema,
                          .steps = o.answer.steps ? o.answer.steps : settings.steps,
                          .ensemble = o.answer.ensemble,
-                         .per_class = o.per_class,
-                         .limit = o.limit,
-                         .absent = o.absent,
-                         .seed = (uint64_t)o.seed,
+                         .pairs = {o.per_class, o.limit, o.absent, NULL, (uint64_t)o.seed},
                          .resamples = o.resamples};
     Evaluation v = {.rule = settings_rule(&settings, o.answer.model, &o.mask)};
     v.table_count = parse_steps_table(v.table);
@@ -246,8 +243,8 @@ int cmd_eval(int argc, char **argv) {
     if (o.tune_on) { tune(crops, &p, &settings, &v.rule, &record, &dev); }
 
     bool *seen = seen_flags(&dataset, &settings), *wanted = wanted_flags(&dataset, seen);
-    PairOptions options = {o.per_class, o.limit, o.absent, wanted, (uint64_t)o.seed};
-    Pair *pairs = dataset_pairs(&dataset, &options, &v.count);
+    record.pairs.wanted = wanted;
+    Pair *pairs = dataset_pairs(&dataset, &record.pairs, &v.count);
     if (v.count == 0) { die("%s: no pair of a picture and a class to evaluate", dataset.where); }
     v.pairs = pairs;
     v.seen = seen;

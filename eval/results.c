@@ -89,7 +89,7 @@ static void put_short(const Writer *w, const char *key, int kind, Group g) {
 
 // Returns the model's summary.
 static Summary put_group(const Writer *w, const char *key, Group g) {
-    Summary model = summary_with(w, SCORE_MODEL, g, w->record->resamples, w->record->seed);
+    Summary model = summary_with(w, SCORE_MODEL, g, w->record->resamples, w->record->pairs.seed);
     json_open_map(w->gen, key);
     put_summary_fields(w->gen, &model);
     json_open_map(w->gen, "floors");
@@ -202,10 +202,10 @@ static void put_record(yajl_gen gen, const EvalRecord *o, const Evaluation *v, c
     json_put_integer(gen, "resolution", o->resolution);
     json_put_integer(gen, "steps", o->steps);
     json_put_integer(gen, "ensemble", o->ensemble);
-    json_put_integer(gen, "seed", (long long)o->seed);
-    json_put_integer(gen, "per_class", o->per_class);
-    json_put_integer(gen, "limit", o->limit);
-    json_put_number(gen, "absent", o->absent);
+    json_put_integer(gen, "seed", (long long)o->pairs.seed);
+    json_put_integer(gen, "per_class", o->pairs.per_class);
+    json_put_integer(gen, "limit", o->pairs.limit);
+    json_put_number(gen, "absent", o->pairs.absent);
     json_put_integer(gen, "bootstrap_resamples", o->resamples);
     put_rule(gen, &v->rule);
     json_put_string(gen, "device", o->device);

@@ -7,9 +7,9 @@
 typedef struct {
     const char *model, *where, *protocol, *command, *device, *tuned_on;
     bool ema;
-    int resolution, steps, ensemble, tune_pairs, per_class, limit;
-    double absent, tune_miou;
-    uint64_t seed;
+    int resolution, steps, ensemble, tune_pairs;
+    PairOptions pairs;
+    double tune_miou;
     int resamples; // of the bootstrap
 } EvalRecord;
 

@@ -115,10 +115,6 @@ static void write_module(const Trained *t, const Optimizer *opt, const float *ar
     free(file);
 }
 
-enum { PIECE = 1 << 22 }; // floats copied through the host at a time
-
-static size_t piece_at(const Optimizer *opt, size_t i) { return opt->total - i < PIECE ? opt->total - i : PIECE; }
-
 static void write_moments(const Optimizer *opt, const char *folder, Device *dev) {
     const float *arrays[] = {opt->m, opt->v};
     SafetensorsWriter *w = NULL;
@@ -133,12 +129,9 @@ static void write_moments(const Optimizer *opt, const char *folder, Device *dev)
         free(path);
     }
     for (int a = 0; a < 2; a++) {
-        for (size_t i = 0; i < opt->total; i += PIECE) {
-            size_t count = piece_at(opt, i);
-            float *piece = gather(opt, arrays[a], i, count, dev);
-            if (w) { safetensors_write(w, piece, count * sizeof(float)); }
-            free(piece);
-        }
+        float *host = gather(opt, arrays[a], 0, opt->total, dev);
+        if (w) { safetensors_write(w, host, opt->total * sizeof(float)); }
+        free(host);
     }
     if (w) { safetensors_finish(w); }
 }
@@ -205,13 +198,10 @@ static void read_moment(const Optimizer *opt, float *array, const Safetensors *f
     if (!tensor || tensor->count != (int64_t)opt->total || tensor->dtype != DTYPE_F32) {
         die("%s: tensor \"%s\" is missing or not of %zu F32 elements", file->path, name, opt->total);
     }
-    float *piece = xmalloc(PIECE * sizeof(float));
-    for (size_t i = 0; i < opt->total; i += PIECE) {
-        size_t count = piece_at(opt, i);
-        tensor_to_float(tensor, (int64_t)i, (int64_t)count, piece);
-        optimizer_store(opt, array, i, count, piece, dev);
-    }
-    free(piece);
+    float *host = xmalloc(opt->total * sizeof(float));
+    tensor_to_float(tensor, 0, tensor->count, host);
+    optimizer_store(opt, array, 0, opt->total, host, dev);
+    free(host);
 }
 
 static void read_module(const Trained *t, const Optimizer *opt, float *array, const char *model, const char *suffix,
