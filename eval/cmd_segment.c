@@ -75,17 +75,17 @@ static void dump_noise(Sampler *s, Device *dev) {
 }
 
 typedef struct {
-    float *pixels, *input, *prediction; // (H, W, 3): in [-1, 1]; in [0, 1] after the VAE; what the model drew
+    float *input, *prediction; // (H, W, 3) in [0, 1]: after the VAE; what the model drew
 } Pictures;
 
 static Pictures run(Pipeline *p, const ModelSettings *settings, const Frame *frame, const Image *rgb, Device *dev) {
     int f = vae_factor(&p->vae_decoder.config);
     Sampler s = sampler_create(p, 1, frame->H / f, frame->W / f, dev);
     size_t count = (size_t)frame->H * frame->W * 3 * sizeof(float);
-    Pictures pictures = {xmalloc(count), xmalloc(count), xmalloc(count)};
-    float *latent = xmalloc((size_t)s.h * s.w * s.L * sizeof *latent);
-    frame_picture(frame, rgb, pictures.pixels);
-    sampler_encode(&s, latent, pictures.pixels, 1, dev);
+    Pictures pictures = {xmalloc(count), xmalloc(count)};
+    float *pixels = xmalloc(count), *latent = xmalloc((size_t)s.h * s.w * s.L * sizeof *latent);
+    frame_picture(frame, rgb, pixels);
+    sampler_encode(&s, latent, pixels, 1, dev);
     sampler_decode_latents(&s, pictures.input, latent, 1, dev);
     char *prompt = settings_text(settings, o.text);
     floatX *context = context_table(p, (const char *const[]){prompt}, 1, dev);
@@ -94,6 +94,7 @@ static Pictures run(Pipeline *p, const ModelSettings *settings, const Frame *fra
                      o.answer.steps ? o.answer.steps : settings->steps, o.answer.ensemble, (uint64_t)o.seed, dev);
     device_free(dev, context);
     sampler_destroy(&s, dev);
+    free(pixels);
     free(latent);
     free(prompt);
     return pictures;
@@ -143,7 +144,6 @@ int cmd_segment(int argc, char **argv) {
     double share = write_pictures(&rgb, &frame, &pictures, &rule);
     printf("\"%s\" covers %.1f%% of %s (%.2f s); wrote %s-mask.png, -prediction.png, -overlay.png\n", o.text,
            100 * share, o.image, now_seconds() - started, o.out);
-    free(pictures.pixels);
     free(pictures.input);
     free(pictures.prediction);
     image_free(&rgb);
