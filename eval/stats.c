@@ -29,19 +29,15 @@ double percentile(double *values, int n, double share) {
 }
 
 typedef struct {
-    double value;
+    double value; // first, for by_value
     int index;
 } Ranked;
-
-static int by_ranked_value(const void *a, const void *b) {
-    return by_value(&((const Ranked *)a)->value, &((const Ranked *)b)->value);
-}
 
 // ranks (n), from 1; equal values share the mean of their places.
 static void rank(double *ranks, const double *values, int n) {
     Ranked *sorted = xmalloc(((size_t)n + 1) * sizeof *sorted);
     for (int i = 0; i < n; i++) { sorted[i] = (Ranked){values[i], i}; }
-    qsort(sorted, (size_t)n, sizeof *sorted, by_ranked_value);
+    qsort(sorted, (size_t)n, sizeof *sorted, by_value);
     for (int i = 0, end; i < n; i = end) {
         for (end = i + 1; end < n && sorted[end].value == sorted[i].value;) { end++; }
         for (int k = i; k < end; k++) { ranks[sorted[k].index] = 0.5 * (i + 1 + end); }

@@ -63,8 +63,7 @@ typedef struct {
     VAEDecoder *decoder;
     Coco coco, validation_coco;
     bool *classes, *validation_classes;
-    PictureOptions training, validation;
-    Pictures *pictures;
+    Pictures training, validation, scenes; // scenes: the training pictures in the data set's order
     Feed feed;
     floatX *weights; // joint buffers of encoder and decoder
     float *grads;
@@ -128,7 +127,7 @@ static void vae_step(void *data, Arena *arena, float *losses, const StepScalars 
 // Called by the feed's thread.
 static void fill_batch(void *data, long long number, void *const *arrays) {
     VAETrainer *t = data;
-    pictures_read(t->pictures, number, arrays[0]);
+    pictures_read(&t->training, number, arrays[0]);
 }
 
 static void next_batch(void *data, Device *dev) {
@@ -149,9 +148,9 @@ static char *validation_split(const VAEOptions *o) {
 }
 
 // t->images = host_images = a batch of one kind from position `first` on.
-static void load_images(VAETrainer *t, const PictureOptions *options, int first, PictureKind kind, Device *dev) {
+static void load_images(VAETrainer *t, const Pictures *from, int first, PictureKind kind, Device *dev) {
     size_t size = (size_t)(t->R * t->R * 3), B = (size_t)t->B;
-    for (size_t i = 0; i < B; i++) { pictures_at(options, NULL, first + (int)i, kind, t->host_images + i * size); }
+    for (size_t i = 0; i < B; i++) { pictures_at(from, first + (int)i, kind, t->host_images + i * size); }
     device_copy(dev, t->images, t->host_images, B * size * sizeof(float), false);
     device_sync(dev);
 }
@@ -226,7 +225,7 @@ static float measure_scaling(VAETrainer *t, Device *dev) {
     double sum = 0, squares = 0, count = (double)(SCALING_BATCHES * n);
     t->encoder->config.scaling_factor = 1;
     for (int b = 0; b < SCALING_BATCHES; b++) {
-        load_images(t, &t->training, b * t->B, KIND_SCENE, dev);
+        load_images(t, &t->scenes, b * t->B, KIND_SCENE, dev);
         pipeline_encode(&t->pipeline, &t->trainer.arena, latents, t->images, t->B, t->R, t->R, dev);
         device_copy(dev, host, latents, n * sizeof(float), false);
         device_sync(dev);
@@ -257,24 +256,25 @@ static void open_pictures(VAETrainer *t) {
     const Comm *comm = &t->trainer.comm;
     t->coco = coco_open(o->data, o->train.split, o->source);
     t->classes = classes_parse(&t->coco, "--classes", "all", NULL);
-    t->training = (PictureOptions){.coco = &t->coco,
-                                   .classes = t->classes,
-                                   .resolution = t->R,
-                                   .min_side = o->min_side,
-                                   .mix_overlay = o->mix_overlay,
-                                   .mix_mask = o->mix_mask,
-                                   .seed = (uint64_t)o->train.seed,
-                                   .rank = comm->rank,
-                                   .world = comm->world,
-                                   .rows = t->B,
-                                   .workers = o->dataloader_num_workers,
-                                   .start = t->trainer.log.first_step * train_samples(&o->train, comm->world)};
-    t->pictures = pictures_open(&t->training);
+    t->scenes = (Pictures){.coco = &t->coco,
+                           .classes = t->classes,
+                           .resolution = t->R,
+                           .min_side = o->min_side,
+                           .mix_overlay = o->mix_overlay,
+                           .mix_mask = o->mix_mask,
+                           .seed = (uint64_t)o->train.seed,
+                           .rank = comm->rank,
+                           .world = comm->world,
+                           .rows = t->B,
+                           .workers = o->dataloader_num_workers,
+                           .start = t->trainer.log.first_step * train_samples(&o->train, comm->world)};
+    t->training = t->scenes;
+    pictures_open(&t->training);
     if (o->train.validate_every == 0 || comm->rank > 0) { return; }
     char *split = validation_split(o);
     t->validation_coco = coco_open(o->data, split, o->source);
     t->validation_classes = classes_parse(&t->validation_coco, "--classes", "all", NULL);
-    t->validation = t->training;
+    t->validation = t->scenes;
     t->validation.coco = &t->validation_coco;
     t->validation.classes = t->validation_classes;
     t->validation.seed = 1; // independent of --seed, so that runs are comparable
@@ -306,7 +306,7 @@ static void open_model(VAETrainer *t, Device *dev) {
 
 static void close_all(VAETrainer *t, Device *dev) {
     feed_close(&t->feed, dev);
-    pictures_close(t->pictures);
+    pictures_close(&t->training);
     coco_free(&t->coco);
     coco_free(&t->validation_coco);
     free(t->classes);
