@@ -49,8 +49,10 @@ LDLIBS          = $(LIBRARY_LIBS) -lpthread -lm
 
 # ---- Sources ---------------------------------------------------------------------------------------------------------
 # A folder may include headers only of the folders before it (data: only of util).
+# PLAIN: the kernels as plain loops, which only tests link.
+PLAIN      := kernels/reference.c
 FOLDERS    := util kernels/runtime kernels model data eval eval/report train bench
-objects_of = $(foreach c,$(filter-out $(OTHER_BACKEND),$(wildcard $(1)/*.c)),$(call object,$(c:.c=.o)))
+objects_of = $(foreach c,$(filter-out $(OTHER_BACKEND) $(PLAIN),$(wildcard $(1)/*.c)),$(call object,$(c:.c=.o)))
 object     = $(if $(filter kernels/% bench/lab.o tests/%,$(1)),$(BUILD),$(HOST))/$(1)
 
 .PHONY: all program
@@ -81,7 +83,7 @@ $(HOST)/data/image.o: private OPT += -fno-sanitize=shift
 # Objects that depend on the backend: kernels/, the kernel lab, tests. Tests use -O2: they are built more than run.
 $(BUILD)/tests/%.o: private OPT := $(OPT:-O3=-O2)
 # Products are rounded before they are added: what is 0 on paper, as the gradient of a softmax over one key, is 0.
-$(BUILD)/kernels/reference.o: private CFLAGS += -ffp-contract=off
+$(PLAIN:%.c=$(BUILD)/%.o): private CFLAGS += -ffp-contract=off
 $(BUILD)/%.o: %.c $(BUILD)/flags
 	@mkdir -p $(@D)
 	@echo "CC $<$(if $(filter-out cpu,$(BACKEND)), ($(BACKEND)))"
@@ -141,4 +143,4 @@ compile_commands.json: ## write the compile command of each C file, for editors
 help: ## print this list
 	@cat $(MAKEFILE_LIST) | sed -nE 's/^([a-z_.-]+):.*## (.*)/\1\t\2/p' | expand -t 24
 
--include $(OBJ:.o=.d) $(HOST)/cocogold.d $(TEST_BIN:=.d)
+-include $(OBJ:.o=.d) $(PLAIN:%.c=$(BUILD)/%.d) $(HOST)/cocogold.d $(TEST_BIN:=.d)

@@ -1,7 +1,6 @@
 // The kernel lab: tensors of a function, one version's call, and the check of its result.
 #include "bench/lab.h"
 #include "bench/lab/steps.h"
-#include "kernels/reference.h"
 #include "util/error.h"
 #include <math.h>
 #include <stdio.h>
@@ -24,21 +23,17 @@ double lab_tolerance(void) { return sizeof(floatX) == sizeof(float) ? 1e-5 : 1e-
 
 // ---- On the host ---------------------------------------------------------------------------------------------------
 
-// What the device holds, as reference.c takes it.
-static double *host_floats(const Lab *lab, const float *x, size_t n) {
-    float *narrow = xmalloc(n * sizeof *narrow);
-    double *values = xmalloc(n * sizeof *values);
-    device_copy(lab->dev, narrow, x, n * sizeof *narrow, false);
+static float *host_floats(const Lab *lab, const float *x, size_t n) {
+    float *values = xmalloc(n * sizeof *values);
+    device_copy(lab->dev, values, x, n * sizeof *values, false);
     device_sync(lab->dev);
-    for (size_t i = 0; i < n; i++) { values[i] = narrow[i]; }
-    free(narrow);
     return values;
 }
 
-static double *host_values(const Lab *lab, const floatX *x, size_t n) {
+static float *host_values(const Lab *lab, const floatX *x, size_t n) {
     float *wide = device_alloc(lab->dev, n * sizeof *wide);
     cast_to_float(wide, x, n, lab->dev);
-    double *values = host_floats(lab, wide, n);
+    float *values = host_floats(lab, wide, n);
     device_free(lab->dev, wide);
     return values;
 }
@@ -54,15 +49,6 @@ static void compare(Distance *d, double value, double reference) {
 }
 static double relative(Distance d) { return sqrt(d.difference) / sqrt(d.norm > 0 ? d.norm : 1); }
 static double larger(double a, double b) { return a > b || isnan(a) ? a : b; }
-
-// The same over n values; frees both.
-static double distance(double *values, double *references, size_t n) {
-    Distance d = {0, 0};
-    for (size_t i = 0; i < n; i++) { compare(&d, values[i], references[i]); }
-    free(values);
-    free(references);
-    return relative(d);
-}
 
 // The stride between checked results, so that about `wanted` of n are checked. It is odd, to reach all channels.
 static size_t every(size_t n, size_t wanted) { return n <= wanted ? 1 : (n / wanted) | 1; }
@@ -96,7 +82,7 @@ static void call_conv2d(const Lab *lab) {
     STEP(lab, lab_conv2d_forward(lab->version, k->out, k->inp, k->weight, k->bias, k->c, lab->dev));
 }
 
-static double conv2d_at(const ConvCase *k, const double *inp, const double *weight, size_t i) {
+static double conv2d_at(const ConvCase *k, const float *inp, const float *weight, size_t i) {
     const Conv2d *c = &k->c;
     int oc = (int)(i % c->OC), ox = (int)(i / c->OC % k->OW), oy = (int)(i / c->OC / k->OW % k->OH);
     size_t b = i / c->OC / k->OW / k->OH;
@@ -104,17 +90,17 @@ static double conv2d_at(const ConvCase *k, const double *inp, const double *weig
     for (int tap = 0; tap < c->K * c->K; tap++) {
         int y = oy * c->stride + tap / c->K - c->pad_before, x = ox * c->stride + tap % c->K - c->pad_before;
         if (y < 0 || y >= c->H || x < 0 || x >= c->W) { continue; }
-        const double *from = inp + ((b * c->H + y) * c->W + x) * c->IC;
-        const double *w = weight + ((size_t)oc * c->K * c->K + tap) * c->IC;
-        for (int ic = 0; ic < c->IC; ic++) { sum += from[ic] * w[ic]; }
+        const float *from = inp + ((b * c->H + y) * c->W + x) * c->IC;
+        const float *w = weight + ((size_t)oc * c->K * c->K + tap) * c->IC;
+        for (int ic = 0; ic < c->IC; ic++) { sum += (double)from[ic] * w[ic]; }
     }
     return sum;
 }
 
 static double error_conv2d(const Lab *lab) {
     const ConvCase *k = lab->data;
-    double *out = host_values(lab, k->out, k->out_n), *inp = host_values(lab, k->inp, k->in);
-    double *weight = host_values(lab, k->weight, k->weights), *bias = host_values(lab, k->bias, (size_t)k->c.OC);
+    float *out = host_values(lab, k->out, k->out_n), *inp = host_values(lab, k->inp, k->in);
+    float *weight = host_values(lab, k->weight, k->weights), *bias = host_values(lab, k->bias, (size_t)k->c.OC);
     Distance d = {0, 0};
     for (size_t i = 0; i < k->out_n; i += every(k->out_n, 20000)) {
         compare(&d, out[i], conv2d_at(k, inp, weight, i) + bias[i % k->c.OC]);
@@ -157,25 +143,39 @@ static void call_attention(const Lab *lab) {
     STEP(lab, lab_attention_forward(lab->version, k->out, k->lse, k->q, k->k, k->v, k->a, lab->dev));
 }
 
-// Some queries, each as an attention of its own.
+// One query: its output in out[HS], returns the log-sum-exp.
+static double attention_row(double *out, double *p, const float *q, const float *k, const float *v, const Attention *a,
+                            int keys) {
+    double top = -INFINITY, sum = 0;
+    for (int t = 0; t < keys; t++) {
+        p[t] = 0;
+        for (int d = 0; d < a->HS; d++) { p[t] += (double)q[d] * k[(size_t)t * a->k_stride + d] / sqrt(a->HS); }
+        top = fmax(top, p[t]);
+    }
+    memset(out, 0, (size_t)a->HS * sizeof *out);
+    for (int t = 0; t < keys; t++) {
+        p[t] = exp(p[t] - top);
+        sum += p[t];
+        for (int d = 0; d < a->HS; d++) { out[d] += p[t] * v[(size_t)t * a->v_stride + d]; }
+    }
+    for (int d = 0; d < a->HS; d++) { out[d] /= sum; }
+    return top + log(sum);
+}
+
 static double error_attention(const Lab *lab) {
     const AttentionCase *k = lab->data;
     const Attention *a = &k->a;
     bool self = k->k == k->q + a->NH * a->HS;
     size_t rows = (size_t)a->B * a->NH * a->Tq, C = (size_t)a->NH * a->HS;
-    double *out = host_values(lab, k->out, (size_t)a->B * a->Tq * C), *lse = host_floats(lab, k->lse, rows);
-    double *q = host_values(lab, k->q, k->nq), *keys = self ? q + C : host_values(lab, k->k, k->nk);
-    double *reference = xmalloc((size_t)a->HS * sizeof *reference), log_sum;
+    float *out = host_values(lab, k->out, (size_t)a->B * a->Tq * C), *lse = host_floats(lab, k->lse, rows);
+    float *q = host_values(lab, k->q, k->nq), *keys = self ? q + C : host_values(lab, k->k, k->nk);
+    double *reference = xcalloc((size_t)a->HS + a->Tk, sizeof *reference);
     Distance d = {0, 0}, of_lse = {0, 0};
     for (size_t row = 0; row < rows; row += every(rows, 400)) {
         size_t t = row % a->Tq, h = row / a->Tq % a->NH, b = row / a->Tq / a->NH;
-        const double *of_keys = keys + b * a->Tk * a->k_stride + h * a->HS;
-        Attention one = *a;
-        one.B = one.NH = one.Tq = 1;
-        one.Tk = a->causal ? (int)t + 1 : a->Tk;
-        one.causal = false;
-        reference_attention_forward(reference, &log_sum, q + (b * a->Tq + t) * a->q_stride + h * a->HS, of_keys,
-                                    of_keys + C, one);
+        const float *of_keys = keys + b * a->Tk * a->k_stride + h * a->HS;
+        double log_sum = attention_row(reference, reference + a->HS, q + (b * a->Tq + t) * a->q_stride + h * a->HS,
+                                       of_keys, of_keys + C, a, a->causal ? (int)t + 1 : a->Tk);
         compare(&of_lse, lse[row], log_sum);
         for (int i = 0; i < a->HS; i++) { compare(&d, out[(b * a->Tq + t) * C + h * a->HS + i], reference[i]); }
     }
@@ -234,18 +234,38 @@ static void call_layernorm(const Lab *lab) {
                                     norm_eps, lab->dev));
 }
 
+// One group of one sample, whose first element is x[0].
+static void compare_group(Distance d[3], const NormCase *k, const float *x, const float *out, const float *weight,
+                          const float *bias, double mean, double rstd) {
+    int width = k->C / k->G;
+    double sum = 0, square = 0, count = (double)k->HW * width;
+    for (int i = 0; i < k->HW * width; i++) { sum += x[(size_t)(i / width) * k->C + i % width] / count; }
+    for (int i = 0; i < k->HW * width; i++) {
+        square += pow(x[(size_t)(i / width) * k->C + i % width] - sum, 2) / count;
+    }
+    double s = 1 / sqrt(square + norm_eps);
+    compare(&d[0], mean + 1, sum + 1); // a mean may be zero
+    compare(&d[1], rstd, s);
+    for (int i = 0; i < k->HW * width; i++) {
+        size_t e = (size_t)(i / width) * k->C + i % width;
+        double y = (x[e] - sum) * s * weight[i % width] + bias[i % width];
+        compare(&d[2], out[e], k->silu ? y / (1 + exp(-y)) : y);
+    }
+}
+
 static double error_norm(const Lab *lab) {
     const NormCase *k = lab->data;
-    size_t groups = (size_t)k->B * k->G, bytes = groups * sizeof(double);
-    double *inp = host_values(lab, k->inp, k->n), *weight = host_values(lab, k->weight, (size_t)k->C);
-    double *bias = host_values(lab, k->bias, (size_t)k->C), *mean = host_floats(lab, k->mean, groups);
-    double *out = xmalloc(k->n * sizeof *out), *means = xmalloc(bytes), *rstds = xmalloc(bytes);
-    reference_groupnorm_forward(out, means, rstds, inp, weight, bias, k->B, k->HW, k->C, k->G, norm_eps, k->silu);
-    for (size_t i = 0; i < groups; i++) { mean[i]++, means[i]++; } // a mean may be zero
-    free(inp), free(weight), free(bias);
-    double of_mean = distance(mean, means, groups),
-           of_rstd = distance(host_floats(lab, k->rstd, groups), rstds, groups);
-    return larger(distance(host_values(lab, k->out, k->n), out, k->n), larger(of_mean, of_rstd));
+    size_t groups = (size_t)k->B * k->G;
+    float *out = host_values(lab, k->out, k->n), *inp = host_values(lab, k->inp, k->n);
+    float *weight = host_values(lab, k->weight, (size_t)k->C), *bias = host_values(lab, k->bias, (size_t)k->C);
+    float *mean = host_floats(lab, k->mean, groups), *rstd = host_floats(lab, k->rstd, groups);
+    Distance d[3] = {{0, 0}};
+    for (size_t i = 0; i < groups; i++) {
+        size_t c = i % k->G * (k->C / k->G), first = i / k->G * k->HW * k->C + c;
+        compare_group(d, k, inp + first, out + first, weight + c, bias + c, mean[i], rstd[i]);
+    }
+    free(out), free(inp), free(weight), free(bias), free(mean), free(rstd);
+    return larger(relative(d[0]), larger(relative(d[1]), relative(d[2])));
 }
 
 // ---- adam ----------------------------------------------------------------------------------------------------------
@@ -253,7 +273,7 @@ static double error_norm(const Lab *lab) {
 typedef struct {
     size_t n;
     float *master, *m, *v, *grad;
-    double *before[3]; // on the host: master, m, v
+    float *before[3]; // on the host: master, m, v
     floatX *param;
     StepScalars *scalars;
     GradNorm *norm;
@@ -289,15 +309,21 @@ static void call_adam(const Lab *lab) {
 // fp32 state must agree to 1e-5 in every precision, so its error is scaled to the tolerance.
 static double error_adam(const Lab *lab) {
     const AdamCase *k = lab->data;
-    const float *state[3] = {k->master, k->m, k->v};
-    double *grad = host_floats(lab, k->grad, k->n), *param = xmalloc(k->n * sizeof *param), of_state = 0;
-    reference_adam_update(k->before[0], param, k->before[1], k->before[2], grad, &adam_norm, beta1, beta2, adam_eps,
-                          decay, k->n, &adam_scalars);
-    for (int i = 0; i < 3; i++) {
-        of_state = larger(of_state, distance(host_floats(lab, state[i], k->n), k->before[i], k->n));
+    float *p = host_floats(lab, k->master, k->n), *m = host_floats(lab, k->m, k->n), *v = host_floats(lab, k->v, k->n);
+    float *grad = host_floats(lab, k->grad, k->n), *param = host_values(lab, k->param, k->n);
+    Distance d[4] = {{0, 0}};
+    for (size_t i = 0; i < k->n; i++) {
+        double g = (double)adam_norm.factor * grad[i];
+        double mi = beta1 * (double)k->before[1][i] + (1 - (double)beta1) * g;
+        double vi = beta2 * (double)k->before[2][i] + (1 - (double)beta2) * g * g;
+        double step = mi / adam_scalars.bias1 / (sqrt(vi / adam_scalars.bias2) + adam_eps);
+        double pi = k->before[0][i] - (double)adam_scalars.lr * (step + (double)decay * k->before[0][i]);
+        compare(&d[0], p[i], pi), compare(&d[1], m[i], mi), compare(&d[2], v[i], vi), compare(&d[3], param[i], pi);
     }
-    free(grad);
-    return larger(of_state * lab_tolerance() / 1e-5, distance(host_values(lab, k->param, k->n), param, k->n));
+    free(p), free(m), free(v), free(grad), free(param);
+    for (int i = 0; i < 3; i++) { free(k->before[i]); }
+    double of_state = larger(relative(d[0]), larger(relative(d[1]), relative(d[2])));
+    return larger(of_state * lab_tolerance() / 1e-5, relative(d[3]));
 }
 
 // ---- The table -----------------------------------------------------------------------------------------------------

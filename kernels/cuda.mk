@@ -3,7 +3,7 @@
 
 CODE := $(BACKEND:ptx=cuda)
 ifneq ($(BACKEND),cpu)
-OTHER_BACKEND := $(filter-out kernels/reference.c,$(wildcard kernels/*.c)) kernels/runtime/device.c kernels/runtime/comm.c
+OTHER_BACKEND := $(wildcard kernels/*.c) kernels/runtime/device.c kernels/runtime/comm.c
 KERNEL_CU_OBJ := $(patsubst %.cu,$(BUILD)/%.cu.o,$(wildcard kernels/*.cu kernels/runtime/*.cu))
 # The kernel lab's versions (bench/README.md), linked into the program and into tests/bench/test_lab.
 LAB_CU_OBJ    := $(patsubst %.cu,$(BUILD)/%.cu.o,$(wildcard bench/lab/*.cu))

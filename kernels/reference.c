@@ -1,5 +1,6 @@
 // Every function of kernels.h as the plain loops over its definition, in double: what each layer means, to be read
-// before LAYER.c and LAYER.cu, which compute the same faster. Tests and the kernel lab (bench/lab.c) compare the two.
+// before LAYER.c and LAYER.cu, which compute the same faster. Tests compare the two; the program does not contain this
+// file.
 //
 // reference_NAME takes the arguments of NAME without the device, arrays and numbers as double. What kernels.h says of
 // layouts, NULL, beta, dresidual and overlapping arguments holds here too. A gradient is derived by hand; that it is

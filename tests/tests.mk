@@ -17,7 +17,8 @@ LINK_train   := $(LINK_eval) $(call linked,train)
 LINK_bench   := $(HOST)/bench/bench.o $(BUILD)/bench/lab.o $(HOST)/eval/stats.o $(LAB_CU_OBJ) $(LINK_kernels)
 
 define test_rule
-$(BUILD)/tests/$(1)/%: $(BUILD)/tests/$(1)/%.o $$(LINK_$(1)) $$(if $$(filter kernels model,$(1)),$(HOST)/model/safetensors.o)
+$(BUILD)/tests/$(1)/%: $(BUILD)/tests/$(1)/%.o $$(LINK_$(1)) $$(if $$(filter kernels model,$(1)),$(HOST)/model/safetensors.o) \
+    $$(if $$(filter kernels,$(1)),$(PLAIN:%.c=$(BUILD)/%.o))
 	@echo "LD $$@"
 	$$(Q)$$(CC) $$(CFLAGS) $$(sort $$^) -o $$@ $$(LDLIBS) -lcmocka
 endef
