@@ -19,9 +19,6 @@
 
 enum { BQ = 64, BK = 64 }; // queries (a multiple of NR) and keys of a tile
 
-static inline int min(int a, int b) { return a < b ? a : b; }
-static inline int ceil_div(int a, int b) { return (a + b - 1) / b; }
-
 // The offset of the first element of token t, head h, sample b.
 static inline size_t token(int b, int t, int h, int T, int stride, int HS) {
     return ((size_t)b * T + t) * stride + (size_t)h * HS;

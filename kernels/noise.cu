@@ -146,7 +146,6 @@ static __global__ void __launch_bounds__(THREADS)
     add_levels(float *out, double *partial, const float *coarse, int room, const float *timesteps, float strength,
                bool annealed, int T, int H, int W, int C, const StepScalars *s) {
     __shared__ Levels k;
-    __shared__ double scratch[64];
     const size_t b = blockIdx.y, n = (size_t)H * W * C;
     draw_levels(&k, s->first_sample + b, H, W, C, s);
     const int e = (int)first_element(V), c = e % C, x = e / C % W, y = e / C / W;
@@ -168,28 +167,16 @@ static __global__ void __launch_bounds__(THREADS)
             square += (double)v[j] * v[j];
         }
     }
-    sum = block_sum(sum, scratch);
-    square = block_sum(square, scratch + 32);
-    if (threadIdx.x == 0) {
-        partial[2 * (b * gridDim.x + blockIdx.x)] = sum;
-        partial[2 * (b * gridDim.x + blockIdx.x) + 1] = square;
-    }
+    store_block_sums(partial, sum, square);
 }
 
 // out / its standard deviation over the sample (n - 1). Every block adds up its sample's sums.
 template <int V>
 static __global__ void __launch_bounds__(THREADS)
     divide_by_deviation(float *out, const double *partial, int chunks, size_t n) {
-    __shared__ double scratch[64];
     const size_t b = blockIdx.y, e = first_element(V);
-    double sum = 0, square = 0;
-    for (int i = threadIdx.x; i < chunks; i += THREADS) {
-        sum += partial[2 * (b * chunks + i)];
-        square += partial[2 * (b * chunks + i) + 1];
-    }
-    sum = block_sum(sum, scratch);
-    square = block_sum(square, scratch + 32);
-    const double about_mean = square - sum * sum / n;
+    const TwoSums sums = sample_sums(partial, b, chunks); // of the result and of its squares
+    const double about_mean = sums.second - sums.first * sums.first / n;
     if (n < 2 || about_mean <= 0 || e >= n) { return; } // NaN continues
     const float factor = (float)(1 / sqrt(about_mean / (n - 1)));
     float v[V];
@@ -386,15 +373,10 @@ void ddim_step(float *x, const floatX *model_out, float alpha_cumprod_t, float a
     const size_t count = (size_t)B * n;
     if (!device_launch(dev, "ddim_step", ddim_step_cost(B, n))) { return; }
     const Schedule now(alpha_cumprod_t), previous(alpha_cumprod_prev);
-    DdimFactors k = {0, 0, 0, 1, clip_x0 > 0 ? clip_x0 : INFINITY, previous.alpha, previous.sigma};
+    DdimFactors k = {0, 0, 0, 0, clip_x0 > 0 ? clip_x0 : INFINITY, previous.alpha, previous.sigma};
     x0_factors(&k.x0_x, &k.x0_out, prediction, now);
     // eps: the model's output itself, alpha out + sigma x for v, (x - alpha x0) / sigma for a sample.
-    if (prediction == PREDICT_V) {
-        k.eps_x = now.sigma;
-        k.eps_out = now.alpha;
-    } else if (prediction == PREDICT_SAMPLE) {
-        k.eps_x = 1 / now.sigma;
-        k.eps_out = -now.alpha / now.sigma;
-    }
+    k.eps_x = prediction == PREDICT_V ? now.sigma : prediction == PREDICT_SAMPLE ? 1 / now.sigma : 0;
+    k.eps_out = prediction == PREDICT_V ? now.alpha : prediction == PREDICT_SAMPLE ? -now.alpha / now.sigma : 1;
     launch<ddim>(dev, blocks_for(count, VEC, FEW_THREADS), FEW_THREADS, 0, x, model_out, k, count);
 }

@@ -107,6 +107,12 @@ VECMATH_FN float fast_sigmoidf(float x) {
     return (x < 0 ? e : 1.0f) / (1.0f + e);
 }
 
+// The derivative of silu(x) = x s, s = 1 / (1 + exp(-x)): s (1 + x (1 - s)).
+VECMATH_FN float fast_silu_slope(float x) {
+    float s = fast_sigmoidf(x);
+    return s * (1.0f + x * (1.0f - s));
+}
+
 // t R(t) of Phi(-a) = exp(-a^2 / 2) t R(t), a >= 0, t = 1 / (1 + 0.35 a): the form of Hastings 1955.
 VECMATH_FN float normal_tail(float t) {
     float r = -0.029146174f;
