@@ -1,13 +1,6 @@
 // The VAE's diagonal Gaussian (Kingma & Welling 2013, arXiv 1312.6114).
 #include "kernels/elementwise.cuh"
-
-#define LOGVAR_MIN (-30.0f)
-#define LOGVAR_MAX 20.0f
-
-__device__ static float clamp_logvar(float v) {
-    v = v < LOGVAR_MIN ? LOGVAR_MIN : v; // NaN stays NaN
-    return v > LOGVAR_MAX ? LOGVAR_MAX : v;
-}
+#include "kernels/formulas.h"
 
 // V latents of moments (N, 2L): a thread reads V means or V log-variances, so that a warp reads whole sectors. It gets
 // the other half from its neighbour if V = L, else from memory. All threads of a warp must take part.

@@ -5,7 +5,7 @@
 // computed once and kept.
 #include "kernels/cost.h"
 #include "kernels/cpu.h"
-#include "kernels/vecmath.h"
+#include "kernels/formulas.h"
 #include <math.h>
 
 enum { CHUNK = 4096 };
@@ -100,15 +100,6 @@ void weighted_mse_loss(float *loss, floatX *dpred, const floatX *pred, const flo
         loss[b] = (float)(sum * over);
         if (dpred) { cell_gradient(dpred + (size_t)b * n, p, t, w, (float)(2 * scale * over), cells, C); }
     }
-}
-
-// f = (1 - exp(-e))^gamma for e >= 0, without the cancellation of 1 - exp(-e) for small e.
-static inline float focal_factor(float e, float gamma) {
-    float series = e * (1 - e / 2 * (1 - e / 3 * (1 - e / 4 * (1 - e / 5 * (1 - e / 6)))));
-    float base = e < 0.125f ? series : 1 - fast_expf(-e);
-    float power = fast_expf(gamma * fast_logf(base < 1e-37f ? 1e-37f : base));
-    float at_zero = gamma == 0 ? 1 : 0;
-    return e != e ? e : base < 1e-37f ? at_zero : power; // NaN stays NaN
 }
 
 void focal_mse_loss(float *loss, floatX *dpred, const floatX *pred, const float *target, float gamma, float scale,

@@ -3,7 +3,7 @@
 // A sample is cut into chunks, one per block. A block sums in fp64; a second kernel adds the chunks in order. Losses
 // with weights need the sum of the weights before the gradient, which takes a second pass over the (small) prediction.
 #include "kernels/elementwise.cuh"
-#include "kernels/vecmath.h"
+#include "kernels/formulas.h"
 
 // Number of blocks for the `vectors` of a sample: enough for any card, few enough to be added by one block.
 static int chunks_for(int vectors, int threads) { return min(ceil_div(vectors, threads), 128); }
@@ -90,15 +90,6 @@ void l1_mse_loss(float *loss, floatX *dpred, const floatX *pred, const float *ta
                  int B, int n, Device *dev) {
     const bool run = device_launch(dev, "l1_mse_loss", l1_mse_loss_cost(dpred, B, n));
     difference<true>(loss, dpred, pred, target, mse_weight, scale, B, n, dev, run);
-}
-
-// f = (1 - exp(-e))^gamma for e >= 0, without the cancellation of 1 - exp(-e) for small e.
-__device__ static float focal_factor(float e, float gamma) {
-    const float series = e * (1 - e / 2 * (1 - e / 3 * (1 - e / 4 * (1 - e / 5 * (1 - e / 6)))));
-    const float base = e < 0.125f ? series : 1 - fast_expf(-e);
-    const float power = fast_expf(gamma * fast_logf(base < 1e-37f ? 1e-37f : base));
-    const float at_zero = gamma == 0 ? 1 : 0;
-    return e != e ? e : base < 1e-37f ? at_zero : power; // NaN stays NaN
 }
 
 // Sum over a cell's C channels of (p - t)^2; i is its first element.
