@@ -170,12 +170,6 @@ static void name_split(const Options *o, char name[32]) {
 
 // ---- what to do
 
-static const Coco *sorted_coco;
-static int by_id(const void *a, const void *b) {
-    int64_t x = sorted_coco->pictures[*(const int *)a].id, y = sorted_coco->pictures[*(const int *)b].id;
-    return (x > y) - (x < y);
-}
-
 static void choose_classes(Encoder *e, bool train) {
     Path seen_file = path_of("%s/classes/seen.txt", e->o.data);
     bool texts = e->o.text_list != TEXTS_NAMES; // all classes by default
@@ -199,10 +193,7 @@ static void choose_classes(Encoder *e, bool train) {
 static void open_data(Encoder *e) {
     const Options *o = &e->o;
     e->coco = coco_open(o->data, o->split, o->source);
-    e->order = xcalloc((size_t)e->coco.picture_count + 1, sizeof *e->order);
-    for (int i = 0; i < e->coco.picture_count; i++) { e->order[i] = i; }
-    sorted_coco = &e->coco;
-    qsort(e->order, (size_t)e->coco.picture_count, sizeof *e->order, by_id);
+    e->order = coco_by_id(&e->coco);
     e->shards_per_pass = (e->coco.picture_count + o->shard_size - 1) / o->shard_size;
     if ((long long)e->shards_per_pass * o->passes > 99999) {
         die("--shard-size %d: %d pictures in %d passes would be more than 99999 shards", o->shard_size,

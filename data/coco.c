@@ -90,6 +90,20 @@ int *coco_shuffled(const Coco *coco, Random random) {
     return order;
 }
 
+static const Coco *sorted_coco;
+static int by_id(const void *a, const void *b) {
+    int64_t x = sorted_coco->pictures[*(const int *)a].id, y = sorted_coco->pictures[*(const int *)b].id;
+    return (x > y) - (x < y);
+}
+
+int *coco_by_id(const Coco *coco) {
+    int *order = xcalloc((size_t)coco->picture_count + 1, sizeof *order);
+    for (int i = 0; i < coco->picture_count; i++) { order[i] = i; }
+    sorted_coco = coco;
+    qsort(order, (size_t)coco->picture_count, sizeof *order, by_id);
+    return order;
+}
+
 int coco_find_category(const Coco *coco, const char *name) {
     for (int i = 0; i < coco->category_count; i++) {
         if (strcmp(coco->categories[i].name, name) == 0) { return i; }

@@ -68,6 +68,7 @@ void coco_free(Coco *coco);
 const char **coco_class_names(const Coco *coco); // free the list, but not the names
 // A random permutation of the pictures (Fisher-Yates), freed by the caller.
 int *coco_shuffled(const Coco *coco, Random random);
+int *coco_by_id(const Coco *coco);                          // the pictures sorted by their ids, freed by the caller
 int coco_find_category(const Coco *coco, const char *name); // index, or -1
 char *coco_picture_path(const Coco *coco, int picture);     // freed by the caller
 

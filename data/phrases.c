@@ -10,19 +10,12 @@ enum { NAMED = 5 }; // entries that are named before the others are only counted
 typedef struct {
     const Coco *coco;
     Phrases p;
-    int *by_id; // pictures sorted by id
-    size_t phrase_room, object_room;
-    size_t object_count;
-    long long entry; // its number, from 1
+    int *by_id;       // pictures sorted by id
+    int object_count; // of p.objects
+    long long entry;  // its number, from 1
 } Reader;
 
 // ---- pictures and objects
-
-static const Coco *sorted_coco;
-static int by_id(const void *a, const void *b) {
-    int64_t x = sorted_coco->pictures[*(const int *)a].id, y = sorted_coco->pictures[*(const int *)b].id;
-    return (x > y) - (x < y);
-}
 
 static int find_picture(const Reader *r, int64_t id) {
     int low = 0, high = r->coco->picture_count - 1;
@@ -54,7 +47,7 @@ static void leave_out(Reader *r, const char *problem) {
 // Appends the objects of an entry.
 static const char *read_objects(Reader *r, yajl_val entry, Phrase *phrase) {
     yajl_val id = json_find(entry, "ann_id"), nothing = json_find(entry, "no_target");
-    phrase->first = (int)r->object_count;
+    phrase->first = r->object_count;
     if (nothing && YAJL_IS_TRUE(nothing)) { return NULL; }
     if (!id || !(YAJL_IS_INTEGER(id) || YAJL_IS_ARRAY(id))) { return "has no \"ann_id\", expected an id or a list"; }
     size_t count = YAJL_IS_ARRAY(id) ? YAJL_GET_ARRAY(id)->len : 1;
@@ -67,10 +60,7 @@ static const char *read_objects(Reader *r, yajl_val entry, Phrase *phrase) {
         for (int k = phrase->first; k < phrase->first + phrase->count; k++) {
             if (r->p.objects[k] == object) { return "has an \"ann_id\" twice"; }
         }
-        if (r->object_count == r->object_room) {
-            r->object_room = 2 * r->object_room + 64;
-            r->p.objects = xrealloc(r->p.objects, r->object_room * sizeof *r->p.objects);
-        }
+        GROW(r->p.objects, r->object_count);
         r->p.objects[r->object_count++] = object;
         int category = r->coco->segments[object].category;
         phrase->category = !phrase->count || phrase->category == category ? category : -1;
@@ -88,7 +78,7 @@ static const char *read_kind(Reader *r, yajl_val entry, Phrase *phrase) {
         if (strcmp(r->p.kinds[phrase->kind], name) == 0) { return NULL; }
     }
     if (r->p.kind_count == MAX_KINDS) { return "has one \"kind\" more than 64"; }
-    r->p.kinds = xrealloc(r->p.kinds, (size_t)(r->p.kind_count + 1) * sizeof *r->p.kinds);
+    GROW(r->p.kinds, r->p.kind_count);
     r->p.kinds[r->p.kind_count++] = xstrdup(name);
     return NULL;
 }
@@ -115,10 +105,7 @@ static const char *add_text(Reader *r, yajl_val value, const Phrase *phrase) {
     char *text = xprintf("%.*s", (int)length, from);
     const char *problem = text_problem(text);
     if (!problem) {
-        if ((size_t)r->p.count == r->phrase_room) {
-            r->phrase_room = 2 * r->phrase_room + 64;
-            r->p.phrases = xrealloc(r->p.phrases, r->phrase_room * sizeof *r->p.phrases);
-        }
+        GROW(r->p.phrases, r->p.count);
         Phrase *added = &r->p.phrases[r->p.count++];
         *added = *phrase;
         int number = text_table_add(&r->p.texts, text); // may move the list of texts, but no text
@@ -130,7 +117,7 @@ static const char *add_text(Reader *r, yajl_val value, const Phrase *phrase) {
 
 static void read_entry(Reader *r, yajl_val entry) {
     Phrase phrase = {.category = -1};
-    size_t objects = r->object_count;
+    int objects = r->object_count;
     const char *problem = read_picture(r, entry, &phrase);
     if (!problem && r->p.captions) { problem = add_text(r, json_find(entry, "caption"), &phrase); }
     if (!problem && !r->p.captions) { problem = read_objects(r, entry, &phrase); }
@@ -190,10 +177,7 @@ Phrases phrases_open(const Coco *coco, bool captions) {
     Reader r = {.coco = coco, .p = {.captions = captions}};
     r.p.path = path_beside(coco, captions ? "captions" : "refs");
     if (!file_exists(r.p.path)) { die("%s: does not exist, expected beside %s", r.p.path, coco->path); }
-    r.by_id = xcalloc((size_t)coco->picture_count + 1, sizeof *r.by_id);
-    for (int i = 0; i < coco->picture_count; i++) { r.by_id[i] = i; }
-    sorted_coco = coco;
-    qsort(r.by_id, (size_t)coco->picture_count, sizeof *r.by_id, by_id);
+    r.by_id = coco_by_id(coco);
     Json json = json_read(r.p.path);
     yajl_val list = find_list(&json, captions);
     for (size_t i = 0; i < YAJL_GET_ARRAY(list)->len; i++) {

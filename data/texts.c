@@ -21,10 +21,6 @@ static size_t slot_of(const TextTable *t, const char *text) {
 
 // Keeps at least half of the slots free.
 static void make_room(TextTable *t) {
-    if (t->count == t->room) {
-        t->room = t->room ? 2 * t->room : 64;
-        t->texts = xrealloc(t->texts, (size_t)t->room * sizeof *t->texts);
-    }
     if (2 * ((size_t)t->count + 1) <= t->slot_count) { return; }
     t->slot_count = t->slot_count ? 2 * t->slot_count : 128;
     free(t->slots);
@@ -37,6 +33,7 @@ int text_table_add(TextTable *t, const char *text) {
     make_room(t);
     size_t slot = slot_of(t, text);
     if (!t->slots[slot]) {
+        GROW(t->texts, t->count);
         t->texts[t->count++] = xstrdup(text);
         t->slots[slot] = t->count;
     }

@@ -10,7 +10,6 @@ enum { TEXT_BYTES = 4096 }; // most bytes of a text
 typedef struct {
     int count;
     char **texts;   // (count)
-    int room;       // of `texts`
     int32_t *slots; // (slot_count, a power of two) index + 1, 0: free; open addressing
     size_t slot_count;
 } TextTable;

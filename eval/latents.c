@@ -22,7 +22,7 @@ typedef struct {
     Arena arena;
     int R, r, L, cells;                // side of pictures and of latents; channels; r r L
     float *pixels, *latents;           // on the device: (batch, R, R, 3), (batch, r, r, L)
-    float *host_pixels, *host_latents; // the same, pinned
+    float *host_pixels;                // (batch, R, R, 3)
     uint8_t *masks;                    // (1 + MAX_VARIANTS, R, R)
     Gathered targets[REPRESENTATIONS]; // of the true masks
     Gathered empties[REPRESENTATIONS]; // of the empty masks
@@ -43,16 +43,14 @@ static void encode(Work *w, float *latents, int n) {
     size_t pixels = (size_t)n * (size_t)(w->R * w->R * 3), count = (size_t)n * (size_t)w->cells;
     device_copy(w->dev, w->pixels, w->host_pixels, pixels * sizeof(float), false);
     pipeline_encode(w->a->pipeline, &w->arena, w->latents, w->pixels, n, w->R, w->R, w->dev);
-    device_copy(w->dev, w->host_latents, w->latents, count * sizeof(float), false);
+    device_copy(w->dev, latents, w->latents, count * sizeof(float), false);
     device_sync(w->dev);
-    memcpy(latents, w->host_latents, count * sizeof(float));
 }
 
 // picture (R, R, 3) in [0, 1].
 static void decode(Work *w, float *picture, const float *latent) {
     size_t pixels = (size_t)(w->R * w->R * 3);
-    memcpy(w->host_latents, latent, (size_t)w->cells * sizeof(float));
-    device_copy(w->dev, w->latents, w->host_latents, (size_t)w->cells * sizeof(float), false);
+    device_copy(w->dev, w->latents, latent, (size_t)w->cells * sizeof(float), false);
     pipeline_decode(w->a->pipeline, &w->arena, w->pixels, w->latents, 1, w->r, w->r, w->dev);
     device_copy(w->dev, w->host_pixels, w->pixels, pixels * sizeof(float), false);
     device_sync(w->dev);
@@ -74,12 +72,6 @@ static void encode_variants(Work *w, const Sample *s, int variants, int represen
 
 // ---- measures ------------------------------------------------------------------------------------------------------
 
-static double mean_square(const float *a, const float *b, int n) {
-    double sum = 0;
-    for (int i = 0; i < n; i++) { sum += ((double)a[i] - b[i]) * ((double)a[i] - b[i]); }
-    return sum / n;
-}
-
 // A latent cell corresponds to a square of pixels.
 static bool cell_touched(const Work *w, int y, int x) {
     int f = w->R / w->r;
@@ -93,7 +85,7 @@ static bool cell_touched(const Work *w, int y, int x) {
 static double share_inside(const Work *w, const float *a, const float *b) {
     double in = 0, all = 0;
     for (int i = 0; i < w->r * w->r; i++) {
-        double here = mean_square(a + (size_t)i * (size_t)w->L, b + (size_t)i * (size_t)w->L, w->L);
+        double here = mean_square(a + (size_t)i * (size_t)w->L, b + (size_t)i * (size_t)w->L, (size_t)w->L);
         all += here;
         if (cell_touched(w, i / w->r, i % w->r)) { in += here; }
     }
@@ -108,7 +100,7 @@ static void measure(Work *w, LatentSample *out, int representation) {
     for (int v = 0; v < out->variants; v++) {
         const float *latent = w->variants + (size_t)(v + 1) * (size_t)w->cells;
         const MaskVariant *variant = &out->variant[v];
-        double mse = r->mse[v] = mean_square(latent, w->variants, w->cells);
+        double mse = r->mse[v] = mean_square(latent, w->variants, (size_t)w->cells);
         iou[v] = variant->iou;
         closeness[v] = -mse;
         if (variant->pixels == 1) { one_pixel += mse, misses++; }
@@ -184,8 +176,7 @@ static Work work_create(const LatentAnalysis *a, Device *dev) {
     size_t size = (size_t)w.R * (size_t)w.R, batch = (size_t)a->batch, cells = (size_t)w.cells;
     w.pixels = device_alloc(dev, batch * size * 3 * sizeof(float));
     w.latents = device_alloc(dev, batch * cells * sizeof(float));
-    w.host_pixels = device_alloc_pinned(dev, batch * size * 3 * sizeof(float));
-    w.host_latents = device_alloc_pinned(dev, batch * cells * sizeof(float));
+    w.host_pixels = xmalloc(batch * size * 3 * sizeof(float));
     w.masks = xmalloc((1 + MAX_VARIANTS) * size);
     w.variants = xmalloc((1 + MAX_VARIANTS) * cells * sizeof(float));
     w.reproduced = xmalloc(size * 3 * sizeof(float));
@@ -201,8 +192,7 @@ static void work_destroy(Work *w) {
     arena_destroy(&w->arena);
     device_free(w->dev, w->pixels);
     device_free(w->dev, w->latents);
-    device_free_pinned(w->dev, w->host_pixels);
-    device_free_pinned(w->dev, w->host_latents);
+    free(w->host_pixels);
     free(w->masks);
     free(w->variants);
     free(w->reproduced);

@@ -10,6 +10,9 @@ typedef struct {
     bool absent; // what is asked for is not in the picture
     int text;    // shards: index of the text in the set's texts; else the category
     int kind;    // of phrases
+    // Random: decides whether the pair stays when there are too many. It depends only on seed, picture and class, so
+    // that a smaller cap picks a subset.
+    uint64_t key;
 } Pair;
 
 typedef struct {

@@ -57,6 +57,9 @@ text=(pretrain --model text --shards captions --train-text-encoder --train-batch
 generate=(generate --model cpu-text/model --text "a red circle" --steps 2 --count 1 --guidance 3)
 check "pretrain on cpu" "$cpu/cocogold" "${text[@]}" --out cpu-text
 check "generate on cpu" "$cpu/cocogold" "${generate[@]}" --out cpu-drawn
+check "encode phrases on cpu" "$cpu/cocogold" "${encode[@]}" --out phrases --texts phrases
+texts=("${train[@]}" --shards phrases --train-batch-size 3 --max-train-steps 3)
+check "train on phrases on cpu" "$cpu/cocogold" "${texts[@]}" --out cpu-texts
 check "segment on cpu" "$cpu/cocogold" "${segment[@]}" --out cpu-picture
 check "eval on cpu" "$cpu/cocogold" "${eval[@]}" --out cpu-eval
 
@@ -72,6 +75,12 @@ for precision in fp32 bf16; do
         --checkpoint-every 6 --out again-$precision --resume
     check "$precision: same losses" diff <(numbers $precision) <(numbers again-$precision)
     check "$precision: same bits" cmp $precision/model/unet/*.safetensors again-$precision/model/unet/*.safetensors
+    check "$precision: train on phrases" "${emulated[@]}" "${texts[@]}" --out $precision-texts
+    check "$precision: $(same_losses $precision-texts cpu-texts "$(tolerance $precision 1e-5 2e-2)" 3) from cpu" \
+        same_losses $precision-texts cpu-texts "$(tolerance $precision 1e-5 2e-2)" 3
+    check "$precision: texts embedded with each batch, streams at random" env EMU_DELAY=random:5 "${emulated[@]}" "${texts[@]}" \
+        --out $precision-batches --text-memory 0
+    check "$precision: same bits" cmp $precision-{texts,batches}/model/unet/diffusion_pytorch_model.safetensors
     check "$precision: segment" "${emulated[@]}" "${segment[@]}" --out $precision-picture
     close "$precision: the prediction" $precision-picture-prediction.png cpu-picture-prediction.png "$(tolerance $precision 3e-3 3e-2)"
     check "$precision: pretrain with the text encoder" "${emulated[@]}" "${text[@]}" --out $precision-text
