@@ -48,27 +48,22 @@ static float *difference_of(const Work *w, int representation, int index) {
     return w->differences + ((size_t)representation * (size_t)w->a->count + (size_t)index) * (size_t)w->vae.cells;
 }
 
-// How far 0 lies on the way from latent `from` to `to`, both (L); NaN if they are the same.
-static double place_of_zero(const float *from, const float *to, int L) {
-    double along = 0, square = 0;
-    for (int c = 0; c < L; c++) {
-        along -= (double)from[c] * ((double)to[c] - from[c]);
-        square += ((double)to[c] - from[c]) * ((double)to[c] - from[c]);
-    }
-    return square > 0 ? along / square : NAN;
-}
+double zero_place(ZeroPlace place) { return place.square > 0 ? place.along / place.square : NAN; }
 
-// Mean of place_of_zero over the cells of which the mask has from `least` to `most` pixels.
-static double mean_place(const Work *w, const uint8_t *mask, int representation, int least, int most) {
+// Over the cells of which the mask has from `least` to `most` pixels.
+static ZeroPlace place_of_zero(const Work *w, const uint8_t *mask, int representation, int least, int most) {
     const float *empty = latent_of(w, representation, EMPTY), *full = latent_of(w, representation, FULL);
-    int r = w->vae.r, L = w->vae.L, count = 0;
-    double sum = 0;
+    int r = w->vae.r, L = w->vae.L;
+    ZeroPlace sum = {0};
     for (int i = 0; i < r * r; i++) {
         int pixels = cell_pixels(&w->vae, mask, i / r, i % r);
-        double place = place_of_zero(empty + i * L, full + i * L, L);
-        if (pixels >= least && pixels <= most && !isnan(place)) { sum += place, count++; }
+        for (int c = i * L; pixels >= least && pixels <= most && c < (i + 1) * L; c++) {
+            double step = (double)full[c] - empty[c];
+            sum.along -= empty[c] * step;
+            sum.square += step * step;
+        }
     }
-    return count ? sum / count : NAN;
+    return sum;
 }
 
 static void analyze_object(Work *w, const Sample *s, LeakObject *out, int index) {
@@ -83,9 +78,10 @@ static void analyze_object(Work *w, const Sample *s, LeakObject *out, int index)
         const float *with = latent_of(w, k, WITH_OBJECT), *without = latent_of(w, k, EMPTY);
         float *d = difference_of(w, k, index);
         for (int i = 0; i < n * L; i++) { d[i % L * n + i / L] = with[i] - without[i]; }
-        out->of[k].zero_background = mean_place(w, s->mask, k, 0, 0);
-        out->of[k].zero_object = mean_place(w, s->mask, k, square, square);
-        if (isnan(out->of[k].zero_object)) { out->of[k].zero_object = mean_place(w, s->mask, k, 1, square); }
+        ZeroPlace *on_object = &out->of[k].on_object;
+        out->of[k].on_background = place_of_zero(w, s->mask, k, 0, 0);
+        *on_object = place_of_zero(w, s->mask, k, square, square);
+        if (on_object->square == 0) { *on_object = place_of_zero(w, s->mask, k, 1, square); }
     }
 }
 
@@ -188,30 +184,35 @@ double leak_error_rate(double nats) { return 0.5 * erfc(sqrt(2 * nats) / 2 / sqr
 
 static double median(double *values, int n) { return n ? percentile(values, n, 0.5) : NAN; }
 
+static void add_place(ZeroPlace *sum, ZeroPlace place) {
+    sum->along += place.along;
+    sum->square += place.square;
+}
+
 LeakSummary leak_summarize(const LeakObject *objects, int count, int representation, int size, int side, double signal,
                            int resamples, uint64_t seed) {
-    double *values[3 + NOISES], cells = 0;
-    for (int i = 0; i < 3 + NOISES; i++) { values[i] = xmalloc(((size_t)count + 1) * sizeof(double)); }
+    double *contrasts = xmalloc(((size_t)count + 1) * sizeof *contrasts), *nats[NOISES], cells = 0;
+    for (int k = 0; k < NOISES; k++) { nats[k] = xmalloc(((size_t)count + 1) * sizeof *nats[k]); }
+    ZeroPlace background = {0}, object = {0};
     LeakSummary s = {0};
     for (int i = 0; i < count; i++) {
         if (size != OBJECT_SIZES && object_size(objects[i].object_share) != size) { continue; }
         const Leak *leak = &objects[i].of[representation];
         cells += objects[i].object_share * side * side;
-        values[0][s.objects] = leak->contrast;
-        values[1][s.objects] = leak->zero_background;
-        values[2][s.objects] = leak->zero_object;
-        for (int k = 0; k < NOISES; k++) { values[3 + k][s.objects] = leak_nats(leak->form[k], signal); }
-        s.objects++;
+        add_place(&background, leak->on_background);
+        add_place(&object, leak->on_object);
+        for (int k = 0; k < NOISES; k++) { nats[k][s.objects] = leak_nats(leak->form[k], signal); }
+        contrasts[s.objects++] = leak->contrast;
     }
     s.cells = s.objects ? cells / s.objects : NAN;
-    s.contrast = bootstrap_mean(values[0], s.objects, resamples, seed);
-    s.zero_background = bootstrap_mean(values[1], s.objects, resamples, seed);
-    s.zero_object = bootstrap_mean(values[2], s.objects, resamples, seed);
+    s.contrast = bootstrap_mean(contrasts, s.objects, resamples, seed);
+    s.zero_background = zero_place(background), s.zero_object = zero_place(object);
     for (int k = 0; k < NOISES; k++) {
-        s.mean[k] = bootstrap_mean(values[3 + k], s.objects, resamples, seed);
-        s.median[k] = median(values[3 + k], s.objects);
+        s.mean[k] = bootstrap_mean(nats[k], s.objects, resamples, seed);
+        s.median[k] = median(nats[k], s.objects);
+        free(nats[k]);
     }
-    for (int i = 0; i < 3 + NOISES; i++) { free(values[i]); }
+    free(contrasts);
     return s;
 }
 

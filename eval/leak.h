@@ -12,15 +12,23 @@
 enum { NOISE_WHITE, NOISE_RECIPE, NOISES };
 enum { COVARIANCE_DRAWS = 256 }; // draws of the level sizes
 
+// Where latent 0 lies on the way from the latent b of the target with an empty mask (0) to the o of the one with a full
+// mask (1): sums over cells of -b (o - b) and of (o - b)^2, of which the first divided by the second is the mean of the
+// cells' places, each with weight (o - b)^2. Without the weights, cells that look almost the same under both masks
+// would decide. With them it says what noise looks like to a reader of the leak: at x_T = 0 the log-likelihood ratio of
+// o and b under white noise is a^2 / (1 - a^2) (place - 1/2) times the sum of (o - b)^2.
+typedef struct {
+    double along, square;
+} ZeroPlace;
+double zero_place(ZeroPlace place); // NaN without cells
+
 // One representation of one object.
 typedef struct {
     double contrast; // sqrt(sum d^2 / cells), with cells = the object's share of the pixels times those of the latent
-    // How far latent 0 lies on the way from the latent of the empty mask (0) to that of the full one (1): mean over
-    // cells that the object does not touch, and over cells inside it (where there is none, over those it touches). NaN:
-    // none.
-    double zero_background, zero_object;
-    double form[NOISES]; // sum of d' S^-1 d
-    double reference;    // the same under the recipe's noise on the reference latent
+    ZeroPlace on_background; // over the cells that the object does not touch
+    ZeroPlace on_object;     // over those inside it; where there is none, those it touches
+    double form[NOISES];     // sum of d' S^-1 d
+    double reference;        // the same under the recipe's noise on the reference latent
 } Leak;
 
 typedef struct {
@@ -52,8 +60,9 @@ double leak_error_rate(double nats);
 typedef struct {
     int objects;
     double cells; // mean of an object's cells
-    Interval contrast, zero_background, zero_object;
-    double median[NOISES]; // nats
+    Interval contrast;
+    double zero_background, zero_object; // over the cells of all objects
+    double median[NOISES];               // nats
     Interval mean[NOISES];
 } LeakSummary;
 

@@ -53,9 +53,12 @@ static const char *const row_names[ROWS] = {"contrast C: root of the sum of d^2 
                                             "... mean"};
 
 static Interval row_value(const LeakSummary *s, int row) {
-    const Interval of[ROWS] = {s->contrast,          s->zero_background,
-                               s->zero_object,       {s->median[NOISE_WHITE], NAN, NAN},
-                               s->mean[NOISE_WHITE], {s->median[NOISE_RECIPE], NAN, NAN},
+    const Interval of[ROWS] = {s->contrast,
+                               {s->zero_background, NAN, NAN},
+                               {s->zero_object, NAN, NAN},
+                               {s->median[NOISE_WHITE], NAN, NAN},
+                               s->mean[NOISE_WHITE],
+                               {s->median[NOISE_RECIPE], NAN, NAN},
                                s->mean[NOISE_RECIPE]};
     return of[row];
 }
@@ -109,8 +112,8 @@ static void put_summary(yajl_gen gen, const char *key, const LeakSummary *s) {
     json_put_integer(gen, "objects", s->objects);
     json_put_number(gen, "cells", s->cells);
     json_put_interval(gen, "contrast", s->contrast);
-    json_put_interval(gen, "zero_background", s->zero_background);
-    json_put_interval(gen, "zero_object", s->zero_object);
+    json_put_number(gen, "zero_background", s->zero_background);
+    json_put_number(gen, "zero_object", s->zero_object);
     for (int noise = 0; noise < NOISES; noise++) {
         json_open_map(gen, noise_keys[noise]);
         json_put_number(gen, "median", s->median[noise]);
@@ -206,8 +209,8 @@ static void write_objects(const Findings *f, const Coco *coco, const char *path)
                 o->object_share);
         for (int k = 0; k < REPRESENTATIONS; k++) {
             const Leak *l = &o->of[k];
-            fprintf(file.stream, ",%.8g,%.8g,%.8g,%.8g,%.8g,%.8g", l->contrast, l->zero_background, l->zero_object,
-                    l->form[NOISE_WHITE], l->form[NOISE_RECIPE], l->reference);
+            fprintf(file.stream, ",%.8g,%.8g,%.8g,%.8g,%.8g,%.8g", l->contrast, zero_place(l->on_background),
+                    zero_place(l->on_object), l->form[NOISE_WHITE], l->form[NOISE_RECIPE], l->reference);
         }
         fputc('\n', file.stream);
     }
@@ -308,8 +311,7 @@ static void conclusions(FILE *out, const Findings *f) {
     html(out,
          "<li>Latent 0, the mean of the noise, lies %.0f%% of the way from background to object on background cells "
          "and %.0f%% on the object's for the overlay; %.0f%% and %.0f%% for the bare mask.</li>\n",
-         100 * o->zero_background.value, 100 * o->zero_object.value, 100 * m->zero_background.value,
-         100 * m->zero_object.value);
+         100 * o->zero_background, 100 * o->zero_object, 100 * m->zero_background, 100 * m->zero_object);
     char *sentence = derivation(f);
     html(out, "<li>%s</li>\n</ul>\n", sentence);
     free(sentence);
@@ -352,23 +354,23 @@ static void table_by_signal(FILE *out, const Findings *f) {
 }
 
 static void definitions(FILE *out, const LeakRecord *r) {
-    fputs(
-        "<h2 id=\"definitions\">What the numbers mean</h2>\n<div class=\"card\"><dl>"
-        "<dt>x_T, a</dt><dd>The noisiest training sample is a &middot; target + &radic;(1 - a&sup2;) &middot; noise, "
-        "with a the root of the last cumulative alpha. Sampling begins with noise alone, a = 0.</dd>"
-        "<dt>d</dt><dd>The difference of the target's latent with the object and without it.</dd>"
-        "<dt>Evidence</dt><dd>The Kullback-Leibler divergence of x_T with and without the object: a&sup2; / (1 - "
-        "a&sup2;) / 2 &middot; d' S<sup>-1</sup> d, summed over channels, in nats. S is the covariance of the noise: "
-        "1 for white noise; for multi-resolution noise the mean over the sizes of its levels, with variance 1.</dd>"
-        "<dt>Cells</dt><dd>The object's share of the pixels times the cells of the latent.</dd>"
-        "<dt>Contrast</dt><dd>The root of the sum of d&sup2; divided by the object's cells.</dd>"
-        "<dt>Where 0 lies</dt><dd>In a cell, on the way from the latent of the target with an empty mask to the one "
-        "with a full mask. A model that has learned to read the target out of x_T takes noise, whose mean is 0, for a "
-        "target there.</dd>"
-        "<dt>Matched signal</dt><dd>The a that leaves here as much evidence as the reference latent has, which is "
-        "larger: the same objects, enlarged, at another contrast. The mean over both targets.</dd>"
-        "<dt>Intervals</dt><dd>95% percentile bootstrap of the mean over objects.</dd></dl></div>\n",
-        out);
+    fputs("<h2 id=\"definitions\">What the numbers mean</h2>\n<div class=\"card\"><dl>"
+          "<dt>x_T, a</dt><dd>The noisiest training sample is a &middot; target + &radic;(1 - a&sup2;) &middot; noise, "
+          "with a the root of the last cumulative alpha. Sampling begins with noise alone, a = 0.</dd>"
+          "<dt>d</dt><dd>The difference of the target's latent with the object and without it.</dd>"
+          "<dt>Evidence</dt><dd>The Kullback-Leibler divergence of x_T with and without the object: a&sup2; / (1 - "
+          "a&sup2;) / 2 &middot; d' S<sup>-1</sup> d, summed over channels, in nats. S is the covariance of the noise: "
+          "1 for white noise; for multi-resolution noise the mean over the sizes of its levels, with variance 1.</dd>"
+          "<dt>Cells</dt><dd>The object's share of the pixels times the cells of the latent.</dd>"
+          "<dt>Contrast</dt><dd>The root of the sum of d&sup2; divided by the object's cells.</dd>"
+          "<dt>Where 0 lies</dt><dd>On the way from the latent of the target with an empty mask to the one with a full "
+          "mask, over the cells of all objects, each with the square of the difference as weight. A model that has "
+          "learned to read the target out of x_T takes noise, whose mean is 0, for a "
+          "target there.</dd>"
+          "<dt>Matched signal</dt><dd>The a that leaves here as much evidence as the reference latent has, which is "
+          "larger: the same objects, enlarged, at another contrast. The mean over both targets.</dd>"
+          "<dt>Intervals</dt><dd>95% percentile bootstrap of the mean over objects.</dd></dl></div>\n",
+          out);
     html(out,
          "<details open><summary>How it was made</summary><p><code>%s</code></p><p class=\"small\">%d x %d pixels, "
          "%d x %d latent cells, multi-resolution noise %g, seed %llu, %s</p></details>\n",
