@@ -184,7 +184,7 @@ static void plan_step(StepPlan *p, const StepOptions *o, const StepModel *m) {
     s.options.multires_noise = 0.9;
     s.options.multires_annealed = true;
     s.unet = unet_create(&m->unet);
-    PlannedParams real = params_plan(&s.unet.params, true);
+    Params real = params_plan(&s.unet.params, true);
     s.schedule = schedule_create(&m->schedule);
     s.diffusion = diffusion_create(&s.unet, &s.schedule, &s.options, m->tokens, p->size, p->size, &plan);
     Arena arena = arena_measure(&plan);
@@ -199,7 +199,7 @@ static void plan_step(StepPlan *p, const StepOptions *o, const StepModel *m) {
     adam_update(NULL, NULL, NULL, NULL, NULL, NULL, 0.9f, 0.999f, 1e-8f, 0.01f, n, NULL, &plan);
     p->workspace = (double)plan.workspace_needed;
     schedule_free(&s.schedule);
-    params_plan_end(&s.unet.params, real);
+    s.unet.params = real;
     unet_destroy(&s.unet, &plan);
 }
 

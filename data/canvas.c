@@ -103,17 +103,9 @@ void canvas_text(Canvas *c, double x, double y, Align align, int color, const ch
 }
 
 void canvas_text_upwards(Canvas *c, double x, double y, int color, const char *text) {
-    if (c->svg) {
-        char place[64];
-        snprintf(place, sizeof place, "transform=\"translate(%.1f %.1f) rotate(-90)\"", x, y);
-        svg_text(c, place, ALIGN_CENTER, color, text);
-        return;
-    }
-    cairo_save(c->cr);
-    cairo_translate(c->cr, x, y);
-    cairo_rotate(c->cr, -M_PI / 2);
-    canvas_text(c, 0, 0, ALIGN_CENTER, color, text);
-    cairo_restore(c->cr);
+    char place[64];
+    snprintf(place, sizeof place, "transform=\"translate(%.1f %.1f) rotate(-90)\"", x, y);
+    svg_text(c, place, ALIGN_CENTER, color, text);
 }
 
 void canvas_fit_text(const Canvas *c, char *text, double width) {
@@ -160,12 +152,7 @@ void canvas_line(Canvas *c, double x0, double y0, double x1, double y1, double w
 
 void canvas_area(Canvas *c, const double *x, const double *y, int n, int color, double opacity) {
     put_points(c, x, y, n);
-    if (c->svg) {
-        fprintf(c->svg, "\" fill=\"#%06x\" fill-opacity=\"%g\"/>\n", (unsigned)color, opacity);
-        return;
-    }
-    set_color(c, color, opacity);
-    cairo_fill(c->cr);
+    fprintf(c->svg, "\" fill=\"#%06x\" fill-opacity=\"%g\"/>\n", (unsigned)color, opacity);
 }
 
 void canvas_bar(Canvas *c, double x, double y, double width, double height, int color) {

@@ -25,14 +25,14 @@ typedef enum { ALIGN_LEFT, ALIGN_CENTER, ALIGN_RIGHT } Align;
 void canvas_font(Canvas *canvas, double size, bool bold); // for the texts that follow
 double canvas_text_width(const Canvas *canvas, const char *text);
 void canvas_text(Canvas *canvas, double x, double y, Align align, int color, const char *text); // y: the baseline
-void canvas_text_upwards(Canvas *canvas, double x, double y, int color, const char *text);      // (x, y): the centre
+void canvas_text_upwards(Canvas *canvas, double x, double y, int color, const char *text); // SVG only; at the centre
 // Cuts text to `width` in place, between characters (UTF-8), and adds an ellipsis. The buffer needs 3 spare bytes.
 void canvas_fit_text(const Canvas *canvas, char *text, double width);
 
 // A line through n points. Points whose y is not finite are skipped.
 void canvas_path(Canvas *canvas, const double *x, const double *y, int n, double width, int color, bool dashed);
 void canvas_line(Canvas *canvas, double x0, double y0, double x1, double y1, double width, int color);
-// The area inside such a line.
+// The area inside such a line; SVG only.
 void canvas_area(Canvas *canvas, const double *x, const double *y, int n, int color, double opacity);
 void canvas_bar(Canvas *canvas, double x, double y, double width, double height, int color);
 void canvas_dot(Canvas *canvas, double x, double y, double radius, int color, double opacity);

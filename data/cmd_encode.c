@@ -1,9 +1,8 @@
 // cocogold encode: pictures and masks -> training samples (data/sample.h) -> VAE encoder -> HDF5 shards.
 //
-// Every pass over the data set is cut into ranges of --shard-size pictures. Each range becomes one shard, however many
-// samples its pictures give. A shard therefore depends on the options alone: a restart keeps complete shards, and
-// processes divide the shards by number (--part). While the VAE works on a batch, a thread reads and crops the next
-// one.
+// Every pass over the data set is cut into ranges of --shard-size pictures, one shard each. A shard depends on the
+// options alone: a restart keeps complete shards, and processes divide the shards by number (--part). While the VAE
+// works on a batch, a thread reads and crops the next one.
 #include "data/classes.h"
 #include "data/coco.h"
 #include "data/loader.h"
@@ -33,8 +32,6 @@
 #endif
 #define FORMAT_VERSION "1" // version of the shards and of the rules that make them
 
-enum { KINDS = 3 }; // image, overlay, mask
-
 typedef struct {
     int target_list; // index in target_lists
     char *model, *data, *split, *out, *source, *targets, *classes, *trained, *color, *part;
@@ -55,8 +52,8 @@ typedef struct {
 typedef struct {
     Sample *samples;
     SampleReason *reasons;
-    int rows, *picture_of; // (rows) index into samples
-    float *pixels[KINDS];  // (rows, R, R, 3); NULL: not asked for
+    int rows, *picture_of;  // (rows) index into samples
+    float *pixels[LATENTS]; // (rows, R, R, 3); NULL: not asked for
 } Rendered;
 
 typedef struct {
@@ -73,7 +70,7 @@ typedef struct {
     Device dev;
     Pipeline pipeline;
     Arena arena;
-    float *device_pixels, *device_latents, *latents[KINDS]; // latents: (batch, h, w, C) on the host
+    float *device_pixels, *device_latents, *latents[LATENTS]; // latents: (batch, h, w, C) on the host
 } Encoder;
 
 // ---- options
@@ -100,8 +97,7 @@ static Options parse_options(int argc, char **argv) {
         {OPT_STRING, "data", &o.data, "folder of the data set, in COCO's layout", "DIR",
          .required = "a data set in COCO's layout"},
         {OPT_STRING, "split", &o.split, "split of the data set; train2017 gives train-00000.h5", "NAME"},
-        {OPT_STRING, "source", &o.source, "annotations to read (auto prefers instances)", "KIND",
-         .choices = coco_sources},
+        SOURCE_ROW(&o.source),
         {OPT_STRING, "out", &o.out, "output folder for SPLIT-00000.h5, ... and SPLIT.json", "DIR",
          .required = "the folder for the shards"},
         {OPT_HEADING, "Samples"},
@@ -116,17 +112,12 @@ static Options parse_options(int argc, char **argv) {
          .high = 8192},
         {OPT_INT, "passes", &o.passes, "passes over the pictures, each with different crops and classes", "N", .low = 1,
          .high = 100000},
-        {OPT_DOUBLE, "absent", &o.absent, "share of samples that ask for a class absent from the crop", "SHARE",
-         .high = 1},
-        {OPT_INT, "min-side", &o.min_side, "drop pictures whose shorter side is below this", "PIXELS", .high = 1e6},
+        SAMPLE_ROWS(&o.absent, &o.min_side),
         {OPT_LONG, "seed", &o.seed, "seed of crops and classes", "SEED"},
         {OPT_HEADING, "Targets"},
         {OPT_STRING, "targets", &o.targets, "targets to encode in addition to the input", "LIST",
          .choices = target_lists, .choice = &o.target_list},
-        {OPT_STRING, "color", &o.color, "colour of the painted mask: a name, #rrggbb or R,G,B", "COLOR"},
-        {OPT_DOUBLE, "alpha", &o.alpha, "opacity of the painted mask", "SHARE"},
-        {OPT_DOUBLE, "outline", &o.outline,
-         "width of a line along the mask's border, in pixels at size 512 (the original uses 4)", "PIXELS"},
+        PAINT_ROWS(&o.color, &o.alpha, &o.outline),
         {OPT_HEADING, "Work"},
         {OPT_INT, "shard-size", &o.shard_size, "pictures per shard, the unit of restart", "N", .low = 1, .high = 1e6},
         {OPT_INT, "batch", &o.batch, "pictures per call of the VAE", "N", .low = 1, .high = 4096},
@@ -165,15 +156,12 @@ static int by_id(const void *a, const void *b) {
 }
 
 static void choose_classes(Encoder *e, bool train) {
-    char *seen_file = xprintf("%s/classes/seen.txt", e->o.data);
-    char *seen = file_exists(seen_file) ? xprintf("@%s", seen_file) : xstrdup("default14");
-    bool *sampled = classes_parse(&e->coco, "--classes",
-                                  e->o.classes ? e->o.classes
-                                  : train      ? seen
-                                               : "all-things",
-                                  NULL);
+    Path seen_file = path_of("%s/classes/seen.txt", e->o.data);
+    Path seen = file_exists(seen_file.text) ? path_of("@%s", seen_file.text) : path_of("default14");
+    const char *all = train ? seen.text : "all-things";
+    bool *sampled = classes_parse(&e->coco, "--classes", e->o.classes ? e->o.classes : all, NULL);
     bool *trained = e->o.trained || !train
-                        ? classes_parse(&e->coco, "--trained", e->o.trained ? e->o.trained : seen, NULL)
+                        ? classes_parse(&e->coco, "--trained", e->o.trained ? e->o.trained : seen.text, NULL)
                         : sampled;
     const char **names = coco_class_names(&e->coco);
     shard_info_classes(&e->info, e->coco.category_count, names);
@@ -184,8 +172,6 @@ static void choose_classes(Encoder *e, bool train) {
     if (trained != sampled) { free(trained); }
     e->sample.allowed = sampled;
     free(names);
-    free(seen);
-    free(seen_file);
 }
 
 static void open_data(Encoder *e) {
@@ -238,9 +224,7 @@ static void describe(Encoder *e) {
     e->sample.skip_damaged = true;
 }
 
-static char *shard_path(const Encoder *e, int shard) {
-    return xprintf("%s/%s-%05d.h5", e->o.out, e->info.split, shard);
-}
+static Path shard_path(const Encoder *e, int shard) { return path_of("%s/%s-%05d.h5", e->o.out, e->info.split, shard); }
 
 static ShardInfo shard_info(const Encoder *e, int shard) {
     ShardInfo info = e->info; // borrows the class table
@@ -278,27 +262,23 @@ static void add_work(Encoder *e, int shard) {
 }
 
 static void plan_work(Encoder *e) {
-    char *beyond = shard_path(e, e->info.shards);
-    if (file_exists(beyond)) {
-        die("%s: this command writes only %d shards: choose another --out, or remove these shards first", beyond,
+    Path beyond = shard_path(e, e->info.shards);
+    if (file_exists(beyond.text)) {
+        die("%s: this command writes only %d shards: choose another --out, or remove these shards first", beyond.text,
             e->info.shards);
     }
-    free(beyond);
     for (int shard = e->o.part_index - 1; shard < e->info.shards; shard += e->o.part_count) {
-        char *path = shard_path(e, shard);
-        if (file_exists(path)) {
-            check_kept(e, path, shard);
+        Path path = shard_path(e, shard);
+        if (file_exists(path.text)) {
+            check_kept(e, path.text, shard);
             e->kept_pictures += shard_info(e, shard).pictures;
         } else {
             add_work(e, shard);
         }
-        free(path);
     }
 }
 
 // ---- memory
-
-static bool wanted(const Encoder *e, int kind) { return kind == 0 || (e->info.targets & (1 << (kind - 1))); }
 
 static void allocate(Encoder *e) {
     int R = e->info.resolution;
@@ -307,8 +287,8 @@ static void allocate(Encoder *e) {
     e->arena = arena_create(&e->dev, pipeline_encode_bytes(&e->pipeline, e->o.batch, R, R, &e->dev));
     e->device_pixels = device_alloc(&e->dev, pixels);
     e->device_latents = device_alloc(&e->dev, latents);
-    for (int kind = 0; kind < KINDS; kind++) {
-        if (!wanted(e, kind)) { continue; }
+    for (int kind = 0; kind < LATENTS; kind++) {
+        if (!shard_has_latent(&e->info, kind)) { continue; }
         e->latents[kind] = device_alloc_pinned(&e->dev, latents);
         for (int i = 0; i < 2; i++) { e->rendered[i].pixels[kind] = device_alloc_pinned(&e->dev, pixels); }
     }
@@ -321,15 +301,15 @@ static void allocate(Encoder *e) {
 
 static void release(Encoder *e) {
     for (int i = 0; i < 2; i++) {
-        for (int kind = 0; kind < KINDS; kind++) {
-            if (wanted(e, kind)) { device_free_pinned(&e->dev, e->rendered[i].pixels[kind]); }
+        for (int kind = 0; kind < LATENTS; kind++) {
+            if (e->latents[kind]) { device_free_pinned(&e->dev, e->rendered[i].pixels[kind]); }
         }
         free(e->rendered[i].samples);
         free(e->rendered[i].reasons);
         free(e->rendered[i].picture_of);
     }
-    for (int kind = 0; kind < KINDS; kind++) {
-        if (wanted(e, kind)) { device_free_pinned(&e->dev, e->latents[kind]); }
+    for (int kind = 0; kind < LATENTS; kind++) {
+        if (e->latents[kind]) { device_free_pinned(&e->dev, e->latents[kind]); }
     }
     device_free(&e->dev, e->device_pixels);
     device_free(&e->dev, e->device_latents);
@@ -341,10 +321,11 @@ static void release(Encoder *e) {
 static void render_row(const Encoder *e, const Sample *s, Rendered *r, int row) {
     int R = e->info.resolution;
     size_t at = (size_t)row * (size_t)R * (size_t)R * 3;
-    image_to_floats(&s->rgb, r->pixels[0] + at);
-    for (int kind = 1; kind < KINDS; kind++) {
-        if (!wanted(e, kind)) { continue; }
-        Image target = kind == 1 ? paint_overlay(&s->rgb, s->mask, &e->paint) : paint_mask(s->mask, R, R, &e->paint);
+    image_to_floats(&s->rgb, r->pixels[LATENT_IMAGE] + at);
+    for (int kind = TARGET_OVERLAY; kind <= TARGET_MASK; kind++) {
+        if (!shard_has_latent(&e->info, kind)) { continue; }
+        Image target =
+            kind == TARGET_OVERLAY ? paint_overlay(&s->rgb, s->mask, &e->paint) : paint_mask(s->mask, R, R, &e->paint);
         image_to_floats(&target, r->pixels[kind] + at);
         image_free(&target);
     }
@@ -388,8 +369,8 @@ static void reader_start(Reader *reader, Encoder *e, long long number) {
 static void run_vae(Encoder *e, const Rendered *r) {
     size_t R = (size_t)e->info.resolution, rows = (size_t)r->rows;
     size_t latents = rows * (size_t)e->info.height * (size_t)e->info.width * (size_t)e->info.channels;
-    for (int kind = 0; kind < KINDS && rows; kind++) {
-        if (!wanted(e, kind)) { continue; }
+    for (int kind = 0; kind < LATENTS && rows; kind++) {
+        if (!shard_has_latent(&e->info, kind)) { continue; }
         device_copy(&e->dev, e->device_pixels, r->pixels[kind], rows * R * R * 3 * sizeof(float), false);
         pipeline_encode(&e->pipeline, &e->arena, e->device_latents, e->device_pixels, r->rows, (int)R, (int)R, &e->dev);
         device_copy(&e->dev, e->latents[kind], e->device_latents, latents * sizeof(float), false);
@@ -402,9 +383,9 @@ static void add_sample(const Encoder *e, ShardWriter *writer, const Sample *s, i
     size_t at = (size_t)row * (size_t)e->info.height * (size_t)e->info.width * (size_t)e->info.channels;
     ShardSample out = {
         .class_index = s->category, .image_id = s->image_id, .crop = {s->x, s->y, s->side}, .area = s->area};
-    out.image_latent = e->latents[0] + at;
-    out.target_overlay = wanted(e, 1) ? e->latents[1] + at : NULL;
-    out.target_mask = wanted(e, 2) ? e->latents[2] + at : NULL;
+    for (int kind = 0; kind < LATENTS; kind++) {
+        out.latents[kind] = shard_has_latent(&e->info, kind) ? e->latents[kind] + at : NULL;
+    }
     out.mask = xmalloc((size_t)R * (size_t)((R + 7) / 8));
     mask_pack(s->mask, R, out.mask);
     shard_add(writer, &out);
@@ -443,10 +424,8 @@ static bool encode_all(Encoder *e) {
         }
         if (n + 1 < e->work_count) { reader_start(&reader, e, n + 1); }
         if (!writer) {
-            char *path = shard_path(e, work->shard);
             ShardInfo info = shard_info(e, work->shard);
-            writer = shard_begin(path, &info);
-            free(path);
+            writer = shard_begin(shard_path(e, work->shard).text, &info);
         }
         run_vae(e, &e->rendered[n % 2]);
         add_batch(e, writer, work, &e->rendered[n % 2]);
@@ -463,11 +442,7 @@ static bool encode_all(Encoder *e) {
 // The report needs the shards of all parts; the last part to finish writes it.
 static void finish(const Encoder *e) {
     int missing = 0;
-    for (int shard = 0; shard < e->info.shards; shard++) {
-        char *path = shard_path(e, shard);
-        missing += !file_exists(path);
-        free(path);
-    }
+    for (int shard = 0; shard < e->info.shards; shard++) { missing += !file_exists(shard_path(e, shard).text); }
     if (missing) {
         printf("%s: part %s is complete; other parts still have to write %d of %d shards\n", e->o.out, e->o.part,
                missing, e->info.shards);

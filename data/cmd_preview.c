@@ -52,16 +52,14 @@ static void save_sheet(const char *path, const Shown *shown, int count, int cell
         cells[3 * i + 1] = (Cell){&shown[i].mask, shown[i].note};
         cells[3 * i + 2] = (Cell){&shown[i].target, shown[i].crop};
     }
-    Image sheet = draw_sheet(NULL, headings, cells, rows, columns, cell);
+    Image sheet = draw_sheet(headings, cells, rows, columns, cell);
     image_save(&sheet, path);
     image_free(&sheet);
     free(cells);
 }
 
 static void save_one(const char *folder, int64_t id, const char *what, const Image *image) {
-    char *path = xprintf("%s/%lld_%s.png", folder, (long long)id, what);
-    image_save(image, path);
-    free(path);
+    image_save(image, path_of("%s/%lld_%s.png", folder, (long long)id, what).text);
 }
 
 // Writes every sample's pictures as files, and samples.json with what was drawn.
@@ -83,9 +81,7 @@ static void dump(const char *folder, const Coco *coco, const Shown *shown, int c
         save_one(folder, s->image_id, "target", &shown[i].target);
     }
     yajl_gen_array_close(g);
-    char *path = xprintf("%s/samples.json", folder);
-    json_write(g, path);
-    free(path);
+    json_write(g, path_of("%s/samples.json", folder).text);
 }
 
 // Goes through the pictures in random order until `count` samples are found; returns the number found.
@@ -127,8 +123,7 @@ static Options parse_options(int argc, char **argv) {
         {OPT_STRING, "data", &o.data, "folder of the data set, in COCO's layout", "DIR",
          .required = "the folder of a data set"},
         {OPT_STRING, "split", &o.split, "name of the split, e.g. train2017 or val2017", "NAME"},
-        {OPT_STRING, "source", &o.source, "annotations to read (auto prefers instances)", "KIND",
-         .choices = coco_sources},
+        SOURCE_ROW(&o.source),
         {OPT_STRING, "out", &o.out, "the contact sheet to write (.png or .jpg)", "FILE"},
         {OPT_STRING, "dump", &o.folder, "also write every picture and samples.json into this folder", "DIR"},
         {OPT_INT, "count", &o.count, "number of samples", "N", .low = 1, .high = 1000},
@@ -138,13 +133,8 @@ static Options parse_options(int argc, char **argv) {
         {OPT_INT, "size", &o.size, "training resolution", "PIXELS", .low = 8, .high = 4096},
         {OPT_STRING, "target", &o.target, "target that training draws", "KIND", .choices = target_names,
          .choice = &o.target_index},
-        {OPT_STRING, "color", &o.color, "colour of the painted mask: a name, #rrggbb or R,G,B", "COLOR"},
-        {OPT_DOUBLE, "alpha", &o.alpha, "opacity of the painted mask", "SHARE"},
-        {OPT_DOUBLE, "outline", &o.outline,
-         "width of a line along the mask's border, in pixels at size 512 (the original uses 4)", "PIXELS"},
-        {OPT_DOUBLE, "absent", &o.absent, "share of samples that ask for a class absent from the crop", "SHARE",
-         .high = 1},
-        {OPT_INT, "min-side", &o.minimum_side, "drop pictures whose shorter side is below this", "PIXELS", .high = 1e6},
+        PAINT_ROWS(&o.color, &o.alpha, &o.outline),
+        SAMPLE_ROWS(&o.absent, &o.minimum_side),
         {OPT_INT, "pass", &o.pass, "number of the pass over the data; every pass has other crops", "N", .high = 1e9},
         {OPT_LONG, "seed", &o.seed, "seed of the order, the crops and the classes", "SEED"},
         OPTIONS_END};

@@ -9,66 +9,53 @@
 
 // A folder of pictures: DATA/SPLIT, or DATA/images/SPLIT.
 static char *find_pictures(const char *data, const char *split) {
-    char *a = xprintf("%s/%s", data, split), *b = xprintf("%s/images/%s", data, split);
-    if (!folder_exists(a) && !folder_exists(b)) {
+    Path a = path_of("%s/%s", data, split), b = path_of("%s/images/%s", data, split);
+    if (!folder_exists(a.text) && !folder_exists(b.text)) {
         die("%s: has neither the folder %s nor images/%s, expected the split's pictures", data, split, split);
     }
-    bool first = folder_exists(a);
-    free(first ? b : a);
-    return first ? a : b;
+    return xstrdup(folder_exists(a.text) ? a.text : b.text);
+}
+
+static Path annotations_path(const char *data, bool panoptic, const char *split) {
+    return path_of("%s/annotations/%s_%s.json", data, panoptic ? "panoptic" : "instances", split);
 }
 
 static bool has_annotations(const char *data, const char *split) {
-    char *instances = xprintf("%s/annotations/instances_%s.json", data, split);
-    char *panoptic = xprintf("%s/annotations/panoptic_%s.json", data, split);
-    bool found = file_exists(instances) || file_exists(panoptic);
-    free(instances);
-    free(panoptic);
-    return found;
+    return file_exists(annotations_path(data, false, split).text) ||
+           file_exists(annotations_path(data, true, split).text);
 }
 
 // COCO's splits are called train2017 and val2017; "train" and "val" also work.
-static char *split_in_files(const char *data, const char *split) {
-    char *year = xprintf("%s2017", split);
-    if (has_annotations(data, year)) { return year; }
-    free(year);
-    return xstrdup(split);
+static Path split_in_files(const char *data, const char *split) {
+    Path year = path_of("%s2017", split);
+    return has_annotations(data, year.text) ? year : path_of("%s", split);
 }
 
 bool coco_has_split(const char *data, const char *name) {
-    char *split = split_in_files(data, name);
-    bool found = has_annotations(data, split);
-    free(split);
-    return found;
+    return has_annotations(data, split_in_files(data, name).text);
 }
 
 const char *const coco_sources[] = {"auto", "instances", "panoptic", NULL};
 
 Coco coco_open(const char *data, const char *name, const char *source) {
     if (!folder_exists(data)) { die("%s: is not a folder, expected a data set in COCO's layout", data); }
-    char *split = split_in_files(data, name);
-    char *instances = xprintf("%s/annotations/instances_%s.json", data, split);
-    char *panoptic = xprintf("%s/annotations/panoptic_%s.json", data, split);
-    char *ids_folder = xprintf("%s/annotations/panoptic_%s", data, split);
+    Path found = split_in_files(data, name), ids_folder = path_of("%s/annotations/panoptic_%s", data, found.text);
+    const char *split = found.text;
     int kind = options_choice(source, "--source", coco_sources);
-    bool is_auto = kind == 0, want_panoptic = kind == 2;
-    if (is_auto && !file_exists(instances)) {
-        if (!file_exists(panoptic)) {
+    bool is_auto = kind == 0, panoptic = kind == 2;
+    if (is_auto && !file_exists(annotations_path(data, false, split).text)) {
+        if (!file_exists(annotations_path(data, true, split).text)) {
             die("%s/annotations: has neither instances_%s.json nor panoptic_%s.json", data, split, split);
         }
-        want_panoptic = true;
+        panoptic = true;
     }
-    if (want_panoptic && !folder_exists(ids_folder)) {
-        die("%s: expected a folder with the panoptic PNGs", ids_folder);
+    if (panoptic && !folder_exists(ids_folder.text)) {
+        die("%s: expected a folder with the panoptic PNGs", ids_folder.text);
     }
     char *pictures = find_pictures(data, split);
-    Coco coco = coco_read(want_panoptic ? panoptic : instances, want_panoptic);
+    Coco coco = coco_read(annotations_path(data, panoptic, split).text, panoptic);
     coco.pictures_folder = pictures;
-    coco.ids_folder = want_panoptic ? ids_folder : NULL;
-    if (!want_panoptic) { free(ids_folder); }
-    free(instances);
-    free(panoptic);
-    free(split);
+    coco.ids_folder = panoptic ? xstrdup(ids_folder.text) : NULL;
     return coco;
 }
 
@@ -117,10 +104,10 @@ char *coco_picture_path(const Coco *coco, int picture) {
 uint32_t *coco_segment_ids(const Coco *coco, int picture) {
     const Picture *p = &coco->pictures[picture];
     if (!coco->ids_folder || !p->ids_name) { return NULL; }
-    char *path = xprintf("%s/%s", coco->ids_folder, p->ids_name);
-    Image png = image_load(path, 3);
+    Path path = path_of("%s/%s", coco->ids_folder, p->ids_name);
+    Image png = image_load(path.text, 3);
     if (png.width != p->width || png.height != p->height) {
-        die("%s: is %d x %d pixels, expected %d x %d as in %s", path, png.width, png.height, p->width, p->height,
+        die("%s: is %d x %d pixels, expected %d x %d as in %s", path.text, png.width, png.height, p->width, p->height,
             coco->path);
     }
     size_t count = (size_t)p->width * (size_t)p->height;
@@ -129,7 +116,6 @@ uint32_t *coco_segment_ids(const Coco *coco, int picture) {
         ids[i] = png.pixels[3 * i] | (uint32_t)png.pixels[3 * i + 1] << 8 | (uint32_t)png.pixels[3 * i + 2] << 16;
     }
     image_free(&png);
-    free(path);
     return ids;
 }
 

@@ -49,6 +49,9 @@ typedef struct {
 } Coco;
 
 extern const char *const coco_sources[]; // "auto", "instances", "panoptic", NULL
+// The row of an option table (util/options.h) with the source.
+#define SOURCE_ROW(source)                                                                                             \
+    { OPT_STRING, "source", source, "annotations to read (auto prefers instances)", "KIND", .choices = coco_sources }
 
 // Opens the dataset folder `data`: annotations/instances_SPLIT.json, or annotations/panoptic_SPLIT.json with its PNGs
 // in annotations/panoptic_SPLIT/; pictures in SPLIT/ or images/SPLIT/. source: "instances", "panoptic" or "auto".

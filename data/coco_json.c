@@ -64,10 +64,9 @@ typedef struct {
     bool panoptic;
     Coco coco;
     int64_t *segment_picture, *segment_category; // ids of each segment, resolved at the end
-    size_t category_room, picture_room, segment_room, segment_id_room, category_id_room, pool_room;
+    size_t pool_room;
     IdFile *files;
     int file_count;
-    size_t file_room;
     char *names_end;
     size_t names_left;
     // position
@@ -82,21 +81,11 @@ typedef struct {
     // the segmentation of this annotation
     double *values; // coordinates of all polygons, or runs
     int value_count;
-    size_t value_room;
     int *lengths, length_count; // numbers of each polygon
-    size_t length_room;
     double size[2];
     int size_count;
     bool is_rle;
 } Reader;
-
-// Makes room for one more element.
-static void *grow(void *array, size_t count, size_t *room, size_t bytes) {
-    if (count < *room) { return array; }
-    *room = *room * 3 / 2 + 64;
-    return xrealloc(array, *room * bytes);
-}
-#define GROW(array, count, room) (array) = grow((array), (size_t)(count), &(room), sizeof *(array))
 
 // "annotation 3 (id 77)" for messages.
 static const char *where(Reader *r) {
@@ -158,7 +147,7 @@ static void segmentation_number(Reader *r, double value) {
     } else {
         wrong(r, SEGMENTATION, "a list of polygons, or an object with \"size\" and \"counts\"");
     }
-    GROW(r->values, r->value_count, r->value_room);
+    GROW(r->values, r->value_count);
     r->values[r->value_count++] = value;
     if (!r->in_map[4]) { r->lengths[r->length_count - 1]++; }
 }
@@ -193,34 +182,11 @@ static int take_number(Reader *r, double value) {
     return 1;
 }
 
-// Decimal text to the nearest double. Up to 15 digits without an exponent, digits / 10^k is exact to the last bit.
-static double parse_number(const char *text, size_t length) {
-    static const double tens[] = {1, 1e1, 1e2, 1e3, 1e4, 1e5, 1e6, 1e7, 1e8, 1e9, 1e10, 1e11, 1e12, 1e13, 1e14, 1e15};
-    int64_t digits = 0;
-    int decimals = -1;
-    size_t i = text[0] == '-';
-    for (; i < length && i < 16; i++) {
-        if (text[i] == '.') {
-            decimals = 0;
-        } else if (text[i] >= '0' && text[i] <= '9') {
-            digits = digits * 10 + (text[i] - '0');
-            decimals += decimals >= 0;
-        } else {
-            break;
-        }
-    }
-    if (i == length) {
-        double value = (double)digits / tens[decimals > 0 ? decimals : 0];
-        return text[0] == '-' ? -value : value;
-    }
-    char copy[512];
-    snprintf(copy, sizeof copy, "%.*s", (int)length, text);
-    return strtod(copy, NULL);
-}
-
+// yajl has seen the character that ends the number, so strtod stops there too.
 static int on_number(void *context, const char *text, size_t length) {
+    (void)length;
     Reader *r = context;
-    return r->section == IN_NOTHING ? 1 : take_number(r, parse_number(text, length));
+    return r->section == IN_NOTHING ? 1 : take_number(r, strtod(text, NULL));
 }
 
 static int on_boolean(void *context, int value) {
@@ -256,7 +222,7 @@ static int on_string(void *context, const unsigned char *text, size_t length) {
         int32_t *runs = rle_from_text((const char *)text, length, &count);
         if (!runs) { wrong(r, COUNTS, "an undamaged compressed run-length code"); }
         for (int i = 0; i < count; i++) {
-            GROW(r->values, r->value_count, r->value_room);
+            GROW(r->values, r->value_count);
             r->values[r->value_count++] = runs[i];
         }
         free(runs);
@@ -280,16 +246,11 @@ static void need(Reader *r, const Record *record, Field field, const char *expec
     if (!(record->have >> field & 1)) { wrong(r, field, expected); }
 }
 
-static void need_bbox(Reader *r, const Record *record) {
-    need(r, record, BBOX, "four numbers");
-    if (record->bbox_count != 4) { wrong(r, BBOX, "four numbers"); }
-}
-
 static void end_category(Reader *r) {
     const Record *a = &r->record[0];
     need(r, a, ID, "an integer");
     need(r, a, NAME, "a string");
-    GROW(r->coco.categories, r->coco.category_count, r->category_room);
+    GROW(r->coco.categories, r->coco.category_count);
     bool thing = !(a->have >> ISTHING & 1) || a->value[ISTHING] != 0;
     r->coco.categories[r->coco.category_count++] = (Category){(int64_t)a->value[ID], a->name, thing};
 }
@@ -302,7 +263,7 @@ static void end_image(Reader *r) {
         need(r, a, f, "an integer");
         if (a->value[f] < 1 || a->value[f] > 32768) { wrong(r, f, "1 to 32768 pixels"); }
     }
-    GROW(r->coco.pictures, r->coco.picture_count, r->picture_room);
+    GROW(r->coco.pictures, r->coco.picture_count);
     r->coco.pictures[r->coco.picture_count++] = (Picture){.id = (int64_t)a->value[ID],
                                                           .width = (int)a->value[WIDTH],
                                                           .height = (int)a->value[HEIGHT],
@@ -359,11 +320,12 @@ static Segment *add_segment(Reader *r, const Record *a) {
     need(r, a, ID, "an integer");
     need(r, a, CATEGORY_ID, "an integer");
     need(r, a, AREA, "a number");
-    need_bbox(r, a);
+    need(r, a, BBOX, "four numbers");
+    if (a->bbox_count != 4) { wrong(r, BBOX, "four numbers"); }
     Coco *c = &r->coco;
-    GROW(c->segments, c->segment_count, r->segment_room);
-    GROW(r->segment_picture, c->segment_count, r->segment_id_room);
-    GROW(r->segment_category, c->segment_count, r->category_id_room);
+    GROW(c->segments, c->segment_count);
+    GROW(r->segment_picture, c->segment_count);
+    GROW(r->segment_category, c->segment_count);
     r->segment_category[c->segment_count] = (int64_t)a->value[CATEGORY_ID];
     Segment *s = &c->segments[c->segment_count++];
     *s = (Segment){.id = (int64_t)a->value[ID], .area = a->value[AREA], .crowd = a->value[ISCROWD] != 0};
@@ -400,7 +362,7 @@ static void end_panoptic(Reader *r) {
     for (int i = r->first_segment; i < r->coco.segment_count; i++) {
         r->segment_picture[i] = (int64_t)a->value[IMAGE_ID];
     }
-    GROW(r->files, r->file_count, r->file_room);
+    GROW(r->files, r->file_count);
     r->files[r->file_count++] = (IdFile){(int64_t)a->value[IMAGE_ID], a->file_name};
 }
 
@@ -477,7 +439,7 @@ static int on_array_start(void *context) {
     if (r->section == IN_NOTHING || r->depth >= DEEP || r->depth < 4) { return 1; }
     if (in_segmentation(r) && r->depth == 4) { r->is_rle = false; }
     if (in_segmentation(r) && r->depth == 5 && !r->in_map[4]) {
-        GROW(r->lengths, r->length_count, r->length_room);
+        GROW(r->lengths, r->length_count);
         r->lengths[r->length_count++] = 0;
     }
     Field f = r->key[r->depth - 1];

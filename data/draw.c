@@ -25,14 +25,15 @@ static int wrap_text(const Canvas *c, const char *text, double width, int most, 
     return count;
 }
 
-static void put_lines(Canvas *c, double x, double y, double leading, Align align, int color, char **lines, int count) {
+enum { MARGIN = 28, GAP = 12, CAPTION_LINES = 2, LEADING = 16 };
+
+// Lines centred at x, the first one's baseline at y. Frees them.
+static void put_lines(Canvas *c, double x, double y, int color, char **lines, int count) {
     for (int i = 0; i < count; i++) {
-        canvas_text(c, x, y + i * leading, align, color, lines[i]);
+        canvas_text(c, x, y + i * LEADING, ALIGN_CENTER, color, lines[i]);
         free(lines[i]);
     }
 }
-
-enum { MARGIN = 28, GAP = 12, CAPTION_LINES = 2, LEADING = 16 };
 
 // The picture scaled into a square cell; x and y get its upper left corner in the cell.
 static Image fit_picture(const Image *image, int side, int *x, int *y) {
@@ -68,29 +69,22 @@ static int caption_lines(const Cell *cells, int count, int width) {
     return most;
 }
 
-Image draw_sheet(const char *title, const char *const *headings, const Cell *cells, int rows, int columns,
-                 int cell_side) {
-    int captions = caption_lines(cells, rows * columns, cell_side);
-    int top = MARGIN + (title ? 30 : 0) + (headings ? 22 : 0);
+Image draw_sheet(const char *const *headings, const Cell *cells, int rows, int columns, int cell_side) {
+    int captions = caption_lines(cells, rows * columns, cell_side), top = MARGIN + 22;
     int row = cell_side + GAP + (captions ? captions * LEADING + 8 : 0), column = cell_side + GAP;
     int width = 2 * MARGIN + columns * column - GAP, height = top + rows * row - GAP + MARGIN;
     Canvas canvas = canvas_picture(width, height);
     char *lines[CAPTION_LINES];
-    canvas_font(&canvas, 17, true);
-    if (title) {
-        put_lines(&canvas, MARGIN, MARGIN + 12, 0, ALIGN_LEFT, COLOR_INK, lines,
-                  wrap_text(&canvas, title, width - 2 * MARGIN, 1, lines));
-    }
     canvas_font(&canvas, 12, true);
-    for (int c = 0; headings && c < columns; c++) {
+    for (int c = 0; c < columns; c++) {
         int n = wrap_text(&canvas, headings[c], cell_side, 1, lines);
-        put_lines(&canvas, MARGIN + c * column + cell_side / 2.0, top - 8, 0, ALIGN_CENTER, COLOR_FAINT, lines, n);
+        put_lines(&canvas, MARGIN + c * column + cell_side / 2.0, top - 8, COLOR_FAINT, lines, n);
     }
     canvas_font(&canvas, 12, false);
     for (int i = 0; i < rows * columns; i++) {
         double x = MARGIN + i % columns * column, y = top + i / columns * row + cell_side + 15;
         int n = cells[i].caption ? wrap_text(&canvas, cells[i].caption, cell_side, CAPTION_LINES, lines) : 0;
-        put_lines(&canvas, x + cell_side / 2.0, y, LEADING, ALIGN_CENTER, COLOR_INK, lines, n);
+        put_lines(&canvas, x + cell_side / 2.0, y, COLOR_INK, lines, n);
         if (!cells[i].image) { continue; }
         double top_left = y - cell_side - 15.5, side = cell_side + 1;
         double xs[] = {x - 0.5, x - 0.5 + side, x - 0.5 + side, x - 0.5, x - 0.5};

@@ -7,7 +7,5 @@ typedef struct {
     const char *caption; // under the picture, wrapped to two lines at most; NULL = none
 } Cell;
 
-// A grid of rows x columns cells (row by row), each picture fitted into cell_side pixels. headings: one per column, or
-// NULL. title may be NULL.
-Image draw_sheet(const char *title, const char *const *headings, const Cell *cells, int rows, int columns,
-                 int cell_side);
+// A grid of rows x columns cells (row by row), each picture fitted into cell_side pixels. headings: one per column.
+Image draw_sheet(const char *const *headings, const Cell *cells, int rows, int columns, int cell_side);

@@ -4,6 +4,7 @@
 #include <assert.h>
 #include <errno.h>
 #include <math.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <strings.h>
@@ -92,47 +93,28 @@ Image image_load(const char *path, int channels) {
 
 // Files in memory.
 
-typedef struct {
-    uint8_t *bytes;
-    size_t size, capacity;
-} Buffer;
+static void append(void *stream, void *bytes, int size) { fwrite(bytes, 1, (size_t)size, stream); }
 
-static void append(void *context, void *bytes, int size) {
-    Buffer *buffer = context;
-    if (buffer->size + (size_t)size > buffer->capacity) {
-        buffer->capacity = 2 * buffer->capacity + (size_t)size;
-        buffer->bytes = xrealloc(buffer->bytes, buffer->capacity);
+uint8_t *image_encode(const Image *image, int quality, size_t *size) {
+    int width = image->width, height = image->height, channels = image->channels, done;
+    char *bytes;
+    FILE *stream = open_memstream(&bytes, size);
+    if (quality) {
+        done = stbi_write_jpg_to_func(append, stream, width, height, channels, image->pixels, quality);
+    } else {
+        done = stbi_write_png_to_func(append, stream, width, height, channels, image->pixels, width * channels);
     }
-    memcpy(buffer->bytes + buffer->size, bytes, (size_t)size);
-    buffer->size += (size_t)size;
-}
-
-uint8_t *image_encode_png(const Image *image, size_t *size) {
-    Buffer b = {0};
-    int stride = image->width * image->channels;
-    if (!stbi_write_png_to_func(append, &b, image->width, image->height, image->channels, image->pixels, stride)) {
-        die("out of memory: cannot encode a picture of %d x %d", image->width, image->height);
-    }
-    *size = b.size;
-    return b.bytes;
-}
-
-uint8_t *image_encode_jpg(const Image *image, int quality, size_t *size) {
-    Buffer b = {0};
-    if (!stbi_write_jpg_to_func(append, &b, image->width, image->height, image->channels, image->pixels, quality)) {
-        die("out of memory: cannot encode a picture of %d x %d", image->width, image->height);
-    }
-    *size = b.size;
-    return b.bytes;
+    if (fclose(stream) != 0 || !done) { die("out of memory: cannot encode a picture of %d x %d", width, height); }
+    return (uint8_t *)bytes;
 }
 
 void image_save(const Image *image, const char *path) {
     const char *ending = strrchr(path, '.');
     size_t size;
     uint8_t *bytes = NULL;
-    if (ending && strcasecmp(ending, ".png") == 0) { bytes = image_encode_png(image, &size); }
+    if (ending && strcasecmp(ending, ".png") == 0) { bytes = image_encode(image, 0, &size); }
     if (ending && (strcasecmp(ending, ".jpg") == 0 || strcasecmp(ending, ".jpeg") == 0)) {
-        bytes = image_encode_jpg(image, 95, &size);
+        bytes = image_encode(image, 95, &size);
     }
     if (!bytes) { die("%s: expected a name that ends in .png or .jpg", path); }
     atomic_write(path, bytes, size);

@@ -22,9 +22,8 @@ Image image_try_load(const char *path, int channels, char **why);
 
 // Writes .png, .jpg or .jpeg (quality 95), by the ending of `path`. The file appears whole or not at all.
 void image_save(const Image *image, const char *path);
-// A picture file in memory, freed by the caller.
-uint8_t *image_encode_png(const Image *image, size_t *size);
-uint8_t *image_encode_jpg(const Image *image, int quality, size_t *size);
+// A picture file in memory, freed by the caller: a JPEG of that quality (1..100), or a PNG if it is 0.
+uint8_t *image_encode(const Image *image, int quality, size_t *size);
 
 typedef enum { FILTER_LANCZOS, FILTER_BILINEAR, FILTER_BOX } Filter; // support 3, 1, 1/2 output pixels
 

@@ -57,12 +57,13 @@ ShardSet shards_open(const char *folder, const char *split) {
     set.first = xcalloc((size_t)count + 1, sizeof *set.first);
     allow_open_files(count);
     for (int i = 0; i < count; i++) {
-        char *path = xprintf("%s/%s-%05d.h5", folder, split, i);
-        if (!file_exists(path)) { die("%s: is missing among %d shards: run `cocogold encode` again", path, count); }
-        set.shards[i] = shard_open(path);
+        Path path = path_of("%s/%s-%05d.h5", folder, split, i);
+        if (!file_exists(path.text)) {
+            die("%s: is missing among %d shards: run `cocogold encode` again", path.text, count);
+        }
+        set.shards[i] = shard_open(path.text);
         check_agreement(&set.shards[0], &set.shards[i]);
         set.first[i + 1] = set.first[i] + set.shards[i].samples;
-        free(path);
     }
     set.samples = set.first[count];
     set.info = shard_info_copy(&set.shards[0].info);
@@ -82,19 +83,17 @@ void shards_close(ShardSet *set) {
     *set = (ShardSet){0};
 }
 
+// Compares a sample with the shard whose first sample is *first.
+static int by_shard(const void *sample, const void *first) {
+    const long long *i = sample, *range = first;
+    return (*i >= range[1]) - (*i < range[0]);
+}
+
 // The shard that holds sample i.
 static int shard_of(const ShardSet *set, long long i) {
     assert(i >= 0 && i < set->samples);
-    int low = 0, high = set->count - 1;
-    while (low < high) {
-        int middle = (low + high + 1) / 2;
-        if (set->first[middle] <= i) {
-            low = middle;
-        } else {
-            high = middle - 1;
-        }
-    }
-    return low;
+    const long long *found = bsearch(&i, set->first, (size_t)set->count, sizeof *set->first, by_shard);
+    return (int)(found - set->first);
 }
 
 void shards_read(const ShardSet *set, long long i, ShardSample *into) {
@@ -102,7 +101,7 @@ void shards_read(const ShardSet *set, long long i, ShardSample *into) {
     shard_read(&set->shards[k], i - set->first[k], into);
 }
 
-int shards_class(const ShardSet *set, long long i) {
+static int class_of(const ShardSet *set, long long i) {
     int k = shard_of(set, i);
     return set->shards[k].class_index[i - set->first[k]];
 }
@@ -156,11 +155,8 @@ void loader_read(Loader *l, long long number, const LoaderBatch *batch) {
     long long position = o->start + (number * o->world + o->rank) * o->rows;
     for (size_t row = 0; row < (size_t)o->rows; row++, position++) {
         ShardSample s = {0};
-        if (batch->image_latent) { s.image_latent = batch->image_latent + row * l->latent_size; }
-        if (batch->target_latent) {
-            *(o->target == TARGET_OVERLAY ? &s.target_overlay : &s.target_mask) =
-                batch->target_latent + row * l->latent_size;
-        }
+        if (batch->image_latent) { s.latents[LATENT_IMAGE] = batch->image_latent + row * l->latent_size; }
+        if (batch->target_latent) { s.latents[o->target] = batch->target_latent + row * l->latent_size; }
         if (batch->mask) { s.mask = batch->mask + row * l->mask_size; }
         int64_t sample = stored_at(l, position);
         shards_read(l->set, sample, &s);
@@ -175,7 +171,7 @@ static void keep_classes(Loader *l) {
     const bool *keep = l->options.keep;
     l->kept = xmalloc((size_t)(set->samples + 1) * sizeof *l->kept);
     for (long long i = 0; i < set->samples; i++) {
-        if (!keep || keep[shards_class(set, i)]) { l->kept[l->n++] = i; }
+        if (!keep || keep[class_of(set, i)]) { l->kept[l->n++] = i; }
     }
     if (!l->n) { die("%s: the shards hold no sample of the requested classes", set->folder); }
     if (keep && l->n < set->samples) {
@@ -189,8 +185,7 @@ static void keep_classes(Loader *l) {
 Loader *loader_open(const ShardSet *set, const LoaderOptions *options) {
     assert(options->rows > 0 && options->world > 0 && options->rank >= 0 && options->rank < options->world);
     if (!(set->info.targets & options->target)) {
-        die("%s: the shards have no \"%s\" (see encode --targets)", set->folder,
-            options->target == TARGET_OVERLAY ? "target_overlay" : "target_mask");
+        die("%s: the shards have no \"%s\" (see encode --targets)", set->folder, latent_names[options->target]);
     }
     Loader *l = xcalloc(1, sizeof *l);
     l->set = set;

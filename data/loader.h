@@ -24,7 +24,6 @@ ShardSet shards_open(const char *folder, const char *split);
 void shards_close(ShardSet *set);
 // Sample i (0..samples-1) in stored order, for validation. Arrays of `into` that are NULL are skipped.
 void shards_read(const ShardSet *set, long long i, ShardSample *into);
-int shards_class(const ShardSet *set, long long i); // its class without reading it
 // Parses a text as classes_parse does into flags (class_count), freed by the caller. Dies if a name is unknown or was
 // not encoded. "all" means all encoded classes.
 bool *shards_classes(const ShardSet *set, const char *option, const char *text);

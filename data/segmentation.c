@@ -56,7 +56,7 @@ int32_t *rle_from_text(const char *text, size_t length, int *count) {
 enum { FINE = 5 };
 
 typedef struct {
-    int width, height, count, capacity;
+    int width, height, count;
     int64_t *switches; // pixel numbers, down the columns
     int u, v, started; // the previous point of the walk
 } Border;
@@ -72,10 +72,7 @@ static void border_step(Border *b, int u, int v) {
     if (column < FINE / 2 || column % FINE != FINE / 2 || column / FINE >= b->width) { return; }
     double y = ((v < v0 ? v : v0) + 0.5) / FINE - 0.5;
     y = ceil(fmin(fmax(y, 0), b->height));
-    if (b->count == b->capacity) {
-        b->capacity = b->capacity * 2 + 64;
-        b->switches = xrealloc(b->switches, (size_t)b->capacity * sizeof *b->switches);
-    }
+    GROW(b->switches, b->count);
     b->switches[b->count++] = (int64_t)(column / FINE) * b->height + (int64_t)y;
 }
 

@@ -28,12 +28,9 @@ static hid_t open_file(const char *path) {
 static void shape_text(int rank, const hsize_t *dims, char text[128]) {
     int used = snprintf(text, 128, "(");
     for (int i = 0; i < rank && used < 96; i++) {
-        const char *comma = i ? ", " : "";
-        if (dims[i] == ANY) {
-            used += snprintf(text + used, 128 - (size_t)used, "%sany", comma);
-        } else {
-            used += snprintf(text + used, 128 - (size_t)used, "%s%llu", comma, (unsigned long long)dims[i]);
-        }
+        char size[24] = "any";
+        if (dims[i] != ANY) { snprintf(size, sizeof size, "%llu", (unsigned long long)dims[i]); }
+        used += snprintf(text + used, 128 - (size_t)used, "%s%s", i ? ", " : "", size);
     }
     snprintf(text + used, 128 - (size_t)used, ")");
 }
@@ -100,10 +97,6 @@ static void read_table(ShardFile *s) {
     }
 }
 
-static hid_t open_latent(const ShardFile *s, const char *name, hsize_t dims[4]) {
-    return open_dataset(s->path, s->file, name, h5_half(), "float16", 4, dims);
-}
-
 ShardFile shard_open(const char *path) {
     h5_enter();
     ShardFile s = {.path = xstrdup(path), .file = open_file(path)};
@@ -111,12 +104,13 @@ ShardFile shard_open(const char *path) {
     read_table(&s);
     hsize_t latent[4] = {(hsize_t)s.samples, ANY, ANY, ANY}, rows = (hsize_t)s.info.resolution;
     hsize_t mask[3] = {(hsize_t)s.samples, rows, (rows + 7) / 8};
-    s.image_latent = open_latent(&s, "image_latent", latent);
+    for (int i = 0; i < LATENTS; i++) { // all have the first one's shape
+        bool there = shard_has_latent(&s.info, i);
+        s.latents[i] = there ? open_dataset(path, s.file, latent_names[i], h5_half(), "float16", 4, latent) : -1;
+    }
     s.info.height = (int)latent[1];
     s.info.width = (int)latent[2];
     s.info.channels = (int)latent[3];
-    s.target_overlay = s.info.targets & TARGET_OVERLAY ? open_latent(&s, "target_overlay", latent) : -1;
-    s.target_mask = s.info.targets & TARGET_MASK ? open_latent(&s, "target_mask", latent) : -1;
     s.mask = open_dataset(path, s.file, "mask", H5T_STD_U8LE, "uint8", 3, mask);
     h5_leave();
     return s;
@@ -136,22 +130,22 @@ static void read_sample(const ShardFile *s, int64_t dataset, const char *name, h
     H5Sclose(space);
 }
 
-static void read_latent(const ShardFile *s, int64_t dataset, const char *name, long long sample, float *into) {
-    if (!into) { return; }
-    if (dataset < 0) { die("%s: dataset \"%s\" was not encoded (see encode --targets)", s->path, name); }
+static void read_latent(const ShardFile *s, int latent, long long sample, float *into) {
+    const char *name = latent_names[latent];
+    if (s->latents[latent] < 0) { die("%s: dataset \"%s\" was not encoded (see encode --targets)", s->path, name); }
     hsize_t row[3] = {(hsize_t)s->info.height, (hsize_t)s->info.width, (hsize_t)s->info.channels};
     size_t size = (size_t)(row[0] * row[1] * row[2]);
     uint16_t *half = xmalloc(size * sizeof *half);
-    read_sample(s, dataset, name, h5_half(), sample, 4, row, half);
+    read_sample(s, s->latents[latent], name, h5_half(), sample, 4, row, half);
     for (size_t i = 0; i < size; i++) { into[i] = half_to_float(half[i]); }
     free(half);
 }
 
 void shard_read(const ShardFile *s, long long sample, ShardSample *into) {
     h5_enter();
-    read_latent(s, s->image_latent, "image_latent", sample, into->image_latent);
-    read_latent(s, s->target_overlay, "target_overlay", sample, into->target_overlay);
-    read_latent(s, s->target_mask, "target_mask", sample, into->target_mask);
+    for (int i = 0; i < LATENTS; i++) {
+        if (into->latents[i]) { read_latent(s, i, sample, into->latents[i]); }
+    }
     if (into->mask) {
         hsize_t row[2] = {(hsize_t)s->info.resolution, (hsize_t)((s->info.resolution + 7) / 8)};
         read_sample(s, s->mask, "mask", H5T_STD_U8LE, sample, 3, row, into->mask);
@@ -165,9 +159,9 @@ void shard_read(const ShardFile *s, long long sample, ShardSample *into) {
 
 void shard_close(ShardFile *s) {
     h5_enter();
-    H5Dclose(s->image_latent);
-    if (s->target_overlay >= 0) { H5Dclose(s->target_overlay); }
-    if (s->target_mask >= 0) { H5Dclose(s->target_mask); }
+    for (int i = 0; i < LATENTS; i++) {
+        if (s->latents[i] >= 0) { H5Dclose(s->latents[i]); }
+    }
     H5Dclose(s->mask);
     H5Fclose(s->file);
     h5_leave();

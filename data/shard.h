@@ -20,7 +20,8 @@
 #include <stdbool.h>
 #include <stdint.h>
 
-enum { TARGET_OVERLAY = 1, TARGET_MASK = 2 }; // bits of ShardInfo.targets
+// A sample's latents, and the bits of ShardInfo.targets: the bit of a target is also its index.
+enum { LATENT_IMAGE, TARGET_OVERLAY, TARGET_MASK, LATENTS };
 
 // The attributes of a shard. All but `pass`, `first_picture` and `pictures` agree among the shards of a folder.
 typedef struct {
@@ -44,6 +45,10 @@ typedef struct {
     long long first_picture, pictures; // the range of the data set's pictures (in the order of their ids) it covers
 } ShardInfo;
 
+// Whether shards with these attributes hold that latent, and its dataset's name.
+bool shard_has_latent(const ShardInfo *info, int latent);
+extern const char *const latent_names[LATENTS];
+
 ShardInfo shard_info_copy(const ShardInfo *info);
 void shard_info_free(ShardInfo *info);
 // Sets the class table: names are copied; trained and sampled are set to 0.
@@ -55,8 +60,8 @@ const char *shard_info_difference(const ShardInfo *a, const ShardInfo *b, bool s
 
 // One sample. Reading: arrays that are NULL are skipped. Writing: targets that were not asked for are NULL.
 typedef struct {
-    float *image_latent, *target_overlay, *target_mask; // (h, w, C)
-    uint8_t *mask;                                      // (R, ceil(R/8))
+    float *latents[LATENTS]; // (h, w, C)
+    uint8_t *mask;           // (R, ceil(R/8))
     int class_index;
     int64_t image_id;
     int32_t crop[3];
@@ -75,13 +80,13 @@ typedef struct {
     char *path;
     ShardInfo info;
     long long samples, dropped;
-    int16_t *class_index;                                          // (samples)
-    int64_t *image_id;                                             // (samples)
-    int32_t *crop;                                                 // (samples, 3)
-    float *area;                                                   // (samples)
-    int64_t *dropped_image;                                        // (dropped)
-    uint8_t *dropped_reason;                                       // (dropped)
-    int64_t file, image_latent, target_overlay, target_mask, mask; // HDF5's handles
+    int16_t *class_index;                 // (samples)
+    int64_t *image_id;                    // (samples)
+    int32_t *crop;                        // (samples, 3)
+    float *area;                          // (samples)
+    int64_t *dropped_image;               // (dropped)
+    uint8_t *dropped_reason;              // (dropped)
+    int64_t file, latents[LATENTS], mask; // HDF5's handles; a latent's is -1 if it was not encoded
 } ShardFile;
 
 // Opens a shard, checks the shape and type of everything in it and reads all but the latents and masks.

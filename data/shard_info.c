@@ -33,6 +33,10 @@ enum { ATTRIBUTES = sizeof attributes / sizeof *attributes };
 
 static const char *const target_names[] = {"", "overlay", "mask", "overlay,mask"}; // by TARGET_ bits
 
+const char *const latent_names[LATENTS] = {"image_latent", "target_overlay", "target_mask"};
+
+bool shard_has_latent(const ShardInfo *info, int latent) { return latent == LATENT_IMAGE || info->targets & latent; }
+
 void shard_info_classes(ShardInfo *info, int count, const char *const *names) {
     info->class_count = count;
     info->classes = xcalloc((size_t)count, sizeof *info->classes);

@@ -1,6 +1,7 @@
 #include "data/shard_report.h"
 #include "data/sample.h"
 #include "util/error.h"
+#include "util/file.h"
 #include "util/json.h"
 #include "util/progress.h"
 #include <stdio.h>
@@ -11,8 +12,6 @@ typedef struct {
     long long pictures, dropped[SAMPLE_REASONS], *of_class; // of_class: samples (class_count)
     double bytes;
 } Counts;
-
-static const char *reason_name(int reason) { return reason < SAMPLE_REASONS ? sample_reason_names[reason] : "unknown"; }
 
 static Counts count_all(const ShardSet *set) {
     Counts c = {.of_class = xcalloc((size_t)set->info.class_count, sizeof *c.of_class)};
@@ -32,7 +31,7 @@ static void put_dropped(yajl_gen gen, const ShardSet *set, const Counts *counts)
     json_open_map(gen, "dropped");
     for (int reason = 1; reason < SAMPLE_REASONS; reason++) {
         if (!counts->dropped[reason]) { continue; }
-        json_open_list(gen, reason_name(reason));
+        json_open_list(gen, sample_reason_names[reason]);
         for (int k = 0; k < set->count; k++) {
             const ShardFile *s = &set->shards[k];
             for (long long i = 0; i < s->dropped; i++) {
@@ -69,9 +68,10 @@ static void write_json(const ShardSet *set, const Counts *counts, const char *pa
 }
 
 void shard_report(const ShardSet *set) {
-    char *path = xprintf("%s/%s.json", set->folder, set->info.split), size[24];
+    Path path = path_of("%s/%s.json", set->folder, set->info.split);
     Counts counts = count_all(set);
-    write_json(set, &counts, path);
+    char size[24];
+    write_json(set, &counts, path.text);
     printf("%s: %lld samples of %lld pictures in %d pass%s, %d shard%s, %s", set->folder, set->samples,
            counts.pictures / set->info.passes, set->info.passes, set->info.passes == 1 ? "" : "es", set->count,
            set->count == 1 ? "" : "s", format_bytes(counts.bytes, size));
@@ -80,10 +80,9 @@ void shard_report(const ShardSet *set) {
     const char *separator = ": ";
     for (int reason = 1; reason < SAMPLE_REASONS; reason++) {
         if (!counts.dropped[reason]) { continue; }
-        printf("%s%lld %s", separator, counts.dropped[reason], reason_name(reason));
+        printf("%s%lld %s", separator, counts.dropped[reason], sample_reason_names[reason]);
         separator = ", ";
     }
-    printf(all ? " (ids in %s)\n" : "\n", path);
+    printf(all ? " (ids in %s)\n" : "\n", path.text);
     free(counts.of_class);
-    free(path);
 }

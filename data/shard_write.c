@@ -1,5 +1,4 @@
-// Writing a shard: samples are collected and the HDF5 file is built in memory (core driver). It is then written to disk
-// at once under a temporary name, so that a full disk is noticed there and leaves no file.
+// Writing a shard. HDF5's core driver builds the file in memory and writes it at once, so that a full disk leaves none.
 #include "data/h5.h"
 #include "data/shard.h"
 #include "data/shard_info.h"
@@ -11,13 +10,10 @@
 #include <stdlib.h>
 #include <string.h>
 
-enum { LATENTS = 3 };
-static const char *const latent_names[LATENTS] = {"image_latent", "target_overlay", "target_mask"};
-
 struct ShardWriter {
     char *path;
     ShardInfo info;
-    size_t samples, capacity, dropped, dropped_capacity;
+    size_t samples, dropped;
     size_t latent_size, mask_size; // values, bytes of one sample
     uint16_t *latents[LATENTS];    // fp16; NULL: not asked for
     uint8_t *mask;
@@ -38,19 +34,18 @@ ShardWriter *shard_begin(const char *path, const ShardInfo *info) {
     return w;
 }
 
-static bool wanted(const ShardWriter *w, int latent) { return latent == 0 || (w->info.targets & (1 << (latent - 1))); }
-
 static void grow(ShardWriter *w) {
-    if (w->samples < w->capacity) { return; }
-    w->capacity = w->capacity ? 2 * w->capacity : 64;
+    size_t n = w->samples;
     for (int i = 0; i < LATENTS; i++) {
-        if (wanted(w, i)) { w->latents[i] = xrealloc(w->latents[i], w->capacity * w->latent_size * sizeof(uint16_t)); }
+        if (shard_has_latent(&w->info, i)) {
+            w->latents[i] = xgrow(w->latents[i], n, w->latent_size * sizeof(uint16_t));
+        }
     }
-    w->mask = xrealloc(w->mask, w->capacity * w->mask_size);
-    w->class_index = xrealloc(w->class_index, w->capacity * sizeof *w->class_index);
-    w->image_id = xrealloc(w->image_id, w->capacity * sizeof *w->image_id);
-    w->crop = xrealloc(w->crop, w->capacity * 3 * sizeof *w->crop);
-    w->area = xrealloc(w->area, w->capacity * sizeof *w->area);
+    w->mask = xgrow(w->mask, n, w->mask_size);
+    w->crop = xgrow(w->crop, n, 3 * sizeof *w->crop);
+    GROW(w->class_index, n);
+    GROW(w->image_id, n);
+    GROW(w->area, n);
 }
 
 static void to_half(const ShardWriter *w, const char *name, int64_t image_id, const float *from, uint16_t *to) {
@@ -64,13 +59,12 @@ static void to_half(const ShardWriter *w, const char *name, int64_t image_id, co
 }
 
 void shard_add(ShardWriter *w, const ShardSample *s) {
-    const float *latents[LATENTS] = {s->image_latent, s->target_overlay, s->target_mask};
     grow(w);
     size_t n = w->samples++;
     for (int i = 0; i < LATENTS; i++) {
-        if (!wanted(w, i)) { continue; }
-        assert(latents[i]);
-        to_half(w, latent_names[i], s->image_id, latents[i], w->latents[i] + n * w->latent_size);
+        if (!shard_has_latent(&w->info, i)) { continue; }
+        assert(s->latents[i]);
+        to_half(w, latent_names[i], s->image_id, s->latents[i], w->latents[i] + n * w->latent_size);
     }
     memcpy(w->mask + n * w->mask_size, s->mask, w->mask_size);
     w->class_index[n] = (int16_t)s->class_index;
@@ -80,11 +74,8 @@ void shard_add(ShardWriter *w, const ShardSample *s) {
 }
 
 void shard_drop(ShardWriter *w, int64_t image_id, int reason) {
-    if (w->dropped == w->dropped_capacity) {
-        w->dropped_capacity = w->dropped_capacity ? 2 * w->dropped_capacity : 64;
-        w->dropped_image = xrealloc(w->dropped_image, w->dropped_capacity * sizeof *w->dropped_image);
-        w->dropped_reason = xrealloc(w->dropped_reason, w->dropped_capacity);
-    }
+    GROW(w->dropped_image, w->dropped);
+    GROW(w->dropped_reason, w->dropped);
     w->dropped_image[w->dropped] = image_id;
     w->dropped_reason[w->dropped++] = (uint8_t)reason;
 }
@@ -116,7 +107,7 @@ static void put_all(const ShardWriter *w, hid_t file) {
     hsize_t latent[4] = {n, (hsize_t)info->height, (hsize_t)info->width, (hsize_t)info->channels};
     hsize_t mask[3] = {n, (hsize_t)info->resolution, (hsize_t)((info->resolution + 7) / 8)}, crop[2] = {n, 3};
     for (int i = 0; i < LATENTS; i++) {
-        if (wanted(w, i)) { put(w, file, latent_names[i], h5_half(), 4, latent, 1, w->latents[i]); }
+        if (shard_has_latent(info, i)) { put(w, file, latent_names[i], h5_half(), 4, latent, 1, w->latents[i]); }
     }
     put(w, file, "mask", H5T_STD_U8LE, 3, mask, 1, w->mask);
     put(w, file, "class", H5T_STD_I16LE, 1, &n, n, w->class_index);
@@ -145,7 +136,7 @@ static void write_file(const ShardWriter *w, const char *temporary) {
     h5_leave();
 }
 
-static void writer_free(ShardWriter *w) {
+void shard_abandon(ShardWriter *w) {
     for (int i = 0; i < LATENTS; i++) { free(w->latents[i]); }
     free(w->mask);
     free(w->class_index);
@@ -166,7 +157,5 @@ void shard_commit(ShardWriter *w) {
     commit_rename(temporary, w->path);
     cleanup_remove(temporary);
     free(temporary);
-    writer_free(w);
+    shard_abandon(w);
 }
-
-void shard_abandon(ShardWriter *w) { writer_free(w); }

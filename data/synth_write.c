@@ -5,7 +5,6 @@
 #include "util/file.h"
 #include "util/json.h"
 #include "util/progress.h"
-#include <dirent.h>
 #include <errno.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -29,19 +28,20 @@ typedef struct {
 
 // Run lengths of label == value down the columns, zeros first: COCO's uncompressed RLE. Returns how many.
 static int run_lengths(const SynthScene *scene, int value, int **runs) {
-    int count = 0, capacity = 64, length = 0;
-    *runs = xmalloc((size_t)capacity * sizeof **runs);
+    int count = 0, length = 0;
+    *runs = NULL;
     bool current = false;
     for (int i = 0; i < scene->width * scene->height; i++) {
         bool inside = scene->label[i % scene->height * scene->width + i / scene->height] == value;
         if (inside != current) {
-            if (count + 2 > capacity) { *runs = xrealloc(*runs, (size_t)(capacity *= 2) * sizeof **runs); }
+            GROW(*runs, count);
             (*runs)[count++] = length;
             length = 0;
             current = inside;
         }
         length++;
     }
+    GROW(*runs, count);
     (*runs)[count++] = length;
     return count;
 }
@@ -53,14 +53,13 @@ static void write_png(const char *folder, const char *name, long long id, const 
                       int height) {
     Image image = {width, height, 3, rgb};
     size_t size;
-    uint8_t *png = image_encode_png(&image, &size);
-    char *path = xprintf("%s/%s%s/%012lld.png", folder, prefix, name, id);
-    FILE *f = fopen(path, "wb");
+    uint8_t *png = image_encode(&image, 0, &size);
+    Path path = path_of("%s/%s%s/%012lld.png", folder, prefix, name, id);
+    FILE *f = fopen(path.text, "wb");
     // the folder as a whole is flushed to disk before it gets its name
     if (!f || fwrite(png, 1, size, f) != size || fclose(f) != 0) {
-        die("%s: cannot be written: %s", path, strerror(errno));
+        die("%s: cannot be written: %s", path.text, strerror(errno));
     }
-    free(path);
     free(png);
 }
 
@@ -184,8 +183,8 @@ static void put_panoptic(yajl_gen gen, const Split *split, int i) {
 }
 
 static void write_annotations(const Split *split, bool panoptic) {
-    char *path = xprintf("%s/annotations/%s_%s.json", split->folder, panoptic ? "panoptic" : "instances", split->name);
-    AtomicFile file = atomic_open(path);
+    const char *kind = panoptic ? "panoptic" : "instances";
+    AtomicFile file = atomic_open(path_of("%s/annotations/%s_%s.json", split->folder, kind, split->name).text);
     yajl_gen gen = yajl_gen_alloc(NULL);
     if (!gen) { die("out of memory: cannot allocate a JSON writer"); }
     yajl_gen_config(gen, yajl_gen_print_callback, to_stream, file.stream);
@@ -207,7 +206,6 @@ static void write_annotations(const Split *split, bool panoptic) {
     yajl_gen_free(gen);
     fputc('\n', file.stream);
     atomic_commit(&file);
-    free(path);
 }
 
 static void write_split(const char *folder, const SynthOptions *options, bool held_out) {
@@ -217,28 +215,21 @@ static void write_split(const char *folder, const SynthOptions *options, bool he
                    .held_out = held_out,
                    .count = held_out ? options->val : options->train,
                    .first_id = held_out ? 1000001 : 1};
-    char *pictures = xprintf("%s/%s", folder, split.name),
-         *ids = xprintf("%s/annotations/panoptic_%s", folder, split.name);
-    make_folders(pictures);
-    make_folders(ids);
+    make_folders(path_of("%s/%s", folder, split.name).text);
+    make_folders(path_of("%s/annotations/panoptic_%s", folder, split.name).text);
     draw_split(&split);
     write_annotations(&split, false);
     write_annotations(&split, true);
     free_split(&split);
-    free(pictures);
-    free(ids);
 }
 
 static void write_class_list(const char *folder, bool held_out) {
-    char *classes = xprintf("%s/classes", folder), *path = xprintf("%s/%s.txt", classes, held_out ? "unseen" : "seen");
-    make_folders(classes);
-    AtomicFile file = atomic_open(path);
+    make_folders(path_of("%s/classes", folder).text);
+    AtomicFile file = atomic_open(path_of("%s/classes/%s.txt", folder, held_out ? "unseen" : "seen").text);
     for (int c = 0; c < SYNTH_CLASSES; c++) {
         if (synth_held_out(c) == held_out) { fprintf(file.stream, "%s\n", synth_class_name(c)); }
     }
     atomic_commit(&file);
-    free(classes);
-    free(path);
 }
 
 typedef struct {
@@ -264,41 +255,27 @@ static void write_options(const char *folder, const SynthOptions *options) {
     yajl_gen_map_open(gen);
     for (int i = 0; i < FIELDS; i++) { json_put_integer(gen, fields[i].name, fields[i].value); }
     yajl_gen_map_close(gen);
-    char *path = xprintf("%s/synth.json", folder);
-    json_write(gen, path);
-    free(path);
-}
-
-static bool folder_empty(const char *path) {
-    DIR *folder = opendir(path);
-    if (!folder) { return true; }
-    int entries = 0;
-    while (readdir(folder)) { entries++; }
-    closedir(folder);
-    return entries <= 2;
+    json_write(gen, path_of("%s/synth.json", folder).text);
 }
 
 // True if the folder holds these scenes already; dies if it holds something else.
 static bool already_there(const char *folder, const SynthOptions *options) {
-    char *path = xprintf("%s/synth.json", folder);
-    bool complete = file_exists(path);
-    if (!complete && (file_exists(folder) || (folder_exists(folder) && !folder_empty(folder)))) {
+    Path path = path_of("%s/synth.json", folder);
+    if (!file_exists(path.text)) {
+        if (!file_exists(folder) && folder_empty(folder)) { return false; }
         die("%s: exists and is not a folder of `cocogold synth`: expected a new or empty folder", folder);
     }
-    if (complete) {
-        Json json = json_read(path);
-        Field fields[FIELDS];
-        options_fields(options, fields);
-        for (int i = 0; i < FIELDS; i++) {
-            long long value = json_integer(&json, fields[i].name, -1);
-            if (value == fields[i].value) { continue; }
-            die("%s: field \"%s\" is %lld, but %lld is asked for: choose another folder, or remove this one first",
-                path, fields[i].name, value, fields[i].value);
-        }
-        json_free(&json);
+    Json json = json_read(path.text);
+    Field fields[FIELDS];
+    options_fields(options, fields);
+    for (int i = 0; i < FIELDS; i++) {
+        long long value = json_integer(&json, fields[i].name, -1);
+        if (value == fields[i].value) { continue; }
+        die("%s: field \"%s\" is %lld, but %lld is asked for: choose another folder, or remove this one first",
+            path.text, fields[i].name, value, fields[i].value);
     }
-    free(path);
-    return complete;
+    json_free(&json);
+    return true;
 }
 
 void synth_write(const char *folder, const SynthOptions *options) {

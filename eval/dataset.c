@@ -97,12 +97,9 @@ static DatasetItem read_crop(const Dataset *s, Pair pair, const ModelSettings *s
     item.latent = xmalloc(latent_count * sizeof *item.latent);
     item.target_latent = xmalloc(latent_count * sizeof *item.target_latent);
     uint8_t *packed = xmalloc((size_t)R * (size_t)((R + 7) / 8));
-    ShardSample sample = {.image_latent = item.latent, .mask = packed};
-    if (settings->target == TARGET_MASK) {
-        sample.target_mask = item.target_latent;
-    } else {
-        sample.target_overlay = item.target_latent;
-    }
+    ShardSample sample = {.mask = packed};
+    sample.latents[LATENT_IMAGE] = item.latent;
+    sample.latents[settings->target] = item.target_latent;
     shards_read(&s->shards, pair.item, &sample);
     item.truth = xmalloc((size_t)R * R);
     item.ignore = xcalloc((size_t)R * R, 1);

@@ -37,10 +37,7 @@ enum { GUARD_BYTES = ALIGN, GUARD_FILL = 0xff };
 static void guard_add(Arena *arena, size_t offset, size_t bytes) {
     if (arena->measuring) { return; }
     device_fill(arena->dev, arena->base + offset, GUARD_FILL, bytes);
-    if (arena->guard_count == arena->guard_capacity) {
-        arena->guard_capacity = arena->guard_capacity ? 2 * arena->guard_capacity : 64;
-        arena->guards = xrealloc(arena->guards, arena->guard_capacity * sizeof(size_t));
-    }
+    GROW(arena->guards, arena->guard_count);
     arena->guards[arena->guard_count++] = offset + bytes - GUARD_BYTES;
 }
 
@@ -79,10 +76,7 @@ static PlanTime plan_time(const Arena *arena) {
 
 static void table_add(Arena *arena, const char *name, size_t element, Shape shape, size_t bytes) {
     SavedTable *table = arena->table;
-    if (table->count == table->capacity) {
-        table->capacity = table->capacity ? 2 * table->capacity : 256;
-        table->tensors = xrealloc(table->tensors, table->capacity * sizeof(SavedTensor));
-    }
+    GROW(table->tensors, table->count);
     int number = 1;
     size_t length = strlen(name);
     for (const SavedTensor *t = table->tensors; t < table->tensors + table->count; t++) {

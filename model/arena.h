@@ -32,7 +32,7 @@ typedef struct {
 
 typedef struct {
     SavedTensor *tensors; // in the order of saving
-    int count, capacity;
+    int count;
     const char *layer; // first weight of the last layer whose backward is done; NULL: none
 } SavedTable;
 
@@ -46,7 +46,7 @@ typedef struct {
     SavedTable *table; // in a measuring arena with a traced device: lists what is saved; NULL: no list
     Device *dev;
     size_t *guards; // debug builds: offsets of the live tensors' guard zones
-    int guard_count, guard_capacity;
+    int guard_count;
 } Arena;
 
 typedef struct {

@@ -132,12 +132,12 @@ void clip_backward(CLIPText *clip, Arena *arena, const floatX *dout, float beta,
 }
 
 size_t clip_plan(CLIPText *clip, int B, int T, bool train, Device *plan) {
-    PlannedParams real = params_plan(&clip->params, train);
+    Params real = params_plan(&clip->params, train);
     Arena arena = arena_measure(plan);
     device_scope(plan, "forward");
     clip_forward(clip, &arena, PLAN_POINTER, PLAN_POINTER, B, T, train, plan);
     device_scope(plan, "backward");
     if (train) { clip_backward(clip, &arena, PLAN_POINTER, 1, plan); }
-    params_plan_end(&clip->params, real);
+    clip->params = real;
     return arena.peak;
 }

@@ -5,7 +5,6 @@
 #include "util/error.h"
 #include "util/file.h"
 #include "util/options.h"
-#include <dirent.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -22,27 +21,24 @@ typedef struct {
 
 // Writes random values of all slices of one or two models into one file.
 static void write_random(const Plan *plan, const char *file, const Params *const *params, int count, bool clip) {
-    char *path = xprintf("%s/%s", plan->folder, file);
-    SafetensorsWriter *w = safetensors_writer(path);
+    SafetensorsWriter *w = safetensors_writer(path_of("%s/%s", plan->folder, file).text);
     for (int m = 0; m < count; m++) { weights_declare(w, params[m]); }
     for (int m = 0; m < count; m++) {
         for (int i = 0; i < params[m]->count; i++) {
             size_t n = params[m]->slices[i].count;
             float *values = xmalloc(n * sizeof *values);
             init_slice(values, params[m], i, plan->seed, plan->preset, clip);
-            safetensors_write_floats(w, values, (int64_t)n);
+            safetensors_write(w, values, n);
             free(values);
         }
     }
     safetensors_finish(w);
-    free(path);
 }
 
-static char *module_file(const Plan *plan, const char *module, const char *file) {
-    char *folder = xprintf("%s/%s", plan->folder, module), *path = xprintf("%s/%s", folder, file);
-    make_folders(folder);
-    free(folder);
-    return path;
+// The path of a file in a new module's folder, which it makes.
+static Path module_file(const char *folder, const char *module, const char *file) {
+    make_folders(path_of("%s/%s", folder, module).text);
+    return path_of("%s/%s/%s", folder, module, file);
 }
 
 static size_t parameter_count(const Params *params) {
@@ -52,18 +48,15 @@ static size_t parameter_count(const Params *params) {
 }
 
 static void write_unet(const Plan *plan, Device *dev) {
-    char *path = module_file(plan, "unet", "config.json");
-    unet_config_write(&plan->preset->unet, path);
+    unet_config_write(&plan->preset->unet, module_file(plan->folder, "unet", "config.json").text);
     UNet unet = unet_create(&plan->preset->unet);
     write_random(plan, "unet/diffusion_pytorch_model.safetensors", (const Params *[]){&unet.params}, 1, false);
     printf("unet: %zu parameters\n", parameter_count(&unet.params));
     unet_destroy(&unet, dev);
-    free(path);
 }
 
 static void write_vae(const Plan *plan, Device *dev) {
-    char *path = module_file(plan, "vae", "config.json");
-    vae_config_write(&plan->preset->vae, path);
+    vae_config_write(&plan->preset->vae, module_file(plan->folder, "vae", "config.json").text);
     VAEEncoder encoder = vae_encoder_create(&plan->preset->vae);
     VAEDecoder decoder = vae_decoder_create(&plan->preset->vae);
     const Params *both[] = {&encoder.params, &decoder.params};
@@ -71,50 +64,43 @@ static void write_vae(const Plan *plan, Device *dev) {
     printf("vae: %zu parameters\n", parameter_count(&encoder.params) + parameter_count(&decoder.params));
     vae_destroy(&encoder, dev);
     vae_destroy(&decoder, dev);
-    free(path);
 }
 
 static void write_text_encoder(const Plan *plan, Device *dev) {
-    char *path = module_file(plan, "text_encoder", "config.json");
-    clip_config_write(&plan->clip, path);
+    clip_config_write(&plan->clip, module_file(plan->folder, "text_encoder", "config.json").text);
     CLIPText clip = clip_create(&plan->clip);
     write_random(plan, "text_encoder/model.safetensors", (const Params *[]){&clip.params}, 1, true);
     printf("text_encoder: %zu parameters, vocabulary of %d\n", parameter_count(&clip.params), plan->clip.vocab_size);
     clip_destroy(&clip, dev);
-    free(path);
 }
 
 static void write_preset(Plan *plan, Device *dev) {
-    char *tokens = xprintf("%s/tokenizer", plan->folder);
-    int used = tokenizer_write(plan->preset, tokens);
+    int used = tokenizer_write(plan->preset, path_of("%s/tokenizer", plan->folder).text);
     plan->clip = plan->preset->clip;
     if (!plan->clip.vocab_size) { plan->clip.vocab_size = used; }
-    char *scheduler = module_file(plan, "scheduler", "scheduler_config.json");
-    schedule_config_write(&plan->preset->schedule, scheduler);
+    Path scheduler = module_file(plan->folder, "scheduler", "scheduler_config.json");
+    schedule_config_write(&plan->preset->schedule, scheduler.text);
     write_unet(plan, dev);
     write_vae(plan, dev);
     write_text_encoder(plan, dev);
     pipeline_index_write(plan->folder);
-    free(scheduler);
-    free(tokens);
 }
 
 // ---- From Stable Diffusion -----------------------------------------------------------------------------------------
 
 // Checks a module's weights against its config.json, and prints their file, number and digest.
 static void report_module(const char *from, const char *module, const Params *const *params, int count) {
-    char *folder = xprintf("%s/%s", from, module), *path = weights_path(folder), hex[65];
-    Safetensors file = safetensors_open(path);
+    Path folder = path_of("%s/%s", from, module), path = weights_path(folder.text);
+    Safetensors file = safetensors_open(path.text);
     size_t n = 0;
     for (int m = 0; m < count; m++) {
         free(weights_match(params[m], &file));
         n += parameter_count(params[m]);
     }
     safetensors_close(&file);
-    weights_digest(folder, hex);
-    printf("%s: %zu parameters, sha256 %s\n", path, n, hex);
-    free(folder);
-    free(path);
+    char hex[65];
+    weights_digest(folder.text, hex);
+    printf("%s: %zu parameters, sha256 %s\n", path.text, n, hex);
 }
 
 static void report_config(const char *path) {
@@ -125,24 +111,20 @@ static void report_config(const char *path) {
 }
 
 static void report_frozen(const char *from, Device *dev) {
-    char *vae_path = xprintf("%s/vae/config.json", from), *clip_path = xprintf("%s/text_encoder/config.json", from);
-    char *tokens = xprintf("%s/tokenizer", from);
-    VAEConfig vae = vae_config_read(vae_path);
-    CLIPConfig text = clip_config_read(clip_path);
-    tokenizer_close(tokenizer_open(tokens));
+    Path vae_path = path_of("%s/vae/config.json", from), clip_path = path_of("%s/text_encoder/config.json", from);
+    VAEConfig vae = vae_config_read(vae_path.text);
+    CLIPConfig text = clip_config_read(clip_path.text);
+    tokenizer_close(tokenizer_open(path_of("%s/tokenizer", from).text));
     VAEEncoder encoder = vae_encoder_create(&vae);
     VAEDecoder decoder = vae_decoder_create(&vae);
     CLIPText clip = clip_create(&text);
-    report_config(vae_path);
+    report_config(vae_path.text);
     report_module(from, "vae", (const Params *[]){&encoder.params, &decoder.params}, 2);
-    report_config(clip_path);
+    report_config(clip_path.text);
     report_module(from, "text_encoder", (const Params *[]){&clip.params}, 1);
     vae_destroy(&encoder, dev);
     vae_destroy(&decoder, dev);
     clip_destroy(&clip, dev);
-    free(vae_path);
-    free(clip_path);
-    free(tokens);
 }
 
 // conv_in (OC, IC, 3, 3) to (OC, 2 IC, 3, 3): both halves get the old weights times 1/2, so that two equal inputs give
@@ -154,25 +136,22 @@ static void double_conv_in(float *out, const float *in, int OC, size_t row) {
 }
 
 static void convert_unet(const char *from, const char *to, Device *dev) {
-    char *path = xprintf("%s/unet/config.json", from), *source = xprintf("%s/unet", from);
-    UNetConfig config = unet_config_read(path);
+    Path path = path_of("%s/unet/config.json", from);
+    UNetConfig config = unet_config_read(path.text);
     if (config.in_channels != config.out_channels) {
-        die("%s: field \"in_channels\" is %d, expected %d as \"out_channels\" of a text-to-image model", path,
+        die("%s: field \"in_channels\" is %d, expected %d as \"out_channels\" of a text-to-image model", path.text,
             config.in_channels, config.out_channels);
     }
     UNet old = unet_create(&config);
-    report_config(path);
+    report_config(path.text);
     report_module(from, "unet", (const Params *[]){&old.params}, 1);
     config.in_channels *= 2;
     UNet new = unet_create(&config);
 
-    char *folder = xprintf("%s/unet", to), *new_path = xprintf("%s/config.json", folder);
-    char *weights = xprintf("%s/diffusion_pytorch_model.safetensors", folder), *old_weights = weights_path(source);
-    make_folders(folder);
-    unet_config_write(&config, new_path);
-    Safetensors file = safetensors_open(old_weights);
+    unet_config_write(&config, module_file(to, "unet", "config.json").text);
+    Safetensors file = safetensors_open(weights_path(path_of("%s/unet", from).text).text);
     const Tensor **tensors = weights_match(&old.params, &file);
-    SafetensorsWriter *w = safetensors_writer(weights);
+    SafetensorsWriter *w = safetensors_writer(path_of("%s/unet/diffusion_pytorch_model.safetensors", to).text);
     weights_declare(w, &new.params);
     for (int i = 0; i < old.params.count; i++) {
         const ParamSlice *slice = &old.params.slices[i], *grown = &new.params.slices[i];
@@ -180,7 +159,7 @@ static void convert_unet(const char *from, const char *to, Device *dev) {
         tensor_to_float(tensors[i], 0, tensors[i]->count, values);
         bool first = strcmp(slice->name, "conv_in.weight") == 0;
         if (first) { double_conv_in(doubled, values, slice->shape[0], slice->count / (size_t)slice->shape[0]); }
-        safetensors_write_floats(w, first ? doubled : values, (int64_t)grown->count);
+        safetensors_write(w, first ? doubled : values, grown->count);
         free(values);
         free(doubled);
     }
@@ -189,15 +168,13 @@ static void convert_unet(const char *from, const char *to, Device *dev) {
     free(tensors);
     unet_destroy(&old, dev);
     unet_destroy(&new, dev);
-    free(path), free(source), free(folder), free(new_path), free(weights), free(old_weights);
 }
 
 // Keeps betas and prediction type; sets the rest for few-step sampling from pure noise (Lin et al. 2023).
 static void convert_scheduler(const char *from, const char *to) {
-    char *path = xprintf("%s/scheduler/scheduler_config.json", from);
-    char *folder = xprintf("%s/scheduler", to), *new_path = xprintf("%s/scheduler_config.json", folder);
-    ScheduleConfig config = schedule_config_read(path);
-    report_config(path);
+    Path path = path_of("%s/scheduler/scheduler_config.json", from);
+    ScheduleConfig config = schedule_config_read(path.text);
+    report_config(path.text);
     config.terminal_signal = config.prediction != PREDICT_EPSILON ? 0 : AS_BETAS;
     config.spacing = SPACING_TRAILING;
     config.set_alpha_to_one = config.clip_sample = false;
@@ -205,9 +182,7 @@ static void convert_scheduler(const char *from, const char *to) {
         printf("The model predicts noise (epsilon), which says nothing about the picture at zero signal-to-noise "
                "ratio: rescale_betas_zero_snr is written as false.\n");
     }
-    make_folders(folder);
-    schedule_config_write(&config, new_path);
-    free(path), free(folder), free(new_path);
+    schedule_config_write(&config, module_file(to, "scheduler", "scheduler_config.json").text);
 }
 
 static void convert(const char *from, const char *to, Device *dev) {
@@ -220,21 +195,11 @@ static void convert(const char *from, const char *to, Device *dev) {
 
 // ---- Command -------------------------------------------------------------------------------------------------------
 
-static bool has_entries(const char *path) {
-    DIR *folder = opendir(path);
-    bool any = false;
-    for (struct dirent *e; folder && (e = readdir(folder));) {
-        any |= strcmp(e->d_name, ".") != 0 && strcmp(e->d_name, "..") != 0;
-    }
-    if (folder) { closedir(folder); }
-    return any;
-}
-
 // Makes the temporary folder to fill, next to the final one.
 static char *begin_folder(char *to, bool force) {
     for (size_t n = strlen(to); n > 1 && to[n - 1] == '/'; n--) { to[n - 1] = 0; }
     if (file_exists(to)) { die("%s: is a file, expected a folder to write", to); }
-    if (has_entries(to) && !force) { die("%s: is not empty (use --force to replace it)", to); }
+    if (!folder_empty(to) && !force) { die("%s: is not empty (use --force to replace it)", to); }
     char *work = temporary_name(to);
     cleanup_add(work);
     make_folders(work);
@@ -271,7 +236,7 @@ int cmd_init(int argc, char **argv) {
         write_preset(&plan, &dev);
     }
     device_close(&dev);
-    if (folder_exists(to) && !has_entries(to)) { rmdir(to); }
+    if (folder_exists(to) && folder_empty(to)) { rmdir(to); }
     commit_rename(work, to);
     cleanup_remove(work);
     printf("wrote %s\n", to);

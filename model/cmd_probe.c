@@ -1,4 +1,5 @@
 // cocogold probe: runs one module on given tensors, with PyTorch's names and layouts.
+#include "model/layers.h"
 #include "model/pipeline.h"
 #include "util/error.h"
 #include "util/file.h"
@@ -6,17 +7,17 @@
 #include <stdlib.h>
 #include <string.h>
 
-// A tensor of the file, on the device. Pictures and latents (4 axes, NCHW in the file) are channels-last there.
+// A tensor of the file, on the device. Pictures and latents (4 axes, NCHW in the file) are channels-last there, as a
+// convolution's weight is.
 typedef struct {
-    int ndim, shape[4]; // PyTorch's
-    size_t count;
+    ParamSlice slice;
     floatX *data;
 } Feature;
 
 typedef struct {
     Safetensors in;
     const char *module, *out;
-    char *config;    // path
+    Path config;
     Feature sample;  // sample, latent
     Feature context; // encoder_hidden_states
     Feature output;  // sample, moments, last_hidden_state
@@ -32,45 +33,13 @@ typedef struct {
 // ---- Tensors -------------------------------------------------------------------------------------------------------
 
 static Feature new_feature(Device *dev, int ndim, const int *shape) {
-    Feature f = {.ndim = ndim, .count = 1};
+    Feature f = {.slice = {.ndim = ndim, .count = 1, .layout = ndim == 4 ? LAYOUT_CONV : LAYOUT_PLAIN}};
     for (int i = 0; i < ndim; i++) {
-        f.shape[i] = shape[i];
-        f.count *= (size_t)shape[i];
+        f.slice.shape[i] = shape[i];
+        f.slice.count *= (size_t)shape[i];
     }
-    f.data = device_alloc(dev, f.count * sizeof(floatX));
+    f.data = device_alloc(dev, f.slice.count * sizeof(floatX));
     return f;
-}
-
-static void upload(Feature *f, const float *torch_order, Device *dev) {
-    float *host = device_alloc_pinned(dev, f->count * sizeof *host);
-    float *staging = device_alloc(dev, f->count * sizeof *staging);
-    if (f->ndim == 4) {
-        transpose_inner(host, torch_order, (size_t)f->shape[0], (size_t)f->shape[1], (size_t)f->shape[2] * f->shape[3]);
-    } else {
-        memcpy(host, torch_order, f->count * sizeof *host);
-    }
-    device_copy(dev, staging, host, f->count * sizeof *host, false);
-    cast_to_floatX(f->data, staging, f->count, dev);
-    device_sync(dev);
-    device_free(dev, staging);
-    device_free_pinned(dev, host);
-}
-
-// The values in PyTorch's order; to be freed.
-static float *download(const Feature *f, Device *dev) {
-    float *staging = device_alloc(dev, f->count * sizeof *staging);
-    float *host = xmalloc(f->count * sizeof *host), *torch_order = xmalloc(f->count * sizeof *host);
-    cast_to_float(staging, f->data, f->count, dev);
-    device_copy(dev, host, staging, f->count * sizeof *host, false);
-    device_sync(dev);
-    if (f->ndim == 4) {
-        transpose_inner(torch_order, host, (size_t)f->shape[0], (size_t)f->shape[2] * f->shape[3], (size_t)f->shape[1]);
-    } else {
-        memcpy(torch_order, host, f->count * sizeof *host);
-    }
-    device_free(dev, staging);
-    free(host);
-    return torch_order;
 }
 
 // The tensor of that name; expected[i] 0 allows any size from 1. Dies if it is missing or has another shape.
@@ -95,23 +64,31 @@ static Feature read_feature(Probe *p, const char *name, int ndim, const int *exp
     int shape[4];
     for (int i = 0; i < ndim; i++) { shape[i] = (int)t->shape[i]; }
     Feature f = new_feature(&p->dev, ndim, shape);
-    float *torch_order = xmalloc(f.count * sizeof *torch_order);
+    size_t n = f.slice.count;
+    float *torch_order = xmalloc(n * sizeof *torch_order), *flat = xmalloc(n * sizeof *flat);
     tensor_to_float(t, 0, t->count, torch_order);
-    upload(&f, torch_order, &p->dev);
+    slice_from_torch(&f.slice, flat, torch_order);
+    params_upload(&(Params){.weights = f.data, .total = n}, flat, &p->dev);
     free(torch_order);
+    free(flat);
     return f;
+}
+
+static void *to_device(Device *dev, const void *host, size_t bytes) {
+    void *copy = device_alloc(dev, bytes);
+    device_copy(dev, copy, host, bytes, false);
+    device_sync(dev);
+    return copy;
 }
 
 static void read_timesteps(Probe *p) {
     const Tensor *t = find_input(&p->in, "timestep", 1, (int[]){p->B});
     int64_t *values = xmalloc((size_t)p->B * sizeof *values);
-    float *host = device_alloc_pinned(&p->dev, (size_t)p->B * sizeof *host);
+    float *host = xmalloc((size_t)p->B * sizeof *host);
     tensor_to_int64(t, 0, p->B, values);
     for (int b = 0; b < p->B; b++) { host[b] = (float)values[b]; }
-    p->timesteps = device_alloc(&p->dev, (size_t)p->B * sizeof *p->timesteps);
-    device_copy(&p->dev, p->timesteps, host, (size_t)p->B * sizeof *host, false);
-    device_sync(&p->dev);
-    device_free_pinned(&p->dev, host);
+    p->timesteps = to_device(&p->dev, host, (size_t)p->B * sizeof *host);
+    free(host);
     free(values);
 }
 
@@ -125,7 +102,7 @@ static void read_ids(Probe *p, const CLIPConfig *c) {
     }
     size_t n = (size_t)t->count;
     int64_t *values = xmalloc(n * sizeof *values);
-    int *host = device_alloc_pinned(&p->dev, n * sizeof *host);
+    int *host = xmalloc(n * sizeof *host);
     tensor_to_int64(t, 0, t->count, values);
     for (size_t i = 0; i < n; i++) {
         if (values[i] < 0 || values[i] >= c->vocab_size) {
@@ -134,10 +111,8 @@ static void read_ids(Probe *p, const CLIPConfig *c) {
         }
         host[i] = (int)values[i];
     }
-    p->ids = device_alloc(&p->dev, n * sizeof *p->ids);
-    device_copy(&p->dev, p->ids, host, n * sizeof *host, false);
-    device_sync(&p->dev);
-    device_free_pinned(&p->dev, host);
+    p->ids = to_device(&p->dev, host, n * sizeof *host);
+    free(host);
     free(values);
 }
 
@@ -150,59 +125,53 @@ static void make_output(Probe *p, int ndim, const int *shape) {
 // ---- Results -------------------------------------------------------------------------------------------------------
 
 static void declare_feature(SafetensorsWriter *w, const Feature *f, const char *name) {
-    int64_t shape[4];
-    for (int i = 0; i < f->ndim; i++) { shape[i] = f->shape[i]; }
-    if (f->data) { safetensors_declare(w, name, DTYPE_F32, f->ndim, shape); }
+    if (f->data) { weights_declare_slice(w, name, &f->slice); }
+}
+
+// `flat`: the slice's values on the device.
+static void write_slice(SafetensorsWriter *w, const ParamSlice *slice, const float *flat, Device *dev) {
+    size_t bytes = slice->count * sizeof(float);
+    float *host = xmalloc(bytes), *torch_order = xmalloc(bytes);
+    device_copy(dev, host, flat, bytes, false);
+    device_sync(dev);
+    slice_to_torch(slice, torch_order, host);
+    safetensors_write(w, torch_order, slice->count);
+    free(host);
+    free(torch_order);
 }
 
 static void write_feature(SafetensorsWriter *w, const Feature *f, Device *dev) {
     if (!f->data) { return; }
-    float *torch_order = download(f, dev);
-    safetensors_write_floats(w, torch_order, (int64_t)f->count);
-    free(torch_order);
-}
-
-static void write_gradients(SafetensorsWriter *w, const Params *params, Device *dev) {
-    for (int i = 0; i < params->count; i++) {
-        const ParamSlice *slice = &params->slices[i];
-        float *flat = xmalloc(slice->count * sizeof *flat), *torch_order = xmalloc(slice->count * sizeof *flat);
-        device_copy(dev, flat, params->grads + slice->offset, slice->count * sizeof *flat, false);
-        device_sync(dev);
-        slice_to_torch(slice, torch_order, flat);
-        safetensors_write_floats(w, torch_order, (int64_t)slice->count);
-        free(flat);
-        free(torch_order);
-    }
+    float *flat = device_alloc(dev, f->slice.count * sizeof *flat);
+    cast_to_float(flat, f->data, f->slice.count, dev);
+    write_slice(w, &f->slice, flat, dev);
+    device_free(dev, flat);
 }
 
 // Writes the output, then grad.INPUT and grad.PARAMETER.
 static void write_results(Probe *p, const char *output, const char *input, const Params *params) {
     SafetensorsWriter *w = safetensors_writer(p->out);
     bool grads = p->doutput.data != NULL;
-    char *dinput = xprintf("grad.%s", input);
     declare_feature(w, &p->output, output);
-    declare_feature(w, &p->dsample, dinput);
+    declare_feature(w, &p->dsample, name_of("grad.%s", input).text);
     declare_feature(w, &p->dcontext, "grad.encoder_hidden_states");
     for (int i = 0; grads && i < params->count; i++) {
-        const ParamSlice *slice = &params->slices[i];
-        char *name = xprintf("grad.%s", slice->name);
-        int64_t shape[4];
-        for (int k = 0; k < slice->ndim; k++) { shape[k] = slice->shape[k]; }
-        safetensors_declare(w, name, DTYPE_F32, slice->ndim, shape);
-        free(name);
+        weights_declare_slice(w, name_of("grad.%s", params->slices[i].name).text, &params->slices[i]);
     }
     write_feature(w, &p->output, &p->dev);
     write_feature(w, &p->dsample, &p->dev);
     write_feature(w, &p->dcontext, &p->dev);
-    if (grads) { write_gradients(w, params, &p->dev); }
+    for (int i = 0; grads && i < params->count; i++) {
+        const ParamSlice *slice = &params->slices[i];
+        write_slice(w, slice, params->grads + slice->offset, &p->dev);
+    }
     safetensors_finish(w);
-    free(dinput);
 }
 
 static void make_input_gradients(Probe *p) {
     if (!p->doutput.data) { return; }
-    p->dsample = new_feature(&p->dev, p->sample.ndim, p->sample.shape);
-    if (p->context.data) { p->dcontext = new_feature(&p->dev, p->context.ndim, p->context.shape); }
+    p->dsample = new_feature(&p->dev, p->sample.slice.ndim, p->sample.slice.shape);
+    if (p->context.data) { p->dcontext = new_feature(&p->dev, p->context.slice.ndim, p->context.slice.shape); }
 }
 
 static void make_arena(Probe *p, size_t bytes, const Device *plan) {
@@ -213,13 +182,13 @@ static void make_arena(Probe *p, size_t bytes, const Device *plan) {
 // ---- Modules -------------------------------------------------------------------------------------------------------
 
 static void probe_unet(Probe *p, const char *folder) {
-    UNetConfig config = unet_config_read(p->config);
+    UNetConfig config = unet_config_read(p->config.text);
     UNet unet = unet_create(&config);
     p->sample = read_feature(p, "sample", 4, (int[]){0, config.in_channels, 0, 0});
-    int B = p->B = p->sample.shape[0], H = p->sample.shape[2], W = p->sample.shape[3];
+    int B = p->B = p->sample.slice.shape[0], H = p->sample.slice.shape[2], W = p->sample.slice.shape[3];
     read_timesteps(p);
     p->context = read_feature(p, "encoder_hidden_states", 3, (int[]){B, 0, config.cross_attention_dim});
-    int T = p->context.shape[1];
+    int T = p->context.slice.shape[1];
     make_output(p, 4, (int[]){B, config.out_channels, H, W});
     make_input_gradients(p);
     bool train = p->doutput.data != NULL;
@@ -234,12 +203,13 @@ static void probe_unet(Probe *p, const char *folder) {
 }
 
 static void probe_vae(Probe *p, const char *folder) {
-    VAEConfig config = vae_config_read(p->config);
+    VAEConfig config = vae_config_read(p->config.text);
     bool decode = strcmp(p->module, "vae.decoder") == 0;
     const char *input = decode ? "latent" : "sample", *output = decode ? "sample" : "moments";
     VAEHalf half = decode ? vae_decoder_create(&config) : vae_encoder_create(&config);
     p->sample = read_feature(p, input, 4, (int[]){0, decode ? config.latent_channels : config.in_channels, 0, 0});
-    int B = p->sample.shape[0], H = p->sample.shape[2], W = p->sample.shape[3], factor = vae_factor(&config);
+    int B = p->sample.slice.shape[0], H = p->sample.slice.shape[2], W = p->sample.slice.shape[3],
+        factor = vae_factor(&config);
     int OH = decode ? H * factor : vae_latent_size(&config, H), OW = decode ? W * factor : vae_latent_size(&config, W);
     if (OH < 1 || OW < 1) { die("%s: tensor \"sample\" is smaller than the VAE's factor of %d", p->in.path, factor); }
     make_output(p, 4, (int[]){B, decode ? config.out_channels : 2 * config.latent_channels, OH, OW});
@@ -259,7 +229,7 @@ static void probe_vae(Probe *p, const char *folder) {
 }
 
 static void probe_text_encoder(Probe *p, const char *folder) {
-    CLIPConfig config = clip_config_read(p->config);
+    CLIPConfig config = clip_config_read(p->config.text);
     CLIPText clip = clip_create(&config);
     read_ids(p, &config);
     make_output(p, 3, (int[]){p->B, p->T, config.hidden_size});
@@ -300,11 +270,11 @@ int cmd_probe(int argc, char **argv) {
     const char **arguments = options_parse(argc, argv, table, &help, 1);
     options_require(arguments[0], "the module", "unet, vae.encoder, vae.decoder or text_encoder");
     int module = options_choice(arguments[0], "module", module_names);
-    char *folder = xprintf("%s/%s", model, modules[module].folder);
-    Probe p = {.module = module_names[module], .out = out, .config = xprintf("%s/config.json", folder)};
+    Path folder = path_of("%s/%s", model, modules[module].folder);
+    Probe p = {.module = module_names[module], .out = out, .config = path_of("%s/config.json", folder.text)};
     device_open(&p.dev, 0);
     p.in = safetensors_open(in);
-    modules[module].run(&p, folder);
+    modules[module].run(&p, folder.text);
     arena_destroy(&p.arena);
     const Feature *features[] = {&p.sample, &p.context, &p.output, &p.doutput, &p.dsample, &p.dcontext};
     for (int i = 0; i < 6; i++) { device_free(&p.dev, features[i]->data); }
@@ -312,7 +282,5 @@ int cmd_probe(int argc, char **argv) {
     device_free(&p.dev, p.ids);
     safetensors_close(&p.in);
     device_close(&p.dev);
-    free(p.config);
-    free(folder);
     return 0;
 }

@@ -142,16 +142,6 @@ static void refuse_unet_extras(const Json *json) {
     want_number(json, "conv_out_kernel", 3, 3);
 }
 
-static void read_unet_blocks(const Json *json, UNetConfig *c) {
-    if (json_find(json->root, "block_out_channels")) {
-        c->levels = read_channels(json, c->block_out_channels, c->norm_num_groups);
-    } else {
-        die("%s: field \"block_out_channels\" is missing", json->path);
-    }
-    read_blocks(json, "down_block_types", "DownBlock2D", "CrossAttnDownBlock2D", c->levels, c->down_attention);
-    read_blocks(json, "up_block_types", "UpBlock2D", "CrossAttnUpBlock2D", c->levels, c->up_attention);
-}
-
 static void read_heads(const Json *json, UNetConfig *c) {
     const char *field = json_find(json->root, "num_attention_heads") ? "num_attention_heads" : "attention_head_dim";
     int count = json_integers(json, field, c->num_heads, MAX_LEVELS);
@@ -182,7 +172,9 @@ UNetConfig unet_config_read(const char *path) {
                     .flip_sin_to_cos = json_boolean(&json, "flip_sin_to_cos", true),
                     .freq_shift = (int)json_integer(&json, "freq_shift", 0),
                     .downsample_padding = (int)json_integer(&json, "downsample_padding", 1)};
-    read_unet_blocks(&json, &c);
+    c.levels = read_channels(&json, c.block_out_channels, c.norm_num_groups);
+    read_blocks(&json, "down_block_types", "DownBlock2D", "CrossAttnDownBlock2D", c.levels, c.down_attention);
+    read_blocks(&json, "up_block_types", "UpBlock2D", "CrossAttnUpBlock2D", c.levels, c.up_attention);
     read_heads(&json, &c);
     if (c.downsample_padding != 0 && c.downsample_padding != 1) {
         die("%s: field \"downsample_padding\" is %d, only 0 and 1 are supported", path, c.downsample_padding);
@@ -196,12 +188,8 @@ UNetConfig unet_config_read(const char *path) {
 
 static void put_strings(yajl_gen gen, const char *key, const char *first, const char *second, const bool *is_second,
                         int count) {
-    json_key(gen, key);
-    yajl_gen_array_open(gen);
-    for (int i = 0; i < count; i++) {
-        const char *name = is_second && is_second[i] ? second : first;
-        yajl_gen_string(gen, (const unsigned char *)name, strlen(name));
-    }
+    json_open_list(gen, key);
+    for (int i = 0; i < count; i++) { json_put_string(gen, NULL, is_second && is_second[i] ? second : first); }
     yajl_gen_array_close(gen);
 }
 
@@ -333,10 +321,9 @@ CLIPConfig clip_config_read(const char *path) {
 }
 
 void clip_config_write(const CLIPConfig *c, const char *path) {
-    static const bool no[1];
     yajl_gen gen = json_writer();
     yajl_gen_map_open(gen);
-    put_strings(gen, "architectures", "CLIPTextModel", NULL, no, 1);
+    put_strings(gen, "architectures", "CLIPTextModel", NULL, NULL, 1);
     json_put_number(gen, "attention_dropout", 0);
     json_put_string(gen, "hidden_act", c->quick_gelu ? "quick_gelu" : "gelu");
     json_put_integer(gen, "hidden_size", c->hidden_size);

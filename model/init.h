@@ -30,5 +30,3 @@ void init_slice(float *out, const Params *params, int i, uint64_t seed, const Pr
 // names of COCO's classes, colours and shapes, and the begin and end tokens at vocab_size - 2 and vocab_size - 1.
 // Returns the number of ids in use.
 int tokenizer_write(const Preset *preset, const char *folder);
-// Number of tokens that tokenizer_write makes (bytes, merges, begin and end).
-int tokenizer_words(void);

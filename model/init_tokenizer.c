@@ -10,21 +10,17 @@
 #include <utf8proc.h>
 
 static const char words[] =
-    "red green blue yellow purple orange pink brown black white gray grey cyan "
-    "circle square triangle cross star ring diamond rectangle ellipse hexagon "
-    "person bicycle car motorcycle airplane bus train truck boat traffic light fire hydrant stop sign parking meter "
-    "bench bird cat dog horse sheep cow elephant bear zebra giraffe backpack umbrella handbag tie suitcase frisbee "
-    "skis "
-    "snowboard sports ball kite baseball bat glove skateboard surfboard tennis racket bottle wine glass cup fork knife "
-    "spoon bowl banana apple sandwich broccoli carrot hot pizza donut cake chair couch potted plant bed dining table "
-    "toilet tv laptop mouse remote keyboard cell phone microwave oven toaster sink refrigerator book clock vase "
-    "scissors "
-    "teddy hair drier toothbrush "
-    "banner blanket bridge cardboard counter curtain door stuff floor wood flower fruit gravel house mirror net pillow "
-    "platform playingfield railroad river road roof sand sea shelf snow stairs tent towel wall brick stone tile water "
-    "other window blind tree merged fence ceiling sky cabinet pavement mountain grass dirt paper food building rock "
-    "rug "
-    "a an the of and in on with photo picture small large left right man woman child animal field object";
+    "red green blue yellow purple orange pink brown black white gray grey cyan circle square triangle cross star ring "
+    "diamond rectangle ellipse hexagon person bicycle car motorcycle airplane bus train truck boat traffic light fire "
+    "hydrant stop sign parking meter bench bird cat dog horse sheep cow elephant bear zebra giraffe backpack umbrella "
+    "handbag tie suitcase frisbee skis snowboard sports ball kite baseball bat glove skateboard surfboard tennis "
+    "racket bottle wine glass cup fork knife spoon bowl banana apple sandwich broccoli carrot hot pizza donut cake "
+    "chair couch potted plant bed dining table toilet tv laptop mouse remote keyboard cell phone microwave oven "
+    "toaster sink refrigerator book clock vase scissors teddy hair drier toothbrush banner blanket bridge cardboard "
+    "counter curtain door stuff floor wood flower fruit gravel house mirror net pillow platform playingfield railroad "
+    "river road roof sand sea shelf snow stairs tent towel wall brick stone tile water other window blind tree merged "
+    "fence ceiling sky cabinet pavement mountain grass dirt paper food building rock rug a an the of and in on with "
+    "photo picture small large left right man woman child animal field object";
 
 enum { MAX_WORDS = 256, MAX_SYMBOLS = 32, MAX_TOKENS = 2048, BYTES = 256 };
 
@@ -121,8 +117,6 @@ static const Vocabulary *learn(void) {
     return v;
 }
 
-int tokenizer_words(void) { return learn()->token_count + 2; }
-
 static void write_vocab(const Vocabulary *v, int vocab_size, const char *folder) {
     yajl_gen gen = json_writer();
     yajl_gen_map_open(gen);
@@ -130,20 +124,16 @@ static void write_vocab(const Vocabulary *v, int vocab_size, const char *folder)
     json_put_integer(gen, "<|startoftext|>", vocab_size - 2);
     json_put_integer(gen, "<|endoftext|>", vocab_size - 1);
     yajl_gen_map_close(gen);
-    char *path = xprintf("%s/vocab.json", folder);
-    json_write(gen, path);
-    free(path);
+    json_write(gen, path_of("%s/vocab.json", folder).text);
 }
 
 static void write_merges(const Vocabulary *v, const char *folder) {
-    char *path = xprintf("%s/merges.txt", folder);
-    AtomicFile file = atomic_open(path);
+    AtomicFile file = atomic_open(path_of("%s/merges.txt", folder).text);
     fprintf(file.stream, "#version: 0.2\n");
     for (int i = 0; i < v->merge_count; i++) {
         fprintf(file.stream, "%s %s\n", v->tokens[v->merges[i][0]], v->tokens[v->merges[i][1]]);
     }
     atomic_commit(&file);
-    free(path);
 }
 
 static void put_specials(yajl_gen gen, const Preset *preset) {
@@ -155,16 +145,15 @@ static void put_specials(yajl_gen gen, const Preset *preset) {
 
 int tokenizer_write(const Preset *preset, const char *folder) {
     const Vocabulary *v = learn();
-    int vocab_size = preset->clip.vocab_size ? preset->clip.vocab_size : tokenizer_words();
+    int used = v->token_count + 2, vocab_size = preset->clip.vocab_size ? preset->clip.vocab_size : used;
     make_folders(folder);
     write_vocab(v, vocab_size, folder);
     write_merges(v, folder);
-    char *map = xprintf("%s/special_tokens_map.json", folder), *config = xprintf("%s/tokenizer_config.json", folder);
     yajl_gen gen = json_writer();
     yajl_gen_map_open(gen);
     put_specials(gen, preset);
     yajl_gen_map_close(gen);
-    json_write(gen, map);
+    json_write(gen, path_of("%s/special_tokens_map.json", folder).text);
     gen = json_writer();
     yajl_gen_map_open(gen);
     put_specials(gen, preset);
@@ -174,8 +163,6 @@ int tokenizer_write(const Preset *preset, const char *folder) {
     json_put_integer(gen, "model_max_length", preset->tokens);
     json_put_string(gen, "tokenizer_class", "CLIPTokenizer");
     yajl_gen_map_close(gen);
-    json_write(gen, config);
-    free(map);
-    free(config);
-    return tokenizer_words();
+    json_write(gen, path_of("%s/tokenizer_config.json", folder).text);
+    return used;
 }

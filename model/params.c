@@ -18,10 +18,7 @@ static size_t round_up(size_t n, size_t multiple) { return (n + multiple - 1) / 
 size_t params_add(Params *params, ParamLayout layout, bool packed, int ndim, const int *shape, const char *format,
                   ...) {
     assert(ndim >= 1 && ndim <= 4 && (layout == LAYOUT_PLAIN || (ndim == 4 && shape[2] == shape[3])));
-    if (params->count == params->capacity) {
-        params->capacity = params->capacity ? 2 * params->capacity : 64;
-        params->slices = xrealloc(params->slices, params->capacity * sizeof(ParamSlice));
-    }
+    GROW(params->slices, params->count);
     ParamSlice *slice = &params->slices[params->count++];
     *slice = (ParamSlice){.ndim = ndim, .count = 1, .layout = layout};
     va_list args;
@@ -112,14 +109,9 @@ void params_upload(Params *params, const float *flat, Device *dev) {
     device_free(dev, staging);
 }
 
-PlannedParams params_plan(Params *params, bool grads) {
-    PlannedParams real = {params->weights, params->grads};
+Params params_plan(Params *params, bool grads) {
+    Params real = *params;
     params->weights = PLAN_POINTER;
     params->grads = grads ? PLAN_POINTER : NULL;
     return real;
-}
-
-void params_plan_end(Params *params, PlannedParams real) {
-    params->weights = real.weights;
-    params->grads = real.grads;
 }

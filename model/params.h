@@ -32,7 +32,7 @@ typedef struct {
 
 typedef struct {
     ParamSlice *slices;
-    int count, capacity;
+    int count;
     size_t total;    // elements with padding
     floatX *weights; // (total) what kernels read, on the device; NULL until params_alloc
     float *grads;    // (total) on the device, or NULL: no parameter gradient is computed
@@ -68,13 +68,9 @@ void params_upload(Params *params, const float *flat, Device *dev);
 
 // An address for plan-only passes: never read, but not NULL, which has a meaning for kernels.
 #define PLAN_POINTER ((void *)(uintptr_t)256)
-// Between these two calls a plan-only pass sees weights, and gradients if asked for, even if no memory is allocated.
-typedef struct {
-    floatX *weights;
-    float *grads;
-} PlannedParams;
-PlannedParams params_plan(Params *params, bool grads);
-void params_plan_end(Params *params, PlannedParams real);
+// After this a plan-only pass sees weights, and gradients if asked for, even if no memory is allocated. Returns what to
+// assign to *params when the pass is over.
+Params params_plan(Params *params, bool grads);
 
 // For backward: reports that the gradients from element `first` on are final.
 static inline void params_grads_final(const Params *p, size_t first) {

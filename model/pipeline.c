@@ -13,60 +13,48 @@
 
 // ---- Opening -------------------------------------------------------------------------------------------------------
 
-static char *config_path(const char *folder, const char *module, const char *file) {
-    char *path = xprintf("%s/%s/%s", folder, module, file);
-    if (!file_exists(path)) { die("%s: is missing, expected in a model directory", path); }
+static Path config_path(const char *module, const char *file) {
+    Path path = path_of("%s/%s", module, file);
+    if (!file_exists(path.text)) { die("%s: is missing, expected in a model directory", path.text); }
     return path;
 }
 
 static void open_unet(Pipeline *p, bool ema, bool grads, Device *dev) {
-    char *module = xprintf("%s/unet_ema", p->folder);
-    bool average = ema && folder_exists(module);
-    if (!average) {
-        free(module);
-        module = xprintf("%s/unet", p->folder);
-    }
-    char *path = config_path(p->folder, average ? "unet_ema" : "unet", "config.json");
-    UNetConfig config = unet_config_read(path);
+    Path module = path_of("%s/unet_ema", p->folder);
+    if (!ema || !folder_exists(module.text)) { module = path_of("%s/unet", p->folder); }
+    UNetConfig config = unet_config_read(config_path(module.text, "config.json").text);
     p->unet = unet_create(&config);
-    weights_load(&p->unet.params, module, grads, dev);
-    free(path);
-    free(module);
+    weights_load(&p->unet.params, module.text, grads, dev);
 }
 
 static void open_vae(Pipeline *p, int parts, int grads, Device *dev) {
-    char *path = config_path(p->folder, "vae", "config.json"), *module = xprintf("%s/vae", p->folder);
-    VAEConfig config = vae_config_read(path);
+    Path module = path_of("%s/vae", p->folder);
+    VAEConfig config = vae_config_read(config_path(module.text, "config.json").text);
     if (parts & PART_VAE_ENCODER) {
         p->vae_encoder = vae_encoder_create(&config);
-        weights_load(&p->vae_encoder.params, module, grads & PART_VAE_ENCODER, dev);
+        weights_load(&p->vae_encoder.params, module.text, grads & PART_VAE_ENCODER, dev);
     }
     if (parts & PART_VAE_DECODER) {
         p->vae_decoder = vae_decoder_create(&config);
-        weights_load(&p->vae_decoder.params, module, grads & PART_VAE_DECODER, dev);
+        weights_load(&p->vae_decoder.params, module.text, grads & PART_VAE_DECODER, dev);
     }
-    free(path);
-    free(module);
 }
 
 static void open_text(Pipeline *p, bool grads, Device *dev) {
-    char *path = config_path(p->folder, "text_encoder", "config.json");
-    char *module = xprintf("%s/text_encoder", p->folder), *tokens = xprintf("%s/tokenizer", p->folder);
-    CLIPConfig config = clip_config_read(path);
-    p->tokenizer = tokenizer_open(tokens);
+    Path module = path_of("%s/text_encoder", p->folder), path = config_path(module.text, "config.json");
+    Path tokens = path_of("%s/tokenizer", p->folder);
+    CLIPConfig config = clip_config_read(path.text);
+    p->tokenizer = tokenizer_open(tokens.text);
     if (tokenizer_vocab_size(p->tokenizer) > config.vocab_size) {
-        die("%s: field \"vocab_size\" is %d, but the tokenizer in %s has %d tokens", path, config.vocab_size, tokens,
-            tokenizer_vocab_size(p->tokenizer));
+        die("%s: field \"vocab_size\" is %d, but the tokenizer in %s has %d tokens", path.text, config.vocab_size,
+            tokens.text, tokenizer_vocab_size(p->tokenizer));
     }
     if (tokenizer_length(p->tokenizer) > config.max_position_embeddings) {
-        die("%s: field \"max_position_embeddings\" is %d, but the tokenizer in %s gives %d ids", path,
-            config.max_position_embeddings, tokens, tokenizer_length(p->tokenizer));
+        die("%s: field \"max_position_embeddings\" is %d, but the tokenizer in %s gives %d ids", path.text,
+            config.max_position_embeddings, tokens.text, tokenizer_length(p->tokenizer));
     }
     p->clip = clip_create(&config);
-    weights_load(&p->clip.params, module, grads, dev);
-    free(path);
-    free(module);
-    free(tokens);
+    weights_load(&p->clip.params, module.text, grads, dev);
 }
 
 // Dies if the sizes that modules share differ.
@@ -89,10 +77,9 @@ Pipeline pipeline_open(const char *folder, int parts, int grads, Device *dev) {
     if (!folder_exists(folder)) { die("%s: is not a folder, expected a model directory", folder); }
     Pipeline p = {.folder = xstrdup(folder), .parts = parts};
     if (parts & PART_SCHEDULE) {
-        char *path = config_path(folder, "scheduler", "scheduler_config.json");
-        ScheduleConfig config = schedule_config_read(path);
+        Path path = config_path(path_of("%s/scheduler", folder).text, "scheduler_config.json");
+        ScheduleConfig config = schedule_config_read(path.text);
         p.schedule = schedule_create(&config);
-        free(path);
     }
     if (parts & PART_TEXT) { open_text(&p, grads & PART_TEXT, dev); }
     if (parts & (PART_VAE_ENCODER | PART_VAE_DECODER)) { open_vae(&p, parts, grads, dev); }
@@ -102,9 +89,8 @@ Pipeline pipeline_open(const char *folder, int parts, int grads, Device *dev) {
 }
 
 int pipeline_resolution(const char *folder, const VAEConfig *vae) {
-    char *path = xprintf("%s/unet/config.json", folder);
-    int cells = file_exists(path) ? unet_config_read(path).sample_size : 0;
-    free(path);
+    Path path = path_of("%s/unet/config.json", folder);
+    int cells = file_exists(path.text) ? unet_config_read(path.text).sample_size : 0;
     int resolution = cells ? cells * vae_factor(vae) : vae->sample_size;
     if (!resolution) {
         die("%s: neither unet/config.json nor vae/config.json has \"sample_size\": give --resolution", folder);
@@ -134,35 +120,25 @@ void pipeline_release(Pipeline *p, int parts, Device *dev) {
 // ---- Folders -------------------------------------------------------------------------------------------------------
 
 void weights_digest(const char *folder, char hex[65]) {
-    char *path = weights_path(folder);
-    size_t n = strlen(path);
-    if (strcmp(path + n - 5, ".json") != 0) {
-        sha256_file(path, hex);
-        free(path);
+    Path path = weights_path(folder);
+    if (strcmp(path.text + strlen(path.text) - 5, ".json") != 0) {
+        sha256_file(path.text, hex);
         return;
     }
-    Safetensors file = safetensors_open(path); // checks that all shards exist
-    EVP_MD_CTX *context = EVP_MD_CTX_new();
-    EVP_DigestInit_ex(context, EVP_sha256(), NULL);
-    const char *last = NULL;
-    for (const char *next = safetensors_next_file(&file, last); next; next = safetensors_next_file(&file, last)) {
-        sha256_file(next, hex);
-        EVP_DigestUpdate(context, hex, 64);
-        last = next;
+    Safetensors file = safetensors_open(path.text); // checks that all shards exist
+    char *all = xcalloc((size_t)file.map_count + 1, 64), *end = all;
+    for (const char *shard = NULL; (shard = safetensors_next_file(&file, shard)); end += 64) {
+        sha256_file(shard, hex);
+        memcpy(end, hex, 64);
     }
     unsigned char digest[32];
-    EVP_DigestFinal_ex(context, digest, NULL);
-    EVP_MD_CTX_free(context);
+    EVP_Digest(all, (size_t)(end - all), digest, NULL, EVP_sha256(), NULL);
     for (int i = 0; i < 32; i++) { snprintf(hex + 2 * i, 3, "%02x", digest[i]); }
     safetensors_close(&file);
-    free(path);
+    free(all);
 }
 
-void pipeline_vae_digest(const char *folder, char hex[65]) {
-    char *module = xprintf("%s/vae", folder);
-    weights_digest(module, hex);
-    free(module);
-}
+void pipeline_vae_digest(const char *folder, char hex[65]) { weights_digest(path_of("%s/vae", folder).text, hex); }
 
 static void copy_file(const char *from, const char *to) {
     FILE *in = fopen(from, "rb");
@@ -189,14 +165,8 @@ static void link_tree(const char *from, const char *to) {
     if (!folder) { die("%s: cannot be opened: %s", from, strerror(errno)); }
     for (struct dirent *e; (e = readdir(folder));) {
         if (e->d_name[0] == '.') { continue; }
-        char *source = xprintf("%s/%s", from, e->d_name), *target = xprintf("%s/%s", to, e->d_name);
-        if (folder_exists(source)) {
-            link_tree(source, target);
-        } else {
-            link_file(source, target);
-        }
-        free(source);
-        free(target);
+        Path source = path_of("%s/%s", from, e->d_name), target = path_of("%s/%s", to, e->d_name);
+        (folder_exists(source.text) ? link_tree : link_file)(source.text, target.text);
     }
     closedir(folder);
 }
@@ -205,26 +175,17 @@ void pipeline_link(const char *from, const char *to, const char *except) {
     static const char *const modules[] = {"unet", "unet_ema", "vae", "text_encoder", "tokenizer", "scheduler"};
     make_folders(to);
     for (int i = 0; i < 6; i++) {
-        char *source = xprintf("%s/%s", from, modules[i]), *target = xprintf("%s/%s", to, modules[i]);
+        Path source = path_of("%s/%s", from, modules[i]), target = path_of("%s/%s", to, modules[i]);
         bool replaced = except && strncmp(modules[i], except, strlen(except)) == 0; // "unet": its average too
-        if (!replaced && folder_exists(source)) { link_tree(source, target); }
-        free(source);
-        free(target);
+        if (!replaced && folder_exists(source.text)) { link_tree(source.text, target.text); }
     }
     pipeline_index_write(to);
 }
 
 static void put_pair(yajl_gen gen, const char *key, const char *library, const char *class) {
-    json_key(gen, key);
-    yajl_gen_array_open(gen);
-    const char *const pair[] = {library, class};
-    for (int i = 0; i < 2; i++) {
-        if (pair[i]) {
-            yajl_gen_string(gen, (const unsigned char *)pair[i], strlen(pair[i]));
-        } else {
-            yajl_gen_null(gen);
-        }
-    }
+    json_open_list(gen, key);
+    json_put_string(gen, NULL, library);
+    json_put_string(gen, NULL, class);
     yajl_gen_array_close(gen);
 }
 
@@ -243,9 +204,7 @@ void pipeline_index_write(const char *folder) {
     put_pair(gen, "unet", "diffusers", "UNet2DConditionModel");
     put_pair(gen, "vae", "diffusers", "AutoencoderKL");
     yajl_gen_map_close(gen);
-    char *path = xprintf("%s/model_index.json", folder);
-    json_write(gen, path);
-    free(path);
+    json_write(gen, path_of("%s/model_index.json", folder).text);
 }
 
 // ---- Texts ---------------------------------------------------------------------------------------------------------
@@ -306,10 +265,10 @@ typedef void Coder(Pipeline *p, Arena *arena, float *out, const float *in, int B
 // Runs the same calls on a plan-only device. Reserves the workspace that they need on `dev`, or notes it in `dev`.
 static size_t plan_coder(Pipeline *p, Params *params, Coder *code, int B, int H, int W, Device *dev) {
     Device own = {.plan_only = true}, *plan = dev->plan_only ? dev : &own;
-    PlannedParams real = params_plan(params, false);
+    Params real = params_plan(params, false);
     Arena arena = arena_measure(plan);
     code(p, &arena, PLAN_POINTER, PLAN_POINTER, B, H, W, plan);
-    params_plan_end(params, real);
+    *params = real;
     if (plan != dev) { device_reserve_workspace(dev, own.workspace_needed); }
     return arena.peak;
 }

@@ -6,6 +6,7 @@
 #include "model/tokenizer.h"
 #include "model/unet.h"
 #include "model/vae.h"
+#include "util/file.h"
 
 // Parts to open: their weights are loaded onto the device.
 enum {
@@ -43,8 +44,8 @@ void pipeline_release(Pipeline *pipeline, int parts, Device *dev);
 // SHA-256 of the VAE's weights file (of the sharded files' digests, if sharded). Latents depend on it.
 void pipeline_vae_digest(const char *folder, char hex[65]);
 
-// The path of the file that weights_read reads in `folder`, to be freed; dies if there is none.
-char *weights_path(const char *folder);
+// The path of the file that weights_read reads in `folder`; dies if there is none.
+Path weights_path(const char *folder);
 // The tensor of each slice (params->count, to be freed), found by the names that weights_read accepts. Dies if a tensor
 // is missing, has another shape, or belongs to no slice.
 const Tensor **weights_match(const Params *params, const Safetensors *file);
@@ -61,8 +62,9 @@ void weights_load(Params *params, const char *folder, bool grads, Device *dev);
 // encoder and decoder) may go into one file.
 void weights_write(const Params *const *params, const float *const *flats, int count, const char *path);
 
-// Declares all slices of a model as F32 tensors, for a caller that writes them one after the other.
+// Declares all slices of a model, or one under another name, for a caller that writes them one after the other.
 void weights_declare(SafetensorsWriter *w, const Params *params);
+void weights_declare_slice(SafetensorsWriter *w, const char *name, const ParamSlice *slice);
 
 // Fills a new pipeline folder `to`: parts other than `except` ("unet", which stands for unet_ema too, "vae" or NULL)
 // are hard-linked (copied across file systems) from `from`, and model_index.json is written.

@@ -334,7 +334,6 @@ void tensor_to_int64(const Tensor *tensor, int64_t first, int64_t count, int64_t
 
 typedef struct {
     char *name;
-    DType dtype;
     int ndim;
     int64_t shape[TENSOR_MAX_DIMS];
     uint64_t begin, end; // bytes from the start of the data
@@ -343,9 +342,9 @@ typedef struct {
 struct SafetensorsWriter {
     AtomicFile file;
     Declared *tensors;
-    int count, current; // the next tensor
-    uint64_t written;   // bytes of data
-    bool begun;         // the header is written
+    int count;
+    uint64_t written; // bytes of data
+    bool begun;       // the header is written
 };
 
 SafetensorsWriter *safetensors_writer(const char *path) {
@@ -354,13 +353,13 @@ SafetensorsWriter *safetensors_writer(const char *path) {
     return w;
 }
 
-void safetensors_declare(SafetensorsWriter *w, const char *name, DType dtype, int ndim, const int64_t *shape) {
+void safetensors_declare(SafetensorsWriter *w, const char *name, int ndim, const int64_t *shape) {
     assert(!w->begun && ndim <= TENSOR_MAX_DIMS);
     w->tensors = xrealloc(w->tensors, (size_t)(w->count + 1) * sizeof *w->tensors);
     Declared *t = &w->tensors[w->count];
-    *t = (Declared){.name = xstrdup(name), .dtype = dtype, .ndim = ndim};
+    *t = (Declared){.name = xstrdup(name), .ndim = ndim};
     t->begin = w->count ? w->tensors[w->count - 1].end : 0;
-    uint64_t bytes = (uint64_t)dtypes[dtype].size;
+    uint64_t bytes = sizeof(float);
     for (int i = 0; i < ndim; i++) {
         t->shape[i] = shape[i];
         bytes *= (uint64_t)shape[i];
@@ -370,15 +369,12 @@ void safetensors_declare(SafetensorsWriter *w, const char *name, DType dtype, in
 }
 
 static void put_declared(yajl_gen gen, const Declared *t) {
-    json_key(gen, t->name);
-    yajl_gen_map_open(gen);
-    json_put_string(gen, "dtype", dtypes[t->dtype].name);
-    json_key(gen, "shape");
-    yajl_gen_array_open(gen);
+    json_open_map(gen, t->name);
+    json_put_string(gen, "dtype", dtypes[DTYPE_F32].name);
+    json_open_list(gen, "shape");
     for (int i = 0; i < t->ndim; i++) { yajl_gen_integer(gen, t->shape[i]); }
     yajl_gen_array_close(gen);
-    json_key(gen, "data_offsets");
-    yajl_gen_array_open(gen);
+    json_open_list(gen, "data_offsets");
     yajl_gen_integer(gen, (long long)t->begin);
     yajl_gen_integer(gen, (long long)t->end);
     yajl_gen_array_close(gen);
@@ -389,8 +385,7 @@ static void put_declared(yajl_gen gen, const Declared *t) {
 static void write_header(SafetensorsWriter *w) {
     yajl_gen gen = yajl_gen_alloc(NULL);
     yajl_gen_map_open(gen);
-    json_key(gen, "__metadata__");
-    yajl_gen_map_open(gen);
+    json_open_map(gen, "__metadata__");
     json_put_string(gen, "format", "pt");
     yajl_gen_map_close(gen);
     for (int i = 0; i < w->count; i++) { put_declared(gen, &w->tensors[i]); }
@@ -408,40 +403,10 @@ static void write_header(SafetensorsWriter *w) {
     w->begun = true;
 }
 
-void safetensors_write(SafetensorsWriter *w, const void *data, size_t bytes) {
+void safetensors_write(SafetensorsWriter *w, const float *data, size_t count) {
     if (!w->begun) { write_header(w); }
-    if (bytes > 0) { fwrite(data, 1, bytes, w->file.stream); }
-    w->written += bytes;
-    assert(w->count > 0 && w->written <= w->tensors[w->count - 1].end);
-    while (w->current < w->count && w->tensors[w->current].end <= w->written) { w->current++; }
-}
-
-static void write_sixteen_bits(SafetensorsWriter *w, DType dtype, const float *data, int64_t count) {
-    uint16_t buffer[4096];
-    for (int64_t done = 0; done < count;) {
-        int n = (int)(count - done < 4096 ? count - done : 4096);
-        for (int i = 0; i < n; i++) {
-            buffer[i] = dtype == DTYPE_F16 ? float_to_half(data[done + i]) : float_to_bfloat16(data[done + i]);
-        }
-        safetensors_write(w, buffer, (size_t)n * sizeof *buffer);
-        done += n;
-    }
-}
-
-void safetensors_write_floats(SafetensorsWriter *w, const float *data, int64_t count) {
-    while (count > 0) {
-        assert(w->current < w->count);
-        const Declared *t = &w->tensors[w->current];
-        DType dtype = t->dtype;
-        assert(dtype == DTYPE_F32 || dtype == DTYPE_F16 || dtype == DTYPE_BF16);
-        int64_t room = (int64_t)(t->end - (w->written > t->begin ? w->written : t->begin)) / dtypes[dtype].size;
-        int64_t n = count < room ? count : room;
-        if (n > 0 && dtype == DTYPE_F32) { safetensors_write(w, data, (size_t)n * sizeof *data); }
-        if (n > 0 && dtype != DTYPE_F32) { write_sixteen_bits(w, dtype, data, n); }
-        if (n == 0) { safetensors_write(w, NULL, 0); } // an empty tensor: go to the next
-        data += n;
-        count -= n;
-    }
+    if (count > 0) { fwrite(data, sizeof *data, count, w->file.stream); }
+    w->written += count * sizeof *data;
 }
 
 void safetensors_finish(SafetensorsWriter *w) {

@@ -49,13 +49,10 @@ const char *safetensors_next_file(const Safetensors *file, const char *last);
 void tensor_to_float(const Tensor *tensor, int64_t first, int64_t count, float *out);
 void tensor_to_int64(const Tensor *tensor, int64_t first, int64_t count, int64_t *out);
 
-// A file being written: declare all tensors, then write their data in the declared order, then finish. It gets its name
-// only when complete (temporary name, fsync, rename).
+// A file of F32 tensors being written: declare all tensors, then write their data in the declared order, as whole
+// tensors or pieces, then finish. It gets its name only when complete (temporary name, fsync, rename).
 typedef struct SafetensorsWriter SafetensorsWriter;
 SafetensorsWriter *safetensors_writer(const char *path);
-void safetensors_declare(SafetensorsWriter *w, const char *name, DType dtype, int ndim, const int64_t *shape);
-// Writes the next data, in order, as whole tensors or pieces; `bytes` in the declared type.
-void safetensors_write(SafetensorsWriter *w, const void *data, size_t bytes);
-// Converts the next `count` floats (util/half.h) to their tensor's declared type (F32, F16, BF16) and writes them.
-void safetensors_write_floats(SafetensorsWriter *w, const float *data, int64_t count);
+void safetensors_declare(SafetensorsWriter *w, const char *name, int ndim, const int64_t *shape);
+void safetensors_write(SafetensorsWriter *w, const float *data, size_t count);
 void safetensors_finish(SafetensorsWriter *w);

@@ -134,18 +134,13 @@ static void mix_start(Sampler *s, int n, int steps, Device *dev) {
     free(latent);
 }
 
-static void run_member(Sampler *s, const float *image_latent, const floatX *context, const uint64_t *sample_ids, int n,
-                       int steps, int member, uint64_t seed, Device *dev) {
+void sampler_run(Sampler *s, const float *image_latent, const floatX *context, const uint64_t *sample_ids, int n,
+                 int steps, int member, uint64_t seed, Device *dev) {
     for (int i = 0; i < n; i++) {
         noise_row(s, s->latent + (size_t)i * latent_count(s), sample_ids[i], member, seed, dev);
     }
     if (s->start) { mix_start(s, n, steps, dev); }
     denoise(s, image_latent, context, n, steps, dev);
-}
-
-void sampler_run(Sampler *s, const float *image_latent, const floatX *context, const uint64_t *sample_ids, int n,
-                 int steps, uint64_t seed, Device *dev) {
-    run_member(s, image_latent, context, sample_ids, n, steps, 0, seed, dev);
 }
 
 void sampler_decode(Sampler *s, float *pictures, int n, Device *dev) {
@@ -161,7 +156,7 @@ void sampler_ensemble(Sampler *s, float *predictions, const float *image_latent,
     size_t count = (size_t)n * picture_count(s);
     float *one = members > 1 ? xmalloc(count * sizeof *one) : NULL;
     for (int m = 0; m < members; m++) {
-        run_member(s, image_latent, context, sample_ids, n, steps, m, seed, dev);
+        sampler_run(s, image_latent, context, sample_ids, n, steps, m, seed, dev);
         sampler_decode(s, m == 0 ? predictions : one, n, dev);
         if (m == 0) { continue; }
         float share = 1.0f / (float)(m + 1); // running mean

@@ -26,15 +26,14 @@ void sampler_destroy(Sampler *sampler, Device *dev);
 size_t sampler_bytes(Pipeline *pipeline, int B, int h, int w, Device *dev);
 
 // Predicted clean latents, left in sampler->latent: n <= B samples. image_latent (n, h, w, L) on the host, scaled;
-// context (n, T, C) floatX on the device; sample_ids (n): noise of sample i depends only on (seed, sample_ids[i])
-// (stream PHILOX_INFERENCE, step 0).
+// context (n, T, C) floatX on the device; sample_ids (n): noise of sample i depends only on (seed, sample_ids[i],
+// member) (stream PHILOX_INFERENCE, step = member).
 void sampler_run(Sampler *sampler, const float *image_latent, const floatX *context, const uint64_t *sample_ids, int n,
-                 int steps, uint64_t seed, Device *dev);
-// Decoded predictions (n, h f, w f, 3) in [0, 1] on the host, averaged over `members` draws of the noise. Member m's
-// noise depends only on (seed, sample_ids[i], m); member 0 has sampler_run's.
+                 int steps, int member, uint64_t seed, Device *dev);
+// Decoded predictions (n, h f, w f, 3) in [0, 1] on the host, averaged over the members 0 .. members - 1.
 void sampler_ensemble(Sampler *sampler, float *predictions, const float *image_latent, const floatX *context,
                       const uint64_t *sample_ids, int n, int steps, int members, uint64_t seed, Device *dev);
-// noise (h, w, L) on the host: sampler_run's start for that id.
+// noise (h, w, L) on the host: sampler_run's start for that id and member 0.
 void sampler_noise(Sampler *sampler, float *noise, uint64_t sample_id, uint64_t seed, Device *dev);
 // Decodes sampler->latent (n) to pictures (n, h f, w f, 3) in [0, 1] on the host.
 void sampler_decode(Sampler *sampler, float *pictures, int n, Device *dev);

@@ -89,7 +89,7 @@ static void add_merge(Tokenizer *t, const char *path, int rank, const char *left
         die("%s: merge %d (\"%s\" and \"%s\") uses a token that is not in the vocabulary", path, rank + 1, left, right);
     }
     free(both);
-    if ((rank & (rank - 1)) == 0) { t->merges = xrealloc(t->merges, (size_t)(rank ? 2 * rank : 1) * sizeof m); }
+    GROW(t->merges, rank);
     t->merges[rank] = m;
     t->merge_count = rank + 1;
 }
@@ -120,13 +120,10 @@ static char *cut_pair(char *line, const char *path, int rank) {
 
 static void read_merges_text(Tokenizer *t, const char *path) {
     char *text = read_file(path, NULL);
+    char *rest = NULL;
     int rank = 0;
-    for (char *line = text, *next; *line; line = next) {
-        size_t n = strcspn(line, "\n");
-        next = line + n + (line[n] != 0);
-        line[n] = 0;
-        if (n > 0 && line[n - 1] == '\r') { line[n - 1] = 0; }
-        if (strncmp(line, "#version", 8) == 0 || !*line) { continue; }
+    for (char *line = strtok_r(text, "\r\n", &rest); line; line = strtok_r(NULL, "\r\n", &rest)) {
+        if (strncmp(line, "#version", 8) == 0) { continue; }
         char *right = cut_pair(line, path, rank);
         add_merge(t, path, rank++, line, right);
     }
@@ -223,7 +220,7 @@ static void add_token(Tokenizer *t, const char *content, int id, bool normalized
     int known = find_token(t, content);
     id = known >= 0 ? known : id >= 0 ? id : t->vocab_size;
     if (id >= t->vocab_size) { t->vocab_size = id + 1; }
-    t->added = xrealloc(t->added, (size_t)(t->added_count + 1) * sizeof *t->added);
+    GROW(t->added, t->added_count);
     t->added[t->added_count++] = (Added){xstrdup(content), id, normalized, FORM_LISTED};
 }
 
@@ -265,20 +262,18 @@ static void read_added_list(Tokenizer *t, const char *path, yajl_val list) {
 
 // added_tokens.json, used before tokenizer_config.json listed all tokens: {"<token>": 49408, ...}
 static void read_added_file(Tokenizer *t, const char *folder) {
-    char *path = xprintf("%s/added_tokens.json", folder);
-    if (file_exists(path)) {
-        Json json = json_read(path);
-        if (!YAJL_IS_OBJECT(json.root)) { die("%s: is not a JSON object of tokens and ids", path); }
-        for (size_t i = 0; i < YAJL_GET_OBJECT(json.root)->len; i++) {
-            const char *content = YAJL_GET_OBJECT(json.root)->keys[i];
-            yajl_val id = YAJL_GET_OBJECT(json.root)->values[i];
-            bool special = false;
-            for (int s = 0; s < SPECIALS; s++) { special |= strcmp(t->special_names[s], content) == 0; }
-            add_token(t, content, YAJL_IS_INTEGER(id) ? (int)YAJL_GET_INTEGER(id) : -1, !special);
-        }
-        json_free(&json);
+    Path path = path_of("%s/added_tokens.json", folder);
+    if (!file_exists(path.text)) { return; }
+    Json json = json_read(path.text);
+    if (!YAJL_IS_OBJECT(json.root)) { die("%s: is not a JSON object of tokens and ids", path.text); }
+    for (size_t i = 0; i < YAJL_GET_OBJECT(json.root)->len; i++) {
+        const char *content = YAJL_GET_OBJECT(json.root)->keys[i];
+        yajl_val id = YAJL_GET_OBJECT(json.root)->values[i];
+        bool special = false;
+        for (int s = 0; s < SPECIALS; s++) { special |= strcmp(t->special_names[s], content) == 0; }
+        add_token(t, content, YAJL_IS_INTEGER(id) ? (int)YAJL_GET_INTEGER(id) : -1, !special);
     }
-    free(path);
+    json_free(&json);
 }
 
 typedef struct {
@@ -342,37 +337,35 @@ static int read_length(const Json *config) {
 // Reads in transformers' order: tokenizer_config.json; if it does not list added tokens, also special_tokens_map.json,
 // which takes precedence, then tokenizer.json's list and added_tokens.json.
 static void read_settings(Tokenizer *t, const char *folder, bool whole_file) {
-    char *config_path = xprintf("%s/tokenizer_config.json", folder);
-    char *map_path = xprintf("%s/special_tokens_map.json", folder);
+    Path config_path = path_of("%s/tokenizer_config.json", folder);
+    Path map_path = path_of("%s/special_tokens_map.json", folder);
     SpecialFlags flags = {0};
     for (int s = 0; s < SPECIALS; s++) {
         t->special_names[s] = xstrdup(s == BEGIN ? "<|startoftext|>" : "<|endoftext|>");
     }
     t->length = 77;
     bool listed = false;
-    if (file_exists(config_path)) {
-        Json config = json_read(config_path);
+    if (file_exists(config_path.text)) {
+        Json config = json_read(config_path.text);
         refuse_sides(&config);
         t->length = read_length(&config);
         read_specials(t, &config, &flags);
         yajl_val decoder = json_find(config.root, "added_tokens_decoder");
         listed = decoder != NULL;
-        read_added_decoder(t, config_path, decoder);
+        read_added_decoder(t, config_path.text, decoder);
         json_free(&config);
     }
-    if (!listed && file_exists(map_path)) {
-        Json map = json_read(map_path);
+    if (!listed && file_exists(map_path.text)) {
+        Json map = json_read(map_path.text);
         read_specials(t, &map, &flags);
         json_free(&map);
     }
     if (!listed && whole_file) { read_added_list(t, t->path, json_find(t->vocab_json.root, "added_tokens")); }
     if (!listed) { read_added_file(t, folder); }
     for (int s = 0; s < SPECIALS; s++) {
-        if (!*t->special_names[s]) { die("%s: field \"%s\" is empty", config_path, special_fields[s]); }
+        if (!*t->special_names[s]) { die("%s: field \"%s\" is empty", config_path.text, special_fields[s]); }
         add_special(t, t->special_names[s], &flags, s);
     }
-    free(config_path);
-    free(map_path);
 }
 
 // Sets the ids of the special tokens, and normalises the tokens that are searched for in normalised text.
@@ -405,13 +398,12 @@ static pcre2_code *compile_words(void) {
 
 Tokenizer *tokenizer_open(const char *folder) {
     Tokenizer *t = xcalloc(1, sizeof *t);
-    char *whole = xprintf("%s/tokenizer.json", folder), *vocab = xprintf("%s/vocab.json", folder);
-    char *merges = xprintf("%s/merges.txt", folder);
-    bool whole_file = file_exists(whole);
-    if (!whole_file && !file_exists(vocab)) {
+    Path whole = path_of("%s/tokenizer.json", folder), vocab = path_of("%s/vocab.json", folder);
+    bool whole_file = file_exists(whole.text);
+    if (!whole_file && !file_exists(vocab.text)) {
         die("%s: has neither tokenizer.json nor vocab.json and merges.txt", folder);
     }
-    t->path = xstrdup(whole_file ? whole : vocab);
+    t->path = xstrdup(whole_file ? whole.text : vocab.text);
     t->vocab_json = json_read(t->path);
     yajl_val model = whole_file ? json_find(t->vocab_json.root, "model") : NULL;
     read_vocab(t, whole_file ? (model ? json_find(model, "vocab") : NULL) : t->vocab_json.root);
@@ -419,16 +411,13 @@ Tokenizer *tokenizer_open(const char *folder) {
     if (whole_file) {
         read_merges_json(t, json_find(model, "merges"));
     } else {
-        read_merges_text(t, merges);
+        read_merges_text(t, path_of("%s/merges.txt", folder).text);
     }
     sort_merges(t);
     read_settings(t, folder, whole_file);
     settle_specials(t, words);
     find_bytes(t);
     t->words = compile_words();
-    free(whole);
-    free(vocab);
-    free(merges);
     return t;
 }
 

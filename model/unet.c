@@ -351,12 +351,12 @@ void unet_backward(UNet *unet, Arena *arena, floatX *dsample, floatX *dcontext, 
 // ---- Plan ----------------------------------------------------------------------------------------------------------
 
 size_t unet_plan(UNet *unet, int B, int H, int W, int T, bool train, Device *plan) {
-    PlannedParams real = params_plan(&unet->params, train);
+    Params real = params_plan(&unet->params, train);
     Arena arena = arena_measure(plan);
     device_scope(plan, "forward");
     unet_forward(unet, &arena, PLAN_POINTER, PLAN_POINTER, PLAN_POINTER, PLAN_POINTER, B, H, W, T, train, plan);
     device_scope(plan, "backward");
     if (train) { unet_backward(unet, &arena, NULL, NULL, PLAN_POINTER, 1, plan); }
-    params_plan_end(&unet->params, real);
+    unet->params = real;
     return arena.peak;
 }

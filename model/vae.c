@@ -188,13 +188,13 @@ typedef void Backward(VAEHalf *half, Arena *arena, floatX *dinp, const floatX *d
 
 static size_t half_plan(VAEHalf *half, Forward *forward, Backward *backward, int B, int H, int W, bool train,
                         Device *plan) {
-    PlannedParams real = params_plan(&half->params, train);
+    Params real = params_plan(&half->params, train);
     Arena arena = arena_measure(plan);
     device_scope(plan, "forward");
     forward(half, &arena, PLAN_POINTER, PLAN_POINTER, B, H, W, train, plan);
     device_scope(plan, "backward");
     if (train) { backward(half, &arena, NULL, PLAN_POINTER, 1, plan); }
-    params_plan_end(&half->params, real);
+    half->params = real;
     return arena.peak;
 }
 

@@ -23,19 +23,17 @@ static const char *const pickled_files[] = {"diffusion_pytorch_model.bin", "pyto
                                             "diffusion_pytorch_model.fp16.bin", "pytorch_model.fp16.bin"};
 enum { WEIGHT_FILES = sizeof weight_files / sizeof *weight_files, PICKLED_FILES = 4 };
 
-char *weights_path(const char *folder) {
+Path weights_path(const char *folder) {
     for (int i = 0; i < WEIGHT_FILES; i++) {
-        char *path = xprintf("%s/%s", folder, weight_files[i]);
-        if (file_exists(path)) { return path; }
-        free(path);
+        Path path = path_of("%s/%s", folder, weight_files[i]);
+        if (file_exists(path.text)) { return path; }
     }
     for (int i = 0; i < PICKLED_FILES; i++) {
-        char *path = xprintf("%s/%s", folder, pickled_files[i]);
-        if (file_exists(path)) {
-            die("%s: weights in pickled form cannot be read, convert them to %s", path,
+        Path path = path_of("%s/%s", folder, pickled_files[i]);
+        if (file_exists(path.text)) {
+            die("%s: weights in pickled form cannot be read, convert them to %s", path.text,
                 weight_files[strncmp(pickled_files[i], "diff", 4) != 0]);
         }
-        free(path);
     }
     die("%s: holds no weights, expected %s or %s", folder, weight_files[0], weight_files[1]);
 }
@@ -83,16 +81,11 @@ static bool belongs_elsewhere(const Params *params, const char *name) {
 
 // ---- Reading -------------------------------------------------------------------------------------------------------
 
+// For the last sentence of the program: nothing is freed.
 static char *shape_text(int ndim, const int64_t *shape) {
-    char *text = xstrdup("(");
-    for (int i = 0; i < ndim; i++) {
-        char *longer = xprintf("%s%s%lld", text, i ? ", " : "", (long long)shape[i]);
-        free(text);
-        text = longer;
-    }
-    char *closed = xprintf("%s)", text);
-    free(text);
-    return closed;
+    char *text = xstrdup("");
+    for (int i = 0; i < ndim; i++) { text = xprintf("%s%s%lld", text, i ? ", " : "", (long long)shape[i]); }
+    return xprintf("(%s)", text);
 }
 
 // Equal, ignoring axes of size 1 at the end: 1x1 convolutions and linear layers hold the same numbers.
@@ -163,8 +156,7 @@ static void read_slice(const ParamSlice *slice, const Tensor *tensor, float *fla
 }
 
 void weights_read(const Params *params, const char *folder, float *flat) {
-    char *path = weights_path(folder);
-    Safetensors file = safetensors_open(path);
+    Safetensors file = safetensors_open(weights_path(folder).text);
     const Tensor **tensors = weights_match(params, &file);
     size_t end = 0;
     for (int i = 0; i < params->count; i++) {
@@ -180,7 +172,6 @@ void weights_read(const Params *params, const char *folder, float *flat) {
     }
     safetensors_close(&file);
     free(tensors);
-    free(path);
 }
 
 // If host and device share memory and the types are equal, reads the weights in place: a second copy of SD2's UNet
@@ -199,13 +190,14 @@ void weights_load(Params *params, const char *folder, bool grads, Device *dev) {
 
 // ---- Writing -------------------------------------------------------------------------------------------------------
 
+void weights_declare_slice(SafetensorsWriter *w, const char *name, const ParamSlice *slice) {
+    int64_t shape[4];
+    for (int k = 0; k < slice->ndim; k++) { shape[k] = slice->shape[k]; }
+    safetensors_declare(w, name, slice->ndim, shape);
+}
+
 void weights_declare(SafetensorsWriter *w, const Params *params) {
-    for (int i = 0; i < params->count; i++) {
-        const ParamSlice *slice = &params->slices[i];
-        int64_t shape[4];
-        for (int k = 0; k < slice->ndim; k++) { shape[k] = slice->shape[k]; }
-        safetensors_declare(w, slice->name, DTYPE_F32, slice->ndim, shape);
-    }
+    for (int i = 0; i < params->count; i++) { weights_declare_slice(w, params->slices[i].name, &params->slices[i]); }
 }
 
 void weights_write(const Params *const *params, const float *const *flats, int count, const char *path) {
@@ -216,7 +208,7 @@ void weights_write(const Params *const *params, const float *const *flats, int c
             const ParamSlice *slice = &params[m]->slices[i];
             float *torch_order = xmalloc(slice->count * sizeof *torch_order);
             slice_to_torch(slice, torch_order, flats[m] + slice->offset);
-            safetensors_write_floats(w, torch_order, (int64_t)slice->count);
+            safetensors_write(w, torch_order, slice->count);
             free(torch_order);
         }
     }

@@ -126,15 +126,15 @@ static void write_moments(const Optimizer *opt, const char *folder, Device *dev)
         char *path = xprintf("%s/trainer/optimizer.safetensors", folder);
         int64_t shape[] = {(int64_t)opt->total};
         w = safetensors_writer(path);
-        safetensors_declare(w, "exp_avg", DTYPE_F32, 1, shape);
-        safetensors_declare(w, "exp_avg_sq", DTYPE_F32, 1, shape);
+        safetensors_declare(w, "exp_avg", 1, shape);
+        safetensors_declare(w, "exp_avg_sq", 1, shape);
         free(path);
     }
     for (int a = 0; a < 2; a++) {
         for (size_t i = 0; i < opt->total; i += PIECE) {
             size_t count = piece_at(opt, i);
             float *piece = gather(opt, arrays[a], i, count, dev);
-            if (w) { safetensors_write(w, piece, count * sizeof(float)); }
+            if (w) { safetensors_write(w, piece, count); }
             free(piece);
         }
     }

@@ -160,7 +160,7 @@ static const char *const sheet_headings[] = {"scene", "decoded", "overlay", "dec
 static Image draw_cells(Image *images) {
     Cell cells[SHEET_ROWS * SHEET_COLUMNS];
     for (int i = 0; i < SHEET_ROWS * SHEET_COLUMNS; i++) { cells[i] = (Cell){&images[i], NULL}; }
-    Image sheet = draw_sheet(NULL, sheet_headings, cells, SHEET_ROWS, SHEET_COLUMNS, 128);
+    Image sheet = draw_sheet(sheet_headings, cells, SHEET_ROWS, SHEET_COLUMNS, 128);
     for (int i = 0; i < SHEET_ROWS * SHEET_COLUMNS; i++) { image_free(&images[i]); }
     return sheet;
 }

@@ -202,7 +202,7 @@ static void save_sheet(RunLog *log, int step, const Image *sheet) {
     char *path = xprintf("%s/samples/step-%06d.png", log->options->out, step);
     image_save(sheet, path);
     size_t size;
-    uint8_t *png = image_encode_png(sheet, &size);
+    uint8_t *png = image_encode(sheet, 0, &size);
     tensorboard_image(log->board, "validation/samples", step, sheet->width, sheet->height, png, size);
     free(png);
     free(path);

@@ -107,8 +107,9 @@ static HostBatch read_batch(const Validator *v, int first) {
                    xmalloc(rows * sizeof(int)),           xmalloc(rows * sizeof(int64_t))};
     uint8_t *packed = xmalloc(R * ((R + 7) / 8));
     for (size_t i = 0; i < rows; i++) {
-        ShardSample s = {.image_latent = b.image + i * n, .mask = packed};
-        *(v->options->target_bit == TARGET_OVERLAY ? &s.target_overlay : &s.target_mask) = b.target + i * n;
+        ShardSample s = {.mask = packed};
+        s.latents[LATENT_IMAGE] = b.image + i * n;
+        s.latents[v->options->target_bit] = b.target + i * n;
         shards_read(&v->shards, stored_index(v, (first + (int)i) % v->count), &s);
         b.class_index[i] = s.class_index;
         b.image_id[i] = s.image_id;
@@ -209,7 +210,7 @@ static Image sheet_draw(Sheet *sheet) {
     Cell cells[SHEET_ROWS * SHEET_COLUMNS] = {0};
     int count = SHEET_COLUMNS * sheet->rows;
     for (int i = 0; i < count; i++) { cells[i] = (Cell){&sheet->images[i], sheet->captions[i]}; }
-    Image image = draw_sheet(NULL, headings, cells, sheet->rows, SHEET_COLUMNS, 128);
+    Image image = draw_sheet(headings, cells, sheet->rows, SHEET_COLUMNS, 128);
     for (int i = 0; i < count; i++) {
         image_free(&sheet->images[i]);
         free(sheet->captions[i]);
@@ -239,7 +240,7 @@ static void score_batch(const Validator *v, Sampler *sampler, const HostBatch *b
     for (int i = 0; i < rows; i++) { ids[i] = (uint64_t)(first + i); }
     MaskRule rule = mask_rule(v);
     context_gather(v->context, v->table, b->class_index, rows, sampler->pipeline, dev);
-    sampler_run(sampler, b->image, v->context, ids, rows, v->options->validation_steps, VALIDATION_SEED, dev);
+    sampler_run(sampler, b->image, v->context, ids, rows, v->options->validation_steps, 0, VALIDATION_SEED, dev);
     device_copy(dev, latents, sampler->latent, (size_t)rows * cells * sizeof(float), false);
     device_sync(dev);
     sampler_decode(sampler, prediction, rows, dev);

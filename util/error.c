@@ -94,6 +94,10 @@ void *xcalloc(size_t count, size_t bytes) {
     return or_die(calloc(count ? count : 1, bytes ? bytes : 1), count * bytes);
 }
 void *xrealloc(void *pointer, size_t bytes) { return or_die(realloc(pointer, bytes ? bytes : 1), bytes); }
+void *xgrow(void *array, size_t count, size_t bytes) {
+    bool full = (count & (count - 1)) == 0;
+    return full ? xrealloc(array, (count ? 2 * count : 1) * bytes) : array;
+}
 char *xstrdup(const char *text) { return or_die(strdup(text), strlen(text) + 1); }
 
 char *xprintf(const char *format, ...) {

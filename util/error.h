@@ -32,5 +32,8 @@ void *xmalloc(size_t bytes);
 void *xcalloc(size_t count, size_t bytes);
 void *xrealloc(void *pointer, size_t bytes);
 char *xstrdup(const char *text);
+// Makes room for one more element after `count`: GROW(array, count); array[count++] = ... It doubles at 1, 2, 4, ...
+#define GROW(array, count) ((array) = xgrow((array), (size_t)(count), sizeof *(array)))
+void *xgrow(void *array, size_t count, size_t bytes);
 // A newly allocated formatted string; the caller frees it.
 char *xprintf(const char *format, ...) __attribute__((format(printf, 1, 2)));

@@ -6,6 +6,7 @@
 #include <ftw.h>
 #include <openssl/evp.h>
 #include <signal.h>
+#include <stdarg.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/stat.h>
@@ -19,6 +20,24 @@ bool file_exists(const char *path) {
 bool folder_exists(const char *path) {
     struct stat s;
     return stat(path, &s) == 0 && S_ISDIR(s.st_mode);
+}
+
+bool folder_empty(const char *path) {
+    DIR *folder = opendir(path);
+    int entries = 0;
+    while (folder && readdir(folder)) { entries++; }
+    if (folder) { closedir(folder); }
+    return entries <= 2; // . and ..
+}
+
+Path path_of(const char *format, ...) {
+    Path path;
+    va_list arguments;
+    va_start(arguments, format);
+    int length = vsnprintf(path.text, sizeof path.text, format, arguments);
+    va_end(arguments);
+    if (length < 0 || (size_t)length >= sizeof path.text) { die("%s...: is too long for a path", path.text); }
+    return path;
 }
 
 char *read_file(const char *path, size_t *size) {

@@ -7,6 +7,13 @@
 
 bool file_exists(const char *path);   // a regular file (or a link to one)
 bool folder_exists(const char *path); // a folder (or a link to one)
+bool folder_empty(const char *path);  // a folder without entries, or no folder
+
+// A path, built with printf's format: path_of("%s/config.json", folder).text. Dies if it is longer than any file's.
+typedef struct {
+    char text[4096];
+} Path;
+Path path_of(const char *format, ...) __attribute__((format(printf, 1, 2)));
 
 // The whole file in memory, followed by a zero byte; *size (may be NULL) gets its length. Dies if it cannot be read.
 char *read_file(const char *path, size_t *size);

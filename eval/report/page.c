@@ -88,7 +88,7 @@ void html(FILE *out, const char *format, ...) {
 void html_image(FILE *out, const Image *image, const char *alternative) {
     bool tiny = image->width <= 128 && image->height <= 128;
     size_t size;
-    uint8_t *bytes = tiny ? image_encode_png(image, &size) : image_encode_jpg(image, 88, &size);
+    uint8_t *bytes = image_encode(image, tiny ? 0 : 88, &size);
     fputs(tiny ? "<img class=\"tiny\"" : "<img", out);
     html(out, " width=\"%d\" height=\"%d\" alt=\"%s\" src=\"data:image/%s;base64,", image->width, image->height,
          alternative, tiny ? "png" : "jpeg");

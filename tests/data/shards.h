@@ -56,14 +56,9 @@ static inline ShardSample test_sample(long long i, const ShardInfo *info, TestAr
     test_latent(i, 1, info, a->overlay);
     test_latent(i, 2, info, a->only_mask);
     for (int k = 0; k < 60; k++) { a->mask[k] = (uint8_t)(i * 31 + k * 7); }
-    return (ShardSample){a->image,
-                         a->overlay,
-                         a->only_mask,
-                         a->mask,
-                         (int)(i % TEST_CLASSES),
-                         1000000007LL * (i + 1),
-                         {(int)i, 2 * (int)i, 300 + (int)i},
-                         (float)(i % 8) / 8};
+    return (ShardSample){
+        {a->image, a->overlay, a->only_mask}, a->mask,           (int)(i % TEST_CLASSES), 1000000007LL * (i + 1),
+        {(int)i, 2 * (int)i, 300 + (int)i},   (float)(i % 8) / 8};
 }
 
 // Writes samples [first, first + count) and two dropped pictures.

@@ -100,7 +100,7 @@ static void resume(void **state) {
         Loader *resumed = loader_open(&set, &options); // two loaders and a reader side by side
         batch = batch_of(&b);
         loader_read(resumed, 0, &batch);
-        ShardSample sample = {.image_latent = b.image};
+        ShardSample sample = {.latents = {b.image}};
         assert_memory_equal(&a, &b, sizeof a);
         shards_read(&set, k, &sample);
         loader_close(resumed);

@@ -1,5 +1,4 @@
 #include "data/sample.h"
-#include "data/draw.h"
 #include <math.h>
 #include <setjmp.h>
 #include <stdarg.h>
@@ -228,39 +227,9 @@ static void test_absent(void **state) {
     free(s);
 }
 
-static int count_color(const Image *image, int r, int g, int b) {
-    int count = 0;
-    for (int i = 0; i < image->width * image->height; i++) {
-        const uint8_t *p = image->pixels + 3 * i;
-        count += abs(p[0] - r) <= 2 && abs(p[1] - g) <= 2 && abs(p[2] - b) <= 2;
-    }
-    return count;
-}
-
-static void test_draw(void **state) {
-    (void)state;
-    Image red = image_new(30, 10, 3), grey = image_new(5, 5, 1);
-    for (int i = 0; i < 300; i++) { red.pixels[3 * i] = 200; }
-    memset(grey.pixels, 99, 25);
-    const Cell cells[] = {{&red, "a caption that wraps over more than two lines of the narrow cell for sure"},
-                          {&grey, NULL},
-                          {NULL, "empty"},
-                          {&red, "x"}};
-    static const char *const headings[] = {"left", "right"};
-    Image sheet = draw_sheet("A title", headings, cells, 2, 2, 90);
-    printf("sheet %d x %d: %d red, %d grey pixels\n", sheet.width, sheet.height, count_color(&sheet, 200, 0, 0),
-           count_color(&sheet, 99, 99, 99));
-    assert_int_equal(count_color(&sheet, 200, 0, 0), 2 * 90 * 30); // fitted, aspect kept
-    assert_true(count_color(&sheet, 99, 99, 99) >= 90 * 90);
-    image_free(&sheet);
-    image_free(&red);
-    image_free(&grey);
-}
-
 int main(void) {
     const struct CMUnitTest tests[] = {cmocka_unit_test(test_reasons),  cmocka_unit_test(test_validity),
                                        cmocka_unit_test(test_weights),  cmocka_unit_test(test_render),
-                                       cmocka_unit_test(test_failures), cmocka_unit_test(test_absent),
-                                       cmocka_unit_test(test_draw)};
+                                       cmocka_unit_test(test_failures), cmocka_unit_test(test_absent)};
     return cmocka_run_group_tests(tests, folder_begin, folder_end);
 }

@@ -42,7 +42,7 @@ static void round_trip(void **state) {
     for (int i = COUNT - 1; i >= 0; i--) {
         TestArrays want, have;
         ShardSample w = test_sample(i, &info, &want),
-                    h = {have.image, have.overlay, have.only_mask, have.mask, 0, 0, {0}, 0};
+                    h = {{have.image, have.overlay, have.only_mask}, have.mask, 0, 0, {0}, 0};
         shard_read(&shard, i, &h);
         for (int k = 0; k < 5 * 6 * 4; k++) {
             error += fabs((double)want.image[k] - have.image[k]) + fabs((double)want.overlay[k] - have.overlay[k]) +
@@ -127,7 +127,7 @@ static uint64_t digest(const char *path) {
     uint64_t hash = 1469598103934665603u;
     for (int i = 0; i < shard.samples; i++) {
         TestArrays a = {0};
-        ShardSample s = {a.image, a.overlay, a.only_mask, a.mask, 0, 0, {0}, 0};
+        ShardSample s = {{a.image, a.overlay, a.only_mask}, a.mask, 0, 0, {0}, 0};
         shard_read(&shard, i, &s);
         const uint8_t *p = (const uint8_t *)&a;
         for (size_t k = 0; k < sizeof a; k++) { hash = (hash ^ p[k]) * 1099511628211u; }

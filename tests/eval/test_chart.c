@@ -1,10 +1,12 @@
-// Charts: the picture's pixels; pages are tested in a browser (tests/reference/test_report.py).
+// Charts and contact sheets: the picture's pixels; pages are tested in a browser (tests/reference/test_report.py).
 #include "eval/report/chart.h"
+#include "data/draw.h"
 #include <math.h>
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stddef.h>
 #include <stdlib.h>
+#include <string.h>
 #include <cmocka.h>
 
 static int count_color(const Image *image, int r, int g, int b) {
@@ -33,7 +35,27 @@ static void test_bars(void **state) {
     image_free(&chart);
 }
 
+static void test_draw(void **state) {
+    (void)state;
+    Image red = image_new(30, 10, 3), grey = image_new(5, 5, 1);
+    for (int i = 0; i < 300; i++) { red.pixels[3 * i] = 200; }
+    memset(grey.pixels, 99, 25);
+    const Cell cells[] = {{&red, "a caption that wraps over more than two lines of the narrow cell for sure"},
+                          {&grey, NULL},
+                          {NULL, "empty"},
+                          {&red, "x"}};
+    static const char *const headings[] = {"left", "right"};
+    Image sheet = draw_sheet(headings, cells, 2, 2, 90);
+    printf("sheet %d x %d: %d red, %d grey pixels\n", sheet.width, sheet.height, count_color(&sheet, 200, 0, 0),
+           count_color(&sheet, 99, 99, 99));
+    assert_int_equal(count_color(&sheet, 200, 0, 0), 2 * 90 * 30); // fitted, aspect kept
+    assert_true(count_color(&sheet, 99, 99, 99) >= 90 * 90);
+    image_free(&sheet);
+    image_free(&red);
+    image_free(&grey);
+}
+
 int main(void) {
-    const struct CMUnitTest tests[] = {cmocka_unit_test(test_bars)};
+    const struct CMUnitTest tests[] = {cmocka_unit_test(test_bars), cmocka_unit_test(test_draw)};
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

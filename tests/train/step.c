@@ -82,21 +82,21 @@ typedef struct {
 static void write_results(const char *path, int steps, const float *losses, const float *norms, int count,
                           const Chosen *chosen) {
     SafetensorsWriter *w = safetensors_writer(path);
-    safetensors_declare(w, "loss", DTYPE_F32, 1, (int64_t[]){steps});
-    safetensors_declare(w, "grad_norm", DTYPE_F32, 1, (int64_t[]){steps});
+    safetensors_declare(w, "loss", 1, (int64_t[]){steps});
+    safetensors_declare(w, "grad_norm", 1, (int64_t[]){steps});
     for (int i = 0; i < count; i++) {
         const ParamSlice *s = chosen[i].slice;
         int64_t shape[4] = {s->shape[0], s->shape[1], s->shape[2], s->shape[3]};
         char *name = xprintf("grad.%s", s->name);
-        safetensors_declare(w, name, DTYPE_F32, s->ndim, shape);
-        safetensors_declare(w, s->name, DTYPE_F32, s->ndim, shape);
+        safetensors_declare(w, name, s->ndim, shape);
+        safetensors_declare(w, s->name, s->ndim, shape);
         free(name);
     }
-    safetensors_write_floats(w, losses, steps);
-    safetensors_write_floats(w, norms, steps);
+    safetensors_write(w, losses, steps);
+    safetensors_write(w, norms, steps);
     for (int i = 0; i < count; i++) {
-        safetensors_write_floats(w, chosen[i].grad, (int64_t)chosen[i].slice->count);
-        safetensors_write_floats(w, chosen[i].weight, (int64_t)chosen[i].slice->count);
+        safetensors_write(w, chosen[i].grad, chosen[i].slice->count);
+        safetensors_write(w, chosen[i].weight, chosen[i].slice->count);
     }
     safetensors_finish(w);
 }
