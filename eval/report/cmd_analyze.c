@@ -12,8 +12,8 @@
 #include <stdlib.h>
 #include <string.h>
 
-// ---- what latents and leak have in common: a VAE and samples
-// ---------------------------------------------------------
+// ---- what latents and leak share: a VAE and samples
+// ------------------------------------------------------------------
 
 static struct {
     char *model, *data, *split, *out, *source, *classes, *color;
@@ -39,7 +39,7 @@ static struct {
        .seed = 2024};
 
 // Option rows (util/options.h). parts: what is read of the model directory; files: what is written.
-#define INPUT_OPTIONS(parts, files)                                                                                    \
+#define INPUT_ROWS(parts, files)                                                                                       \
     {OPT_HEADING, "Input and output"}, {OPT_STRING, "model",                                                           \
                                         &o.model,   "model directory; only " parts " read",                            \
                                         "DIR",      .required = "a pipeline directory"},                               \
@@ -53,19 +53,15 @@ static struct {
     {                                                                                                                  \
         OPT_STRING, "out", &o.out, "folder for " files, "DIR"                                                          \
     }
-#define SAMPLE_OPTIONS                                                                                                   \
+#define DRAWN_SAMPLE_ROWS                                                                                                \
     {OPT_HEADING, "Samples"},                                                                                            \
         {OPT_STRING, "classes", &o.classes, "classes to draw samples of: " CLASSES_HELP, "LIST"},                        \
         {OPT_INT, "samples", &o.samples, "number of crops with an object, one per picture", "N", .low = 2, .high = 1e6}, \
         {OPT_INT,  "resolution", &o.resolution, "side of the pictures (0: from the model's configs)",                    \
          "PIXELS", .high = 8192},                                                                                        \
         {OPT_INT, "min-side", &o.min_side, "drop pictures whose shorter side is below this", "PIXELS", .high = 1e6},     \
-        {OPT_STRING, "color", &o.color, "colour of the painted mask: a name, #rrggbb or R,G,B", "COLOR"},                \
-        {OPT_DOUBLE, "alpha", &o.alpha, "opacity of the painted mask", "SHARE"}, {                                       \
-        OPT_DOUBLE, "outline", &o.outline,                                                                               \
-            "width of a line along the mask's border, in pixels at size 512 (the original uses 4)", "PIXELS"             \
-    }
-#define BOOTSTRAP_OPTION                                                                                               \
+        PAINT_ROWS(&o.color, &o.alpha, &o.outline)
+#define BOOTSTRAP_ROW                                                                                                  \
     { OPT_INT, "bootstrap", &o.resamples, "bootstrap resamples for the 95% intervals (over samples)", "N", .high = 1e6 }
 
 // What is opened for both.
@@ -117,11 +113,11 @@ static void want_samples(const Inputs *in, int count) {
 // ---- latents: how well the latent MSE of a VAE orders masks by IoU, bare and painted on the picture -----------------
 
 static Option latents_table[] = {
-    INPUT_OPTIONS("vae/ is", "latents.html, latents.json, pairs.csv and the two pictures"),
-    SAMPLE_OPTIONS,
+    INPUT_ROWS("vae/ is", "latents.html, latents.json, pairs.csv and the two pictures"),
+    DRAWN_SAMPLE_ROWS,
     {OPT_HEADING, "Run"},
     {OPT_INT, "batch", &o.batch, "pictures per call of the VAE", "N", .low = 1, .high = 4096},
-    BOOTSTRAP_OPTION,
+    BOOTSTRAP_ROW,
     {OPT_LONG, "seed", &o.seed, "seed of the samples, their crops and their shifts", "N"},
     OPTIONS_END};
 
@@ -165,8 +161,8 @@ static int analyze_latents(int argc, char **argv, const char *command) {
 // ---- leak: how much of the answer the noise schedule leaves in the noisiest training sample -------------------------
 
 static Option leak_table[] = {
-    INPUT_OPTIONS("vae/ and scheduler/ are", "leak.html, leak.json and objects.csv"),
-    SAMPLE_OPTIONS,
+    INPUT_ROWS("vae/ and scheduler/ are", "leak.html, leak.json and objects.csv"),
+    DRAWN_SAMPLE_ROWS,
     {OPT_HEADING, "Noise"},
     {OPT_DOUBLE, "terminal-signal", &o.signal,
      "share of the target in the noisiest training sample, sqrt(alphas_cumprod) at the last timestep; -1: as the betas "
@@ -182,7 +178,7 @@ static Option leak_table[] = {
     {OPT_DOUBLE, "match-signal", &o.match_signal, "its terminal signal", "A", .low = 1e-6,
      .high = MOST_TERMINAL_SIGNAL},
     {OPT_HEADING, "Run"},
-    BOOTSTRAP_OPTION,
+    BOOTSTRAP_ROW,
     {OPT_LONG, "seed", &o.seed, "seed of the samples, their crops and the noise's level sizes", "N"},
     OPTIONS_END};
 

@@ -409,13 +409,10 @@ static void write_page(const Findings *f, const char *path) {
 void leak_report(const LeakRecord *record, const LeakObject *objects, int count, const Coco *coco, const char *folder) {
     Findings f = find(record, objects, count);
     print_tables(&f);
-    char *json = xprintf("%s/leak.json", folder), *csv = xprintf("%s/objects.csv", folder);
-    char *page = xprintf("%s/leak.html", folder);
-    write_json(&f, json);
-    write_objects(&f, coco, csv);
-    write_page(&f, page);
-    printf("wrote %s, %s, %s\n", page, json, csv);
-    free(json);
-    free(csv);
-    free(page);
+    Path json = path_of("%s/leak.json", folder), csv = path_of("%s/objects.csv", folder);
+    Path page = path_of("%s/leak.html", folder);
+    write_json(&f, json.text);
+    write_objects(&f, coco, csv.text);
+    write_page(&f, page.text);
+    printf("wrote %s, %s, %s\n", page.text, json.text, csv.text);
 }
