@@ -1,5 +1,6 @@
 // The measuring loop and its tensors.
 #include "bench/bench.h"
+#include "eval/stats.h"
 #include "util/error.h"
 #include "util/philox.h"
 #include "util/progress.h"
@@ -11,15 +12,17 @@
 // A run repeats the call until it lasts this long: the clock and, on CUDA, waiting for the device cost less than 1%.
 static const double RUN_SECONDS = 0.01;
 
+static void *upload(const void *from, size_t bytes, Device *dev) {
+    void *to = device_alloc(dev, bytes);
+    device_copy(dev, to, from, bytes, false);
+    device_sync(dev);
+    return to;
+}
+
 void bench_open(Bench *b, int runs, Device *dev) {
     *b = (Bench){.dev = dev, .runs = runs};
     StepScalars s = {.seed = 1, .lr = 1e-4f, .bias1 = 0.1f, .bias2 = 0.001f, .ema_decay = 0.99f, .grad_scale = 1};
-    StepScalars *pinned = device_alloc_pinned(dev, sizeof s);
-    *pinned = s;
-    b->scalars = device_alloc(dev, sizeof s);
-    device_copy(dev, b->scalars, pinned, sizeof s, false);
-    device_sync(dev);
-    device_free_pinned(dev, pinned);
+    b->scalars = upload(&s, sizeof s, dev);
 }
 
 void bench_close(Bench *b) {
@@ -37,6 +40,8 @@ static void *keep(Bench *b, void *pointer) {
     return b->tensors[b->tensor_count++] = pointer;
 }
 
+void *bench_upload(Bench *b, const void *from, size_t bytes) { return keep(b, upload(from, bytes, b->dev)); }
+
 float *bench_floats(Bench *b, size_t n) {
     float *values = keep(b, device_alloc(b->dev, n * sizeof *values));
     normal_noise(values, 1, (int)n, PHILOX_NOISE, b->scalars, b->dev);
@@ -52,23 +57,12 @@ floatX *bench_tensor(Bench *b, size_t n) {
 }
 
 int *bench_ids(Bench *b, size_t n, int below) {
-    int *host = device_alloc_pinned(b->dev, n * sizeof *host), *ids = keep(b, device_alloc(b->dev, n * sizeof *ids));
+    int *host = xmalloc(n * sizeof *host);
     Random random = random_begin(1, PHILOX_INIT, 0, 0);
     for (size_t i = 0; i < n; i++) { host[i] = (int)random_below(&random, (uint32_t)below); }
-    device_copy(b->dev, ids, host, n * sizeof *ids, false);
-    device_sync(b->dev);
-    device_free_pinned(b->dev, host);
+    int *ids = bench_upload(b, host, n * sizeof *ids);
+    free(host);
     return ids;
-}
-
-static int by_value(const void *a, const void *b) {
-    double x = *(const double *)a, y = *(const double *)b;
-    return (x > y) - (x < y);
-}
-
-double median(double *values, int count) {
-    qsort(values, (size_t)count, sizeof *values, by_value);
-    return 0.5 * (values[(count - 1) / 2] + values[count / 2]);
 }
 
 double roofline_share(const TraceRow *row, double seconds, const Peaks *peaks) {
@@ -81,6 +75,26 @@ const char *format_share(double share, char text[16]) {
     if (share == 0) { return "-"; }
     snprintf(text, 16, "%.0f%%", 100 * share);
     return text;
+}
+
+int count_sizes(const char *sizes) {
+    int count = 1;
+    while ((sizes = strchr(sizes, ','))) { sizes++, count++; }
+    return count;
+}
+
+const char *format_shape(const char *sizes, const int *size, char text[96]) {
+    int used = 0;
+    for (int i = 0; i < count_sizes(sizes); i++) {
+        used += snprintf(text + used, 96 - (size_t)used, "%s%d", i ? "," : "", size[i]);
+    }
+    return text;
+}
+
+void print_timing(const BenchResult *r, const Peaks *peaks) {
+    char share[16];
+    printf(" %12.2f %9.1f %8.1f %8s", 1e6 * r->seconds, 1e-9 * r->row.flops / r->seconds,
+           1e-9 * r->row.bytes / r->seconds, format_share(roofline_share(&r->row, r->seconds, peaks), share));
 }
 
 void print_peaks(const Device *dev, const Peaks *p) {
@@ -109,8 +123,8 @@ static void add_result(Bench *b) {
     BenchResult *r = &b->results[b->count++];
     *r = b->current;
     r->row = b->trace.rows[0];
-    r->seconds = median(b->samples, b->runs);
-    r->low = b->samples[0], r->high = b->samples[b->runs - 1];
+    r->seconds = percentile(b->samples, b->runs, 0.5);
+    r->low = b->samples[0], r->high = b->samples[b->runs - 1]; // sorted now
 }
 
 bool bench_next(Bench *b) {

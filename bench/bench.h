@@ -49,9 +49,10 @@ extern const BenchLayer bench_layers[]; // bench_kernels.c: the one table of lay
 
 void bench_open(Bench *b, int runs, Device *dev);
 void bench_close(Bench *b);
-// Device memory with random normal values; it lives until the layer's function returns.
+// Device memory; it lives until the layer's function returns. Random normal values, or those of the host.
 floatX *bench_tensor(Bench *b, size_t n);
 float *bench_floats(Bench *b, size_t n);
+void *bench_upload(Bench *b, const void *from, size_t bytes);
 int *bench_ids(Bench *b, size_t n, int below); // uniform in [0, below)
 void bench_free_tensors(Bench *b);             // all of them; called by bench_layer
 void bench_start(Bench *b);
@@ -59,12 +60,15 @@ bool bench_next(Bench *b);
 // Runs a layer at one shape and adds its functions to the results.
 void bench_layer(Bench *b, const BenchLayer *layer, const char *model, const int *size);
 
-// Sorts and returns the median.
-double median(double *values, int count);
 // A row's roofline time as a share of its measured time; 0 if the peaks were not measured.
 double roofline_share(const TraceRow *row, double seconds, const Peaks *peaks);
 // Such a share as " 87%", or "-" for 0.
 const char *format_share(double share, char text[16]);
+int count_sizes(const char *sizes); // 5 for "B,HW,C,G,silu"
+// Their values as "16,256,32,8,1" into text.
+const char *format_shape(const char *sizes, const int *size, char text[96]);
+// Microseconds, GFLOP/s, GB/s and share of the roofline of a result, in columns.
+void print_timing(const BenchResult *result, const Peaks *peaks);
 void print_peaks(const Device *dev, const Peaks *peaks);
 
 // ---- bench_step.c: a whole training step ---------------------------------------------------------------------------

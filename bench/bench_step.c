@@ -1,6 +1,7 @@
 // A whole training step with random weights and inputs: noise, UNet, loss, backward, norm, Adam, as `cocogold train`
 // runs it, except for reading data.
 #include "bench/bench.h"
+#include "eval/stats.h"
 #include "model/init.h"
 #include "train/diffusion.h"
 #include "train/step.h"
@@ -10,7 +11,6 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/resource.h>
 
 enum { WARM_UP = 2, PROFILE_STEPS = 3 };
 
@@ -155,21 +155,18 @@ static double run_step(StepBench *s, int step, Device *dev) {
 
 static double mean_loss(StepBench *s, Device *dev) {
     int B = s->diffusion.B;
-    float *losses = device_alloc_pinned(dev, (size_t)B * sizeof *losses);
+    float losses[B];
     double sum = 0;
-    device_copy(dev, losses, s->losses, (size_t)B * sizeof *losses, false);
+    device_copy(dev, losses, s->losses, sizeof losses, false);
     device_sync(dev);
     for (int i = 0; i < B; i++) { sum += losses[i]; }
-    device_free_pinned(dev, losses);
     return sum / B;
 }
 
-// Largest resident memory of this process so far, in bytes. On Linux, getrusage would include the memory of the parent
-// process from before this program began; VmHWM does not.
+// Largest resident memory of this process so far, in bytes. getrusage would include the memory of the parent process
+// from before this program began.
 static double peak_resident(void) {
-    struct rusage usage;
-    getrusage(RUSAGE_SELF, &usage);
-    long kilobytes = usage.ru_maxrss;
+    long kilobytes = 0;
     FILE *status = fopen("/proc/self/status", "r");
     char line[128];
     while (status && fgets(line, sizeof line, status)) { sscanf(line, "VmHWM: %ld", &kilobytes); }
@@ -260,7 +257,7 @@ StepResult bench_step(const StepOptions *o, Device *dev) {
     dev->trace = &r.profile;
     for (int i = 0; i < PROFILE_STEPS; i++) { run_step(&s, WARM_UP + o->runs + i, dev); }
     dev->trace = NULL;
-    r.seconds = median(seconds, o->runs);
+    r.seconds = percentile(seconds, o->runs, 0.5);
     r.low = seconds[0], r.high = seconds[o->runs - 1];
     r.loss = mean_loss(&s, dev);
     close_step(&s, dev);

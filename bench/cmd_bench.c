@@ -1,6 +1,7 @@
 // cocogold bench: the speed of kernels and whole training steps, compared with this machine's peak rates.
 #include "bench/bench.h"
 #include "bench/lab.h"
+#include "train/unet_options.h"
 #include "util/error.h"
 #include "util/json.h"
 #include "util/options.h"
@@ -17,26 +18,14 @@ typedef struct {
 
 // ---- Output --------------------------------------------------------------------------------------------------------
 
-// "16,256,32,8,1" into text.
-static const char *format_shape(const BenchResult *r, char text[96]) {
-    int used = 0;
-    const char *name = r->sizes;
-    for (int i = 0; name; i++) {
-        used += snprintf(text + used, 96 - (size_t)used, "%s%d", i ? "," : "", r->size[i]);
-        name = strchr(name, ',');
-        name = name ? name + 1 : NULL;
-    }
-    return text;
-}
-
 static void print_layer(const BenchResult *results, int count, const Peaks *peaks) {
     printf("%s (%s)\n", results->layer, results->sizes);
     printf("  %-28s %-6s %-28s %12s %9s %8s %8s\n", "function", "model", "shape", "us", "GFLOP/s", "GB/s", "roofline");
     for (const BenchResult *r = results; r < results + count; r++) {
-        char shape[96], share[16];
-        printf("  %-28s %-6s %-28s %12.2f %9.1f %8.1f %8s\n", r->row.name, r->model, format_shape(r, shape),
-               1e6 * r->seconds, 1e-9 * r->row.flops / r->seconds, 1e-9 * r->row.bytes / r->seconds,
-               format_share(roofline_share(&r->row, r->seconds, peaks), share));
+        char shape[96];
+        printf("  %-28s %-6s %-28s", r->row.name, r->model, format_shape(r->sizes, r->size, shape));
+        print_timing(r, peaks);
+        printf("\n");
     }
     printf("\n");
     fflush(stdout);
@@ -75,7 +64,7 @@ static void write_kernels(const char *path, const Bench *b, const Peaks *peaks) 
         yajl_gen_map_open(gen);
         json_put_string(gen, "layer", r->layer);
         json_put_string(gen, "model", r->model);
-        json_put_string(gen, "shape", format_shape(r, shape));
+        json_put_string(gen, "shape", format_shape(r->sizes, r->size, shape));
         put_row(gen, &r->row, r->seconds, peaks);
         json_put_number(gen, "least", r->low);
         json_put_number(gen, "most", r->high);
@@ -166,13 +155,11 @@ static void print_tensors(const StepPlan *p) {
 }
 
 static void put_tensors(yajl_gen gen, const SavedTable *table) {
-    json_key(gen, "tensors");
-    yajl_gen_array_open(gen);
+    json_open_list(gen, "tensors");
     for (const SavedTensor *t = table->tensors; t < table->tensors + table->count; t++) {
         yajl_gen_map_open(gen);
         json_put_string(gen, "name", t->name);
-        json_key(gen, "shape");
-        yajl_gen_array_open(gen);
+        json_open_list(gen, "shape");
         for (int i = 0; i < 4 && t->shape.size[i]; i++) { yajl_gen_integer(gen, (long long)t->shape.size[i]); }
         yajl_gen_array_close(gen);
         json_put_string(gen, "type", type_of(t));
@@ -225,8 +212,7 @@ static const BenchLayer *find_layer(const char *name) {
 
 // The numbers of --shape, one for each of the layer's sizes; 0 is allowed for switches (the last of some layers).
 static void parse_shape(const char *text, const BenchLayer *layer, int size[MAX_SIZES]) {
-    int wanted = 1, count = 0;
-    for (const char *p = layer->sizes; (p = strchr(p, ',')); p++) { wanted++; }
+    int wanted = count_sizes(layer->sizes), count = 0;
     const char *p = text;
     for (; count < wanted; count++) {
         char *end;
@@ -308,7 +294,6 @@ static void check(const BenchOptions *o, bool plan) {
 }
 
 static const char *const presets[] = {"mini", "quarter-sd2", "sd1", "sd2", NULL};
-static const char *const recompute_levels[] = {"none", "transformers", "blocks", NULL}; // as Recompute
 
 int cmd_bench(int argc, char **argv) {
     BenchOptions o = {.step = {.preset = "quarter-sd2", .recompute = "none", .runs = 7}};
@@ -331,7 +316,7 @@ int cmd_bench(int argc, char **argv) {
         {OPT_INT, "size", &o.step.size, "side of the latents (0: the model's, 16 for mini, else 32)", "N",
          .high = 4096},
         {OPT_STRING, "recompute", &o.step.recompute, "what backward recomputes instead of reading from memory", "LEVEL",
-         .choices = recompute_levels, .choice = &o.step.recompute_level},
+         .choices = recompute_names, .choice = &o.step.recompute_level},
         {OPT_FLAG, "tensors", &o.step.tensors, "plan: print every saved tensor with its bytes and lifetime"},
         {OPT_STRING, "write-config", &o.step.write_config, "also write the UNet's config.json to this file", "FILE"},
         OPTIONS_END};

@@ -24,16 +24,13 @@ double lab_tolerance(void) { return sizeof(floatX) == sizeof(float) ? 1e-5 : 1e-
 // ---- On the host ---------------------------------------------------------------------------------------------------
 
 static float *host_floats(const Lab *lab, const float *x, size_t n) {
-    float *pinned = device_alloc_pinned(lab->dev, n * sizeof *pinned), *values = xmalloc(n * sizeof *values);
-    device_copy(lab->dev, pinned, x, n * sizeof *pinned, false);
+    float *values = xmalloc(n * sizeof *values);
+    device_copy(lab->dev, values, x, n * sizeof *values, false);
     device_sync(lab->dev);
-    memcpy(values, pinned, n * sizeof *values);
-    device_free_pinned(lab->dev, pinned);
     return values;
 }
 
 static float *host_values(const Lab *lab, const floatX *x, size_t n) {
-    if (sizeof(floatX) == sizeof(float)) { return host_floats(lab, (const float *)x, n); }
     float *wide = device_alloc(lab->dev, n * sizeof *wide);
     cast_to_float(wide, x, n, lab->dev);
     float *values = host_floats(lab, wide, n);
@@ -55,15 +52,6 @@ static double larger(double a, double b) { return a > b || isnan(a) ? a : b; }
 
 // The stride between checked results, so that about `wanted` of n are checked. It is odd, to reach all channels.
 static size_t every(size_t n, size_t wanted) { return n <= wanted ? 1 : (n / wanted) | 1; }
-
-static void *upload(const Lab *lab, const void *from, size_t bytes) {
-    char *pinned = device_alloc_pinned(lab->dev, bytes), *to = (char *)bench_floats(lab->bench, (bytes + 3) / 4);
-    memcpy(pinned, from, bytes);
-    device_copy(lab->dev, to, pinned, bytes, false);
-    device_sync(lab->dev);
-    device_free_pinned(lab->dev, pinned);
-    return to;
-}
 
 // ---- conv2d --------------------------------------------------------------------------------------------------------
 
@@ -302,8 +290,8 @@ static void make_adam(Lab *lab) {
     k->v = bench_floats(lab->bench, n), k->grad = bench_floats(lab->bench, n);
     device_fill(lab->dev, k->v, 0x3c, n * sizeof *k->v); // 0.0115, everywhere
     k->param = sizeof(floatX) == sizeof(float) ? (floatX *)k->master : bench_tensor(lab->bench, n);
-    k->scalars = upload(lab, &adam_scalars, sizeof adam_scalars);
-    k->norm = upload(lab, &adam_norm, sizeof adam_norm);
+    k->scalars = bench_upload(lab->bench, &adam_scalars, sizeof adam_scalars);
+    k->norm = bench_upload(lab->bench, &adam_norm, sizeof adam_norm);
     float *state[3] = {k->master, k->m, k->v};
     for (int i = 0; i < 3; i++) { k->before[i] = host_floats(lab, state[i], n); }
 }
@@ -413,24 +401,17 @@ static int parse_version(const char *text, const LabLayer *layer) {
 
 static void print_head(const LabLayer *layer, const int *size, bool timed, const Device *dev, const Peaks *peaks) {
     if (timed) { print_peaks(dev, peaks); }
-    printf("%s, %s = %d", layer->function, layer->sizes, size[0]);
-    int i = 1;
-    for (const char *p = strchr(layer->sizes, ','); p; p = strchr(p + 1, ',')) { printf(",%d", size[i++]); }
-    printf("\n  %-55s %8s", "version", "error");
+    char shape[96];
+    printf("%s, %s = %s\n", layer->function, layer->sizes, format_shape(layer->sizes, size, shape));
+    printf("  %-55s %8s", "version", "error");
     if (timed) { printf(" %12s %9s %8s %8s", "us", "GFLOP/s", "GB/s", "roofline"); }
     printf("\n");
 }
 
 static void print_row(const LabLayer *layer, int version, const LabResult *r, const Peaks *peaks) {
-    const double seconds = r->timing.seconds;
     const char *what = lab_has_steps() ? layer->versions[version - 1] : "the CPU's own";
     printf("  %d  %-52s %8.1e", version, what, r->error);
-    if (seconds > 0) {
-        char share[16];
-        printf(" %12.2f %9.1f %8.1f %8s", 1e6 * seconds, 1e-9 * r->timing.row.flops / seconds,
-               1e-9 * r->timing.row.bytes / seconds,
-               format_share(roofline_share(&r->timing.row, seconds, peaks), share));
-    }
+    if (r->timing.seconds > 0) { print_timing(&r->timing, peaks); }
     printf("\n");
     fflush(stdout);
 }

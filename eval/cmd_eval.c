@@ -12,34 +12,31 @@
 #include <unistd.h>
 
 static struct {
-    char *model, *data, *split, *source, *protocol, *shards, *seen, *unseen, *method, *tune_on, *table, *texts, *out,
-        *run;
-    int steps, ensemble, batch, resolution, per_class, limit, tune_pairs, resamples, ema, no_opening, masks;
+    AnswerOptions answer;
+    MaskOptions mask;
+    char *data, *split, *source, *protocol, *shards, *seen, *unseen, *tune_on, *table, *texts, *out, *run;
+    int batch, resolution, per_class, limit, tune_pairs, resamples, masks;
     long long seed;
-    double absent, tolerance, changed;
+    double absent;
     int crops; // --protocol crops
     char *start_name, *classes;
     int start; // Start
-    ScheduleChange schedule;
     char **groups;
 } o = {.split = "val",
        .source = "auto",
        .protocol = "images",
        .out = "eval",
-       .ensemble = 1,
        .batch = 8,
        .tune_pairs = 200,
        .resamples = 1000,
-       .tolerance = NAN,
-       .changed = NAN,
        .start_name = "noise",
-       .schedule = SCHEDULE_AS_MODEL};
+       .answer = ANSWER_OPTIONS_DEFAULT,
+       .mask = MASK_OPTIONS_DEFAULT};
 
 static const char *const protocols[] = {"images", "crops", NULL};
 static Option table[] = {
     {OPT_HEADING, "Input and output"},
-    {OPT_STRING, "model", &o.model, "pipeline directory", "DIR", .required = "a pipeline directory"},
-    {OPT_FLAG, "ema", &o.ema, "use the averaged weights of unet_ema/"},
+    MODEL_OPTIONS(o.answer),
     {OPT_STRING, "data", &o.data, "data set in COCO's layout", "DIR"},
     {OPT_STRING, "split", &o.split, "name of the split, e.g. val or val2017", "NAME"},
     {OPT_STRING, "source", &o.source, "annotations to read (auto prefers instances)", "KIND", .choices = coco_sources},
@@ -62,8 +59,8 @@ static Option table[] = {
     {OPT_DOUBLE, "absent", &o.absent, "probability of also asking a picture for a class that it does not show", "P",
      .high = 1},
     {OPT_HEADING, "Sampling"},
-    {OPT_INT, "steps", &o.steps, "DDIM steps (0: the model's default, else 4)", "N", .high = 1000},
-    SCHEDULE_OPTIONS(o.schedule),
+    STEPS_OPTION(o.answer),
+    SCHEDULE_OPTIONS(o.answer.schedule),
     {OPT_STRING, "start", &o.start_name,
      "sample from noise, or from a training sample of the first timestep that is made of the true target, the mean "
      "target or the picture: shows what a model reads from the target that the schedule leaves in the noise",
@@ -72,20 +69,12 @@ static Option table[] = {
     {OPT_STRING, "text-table", &o.texts,
      "also ask with other texts: templates and @FILEs of synonyms (lines \"class: word, word\"), separated by |",
      "LIST"},
-    {OPT_INT, "ensemble", &o.ensemble, "average the predictions of N draws of the noise", "N", .low = 1, .high = 1000},
+    ENSEMBLE_OPTION(o.answer),
     {OPT_INT, "resolution", &o.resolution, "images: side of the model's square input (0: the training side)", "PIXELS",
      .high = 4096},
     {OPT_INT, "batch", &o.batch, "pairs per batch", "N", .low = 1, .high = 1024},
     {OPT_LONG, "seed", &o.seed, "seed of the noise, the choice of pairs and the bootstrap", "N"},
-    {OPT_HEADING, "Mask"},
-    {OPT_STRING, "method", &o.method,
-     "how to extract the mask (default: compare; luminance for black and white targets)", "KIND",
-     .choices = mask_method_names},
-    {OPT_DOUBLE, "tolerance", &o.tolerance, "largest distance to the mask colour, 0 to 1 (default: the model's)", "X",
-     .high = 1},
-    {OPT_DOUBLE, "changed", &o.changed, "compare: smallest change from the input, 0 to 1 (default: the model's)", "X",
-     .high = 1},
-    {OPT_FLAG, "no-opening", &o.no_opening, "skip the 3x3 morphological opening"},
+    MASK_OPTIONS(o.mask),
     {OPT_STRING, "tune-on", &o.tune_on,
      "first choose the thresholds on this training split and save them in the model's segmentation.json", "SPLIT"},
     {OPT_INT, "tune-pairs", &o.tune_pairs, "number of pairs of seen classes for --tune-on", "N", .low = 1, .high = 1e7},
@@ -113,7 +102,7 @@ static bool parse(int argc, char **argv) {
 }
 
 static Dataset open_dataset(bool crops, const char *split, const ModelSettings *settings, const Pipeline *p) {
-    if (crops) { return dataset_of_shards(o.shards, split, o.model, settings); }
+    if (crops) { return dataset_of_shards(o.shards, split, o.answer.model, settings); }
     int side = o.resolution ? o.resolution : settings->resolution;
     if (!side) { side = p->unet.config.sample_size * vae_factor(&p->vae_decoder.config); }
     return dataset_of_pictures(o.data, split, o.source, side);
@@ -133,7 +122,7 @@ static bool *seen_flags(const Dataset *dataset, const ModelSettings *settings) {
                                               : dataset->crops && dataset->shards.info.trained[c];
     }
     if (!settings->train_class_count && !dataset->crops) {
-        warn("%s does not say which classes it was trained on: all count as unseen (see --seen)", o.model);
+        warn("%s does not say which classes it was trained on: all count as unseen (see --seen)", o.answer.model);
     }
     return seen;
 }
@@ -208,18 +197,18 @@ static void tune(bool crops, Pipeline *p, const ModelSettings *settings, MaskRul
     int count;
     Pair *pairs = dataset_pairs(&dataset, &options, &count);
     if (count == 0) { die("%s: no pair of a picture and a seen class to choose thresholds on", dataset.where); }
-    Evaluator e =
-        evaluator_create(p, &dataset, settings, NULL, 0, record->steps, o.ensemble, o.batch, (uint64_t)o.seed, dev);
+    Evaluator e = evaluator_create(p, &dataset, settings, NULL, 0, record->steps, o.answer.ensemble, o.batch,
+                                   (uint64_t)o.seed, dev);
     record->tune_miou = tune_rule(&e, &dataset, pairs, count, rule);
     record->tune_pairs = count;
     record->tuned_on = xstrdup(dataset.where);
     printf("thresholds chosen on %d pairs of %s: tolerance %.2f", count, dataset.where, rule->tolerance);
     if (rule->method == MASK_COMPARE) { printf(", changed %.2f", rule->changed); }
     printf(" (mIoU %.3f there)\n", record->tune_miou);
-    if (access(o.model, W_OK) == 0) {
-        settings_rule_write(rule, o.model, dataset.where, count, record->tune_miou);
+    if (access(o.answer.model, W_OK) == 0) {
+        settings_rule_write(rule, o.answer.model, dataset.where, count, record->tune_miou);
     } else {
-        warn("cannot write to %s: the thresholds are not saved in its segmentation.json", o.model);
+        warn("cannot write to %s: the thresholds are not saved in its segmentation.json", o.answer.model);
     }
     evaluator_destroy(&e);
     free(pairs);
@@ -231,7 +220,7 @@ static void tune(bool crops, Pipeline *p, const ModelSettings *settings, MaskRul
 static int find_log(RunLog *log) {
     const char *up[] = {"", "/..", "/../.."};
     for (int i = 0; i < 3; i++) {
-        char *folder = o.run ? xstrdup(o.run) : xprintf("%s%s", o.model, up[i]);
+        char *folder = o.run ? xstrdup(o.run) : xprintf("%s%s", o.answer.model, up[i]);
         char *path = xprintf("%s/log.jsonl", folder);
         bool there = o.run || file_exists(path);
         if (there) { *log = runlog_read(folder); }
@@ -242,14 +231,15 @@ static int find_log(RunLog *log) {
     return 0;
 }
 
-static void write_results(const EvalResult *result, const Dataset *dataset, const Evaluation *v,
-                          const EvalRecord *record, const ModelSettings *settings) {
+static void write_results(const Dataset *dataset, const Evaluation *v, const EvalRecord *record,
+                          const ModelSettings *settings) {
     make_folders(o.out);
     char *json = xprintf("%s/metrics.json", o.out), *csv = xprintf("%s/pairs.csv", o.out);
     char *html = xprintf("%s/report.html", o.out);
-    result_write_json(result, dataset, v, record, settings, json);
+    result_write_json(dataset, v, record, settings, json);
     result_write_pairs(dataset, v, csv);
     Json metrics = json_read(json);
+    result_print(&metrics);
     RunLog log;
     int logs = find_log(&log);
     report_evaluation(html, &metrics, &v->gallery, dataset->class_names, &log, logs);
@@ -265,39 +255,36 @@ int cmd_eval(int argc, char **argv) {
     char *command = options_command(argc, argv), *masks = NULL;
     bool crops = parse(argc, argv);
     ModelSettings settings;
-    settings_read(&settings, o.model);
+    settings_read(&settings, o.answer.model);
     Device dev;
     device_open(&dev, 0);
-    int parts = PART_UNET | PART_VAE_DECODER | PART_TEXT | PART_SCHEDULE | (o.ema ? PART_UNET_EMA : 0);
-    Pipeline p = pipeline_open(o.model, parts | (crops ? 0 : PART_VAE_ENCODER), 0, &dev);
-    if (schedule_changes(&o.schedule)) { schedule_change(&p.schedule, &o.schedule); }
-    EvalRecord record = {.model = o.model,
+    int parts = PART_UNET | PART_VAE_DECODER | PART_TEXT | PART_SCHEDULE | (o.answer.ema ? PART_UNET_EMA : 0);
+    Pipeline p = pipeline_open(o.answer.model, parts | (crops ? 0 : PART_VAE_ENCODER), 0, &dev);
+    if (schedule_changes(&o.answer.schedule)) { schedule_change(&p.schedule, &o.answer.schedule); }
+    EvalRecord record = {.model = o.answer.model,
                          .protocol = o.protocol,
                          .command = command,
                          .device = device_name(&dev),
-                         .ema = o.ema,
-                         .steps = o.steps ? o.steps : settings.steps,
-                         .ensemble = o.ensemble,
+                         .ema = o.answer.ema,
+                         .steps = o.answer.steps ? o.answer.steps : settings.steps,
+                         .schedule = &p.schedule,
                          .start = start_names[o.start],
-                         .per_class = o.per_class,
-                         .limit = o.limit,
-                         .absent = o.absent,
-                         .seed = (uint64_t)o.seed,
+                         .ensemble = o.answer.ensemble,
+                         .pairs = {o.per_class, o.limit, o.absent, NULL, (uint64_t)o.seed},
                          .resamples = o.resamples};
     schedule_warn_steps(&p.schedule, record.steps);
     int first = schedule_first_timestep(&p.schedule, record.steps);
     printf("%d DDIM steps from timestep %d of %d, where a training sample is %.1f%% target; start: %s\n", record.steps,
            first, p.schedule.T, 100 * sqrt(p.schedule.alphas_cumprod[first]), record.start);
-    record.schedule = &p.schedule;
-    Evaluation v = {.rule = settings_rule_options(&settings, o.model, o.method, o.tolerance, o.changed, !o.no_opening)};
+    Evaluation v = {.rule = settings_rule(&settings, o.answer.model, &o.mask)};
     v.table_count = parse_steps_table(v.table);
     Dataset dataset = open_dataset(crops, o.split, &settings, &p);
     check_memory(&p, dataset.resolution, &dev);
     if (o.tune_on) { tune(crops, &p, &settings, &v.rule, &record, &dev); }
 
     bool *seen = seen_flags(&dataset, &settings), *wanted = wanted_flags(&dataset, seen);
-    PairOptions options = {o.per_class, o.limit, o.absent, wanted, (uint64_t)o.seed};
-    Pair *pairs = dataset_pairs(&dataset, &options, &v.count);
+    record.pairs.wanted = wanted;
+    Pair *pairs = dataset_pairs(&dataset, &record.pairs, &v.count);
     if (v.count == 0) { die("%s: no pair of a picture and a class to evaluate", dataset.where); }
     v.pairs = pairs;
     v.seen = seen;
@@ -314,15 +301,12 @@ int cmd_eval(int argc, char **argv) {
         v.prompt_set_count =
             prompt_sets_parse(v.prompt_sets, o.texts, "--text-table", dataset.class_names, dataset.class_count);
     }
-    Evaluator e = evaluator_create(&p, &dataset, &settings, v.prompt_sets, v.prompt_set_count, record.steps, o.ensemble,
-                                   o.batch, (uint64_t)o.seed, &dev);
+    Evaluator e = evaluator_create(&p, &dataset, &settings, v.prompt_sets, v.prompt_set_count, record.steps,
+                                   o.answer.ensemble, o.batch, (uint64_t)o.seed, &dev);
     evaluator_start(&e, (Start)o.start, &dataset, pairs, v.count);
     evaluate(&e, &dataset, &v);
-    EvalResult result = result_summarize(&dataset, &v, &record);
-    result_print(stdout, &result, &dataset, &v);
-    write_results(&result, &dataset, &v, &record, &settings);
+    write_results(&dataset, &v, &record, &settings);
 
-    result_free(&result);
     evaluator_destroy(&e);
     for (int k = 0; k < v.prompt_set_count; k++) { prompt_set_free(&v.prompt_sets[k], dataset.class_count); }
     free_groups(&v);

@@ -12,19 +12,17 @@
 #include <string.h>
 
 static struct {
-    char *model, *image, *text, *out, *method, *fit, *noise;
-    int steps, ensemble, resolution, ema, no_opening;
+    AnswerOptions answer;
+    MaskOptions mask;
+    char *image, *text, *out, *fit, *noise;
+    int resolution, aspect; // aspect: --fit aspect
     long long seed;
-    double tolerance, changed;
-    int aspect; // --fit aspect
-    ScheduleChange schedule;
-} o = {.out = "segment", .fit = "pad", .ensemble = 1, .tolerance = NAN, .changed = NAN, .schedule = SCHEDULE_AS_MODEL};
+} o = {.out = "segment", .fit = "pad", .answer = ANSWER_OPTIONS_DEFAULT, .mask = MASK_OPTIONS_DEFAULT};
 
 static const char *const fits[] = {"pad", "aspect", NULL};
 static Option table[] = {
     {OPT_HEADING, "Input and output"},
-    {OPT_STRING, "model", &o.model, "pipeline directory", "DIR", .required = "a pipeline directory"},
-    {OPT_FLAG, "ema", &o.ema, "use the averaged weights of unet_ema/"},
+    MODEL_OPTIONS(o.answer),
     {OPT_STRING, "image", &o.image, "picture of any size (JPEG, PNG, ...)", "FILE", .required = "a picture"},
     {OPT_STRING, "text", &o.text, "what to find, e.g. \"elephant\"", "TEXT"},
     {OPT_STRING, "out", &o.out, "prefix of the files PREFIX-mask.png, PREFIX-prediction.png and PREFIX-overlay.png",
@@ -32,23 +30,15 @@ static Option table[] = {
     {OPT_STRING, "dump-noise", &o.noise,
      "also write the initial noise as float32 (channels, height, width), to compare with other programs", "FILE"},
     {OPT_HEADING, "Sampling"},
-    {OPT_INT, "steps", &o.steps, "DDIM steps (0: the model's default, else 4)", "N", .high = 1000},
-    SCHEDULE_OPTIONS(o.schedule),
-    {OPT_INT, "ensemble", &o.ensemble, "average the predictions of N draws of the noise", "N", .low = 1, .high = 1000},
+    STEPS_OPTION(o.answer),
+    SCHEDULE_OPTIONS(o.answer.schedule),
+    ENSEMBLE_OPTION(o.answer),
     {OPT_INT, "resolution", &o.resolution, "longer side of the model's input (0: the training side)", "PIXELS",
      .high = 4096},
     {OPT_STRING, "fit", &o.fit, "pad the picture to a square, as eval does, or keep its aspect ratio", "KIND",
      .choices = fits, .choice = &o.aspect},
     {OPT_LONG, "seed", &o.seed, "seed of the initial noise", "N"},
-    {OPT_HEADING, "Mask"},
-    {OPT_STRING, "method", &o.method,
-     "how to extract the mask (default: compare; luminance for black and white targets)", "KIND",
-     .choices = mask_method_names},
-    {OPT_DOUBLE, "tolerance", &o.tolerance, "largest distance to the mask colour, 0 to 1 (default: the model's)", "X",
-     .high = 1},
-    {OPT_DOUBLE, "changed", &o.changed, "compare: smallest change from the input, 0 to 1 (default: the model's)", "X",
-     .high = 1},
-    {OPT_FLAG, "no-opening", &o.no_opening, "skip the 3x3 morphological opening"},
+    MASK_OPTIONS(o.mask),
     OPTIONS_END};
 
 static const OptionsHelp help = {.about = "Finds what the text names in a picture and writes the mask.",
@@ -86,25 +76,26 @@ static void dump_noise(Sampler *s, Device *dev) {
 }
 
 typedef struct {
-    float *pixels, *input, *prediction; // (H, W, 3): in [-1, 1]; in [0, 1] after the VAE; what the model drew
+    float *input, *prediction; // (H, W, 3) in [0, 1]: after the VAE; what the model drew
 } Pictures;
 
 static Pictures run(Pipeline *p, const ModelSettings *settings, const Frame *frame, const Image *rgb, Device *dev) {
     int f = vae_factor(&p->vae_decoder.config);
     Sampler s = sampler_create(p, 1, frame->H / f, frame->W / f, dev);
     size_t count = (size_t)frame->H * frame->W * 3 * sizeof(float);
-    Pictures pictures = {xmalloc(count), xmalloc(count), xmalloc(count)};
-    float *latent = xmalloc((size_t)s.h * s.w * s.L * sizeof *latent);
-    frame_picture(frame, rgb, pictures.pixels);
-    sampler_encode(&s, latent, pictures.pixels, 1, dev);
+    Pictures pictures = {xmalloc(count), xmalloc(count)};
+    float *pixels = xmalloc(count), *latent = xmalloc((size_t)s.h * s.w * s.L * sizeof *latent);
+    frame_picture(frame, rgb, pixels);
+    sampler_encode(&s, latent, pixels, 1, dev);
     sampler_decode_latents(&s, pictures.input, latent, 1, dev);
     char *prompt = settings_text(settings, o.text);
     floatX *context = context_table(p, (const char *const[]){prompt}, 1, dev);
     if (o.noise) { dump_noise(&s, dev); }
     sampler_ensemble(&s, pictures.prediction, latent, context, (const uint64_t[]){0}, 1,
-                     o.steps ? o.steps : settings->steps, o.ensemble, (uint64_t)o.seed, dev);
+                     o.answer.steps ? o.answer.steps : settings->steps, o.answer.ensemble, (uint64_t)o.seed, dev);
     device_free(dev, context);
     sampler_destroy(&s, dev);
+    free(pixels);
     free(latent);
     free(prompt);
     return pictures;
@@ -122,12 +113,9 @@ static double write_pictures(const Image *rgb, const Frame *frame, const Picture
     uint8_t *model_mask = xmalloc((size_t)frame->H * frame->W), *mask = xmalloc(pixels);
     mask_extract(model_mask, pictures->prediction, pictures->input, frame->H, frame->W, rule);
     frame_restore_mask(frame, model_mask, mask);
-    Image grey = image_new(rgb->width, rgb->height, 1);
     double marked = 0;
-    for (size_t i = 0; i < pixels; i++) {
-        grey.pixels[i] = mask[i] ? 255 : 0;
-        marked += mask[i];
-    }
+    for (size_t i = 0; i < pixels; i++) { marked += mask[i]; }
+    Image grey = mask_image(mask, rgb->width, rgb->height);
     Image prediction = frame_restore_picture(frame, pictures->prediction);
     Image overlay = outcome_picture(rgb, mask, NULL, NULL);
     save(&grey, "mask");
@@ -144,22 +132,21 @@ static double write_pictures(const Image *rgb, const Frame *frame, const Picture
 int cmd_segment(int argc, char **argv) {
     parse(argc, argv);
     ModelSettings settings;
-    settings_read(&settings, o.model);
+    settings_read(&settings, o.answer.model);
     Image rgb = image_load(o.image, 3);
     Device dev;
     device_open(&dev, 0);
     int parts = PART_UNET | PART_VAE_ENCODER | PART_VAE_DECODER | PART_TEXT | PART_SCHEDULE;
-    Pipeline p = pipeline_open(o.model, parts | (o.ema ? PART_UNET_EMA : 0), 0, &dev);
-    if (schedule_changes(&o.schedule)) { schedule_change(&p.schedule, &o.schedule); }
-    schedule_warn_steps(&p.schedule, o.steps ? o.steps : settings.steps);
-    MaskRule rule = settings_rule_options(&settings, o.model, o.method, o.tolerance, o.changed, !o.no_opening);
+    Pipeline p = pipeline_open(o.answer.model, parts | (o.answer.ema ? PART_UNET_EMA : 0), 0, &dev);
+    if (schedule_changes(&o.answer.schedule)) { schedule_change(&p.schedule, &o.answer.schedule); }
+    schedule_warn_steps(&p.schedule, o.answer.steps ? o.answer.steps : settings.steps);
+    MaskRule rule = settings_rule(&settings, o.answer.model, &o.mask);
     Frame frame = choose_frame(&rgb, &settings, &p, !o.aspect);
     double started = now_seconds();
     Pictures pictures = run(&p, &settings, &frame, &rgb, &dev);
     double share = write_pictures(&rgb, &frame, &pictures, &rule);
     printf("\"%s\" covers %.1f%% of %s (%.2f s); wrote %s-mask.png, -prediction.png, -overlay.png\n", o.text,
            100 * share, o.image, now_seconds() - started, o.out);
-    free(pictures.pixels);
     free(pictures.input);
     free(pictures.prediction);
     image_free(&rgb);

@@ -72,7 +72,8 @@ static int distinct_pictures(const DatasetItem *items, int n, int *slot) {
     return count;
 }
 
-void evaluator_load(Evaluator *e, const DatasetItem *items, int n) {
+// Image latents of n pairs, and e->inputs: their pictures as the VAE reproduces them.
+static void load(Evaluator *e, const DatasetItem *items, int n) {
     int slot[n], count = distinct_pictures(items, n, slot);
     size_t latent = latent_count(e), picture = picture_count(e);
     for (int i = 0; i < n; i++) {
@@ -154,7 +155,8 @@ static void fill_starts(Evaluator *e, const DatasetItem *items, int n) {
 // Noise depends only on picture and class, so that neither the batch nor a cap on the pairs changes a prediction.
 static uint64_t sample_id(const Pair *pair) { return (uint64_t)pair->image_id << 16 | (uint16_t)pair->category; }
 
-void evaluator_predict(Evaluator *e, const DatasetItem *items, int n, int steps, int set) {
+// e->predictions for the loaded pairs with prompt set `set` (0: the model's own, else 1 + index).
+static void predict(Evaluator *e, const DatasetItem *items, int n, int steps, int set) {
     uint64_t ids[n];
     int rows[n];
     for (int i = 0; i < n; i++) {
@@ -166,7 +168,8 @@ void evaluator_predict(Evaluator *e, const DatasetItem *items, int n, int steps,
     sampler_ensemble(&e->sampler, e->predictions, e->latents, e->context, ids, n, steps, e->ensemble, e->seed, e->dev);
 }
 
-void evaluator_ceiling(Evaluator *e, const DatasetItem *items, int n) {
+// e->predictions = the true targets through the VAE, as from a perfect UNet.
+static void reproduce_targets(Evaluator *e, const DatasetItem *items, int n) {
     float *latents = xmalloc((size_t)n * latent_count(e) * sizeof *latents);
     target_latents(e, items, n, latents);
     sampler_decode_latents(&e->sampler, e->predictions, latents, n, e->dev);
@@ -220,8 +223,7 @@ static void score_floors(const DatasetItem *item, const float *input, Evaluation
 
 // FOLDER/IMAGE-CLASS.png, white where the class was found; blanks and slashes of the name become underscores.
 static void save_mask(const char *folder, const DatasetItem *item, const uint8_t *mask, const char *class_name) {
-    Image image = image_new(item->frame.width, item->frame.height, 1);
-    for (int i = 0; i < image.width * image.height; i++) { image.pixels[i] = mask[i] ? 255 : 0; }
+    Image image = mask_image(mask, item->frame.width, item->frame.height);
     char *name = xstrdup(class_name);
     for (char *c = name; *c; c++) {
         if (*c == ' ' || *c == '/') { *c = '_'; }
@@ -233,20 +235,22 @@ static void save_mask(const char *folder, const DatasetItem *item, const uint8_t
     free(name);
 }
 
-// Extraction and scores of a batch; masks[i] gets the predicted mask of pair i, which the caller frees.
+// Extraction and scores of a batch. masks[i] (NULL: not needed) gets the predicted mask of pair i, which the caller
+// frees.
 static void score_batch(Evaluator *e, const DatasetItem *items, int n, Evaluation *v, int kind, int first,
                         uint8_t **masks) {
 #pragma omp parallel for schedule(dynamic)
     for (int i = 0; i < n; i++) {
         const float *input = e->inputs + (size_t)i * picture_count(e);
         const float *prediction = e->predictions + (size_t)i * picture_count(e);
-        masks[i] = xmalloc((size_t)items[i].frame.width * items[i].frame.height);
-        v->scores[kind][first + i] = score_picture(&items[i], prediction, input, &v->rule, masks[i]);
+        uint8_t *mask = xmalloc((size_t)items[i].frame.width * items[i].frame.height);
+        v->scores[kind][first + i] = score_picture(&items[i], prediction, input, &v->rule, mask);
+        if (masks) {
+            masks[i] = mask;
+        } else {
+            free(mask);
+        }
     }
-}
-
-static void free_masks(uint8_t **masks, int n) {
-    for (int i = 0; i < n; i++) { free(masks[i]); }
 }
 
 // The work done once for each pair, with the model's own prediction: floors, pictures for the report, mask files.
@@ -264,15 +268,14 @@ static void score_model(Evaluator *e, const DatasetItem *items, int n, Evaluatio
                           v->seen[score->class_index]);
         }
         if (v->masks) { save_mask(v->masks, &items[i], masks[i], v->class_names[score->class_index]); }
+        free(masks[i]);
     }
-    free_masks(masks, n);
 }
 
 static void evaluate_batch(Evaluator *e, const DatasetItem *items, int n, Evaluation *v, int first) {
-    uint8_t *masks[n];
-    evaluator_load(e, items, n);
+    load(e, items, n);
     double started = now_seconds();
-    evaluator_predict(e, items, n, e->steps, 0);
+    predict(e, items, n, e->steps, 0);
     v->sampling_seconds += now_seconds() - started;
     score_model(e, items, n, v, first);
     for (int k = 0; k < v->table_count; k++) {
@@ -281,18 +284,15 @@ static void evaluate_batch(Evaluator *e, const DatasetItem *items, int n, Evalua
             memcpy(scores, v->scores[SCORE_MODEL] + first, (size_t)n * sizeof *scores);
             continue;
         }
-        evaluator_predict(e, items, n, v->table[k], 0);
-        score_batch(e, items, n, v, SCORE_STEPS + k, first, masks);
-        free_masks(masks, n);
+        predict(e, items, n, v->table[k], 0);
+        score_batch(e, items, n, v, SCORE_STEPS + k, first, NULL);
     }
     for (int k = 0; k < v->prompt_set_count; k++) {
-        evaluator_predict(e, items, n, e->steps, 1 + k);
-        score_batch(e, items, n, v, SCORE_PROMPTS + k, first, masks);
-        free_masks(masks, n);
+        predict(e, items, n, e->steps, 1 + k);
+        score_batch(e, items, n, v, SCORE_PROMPTS + k, first, NULL);
     }
-    evaluator_ceiling(e, items, n);
-    score_batch(e, items, n, v, SCORE_CEILING, first, masks);
-    free_masks(masks, n);
+    reproduce_targets(e, items, n);
+    score_batch(e, items, n, v, SCORE_CEILING, first, NULL);
 }
 
 void evaluate(Evaluator *e, const Dataset *dataset, Evaluation *v) {
@@ -346,8 +346,8 @@ double tune_rule(Evaluator *e, const Dataset *dataset, const Pair *pairs, int co
     for (int first = 0; first < count;) {
         threads_adapt();
         int n = read_batch(e, dataset, pairs + first, count - first, items);
-        evaluator_load(e, items, n);
-        evaluator_predict(e, items, n, e->steps, 0);
+        load(e, items, n);
+        predict(e, items, n, e->steps, 0);
 #pragma omp parallel for schedule(dynamic)
         for (int job = 0; job < points * n; job++) {
             int point = job / n, i = job % n;

@@ -36,12 +36,6 @@ Evaluator evaluator_create(Pipeline *pipeline, const Dataset *dataset, const Mod
 void evaluator_destroy(Evaluator *e);
 // What predictions start from. START_MEAN takes the mean target of at most 512 of the pairs.
 void evaluator_start(Evaluator *e, Start start, const Dataset *dataset, const Pair *pairs, int count);
-// Image latents of n pairs, and e->inputs: their pictures as the VAE reproduces them.
-void evaluator_load(Evaluator *e, const DatasetItem *items, int n);
-// e->predictions for the loaded pairs with prompt set `set` (0: the model's own, else 1 + index).
-void evaluator_predict(Evaluator *e, const DatasetItem *items, int n, int steps, int set);
-// e->predictions = the true targets through the VAE, as from a perfect UNet.
-void evaluator_ceiling(Evaluator *e, const DatasetItem *items, int n);
 
 enum { BOX_SIZES = 9, MAX_STEPS_TABLE = 12 };
 // The kinds of scores of every pair.

@@ -12,6 +12,13 @@ MaskRule mask_rule_default(MaskMethod method) {
     return rule;
 }
 
+MaskRule mask_rule(MaskMethod method, const int color[3], double alpha) {
+    MaskRule rule = mask_rule_default(method);
+    for (int c = 0; c < 3; c++) { rule.color[c] = (float)color[c] / 255; }
+    rule.alpha = (float)alpha;
+    return rule;
+}
+
 static float distance(const float a[3], const float b[3]) {
     return fmaxf(fabsf(a[0] - b[0]), fmaxf(fabsf(a[1] - b[1]), fabsf(a[2] - b[2])));
 }

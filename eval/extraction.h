@@ -20,6 +20,8 @@ typedef struct {
 } MaskRule;
 
 MaskRule mask_rule_default(MaskMethod method);
+// The same for a painted mask: color 0..255.
+MaskRule mask_rule(MaskMethod method, const int color[3], double alpha);
 
 // mask (H, W), 0 or 1, from prediction and input picture (H, W, 3) in [0, 1]. Only MASK_COMPARE reads input. Pass the
 // picture as the VAE reproduces it (decode(encode(picture))), so that the VAE's losses do not count as change.

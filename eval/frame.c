@@ -45,9 +45,22 @@ void frame_mask(const Frame *f, const uint8_t *mask, uint8_t *out) {
     free(small);
 }
 
+Image mask_image(const uint8_t *mask, int width, int height) {
+    Image image = image_new(width, height, 1);
+    for (size_t i = 0; i < (size_t)width * height; i++) { image.pixels[i] = mask[i] ? 255 : 0; }
+    return image;
+}
+
+Image float_image(const float *values, int width, int height) {
+    Image image = image_new(width, height, 3);
+    for (size_t i = 0; i < (size_t)width * height * 3; i++) {
+        image.pixels[i] = (uint8_t)lroundf(255 * fminf(1, fmaxf(0, values[i])));
+    }
+    return image;
+}
+
 void frame_restore_mask(const Frame *f, const uint8_t *mask, uint8_t *out) {
-    Image model = image_new(f->W, f->H, 1);
-    for (int i = 0; i < f->W * f->H; i++) { model.pixels[i] = mask[i] ? 255 : 0; }
+    Image model = mask_image(mask, f->W, f->H);
     Image own = image_resize(&model, f->x, f->y, f->w, f->h, f->width, f->height, FILTER_BILINEAR);
     for (int i = 0; i < f->width * f->height; i++) { out[i] = own.pixels[i] >= 128; }
     image_free(&own);
@@ -55,10 +68,7 @@ void frame_restore_mask(const Frame *f, const uint8_t *mask, uint8_t *out) {
 }
 
 Image frame_restore_picture(const Frame *f, const float *prediction) {
-    Image model = image_new(f->W, f->H, 3);
-    for (size_t i = 0; i < (size_t)f->W * f->H * 3; i++) {
-        model.pixels[i] = (uint8_t)lroundf(255 * fminf(1, fmaxf(0, prediction[i])));
-    }
+    Image model = float_image(prediction, f->W, f->H);
     Image own = image_resize(&model, f->x, f->y, f->w, f->h, f->width, f->height, FILTER_BILINEAR);
     image_free(&model);
     return own;

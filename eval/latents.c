@@ -40,18 +40,12 @@ static void encode_variants(Work *w, const Sample *s, int variants, int represen
 
 // ---- measures ------------------------------------------------------------------------------------------------------
 
-static double mean_square(const float *a, const float *b, int n) {
-    double sum = 0;
-    for (int i = 0; i < n; i++) { sum += ((double)a[i] - b[i]) * ((double)a[i] - b[i]); }
-    return sum / n;
-}
-
 // Share of the square difference of two latents in cells that the object touches.
 static double share_inside(const Work *w, const float *a, const float *b) {
     double in = 0, all = 0;
     int r = w->vae.r, L = w->vae.L;
     for (int i = 0; i < r * r; i++) {
-        double here = mean_square(a + (size_t)i * (size_t)L, b + (size_t)i * (size_t)L, L);
+        double here = mean_square(a + (size_t)i * (size_t)L, b + (size_t)i * (size_t)L, (size_t)L);
         all += here;
         if (cell_pixels(&w->vae, w->masks, i / r, i % r)) { in += here; }
     }
@@ -66,7 +60,7 @@ static void measure(Work *w, LatentSample *out, int representation) {
     for (int v = 0; v < out->variants; v++) {
         const float *latent = w->variants + (size_t)(v + 1) * (size_t)w->cells;
         const MaskVariant *variant = &out->variant[v];
-        double mse = r->mse[v] = mean_square(latent, w->variants, w->cells);
+        double mse = r->mse[v] = mean_square(latent, w->variants, (size_t)w->cells);
         iou[v] = variant->iou;
         closeness[v] = -mse;
         if (variant->pixels == 1) { one_pixel += mse, misses++; }

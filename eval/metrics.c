@@ -38,11 +38,6 @@ typedef struct {
     int pairs;
 } ClassSums;
 
-typedef struct {
-    double miou, class_giou, giou;
-    int classes;
-} Means;
-
 static void add_to_class(ClassSums *sums, const PairScore *score) {
     sums->intersection += score->intersection;
     sums->union_ += score->union_;
@@ -50,21 +45,22 @@ static void add_to_class(ClassSums *sums, const PairScore *score) {
     sums->pairs++;
 }
 
-static Means class_means(const ClassSums *sums, int class_count) {
-    Means m = {0, 0, 0, 0};
+// Sets classes, miou, class_giou and giou.
+static void class_means(Summary *s, const ClassSums *sums, int class_count) {
     int pairs = 0;
+    s->classes = 0;
+    s->miou = s->class_giou = s->giou = 0;
     for (int c = 0; c < class_count; c++) {
         if (sums[c].pairs == 0) { continue; }
-        m.miou += sums[c].union_ > 0 ? sums[c].intersection / sums[c].union_ : 1;
-        m.class_giou += sums[c].iou / sums[c].pairs;
-        m.giou += sums[c].iou;
+        s->miou += sums[c].union_ > 0 ? sums[c].intersection / sums[c].union_ : 1;
+        s->class_giou += sums[c].iou / sums[c].pairs;
+        s->giou += sums[c].iou;
         pairs += sums[c].pairs;
-        m.classes++;
+        s->classes++;
     }
-    m.miou = m.classes ? m.miou / m.classes : NAN;
-    m.class_giou = m.classes ? m.class_giou / m.classes : NAN;
-    m.giou = pairs ? m.giou / pairs : NAN;
-    return m;
+    s->miou = s->classes ? s->miou / s->classes : NAN;
+    s->class_giou = s->classes ? s->class_giou / s->classes : NAN;
+    s->giou = pairs ? s->giou / pairs : NAN;
 }
 
 static int by_image(const void *a, const void *b) {
@@ -89,7 +85,8 @@ static void bootstrap(Summary *s, PairScore *scores, int count, int class_count,
             int p = (int)random_below(&random, (uint32_t)pictures);
             for (int i = first[p]; i < first[p + 1]; i++) { add_to_class(&sums[scores[i].class_index], &scores[i]); }
         }
-        Means m = class_means(sums, class_count);
+        Summary m;
+        class_means(&m, sums, class_count);
         miou[r] = m.miou;
         giou[r] = m.giou;
     }
@@ -142,11 +139,7 @@ Summary summarize(const PairScore *scores, int count, const bool *keep, int clas
         kept[s.pairs++] = scores[i];
         add_to_class(&sums[scores[i].class_index], &scores[i]);
     }
-    Means means = class_means(sums, class_count);
-    s.classes = means.classes;
-    s.miou = means.miou;
-    s.class_giou = means.class_giou;
-    s.giou = means.giou;
+    class_means(&s, sums, class_count);
     count_pairs(&s, kept, s.pairs);
     if (resamples > 0 && s.pairs > 0) { bootstrap(&s, kept, s.pairs, class_count, resamples, seed); }
     free(kept);

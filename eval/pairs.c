@@ -4,40 +4,33 @@
 #include <stdlib.h>
 #include <string.h>
 
-// A pair with the random key that decides whether it stays when there are too many. The key depends only on seed,
-// picture and class, so that a smaller cap picks a subset.
 typedef struct {
-    Pair pair;
-    uint64_t key;
-} Keyed;
-
-typedef struct {
-    Keyed *values;
+    Pair *pairs;
     int count, capacity;
-} KeyedList;
+} PairList;
 
 static Philox4 draw(uint64_t seed, const Pair *pair, uint32_t purpose) {
     return philox(seed, PHILOX_SHUFFLE, purpose << 16 | (uint32_t)pair->category, (uint64_t)pair->image_id, 0);
 }
 
-static void add(KeyedList *list, Pair pair, uint64_t seed) {
+static void add(PairList *list, Pair pair, uint64_t seed) {
     if (list->count == list->capacity) {
         list->capacity = list->capacity ? 2 * list->capacity : 1024;
-        list->values = xrealloc(list->values, (size_t)list->capacity * sizeof *list->values);
+        list->pairs = xrealloc(list->pairs, (size_t)list->capacity * sizeof *list->pairs);
     }
     Philox4 r = draw(seed, &pair, 1);
-    list->values[list->count++] = (Keyed){pair, (uint64_t)r.x[0] << 32 | r.x[1]};
-}
-
-static int by_class_and_key(const void *a, const void *b) {
-    const Keyed *p = a, *q = b;
-    if (p->pair.category != q->pair.category) { return p->pair.category - q->pair.category; }
-    return (p->key > q->key) - (p->key < q->key);
+    pair.key = (uint64_t)r.x[0] << 32 | r.x[1];
+    list->pairs[list->count++] = pair;
 }
 
 static int by_key(const void *a, const void *b) {
-    const Keyed *p = a, *q = b;
+    const Pair *p = a, *q = b;
     return (p->key > q->key) - (p->key < q->key);
+}
+
+static int by_class_and_key(const void *a, const void *b) {
+    const Pair *p = a, *q = b;
+    return p->category != q->category ? p->category - q->category : by_key(a, b);
 }
 
 static int by_item(const void *a, const void *b) {
@@ -45,29 +38,26 @@ static int by_item(const void *a, const void *b) {
     return p->item != q->item ? p->item - q->item : p->category - q->category;
 }
 
-static void cap_classes(KeyedList *list, int per_class) {
-    qsort(list->values, (size_t)list->count, sizeof *list->values, by_class_and_key);
+static void cap_classes(PairList *list, int per_class) {
+    qsort(list->pairs, (size_t)list->count, sizeof *list->pairs, by_class_and_key);
     int kept = 0, of_class = 0, category = -1;
     for (int i = 0; i < list->count; i++) {
-        if (list->values[i].pair.category != category) { of_class = 0; }
-        category = list->values[i].pair.category;
-        if (of_class++ < per_class) { list->values[kept++] = list->values[i]; }
+        if (list->pairs[i].category != category) { of_class = 0; }
+        category = list->pairs[i].category;
+        if (of_class++ < per_class) { list->pairs[kept++] = list->pairs[i]; }
     }
     list->count = kept;
 }
 
-static Pair *finish(KeyedList *list, const PairOptions *o, int *count) {
+static Pair *finish(PairList *list, const PairOptions *o, int *count) {
     if (o->per_class > 0) { cap_classes(list, o->per_class); }
     if (o->limit > 0 && list->count > o->limit) {
-        qsort(list->values, (size_t)list->count, sizeof *list->values, by_key);
+        qsort(list->pairs, (size_t)list->count, sizeof *list->pairs, by_key);
         list->count = o->limit;
     }
-    Pair *pairs = xmalloc(((size_t)list->count + 1) * sizeof *pairs);
-    for (int i = 0; i < list->count; i++) { pairs[i] = list->values[i].pair; }
-    qsort(pairs, (size_t)list->count, sizeof *pairs, by_item);
+    if (list->count > 0) { qsort(list->pairs, (size_t)list->count, sizeof *list->pairs, by_item); }
     *count = list->count;
-    free(list->values);
-    return pairs;
+    return list->pairs;
 }
 
 enum { NOT_SHOWN, CROWD_ONLY, SHOWN };
@@ -84,7 +74,7 @@ static void classes_shown(const Coco *coco, int picture, uint8_t *shown) {
 }
 
 // With the given probability, a class that the picture does not show at all.
-static void add_absent(KeyedList *list, Pair pair, const uint8_t *shown, int classes, const PairOptions *o) {
+static void add_absent(PairList *list, Pair pair, const uint8_t *shown, int classes, const PairOptions *o) {
     int candidates = 0;
     pair.category = 0;
     Philox4 r = draw(o->seed, &pair, 2);
@@ -100,7 +90,7 @@ static void add_absent(KeyedList *list, Pair pair, const uint8_t *shown, int cla
 }
 
 Pair *pairs_of_coco(const Coco *coco, const PairOptions *o, int *count) {
-    KeyedList list = {NULL, 0, 0};
+    PairList list = {NULL, 0, 0};
     uint8_t *shown = xmalloc((size_t)coco->category_count + 1);
     for (int i = 0; i < coco->picture_count; i++) {
         Pair pair = {.item = i, .image_id = coco->pictures[i].id};
@@ -117,12 +107,12 @@ Pair *pairs_of_coco(const Coco *coco, const PairOptions *o, int *count) {
 }
 
 Pair *pairs_of_shards(const ShardSet *shards, const PairOptions *o, int *count) {
-    KeyedList list = {NULL, 0, 0};
+    PairList list = {NULL, 0, 0};
     for (long long i = 0; i < shards->samples; i++) {
         ShardSample sample = {0};
         shards_read(shards, i, &sample);
         if (o->wanted && !o->wanted[sample.class_index]) { continue; }
-        Pair pair = {(int)i, sample.class_index, sample.image_id, sample.area <= 0};
+        Pair pair = {(int)i, sample.class_index, sample.image_id, sample.area <= 0, 0};
         add(&list, pair, o->seed);
     }
     return finish(&list, o, count);

@@ -8,6 +8,9 @@ typedef struct {
     int category; // class asked for
     int64_t image_id;
     bool absent; // the class is not in the picture
+    // Random: decides whether the pair stays when there are too many. It depends only on seed, picture and class, so
+    // that a smaller cap picks a subset.
+    uint64_t key;
 } Pair;
 
 typedef struct {

@@ -1,10 +1,20 @@
 #include "eval/results.h"
 #include "util/error.h"
 #include "util/file.h"
-#include "util/json.h"
 #include <math.h>
 #include <stdlib.h>
 #include <string.h>
+
+// ---- metrics.json --------------------------------------------------------------------------------------------------
+
+// What all numbers are computed from, and where they go.
+typedef struct {
+    yajl_gen gen;
+    const Dataset *dataset;
+    const Evaluation *v;
+    const EvalRecord *record;
+    int box; // best of the box sizes, chosen on the evaluated pairs themselves
+} Writer;
 
 // Which pairs belong to a group: only_class >= 0, or seen/unseen, with or without one class.
 typedef struct {
@@ -14,35 +24,30 @@ typedef struct {
     const bool *has; // (classes) only these; NULL: all
 } Group;
 
-static Summary summary_of(const Evaluation *v, const PairScore *scores, Group g, int classes, int resamples,
-                          uint64_t seed) {
+static const Group seen_group = {1, -1, -1, NULL}, unseen_group = {0, -1, -1, NULL}, all_group = {-1, -1, -1, NULL};
+
+// Over the scores of one kind, with intervals if resamples > 0.
+static Summary summary_with(const Writer *w, int kind, Group g, int resamples, uint64_t seed) {
+    const Evaluation *v = w->v;
+    const PairScore *scores = v->scores[kind];
     bool *keep = xcalloc((size_t)v->count + 1, sizeof *keep);
     for (int i = 0; scores && i < v->count; i++) {
         int c = v->pairs[i].category;
         keep[i] = v->counted[i] && (g.seen < 0 || v->seen[c] == (g.seen == 1)) && (g.only < 0 || c == g.only) &&
                   c != g.excluded && (!g.has || g.has[c]);
     }
-    Summary s = summarize(scores, scores ? v->count : 0, keep, classes, resamples, seed);
+    Summary s = summarize(scores, scores ? v->count : 0, keep, w->dataset->class_count, resamples, seed);
     free(keep);
     return s;
 }
 
-static GroupResult group_result(const Evaluation *v, Group g, int classes, int box, const EvalRecord *r) {
-    GroupResult out;
-    out.model = summary_of(v, v->scores[SCORE_MODEL], g, classes, r->resamples, r->seed);
-    out.ceiling = summary_of(v, v->scores[SCORE_CEILING], g, classes, 0, 0);
-    out.all_foreground = summary_of(v, v->scores[SCORE_ALL_FOREGROUND], g, classes, 0, 0);
-    out.white = summary_of(v, v->scores[SCORE_WHITE], g, classes, 0, 0);
-    out.all_objects = summary_of(v, v->scores[SCORE_ALL_OBJECTS], g, classes, 0, 0);
-    out.box = summary_of(v, v->scores[SCORE_BOX + box], g, classes, 0, 0);
-    return out;
-}
+static Summary summary_of(const Writer *w, int kind, Group g) { return summary_with(w, kind, g, 0, 0); }
 
-static int best_box(const Evaluation *v, int classes) {
+static int best_box(const Writer *w) {
     int best = 0;
     double best_miou = -1;
     for (int k = 0; k < BOX_SIZES; k++) {
-        Summary s = summary_of(v, v->scores[SCORE_BOX + k], (Group){-1, -1, -1, NULL}, classes, 0, 0);
+        Summary s = summary_of(w, SCORE_BOX + k, all_group);
         if (s.miou > best_miou) {
             best = k;
             best_miou = s.miou;
@@ -50,129 +55,6 @@ static int best_box(const Evaluation *v, int classes) {
     }
     return best;
 }
-
-static PromptResult prompt_result(const Evaluation *v, int set, int classes) {
-    Group seen = {1, -1, -1, v->prompt_sets[set].has}, unseen = {0, -1, -1, v->prompt_sets[set].has};
-    const PairScore *scores = v->scores[SCORE_PROMPTS + set], *own = v->scores[SCORE_MODEL];
-    return (PromptResult){summary_of(v, scores, seen, classes, 0, 0), summary_of(v, scores, unseen, classes, 0, 0),
-                          summary_of(v, own, seen, classes, 0, 0), summary_of(v, own, unseen, classes, 0, 0)};
-}
-
-EvalResult result_summarize(const Dataset *dataset, const Evaluation *v, const EvalRecord *record) {
-    int classes = dataset->class_count, person = -1;
-    for (int c = 0; c < classes; c++) {
-        if (strcmp(dataset->class_names[c], "person") == 0) { person = c; }
-    }
-    EvalResult r = {.has_person = person >= 0, .has_objects = v->scores[SCORE_ALL_OBJECTS] != NULL};
-    r.box = best_box(v, classes);
-    r.seen = group_result(v, (Group){1, -1, -1, NULL}, classes, r.box, record);
-    r.unseen = group_result(v, (Group){0, -1, -1, NULL}, classes, r.box, record);
-    r.all = group_result(v, (Group){-1, -1, -1, NULL}, classes, r.box, record);
-    r.without_person = group_result(v, (Group){-1, -1, person, NULL}, classes, r.box, record);
-    r.harmonic = harmonic_mean(r.seen.model.miou, r.unseen.model.miou);
-    r.harmonic_giou = harmonic_mean(r.seen.model.giou, r.unseen.model.giou);
-    r.absent = summarize_absent(v->scores[SCORE_MODEL], v->count);
-    for (int k = 0; k < v->table_count; k++) {
-        r.steps_seen[k] = summary_of(v, v->scores[SCORE_STEPS + k], (Group){1, -1, -1, NULL}, classes, 0, 0);
-        r.steps_unseen[k] = summary_of(v, v->scores[SCORE_STEPS + k], (Group){0, -1, -1, NULL}, classes, 0, 0);
-    }
-    for (int k = 0; k < v->prompt_set_count; k++) { r.prompts[k] = prompt_result(v, k, classes); }
-    for (int k = 0; k < v->group_count; k++) {
-        r.groups[k] = group_result(v, (Group){-1, -1, -1, v->groups[k].has}, classes, r.box, record);
-    }
-    r.classes = xcalloc((size_t)classes + 1, sizeof *r.classes);
-    r.class_ceilings = xcalloc((size_t)classes + 1, sizeof *r.class_ceilings);
-    for (int c = 0; c < classes; c++) {
-        r.classes[c] = summary_of(v, v->scores[SCORE_MODEL], (Group){-1, c, -1, NULL}, classes, record->resamples, c);
-        r.class_ceilings[c] = summary_of(v, v->scores[SCORE_CEILING], (Group){-1, c, -1, NULL}, classes, 0, 0);
-    }
-    return r;
-}
-
-void result_free(EvalResult *r) {
-    free(r->classes);
-    free(r->class_ceilings);
-}
-
-// ---- terminal ------------------------------------------------------------------------------------------------------
-
-// Numbers in columns of 8 after a space of `gap`, and the line's end.
-static void print_numbers(FILE *out, int gap, const double *values, int count) {
-    for (int i = 0; i < count; i++) {
-        if (isnan(values[i])) {
-            fprintf(out, "%*s", gap + 8, "-");
-        } else {
-            fprintf(out, "%*.3f", gap + 8, values[i]);
-        }
-    }
-    fprintf(out, "\n");
-}
-
-static void print_row(FILE *out, const char *name, const Summary *s) {
-    fprintf(out, "%-16s%7d%8d", name, s->pairs, s->classes);
-    const double *p = s->precision_at;
-    print_numbers(
-        out, 0,
-        (const double[]){s->miou, s->miou_low, s->miou_high, s->giou, s->ciou, p[0], p[2], p[4], s->empty, s->full},
-        10);
-}
-
-static void print_group(FILE *out, const char *name, const GroupResult *g, bool objects) {
-    fprintf(out, "%-16s", name);
-    print_numbers(out, 2,
-                  (const double[]){g->all_foreground.miou, g->box.miou, g->white.miou, g->model.miou, g->ceiling.miou,
-                                   g->all_objects.miou},
-                  5 + objects);
-}
-
-static void print_classes(FILE *out, const EvalResult *r, const Dataset *dataset, const Evaluation *v) {
-    fprintf(out, "\n%-22s%-8s%7s%8s%8s%8s%8s\n", "class", "", "pairs", "IoU", "low", "high", "ceiling");
-    for (int c = 0; c < dataset->class_count; c++) {
-        const Summary *s = &r->classes[c];
-        if (s->pairs == 0) { continue; }
-        fprintf(out, "%-22s%-8s%7d", dataset->class_names[c], v->seen[c] ? "seen" : "unseen", s->pairs);
-        print_numbers(out, 0, (const double[]){s->miou, s->miou_low, s->miou_high, r->class_ceilings[c].miou}, 4);
-    }
-}
-
-void result_print(FILE *out, const EvalResult *r, const Dataset *dataset, const Evaluation *v) {
-    print_classes(out, r, dataset, v);
-    fprintf(out, "\n%-16s%7s%8s%8s%8s%8s%8s%8s%8s%8s%8s%8s%8s\n", "", "pairs", "classes", "mIoU", "low", "high", "gIoU",
-            "cIoU", "P@.5", "P@.7", "P@.9", "empty", "full");
-    print_row(out, "seen", &r->seen.model);
-    print_row(out, "unseen", &r->unseen.model);
-    print_row(out, "all", &r->all.model);
-    if (r->has_person) { print_row(out, "without person", &r->without_person.model); }
-    for (int k = 0; k < v->group_count; k++) { print_row(out, v->groups[k].name, &r->groups[k].model); }
-    if (!isnan(r->harmonic)) { fprintf(out, "harmonic mean of seen and unseen mIoU: %.3f\n", r->harmonic); }
-    fprintf(out, "\n%-16s%10s%10s%10s%10s%10s%s\n", "mIoU", "all-fg", "box", "white", "model", "ceiling",
-            r->has_objects ? "   all obj" : "");
-    print_group(out, "seen", &r->seen, r->has_objects);
-    print_group(out, "unseen", &r->unseen, r->has_objects);
-    for (int k = 0; k < v->group_count; k++) { print_group(out, v->groups[k].name, &r->groups[k], r->has_objects); }
-    fprintf(out,
-            "box: the best of nine centred boxes (%.1f of the sides), chosen on these pairs, which favours the floor\n",
-            (r->box + 2) / 10.0);
-    if (r->absent.pairs) {
-        fprintf(out, "absent classes: %d queries, %.1f%% answered empty, %.2f%% of the picture masked on average\n",
-                r->absent.pairs, 100 * r->absent.empty, 100 * r->absent.false_area);
-    }
-    if (v->table_count) { fprintf(out, "\n%-16s%10s%10s\n", "DDIM steps", "seen", "unseen"); }
-    for (int k = 0; k < v->table_count; k++) {
-        fprintf(out, "%-16d", v->table[k]);
-        print_numbers(out, 2, (const double[]){r->steps_seen[k].miou, r->steps_unseen[k].miou}, 2);
-    }
-    if (v->prompt_set_count) {
-        fprintf(out, "\n%-32s%10s%10s%10s%10s\n", "text", "seen", "own text", "unseen", "own text");
-    }
-    for (int k = 0; k < v->prompt_set_count; k++) {
-        const PromptResult *p = &r->prompts[k];
-        fprintf(out, "%-32s", v->prompt_sets[k].label);
-        print_numbers(out, 2, (const double[]){p->seen.miou, p->own_seen.miou, p->unseen.miou, p->own_unseen.miou}, 4);
-    }
-}
-
-// ---- metrics.json --------------------------------------------------------------------------------------------------
 
 static void put_summary_fields(yajl_gen gen, const Summary *s) {
     json_put_integer(gen, "pairs", s->pairs);
@@ -198,81 +80,116 @@ static void put_summary_fields(yajl_gen gen, const Summary *s) {
     for (int k = 0; k < OBJECT_SIZES; k++) { json_put_integer(gen, pairs[k], s->pairs_of_size[k]); }
 }
 
-static void put_short(yajl_gen gen, const char *key, const Summary *s) {
-    json_open_map(gen, key);
-    json_put_number(gen, "miou", s->miou);
-    json_put_number(gen, "giou", s->giou);
-    json_put_number(gen, "ciou", s->ciou);
-    yajl_gen_map_close(gen);
+static void put_short(const Writer *w, const char *key, int kind, Group g) {
+    Summary s = summary_of(w, kind, g);
+    json_open_map(w->gen, key);
+    json_put_number(w->gen, "miou", s.miou);
+    json_put_number(w->gen, "giou", s.giou);
+    json_put_number(w->gen, "ciou", s.ciou);
+    yajl_gen_map_close(w->gen);
 }
 
-static void put_group(yajl_gen gen, const char *key, const GroupResult *g, bool objects) {
-    json_open_map(gen, key);
-    put_summary_fields(gen, &g->model);
-    json_open_map(gen, "floors");
-    put_short(gen, "all_foreground", &g->all_foreground);
-    put_short(gen, "centre_box", &g->box);
-    put_short(gen, "white_filter", &g->white);
-    yajl_gen_map_close(gen);
-    put_short(gen, "ceiling", &g->ceiling);
-    if (objects) { put_short(gen, "all_objects", &g->all_objects); }
-    yajl_gen_map_close(gen);
+// Returns the model's summary.
+static Summary put_group(const Writer *w, const char *key, Group g) {
+    Summary model = summary_with(w, SCORE_MODEL, g, w->record->resamples, w->record->pairs.seed);
+    json_open_map(w->gen, key);
+    put_summary_fields(w->gen, &model);
+    json_open_map(w->gen, "floors");
+    put_short(w, "all_foreground", SCORE_ALL_FOREGROUND, g);
+    put_short(w, "centre_box", SCORE_BOX + w->box, g);
+    put_short(w, "white_filter", SCORE_WHITE, g);
+    yajl_gen_map_close(w->gen);
+    put_short(w, "ceiling", SCORE_CEILING, g);
+    if (!w->dataset->crops) { put_short(w, "all_objects", SCORE_ALL_OBJECTS, g); }
+    yajl_gen_map_close(w->gen);
+    return model;
 }
 
-static void put_classes(yajl_gen gen, const EvalResult *r, const Dataset *dataset, const Evaluation *v) {
+static void put_groups(const Writer *w) {
+    Summary seen = put_group(w, "seen", seen_group), unseen = put_group(w, "unseen", unseen_group);
+    json_put_number(w->gen, "harmonic", harmonic_mean(seen.miou, unseen.miou));
+    json_put_number(w->gen, "harmonic_giou", harmonic_mean(seen.giou, unseen.giou));
+    put_group(w, "all", all_group);
+    for (int c = 0; c < w->dataset->class_count; c++) {
+        if (strcmp(w->dataset->class_names[c], "person") != 0) { continue; }
+        put_group(w, "without_person", (Group){-1, -1, c, NULL});
+    }
+}
+
+static void put_named_groups(const Writer *w) {
+    json_open_map(w->gen, "groups");
+    for (int k = 0; k < w->v->group_count; k++) {
+        put_group(w, w->v->groups[k].name, (Group){-1, -1, -1, w->v->groups[k].has});
+    }
+    yajl_gen_map_close(w->gen);
+}
+
+static void put_classes(const Writer *w) {
+    yajl_gen gen = w->gen;
     json_open_list(gen, "classes");
-    for (int c = 0; c < dataset->class_count; c++) {
-        const Summary *s = &r->classes[c];
-        if (s->pairs == 0) { continue; }
+    for (int c = 0; c < w->dataset->class_count; c++) {
+        Group g = {-1, c, -1, NULL};
+        Summary s = summary_with(w, SCORE_MODEL, g, w->record->resamples, (uint64_t)c);
+        if (s.pairs == 0) { continue; }
         yajl_gen_map_open(gen);
-        json_put_string(gen, "name", dataset->class_names[c]);
-        json_put_boolean(gen, "seen", v->seen[c]);
-        json_put_integer(gen, "pairs", s->pairs);
-        json_put_number(gen, "iou", s->miou);
-        json_put_number(gen, "iou_low", s->miou_low);
-        json_put_number(gen, "iou_high", s->miou_high);
-        json_put_number(gen, "giou", s->giou);
-        json_put_number(gen, "ceiling", r->class_ceilings[c].miou);
-        json_put_number(gen, "empty", s->empty);
-        json_put_number(gen, "full", s->full);
+        json_put_string(gen, "name", w->dataset->class_names[c]);
+        json_put_boolean(gen, "seen", w->v->seen[c]);
+        json_put_integer(gen, "pairs", s.pairs);
+        json_put_number(gen, "iou", s.miou);
+        json_put_number(gen, "iou_low", s.miou_low);
+        json_put_number(gen, "iou_high", s.miou_high);
+        json_put_number(gen, "giou", s.giou);
+        json_put_number(gen, "ceiling", summary_of(w, SCORE_CEILING, g).miou);
+        json_put_number(gen, "empty", s.empty);
+        json_put_number(gen, "full", s.full);
         yajl_gen_map_close(gen);
     }
     yajl_gen_array_close(gen);
 }
 
-static void put_steps(yajl_gen gen, const EvalResult *r, const Evaluation *v) {
-    json_open_list(gen, "steps_table");
-    for (int k = 0; k < v->table_count; k++) {
-        yajl_gen_map_open(gen);
-        json_put_integer(gen, "steps", v->table[k]);
-        json_put_number(gen, "seen_miou", r->steps_seen[k].miou);
-        json_put_number(gen, "unseen_miou", r->steps_unseen[k].miou);
-        json_put_number(gen, "seen_giou", r->steps_seen[k].giou);
-        json_put_number(gen, "unseen_giou", r->steps_unseen[k].giou);
-        yajl_gen_map_close(gen);
+static void put_steps(const Writer *w) {
+    json_open_list(w->gen, "steps_table");
+    for (int k = 0; k < w->v->table_count; k++) {
+        Summary seen = summary_of(w, SCORE_STEPS + k, seen_group),
+                unseen = summary_of(w, SCORE_STEPS + k, unseen_group);
+        yajl_gen_map_open(w->gen);
+        json_put_integer(w->gen, "steps", w->v->table[k]);
+        json_put_number(w->gen, "seen_miou", seen.miou);
+        json_put_number(w->gen, "unseen_miou", unseen.miou);
+        json_put_number(w->gen, "seen_giou", seen.giou);
+        json_put_number(w->gen, "unseen_giou", unseen.giou);
+        yajl_gen_map_close(w->gen);
     }
-    yajl_gen_array_close(gen);
+    yajl_gen_array_close(w->gen);
 }
 
-static void put_prompts(yajl_gen gen, const EvalResult *r, const Evaluation *v) {
-    json_open_list(gen, "text_table");
-    for (int k = 0; k < v->prompt_set_count; k++) {
-        const PromptResult *t = &r->prompts[k];
-        yajl_gen_map_open(gen);
-        json_put_string(gen, "text", v->prompt_sets[k].label);
-        json_put_integer(gen, "pairs", t->seen.pairs + t->unseen.pairs);
-        json_put_number(gen, "seen_miou", t->seen.miou);
-        json_put_number(gen, "unseen_miou", t->unseen.miou);
-        json_put_number(gen, "own_seen_miou", t->own_seen.miou);
-        json_put_number(gen, "own_unseen_miou", t->own_unseen.miou);
-        yajl_gen_map_close(gen);
+// A prompt set, over the classes that have such a name; own: the same pairs with the model's own prompts.
+static void put_prompts(const Writer *w) {
+    json_open_list(w->gen, "text_table");
+    for (int k = 0; k < w->v->prompt_set_count; k++) {
+        const PromptSet *set = &w->v->prompt_sets[k];
+        Group seen_names = {1, -1, -1, set->has}, unseen_names = {0, -1, -1, set->has};
+        Summary seen = summary_of(w, SCORE_PROMPTS + k, seen_names);
+        Summary unseen = summary_of(w, SCORE_PROMPTS + k, unseen_names);
+        yajl_gen_map_open(w->gen);
+        json_put_string(w->gen, "text", set->label);
+        json_put_integer(w->gen, "pairs", seen.pairs + unseen.pairs);
+        json_put_number(w->gen, "seen_miou", seen.miou);
+        json_put_number(w->gen, "unseen_miou", unseen.miou);
+        json_put_number(w->gen, "own_seen_miou", summary_of(w, SCORE_MODEL, seen_names).miou);
+        json_put_number(w->gen, "own_unseen_miou", summary_of(w, SCORE_MODEL, unseen_names).miou);
+        yajl_gen_map_close(w->gen);
     }
-    yajl_gen_array_close(gen);
+    yajl_gen_array_close(w->gen);
 }
 
-static void put_groups(yajl_gen gen, const EvalResult *r, const Evaluation *v) {
-    json_open_map(gen, "groups");
-    for (int k = 0; k < v->group_count; k++) { put_group(gen, v->groups[k].name, &r->groups[k], r->has_objects); }
+static void put_absent(yajl_gen gen, const Evaluation *v) {
+    AbsentSummary absent = summarize_absent(v->scores[SCORE_MODEL], v->count);
+    if (!absent.pairs) { return; }
+    json_open_map(gen, "absent");
+    json_put_integer(gen, "pairs", absent.pairs);
+    json_put_number(gen, "empty", absent.empty);
+    json_put_number(gen, "false_area", absent.false_area);
     yajl_gen_map_close(gen);
 }
 
@@ -298,12 +215,13 @@ static void put_record(yajl_gen gen, const EvalRecord *o, const Evaluation *v, c
     json_put_string(gen, "timestep_spacing", timestep_spacing_names[o->schedule->config.spacing]);
     json_put_integer(gen, "first_timestep", first);
     json_put_number(gen, "first_signal", sqrt(o->schedule->alphas_cumprod[first]));
+    json_put_number(gen, "terminal_signal", sqrt(o->schedule->alphas_cumprod[o->schedule->T - 1]));
     json_put_string(gen, "start", o->start);
     json_put_integer(gen, "ensemble", o->ensemble);
-    json_put_integer(gen, "seed", (long long)o->seed);
-    json_put_integer(gen, "per_class", o->per_class);
-    json_put_integer(gen, "limit", o->limit);
-    json_put_number(gen, "absent", o->absent);
+    json_put_integer(gen, "seed", (long long)o->pairs.seed);
+    json_put_integer(gen, "per_class", o->pairs.per_class);
+    json_put_integer(gen, "limit", o->pairs.limit);
+    json_put_number(gen, "absent", o->pairs.absent);
     json_put_integer(gen, "bootstrap_resamples", o->resamples);
     put_rule(gen, &v->rule);
     json_put_string(gen, "device", o->device);
@@ -318,28 +236,19 @@ static void put_record(yajl_gen gen, const EvalRecord *o, const Evaluation *v, c
     }
 }
 
-void result_write_json(const EvalResult *r, const Dataset *dataset, const Evaluation *v, const EvalRecord *record,
+void result_write_json(const Dataset *dataset, const Evaluation *v, const EvalRecord *record,
                        const ModelSettings *settings, const char *path) {
     yajl_gen gen = json_writer();
+    Writer w = {gen, dataset, v, record, 0};
+    w.box = best_box(&w);
     yajl_gen_map_open(gen);
-    put_group(gen, "seen", &r->seen, r->has_objects);
-    put_group(gen, "unseen", &r->unseen, r->has_objects);
-    json_put_number(gen, "harmonic", r->harmonic);
-    json_put_number(gen, "harmonic_giou", r->harmonic_giou);
-    put_group(gen, "all", &r->all, r->has_objects);
-    if (r->has_person) { put_group(gen, "without_person", &r->without_person, r->has_objects); }
-    json_put_number(gen, "centre_box_size", (r->box + 2) / 10.0);
-    put_classes(gen, r, dataset, v);
-    if (v->group_count) { put_groups(gen, r, v); }
-    if (v->table_count) { put_steps(gen, r, v); }
-    if (v->prompt_set_count) { put_prompts(gen, r, v); }
-    if (r->absent.pairs) {
-        json_open_map(gen, "absent");
-        json_put_integer(gen, "pairs", r->absent.pairs);
-        json_put_number(gen, "empty", r->absent.empty);
-        json_put_number(gen, "false_area", r->absent.false_area);
-        yajl_gen_map_close(gen);
-    }
+    put_groups(&w);
+    json_put_number(gen, "centre_box_size", (w.box + 2) / 10.0);
+    put_classes(&w);
+    if (v->group_count) { put_named_groups(&w); }
+    if (v->table_count) { put_steps(&w); }
+    if (v->prompt_set_count) { put_prompts(&w); }
+    put_absent(gen, v);
     int pictures = 0;
     for (int i = 0; i < v->count; i++) { pictures += i == 0 || v->pairs[i].item != v->pairs[i - 1].item; }
     json_put_integer(gen, "pictures", pictures);
@@ -362,4 +271,100 @@ void result_write_pairs(const Dataset *dataset, const Evaluation *v, const char 
                 s->truth, s->valid, pair_iou(&v->scores[SCORE_CEILING][i]));
     }
     atomic_commit(&file);
+}
+
+// ---- terminal ------------------------------------------------------------------------------------------------------
+
+// The numbers at these paths, which a NULL ends, in columns of 8 after a space of `gap`, and the line's end.
+static void print_numbers(yajl_val from, int gap, const char *const *paths) {
+    for (; *paths; paths++) {
+        double value = json_number_at(from, *paths);
+        if (isnan(value)) {
+            printf("%*s", gap + 8, "-");
+        } else {
+            printf("%*.3f", gap + 8, value);
+        }
+    }
+    printf("\n");
+}
+
+static void print_row(yajl_val m, const char *name, const char *key) {
+    static const char *const columns[] = {"miou", "miou_low", "miou_high", "giou", "ciou", "p50",
+                                          "p70",  "p90",      "empty",     "full", NULL};
+    yajl_val group = json_find(m, key);
+    if (!group) { return; }
+    printf("%-16s%7.0f%8.0f", name, json_number_at(group, "pairs"), json_number_at(group, "classes"));
+    print_numbers(group, 0, columns);
+}
+
+static void print_floors(yajl_val m, const char *key, bool objects) {
+    const char *const columns[] = {"floors.all_foreground.miou",
+                                   "floors.centre_box.miou",
+                                   "floors.white_filter.miou",
+                                   "miou",
+                                   "ceiling.miou",
+                                   objects ? "all_objects.miou" : NULL,
+                                   NULL};
+    printf("%-16s", key);
+    print_numbers(json_find(m, key), 2, columns);
+}
+
+static void print_classes(yajl_val m) {
+    static const char *const columns[] = {"iou", "iou_low", "iou_high", "ceiling", NULL};
+    yajl_val list = json_find(m, "classes");
+    printf("\n%-22s%-8s%7s%8s%8s%8s%8s\n", "class", "", "pairs", "IoU", "low", "high", "ceiling");
+    for (size_t i = 0; i < list->u.array.len; i++) {
+        yajl_val c = list->u.array.values[i];
+        printf("%-22s%-8s%7.0f", json_string_at(c, "name"), YAJL_IS_TRUE(json_find(c, "seen")) ? "seen" : "unseen",
+               json_number_at(c, "pairs"));
+        print_numbers(c, 0, columns);
+    }
+}
+
+// The rows of steps_table or text_table, if there is one.
+static void print_table(yajl_val m, const char *key, const char *heading, int width, const char *const *columns) {
+    yajl_val list = json_find(m, key);
+    if (list) { printf("\n%s\n", heading); }
+    for (size_t i = 0; list && i < list->u.array.len; i++) {
+        yajl_val row = list->u.array.values[i], steps = json_find(row, "steps");
+        printf("%-*s", width, steps ? YAJL_GET_NUMBER(steps) : json_string_at(row, "text"));
+        print_numbers(row, 2, columns);
+    }
+}
+
+void result_print(const Json *metrics) {
+    yajl_val m = metrics->root;
+    bool objects = json_at(m, "all.all_objects") != NULL;
+    print_classes(m);
+    printf("\n%-16s%7s%8s%8s%8s%8s%8s%8s%8s%8s%8s%8s%8s\n", "", "pairs", "classes", "mIoU", "low", "high", "gIoU",
+           "cIoU", "P@.5", "P@.7", "P@.9", "empty", "full");
+    print_row(m, "seen", "seen");
+    print_row(m, "unseen", "unseen");
+    print_row(m, "all", "all");
+    print_row(m, "without person", "without_person");
+    yajl_val groups = json_find(m, "groups");
+    for (size_t k = 0; groups && k < groups->u.object.len; k++) {
+        print_row(groups, groups->u.object.keys[k], groups->u.object.keys[k]);
+    }
+    double harmonic = json_number_at(m, "harmonic");
+    if (!isnan(harmonic)) { printf("harmonic mean of seen and unseen mIoU: %.3f\n", harmonic); }
+    printf("\n%-16s%10s%10s%10s%10s%10s%s\n", "mIoU", "all-fg", "box", "white", "model", "ceiling",
+           objects ? "   all obj" : "");
+    print_floors(m, "seen", objects);
+    print_floors(m, "unseen", objects);
+    for (size_t k = 0; groups && k < groups->u.object.len; k++) {
+        print_floors(groups, groups->u.object.keys[k], objects);
+    }
+    printf("box: the best of nine centred boxes (%.1f of the sides), chosen on these pairs, which favours the floor\n",
+           json_number_at(m, "centre_box_size"));
+    yajl_val absent = json_find(m, "absent");
+    if (absent) {
+        printf("absent classes: %.0f queries, %.1f%% answered empty, %.2f%% of the picture masked on average\n",
+               json_number_at(absent, "pairs"), 100 * json_number_at(absent, "empty"),
+               100 * json_number_at(absent, "false_area"));
+    }
+    print_table(m, "steps_table", "DDIM steps            seen    unseen", 16,
+                (const char *const[]){"seen_miou", "unseen_miou", NULL});
+    print_table(m, "text_table", "text                                  seen  own text    unseen  own text", 32,
+                (const char *const[]){"seen_miou", "own_seen_miou", "unseen_miou", "own_unseen_miou", NULL});
 }

@@ -4,8 +4,6 @@
 #include "util/error.h"
 #include "util/file.h"
 #include "util/json.h"
-#include "util/options.h"
-#include <math.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -141,35 +139,13 @@ static void read_thresholds(MaskRule *rule, const char *folder, bool any_method)
     free(path);
 }
 
-static MaskRule rule_of_paint(const ModelSettings *s, MaskMethod method) {
-    MaskRule rule = mask_rule_default(method);
-    for (int c = 0; c < 3; c++) { rule.color[c] = (float)s->color[c] / 255; }
-    rule.alpha = (float)s->alpha;
-    return rule;
-}
-
-MaskRule settings_rule(const ModelSettings *s, const char *folder) {
-    MaskRule rule = rule_of_paint(s, s->target == TARGET_MASK ? MASK_LUMINANCE : MASK_COMPARE);
-    read_thresholds(&rule, folder, true);
-    return rule;
-}
-
-MaskRule settings_rule_options(const ModelSettings *s, const char *folder, const char *method, double tolerance,
-                               double changed, bool opening) {
-    MaskRule rule = settings_rule(s, folder);
-    if (method) {
-        rule = rule_of_paint(s, (MaskMethod)options_choice(method, "--method", mask_method_names));
-        read_thresholds(&rule, folder, false);
-    }
-    if (!isnan(tolerance)) {
-        options_range(tolerance, "--tolerance", 0, 1);
-        rule.tolerance = (float)tolerance;
-    }
-    if (!isnan(changed)) {
-        options_range(changed, "--changed", 0, 1);
-        rule.changed = (float)changed;
-    }
-    rule.opening = rule.opening && opening;
+MaskRule settings_rule(const ModelSettings *s, const char *folder, const MaskOptions *o) {
+    MaskMethod method = s->target == TARGET_MASK ? MASK_LUMINANCE : MASK_COMPARE;
+    MaskRule rule = mask_rule(o->method ? (MaskMethod)o->kind : method, s->color, s->alpha);
+    read_thresholds(&rule, folder, !o->method);
+    if (!isnan(o->tolerance)) { rule.tolerance = (float)o->tolerance; }
+    if (!isnan(o->changed)) { rule.changed = (float)o->changed; }
+    rule.opening = rule.opening && !o->no_opening;
     return rule;
 }
 

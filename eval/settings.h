@@ -3,6 +3,9 @@
 //   segmentation.json   written by `eval --tune-on`: thresholds of mask extraction, defaults of `segment` and `eval`
 #pragma once
 #include "eval/extraction.h"
+#include "model/schedule.h"
+#include "util/options.h"
+#include <math.h>
 #include <stdbool.h>
 
 typedef struct {
@@ -33,11 +36,51 @@ void settings_names(int *count, char ***names, int new_count, const char *const 
 char *settings_text(const ModelSettings *settings, const char *class_name);
 bool settings_is_trained(const ModelSettings *settings, const char *class_name);
 
+// The options of `eval` and `segment` on the model and how it is asked, and their rows of the options table.
+typedef struct {
+    char *model;
+    int ema, steps, ensemble;
+    ScheduleChange schedule;
+} AnswerOptions;
+#define ANSWER_OPTIONS_DEFAULT                                                                                         \
+    {                                                                                                                  \
+        .ensemble = 1, .schedule = {.prediction = -1, .spacing = -1, .terminal_signal = NAN }                          \
+    }
+
+#define MODEL_OPTIONS(o)                                                                                               \
+    {OPT_STRING, "model", &o.model, "pipeline directory", "DIR", .required = "a pipeline directory"}, {                \
+        OPT_FLAG, "ema", &o.ema, "use the averaged weights of unet_ema/"                                               \
+    }
+#define STEPS_OPTION(o)                                                                                                \
+    { OPT_INT, "steps", &o.steps, "DDIM steps (0: the model's default, else 4)", "N", .high = 1000 }
+#define ENSEMBLE_OPTION(o)                                                                                             \
+    { OPT_INT, "ensemble", &o.ensemble, "average the predictions of N draws of the noise", "N", .low = 1, .high = 1000 }
+
+// Those on mask extraction: method NULL, tolerance and changed NaN: the model's.
+typedef struct {
+    char *method;
+    double tolerance, changed;
+    int no_opening, kind; // kind: MaskMethod
+} MaskOptions;
+
+#define MASK_OPTIONS_DEFAULT                                                                                           \
+    { .tolerance = NAN, .changed = NAN }
+#define MASK_OPTIONS(o)                                                                                                \
+    {OPT_HEADING, "Mask"},                                                                                             \
+        {OPT_STRING,       "method",                                                                                   \
+         &o.method,        "how to extract the mask (default: compare; luminance for black and white targets)",        \
+         "KIND",           .choices = mask_method_names,                                                               \
+         .choice = &o.kind},                                                                                           \
+        {OPT_DOUBLE, "tolerance", &o.tolerance, "largest distance to the mask colour, 0 to 1 (default: the model's)",  \
+         "X",        .high = 1},                                                                                       \
+        {OPT_DOUBLE, "changed", &o.changed, "compare: smallest change from the input, 0 to 1 (default: the model's)",  \
+         "X",        .high = 1},                                                                                       \
+    {                                                                                                                  \
+        OPT_FLAG, "no-opening", &o.no_opening, "skip the 3x3 morphological opening"                                    \
+    }
+
 // The rule of mask extraction for a model: MASK_LUMINANCE for target mask, else MASK_COMPARE with its colour and alpha,
-// changed by FOLDER/segmentation.json if that exists.
-MaskRule settings_rule(const ModelSettings *settings, const char *folder);
-// The same, overridden by the command line: method (a name of mask_method_names; NULL: the model's), tolerance and
-// changed in 0..1 (NaN: the model's, if they were chosen for that method), opening. Dies on anything else.
-MaskRule settings_rule_options(const ModelSettings *settings, const char *folder, const char *method, double tolerance,
-                               double changed, bool opening);
+// changed by FOLDER/segmentation.json if that exists (for a given method: if its thresholds were chosen for that), and
+// by the options.
+MaskRule settings_rule(const ModelSettings *settings, const char *folder, const MaskOptions *options);
 void settings_rule_write(const MaskRule *rule, const char *folder, const char *tuned_on, int pairs, double miou);

@@ -10,6 +10,12 @@ double mean_of(const double *values, int n) {
     return n ? sum / n : NAN;
 }
 
+double mean_square(const float *a, const float *b, size_t n) {
+    double sum = 0;
+    for (size_t i = 0; i < n; i++) { sum += ((double)a[i] - b[i]) * ((double)a[i] - b[i]); }
+    return sum / (double)n;
+}
+
 static int by_value(const void *a, const void *b) {
     double x = *(const double *)a, y = *(const double *)b;
     return (x > y) - (x < y);
@@ -23,19 +29,15 @@ double percentile(double *values, int n, double share) {
 }
 
 typedef struct {
-    double value;
+    double value; // first, for by_value
     int index;
 } Ranked;
-
-static int by_ranked_value(const void *a, const void *b) {
-    return by_value(&((const Ranked *)a)->value, &((const Ranked *)b)->value);
-}
 
 // ranks (n), from 1; equal values share the mean of their places.
 static void rank(double *ranks, const double *values, int n) {
     Ranked *sorted = xmalloc(((size_t)n + 1) * sizeof *sorted);
     for (int i = 0; i < n; i++) { sorted[i] = (Ranked){values[i], i}; }
-    qsort(sorted, (size_t)n, sizeof *sorted, by_ranked_value);
+    qsort(sorted, (size_t)n, sizeof *sorted, by_value);
     for (int i = 0, end; i < n; i = end) {
         for (end = i + 1; end < n && sorted[end].value == sorted[i].value;) { end++; }
         for (int k = i; k < end; k++) { ranks[sorted[k].index] = 0.5 * (i + 1 + end); }

@@ -1,12 +1,14 @@
 // Statistics of small samples, in double precision.
 #pragma once
+#include <stddef.h>
 #include <stdint.h>
 
 typedef struct {
     double value, low, high; // an estimate with its 95% interval; NaN: none
 } Interval;
 
-double mean_of(const double *values, int n); // NaN without values
+double mean_of(const double *values, int n);                  // NaN without values
+double mean_square(const float *a, const float *b, size_t n); // of their differences
 // The value below which `share` of the values lies, by linear interpolation between sorted ones (numpy's default).
 // Sorts the values.
 double percentile(double *values, int n, double share);

@@ -1,8 +1,8 @@
 #include "eval/targets.h"
+#include "util/error.h"
 #include "util/philox.h"
 #include <math.h>
 #include <stdlib.h>
-#include <string.h>
 
 const char *const representation_names[REPRESENTATIONS] = {"overlay", "mask"};
 
@@ -17,8 +17,7 @@ TargetCoder target_coder_create(Pipeline *pipeline, int resolution, int batch, b
     size_t pixels = (size_t)batch * (size_t)(c.R * c.R * 3), cells = (size_t)batch * (size_t)c.cells;
     c.pixels = device_alloc(dev, pixels * sizeof(float));
     c.latents = device_alloc(dev, cells * sizeof(float));
-    c.host_pixels = device_alloc_pinned(dev, pixels * sizeof(float));
-    c.host_latents = device_alloc_pinned(dev, cells * sizeof(float));
+    c.host_pixels = xmalloc(pixels * sizeof(float));
     return c;
 }
 
@@ -26,8 +25,7 @@ void target_coder_destroy(TargetCoder *c) {
     arena_destroy(&c->arena);
     device_free(c->dev, c->pixels);
     device_free(c->dev, c->latents);
-    device_free_pinned(c->dev, c->host_pixels);
-    device_free_pinned(c->dev, c->host_latents);
+    free(c->host_pixels);
 }
 
 void target_paint(TargetCoder *c, int index, const Sample *s, const uint8_t *mask, int representation,
@@ -42,15 +40,13 @@ void target_encode(TargetCoder *c, float *latents, int n) {
     size_t pixels = (size_t)n * (size_t)(c->R * c->R * 3), count = (size_t)n * (size_t)c->cells;
     device_copy(c->dev, c->pixels, c->host_pixels, pixels * sizeof(float), false);
     pipeline_encode(c->pipeline, &c->arena, c->latents, c->pixels, n, c->R, c->R, c->dev);
-    device_copy(c->dev, c->host_latents, c->latents, count * sizeof(float), false);
+    device_copy(c->dev, latents, c->latents, count * sizeof(float), false);
     device_sync(c->dev);
-    memcpy(latents, c->host_latents, count * sizeof(float));
 }
 
 void target_decode(TargetCoder *c, float *picture, const float *latent) {
     size_t pixels = (size_t)(c->R * c->R * 3);
-    memcpy(c->host_latents, latent, (size_t)c->cells * sizeof(float));
-    device_copy(c->dev, c->latents, c->host_latents, (size_t)c->cells * sizeof(float), false);
+    device_copy(c->dev, c->latents, latent, (size_t)c->cells * sizeof(float), false);
     pipeline_decode(c->pipeline, &c->arena, c->pixels, c->latents, 1, c->r, c->r, c->dev);
     device_copy(c->dev, c->host_pixels, c->pixels, pixels * sizeof(float), false);
     device_sync(c->dev);

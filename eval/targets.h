@@ -12,10 +12,10 @@ typedef struct {
     Pipeline *pipeline;
     Device *dev;
     Arena arena;
-    int batch;                         // pictures per run of the encoder
-    int R, r, L, cells;                // side of pictures and of latents; channels; r r L
-    float *pixels, *latents;           // on the device: (batch, R, R, 3), (batch, r, r, L)
-    float *host_pixels, *host_latents; // the same, pinned
+    int batch;               // pictures per run of the encoder
+    int R, r, L, cells;      // side of pictures and of latents; channels; r r L
+    float *pixels, *latents; // on the device: (batch, R, R, 3), (batch, r, r, L)
+    float *host_pixels;      // (batch, R, R, 3)
 } TargetCoder;
 
 // pipeline: PART_VAE_ENCODER, with `decodes` also PART_VAE_DECODER.

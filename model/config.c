@@ -382,7 +382,8 @@ static void want_own_betas(const Json *json, const ScheduleConfig *c) {
     Schedule schedule = same ? schedule_create(c) : (Schedule){0};
     for (int t = 0; same && t < c->num_train_timesteps; t++) {
         yajl_val beta = YAJL_GET_ARRAY(betas)->values[t];
-        same = YAJL_IS_NUMBER(beta) && fabs(YAJL_GET_DOUBLE(beta) - schedule.betas[t]) < 1e-5;
+        same =
+            YAJL_IS_NUMBER(beta) && fabs(YAJL_GET_DOUBLE(beta) - schedule.betas[t]) < 1e-6 + 1e-3 * schedule.betas[t];
     }
     schedule_free(&schedule);
     if (!same) {

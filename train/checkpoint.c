@@ -115,15 +115,13 @@ static void write_module(const Trained *t, const Optimizer *opt, const float *ar
     free(file);
 }
 
-enum { PIECE = 1 << 22 }; // floats copied through the host at a time
-
-static size_t piece_at(const Optimizer *opt, size_t i) { return opt->total - i < PIECE ? opt->total - i : PIECE; }
-
 static void write_moments(const Optimizer *opt, const char *folder, Device *dev) {
     const float *arrays[] = {opt->m, opt->v};
     SafetensorsWriter *w = NULL;
     if (folder) {
-        char *path = xprintf("%s/trainer/optimizer.safetensors", folder);
+        char *trainer = xprintf("%s/trainer", folder), *path = xprintf("%s/optimizer.safetensors", trainer);
+        make_folders(trainer);
+        free(trainer);
         int64_t shape[] = {(int64_t)opt->total};
         w = safetensors_writer(path);
         safetensors_declare(w, "exp_avg", 1, shape);
@@ -131,12 +129,9 @@ static void write_moments(const Optimizer *opt, const char *folder, Device *dev)
         free(path);
     }
     for (int a = 0; a < 2; a++) {
-        for (size_t i = 0; i < opt->total; i += PIECE) {
-            size_t count = piece_at(opt, i);
-            float *piece = gather(opt, arrays[a], i, count, dev);
-            if (w) { safetensors_write(w, piece, count); }
-            free(piece);
-        }
+        float *host = gather(opt, arrays[a], 0, opt->total, dev);
+        if (w) { safetensors_write(w, host, opt->total); }
+        free(host);
     }
     if (w) { safetensors_finish(w); }
 }
@@ -161,24 +156,29 @@ static void write_state(const TrainOptions *o, int step, const Optimizer *opt, c
     free(path);
 }
 
-// Makes a new checkpoint's folder under a temporary name, with the parts that are not trained.
-static char *begin_folder(const TrainOptions *o, const char *base, int step, const char *module) {
-    char *path = checkpoint_path(o->out, step), *work = temporary_name(path);
-    char *trainer = xprintf("%s/trainer", work);
+// Begins the folder `path` under a temporary name, with the parts of the pipeline `base` except one, without trainer/.
+static char *begin_folder(const char *path, const char *base, const char *except) {
+    char *work = temporary_name(path), *trainer = xprintf("%s/trainer", work);
     remove_tree(work);
     cleanup_add(work);
-    pipeline_link(base, work, module);
+    pipeline_link(base, work, except);
     remove_tree(trainer);
-    make_folders(trainer);
     free(trainer);
-    free(path);
     return work;
+}
+
+static void finish_folder(const char *path, char *work) {
+    commit_rename(work, path);
+    cleanup_remove(work);
+    free(work);
 }
 
 char *checkpoint_write(const TrainOptions *o, const char *base, int step, const Trained *t, const Optimizer *opt,
                        Device *dev) {
     if (opt->comm->rank > 0 && !opt->sharded) { return NULL; }
-    char *work = opt->comm->rank == 0 ? begin_folder(o, base, step, t->module) : NULL;
+    char *path = checkpoint_path(o->out, step);
+    char *work = opt->comm->rank == 0 ? begin_folder(path, base, t->module) : NULL;
+    free(path);
     write_module(t, opt, opt->master, work, "", dev);
     if (opt->ema) { write_module(t, opt, opt->ema, work, "_ema", dev); }
     write_moments(opt, work, dev);
@@ -188,9 +188,7 @@ char *checkpoint_write(const TrainOptions *o, const char *base, int step, const 
 
 char *checkpoint_commit(const TrainOptions *o, int step, char *work) {
     char *path = checkpoint_path(o->out, step);
-    commit_rename(work, path);
-    cleanup_remove(work);
-    free(work);
+    finish_folder(path, work);
     remove_but(o->out, o->checkpoints_total_limit ? o->checkpoints_total_limit : INT_MAX);
     return path;
 }
@@ -200,13 +198,10 @@ static void read_moment(const Optimizer *opt, float *array, const Safetensors *f
     if (!tensor || tensor->count != (int64_t)opt->total || tensor->dtype != DTYPE_F32) {
         die("%s: tensor \"%s\" is missing or not of %zu F32 elements", file->path, name, opt->total);
     }
-    float *piece = xmalloc(PIECE * sizeof(float));
-    for (size_t i = 0; i < opt->total; i += PIECE) {
-        size_t count = piece_at(opt, i);
-        tensor_to_float(tensor, (int64_t)i, (int64_t)count, piece);
-        optimizer_store(opt, array, i, count, piece, dev);
-    }
-    free(piece);
+    float *host = xmalloc(opt->total * sizeof(float));
+    tensor_to_float(tensor, 0, tensor->count, host);
+    optimizer_store(opt, array, 0, opt->total, host, dev);
+    free(host);
 }
 
 static void read_module(const Trained *t, const Optimizer *opt, float *array, const char *model, const char *suffix,
@@ -287,16 +282,8 @@ void checkpoint_load(const TrainOptions *o, const char *checkpoint, const Traine
 }
 
 void checkpoint_publish(const char *checkpoint, const char *out) {
-    char *model = xprintf("%s/model", out), *work = temporary_name(model);
-    char *trainer = xprintf("%s/trainer", work);
-    remove_tree(work);
-    cleanup_add(work);
-    pipeline_link(checkpoint, work, NULL);
+    char *model = xprintf("%s/model", out), *work = begin_folder(model, checkpoint, NULL);
     settings_copy(checkpoint, work);
-    remove_tree(trainer);
-    commit_rename(work, model);
-    cleanup_remove(work);
-    free(trainer);
-    free(work);
+    finish_folder(model, work);
     free(model);
 }

@@ -63,14 +63,13 @@ typedef struct {
     VAEDecoder *decoder;
     Coco coco, validation_coco;
     bool *classes, *validation_classes;
-    PictureOptions training, validation;
-    Pictures *pictures;
+    Pictures training, validation, scenes; // scenes: the training pictures in the data set's order
     Feed feed;
     floatX *weights; // joint buffers of encoder and decoder
     float *grads;
-    float *images;                    // (B, R, R, 3) on the device, owned by the feed
-    float *host_images, *host_losses; // (B, R, R, 3) and (B) pinned, for validation
-    int B, R, r, L;                   // batch, side of pictures and latents, latent channels
+    float *images;      // (B, R, R, 3) on the device, owned by the feed
+    float *host_images; // the same, for validation
+    int B, R, r, L;     // batch, side of pictures and latents, latent channels
 } VAETrainer;
 
 // Moves encoder and decoder into one buffer, so that norm and update are one launch each.
@@ -128,7 +127,7 @@ static void vae_step(void *data, Arena *arena, float *losses, const StepScalars 
 // Called by the feed's thread.
 static void fill_batch(void *data, long long number, void *const *arrays) {
     VAETrainer *t = data;
-    pictures_read(t->pictures, number, arrays[0]);
+    pictures_read(&t->training, number, arrays[0]);
 }
 
 static void next_batch(void *data, Device *dev) {
@@ -148,8 +147,11 @@ static char *validation_split(const VAEOptions *o) {
     return xstrdup(split);
 }
 
-static void upload_images(VAETrainer *t, Device *dev) {
-    device_copy(dev, t->images, t->host_images, (size_t)(t->B * t->R * t->R * 3) * sizeof(float), false);
+// t->images = host_images = a batch of one kind from position `first` on.
+static void load_images(VAETrainer *t, const Pictures *from, int first, PictureKind kind, Device *dev) {
+    size_t size = (size_t)(t->R * t->R * 3), B = (size_t)t->B;
+    for (size_t i = 0; i < B; i++) { pictures_at(from, first + (int)i, kind, t->host_images + i * size); }
+    device_copy(dev, t->images, t->host_images, B * size * sizeof(float), false);
     device_sync(dev);
 }
 
@@ -174,16 +176,14 @@ static double squared_error(const float *a, const float *b, size_t n) {
 // Reconstructs a batch of one kind from position `first` on: decoded (B, R, R, 3) on the host. Returns the losses' sum.
 static double reconstruct(VAETrainer *t, float *decoded, int first, PictureKind kind, Device *dev) {
     size_t size = (size_t)(t->R * t->R * 3), B = (size_t)t->B;
-    for (size_t i = 0; i < B; i++) {
-        pictures_at(&t->validation, NULL, first + (int)i, kind, t->host_images + i * size);
-    }
-    upload_images(t, dev);
+    load_images(t, &t->validation, first, kind, dev);
     vae_step(t, &t->trainer.arena, t->trainer.step.losses, NULL, 0, false, dev);
     device_copy(dev, decoded, t->images, B * size * sizeof(float), false);
-    device_copy(dev, t->host_losses, t->trainer.step.losses, B * sizeof(float), false);
+    float losses[B];
+    device_copy(dev, losses, t->trainer.step.losses, sizeof losses, false);
     device_sync(dev);
     double sum = 0;
-    for (size_t i = 0; i < B; i++) { sum += t->host_losses[i]; }
+    for (size_t i = 0; i < B; i++) { sum += losses[i]; }
     return sum;
 }
 
@@ -220,32 +220,23 @@ enum { SCALING_BATCHES = 8 };
 // scaling_factor = 1 / standard deviation of the posterior means (Rombach et al. 2022), over the first batches of
 // scenes.
 static float measure_scaling(VAETrainer *t, Device *dev) {
-    size_t rows = (size_t)(t->B * t->r * t->r), L = (size_t)t->L, size = (size_t)(t->R * t->R * 3);
-    float *host = xmalloc(2 * rows * L * sizeof(float)), *device = device_alloc(dev, 2 * rows * L * sizeof(float));
-    double sum = 0, squares = 0, n = (double)(SCALING_BATCHES * rows * L);
+    size_t n = (size_t)(t->B * t->r * t->r * t->L);
+    float *host = xmalloc(n * sizeof(float)), *latents = device_alloc(dev, n * sizeof(float));
+    double sum = 0, squares = 0, count = (double)(SCALING_BATCHES * n);
+    t->encoder->config.scaling_factor = 1;
     for (int b = 0; b < SCALING_BATCHES; b++) {
-        for (int i = 0; i < t->B; i++) {
-            pictures_at(&t->training, NULL, b * t->B + i, KIND_SCENE, t->host_images + (size_t)i * size);
-        }
-        upload_images(t, dev);
-        ArenaMark mark = arena_mark(&t->trainer.arena);
-        floatX *input = arena_save(&t->trainer.arena, "input", (size_t)t->B * size),
-               *moments = arena_save(&t->trainer.arena, "moments", 2 * rows * L);
-        cast_to_floatX(input, t->images, (size_t)t->B * size, dev);
-        vae_encoder_forward(t->encoder, &t->trainer.arena, moments, input, t->B, t->R, t->R, false, dev);
-        cast_to_float(device, moments, 2 * rows * L, dev);
-        arena_release(&t->trainer.arena, mark);
-        device_copy(dev, host, device, 2 * rows * L * sizeof(float), false);
+        load_images(t, &t->scenes, b * t->B, KIND_SCENE, dev);
+        pipeline_encode(&t->pipeline, &t->trainer.arena, latents, t->images, t->B, t->R, t->R, dev);
+        device_copy(dev, host, latents, n * sizeof(float), false);
         device_sync(dev);
-        for (size_t i = 0; i < rows * L; i++) {
-            double mean = host[i / L * 2 * L + i % L];
-            sum += mean;
-            squares += mean * mean;
+        for (size_t i = 0; i < n; i++) {
+            sum += host[i];
+            squares += (double)host[i] * host[i];
         }
     }
     free(host);
-    device_free(dev, device);
-    double variance = squares / n - sum / n * (sum / n);
+    device_free(dev, latents);
+    double variance = squares / count - sum / count * (sum / count);
     return variance > 0 ? (float)(1 / sqrt(variance)) : 1;
 }
 
@@ -265,24 +256,25 @@ static void open_pictures(VAETrainer *t) {
     const Comm *comm = &t->trainer.comm;
     t->coco = coco_open(o->data, o->train.split, o->source);
     t->classes = classes_parse(&t->coco, "--classes", "all", NULL);
-    t->training = (PictureOptions){.coco = &t->coco,
-                                   .classes = t->classes,
-                                   .resolution = t->R,
-                                   .min_side = o->min_side,
-                                   .mix_overlay = o->mix_overlay,
-                                   .mix_mask = o->mix_mask,
-                                   .seed = (uint64_t)o->train.seed,
-                                   .rank = comm->rank,
-                                   .world = comm->world,
-                                   .rows = t->B,
-                                   .workers = o->dataloader_num_workers,
-                                   .start = t->trainer.log.first_step * train_samples(&o->train, comm->world)};
-    t->pictures = pictures_open(&t->training);
+    t->scenes = (Pictures){.coco = &t->coco,
+                           .classes = t->classes,
+                           .resolution = t->R,
+                           .min_side = o->min_side,
+                           .mix_overlay = o->mix_overlay,
+                           .mix_mask = o->mix_mask,
+                           .seed = (uint64_t)o->train.seed,
+                           .rank = comm->rank,
+                           .world = comm->world,
+                           .rows = t->B,
+                           .workers = o->dataloader_num_workers,
+                           .start = t->trainer.log.first_step * train_samples(&o->train, comm->world)};
+    t->training = t->scenes;
+    pictures_open(&t->training);
     if (o->train.validate_every == 0 || comm->rank > 0) { return; }
     char *split = validation_split(o);
     t->validation_coco = coco_open(o->data, split, o->source);
     t->validation_classes = classes_parse(&t->validation_coco, "--classes", "all", NULL);
-    t->validation = t->training;
+    t->validation = t->scenes;
     t->validation.coco = &t->validation_coco;
     t->validation.classes = t->validation_classes;
     t->validation.seed = 1; // independent of --seed, so that runs are comparable
@@ -293,8 +285,7 @@ static void open_feed(VAETrainer *t, Device *dev) {
     size_t bytes = (size_t)(t->B * t->R * t->R * 3) * sizeof(float);
     feed_open(&t->feed, &bytes, 1, 1, fill_batch, t, dev);
     t->images = t->feed.inputs[0];
-    t->host_images = device_alloc_pinned(dev, bytes);
-    t->host_losses = device_alloc_pinned(dev, (size_t)t->B * sizeof *t->host_losses);
+    t->host_images = xmalloc(bytes);
 }
 
 static void open_model(VAETrainer *t, Device *dev) {
@@ -315,13 +306,12 @@ static void open_model(VAETrainer *t, Device *dev) {
 
 static void close_all(VAETrainer *t, Device *dev) {
     feed_close(&t->feed, dev);
-    pictures_close(t->pictures);
+    pictures_close(&t->training);
     coco_free(&t->coco);
     coco_free(&t->validation_coco);
     free(t->classes);
     free(t->validation_classes);
-    device_free_pinned(dev, t->host_images);
-    device_free_pinned(dev, t->host_losses);
+    free(t->host_images);
     Params *parts[] = {&t->encoder->params, &t->decoder->params};
     for (int i = 0; i < 2; i++) { parts[i]->weights = NULL, parts[i]->grads = NULL; } // they lie in the joint buffers
     pipeline_close(&t->pipeline, dev);

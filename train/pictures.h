@@ -17,14 +17,15 @@ typedef struct {
     int rank, world; // this process's part of the stream, as in data/loader.h
     int rows;        // pictures per batch and rank
     int workers;     // threads that decode
-} PictureOptions;
+    int64_t *order;  // permutation of `epoch`, set by pictures_open; NULL: the data set's order
+    long long epoch;
+} Pictures;
 
-typedef struct Pictures Pictures;
-Pictures *pictures_open(const PictureOptions *options);
+// The caller sets all but order and epoch.
+void pictures_open(Pictures *pictures);
 void pictures_close(Pictures *pictures);
 // This rank's part of batch `number` (from 0, at `start`): out (rows, R, R, 3) in [-1, 1]. Not thread-safe.
 void pictures_read(Pictures *pictures, long long number, float *out);
-// The picture at a stream position in one kind: out (R, R, 3) in [-1, 1]. order (picture_count) is the permutation of
-// the position's epoch; NULL: the data set's order. A picture that yields no sample is replaced by the next one; dies
-// if none does.
-void pictures_at(const PictureOptions *options, const int64_t *order, long long position, PictureKind kind, float *out);
+// The picture at a stream position in one kind: out (R, R, 3) in [-1, 1]. A picture that yields no sample is replaced
+// by the next one; dies if none does.
+void pictures_at(const Pictures *pictures, long long position, PictureKind kind, float *out);

@@ -25,39 +25,31 @@ void record_options(const TrainOptions *options, yajl_gen gen) {
     }
 }
 
-static bool same(const Option *row, yajl_val value) {
-    switch (row->kind) {
-    case OPT_STRING: {
-        const char *mine = *(char **)row->value, *theirs = YAJL_GET_STRING(value);
-        return mine && theirs ? strcmp(mine, theirs) == 0 : !mine && !theirs;
-    }
-    case OPT_DOUBLE:
-        return YAJL_IS_NUMBER(value) && strtod(YAJL_GET_NUMBER(value), NULL) == *(double *)row->value;
-    case OPT_LONG:
-        return YAJL_IS_INTEGER(value) && YAJL_GET_INTEGER(value) == *(long long *)row->value;
-    case OPT_INT:
-    case OPT_FLAG:
-        return YAJL_IS_INTEGER(value) && YAJL_GET_INTEGER(value) == *(int *)row->value;
-    default:
-        return true;
-    }
-}
-
 static const char *text_of(yajl_val value) {
     return YAJL_IS_STRING(value) ? YAJL_GET_STRING(value) : YAJL_IS_NUMBER(value) ? YAJL_GET_NUMBER(value) : "none";
 }
 
 void record_check(const TrainOptions *options, yajl_val recorded, const char *path) {
     if (!recorded) { die("%s: field \"options\" is missing", path); }
+    const unsigned char *text;
+    size_t size;
+    yajl_gen gen = json_writer();
+    yajl_gen_map_open(gen);
+    record_options(options, gen);
+    yajl_gen_map_close(gen);
+    yajl_gen_get_buf(gen, &text, &size);
+    yajl_val mine = yajl_tree_parse((const char *)text, NULL, 0);
     for (const Option *row = options->table; row->kind != OPT_END; row++) {
         if (row->kind == OPT_HEADING || row->may_change) { continue; }
         const char *field[] = {row->name, NULL};
-        yajl_val value = yajl_tree_get(recorded, field, yajl_t_any);
+        yajl_val value = yajl_tree_get(recorded, field, yajl_t_any), now = yajl_tree_get(mine, field, yajl_t_any);
         if (!value) {
             die("%s: field \"%s\" is missing: the checkpoint is of another version of cocogold", path, row->name);
         }
-        if (!same(row, value)) {
+        if (value->type != now->type || strcmp(text_of(value), text_of(now)) != 0) {
             die("--resume: --%s differs from what %s recorded (%s)", row->name, path, text_of(value));
         }
     }
+    yajl_tree_free(mine);
+    yajl_gen_free(gen);
 }

@@ -158,6 +158,14 @@ void run_log_begin(RunLog *log, long long parameters, long long samples, const c
     log->started = now_seconds();
 }
 
+// Writes a number to the log's line and, as PART/NAME, to TensorBoard.
+static void put(RunLog *log, yajl_gen gen, const char *part, int step, const char *name, double value) {
+    char *tag = xprintf("%s/%s", part, name);
+    json_put_number(gen, name, value);
+    tensorboard_scalar(log->board, tag, step, value);
+    free(tag);
+}
+
 static void print_step(const RunLog *log, int step, double loss, double norm, double seconds, double average) {
     const TrainOptions *o = log->options;
     char left[24], roofline[32] = "", ranks[32] = "";
@@ -179,17 +187,14 @@ void log_step(RunLog *log, int step, double loss, double norm, bool finite, doub
     log->working += seconds;
     yajl_gen gen = begin_line("step");
     json_put_integer(gen, "step", step);
-    json_put_number(gen, "loss", loss);
-    json_put_number(gen, "grad_norm", norm);
-    json_put_number(gen, "lr", learning_rate(o, step - 1));
+    put(log, gen, "train", step, "loss", loss);
+    put(log, gen, "train", step, "grad_norm", norm);
+    put(log, gen, "train", step, "lr", learning_rate(o, step - 1));
     json_put_number(gen, "samples_per_s", round(samples / seconds * 100) / 100);
     json_put_integer(gen, "world", log->world);
     json_put_number(gen, "seconds", round((now_seconds() - log->started) * 1000) / 1000);
     if (log->least_seconds > 0) { json_put_number(gen, "roofline", round(log->least_seconds / seconds * 1e4) / 1e4); }
     end_line(log, gen);
-    tensorboard_scalar(log->board, "train/loss", step, loss);
-    tensorboard_scalar(log->board, "train/grad_norm", step, norm);
-    tensorboard_scalar(log->board, "train/lr", step, learning_rate(o, step - 1));
     tensorboard_scalar(log->board, "train/samples_per_s", step, samples / seconds);
     if (!finite) { warn("step %d: the gradient is not finite, so the step was skipped", step); }
     if (step % o->log_every == 0 || step == o->max_train_steps) {
@@ -208,19 +213,11 @@ static void save_sheet(RunLog *log, int step, const Image *sheet) {
     free(path);
 }
 
-// Writes one number of a validation to the log's line and to TensorBoard.
-static void put(RunLog *log, yajl_gen gen, int step, const char *name, double value) {
-    char *tag = xprintf("validation/%s", name);
-    json_put_number(gen, name, value);
-    tensorboard_scalar(log->board, tag, step, value);
-    free(tag);
-}
-
 static void put_summary(RunLog *log, yajl_gen gen, int step, bool seen, const Summary *s) {
     if (!s->pairs) { return; }
-    put(log, gen, step, seen ? "giou_seen" : "giou_unseen", s->giou);
-    put(log, gen, step, seen ? "ciou_seen" : "ciou_unseen", s->ciou);
-    put(log, gen, step, seen ? "miou_seen" : "miou_unseen", s->miou);
+    put(log, gen, "validation", step, seen ? "giou_seen" : "giou_unseen", s->giou);
+    put(log, gen, "validation", step, seen ? "ciou_seen" : "ciou_unseen", s->ciou);
+    put(log, gen, "validation", step, seen ? "miou_seen" : "miou_unseen", s->miou);
 }
 
 static void save_strip(const RunLog *log, const Image *image, const char *name) {
@@ -261,13 +258,13 @@ static void save_rows(const RunLog *log, int step, const Validation *v) {
 void log_validation(RunLog *log, int step, const Validation *v) {
     yajl_gen gen = begin_line("validation");
     json_put_integer(gen, "step", step);
-    put(log, gen, step, "loss", v->loss);
+    put(log, gen, "validation", step, "loss", v->loss);
     put_summary(log, gen, step, true, &v->seen);
     put_summary(log, gen, step, false, &v->unseen);
-    put(log, gen, step, "empty", v->empty);
-    put(log, gen, step, "full", v->full);
-    put(log, gen, step, "to_black", v->to_black);
-    put(log, gen, step, "to_white", v->to_white);
+    put(log, gen, "validation", step, "empty", v->empty);
+    put(log, gen, "validation", step, "full", v->full);
+    put(log, gen, "validation", step, "to_black", v->to_black);
+    put(log, gen, "validation", step, "to_white", v->to_white);
     end_line(log, gen);
     save_sheet(log, step, &v->sheet);
     save_rows(log, step, v);
@@ -281,8 +278,8 @@ void log_validation(RunLog *log, int step, const Validation *v) {
 void log_vae_validation(RunLog *log, int step, double loss, double psnr, const Image *sheet) {
     yajl_gen gen = begin_line("validation");
     json_put_integer(gen, "step", step);
-    put(log, gen, step, "loss", loss);
-    put(log, gen, step, "psnr", psnr);
+    put(log, gen, "validation", step, "loss", loss);
+    put(log, gen, "validation", step, "psnr", psnr);
     end_line(log, gen);
     save_sheet(log, step, sheet);
     printf("validation at step %d: loss %.4f  PSNR %.2f dB\n", step, loss, psnr);

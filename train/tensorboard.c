@@ -62,10 +62,13 @@ static void put_bytes(Buffer *b, int field, const void *bytes, size_t size) {
     put_varint(b, (uint64_t)field << 3 | 2), put_varint(b, size), put(b, bytes, size);
 }
 
-static double wall_time(void) {
+// An Event with its wall_time.
+static Buffer begin_event(void) {
+    Buffer event = {0};
     struct timespec t;
     clock_gettime(CLOCK_REALTIME, &t);
-    return (double)t.tv_sec + 1e-9 * (double)t.tv_nsec;
+    put_double(&event, 1, (double)t.tv_sec + 1e-9 * (double)t.tv_nsec);
+    return event;
 }
 
 static void write_record(TensorBoard *board, Buffer *event) {
@@ -81,10 +84,9 @@ static void write_record(TensorBoard *board, Buffer *event) {
     free(event->bytes);
 }
 
-static void write_value(TensorBoard *board, int step, Buffer *value) { // Event{wall_time, step, summary{value}}
-    Buffer summary = {0}, event = {0};
+static void write_value(TensorBoard *board, int step, Buffer *value) { // Event{step, summary{value}}
+    Buffer summary = {0}, event = begin_event();
     put_bytes(&summary, 1, value->bytes, value->size);
-    put_double(&event, 1, wall_time());
     put_integer(&event, 2, (uint64_t)step);
     put_bytes(&event, 5, summary.bytes, summary.size);
     free(value->bytes);
@@ -98,14 +100,12 @@ TensorBoard *tensorboard_open(const char *folder, int first_step) {
     board->path = xprintf("%s/events.out.tfevents.%ld.cocogold.%ld", folder, (long)time(NULL), (long)getpid());
     board->file = fopen(board->path, "wb");
     if (!board->file) { die("%s: cannot be written: %s", board->path, strerror(errno)); }
-    Buffer event = {0};
-    put_double(&event, 1, wall_time());
+    Buffer event = begin_event();
     put_bytes(&event, 3, "brain.Event:2", 13);
     write_record(board, &event);
     Buffer session = {0}; // SessionLog{status = START}
     put_integer(&session, 1, 1);
-    event = (Buffer){0};
-    put_double(&event, 1, wall_time());
+    event = begin_event();
     put_integer(&event, 2, (uint64_t)first_step + 1);
     put_bytes(&event, 7, session.bytes, session.size);
     free(session.bytes);

@@ -3,10 +3,10 @@
 #include "util/error.h"
 #include <string.h>
 
+const char *const recompute_names[] = {"none", "transformers", "blocks", NULL};
 static const char *const targets[] = {"overlay", "mask", NULL};
 static const char *const losses[] = {"mse", "weighted", "focal", NULL};               // as LossKind
 static const char *const pixel_losses[] = {"l1", "dice", NULL};                       // as PixelLossKind
-static const char *const levels[] = {"none", "transformers", "blocks", NULL};         // as Recompute
 static const char *const predictions[] = {"epsilon", "v_prediction", "sample", NULL}; // as Prediction
 
 UNetOptions unet_options_parse(int argc, char **argv) {
@@ -67,7 +67,7 @@ UNetOptions unet_options_parse(int argc, char **argv) {
          "draws of timestep and noise per sample for the validation loss", "N", .low = 1, .high = 1000,
          .may_change = true},
         {OPT_STRING, "recompute", &o.recompute,
-         "activations that backward recomputes instead of keeping them in memory", "LEVEL", .choices = levels,
+         "activations that backward recomputes instead of keeping them in memory", "LEVEL", .choices = recompute_names,
          .choice = &o.recompute_level, .may_change = true},
         OPTIONS_END};
     train_options_parse(&o.train, argc, argv, rows, &help);

@@ -21,5 +21,6 @@ typedef struct {
     int target_bit;                 // TARGET_OVERLAY or TARGET_MASK
 } UNetOptions;
 
+extern const char *const recompute_names[]; // as Recompute, NULL
 // Parses and checks the command line; dies if it is wrong.
 UNetOptions unet_options_parse(int argc, char **argv);

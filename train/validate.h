@@ -7,12 +7,12 @@
 
 typedef struct {
     const UNetOptions *options;
-    Diffusion diffusion;                 // training's, with inputs of its own
-    ShardSet shards;                     // SPLIT val
-    int count;                           // samples, spread evenly over the set
-    StepScalars *scalars, *host_scalars; // one micro-batch's, on the device and pinned
-    float *losses, *host_losses, *timesteps, *host_timesteps;
-    float *image, *target, *weight; // a micro-batch on the device
+    Diffusion diffusion; // training's, with inputs of its own
+    ShardSet shards;     // SPLIT val
+    int count;           // samples, spread evenly over the set
+    // a micro-batch on the device
+    StepScalars *scalars;
+    float *losses, *timesteps, *image, *target, *weight;
     floatX *context;
     float *black, *white; // (h, w, L): latents of an all-black and an all-white picture
     const floatX *table;  // (classes, tokens, C) embeddings of the first template; not owned

@@ -177,7 +177,7 @@ static Plot fit_plot(const ChartLine *lines, int count, const ChartAxes *axes) {
         p.y.low = axes->log_y ? -1 : 0;
         p.y.high = axes->log_y ? 0 : axes->y_high > 0 ? axes->y_high : p.y.high > 0 ? 1.05 * p.y.high : 1;
     }
-    p.bottom = (count + 1) / 2 * LEGEND_ROW + 12 + HEIGHT;
+    p.bottom = (count + 1) / 2 * LEGEND_ROW + (axes->top ? 50 : 12) + HEIGHT;
     return p;
 }
 
@@ -195,7 +195,19 @@ static void draw_axes(Canvas *c, const Plot *p, const ChartLine *lines, int coun
     for (double x = ceil(p->x.low / dx) * dx; !axes->log_x && dx > 0 && x <= p->x.high + 1e-4 * dx; x += dx) {
         put_number(c, plot_x(p, x), p->bottom + 18, ALIGN_CENTER, x);
     }
+    double top = p->bottom - HEIGHT;
+    for (int k = 0; axes->top && count > 0 && k < lines[0].count; k++) {
+        double x = plot_x(p, lines[0].x[k]);
+        canvas_line(c, x, top, x, top - 4, 1, COLOR_FAINT);
+        canvas_text(c, x, top - 8, ALIGN_CENTER, COLOR_INK, axes->top[k]);
+    }
+    if (axes->mark) {
+        double x = plot_x(p, axes->mark_x);
+        canvas_line(c, x, top, x, p->bottom, 1.5, COLOR_FAINT);
+        canvas_text(c, x + 6, top + 14, ALIGN_LEFT, COLOR_INK, axes->mark);
+    }
     canvas_font(c, 12.5, false);
+    if (axes->top) { canvas_text(c, RIGHT, top - 26, ALIGN_RIGHT, palette[COLOR_DARK], axes->top_label); }
     canvas_text(c, RIGHT, p->bottom + 37, ALIGN_RIGHT, palette[COLOR_DARK], axes->x_label);
     canvas_text_upwards(c, 14, p->bottom - HEIGHT / 2.0, palette[COLOR_DARK], axes->y_label);
 }

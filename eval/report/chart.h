@@ -42,6 +42,10 @@ typedef struct {
     double x_high, y_high; // ends of axes that begin at 0; 0: chosen from the values
     bool log_x;            // with labels at the first line's points: 1, 2, 4, ...
     bool log_y;            // whole decades that hold all values above 0
+    const char *top_label; // of a second x axis at the top, with a label for each of the first line's points
+    const char *const *top;
+    const char *mark; // of a vertical line at mark_x; NULL: none
+    double mark_x;
 } ChartAxes;
 
 void chart_lines(FILE *out, const ChartLine *lines, int count, ChartAxes axes);

@@ -6,20 +6,9 @@
 #include <stdlib.h>
 #include <string.h>
 
-// "seen.miou" and "_low".
-static double joined(yajl_val m, const char *path, const char *more) {
-    char whole[128];
-    snprintf(whole, sizeof whole, "%s%s", path, more);
-    return json_number_at(m, whole);
-}
-
-static double group_metric(yajl_val m, const char *group, const char *path) {
-    return json_number_at(json_find(m, group), path);
-}
-
-// path: path of the number; its interval is stored beside it.
-static void tile(FILE *out, yajl_val m, const char *id, const char *name, const char *path) {
-    double value = json_number_at(m, path), low = joined(m, path, "_low"), high = joined(m, path, "_high");
+// from: the object with miou and its interval.
+static void tile(FILE *out, const char *id, const char *name, double value, yajl_val from) {
+    double low = json_number_at(from, "miou_low"), high = json_number_at(from, "miou_high");
     fprintf(out, "<div class=\"tile\" id=\"%s\"><span>%s</span><b>", id, name);
     if (isnan(value)) {
         fputs("&ndash;</b><span>no pairs", out);
@@ -32,13 +21,17 @@ static void tile(FILE *out, yajl_val m, const char *id, const char *name, const 
 
 static void tiles(FILE *out, yajl_val m) {
     fputs("<div class=\"tiles\">\n", out);
-    tile(out, m, "tile-seen", "mIoU, seen classes", "seen.miou");
-    tile(out, m, "tile-unseen", "mIoU, unseen classes", "unseen.miou");
-    tile(out, m, "tile-harmonic", "harmonic mean of both", "harmonic");
+    tile(out, "tile-seen", "mIoU, seen classes", json_number_at(m, "seen.miou"), json_find(m, "seen"));
+    tile(out, "tile-unseen", "mIoU, unseen classes", json_number_at(m, "unseen.miou"), json_find(m, "unseen"));
+    tile(out, "tile-harmonic", "harmonic mean of both", json_number_at(m, "harmonic"), NULL);
     fprintf(out,
             "<div class=\"tile\"><span>time per query</span><b>%.3g&thinsp;s</b><span>on %s</span></div>\n</div>\n",
             json_number_at(m, "sampling_seconds_per_pair"), json_string_at(m, "config.device"));
 }
+
+static const char *const group_names[] = {"seen", "unseen"};
+static const char *const legend_names[] = {"seen", "unseen", "ceiling (tick)"};
+static const int legend_colors[] = {COLOR_SEEN, COLOR_UNSEEN, COLOR_DARK};
 
 typedef struct {
     const char *label, *path;
@@ -51,22 +44,23 @@ static void floors_figure(FILE *out, yajl_val m) {
                                      {"model", "miou"},
                                      {"all objects", "all_objects.miou"},
                                      {"ceiling", "ceiling.miou"}};
-    static const char *const groups[] = {"seen", "unseen"};
     ChartBar bars[2 * sizeof rows / sizeof *rows];
     char labels[2 * sizeof rows / sizeof *rows][64];
     int n = 0;
     for (size_t i = 0; i < sizeof rows / sizeof *rows; i++) {
         for (int g = 0; g < 2; g++) {
             bool model = strcmp(rows[i].path, "miou") == 0;
-            double value = group_metric(m, groups[g], rows[i].path);
+            yajl_val group = json_find(m, group_names[g]);
+            double value = json_number_at(group, rows[i].path);
             if (isnan(value)) { continue; }
-            snprintf(labels[n], sizeof labels[n], "%s, %s", rows[i].label, groups[g]);
-            ChartBar bar = {labels[n], value, NAN, NAN, NAN, model ? g : COLOR_GREY, NULL};
-            if (model) {
-                bar.low = group_metric(m, groups[g], "miou_low");
-                bar.high = group_metric(m, groups[g], "miou_high");
-            }
-            bars[n++] = bar;
+            snprintf(labels[n], sizeof labels[n], "%s, %s", rows[i].label, group_names[g]);
+            bars[n] = (ChartBar){.label = labels[n],
+                                 .value = value,
+                                 .low = model ? json_number_at(group, "miou_low") : NAN,
+                                 .high = model ? json_number_at(group, "miou_high") : NAN,
+                                 .mark = NAN,
+                                 .color = model ? g : COLOR_GREY};
+            n++;
         }
     }
     figure_begin(out, "fig-floors", "Between the floors and the ceiling (mIoU)");
@@ -109,8 +103,7 @@ static void classes_figure(FILE *out, yajl_val m) {
     qsort(bars, (size_t)n, sizeof *bars, by_iou);
     figure_begin(out, "fig-classes", "IoU of each class");
     chart_bars(out, bars, n,
-               (ChartLegend){(const char *const[]){"seen in training", "unseen", "ceiling (tick)"},
-                             (const int[]){COLOR_SEEN, COLOR_UNSEEN, COLOR_DARK}, 3},
+               (ChartLegend){(const char *const[]){"seen in training", "unseen", "ceiling (tick)"}, legend_colors, 3},
                false);
     figure_end(out, "Sum of intersections over sum of unions within the class; the whisker is the 95% bootstrap "
                     "interval over pictures. Rest the pointer on a bar for the number of pairs.");
@@ -122,16 +115,13 @@ static void classes_figure(FILE *out, yajl_val m) {
 static void grouped_figure(FILE *out, yajl_val m, const char *id, const char *title, const NamedPath *rows, int count,
                            const char *caption) {
     ChartBar *bars = xcalloc((size_t)count * 2 + 1, sizeof *bars);
-    for (int i = 0; i < count; i++) {
-        bars[2 * i] =
-            (ChartBar){rows[i].label, group_metric(m, "seen", rows[i].path), NAN, NAN, NAN, COLOR_SEEN, "seen"};
-        bars[2 * i + 1] =
-            (ChartBar){"", group_metric(m, "unseen", rows[i].path), NAN, NAN, NAN, COLOR_UNSEEN, "unseen"};
+    for (int i = 0; i < 2 * count; i++) {
+        double value = json_number_at(json_find(m, group_names[i % 2]), rows[i / 2].path);
+        bars[i] =
+            (ChartBar){i % 2 ? "" : rows[i / 2].label, value, NAN, NAN, NAN, legend_colors[i % 2], group_names[i % 2]};
     }
     figure_begin(out, id, title);
-    chart_bars(out, bars, 2 * count,
-               (ChartLegend){(const char *const[]){"seen", "unseen"}, (const int[]){COLOR_SEEN, COLOR_UNSEEN}, 2},
-               true);
+    chart_bars(out, bars, 2 * count, (ChartLegend){legend_names, legend_colors, 2}, true);
     figure_end(out, caption);
     free(bars);
 }
@@ -219,10 +209,11 @@ static void summary_table(FILE *out, yajl_val m) {
     for (int c = 0; c < COLUMNS; c++) { fprintf(out, "<th>%s</th>", columns[c].label); }
     fputs("</tr>\n", out);
     for (int g = 0; g < 4; g++) {
-        if (!(group_metric(m, groups[g], "pairs") > 0)) { continue; }
+        yajl_val group = json_find(m, groups[g]);
+        if (!(json_number_at(group, "pairs") > 0)) { continue; }
         fprintf(out, "<tr><td>%s</td>", names[g]);
         for (int c = 0; c < COLUMNS; c++) {
-            html_cell(out, c < 2 ? "%.0f" : "%.3f", group_metric(m, groups[g], columns[c].path));
+            html_cell(out, c < 2 ? "%.0f" : "%.3f", json_number_at(group, columns[c].path));
         }
         fputs("</tr>\n", out);
     }
@@ -324,20 +315,17 @@ void report_evaluation(const char *path, const Json *metrics, const Gallery *gal
 static void comparison_figure(FILE *out, const Json *metrics, const char *const *names, int count) {
     ChartBar *bars = xcalloc((size_t)count * 2 + 1, sizeof *bars);
     for (int i = 0; i < 2 * count; i++) {
-        yajl_val group = json_find(metrics[i / 2].root, i % 2 ? "unseen" : "seen");
+        yajl_val group = json_find(metrics[i / 2].root, group_names[i % 2]);
         bars[i] = (ChartBar){.label = i % 2 ? "" : names[i / 2],
                              .value = json_number_at(group, "miou"),
                              .low = json_number_at(group, "miou_low"),
                              .high = json_number_at(group, "miou_high"),
                              .mark = json_number_at(group, "ceiling.miou"),
-                             .color = i % 2 ? COLOR_UNSEEN : COLOR_SEEN,
-                             .note = i % 2 ? "unseen" : "seen"};
+                             .color = legend_colors[i % 2],
+                             .note = group_names[i % 2]};
     }
     figure_begin(out, "fig-evaluations", "mIoU of each evaluation");
-    chart_bars(out, bars, 2 * count,
-               (ChartLegend){(const char *const[]){"seen", "unseen", "ceiling (tick)"},
-                             (const int[]){COLOR_SEEN, COLOR_UNSEEN, COLOR_DARK}, 3},
-               false);
+    chart_bars(out, bars, 2 * count, (ChartLegend){legend_names, legend_colors, 3}, false);
     figure_end(out, "Whiskers: 95% bootstrap intervals over pictures. Ticks: the true target through the VAE.");
     free(bars);
 }

@@ -7,7 +7,8 @@
 #include <stdlib.h>
 #include <string.h>
 
-const char *const group_names[GROUPS] = {"listed classes", "held-out classes", "the frequent class", "all pairs"};
+const char *const group_names[GROUPS] = {"listed classes", "held-out classes", "new words", "the frequent class",
+                                         "all pairs"};
 const char *const floor_names[3] = {"all foreground", "best centre box", "white filter on the input"};
 
 // ---- tables --------------------------------------------------------------------------------------------------------
@@ -104,12 +105,28 @@ static void free_list(char **list, int count) {
     free(list);
 }
 
-static int group_of(const Table *t, int row, const char *frequent) {
-    if (strcmp(t->cells[row][column_of(t, "class")], frequent) == 0) { return GROUP_FREQUENT; }
+// True if a name has one of the words, which are separated by commas.
+static bool has_word(const char *name, const char *words) {
+    bool found = false;
+    char *copy = xstrdup(words ? words : ""), *rest = copy;
+    for (char *word; !found && (word = strsep(&rest, ","));) {
+        size_t length = strlen(word);
+        for (const char *at = name; length && !found && (at = strstr(at, word)); at++) {
+            found = (at == name || at[-1] == ' ') && (at[length] == 0 || at[length] == ' ');
+        }
+    }
+    free(copy);
+    return found;
+}
+
+static int group_of(const Experiment *e, const Table *t, int row) {
+    const char *name = t->cells[row][column_of(t, "class")];
+    if (strcmp(name, e->frequent) == 0) { return GROUP_FREQUENT; }
+    if (has_word(name, e->new_words)) { return GROUP_NEW_WORDS; }
     return field(t, row, "seen") != 0 ? GROUP_LISTED : GROUP_HELD_OUT;
 }
 
-static Pairs pairs_of_table(const Table *t, const char *frequent) {
+static Pairs pairs_of_table(const Experiment *e, const Table *t) {
     size_t n = (size_t)t->rows + 1;
     Pairs p = {.count = t->rows};
     p.group = xcalloc(n, sizeof *p.group);
@@ -117,7 +134,7 @@ static Pairs pairs_of_table(const Table *t, const char *frequent) {
     p.image = xcalloc(n, sizeof *p.image);
     char **images = NULL;
     for (int i = 0; i < t->rows; i++) {
-        p.group[i] = group_of(t, i, frequent);
+        p.group[i] = group_of(e, t, i);
         p.class_index[i] = number_of(&p.class_names, &p.classes, t->cells[i][column_of(t, "class")]);
         p.image[i] = number_of(&images, &p.images, t->cells[i][column_of(t, "image_id")]);
     }
@@ -133,8 +150,8 @@ static void pairs_free(Pairs *p) {
 }
 
 // Every run must have the same pairs.
-static void check_pairs(const Table *t, const Pairs *p, const char *frequent) {
-    Pairs own = pairs_of_table(t, frequent);
+static void check_pairs(const Experiment *e, const Table *t, const Pairs *p) {
+    Pairs own = pairs_of_table(e, t);
     bool same = own.count == p->count && own.classes == p->classes && own.images == p->images;
     for (int i = 0; same && i < p->count; i++) {
         same = own.group[i] == p->group[i] && own.class_index[i] == p->class_index[i] && own.image[i] == p->image[i] &&
@@ -145,9 +162,9 @@ static void check_pairs(const Table *t, const Pairs *p, const char *frequent) {
 }
 
 // Scores of the table's pairs, which must equal `pairs`; the first table defines them.
-static void read_scores(const Table *t, Pairs *pairs, const char *frequent, PairScore *scores) {
-    if (!pairs->count) { *pairs = pairs_of_table(t, frequent); }
-    check_pairs(t, pairs, frequent);
+static void read_scores(const Experiment *e, const Table *t, Pairs *pairs, PairScore *scores) {
+    if (!pairs->count) { *pairs = pairs_of_table(e, t); }
+    check_pairs(e, t, pairs);
     for (int i = 0; i < t->rows; i++) {
         PairScore *s = &scores[i];
         *s = (PairScore){.intersection = field(t, i, "intersection"), .union_ = field(t, i, "union")};
@@ -200,7 +217,7 @@ static void read_validation(Experiment *e, ArmRun *run, int index) {
     Table t = table_read(path);
     if (index == 0) { run->scores = xcalloc((size_t)(run->step_count * t.rows) + 1, sizeof *run->scores); }
     PairScore *scores = run->scores + (size_t)index * (size_t)e->validation.count; // 0 for the very first table
-    read_scores(&t, &e->validation, e->frequent, scores);
+    read_scores(e, &t, &e->validation, scores);
     run->to_black[index] = column_mean(&t, "to_black");
     run->to_white[index] = column_mean(&t, "to_white");
     for (int i = 0; i < t.rows; i++) {
@@ -211,36 +228,36 @@ static void read_validation(Experiment *e, ArmRun *run, int index) {
     free(path);
 }
 
-static void read_final(Experiment *e, ArmRun *run) {
-    char *path = xprintf("%s/eval/pairs.csv", run->folder);
-    Table t = table_read(path);
-    run->final = xcalloc((size_t)t.rows + 1, sizeof *run->final);
-    read_scores(&t, &e->final, e->frequent, run->final);
+static void read_ceilings(const Experiment *e, const Table *t, ArmRun *run) {
     double sum[GROUPS] = {0};
-    int count[GROUPS] = {0}, ceiling = column_of(&t, "ceiling_iou");
-    for (int i = 0; i < t.rows; i++) {
-        if (run->final[i].absent) { continue; }
+    int count[GROUPS] = {0}, ceiling = column_of(t, "ceiling_iou");
+    for (int i = 0; i < t->rows; i++) {
+        if (run->final[START_NOISE][i].absent) { continue; }
         for (int g = 0; g < GROUPS; g++) {
             if (g != GROUP_ALL && g != e->final.group[i]) { continue; }
-            sum[g] += number_at(&t, i, ceiling);
+            sum[g] += number_at(t, i, ceiling);
             count[g]++;
         }
     }
     for (int g = 0; g < GROUPS; g++) { run->ceiling[g] = count[g] ? sum[g] / count[g] : NAN; }
-    table_free(&t);
-    free(path);
 }
 
-// Experiments may have no such pairs.
-static void read_absent(Experiment *e, ArmRun *run) {
-    char *path = xprintf("%s/absent/pairs.csv", run->folder);
+// RUN/KIND/pairs.csv; NULL if there is no such file. The first table that is read defines the pairs.
+static PairScore *read_pairs(const Experiment *e, ArmRun *run, const char *kind, Pairs *pairs) {
+    char *path = xprintf("%s/%s/pairs.csv", run->folder, kind);
+    PairScore *scores = NULL;
     if (file_exists(path)) {
         Table t = table_read(path);
-        run->absent = xcalloc((size_t)t.rows + 1, sizeof *run->absent);
-        read_scores(&t, &e->absent, e->frequent, run->absent);
+        scores = xcalloc((size_t)t.rows + 1, sizeof *scores);
+        read_scores(e, &t, pairs, scores);
+        if (strcmp(kind, start_names[START_NOISE]) == 0) {
+            run->final[START_NOISE] = scores;
+            read_ceilings(e, &t, run);
+        }
         table_free(&t);
     }
     free(path);
+    return scores;
 }
 
 static void read_run(Experiment *e, ArmRun *run) {
@@ -256,13 +273,16 @@ static void read_run(Experiment *e, ArmRun *run) {
         read_validation(e, run, i);
         read_losses(run, i);
     }
-    read_final(e, run);
-    read_absent(e, run);
+    for (int start = 0; start < STARTS; start++) {
+        run->final[start] = read_pairs(e, run, start_names[start], &e->final);
+    }
+    run->absent = read_pairs(e, run, "absent", &e->absent);
 }
 
 static void run_free(ArmRun *run) {
     runlog_free(&run->log);
-    free(run->folder), free(run->steps), free(run->scores), free(run->final), free(run->absent);
+    free(run->folder), free(run->steps), free(run->scores), free(run->absent);
+    for (int start = 0; start < STARTS; start++) { free(run->final[start]); }
     free(run->by_timestep);
     free(run->to_black), free(run->to_white), free(run->empty), free(run->full);
 }
@@ -275,14 +295,28 @@ static char *copy_field(const Json *json, const char *name) {
     return xstrdup(text);
 }
 
+static double read_signal(const char *folder) {
+    char *path = xprintf("%s/%s/metrics.json", folder, start_names[START_NOISE]);
+    Json json = json_read(path);
+    double signal = json_number_at(json.root, "config.terminal_signal");
+    json_free(&json);
+    free(path);
+    return signal;
+}
+
 static void add_run(Experiment *e, Arm *arm, char *folder) {
     char *path = xprintf("%s/arm.json", folder);
     Json json = json_read(path);
     if (!arm->target) {
         arm->target = copy_field(&json, "target");
         arm->classes = copy_field(&json, "classes");
+        arm->signal = read_signal(folder);
     }
-    if (!e->frequent) { e->frequent = copy_field(&json, "frequent"); }
+    if (!e->frequent) {
+        const char *words = json_string(&json, "new_words", NULL);
+        e->frequent = copy_field(&json, "frequent");
+        e->new_words = words ? xstrdup(words) : NULL;
+    }
     arm->runs = xrealloc(arm->runs, ((size_t)arm->run_count + 1) * sizeof *arm->runs);
     ArmRun *run = &arm->runs[arm->run_count++];
     *run = (ArmRun){.folder = folder, .seed = (int)json_integer(&json, "seed", 0)};
@@ -293,11 +327,11 @@ static void add_run(Experiment *e, Arm *arm, char *folder) {
 
 static int by_seed(const void *a, const void *b) { return ((const ArmRun *)a)->seed - ((const ArmRun *)b)->seed; }
 
-// The 2 x 2 first, overlay before mask; then by name.
+// Fewer changes first, overlay before mask; then by name.
 static int arm_rank(const Arm *arm) {
     int changes = 0;
     for (const char *c = arm->name; *c; c++) { changes += *c == '+'; }
-    return 4 * changes + 2 * (strstr(arm->name, "+frequent") == NULL) + (strcmp(arm->target, "mask") == 0);
+    return 2 * changes + (strcmp(arm->target, "mask") == 0);
 }
 static int by_arm(const void *a, const void *b) {
     int difference = arm_rank(a) - arm_rank(b);
@@ -318,7 +352,8 @@ static void read_arm(Experiment *e, const char *arms_folder, const char *name) {
     int count;
     struct dirent **entries = entries_of(folder, &count);
     for (int i = 0; i < count; i++) {
-        char *run = xprintf("%s/%s", folder, entries[i]->d_name), *done = xprintf("%s/eval/pairs.csv", run);
+        char *run = xprintf("%s/%s", folder, entries[i]->d_name),
+             *done = xprintf("%s/%s/pairs.csv", run, start_names[START_NOISE]);
         if (strncmp(entries[i]->d_name, "seed-", 5) == 0 && file_exists(done)) {
             add_run(e, &arm, run);
         } else {
@@ -342,7 +377,7 @@ static void read_arm(Experiment *e, const char *arms_folder, const char *name) {
 // Taken from the first run: floors do not depend on a model.
 static void read_floors(Experiment *e) {
     static const char *const keys[3] = {"all_foreground", "centre_box", "white_filter"};
-    char *path = xprintf("%s/eval/metrics.json", e->arms[0].runs[0].folder);
+    char *path = xprintf("%s/%s/metrics.json", e->arms[0].runs[0].folder, start_names[START_NOISE]);
     Json json = json_read(path);
     for (int k = 0; k < 3; k++) {
         for (int g = 0; g < GROUPS; g++) { e->floors[k][g] = NAN; }
@@ -381,6 +416,7 @@ void experiment_free(Experiment *e) {
     }
     free(e->arms);
     free(e->frequent);
+    free(e->new_words);
     pairs_free(&e->validation);
     pairs_free(&e->final);
     pairs_free(&e->absent);
@@ -391,4 +427,11 @@ int experiment_arm(const Experiment *e, const char *name) {
         if (strcmp(e->arms[a].name, name) == 0) { return a; }
     }
     return -1;
+}
+
+bool experiment_has_group(const Experiment *e, int group) {
+    for (int i = 0; i < e->final.count; i++) {
+        if (group == GROUP_ALL || e->final.group[i] == group) { return true; }
+    }
+    return false;
 }

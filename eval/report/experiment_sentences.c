@@ -7,11 +7,6 @@
 #include <stdlib.h>
 #include <string.h>
 
-typedef struct {
-    char **list;
-    int count;
-} Sentences;
-
 __attribute__((format(printf, 2, 3))) static void say(Sentences *s, const char *format, ...) {
     char text[1024];
     va_list arguments;
@@ -22,68 +17,146 @@ __attribute__((format(printf, 2, 3))) static void say(Sentences *s, const char *
     s->list[s->count++] = xstrdup(text);
 }
 
+void sentences_free(Sentences *s) {
+    for (int i = 0; i < s->count; i++) { free(s->list[i]); }
+    free(s->list);
+}
+
 static void append(char *text, size_t size, const char *separator, const char *more) {
     size_t length = strlen(text);
     snprintf(text + length, size - length, "%s%s", length ? separator : "", more);
 }
 
-static void say_collapses(Sentences *s, const Experiment *e) {
-    char collapsed[512] = "", part[128];
+static double giou(const Experiment *e, int arm, int moment, int group) {
+    return arm_average(e, arm, moment, group, GIOU, 0, 0).value;
+}
+
+static bool mostly_failed(const Experiment *e, int arm) { return 2 * arm_failures(e, arm) > e->arms[arm].run_count; }
+
+// The arms of the 2 x 2.
+typedef struct {
+    int overlay, mask, overlay_leak, mask_leak;
+    bool complete;
+} Square;
+
+static Square square_of(const Experiment *e) {
+    Square q = {experiment_arm(e, "overlay"), experiment_arm(e, "mask"), experiment_arm(e, "overlay+leak"),
+                experiment_arm(e, "mask+leak"), false};
+    q.complete = q.overlay >= 0 && q.mask >= 0 && q.overlay_leak >= 0 && q.mask_leak >= 0;
+    return q;
+}
+
+// ---- the failure ---------------------------------------------------------------------------------------------------
+
+static void say_failures(Sentences *s, const Experiment *e) {
+    char failed[512] = "", part[160];
     int runs = 0;
     for (int a = 0; a < e->arm_count; a++) {
-        int count = arm_collapses(e, a);
+        int count = arm_failures(e, a);
         runs += e->arms[a].run_count;
         snprintf(part, sizeof part, "%s in %d of %d runs", e->arms[a].name, count, e->arms[a].run_count);
-        if (count) { append(collapsed, sizeof collapsed, ", ", part); }
+        if (count) { append(failed, sizeof failed, ", ", part); }
     }
-    if (*collapsed) {
-        say(s, "Collapsed: %s (final IoU below half its peak, and at least half of the predictions empty or full).",
-            collapsed);
+    double box = e->floors[FLOOR_CENTRE_BOX][GROUP_LISTED];
+    if (*failed) {
+        say(s,
+            "Failed: %s (not distinguishable from the best centred box, whose gIoU is %.3f, or collapsed to empty or "
+            "full masks).",
+            failed, box);
     } else {
         say(s,
-            "No run of the %d collapsed (final IoU below half its peak, and at least half of the predictions "
-            "empty or full).",
-            runs);
+            "No run of the %d failed (all are distinguishable from the best centred box, whose gIoU is %.3f, and none "
+            "collapsed to empty or full masks).",
+            runs, box);
     }
 }
 
-static void say_effect(Sentences *s, const Contrast *c, const char *what) {
-    for (int g = GROUP_LISTED; g <= GROUP_HELD_OUT; g++) {
-        Interval d = c->giou[g];
-        if (isnan(d.value)) { continue; }
-        if (isnan(d.low)) {
-            say(s, "%s changes gIoU on %s by %+.3f; there is no interval.", what, group_names[g], d.value);
-            continue;
-        }
-        say(s, "%s changes gIoU on %s by %+.3f (95%% interval %+.3f to %+.3f): %s.", what, group_names[g], d.value,
-            d.low, d.high,
-            !distinguishable(d) ? "not distinguishable from zero"
-            : d.value > 0       ? "an improvement"
-                                : "a loss");
+static void say_difference(Sentences *s, const Contrasts *c, const char *name, const char *what, int group) {
+    const Contrast *found = contrast_named(c, name);
+    if (!found || isnan(found->giou[group].value)) { return; }
+    Interval d = found->giou[group];
+    if (isnan(d.low)) {
+        say(s, "%s changes gIoU on %s by %+.3f; there is no interval.", what, group_names[group], d.value);
+        return;
     }
+    say(s, "%s changes gIoU on %s by %+.3f (95%% interval %+.3f to %+.3f): %s.", what, group_names[group], d.value,
+        d.low, d.high,
+        !distinguishable(d) ? "not distinguishable from zero"
+        : d.value > 0       ? "an improvement"
+                            : "a loss");
+}
+
+// Cause, failure and fix, from the 2 x 2 of target and leak.
+static void say_story(Sentences *s, const Experiment *e) {
+    Square q = square_of(e);
+    if (!q.complete) {
+        say(s,
+            "Cannot tell what the failure comes from: this needs the arms overlay, mask, overlay+leak and mask+leak.");
+        return;
+    }
+    bool mask = mostly_failed(e, q.mask), mask_leak = mostly_failed(e, q.mask_leak),
+         overlay_leak = mostly_failed(e, q.overlay_leak);
+    if (!mask_leak) {
+        say(s, "The original's failure does not reproduce here: its arm, mask+leak, did not fail (gIoU %.3f).",
+            giou(e, q.mask_leak, FINAL, GROUP_LISTED));
+        return;
+    }
+    say(s, "The original's failure reproduces: with the schedule's leak, the bare mask fails (gIoU %.3f on %s).",
+        giou(e, q.mask_leak, FINAL, GROUP_LISTED), group_names[GROUP_LISTED]);
+    say(s, "%s",
+        mask ? "The mask fails without the leak too, so that the leak is not the only cause."
+             : "The leak is the cause: the same mask without the leak (zero terminal SNR, trailing timesteps) works.");
+    say(s, "%s",
+        overlay_leak ? "Painting the mask on the picture is no fix: with the leak, the overlay fails too."
+        : giou(e, q.overlay_leak, FINAL, GROUP_LISTED) < giou(e, q.overlay, FINAL, GROUP_LISTED)
+            ? "Painting the mask on the picture is a fix, but a partial one: with the leak, the overlay does not fail, "
+              "but stays below what it reaches without."
+            : "Painting the mask on the picture is a fix: with the leak, the overlay works as well as without.");
+}
+
+// Models that read their answer from the leak get it when sampling starts from a training sample.
+static void say_starts(Sentences *s, const Experiment *e) {
+    int arms[2] = {experiment_arm(e, "overlay+leak"), experiment_arm(e, "mask+leak")};
+    for (int k = 0; k < 2; k++) {
+        if (arms[k] < 0) { continue; }
+        double noise = giou(e, arms[k], FINAL + START_NOISE, GROUP_LISTED);
+        double truth = giou(e, arms[k], FINAL + START_TRUTH, GROUP_LISTED);
+        if (isnan(truth)) { continue; }
+        say(s,
+            "Started from the true target with noise, as in training, instead of noise alone, %s reaches %.3f instead "
+            "of %.3f: %s.",
+            e->arms[arms[k]].name, truth, noise,
+            truth > noise + 0.1 ? "it reads its answer from what the schedule leaves of the target"
+                                : "it does not need what the schedule leaves of the target");
+    }
+}
+
+static void say_loss(Sentences *s, const Experiment *e) {
+    Square q = square_of(e);
+    if (!q.complete) { return; }
+    double leak = arm_training_loss(e, q.mask_leak), none = arm_training_loss(e, q.mask);
+    if (isnan(leak) || isnan(none)) { return; }
+    say(s, "The training loss does not show it: at the end it is %.3f for mask+leak and %.3f for mask.", leak, none);
 }
 
 // Overlay and mask have different ceilings: the IoU of a perfect answer after the VAE.
 static void say_ceilings(Sentences *s, const Experiment *e) {
-    int overlay = experiment_arm(e, "overlay"), mask = experiment_arm(e, "mask");
-    if (overlay < 0 || mask < 0) { return; }
-    double share[2], ceiling[2];
-    for (int k = 0; k < 2; k++) {
-        int arm = k ? mask : overlay;
-        ceiling[k] = e->arms[arm].runs[0].ceiling[GROUP_ALL];
-        if (!(ceiling[k] > 0)) { return; }
-        share[k] = 100 * arm_average(e, arm, -1, GROUP_ALL, GIOU, 0, 0).value / ceiling[k];
-    }
+    Square q = square_of(e);
+    if (q.overlay < 0 || q.mask < 0) { return; }
+    double overlay = e->arms[q.overlay].runs[0].ceiling[GROUP_LISTED],
+           mask = e->arms[q.mask].runs[0].ceiling[GROUP_LISTED];
+    if (!(overlay > 0 && mask > 0)) { return; }
     say(s,
-        "Of the VAE's ceiling (%.3f for the overlay, %.3f for the mask), the overlay reaches %.0f%% and "
-        "the mask %.0f%%.",
-        ceiling[0], ceiling[1], share[0], share[1]);
+        "Of the VAE's ceiling (%.3f for the overlay, %.3f for the mask), the overlay reaches %.0f%% and the mask "
+        "%.0f%% without the leak.",
+        overlay, mask, 100 * giou(e, q.overlay, FINAL, GROUP_LISTED) / overlay,
+        100 * giou(e, q.mask, FINAL, GROUP_LISTED) / mask);
 }
 
 static void say_absent(Sentences *s, const Experiment *e) {
     char shares[512] = "", part[128];
     for (int a = 0; a < e->arm_count; a++) {
-        Interval area = arm_average(e, a, -1, GROUP_ALL, FALSE_AREA, 0, 0);
+        Interval area = arm_average(e, a, FINAL, GROUP_ALL, FALSE_AREA, 0, 0);
         if (isnan(area.value)) { continue; }
         snprintf(part, sizeof part, "%s %.1f%%", e->arms[a].name, 100 * area.value);
         append(shares, sizeof shares, ", ", part);
@@ -94,66 +167,102 @@ static void say_absent(Sentences *s, const Experiment *e) {
     }
 }
 
-static bool mostly_collapsed(const Experiment *e, int arm) {
-    return 2 * arm_collapses(e, arm) > e->arms[arm].run_count;
+// ---- the other parts -----------------------------------------------------------------------------------------------
+
+// The least leak at which an arm of one target loses half of what it reaches without.
+static void say_dose(Sentences *s, const Experiment *e) {
+    static const char *const targets[] = {"overlay", "mask"};
+    for (int k = 0; k < 2; k++) {
+        int none = experiment_arm(e, targets[k]), doses = 0;
+        double least = INFINITY, most = 0;
+        for (int a = 0; none >= 0 && a < e->arm_count; a++) {
+            const char *plus = strchr(e->arms[a].name, '+');
+            if (!plus || strcmp(e->arms[a].target, targets[k]) != 0 || strncmp(plus, "+leak", 5) != 0 ||
+                strchr(plus + 1, '+')) {
+                continue;
+            }
+            doses++;
+            most = fmax(most, e->arms[a].signal);
+            if (giou(e, a, FINAL, GROUP_LISTED) < 0.5 * giou(e, none, FINAL, GROUP_LISTED)) {
+                least = fmin(least, e->arms[a].signal);
+            }
+        }
+        if (doses < 2) { continue; }
+        if (isfinite(least)) {
+            say(s, "The %s loses half of its gIoU from a terminal signal of %.3f on.", targets[k], least);
+        } else {
+            say(s, "The %s keeps more than half of its gIoU at every terminal signal up to %.3f.", targets[k], most);
+        }
+    }
 }
 
-// The original story: the bare mask with all classes fails, the overlay with the short list does not.
-static void say_story(Sentences *s, const Experiment *e) {
-    int failing = experiment_arm(e, "mask+frequent"), fixed = experiment_arm(e, "overlay");
-    if (failing < 0 || fixed < 0) {
-        say(s, "Cannot tell whether the original's failure and fix reproduce: this needs the arms mask+frequent and "
-               "overlay.");
-        return;
+static void say_words(Sentences *s, const Experiment *words) {
+    static const char *const targets[] = {"overlay", "mask"};
+    Contrasts c = words ? contrasts_of(words, 1000, 1) : (Contrasts){0};
+    for (int k = 0; words && k < 2; k++) {
+        char *pretrained = xprintf("%s+pretrained", targets[k]);
+        char *name = xprintf("%s - %s", pretrained, targets[k]);
+        int from_scratch = experiment_arm(words, targets[k]), arm = experiment_arm(words, pretrained);
+        const Contrast *d = contrast_named(&c, name);
+        if (from_scratch >= 0 && arm >= 0 && d) {
+            say(s,
+                "Words that were never fine-tuned on (%s): pretraining from text to image takes gIoU of the %s from "
+                "%.3f to %.3f (difference %+.3f, 95%% interval %+.3f to %+.3f).",
+                words->new_words ? words->new_words : "none", targets[k],
+                giou(words, from_scratch, FINAL, GROUP_NEW_WORDS), giou(words, arm, FINAL, GROUP_NEW_WORDS),
+                d->giou[GROUP_NEW_WORDS].value, d->giou[GROUP_NEW_WORDS].low, d->giou[GROUP_NEW_WORDS].high);
+        }
+        free(name);
+        free(pretrained);
     }
-    Collapse last = run_collapse(e, &e->arms[failing].runs[0]);
-    if (!mostly_collapsed(e, failing)) {
-        say(s,
-            "The original's failure does not reproduce here: its arm, mask+frequent, did not collapse (first run: peak "
-            "gIoU %.3f, final gIoU %.3f, %.0f%% of the predictions empty or full).",
-            last.peak, last.end, 100 * last.constant);
-        return;
-    }
-    if (mostly_collapsed(e, fixed)) {
-        say(s, "The original's failure reproduces, its fix does not: both mask+frequent and overlay collapsed.");
-        return;
-    }
-    int target = experiment_arm(e, "overlay+frequent"), classes = experiment_arm(e, "mask");
-    bool by_target = target >= 0 && !mostly_collapsed(e, target),
-         by_classes = classes >= 0 && !mostly_collapsed(e, classes);
-    say(s, "The original's failure and its fix reproduce: mask+frequent collapsed, overlay did not. %s",
-        target < 0 || classes < 0 ? "Telling which of the two changes was enough needs the other two arms."
-        : by_target && by_classes ? "Either change alone is enough."
-        : by_target               ? "Painting the mask on the picture is enough; leaving out the frequent class is not."
-        : by_classes              ? "Leaving out the frequent class is enough; painting the mask on the picture is not."
-                                  : "Neither change alone is enough.");
+    contrasts_free(&c);
+}
+
+static void say_unscaled(Sentences *s, const Experiment *u) {
+    Square q = u ? square_of(u) : (Square){0};
+    if (!u || !q.complete) { return; }
+    say(s,
+        "With Stable Diffusion's own schedule and latent size: without leak mask %.3f and overlay %.3f, with it mask "
+        "%.3f and overlay %.3f on %s.",
+        giou(u, q.mask, FINAL, GROUP_LISTED), giou(u, q.overlay, FINAL, GROUP_LISTED),
+        giou(u, q.mask_leak, FINAL, GROUP_LISTED), giou(u, q.overlay_leak, FINAL, GROUP_LISTED),
+        group_names[GROUP_LISTED]);
 }
 
 static void say_limits(Sentences *s, const Experiment *e) {
-    int least = e->arms[0].run_count;
-    for (int a = 1; a < e->arm_count; a++) { least = e->arms[a].run_count < least ? e->arms[a].run_count : least; }
+    int least = e->arms[0].run_count, most = least;
+    for (int a = 1; a < e->arm_count; a++) {
+        least = e->arms[a].run_count < least ? e->arms[a].run_count : least;
+        most = e->arms[a].run_count > most ? e->arms[a].run_count : most;
+    }
     if (least == 1) {
-        say(s,
-            "At least one arm has a single run: its interval covers the choice of pictures, not of the training seed.");
-    } else {
-        say(s, "Intervals are over pictures and over seeds; with %d runs per arm, the part over seeds is rough.",
-            least);
+        say(s, "%s a single run: its interval covers the choice of pictures, not of the training seed.",
+            most == 1 ? "Every arm has" : "Some arms have");
+    }
+    if (most > 1) {
+        say(s, "%s are over pictures and over seeds; with %d runs per arm, the part over seeds is rough.",
+            least == 1 ? "The other intervals" : "Intervals", most);
     }
 }
 
-char **experiment_sentences(const Experiment *e, const Contrasts *c, int *count) {
+Sentences experiment_sentences(const Experiment *e, const Experiment *words, const Experiment *unscaled,
+                               const Contrasts *c) {
     Sentences s = {0};
-    say_collapses(&s, e);
-    if (c->target >= 0) {
-        say_effect(&s, &c->list[c->target], "Painting the mask on the picture");
-        char *what = xprintf("Training with \"%s\"", e->frequent);
-        say_effect(&s, &c->list[c->classes], what);
-        free(what);
-    }
+    say_story(&s, e);
+    say_failures(&s, e);
+    say_difference(&s, c, "overlay+leak - mask+leak", "With the leak, painting the mask on the picture", GROUP_LISTED);
+    say_difference(&s, c, "overlay - mask", "Without the leak, painting the mask on the picture", GROUP_LISTED);
+    say_starts(&s, e);
+    say_loss(&s, e);
+    say_dose(&s, e);
+    say_unscaled(&s, unscaled);
+    say_words(&s, words);
+    say_difference(&s, c, "overlay+frequent - overlay", "Training on the frequent class too (overlay)", GROUP_LISTED);
+    say_difference(&s, c, "mask+frequent - mask", "Training on the frequent class too (mask)", GROUP_LISTED);
+    say_difference(&s, c, "mask+leak+frequent - mask+leak", "Training on the frequent class too (mask+leak)",
+                   GROUP_LISTED);
     say_ceilings(&s, e);
     say_absent(&s, e);
-    say_story(&s, e);
     say_limits(&s, e);
-    *count = s.count;
-    return s.list;
+    return s;
 }

@@ -28,19 +28,19 @@ static double mean_score(const Pairs *p, const PairScore *scores, int group, Ave
     return classes ? mean / classes : NAN;
 }
 
-// The pairs that a question is about, and a run's scores of them: a validation, or the final models (step -1).
-static const Pairs *pairs_of(const Experiment *e, int step, Average average) {
-    return average == FALSE_AREA ? &e->absent : step < 0 ? &e->final : &e->validation;
+// The pairs that a question is about, and a run's scores of them.
+static const Pairs *pairs_of(const Experiment *e, int moment, Average average) {
+    return average == FALSE_AREA ? &e->absent : moment < 0 ? &e->final : &e->validation;
 }
-static const PairScore *scores_of(const Experiment *e, const ArmRun *run, int step, Average average) {
+static const PairScore *scores_of(const Experiment *e, const ArmRun *run, int moment, Average average) {
     if (average == FALSE_AREA) { return run->absent; }
-    return step < 0 ? run->final : run->scores + (size_t)step * (size_t)e->validation.count;
+    return moment < 0 ? run->final[moment - FINAL] : run->scores + (size_t)moment * (size_t)e->validation.count;
 }
 
 // Weighted sum over arms of the mean over their runs; with `random`, pictures and runs are drawn with replacement.
-static double contrast(const Experiment *e, const double *weights, int step, int group, Average average, int *times,
+static double contrast(const Experiment *e, const double *weights, int moment, int group, Average average, int *times,
                        Random *random) {
-    const Pairs *p = pairs_of(e, step, average);
+    const Pairs *p = pairs_of(e, moment, average);
     if (random) {
         for (int i = 0; i < p->images; i++) { times[i] = 0; }
         for (int i = 0; i < p->images; i++) { times[random_below(random, (uint32_t)p->images)]++; }
@@ -52,7 +52,7 @@ static double contrast(const Experiment *e, const double *weights, int step, int
         double mean = 0;
         for (int k = 0; k < arm->run_count; k++) {
             int pick = random ? (int)random_below(random, (uint32_t)arm->run_count) : k;
-            const PairScore *scores = scores_of(e, &arm->runs[pick], step, average);
+            const PairScore *scores = scores_of(e, &arm->runs[pick], moment, average);
             mean += scores ? mean_score(p, scores, group, average, random ? times : NULL) : NAN;
         }
         sum += weights[a] * mean / arm->run_count;
@@ -60,15 +60,15 @@ static double contrast(const Experiment *e, const double *weights, int step, int
     return sum;
 }
 
-static Interval bootstrap(const Experiment *e, const double *weights, int step, int group, Average average,
+static Interval bootstrap(const Experiment *e, const double *weights, int moment, int group, Average average,
                           int resamples, uint64_t seed) {
-    const Pairs *p = pairs_of(e, step, average);
-    Interval out = {contrast(e, weights, step, group, average, NULL, NULL), NAN, NAN};
+    const Pairs *p = pairs_of(e, moment, average);
+    Interval out = {contrast(e, weights, moment, group, average, NULL, NULL), NAN, NAN};
     int *times = xcalloc((size_t)p->images + 1, sizeof *times), count = 0;
     double *values = xmalloc(((size_t)resamples + 1) * sizeof *values);
     for (int r = 0; r < resamples && !isnan(out.value); r++) {
         Random random = random_begin(seed, PHILOX_BOOTSTRAP, 2, (uint64_t)r);
-        double value = contrast(e, weights, step, group, average, times, &random);
+        double value = contrast(e, weights, moment, group, average, times, &random);
         if (!isnan(value)) { values[count++] = value; } // a resample may miss a small group altogether
     }
     if (count) {
@@ -80,10 +80,11 @@ static Interval bootstrap(const Experiment *e, const double *weights, int step, 
     return out;
 }
 
-Interval arm_average(const Experiment *e, int arm, int step, int group, Average average, int resamples, uint64_t seed) {
+Interval arm_average(const Experiment *e, int arm, int moment, int group, Average average, int resamples,
+                     uint64_t seed) {
     double *weights = xcalloc((size_t)e->arm_count, sizeof *weights);
     weights[arm] = 1;
-    Interval out = bootstrap(e, weights, step, group, average, resamples, seed);
+    Interval out = bootstrap(e, weights, moment, group, average, resamples, seed);
     free(weights);
     return out;
 }
@@ -102,20 +103,14 @@ static int add_contrast(Contrasts *c, const Experiment *e, char *name, int terms
     return c->count++;
 }
 
-static void add_square(Contrasts *c, const Experiment *e) {
-    const int arms[4] = {experiment_arm(e, "overlay"), experiment_arm(e, "mask"), experiment_arm(e, "overlay+frequent"),
-                         experiment_arm(e, "mask+frequent")};
-    c->target = c->classes = c->interaction = -1;
+static void add_interaction(Contrasts *c, const Experiment *e) {
+    const int arms[4] = {experiment_arm(e, "overlay"), experiment_arm(e, "mask"), experiment_arm(e, "overlay+leak"),
+                         experiment_arm(e, "mask+leak")};
     for (int i = 0; i < 4; i++) {
         if (arms[i] < 0) { return; }
     }
-    c->target = add_contrast(c, e, xstrdup("overlay instead of mask, mean over both lists of classes"), 4, arms,
-                             (const double[]){0.5, -0.5, 0.5, -0.5});
-    c->classes =
-        add_contrast(c, e, xprintf("training with \"%s\" instead of without, mean over both targets", e->frequent), 4,
-                     arms, (const double[]){-0.5, -0.5, 0.5, 0.5});
-    c->interaction = add_contrast(c, e, xstrdup("interaction: what the overlay gains more with the frequent class"), 4,
-                                  arms, (const double[]){-1, 1, 1, -1});
+    add_contrast(c, e, xstrdup("what painting gains more with the leak than without"), 4, arms,
+                 (const double[]){-1, 1, 1, -1});
 }
 
 // "mask+leading" against "mask": the arm without its last change; and overlay against mask with the same changes.
@@ -138,15 +133,15 @@ static void add_differences(Contrasts *c, const Experiment *e) {
 
 Contrasts contrasts_of(const Experiment *e, int resamples, uint64_t seed) {
     Contrasts c = {0};
-    add_square(&c, e);
+    add_interaction(&c, e);
     add_differences(&c, e);
     for (int i = 0; i < c.count; i++) {
         for (int g = 0; g < GROUPS; g++) {
             const double *weights = c.list[i].weights;
-            c.list[i].giou[g] = bootstrap(e, weights, -1, g, GIOU, resamples, seed);
-            c.list[i].class_mean[g] = bootstrap(e, weights, -1, g, CLASS_MEAN, resamples, seed);
+            c.list[i].giou[g] = bootstrap(e, weights, FINAL, g, GIOU, resamples, seed);
+            c.list[i].class_mean[g] = bootstrap(e, weights, FINAL, g, CLASS_MEAN, resamples, seed);
         }
-        c.list[i].false_area = bootstrap(e, c.list[i].weights, -1, GROUP_ALL, FALSE_AREA, resamples, seed);
+        c.list[i].false_area = bootstrap(e, c.list[i].weights, FINAL, GROUP_ALL, FALSE_AREA, resamples, seed);
     }
     return c;
 }
@@ -159,22 +154,57 @@ void contrasts_free(Contrasts *c) {
     free(c->list);
 }
 
-// ---- collapse ------------------------------------------------------------------------------------------------------
-
-Collapse run_collapse(const Experiment *e, const ArmRun *run) {
-    Collapse c = {0};
-    int last = run->step_count - 1;
-    for (int step = 0; step <= last; step++) {
-        c.end = mean_score(&e->validation, scores_of(e, run, step, GIOU), GROUP_ALL, GIOU, NULL);
-        c.peak = fmax(c.peak, c.end);
+const Contrast *contrast_named(const Contrasts *c, const char *name) {
+    for (int i = 0; i < c->count; i++) {
+        if (strcmp(c->list[i].name, name) == 0) { return &c->list[i]; }
     }
-    c.constant = last >= 0 ? run->empty[last] + run->full[last] : 0;
-    c.collapsed = c.end < 0.5 * c.peak && c.constant >= 0.5;
-    return c;
+    return NULL;
 }
 
-int arm_collapses(const Experiment *e, int arm) {
+// ---- failure and training loss -------------------------------------------------------------------------------------
+
+enum { FAILURE_RESAMPLES = 500, FAILURE_SEED = 1 };
+
+// The interval of one run's final gIoU on listed classes, over pictures.
+static Interval listed_of_run(const Experiment *e, const ArmRun *run) {
+    Arm arm = {.runs = (ArmRun *)run, .run_count = 1};
+    Experiment alone = *e;
+    alone.arms = &arm;
+    alone.arm_count = 1;
+    return arm_average(&alone, 0, FINAL, GROUP_LISTED, GIOU, FAILURE_RESAMPLES, FAILURE_SEED);
+}
+
+Failure run_failure(const Experiment *e, const ArmRun *run) {
+    Failure f = {.listed = listed_of_run(e, run)};
+    int last = run->step_count - 1;
+    for (int step = 0; step <= last; step++) {
+        f.end = mean_score(&e->validation, scores_of(e, run, step, GIOU), GROUP_ALL, GIOU, NULL);
+        f.peak = fmax(f.peak, f.end);
+    }
+    f.constant = last >= 0 ? run->empty[last] + run->full[last] : 0;
+    f.collapsed = f.end < 0.5 * f.peak && f.constant >= 0.5;
+    f.at_floor = f.listed.low <= e->floors[FLOOR_CENTRE_BOX][GROUP_LISTED];
+    return f;
+}
+
+int arm_failures(const Experiment *e, int arm) {
     int count = 0;
-    for (int i = 0; i < e->arms[arm].run_count; i++) { count += run_collapse(e, &e->arms[arm].runs[i]).collapsed; }
+    for (int i = 0; i < e->arms[arm].run_count; i++) {
+        Failure f = run_failure(e, &e->arms[arm].runs[i]);
+        count += f.at_floor || f.collapsed;
+    }
     return count;
+}
+
+double arm_training_loss(const Experiment *e, int arm) {
+    double sum = 0;
+    int count = 0;
+    for (int i = 0; i < e->arms[arm].run_count; i++) {
+        const Curve *loss = &e->arms[arm].runs[i].log.loss;
+        for (int k = loss->count - loss->count / 5; k < loss->count; k++) {
+            sum += loss->value[k];
+            count++;
+        }
+    }
+    return count ? sum / count : NAN;
 }

@@ -57,8 +57,6 @@ static Curve *curve_of(RunLog *log, int i) { return (Curve *)((char *)log + curv
 static void read_line(RunLog *log, const Json *line) {
     const char *kind = json_string(line, "kind", "");
     if (strcmp(kind, "run") == 0) {
-        free(log->target);
-        log->target = xstrdup(json_string(line, "target", ""));
         const char *command = json_string(line, "command", NULL);
         if (command && !log->command) { log->command = xstrdup(command); }
     }
@@ -77,7 +75,7 @@ static char *last_part(const char *folder) {
 }
 
 RunLog runlog_read(const char *folder) {
-    RunLog log = {.name = last_part(folder), .target = xstrdup("")};
+    RunLog log = {.name = last_part(folder)};
     char *path = xprintf("%s/log.jsonl", folder), *text = read_file(path, NULL);
     int number = 0;
     for (char *line = text, *end; (end = strchr(line, '\n')) != NULL; line = end + 1) {
@@ -99,6 +97,5 @@ RunLog runlog_read(const char *folder) {
 void runlog_free(RunLog *log) {
     for (int i = 0; i < CURVES; i++) { curve_free(curve_of(log, i)); }
     free(log->name);
-    free(log->target);
     free(log->command);
 }

@@ -8,7 +8,6 @@ typedef struct {
 
 typedef struct {
     char *name;                                                 // the folder's name
-    char *target;                                               // "overlay", "mask", or "" if the log does not say
     char *command;                                              // of the first start; NULL if the log does not say
     Curve loss;                                                 // training loss
     Curve validation_loss, miou_seen, miou_unseen, empty, full; // at validations

@@ -25,7 +25,8 @@ static ArmRun made_up_run(double end, bool constant, int seed) {
     ArmRun r = {.folder = xstrdup("run"), .seed = seed, .step_count = STEPS};
     r.steps = xcalloc(STEPS, sizeof *r.steps);
     r.scores = xcalloc(STEPS * PAIRS, sizeof *r.scores);
-    r.final = xcalloc(PAIRS, sizeof *r.final);
+    r.final[START_NOISE] = xcalloc(PAIRS, sizeof **r.final);
+    r.final[START_TRUTH] = xcalloc(PAIRS, sizeof **r.final);
     r.empty = xcalloc(STEPS, sizeof *r.empty);
     r.full = xcalloc(STEPS, sizeof *r.full);
     r.to_black = xcalloc(STEPS, sizeof *r.to_black);
@@ -34,7 +35,8 @@ static ArmRun made_up_run(double end, bool constant, int seed) {
     for (int i = 0; i < PAIRS; i++) {
         double own = fmin(1, fmax(0, end + 0.04 * sin(3.7 * i) + 0.01 * seed));
         for (int k = 0; k < STEPS; k++) { r.scores[k * PAIRS + i] = score_of(k + 1 < STEPS ? 0.5 : own, i); }
-        r.final[i] = score_of(own, i);
+        r.final[START_NOISE][i] = score_of(own, i);
+        r.final[START_TRUTH][i] = score_of(0.85, i);
     }
     r.full[STEPS - 1] = constant ? 0.7 : 0.1;
     for (int g = 0; g < GROUPS; g++) { r.ceiling[g] = 0.9; }
@@ -54,16 +56,17 @@ static Pairs made_up_pairs(void) {
     return p;
 }
 
-static const char *const names[4] = {"overlay", "mask", "overlay+frequent", "mask+frequent"};
+static const char *const names[4] = {"overlay", "mask", "overlay+leak", "mask+leak"};
 
 static Experiment made_up(const double end[4], const bool collapsed[4]) {
     Experiment e = {.frequent = xstrdup("person"), .arm_count = 4, .arms = xcalloc(4, sizeof(Arm))};
     e.validation = made_up_pairs();
     e.final = made_up_pairs();
+    for (int g = 0; g < GROUPS; g++) { e.floors[FLOOR_CENTRE_BOX][g] = 0.14; }
     for (int a = 0; a < 4; a++) {
         Arm *arm = &e.arms[a];
-        *arm = (Arm){xstrdup(names[a]), xstrdup(a % 2 ? "mask" : "overlay"), xstrdup(a < 2 ? "without" : "with"),
-                     xcalloc(RUNS, sizeof(ArmRun)), RUNS};
+        *arm = (Arm){xstrdup(names[a]), xstrdup(a % 2 ? "mask" : "overlay"), xstrdup("without"),
+                     a < 2 ? 0 : 0.2,   xcalloc(RUNS, sizeof(ArmRun)),       RUNS};
         for (int k = 0; k < RUNS; k++) { arm->runs[k] = made_up_run(end[a], collapsed[a], k); }
     }
     return e;
@@ -72,14 +75,14 @@ static Experiment made_up(const double end[4], const bool collapsed[4]) {
 // All sentences in one text, to be freed.
 static char *sentences_of(const Experiment *e) {
     Contrasts c = contrasts_of(e, 300, 1);
-    int count;
-    char **list = experiment_sentences(e, &c, &count), *text = xstrdup("");
-    for (int i = 0; i < count; i++) {
-        char *longer = xprintf("%s%s\n", text, list[i]);
-        free(text), free(list[i]);
+    char *text = xstrdup("");
+    Sentences s = experiment_sentences(e, NULL, NULL, &c);
+    for (int i = 0; i < s.count; i++) {
+        char *longer = xprintf("%s%s\n", text, s.list[i]);
+        free(text);
         text = longer;
     }
-    free(list);
+    sentences_free(&s);
     contrasts_free(&c);
     printf("%s\n", text);
     return text;
@@ -93,34 +96,35 @@ static void expect(const double end[4], const bool collapsed[4], const char *con
     experiment_free(&e);
 }
 
-static void no_collapse(void **state) {
+static void no_failure(void **state) {
     (void)state;
     expect((const double[]){0.60, 0.60, 0.60, 0.60}, (const bool[4]){false},
-           (const char *const[]){"No run of the 12 collapsed", "not distinguishable from zero",
-                                 "does not reproduce here", "reaches 68% and the mask 68%", NULL});
+           (const char *const[]){"No run of the 12 failed", "not distinguishable from zero", "does not reproduce here",
+                                 "reaches 68% and the mask 68%", NULL});
 }
 
-// A low IoU alone, or constant answers alone, are no collapse.
+// At the floor of the best centred box, with no empty or full mask.
+static void at_the_floor(void **state) {
+    (void)state;
+    expect((const double[]){0.6, 0.6, 0.4, 0.11}, (const bool[4]){false},
+           (const char *const[]){"Failed: mask+leak in 3 of 3 runs", "failure reproduces", "The leak is the cause",
+                                 "a fix, but a partial one", "an improvement",
+                                 "mask+leak reaches 0.850 instead of 0.120: it reads its answer", NULL});
+    expect((const double[]){0.6, 0.13, 0.1, 0.13}, (const bool[4]){false},
+           (const char *const[]){"not the only cause", "is no fix", NULL});
+}
+
+// A low IoU that is above the floor, or constant answers alone, are no failure.
 static void half_a_collapse(void **state) {
     (void)state;
-    expect((const double[]){0.6, 0.1, 0.6, 0.6}, (const bool[]){false, false, false, true},
-           (const char *const[]){"No run of the 12 collapsed", "an improvement", NULL});
+    expect((const double[]){0.6, 0.22, 0.6, 0.6}, (const bool[]){false, false, false, true},
+           (const char *const[]){"No run of the 12 failed", "an improvement", NULL});
 }
 
 static void collapses(void **state) {
     (void)state;
-    expect((const double[]){0.6, 0.6, 0.6, 0.1}, (const bool[]){false, false, false, true},
-           (const char *const[]){"Collapsed: mask+frequent in 3 of 3 runs", "its fix reproduce",
-                                 "Either change alone is enough", NULL});
-    expect((const double[]){0.6, 0.1, 0.6, 0.1}, (const bool[]){false, true, false, true},
-           (const char *const[]){"mask in 3 of 3 runs, mask+frequent in 3 of 3 runs",
-                                 "Painting the mask on the picture is enough; leaving out", "an improvement", NULL});
-    expect((const double[]){0.6, 0.6, 0.1, 0.1}, (const bool[]){false, false, true, true},
-           (const char *const[]){"Leaving out the frequent class is enough; painting", "a loss", NULL});
-    expect((const double[]){0.6, 0.1, 0.1, 0.1}, (const bool[]){false, true, true, true},
-           (const char *const[]){"Neither change alone is enough", NULL});
-    expect((const double[]){0.1, 0.1, 0.1, 0.1}, (const bool[]){true, true, true, true},
-           (const char *const[]){"reproduces, its fix does not", NULL});
+    expect((const double[]){0.6, 0.6, 0.61, 0.2}, (const bool[]){false, false, false, true},
+           (const char *const[]){"Failed: mask+leak in 3 of 3 runs", "works as well as without", NULL});
 }
 
 // Contrasts are sums of arms' means, and the interval holds the value.
@@ -133,18 +137,21 @@ static void numbers(void **state) {
         mean[a] = 0;
         for (int k = 0; k < RUNS; k++) {
             for (int i = 0; i < PAIRS; i++) {
-                if (i % 4 < 2) { mean[a] += pair_iou(&e.arms[a].runs[k].final[i]) / (RUNS * PAIRS / 2); }
+                if (i % 4 < 2) { mean[a] += pair_iou(&e.arms[a].runs[k].final[START_NOISE][i]) / (RUNS * PAIRS / 2); }
             }
         }
-        Interval found = arm_average(&e, a, -1, GROUP_LISTED, GIOU, 500, 3);
+        Interval found = arm_average(&e, a, FINAL, GROUP_LISTED, GIOU, 500, 3);
         printf("%s: %.6f (%.4f-%.4f), expected %.6f\n", names[a], found.value, found.low, found.high, mean[a]);
         assert_true(fabs(found.value - mean[a]) < 1e-12 && found.low < mean[a] && mean[a] < found.high);
     }
-    double target = (mean[0] - mean[1] + mean[2] - mean[3]) / 2, classes = (mean[2] + mean[3] - mean[0] - mean[1]) / 2;
-    assert_true(fabs(c.list[c.target].giou[GROUP_LISTED].value - target) < 1e-12);
-    assert_true(fabs(c.list[c.classes].giou[GROUP_LISTED].value - classes) < 1e-12);
-    assert_true(fabs(c.list[c.interaction].giou[GROUP_LISTED].value - (mean[2] - mean[3] - mean[0] + mean[1])) < 1e-12);
-    assert_true(distinguishable(c.list[c.target].giou[GROUP_LISTED]));
+    const Contrast *target = contrast_named(&c, "overlay+leak - mask+leak"),
+                   *leak = contrast_named(&c, "mask+leak - mask"),
+                   *more = contrast_named(&c, "what painting gains more with the leak than without");
+    assert_true(fabs(target->giou[GROUP_LISTED].value - (mean[2] - mean[3])) < 1e-12);
+    assert_true(fabs(leak->giou[GROUP_LISTED].value - (mean[3] - mean[1])) < 1e-12);
+    assert_true(fabs(more->giou[GROUP_LISTED].value - (mean[2] - mean[3] - mean[0] + mean[1])) < 1e-12);
+    assert_true(distinguishable(target->giou[GROUP_LISTED]));
+    assert_null(contrast_named(&c, "overlay - nothing"));
     assert_true(fabs(arm_average(&e, 0, 0, GROUP_ALL, CLASS_MEAN, 0, 0).value - 0.5) < 1e-12);
     contrasts_free(&c);
     experiment_free(&e);
@@ -154,7 +161,7 @@ static void numbers(void **state) {
 static void absent_classes(void **state) {
     (void)state;
     Experiment e = made_up((const double[]){0.6, 0.6, 0.6, 0.6}, (const bool[4]){false});
-    assert_true(isnan(arm_average(&e, 0, -1, GROUP_ALL, FALSE_AREA, 100, 3).value)); // nobody was
+    assert_true(isnan(arm_average(&e, 0, FINAL, GROUP_ALL, FALSE_AREA, 100, 3).value)); // nobody was
     e.absent = made_up_pairs();
     for (int a = 0; a < 4; a++) {
         for (int k = 0; k < RUNS; k++) {
@@ -164,24 +171,24 @@ static void absent_classes(void **state) {
             }
         }
     }
-    Interval overlay = arm_average(&e, 0, -1, GROUP_ALL, FALSE_AREA, 100, 3);
+    Interval overlay = arm_average(&e, 0, FINAL, GROUP_ALL, FALSE_AREA, 100, 3);
     printf("%.6f (%.6f-%.6f)\n", overlay.value, overlay.low, overlay.high);
     assert_true(fabs(overlay.value - 0.011) < 1e-12 && overlay.low < 0.011 && overlay.high > 0.011);
     Contrasts c = contrasts_of(&e, 100, 3);
-    assert_true(fabs(c.list[c.target].false_area.value + 0.01) < 1e-12); // 11 and 31 against 21 and 41
+    assert_true(fabs(contrast_named(&c, "overlay - mask")->false_area.value + 0.01) < 1e-12); // 11 against 21
     contrasts_free(&c);
     char *text = sentences_of(&e);
-    assert_non_null(strstr(text, "overlay 1.1%, mask 2.1%, overlay+frequent 3.1%, mask+frequent 4.1%"));
+    assert_non_null(strstr(text, "overlay 1.1%, mask 2.1%, overlay+leak 3.1%, mask+leak 4.1%"));
     free(text);
     free(e.arms[1].runs[2].absent);
     e.arms[1].runs[2].absent = NULL; // one run was not
-    assert_true(isnan(arm_average(&e, 1, -1, GROUP_ALL, FALSE_AREA, 100, 3).value));
+    assert_true(isnan(arm_average(&e, 1, FINAL, GROUP_ALL, FALSE_AREA, 100, 3).value));
     experiment_free(&e);
 }
 
 int main(void) {
-    const struct CMUnitTest tests[] = {cmocka_unit_test(no_collapse), cmocka_unit_test(half_a_collapse),
-                                       cmocka_unit_test(collapses), cmocka_unit_test(numbers),
-                                       cmocka_unit_test(absent_classes)};
+    const struct CMUnitTest tests[] = {cmocka_unit_test(no_failure),      cmocka_unit_test(at_the_floor),
+                                       cmocka_unit_test(half_a_collapse), cmocka_unit_test(collapses),
+                                       cmocka_unit_test(numbers),         cmocka_unit_test(absent_classes)};
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

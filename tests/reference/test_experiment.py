@@ -10,7 +10,9 @@ from PIL import Image
 
 from test_report import browse, needs_browser
 
-ARMS = {"overlay": 0.65, "mask": 0.6, "overlay+frequent": 0.6, "mask+frequent": 0.15}
+ARMS = {"overlay": 0.65, "mask": 0.6, "overlay+leak": 0.6, "mask+leak": 0.05, "overlay+leak=0.1": 0.62, "mask+leak=0.1": 0.5}
+SIGNALS = {"overlay": 0, "mask": 0, "overlay+leak": 0.2, "mask+leak": 0.2, "overlay+leak=0.1": 0.1, "mask+leak=0.1": 0.1}
+STARTS = "noise", "truth", "mean", "image"
 STEPS, SEEDS, PAIRS = (0, 50, 100), (1, 2, 3), 60
 rng = np.random.default_rng(5)
 CLASSES = ["cat", "dog", "kite", "person"]  # kite is held out, person frequent
@@ -32,10 +34,9 @@ def experiment(tmp_path_factory):
         for seed in SEEDS:
             run = folder / "arms" / arm / f"seed-{seed}"
             (run / "validation").mkdir(parents=True)
-            (run / "eval").mkdir()
-            target, classes = arm.split("+")[0], "with" if "frequent" in arm else "without"
+            target = arm.split("+")[0]
             (run / "arm.json").write_text(
-                json.dumps({"arm": arm, "target": target, "classes": classes, "frequent": "person", "seed": seed})
+                json.dumps({"arm": arm, "target": target, "classes": "without", "frequent": "person", "seed": seed})
             )
             log = [{"kind": "run", "target": target, "command": f"cocogold train --seed {seed} --out {arm}"}]
             log += [{"kind": "step", "step": s, "loss": 1 / (1 + s), "grad_norm": 1} for s in range(1, 101)]
@@ -56,16 +57,23 @@ def experiment(tmp_path_factory):
             (run / "log.jsonl").write_text("".join(json.dumps(line) + "\n" for line in log))
             iou = np.clip(end + 0.02 * seed + 0.1 * rng.standard_normal(PAIRS), 0, 1)
             final[arm, seed] = np.round(200 * iou) / 200
-            lines = [f"{row},0.9" for row in rows(iou)]
-            (run / "eval/pairs.csv").write_text("\n".join([FIELDS + ",ceiling_iou", *lines]) + "\n")
+            floors = {"floors": {key: {"giou": 0.12} for key in ("all_foreground", "centre_box", "white_filter")}}
+            metrics = {"seen": floors, "all": floors, "config": {"terminal_signal": SIGNALS[arm]}}
+            for start in STARTS:
+                (run / start).mkdir()
+                from_start = iou if start == "noise" else np.full(PAIRS, 0.85)
+                lines = [f"{row},0.9" for row in rows(from_start)]
+                (run / start / "pairs.csv").write_text("\n".join([FIELDS + ",ceiling_iou", *lines]) + "\n")
+                (run / start / "metrics.json").write_text(json.dumps(metrics))
             (run / "absent").mkdir()
             marked = rng.integers(0, 400, PAIRS)
             lines = [f'{i // 2},"{CLASSES[i % 4]}",0,0,{k},{k},0,4096' for i, k in enumerate(marked)]
             (run / "absent/pairs.csv").write_text("\n".join([FIELDS, *lines]) + "\n")
             final[arm, seed, "marked"] = marked / 4096
-            floors = {"floors": {key: {"giou": 0.1} for key in ("all_foreground", "centre_box", "white_filter")}}
-            (run / "eval/metrics.json").write_text(json.dumps({"seen": floors, "all": floors}))
-    run_cocogold("analyze", "arms", "--arms", folder / "arms", "--out", folder, "--bootstrap", 2000)
+    leak = {"signal": 0.068, "nats": 2, "matched_signal": 0.21, "derivation": "made <up>"}
+    (folder / "leak.json").write_text(json.dumps(leak, indent=2))
+    inputs = "--arms", folder / "arms", "--words", folder / "arms", "--leak", folder / "leak.json"
+    run_cocogold("analyze", "arms", *inputs, "--out", folder, "--bootstrap", 2000)
     return folder, final, json.loads((folder / "experiment.json").read_text())
 
 
@@ -97,7 +105,7 @@ def test_means(experiment):
         assert giou["value"] == pytest.approx(expected, abs=1e-9)
         assert abs(giou["low"] - low) < 0.2 * (high - low) and abs(giou["high"] - high) < 0.2 * (high - low)
     names = [arm["name"] for arm in found["arms"]]
-    assert names == list(ARMS)
+    assert sorted(names) == sorted(ARMS) and names[:2] == ["overlay", "mask"]
 
 
 def test_absent_classes(experiment):
@@ -107,33 +115,44 @@ def test_absent_classes(experiment):
         area = arm["false_area"]
         print(f"{arm['name']}: {area} numpy {mean[arm['name']]:.5f}")
         assert area["value"] == pytest.approx(mean[arm["name"]], abs=1e-9) and area["low"] < area["value"] < area["high"]
-    difference = next(d for d in found["differences"] if d["name"] == "mask+frequent - mask")["false_area"]
-    assert difference["value"] == pytest.approx(mean["mask+frequent"] - mean["mask"], abs=1e-9)
+    difference = next(d for d in found["differences"] if d["name"] == "mask+leak - mask")["false_area"]
+    assert difference["value"] == pytest.approx(mean["mask+leak"] - mean["mask"], abs=1e-9)
     assert any("not in the picture" in s and f"overlay {100 * mean['overlay']:.1f}%" in s for s in found["sentences"])
     page = (folder / "report.html").read_text()
-    assert page.count('<div class="asked"><span>cat</span><span>dog</span><span>kite</span>') == len(ARMS)
+    assert page.count('<div class="asked"><span>cat</span><span>dog</span><span>kite</span>') == len(ARMS) + 1
 
 
 def test_differences(experiment):
     _, final, found = experiment
-    weights = {"overlay": 0.5, "mask": -0.5, "overlay+frequent": 0.5, "mask+frequent": -0.5}
-    target = next(d for d in found["differences"] if d["name"].startswith("overlay instead of mask"))["giou"]["listed"]
+    weights = {"overlay": -1, "mask": 1, "overlay+leak": 1, "mask+leak": -1}
+    target = next(d for d in found["differences"] if d["name"].startswith("what painting gains"))["giou"]["listed"]
     expected = sum(w * np.mean([final[arm, s][listed()].mean() for s in SEEDS]) for arm, w in weights.items())
     low, high = slow_interval(final, weights)
     print(f"{target} numpy {expected:.4f} ({low:.4f}-{high:.4f})")
     assert target["value"] == pytest.approx(expected, abs=1e-9)
     assert abs(target["low"] - low) < 0.2 * (high - low) and abs(target["high"] - high) < 0.2 * (high - low)
-    assert "mask+frequent - mask" in [d["name"] for d in found["differences"]]
+    assert "overlay+leak - mask+leak" in [d["name"] for d in found["differences"]]
+
+
+def test_failures_and_starts(experiment):
+    _, _, found = experiment
+    for arm in found["arms"]:
+        expected = len(SEEDS) if arm["name"] == "mask+leak" else 0
+        print(arm["name"], arm["failed"], arm["signal"], [run["listed"] for run in arm["runs"]])
+        assert arm["failed"] == expected and arm["signal"] == SIGNALS[arm["name"]]
+        assert arm["starts"]["truth"]["value"] == pytest.approx(0.85) and arm["training_loss"] < 0.02
+    assert any("failure reproduces" in s for s in found["sentences"])
+    assert any("mask+leak reaches 0.850" in s for s in found["sentences"])
 
 
 @needs_browser
 def test_page(experiment, tmp_path):
     folder, _, found = experiment
     report = browse(folder / "report.html", tmp_path)
-    wanted = {"fig-listed", "fig-held-out", "fig-frequent", "fig-constant", "fig-loss", "fig-validation-loss"}
+    wanted = {"strip", "fig-dose", "fig-words-listed", "fig-words-held-out", "fig-words-frequent", "fig-listed", "fig-held-out", "fig-frequent", "fig-constant", "fig-loss", "fig-validation-loss"}
     wanted |= {"fig-timesteps", "fig-black", "fig-white"} | {f"film-{arm}" for arm in ARMS}
     assert wanted == set(report["figures"])
-    assert report["images"] == len(ARMS) * (len(STEPS) + 2)
+    assert report["images"] == len(ARMS) * (len(STEPS) + 2) + 2 + 4
     page = html.unescape((folder / "report.html").read_text())
     assert "not recorded" not in page
     for sentence in found["sentences"]:
@@ -143,7 +162,7 @@ def test_page(experiment, tmp_path):
 def test_mistakes(experiment, tmp_path):
     folder, _, _ = experiment
     assert "is not a folder" in run_cocogold("analyze", "arms", "--arms", tmp_path / "nowhere", fails=True)
-    damaged = folder / "arms/mask/seed-2/eval/pairs.csv"
+    damaged = folder / "arms/mask/seed-2/truth/pairs.csv"
     text = damaged.read_text()
     try:
         damaged.write_text(text.replace('"kite"', '"cat"', 1))

@@ -57,6 +57,31 @@ def test_timesteps_and_alphas(model_dump, tmp_path, spacing, beta_schedule, zero
         np.testing.assert_allclose(pairs[:, 1], np.array(list(previous_alphas(scheduler, steps))), rtol=close)
 
 
+def rescaled(betas, signal):
+    """Algorithm 1 of Lin et al. with another last value of sqrt(alphas_cumprod) than 0, in double precision."""
+    roots = torch.cumprod(1 - betas.double(), 0).sqrt()
+    first, last = roots[0].clone(), roots[-1].clone()
+    bars = ((roots - last) * (first - signal) / (first - last) + signal) ** 2
+    return 1 - torch.cat([bars[:1], bars[1:] / bars[:-1]])
+
+
+@pytest.mark.parametrize("signal", [0.03, 0.14, 0.27, 0.9])
+def test_terminal_signal(model_dump, tmp_path, signal):
+    common = dict(beta_start=0.00085, beta_end=0.012, beta_schedule="scaled_linear", prediction_type="v_prediction")
+    betas = rescaled(DDIMScheduler(**common).betas, signal)
+    scheduler = DDIMScheduler(**common, trained_betas=betas.tolist(), timestep_spacing="leading", clip_sample=False)
+    scheduler.set_timesteps(50)
+    alphas, timesteps, *_ = lines(model_dump, "schedule", write(scheduler, tmp_path), 50)
+    error = np.abs(alphas / scheduler.alphas_cumprod.numpy() - 1).max()
+    print(f"terminal signal {signal}: {alphas[-1] ** 0.5:.6f}, alphas_cumprod differ by {error:.1e}")
+    assert abs(alphas[-1] ** 0.5 - signal) < 1e-5 and error < 2e-5
+    assert timesteps.tolist() == scheduler.timesteps.tolist()
+    # other betas are refused
+    scheduler = DDIMScheduler(**common, trained_betas=(betas * 0.99).tolist())
+    result = subprocess.run([model_dump, "schedule", write(scheduler, tmp_path), "50"], capture_output=True, text=True)
+    assert result.returncode == 1 and "trained_betas" in result.stderr
+
+
 @pytest.mark.parametrize("T", [10, 77, 1000])
 def test_other_lengths(model_dump, tmp_path, T):
     for steps in range(1, min(T, 40)):

@@ -1,80 +1,115 @@
 #!/usr/bin/env bash
-# Why does latent MSE on binary masks fail, and does painting the mask on the picture fix it? The original changed two
-# things at once. Here they are the axes of a 2 x 2 design: what is drawn (the bare mask, or the picture with the mask
-# painted on it), and which classes are trained (without or with the frequent one). `make reproduce` runs it at small
-# scale.
+# Why does training on binary masks fail, and what fixes it? `make reproduce` runs this at small scale.
 #
-# An arm is a sum of changes to the base (draw the overlay, classes without the frequent one), e.g. mask+frequent+leading:
+# An arm is a list of words joined by +, e.g. mask+leak+frequent:
 #   overlay, mask    what is drawn; every arm must name one of them
+#   leak             the schedule leaves some of the target in the noisiest training sample, as the original's did, and
+#                    sampling takes leading timesteps. How much is matched to Stable Diffusion at 512 pixels by
+#                    `cocogold analyze leak`. leak=A sets it to A. Without this word: none, and trailing timesteps
 #   frequent         train on all classes, including the frequent one (COCO: all 80)
-#   leading          the original's schedule: leading timesteps, some signal left at the last one, 50 steps
 #   weighted, focal  the loss (train --loss)
 #   pixel, dice      also a loss on pictures, through the frozen VAE decoder (train --pixel-loss)
-#   constant         constant learning rate (base: COCO exponential, else warm-up, stable, decay)
-#   green            the mask's colour (base: white)
+#   constant         constant learning rate (otherwise COCO: exponential, small scale: warm-up, stable, decay)
+#   green            the mask's colour (otherwise white)
 #   outline          the mask drawn with the original's outline of 4 pixels at 512
 #   absent           a fifth of the training samples ask for a class that is not in the picture
 #   photo            prompts "a photo of a CLASS"
-# Every arm has the same data, VAE, start, number of steps, validation samples and noise. Seeds change the order of
-# samples, noise and timesteps. Finished stages are not repeated: run it again to continue.
+# Otherwise every arm has the original's recipe (annealed multi-resolution noise 0.9, uniform timesteps, 50 steps of
+# sampling) and the same data, VAE, start, number of steps, validation samples and noise. Seeds change the order of
+# samples, noise and timesteps.
+#
+# Parts (--parts, or arms by name, which then replace the parts):
+#   square    {overlay, mask} x {no leak, matched leak}, all seeds
+#   dose      both targets with leaks of 0.068, 0.14 and 0.27, one seed
+#   words     {from scratch, pretrained from text to image} x {overlay, mask}, trained without some words, all seeds
+#   classes   the square's arms with the frequent class, all seeds
+#   unscaled  the square at Stable Diffusion's own schedule and latent size: scenes of 256 pixels, latents of 64 x 64
+# Every final model is sampled from noise and from training samples of the first timestep (eval --start).
+# Finished stages are not repeated: run it again to continue.
 set -euo pipefail
 cd "$(dirname "$0")/../.."
 
-out=reproduce seeds=3 steps= checkpoints=12 vae_steps=900 train=1500 val=400 coco= model= gpus=1 samples=128 dry=
+out=reproduce parts=square,dose,words seeds=3 steps= checkpoints=6 vae_steps=900 train=1500 val=400 coco= model= gpus=1
+samples=96 pairs=150 jobs=$(nproc) signal= pretrain_steps=3000 word_steps=1000 unscaled_steps=700 dry=
 usage() {
     sed -n '2,/^set -e/{/^set/d;s/^# \{0,1\}//;p}' "$0"
     cat <<END
 
-usage: train/experiments/failure_and_fix.sh [OPTIONS] [ARM...]    (default: overlay mask overlay+frequent mask+frequent)
-  --out DIR          output folder ($out)
-  --seeds N          runs per arm ($seeds)
-  --steps N          optimizer steps (2000; with --coco 18000)
-  --checkpoints N    validations per run ($checkpoints)
-  --samples N        number of validation samples ($samples)
-  --coco DIR         train on COCO 2017 at full size, not on procedural scenes; needs --model
-  --model DIR        a Stable Diffusion 2 directory
-  --gpus N           processes per training run ($gpus)
-  --vae-steps N, --train N, --val N     procedural: steps of the VAE ($vae_steps), scenes ($train, $val)
-  --dry-run          print the commands without running them
+usage: train/experiments/failure_and_fix.sh [OPTIONS] [ARM...]
+  --out DIR           output folder ($out)
+  --parts LIST        parts to run, separated by commas ($parts; with --coco: square)
+  --seeds N           runs per arm ($seeds)
+  --steps N           optimizer steps (2500; with --coco 18000)
+  --checkpoints N     validations per run ($checkpoints)
+  --samples N         number of validation samples ($samples)
+  --pairs N           pairs of a final evaluation ($pairs)
+  --jobs N            runs side by side, with one thread each if there are several ($jobs)
+  --signal A          terminal signal of \`leak\`, instead of the matched one
+  --coco DIR          train on COCO 2017 at full size, not on procedural scenes; needs --model. leak: SD2's own betas
+  --model DIR         a Stable Diffusion 2 directory
+  --gpus N            processes per training run ($gpus)
+  --vae-steps N, --train N, --val N, --pretrain-steps N, --word-steps N, --unscaled-steps N
+                      procedural: steps of the VAE ($vae_steps), scenes ($train, $val), steps of pretraining
+                      ($pretrain_steps), of the arms of \`words\` ($word_steps) and of \`unscaled\` ($unscaled_steps)
+  --dry-run           print the commands without running them
 END
 }
+fail() { echo "$*" >&2 && exit 1; }
 while [ $# -gt 0 ] && [[ $1 == -* ]]; do
     case $1 in
     --help | -h) usage && exit 0 ;;
     --dry-run) dry=1 && shift && continue ;;
-    --out | --seeds | --steps | --checkpoints | --samples | --coco | --model | --gpus | --vae-steps | --train | --val)
-        name=${1#--}
-        [ $# -gt 1 ] || { echo "$1: expected a value" >&2 && exit 1; }
-        printf -v "${name//-/_}" %s "$2"
-        shift 2
+    --out | --parts | --signal | --coco | --model) ;;
+    --seeds | --steps | --checkpoints | --samples | --pairs | --jobs | --gpus | --vae-steps | --train | --val | \
+        --pretrain-steps | --word-steps | --unscaled-steps)
+        [[ ${2-} =~ ^[1-9][0-9]{0,8}$ ]] || fail "$1 ${2-}: expected a positive number"
         ;;
-    *) echo "$1: unknown option (see --help)" >&2 && exit 1 ;;
+    *) fail "$1: unknown option (see --help)" ;;
     esac
+    [ $# -gt 1 ] || fail "$1: expected a value"
+    name=${1#--}
+    printf -v "${name//-/_}" %s "$2"
+    shift 2
 done
-arms=("$@")
-[ ${#arms[@]} -gt 0 ] || arms=(overlay mask overlay+frequent mask+frequent)
-steps=${steps:-$([ "$coco" ] && echo 18000 || echo 2000)}
-every=$(((steps + checkpoints - 1) / checkpoints))
-[ -z "$coco" ] || [ $((16 % gpus)) = 0 ] || { echo "--gpus $gpus: expected a divisor of 16, for a batch of 32" >&2 && exit 1; }
-[ -z "$coco" ] || [ -n "$model" ] || { echo "--coco needs --model, a Stable Diffusion 2 directory" >&2 && exit 1; }
+[ -z "$signal" ] || [[ $signal =~ ^0?\.[0-9]+$ ]] || fail "--signal $signal: expected a number below 1"
+[ -z "$coco" ] || [ $((16 % gpus)) = 0 ] || fail "--gpus $gpus: expected a divisor of 16, for a batch of 32"
+[ -z "$coco" ] || [ -n "$model" ] || fail "--coco needs --model, a Stable Diffusion 2 directory"
+[ -z "$coco" ] || { jobs=1 && [ "$parts" != square,dose,words ] || parts=square; }
+steps=${steps:-$([ "$coco" ] && echo 18000 || echo 2500)}
 
+# ---- commands --------------------------------------------------------------------------------------------------------
+
+side_by_side= child=
 run() {
     printf '\n$ %s\n' "$*"
-    [ "$dry" ] || "$@"
+    if [ "$side_by_side" ] && [ -z "$dry" ]; then
+        "$@" & # so that a signal reaches the shell while it waits
+        child=$!
+        wait $child
+    elif [ -z "$dry" ]; then
+        "$@"
+    fi
 }
 stage() { # stage FILE COMMAND...: runs the command unless FILE exists
     [ -e "$1" ] || run "${@:2}"
 }
+# number FIELD FILE: a number of a JSON file that has one field a line
+number() { sed -n "s/^ *\"$1\": \([-0-9.e]*\),\{0,1\}$/\1/p" "$2" | head -1; }
 
 # Sets what an arm changes: options of encode, of encode for the training split only, of train; the latents' folder.
 parse_arm() {
     local word
     target= classes=without encode_options=() draw_options=() train_options=() latents=$out/latents
+    local schedule=(--terminal-signal 0 --timestep-spacing trailing)
     for word in ${1//+/ }; do
         case $word in
         overlay | mask) target=$word ;;
+        leak) schedule=(--terminal-signal "$matched" --timestep-spacing leading) ;;
+        leak=*)
+            [[ ${word#leak=} =~ ^0?\.[0-9]+$ ]] || fail "$1: $word: expected a number below 1"
+            schedule=(--terminal-signal "${word#leak=}" --timestep-spacing leading)
+            ;;
         frequent) classes=with latents+=-frequent ;;
-        leading) train_options+=(--timestep-spacing leading --zero-snr 0 --validation-steps 50) ;;
         weighted | focal) train_options+=(--loss "$word") ;;
         pixel) train_options+=(--pixel-loss 1) ;;
         dice) train_options+=(--pixel-loss 0.2 --pixel-loss-type dice) ;;
@@ -83,35 +118,153 @@ parse_arm() {
         outline) encode_options+=(--outline 4) latents+=-outline ;;
         absent) draw_options+=(--absent 0.2) latents+=-absent ;;
         photo) train_options+=(--text-template "a photo of a {}") ;;
-        *) echo "$1: unknown change \"$word\" (see --help)" >&2 && exit 1 ;;
+        *) fail "$1: unknown word \"$word\" (see --help)" ;;
         esac
     done
-    [ -n "$target" ] || { echo "$1: expected overlay or mask as one of the changes" >&2 && exit 1; }
+    [ -n "$target" ] || fail "$1: expected overlay or mask as one of the words"
+    train_options+=("${schedule[@]}")
 }
-for arm in "${arms[@]}"; do parse_arm "$arm"; done
 
-runs=$((${#arms[@]} * seeds))
+encode() { # encode SPLIT FOLDER OPTIONS...: unless the shards exist
+    stage "$2/$1.json" ./cocogold encode --model "$start" --data "$data" --split "$1$split" --out "$2" \
+        --targets overlay,mask --min-side "$minimum" --resolution "$resolution" --seed 1 "${@:3}"
+}
+encode_arm() { # the latents of the current arm
+    local list=$without
+    [ "$classes" = without ] || list=$with
+    encode train "$latents" --classes "$list" --passes "$passes" "${encode_options[@]}" "${draw_options[@]}"
+    encode val "$latents" --classes all-things --trained "$without" --passes 1 "${encode_options[@]}"
+}
+
+train_arm() { # train_arm FOLDER NAME SEED STEPS RECIPE...: the run of the current arm
+    local folder=$1/$2/seed-$3 launch=() kind
+    [ "$gpus" = 1 ] || launch=(mpirun -n "$gpus")
+    if [ ! "$dry" ]; then
+        mkdir -p "$folder"
+        printf '{"arm": "%s", "target": "%s", "classes": "%s", "frequent": "%s", "seed": %d, "steps": %d}\n' \
+            "$2" "$target" "$classes" "$frequent" "$3" "$4" >"$folder/arm.json"
+    fi
+    stage "$folder/model/model_index.json" "${launch[@]}" ./cocogold train --model "$start" --shards "$latents" \
+        --target "$target" --out "$folder" --resume --max-train-steps "$4" --lr-total-steps "$4" "${@:5}" \
+        --validation-steps 50 --validate-every $((($4 + checkpoints - 1) / checkpoints)) \
+        --validation-samples "$samples" --validation-draws 4 --checkpoint-every $((($4 + checkpoints - 1) / checkpoints)) \
+        --checkpoints-total-limit 1 --log-every 100 --no-roofline --seed "$3" "${train_options[@]}"
+    for kind in noise truth mean image; do
+        stage "$folder/$kind/pairs.csv" ./cocogold eval --model "$folder/model" --protocol crops --shards "$latents" \
+            --split val --seen "$without" --steps 50 --start "$kind" --limit "$pairs" --bootstrap 0 --out "$folder/$kind"
+    done
+}
+
+# ---- runs side by side -----------------------------------------------------------------------------------------------
+
+queued=() # "FOLDER ARM SEED" of every run
+running=() begun=$SECONDS
+stop_runs() {
+    [ ${#running[@]} = 0 ] || kill -TERM "${running[@]}" 2>/dev/null || true
+    wait
+}
+trap 'stop_runs; exit 130' INT TERM
+
+# One run in a process of its own. A signal ends its command, which saves a checkpoint.
+start_run() { # start_run FOLDER ARM SEED
+    mkdir -p "$1/$2/seed-$3"
+    (
+        side_by_side=1
+        trap 'kill -TERM $child 2>/dev/null; wait $child; exit 143' INT TERM
+        [ "$jobs" = 1 ] || export OMP_NUM_THREADS=1
+        "run_$(basename "$1")" "$@"
+    ) >>"$1/$2/seed-$3/output.txt" 2>&1 &
+    running+=($!)
+}
+finish_run() { # waits for one run to end
+    local pid code=0 left=()
+    wait -n -p pid "${running[@]}" || code=$?
+    for job in "${running[@]}"; do [ "$job" = "$pid" ] || left+=("$job"); done
+    running=("${left[@]+"${left[@]}"}")
+    if [ $code != 0 ]; then
+        stop_runs
+        tail -n 3 "$out"/*/*/seed-*/output.txt >&2
+        fail "a run failed (its output is in output.txt of its folder)"
+    fi
+    done_runs=$((done_runs + 1))
+    local spent=$((SECONDS - begun))
+    printf '%d of %d runs done in %d:%02d, about %d minutes left\n' $done_runs ${#queued[@]} $((spent / 60)) \
+        $((spent % 60)) $(((spent * (${#queued[@]} - done_runs) / done_runs + 59) / 60))
+}
+run_queue() {
+    local spec folder arm seed
+    done_runs=0
+    for spec in "${queued[@]}"; do
+        read -r folder arm seed <<<"$spec"
+        if [ "$dry" ]; then
+            "run_$(basename "$folder")" "$folder" "$arm" "$seed"
+        elif [ ! -e "$folder/$arm/seed-$seed/image/pairs.csv" ]; then
+            while [ ${#running[@]} -ge "$jobs" ]; do finish_run; done
+            printf 'run %s, seed %d\n' "$folder/$arm" "$seed"
+            start_run "$folder" "$arm" "$seed"
+        else
+            done_runs=$((done_runs + 1))
+        fi
+    done
+    while [ ${#running[@]} -gt 0 ]; do finish_run; done
+}
+
+run_arms() { # run_arms FOLDER ARM SEED
+    parse_arm "$2"
+    train_arm "$1" "$2" "$3" "$steps" "${recipe[@]}"
+}
+run_unscaled() { # run_unscaled FOLDER ARM SEED: SD2's own betas, a batch of 8
+    matched=-1
+    parse_arm "$2"
+    latents=$out/unscaled-latents
+    train_arm "$1" "$2" "$3" "$unscaled_steps" "${recipe[@]}" --train-batch-size 8
+}
+
+# ---- the queue -------------------------------------------------------------------------------------------------------
+
+add_runs() { # add_runs FOLDER SEEDS ARM...
+    local arm seed
+    for seed in $(seq "$2"); do
+        for arm in "${@:3}"; do queued+=("$1 $arm $seed"); done
+    done
+}
+has_part() { [[ ,$parts, == *,$1,* ]]; }
+
+for part in ${parts//,/ }; do
+    [[ " square dose words classes unscaled " == *" $part "* ]] || fail "--parts $parts: unknown part \"$part\" (see --help)"
+done
+if [ $# -gt 0 ]; then
+    matched=0.2
+    for arm in "$@"; do parse_arm "$arm"; done
+    parts=
+    add_runs "$out/arms" "$seeds" "$@"
+fi
+! has_part square || add_runs "$out/arms" "$seeds" overlay mask overlay+leak mask+leak
+! has_part dose || for a in 0.068 0.14 0.27; do add_runs "$out/arms" 1 "overlay+leak=$a" "mask+leak=$a"; done
+! has_part classes || add_runs "$out/arms" "$seeds" {overlay,mask}{,+leak}+frequent
+! has_part unscaled || add_runs "$out/unscaled" "$seeds" overlay mask overlay+leak mask+leak
 if [ "$coco" ]; then
     # 1.4 EFLOP for a run of 18,000 steps of 32 at 512 pixels, 1.3 EFLOP to encode 5 passes with two kinds of target, at
     # 40% of an A100's 312 TFLOP/s.
-    echo "$runs runs of $steps steps of 32: about $((runs * steps * 31 / 180000)) hours of an A100 (predicted at 40% of its peak)," \
-        "and 4 hours per set of latents; disk: 84 GB per set of latents, 10.4 GB per run while it trains, 5 GB after."
-else
-    echo "$runs runs of $steps steps: about $((runs * steps / 580 + 5)) minutes on two cores, 1 GB of disk."
+    echo "${#queued[@]} runs of $steps steps of 32: about $((${#queued[@]} * steps * 31 / 180000)) hours of an A100 (predicted" \
+        "at 40% of its peak), and 4 hours per set of latents; disk: 84 GB per set of latents, 10.4 GB per run while it" \
+        "trains, 5 GB after."
 fi
 
+# ---- data ------------------------------------------------------------------------------------------------------------
+
 # The classes: two lists, without and with the frequent class. Validation always asks for all classes, and calls those
-# of the first list "seen".
+# of the first list "listed".
 data=${coco:-$out/data} frequent=person
 mkdir -p "$out"
 if [ "$coco" ]; then
     start=$out/init resolution=512 without=default14 with=all-things split=2017 minimum=300 passes=5
-    recipe=(--train-batch-size 2 --gradient-accumulation-steps $((16 / gpus)) --validation-steps 4)
+    recipe=(--train-batch-size 2 --gradient-accumulation-steps $((16 / gpus)))
     stage "$start/model_index.json" ./cocogold init --from "$model" "$start"
 else
     start=$out/vae/model resolution=0 without=@$out/without.txt with=@$out/with.txt split= minimum=0 passes=1
     recipe=(--train-batch-size 16 --gradient-accumulation-steps 1 --lr 2e-3 --adam-beta2 0.99 --weight-decay 0.01
-        --lr-scheduler wsd --max-grad-norm 1 --multires-noise 0 --t-max-prob 0.5 --validation-steps 2)
+        --lr-scheduler wsd --max-grad-norm 1 --multires-noise 0.9)
     stage "$data/synth.json" ./cocogold synth "$data" --train "$train" --val "$val" --seed 1
     if [ ! "$dry" ]; then
         cp "$data/classes/seen.txt" "$out/with.txt"
@@ -123,48 +276,31 @@ else
         --adam-beta2 0.99 --lr-scheduler cosine --lr-warmup-steps 50 --max-grad-norm 1 --validate-every 0 \
         --checkpoint-every 300 --log-every 100 --seed 1
 fi
+stage "$out/leak/leak.json" ./cocogold analyze leak --model "$start" --data "$data" --split "val$split" \
+    --min-side "$minimum" --resolution "$resolution" --out "$out/leak"
+# At full size, `leak` is what SD2's betas give; in miniature, what gives an object the same evidence.
+matched=${signal:-$([ "$coco" ] && echo -1 || { [ "$dry" ] && echo MATCHED || number matched_signal "$out/leak/leak.json"; })}
 
-encode() { # encode SPLIT FOLDER OPTIONS...: unless the shards exist
-    stage "$2/$1.json" ./cocogold encode --model "$start" --data "$data" --split "$1$split" --out "$2" \
-        --targets overlay,mask --min-side "$minimum" --resolution "$resolution" --seed 1 "${@:3}"
-}
-
-encode_arm() { # encodes the latents of the current arm, and samples that ask for absent classes
-    local list=$without all=(--classes all-things --trained "$without" --passes 1)
-    [ "$classes" = without ] || list=$with
-    encode train "$latents" --classes "$list" --passes "$passes" "${encode_options[@]}" "${draw_options[@]}"
-    encode val "$latents" "${all[@]}" "${encode_options[@]}"
-    encode val "$out/absent" "${all[@]}" --absent 1
-}
-
-evaluate() { # evaluate RUN SHARDS FOLDER: the final model of a run on all validation samples
-    stage "$3/metrics.json" ./cocogold eval --model "$1/model" --protocol crops --shards "$2" --split val \
-        --seen "$without" --out "$3"
-}
-
-train_arm() { # train_arm NAME SEED
-    local folder=$out/arms/$1/seed-$2 launch=()
-    [ "$gpus" = 1 ] || launch=(mpirun -n "$gpus")
-    if [ ! "$dry" ]; then
-        mkdir -p "$folder"
-        printf '{"arm": "%s", "target": "%s", "classes": "%s", "frequent": "%s", "seed": %d, "steps": %d}\n' \
-            "$1" "$target" "$classes" "$frequent" "$2" "$steps" >"$folder/arm.json"
-    fi
-    stage "$folder/model/model_index.json" "${launch[@]}" ./cocogold train --model "$start" --shards "$latents" \
-        --target "$target" --out "$folder" --resume --max-train-steps "$steps" --lr-total-steps "$steps" \
-        "${recipe[@]}" --validate-every "$every" --validation-samples "$samples" --validation-draws 4 \
-        --checkpoint-every "$every" --checkpoints-total-limit 1 --log-every 100 --seed "$2" "${train_options[@]}"
-    evaluate "$folder" "$latents" "$folder/eval"
-    evaluate "$folder" "$out/absent" "$folder/absent"
-}
-
-for seed in $(seq "$seeds"); do
-    for arm in "${arms[@]}"; do
-        parse_arm "$arm"
-        encode_arm
-        train_arm "$arm" "$seed"
-    done
+declare -A encoded
+for spec in "${queued[@]}"; do
+    read -r folder arm _ <<<"$spec"
+    [ "$folder" = "$out/arms" ] || continue
+    parse_arm "$arm"
+    [ "${encoded[$latents]-}" ] || encode_arm
+    encoded[$latents]=1
 done
-stage "$out/latents-analysis/latents.json" ./cocogold analyze latents --model "$start" --data "$data" --split "val$split" \
-    --min-side "$minimum" --resolution "$resolution" --out "$out/latents-analysis"
-run ./cocogold analyze arms --arms "$out/arms" --latents "$out/latents-analysis/latents.json" --out "$out"
+if has_part unscaled; then
+    stage "$out/unscaled-data/synth.json" ./cocogold synth "$out/unscaled-data" --size 256 --train 400 --val 150 --seed 1
+    data=$out/unscaled-data resolution=256
+    encode train "$out/unscaled-latents" --classes "$without"
+    encode val "$out/unscaled-latents" --classes all-things --trained "$without"
+fi
+stage "$out/latents-analysis/latents.json" ./cocogold analyze latents --model "$start" --data "${coco:-$out/data}" \
+    --split "val$split" --min-side "$minimum" --out "$out/latents-analysis"
+
+# ---- runs and report -------------------------------------------------------------------------------------------------
+
+run_queue
+report=(--arms "$out/arms" --leak "$out/leak/leak.json" --latents "$out/latents-analysis/latents.json")
+! has_part unscaled || report+=(--unscaled "$out/unscaled")
+run ./cocogold analyze arms "${report[@]}" --out "$out"
