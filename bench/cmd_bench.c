@@ -1,6 +1,7 @@
 // cocogold bench: the speed of kernels and whole training steps, compared with this machine's peak rates.
 #include "bench/bench.h"
 #include "bench/lab.h"
+#include "kernels/peaks.h"
 #include "train/unet_options.h"
 #include "util/error.h"
 #include "util/json.h"

@@ -1,6 +1,7 @@
 // The kernel lab: tensors of a function, one version's call, and the check of its result.
 #include "bench/lab.h"
 #include "bench/lab/steps.h"
+#include "kernels/peaks.h"
 #include "util/error.h"
 #include <math.h>
 #include <stdio.h>

@@ -5,10 +5,6 @@
 #include "kernels/vecmath.h"
 
 static inline float silu(float x) { return x * fast_sigmoidf(x); }
-static inline float silu_slope(float x) {
-    float s = fast_sigmoidf(x);
-    return s * (1.0f + x * (1.0f - s));
-}
 
 static inline float gelu(float x) {
     float density;
@@ -20,10 +16,7 @@ static inline float gelu_slope(float x) {
 }
 
 static inline float quick_gelu(float x) { return x * fast_sigmoidf(1.702f * x); }
-static inline float quick_gelu_slope(float x) {
-    float z = 1.702f * x, s = fast_sigmoidf(z);
-    return s * (1.0f + z * (1.0f - s));
-}
+static inline float quick_gelu_slope(float x) { return fast_silu_slope(1.702f * x); }
 
 void silu_forward(floatX *out, const floatX *inp, size_t n, Device *dev) {
     if (!device_launch(dev, "silu_forward", silu_forward_cost(n))) { return; }
@@ -34,7 +27,7 @@ void silu_forward(floatX *out, const floatX *inp, size_t n, Device *dev) {
 void silu_backward(floatX *dinp, const floatX *dout, const floatX *inp, size_t n, Device *dev) {
     if (!device_launch(dev, "silu_backward", silu_backward_cost(n))) { return; }
 #pragma omp parallel for simd schedule(static) if (n >= PARALLEL_MIN)
-    for (size_t i = 0; i < n; i++) { dinp[i] = dout[i] * silu_slope(inp[i]); }
+    for (size_t i = 0; i < n; i++) { dinp[i] = dout[i] * fast_silu_slope(inp[i]); }
 }
 
 void gelu_forward(floatX *out, const floatX *inp, size_t n, Device *dev) {

@@ -134,19 +134,14 @@ static __global__ void __launch_bounds__(THREADS)
 void geglu_forward(floatX *out, const floatX *inp, int N, int H, Device *dev) {
     const size_t n = (size_t)N * H;
     if (!device_launch(dev, "geglu_forward", geglu_forward_cost(N, H)) || n == 0) { return; }
-    if (H % VEC == 0) {
-        launch<geglu<VEC>>(dev, blocks_for(n, VEC), THREADS, 0, out, inp, (unsigned)(n / VEC), H);
-    } else {
-        launch<geglu<1>>(dev, blocks_for(n, 1), THREADS, 0, out, inp, (unsigned)n, H);
-    }
+    const int V = H % VEC ? 1 : VEC;
+    launch_one_of<geglu<1>, geglu<VEC>>(V == 1, dev, blocks_for(n, V), THREADS, 0, out, inp, (unsigned)(n / V), H);
 }
 
 void geglu_backward(floatX *dinp, const floatX *dout, const floatX *inp, int N, int H, Device *dev) {
     const size_t n = (size_t)N * H;
     if (!device_launch(dev, "geglu_backward", geglu_backward_cost(N, H)) || n == 0) { return; }
-    if (H % VEC == 0) {
-        launch<geglu_gradient<VEC>>(dev, blocks_for(n, VEC), THREADS, 0, dinp, dout, inp, (unsigned)(n / VEC), H);
-    } else {
-        launch<geglu_gradient<1>>(dev, blocks_for(n, 1), THREADS, 0, dinp, dout, inp, (unsigned)n, H);
-    }
+    const int V = H % VEC ? 1 : VEC;
+    launch_one_of<geglu_gradient<1>, geglu_gradient<VEC>>(V == 1, dev, blocks_for(n, V), THREADS, 0, dinp, dout, inp,
+                                                          (unsigned)(n / V), H);
 }

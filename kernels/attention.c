@@ -19,9 +19,6 @@
 
 enum { BQ = 64, BK = 64 }; // queries (a multiple of NR) and keys of a tile
 
-static inline int min(int a, int b) { return a < b ? a : b; }
-static inline int ceil_div(int a, int b) { return (a + b - 1) / b; }
-
 // The offset of the first element of token t, head h, sample b.
 static inline size_t token(int b, int t, int h, int T, int stride, int HS) {
     return ((size_t)b * T + t) * stride + (size_t)h * HS;
@@ -55,7 +52,7 @@ static const float *whole_vectors(const float *rows, ptrdiff_t stride, int count
                                   ptrdiff_t *step) {
     *step = stride;
     if (n % VEC == 0) { return rows; }
-    for (int i = 0; i < count; i++) { memcpy(panel + i * NR, rows + i * stride, n * sizeof *panel); }
+    gemm_copy_columns(panel, rows, stride, count, n);
     *step = NR;
     return panel;
 }
@@ -157,20 +154,12 @@ static void forward_tile(float *out, float *lse, const float *q, const float *k,
     }
 }
 
-static size_t forward_floats(const Attention *a) { return (size_t)BQ * a->HS + BK * BQ; }
-
-static void check(const Attention *a) {
-    assert(a->HS > 0);
-    assert(!a->causal || a->Tq == a->Tk);
-    (void)a;
-}
-
 void attention_forward(floatX *out, float *lse, const floatX *q, const floatX *k, const floatX *v, Attention attention,
                        Device *dev) {
     const Attention *a = &attention;
-    check(a);
+    assert(a->HS > 0 && (!a->causal || a->Tq == a->Tk));
     bool run = device_launch(dev, "attention_forward", attention_forward_cost(attention));
-    size_t floats = forward_floats(a);
+    size_t floats = (size_t)BQ * a->HS + BK * BQ; // of a thread
     float *scratch = device_workspace(dev, omp_get_max_threads() * floats * sizeof(float));
     if (!run) { return; }
     int tiles = ceil_div(a->Tq, BQ);
@@ -224,7 +213,7 @@ static void zero_rows(float *to, int stride, int rows, int HS) {
     for (int i = 0; i < rows; i++) { memset(to + (size_t)i * stride, 0, HS * sizeof *to); }
 }
 
-// scratch holds backward_floats floats.
+// scratch holds 2 (BQ * HS + BK * BQ) floats.
 static void backward_part(const Part *part, const Attention *a, float *scratch) {
     int HS = a->HS;
     float *packed_q = scratch, *packed_d = packed_q + (size_t)BQ * HS, *p = packed_d + (size_t)BQ * HS,
@@ -261,8 +250,6 @@ static void backward_part(const Part *part, const Attention *a, float *scratch) 
     }
 }
 
-static size_t backward_floats(const Attention *a) { return 2 * ((size_t)BQ * a->HS + BK * BQ); }
-
 // The number of parts of a head's keys. Depends only on the shape, so that results do not depend on the thread count.
 static int key_parts(const Attention *a) { return min(ceil_div(8, a->B * a->NH), ceil_div(a->Tk, 4 * BK)); }
 
@@ -285,11 +272,12 @@ static void sum_parts(float *dq, const float *partial, int parts, const Attentio
 void attention_backward(floatX *dq, floatX *dk, floatX *dv, const floatX *dout, const floatX *q, const floatX *k,
                         const floatX *v, const floatX *out, const float *lse, Attention attention, Device *dev) {
     const Attention *a = &attention;
-    check(a);
+    assert(a->HS > 0 && (!a->causal || a->Tq == a->Tk));
     int heads = a->B * a->NH;
     bool run = device_launch(dev, "attention_backward", attention_backward_cost(dq, dk, dv, attention));
     int parts = key_parts(a);
-    size_t floats = backward_floats(a), threads = omp_get_max_threads(), part_floats = (size_t)a->Tq * a->HS;
+    size_t floats = 2 * ((size_t)BQ * a->HS + BK * BQ), threads = omp_get_max_threads(),
+           part_floats = (size_t)a->Tq * a->HS;
     size_t partial_floats = dq && parts > 1 ? heads * parts * part_floats : 0;
     float *scratch = device_workspace(dev, (threads * floats + partial_floats) * sizeof(float));
     if (!run) { return; }

@@ -32,8 +32,9 @@ __device__ static inline float row_sum(float x) {
 
 // ---- Forward -------------------------------------------------------------------------------------------------------
 
-// Sets the scores of keys that a query does not see to -inf. query, key: those of s[0][0][0].
-template <int M, int N>
+// Sets the scores of keys that a query does not see to -inf. query, key: those of s[0][0][0]. In backward s is
+// transposed, (keys, queries).
+template <bool TRANSPOSED, int M, int N>
 __device__ static inline void mask_scores(float (&s)[M][N][4], const Attention &a, int query, int key) {
 #pragma unroll
     for (int m = 0; m < M; m++) {
@@ -41,7 +42,8 @@ __device__ static inline void mask_scores(float (&s)[M][N][4], const Attention &
         for (int n = 0; n < N; n++) {
 #pragma unroll
             for (int i = 0; i < 4; i++) {
-                const int k = key + n * 8 + i % 2, q = query + m * 16 + i / 2 * 8;
+                const int row = m * 16 + i / 2 * 8, column = n * 8 + i % 2;
+                const int k = key + (TRANSPOSED ? row : column), q = query + (TRANSPOSED ? column : row);
                 if (k >= a.Tk || (a.causal && k > q)) { s[m][n][i] = -INFINITY; }
             }
         }
@@ -141,7 +143,7 @@ static __global__ void __launch_bounds__(Tiles<D>::threads, 2)
         float s[T::M][T::inner / 8][4];
         multiply_rows<D>(s, left, K + j % T::stages * tile);
         if ((j + 1) * T::inner > a.Tk || (a.causal && (j + 1) * T::inner > query)) {
-            mask_scores(s, a, query + lane / 4, j * T::inner + lane % 4 * 2);
+            mask_scores<false>(s, a, query + lane / 4, j * T::inner + lane % 4 * 2);
         }
         online_softmax<D>(s, o, top, sum, scale * LOG2E);
         add_product<D>(o, s, V + j % T::stages * tile);
@@ -207,22 +209,6 @@ __device__ static inline Share take_share(const BackwardWorkspace &ws, const Att
     return x;
 }
 
-// Sets the scores of keys that a query does not see to -inf, transposed. key, query: those of s[0][0][0].
-template <int M, int N>
-__device__ static inline void mask_columns(float (&s)[M][N][4], const Attention &a, int key, int query) {
-#pragma unroll
-    for (int m = 0; m < M; m++) {
-#pragma unroll
-        for (int n = 0; n < N; n++) {
-#pragma unroll
-            for (int i = 0; i < 4; i++) {
-                const int k = key + m * 16 + i / 2 * 8, q = query + n * 8 + i % 2;
-                if (k >= a.Tk || (a.causal && k > q)) { s[m][n][i] = -INFINITY; }
-            }
-        }
-    }
-}
-
 // A warp's keys with T::slice queries of the tile, from column `column` on: P^T = exp(K Q^T - lse), dv += P^T dout,
 // dS^T = P^T (V dout^T - delta), dk += dS^T q. Writes dS^T to shared memory. key, query: the first ones; query is -1 if
 // no key can be hidden.
@@ -237,7 +223,7 @@ __device__ static inline void add_slice(float (&grad_k)[Tiles<D>::M][D / 8][4], 
     const int lane = threadIdx.x % 32;
     float s[T::M][N][4], dp[T::M][N][4], delta[N][2], ones[T::M][2];
     multiply_rows<D>(s, left_k, Q + column * pitch);
-    if (query >= 0) { mask_columns(s, a, key + lane / 4, query + lane % 4 * 2); }
+    if (query >= 0) { mask_scores<true>(s, a, query + lane % 4 * 2, key + lane / 4); }
 #pragma unroll
     for (int n = 0; n < N; n++) {
         const float4 two = *(const float4 *)(rows + column + n * 8 + lane % 4 * 2);

@@ -14,8 +14,6 @@
 #include <assert.h>
 #include <string.h>
 
-static inline int min(int a, int b) { return a < b ? a : b; }
-
 // Tiles of pixels of `out` (B, H, W, N) that read pixels of `inp`. Output pixels with the same remainders of y and x
 // modulo `phases` need the same taps; tiles are runs of such pixels in a row. If rows are too short for good tiles and
 // phases is 1, the whole sample is one run.

@@ -443,11 +443,9 @@ template <bool GRADIENT> static void multiply_pixels(const PixelProduct &p, cons
         launch_pixels<ConvTile<128, 32, 4, 1>, GRADIENT>(p, result, dev);
     }
     if (!result.partial) { return; }
-    if (result.N % 4 == 0) {
-        launch<sum_pixels<4>>(dev, blocks_for(result.elements, 4), THREADS, 0, result, p.splits);
-    } else {
-        launch<sum_pixels<1>>(dev, blocks_for(result.elements, 1), THREADS, 0, result, p.splits);
-    }
+    const bool fours = result.N % 4 == 0;
+    launch_one_of<sum_pixels<4>, sum_pixels<1>>(fours, dev, blocks_for(result.elements, fours ? 4 : 1), THREADS, 0,
+                                                result, p.splits);
 }
 
 template <class T> static void launch_weights(const WeightProduct &p, Device *dev) {
@@ -473,10 +471,8 @@ static void multiply_weights(const WeightProduct &p, Device *dev) {
     }
     if (!p.partial) { return; }
     const int rows = p.conv.OC * p.conv.K * p.conv.K, C = p.conv.IC;
-    auto *run = C % 4 == 0 ? launch<sum_weights<4>, float *, const float *, int, int, int, int, float>
-                           : launch<sum_weights<1>, float *, const float *, int, int, int, int, float>;
-    run(dev, blocks_for((size_t)rows * C, C % 4 == 0 ? 4 : 1), THREADS, 0, p.dweight, p.partial, p.splits, rows, C, p.C,
-        p.beta);
+    launch_one_of<sum_weights<4>, sum_weights<1>>(C % 4 == 0, dev, blocks_for((size_t)rows * C, C % 4 == 0 ? 4 : 1),
+                                                  THREADS, 0, p.dweight, p.partial, p.splits, rows, C, p.C, p.beta);
 }
 
 // ---- Channels that do not fill 16 bytes ----------------------------------------------------------------------------
@@ -580,7 +576,7 @@ static void bias_gradients(float *dbias, floatX *dsample_bias, const floatX *dou
         launch<fold_sample_bias>(dev, dim3(ceil_div(OC, 32), samples), dim3(32, 8), 0, dsample_bias, partial, chunks,
                                  OC);
     }
-    if (dbias) { fold_rows(dbias, partial, samples * chunks, OC, OC, beta, dev); }
+    if (dbias) { fold_rows(dbias, NULL, partial, samples * chunks, OC, OC, beta, dev); }
 }
 
 void conv2d_backward(floatX *dinp, float *dweight, float *dbias, floatX *dsample_bias, const floatX *dout,

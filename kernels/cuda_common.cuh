@@ -1,67 +1,20 @@
-// Shared by the .cu files: errors, launches, conversions, 128-bit accesses and sums. Everything here also compiles with
-// g++ and the headers of tests/emu (BACKEND=emu); __CUDACC__ is defined by nvcc only.
+// Shared by the .cu files: conversions, 128-bit accesses and sums.
 #pragma once
 #include "kernels/cost.h"
-#include <cublasLt.h>
-#include <cuda_bf16.h>
-#include <cuda_runtime.h>
+#include "kernels/runtime/cuda.cuh"
 #include <string.h>
-
-struct DeviceInternals {
-    char name[64];
-    int index;
-    cudaStream_t compute, copy;
-    cublasLtHandle_t lt;
-    struct GemmCache *gemm; // algorithms chosen so far (gemm.cu)
-    size_t taken;           // bytes of the card that were in use when it was opened
-    bool recording;         // a graph is being recorded
-    bool in_range;          // an NVTX range is open
-};
-
-// ---- Errors and launches -------------------------------------------------------------------------------------------
-
-// Dies with file, line and the call if the call failed.
-void cuda_check(cudaError_t error, const char *what, const char *file, int line);
-void cublas_check(cublasStatus_t status, const char *what, const char *file, int line);
-// The number of GPUs, at least one; dies with a sentence if none can be used.
-int gpu_count();
-#define CHECK_CUDA(call) cuda_check((call), #call, __FILE__, __LINE__)
-#define CHECK_CUBLAS(call) cublas_check((call), #call, __FILE__, __LINE__)
-
-// launch<kernel>(dev, grid, block, shared_bytes, arguments...) on the compute stream. Requests more than 48 KB of
-// dynamic shared memory where needed.
-template <auto Kernel, class... Args>
-static inline void launch(Device *dev, dim3 grid, dim3 block, size_t shared_bytes, Args... args) {
-    if (shared_bytes > 48 << 10) {
-        CHECK_CUDA(cudaFuncSetAttribute(Kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, (int)shared_bytes));
-    }
-#ifdef __CUDACC__
-    Kernel<<<grid, block, shared_bytes, dev->internals->compute>>>(args...);
-#else
-    emu::launch<Kernel>(grid, block, shared_bytes, dev->internals->compute, args...);
-#endif
-    cuda_check(cudaGetLastError(), "a launch", __PRETTY_FUNCTION__, 0);
-    device_launch_grid(dev, (int)(grid.x * grid.y * grid.z), (int)(block.x * block.y * block.z), (int)shared_bytes);
-}
-
-// The block's dynamic shared memory.
-#ifdef __CUDACC__
-extern __shared__ __align__(1024) unsigned char dynamic_shared[];
-#else
-#define dynamic_shared emu::current.dynamic_shared
-#endif
 
 template <class T> __host__ __device__ static inline T ceil_div(T a, T b) { return (a + b - 1) / b; }
 
 // ---- floatX --------------------------------------------------------------------------------------------------------
 
+__device__ static inline float to_float(float x) { return x; }
+template <class T> __device__ static inline T from_float(float x) { return x; }
 #ifdef PRECISION_bf16
 __device__ static inline float to_float(floatX x) { return __bfloat162float(x); }
-__device__ static inline floatX to_floatX(float x) { return __float2bfloat16_rn(x); }
-#else
-__device__ static inline float to_float(floatX x) { return x; }
-__device__ static inline floatX to_floatX(float x) { return x; }
+template <> __device__ inline floatX from_float<floatX>(float x) { return __float2bfloat16_rn(x); }
 #endif
+__device__ static inline floatX to_floatX(float x) { return from_float<floatX>(x); }
 
 constexpr int VEC = 16 / sizeof(floatX); // elements of a 128-bit access
 
@@ -217,9 +170,8 @@ __device__ static inline void sum_rows_of_block(float *out, const float (&value)
 // partial has chunk_sums_size bytes.
 int chunk_sums(float *partial, const floatX *inp, int samples, int N, int C, Device *dev);
 size_t chunk_sums_size(int samples, int N, int C);
-// grad (C) = sum over rows of partial (rows, stride)[:, :C] + beta grad.
-void fold_rows(float *grad, const float *partial, int rows, int stride, int C, float beta, Device *dev);
-// The same for both halves of partial (rows, 2, C); either may be NULL.
-void fold_row_pairs(float *first, float *second, const float *partial, int rows, int C, float beta, Device *dev);
+// first (C) = sum over rows of partial (rows, stride)[:, :C] + beta first; second (C) the same of [:, C:2C]. Either may
+// be NULL.
+void fold_rows(float *first, float *second, const float *partial, int rows, int stride, int C, float beta, Device *dev);
 // out (B) = factor * sum over the chunks of partial (B, chunks).
 void fold_samples(float *out, const double *partial, int B, int chunks, double factor, Device *dev);

@@ -13,13 +13,29 @@ static inline unsigned blocks_for(size_t n, int V, int threads = THREADS) {
 
 __device__ static inline size_t first_element(int V) { return ((size_t)blockIdx.x * blockDim.x + threadIdx.x) * V; }
 
-__device__ static inline float from_storage(float x) { return x; }
-template <class T> __device__ static inline T to_storage(float x);
-template <> __device__ inline float to_storage<float>(float x) { return x; }
-#ifdef PRECISION_bf16
-__device__ static inline float from_storage(floatX x) { return to_float(x); }
-template <> __device__ inline floatX to_storage<floatX>(float x) { return to_floatX(x); }
-#endif
+// Adds two numbers over the block and writes the sums to partial (B, chunks, 2), for a grid of blocks (chunk, sample).
+__device__ static inline void store_block_sums(double *partial, double first, double second) {
+    __shared__ double scratch[64];
+    first = block_sum(first, scratch), second = block_sum(second, scratch + 32);
+    if (threadIdx.x == 0) {
+        double *out = partial + 2 * ((size_t)blockIdx.y * gridDim.x + blockIdx.x);
+        out[0] = first, out[1] = second;
+    }
+}
+
+// The sums of a sample over its chunks, returned to every thread of the block.
+struct TwoSums {
+    double first, second;
+};
+__device__ static inline TwoSums sample_sums(const double *partial, size_t sample, int chunks) {
+    __shared__ double scratch[64];
+    double first = 0, second = 0;
+    for (int k = threadIdx.x; k < chunks; k += blockDim.x) {
+        first += partial[2 * (sample * chunks + k)];
+        second += partial[2 * (sample * chunks + k) + 1];
+    }
+    return {block_sum(first, scratch), block_sum(second, scratch + 32)};
+}
 
 // Loads V elements as floats; only `left` of them exist, the others become 0.
 template <int V, class T> __device__ static inline void load_part(float (&to)[V], const T *from, size_t left) {
@@ -27,10 +43,10 @@ template <int V, class T> __device__ static inline void load_part(float (&to)[V]
     if (left >= V) {
         load_words(x, from);
 #pragma unroll
-        for (int i = 0; i < V; i++) { to[i] = from_storage(x[i]); }
+        for (int i = 0; i < V; i++) { to[i] = to_float(x[i]); }
     } else {
 #pragma unroll
-        for (int i = 0; i < V; i++) { to[i] = (size_t)i < left ? from_storage(from[i]) : 0.0f; }
+        for (int i = 0; i < V; i++) { to[i] = (size_t)i < left ? to_float(from[i]) : 0.0f; }
     }
 }
 
@@ -49,7 +65,7 @@ template <class T, int V> __device__ static inline void store_global(T *to, cons
 template <int V, class T> __device__ static inline void store_part(T *to, const float (&from)[V], size_t left) {
     T x[V];
 #pragma unroll
-    for (int i = 0; i < V; i++) { x[i] = to_storage<T>(from[i]); }
+    for (int i = 0; i < V; i++) { x[i] = from_float<T>(from[i]); }
     if (left >= V) {
         store_global(to, x);
     } else {

@@ -1,19 +1,17 @@
 // Token, position and timestep embeddings.
-#include "kernels/cuda_common.cuh"
+#include "kernels/elementwise.cuh"
 
-enum { THREADS = 256, WARPS = THREADS / 32 };
+enum { WARPS = THREADS / 32 };
 
 // The vector of V columns that a thread handles, in rows of C.
 template <int V> struct Vector {
     int row, c;
     __device__ explicit Vector(int C) {
-        const size_t i = ((size_t)blockIdx.x * THREADS + threadIdx.x) * V;
+        const size_t i = first_element(V);
         row = (int)(i / C);
         c = (int)(i % C);
     }
 };
-
-static unsigned blocks_for(size_t rows, int C, int V) { return (unsigned)ceil_div(rows * C / V, (size_t)THREADS); }
 
 template <int V>
 static __global__ void __launch_bounds__(THREADS) add_tables(floatX *out, const int *ids, const floatX *token_weight,
@@ -32,13 +30,8 @@ void embedding_forward(floatX *out, const int *ids, const floatX *token_weight, 
                        int T, int C, int, Device *dev) {
     const size_t rows = (size_t)B * T;
     if (!device_launch(dev, "embedding_forward", embedding_forward_cost(B, T, C))) { return; }
-    if (C % VEC) {
-        launch<add_tables<1>>(dev, blocks_for(rows, C, 1), THREADS, 0, out, ids, token_weight, position_weight,
-                              (int)rows, T, C);
-    } else {
-        launch<add_tables<VEC>>(dev, blocks_for(rows, C, VEC), THREADS, 0, out, ids, token_weight, position_weight,
-                                (int)rows, T, C);
-    }
+    launch_one_of<add_tables<1>, add_tables<VEC>>(C % VEC, dev, blocks_for(rows * C, C % VEC ? 1 : VEC), THREADS, 0,
+                                                  out, ids, token_weight, position_weight, (int)rows, T, C);
 }
 
 // grad[:V] = sum + beta grad.
@@ -111,8 +104,8 @@ static void backward(float *dtoken, float *dposition, const floatX *dout, const 
     }
     if (dposition) {
         const int written = beta == 0 ? positions : T; // the other rows keep their values
-        launch<position_gradient<V>>(dev, blocks_for(written, C, V), THREADS, 0, dposition, dout, beta, B, T, C,
-                                     written);
+        launch<position_gradient<V>>(dev, blocks_for((size_t)written * C, V), THREADS, 0, dposition, dout, beta, B, T,
+                                     C, written);
     }
 }
 
@@ -149,6 +142,6 @@ void timestep_embedding_forward(floatX *out, const float *timesteps, int B, int 
                                 float freq_shift, Device *dev) {
     const int half = C / 2;
     if (!device_launch(dev, "timestep_embedding_forward", timestep_embedding_forward_cost(B, C))) { return; }
-    launch<sinusoids>(dev, blocks_for(B, half + C % 2, 1), THREADS, 0, out, timesteps, B, C, flip_sin_to_cos,
+    launch<sinusoids>(dev, blocks_for((size_t)B * (half + C % 2), 1), THREADS, 0, out, timesteps, B, C, flip_sin_to_cos,
                       freq_shift);
 }

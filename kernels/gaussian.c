@@ -2,15 +2,7 @@
 // exponentials are taken over blocks of latents, in vectors.
 #include "kernels/cost.h"
 #include "kernels/cpu.h"
-#include "kernels/vecmath.h"
-
-#define LOGVAR_MIN (-30.0f)
-#define LOGVAR_MAX 20.0f
-
-static inline float clamp_logvar(float v) {
-    v = v < LOGVAR_MIN ? LOGVAR_MIN : v; // NaN stays NaN
-    return v > LOGVAR_MAX ? LOGVAR_MAX : v;
-}
+#include "kernels/formulas.h"
 
 // Rows of moments are short (L = 4). So the log-variances of a block of latents are gathered first, and the
 // exponentials are computed for the whole block.

@@ -1,13 +1,6 @@
 // The VAE's diagonal Gaussian (Kingma & Welling 2013, arXiv 1312.6114).
 #include "kernels/elementwise.cuh"
-
-#define LOGVAR_MIN (-30.0f)
-#define LOGVAR_MAX 20.0f
-
-__device__ static float clamp_logvar(float v) {
-    v = v < LOGVAR_MIN ? LOGVAR_MIN : v; // NaN stays NaN
-    return v > LOGVAR_MAX ? LOGVAR_MAX : v;
-}
+#include "kernels/formulas.h"
 
 // V latents of moments (N, 2L): a thread reads V means or V log-variances, so that a warp reads whole sectors. It gets
 // the other half from its neighbour if V = L, else from memory. All threads of a warp must take part.
@@ -51,9 +44,8 @@ static __global__ void __launch_bounds__(THREADS)
 void gaussian_forward(floatX *z, const floatX *moments, const float *noise, int N, int L, Device *dev) {
     const size_t n = (size_t)N * L;
     if (!device_launch(dev, "gaussian_forward", gaussian_forward_cost(noise, N, L))) { return; }
-    auto *run = L == 4 ? launch<sample_gaussian<4>, floatX *, const floatX *, const float *, size_t, int>
-                       : launch<sample_gaussian<1>, floatX *, const floatX *, const float *, size_t, int>;
-    run(dev, blocks_for(2 * n, L == 4 ? 4 : 1), THREADS, 0, z, moments, noise, n, L);
+    launch_one_of<sample_gaussian<4>, sample_gaussian<1>>(L == 4, dev, blocks_for(2 * n, L == 4 ? 4 : 1), THREADS, 0, z,
+                                                          moments, noise, n, L);
 }
 
 // A thread writes the gradient of its own half.
@@ -80,11 +72,8 @@ void gaussian_backward(floatX *dmoments, const floatX *dz, const floatX *moments
                        int N, int L, Device *dev) {
     const size_t n = (size_t)N * L;
     if (!device_launch(dev, "gaussian_backward", gaussian_backward_cost(dz, noise, N, L))) { return; }
-    auto *run =
-        L == 4
-            ? launch<gaussian_gradient<4>, floatX *, const floatX *, const floatX *, const float *, float, size_t, int>
-            : launch<gaussian_gradient<1>, floatX *, const floatX *, const floatX *, const float *, float, size_t, int>;
-    run(dev, blocks_for(2 * n, L == 4 ? 4 : 1), THREADS, 0, dmoments, dz, moments, noise, kl_scale, n, L);
+    launch_one_of<gaussian_gradient<4>, gaussian_gradient<1>>(L == 4, dev, blocks_for(2 * n, L == 4 ? 4 : 1), THREADS,
+                                                              0, dmoments, dz, moments, noise, kl_scale, n, L);
 }
 
 // partial (B, chunks) = sum of 2 KL over a chunk of a sample's n latents. Blocks (chunk, sample).
@@ -107,8 +96,7 @@ void gaussian_kl(float *kl, const floatX *moments, int B, int N, int L, Device *
     const int V = L == 4 ? 4 : 1, chunks = blocks_for(2 * of_sample, V);
     double *partial = (double *)device_workspace(dev, (size_t)B * chunks * sizeof(double));
     if (!device_launch(dev, "gaussian_kl", gaussian_kl_cost(B, N, L))) { return; }
-    auto *run = V == 4 ? launch<kl_of_chunk<4>, double *, const floatX *, size_t, int>
-                       : launch<kl_of_chunk<1>, double *, const floatX *, size_t, int>;
-    run(dev, dim3(chunks, B), THREADS, 0, partial, moments, of_sample, L);
+    launch_one_of<kl_of_chunk<4>, kl_of_chunk<1>>(V == 4, dev, dim3(chunks, B), THREADS, 0, partial, moments, of_sample,
+                                                  L);
     fold_samples(kl, partial, B, chunks, 0.5, dev);
 }

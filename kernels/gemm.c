@@ -13,9 +13,7 @@ typedef float Vec4 __attribute__((vector_size(16), aligned(4), may_alias));
 
 enum { CHUNK = 384 }; // rows of a packed panel that stay in L1 while all tiles use them
 
-static inline int min(int a, int b) { return a < b ? a : b; }
 static inline int max(int a, int b) { return a > b ? a : b; }
-static inline int ceil_div(int a, int b) { return (a + b - 1) / b; }
 
 // ---- Tiles in registers --------------------------------------------------------------------------------------------
 
@@ -68,34 +66,16 @@ BODY columns_body(float *c, const float *init, ptrdiff_t stride, const float *a,
     store_tile(c, acc, stride, rows, vecs);
 }
 
-// A switch over the sizes of a tile; CALL(rows, vecs) is one expansion.
+// Calls the expansion for the size of a tile.
 #define EACH_ROWS(CALL, vecs)                                                                                          \
-    switch (rows) {                                                                                                    \
-    case 1:                                                                                                            \
-        CALL(1, vecs);                                                                                                 \
-        break;                                                                                                         \
-    case 2:                                                                                                            \
-        CALL(2, vecs);                                                                                                 \
-        break;                                                                                                         \
-    case 3:                                                                                                            \
-        CALL(3, vecs);                                                                                                 \
-        break;                                                                                                         \
-    case 4:                                                                                                            \
-        CALL(4, vecs);                                                                                                 \
-        break;                                                                                                         \
-    case 5:                                                                                                            \
-        CALL(5, vecs);                                                                                                 \
-        break;                                                                                                         \
-    case 6:                                                                                                            \
-        CALL(6, vecs);                                                                                                 \
-        break;                                                                                                         \
-    case 7:                                                                                                            \
-        CALL(MR < 7 ? MR : 7, vecs);                                                                                   \
-        break;                                                                                                         \
-    default:                                                                                                           \
-        CALL(MR, vecs);                                                                                                \
-        break;                                                                                                         \
-    }
+    if (rows == 1) { CALL(1, vecs); }                                                                                  \
+    if (rows == 2) { CALL(2, vecs); }                                                                                  \
+    if (rows == 3) { CALL(3, vecs); }                                                                                  \
+    if (rows == 4) { CALL(4, vecs); }                                                                                  \
+    if (rows == 5) { CALL(5, vecs); }                                                                                  \
+    if (rows == 6) { CALL(6, vecs); }                                                                                  \
+    if (rows == 7) { CALL(MR < 7 ? MR : 7, vecs); }                                                                    \
+    if (rows == 8) { CALL(MR < 8 ? MR : 8, vecs); }
 #define EACH_TILE(CALL)                                                                                                \
     if (n > VEC) {                                                                                                     \
         EACH_ROWS(CALL, 2)                                                                                             \

@@ -23,8 +23,7 @@ struct GemmCache {
     std::map<Product, Plan> plans;
 };
 
-void gemm_cache_free(GemmCache *cache) {
-    if (!cache) { return; }
+static void free_cache(GemmCache *cache) {
     for (auto &entry : cache->plans) {
         CHECK_CUBLAS(cublasLtMatmulDescDestroy(entry.second.desc));
         CHECK_CUBLAS(cublasLtMatrixLayoutDestroy(entry.second.a));
@@ -71,7 +70,10 @@ static void choose_algorithm(Plan *plan, const Product &p, Device *dev) {
 
 static Plan *plan_for(const Product &p, Device *dev) {
     GemmCache *&cache = dev->internals->gemm;
-    if (!cache) { cache = new GemmCache(); }
+    if (!cache) {
+        cache = new GemmCache();
+        dev->internals->free_gemm = free_cache;
+    }
     auto found = cache->plans.find(p);
     if (found != cache->plans.end()) { return &found->second; }
     const cudaDataType_t out = p.float_out ? CUDA_R_32F : TYPE_X;

@@ -16,4 +16,3 @@ const size_t LT_WORKSPACE = (size_t)32 << 20; // bytes of a product's workspace,
 // descriptors and the algorithm that the heuristic chose are cached per Product.
 void product(void *D, const floatX *A, const floatX *B, const void *C, const floatX *bias, float alpha, float beta,
              const Product &p, void *workspace, Device *dev);
-void gemm_cache_free(struct GemmCache *cache);

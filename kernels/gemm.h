@@ -18,6 +18,9 @@ enum { NR = 2 * VEC, MAX_TAPS = 9 };
 
 typedef float Vec __attribute__((vector_size(4 * VEC), aligned(4), may_alias));
 
+static inline int min(int a, int b) { return a < b ? a : b; }
+static inline int ceil_div(int a, int b) { return (a + b - 1) / b; }
+
 static inline Vec vec_load(const float *p) { return *(const Vec *)p; }
 static inline void vec_store(float *p, Vec v) { *(Vec *)p = v; }
 
@@ -86,4 +89,4 @@ static inline int tile_first(int i, int tiles, int N) {
     int small = N / tiles, larger = N % tiles;
     return i * small + (i < larger ? i : larger);
 }
-static inline int tile_count(int N) { return (N + MR - 1) / MR; }
+static inline int tile_count(int N) { return ceil_div(N, MR); }

@@ -149,12 +149,6 @@ static Coefficients coefficients_of(float *memory, int b, int C) {
     return (Coefficients){m, m + C, m + 2 * C, m + 3 * C, m + 4 * C};
 }
 
-// Derivative of silu(y) = y s: s (1 + y (1 - s)).
-static inline float silu_slope(float y) {
-    float s = fast_sigmoidf(y);
-    return s * (1.0f + y * (1.0f - s));
-}
-
 // sum (C) of dy and dot (C) of dy x^ over a chunk; dy is the gradient of y = x^ weight + bias. With silu it is also
 // stored in dy (unless NULL), so that the exponentials need not be computed twice.
 static void gradient_sums(float *sum, float *dot, float *dy, const float *dout, const float *x, Coefficients k,
@@ -170,9 +164,9 @@ static void gradient_sums(float *sum, float *dot, float *dy, const float *dout, 
     }
     for (int p = 0; p < pixels; p++, x += C, dout += C) {
         if (silu && dy) {
-            SUMS(dout[c] * silu_slope(xhat * weight[c] + bias[c]), dy[(size_t)p * C + c] = g)
+            SUMS(dout[c] * fast_silu_slope(xhat * weight[c] + bias[c]), dy[(size_t)p * C + c] = g)
         } else if (silu) {
-            SUMS(dout[c] * silu_slope(xhat * weight[c] + bias[c]), )
+            SUMS(dout[c] * fast_silu_slope(xhat * weight[c] + bias[c]), )
         } else {
             SUMS(dout[c], )
         }
@@ -209,9 +203,9 @@ static void input_gradient(float *dinp, const float *dout, const float *x, const
         dinp[c] = (dy)*k.from_dy[c] + (xhat * k.from_x[c] + k.constant[c]) plus;                                       \
     }
         if (silu && residual) {
-            GRADIENT(dout[c] * silu_slope(xhat * weight[c] + bias[c]), +residual[c])
+            GRADIENT(dout[c] * fast_silu_slope(xhat * weight[c] + bias[c]), +residual[c])
         } else if (silu) {
-            GRADIENT(dout[c] * silu_slope(xhat * weight[c] + bias[c]), )
+            GRADIENT(dout[c] * fast_silu_slope(xhat * weight[c] + bias[c]), )
         } else if (residual) {
             GRADIENT(dout[c], +residual[c])
         } else {

@@ -245,13 +245,8 @@ static void forward(floatX *out, float *mean, float *rstd, const floatX *inp, co
     const size_t shared = Shared<V>::bytes(cut);
     launch<moments_of_chunk<V>>(dev, cut.grid(B), cut.block(), shared, sums, inp, HW, C, cut.rows);
     launch<fold_group>(dev, dim3(G, B), THREADS, 0, mean, rstd, sums, cut.chunks, cut.rows, HW, C, eps);
-    if (silu) {
-        launch<normalise_chunk<V, true>>(dev, cut.grid(B), cut.block(), shared, out, inp, weight, bias, mean, rstd, HW,
-                                         C, G, cut.rows);
-    } else {
-        launch<normalise_chunk<V, false>>(dev, cut.grid(B), cut.block(), shared, out, inp, weight, bias, mean, rstd, HW,
-                                          C, G, cut.rows);
-    }
+    launch_one_of<normalise_chunk<V, true>, normalise_chunk<V, false>>(
+        silu, dev, cut.grid(B), cut.block(), shared, out, inp, weight, bias, mean, rstd, HW, C, G, cut.rows);
 }
 
 void groupnorm_forward(floatX *out, float *mean, float *rstd, const floatX *inp, const floatX *weight,
@@ -259,11 +254,8 @@ void groupnorm_forward(floatX *out, float *mean, float *rstd, const floatX *inp,
     const Cut cut = cut_rows(HW, C, B);
     float *sums = (float *)device_workspace(dev, sizeof(float) * B * cut.chunks * 2 * C);
     if (!device_launch(dev, "groupnorm_forward", groupnorm_forward_cost(bias, B, HW, C, G, silu))) { return; }
-    if (cut.V == 1) {
-        forward<1>(out, mean, rstd, inp, weight, bias, sums, cut, B, HW, C, G, eps, silu, dev);
-    } else {
-        forward<VEC>(out, mean, rstd, inp, weight, bias, sums, cut, B, HW, C, G, eps, silu, dev);
-    }
+    auto *run = cut.V == 1 ? forward<1> : forward<VEC>;
+    run(out, mean, rstd, inp, weight, bias, sums, cut, B, HW, C, G, eps, silu, dev);
 }
 
 // The gradient of y = x^ weight + bias, given that of the output.
@@ -405,7 +397,7 @@ static void backward(floatX *dinp, float *dweight, float *dbias, const floatX *d
         launch<input_gradient<V, SILU>>(dev, cut.grid(B), cut.block(), shared, dinp, dout, inp, weight, bias, mean,
                                         rstd, mean_dy, mean_dot, dresidual, HW, C, G, cut.rows);
     }
-    fold_row_pairs(dbias, dweight, sums, rows, C, beta, dev);
+    fold_rows(dbias, dweight, sums, rows, 2 * C, C, beta, dev);
 }
 
 void groupnorm_backward(floatX *dinp, float *dweight, float *dbias, const floatX *dout, const floatX *inp,

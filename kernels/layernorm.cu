@@ -179,11 +179,9 @@ void layernorm_forward(floatX *out, float *mean, float *rstd, const floatX *inp,
     const Teams teams = cut_teams(N, C);
     if (teams.lanes) {
         run[teams.eights - 1](out, mean, rstd, inp, weight, bias, N, C, eps, teams, dev);
-    } else if (C % VEC) {
-        launch<forward_row<1>>(dev, ceil_div(N, (int)WARPS), THREADS, 0, out, mean, rstd, inp, weight, bias, N, C, eps);
     } else {
-        launch<forward_row<VEC>>(dev, ceil_div(N, (int)WARPS), THREADS, 0, out, mean, rstd, inp, weight, bias, N, C,
-                                 eps);
+        launch_one_of<forward_row<1>, forward_row<VEC>>(C % VEC, dev, ceil_div(N, (int)WARPS), THREADS, 0, out, mean,
+                                                        rstd, inp, weight, bias, N, C, eps);
     }
 }
 
@@ -389,5 +387,5 @@ void layernorm_backward(floatX *dinp, float *dweight, float *dbias, const floatX
         auto *any = cut.V == 1 ? backward_any<1> : backward_any<VEC>;
         any(dinp, sums, dout, inp, weight, mean, rstd, dresidual, N, C, cut, dev);
     }
-    fold_row_pairs(dbias, dweight, sums, parts, C, beta, dev);
+    fold_rows(dbias, dweight, sums, parts, 2 * C, C, beta, dev);
 }

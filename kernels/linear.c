@@ -24,12 +24,11 @@ static void fill_rows(GemmTile *tile, int index, const void *context) {
     for (int i = 0; i < tile->rows; i++) { tile->a[0][i] = r->inp + (size_t)(first + i) * r->K; }
 }
 
-// out (rows, N) = inp (rows, K) w + init + bias, element (k, n) of w at weight[k k_stride + n n_stride].
-static void product(float *out, const float *inp, const float *weight, ptrdiff_t k_stride, ptrdiff_t n_stride,
-                    const float *init, const float *bias, int rows, int K, int N, float *scratch) {
-    GemmWeight w = {weight, 0, k_stride, n_stride, 1, K, N};
-    Rows r = {out, inp, init, bias, rows, tile_count(rows), K, N};
-    gemm_tiles(r.tiles, rows, &w, fill_rows, &r, scratch);
+// out (rows, N) = inp (rows, K) w + init + bias.
+static void product(float *out, const float *inp, const GemmWeight *w, const float *init, const float *bias, int rows,
+                    float *scratch) {
+    Rows r = {out, inp, init, bias, rows, tile_count(rows), w->K, w->N};
+    gemm_tiles(r.tiles, rows, w, fill_rows, &r, scratch);
 }
 
 typedef struct {
@@ -57,7 +56,7 @@ void linear_forward(floatX *out, const floatX *inp, const floatX *weight, const 
     GemmWeight w = {weight, 0, 1, IC, 1, IC, OC};
     float *scratch = device_workspace(dev, gemm_scratch(N, &w) * sizeof(float));
     if (!run) { return; }
-    product(out, inp, weight, 1, IC, residual, bias, N, IC, OC, scratch);
+    product(out, inp, &w, residual, bias, N, scratch);
 }
 
 void linear_backward(floatX *dinp, float *dweight, float *dbias, const floatX *dout, const floatX *inp,
@@ -70,7 +69,7 @@ void linear_backward(floatX *dinp, float *dweight, float *dbias, const floatX *d
     if (dweight && outer > need) { need = outer; }
     float *scratch = device_workspace(dev, (need > sums ? need : sums) * sizeof(float));
     if (!run) { return; }
-    if (dinp) { product(dinp, dout, weight, IC, 1, dresidual, NULL, N, OC, IC, scratch); }
+    if (dinp) { product(dinp, dout, &w, dresidual, NULL, N, scratch); }
     if (dweight) {
         gemm_outer(dweight, dout, beta, N, OC, IC, OUTER_CHUNK, gather_columns, &(Columns){inp, IC}, scratch);
     }

@@ -39,12 +39,50 @@ size_t chunk_sums_size(int samples, int N, int C) {
 int chunk_sums(float *partial, const floatX *inp, int samples, int N, int C, Device *dev) {
     const Cut cut = cut_rows(N, C, samples);
     const size_t shared = sizeof(float) * cut.x * cut.y * cut.V;
-    if (cut.V == 1) {
-        launch<column_sums<1>>(dev, cut.grid(samples), cut.block(), shared, partial, inp, N, C, cut.rows);
-    } else {
-        launch<column_sums<VEC>>(dev, cut.grid(samples), cut.block(), shared, partial, inp, N, C, cut.rows);
-    }
+    launch_one_of<column_sums<1>, column_sums<VEC>>(cut.V == 1, dev, cut.grid(samples), cut.block(), shared, partial,
+                                                    inp, N, C, cut.rows);
     return cut.chunks;
+}
+
+enum { FOLD_X = 8, FOLD_Y = 32 };
+
+// Columns beyond C belong to `second` (NULL: they do not exist, or are not wanted).
+template <int W>
+static __global__ void __launch_bounds__(FOLD_X *FOLD_Y)
+    fold_rows_kernel(float *first, float *second, const float *partial, int rows, int stride, int C, float beta) {
+    __shared__ float4 memory[FOLD_Y * FOLD_X * W / 4];
+    float *scratch = (float *)memory;
+    float *grad = blockIdx.y == 0 ? first : second, sum[W] = {};
+    const int tile = blockIdx.x * FOLD_X * W, c = tile + threadIdx.x * W, thread = threadIdx.y * FOLD_X + threadIdx.x;
+    if (!grad) { return; }
+    for (int row = threadIdx.y; row < rows && c < C; row += FOLD_Y) {
+        float x[W];
+        load_words(x, partial + (size_t)row * stride + blockIdx.y * C + c);
+#pragma unroll
+        for (int i = 0; i < W; i++) { sum[i] += x[i]; }
+    }
+    rows_to_scratch(scratch, sum);
+    __syncthreads();
+    if (thread < FOLD_X && c < C) {
+        column_sums_of(sum, scratch, threadIdx.x * W, FOLD_X * W);
+        if (beta != 0) {
+            float old[W];
+            load_words(old, grad + c);
+#pragma unroll
+            for (int i = 0; i < W; i++) { sum[i] += beta * old[i]; }
+        }
+        store_words(grad + c, sum);
+    }
+}
+
+// Gradients of parameters are aligned to 16 bytes.
+void fold_rows(float *first, float *second, const float *partial, int rows, int stride, int C, float beta,
+               Device *dev) {
+    const bool fours = C % 4 == 0 && stride % 4 == 0;
+    if (!first && !second) { return; }
+    launch_one_of<fold_rows_kernel<4>, fold_rows_kernel<1>>(
+        fours, dev, dim3(ceil_div(C, (fours ? 4 : 1) * (int)FOLD_X), second ? 2 : 1), dim3(FOLD_X, FOLD_Y), 0, first,
+        second, partial, rows, stride, C, beta);
 }
 
 void linear_backward(floatX *dinp, float *dweight, float *dbias, const floatX *dout, const floatX *inp,
@@ -64,6 +102,6 @@ void linear_backward(floatX *dinp, float *dweight, float *dbias, const floatX *d
     }
     if (dbias) {
         const int chunks = chunk_sums((float *)workspace, dout, 1, N, OC, dev);
-        fold_rows(dbias, (float *)workspace, chunks, OC, OC, beta, dev);
+        fold_rows(dbias, NULL, (float *)workspace, chunks, OC, OC, beta, dev);
     }
 }

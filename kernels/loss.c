@@ -5,7 +5,7 @@
 // computed once and kept.
 #include "kernels/cost.h"
 #include "kernels/cpu.h"
-#include "kernels/vecmath.h"
+#include "kernels/formulas.h"
 #include <math.h>
 
 enum { CHUNK = 4096 };
@@ -27,12 +27,11 @@ static void fold_loss(float *loss, const double *partial, int B, Cut cut) {
     }
 }
 
-void mse_loss(float *loss, floatX *dpred, const floatX *pred, const float *target, float scale, int B, int n,
-              Device *dev) {
-    Cut cut = cut_sample(B, n);
-    double *partial = device_workspace(dev, B * cut.chunks * sizeof(double));
-    if (!device_launch(dev, "mse_loss", mse_loss_cost(dpred, B, n))) { return; }
-    float factor = 2 * scale / n;
+// The sum of square d^2 (absolute: |d| + square d^2) of d = pred - target, and its gradient.
+static void difference_loss(float *loss, float *dpred, const float *pred, const float *target, bool absolute,
+                            float square, float scale, double *partial, int B, Cut cut) {
+    size_t n = cut.n;
+    float sign = scale / n, factor = 2 * square * scale / n;
 #pragma omp parallel for schedule(static) if (cut.threads)
     for (size_t i = 0; i < B * cut.chunks; i++) {
         size_t at = i / cut.chunks * n + i % cut.chunks * CHUNK, end = min_size(at + CHUNK, (i / cut.chunks + 1) * n);
@@ -40,14 +39,25 @@ void mse_loss(float *loss, floatX *dpred, const floatX *pred, const float *targe
 #pragma omp simd reduction(+ : sum)
         for (size_t e = at; e < end; e++) {
             float d = pred[e] - target[e];
-            sum += (double)d * d;
+            sum += (absolute ? fabsf(d) : 0) + (double)(square * d) * d;
         }
         partial[i] = sum;
         if (!dpred) { continue; }
 #pragma omp simd
-        for (size_t e = at; e < end; e++) { dpred[e] = factor * (pred[e] - target[e]); }
+        for (size_t e = at; e < end; e++) {
+            float d = pred[e] - target[e], of_absolute = d > 0 ? sign : d < 0 ? -sign : 0 * d; // 0 * d keeps NaN
+            dpred[e] = absolute ? of_absolute + factor * d : factor * d;
+        }
     }
     fold_loss(loss, partial, B, cut);
+}
+
+void mse_loss(float *loss, floatX *dpred, const floatX *pred, const float *target, float scale, int B, int n,
+              Device *dev) {
+    Cut cut = cut_sample(B, n);
+    double *partial = device_workspace(dev, B * cut.chunks * sizeof(double));
+    if (!device_launch(dev, "mse_loss", mse_loss_cost(dpred, B, n))) { return; }
+    difference_loss(loss, dpred, pred, target, false, 1, scale, partial, B, cut);
 }
 
 void l1_mse_loss(float *loss, floatX *dpred, const floatX *pred, const float *target, float mse_weight, float scale,
@@ -55,25 +65,7 @@ void l1_mse_loss(float *loss, floatX *dpred, const floatX *pred, const float *ta
     Cut cut = cut_sample(B, n);
     double *partial = device_workspace(dev, B * cut.chunks * sizeof(double));
     if (!device_launch(dev, "l1_mse_loss", l1_mse_loss_cost(dpred, B, n))) { return; }
-    float sign = scale / n, factor = 2 * mse_weight * scale / n;
-#pragma omp parallel for schedule(static) if (cut.threads)
-    for (size_t i = 0; i < B * cut.chunks; i++) {
-        size_t at = i / cut.chunks * n + i % cut.chunks * CHUNK, end = min_size(at + CHUNK, (i / cut.chunks + 1) * n);
-        double sum = 0;
-#pragma omp simd reduction(+ : sum)
-        for (size_t e = at; e < end; e++) {
-            float d = pred[e] - target[e];
-            sum += fabsf(d) + (double)(mse_weight * d) * d;
-        }
-        partial[i] = sum;
-        if (!dpred) { continue; }
-#pragma omp simd
-        for (size_t e = at; e < end; e++) {
-            float d = pred[e] - target[e];
-            dpred[e] = (d > 0 ? sign : d < 0 ? -sign : 0 * d) + factor * d; // 0 * d keeps NaN
-        }
-    }
-    fold_loss(loss, partial, B, cut);
+    difference_loss(loss, dpred, pred, target, true, mse_weight, scale, partial, B, cut);
 }
 
 // Sum over a cell's C channels of (p - t)^2.
@@ -108,15 +100,6 @@ void weighted_mse_loss(float *loss, floatX *dpred, const floatX *pred, const flo
         loss[b] = (float)(sum * over);
         if (dpred) { cell_gradient(dpred + (size_t)b * n, p, t, w, (float)(2 * scale * over), cells, C); }
     }
-}
-
-// f = (1 - exp(-e))^gamma for e >= 0, without the cancellation of 1 - exp(-e) for small e.
-static inline float focal_factor(float e, float gamma) {
-    float series = e * (1 - e / 2 * (1 - e / 3 * (1 - e / 4 * (1 - e / 5 * (1 - e / 6)))));
-    float base = e < 0.125f ? series : 1 - fast_expf(-e);
-    float power = fast_expf(gamma * fast_logf(base < 1e-37f ? 1e-37f : base));
-    float at_zero = gamma == 0 ? 1 : 0;
-    return e != e ? e : base < 1e-37f ? at_zero : power; // NaN stays NaN
 }
 
 void focal_mse_loss(float *loss, floatX *dpred, const floatX *pred, const float *target, float gamma, float scale,

@@ -3,7 +3,7 @@
 // A sample is cut into chunks, one per block. A block sums in fp64; a second kernel adds the chunks in order. Losses
 // with weights need the sum of the weights before the gradient, which takes a second pass over the (small) prediction.
 #include "kernels/elementwise.cuh"
-#include "kernels/vecmath.h"
+#include "kernels/formulas.h"
 
 // Number of blocks for the `vectors` of a sample: enough for any card, few enough to be added by one block.
 static int chunks_for(int vectors, int threads) { return min(ceil_div(vectors, threads), 128); }
@@ -92,15 +92,6 @@ void l1_mse_loss(float *loss, floatX *dpred, const floatX *pred, const float *ta
     difference<true>(loss, dpred, pred, target, mse_weight, scale, B, n, dev, run);
 }
 
-// f = (1 - exp(-e))^gamma for e >= 0, without the cancellation of 1 - exp(-e) for small e.
-__device__ static float focal_factor(float e, float gamma) {
-    const float series = e * (1 - e / 2 * (1 - e / 3 * (1 - e / 4 * (1 - e / 5 * (1 - e / 6)))));
-    const float base = e < 0.125f ? series : 1 - fast_expf(-e);
-    const float power = fast_expf(gamma * fast_logf(base < 1e-37f ? 1e-37f : base));
-    const float at_zero = gamma == 0 ? 1 : 0;
-    return e != e ? e : base < 1e-37f ? at_zero : power; // NaN stays NaN
-}
-
 // Sum over a cell's C channels of (p - t)^2; i is its first element.
 template <int V> __device__ static float cell_square(const floatX *pred, const float *target, size_t i, int C) {
     float sum = 0;
@@ -120,7 +111,6 @@ template <int V, bool FOCAL>
 static __global__ void __launch_bounds__(THREADS)
     cell_sums(double *partial, float *factors, const floatX *pred, const float *target, const float *weight,
               float gamma, int cells, int C) {
-    __shared__ double scratch[64];
     double sum = 0, weights = 0;
     for (int cell = blockIdx.x * THREADS + threadIdx.x; cell < cells; cell += gridDim.x * THREADS) {
         const size_t at = (size_t)blockIdx.y * cells + cell;
@@ -129,13 +119,7 @@ static __global__ void __launch_bounds__(THREADS)
         sum += (double)w * e;
         weights += w;
     }
-    sum = block_sum(sum, scratch);
-    weights = block_sum(weights, scratch + 32);
-    if (threadIdx.x == 0) {
-        double *out = partial + 2 * ((size_t)blockIdx.y * gridDim.x + blockIdx.x);
-        out[0] = sum;
-        out[1] = weights;
-    }
+    store_block_sums(partial, sum, weights);
 }
 
 // loss (B) = sum w (p - t)^2 / (C sum w), or 0 if all weights are 0; and its gradient. Every block adds up its sample's
@@ -144,16 +128,9 @@ template <int V>
 static __global__ void __launch_bounds__(THREADS)
     cell_gradient(float *loss, floatX *dpred, const double *partial, int chunks, const floatX *pred,
                   const float *target, const float *weight, float scale, int cells, int C) {
-    __shared__ double scratch[64];
-    double sum = 0, weights = 0;
-    for (int k = threadIdx.x; k < chunks; k += THREADS) {
-        sum += partial[2 * ((size_t)blockIdx.y * chunks + k)];
-        weights += partial[2 * ((size_t)blockIdx.y * chunks + k) + 1];
-    }
-    sum = block_sum(sum, scratch);
-    weights = block_sum(weights, scratch + 32);
-    const double over = weights != 0 ? 1 / (weights * C) : 0;
-    if (threadIdx.x == 0 && blockIdx.x == 0) { loss[blockIdx.y] = (float)(sum * over); }
+    const TwoSums sums = sample_sums(partial, blockIdx.y, chunks); // of w (p - t)^2 and of w
+    const double over = sums.second != 0 ? 1 / (sums.second * C) : 0;
+    if (threadIdx.x == 0 && blockIdx.x == 0) { loss[blockIdx.y] = (float)(sums.first * over); }
     const float factor = (float)(2 * scale * over);
     for (int v = blockIdx.x * THREADS + threadIdx.x; dpred && v < cells * (C / V); v += gridDim.x * THREADS) {
         const size_t i = (size_t)blockIdx.y * cells * C + (size_t)v * V;
@@ -227,7 +204,7 @@ template <class T> __device__ static void load_pixels(float (&to)[3 * PIXELS], c
         T part[V];
         memcpy(part, &word, sizeof part);
 #pragma unroll
-        for (int j = 0; j < V; j++) { to[V * k + j] = from_storage(part[j]); }
+        for (int j = 0; j < V; j++) { to[V * k + j] = to_float(part[j]); }
     }
     __syncwarp();
 }
@@ -323,29 +300,17 @@ __device__ static void for_pixels(Work &work, floatX *dpred, const floatX *pred,
 // partial (B, chunks, 2) = a chunk's sums. Blocks (chunk, sample).
 static __global__ void __launch_bounds__(FEW_THREADS)
     dice_sums(double *partial, const floatX *pred, const float *target, Color color, int n) {
-    __shared__ double scratch[64];
     const size_t row = (size_t)blockIdx.y * n;
     DiceSums work = {0, 0};
     for_pixels(work, NULL, pred + row, target + row, color, n);
-    const double products = block_sum(work.products, scratch), squares = block_sum(work.squares, scratch + 32);
-    if (threadIdx.x == 0) {
-        double *out = partial + 2 * ((size_t)blockIdx.y * gridDim.x + blockIdx.x);
-        out[0] = products;
-        out[1] = squares;
-    }
+    store_block_sums(partial, work.products, work.squares);
 }
 
 // loss (B), and slopes (B): the coefficients of m and s in the gradient. One block per sample.
 static __global__ void __launch_bounds__(FEW_THREADS)
     fold_dice(float *loss, float2 *slopes, const double *partial, int chunks, float scale) {
-    __shared__ double scratch[64];
-    double products = 0, squares = 0;
-    for (int k = threadIdx.x; k < chunks; k += FEW_THREADS) {
-        products += partial[2 * ((size_t)blockIdx.x * chunks + k)];
-        squares += partial[2 * ((size_t)blockIdx.x * chunks + k) + 1];
-    }
-    products = 2 * block_sum(products, scratch) + 1;
-    squares = block_sum(squares, scratch + 32) + 1;
+    const TwoSums sums = sample_sums(partial, blockIdx.x, chunks);
+    const double products = 2 * sums.first + 1, squares = sums.second + 1;
     if (threadIdx.x == 0) {
         loss[blockIdx.x] = (float)(1 - products / squares);
         slopes[blockIdx.x] =

@@ -4,8 +4,7 @@
 // level of multi-resolution noise is kept while it is enlarged.
 #include "kernels/cost.h"
 #include "kernels/cpu.h"
-#include "kernels/vecmath.h"
-#include "util/philox.h"
+#include "kernels/formulas.h"
 #include <math.h>
 #include <string.h>
 
@@ -20,12 +19,8 @@ static void fill_normal(float *out, size_t from, size_t to, uint64_t seed, uint3
 #pragma omp simd
         for (int lane = 0; lane < LANES; lane++) {
             Philox4 r = philox(seed, stream, step, sample, block + (uint32_t)lane);
-            for (int pair = 0; pair < 2; pair++) {
-                float radius = sqrtf(-2.0f * fast_logf(philox_uniform(r.x[2 * pair]))), sine, cosine;
-                fast_sincosf(6.2831853071795865f * philox_uniform(r.x[2 * pair + 1]), &sine, &cosine);
-                normal[lane][2 * pair] = radius * cosine;
-                normal[lane][2 * pair + 1] = radius * sine;
-            }
+            normal_pair(&normal[lane][0], &normal[lane][1], r.x[0], r.x[1]);
+            normal_pair(&normal[lane][2], &normal[lane][3], r.x[2], r.x[3]);
         }
         memcpy(out + e, normal, min_size(to - e, 4 * LANES) * sizeof(float));
     }
@@ -40,20 +35,6 @@ void normal_noise(float *out, int B, int n, uint32_t stream, const StepScalars *
         size_t b = i / chunks, from = i % chunks * CHUNK;
         fill_normal(out + b * n, from, min_size(n, from + CHUNK), s->seed, stream, s->step, s->first_sample + b, 0);
     }
-}
-
-// The position of an output coordinate in a line of `size` samples, as in torch's bilinear filter with align_corners =
-// false.
-typedef struct {
-    int low, high;
-    float weight; // of high
-} Tap;
-
-static Tap tap_at(int i, int size, int out_size) {
-    float x = ((float)i + 0.5f) * ((float)size / (float)out_size) - 0.5f;
-    x = x < 0 ? 0 : x;
-    int low = (int)x;
-    return (Tap){low, low + 1 < size ? low + 1 : low, x - (float)low};
 }
 
 // out (H, W, C) += factor * bilinear_up(coarse (h, w, C))
@@ -91,10 +72,9 @@ static void multires_sample(float *out, float *coarse, float strength, uint64_t 
     for (size_t i = 0; i < n; i++) { out[i] *= 1.41421356f; }
     float factor = 1;
     for (int level = 1, h = H, w = W; level < 10 && h > 1 && w > 1; level++) {
-        float r = 2 + 2 * philox_uniform(philox(s->seed, PHILOX_MULTIRES, s->step, sample, level).x[0]), power = 1;
-        for (int i = 0; i < level; i++) { power *= r; }
-        h = (float)h < power ? 1 : (int)((float)h / power);
-        w = (float)w < power ? 1 : (int)((float)w / power);
+        float power = level_power(level, sample, s);
+        h = level_side(h, power);
+        w = level_side(w, power);
         factor *= strength;
         fill_normal(coarse, 0, (size_t)h * w * C, s->seed, PHILOX_MULTIRES, s->step, sample, (uint32_t)level << 24);
         add_upsampled(out, coarse, factor, H, W, C, h, w);
@@ -124,15 +104,6 @@ void sample_timesteps(float *timesteps, int B, int T, float t_max_prob, const St
     }
 }
 
-// alpha = sqrt(abar), sigma = sqrt(1 - abar): x_t = alpha x0 + sigma noise.
-typedef struct {
-    float alpha, sigma;
-} Schedule;
-
-static Schedule schedule_at(float alpha_cumprod) {
-    return (Schedule){sqrtf(alpha_cumprod), sqrtf(1.0f - alpha_cumprod)};
-}
-
 void add_noise_forward(floatX *noisy, float *target, const float *x0, const float *noise, const float *timesteps,
                        const float *alphas_cumprod, Prediction prediction, int B, int n, Device *dev) {
     double count = (double)B * n;
@@ -146,17 +117,11 @@ void add_noise_forward(floatX *noisy, float *target, const float *x0, const floa
         for (int i = 0; i < n; i++) { out[i] = k.alpha * x[i] + k.sigma * e[i]; }
         if (!target) { continue; }
         float *t = target + (size_t)b * n;
-        float of_noise = prediction == PREDICT_EPSILON ? 1 : prediction == PREDICT_V ? k.alpha : 0;
-        float of_x0 = prediction == PREDICT_SAMPLE ? 1 : prediction == PREDICT_V ? -k.sigma : 0;
+        float of_noise, of_x0;
+        target_factors(&of_noise, &of_x0, prediction, k);
 #pragma omp simd
         for (int i = 0; i < n; i++) { t[i] = of_noise * e[i] + of_x0 * x[i]; }
     }
-}
-
-// x0 = of_x x + of_out out for a model's output at x = alpha x0 + sigma eps.
-static void x0_factors(float *of_x, float *of_out, Prediction prediction, Schedule k) {
-    *of_x = prediction == PREDICT_EPSILON ? 1 / k.alpha : prediction == PREDICT_V ? k.alpha : 0;
-    *of_out = prediction == PREDICT_EPSILON ? -k.sigma / k.alpha : prediction == PREDICT_V ? -k.sigma : 1;
 }
 
 void predict_x0(float *x0, const floatX *model_out, const float *noisy, const float *timesteps,
@@ -192,17 +157,7 @@ void ddim_step(float *x, const floatX *model_out, float alpha_cumprod_t, float a
                Prediction prediction, float clip_x0, int B, int n, Device *dev) {
     size_t count = (size_t)B * n;
     if (!device_launch(dev, "ddim_step", ddim_step_cost(B, n))) { return; }
-    Schedule now = schedule_at(alpha_cumprod_t), previous = schedule_at(alpha_cumprod_prev);
-    float of_x, of_out, limit = clip_x0 > 0 ? clip_x0 : INFINITY;
-    x0_factors(&of_x, &of_out, prediction, now);
-    // eps: the model's output itself, alpha out + sigma x for v, (x - alpha x0) / sigma for a sample.
-    float eps_x = prediction == PREDICT_V ? now.sigma : prediction == PREDICT_SAMPLE ? 1 / now.sigma : 0;
-    float eps_out = prediction == PREDICT_V ? now.alpha : prediction == PREDICT_SAMPLE ? -now.alpha / now.sigma : 1;
+    DdimFactors k = ddim_factors(prediction, schedule_at(alpha_cumprod_t), schedule_at(alpha_cumprod_prev), clip_x0);
 #pragma omp parallel for simd schedule(static) if (count >= PARALLEL_MIN)
-    for (size_t i = 0; i < count; i++) {
-        float x0 = of_x * x[i] + of_out * model_out[i], eps = eps_x * x[i] + eps_out * model_out[i];
-        x0 = x0 > limit ? limit : x0;
-        x0 = x0 < -limit ? -limit : x0;
-        x[i] = previous.alpha * x0 + previous.sigma * eps;
-    }
+    for (size_t i = 0; i < count; i++) { x[i] = ddim_element(x[i], model_out[i], k); }
 }

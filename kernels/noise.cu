@@ -2,19 +2,12 @@
 // (seed, stream, step, global sample, element), computed by util/philox.h and the same polynomials as on the CPU
 // (kernels/vecmath.h).
 #include "kernels/elementwise.cuh"
-#include "kernels/vecmath.h"
-#include "util/philox.h"
+#include "kernels/formulas.h"
 
 // Four standard normal numbers: two Box-Muller pairs.
 __device__ static void normal4(float (&out)[4], Philox4 r) {
-#pragma unroll
-    for (int pair = 0; pair < 4; pair += 2) {
-        const float radius = sqrtf(-2.0f * fast_logf(philox_uniform(r.x[pair])));
-        float sine, cosine;
-        fast_sincosf(6.2831853071795865f * philox_uniform(r.x[pair + 1]), &sine, &cosine);
-        out[pair] = radius * cosine;
-        out[pair + 1] = radius * sine;
-    }
+    normal_pair(&out[0], &out[1], r.x[0], r.x[1]);
+    normal_pair(&out[2], &out[3], r.x[2], r.x[3]);
 }
 
 // Stores up to 4 elements, of which `left` exist in the row; aligned: rows are aligned to 16 bytes.
@@ -58,20 +51,14 @@ struct Levels {
 // Must be called by all threads of the block; ends with a barrier.
 __device__ static void draw_levels(Levels *k, uint64_t sample, int H, int W, int C, const StepScalars *s) {
     const int thread = threadIdx.x;
-    if (thread >= 1 && thread <= MAX_LEVELS) {
-        const float r = 2 + 2 * philox_uniform(philox(s->seed, PHILOX_MULTIRES, s->step, sample, thread).x[0]);
-        float power = 1;
-        for (int i = 0; i < thread; i++) { power *= r; }
-        k->power[thread] = power;
-    }
+    if (thread >= 1 && thread <= MAX_LEVELS) { k->power[thread] = level_power(thread, sample, s); }
     __syncthreads();
     if (thread == 0) {
         int level = 1, h = H, w = W;
         k->first[1] = 0;
         for (; level <= MAX_LEVELS && h > 1 && w > 1; level++) {
-            const float power = k->power[level];
-            h = (float)h < power ? 1 : (int)((float)h / power);
-            w = (float)w < power ? 1 : (int)((float)w / power);
+            h = level_side(h, k->power[level]);
+            w = level_side(w, k->power[level]);
             k->h[level] = h;
             k->w[level] = w;
             k->first[level + 1] = k->first[level] + (h * w * C + 3) / 4 * 4; // levels are aligned to 16 bytes
@@ -108,25 +95,11 @@ static __global__ void __launch_bounds__(THREADS)
     store_global(coarse + (size_t)blockIdx.y * room + e, x);
 }
 
-// The position of an output coordinate in a line of `size` samples, as in torch's bilinear filter with align_corners =
-// false.
-struct Tap {
-    int low, high;
-    float weight; // of high
-    __device__ Tap(int i, int size, int out_size) {
-        float x = ((float)i + 0.5f) * ((float)size / (float)out_size) - 0.5f;
-        x = x < 0 ? 0 : x;
-        low = (int)x;
-        high = low + 1 < size ? low + 1 : low;
-        weight = x - (float)low;
-    }
-};
-
 // sum += factor * bilinear_up(coarse (h, w, C)) at (y, x), channels c .. c + V - 1.
 template <int V>
 __device__ static void add_upsampled(float (&sum)[V], const float *coarse, float factor, int y, int x, int c, int H,
                                      int W, int C, int h, int w) {
-    const Tap ty(y, h, H), tx(x, w, W);
+    const Tap ty = tap_at(y, h, H), tx = tap_at(x, w, W);
     float t0[V], t1[V], b0[V], b1[V];
     load_words(t0, coarse + (ty.low * w + tx.low) * C + c);
     load_words(t1, coarse + (ty.low * w + tx.high) * C + c);
@@ -146,7 +119,6 @@ static __global__ void __launch_bounds__(THREADS)
     add_levels(float *out, double *partial, const float *coarse, int room, const float *timesteps, float strength,
                bool annealed, int T, int H, int W, int C, const StepScalars *s) {
     __shared__ Levels k;
-    __shared__ double scratch[64];
     const size_t b = blockIdx.y, n = (size_t)H * W * C;
     draw_levels(&k, s->first_sample + b, H, W, C, s);
     const int e = (int)first_element(V), c = e % C, x = e / C % W, y = e / C / W;
@@ -168,28 +140,16 @@ static __global__ void __launch_bounds__(THREADS)
             square += (double)v[j] * v[j];
         }
     }
-    sum = block_sum(sum, scratch);
-    square = block_sum(square, scratch + 32);
-    if (threadIdx.x == 0) {
-        partial[2 * (b * gridDim.x + blockIdx.x)] = sum;
-        partial[2 * (b * gridDim.x + blockIdx.x) + 1] = square;
-    }
+    store_block_sums(partial, sum, square);
 }
 
 // out / its standard deviation over the sample (n - 1). Every block adds up its sample's sums.
 template <int V>
 static __global__ void __launch_bounds__(THREADS)
     divide_by_deviation(float *out, const double *partial, int chunks, size_t n) {
-    __shared__ double scratch[64];
     const size_t b = blockIdx.y, e = first_element(V);
-    double sum = 0, square = 0;
-    for (int i = threadIdx.x; i < chunks; i += THREADS) {
-        sum += partial[2 * (b * chunks + i)];
-        square += partial[2 * (b * chunks + i) + 1];
-    }
-    sum = block_sum(sum, scratch);
-    square = block_sum(square, scratch + 32);
-    const double about_mean = square - sum * sum / n;
+    const TwoSums sums = sample_sums(partial, b, chunks); // of the result and of its squares
+    const double about_mean = sums.second - sums.first * sums.first / n;
     if (n < 2 || about_mean <= 0 || e >= n) { return; } // NaN continues
     const float factor = (float)(1 / sqrt(about_mean / (n - 1)));
     float v[V];
@@ -241,19 +201,12 @@ void sample_timesteps(float *timesteps, int B, int T, float t_max_prob, const St
 
 // ---- Adding noise and sampling -------------------------------------------------------------------------------------
 
-// alpha = sqrt(abar), sigma = sqrt(1 - abar): x_t = alpha x0 + sigma noise.
-struct Schedule {
-    float alpha, sigma;
-    __host__ __device__ explicit Schedule(float alpha_cumprod)
-        : alpha(sqrtf(alpha_cumprod)), sigma(sqrtf(1.0f - alpha_cumprod)) {}
-};
-
 // The schedule of sample blockIdx.y, read once per block. Must be called by all threads.
 __device__ static Schedule schedule_of_block(const float *timesteps, const float *alphas_cumprod) {
     __shared__ float alpha_cumprod;
     if (threadIdx.x == 0) { alpha_cumprod = alphas_cumprod[(int)timesteps[blockIdx.y]]; }
     __syncthreads();
-    return Schedule(alpha_cumprod);
+    return schedule_at(alpha_cumprod);
 }
 
 // Blocks (chunk, sample).
@@ -262,8 +215,8 @@ static __global__ void __launch_bounds__(FEW_THREADS)
               const float *alphas_cumprod, Prediction prediction, int n) {
     const size_t span = first_of_span(), row = (size_t)blockIdx.y * n;
     const Schedule k = schedule_of_block(timesteps, alphas_cumprod);
-    const float of_noise = prediction == PREDICT_EPSILON ? 1 : prediction == PREDICT_V ? k.alpha : 0;
-    const float of_x0 = prediction == PREDICT_SAMPLE ? 1 : prediction == PREDICT_V ? -k.sigma : 0;
+    float of_noise, of_x0;
+    target_factors(&of_noise, &of_x0, prediction, k);
     if (whole_span(span, n)) {
         float x[VEC], z[VEC], mixed[VEC];
         load_quads(x, x0 + row + span);
@@ -290,12 +243,6 @@ void add_noise_forward(floatX *noisy, float *target, const float *x0, const floa
     if (!device_launch(dev, "add_noise_forward", add_noise_forward_cost(target, B, n))) { return; }
     launch<add_noise>(dev, dim3(blocks_for(n, VEC, FEW_THREADS), B), FEW_THREADS, 0, noisy, target, x0, noise,
                       timesteps, alphas_cumprod, prediction, n);
-}
-
-// x0 = of_x x + of_out out for a model's output at x = alpha x0 + sigma eps.
-__host__ __device__ static void x0_factors(float *of_x, float *of_out, Prediction prediction, Schedule k) {
-    *of_x = prediction == PREDICT_EPSILON ? 1 / k.alpha : prediction == PREDICT_V ? k.alpha : 0;
-    *of_out = prediction == PREDICT_EPSILON ? -k.sigma / k.alpha : prediction == PREDICT_V ? -k.sigma : 1;
 }
 
 static __global__ void __launch_bounds__(FEW_THREADS)
@@ -354,19 +301,6 @@ void predict_x0_backward(floatX *dmodel_out, const floatX *dx0, const float *tim
                         alphas_cumprod, prediction, scale, n);
 }
 
-// The coefficients of x0 and eps as sums of x and the model's output, and of the next x as a sum of both.
-struct DdimFactors {
-    float x0_x, x0_out, eps_x, eps_out, limit, of_x0, of_eps;
-};
-
-__device__ static float ddim_element(float x, float out, DdimFactors k) {
-    const float eps = k.eps_x * x + k.eps_out * out;
-    float x0 = k.x0_x * x + k.x0_out * out;
-    x0 = x0 > k.limit ? k.limit : x0;
-    x0 = x0 < -k.limit ? -k.limit : x0;
-    return k.of_x0 * x0 + k.of_eps * eps;
-}
-
 static __global__ void __launch_bounds__(FEW_THREADS) ddim(float *x, const floatX *model_out, DdimFactors k, size_t n) {
     const size_t span = first_of_span();
     if (span + 32 * VEC <= n) {
@@ -385,16 +319,7 @@ void ddim_step(float *x, const floatX *model_out, float alpha_cumprod_t, float a
                Prediction prediction, float clip_x0, int B, int n, Device *dev) {
     const size_t count = (size_t)B * n;
     if (!device_launch(dev, "ddim_step", ddim_step_cost(B, n))) { return; }
-    const Schedule now(alpha_cumprod_t), previous(alpha_cumprod_prev);
-    DdimFactors k = {0, 0, 0, 1, clip_x0 > 0 ? clip_x0 : INFINITY, previous.alpha, previous.sigma};
-    x0_factors(&k.x0_x, &k.x0_out, prediction, now);
-    // eps: the model's output itself, alpha out + sigma x for v, (x - alpha x0) / sigma for a sample.
-    if (prediction == PREDICT_V) {
-        k.eps_x = now.sigma;
-        k.eps_out = now.alpha;
-    } else if (prediction == PREDICT_SAMPLE) {
-        k.eps_x = 1 / now.sigma;
-        k.eps_out = -now.alpha / now.sigma;
-    }
+    const DdimFactors k =
+        ddim_factors(prediction, schedule_at(alpha_cumprod_t), schedule_at(alpha_cumprod_prev), clip_x0);
     launch<ddim>(dev, blocks_for(count, VEC, FEW_THREADS), FEW_THREADS, 0, x, model_out, k, count);
 }

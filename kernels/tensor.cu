@@ -13,9 +13,8 @@ static void copy(floatX *to, int to_stride, const floatX *from, int from_stride,
                  Device *dev) {
     const size_t n = (size_t)N * C;
     if (!to || n == 0) { return; }
-    auto *run = vectors ? launch<copy_columns<VEC>, floatX *, int, const floatX *, int, int, int>
-                        : launch<copy_columns<1>, floatX *, int, const floatX *, int, int, int>;
-    run(dev, blocks_for(n, vectors ? VEC : 1), THREADS, 0, to, to_stride, from, from_stride, N, C);
+    launch_one_of<copy_columns<VEC>, copy_columns<1>>(vectors, dev, blocks_for(n, vectors ? VEC : 1), THREADS, 0, to,
+                                                      to_stride, from, from_stride, N, C);
 }
 
 void concat_forward(floatX *out, const floatX *a, const floatX *b, int N, int CA, int CB, Device *dev) {
@@ -36,16 +35,13 @@ void concat_backward(floatX *da, floatX *db, const floatX *dout, int N, int CA, 
 
 static __global__ void __launch_bounds__(THREADS) add(floatX *out, const floatX *a, const floatX *b, size_t n) {
     const size_t i = first_element(VEC);
-    if (i + VEC <= n) {
-        float x[VEC], y[VEC];
-        load(x, a + i);
-        load(y, b + i);
+    if (i >= n) { return; }
+    float x[VEC], y[VEC];
+    load_part(x, a + i, n - i);
+    load_part(y, b + i, n - i);
 #pragma unroll
-        for (int j = 0; j < VEC; j++) { x[j] += y[j]; }
-        store(out + i, x);
-    } else {
-        for (size_t j = i; j < n; j++) { out[j] = to_floatX(to_float(a[j]) + to_float(b[j])); }
-    }
+    for (int j = 0; j < VEC; j++) { x[j] += y[j]; }
+    store_part(out + i, x, n - i);
 }
 
 void add_forward(floatX *out, const floatX *a, const floatX *b, size_t n, Device *dev) {
@@ -56,15 +52,12 @@ void add_forward(floatX *out, const floatX *a, const floatX *b, size_t n, Device
 static __global__ void __launch_bounds__(THREADS)
     scale_shift(floatX *out, const floatX *inp, float scale, float shift, size_t n) {
     const size_t i = first_element(VEC);
-    if (i + VEC <= n) {
-        float x[VEC];
-        load(x, inp + i);
+    if (i >= n) { return; }
+    float x[VEC];
+    load_part(x, inp + i, n - i);
 #pragma unroll
-        for (int j = 0; j < VEC; j++) { x[j] = scale * x[j] + shift; }
-        store(out + i, x);
-    } else {
-        for (size_t j = i; j < n; j++) { out[j] = to_floatX(scale * to_float(inp[j]) + shift); }
-    }
+    for (int j = 0; j < VEC; j++) { x[j] = scale * x[j] + shift; }
+    store_part(out + i, x, n - i);
 }
 
 void scale_shift_forward(floatX *out, const floatX *inp, float scale, float shift, size_t n, Device *dev) {

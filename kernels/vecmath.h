@@ -5,33 +5,11 @@
 // reference); the range reductions are the classical ones of Cody & Waite 1980. tests/kernels/test_activation.c
 // measures the errors stated here over their whole ranges.
 #pragma once
-#include <stdint.h>
-
-#ifdef __CUDACC__
-#define VECMATH_FN static __host__ __device__ inline
-#else
-#define VECMATH_FN static inline
-#endif
-
-VECMATH_FN float float_from_bits(int32_t bits) {
-    union {
-        int32_t i;
-        float f;
-    } u = {.i = bits};
-    return u.f;
-}
-
-VECMATH_FN int32_t bits_from_float(float x) {
-    union {
-        float f;
-        int32_t i;
-    } u = {.f = x};
-    return u.i;
-}
+#include "util/host_device.h"
 
 // exp(x) = 2^n exp(r) with x = n ln 2 + r, |r| <= ln(2) / 2, exp(r) = 1 + r + r^2 q(r): returns exp(r). *n_bits has n
 // in its low bits (it is a float so large that adding rounds to a whole number).
-VECMATH_FN float exp_reduced(float x, int32_t *n_bits) {
+HOST_DEVICE float exp_reduced(float x, int32_t *n_bits) {
     float shifted = x * 1.44269504f + 0x1.8p23f, n = shifted - 0x1.8p23f;
     float r = x - n * 0x1.62e4p-1f - n * 0x1.7f7d1cp-20f; // ln 2 in two parts; products of the first with n are exact
     float q = 0.00138145988f;
@@ -39,34 +17,33 @@ VECMATH_FN float exp_reduced(float x, int32_t *n_bits) {
     q = q * r + 0.041668389f;
     q = q * r + 0.166665211f;
     q = q * r + 0.49999994f;
-    *n_bits = bits_from_float(shifted);
+    *n_bits = (int32_t)float_bits(shifted);
     return 1.0f + (r + r * r * q);
 }
 
 // exp(x), error below 1.5 ulp if the result is normal; subnormal, 0, inf and NaN as in libm. 2^n is applied in two
 // factors, since neither 2^128 nor 2^-149 is a normal float.
-VECMATH_FN float fast_expf(float x) {
+HOST_DEVICE float fast_expf(float x) {
     x = x < -104.0f ? -104.0f : x; // NaN stays NaN: comparisons with it are false
     x = x > 89.0f ? 89.0f : x;
     int32_t n_bits;
     float p = exp_reduced(x, &n_bits);
     int32_t n = n_bits - 0x4b400000, half = n >> 1;
-    return p * float_from_bits((int32_t)((uint32_t)(half + 127) << 23)) *
-           float_from_bits((int32_t)((uint32_t)(n - half + 127) << 23));
+    return p * bits_float((uint32_t)(half + 127) << 23) * bits_float((uint32_t)(n - half + 127) << 23);
 }
 
 // The same with one factor, only for |x| <= 87.
-VECMATH_FN float fast_expf_normal(float x) {
+HOST_DEVICE float fast_expf_normal(float x) {
     int32_t n_bits;
     float p = exp_reduced(x, &n_bits);
-    return p * float_from_bits((int32_t)(((uint32_t)n_bits << 23) + 0x3f800000u));
+    return p * bits_float(((uint32_t)n_bits << 23) + 0x3f800000u);
 }
 
 // log(x), error below 1.5 ulp, for x positive and normal.
 // x = 2^e (1 + f) with 1 + f in [sqrt(1/2), sqrt(2)), log(1 + f) = f - f^2 / 2 + f^3 q(f).
-VECMATH_FN float fast_logf(float x) {
-    int32_t bits = bits_from_float(x), e = (bits - 0x3f3504f3) >> 23;
-    float f = float_from_bits(bits - (int32_t)((uint32_t)e << 23)) - 1.0f, n = (float)e;
+HOST_DEVICE float fast_logf(float x) {
+    int32_t bits = (int32_t)float_bits(x), e = (bits - 0x3f3504f3) >> 23;
+    float f = bits_float((uint32_t)bits - ((uint32_t)e << 23)) - 1.0f, n = (float)e;
     float q = -0.0763449669f;
     q = q * f + 0.127615765f;
     q = q * f - 0.131601825f;
@@ -81,34 +58,40 @@ VECMATH_FN float fast_logf(float x) {
 
 // *sine = sin(x), *cosine = cos(x), absolute error below 1e-7, for |x| up to 100.
 // x = n pi/2 + r with |r| <= pi/4; n mod 4 swaps and negates the two polynomials.
-VECMATH_FN void fast_sincosf(float x, float *sine, float *cosine) {
+HOST_DEVICE void fast_sincosf(float x, float *sine, float *cosine) {
     float shifted = x * 0.636619772f + 0x1.8p23f;
     float n = shifted - 0x1.8p23f;
     float r = x - n * 0x1.92p0f - n * 0x1.fb4p-12f - n * 0x1.4442d2p-24f; // pi/2 in three parts
     float s = r * r;
     float sin_r = r + r * s * (-0.166666552f + s * (0.008332178f - s * 0.000195172353f));
     float cos_r = 1.0f - 0.5f * s + s * s * (0.0416666456f + s * (-0.00138873153f + s * 2.44330822e-05f));
-    int32_t i = bits_from_float(shifted);
+    uint32_t i = float_bits(shifted);
     float a = i & 1 ? cos_r : sin_r, b = i & 1 ? sin_r : cos_r;
-    *sine = float_from_bits(bits_from_float(a) ^ (int32_t)((uint32_t)(i & 2) << 30));
-    *cosine = float_from_bits(bits_from_float(b) ^ (int32_t)((uint32_t)((i + 1) & 2) << 30));
+    *sine = bits_float(float_bits(a) ^ (i & 2) << 30);
+    *cosine = bits_float(float_bits(b) ^ ((i + 1) & 2) << 30);
 }
 
 // min(|x|, bound), computed on the bits: one instruction, whereas gcc would compute both outcomes of a comparison of
 // floats. A NaN becomes the bound; the activations below multiply by x, which restores it.
-VECMATH_FN float bounded_magnitude(float x, float bound) {
-    int32_t a = bits_from_float(x) & 0x7fffffff, b = bits_from_float(bound);
-    return float_from_bits(a < b ? a : b);
+HOST_DEVICE float bounded_magnitude(float x, float bound) {
+    int32_t a = (int32_t)(float_bits(x) & 0x7fffffff), b = (int32_t)float_bits(bound);
+    return bits_float((uint32_t)(a < b ? a : b));
 }
 
 // 1 / (1 + exp(-x)), error below 3 ulp for x >= -86; for smaller x a constant, 4e-38. Not for NaN.
-VECMATH_FN float fast_sigmoidf(float x) {
+HOST_DEVICE float fast_sigmoidf(float x) {
     float e = fast_expf_normal(-bounded_magnitude(x, 86.0f));
     return (x < 0 ? e : 1.0f) / (1.0f + e);
 }
 
+// The derivative of silu(x) = x s, s = 1 / (1 + exp(-x)): s (1 + x (1 - s)).
+HOST_DEVICE float fast_silu_slope(float x) {
+    float s = fast_sigmoidf(x);
+    return s * (1.0f + x * (1.0f - s));
+}
+
 // t R(t) of Phi(-a) = exp(-a^2 / 2) t R(t), a >= 0, t = 1 / (1 + 0.35 a): the form of Hastings 1955.
-VECMATH_FN float normal_tail(float t) {
+HOST_DEVICE float normal_tail(float t) {
     float r = -0.029146174f;
     r = r * t + 0.143972859f;
     r = r * t - 0.255716592f;
@@ -125,7 +108,7 @@ VECMATH_FN float normal_tail(float t) {
 // The error is 3 ulp for x >= 0. In the left tail the relative error grows with the rounding of x^2 / 2, to 5e-6 at
 // x = -12.9, where Phi is 2e-38 and stays constant for smaller x (1 + erf would cancel completely beyond x = -5). Not
 // for NaN.
-VECMATH_FN float fast_normal_cdf(float x, float *density) {
+HOST_DEVICE float fast_normal_cdf(float x, float *density) {
     float a = bounded_magnitude(x, 12.9f);
     float e = fast_expf_normal(-0.5f * a * a), t = 1.0f / (1.0f + 0.35f * a);
     float tail = e * normal_tail(t);

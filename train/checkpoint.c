@@ -26,7 +26,8 @@ static bool is_leftover(const char *name) {
     const char *end = strstr(name, ".tmp-");
     if (!end) { end = strstr(name, ".old-"); }
     bool ours = strncmp(name, "checkpoint-", 11) == 0 || strncmp(name, "model.", 6) == 0;
-    return ours && end && end[5] && strspn(end + 5, "0123456789") == strlen(end + 5);
+    const char *pid = end ? strrchr(end, '-') + 1 : "";
+    return ours && *pid && strspn(pid, "0123456789") == strlen(pid);
 }
 
 // Renames the folder first, then removes it, so that no incomplete checkpoint is ever visible.

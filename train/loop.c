@@ -1,4 +1,5 @@
 #include "train/loop.h"
+#include "kernels/peaks.h"
 #include "util/error.h"
 #include "util/interrupt.h"
 #include "util/progress.h"

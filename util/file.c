@@ -100,12 +100,20 @@ static void sync_parent(const char *path) {
     free(parent);
 }
 
-// Removes PATH.KIND-PID of processes that no longer run: they were killed before they could rename or remove it.
+// PATH.KIND-HOST-PID. The caller frees it.
+static char *name_beside(const char *path, const char *kind, long pid) {
+    char host[256] = "";
+    gethostname(host, sizeof host - 1);
+    return xprintf("%s.%s-%s-%ld", path, kind, host, pid);
+}
+
+// Removes PATH.KIND-HOST-PID of this host's processes that no longer run: they were killed before they could rename or
+// remove it. Whether a process of another host runs cannot be known here.
 static void remove_leftovers(const char *path, const char *kind) {
     const char *slash = strrchr(path, '/');
     char *folder = slash ? xprintf("%.*s", (int)(slash - path) + 1, path) : xstrdup(".");
-    char *prefix = xprintf("%s.%s-", slash ? slash + 1 : path, kind);
-    size_t length = strlen(prefix);
+    char *prefix = name_beside(slash ? slash + 1 : path, kind, 0);
+    size_t length = strlen(prefix) - 1; // without the 0
     DIR *entries = opendir(folder);
     for (struct dirent *e; entries && (e = readdir(entries));) {
         if (strncmp(e->d_name, prefix, length) != 0) { continue; }
@@ -121,14 +129,14 @@ static void remove_leftovers(const char *path, const char *kind) {
 
 char *temporary_name(const char *path) {
     remove_leftovers(path, "tmp");
-    return xprintf("%s.tmp-%ld", path, (long)getpid());
+    return name_beside(path, "tmp", (long)getpid());
 }
 
 void commit_rename(const char *temporary, const char *path) {
     nftw(temporary, sync_entry, OPEN_FOLDERS, FTW_DEPTH);
     char *old = NULL;
     if (folder_exists(path)) {
-        old = xprintf("%s.old-%ld", path, (long)getpid());
+        old = name_beside(path, "old", (long)getpid());
         remove_tree(old);
         if (rename(path, old) != 0) { die("%s: cannot be replaced: %s", path, strerror(errno)); }
     }

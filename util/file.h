@@ -33,8 +33,8 @@ AtomicFile atomic_open(const char *path); // dies if the folder is missing or no
 void atomic_commit(AtomicFile *file);     // flush, fsync, rename; on failure (disk full, ...) dies and removes the file
 void atomic_write(const char *path, const void *bytes, size_t size); // the three steps at once
 
-// The temporary name of PATH until it is complete: PATH.tmp-PID. The caller frees it. Also removes the temporary files
-// that killed processes left behind for the same PATH.
+// The temporary name of PATH until it is complete: PATH.tmp-HOST-PID. The caller frees it. Also removes the temporary
+// files that killed processes of this host left behind for the same PATH.
 char *temporary_name(const char *path);
 
 // Flushes a finished file or folder to disk and renames it to `path`. An existing file is replaced; an existing folder

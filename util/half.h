@@ -3,20 +3,7 @@
 // bits as numpy's astype. bfloat16 is the upper half of a float. Both round to nearest, ties to even. Compilers turn
 // loops over these functions into SIMD code.
 #pragma once
-#include <stdint.h>
-#include <string.h>
-
-static inline uint32_t float_bits(float x) {
-    uint32_t bits;
-    memcpy(&bits, &x, sizeof bits);
-    return bits;
-}
-
-static inline float bits_float(uint32_t bits) {
-    float x;
-    memcpy(&x, &bits, sizeof x);
-    return x;
-}
+#include "util/host_device.h"
 
 // A NaN keeps its sign and the upper ten bits of its mantissa; if these are all 0, the last one is set.
 static inline uint16_t float_to_half(float x) {

@@ -28,14 +28,6 @@ struct CommInternals {
     MPI_Request *requests; // (2 * world)
 };
 
-static void check_mpi(int code, const char *what) {
-    char text[MPI_MAX_ERROR_STRING] = "";
-    int length;
-    if (code == MPI_SUCCESS) { return; }
-    MPI_Error_string(code, text, &length);
-    die("%s failed: %s", what, text);
-}
-
 void comm_open(Comm *comm, Device *dev) {
     if (comm->world == 1) { return; }
     struct CommInternals *in = comm->internals = xcalloc(1, sizeof *in);
@@ -77,36 +69,23 @@ static int length_of(const Rows *rows, int r) {
     return (int)(left < rows->share ? left : rows->share);
 }
 
-// Every rank sends row r to rank r. The rows that this rank receives go to scratch (world, share).
-static void send_rows_to_owners(Comm *comm, const Rows *rows) {
+// Exchanges a row with every other rank. to_owners: row r goes to rank r, and what this rank receives, the others'
+// versions of its own row, goes to scratch (world, share). Otherwise its own row goes to all others, where it replaces
+// that row.
+static void exchange_rows(Comm *comm, const Rows *rows, bool to_owners) {
     struct CommInternals *in = comm->internals;
     int count = 0;
     for (int r = 0; r < comm->world; r++) {
         if (r == comm->rank) { continue; }
-        check_mpi(MPI_Irecv((char *)in->scratch + (size_t)r * rows->share, length_of(rows, comm->rank), MPI_BYTE, r, 0,
-                            MPI_COMM_WORLD, &in->requests[count++]),
-                  "MPI_Irecv");
-        check_mpi(
-            MPI_Isend(row_of(rows, r), length_of(rows, r), MPI_BYTE, r, 0, MPI_COMM_WORLD, &in->requests[count++]),
-            "MPI_Isend");
+        const int sent = to_owners ? r : comm->rank, received = to_owners ? comm->rank : r;
+        char *to = to_owners ? (char *)in->scratch + (size_t)r * rows->share : row_of(rows, r);
+        comm_check_mpi(MPI_Irecv(to, length_of(rows, received), MPI_BYTE, r, 0, MPI_COMM_WORLD, &in->requests[count++]),
+                       "MPI_Irecv");
+        comm_check_mpi(MPI_Isend(row_of(rows, sent), length_of(rows, sent), MPI_BYTE, r, 0, MPI_COMM_WORLD,
+                                 &in->requests[count++]),
+                       "MPI_Isend");
     }
-    check_mpi(MPI_Waitall(count, in->requests, MPI_STATUSES_IGNORE), "MPI_Waitall");
-}
-
-// Every rank sends its own row to all others, where it replaces that row.
-static void send_own_row(Comm *comm, const Rows *rows) {
-    struct CommInternals *in = comm->internals;
-    int count = 0;
-    for (int r = 0; r < comm->world; r++) {
-        if (r == comm->rank) { continue; }
-        check_mpi(
-            MPI_Irecv(row_of(rows, r), length_of(rows, r), MPI_BYTE, r, 0, MPI_COMM_WORLD, &in->requests[count++]),
-            "MPI_Irecv");
-        check_mpi(MPI_Isend(row_of(rows, comm->rank), length_of(rows, comm->rank), MPI_BYTE, r, 0, MPI_COMM_WORLD,
-                            &in->requests[count++]),
-                  "MPI_Isend");
-    }
-    check_mpi(MPI_Waitall(count, in->requests, MPI_STATUSES_IGNORE), "MPI_Waitall");
+    comm_check_mpi(MPI_Waitall(count, in->requests, MPI_STATUSES_IGNORE), "MPI_Waitall");
 }
 
 // own (n) = ((rank 0's + rank 1's) + ...), where this rank's part is in own and the others' in scratch (world, stride).
@@ -122,7 +101,7 @@ static void sum_in_order(Comm *comm, float *own, size_t stride, int n) {
 
 // Replaces this rank's row by its sum over all ranks.
 static void sum_rows(Comm *comm, const Rows *rows) {
-    send_rows_to_owners(comm, rows);
+    exchange_rows(comm, rows, true);
     sum_in_order(comm, (float *)row_of(rows, comm->rank), rows->share / sizeof(float),
                  length_of(rows, comm->rank) / (int)sizeof(float));
 }
@@ -139,7 +118,7 @@ void comm_all_reduce_sum(Comm *comm, float *buffer, size_t count) {
         const size_t total = smaller(count - from, step), share = (total + world - 1) / world;
         Rows rows = {(char *)(buffer + from), share * sizeof(float), share * sizeof(float), total * sizeof(float)};
         sum_rows(comm, &rows);
-        send_own_row(comm, &rows);
+        exchange_rows(comm, &rows, false);
     }
 }
 
@@ -147,8 +126,9 @@ void comm_reduce_sum(Comm *comm, float *buffer, size_t count, int root) {
     if (!begin(comm, "comm_reduce_sum", count, root)) { return; }
     for (size_t from = 0; from < count; from += PIECE_FLOATS) {
         const int n = (int)smaller(count - from, PIECE_FLOATS);
-        check_mpi(MPI_Gather(buffer + from, n, MPI_FLOAT, comm->internals->scratch, n, MPI_FLOAT, root, MPI_COMM_WORLD),
-                  "MPI_Gather");
+        comm_check_mpi(
+            MPI_Gather(buffer + from, n, MPI_FLOAT, comm->internals->scratch, n, MPI_FLOAT, root, MPI_COMM_WORLD),
+            "MPI_Gather");
         if (comm->rank == root) { sum_in_order(comm, buffer + from, (size_t)n, n); }
     }
 }
@@ -158,15 +138,16 @@ void comm_all_gather(Comm *comm, void *buffer, size_t bytes) {
     for (size_t from = 0; from < bytes; from += PIECE) {
         const size_t share = smaller(bytes - from, PIECE);
         Rows rows = {(char *)buffer + from, bytes, share, share * (size_t)comm->world};
-        send_own_row(comm, &rows);
+        exchange_rows(comm, &rows, false);
     }
 }
 
 void comm_broadcast(Comm *comm, void *buffer, size_t bytes, int root) {
     if (!begin(comm, "comm_broadcast", bytes, root)) { return; }
     for (size_t from = 0; from < bytes; from += PIECE) {
-        check_mpi(MPI_Bcast((char *)buffer + from, (int)smaller(bytes - from, PIECE), MPI_BYTE, root, MPI_COMM_WORLD),
-                  "MPI_Bcast");
+        comm_check_mpi(
+            MPI_Bcast((char *)buffer + from, (int)smaller(bytes - from, PIECE), MPI_BYTE, root, MPI_COMM_WORLD),
+            "MPI_Bcast");
     }
 }
 

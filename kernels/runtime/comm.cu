@@ -1,7 +1,7 @@
 // Communication between ranks on GPUs, over NCCL, on a separate stream. Without nccl.h (HAVE_NCCL, comm.mk) there is
 // only one rank.
-#include "kernels/cuda_common.cuh"
 #include "kernels/runtime/comm_host.h"
+#include "kernels/runtime/cuda.cuh"
 #include <pthread.h>
 #include <signal.h>
 #include <stdlib.h>

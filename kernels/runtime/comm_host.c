@@ -15,7 +15,7 @@ enum { MEETING_SECONDS = 300 };
 // ---- MPI -----------------------------------------------------------------------------------------------------------
 
 #ifdef HAVE_MPI
-static void check_mpi(int code, const char *what) {
+void comm_check_mpi(int code, const char *what) {
     char text[MPI_MAX_ERROR_STRING] = "";
     int length;
     if (code == MPI_SUCCESS) { return; }
@@ -35,7 +35,7 @@ static void mpi_open(const Launch *launch) {
     // has priority.
     setenv("OMPI_MCA_mpi_yield_when_idle", "1", 0);
     MPI_Initialized(&ready);
-    if (!ready) { check_mpi(MPI_Init_thread(NULL, NULL, MPI_THREAD_MULTIPLE, &level), "MPI_Init_thread"); }
+    if (!ready) { comm_check_mpi(MPI_Init_thread(NULL, NULL, MPI_THREAD_MULTIPLE, &level), "MPI_Init_thread"); }
     MPI_Comm_set_errhandler(MPI_COMM_WORLD, MPI_ERRORS_RETURN);
     MPI_Comm_rank(MPI_COMM_WORLD, &rank);
     MPI_Comm_size(MPI_COMM_WORLD, &world);
@@ -49,11 +49,12 @@ static void mpi_open(const Launch *launch) {
 static void mpi_close(void) {
     int over;
     MPI_Finalized(&over);
-    if (!over) { check_mpi(MPI_Finalize(), "MPI_Finalize"); }
+    if (!over) { comm_check_mpi(MPI_Finalize(), "MPI_Finalize"); }
 }
 
 static void mpi_all_gather(void *all, const void *mine, size_t bytes) {
-    check_mpi(MPI_Allgather(mine, (int)bytes, MPI_BYTE, all, (int)bytes, MPI_BYTE, MPI_COMM_WORLD), "MPI_Allgather");
+    comm_check_mpi(MPI_Allgather(mine, (int)bytes, MPI_BYTE, all, (int)bytes, MPI_BYTE, MPI_COMM_WORLD),
+                   "MPI_Allgather");
 }
 
 static const bool have_mpi = true;

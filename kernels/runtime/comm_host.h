@@ -17,6 +17,8 @@ struct CommHost {
 void comm_host_close(Comm *comm);
 // Dies with a sentence unless all ranks are in the same function with the same size and root.
 void comm_host_check(Comm *comm, const char *function, size_t size, int root);
+// Dies unless a call of MPI was successful. Only in builds with MPI.
+void comm_check_mpi(int code, const char *what);
 
 // Defined by comm.c and comm.cu. comm_needs_mpi: data goes over MPI, however the program was started. comm_lacks: the
 // library that this build lacks for more than one rank and how to install it; NULL if it lacks nothing.

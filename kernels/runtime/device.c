@@ -1,9 +1,7 @@
 // The CPU as a device: uses the host's memory, and everything is synchronous.
 #include "kernels/runtime/device.h"
-#include "kernels/gemm.h"
 #include "util/error.h"
 #include "util/progress.h"
-#include <assert.h>
 #include <omp.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -53,9 +51,9 @@ void device_memory(Device *dev, size_t *free_bytes, size_t *total_bytes) {
     fclose(file);
 }
 
-// Puts large buffers into huge pages: otherwise SD2's 13 GB of state cause 3.4 million page faults. Returns NULL if
-// memory runs out.
-static void *try_alloc(size_t bytes) {
+// Puts large buffers into huge pages: otherwise SD2's 13 GB of state cause 3.4 million page faults.
+void *device_try_alloc(Device *dev, size_t bytes) {
+    (void)dev;
     size_t alignment = bytes >= 2 * HUGE_PAGE ? HUGE_PAGE : ALIGNMENT;
     size_t rounded = (bytes + alignment - 1) / alignment * alignment;
     void *pointer = rounded < bytes ? NULL : aligned_alloc(alignment, rounded ? rounded : alignment);
@@ -71,8 +69,7 @@ static void *try_alloc(size_t bytes) {
 }
 
 void *device_alloc(Device *dev, size_t bytes) {
-    (void)dev;
-    void *pointer = try_alloc(bytes);
+    void *pointer = device_try_alloc(dev, bytes);
     if (!pointer) { die("cannot allocate %.3f GB of memory", (double)bytes * 1e-9); }
     return pointer;
 }
@@ -125,89 +122,4 @@ DeviceGraph *device_graph_end(Device *dev) {
 void device_graph_launch(Device *dev, DeviceGraph *graph) { (void)dev, (void)graph; }
 void device_graph_destroy(DeviceGraph *graph) { (void)graph; }
 
-void device_scope(Device *dev, const char *scope) { dev->scope = scope; }
-
-void device_reserve_workspace(Device *dev, size_t bytes) {
-    if (dev->plan_only || bytes <= dev->workspace_size) { return; }
-    device_free(dev, dev->workspace);
-    dev->workspace = device_alloc(dev, bytes);
-    dev->workspace_size = bytes;
-}
-
-void *device_workspace(Device *dev, size_t bytes) {
-    if (dev->plan_only) {
-        if (bytes > dev->workspace_needed) { dev->workspace_needed = bytes; }
-        return NULL;
-    }
-    device_reserve_workspace(dev, bytes);
-    return dev->workspace;
-}
-
-// ---- Peaks ---------------------------------------------------------------------------------------------------------
-
-enum { STREAM_BYTES = 64 << 20, REPEATS = 5 };
-
-// FLOP/s of independent chains of multiply-adds in registers; there are enough chains to hide the latency of two units.
-static double measure_fma(void) {
-    enum { CHAINS = 10, ROUNDS = 1 << 20 };
-    int threads = omp_get_max_threads();
-    double best = 1e30;
-    volatile float sink = 0, multiplier = 0.999f, addend = 0.001f;
-    for (int i = 0; i < REPEATS; i++) {
-        double start = now_seconds();
-#pragma omp parallel num_threads(threads)
-        {
-            Vec acc[CHAINS], m = (Vec){0} + multiplier, a = (Vec){0} + addend;
-#pragma GCC unroll 16
-            for (int j = 0; j < CHAINS; j++) { acc[j] = m * (float)j; }
-            for (int r = 0; r < ROUNDS; r++) {
-#pragma GCC unroll 16
-                for (int j = 0; j < CHAINS; j++) { acc[j] = acc[j] * m + a; }
-            }
-            Vec sum = acc[0];
-#pragma GCC unroll 16
-            for (int j = 1; j < CHAINS; j++) { sum += acc[j]; }
-            if (sum[0] == 12345.678f) { sink = sum[1]; }
-        }
-        double seconds = now_seconds() - start;
-        if (seconds < best) { best = seconds; }
-    }
-    (void)sink;
-    return 2.0 * VEC * CHAINS * ROUNDS * threads / best;
-}
-
-// The higher bandwidth of a = b and a = b + s c, in bytes per second, on arrays larger than the caches. The arrays lie
-// in `memory`.
-static double measure_stream(float *memory) {
-    size_t n = STREAM_BYTES / sizeof(float);
-    float *a = memory, *b = a + n, *c = b + n;
-#pragma omp parallel for simd
-    for (size_t i = 0; i < n; i++) { a[i] = 0, b[i] = 1, c[i] = 2; }
-    double best = 0;
-    for (int i = 0; i < 2 * REPEATS; i++) {
-        bool triad = i % 2;
-        double start = now_seconds();
-        if (triad) {
-#pragma omp parallel for simd
-            for (size_t k = 0; k < n; k++) { a[k] = b[k] + 3.0f * c[k]; }
-        } else {
-#pragma omp parallel for simd
-            for (size_t k = 0; k < n; k++) { a[k] = b[k]; }
-        }
-        double rate = (double)STREAM_BYTES * (triad ? 3 : 2) / (now_seconds() - start);
-        if (rate > best) { best = rate; }
-    }
-    return best;
-}
-
-Peaks device_measure_peaks(Device *dev) {
-    size_t bytes = 3 * (size_t)STREAM_BYTES, free_bytes, total_bytes;
-    device_memory(dev, &free_bytes, &total_bytes);
-    float *memory = bytes <= free_bytes / 2 ? try_alloc(bytes) : NULL;
-    Peaks peaks = {0};
-    if (!memory) { return peaks; }
-    peaks.flops_per_s[UNIT_FP32] = peaks.flops_per_s[UNIT_GEMM] = measure_fma(); // the same arithmetic units
-    peaks.bytes_per_s = measure_stream(memory);
-    device_free(dev, memory);
-    return peaks;
-}
+void device_range(Device *dev, const char *name) { (void)dev, (void)name; }

@@ -1,7 +1,5 @@
 // An NVIDIA GPU as a device: two streams, a cuBLASLt handle, one workspace, graphs.
-#include "kernels/cuda_common.cuh"
-#include "kernels/gemm.cuh"
-#include "kernels/ptx.cuh"
+#include "kernels/runtime/cuda.cuh"
 #ifdef __CUDACC__
 #include <nvtx3/nvToolsExt.h>
 #else // without NVTX there are no profiler ranges
@@ -69,10 +67,12 @@ int gpu_count() {
     die("no NVIDIA GPU can be used here: %s; make BACKEND=cpu builds for this machine", why);
 }
 
+static __global__ void any_kernel() {} // never launched
+
 // Dies unless the kernels can run on the card: from machine code, or from PTX that the driver compiles.
-static void check_code(const cudaDeviceProp &prop, const void *kernel) {
+static void check_code(const cudaDeviceProp &prop) {
     cudaFuncAttributes attributes;
-    const cudaError_t error = cudaFuncGetAttributes(&attributes, kernel);
+    const cudaError_t error = cudaFuncGetAttributes(&attributes, (const void *)any_kernel);
     const Version driver = driver_version(), toolkit(CUDART_VERSION);
     if (error == cudaErrorUnsupportedPtxVersion) {
         die("%s is sm_%d%d, but this program has machine code for " BUILT_FOR
@@ -102,8 +102,6 @@ static void check_opened(const cudaDeviceProp &prop, int index, cudaError_t erro
     CHECK_CUDA(error);
 }
 
-static __global__ void fma_loop(float *sink, float multiplier, float addend, int rounds);
-
 void device_open(Device *dev, int index) {
     const int count = gpu_count();
     if (index < 0 || index >= count) {
@@ -113,7 +111,7 @@ void device_open(Device *dev, int index) {
     CHECK_CUDA(cudaGetDeviceProperties(&prop, index));
     if (prop.major < 8) { die("%s is sm_%d%d, expected sm_80 or newer", prop.name, prop.major, prop.minor); }
     check_opened(prop, index, cudaSetDevice(index));
-    check_code(prop, (const void *)fma_loop);
+    check_code(prop);
     *dev = Device();
     dev->scope = "";
     DeviceInternals *in = dev->internals = (DeviceInternals *)xcalloc(1, sizeof *dev->internals);
@@ -131,7 +129,7 @@ void device_close(Device *dev) {
     DeviceInternals *in = dev->internals;
     device_sync(dev);
     device_free(dev, dev->workspace);
-    gemm_cache_free(in->gemm);
+    if (in->gemm) { in->free_gemm(in->gemm); }
     CHECK_CUBLAS(cublasLtDestroy(in->lt));
     CHECK_CUDA(cudaStreamDestroy(in->compute));
     CHECK_CUDA(cudaStreamDestroy(in->copy));
@@ -145,8 +143,7 @@ void device_memory(Device *, size_t *free_bytes, size_t *total_bytes) {
     CHECK_CUDA(cudaMemGetInfo(free_bytes, total_bytes));
 }
 
-// Returns NULL if memory runs out.
-static void *try_alloc(Device *dev, size_t bytes) {
+void *device_try_alloc(Device *dev, size_t bytes) {
     void *pointer = NULL;
     const cudaError_t error = cudaMalloc(&pointer, bytes ? bytes : 1);
     if (error == cudaErrorMemoryAllocation) {
@@ -162,7 +159,7 @@ static void *try_alloc(Device *dev, size_t bytes) {
 }
 
 void *device_alloc(Device *dev, size_t bytes) {
-    void *pointer = try_alloc(dev, bytes);
+    void *pointer = device_try_alloc(dev, bytes);
     if (!pointer) {
         size_t free_bytes, total_bytes;
         device_memory(dev, &free_bytes, &total_bytes);
@@ -234,7 +231,7 @@ bool device_graph_begin(Device *dev) {
     const cudaError_t error = cudaStreamBeginCapture(in->compute, cudaStreamCaptureModeThreadLocal);
     if (error == cudaErrorNotSupported) { return false; } // a runtime without graphs (tests/ptx)
     CHECK_CUDA(error);
-    return in->recording = true;
+    return dev->recording = true;
 }
 
 DeviceGraph *device_graph_end(Device *dev) {
@@ -242,7 +239,7 @@ DeviceGraph *device_graph_end(Device *dev) {
     DeviceGraph *result = (DeviceGraph *)xcalloc(1, sizeof *result);
     cudaGraph_t graph;
     CHECK_CUDA(cudaStreamEndCapture(in->compute, &graph));
-    in->recording = false;
+    dev->recording = false;
     CHECK_CUDA(cudaGraphInstantiate(&result->exec, graph, 0));
     CHECK_CUDA(cudaGraphDestroy(graph));
     return result;
@@ -258,212 +255,11 @@ void device_graph_destroy(DeviceGraph *graph) {
     free(graph);
 }
 
-// The NVTX range lasts until the next scope. A plan-only device has none.
-void device_scope(Device *dev, const char *scope) {
-    dev->scope = scope;
+// A plan-only device has no ranges.
+void device_range(Device *dev, const char *name) {
     DeviceInternals *in = dev->internals;
     if (dev->plan_only || !in) { return; }
     if (in->in_range) { nvtxRangePop(); }
-    in->in_range = scope[0] != 0;
-    if (in->in_range) { nvtxRangePushA(scope); }
-}
-
-void device_reserve_workspace(Device *dev, size_t bytes) {
-    if (dev->plan_only || bytes <= dev->workspace_size) { return; }
-    if (dev->internals->recording) {
-        die("a kernel needs %zu bytes of workspace while a graph is recorded, but only %zu are reserved", bytes,
-            dev->workspace_size);
-    }
-    device_sync(dev); // earlier kernels may still use the old one
-    device_free(dev, dev->workspace);
-    dev->workspace = device_alloc(dev, bytes);
-    dev->workspace_size = bytes;
-}
-
-void *device_workspace(Device *dev, size_t bytes) {
-    if (dev->plan_only) {
-        if (bytes > dev->workspace_needed) { dev->workspace_needed = bytes; }
-        return NULL;
-    }
-    device_reserve_workspace(dev, bytes);
-    return dev->workspace;
-}
-
-// ---- Sums that several kernels share -------------------------------------------------------------------------------
-
-enum { FOLD_X = 8, FOLD_Y = 32 };
-
-// Columns beyond C belong to `second` (NULL: they do not exist, or are not wanted).
-template <int W>
-static __global__ void __launch_bounds__(FOLD_X *FOLD_Y)
-    fold_rows_kernel(float *first, float *second, const float *partial, int rows, int stride, int C, float beta) {
-    __shared__ float4 memory[FOLD_Y * FOLD_X * W / 4];
-    float *scratch = (float *)memory;
-    float *grad = blockIdx.y == 0 ? first : second, sum[W] = {};
-    const int tile = blockIdx.x * FOLD_X * W, c = tile + threadIdx.x * W, thread = threadIdx.y * FOLD_X + threadIdx.x;
-    if (!grad) { return; }
-    for (int row = threadIdx.y; row < rows && c < C; row += FOLD_Y) {
-        float x[W];
-        load_words(x, partial + (size_t)row * stride + blockIdx.y * C + c);
-#pragma unroll
-        for (int i = 0; i < W; i++) { sum[i] += x[i]; }
-    }
-    rows_to_scratch(scratch, sum);
-    __syncthreads();
-    if (thread < FOLD_X && c < C) {
-        column_sums_of(sum, scratch, threadIdx.x * W, FOLD_X * W);
-        if (beta != 0) {
-            float old[W];
-            load_words(old, grad + c);
-#pragma unroll
-            for (int i = 0; i < W; i++) { sum[i] += beta * old[i]; }
-        }
-        store_words(grad + c, sum);
-    }
-}
-
-// Gradients of parameters are aligned to 16 bytes.
-static void fold(float *first, float *second, const float *partial, int rows, int stride, int C, float beta,
-                 Device *dev) {
-    if (C % 4 == 0 && stride % 4 == 0) {
-        launch<fold_rows_kernel<4>>(dev, dim3(ceil_div(C, 4 * FOLD_X), second ? 2 : 1), dim3(FOLD_X, FOLD_Y), 0, first,
-                                    second, partial, rows, stride, C, beta);
-    } else {
-        launch<fold_rows_kernel<1>>(dev, dim3(ceil_div(C, (int)FOLD_X), second ? 2 : 1), dim3(FOLD_X, FOLD_Y), 0, first,
-                                    second, partial, rows, stride, C, beta);
-    }
-}
-
-void fold_rows(float *grad, const float *partial, int rows, int stride, int C, float beta, Device *dev) {
-    fold(grad, NULL, partial, rows, stride, C, beta, dev);
-}
-
-void fold_row_pairs(float *first, float *second, const float *partial, int rows, int C, float beta, Device *dev) {
-    if (first || second) { fold(first, second, partial, rows, 2 * C, C, beta, dev); }
-}
-
-// ---- Peaks ---------------------------------------------------------------------------------------------------------
-
-enum { FMA_CHAINS = 8, FMA_ROUNDS = 4096, FMA_THREADS = 256, REPEATS = 5 };
-
-// Independent chains of multiply-adds in registers, enough to hide the latency.
-static __global__ void __launch_bounds__(FMA_THREADS)
-    fma_loop(float *sink, float multiplier, float addend, int rounds) {
-    float chain[FMA_CHAINS];
-#pragma unroll
-    for (int i = 0; i < FMA_CHAINS; i++) { chain[i] = (float)(threadIdx.x + i); }
-    for (int r = 0; r < rounds; r++) {
-#pragma unroll
-        for (int i = 0; i < FMA_CHAINS; i++) { chain[i] = chain[i] * multiplier + addend; }
-    }
-    float sum = 0;
-#pragma unroll
-    for (int i = 0; i < FMA_CHAINS; i++) { sum += chain[i]; }
-    if (sum == 12345.678f) { *sink = sum; }
-}
-
-enum { MMA_CHAINS = 8, MMA_ROUNDS = 16384, MMA_FLOPS = 2 * 16 * 8 * 16 };
-
-// Spread like random numbers: products of zeros would take less power, and the GPU would run at a higher clock.
-__device__ static inline int scatter(unsigned i) { return (int)(i * 2654435761u); }
-static __global__ void __launch_bounds__(FMA_THREADS) fill_uniform(floatX *out, unsigned n) {
-    const unsigned i = blockIdx.x * FMA_THREADS + threadIdx.x;
-    if (i < n) { out[i] = to_floatX((float)scatter(i) * 0x1p-31f); }
-}
-
-// Two bf16 numbers in [0.5, 1), or their negatives.
-__device__ static inline unsigned bf16_pair(unsigned i) { return ((unsigned)scatter(i) & 0x807f807fu) | 0x3f003f00u; }
-
-// The same with mma.sync in every warp.
-static __global__ void __launch_bounds__(FMA_THREADS) mma_loop(float *sink, int rounds) {
-    float d[MMA_CHAINS][4] = {};
-    unsigned a[4], b[MMA_CHAINS][2];
-#pragma unroll
-    for (int i = 0; i < 4; i++) { a[i] = bf16_pair(threadIdx.x * 4 + i); }
-#pragma unroll
-    for (int i = 0; i < MMA_CHAINS; i++) { b[i][0] = bf16_pair(threadIdx.x + 17 * i), b[i][1] = bf16_pair(b[i][0]); }
-    for (int r = 0; r < rounds; r++) {
-#pragma unroll
-        for (int i = 0; i < MMA_CHAINS; i++) { mma_m16n8k16(d[i], a, b[i]); }
-    }
-    float sum = 0;
-#pragma unroll
-    for (int i = 0; i < MMA_CHAINS; i++) { sum += d[i][0] + d[i][1] + d[i][2] + d[i][3]; }
-    if (sum == 12345.678f) { *sink = sum; }
-}
-
-// The shortest of REPEATS runs of `work` on the compute stream, in seconds, after one warm-up run.
-template <class Work> static double best_seconds(Device *dev, Work work) {
-    cudaEvent_t begin, end;
-    CHECK_CUDA(cudaEventCreateWithFlags(&begin, cudaEventDefault));
-    CHECK_CUDA(cudaEventCreateWithFlags(&end, cudaEventDefault));
-    double best = 1e30;
-    for (int i = 0; i <= REPEATS; i++) {
-        CHECK_CUDA(cudaEventRecord(begin, dev->internals->compute));
-        work();
-        CHECK_CUDA(cudaEventRecord(end, dev->internals->compute));
-        CHECK_CUDA(cudaEventSynchronize(end));
-        float milliseconds;
-        CHECK_CUDA(cudaEventElapsedTime(&milliseconds, begin, end));
-        if (i > 0 && milliseconds * 1e-3 < best) { best = milliseconds * 1e-3; }
-    }
-    CHECK_CUDA(cudaEventDestroy(begin));
-    CHECK_CUDA(cudaEventDestroy(end));
-    return best;
-}
-
-// Memory for the measurements: the matrices and workspace of a product, or two arrays for copies.
-struct PeakMemory {
-    int n;         // side of the product's square matrices
-    size_t stream; // bytes of one array of the copy
-    size_t matrix() const { return (size_t)n * n * sizeof(floatX); }
-    size_t bytes() const {
-        const size_t product = 3 * matrix() + LT_WORKSPACE;
-        return 2 * stream > product ? 2 * stream : product;
-    }
-};
-
-static double measure_gemm(char *memory, PeakMemory size, Device *dev) {
-    floatX *inp = (floatX *)memory, *weight = inp + (size_t)size.n * size.n, *out = weight + (size_t)size.n * size.n;
-    const unsigned numbers = 2u * size.n * size.n;
-    launch<fill_uniform>(dev, ceil_div(numbers, (unsigned)FMA_THREADS), FMA_THREADS, 0, inp, numbers);
-    void *const workspace = dev->workspace; // replaced during the product
-    const size_t workspace_size = dev->workspace_size;
-    dev->workspace = memory + 3 * size.matrix(), dev->workspace_size = LT_WORKSPACE;
-    const double seconds =
-        best_seconds(dev, [&] { linear_forward(out, inp, weight, NULL, NULL, size.n, size.n, size.n, dev); });
-    dev->workspace = workspace, dev->workspace_size = workspace_size;
-    return 2.0 * size.n * size.n * size.n / seconds;
-}
-
-Peaks device_measure_peaks(Device *dev) {
-    int processors;
-    CHECK_CUDA(cudaDeviceGetAttribute(&processors, cudaDevAttrMultiProcessorCount, dev->internals->index));
-    const bool large = processors >= 16; // sizes for a GPU, or for its emulation
-    PeakMemory size = {large ? 8192 : 256, (size_t)1 << (large ? 30 : 22)};
-    size_t free_bytes, total_bytes;
-    device_memory(dev, &free_bytes, &total_bytes); // leave half of it: CUDA loads code at the first launch
-    if (size.bytes() > free_bytes / 2) {
-        size = {size.n / 2, size.stream / 4};
-    } // no smaller: results would mean little
-    char *memory = size.bytes() <= free_bytes / 2 ? (char *)try_alloc(dev, size.bytes()) : NULL;
-    Peaks peaks = {};
-    if (!memory) { return peaks; }
-    Trace *trace = dev->trace; // do not trace the measurements
-    dev->trace = NULL;
-    const int blocks = 8 * processors, threads = blocks * FMA_THREADS;
-    const int fma_rounds = large ? FMA_ROUNDS * 16 : 16, mma_rounds = large ? MMA_ROUNDS : 4;
-    peaks.flops_per_s[UNIT_GEMM] = measure_gemm(memory, size, dev);
-    peaks.flops_per_s[UNIT_FP32] =
-        2.0 * FMA_CHAINS * fma_rounds * threads / best_seconds(dev, [&] {
-            launch<fma_loop>(dev, blocks, FMA_THREADS, 0, (float *)memory, 0.999f, 0.001f, fma_rounds);
-        });
-    peaks.flops_per_s[UNIT_MMA] = (double)MMA_FLOPS * MMA_CHAINS * mma_rounds * (threads / 32) / best_seconds(dev, [&] {
-                                      launch<mma_loop>(dev, blocks, FMA_THREADS, 0, (float *)memory, mma_rounds);
-                                  });
-    peaks.bytes_per_s = 2.0 * size.stream /
-                        best_seconds(dev, [&] { device_copy(dev, memory, memory + size.stream, size.stream, false); });
-    dev->trace = trace;
-    device_free(dev, memory);
-    return peaks;
+    in->in_range = name[0] != 0;
+    if (in->in_range) { nvtxRangePushA(name); }
 }

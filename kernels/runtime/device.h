@@ -1,6 +1,6 @@
 // The device that runs the kernels, as host code sees it: memory, copies, events, graphs and the trace of launches.
-// device.c (CPU, all synchronous) and device.cu implement it; trace.c implements the trace. Failures die with a
-// sentence.
+// device.c (CPU, all synchronous) and device.cu implement it; trace.c and workspace.c are the same for both. Failures
+// die with a sentence.
 #pragma once
 #include <stdbool.h>
 #include <stddef.h>
@@ -63,7 +63,7 @@ typedef struct {
     double since;        // start of the last launch; 0: none
 } Trace;
 
-// The peaks that a trace is compared with: measured by device_measure_peaks or taken from a data sheet.
+// The peaks that a trace is compared with: measured by kernels/peaks.h or taken from a data sheet.
 typedef struct {
     double flops_per_s[UNITS]; // UNIT_MMA: 0 on the CPU
     double bytes_per_s;        // memory; 0: not measured
@@ -72,6 +72,7 @@ typedef struct {
 typedef struct Device {
     bool host_memory; // the host can access the device's memory directly
     bool plan_only;   // kernels report to the trace but do not run; pointers may be NULL or invalid
+    bool recording;   // a graph is being recorded
     Trace *trace;     // NULL: not traced
     const char *scope;
     void *workspace; // scratch memory of the compute stream: valid within one kernel function
@@ -91,6 +92,7 @@ void device_memory(Device *dev, size_t *free_bytes, size_t *total_bytes);
 
 // Allocates device memory, aligned to 256 bytes. Debug builds fill it with NaN. Dies if memory runs out.
 void *device_alloc(Device *dev, size_t bytes);
+void *device_try_alloc(Device *dev, size_t bytes); // NULL if memory runs out
 void device_free(Device *dev, void *pointer);
 // Host memory that asynchronous copies can use (page-locked on CUDA).
 void *device_alloc_pinned(Device *dev, size_t bytes);
@@ -130,19 +132,16 @@ void *device_workspace(Device *dev, size_t bytes);
 bool device_launch(Device *dev, const char *name, Cost cost);
 // For CUDA launchers, after device_launch: the grid of that function's latest __global__ launch.
 void device_launch_grid(Device *dev, int blocks, int threads, int shared_bytes);
-// Names the part of the step to which the following launches belong (a string literal; "" between parts). On CUDA it is
-// also an NVTX range, which profilers show.
+// Names the part of the step to which the following launches belong (a string literal; "" between parts).
 void device_scope(Device *dev, const char *scope);
+// For device_scope: on CUDA an NVTX range, which profilers show, until the next one ("": none).
+void device_range(Device *dev, const char *name);
 
 // Ends the timing of a timed trace's last launch.
 void trace_stop(Device *dev);
 void trace_clear(Trace *trace);
 void trace_free(Trace *trace);
 
-// Measures the peaks of this machine: a large GEMM, loops of multiply-adds and of mma.sync, and the copy of a large
-// array. Takes about a second and allocates memory, which it frees again: call it before the large allocations of a
-// run. If little memory is free it uses smaller arrays; if too little is free it returns zeros.
-Peaks device_measure_peaks(Device *dev);
 // The least time of the traced launches: sum over rows of max(bytes / bandwidth, flops / peak).
 double trace_least_seconds(const Trace *trace, const Peaks *peaks);
 

@@ -127,22 +127,19 @@ static bool is_loopback(const char *address) {
 // `address` is a loopback address, listens on that one only.
 static int listen_at(const Rendezvous *meeting, const char *address, int port, double seconds) {
     struct addrinfo *list = resolve(address, port, seconds);
-    int family = list->ai_family, fd = -1, code;
-    if (is_loopback(address)) {
-        fd = socket(family, SOCK_STREAM | SOCK_CLOEXEC, 0);
-        set_option(fd, SOL_SOCKET, SO_REUSEADDR, 1);
-        code = bind(fd, list->ai_addr, list->ai_addrlen);
-    } else if ((fd = socket(AF_INET6, SOCK_STREAM | SOCK_CLOEXEC, 0)) >= 0) {
-        struct sockaddr_in6 any = {.sin6_family = AF_INET6, .sin6_port = htons((uint16_t)port)};
-        set_option(fd, SOL_SOCKET, SO_REUSEADDR, 1);
-        set_option(fd, IPPROTO_IPV6, IPV6_V6ONLY, 0);
-        code = bind(fd, (struct sockaddr *)&any, sizeof any);
-    } else {
-        struct sockaddr_in any = {.sin_family = AF_INET, .sin_port = htons((uint16_t)port)};
+    const bool loopback = is_loopback(address);
+    const struct sockaddr_in6 any = {.sin6_family = AF_INET6, .sin6_port = htons((uint16_t)port)};
+    const struct sockaddr_in any4 = {.sin_family = AF_INET, .sin_port = htons((uint16_t)port)};
+    const struct sockaddr *at = loopback ? list->ai_addr : (const struct sockaddr *)&any;
+    socklen_t length = loopback ? list->ai_addrlen : sizeof any;
+    int fd = socket(at->sa_family, SOCK_STREAM | SOCK_CLOEXEC, 0);
+    if (fd < 0 && !loopback) { // without IPv6
+        at = (const struct sockaddr *)&any4, length = sizeof any4;
         fd = socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0);
-        set_option(fd, SOL_SOCKET, SO_REUSEADDR, 1);
-        code = bind(fd, (struct sockaddr *)&any, sizeof any);
     }
+    set_option(fd, SOL_SOCKET, SO_REUSEADDR, 1);
+    set_option(fd, IPPROTO_IPV6, IPV6_V6ONLY, 0);
+    const int code = bind(fd, at, length);
     freeaddrinfo(list);
     if (code || listen(fd, 2 * meeting->world)) {
         die("rank 0 cannot listen at %s: %s%s", meeting->place, strerror(errno),

@@ -34,6 +34,11 @@ const char *unit_name(Unit unit) {
     return names[unit];
 }
 
+void device_scope(Device *dev, const char *scope) {
+    dev->scope = scope;
+    device_range(dev, scope);
+}
+
 void trace_stop(Device *dev) {
     Trace *trace = dev->trace;
     if (trace->since > 0) {

@@ -30,7 +30,6 @@ costed() { # cost.h has each function's cost once, in the order of kernels.h, an
     diff <(functions) <(grep -oE '^static inline Cost [a-zA-Z0-9_]+_cost\(' kernels/cost.h | sed -E 's/.* (.*)_cost\($/\1/' |
         grep -vxE 'matrix|plain|cast') >&2 || wrong="cost.h "
     for file in kernels/*.c kernels/*.cu kernels/*.cuh kernels/cpu.h kernels/gemm.h; do
-        [ $file = kernels/runtime/trace.c ] && continue
         # One call per line: device_launch(dev, "NAME", NAME_cost(
         calls=$(tr -s ' \n' ' ' <$file | grep -oE '[^a-zA-Z0-9_]device_launch *\([^(]*\(?')
         for name in $(functions); do

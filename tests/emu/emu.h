@@ -73,7 +73,7 @@ void check_shared(const void *address, size_t bytes, size_t alignment, const cha
 
 bool is_device_memory(const void *address);
 
-// The launch of kernels/cuda_common.cuh. stream.cpp implements stream order, capture and delay.
+// The launch of kernels/runtime/cuda.cuh. stream.cpp implements stream order, capture and delay.
 void enqueue(CUstream_st *stream, std::function<void()> operation);
 
 template <auto Kernel> const char *kernel_name() { return __PRETTY_FUNCTION__; }

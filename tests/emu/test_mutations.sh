@@ -26,7 +26,6 @@ tests_of() { # the test programs of a file
     kernels/attention_tiles.cuh) echo test_attention ;;
     kernels/cuda_common.cuh) echo test_linear test_groupnorm test_layernorm ;;
     kernels/elementwise.cuh) echo test_activation test_optimizer ;;
-    kernels/runtime/device.cu) echo test_linear ;;
     *) echo "test_$(basename "$1" .cu)" ;;
     esac
 }
@@ -82,8 +81,8 @@ listed=(
     'kernels/linear.cu|the bias is left out|s/bias != NULL, false/false, false/'
     'kernels/linear.cu|the residual of dinp is left out|s/dresidual \? 1 : 0, p/0, p/'
     'kernels/linear.cu|dweight does not add up|s/dweight, NULL, 1, beta/dweight, NULL, 1, 0/'
-    'kernels/runtime/device.cu|a limit of columns is left out|s/thread < FOLD_X && c < C/thread < FOLD_X/'
-    'kernels/runtime/device.cu|one row is not folded|s/row < rows && c < C/row + 1 < rows && c < C/'
+    'kernels/linear.cu|a limit of columns is left out|s/thread < FOLD_X && c < C/thread < FOLD_X/'
+    'kernels/linear.cu|one row is not folded|s/row < rows && c < C/row + 1 < rows && c < C/'
     'kernels/loss.cu|the gradient without its factor|s/return factor \* d;/return d + 0 * factor;/'
     'kernels/optimizer.cu|no bias correction of the second moment|s/1 \/ sqrtf\(s->bias2\)/1/'
     'kernels/optimizer.cu|no weight decay|s/step \+ k\.weight_decay \* p/step/'
@@ -117,7 +116,7 @@ short)
     ;;
 all)
     run_listed ''
-    for file in kernels/*.cu kernels/runtime/device.cu kernels/*.cuh; do run_dropped "$file"; done
+    for file in kernels/*.cu kernels/*.cuh; do run_dropped "$file"; done
     ;;
 *)
     run_listed "$which"

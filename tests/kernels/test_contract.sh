@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # Every function of kernels.h is also in reference.c, as reference_NAME with the same parameters less the device, and a test
-# calls it there. The program contains none of them.
+# calls it there. The program contains none of them. kernels/runtime comes before the kernels.
 source "$(dirname "$0")/../cli/common.sh"
 cd "$root" || exit 1
 
@@ -25,6 +25,9 @@ called() {
     [ -z "$missing" ] || { echo "no test calls" $missing; false; }
 }
 
+above() { grep -rn '#include "kernels/' kernels/runtime | grep -v '"kernels/runtime/'; }
+
+check_not "kernels/runtime includes no file of kernels/" above
 check "kernels.h was read" [ "$(names kernels/kernels.h | wc -l)" = "$(grep -cE '^void ' kernels/kernels.h)" ]
 for file in kernels/reference.c kernels/reference.h; do
     check "$file has every function of kernels.h" complete $file

@@ -1,6 +1,7 @@
 // A recorded piece of work gives the same as the work itself, as often as it is launched, and reads what its inputs
 // hold at that time.
 #include "tests/kernels/check.h"
+#include "kernels/peaks.h"
 
 enum { N = 1000 };
 

@@ -1,6 +1,7 @@
 // device.h: memory, copies, events, plan-only mode, the trace and the peaks.
 #include <sys/resource.h>
 #include "tests/kernels/check.h"
+#include "kernels/peaks.h"
 #include "tests/dies.h"
 
 static void test_memory(void **state) {

@@ -113,8 +113,9 @@ static void test_bits(void **state) {
 
 static void test_limit(void **state) {
     (void)state;
-    static const char *const leftovers[] = {"run/checkpoint-000007.tmp-4321/unet", "run/checkpoint-000005.old-99/unet",
-                                            "run/model.tmp-77/vae", "run/model.old-1/vae"};
+    static const char *const leftovers[] = {"run/checkpoint-000007.tmp-4321/unet",
+                                            "run/checkpoint-000005.old-node-3-99/unet", "run/model.tmp-77/vae",
+                                            "run/model.old-1/vae"};
     static const char *const users[] = {"run/checkpoint-best/unet", "run/checkpoint-5/trainer", "run/notes.tmp-1/x",
                                         "run/checkpoint-000003/unet"}; // the last one: not complete
     for (int i = 0; i < 4; i++) { make_folders(in_folder(leftovers[i])), make_folders(in_folder(users[i])); }

@@ -21,18 +21,22 @@ static long ended_process(void) {
 
 static void test_leftovers(void **state) {
     const char *folder = *state;
-    char *path = xprintf("%s/shard.h5", folder);
+    char *path = xprintf("%s/shard.h5", folder), host[256] = "";
+    gethostname(host, sizeof host - 1);
     long ended = ended_process(), running = (long)getppid();
     struct {
         char *name;
         bool file, stays;
     } beside[] = {
-        {xprintf("%s.tmp-%ld", path, ended), true, false},
-        {xprintf("%s.old-%ld", path, ended), false, false},
-        {xprintf("%s.tmp-%ld", path, running), true, true}, // another process writes it now
-        {xprintf("%s.tmp-", path), true, true},
-        {xprintf("%s.tmp-%ldx", path, ended), true, true},
-        {xprintf("%s/other.h5.tmp-%ld", folder, ended), true, true},
+        {xprintf("%s.tmp-%s-%ld", path, host, ended), true, false},
+        {xprintf("%s.old-%s-%ld", path, host, ended), false, false},
+        {xprintf("%s.tmp-%s-%ld", path, host, running), true, true}, // another process writes it now
+        {xprintf("%s.tmp-%s-x-%ld", path, host, ended), true, true}, // it may still run on another host
+        {xprintf("%s.old-x%s-%ld", path, host, ended), false, true},
+        {xprintf("%s.tmp-%ld", path, ended), true, true},
+        {xprintf("%s.tmp-%s-", path, host), true, true},
+        {xprintf("%s.tmp-%s-%ldx", path, host, ended), true, true},
+        {xprintf("%s/other.h5.tmp-%s-%ld", folder, host, ended), true, true},
     };
     size_t count = sizeof beside / sizeof *beside;
     for (size_t i = 0; i < count; i++) {
@@ -45,7 +49,7 @@ static void test_leftovers(void **state) {
         }
     }
     atomic_write(path, "whole", 5);
-    char *name = temporary_name(path), *expected = xprintf("%s.tmp-%ld", path, (long)getpid());
+    char *name = temporary_name(path), *expected = xprintf("%s.tmp-%s-%ld", path, host, (long)getpid());
     assert_string_equal(name, expected);
     make_folders(name); // as a folder: the leftovers of what is replaced go too
     remove_tree(path);
