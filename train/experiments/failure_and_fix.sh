@@ -27,12 +27,13 @@
 # Every final model is sampled from noise and from training samples of the first timestep (eval --start).
 # Finished stages are not repeated: run it again to continue.
 set -euo pipefail
+self=$(realpath "$0")
 cd "$(dirname "$0")/../.."
 
 out=reproduce parts=square,dose,words seeds=3 steps= checkpoints=6 vae_steps=900 train=1500 val=400 coco= model= gpus=1
 samples=96 pairs=150 jobs=$(nproc) signal= pretrain_steps=3000 word_steps=1000 unscaled_steps=700 dry=
 usage() {
-    sed -n '2,/^set -e/{/^set/d;s/^# \{0,1\}//;p}' "$0"
+    sed -n '2,/^set -e/{/^set/d;s/^# \{0,1\}//;p}' "$self"
     cat <<END
 
 usage: train/experiments/failure_and_fix.sh [OPTIONS] [ARM...]
