@@ -2,15 +2,11 @@
 // mask go through the VAE as training targets, bare (black and white) or painted on the picture, and their latents are
 // compared with the true target's. This needs no UNet and no training: it measures the VAE alone.
 #pragma once
-#include "data/paint.h"
 #include "eval/extraction.h"
 #include "eval/metrics.h"
 #include "eval/stats.h"
+#include "eval/targets.h"
 #include "eval/variants.h"
-#include "model/pipeline.h"
-
-enum { REPRESENTED_OVERLAY, REPRESENTED_MASK, REPRESENTATIONS };
-extern const char *const representation_names[REPRESENTATIONS]; // "overlay", "mask"
 
 // What is measured. Losses are mean squares over the latent, in the units of training.
 enum {

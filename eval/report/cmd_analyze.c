@@ -1,25 +1,29 @@
-// cocogold analyze QUESTION: latents | arms.
+// cocogold analyze QUESTION: latents | leak | arms.
 #include "data/classes.h"
 #include "eval/latents.h"
 #include "eval/report/experiment_page.h"
 #include "eval/report/latents_page.h"
+#include "eval/report/leak_page.h"
 #include "util/error.h"
 #include "util/file.h"
 #include "util/options.h"
+#include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
-// ---- latents: how well the latent MSE of a VAE orders masks by IoU, bare and painted on the picture -----------------
+// ---- what latents and leak share: a VAE and samples
+// ------------------------------------------------------------------
 
 static struct {
     char *model, *data, *split, *out, *source, *classes, *color;
     int resolution, min_side, samples, batch, resamples;
-    double alpha, outline;
+    double alpha, outline, multires, signal;
+    int match_cells;
+    double match_contrast, match_signal;
     long long seed;
 } o = {.split = "val",
        .source = "auto",
-       .out = "analysis",
        .classes = "all-things",
        .color = "white",
        .min_side = 300,
@@ -27,38 +31,48 @@ static struct {
        .batch = 8,
        .resamples = 1000,
        .alpha = 1,
+       .multires = 0.9,
+       .signal = AS_BETAS,
+       .match_cells = 64,
+       .match_contrast = 5,
+       .match_signal = 0.068,
        .seed = 2024};
 
-static Option table[] = {
-    {OPT_HEADING, "Input and output"},
-    {OPT_STRING, "model", &o.model, "model directory; only vae/ is read", "DIR", .required = "a pipeline directory"},
-    {OPT_STRING, "data", &o.data, "folder of the data set, in COCO's layout", "DIR",
-     .required = "a data set in COCO's layout"},
-    {OPT_STRING, "split", &o.split, "name of the split, e.g. train, val, train2017 or val2017", "NAME"},
-    {OPT_STRING, "source", &o.source, "annotations to read (auto prefers instances)", "KIND", .choices = coco_sources},
-    {OPT_STRING, "out", &o.out, "folder for latents.html, latents.json, pairs.csv and the two pictures", "DIR"},
-    {OPT_HEADING, "Samples"},
-    {OPT_STRING, "classes", &o.classes, "classes to draw samples of: " CLASSES_HELP, "LIST"},
-    {OPT_INT, "samples", &o.samples, "number of crops with an object, one per picture", "N", .low = 2, .high = 1e6},
-    {OPT_INT, "resolution", &o.resolution, "side of the pictures (0: from the model's configs)", "PIXELS",
-     .high = 8192},
-    {OPT_INT, "min-side", &o.min_side, "drop pictures whose shorter side is below this", "PIXELS", .high = 1e6},
-    {OPT_STRING, "color", &o.color, "colour of the painted mask: a name, #rrggbb or R,G,B", "COLOR"},
-    {OPT_DOUBLE, "alpha", &o.alpha, "opacity of the painted mask", "SHARE"},
-    {OPT_DOUBLE, "outline", &o.outline,
-     "width of a line along the mask's border, in pixels at size 512 (the original uses 4)", "PIXELS"},
-    {OPT_HEADING, "Run"},
-    {OPT_INT, "batch", &o.batch, "pictures per call of the VAE", "N", .low = 1, .high = 4096},
-    {OPT_INT, "bootstrap", &o.resamples, "bootstrap resamples for the 95% intervals (over samples)", "N", .high = 1e6},
-    {OPT_LONG, "seed", &o.seed, "seed of the samples, their crops and their shifts", "N"},
-    OPTIONS_END};
+// Option rows (util/options.h). parts: what is read of the model directory; files: what is written.
+#define INPUT_ROWS(parts, files)                                                                                       \
+    {OPT_HEADING, "Input and output"}, {OPT_STRING, "model",                                                           \
+                                        &o.model,   "model directory; only " parts " read",                            \
+                                        "DIR",      .required = "a pipeline directory"},                               \
+        {OPT_STRING, "data",                                                                                           \
+         &o.data,    "folder of the data set, in COCO's layout",                                                       \
+         "DIR",      .required = "a data set in COCO's layout"},                                                       \
+        {OPT_STRING, "split", &o.split, "name of the split, e.g. train, val, train2017 or val2017", "NAME"},           \
+        {OPT_STRING, "source",                                                                                         \
+         &o.source,  "annotations to read (auto prefers instances)",                                                   \
+         "KIND",     .choices = coco_sources},                                                                         \
+    {                                                                                                                  \
+        OPT_STRING, "out", &o.out, "folder for " files, "DIR"                                                          \
+    }
+#define DRAWN_SAMPLE_ROWS                                                                                                \
+    {OPT_HEADING, "Samples"},                                                                                            \
+        {OPT_STRING, "classes", &o.classes, "classes to draw samples of: " CLASSES_HELP, "LIST"},                        \
+        {OPT_INT, "samples", &o.samples, "number of crops with an object, one per picture", "N", .low = 2, .high = 1e6}, \
+        {OPT_INT,  "resolution", &o.resolution, "side of the pictures (0: from the model's configs)",                    \
+         "PIXELS", .high = 8192},                                                                                        \
+        {OPT_INT, "min-side", &o.min_side, "drop pictures whose shorter side is below this", "PIXELS", .high = 1e6},     \
+        PAINT_ROWS(&o.color, &o.alpha, &o.outline)
+#define BOOTSTRAP_ROW                                                                                                  \
+    { OPT_INT, "bootstrap", &o.resamples, "bootstrap resamples for the 95% intervals (over samples)", "N", .high = 1e6 }
 
-static const OptionsHelp latents_help = {
-    .about = "Encodes masks of known IoU, bare and painted on the picture, and compares their latents.",
-    .usage = "--model DIR --data DIR [--out DIR]",
-    .example = "--model demo/vae/model --data demo/data --min-side 0 --out latents"};
-
-static void parse(int argc, char **argv) { options_parse(argc, argv, table, &latents_help, 0); }
+// What is opened for both.
+typedef struct {
+    Device dev;
+    Pipeline pipeline;
+    Coco coco;
+    bool *allowed;
+    SampleOptions sample;
+    Paint paint;
+} Inputs;
 
 static int resolution_of(const Pipeline *p) {
     const VAEConfig *vae = &p->vae_encoder.config;
@@ -70,6 +84,48 @@ static int resolution_of(const Pipeline *p) {
     return resolution;
 }
 
+static void inputs_open(Inputs *in, int parts) {
+    device_open(&in->dev, 0);
+    in->pipeline = pipeline_open(o.model, parts, 0, &in->dev);
+    in->coco = coco_open(o.data, o.split, o.source);
+    in->allowed = classes_parse(&in->coco, "--classes", o.classes, NULL);
+    in->paint = paint_parse(o.color, o.alpha, o.outline);
+    in->sample = (SampleOptions){.allowed = in->allowed, .seed = (uint64_t)o.seed, .minimum_side = o.min_side};
+    in->sample.resolution = resolution_of(&in->pipeline);
+    in->sample.skip_damaged = true;
+    make_folders(o.out);
+}
+
+static void inputs_close(Inputs *in) {
+    free(in->allowed);
+    coco_free(&in->coco);
+    pipeline_close(&in->pipeline, &in->dev);
+    device_close(&in->dev);
+}
+
+static void want_samples(const Inputs *in, int count) {
+    if (count < 2) {
+        die("%s: %d of %d pictures gave a sample, expected at least 2 (see --classes and --min-side)", in->coco.path,
+            count, in->coco.picture_count);
+    }
+}
+
+// ---- latents: how well the latent MSE of a VAE orders masks by IoU, bare and painted on the picture -----------------
+
+static Option latents_table[] = {
+    INPUT_ROWS("vae/ is", "latents.html, latents.json, pairs.csv and the two pictures"),
+    DRAWN_SAMPLE_ROWS,
+    {OPT_HEADING, "Run"},
+    {OPT_INT, "batch", &o.batch, "pictures per call of the VAE", "N", .low = 1, .high = 4096},
+    BOOTSTRAP_ROW,
+    {OPT_LONG, "seed", &o.seed, "seed of the samples, their crops and their shifts", "N"},
+    OPTIONS_END};
+
+static const OptionsHelp latents_help = {
+    .about = "Encodes masks of known IoU, bare and painted on the picture, and compares their latents.",
+    .usage = "--model DIR --data DIR [--out DIR]",
+    .example = "--model demo/vae/model --data demo/data --min-side 0 --out latents"};
+
 // A painted mask is extracted by comparison with the picture, a bare mask by its brightness.
 static void choose_rules(LatentAnalysis *a) {
     a->rules[REPRESENTED_OVERLAY] = mask_rule_default(MASK_COMPARE);
@@ -79,37 +135,105 @@ static void choose_rules(LatentAnalysis *a) {
 }
 
 static int analyze_latents(int argc, char **argv, const char *command) {
-    parse(argc, argv);
-    Device dev;
-    device_open(&dev, 0);
-    Pipeline pipeline = pipeline_open(o.model, PART_VAE_ENCODER | PART_VAE_DECODER, 0, &dev);
-    Coco coco = coco_open(o.data, o.split, o.source);
-    bool *allowed = classes_parse(&coco, "--classes", o.classes, NULL);
-    LatentAnalysis a = {.pipeline = &pipeline, .coco = &coco, .batch = o.batch, .count = o.samples};
-    a.paint = paint_parse(o.color, o.alpha, o.outline);
-    a.sample = (SampleOptions){.allowed = allowed, .seed = (uint64_t)o.seed, .minimum_side = o.min_side};
-    a.sample.resolution = resolution_of(&pipeline);
-    a.sample.skip_damaged = true;
+    o.out = "analysis";
+    options_parse(argc, argv, latents_table, &latents_help, 0);
+    Inputs in;
+    inputs_open(&in, PART_VAE_ENCODER | PART_VAE_DECODER);
+    LatentAnalysis a = {.pipeline = &in.pipeline, .coco = &in.coco, .batch = o.batch, .count = o.samples};
+    a.paint = in.paint;
+    a.sample = in.sample;
     choose_rules(&a);
-    make_folders(o.out);
     int count;
-    LatentSample *samples = latents_analyze(&a, &count, &dev);
-    if (count < 2) {
-        die("%s: %d of %d pictures gave a sample, expected at least 2 (see --classes and --min-side)", coco.path, count,
-            coco.picture_count);
-    }
+    LatentSample *samples = latents_analyze(&a, &count, &in.dev);
+    want_samples(&in, count);
     LatentRecord record = {
-        .model = o.model, .data = o.data, .split = o.split, .command = command, .device = device_name(&dev)};
+        .model = o.model, .data = o.data, .split = o.split, .command = command, .device = device_name(&in.dev)};
     record.resolution = a.sample.resolution,
-    record.latent_side = vae_latent_size(&pipeline.vae_encoder.config, a.sample.resolution);
+    record.latent_side = vae_latent_size(&in.pipeline.vae_encoder.config, a.sample.resolution);
     record.color = o.color, record.alpha = o.alpha, record.outline = o.outline;
     record.seed = (uint64_t)o.seed, record.resamples = o.resamples;
-    latents_report(&record, samples, count, &coco, o.out);
+    latents_report(&record, samples, count, &in.coco, o.out);
     free(samples);
-    free(allowed);
-    coco_free(&coco);
-    pipeline_close(&pipeline, &dev);
-    device_close(&dev);
+    inputs_close(&in);
+    return 0;
+}
+
+// ---- leak: how much of the answer the noise schedule leaves in the noisiest training sample -------------------------
+
+static Option leak_table[] = {
+    INPUT_ROWS("vae/ and scheduler/ are", "leak.html, leak.json and objects.csv"),
+    DRAWN_SAMPLE_ROWS,
+    {OPT_HEADING, "Noise"},
+    {OPT_DOUBLE, "terminal-signal", &o.signal,
+     "share of the target in the noisiest training sample, sqrt(alphas_cumprod) at the last timestep; -1: as the betas "
+     "give it, without rescaling",
+     "A", .low = -1, .high = MOST_TERMINAL_SIGNAL},
+    {OPT_DOUBLE, "multires-noise", &o.multires,
+     "strength of the recipe's multi-resolution noise, annealed (0: the recipe's noise is white)", "X", .high = 1},
+    {OPT_HEADING, "The latent to match: how large an A here leaves as much as there"},
+    {OPT_INT, "match-cells", &o.match_cells, "side of that latent, in cells", "N", .low = 1, .high = 128},
+    {OPT_DOUBLE, "match-contrast", &o.match_contrast,
+     "contrast there: root of the sum of squares over channels between object and surroundings", "C", .low = 1e-3,
+     .high = 1e3},
+    {OPT_DOUBLE, "match-signal", &o.match_signal, "its terminal signal", "A", .low = 1e-6,
+     .high = MOST_TERMINAL_SIGNAL},
+    {OPT_HEADING, "Run"},
+    BOOTSTRAP_ROW,
+    {OPT_LONG, "seed", &o.seed, "seed of the samples, their crops and the noise's level sizes", "N"},
+    OPTIONS_END};
+
+static const OptionsHelp leak_help = {
+    .about = "Computes how much the noisiest training sample tells about the object, for a VAE and a noise schedule.",
+    .usage = "--model DIR --data DIR [--terminal-signal A] [--out DIR]",
+    .example = "--model demo/vae/model --data demo/data --min-side 0 --out leak"};
+
+// The signals of the table, ascending: a few, and the one asked for.
+static void choose_signals(LeakRecord *r) {
+    static const double usual[] = {0.068, 0.14, 0.22, 0.27};
+    bool placed = false;
+    for (int i = 0; i < 4; i++) {
+        placed |= fabs(r->signal - usual[i]) < 5e-4; // SD's own is 0.0683
+        if (!placed && r->signal < usual[i]) { r->signals[r->signal_count++] = r->signal, placed = true; }
+        r->signals[r->signal_count++] = usual[i];
+    }
+    if (!placed) { r->signals[r->signal_count++] = r->signal; }
+}
+
+// sqrt(alphas_cumprod) at the last timestep of the model's betas, unless the command line gives it.
+static double terminal_signal_of(const Schedule *schedule) {
+    if (o.signal >= 0) { return o.signal; }
+    ScheduleConfig config = schedule->config;
+    config.terminal_signal = AS_BETAS;
+    Schedule own = schedule_create(&config);
+    double signal = sqrt(own.alphas_cumprod[own.T - 1]);
+    schedule_free(&own);
+    return signal;
+}
+
+static int analyze_leak(int argc, char **argv, const char *command) {
+    o.out = "leak";
+    options_parse(argc, argv, leak_table, &leak_help, 0);
+    Inputs in;
+    inputs_open(&in, PART_VAE_ENCODER | PART_SCHEDULE);
+    LeakAnalysis a = {.pipeline = &in.pipeline, .coco = &in.coco, .count = o.samples};
+    a.sample = in.sample, a.paint = in.paint;
+    a.multires = o.multires * (in.pipeline.schedule.T - 1) / in.pipeline.schedule.T; // annealed, at the last timestep
+    a.reference_side = o.match_cells, a.reference_contrast = o.match_contrast;
+    int count;
+    LeakObject *objects = leak_analyze(&a, &count, &in.dev);
+    want_samples(&in, count);
+    LeakRecord record = {
+        .model = o.model, .data = o.data, .split = o.split, .command = command, .device = device_name(&in.dev)};
+    record.resolution = a.sample.resolution;
+    record.latent_side = vae_latent_size(&in.pipeline.vae_encoder.config, a.sample.resolution);
+    record.color = o.color, record.alpha = o.alpha, record.outline = o.outline;
+    record.signal = terminal_signal_of(&in.pipeline.schedule), record.multires = o.multires;
+    record.match_cells = o.match_cells, record.match_contrast = o.match_contrast, record.match_signal = o.match_signal;
+    record.seed = (uint64_t)o.seed, record.resamples = o.resamples;
+    choose_signals(&record);
+    leak_report(&record, objects, count, &in.coco, o.out);
+    free(objects);
+    inputs_close(&in);
     return 0;
 }
 
@@ -155,6 +279,7 @@ static const struct {
     const char *about;
 } questions[] = {
     {"latents", analyze_latents, "how well a VAE's latents tell good masks from bad ones"},
+    {"leak", analyze_leak, "how much of the answer a noise schedule leaves in the noisiest training sample"},
     {"arms", analyze_arms, "how the runs of an experiment compare (train/experiments/failure_and_fix.sh)"},
 };
 
@@ -170,9 +295,10 @@ int cmd_analyze(int argc, char **argv) {
     }
     if (strcmp(name, "--help") != 0 && strcmp(name, "-?") != 0) {
         die("analyze: %s (see cocogold analyze --help)",
-            name[0] == '-' ? xprintf("%s: unknown option", name) : "expected latents or arms");
+            name[0] == '-' ? xprintf("%s: unknown option", name) : "expected latents, leak or arms");
     }
-    printf("Analyses the latents of a VAE, or compares the runs of an experiment.\n\nUsage: cocogold analyze QUESTION "
+    printf("Analyses the latents of a VAE or a noise schedule, or compares the runs of an experiment.\n\nUsage: "
+           "cocogold analyze QUESTION "
            "[OPTIONS]\n");
     for (size_t i = 0; i < sizeof questions / sizeof *questions; i++) {
         printf("  %-9s %s\n", questions[i].name, questions[i].about);

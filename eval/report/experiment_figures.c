@@ -175,9 +175,16 @@ static Dose dose_of(const Findings *f, const char *target) {
     return d;
 }
 
-// Evidence in nats at a terminal signal, from that at leak.json's own signal: it is proportional to a^2 / (1 - a^2).
-static double leak_nats(yajl_val leak, double signal) {
-    double own = json_number_at(leak, "signal"), nats = json_number_at(leak, "nats");
+// Evidence in nats for a typical object under the recipe's noise, mean over both targets, at a terminal signal: from
+// that at leak.json's first signal. It is proportional to a^2 / (1 - a^2).
+static double leak_nats(const Json *leak, double signal) {
+    yajl_val list = json_at(leak->root, "per_signal");
+    if (!list || !YAJL_IS_ARRAY(list) || list->u.array.len == 0) {
+        die("%s: the list \"per_signal\" is missing", leak->path);
+    }
+    yajl_val first = list->u.array.values[0];
+    double own = json_number_at(first, "signal");
+    double nats = (json_number_at(first, "overlay_recipe") + json_number_at(first, "mask_recipe")) / 2;
     return nats * (signal * signal / (1 - signal * signal)) / (own * own / (1 - own * own));
 }
 
@@ -203,14 +210,12 @@ void dose_figure(FILE *out, const Findings *f, const char *leak) {
                       .y_label = "gIoU"};
     char *labels[MOST_DOSES], *mark = NULL;
     Json json = leak ? json_read(leak) : (Json){0};
-    for (int i = 0; leak && i < doses[0].count; i++) {
-        labels[i] = xprintf("%.0f", leak_nats(json.root, doses[0].x[i]));
-    }
+    for (int i = 0; leak && i < doses[0].count; i++) { labels[i] = xprintf("%.0f", leak_nats(&json, doses[0].x[i])); }
     if (leak) {
         axes.top = (const char *const *)labels;
         axes.top_label = "evidence for an object in it, nats";
         axes.mark_x = json_number_at(json.root, "matched_signal");
-        axes.mark = mark = xprintf("Stable Diffusion at 512 px: %.0f nats", leak_nats(json.root, axes.mark_x));
+        axes.mark = mark = xprintf("Stable Diffusion at 512 px: %.0f nats", leak_nats(&json, axes.mark_x));
     }
     figure_begin(out, "fig-dose", "gIoU by what the schedule leaves of the target");
     chart_lines(out, lines, 4, axes);

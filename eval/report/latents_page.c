@@ -8,10 +8,6 @@
 #include <stdlib.h>
 #include <string.h>
 
-static const char *const size_names[OBJECT_SIZES + 1] = {"small (< 2%)", "medium (< 15%)", "large", "all objects"};
-static const char *const size_keys[OBJECT_SIZES + 1] = {"small", "medium", "large", "all"};
-static const int size_order[] = {OBJECT_SIZES, OBJECT_SMALL, OBJECT_MEDIUM, OBJECT_LARGE}; // of tables
-
 // The rows of every table, in the order of the measures.
 static const struct {
     const char *key, *name;

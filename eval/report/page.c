@@ -137,6 +137,10 @@ void json_put_interval(yajl_gen gen, const char *key, Interval v) {
     yajl_gen_map_close(gen);
 }
 
+const char *const size_names[OBJECT_SIZES + 1] = {"small (< 2%)", "medium (< 15%)", "large", "all objects"};
+const char *const size_keys[OBJECT_SIZES + 1] = {"small", "medium", "large", "all"};
+const int size_order[OBJECT_SIZES + 1] = {OBJECT_SIZES, OBJECT_SMALL, OBJECT_MEDIUM, OBJECT_LARGE};
+
 // ---- training curves -----------------------------------------------------------------------------------------------
 
 // Two curves of each run, given by their places in RunLog: the first solid, the second dashed, or in another colour if

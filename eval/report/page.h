@@ -1,6 +1,7 @@
 // The frame of a self-contained HTML page, and the parts that several reports have.
 #pragma once
 #include "data/image.h"
+#include "eval/metrics.h"
 #include "eval/report/runlog.h"
 #include "eval/stats.h"
 #include "util/file.h"
@@ -22,6 +23,10 @@ void html_cell(FILE *out, const char *format, double value);
 // "0.931 (0.924-0.938)": with three decimals, else with four digits.
 const char *interval_text(Interval interval, bool decimals, char buffer[48]);
 void json_put_interval(yajl_gen gen, const char *key, Interval interval);
+
+// Sizes of objects (eval/metrics.h), the last for all: in tables, in JSON, and the order of both.
+extern const char *const size_names[OBJECT_SIZES + 1], *const size_keys[OBJECT_SIZES + 1];
+extern const int size_order[OBJECT_SIZES + 1];
 
 // Training curves of several runs, and what the metrics of `cocogold eval` mean.
 void page_training(FILE *out, const RunLog *logs, int count);

@@ -31,6 +31,10 @@ run "init" init --preset mini model
 run "train-vae" train-vae --model model --data data --out vae --max-train-steps 3 --train-batch-size 4 \
     --gradient-accumulation-steps 1 --lr 1e-3 --lr-scheduler constant --validate-every 3 --validation-samples 4 --no-roofline
 check "train-vae: the run's folder" is_run vae 3 1
+run "analyze leak" analyze leak --model vae/model --data data --min-side 1 --samples 4 --match-cells 8
+check "analyze leak: page and numbers" bash -c "grep -q '</html>' leak/leak.html && grep -c , leak/objects.csv | grep -qx 5"
+check "analyze leak: one field per line" grep -qE '^  "matched_signal": 0\.[0-9]+,$' leak/leak.json
+check "analyze leak: the reference" bash -c "sed -n '/^  \"reference\"/,/}/p' leak/leak.json | grep -qE '^    \"nats\": [0-9.e-]+,$'"
 for split in train val; do
     run "encode $split" encode --model vae/model --data data --split $split --out latents --targets overlay,mask \
         --min-side 1 --classes @data/classes/seen.txt

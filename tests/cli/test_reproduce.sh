@@ -1,18 +1,24 @@
 #!/usr/bin/env bash
-# Two arms of the experiment with a few steps: killed in the middle and continued, without doing anything twice.
+# Two arms of the experiment with a few steps, side by side: killed in the middle and continued, without doing anything
+# twice; interrupted by a signal; and a run that fails.
 source "$(dirname "$0")/common.sh"
 
 mkdir home && cp -r "$root/train" home/ && ln -s "$cocogold" home/cocogold # the script runs in the program's folder
-small=(home/train/experiments/failure_and_fix.sh --out "$work/out" --seeds 1 --steps 4 --checkpoints 2 --vae-steps 2
-    --train 24 --val 10 --samples 6)
-reproduce() { "${small[@]}" "$@" overlay mask+leading; }
-check_not "an unknown change" reproduce overlay+nonsense
-check "its help" bash -c "home/train/experiments/failure_and_fix.sh --help | grep -q 'mask+frequent'"
-check "the plan" bash -c "home/train/experiments/failure_and_fix.sh --dry-run | grep -c 'cocogold train' | grep -qx 13"
+script=home/train/experiments/failure_and_fix.sh
+small=("$script" --out "$work/out" --seeds 1 --steps 4 --checkpoints 2 --vae-steps 2 --train 24 --val 10 --samples 6
+    --pairs 5 --jobs 2)
+reproduce() { "${small[@]}" "$@" overlay mask+leak; }
+check_not "an unknown word" reproduce overlay+nonsense
+check_not "a number that is a command" reproduce --steps 'a[$(touch hacked)]'
+check_not "it was not run" ls hacked
+check "its help" bash -c "$script --help | grep -q 'mask+leak+frequent'"
+check "the plan: square and dose" bash -c "$script --dry-run --parts square,dose | grep -c 'cocogold train ' | grep -qx 20"
 check "full size: hours and disk" \
-    bash -c "home/train/experiments/failure_and_fix.sh --dry-run --coco COCO --model SD2 --gpus 4 | head -1 | grep -q 'hours of an A100.*disk'"
+    bash -c "$script --dry-run --coco COCO --model SD2 --gpus 4 | head -1 | grep -q '12 runs.*hours of an A100.*disk'"
+check "full size: the betas of SD2" bash -c "$script --dry-run --coco COCO --model SD2 mask+leak | grep 'cocogold train ' |
+    grep -q -e '--terminal-signal -1 --timestep-spacing leading'"
 
-setsid "${small[@]}" overlay mask+leading >first.log 2>&1 & # a process group: script and program die together
+setsid "${small[@]}" overlay mask+leak >first.log 2>&1 & # a process group: script and programs die together
 first=$!
 for _ in $(seq 3000); do
     [ -e out/arms/overlay/seed-1/checkpoint-000002 ] && break
@@ -23,19 +29,38 @@ kill -KILL -- -$first
 wait $first 2>/dev/null
 check_not "killed before its end" ls out/report.html
 check "the first checkpoint exists" ls out/arms/overlay/seed-1/
-check "continued" reproduce
+"${small[@]}" --steps 2000 overlay+constant >second.log 2>&1 &
+second=$!
+for _ in $(seq 3000); do
+    grep -q '"kind":"step"' out/arms/overlay+constant/seed-1/log.jsonl 2>/dev/null && break
+    kill -0 $second 2>/dev/null || break
+    sleep 0.02
+done
+kill -TERM $second
+check_not "a signal ends it" wait $second
+check "its run saved a checkpoint first" ls out/arms/overlay+constant/seed-1/checkpoint-*/trainer
+rm -rf out/arms/overlay+constant
+
+reproduce >third.log 2>&1
+check "continued" tail -n 3 third.log
+check "progress" grep -q 'of 2 runs done in 0:.*minutes left' third.log
 check "the report" grep -q 'id="conclusions"' out/report.html
-check "two arms" bash -c "grep -c '\"collapsed\": [0-9]' out/experiment.json | grep -qx 2"
-check "the area marked in pictures without the object" bash -c "grep -A1 '\"false_area\"' out/experiment.json | grep -c '\"value\": [0-9]' | grep -qx 2"
-for arm in overlay mask+leading; do
+check "two arms" bash -c "grep -c '\"failed\": [0-9]' out/experiment.json | grep -qx 2"
+for arm in overlay mask+leak; do
     check "$arm: three validations" bash -c "ls out/arms/$arm/seed-1/validation/step-*-losses.csv | wc -l | grep -qx 3"
     check "$arm: one line per step" bash -c "grep -c '\"kind\":\"step\"' out/arms/$arm/seed-1/log.jsonl | grep -qx 4"
+    for start in noise truth mean image; do
+        check "$arm from $start" grep -q "\"start\": \"$start\"" "out/arms/$arm/seed-1/$start/metrics.json"
+    done
 done
-check "the original's schedule" grep -q '"leading"' out/arms/mask+leading/seed-1/model/scheduler/scheduler_config.json
+check "the original's schedule" grep -q '"leading"' out/arms/mask+leak/seed-1/model/scheduler/scheduler_config.json
 find out/arms out/latents out/vae -type f -newer out/report.html >newer.before
 check "run again" reproduce
 find out/arms out/latents out/vae -type f -newer out/report.html >newer.after
 check "nothing was done twice" cmp newer.before newer.after
-rm -rf out/arms/overlay/seed-1/eval
-dies "only an unfinished run" "no finished run of an arm" analyze arms --arms out/data
+rm -rf out/arms/overlay/seed-1/{noise,truth,mean,image} out/arms/mask+leak
+dies "only an unfinished run" "no finished run of an arm" analyze arms --arms out/arms
+chmod -R a-w out/arms/overlay/seed-1/model 2>/dev/null
+echo damaged >out/arms/overlay/seed-1/model/unet/config.json
+check_not "a run that fails ends the experiment" reproduce
 finish

@@ -70,7 +70,8 @@ def experiment(tmp_path_factory):
             lines = [f'{i // 2},"{CLASSES[i % 4]}",0,0,{k},{k},0,4096' for i, k in enumerate(marked)]
             (run / "absent/pairs.csv").write_text("\n".join([FIELDS, *lines]) + "\n")
             final[arm, seed, "marked"] = marked / 4096
-    leak = {"signal": 0.068, "nats": 2, "matched_signal": 0.21, "derivation": "made <up>"}
+    leak = {"per_signal": [{"signal": 0.068, "overlay_recipe": 2.1, "mask_recipe": 1.9}], "matched_signal": 0.21}
+    leak["reference"] = {"cells": 64, "contrast": 5, "signal": 0.068, "nats": 20}
     (folder / "leak.json").write_text(json.dumps(leak, indent=2))
     inputs = "--arms", folder / "arms", "--words", folder / "arms", "--leak", folder / "leak.json"
     run_cocogold("analyze", "arms", *inputs, "--out", folder, "--bootstrap", 2000)

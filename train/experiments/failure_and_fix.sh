@@ -20,19 +20,20 @@
 #
 # Parts (--parts, or arms by name, which then replace the parts):
 #   square    {overlay, mask} x {no leak, matched leak}, all seeds
-#   dose      both targets with leaks of 0.068, 0.14 and 0.27, one seed
+#   dose      both targets with leaks of 0.068, 0.14, 0.22 and 0.27, one seed
 #   words     {from scratch, pretrained from text to image} x {overlay, mask}, trained without some words, all seeds
 #   classes   the square's arms with the frequent class, all seeds
 #   unscaled  the square at Stable Diffusion's own schedule and latent size: scenes of 256 pixels, latents of 64 x 64
 # Every final model is sampled from noise and from training samples of the first timestep (eval --start).
 # Finished stages are not repeated: run it again to continue.
 set -euo pipefail
+self=$(realpath "$0")
 cd "$(dirname "$0")/../.."
 
 out=reproduce parts=square,dose,words seeds=3 steps= checkpoints=6 vae_steps=900 train=1500 val=400 coco= model= gpus=1
 samples=96 pairs=150 jobs=$(nproc) signal= pretrain_steps=3000 word_steps=1000 unscaled_steps=700 dry=
 usage() {
-    sed -n '2,/^set -e/{/^set/d;s/^# \{0,1\}//;p}' "$0"
+    sed -n '2,/^set -e/{/^set/d;s/^# \{0,1\}//;p}' "$self"
     cat <<END
 
 usage: train/experiments/failure_and_fix.sh [OPTIONS] [ARM...]
@@ -240,7 +241,7 @@ if [ $# -gt 0 ]; then
     add_runs "$out/arms" "$seeds" "$@"
 fi
 ! has_part square || add_runs "$out/arms" "$seeds" overlay mask overlay+leak mask+leak
-! has_part dose || for a in 0.068 0.14 0.27; do add_runs "$out/arms" 1 "overlay+leak=$a" "mask+leak=$a"; done
+! has_part dose || for a in 0.068 0.14 0.22 0.27; do add_runs "$out/arms" 1 "overlay+leak=$a" "mask+leak=$a"; done
 ! has_part classes || add_runs "$out/arms" "$seeds" {overlay,mask}{,+leak}+frequent
 ! has_part unscaled || add_runs "$out/unscaled" "$seeds" overlay mask overlay+leak mask+leak
 if [ "$coco" ]; then
