@@ -14,6 +14,7 @@
 #   outline          the mask drawn with the original's outline of 4 pixels at 512
 #   absent           a fifth of the training samples ask for a class that is not in the picture
 #   photo            prompts "a photo of a CLASS"
+#   pretrained       starts from a UNet that was trained from text to image on other scenes, with all words
 # Otherwise every arm has the original's recipe (annealed multi-resolution noise 0.9, uniform timesteps, 50 steps of
 # sampling) and the same data, VAE, start, number of steps, validation samples and noise. Seeds change the order of
 # samples, noise and timesteps.
@@ -24,14 +25,14 @@
 #   words     {from scratch, pretrained from text to image} x {overlay, mask}, trained without some words, all seeds
 #   classes   the square's arms with the frequent class, all seeds
 #   unscaled  the square at Stable Diffusion's own schedule and latent size: scenes of 256 pixels, latents of 64 x 64
-# Every final model is sampled from noise and from training samples of the first timestep (eval --start).
+# Every final model is sampled from noise and, but for words, from training samples of the first timestep (eval --start).
 # Finished stages are not repeated: run it again to continue.
 set -euo pipefail
 self=$(realpath "$0")
 cd "$(dirname "$0")/../.."
 
 out=reproduce parts=square,dose,words seeds=3 steps= checkpoints=6 vae_steps=900 train=1500 val=400 coco= model= gpus=1
-samples=96 pairs=150 jobs=$(nproc) signal= pretrain_steps=3000 word_steps=1000 unscaled_steps=700 dry=
+samples=96 pairs=150 starts="noise truth mean image" jobs=$(nproc) signal= pretrain_steps=3000 word_steps=1000 unscaled_steps=700 dry=
 usage() {
     sed -n '2,/^set -e/{/^set/d;s/^# \{0,1\}//;p}' "$self"
     cat <<END
@@ -100,7 +101,7 @@ number() { sed -n "s/^ *\"$1\": \([-0-9.e]*\),\{0,1\}$/\1/p" "$2" | head -1; }
 # Sets what an arm changes: options of encode, of encode for the training split only, of train; the latents' folder.
 parse_arm() {
     local word
-    target= classes=without encode_options=() draw_options=() train_options=() latents=$out/latents
+    target= classes=without encode_options=() draw_options=() train_options=() latents=$out/latents begin=$start
     local schedule=(--terminal-signal 0 --timestep-spacing trailing)
     for word in ${1//+/ }; do
         case $word in
@@ -119,6 +120,7 @@ parse_arm() {
         outline) encode_options+=(--outline 4) latents+=-outline ;;
         absent) draw_options+=(--absent 0.2) latents+=-absent ;;
         photo) train_options+=(--text-template "a photo of a {}") ;;
+        pretrained) begin=$out/pretrained ;;
         *) fail "$1: unknown word \"$word\" (see --help)" ;;
         esac
     done
@@ -142,18 +144,19 @@ train_arm() { # train_arm FOLDER NAME SEED STEPS RECIPE...: the run of the curre
     [ "$gpus" = 1 ] || launch=(mpirun -n "$gpus")
     if [ ! "$dry" ]; then
         mkdir -p "$folder"
-        printf '{"arm": "%s", "target": "%s", "classes": "%s", "frequent": "%s", "seed": %d, "steps": %d}\n' \
-            "$2" "$target" "$classes" "$frequent" "$3" "$4" >"$folder/arm.json"
+        printf '{"arm": "%s", "target": "%s", "classes": "%s", "frequent": "%s", "new_words": "%s", "seed": %d, "steps": %d}\n' \
+            "$2" "$target" "$classes" "$frequent" "$new_words" "$3" "$4" >"$folder/arm.json"
     fi
-    stage "$folder/model/model_index.json" "${launch[@]}" ./cocogold train --model "$start" --shards "$latents" \
+    stage "$folder/model/model_index.json" "${launch[@]}" ./cocogold train --model "$begin" --shards "$latents" \
         --target "$target" --out "$folder" --resume --max-train-steps "$4" --lr-total-steps "$4" "${@:5}" \
         --validation-steps 50 --validate-every $((($4 + checkpoints - 1) / checkpoints)) \
         --validation-samples "$samples" --validation-draws 4 --checkpoint-every $((($4 + checkpoints - 1) / checkpoints)) \
         --checkpoints-total-limit 1 --log-every 100 --no-roofline --seed "$3" "${train_options[@]}"
-    for kind in noise truth mean image; do
+    for kind in $starts; do
         stage "$folder/$kind/pairs.csv" ./cocogold eval --model "$folder/model" --protocol crops --shards "$latents" \
             --split val --seen "$without" --steps 50 --start "$kind" --limit "$pairs" --bootstrap 0 --out "$folder/$kind"
     done
+    [ "$dry" ] || touch "$folder/done"
 }
 
 # ---- runs side by side -----------------------------------------------------------------------------------------------
@@ -199,7 +202,7 @@ run_queue() {
         read -r folder arm seed <<<"$spec"
         if [ "$dry" ]; then
             "run_$(basename "$folder")" "$folder" "$arm" "$seed"
-        elif [ ! -e "$folder/$arm/seed-$seed/image/pairs.csv" ]; then
+        elif [ ! -e "$folder/$arm/seed-$seed/done" ]; then
             while [ ${#running[@]} -ge "$jobs" ]; do finish_run; done
             printf 'run %s, seed %d\n' "$folder/$arm" "$seed"
             start_run "$folder" "$arm" "$seed"
@@ -213,6 +216,12 @@ run_queue() {
 run_arms() { # run_arms FOLDER ARM SEED
     parse_arm "$2"
     train_arm "$1" "$2" "$3" "$steps" "${recipe[@]}"
+}
+run_words() { # run_words FOLDER ARM SEED: the demo's recipe, without the classes that have a new word
+    new_words=orange,cross without=@$out/known.txt starts=noise
+    parse_arm "$2"
+    latents=$out/latents-frequent
+    train_arm "$1" "$2" "$3" "$word_steps" "${recipe[@]}" --classes "$without" --multires-noise 0 --t-max-prob 0.5
 }
 run_unscaled() { # run_unscaled FOLDER ARM SEED: SD2's own betas, a batch of 8
     matched=-1
@@ -243,6 +252,7 @@ fi
 ! has_part square || add_runs "$out/arms" "$seeds" overlay mask overlay+leak mask+leak
 ! has_part dose || for a in 0.068 0.14 0.22 0.27; do add_runs "$out/arms" 1 "overlay+leak=$a" "mask+leak=$a"; done
 ! has_part classes || add_runs "$out/arms" "$seeds" {overlay,mask}{,+leak}+frequent
+! has_part words || add_runs "$out/words" "$seeds" {overlay,mask}{,+pretrained}
 ! has_part unscaled || add_runs "$out/unscaled" "$seeds" overlay mask overlay+leak mask+leak
 if [ "$coco" ]; then
     # 1.4 EFLOP for a run of 18,000 steps of 32 at 512 pixels, 1.3 EFLOP to encode 5 passes with two kinds of target, at
@@ -256,7 +266,7 @@ fi
 
 # The classes: two lists, without and with the frequent class. Validation always asks for all classes, and calls those
 # of the first list "listed".
-data=${coco:-$out/data} frequent=person
+data=${coco:-$out/data} frequent=person new_words=
 mkdir -p "$out"
 if [ "$coco" ]; then
     start=$out/init resolution=512 without=default14 with=all-things split=2017 minimum=300 passes=5
@@ -270,6 +280,7 @@ else
     if [ ! "$dry" ]; then
         cp "$data/classes/seen.txt" "$out/with.txt"
         grep -vx "$frequent" "$out/with.txt" >"$out/without.txt"
+        grep -v 'orange\|cross' "$out/without.txt" >"$out/known.txt"
     fi
     stage "$out/init/model_index.json" ./cocogold init --preset mini "$out/init" --seed 1
     stage "$start/model_index.json" ./cocogold train-vae --model "$out/init" --data "$data" --out "$out/vae" \
@@ -290,6 +301,22 @@ for spec in "${queued[@]}"; do
     [ "${encoded[$latents]-}" ] || encode_arm
     encoded[$latents]=1
 done
+if has_part words; then
+    parse_arm overlay+frequent
+    encode_arm
+    stage "$out/caption-data/synth.json" ./cocogold synth "$out/caption-data" --train "$((2 * train))" --val 100 --seed 11
+    for part in train val; do
+        stage "$out/captions/$part.json" ./cocogold encode --model "$start" --data "$out/caption-data" --split "$part" \
+            --texts captions --min-side 0 --seed 1 --out "$out/captions"
+    done
+    stage "$out/pretrain-init/model_index.json" ./cocogold init --preset mini --text-to-image --vae "$start" --seed 1 \
+        "$out/pretrain-init"
+    stage "$out/pretraining/model/model_index.json" ./cocogold pretrain --model "$out/pretrain-init" \
+        --shards "$out/captions" --out "$out/pretraining" --resume --max-train-steps "$pretrain_steps" \
+        --train-batch-size 16 --gradient-accumulation-steps 1 --lr 2e-3 --adam-beta2 0.99 --weight-decay 0.01 \
+        --lr-scheduler wsd --max-grad-norm 1 --validate-every 1000 --validation-samples 32 --log-every 100 --seed 1
+    stage "$out/pretrained/model_index.json" ./cocogold init --from "$out/pretraining/model" "$out/pretrained"
+fi
 if has_part unscaled; then
     stage "$out/unscaled-data/synth.json" ./cocogold synth "$out/unscaled-data" --size 256 --train 400 --val 150 --seed 1
     data=$out/unscaled-data resolution=256
@@ -303,5 +330,6 @@ stage "$out/latents-analysis/latents.json" ./cocogold analyze latents --model "$
 
 run_queue
 report=(--arms "$out/arms" --leak "$out/leak/leak.json" --latents "$out/latents-analysis/latents.json")
+! has_part words || report+=(--words "$out/words")
 ! has_part unscaled || report+=(--unscaled "$out/unscaled")
 run ./cocogold analyze arms "${report[@]}" --out "$out"
