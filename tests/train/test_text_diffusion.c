@@ -53,8 +53,7 @@ static int begin(void **state) {
     UNetConfig unet = mini->unet;
     CLIPConfig clip = mini->clip;
     unet.in_channels = unet.out_channels;
-    tokenizer_write(mini, in_folder("tokenizer"));
-    clip.vocab_size = tokenizer_words();
+    clip.vocab_size = tokenizer_write(mini, in_folder("tokenizer"));
     pipeline = (Pipeline){.folder = "test",
                           .unet = unet_create(&unet),
                           .clip = clip_create(&clip),
