@@ -12,7 +12,7 @@ check_not "an unknown word" reproduce overlay+nonsense
 check_not "a number that is a command" reproduce --steps 'a[$(touch hacked)]'
 check_not "it was not run" ls hacked
 check "its help" bash -c "$script --help | grep -q 'mask+leak+frequent'"
-check "the plan: square and dose" bash -c "$script --dry-run --parts square,dose | grep -c 'cocogold train ' | grep -qx 20"
+check "the plan: square and dose" bash -c "$script --dry-run --parts square,dose | grep -c 'cocogold train ' | grep -qx 18"
 check "full size: hours and disk" \
     bash -c "$script --dry-run --coco COCO --model SD2 --gpus 4 | head -1 | grep -q '12 runs.*hours of an A100.*disk'"
 check "full size: the betas of SD2" bash -c "$script --dry-run --coco COCO --model SD2 mask+leak | grep 'cocogold train ' |

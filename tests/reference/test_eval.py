@@ -153,3 +153,55 @@ def test_mistakes_get_one_sentence(data, model, tmp_path, arguments, message):
     assert done.returncode == 1 and message in done.stderr
     assert len([line for line in done.stderr.strip().split("\n") if "warning" not in line]) == 1
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("start", ["noise", "truth", "mean", "image"])
+def test_starts_against_a_diffusers_loop(data, model, tmp_path, start):
+    """eval --start with another schedule: masks of a few crops, against diffusers from the same start and noise."""
+    import h5py
+    from diffusers import DDIMScheduler, DiffusionPipeline
+
+    from test_schedule import rescaled
+    from test_train import SEED, normal
+
+    signal, steps, inference = 0.4, 4, 9
+    cocogold("encode", "--model", model, "--data", data, "--split", "val", "--out", tmp_path, "--min-side", 0)
+    cocogold("eval", "--model", model, "--protocol", "crops", "--shards", tmp_path, "--split", "val", "--out", tmp_path,
+             "--masks", "--method", "luminance", "--no-opening", "--bootstrap", 0, "--steps", steps, "--seed", SEED,
+             "--terminal-signal", signal, "--timestep-spacing", "leading", "--start", start)
+    metrics = json.loads((tmp_path / "metrics.json").read_text())["config"]
+    assert metrics["start"] == start and metrics["timestep_spacing"] == "leading"
+    assert metrics["terminal_signal"] == pytest.approx(signal, abs=1e-5)
+
+    pipe = DiffusionPipeline.from_pretrained(model, local_files_only=True)
+    common = {**pipe.scheduler.config, "rescale_betas_zero_snr": False, "timestep_spacing": "leading"}
+    scheduler = DDIMScheduler.from_config({**common, "trained_betas": None})
+    scheduler = DDIMScheduler.from_config({**common, "trained_betas": rescaled(scheduler.betas, signal).tolist()})
+    scheduler.set_timesteps(steps)
+    assert int(scheduler.timesteps[0]) == metrics["first_timestep"]
+    a = float(scheduler.alphas_cumprod[metrics["first_timestep"]]) ** 0.5
+    with h5py.File(tmp_path / "val-00000.h5") as shard, torch.no_grad():
+        names = [name.decode() for name in shard.attrs["classes"]]
+        images, targets = (torch.tensor(shard[k][:].astype(np.float32)).permute(0, 3, 1, 2)
+                           for k in ("image_latent", "target_overlay"))
+        ids, classes = shard["image_id"][:], shard["class"][:]
+        starts = {"noise": None, "truth": targets, "mean": targets.mean(0, keepdim=True).expand_as(targets),
+                  "image": images}[start]
+        worst = 1
+        for i in range(4):
+            h, w = images.shape[2:]
+            noise = normal(h * w * 4, inference, 0, int(ids[i]) << 16 | int(classes[i]))
+            x = torch.tensor(noise, dtype=torch.float32).reshape(1, h, w, 4).permute(0, 3, 1, 2)
+            x = x if starts is None else a * starts[i : i + 1] + (1 - a * a) ** 0.5 * x
+            tokens = pipe.tokenizer(names[classes[i]], padding="max_length", truncation=True, return_tensors="pt")
+            context = pipe.text_encoder(tokens.input_ids).last_hidden_state
+            for t in scheduler.timesteps:
+                out = pipe.unet(torch.cat([images[i : i + 1], x], 1), t, encoder_hidden_states=context).sample
+                x = scheduler.step(out, t, x).prev_sample
+            picture = (pipe.vae.decode(x / pipe.vae.config.scaling_factor).sample / 2 + 0.5).clamp(0, 1)
+            wanted = picture[0].mean(0).numpy() >= 0.5
+            name = f"{ids[i]}-{names[classes[i]].replace(' ', '_')}.png"
+            mask = np.array(Image.open(tmp_path / "masks" / name)) > 0
+            worst = min(worst, (mask & wanted).sum() / max(1, (mask | wanted).sum()))
+    print(f"start {start}: a = {a:.4f}, smallest IoU of four masks {worst:.4f}")
+    assert worst > 0.99

@@ -57,7 +57,7 @@ run eval --model "$out/unet/model" --data $base/data --split val --out "$out" \
     --group "known=@$base/data/classes/known.txt" --group "new combinations=@$base/data/classes/new-combinations.txt" \
     --group "new words=@$base/data/classes/new-words.txt" \
     --group "new colour=orange circle,orange square,orange triangle"
-for text in "orange square" "blue square" "purple circle"; do
+for text in "orange square" "green circle" "person"; do
     run segment --model "$out/unet/model" --image $base/data/val/000001000010.png --text "$text" \
         --out "$out/segment-${text// /-}"
 done

@@ -21,7 +21,7 @@
 #
 # Parts (--parts, or arms by name, which then replace the parts):
 #   square    {overlay, mask} x {no leak, matched leak}, all seeds
-#   dose      both targets with leaks of 0.068, 0.14, 0.22 and 0.27, one seed
+#   dose      both targets with leaks of 0.068, 0.22 and 0.27, one seed
 #   words     {from scratch, pretrained from text to image} x {overlay, mask}, trained without some words, all seeds
 #   classes   the square's arms with the frequent class, all seeds
 #   unscaled  the square at Stable Diffusion's own schedule and latent size: scenes of 256 pixels, latents of 64 x 64
@@ -250,7 +250,7 @@ if [ $# -gt 0 ]; then
     add_runs "$out/arms" "$seeds" "$@"
 fi
 ! has_part square || add_runs "$out/arms" "$seeds" overlay mask overlay+leak mask+leak
-! has_part dose || for a in 0.068 0.14 0.22 0.27; do add_runs "$out/arms" 1 "overlay+leak=$a" "mask+leak=$a"; done
+! has_part dose || for a in 0.068 0.22 0.27; do add_runs "$out/arms" 1 "overlay+leak=$a" "mask+leak=$a"; done
 ! has_part classes || add_runs "$out/arms" "$seeds" {overlay,mask}{,+leak}+frequent
 ! has_part words || add_runs "$out/words" "$seeds" {overlay,mask}{,+pretrained}
 ! has_part unscaled || add_runs "$out/unscaled" "$seeds" overlay mask overlay+leak mask+leak
