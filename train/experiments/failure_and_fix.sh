@@ -174,7 +174,7 @@ start_run() { # start_run FOLDER ARM SEED
     mkdir -p "$1/$2/seed-$3"
     (
         side_by_side=1
-        trap 'kill -TERM $child 2>/dev/null; wait $child; exit 143' INT TERM
+        trap 'kill -TERM $(jobs -p) 2>/dev/null; wait; exit 143' INT TERM
         [ "$jobs" = 1 ] || export OMP_NUM_THREADS=1
         "run_$(basename "$1")" "$@"
     ) >>"$1/$2/seed-$3/output.txt" 2>&1 &
