@@ -48,6 +48,12 @@ check "eval: kinds" bash -c 'for kind in name attribute relation size plural abs
 check "eval: absent phrases" grep -q '"false_area"' e/metrics.json
 check "eval: texts of pairs" grep -q ',"relation","the ' e/pairs.csv
 check "eval: the report shows texts" grep -q "the \|all " e/report.html
+dies "eval: a group with the name of a kind" "--group size: the shards have a kind of phrases" eval --model table/model \
+    --protocol crops --shards phrases --out x --group size=person
+run "eval: groups with odd names" eval --model table/model --protocol crops --shards phrases --out odd --steps 1 --bootstrap 0 \
+    --group $'\xff<i>".c=all'
+check "metrics.json is UTF-8" grep -q $'"\xef\xbf\xbd<i>\\\\".c": {' odd/metrics.json
+check "and the report shows the group" grep -q $'<td>\xef\xbf\xbd&lt;i&gt;&quot;.c</td>' odd/report.html
 dies "eval: other texts" "--text-table: expected class names" eval --model table/model --protocol crops --shards phrases \
     --out x --text-table "a {}"
 finish
