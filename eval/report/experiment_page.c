@@ -276,7 +276,7 @@ void experiment_report(const Experiment *e, const ExperimentRecord *record, cons
     Report r = {.record = record, .main = findings_of(e, record->resamples, record->seed)};
     if (record->words) { r.words = findings_of(record->words, record->resamples, record->seed); }
     if (record->unscaled) { r.unscaled = findings_of(record->unscaled, record->resamples, record->seed); }
-    r.sentences = experiment_sentences(e, record->words, record->unscaled, &r.main.contrasts);
+    r.sentences = experiment_sentences(e, &r.main.contrasts, record->words, &r.words.contrasts, record->unscaled);
     char *page = xprintf("%s/report.html", folder), *json = xprintf("%s/experiment.json", folder);
     make_folders(folder);
     write_page(&r, page);
