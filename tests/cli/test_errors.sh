@@ -106,6 +106,16 @@ dies "eval of crops without shards" "--shards" eval --model model --data data --
 dies "eval with an unknown method" "--method" eval --model model --data data --method magic --out new
 dies "generate without a text" "--text is missing" generate --model model --out new
 dies "generate by a segmentation model" 'model/unet/config.json: field "in_channels" is 8' generate --model model --text person --out new
+dies "eval of two groups of one name" "--group x: is given twice" eval --model model --data data --out new --group x=person --group x=person
+dies "eval of a group of nothing" "--group x : names no class" eval --model model --data data --out new --group x=
+dies "eval of a group without a name" "--group =person: expected a name" eval --model model --data data --out new --group =person
+dies "eval of averaged weights that are not there" "model/unet_ema" eval --model model --data data --out new --ema
+dies "eval at a signal that is neither" "--terminal-signal -0.5: expected -1, or a value from 0" eval --model model --data data --out new --terminal-signal -0.5
+dies "analyze leak at such a signal" "--terminal-signal -0.5" analyze leak --model model --data data --min-side 0 --out new --terminal-signal -0.5
+dies "analyze leak with too many cells" "--resolution 1024: gives 256 x 256 latent cells" analyze leak --model model --data data --min-side 0 --out new --resolution 1024
+dies "generate into a missing folder" "no/such/ is not a folder" generate --model model --text person --out no/such/new
+dies "generate with a negative text for nothing" "--negative-text: needs --guidance" generate --model model --text person --out new --negative-text red --guidance 1
+dies "train epsilon at zero SNR" "(--terminal-signal 0)" "${unet[@]}" --model model --shards latents --prediction-type epsilon --terminal-signal 0
 dies "generate at half a cell" "--resolution 66: expected a multiple of 4" generate --model model --text person --resolution 66 --out new
 dies "pretrain a segmentation model" 'field "in_channels" is 8' pretrain --model model --shards latents --out new
 dies "init --from with a VAE" "--vae: expected with --preset" init --from model --vae model new
