@@ -299,6 +299,9 @@ int cmd_eval(int argc, char **argv) {
            record.start);
     Evaluation v = {.rule = settings_rule(&settings, o.answer.model, &o.mask)};
     v.table_count = parse_steps_table(v.table);
+    for (int k = 0; k < v.table_count; k++) {
+        schedule_first_timestep(&p.schedule, v.table[k]);
+    } // dies if there is none
     Dataset dataset = open_dataset(crops, o.split, &settings, &p);
     check_memory(&p, dataset.resolution, &dev);
     if (o.tune_on) { tune(crops, &p, &settings, &v.rule, &record, &dev); }

@@ -138,19 +138,9 @@ static void save(const Image *images) {
 // Before the work begins, which may take minutes.
 static void check_options(void) {
     if (o.negative && o.guidance <= 1) { die("--negative-text: needs --guidance above 1"); }
-    const char *slash = strrchr(o.out, '/');
-    Path folder = path_of("%.*s", slash ? (int)(slash - o.out + 1) : 1, slash ? o.out : ".");
-    if (!folder_exists(folder.text)) { die("--out %s: %s is not a folder", o.out, folder.text); }
-}
-
-// Says what of a text is left out.
-static void warn_long_text(const Tokenizer *tokenizer, const char *option, const char *text) {
-    int most = tokenizer_length(tokenizer), capacity = (int)strlen(text) + 2;
-    int *ids = xmalloc((size_t)capacity * sizeof *ids), count = tokenizer_encode(tokenizer, text, ids, capacity);
-    if (count > most) {
-        warn("%s has %d tokens, of which the model reads only the first %d", option, count - 2, most - 2);
-    }
-    free(ids);
+    want_folder_of("--out", o.out);
+    if (o.noise) { want_folder_of("--dump-noise", o.noise); }
+    if (o.latents) { want_folder_of("--dump-latents", o.latents); }
 }
 
 static void check_memory(Pipeline *p, int batch, int cells, int side, Device *dev) {
@@ -173,8 +163,8 @@ int cmd_generate(int argc, char **argv) {
     Pipeline p = pipeline_open(o.model, parts | (o.ema ? PART_UNET_EMA : 0), 0, &dev);
     if (schedule_changes(&o.schedule)) { schedule_change(&p.schedule, &o.schedule); }
     schedule_warn_steps(&p.schedule, o.steps);
-    warn_long_text(p.tokenizer, "--text", o.text);
-    if (o.negative) { warn_long_text(p.tokenizer, "--negative-text", o.negative); }
+    tokenizer_warn_length(p.tokenizer, "--text", o.text);
+    if (o.negative) { tokenizer_warn_length(p.tokenizer, "--negative-text", o.negative); }
     int f = vae_factor(&p.vae_decoder.config);
     int side = o.resolution ? o.resolution : pipeline_resolution(o.model, &p.vae_decoder.config);
     if (side % f != 0) { die("--resolution %d: expected a multiple of %d, the VAE's factor", side, f); }

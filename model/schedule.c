@@ -83,8 +83,10 @@ void schedule_timesteps(const Schedule *schedule, int steps, int *timesteps) {
         }
     }
     if (timesteps[0] >= T) {
-        die("%d sampling steps begin at timestep %d (steps_offset %d, spacing \"leading\"), but the last is %d", steps,
-            timesteps[0], offset, T - 1);
+        die("%d sampling steps begin at timestep %d (steps_offset %d, spacing \"leading\"), but the last is %d: "
+            "expected "
+            "fewer steps, or trailing timesteps (--timestep-spacing trailing)",
+            steps, timesteps[0], offset, T - 1);
     }
 }
 

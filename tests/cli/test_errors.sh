@@ -34,11 +34,14 @@ dies "init without a folder" "DIR" init --preset mini
 dies "init with an unknown preset" "--preset huge" init --preset huge new
 dies "init from nothing" "no-such-model" init --from no-such-model new
 dies "init from a cut UNet" "cut-unet/unet/" init --from cut-unet new
+dies "init with a VAE without weights" "no-vae/vae/config.json" init --preset mini --vae no-vae new
+dies "init with a cut VAE" "cut-vae/vae/" init --preset mini --vae cut-vae new
 dies "init into an existing folder" "model" init --preset mini model
 dies "init into a file" "file" init --preset mini file
 dies "synth without a folder" "DIR" synth
 dies "synth into a file" "file" synth file --train 2 --val 2
 dies "synth with a word for a number" "--train ten: invalid numeric value" synth new --train ten
+dies "synth with no new words" "--new-words is missing" synth new --new-words ""
 dies "synth with a negative number" "--train" synth new --train -5
 
 # ---- stats, preview
@@ -64,6 +67,7 @@ dies "encode cut annotations" "cut-data/annotations/instances_train.json" "${enc
 dies "encode an unknown class" "unicorn" "${encode[@]}" --data data --model model --classes unicorn
 dies "encode unknown targets" "--targets" "${encode[@]}" --data data --model model --targets outline
 dies "encode a part of nothing" "--part" "${encode[@]}" --data data --model model --part 3/2
+dies "encode captions of some classes" "--classes person: captions are of whole pictures" encode --split train --data data --model model --out new --texts captions --classes person
 dies "encode with another seed into the same folder" "seed" "${encode[@]}" --data data --model model --out latents --targets overlay,mask --seed 5
 
 # ---- train
@@ -106,6 +110,7 @@ dies "eval of crops without shards" "--shards" eval --model model --data data --
 dies "eval with an unknown method" "--method" eval --model model --data data --method magic --out new
 dies "generate without a text" "--text is missing" generate --model model --out new
 dies "generate by a segmentation model" 'model/unet/config.json: field "in_channels" is 8' generate --model model --text person --out new
+dies "eval with too many steps for its schedule" "1000 sampling steps begin at timestep 1000" eval --model model --data data --out new --timestep-spacing leading --steps-table 4,1000
 dies "eval of two groups of one name" "--group x: is given twice" eval --model model --data data --out new --group x=person --group x=person
 dies "eval of a group of nothing" "--group x : names no class" eval --model model --data data --out new --group x=
 dies "eval of a group without a name" "--group =person: expected a name" eval --model model --data data --out new --group =person

@@ -26,6 +26,9 @@ run "encode names" encode --model model --data data --out names --min-side 0
 run "preview of phrases" preview --data data --split val --texts phrases --min-side 0 --size 64 --count 4 --dump dump \
     --classes all
 check "preview: its texts" grep -q '"text": "the ' dump/samples.json
+check "segment by a text that is too long" bash -c '"$1" segment --model model --image data/val/000001000010.png --out long \
+    --steps 1 --text "$(printf "red %.0s" {1..40})" 2>&1 | grep -q "has 40 tokens, of which the model reads only the first 14"' \
+    - "$cocogold"
 dies "captions have no masks" "--targets mask: captions have no masks" encode --model model --data data --out x \
     --texts captions --targets mask
 dies "phrases have targets" "--targets none: expected a target" encode --model model --data data --out x --texts phrases \
