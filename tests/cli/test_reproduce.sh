@@ -70,6 +70,10 @@ find out/arms out/latents out/vae -type f -newer out/report.html >newer.before
 check "run again" reproduce
 find out/arms out/latents out/vae -type f -newer out/report.html >newer.after
 check "nothing was done twice" cmp newer.before newer.after
+dies "another file than leak.json" 'out/experiment.json: the field "matched_signal" is missing' analyze arms --arms out/arms \
+    --leak out/experiment.json --out new
+dies "another file than latents.json" 'out/leak/leak.json: the field' analyze arms --arms out/arms --latents out/leak/leak.json \
+    --out new
 rm -rf out/arms/overlay/seed-1/{noise,truth,mean,image,done} out/arms/mask+leak
 dies "only an unfinished run" "no finished run of an arm" analyze arms --arms out/arms
 chmod -R a-w out/arms/overlay/seed-1/model 2>/dev/null
