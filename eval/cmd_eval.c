@@ -253,7 +253,6 @@ static int find_log(RunLog *log) {
 
 static void write_results(const Dataset *dataset, const Evaluation *v, const EvalRecord *record,
                           const ModelSettings *settings) {
-    make_folders(o.out);
     char *json = xprintf("%s/metrics.json", o.out), *csv = xprintf("%s/pairs.csv", o.out);
     char *html = xprintf("%s/report.html", o.out);
     result_write_json(dataset, v, record, settings, json);
@@ -313,11 +312,6 @@ int cmd_eval(int argc, char **argv) {
     v.pairs = pairs;
     v.seen = seen;
     parse_groups(&v, &dataset);
-    if (o.masks) {
-        masks = xprintf("%s/masks", o.out);
-        make_folders(masks);
-        v.masks = masks;
-    }
     record.where = dataset.where;
     record.resolution = dataset.resolution;
     if (o.texts && dataset.texts) { die("--text-table: expected class names, but %s has other texts", dataset.where); }
@@ -327,6 +321,12 @@ int cmd_eval(int argc, char **argv) {
     }
     Evaluator e = evaluator_create(&p, &dataset, &settings, v.prompt_sets, v.prompt_set_count, record.steps,
                                    o.answer.ensemble, o.batch, (uint64_t)o.seed, &dev);
+    make_folders(o.out); // before the long part
+    if (o.masks) {
+        masks = xprintf("%s/masks", o.out);
+        make_folders(masks);
+        v.masks = masks;
+    }
     evaluator_start(&e, (Start)o.start, &dataset, pairs, v.count);
     evaluate(&e, &dataset, &v);
     write_results(&dataset, &v, &record, &settings);

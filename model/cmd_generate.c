@@ -137,7 +137,7 @@ static void save(const Image *images) {
 
 // Before the work begins, which may take minutes.
 static void check_options(void) {
-    if (o.negative && o.guidance <= 1) { die("--negative-text: needs --guidance above 1"); }
+    if (o.negative && *o.negative && o.guidance <= 1) { die("--negative-text: needs --guidance above 1"); }
     want_folder_of("--out", o.out);
     if (o.noise) { want_folder_of("--dump-noise", o.noise); }
     if (o.latents) { want_folder_of("--dump-latents", o.latents); }

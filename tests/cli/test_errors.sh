@@ -22,6 +22,8 @@ cp -r data cut-picture && cut_in_half "$(ls cut-picture/train/*.png | head -n 1)
 cp -r data no-picture && rm "$(ls no-picture/train/*.png | head -n 1)"
 cp -r latents cut-latents && cut_in_half cut-latents/train-00000.h5
 cp -r latents odd-latents && echo hello >odd-latents/train-00000.h5
+"$cocogold" encode --split val --data data --model model --out no-val --min-side 65 >/dev/null 2>&1 # drops all pictures
+cp latents/train* no-val/
 picture=$(ls data/val/*.png | head -n 1)
 cp "$picture" cut.png && cut_in_half cut.png
 echo "not a picture" >text.png
@@ -120,6 +122,7 @@ dies "analyze leak at such a signal" "--terminal-signal -0.5" analyze leak --mod
 dies "analyze leak with too many cells" "--resolution 1024: gives 256 x 256 latent cells" analyze leak --model model --data data --min-side 0 --out new --resolution 1024
 dies "generate into a missing folder" "no/such/ is not a folder" generate --model model --text person --out no/such/new
 dies "generate with a negative text for nothing" "--negative-text: needs --guidance" generate --model model --text person --out new --negative-text red --guidance 1
+dies "train with validation shards without samples" "val-*.h5 have no samples" "${unet[@]}" --model model --shards no-val --validate-every 1
 dies "train epsilon at zero SNR" "(--terminal-signal 0)" "${unet[@]}" --model model --shards latents --prediction-type epsilon --terminal-signal 0
 dies "generate at half a cell" "--resolution 66: expected a multiple of 4" generate --model model --text person --resolution 66 --out new
 dies "pretrain a segmentation model" 'field "in_channels" is 8' pretrain --model model --shards latents --out new
