@@ -49,6 +49,7 @@ static void parse(int argc, char **argv) {
     options_parse(argc, argv, table, &help, 0);
     options_require(o.text && strspn(o.text, " \t\n") < strlen(o.text) ? o.text : NULL, "--text",
                     "the name of what to find");
+    want_folder_of("--out", o.out);
 }
 
 static Frame choose_frame(const Image *rgb, const ModelSettings *settings, const Pipeline *p, bool pad) {
@@ -140,6 +141,7 @@ int cmd_segment(int argc, char **argv) {
     Pipeline p = pipeline_open(o.answer.model, parts | (o.answer.ema ? PART_UNET_EMA : 0), 0, &dev);
     if (schedule_changes(&o.answer.schedule)) { schedule_change(&p.schedule, &o.answer.schedule); }
     schedule_warn_steps(&p.schedule, o.answer.steps ? o.answer.steps : settings.steps);
+    tokenizer_warn_length(p.tokenizer, "--text", o.text);
     MaskRule rule = settings_rule(&settings, o.answer.model, &o.mask);
     Frame frame = choose_frame(&rgb, &settings, &p, !o.aspect);
     double started = now_seconds();

@@ -1,4 +1,5 @@
 #include "eval/results.h"
+#include "util/csv.h"
 #include "util/error.h"
 #include "util/file.h"
 #include <math.h>
@@ -273,15 +274,14 @@ void result_write_json(const Dataset *dataset, const Evaluation *v, const EvalRe
     json_write(gen, path);
 }
 
-// Ends a line of pairs.csv: shards with texts have two columns more. Quotes are doubled, as in RFC 4180.
+// Ends a line of pairs.csv: shards with texts have two columns more.
 static void put_text(FILE *out, const Dataset *dataset, const Pair *pair) {
     if (dataset->texts) {
         const ShardInfo *info = &dataset->shards.info;
-        fprintf(out, ",\"%s\",\"", info->kind_count ? info->kinds[pair->kind] : "");
-        for (const char *c = dataset_text(dataset, pair); *c; c++) {
-            fputs(*c == '"' ? "\"\"" : (const char[]){*c, 0}, out);
-        }
-        fputc('"', out);
+        fputc(',', out);
+        csv_put_text(out, info->kind_count ? info->kinds[pair->kind] : "");
+        fputc(',', out);
+        csv_put_text(out, dataset_text(dataset, pair));
     }
     fputc('\n', out);
 }
@@ -292,10 +292,11 @@ void result_write_pairs(const Dataset *dataset, const Evaluation *v, const char 
             dataset->texts ? ",kind,text" : "");
     for (int i = 0; i < v->count; i++) {
         const PairScore *s = &v->scores[SCORE_MODEL][i];
-        const char *name = dataset->class_names[v->pairs[i].category];
-        fprintf(file.stream, "%lld,\"%s\",%d,%d,%.6f,%.0f,%.0f,%.0f,%.0f,%.0f,%.6f", (long long)s->image_id, name,
-                v->seen[v->pairs[i].category], s->absent, pair_iou(s), s->intersection, s->union_, s->predicted,
-                s->truth, s->valid, pair_iou(&v->scores[SCORE_CEILING][i]));
+        fprintf(file.stream, "%lld,", (long long)s->image_id);
+        csv_put_text(file.stream, dataset->class_names[v->pairs[i].category]);
+        fprintf(file.stream, ",%d,%d,%.6f,%.0f,%.0f,%.0f,%.0f,%.0f,%.6f", v->seen[v->pairs[i].category], s->absent,
+                pair_iou(s), s->intersection, s->union_, s->predicted, s->truth, s->valid,
+                pair_iou(&v->scores[SCORE_CEILING][i]));
         put_text(file.stream, dataset, &v->pairs[i]);
     }
     atomic_commit(&file);

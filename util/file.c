@@ -40,6 +40,12 @@ Path path_of(const char *format, ...) {
     return path;
 }
 
+void want_folder_of(const char *option, const char *path) {
+    const char *slash = strrchr(path, '/');
+    Path folder = path_of("%.*s", slash ? (int)(slash - path + 1) : 1, slash ? path : ".");
+    if (!folder_exists(folder.text)) { die("%s %s: %s is not a folder", option, path, folder.text); }
+}
+
 char *read_file(const char *path, size_t *size) {
     if (folder_exists(path)) { die("%s: is a folder, expected a file", path); }
     FILE *f = fopen(path, "rb");

@@ -15,6 +15,9 @@ typedef struct {
 } Path;
 Path path_of(const char *format, ...) __attribute__((format(printf, 1, 2)));
 
+// Dies unless the folder exists in which PATH, the value of an option, will be written: before long work begins.
+void want_folder_of(const char *option, const char *path);
+
 // The whole file in memory, followed by a zero byte; *size (may be NULL) gets its length. Dies if it cannot be read.
 char *read_file(const char *path, size_t *size);
 

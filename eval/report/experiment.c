@@ -1,4 +1,5 @@
 #include "eval/report/experiment.h"
+#include "util/csv.h"
 #include "util/error.h"
 #include "util/file.h"
 #include "util/json.h"
@@ -13,7 +14,7 @@ const char *const floor_names[3] = {"all foreground", "best centre box", "white 
 
 // ---- tables --------------------------------------------------------------------------------------------------------
 
-// A CSV file with a line of names; fields are numbers, or text in quotes without quotes inside.
+// A CSV file with a line of names; fields are numbers, or text in quotes without line breaks.
 typedef struct {
     char *path, *text;
     char ***cells; // (rows, columns)
@@ -23,17 +24,7 @@ typedef struct {
 
 static int split_line(char *line, char **cells, int capacity) {
     int n = 0;
-    for (char *at = line; at && n < capacity; n++) {
-        bool quoted = *at == '"';
-        cells[n] = quoted ? at + 1 : at;
-        at = strchr(cells[n], quoted ? '"' : ',');
-        if (at && quoted) { *at++ = 0; }
-        if (at && *at == ',') {
-            *at++ = 0;
-        } else {
-            at = NULL;
-        }
-    }
+    while (line && n < capacity) { cells[n++] = csv_take_field(&line); }
     return n;
 }
 

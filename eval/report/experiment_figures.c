@@ -232,7 +232,7 @@ static void strip(FILE *out, const ArmRun *run, const char *name, const char *la
     if (file_exists(path)) {
         Image image = image_load(path, 3);
         char *alternative = xprintf("%s: %s", run->folder, label);
-        fprintf(out, "<tr><td>%s</td><td>", label);
+        html(out, "<tr><td>%s</td><td>", label);
         html_image(out, &image, alternative);
         fputs("</td></tr>\n", out);
         free(alternative);
