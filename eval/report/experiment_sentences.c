@@ -99,8 +99,14 @@ static void say_story(Sentences *s, const Experiment *e, const Contrasts *c) {
     bool mask = mostly_failed(e, q.mask), mask_leak = mostly_failed(e, q.mask_leak),
          overlay_leak = mostly_failed(e, q.overlay_leak);
     if (!mask_leak) {
+        const Contrast *cost = contrast_named(c, "mask+leak - mask");
         say(s, "The original's failure does not reproduce here: its arm, mask+leak, did not fail (gIoU %.3f).",
             giou(e, q.mask_leak, FINAL, GROUP_LISTED));
+        if (cost && cost->giou[GROUP_LISTED].high < 0) {
+            Interval d = cost->giou[GROUP_LISTED];
+            say(s, "But the leak costs it %.3f of gIoU on %s (95%% interval %.3f to %.3f).", -d.value,
+                group_names[GROUP_LISTED], -d.high, -d.low);
+        }
         return;
     }
     say(s, "The original's failure reproduces: with the schedule's leak, the bare mask fails (gIoU %.3f on %s).",
