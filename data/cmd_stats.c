@@ -7,6 +7,7 @@
 #include "util/json.h"
 #include "util/options.h"
 #include "util/progress.h"
+#include "util/text.h"
 #include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -89,7 +90,8 @@ static void print_table(const Coco *coco, const Counts *counts, const int *order
     long long samples = counts->reasons[SAMPLE_OK];
     for (int i = 0; i < classes; i++) {
         const ClassCount *c = &counts->of[order[i]];
-        printf("%-24s %9lld %6.2f%% %9lld %10lld %7lld\n", coco->categories[order[i]].name, c->samples,
+        text_column(stdout, 24, coco->categories[order[i]].name);
+        printf(" %9lld %6.2f%% %9lld %10lld %7lld\n", c->samples,
                samples ? 100.0 * (double)c->samples / (double)samples : 0, c->pictures, c->instances, c->crowds);
     }
     printf("\n%lld samples from %lld pictures (%d pass%s)", samples, counts->total, passes, passes == 1 ? "" : "es");

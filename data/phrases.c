@@ -2,6 +2,7 @@
 #include "util/error.h"
 #include "util/file.h"
 #include "util/json.h"
+#include "util/text.h"
 #include <stdlib.h>
 #include <string.h>
 
@@ -97,13 +98,8 @@ static const char *add_text(Reader *r, yajl_val value, const Phrase *phrase) {
         value = sent ? sent : json_find(value, "raw");
     }
     if (!value || !YAJL_IS_STRING(value)) { return "has something else than a text where one is expected"; }
-    const char *from = YAJL_GET_STRING(value);
-    from += strspn(from, " \t\r\n");
-    size_t length = strlen(from);
-    while (length && strchr(" \t\r\n", from[length - 1])) { length--; }
-    if (!length) { return "has an empty text"; }
-    char *text = xprintf("%.*s", (int)length, from);
-    const char *problem = text_problem(text);
+    char *copy = xstrdup(YAJL_GET_STRING(value)), *text = text_trim(copy);
+    const char *problem = *text ? text_problem(text) : "has an empty text";
     if (!problem) {
         GROW(r->p.phrases, r->p.count);
         Phrase *added = &r->p.phrases[r->p.count++];
@@ -111,7 +107,7 @@ static const char *add_text(Reader *r, yajl_val value, const Phrase *phrase) {
         int number = text_table_add(&r->p.texts, text); // may move the list of texts, but no text
         added->text = r->p.texts.texts[number];
     }
-    free(text);
+    free(copy);
     return problem;
 }
 

@@ -1,6 +1,7 @@
 #include "eval/evaluate.h"
 #include "util/error.h"
 #include "util/progress.h"
+#include "util/text.h"
 #include "util/threads.h"
 #include <stdlib.h>
 #include <string.h>
@@ -222,14 +223,10 @@ static void score_floors(const DatasetItem *item, const float *input, Evaluation
     free(mask);
 }
 
-// FOLDER/IMAGE-TEXT.png, white where the class or phrase was found; blanks and slashes of its first 100 bytes become
-// underscores.
+// FOLDER/IMAGE-TEXT.png, white where the class or phrase was found.
 static void save_mask(const char *folder, const DatasetItem *item, const uint8_t *mask, const char *text) {
     Image image = mask_image(mask, item->frame.width, item->frame.height);
-    char *name = xprintf("%.100s", text);
-    for (char *c = name; *c; c++) {
-        if (*c == ' ' || *c == '/') { *c = '_'; }
-    }
+    char *name = text_file_name(text);
     char *path = xprintf("%s/%lld-%s.png", folder, (long long)item->pair.image_id, name);
     image_save(&image, path);
     image_free(&image);

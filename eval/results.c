@@ -1,6 +1,7 @@
 #include "eval/results.h"
 #include "util/error.h"
 #include "util/file.h"
+#include "util/text.h"
 #include <math.h>
 #include <stdlib.h>
 #include <string.h>
@@ -273,15 +274,14 @@ void result_write_json(const Dataset *dataset, const Evaluation *v, const EvalRe
     json_write(gen, path);
 }
 
-// Ends a line of pairs.csv: shards with texts have two columns more. Quotes are doubled, as in RFC 4180.
+// Ends a line of pairs.csv: shards with texts have two columns more.
 static void put_text(FILE *out, const Dataset *dataset, const Pair *pair) {
     if (dataset->texts) {
         const ShardInfo *info = &dataset->shards.info;
-        fprintf(out, ",\"%s\",\"", info->kind_count ? info->kinds[pair->kind] : "");
-        for (const char *c = dataset_text(dataset, pair); *c; c++) {
-            fputs(*c == '"' ? "\"\"" : (const char[]){*c, 0}, out);
-        }
-        fputc('"', out);
+        fputc(',', out);
+        csv_text(out, info->kind_count ? info->kinds[pair->kind] : "");
+        fputc(',', out);
+        csv_text(out, dataset_text(dataset, pair));
     }
     fputc('\n', out);
 }
@@ -293,9 +293,11 @@ void result_write_pairs(const Dataset *dataset, const Evaluation *v, const char 
     for (int i = 0; i < v->count; i++) {
         const PairScore *s = &v->scores[SCORE_MODEL][i];
         const char *name = dataset->class_names[v->pairs[i].category];
-        fprintf(file.stream, "%lld,\"%s\",%d,%d,%.6f,%.0f,%.0f,%.0f,%.0f,%.0f,%.6f", (long long)s->image_id, name,
-                v->seen[v->pairs[i].category], s->absent, pair_iou(s), s->intersection, s->union_, s->predicted,
-                s->truth, s->valid, pair_iou(&v->scores[SCORE_CEILING][i]));
+        fprintf(file.stream, "%lld,", (long long)s->image_id);
+        csv_text(file.stream, name);
+        fprintf(file.stream, ",%d,%d,%.6f,%.0f,%.0f,%.0f,%.0f,%.0f,%.6f", v->seen[v->pairs[i].category], s->absent,
+                pair_iou(s), s->intersection, s->union_, s->predicted, s->truth, s->valid,
+                pair_iou(&v->scores[SCORE_CEILING][i]));
         put_text(file.stream, dataset, &v->pairs[i]);
     }
     atomic_commit(&file);
@@ -321,7 +323,8 @@ static void print_row(yajl_val m, const char *name, const char *key) {
                                           "p70",  "p90",      "empty",     "full", NULL};
     yajl_val group = json_find(m, key);
     if (!group) { return; }
-    printf("%-16s%7.0f%8.0f", name, json_number_at(group, "pairs"), json_number_at(group, "classes"));
+    text_column(stdout, 16, name);
+    printf("%7.0f%8.0f", json_number_at(group, "pairs"), json_number_at(group, "classes"));
     print_numbers(group, 0, columns);
 }
 
@@ -333,7 +336,7 @@ static void print_floors(yajl_val m, const char *key, bool objects) {
                                    "ceiling.miou",
                                    objects ? "all_objects.miou" : NULL,
                                    NULL};
-    printf("%-16s", key);
+    text_column(stdout, 16, key);
     print_numbers(json_find(m, key), 2, columns);
 }
 
@@ -343,8 +346,8 @@ static void print_classes(yajl_val m) {
     printf("\n%-22s%-8s%7s%8s%8s%8s%8s\n", "class", "", "pairs", "IoU", "low", "high", "ceiling");
     for (size_t i = 0; i < list->u.array.len; i++) {
         yajl_val c = list->u.array.values[i];
-        printf("%-22s%-8s%7.0f", json_string_at(c, "name"), YAJL_IS_TRUE(json_find(c, "seen")) ? "seen" : "unseen",
-               json_number_at(c, "pairs"));
+        text_column(stdout, 22, json_string_at(c, "name"));
+        printf("%-8s%7.0f", YAJL_IS_TRUE(json_find(c, "seen")) ? "seen" : "unseen", json_number_at(c, "pairs"));
         print_numbers(c, 0, columns);
     }
 }
@@ -355,7 +358,7 @@ static void print_table(yajl_val m, const char *key, const char *heading, int wi
     if (list) { printf("\n%s\n", heading); }
     for (size_t i = 0; list && i < list->u.array.len; i++) {
         yajl_val row = list->u.array.values[i], steps = json_find(row, "steps");
-        printf("%-*s", width, steps ? YAJL_GET_NUMBER(steps) : json_string_at(row, "text"));
+        text_column(stdout, width, steps ? YAJL_GET_NUMBER(steps) : json_string_at(row, "text"));
         print_numbers(row, 2, columns);
     }
 }

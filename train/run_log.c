@@ -3,6 +3,7 @@
 #include "train/optimizer.h"
 #include "train/record.h"
 #include "util/error.h"
+#include "util/text.h"
 #include "util/file.h"
 #include "util/progress.h"
 #include <errno.h>
@@ -234,9 +235,10 @@ static void save_rows(const RunLog *log, int step, const Validation *v) {
     for (int i = 0; i < v->count; i++) {
         const ValidationRow *r = &v->rows[i];
         const PairScore *s = &r->score;
-        fprintf(file.stream, "%lld,\"%s\",%d,%.0f,%.0f,%.0f,%.0f,%.0f,%.6g,%.6g\n", (long long)s->image_id,
-                r->class_name, r->seen, s->intersection, s->union_, s->predicted, s->truth, s->valid, r->to_black,
-                r->to_white);
+        fprintf(file.stream, "%lld,", (long long)s->image_id);
+        csv_text(file.stream, r->class_name);
+        fprintf(file.stream, ",%d,%.0f,%.0f,%.0f,%.0f,%.0f,%.6g,%.6g\n", r->seen, s->intersection, s->union_,
+                s->predicted, s->truth, s->valid, r->to_black, r->to_white);
     }
     atomic_commit(&file);
     free(path);

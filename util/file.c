@@ -80,9 +80,16 @@ enum { OPEN_FOLDERS = 16 }; // at most, while a tree is walked
 
 void remove_tree(const char *path) { nftw(path, remove_entry, OPEN_FOLDERS, FTW_DEPTH | FTW_PHYS); }
 
+// Some file systems (FUSE, SMB, ...) have no fsync for folders: their renames are as safe as they can be.
+static bool no_sync(int fd) {
+    int reason = errno;
+    struct stat s;
+    return (reason == EINVAL || reason == ENOSYS || reason == ENOTSUP) && fstat(fd, &s) == 0 && S_ISDIR(s.st_mode);
+}
+
 static void sync_path(const char *path) {
     int fd = open(path, O_RDONLY);
-    if (fd < 0 || fsync(fd) != 0) { die("%s: cannot be written to disk: %s", path, strerror(errno)); }
+    if (fd < 0 || (fsync(fd) != 0 && !no_sync(fd))) { die("%s: cannot be written to disk: %s", path, strerror(errno)); }
     close(fd);
 }
 

@@ -13,7 +13,7 @@ const char *const floor_names[3] = {"all foreground", "best centre box", "white 
 
 // ---- tables --------------------------------------------------------------------------------------------------------
 
-// A CSV file with a line of names; fields are numbers, or text in quotes without quotes inside.
+// A CSV file with a line of names; fields are numbers, or text in quotes (RFC 4180).
 typedef struct {
     char *path, *text;
     char ***cells; // (rows, columns)
@@ -21,18 +21,30 @@ typedef struct {
     int rows, columns;
 } Table;
 
-static int split_line(char *line, char **cells, int capacity) {
+// Ends a field in quotes where its quotes end, takes one of two quotes inside, and returns what follows.
+static char *end_quoted(char *from) {
+    char *to = from;
+    while (*from && (*from != '"' || from[1] == '"')) {
+        from += *from == '"';
+        *to++ = *from++;
+    }
+    from += *from == '"';
+    *to = 0;
+    return from;
+}
+
+// Reads a line of fields at *rest, which may hold line ends in quotes; *rest goes to the next one, NULL after the last.
+static int split_line(char **rest, char **cells, int capacity) {
     int n = 0;
-    for (char *at = line; at && n < capacity; n++) {
+    char *at = *rest;
+    for (char end = ','; end == ',' && n < capacity; n++) {
         bool quoted = *at == '"';
-        cells[n] = quoted ? at + 1 : at;
-        at = strchr(cells[n], quoted ? '"' : ',');
-        if (at && quoted) { *at++ = 0; }
-        if (at && *at == ',') {
-            *at++ = 0;
-        } else {
-            at = NULL;
-        }
+        cells[n] = at += quoted;
+        at = quoted ? end_quoted(at) : at + strcspn(at, ",\n");
+        end = *at;
+        *at = 0;
+        at += end != 0;
+        *rest = end == '\n' ? at : NULL;
     }
     return n;
 }
@@ -41,12 +53,12 @@ enum { MAX_COLUMNS = 32 };
 
 static Table table_read(const char *path) {
     Table t = {.path = xstrdup(path), .text = read_file(path, NULL)};
-    char *rest = t.text, *line = strsep(&rest, "\n"), *cells[MAX_COLUMNS];
-    t.columns = split_line(line, cells, MAX_COLUMNS);
+    char *rest = t.text, *cells[MAX_COLUMNS];
+    t.columns = split_line(&rest, cells, MAX_COLUMNS);
     t.names = xcalloc((size_t)t.columns, sizeof *t.names);
     memcpy(t.names, cells, (size_t)t.columns * sizeof *cells);
-    while ((line = strsep(&rest, "\n")) && *line) {
-        if (split_line(line, cells, MAX_COLUMNS) != t.columns) {
+    while (rest && *rest) {
+        if (split_line(&rest, cells, MAX_COLUMNS) != t.columns) {
             die("%s: line %d: expected %d columns", path, t.rows + 2, t.columns);
         }
         t.cells = xrealloc(t.cells, ((size_t)t.rows + 1) * sizeof *t.cells);

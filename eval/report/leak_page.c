@@ -2,6 +2,7 @@
 #include "eval/report/chart.h"
 #include "eval/report/page.h"
 #include "util/error.h"
+#include "util/text.h"
 #include "util/file.h"
 #include "util/json.h"
 #include <math.h>
@@ -205,8 +206,9 @@ static void write_objects(const Findings *f, const Coco *coco, const char *path)
     fputc('\n', file.stream);
     for (int i = 0; i < f->count; i++) {
         const LeakObject *o = &f->objects[i];
-        fprintf(file.stream, "%lld,\"%s\",%.8g", (long long)o->image_id, coco->categories[o->category].name,
-                o->object_share);
+        fprintf(file.stream, "%lld,", (long long)o->image_id);
+        csv_text(file.stream, coco->categories[o->category].name);
+        fprintf(file.stream, ",%.8g", o->object_share);
         for (int k = 0; k < REPRESENTATIONS; k++) {
             const Leak *l = &o->of[k];
             fprintf(file.stream, ",%.8g,%.8g,%.8g,%.8g,%.8g,%.8g", l->contrast, zero_place(l->on_background),
