@@ -156,6 +156,8 @@ static Options parse_options(int argc, char **argv) {
 
 int cmd_preview(int argc, char **argv) {
     Options o = parse_options(argc, argv);
+    if (o.out) { want_file(o.out); }
+    if (o.folder) { want_folder(o.folder); }
     Paint paint = paint_parse(o.color, o.alpha, o.outline);
     Coco coco = coco_open(o.data, o.split, o.source);
     bool *allowed = classes_parse(&coco, "--classes", o.classes, NULL);
@@ -163,7 +165,8 @@ int cmd_preview(int argc, char **argv) {
                              .seed = (uint64_t)o.seed,
                              .resolution = o.size,
                              .minimum_side = o.minimum_side,
-                             .absent = o.absent};
+                             .absent = o.absent,
+                             .skip_damaged = true};
     Phrases phrases = {0};
     if (o.text_index) {
         phrases = phrases_open(&coco, false);
@@ -171,6 +174,7 @@ int cmd_preview(int argc, char **argv) {
     }
     Shown *shown = xcalloc((size_t)o.count, sizeof *shown);
     int found = collect(&coco, &options, o.pass, &paint, o.target_index == 0, shown, o.count);
+    if (!found) { coco_say(&coco); }
     if (!found) { die("%s: no picture yields a sample (see --classes and --min-side)", coco.path); }
     if (o.out) { save_sheet(o.out, shown, found, o.cell); }
     if (o.folder) { dump(o.folder, &coco, shown, found); }

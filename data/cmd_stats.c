@@ -4,6 +4,7 @@
 #include "data/sample.h"
 #include "eval/report/chart.h"
 #include "util/error.h"
+#include "util/file.h"
 #include "util/json.h"
 #include "util/options.h"
 #include "util/progress.h"
@@ -128,6 +129,7 @@ static void write_json(const char *path, const Coco *coco, const Counts *counts,
         yajl_gen_map_close(g);
     }
     yajl_gen_array_close(g);
+    coco_put_left_out(coco, g);
     yajl_gen_map_close(g);
     json_write(g, path);
 }
@@ -193,6 +195,8 @@ static Options parse_options(int argc, char **argv) {
 
 int cmd_stats(int argc, char **argv) {
     Options o = parse_options(argc, argv);
+    if (o.json) { want_file(o.json); }
+    if (o.image) { want_file(o.image); }
     Coco coco = coco_open(o.data, o.split, o.source);
     bool *allowed = classes_parse(&coco, "--classes", o.classes, NULL);
     SampleOptions options = {.allowed = allowed,
@@ -209,6 +213,9 @@ int cmd_stats(int argc, char **argv) {
     print_table(&coco, &counts, order, count, o.passes);
     if (o.json) { write_json(o.json, &coco, &counts, order, count, o.passes); }
     if (o.image) { write_chart(o.image, &coco, &counts, order, count, o.passes); }
+    bool nothing = !counts.reasons[SAMPLE_OK] && counts.reasons[SAMPLE_DAMAGED];
+    if (nothing) { coco_say(&coco); }
+    if (nothing) { die("%s: no picture that can give a sample can be read", coco.path); }
     free(order);
     free(counts.of);
     free(allowed);

@@ -1,9 +1,11 @@
 #include "data/image.h"
+#include "data/picture_header.h"
 #include "util/error.h"
 #include "util/file.h"
 #include <assert.h>
 #include <errno.h>
 #include <math.h>
+#include <stdbool.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -29,7 +31,7 @@
 
 Image image_new(int width, int height, int channels) {
     assert(width > 0 && height > 0 && channels > 0);
-    return (Image){width, height, channels, xcalloc((size_t)width * (size_t)height, (size_t)channels)};
+    return (Image){width, height, channels, xcalloc((size_t)width * (size_t)height, (size_t)channels), 0};
 }
 
 Image image_copy(const Image *image) {
@@ -72,11 +74,19 @@ Image image_try_load(const char *path, int channels, char **why) {
         *why = xprintf("%s: cannot be opened: %s", path, folder_exists(path) ? "it is a folder" : strerror(errno));
         return (Image){0};
     }
+    PictureHeader header = picture_header(file);
+    if (header.components == 4 && !header.adobe) {
+        fclose(file);
+        *why = xprintf("%s: is a CMYK picture without Adobe's marker, expected RGB or grey (convert it first)", path);
+        return (Image){0};
+    }
+    rewind(file);
     PictureFile from = {.file = file};
     const stbi_io_callbacks callbacks = {read_picture, skip_picture, picture_ended};
     int in_file;
     image.pixels = stbi_load_from_callbacks(&callbacks, &from, &image.width, &image.height, &in_file, channels);
     fclose(file);
+    image.orientation = header.orientation;
     if (image.pixels && !from.cut) { return image; }
     *why = xprintf("%s: is damaged, cut off, or not a JPEG or PNG picture (%s)", path,
                    image.pixels ? "the end is missing" : stbi_failure_reason());
@@ -89,6 +99,33 @@ Image image_load(const char *path, int channels) {
     Image image = image_try_load(path, channels, &why);
     if (why) { die("%s", why); }
     return image;
+}
+
+// Where pixel (x, y) of the upright picture is stored. From 5 on rows and columns are exchanged.
+static size_t stored_at(const Image *stored, int orientation, int x, int y) {
+    int across = orientation >= 5 ? y : x, down = orientation >= 5 ? x : y; // as EXIF counts, from the stored corner
+    bool from_right = orientation == 2 || orientation == 3 || orientation == 7 || orientation == 8;
+    bool from_below = orientation == 3 || orientation == 4 || orientation == 6 || orientation == 7;
+    if (from_right) { across = stored->width - 1 - across; }
+    if (from_below) { down = stored->height - 1 - down; }
+    return (size_t)down * (size_t)stored->width + (size_t)across;
+}
+
+void image_upright(Image *image) {
+    int orientation = image->orientation;
+    bool turned = orientation >= 5;
+    if (orientation < 2 || orientation > 8) { return; }
+    Image out =
+        image_new(turned ? image->height : image->width, turned ? image->width : image->height, image->channels);
+    size_t bytes = (size_t)image->channels;
+    for (int y = 0; y < out.height; y++) {
+        for (int x = 0; x < out.width; x++) {
+            memcpy(out.pixels + ((size_t)y * (size_t)out.width + (size_t)x) * bytes,
+                   image->pixels + stored_at(image, orientation, x, y) * bytes, bytes);
+        }
+    }
+    image_free(image);
+    *image = out;
 }
 
 // Files in memory.

@@ -134,7 +134,9 @@ int cmd_segment(int argc, char **argv) {
     parse(argc, argv);
     ModelSettings settings;
     settings_read(&settings, o.answer.model);
+    want_beside(o.out);
     Image rgb = image_load(o.image, 3);
+    image_upright(&rgb); // as people see it
     Device dev;
     device_open(&dev, 0);
     int parts = PART_UNET | PART_VAE_ENCODER | PART_VAE_DECODER | PART_TEXT | PART_SCHEDULE;

@@ -270,6 +270,7 @@ void result_write_json(const Dataset *dataset, const Evaluation *v, const EvalRe
     json_put_number(gen, "seconds_per_picture", pictures ? v->seconds / pictures : NAN);
     json_put_number(gen, "sampling_seconds_per_pair", v->count ? v->sampling_seconds / v->count : NAN);
     put_record(gen, record, v, settings);
+    if (!dataset->crops) { coco_put_left_out(&dataset->coco, gen); }
     yajl_gen_map_close(gen);
     json_write(gen, path);
 }
@@ -286,6 +287,8 @@ static void put_text(FILE *out, const Dataset *dataset, const Pair *pair) {
     fputc('\n', out);
 }
 
+static void put_plain(FILE *out, const char *text) { fputs(text, out); }
+
 void result_write_pairs(const Dataset *dataset, const Evaluation *v, const char *path) {
     AtomicFile file = atomic_open(path);
     fprintf(file.stream, "image_id,class,seen,absent,iou,intersection,union,predicted,truth,valid,ceiling_iou%s\n",
@@ -293,7 +296,10 @@ void result_write_pairs(const Dataset *dataset, const Evaluation *v, const char 
     for (int i = 0; i < v->count; i++) {
         const PairScore *s = &v->scores[SCORE_MODEL][i];
         const char *name = dataset->class_names[v->pairs[i].category];
-        fprintf(file.stream, "%lld,", (long long)s->image_id);
+        char number[24];
+        const char *image = dataset_image_name(dataset, &v->pairs[i], number);
+        (strpbrk(image, ",\"\n") ? csv_text : put_plain)(file.stream, image);
+        fputc(',', file.stream);
         csv_text(file.stream, name);
         fprintf(file.stream, ",%d,%d,%.6f,%.0f,%.0f,%.0f,%.0f,%.0f,%.6f", v->seen[v->pairs[i].category], s->absent,
                 pair_iou(s), s->intersection, s->union_, s->predicted, s->truth, s->valid,

@@ -70,6 +70,32 @@ void make_folders(const char *path) {
     free(copy);
 }
 
+static void want_writable(const char *folder, const char *path) {
+    char *probe = xprintf("%s/.cocogold-%ld", folder, (long)getpid());
+    int fd = open(probe, O_CREAT | O_EXCL | O_WRONLY, 0666);
+    if (fd < 0) { die("%s: cannot be written: %s", path, strerror(errno)); }
+    close(fd);
+    remove(probe);
+    free(probe);
+}
+
+void want_folder(const char *path) {
+    make_folders(path);
+    want_writable(path, path);
+}
+
+void want_beside(const char *path) {
+    const char *slash = strrchr(path, '/');
+    char *folder = slash ? xprintf("%.*s", (int)(slash - path) + 1, path) : xstrdup(".");
+    want_writable(folder, path);
+    free(folder);
+}
+
+void want_file(const char *path) {
+    if (folder_exists(path)) { die("%s: is a folder, expected a file", path); }
+    want_beside(path);
+}
+
 static int remove_entry(const char *path, const struct stat *s, int kind, struct FTW *place) {
     (void)s, (void)kind, (void)place;
     remove(path);

@@ -105,6 +105,7 @@ static void inputs_close(Inputs *in) {
 
 static void want_samples(const Inputs *in, int count) {
     if (count < 2) {
+        coco_say(&in->coco);
         die("%s: %d of %d pictures gave a sample, expected at least 2 (see --classes and --min-side)", in->coco.path,
             count, in->coco.picture_count);
     }
