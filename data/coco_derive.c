@@ -109,6 +109,7 @@ static Shape rle_shape(const int32_t *data) {
 // Whether a look at the mask is worth it.
 static bool suspicious(const Coco *coco, const Segment *s, const Picture *p) {
     if (!usable(s)) { return true; }
+    if (s->crowd) { return false; } // some of COCO's have boxes and areas of their own; nothing is drawn from them
     if (s->form == SEGMENT_PANOPTIC) {
         double right = s->bbox[0] + s->bbox[2], below = s->bbox[1] + s->bbox[3];
         return right > p->width + 4 || below > p->height + 4 || s->area > 1.5 * s->bbox[2] * s->bbox[3] + 16;

@@ -633,14 +633,13 @@ static int on_map_end(void *context) {
 
 // A key given twice: the last value counts, as in Python.
 static void forget(Reader *r, Field f) {
-    Record *record = current(r);
-    if (f == BBOX) { record->bbox_count = 0; }
+    bool segments = r->panoptic && r->section == IN_ANNOTATIONS && r->depth == 5 && r->key[3] == SEGMENTS_INFO;
+    if (f == BBOX && (r->depth == 3 || segments)) { current(r)->bbox_count = 0; }
     if (r->section != IN_ANNOTATIONS || r->panoptic) { return; }
-    if (r->depth == 3 && f == SEGMENTATION) { record->have &= ~(1u << SEGMENTATION); }
-    if ((r->depth == 3 && f == SEGMENTATION) || (r->depth == 4 && f == COUNTS)) {
-        r->value_count = r->length_count = 0;
-    }
-    if ((r->depth == 3 && f == SEGMENTATION) || (r->depth == 4 && f == SIZE)) { r->size_count = 0; }
+    bool all = r->depth == 3 && f == SEGMENTATION, inside = r->depth == 4 && r->key[3] == SEGMENTATION;
+    if (all) { r->record[0].have &= ~(1u << SEGMENTATION); }
+    if (all || (inside && f == COUNTS)) { r->value_count = r->length_count = 0; }
+    if (all || (inside && f == SIZE)) { r->size_count = 0; }
 }
 
 static int on_key(void *context, const unsigned char *text, size_t length) {
@@ -893,8 +892,8 @@ static void check_counts(const Reader *r, long long read) {
     if (!c->category_count) { die("%s: field \"categories\" is empty: expected at least one class", r->path); }
     bool none = !c->segment_count && read > 0;
     if (none || (!c->picture_count && left_out_any(c->left_out))) {
-        left_out_say(c->left_out, r->path, "left out");
-        die("%s: none of its %s can be used", r->path, c->picture_count ? "annotations" : "pictures");
+        die("%s: none of its %s can be used: %s", r->path, c->picture_count ? "annotations" : "pictures",
+            left_out_text(c->left_out));
     }
 }
 

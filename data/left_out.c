@@ -9,7 +9,7 @@ enum { NAMED = 5, KINDS = 32 }; // ids that are named of each kind
 
 typedef struct {
     const char *kind;
-    char *why; // of the first one, or NULL
+    char *why, *why_id; // of the one with the smallest id, or NULL
     TextTable ids;
     int said;
 } Kind;
@@ -31,6 +31,7 @@ void left_out_free(LeftOut *list) {
     for (int i = 0; i < list->count; i++) {
         text_table_free(&list->kinds[i].ids);
         free(list->kinds[i].why);
+        free(list->kinds[i].why_id);
     }
     pthread_mutex_destroy(&list->lock);
     free(list);
@@ -42,15 +43,40 @@ static int find(const LeftOut *list, const char *kind) {
     return i;
 }
 
+static void add(Kind *k, const char *id, const char *why) {
+    text_table_add(&k->ids, id);
+    if (!why || (k->why_id && strverscmp(id, k->why_id) >= 0)) { return; }
+    free(k->why);
+    free(k->why_id);
+    k->why = xstrdup(why);
+    k->why_id = xstrdup(id);
+}
+
+static int by_version(const void *a, const void *b) {
+    return strverscmp(*(const char *const *)a, *(const char *const *)b);
+}
+
+// The ids from number `from` on, sorted, whatever thread met them first. The caller frees the list.
+static const char **sorted_ids(const Kind *k, int from) {
+    size_t count = (size_t)(k->ids.count - from);
+    const char **ids = xcalloc(count + 1, sizeof *ids);
+    for (size_t i = 0; i < count; i++) { ids[i] = k->ids.texts[(size_t)from + i]; }
+    qsort(ids, count, sizeof *ids, by_version);
+    return ids;
+}
+
 void left_out_add(LeftOut *list, const char *kind, const char *id, const char *why) {
+    if (!list) {
+        warn("%s: %s", id, why ? why : kind);
+        return;
+    }
     pthread_mutex_lock(&list->lock);
     int i = find(list, kind);
     if (i == list->count && i < KINDS) {
         list->kinds[i].kind = kind;
-        list->kinds[i].why = why ? xstrdup(why) : NULL;
         list->count++;
     }
-    if (i < KINDS) { text_table_add(&list->kinds[i].ids, id); }
+    if (i < KINDS) { add(&list->kinds[i], id, why); }
     pthread_mutex_unlock(&list->lock);
 }
 
@@ -60,18 +86,32 @@ long long left_out_count(const LeftOut *list, const char *kind) {
 }
 
 // "2 annotations without a mask (4, 17)", those added since the last time.
-static char *describe(Kind *k) {
+static char *describe(const Kind *k) {
     int count = k->ids.count - k->said;
     char *text = xprintf("%d %s", count, k->kind);
+    const char **ids = sorted_ids(k, k->said);
     for (int i = 0; i < count && i <= NAMED; i++) {
-        const char *id = i < NAMED ? k->ids.texts[k->said + i] : "...";
+        const char *id = i < NAMED ? ids[i] : "...";
         char *longer = xprintf("%s%s%.100s", text, i ? ", " : " (", id);
         free(text);
         text = longer;
     }
     char *whole = xprintf("%s)%s%s", text, k->why ? ", the first: " : "", k->why ? k->why : "");
     free(text);
+    free(ids);
     return whole;
+}
+
+char *left_out_text(LeftOut *list) {
+    char *all = xstrdup("");
+    for (int i = 0; i < list->count; i++) {
+        list->kinds[i].said = 0;
+        char *text = describe(&list->kinds[i]), *longer = xprintf("%s%s%s", all, i ? "; " : "", text);
+        free(all);
+        free(text);
+        all = longer;
+    }
+    return all;
 }
 
 bool left_out_any(const LeftOut *list) { return list && list->count > 0; }
@@ -85,7 +125,8 @@ void left_out_say(LeftOut *list, const char *path, const char *verb) {
         warn("%s: %s: %s", path, verb, text);
         free(text);
         free(k->why);
-        k->why = NULL;
+        free(k->why_id);
+        k->why = k->why_id = NULL;
         k->said = k->ids.count;
     }
 }
@@ -94,8 +135,9 @@ void left_out_put(const LeftOut *list, yajl_gen gen, const char *key) {
     if (!list || !list->count) { return; }
     json_open_map(gen, key);
     for (int i = 0; i < list->count; i++) {
-        const TextTable *ids = &list->kinds[i].ids;
-        json_put_strings(gen, list->kinds[i].kind, (const char *const *)ids->texts, ids->count);
+        const char **ids = sorted_ids(&list->kinds[i], 0);
+        json_put_strings(gen, list->kinds[i].kind, ids, list->kinds[i].ids.count);
+        free(ids);
     }
     yajl_gen_map_close(gen);
 }

@@ -16,6 +16,8 @@ long long left_out_count(const LeftOut *list, const char *kind);
 // Prints a warning "FILE: left out: 2 annotations without a mask (4, 17), ..." for what was added since the last call.
 // verb: "left out".
 void left_out_say(LeftOut *list, const char *path, const char *verb);
+// The same text of all kinds, for the end of a sentence; the caller frees it.
+char *left_out_text(LeftOut *list);
 bool left_out_any(const LeftOut *list);
 // "left_out": {"annotations without a mask": ["4", "17"], ...}; nothing where nothing was left out.
 void left_out_put(const LeftOut *list, yajl_gen gen, const char *key);
