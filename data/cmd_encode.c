@@ -538,6 +538,7 @@ int cmd_encode(int argc, char **argv) {
     device_open(&e.dev, 0);
     e.pipeline = pipeline_open(e.o.model, PART_VAE_ENCODER, 0, &e.dev);
     describe(&e);
+    make_folders(e.o.out);
     plan_work(&e);
     bool complete = true;
     if (e.work_count) {

@@ -156,7 +156,10 @@ static Options parse_options(int argc, char **argv) {
 
 int cmd_preview(int argc, char **argv) {
     Options o = parse_options(argc, argv);
-    if (o.out) { want_file(o.out); }
+    if (o.out) {
+        image_want_name(o.out);
+        want_file(o.out);
+    }
     if (o.folder) { want_folder(o.folder); }
     Paint paint = paint_parse(o.color, o.alpha, o.outline);
     Coco coco = coco_open(o.data, o.split, o.source);

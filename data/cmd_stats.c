@@ -196,7 +196,10 @@ static Options parse_options(int argc, char **argv) {
 int cmd_stats(int argc, char **argv) {
     Options o = parse_options(argc, argv);
     if (o.json) { want_file(o.json); }
-    if (o.image) { want_file(o.image); }
+    if (o.image) {
+        image_want_name(o.image);
+        want_file(o.image);
+    }
     Coco coco = coco_open(o.data, o.split, o.source);
     bool *allowed = classes_parse(&coco, "--classes", o.classes, NULL);
     SampleOptions options = {.allowed = allowed,

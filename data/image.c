@@ -145,15 +145,21 @@ uint8_t *image_encode(const Image *image, int quality, size_t *size) {
     return (uint8_t *)bytes;
 }
 
+static bool ends_in(const char *path, const char *ending) {
+    const char *dot = strrchr(path, '.');
+    return dot && strcasecmp(dot, ending) == 0;
+}
+
+static bool is_jpeg_name(const char *path) { return ends_in(path, ".jpg") || ends_in(path, ".jpeg"); }
+
+void image_want_name(const char *path) {
+    if (!ends_in(path, ".png") && !is_jpeg_name(path)) { die("%s: expected a name that ends in .png or .jpg", path); }
+}
+
 void image_save(const Image *image, const char *path) {
-    const char *ending = strrchr(path, '.');
     size_t size;
-    uint8_t *bytes = NULL;
-    if (ending && strcasecmp(ending, ".png") == 0) { bytes = image_encode(image, 0, &size); }
-    if (ending && (strcasecmp(ending, ".jpg") == 0 || strcasecmp(ending, ".jpeg") == 0)) {
-        bytes = image_encode(image, 95, &size);
-    }
-    if (!bytes) { die("%s: expected a name that ends in .png or .jpg", path); }
+    image_want_name(path);
+    uint8_t *bytes = image_encode(image, is_jpeg_name(path) ? 95 : 0, &size);
     atomic_write(path, bytes, size);
     free(bytes);
 }

@@ -135,6 +135,7 @@ int cmd_segment(int argc, char **argv) {
     ModelSettings settings;
     settings_read(&settings, o.answer.model);
     want_beside(o.out);
+    if (o.noise) { want_file(o.noise); }
     Image rgb = image_load(o.image, 3);
     image_upright(&rgb); // as people see it
     Device dev;

@@ -148,6 +148,9 @@ static void check_memory(Pipeline *p, int batch, int cells, int side, Device *de
 
 int cmd_generate(int argc, char **argv) {
     options_parse(argc, argv, table, &help, 0);
+    want_beside(o.out);
+    if (o.noise) { want_file(o.noise); }
+    if (o.latents) { want_file(o.latents); }
     Device dev;
     device_open(&dev, 0);
     int parts = PART_UNET | PART_VAE_DECODER | PART_TEXT | PART_SCHEDULE;

@@ -80,8 +80,20 @@ static void want_writable(const char *folder, const char *path) {
 }
 
 void want_folder(const char *path) {
-    make_folders(path);
-    want_writable(path, path);
+    char *there = xprintf("%s/", path), *slash; // the slash leaves room for "."
+    struct stat s;
+    while (stat(there, &s) != 0) { // up to a folder that is there
+        if (errno != ENOENT) { die("%s: cannot be created: %s", path, strerror(errno)); }
+        slash = strrchr(there, '/');
+        if (slash > there) {
+            *slash = 0;
+        } else {
+            strcpy(there, slash ? "/" : ".");
+        }
+    }
+    if (!S_ISDIR(s.st_mode)) { die("%s: exists and is not a folder", there); }
+    want_writable(there, path);
+    free(there);
 }
 
 void want_beside(const char *path) {

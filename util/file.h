@@ -21,9 +21,9 @@ char *read_file(const char *path, size_t *size);
 // mkdir -p. Dies on failure.
 void make_folders(const char *path);
 
-// For the start of a command, so that an output that cannot be written is found before the work: makes the folder, and
-// a file in it that it removes; or looks at the folder of a file or prefix, which must
-// be there. Dies as writing would.
+// For the start of a command, so that an output that cannot be written is found before the work: a folder, that is or
+// can be made, and where a file can be made; a file or prefix whose folder is there and can be written. Writes nothing
+// that stays. Dies as writing would.
 void want_folder(const char *path);
 void want_beside(const char *prefix);
 void want_file(const char *path); // likewise; dies also if it is a folder

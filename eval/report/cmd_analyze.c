@@ -85,6 +85,7 @@ static int resolution_of(const Pipeline *p) {
 }
 
 static void inputs_open(Inputs *in, int parts) {
+    want_folder(o.out);
     device_open(&in->dev, 0);
     in->pipeline = pipeline_open(o.model, parts, 0, &in->dev);
     in->coco = coco_open(o.data, o.split, o.source);
@@ -261,6 +262,7 @@ static int analyze_arms(int argc, char **argv, const char *command) {
         .usage = "--arms DIR [--latents FILE] [--out DIR]",
         .example = "--arms reproduce/arms --out reproduce"};
     options_parse(argc, argv, table, &help, 0);
+    want_folder(out);
     Experiment e = experiment_read(arms), more[2] = {0};
     ExperimentRecord record = {
         .command = command, .latents = latents, .leak = leak, .resamples = resamples, .seed = (uint64_t)seed};
