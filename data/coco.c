@@ -73,12 +73,14 @@ void coco_say(const Coco *coco) {
 void coco_put_left_out(const Coco *coco, yajl_gen gen) {
     left_out_put(coco->left_out, gen, "left_out");
     left_out_put(coco->computed, gen, "computed");
+    left_out_put(coco->texts_left_out, gen, "texts_left_out");
 }
 
 void coco_free(Coco *coco) {
     if (coco->path) { coco_say(coco); }
     left_out_free(coco->left_out);
     left_out_free(coco->computed);
+    left_out_free(coco->texts_left_out);
     for (void **block = coco->names, **before; block; block = before) {
         before = *block;
         free(block);
@@ -151,7 +153,7 @@ uint32_t *coco_try_segment_ids(const Coco *coco, int picture, char **why) {
     const Picture *p = &coco->pictures[picture];
     *why = NULL;
     if (!coco->ids_folder || !p->ids_name) { return NULL; }
-    char *path = xprintf("%s/%s", coco->ids_folder, p->ids_name);
+    char *path = coco_ids_path(coco, picture);
     Image png = image_try_load(path, 3, why);
     if (!*why && (png.width != p->width || png.height != p->height)) {
         *why = xprintf("%s: is %d x %d pixels, expected %d x %d as in %s", path, png.width, png.height, p->width,

@@ -50,9 +50,10 @@ typedef struct {
     Segment *segments;    // sorted by picture
     int32_t *pool;        // coordinates and run lengths
     size_t pool_size;
-    LeftOut *left_out; // what cannot be used; coco_free says it
-    LeftOut *computed; // annotations whose area or bbox was wrong
-    void *names;       // the text of all names, in linked blocks
+    LeftOut *left_out;       // what cannot be used; coco_free says it
+    LeftOut *computed;       // annotations whose area or bbox was wrong
+    LeftOut *texts_left_out; // of data/phrases.h, which names them
+    void *names;             // the text of all names, in linked blocks
 } Coco;
 
 extern const char *const coco_sources[]; // "auto", "instances", "panoptic", NULL

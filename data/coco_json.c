@@ -903,6 +903,7 @@ Coco coco_read(const char *path, bool panoptic) {
     r->panoptic = panoptic;
     r->coco.left_out = left_out_new();
     r->coco.computed = left_out_new();
+    r->coco.texts_left_out = left_out_new();
     parse_file(r);
     long long annotations = r->annotations;
     link_segments(r);

@@ -58,6 +58,19 @@ char *coco_picture_path(const Coco *coco, int picture) {
     return name[0] == '/' ? xstrdup(name) : xprintf("%s/%s", coco->pictures_folder, name);
 }
 
+static bool look_for_ids(const Coco *coco, const char *name, char **found) {
+    take(found, xprintf("%s/%s", coco->ids_folder, name));
+    return *found || take(found, xprintf("%s/../%s", coco->ids_folder, name));
+}
+
+char *coco_ids_path(const Coco *coco, int picture) {
+    const char *name = coco->pictures[picture].ids_name;
+    char *found = NULL, *slashes = strchr(name, '\\') ? with_slashes(name) : NULL;
+    if (!look_for_ids(coco, name, &found) && slashes) { look_for_ids(coco, slashes, &found); }
+    free(slashes);
+    return found ? found : xprintf("%s/%s", coco->ids_folder, name);
+}
+
 // ---- absolute names of another machine
 
 static const char *last_part(const char *name) {

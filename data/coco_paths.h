@@ -7,6 +7,10 @@
 #pragma once
 #include "data/coco.h"
 
+// Where a picture's panoptic PNG is: IDS/NAME, where IDS is DATA/annotations/panoptic_SPLIT, or DATA/annotations/NAME,
+// where NAME has the folder in front; then the same with backslashes as slashes. The caller frees it.
+char *coco_ids_path(const Coco *coco, int picture);
+
 // Absolute names that are no files here come from another machine: the part after a folder with the split's name
 // counts, else the last part, if no other picture has it.
 void coco_place_absolute(Coco *coco);

@@ -66,6 +66,19 @@ static int picture_ended(void *context) {
     return from->cut || feof(from->file) || ferror(from->file);
 }
 
+// A pipe has no beginning to return to: its bytes are read into *bytes first, which the caller frees.
+static FILE *seekable(FILE *file, char **bytes) {
+    size_t size = 0, n;
+    char block[4096];
+    *bytes = NULL;
+    if (fseek(file, 0, SEEK_SET) == 0) { return file; }
+    FILE *copy = open_memstream(bytes, &size);
+    while ((n = fread(block, 1, sizeof block, file)) > 0) { fwrite(block, 1, n, copy); }
+    fclose(copy);
+    fclose(file);
+    return fmemopen(*bytes, size ? size : 1, "rb");
+}
+
 Image image_try_load(const char *path, int channels, char **why) {
     Image image = {.channels = channels};
     *why = NULL;
@@ -74,18 +87,23 @@ Image image_try_load(const char *path, int channels, char **why) {
         *why = xprintf("%s: cannot be opened: %s", path, folder_exists(path) ? "it is a folder" : strerror(errno));
         return (Image){0};
     }
+    char *bytes;
+    file = seekable(file, &bytes);
     PictureHeader header = picture_header(file);
-    if (header.components == 4 && !header.adobe) {
-        fclose(file);
-        *why = xprintf("%s: is a CMYK picture without Adobe's marker, expected RGB or grey (convert it first)", path);
-        return (Image){0};
-    }
+    bool cmyk = header.components == 4 && !header.adobe;
     rewind(file);
     PictureFile from = {.file = file};
     const stbi_io_callbacks callbacks = {read_picture, skip_picture, picture_ended};
     int in_file;
-    image.pixels = stbi_load_from_callbacks(&callbacks, &from, &image.width, &image.height, &in_file, channels);
+    if (!cmyk) {
+        image.pixels = stbi_load_from_callbacks(&callbacks, &from, &image.width, &image.height, &in_file, channels);
+    }
     fclose(file);
+    free(bytes);
+    if (cmyk) {
+        *why = xprintf("%s: is a CMYK picture without Adobe's marker, expected RGB or grey (convert it first)", path);
+        return (Image){0};
+    }
     image.orientation = header.orientation;
     if (image.pixels && !from.cut) { return image; }
     *why = xprintf("%s: is damaged, cut off, or not a JPEG or PNG picture (%s)", path,

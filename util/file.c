@@ -70,44 +70,6 @@ void make_folders(const char *path) {
     free(copy);
 }
 
-static void want_writable(const char *folder, const char *path) {
-    char *probe = xprintf("%s/.cocogold-%ld", folder, (long)getpid());
-    int fd = open(probe, O_CREAT | O_EXCL | O_WRONLY, 0666);
-    if (fd < 0) { die("%s: cannot be written: %s", path, strerror(errno)); }
-    close(fd);
-    remove(probe);
-    free(probe);
-}
-
-void want_folder(const char *path) {
-    char *there = xprintf("%s/", path), *slash; // the slash leaves room for "."
-    struct stat s;
-    while (stat(there, &s) != 0) { // up to a folder that is there
-        if (errno != ENOENT) { die("%s: cannot be created: %s", path, strerror(errno)); }
-        slash = strrchr(there, '/');
-        if (slash > there) {
-            *slash = 0;
-        } else {
-            strcpy(there, slash ? "/" : ".");
-        }
-    }
-    if (!S_ISDIR(s.st_mode)) { die("%s: exists and is not a folder", there); }
-    want_writable(there, path);
-    free(there);
-}
-
-void want_beside(const char *path) {
-    const char *slash = strrchr(path, '/');
-    char *folder = slash ? xprintf("%.*s", (int)(slash - path) + 1, path) : xstrdup(".");
-    want_writable(folder, path);
-    free(folder);
-}
-
-void want_file(const char *path) {
-    if (folder_exists(path)) { die("%s: is a folder, expected a file", path); }
-    want_beside(path);
-}
-
 static int remove_entry(const char *path, const struct stat *s, int kind, struct FTW *place) {
     (void)s, (void)kind, (void)place;
     remove(path);
@@ -150,6 +112,45 @@ static char *name_beside(const char *path, const char *kind, long pid) {
     char host[256] = "";
     gethostname(host, sizeof host - 1);
     return xprintf("%s.%s-%s-%ld", path, kind, host, pid);
+}
+
+static void want_writable(const char *folder, const char *path) {
+    char *name = xprintf("%s/.cocogold", folder), *probe = name_beside(name, "tmp", (long)getpid());
+    int fd = open(probe, O_CREAT | O_EXCL | O_WRONLY, 0666);
+    if (fd < 0 && errno != EEXIST) { die("%s: cannot be written: %s", path, strerror(errno)); }
+    if (fd >= 0) { close(fd); }
+    remove(probe);
+    free(probe);
+    free(name);
+}
+
+void want_folder(const char *path) {
+    char *there = xprintf("%s/", path), *slash; // the slash leaves room for "."
+    struct stat s;
+    while (stat(there, &s) != 0) { // up to a folder that is there
+        if (errno != ENOENT) { die("%s: cannot be created: %s", path, strerror(errno)); }
+        slash = strrchr(there, '/');
+        if (slash > there) {
+            *slash = 0;
+        } else {
+            strcpy(there, slash ? "/" : ".");
+        }
+    }
+    if (!S_ISDIR(s.st_mode)) { die("%s: exists and is not a folder", there); }
+    want_writable(there, path);
+    free(there);
+}
+
+void want_beside(const char *path) {
+    const char *slash = strrchr(path, '/');
+    char *folder = slash ? xprintf("%.*s", (int)(slash - path) + 1, path) : xstrdup(".");
+    want_writable(folder, path);
+    free(folder);
+}
+
+void want_file(const char *path) {
+    if (folder_exists(path)) { die("%s: is a folder, expected a file", path); }
+    want_beside(path);
 }
 
 // Removes PATH.KIND-HOST-PID of this host's processes that no longer run: they were killed before they could rename or

@@ -53,10 +53,22 @@ char *text_trimmed(const char *text) {
     return copy;
 }
 
+// Marks that change the direction of writing: U+200E, U+200F, U+202A to U+202E, U+2066 to U+2069.
+static bool turns_text(const unsigned char *c) {
+    if (*c != 0xe2) { return false; }
+    return (c[1] == 0x80 && ((c[2] >= 0x8e && c[2] <= 0x8f) || (c[2] >= 0xaa && c[2] <= 0xae))) ||
+           (c[1] == 0x81 && c[2] >= 0xa6 && c[2] <= 0xa9);
+}
+
 char *text_shown(const char *text) {
     char *shown = xmalloc(4 * strlen(text) + 1), *to = shown;
     for (const unsigned char *c = (const unsigned char *)text; *c; c++) {
         bool second = *c == 0xc2 && c[1] >= 0x80 && c[1] < 0xa0; // U+0080 to U+009F
+        if (turns_text(c)) {
+            to += sprintf(to, "\\u20%02x", (c[1] & 3) << 6 | (c[2] & 0x3f));
+            c += 2;
+            continue;
+        }
         const char *named = strchr("\n\t\r", *c), *letters = "ntr";
         if (*c >= 0x20 && *c != 0x7f && !second) {
             *to++ = (char)*c;

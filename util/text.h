@@ -11,8 +11,9 @@ char *text_trim(char *text);
 // A trimmed copy, which the caller frees.
 char *text_trimmed(const char *text);
 
-// The text with each control character (ASCII's and U+0080 to U+009F) as \n, \t, or \x1b, so that it cannot move a
-// terminal's cursor or begin a line. The caller frees it.
+// The text with each control character (ASCII's and U+0080 to U+009F) as \n, \t, or \x1b, and marks that change the
+// direction of writing as \u202e, so that it cannot move a terminal's cursor, begin a line or be shown in another order.
+// The caller frees it.
 char *text_shown(const char *text);
 // Prints a shown text in a column of `width`, to the left.
 void text_column(FILE *out, int width, const char *text);

@@ -6,7 +6,6 @@ prepare
 encode=(encode --model model --split train --min-side 1 --classes @data/classes/seen.txt)
 evaluate=(eval --model model --split val --steps 1 --bootstrap 0 --batch 4)
 says() { "$cocogold" "${@:2}" 2>&1 | grep -qF -- "$1"; }
-code() { "$cocogold" "${@:2}" >/dev/null 2>&1; [ $? = "$1" ]; }
 ends() { # NAME TEXT ARGUMENTS...: ends with code 1 and a sentence, perhaps after a line of progress
     "$cocogold" "${@:3}" >.stdout 2>.stderr
     local code=$? last

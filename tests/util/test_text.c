@@ -32,6 +32,10 @@ static void test_shown(void **state) {
     char *shown = text_shown("a\x1b[2J\n\tb\x7f \xc2\x9b m \xc3\xbc");
     assert_string_equal(shown, "a\\x1b[2J\\n\\tb\\x7f \\x9b m \xc3\xbc");
     free(shown);
+    shown = text_shown("a\xe2\x80\xae"
+                       "b\xe2\x81\xa9 \xe2\x80\x93");
+    assert_string_equal(shown, "a\\u202eb\\u2069 \xe2\x80\x93");
+    free(shown);
 }
 
 static void test_csv(void **state) {
