@@ -187,13 +187,14 @@ static const char mask_forms[] = "a list of polygons, or an object with \"size\"
 
 static void segmentation_number(Reader *r, double value) {
     if (r->in_map[4] && r->key[4] == OTHER) { return; }
-    if (r->depth == 5 && !r->in_map[4]) { // a polygon's coordinate
+    bool in_list = r->depth == 5 && !r->in_map[5];
+    if (in_list && !r->in_map[4]) { // a polygon's coordinate
         if (!(fabs(value) <= 1e5)) { wrong(r, SEGMENTATION, "coordinates within 100000 pixels"); }
-    } else if (r->depth == 5 && r->key[4] == SIZE) {
+    } else if (in_list && r->key[4] == SIZE) {
         if (r->size_count < 2) { r->size[r->size_count] = value; }
         r->size_count++;
         return;
-    } else if (r->depth == 5 && r->key[4] == COUNTS) {
+    } else if (in_list && r->key[4] == COUNTS) {
         if (!(value >= 0 && value <= INT32_MAX && value == floor(value))) { wrong(r, COUNTS, "non-negative integers"); }
     } else {
         wrong(r, SEGMENTATION, mask_forms);
