@@ -47,13 +47,15 @@ static void read_jpeg(FILE *file, PictureHeader *h) {
         while (c == 0xff) { c = getc(file); }
         if (c == EOF || c == 0xda || c == 0xd9) { return; }             // start of the scan, end
         if (c == 0 || c == 1 || (c >= 0xd0 && c <= 0xd8)) { continue; } // without a length
-        uint8_t length[2], bytes[6];
+        uint8_t length[2], bytes[12];
         if (fread(length, 1, 2, file) != 2) { return; }
         long size = (long)number_at(length, 2, false) - 2, start = ftell(file);
         bool frame = c >= 0xc0 && c <= 0xcf && c != 0xc4 && c != 0xc8 && c != 0xcc;
         if (size < 0) { return; }
         if (frame && size >= 6 && fread(bytes, 1, 6, file) == 6) { h->components = bytes[5]; }
-        if (c == 0xee && size >= 12 && fread(bytes, 1, 5, file) == 5) { h->adobe |= memcmp(bytes, "Adobe", 5) == 0; }
+        if (c == 0xee && size >= 12 && fread(bytes, 1, 12, file) == 12 && memcmp(bytes, "Adobe", 6) == 0) {
+            h->adobe = bytes[11] == 0 || bytes[11] == 2; // CMYK, YCCK: both inverted
+        }
         if (c == 0xe1 && size > 6 && !h->orientation) { h->orientation = read_orientation(file, (size_t)size, 6); }
         if (fseek(file, start + size, SEEK_SET) != 0) { return; }
     }

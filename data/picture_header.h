@@ -6,7 +6,7 @@
 typedef struct {
     int orientation; // EXIF's, 1..8; 0: none
     int components;  // of a JPEG; 0: no JPEG
-    bool adobe;      // a JPEG with Adobe's marker (APP14), which says how four components are stored
+    bool adobe;      // a JPEG with Adobe's marker (APP14) that says how four components are stored
 } PictureHeader;
 
 // Reads from the file's start and leaves it anywhere. A damaged header gives what was found before the damage.

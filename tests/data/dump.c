@@ -64,6 +64,7 @@ static int upright(char **argv) {
     Image image = image_load(argv[2], 3);
     image_upright(&image);
     image_save(&image, argv[3]);
+    image_free(&image);
     return 0;
 }
 
