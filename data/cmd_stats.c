@@ -201,6 +201,7 @@ int cmd_stats(int argc, char **argv) {
         want_file(o.image);
     }
     Coco coco = coco_open(o.data, o.split, o.source);
+    coco_want_segments(&coco);
     bool *allowed = classes_parse(&coco, "--classes", o.classes, NULL);
     SampleOptions options = {.allowed = allowed,
                              .seed = (uint64_t)o.seed,

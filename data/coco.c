@@ -65,6 +65,12 @@ Coco coco_open(const char *data, const char *name, const char *source) {
     return coco;
 }
 
+void coco_want_segments(const Coco *coco) {
+    if (coco->unusable) {
+        die("%s: none of its annotations can be used: %s", coco->path, left_out_text(coco->left_out));
+    }
+}
+
 void coco_say(const Coco *coco) {
     left_out_say(coco->left_out, coco->path, "left out");
     left_out_say(coco->computed, coco->path, "computed from the mask, since they are wrong in the file");

@@ -44,6 +44,7 @@ typedef struct {
     char *ids_folder;      // panoptic PNGs, or NULL
     char *folder, *split;  // the data set's; NULL likewise
     bool panoptic;
+    bool unusable; // it has annotations, but none can be used
     int category_count, picture_count, segment_count;
     Category *categories; // in the file's order; "class" elsewhere means an index into this array
     Picture *pictures;    // in the file's order
@@ -71,7 +72,8 @@ Coco coco_open(const char *data, const char *split, const char *source);
 bool coco_has_split(const char *data, const char *split);
 // Reads one annotation file alone (no pictures, no PNGs). panoptic: whether it is a panoptic file.
 Coco coco_read(const char *path, bool panoptic);
-void coco_free(Coco *coco); // also says what was left out
+void coco_want_segments(const Coco *coco); // dies if it has annotations, but none can be used
+void coco_free(Coco *coco);                // also says what was left out
 // The number that stands for an id that is a text: its value if it has only digits, else a hash of it.
 int64_t coco_id_of_text(const char *text, size_t length);
 

@@ -888,13 +888,11 @@ static void link_segments(Reader *r) {
     free(owner);
 }
 
-static void check_counts(const Reader *r, long long read) {
+static void check_counts(const Reader *r) {
     const Coco *c = &r->coco;
     if (!c->category_count) { die("%s: field \"categories\" is empty: expected at least one class", r->path); }
-    bool none = !c->segment_count && read > 0;
-    if (none || (!c->picture_count && left_out_any(c->left_out))) {
-        die("%s: none of its %s can be used: %s", r->path, c->picture_count ? "annotations" : "pictures",
-            left_out_text(c->left_out));
+    if (!c->picture_count && left_out_any(c->left_out)) {
+        die("%s: none of its pictures can be used: %s", r->path, left_out_text(c->left_out));
     }
 }
 
@@ -906,10 +904,10 @@ Coco coco_read(const char *path, bool panoptic) {
     r->coco.computed = left_out_new();
     r->coco.texts_left_out = left_out_new();
     parse_file(r);
-    long long annotations = r->annotations;
     link_segments(r);
-    check_counts(r, annotations);
+    check_counts(r);
     Coco coco = r->coco;
+    coco.unusable = r->annotations > 0 && !coco.segment_count;
     coco.path = xstrdup(path);
     coco.panoptic = panoptic;
     if (!panoptic) { coco_derive(&coco); }

@@ -7,6 +7,7 @@
 
 Dataset dataset_of_pictures(const char *data, const char *split, const char *annotations, int resolution) {
     Dataset s = {.resolution = resolution, .coco = coco_open(data, split, annotations)};
+    coco_want_segments(&s.coco);
     s.class_count = s.coco.category_count;
     s.class_names = coco_class_names(&s.coco);
     s.where = xprintf("%s, split %s (%s)", data, split, s.coco.panoptic ? "panoptic" : "instances");

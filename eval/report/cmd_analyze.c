@@ -89,6 +89,7 @@ static void inputs_open(Inputs *in, int parts) {
     device_open(&in->dev, 0);
     in->pipeline = pipeline_open(o.model, parts, 0, &in->dev);
     in->coco = coco_open(o.data, o.split, o.source);
+    coco_want_segments(&in->coco);
     in->allowed = classes_parse(&in->coco, "--classes", o.classes, NULL);
     in->paint = paint_parse(o.color, o.alpha, o.outline);
     in->sample = (SampleOptions){.allowed = in->allowed, .seed = (uint64_t)o.seed, .minimum_side = o.min_side};
