@@ -150,6 +150,9 @@ static Options parse_options(int argc, char **argv) {
     if (target_bits[o.target_list] && o.text_list == TEXTS_CAPTIONS && o.targets) {
         die("--targets %s: captions have no masks, expected none", o.targets);
     }
+    if (o.classes && o.text_list == TEXTS_CAPTIONS) {
+        die("--classes %s: captions are of whole pictures, expected no classes", o.classes);
+    }
     if (o.absent > 0 && o.text_list != TEXTS_NAMES) {
         die("--absent %g: expected with --texts names; phrases bring absent ones of their own", o.absent);
     }

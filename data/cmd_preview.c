@@ -158,7 +158,7 @@ int cmd_preview(int argc, char **argv) {
     Options o = parse_options(argc, argv);
     if (o.out) {
         image_want_name(o.out);
-        want_file(o.out);
+        want_output("--out", o.out);
     }
     if (o.folder) { want_folder(o.folder); }
     Paint paint = paint_parse(o.color, o.alpha, o.outline);

@@ -195,10 +195,10 @@ static Options parse_options(int argc, char **argv) {
 
 int cmd_stats(int argc, char **argv) {
     Options o = parse_options(argc, argv);
-    if (o.json) { want_file(o.json); }
+    if (o.json) { want_output("--json", o.json); }
     if (o.image) {
         image_want_name(o.image);
-        want_file(o.image);
+        want_output("--image", o.image);
     }
     Coco coco = coco_open(o.data, o.split, o.source);
     coco_want_segments(&coco);

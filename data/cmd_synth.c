@@ -29,6 +29,7 @@ int cmd_synth(int argc, char **argv) {
         .example = "--train 2000 --val 400 scenes"};
     const char **folder = options_parse(argc, argv, table, &help, 1);
     options_require(folder[0], "DIR", "the folder to write");
+    if (new_words) { options_require(new_words, "--new-words", "words of classes, e.g. orange,cross"); }
     if (height) { options_range(height, "--height", 32, 4096); }
     SynthOptions options = {width,       height ? height : width, train,    val, (uint64_t)seed,
                             object_size, frequent_share,          new_words};

@@ -196,7 +196,9 @@ Phrases phrases_open(const Coco *coco, bool captions) {
     r.p.entries = r.entry;
     json_free(&json);
     if (!r.p.count) { die("%s: none of its %lld entries can be used", r.p.path, r.p.entries); }
-    if (r.p.left_out) { warn("%s: %lld of %lld entries or texts are left out", r.p.path, r.p.left_out, r.p.entries); }
+    if (r.p.left_out) {
+        warn("%s: %lld entries or single texts of its %lld entries are left out", r.p.path, r.p.left_out, r.p.entries);
+    }
     sort_by_picture(&r);
     free(r.by_id);
     return r.p;

@@ -52,7 +52,9 @@ static Option table[] = {
     {OPT_STRING, "seen", &o.seen, "classes seen in training (default: from the model): " CLASSES_HELP, "LIST"},
     {OPT_STRING, "unseen", &o.unseen, "classes to count as unseen (default: all others)", "LIST"},
     {OPT_LIST, "group", &o.groups,
-     "also report on these classes under a name of your own, e.g. \"new words=orange,@more.txt\" (may be repeated)",
+     "also report on these classes under a name of your own, e.g. \"fruit=apple,orange\" or \"fruit=@fruit.txt\" (may "
+     "be "
+     "repeated)",
      "NAME=LIST"},
     {OPT_INT, "per-class", &o.per_class, "evaluate at most N random pairs of a class (0: all)", "N", .high = 1e9},
     {OPT_INT, "limit", &o.limit, "evaluate at most N random pairs in all (0: all)", "N", .high = 1e9},
@@ -144,17 +146,28 @@ static bool *wanted_flags(const Dataset *dataset, const bool *seen) {
     return wanted;
 }
 
+static void add_group(Evaluation *v, PairGroup group) {
+    for (int k = 0; k < v->group_count; k++) {
+        if (strcmp(v->groups[k].name, group.name) == 0) {
+            die("--group %s: %s, expected another name", group.name,
+                group.kind < 0 ? "is given twice" : "the shards have a kind of phrases with this name");
+        }
+    }
+    v->groups[v->group_count++] = group;
+}
+
 // --group NAME=LIST and the kinds of phrases, into v->groups, which free_groups frees.
 static void parse_groups(Evaluation *v, const Dataset *dataset) {
     for (char **text = o.groups; text && *text; text++) {
         char *equals = strchr(*text, '=');
         if (!equals || equals == *text) { die("--group %s: expected a name, \"=\" and a list of classes", *text); }
         if (v->group_count == MAX_GROUPS) { die("--group: expected at most %d of them", MAX_GROUPS); }
-        v->groups[v->group_count++] =
-            (PairGroup){xprintf("%.*s", (int)(equals - *text), *text), flags_of(dataset, "--group", equals + 1), -1};
+        char *name = xprintf("%.*s", (int)(equals - *text), *text), *option = xprintf("--group %s", name);
+        add_group(v, (PairGroup){name, flags_of(dataset, option, equals + 1), -1});
+        free(option);
     }
-    for (int k = 0; dataset->crops && k < dataset->shards.info.kind_count && v->group_count < MAX_GROUPS; k++) {
-        v->groups[v->group_count++] = (PairGroup){xstrdup(dataset->shards.info.kinds[k]), NULL, k};
+    for (int k = 0; dataset->crops && k < dataset->shards.info.kind_count; k++) {
+        add_group(v, (PairGroup){xstrdup(dataset->shards.info.kinds[k]), NULL, k});
     }
 }
 
@@ -240,7 +253,6 @@ static int find_log(RunLog *log) {
 
 static void write_results(const Dataset *dataset, const Evaluation *v, const EvalRecord *record,
                           const ModelSettings *settings) {
-    make_folders(o.out);
     char *json = xprintf("%s/metrics.json", o.out), *csv = xprintf("%s/pairs.csv", o.out);
     char *html = xprintf("%s/report.html", o.out);
     result_write_json(dataset, v, record, settings, json);
@@ -282,10 +294,14 @@ int cmd_eval(int argc, char **argv) {
                          .resamples = o.resamples};
     schedule_warn_steps(&p.schedule, record.steps);
     int first = schedule_first_timestep(&p.schedule, record.steps);
-    printf("%d DDIM steps from timestep %d of %d, where a training sample is %.1f%% target; start: %s\n", record.steps,
-           first, p.schedule.T, 100 * sqrt(p.schedule.alphas_cumprod[first]), record.start);
+    printf("%d DDIM step%s from timestep %d of %d, where a training sample is %.1f%% target; start: %s\n", record.steps,
+           record.steps > 1 ? "s" : "", first, p.schedule.T, 100 * sqrt(p.schedule.alphas_cumprod[first]),
+           record.start);
     Evaluation v = {.rule = settings_rule(&settings, o.answer.model, &o.mask)};
     v.table_count = parse_steps_table(v.table);
+    for (int k = 0; k < v.table_count; k++) {
+        schedule_first_timestep(&p.schedule, v.table[k]);
+    } // dies if there is none
     Dataset dataset = open_dataset(crops, o.split, &settings, &p);
     check_memory(&p, dataset.resolution, &dev);
     if (o.tune_on) { tune(crops, &p, &settings, &v.rule, &record, &dev); }
@@ -297,11 +313,6 @@ int cmd_eval(int argc, char **argv) {
     v.pairs = pairs;
     v.seen = seen;
     parse_groups(&v, &dataset);
-    if (o.masks) {
-        masks = xprintf("%s/masks", o.out);
-        make_folders(masks);
-        v.masks = masks;
-    }
     record.where = dataset.where;
     record.resolution = dataset.resolution;
     if (o.texts && dataset.texts) { die("--text-table: expected class names, but %s has other texts", dataset.where); }
@@ -311,6 +322,12 @@ int cmd_eval(int argc, char **argv) {
     }
     Evaluator e = evaluator_create(&p, &dataset, &settings, v.prompt_sets, v.prompt_set_count, record.steps,
                                    o.answer.ensemble, o.batch, (uint64_t)o.seed, &dev);
+    make_folders(o.out); // before the long part
+    if (o.masks) {
+        masks = xprintf("%s/masks", o.out);
+        make_folders(masks);
+        v.masks = masks;
+    }
     evaluator_start(&e, (Start)o.start, &dataset, pairs, &v.count);
     evaluate(&e, &dataset, &v);
     write_results(&dataset, &v, &record, &settings);

@@ -50,6 +50,7 @@ static void parse(int argc, char **argv) {
     options_parse(argc, argv, table, &help, 0);
     options_require(o.text && strspn(o.text, " \t\n") < strlen(o.text) ? o.text : NULL, "--text",
                     "the name of what to find");
+    want_folder_of("--out", o.out);
 }
 
 static Frame choose_frame(const Image *rgb, const ModelSettings *settings, const Pipeline *p, bool pad) {
@@ -134,8 +135,7 @@ int cmd_segment(int argc, char **argv) {
     parse(argc, argv);
     ModelSettings settings;
     settings_read(&settings, o.answer.model);
-    want_beside(o.out);
-    if (o.noise) { want_file(o.noise); }
+    if (o.noise) { want_output("--dump-noise", o.noise); }
     Image rgb = image_load(o.image, 3);
     image_upright(&rgb); // as people see it
     Device dev;
@@ -144,6 +144,7 @@ int cmd_segment(int argc, char **argv) {
     Pipeline p = pipeline_open(o.answer.model, parts | (o.answer.ema ? PART_UNET_EMA : 0), 0, &dev);
     if (schedule_changes(&o.answer.schedule)) { schedule_change(&p.schedule, &o.answer.schedule); }
     schedule_warn_steps(&p.schedule, o.answer.steps ? o.answer.steps : settings.steps);
+    tokenizer_warn_length(p.tokenizer, "--text", o.text);
     MaskRule rule = settings_rule(&settings, o.answer.model, &o.mask);
     Frame frame = choose_frame(&rgb, &settings, &p, !o.aspect);
     double started = now_seconds();

@@ -60,7 +60,7 @@ typedef struct {
     bool *has; // (classes); NULL: of every class
     int kind;  // index into the shards' kinds; -1: of every kind
 } PairGroup;
-enum { MAX_GROUPS = 32 };
+enum { MAX_GROUPS = 32, MAX_SHARD_KINDS = 256 }; // of the command line; of phrases
 
 typedef struct {
     Pair *pairs;
@@ -70,7 +70,7 @@ typedef struct {
     int table[MAX_STEPS_TABLE], table_count;
     PromptSet prompt_sets[MAX_PROMPT_SETS]; // owned by the caller
     int prompt_set_count;
-    PairGroup groups[MAX_GROUPS]; // owned by the caller
+    PairGroup groups[MAX_GROUPS + MAX_SHARD_KINDS]; // owned by the caller
     int group_count;
     const char *masks;                // folder for the predicted masks as PNG, or NULL
     PairScore *scores[SCORE_KINDS];   // (count); NULL where a kind does not apply

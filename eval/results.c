@@ -1,4 +1,5 @@
 #include "eval/results.h"
+#include "util/csv.h"
 #include "util/error.h"
 #include "util/file.h"
 #include "util/text.h"
@@ -280,9 +281,9 @@ static void put_text(FILE *out, const Dataset *dataset, const Pair *pair) {
     if (dataset->texts) {
         const ShardInfo *info = &dataset->shards.info;
         fputc(',', out);
-        csv_text(out, info->kind_count ? info->kinds[pair->kind] : "");
+        csv_put_text(out, info->kind_count ? info->kinds[pair->kind] : "");
         fputc(',', out);
-        csv_text(out, dataset_text(dataset, pair));
+        csv_put_text(out, dataset_text(dataset, pair));
     }
     fputc('\n', out);
 }
@@ -298,9 +299,9 @@ void result_write_pairs(const Dataset *dataset, const Evaluation *v, const char 
         const char *name = dataset->class_names[v->pairs[i].category];
         char number[24];
         const char *image = dataset_image_name(dataset, &v->pairs[i], number);
-        (strpbrk(image, ",\"\n") ? csv_text : put_plain)(file.stream, image);
+        (strpbrk(image, ",\"\n") ? csv_put_text : put_plain)(file.stream, image);
         fputc(',', file.stream);
-        csv_text(file.stream, name);
+        csv_put_text(file.stream, name);
         fprintf(file.stream, ",%d,%d,%.6f,%.0f,%.0f,%.0f,%.0f,%.0f,%.6f", v->seen[v->pairs[i].category], s->absent,
                 pair_iou(s), s->intersection, s->union_, s->predicted, s->truth, s->valid,
                 pair_iou(&v->scores[SCORE_CEILING][i]));

@@ -33,8 +33,8 @@ static Option table[] = {
     {OPT_STRING, "dump-latents", &o.latents, "also write the final latents, likewise", "FILE"},
     {OPT_HEADING, "Sampling"},
     {OPT_DOUBLE, "guidance", &o.guidance,
-     "factor of classifier-free guidance: how far to go from the negative text's prediction towards the text's (1: "
-     "none)",
+     "factor of classifier-free guidance: how far to go from the negative text's prediction towards the text's (up to "
+     "1: none)",
      "X", .low = 0, .high = 1000},
     {OPT_INT, "steps", &o.steps, "DDIM steps", "N", .low = 1, .high = 1000},
     SCHEDULE_OPTIONS(o.schedule),
@@ -135,6 +135,14 @@ static void save(const Image *images) {
     free(cells);
 }
 
+// Before the work begins, which may take minutes.
+static void check_options(void) {
+    if (o.negative && *o.negative && o.guidance <= 1) { die("--negative-text: needs --guidance above 1"); }
+    want_folder_of("--out", o.out);
+    if (o.noise) { want_folder_of("--dump-noise", o.noise); }
+    if (o.latents) { want_folder_of("--dump-latents", o.latents); }
+}
+
 static void check_memory(Pipeline *p, int batch, int cells, int side, Device *dev) {
     size_t free_bytes, total, needed = sampler_text_bytes(p, batch, cells, cells, o.guidance, dev);
     device_memory(dev, &free_bytes, &total);
@@ -148,15 +156,15 @@ static void check_memory(Pipeline *p, int batch, int cells, int side, Device *de
 
 int cmd_generate(int argc, char **argv) {
     options_parse(argc, argv, table, &help, 0);
-    want_beside(o.out);
-    if (o.noise) { want_file(o.noise); }
-    if (o.latents) { want_file(o.latents); }
+    check_options();
     Device dev;
     device_open(&dev, 0);
     int parts = PART_UNET | PART_VAE_DECODER | PART_TEXT | PART_SCHEDULE;
     Pipeline p = pipeline_open(o.model, parts | (o.ema ? PART_UNET_EMA : 0), 0, &dev);
     if (schedule_changes(&o.schedule)) { schedule_change(&p.schedule, &o.schedule); }
     schedule_warn_steps(&p.schedule, o.steps);
+    tokenizer_warn_length(p.tokenizer, "--text", o.text);
+    if (o.negative) { tokenizer_warn_length(p.tokenizer, "--negative-text", o.negative); }
     int f = vae_factor(&p.vae_decoder.config);
     int side = o.resolution ? o.resolution : pipeline_resolution(o.model, &p.vae_decoder.config);
     if (side % f != 0) { die("--resolution %d: expected a multiple of %d, the VAE's factor", side, f); }

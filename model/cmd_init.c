@@ -70,11 +70,36 @@ static void write_vae(const Plan *plan, Device *dev) {
     vae_destroy(&decoder, dev);
 }
 
-static void link_vae(const Plan *plan) {
+// Checks a module's weights against its config.json, and prints their file, number and digest.
+static void report_module(const char *from, const char *module, const Params *const *params, int count) {
+    Path folder = path_of("%s/%s", from, module), path = weights_path(folder.text);
+    Safetensors file = safetensors_open(path.text);
+    size_t n = 0;
+    for (int m = 0; m < count; m++) {
+        free(weights_match(params[m], &file));
+        n += parameter_count(params[m]);
+    }
+    safetensors_close(&file);
+    char hex[65];
+    weights_digest(folder.text, hex);
+    printf("%s: %zu parameters, sha256 %s\n", path.text, n, hex);
+}
+
+static void report_vae(const char *from, Device *dev) {
+    VAEConfig config = vae_config_read(path_of("%s/vae/config.json", from).text);
+    VAEEncoder encoder = vae_encoder_create(&config);
+    VAEDecoder decoder = vae_decoder_create(&config);
+    report_module(from, "vae", (const Params *[]){&encoder.params, &decoder.params}, 2);
+    vae_destroy(&encoder, dev);
+    vae_destroy(&decoder, dev);
+}
+
+static void link_vae(const Plan *plan, Device *dev) {
     static const char *const others[] = {"unet", "text_encoder", "tokenizer", "scheduler", NULL};
     Path path = path_of("%s/vae/config.json", plan->vae);
     int L = vae_config_read(path.text).latent_channels, expected = plan->preset->unet.out_channels;
     if (L != expected) { die("%s: field \"latent_channels\" is %d, expected %d", path.text, L, expected); }
+    report_vae(plan->vae, dev);
     pipeline_link(plan->vae, plan->folder, others);
 }
 
@@ -94,7 +119,7 @@ static void write_preset(Plan *plan, Device *dev) {
     schedule_config_write(&plan->preset->schedule, scheduler.text);
     write_unet(plan, dev);
     if (plan->vae) {
-        link_vae(plan);
+        link_vae(plan, dev);
     } else {
         write_vae(plan, dev);
     }
@@ -103,21 +128,6 @@ static void write_preset(Plan *plan, Device *dev) {
 }
 
 // ---- From Stable Diffusion -----------------------------------------------------------------------------------------
-
-// Checks a module's weights against its config.json, and prints their file, number and digest.
-static void report_module(const char *from, const char *module, const Params *const *params, int count) {
-    Path folder = path_of("%s/%s", from, module), path = weights_path(folder.text);
-    Safetensors file = safetensors_open(path.text);
-    size_t n = 0;
-    for (int m = 0; m < count; m++) {
-        free(weights_match(params[m], &file));
-        n += parameter_count(params[m]);
-    }
-    safetensors_close(&file);
-    char hex[65];
-    weights_digest(folder.text, hex);
-    printf("%s: %zu parameters, sha256 %s\n", path.text, n, hex);
-}
 
 static void report_config(const char *path) {
     char *text = read_file(path, NULL), hex[65];
@@ -128,18 +138,13 @@ static void report_config(const char *path) {
 
 static void report_frozen(const char *from, Device *dev) {
     Path vae_path = path_of("%s/vae/config.json", from), clip_path = path_of("%s/text_encoder/config.json", from);
-    VAEConfig vae = vae_config_read(vae_path.text);
     CLIPConfig text = clip_config_read(clip_path.text);
     tokenizer_close(tokenizer_open(path_of("%s/tokenizer", from).text));
-    VAEEncoder encoder = vae_encoder_create(&vae);
-    VAEDecoder decoder = vae_decoder_create(&vae);
     CLIPText clip = clip_create(&text);
     report_config(vae_path.text);
-    report_module(from, "vae", (const Params *[]){&encoder.params, &decoder.params}, 2);
+    report_vae(from, dev);
     report_config(clip_path.text);
     report_module(from, "text_encoder", (const Params *[]){&clip.params}, 1);
-    vae_destroy(&encoder, dev);
-    vae_destroy(&decoder, dev);
     clip_destroy(&clip, dev);
 }
 

@@ -27,6 +27,9 @@ static Path module_folder(const Pipeline *p, const char *module, bool ema) {
 
 static void open_unet(Pipeline *p, bool ema, bool grads, Device *dev) {
     Path module = module_folder(p, "unet", ema);
+    if (ema && !folder_exists(path_of("%s/unet_ema", p->folder).text)) {
+        die("%s/unet_ema: is not a folder, expected averaged weights (--ema; see --ema-decay of train)", p->folder);
+    }
     UNetConfig config = unet_config_read(config_path(module.text, "config.json").text);
     p->unet = unet_create(&config);
     weights_load(&p->unet.params, module.text, grads, dev);

@@ -15,7 +15,7 @@ enum {
     PART_VAE_DECODER = 4,
     PART_TEXT = 8,
     PART_SCHEDULE = 16,
-    PART_UNET_EMA = 32 /* with PART_UNET: weights from unet_ema/ and text_encoder_ema/ where they exist */
+    PART_UNET_EMA = 32 /* with PART_UNET: weights from unet_ema/, and text_encoder_ema/ where it exists */
 };
 
 typedef struct {

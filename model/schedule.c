@@ -42,8 +42,10 @@ static void rescale(float *betas, float *alphas_cumprod, int T, float signal) {
 Schedule schedule_create(const ScheduleConfig *config) {
     Schedule s = {.config = *config, .T = config->num_train_timesteps};
     if (config->terminal_signal == 0 && config->prediction == PREDICT_EPSILON) {
-        die("scheduler: prediction_type \"epsilon\" cannot be used with rescale_betas_zero_snr: at the last timestep "
-            "the noise says nothing about the picture (expected v_prediction or sample)");
+        die("scheduler: prediction_type \"epsilon\" cannot be used with rescale_betas_zero_snr (--terminal-signal 0): "
+            "at the "
+            "last timestep the noise says nothing about the picture (expected v_prediction or sample, or another "
+            "--terminal-signal)");
     }
     s.betas = xmalloc((size_t)s.T * sizeof *s.betas);
     s.alphas_cumprod = xmalloc((size_t)s.T * sizeof *s.alphas_cumprod);
@@ -81,8 +83,10 @@ void schedule_timesteps(const Schedule *schedule, int steps, int *timesteps) {
         }
     }
     if (timesteps[0] >= T) {
-        die("%d sampling steps begin at timestep %d (steps_offset %d, spacing \"leading\"), but the last is %d", steps,
-            timesteps[0], offset, T - 1);
+        die("%d sampling steps begin at timestep %d (steps_offset %d, spacing \"leading\"), but the last is %d: "
+            "expected "
+            "fewer steps, or trailing timesteps (--timestep-spacing trailing)",
+            steps, timesteps[0], offset, T - 1);
     }
 }
 
@@ -99,6 +103,9 @@ bool schedule_changes(const ScheduleChange *c) {
 
 void schedule_change(Schedule *schedule, const ScheduleChange *c) {
     ScheduleConfig config = schedule->config;
+    if (c->terminal_signal < 0 && c->terminal_signal != AS_BETAS) {
+        die("--terminal-signal %g: expected -1, or a value from 0 to %g", c->terminal_signal, MOST_TERMINAL_SIGNAL);
+    }
     if (c->prediction >= 0) { config.prediction = (Prediction)c->prediction; }
     if (c->spacing >= 0) { config.spacing = (TimestepSpacing)c->spacing; }
     if (!isnan(c->terminal_signal)) { config.terminal_signal = c->terminal_signal < 0 ? AS_BETAS : c->terminal_signal; }
@@ -116,11 +123,12 @@ int schedule_first_timestep(const Schedule *schedule, int steps) {
 
 void schedule_warn_steps(const Schedule *schedule, int steps) {
     int first = schedule_first_timestep(schedule, steps);
-    if (schedule->config.spacing == SPACING_LEADING && steps <= 2) {
-        warn("with leading timesteps, sampling in %d step%s begins at timestep %d of %d, where training samples are "
-             "%.0f%% "
+    TimestepSpacing spacing = schedule->config.spacing;
+    if ((spacing == SPACING_LEADING && steps <= 2) || (spacing == SPACING_LINSPACE && steps == 1)) {
+        warn("with %s timesteps, sampling in %d step%s begins at timestep %d of %d, where training samples are %.0f%% "
              "target: expected more steps, or trailing timesteps (--timestep-spacing trailing)",
-             steps, steps > 1 ? "s" : "", first, schedule->T, 100 * sqrtf(schedule->alphas_cumprod[first]));
+             timestep_spacing_names[spacing], steps, steps > 1 ? "s" : "", first, schedule->T,
+             100 * sqrtf(schedule->alphas_cumprod[first]));
     }
 }
 

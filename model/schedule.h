@@ -46,9 +46,11 @@ typedef struct {
             "A", .low = -1, .high = MOST_TERMINAL_SIGNAL                                                               \
     }
 bool schedule_changes(const ScheduleChange *change);
-// Replaces the schedule; dies if the model then predicts epsilon with a last signal-to-noise ratio of zero.
+// Replaces the schedule; dies if the model then predicts epsilon with a last signal-to-noise ratio of zero, or if the
+// signal is between -1 and 0.
 void schedule_change(Schedule *schedule, const ScheduleChange *change);
-// Says on stderr that leading timesteps with one or two steps begin where little noise is left.
+// Says on stderr that leading timesteps with one or two steps, or one step of linspace, begin where little noise is
+// left.
 void schedule_warn_steps(const Schedule *schedule, int steps);
 // The first of `steps` timesteps.
 int schedule_first_timestep(const Schedule *schedule, int steps);

@@ -555,3 +555,12 @@ int tokenizer_encode(const Tokenizer *t, const char *text, int *ids, int length)
     for (int i = out.count; i < length; i++) { ids[i] = t->special[PAD]; }
     return out.count;
 }
+
+void tokenizer_warn_length(const Tokenizer *t, const char *option, const char *text) {
+    int most = tokenizer_length(t), capacity = (int)strlen(text) + 2; // a token has at least one byte
+    int *ids = xmalloc((size_t)capacity * sizeof *ids), count = tokenizer_encode(t, text, ids, capacity);
+    free(ids);
+    if (count > most) {
+        warn("%s has %d tokens, of which the model reads only the first %d", option, count - 2, most - 2);
+    }
+}

@@ -10,5 +10,7 @@ Tokenizer *tokenizer_open(const char *folder);
 void tokenizer_close(Tokenizer *tokenizer);
 int tokenizer_length(const Tokenizer *tokenizer); // model_max_length, 77
 int tokenizer_vocab_size(const Tokenizer *tokenizer);
+// Says on stderr how much of the text, the value of an option, the model does not read.
+void tokenizer_warn_length(const Tokenizer *tokenizer, const char *option, const char *text);
 // ids[0..length): begin, at most length - 2 tokens, end, padding. Returns the number of ids before padding.
 int tokenizer_encode(const Tokenizer *tokenizer, const char *text, int *ids, int length);

@@ -2,8 +2,8 @@
 #include "train/checkpoint.h"
 #include "train/optimizer.h"
 #include "train/record.h"
+#include "util/csv.h"
 #include "util/error.h"
-#include "util/text.h"
 #include "util/file.h"
 #include "util/progress.h"
 #include <errno.h>
@@ -237,7 +237,7 @@ static void save_rows(const RunLog *log, int step, const Validation *v) {
         const ValidationRow *r = &v->rows[i];
         const PairScore *s = &r->score;
         fprintf(file.stream, "%lld,", (long long)s->image_id);
-        csv_text(file.stream, r->class_name);
+        csv_put_text(file.stream, r->class_name);
         fprintf(file.stream, ",%d,%.0f,%.0f,%.0f,%.0f,%.0f,%.6g,%.6g\n", r->seen, s->intersection, s->union_,
                 s->predicted, s->truth, s->valid, r->to_black, r->to_white);
     }

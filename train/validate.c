@@ -69,6 +69,9 @@ bool validator_open(Validator *v, const UNetOptions *o, const char *base, const 
     if (info->class_count != training->info.class_count || strcmp(info->vae_sha256, training->info.vae_sha256) != 0) {
         die("%s: the shards val-*.h5 and %s-*.h5 differ in their classes or their VAE", o->shards, o->train.split);
     }
+    if (!v->shards.samples) {
+        die("%s: the shards val-*.h5 have no samples, expected some, or --validate-every 0", o->shards);
+    }
     schedule_warn_steps(d->schedule, o->validation_steps);
     v->count = o->train.validation_samples < v->shards.samples ? o->train.validation_samples : (int)v->shards.samples;
     v->own_texts = shard_has_texts(info) || shard_has_texts(&training->info);

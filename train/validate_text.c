@@ -45,6 +45,9 @@ bool text_validator_open(TextValidator *v, const UNetOptions *o, double guidance
     if (!same_size || strcmp(info->vae_sha256, other->vae_sha256) != 0) {
         die("%s: the shards val-*.h5 and %s-*.h5 differ in their sizes or their VAE", o->shards, o->train.split);
     }
+    if (!v->shards.samples) {
+        die("%s: the shards val-*.h5 have no samples, expected some, or --validate-every 0", o->shards);
+    }
     schedule_warn_steps(diffusion->diffusion.schedule, o->validation_steps);
     v->count = o->train.validation_samples < v->shards.samples ? o->train.validation_samples : (int)v->shards.samples;
     v->shown = v->count < SHEET ? v->count : SHEET;

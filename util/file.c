@@ -141,16 +141,16 @@ void want_folder(const char *path) {
     free(there);
 }
 
-void want_beside(const char *path) {
+void want_folder_of(const char *option, const char *path) {
     const char *slash = strrchr(path, '/');
-    char *folder = slash ? xprintf("%.*s", (int)(slash - path) + 1, path) : xstrdup(".");
-    want_writable(folder, path);
-    free(folder);
+    Path folder = path_of("%.*s", slash ? (int)(slash - path + 1) : 1, slash ? path : ".");
+    if (!folder_exists(folder.text)) { die("%s %s: %s is not a folder", option, path, folder.text); }
+    want_writable(folder.text, path);
 }
 
-void want_file(const char *path) {
-    if (folder_exists(path)) { die("%s: is a folder, expected a file", path); }
-    want_beside(path);
+void want_output(const char *option, const char *path) {
+    if (folder_exists(path)) { die("%s %s: is a folder, expected a file", option, path); }
+    want_folder_of(option, path);
 }
 
 // Removes PATH.KIND-HOST-PID of this host's processes that no longer run: they were killed before they could rename or

@@ -21,12 +21,11 @@ char *read_file(const char *path, size_t *size);
 // mkdir -p. Dies on failure.
 void make_folders(const char *path);
 
-// For the start of a command, so that an output that cannot be written is found before the work: a folder, that is or
-// can be made, and where a file can be made; a file or prefix whose folder is there and can be written. Writes nothing
-// that stays. Dies as writing would.
-void want_folder(const char *path);
-void want_beside(const char *prefix);
-void want_file(const char *path); // likewise; dies also if it is a folder
+// For the start of a command, so that an output that cannot be written is found before the work. They die as writing
+// would, and write nothing that stays.
+void want_folder(const char *path);                        // it can be made, and files in it
+void want_folder_of(const char *option, const char *path); // the folder of an option's file or prefix is there
+void want_output(const char *option, const char *path);    // likewise; and PATH is no folder
 
 // rm -rf; a missing path is not an error. Never follows symbolic links.
 void remove_tree(const char *path);

@@ -5,6 +5,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <utf8proc.h>
 
 // Python's json module writes what is not valid JSON: NaN, and -Infinity (diffusers does it in schedulers:
 // "lambda_min_clipped": -Infinity).
@@ -172,8 +173,17 @@ void json_write(yajl_gen gen, const char *path) {
     yajl_gen_free(gen);
 }
 
+// Bytes that are no UTF-8, e.g. of a path on the command line, become U+FFFD, because no reader takes them.
 static void put_text(yajl_gen gen, const char *text) {
-    yajl_gen_string(gen, (const unsigned char *)text, strlen(text));
+    char *valid = xmalloc(3 * strlen(text) + 1), *to = valid;
+    for (utf8proc_int32_t code; *text;) {
+        utf8proc_ssize_t length = utf8proc_iterate((const utf8proc_uint8_t *)text, -1, &code);
+        memcpy(to, length > 0 ? text : "\xEF\xBF\xBD", length > 0 ? (size_t)length : 3);
+        to += length > 0 ? length : 3;
+        text += length > 0 ? length : 1;
+    }
+    yajl_gen_string(gen, (const unsigned char *)valid, (size_t)(to - valid));
+    free(valid);
 }
 
 void json_key(yajl_gen gen, const char *key) {

@@ -89,15 +89,6 @@ void text_column(FILE *out, int width, const char *text) {
     free(shown);
 }
 
-void csv_text(FILE *out, const char *text) {
-    fputc('"', out);
-    for (; *text; text++) {
-        if (*text == '"') { fputc('"', out); }
-        fputc(*text, out);
-    }
-    fputc('"', out);
-}
-
 uint64_t text_hash(const char *bytes, size_t size) {
     uint64_t h = 1469598103934665603u;
     for (size_t i = 0; i < size; i++) { h = (h ^ (uint8_t)bytes[i]) * 1099511628211u; }

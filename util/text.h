@@ -1,5 +1,5 @@
 // Names and other texts that come from files and from the command line: how they are compared, and how they are written
-// to a terminal, into a CSV and as part of a file's name.
+// to a terminal and as part of a file's name.
 #pragma once
 #include <stdint.h>
 #include <stdio.h>
@@ -12,14 +12,11 @@ char *text_trim(char *text);
 char *text_trimmed(const char *text);
 
 // The text with each control character (ASCII's and U+0080 to U+009F) as \n, \t, or \x1b, and marks that change the
-// direction of writing as \u202e, so that it cannot move a terminal's cursor, begin a line or be shown in another order.
-// The caller frees it.
+// direction of writing as \u202e, so that it cannot move a terminal's cursor, begin a line or be shown in another
+// order. The caller frees it.
 char *text_shown(const char *text);
 // Prints a shown text in a column of `width`, to the left.
 void text_column(FILE *out, int width, const char *text);
-
-// A field of a CSV in quotes, quotes inside doubled (RFC 4180).
-void csv_text(FILE *out, const char *text);
 
 // A part of a file's name that stands for the text, the caller frees it. Letters, digits, dots, minus and UTF-8 beyond
 // ASCII stay, a blank becomes "_". What else there is becomes "_" too and "-" with eight digits of the text's hash

@@ -95,7 +95,6 @@ static void inputs_open(Inputs *in, int parts) {
     in->sample = (SampleOptions){.allowed = in->allowed, .seed = (uint64_t)o.seed, .minimum_side = o.min_side};
     in->sample.resolution = resolution_of(&in->pipeline);
     in->sample.skip_damaged = true;
-    make_folders(o.out);
 }
 
 static void inputs_close(Inputs *in) {
@@ -142,6 +141,7 @@ static int analyze_latents(int argc, char **argv, const char *command) {
     options_parse(argc, argv, latents_table, &latents_help, 0);
     Inputs in;
     inputs_open(&in, PART_VAE_ENCODER | PART_VAE_DECODER);
+    make_folders(o.out);
     LatentAnalysis a = {.pipeline = &in.pipeline, .coco = &in.coco, .batch = o.batch, .count = o.samples};
     a.paint = in.paint;
     a.sample = in.sample;
@@ -163,6 +163,8 @@ static int analyze_latents(int argc, char **argv, const char *command) {
 
 // ---- leak: how much of the answer the noise schedule leaves in the noisiest training sample -------------------------
 
+enum { MOST_CELLS = 128 }; // side of a latent whose noise has a covariance
+
 static Option leak_table[] = {
     INPUT_ROWS("vae/ and scheduler/ are", "leak.html, leak.json and objects.csv"),
     DRAWN_SAMPLE_ROWS,
@@ -174,7 +176,7 @@ static Option leak_table[] = {
     {OPT_DOUBLE, "multires-noise", &o.multires,
      "strength of the recipe's multi-resolution noise, annealed (0: the recipe's noise is white)", "X", .high = 1},
     {OPT_HEADING, "The latent to match: how large an A here leaves as much as there"},
-    {OPT_INT, "match-cells", &o.match_cells, "side of that latent, in cells", "N", .low = 1, .high = 128},
+    {OPT_INT, "match-cells", &o.match_cells, "side of that latent, in cells", "N", .low = 1, .high = MOST_CELLS},
     {OPT_DOUBLE, "match-contrast", &o.match_contrast,
      "contrast there: root of the sum of squares over channels between object and surroundings", "C", .low = 1e-3,
      .high = 1e3},
@@ -216,8 +218,17 @@ static double terminal_signal_of(const Schedule *schedule) {
 static int analyze_leak(int argc, char **argv, const char *command) {
     o.out = "leak";
     options_parse(argc, argv, leak_table, &leak_help, 0);
+    if (o.signal < 0 && o.signal != AS_BETAS) {
+        die("--terminal-signal %g: expected -1, or a value from 0 to %g", o.signal, MOST_TERMINAL_SIGNAL);
+    }
     Inputs in;
     inputs_open(&in, PART_VAE_ENCODER | PART_SCHEDULE);
+    int cells = vae_latent_size(&in.pipeline.vae_encoder.config, in.sample.resolution);
+    if (cells > MOST_CELLS && o.multires > 0) { // the covariance has cells^4 numbers
+        die("--resolution %d: gives %d x %d latent cells, expected at most %d x %d, or --multires-noise 0",
+            in.sample.resolution, cells, cells, MOST_CELLS, MOST_CELLS);
+    }
+    make_folders(o.out);
     LeakAnalysis a = {.pipeline = &in.pipeline, .coco = &in.coco, .count = o.samples};
     a.sample = in.sample, a.paint = in.paint;
     a.multires = o.multires * (in.pipeline.schedule.T - 1) / in.pipeline.schedule.T; // annealed, at the last timestep

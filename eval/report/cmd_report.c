@@ -58,7 +58,7 @@ int cmd_report(int argc, char **argv) {
     if (run_count + count == 0) { die("nothing to report: expected --run DIR or --eval metrics.json"); }
     RunLog *logs = xcalloc((size_t)run_count + 1, sizeof *logs);
     for (int i = 0; i < run_count; i++) { logs[i] = runlog_read(runs[i]); }
-    want_file(out);
+    want_output("--out", out);
     tell_apart(logs, runs, run_count);
     Json *metrics = xcalloc((size_t)count + 1, sizeof *metrics);
     char **names = xcalloc((size_t)count + 1, sizeof *names);

@@ -190,6 +190,14 @@ static void steps_figure(FILE *out, yajl_val m) {
     free(values);
 }
 
+// A row of the table of groups, unless the group has no pairs.
+static void summary_row(FILE *out, const char *name, yajl_val group, const NamedPath *columns, int count) {
+    if (!(json_number_at(group, "pairs") > 0)) { return; }
+    html(out, "<tr><td>%s</td>", name);
+    for (int c = 0; c < count; c++) { html_cell(out, c < 2 ? "%.0f" : "%.3f", json_number_at(group, columns[c].path)); }
+    fputs("</tr>\n", out);
+}
+
 static void summary_table(FILE *out, yajl_val m) {
     static const char *const groups[] = {"seen", "unseen", "all", "without_person"};
     static const char *const names[] = {"seen", "unseen", "all classes", "without person"};
@@ -208,14 +216,10 @@ static void summary_table(FILE *out, yajl_val m) {
     fputs("<div class=\"card scroll\" id=\"table-summary\"><table><tr><th></th>", out);
     for (int c = 0; c < COLUMNS; c++) { fprintf(out, "<th>%s</th>", columns[c].label); }
     fputs("</tr>\n", out);
-    for (int g = 0; g < 4; g++) {
-        yajl_val group = json_find(m, groups[g]);
-        if (!(json_number_at(group, "pairs") > 0)) { continue; }
-        fprintf(out, "<tr><td>%s</td>", names[g]);
-        for (int c = 0; c < COLUMNS; c++) {
-            html_cell(out, c < 2 ? "%.0f" : "%.3f", json_number_at(group, columns[c].path));
-        }
-        fputs("</tr>\n", out);
+    for (int g = 0; g < 4; g++) { summary_row(out, names[g], json_find(m, groups[g]), columns, COLUMNS); }
+    yajl_val own = json_find(m, "groups"); // of --group, and kinds of phrases
+    for (size_t k = 0; own && k < own->u.object.len; k++) {
+        summary_row(out, own->u.object.keys[k], own->u.object.values[k], columns, COLUMNS);
     }
     fputs("</table></div>\n", out);
     if (json_number_at(m, "absent.pairs") > 0) {

@@ -1,4 +1,5 @@
 #include "eval/report/experiment.h"
+#include "util/csv.h"
 #include "util/error.h"
 #include "util/file.h"
 #include "util/json.h"
@@ -13,7 +14,7 @@ const char *const floor_names[3] = {"all foreground", "best centre box", "white 
 
 // ---- tables --------------------------------------------------------------------------------------------------------
 
-// A CSV file with a line of names; fields are numbers, or text in quotes (RFC 4180).
+// A CSV file with a line of names; fields are numbers, or text in quotes without line breaks.
 typedef struct {
     char *path, *text;
     char ***cells; // (rows, columns)
@@ -21,31 +22,9 @@ typedef struct {
     int rows, columns;
 } Table;
 
-// Ends a field in quotes where its quotes end, takes one of two quotes inside, and returns what follows.
-static char *end_quoted(char *from) {
-    char *to = from;
-    while (*from && (*from != '"' || from[1] == '"')) {
-        from += *from == '"';
-        *to++ = *from++;
-    }
-    from += *from == '"';
-    *to = 0;
-    return from;
-}
-
-// Reads a line of fields at *rest, which may hold line ends in quotes; *rest goes to the next one, NULL after the last.
-static int split_line(char **rest, char **cells, int capacity) {
+static int split_line(char *line, char **cells, int capacity) {
     int n = 0;
-    char *at = *rest;
-    for (char end = ','; end == ',' && n < capacity; n++) {
-        bool quoted = *at == '"';
-        cells[n] = at += quoted;
-        at = quoted ? end_quoted(at) : at + strcspn(at, ",\n");
-        end = *at;
-        *at = 0;
-        at += end != 0;
-        *rest = end == '\n' ? at : NULL;
-    }
+    while (line && n < capacity) { cells[n++] = csv_take_field(&line); }
     return n;
 }
 
@@ -53,12 +32,12 @@ enum { MAX_COLUMNS = 32 };
 
 static Table table_read(const char *path) {
     Table t = {.path = xstrdup(path), .text = read_file(path, NULL)};
-    char *rest = t.text, *cells[MAX_COLUMNS];
-    t.columns = split_line(&rest, cells, MAX_COLUMNS);
+    char *rest = t.text, *line = strsep(&rest, "\n"), *cells[MAX_COLUMNS];
+    t.columns = split_line(line, cells, MAX_COLUMNS);
     t.names = xcalloc((size_t)t.columns, sizeof *t.names);
     memcpy(t.names, cells, (size_t)t.columns * sizeof *cells);
-    while (rest && *rest) {
-        if (split_line(&rest, cells, MAX_COLUMNS) != t.columns) {
+    while ((line = strsep(&rest, "\n")) && *line) {
+        if (split_line(line, cells, MAX_COLUMNS) != t.columns) {
             die("%s: line %d: expected %d columns", path, t.rows + 2, t.columns);
         }
         t.cells = xrealloc(t.cells, ((size_t)t.rows + 1) * sizeof *t.cells);

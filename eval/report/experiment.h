@@ -109,11 +109,12 @@ Failure run_failure(const Experiment *e, const ArmRun *run);
 int arm_failures(const Experiment *e, int arm); // number of its runs that failed
 
 // Conclusions from the experiment's numbers, by fixed rules that know nothing of the expected outcome. words: another
-// experiment, {from scratch, pretrained} x {overlay, mask}, or NULL; unscaled: the 2 x 2 at another size, or NULL.
+// experiment, {from scratch, pretrained} x {overlay, mask}, with its own contrasts, or NULL; unscaled: the 2 x 2 at
+// another size, or NULL.
 typedef struct {
     char **list;
     int count;
 } Sentences;
-Sentences experiment_sentences(const Experiment *e, const Experiment *words, const Experiment *unscaled,
-                               const Contrasts *contrasts);
+Sentences experiment_sentences(const Experiment *e, const Contrasts *contrasts, const Experiment *words,
+                               const Contrasts *word_contrasts, const Experiment *unscaled);
 void sentences_free(Sentences *sentences);

@@ -272,11 +272,23 @@ static void print(const Report *r) {
     for (int i = 0; i < r->sentences.count; i++) { printf("- %s\n", r->sentences.list[i]); }
 }
 
+// Dies unless a JSON file has this field.
+static void want_file(const char *path, const char *field, const char *from) {
+    if (!path) { return; }
+    Json json = json_read(path);
+    if (!json_at(json.root, field)) {
+        die("%s: the field \"%s\" is missing, expected the JSON of %s", path, field, from);
+    }
+    json_free(&json);
+}
+
 void experiment_report(const Experiment *e, const ExperimentRecord *record, const char *folder) {
+    want_file(record->leak, "matched_signal", "`cocogold analyze leak`");
+    want_file(record->latents, "overlay.all.order", "`cocogold analyze latents`");
     Report r = {.record = record, .main = findings_of(e, record->resamples, record->seed)};
     if (record->words) { r.words = findings_of(record->words, record->resamples, record->seed); }
     if (record->unscaled) { r.unscaled = findings_of(record->unscaled, record->resamples, record->seed); }
-    r.sentences = experiment_sentences(e, record->words, record->unscaled, &r.main.contrasts);
+    r.sentences = experiment_sentences(e, &r.main.contrasts, record->words, &r.words.contrasts, record->unscaled);
     char *page = xprintf("%s/report.html", folder), *json = xprintf("%s/experiment.json", folder);
     make_folders(folder);
     write_page(&r, page);

@@ -87,8 +87,10 @@ static void say_difference(Sentences *s, const Contrasts *c, const char *name, c
 }
 
 // Cause, failure and fix, from the 2 x 2 of target and leak.
-static void say_story(Sentences *s, const Experiment *e) {
+static void say_story(Sentences *s, const Experiment *e, const Contrasts *c) {
     Square q = square_of(e);
+    const Contrast *loss = contrast_named(c, "overlay+leak - overlay");
+    bool less = loss && loss->giou[GROUP_LISTED].high < 0;
     if (!q.complete) {
         say(s,
             "Cannot tell what the failure comes from: this needs the arms overlay, mask, overlay+leak and mask+leak.");
@@ -108,10 +110,11 @@ static void say_story(Sentences *s, const Experiment *e) {
              : "The leak is the cause: the same mask without the leak (zero terminal SNR, trailing timesteps) works.");
     say(s, "%s",
         overlay_leak ? "Painting the mask on the picture is no fix: with the leak, the overlay fails too."
-        : giou(e, q.overlay_leak, FINAL, GROUP_LISTED) < giou(e, q.overlay, FINAL, GROUP_LISTED)
+        : less
             ? "Painting the mask on the picture is a fix, but a partial one: with the leak, the overlay does not fail, "
               "but stays below what it reaches without."
-            : "Painting the mask on the picture is a fix: with the leak, the overlay works as well as without.");
+            : "Painting the mask on the picture is a fix: with the leak, the overlay is not distinguishably worse than "
+              "without.");
 }
 
 // Models that read their answer from the leak get it when sampling starts from a training sample.
@@ -135,8 +138,9 @@ static void say_loss(Sentences *s, const Experiment *e) {
     Square q = square_of(e);
     if (!q.complete) { return; }
     double leak = arm_training_loss(e, q.mask_leak), none = arm_training_loss(e, q.mask);
-    if (isnan(leak) || isnan(none)) { return; }
-    say(s, "The training loss does not show it: at the end it is %.3f for mask+leak and %.3f for mask.", leak, none);
+    if (isnan(leak) || isnan(none) || !mostly_failed(e, q.mask_leak)) { return; }
+    say(s, "The training loss %s the failure: at the end it is %.3f for mask+leak and %.3f for mask.",
+        leak > none ? "agrees with" : "does not show", leak, none);
 }
 
 // Overlay and mask have different ceilings: the IoU of a perfect answer after the VAE.
@@ -169,42 +173,47 @@ static void say_absent(Sentences *s, const Experiment *e) {
 
 // ---- the other parts -----------------------------------------------------------------------------------------------
 
-// The least leak at which an arm of one target loses half of what it reaches without.
+// An arm of this target that differs from it only in the leak.
+static bool is_dose(const Arm *arm, const char *target) {
+    const char *plus = strchr(arm->name, '+');
+    return plus && strcmp(arm->target, target) == 0 && strncmp(plus, "+leak", 5) == 0 && !strchr(plus + 1, '+');
+}
+
+// The leak from which on every arm of a target has less than half of what it reaches without.
 static void say_dose(Sentences *s, const Experiment *e) {
     static const char *const targets[] = {"overlay", "mask"};
     for (int k = 0; k < 2; k++) {
-        int none = experiment_arm(e, targets[k]), doses = 0;
-        double least = INFINITY, most = 0;
+        int none = experiment_arm(e, targets[k]), doses = 0, lost = 0;
+        double least = INFINITY, most = 0, kept = 0; // kept: the largest signal that leaves more than half
         for (int a = 0; none >= 0 && a < e->arm_count; a++) {
-            const char *plus = strchr(e->arms[a].name, '+');
-            if (!plus || strcmp(e->arms[a].target, targets[k]) != 0 || strncmp(plus, "+leak", 5) != 0 ||
-                strchr(plus + 1, '+')) {
-                continue;
-            }
-            doses++;
+            if (!is_dose(&e->arms[a], targets[k])) { continue; }
+            bool less = giou(e, a, FINAL, GROUP_LISTED) < 0.5 * giou(e, none, FINAL, GROUP_LISTED);
+            doses++, lost += less;
             most = fmax(most, e->arms[a].signal);
-            if (giou(e, a, FINAL, GROUP_LISTED) < 0.5 * giou(e, none, FINAL, GROUP_LISTED)) {
-                least = fmin(least, e->arms[a].signal);
-            }
+            kept = less ? kept : fmax(kept, e->arms[a].signal);
+        }
+        for (int a = 0; doses && a < e->arm_count; a++) {
+            bool above = is_dose(&e->arms[a], targets[k]) && e->arms[a].signal > kept;
+            if (above) { least = fmin(least, e->arms[a].signal); }
         }
         if (doses < 2) { continue; }
         if (isfinite(least)) {
             say(s, "The %s loses half of its gIoU from a terminal signal of %.3f on.", targets[k], least);
         } else {
-            say(s, "The %s keeps more than half of its gIoU at every terminal signal up to %.3f.", targets[k], most);
+            say(s, "The %s keeps more than half of its gIoU at %s terminal signal%s %.3f.", targets[k],
+                lost ? "the largest" : "every", lost ? "," : " up to", most);
         }
     }
 }
 
-static void say_words(Sentences *s, const Experiment *words) {
+static void say_words(Sentences *s, const Experiment *words, const Contrasts *c) {
     static const char *const targets[] = {"overlay", "mask"};
-    Contrasts c = words ? contrasts_of(words, 1000, 1) : (Contrasts){0};
     for (int k = 0; words && k < 2; k++) {
         char *pretrained = xprintf("%s+pretrained", targets[k]);
         char *name = xprintf("%s - %s", pretrained, targets[k]);
         int from_scratch = experiment_arm(words, targets[k]), arm = experiment_arm(words, pretrained);
-        const Contrast *d = contrast_named(&c, name);
-        if (from_scratch >= 0 && arm >= 0 && d) {
+        const Contrast *d = contrast_named(c, name);
+        if (from_scratch >= 0 && arm >= 0 && d && !isnan(d->giou[GROUP_NEW_WORDS].value)) {
             say(s,
                 "Words that were never fine-tuned on (%s): pretraining from text to image takes gIoU of the %s from "
                 "%.3f to %.3f (difference %+.3f, 95%% interval %+.3f to %+.3f).",
@@ -215,7 +224,6 @@ static void say_words(Sentences *s, const Experiment *words) {
         free(name);
         free(pretrained);
     }
-    contrasts_free(&c);
 }
 
 static void say_unscaled(Sentences *s, const Experiment *u) {
@@ -245,10 +253,10 @@ static void say_limits(Sentences *s, const Experiment *e) {
     }
 }
 
-Sentences experiment_sentences(const Experiment *e, const Experiment *words, const Experiment *unscaled,
-                               const Contrasts *c) {
+Sentences experiment_sentences(const Experiment *e, const Contrasts *c, const Experiment *words,
+                               const Contrasts *word_contrasts, const Experiment *unscaled) {
     Sentences s = {0};
-    say_story(&s, e);
+    say_story(&s, e, c);
     say_failures(&s, e);
     say_difference(&s, c, "overlay+leak - mask+leak", "With the leak, painting the mask on the picture", GROUP_LISTED);
     say_difference(&s, c, "overlay - mask", "Without the leak, painting the mask on the picture", GROUP_LISTED);
@@ -256,7 +264,7 @@ Sentences experiment_sentences(const Experiment *e, const Experiment *words, con
     say_loss(&s, e);
     say_dose(&s, e);
     say_unscaled(&s, unscaled);
-    say_words(&s, words);
+    say_words(&s, words, word_contrasts);
     say_difference(&s, c, "overlay+frequent - overlay", "Training on the frequent class too (overlay)", GROUP_LISTED);
     say_difference(&s, c, "mask+frequent - mask", "Training on the frequent class too (mask)", GROUP_LISTED);
     say_difference(&s, c, "mask+leak+frequent - mask+leak", "Training on the frequent class too (mask+leak)",

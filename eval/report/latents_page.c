@@ -1,8 +1,8 @@
 #include "eval/report/latents_page.h"
 #include "eval/report/chart.h"
 #include "eval/report/page.h"
+#include "util/csv.h"
 #include "util/error.h"
-#include "util/text.h"
 #include "util/file.h"
 #include "util/json.h"
 #include <math.h>
@@ -94,7 +94,7 @@ static void write_pairs(const LatentSample *samples, int count, const Coco *coco
         const LatentSample *s = &samples[i];
         for (int v = 0; v < s->variants; v++) {
             fprintf(file.stream, "%lld,", (long long)s->image_id);
-            csv_text(file.stream, coco->categories[s->category].name);
+            csv_put_text(file.stream, coco->categories[s->category].name);
             fprintf(file.stream, ",%.6g,%s,%d,%.6g,%.8g,%.8g\n", s->object_share, variant_names[s->variant[v].kind],
                     s->variant[v].pixels, s->variant[v].iou, s->representation[REPRESENTED_OVERLAY].mse[v],
                     s->representation[REPRESENTED_MASK].mse[v]);

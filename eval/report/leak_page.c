@@ -1,8 +1,8 @@
 #include "eval/report/leak_page.h"
 #include "eval/report/chart.h"
 #include "eval/report/page.h"
+#include "util/csv.h"
 #include "util/error.h"
-#include "util/text.h"
 #include "util/file.h"
 #include "util/json.h"
 #include <math.h>
@@ -208,7 +208,7 @@ static void write_objects(const Findings *f, const Coco *coco, const char *path)
     for (int i = 0; i < f->count; i++) {
         const LeakObject *o = &f->objects[i];
         fprintf(file.stream, "%lld,", (long long)o->image_id);
-        csv_text(file.stream, coco->categories[o->category].name);
+        csv_put_text(file.stream, coco->categories[o->category].name);
         fprintf(file.stream, ",%.8g", o->object_share);
         for (int k = 0; k < REPRESENTATIONS; k++) {
             const Leak *l = &o->of[k];

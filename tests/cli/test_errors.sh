@@ -22,6 +22,8 @@ cp -r data cut-picture && cut_in_half "$(ls cut-picture/train/*.png | head -n 1)
 cp -r data no-picture && rm "$(ls no-picture/train/*.png | head -n 1)"
 cp -r latents cut-latents && cut_in_half cut-latents/train-00000.h5
 cp -r latents odd-latents && echo hello >odd-latents/train-00000.h5
+"$cocogold" encode --split val --data data --model model --out no-val --min-side 65 >/dev/null 2>&1 # drops all pictures
+cp latents/train* no-val/
 picture=$(ls data/val/*.png | head -n 1)
 cp "$picture" cut.png && cut_in_half cut.png
 echo "not a picture" >text.png
@@ -34,11 +36,14 @@ dies "init without a folder" "DIR" init --preset mini
 dies "init with an unknown preset" "--preset huge" init --preset huge new
 dies "init from nothing" "no-such-model" init --from no-such-model new
 dies "init from a cut UNet" "cut-unet/unet/" init --from cut-unet new
+dies "init with a VAE without weights" "no-vae/vae/config.json" init --preset mini --vae no-vae new
+dies "init with a cut VAE" "cut-vae/vae/" init --preset mini --vae cut-vae new
 dies "init into an existing folder" "model" init --preset mini model
 dies "init into a file" "file" init --preset mini file
 dies "synth without a folder" "DIR" synth
 dies "synth into a file" "file" synth file --train 2 --val 2
 dies "synth with a word for a number" "--train ten: invalid numeric value" synth new --train ten
+dies "synth with no new words" "--new-words is missing" synth new --new-words ""
 dies "synth with a negative number" "--train" synth new --train -5
 
 # ---- stats, preview
@@ -63,6 +68,7 @@ dies "encode cut annotations" "cut-data/annotations/instances_train.json" "${enc
 dies "encode an unknown class" "unicorn" "${encode[@]}" --data data --model model --classes unicorn
 dies "encode unknown targets" "--targets" "${encode[@]}" --data data --model model --targets outline
 dies "encode a part of nothing" "--part" "${encode[@]}" --data data --model model --part 3/2
+dies "encode captions of some classes" "--classes person: captions are of whole pictures" encode --split train --data data --model model --out new --texts captions --classes person
 dies "encode with another seed into the same folder" "seed" "${encode[@]}" --data data --model model --out latents --targets overlay,mask --seed 5
 
 # ---- train
@@ -105,6 +111,18 @@ dies "eval of crops without shards" "--shards" eval --model model --data data --
 dies "eval with an unknown method" "--method" eval --model model --data data --method magic --out new
 dies "generate without a text" "--text is missing" generate --model model --out new
 dies "generate by a segmentation model" 'model/unet/config.json: field "in_channels" is 8' generate --model model --text person --out new
+dies "eval with too many steps for its schedule" "1000 sampling steps begin at timestep 1000" eval --model model --data data --out new --timestep-spacing leading --steps-table 4,1000
+dies "eval of two groups of one name" "--group x: is given twice" eval --model model --data data --out new --group x=person --group x=person
+dies "eval of a group of nothing" "--group x : names no class" eval --model model --data data --out new --group x=
+dies "eval of a group without a name" "--group =person: expected a name" eval --model model --data data --out new --group =person
+dies "eval of averaged weights that are not there" "model/unet_ema" eval --model model --data data --out new --ema
+dies "eval at a signal that is neither" "--terminal-signal -0.5: expected -1, or a value from 0" eval --model model --data data --out new --terminal-signal -0.5
+dies "analyze leak at such a signal" "--terminal-signal -0.5" analyze leak --model model --data data --min-side 0 --out new --terminal-signal -0.5
+dies "analyze leak with too many cells" "--resolution 1024: gives 256 x 256 latent cells" analyze leak --model model --data data --min-side 0 --out new --resolution 1024
+dies "generate into a missing folder" "no/such/ is not a folder" generate --model model --text person --out no/such/new
+dies "generate with a negative text for nothing" "--negative-text: needs --guidance" generate --model model --text person --out new --negative-text red --guidance 1
+dies "train with validation shards without samples" "val-*.h5 have no samples" "${unet[@]}" --model model --shards no-val --validate-every 1
+dies "train epsilon at zero SNR" "(--terminal-signal 0)" "${unet[@]}" --model model --shards latents --prediction-type epsilon --terminal-signal 0
 dies "generate at half a cell" "--resolution 66: expected a multiple of 4" generate --model model --text person --resolution 66 --out new
 dies "pretrain a segmentation model" 'field "in_channels" is 8' pretrain --model model --shards latents --out new
 dies "init --from with a VAE" "--vae: expected with --preset" init --from model --vae model new

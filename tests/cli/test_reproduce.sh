@@ -11,6 +11,18 @@ reproduce() { "${small[@]}" "$@" overlay mask+leak; }
 check_not "an unknown word" reproduce overlay+nonsense
 check_not "a number that is a command" reproduce --steps 'a[$(touch hacked)]'
 check_not "it was not run" ls hacked
+check_not "a signal that is none" reproduce --dry-run --signal 0.96
+check_not "an arm twice" "$script" --dry-run mask mask
+check_not "words at full size" "$script" --dry-run --coco COCO --model SD2 --parts words
+check_not "no part" "$script" --dry-run --parts ""
+check_not "a demo of another target" env TARGET=outline home/train/experiments/demo.sh
+check "arms by name" bash -c "'$script' --dry-run --seeds 1 mask+pretrained | grep -q 'cocogold pretrain '"
+check "a folder with a blank, where a plan writes nothing" \
+    bash -c "'$script' --dry-run --out 'a b' --seeds 1 mask | grep -q 'out a b/arms/mask/seed-1 ' && [ ! -e home/'a b' ]"
+check "the parts do not change each other" \
+    bash -c "'$script' --dry-run --parts words,unscaled | grep -c 'unscaled/.*start truth' | grep -qx 12"
+check "a report without the square" \
+    bash -c "'$script' --dry-run --parts unscaled | tail -n 1 | grep -q -- '--arms reproduce/unscaled --out'"
 check "its help" bash -c "$script --help | grep -q 'mask+leak+frequent'"
 check "the plan: square and dose" bash -c "$script --dry-run --parts square,dose | grep -c 'cocogold train ' | grep -qx 18"
 check "full size: hours and disk" \
@@ -58,7 +70,11 @@ find out/arms out/latents out/vae -type f -newer out/report.html >newer.before
 check "run again" reproduce
 find out/arms out/latents out/vae -type f -newer out/report.html >newer.after
 check "nothing was done twice" cmp newer.before newer.after
-rm -rf out/arms/overlay/seed-1/{noise,truth,mean,image} out/arms/mask+leak
+dies "another file than leak.json" 'out/experiment.json: the field "matched_signal" is missing' analyze arms --arms out/arms \
+    --leak out/experiment.json --out new
+dies "another file than latents.json" 'out/leak/leak.json: the field' analyze arms --arms out/arms --latents out/leak/leak.json \
+    --out new
+rm -rf out/arms/overlay/seed-1/{noise,truth,mean,image,done} out/arms/mask+leak
 dies "only an unfinished run" "no finished run of an arm" analyze arms --arms out/arms
 chmod -R a-w out/arms/overlay/seed-1/model 2>/dev/null
 echo damaged >out/arms/overlay/seed-1/model/unet/config.json

@@ -26,6 +26,9 @@ run "encode names" encode --model model --data data --out names --min-side 0
 run "preview of phrases" preview --data data --split val --texts phrases --min-side 0 --size 64 --count 4 --dump dump \
     --classes all
 check "preview: its texts" grep -q '"text": "the ' dump/samples.json
+check "segment by a text that is too long" bash -c '"$1" segment --model model --image data/val/000001000010.png --out long \
+    --steps 1 --text "$(printf "red %.0s" {1..40})" 2>&1 | grep -q "has 40 tokens, of which the model reads only the first 14"' \
+    - "$cocogold"
 dies "captions have no masks" "--targets mask: captions have no masks" encode --model model --data data --out x \
     --texts captions --targets mask
 dies "phrases have targets" "--targets none: expected a target" encode --model model --data data --out x --texts phrases \
@@ -48,6 +51,12 @@ check "eval: kinds" bash -c 'for kind in name attribute relation size plural abs
 check "eval: absent phrases" grep -q '"false_area"' e/metrics.json
 check "eval: texts of pairs" grep -q ',"relation","the ' e/pairs.csv
 check "eval: the report shows texts" grep -q "the \|all " e/report.html
+dies "eval: a group with the name of a kind" "--group size: the shards have a kind of phrases" eval --model table/model \
+    --protocol crops --shards phrases --out x --group size=person
+run "eval: groups with odd names" eval --model table/model --protocol crops --shards phrases --out odd --steps 1 --bootstrap 0 \
+    --group $'\xff<i>".c=all'
+check "metrics.json is UTF-8" grep -q $'"\xef\xbf\xbd<i>\\\\".c": {' odd/metrics.json
+check "and the report shows the group" grep -q $'<td>\xef\xbf\xbd&lt;i&gt;&quot;.c</td>' odd/report.html
 dies "eval: other texts" "--text-table: expected class names" eval --model table/model --protocol crops --shards phrases \
     --out x --text-table "a {}"
 finish

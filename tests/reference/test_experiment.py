@@ -71,6 +71,7 @@ def experiment(tmp_path_factory):
             (run / "absent/pairs.csv").write_text("\n".join([FIELDS, *lines]) + "\n")
             final[arm, seed, "marked"] = marked / 4096
     leak = {"per_signal": [{"signal": 0.068, "overlay_recipe": 2.1, "mask_recipe": 1.9}], "matched_signal": 0.21}
+    leak["matched"] = {"overlay": 0.2, "mask": 0.22}
     leak["reference"] = {"cells": 64, "contrast": 5, "signal": 0.068, "nats": 20}
     (folder / "leak.json").write_text(json.dumps(leak, indent=2))
     inputs = "--arms", folder / "arms", "--words", folder / "arms", "--leak", folder / "leak.json"

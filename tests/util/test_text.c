@@ -1,3 +1,4 @@
+#include "util/csv.h"
 #include "util/text.h"
 #include <setjmp.h>
 #include <stdarg.h>
@@ -43,7 +44,7 @@ static void test_csv(void **state) {
     char *text;
     size_t size;
     FILE *out = open_memstream(&text, &size);
-    csv_text(out, "24\" monitor, new");
+    csv_put_text(out, "24\" monitor, new");
     fclose(out);
     assert_string_equal(text, "\"24\"\" monitor, new\"");
     free(text);

@@ -7,6 +7,7 @@ set -euo pipefail
 cd "$(dirname "$0")/../.."
 
 target=${TARGET:-overlay}
+[ "$target" = overlay ] || [ "$target" = mask ] || { echo "TARGET=$target: expected overlay or mask" >&2 && exit 1; }
 base=demo # all but fine-tuning is shared by both targets
 out=$([ "$target" = overlay ] && echo demo || echo "demo-$target")
 vae_steps=${VAE_STEPS:-900} words_steps=${WORDS_STEPS:-3000} unet_steps=${UNET_STEPS:-1500} seed=${SEED:-1}

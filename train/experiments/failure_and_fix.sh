@@ -73,11 +73,16 @@ while [ $# -gt 0 ] && [[ $1 == -* ]]; do
     printf -v "${name//-/_}" %s "$2"
     shift 2
 done
-[ -z "$signal" ] || [[ $signal =~ ^0?\.[0-9]+$ ]] || fail "--signal $signal: expected a number below 1"
+is_signal() { [[ $1 =~ ^0?\.([0-8][0-9]*|9([0-4][0-9]*|50*)?)$ ]]; }
+[ -z "$signal" ] || is_signal "$signal" || fail "--signal $signal: expected a number between 0 and 0.95"
+[ $# -gt 0 ] || [ "$parts" ] || fail "--parts: expected a part (see --help)"
 [ -z "$coco" ] || [ $((16 % gpus)) = 0 ] || fail "--gpus $gpus: expected a divisor of 16, for a batch of 32"
 [ -z "$coco" ] || [ -n "$model" ] || fail "--coco needs --model, a Stable Diffusion 2 directory"
 [ -z "$coco" ] || { jobs=1 && [ "$parts" != square,dose,words ] || parts=square; }
+[ -z "$coco" ] || [[ ,$parts, != *,words,* && ,$parts, != *,unscaled,* ]] ||
+    fail "--parts $parts: words and unscaled are not for --coco"
 steps=${steps:-$([ "$coco" ] && echo 18000 || echo 2500)}
+start=$([ "$coco" ] && echo "$out/init" || echo "$out/vae/model") # a model directory
 
 # ---- commands --------------------------------------------------------------------------------------------------------
 
@@ -108,7 +113,7 @@ parse_arm() {
         overlay | mask) target=$word ;;
         leak) schedule=(--terminal-signal "$matched" --timestep-spacing leading) ;;
         leak=*)
-            [[ ${word#leak=} =~ ^0?\.[0-9]+$ ]] || fail "$1: $word: expected a number below 1"
+            is_signal "${word#leak=}" || fail "$1: $word: expected a number between 0 and 0.95"
             schedule=(--terminal-signal "${word#leak=}" --timestep-spacing leading)
             ;;
         frequent) classes=with latents+=-frequent ;;
@@ -120,7 +125,10 @@ parse_arm() {
         outline) encode_options+=(--outline 4) latents+=-outline ;;
         absent) draw_options+=(--absent 0.2) latents+=-absent ;;
         photo) train_options+=(--text-template "a photo of a {}") ;;
-        pretrained) begin=$out/pretrained ;;
+        pretrained)
+            [ -z "$coco" ] || fail "$1: pretrained is not for --coco, whose model is"
+            begin=$out/pretrained
+            ;;
         *) fail "$1: unknown word \"$word\" (see --help)" ;;
         esac
     done
@@ -161,7 +169,7 @@ train_arm() { # train_arm FOLDER NAME SEED STEPS RECIPE...: the run of the curre
 
 # ---- runs side by side -----------------------------------------------------------------------------------------------
 
-queued=() # "FOLDER ARM SEED" of every run
+queued=() # "ARM SEED FOLDER" of every run
 running=() begun=$SECONDS
 stop_runs() {
     [ ${#running[@]} = 0 ] || kill -TERM "${running[@]}" 2>/dev/null || true
@@ -174,7 +182,7 @@ start_run() { # start_run FOLDER ARM SEED
     mkdir -p "$1/$2/seed-$3"
     (
         side_by_side=1
-        trap 'kill -TERM $child 2>/dev/null; wait $child; exit 143' INT TERM
+        trap 'kill -TERM $(jobs -p) 2>/dev/null; wait; exit 143' INT TERM
         [ "$jobs" = 1 ] || export OMP_NUM_THREADS=1
         "run_$(basename "$1")" "$@"
     ) >>"$1/$2/seed-$3/output.txt" 2>&1 &
@@ -199,9 +207,9 @@ run_queue() {
     local spec folder arm seed
     done_runs=0
     for spec in "${queued[@]}"; do
-        read -r folder arm seed <<<"$spec"
+        read -r arm seed folder <<<"$spec"
         if [ "$dry" ]; then
-            "run_$(basename "$folder")" "$folder" "$arm" "$seed"
+            ("run_$(basename "$folder")" "$folder" "$arm" "$seed")
         elif [ ! -e "$folder/$arm/seed-$seed/done" ]; then
             while [ ${#running[@]} -ge "$jobs" ]; do finish_run; done
             printf 'run %s, seed %d\n' "$folder/$arm" "$seed"
@@ -235,7 +243,7 @@ run_unscaled() { # run_unscaled FOLDER ARM SEED: SD2's own betas, a batch of 8
 add_runs() { # add_runs FOLDER SEEDS ARM...
     local arm seed
     for seed in $(seq "$2"); do
-        for arm in "${@:3}"; do queued+=("$1 $arm $seed"); done
+        for arm in "${@:3}"; do queued+=("$arm $seed $1"); done
     done
 }
 has_part() { [[ ,$parts, == *,$1,* ]]; }
@@ -246,6 +254,8 @@ done
 if [ $# -gt 0 ]; then
     matched=0.2
     for arm in "$@"; do parse_arm "$arm"; done
+    twice=$(printf '%s\n' "$@" | sort | uniq -d | head -1)
+    [ -z "$twice" ] || fail "$twice: is given twice"
     parts=
     add_runs "$out/arms" "$seeds" "$@"
 fi
@@ -267,13 +277,13 @@ fi
 # The classes: two lists, without and with the frequent class. Validation always asks for all classes, and calls those
 # of the first list "listed".
 data=${coco:-$out/data} frequent=person new_words=
-mkdir -p "$out"
+[ "$dry" ] || mkdir -p "$out"
 if [ "$coco" ]; then
-    start=$out/init resolution=512 without=default14 with=all-things split=2017 minimum=300 passes=5
+    resolution=512 without=default14 with=all-things split=2017 minimum=300 passes=5
     recipe=(--train-batch-size 2 --gradient-accumulation-steps $((16 / gpus)))
     stage "$start/model_index.json" ./cocogold init --from "$model" "$start"
 else
-    start=$out/vae/model resolution=0 without=@$out/without.txt with=@$out/with.txt split= minimum=0 passes=1
+    resolution=0 without=@$out/without.txt with=@$out/with.txt split= minimum=0 passes=1
     recipe=(--train-batch-size 16 --gradient-accumulation-steps 1 --lr 2e-3 --adam-beta2 0.99 --weight-decay 0.01
         --lr-scheduler wsd --max-grad-norm 1 --multires-noise 0.9)
     stage "$data/synth.json" ./cocogold synth "$data" --train "$train" --val "$val" --seed 1
@@ -295,7 +305,7 @@ matched=${signal:-$([ "$coco" ] && echo -1 || { [ "$dry" ] && echo MATCHED || nu
 
 declare -A encoded
 for spec in "${queued[@]}"; do
-    read -r folder arm _ <<<"$spec"
+    read -r arm _ folder <<<"$spec"
     [ "$folder" = "$out/arms" ] || continue
     parse_arm "$arm"
     [ "${encoded[$latents]-}" ] || encode_arm
@@ -304,6 +314,8 @@ done
 if has_part words; then
     parse_arm overlay+frequent
     encode_arm
+fi
+if has_part words || [[ $* == *pretrained* ]]; then
     stage "$out/caption-data/synth.json" ./cocogold synth "$out/caption-data" --train "$((2 * train))" --val 100 --seed 11
     for part in train val; do
         stage "$out/captions/$part.json" ./cocogold encode --model "$start" --data "$out/caption-data" --split "$part" \
@@ -329,7 +341,11 @@ stage "$out/latents-analysis/latents.json" ./cocogold analyze latents --model "$
 # ---- runs and report -------------------------------------------------------------------------------------------------
 
 run_queue
-report=(--arms "$out/arms" --leak "$out/leak/leak.json" --latents "$out/latents-analysis/latents.json")
-! has_part words || report+=(--words "$out/words")
-! has_part unscaled || report+=(--unscaled "$out/unscaled")
+report=(--leak "$out/leak/leak.json" --latents "$out/latents-analysis/latents.json")
+others=(arms) # of the runs that there are, the first are the report's arms
+! has_part words || others+=(words)
+! has_part unscaled || others+=(unscaled)
+[ -d "$out/arms" ] || [[ "${queued[*]} " == *" $out/arms "* ]] || others=("${others[@]:1}")
+report+=(--arms "$out/${others[0]}")
+for part in "${others[@]:1}"; do report+=("--$part" "$out/$part"); done
 run ./cocogold analyze arms "${report[@]}" --out "$out"
