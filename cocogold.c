@@ -1,4 +1,5 @@
 // Entry point: `cocogold COMMAND ...`. Each command is a file cmd_COMMAND.c in the folder of its subject.
+#include "util/error.h"
 #include "util/threads.h"
 #include <stdio.h>
 #include <string.h>
@@ -50,6 +51,7 @@ static void usage(FILE *out) {
 }
 
 int main(int argc, char **argv) {
+    error_check_stdout();
     threads_start(argv);
     if (argc < 2) {
         usage(stderr);

@@ -4,6 +4,7 @@
 #include "kernels/peaks.h"
 #include "train/unet_options.h"
 #include "util/error.h"
+#include "util/file.h"
 #include "util/json.h"
 #include "util/options.h"
 #include "util/progress.h"
@@ -328,6 +329,8 @@ int cmd_bench(int argc, char **argv) {
         .usage = "[LAYER|all|step|plan] [OPTIONS]",
         .example = "conv2d --shape 2,32,32,320,320,3,1"};
     const char **arguments = options_parse(argc, argv, table, &help, 1);
+    if (o.json) { want_output("--json", o.json); }
+    if (o.step.write_config) { want_output("--write-config", o.step.write_config); }
     const char *what = arguments[0] ? arguments[0] : "all";
     bool plan = strcmp(what, "plan") == 0;
     check(&o, plan);

@@ -10,6 +10,8 @@ void xml_text(FILE *out, const char *text) {
         const char *found = strchr(special, *text);
         if (found) {
             fputs(escaped[found - special], out);
+        } else if ((unsigned char)*text < 0x20 && !strchr("\t\n\r", *text)) {
+            fputs("\xef\xbf\xbd", out); // U+FFFD: control characters are not allowed in XML
         } else {
             fputc(*text, out);
         }

@@ -1,6 +1,7 @@
 #include "data/classes.h"
 #include "util/error.h"
 #include "util/file.h"
+#include "util/text.h"
 #include <stdlib.h>
 #include <string.h>
 
@@ -23,14 +24,12 @@ static void choose(const Names *n, bool *flags, const char *name, const char *fr
     flags[i] = true;
 }
 
-// Names separated by one of `separators`. Blanks around names are removed; empty names are skipped.
+// Names separated by one of `separators`. Names are trimmed; empty ones are skipped.
 static void choose_each(const Names *n, bool *flags, char *text, const char *separators, const char *from) {
     char *rest = NULL;
     for (char *name = strtok_r(text, separators, &rest); name; name = strtok_r(NULL, separators, &rest)) {
-        name += strspn(name, " \t\r");
-        size_t length = strlen(name);
-        while (length && strchr(" \t\r", name[length - 1])) { name[--length] = 0; }
-        if (length) { choose(n, flags, name, from); }
+        name = text_trim(name);
+        if (*name) { choose(n, flags, name, from); }
     }
 }
 

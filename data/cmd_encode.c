@@ -68,7 +68,8 @@ typedef struct {
     ShardInfo info;
     Work *work;
     long long work_count, kept_pictures, todo_pictures;
-    Rendered rendered[2]; // indexed by the number of the work modulo 2
+    long long samples, damaged; // of this run
+    Rendered rendered[2];       // indexed by the number of the work modulo 2
     Device dev;
     Pipeline pipeline;
     Arena arena;
@@ -196,6 +197,7 @@ static void choose_classes(Encoder *e, bool train) {
 static void open_data(Encoder *e) {
     const Options *o = &e->o;
     e->coco = coco_open(o->data, o->split, o->source);
+    if (o->text_list != TEXTS_CAPTIONS) { coco_want_segments(&e->coco); } // captions need no masks
     e->order = coco_by_id(&e->coco);
     e->shards_per_pass = (e->coco.picture_count + o->shard_size - 1) / o->shard_size;
     if ((long long)e->shards_per_pass * o->passes > 99999) {
@@ -262,8 +264,44 @@ static ShardInfo shard_info(const Encoder *e, int shard) {
     return info;
 }
 
-// An existing shard must equal what this command would write.
-static void check_kept(const Encoder *e, const char *path, int shard) {
+// The index of a picture in the data set; -1: none.
+static int find_picture(const Encoder *e, int64_t id) {
+    int low = 0, high = e->coco.picture_count;
+    while (low < high) {
+        int middle = (low + high) / 2;
+        if (e->coco.pictures[e->order[middle]].id < id) {
+            low = middle + 1;
+        } else {
+            high = middle;
+        }
+    }
+    bool found = low < e->coco.picture_count && e->coco.pictures[e->order[low]].id == id;
+    return found ? e->order[low] : -1;
+}
+
+static bool readable(const Coco *coco, int picture) {
+    char *why, *why_ids;
+    Image image = coco_load_picture(coco, picture, &why);
+    free(coco_try_segment_ids(coco, picture, &why_ids));
+    bool both = !why && !why_ids;
+    image_free(&image);
+    free(why);
+    free(why_ids);
+    return both;
+}
+
+// Whether a picture that could not be read when the shard was made can be read now.
+static bool has_hole(const Encoder *e, const ShardFile *kept) {
+    bool hole = false;
+    for (long long i = 0; i < kept->dropped && !hole; i++) {
+        int picture = kept->dropped_reason[i] == SAMPLE_DAMAGED ? find_picture(e, kept->dropped_image[i]) : -1;
+        hole = picture >= 0 && readable(&e->coco, picture);
+    }
+    return hole;
+}
+
+// An existing shard must equal what this command would write. Returns false if it has to be made again.
+static bool check_kept(const Encoder *e, const char *path, int shard) {
     ShardFile kept = shard_open(path);
     ShardInfo wanted = shard_info(e, shard);
     char have[128], want[128];
@@ -273,7 +311,9 @@ static void check_kept(const Encoder *e, const char *path, int shard) {
             "first",
             path, name, have, want);
     }
+    bool hole = has_hole(e, &kept);
     shard_close(&kept);
+    return !hole;
 }
 
 static void add_work(Encoder *e, int shard) {
@@ -296,8 +336,9 @@ static void plan_work(Encoder *e) {
     }
     for (int shard = e->o.part_index - 1; shard < e->info.shards; shard += e->o.part_count) {
         Path path = shard_path(e, shard);
-        if (file_exists(path.text)) {
-            check_kept(e, path.text, shard);
+        bool there = file_exists(path.text), kept = there && check_kept(e, path.text, shard);
+        if (there && !kept) { printf("%s: is made again: pictures that could not be read now can\n", path.text); }
+        if (kept) {
             e->kept_pictures += shard_info(e, shard).pictures;
         } else {
             add_work(e, shard);
@@ -423,7 +464,7 @@ static void add_sample(const Encoder *e, ShardWriter *writer, const Sample *s, i
     free(out.mask);
 }
 
-static void add_batch(const Encoder *e, ShardWriter *writer, const Work *work, const Rendered *r) {
+static void add_batch(Encoder *e, ShardWriter *writer, const Work *work, const Rendered *r) {
     int row = 0;
     for (int i = 0; i < work->count; i++) {
         int64_t image_id = e->coco.pictures[e->order[work->first + i]].id;
@@ -432,7 +473,8 @@ static void add_batch(const Encoder *e, ShardWriter *writer, const Work *work, c
         } else {
             shard_drop(writer, image_id, r->reasons[i]);
         }
-        if (r->reasons[i] == SAMPLE_DAMAGED) { warn("cannot read picture %lld; it is dropped", (long long)image_id); }
+        e->samples += r->reasons[i] == SAMPLE_OK;
+        e->damaged += r->reasons[i] == SAMPLE_DAMAGED;
         sample_free(&r->samples[i]);
     }
 }
@@ -470,6 +512,14 @@ static bool encode_all(Encoder *e) {
     return true;
 }
 
+// A run that could read no picture is a mistake (a wrong folder, ...): its shards must not count as done.
+static void want_readable(const Encoder *e) {
+    if (e->samples || !e->damaged) { return; }
+    for (long long n = 0; n < e->work_count; n++) { remove(shard_path(e, e->work[n].shard).text); }
+    coco_say(&e->coco);
+    die("%s: none of %lld pictures can be read: no shard is written", e->coco.pictures_folder, e->damaged);
+}
+
 // The report needs the shards of all parts; the last part to finish writes it.
 static void finish(const Encoder *e) {
     int missing = 0;
@@ -480,13 +530,14 @@ static void finish(const Encoder *e) {
         return;
     }
     ShardSet set = shards_open(e->o.out, e->info.split);
-    shard_report(&set);
+    shard_report(&set, &e->coco);
     if (!set.samples) { warn("%s: no picture gave a sample", e->o.out); }
     shards_close(&set);
 }
 
 int cmd_encode(int argc, char **argv) {
     Encoder e = {.o = parse_options(argc, argv)};
+    want_folder(e.o.out);
     open_data(&e);
     device_open(&e.dev, 0);
     e.pipeline = pipeline_open(e.o.model, PART_VAE_ENCODER, 0, &e.dev);
@@ -501,6 +552,7 @@ int cmd_encode(int argc, char **argv) {
         release(&e);
     }
     if (complete) {
+        want_readable(&e);
         finish(&e);
     } else {
         fprintf(stderr, "\ncocogold: stopped: complete shards are kept; run the same command again to continue\n");

@@ -156,14 +156,21 @@ static Options parse_options(int argc, char **argv) {
 
 int cmd_preview(int argc, char **argv) {
     Options o = parse_options(argc, argv);
+    if (o.out) {
+        image_want_name(o.out);
+        want_output("--out", o.out);
+    }
+    if (o.folder) { want_folder(o.folder); }
     Paint paint = paint_parse(o.color, o.alpha, o.outline);
     Coco coco = coco_open(o.data, o.split, o.source);
+    coco_want_segments(&coco);
     bool *allowed = classes_parse(&coco, "--classes", o.classes, NULL);
     SampleOptions options = {.allowed = allowed,
                              .seed = (uint64_t)o.seed,
                              .resolution = o.size,
                              .minimum_side = o.minimum_side,
-                             .absent = o.absent};
+                             .absent = o.absent,
+                             .skip_damaged = true};
     Phrases phrases = {0};
     if (o.text_index) {
         phrases = phrases_open(&coco, false);
@@ -171,6 +178,7 @@ int cmd_preview(int argc, char **argv) {
     }
     Shown *shown = xcalloc((size_t)o.count, sizeof *shown);
     int found = collect(&coco, &options, o.pass, &paint, o.target_index == 0, shown, o.count);
+    if (!found) { coco_say(&coco); }
     if (!found) { die("%s: no picture yields a sample (see --classes and --min-side)", coco.path); }
     if (o.out) { save_sheet(o.out, shown, found, o.cell); }
     if (o.folder) { dump(o.folder, &coco, shown, found); }

@@ -4,9 +4,11 @@
 #include "data/sample.h"
 #include "eval/report/chart.h"
 #include "util/error.h"
+#include "util/file.h"
 #include "util/json.h"
 #include "util/options.h"
 #include "util/progress.h"
+#include "util/text.h"
 #include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -89,7 +91,8 @@ static void print_table(const Coco *coco, const Counts *counts, const int *order
     long long samples = counts->reasons[SAMPLE_OK];
     for (int i = 0; i < classes; i++) {
         const ClassCount *c = &counts->of[order[i]];
-        printf("%-24s %9lld %6.2f%% %9lld %10lld %7lld\n", coco->categories[order[i]].name, c->samples,
+        text_column(stdout, 24, coco->categories[order[i]].name);
+        printf(" %9lld %6.2f%% %9lld %10lld %7lld\n", c->samples,
                samples ? 100.0 * (double)c->samples / (double)samples : 0, c->pictures, c->instances, c->crowds);
     }
     printf("\n%lld samples from %lld pictures (%d pass%s)", samples, counts->total, passes, passes == 1 ? "" : "es");
@@ -126,6 +129,7 @@ static void write_json(const char *path, const Coco *coco, const Counts *counts,
         yajl_gen_map_close(g);
     }
     yajl_gen_array_close(g);
+    coco_put_left_out(coco, g);
     yajl_gen_map_close(g);
     json_write(g, path);
 }
@@ -191,7 +195,13 @@ static Options parse_options(int argc, char **argv) {
 
 int cmd_stats(int argc, char **argv) {
     Options o = parse_options(argc, argv);
+    if (o.json) { want_output("--json", o.json); }
+    if (o.image) {
+        image_want_name(o.image);
+        want_output("--image", o.image);
+    }
     Coco coco = coco_open(o.data, o.split, o.source);
+    coco_want_segments(&coco);
     bool *allowed = classes_parse(&coco, "--classes", o.classes, NULL);
     SampleOptions options = {.allowed = allowed,
                              .seed = (uint64_t)o.seed,
@@ -207,6 +217,9 @@ int cmd_stats(int argc, char **argv) {
     print_table(&coco, &counts, order, count, o.passes);
     if (o.json) { write_json(o.json, &coco, &counts, order, count, o.passes); }
     if (o.image) { write_chart(o.image, &coco, &counts, order, count, o.passes); }
+    bool nothing = !counts.reasons[SAMPLE_OK] && counts.reasons[SAMPLE_DAMAGED];
+    if (nothing) { coco_say(&coco); }
+    if (nothing) { die("%s: no picture that can give a sample can be read", coco.path); }
     free(order);
     free(counts.of);
     free(allowed);

@@ -1,4 +1,6 @@
 #include "data/coco.h"
+#include "data/coco_derive.h"
+#include "data/coco_paths.h"
 #include "data/image.h"
 #include "data/segmentation.h"
 #include "util/error.h"
@@ -56,10 +58,35 @@ Coco coco_open(const char *data, const char *name, const char *source) {
     Coco coco = coco_read(annotations_path(data, panoptic, split).text, panoptic);
     coco.pictures_folder = pictures;
     coco.ids_folder = panoptic ? xstrdup(ids_folder.text) : NULL;
+    coco.folder = xstrdup(data);
+    coco.split = xstrdup(split);
+    coco_place_absolute(&coco);
+    if (panoptic) { coco_derive(&coco); }
     return coco;
 }
 
+void coco_want_segments(const Coco *coco) {
+    if (coco->unusable) {
+        die("%s: none of its annotations can be used: %s", coco->path, left_out_text(coco->left_out));
+    }
+}
+
+void coco_say(const Coco *coco) {
+    left_out_say(coco->left_out, coco->path, "left out");
+    left_out_say(coco->computed, coco->path, "computed from the mask, since they are wrong in the file");
+}
+
+void coco_put_left_out(const Coco *coco, yajl_gen gen) {
+    left_out_put(coco->left_out, gen, "left_out");
+    left_out_put(coco->computed, gen, "computed");
+    left_out_put(coco->texts_left_out, gen, "texts_left_out");
+}
+
 void coco_free(Coco *coco) {
+    if (coco->path) { coco_say(coco); }
+    left_out_free(coco->left_out);
+    left_out_free(coco->computed);
+    left_out_free(coco->texts_left_out);
     for (void **block = coco->names, **before; block; block = before) {
         before = *block;
         free(block);
@@ -67,6 +94,8 @@ void coco_free(Coco *coco) {
     free(coco->path);
     free(coco->pictures_folder);
     free(coco->ids_folder);
+    free(coco->folder);
+    free(coco->split);
     free(coco->categories);
     free(coco->pictures);
     free(coco->segments);
@@ -111,26 +140,64 @@ int coco_find_category(const Coco *coco, const char *name) {
     return -1;
 }
 
-char *coco_picture_path(const Coco *coco, int picture) {
-    return xprintf("%s/%s", coco->pictures_folder, coco->pictures[picture].file_name);
+const char *coco_picture_name(const Coco *coco, int picture, char number[24]) {
+    const Picture *p = &coco->pictures[picture];
+    snprintf(number, 24, "%lld", (long long)p->id);
+    return p->id_name ? p->id_name : number;
 }
 
-uint32_t *coco_segment_ids(const Coco *coco, int picture) {
+static const char unreadable[] = "pictures that cannot be read";
+
+void coco_unreadable(const Coco *coco, int picture, const char *why) {
+    char number[24];
+    left_out_add(coco->left_out, unreadable, coco_picture_name(coco, picture, number), why);
+}
+
+long long coco_unreadable_count(const Coco *coco) { return left_out_count(coco->left_out, unreadable); }
+
+uint32_t *coco_try_segment_ids(const Coco *coco, int picture, char **why) {
     const Picture *p = &coco->pictures[picture];
+    *why = NULL;
     if (!coco->ids_folder || !p->ids_name) { return NULL; }
-    Path path = path_of("%s/%s", coco->ids_folder, p->ids_name);
-    Image png = image_load(path.text, 3);
-    if (png.width != p->width || png.height != p->height) {
-        die("%s: is %d x %d pixels, expected %d x %d as in %s", path.text, png.width, png.height, p->width, p->height,
-            coco->path);
+    char *path = coco_ids_path(coco, picture);
+    Image png = image_try_load(path, 3, why);
+    if (!*why && (png.width != p->width || png.height != p->height)) {
+        *why = xprintf("%s: is %d x %d pixels, expected %d x %d as in %s", path, png.width, png.height, p->width,
+                       p->height, coco->path);
     }
+    free(path);
+    uint32_t *ids = NULL;
     size_t count = (size_t)p->width * (size_t)p->height;
-    uint32_t *ids = xmalloc(count * sizeof *ids);
-    for (size_t i = 0; i < count; i++) {
+    if (!*why) { ids = xmalloc(count * sizeof *ids); }
+    for (size_t i = 0; ids && i < count; i++) {
         ids[i] = png.pixels[3 * i] | (uint32_t)png.pixels[3 * i + 1] << 8 | (uint32_t)png.pixels[3 * i + 2] << 16;
     }
     image_free(&png);
     return ids;
+}
+
+uint32_t *coco_segment_ids(const Coco *coco, int picture) {
+    char *why;
+    uint32_t *ids = coco_try_segment_ids(coco, picture, &why);
+    if (why) { die("%s", why); }
+    return ids;
+}
+
+Image coco_load_picture(const Coco *coco, int picture, char **why) {
+    const Picture *p = &coco->pictures[picture];
+    char *path = coco_picture_path(coco, picture);
+    Image image = image_try_load(path, 3, why);
+    if (!*why && (image.width != p->width || image.height != p->height)) {
+        int width = image.width, height = image.height;
+        image_upright(&image);
+        if (image.width != p->width || image.height != p->height) {
+            *why = xprintf("%s: is %d x %d pixels, expected %d x %d as in %s", path, width, height, p->width, p->height,
+                           coco->path);
+            image_free(&image);
+        }
+    }
+    free(path);
+    return image;
 }
 
 static void add_polygons(const int32_t *data, bool exact, const Picture *p, uint8_t *mask) {
@@ -162,11 +229,10 @@ void coco_add_mask(const Coco *coco, int picture, const Segment *segment, const 
     }
 }
 
-uint8_t *coco_class_mask(const Coco *coco, int picture, int category) {
+uint8_t *coco_class_mask(const Coco *coco, int picture, int category, const uint32_t *ids) {
     const Picture *p = &coco->pictures[picture];
     size_t count = (size_t)p->width * (size_t)p->height;
     uint8_t *mask = xcalloc(count, 1), *crowd = xcalloc(count, 1);
-    uint32_t *ids = coco_segment_ids(coco, picture);
     for (int i = 0; i < p->count; i++) {
         const Segment *s = &coco->segments[p->first_segment + i];
         if (s->category == category) { coco_add_mask(coco, picture, s, ids, s->crowd ? crowd : mask); }
@@ -174,7 +240,6 @@ uint8_t *coco_class_mask(const Coco *coco, int picture, int category) {
     for (size_t i = 0; i < count; i++) {
         if (!mask[i] && crowd[i]) { mask[i] = MASK_IGNORE; }
     }
-    free(ids);
     free(crowd);
     return mask;
 }

@@ -1,6 +1,8 @@
 // COCO annotations, instances_*.json and panoptic_*.json (Lin et al., "Microsoft COCO", 2014; Kirillov et al.,
 // "Panoptic Segmentation", 2019), streamed into compact arrays, and the masks of their segments.
 #pragma once
+#include "data/image.h"
+#include "data/left_out.h"
 #include "util/philox.h"
 #include <stdbool.h>
 #include <stddef.h>
@@ -22,12 +24,14 @@ typedef struct {
     int32_t category; // index into categories
     uint8_t crowd;    // iscrowd
     uint8_t form;     // SegmentForm
+    uint8_t derived;  // area or bbox was computed
     uint8_t exact;    // polygons: 0 = coordinates in hundredths of a pixel, 1 = doubles
     size_t data;      // polygons, RLE: their offset in the pool
 } Segment;
 
 typedef struct {
-    int64_t id;
+    int64_t id;          // a number of the file, or coco_id_of_text
+    const char *id_name; // the id if it is a text, else NULL
     int width, height;
     const char *file_name;
     const char *ids_name;     // panoptic PNG, or NULL
@@ -38,14 +42,19 @@ typedef struct {
     char *path;            // the annotation file, named in every message
     char *pictures_folder; // NULL if only an annotation file was read
     char *ids_folder;      // panoptic PNGs, or NULL
+    char *folder, *split;  // the data set's; NULL likewise
     bool panoptic;
+    bool unusable; // it has annotations, but none can be used
     int category_count, picture_count, segment_count;
     Category *categories; // in the file's order; "class" elsewhere means an index into this array
     Picture *pictures;    // in the file's order
     Segment *segments;    // sorted by picture
     int32_t *pool;        // coordinates and run lengths
     size_t pool_size;
-    void *names; // the text of all names, in linked blocks
+    LeftOut *left_out;       // what cannot be used; coco_free says it
+    LeftOut *computed;       // annotations whose area or bbox was wrong
+    LeftOut *texts_left_out; // of data/phrases.h, which names them
+    void *names;             // the text of all names, in linked blocks
 } Coco;
 
 extern const char *const coco_sources[]; // "auto", "instances", "panoptic", NULL
@@ -63,18 +72,35 @@ Coco coco_open(const char *data, const char *split, const char *source);
 bool coco_has_split(const char *data, const char *split);
 // Reads one annotation file alone (no pictures, no PNGs). panoptic: whether it is a panoptic file.
 Coco coco_read(const char *path, bool panoptic);
-void coco_free(Coco *coco);
+void coco_want_segments(const Coco *coco); // dies if it has annotations, but none can be used
+void coco_free(Coco *coco);                // also says what was left out
+// The number that stands for an id that is a text: its value if it has only digits, else a hash of it.
+int64_t coco_id_of_text(const char *text, size_t length);
 
 const char **coco_class_names(const Coco *coco); // free the list, but not the names
 // A random permutation of the pictures (Fisher-Yates), freed by the caller.
 int *coco_shuffled(const Coco *coco, Random random);
 int *coco_by_id(const Coco *coco);                          // the pictures sorted by their ids, freed by the caller
 int coco_find_category(const Coco *coco, const char *name); // index, or -1
-char *coco_picture_path(const Coco *coco, int picture);     // freed by the caller
+char *coco_picture_path(const Coco *coco, int picture);     // freed by the caller (data/coco_paths.h)
+// The picture's id as the file has it.
+const char *coco_picture_name(const Coco *coco, int picture, char number[24]);
+
+// Reads a picture. If its size contradicts the annotations and it fits when turned as its EXIF orientation says, it is
+// turned: annotations are of the picture as people see it, or of the stored one, and only the size can tell. On failure
+// an image without pixels, and a sentence in *why, freed by the caller.
+Image coco_load_picture(const Coco *coco, int picture, char **why);
+// Counts a picture whose file or panoptic PNG cannot be read: it is left out.
+void coco_unreadable(const Coco *coco, int picture, const char *why);
+long long coco_unreadable_count(const Coco *coco);
+// Prints what was left out since the last call; writes all of it as fields of a JSON object.
+void coco_say(const Coco *coco);
+void coco_put_left_out(const Coco *coco, yajl_gen gen);
 
 // The panoptic PNG as ids R + 256 G + 65536 B (height, width), freed by the caller; NULL for instances. Dies if it is
-// missing or its size differs from the picture's.
+// missing or its size differs from the picture's; coco_try_segment_ids returns NULL and a sentence in *why instead.
 uint32_t *coco_segment_ids(const Coco *coco, int picture);
+uint32_t *coco_try_segment_ids(const Coco *coco, int picture, char **why);
 
 // Sets mask (height, width of the picture) to 1 inside the segment and leaves other pixels unchanged, so that several
 // calls give a union. ids: from coco_segment_ids. The result equals pycocotools' decoding of polygons and both RLE
@@ -84,5 +110,5 @@ void coco_add_mask(const Coco *coco, int picture, const Segment *segment, const 
 // For evaluation: values of a full class mask.
 enum { MASK_BACKGROUND = 0, MASK_OBJECT = 1, MASK_IGNORE = 255 };
 // The mask of a class in the whole picture (height, width), freed by the caller. Instances are MASK_OBJECT; pixels
-// covered only by a crowd region of the class are MASK_IGNORE.
-uint8_t *coco_class_mask(const Coco *coco, int picture, int category);
+// covered only by a crowd region of the class are MASK_IGNORE. ids: as for coco_add_mask.
+uint8_t *coco_class_mask(const Coco *coco, int picture, int category, const uint32_t *ids);

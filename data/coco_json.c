@@ -8,14 +8,31 @@
 //     panoptic:                             {"image_id": 9, "file_name": "9.png",
 //                                            "segments_info": [ depth 5 {"id": 77, "bbox": ..., ...}, ...]}, ...]}
 #include "data/coco.h"
+#include "data/coco_derive.h"
 #include "data/segmentation.h"
 #include "util/error.h"
+#include "util/json.h"
+#include "util/text.h"
+#include <ctype.h>
 #include <errno.h>
 #include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <yajl/yajl_parse.h>
+
+// Kinds of what is left out.
+static const char no_mask[] = "annotations without a mask", bad_mask[] = "annotations with a damaged mask",
+                  no_ring[] = "annotations without a polygon of three points",
+                  bad_ring[] = "annotations with polygons of fewer than three points or an odd number of coordinates, "
+                               "which are left out",
+                  no_picture[] = "annotations of pictures that are not there",
+                  no_category[] = "annotations of categories that are not there",
+                  no_id[] = "annotations with a damaged id",
+                  other_size[] = "annotations with a mask of another size than the picture's",
+                  no_name[] = "pictures without an id or a name", no_size[] = "pictures without a size",
+                  same_id[] = "pictures with the id of a later one", no_object[] = "entries that are no objects",
+                  twice[] = "annotations of pictures that have one already";
 
 typedef enum { IN_NOTHING, IN_CATEGORIES, IN_IMAGES, IN_ANNOTATIONS } Section;
 static const char *const section_names[] = {"", "categories", "images", "annotations"};
@@ -31,6 +48,7 @@ typedef enum {
     AREA,
     NAME,
     FILE_NAME,
+    COCO_URL,
     BBOX,
     SEGMENTATION,
     SEGMENTS_INFO,
@@ -39,22 +57,27 @@ typedef enum {
     FIELDS,
     OTHER = FIELDS
 } Field;
-static const char *const field_names[FIELDS] = {"id",      "image_id",     "category_id",   "width", "height",
-                                                "iscrowd", "isthing",      "area",          "name",  "file_name",
-                                                "bbox",    "segmentation", "segments_info", "size",  "counts"};
+static const char *const field_names[FIELDS] = {
+    "id",   "image_id",  "category_id", "width", "height",       "iscrowd",       "isthing", "area",
+    "name", "file_name", "coco_url",    "bbox",  "segmentation", "segments_info", "size",    "counts"};
 
 // The fields of the list object that is being read.
 typedef struct {
-    unsigned have; // bit per Field
+    unsigned have;               // bit per Field
+    int64_t id[CATEGORY_ID + 1]; // of ID, IMAGE_ID, CATEGORY_ID; a text's number is coco_id_of_text
+    const char *id_name;         // ID if it is a text
     double value[AREA + 1], bbox[4];
-    int bbox_count;
-    const char *name, *file_name;
+    int bbox_count; // -1: something else than numbers
+    const char *text[COCO_URL + 1];
+    const char *problem; // why it is left out (a kind of data/left_out.h), or NULL
+    char why[256];
 } Record;
 
 // The PNG of a panoptic annotation.
 typedef struct {
     int64_t image_id;
     const char *file_name;
+    long long number; // of the annotation
 } IdFile;
 
 enum { DEEP = 8 };
@@ -64,6 +87,7 @@ typedef struct {
     bool panoptic;
     Coco coco;
     int64_t *segment_picture, *segment_category; // ids of each segment, resolved at the end
+    const char **segment_name;                   // of each segment whose id is a text
     size_t pool_room;
     IdFile *files;
     int file_count;
@@ -74,8 +98,9 @@ typedef struct {
     bool in_map[DEEP];
     Field key[DEEP]; // key[d]: the current key of the object at depth d; a list has the key that it belongs to
     Section section;
-    unsigned seen;     // bit per Section
-    long long number;  // of the record in its list, from 1
+    unsigned seen;    // bit per Section
+    long long number; // of the record in its list, from 1
+    long long annotations;
     Record record[2];  // depth 3, and depth 5 (segments_info)
     int first_segment; // of this panoptic annotation
     // the segmentation of this annotation
@@ -93,19 +118,43 @@ static const char *where(Reader *r) {
     const Record *a = &r->record[0];
     const char *what = r->section == IN_ANNOTATIONS ? "annotation" : r->section == IN_IMAGES ? "image" : "category";
     int used = snprintf(text, sizeof text, "%s %lld", what, r->number);
-    if (a->have >> ID & 1) { snprintf(text + used, sizeof text - used, " (id %.0f)", a->value[ID]); }
+    if (a->have >> ID & 1) { snprintf(text + used, sizeof text - used, " (id %lld)", (long long)a->id[ID]); }
     if (a->have >> IMAGE_ID & 1 && !(a->have >> ID & 1)) {
-        snprintf(text + used, sizeof text - used, " (image_id %.0f)", a->value[IMAGE_ID]);
+        snprintf(text + used, sizeof text - used, " (image_id %lld)", (long long)a->id[IMAGE_ID]);
     }
     return text;
 }
 
+// The record that a value at this depth belongs to.
+static Record *current(Reader *r) {
+    return &r->record[r->panoptic && r->section == IN_ANNOTATIONS && r->depth >= 5 && r->key[3] == SEGMENTS_INFO];
+}
+
+static const char *kind_of(const Reader *r, Field field) {
+    if (r->section == IN_IMAGES) { return field == WIDTH || field == HEIGHT ? no_size : no_name; }
+    return field == IMAGE_ID ? no_picture : field == CATEGORY_ID ? no_category : field == ID ? no_id : bad_mask;
+}
+
+// A wrong category ends the program, since names depend on it; pictures and annotations are left out.
 static void wrong(Reader *r, Field field, const char *expected) {
-    die("%s: %s: field \"%s\": expected %s", r->path, where(r), field_names[field], expected);
+    if (r->section == IN_CATEGORIES) {
+        die("%s: %s: field \"%s\": expected %s", r->path, where(r), field_names[field], expected);
+    }
+    Record *record = current(r);
+    if (record->problem) { return; }
+    record->problem = kind_of(r, field);
+    snprintf(record->why, sizeof record->why, "%s: field \"%s\": expected %s", where(r), field_names[field], expected);
+}
+
+static void leave_out(Reader *r, const Record *record) {
+    char number[32];
+    snprintf(number, sizeof number, record->have >> ID & 1 ? "%lld" : "number %lld",
+             record->have >> ID & 1 ? (long long)record->id[ID] : r->number);
+    left_out_add(r->coco.left_out, record->problem, record->id_name ? record->id_name : number, record->why);
 }
 
 // Texts are stored in blocks that never move; each block begins with a pointer to the previous one.
-static const char *keep_text(Reader *r, const unsigned char *text, size_t length) {
+static const char *keep_text(Reader *r, const char *text, size_t length) {
     if (r->names_left < length + 1) {
         size_t size = length + 1 > 65536 ? length + 1 : 65536;
         void **block = xmalloc(sizeof(void *) + size);
@@ -134,111 +183,203 @@ static bool in_segmentation(const Reader *r) {
     return r->section == IN_ANNOTATIONS && !r->panoptic && r->depth >= 4 && r->key[3] == SEGMENTATION;
 }
 
+static const char mask_forms[] = "a list of polygons, or an object with \"size\" and \"counts\"";
+
 static void segmentation_number(Reader *r, double value) {
     if (r->in_map[4] && r->key[4] == OTHER) { return; }
-    if (r->depth == 5 && !r->in_map[4]) { // a polygon's coordinate
+    bool in_list = r->depth == 5 && !r->in_map[5];
+    if (in_list && !r->in_map[4]) { // a polygon's coordinate
         if (!(fabs(value) <= 1e5)) { wrong(r, SEGMENTATION, "coordinates within 100000 pixels"); }
-    } else if (r->depth == 5 && r->key[4] == SIZE) {
+    } else if (in_list && r->key[4] == SIZE) {
         if (r->size_count < 2) { r->size[r->size_count] = value; }
         r->size_count++;
         return;
-    } else if (r->depth == 5 && r->key[4] == COUNTS) {
+    } else if (in_list && r->key[4] == COUNTS) {
         if (!(value >= 0 && value <= INT32_MAX && value == floor(value))) { wrong(r, COUNTS, "non-negative integers"); }
     } else {
-        wrong(r, SEGMENTATION, "a list of polygons, or an object with \"size\" and \"counts\"");
+        wrong(r, SEGMENTATION, mask_forms);
+        return;
     }
     GROW(r->values, r->value_count);
     r->values[r->value_count++] = value;
     if (!r->in_map[4]) { r->lengths[r->length_count - 1]++; }
 }
 
-// The lists that are read here hold only objects.
-static void need_object_list(Reader *r, bool right) {
-    if (r->section != IN_NOTHING && !right) {
+// The lists that are read here hold only objects. Returns false for a value among them that is none.
+static bool need_object_list(Reader *r, bool right) {
+    if (r->section == IN_NOTHING || right) { return true; }
+    if (r->depth != 2 || r->in_map[2] || r->section == IN_CATEGORIES) {
         die("%s: field \"%s\": expected a list of objects", r->path, section_names[r->section]);
     }
+    r->record[0] = (Record){.problem = no_object};
+    r->number++;
+    snprintf(r->record[0].why, sizeof r->record[0].why, "%s", where(r));
+    leave_out(r, &r->record[0]);
+    return false;
 }
 
-static int take_number(Reader *r, double value) {
-    Field field;
-    need_object_list(r, r->depth > 2);
-    if (in_segmentation(r)) {
-        segmentation_number(r, value);
-        return 1;
+int64_t coco_id_of_text(const char *text, size_t length) {
+    char digits[32];
+    bool number = length > 0 && length < 19; // fits into 64 bits
+    for (size_t i = 0; i < length && number; i++) { number = text[i] >= '0' && text[i] <= '9'; }
+    if (!number) { return (int64_t)(text_hash(text, length) >> 2 | (uint64_t)1 << 62); }
+    snprintf(digits, sizeof digits, "%.*s", (int)length, text);
+    return strtoll(digits, NULL, 10);
+}
+
+// A number of up to 64 bits, or a whole one that is written like 9.0; false: it is none.
+static bool id_of_number(const char *text, size_t length, int64_t *id) {
+    bool integer = true;
+    for (size_t i = 0; i < length; i++) { integer &= (text[i] >= '0' && text[i] <= '9') || (i == 0 && text[i] == '-'); }
+    double value = strtod(text, NULL);
+    if (!integer) {
+        bool whole = value == floor(value) && fabs(value) < 9e15;
+        *id = whole ? (int64_t)value : 0;
+        return whole;
     }
-    Record *record = record_here(r, &field);
-    if (!record) { return 1; }
-    if (field == BBOX && r->depth % 2 == 0) {
-        if (record->bbox_count < 4) { record->bbox[record->bbox_count] = value; }
-        record->bbox_count++;
-        record->have |= 1u << BBOX;
-    } else if (field <= AREA) {
-        if (field < AREA && !(value == floor(value) && fabs(value) < 9e15)) { wrong(r, field, "an integer"); }
+    errno = 0;
+    *id = strtoll(text, NULL, 10);
+    if (errno == ERANGE && text[0] != '-') {
+        errno = 0;
+        *id = (int64_t)strtoull(text, NULL, 10); // the same bits: still distinct
+    }
+    if (errno == ERANGE) { *id = coco_id_of_text(text, length); }
+    errno = 0;
+    return true;
+}
+
+// A value of a field with one number. What is no number is missing where it can be computed from the mask.
+static void take_value(Reader *r, Record *record, Field field, double value) {
+    bool integer = value == floor(value) && fabs(value) < 9e15;
+    if (field < ISCROWD && !integer) {
+        wrong(r, field, "an integer");
+    } else if (isfinite(value)) {
         record->value[field] = value;
         record->have |= 1u << field;
-    } else if (field < OTHER) {
-        wrong(r, field, field == NAME || field == FILE_NAME ? "a string" : "a list");
     }
-    return 1;
 }
 
 // yajl has seen the character that ends the number, so strtod stops there too.
 static int on_number(void *context, const char *text, size_t length) {
-    (void)length;
     Reader *r = context;
-    return r->section == IN_NOTHING ? 1 : take_number(r, strtod(text, NULL));
+    Field field;
+    if (r->section == IN_NOTHING || !need_object_list(r, r->depth > 2)) { return 1; }
+    if (in_segmentation(r)) {
+        segmentation_number(r, strtod(text, NULL));
+        return 1;
+    }
+    Record *record = record_here(r, &field);
+    if (!record || field >= OTHER) { return 1; }
+    if (field <= CATEGORY_ID) {
+        bool right = id_of_number(text, length, &record->id[field]);
+        if (right) { record->have |= 1u << field; }
+        if (!right) { wrong(r, field, "an integer"); }
+    } else if (field <= AREA) {
+        take_value(r, record, field, strtod(text, NULL));
+    } else if (field == BBOX && r->depth % 2 == 0 && record->bbox_count >= 0) {
+        if (record->bbox_count < 4) { record->bbox[record->bbox_count] = strtod(text, NULL); }
+        record->bbox_count++;
+    } else if (field == NAME || field == FILE_NAME) {
+        wrong(r, field, "a string");
+    } else if (field >= SEGMENTATION) {
+        wrong(r, field, "a list");
+    }
+    return 1;
 }
 
 static int on_boolean(void *context, int value) {
     Reader *r = context;
     Field field;
-    need_object_list(r, r->depth > 2);
-    Record *record = in_segmentation(r) ? NULL : record_here(r, &field);
-    if (record && (field == ISCROWD || field == ISTHING)) { return take_number(r, value); }
-    if (in_segmentation(r)) { wrong(r, SEGMENTATION, "numbers, not true or false"); }
-    if (record && field != OTHER) { wrong(r, field, "a value other than true or false"); }
+    if (!need_object_list(r, r->depth > 2)) { return 1; }
+    if (in_segmentation(r)) {
+        wrong(r, SEGMENTATION, "numbers, not true or false");
+        return 1;
+    }
+    Record *record = record_here(r, &field);
+    if (record && field == BBOX) { record->bbox_count = -1; }
+    if (!record || field == BBOX || field == AREA || field >= OTHER) { return 1; }
+    if (field == ISCROWD || field == ISTHING) {
+        take_value(r, record, field, value);
+    } else {
+        wrong(r, field, "a value other than true or false");
+    }
     return 1;
 }
 
 static int on_null(void *context) {
     Reader *r = context;
     Field field;
-    need_object_list(r, r->depth > 2);
-    if (in_segmentation(r)) { wrong(r, SEGMENTATION, "numbers, not null"); }
-    Record *record = record_here(r, &field);
-    if (record && field == BBOX && r->depth % 2 == 0) { wrong(r, BBOX, "four numbers"); }
-    return 1; // elsewhere null counts as missing
-}
-
-static int on_string(void *context, const unsigned char *text, size_t length) {
-    Reader *r = context;
-    Field field;
-    need_object_list(r, r->depth > 2);
-    if (in_segmentation(r)) {
-        if (r->depth != 4 || !r->in_map[4]) { wrong(r, SEGMENTATION, "numbers, not a string"); }
-        if (r->key[4] == SIZE) { wrong(r, SIZE, "height and width"); }
-        if (r->key[4] != COUNTS) { return 1; }
-        int count;
-        int32_t *runs = rle_from_text((const char *)text, length, &count);
-        if (!runs) { wrong(r, COUNTS, "an undamaged compressed run-length code"); }
-        for (int i = 0; i < count; i++) {
-            GROW(r->values, r->value_count);
-            r->values[r->value_count++] = runs[i];
-        }
-        free(runs);
+    if (!need_object_list(r, r->depth > 2)) { return 1; }
+    if (in_segmentation(r) && !(r->in_map[4] && r->depth == 4)) {
+        if (r->depth > 4 && r->in_map[4] && r->key[4] == OTHER) { return 1; }
+        wrong(r, SEGMENTATION, "numbers, not null");
         return 1;
     }
     Record *record = record_here(r, &field);
-    if (!record || field == OTHER) { return 1; }
-    if (field != NAME && field != FILE_NAME) {
-        wrong(r, field,
-              field == BBOX   ? "four numbers"
-              : field <= AREA ? "a number, not a string"
-                              : "a list, not a string");
+    if (record && field == BBOX && r->depth % 2 == 0) { record->bbox_count = -1; }
+    return 1; // elsewhere null counts as missing
+}
+
+// The text of a segmentation: the compressed run-length code.
+static void segmentation_text(Reader *r, const char *text, size_t length) {
+    if (r->depth != 4 || !r->in_map[4]) {
+        if (!(r->in_map[4] && r->key[4] == OTHER)) { wrong(r, SEGMENTATION, "numbers, not a string"); }
+        return;
     }
-    const char **slot = field == NAME ? &record->name : &record->file_name;
-    *slot = keep_text(r, text, length);
-    record->have |= 1u << field;
+    if (r->key[4] == SIZE) { wrong(r, SIZE, "height and width"); }
+    if (r->key[4] != COUNTS) { return; }
+    int count;
+    int32_t *runs = rle_from_text(text, length, &count);
+    if (!runs) {
+        wrong(r, COUNTS, "an undamaged compressed run-length code");
+        return;
+    }
+    for (int i = 0; i < count; i++) {
+        GROW(r->values, r->value_count);
+        r->values[r->value_count++] = runs[i];
+    }
+    free(runs);
+}
+
+// A number in quotes.
+static void number_text(Reader *r, Record *record, Field field, const char *text, size_t length) {
+    char copy[64], *end;
+    snprintf(copy, sizeof copy, "%.*s", (int)(length < 63 ? length : 63), text);
+    double value = strtod(copy, &end);
+    if (end != copy && !*end && length < 63) {
+        take_value(r, record, field, value);
+    } else if (field < ISCROWD) {
+        wrong(r, field, "a number");
+    }
+}
+
+static int on_string(void *context, const unsigned char *bytes, size_t length) {
+    Reader *r = context;
+    Field field;
+    const char *text = (const char *)bytes;
+    if (!need_object_list(r, r->depth > 2)) { return 1; }
+    if (in_segmentation(r)) {
+        segmentation_text(r, text, length);
+        return 1;
+    }
+    Record *record = record_here(r, &field);
+    if (!record || field >= OTHER) { return 1; }
+    if (field <= CATEGORY_ID && !length) {
+        wrong(r, field, "an id, not an empty text");
+    } else if (field <= CATEGORY_ID) {
+        record->id[field] = coco_id_of_text(text, length);
+        record->have |= 1u << field;
+        if (field == ID) { record->id_name = keep_text(r, text, length); }
+    } else if (field <= AREA) {
+        number_text(r, record, field, text, length);
+    } else if (field == BBOX) {
+        record->bbox_count = -1;
+    } else if (field >= SEGMENTATION) {
+        wrong(r, field, "a list, not a string");
+    } else {
+        record->text[field] = keep_text(r, text, length);
+        record->have |= 1u << field;
+    }
     return 1;
 }
 
@@ -250,24 +391,43 @@ static void end_category(Reader *r) {
     const Record *a = &r->record[0];
     need(r, a, ID, "an integer");
     need(r, a, NAME, "a string");
+    char *name = text_trim((char *)a->text[NAME]); // keep_text's own copy
+    if (!*name) { wrong(r, NAME, "a name that is not empty"); }
     GROW(r->coco.categories, r->coco.category_count);
     bool thing = !(a->have >> ISTHING & 1) || a->value[ISTHING] != 0;
-    r->coco.categories[r->coco.category_count++] = (Category){(int64_t)a->value[ID], a->name, thing};
+    r->coco.categories[r->coco.category_count++] = (Category){a->id[ID], name, thing};
+}
+
+// The last two parts of a URL, as detectron2's load_lvis_json takes them: ".../train2017/000000000009.jpg".
+static const char *name_of_url(const char *url) {
+    const char *from = url + strlen(url);
+    for (int slashes = 0; from > url; from--) {
+        slashes += from[-1] == '/';
+        if (slashes == 2) { break; }
+    }
+    return *from ? from : NULL;
 }
 
 static void end_image(Reader *r) {
     const Record *a = &r->record[0];
+    const char *name = a->text[FILE_NAME];
+    if (!name && a->text[COCO_URL]) { name = name_of_url(a->text[COCO_URL]); }
     need(r, a, ID, "an integer");
-    need(r, a, FILE_NAME, "a string");
+    if (!name || !*name) { wrong(r, FILE_NAME, "a string"); }
     for (Field f = WIDTH; f <= HEIGHT; f++) {
         need(r, a, f, "an integer");
         if (a->value[f] < 1 || a->value[f] > 32768) { wrong(r, f, "1 to 32768 pixels"); }
     }
+    if (a->problem) {
+        leave_out(r, a);
+        return;
+    }
     GROW(r->coco.pictures, r->coco.picture_count);
-    r->coco.pictures[r->coco.picture_count++] = (Picture){.id = (int64_t)a->value[ID],
+    r->coco.pictures[r->coco.picture_count++] = (Picture){.id = a->id[ID],
+                                                          .id_name = a->id_name,
                                                           .width = (int)a->value[WIDTH],
                                                           .height = (int)a->value[HEIGHT],
-                                                          .file_name = a->file_name};
+                                                          .file_name = name};
 }
 
 static int32_t *pool_take(Reader *r, size_t count) {
@@ -279,18 +439,68 @@ static int32_t *pool_take(Reader *r, size_t count) {
     return r->coco.pool + r->coco.pool_size - count;
 }
 
-// Pool: height, width, number of runs, runs.
-static void pack_rle(Reader *r, Segment *s) {
-    if (r->size_count != 2) { wrong(r, SIZE, "height and width"); }
+static void leave_segment(Reader *r, const char *kind) {
+    Record *a = current(r);
+    if (!a->problem) {
+        a->problem = kind;
+        snprintf(a->why, sizeof a->why, "%s", where(r));
+    }
+}
+
+static bool whole_side(double side) { return side >= 1 && side <= 32768 && side == floor(side); }
+
+// Whether the runs are a mask.
+static bool check_rle(Reader *r) {
     double sum = 0;
     for (int i = 0; i < r->value_count; i++) { sum += r->values[i]; }
-    if (sum != r->size[0] * r->size[1]) { wrong(r, COUNTS, "runs that add up to height x width"); }
+    if (r->size_count != 2 || !whole_side(r->size[0]) || !whole_side(r->size[1])) {
+        wrong(r, SIZE, "height and width");
+    } else if (!r->value_count) {
+        leave_segment(r, no_mask);
+    } else if (sum != r->size[0] * r->size[1]) {
+        wrong(r, COUNTS, "runs that add up to height x width");
+    }
+    return !current(r)->problem;
+}
+
+// Pool: height, width, number of runs, runs.
+static void pack_rle(Reader *r, Segment *s) {
     int32_t *out = pool_take(r, 3 + (size_t)r->value_count);
     s->form = SEGMENT_RLE;
     *out++ = (int32_t)r->size[0];
     *out++ = (int32_t)r->size[1];
     *out++ = r->value_count;
     for (int i = 0; i < r->value_count; i++) { *out++ = (int32_t)r->values[i]; }
+}
+
+// Whether a ring of n numbers is a polygon: as in detectron2's load_coco_json, the others of an annotation are left
+// out.
+static bool is_ring(int n) { return n >= 6 && n % 2 == 0; }
+
+// Moves the polygons together. Returns whether there is one.
+static bool check_polygons(Reader *r) {
+    int rings = 0, values = 0, from = 0, empty = 0;
+    for (int p = 0; p < r->length_count; p++) {
+        int n = r->lengths[p];
+        empty += n == 0;
+        if (is_ring(n)) {
+            memmove(r->values + values, r->values + from, (size_t)n * sizeof *r->values);
+            r->lengths[rings++] = n;
+            values += n;
+        }
+        from += n;
+    }
+    bool some = rings < r->length_count && empty < r->length_count;
+    if (!rings) { leave_segment(r, some ? no_ring : no_mask); }
+    if (rings && some && !current(r)->problem) {
+        Record note = *current(r);
+        note.problem = bad_ring;
+        snprintf(note.why, sizeof note.why, "%s", where(r));
+        leave_out(r, &note);
+    }
+    r->length_count = rings;
+    r->value_count = values;
+    return !current(r)->problem;
 }
 
 // Pool: number of polygons, then for each polygon its number of coordinates and the coordinates. COCO writes two
@@ -305,7 +515,6 @@ static void pack_polygons(Reader *r, Segment *s) {
     *out++ = r->length_count;
     for (int p = 0; p < r->length_count; p++) {
         int n = *out++ = r->lengths[p];
-        if (n < 6 || n % 2) { wrong(r, SEGMENTATION, "polygons of an even number of coordinates, at least 6"); }
         if (s->exact) {
             memcpy(out, value, (size_t)n * sizeof(double));
         } else {
@@ -316,41 +525,49 @@ static void pack_polygons(Reader *r, Segment *s) {
     }
 }
 
+// area and bbox stay 0 where the file has none: coco_derive computes them.
 static Segment *add_segment(Reader *r, const Record *a) {
-    need(r, a, ID, "an integer");
-    need(r, a, CATEGORY_ID, "an integer");
-    need(r, a, AREA, "a number");
-    need(r, a, BBOX, "four numbers");
-    if (a->bbox_count != 4) { wrong(r, BBOX, "four numbers"); }
     Coco *c = &r->coco;
     GROW(c->segments, c->segment_count);
     GROW(r->segment_picture, c->segment_count);
     GROW(r->segment_category, c->segment_count);
-    r->segment_category[c->segment_count] = (int64_t)a->value[CATEGORY_ID];
+    GROW(r->segment_name, c->segment_count);
+    r->segment_picture[c->segment_count] = a->id[IMAGE_ID];
+    r->segment_category[c->segment_count] = a->id[CATEGORY_ID];
+    r->segment_name[c->segment_count] = a->id_name;
     Segment *s = &c->segments[c->segment_count++];
-    *s = (Segment){.id = (int64_t)a->value[ID], .area = a->value[AREA], .crowd = a->value[ISCROWD] != 0};
-    memcpy(s->bbox, a->bbox, sizeof s->bbox);
+    int64_t id = a->have >> ID & 1 ? a->id[ID] : -r->number;
+    *s = (Segment){.id = id, .area = a->value[AREA], .crowd = a->value[ISCROWD] != 0};
+    if (a->bbox_count == 4) { memcpy(s->bbox, a->bbox, sizeof s->bbox); }
     return s;
 }
 
 static void end_instance(Reader *r) {
     const Record *a = &r->record[0];
     need(r, a, IMAGE_ID, "an integer");
-    need(r, a, SEGMENTATION, "a list of polygons, or an object with \"size\" and \"counts\"");
-    Segment *s = add_segment(r, a);
-    r->segment_picture[r->coco.segment_count - 1] = (int64_t)a->value[IMAGE_ID];
-    s->data = r->coco.pool_size;
-    if (!r->value_count) { wrong(r, SEGMENTATION, "a list of polygons, or an object with \"size\" and \"counts\""); }
-    if (r->is_rle) {
-        pack_rle(r, s);
-    } else {
-        pack_polygons(r, s);
+    need(r, a, CATEGORY_ID, "an integer");
+    if (!(a->have >> SEGMENTATION & 1)) { leave_segment(r, no_mask); }
+    bool right = !a->problem && (r->is_rle ? check_rle(r) : check_polygons(r));
+    if (!right) {
+        leave_out(r, a);
+        return;
     }
+    Segment *s = add_segment(r, a);
+    s->data = r->coco.pool_size;
+    (r->is_rle ? pack_rle : pack_polygons)(r, s);
 }
 
 static void end_panoptic_segment(Reader *r) {
-    add_segment(r, &r->record[1])->form = SEGMENT_PANOPTIC;
-    r->segment_picture[r->coco.segment_count - 1] = -1;
+    const Record *a = &r->record[1];
+    r->depth++; // messages speak of the segment
+    need(r, a, ID, "an integer");
+    need(r, a, CATEGORY_ID, "an integer");
+    r->depth--;
+    if (a->problem) {
+        leave_out(r, a);
+    } else {
+        add_segment(r, a)->form = SEGMENT_PANOPTIC;
+    }
 }
 
 // The segments may come before their picture's id in the file.
@@ -359,11 +576,14 @@ static void end_panoptic(Reader *r) {
     need(r, a, IMAGE_ID, "an integer");
     need(r, a, FILE_NAME, "a string");
     need(r, a, SEGMENTS_INFO, "a list");
-    for (int i = r->first_segment; i < r->coco.segment_count; i++) {
-        r->segment_picture[i] = (int64_t)a->value[IMAGE_ID];
+    if (a->problem) {
+        leave_out(r, a);
+        r->coco.segment_count = r->first_segment;
+        return;
     }
+    for (int i = r->first_segment; i < r->coco.segment_count; i++) { r->segment_picture[i] = a->id[IMAGE_ID]; }
     GROW(r->files, r->file_count);
-    r->files[r->file_count++] = (IdFile){(int64_t)a->value[IMAGE_ID], a->file_name};
+    r->files[r->file_count++] = (IdFile){a->id[IMAGE_ID], a->text[FILE_NAME], r->number};
 }
 
 static int on_map_start(void *context) {
@@ -373,7 +593,7 @@ static int on_map_start(void *context) {
         r->key[r->depth] = OTHER;
     }
     if (r->section == IN_NOTHING) { return 1; }
-    need_object_list(r, r->depth != 2);
+    if (r->depth == 2) { die("%s: field \"%s\": expected a list of objects", r->path, section_names[r->section]); }
     if (r->depth == 3) {
         r->record[0] = (Record){0};
         r->number++;
@@ -403,12 +623,24 @@ static int on_map_end(void *context) {
         end_image(r);
         break;
     case IN_ANNOTATIONS:
+        r->annotations++;
         (r->panoptic ? end_panoptic : end_instance)(r);
         break;
     default:
         break;
     }
     return 1;
+}
+
+// A key given twice: the last value counts, as in Python.
+static void forget(Reader *r, Field f) {
+    bool segments = r->panoptic && r->section == IN_ANNOTATIONS && r->depth == 5 && r->key[3] == SEGMENTS_INFO;
+    if (f == BBOX && (r->depth == 3 || segments)) { current(r)->bbox_count = 0; }
+    if (r->section != IN_ANNOTATIONS || r->panoptic) { return; }
+    bool all = r->depth == 3 && f == SEGMENTATION, inside = r->depth == 4 && r->key[3] == SEGMENTATION;
+    if (all) { r->record[0].have &= ~(1u << SEGMENTATION); }
+    if (all || (inside && f == COUNTS)) { r->value_count = r->length_count = 0; }
+    if (all || (inside && f == SIZE)) { r->size_count = 0; }
 }
 
 static int on_key(void *context, const unsigned char *text, size_t length) {
@@ -426,6 +658,7 @@ static int on_key(void *context, const unsigned char *text, size_t length) {
     Field f = 0;
     while (f < FIELDS && !(strlen(field_names[f]) == length && memcmp(field_names[f], text, length) == 0)) { f++; }
     r->key[r->depth] = r->depth == 1 ? OTHER : f;
+    forget(r, r->key[r->depth]);
     return 1;
 }
 
@@ -435,16 +668,18 @@ static int on_array_start(void *context) {
         r->in_map[r->depth] = false;
         r->key[r->depth] = r->key[r->depth - 1];
     }
-    need_object_list(r, r->depth != 3);
-    if (r->section == IN_NOTHING || r->depth >= DEEP || r->depth < 4) { return 1; }
+    if (r->section == IN_NOTHING || r->depth >= DEEP) { return 1; }
+    if (r->depth == 3) { die("%s: field \"%s\": expected a list of objects", r->path, section_names[r->section]); }
+    if (r->depth < 4) { return 1; }
     if (in_segmentation(r) && r->depth == 4) { r->is_rle = false; }
     if (in_segmentation(r) && r->depth == 5 && !r->in_map[4]) {
         GROW(r->lengths, r->length_count);
         r->lengths[r->length_count++] = 0;
     }
     Field f = r->key[r->depth - 1];
-    if (r->depth == 4 && f <= SEGMENTS_INFO) { r->record[0].have |= 1u << f; }
-    if (r->depth == 4 && f <= FILE_NAME) { wrong(r, f, "a single value, not a list"); }
+    if (r->depth != 4) { return 1; }
+    if (f == SEGMENTATION || f == SEGMENTS_INFO) { r->record[0].have |= 1u << f; }
+    if (f <= FILE_NAME && f != AREA && f != ISCROWD) { wrong(r, f, "a single value, not a list"); }
     return 1;
 }
 
@@ -463,15 +698,29 @@ static const yajl_callbacks callbacks = {.yajl_null = on_null,
                                          .yajl_start_array = on_array_start,
                                          .yajl_end_array = on_array_end};
 
+enum { BLOCK = 1 << 20, LONGEST = 16 };
+
+// The next piece of the file as plain JSON; it ends at no letter, so that no name as NaN is cut. Returns its size.
+static size_t read_piece(Reader *r, FILE *file, char *raw, char *plain, size_t *before, JsonString *state) {
+    size_t n = fread(raw, 1, BLOCK, file);
+    for (int c; n && n < BLOCK + LONGEST && isalpha((unsigned char)raw[n - 1]) && (c = getc(file)) != EOF;) {
+        raw[n++] = (char)c;
+    }
+    size_t begin = *before == 0 ? json_begin(r->path, raw, n) : 0;
+    *before += n;
+    return json_plain(plain, raw + begin, n - begin, state);
+}
+
 static void parse_file(Reader *r) {
     FILE *file = fopen(r->path, "rb");
     if (!file) { die("%s: cannot be opened: %s", r->path, strerror(errno)); }
-    static const size_t block = 1 << 20;
-    unsigned char *text = xmalloc(block);
+    char *raw = xmalloc(BLOCK + LONGEST), *plain = xmalloc(2 * (BLOCK + LONGEST));
+    unsigned char *text = (unsigned char *)plain;
+    JsonString state = {0};
     yajl_handle parser = yajl_alloc(&callbacks, NULL, r);
-    size_t before = 0;
+    size_t before = 0; // bytes of the file
     yajl_status status = yajl_status_ok;
-    for (size_t n; status == yajl_status_ok && (n = fread(text, 1, block, file)) > 0; before += n) {
+    for (size_t n; status == yajl_status_ok && (n = read_piece(r, file, raw, plain, &before, &state)) > 0;) {
         status = yajl_parse(parser, text, n);
         if (status != yajl_status_ok) { before += yajl_get_bytes_consumed(parser) - n; }
     }
@@ -484,7 +733,8 @@ static void parse_file(Reader *r) {
         die("%s: is not valid JSON: %s at byte %zu%s", r->path, reason, before, whole ? ", where the file ends" : "");
     }
     yajl_free(parser);
-    free(text);
+    free(plain);
+    free(raw);
     fclose(file);
     for (Section s = IN_CATEGORIES; s <= IN_ANNOTATIONS; s++) {
         if (!(r->seen >> s & 1)) { die("%s: field \"%s\" is missing: expected a list", r->path, section_names[s]); }
@@ -502,14 +752,19 @@ static int by_id(const void *a, const void *b) {
     return (x > y) - (x < y);
 }
 
-static IdIndex *sort_ids(Reader *r, IdIndex *table, int count, Section section) {
-    qsort(table, (size_t)count, sizeof *table, by_id);
-    for (int i = 1; i < count; i++) {
-        if (table[i].id == table[i - 1].id) {
-            die("%s: field \"%s\": id %lld occurs twice", r->path, section_names[section], (long long)table[i].id);
-        }
+// Entries with one id are kept in order, so that the last is found.
+static int by_id_and_index(const void *a, const void *b) {
+    int order = by_id(a, b);
+    return order ? order : ((const IdIndex *)a)->index - ((const IdIndex *)b)->index;
+}
+
+// Removes all entries but the last of each id. Returns their number.
+static int drop_twins(IdIndex *table, int count) {
+    int kept = 0;
+    for (int i = 0; i < count; i++) {
+        if (i + 1 == count || table[i + 1].id != table[i].id) { table[kept++] = table[i]; }
     }
-    return table;
+    return kept;
 }
 
 static int find_id(const IdIndex *table, int count, int64_t id) {
@@ -518,55 +773,105 @@ static int find_id(const IdIndex *table, int count, int64_t id) {
     return found ? found->index : -1;
 }
 
-static void check_size(Reader *r, const Segment *s, const Picture *p) {
-    const int32_t *size = r->coco.pool + s->data;
-    if (s->form != SEGMENT_RLE || (size[0] == p->height && size[1] == p->width)) { return; }
-    die("%s: annotation with id %lld: field \"size\": [%d, %d], expected [%d, %d] as in image %lld", r->path,
-        (long long)s->id, size[0], size[1], p->height, p->width, (long long)p->id);
+static const char *picture_name(const Picture *p, char number[24]) {
+    snprintf(number, 24, "%lld", (long long)p->id);
+    return p->id_name ? p->id_name : number;
 }
 
-static void link_files(Reader *r, const IdIndex *pictures) {
+// Pictures by id. As in pycocotools, the last of those with one id counts; the others are left out.
+static IdIndex *link_pictures(Reader *r, int *count) {
+    Coco *c = &r->coco;
+    IdIndex *table = xcalloc((size_t)c->picture_count + 1, sizeof *table);
+    for (int i = 0; i < c->picture_count; i++) { table[i] = (IdIndex){c->pictures[i].id, i}; }
+    qsort(table, (size_t)c->picture_count, sizeof *table, by_id_and_index);
+    *count = drop_twins(table, c->picture_count);
+    if (*count == c->picture_count) { return table; }
+    bool *keep = xcalloc((size_t)c->picture_count, sizeof *keep);
+    int *moved = xcalloc((size_t)c->picture_count, sizeof *moved), kept = 0;
+    for (int i = 0; i < *count; i++) { keep[table[i].index] = true; }
+    for (int i = 0; i < c->picture_count; i++) {
+        char number[24];
+        if (!keep[i]) { left_out_add(c->left_out, same_id, picture_name(&c->pictures[i], number), NULL); }
+        moved[i] = kept;
+        if (keep[i]) { c->pictures[kept++] = c->pictures[i]; }
+    }
+    for (int i = 0; i < *count; i++) { table[i].index = moved[table[i].index]; }
+    c->picture_count = kept;
+    free(keep);
+    free(moved);
+    return table;
+}
+
+// Categories by id. Those with one name are one class, the first of them: a mask is the union.
+static IdIndex *link_categories(Reader *r, int *count) {
+    Coco *c = &r->coco;
+    IdIndex *table = xcalloc((size_t)c->category_count + 1, sizeof *table);
+    int classes = 0;
+    *count = c->category_count;
+    for (int i = 0; i < *count; i++) {
+        Category category = c->categories[i];
+        int same = 0;
+        while (same < classes && strcmp(c->categories[same].name, category.name) != 0) { same++; }
+        table[i] = (IdIndex){category.id, same};
+        if (same == classes) { c->categories[classes++] = category; }
+        if (same < classes) { c->categories[same].thing |= category.thing; }
+    }
+    c->category_count = classes;
+    qsort(table, (size_t)*count, sizeof *table, by_id_and_index);
+    for (int i = 1; i < *count; i++) {
+        if (table[i].id == table[i - 1].id && table[i].index != table[i - 1].index) {
+            die("%s: field \"categories\": id %lld occurs twice, as \"%s\" and \"%s\"", r->path, (long long)table[i].id,
+                c->categories[table[i - 1].index].name, c->categories[table[i].index].name);
+        }
+    }
+    *count = drop_twins(table, *count);
+    return table;
+}
+
+static void link_files(Reader *r, const IdIndex *pictures, int count) {
     Coco *c = &r->coco;
     for (int i = 0; i < r->file_count; i++) {
-        int p = find_id(pictures, c->picture_count, r->files[i].image_id);
-        if (p < 0) {
-            die("%s: annotation %d: field \"image_id\": %lld is not among the images", r->path, i + 1,
-                (long long)r->files[i].image_id);
-        }
-        if (c->pictures[p].ids_name) {
-            die("%s: annotation %d: field \"image_id\": %lld occurs twice", r->path, i + 1,
-                (long long)r->files[i].image_id);
-        }
-        c->pictures[p].ids_name = r->files[i].file_name;
+        char number[32];
+        int p = find_id(pictures, count, r->files[i].image_id);
+        const char *problem = p < 0 ? no_picture : c->pictures[p].ids_name ? twice : NULL;
+        snprintf(number, sizeof number, "number %lld", r->files[i].number);
+        if (problem == twice) { left_out_add(c->left_out, problem, number, NULL); }
+        if (!problem) { c->pictures[p].ids_name = r->files[i].file_name; }
     }
+}
+
+// Why a segment is left out; NULL: it is not.
+static const char *segment_problem(const Coco *c, const Segment *s, int owner) {
+    const int32_t *size = c->pool + s->data;
+    if (owner < 0) { return no_picture; }
+    if (s->category < 0) { return no_category; }
+    const Picture *p = &c->pictures[owner];
+    return s->form == SEGMENT_RLE && (size[0] != p->height || size[1] != p->width) ? other_size : NULL;
 }
 
 // Turns ids into indices and sorts the segments by picture, keeping the file's order within a picture.
 static void link_segments(Reader *r) {
     Coco *c = &r->coco;
-    IdIndex *pictures = xcalloc((size_t)c->picture_count + 1, sizeof *pictures);
-    IdIndex *categories = xcalloc((size_t)c->category_count + 1, sizeof *categories);
-    for (int i = 0; i < c->picture_count; i++) { pictures[i] = (IdIndex){c->pictures[i].id, i}; }
-    for (int i = 0; i < c->category_count; i++) { categories[i] = (IdIndex){c->categories[i].id, i}; }
-    sort_ids(r, pictures, c->picture_count, IN_IMAGES);
-    sort_ids(r, categories, c->category_count, IN_CATEGORIES);
-    link_files(r, pictures);
-    int *owner = xcalloc((size_t)c->segment_count + 1, sizeof *owner);
+    int picture_ids, category_ids;
+    IdIndex *pictures = link_pictures(r, &picture_ids), *categories = link_categories(r, &category_ids);
+    link_files(r, pictures, picture_ids);
+    int *owner = xcalloc((size_t)c->segment_count + 1, sizeof *owner), kept = 0;
     for (int i = 0; i < c->segment_count; i++) {
         Segment *s = &c->segments[i];
-        owner[i] = find_id(pictures, c->picture_count, r->segment_picture[i]);
-        s->category = find_id(categories, c->category_count, r->segment_category[i]);
-        if (owner[i] < 0) {
-            die("%s: annotation with id %lld: field \"image_id\": %lld is not among the images", r->path,
-                (long long)s->id, (long long)r->segment_picture[i]);
+        int picture = find_id(pictures, picture_ids, r->segment_picture[i]);
+        s->category = find_id(categories, category_ids, r->segment_category[i]);
+        const char *problem = segment_problem(c, s, picture);
+        char number[32];
+        snprintf(number, sizeof number, "%lld", (long long)s->id);
+        if (problem) {
+            left_out_add(c->left_out, problem, r->segment_name[i] ? r->segment_name[i] : number, NULL);
+            continue;
         }
-        if (s->category < 0) {
-            die("%s: annotation with id %lld: field \"category_id\": %lld is not among the categories", r->path,
-                (long long)s->id, (long long)r->segment_category[i]);
-        }
-        check_size(r, s, &c->pictures[owner[i]]);
-        c->pictures[owner[i]].count++;
+        owner[kept] = picture;
+        c->segments[kept++] = *s;
+        c->pictures[picture].count++;
     }
+    c->segment_count = kept;
     for (int i = 1; i < c->picture_count; i++) {
         c->pictures[i].first_segment = c->pictures[i - 1].first_segment + c->pictures[i - 1].count;
     }
@@ -583,13 +888,11 @@ static void link_segments(Reader *r) {
     free(owner);
 }
 
-static void check_names(const Reader *r) {
+static void check_counts(const Reader *r) {
     const Coco *c = &r->coco;
     if (!c->category_count) { die("%s: field \"categories\" is empty: expected at least one class", r->path); }
-    for (int i = 0; i < c->category_count; i++) {
-        if (coco_find_category(c, c->categories[i].name) != i) {
-            die("%s: field \"categories\": the name \"%s\" occurs twice", r->path, c->categories[i].name);
-        }
+    if (!c->picture_count && left_out_any(c->left_out)) {
+        die("%s: none of its pictures can be used: %s", r->path, left_out_text(c->left_out));
     }
 }
 
@@ -597,15 +900,21 @@ Coco coco_read(const char *path, bool panoptic) {
     Reader *r = xcalloc(1, sizeof *r);
     r->path = path;
     r->panoptic = panoptic;
+    r->coco.left_out = left_out_new();
+    r->coco.computed = left_out_new();
+    r->coco.texts_left_out = left_out_new();
     parse_file(r);
-    check_names(r);
     link_segments(r);
+    check_counts(r);
     Coco coco = r->coco;
+    coco.unusable = r->annotations > 0 && !coco.segment_count;
     coco.path = xstrdup(path);
     coco.panoptic = panoptic;
+    if (!panoptic) { coco_derive(&coco); }
     if (coco.pool) { coco.pool = xrealloc(coco.pool, (coco.pool_size + 1) * sizeof *coco.pool); }
     free(r->segment_picture);
     free(r->segment_category);
+    free(r->segment_name);
     free(r->files);
     free(r->values);
     free(r->lengths);

@@ -32,6 +32,14 @@ void h5_enter(void) {
 
 void h5_leave(void) { pthread_mutex_unlock(&lock); }
 
+void h5_without_locks(hid_t access) {
+#if H5_VERSION_GE(1, 10, 7)
+    H5Pset_file_locking(access, 0, 1);
+#else
+    (void)access;
+#endif
+}
+
 hid_t h5_half(void) { return half; }
 
 // The innermost error. A system error ("..., error message = 'No space left on device', ...") is cut to its message.

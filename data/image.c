@@ -1,9 +1,11 @@
 #include "data/image.h"
+#include "data/picture_header.h"
 #include "util/error.h"
 #include "util/file.h"
 #include <assert.h>
 #include <errno.h>
 #include <math.h>
+#include <stdbool.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -29,7 +31,7 @@
 
 Image image_new(int width, int height, int channels) {
     assert(width > 0 && height > 0 && channels > 0);
-    return (Image){width, height, channels, xcalloc((size_t)width * (size_t)height, (size_t)channels)};
+    return (Image){width, height, channels, xcalloc((size_t)width * (size_t)height, (size_t)channels), 0};
 }
 
 Image image_copy(const Image *image) {
@@ -64,6 +66,19 @@ static int picture_ended(void *context) {
     return from->cut || feof(from->file) || ferror(from->file);
 }
 
+// A pipe has no beginning to return to: its bytes are read into *bytes first, which the caller frees.
+static FILE *seekable(FILE *file, char **bytes) {
+    size_t size = 0, n;
+    char block[4096];
+    *bytes = NULL;
+    if (fseek(file, 0, SEEK_SET) == 0) { return file; }
+    FILE *copy = open_memstream(bytes, &size);
+    while ((n = fread(block, 1, sizeof block, file)) > 0) { fwrite(block, 1, n, copy); }
+    fclose(copy);
+    fclose(file);
+    return fmemopen(*bytes, size ? size : 1, "rb");
+}
+
 Image image_try_load(const char *path, int channels, char **why) {
     Image image = {.channels = channels};
     *why = NULL;
@@ -72,11 +87,24 @@ Image image_try_load(const char *path, int channels, char **why) {
         *why = xprintf("%s: cannot be opened: %s", path, folder_exists(path) ? "it is a folder" : strerror(errno));
         return (Image){0};
     }
+    char *bytes;
+    file = seekable(file, &bytes);
+    PictureHeader header = picture_header(file);
+    bool cmyk = header.components == 4 && !header.adobe;
+    rewind(file);
     PictureFile from = {.file = file};
     const stbi_io_callbacks callbacks = {read_picture, skip_picture, picture_ended};
     int in_file;
-    image.pixels = stbi_load_from_callbacks(&callbacks, &from, &image.width, &image.height, &in_file, channels);
+    if (!cmyk) {
+        image.pixels = stbi_load_from_callbacks(&callbacks, &from, &image.width, &image.height, &in_file, channels);
+    }
     fclose(file);
+    free(bytes);
+    if (cmyk) {
+        *why = xprintf("%s: is a CMYK picture without Adobe's marker, expected RGB or grey (convert it first)", path);
+        return (Image){0};
+    }
+    image.orientation = header.orientation;
     if (image.pixels && !from.cut) { return image; }
     *why = xprintf("%s: is damaged, cut off, or not a JPEG or PNG picture (%s)", path,
                    image.pixels ? "the end is missing" : stbi_failure_reason());
@@ -89,6 +117,33 @@ Image image_load(const char *path, int channels) {
     Image image = image_try_load(path, channels, &why);
     if (why) { die("%s", why); }
     return image;
+}
+
+// Where pixel (x, y) of the upright picture is stored. From 5 on rows and columns are exchanged.
+static size_t stored_at(const Image *stored, int orientation, int x, int y) {
+    int across = orientation >= 5 ? y : x, down = orientation >= 5 ? x : y; // as EXIF counts, from the stored corner
+    bool from_right = orientation == 2 || orientation == 3 || orientation == 7 || orientation == 8;
+    bool from_below = orientation == 3 || orientation == 4 || orientation == 6 || orientation == 7;
+    if (from_right) { across = stored->width - 1 - across; }
+    if (from_below) { down = stored->height - 1 - down; }
+    return (size_t)down * (size_t)stored->width + (size_t)across;
+}
+
+void image_upright(Image *image) {
+    int orientation = image->orientation;
+    bool turned = orientation >= 5;
+    if (orientation < 2 || orientation > 8) { return; }
+    Image out =
+        image_new(turned ? image->height : image->width, turned ? image->width : image->height, image->channels);
+    size_t bytes = (size_t)image->channels;
+    for (int y = 0; y < out.height; y++) {
+        for (int x = 0; x < out.width; x++) {
+            memcpy(out.pixels + ((size_t)y * (size_t)out.width + (size_t)x) * bytes,
+                   image->pixels + stored_at(image, orientation, x, y) * bytes, bytes);
+        }
+    }
+    image_free(image);
+    *image = out;
 }
 
 // Files in memory.
@@ -108,15 +163,21 @@ uint8_t *image_encode(const Image *image, int quality, size_t *size) {
     return (uint8_t *)bytes;
 }
 
+static bool ends_in(const char *path, const char *ending) {
+    const char *dot = strrchr(path, '.');
+    return dot && strcasecmp(dot, ending) == 0;
+}
+
+static bool is_jpeg_name(const char *path) { return ends_in(path, ".jpg") || ends_in(path, ".jpeg"); }
+
+void image_want_name(const char *path) {
+    if (!ends_in(path, ".png") && !is_jpeg_name(path)) { die("%s: expected a name that ends in .png or .jpg", path); }
+}
+
 void image_save(const Image *image, const char *path) {
-    const char *ending = strrchr(path, '.');
     size_t size;
-    uint8_t *bytes = NULL;
-    if (ending && strcasecmp(ending, ".png") == 0) { bytes = image_encode(image, 0, &size); }
-    if (ending && (strcasecmp(ending, ".jpg") == 0 || strcasecmp(ending, ".jpeg") == 0)) {
-        bytes = image_encode(image, 95, &size);
-    }
-    if (!bytes) { die("%s: expected a name that ends in .png or .jpg", path); }
+    image_want_name(path);
+    uint8_t *bytes = image_encode(image, is_jpeg_name(path) ? 95 : 0, &size);
     atomic_write(path, bytes, size);
     free(bytes);
 }

@@ -7,6 +7,7 @@
 typedef struct {
     int width, height, channels; // channels: 3 (RGB) or 1 (grey)
     uint8_t *pixels;
+    int orientation; // of a file that was read: EXIF's, 1..8; 0: none
 } Image;
 
 Image image_new(int width, int height, int channels); // all zero
@@ -14,14 +15,18 @@ Image image_copy(const Image *image);
 void image_free(Image *image);
 
 // Reads a JPEG or PNG (or another format of stb_image) as `channels` channels. Grey is spread to RGB, alpha is dropped,
-// and EXIF orientation is ignored, as COCO's annotations require. Dies if the file is missing, cut off or not a
-// picture.
+// and the pixels are as they are stored: image_upright turns them as people see the picture. Dies if the file is
+// missing, cut off, not a picture, or a JPEG of four components without Adobe's marker (CMYK, as Pillow has it).
 Image image_load(const char *path, int channels);
 // The same, but on failure it returns an image without pixels and a sentence in *why, freed by the caller.
 Image image_try_load(const char *path, int channels, char **why);
 
+// Turns and mirrors the pixels as the EXIF orientation says (Pillow's ImageOps.exif_transpose).
+void image_upright(Image *image);
+
 // Writes .png, .jpg or .jpeg (quality 95), by the ending of `path`. The file appears whole or not at all.
 void image_save(const Image *image, const char *path);
+void image_want_name(const char *path); // dies if the ending is none of these; for the start of a command
 // A picture file in memory, freed by the caller: a JPEG of that quality (1..100), or a PNG if it is 0.
 uint8_t *image_encode(const Image *image, int quality, size_t *size);
 

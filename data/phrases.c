@@ -2,6 +2,8 @@
 #include "util/error.h"
 #include "util/file.h"
 #include "util/json.h"
+#include "util/text.h"
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -30,6 +32,14 @@ static int find_picture(const Reader *r, int64_t id) {
     return high >= 0 && r->coco->pictures[r->by_id[low]].id == id ? r->by_id[low] : -1;
 }
 
+// An id as the annotations may have it: a number, or a text.
+static bool is_id(yajl_val value) { return value && (YAJL_IS_INTEGER(value) || YAJL_IS_STRING(value)); }
+
+static int64_t id_of(yajl_val value) {
+    const char *text = YAJL_GET_STRING(value);
+    return text ? coco_id_of_text(text, strlen(text)) : YAJL_GET_INTEGER(value);
+}
+
 static int find_object(const Reader *r, int picture, int64_t id) {
     const Picture *p = &r->coco->pictures[picture];
     for (int i = p->first_segment; i < p->first_segment + p->count; i++) {
@@ -41,6 +51,9 @@ static int find_object(const Reader *r, int picture, int64_t id) {
 // ---- entries: a function that finds a fault returns what is wrong
 
 static void leave_out(Reader *r, const char *problem) {
+    char number[32];
+    snprintf(number, sizeof number, "%lld", r->entry);
+    left_out_add(r->p.list, r->p.captions ? "entries or texts of captions" : "entries or texts of refs", number, NULL);
     if (r->p.left_out++ < NAMED) { warn("%s: entry %lld %s: it is left out", r->p.path, r->entry, problem); }
 }
 
@@ -49,13 +62,13 @@ static const char *read_objects(Reader *r, yajl_val entry, Phrase *phrase) {
     yajl_val id = json_find(entry, "ann_id"), nothing = json_find(entry, "no_target");
     phrase->first = r->object_count;
     if (nothing && YAJL_IS_TRUE(nothing)) { return NULL; }
-    if (!id || !(YAJL_IS_INTEGER(id) || YAJL_IS_ARRAY(id))) { return "has no \"ann_id\", expected an id or a list"; }
+    if (!id || !(is_id(id) || YAJL_IS_ARRAY(id))) { return "has no \"ann_id\", expected an id or a list"; }
     size_t count = YAJL_IS_ARRAY(id) ? YAJL_GET_ARRAY(id)->len : 1;
     yajl_val *ids = YAJL_IS_ARRAY(id) ? YAJL_GET_ARRAY(id)->values : &id;
     for (size_t i = 0; i < count; i++) {
-        if (!YAJL_IS_INTEGER(ids[i])) { return "has an \"ann_id\" that is not an integer"; }
-        if (count == 1 && YAJL_GET_INTEGER(ids[i]) == -1) { return NULL; }
-        int object = find_object(r, phrase->picture, YAJL_GET_INTEGER(ids[i]));
+        if (!is_id(ids[i])) { return "has an \"ann_id\" that is not an integer"; }
+        if (count == 1 && id_of(ids[i]) == -1) { return NULL; }
+        int object = find_object(r, phrase->picture, id_of(ids[i]));
         if (object < 0) { return "has an \"ann_id\" that is no annotation of its picture"; }
         for (int k = phrase->first; k < phrase->first + phrase->count; k++) {
             if (r->p.objects[k] == object) { return "has an \"ann_id\" twice"; }
@@ -86,8 +99,8 @@ static const char *read_kind(Reader *r, yajl_val entry, Phrase *phrase) {
 static const char *read_picture(const Reader *r, yajl_val entry, Phrase *phrase) {
     if (!YAJL_IS_OBJECT(entry)) { return "is not an object"; }
     yajl_val id = json_find(entry, "image_id");
-    if (!id || !YAJL_IS_INTEGER(id)) { return "has no \"image_id\", expected an integer"; }
-    phrase->picture = find_picture(r, YAJL_GET_INTEGER(id));
+    if (!is_id(id)) { return "has no \"image_id\", expected an integer"; }
+    phrase->picture = find_picture(r, id_of(id));
     return phrase->picture < 0 ? "has an \"image_id\" that the annotations do not have" : NULL;
 }
 
@@ -97,13 +110,8 @@ static const char *add_text(Reader *r, yajl_val value, const Phrase *phrase) {
         value = sent ? sent : json_find(value, "raw");
     }
     if (!value || !YAJL_IS_STRING(value)) { return "has something else than a text where one is expected"; }
-    const char *from = YAJL_GET_STRING(value);
-    from += strspn(from, " \t\r\n");
-    size_t length = strlen(from);
-    while (length && strchr(" \t\r\n", from[length - 1])) { length--; }
-    if (!length) { return "has an empty text"; }
-    char *text = xprintf("%.*s", (int)length, from);
-    const char *problem = text_problem(text);
+    char *copy = xstrdup(YAJL_GET_STRING(value)), *text = text_trim(copy);
+    const char *problem = *text ? text_problem(text) : "has an empty text";
     if (!problem) {
         GROW(r->p.phrases, r->p.count);
         Phrase *added = &r->p.phrases[r->p.count++];
@@ -111,7 +119,7 @@ static const char *add_text(Reader *r, yajl_val value, const Phrase *phrase) {
         int number = text_table_add(&r->p.texts, text); // may move the list of texts, but no text
         added->text = r->p.texts.texts[number];
     }
-    free(text);
+    free(copy);
     return problem;
 }
 
@@ -177,6 +185,7 @@ Phrases phrases_open(const Coco *coco, bool captions) {
     Reader r = {.coco = coco, .p = {.captions = captions}};
     r.p.path = path_beside(coco, captions ? "captions" : "refs");
     if (!file_exists(r.p.path)) { die("%s: does not exist, expected beside %s", r.p.path, coco->path); }
+    r.p.list = coco->texts_left_out;
     r.by_id = coco_by_id(coco);
     Json json = json_read(r.p.path);
     yajl_val list = find_list(&json, captions);

@@ -32,6 +32,7 @@ typedef struct {
     char **kinds;    // in the order of their first appearance; "phrase" and "absent" where the file has none
     TextTable texts; // the distinct texts
     long long entries, left_out;
+    LeftOut *list; // the numbers of entries that are left out; the data set owns it
 } Phrases;
 
 // Reads captions_* or refs_* beside the open annotation file. Dies if there is none, or nothing in it can be used.

@@ -208,11 +208,10 @@ SampleReason sample_plan(const Coco *coco, const SampleOptions *o, int picture, 
 }
 
 // The masks at the picture's own size, cropped and resampled to the training resolution.
-void sample_render_masks(const Coco *coco, const SampleOptions *o, Sample *s) {
+static void render_masks(const Coco *coco, const SampleOptions *o, const uint32_t *ids, Sample *s) {
     const Picture *p = &coco->pictures[s->picture];
     size_t pixels = (size_t)p->width * (size_t)p->height, out = (size_t)o->resolution * (size_t)o->resolution;
     uint8_t *painted = xcalloc(pixels, 1), *unpainted = xcalloc(pixels, 1);
-    uint32_t *ids = coco_segment_ids(coco, s->picture);
     for (int i = 0; i < p->count; i++) {
         const Segment *segment = &segments_of(coco, s)[i];
         if (s->text ? !s->valid[i] : segment->category != s->category) { continue; }
@@ -230,33 +229,37 @@ void sample_render_masks(const Coco *coco, const SampleOptions *o, Sample *s) {
     s->area = (float)((double)count / (double)out);
     free(painted);
     free(unpainted);
+}
+
+void sample_render_masks(const Coco *coco, const SampleOptions *o, Sample *s) {
+    uint32_t *ids = coco_segment_ids(coco, s->picture);
+    render_masks(coco, o, ids, s);
     free(ids);
 }
 
-SampleReason sample_render(const Coco *coco, const SampleOptions *o, Sample *s) {
-    const Picture *p = &coco->pictures[s->picture];
-    sample_render_masks(coco, o, s);
-    if (!s->absent && s->area == 0) { return SAMPLE_EMPTY_MASK; }
-    char *path = coco_picture_path(coco, s->picture), *why;
-    Image whole = image_try_load(path, 3, &why);
-    if (!why && (whole.width != p->width || whole.height != p->height)) {
-        why = xprintf("%s: is %d x %d pixels, expected %d x %d as in %s", path, whole.width, whole.height, p->width,
-                      p->height, coco->path);
-    }
-    if (why && !o->skip_damaged) { die("%s", why); }
-    SampleReason reason = why ? SAMPLE_DAMAGED : SAMPLE_OK;
-    if (why) {
-        warn("%s", why);
-    } else {
-        // Crop first, as in the original, so that the filter sees no pixels outside the crop.
-        Image crop = image_crop(&whole, s->x, s->y, s->side, s->side);
-        s->rgb = image_resize(&crop, 0, 0, s->side, s->side, o->resolution, o->resolution, FILTER_LANCZOS);
-        image_free(&crop);
-    }
+// A picture or panoptic PNG that cannot be read.
+static SampleReason damaged(const Coco *coco, const SampleOptions *o, const Sample *s, char *why) {
+    if (!o->skip_damaged) { die("%s", why); }
+    coco_unreadable(coco, s->picture, why);
     free(why);
-    free(path);
+    return SAMPLE_DAMAGED;
+}
+
+SampleReason sample_render(const Coco *coco, const SampleOptions *o, Sample *s) {
+    char *why;
+    uint32_t *ids = coco_try_segment_ids(coco, s->picture, &why);
+    if (why) { return damaged(coco, o, s, why); }
+    render_masks(coco, o, ids, s);
+    free(ids);
+    if (!s->absent && s->area == 0) { return SAMPLE_EMPTY_MASK; }
+    Image whole = coco_load_picture(coco, s->picture, &why);
+    if (why) { return damaged(coco, o, s, why); }
+    // Crop first, as in the original, so that the filter sees no pixels outside the crop.
+    Image crop = image_crop(&whole, s->x, s->y, s->side, s->side);
+    s->rgb = image_resize(&crop, 0, 0, s->side, s->side, o->resolution, o->resolution, FILTER_LANCZOS);
+    image_free(&crop);
     image_free(&whole);
-    return reason;
+    return SAMPLE_OK;
 }
 
 SampleReason sample_make(const Coco *coco, const SampleOptions *o, int picture, uint32_t pass, Sample *s) {

@@ -2,6 +2,7 @@
 #include "data/shard_info.h"
 #include "data/h5_text.h"
 #include "util/error.h"
+#include "util/text.h"
 #include <stddef.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -43,7 +44,7 @@ void shard_info_classes(ShardInfo *info, int count, const char *const *names) {
     info->classes = xcalloc((size_t)count, sizeof *info->classes);
     info->trained = xcalloc((size_t)count, 1);
     info->sampled = xcalloc((size_t)count, 1);
-    for (int i = 0; i < count; i++) { info->classes[i] = xstrdup(names[i]); }
+    for (int i = 0; i < count; i++) { info->classes[i] = text_trimmed(names[i]); }
 }
 
 void shard_info_kinds(ShardInfo *info, int count, const char *const *names) {

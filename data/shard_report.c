@@ -6,6 +6,7 @@
 #include "util/progress.h"
 #include <stdio.h>
 #include <stdlib.h>
+#include <string.h>
 #include <sys/stat.h>
 
 typedef struct {
@@ -47,6 +48,21 @@ static void put_dropped(yajl_gen gen, const ShardSet *set, const Counts *counts)
     yajl_gen_map_close(gen);
 }
 
+// The ids that are texts in the annotations, by the numbers that stand for them in the shards.
+static void put_names(yajl_gen gen, const Coco *coco) {
+    bool any = false;
+    for (int i = 0; i < coco->picture_count; i++) {
+        const Picture *p = &coco->pictures[i];
+        char number[24];
+        snprintf(number, sizeof number, "%lld", (long long)p->id);
+        if (!p->id_name || strcmp(p->id_name, number) == 0) { continue; }
+        if (!any) { json_open_map(gen, "image_names"); }
+        any = true;
+        json_put_string(gen, number, p->id_name);
+    }
+    if (any) { yajl_gen_map_close(gen); }
+}
+
 static void put_texts(yajl_gen gen, const ShardSet *set, const Counts *counts) {
     json_put_string(gen, "text_source", set->info.text_source);
     json_put_integer(gen, "texts", set->text_count);
@@ -55,7 +71,7 @@ static void put_texts(yajl_gen gen, const ShardSet *set, const Counts *counts) {
     yajl_gen_map_close(gen);
 }
 
-static void write_json(const ShardSet *set, const Counts *counts, const char *path) {
+static void write_json(const ShardSet *set, const Counts *counts, const Coco *coco, const char *path) {
     const ShardInfo *info = &set->info;
     yajl_gen gen = json_writer();
     yajl_gen_map_open(gen);
@@ -76,15 +92,17 @@ static void write_json(const ShardSet *set, const Counts *counts, const char *pa
     yajl_gen_map_close(gen);
     if (shard_has_texts(info)) { put_texts(gen, set, counts); }
     put_dropped(gen, set, counts);
+    put_names(gen, coco);
+    coco_put_left_out(coco, gen);
     yajl_gen_map_close(gen);
     json_write(gen, path);
 }
 
-void shard_report(const ShardSet *set) {
+void shard_report(const ShardSet *set, const Coco *coco) {
     Path path = path_of("%s/%s.json", set->folder, set->info.split);
     Counts counts = count_all(set);
     char size[24];
-    write_json(set, &counts, path.text);
+    write_json(set, &counts, coco, path.text);
     printf("%s: %lld samples of %lld pictures in %d pass%s, %d shard%s, %s", set->folder, set->samples,
            counts.pictures / set->info.passes, set->info.passes, set->info.passes == 1 ? "" : "es", set->count,
            set->count == 1 ? "" : "s", format_bytes(counts.bytes, size));

@@ -150,6 +150,7 @@ static void write_file(const ShardWriter *w, const char *temporary) {
     hid_t access = H5Pcreate(H5P_FILE_ACCESS);
     H5Pset_fapl_core(access, 1 << 20, 1);
     H5Pset_libver_bounds(access, H5F_LIBVER_V110, H5F_LIBVER_V110); // the format that checksums its metadata
+    h5_without_locks(access);
     hid_t creation = H5Pcreate(H5P_FILE_CREATE);
     H5Pset_obj_track_times(creation, 0); // equal runs give equal bytes
     hid_t file = H5Fcreate(temporary, H5F_ACC_TRUNC, creation, access);

@@ -1,20 +1,14 @@
 #include "data/texts.h"
 #include "util/error.h"
+#include "util/text.h"
 #include <limits.h>
 #include <stdlib.h>
 #include <string.h>
 #include <utf8proc.h>
 
-// FNV-1a, 64 bits (Fowler, Noll, Vo).
-static uint64_t hash(const char *text) {
-    uint64_t h = 1469598103934665603u;
-    for (; *text; text++) { h = (h ^ (uint8_t)*text) * 1099511628211u; }
-    return h;
-}
-
 // The slot that holds a text or would hold it.
 static size_t slot_of(const TextTable *t, const char *text) {
-    size_t at = (size_t)hash(text) & (t->slot_count - 1);
+    size_t at = (size_t)text_hash(text, strlen(text)) & (t->slot_count - 1);
     while (t->slots[at] && strcmp(t->texts[t->slots[at] - 1], text) != 0) { at = (at + 1) & (t->slot_count - 1); }
     return at;
 }

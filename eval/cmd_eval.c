@@ -219,7 +219,7 @@ static void tune(bool crops, Pipeline *p, const ModelSettings *settings, MaskRul
     if (count == 0) { die("%s: no pair of a picture and a seen class to choose thresholds on", dataset.where); }
     Evaluator e = evaluator_create(p, &dataset, settings, NULL, 0, record->steps, o.answer.ensemble, o.batch,
                                    (uint64_t)o.seed, dev);
-    record->tune_miou = tune_rule(&e, &dataset, pairs, count, rule);
+    record->tune_miou = tune_rule(&e, &dataset, pairs, &count, rule);
     record->tune_pairs = count;
     record->tuned_on = xstrdup(dataset.where);
     printf("thresholds chosen on %d pairs of %s: tolerance %.2f", count, dataset.where, rule->tolerance);
@@ -273,6 +273,7 @@ static void write_results(const Dataset *dataset, const Evaluation *v, const Eva
 int cmd_eval(int argc, char **argv) {
     char *command = options_command(argc, argv), *masks = NULL;
     bool crops = parse(argc, argv);
+    want_folder(o.out);
     ModelSettings settings;
     settings_read(&settings, o.answer.model);
     Device dev;
@@ -327,7 +328,7 @@ int cmd_eval(int argc, char **argv) {
         make_folders(masks);
         v.masks = masks;
     }
-    evaluator_start(&e, (Start)o.start, &dataset, pairs, v.count);
+    evaluator_start(&e, (Start)o.start, &dataset, pairs, &v.count);
     evaluate(&e, &dataset, &v);
     write_results(&dataset, &v, &record, &settings);
 

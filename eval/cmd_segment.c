@@ -7,6 +7,7 @@
 #include "util/file.h"
 #include "util/options.h"
 #include "util/progress.h"
+#include "util/text.h"
 #include <math.h>
 #include <stdlib.h>
 #include <string.h>
@@ -134,7 +135,9 @@ int cmd_segment(int argc, char **argv) {
     parse(argc, argv);
     ModelSettings settings;
     settings_read(&settings, o.answer.model);
+    if (o.noise) { want_output("--dump-noise", o.noise); }
     Image rgb = image_load(o.image, 3);
+    image_upright(&rgb); // as people see it
     Device dev;
     device_open(&dev, 0);
     int parts = PART_UNET | PART_VAE_ENCODER | PART_VAE_DECODER | PART_TEXT | PART_SCHEDULE;
@@ -147,8 +150,10 @@ int cmd_segment(int argc, char **argv) {
     double started = now_seconds();
     Pictures pictures = run(&p, &settings, &frame, &rgb, &dev);
     double share = write_pictures(&rgb, &frame, &pictures, &rule);
-    printf("\"%s\" covers %.1f%% of %s (%.2f s); wrote %s-mask.png, -prediction.png, -overlay.png\n", o.text,
-           100 * share, o.image, now_seconds() - started, o.out);
+    char *text = text_shown(o.text);
+    printf("\"%s\" covers %.1f%% of %s (%.2f s); wrote %s-mask.png, -prediction.png, -overlay.png\n", text, 100 * share,
+           o.image, now_seconds() - started, o.out);
+    free(text);
     free(pictures.input);
     free(pictures.prediction);
     image_free(&rgb);

@@ -7,6 +7,7 @@
 
 Dataset dataset_of_pictures(const char *data, const char *split, const char *annotations, int resolution) {
     Dataset s = {.resolution = resolution, .coco = coco_open(data, split, annotations)};
+    coco_want_segments(&s.coco);
     s.class_count = s.coco.category_count;
     s.class_names = coco_class_names(&s.coco);
     s.where = xprintf("%s, split %s (%s)", data, split, s.coco.panoptic ? "panoptic" : "instances");
@@ -63,38 +64,44 @@ static void split_mask(const uint8_t *mask, size_t pixels, uint8_t *object, uint
 }
 
 // The union of everything that is annotated, whatever its class.
-static void mark_all_objects(const Coco *coco, int picture, uint8_t *mask) {
+static void mark_all_objects(const Coco *coco, int picture, const uint32_t *ids, uint8_t *mask) {
     const Picture *p = &coco->pictures[picture];
-    uint32_t *ids = coco_segment_ids(coco, picture);
     for (int i = 0; i < p->count; i++) {
         const Segment *segment = &coco->segments[p->first_segment + i];
         if (coco->categories[segment->category].thing) { coco_add_mask(coco, picture, segment, ids, mask); }
     }
-    free(ids);
 }
 
-static DatasetItem read_picture(const Dataset *s, Pair pair) {
+static bool unreadable(const Dataset *s, int picture, char *why) {
+    coco_unreadable(&s->coco, picture, why);
+    free(why);
+    return false;
+}
+
+static bool read_picture(const Dataset *s, Pair pair, DatasetItem *item) {
     const Picture *picture = &s->coco.pictures[pair.item];
     size_t pixels = (size_t)picture->width * picture->height;
-    char *path = coco_picture_path(&s->coco, pair.item);
-    Image rgb = image_load(path, 3);
-    if (rgb.width != picture->width || rgb.height != picture->height) {
-        die("%s is %dx%d: expected %dx%d, as in %s", path, rgb.width, rgb.height, picture->width, picture->height,
-            s->coco.path);
+    char *why;
+    uint32_t *ids = coco_try_segment_ids(&s->coco, pair.item, &why);
+    if (why) { return unreadable(s, pair.item, why); }
+    Image rgb = coco_load_picture(&s->coco, pair.item, &why);
+    if (why) {
+        free(ids);
+        return unreadable(s, pair.item, why);
     }
-    DatasetItem item = {.pair = pair, .frame = frame_pad(rgb.width, rgb.height, s->resolution)};
-    item.pixels = xmalloc((size_t)s->resolution * s->resolution * 3 * sizeof *item.pixels);
-    frame_picture(&item.frame, &rgb, item.pixels);
-    uint8_t *mask = coco_class_mask(&s->coco, pair.item, pair.category);
-    item.truth = xmalloc(pixels);
-    item.ignore = xmalloc(pixels);
-    item.all_objects = xcalloc(pixels, 1);
-    split_mask(mask, pixels, item.truth, item.ignore);
-    mark_all_objects(&s->coco, pair.item, item.all_objects);
+    *item = (DatasetItem){.pair = pair, .frame = frame_pad(rgb.width, rgb.height, s->resolution)};
+    item->pixels = xmalloc((size_t)s->resolution * s->resolution * 3 * sizeof *item->pixels);
+    frame_picture(&item->frame, &rgb, item->pixels);
+    uint8_t *mask = coco_class_mask(&s->coco, pair.item, pair.category, ids);
+    item->truth = xmalloc(pixels);
+    item->ignore = xmalloc(pixels);
+    item->all_objects = xcalloc(pixels, 1);
+    split_mask(mask, pixels, item->truth, item->ignore);
+    mark_all_objects(&s->coco, pair.item, ids, item->all_objects);
     free(mask);
-    free(path);
+    free(ids);
     image_free(&rgb);
-    return item;
+    return true;
 }
 
 static DatasetItem read_crop(const Dataset *s, Pair pair, const ModelSettings *settings, size_t latent_count) {
@@ -114,8 +121,37 @@ static DatasetItem read_crop(const Dataset *s, Pair pair, const ModelSettings *s
     return item;
 }
 
-DatasetItem dataset_read(const Dataset *s, Pair pair, const ModelSettings *settings, size_t latent_count) {
-    return s->crops ? read_crop(s, pair, settings, latent_count) : read_picture(s, pair);
+bool dataset_read(const Dataset *s, Pair pair, const ModelSettings *settings, size_t latent_count, DatasetItem *item) {
+    if (!s->crops) { return read_picture(s, pair, item); }
+    *item = read_crop(s, pair, settings, latent_count);
+    return true;
+}
+
+int dataset_read_some(const Dataset *s, Pair *pairs, int *count, int first, int most, const ModelSettings *settings,
+                      size_t latent_count, DatasetItem *items) {
+    int n = 0, at = first;
+    for (; at < *count && n < most; at++) {
+        Pair pair = pairs[at];
+        if (dataset_read(s, pair, settings, latent_count, &items[n])) { pairs[first + n++] = pair; }
+    }
+    int left_out = at - first - n;
+    if (left_out) {
+        memmove(pairs + first + n, pairs + at, (size_t)(*count - at) * sizeof *pairs);
+        *count -= left_out;
+    }
+    return n;
+}
+
+void dataset_want_pairs(const Dataset *s, int count) {
+    if (count) { return; }
+    if (!s->crops) { coco_say(&s->coco); }
+    die("%s: none of the pictures that are asked for can be read", s->where);
+}
+
+const char *dataset_image_name(const Dataset *s, const Pair *pair, char number[24]) {
+    if (!s->crops) { return coco_picture_name(&s->coco, pair->item, number); }
+    snprintf(number, 24, "%lld", (long long)pair->image_id);
+    return number;
 }
 
 void dataset_item_free(DatasetItem *item) {

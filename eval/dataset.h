@@ -34,8 +34,17 @@ typedef struct {
     uint8_t *truth, *ignore, *all_objects; // (height, width), 0 or 1; all_objects NULL for crops
 } DatasetItem;
 
-// Reads a pair's picture and masks. latent_count: h w L.
-DatasetItem dataset_read(const Dataset *dataset, Pair pair, const ModelSettings *settings, size_t latent_count);
+// Reads a pair's picture and masks. latent_count: h w L. Returns false, and counts the picture as left out, if its file
+// or its panoptic PNG cannot be read.
+bool dataset_read(const Dataset *dataset, Pair pair, const ModelSettings *settings, size_t latent_count,
+                  DatasetItem *item);
+// Reads at most `most` of pairs[first .. *count) into items. Pairs that cannot be read are removed from the list.
+// Returns the number of items: 0 at the end of the list.
+int dataset_read_some(const Dataset *dataset, Pair *pairs, int *count, int first, int most,
+                      const ModelSettings *settings, size_t latent_count, DatasetItem *items);
+void dataset_want_pairs(const Dataset *dataset, int count); // dies if there is none that could be read
+// The id of a pair's picture as the annotations have it.
+const char *dataset_image_name(const Dataset *dataset, const Pair *pair, char number[24]);
 void dataset_item_free(DatasetItem *item);
 // pixels (H, W, 3) in [-1, 1] of the target that the model should draw for this pair.
 void dataset_target(const DatasetItem *item, const ModelSettings *settings, float *pixels);

@@ -1,6 +1,7 @@
 #include "eval/evaluate.h"
 #include "util/error.h"
 #include "util/progress.h"
+#include "util/text.h"
 #include "util/threads.h"
 #include <stdlib.h>
 #include <string.h>
@@ -105,10 +106,10 @@ static void target_latents(Evaluator *e, const DatasetItem *items, int n, float 
     if (!items[0].target_latent) { sampler_encode(&e->sampler, latents, e->pixels, n, e->dev); }
 }
 
-static int read_batch(const Evaluator *e, const Dataset *dataset, const Pair *pairs, int count, DatasetItem *items) {
-    int n = count < e->batch ? count : e->batch;
-    for (int i = 0; i < n; i++) { items[i] = dataset_read(dataset, pairs[i], &e->settings, latent_count(e)); }
-    return n;
+// The next batch; pairs whose picture cannot be read leave the list.
+static int read_batch(const Evaluator *e, const Dataset *dataset, Pair *pairs, int *count, int first,
+                      DatasetItem *items) {
+    return dataset_read_some(dataset, pairs, count, first, e->batch, &e->settings, latent_count(e), items);
 }
 
 // ---- starts --------------------------------------------------------------------------------------------------------
@@ -117,21 +118,21 @@ const char *const start_names[] = {"noise", "truth", "mean", "image", NULL};
 
 enum { MEAN_PAIRS = 512 };
 
-static void fill_mean(Evaluator *e, const Dataset *dataset, const Pair *pairs, int count) {
+static void fill_mean(Evaluator *e, const Dataset *dataset, Pair *pairs, int *count) {
     size_t latent = latent_count(e);
     DatasetItem *items = xcalloc((size_t)e->batch, sizeof *items);
     int used = 0;
-    for (int first = 0, n; first < count && used < MEAN_PAIRS; first += n, used += n) {
-        n = read_batch(e, dataset, pairs + first, count - first, items);
+    for (int n; used < MEAN_PAIRS && (n = read_batch(e, dataset, pairs, count, used, items)) > 0; used += n) {
         target_latents(e, items, n, e->starts);
         for (size_t i = 0; i < (size_t)n * latent; i++) { e->mean[i % latent] += e->starts[i]; }
         for (int i = 0; i < n; i++) { dataset_item_free(&items[i]); }
     }
+    dataset_want_pairs(dataset, *count);
     for (size_t i = 0; i < latent; i++) { e->mean[i] /= (float)used; }
     free(items);
 }
 
-void evaluator_start(Evaluator *e, Start start, const Dataset *dataset, const Pair *pairs, int count) {
+void evaluator_start(Evaluator *e, Start start, const Dataset *dataset, Pair *pairs, int *count) {
     e->start = start;
     if (start == START_NOISE) { return; }
     e->starts = xcalloc((size_t)e->batch * latent_count(e), sizeof *e->starts);
@@ -222,19 +223,17 @@ static void score_floors(const DatasetItem *item, const float *input, Evaluation
     free(mask);
 }
 
-// FOLDER/IMAGE-TEXT.png, white where the class or phrase was found; blanks and slashes of its first 100 bytes become
-// underscores.
-static void save_mask(const char *folder, const DatasetItem *item, const uint8_t *mask, const char *text) {
+// FOLDER/IMAGE-TEXT.png, white where the class or phrase was found.
+static void save_mask(const char *folder, const DatasetItem *item, const uint8_t *mask, const char *text,
+                      const char *image_name) {
     Image image = mask_image(mask, item->frame.width, item->frame.height);
-    char *name = xprintf("%.100s", text);
-    for (char *c = name; *c; c++) {
-        if (*c == ' ' || *c == '/') { *c = '_'; }
-    }
-    char *path = xprintf("%s/%lld-%s.png", folder, (long long)item->pair.image_id, name);
+    char *name = text_file_name(text), *id = text_file_name(image_name);
+    char *path = xprintf("%s/%s-%s.png", folder, id, name);
     image_save(&image, path);
     image_free(&image);
     free(path);
     free(name);
+    free(id);
 }
 
 // Extraction and scores of a batch. masks[i] (NULL: not needed) gets the predicted mask of pair i, which the caller
@@ -270,7 +269,11 @@ static void score_model(Evaluator *e, const Dataset *dataset, const DatasetItem 
             gallery_offer(&v->gallery, &items[i], e->inputs + at, e->predictions + at, masks[i], pair_iou(score),
                           v->seen[score->class_index]);
         }
-        if (v->masks) { save_mask(v->masks, &items[i], masks[i], dataset_text(dataset, &items[i].pair)); }
+        char number[24];
+        if (v->masks) {
+            save_mask(v->masks, &items[i], masks[i], dataset_text(dataset, &items[i].pair),
+                      dataset_image_name(dataset, &items[i].pair, number));
+        }
         free(masks[i]);
     }
 }
@@ -310,15 +313,15 @@ void evaluate(Evaluator *e, const Dataset *dataset, Evaluation *v) {
     double started = now_seconds();
     Progress progress = progress_begin("eval", "pairs", v->count, 0);
     DatasetItem *items = xcalloc((size_t)e->batch, sizeof *items);
-    for (int first = 0; first < v->count;) {
+    for (int first = 0, n; (n = read_batch(e, dataset, v->pairs, &v->count, first, items)) > 0;) {
         threads_adapt();
-        int n = read_batch(e, dataset, v->pairs + first, v->count - first, items);
         evaluate_batch(e, dataset, items, n, v, first);
         for (int i = 0; i < n; i++) { dataset_item_free(&items[i]); }
         first += n;
         progress_update(&progress, first);
     }
     progress_end(&progress, v->count);
+    dataset_want_pairs(dataset, v->count);
     v->seconds = now_seconds() - started;
     free(items);
 }
@@ -342,14 +345,14 @@ static MaskRule grid_rule(const MaskRule *rule, int point) {
     return r;
 }
 
-double tune_rule(Evaluator *e, const Dataset *dataset, const Pair *pairs, int count, MaskRule *rule) {
+double tune_rule(Evaluator *e, const Dataset *dataset, Pair *pairs, int *left, MaskRule *rule) {
+    int count = *left; // the rows of scores; *left becomes smaller where pictures cannot be read
     int points = TOLERANCES * (rule->method == MASK_COMPARE ? CHANGES : 1), best = 0;
     PairScore *scores = xmalloc(((size_t)points * count + 1) * sizeof *scores); // (points, count)
     DatasetItem *items = xcalloc((size_t)e->batch, sizeof *items);
     Progress progress = progress_begin("tune", "pairs", count, 0);
-    for (int first = 0; first < count;) {
+    for (int first = 0, n; (n = read_batch(e, dataset, pairs, left, first, items)) > 0;) {
         threads_adapt();
-        int n = read_batch(e, dataset, pairs + first, count - first, items);
         load(e, items, n);
         predict(e, items, n, e->steps, 0);
 #pragma omp parallel for schedule(dynamic)
@@ -366,10 +369,11 @@ double tune_rule(Evaluator *e, const Dataset *dataset, const Pair *pairs, int co
         first += n;
         progress_update(&progress, first);
     }
-    progress_end(&progress, count);
+    progress_end(&progress, *left);
+    dataset_want_pairs(dataset, *left);
     double best_miou = -1;
     for (int point = 0; point < points; point++) {
-        Summary s = summarize(scores + (size_t)point * count, count, NULL, dataset->class_count, 0, 0);
+        Summary s = summarize(scores + (size_t)point * count, *left, NULL, dataset->class_count, 0, 0);
         if (s.miou > best_miou) {
             best_miou = s.miou;
             best = point;

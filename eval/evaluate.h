@@ -36,8 +36,9 @@ Evaluator evaluator_create(Pipeline *pipeline, const Dataset *dataset, const Mod
                            const PromptSet *sets, int set_count, int steps, int ensemble, int batch, uint64_t seed,
                            Device *dev);
 void evaluator_destroy(Evaluator *e);
+// In all functions here, pairs whose picture cannot be read leave the list (eval/dataset.h).
 // What predictions start from. START_MEAN takes the mean target of at most 512 of the pairs.
-void evaluator_start(Evaluator *e, Start start, const Dataset *dataset, const Pair *pairs, int count);
+void evaluator_start(Evaluator *e, Start start, const Dataset *dataset, Pair *pairs, int *count);
 
 enum { BOX_SIZES = 9, MAX_STEPS_TABLE = 12 };
 // The kinds of scores of every pair.
@@ -62,7 +63,7 @@ typedef struct {
 enum { MAX_GROUPS = 32, MAX_SHARD_KINDS = 256 }; // of the command line; of phrases
 
 typedef struct {
-    const Pair *pairs;
+    Pair *pairs;
     int count;
     MaskRule rule;
     const bool *seen; // (classes)
@@ -83,4 +84,4 @@ void evaluate(Evaluator *e, const Dataset *dataset, Evaluation *evaluation);
 void evaluation_free(Evaluation *evaluation);
 
 // Chooses tolerance (and changed, for MASK_COMPARE) of the rule by the mIoU over these pairs; returns that mIoU.
-double tune_rule(Evaluator *e, const Dataset *dataset, const Pair *pairs, int count, MaskRule *rule);
+double tune_rule(Evaluator *e, const Dataset *dataset, Pair *pairs, int *count, MaskRule *rule);

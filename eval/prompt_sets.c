@@ -1,19 +1,13 @@
 #include "eval/prompt_sets.h"
 #include "util/error.h"
 #include "util/file.h"
+#include "util/text.h"
 #include <stdlib.h>
 #include <string.h>
 
 char *prompt_fill(const char *template, const char *class_name) {
     const char *hole = strstr(template, "{}");
     return hole ? xprintf("%.*s%s%s", (int)(hole - template), template, class_name, hole + 2) : xstrdup(template);
-}
-
-static char *trim(char *text) {
-    text += strspn(text, " \t\r");
-    size_t length = strlen(text);
-    while (length && strchr(" \t\r", text[length - 1])) { text[--length] = 0; }
-    return text;
 }
 
 static PromptSet set_create(char *label, int class_count) {
@@ -33,7 +27,7 @@ static void take_synonyms(PromptSet *sets, int first, int *count, char *names, i
                           const char *option, int class_count) {
     int k = first;
     for (char *name; (name = strsep(&names, ","));) {
-        name = trim(name);
+        name = text_trim(name);
         if (!*name) { continue; }
         if (k == MAX_PROMPT_SETS) { die("%s: more than %d prompt sets", option, MAX_PROMPT_SETS); }
         if (k == *count) { sets[(*count)++] = set_create(xprintf("%s %d", path, k - first + 1), class_count); }
@@ -49,12 +43,12 @@ static void read_synonyms(PromptSet *sets, int *count, const char *path, const c
     int first = *count, number = 0;
     for (char *line; (line = strsep(&rest, "\n"));) {
         number++;
-        line = trim(line);
+        line = text_trim(line);
         if (!*line || *line == '#') { continue; }
         char *colon = strchr(line, ':');
         if (!colon) { die("%s: line %d: expected \"class: synonym, synonym, ...\"", path, number); }
         *colon = 0;
-        line = trim(line);
+        line = text_trim(line);
         for (int c = 0; c < class_count; c++) {
             if (strcmp(class_names[c], line) != 0) { continue; }
             take_synonyms(sets, first, count, colon + 1, c, path, option, class_count);

@@ -2,6 +2,7 @@
 #include "util/csv.h"
 #include "util/error.h"
 #include "util/file.h"
+#include "util/text.h"
 #include <math.h>
 #include <stdlib.h>
 #include <string.h>
@@ -270,6 +271,7 @@ void result_write_json(const Dataset *dataset, const Evaluation *v, const EvalRe
     json_put_number(gen, "seconds_per_picture", pictures ? v->seconds / pictures : NAN);
     json_put_number(gen, "sampling_seconds_per_pair", v->count ? v->sampling_seconds / v->count : NAN);
     put_record(gen, record, v, settings);
+    if (!dataset->crops) { coco_put_left_out(&dataset->coco, gen); }
     yajl_gen_map_close(gen);
     json_write(gen, path);
 }
@@ -286,14 +288,20 @@ static void put_text(FILE *out, const Dataset *dataset, const Pair *pair) {
     fputc('\n', out);
 }
 
+static void put_plain(FILE *out, const char *text) { fputs(text, out); }
+
 void result_write_pairs(const Dataset *dataset, const Evaluation *v, const char *path) {
     AtomicFile file = atomic_open(path);
     fprintf(file.stream, "image_id,class,seen,absent,iou,intersection,union,predicted,truth,valid,ceiling_iou%s\n",
             dataset->texts ? ",kind,text" : "");
     for (int i = 0; i < v->count; i++) {
         const PairScore *s = &v->scores[SCORE_MODEL][i];
-        fprintf(file.stream, "%lld,", (long long)s->image_id);
-        csv_put_text(file.stream, dataset->class_names[v->pairs[i].category]);
+        const char *name = dataset->class_names[v->pairs[i].category];
+        char number[24];
+        const char *image = dataset_image_name(dataset, &v->pairs[i], number);
+        (strpbrk(image, ",\"\n") ? csv_put_text : put_plain)(file.stream, image);
+        fputc(',', file.stream);
+        csv_put_text(file.stream, name);
         fprintf(file.stream, ",%d,%d,%.6f,%.0f,%.0f,%.0f,%.0f,%.0f,%.6f", v->seen[v->pairs[i].category], s->absent,
                 pair_iou(s), s->intersection, s->union_, s->predicted, s->truth, s->valid,
                 pair_iou(&v->scores[SCORE_CEILING][i]));
@@ -322,7 +330,8 @@ static void print_row(yajl_val m, const char *name, const char *key) {
                                           "p70",  "p90",      "empty",     "full", NULL};
     yajl_val group = json_find(m, key);
     if (!group) { return; }
-    printf("%-16s%7.0f%8.0f", name, json_number_at(group, "pairs"), json_number_at(group, "classes"));
+    text_column(stdout, 16, name);
+    printf("%7.0f%8.0f", json_number_at(group, "pairs"), json_number_at(group, "classes"));
     print_numbers(group, 0, columns);
 }
 
@@ -334,7 +343,7 @@ static void print_floors(yajl_val m, const char *key, bool objects) {
                                    "ceiling.miou",
                                    objects ? "all_objects.miou" : NULL,
                                    NULL};
-    printf("%-16s", key);
+    text_column(stdout, 16, key);
     print_numbers(json_find(m, key), 2, columns);
 }
 
@@ -344,8 +353,8 @@ static void print_classes(yajl_val m) {
     printf("\n%-22s%-8s%7s%8s%8s%8s%8s\n", "class", "", "pairs", "IoU", "low", "high", "ceiling");
     for (size_t i = 0; i < list->u.array.len; i++) {
         yajl_val c = list->u.array.values[i];
-        printf("%-22s%-8s%7.0f", json_string_at(c, "name"), YAJL_IS_TRUE(json_find(c, "seen")) ? "seen" : "unseen",
-               json_number_at(c, "pairs"));
+        text_column(stdout, 22, json_string_at(c, "name"));
+        printf("%-8s%7.0f", YAJL_IS_TRUE(json_find(c, "seen")) ? "seen" : "unseen", json_number_at(c, "pairs"));
         print_numbers(c, 0, columns);
     }
 }
@@ -356,7 +365,7 @@ static void print_table(yajl_val m, const char *key, const char *heading, int wi
     if (list) { printf("\n%s\n", heading); }
     for (size_t i = 0; list && i < list->u.array.len; i++) {
         yajl_val row = list->u.array.values[i], steps = json_find(row, "steps");
-        printf("%-*s", width, steps ? YAJL_GET_NUMBER(steps) : json_string_at(row, "text"));
+        text_column(stdout, width, steps ? YAJL_GET_NUMBER(steps) : json_string_at(row, "text"));
         print_numbers(row, 2, columns);
     }
 }

@@ -2,6 +2,7 @@
 #include "data/shard.h"
 #include "eval/prompt_sets.h"
 #include "util/error.h"
+#include "util/text.h"
 #include "util/file.h"
 #include "util/json.h"
 #include <stdlib.h>
@@ -15,7 +16,7 @@ ModelSettings settings_default(void) {
 
 void settings_names(int *count, char ***names, int new_count, const char *const *new_names) {
     char **copies = xcalloc((size_t)new_count + 1, sizeof *copies);
-    for (int i = 0; i < new_count; i++) { copies[i] = xstrdup(new_names[i]); }
+    for (int i = 0; i < new_count; i++) { copies[i] = text_trimmed(new_names[i]); }
     for (int i = 0; i < *count; i++) { free((*names)[i]); }
     free(*names);
     *names = copies;

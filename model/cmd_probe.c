@@ -270,6 +270,7 @@ int cmd_probe(int argc, char **argv) {
     const char **arguments = options_parse(argc, argv, table, &help, 1);
     options_require(arguments[0], "the module", "unet, vae.encoder, vae.decoder or text_encoder");
     int module = options_choice(arguments[0], "module", module_names);
+    want_output("--out", out);
     Path folder = path_of("%s/%s", model, modules[module].folder);
     Probe p = {.module = module_names[module], .out = out, .config = path_of("%s/config.json", folder.text)};
     device_open(&p.dev, 0);

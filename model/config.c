@@ -394,10 +394,14 @@ static void want_own_betas(const Json *json, const ScheduleConfig *c) {
 }
 
 // The file may be of any of diffusers' schedulers for Stable Diffusion (SD1: PNDM). Their common fields are read with
-// DDIM's defaults, as DDIMScheduler.from_config does.
+// DDIM's defaults, as DDIMScheduler.from_config does; but latents are never clipped, whatever "clip_sample" says, as
+// StableDiffusionPipeline sets it: they are no pixels in [-1, 1].
 ScheduleConfig schedule_config_read(const char *path) {
     Json json = json_read(path);
     want_off(&json, "thresholding");
+    if (json_boolean(&json, "clip_sample", false)) {
+        warn("%s: field \"clip_sample\" is true: latents are not clipped, as in diffusers' pipelines", path);
+    }
     ScheduleConfig c = {
         .num_train_timesteps = positive(&json, "num_train_timesteps", 1000),
         .steps_offset = (int)json_integer(&json, "steps_offset", 0),
@@ -408,7 +412,7 @@ ScheduleConfig schedule_config_read(const char *path) {
         .spacing = (TimestepSpacing)choice(&json, "timestep_spacing", "leading", timestep_spacing_names, 3),
         .terminal_signal = json_boolean(&json, "rescale_betas_zero_snr", false) ? 0 : trained_signal(&json),
         .set_alpha_to_one = json_boolean(&json, "set_alpha_to_one", true),
-        .clip_sample = json_boolean(&json, "clip_sample", true),
+        .clip_sample = false,
         .clip_sample_range = (float)positive_number(&json, "clip_sample_range", 1)};
     if (c.beta_end >= 1) { die("%s: field \"beta_end\" is %g, expected a number below 1", path, c.beta_end); }
     if (c.num_train_timesteps < 2 || c.num_train_timesteps > 1000000) {

@@ -236,6 +236,7 @@ static void open_pictures(VAETrainer *t) {
     const VAEOptions *o = &t->options;
     const Comm *comm = &t->trainer.comm;
     t->coco = coco_open(o->data, o->train.split, o->source);
+    coco_want_segments(&t->coco);
     t->classes = classes_parse(&t->coco, "--classes", "all", NULL);
     t->scenes = (Pictures){.coco = &t->coco,
                            .classes = t->classes,

@@ -28,7 +28,8 @@ void pictures_at(const Pictures *p, long long position, PictureKind kind, float 
         sample_free(&s);
         if (reason == SAMPLE_OK) { return; }
     }
-    die("%s: no picture yields a sample (all are too small or have no annotation)", p->coco->path);
+    coco_say(p->coco);
+    die("%s: no picture yields a sample (all are too small, cannot be read or have no annotation)", p->coco->path);
 }
 
 static PictureKind draw_kind(const Pictures *p, long long position) {

@@ -108,6 +108,7 @@ static RunLog find_run(const TrainOptions *o, const Comm *comm) {
 }
 
 RunLog run_log_open(const TrainOptions *o, Comm *comm) {
+    if (comm->rank == 0) { want_folder(o->out); }
     RunLog log = find_run(o, comm);
     agree(&log, comm);
     return log;

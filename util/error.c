@@ -1,5 +1,7 @@
 #include "util/error.h"
 #include "util/file.h"
+#include "util/text.h"
+#include <errno.h>
 #include <pthread.h>
 #include <stdarg.h>
 #include <stdbool.h>
@@ -46,10 +48,11 @@ void cleanup_remove(const char *path) {
 // Prints the line with a single call, since other ranks may write to the same terminal.
 static void say(const char *prefix, const char *format, va_list arguments) {
     char *text = NULL, place[32] = "";
-    const char *sentence = vasprintf(&text, format, arguments) < 0 ? format : text;
+    char *shown = text_shown(vasprintf(&text, format, arguments) < 0 ? format : text); // names may come from files
     if (rank >= 0) { snprintf(place, sizeof place, "rank %d: ", rank); }
     fflush(stdout);
-    fprintf(stderr, "cocogold: %s%s%s\n", place, prefix, sentence);
+    fprintf(stderr, "cocogold: %s%s%s\n", place, prefix, shown);
+    free(shown);
     free(text);
 }
 
@@ -74,6 +77,18 @@ void die_now(const char *format, ...) {
 }
 
 bool error_died(void) { return died; }
+
+// Registered first, so that it runs after all other functions of atexit.
+static void check_stdout(void) {
+    bool failed = ferror(stdout) != 0;
+    errno = 0;
+    failed |= fflush(stdout) != 0;
+    if (!failed) { return; }
+    fprintf(stderr, "cocogold: standard output cannot be written: %s\n", strerror(errno ? errno : EIO));
+    _exit(1);
+}
+
+void error_check_stdout(void) { atexit(check_stdout); }
 
 void error_set_rank(int new_rank) { rank = new_rank; }
 

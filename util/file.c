@@ -40,12 +40,6 @@ Path path_of(const char *format, ...) {
     return path;
 }
 
-void want_folder_of(const char *option, const char *path) {
-    const char *slash = strrchr(path, '/');
-    Path folder = path_of("%.*s", slash ? (int)(slash - path + 1) : 1, slash ? path : ".");
-    if (!folder_exists(folder.text)) { die("%s %s: %s is not a folder", option, path, folder.text); }
-}
-
 char *read_file(const char *path, size_t *size) {
     if (folder_exists(path)) { die("%s: is a folder, expected a file", path); }
     FILE *f = fopen(path, "rb");
@@ -86,9 +80,16 @@ enum { OPEN_FOLDERS = 16 }; // at most, while a tree is walked
 
 void remove_tree(const char *path) { nftw(path, remove_entry, OPEN_FOLDERS, FTW_DEPTH | FTW_PHYS); }
 
+// Some file systems (FUSE, SMB, ...) have no fsync for folders: their renames are as safe as they can be.
+static bool no_sync(int fd) {
+    int reason = errno;
+    struct stat s;
+    return (reason == EINVAL || reason == ENOSYS || reason == ENOTSUP) && fstat(fd, &s) == 0 && S_ISDIR(s.st_mode);
+}
+
 static void sync_path(const char *path) {
     int fd = open(path, O_RDONLY);
-    if (fd < 0 || fsync(fd) != 0) { die("%s: cannot be written to disk: %s", path, strerror(errno)); }
+    if (fd < 0 || (fsync(fd) != 0 && !no_sync(fd))) { die("%s: cannot be written to disk: %s", path, strerror(errno)); }
     close(fd);
 }
 
@@ -111,6 +112,45 @@ static char *name_beside(const char *path, const char *kind, long pid) {
     char host[256] = "";
     gethostname(host, sizeof host - 1);
     return xprintf("%s.%s-%s-%ld", path, kind, host, pid);
+}
+
+static void want_writable(const char *folder, const char *path) {
+    char *name = xprintf("%s/.cocogold", folder), *probe = name_beside(name, "tmp", (long)getpid());
+    int fd = open(probe, O_CREAT | O_EXCL | O_WRONLY, 0666);
+    if (fd < 0 && errno != EEXIST) { die("%s: cannot be written: %s", path, strerror(errno)); }
+    if (fd >= 0) { close(fd); }
+    remove(probe);
+    free(probe);
+    free(name);
+}
+
+void want_folder(const char *path) {
+    char *there = xprintf("%s/", path), *slash; // the slash leaves room for "."
+    struct stat s;
+    while (stat(there, &s) != 0) { // up to a folder that is there
+        if (errno != ENOENT) { die("%s: cannot be created: %s", path, strerror(errno)); }
+        slash = strrchr(there, '/');
+        if (slash > there) {
+            *slash = 0;
+        } else {
+            strcpy(there, slash ? "/" : ".");
+        }
+    }
+    if (!S_ISDIR(s.st_mode)) { die("%s: exists and is not a folder", there); }
+    want_writable(there, path);
+    free(there);
+}
+
+void want_folder_of(const char *option, const char *path) {
+    const char *slash = strrchr(path, '/');
+    Path folder = path_of("%.*s", slash ? (int)(slash - path + 1) : 1, slash ? path : ".");
+    if (!folder_exists(folder.text)) { die("%s %s: %s is not a folder", option, path, folder.text); }
+    want_writable(folder.text, path);
+}
+
+void want_output(const char *option, const char *path) {
+    if (folder_exists(path)) { die("%s %s: is a folder, expected a file", option, path); }
+    want_folder_of(option, path);
 }
 
 // Removes PATH.KIND-HOST-PID of this host's processes that no longer run: they were killed before they could rename or

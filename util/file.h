@@ -15,14 +15,17 @@ typedef struct {
 } Path;
 Path path_of(const char *format, ...) __attribute__((format(printf, 1, 2)));
 
-// Dies unless the folder exists in which PATH, the value of an option, will be written: before long work begins.
-void want_folder_of(const char *option, const char *path);
-
 // The whole file in memory, followed by a zero byte; *size (may be NULL) gets its length. Dies if it cannot be read.
 char *read_file(const char *path, size_t *size);
 
 // mkdir -p. Dies on failure.
 void make_folders(const char *path);
+
+// For the start of a command, so that an output that cannot be written is found before the work. They die as writing
+// would, and write nothing that stays.
+void want_folder(const char *path);                        // it can be made, and files in it
+void want_folder_of(const char *option, const char *path); // the folder of an option's file or prefix is there
+void want_output(const char *option, const char *path);    // likewise; and PATH is no folder
 
 // rm -rf; a missing path is not an error. Never follows symbolic links.
 void remove_tree(const char *path);

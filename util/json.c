@@ -7,22 +7,47 @@
 #include <string.h>
 #include <utf8proc.h>
 
-// Python's json module writes infinite numbers as -Infinity, which is not valid JSON (diffusers does it in schedulers:
-// "lambda_min_clipped": -Infinity). Replaces them with a number that overflows to infinity.
-static void replace_infinities(char *text) {
-    static const char name[] = "Infinity", number[] = "1e999   ";
-    bool in_string = false;
-    for (char *c = text; *c; c++) {
-        if (*c == '"') { in_string = !in_string; }
-        if (in_string && *c == '\\' && c[1]) { c++; }
-        if (!in_string && strncmp(c, name, strlen(name)) == 0) { memcpy(c, number, strlen(name)); }
+// Python's json module writes what is not valid JSON: NaN, and -Infinity (diffusers does it in schedulers:
+// "lambda_min_clipped": -Infinity).
+size_t json_plain(char *out, const char *text, size_t size, JsonString *state) {
+    static const char *const names[] = {"NaN", "Infinity"}, *const plain[] = {"null", "1e999"};
+    char *to = out;
+    for (size_t i = 0; i < size; i++) {
+        char c = text[i];
+        if (state->inside) {
+            state->inside = c != '"' || state->escape;
+            state->escape = c == '\\' && !state->escape;
+        } else if (c == 'N' || c == 'I') {
+            int k = c == 'I';
+            size_t length = strlen(names[k]);
+            if (length <= size - i && memcmp(text + i, names[k], length) == 0) {
+                to += sprintf(to, "%s", plain[k]);
+                i += length - 1;
+                continue;
+            }
+        } else {
+            state->inside = c == '"';
+        }
+        *to++ = c;
     }
+    return (size_t)(to - out);
+}
+
+size_t json_begin(const char *path, const char *text, size_t size) {
+    const unsigned char *c = (const unsigned char *)text;
+    if (size >= 2 && ((c[0] == 0xff && c[1] == 0xfe) || (c[0] == 0xfe && c[1] == 0xff))) {
+        die("%s: begins with the byte order mark (BOM) of UTF-16, expected UTF-8", path);
+    }
+    return size >= 3 && c[0] == 0xef && c[1] == 0xbb && c[2] == 0xbf ? 3 : 0;
 }
 
 Json json_read(const char *path) {
-    char *text = read_file(path, NULL), reason[512];
-    replace_infinities(text);
-    Json json = {.path = xstrdup(path), .root = yajl_tree_parse(text, reason, sizeof reason)};
+    size_t size;
+    char *text = read_file(path, &size), *plain = xmalloc(2 * size + 1), reason[512];
+    size_t begin = json_begin(path, text, size);
+    plain[json_plain(plain, text + begin, size - begin, &(JsonString){0})] = 0;
+    Json json = {.path = xstrdup(path), .root = yajl_tree_parse(plain, reason, sizeof reason)};
+    free(plain);
     free(text);
     if (!json.root) {
         reason[strcspn(reason, "\n")] = 0;

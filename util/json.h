@@ -2,6 +2,7 @@
 // field and the expected value. data/coco.c streams the huge annotation files itself, with yajl_parse. yajl_gen writes.
 #pragma once
 #include <stdbool.h>
+#include <stddef.h>
 #include <yajl/yajl_gen.h>
 #include <yajl/yajl_tree.h>
 
@@ -12,6 +13,16 @@ typedef struct {
 
 Json json_read(const char *path); // dies if it cannot be read or parsed
 void json_free(Json *json);
+
+// What Python's json module writes, as plain JSON: NaN becomes null, Infinity 1e999, which overflows to infinity. A
+// text may come in pieces that end at no letter; the state between them begins with {0}. out: 2 * size bytes. Returns
+// its size.
+typedef struct {
+    bool inside, escape; // a string; after a backslash in it
+} JsonString;
+size_t json_plain(char *out, const char *text, size_t size, JsonString *state);
+// Bytes of a byte order mark (BOM) at the start of a file's text. Dies if it is UTF-16's.
+size_t json_begin(const char *path, const char *text, size_t size);
 
 // The value at a field of an object, or NULL where the field is missing or null.
 yajl_val json_find(yajl_val object, const char *field);

@@ -85,9 +85,11 @@ static int resolution_of(const Pipeline *p) {
 }
 
 static void inputs_open(Inputs *in, int parts) {
+    want_folder(o.out);
     device_open(&in->dev, 0);
     in->pipeline = pipeline_open(o.model, parts, 0, &in->dev);
     in->coco = coco_open(o.data, o.split, o.source);
+    coco_want_segments(&in->coco);
     in->allowed = classes_parse(&in->coco, "--classes", o.classes, NULL);
     in->paint = paint_parse(o.color, o.alpha, o.outline);
     in->sample = (SampleOptions){.allowed = in->allowed, .seed = (uint64_t)o.seed, .minimum_side = o.min_side};
@@ -104,6 +106,7 @@ static void inputs_close(Inputs *in) {
 
 static void want_samples(const Inputs *in, int count) {
     if (count < 2) {
+        coco_say(&in->coco);
         die("%s: %d of %d pictures gave a sample, expected at least 2 (see --classes and --min-side)", in->coco.path,
             count, in->coco.picture_count);
     }
@@ -271,6 +274,7 @@ static int analyze_arms(int argc, char **argv, const char *command) {
         .usage = "--arms DIR [--latents FILE] [--out DIR]",
         .example = "--arms reproduce/arms --out reproduce"};
     options_parse(argc, argv, table, &help, 0);
+    want_folder(out);
     Experiment e = experiment_read(arms), more[2] = {0};
     ExperimentRecord record = {
         .command = command, .latents = latents, .leak = leak, .resamples = resamples, .seed = (uint64_t)seed};

@@ -1,6 +1,7 @@
 // cocogold report: one page that shows runs and their evaluations side by side.
 #include "eval/report/evaluation_page.h"
 #include "util/error.h"
+#include "util/file.h"
 #include "util/options.h"
 #include <stdio.h>
 #include <stdlib.h>
@@ -57,6 +58,7 @@ int cmd_report(int argc, char **argv) {
     if (run_count + count == 0) { die("nothing to report: expected --run DIR or --eval metrics.json"); }
     RunLog *logs = xcalloc((size_t)run_count + 1, sizeof *logs);
     for (int i = 0; i < run_count; i++) { logs[i] = runlog_read(runs[i]); }
+    want_output("--out", out);
     tell_apart(logs, runs, run_count);
     Json *metrics = xcalloc((size_t)count + 1, sizeof *metrics);
     char **names = xcalloc((size_t)count + 1, sizeof *names);

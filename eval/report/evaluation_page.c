@@ -267,8 +267,8 @@ static void configuration(FILE *out, yajl_val m) {
         if (YAJL_IS_NUMBER(v)) { html(out, "%s", YAJL_GET_NUMBER(v)); }
         if (YAJL_IS_TRUE(v) || YAJL_IS_FALSE(v)) { fputs(YAJL_IS_TRUE(v) ? "yes" : "no", out); }
         if (YAJL_IS_OBJECT(v)) {
-            fprintf(out, "%s, tolerance %.3g", json_string_at(m, "config.extraction.method"),
-                    json_number_at(m, "config.extraction.tolerance"));
+            html(out, "%s, tolerance %.3g", json_string_at(m, "config.extraction.method"),
+                 json_number_at(m, "config.extraction.tolerance"));
             if (!isnan(json_number_at(m, "config.extraction.changed"))) {
                 fprintf(out, ", changed by at least %.3g", json_number_at(m, "config.extraction.changed"));
             }

@@ -227,10 +227,20 @@ void dose_figure(FILE *out, const Findings *f, const char *leak) {
 
 // ---- pictures ------------------------------------------------------------------------------------------------------
 
+// A strip that cannot be read is named and left out of the page: what was computed is not lost for it.
+static bool read_strip(const char *path, Image *image) {
+    char *why = NULL;
+    if (!file_exists(path)) { return false; }
+    *image = image_try_load(path, 3, &why);
+    if (why) { warn("%s: it is left out", why); }
+    free(why);
+    return image->pixels != NULL;
+}
+
 static void strip(FILE *out, const ArmRun *run, const char *name, const char *label) {
     char *path = xprintf("%s/validation/%s.png", run->folder, name);
-    if (file_exists(path)) {
-        Image image = image_load(path, 3);
+    Image image;
+    if (read_strip(path, &image)) {
         char *alternative = xprintf("%s: %s", run->folder, label);
         html(out, "<tr><td>%s</td><td>", label);
         html_image(out, &image, alternative);
@@ -244,8 +254,8 @@ static void strip(FILE *out, const ArmRun *run, const char *name, const char *la
 // The classes asked for. The strip shows the first samples.
 static void strip_texts(FILE *out, const Experiment *e, const ArmRun *run) {
     char *path = xprintf("%s/validation/truth.png", run->folder);
-    if (file_exists(path)) {
-        Image image = image_load(path, 3);
+    Image image;
+    if (read_strip(path, &image)) {
         fputs("<tr><td>asked for</td><td><div class=\"asked\">", out);
         for (int i = 0; i < image.width / image.height && i < e->validation.count; i++) {
             html(out, "<span>%s</span>", e->validation.class_names[e->validation.class_index[i]]);

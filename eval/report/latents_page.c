@@ -58,7 +58,7 @@ static void put_summary(yajl_gen gen, const char *key, const LatentSummary *s) {
     yajl_gen_map_close(gen);
 }
 
-static void write_json(const LatentRecord *record, Summaries summaries, const char *path) {
+static void write_json(const LatentRecord *record, Summaries summaries, const Coco *coco, const char *path) {
     yajl_gen gen = json_writer();
     yajl_gen_map_open(gen);
     for (int k = 0; k < REPRESENTATIONS; k++) {
@@ -82,6 +82,7 @@ static void write_json(const LatentRecord *record, Summaries summaries, const ch
     json_put_integer(gen, "seed", (long long)record->seed);
     json_put_string(gen, "device", record->device);
     yajl_gen_map_close(gen);
+    coco_put_left_out(coco, gen);
     yajl_gen_map_close(gen);
     json_write(gen, path);
 }
@@ -261,7 +262,7 @@ void latents_report(const LatentRecord *record, const LatentSample *samples, int
     print_table(summaries);
     char *json = xprintf("%s/latents.json", folder), *csv = xprintf("%s/pairs.csv", folder);
     char *page = xprintf("%s/latents.html", folder);
-    write_json(record, summaries, json);
+    write_json(record, summaries, coco, json);
     write_pairs(samples, count, coco, csv);
     write_page(record, samples, count, summaries, page);
     printf("\nwrote %s, %s, %s\n", page, json, csv);

@@ -177,7 +177,7 @@ static void put_config(yajl_gen gen, const LeakRecord *r) {
     yajl_gen_map_close(gen);
 }
 
-static void write_json(const Findings *f, const char *path) {
+static void write_json(const Findings *f, const Coco *coco, const char *path) {
     yajl_gen gen = json_writer();
     yajl_gen_map_open(gen);
     for (int k = 0; k < REPRESENTATIONS; k++) {
@@ -190,6 +190,7 @@ static void write_json(const Findings *f, const char *path) {
     put_matched(gen, f);
     put_per_signal(gen, f);
     put_config(gen, f->record);
+    coco_put_left_out(coco, gen);
     yajl_gen_map_close(gen);
     json_write(gen, path);
 }
@@ -413,7 +414,7 @@ void leak_report(const LeakRecord *record, const LeakObject *objects, int count,
     print_tables(&f);
     Path json = path_of("%s/leak.json", folder), csv = path_of("%s/objects.csv", folder);
     Path page = path_of("%s/leak.html", folder);
-    write_json(&f, json.text);
+    write_json(&f, coco, json.text);
     write_objects(&f, coco, csv.text);
     write_page(&f, page.text);
     printf("wrote %s, %s, %s\n", page.text, json.text, csv.text);

@@ -55,7 +55,6 @@ dies "stats of an unknown class" "unicorn" stats --data data --split val --class
 dies "stats of a missing list of classes" "nolist.txt" stats --data data --split val --classes @nolist.txt
 dies "stats with a chart that cannot be written" "no/such/folder" stats --data data --split val --min-side 1 --image no/such/folder/chart.png
 dies "preview without --out" "--out is missing" preview --data data --split val
-dies "preview of a cut picture" "cut-picture/train/" preview --data cut-picture --split train --min-side 1 --count 40 --out new.png
 dies "preview with an unknown target" "--target outline" preview --data data --split val --min-side 1 --target outline --out new.png
 dies "preview with an unknown colour" "--color blurple" preview --data data --split val --min-side 1 --color blurple --out new.png
 dies "preview into an unknown format" "new.gif" preview --data data --split val --min-side 1 --out new.gif

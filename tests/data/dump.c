@@ -2,6 +2,8 @@
 //
 //     dump masks FILE.json [FOLDER]     per segment: id, category, picture id, pixels, runs of the mask in row order
 //     dump resize IN OUT X Y W H WIDTH HEIGHT FILTER
+//     dump upright IN OUT               the picture turned as its EXIF orientation says
+//     dump shapes FILE.json             per segment: id, area, bbox as the program takes them
 //     dump shrink X Y W H WIDTH HEIGHT MASK_WIDTH MASK_HEIGHT   0/1 bytes on stdin, 0/1 bytes on stdout
 //     dump plan DATA SPLIT SOURCE CLASSES SEED PASSES MINIMUM_SIDE ABSENT
 #include "data/classes.h"
@@ -58,6 +60,25 @@ static int resize(char **argv) {
     return 0;
 }
 
+static int upright(char **argv) {
+    Image image = image_load(argv[2], 3);
+    image_upright(&image);
+    image_save(&image, argv[3]);
+    image_free(&image);
+    return 0;
+}
+
+static int shapes(char **argv) {
+    Coco coco = coco_read(argv[2], false);
+    for (int i = 0; i < coco.segment_count; i++) {
+        const Segment *s = &coco.segments[i];
+        printf("%lld %.17g %.17g %.17g %.17g %.17g\n", (long long)s->id, s->area, s->bbox[0], s->bbox[1], s->bbox[2],
+               s->bbox[3]);
+    }
+    coco_free(&coco);
+    return 0;
+}
+
 static int shrink(char **argv) {
     int width = atoi(argv[6]), height = atoi(argv[7]), mask_width = atoi(argv[8]), mask_height = atoi(argv[9]);
     uint8_t *mask = xcalloc((size_t)mask_width, (size_t)mask_height), *out = xcalloc((size_t)width, (size_t)height);
@@ -92,6 +113,8 @@ static int plan(char **argv) {
 
 int main(int argc, char **argv) {
     if (argc > 2 && strcmp(argv[1], "masks") == 0) { return masks(argc, argv); }
+    if (argc == 4 && strcmp(argv[1], "upright") == 0) { return upright(argv); }
+    if (argc == 3 && strcmp(argv[1], "shapes") == 0) { return shapes(argv); }
     if (argc == 11 && strcmp(argv[1], "resize") == 0) { return resize(argv); }
     if (argc == 10 && strcmp(argv[1], "shrink") == 0) { return shrink(argv); }
     if (argc == 10 && strcmp(argv[1], "plan") == 0) { return plan(argv); }

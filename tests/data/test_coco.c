@@ -49,7 +49,7 @@ static void test_instances(void **state) {
     coco_add_mask(&c, 0, &s[0], NULL, mask);
     const uint8_t squares[24] = {0, 0, 0, 0, 1, 0, 0, 1, 1, 0, 0, 0, 0, 1, 1, 0, 0, 0};
     assert_memory_equal(mask, squares, 24);
-    uint8_t *class_mask = coco_class_mask(&c, 0, 0); // crowd pixels 2..6 down the columns
+    uint8_t *class_mask = coco_class_mask(&c, 0, 0, NULL); // crowd pixels 2..6 down the columns
     int count[256] = {0};
     for (int i = 0; i < 24; i++) { count[class_mask[i]]++; }
     printf("object %d, ignored %d pixels\n", count[MASK_OBJECT], count[MASK_IGNORE]);
@@ -173,84 +173,156 @@ static const char *replaced(const char *text, const char *from, const char *to) 
     return path;
 }
 
+// One change, and how many annotations of the file stay, of 4 (0: dies with `expected`).
+typedef struct {
+    const char *from, *to;
+    int stay;
+    const char *expected; // the kind that is left out, with one id; NULL: none
+} Change;
+
+static void read_and_want(const char *path, bool is_panoptic) {
+    Coco c = coco_read(path, is_panoptic);
+    coco_want_segments(&c);
+}
+
+static void check_changes(const char *text, bool is_panoptic, const Change *changes, size_t count) {
+    for (size_t i = 0; i < count; i++) {
+        const char *path = replaced(text, changes[i].from, changes[i].to), *expected = changes[i].expected;
+        if (!changes[i].stay) {
+            assert_dies(expected, read_and_want(path, is_panoptic));
+            continue;
+        }
+        Coco c = coco_read(path, is_panoptic);
+        printf("%s -> %s: %d stay\n", changes[i].from, changes[i].to, c.segment_count);
+        assert_int_equal(c.segment_count, changes[i].stay);
+        if (expected) { assert_int_equal(left_out_count(c.left_out, expected), 1); }
+        assert_int_equal(left_out_any(c.left_out), expected != NULL);
+        coco_free(&c);
+    }
+}
+
 static void test_damaged_instances(void **state) {
     (void)state;
-    static const struct {
-        const char *from, *to, *expected;
-    } cases[] = {
-        {"\"image_id\": 20", "\"image_id\": 99", "annotation with id 7: field \"image_id\": 99 is not among"},
-        {"\"image_id\": 20", "\"image_id\": \"20\"", "annotation 1 (id 7): field \"image_id\": expected a number"},
-        {"\"image_id\": 20,", "", "annotation 1 (id 7): field \"image_id\": expected an integer"},
-        {"\"category_id\": 3", "\"category_id\": 4", "field \"category_id\": 4 is not among the categories"},
-        {"\"category_id\": 3", "\"category_id\": 3.5", "field \"category_id\": expected an integer"},
-        {"\"category_id\": 3", "\"category_id\": null", "field \"category_id\": expected an integer"},
-        {"[1, 1, 2.5, 2e0]", "[1, 1, 2.5]", "annotation 1 (id 7): field \"bbox\": expected four numbers"},
-        {"[1, 1, 2.5, 2e0]", "[1, 1, 2.5, \"2\"]", "field \"bbox\": expected four numbers"},
-        {"[1, 1, 2.5, 2e0]", "[1, 1, 2.5, null]", "field \"bbox\": expected four numbers"},
-        {"[1, 1, 2.5, 2e0]", "{\"x\": 1}", "field \"bbox\": expected four numbers"},
-        {"\"area\": 4.0", "\"area\": [4]", "field \"area\": expected a single value, not a list"},
-        {"\"area\": 4.0, ", "", "field \"area\": expected a number"},
-        {"[1, 1, 3, 1, 3, 3, 1, 3]", "[1, 1, 3, 1, 3]", "polygons of an even number of coordinates"},
-        {"[1, 1, 3, 1, 3, 3, 1, 3]", "[]", "polygons of an even number of coordinates"},
-        {"[1, 1, 3, 1, 3, 3, 1, 3]", "[1, 1, 3, 1, 3, 1e9]", "coordinates within 100000 pixels"},
-        {"[1, 1, 3, 1, 3, 3, 1, 3]", "1, 1, 3, 1, 3, 3", "field \"segmentation\": expected a list of polygons"},
-        {"[1, 1, 3, 1, 3, 3, 1, 3]", "[1, 1, 3, 1, 3, \"3\"]", "field \"segmentation\": expected numbers"},
-        {"[1, 1, 3, 1, 3, 3, 1, 3]", "[[1, 1, 3, 1, 3, 3]]", "field \"segmentation\": expected a list of polygons"},
-        {"[[0.125, 0, 2.0000001, 0, 2, 3]]", "[]", "annotation 2 (id 8): field \"segmentation\": expected"},
-        {"[[0.125, 0, 2.0000001, 0, 2, 3]]", "null", "annotation 2 (id 8): field \"segmentation\": expected"},
-        {"[2, 5, 17]", "[2, 5, 18]", "annotation 3 (id 9): field \"counts\": expected runs that add up"},
-        {"[2, 5, 17]", "[2, -5, 27]", "field \"counts\": expected non-negative integers"},
-        {"\"size\": [4, 6]", "\"size\": [4]", "field \"size\": expected height and width"},
-        {"\"size\": [4, 6]", "\"size\": [6, 4]", "id 9: field \"size\": [6, 4], expected [4, 6] as in image 20"},
-        {"\"25a0\"", "\"25a\"", "annotation 4 (id 6): field \"counts\": expected an undamaged compressed"},
-        {"\"width\": 6", "\"width\": 0", "image 1 (id 20): field \"width\": expected 1 to 32768 pixels"},
-        {"\"file_name\": \"b.png\"", "\"file_name\": 5", "image 1 (id 20): field \"file_name\": expected a string"},
-        {"\"file_name\": \"b.png\", ", "", "image 1 (id 20): field \"file_name\": expected a string"},
-        {"{\"id\": 10,", "{\"id\": 20,", "field \"images\": id 20 occurs twice"},
-        {"{\"id\": 3, \"name\"", "{\"id\": 1, \"name\"", "field \"categories\": id 1 occurs twice"},
-        {"hot \\\"dog\\\"", "dog", "the name \"dog\" occurs twice"},
-        {"\"name\": \"dog\"", "\"name\": null", "category 1 (id 3): field \"name\": expected a string"},
-        {"\"images\"", "\"pictures\"", "field \"images\" is missing"},
-        {"\"annotations\": [", "\"annotations\": {}, \"x\": [", "field \"annotations\": expected a list"},
-        {"\"annotations\": [", "\"annotations\": 3, \"x\": [", "field \"annotations\": expected a list of objects"},
-        {"\"annotations\": [", "\"annotations\": [null, ", "field \"annotations\": expected a list of objects"},
-        {"\"images\": [", "\"images\": [[1], ", "field \"images\": expected a list of objects"},
-        {"\"images\": [", "\"images\": \"x\", \"y\": [", "field \"images\": expected a list of objects"},
-        {"\"area\": 4.0,", "\"area\": 4.0.1,", "is not valid JSON"},
+    static const char mask[] = "annotations with a damaged mask", none[] = "annotations without a mask",
+                      picture[] = "annotations of pictures that are not there",
+                      category[] = "annotations of categories that are not there",
+                      ring[] = "annotations with polygons of fewer than three points or an odd number of coordinates, "
+                               "which are left out";
+    static const Change changes[] = {
+        {"\"image_id\": 20", "\"image_id\": 99", 3, picture},
+        {"\"image_id\": 20", "\"image_id\": \"20\"", 4, NULL},
+        {"\"image_id\": 20", "\"image_id\": 20.0", 4, NULL},
+        {"\"image_id\": 20,", "", 3, picture},
+        {"\"category_id\": 3", "\"category_id\": 4", 3, category},
+        {"\"category_id\": 3", "\"category_id\": 3.5", 3, category},
+        {"\"category_id\": 3", "\"category_id\": null", 3, category},
+        {"[1, 1, 2.5, 2e0]", "[1, 1, 2.5]", 4, NULL},
+        {"[1, 1, 2.5, 2e0]", "[1, 1, 2.5, \"2\"]", 4, NULL},
+        {"[1, 1, 2.5, 2e0]", "[1, 1, 2.5, null]", 4, NULL},
+        {"[1, 1, 2.5, 2e0]", "{\"x\": 1}", 4, NULL},
+        {"\"area\": 4.0", "\"area\": [4]", 4, NULL},
+        {"\"area\": 4.0, ", "", 4, NULL},
+        {"\"area\": 4.0", "\"area\": NaN", 4, NULL},
+        {"\"area\": 4.0", "\"area\": -Infinity", 4, NULL},
+        {"\"iscrowd\": 0", "\"iscrowd\": \"no\"", 4, NULL},
+        {"[1, 1, 3, 1, 3, 3, 1, 3]", "[1, 1, 3, 1, 3]", 4, ring},
+        {"[1, 1, 3, 1, 3, 3, 1, 3]", "[1, 1, 3, 1]", 4, ring},
+        {"[1, 1, 3, 1, 3, 3, 1, 3]", "[]", 4, ring},
+        {"[0.125, 0, 2.0000001, 0, 2, 3]", "[1, 1, 3, 1, 3]", 3, "annotations without a polygon of three points"},
+        {"[1, 1, 3, 1, 3, 3, 1, 3]", "[1, 1, 3, 1, 3, 1e9]", 3, mask},
+        {"[1, 1, 3, 1, 3, 3, 1, 3]", "[1, 1, 3, 1, 3, NaN]", 3, mask},
+        {"[1, 1, 3, 1, 3, 3, 1, 3]", "1, 1, 3, 1, 3, 3", 3, mask},
+        {"[1, 1, 3, 1, 3, 3, 1, 3]", "[1, 1, 3, 1, 3, \"3\"]", 3, mask},
+        {"[1, 1, 3, 1, 3, 3, 1, 3]", "[[1, 1, 3, 1, 3, 3]]", 3, mask},
+        {"[[1, 1, 3, 1, 3, 3, 1, 3]", "[{\"a\": 5}", 3, mask},
+        {"[[1, 1, 3, 1, 3, 3, 1, 3]", "[[1, 1, 3, 1, 3, 3], {\"counts\": 5, \"a\": [7]}", 3, mask},
+        {"[2, 5, 17]", "{\"a\": 24}", 3, mask},
+        {"[[0.125, 0, 2.0000001, 0, 2, 3]]", "[]", 3, none},
+        {"[[0.125, 0, 2.0000001, 0, 2, 3]]", "[[]]", 3, none},
+        {"[[0.125, 0, 2.0000001, 0, 2, 3]]", "[[], []]", 3, none},
+        {"[[0.125, 0, 2.0000001, 0, 2, 3]]", "null", 3, none},
+        {"[[0.125, 0, 2.0000001, 0, 2, 3]]", "\"\"", 3, mask},
+        {"[[0.125, 0, 2.0000001, 0, 2, 3]]", "7", 3, mask},
+        {"\"segmentation\": [[0.125", "\"no\": [[0.125", 3, none},
+        {"[2, 5, 17]", "[2, 5, 18]", 3, mask},
+        {"[2, 5, 17]", "[]", 3, none},
+        {"[2, 5, 17]", "null", 3, none},
+        {"[2, 5, 17]", "[2, -5, 27]", 3, mask},
+        {"\"size\": [4, 6]", "\"size\": [4]", 3, mask},
+        {"\"size\": [4, 6]", "\"size\": [4, 1e300]", 3, mask},
+        {"\"size\": [4, 6]", "\"size\": [6, 4]", 3, "annotations with a mask of another size than the picture's"},
+        {"\"25a0\"", "\"25a\"", 3, mask},
+        {"\"size\": [4, 6], \"counts\": [2, 5, 17]", "\"counts\": [2, 5, 17], \"size\": [1], \"size\": [4, 6]", 4,
+         NULL},
+        {"\"segmentation\": [[1", "\"segmentation\": [[9, 9]], \"segmentation\": [[1", 4, NULL}, // the last one
+        {"\"bbox\": [0, 0, 1, 1]", "\"bbox\": [9], \"bbox\": [0, 0, 1, 1]", 4, NULL},
+        {"{\"id\": 3, \"name\"", "{\"id\": 1, \"name\"", 0, "id 1 occurs twice, as \"dog\" and \"hot \"dog\"\""},
+        {"\"name\": \"dog\"", "\"name\": null", 0, "category 1 (id 3): field \"name\": expected a string"},
+        {"\"name\": \"dog\"", "\"name\": \" \"", 0, "category 1 (id 3): field \"name\": expected a name"},
+        {"\"images\"", "\"pictures\"", 0, "field \"images\" is missing"},
+        {"\"annotations\": [", "\"annotations\": {}, \"x\": [", 0, "field \"annotations\": expected a list"},
+        {"\"annotations\": [", "\"annotations\": 3, \"x\": [", 0, "field \"annotations\": expected a list of objects"},
+        {"\"annotations\": [", "\"annotations\": [null, ", 4, "entries that are no objects"},
+        {"\"annotations\": [", "\"annotations\": [3, ", 4, "entries that are no objects"},
+        {"\"images\": [", "\"images\": [\"a\", ", 4, "entries that are no objects"},
+        {"\"images\": [", "\"images\": [[1], ", 0, "field \"images\": expected a list of objects"},
+        {"\"images\": [", "\"images\": \"x\", \"y\": [", 0, "field \"images\": expected a list of objects"},
+        {"\"area\": 4.0,", "\"area\": 4.0.1,", 0, "is not valid JSON"},
+        {"\"area\": 4.0,", "\"area\": Nan,", 0, "is not valid JSON"},
     };
-    for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
-        assert_dies(cases[i].expected, coco_read(replaced(instances, cases[i].from, cases[i].to), false));
-    }
+    check_changes(instances, false, changes, sizeof changes / sizeof *changes);
     for (size_t n = 0; n + 2 < sizeof instances; n += 41) { // cut off anywhere
         char *text = xprintf("%.*s", (int)n, instances);
         assert_dies("is not valid JSON", coco_read(write_text("cut.json", text), false));
         free(text);
     }
-    assert_dies("annotation 1 (image_id 20): field \"file_name\"",
-                coco_read(replaced(instances, "\"id\": 7, ", ""), true)); // not panoptic at all
+    char *bom = xprintf("\xef\xbb\xbf%s", instances);
+    Coco c = coco_read(write_text("bom.json", bom), false);
+    assert_int_equal(c.segment_count, 4);
+    coco_free(&c);
+    free(bom);
+    assert_dies("UTF-16", coco_read(write_text("utf16.json", "\xff\xfe{"), false));
+}
+
+// Pictures that cannot be used take their annotations with them.
+static void test_damaged_pictures(void **state) {
+    (void)state;
+    static const struct {
+        const char *from, *to, *kind;
+    } cases[] = {{"\"width\": 6", "\"width\": 0", "pictures without a size"},
+                 {"\"width\": 6", "\"width\": 32769", "pictures without a size"},
+                 {"\"width\": 6, ", "", "pictures without a size"},
+                 {"\"file_name\": \"b.png\"", "\"file_name\": 5", "pictures without an id or a name"},
+                 {"\"file_name\": \"b.png\", ", "", "pictures without an id or a name"},
+                 {"{\"id\": 10,", "{\"id\": 20,", "pictures with the id of a later one"}};
+    for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
+        Coco c = coco_read(replaced(instances, cases[i].from, cases[i].to), false);
+        assert_int_equal(c.picture_count, 1);
+        assert_int_equal(c.segment_count, 1);
+        assert_int_equal(left_out_count(c.left_out, cases[i].kind), 1);
+        coco_free(&c);
+    }
 }
 
 static void test_damaged_panoptic(void **state) {
     (void)state;
-    static const struct {
-        const char *from, *to, *expected;
-    } cases[] = {
-        {"\"image_id\": 5", "\"image_id\": 4", "annotation 1: field \"image_id\": 4 is not among the images"},
-        {"\"file_name\": \"p.png\", ", "", "field \"file_name\": expected a string"},
-        {"\"segments_info\"", "\"segments\"", "field \"segments_info\": expected a list"},
-        {"[0, 0, 1, 2]", "[0, 0, 1]", "field \"bbox\": expected four numbers"},
-        {"\"category_id\": 2", "\"category_id\": 3", "field \"category_id\": 3 is not among the categories"},
-        {"\"area\": 2, ", "", "field \"area\": expected a number"},
+    static const Change changes[] = {
+        {"\"file_name\": \"p.png\", ", "", 0, "none of its annotations can be used"},
+        {"\"segments_info\"", "\"segments\"", 0, "none of its annotations can be used"},
+        {"\"image_id\": 5", "\"image_id\": 4", 0, "none of its annotations can be used"},
+        {"[0, 0, 1, 2]", "[0, 0, 1]", 2, NULL},
+        {"\"area\": 2, ", "", 2, NULL},
+        {"\"category_id\": 2", "\"category_id\": 3", 1, "annotations of categories that are not there"},
+        {"{\"id\": 9, ", "{", 1, "annotations with a damaged id"},
     };
-    for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
-        assert_dies(cases[i].expected, coco_read(replaced(panoptic, cases[i].from, cases[i].to), true));
-    }
+    check_changes(panoptic, true, changes, sizeof changes / sizeof *changes);
 }
 
 int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_instances),         cmocka_unit_test(test_rle_text),
         cmocka_unit_test(test_panoptic_folder),   cmocka_unit_test(test_damaged_folders),
-        cmocka_unit_test(test_damaged_instances), cmocka_unit_test(test_damaged_panoptic)};
+        cmocka_unit_test(test_damaged_instances), cmocka_unit_test(test_damaged_pictures),
+        cmocka_unit_test(test_damaged_panoptic)};
     return cmocka_run_group_tests(tests, folder_begin, folder_end);
 }

@@ -85,6 +85,34 @@ static void test_damaged_files(void **state) {
     image_free(&image);
 }
 
+// Pixels (x, y) of a stored picture are 10 y + x; what the upright one's first row begins with, and its size.
+static void test_upright(void **state) {
+    (void)state;
+    static const struct {
+        int width, first[2];
+    } expected[9] = {{3, {0, 1}},  {3, {0, 1}},  {3, {2, 1}},  {3, {12, 11}}, {3, {10, 11}},
+                     {2, {0, 10}}, {2, {10, 0}}, {2, {12, 2}}, {2, {2, 12}}};
+    for (int orientation = 0; orientation <= 8; orientation++) {
+        Image image = image_new(3, 2, 1);
+        for (int i = 0; i < 6; i++) { image.pixels[i] = (uint8_t)(10 * (i / 3) + i % 3); }
+        image.orientation = orientation;
+        image_upright(&image);
+        assert_int_equal(image.width, expected[orientation].width);
+        assert_int_equal(image.pixels[0], expected[orientation].first[0]);
+        assert_int_equal(image.pixels[1], expected[orientation].first[1]);
+        image_free(&image);
+    }
+}
+
+// Four components without Adobe's marker are CMYK, which stb_image would read as another picture.
+static void test_cmyk(void **state) {
+    (void)state;
+    static const uint8_t head[] = {0xff, 0xd8, 0xff, 0xc0, 0, 20, 8,    0, 8, 0,    8, 4,    1,
+                                   0x11, 0,    2,    0x11, 0, 3,  0x11, 0, 4, 0x11, 0, 0xff, 0xd9};
+    atomic_write(in_folder("cmyk.jpg"), head, sizeof head);
+    assert_dies("is a CMYK picture without Adobe's marker", image_load(in_folder("cmyk.jpg"), 3));
+}
+
 static void test_resize(void **state) {
     (void)state;
     Image image = pattern(23, 31, 3), same = image_resize(&image, 0, 0, 23, 31, 23, 31, FILTER_LANCZOS);
@@ -197,8 +225,9 @@ static void test_mask_grow(void **state) {
 }
 
 int main(void) {
-    const struct CMUnitTest tests[] = {cmocka_unit_test(test_files),  cmocka_unit_test(test_damaged_files),
-                                       cmocka_unit_test(test_resize), cmocka_unit_test(test_mask_resize),
-                                       cmocka_unit_test(test_paint),  cmocka_unit_test(test_mask_grow)};
+    const struct CMUnitTest tests[] = {cmocka_unit_test(test_files),   cmocka_unit_test(test_damaged_files),
+                                       cmocka_unit_test(test_upright), cmocka_unit_test(test_cmyk),
+                                       cmocka_unit_test(test_resize),  cmocka_unit_test(test_mask_resize),
+                                       cmocka_unit_test(test_paint),   cmocka_unit_test(test_mask_grow)};
     return cmocka_run_group_tests(tests, folder_begin, folder_end);
 }

@@ -68,11 +68,11 @@ static void bad_entries(void **state) {
         "null",
         "\"text\"",
         "{}",
-        "{\"image_id\": \"20\", \"ann_id\": 7, \"sentences\": [\"x\"]}",
+        "{\"image_id\": \"x20\", \"ann_id\": 7, \"sentences\": [\"x\"]}",
         "{\"image_id\": 2.5, \"ann_id\": 7, \"sentences\": [\"x\"]}",
         "{\"image_id\": 21, \"ann_id\": 7, \"sentences\": [\"x\"]}",
         "{\"image_id\": 20, \"sentences\": [\"x\"]}",
-        "{\"image_id\": 20, \"ann_id\": \"7\", \"sentences\": [\"x\"]}",
+        "{\"image_id\": 20, \"ann_id\": \"x7\", \"sentences\": [\"x\"]}",
         "{\"image_id\": 20, \"ann_id\": [7, null], \"sentences\": [\"x\"]}",
         "{\"image_id\": 20, \"ann_id\": [7, 7], \"sentences\": [\"x\"]}",
         "{\"image_id\": 20, \"ann_id\": [7, -1], \"sentences\": [\"x\"]}",
@@ -92,9 +92,13 @@ static void bad_entries(void **state) {
         Phrases p = read_refs(&coco, text);
         assert_true(p.count == 1 && p.left_out == 1 && !strcmp(p.phrases[0].text, "good") && p.phrases[0].count == 1);
         assert_true(coco.segments[p.objects[p.phrases[0].first]].id == 9);
+        assert_int_equal(left_out_count(coco.texts_left_out, "entries or texts of refs"), 1); // always number 1
         phrases_free(&p);
         free(text);
     }
+    Phrases named = read_refs(&coco, "[{\"image_id\": \"20\", \"ann_id\": \"7\", \"sentences\": [\"x\"]}]");
+    assert_true(named.count == 1 && coco.segments[named.objects[named.phrases[0].first]].id == 7); // ids as texts
+    phrases_free(&named);
     assert_dies("refs_x.json: none of its 0 entries can be used", read_refs(&coco, "[]"));
     assert_dies("refs_x.json: expected a list, or an object with the list \"refs\"",
                 read_refs(&coco, "{\"refs\": {}}"));

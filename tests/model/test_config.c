@@ -130,7 +130,13 @@ static void test_scheduler(void **state) {
     write_text(path, "{}"); // DDIMScheduler's own defaults
     c = schedule_config_read(path);
     assert_true(c.beta_start == 0.0001 && c.beta_end == 0.02 && !c.scaled_linear && c.prediction == PREDICT_EPSILON);
-    assert_true(c.set_alpha_to_one && c.clip_sample && c.clip_sample_range == 1 && c.num_train_timesteps == 1000);
+    // The pipeline's rule, for a file of any scheduler class and whatever it says: latents are not clipped.
+    const char *const of_classes[] = {"{\"_class_name\": \"EulerDiscreteScheduler\"}", "{\"clip_sample\": true}"};
+    for (int i = 0; i < 2; i++) {
+        write_text(path, of_classes[i]);
+        assert_false(schedule_config_read(path).clip_sample);
+    }
+    assert_true(c.set_alpha_to_one && !c.clip_sample && c.clip_sample_range == 1 && c.num_train_timesteps == 1000);
 }
 
 // ---- Refusals ------------------------------------------------------------------------------------------------------

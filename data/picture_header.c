@@ -1,0 +1,88 @@
+#include "data/picture_header.h"
+#include <stdint.h>
+#include <stdlib.h>
+#include <string.h>
+
+static uint32_t number_at(const uint8_t *p, int bytes, bool little) {
+    uint32_t value = 0;
+    for (int i = 0; i < bytes; i++) { value = value << 8 | p[little ? bytes - 1 - i : i]; }
+    return value;
+}
+
+enum { ORIENTATION = 0x0112, ENTRY = 12 };
+
+// The orientation in a TIFF structure of `size` bytes: "II*\0" or "MM\0*", the first directory's offset, its number of
+// entries, and entries of tag, type (3: 16 bits), count, value. 0 where there is none.
+static int tiff_orientation(const uint8_t *tiff, size_t size) {
+    if (size < 8 || (memcmp(tiff, "II*\0", 4) != 0 && memcmp(tiff, "MM\0*", 4) != 0)) { return 0; }
+    bool little = tiff[0] == 'I';
+    size_t at = number_at(tiff + 4, 4, little);
+    if (at > size - 2) { return 0; }
+    int entries = (int)number_at(tiff + at, 2, little);
+    at += 2;
+    for (int i = 0; i < entries && at + ENTRY <= size; i++, at += ENTRY) {
+        if (number_at(tiff + at, 2, little) != ORIENTATION) { continue; }
+        bool wide = number_at(tiff + at + 2, 2, little) == 4; // some write 32 bits
+        uint32_t value = number_at(tiff + at + 8, wide ? 4 : 2, little);
+        return value >= 1 && value <= 8 ? (int)value : 0;
+    }
+    return 0;
+}
+
+// Reads `size` bytes of a segment and gives them to the parser; shorter files give 0.
+static int read_orientation(FILE *file, size_t size, size_t skip) {
+    uint8_t *bytes = malloc(size ? size : 1);
+    int orientation = 0;
+    if (bytes && fread(bytes, 1, size, file) == size && size > skip && (!skip || memcmp(bytes, "Exif\0", 5) == 0)) {
+        orientation = tiff_orientation(bytes + skip, size - skip);
+    }
+    free(bytes);
+    return orientation;
+}
+
+static void read_jpeg(FILE *file, PictureHeader *h) {
+    for (;;) {
+        int c = getc(file);
+        while (c != EOF && c != 0xff) { c = getc(file); } // as decoders do, looks for the next marker
+        while (c == 0xff) { c = getc(file); }
+        if (c == EOF || c == 0xda || c == 0xd9) { return; }             // start of the scan, end
+        if (c == 0 || c == 1 || (c >= 0xd0 && c <= 0xd8)) { continue; } // without a length
+        uint8_t length[2], bytes[12];
+        if (fread(length, 1, 2, file) != 2) { return; }
+        long size = (long)number_at(length, 2, false) - 2, start = ftell(file);
+        bool frame = c >= 0xc0 && c <= 0xcf && c != 0xc4 && c != 0xc8 && c != 0xcc;
+        if (size < 0) { return; }
+        if (frame && size >= 6 && fread(bytes, 1, 6, file) == 6) { h->components = bytes[5]; }
+        if (c == 0xee && size >= 12 && fread(bytes, 1, 12, file) == 12 && memcmp(bytes, "Adobe", 6) == 0) {
+            h->adobe = bytes[11] == 0 || bytes[11] == 2; // CMYK, YCCK: both inverted
+        }
+        if (c == 0xe1 && size > 6 && !h->orientation) { h->orientation = read_orientation(file, (size_t)size, 6); }
+        if (fseek(file, start + size, SEEK_SET) != 0) { return; }
+    }
+}
+
+enum { MOST_EXIF = 1 << 20 };
+
+static void read_png(FILE *file, PictureHeader *h) {
+    uint8_t head[8]; // length, type
+    while (fread(head, 1, 8, file) == 8 && !h->orientation) {
+        long size = (long)number_at(head, 4, false), start = ftell(file);
+        if (memcmp(head + 4, "eXIf", 4) == 0 && size < MOST_EXIF) {
+            h->orientation = read_orientation(file, (size_t)size, 0);
+        }
+        if (memcmp(head + 4, "IEND", 4) == 0 || fseek(file, start + size + 4, SEEK_SET) != 0) { return; }
+    }
+}
+
+PictureHeader picture_header(FILE *file) {
+    PictureHeader h = {0};
+    uint8_t magic[8] = {0};
+    size_t n = fread(magic, 1, 8, file);
+    if (n >= 2 && magic[0] == 0xff && magic[1] == 0xd8) {
+        fseek(file, 2, SEEK_SET);
+        read_jpeg(file, &h);
+    } else if (n == 8 && memcmp(magic, "\x89PNG\r\n\x1a\n", 8) == 0) {
+        read_png(file, &h);
+    }
+    return h;
+}

@@ -1,0 +1,78 @@
+#!/usr/bin/env bash
+# Data as people have it, through the whole program: pictures that cannot be read, a download that is not finished,
+# names with quotes, outputs that cannot be written, file systems that lack something.
+source "$(dirname "$0")/common.sh"
+prepare
+encode=(encode --model model --split train --min-side 1 --classes @data/classes/seen.txt)
+evaluate=(eval --model model --split val --steps 1 --bootstrap 0 --batch 4)
+says() { "$cocogold" "${@:2}" 2>&1 | grep -qF -- "$1"; }
+ends() { # NAME TEXT ARGUMENTS...: ends with code 1 and a sentence, perhaps after a line of progress
+    "$cocogold" "${@:3}" >.stdout 2>.stderr
+    local code=$? last
+    last=$(tail -n 1 .stderr)
+    [ $code = 1 ] && [[ $last == "cocogold: "*"$2"* ]]
+    result $? "$1" "exit $code: $last"
+}
+left_out() { grep -A3 '"pictures that cannot be read"' "$1" | grep -q "\"$((10#$2))\""; } # by id
+
+# ---- encode: the second run fills the holes of the first
+cp -r data late && mkdir away
+first=$(cd late/train && ls ./*.png | head -n 4)
+(cd late/train && mv $first ../../away)
+check "encode without four pictures" says "4 pictures that cannot be read" "${encode[@]}" --data late --out late-latents
+name=$(basename "$(head -n 1 <<<"$first")" .png)
+check "they are in the JSON beside the shards" left_out late-latents/train.json "$name"
+before=$(sha256sum late-latents/*.h5)
+check "again without them" "$cocogold" "${encode[@]}" --data late --out late-latents
+check "changes nothing" [ "$before" = "$(sha256sum late-latents/*.h5)" ]
+mv away/*.png late/train/
+check "again with them" says "is made again" "${encode[@]}" --data late --out late-latents
+"$cocogold" "${encode[@]}" --data late --out whole-latents >/dev/null 2>&1
+check "gives what one run gives" cmp late-latents/train-00000.h5 whole-latents/train-00000.h5
+cp -r data empty && rm empty/train/*.png
+ends "encode without any picture" "none of 40 pictures can be read" "${encode[@]}" --data empty --out none
+check "leaves no shard" [ -z "$(ls none/*.h5 2>/dev/null)" ]
+ends "stats --check without any picture" "can be read" stats --data empty --split train --min-side 1 --check
+ends "preview without any picture" "no picture yields a sample" preview --data empty --split train --min-side 1 --out new.png
+dies "train-vae without any picture" "no picture yields a sample" train-vae --model model --data empty --max-train-steps 1 --train-batch-size 2 --gradient-accumulation-steps 1 --validate-every 0 --no-roofline --min-side 1 --out none-vae
+
+# ---- eval, preview: one picture is missing or cut off
+cp -r data missing && rm "missing/val/$(cd missing/val && ls ./*.png | tail -n 1)"
+cp -r data cut && last=$(ls cut/val/*.png | tail -n 1) && head -c 2000 "$last" >half && mv half "$last"
+for data in missing cut; do
+    check "eval: $data picture" says "1 pictures that cannot be read" "${evaluate[@]}" --data $data --out eval-$data
+    check "it is in metrics.json" left_out eval-$data/metrics.json "$(basename "$last" .png)"
+    check "the others are in pairs.csv" [ "$(wc -l <eval-$data/pairs.csv)" -gt 5 ]
+done
+check "the same pairs as without it" cmp eval-missing/pairs.csv eval-cut/pairs.csv
+cp -r data no-val && rm no-val/val/*.png
+ends "eval without any picture" "none of the pictures" "${evaluate[@]}" --data no-val --out eval-none
+check "preview of a cut picture" "$cocogold" preview --data cut --split val --min-side 1 --count 40 --out sheet.png
+
+# ---- panoptic PNGs
+panoptic=(--source panoptic --classes all)
+cp -r data png && png=$(ls png/annotations/panoptic_train/*.png | head -n 1) && echo no >"$png"
+check "encode with a damaged panoptic PNG" says "1 pictures that cannot be read" "${encode[@]}" "${panoptic[@]}" --data png --out png-latents
+png=$(ls png/annotations/panoptic_val/*.png | tail -n 1) && rm "$png"
+check "eval without a panoptic PNG" says "1 pictures that cannot be read" "${evaluate[@]}" --source panoptic --limit 40 --data png --out eval-png
+
+# ---- stdout
+if [ -w /dev/full ]; then
+    full() { "$cocogold" "$@" >/dev/full 2>.said; [ $? = 1 ] && grep -q 'standard output cannot be written' .said; }
+    check "help into a full file" full --help
+    check "help of a command into a full file" full eval --help
+    check "stats into a full file" full stats --data data --split val --min-side 1
+fi
+
+# ---- outputs are looked at first
+late() { "$cocogold" "${@:2}" >.said 2>&1; [ $? = 1 ] && grep -qF "$1" .said && ! grep -qE 'pairs|pictures  |step 1' .said; }
+echo a >file
+for out in file/x /dev/null/x; do
+    check "eval into $out" late "$out" "${evaluate[@]}" --data data --out $out
+    check "encode into $out" late "$out" "${encode[@]}" --data data --out $out
+    check "train into $out" late "$out" train --model model --shards latents --max-train-steps 1 --out $out
+    check "segment into $out/new" late "$out" segment --model model --image "$(ls data/val/*.png | head -n 1)" --text person --out $out/new
+    check "analyze into $out" late "$out" analyze latents --model model --data data --split train --out $out
+    check "stats into $out/x.json" late "$out" stats --data data --split val --min-side 1 --check --json $out/x.json
+done
+finish
