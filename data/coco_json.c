@@ -70,7 +70,7 @@ typedef struct {
     int bbox_count; // -1: something else than numbers
     const char *text[COCO_URL + 1];
     const char *problem; // why it is left out (a kind of data/left_out.h), or NULL
-    char why[256];
+    char why[400];
 } Record;
 
 // The PNG of a panoptic annotation.
@@ -143,14 +143,16 @@ static void wrong(Reader *r, Field field, const char *expected) {
     Record *record = current(r);
     if (record->problem) { return; }
     record->problem = kind_of(r, field);
-    snprintf(record->why, sizeof record->why, "%s: field \"%s\": expected %s", where(r), field_names[field], expected);
+    snprintf(record->why, sizeof record->why, "%.200s: %s: field \"%s\": expected %s", r->path, where(r),
+             field_names[field], expected);
 }
 
 static void leave_out(Reader *r, const Record *record) {
     char number[32];
     snprintf(number, sizeof number, record->have >> ID & 1 ? "%lld" : "number %lld",
              record->have >> ID & 1 ? (long long)record->id[ID] : r->number);
-    left_out_add(r->coco.left_out, record->problem, record->id_name ? record->id_name : number, record->why);
+    left_out_add(r->coco.left_out, record->problem, record->id_name ? record->id_name : number,
+                 *record->why ? record->why : NULL);
 }
 
 // Texts are stored in blocks that never move; each block begins with a pointer to the previous one.
@@ -213,7 +215,6 @@ static bool need_object_list(Reader *r, bool right) {
     }
     r->record[0] = (Record){.problem = no_object};
     r->number++;
-    snprintf(r->record[0].why, sizeof r->record[0].why, "%s", where(r));
     leave_out(r, &r->record[0]);
     return false;
 }
@@ -441,10 +442,7 @@ static int32_t *pool_take(Reader *r, size_t count) {
 
 static void leave_segment(Reader *r, const char *kind) {
     Record *a = current(r);
-    if (!a->problem) {
-        a->problem = kind;
-        snprintf(a->why, sizeof a->why, "%s", where(r));
-    }
+    if (!a->problem) { a->problem = kind; }
 }
 
 static bool whole_side(double side) { return side >= 1 && side <= 32768 && side == floor(side); }
@@ -495,7 +493,6 @@ static bool check_polygons(Reader *r) {
     if (rings && some && !current(r)->problem) {
         Record note = *current(r);
         note.problem = bad_ring;
-        snprintf(note.why, sizeof note.why, "%s", where(r));
         leave_out(r, &note);
     }
     r->length_count = rings;
