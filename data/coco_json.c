@@ -692,7 +692,7 @@ static size_t read_piece(Reader *r, FILE *file, char *raw, char *plain, size_t *
     for (int c; n && n < BLOCK + LONGEST && isalpha((unsigned char)raw[n - 1]) && (c = getc(file)) != EOF;) {
         raw[n++] = (char)c;
     }
-    size_t begin = *before == 0 ? json_begin(r->path, raw, n) : 0;
+    size_t begin = *before == 0 ? text_begin(r->path, raw, n) : 0;
     *before += n;
     return json_plain(plain, raw + begin, n - begin, state);
 }
