@@ -43,7 +43,9 @@ static bool *parse(const Names *n, const char *option, const char *text, int *co
         bool things_only = text[3] != 0;
         for (int i = 0; i < n->count; i++) { flags[i] = !things_only || !n->coco || n->coco->categories[i].thing; }
     } else if (text[0] == '@') {
-        char *names = read_file(text + 1, NULL);
+        size_t size;
+        char *names = read_file(text + 1, &size);
+        text_begin(text + 1, names, size); // dies if it is UTF-16; UTF-8's mark is trimmed with the blanks
         choose_each(n, flags, names, "\n", text + 1);
         free(names);
     } else {

@@ -9,6 +9,7 @@
 //                                            "segments_info": [ depth 5 {"id": 77, "bbox": ..., ...}, ...]}, ...]}
 #include "data/coco.h"
 #include "data/coco_derive.h"
+#include "data/coco_link.h"
 #include "data/segmentation.h"
 #include "util/error.h"
 #include "util/json.h"
@@ -26,13 +27,8 @@ static const char no_mask[] = "annotations without a mask", bad_mask[] = "annota
                   no_ring[] = "annotations without a polygon of three points",
                   bad_ring[] = "annotations with polygons of fewer than three points or an odd number of coordinates, "
                                "which are left out",
-                  no_picture[] = "annotations of pictures that are not there",
-                  no_category[] = "annotations of categories that are not there",
-                  no_id[] = "annotations with a damaged id",
-                  other_size[] = "annotations with a mask of another size than the picture's",
-                  no_name[] = "pictures without an id or a name", no_size[] = "pictures without a size",
-                  same_id[] = "pictures with the id of a later one", no_object[] = "entries that are no objects",
-                  twice[] = "annotations of pictures that have one already";
+                  no_id[] = "annotations with a damaged id", no_name[] = "pictures without an id or a name",
+                  no_size[] = "pictures without a size", no_object[] = "entries that are no objects";
 
 typedef enum { IN_NOTHING, IN_CATEGORIES, IN_IMAGES, IN_ANNOTATIONS } Section;
 static const char *const section_names[] = {"", "categories", "images", "annotations"};
@@ -70,15 +66,8 @@ typedef struct {
     int bbox_count; // -1: something else than numbers
     const char *text[COCO_URL + 1];
     const char *problem; // why it is left out (a kind of data/left_out.h), or NULL
-    char why[256];
+    char why[400];
 } Record;
-
-// The PNG of a panoptic annotation.
-typedef struct {
-    int64_t image_id;
-    const char *file_name;
-    long long number; // of the annotation
-} IdFile;
 
 enum { DEEP = 8 };
 
@@ -86,11 +75,8 @@ typedef struct {
     const char *path;
     bool panoptic;
     Coco coco;
-    int64_t *segment_picture, *segment_category; // ids of each segment, resolved at the end
-    const char **segment_name;                   // of each segment whose id is a text
+    Links links;
     size_t pool_room;
-    IdFile *files;
-    int file_count;
     char *names_end;
     size_t names_left;
     // position
@@ -132,7 +118,10 @@ static Record *current(Reader *r) {
 
 static const char *kind_of(const Reader *r, Field field) {
     if (r->section == IN_IMAGES) { return field == WIDTH || field == HEIGHT ? no_size : no_name; }
-    return field == IMAGE_ID ? no_picture : field == CATEGORY_ID ? no_category : field == ID ? no_id : bad_mask;
+    return field == IMAGE_ID      ? coco_no_picture
+           : field == CATEGORY_ID ? coco_no_category
+           : field == ID          ? no_id
+                                  : bad_mask;
 }
 
 // A wrong category ends the program, since names depend on it; pictures and annotations are left out.
@@ -143,14 +132,16 @@ static void wrong(Reader *r, Field field, const char *expected) {
     Record *record = current(r);
     if (record->problem) { return; }
     record->problem = kind_of(r, field);
-    snprintf(record->why, sizeof record->why, "%s: field \"%s\": expected %s", where(r), field_names[field], expected);
+    snprintf(record->why, sizeof record->why, "%.200s: %s: field \"%s\": expected %s", r->path, where(r),
+             field_names[field], expected);
 }
 
 static void leave_out(Reader *r, const Record *record) {
     char number[32];
     snprintf(number, sizeof number, record->have >> ID & 1 ? "%lld" : "number %lld",
              record->have >> ID & 1 ? (long long)record->id[ID] : r->number);
-    left_out_add(r->coco.left_out, record->problem, record->id_name ? record->id_name : number, record->why);
+    left_out_add(r->coco.left_out, record->problem, record->id_name ? record->id_name : number,
+                 *record->why ? record->why : NULL);
 }
 
 // Texts are stored in blocks that never move; each block begins with a pointer to the previous one.
@@ -213,7 +204,6 @@ static bool need_object_list(Reader *r, bool right) {
     }
     r->record[0] = (Record){.problem = no_object};
     r->number++;
-    snprintf(r->record[0].why, sizeof r->record[0].why, "%s", where(r));
     leave_out(r, &r->record[0]);
     return false;
 }
@@ -441,10 +431,7 @@ static int32_t *pool_take(Reader *r, size_t count) {
 
 static void leave_segment(Reader *r, const char *kind) {
     Record *a = current(r);
-    if (!a->problem) {
-        a->problem = kind;
-        snprintf(a->why, sizeof a->why, "%s", where(r));
-    }
+    if (!a->problem) { a->problem = kind; }
 }
 
 static bool whole_side(double side) { return side >= 1 && side <= 32768 && side == floor(side); }
@@ -495,7 +482,6 @@ static bool check_polygons(Reader *r) {
     if (rings && some && !current(r)->problem) {
         Record note = *current(r);
         note.problem = bad_ring;
-        snprintf(note.why, sizeof note.why, "%s", where(r));
         leave_out(r, &note);
     }
     r->length_count = rings;
@@ -529,12 +515,12 @@ static void pack_polygons(Reader *r, Segment *s) {
 static Segment *add_segment(Reader *r, const Record *a) {
     Coco *c = &r->coco;
     GROW(c->segments, c->segment_count);
-    GROW(r->segment_picture, c->segment_count);
-    GROW(r->segment_category, c->segment_count);
-    GROW(r->segment_name, c->segment_count);
-    r->segment_picture[c->segment_count] = a->id[IMAGE_ID];
-    r->segment_category[c->segment_count] = a->id[CATEGORY_ID];
-    r->segment_name[c->segment_count] = a->id_name;
+    GROW(r->links.picture, c->segment_count);
+    GROW(r->links.category, c->segment_count);
+    GROW(r->links.name, c->segment_count);
+    r->links.picture[c->segment_count] = a->id[IMAGE_ID];
+    r->links.category[c->segment_count] = a->id[CATEGORY_ID];
+    r->links.name[c->segment_count] = a->id_name;
     Segment *s = &c->segments[c->segment_count++];
     int64_t id = a->have >> ID & 1 ? a->id[ID] : -r->number;
     *s = (Segment){.id = id, .area = a->value[AREA], .crowd = a->value[ISCROWD] != 0};
@@ -581,9 +567,9 @@ static void end_panoptic(Reader *r) {
         r->coco.segment_count = r->first_segment;
         return;
     }
-    for (int i = r->first_segment; i < r->coco.segment_count; i++) { r->segment_picture[i] = a->id[IMAGE_ID]; }
-    GROW(r->files, r->file_count);
-    r->files[r->file_count++] = (IdFile){a->id[IMAGE_ID], a->text[FILE_NAME], r->number};
+    for (int i = r->first_segment; i < r->coco.segment_count; i++) { r->links.picture[i] = a->id[IMAGE_ID]; }
+    GROW(r->links.files, r->links.file_count);
+    r->links.files[r->links.file_count++] = (IdFile){a->id[IMAGE_ID], a->text[FILE_NAME], r->number};
 }
 
 static int on_map_start(void *context) {
@@ -706,7 +692,7 @@ static size_t read_piece(Reader *r, FILE *file, char *raw, char *plain, size_t *
     for (int c; n && n < BLOCK + LONGEST && isalpha((unsigned char)raw[n - 1]) && (c = getc(file)) != EOF;) {
         raw[n++] = (char)c;
     }
-    size_t begin = *before == 0 ? json_begin(r->path, raw, n) : 0;
+    size_t begin = *before == 0 ? text_begin(r->path, raw, n) : 0;
     *before += n;
     return json_plain(plain, raw + begin, n - begin, state);
 }
@@ -741,153 +727,6 @@ static void parse_file(Reader *r) {
     }
 }
 
-// A sorted table from ids to positions.
-typedef struct {
-    int64_t id;
-    int index;
-} IdIndex;
-
-static int by_id(const void *a, const void *b) {
-    int64_t x = ((const IdIndex *)a)->id, y = ((const IdIndex *)b)->id;
-    return (x > y) - (x < y);
-}
-
-// Entries with one id are kept in order, so that the last is found.
-static int by_id_and_index(const void *a, const void *b) {
-    int order = by_id(a, b);
-    return order ? order : ((const IdIndex *)a)->index - ((const IdIndex *)b)->index;
-}
-
-// Removes all entries but the last of each id. Returns their number.
-static int drop_twins(IdIndex *table, int count) {
-    int kept = 0;
-    for (int i = 0; i < count; i++) {
-        if (i + 1 == count || table[i + 1].id != table[i].id) { table[kept++] = table[i]; }
-    }
-    return kept;
-}
-
-static int find_id(const IdIndex *table, int count, int64_t id) {
-    const IdIndex key = {id, 0};
-    const IdIndex *found = count ? bsearch(&key, table, (size_t)count, sizeof key, by_id) : NULL;
-    return found ? found->index : -1;
-}
-
-static const char *picture_name(const Picture *p, char number[24]) {
-    snprintf(number, 24, "%lld", (long long)p->id);
-    return p->id_name ? p->id_name : number;
-}
-
-// Pictures by id. As in pycocotools, the last of those with one id counts; the others are left out.
-static IdIndex *link_pictures(Reader *r, int *count) {
-    Coco *c = &r->coco;
-    IdIndex *table = xcalloc((size_t)c->picture_count + 1, sizeof *table);
-    for (int i = 0; i < c->picture_count; i++) { table[i] = (IdIndex){c->pictures[i].id, i}; }
-    qsort(table, (size_t)c->picture_count, sizeof *table, by_id_and_index);
-    *count = drop_twins(table, c->picture_count);
-    if (*count == c->picture_count) { return table; }
-    bool *keep = xcalloc((size_t)c->picture_count, sizeof *keep);
-    int *moved = xcalloc((size_t)c->picture_count, sizeof *moved), kept = 0;
-    for (int i = 0; i < *count; i++) { keep[table[i].index] = true; }
-    for (int i = 0; i < c->picture_count; i++) {
-        char number[24];
-        if (!keep[i]) { left_out_add(c->left_out, same_id, picture_name(&c->pictures[i], number), NULL); }
-        moved[i] = kept;
-        if (keep[i]) { c->pictures[kept++] = c->pictures[i]; }
-    }
-    for (int i = 0; i < *count; i++) { table[i].index = moved[table[i].index]; }
-    c->picture_count = kept;
-    free(keep);
-    free(moved);
-    return table;
-}
-
-// Categories by id. Those with one name are one class, the first of them: a mask is the union.
-static IdIndex *link_categories(Reader *r, int *count) {
-    Coco *c = &r->coco;
-    IdIndex *table = xcalloc((size_t)c->category_count + 1, sizeof *table);
-    int classes = 0;
-    *count = c->category_count;
-    for (int i = 0; i < *count; i++) {
-        Category category = c->categories[i];
-        int same = 0;
-        while (same < classes && strcmp(c->categories[same].name, category.name) != 0) { same++; }
-        table[i] = (IdIndex){category.id, same};
-        if (same == classes) { c->categories[classes++] = category; }
-        if (same < classes) { c->categories[same].thing |= category.thing; }
-    }
-    c->category_count = classes;
-    qsort(table, (size_t)*count, sizeof *table, by_id_and_index);
-    for (int i = 1; i < *count; i++) {
-        if (table[i].id == table[i - 1].id && table[i].index != table[i - 1].index) {
-            die("%s: field \"categories\": id %lld occurs twice, as \"%s\" and \"%s\"", r->path, (long long)table[i].id,
-                c->categories[table[i - 1].index].name, c->categories[table[i].index].name);
-        }
-    }
-    *count = drop_twins(table, *count);
-    return table;
-}
-
-static void link_files(Reader *r, const IdIndex *pictures, int count) {
-    Coco *c = &r->coco;
-    for (int i = 0; i < r->file_count; i++) {
-        char number[32];
-        int p = find_id(pictures, count, r->files[i].image_id);
-        const char *problem = p < 0 ? no_picture : c->pictures[p].ids_name ? twice : NULL;
-        snprintf(number, sizeof number, "number %lld", r->files[i].number);
-        if (problem == twice) { left_out_add(c->left_out, problem, number, NULL); }
-        if (!problem) { c->pictures[p].ids_name = r->files[i].file_name; }
-    }
-}
-
-// Why a segment is left out; NULL: it is not.
-static const char *segment_problem(const Coco *c, const Segment *s, int owner) {
-    const int32_t *size = c->pool + s->data;
-    if (owner < 0) { return no_picture; }
-    if (s->category < 0) { return no_category; }
-    const Picture *p = &c->pictures[owner];
-    return s->form == SEGMENT_RLE && (size[0] != p->height || size[1] != p->width) ? other_size : NULL;
-}
-
-// Turns ids into indices and sorts the segments by picture, keeping the file's order within a picture.
-static void link_segments(Reader *r) {
-    Coco *c = &r->coco;
-    int picture_ids, category_ids;
-    IdIndex *pictures = link_pictures(r, &picture_ids), *categories = link_categories(r, &category_ids);
-    link_files(r, pictures, picture_ids);
-    int *owner = xcalloc((size_t)c->segment_count + 1, sizeof *owner), kept = 0;
-    for (int i = 0; i < c->segment_count; i++) {
-        Segment *s = &c->segments[i];
-        int picture = find_id(pictures, picture_ids, r->segment_picture[i]);
-        s->category = find_id(categories, category_ids, r->segment_category[i]);
-        const char *problem = segment_problem(c, s, picture);
-        char number[32];
-        snprintf(number, sizeof number, "%lld", (long long)s->id);
-        if (problem) {
-            left_out_add(c->left_out, problem, r->segment_name[i] ? r->segment_name[i] : number, NULL);
-            continue;
-        }
-        owner[kept] = picture;
-        c->segments[kept++] = *s;
-        c->pictures[picture].count++;
-    }
-    c->segment_count = kept;
-    for (int i = 1; i < c->picture_count; i++) {
-        c->pictures[i].first_segment = c->pictures[i - 1].first_segment + c->pictures[i - 1].count;
-    }
-    Segment *sorted = xmalloc(((size_t)c->segment_count + 1) * sizeof *sorted);
-    for (int i = 0; i < c->picture_count; i++) { c->pictures[i].count = 0; }
-    for (int i = 0; i < c->segment_count; i++) {
-        Picture *p = &c->pictures[owner[i]];
-        sorted[p->first_segment + p->count++] = c->segments[i];
-    }
-    free(c->segments);
-    c->segments = sorted;
-    free(pictures);
-    free(categories);
-    free(owner);
-}
-
 static void check_counts(const Reader *r) {
     const Coco *c = &r->coco;
     if (!c->category_count) { die("%s: field \"categories\" is empty: expected at least one class", r->path); }
@@ -900,22 +739,22 @@ Coco coco_read(const char *path, bool panoptic) {
     Reader *r = xcalloc(1, sizeof *r);
     r->path = path;
     r->panoptic = panoptic;
+    r->coco.path = xstrdup(path);
     r->coco.left_out = left_out_new();
     r->coco.computed = left_out_new();
     r->coco.texts_left_out = left_out_new();
     parse_file(r);
-    link_segments(r);
+    coco_link(&r->coco, &r->links);
     check_counts(r);
     Coco coco = r->coco;
     coco.unusable = r->annotations > 0 && !coco.segment_count;
-    coco.path = xstrdup(path);
     coco.panoptic = panoptic;
     if (!panoptic) { coco_derive(&coco); }
     if (coco.pool) { coco.pool = xrealloc(coco.pool, (coco.pool_size + 1) * sizeof *coco.pool); }
-    free(r->segment_picture);
-    free(r->segment_category);
-    free(r->segment_name);
-    free(r->files);
+    free(r->links.picture);
+    free(r->links.category);
+    free(r->links.name);
+    free(r->links.files);
     free(r->values);
     free(r->lengths);
     free(r);

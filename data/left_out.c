@@ -8,8 +8,13 @@
 enum { NAMED = 5, KINDS = 32 }; // ids that are named of each kind
 
 typedef struct {
+    char *id, *sentence;
+} Why;
+
+typedef struct {
     const char *kind;
-    char *why, *why_id; // of the one with the smallest id, or NULL
+    Why first[NAMED]; // those with the smallest ids, sorted
+    int first_count;
     TextTable ids;
     int said;
 } Kind;
@@ -26,12 +31,19 @@ LeftOut *left_out_new(void) {
     return list;
 }
 
+static void drop_whys(Kind *k) {
+    for (int i = 0; i < k->first_count; i++) {
+        free(k->first[i].id);
+        free(k->first[i].sentence);
+    }
+    k->first_count = 0;
+}
+
 void left_out_free(LeftOut *list) {
     if (!list) { return; }
     for (int i = 0; i < list->count; i++) {
         text_table_free(&list->kinds[i].ids);
-        free(list->kinds[i].why);
-        free(list->kinds[i].why_id);
+        drop_whys(&list->kinds[i]);
     }
     pthread_mutex_destroy(&list->lock);
     free(list);
@@ -43,13 +55,25 @@ static int find(const LeftOut *list, const char *kind) {
     return i;
 }
 
+// Keeps the sentences of the smallest ids.
+static void add_why(Kind *k, const char *id, const char *sentence) {
+    int at = k->first_count;
+    while (at > 0 && strverscmp(id, k->first[at - 1].id) < 0) { at--; }
+    if (at == NAMED || (at > 0 && strcmp(id, k->first[at - 1].id) == 0)) { return; }
+    if (k->first_count == NAMED) {
+        k->first_count--;
+        free(k->first[NAMED - 1].id);
+        free(k->first[NAMED - 1].sentence);
+    }
+    memmove(k->first + at + 1, k->first + at, (size_t)(k->first_count - at) * sizeof *k->first);
+    k->first[at] = (Why){xstrdup(id), xstrdup(sentence)};
+    k->first_count++;
+}
+
 static void add(Kind *k, const char *id, const char *why) {
+    int known = k->ids.count;
     text_table_add(&k->ids, id);
-    if (!why || (k->why_id && strverscmp(id, k->why_id) >= 0)) { return; }
-    free(k->why);
-    free(k->why_id);
-    k->why = xstrdup(why);
-    k->why_id = xstrdup(id);
+    if (why && k->ids.count > known) { add_why(k, id, why); }
 }
 
 static int by_version(const void *a, const void *b) {
@@ -96,7 +120,7 @@ static char *describe(const Kind *k) {
         free(text);
         text = longer;
     }
-    char *whole = xprintf("%s)%s%s", text, k->why ? ", the first: " : "", k->why ? k->why : "");
+    char *whole = xprintf("%s)", text);
     free(text);
     free(ids);
     return whole;
@@ -106,7 +130,10 @@ char *left_out_text(LeftOut *list) {
     char *all = xstrdup("");
     for (int i = 0; i < list->count; i++) {
         list->kinds[i].said = 0;
-        char *text = describe(&list->kinds[i]), *longer = xprintf("%s%s%s", all, i ? "; " : "", text);
+        const Kind *k = &list->kinds[i];
+        char *text = describe(k);
+        char *longer = xprintf("%s%s%s%s%s", all, i ? "; " : "", text, k->first_count ? ", the first: " : "",
+                               k->first_count ? k->first[0].sentence : "");
         free(all);
         free(text);
         all = longer;
@@ -123,10 +150,9 @@ void left_out_say(LeftOut *list, const char *path, const char *verb) {
         if (k->said == k->ids.count) { continue; }
         char *text = describe(k);
         warn("%s: %s: %s", path, verb, text);
+        for (int w = 0; w < k->first_count; w++) { warn("%s", k->first[w].sentence); }
         free(text);
-        free(k->why);
-        free(k->why_id);
-        k->why = k->why_id = NULL;
+        drop_whys(k);
         k->said = k->ids.count;
     }
 }

@@ -29,18 +29,37 @@ static int tiff_orientation(const uint8_t *tiff, size_t size) {
     return 0;
 }
 
-// Reads `size` bytes of a segment and gives them to the parser; shorter files give 0.
-static int read_orientation(FILE *file, size_t size, size_t skip) {
-    uint8_t *bytes = malloc(size ? size : 1);
-    int orientation = 0;
-    if (bytes && fread(bytes, 1, size, file) == size && size > skip && (!skip || memcmp(bytes, "Exif\0", 5) == 0)) {
-        orientation = tiff_orientation(bytes + skip, size - skip);
+// The orientation in XMP, which Pillow takes where EXIF has none: tiff:Orientation="6", or <tiff:Orientation>6<.
+static int xmp_orientation(const uint8_t *bytes, size_t size) {
+    static const char name[] = "tiff:Orientation";
+    size_t length = sizeof name - 1;
+    for (size_t i = 0; i + length + 3 <= size; i++) {
+        if (memcmp(bytes + i, name, length) != 0) { continue; }
+        const uint8_t *after = bytes + i + length;
+        int digit = after[0] == '>' ? after[1] : after[0] == '=' && after[1] == '"' ? after[2] : 0;
+        if (digit >= '1' && digit <= '8') { return digit - '0'; }
     }
-    free(bytes);
-    return orientation;
+    return 0;
 }
 
-static void read_jpeg(FILE *file, PictureHeader *h) {
+typedef enum { SEGMENT_APP1, CHUNK_EXIF } Container;
+
+// Reads `size` bytes of a JPEG's segment or a PNG's chunk; shorter files give 0.
+static void read_orientation(FILE *file, size_t size, Container container, PictureHeader *h, int *xmp) {
+    static const char exif[] = "Exif", adobe[] = "http://ns.adobe.com/xap/1.0/";
+    uint8_t *bytes = malloc(size ? size : 1);
+    bool whole = bytes && fread(bytes, 1, size, file) == size;
+    if (whole && container == CHUNK_EXIF) {
+        h->orientation = tiff_orientation(bytes, size);
+    } else if (whole && size > 6 && memcmp(bytes, exif, sizeof exif) == 0) {
+        if (!h->orientation) { h->orientation = tiff_orientation(bytes + 6, size - 6); }
+    } else if (whole && size > sizeof adobe && memcmp(bytes, adobe, sizeof adobe) == 0) {
+        *xmp = xmp_orientation(bytes, size);
+    }
+    free(bytes);
+}
+
+static void read_jpeg(FILE *file, PictureHeader *h, int *xmp) {
     for (;;) {
         int c = getc(file);
         while (c != EOF && c != 0xff) { c = getc(file); } // as decoders do, looks for the next marker
@@ -56,7 +75,7 @@ static void read_jpeg(FILE *file, PictureHeader *h) {
         if (c == 0xee && size >= 12 && fread(bytes, 1, 12, file) == 12 && memcmp(bytes, "Adobe", 6) == 0) {
             h->adobe = bytes[11] == 0 || bytes[11] == 2; // CMYK, YCCK: both inverted
         }
-        if (c == 0xe1 && size > 6 && !h->orientation) { h->orientation = read_orientation(file, (size_t)size, 6); }
+        if (c == 0xe1) { read_orientation(file, (size_t)size, SEGMENT_APP1, h, xmp); }
         if (fseek(file, start + size, SEEK_SET) != 0) { return; }
     }
 }
@@ -68,7 +87,7 @@ static void read_png(FILE *file, PictureHeader *h) {
     while (fread(head, 1, 8, file) == 8 && !h->orientation) {
         long size = (long)number_at(head, 4, false), start = ftell(file);
         if (memcmp(head + 4, "eXIf", 4) == 0 && size < MOST_EXIF) {
-            h->orientation = read_orientation(file, (size_t)size, 0);
+            read_orientation(file, (size_t)size, CHUNK_EXIF, h, NULL);
         }
         if (memcmp(head + 4, "IEND", 4) == 0 || fseek(file, start + size + 4, SEEK_SET) != 0) { return; }
     }
@@ -80,7 +99,9 @@ PictureHeader picture_header(FILE *file) {
     size_t n = fread(magic, 1, 8, file);
     if (n >= 2 && magic[0] == 0xff && magic[1] == 0xd8) {
         fseek(file, 2, SEEK_SET);
-        read_jpeg(file, &h);
+        int xmp = 0;
+        read_jpeg(file, &h, &xmp);
+        if (!h.orientation) { h.orientation = xmp; }
     } else if (n == 8 && memcmp(magic, "\x89PNG\r\n\x1a\n", 8) == 0) {
         read_png(file, &h);
     }

@@ -39,7 +39,9 @@ static void take_synonyms(PromptSet *sets, int first, int *count, char *names, i
 
 static void read_synonyms(PromptSet *sets, int *count, const char *path, const char *option,
                           const char *const *class_names, int class_count) {
-    char *text = read_file(path, NULL), *rest = text;
+    size_t size;
+    char *text = read_file(path, &size), *rest = text;
+    text_begin(path, text, size); // dies if it is UTF-16
     int first = *count, number = 0;
     for (char *line; (line = strsep(&rest, "\n"));) {
         number++;

@@ -1,6 +1,7 @@
 #include "util/json.h"
 #include "util/error.h"
 #include "util/file.h"
+#include "util/text.h"
 #include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -33,18 +34,10 @@ size_t json_plain(char *out, const char *text, size_t size, JsonString *state) {
     return (size_t)(to - out);
 }
 
-size_t json_begin(const char *path, const char *text, size_t size) {
-    const unsigned char *c = (const unsigned char *)text;
-    if (size >= 2 && ((c[0] == 0xff && c[1] == 0xfe) || (c[0] == 0xfe && c[1] == 0xff))) {
-        die("%s: begins with the byte order mark (BOM) of UTF-16, expected UTF-8", path);
-    }
-    return size >= 3 && c[0] == 0xef && c[1] == 0xbb && c[2] == 0xbf ? 3 : 0;
-}
-
 Json json_read(const char *path) {
     size_t size;
     char *text = read_file(path, &size), *plain = xmalloc(2 * size + 1), reason[512];
-    size_t begin = json_begin(path, text, size);
+    size_t begin = text_begin(path, text, size);
     plain[json_plain(plain, text + begin, size - begin, &(JsonString){0})] = 0;
     Json json = {.path = xstrdup(path), .root = yajl_tree_parse(plain, reason, sizeof reason)};
     free(plain);

@@ -21,8 +21,6 @@ typedef struct {
     bool inside, escape; // a string; after a backslash in it
 } JsonString;
 size_t json_plain(char *out, const char *text, size_t size, JsonString *state);
-// Bytes of a byte order mark (BOM) at the start of a file's text. Dies if it is UTF-16's.
-size_t json_begin(const char *path, const char *text, size_t size);
 
 // The value at a field of an object, or NULL where the field is missing or null.
 yajl_val json_find(yajl_val object, const char *field);

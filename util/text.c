@@ -4,6 +4,14 @@
 #include <stdlib.h>
 #include <string.h>
 
+size_t text_begin(const char *path, const char *text, size_t size) {
+    const unsigned char *c = (const unsigned char *)text;
+    if (size >= 2 && ((c[0] == 0xff && c[1] == 0xfe) || (c[0] == 0xfe && c[1] == 0xff))) {
+        die("%s: begins with the byte order mark (BOM) of UTF-16, expected UTF-8", path);
+    }
+    return size >= 3 && c[0] == 0xef && c[1] == 0xbb && c[2] == 0xbf ? 3 : 0;
+}
+
 // Beyond ASCII: no-break space, U+2000 to U+200B, line and paragraph separator, ideographic space, byte order mark.
 static const char *const blanks[] = {" ",
                                      "\t",

@@ -4,6 +4,9 @@
 #include <stdint.h>
 #include <stdio.h>
 
+// Bytes of a byte order mark (BOM) at the start of a file's text. Dies if it is UTF-16's.
+size_t text_begin(const char *path, const char *text, size_t size);
+
 // Cuts blanks off both ends of a text, in place: ASCII's white space, a byte order mark (U+FEFF), the no-break space
 // and Unicode's wide and zero-width blanks. Returns where the rest begins. Names are compared after this.
 char *text_trim(char *text);

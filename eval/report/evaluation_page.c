@@ -24,9 +24,8 @@ static void tiles(FILE *out, yajl_val m) {
     tile(out, "tile-seen", "mIoU, seen classes", json_number_at(m, "seen.miou"), json_find(m, "seen"));
     tile(out, "tile-unseen", "mIoU, unseen classes", json_number_at(m, "unseen.miou"), json_find(m, "unseen"));
     tile(out, "tile-harmonic", "harmonic mean of both", json_number_at(m, "harmonic"), NULL);
-    fprintf(out,
-            "<div class=\"tile\"><span>time per query</span><b>%.3g&thinsp;s</b><span>on %s</span></div>\n</div>\n",
-            json_number_at(m, "sampling_seconds_per_pair"), json_string_at(m, "config.device"));
+    html(out, "<div class=\"tile\"><span>time per query</span><b>%.3g&thinsp;s</b><span>on %s</span></div>\n</div>\n",
+         json_number_at(m, "sampling_seconds_per_pair"), json_string_at(m, "config.device"));
 }
 
 static const char *const group_names[] = {"seen", "unseen"};

@@ -133,6 +133,14 @@ static void test_panoptic_folder(void **state) {
     free(classes_parse(&c, "--classes", from_file, &count));
     assert_int_equal(count, 2);
     free(from_file);
+    from_file = xprintf("@%s", write_text("bom.txt", "\xef\xbb\xbfsky \r\n"));
+    free(classes_parse(&c, "--classes", from_file, &count));
+    assert_int_equal(count, 1);
+    free(from_file);
+    from_file = xprintf("@%s", write_text("utf16.txt", "\xff\xfes"));
+    assert_dies("utf16.txt: begins with the byte order mark (BOM) of UTF-16",
+                classes_parse(&c, "--classes", from_file, NULL));
+    free(from_file);
     assert_dies("class \"cat\" is not among the 2 categories", classes_parse(&c, "--classes", "kite,cat", NULL));
     assert_dies("--classes default14: class \"car\"", classes_parse(&c, "--classes", "default14", NULL));
     assert_dies("names no class", classes_parse(&c, "--classes", ",", NULL));

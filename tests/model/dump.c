@@ -6,6 +6,7 @@
 #include "model/schedule.h"
 #include "model/tokenizer.h"
 #include "util/error.h"
+#include "util/json.h"
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -49,6 +50,9 @@ static void dump_ddim(const char *path, int steps, int n) {
     Device dev;
     device_open(&dev, 0);
     Schedule s = read_schedule(path);
+    Json json = json_read(path); // the program's own reading never clips, as pipelines do
+    s.config.clip_sample = json_boolean(&json, "clip_sample", true);
+    json_free(&json);
     int *timesteps = xmalloc((size_t)steps * sizeof *timesteps);
     float *host = xmalloc((size_t)n * sizeof *host), *out_host = xmalloc((size_t)n * sizeof *host);
     float *x = device_alloc(&dev, (size_t)n * sizeof *x), *out = device_alloc(&dev, (size_t)n * sizeof *out);

@@ -107,7 +107,7 @@ def test_messages(tmp_path, arguments, expected):
 
 
 def test_damaged_pictures_are_counted(tmp_path):
-    """stats --check goes on past what it cannot read, and names it; preview stops with one sentence."""
+    """stats --check goes on past what it cannot read, and names it; so does preview."""
     (tmp_path / "annotations").mkdir()
     (tmp_path / "few").mkdir()
     images, annotations = [], []
@@ -132,5 +132,7 @@ def test_damaged_pictures_are_counted(tmp_path):
     assert {r: n for r, n in reasons.items() if n} == {"ok": 1, "empty_mask": 1, "damaged": 3}
     for name, why in [("1.png", "cut off"), ("2.png", "No such file"), ("3.png", "is 400 x 319 pixels, expected 400 x 320")]:
         assert any(name in line and why in line for line in done.stderr.splitlines())
+    assert json.loads((tmp_path / "s.json").read_text())["left_out"] == {"pictures that cannot be read": ["1", "2", "3"]}
     done = run("preview", "--data", tmp_path, "--split", "few", "--out", tmp_path / "sheet.png")
-    assert done.returncode == 1 and done.stderr.startswith("cocogold: ") and not (tmp_path / "sheet.png").exists()
+    assert done.returncode == 0 and "3 pictures that cannot be read (1, 2, 3)" in done.stderr
+    assert (tmp_path / "sheet.png").exists()

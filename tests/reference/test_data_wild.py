@@ -50,7 +50,7 @@ def test_area_and_box(dump, tmp_path, fields):  # noqa: F811
             assert list(map(float, box)) == list(coco_mask.toBbox(r))
 
 
-@pytest.mark.parametrize("kind", ["png", "jpg", "webcam"])
+@pytest.mark.parametrize("kind", ["png", "jpg", "webcam", "xmp"])
 @pytest.mark.parametrize("orientation", range(1, 9))
 def test_orientation(dump, tmp_path, orientation, kind):  # noqa: F811
     """image_upright is ImageOps.exif_transpose: of PNG exactly; JPEG decoders differ a little."""
@@ -61,7 +61,14 @@ def test_orientation(dump, tmp_path, orientation, kind):  # noqa: F811
     if kind == "webcam":  # other tags before it, little-endian
         exif[0x010F], exif[0x0110] = "maker", "model"
     name = tmp_path / f"in.{'png' if kind == 'png' else 'jpg'}"
+    if kind == "xmp":
+        exif = Image.Exif()
     coarse.save(name, exif=exif.tobytes(), **({} if kind == "png" else {"quality": 95, "subsampling": 0}))
+    if kind == "xmp":
+        text = f'<x:xmpmeta><rdf:Description tiff:Orientation="{orientation}"/></x:xmpmeta>'.encode()
+        body = b"http://ns.adobe.com/xap/1.0/\x00" + text
+        data = name.read_bytes()
+        name.write_bytes(data[:2] + b"\xff\xe1" + (len(body) + 2).to_bytes(2, "big") + body + data[2:])
     subprocess.run([dump, "upright", name, tmp_path / "out.png"], check=True)
     ours = np.asarray(Image.open(tmp_path / "out.png")).astype(int)
     theirs = np.asarray(ImageOps.exif_transpose(Image.open(name))).astype(int)
