@@ -153,18 +153,19 @@ def test_sample_panoptic_and_absent(dump):
 
 
 def test_awkward_boxes(dump, tmp_path):
-    """Long pictures and many small boxes, some beyond the border, some empty: every reason and retry occurs."""
+    """Long pictures and many small boxes, some beyond the border: every reason and retry occurs."""
     import random
     rng, images, annotations = random.Random(5), [], []
     for i in range(600):
         width, height = rng.choice([(900, 40), (50, 700), (64, 64), (300, 200), (640, 80)])
         images.append({"id": 10 ** 11 + i, "file_name": f"{i}.jpg", "width": width, "height": height})
         for _ in range(rng.choice([0, 1, 1, 2, 5])):
-            w, h = (rng.choice([0, 1, 5.5, 38.4, rng.uniform(0, n)]) for n in (width, height))
-            box = [rng.uniform(-3, width - w + 3), rng.uniform(-3, height - h + 3), w, h]
+            w, h = (rng.choice([6, 9.5, 38.4, rng.uniform(6, n)]) for n in (width, height))
+            w, h = min(w, width), min(h, height)
+            x, y = rng.uniform(-0.4, width - w + 0.4), rng.uniform(-0.4, height - h + 0.4)
             annotations.append({"id": len(annotations), "image_id": 10 ** 11 + i, "category_id": rng.randint(1, 4),
-                                "iscrowd": int(rng.random() < 0.2), "area": w * h * rng.random(), "bbox": box,
-                                "segmentation": [[0, 0, 1, 0, 1, 1]]})
+                                "iscrowd": int(rng.random() < 0.2), "area": w * h * rng.uniform(0.9, 1.1),
+                                "bbox": [x, y, w, h], "segmentation": [[x, y, x + w, y, x + w, y + h, x, y + h]]})
     (tmp_path / "annotations").mkdir()
     (tmp_path / "odd").mkdir()
     (tmp_path / "annotations" / "instances_odd.json").write_text(json.dumps(

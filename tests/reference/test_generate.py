@@ -14,7 +14,7 @@ V = dict(prediction_type="v_prediction", clip_sample=False, **BETAS)
 SD1 = dict(channels=(32, 64), groups=32, heads=8, text_heads=4)
 SD2 = dict(channels=(32, 64), groups=32, heads=(2, 4), text_heads=4, act="gelu", linear=True)
 PIPELINES = {
-    # as in SD1's file; from_config makes a DDIMScheduler of it, whose defaults clip x0
+    # as in SD1's file
     "epsilon": SD1 | dict(scheduler=PNDMScheduler(skip_prk_steps=True, steps_offset=1, set_alpha_to_one=False, **BETAS)),
     # as in SD2's file
     "v, leading": SD2 | dict(scheduler=DDIMScheduler(set_alpha_to_one=False, steps_offset=1, **V)),
@@ -32,7 +32,8 @@ def model(request, tmp_path_factory):
 def reference(folder, noise, text, negative, guidance, steps, side):
     """Latents and pictures (count, side, side, 3) in [0, 1]."""
     pipe = StableDiffusionPipeline.from_pretrained(folder, safety_checker=None)
-    pipe.scheduler = DDIMScheduler.from_config(pipe.scheduler.config)
+    # the pipeline's own rule: it turns clip_sample off, which DDIMScheduler's default would turn on
+    pipe.scheduler = DDIMScheduler.from_config(pipe.scheduler.config, clip_sample=False)
     pipe.set_progress_bar_config(disable=True)
     pipe.check_inputs = lambda *_, **__: None  # it wants multiples of 8 pixels, for a VAE of that factor
     count = len(noise)
