@@ -115,7 +115,7 @@ demo: setup ## train and evaluate a small model on procedural scenes (TARGET=ove
 	@$(MAKE) --no-print-directory program
 	@TARGET=$(or $(TARGET),overlay) train/experiments/demo.sh
 
-reproduce: setup ## the 2 x 2 experiment, three seeds: does the original's failure appear, and what fixes it
+reproduce: setup ## why the mask fails: target x leak of the schedule, dose, starts, words; three seeds
 	@$(MAKE) --no-print-directory program
 	@train/experiments/failure_and_fix.sh
 

@@ -57,7 +57,10 @@ void contexts_destroy(Contexts *c, Device *dev) {
 void contexts_gather(Contexts *c, floatX *out, const int *index, int n, Device *dev) {
     assert(n <= c->batch);
     if (c->table) {
-        context_gather(out, c->table, index, n, c->pipeline, dev);
+        for (int i = 0; i < n; i++) {
+            const floatX *from = c->table + (size_t)index[i] * c->row;
+            device_copy(dev, out + (size_t)i * c->row, from, c->row * sizeof(floatX), false);
+        }
         return;
     }
     int T = tokenizer_length(c->pipeline->tokenizer);

@@ -246,10 +246,3 @@ floatX *context_table(Pipeline *pipeline, const char *const *texts, int count, D
     pipeline_embed_texts(pipeline, texts, count, table, dev);
     return table;
 }
-
-void context_gather(floatX *out, const floatX *table, const int *index, int n, const Pipeline *pipeline, Device *dev) {
-    size_t row = context_count(pipeline);
-    for (int i = 0; i < n; i++) {
-        device_copy(dev, out + (size_t)i * row, table + (size_t)index[i] * row, row * sizeof(floatX), false);
-    }
-}

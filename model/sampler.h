@@ -58,5 +58,3 @@ void sampler_encode(Sampler *sampler, float *latents, const float *pictures, int
 
 // Context rows of texts: table (count, T, C) on the device, to be freed with device_free.
 floatX *context_table(Pipeline *pipeline, const char *const *texts, int count, Device *dev);
-// out (n, T, C) on the device: rows index[i] of the table.
-void context_gather(floatX *out, const floatX *table, const int *index, int n, const Pipeline *pipeline, Device *dev);
