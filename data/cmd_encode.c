@@ -35,7 +35,7 @@
 typedef struct {
     int target_list; // index in target_lists
     int text_list;   // index in text_lists
-    char *model, *data, *split, *out, *source, *targets, *classes, *trained, *color, *part, *texts;
+    char *model, *data, *split, *out, *source, *targets, *classes, *exclude, *trained, *color, *part, *texts;
     int resolution, passes, min_side, shard_size, batch, threads, part_index, part_count;
     double alpha, outline, absent;
     long long seed;
@@ -114,6 +114,8 @@ static Options parse_options(int argc, char **argv) {
          "classes to draw (default: DATA/classes/seen.txt if there, else default14; for other splits than train "
          "all-things; with phrases, those of the objects, default all): " CLASSES_HELP,
          "LIST"},
+        {OPT_STRING, "exclude", &o.exclude,
+         "leave out pictures that show one of these classes, so that training never sees them", "LIST"},
         {OPT_STRING, "trained", &o.trained,
          "classes to mark as seen in training (default for train: those of --classes; else seen.txt or default14)",
          "LIST"},
@@ -191,6 +193,13 @@ static void choose_classes(Encoder *e, bool train) {
     }
     if (trained != sampled) { free(trained); }
     e->sample.allowed = sampled;
+    if (e->o.exclude) {
+        bool *excluded = classes_parse(&e->coco, "--exclude", e->o.exclude, NULL);
+        for (int c = 0; c < e->coco.category_count; c++) {
+            if (excluded[c]) { e->info.sampled[c] = CLASS_EXCLUDED; }
+        }
+        e->sample.excluded = excluded;
+    }
     free(names);
 }
 
@@ -560,6 +569,7 @@ int cmd_encode(int argc, char **argv) {
     pipeline_close(&e.pipeline, &e.dev);
     device_close(&e.dev);
     free((bool *)e.sample.allowed);
+    free((bool *)e.sample.excluded);
     free(e.order);
     free(e.work);
     shard_info_free(&e.info);

@@ -142,10 +142,10 @@ bool *shards_classes(const ShardSet *set, const char *option, const char *text) 
     bool *keep = classes_of_names(info->classes, info->class_count, set->folder, option, text);
     bool everything = strncmp(text, "all", 3) == 0;
     for (int c = 0; c < info->class_count; c++) {
-        if (keep[c] && !info->sampled[c] && !everything) {
+        if (keep[c] && info->sampled[c] != 1 && !everything) {
             die("%s: class \"%s\" was not encoded (see encode --classes)", set->folder, info->classes[c]);
         }
-        keep[c] &= info->sampled[c];
+        keep[c] &= info->sampled[c] == 1;
     }
     return keep;
 }

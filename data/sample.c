@@ -6,7 +6,7 @@
 #include <string.h>
 
 const char *const sample_reason_names[SAMPLE_REASONS] = {
-    "ok", "too_small", "unlabelled", "no_class", "only_crowd", "cut_off", "empty_mask", "damaged", "no_text"};
+    "ok", "too_small", "unlabelled", "no_class", "only_crowd", "cut_off", "empty_mask", "damaged", "no_text", "excluded"};
 
 enum { CROP_TRIES = 5 };
 static const double least_of_box = 0.75, least_of_crop = 0.15;
@@ -100,11 +100,21 @@ static void draw_absent(const Coco *coco, const SampleOptions *o, Sample *s, Ran
     free(present);
 }
 
-// Why no crop of a picture can yield a sample.
-static SampleReason hopeless(const Coco *coco, const SampleOptions *o, const Sample *s) {
+// Why a picture can yield no sample, whatever it is asked with.
+static SampleReason unwanted(const Coco *coco, const SampleOptions *o, const Sample *s) {
     const Picture *p = &coco->pictures[s->picture];
     const Segment *segments = segments_of(coco, s);
     if (p->width < o->minimum_side || p->height < o->minimum_side) { return SAMPLE_TOO_SMALL; }
+    for (int i = 0; o->excluded && i < p->count; i++) {
+        if (o->excluded[segments[i].category]) { return SAMPLE_EXCLUDED; }
+    }
+    return SAMPLE_OK;
+}
+
+// Why no crop of a picture can yield a class.
+static SampleReason hopeless(const Coco *coco, const SampleOptions *o, const Sample *s) {
+    const Picture *p = &coco->pictures[s->picture];
+    const Segment *segments = segments_of(coco, s);
     if (!p->count) { return SAMPLE_UNLABELLED; }
     int allowed = 0, candidates = 0;
     for (int i = 0; i < p->count; i++) {
@@ -157,7 +167,6 @@ static bool mark_phrase(const Coco *coco, const SampleOptions *o, const Phrase *
 
 static SampleReason plan_text(const Coco *coco, const SampleOptions *o, uint32_t pass, Sample *s) {
     const Picture *p = &coco->pictures[s->picture];
-    if (p->width < o->minimum_side || p->height < o->minimum_side) { return SAMPLE_TOO_SMALL; }
     Random random = random_begin(o->seed, PHILOX_CROP, pass, (uint64_t)p->id);
     const Phrase *phrase = draw_phrase(coco, o, s->picture, &random);
     if (!phrase) { return SAMPLE_NO_TEXT; }
@@ -182,8 +191,10 @@ SampleReason sample_plan(const Coco *coco, const SampleOptions *o, int picture, 
     const Picture *p = &coco->pictures[picture];
     *s = (Sample){.picture = picture, .image_id = p->id, .category = -1};
     s->side = p->width < p->height ? p->width : p->height;
+    SampleReason reason = unwanted(coco, o, s);
+    if (reason != SAMPLE_OK) { return reason; }
     if (o->phrases) { return plan_text(coco, o, pass, s); }
-    SampleReason reason = hopeless(coco, o, s);
+    reason = hopeless(coco, o, s);
     if (reason != SAMPLE_OK) { return reason; }
     s->valid = xcalloc((size_t)p->count, 1);
     Random random = random_begin(o->seed, PHILOX_CROP, pass, (uint64_t)p->id);

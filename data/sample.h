@@ -13,15 +13,15 @@
 //
 //   caption  one of the picture's, for a random crop; there is no mask
 //   phrase   a kind among those that the picture has, then one of its phrases. The mask is the union of its objects,
-//   all
-//            of which must be valid in the crop; tries and retries are the same.
+//            all of which must be valid in the crop; tries and retries are the same.
 #pragma once
 #include "data/coco.h"
 #include "data/image.h"
 #include "data/phrases.h"
 
 typedef struct {
-    const bool *allowed; // one flag per category (classes_parse)
+    const bool *allowed;  // one flag per category (classes_parse)
+    const bool *excluded; // the same: pictures with such an annotation yield nothing; NULL: none
     uint64_t seed;
     int resolution;   // side R of the training picture in pixels
     int minimum_side; // pictures with a shorter side yield nothing (300 in the original)
@@ -48,6 +48,7 @@ typedef enum {
     SAMPLE_EMPTY_MASK, // the mask has no pixel at the training resolution
     SAMPLE_DAMAGED,    // the picture cannot be read (skip_damaged)
     SAMPLE_NO_TEXT,    // no caption, or no phrase about objects of allowed classes
+    SAMPLE_EXCLUDED,   // an annotation of an excluded class
     SAMPLE_REASONS
 } SampleReason;
 extern const char *const sample_reason_names[SAMPLE_REASONS]; // "too_small", ... for tables and JSON

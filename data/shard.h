@@ -30,12 +30,15 @@
 // A sample's latents, and the bits of ShardInfo.targets: the bit of a target is also its index.
 enum { LATENT_IMAGE, TARGET_OVERLAY, TARGET_MASK, LATENTS };
 
+enum { CLASS_EXCLUDED = 2 };
+
 // The attributes of a shard. All but `pass`, `first_picture` and `pictures` agree among the shards of a folder.
 typedef struct {
     int class_count;
     char **classes;             // names of all categories of the data set, in its order
     uint8_t *trained;           // (class_count) 1: seen in training
-    uint8_t *sampled;           // (class_count) 1: there are samples of this class; attribute "drawn"
+    uint8_t *sampled;           // (class_count) attribute "drawn"; 1: there are samples of this class, CLASS_EXCLUDED:
+                                // pictures that show it were left out
     char split[32], source[16]; // "train"; "panoptic" or "instances"
     char vae_sha256[65], annotations_sha256[65];
     char precision[8], version[16]; // arithmetic of the VAE: "fp32", "bf16"; version of this program

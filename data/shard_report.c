@@ -87,7 +87,7 @@ static void write_json(const ShardSet *set, const Counts *counts, const Coco *co
     json_put_integer(gen, "samples", set->samples);
     json_open_map(gen, "samples_of_class");
     for (int c = 0; c < info->class_count; c++) {
-        if (info->sampled[c]) { json_put_integer(gen, info->classes[c], counts->of_class[c]); }
+        if (info->sampled[c] == 1) { json_put_integer(gen, info->classes[c], counts->of_class[c]); }
     }
     yajl_gen_map_close(gen);
     if (shard_has_texts(info)) { put_texts(gen, set, counts); }

@@ -53,6 +53,12 @@ run "encode again" "${encode[@]}" --out killed
 check "encode: the same files as without the kill" diff -r six killed
 check "encode: shards" is_shard latents/train-00000.h5
 check "encode: shards of the validation split" is_shard latents/val-00000.h5
+run "encode, without pictures of a class" encode --model vae/model --data data --split train --out without \
+    --min-side 1 --exclude person
+check "encode: they are counted" grep -q '"excluded": \[' without/train.json
+check_not "encode: they give no sample" grep -q '"person"' without/train.json
+dies "encode: the same folder for other pictures" '"drawn" is 2 for "person", but this command asks for 1 for "person"' \
+    encode --model vae/model --data data --split train --out without --min-side 1
 
 unet=(train --model vae/model --shards latents --max-train-steps 2 --train-batch-size 4 --gradient-accumulation-steps 2
     --lr 1e-4 --lr-warmup-steps 2 --validate-every 2 --validation-samples 4 --validation-steps 1)

@@ -67,6 +67,11 @@ static void test_reasons(void **state) {
     assert_int_equal(reason_of(s, &cat), SAMPLE_NO_CLASS);
     add(s, CAT, 40, 10, 20, 20, 1);
     assert_int_equal(reason_of(s, &cat), SAMPLE_ONLY_CROWD);
+    SampleOptions without_cat = o, without_ball = o;
+    without_cat.excluded = only_cat; // a crowd of them counts too
+    assert_int_equal(reason_of(s, &without_cat), SAMPLE_EXCLUDED);
+    without_ball.excluded = (const bool[CATEGORIES]){[BALL] = true};
+    assert_int_equal(reason_of(s, &without_ball), SAMPLE_OK);
     o.minimum_side = 80;
     assert_int_equal(reason_of(s, &o), SAMPLE_OK);
     o.minimum_side = 81;
