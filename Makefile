@@ -113,7 +113,7 @@ endif
 
 demo: setup ## train and evaluate a small model on procedural scenes (TARGET=overlay|mask)
 	@$(MAKE) --no-print-directory program
-	@TARGET=$(or $(TARGET),overlay) train/experiments/demo.sh
+	@train/experiments/demo.sh
 
 reproduce: setup ## why the mask fails: target x leak of the schedule, dose, starts, words; three seeds
 	@$(MAKE) --no-print-directory program

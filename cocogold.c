@@ -51,7 +51,7 @@ static void usage(FILE *out) {
 }
 
 int main(int argc, char **argv) {
-    error_check_stdout();
+    error_begin();
     threads_start(argv);
     if (argc < 2) {
         usage(stderr);

@@ -221,10 +221,7 @@ static char *begin_folder(char *to, bool force) {
     for (size_t n = strlen(to); n > 1 && to[n - 1] == '/'; n--) { to[n - 1] = 0; }
     if (file_exists(to)) { die("%s: is a file, expected a folder to write", to); }
     if (!folder_empty(to) && !force) { die("%s: is not empty (use --force to replace it)", to); }
-    char *work = temporary_name(to);
-    cleanup_add(work);
-    make_folders(work);
-    return work;
+    return temporary_folder(to);
 }
 
 int cmd_init(int argc, char **argv) {

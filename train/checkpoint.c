@@ -168,9 +168,7 @@ static void write_state(const TrainOptions *o, int step, const Optimizer *opt, c
 
 // Begins the folder `path` under a temporary name, with the parts of the pipeline `base` except some, without trainer/.
 static char *begin_folder(const char *path, const char *base, const char *const *except) {
-    char *work = temporary_name(path), *trainer = xprintf("%s/trainer", work);
-    remove_tree(work);
-    cleanup_add(work);
+    char *work = temporary_folder(path), *trainer = xprintf("%s/trainer", work);
     pipeline_link(base, work, except);
     remove_tree(trainer);
     free(trainer);

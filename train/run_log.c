@@ -135,9 +135,8 @@ void run_log_begin(RunLog *log, long long parameters, long long samples, const c
     if (log->rank > 0) { return; }
     make_folders(out);
     if (log->options->overwrite) { clear_folder(out); }
-    cut_log(log->log_path, log->checkpoint ? log->first_step : -1);
-    log->file = fopen(log->log_path, log->checkpoint ? "a" : "w");
-    if (!log->file) { die("%s: cannot be written: %s", log->log_path, strerror(errno)); }
+    log->checkpoint ? cut_log(log->log_path, log->first_step) : remove_tree(log->log_path);
+    log->file = append_file(log->log_path);
     char *folder = xprintf("%s/tensorboard", out);
     log->board = tensorboard_open(folder, log->first_step);
     free(folder);

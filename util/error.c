@@ -2,6 +2,7 @@
 #include "util/file.h"
 #include "util/text.h"
 #include <errno.h>
+#include <fcntl.h>
 #include <pthread.h>
 #include <stdarg.h>
 #include <stdbool.h>
@@ -88,7 +89,12 @@ static void check_stdout(void) {
     _exit(1);
 }
 
-void error_check_stdout(void) { atexit(check_stdout); }
+void error_begin(void) {
+    int fd;
+    while ((fd = open("/dev/null", O_RDWR)) >= 0 && fd <= STDERR_FILENO) {}
+    if (fd >= 0) { close(fd); }
+    atexit(check_stdout);
+}
 
 void error_set_rank(int new_rank) { rank = new_rank; }
 

@@ -21,9 +21,10 @@ void error_set_rank(int rank);
 // Prints "cocogold: warning: <sentence>\n" to stderr.
 void warn(const char *format, ...) __attribute__((format(printf, 1, 2)));
 
-// From now on, output to stdout that cannot be written (a full disk, ...) is an error at the end of the program: one
-// sentence and exit code 1. Called first by main.
-void error_check_stdout(void);
+// Called first by main. From now on, output to stdout that cannot be written (a full disk, ...) is an error at the end
+// of the program: one sentence and exit code 1. Standard descriptors that were closed lead to /dev/null, so that no
+// file of this program gets their numbers and with them what is printed.
+void error_begin(void);
 
 // Registers a temporary file or folder. It is removed (a folder with its contents) if the program dies or exits before
 // cleanup_remove(path) is called. Thread-safe; the path is copied.

@@ -99,11 +99,15 @@ static int sync_entry(const char *path, const struct stat *s, int kind, struct F
     return 0;
 }
 
+// The caller frees it.
+static char *parent_of(const char *path) {
+    const char *slash = strrchr(path, '/');
+    return slash > path ? xprintf("%.*s", (int)(slash - path), path) : xstrdup(slash ? "/" : ".");
+}
+
 static void sync_parent(const char *path) {
-    char *parent = xstrdup(path);
-    char *slash = strrchr(parent, '/');
-    if (slash) { *slash = 0; }
-    sync_path(!slash ? "." : *parent ? parent : "/");
+    char *parent = parent_of(path);
+    sync_path(parent);
     free(parent);
 }
 
@@ -154,7 +158,7 @@ void want_output(const char *option, const char *path) {
 }
 
 // Removes PATH.KIND-HOST-PID of this host's processes that no longer run: they were killed before they could rename or
-// remove it. Whether a process of another host runs cannot be known here.
+// remove it. The name of this process is free afterwards. Whether a process of another host runs cannot be known here.
 static void remove_leftovers(const char *path, const char *kind) {
     const char *slash = strrchr(path, '/');
     char *folder = slash ? xprintf("%.*s", (int)(slash - path) + 1, path) : xstrdup(".");
@@ -165,7 +169,8 @@ static void remove_leftovers(const char *path, const char *kind) {
         if (strncmp(e->d_name, prefix, length) != 0) { continue; }
         char *end, *leftover = xprintf("%s/%s", folder, e->d_name);
         long pid = strtol(e->d_name + length, &end, 10);
-        if (pid > 0 && !*end && kill((pid_t)pid, 0) != 0 && errno == ESRCH) { remove_tree(leftover); }
+        bool ended = pid == (long)getpid() || (kill((pid_t)pid, 0) != 0 && errno == ESRCH);
+        if (pid > 0 && !*end && ended) { remove_tree(leftover); }
         free(leftover);
     }
     if (entries) { closedir(entries); }
@@ -176,6 +181,15 @@ static void remove_leftovers(const char *path, const char *kind) {
 char *temporary_name(const char *path) {
     remove_leftovers(path, "tmp");
     return name_beside(path, "tmp", (long)getpid());
+}
+
+char *temporary_folder(const char *path) {
+    char *parent = parent_of(path), *name = temporary_name(path);
+    make_folders(parent);
+    if (mkdir(name, 0777) != 0) { die("%s: cannot be created: %s", name, strerror(errno)); }
+    cleanup_add(name);
+    free(parent);
+    return name;
 }
 
 void commit_rename(const char *temporary, const char *path) {
@@ -193,10 +207,21 @@ void commit_rename(const char *temporary, const char *path) {
     free(old);
 }
 
+static FILE *open_stream(const char *path, const char *shown, int flags, const char *mode) {
+    int fd = open(path, O_WRONLY | O_CREAT | O_NOFOLLOW | O_CLOEXEC | flags, 0666);
+    FILE *stream = fd < 0 ? NULL : fdopen(fd, mode);
+    if (!stream) {
+        die("%s: cannot be written: %s", shown, errno == ELOOP ? "it is a symbolic link" : strerror(errno));
+    }
+    return stream;
+}
+
+FILE *create_file(const char *path) { return open_stream(path, path, O_EXCL, "wb"); }
+FILE *append_file(const char *path) { return open_stream(path, path, O_APPEND, "ab"); }
+
 AtomicFile atomic_open(const char *path) {
     AtomicFile file = {.path = xstrdup(path), .temporary = temporary_name(path)};
-    file.stream = fopen(file.temporary, "wb");
-    if (!file.stream) { die("%s: cannot be written: %s", path, strerror(errno)); }
+    file.stream = open_stream(file.temporary, path, O_EXCL, "wb");
     cleanup_add(file.temporary);
     return file;
 }

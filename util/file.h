@@ -30,6 +30,10 @@ void want_output(const char *option, const char *path);    // likewise; and PATH
 // rm -rf; a missing path is not an error. Never follows symbolic links.
 void remove_tree(const char *path);
 
+// For writing. Neither follows a symbolic link as the last part of PATH, and both die with a sentence.
+FILE *create_file(const char *path); // a new file: dies if the name is taken
+FILE *append_file(const char *path); // a new file, or the end of one
+
 // A file that is being written under a temporary name, in the folder of its final name.
 typedef struct {
     FILE *stream;
@@ -40,8 +44,11 @@ void atomic_commit(AtomicFile *file);     // flush, fsync, rename; on failure (d
 void atomic_write(const char *path, const void *bytes, size_t size); // the three steps at once
 
 // The temporary name of PATH until it is complete: PATH.tmp-HOST-PID. The caller frees it. Also removes the temporary
-// files that killed processes of this host left behind for the same PATH.
+// files that killed processes of this host left behind for the same PATH, and what has this name. Create the file
+// exclusively: in a shared folder somebody may put a link there.
 char *temporary_name(const char *path);
+// The same as a new, empty folder, with the folders above it; registered with cleanup_add.
+char *temporary_folder(const char *path);
 
 // Flushes a finished file or folder to disk and renames it to `path`. An existing file is replaced; an existing folder
 // is moved away first and removed afterwards. Dies on failure.

@@ -1,4 +1,5 @@
-// file.h: what a killed process leaves under a temporary name is removed by the next writer of the same path.
+// file.h: what a killed process leaves under a temporary name is removed by the next writer of the same path; nothing
+// is written through a link that somebody has put in the place of a file.
 #include <stdarg.h>
 #include <stddef.h>
 #include <setjmp.h>
@@ -6,8 +7,10 @@
 #include <stdint.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/stat.h>
 #include <sys/wait.h>
 #include <unistd.h>
+#include "tests/dies.h"
 #include "util/error.h"
 #include "util/file.h"
 
@@ -65,6 +68,44 @@ static void test_leftovers(void **state) {
     free(path);
 }
 
+static void plant(const char *target, const char *link) {
+    remove_tree(link);
+    assert_int_equal(symlink(target, link), 0);
+}
+
+static bool is_link(const char *path) {
+    struct stat s;
+    return lstat(path, &s) == 0 && S_ISLNK(s.st_mode);
+}
+
+static void test_links(void **state) {
+    const char *folder = *state;
+    char *victim = xprintf("%s/victim", folder), *path = xprintf("%s/out", folder), host[256] = "", *text;
+    gethostname(host, sizeof host - 1);
+    char *temporary = xprintf("%s.tmp-%s-%ld", path, host, (long)getpid());
+    atomic_write(victim, "whole", 5);
+    const char *const targets[] = {victim, "missing"};
+    for (int i = 0; i < 2; i++) {
+        plant(targets[i], temporary); // replaced
+        plant(targets[i], path);
+        atomic_write(path, "new", 3);
+        assert_false(is_link(path));
+        plant(targets[i], path);
+        assert_dies("out: cannot be written: File exists", create_file(path));
+        assert_dies("out: cannot be written: it is a symbolic link", append_file(path));
+    }
+    plant(folder, temporary);
+    char *name = temporary_folder(path);
+    assert_string_equal(name, temporary);
+    assert_true(folder_exists(name) && folder_empty(name) && !is_link(name));
+    cleanup_remove(name);
+    text = read_file(victim, NULL);
+    printf("  behind the links: \"%s\"\n", text);
+    assert_string_equal(text, "whole");
+    assert_false(file_exists(path_of("%s/missing", folder).text));
+    free(text), free(name), free(temporary), free(path), free(victim);
+}
+
 static int make_folder(void **state) {
     char *folder = xstrdup("/tmp/cocogold-file-XXXXXX");
     *state = mkdtemp(folder);
@@ -78,6 +119,6 @@ static int remove_folder(void **state) {
 }
 
 int main(void) {
-    const struct CMUnitTest tests[] = {cmocka_unit_test(test_leftovers)};
+    const struct CMUnitTest tests[] = {cmocka_unit_test(test_leftovers), cmocka_unit_test(test_links)};
     return cmocka_run_group_tests(tests, make_folder, remove_folder);
 }
