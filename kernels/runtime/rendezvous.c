@@ -14,6 +14,7 @@
 #include <arpa/inet.h>
 #include <errno.h>
 #include <fcntl.h>
+#include <math.h>
 #include <netdb.h>
 #include <netinet/tcp.h>
 #include <openssl/crypto.h>
@@ -21,7 +22,6 @@
 #include <openssl/hmac.h>
 #include <poll.h>
 #include <pthread.h>
-#include <math.h>
 #include <signal.h>
 #include <stdatomic.h>
 #include <stdbool.h>
@@ -73,7 +73,7 @@ struct Rendezvous {
     int rank, world;
     char place[320]; // "address:port"
     const char *secret;
-    double deadline;       // of an exchange
+    double deadline;       // of an exchange; INFINITY once all have met
     int (*sockets)[LINKS]; // on rank 0: one row for each rank (-1 for itself); on the others: one row, to rank 0
     Peer *peers;           // (world), set once all have met
     pthread_t watcher;
@@ -154,7 +154,7 @@ static struct addrinfo *resolve(const char *address, int port, double seconds) {
 
 // ---- Proofs --------------------------------------------------------------------------------------------------------
 
-static void draw(unsigned char number[NUMBER]) {
+static void draw_number(unsigned char number[NUMBER]) {
     if (getrandom(number, NUMBER, 0) != NUMBER) { die("the system gives no random numbers: %s", strerror(errno)); }
 }
 
@@ -246,8 +246,7 @@ static void open_door(Door *door, const char *address, int port, double seconds)
     }
     if (!here && !*door->meeting->secret) {
         warn("the ranks meet at %s without a secret, so that anyone who reaches it can take part: set COCOGOLD_SECRET "
-             "to "
-             "the same text for all ranks",
+             "to the same text for all ranks",
              door->meeting->place);
     }
     listen_at_all(door, list);
@@ -279,7 +278,7 @@ static void greet(Door *door, int listener) {
     set_connected(fd);
     Visitor *new = &door->visitors[door->visitor_count++];
     *new = (Visitor){.fd = fd, .deadline = now_seconds() + REPLY_SECONDS, .greeting.magic = MAGIC};
-    draw(new->greeting.number);
+    draw_number(new->greeting.number);
     if (!send_all(fd, &new->greeting, sizeof new->greeting, 0)) { hang_up(door, new); }
 }
 
@@ -432,7 +431,7 @@ static bool shake_hands(const Rendezvous *meeting, int fd, int link, double dead
     unsigned char expected[PROOF];
     if (!receive_all(fd, &greeting, sizeof greeting, deadline)) { return false; }
     if (greeting.magic != MAGIC) { die("the program that listens at %s is not rank 0 of cocogold", meeting->place); }
-    draw(hello.number);
+    draw_number(hello.number);
     prove(meeting, &greeting, &hello, NULL, hello.proof);
     if (!send_all(fd, &hello, sizeof hello, deadline) || !receive_all(fd, &reply, sizeof reply, deadline)) {
         return false;
@@ -593,7 +592,7 @@ Rendezvous *rendezvous_open(const char *address, int port, int rank, int world, 
     Rendezvous *meeting = xcalloc(1, sizeof *meeting);
     meeting->rank = rank, meeting->world = world;
     meeting->secret = secret;
-    meeting->deadline = now_seconds() + 2 * seconds; // the last rank may have come late
+    meeting->deadline = now_seconds() + 2 * seconds; // rank 0 may come late, and then another rank
     snprintf(meeting->place, sizeof meeting->place, "%s:%d", address, port);
     const int rows = rank == 0 ? world : 1;
     meeting->sockets = xcalloc((size_t)rows, sizeof *meeting->sockets);
