@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# Nothing is written where it does not belong: closed standard descriptors, links that somebody has planted in a shared
-# folder, more shards than files may be open.
+# Nothing is written where it does not belong: closed and full standard descriptors, links that somebody has planted in a
+# shared folder; and more shards than files may be open.
 source "$(dirname "$0")/common.sh"
 prepare
 picture=$(ls data/val/*.png | head -n 1)
@@ -31,6 +31,17 @@ check "its picture is one" grep -q PNG seg-mask.png
 check "--help with closed descriptors" closed --help
 closed segment --model model --image no.png --text person --out seg
 check "a mistake with closed descriptors: exit code $?" [ $? = 1 ]
+
+# ---- a full stdout
+if [ -w /dev/full ]; then
+    full() { "$cocogold" "$@" >/dev/full 2>.said; [ $? = 1 ] && grep -q 'standard output cannot be written' .said; }
+    for command in $("$cocogold" --help | sed -nE 's/^  ([a-z][a-z-]*) .*/\1/p'); do
+        check "the help of $command into a full file" full "$command" --help
+    done
+    check "synth into a full file" full synth full-data --train 2 --val 1
+    check "train into a full file" full "${train[@]}" --out full-run
+    check "segment into a full file" full segment --model model --image "$picture" --text person --steps 1 --out seg
+fi
 
 # ---- planted links: the temporary name has the number of the process, which bash keeps
 mkdir victim && echo whole >victim/file
