@@ -395,6 +395,7 @@ void synth_write(const char *folder, const SynthOptions *options) {
     size_t length = strlen(folder);
     while (length > 1 && folder[length - 1] == '/') { length--; }
     char *final = xprintf("%.*s", (int)length, folder);
+    free(temporary_name(final)); // brings back a folder that a killed process has moved away
     if (already_there(final, options)) {
         printf("%s: already holds the %d + %d scenes\n", final, options->train, options->val);
     } else {
