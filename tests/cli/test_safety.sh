@@ -60,7 +60,7 @@ mkdir shared
 check "encode beside a link" planted shared/val-00000.h5 "$work/victim/file" encode --model model --data data --split val \
     --out shared --min-side 1
 mkdir run && ln -s "$work/victim/log" run/log.jsonl
-check "train with a link as its log" "$cocogold" "${train[@]}" --out run --overwrite
+check "train with a link as its log" "$cocogold" "${train[@]}" --out run
 check "the files are no links" test ! -L scenes -a ! -L fresh -a ! -L seg-mask.png -a ! -L sheet.png -a ! -L shared/val-00000.h5 \
     -a ! -L run/log.jsonl
 check "nothing was written behind the links: $(ls victim), $(cat victim/file)" [ "$(ls victim)$(cat victim/file)" = filewhole ]
