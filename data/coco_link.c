@@ -1,4 +1,5 @@
 #include "data/coco_link.h"
+#include "data/texts.h"
 #include "util/error.h"
 #include <stdio.h>
 #include <stdlib.h>
@@ -75,16 +76,17 @@ static IdIndex *link_pictures(Coco *c, int *count) {
 static IdIndex *link_categories(Coco *c, int *count) {
     IdIndex *table = xcalloc((size_t)c->category_count + 1, sizeof *table);
     int classes = 0;
+    TextTable names = {0};
     *count = c->category_count;
     for (int i = 0; i < *count; i++) {
         Category category = c->categories[i];
-        int same = 0;
-        while (same < classes && strcmp(c->categories[same].name, category.name) != 0) { same++; }
+        int same = text_table_add(&names, category.name);
         table[i] = (IdIndex){category.id, same};
         if (same == classes) { c->categories[classes++] = category; }
         if (same < classes) { c->categories[same].thing |= category.thing; }
     }
     c->category_count = classes;
+    text_table_free(&names);
     qsort(table, (size_t)*count, sizeof *table, by_id_and_index);
     for (int i = 1; i < *count; i++) {
         if (table[i].id == table[i - 1].id && table[i].index != table[i - 1].index) {
@@ -109,11 +111,12 @@ static void link_files(Coco *c, const Links *links, const IdIndex *pictures, int
 
 // Why a segment is left out; NULL: it is not.
 static const char *segment_problem(const Coco *c, const Segment *s, int owner) {
-    const int32_t *size = c->pool + s->data;
     if (owner < 0) { return coco_no_picture; }
     if (s->category < 0) { return coco_no_category; }
+    if (s->form != SEGMENT_RLE) { return NULL; }
     const Picture *p = &c->pictures[owner];
-    return s->form == SEGMENT_RLE && (size[0] != p->height || size[1] != p->width) ? other_size : NULL;
+    const int32_t *size = c->pool + s->data;
+    return size[0] != p->height || size[1] != p->width ? other_size : NULL;
 }
 
 // Turns ids into indices and sorts the segments by picture, keeping the file's order within a picture.

@@ -9,7 +9,6 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/resource.h>
 
 // ---- the set of shards
 
@@ -32,15 +31,6 @@ static int count_shards(const char *folder, const char *split) {
         die("%s: holds no shard %s-00000.h5: expected a folder written by `cocogold encode`", folder, split);
     }
     return count;
-}
-
-// All shards stay open. The usual limit of 1024 files is soft and can be raised.
-static void allow_open_files(int count) {
-    struct rlimit limit;
-    rlim_t wanted = (rlim_t)count + 256;
-    if (getrlimit(RLIMIT_NOFILE, &limit) != 0 || limit.rlim_cur >= wanted) { return; }
-    limit.rlim_cur = limit.rlim_max < wanted ? limit.rlim_max : wanted;
-    setrlimit(RLIMIT_NOFILE, &limit);
 }
 
 static void check_agreement(const ShardFile *first, const ShardFile *shard) {
@@ -75,7 +65,6 @@ ShardSet shards_open(const char *folder, const char *split) {
     ShardSet set = {.folder = xstrdup(folder), .count = count};
     set.shards = xcalloc((size_t)count, sizeof *set.shards);
     set.first = xcalloc((size_t)count + 1, sizeof *set.first);
-    allow_open_files(count);
     for (int i = 0; i < count; i++) {
         Path path = path_of("%s/%s-%05d.h5", folder, split, i);
         if (!file_exists(path.text)) {
@@ -196,6 +185,18 @@ void loader_read(Loader *l, long long number, const LoaderBatch *batch) {
         if (batch->sample) { batch->sample[row] = sample; }
         if (batch->text) { batch->text[row] = s.text_index; }
     }
+}
+
+char *loader_name(const Loader *l, long long position) {
+    int64_t *order = xmalloc((size_t)l->n * sizeof *order);
+    loader_permutation(l->options.seed, position / l->n, l->n, order);
+    int64_t sample = l->kept[order[position % l->n]];
+    free(order);
+    ShardSample s = {0};
+    shards_read(l->set, sample, &s);
+    int k = shard_of(l->set, sample);
+    return xprintf("sample %lld of %s (picture %lld)", (long long)(sample - l->set->first[k]), l->set->shards[k].path,
+                   (long long)s.image_id);
 }
 
 static void keep_classes(Loader *l) {

@@ -1,4 +1,5 @@
-// Reading a shard: opening checks everything about it; latents and masks are read sample by sample.
+// Reading a shard: opening checks everything about it; latents and masks are read sample by sample. Only the files that
+// were used last stay open: memory and open files do not grow with the number of shards.
 #include "data/shard.h"
 #include "data/h5.h"
 #include "data/h5_text.h"
@@ -7,14 +8,34 @@
 #include "util/error.h"
 #include "util/file.h"
 #include "util/half.h"
+#include <errno.h>
 #include <limits.h>
 #include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/resource.h>
+#include <sys/stat.h>
+
+// HDF5's formats from before version 1.8 have no checksums, and libhdf5 reads outside of its memory where such a file
+// is damaged. So only files with a superblock of version 2 or 3, as encode writes them, reach it.
+static void want_checksums(const char *path) {
+    unsigned char head[9] = {0};
+    FILE *file = fopen(path, "rb");
+    if (!file) { die("%s: cannot be opened: %s", path, strerror(errno)); }
+    bool whole = fread(head, 1, sizeof head, file) == sizeof head && memcmp(head, "\x89HDF\r\n\x1a\n", 8) == 0;
+    fclose(file);
+    if (!whole) { die("%s: is not an intact HDF5 file, expected a shard of `cocogold encode`", path); }
+    if (head[8] < 2) {
+        die("%s: is in HDF5's old format, which has no checksums: expected the one that encode writes (convert it with "
+            "`h5repack --low=2 --high=2` or h5py's libver=\"v110\")",
+            path);
+    }
+}
 
 static hid_t open_file(const char *path) {
     if (!file_exists(path)) { die("%s: does not exist", path); }
+    want_checksums(path);
     hid_t access = H5Pcreate(H5P_FILE_ACCESS);
     H5Pset_cache(access, 0, 1, 0, 0); // a chunk is read once: no cache of chunks
     h5_without_locks(access);
@@ -34,6 +55,18 @@ static void shape_text(int rank, const hsize_t *dims, char text[128]) {
         used += snprintf(text + used, 128 - (size_t)used, "%s%s", i ? ", " : "", size);
     }
     snprintf(text + used, 128 - (size_t)used, ")");
+}
+
+// Dies if a dataset claims more values than its stored bytes can hold (deflate reaches 1 : 1032).
+static void want_stored(const char *path, const char *name, hid_t dataset) {
+    hid_t type = H5Dget_type(dataset), space = H5Dget_space(dataset);
+    double values = (double)H5Sget_simple_extent_npoints(space), stored = (double)H5Dget_storage_size(dataset);
+    if (!(values >= 0 && values * (double)H5Tget_size(type) <= 1032 * stored)) {
+        die("%s: dataset \"%s\" has %.0f values, but %.0f stored bytes: the file is damaged", path, name, values,
+            stored);
+    }
+    H5Sclose(space);
+    H5Tclose(type);
 }
 
 // Opens a dataset of the given type, rank and shape. Where the shape is ANY, it gets the file's size.
@@ -57,6 +90,7 @@ static hid_t open_dataset(const char *path, hid_t file, const char *name, hid_t 
         die("%s: dataset \"%s\" has the shape %s, expected %s", path, name, have, want);
     }
     memcpy(dims, found, (size_t)rank * sizeof *dims);
+    want_stored(path, name, dataset);
     H5Sclose(space);
     H5Tclose(stored);
     return dataset;
@@ -76,11 +110,11 @@ static void *read_all(const char *path, hid_t file, const char *name, hid_t type
 }
 
 // The distinct texts, of any length and kind that h5py writes.
-static void read_texts(ShardFile *s) {
+static void read_texts(ShardFile *s, hid_t file) {
     hsize_t n = (hsize_t)s->samples, count = 0;
-    s->text = read_all(s->path, s->file, "text", H5T_STD_I32LE, "int32", 1, &n);
-    if (H5Lexists(s->file, "texts", H5P_DEFAULT) <= 0) { die("%s: dataset \"texts\" is missing", s->path); }
-    hid_t dataset = H5Dopen2(s->file, "texts", H5P_DEFAULT);
+    s->text = read_all(s->path, file, "text", H5T_STD_I32LE, "int32", 1, &n);
+    if (H5Lexists(file, "texts", H5P_DEFAULT) <= 0) { die("%s: dataset \"texts\" is missing", s->path); }
+    hid_t dataset = H5Dopen2(file, "texts", H5P_DEFAULT);
     if (dataset < 0) { h5_die(s->path, "dataset \"texts\" cannot be opened"); }
     hid_t type = H5Dget_type(dataset), space = H5Dget_space(dataset);
     if (H5Tget_class(type) != H5T_STRING) { die("%s: dataset \"texts\" has the wrong type, expected text", s->path); }
@@ -91,6 +125,7 @@ static void read_texts(ShardFile *s) {
         die("%s: dataset \"texts\" has %llu texts of %zu bytes, expected at most %d of %d", s->path,
             (unsigned long long)count, bytes, INT_MAX / 4, TEXT_BYTES);
     }
+    want_stored(s->path, "texts", dataset);
     s->text_count = (int)count;
     s->texts = h5_text_read(dataset, (size_t)count);
     if (!s->texts) { h5_die(s->path, "dataset \"texts\" cannot be read: the file is damaged"); }
@@ -108,19 +143,19 @@ static void check_index(const ShardFile *s, const char *name, long long sample, 
     die("%s: dataset \"%s\" has %d at sample %lld, expected %d to %d", s->path, name, value, sample, low, count - 1);
 }
 
-static void read_table(ShardFile *s) {
+static void read_table(ShardFile *s, hid_t file) {
     hsize_t n = ANY, crop[2] = {ANY, 3}, d = ANY;
-    s->class_index = read_all(s->path, s->file, "class", H5T_STD_I16LE, "int16", 1, &n);
+    s->class_index = read_all(s->path, file, "class", H5T_STD_I16LE, "int16", 1, &n);
     crop[0] = n;
     s->samples = (long long)n;
-    s->image_id = read_all(s->path, s->file, "image_id", H5T_STD_I64LE, "int64", 1, (hsize_t[]){n});
-    s->crop = read_all(s->path, s->file, "crop", H5T_STD_I32LE, "int32", 2, crop);
-    s->area = read_all(s->path, s->file, "area", H5T_IEEE_F32LE, "float32", 1, (hsize_t[]){n});
-    s->dropped_image = read_all(s->path, s->file, "dropped_image", H5T_STD_I64LE, "int64", 1, &d);
-    s->dropped_reason = read_all(s->path, s->file, "dropped_reason", H5T_STD_U8LE, "uint8", 1, (hsize_t[]){d});
+    s->image_id = read_all(s->path, file, "image_id", H5T_STD_I64LE, "int64", 1, (hsize_t[]){n});
+    s->crop = read_all(s->path, file, "crop", H5T_STD_I32LE, "int32", 2, crop);
+    s->area = read_all(s->path, file, "area", H5T_IEEE_F32LE, "float32", 1, (hsize_t[]){n});
+    s->dropped_image = read_all(s->path, file, "dropped_image", H5T_STD_I64LE, "int64", 1, &d);
+    s->dropped_reason = read_all(s->path, file, "dropped_reason", H5T_STD_U8LE, "uint8", 1, (hsize_t[]){d});
     s->dropped = (long long)d;
-    if (shard_has_texts(&s->info)) { read_texts(s); }
-    if (s->info.kind_count) { s->kind = read_all(s->path, s->file, "kind", H5T_STD_U8LE, "uint8", 1, (hsize_t[]){n}); }
+    if (shard_has_texts(&s->info)) { read_texts(s, file); }
+    if (s->info.kind_count) { s->kind = read_all(s->path, file, "kind", H5T_STD_U8LE, "uint8", 1, (hsize_t[]){n}); }
     for (long long i = 0; i < s->samples; i++) {
         check_index(s, "class", i, s->class_index[i], s->text ? -1 : 0, s->info.class_count);
         if (s->text) { check_index(s, "text", i, s->text[i], 0, s->text_count); }
@@ -131,46 +166,146 @@ static void read_table(ShardFile *s) {
     }
 }
 
+// ---- Open files ----------------------------------------------------------------------------------------------------
+
+enum { MOST_OPEN = 256 }; // HDF5 takes 0.65 MB for each
+enum { MASK = LATENTS, DATASETS };
+
+typedef struct {
+    const char *path;               // of the ShardFile; NULL: free
+    uint64_t used;                  // the number of its last use
+    hid_t file, datasets[DATASETS]; // 0: not open
+} Handles;
+
+static Handles handles[MOST_OPEN]; // of all shards; used between h5_enter and h5_leave
+static uint64_t uses;
+
+static void close_handles(Handles *h) {
+    for (int i = 0; i < DATASETS; i++) {
+        if (h->datasets[i]) { H5Dclose(h->datasets[i]); }
+    }
+    if (h->file) { H5Fclose(h->file); }
+    *h = (Handles){0};
+}
+
+// At most half of the files that the process may have open.
+static int most_open(void) {
+    struct rlimit limit;
+    bool few = getrlimit(RLIMIT_NOFILE, &limit) == 0 && limit.rlim_cur < 2 * MOST_OPEN;
+    return few ? (int)limit.rlim_cur / 2 : MOST_OPEN;
+}
+
+static struct timespec time_of(const char *path) {
+    struct stat file;
+    return stat(path, &file) == 0 ? file.st_mtim : (struct timespec){0};
+}
+
+// Opens a shard's file in a free place, or in that of the file whose last use is longest ago.
+static Handles *open_handles(const ShardFile *s) {
+    Handles *place = handles;
+    for (Handles *h = handles, *end = handles + most_open(); h < end; h++) {
+        if (h->used < place->used) { place = h; }
+    }
+    close_handles(place);
+    place->file = open_file(s->path);
+    place->path = s->path;
+    struct timespec now = time_of(s->path);
+    if (now.tv_sec != s->written.tv_sec || now.tv_nsec != s->written.tv_nsec) {
+        die("%s: was written again while this program read it", s->path);
+    }
+    return place;
+}
+
+static Handles *handles_of(const ShardFile *s) {
+    Handles *h = handles, *end = handles + MOST_OPEN;
+    while (h < end && h->path != s->path) { h++; }
+    if (h == end) { h = open_handles(s); }
+    h->used = ++uses;
+    return h;
+}
+
+// The shape of a dataset of samples; returns its rank. Sizes of the latents that are not known yet are ANY.
+static int shape_of(const ShardFile *s, int which, hsize_t shape[4]) {
+    const ShardInfo *info = &s->info;
+    shape[0] = (hsize_t)s->samples;
+    if (which == MASK) {
+        shape[1] = (hsize_t)info->resolution;
+        shape[2] = (shape[1] + 7) / 8;
+        return 3;
+    }
+    const int sizes[3] = {info->height, info->width, info->channels};
+    for (int i = 0; i < 3; i++) { shape[i + 1] = sizes[i] ? (hsize_t)sizes[i] : ANY; }
+    return 4;
+}
+
+static const char *name_of(int which) { return which == MASK ? "mask" : latent_names[which]; }
+static bool has_dataset(const ShardInfo *info, int which) {
+    return which == MASK ? info->targets != 0 : shard_has_latent(info, which);
+}
+
+// A dataset of samples, opened where it is not; gets its shape and rank.
+static hid_t dataset_of(const ShardFile *s, int which, hsize_t shape[4], int *rank) {
+    if (!has_dataset(&s->info, which)) {
+        die("%s: dataset \"%s\" was not encoded (see encode --targets)", s->path, name_of(which));
+    }
+    *rank = shape_of(s, which, shape);
+    Handles *h = handles_of(s);
+    if (!h->datasets[which]) {
+        hid_t type = which == MASK ? H5T_STD_U8LE : h5_half();
+        h->datasets[which] =
+            open_dataset(s->path, h->file, name_of(which), type, which == MASK ? "uint8" : "float16", *rank, shape);
+    }
+    return h->datasets[which];
+}
+
+// ---- Samples -------------------------------------------------------------------------------------------------------
+
+static void set_size(ShardFile *s, const hsize_t shape[4]) {
+    for (int i = 1; i < 4; i++) {
+        if (shape[i] < 1 || shape[i] > 32768) {
+            die("%s: dataset \"%s\" has a side of %llu, expected 1 to 32768", s->path, latent_names[LATENT_IMAGE],
+                (unsigned long long)shape[i]);
+        }
+    }
+    s->info.height = (int)shape[1], s->info.width = (int)shape[2], s->info.channels = (int)shape[3];
+}
+
 ShardFile shard_open(const char *path) {
     h5_enter();
-    ShardFile s = {.path = xstrdup(path), .file = open_file(path)};
-    s.info = shard_info_read(path, s.file);
-    read_table(&s);
-    hsize_t latent[4] = {(hsize_t)s.samples, ANY, ANY, ANY}, rows = (hsize_t)s.info.resolution;
-    hsize_t mask[3] = {(hsize_t)s.samples, rows, (rows + 7) / 8};
-    for (int i = 0; i < LATENTS; i++) { // all have the first one's shape
-        bool there = shard_has_latent(&s.info, i);
-        s.latents[i] = there ? open_dataset(path, s.file, latent_names[i], h5_half(), "float16", 4, latent) : -1;
+    ShardFile s = {.path = xstrdup(path), .written = time_of(path)};
+    const hid_t file = handles_of(&s)->file;
+    s.info = shard_info_read(path, file);
+    read_table(&s, file);
+    for (int which = 0; which < DATASETS; which++) {
+        hsize_t shape[4];
+        int rank;
+        if (!has_dataset(&s.info, which)) { continue; }
+        dataset_of(&s, which, shape, &rank);
+        if (which == LATENT_IMAGE) { set_size(&s, shape); } // the other latents have the same
     }
-    s.info.height = (int)latent[1];
-    s.info.width = (int)latent[2];
-    s.info.channels = (int)latent[3];
-    s.mask = s.info.targets ? open_dataset(path, s.file, "mask", H5T_STD_U8LE, "uint8", 3, mask) : -1;
     h5_leave();
     return s;
 }
 
-// One sample: its rows of the dataset in the stored type.
-static void read_sample(const ShardFile *s, int64_t dataset, const char *name, hid_t type, long long sample, int rank,
-                        const hsize_t *row, void *into) {
-    hsize_t start[4] = {(hsize_t)sample}, count[4] = {1};
-    memcpy(count + 1, row, (size_t)(rank - 1) * sizeof *row);
+// One sample's row of a dataset in the stored type.
+static void read_row(const ShardFile *s, int which, long long sample, void *into) {
+    hsize_t start[4] = {(hsize_t)sample}, count[4];
+    int rank;
+    hid_t dataset = dataset_of(s, which, count, &rank);
+    count[0] = 1;
     hid_t space = H5Dget_space(dataset), memory = H5Screate_simple(rank, count, NULL);
     H5Sselect_hyperslab(space, H5S_SELECT_SET, start, NULL, count, NULL);
-    if (H5Dread(dataset, type, memory, space, H5P_DEFAULT, into) < 0) {
-        h5_die(s->path, "dataset \"%s\" cannot be read at sample %lld: the file is damaged", name, sample);
+    if (H5Dread(dataset, which == MASK ? H5T_STD_U8LE : h5_half(), memory, space, H5P_DEFAULT, into) < 0) {
+        h5_die(s->path, "dataset \"%s\" cannot be read at sample %lld: the file is damaged", name_of(which), sample);
     }
     H5Sclose(memory);
     H5Sclose(space);
 }
 
 static void read_latent(const ShardFile *s, int latent, long long sample, float *into) {
-    const char *name = latent_names[latent];
-    if (s->latents[latent] < 0) { die("%s: dataset \"%s\" was not encoded (see encode --targets)", s->path, name); }
-    hsize_t row[3] = {(hsize_t)s->info.height, (hsize_t)s->info.width, (hsize_t)s->info.channels};
-    size_t size = (size_t)(row[0] * row[1] * row[2]);
+    size_t size = (size_t)s->info.height * (size_t)s->info.width * (size_t)s->info.channels;
     uint16_t *half = xmalloc(size * sizeof *half);
-    read_sample(s, s->latents[latent], name, h5_half(), sample, 4, row, half);
+    read_row(s, latent, sample, half);
     for (size_t i = 0; i < size; i++) { into[i] = half_to_float(half[i]); }
     free(half);
 }
@@ -180,11 +315,7 @@ void shard_read(const ShardFile *s, long long sample, ShardSample *into) {
     for (int i = 0; i < LATENTS; i++) {
         if (into->latents[i]) { read_latent(s, i, sample, into->latents[i]); }
     }
-    if (into->mask) {
-        if (s->mask < 0) { die("%s: dataset \"mask\" was not encoded (see encode --targets)", s->path); }
-        hsize_t row[2] = {(hsize_t)s->info.resolution, (hsize_t)((s->info.resolution + 7) / 8)};
-        read_sample(s, s->mask, "mask", H5T_STD_U8LE, sample, 3, row, into->mask);
-    }
+    if (into->mask) { read_row(s, MASK, sample, into->mask); }
     h5_leave();
     into->class_index = s->class_index[sample];
     into->image_id = s->image_id[sample];
@@ -197,11 +328,9 @@ void shard_read(const ShardFile *s, long long sample, ShardSample *into) {
 
 void shard_close(ShardFile *s) {
     h5_enter();
-    for (int i = 0; i < LATENTS; i++) {
-        if (s->latents[i] >= 0) { H5Dclose(s->latents[i]); }
+    for (Handles *h = handles; h < handles + MOST_OPEN; h++) {
+        if (h->path == s->path) { close_handles(h); }
     }
-    if (s->mask >= 0) { H5Dclose(s->mask); }
-    H5Fclose(s->file);
     h5_leave();
     free(s->class_index);
     free(s->image_id);

@@ -26,6 +26,7 @@
 #pragma once
 #include <stdbool.h>
 #include <stdint.h>
+#include <time.h>
 
 // A sample's latents, and the bits of ShardInfo.targets: the bit of a target is also its index.
 enum { LATENT_IMAGE, TARGET_OVERLAY, TARGET_MASK, LATENTS };
@@ -94,7 +95,8 @@ void shard_drop(ShardWriter *writer, int64_t image_id, int reason); // reason: 0
 void shard_commit(ShardWriter *writer);  // writes the file under a temporary name, fsync, rename; frees the writer
 void shard_abandon(ShardWriter *writer); // frees the writer; writes nothing
 
-// An open shard. Everything but the latents and masks is in memory.
+// An open shard. Everything but the latents and masks is in memory; its file is closed while other shards are read and
+// opened again when it is needed.
 typedef struct {
     char *path;
     ShardInfo info;
@@ -106,10 +108,10 @@ typedef struct {
     int32_t *text;        // (samples), or NULL
     char **texts;         // (text_count)
     int text_count;
-    uint8_t *kind;                        // (samples), or NULL
-    int64_t *dropped_image;               // (dropped)
-    uint8_t *dropped_reason;              // (dropped)
-    int64_t file, latents[LATENTS], mask; // HDF5's handles; -1 for what was not encoded
+    uint8_t *kind;           // (samples), or NULL
+    int64_t *dropped_image;  // (dropped)
+    uint8_t *dropped_reason; // (dropped)
+    struct timespec written; // the file's time: it may not change while the shard is open
 } ShardFile;
 
 // Opens a shard, checks the shape and type of everything in it and reads all but the latents and masks.

@@ -153,7 +153,7 @@ static void write_file(const ShardWriter *w, const char *temporary) {
     h5_without_locks(access);
     hid_t creation = H5Pcreate(H5P_FILE_CREATE);
     H5Pset_obj_track_times(creation, 0); // equal runs give equal bytes
-    hid_t file = H5Fcreate(temporary, H5F_ACC_TRUNC, creation, access);
+    hid_t file = H5Fcreate(temporary, H5F_ACC_EXCL, creation, access);
     if (file < 0) { h5_die(w->path, "cannot be written"); }
     put_all(w, file);
     if (H5Fclose(file) < 0) { h5_die(w->path, "cannot be written"); }

@@ -7,6 +7,7 @@
 #include "util/json.h"
 #include "util/progress.h"
 #include <errno.h>
+#include <limits.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -56,9 +57,9 @@ static void write_png(const char *folder, const char *name, long long id, const 
     size_t size;
     uint8_t *png = image_encode(&image, 0, &size);
     Path path = path_of("%s/%s%s/%012lld.png", folder, prefix, name, id);
-    FILE *f = fopen(path.text, "wb");
+    FILE *f = create_file(path.text);
     // the folder as a whole is flushed to disk before it gets its name
-    if (!f || fwrite(png, 1, size, f) != size || fclose(f) != 0) {
+    if (fwrite(png, 1, size, f) != size || fclose(f) != 0) {
         die("%s: cannot be written: %s", path.text, strerror(errno));
     }
     free(png);
@@ -360,7 +361,7 @@ static void compare_options(const Json *json, const SynthOptions *options) {
     static const char advice[] = "choose another folder, or remove this one first";
     Field fields[FIELDS];
     options_fields(options, fields);
-    long long seed = json_integer(json, "seed", -1);
+    long long seed = json_integer(json, "seed", -1, LLONG_MIN, LLONG_MAX);
     if (seed != (long long)options->seed) {
         die("%s: field \"seed\" is %lld, but %lld is asked for: %s", json->path, seed, (long long)options->seed,
             advice);
@@ -394,12 +395,12 @@ void synth_write(const char *folder, const SynthOptions *options) {
     check_new_words(options->new_words);
     size_t length = strlen(folder);
     while (length > 1 && folder[length - 1] == '/') { length--; }
-    char *final = xprintf("%.*s", (int)length, folder), *temporary = temporary_name(final);
+    char *final = xprintf("%.*s", (int)length, folder);
+    free(temporary_name(final)); // brings back a folder that a killed process has moved away
     if (already_there(final, options)) {
         printf("%s: already holds the %d + %d scenes\n", final, options->train, options->val);
     } else {
-        make_folders(temporary);
-        cleanup_add(temporary);
+        char *temporary = temporary_folder(final);
         write_split(temporary, options, false);
         write_split(temporary, options, true);
         for (int list = 0; list < (options->new_words ? LISTS : KNOWN); list++) {
@@ -410,7 +411,7 @@ void synth_write(const char *folder, const SynthOptions *options) {
         cleanup_remove(temporary);
         printf("%s: %d training and %d validation scenes of %dx%d pixels, %d classes (%d held out)\n", final,
                options->train, options->val, options->width, options->height, SYNTH_CLASSES, SYNTH_COLORS);
+        free(temporary);
     }
     free(final);
-    free(temporary);
 }

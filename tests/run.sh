@@ -11,13 +11,19 @@ logs=$PWD/build/test-logs
 jobs=$(($(nproc) + ($(nproc) + 1) / 2)) summary=
 while [[ ${1:-} == --* ]]; do
     case $1 in
-    --jobs) jobs=$2 ;;
+    --jobs)
+        jobs=${2-}
+        [[ $jobs =~ ^[1-9][0-9]{0,3}$ ]] || { echo "tests/run.sh: --jobs $jobs: expected a number" >&2 && exit 1; }
+        ;;
     --summary) summary=$2 ;;
     *) echo "tests/run.sh: unknown option $1" >&2 && exit 1 ;;
     esac
     shift 2
 done
 [ $# -gt 0 ] || { echo "tests/run.sh: no test matches" >&2 && exit 1; }
+for unit in "$@"; do
+    [[ $unit =~ ^[A-Za-z0-9_./:+-]+$ ]] || { echo "tests/run.sh: $unit: expected a unit" >&2 && exit 1; }
+done
 mkdir -p "$logs"
 results=$(mktemp -d)
 trap 'rm -rf "$results"' EXIT

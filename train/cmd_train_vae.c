@@ -39,6 +39,7 @@ static void parse(VAEOptions *o, int argc, char **argv) {
          .may_change = true},
         {OPT_STRING, "source", &o->source, "annotations to read; auto takes instances if there are any", "KIND",
          .choices = coco_sources},
+        MAX_PIXELS_OPTION,
         {OPT_INT, "resolution", &o->resolution, "side of the training pictures (0: sample_size of the VAE's config)",
          "PX", .high = 65536},
         {OPT_INT, "min-side", &o->min_side, "leave out pictures with a side shorter than this", "PX", .high = 1e9},
@@ -114,6 +115,11 @@ static void fill_batch(void *data, long long number, void *const *arrays) {
 static void next_batch(void *data, Device *dev) {
     VAETrainer *t = data;
     feed_next(&t->feed, dev);
+}
+
+static char *name_sample(void *data, long long position) {
+    VAETrainer *t = data;
+    return pictures_name(&t->training, position);
 }
 
 // ---- validation ----------------------------------------------------------------------------------------------------
@@ -311,6 +317,7 @@ int cmd_train_vae(int argc, char **argv) {
                  .model = &t,
                  .owner = &t,
                  .next_batch = next_batch,
+                 .name_sample = name_sample,
                  .validate = validate,
                  .describe = describe,
                  .samples = t.coco.picture_count};

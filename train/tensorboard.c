@@ -98,8 +98,7 @@ TensorBoard *tensorboard_open(const char *folder, int first_step) {
     make_folders(folder);
     TensorBoard *board = xcalloc(1, sizeof *board);
     board->path = xprintf("%s/events.out.tfevents.%ld.cocogold.%ld", folder, (long)time(NULL), (long)getpid());
-    board->file = fopen(board->path, "wb");
-    if (!board->file) { die("%s: cannot be written: %s", board->path, strerror(errno)); }
+    board->file = create_file(board->path);
     Buffer event = begin_event();
     put_bytes(&event, 3, "brain.Event:2", 13);
     write_record(board, &event);

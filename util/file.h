@@ -30,6 +30,10 @@ void want_output(const char *option, const char *path);    // likewise; and PATH
 // rm -rf; a missing path is not an error. Never follows symbolic links.
 void remove_tree(const char *path);
 
+// For writing. Neither follows a symbolic link as the last part of PATH, and both die with a sentence.
+FILE *create_file(const char *path); // a new file: dies if the name is taken
+FILE *append_file(const char *path); // a new file, or the end of one
+
 // A file that is being written under a temporary name, in the folder of its final name.
 typedef struct {
     FILE *stream;
@@ -40,12 +44,24 @@ void atomic_commit(AtomicFile *file);     // flush, fsync, rename; on failure (d
 void atomic_write(const char *path, const void *bytes, size_t size); // the three steps at once
 
 // The temporary name of PATH until it is complete: PATH.tmp-HOST-PID. The caller frees it. Also removes the temporary
-// files that killed processes of this host left behind for the same PATH.
+// files that killed processes of this host left behind for the same PATH, and what has this name. Create the file
+// exclusively: in a shared folder somebody may put a link there.
 char *temporary_name(const char *path);
+// The same as a new, empty folder, with the folders above it; registered with cleanup_add.
+char *temporary_folder(const char *path);
+// Removes everything under such names in the folder, for any PATH, that killed processes of this host left behind. For
+// the start of a command: this process must not write there yet. The want_ functions above call it.
+void remove_temporaries(const char *folder);
 
 // Flushes a finished file or folder to disk and renames it to `path`. An existing file is replaced; an existing folder
-// is moved away first and removed afterwards. Dies on failure.
+// exchanges its name with it and is then removed: there is no moment without it where the system has renameat2. Dies on
+// failure; then the existing one stays.
 void commit_rename(const char *temporary, const char *path);
 
-// SHA-256 of a file's bytes as 64 hexadecimal digits. Dies if it cannot be read.
+// True if the path is the folder or lies in it, links resolved. False if one of them does not exist.
+bool path_inside(const char *path, const char *folder);
+
+// SHA-256 of a file's bytes as 64 hexadecimal digits. Returns false, with errno, if it cannot be read.
+bool sha256_try(const char *path, char hex[65]);
+// The same; dies if it cannot be read.
 void sha256_file(const char *path, char hex[65]);

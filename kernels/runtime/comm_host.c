@@ -99,8 +99,8 @@ void comm_meet(Comm *comm, const Launch *launch) {
     comm->host = xcalloc(1, sizeof *comm->host);
     if (over_mpi) { mpi_open(launch); }
     if (meets) {
-        comm->host->meeting =
-            rendezvous_open(launch->address, launch->port, launch->rank, launch->world, MEETING_SECONDS);
+        comm->host->meeting = rendezvous_open(launch->address, launch->port, launch->rank, launch->world,
+                                              launch->secret, MEETING_SECONDS);
     }
     opened = true;
     on_exit(leave, NULL);

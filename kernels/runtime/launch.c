@@ -105,7 +105,17 @@ static Launch from_torchrun(void) {
     return launch;
 }
 
-Launch launch_detect(void) {
+static const char *read_secret(void) {
+    static const char *const names[] = {"COCOGOLD_SECRET", "TORCHELASTIC_RUN_ID", "SLURM_JOB_ID", "PMIX_NAMESPACE",
+                                        "PMI_JOBID"};
+    for (size_t i = 0; i < sizeof names / sizeof *names; i++) {
+        const char *value = variable(names[i]);
+        if (value && strcmp(value, "none") != 0) { return value; }
+    }
+    return "";
+}
+
+static Launch detect(void) {
     if (variable("RANK") || variable("WORLD_SIZE")) { return from_torchrun(); }
     if (variable("OMPI_COMM_WORLD_SIZE")) {
         Launch launch =
@@ -121,4 +131,10 @@ Launch launch_detect(void) {
     }
     if (variable("PMI_SIZE")) { return numbered(LAUNCH_MPIRUN, "PMI_RANK", "PMI_SIZE", "MPI_LOCALRANKID"); }
     return (Launch){.kind = LAUNCH_ALONE, .world = 1};
+}
+
+Launch launch_detect(void) {
+    Launch launch = detect();
+    launch.secret = read_secret();
+    return launch;
 }

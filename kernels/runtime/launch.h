@@ -6,10 +6,11 @@ typedef enum { LAUNCH_ALONE, LAUNCH_MPIRUN, LAUNCH_TORCHRUN, LAUNCH_SLURM } Laun
 
 typedef struct {
     LaunchKind kind;
-    int rank, world;   // 0 <= rank < world
-    int local_rank;    // rank within this machine
-    char address[256]; // where rank 0 can be reached, "" under mpirun without MASTER_ADDR
-    int port;          // 0 under mpirun without MASTER_PORT
+    int rank, world;    // 0 <= rank < world
+    int local_rank;     // rank within this machine
+    char address[256];  // where rank 0 can be reached, "" under mpirun without MASTER_ADDR
+    int port;           // 0 under mpirun without MASTER_PORT
+    const char *secret; // what the ranks of a run have in common and others may not know, "": nothing
 } Launch;
 
 // Checks these variables, in this order:
@@ -19,5 +20,7 @@ typedef struct {
 //   SLURM_PROCID, SLURM_LOCALID, SLURM_STEP_NUM_TASKS         srun; address: first host of SLURM_STEP_NODELIST
 //   PMI_RANK, PMI_SIZE, MPI_LOCALRANKID                       mpirun of MPICH
 // If none of them is set, there is one rank. Dies with a sentence that names incomplete or contradictory variables.
+// The secret is COCOGOLD_SECRET, or else a starter's name for the job: TORCHELASTIC_RUN_ID, SLURM_JOB_ID,
+// PMIX_NAMESPACE or PMI_JOBID, the first that is set ("none", torchrun's default, is none).
 Launch launch_detect(void);
 const char *launch_name(LaunchKind kind); // "mpirun", "torchrun's variables", ...

@@ -118,7 +118,7 @@ started() {
 check "torchrun's variables: rank 1 of 3 is killed" started "WORLD_SIZE=3 MASTER_ADDR=127.0.0.1 MASTER_PORT=$(free_port)" 3 1 "RANK=@ LOCAL_RANK=@"
 name=$(hostname)
 getent hosts "$name" >/dev/null || name=0.0.0.0
-check "torchrun's variables: rank 0 of 3 is killed" started "WORLD_SIZE=3 MASTER_ADDR=$name MASTER_PORT=$(free_port)" 3 0 "RANK=@ LOCAL_RANK=@"
+check "torchrun's variables: rank 0 of 3 is killed" started "COCOGOLD_SECRET=$RANDOM WORLD_SIZE=3 MASTER_ADDR=$name MASTER_PORT=$(free_port)" 3 0 "RANK=@ LOCAL_RANK=@"
 check "Slurm's variables: rank 2 of 3 is killed" started \
     "SLURM_STEP_NUM_TASKS=3 SLURM_STEP_NODELIST=localhost SLURM_JOB_ID=$RANDOM SLURM_STEP_ID=0" 3 2 "SLURM_PROCID=@ SLURM_LOCALID=@"
 finish

@@ -10,7 +10,14 @@ small=("$script" --out "$work/out" --seeds 1 --steps 4 --checkpoints 2 --vae-ste
 reproduce() { "${small[@]}" "$@" overlay mask+leak; }
 check_not "an unknown word" reproduce overlay+nonsense
 check_not "a number that is a command" reproduce --steps 'a[$(touch hacked)]'
-check_not "it was not run" ls hacked
+for name in VAE_STEPS WORDS_STEPS UNET_STEPS SEED; do
+    said=$(env "$name=a[\$(touch $work/hacked)]" home/train/experiments/demo.sh 2>&1)
+    check_not "the demo, $name: $said" grep -qv ': expected a number$' <<<"$said"
+done
+check_not "make demo, a command as its target" make -s -C "$root" -o setup demo "TARGET=mask;touch $work/hacked"
+check_not "tests/run.sh --jobs" "$root/tests/run.sh" --jobs "a[\$(touch $work/hacked)]" unit
+check_not "tests/run.sh, a unit" "$root/tests/run.sh" "a[\$(touch $work/hacked)]"
+check_not "no command was run" ls hacked home/hacked
 check_not "a signal that is none" reproduce --dry-run --signal 0.96
 check_not "an arm twice" "$script" --dry-run mask mask
 check_not "words at full size" "$script" --dry-run --coco COCO --model SD2 --parts words
@@ -70,6 +77,13 @@ find out/arms out/latents out/vae -type f -newer out/report.html >newer.before
 check "run again" reproduce
 find out/arms out/latents out/vae -type f -newer out/report.html >newer.after
 check "nothing was done twice" cmp newer.before newer.after
+cp out/leak/leak.json leak.json
+for signal in '"a[$(touch hacked)]"' 0.1e null; do
+    sed "s/\"matched_signal\": .*/\"matched_signal\": $signal,/" leak.json >out/leak/leak.json
+    said=$(reproduce 2>&1)
+    check "matched_signal is $signal" grep -q 'leak.json: expected a number as "matched_signal"' <<<"$said"
+done
+cp leak.json out/leak/leak.json
 dies "another file than leak.json" 'out/experiment.json: the field "matched_signal" is missing' analyze arms --arms out/arms \
     --leak out/experiment.json --out new
 dies "another file than latents.json" 'out/leak/leak.json: the field' analyze arms --arms out/arms --latents out/leak/leak.json \

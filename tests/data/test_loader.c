@@ -5,6 +5,8 @@
 #include <stddef.h>
 #include <stdint.h>
 #include <cmocka.h>
+#include <dirent.h>
+#include <sys/resource.h>
 #include "data/loader.h"
 #include "tests/data/shards.h"
 #include "tests/dies.h"
@@ -80,6 +82,14 @@ static void contents(void **state) {
             for (int i = 0; i < MASK; i++) {
                 assert_int_equal(b.mask[row * MASK + i], (uint8_t)(b.sample[row] * 31 + i * 7));
             }
+            ShardSample s = {0};
+            shards_read(&set, b.sample[row], &s);
+            char *name = loader_name(loader, p);
+            char *wanted = xprintf("sample %d of %s/train-%05d.h5 (picture %lld)", (int)(b.sample[row] % PER_SHARD),
+                                   folder, (int)(b.sample[row] / PER_SHARD), (long long)s.image_id);
+            assert_string_equal(name, wanted);
+            free(name);
+            free(wanted);
         }
     }
     printf("  56 rows over 2.7 epochs as expected\n");
@@ -230,6 +240,68 @@ static void damaged_sets(void **state) {
     free(other);
 }
 
+// More shards than files may be open: those used last stay open, the others are opened again, if they are still the
+// same.
+static int open_files(void) {
+    int count = 0;
+    DIR *entries = opendir("/proc/self/fd");
+    while (readdir(entries)) { count++; }
+    closedir(entries);
+    return count;
+}
+
+static void many_shards(void **state) {
+    (void)state;
+    enum { MANY = 300, LIMIT = 48 };
+    struct rlimit before, few;
+    getrlimit(RLIMIT_NOFILE, &before);
+    few = before, few.rlim_cur = LIMIT;
+    char *place = xprintf("%s/many", folder), *first = xprintf("%s/train-00000.h5", place);
+    make_folders(place);
+    ShardInfo info = test_info(MANY, 0);
+    test_shard(first, &info, 0, 2);
+    size_t size;
+    char *bytes = read_file(first, &size);
+    for (int k = 1; k < MANY; k++) {
+        FILE *copy = fopen(path_of("%s/train-%05d.h5", place, k).text, "wb");
+        assert_int_equal(fwrite(bytes, 1, size, copy), size);
+        fclose(copy);
+    }
+    free(bytes);
+    int already = open_files();
+    setrlimit(RLIMIT_NOFILE, &few);
+    ShardSet set = shards_open(place, "train");
+    LoaderOptions options = {.target = TARGET_MASK, .seed = 9, .rows = ROWS, .world = 1};
+    Loader *loader = loader_open(&set, &options);
+    for (int k = 0; k < 2 * MANY / ROWS; k++) {
+        Buffers b;
+        float expected[LATENT];
+        LoaderBatch batch = batch_of(&b);
+        loader_read(loader, k, &batch);
+        for (int row = 0; row < ROWS; row++) {
+            test_latent(b.sample[row] % 2, 2, &set.info, expected);
+            assert_memory_equal(expected, b.target + row * LATENT, sizeof expected);
+        }
+    }
+    int open = open_files() - already;
+    printf("  %d shards, at most %d files: %d are open\n", (int)MANY, (int)LIMIT, open);
+    assert_true(open > 0 && open <= LIMIT / 2);
+    test_shard(first, &info, 0, 2);
+    Buffers b;
+    ShardSample sample = {.latents = {b.image}};
+    for (int k = MANY - LIMIT; k < MANY; k++) { shards_read(&set, 2 * k, &sample); }
+    assert_dies("train-00000.h5: was written again while this program read it", shards_read(&set, 0, &sample));
+    unlink(first);
+    assert_dies("train-00000.h5: does not exist", shards_read(&set, 0, &sample));
+    loader_close(loader);
+    shards_close(&set);
+    assert_int_equal(open_files(), already);
+    setrlimit(RLIMIT_NOFILE, &before);
+    shard_info_free(&info);
+    free(place);
+    free(first);
+}
+
 // A chunk that is damaged while training runs ends the program with a sentence.
 static void stream_through(const char *where) {
     ShardSet set = shards_open(where, "train");
@@ -265,9 +337,9 @@ int main(void) {
     folder = test_folder();
     write_shards(folder, 0, SHARDS);
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(permutation),  cmocka_unit_test(contents),      cmocka_unit_test(texts),
-        cmocka_unit_test(resume),       cmocka_unit_test(ranks),         cmocka_unit_test(class_filter),
-        cmocka_unit_test(damaged_sets), cmocka_unit_test(damaged_chunk),
+        cmocka_unit_test(permutation),  cmocka_unit_test(contents),    cmocka_unit_test(texts),
+        cmocka_unit_test(resume),       cmocka_unit_test(ranks),       cmocka_unit_test(class_filter),
+        cmocka_unit_test(damaged_sets), cmocka_unit_test(many_shards), cmocka_unit_test(damaged_chunk),
     };
     int failures = cmocka_run_group_tests_name("data/loader", tests, NULL, NULL);
     remove_tree(folder);

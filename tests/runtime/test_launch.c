@@ -48,6 +48,25 @@ static void test_alone(void **state) {
     expect("MASTER_ADDR=x MASTER_PORT=1 LOCAL_RANK=3", LAUNCH_ALONE, 0, 1, 0, "", 0);
 }
 
+static void expect_secret(const char *environment, const char *secret) {
+    set_environment(environment);
+    Launch launch = launch_detect();
+    printf("  %-100s \"%s\"\n", environment, launch.secret);
+    assert_string_equal(launch.secret, secret);
+}
+
+static void test_secret(void **state) {
+    (void)state;
+    expect_secret("", "");
+    expect_secret(TORCH "RANK=0 LOCAL_RANK=0 WORLD_SIZE=2", "");
+    expect_secret(TORCH "RANK=0 LOCAL_RANK=0 WORLD_SIZE=2 TORCHELASTIC_RUN_ID=none", "");
+    expect_secret(TORCH "RANK=0 LOCAL_RANK=0 WORLD_SIZE=2 TORCHELASTIC_RUN_ID=5f2c", "5f2c");
+    expect_secret(TORCH SLURM "RANK=0 LOCAL_RANK=0 WORLD_SIZE=2 TORCHELASTIC_RUN_ID=none", "70123");
+    expect_secret(SLURM "SLURM_PROCID=1 SLURM_LOCALID=1 SLURM_STEP_NUM_TASKS=2 SLURM_STEP_NODELIST=a", "70123");
+    expect_secret("OMPI_COMM_WORLD_RANK=1 OMPI_COMM_WORLD_SIZE=2 OMPI_COMM_WORLD_LOCAL_RANK=1 PMIX_NAMESPACE=12", "12");
+    expect_secret(SLURM "COCOGOLD_SECRET=word TORCHELASTIC_RUN_ID=5f2c", "word");
+}
+
 static void test_torchrun(void **state) {
     (void)state;
     expect(TORCH "RANK=5 LOCAL_RANK=1 WORLD_SIZE=8", LAUNCH_TORCHRUN, 5, 8, 1, "node1", 29500);
@@ -110,10 +129,8 @@ static void test_slurm(void **state) {
 
 int main(void) {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_alone),
-        cmocka_unit_test(test_torchrun),
-        cmocka_unit_test(test_mpirun),
-        cmocka_unit_test(test_slurm),
+        cmocka_unit_test(test_alone),  cmocka_unit_test(test_secret), cmocka_unit_test(test_torchrun),
+        cmocka_unit_test(test_mpirun), cmocka_unit_test(test_slurm),
     };
     return cmocka_run_group_tests_name("launch", tests, NULL, NULL);
 }

@@ -7,9 +7,11 @@
 #include <cmocka.h>
 #include <arpa/inet.h>
 #include <netinet/in.h>
+#include <errno.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/resource.h>
 #include <sys/socket.h>
 #include "tests/dies.h"
 #include "util/error.h"
@@ -102,7 +104,7 @@ static void exchange(Rendezvous *meeting, int rank, int world, size_t bytes) {
 }
 
 static void meet_and_exchange(int rank, int world, int port) {
-    Rendezvous *meeting = rendezvous_open("localhost", port, rank, world, 30);
+    Rendezvous *meeting = rendezvous_open("localhost", port, rank, world, "open sesame", 30);
     const size_t sizes[] = {0, 1, 100, 100000, 3 << 20};
     for (int i = 0; i < 5; i++) { exchange(meeting, rank, world, sizes[i]); }
     for (int i = 0; i < 100; i++) { exchange(meeting, rank, world, 8); }
@@ -126,32 +128,127 @@ static void test_exchange(void **state) {
     }
 }
 
-// A stranger that connects first and says nothing, or nonsense, is not counted.
-static void test_strangers(void **state) {
-    (void)state;
-    const int port = free_port();
-    Rank ranks[2] = {start_rank(meet_and_exchange, 0, 2, port)};
-    struct sockaddr_in to = {
-        .sin_family = AF_INET, .sin_port = htons((uint16_t)port), .sin_addr.s_addr = htonl(INADDR_LOOPBACK)};
-    int talker = socket(AF_INET, SOCK_STREAM, 0), silent = socket(AF_INET, SOCK_STREAM, 0);
-    while (connect(talker, (struct sockaddr *)&to, sizeof to)) { usleep(10000); }
-    assert_int_equal(send(talker, "GET / HTTP/1.0\r\nHost: localhost\r\n\r\n", 35, 0), 35);
-    assert_int_equal(connect(silent, (struct sockaddr *)&to, sizeof to), 0);
-    ranks[1] = start_rank(meet_and_exchange, 1, 2, port);
-    double since = now_seconds();
-    for (int r = 0; r < 2; r++) {
+// ---- Connections of others -----------------------------------------------------------------------------------------
+
+static struct sockaddr_in local(int last, int port) { // 127.0.0.LAST
+    return (struct sockaddr_in){.sin_family = AF_INET,
+                                .sin_port = htons((uint16_t)port),
+                                .sin_addr.s_addr = htonl(INADDR_LOOPBACK - 1 + (in_addr_t)last)};
+}
+
+// Connects as soon as somebody listens.
+static int visit(int last, int port) {
+    int fd = socket(AF_INET, SOCK_STREAM, 0);
+    struct sockaddr_in to = local(last, port);
+    while (connect(fd, (struct sockaddr *)&to, sizeof to)) { usleep(10000); }
+    return fd;
+}
+
+static void finish_ranks(Rank *ranks, int count, double since) {
+    for (int r = 0; r < count; r++) {
         finish_rank(&ranks[r], since);
         printf("  rank %d, %.1f s, exit %d: %s\n", r, ranks[r].seconds, ranks[r].code, ranks[r].said);
         assert_int_equal(ranks[r].code, 0);
     }
-    close(talker), close(silent);
+}
+
+// More strangers than rank 0 can open files for: some say nonsense, most say nothing.
+static void few_files(int rank, int world, int port) {
+    setrlimit(RLIMIT_NOFILE, &(struct rlimit){32, 32});
+    meet_and_exchange(rank, world, port);
+}
+
+static void test_strangers(void **state) {
+    (void)state;
+    enum { STRANGERS = 200 };
+    for (int limited = 0; limited < 2; limited++) {
+        const int port = free_port();
+        int strangers[STRANGERS];
+        Rank ranks[2] = {start_rank(limited ? few_files : meet_and_exchange, 0, 2, port)};
+        for (int i = 0; i < STRANGERS; i++) {
+            strangers[i] = visit(1, port);
+            if (i % 8 == 0) { send(strangers[i], "GET / HTTP/1.0\r\nHost: localhost\r\n\r\n", 35, MSG_NOSIGNAL); }
+        }
+        double since = now_seconds();
+        ranks[1] = start_rank(meet_and_exchange, 1, 2, port);
+        finish_ranks(ranks, 2, since);
+        assert_true(ranks[0].seconds < 3);
+        for (int i = 0; i < STRANGERS; i++) { close(strangers[i]); }
+    }
+}
+
+// One that begins like a rank, but sends a byte now and then, is hung up on; ranks that come meanwhile are served.
+static void test_slow_stranger(void **state) {
+    (void)state;
+    const int port = free_port();
+    Rank ranks[3] = {start_rank(meet_and_exchange, 0, 3, port)};
+    int slow = visit(1, port);
+    ranks[1] = start_rank(meet_and_exchange, 1, 3, port);
+    double since = now_seconds(), greeting[3];
+    assert_int_equal(recv(slow, greeting, sizeof greeting, MSG_WAITALL), sizeof greeting);
+    int sent = 0;
+    while (send(slow, (char *)greeting + sent % 8, 1, MSG_NOSIGNAL) == 1 && now_seconds() - since < 20) {
+        usleep(250000);
+        sent++;
+    }
+    double kept = now_seconds() - since;
+    printf("  hung up on after %d bytes, %.1f s\n", sent, kept);
+    assert_true(kept > 4 && kept < 8);
+    ranks[2] = start_rank(meet_and_exchange, 2, 3, port);
+    finish_ranks(ranks, 3, since);
+    close(slow);
+}
+
+static void another_secret(int rank, int world, int port) {
+    rendezvous_open("127.0.0.1", port, rank, world, "close sesame", 10);
+}
+
+static void alone(int rank, int world, int port) { rendezvous_open("127.0.0.1", port, rank, world, "open sesame", 2); }
+
+static void test_secrets(void **state) {
+    (void)state;
+    int port = free_port();
+    Rank ranks[2] = {start_rank(meet_and_exchange, 0, 2, port)}, wrong = start_rank(another_secret, 1, 2, port);
+    double since = now_seconds();
+    finish_rank(&wrong, since);
+    printf("  another secret: %s", wrong.said);
+    assert_said(&wrong, "has another secret: set COCOGOLD_SECRET to the same text for all ranks");
+    ranks[1] = start_rank(meet_and_exchange, 1, 2, port);
+    finish_ranks(ranks, 2, since);
+
+    port = free_port();
+    ranks[0] = start_rank(alone, 0, 2, port), wrong = start_rank(another_secret, 1, 2, port);
+    finish_rank(&wrong, since), finish_rank(&ranks[0], since);
+    printf("  rank 0: %s", ranks[0].said);
+    assert_said(&ranks[0], "within 2 s: rank 1; refused: the process that says it is rank 1 has another secret");
+}
+
+// Rank 0 listens where it was told to, and nowhere else.
+static void at_second_address(int rank, int world, int port) {
+    Rendezvous *meeting = rendezvous_open("127.0.0.2", port, rank, world, "open sesame", 30);
+    rendezvous_close(meeting);
+}
+
+static void test_address(void **state) {
+    (void)state;
+    const int port = free_port();
+    Rank ranks[2] = {start_rank(at_second_address, 0, 2, port)};
+    close(visit(2, port));
+    struct sockaddr_in other = local(1, port);
+    int fd = socket(AF_INET, SOCK_STREAM, 0);
+    assert_int_equal(connect(fd, (struct sockaddr *)&other, sizeof other), -1);
+    printf("  127.0.0.1: %s\n", strerror(errno));
+    close(fd);
+    double since = now_seconds();
+    ranks[1] = start_rank(at_second_address, 1, 2, port);
+    finish_ranks(ranks, 2, since);
 }
 
 // ---- What goes wrong -----------------------------------------------------------------------------------------------
 
 static void only_0_and_2(int rank, int world, int port) {
     if (rank == 1 || rank == 3) { return; }
-    rendezvous_open("127.0.0.1", port, rank, world, 2);
+    rendezvous_open("127.0.0.1", port, rank, world, "open sesame", 2);
 }
 
 static void test_missing_ranks(void **state) {
@@ -167,7 +264,7 @@ static void test_missing_ranks(void **state) {
 }
 
 static void no_rank_0(int rank, int world, int port) {
-    if (rank) { rendezvous_open("127.0.0.1", port, rank, world, 2); }
+    if (rank) { rendezvous_open("127.0.0.1", port, rank, world, "open sesame", 2); }
 }
 
 static void test_no_rank_0(void **state) {
@@ -182,11 +279,15 @@ static void test_no_rank_0(void **state) {
 }
 
 static void wrong_address(int rank, int world, int port) {
-    rendezvous_open("no-such-host.invalid", port, rank, world, 1);
+    rendezvous_open("no-such-host.invalid", port, rank, world, "open sesame", 1);
 }
 
 static void unreachable_address(int rank, int world, int port) { // TEST-NET-1 of RFC 5737
-    if (rank) { rendezvous_open("192.0.2.1", port, rank, world, 2); }
+    if (rank) { rendezvous_open("192.0.2.1", port, rank, world, "open sesame", 2); }
+}
+
+static void not_our_address(int rank, int world, int port) {
+    if (rank == 0) { rendezvous_open("192.0.2.1", port, rank, world, "", 2); }
 }
 
 static void test_wrong_address(void **state) {
@@ -197,10 +298,13 @@ static void test_wrong_address(void **state) {
     run_ranks(ranks, unreachable_address, 2, 29500);
     assert_said(&ranks[1], "rank 0 cannot be reached at 192.0.2.1:29500 within 2 s: ");
     assert_true(ranks[1].seconds < 6);
+    run_ranks(ranks, not_our_address, 2, 29500);
+    assert_non_null(strstr(ranks[0].said, "warning: the ranks meet at 192.0.2.1:29500 without a secret"));
+    assert_non_null(strstr(ranks[0].said, "; MASTER_ADDR has to be an address of rank 0's machine"));
 }
 
 static void only_0(int rank, int world, int port) {
-    if (rank == 0) { rendezvous_open("127.0.0.1", port, rank, world, 5); }
+    if (rank == 0) { rendezvous_open("127.0.0.1", port, rank, world, "open sesame", 5); }
 }
 
 static void test_port_in_use(void **state) {
@@ -236,25 +340,27 @@ static void test_wrong_listener(void **state) {
 }
 
 static void same_rank_twice(int rank, int world, int port) {
-    rendezvous_open("127.0.0.1", port, rank == 2 ? 1 : rank, world, 3);
+    rendezvous_open("127.0.0.1", port, rank == 2 ? 1 : rank, world, "open sesame", 3);
 }
 
 static void other_world(int rank, int world, int port) {
-    rendezvous_open("127.0.0.1", port, rank, rank == 2 ? 7 : world, 3);
+    rendezvous_open("127.0.0.1", port, rank, rank == 2 ? 7 : world, "open sesame", 3);
 }
 
 static void test_contradictions(void **state) {
     (void)state;
     Rank ranks[3];
     run_ranks(ranks, same_rank_twice, 3, free_port());
-    assert_said(&ranks[0], "two processes were started as rank 1");
+    assert_said(&ranks[0], "rank 2; refused: two processes were started as rank 1");
+    assert_true(strstr(ranks[1].said, "two processes were started as rank 1") ||
+                strstr(ranks[2].said, "two processes were started as rank 1"));
     run_ranks(ranks, other_world, 3, free_port());
-    assert_said(&ranks[0], "rank 0 was started as one of 3 ranks, rank 2 as one of 7");
+    assert_said(&ranks[0], "rank 2; refused: rank 0 was started as one of 3 ranks, rank 2 as one of 7");
     assert_said(&ranks[2], "rank 0 was started as one of 3 ranks, rank 2 as one of 7");
 }
 
 static void different_sizes(int rank, int world, int port) {
-    Rendezvous *meeting = rendezvous_open("127.0.0.1", port, rank, world, 10);
+    Rendezvous *meeting = rendezvous_open("127.0.0.1", port, rank, world, "open sesame", 10);
     exchange(meeting, rank, world, rank == 1 ? 99 : 100);
 }
 
@@ -274,7 +380,7 @@ static bool by_sentence, computing;
 // The others are in an exchange, or do not communicate at all.
 static void one_ends(int rank, int world, int port) {
     error_set_rank(rank);
-    Rendezvous *meeting = rendezvous_open("127.0.0.1", port, rank, world, 10);
+    Rendezvous *meeting = rendezvous_open("127.0.0.1", port, rank, world, "open sesame", 10);
     exchange(meeting, rank, world, 100);
     if (rank == ending) {
         usleep(300000);
@@ -308,7 +414,7 @@ static void test_rank_ends(void **state) {
 
 // A rank may do other things for long without being taken for dead; and ranks may end at once after the close.
 static void slow_rank(int rank, int world, int port) {
-    Rendezvous *meeting = rendezvous_open("127.0.0.1", port, rank, world, 10);
+    Rendezvous *meeting = rendezvous_open("127.0.0.1", port, rank, world, "open sesame", 10);
     if (rank == 1) { sleep(7); }
     exchange(meeting, rank, world, 100);
     rendezvous_close(meeting);
@@ -325,7 +431,7 @@ static void test_slow_rank(void **state) {
 static void work(void) {
     Launch launch = launch_detect();
     error_set_rank(launch.rank);
-    Rendezvous *meeting = rendezvous_open(launch.address, launch.port, launch.rank, launch.world, 30);
+    Rendezvous *meeting = rendezvous_open(launch.address, launch.port, launch.rank, launch.world, launch.secret, 30);
     printf("rank %d of %d has met the others at %s:%d\n", launch.rank, launch.world, launch.address, launch.port);
     fflush(stdout);
     for (;;) {
@@ -337,12 +443,13 @@ static void work(void) {
 int main(int argc, char **argv) {
     if (argc > 1 && strcmp(argv[1], "work") == 0) { work(); }
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_exchange),        cmocka_unit_test(test_strangers),
-        cmocka_unit_test(test_missing_ranks),   cmocka_unit_test(test_no_rank_0),
-        cmocka_unit_test(test_wrong_address),   cmocka_unit_test(test_port_in_use),
-        cmocka_unit_test(test_wrong_listener),  cmocka_unit_test(test_contradictions),
-        cmocka_unit_test(test_different_sizes), cmocka_unit_test(test_rank_ends),
-        cmocka_unit_test(test_slow_rank),
+        cmocka_unit_test(test_exchange),       cmocka_unit_test(test_strangers),
+        cmocka_unit_test(test_slow_stranger),  cmocka_unit_test(test_secrets),
+        cmocka_unit_test(test_address),        cmocka_unit_test(test_missing_ranks),
+        cmocka_unit_test(test_no_rank_0),      cmocka_unit_test(test_wrong_address),
+        cmocka_unit_test(test_port_in_use),    cmocka_unit_test(test_wrong_listener),
+        cmocka_unit_test(test_contradictions), cmocka_unit_test(test_different_sizes),
+        cmocka_unit_test(test_rank_ends),      cmocka_unit_test(test_slow_rank),
     };
     return cmocka_run_group_tests_name("rendezvous", tests, NULL, NULL);
 }

@@ -1,13 +1,20 @@
-// file.h: what a killed process leaves under a temporary name is removed by the next writer of the same path.
+// file.h: what a killed process leaves under a temporary name is removed by the next writer of the same path; folders
+// are replaced without a moment in between; nothing is written through a link that somebody has put in the place of a
+// file.
 #include <stdarg.h>
 #include <stddef.h>
 #include <setjmp.h>
 #include <cmocka.h>
+#include <fcntl.h>
+#include <pthread.h>
+#include <stdatomic.h>
 #include <stdint.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/stat.h>
 #include <sys/wait.h>
 #include <unistd.h>
+#include "tests/dies.h"
 #include "util/error.h"
 #include "util/file.h"
 
@@ -39,6 +46,7 @@ static void test_leftovers(void **state) {
         {xprintf("%s/other.h5.tmp-%s-%ld", folder, host, ended), true, true},
     };
     size_t count = sizeof beside / sizeof *beside;
+    atomic_write(path, "whole", 5);
     for (size_t i = 0; i < count; i++) {
         if (beside[i].file) {
             atomic_write(beside[i].name, "x", 1);
@@ -48,7 +56,6 @@ static void test_leftovers(void **state) {
             free(inside);
         }
     }
-    atomic_write(path, "whole", 5);
     char *name = temporary_name(path), *expected = xprintf("%s.tmp-%s-%ld", path, host, (long)getpid());
     assert_string_equal(name, expected);
     make_folders(name); // as a folder: the leftovers of what is replaced go too
@@ -65,6 +72,97 @@ static void test_leftovers(void **state) {
     free(path);
 }
 
+static void plant(const char *target, const char *link) {
+    remove_tree(link);
+    assert_int_equal(symlink(target, link), 0);
+}
+
+static bool is_link(const char *path) {
+    struct stat s;
+    return lstat(path, &s) == 0 && S_ISLNK(s.st_mode);
+}
+
+static void test_links(void **state) {
+    const char *folder = *state;
+    char *victim = xprintf("%s/victim", folder), *path = xprintf("%s/out", folder), host[256] = "", *text;
+    gethostname(host, sizeof host - 1);
+    char *temporary = xprintf("%s.tmp-%s-%ld", path, host, (long)getpid());
+    atomic_write(victim, "whole", 5);
+    const char *const targets[] = {victim, "missing"};
+    for (int i = 0; i < 2; i++) {
+        plant(targets[i], temporary); // replaced
+        plant(targets[i], path);
+        atomic_write(path, "new", 3);
+        assert_false(is_link(path));
+        plant(targets[i], path);
+        assert_dies("out: cannot be written: File exists", create_file(path));
+        assert_dies("out: cannot be written: it is a symbolic link", append_file(path));
+    }
+    plant(folder, temporary);
+    char *name = temporary_folder(path);
+    assert_string_equal(name, temporary);
+    assert_true(folder_exists(name) && folder_empty(name) && !is_link(name));
+    cleanup_remove(name);
+    text = read_file(victim, NULL);
+    printf("  behind the links: \"%s\"\n", text);
+    assert_string_equal(text, "whole");
+    assert_false(file_exists(path_of("%s/missing", folder).text));
+    free(text), free(name), free(temporary), free(path), free(victim);
+}
+
+typedef struct {
+    char *path; // looked for until `done`
+    atomic_bool done;
+    long looked, missing;
+} Watch;
+
+static void *look(void *data) {
+    Watch *w = data;
+    for (; !w->done; w->looked++) { w->missing += access(w->path, F_OK) != 0; }
+    return NULL;
+}
+
+// While a folder is published again and again there is no moment without it.
+static void test_no_gap(void **state) {
+    char *path = xprintf("%s/model", (char *)*state), *number = xprintf("%s/number", path);
+    Watch watch = {.path = number};
+    pthread_t thread;
+    enum { TIMES = 40 };
+    for (int i = 0; i < TIMES; i++) {
+        char *work = temporary_name(path), *file = xprintf("%s/number", work), *text = xprintf("%d", i);
+        make_folders(work);
+        atomic_write(file, text, strlen(text));
+        commit_rename(work, path);
+        assert_false(folder_exists(work));
+        char *there = read_file(number, NULL);
+        assert_string_equal(there, text);
+        free(there), free(text), free(file), free(work);
+        if (i == 0) { assert_int_equal(pthread_create(&thread, NULL, look, &watch), 0); }
+    }
+    watch.done = true;
+    pthread_join(thread, NULL);
+    char *other = xprintf("%s/other", (char *)*state);
+    make_folders(other);
+    bool can = renameat2(AT_FDCWD, other, AT_FDCWD, path, RENAME_EXCHANGE) == 0;
+    printf("  replaced %d times: looked %ld times, missing %ld times%s\n", (int)TIMES, watch.looked, watch.missing,
+           can ? "" : " (this file system cannot exchange names)");
+    assert_true(!can || watch.missing == 0);
+    free(other);
+    free(path);
+    free(number);
+}
+
+static void test_inside(void **state) {
+    const char *folder = *state;
+    Path inner = path_of("%s/in/inner", folder), beside = path_of("%s/in2", folder), outer = path_of("%s/in", folder);
+    make_folders(inner.text);
+    make_folders(beside.text);
+    assert_true(path_inside(inner.text, outer.text) && path_inside(outer.text, outer.text) &&
+                path_inside(path_of("%s/../in/", beside.text).text, outer.text) && path_inside(outer.text, "/"));
+    assert_false(path_inside(outer.text, inner.text) || path_inside(beside.text, outer.text) ||
+                 path_inside(path_of("%s/none", outer.text).text, outer.text));
+}
+
 static int make_folder(void **state) {
     char *folder = xstrdup("/tmp/cocogold-file-XXXXXX");
     *state = mkdtemp(folder);
@@ -78,6 +176,7 @@ static int remove_folder(void **state) {
 }
 
 int main(void) {
-    const struct CMUnitTest tests[] = {cmocka_unit_test(test_leftovers)};
+    const struct CMUnitTest tests[] = {cmocka_unit_test(test_leftovers), cmocka_unit_test(test_no_gap),
+                                       cmocka_unit_test(test_inside), cmocka_unit_test(test_links)};
     return cmocka_run_group_tests(tests, make_folder, remove_folder);
 }

@@ -8,6 +8,9 @@ cd "$(dirname "$0")/../.."
 
 target=${TARGET:-overlay}
 [ "$target" = overlay ] || [ "$target" = mask ] || { echo "TARGET=$target: expected overlay or mask" >&2 && exit 1; }
+for name in VAE_STEPS WORDS_STEPS UNET_STEPS SEED; do
+    [[ ${!name:-1} =~ ^(0|[1-9][0-9]{0,8})$ ]] || { echo "$name=${!name}: expected a number" >&2 && exit 1; }
+done
 base=demo # all but fine-tuning is shared by both targets
 out=$([ "$target" = overlay ] && echo demo || echo "demo-$target")
 vae_steps=${VAE_STEPS:-900} words_steps=${WORDS_STEPS:-3000} unet_steps=${UNET_STEPS:-1500} seed=${SEED:-1}

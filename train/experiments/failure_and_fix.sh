@@ -302,6 +302,7 @@ stage "$out/leak/leak.json" ./cocogold analyze leak --model "$start" --data "$da
     --min-side "$minimum" --resolution "$resolution" --out "$out/leak"
 # At full size, `leak` is what SD2's betas give; in miniature, what gives an object the same evidence.
 matched=${signal:-$([ "$coco" ] && echo -1 || { [ "$dry" ] && echo MATCHED || number matched_signal "$out/leak/leak.json"; })}
+[ "$dry" ] || [[ $matched =~ ^-?[0-9]+(\.[0-9]+)?(e-[0-9]+)?$ ]] || fail "$out/leak/leak.json: expected a number as \"matched_signal\""
 
 declare -A encoded
 for spec in "${queued[@]}"; do
