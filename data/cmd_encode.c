@@ -103,6 +103,7 @@ static Options parse_options(int argc, char **argv) {
          .required = "a data set in COCO's layout"},
         {OPT_STRING, "split", &o.split, "split of the data set; train2017 gives train-00000.h5", "NAME"},
         SOURCE_ROW(&o.source),
+        MAX_PIXELS_OPTION,
         {OPT_STRING, "out", &o.out, "output folder for SPLIT-00000.h5, ... and SPLIT.json", "DIR",
          .required = "the folder for the shards"},
         {OPT_HEADING, "Samples"},

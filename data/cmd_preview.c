@@ -129,6 +129,7 @@ static Options parse_options(int argc, char **argv) {
          .required = "the folder of a data set"},
         {OPT_STRING, "split", &o.split, "name of the split, e.g. train2017 or val2017", "NAME"},
         SOURCE_ROW(&o.source),
+        MAX_PIXELS_OPTION,
         {OPT_STRING, "out", &o.out, "the contact sheet to write (.png or .jpg)", "FILE"},
         {OPT_STRING, "dump", &o.folder, "also write every picture and samples.json into this folder", "DIR"},
         {OPT_INT, "count", &o.count, "number of samples", "N", .low = 1, .high = 1000},

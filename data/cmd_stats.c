@@ -174,6 +174,7 @@ static Options parse_options(int argc, char **argv) {
          .required = "the folder of a data set"},
         {OPT_STRING, "split", &o.split, "name of the split, e.g. train2017 or val2017", "NAME"},
         SOURCE_ROW(&o.source),
+        MAX_PIXELS_OPTION,
         {OPT_STRING, "image", &o.image, "write the bar chart to this picture (.png or .jpg)", "FILE"},
         {OPT_STRING, "json", &o.json, "write all counts to this file", "FILE"},
         {OPT_HEADING, "Sampling"},

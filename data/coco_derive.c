@@ -29,10 +29,11 @@ static Shape shape_of(const uint8_t *mask, int width, int height) {
     return (Shape){(double)count, {left, top, right - left + 1, bottom - top + 1}};
 }
 
+// Coordinates are bounded as those of polygons.
 static bool usable(const Segment *s) {
-    bool finite = isfinite(s->area) && s->area > 0;
-    for (int i = 0; i < 4; i++) { finite &= isfinite(s->bbox[i]); }
-    return finite && s->bbox[2] > 0 && s->bbox[3] > 0;
+    bool bounded = s->area > 0 && s->area <= 1e10;
+    for (int i = 0; i < 4; i++) { bounded &= fabs(s->bbox[i]) <= 1e5; }
+    return bounded && s->bbox[2] > 0 && s->bbox[3] > 0;
 }
 
 // Whether the box is far from another, both cut at the picture.

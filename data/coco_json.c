@@ -28,7 +28,8 @@ static const char no_mask[] = "annotations without a mask", bad_mask[] = "annota
                   bad_ring[] = "annotations with polygons of fewer than three points or an odd number of coordinates, "
                                "which are left out",
                   no_id[] = "annotations with a damaged id", no_name[] = "pictures without an id or a name",
-                  no_size[] = "pictures without a size", no_object[] = "entries that are no objects";
+                  no_size[] = "pictures without a size", too_large[] = "pictures of too many pixels (--max-pixels)",
+                  no_object[] = "entries that are no objects";
 
 typedef enum { IN_NOTHING, IN_CATEGORIES, IN_IMAGES, IN_ANNOTATIONS } Section;
 static const char *const section_names[] = {"", "categories", "images", "annotations"};
@@ -111,10 +112,14 @@ static const char *where(Reader *r) {
     return text;
 }
 
-// The record that a value at this depth belongs to.
-static Record *current(Reader *r) {
-    return &r->record[r->panoptic && r->section == IN_ANNOTATIONS && r->depth >= 5 && r->key[3] == SEGMENTS_INFO];
+// Whether this depth is in an object of the list segments_info.
+static bool in_segments(const Reader *r) {
+    return r->panoptic && r->section == IN_ANNOTATIONS && r->depth >= 5 && r->key[3] == SEGMENTS_INFO &&
+           !r->in_map[4] && r->in_map[5];
 }
+
+// The record that a value at this depth belongs to.
+static Record *current(Reader *r) { return &r->record[in_segments(r)]; }
 
 static const char *kind_of(const Reader *r, Field field) {
     if (r->section == IN_IMAGES) { return field == WIDTH || field == HEIGHT ? no_size : no_name; }
@@ -163,7 +168,7 @@ static const char *keep_text(Reader *r, const char *text, size_t length) {
 
 // The record and the key that a value at the current depth belongs to; NULL if none.
 static Record *record_here(Reader *r, Field *field) {
-    int level = r->depth >= 5 && r->key[3] == SEGMENTS_INFO && r->panoptic ? 5 : 3;
+    int level = in_segments(r) ? 5 : 3;
     if (r->section == IN_NOTHING || r->depth < level || r->depth > level + 1) { return NULL; }
     *field = r->key[level];
     if (r->depth == level + 1 && (*field != BBOX || r->in_map[r->depth])) { return NULL; }
@@ -199,7 +204,7 @@ static void segmentation_number(Reader *r, double value) {
 // The lists that are read here hold only objects. Returns false for a value among them that is none.
 static bool need_object_list(Reader *r, bool right) {
     if (r->section == IN_NOTHING || right) { return true; }
-    if (r->depth != 2 || r->in_map[2] || r->section == IN_CATEGORIES) {
+    if (r->depth < 2 || r->in_map[2] || r->section == IN_CATEGORIES) {
         die("%s: field \"%s\": expected a list of objects", r->path, section_names[r->section]);
     }
     r->record[0] = (Record){.problem = no_object};
@@ -408,6 +413,8 @@ static void end_image(Reader *r) {
         need(r, a, f, "an integer");
         if (a->value[f] < 1 || a->value[f] > 32768) { wrong(r, f, "1 to 32768 pixels"); }
     }
+    bool large = a->value[WIDTH] * a->value[HEIGHT] > (double)image_max_pixels;
+    if (large && !a->problem) { r->record[0].problem = too_large; }
     if (a->problem) {
         leave_out(r, a);
         return;
@@ -545,10 +552,8 @@ static void end_instance(Reader *r) {
 
 static void end_panoptic_segment(Reader *r) {
     const Record *a = &r->record[1];
-    r->depth++; // messages speak of the segment
     need(r, a, ID, "an integer");
     need(r, a, CATEGORY_ID, "an integer");
-    r->depth--;
     if (a->problem) {
         leave_out(r, a);
     } else {
@@ -588,7 +593,7 @@ static int on_map_start(void *context) {
     } else if (r->depth == 4 && r->key[3] == SEGMENTATION) {
         r->record[0].have |= 1u << SEGMENTATION;
         r->is_rle = true;
-    } else if (r->depth == 5 && r->key[3] == SEGMENTS_INFO) {
+    } else if (r->depth == 5 && in_segments(r)) {
         r->record[1] = (Record){0};
     }
     return 1;
@@ -596,11 +601,8 @@ static int on_map_start(void *context) {
 
 static int on_map_end(void *context) {
     Reader *r = context;
-    int depth = r->depth--;
-    if (depth == 5 && r->section == IN_ANNOTATIONS && r->panoptic && r->key[3] == SEGMENTS_INFO) {
-        end_panoptic_segment(r);
-    }
-    if (depth != 3) { return 1; }
+    if (r->depth == 5 && in_segments(r)) { end_panoptic_segment(r); }
+    if (r->depth-- != 3) { return 1; }
     switch (r->section) {
     case IN_CATEGORIES:
         end_category(r);
@@ -620,13 +622,32 @@ static int on_map_end(void *context) {
 
 // A key given twice: the last value counts, as in Python.
 static void forget(Reader *r, Field f) {
-    bool segments = r->panoptic && r->section == IN_ANNOTATIONS && r->depth == 5 && r->key[3] == SEGMENTS_INFO;
-    if (f == BBOX && (r->depth == 3 || segments)) { current(r)->bbox_count = 0; }
-    if (r->section != IN_ANNOTATIONS || r->panoptic) { return; }
+    bool segments = r->depth == 5 && in_segments(r);
+    if (f < OTHER && (r->depth == 3 || segments)) {
+        Record *a = &r->record[segments];
+        a->have &= ~(1u << f);
+        if (f == ID) { a->id_name = NULL; }
+        if (f <= AREA) { a->value[f] = 0; }
+        if (f <= COCO_URL) { a->text[f] = NULL; }
+        if (f == BBOX) { a->bbox_count = 0; }
+    }
+    if (r->section != IN_ANNOTATIONS) { return; }
+    if (r->depth == 3 && f == SEGMENTS_INFO && r->panoptic) { r->coco.segment_count = r->first_segment; }
+    if (r->panoptic) { return; }
     bool all = r->depth == 3 && f == SEGMENTATION, inside = r->depth == 4 && r->key[3] == SEGMENTATION;
-    if (all) { r->record[0].have &= ~(1u << SEGMENTATION); }
     if (all || (inside && f == COUNTS)) { r->value_count = r->length_count = 0; }
     if (all || (inside && f == SIZE)) { r->size_count = 0; }
+}
+
+// Likewise a list of the file.
+static void forget_section(Reader *r) {
+    Coco *c = &r->coco;
+    if (r->section == IN_CATEGORIES) { c->category_count = 0; }
+    if (r->section == IN_IMAGES) { c->picture_count = 0; }
+    if (r->section != IN_ANNOTATIONS) { return; }
+    c->segment_count = r->links.file_count = 0;
+    c->pool_size = 0;
+    r->annotations = 0;
 }
 
 static int on_key(void *context, const unsigned char *text, size_t length) {
@@ -636,8 +657,10 @@ static int on_key(void *context, const unsigned char *text, size_t length) {
         r->number = 0;
         for (Section s = IN_CATEGORIES; s <= IN_ANNOTATIONS; s++) {
             bool same = strlen(section_names[s]) == length && memcmp(section_names[s], text, length) == 0;
-            if (same) { r->section = s; }
-            if (same) { r->seen |= 1u << s; }
+            if (!same) { continue; }
+            r->section = s;
+            if (r->seen >> s & 1) { forget_section(r); }
+            r->seen |= 1u << s;
         }
     }
     if (r->section == IN_NOTHING || r->depth >= DEEP) { return 1; }
@@ -655,7 +678,7 @@ static int on_array_start(void *context) {
         r->key[r->depth] = r->key[r->depth - 1];
     }
     if (r->section == IN_NOTHING || r->depth >= DEEP) { return 1; }
-    if (r->depth == 3) { die("%s: field \"%s\": expected a list of objects", r->path, section_names[r->section]); }
+    if (r->depth == 3) { need_object_list(r, false); } // a list among them
     if (r->depth < 4) { return 1; }
     if (in_segmentation(r) && r->depth == 4) { r->is_rle = false; }
     if (in_segmentation(r) && r->depth == 5 && !r->in_map[4]) {

@@ -1,4 +1,5 @@
 #include "data/coco_link.h"
+#include "data/texts.h"
 #include "util/error.h"
 #include <stdio.h>
 #include <stdlib.h>
@@ -75,16 +76,17 @@ static IdIndex *link_pictures(Coco *c, int *count) {
 static IdIndex *link_categories(Coco *c, int *count) {
     IdIndex *table = xcalloc((size_t)c->category_count + 1, sizeof *table);
     int classes = 0;
+    TextTable names = {0};
     *count = c->category_count;
     for (int i = 0; i < *count; i++) {
         Category category = c->categories[i];
-        int same = 0;
-        while (same < classes && strcmp(c->categories[same].name, category.name) != 0) { same++; }
+        int same = text_table_add(&names, category.name);
         table[i] = (IdIndex){category.id, same};
         if (same == classes) { c->categories[classes++] = category; }
         if (same < classes) { c->categories[same].thing |= category.thing; }
     }
     c->category_count = classes;
+    text_table_free(&names);
     qsort(table, (size_t)*count, sizeof *table, by_id_and_index);
     for (int i = 1; i < *count; i++) {
         if (table[i].id == table[i - 1].id && table[i].index != table[i - 1].index) {

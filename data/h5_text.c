@@ -1,5 +1,6 @@
 #include "data/h5_text.h"
 #include "util/error.h"
+#include <limits.h>
 #include <stdbool.h>
 #include <stdlib.h>
 #include <string.h>
@@ -40,6 +41,7 @@ static bool read_variable(hid_t object, hid_t type, size_t count, char **texts) 
 
 static bool read_fixed(hid_t object, hid_t type, size_t count, char **texts) {
     size_t length = H5Tget_size(type);
+    if (length > INT_MAX / 32768) { return false; } // an attribute has at most 32767 texts
     char *padded = xmalloc(count ? count * length : 1);
     bool right = !count || read_values(object, type, padded);
     for (size_t i = 0; i < count && right; i++) { texts[i] = xprintf("%.*s", (int)length, padded + i * length); }

@@ -11,7 +11,12 @@
 #include <string.h>
 #include <strings.h>
 
-// The only place where stb's code is compiled.
+// The only place where stb's code is compiled. Its memory begins as zeros, and no piece of it is larger than what the
+// size of the picture explains: a PNG's data may unfold to a thousand times its size, and a chunk may claim 2 GB.
+static _Thread_local size_t largest_piece;
+
+static void *stb_resize(void *piece, size_t size) { return size <= largest_piece ? realloc(piece, size) : NULL; }
+static void *stb_piece(size_t size) { return size <= largest_piece ? calloc(1, size) : NULL; }
 #pragma GCC diagnostic push
 #pragma GCC diagnostic ignored "-Wunused-function"
 #pragma GCC diagnostic ignored "-Wunused-parameter"
@@ -22,8 +27,10 @@
 #define STB_IMAGE_IMPLEMENTATION
 #define STBI_ONLY_JPEG
 #define STBI_ONLY_PNG
-#define STBI_ONLY_BMP
-#define STBI_ONLY_PNM
+#define STBI_NO_STDIO
+#define STBI_MALLOC stb_piece
+#define STBI_REALLOC stb_resize
+#define STBI_FREE free
 #include <stb_image.h>
 #define STB_IMAGE_WRITE_IMPLEMENTATION
 #include <stb_image_write.h>
@@ -79,6 +86,27 @@ static FILE *seekable(FILE *file, char **bytes) {
     return fmemopen(*bytes, size ? size : 1, "rb");
 }
 
+long long image_max_pixels = 2 * 89478485LL;
+
+enum { MOST_SIDE = 65535, MOST_SCANS = 200 }; // a JPEG's limit; progressive ones have about ten
+
+// Why a picture of this header is not decoded; NULL: it is. Freed by the caller.
+static char *refuse(const char *path, const PictureHeader *h) {
+    if (h->components == 4 && !h->adobe) {
+        return xprintf("%s: is a CMYK picture without Adobe's marker, expected RGB or grey (convert it first)", path);
+    }
+    if (h->width > MOST_SIDE || h->height > MOST_SIDE || h->width * h->height > image_max_pixels) {
+        return xprintf("%s: has %lld x %lld pixels, expected sides of at most %d and at most %lld pixels "
+                       "(--max-pixels)",
+                       path, h->width, h->height, MOST_SIDE, image_max_pixels);
+    }
+    const char *damage = h->bad_table              ? "a Huffman table is wrong"
+                         : !h->width || !h->height ? "it has no size"
+                         : h->scans > MOST_SCANS   ? "it has more than 200 scans"
+                                                   : NULL;
+    return damage ? xprintf("%s: is damaged, cut off, or not a JPEG or PNG picture (%s)", path, damage) : NULL;
+}
+
 Image image_try_load(const char *path, int channels, char **why) {
     Image image = {.channels = channels};
     *why = NULL;
@@ -90,20 +118,18 @@ Image image_try_load(const char *path, int channels, char **why) {
     char *bytes;
     file = seekable(file, &bytes);
     PictureHeader header = picture_header(file);
-    bool cmyk = header.components == 4 && !header.adobe;
+    *why = refuse(path, &header);
     rewind(file);
     PictureFile from = {.file = file};
     const stbi_io_callbacks callbacks = {read_picture, skip_picture, picture_ended};
     int in_file;
-    if (!cmyk) {
+    largest_piece = 16 * (size_t)(header.width + 128) * (size_t)(header.height + 128);
+    if (!*why) {
         image.pixels = stbi_load_from_callbacks(&callbacks, &from, &image.width, &image.height, &in_file, channels);
     }
     fclose(file);
     free(bytes);
-    if (cmyk) {
-        *why = xprintf("%s: is a CMYK picture without Adobe's marker, expected RGB or grey (convert it first)", path);
-        return (Image){0};
-    }
+    if (*why) { return (Image){0}; }
     image.orientation = header.orientation;
     if (image.pixels && !from.cut) { return image; }
     *why = xprintf("%s: is damaged, cut off, or not a JPEG or PNG picture (%s)", path,

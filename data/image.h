@@ -14,9 +14,18 @@ Image image_new(int width, int height, int channels); // all zero
 Image image_copy(const Image *image);
 void image_free(Image *image);
 
-// Reads a JPEG or PNG (or another format of stb_image) as `channels` channels. Grey is spread to RGB, alpha is dropped,
-// and the pixels are as they are stored: image_upright turns them as people see the picture. Dies if the file is
-// missing, cut off, not a picture, or a JPEG of four components without Adobe's marker (CMYK, as Pillow has it).
+// Larger pictures are refused before they are decoded. Default: as Pillow, 2 * 89478485. The option's limit keeps
+// width * height * channels within an int.
+extern long long image_max_pixels;
+#define MAX_PIXELS_OPTION                                                                                              \
+    {                                                                                                                  \
+        OPT_LONG, "max-pixels", &image_max_pixels, "refuse pictures of more pixels", "N", .low = 1, .high = 1 << 29,   \
+                                                                                          .may_change = true           \
+    }
+
+// Reads a JPEG or PNG as `channels` channels. Grey is spread to RGB, alpha is dropped, and the pixels are as they are
+// stored: image_upright turns them as people see the picture. Dies if the file is missing, cut off, not a picture, too
+// large, or a JPEG of four components without Adobe's marker (CMYK, as Pillow has it).
 Image image_load(const char *path, int channels);
 // The same, but on failure it returns an image without pixels and a sentence in *why, freed by the caller.
 Image image_try_load(const char *path, int channels, char **why);

@@ -59,23 +59,50 @@ static void read_orientation(FILE *file, size_t size, Container container, Pictu
     free(bytes);
 }
 
+// Whether a segment of Huffman tables (class and number, the counts of codes of 1 to 16 bits, a byte for each code)
+// has whole tables of at most 256 codes: stb_image 2.27 writes what is more behind its own tables.
+static bool right_tables(FILE *file, size_t size) {
+    uint8_t bytes[1 << 16];
+    bool right = size <= sizeof bytes && fread(bytes, 1, size, file) == size;
+    for (size_t at = 0; right && at < size;) {
+        int codes = 0;
+        for (size_t i = at + 1; i <= at + 16 && i < size; i++) { codes += bytes[i]; }
+        at += 17 + (size_t)codes;
+        right = codes <= 256 && at <= size;
+    }
+    return right;
+}
+
+// The next marker, or EOF: as decoders do, looks for it, also in the data of a scan, where 0xff 0x00 is a byte.
+static int next_marker(FILE *file) {
+    int c;
+    do {
+        for (c = getc_unlocked(file); c != EOF && c != 0xff;) { c = getc_unlocked(file); }
+        while (c == 0xff) { c = getc_unlocked(file); }
+    } while (c == 0 || c == 1 || (c >= 0xd0 && c <= 0xd8)); // those without a length
+    return c;
+}
+
+enum { TABLES = 0xc4, END = 0xd9, SCAN = 0xda, APP1 = 0xe1, APP14 = 0xee };
+
 static void read_jpeg(FILE *file, PictureHeader *h, int *xmp) {
-    for (;;) {
-        int c = getc(file);
-        while (c != EOF && c != 0xff) { c = getc(file); } // as decoders do, looks for the next marker
-        while (c == 0xff) { c = getc(file); }
-        if (c == EOF || c == 0xda || c == 0xd9) { return; }             // start of the scan, end
-        if (c == 0 || c == 1 || (c >= 0xd0 && c <= 0xd8)) { continue; } // without a length
+    for (int c; (c = next_marker(file)) != EOF && c != END;) {
         uint8_t length[2], bytes[12];
         if (fread(length, 1, 2, file) != 2) { return; }
         long size = (long)number_at(length, 2, false) - 2, start = ftell(file);
-        bool frame = c >= 0xc0 && c <= 0xcf && c != 0xc4 && c != 0xc8 && c != 0xcc;
+        bool frame = c >= 0xc0 && c <= 0xcf && c != TABLES && c != 0xc8 && c != 0xcc;
         if (size < 0) { return; }
-        if (frame && size >= 6 && fread(bytes, 1, 6, file) == 6) { h->components = bytes[5]; }
-        if (c == 0xee && size >= 12 && fread(bytes, 1, 12, file) == 12 && memcmp(bytes, "Adobe", 6) == 0) {
+        if (frame && !h->components && size >= 6 && fread(bytes, 1, 6, file) == 6) {
+            h->height = number_at(bytes + 1, 2, false);
+            h->width = number_at(bytes + 3, 2, false);
+            h->components = bytes[5];
+        }
+        if (c == TABLES && !right_tables(file, (size_t)size)) { h->bad_table = true; }
+        h->scans += c == SCAN;
+        if (c == APP14 && size >= 12 && fread(bytes, 1, 12, file) == 12 && memcmp(bytes, "Adobe", 6) == 0) {
             h->adobe = bytes[11] == 0 || bytes[11] == 2; // CMYK, YCCK: both inverted
         }
-        if (c == 0xe1) { read_orientation(file, (size_t)size, SEGMENT_APP1, h, xmp); }
+        if (c == APP1 && !h->scans) { read_orientation(file, (size_t)size, SEGMENT_APP1, h, xmp); }
         if (fseek(file, start + size, SEEK_SET) != 0) { return; }
     }
 }
@@ -83,9 +110,13 @@ static void read_jpeg(FILE *file, PictureHeader *h, int *xmp) {
 enum { MOST_EXIF = 1 << 20 };
 
 static void read_png(FILE *file, PictureHeader *h) {
-    uint8_t head[8]; // length, type
-    while (fread(head, 1, 8, file) == 8 && !h->orientation) {
+    uint8_t head[8], side[8]; // length, type; width, height
+    for (bool first = true; fread(head, 1, 8, file) == 8 && !h->orientation; first = false) {
         long size = (long)number_at(head, 4, false), start = ftell(file);
+        if (first && memcmp(head + 4, "IHDR", 4) == 0 && fread(side, 1, 8, file) == 8) {
+            h->width = number_at(side, 4, false);
+            h->height = number_at(side + 4, 4, false);
+        }
         if (memcmp(head + 4, "eXIf", 4) == 0 && size < MOST_EXIF) {
             read_orientation(file, (size_t)size, CHUNK_EXIF, h, NULL);
         }

@@ -52,46 +52,79 @@ int32_t *rle_from_text(const char *text, size_t length, int *count) {
 }
 
 // The border of a polygon is walked on a grid five times finer; where it passes the middle of a pixel column, the mask
-// switches between outside and inside at the pixel below.
+// switches between outside and inside at the pixel below. Only those places are computed, and none outside of the
+// picture's columns: the work is bounded by its width, whatever the coordinates.
 enum { FINE = 5 };
 
 typedef struct {
     int width, height, count;
     int64_t *switches; // pixel numbers, down the columns
-    int u, v, started; // the previous point of the walk
+    uint8_t *odd;      // (width * height + 1) 1: an odd number of switches, of those that `switches` had no room for
 } Border;
 
-// One step of the walk to the fine point (u, v).
-static void border_step(Border *b, int u, int v) {
-    int u0 = b->u, v0 = b->v, first = !b->started;
-    b->u = u;
-    b->v = v;
-    b->started = 1;
-    if (first || u == u0) { return; }
-    int column = u < u0 ? u : u - 1; // the fine column to the left of the step
-    if (column < FINE / 2 || column % FINE != FINE / 2 || column / FINE >= b->width) { return; }
-    double y = ((v < v0 ? v : v0) + 0.5) / FINE - 0.5;
-    y = ceil(fmin(fmax(y, 0), b->height));
-    GROW(b->switches, b->count);
-    b->switches[b->count++] = (int64_t)(column / FINE) * b->height + (int64_t)y;
+// The walk from one corner to another, `length` fine pixels along the longer axis. The other axis is always computed
+// from the end with the smaller coordinate, so that both directions pass the same points.
+typedef struct {
+    int x, y, length; // from (x, y)
+    bool flat;        // the longer axis is x
+    double slope;
+} Line;
+
+static int line_other(const Line *l, int t) {
+    volatile double rise = l->slope * t; // rounded here: a fused multiply-add could move a pixel of the border
+    return (int)((l->flat ? l->y : l->x) + rise + 0.5);
+}
+static int line_x(const Line *l, int t) { return l->flat ? l->x + t : line_other(l, t); }
+static int line_y(const Line *l, int t) { return l->flat ? line_other(l, t) : l->y + t; }
+
+// The switches so far, as counts for each pixel: their number has no limit, that of the pixels has.
+static void border_gather(Border *b) {
+    if (!b->odd) { b->odd = xcalloc((size_t)b->width * (size_t)b->height + 1, 1); }
+    for (int i = 0; i < b->count; i++) { b->odd[b->switches[i]] ^= 1; }
+    b->count = 0;
 }
 
-// From one corner to the next, one fine pixel at a time along the longer axis. The other axis is always computed from
-// the end with the smaller coordinate, so that both directions pass the same points.
-static void border_line(Border *b, int xs, int ys, int xe, int ye) {
-    int dx = abs(xe - xs), dy = abs(ye - ys), length = dx >= dy ? dx : dy;
-    int flip = dx >= dy ? xs > xe : ys > ye;
-    if (length == 0) { return; } // repeated corner
-    int x0 = flip ? xe : xs, y0 = flip ? ye : ys, x1 = flip ? xs : xe, y1 = flip ? ys : ye;
-    double slope = dx >= dy ? (double)(y1 - y0) / dx : (double)(x1 - x0) / dy;
-    for (int d = 0; d <= length; d++) {
-        int t = flip ? length - d : d;
-        volatile double rise = slope * t; // rounded here: a fused multiply-add could move a pixel of the border
-        if (dx >= dy) {
-            border_step(b, x0 + t, (int)(y0 + rise + 0.5));
+// The line passes the middle of a column in its step from t - 1 to t.
+static void border_switch(Border *b, const Line *l, int t, int column) {
+    int before = line_y(l, t - 1), after = line_y(l, t);
+    double y = ((after < before ? after : before) + 0.5) / FINE - 0.5;
+    y = ceil(fmin(fmax(y, 0), b->height));
+    if (b->count > 1024 + (int64_t)b->width * b->height / 8) { border_gather(b); }
+    GROW(b->switches, b->count);
+    b->switches[b->count++] = (int64_t)column * b->height + (int64_t)y;
+}
+
+// The first t at which the line's x is at least `x`, which its end reaches. x grows or falls with t.
+static int line_reach(const Line *l, int x) {
+    bool grows = l->slope >= 0;
+    int low = 0, high = l->length; // the answer, or the last t before it, lies between
+    while (low < high) {
+        int t = low + (high - low) / 2;
+        if ((line_x(l, t) >= x) == grows) {
+            high = t;
         } else {
-            border_step(b, (int)(x0 + rise + 0.5), y0 + t);
+            low = t + 1;
         }
+    }
+    return low;
+}
+
+static void border_line(Border *b, int xs, int ys, int xe, int ye) {
+    int dx = abs(xe - xs), dy = abs(ye - ys);
+    bool flat = dx >= dy, flip = flat ? xs > xe : ys > ye;
+    if (flip) {
+        int x = xs, y = ys;
+        xs = xe, ys = ye, xe = x, ye = y;
+    }
+    Line l = {.x = xs, .y = ys, .length = flat ? dx : dy, .flat = flat};
+    if (l.length == 0) { return; } // repeated corner
+    l.slope = flat ? (double)(ye - ys) / dx : (double)(xe - xs) / dy;
+    int first = line_x(&l, 0), last = line_x(&l, l.length), low = first < last ? first : last,
+        high = first < last ? last : first;
+    int column = low <= FINE / 2 ? 0 : (low + FINE - 1 - FINE / 2) / FINE;
+    // the middle of a column is between the fine pixels m and m + 1
+    for (int m = column * FINE + FINE / 2; m < high && column < b->width; m += FINE, column++) {
+        border_switch(b, &l, flat ? m + 1 - xs : line_reach(&l, m + 1), column);
     }
 }
 
@@ -105,12 +138,26 @@ static int to_fine(double coordinate) {
     return (int)(fine + 0.5);
 }
 
+// Fills from odd counts instead of from `switches`.
+static void fill_odd(Border *b, uint8_t *mask) {
+    border_gather(b);
+    uint8_t inside = 0;
+    for (int x = 0, i = 0; x < b->width; x++) {
+        for (int y = 0; y < b->height; y++, i++) {
+            inside ^= b->odd[i];
+            mask[(size_t)y * (size_t)b->width + (size_t)x] |= inside;
+        }
+    }
+    free(b->odd);
+}
+
 void polygon_fill(const double *points, int count, int width, int height, uint8_t *mask) {
     Border b = {.width = width, .height = height};
     for (int i = 0; i < count; i++) {
         const double *from = points + 2 * i, *to = points + 2 * ((i + 1) % count);
         border_line(&b, to_fine(from[0]), to_fine(from[1]), to_fine(to[0]), to_fine(to[1]));
     }
+    if (b.odd) { fill_odd(&b, mask); }
     if (b.count) { qsort(b.switches, (size_t)b.count, sizeof *b.switches, ascending); }
     for (int i = 0; i < b.count; i += 2) {
         int64_t end = i + 1 < b.count ? b.switches[i + 1] : (int64_t)width * height;

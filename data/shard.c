@@ -7,14 +7,32 @@
 #include "util/error.h"
 #include "util/file.h"
 #include "util/half.h"
+#include <errno.h>
 #include <limits.h>
 #include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
+// HDF5's formats from before version 1.8 have no checksums, and libhdf5 reads outside of its memory where such a file
+// is damaged. So only files with a superblock of version 2 or 3, as encode writes them, reach it.
+static void want_checksums(const char *path) {
+    unsigned char head[9] = {0};
+    FILE *file = fopen(path, "rb");
+    if (!file) { die("%s: cannot be opened: %s", path, strerror(errno)); }
+    bool whole = fread(head, 1, sizeof head, file) == sizeof head && memcmp(head, "\x89HDF\r\n\x1a\n", 8) == 0;
+    fclose(file);
+    if (!whole) { die("%s: is not an intact HDF5 file, expected a shard of `cocogold encode`", path); }
+    if (head[8] < 2) {
+        die("%s: is in HDF5's old format, which has no checksums: expected the one that encode writes (convert it with "
+            "`h5repack --latest` or h5py's libver=\"latest\")",
+            path);
+    }
+}
+
 static hid_t open_file(const char *path) {
     if (!file_exists(path)) { die("%s: does not exist", path); }
+    want_checksums(path);
     hid_t access = H5Pcreate(H5P_FILE_ACCESS);
     H5Pset_cache(access, 0, 1, 0, 0); // a chunk is read once: no cache of chunks
     h5_without_locks(access);
@@ -34,6 +52,18 @@ static void shape_text(int rank, const hsize_t *dims, char text[128]) {
         used += snprintf(text + used, 128 - (size_t)used, "%s%s", i ? ", " : "", size);
     }
     snprintf(text + used, 128 - (size_t)used, ")");
+}
+
+// Dies if a dataset claims more values than its stored bytes can hold (deflate reaches 1 : 1032).
+static void want_stored(const char *path, const char *name, hid_t dataset) {
+    hid_t type = H5Dget_type(dataset), space = H5Dget_space(dataset);
+    double values = (double)H5Sget_simple_extent_npoints(space), stored = (double)H5Dget_storage_size(dataset);
+    if (!(values >= 0 && values * (double)H5Tget_size(type) <= 1032 * stored)) {
+        die("%s: dataset \"%s\" has %.0f values, but %.0f stored bytes: the file is damaged", path, name, values,
+            stored);
+    }
+    H5Sclose(space);
+    H5Tclose(type);
 }
 
 // Opens a dataset of the given type, rank and shape. Where the shape is ANY, it gets the file's size.
@@ -57,6 +87,7 @@ static hid_t open_dataset(const char *path, hid_t file, const char *name, hid_t 
         die("%s: dataset \"%s\" has the shape %s, expected %s", path, name, have, want);
     }
     memcpy(dims, found, (size_t)rank * sizeof *dims);
+    want_stored(path, name, dataset);
     H5Sclose(space);
     H5Tclose(stored);
     return dataset;
@@ -91,6 +122,7 @@ static void read_texts(ShardFile *s) {
         die("%s: dataset \"texts\" has %llu texts of %zu bytes, expected at most %d of %d", s->path,
             (unsigned long long)count, bytes, INT_MAX / 4, TEXT_BYTES);
     }
+    want_stored(s->path, "texts", dataset);
     s->text_count = (int)count;
     s->texts = h5_text_read(dataset, (size_t)count);
     if (!s->texts) { h5_die(s->path, "dataset \"texts\" cannot be read: the file is damaged"); }
@@ -141,6 +173,12 @@ ShardFile shard_open(const char *path) {
     for (int i = 0; i < LATENTS; i++) { // all have the first one's shape
         bool there = shard_has_latent(&s.info, i);
         s.latents[i] = there ? open_dataset(path, s.file, latent_names[i], h5_half(), "float16", 4, latent) : -1;
+    }
+    for (int i = 1; i < 4; i++) {
+        if (latent[i] < 1 || latent[i] > 32768) {
+            die("%s: dataset \"%s\" has a side of %llu, expected 1 to 32768", path, latent_names[LATENT_IMAGE],
+                (unsigned long long)latent[i]);
+        }
     }
     s.info.height = (int)latent[1];
     s.info.width = (int)latent[2];

@@ -7,6 +7,7 @@
 #include "util/json.h"
 #include "util/progress.h"
 #include <errno.h>
+#include <limits.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -360,7 +361,7 @@ static void compare_options(const Json *json, const SynthOptions *options) {
     static const char advice[] = "choose another folder, or remove this one first";
     Field fields[FIELDS];
     options_fields(options, fields);
-    long long seed = json_integer(json, "seed", -1);
+    long long seed = json_integer(json, "seed", -1, LLONG_MIN, LLONG_MAX);
     if (seed != (long long)options->seed) {
         die("%s: field \"seed\" is %lld, but %lld is asked for: %s", json->path, seed, (long long)options->seed,
             advice);

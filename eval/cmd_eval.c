@@ -40,6 +40,7 @@ static Option table[] = {
     {OPT_STRING, "data", &o.data, "data set in COCO's layout", "DIR"},
     {OPT_STRING, "split", &o.split, "name of the split, e.g. val or val2017", "NAME"},
     {OPT_STRING, "source", &o.source, "annotations to read (auto prefers instances)", "KIND", .choices = coco_sources},
+    MAX_PIXELS_OPTION,
     {OPT_STRING, "protocol", &o.protocol,
      "score whole pictures (resized and padded, scored at their own size) or the samples of --shards", "KIND",
      .choices = protocols, .choice = &o.crops},

@@ -25,6 +25,7 @@ static Option table[] = {
     {OPT_HEADING, "Input and output"},
     MODEL_OPTIONS(o.answer),
     {OPT_STRING, "image", &o.image, "picture of any size (JPEG, PNG, ...)", "FILE", .required = "a picture"},
+    MAX_PIXELS_OPTION,
     {OPT_STRING, "text", &o.text, "what to find, e.g. \"elephant\"", "TEXT"},
     {OPT_STRING, "out", &o.out, "prefix of the files PREFIX-mask.png, PREFIX-prediction.png and PREFIX-overlay.png",
      "PREFIX"},

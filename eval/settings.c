@@ -76,11 +76,8 @@ bool settings_read(ModelSettings *s, const char *folder) {
     if (there) {
         Json json = json_read(path);
         s->target = choice(&json, "target", target_names, 0) == 0 ? TARGET_OVERLAY : TARGET_MASK;
-        int n = json_integers(&json, "color", s->color, 3);
+        int n = json_integers(&json, "color", s->color, 3, 0, 255);
         if (n != -1 && n != 3) { die("%s: color has %d values: expected red, green and blue", path, n); }
-        for (int c = 0; c < 3; c++) {
-            if (s->color[c] < 0 || s->color[c] > 255) { die("%s: color %d: expected 0 to 255", path, s->color[c]); }
-        }
         s->alpha = number_in(&json, "alpha", 1, 0, 1);
         s->steps = (int)number_in(&json, "steps", 4, 1, 1000);
         s->resolution = (int)number_in(&json, "resolution", 0, 0, 1 << 14);

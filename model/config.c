@@ -32,12 +32,11 @@ static void want_number(const Json *json, const char *field, double fallback, do
     if (value != wanted) { die("%s: field \"%s\" is %g, only %g is supported", json->path, field, value, wanted); }
 }
 
-static int positive(const Json *json, const char *field, long long fallback) {
-    long long value = json_integer(json, field, fallback);
-    if (value < 1 || value > 1 << 24) {
-        die("%s: field \"%s\" is %lld, expected a positive integer", json->path, field, value);
-    }
-    return (int)value;
+// Far above every known model: no config.json takes memory or time before the file of weights is compared with it.
+enum { MOST_CHANNELS = 1 << 16, MOST_LAYERS = 256, MOST_BLOCKS = 32, MOST_TOKENS = 1 << 24, MOST_SIDE = 1 << 15 };
+
+static int positive(const Json *json, const char *field, int fallback, int most) {
+    return (int)json_integer(json, field, fallback, 1, most);
 }
 
 static double positive_number(const Json *json, const char *field, double fallback) {
@@ -51,30 +50,29 @@ static double positive_number(const Json *json, const char *field, double fallba
 // A side in pixels or latent cells: a number, [height, width] (the first is taken) or missing (0).
 static int read_sample_size(const Json *json, int fallback) {
     int sides[2] = {fallback};
-    json_integers(json, "sample_size", sides, 2);
-    if (sides[0] < 0) { die("%s: field \"sample_size\" is negative", json->path); }
+    json_integers(json, "sample_size", sides, 2, 0, MOST_SIDE);
     return sides[0];
 }
 
 // One number, or a list with the same number for every level.
-static int same_for_all(const Json *json, const char *field, int fallback) {
+static int same_for_all(const Json *json, const char *field, int fallback, int most) {
     int values[MAX_LEVELS] = {fallback};
-    int count = json_integers(json, field, values, MAX_LEVELS);
+    int count = json_integers(json, field, values, MAX_LEVELS, 1, most);
     for (int i = 1; i < count; i++) {
         if (values[i] != values[0]) {
             die("%s: field \"%s\" differs between levels, which is not supported", json->path, field);
         }
     }
-    if (count == 0 || values[0] < 1) { die("%s: field \"%s\" is not a positive integer", json->path, field); }
+    if (count == 0) { die("%s: field \"%s\" is not a positive integer", json->path, field); }
     return values[0];
 }
 
 // Reads block_out_channels and returns the number of levels. Each entry must be a multiple of `groups`.
 static int read_channels(const Json *json, int *channels, int groups) {
-    int levels = json_integers(json, "block_out_channels", channels, MAX_LEVELS);
+    int levels = json_integers(json, "block_out_channels", channels, MAX_LEVELS, 1, MOST_CHANNELS);
     if (levels < 1) { die("%s: field \"block_out_channels\" is missing or empty", json->path); }
     for (int i = 0; i < levels; i++) {
-        if (channels[i] < 1 || channels[i] % groups != 0) {
+        if (channels[i] % groups != 0) {
             die("%s: field \"block_out_channels\" has %d, expected a multiple of \"norm_num_groups\" (%d)", json->path,
                 channels[i], groups);
         }
@@ -144,7 +142,7 @@ static void refuse_unet_extras(const Json *json) {
 
 static void read_heads(const Json *json, UNetConfig *c) {
     const char *field = json_find(json->root, "num_attention_heads") ? "num_attention_heads" : "attention_head_dim";
-    int count = json_integers(json, field, c->num_heads, MAX_LEVELS);
+    int count = json_integers(json, field, c->num_heads, MAX_LEVELS, 0, MOST_CHANNELS);
     if (count == -1) { c->num_heads[0] = 8; }
     if (count != c->levels && count != 1 && count != -1) {
         die("%s: field \"%s\" has %d entries, expected one for each of the %d levels", json->path, field, count,
@@ -160,26 +158,23 @@ static void read_heads(const Json *json, UNetConfig *c) {
 UNetConfig unet_config_read(const char *path) {
     Json json = json_read(path);
     refuse_unet_extras(&json);
-    UNetConfig c = {.in_channels = positive(&json, "in_channels", 4),
-                    .out_channels = positive(&json, "out_channels", 4),
+    UNetConfig c = {.in_channels = positive(&json, "in_channels", 4, MOST_CHANNELS),
+                    .out_channels = positive(&json, "out_channels", 4, MOST_CHANNELS),
                     .sample_size = read_sample_size(&json, 0),
-                    .layers_per_block = same_for_all(&json, "layers_per_block", 2),
-                    .transformer_layers = same_for_all(&json, "transformer_layers_per_block", 1),
-                    .cross_attention_dim = same_for_all(&json, "cross_attention_dim", 1280),
-                    .norm_num_groups = positive(&json, "norm_num_groups", 32),
+                    .layers_per_block = same_for_all(&json, "layers_per_block", 2, MOST_BLOCKS),
+                    .transformer_layers = same_for_all(&json, "transformer_layers_per_block", 1, MOST_BLOCKS),
+                    .cross_attention_dim = same_for_all(&json, "cross_attention_dim", 1280, MOST_CHANNELS),
+                    .norm_num_groups = positive(&json, "norm_num_groups", 32, MOST_CHANNELS),
                     .norm_eps = (float)positive_number(&json, "norm_eps", 1e-5),
                     .use_linear_projection = json_boolean(&json, "use_linear_projection", false),
                     .flip_sin_to_cos = json_boolean(&json, "flip_sin_to_cos", true),
-                    .freq_shift = (int)json_integer(&json, "freq_shift", 0),
-                    .downsample_padding = (int)json_integer(&json, "downsample_padding", 1)};
+                    .freq_shift = (int)json_integer(&json, "freq_shift", 0, 0, MOST_CHANNELS),
+                    .downsample_padding = (int)json_integer(&json, "downsample_padding", 1, 0, 1)};
     c.levels = read_channels(&json, c.block_out_channels, c.norm_num_groups);
     read_blocks(&json, "down_block_types", "DownBlock2D", "CrossAttnDownBlock2D", c.levels, c.down_attention);
     read_blocks(&json, "up_block_types", "UpBlock2D", "CrossAttnUpBlock2D", c.levels, c.up_attention);
     read_heads(&json, &c);
-    if (c.downsample_padding != 0 && c.downsample_padding != 1) {
-        die("%s: field \"downsample_padding\" is %d, only 0 and 1 are supported", path, c.downsample_padding);
-    }
-    if (c.freq_shift < 0 || (c.freq_shift > 0 && c.freq_shift >= c.block_out_channels[0] / 2)) {
+    if (c.freq_shift > 0 && c.freq_shift >= c.block_out_channels[0] / 2) {
         die("%s: field \"freq_shift\" is %d, expected 0 or a small positive number", path, c.freq_shift);
     }
     json_free(&json);
@@ -254,10 +249,10 @@ VAEConfig vae_config_read(const char *path) {
     want_number(&json, "out_channels", 3, 3);
     VAEConfig c = {.in_channels = 3,
                    .out_channels = 3,
-                   .latent_channels = positive(&json, "latent_channels", 4),
+                   .latent_channels = positive(&json, "latent_channels", 4, MOST_CHANNELS),
                    .sample_size = read_sample_size(&json, 32),
-                   .layers_per_block = positive(&json, "layers_per_block", 1),
-                   .norm_num_groups = positive(&json, "norm_num_groups", 32),
+                   .layers_per_block = positive(&json, "layers_per_block", 1, MOST_BLOCKS),
+                   .norm_num_groups = positive(&json, "norm_num_groups", 32, MOST_CHANNELS),
                    .scaling_factor = (float)positive_number(&json, "scaling_factor", 0.18215),
                    .mid_block_attention = json_boolean(&json, "mid_block_add_attention", true),
                    .quant_conv = json_boolean(&json, "use_quant_conv", true),
@@ -307,12 +302,12 @@ CLIPConfig clip_config_read(const char *path) {
     if (!quick && strcmp(act, "gelu") != 0) {
         die("%s: field \"hidden_act\" is \"%s\", only \"gelu\" and \"quick_gelu\" are supported", path, act);
     }
-    CLIPConfig c = {.vocab_size = positive(&json, "vocab_size", 49408),
-                    .hidden_size = positive(&json, "hidden_size", 512),
-                    .intermediate_size = positive(&json, "intermediate_size", 2048),
-                    .num_hidden_layers = positive(&json, "num_hidden_layers", 12),
-                    .num_attention_heads = positive(&json, "num_attention_heads", 8),
-                    .max_position_embeddings = positive(&json, "max_position_embeddings", 77),
+    CLIPConfig c = {.vocab_size = positive(&json, "vocab_size", 49408, MOST_TOKENS),
+                    .hidden_size = positive(&json, "hidden_size", 512, MOST_CHANNELS),
+                    .intermediate_size = positive(&json, "intermediate_size", 2048, MOST_CHANNELS * 4),
+                    .num_hidden_layers = positive(&json, "num_hidden_layers", 12, MOST_LAYERS),
+                    .num_attention_heads = positive(&json, "num_attention_heads", 8, MOST_CHANNELS),
+                    .max_position_embeddings = positive(&json, "max_position_embeddings", 77, MOST_CHANNELS),
                     .layer_norm_eps = (float)positive_number(&json, "layer_norm_eps", 1e-5),
                     .quick_gelu = quick};
     want_whole_heads(&json, "num_attention_heads", c.hidden_size, c.num_attention_heads);
@@ -403,8 +398,8 @@ ScheduleConfig schedule_config_read(const char *path) {
         warn("%s: field \"clip_sample\" is true: latents are not clipped, as in diffusers' pipelines", path);
     }
     ScheduleConfig c = {
-        .num_train_timesteps = positive(&json, "num_train_timesteps", 1000),
-        .steps_offset = (int)json_integer(&json, "steps_offset", 0),
+        .num_train_timesteps = (int)json_integer(&json, "num_train_timesteps", 1000, 2, 1000000),
+        .steps_offset = (int)json_integer(&json, "steps_offset", 0, 0, 1000000),
         .beta_start = positive_number(&json, "beta_start", 0.0001),
         .beta_end = positive_number(&json, "beta_end", 0.02),
         .scaled_linear = choice(&json, "beta_schedule", "linear", beta_schedules, 2) == 1,
@@ -415,10 +410,7 @@ ScheduleConfig schedule_config_read(const char *path) {
         .clip_sample = false,
         .clip_sample_range = (float)positive_number(&json, "clip_sample_range", 1)};
     if (c.beta_end >= 1) { die("%s: field \"beta_end\" is %g, expected a number below 1", path, c.beta_end); }
-    if (c.num_train_timesteps < 2 || c.num_train_timesteps > 1000000) {
-        die("%s: field \"num_train_timesteps\" is %d, expected 2 to 1000000", path, c.num_train_timesteps);
-    }
-    if (c.steps_offset < 0 || c.steps_offset >= c.num_train_timesteps) {
+    if (c.steps_offset >= c.num_train_timesteps) {
         die("%s: field \"steps_offset\" is %d, expected 0 or 1", path, c.steps_offset);
     }
     if (json_find(json.root, "trained_betas")) { want_own_betas(&json, &c); }

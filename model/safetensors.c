@@ -59,7 +59,7 @@ static yajl_val read_header(struct SafetensorsMap *map) {
     char *text = xmalloc(length + 1), reason[256];
     memcpy(text, map->bytes + 8, length);
     text[length] = 0;
-    yajl_val header = memchr(text, 0, length) ? NULL : yajl_tree_parse(text, reason, sizeof reason);
+    yajl_val header = memchr(text, 0, length) ? NULL : json_parse(text, reason, sizeof reason);
     free(text);
     if (!header || !YAJL_IS_OBJECT(header)) { die("%s: its safetensors header is not a JSON object", map->path); }
     map->data = 8 + length;

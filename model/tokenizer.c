@@ -64,6 +64,8 @@ static int find_token(const Tokenizer *t, const char *text) {
     return found ? found->id : -1;
 }
 
+enum { LARGEST_ID = 1 << 24 };
+
 static void read_vocab(Tokenizer *t, yajl_val vocab) {
     if (!vocab || !YAJL_IS_OBJECT(vocab) || YAJL_GET_OBJECT(vocab)->len == 0) {
         die("%s: the vocabulary is missing, expected an object of tokens and ids", t->path);
@@ -73,7 +75,7 @@ static void read_vocab(Tokenizer *t, yajl_val vocab) {
     for (int i = 0; i < t->vocab_count; i++) {
         yajl_val id = YAJL_GET_OBJECT(vocab)->values[i];
         const char *text = YAJL_GET_OBJECT(vocab)->keys[i];
-        if (!YAJL_IS_INTEGER(id) || YAJL_GET_INTEGER(id) < 0 || YAJL_GET_INTEGER(id) > 1 << 24) {
+        if (!YAJL_IS_INTEGER(id) || YAJL_GET_INTEGER(id) < 0 || YAJL_GET_INTEGER(id) > LARGEST_ID) {
             die("%s: the id of token \"%s\" is not a non-negative integer", t->path, text);
         }
         t->vocab[i] = (Entry){text, (int)YAJL_GET_INTEGER(id)};
@@ -215,13 +217,15 @@ static Added *find_added(Tokenizer *t, const char *content) {
     return NULL;
 }
 
-static void add_token(Tokenizer *t, const char *content, int id, bool normalized) {
+// id: -1 for the next one.
+static void add_token(Tokenizer *t, const char *content, long long id, bool normalized) {
     if (!*content || find_added(t, content)) { return; }
     int known = find_token(t, content);
     id = known >= 0 ? known : id >= 0 ? id : t->vocab_size;
-    if (id >= t->vocab_size) { t->vocab_size = id + 1; }
+    if (id > LARGEST_ID) { die("%s: the id of token \"%s\" is above %d", t->path, content, LARGEST_ID); }
+    if (id >= t->vocab_size) { t->vocab_size = (int)id + 1; }
     GROW(t->added, t->added_count);
-    t->added[t->added_count++] = (Added){xstrdup(content), id, normalized, FORM_LISTED};
+    t->added[t->added_count++] = (Added){xstrdup(content), (int)id, normalized, FORM_LISTED};
 }
 
 // {"content": "...", "normalized": ...}; dies if the token strips white space or needs word borders.
@@ -246,7 +250,7 @@ static void read_added_decoder(Tokenizer *t, const char *path, yajl_val map) {
     for (size_t i = 0; map && YAJL_IS_OBJECT(map) && i < YAJL_GET_OBJECT(map)->len; i++) {
         bool normalized;
         const char *content = read_added(path, YAJL_GET_OBJECT(map)->values[i], &normalized);
-        add_token(t, content, atoi(YAJL_GET_OBJECT(map)->keys[i]), normalized);
+        add_token(t, content, atoll(YAJL_GET_OBJECT(map)->keys[i]), normalized);
     }
 }
 
@@ -256,7 +260,7 @@ static void read_added_list(Tokenizer *t, const char *path, yajl_val list) {
         bool normalized;
         yajl_val token = YAJL_GET_ARRAY(list)->values[i], id = json_find(token, "id");
         const char *content = read_added(path, token, &normalized);
-        add_token(t, content, id && YAJL_IS_INTEGER(id) ? (int)YAJL_GET_INTEGER(id) : -1, normalized);
+        add_token(t, content, id && YAJL_IS_INTEGER(id) ? YAJL_GET_INTEGER(id) : -1, normalized);
     }
 }
 
@@ -271,7 +275,7 @@ static void read_added_file(Tokenizer *t, const char *folder) {
         yajl_val id = YAJL_GET_OBJECT(json.root)->values[i];
         bool special = false;
         for (int s = 0; s < SPECIALS; s++) { special |= strcmp(t->special_names[s], content) == 0; }
-        add_token(t, content, YAJL_IS_INTEGER(id) ? (int)YAJL_GET_INTEGER(id) : -1, !special);
+        add_token(t, content, YAJL_IS_INTEGER(id) ? YAJL_GET_INTEGER(id) : -1, !special);
     }
     json_free(&json);
 }

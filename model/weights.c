@@ -174,9 +174,17 @@ void weights_read(const Params *params, const char *folder, float *flat) {
     free(tensors);
 }
 
+// Before memory is taken that only config.json asks for.
+static void check_file(const Params *params, const char *folder) {
+    Safetensors file = safetensors_open(weights_path(folder).text);
+    free(weights_match(params, &file));
+    safetensors_close(&file);
+}
+
 // If host and device share memory and the types are equal, reads the weights in place: a second copy of SD2's UNet
 // would take 3.5 GB.
 void weights_load(Params *params, const char *folder, bool grads, Device *dev) {
+    check_file(params, folder);
     params_alloc(params, grads, dev);
     if (dev->host_memory && sizeof(floatX) == sizeof(float)) {
         weights_read(params, folder, (float *)params->weights);

@@ -238,8 +238,8 @@ void checkpoint_start(const char *model, const Trained *t, Optimizer *opt, Devic
 // The numbers of ranks and micro-batches may change, as long as a step keeps its number of samples.
 static void check_launch(const TrainOptions *o, const Json *state, const char *checkpoint, const Optimizer *opt,
                          const Device *dev) {
-    long long batch = train_samples(o, opt->comm->world), step = json_integer(state, "step", 1);
-    long long recorded = json_integer(state, "samples", 0) / (step > 0 ? step : 1);
+    long long batch = train_samples(o, opt->comm->world), step = json_integer(state, "step", 1, 0, INT_MAX);
+    long long recorded = json_integer(state, "samples", 0, 0, LLONG_MAX) / (step > 0 ? step : 1);
     if (batch != recorded) {
         die("--resume: %d rank%s x --train-batch-size %d x --gradient-accumulation-steps %d is a batch of %lld, but %s "
             "recorded one of %lld",
@@ -248,7 +248,7 @@ static void check_launch(const TrainOptions *o, const Json *state, const char *c
     }
     if (opt->comm->rank > 0) { return; }
     const char *device = json_string(state, "device", "");
-    int world = (int)json_integer(state, "world", 1);
+    int world = (int)json_integer(state, "world", 1, 1, INT_MAX);
     if (strcmp(device, device_name(dev)) != 0 || world != opt->comm->world) {
         warn("%s was saved on \"%s\" (ranks: %d), but this is \"%s\" (ranks: %d): the results will agree up to "
              "rounding, not bit for bit",
@@ -276,8 +276,8 @@ void checkpoint_load(const TrainOptions *o, const char *checkpoint, const Traine
     char *path = xprintf("%s/trainer/state.json", checkpoint);
     Json state = json_read(path);
     record_check(o, json_find(state.root, "options"), path);
-    opt->skipped = (int)json_integer(&state, "skipped", 0);
-    opt->last_skipped = (int)json_integer(&state, "last_skipped", -1);
+    opt->skipped = (int)json_integer(&state, "skipped", 0, 0, INT_MAX);
+    opt->last_skipped = (int)json_integer(&state, "last_skipped", -1, -1, INT_MAX);
     check_launch(o, &state, checkpoint, opt, dev);
     json_free(&state);
     free(path);

@@ -39,6 +39,7 @@ static void parse(VAEOptions *o, int argc, char **argv) {
          .may_change = true},
         {OPT_STRING, "source", &o->source, "annotations to read; auto takes instances if there are any", "KIND",
          .choices = coco_sources},
+        MAX_PIXELS_OPTION,
         {OPT_INT, "resolution", &o->resolution, "side of the training pictures (0: sample_size of the VAE's config)",
          "PX", .high = 65536},
         {OPT_INT, "min-side", &o->min_side, "leave out pictures with a side shorter than this", "PX", .high = 1e9},

@@ -34,12 +34,35 @@ size_t json_plain(char *out, const char *text, size_t size, JsonString *state) {
     return (size_t)(to - out);
 }
 
+enum { DEEPEST = 500 }; // yajl_tree_free calls itself for every level
+
+static bool too_deep(const char *text) {
+    bool inside = false;
+    int depth = 0;
+    for (; *text && depth <= DEEPEST; text++) {
+        if (inside && *text == '\\' && text[1]) {
+            text++;
+        } else if (*text == '"') {
+            inside = !inside;
+        } else if (!inside) {
+            depth += (*text == '[' || *text == '{') - (*text == ']' || *text == '}');
+        }
+    }
+    return depth > DEEPEST;
+}
+
+yajl_val json_parse(const char *text, char *reason, size_t size) {
+    if (!too_deep(text)) { return yajl_tree_parse(text, reason, size); }
+    snprintf(reason, size, "its lists and objects are nested too deeply");
+    return NULL;
+}
+
 Json json_read(const char *path) {
     size_t size;
     char *text = read_file(path, &size), *plain = xmalloc(2 * size + 1), reason[512];
     size_t begin = text_begin(path, text, size);
     plain[json_plain(plain, text + begin, size - begin, &(JsonString){0})] = 0;
-    Json json = {.path = xstrdup(path), .root = yajl_tree_parse(plain, reason, sizeof reason)};
+    Json json = {.path = xstrdup(path), .root = json_parse(plain, reason, sizeof reason)};
     free(plain);
     free(text);
     if (!json.root) {
@@ -56,8 +79,9 @@ void json_free(Json *json) {
 }
 
 yajl_val json_find(yajl_val object, const char *field) {
-    const char *path[] = {field, NULL};
-    yajl_val value = yajl_tree_get(object, path, yajl_t_any);
+    size_t i = YAJL_IS_OBJECT(object) ? YAJL_GET_OBJECT(object)->len : 0;
+    while (i > 0 && strcmp(YAJL_GET_OBJECT(object)->keys[i - 1], field) != 0) { i--; }
+    yajl_val value = i > 0 ? YAJL_GET_OBJECT(object)->values[i - 1] : NULL;
     return value && !YAJL_IS_NULL(value) ? value : NULL;
 }
 
@@ -74,7 +98,8 @@ yajl_val json_at(yajl_val value, const char *path) {
 
 double json_number_at(yajl_val object, const char *path) {
     yajl_val value = json_at(object, path);
-    return value && YAJL_IS_NUMBER(value) ? strtod(YAJL_GET_NUMBER(value), NULL) : NAN;
+    double number = value && YAJL_IS_NUMBER(value) ? strtod(YAJL_GET_NUMBER(value), NULL) : NAN;
+    return isfinite(number) ? number : NAN;
 }
 
 const char *json_string_at(yajl_val object, const char *path) {
@@ -82,18 +107,27 @@ const char *json_string_at(yajl_val object, const char *path) {
     return value && YAJL_IS_STRING(value) ? YAJL_GET_STRING(value) : "";
 }
 
-long long json_integer(const Json *json, const char *field, long long fallback) {
+static long long integer_in(const Json *json, const char *field, yajl_val value, long long low, long long high) {
+    long long number = YAJL_GET_INTEGER(value);
+    if (number < low || number > high) {
+        die("%s: field \"%s\" has %lld, expected %lld to %lld", json->path, field, number, low, high);
+    }
+    return number;
+}
+
+long long json_integer(const Json *json, const char *field, long long fallback, long long low, long long high) {
     yajl_val value = json_find(json->root, field);
     if (!value) { return fallback; }
     if (!YAJL_IS_INTEGER(value)) { die("%s: field \"%s\" is not an integer", json->path, field); }
-    return YAJL_GET_INTEGER(value);
+    return integer_in(json, field, value, low, high);
 }
 
 double json_number(const Json *json, const char *field, double fallback) {
     yajl_val value = json_find(json->root, field);
     if (!value) { return fallback; }
-    if (!YAJL_IS_NUMBER(value)) { die("%s: field \"%s\" is not a number", json->path, field); }
-    return YAJL_IS_DOUBLE(value) ? YAJL_GET_DOUBLE(value) : (double)YAJL_GET_INTEGER(value);
+    double number = YAJL_IS_NUMBER(value) ? strtod(YAJL_GET_NUMBER(value), NULL) : NAN;
+    if (!isfinite(number)) { die("%s: field \"%s\" is not a finite number", json->path, field); }
+    return number;
 }
 
 bool json_boolean(const Json *json, const char *field, bool fallback) {
@@ -115,25 +149,25 @@ const char *json_string(const Json *json, const char *field, const char *fallbac
 // Number of entries of a list of `what`, for which there are at most `capacity` places.
 static int list_length(const Json *json, const char *field, yajl_val value, const char *what, int capacity) {
     if (!YAJL_IS_ARRAY(value)) { die("%s: field \"%s\" is not a list of %s", json->path, field, what); }
-    int count = (int)YAJL_GET_ARRAY(value)->len;
-    if (count > capacity) {
-        die("%s: field \"%s\" has %d entries, at most %d are supported", json->path, field, count, capacity);
+    size_t count = YAJL_GET_ARRAY(value)->len;
+    if (count > (size_t)capacity) {
+        die("%s: field \"%s\" has %zu entries, at most %d are supported", json->path, field, count, capacity);
     }
-    return count;
+    return (int)count;
 }
 
-int json_integers(const Json *json, const char *field, int *values, int capacity) {
+int json_integers(const Json *json, const char *field, int *values, int capacity, int low, int high) {
     yajl_val value = json_find(json->root, field);
     if (!value) { return -1; }
     if (YAJL_IS_INTEGER(value)) {
-        values[0] = (int)YAJL_GET_INTEGER(value);
+        values[0] = (int)integer_in(json, field, value, low, high);
         return 1;
     }
     int count = list_length(json, field, value, "integers", capacity);
     for (int i = 0; i < count; i++) {
         yajl_val entry = YAJL_GET_ARRAY(value)->values[i];
         if (!YAJL_IS_INTEGER(entry)) { die("%s: field \"%s\" is not a list of integers", json->path, field); }
-        values[i] = (int)YAJL_GET_INTEGER(entry);
+        values[i] = (int)integer_in(json, field, entry, low, high);
     }
     return count;
 }

@@ -12,6 +12,8 @@ typedef struct {
 } Json;
 
 Json json_read(const char *path); // dies if it cannot be read or parsed
+// The tree of a text; NULL and a reason where it is not valid JSON, or nested more than 500 deep.
+yajl_val json_parse(const char *text, char *reason, size_t size);
 void json_free(Json *json);
 
 // What Python's json module writes, as plain JSON: NaN becomes null, Infinity 1e999, which overflows to infinity. A
@@ -22,23 +24,25 @@ typedef struct {
 } JsonString;
 size_t json_plain(char *out, const char *text, size_t size, JsonString *state);
 
-// The value at a field of an object, or NULL where the field is missing or null.
+// The value at a field of an object, or NULL where the field is missing or null. Of a field given twice the last
+// counts.
 yajl_val json_find(yajl_val object, const char *field);
 
 // The value at a path of fields, such as "seen.floors.centre_box.miou", under an object: NULL, NaN or "" where there is
-// none of that kind.
+// none of that kind. Numbers that are not finite are NaN.
 yajl_val json_at(yajl_val object, const char *path);
 double json_number_at(yajl_val object, const char *path);
 const char *json_string_at(yajl_val object, const char *path);
 
-// Values of the root object's fields. A missing or null field gives `fallback`; a field of the wrong type dies.
-long long json_integer(const Json *json, const char *field, long long fallback);
+// Values of the root object's fields. A missing or null field gives `fallback`; a field of the wrong type, an integer
+// outside of [low, high] or a number that is not finite dies.
+long long json_integer(const Json *json, const char *field, long long fallback, long long low, long long high);
 double json_number(const Json *json, const char *field, double fallback);
 bool json_boolean(const Json *json, const char *field, bool fallback);
 const char *json_string(const Json *json, const char *field, const char *fallback); // lives as long as the tree
 // Fills values[0..capacity) and returns the count, or -1 if the field is missing. A single integer counts as an array
 // of one.
-int json_integers(const Json *json, const char *field, int *values, int capacity);
+int json_integers(const Json *json, const char *field, int *values, int capacity, int low, int high);
 int json_strings(const Json *json, const char *field, const char **values, int capacity);
 
 // Writes the generator's buffer to path (atomically) with a final newline and frees the generator.

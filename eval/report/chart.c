@@ -7,7 +7,11 @@
 
 static const int palette[COLORS] = {0x2f6fd0, 0xe0821e, 0xaab2bd, 0x3c4652, 0x2a9d6f, 0x9650b4};
 
-// 1, 2 or 5 times a power of ten, so that about `count` steps cover the range.
+// Values from files may be anything: what is larger is not drawn, and no axis has more ticks.
+static const double largest = 1e300;
+enum { MOST_TICKS = 1000 };
+
+// 1, 2 or 5 times a power of ten, so that about `count` steps cover the range. 0 or not finite if there is no range.
 static double nice_step(double range, int count) {
     double rough = range / count, power = pow(10, floor(log10(rough))), scaled = rough / power;
     return power * (scaled < 1.5 ? 1 : scaled < 3.5 ? 2 : scaled < 7.5 ? 5 : 10);
@@ -84,7 +88,7 @@ static void draw_bar(Canvas *c, const BarScale *s, const ChartBar *b, double y, 
 static void draw_bars(Canvas *c, const BarScale *s, double top, const ChartBar *bars, int count, const char *format) {
     double bottom = top + count * s->row, step = nice_step(s->highest, 5);
     canvas_font(c, 12, false);
-    for (int i = 0; i * step <= s->highest * 1.0001; i++) {
+    for (int i = 0; i * step <= s->highest * 1.0001 && i < MOST_TICKS; i++) {
         double x = bar_x(s, i * step);
         canvas_line(c, x, top - 4, x, bottom + 6, 1, COLOR_LINE);
         put_number(c, x, bottom + 21, ALIGN_CENTER, i * step);
@@ -111,7 +115,7 @@ Image chart_bars_picture(const char *title, const char *note, const ChartBar *ba
                          const char *format) {
     enum { MARGIN = 28, TOP = 100 };
     BarScale s = {220, 640, 18, 0};
-    for (int i = 0; i < count; i++) { s.highest = fmax(s.highest, bars[i].value); }
+    for (int i = 0; i < count; i++) { s.highest = fmax(s.highest, fmin(bars[i].value, largest)); }
     if (s.highest == 0) { s.highest = 1; }
     Canvas c = canvas_picture((int)(s.left + s.width) + 100, TOP + count * (int)s.row + 40);
     canvas_font(&c, 18, true);
@@ -140,8 +144,9 @@ typedef struct {
     double bottom; // y of the x axis, in pixels
 } Plot;
 
-// NaN for values that a logarithmic axis cannot show.
+// NaN for values that the axis cannot show.
 static double axis_value(const Axis *a, double value) {
+    if (!(fabs(value) <= largest)) { return NAN; }
     return !a->logarithmic ? value : value > 0 ? log10(value) : NAN;
 }
 
@@ -184,7 +189,8 @@ static Plot fit_plot(const ChartLine *lines, int count, const ChartAxes *axes) {
 static void draw_axes(Canvas *c, const Plot *p, const ChartLine *lines, int count, const ChartAxes *axes) {
     canvas_font(c, 12, false);
     double dy = axes->log_y ? 1 : nice_step(p->y.high, 5), dx = nice_step(p->x.high - p->x.low, 6);
-    for (double at = p->y.low; at <= p->y.high + 1e-4 * dy; at += dy) {
+    double at = p->y.low, x = ceil(p->x.low / dx) * dx;
+    for (int i = 0; at <= p->y.high + 1e-4 * dy && i < MOST_TICKS; i++, at += dy) {
         double value = axes->log_y ? pow(10, at) : at, y = plot_y(p, value);
         canvas_line(c, LEFT, y, RIGHT, y, 1, COLOR_LINE);
         put_number(c, LEFT - 8, y + 4, ALIGN_RIGHT, value);
@@ -192,7 +198,7 @@ static void draw_axes(Canvas *c, const Plot *p, const ChartLine *lines, int coun
     for (int k = 0; axes->log_x && count > 0 && k < lines[0].count; k++) {
         put_number(c, plot_x(p, lines[0].x[k]), p->bottom + 18, ALIGN_CENTER, lines[0].x[k]);
     }
-    for (double x = ceil(p->x.low / dx) * dx; !axes->log_x && dx > 0 && x <= p->x.high + 1e-4 * dx; x += dx) {
+    for (int i = 0; !axes->log_x && dx > 0 && x <= p->x.high + 1e-4 * dx && i < MOST_TICKS; i++, x += dx) {
         put_number(c, plot_x(p, x), p->bottom + 18, ALIGN_CENTER, x);
     }
     double top = p->bottom - HEIGHT;

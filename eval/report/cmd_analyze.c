@@ -50,7 +50,7 @@ static struct {
         {OPT_STRING, "source",                                                                                         \
          &o.source,  "annotations to read (auto prefers instances)",                                                   \
          "KIND",     .choices = coco_sources},                                                                         \
-    {                                                                                                                  \
+        MAX_PIXELS_OPTION, {                                                                                           \
         OPT_STRING, "out", &o.out, "folder for " files, "DIR"                                                          \
     }
 #define DRAWN_SAMPLE_ROWS                                                                                                \

@@ -9,7 +9,7 @@
 // from: the object with miou and its interval.
 static void tile(FILE *out, const char *id, const char *name, double value, yajl_val from) {
     double low = json_number_at(from, "miou_low"), high = json_number_at(from, "miou_high");
-    fprintf(out, "<div class=\"tile\" id=\"%s\"><span>%s</span><b>", id, name);
+    html(out, "<div class=\"tile\" id=\"%s\"><span>%s</span><b>", id, name);
     if (isnan(value)) {
         fputs("&ndash;</b><span>no pairs", out);
     } else {
@@ -217,7 +217,7 @@ static void summary_table(FILE *out, yajl_val m) {
     fputs("</tr>\n", out);
     for (int g = 0; g < 4; g++) { summary_row(out, names[g], json_find(m, groups[g]), columns, COLUMNS); }
     yajl_val own = json_find(m, "groups"); // of --group, and kinds of phrases
-    for (size_t k = 0; own && k < own->u.object.len; k++) {
+    for (size_t k = 0; YAJL_IS_OBJECT(own) && k < own->u.object.len; k++) {
         summary_row(out, own->u.object.keys[k], own->u.object.values[k], columns, COLUMNS);
     }
     fputs("</table></div>\n", out);

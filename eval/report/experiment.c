@@ -4,6 +4,7 @@
 #include "util/file.h"
 #include "util/json.h"
 #include <dirent.h>
+#include <limits.h>
 #include <math.h>
 #include <stdlib.h>
 #include <string.h>
@@ -140,9 +141,13 @@ static void pairs_free(Pairs *p) {
     if (p->class_names) { free_list(p->class_names, p->classes); }
 }
 
-// Every run must have the same pairs.
-static void check_pairs(const Experiment *e, const Table *t, const Pairs *p) {
+// Every run must have the same pairs. The first table defines them.
+static void check_pairs(const Experiment *e, const Table *t, Pairs *p) {
     Pairs own = pairs_of_table(e, t);
+    if (!p->group) {
+        *p = own;
+        return;
+    }
     bool same = own.count == p->count && own.classes == p->classes && own.images == p->images;
     for (int i = 0; same && i < p->count; i++) {
         same = own.group[i] == p->group[i] && own.class_index[i] == p->class_index[i] && own.image[i] == p->image[i] &&
@@ -152,10 +157,8 @@ static void check_pairs(const Experiment *e, const Table *t, const Pairs *p) {
     pairs_free(&own);
 }
 
-// Scores of the table's pairs, which must equal `pairs`; the first table defines them.
-static void read_scores(const Experiment *e, const Table *t, Pairs *pairs, PairScore *scores) {
-    if (!pairs->count) { *pairs = pairs_of_table(e, t); }
-    check_pairs(e, t, pairs);
+// Scores of a table whose pairs were checked.
+static void read_scores(const Table *t, PairScore *scores) {
     for (int i = 0; i < t->rows; i++) {
         PairScore *s = &scores[i];
         *s = (PairScore){.intersection = field(t, i, "intersection"), .union_ = field(t, i, "union")};
@@ -167,7 +170,10 @@ static void read_scores(const Experiment *e, const Table *t, Pairs *pairs, PairS
 
 // ---- runs ----------------------------------------------------------------------------------------------------------
 
-static int by_number(const void *a, const void *b) { return *(const int *)a - *(const int *)b; }
+static int by_number(const void *a, const void *b) {
+    int x = *(const int *)a, y = *(const int *)b;
+    return (x > y) - (x < y);
+}
 
 // Steps N of validation/step-N.csv, sorted.
 static void find_steps(ArmRun *run) {
@@ -176,7 +182,7 @@ static void find_steps(ArmRun *run) {
     if (!dir) { die("%s: is not a folder: the run has no validations", folder); }
     for (struct dirent *entry; (entry = readdir(dir));) {
         int step, end = 0;
-        if (sscanf(entry->d_name, "step-%d.csv%n", &step, &end) != 1 || !end || entry->d_name[end]) { continue; }
+        if (sscanf(entry->d_name, "step-%9d.csv%n", &step, &end) != 1 || !end || entry->d_name[end]) { continue; }
         run->steps = xrealloc(run->steps, ((size_t)run->step_count + 1) * sizeof *run->steps);
         run->steps[run->step_count++] = step;
     }
@@ -193,8 +199,9 @@ static void read_losses(ArmRun *run, int index) {
     double *bins = run->by_timestep[index];
     for (int i = 0; i < TIMESTEP_BINS; i++) { bins[i] = 0; }
     for (int i = 0; i < t.rows; i++) {
-        int bin = (int)number_at(&t, i, timestep) * TIMESTEP_BINS / TRAINED_TIMESTEPS;
-        if (bin < 0 || bin >= TIMESTEP_BINS) { die("%s: line %d: timestep out of range", path, i + 2); }
+        double at = number_at(&t, i, timestep);
+        if (!(at >= 0 && at < TRAINED_TIMESTEPS)) { die("%s: line %d: timestep out of range", path, i + 2); }
+        int bin = (int)at * TIMESTEP_BINS / TRAINED_TIMESTEPS;
         bins[bin] += number_at(&t, i, loss);
         count[bin]++;
     }
@@ -206,9 +213,11 @@ static void read_losses(ArmRun *run, int index) {
 static void read_validation(Experiment *e, ArmRun *run, int index) {
     char *path = xprintf("%s/validation/step-%06d.csv", run->folder, run->steps[index]);
     Table t = table_read(path);
-    if (index == 0) { run->scores = xcalloc((size_t)(run->step_count * t.rows) + 1, sizeof *run->scores); }
-    PairScore *scores = run->scores + (size_t)index * (size_t)e->validation.count; // 0 for the very first table
-    read_scores(e, &t, &e->validation, scores);
+    check_pairs(e, &t, &e->validation);
+    size_t count = (size_t)e->validation.count;
+    if (index == 0) { run->scores = xcalloc((size_t)run->step_count * count + 1, sizeof *run->scores); }
+    PairScore *scores = run->scores + (size_t)index * count;
+    read_scores(&t, scores);
     run->to_black[index] = column_mean(&t, "to_black");
     run->to_white[index] = column_mean(&t, "to_white");
     for (int i = 0; i < t.rows; i++) {
@@ -239,8 +248,9 @@ static PairScore *read_pairs(const Experiment *e, ArmRun *run, const char *kind,
     PairScore *scores = NULL;
     if (file_exists(path)) {
         Table t = table_read(path);
+        check_pairs(e, &t, pairs);
         scores = xcalloc((size_t)t.rows + 1, sizeof *scores);
-        read_scores(e, &t, pairs, scores);
+        read_scores(&t, scores);
         if (strcmp(kind, start_names[START_NOISE]) == 0) {
             run->final[START_NOISE] = scores;
             read_ceilings(e, &t, run);
@@ -310,7 +320,7 @@ static void add_run(Experiment *e, Arm *arm, char *folder) {
     }
     arm->runs = xrealloc(arm->runs, ((size_t)arm->run_count + 1) * sizeof *arm->runs);
     ArmRun *run = &arm->runs[arm->run_count++];
-    *run = (ArmRun){.folder = folder, .seed = (int)json_integer(&json, "seed", 0)};
+    *run = (ArmRun){.folder = folder, .seed = (int)json_integer(&json, "seed", 0, 0, INT_MAX)};
     read_run(e, run);
     json_free(&json);
     free(path);

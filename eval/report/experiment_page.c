@@ -4,6 +4,7 @@
 #include "util/error.h"
 #include "util/file.h"
 #include "util/json.h"
+#include "util/text.h"
 #include <math.h>
 #include <stdlib.h>
 #include <string.h>
@@ -18,7 +19,7 @@ typedef struct {
 // ---- the latents ---------------------------------------------------------------------------------------------------
 
 static void latents_row(FILE *out, const Json *json, const char *name, const char *path) {
-    fprintf(out, "<tr><td>%s</td>", name);
+    html(out, "<tr><td>%s</td>", name);
     for (int k = 0; k < 2; k++) {
         char *full = xprintf("%s.all.%s", k ? "mask" : "overlay", path);
         fprintf(out, "<td>%.3f</td>", json_number_at(json->root, full));
@@ -33,9 +34,11 @@ static void embed_scatter(FILE *out, const char *latents, const char *representa
     char *path = xprintf("%.*slatents-%s.svg", slash ? (int)(slash - latents + 1) : 0, latents, representation);
     char *id = xprintf("fig-latents-%s", representation);
     if (file_exists(path)) {
-        char *svg = read_file(path, NULL);
+        size_t size;
+        char *svg = read_file(path, &size);
         figure_begin(out, id, strcmp(representation, "mask") ? "Painted on the picture" : "Bare mask");
-        fputs(svg, out);
+        html_file(out, "svg+xml", svg, size); // as a picture, in which no script runs
+        html(out, " alt=\"%s\" style=\"width:100%%\">", representation);
         figure_end(out, "Every point is one mask of one object.");
         free(svg);
     }
@@ -256,7 +259,8 @@ static void print_arms(const Findings *f, const char *title) {
     printf("  failed\n");
     for (int a = 0; a < f->e->arm_count; a++) {
         const Arm *arm = &f->e->arms[a];
-        printf("%-32s %4d %7.3f", arm->name, arm->run_count, arm->signal);
+        text_column(stdout, 32, arm->name);
+        printf(" %4d %7.3f", arm->run_count, arm->signal);
         for (int g = 0; g < GROUP_ALL; g++) {
             if (experiment_has_group(f->e, g)) { printf("  %-21s", interval_text(f->giou[a][g], true, text)); }
         }

@@ -84,18 +84,21 @@ void html(FILE *out, const char *format, ...) {
     va_end(values);
 }
 
+void html_file(FILE *out, const char *kind, const void *bytes, size_t size) {
+    unsigned char *base64 = xmalloc((size + 2) / 3 * 4 + 1);
+    EVP_EncodeBlock(base64, bytes, (int)size);
+    fprintf(out, "<img src=\"data:image/%s;base64,%s\"", kind, (char *)base64);
+    free(base64);
+}
+
 // Small pictures are PNG and shown with visible pixels, larger ones are JPEG.
 void html_image(FILE *out, const Image *image, const char *alternative) {
     bool tiny = image->width <= 128 && image->height <= 128;
     size_t size;
     uint8_t *bytes = image_encode(image, tiny ? 0 : 88, &size);
-    fputs(tiny ? "<img class=\"tiny\"" : "<img", out);
-    html(out, " width=\"%d\" height=\"%d\" alt=\"%s\" src=\"data:image/%s;base64,", image->width, image->height,
-         alternative, tiny ? "png" : "jpeg");
-    unsigned char *base64 = xmalloc((size + 2) / 3 * 4 + 1);
-    EVP_EncodeBlock(base64, bytes, (int)size);
-    fprintf(out, "%s\">", (char *)base64);
-    free(base64);
+    html_file(out, tiny ? "png" : "jpeg", bytes, size);
+    html(out, " width=\"%d\" height=\"%d\" alt=\"%s\"", image->width, image->height, alternative);
+    fputs(tiny ? " class=\"tiny\">" : ">", out);
     free(bytes);
 }
 

@@ -13,6 +13,8 @@ AtomicFile page_begin(const char *path, const char *title); // write to its stre
 void page_end(AtomicFile *page);
 // As fprintf, for the conversions %s %d %u %lld %llu %f %g and %%; the texts of %s are escaped.
 void html(FILE *out, const char *format, ...) __attribute__((format(printf, 2, 3)));
+// The start of an <img> with a picture file inside, without attributes and ">". kind: "png", "jpeg" or "svg+xml".
+void html_file(FILE *out, const char *kind, const void *bytes, size_t size);
 void html_image(FILE *out, const Image *image, const char *alternative); // <img> with the picture inside
 // <figure id=...> with its caption, around one of the charts: figure_begin, chart_..., figure_end.
 void figure_begin(FILE *out, const char *id, const char *title);

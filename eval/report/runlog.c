@@ -83,7 +83,7 @@ RunLog runlog_read(const char *folder) {
         number++;
         if (end == line) { continue; }
         char message[256], *where = xprintf("%s: line %d", path, number);
-        Json json = {where, yajl_tree_parse(line, message, sizeof message)};
+        Json json = {where, json_parse(line, message, sizeof message)};
         if (!json.root || !YAJL_IS_OBJECT(json.root)) { die("%s: expected one JSON object", where); }
         read_line(&log, &json);
         yajl_tree_free(json.root);
