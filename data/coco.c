@@ -218,7 +218,7 @@ static void add_polygons(const int32_t *data, bool exact, const Picture *p, uint
 
 void coco_add_mask(const Coco *coco, int picture, const Segment *segment, const uint32_t *ids, uint8_t *mask) {
     const Picture *p = &coco->pictures[picture];
-    const int32_t *data = coco->pool + segment->data;
+    const int32_t *data = coco->pool ? coco->pool + segment->data : NULL;
     if (segment->form == SEGMENT_POLYGONS) {
         add_polygons(data, segment->exact, p, mask);
     } else if (segment->form == SEGMENT_RLE) {

@@ -111,11 +111,12 @@ static void link_files(Coco *c, const Links *links, const IdIndex *pictures, int
 
 // Why a segment is left out; NULL: it is not.
 static const char *segment_problem(const Coco *c, const Segment *s, int owner) {
-    const int32_t *size = c->pool + s->data;
     if (owner < 0) { return coco_no_picture; }
     if (s->category < 0) { return coco_no_category; }
+    if (s->form != SEGMENT_RLE) { return NULL; }
     const Picture *p = &c->pictures[owner];
-    return s->form == SEGMENT_RLE && (size[0] != p->height || size[1] != p->width) ? other_size : NULL;
+    const int32_t *size = c->pool + s->data;
+    return size[0] != p->height || size[1] != p->width ? other_size : NULL;
 }
 
 // Turns ids into indices and sorts the segments by picture, keeping the file's order within a picture.

@@ -101,7 +101,7 @@ static char *refuse(const char *path, const PictureHeader *h) {
                        path, h->width, h->height, MOST_SIDE, image_max_pixels);
     }
     const char *damage = h->bad_table              ? "a Huffman table is wrong"
-                         : !h->width || !h->height ? "it has no size"
+                         : !h->width || !h->height ? "its header gives no size"
                          : h->scans > MOST_SCANS   ? "it has more than 200 scans"
                                                    : NULL;
     return damage ? xprintf("%s: is damaged, cut off, or not a JPEG or PNG picture (%s)", path, damage) : NULL;

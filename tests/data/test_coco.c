@@ -214,6 +214,7 @@ static void test_damaged_instances(void **state) {
     static const char mask[] = "annotations with a damaged mask", none[] = "annotations without a mask",
                       picture[] = "annotations of pictures that are not there",
                       category[] = "annotations of categories that are not there",
+                      no_name[] = "pictures without an id or a name",
                       ring[] = "annotations with polygons of fewer than three points or an odd number of coordinates, "
                                "which are left out";
     static const Change changes[] = {
@@ -273,7 +274,21 @@ static void test_damaged_instances(void **state) {
         {"\"annotations\": [", "\"annotations\": [null, ", 4, "entries that are no objects"},
         {"\"annotations\": [", "\"annotations\": [3, ", 4, "entries that are no objects"},
         {"\"images\": [", "\"images\": [\"a\", ", 4, "entries that are no objects"},
-        {"\"images\": [", "\"images\": [[1], ", 0, "field \"images\": expected a list of objects"},
+        {"\"images\": [", "\"images\": [[1], ", 4, "entries that are no objects"},
+        {"\"annotations\": [", "\"annotations\": [[{\"id\": 1, \"bbox\": [[]]}], ", 4, "entries that are no objects"},
+        {"\"categories\": [", "\"categories\": [[], ", 0, "field \"categories\": expected a list of objects"},
+        {"\"annotations\": [",
+         "\"annotations\": [{\"image_id\": 20, \"category_id\": 3, \"segmentation\": [[1, 1, 3, 1, 3, 3]]}], "
+         "\"annotations\": [",
+         4, NULL}, // the last list
+        {"\"images\": [", "\"images\": [{\"id\": 20}], \"images\": [", 4, no_name},
+        {"\"images\": [", "\"images\": [], \"images\": [", 4, NULL},
+        {"\"categories\": [", "\"categories\": [{\"id\": 3, \"name\": \"x\"}], \"categories\": [", 4, NULL},
+        {"\"category_id\": 3", "\"category_id\": 1, \"category_id\": null", 3, category},
+        {"\"category_id\": 3", "\"category_id\": 99, \"category_id\": 3", 4, NULL},
+        {"\"width\": 6", "\"width\": 4294967302", 1, "pictures without a size"},
+        {"\"width\": 6, \"height\": 4", "\"width\": 32768, \"height\": 32768", 1,
+         "pictures of too many pixels (--max-pixels)"},
         {"\"images\": [", "\"images\": \"x\", \"y\": [", 0, "field \"images\": expected a list of objects"},
         {"\"area\": 4.0,", "\"area\": 4.0.1,", 0, "is not valid JSON"},
         {"\"area\": 4.0,", "\"area\": Nan,", 0, "is not valid JSON"},

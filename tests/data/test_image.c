@@ -113,6 +113,116 @@ static void test_cmyk(void **state) {
     assert_dies("is a CMYK picture without Adobe's marker", image_load(in_folder("cmyk.jpg"), 3));
 }
 
+// ---- hostile files
+
+// A PNG of this size whose data are those bytes. stb_image does not look at checksums.
+static const char *write_png(const char *name, uint32_t width, uint32_t height, const uint8_t *data, size_t size) {
+    uint8_t *file = xcalloc(size + 64, 1), *to = file;
+    const uint32_t lengths[3] = {13, (uint32_t)size, 0};
+    const char *const types[3] = {"IHDR", "IDAT", "IEND"};
+    memcpy(to, "\x89PNG\r\n\x1a\n", 8);
+    to += 8;
+    for (int i = 0; i < 3; to += 12 + lengths[i], i++) {
+        for (int k = 0; k < 4; k++) { to[k] = (uint8_t)(lengths[i] >> (24 - 8 * k)); }
+        memcpy(to + 4, types[i], 4);
+        for (int k = 0; i == 0 && k < 8; k++) { to[8 + k] = (uint8_t)((k < 4 ? width : height) >> (24 - 8 * (k & 3))); }
+        if (i == 0) { to[16] = 8; } // bits; grey
+        if (i == 1) { memcpy(to + 8, data, size); }
+    }
+    const char *path = in_folder(name);
+    atomic_write(path, file, (size_t)(to - file));
+    free(file);
+    return path;
+}
+
+// A JPEG of these segments, each marker, then bytes in hexadecimal; the lengths are put in between.
+static const char *write_jpeg(const char *name, const char *const *segments) {
+    uint8_t file[16384] = {0xff, 0xd8}, *to = file + 2;
+    for (; *segments; segments++) {
+        unsigned byte;
+        uint8_t *start = to;
+        for (const char *at = *segments; sscanf(at, "%2x", &byte) == 1; at += 2) {
+            if (to == start) { *to++ = 0xff; }
+            *to++ = (uint8_t)byte;
+            if (to == start + 2) { to += 2; }
+        }
+        start[2] = (uint8_t)((to - start - 2) >> 8);
+        start[3] = (uint8_t)(to - start - 2);
+    }
+    *to++ = 0xff;
+    *to++ = 0xd9;
+    const char *path = in_folder(name);
+    atomic_write(path, file, (size_t)(to - file));
+    return path;
+}
+
+#define FRAME(size) "c008" size "03011100021100031100"
+#define COUNTS_0 "00000000000000000000000000000000"
+
+unsigned char *stbi_zlib_compress(unsigned char *data, int size, int *out_size, int quality); // of data/image.c
+
+// Sizes are asked for before anything is decoded: 30 bytes do not take 2 GB.
+static void test_sizes(void **state) {
+    (void)state;
+    assert_dies("has 26000 x 26000 pixels, expected",
+                image_load(write_jpeg("bomb.jpg", (const char *const[]){FRAME("65906590"), NULL}), 3));
+    assert_dies("at most 178956970 pixels (--max-pixels)", image_load(write_png("b.png", 13378, 13378, NULL, 0), 3));
+    assert_dies("(no IDAT)", image_load(write_png("right.png", 13377, 13377, NULL, 0), 3)); // Pillow's limit
+    assert_dies("expected sides of at most 65535", image_load(write_png("long.png", 65536, 1, NULL, 0), 3));
+    assert_dies("its header gives no size", image_load(write_png("none.png", 0, 7, NULL, 0), 3));
+    assert_dies("its header gives no size",
+                image_load(write_jpeg("none.jpg", (const char *const[]){FRAME("00000010"), NULL}), 3));
+    Image image = image_new(30, 20, 3);
+    image_save(&image, in_folder("small.png"));
+    image_free(&image);
+    image_max_pixels = 599;
+    assert_dies("has 30 x 20 pixels, expected", image_load(in_folder("small.png"), 3));
+    image_max_pixels = 600;
+    image = image_load(in_folder("small.png"), 3);
+    image_max_pixels = 2 * 89478485LL;
+    image_free(&image);
+}
+
+// Formats that nobody asked for are not compiled in.
+static void test_formats(void **state) {
+    (void)state;
+    static const char *const others[] = {"P5\n2 2\n255\nabcd",       "P5\n0 0\n255\n", "GIF89a\2", "BM6", "8BPS",
+                                         "#?RADIANCE\n\n-Y 1 +X 1\n"};
+    for (size_t i = 0; i < sizeof others / sizeof *others; i++) {
+        assert_dies("not a JPEG or PNG picture", image_load(write_text("other.png", others[i]), 3));
+    }
+}
+
+// A Huffman table has at most 256 codes, in the header or between scans, and lies within its segment.
+static void test_huffman_tables(void **state) {
+    (void)state;
+    char counts[33], many[2 * 300 + 64];
+    for (int i = 0; i < 16; i++) { memcpy(counts + 2 * i, i < 14 ? "00" : "ff", 3); }
+    snprintf(many, sizeof many, "c400%s", counts);
+    const char *const tables[] = {many, "c400" COUNTS_0 "00" COUNTS_0 "0000", "c40000", "c400"};
+    for (int i = 0; i < 4; i++) {
+        const char *const header[] = {tables[i], FRAME("00080008"), NULL};
+        const char *const later[] = {FRAME("00080008"), "c400" COUNTS_0, "da03010002000300003f00", tables[i], NULL};
+        assert_dies("a Huffman table is wrong", image_load(write_jpeg("table.jpg", header), 3));
+        assert_dies("a Huffman table is wrong", image_load(write_jpeg("table.jpg", later), 3));
+    }
+    const char *scans[300] = {FRAME("00080008")};
+    for (int i = 1; i < 299; i++) { scans[i] = "da03010002000300003f00"; }
+    assert_dies("more than 200 scans", image_load(write_jpeg("scans.jpg", scans), 3));
+}
+
+// A PNG's data that unfold to more than the picture: 32 MB of zeros, refused at the picture's own size.
+static void test_unfolding(void **state) {
+    (void)state;
+    uint8_t *zeros = xcalloc(1 << 25, 1);
+    int size;
+    uint8_t *packed = stbi_zlib_compress(zeros, 1 << 25, &size, 8);
+    printf("%d bytes unfold to %d\n", size, 1 << 25);
+    assert_dies("(outofmem)", image_load(write_png("unfold.png", 40, 30, packed, (size_t)size), 3));
+    free(packed);
+    free(zeros);
+}
+
 static void test_resize(void **state) {
     (void)state;
     Image image = pattern(23, 31, 3), same = image_resize(&image, 0, 0, 23, 31, 23, 31, FILTER_LANCZOS);
@@ -225,9 +335,10 @@ static void test_mask_grow(void **state) {
 }
 
 int main(void) {
-    const struct CMUnitTest tests[] = {cmocka_unit_test(test_files),   cmocka_unit_test(test_damaged_files),
-                                       cmocka_unit_test(test_upright), cmocka_unit_test(test_cmyk),
-                                       cmocka_unit_test(test_resize),  cmocka_unit_test(test_mask_resize),
-                                       cmocka_unit_test(test_paint),   cmocka_unit_test(test_mask_grow)};
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(test_files),          cmocka_unit_test(test_damaged_files), cmocka_unit_test(test_upright),
+        cmocka_unit_test(test_cmyk),           cmocka_unit_test(test_sizes),         cmocka_unit_test(test_formats),
+        cmocka_unit_test(test_huffman_tables), cmocka_unit_test(test_unfolding),     cmocka_unit_test(test_resize),
+        cmocka_unit_test(test_mask_resize),    cmocka_unit_test(test_paint),         cmocka_unit_test(test_mask_grow)};
     return cmocka_run_group_tests(tests, folder_begin, folder_end);
 }
