@@ -93,6 +93,7 @@ static void svg_text(const Canvas *c, const char *place, Align align, int color,
 }
 
 void canvas_text(Canvas *c, double x, double y, Align align, int color, const char *text) {
+    if (!isfinite(x) || !isfinite(y)) { return; }
     if (c->svg) {
         char place[64];
         snprintf(place, sizeof place, "x=\"%.1f\" y=\"%.1f\"", x, y);
@@ -125,7 +126,7 @@ static void put_points(Canvas *c, const double *x, const double *y, int n) {
     bool started = false;
     if (c->svg) { fputs("<path d=\"", c->svg); }
     for (int i = 0; i < n; i++) {
-        if (!isfinite(y[i])) { continue; }
+        if (!isfinite(x[i]) || !isfinite(y[i])) { continue; }
         if (c->svg) {
             fprintf(c->svg, "%c%.1f %.1f", started ? 'L' : 'M', x[i], y[i]);
         } else {

@@ -9,7 +9,7 @@ static const int palette[COLORS] = {0x2f6fd0, 0xe0821e, 0xaab2bd, 0x3c4652, 0x2a
 
 // Values from files may be anything: what is larger is not drawn, and no axis has more ticks.
 static const double largest = 1e300;
-enum { MOST_TICKS = 1000 };
+enum { MOST_TICKS = 100 };
 
 // 1, 2 or 5 times a power of ten, so that about `count` steps cover the range. 0 or not finite if there is no range.
 static double nice_step(double range, int count) {
@@ -115,7 +115,9 @@ Image chart_bars_picture(const char *title, const char *note, const ChartBar *ba
                          const char *format) {
     enum { MARGIN = 28, TOP = 100 };
     BarScale s = {220, 640, 18, 0};
-    for (int i = 0; i < count; i++) { s.highest = fmax(s.highest, fmin(bars[i].value, largest)); }
+    for (int i = 0; i < count; i++) {
+        if (bars[i].value <= largest) { s.highest = fmax(s.highest, bars[i].value); }
+    }
     if (s.highest == 0) { s.highest = 1; }
     Canvas c = canvas_picture((int)(s.left + s.width) + 100, TOP + count * (int)s.row + 40);
     canvas_font(&c, 18, true);
@@ -188,7 +190,8 @@ static Plot fit_plot(const ChartLine *lines, int count, const ChartAxes *axes) {
 
 static void draw_axes(Canvas *c, const Plot *p, const ChartLine *lines, int count, const ChartAxes *axes) {
     canvas_font(c, 12, false);
-    double dy = axes->log_y ? 1 : nice_step(p->y.high, 5), dx = nice_step(p->x.high - p->x.low, 6);
+    double dy = axes->log_y ? ceil((p->y.high - p->y.low) / 20) : nice_step(p->y.high, 5),
+           dx = nice_step(p->x.high - p->x.low, 6);
     double at = p->y.low, x = ceil(p->x.low / dx) * dx;
     for (int i = 0; at <= p->y.high + 1e-4 * dy && i < MOST_TICKS; i++, at += dy) {
         double value = axes->log_y ? pow(10, at) : at, y = plot_y(p, value);
@@ -233,7 +236,7 @@ static void draw_line(Canvas *c, const Plot *p, const ChartLine *l, bool band) {
         canvas_path(c, x, y, n, 2, palette[l->color], l->dashed);
     }
     for (int k = 0; !band && l->style != LINE && k < n; k++) {
-        if (!isfinite(y[k])) { continue; }
+        if (!isfinite(x[k]) || !isfinite(y[k])) { continue; }
         char *note = l->style == CLOUD ? NULL : xprintf("%s: %.4g at %g", l->name, l->y[k], l->x[k]);
         if (note) { canvas_note(c, note); }
         canvas_dot(c, x[k], y[k], note ? 3.2 : 2.4, palette[l->color], note ? 1 : 0.45);

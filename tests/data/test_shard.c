@@ -257,6 +257,38 @@ static void wrong_parts(void **state) {
     free(path);
 }
 
+// HDF5's old format has no checksums. It is refused before libhdf5 sees it, whatever is in it.
+static void old_format(void **state) {
+    (void)state;
+    char *path = xprintf("%s/old.h5", folder);
+    h5_enter();
+    hid_t file = H5Fcreate(path, H5F_ACC_TRUNC, H5P_DEFAULT, H5P_DEFAULT);
+    finish(file);
+    assert_dies("is in HDF5's old format, which has no checksums", shard_open(path));
+    const char begin[] = "\x89HDF\r\n\x1a\n\0"; // of version 0, then nothing
+    write_plain(path, begin, sizeof begin - 1);
+    assert_dies("is in HDF5's old format", shard_open(path));
+    write_plain(path, begin, 7);
+    assert_dies("is not an intact HDF5 file", shard_open(path));
+    free(path);
+}
+
+// Sizes that a file claims, and does not hold.
+static void claimed_sizes(void **state) {
+    (void)state;
+    char *path = xprintf("%s/claims.h5", folder);
+    fresh(path);
+    hid_t file = reopen(path), properties = H5Pcreate(H5P_DATASET_CREATE);
+    hsize_t many = 1000000000000, chunk = 1000;
+    hid_t space = H5Screate_simple(1, &many, NULL);
+    H5Pset_chunk(properties, 1, &chunk);
+    H5Ldelete(file, "class", H5P_DEFAULT);
+    H5Dclose(H5Dcreate2(file, "class", H5T_STD_I16LE, space, H5P_DEFAULT, properties, H5P_DEFAULT));
+    finish(file);
+    assert_dies("dataset \"class\" has 1000000000000 values, but 0 stored bytes", shard_open(path));
+    free(path);
+}
+
 // ---- texts
 
 // A shard with texts and kinds; captions have neither targets nor masks.
@@ -380,10 +412,12 @@ int main(void) {
     test_shard(good, &info, 0, COUNT);
     shard_info_free(&info);
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(round_trip),  cmocka_unit_test(equal_bytes_and_empty), cmocka_unit_test(half_precision),
-        cmocka_unit_test(truncated),   cmocka_unit_test(flipped_bytes),         cmocka_unit_test(missing_parts),
-        cmocka_unit_test(wrong_parts), cmocka_unit_test(texts_round_trip),      cmocka_unit_test(wrong_texts),
-        cmocka_unit_test(full_disk),
+        cmocka_unit_test(round_trip),     cmocka_unit_test(equal_bytes_and_empty),
+        cmocka_unit_test(half_precision), cmocka_unit_test(truncated),
+        cmocka_unit_test(flipped_bytes),  cmocka_unit_test(missing_parts),
+        cmocka_unit_test(wrong_parts),    cmocka_unit_test(texts_round_trip),
+        cmocka_unit_test(wrong_texts),    cmocka_unit_test(full_disk),
+        cmocka_unit_test(old_format),     cmocka_unit_test(claimed_sizes),
     };
     int failures = cmocka_run_group_tests_name("data/shard", tests, NULL, NULL);
     remove_tree(folder);

@@ -5,6 +5,7 @@
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stddef.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <cmocka.h>
@@ -35,6 +36,41 @@ static void test_bars(void **state) {
     image_free(&chart);
 }
 
+// Values that no axis can hold: an axis has an end, and what is drawn has numbers.
+static void test_hostile_values(void **state) {
+    (void)state;
+    static const double values[][2] = {
+        {1e308, 1.79e308},     {INFINITY, 1}, {-INFINITY, NAN}, {5e-324, 1e-323}, {1e17, 1e17 + 16},
+        {-1e308, 1e308},       {0, 0},        {NAN, NAN},       {1e-300, 1e300},  {-1e17, -1e17 - 16},
+        {1e300, 1e300 * 1.001}};
+    const double plain[2] = {1, 2};
+    size_t most = 0;
+    for (size_t i = 0; i < 2 * sizeof values / sizeof *values; i++) {
+        for (int log = 0; log < 2; log++) {
+            char *text;
+            size_t size;
+            FILE *out = open_memstream(&text, &size);
+            const double *hostile = values[i / 2];
+            ChartLine line = {.name = "x", .x = i % 2 ? hostile : plain, .y = i % 2 ? plain : hostile, .count = 2};
+            line.style = LINE_WITH_DOTS;
+            chart_lines(out, &line, 1, (ChartAxes){.x_label = "x", .y_label = "y", .log_x = log, .log_y = log});
+            const ChartBar bar = {"x", hostile[0], hostile[0], hostile[1], hostile[1], 0, NULL};
+            chart_bars(out, &bar, 1, (ChartLegend){0}, false);
+            fclose(out);
+            most = size > most ? size : most;
+            static const char *const wrong[] = {"=\"nan", "=\"-nan", "=\"inf", "=\"-inf", "Mnan", "Lnan"};
+            for (int k = 0; k < 6; k++) {
+                if (strstr(text, wrong[k])) { fail_msg("%s with %g, %g", wrong[k], hostile[0], hostile[1]); }
+            }
+            free(text);
+            Image chart = chart_bars_picture("Title", "", &bar, 1, (ChartLegend){0}, "%g");
+            image_free(&chart);
+        }
+    }
+    printf("largest chart: %zu bytes\n", most);
+    assert_true(most < 200000);
+}
+
 static void test_draw(void **state) {
     (void)state;
     Image red = image_new(30, 10, 3), grey = image_new(5, 5, 1);
@@ -56,6 +92,7 @@ static void test_draw(void **state) {
 }
 
 int main(void) {
-    const struct CMUnitTest tests[] = {cmocka_unit_test(test_bars), cmocka_unit_test(test_draw)};
+    const struct CMUnitTest tests[] = {cmocka_unit_test(test_bars), cmocka_unit_test(test_hostile_values),
+                                       cmocka_unit_test(test_draw)};
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

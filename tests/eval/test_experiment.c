@@ -9,6 +9,8 @@
 #include <stdlib.h>
 #include <string.h>
 #include <cmocka.h>
+#include "tests/data/folder.h"
+#include "tests/dies.h"
 
 enum { PAIRS = 40, STEPS = 4, RUNS = 3 };
 
@@ -190,9 +192,75 @@ static void absent_classes(void **state) {
     experiment_free(&e);
 }
 
+// ---- tables of files that contradict each other
+
+static const char losses[] = "sample,timestep,loss\n0,295,1\n",
+                  head[] = "image_id,class,seen,intersection,union,predicted,truth,valid,to_black,to_white\n",
+                  row[] = "7,\"cat\",1,2,4,3,3,16,1,1\n",
+                  pairs[] = "image_id,class,seen,absent,iou,intersection,union,predicted,truth,valid,ceiling_iou\n"
+                            "7,\"cat\",1,0,0.5,2,4,3,3,16,1\n";
+
+// A folder of one arm with two runs of two validations each; these are the rows of the tables in the order of reading.
+static const char *write_arms(const char *const rows[4], const char *timesteps) {
+    remove_tree(in_folder("arms"));
+    for (int i = 0; i < 4; i++) {
+        char name[96];
+        const char *run = i < 2 ? "arms/overlay/seed-1" : "arms/overlay/seed-2";
+        snprintf(name, sizeof name, "%s/validation", run);
+        make_folders(in_folder(name));
+        snprintf(name, sizeof name, "%s/noise", run);
+        make_folders(in_folder(name));
+        snprintf(name, sizeof name, "%s/noise/pairs.csv", run);
+        write_text(name, pairs);
+        snprintf(name, sizeof name, "%s/noise/metrics.json", run);
+        write_text(name, "{}");
+        snprintf(name, sizeof name, "%s/log.jsonl", run);
+        write_text(name, "");
+        snprintf(name, sizeof name, "%s/arm.json", run);
+        write_text(name, "{\"target\": \"overlay\", \"classes\": \"all\", \"frequent\": \"person\", \"seed\": 1}");
+        char *table = xprintf("%s%s", head, rows[i]);
+        snprintf(name, sizeof name, "%s/validation/step-%06d.csv", run, i % 2);
+        write_text(name, table);
+        free(table);
+        snprintf(name, sizeof name, "%s/validation/step-%06d-losses.csv", run, i % 2);
+        write_text(name, timesteps);
+    }
+    return in_folder("arms");
+}
+
+static void tables(void **state) {
+    (void)state;
+    char *many = xstrdup("");
+    for (int i = 0; i < 200; i++) {
+        char *longer = xprintf("%s%s", many, row);
+        free(many);
+        many = longer;
+    }
+    Experiment e = experiment_read(write_arms((const char *const[]){row, row, row, row}, losses));
+    assert_true(e.validation.count == 1 && e.arms[0].run_count == 2 && e.arms[0].runs[1].scores[1].truth == 3);
+    experiment_free(&e);
+    e = experiment_read(write_arms((const char *const[]){"", "", "", ""}, losses)); // validated on nothing
+    assert_int_equal(e.validation.count, 0);
+    experiment_free(&e);
+    const char *const others[][4] = {
+        {"", many, many, many}, {row, many, row, row}, {many, many, many, row}, {"", "", "", row}, {row, row, "", row}};
+    for (int i = 0; i < 5; i++) {
+        assert_dies("its pairs differ from those of the first run", experiment_read(write_arms(others[i], losses)));
+    }
+    const char *const timesteps[] = {"1000", "-1", "1e300", "nan", "inf"};
+    for (int i = 0; i < 5; i++) {
+        char *text = xprintf("sample,timestep,loss\n0,%s,1\n", timesteps[i]);
+        assert_dies("timestep out of range",
+                    experiment_read(write_arms((const char *const[]){row, row, row, row}, text)));
+        free(text);
+    }
+    free(many);
+}
+
 int main(void) {
     const struct CMUnitTest tests[] = {cmocka_unit_test(no_failure),      cmocka_unit_test(at_the_floor),
                                        cmocka_unit_test(half_a_collapse), cmocka_unit_test(collapses),
-                                       cmocka_unit_test(numbers),         cmocka_unit_test(absent_classes)};
-    return cmocka_run_group_tests(tests, NULL, NULL);
+                                       cmocka_unit_test(numbers),         cmocka_unit_test(absent_classes),
+                                       cmocka_unit_test(tables)};
+    return cmocka_run_group_tests(tests, folder_begin, folder_end);
 }

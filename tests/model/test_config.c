@@ -209,6 +209,18 @@ static void test_refused_unets(void **state) {
         ADD("reverse_transformer_layers_per_block", "[[1, 2]]"),
         ADD("attention_type", "\"gated\""),
         ADD("dropout", "0.1"),
+        // each with a range of its own: 4294967297 is not 1
+        {"\"layers_per_block\": 2", "\"layers_per_block\": 16777216", "layers_per_block"},
+        {"\"layers_per_block\": 2", "\"layers_per_block\": 4294967297", "layers_per_block"},
+        {"\"downsample_padding\": 1", "\"downsample_padding\": 4294967297", "downsample_padding"},
+        {"\"freq_shift\": 0", "\"freq_shift\": 4294967296", "freq_shift"},
+        {"\"sample_size\": 96", "\"sample_size\": 1000000000", "sample_size"},
+        {"[320, 640, 1280, 1280]", "[320, 640, 1280, 4294968576]", "block_out_channels"},
+        {"[320, 640, 1280, 1280]", "[320, 640, 1280, -1280]", "block_out_channels"},
+        {"[5, 10, 20, 20]", "[5, 10, 20, 4294967316]", "attention_head_dim"},
+        {"\"cross_attention_dim\": 1024", "\"cross_attention_dim\": 4294968320", "cross_attention_dim"},
+        {"\"norm_eps\": 1e-05", "\"norm_eps\": 1e999", "norm_eps"},
+        ADD("transformer_layers_per_block", "1000000"),
     };
     CHECK(read_unet, sd2_unet, refusals);
 }
@@ -233,6 +245,8 @@ static void test_refused_others(void **state) {
         {"\"num_attention_heads\": 16", "\"num_attention_heads\": 12", "num_attention_heads"},
         {"\"hidden_size\": 1024", "\"hidden_size\": \"x\"", "hidden_size"},
         {"\"num_hidden_layers\": 23", "\"num_hidden_layers\": 0", "num_hidden_layers"},
+        {"\"num_hidden_layers\": 23", "\"num_hidden_layers\": 16777216", "num_hidden_layers"},
+        {"\"hidden_size\": 1024", "\"hidden_size\": 4294968320", "hidden_size"},
     };
     assert_dies("missing.json", read_clip(scratch_path("missing.json")));
     CHECK(read_clip, sd2_text, clip);
@@ -245,6 +259,8 @@ static void test_refused_others(void **state) {
         {"\"beta_start\": 0.00085", "\"beta_start\": 0", "beta_start"},
         {"\"num_train_timesteps\": 1000", "\"num_train_timesteps\": 1", "num_train_timesteps"},
         {"\"steps_offset\": 1", "\"steps_offset\": -1", "steps_offset"},
+        {"\"steps_offset\": 1", "\"steps_offset\": 4294967297", "steps_offset"},
+        {"\"num_train_timesteps\": 1000", "\"num_train_timesteps\": 4294968296", "num_train_timesteps"},
         {"\"steps_offset\": 1", "\"timestep_spacing\": \"karras\"", "timestep_spacing"},
     };
     CHECK(read_scheduler, sd2_scheduler, scheduler);
