@@ -2,7 +2,6 @@
 #include "data/coco_derive.h"
 #include "data/coco_paths.h"
 #include "data/image.h"
-#include "data/segmentation.h"
 #include "util/error.h"
 #include "util/file.h"
 #include "util/options.h"
@@ -200,28 +199,33 @@ Image coco_load_picture(const Coco *coco, int picture, char **why) {
     return image;
 }
 
-static void add_polygons(const int32_t *data, bool exact, const Picture *p, uint8_t *mask) {
+Runs coco_polygon_runs(const Coco *coco, const Picture *p, const Segment *segment) {
+    const int32_t *data = coco->pool + segment->data;
+    Runs runs = {0};
     int polygons = *data++;
     for (int i = 0; i < polygons; i++) {
         int n = *data++;
         double *points = xmalloc((size_t)n * sizeof *points);
-        if (exact) {
+        if (segment->exact) {
             memcpy(points, data, (size_t)n * sizeof *points);
             data += 2 * n;
         } else {
             for (int j = 0; j < n; j++) { points[j] = *data++ / 100.0; }
         }
-        polygon_fill(points, n / 2, p->width, p->height, mask);
+        polygon_runs(points, n / 2, p->width, p->height, &runs);
         free(points);
     }
+    return runs;
 }
 
 void coco_add_mask(const Coco *coco, int picture, const Segment *segment, const uint32_t *ids, uint8_t *mask) {
     const Picture *p = &coco->pictures[picture];
-    const int32_t *data = coco->pool ? coco->pool + segment->data : NULL;
     if (segment->form == SEGMENT_POLYGONS) {
-        add_polygons(data, segment->exact, p, mask);
+        Runs runs = coco_polygon_runs(coco, p, segment);
+        runs_fill(&runs, p->width, p->height, mask);
+        free(runs.list);
     } else if (segment->form == SEGMENT_RLE) {
+        const int32_t *data = coco->pool + segment->data;
         rle_fill(data + 3, data[2], p->width, p->height, mask);
     } else if (ids) {
         size_t count = (size_t)p->width * (size_t)p->height;

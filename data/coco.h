@@ -3,6 +3,7 @@
 #pragma once
 #include "data/image.h"
 #include "data/left_out.h"
+#include "data/segmentation.h"
 #include "util/philox.h"
 #include <stdbool.h>
 #include <stddef.h>
@@ -106,6 +107,9 @@ uint32_t *coco_try_segment_ids(const Coco *coco, int picture, char **why);
 // calls give a union. ids: from coco_segment_ids. The result equals pycocotools' decoding of polygons and both RLE
 // forms, pixel for pixel.
 void coco_add_mask(const Coco *coco, int picture, const Segment *segment, const uint32_t *ids, uint8_t *mask);
+
+// The runs of a segment of polygons, in the order of the polygons; they may overlap. The caller frees the list.
+Runs coco_polygon_runs(const Coco *coco, const Picture *picture, const Segment *segment);
 
 // For evaluation: values of a full class mask.
 enum { MASK_BACKGROUND = 0, MASK_OBJECT = 1, MASK_IGNORE = 255 };

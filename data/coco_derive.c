@@ -10,23 +10,29 @@ typedef struct {
     double area, box[4];
 } Shape;
 
-static Shape shape_of(const uint8_t *mask, int width, int height) {
-    int left = width, right = -1, top = height, bottom = -1;
-    long long count = 0;
-    for (int y = 0; y < height; y++, mask += width) {
-        const uint8_t *first = memchr(mask, 1, (size_t)width);
-        if (!first) { continue; }
-        int x = (int)(first - mask);
-        left = x < left ? x : left;
-        for (; x < width; x++) {
-            count += mask[x];
-            if (mask[x] && x > right) { right = x; }
-        }
-        top = y < top ? y : top;
-        bottom = y;
-    }
-    if (!count) { return (Shape){0}; }
-    return (Shape){(double)count, {left, top, right - left + 1, bottom - top + 1}};
+// What runs of pixels, counted down the columns, cover.
+typedef struct {
+    int height, left, right, top, bottom;
+    int64_t pixels;
+} Extent;
+
+static Extent extent_begin(const Picture *p) { return (Extent){p->height, p->width, -1, p->height, -1, 0}; }
+
+static void extend(Extent *e, int64_t begin, int64_t end) {
+    if (begin == end) { return; }
+    int first = (int)(begin / e->height), last = (int)((end - 1) / e->height);
+    bool columns = last > first; // then it reaches the bottom of one and the top of the next
+    int y = columns ? 0 : (int)(begin % e->height), z = columns ? e->height - 1 : (int)((end - 1) % e->height);
+    e->left = first < e->left ? first : e->left;
+    e->right = last > e->right ? last : e->right;
+    e->top = y < e->top ? y : e->top;
+    e->bottom = z > e->bottom ? z : e->bottom;
+    e->pixels += end - begin;
+}
+
+static Shape extent_shape(const Extent *e) {
+    if (!e->pixels) { return (Shape){0}; }
+    return (Shape){(double)e->pixels, {e->left, e->top, e->right - e->left + 1, e->bottom - e->top + 1}};
 }
 
 // Coordinates are bounded as those of polygons.
@@ -87,24 +93,13 @@ static Shape polygon_shape(const int32_t *data, bool exact) {
     return (Shape){area, {low[0], low[1], high[0] - low[0], high[1] - low[1]}};
 }
 
-// What the runs of a run-length code cover, down the columns.
-static Shape rle_shape(const int32_t *data) {
-    int height = data[0], width = data[1], count = data[2], left = width, right = -1, top = height, bottom = -1;
-    int64_t at = 0, pixels = 0;
-    for (int i = 0; i < count; at += data[3 + i], i++) {
-        int64_t end = at + data[3 + i];
-        if (i % 2 == 0 || end == at) { continue; }
-        int first = (int)(at / height), last = (int)((end - 1) / height);
-        bool columns = last > first; // then it reaches the bottom of one and the top of the next
-        int y = columns ? 0 : (int)(at % height), z = columns ? height - 1 : (int)((end - 1) % height);
-        left = first < left ? first : left;
-        right = last > right ? last : right;
-        top = y < top ? y : top;
-        bottom = z > bottom ? z : bottom;
-        pixels += end - at;
+static Shape rle_shape(const int32_t *data, const Picture *p) {
+    Extent e = extent_begin(p);
+    int64_t at = 0;
+    for (int i = 0; i < data[2]; at += data[3 + i], i++) {
+        if (i % 2) { extend(&e, at, at + data[3 + i]); }
     }
-    if (!pixels) { return (Shape){0}; }
-    return (Shape){(double)pixels, {left, top, right - left + 1, bottom - top + 1}};
+    return extent_shape(&e);
 }
 
 // Whether a look at the mask is worth it.
@@ -116,16 +111,36 @@ static bool suspicious(const Coco *coco, const Segment *s, const Picture *p) {
         return right > p->width + 4 || below > p->height + 4 || s->area > 1.5 * s->bbox[2] * s->bbox[3] + 16;
     }
     const int32_t *data = coco->pool + s->data;
-    Shape shape = s->form == SEGMENT_RLE ? rle_shape(data) : polygon_shape(data, s->exact);
+    Shape shape = s->form == SEGMENT_RLE ? rle_shape(data, p) : polygon_shape(data, s->exact);
     return differs(s, &shape, p);
+}
+
+// Of the union of a segment's polygons. No mask is made: it could be far larger than the file.
+static Shape united_shape(const Coco *coco, const Segment *s, const Picture *p) {
+    Runs runs = coco_polygon_runs(coco, p, s);
+    Extent e = extent_begin(p);
+    runs_unite(&runs);
+    for (int i = 0; i < runs.count; i++) { extend(&e, runs.list[i].begin, runs.list[i].end); }
+    free(runs.list);
+    return extent_shape(&e);
+}
+
+static Shape ids_shape(const uint32_t *ids, int64_t id, const Picture *p) {
+    Extent e = extent_begin(p);
+    for (int y = 0; y < p->height; y++) {
+        for (int x = 0; x < p->width; x++) {
+            int64_t at = (int64_t)x * p->height + y;
+            if (*ids++ == (uint32_t)id) { extend(&e, at, at + 1); }
+        }
+    }
+    return extent_shape(&e);
 }
 
 static void derive(const Coco *coco, int picture, Segment *s, const uint32_t *ids) {
     const Picture *p = &coco->pictures[picture];
-    uint8_t *mask = xcalloc((size_t)p->width * (size_t)p->height, 1);
-    coco_add_mask(coco, picture, s, ids, mask);
-    Shape shape = shape_of(mask, p->width, p->height);
-    free(mask);
+    Shape shape = s->form == SEGMENT_RLE        ? rle_shape(coco->pool + s->data, p)
+                  : s->form == SEGMENT_POLYGONS ? united_shape(coco, s, p)
+                                                : ids_shape(ids, s->id, p);
     if (!usable(s) || (shape.area > 0 && differs(s, &shape, p))) {
         s->derived = 1 + (s->area != 0 && s->bbox[2] != 0);
         s->area = shape.area;

@@ -260,11 +260,17 @@ SampleReason sample_render(const Coco *coco, const SampleOptions *o, Sample *s) 
     char *why;
     uint32_t *ids = coco_try_segment_ids(coco, s->picture, &why);
     if (why) { return damaged(coco, o, s, why); }
+    Image whole = coco_load_picture(coco, s->picture, &why); // before masks are made of a size that no picture has
+    if (why) {
+        free(ids);
+        return damaged(coco, o, s, why);
+    }
     render_masks(coco, o, ids, s);
     free(ids);
-    if (!s->absent && s->area == 0) { return SAMPLE_EMPTY_MASK; }
-    Image whole = coco_load_picture(coco, s->picture, &why);
-    if (why) { return damaged(coco, o, s, why); }
+    if (!s->absent && s->area == 0) {
+        image_free(&whole);
+        return SAMPLE_EMPTY_MASK;
+    }
     // Crop first, as in the original, so that the filter sees no pixels outside the crop.
     Image crop = image_crop(&whole, s->x, s->y, s->side, s->side);
     s->rgb = image_resize(&crop, 0, 0, s->side, s->side, o->resolution, o->resolution, FILTER_LANCZOS);

@@ -58,7 +58,7 @@ enum { FINE = 5 };
 
 typedef struct {
     int width, height, count;
-    int64_t *switches; // pixel numbers, down the columns
+    int32_t *switches; // pixel numbers, down the columns
     uint8_t *odd;      // (width * height + 1) 1: an odd number of switches, of those that `switches` had no room for
 } Border;
 
@@ -89,24 +89,18 @@ static void border_switch(Border *b, const Line *l, int t, int column) {
     int before = line_y(l, t - 1), after = line_y(l, t);
     double y = ((after < before ? after : before) + 0.5) / FINE - 0.5;
     y = ceil(fmin(fmax(y, 0), b->height));
-    if (b->count > 1024 + (int64_t)b->width * b->height / 8) { border_gather(b); }
+    if (b->count > 1024 + (int64_t)b->width * b->height / 64) { border_gather(b); }
     GROW(b->switches, b->count);
-    b->switches[b->count++] = (int64_t)column * b->height + (int64_t)y;
+    b->switches[b->count++] = column * b->height + (int)y;
 }
 
-// The first t at which the line's x is at least `x`, which its end reaches. x grows or falls with t.
+// The first t at which a steep line has passed from one side of `x` to the other: x, of which 0 < x, is on the right.
 static int line_reach(const Line *l, int x) {
-    bool grows = l->slope >= 0;
-    int low = 0, high = l->length; // the answer, or the last t before it, lies between
-    while (low < high) {
-        int t = low + (high - low) / 2;
-        if ((line_x(l, t) >= x) == grows) {
-            high = t;
-        } else {
-            low = t + 1;
-        }
-    }
-    return low;
+    bool grows = l->slope > 0;
+    int t = (int)fmin(fmax((x - 0.5 - l->x) / l->slope, 0), l->length); // up to rounding
+    while (t > 0 && (line_x(l, t - 1) >= x) == grows) { t--; }
+    while (t < l->length && (line_x(l, t) >= x) != grows) { t++; }
+    return t;
 }
 
 static void border_line(Border *b, int xs, int ys, int xe, int ye) {
@@ -129,7 +123,7 @@ static void border_line(Border *b, int xs, int ys, int xe, int ye) {
 }
 
 static int ascending(const void *a, const void *b) {
-    int64_t x = *(const int64_t *)a, y = *(const int64_t *)b;
+    int32_t x = *(const int32_t *)a, y = *(const int32_t *)b;
     return (x > y) - (x < y);
 }
 
@@ -138,30 +132,65 @@ static int to_fine(double coordinate) {
     return (int)(fine + 0.5);
 }
 
-// Fills from odd counts instead of from `switches`.
-static void fill_odd(Border *b, uint8_t *mask) {
+static void add_run(Runs *runs, int begin, int end) {
+    if (begin >= end) { return; }
+    GROW(runs->list, runs->count);
+    runs->list[runs->count++] = (Run){begin, end};
+}
+
+// From odd counts instead of from `switches`.
+static void odd_runs(Border *b, Runs *runs) {
+    int pixels = b->width * b->height, begin = -1;
     border_gather(b);
-    uint8_t inside = 0;
-    for (int x = 0, i = 0; x < b->width; x++) {
-        for (int y = 0; y < b->height; y++, i++) {
-            inside ^= b->odd[i];
-            mask[(size_t)y * (size_t)b->width + (size_t)x] |= inside;
-        }
+    for (int i = 0; i < pixels; i++) {
+        if (!b->odd[i]) { continue; }
+        if (begin >= 0) { add_run(runs, begin, i); }
+        begin = begin < 0 ? i : -1;
     }
+    if (begin >= 0) { add_run(runs, begin, pixels); }
     free(b->odd);
 }
 
-void polygon_fill(const double *points, int count, int width, int height, uint8_t *mask) {
+void polygon_runs(const double *points, int count, int width, int height, Runs *runs) {
     Border b = {.width = width, .height = height};
     for (int i = 0; i < count; i++) {
         const double *from = points + 2 * i, *to = points + 2 * ((i + 1) % count);
         border_line(&b, to_fine(from[0]), to_fine(from[1]), to_fine(to[0]), to_fine(to[1]));
     }
-    if (b.odd) { fill_odd(&b, mask); }
+    if (b.odd) { odd_runs(&b, runs); }
     if (b.count) { qsort(b.switches, (size_t)b.count, sizeof *b.switches, ascending); }
     for (int i = 0; i < b.count; i += 2) {
-        int64_t end = i + 1 < b.count ? b.switches[i + 1] : (int64_t)width * height;
-        fill_run(b.switches[i], end, width, height, mask);
+        add_run(runs, b.switches[i], i + 1 < b.count ? b.switches[i + 1] : width * height);
     }
     free(b.switches);
+}
+
+void runs_fill(const Runs *runs, int width, int height, uint8_t *mask) {
+    for (int i = 0; i < runs->count; i++) { fill_run(runs->list[i].begin, runs->list[i].end, width, height, mask); }
+}
+
+void polygon_fill(const double *points, int count, int width, int height, uint8_t *mask) {
+    Runs runs = {0};
+    polygon_runs(points, count, width, height, &runs);
+    runs_fill(&runs, width, height, mask);
+    free(runs.list);
+}
+
+static int by_begin(const void *a, const void *b) {
+    int x = ((const Run *)a)->begin, y = ((const Run *)b)->begin;
+    return (x > y) - (x < y);
+}
+
+void runs_unite(Runs *runs) {
+    int kept = 0;
+    if (runs->count) { qsort(runs->list, (size_t)runs->count, sizeof *runs->list, by_begin); }
+    for (int i = 0; i < runs->count; i++) {
+        Run next = runs->list[i], *last = &runs->list[kept - 1];
+        if (kept && next.begin <= last->end) {
+            last->end = next.end > last->end ? next.end : last->end;
+        } else {
+            runs->list[kept++] = next;
+        }
+    }
+    runs->count = kept;
 }

@@ -9,6 +9,19 @@
 // points: `count` points as x, y, x, y, ...; the polygon is closed automatically.
 void polygon_fill(const double *points, int count, int width, int height, uint8_t *mask);
 
+// Pixels [begin, end) of a mask, counted down the columns; a mask has fewer than 2^31.
+typedef struct {
+    int32_t begin, end;
+} Run;
+typedef struct {
+    Run *list; // freed by the caller; begin with {0}
+    int count;
+} Runs;
+// The same polygon as runs, which are appended; runs_unite sorts the runs of several and joins those that touch.
+void polygon_runs(const double *points, int count, int width, int height, Runs *runs);
+void runs_unite(Runs *runs);
+void runs_fill(const Runs *runs, int width, int height, uint8_t *mask);
+
 // runs: lengths of background, object, background, ... down the columns. Pixels beyond the mask are ignored.
 void rle_fill(const int32_t *runs, int count, int width, int height, uint8_t *mask);
 
