@@ -25,7 +25,7 @@ static void want_checksums(const char *path) {
     if (!whole) { die("%s: is not an intact HDF5 file, expected a shard of `cocogold encode`", path); }
     if (head[8] < 2) {
         die("%s: is in HDF5's old format, which has no checksums: expected the one that encode writes (convert it with "
-            "`h5repack --latest` or h5py's libver=\"latest\")",
+            "`h5repack --low=2 --high=2` or h5py's libver=\"v110\")",
             path);
     }
 }

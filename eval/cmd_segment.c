@@ -24,7 +24,7 @@ static const char *const fits[] = {"pad", "aspect", NULL};
 static Option table[] = {
     {OPT_HEADING, "Input and output"},
     MODEL_OPTIONS(o.answer),
-    {OPT_STRING, "image", &o.image, "picture of any size (JPEG, PNG, ...)", "FILE", .required = "a picture"},
+    {OPT_STRING, "image", &o.image, "picture (JPEG or PNG)", "FILE", .required = "a picture"},
     MAX_PIXELS_OPTION,
     {OPT_STRING, "text", &o.text, "what to find, e.g. \"elephant\"", "TEXT"},
     {OPT_STRING, "out", &o.out, "prefix of the files PREFIX-mask.png, PREFIX-prediction.png and PREFIX-overlay.png",

@@ -229,6 +229,26 @@ def test_shards_that_h5py_wrote(scenes, model, tmp_path, how):
     assert f'train-00000.h5: dataset "text" has {len(texts)} at sample 3, expected 0 to {len(texts) - 1}' in said
 
 
+@pytest.mark.parametrize("libver", ["v108", "v110", "earliest"])
+def test_formats_of_hdf5(scenes, model, tmp_path, libver):
+    """A shard that h5py wrote anew is read in a format with checksums; the old one, h5py's default, is refused."""
+    encode(model, scenes, tmp_path / "a", "--texts", "phrases", "--targets", "mask")
+    before, path = (tmp_path / "a/train.json").read_text(), tmp_path / "a/train-00000.h5"
+    with h5py.File(path) as old, h5py.File(tmp_path / "new.h5", "w", libver=libver) as new:
+        for name in old:
+            old.copy(name, new)
+        for name, value in old.attrs.items():
+            new.attrs[name] = value
+    (tmp_path / "new.h5").rename(path)
+    if libver == "earliest":
+        said = encode_fails(model, scenes, tmp_path / "a")
+        assert "train-00000.h5: is in HDF5's old format" in said and "h5repack --low=2 --high=2" in said
+        return
+    encode(model, scenes, tmp_path / "a", "--texts", "phrases", "--targets", "mask")  # keeps it
+    after = json.loads((tmp_path / "a/train.json").read_text())
+    assert {**after, "bytes": 0} == {**json.loads(before), "bytes": 0}
+
+
 def encode_fails(model, scenes, out):
     return run_cocogold("encode", "--model", model, "--data", scenes, "--out", out, "--min-side", 0, "--texts", "phrases",
                         "--targets", "mask", fails=True)
