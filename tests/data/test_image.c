@@ -127,7 +127,7 @@ static const char *write_png(const char *name, uint32_t width, uint32_t height, 
         memcpy(to + 4, types[i], 4);
         for (int k = 0; i == 0 && k < 8; k++) { to[8 + k] = (uint8_t)((k < 4 ? width : height) >> (24 - 8 * (k & 3))); }
         if (i == 0) { to[16] = 8; } // bits; grey
-        if (i == 1) { memcpy(to + 8, data, size); }
+        if (i == 1 && size) { memcpy(to + 8, data, size); }
     }
     const char *path = in_folder(name);
     atomic_write(path, file, (size_t)(to - file));

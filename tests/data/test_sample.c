@@ -198,6 +198,7 @@ static void test_failures(void **state) {
     o.skip_damaged = true;
     assert_int_equal(sample_make(&s->coco, &o, 0, 0, &a), SAMPLE_DAMAGED);
     sample_free(&a);
+    write_picture(200, 100);
     tiny.resolution = 1; // 8 % of the only pixel
     assert_int_equal(sample_make(&s->coco, &tiny, 0, 0, &a), SAMPLE_EMPTY_MASK);
     sample_free(&a);
