@@ -5,8 +5,9 @@
 #include <stdlib.h>
 #include <string.h>
 
-const char *const sample_reason_names[SAMPLE_REASONS] = {
-    "ok", "too_small", "unlabelled", "no_class", "only_crowd", "cut_off", "empty_mask", "damaged", "no_text", "excluded"};
+const char *const sample_reason_names[SAMPLE_REASONS] = {"ok",         "too_small", "unlabelled", "no_class",
+                                                         "only_crowd", "cut_off",   "empty_mask", "damaged",
+                                                         "no_text",    "excluded"};
 
 enum { CROP_TRIES = 5 };
 static const double least_of_box = 0.75, least_of_crop = 0.15;
