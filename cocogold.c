@@ -1,5 +1,6 @@
 // Entry point: `cocogold COMMAND ...`. Each command is a file cmd_COMMAND.c in the folder of its subject.
 #include "util/error.h"
+#include "util/interrupt.h"
 #include "util/threads.h"
 #include <stdio.h>
 #include <string.h>
@@ -53,6 +54,7 @@ static void usage(FILE *out) {
 int main(int argc, char **argv) {
     error_check_stdout();
     threads_start(argv);
+    interrupt_start();
     if (argc < 2) {
         usage(stderr);
         return 1;

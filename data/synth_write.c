@@ -398,8 +398,8 @@ void synth_write(const char *folder, const SynthOptions *options) {
     if (already_there(final, options)) {
         printf("%s: already holds the %d + %d scenes\n", final, options->train, options->val);
     } else {
-        make_folders(temporary);
         cleanup_add(temporary);
+        make_folders(temporary);
         write_split(temporary, options, false);
         write_split(temporary, options, true);
         for (int list = 0; list < (options->new_words ? LISTS : KNOWN); list++) {

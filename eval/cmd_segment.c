@@ -90,11 +90,13 @@ static Pictures run(Pipeline *p, const ModelSettings *settings, const Frame *fra
     frame_picture(frame, rgb, pixels);
     sampler_encode(&s, latent, pixels, 1, dev);
     sampler_decode_latents(&s, pictures.input, latent, 1, dev);
+    sampler_want_finite(&s, "the picture itself");
     char *prompt = settings_text(settings, o.text);
     floatX *context = context_table(p, (const char *const[]){prompt}, 1, dev);
     if (o.noise) { dump_noise(&s, dev); }
     sampler_ensemble(&s, pictures.prediction, latent, context, (const uint64_t[]){0}, 1,
                      o.answer.steps ? o.answer.steps : settings->steps, o.answer.ensemble, (uint64_t)o.seed, dev);
+    sampler_want_finite(&s, "\"%s\"", o.text);
     device_free(dev, context);
     sampler_destroy(&s, dev);
     free(pixels);

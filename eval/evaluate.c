@@ -74,6 +74,14 @@ static int distinct_pictures(const DatasetItem *items, int n, int *slot) {
     return count;
 }
 
+// `slot` (NULL: pair i is row i): the rows of the pairs.
+static void want_finite(const Evaluator *e, const DatasetItem *items, const int *slot) {
+    int i = 0, row = e->sampler.broken;
+    while (slot && slot[i] < row) { i++; }
+    const Pair *pair = &items[row < 0 ? 0 : slot ? i : row].pair;
+    sampler_want_finite(&e->sampler, "picture %lld", (long long)pair->image_id);
+}
+
 // Image latents of n pairs, and e->inputs: their pictures as the VAE reproduces them.
 static void load(Evaluator *e, const DatasetItem *items, int n) {
     int slot[n], count = distinct_pictures(items, n, slot);
@@ -87,6 +95,7 @@ static void load(Evaluator *e, const DatasetItem *items, int n) {
     }
     if (!items[0].latent) { sampler_encode(&e->sampler, e->latents, e->pixels, count, e->dev); }
     sampler_decode_latents(&e->sampler, e->inputs, e->latents, count, e->dev);
+    want_finite(e, items, slot);
     for (int i = n - 1; i > 0; i--) { // slot[i] <= i, so no row is overwritten before it is copied
         if (slot[i] == i) { continue; }
         memcpy(e->latents + i * latent, e->latents + slot[i] * latent, latent * sizeof *e->latents);
@@ -168,6 +177,7 @@ static void predict(Evaluator *e, const DatasetItem *items, int n, int steps, in
     contexts_gather(&e->contexts, e->context, rows, n, e->dev);
     fill_starts(e, items, n);
     sampler_ensemble(&e->sampler, e->predictions, e->latents, e->context, ids, n, steps, e->ensemble, e->seed, e->dev);
+    want_finite(e, items, NULL);
 }
 
 // e->predictions = the true targets through the VAE, as from a perfect UNet.
@@ -175,6 +185,7 @@ static void reproduce_targets(Evaluator *e, const DatasetItem *items, int n) {
     float *latents = xmalloc((size_t)n * latent_count(e) * sizeof *latents);
     target_latents(e, items, n, latents);
     sampler_decode_latents(&e->sampler, e->predictions, latents, n, e->dev);
+    want_finite(e, items, NULL);
     free(latents);
 }
 

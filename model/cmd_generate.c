@@ -92,6 +92,7 @@ static void draw_batch(Sampler *s, const floatX *context, int first, int rows, I
     device_copy(dev, latents, s->latent, (size_t)rows * n * sizeof *latents, false);
     device_sync(dev);
     sampler_decode(s, pictures, rows, dev);
+    sampler_want_finite(s, "picture %d", first + s->broken);
     for (size_t i = 0; i < (size_t)rows * size; i++) { pictures[i] = 2 * pictures[i] - 1; }
     for (int i = 0; i < rows; i++) {
         images[i] = image_from_floats(pictures + (size_t)i * size, W, H, 3);

@@ -178,6 +178,7 @@ static void convert_unet(const char *from, const char *to, Device *dev) {
         const ParamSlice *slice = &old.params.slices[i], *grown = &new.params.slices[i];
         float *values = xmalloc(slice->count * sizeof *values), *doubled = xmalloc(grown->count * sizeof *doubled);
         tensor_to_float(tensors[i], 0, tensors[i]->count, values);
+        tensor_want_finite(tensors[i], values, slice->count);
         bool first = strcmp(slice->name, "conv_in.weight") == 0;
         if (first) { double_conv_in(doubled, values, slice->shape[0], slice->count / (size_t)slice->shape[0]); }
         safetensors_write(w, first ? doubled : values, grown->count);
@@ -219,9 +220,12 @@ static void convert(const char *from, const char *to, Device *dev) {
 // Makes the temporary folder to fill, next to the final one.
 static char *begin_folder(char *to, bool force) {
     for (size_t n = strlen(to); n > 1 && to[n - 1] == '/'; n--) { to[n - 1] = 0; }
+    char *work = temporary_name(to);
     if (file_exists(to)) { die("%s: is a file, expected a folder to write", to); }
     if (!folder_empty(to) && !force) { die("%s: is not empty (use --force to replace it)", to); }
-    char *work = temporary_name(to);
+    if (!folder_empty(to) && !file_exists(path_of("%s/model_index.json", to).text)) {
+        die("%s: is no model directory, the only thing that --force replaces: expected another folder", to);
+    }
     cleanup_add(work);
     make_folders(work);
     return work;
@@ -242,7 +246,7 @@ int cmd_init(int argc, char **argv) {
          "--preset: the UNet has 4 input channels, for `cocogold pretrain`, whose result --from converts"},
         {OPT_STRING, "vae", &vae, "--preset: take the VAE of this model directory", "DIR"},
         {OPT_LONG, "seed", &seed, "seed of the random weights", "N"},
-        {OPT_FLAG, "force", &force, "replace the contents of DIR"},
+        {OPT_FLAG, "force", &force, "replace the model directory DIR"},
         OPTIONS_END};
     static const OptionsHelp help = {.about = "Writes a model directory in diffusers' layout.",
                                      .usage = "--preset mini|sd1|sd2 DIR  |  --from SD_DIR DIR",
@@ -252,6 +256,10 @@ int cmd_init(int argc, char **argv) {
     if (!preset == !from) { die("expected either --preset NAME or --from DIR"); }
     if (from && text_to_image) { die("--text-to-image: expected with --preset, not with --from"); }
     if (from && vae) { die("--vae: expected with --preset, not with --from"); }
+    const char *reads = from ? from : vae;
+    if (force && reads && path_inside(reads, arguments[0])) {
+        die("--force: %s lies in %s, which would be replaced", reads, arguments[0]);
+    }
     char *to = xstrdup(arguments[0]), *work = begin_folder(to, force);
     Device dev;
     device_open(&dev, 0);
@@ -266,7 +274,6 @@ int cmd_init(int argc, char **argv) {
         write_preset(&plan, &dev);
     }
     device_close(&dev);
-    if (folder_exists(to) && folder_empty(to)) { rmdir(to); }
     commit_rename(work, to);
     cleanup_remove(work);
     printf("wrote %s\n", to);

@@ -1,6 +1,7 @@
 #include "model/safetensors.h"
 #include "util/error.h"
 #include "util/file.h"
+#include "util/finite.h"
 #include "util/half.h"
 #include "util/json.h"
 #include <assert.h>
@@ -300,6 +301,14 @@ void tensor_to_float(const Tensor *tensor, int64_t first, int64_t count, float *
             dtypes[tensor->dtype].name);
     }
     drop_pages(data, (size_t)(count * dtypes[tensor->dtype].size));
+}
+
+void tensor_want_finite(const Tensor *tensor, const float *values, size_t count) {
+    size_t at = first_not_finite(values, count);
+    if (at < count) {
+        die("%s: tensor \"%s\" holds the value %g, expected finite numbers", tensor->path, tensor->name,
+            (double)values[at]);
+    }
 }
 
 void tensor_to_int64(const Tensor *tensor, int64_t first, int64_t count, int64_t *out) {

@@ -47,6 +47,8 @@ const Tensor *safetensors_find(const Safetensors *file, const char *name); // NU
 const char *safetensors_next_file(const Safetensors *file, const char *last);
 // Elements [first, first + count) converted to float (any float type) or int64 (any integer type). Die on other types.
 void tensor_to_float(const Tensor *tensor, int64_t first, int64_t count, float *out);
+// Dies, naming file and tensor, if one of its values, converted to float, is NaN or infinite.
+void tensor_want_finite(const Tensor *tensor, const float *values, size_t count);
 void tensor_to_int64(const Tensor *tensor, int64_t first, int64_t count, int64_t *out);
 
 // A file of F32 tensors being written: declare all tensors, then write their data in the declared order, as whole

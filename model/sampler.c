@@ -1,8 +1,11 @@
 #include "model/sampler.h"
 #include "kernels/kernels.h"
 #include "util/error.h"
+#include "util/finite.h"
 #include "util/philox.h"
 #include <math.h>
+#include <stdarg.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -207,11 +210,30 @@ void sampler_run(Sampler *s, const float *image_latent, const floatX *context, c
     denoise(s, image_latent, context, n, steps, dev);
 }
 
+// Before the values are clipped to [0, 1]: that would make a black pixel of a NaN.
+static int find_broken(const Sampler *s, const float *pictures, size_t count) {
+    size_t at = first_not_finite(pictures, count);
+    return at < count ? (int)(at / picture_count(s)) : -1;
+}
+
+void sampler_want_finite(const Sampler *s, const char *format, ...) {
+    if (s->broken < 0) { return; }
+    va_list arguments;
+    char *what = NULL;
+    va_start(arguments, format);
+    if (vasprintf(&what, format, arguments) < 0) { what = NULL; }
+    va_end(arguments);
+    die("%s: what the model draws for %s is NaN or infinite: expected finite pixels (is the model damaged, or was its "
+        "training unstable?)",
+        s->pipeline->folder, what ? what : format);
+}
+
 void sampler_decode(Sampler *s, float *pictures, int n, Device *dev) {
     size_t count = (size_t)n * picture_count(s);
     pipeline_decode(s->pipeline, &s->arena, s->images, s->latent, n, s->h, s->w, dev);
     device_copy(dev, pictures, s->images, count * sizeof(float), false);
     device_sync(dev);
+    s->broken = find_broken(s, pictures, count);
     for (size_t i = 0; i < count; i++) { pictures[i] = fminf(1, fmaxf(0, pictures[i] / 2 + 0.5f)); }
 }
 
@@ -219,13 +241,16 @@ void sampler_ensemble(Sampler *s, float *predictions, const float *image_latent,
                       const uint64_t *sample_ids, int n, int steps, int members, uint64_t seed, Device *dev) {
     size_t count = (size_t)n * picture_count(s);
     float *one = members > 1 ? xmalloc(count * sizeof *one) : NULL;
+    int broken = -1;
     for (int m = 0; m < members; m++) {
         sampler_run(s, image_latent, context, sample_ids, n, steps, m, seed, dev);
         sampler_decode(s, m == 0 ? predictions : one, n, dev);
+        if (broken < 0) { broken = s->broken; }
         if (m == 0) { continue; }
         float share = 1.0f / (float)(m + 1); // running mean
         for (size_t i = 0; i < count; i++) { predictions[i] += (one[i] - predictions[i]) * share; }
     }
+    s->broken = broken;
     free(one);
 }
 

@@ -24,6 +24,7 @@ typedef struct {
     // (n, h, w, L) on the host, set by the caller: sampling starts from a * start + sqrt(1 - a^2) * noise with
     // a^2 = alphas_cumprod at the first timestep, as a training sample of that timestep does. NULL: from noise alone.
     const float *start;
+    int broken; // the first row of the last decoding, or ensemble, with a pixel that is NaN or infinite; -1: none
 } Sampler;
 
 // The pipeline must have PART_UNET, PART_VAE_DECODER, PART_TEXT and PART_SCHEDULE open, and PART_VAE_ENCODER for
@@ -47,6 +48,8 @@ void sampler_run(Sampler *sampler, const float *image_latent, const floatX *cont
 // Decoded predictions (n, h f, w f, 3) in [0, 1] on the host, averaged over the members 0 .. members - 1.
 void sampler_ensemble(Sampler *sampler, float *predictions, const float *image_latent, const floatX *context,
                       const uint64_t *sample_ids, int n, int steps, int members, uint64_t seed, Device *dev);
+// Dies if there is such a row. The format says what was drawn: "picture 7".
+void sampler_want_finite(const Sampler *sampler, const char *format, ...) __attribute__((format(printf, 2, 3)));
 // noise (h, w, L) on the host: sampler_run's start for that id and member 0.
 void sampler_noise(Sampler *sampler, float *noise, uint64_t sample_id, uint64_t seed, Device *dev);
 // Decodes sampler->latent (n) to pictures (n, h f, w f, 3) in [0, 1] on the host.

@@ -3,6 +3,7 @@
 #include "model/safetensors.h"
 #include "util/error.h"
 #include "util/file.h"
+#include "util/finite.h"
 #include <stdlib.h>
 #include <string.h>
 
@@ -166,9 +167,15 @@ void weights_read(const Params *params, const char *folder, float *flat) {
         tensor_to_float(tensors[i], 0, 0, flat); // dies on a wrong type here, not in a thread
     }
     memset(flat + end, 0, (params->total - end) * sizeof *flat);
-#pragma omp parallel for schedule(dynamic)
+    int first = params->count; // of the slices that are not finite
+#pragma omp parallel for schedule(dynamic) reduction(min : first)
     for (int i = 0; i < params->count; i++) {
-        read_slice(&params->slices[i], tensors[i], flat + params->slices[i].offset);
+        const ParamSlice *slice = &params->slices[i];
+        read_slice(slice, tensors[i], flat + slice->offset);
+        if (first_not_finite(flat + slice->offset, slice->count) < slice->count && i < first) { first = i; }
+    }
+    if (first < params->count) {
+        tensor_want_finite(tensors[first], flat + params->slices[first].offset, params->slices[first].count);
     }
     safetensors_close(&file);
     free(tensors);

@@ -271,6 +271,7 @@ void log_validation(RunLog *log, int step, const Validation *v) {
     end_line(log, gen);
     save_sheet(log, step, &v->sheet);
     save_rows(log, step, v);
+    if (v->broken) { warn("validation at step %d: what the model draws is NaN or infinite", step); }
     printf("validation at step %d: loss %.4f", step, v->loss);
     if (v->seen.pairs) { printf("  gIoU seen %.3f (%d)", v->seen.giou, v->seen.pairs); }
     if (v->unseen.pairs) { printf("  unseen %.3f (%d)", v->unseen.giou, v->unseen.pairs); }

@@ -68,6 +68,7 @@ typedef struct {
     ValidationRow *rows;               // (count)
     ValidationLoss *losses;            // (loss_count)
     int count, loss_count;
+    int broken; // batches with a prediction that is NaN or infinite
 } Validation;
 void log_validation(RunLog *log, int step, const Validation *validation);
 // VAE: reconstruction loss, PSNR in dB (peak 2) and pictures.

@@ -232,6 +232,7 @@ static void score_batch(const Validator *v, Sampler *sampler, const HostBatch *b
     device_copy(dev, latents, sampler->latent, (size_t)rows * cells * sizeof(float), false);
     device_sync(dev);
     sampler_decode(sampler, prediction, rows, dev);
+    result->broken += sampler->broken >= 0;
     sampler_decode_latents(sampler, input, b->image, rows, dev);
     for (int i = 0; i < rows; i++) {
         int c = b->class_index[i]; // phrases without one class count as one class more, which is seen

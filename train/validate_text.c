@@ -137,6 +137,9 @@ static void draw_pairs(const TextValidator *v, Sampler *s, Image *images, const 
     size_t row = (size_t)s->T * (size_t)p->clip.config.hidden_size;
     sampler_run(s, NULL, context + row, ids, n, v->options->validation_steps, 0, VALIDATION_SEED, dev);
     sampler_decode(s, pictures, n, dev);
+    if (s->broken >= 0) {
+        warn("validation: what the model draws for \"%s\" is NaN or infinite", texts[first + s->broken]);
+    }
     to_images(s, pictures, images + 2 * first + 1, n);
     device_free(dev, context);
     free(pictures), free(latent);

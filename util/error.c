@@ -4,6 +4,7 @@
 #include <errno.h>
 #include <pthread.h>
 #include <stdarg.h>
+#include <stdatomic.h>
 #include <stdbool.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -15,12 +16,24 @@ static char **pending; // files under temporary names
 static size_t pending_count;
 static int rank = -1; // -1: there is only one
 static volatile bool died;
+static atomic_bool leaving; // a thread ends the process: the others say nothing more
+
+// Other threads may still write into a folder while it is removed: until their next cleanup_hold or die().
+static void remove_pending(void) {
+    for (size_t i = 0; i < pending_count; i++) {
+        int tries = 100;
+        do { remove_tree(pending[i]); } while (access(pending[i], F_OK) == 0 && --tries && usleep(10000) == 0);
+    }
+    pending_count = 0;
+}
+
+void cleanup_hold(void) { pthread_mutex_lock(&lock); }
+void cleanup_release(void) { pthread_mutex_unlock(&lock); }
 
 void cleanup_now(void) {
-    pthread_mutex_lock(&lock);
-    for (size_t i = 0; i < pending_count; i++) { remove_tree(pending[i]); }
-    pending_count = 0;
-    pthread_mutex_unlock(&lock);
+    cleanup_hold();
+    remove_pending();
+    cleanup_release();
 }
 
 void cleanup_add(const char *path) {
@@ -56,9 +69,14 @@ static void say(const char *prefix, const char *format, va_list arguments) {
     free(text);
 }
 
+static void wait_if_leaving(void) {
+    while (leaving) { pause(); }
+}
+
 // An error that all ranks share should be printed once, by rank 0. The other ranks wait; mpirun ends them meanwhile.
 void die(const char *format, ...) {
     if (rank > 0) { sleep(3); }
+    wait_if_leaving();
     va_list arguments;
     va_start(arguments, format);
     say("", format, arguments);
@@ -67,13 +85,22 @@ void die(const char *format, ...) {
     exit(1);
 }
 
-void die_now(const char *format, ...) {
+void leave_now(int code, const char *format, ...) {
+    if (atomic_exchange(&leaving, true)) { wait_if_leaving(); }
     va_list arguments;
     va_start(arguments, format);
     say("", format, arguments);
     va_end(arguments);
-    cleanup_now();
-    _exit(1);
+    cleanup_hold(); // for good: nothing is renamed any more
+    remove_pending();
+    _exit(code);
+}
+
+void complain(const char *format, ...) {
+    va_list arguments;
+    va_start(arguments, format);
+    say("", format, arguments);
+    va_end(arguments);
 }
 
 bool error_died(void) { return died; }

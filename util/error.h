@@ -8,8 +8,12 @@
 // The sentence names the file, the field and what was expected.
 void die(const char *format, ...) __attribute__((format(printf, 1, 2), noreturn));
 
-// Like die, for a thread that watches others: does not call exit(), which could wait for threads that hang.
-void die_now(const char *format, ...) __attribute__((format(printf, 1, 2), noreturn));
+// Like die, with an exit code, for a thread that watches others: does not call exit(), which could wait for threads
+// that hang. What other threads do meanwhile gets no final name, and they say nothing more.
+void leave_now(int code, const char *format, ...) __attribute__((format(printf, 2, 3), noreturn));
+
+// Prints the sentence as die does, but returns: for a caller that ends with exit code 1 together with other ranks.
+void complain(const char *format, ...) __attribute__((format(printf, 1, 2)));
 
 // True once die() has been called.
 bool error_died(void);
@@ -30,6 +34,9 @@ void error_check_stdout(void);
 void cleanup_add(const char *path);
 void cleanup_remove(const char *path);
 void cleanup_now(void); // removes all of them; exit() calls it, _exit() does not
+// Around a rename to a final name: between the two nothing is removed. The first does not return once leave_now is on.
+void cleanup_hold(void);
+void cleanup_release(void);
 
 // malloc, calloc, realloc and strdup that call die when memory runs out.
 void *xmalloc(size_t bytes);

@@ -99,13 +99,13 @@ static int sync_entry(const char *path, const struct stat *s, int kind, struct F
     return 0;
 }
 
-static void sync_parent(const char *path) {
-    char *parent = xstrdup(path);
-    char *slash = strrchr(parent, '/');
-    if (slash) { *slash = 0; }
-    sync_path(!slash ? "." : *parent ? parent : "/");
-    free(parent);
+// The folder that a path lies in, with a slash at its end; "." for a bare name.
+static Path folder_of(const char *path) {
+    const char *slash = strrchr(path, '/');
+    return path_of("%.*s", slash ? (int)(slash - path + 1) : 1, slash ? path : ".");
 }
+
+static void sync_parent(const char *path) { sync_path(folder_of(path).text); }
 
 // PATH.KIND-HOST-PID. The caller frees it.
 static char *name_beside(const char *path, const char *kind, long pid) {
@@ -114,8 +114,39 @@ static char *name_beside(const char *path, const char *kind, long pid) {
     return xprintf("%s.%s-%s-%ld", path, kind, host, pid);
 }
 
+static bool ended(long pid) { return kill((pid_t)pid, 0) != 0 && errno == ESRCH; }
+
+// Removes NAME.KIND-HOST-PID of this host's processes that no longer run: they were killed before they could rename or
+// remove it. Whether a process of another host runs cannot be known here. name NULL: any name, and this process's id
+// too, since containers use the same ones again. An "old" folder goes back to its name if nothing has taken that.
+static void remove_leftovers(const char *folder, const char *name, const char *kind) {
+    char *mark = name_beside(name ? name : "", kind, 0);
+    size_t length = strlen(mark) - 1; // without the 0
+    mark[length] = 0;
+    DIR *entries = opendir(folder);
+    for (struct dirent *e; entries && (e = readdir(entries));) {
+        const char *at = strstr(e->d_name, mark);
+        if (!at || (name && at != e->d_name)) { continue; }
+        char *end;
+        long pid = strtol(at + length, &end, 10);
+        if (pid <= 0 || *end || !(ended(pid) || (!name && pid == (long)getpid()))) { continue; }
+        Path leftover = path_of("%s/%s", folder, e->d_name), final = path_of("%s/%s", folder, name ? name : "");
+        bool only = strcmp(kind, "old") == 0 && access(final.text, F_OK) != 0; // killed between the two renames
+        if (only) {
+            rename(leftover.text, final.text);
+        } else {
+            remove_tree(leftover.text);
+        }
+    }
+    if (entries) { closedir(entries); }
+    free(mark);
+}
+
+void remove_temporaries(const char *folder) { remove_leftovers(folder, NULL, "tmp"); }
+
 static void want_writable(const char *folder, const char *path) {
     char *name = xprintf("%s/.cocogold", folder), *probe = name_beside(name, "tmp", (long)getpid());
+    remove_temporaries(folder);
     int fd = open(probe, O_CREAT | O_EXCL | O_WRONLY, 0666);
     if (fd < 0 && errno != EEXIST) { die("%s: cannot be written: %s", path, strerror(errno)); }
     if (fd >= 0) { close(fd); }
@@ -142,8 +173,7 @@ void want_folder(const char *path) {
 }
 
 void want_folder_of(const char *option, const char *path) {
-    const char *slash = strrchr(path, '/');
-    Path folder = path_of("%.*s", slash ? (int)(slash - path + 1) : 1, slash ? path : ".");
+    Path folder = folder_of(path);
     if (!folder_exists(folder.text)) { die("%s %s: %s is not a folder", option, path, folder.text); }
     want_writable(folder.text, path);
 }
@@ -153,51 +183,46 @@ void want_output(const char *option, const char *path) {
     want_folder_of(option, path);
 }
 
-// Removes PATH.KIND-HOST-PID of this host's processes that no longer run: they were killed before they could rename or
-// remove it. Whether a process of another host runs cannot be known here.
-static void remove_leftovers(const char *path, const char *kind) {
-    const char *slash = strrchr(path, '/');
-    char *folder = slash ? xprintf("%.*s", (int)(slash - path) + 1, path) : xstrdup(".");
-    char *prefix = name_beside(slash ? slash + 1 : path, kind, 0);
-    size_t length = strlen(prefix) - 1; // without the 0
-    DIR *entries = opendir(folder);
-    for (struct dirent *e; entries && (e = readdir(entries));) {
-        if (strncmp(e->d_name, prefix, length) != 0) { continue; }
-        char *end, *leftover = xprintf("%s/%s", folder, e->d_name);
-        long pid = strtol(e->d_name + length, &end, 10);
-        if (pid > 0 && !*end && kill((pid_t)pid, 0) != 0 && errno == ESRCH) { remove_tree(leftover); }
-        free(leftover);
-    }
-    if (entries) { closedir(entries); }
-    free(folder);
-    free(prefix);
+char *temporary_name(const char *path) {
+    const char *slash = strrchr(path, '/'), *name = slash ? slash + 1 : path;
+    remove_leftovers(folder_of(path).text, name, "tmp");
+    remove_leftovers(folder_of(path).text, name, "old");
+    return name_beside(path, "tmp", (long)getpid());
 }
 
-char *temporary_name(const char *path) {
-    remove_leftovers(path, "tmp");
-    return name_beside(path, "tmp", (long)getpid());
+// Exchanges the names of two folders. Where the system cannot do it in one step, the old one is put back if the second
+// rename fails. Returns false, with errno, on failure.
+static bool exchange(const char *temporary, const char *path) {
+    if (renameat2(AT_FDCWD, temporary, AT_FDCWD, path, RENAME_EXCHANGE) == 0) { return true; }
+    char *old = name_beside(path, "old", (long)getpid());
+    bool done = rename(path, old) == 0;
+    if (done && rename(temporary, path) != 0) {
+        int reason = errno;
+        done = false;
+        rename(old, path);
+        errno = reason;
+    }
+    if (done) { rename(old, temporary); }
+    free(old);
+    return done;
 }
 
 void commit_rename(const char *temporary, const char *path) {
     nftw(temporary, sync_entry, OPEN_FOLDERS, FTW_DEPTH);
-    char *old = NULL;
-    if (folder_exists(path)) {
-        old = name_beside(path, "old", (long)getpid());
-        remove_tree(old);
-        if (rename(path, old) != 0) { die("%s: cannot be replaced: %s", path, strerror(errno)); }
-    }
-    if (rename(temporary, path) != 0) { die("%s: cannot be renamed to %s: %s", temporary, path, strerror(errno)); }
+    cleanup_hold();
+    bool done = folder_exists(path) ? exchange(temporary, path) : rename(temporary, path) == 0;
+    int reason = errno;
+    cleanup_release();
+    if (!done) { die("%s: cannot be renamed to %s: %s", temporary, path, strerror(reason)); }
     sync_parent(path);
-    if (old) { remove_tree(old); }
-    remove_leftovers(path, "old");
-    free(old);
+    remove_tree(temporary); // the old folder
 }
 
 AtomicFile atomic_open(const char *path) {
     AtomicFile file = {.path = xstrdup(path), .temporary = temporary_name(path)};
+    cleanup_add(file.temporary);
     file.stream = fopen(file.temporary, "wb");
     if (!file.stream) { die("%s: cannot be written: %s", path, strerror(errno)); }
-    cleanup_add(file.temporary);
     return file;
 }
 
@@ -207,7 +232,11 @@ void atomic_commit(AtomicFile *file) {
     int reason = errno;
     failed |= fclose(file->stream) != 0;
     if (failed) { die("%s: cannot be written: %s", file->path, strerror(reason)); }
-    if (rename(file->temporary, file->path) != 0) { die("%s: cannot be written: %s", file->path, strerror(errno)); }
+    cleanup_hold();
+    failed = rename(file->temporary, file->path) != 0;
+    reason = errno;
+    cleanup_release();
+    if (failed) { die("%s: cannot be written: %s", file->path, strerror(reason)); }
     sync_parent(file->path);
     cleanup_remove(file->temporary);
     free(file->path);
@@ -219,6 +248,16 @@ void atomic_write(const char *path, const void *bytes, size_t size) {
     AtomicFile file = atomic_open(path);
     fwrite(bytes, 1, size, file.stream);
     atomic_commit(&file);
+}
+
+bool path_inside(const char *path, const char *folder) {
+    char *inner = realpath(path, NULL), *outer = realpath(folder, NULL);
+    size_t length = outer ? strlen(outer) : 0;
+    bool inside = inner && outer && strncmp(inner, outer, length) == 0 &&
+                  (inner[length] == '/' || inner[length] == 0 || outer[length - 1] == '/');
+    free(inner);
+    free(outer);
+    return inside;
 }
 
 void sha256_file(const char *path, char hex[65]) {

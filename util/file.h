@@ -42,10 +42,17 @@ void atomic_write(const char *path, const void *bytes, size_t size); // the thre
 // The temporary name of PATH until it is complete: PATH.tmp-HOST-PID. The caller frees it. Also removes the temporary
 // files that killed processes of this host left behind for the same PATH.
 char *temporary_name(const char *path);
+// Removes everything under such names in the folder, for any PATH, that killed processes of this host left behind. For
+// the start of a command: this process must not write there yet. The want_ functions above call it.
+void remove_temporaries(const char *folder);
 
 // Flushes a finished file or folder to disk and renames it to `path`. An existing file is replaced; an existing folder
-// is moved away first and removed afterwards. Dies on failure.
+// exchanges its name with it and is then removed: there is no moment without it where the system has renameat2. Dies on
+// failure; then the existing one stays.
 void commit_rename(const char *temporary, const char *path);
+
+// True if the path is the folder or lies in it, links resolved. False if one of them does not exist.
+bool path_inside(const char *path, const char *folder);
 
 // SHA-256 of a file's bytes as 64 hexadecimal digits. Dies if it cannot be read.
 void sha256_file(const char *path, char hex[65]);

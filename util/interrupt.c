@@ -1,23 +1,59 @@
 #include "util/interrupt.h"
+#include "util/error.h"
+#include <poll.h>
+#include <pthread.h>
 #include <signal.h>
+#include <stdatomic.h>
 #include <stdio.h>
 #include <string.h>
+#include <sys/stat.h>
 #include <unistd.h>
 
-static volatile sig_atomic_t received;
-static char message[160];
+static atomic_int received;
+static _Atomic(const char *) loop_says; // NULL: no loop asks for signals
 
-static void handler(int signal) {
-    received = signal;
-    (void)!write(STDERR_FILENO, message, strlen(message));
+// Waits for signals instead of handling them, since what ending needs (locks, memory) is forbidden in a handler.
+static void *watch(void *set) {
+    for (int signal; sigwait(set, &signal) == 0;) {
+        const char *said = loop_says;
+        if (!said || received) { leave_now(128 + signal, "ended by signal %d (%s)", signal, strsignal(signal)); }
+        received = signal;
+        fprintf(stderr, "\ncocogold: %s (again: leave at once)\n", said);
+    }
+    return NULL;
 }
 
-void interrupt_install(const char *said) {
-    struct sigaction action = {.sa_handler = handler, .sa_flags = (int)SA_RESETHAND | SA_RESTART};
-    snprintf(message, sizeof message, "\ncocogold: %s (again: leave at once)\n", said);
-    sigaction(SIGINT, &action, NULL);
-    sigaction(SIGTERM, &action, NULL);
-    sigaction(SIGUSR1, &action, NULL); // mpirun and srun pass it on and leave us the time to save
+static bool ignored(int signal) { // by nohup
+    struct sigaction action;
+    return sigaction(signal, NULL, &action) == 0 && action.sa_handler == SIG_IGN;
 }
 
-int interrupt_signal(void) { return received; }
+void interrupt_start(void) {
+    static sigset_t set;
+    pthread_t thread;
+    sigemptyset(&set);
+    if (!ignored(SIGHUP)) { sigaddset(&set, SIGHUP); }
+    sigaddset(&set, SIGINT);
+    sigaddset(&set, SIGTERM);
+    sigaddset(&set, SIGUSR1); // mpirun and srun pass it on and leave us the time to save
+    pthread_sigmask(SIG_BLOCK, &set, NULL);
+    signal(SIGPIPE, SIG_IGN);
+    signal(SIGXFSZ, SIG_IGN);
+    if (pthread_create(&thread, NULL, watch, &set) != 0) { die("cannot start the thread that waits for signals"); }
+    pthread_detach(thread);
+}
+
+void interrupt_install(const char *said) { loop_says = said; }
+
+// A terminal that is gone does not count: without SIGHUP the command shall go on.
+static bool nobody_reads(void) {
+    struct stat s;
+    struct pollfd out = {.fd = STDOUT_FILENO};
+    return poll(&out, 1, 0) == 1 && out.revents & POLLERR && fstat(out.fd, &s) == 0 &&
+           (S_ISFIFO(s.st_mode) || S_ISSOCK(s.st_mode));
+}
+
+int interrupt_signal(void) {
+    if (!received && loop_says && nobody_reads()) { received = SIGPIPE; }
+    return received;
+}

@@ -1,5 +1,12 @@
-// Ctrl-C, SIGTERM and SIGUSR1 in a long run: the first asks the loop to come to an end, the second ends at once.
+// Signals. SIGHUP, SIGINT, SIGTERM and SIGUSR1 end a command in one sentence with exit code 128 + signal, and leave
+// nothing half-written. In a long loop the first one only asks the loop to come to an end; the second ends at once.
+// SIGPIPE and SIGXFSZ are errors of the write that causes them instead.
 #pragma once
-// `said` is written to stderr when the first one comes ("saving a checkpoint before leaving").
+// Starts the thread that waits for signals. Called by main, before there are other threads: they inherit the mask.
+void interrupt_start(void);
+// From now on a loop asks interrupt_signal. `said` is written to stderr when the first signal comes ("saving a
+// checkpoint before leaving").
 void interrupt_install(const char *said);
-int interrupt_signal(void); // 0, or the signal that asked; the program then exits with 128 + signal
+// 0, or the signal that asks the loop to end; the program then exits with 128 + signal. SIGPIPE if nobody reads
+// standard output any more: the program then exits with code 1 (error_check_stdout).
+int interrupt_signal(void);

@@ -49,7 +49,7 @@ static void *watch_nccl(void *argument) {
         ncclResult_t state = ncclSuccess;
         ncclCommGetAsyncError(in->nccl, &state);
         if (state != ncclSuccess && state != ncclInProgress) {
-            die_now("communication between the GPUs failed: %s: %s", ncclGetErrorString(state),
+            leave_now(1, "communication between the GPUs failed: %s: %s", ncclGetErrorString(state),
                     ncclGetLastError(in->nccl));
         }
         struct timespec until;

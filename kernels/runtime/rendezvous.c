@@ -281,7 +281,7 @@ static int link_to_rank_0(Rendezvous *meeting, const char *address, int port, in
 
 static void end_with(const Rendezvous *meeting, int rank) {
     const Peer *peer = &meeting->peers[rank];
-    die_now("rank %d (%s, process %d) has ended before the others: this run ends", rank, peer->host,
+    leave_now(1, "rank %d (%s, process %d) has ended before the others: this run ends", rank, peer->host,
             (int)peer->process);
 }
 

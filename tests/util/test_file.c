@@ -39,6 +39,7 @@ static void test_leftovers(void **state) {
         {xprintf("%s/other.h5.tmp-%s-%ld", folder, host, ended), true, true},
     };
     size_t count = sizeof beside / sizeof *beside;
+    atomic_write(path, "whole", 5);
     for (size_t i = 0; i < count; i++) {
         if (beside[i].file) {
             atomic_write(beside[i].name, "x", 1);
@@ -48,7 +49,6 @@ static void test_leftovers(void **state) {
             free(inside);
         }
     }
-    atomic_write(path, "whole", 5);
     char *name = temporary_name(path), *expected = xprintf("%s.tmp-%s-%ld", path, host, (long)getpid());
     assert_string_equal(name, expected);
     make_folders(name); // as a folder: the leftovers of what is replaced go too
