@@ -198,6 +198,18 @@ void loader_read(Loader *l, long long number, const LoaderBatch *batch) {
     }
 }
 
+char *loader_name(const Loader *l, long long position) {
+    int64_t *order = xmalloc((size_t)l->n * sizeof *order);
+    loader_permutation(l->options.seed, position / l->n, l->n, order);
+    int64_t sample = l->kept[order[position % l->n]];
+    free(order);
+    ShardSample s = {0};
+    shards_read(l->set, sample, &s);
+    int k = shard_of(l->set, sample);
+    return xprintf("sample %lld of %s (picture %lld)", (long long)(sample - l->set->first[k]), l->set->shards[k].path,
+                   (long long)s.image_id);
+}
+
 static void keep_classes(Loader *l) {
     const ShardSet *set = l->set;
     const bool *keep = l->options.keep;

@@ -59,6 +59,9 @@ Loader *loader_open(const ShardSet *set, const LoaderOptions *options); // the s
 // Reads this rank's part of micro-batch `number` (from 0, at `start`). One thread at a time; shards_read may be called
 // while it runs.
 void loader_read(Loader *loader, long long number, const LoaderBatch *batch);
+// "sample 3 of shards/train-00000.h5 (picture 42)", to be freed: the one at a position of the stream. May be called
+// while loader_read runs.
+char *loader_name(const Loader *loader, long long position);
 long long loader_samples(const Loader *loader); // n: samples per epoch, after the class filter
 void loader_close(Loader *loader);
 

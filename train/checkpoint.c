@@ -1,6 +1,7 @@
 #include "train/checkpoint.h"
 #include "eval/settings.h"
 #include "model/safetensors.h"
+#include "train/digests.h"
 #include "train/record.h"
 #include "util/error.h"
 #include "util/file.h"
@@ -9,6 +10,8 @@
 #include <stdlib.h>
 #include <string.h>
 #include <unistd.h>
+
+static const char digests_name[] = "trainer/sha256.txt";
 
 static char *checkpoint_path(const char *out, int step) { return xprintf("%s/checkpoint-%06d", out, step); }
 
@@ -32,7 +35,7 @@ static bool is_leftover(const char *name) {
 
 // Renames the folder first, then removes it, so that no incomplete checkpoint is ever visible.
 static void remove_checkpoint(const char *path) {
-    char *old = xprintf("%s.old-%ld", path, (long)getpid());
+    char *old = temporary_name(path);
     remove_tree(old);
     remove_tree(rename(path, old) == 0 ? old : path);
     free(old);
@@ -47,12 +50,12 @@ static int *list_steps(const char *out, int *count) {
     DIR *folder = opendir(out);
     for (struct dirent *e; folder && (e = readdir(folder));) {
         int step = checkpoint_step(e->d_name);
-        char *state = xprintf("%s/%s/trainer/state.json", out, e->d_name);
-        if (step >= 0 && file_exists(state)) {
+        Path state = path_of("%s/%s/trainer/state.json", out, e->d_name);
+        Path digests = path_of("%s/%s/%s", out, e->d_name, digests_name);
+        if (step >= 0 && (file_exists(state.text) || file_exists(digests.text))) {
             steps = xrealloc(steps, (size_t)(*count + 1) * sizeof *steps);
             steps[(*count)++] = step;
         }
-        free(state);
     }
     if (folder) { closedir(folder); }
     if (steps) { qsort(steps, (size_t)*count, sizeof *steps, descending); }
@@ -66,7 +69,22 @@ char *checkpoint_newest(const char *out, int *step) {
     return count ? checkpoint_path(out, *step) : NULL;
 }
 
-static void remove_leftovers(const char *out) {
+void checkpoint_want_whole(const char *out) {
+    int count, *steps = list_steps(out, &count);
+    char *newest = count ? checkpoint_path(out, steps[0]) : NULL;
+    char *damage = newest ? digests_check(newest, digests_name) : NULL;
+    for (int i = 1; damage && i < count; i++) {
+        char *older = checkpoint_path(out, steps[i]);
+        if (digests_check(older, digests_name)) { continue; }
+        die("--resume: %s is damaged (%s), but %s is whole: move the damaged one away to go on from there", newest,
+            damage, older);
+    }
+    if (damage) { die("--resume: %s is damaged (%s), and no older checkpoint is whole", newest, damage); }
+    free(newest);
+    free(steps);
+}
+
+void checkpoint_remove_leftovers(const char *out) {
     DIR *folder = opendir(out);
     for (struct dirent *e; folder && (e = readdir(folder));) {
         char *path = xprintf("%s/%s", out, e->d_name);
@@ -84,7 +102,6 @@ static void remove_but(const char *out, int kept) {
         free(path);
     }
     free(steps);
-    remove_leftovers(out);
 }
 
 void checkpoint_remove_all(const char *out) { remove_but(out, 0); }
@@ -196,10 +213,11 @@ char *checkpoint_write(const TrainOptions *o, const char *base, int step, const 
     return work;
 }
 
-char *checkpoint_commit(const TrainOptions *o, int step, char *work) {
+char *checkpoint_commit(const TrainOptions *o, int step, char *work, bool keep_all) {
     char *path = checkpoint_path(o->out, step);
+    digests_write(work, digests_name);
     finish_folder(path, work);
-    remove_but(o->out, o->checkpoints_total_limit ? o->checkpoints_total_limit : INT_MAX);
+    remove_but(o->out, o->checkpoints_total_limit && !keep_all ? o->checkpoints_total_limit : INT_MAX);
     return path;
 }
 
@@ -210,6 +228,7 @@ static void read_moment(const Optimizer *opt, float *array, const Safetensors *f
     }
     float *host = xmalloc(opt->total * sizeof(float));
     tensor_to_float(tensor, 0, tensor->count, host);
+    tensor_want_finite(tensor, host, opt->total);
     optimizer_store(opt, array, 0, opt->total, host, dev);
     free(host);
 }

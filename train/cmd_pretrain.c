@@ -108,6 +108,11 @@ static void next_batch(void *data, Device *dev) {
     feed_next(&t->feed, dev);
 }
 
+static char *name_sample(void *data, long long position) {
+    Pretrainer *t = data;
+    return loader_name(t->loader, position);
+}
+
 // ---- validation and checkpoints ------------------------------------------------------------------------------------
 
 // The models that are trained, in the order of the optimizer's buffers. Backward ends with the text encoder, so its
@@ -241,6 +246,7 @@ int cmd_pretrain(int argc, char **argv) {
                  .model = &t.diffusion,
                  .owner = &t,
                  .next_batch = next_batch,
+                 .name_sample = name_sample,
                  .validate = validate,
                  .describe = describe,
                  .frozen_bytes = frozen_bytes(&t),

@@ -65,6 +65,11 @@ static void next_batch(void *data, Device *dev) {
     contexts_gather(&t->prompts.contexts, t->context, arrays[FEED_TEXT], t->diffusion.B, dev);
 }
 
+static char *name_sample(void *data, long long position) {
+    UNetTrainer *t = data;
+    return loader_name(t->loader, position);
+}
+
 // ---- validation and checkpoints ------------------------------------------------------------------------------------
 
 // Validates the moving average, if there is one, because it is used later. Its parts are gathered from all ranks.
@@ -216,6 +221,7 @@ int cmd_train(int argc, char **argv) {
                  .model = &t.diffusion,
                  .owner = &t,
                  .next_batch = next_batch,
+                 .name_sample = name_sample,
                  .validate = validate,
                  .describe = describe,
                  .frozen_bytes = decoder ? t.pipeline.vae_decoder.params.total * sizeof(floatX) : 0,

@@ -116,6 +116,11 @@ static void next_batch(void *data, Device *dev) {
     feed_next(&t->feed, dev);
 }
 
+static char *name_sample(void *data, long long position) {
+    VAETrainer *t = data;
+    return pictures_name(&t->training, position);
+}
+
 // ---- validation ----------------------------------------------------------------------------------------------------
 
 // "val2017" for "train2017"; the split itself if it does not begin with "train" or there is no such split.
@@ -311,6 +316,7 @@ int cmd_train_vae(int argc, char **argv) {
                  .model = &t,
                  .owner = &t,
                  .next_batch = next_batch,
+                 .name_sample = name_sample,
                  .validate = validate,
                  .describe = describe,
                  .samples = t.coco.picture_count};

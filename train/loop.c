@@ -124,13 +124,32 @@ static void save(Trainer *t, const Task *task, int step) {
     char *folder = checkpoint_write(t->options, run_log_base(&t->log), step, &task->trained, &t->optimizer, &t->dev);
     if (!folder) { return; } // only rank 0 gets one
     task->describe(task->owner, folder, &t->dev);
-    char *checkpoint = checkpoint_commit(t->options, step, folder);
+    char *checkpoint = checkpoint_commit(t->options, step, folder, t->step.bad > 0);
     free(t->log.checkpoint);
     t->log.checkpoint = checkpoint;
     printf("saved %s\n", checkpoint);
 }
 
 static bool due(int step, int period) { return period > 0 && step % period == 0; }
+
+// While steps are skipped nothing is saved, unless a signal comes, and no older checkpoint is removed: the last good
+// one stays.
+static bool gives_up(const Trainer *t) {
+    int limit = t->options->skipped_steps_limit;
+    return limit && t->step.bad >= limit;
+}
+
+// The end of a run that has gone wrong: the same on all ranks.
+static bool went_wrong(const Trainer *t, int step) {
+    bool none = t->options->skipped_steps_limit && step >= t->options->max_train_steps && t->optimizer.skipped >= step;
+    if (!gives_up(t) && !none) { return false; }
+    if (t->comm.rank > 0) { return true; }
+    const char *checkpoint = t->log.checkpoint;
+    complain("training ends: the loss or gradient of the last %d steps was not finite (--skipped-steps-limit); %s%s",
+             t->step.bad, checkpoint ? "the last good checkpoint is " : "there is no checkpoint yet",
+             checkpoint ? checkpoint : "");
+    return true;
+}
 
 // Losses and norm return through pinned memory and are printed one step late, so that no step waits for the host. While
 // rank 0 works alone between two steps, the others wait in the next reduction.
@@ -141,13 +160,15 @@ int train(Trainer *t, const Task *task) {
     plan_memory(t, task);
     open_optimizer(t, task);
     *s = step_create(o, &t->comm, &t->optimizer, task->trained.params, dev);
+    s->name_sample = task->name_sample;
+    s->owner = task->owner;
     t->log.least_seconds = least_seconds(t, task);
     run_log_begin(&t->log, (long long)parameters(task), task->samples, task->vae_sha256);
     interrupt_install("saving a checkpoint before leaving");
 
     int step = t->log.first_step, saved = step;
     if (step == 0 && o->validate_every) { task->validate(task->owner, 0, dev); }
-    while (step < o->max_train_steps && !step_stopped(s)) {
+    while (step < o->max_train_steps && !step_stopped(s) && !gives_up(t)) {
         step_begin(s, step, dev);
         for (int k = 0; k < o->gradient_accumulation_steps; k++) {
             task->next_batch(task->owner, dev);
@@ -161,10 +182,12 @@ int train(Trainer *t, const Task *task) {
         step++;
         bool last = step == o->max_train_steps, validates = due(step, o->validate_every) || (last && o->validate_every);
         if (validates || due(step, o->checkpoint_every)) { step_print(s, &t->log, step - 1); }
+        if (gives_up(t)) { break; }
         if (validates) { task->validate(task->owner, step, dev); }
-        if (due(step, o->checkpoint_every)) { save(t, task, saved = step); }
+        if (due(step, o->checkpoint_every) && !s->bad) { save(t, task, saved = step); }
     }
     step_print(s, &t->log, step - 1);
+    if (went_wrong(t, step)) { return 1; }
     if (step > saved) { save(t, task, step); }
     run_log_publish(&t->log, step);
     int signal = step_stopped(s);

@@ -11,6 +11,7 @@ typedef struct {
     void *model;                                                    // first argument of micro_step
     void *owner;                                                    // first argument of the functions below
     void (*next_batch)(void *owner, Device *dev);                   // brings the next micro-step's input to the device
+    char *(*name_sample)(void *owner, long long position);          // of a position of the stream, to be freed
     void (*validate)(void *owner, int step, Device *dev);           // after `step` steps, on all ranks
     void (*describe)(void *owner, const char *folder, Device *dev); // rank 0: adds config.json, ... to a checkpoint
     size_t frozen_bytes, validation_bytes;                          // memory of frozen weights; memory of a validation
@@ -39,5 +40,6 @@ void trainer_close(Trainer *trainer);
 void trainer_measure(Trainer *trainer);
 
 // Plans and prints the memory, and dies if there is too little; then runs all steps, validations and checkpoints.
-// Returns the exit code: 0, or 128 + signal after Ctrl-C, SIGTERM or SIGUSR1.
+// Returns the exit code: 0; 128 + signal after Ctrl-C, SIGTERM, SIGHUP or SIGUSR1; 1 after --skipped-steps-limit steps
+// in a row that are not finite, of which none is saved.
 int train(Trainer *trainer, const Task *task);

@@ -22,6 +22,7 @@ TrainOptions train_options_default(void) {
         .validation_samples = 64,
         .checkpoint_every = 500,
         .checkpoints_total_limit = 2,
+        .skipped_steps_limit = 5,
         .seed = 2024,
     };
 }
@@ -103,6 +104,9 @@ static const Option *make_table(TrainOptions *o, const Option *own) {
          .high = 1e9, .may_change = true},
         {OPT_INT, "checkpoints-total-limit", &o->checkpoints_total_limit, "checkpoints to keep (0: all)", "N",
          .high = 1e9, .may_change = true},
+        {OPT_INT, "skipped-steps-limit", &o->skipped_steps_limit,
+         "end with an error after N steps in a row whose loss or gradient is not finite (0: never)", "N", .high = 1e9,
+         .may_change = true},
         OPTIONS_END};
     return join(first, own, last);
 }

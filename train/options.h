@@ -17,6 +17,7 @@ typedef struct {
     int zero, no_cuda_graph, no_roofline;
     // periods
     int log_every, validate_every, validation_samples, checkpoint_every, checkpoints_total_limit;
+    int skipped_steps_limit;
     // run
     int resume, overwrite;
     // for log and checkpoints

@@ -54,6 +54,15 @@ void pictures_read(Pictures *p, long long number, float *out) {
     }
 }
 
+char *pictures_name(const Pictures *p, long long position) {
+    long long n = p->coco->picture_count;
+    int64_t *order = xmalloc((size_t)n * sizeof *order);
+    loader_permutation(p->seed, position / n, n, order);
+    char *name = xprintf("picture %s", p->coco->pictures[order[position % n]].file_name);
+    free(order);
+    return name;
+}
+
 void pictures_open(Pictures *p) {
     p->order = xmalloc((size_t)(p->coco->picture_count + 1) * sizeof *p->order);
     p->epoch = -1;

@@ -26,6 +26,8 @@ void pictures_open(Pictures *pictures);
 void pictures_close(Pictures *pictures);
 // This rank's part of batch `number` (from 0, at `start`): out (rows, R, R, 3) in [-1, 1]. Not thread-safe.
 void pictures_read(Pictures *pictures, long long number, float *out);
+// "picture 000042.jpg", to be freed: the file at a position of the stream. May be called while pictures_read runs.
+char *pictures_name(const Pictures *pictures, long long position);
 // The picture at a stream position in one kind: out (R, R, 3) in [-1, 1]. A picture that yields no sample is replaced
 // by the next one; dies if none does.
 void pictures_at(const Pictures *pictures, long long position, PictureKind kind, float *out);

@@ -5,7 +5,9 @@
 #include "util/csv.h"
 #include "util/error.h"
 #include "util/file.h"
+#include "util/lock.h"
 #include "util/progress.h"
+#include <dirent.h>
 #include <errno.h>
 #include <math.h>
 #include <stdlib.h>
@@ -56,7 +58,7 @@ static bool exists(const char *out, const char *name) {
 }
 
 static void clear_folder(const char *out) {
-    static const char *const ours[] = {"log.jsonl", "tensorboard", "samples", "validation", "model", NULL};
+    static const char *const ours[] = {"tensorboard", "samples", "validation", "model", "log.jsonl", NULL};
     checkpoint_remove_all(out);
     for (int i = 0; ours[i]; i++) {
         char *path = xprintf("%s/%s", out, ours[i]);
@@ -65,15 +67,35 @@ static void clear_folder(const char *out) {
     }
 }
 
-// --overwrite must not delete the model that the run starts from.
-static void check_overwrite(const TrainOptions *o) {
-    char *out = realpath(o->out, NULL), *model = realpath(o->model, NULL);
-    size_t length = out ? strlen(out) : 0;
-    if (out && model && strncmp(model, out, length) == 0 && (model[length] == '/' || model[length] == 0)) {
-        die("--overwrite: --model %s lies in --out %s, which would be deleted", o->model, o->out);
+// What a command wrote has a log, which is deleted last. An empty folder is as good; hidden files do not count.
+static bool may_overwrite(const char *out, const char *log_path) {
+    char begin[9] = "";
+    FILE *file = fopen(log_path, "r");
+    if (file) {
+        size_t length = fread(begin, 1, 8, file);
+        fclose(file);
+        return length == 0 || strcmp(begin, "{\"kind\":") == 0;
     }
-    free(out);
-    free(model);
+    DIR *entries = opendir(out);
+    bool empty = true;
+    for (struct dirent *e; entries && (e = readdir(entries));) { empty &= e->d_name[0] == '.'; }
+    if (entries) { closedir(entries); }
+    return empty;
+}
+
+// --overwrite must not delete what the run reads, nor what no run has written.
+static void check_overwrite(const TrainOptions *o, const char *log_path) {
+    static const char *const reads[] = {"model", "shards", "data"};
+    for (const Option *row = o->table; row->kind != OPT_END; row++) {
+        for (int i = 0; i < 3 && row->kind == OPT_STRING; i++) {
+            const char *path = *(char **)row->value;
+            if (strcmp(row->name, reads[i]) != 0 || !path || !path_inside(path, o->out)) { continue; }
+            die("--overwrite: --%s %s lies in --out %s, which would be deleted", row->name, path, o->out);
+        }
+    }
+    if (!may_overwrite(o->out, log_path)) {
+        die("--overwrite: --out %s holds files, but not a run (no log.jsonl): expected another folder", o->out);
+    }
 }
 
 // Rank 0 may start to write only after all others have read the folder.
@@ -92,10 +114,11 @@ static RunLog find_run(const TrainOptions *o, const Comm *comm) {
     RunLog log = {.options = o, .log_path = xprintf("%s/log.jsonl", o->out), .rank = comm->rank, .world = comm->world};
     if (o->resume && o->overwrite) { die("--resume and --overwrite contradict each other"); }
     if (o->overwrite) {
-        check_overwrite(o);
+        check_overwrite(o, log.log_path);
         return log;
     }
     char *newest = checkpoint_newest(o->out, &log.first_step);
+    if (o->resume && comm->rank == 0) { checkpoint_want_whole(o->out); }
     if (!o->resume && (newest || exists(o->out, "log.jsonl") || exists(o->out, "model"))) {
         die("%s: already holds a run: continue it with --resume, or delete it with --overwrite", o->out);
     }
@@ -107,9 +130,21 @@ static RunLog find_run(const TrainOptions *o, const Comm *comm) {
     return log;
 }
 
+// One run writes to a folder. What killed ones left in it goes.
+static bool lock_folder(const char *out) {
+    if (!folder_lock(out)) { return false; }
+    checkpoint_remove_leftovers(out);
+    return true;
+}
+
 RunLog run_log_open(const TrainOptions *o, Comm *comm) {
-    if (comm->rank == 0) { want_folder(o->out); }
+    bool locked = false;
+    if (comm->rank == 0) {
+        want_folder(o->out);
+        locked = folder_exists(o->out) && lock_folder(o->out);
+    }
     RunLog log = find_run(o, comm);
+    log.locked = locked;
     agree(&log, comm);
     return log;
 }
@@ -134,6 +169,9 @@ void run_log_begin(RunLog *log, long long parameters, long long samples, const c
     const char *out = log->options->out;
     if (log->rank > 0) { return; }
     make_folders(out);
+    if (!log->locked && lock_folder(out) && exists(out, "log.jsonl") && !log->options->overwrite) {
+        die("%s: holds a run that began at the same time: give another folder", out);
+    }
     if (log->options->overwrite) { clear_folder(out); }
     cut_log(log->log_path, log->checkpoint ? log->first_step : -1);
     log->file = fopen(log->log_path, log->checkpoint ? "a" : "w");
@@ -145,6 +183,7 @@ void run_log_begin(RunLog *log, long long parameters, long long samples, const c
     for (int i = 0; i < 2; i++) {
         folder = xprintf("%s/%s", out, folders[i]);
         make_folders(folder);
+        remove_temporaries(folder);
         free(folder);
     }
     yajl_gen gen = begin_line("run");
@@ -182,7 +221,22 @@ static void print_step(const RunLog *log, int step, double loss, double norm, do
     fflush(stdout);
 }
 
-void log_step(RunLog *log, int step, double loss, double norm, bool finite, double seconds) {
+static void watch_loss(RunLog *log, int step, double loss) {
+    if (!isfinite(loss)) { return; }
+    log->losses[log->loss_count++ % LOSS_WINDOW] = loss;
+    int count = log->loss_count < LOSS_WINDOW ? log->loss_count : LOSS_WINDOW;
+    double mean = 0;
+    for (int i = 0; i < count; i++) { mean += log->losses[i] / count; }
+    if (log->loss_count == 1 || mean < log->lowest) { log->lowest = mean; }
+    if (log->exploded || mean <= LOSS_EXPLODES * log->lowest) { return; }
+    log->exploded = true;
+    warn(
+        "step %d: the loss explodes: its mean over the last %d steps is %.4g, more than %d times the lowest such mean, "
+        "%.4g (a lower --lr or --max-grad-norm may help)",
+        step, count, mean, LOSS_EXPLODES, log->lowest);
+}
+
+void log_step(RunLog *log, int step, double loss, double norm, double seconds) {
     const TrainOptions *o = log->options;
     double samples = (double)train_samples(o, log->world);
     if (log->rank > 0) { return; }
@@ -198,7 +252,7 @@ void log_step(RunLog *log, int step, double loss, double norm, bool finite, doub
     if (log->least_seconds > 0) { json_put_number(gen, "roofline", round(log->least_seconds / seconds * 1e4) / 1e4); }
     end_line(log, gen);
     tensorboard_scalar(log->board, "train/samples_per_s", step, samples / seconds);
-    if (!finite) { warn("step %d: the gradient is not finite, so the step was skipped", step); }
+    watch_loss(log, step, loss);
     if (step % o->log_every == 0 || step == o->max_train_steps) {
         print_step(log, step, loss, norm, seconds, log->working / (step - log->first_step));
     }

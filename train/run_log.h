@@ -15,6 +15,8 @@
 #include "train/tensorboard.h"
 #include <stdio.h>
 
+enum { LOSS_WINDOW = 10, LOSS_EXPLODES = 10 };
+
 typedef struct {
     const TrainOptions *options;
     char *checkpoint; // the newest: at first the resumed one, later the last one saved; NULL: none yet
@@ -24,7 +26,10 @@ typedef struct {
     FILE *file;           // OUT/log.jsonl
     char *log_path;
     TensorBoard *board;
-    double started, working; // clock at the start; seconds in steps
+    double started, working;            // clock at the start; seconds in steps
+    double losses[LOSS_WINDOW], lowest; // finite ones of the last steps; their lowest mean so far
+    int loss_count;
+    bool locked, exploded; // this process holds OUT; the warning was given
 } RunLog;
 
 // Finds the checkpoint to resume; writes nothing yet. Dies if OUT holds another run and neither --resume nor
@@ -41,8 +46,9 @@ void run_log_begin(RunLog *log, long long parameters, long long samples, const c
 // At the end: makes OUT/model from the newest checkpoint, if all steps are done.
 void run_log_publish(const RunLog *log, int step);
 
-// Logs and prints the results of step `step` (1 = first), which have arrived.
-void log_step(RunLog *log, int step, double loss, double grad_norm, bool finite, double seconds);
+// Logs and prints the results of step `step` (1 = first), which have arrived. Warns once if the loss explodes: its mean
+// over the last LOSS_WINDOW steps is LOSS_EXPLODES times the lowest such mean of this run.
+void log_step(RunLog *log, int step, double loss, double grad_norm, double seconds);
 
 // A validation's result for one sample. to_black and to_white are mean squared distances of the predicted clean latent
 // from that of an all-black or all-white picture: small if the model gives a constant answer.

@@ -2,6 +2,7 @@
 #include "util/error.h"
 #include "util/interrupt.h"
 #include "util/threads.h"
+#include <math.h>
 #include <stdlib.h>
 
 enum {
@@ -187,6 +188,30 @@ void step_end(Step *s, int step, Device *dev) {
     send_report(s, step, dev);
 }
 
+// "the loss of sample 3 of train-00000.h5 (picture 42) is NaN", to be freed; NULL if all losses are finite.
+static char *bad_losses(const Step *s, const Report *r) {
+    long long first = (long long)(r->step - 1) * train_samples(s->options, s->comm->world);
+    char *name = NULL;
+    int count = 0;
+    float loss = 0;
+    for (int k = 0; k < s->micro_steps; k++) { // in the order of the stream
+        for (int rank = 0; rank < s->comm->world; rank++) {
+            const float *losses = r->losses + (size_t)rank * row_of(s) + k * s->B;
+            for (int i = 0; i < s->B; i++) {
+                if (isfinite(losses[i]) || count++) { continue; }
+                name = s->name_sample(s->owner, first + ((long long)k * s->comm->world + rank) * s->B + i);
+                loss = losses[i];
+            }
+        }
+    }
+    if (!count) { return NULL; }
+    char *others = count > 1 ? xprintf(" (and %d more of the step)", count - 1) : xstrdup("");
+    char *text = xprintf("the loss of %s is %s%s", name, isnan(loss) ? "NaN" : "infinite", others);
+    free(name);
+    free(others);
+    return text;
+}
+
 void step_print(Step *s, RunLog *log, int step) {
     Report *r = step < 0 ? NULL : &s->reports[step % 2];
     if (!r || !r->step) { return; }
@@ -199,8 +224,15 @@ void step_print(Step *s, RunLog *log, int step) {
         if (signal > s->stopped) { s->stopped = signal; }
     }
     optimizer_count(s->optimizer, r->step - 1, r->norm);
-    log_step(log, r->step, sum / (double)train_samples(s->options, s->comm->world), r->norm->norm, r->norm->finite,
+    log_step(log, r->step, sum / (double)train_samples(s->options, s->comm->world), r->norm->norm,
              device_event_seconds(r->started, r->arrived));
+    s->bad = isfinite(sum) && r->norm->finite ? 0 : s->bad + 1;
+    if (s->bad && log->rank == 0) {
+        char *text = bad_losses(s, r);
+        warn("step %d: %s%s", r->step, text ? text : "the gradient is not finite, but all losses are",
+             r->norm->finite ? "" : ": the step is skipped");
+        free(text);
+    }
     r->step = 0;
 }
 

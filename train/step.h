@@ -6,7 +6,9 @@
 //   step_micro_end     keeps the micro-batch's losses. In the last micro-step, while backward continues, each gradient
 //                      bucket is summed over the ranks as soon as it is final; step_micro_end sums the rest
 //   step_end           norm and update; starts the copy of losses and norm to the host
-//   step_print         one step later: prints and logs loss and norm, which have arrived
+//   step_print         one step later: prints and logs loss and norm, which have arrived. Names a sample whose loss is
+//   not
+//                      finite
 //
 // On a GPU a micro-step runs kernel by kernel the first time, is recorded the second time and replayed from then on.
 // Communication stays outside the graphs: the last micro-step has one graph for each bucket.
@@ -60,7 +62,11 @@ typedef struct {
     void *workspace;            // the workspace that they use
     Report reports[2];
     int stopped; // the signal, once all ranks know that one rank got it
+    int bad;     // steps in a row, up to the last one printed, whose losses or gradient are not finite
     Device *dev;
+    char *(*name_sample)(void *owner,
+                         long long position); // the name of a stream position, to be freed; set by the loop
+    void *owner;
 } Step;
 
 // params[1] may be NULL. Both lie one after the other in the optimizer's buffers.

@@ -260,18 +260,25 @@ bool path_inside(const char *path, const char *folder) {
     return inside;
 }
 
-void sha256_file(const char *path, char hex[65]) {
+bool sha256_try(const char *path, char hex[65]) {
+    static const size_t block = 1 << 20;
     FILE *f = fopen(path, "rb");
-    if (!f) { die("%s: cannot be opened: %s", path, strerror(errno)); }
+    if (!f) { return false; }
     EVP_MD_CTX *context = EVP_MD_CTX_new();
     EVP_DigestInit_ex(context, EVP_sha256(), NULL);
-    static const size_t block = 1 << 20;
     unsigned char *buffer = xmalloc(block), digest[32];
     for (size_t n; (n = fread(buffer, 1, block, f)) > 0;) { EVP_DigestUpdate(context, buffer, n); }
-    if (ferror(f)) { die("%s: cannot be read: %s", path, strerror(errno)); }
+    bool failed = ferror(f) != 0;
+    int reason = errno;
     EVP_DigestFinal_ex(context, digest, NULL);
     EVP_MD_CTX_free(context);
     fclose(f);
     free(buffer);
     for (int i = 0; i < 32; i++) { snprintf(hex + 2 * i, 3, "%02x", digest[i]); }
+    errno = reason;
+    return !failed;
+}
+
+void sha256_file(const char *path, char hex[65]) {
+    if (!sha256_try(path, hex)) { die("%s: cannot be read: %s", path, strerror(errno)); }
 }

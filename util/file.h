@@ -54,5 +54,7 @@ void commit_rename(const char *temporary, const char *path);
 // True if the path is the folder or lies in it, links resolved. False if one of them does not exist.
 bool path_inside(const char *path, const char *folder);
 
-// SHA-256 of a file's bytes as 64 hexadecimal digits. Dies if it cannot be read.
+// SHA-256 of a file's bytes as 64 hexadecimal digits. Returns false, with errno, if it cannot be read.
+bool sha256_try(const char *path, char hex[65]);
+// The same; dies if it cannot be read.
 void sha256_file(const char *path, char hex[65]);
