@@ -80,6 +80,14 @@ static void contents(void **state) {
             for (int i = 0; i < MASK; i++) {
                 assert_int_equal(b.mask[row * MASK + i], (uint8_t)(b.sample[row] * 31 + i * 7));
             }
+            ShardSample s = {0};
+            shards_read(&set, b.sample[row], &s);
+            char *name = loader_name(loader, p);
+            char *wanted = xprintf("sample %d of %s/train-%05d.h5 (picture %lld)", (int)(b.sample[row] % PER_SHARD),
+                                   folder, (int)(b.sample[row] / PER_SHARD), (long long)s.image_id);
+            assert_string_equal(name, wanted);
+            free(name);
+            free(wanted);
         }
     }
     printf("  56 rows over 2.7 epochs as expected\n");

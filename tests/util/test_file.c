@@ -1,8 +1,12 @@
-// file.h: what a killed process leaves under a temporary name is removed by the next writer of the same path.
+// file.h: what a killed process leaves under a temporary name is removed by the next writer of the same path; folders
+// are replaced without a moment in between.
 #include <stdarg.h>
 #include <stddef.h>
 #include <setjmp.h>
 #include <cmocka.h>
+#include <fcntl.h>
+#include <pthread.h>
+#include <stdatomic.h>
 #include <stdint.h>
 #include <stdlib.h>
 #include <string.h>
@@ -65,6 +69,59 @@ static void test_leftovers(void **state) {
     free(path);
 }
 
+typedef struct {
+    char *path; // looked for until `done`
+    atomic_bool done;
+    long looked, missing;
+} Watch;
+
+static void *look(void *data) {
+    Watch *w = data;
+    for (; !w->done; w->looked++) { w->missing += access(w->path, F_OK) != 0; }
+    return NULL;
+}
+
+// While a folder is published again and again there is no moment without it.
+static void test_no_gap(void **state) {
+    char *path = xprintf("%s/model", (char *)*state), *number = xprintf("%s/number", path);
+    Watch watch = {.path = number};
+    pthread_t thread;
+    enum { TIMES = 40 };
+    for (int i = 0; i < TIMES; i++) {
+        char *work = temporary_name(path), *file = xprintf("%s/number", work), *text = xprintf("%d", i);
+        make_folders(work);
+        atomic_write(file, text, strlen(text));
+        commit_rename(work, path);
+        assert_false(folder_exists(work));
+        char *there = read_file(number, NULL);
+        assert_string_equal(there, text);
+        free(there), free(text), free(file), free(work);
+        if (i == 0) { assert_int_equal(pthread_create(&thread, NULL, look, &watch), 0); }
+    }
+    watch.done = true;
+    pthread_join(thread, NULL);
+    char *other = xprintf("%s/other", (char *)*state);
+    make_folders(other);
+    bool can = renameat2(AT_FDCWD, other, AT_FDCWD, path, RENAME_EXCHANGE) == 0;
+    printf("  replaced %d times: looked %ld times, missing %ld times%s\n", (int)TIMES, watch.looked, watch.missing,
+           can ? "" : " (this file system cannot exchange names)");
+    assert_true(!can || watch.missing == 0);
+    free(other);
+    free(path);
+    free(number);
+}
+
+static void test_inside(void **state) {
+    const char *folder = *state;
+    Path inner = path_of("%s/in/inner", folder), beside = path_of("%s/in2", folder), outer = path_of("%s/in", folder);
+    make_folders(inner.text);
+    make_folders(beside.text);
+    assert_true(path_inside(inner.text, outer.text) && path_inside(outer.text, outer.text) &&
+                path_inside(path_of("%s/../in/", beside.text).text, outer.text) && path_inside(outer.text, "/"));
+    assert_false(path_inside(outer.text, inner.text) || path_inside(beside.text, outer.text) ||
+                 path_inside(path_of("%s/none", outer.text).text, outer.text));
+}
+
 static int make_folder(void **state) {
     char *folder = xstrdup("/tmp/cocogold-file-XXXXXX");
     *state = mkdtemp(folder);
@@ -78,6 +135,7 @@ static int remove_folder(void **state) {
 }
 
 int main(void) {
-    const struct CMUnitTest tests[] = {cmocka_unit_test(test_leftovers)};
+    const struct CMUnitTest tests[] = {cmocka_unit_test(test_leftovers), cmocka_unit_test(test_no_gap),
+                                       cmocka_unit_test(test_inside)};
     return cmocka_run_group_tests(tests, make_folder, remove_folder);
 }
