@@ -25,7 +25,8 @@ static void add_row(Digests *d, const char *path) {
 // Adds the files in FOLDER/INSIDE ("": the folder itself; else with a slash at its end).
 static void add_files(Digests *d, const char *folder, const char *inside, const char *except) {
     DIR *entries = opendir(path_of("%s/%s", folder, inside).text);
-    for (struct dirent *e; entries && (e = readdir(entries));) {
+    if (!entries) { die("%s/%s: cannot be opened: %s", folder, inside, strerror(errno)); }
+    for (struct dirent *e; (e = readdir(entries));) {
         Path path = path_of("%s%s", inside, e->d_name);
         if (e->d_name[0] == '.' || strcmp(path.text, except) == 0) { continue; }
         if (folder_exists(path_of("%s/%s", folder, path.text).text)) {
@@ -34,7 +35,7 @@ static void add_files(Digests *d, const char *folder, const char *inside, const 
             add_row(d, path.text);
         }
     }
-    if (entries) { closedir(entries); }
+    closedir(entries);
 }
 
 static int by_path(const void *a, const void *b) {

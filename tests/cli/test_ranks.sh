@@ -95,6 +95,18 @@ for rank in 0 1; do check "rank $rank is gone" within 10 ended "$(cat .pid-$rank
 check "resume from the last checkpoint on one rank" on 1 "${unet[@]}" $(batch 1) --resume --out kill
 check_close "compared with the uninterrupted run" kill one
 
+# Steps whose losses are not finite: all ranks end after the same few, with one sentence.
+cp -r model huge
+largest='\377\377\177\177'
+weights=huge/unet/diffusion_pytorch_model.safetensors # its last tensor is conv_out.bias
+printf "$largest$largest$largest$largest" | dd of=$weights bs=1 seek=$(($(stat -c %s $weights) - 16)) conv=notrunc status=none
+on "${two[@]}" --model huge --max-train-steps 1000 --out huge-run >huge.log 2>&1
+code=$?
+check "every step is skipped: exit code $code after $(lines huge-run) steps" [ "$code-$(lines huge-run)" = 1-6 ]
+check "one sentence: $(grep 'training ends' huge.log)" [ "$(grep '^cocogold: ' huge.log | grep -vc ' warning: ')" = 1 ]
+check "the samples of all ranks: $(grep -m1 -o 'the loss of.*' huge.log)" grep -q 'the loss of sample [0-9]* of latents/train-00000.h5 (picture [0-9]*) is infinite (and 7 more' huge.log
+check "no model" [ ! -e huge-run/model ]
+
 # Rank 0 validates the gathered average of the weights; the VAE.
 check "validation" on 2 "${unet[@]}" $(batch 2) --zero 1 --max-train-steps 2 --validate-every 2 --validation-samples 4 --out valid
 check "it was logged" grep -q '"kind":"validation","step":2' valid/log.jsonl
