@@ -50,7 +50,7 @@ static void *watch_nccl(void *argument) {
         ncclCommGetAsyncError(in->nccl, &state);
         if (state != ncclSuccess && state != ncclInProgress) {
             leave_now(1, "communication between the GPUs failed: %s: %s", ncclGetErrorString(state),
-                    ncclGetLastError(in->nccl));
+                      ncclGetLastError(in->nccl));
         }
         struct timespec until;
         clock_gettime(CLOCK_REALTIME, &until);

@@ -479,7 +479,7 @@ static int link_to_rank_0(Rendezvous *meeting, const char *address, int port, in
 static void end_with(const Rendezvous *meeting, int rank) {
     const Peer *peer = &meeting->peers[rank];
     leave_now(1, "rank %d (%s, process %d) has ended before the others: this run ends", rank, peer->host,
-            (int)peer->process);
+              (int)peer->process);
 }
 
 // On rank 0: waits until a rank ends, tells the others, and ends this process.
