@@ -14,7 +14,8 @@
 #   outline          the mask drawn with the original's outline of 4 pixels at 512
 #   absent           a fifth of the training samples ask for a class that is not in the picture
 #   photo            prompts "a photo of a CLASS"
-#   pretrained       starts from a UNet that was trained from text to image on other scenes, with all words
+#   pretrained       starts from a UNet that was trained from text to image on other scenes, with all words; another
+#                    one for each seed
 # Otherwise every arm has the original's recipe (annealed multi-resolution noise 0.9, uniform timesteps, 50 steps of
 # sampling) and the same data, VAE, start, number of steps, validation samples and noise. Seeds change the order of
 # samples, noise and timesteps.
@@ -22,17 +23,19 @@
 # Parts (--parts, or arms by name, which then replace the parts):
 #   square    {overlay, mask} x {no leak, matched leak}, all seeds
 #   dose      both targets with leaks of 0.068, 0.22 and 0.27, one seed
-#   words     {from scratch, pretrained from text to image} x {overlay, mask}, trained without some words, all seeds
+#   words     {from scratch, pretrained from text to image} x {overlay, mask}, all seeds. Fine-tuning sees neither the
+#             word "orange" nor a picture with something orange
 #   classes   the square's arms with the frequent class, all seeds
 #   unscaled  the square at Stable Diffusion's own schedule and latent size: scenes of 256 pixels, latents of 64 x 64
-# Every final model is sampled from noise and, but for words, from training samples of the first timestep (eval --start).
+# Every final model is sampled from noise, and those of arms with a leak also from training samples of the first timestep
+# (eval --start): without a leak these are the same.
 # Finished stages are not repeated: run it again to continue.
 set -euo pipefail
 self=$(realpath "$0")
 cd "$(dirname "$0")/../.."
 
 out=reproduce parts=square,dose,words seeds=3 steps= checkpoints=6 vae_steps=900 train=1500 val=400 coco= model= gpus=1
-samples=96 pairs=150 starts="noise truth mean image" jobs=$(nproc) signal= pretrain_steps=3000 word_steps=1000 unscaled_steps=700 dry=
+samples=96 pairs=150 jobs=$(nproc) signal= pretrain_steps=3000 word_steps=1000 unscaled_steps=700 dry=
 usage() {
     sed -n '2,/^set -e/{/^set/d;s/^# \{0,1\}//;p}' "$self"
     cat <<END
@@ -107,14 +110,19 @@ number() { sed -n "s/^ *\"$1\": \([-0-9.e]*\),\{0,1\}$/\1/p" "$2" | head -1; }
 parse_arm() {
     local word
     target= classes=without encode_options=() draw_options=() train_options=() latents=$out/latents begin=$start
+    starts=noise
     local schedule=(--terminal-signal 0 --timestep-spacing trailing)
     for word in ${1//+/ }; do
         case $word in
         overlay | mask) target=$word ;;
-        leak) schedule=(--terminal-signal "$matched" --timestep-spacing leading) ;;
+        leak)
+            schedule=(--terminal-signal "$matched" --timestep-spacing leading)
+            starts="noise truth mean image"
+            ;;
         leak=*)
             is_signal "${word#leak=}" || fail "$1: $word: expected a number between 0 and 0.95"
             schedule=(--terminal-signal "${word#leak=}" --timestep-spacing leading)
+            starts="noise truth"
             ;;
         frequent) classes=with latents+=-frequent ;;
         weighted | focal) train_options+=(--loss "$word") ;;
@@ -127,7 +135,7 @@ parse_arm() {
         photo) train_options+=(--text-template "a photo of a {}") ;;
         pretrained)
             [ -z "$coco" ] || fail "$1: pretrained is not for --coco, whose model is"
-            begin=$out/pretrained
+            begin=pretrained
             ;;
         *) fail "$1: unknown word \"$word\" (see --help)" ;;
         esac
@@ -149,6 +157,7 @@ encode_arm() { # the latents of the current arm
 
 train_arm() { # train_arm FOLDER NAME SEED STEPS RECIPE...: the run of the current arm
     local folder=$1/$2/seed-$3 launch=() kind
+    [ "$begin" != pretrained ] || begin=$out/pretraining/seed-$3/start
     [ "$gpus" = 1 ] || launch=(mpirun -n "$gpus")
     if [ ! "$dry" ]; then
         mkdir -p "$folder"
@@ -225,11 +234,11 @@ run_arms() { # run_arms FOLDER ARM SEED
     parse_arm "$2"
     train_arm "$1" "$2" "$3" "$steps" "${recipe[@]}"
 }
-run_words() { # run_words FOLDER ARM SEED: the demo's recipe, without the classes that have a new word
-    new_words=orange,cross without=@$out/known.txt starts=noise
+run_words() { # run_words FOLDER ARM SEED: the demo's recipe
+    new_words=$new_word without=@$out/known.txt
     parse_arm "$2"
-    latents=$out/latents-frequent
-    train_arm "$1" "$2" "$3" "$word_steps" "${recipe[@]}" --classes "$without" --multires-noise 0 --t-max-prob 0.5
+    latents=$out/latents-words
+    train_arm "$1" "$2" "$3" "$word_steps" "${recipe[@]}" --multires-noise 0 --t-max-prob 0.5
 }
 run_unscaled() { # run_unscaled FOLDER ARM SEED: SD2's own betas, a batch of 8
     matched=-1
@@ -276,7 +285,7 @@ fi
 
 # The classes: two lists, without and with the frequent class. Validation always asks for all classes, and calls those
 # of the first list "listed".
-data=${coco:-$out/data} frequent=person new_words=
+data=${coco:-$out/data} frequent=person new_word=orange new_words=
 [ "$dry" ] || mkdir -p "$out"
 if [ "$coco" ]; then
     resolution=512 without=default14 with=all-things split=2017 minimum=300 passes=5
@@ -290,7 +299,8 @@ else
     if [ ! "$dry" ]; then
         cp "$data/classes/seen.txt" "$out/with.txt"
         grep -vx "$frequent" "$out/with.txt" >"$out/without.txt"
-        grep -v 'orange\|cross' "$out/without.txt" >"$out/known.txt"
+        grep -v "$new_word" "$out/with.txt" >"$out/known.txt"
+        cat "$data"/classes/{seen,unseen}.txt | grep "$new_word" >"$out/new.txt"
     fi
     stage "$out/init/model_index.json" ./cocogold init --preset mini "$out/init" --seed 1
     stage "$start/model_index.json" ./cocogold train-vae --model "$out/init" --data "$data" --out "$out/vae" \
@@ -313,8 +323,8 @@ for spec in "${queued[@]}"; do
     encoded[$latents]=1
 done
 if has_part words; then
-    parse_arm overlay+frequent
-    encode_arm
+    encode train "$out/latents-words" --classes "@$out/known.txt" --exclude "@$out/new.txt" --passes "$passes"
+    encode val "$out/latents-words" --classes all-things --trained "@$out/known.txt" --passes 1
 fi
 if has_part words || [[ $* == *pretrained* ]]; then
     stage "$out/caption-data/synth.json" ./cocogold synth "$out/caption-data" --train "$((2 * train))" --val 100 --seed 11
@@ -322,13 +332,17 @@ if has_part words || [[ $* == *pretrained* ]]; then
         stage "$out/captions/$part.json" ./cocogold encode --model "$start" --data "$out/caption-data" --split "$part" \
             --texts captions --min-side 0 --seed 1 --out "$out/captions"
     done
-    stage "$out/pretrain-init/model_index.json" ./cocogold init --preset mini --text-to-image --vae "$start" --seed 1 \
-        "$out/pretrain-init"
-    stage "$out/pretraining/model/model_index.json" ./cocogold pretrain --model "$out/pretrain-init" \
-        --shards "$out/captions" --out "$out/pretraining" --resume --max-train-steps "$pretrain_steps" \
-        --train-batch-size 16 --gradient-accumulation-steps 1 --lr 2e-3 --adam-beta2 0.99 --weight-decay 0.01 \
-        --lr-scheduler wsd --max-grad-norm 1 --validate-every 1000 --validation-samples 32 --log-every 100 --seed 1
-    stage "$out/pretrained/model_index.json" ./cocogold init --from "$out/pretraining/model" "$out/pretrained"
+    for seed in $(seq "$seeds"); do
+        folder=$out/pretraining/seed-$seed
+        stage "$folder/init/model_index.json" ./cocogold init --preset mini --text-to-image --vae "$start" --seed "$seed" \
+            "$folder/init"
+        stage "$folder/run/model/model_index.json" ./cocogold pretrain --model "$folder/init" \
+            --shards "$out/captions" --out "$folder/run" --resume --max-train-steps "$pretrain_steps" \
+            --train-batch-size 16 --gradient-accumulation-steps 1 --lr 2e-3 --adam-beta2 0.99 --weight-decay 0.01 \
+            --lr-scheduler wsd --max-grad-norm 1 --validate-every 1000 --validation-samples 32 --log-every 100 \
+            --seed "$seed"
+        stage "$folder/start/model_index.json" ./cocogold init --from "$folder/run/model" "$folder/start"
+    done
 fi
 if has_part unscaled; then
     stage "$out/unscaled-data/synth.json" ./cocogold synth "$out/unscaled-data" --size 256 --train 400 --val 150 --seed 1
