@@ -1,15 +1,15 @@
 #!/usr/bin/env bash
 # Builds and runs fuzz targets (tests/README.md).
 #     tests/fuzz/run.sh TARGET [SECONDS]    fuzzes; the corpus, findings and the log are in build/fuzz/TARGET
-#     tests/fuzz/run.sh TARGET FILE...      runs these inputs once and shows what the program says
-#     tests/fuzz/run.sh --all [SECONDS]     seeds and old findings once, then SECONDS (10) of fuzzing, for every target
+#     tests/fuzz/run.sh TARGET FILE...      runs these inputs once and shows what the program says (or libFuzzer's options)
+#     tests/fuzz/run.sh                     a test: every target's seeds and old findings once, then 10 s of fuzzing each
 set -u
 cd "$(dirname "$0")/../.."
 build=build/cpu-fp32-fuzz/tests/fuzz
 targets=$(sed -n 's|.*/fuzz_\(.*\)\.c$|\1|p' <(printf '%s\n' tests/fuzz/fuzz_*.c) | tr '\n' ' ')
 
 build() { # build PROGRAM...
-    make --no-print-directory BACKEND=cpu PRECISION=fp32 BUILD_SUFFIX=-fuzz CC="$clang" CXX="$clang++" \
+    make --no-print-directory BACKEND=cpu PRECISION=fp32 BUILD_SUFFIX=-fuzz CC="$clang" CXX="${clang/clang/clang++}" \
         SANITIZE=address,undefined,float-cast-overflow,fuzzer-no-link "$@"
 }
 
@@ -42,7 +42,7 @@ fuzz() { # fuzz TARGET SECONDS
 
 executions() { sed -n 's/^stat::number_of_executed_units: *//p' "build/fuzz/$1/log" | tail -n 1; }
 
-# test TARGET SECONDS: prints "ok ..." or "FAILED ..." and what was found.
+# test_target TARGET SECONDS: prints "ok ..." or "FAILED ..." and what was found.
 test_target() {
     local inputs log=build/fuzz/$1/log
     mkdir -p "build/fuzz/$1"
@@ -63,11 +63,11 @@ if [ -z "$clang" ]; then
     echo "skipped: no clang with libFuzzer and OpenMP is installed (setup.sh --fuzz)"
     exit 0
 fi
-if [ "${1:-}" = --all ]; then
+if [ $# = 0 ]; then
     build fuzz-programs || exit
     for target in $targets; do
         while [ "$(jobs -rp | wc -l)" -ge "$(nproc)" ]; do wait -n; done
-        test_target "$target" "${2:-10}" >"build/fuzz-$target.result" &
+        test_target "$target" "${FUZZ_SECONDS:-10}" >"build/fuzz-$target.result" &
     done
     wait
     results=$(for target in $targets; do cat "build/fuzz-$target.result" && rm "build/fuzz-$target.result"; done)
@@ -81,7 +81,7 @@ if [[ " $targets" != *" ${1:-} "* ]]; then
     exit 1
 fi
 build "$build/fuzz_$1" || exit
-if [ -e "${2:-}" ]; then
+if [ $# -gt 1 ] && [[ $2 != [0-9]* ]]; then
     FUZZ_SAY=1 run "$@"
     exit
 fi
