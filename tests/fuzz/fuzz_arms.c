@@ -8,7 +8,8 @@
 #define RUN(arm)                                                                                                       \
     "arms/" arm "/seed-1/arm.json", "arms/" arm "/seed-1/log.jsonl", "arms/" arm "/seed-1/noise/metrics.json",         \
         "arms/" arm "/seed-1/noise/pairs.csv", "arms/" arm "/seed-1/truth/pairs.csv",                                  \
-        "arms/" arm "/seed-1/absent/pairs.csv", "arms/" arm "/seed-1/validation/step-000002.csv",                      \
+        "arms/" arm "/seed-1/absent/pairs.csv", "arms/" arm "/seed-1/validation/step-000000.csv",                      \
+        "arms/" arm "/seed-1/validation/step-000000-losses.csv", "arms/" arm "/seed-1/validation/step-000002.csv",     \
         "arms/" arm "/seed-1/validation/step-000002-losses.csv", "arms/" arm "/seed-1/validation/truth.png"
 const char *const fuzz_files[] = {RUN("mask"), RUN("overlay"), "leak.json", "latents.json", NULL};
 void fuzz_begin(void) {}

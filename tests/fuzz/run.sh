@@ -4,7 +4,8 @@
 #     tests/fuzz/run.sh TARGET FILE...      runs these inputs once and shows what the program says (or libFuzzer's options)
 #     tests/fuzz/run.sh                     a test: every target's seeds and old findings once, then 10 s of fuzzing each
 set -u
-cd "$(dirname "$0")/../.."
+cd "$(dirname "$0")/../.." || exit
+unset MAKEFLAGS MFLAGS MAKELEVEL
 build=build/cpu-fp32-fuzz/tests/fuzz
 targets=$(sed -n 's|.*/fuzz_\(.*\)\.c$|\1|p' <(printf '%s\n' tests/fuzz/fuzz_*.c) | tr '\n' ' ')
 
