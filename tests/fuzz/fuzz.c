@@ -168,7 +168,7 @@ const char *fuzz_path(const char *name) {
     return path;
 }
 
-enum { MOST_FILES = 32 };
+enum { MOST_FILES = 64 };
 static bool there[MOST_FILES];
 
 static int file_number(const char *name, size_t length) {

@@ -1,4 +1,4 @@
-// The runs of an experiment: arm.json, logs and tables of two arms, leak.json and latents.json, and the page that
+// The runs of an experiment: arm.json, logs and tables of four arms, leak.json and latents.json, and the page that
 // `analyze arms` makes of them (eval/report/experiment*.c).
 #include "eval/report/experiment_page.h"
 #include "tests/fuzz/fuzz.h"
@@ -11,7 +11,8 @@
         "arms/" arm "/seed-1/absent/pairs.csv", "arms/" arm "/seed-1/validation/step-000000.csv",                      \
         "arms/" arm "/seed-1/validation/step-000000-losses.csv", "arms/" arm "/seed-1/validation/step-000002.csv",     \
         "arms/" arm "/seed-1/validation/step-000002-losses.csv", "arms/" arm "/seed-1/validation/truth.png"
-const char *const fuzz_files[] = {RUN("mask"), RUN("overlay"), "leak.json", "latents.json", NULL};
+const char *const fuzz_files[] = {
+    RUN("mask"), RUN("overlay"), RUN("overlay+leak-a"), RUN("overlay+leak-b"), "leak.json", "latents.json", NULL};
 void fuzz_begin(void) {}
 void fuzz_died(void) {}
 

@@ -6,7 +6,7 @@
 #include "tests/fuzz/fuzz.h"
 
 const char *const fuzz_files[] = {"unet.json", "vae.json", "text_encoder.json", "scheduler_config.json", NULL};
-static Device dev;
+static Device dev, plan = {.plan_only = true};
 void fuzz_begin(void) { device_open(&dev, 0); }
 void fuzz_died(void) {}
 
@@ -27,16 +27,22 @@ void fuzz_one(void) {
     if (fuzz_has("unet.json")) {
         UNetConfig config = unet_config_read(fuzz_path("unet.json"));
         UNet unet = unet_create(&config);
+        unet_plan(&unet, 1, 16, 16, 8, true, &plan);
         unet_destroy(&unet, &dev);
     }
     if (fuzz_has("vae.json")) {
         VAEConfig config = vae_config_read(fuzz_path("vae.json"));
         VAEEncoder encoder = vae_encoder_create(&config);
+        vae_encoder_plan(&encoder, 1, 64, 64, true, &plan);
         vae_destroy(&encoder, &dev);
+        VAEDecoder decoder = vae_decoder_create(&config);
+        vae_decoder_plan(&decoder, 1, 8, 8, true, &plan);
+        vae_destroy(&decoder, &dev);
     }
     if (fuzz_has("text_encoder.json")) {
         CLIPConfig config = clip_config_read(fuzz_path("text_encoder.json"));
         CLIPText clip = clip_create(&config);
+        clip_plan(&clip, 1, config.max_position_embeddings, true, &plan);
         clip_destroy(&clip, &dev);
     }
     if (fuzz_has("scheduler_config.json")) {
