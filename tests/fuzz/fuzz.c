@@ -26,7 +26,6 @@ int __real_vasprintf(char **text, const char *format, va_list arguments);
 FILE *__real_fopen(const char *path, const char *mode);
 int __real_fclose(FILE *file);
 void *__real_mmap(void *address, size_t size, int protection, int flags, int fd, off_t offset);
-int __real_munmap(void *address, size_t size);
 int __real_pthread_mutex_lock(pthread_mutex_t *mutex);
 int __real_pthread_mutex_unlock(pthread_mutex_t *mutex);
 
@@ -36,10 +35,9 @@ static char folder[256];
 
 // ---- What the call has taken: a table of pointers with open addressing ---------------------------------------------
 
-enum { FREE_MEMORY, CLOSE_FILE, UNMAP, UNLOCK };
+enum { FREE_MEMORY, CLOSE_FILE, UNLOCK };
 typedef struct {
     void *pointer;
-    size_t size; // of a map
     int how;
 } Taken;
 static Taken *taken;
@@ -51,7 +49,7 @@ static size_t place_of(const void *pointer) {
     return at;
 }
 
-static void *take(void *pointer, size_t size, int how) {
+static void *take(void *pointer, int how) {
     if (!running || !pointer) { return pointer; }
     if (2 * (taken_count + 1) > taken_room) {
         Taken *old = taken;
@@ -65,7 +63,7 @@ static void *take(void *pointer, size_t size, int how) {
     }
     size_t at = place_of(pointer);
     taken_count += !taken[at].pointer;
-    taken[at] = (Taken){pointer, size, how};
+    taken[at] = (Taken){pointer, how};
     return pointer;
 }
 
@@ -91,7 +89,6 @@ static void give_all_back(void) {
     for (size_t i = 0; i < taken_room; i++) {
         if (!taken[i].pointer) { continue; }
         if (taken[i].how == CLOSE_FILE) { __real_fclose(taken[i].pointer); }
-        if (taken[i].how == UNMAP) { __real_munmap(taken[i].pointer, taken[i].size); }
         if (taken[i].how == FREE_MEMORY) { __real_free(taken[i].pointer); }
         taken[i].pointer = NULL;
     }
@@ -102,15 +99,15 @@ static void give_all_back(void) {
 static void report_kept(void) {
     size_t i = 0;
     while (!taken[i].pointer) { i++; }
-    static const char *const kinds[] = {"memory", "an open file", "a map", "a locked mutex"};
+    static const char *const kinds[] = {"memory", "an open file", "a locked mutex"};
     dprintf(STDERR_FILENO, "ERROR: fuzz_one has returned without giving back %s\n", kinds[taken[i].how]);
     __asan_describe_address(taken[i].pointer);
     abort();
 }
 
-void *__wrap_malloc(size_t bytes) { return take(__real_malloc(bytes), 0, FREE_MEMORY); }
-void *__wrap_calloc(size_t count, size_t bytes) { return take(__real_calloc(count, bytes), 0, FREE_MEMORY); }
-char *__wrap_strdup(const char *text) { return take(__real_strdup(text), 0, FREE_MEMORY); }
+void *__wrap_malloc(size_t bytes) { return take(__real_malloc(bytes), FREE_MEMORY); }
+void *__wrap_calloc(size_t count, size_t bytes) { return take(__real_calloc(count, bytes), FREE_MEMORY); }
+char *__wrap_strdup(const char *text) { return take(__real_strdup(text), FREE_MEMORY); }
 void __wrap_free(void *pointer) {
     give(pointer);
     __real_free(pointer);
@@ -119,31 +116,33 @@ void __wrap_free(void *pointer) {
 void *__wrap_realloc(void *pointer, size_t bytes) {
     bool mine = give(pointer) || !pointer;
     void *moved = __real_realloc(pointer, bytes);
-    if (!moved && bytes) { return mine && pointer ? (take(pointer, 0, FREE_MEMORY), NULL) : NULL; }
-    return mine ? take(moved, 0, FREE_MEMORY) : moved;
+    if (!moved && bytes) { return mine && pointer ? (take(pointer, FREE_MEMORY), NULL) : NULL; }
+    return mine ? take(moved, FREE_MEMORY) : moved;
 }
 int __wrap_vasprintf(char **text, const char *format, va_list arguments) {
     int length = __real_vasprintf(text, format, arguments);
-    if (length >= 0) { take(*text, 0, FREE_MEMORY); }
+    if (length >= 0) { take(*text, FREE_MEMORY); }
     return length;
 }
-FILE *__wrap_fopen(const char *path, const char *mode) { return take(__real_fopen(path, mode), 0, CLOSE_FILE); }
+FILE *__wrap_fopen(const char *path, const char *mode) { return take(__real_fopen(path, mode), CLOSE_FILE); }
 int __wrap_fclose(FILE *file) {
     give(file);
     return __real_fclose(file);
 }
+// A map of a file is memory with the file's bytes: a page would hide what is read behind the file's end.
 void *__wrap_mmap(void *address, size_t size, int protection, int flags, int fd, off_t offset) {
-    void *map = __real_mmap(address, size, protection, flags, fd, offset);
-    if (map != MAP_FAILED) { take(map, size, UNMAP); }
-    return map;
+    if (fd < 0) { return __real_mmap(address, size, protection, flags, fd, offset); }
+    void *bytes = size ? __wrap_malloc(size) : NULL;
+    return bytes && pread(fd, bytes, size, offset) == (ssize_t)size ? bytes : MAP_FAILED;
 }
 int __wrap_munmap(void *address, size_t size) {
-    give(address);
-    return __real_munmap(address, size);
+    (void)size;
+    __wrap_free(address);
+    return 0;
 }
 int __wrap_pthread_mutex_lock(pthread_mutex_t *mutex) {
     int code = __real_pthread_mutex_lock(mutex);
-    take(mutex, 0, UNLOCK);
+    take(mutex, UNLOCK);
     return code;
 }
 int __wrap_pthread_mutex_unlock(pthread_mutex_t *mutex) {
