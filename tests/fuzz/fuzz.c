@@ -150,6 +150,12 @@ int __wrap_pthread_mutex_unlock(pthread_mutex_t *mutex) {
     return __real_pthread_mutex_unlock(mutex);
 }
 
+// A lock lasts until the process ends: here are none, as on some file systems.
+bool __wrap_folder_lock(const char *path) {
+    (void)path;
+    return false;
+}
+
 // A user's mistake ends the call, not the process. Any other end is a finding of libFuzzer.
 void __wrap_exit(int code) {
     if (!running || code != 1) { __real_exit(code); }
@@ -182,7 +188,7 @@ static void write_file(int number, const uint8_t *bytes, size_t size) {
     if (!fuzz_files[number]) { return; } // an unknown name
     const char *path = fuzz_path(fuzz_files[number]);
     FILE *file = fopen(path, "wb");
-    if (!file || fwrite(bytes, 1, size, file) != size || fclose(file) != 0) { die_now("%s: cannot be written", path); }
+    if (!file || fwrite(bytes, 1, size, file) != size || fclose(file) != 0) { die("%s: cannot be written", path); }
     there[number] = true;
 }
 
@@ -220,7 +226,7 @@ static void remove_folder(void) { remove_tree(folder); }
 static void make_folder(void) {
     const char *base = getenv("FUZZ_FOLDER");
     snprintf(folder, sizeof folder, "%s/fuzz-XXXXXX", base ? base : folder_exists("/dev/shm") ? "/dev/shm" : "/tmp");
-    if (!mkdtemp(folder)) { die_now("%s: cannot be created", folder); }
+    if (!mkdtemp(folder)) { die("%s: cannot be created", folder); }
     atexit(remove_folder);
     for (int i = 0; fuzz_files[i]; i++) { // the folders of names such as "noise/pairs.csv"
         const char *slash = strrchr(fuzz_files[i], '/'), *path = fuzz_path(fuzz_files[i]);

@@ -5,7 +5,7 @@ FUZZ_BIN := $(FUZZ_SRC:%.c=$(BUILD)/%)
 # What tests/fuzz/fuzz.c catches: the end of the process, and what a call that ends so leaves open. yajl is linked
 # statically, so that its memory counts too.
 WRAPPED  := exit malloc calloc realloc free strdup vasprintf fopen fclose mmap munmap \
-            pthread_mutex_lock pthread_mutex_unlock
+            pthread_mutex_lock pthread_mutex_unlock folder_lock
 
 $(FUZZ_BIN): $(BUILD)/tests/fuzz/fuzz_%: $(BUILD)/tests/fuzz/fuzz_%.o $(BUILD)/tests/fuzz/fuzz.o $(LINK_train)
 	@echo "LD $@"
