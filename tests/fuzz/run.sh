@@ -59,6 +59,10 @@ test_target() {
     grep -aE -m 12 'ERROR:|runtime error|SUMMARY|^Running|^ *#[0-9]+ .* in ' "$log" | sed 's/^/          /'
 }
 
+# A crashed program leaves its folder.
+FUZZ_FOLDER=$(mktemp -d /dev/shm/cocogold-fuzz-XXXXXX 2>/dev/null || mktemp -d)
+export FUZZ_FOLDER
+trap 'rm -rf "$FUZZ_FOLDER"' EXIT
 clang=$(tests/build/find_clang.sh fuzzer,address)
 if [ -z "$clang" ]; then
     echo "skipped: no clang with libFuzzer and OpenMP is installed (setup.sh --fuzz)"
