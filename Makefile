@@ -19,9 +19,11 @@ BACKEND   := $(if $(and $(GPU),$(shell command -v $(NVCC))),cuda,cpu)
 endif
 PRECISION ?= $(if $(filter cuda,$(BACKEND)),bf16,fp32)
 
-# DEBUG=1 builds with AddressSanitizer, UndefinedBehaviorSanitizer and guarded memory, in separate folders. BUILD_SUFFIX
-# names the folders for other compilers or flags. WERROR=1 (CI): warnings are errors. V=1 shows the commands.
+# DEBUG=1 builds with AddressSanitizer, UndefinedBehaviorSanitizer and guarded memory, in separate folders; SANITIZE
+# names other sanitizers. BUILD_SUFFIX names the folders for other compilers or flags. WERROR=1 (CI): warnings are
+# errors. V=1 shows the commands.
 DEBUG        ?= 0
+SANITIZE     ?= $(if $(filter 1,$(DEBUG)),address$(comma)undefined)
 BUILD_SUFFIX ?= $(if $(filter 1,$(DEBUG)),-debug)
 BUILD        := build/$(BACKEND)-$(PRECISION)$(BUILD_SUFFIX)
 # Objects that do not depend on the backend (all but kernels/) are built once per precision.
@@ -37,7 +39,7 @@ CXX     := g++
 endif
 MARCH   ?= native
 WARN    ?= -Wall -Wextra -Wno-missing-field-initializers $(if $(WERROR),-Werror)
-OPT     := $(if $(filter 1,$(DEBUG)),-O1 -fsanitize=address$(comma)undefined -fno-omit-frame-pointer -DDEBUG_GUARDS,-O3)
+OPT     := $(if $(SANITIZE),-O1 -fsanitize=$(SANITIZE) -fno-omit-frame-pointer,-O3) $(if $(filter 1,$(DEBUG)),-DDEBUG_GUARDS)
 PKGS    := hdf5-serial yajl popt cairo openssl libpcre2-8 libutf8proc
 LIBRARY_CFLAGS := $(shell pkg-config --cflags $(PKGS) 2>/dev/null) -I/usr/include/stb
 LIBRARY_LIBS   := $(shell pkg-config --libs $(PKGS) 2>/dev/null)
@@ -64,6 +66,7 @@ include kernels/runtime/comm.mk
 OBJ := $(foreach f,$(FOLDERS),$(call objects_of,$(f))) $(KERNEL_CU_OBJ) $(LAB_CU_OBJ)
 include tests/ptx/ptx.mk
 include tests/tests.mk
+include tests/fuzz/fuzz.mk
 
 program: $(BUILD)/cocogold
 	@$(if $(BUILD_SUFFIX),,ln -sfn $(BUILD)/cocogold cocogold)

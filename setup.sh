@@ -3,6 +3,7 @@
 #     setup.sh              compilers and libraries: `make demo`, `make test`
 #     setup.sh --check      installs nothing; names missing packages and exits with code 1
 #     setup.sh --reference  also .venv with PyTorch and a browser: `make test-reference`
+#     setup.sh --fuzz       also clang with libFuzzer, sanitizers and OpenMP: `make fuzz`
 #     setup.sh --cuda       also cuBLASLt and NCCL from PyPI into .cuda, if nvcc does not find them
 #     setup.sh --cuda --disassemblers    also cuobjdump and nvdisasm: `make nvcc-check`
 set -euo pipefail
@@ -80,6 +81,14 @@ reference() {
     cp tests/reference/requirements.txt .venv/requirements.txt
 }
 
+fuzz() {
+    tests/build/find_clang.sh fuzzer,address >/dev/null && return
+    has_apt || fail "clang with libFuzzer, AddressSanitizer and OpenMP is missing"
+    install clang libomp-dev
+    # Newer distributions have the sanitizers' libraries in a package of their own.
+    tests/build/find_clang.sh fuzzer,address >/dev/null || install libclang-rt-dev
+}
+
 cuda() { # cuda [--disassemblers]
     local nvcc=${NVCC:-nvcc} home release major wanted=()
     command -v "$nvcc" >/dev/null || fail "$nvcc is missing: building for GPUs needs CUDA 12.4 or newer"
@@ -111,6 +120,7 @@ case ${1:-} in
 --check) check ;;
 '') basics ;;
 --reference) basics && reference ;;
+--fuzz) basics && fuzz ;;
 --cuda) basics && cuda "${2:-}" ;;
 *) fail "unknown option $1" ;;
 esac

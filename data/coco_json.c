@@ -707,7 +707,7 @@ static const yajl_callbacks callbacks = {.yajl_null = on_null,
                                          .yajl_start_array = on_array_start,
                                          .yajl_end_array = on_array_end};
 
-enum { BLOCK = 1 << 20, LONGEST = 16 };
+enum { BLOCK = 1 << 16, LONGEST = 16 };
 
 // The next piece of the file as plain JSON; it ends at no letter, so that no name as NaN is cut. Returns its size.
 static size_t read_piece(Reader *r, FILE *file, char *raw, char *plain, size_t *before, JsonString *state) {
@@ -773,7 +773,7 @@ Coco coco_read(const char *path, bool panoptic) {
     coco.unusable = r->annotations > 0 && !coco.segment_count;
     coco.panoptic = panoptic;
     if (!panoptic) { coco_derive(&coco); }
-    if (coco.pool) { coco.pool = xrealloc(coco.pool, (coco.pool_size + 1) * sizeof *coco.pool); }
+    coco.pool = xrealloc(coco.pool, (coco.pool_size + 1) * sizeof *coco.pool);
     free(r->links.picture);
     free(r->links.category);
     free(r->links.name);

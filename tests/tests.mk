@@ -48,7 +48,7 @@ UNITS_test  := tests/build/test_nvcc.sh $(UNITS_emu) tests/emu/test_program.sh \
                $(UNITS_check) $(addprefix alone:,tests/emu/test_launched.sh $(MEASURED))
 # The tests that `make test-all` adds to `make test`.
 UNITS_more  := $(call emu,fp32,1,$(EMU_MODELS)) $(call emu,fp32,3,$(EMU_KERNELS)) \
-               $(addprefix alone:,tests/emu/test_ranks.sh tests/emu/test_mutations.sh tests/ptx/test_ptx.sh tests/cli/test_slurm.sh \
+               $(addprefix alone:,tests/fuzz/run.sh tests/emu/test_ranks.sh tests/emu/test_mutations.sh tests/ptx/test_ptx.sh tests/cli/test_slurm.sh \
                  $(sort $(filter-out %/test_nvcc.sh,$(wildcard tests/build/test_*.sh))))
 UNITS_reference := $(patsubst %,pytest:%,$(filter-out %/test_full_size.py,$(sort $(wildcard tests/reference/test_*.py)))) \
                alone:pytest:tests/reference/test_full_size.py
@@ -91,6 +91,7 @@ test-all: setup ## everything: test, reference, sanitizers, PTX, mutants, archit
 
 .PHONY: test-more
 test-more: setup
+	@./setup.sh --fuzz || true
 	@$(MAKE) --no-print-directory test-units TIER=more
 
 test-asan: setup ## the unit tests with AddressSanitizer and UndefinedBehaviorSanitizer

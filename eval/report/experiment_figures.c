@@ -96,8 +96,7 @@ static int fill_loss(const Findings *f, int arm, int which, double *x, double *y
     Curve curve = which ? (Curve){0} : curve_smooth(&log->loss, LOSS_POINTS - 1);
     const Curve *shown = which ? &log->validation_loss : &curve;
     int n = shown->count < LOSS_POINTS ? shown->count : LOSS_POINTS;
-    memcpy(x, shown->step, (size_t)n * sizeof *x);
-    memcpy(y, shown->value, (size_t)n * sizeof *y);
+    for (int i = 0; i < n; i++) { x[i] = shown->step[i], y[i] = shown->value[i]; }
     curve_free(&curve);
     return n;
 }

@@ -1,0 +1,45 @@
+// What --resume reads: a checkpoint's state.json and the run's log (train/checkpoint.c, train/run_log.c,
+// train/record.c).
+#include "tests/fuzz/fuzz.h"
+#include "train/checkpoint.h"
+#include "train/record.h"
+#include "train/run_log.h"
+#include "util/file.h"
+#include <string.h>
+
+const char *const fuzz_files[] = {"out/checkpoint-000004/trainer/state.json", "out/log.jsonl", NULL};
+void fuzz_died(void) {}
+
+static TrainOptions options;
+static double rate = 0.5;
+static int rows = 2;
+static char *classes = "all";
+static long long seed = 7;
+static Option table[] = {{OPT_DOUBLE, "learning-rate", &rate, "", ""},
+                         {OPT_INT, "train-batch-size", &rows, "", ""},
+                         {OPT_STRING, "classes", &classes, "", ""},
+                         {OPT_LONG, "seed", &seed, "", ""},
+                         OPTIONS_END};
+static char out[512];
+
+void fuzz_begin(void) {
+    options = train_options_default();
+    options.out = strcpy(out, fuzz_path("out"));
+    options.resume = 1;
+    options.command = "train";
+    options.command_line = "cocogold train";
+    options.table = table;
+}
+
+void fuzz_one(void) {
+    static Comm comm = {.world = 1};
+    RunLog log = run_log_open(&options, &comm);
+    if (log.checkpoint) {
+        Json state = json_read(fuzz_path(fuzz_files[0]));
+        record_check(&options, json_find(state.root, "options"), state.path);
+        json_free(&state);
+    }
+    run_log_begin(&log, 1, 1, NULL);
+    run_log_close(&log);
+    remove_tree(fuzz_path("out/tensorboard"));
+}
