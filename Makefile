@@ -40,7 +40,7 @@ endif
 MARCH   ?= native
 WARN    ?= -Wall -Wextra -Wno-missing-field-initializers $(if $(WERROR),-Werror)
 OPT     := $(if $(SANITIZE),-O1 -fsanitize=$(SANITIZE) -fno-omit-frame-pointer,-O3) $(if $(filter 1,$(DEBUG)),-DDEBUG_GUARDS)
-PKGS    := hdf5-serial yajl popt cairo openssl libpcre2-8 libutf8proc
+PKGS    := hdf5-serial yajl popt cairo libpng openssl libpcre2-8 libutf8proc
 LIBRARY_CFLAGS := $(shell pkg-config --cflags $(PKGS) 2>/dev/null) -I/usr/include/stb
 LIBRARY_LIBS   := $(shell pkg-config --libs $(PKGS) 2>/dev/null)
 SYMBOLS        := -g

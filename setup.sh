@@ -13,7 +13,7 @@ cd "$(dirname "$0")"
 parts=(
     gcc=command:gcc g++=command:g++ make=command:make pkg-config=command:pkg-config
     libopenblas-openmp-dev=module:openblas libhdf5-dev=module:hdf5-serial libstb-dev=header:stb/stb_image.h
-    libyajl-dev=module:yajl libpopt-dev=module:popt libcairo2-dev=module:cairo fonts-dejavu-core=
+    libyajl-dev=module:yajl libpopt-dev=module:popt libcairo2-dev=module:cairo libpng-dev=module:libpng fonts-dejavu-core=
     libssl-dev=module:openssl libpcre2-dev=module:libpcre2-8 libutf8proc-dev=module:libutf8proc
     libcmocka-dev=module:cmocka libopenmpi-dev=module:ompi-c openmpi-bin=command:mpirun
     libboost-context-dev=header:boost/context/detail/fcontext.hpp

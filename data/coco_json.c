@@ -13,6 +13,7 @@
 #include "data/segmentation.h"
 #include "util/error.h"
 #include "util/json.h"
+#include "util/progress.h"
 #include "util/text.h"
 #include <ctype.h>
 #include <errno.h>
@@ -20,6 +21,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/stat.h>
 #include <yajl/yajl_parse.h>
 
 // Kinds of what is left out.
@@ -729,10 +731,17 @@ static void parse_file(Reader *r) {
     yajl_handle parser = yajl_alloc(&callbacks, NULL, r);
     size_t before = 0; // bytes of the file
     yajl_status status = yajl_status_ok;
+    struct stat info = {0};
+    fstat(fileno(file), &info);
+    Progress progress = progress_work("reading", (long long)info.st_size);
+    progress_phase(&progress, "%s", r->path);
     for (size_t n; status == yajl_status_ok && (n = read_piece(r, file, raw, plain, &before, &state)) > 0;) {
         status = yajl_parse(parser, text, n);
+        progress.done = (long long)before;
+        progress_update(&progress, progress.done);
         if (status != yajl_status_ok) { before += yajl_get_bytes_consumed(parser) - n; }
     }
+    progress_end(&progress, progress.done);
     if (ferror(file)) { die("%s: cannot be read: %s", r->path, strerror(errno)); }
     bool whole = status == yajl_status_ok;
     if (whole) { status = yajl_complete_parse(parser); }

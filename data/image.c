@@ -196,8 +196,10 @@ static bool ends_in(const char *path, const char *ending) {
 
 static bool is_jpeg_name(const char *path) { return ends_in(path, ".jpg") || ends_in(path, ".jpeg"); }
 
+bool image_is_name(const char *path) { return ends_in(path, ".png") || is_jpeg_name(path); }
+
 void image_want_name(const char *path) {
-    if (!ends_in(path, ".png") && !is_jpeg_name(path)) { die("%s: expected a name that ends in .png or .jpg", path); }
+    if (!image_is_name(path)) { die("%s: expected a name that ends in .png or .jpg", path); }
 }
 
 void image_save(const Image *image, const char *path) {

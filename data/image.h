@@ -1,5 +1,6 @@
 // Pictures in memory: reading and writing files (stb), and resampling as Pillow does it.
 #pragma once
+#include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
 
@@ -35,6 +36,7 @@ void image_upright(Image *image);
 
 // Writes .png, .jpg or .jpeg (quality 95), by the ending of `path`. The file appears whole or not at all.
 void image_save(const Image *image, const char *path);
+bool image_is_name(const char *path);   // ends in .png, .jpg or .jpeg
 void image_want_name(const char *path); // dies if the ending is none of these; for the start of a command
 // A picture file in memory, freed by the caller: a JPEG of that quality (1..100), or a PNG if it is 0.
 uint8_t *image_encode(const Image *image, int quality, size_t *size);

@@ -51,6 +51,33 @@ int32_t *rle_from_text(const char *text, size_t length, int *count) {
     return runs;
 }
 
+// One run, to `to`; returns the end. A run takes at most 7 characters.
+static char *put_run(char *to, int64_t value) {
+    for (int more = 1; more;) {
+        int low = (int)(value & 31);
+        value >>= 5;
+        more = low & 16 ? value != -1 : value != 0;
+        *to++ = (char)('0' + (low | (more ? 32 : 0)));
+    }
+    return to;
+}
+
+char *rle_to_text(const uint8_t *mask, int width, int height) {
+    int64_t pixels = (int64_t)width * height, before[2] = {0}; // before[0]: the run two before, from the fourth on
+    int count = 0;
+    size_t used = 0, capacity = 0;
+    char *text = NULL;
+    for (int64_t begin = 0, end; begin < pixels || count == 0; begin = end, count++) {
+        for (end = begin; end < pixels && mask[end % height * width + end / height] == count % 2;) { end++; }
+        if (used + 8 > capacity) { text = xrealloc(text, capacity = 2 * capacity + 64); }
+        used = (size_t)(put_run(text + used, end - begin - (count > 2 ? before[0] : 0)) - text);
+        before[0] = before[1];
+        before[1] = end - begin;
+    }
+    text[used] = 0;
+    return text;
+}
+
 // The border of a polygon is walked on a grid five times finer; where it passes the middle of a pixel column, the mask
 // switches between outside and inside at the pixel below. Only those places are computed, and none outside of the
 // picture's columns: the work is bounded by its width, whatever the coordinates.

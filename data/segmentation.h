@@ -29,3 +29,5 @@ void rle_fill(const int32_t *runs, int count, int width, int height, uint8_t *ma
 // of 5 bits, lowest first, as characters from '0' on. Returns the runs, freed by the caller, and their number in
 // *count; NULL if the text is damaged.
 int32_t *rle_from_text(const char *text, size_t length, int *count);
+// The compressed form of a mask (height, width) of 0 and 1; the caller frees it.
+char *rle_to_text(const uint8_t *mask, int width, int height);

@@ -1,34 +1,51 @@
-// cocogold segment: one picture, one text, one mask.
+// cocogold segment: masks of what texts name, in one picture or many.
+#include "data/texts.h"
+#include "eval/coco_results.h"
 #include "eval/frame.h"
 #include "eval/gallery.h"
+#include "eval/labels.h"
+#include "eval/pictures.h"
 #include "eval/settings.h"
+#include "model/contexts.h"
 #include "model/sampler.h"
 #include "util/error.h"
 #include "util/file.h"
 #include "util/options.h"
 #include "util/progress.h"
 #include "util/text.h"
+#include <limits.h>
 #include <math.h>
 #include <stdlib.h>
 #include <string.h>
 
+// ---- Options -------------------------------------------------------------------------------------------------------
+
 static struct {
     AnswerOptions answer;
     MaskOptions mask;
-    char *image, *text, *out, *fit, *noise;
-    int resolution, aspect; // aspect: --fit aspect
+    char **images, **texts, *texts_from, *out, *fit, *noise, *json;
+    int resolution, aspect, batch, no_pictures; // aspect: --fit aspect
     long long seed;
-} o = {.out = "segment", .fit = "pad", .answer = ANSWER_OPTIONS_DEFAULT, .mask = MASK_OPTIONS_DEFAULT};
+} o = {.out = "segment", .fit = "pad", .batch = 4, .answer = ANSWER_OPTIONS_DEFAULT, .mask = MASK_OPTIONS_DEFAULT};
 
 static const char *const fits[] = {"pad", "aspect", NULL};
 static Option table[] = {
     {OPT_HEADING, "Input and output"},
     MODEL_OPTIONS(o.answer),
-    {OPT_STRING, "image", &o.image, "picture (JPEG or PNG)", "FILE", .required = "a picture"},
+    {OPT_LIST, "image", &o.images,
+     "picture (JPEG or PNG), folder of pictures, or @FILE with a path a line (may be repeated; also without --image)",
+     "FILE"},
     MAX_PIXELS_OPTION,
-    {OPT_STRING, "text", &o.text, "what to find, e.g. \"elephant\"", "TEXT"},
-    {OPT_STRING, "out", &o.out, "prefix of the files PREFIX-mask.png, PREFIX-prediction.png and PREFIX-overlay.png",
+    {OPT_LIST, "text", &o.texts, "what to find, e.g. \"elephant\" (may be repeated: a mask for each)", "TEXT"},
+    {OPT_STRING, "texts-from", &o.texts_from,
+     "take the texts from the model's list of classes: those it was trained on, or all; or from @FILE, one a line",
+     "trained|all|@FILE"},
+    {OPT_STRING, "out", &o.out,
+     "prefix of the files PREFIX-mask.png, PREFIX-prediction.png and PREFIX-overlay.png; of several pictures "
+     "PREFIX-PICTURE-mask.png, of several texts PREFIX-TEXT-mask.png, with PREFIX-labels.png and PREFIX-legend.png",
      "PREFIX"},
+    {OPT_STRING, "json", &o.json, "also write the masks in COCO's results format", "FILE"},
+    {OPT_FLAG, "no-pictures", &o.no_pictures, "write no pictures, only --json"},
     {OPT_STRING, "dump-noise", &o.noise,
      "also write the initial noise as float32 (channels, height, width), to compare with other programs", "FILE"},
     {OPT_HEADING, "Sampling"},
@@ -39,30 +56,139 @@ static Option table[] = {
      .high = 4096},
     {OPT_STRING, "fit", &o.fit, "pad the picture to a square, as eval does, or keep its aspect ratio", "KIND",
      .choices = fits, .choice = &o.aspect},
+    {OPT_INT, "batch", &o.batch, "most masks drawn at once (fewer where memory is short)", "N", .low = 1, .high = 1024},
     {OPT_LONG, "seed", &o.seed, "seed of the initial noise", "N"},
     MASK_OPTIONS(o.mask),
     OPTIONS_END};
 
 static const OptionsHelp help = {.about = "Finds what the text names in a picture and writes the mask.",
-                                 .usage = "--model DIR --image FILE --text TEXT [--out PREFIX]",
+                                 .usage = "--model DIR --text TEXT [--text TEXT ...] [--out PREFIX] PICTURE|FOLDER ...",
                                  .example = "--model run/model --image elephant.jpg --text elephant"};
 
-static void parse(int argc, char **argv) {
-    options_parse(argc, argv, table, &help, 0);
-    options_require(o.text && strspn(o.text, " \t\n") < strlen(o.text) ? o.text : NULL, "--text",
-                    "the name of what to find");
+static bool is_blank(const char *text) { return !text || strspn(text, " \t\n") == strlen(text); }
+
+static PictureList parse(int argc, char **argv) {
+    const char **more = options_parse(argc, argv, table, &help, INT_MAX);
+    bool any = o.texts_from != NULL;
+    for (char **text = o.texts; text && *text; text++) {
+        if (is_blank(*text)) { die("--text is missing: expected the name of what to find"); }
+        any = true;
+    }
+    if (!any) { die("--text is missing: expected the name of what to find"); }
+    if (o.no_pictures && !o.json) { die("--no-pictures: expected --json, or nothing is written"); }
     want_folder_of("--out", o.out);
+    if (o.json) { want_output("--json", o.json); }
+    if (o.noise) { want_output("--dump-noise", o.noise); }
+    return pictures_find("--image", (const char *const *)o.images, more);
 }
 
-static Frame choose_frame(const Image *rgb, const ModelSettings *settings, const Pipeline *p, bool pad) {
-    int f = vae_factor(&p->vae_decoder.config);
-    int side = o.resolution ? o.resolution : settings->resolution;
-    if (!side) { side = p->unet.config.sample_size * f; }
-    if (side % f != 0) { die("--resolution %d: expected a multiple of %d, the VAE's factor", side, f); }
-    // Use whole cells of the UNet's coarsest level, unless they are too large for the picture.
-    int multiple = f << (p->unet.config.levels - 1);
-    return pad ? frame_pad(rgb->width, rgb->height, side)
-               : frame_aspect(rgb->width, rgb->height, side, multiple <= side / 4 ? multiple : f);
+// ---- Texts ---------------------------------------------------------------------------------------------------------
+
+static void add_listed(TextTable *texts, const ModelSettings *settings) {
+    bool trained = strcmp(o.texts_from, "trained") == 0;
+    if (o.texts_from[0] == '@') {
+        for (char **line = text_lines(o.texts_from + 1, "texts"); *line; line++) { text_table_add(texts, *line); }
+        return;
+    }
+    if (!trained && strcmp(o.texts_from, "all") != 0) {
+        die("--texts-from %s: expected trained, all or @FILE", o.texts_from);
+    }
+    int count = trained ? settings->train_class_count : settings->all_class_count;
+    char **names = trained ? settings->train_classes : settings->all_classes;
+    if (!count) { die("--texts-from %s: %s/cocogold.json lists no classes", o.texts_from, o.answer.model); }
+    for (int i = 0; i < count; i++) { text_table_add(texts, names[i]); }
+}
+
+static TextTable find_texts(const ModelSettings *settings) {
+    TextTable texts = {0};
+    for (char **text = o.texts; text && *text; text++) { text_table_add(&texts, *text); }
+    if (o.texts_from) { add_listed(&texts, settings); }
+    return texts;
+}
+
+// What is unusual about a text, in one line.
+static void note_text(const char *text, const Tokenizer *tokenizer, const ModelSettings *settings) {
+    int tokens, words;
+    tokenizer_warn_length(tokenizer, "--text", text);
+    tokenizer_count(tokenizer, text, &tokens, &words);
+    bool pieces = words < tokens, unknown = settings->train_class_count && !settings_is_trained(settings, text);
+    if (!pieces && !unknown) { return; }
+    char *shown = text_shown(text), *count = xprintf("the tokenizer breaks words into pieces (%d tokens)", tokens);
+    warn("\"%s\": %s%s%s", shown, pieces ? count : "", pieces && unknown ? ", and " : "",
+         unknown ? "the model was not trained on a class of this name" : "");
+    free(shown);
+    free(count);
+}
+
+// ---- The model and its memory --------------------------------------------------------------------------------------
+
+// A picture that is being segmented.
+typedef struct {
+    int number; // in the list
+    Image rgb;
+    Frame frame;
+    LabelMap labels; // of several texts
+} Subject;
+
+typedef struct {
+    Pipeline pipeline;
+    ModelSettings settings;
+    MaskRule rule;
+    Device dev;
+    PictureList pictures;
+    int at, unreadable; // pictures that were read or tried; those that cannot be read
+    TextTable texts;
+    Contexts contexts; // of the texts
+    double *shares;    // (texts) sums over pictures of the mask's share
+    int *found;        // (texts) pictures with a mask
+    yajl_gen results;  // NULL without --json
+    Progress progress;
+    Image first; // a single picture, which is read before the model
+    Subject held;
+    bool holds; // `held` was read, but its frame has another size than those before
+    // of the present frame's size
+    Sampler sampler;   // B: most samples at once
+    floatX *context;   // (B, T, C) on the device
+    float *inputs;     // (B, H, W, 3) in [0, 1]: the pictures as the VAE reproduces them; only for MASK_COMPARE
+    float *latents;    // (B, h, w, L) of the pictures
+    float *conditions; // (B, h, w, L) the latents of a batch's samples
+    float *predictions;
+} Segmenter;
+
+static int steps_of(const Segmenter *s) { return o.answer.steps ? o.answer.steps : s->settings.steps; }
+
+static bool draws_labels(const Segmenter *s) {
+    return s->texts.count > 1 && s->texts.count <= MOST_LABELS && !o.no_pictures;
+}
+
+static void contexts_open(Segmenter *s, int batch) {
+    char **prompts = xcalloc((size_t)s->texts.count, sizeof *prompts);
+    for (int i = 0; i < s->texts.count; i++) { prompts[i] = settings_text(&s->settings, s->texts.texts[i]); }
+    s->contexts =
+        contexts_create(&s->pipeline, (const char *const *)prompts, s->texts.count, batch, 0.25, false, &s->dev);
+    for (int i = 0; i < s->texts.count; i++) { free(prompts[i]); }
+    free(prompts);
+}
+
+// At most --batch and as many as there are, but no more than fit into memory beside the first.
+static int choose_batch(Segmenter *s, int h, int w) {
+    size_t free_bytes, total;
+    long long masks = (long long)s->pictures.count * s->texts.count;
+    int batch = o.batch < masks ? o.batch : (int)masks;
+    device_memory(&s->dev, &free_bytes, &total);
+    while (batch > 1 && sampler_bytes(&s->pipeline, batch, h, w, &s->dev) > free_bytes) { batch /= 2; }
+    return batch;
+}
+
+static void sampler_close(Segmenter *s) {
+    if (!s->sampler.B) { return; }
+    sampler_destroy(&s->sampler, &s->dev);
+    contexts_destroy(&s->contexts, &s->dev);
+    device_free(&s->dev, s->context);
+    free(s->inputs);
+    free(s->latents);
+    free(s->conditions);
+    free(s->predictions);
 }
 
 // PyTorch's order, so that a diffusers loop can start from it.
@@ -78,90 +204,307 @@ static void dump_noise(Sampler *s, Device *dev) {
     free(planes);
 }
 
-typedef struct {
-    float *input, *prediction; // (H, W, 3) in [0, 1]: after the VAE; what the model drew
-} Pictures;
+// Makes the memory for frames of this size, unless it is there.
+static void want_sampler(Segmenter *s, const Frame *frame) {
+    int f = vae_factor(&s->pipeline.vae_decoder.config), h = frame->H / f, w = frame->W / f;
+    if (s->sampler.B && s->sampler.h == h && s->sampler.w == w) { return; }
+    bool first = s->sampler.B == 0;
+    sampler_close(s);
+    size_t B = (size_t)choose_batch(s, h, w), pixels = B * (size_t)frame->H * (size_t)frame->W * 3;
+    s->sampler = sampler_create(&s->pipeline, (int)B, h, w, &s->dev);
+    contexts_open(s, (int)B);
+    size_t latents = B * (size_t)(h * w * s->sampler.L);
+    s->context = device_alloc(&s->dev, B * s->contexts.row * sizeof *s->context);
+    s->inputs = xmalloc(pixels * sizeof *s->inputs);
+    s->predictions = xmalloc(pixels * sizeof *s->predictions);
+    s->latents = xmalloc(latents * sizeof *s->latents);
+    s->conditions = xmalloc(latents * sizeof *s->conditions);
+    if (o.noise && first) { dump_noise(&s->sampler, &s->dev); }
+}
 
-static Pictures run(Pipeline *p, const ModelSettings *settings, const Frame *frame, const Image *rgb, Device *dev) {
+// ---- Pictures ------------------------------------------------------------------------------------------------------
+
+static Frame choose_frame(const Segmenter *s, const Image *rgb) {
+    const Pipeline *p = &s->pipeline;
     int f = vae_factor(&p->vae_decoder.config);
-    Sampler s = sampler_create(p, 1, frame->H / f, frame->W / f, dev);
-    size_t count = (size_t)frame->H * frame->W * 3 * sizeof(float);
-    Pictures pictures = {xmalloc(count), xmalloc(count)};
-    float *pixels = xmalloc(count), *latent = xmalloc((size_t)s.h * s.w * s.L * sizeof *latent);
-    frame_picture(frame, rgb, pixels);
-    sampler_encode(&s, latent, pixels, 1, dev);
-    sampler_decode_latents(&s, pictures.input, latent, 1, dev);
-    sampler_want_finite(&s, "the picture itself");
-    char *prompt = settings_text(settings, o.text);
-    floatX *context = context_table(p, (const char *const[]){prompt}, 1, dev);
-    if (o.noise) { dump_noise(&s, dev); }
-    sampler_ensemble(&s, pictures.prediction, latent, context, (const uint64_t[]){0}, 1,
-                     o.answer.steps ? o.answer.steps : settings->steps, o.answer.ensemble, (uint64_t)o.seed, dev);
-    sampler_want_finite(&s, "\"%s\"", o.text);
-    device_free(dev, context);
-    sampler_destroy(&s, dev);
-    free(pixels);
-    free(latent);
-    free(prompt);
-    return pictures;
+    int side = o.resolution ? o.resolution : s->settings.resolution;
+    if (!side) { side = p->unet.config.sample_size * f; }
+    if (side % f != 0) { die("--resolution %d: expected a multiple of %d, the VAE's factor", side, f); }
+    // Use whole cells of the UNet's coarsest level, unless they are too large for the picture.
+    int multiple = f << (p->unet.config.levels - 1);
+    return o.aspect ? frame_aspect(rgb->width, rgb->height, side, multiple <= side / 4 ? multiple : f)
+                    : frame_pad(rgb->width, rgb->height, side);
 }
 
-static void save(const Image *image, const char *what) {
-    char *path = xprintf("%s-%s.png", o.out, what);
-    image_save(image, path);
-    free(path);
+// Reads a picture of the list. One of several that cannot be read is named and left out: false.
+static bool subject_read(Segmenter *s, Subject *subject, int number) {
+    char *why = NULL;
+    *subject = (Subject){.number = number, .rgb = s->first};
+    if (s->pictures.several) { subject->rgb = image_try_load(s->pictures.paths[number], 3, &why); }
+    if (why) {
+        warn("%s", why);
+        free(why);
+        s->unreadable++;
+        return false;
+    }
+    image_upright(&subject->rgb); // as people see it
+    subject->frame = choose_frame(s, &subject->rgb);
+    if (draws_labels(s)) { subject->labels = labels_new(subject->rgb.width, subject->rgb.height); }
+    return true;
 }
 
-// Writes the three pictures; returns the share of the picture that is mask.
-static double write_pictures(const Image *rgb, const Frame *frame, const Pictures *pictures, const MaskRule *rule) {
-    size_t pixels = (size_t)rgb->width * rgb->height;
+static void subject_free(Subject *subject) {
+    image_free(&subject->rgb);
+    labels_free(&subject->labels);
+}
+
+// PREFIX[-PICTURE][-TEXT]-WHAT.png; subject and text may be NULL. Of many, a prefix that ends with a slash is a folder.
+static Path output_path(const Segmenter *s, const Subject *subject, const char *text, const char *what) {
+    char *word = text && s->texts.count > 1 ? text_file_name(text) : NULL;
+    const char *picture = subject && s->pictures.several ? s->pictures.names[subject->number] : NULL;
+    bool many = s->pictures.several || s->texts.count > 1;
+    const char *parts[] = {picture, word, what};
+    Path path = path_of("%s", o.out);
+    for (int i = 0; i < 3; i++) {
+        if (!parts[i]) { continue; }
+        bool begins = many && path.text[0] && path.text[strlen(path.text) - 1] == '/';
+        path = path_of("%s%s%s", path.text, begins ? "" : "-", parts[i]);
+    }
+    free(word);
+    return path_of("%s.png", path.text);
+}
+
+static void save(Image image, Path path) {
+    image_save(&image, path.text);
+    image_free(&image);
+}
+
+static void write_pictures(const Segmenter *s, const Subject *subject, const char *text, const uint8_t *mask,
+                           const float *prediction) {
+    const Image *rgb = &subject->rgb;
+    save(mask_image(mask, rgb->width, rgb->height), output_path(s, subject, text, "mask"));
+    save(frame_restore_picture(&subject->frame, prediction), output_path(s, subject, text, "prediction"));
+    save(outcome_picture(rgb, mask, NULL, NULL), output_path(s, subject, text, "overlay"));
+}
+
+// The certainty of each pixel (grey) and, returned, its mean over the mask, in [0, 1].
+static double find_certainty(const Segmenter *s, const Subject *subject, const float *prediction, const float *input,
+                             const uint8_t *mask, Image *certainty) {
+    const Frame *frame = &subject->frame;
+    float *values = xmalloc((size_t)frame->H * (size_t)frame->W * sizeof *values);
+    mask_certainty(values, prediction, input, frame->H, frame->W, &s->rule);
+    *certainty = frame_restore_values(frame, values);
+    double sum = 0, count = 0;
+    for (size_t i = 0; i < (size_t)frame->width * (size_t)frame->height; i++) {
+        sum += mask[i] * certainty->pixels[i];
+        count += mask[i];
+    }
+    free(values);
+    return count > 0 ? sum / count / 255 : 0;
+}
+
+// From a prediction to the mask and all that is written of it.
+static void finish_mask(Segmenter *s, Subject *subject, int t, const float *prediction, const float *input) {
+    const Frame *frame = &subject->frame;
+    size_t pixels = (size_t)frame->width * (size_t)frame->height;
+    const char *text = s->texts.texts[t];
     uint8_t *model_mask = xmalloc((size_t)frame->H * frame->W), *mask = xmalloc(pixels);
-    mask_extract(model_mask, pictures->prediction, pictures->input, frame->H, frame->W, rule);
+    mask_extract(model_mask, prediction, input, frame->H, frame->W, &s->rule);
     frame_restore_mask(frame, model_mask, mask);
     double marked = 0;
     for (size_t i = 0; i < pixels; i++) { marked += mask[i]; }
-    Image grey = mask_image(mask, rgb->width, rgb->height);
-    Image prediction = frame_restore_picture(frame, pictures->prediction);
-    Image overlay = outcome_picture(rgb, mask, NULL, NULL);
-    save(&grey, "mask");
-    save(&prediction, "prediction");
-    save(&overlay, "overlay");
-    image_free(&grey);
-    image_free(&prediction);
-    image_free(&overlay);
+    s->shares[t] += marked / (double)pixels;
+    s->found[t] += marked > 0;
+    if (!o.no_pictures) { write_pictures(s, subject, text, mask, prediction); }
+    if (s->results || draws_labels(s)) {
+        Image certainty;
+        double score = find_certainty(s, subject, prediction, input, mask, &certainty);
+        if (draws_labels(s)) { labels_add(&subject->labels, t + 1, mask, &certainty); }
+        if (s->results && marked > 0) {
+            coco_result_put(s->results, s->pictures.paths[subject->number], t + 1, text, mask, frame->width,
+                            frame->height, score);
+        }
+        image_free(&certainty);
+    }
     free(model_mask);
     free(mask);
-    return marked / (double)pixels;
+}
+
+// ---- Sampling ------------------------------------------------------------------------------------------------------
+
+// Latents of n subjects and, for comparison, what the VAE makes of them.
+static void encode(Segmenter *s, const Subject *subjects, int n) {
+    size_t count = (size_t)subjects->frame.H * (size_t)subjects->frame.W * 3;
+    float *pixels = xmalloc((size_t)n * count * sizeof *pixels);
+    for (int i = 0; i < n; i++) { frame_picture(&subjects[i].frame, &subjects[i].rgb, pixels + (size_t)i * count); }
+    sampler_encode(&s->sampler, s->latents, pixels, n, &s->dev);
+    free(pixels);
+    if (s->rule.method != MASK_COMPARE) { return; }
+    sampler_decode_latents(&s->sampler, s->inputs, s->latents, n, &s->dev);
+    int broken = s->sampler.broken < 0 ? 0 : s->sampler.broken;
+    sampler_want_finite(&s->sampler, "%s",
+                        s->pictures.several ? s->pictures.paths[subjects[broken].number] : "the picture itself");
+}
+
+// The masks of n subjects with frames of one size, for all texts: sample k is of subject k / texts and text k % texts.
+// All start from the same noise, so that a mask does not depend on what else is asked.
+static void segment(Segmenter *s, Subject *subjects, int n) {
+    encode(s, subjects, n);
+    int texts = s->texts.count, B = s->sampler.B, *index = xcalloc((size_t)B, sizeof *index);
+    uint64_t *ids = xcalloc((size_t)B, sizeof *ids);
+    size_t latent = (size_t)(s->sampler.h * s->sampler.w * s->sampler.L);
+    size_t count = (size_t)subjects->frame.H * (size_t)subjects->frame.W * 3;
+    for (int first = 0; first < n * texts; first += B) {
+        int m = n * texts - first < B ? n * texts - first : B;
+        for (int i = 0; i < m; i++) {
+            index[i] = (first + i) % texts;
+            memcpy(s->conditions + (size_t)i * latent, s->latents + (size_t)((first + i) / texts) * latent,
+                   latent * sizeof *s->latents);
+        }
+        contexts_gather(&s->contexts, s->context, index, m, &s->dev);
+        sampler_ensemble(&s->sampler, s->predictions, s->conditions, s->context, ids, m, steps_of(s), o.answer.ensemble,
+                         (uint64_t)o.seed, &s->dev);
+        int broken = s->sampler.broken < 0 ? 0 : s->sampler.broken;
+        sampler_want_finite(&s->sampler, "\"%s\"", s->texts.texts[index[broken]]);
+        for (int i = 0; i < m; i++) {
+            int k = (first + i) / texts;
+            finish_mask(s, &subjects[k], index[i], s->predictions + (size_t)i * count, s->inputs + (size_t)k * count);
+        }
+    }
+    free(index);
+    free(ids);
+}
+
+// The work that is left, if the pictures to come have frames of this size.
+static void expect_work(Segmenter *s, int left) {
+    SamplerWork w = sampler_work(&s->sampler);
+    int steps = steps_of(s);
+    long long masks = (long long)left * s->texts.count * o.answer.ensemble;
+    s->progress.total = s->progress.done + masks * (steps * w.step + w.decode) +
+                        left * (w.encode + (s->rule.method == MASK_COMPARE ? w.decode : 0));
+}
+
+// Reads the next picture that can be read; false: there is none.
+static bool subject_next(Segmenter *s, Subject *subject) {
+    if (s->holds) {
+        *subject = s->held;
+        s->holds = false;
+        return true;
+    }
+    while (s->at < s->pictures.count) {
+        if (subject_read(s, subject, s->at++)) { return true; }
+    }
+    return false;
+}
+
+// Reads the next pictures with frames of one size, at most a batch. Returns their number.
+static int read_group(Segmenter *s, Subject *subjects) {
+    int n = 0;
+    do {
+        Subject *next = &subjects[n];
+        if (!subject_next(s, next)) { break; }
+        s->holds = n > 0 && (next->frame.W != subjects->frame.W || next->frame.H != subjects->frame.H);
+        if (s->holds) {
+            s->held = *next;
+            break;
+        }
+        if (n++ == 0) { want_sampler(s, &subjects->frame); }
+    } while (n < s->sampler.B);
+    return n;
+}
+
+static void segment_all(Segmenter *s) {
+    Subject *subjects = xcalloc((size_t)o.batch, sizeof *subjects);
+    for (int n; (n = read_group(s, subjects)) > 0;) {
+        expect_work(s, n + s->holds + s->pictures.count - s->at);
+        segment(s, subjects, n);
+        for (int i = 0; i < n; i++) {
+            if (draws_labels(s)) {
+                labels_save(&subjects[i].labels, s->texts.count, output_path(s, &subjects[i], NULL, "labels").text);
+            }
+            subject_free(&subjects[i]);
+        }
+    }
+    free(subjects);
+}
+
+// ---- Command -------------------------------------------------------------------------------------------------------
+
+static void segmenter_open(Segmenter *s) {
+    int parts = PART_UNET | PART_VAE_ENCODER | PART_VAE_DECODER | PART_TEXT | PART_SCHEDULE;
+    s->pipeline = pipeline_open(o.answer.model, parts | (o.answer.ema ? PART_UNET_EMA : 0), 0, &s->dev);
+    if (schedule_changes(&o.answer.schedule)) { schedule_change(&s->pipeline.schedule, &o.answer.schedule); }
+    schedule_warn_steps(&s->pipeline.schedule, steps_of(s));
+    s->rule = settings_rule(&s->settings, o.answer.model, &o.mask);
+    for (int i = 0; i < s->texts.count; i++) { note_text(s->texts.texts[i], s->pipeline.tokenizer, &s->settings); }
+    if (s->texts.count > MOST_LABELS && !o.no_pictures) {
+        warn("%d texts: no label maps, which have at most %d", s->texts.count, MOST_LABELS);
+    }
+    s->shares = xcalloc((size_t)s->texts.count, sizeof *s->shares);
+    s->found = xcalloc((size_t)s->texts.count, sizeof *s->found);
+    if (!o.json) { return; }
+    s->results = json_writer();
+    yajl_gen_array_open(s->results);
+}
+
+static void segmenter_close(Segmenter *s) {
+    sampler_close(s);
+    pipeline_close(&s->pipeline, &s->dev);
+    device_close(&s->dev);
+    settings_free(&s->settings);
+    text_table_free(&s->texts);
+    free(s->shares);
+    free(s->found);
+}
+
+static void report_one(const Segmenter *s, double seconds) {
+    char *text = text_shown(s->texts.texts[0]);
+    printf("\"%s\" covers %.1f%% of %s (%.2f s)", text, 100 * s->shares[0], s->pictures.paths[0], seconds);
+    if (!o.no_pictures) { printf("; wrote %s-mask.png, -prediction.png, -overlay.png", o.out); }
+    printf("\n");
+    free(text);
+}
+
+static void report_many(const Segmenter *s, double seconds) {
+    int read = s->pictures.count - s->unreadable;
+    bool labels = draws_labels(s);
+    for (int i = 0; i < s->texts.count; i++) {
+        text_column(stdout, 24, s->texts.texts[i]);
+        printf(" in %d of %d pictures, %.1f%% of the pixels\n", s->found[i], read,
+               100 * s->shares[i] / (read ? read : 1));
+    }
+    printf("%d picture%s, %d text%s (%.2f s)", read, read == 1 ? "" : "s", s->texts.count,
+           s->texts.count == 1 ? "" : "s", seconds);
+    if (!o.no_pictures) {
+        printf("; wrote %s*-mask.png, -prediction.png, -overlay.png%s", o.out,
+               labels ? ", -labels.png, -legend.png" : "");
+    }
+    printf("\n");
 }
 
 int cmd_segment(int argc, char **argv) {
-    parse(argc, argv);
-    ModelSettings settings;
-    settings_read(&settings, o.answer.model);
-    if (o.noise) { want_output("--dump-noise", o.noise); }
-    Image rgb = image_load(o.image, 3);
-    image_upright(&rgb); // as people see it
-    Device dev;
-    device_open(&dev, 0);
-    int parts = PART_UNET | PART_VAE_ENCODER | PART_VAE_DECODER | PART_TEXT | PART_SCHEDULE;
-    Pipeline p = pipeline_open(o.answer.model, parts | (o.answer.ema ? PART_UNET_EMA : 0), 0, &dev);
-    if (schedule_changes(&o.answer.schedule)) { schedule_change(&p.schedule, &o.answer.schedule); }
-    schedule_warn_steps(&p.schedule, o.answer.steps ? o.answer.steps : settings.steps);
-    tokenizer_warn_length(p.tokenizer, "--text", o.text);
-    MaskRule rule = settings_rule(&settings, o.answer.model, &o.mask);
-    Frame frame = choose_frame(&rgb, &settings, &p, !o.aspect);
+    Segmenter s = {.pictures = parse(argc, argv)};
+    settings_read(&s.settings, o.answer.model);
+    s.texts = find_texts(&s.settings);
+    if (!s.pictures.several) { s.first = image_load(s.pictures.paths[0], 3); }
+    device_open(&s.dev, 0);
+    segmenter_open(&s);
     double started = now_seconds();
-    Pictures pictures = run(&p, &settings, &frame, &rgb, &dev);
-    double share = write_pictures(&rgb, &frame, &pictures, &rule);
-    char *text = text_shown(o.text);
-    printf("\"%s\" covers %.1f%% of %s (%.2f s); wrote %s-mask.png, -prediction.png, -overlay.png\n", text, 100 * share,
-           o.image, now_seconds() - started, o.out);
-    free(text);
-    free(pictures.input);
-    free(pictures.prediction);
-    image_free(&rgb);
-    settings_free(&settings);
-    pipeline_close(&p, &dev);
-    device_close(&dev);
-    return 0;
+    s.progress = progress_work("segment", 0);
+    s.dev.progress = &s.progress;
+    segment_all(&s);
+    s.dev.progress = NULL;
+    progress_end(&s.progress, s.progress.done);
+    if (draws_labels(&s)) {
+        labels_save_legend(s.texts.texts, s.texts.count, output_path(&s, NULL, NULL, "legend").text);
+    }
+    if (s.results) {
+        yajl_gen_array_close(s.results);
+        json_write(s.results, o.json);
+    }
+    (s.pictures.several || s.texts.count > 1 ? report_many : report_one)(&s, now_seconds() - started);
+    int unreadable = s.unreadable;
+    if (unreadable) { complain("%d of %d pictures cannot be read", unreadable, s.pictures.count); }
+    segmenter_close(&s);
+    return unreadable > 0;
 }

@@ -23,10 +23,14 @@ static float distance(const float a[3], const float b[3]) {
     return fmaxf(fabsf(a[0] - b[0]), fmaxf(fabsf(a[1] - b[1]), fabsf(a[2] - b[2])));
 }
 
-static bool is_painted(const float p[3], const float in[3], const MaskRule *rule) {
+static float distance_to_paint(const float p[3], const float in[3], const MaskRule *rule) {
     float painted[3];
     for (int c = 0; c < 3; c++) { painted[c] = rule->alpha * rule->color[c] + (1 - rule->alpha) * in[c]; }
-    float to_paint = distance(p, painted), to_input = distance(p, in);
+    return distance(p, painted);
+}
+
+static bool is_painted(const float p[3], const float in[3], const MaskRule *rule) {
+    float to_paint = distance_to_paint(p, in, rule), to_input = distance(p, in);
     return to_paint <= rule->tolerance && to_input >= rule->changed && to_paint < to_input;
 }
 
@@ -42,6 +46,20 @@ void mask_extract(uint8_t *mask, const float *prediction, const float *input, in
         }
     }
     if (rule->opening) { mask_opening(mask, H, W); }
+}
+
+static float painted_share(const float p[3], const float in[3], const MaskRule *rule) {
+    float to_paint = distance_to_paint(p, in, rule), to_input = distance(p, in);
+    return to_input > 0 ? to_input / (to_input + to_paint) : 0;
+}
+
+void mask_certainty(float *certainty, const float *prediction, const float *input, int H, int W, const MaskRule *rule) {
+    for (size_t i = 0; i < (size_t)H * (size_t)W; i++) {
+        const float *p = prediction + i * 3;
+        certainty[i] = rule->method == MASK_COMPARE     ? painted_share(p, input + i * 3, rule)
+                       : rule->method == MASK_WHITENESS ? 1 - distance(p, rule->color)
+                                                        : (p[0] + p[1] + p[2]) / 3;
+    }
 }
 
 // out[x] = minimum (or maximum) of in[x - 1], in[x], in[x + 1]; n values with the given stride, in place.

@@ -30,5 +30,9 @@ MaskRule mask_rule(MaskMethod method, const int color[3], double alpha);
 // pixel is mask where d(prediction, painted) <= tolerance, d(prediction, input) >= changed and d(prediction, painted) <
 // d(prediction, input). A white sky that stays as it was has no change; a brightened sky is nearer to itself.
 void mask_extract(uint8_t *mask, const float *prediction, const float *input, int H, int W, const MaskRule *rule);
+// How certain each pixel is mask, (H, W) in [0, 1]. MASK_COMPARE: the distance to the input as a share of the distances
+// to the input and to the paint, at least 1/2 in the mask; MASK_WHITENESS: 1 - the distance to the mask's colour;
+// MASK_LUMINANCE: the mean of the channels.
+void mask_certainty(float *certainty, const float *prediction, const float *input, int H, int W, const MaskRule *rule);
 // In place; pixels outside the picture are ignored.
 void mask_opening(uint8_t *mask, int H, int W);

@@ -67,6 +67,14 @@ void frame_restore_mask(const Frame *f, const uint8_t *mask, uint8_t *out) {
     image_free(&model);
 }
 
+Image frame_restore_values(const Frame *f, const float *values) {
+    Image model = image_new(f->W, f->H, 1);
+    for (size_t i = 0; i < (size_t)f->W * f->H; i++) { model.pixels[i] = (uint8_t)lroundf(255 * values[i]); }
+    Image own = image_resize(&model, f->x, f->y, f->w, f->h, f->width, f->height, FILTER_BILINEAR);
+    image_free(&model);
+    return own;
+}
+
 Image frame_restore_picture(const Frame *f, const float *prediction) {
     Image model = float_image(prediction, f->W, f->H);
     Image own = image_resize(&model, f->x, f->y, f->w, f->h, f->width, f->height, FILTER_BILINEAR);

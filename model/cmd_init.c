@@ -5,6 +5,7 @@
 #include "util/error.h"
 #include "util/file.h"
 #include "util/options.h"
+#include "util/progress.h"
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -21,10 +22,22 @@ typedef struct {
     uint64_t seed;
 } Plan;
 
+static size_t parameter_count(const Params *params) {
+    size_t n = 0;
+    for (int i = 0; i < params->count; i++) { n += params->slices[i].count; }
+    return n;
+}
+
 // Writes random values of all slices of one or two models into one file.
 static void write_random(const Plan *plan, const char *file, const Params *const *params, int count, bool clip) {
     SafetensorsWriter *w = safetensors_writer(path_of("%s/%s", plan->folder, file).text);
-    for (int m = 0; m < count; m++) { weights_declare(w, params[m]); }
+    long long total = 0;
+    for (int m = 0; m < count; m++) {
+        weights_declare(w, params[m]);
+        total += (long long)parameter_count(params[m]);
+    }
+    Progress progress = progress_work("init", total);
+    progress_phase(&progress, "%s", file);
     for (int m = 0; m < count; m++) {
         for (int i = 0; i < params[m]->count; i++) {
             size_t n = params[m]->slices[i].count;
@@ -32,8 +45,10 @@ static void write_random(const Plan *plan, const char *file, const Params *const
             init_slice(values, params[m], i, plan->seed, plan->preset, clip);
             safetensors_write(w, values, n);
             free(values);
+            progress_add(&progress, (long long)n);
         }
     }
+    progress_end(&progress, progress.done);
     safetensors_finish(w);
 }
 
@@ -41,12 +56,6 @@ static void write_random(const Plan *plan, const char *file, const Params *const
 static Path module_file(const char *folder, const char *module, const char *file) {
     make_folders(path_of("%s/%s", folder, module).text);
     return path_of("%s/%s/%s", folder, module, file);
-}
-
-static size_t parameter_count(const Params *params) {
-    size_t n = 0;
-    for (int i = 0; i < params->count; i++) { n += params->slices[i].count; }
-    return n;
 }
 
 static void write_unet(const Plan *plan, Device *dev) {
@@ -174,6 +183,8 @@ static void convert_unet(const char *from, const char *to, Device *dev) {
     const Tensor **tensors = weights_match(&old.params, &file);
     SafetensorsWriter *w = safetensors_writer(path_of("%s/unet/diffusion_pytorch_model.safetensors", to).text);
     weights_declare(w, &new.params);
+    Progress progress = progress_work("init", (long long)parameter_count(&new.params));
+    progress_phase(&progress, "unet");
     for (int i = 0; i < old.params.count; i++) {
         const ParamSlice *slice = &old.params.slices[i], *grown = &new.params.slices[i];
         float *values = xmalloc(slice->count * sizeof *values), *doubled = xmalloc(grown->count * sizeof *doubled);
@@ -184,7 +195,9 @@ static void convert_unet(const char *from, const char *to, Device *dev) {
         safetensors_write(w, first ? doubled : values, grown->count);
         free(values);
         free(doubled);
+        progress_add(&progress, (long long)grown->count);
     }
+    progress_end(&progress, progress.done);
     safetensors_finish(w);
     safetensors_close(&file);
     free(tensors);

@@ -39,6 +39,20 @@ static void predict(Sampler *s, const floatX *context, int n, Device *dev) {
     if (guided(s)) { guide(s, n, dev); }
 }
 
+SamplerWork sampler_work(const Sampler *sampler) {
+    Progress encode = {.printed = NAN}, step = encode, decode = encode;
+    Device plan = {.plan_only = true, .progress = &step};
+    Sampler s = *sampler;
+    s.arena = arena_measure(&plan);
+    s.sample = s.output = PLAN_POINTER;
+    predict(&s, NULL, 1, &plan);
+    plan.progress = &decode;
+    pipeline_decode_bytes(s.pipeline, 1, s.h, s.w, &plan);
+    plan.progress = &encode;
+    if (s.pipeline->parts & PART_VAE_ENCODER) { pipeline_encode_bytes(s.pipeline, 1, s.h * s.f, s.w * s.f, &plan); }
+    return (SamplerWork){encode.done, step.done, decode.done};
+}
+
 static size_t larger(size_t a, size_t b) { return a > b ? a : b; }
 
 // The arena's size: the largest need of the three models, measured without running them.
@@ -46,6 +60,7 @@ static size_t arena_bytes(Sampler s, Device *dev) {
     Device plan = *dev;
     plan.plan_only = true;
     plan.trace = NULL;
+    plan.progress = NULL;
     plan.workspace_needed = 0;
     s.arena = arena_measure(&plan);
     s.sample = s.output = PLAN_POINTER;
@@ -163,6 +178,7 @@ static void denoise(Sampler *s, const float *image_latent, const floatX *context
     for (int i = 0; i < steps; i++) {
         float alpha, alpha_prev;
         schedule_step_alphas(schedule, timesteps[i], steps, &alpha, &alpha_prev);
+        progress_phase(dev->progress, "step %d of %d", i + 1, steps);
         set_timestep(s, timesteps[i], n, dev);
         predict(s, context, n, dev);
         ddim_step(s->latent, s->output, alpha, alpha_prev, config->prediction,
@@ -230,6 +246,7 @@ void sampler_want_finite(const Sampler *s, const char *format, ...) {
 
 void sampler_decode(Sampler *s, float *pictures, int n, Device *dev) {
     size_t count = (size_t)n * picture_count(s);
+    progress_phase(dev->progress, "decode");
     pipeline_decode(s->pipeline, &s->arena, s->images, s->latent, n, s->h, s->w, dev);
     device_copy(dev, pictures, s->images, count * sizeof(float), false);
     device_sync(dev);
@@ -260,6 +277,7 @@ void sampler_decode_latents(Sampler *s, float *pictures, const float *latents, i
 }
 
 void sampler_encode(Sampler *s, float *latents, const float *pictures, int n, Device *dev) {
+    progress_phase(dev->progress, "encode");
     device_copy(dev, s->images, pictures, (size_t)n * picture_count(s) * sizeof(float), false);
     pipeline_encode(s->pipeline, &s->arena, s->latent, s->images, n, s->h * s->f, s->w * s->f, dev);
     device_copy(dev, latents, s->latent, (size_t)n * latent_count(s) * sizeof(float), false);

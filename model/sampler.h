@@ -40,6 +40,12 @@ void sampler_negative(Sampler *sampler, const floatX *context, Device *dev);
 size_t sampler_bytes(Pipeline *pipeline, int B, int h, int w, Device *dev);
 size_t sampler_text_bytes(Pipeline *pipeline, int B, int h, int w, double guidance, Device *dev);
 
+// What encoding a picture, a step of a sample and decoding it add to the device's progress. Nothing is run.
+typedef struct {
+    long long encode, step, decode;
+} SamplerWork;
+SamplerWork sampler_work(const Sampler *sampler);
+
 // Predicted clean latents, left in sampler->latent: n <= B samples. image_latent (n, h, w, L) on the host, scaled, NULL
 // for text to image; context (n, T, C) floatX on the device; sample_ids (n): noise of sample i depends only on (seed,
 // sample_ids[i], member) (stream PHILOX_INFERENCE, step = member).

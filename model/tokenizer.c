@@ -560,10 +560,34 @@ int tokenizer_encode(const Tokenizer *t, const char *text, int *ids, int length)
     return out.count;
 }
 
-void tokenizer_warn_length(const Tokenizer *t, const char *option, const char *text) {
-    int most = tokenizer_length(t), capacity = (int)strlen(text) + 2; // a token has at least one byte
-    int *ids = xmalloc((size_t)capacity * sizeof *ids), count = tokenizer_encode(t, text, ids, capacity);
+// All ids of a text, with begin and end; freed by the caller.
+static int *encode_all(const Tokenizer *t, const char *text, int *count) {
+    int capacity = (int)strlen(text) + 2; // a token has at least one byte
+    int *ids = xmalloc((size_t)capacity * sizeof *ids);
+    *count = tokenizer_encode(t, text, ids, capacity);
+    return ids;
+}
+
+static bool ends_word(const Tokenizer *t, int id) {
+    for (int i = 0; i < t->vocab_count; i++) {
+        const char *text = t->vocab[i].text;
+        size_t n = t->vocab[i].id == id ? strlen(text) : 0;
+        if (n >= 4 && strcmp(text + n - 4, "</w>") == 0) { return true; }
+    }
+    return false;
+}
+
+void tokenizer_count(const Tokenizer *t, const char *text, int *tokens, int *words) {
+    int count, *ids = encode_all(t, text, &count);
+    *tokens = count - 2;
+    *words = 0;
+    for (int i = 1; i < count - 1; i++) { *words += ends_word(t, ids[i]); }
     free(ids);
+}
+
+void tokenizer_warn_length(const Tokenizer *t, const char *option, const char *text) {
+    int most = tokenizer_length(t), count;
+    free(encode_all(t, text, &count));
     if (count > most) {
         warn("%s has %d tokens, of which the model reads only the first %d", option, count - 2, most - 2);
     }

@@ -12,5 +12,7 @@ int tokenizer_length(const Tokenizer *tokenizer); // model_max_length, 77
 int tokenizer_vocab_size(const Tokenizer *tokenizer);
 // Says on stderr how much of the text, the value of an option, the model does not read.
 void tokenizer_warn_length(const Tokenizer *tokenizer, const char *option, const char *text);
+// The tokens of a text without begin and end, and how many of them end a word. Fewer: words are in pieces.
+void tokenizer_count(const Tokenizer *tokenizer, const char *text, int *tokens, int *words);
 // ids[0..length): begin, at most length - 2 tokens, end, padding. Returns the number of ids before padding.
 int tokenizer_encode(const Tokenizer *tokenizer, const char *text, int *ids, int length);

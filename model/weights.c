@@ -4,6 +4,7 @@
 #include "util/error.h"
 #include "util/file.h"
 #include "util/finite.h"
+#include "util/progress.h"
 #include <stdlib.h>
 #include <string.h>
 
@@ -167,13 +168,18 @@ void weights_read(const Params *params, const char *folder, float *flat) {
         tensor_to_float(tensors[i], 0, 0, flat); // dies on a wrong type here, not in a thread
     }
     memset(flat + end, 0, (params->total - end) * sizeof *flat);
+    Progress progress = progress_work("loading", (long long)params->total);
+    progress_phase(&progress, "%s", folder);
     int first = params->count; // of the slices that are not finite
 #pragma omp parallel for schedule(dynamic) reduction(min : first)
     for (int i = 0; i < params->count; i++) {
         const ParamSlice *slice = &params->slices[i];
         read_slice(slice, tensors[i], flat + slice->offset);
         if (first_not_finite(flat + slice->offset, slice->count) < slice->count && i < first) { first = i; }
+#pragma omp critical(loading)
+        progress_add(&progress, (long long)slice->count);
     }
+    progress_end(&progress, progress.done);
     if (first < params->count) {
         tensor_want_finite(tensors[first], flat + params->slices[first].offset, params->slices[first].count);
     }

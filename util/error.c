@@ -124,6 +124,7 @@ void error_begin(void) {
 }
 
 void error_set_rank(int new_rank) { rank = new_rank; }
+bool error_first_rank(void) { return rank <= 0; }
 
 void warn(const char *format, ...) {
     va_list arguments;

@@ -21,6 +21,7 @@ bool error_died(void);
 // From now on sentences begin with "cocogold: rank N: ", and ranks other than 0 wait three seconds in die(), so that
 // rank 0 can print the error first.
 void error_set_rank(int rank);
+bool error_first_rank(void); // rank 0, or there is only one
 
 // Prints "cocogold: warning: <sentence>\n" to stderr.
 void warn(const char *format, ...) __attribute__((format(printf, 1, 2)));

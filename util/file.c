@@ -1,5 +1,6 @@
 #include "util/file.h"
 #include "util/error.h"
+#include "util/progress.h"
 #include <dirent.h>
 #include <errno.h>
 #include <fcntl.h>
@@ -287,7 +288,14 @@ bool sha256_try(const char *path, char hex[65]) {
     EVP_MD_CTX *context = EVP_MD_CTX_new();
     EVP_DigestInit_ex(context, EVP_sha256(), NULL);
     unsigned char *buffer = xmalloc(block), digest[32];
-    for (size_t n; (n = fread(buffer, 1, block, f)) > 0;) { EVP_DigestUpdate(context, buffer, n); }
+    struct stat info = {0};
+    fstat(fileno(f), &info);
+    Progress progress = progress_work("digest", (long long)info.st_size);
+    progress_phase(&progress, "%s", path);
+    for (size_t n; (n = fread(buffer, 1, block, f)) > 0; progress_add(&progress, (long long)n)) {
+        EVP_DigestUpdate(context, buffer, n);
+    }
+    progress_end(&progress, progress.done);
     bool failed = ferror(f) != 0;
     int reason = errno;
     EVP_DigestFinal_ex(context, digest, NULL);

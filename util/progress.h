@@ -3,12 +3,14 @@
 #pragma once
 #include <stdbool.h>
 
-typedef struct {
+typedef struct Progress {
     const char *what;       // "encode"
     const char *unit;       // "pictures"
     long long total, first; // all units, and those that were done before this run
     double started, printed;
     bool terminal;
+    char phase[96]; // of work: "step 2 of 4"
+    long long done; // of work
 } Progress;
 
 double now_seconds(void); // monotonic clock
@@ -16,6 +18,14 @@ double now_seconds(void); // monotonic clock
 Progress progress_begin(const char *what, const char *unit, long long total, long long first);
 void progress_update(Progress *progress, long long done);
 void progress_end(Progress *progress, long long done); // prints the last line, with the total time
+
+// Work of no unit that people count (bytes, FLOPs), which is quick where models and files are small: nothing is printed
+// in the first two seconds, or by another rank than 0, and progress_end prints nothing if progress_add did not.
+//     segment: step 2 of 4  37%  0:42 left
+Progress progress_work(const char *what, long long total);
+void progress_add(Progress *progress, long long work);
+// What is being done now; progress may be NULL.
+void progress_phase(Progress *progress, const char *format, ...) __attribute__((format(printf, 2, 3)));
 
 // "0:42", "12:05" or "3:07:00" in `buffer` (at least 24 bytes), which is returned.
 const char *format_duration(double seconds, char *buffer);

@@ -70,10 +70,11 @@ typedef struct {
 } Peaks;
 
 typedef struct Device {
-    bool host_memory; // the host can access the device's memory directly
-    bool plan_only;   // kernels report to the trace but do not run; pointers may be NULL or invalid
-    bool recording;   // a graph is being recorded
-    Trace *trace;     // NULL: not traced
+    bool host_memory;          // the host can access the device's memory directly
+    bool plan_only;            // kernels report to the trace but do not run; pointers may be NULL or invalid
+    bool recording;            // a graph is being recorded
+    Trace *trace;              // NULL: not traced
+    struct Progress *progress; // NULL; else every launch adds its work (util/progress.h)
     const char *scope;
     void *workspace; // scratch memory of the compute stream: valid within one kernel function
     size_t workspace_size;

@@ -2,6 +2,7 @@
 #include "kernels/runtime/device.h"
 #include "util/error.h"
 #include "util/progress.h"
+#include <math.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -48,6 +49,9 @@ void trace_stop(Device *dev) {
     trace->since = 0;
 }
 
+// In units of 1000 FLOPs. A byte takes as long as ten of them, about as on CPUs; enough to tell how far a model is.
+static long long work_of(Cost cost) { return (long long)(fmax(cost.flops, 10 * cost.bytes) / 1000); }
+
 bool device_launch(Device *dev, const char *name, Cost cost) {
     if (dev->trace) {
         bool timed = dev->trace->timed && !dev->plan_only;
@@ -60,6 +64,7 @@ bool device_launch(Device *dev, const char *name, Cost cost) {
         dev->trace->bytes += cost.bytes;
         dev->trace->flops += cost.flops;
     }
+    if (dev->progress) { progress_add(dev->progress, work_of(cost)); }
     return !dev->plan_only;
 }
 
