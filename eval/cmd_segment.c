@@ -416,8 +416,11 @@ static int read_group(Segmenter *s, Subject *subjects) {
 static void segment_all(Segmenter *s) {
     Subject *subjects = xcalloc((size_t)o.batch, sizeof *subjects);
     for (int n; (n = read_group(s, subjects)) > 0;) {
+        if (s->progress.total == 0) { s->progress = progress_work("segment", 0); } // the texts are embedded now
         expect_work(s, n + s->holds + s->pictures.count - s->at);
+        s->dev.progress = &s->progress;
         segment(s, subjects, n);
+        s->dev.progress = NULL;
         for (int i = 0; i < n; i++) {
             if (draws_labels(s)) {
                 labels_save(&subjects[i].labels, s->texts.count, output_path(s, &subjects[i], NULL, "labels").text);
@@ -425,6 +428,7 @@ static void segment_all(Segmenter *s) {
             subject_free(&subjects[i]);
         }
     }
+    if (s->progress.total) { progress_end(&s->progress, s->progress.done); }
     free(subjects);
 }
 
@@ -490,11 +494,7 @@ int cmd_segment(int argc, char **argv) {
     device_open(&s.dev, 0);
     segmenter_open(&s);
     double started = now_seconds();
-    s.progress = progress_work("segment", 0);
-    s.dev.progress = &s.progress;
     segment_all(&s);
-    s.dev.progress = NULL;
-    progress_end(&s.progress, s.progress.done);
     if (draws_labels(&s)) {
         labels_save_legend(s.texts.texts, s.texts.count, output_path(&s, NULL, NULL, "legend").text);
     }

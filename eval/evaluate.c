@@ -131,11 +131,14 @@ static void fill_mean(Evaluator *e, const Dataset *dataset, Pair *pairs, int *co
     size_t latent = latent_count(e);
     DatasetItem *items = xcalloc((size_t)e->batch, sizeof *items);
     int used = 0;
+    Progress progress = progress_work("mean target", *count < MEAN_PAIRS ? *count : MEAN_PAIRS);
     for (int n; used < MEAN_PAIRS && (n = read_batch(e, dataset, pairs, count, used, items)) > 0; used += n) {
         target_latents(e, items, n, e->starts);
         for (size_t i = 0; i < (size_t)n * latent; i++) { e->mean[i % latent] += e->starts[i]; }
         for (int i = 0; i < n; i++) { dataset_item_free(&items[i]); }
+        progress_add(&progress, n);
     }
+    progress_end(&progress, progress.done);
     dataset_want_pairs(dataset, *count);
     for (size_t i = 0; i < latent; i++) { e->mean[i] /= (float)used; }
     free(items);

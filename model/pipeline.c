@@ -2,6 +2,7 @@
 #include "util/error.h"
 #include "util/file.h"
 #include "util/json.h"
+#include "util/progress.h"
 #include <dirent.h>
 #include <errno.h>
 #include <fcntl.h>
@@ -236,13 +237,16 @@ void pipeline_embed_texts(Pipeline *p, const char *const *texts, int count, floa
     device_reserve_workspace(dev, plan.workspace_needed);
     size_t bytes = (size_t)batch * T * sizeof(int);
     int *host = device_alloc_pinned(dev, bytes), *ids = device_alloc(dev, bytes);
+    Progress progress = progress_work("texts", count);
     for (int done = 0; done < count; done += batch) {
         int n = count - done < batch ? count - done : batch;
         for (int i = 0; i < n; i++) { tokenizer_encode(p->tokenizer, texts[done + i], host + i * T, T); }
         device_copy(dev, ids, host, (size_t)n * T * sizeof(int), false);
         clip_forward(&p->clip, &arena, out + (size_t)done * T * p->clip.config.hidden_size, ids, n, T, false, dev);
         device_sync(dev);
+        progress_add(&progress, n);
     }
+    progress_end(&progress, progress.done);
     device_free_pinned(dev, host);
     device_free(dev, ids);
     arena_destroy(&arena);

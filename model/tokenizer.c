@@ -568,7 +568,11 @@ static int *encode_all(const Tokenizer *t, const char *text, int *count) {
     return ids;
 }
 
+// Added tokens count, except the one that stands for unknown bytes.
 static bool ends_word(const Tokenizer *t, int id) {
+    for (int i = 0; i < t->added_count; i++) {
+        if (t->added[i].id == id) { return id != t->special[UNKNOWN]; }
+    }
     for (int i = 0; i < t->vocab_count; i++) {
         const char *text = t->vocab[i].text;
         size_t n = t->vocab[i].id == id ? strlen(text) : 0;

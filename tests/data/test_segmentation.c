@@ -99,7 +99,31 @@ static void test_far_away(void **state) {
     free(points);
 }
 
+// tests/reference/test_segment.py compares the text with pycocotools'.
+static void test_runs_as_text(void **state) {
+    (void)state;
+    enum { SIDE = 40 };
+    int masks = 0, letters = 0;
+    for (int k = 0; k < 300; k++) {
+        Random random = random_begin(5, PHILOX_SHUFFLE, 0, (uint64_t)k);
+        int width = 1 + (int)random_below(&random, SIDE), height = 1 + (int)random_below(&random, SIDE), count;
+        double density = k % 11 / 10.0; // also empty and full ones
+        uint8_t mask[SIDE * SIDE] = {0}, back[SIDE * SIDE] = {0};
+        for (int i = 0; i < width * height; i++) { mask[i] = random_uniform(&random) < density; }
+        char *text = rle_to_text(mask, width, height);
+        int32_t *runs = rle_from_text(text, strlen(text), &count);
+        assert_non_null(runs);
+        rle_fill(runs, count, width, height, back);
+        assert_memory_equal(mask, back, sizeof mask);
+        masks++, letters += (int)strlen(text);
+        free(runs);
+        free(text);
+    }
+    printf("%d masks are the same after %d letters of text\n", masks, letters);
+}
+
 int main(void) {
-    const struct CMUnitTest tests[] = {cmocka_unit_test(test_anywhere), cmocka_unit_test(test_far_away)};
+    const struct CMUnitTest tests[] = {cmocka_unit_test(test_anywhere), cmocka_unit_test(test_far_away),
+                                       cmocka_unit_test(test_runs_as_text)};
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

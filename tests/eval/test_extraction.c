@@ -148,10 +148,44 @@ static void frames_lead_there_and_back(void **state) {
     assert_int_equal(f.H, 4);
 }
 
+static void certainty_is_half_between_paint_and_picture(void **state) {
+    (void)state;
+    enum { N = 5 };
+    float prediction[N][3], input[N][3], certainty[N];
+    for (int i = 0; i < N; i++) {
+        for (int c = 0; c < 3; c++) {
+            input[i][c] = 0.2f;
+            prediction[i][c] = 0.2f + 0.2f * (float)i; // from the picture to white
+        }
+    }
+    static const struct {
+        MaskMethod method;
+        float expected[N];
+    } cases[] = {{MASK_COMPARE, {0, 0.25f, 0.5f, 0.75f, 1}},
+                 {MASK_WHITENESS, {0.2f, 0.4f, 0.6f, 0.8f, 1}},
+                 {MASK_LUMINANCE, {0.2f, 0.4f, 0.6f, 0.8f, 1}}};
+    for (int k = 0; k < 3; k++) {
+        MaskRule rule = mask_rule_default(cases[k].method);
+        mask_certainty(certainty, *prediction, *input, 1, N, &rule);
+        printf("%s:", mask_method_names[cases[k].method]);
+        for (int i = 0; i < N; i++) {
+            printf(" %.3f", certainty[i]);
+            assert_float_equal(certainty[i], cases[k].expected[i], 1e-6);
+        }
+        printf("\n");
+    }
+    MaskRule rule = mask_rule_default(MASK_COMPARE);
+    prediction[0][0] = prediction[0][1] = prediction[0][2] = input[0][0] = input[0][1] = input[0][2] = 1;
+    mask_certainty(certainty, *prediction, *input, 1, 1, &rule); // a white picture that stays white
+    assert_float_equal(certainty[0], 0, 0);
+}
+
 int main(void) {
-    const struct CMUnitTest tests[] = {
-        cmocka_unit_test(opening_equals_the_definition), cmocka_unit_test(opening_shrinks_and_repeats_to_nothing_new),
-        cmocka_unit_test(compare_is_not_fooled_by_a_white_sky),
-        cmocka_unit_test(half_transparent_colours_and_luminance), cmocka_unit_test(frames_lead_there_and_back)};
+    const struct CMUnitTest tests[] = {cmocka_unit_test(opening_equals_the_definition),
+                                       cmocka_unit_test(opening_shrinks_and_repeats_to_nothing_new),
+                                       cmocka_unit_test(compare_is_not_fooled_by_a_white_sky),
+                                       cmocka_unit_test(half_transparent_colours_and_luminance),
+                                       cmocka_unit_test(frames_lead_there_and_back),
+                                       cmocka_unit_test(certainty_is_half_between_paint_and_picture)};
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

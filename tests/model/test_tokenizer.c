@@ -109,6 +109,23 @@ static void encode_bytes(const char *folder) {
     tokenizer_encode(tokenizer_open(folder), "a\xff", ids, 8);
 }
 
+static void test_words_in_pieces(void **state) {
+    (void)state;
+    static const struct {
+        const char *text;
+        int tokens, words;
+    } cases[] = {{"abc", 1, 1}, {"abc a", 2, 2}, {"ab", 2, 1}, {"cab a!", 5, 3}, {"", 0, 0}, {"abc x", 2, 1}};
+    Tokenizer *t = tokenizer_open(write_folder("pieces"));
+    for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
+        int tokens, words;
+        tokenizer_count(t, cases[i].text, &tokens, &words);
+        printf("\"%s\": %d tokens, %d words\n", cases[i].text, tokens, words);
+        assert_int_equal(tokens, cases[i].tokens);
+        assert_int_equal(words, cases[i].words);
+    }
+    tokenizer_close(t);
+}
+
 static void test_damage(void **state) {
     (void)state;
     static const struct {
@@ -146,6 +163,7 @@ static void test_damage(void **state) {
 
 int main(void) {
     const struct CMUnitTest tests[] = {cmocka_unit_test(test_merges), cmocka_unit_test(test_whole_file),
-                                       cmocka_unit_test(test_own_vocabulary), cmocka_unit_test(test_damage)};
+                                       cmocka_unit_test(test_own_vocabulary), cmocka_unit_test(test_words_in_pieces),
+                                       cmocka_unit_test(test_damage)};
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
