@@ -1,5 +1,6 @@
 #include "data/texts.h"
 #include "util/error.h"
+#include "util/file.h"
 #include "util/text.h"
 #include <limits.h>
 #include <stdlib.h>
@@ -32,6 +33,19 @@ int text_table_add(TextTable *t, const char *text) {
         t->slots[slot] = t->count;
     }
     return t->slots[slot] - 1;
+}
+
+void text_table_add_lines(TextTable *t, const char *path, const char *what) {
+    size_t size;
+    char *text = read_file(path, &size), *rest = text + text_begin(path, text, size);
+    bool any = false;
+    for (char *line; (line = strsep(&rest, "\n"));) {
+        line = text_trim(line);
+        if (*line) { text_table_add(t, line); }
+        any |= *line != 0;
+    }
+    if (!any) { die("%s: is empty, expected %s, one a line", path, what); }
+    free(text);
 }
 
 void text_table_free(TextTable *t) {

@@ -15,6 +15,8 @@ typedef struct {
 } TextTable;
 
 int text_table_add(TextTable *table, const char *text); // its index; copies a text that is new. Begin with {0}.
+// The trimmed lines of a file, without those that are empty. Dies if there are none; what: "names".
+void text_table_add_lines(TextTable *table, const char *path, const char *what);
 void text_table_free(TextTable *table);
 
 // What is wrong with a text, for "PATH: ... X": "is not valid UTF-8", "has more than 4096 bytes"; NULL: nothing.

@@ -61,7 +61,7 @@ static Option table[] = {
     MASK_OPTIONS(o.mask),
     OPTIONS_END};
 
-static const OptionsHelp help = {.about = "Finds what the text names in a picture and writes the mask.",
+static const OptionsHelp help = {.about = "Finds what texts name in pictures and writes the masks.",
                                  .usage = "--model DIR --text TEXT [--text TEXT ...] [--out PREFIX] PICTURE|FOLDER ...",
                                  .example = "--model run/model --image elephant.jpg --text elephant"};
 
@@ -87,7 +87,7 @@ static PictureList parse(int argc, char **argv) {
 static void add_listed(TextTable *texts, const ModelSettings *settings) {
     bool trained = strcmp(o.texts_from, "trained") == 0;
     if (o.texts_from[0] == '@') {
-        for (char **line = text_lines(o.texts_from + 1, "texts"); *line; line++) { text_table_add(texts, *line); }
+        text_table_add_lines(texts, o.texts_from + 1, "texts");
         return;
     }
     if (!trained && strcmp(o.texts_from, "all") != 0) {
@@ -139,6 +139,7 @@ typedef struct {
     int at, unreadable; // pictures that were read or tried; those that cannot be read
     TextTable texts;
     Contexts contexts; // of the texts
+    floatX *context;   // (largest batch, T, C) on the device
     double *shares;    // (texts) sums over pictures of the mask's share
     int *found;        // (texts) pictures with a mask
     yajl_gen results;  // NULL without --json
@@ -148,7 +149,6 @@ typedef struct {
     bool holds; // `held` was read, but its frame has another size than those before
     // of the present frame's size
     Sampler sampler;   // B: most samples at once
-    floatX *context;   // (B, T, C) on the device
     float *inputs;     // (B, H, W, 3) in [0, 1]: the pictures as the VAE reproduces them; only for MASK_COMPARE
     float *latents;    // (B, h, w, L) of the pictures
     float *conditions; // (B, h, w, L) the latents of a batch's samples
@@ -161,20 +161,27 @@ static bool draws_labels(const Segmenter *s) {
     return s->texts.count > 1 && s->texts.count <= MOST_LABELS && !o.no_pictures;
 }
 
-static void contexts_open(Segmenter *s, int batch) {
+// At most --batch and as many as there are.
+static int largest_batch(const Segmenter *s) {
+    long long masks = (long long)s->pictures.count * s->texts.count;
+    return o.batch < masks ? o.batch : (int)masks;
+}
+
+static void contexts_open(Segmenter *s) {
+    int batch = largest_batch(s);
     char **prompts = xcalloc((size_t)s->texts.count, sizeof *prompts);
     for (int i = 0; i < s->texts.count; i++) { prompts[i] = settings_text(&s->settings, s->texts.texts[i]); }
     s->contexts =
         contexts_create(&s->pipeline, (const char *const *)prompts, s->texts.count, batch, 0.25, false, &s->dev);
+    s->context = device_alloc(&s->dev, (size_t)batch * s->contexts.row * sizeof *s->context);
     for (int i = 0; i < s->texts.count; i++) { free(prompts[i]); }
     free(prompts);
 }
 
-// At most --batch and as many as there are, but no more than fit into memory beside the first.
+// No more than fit into memory.
 static int choose_batch(Segmenter *s, int h, int w) {
     size_t free_bytes, total;
-    long long masks = (long long)s->pictures.count * s->texts.count;
-    int batch = o.batch < masks ? o.batch : (int)masks;
+    int batch = largest_batch(s);
     device_memory(&s->dev, &free_bytes, &total);
     while (batch > 1 && sampler_bytes(&s->pipeline, batch, h, w, &s->dev) > free_bytes) { batch /= 2; }
     return batch;
@@ -183,8 +190,6 @@ static int choose_batch(Segmenter *s, int h, int w) {
 static void sampler_close(Segmenter *s) {
     if (!s->sampler.B) { return; }
     sampler_destroy(&s->sampler, &s->dev);
-    contexts_destroy(&s->contexts, &s->dev);
-    device_free(&s->dev, s->context);
     free(s->inputs);
     free(s->latents);
     free(s->conditions);
@@ -212,9 +217,7 @@ static void want_sampler(Segmenter *s, const Frame *frame) {
     sampler_close(s);
     size_t B = (size_t)choose_batch(s, h, w), pixels = B * (size_t)frame->H * (size_t)frame->W * 3;
     s->sampler = sampler_create(&s->pipeline, (int)B, h, w, &s->dev);
-    contexts_open(s, (int)B);
     size_t latents = B * (size_t)(h * w * s->sampler.L);
-    s->context = device_alloc(&s->dev, B * s->contexts.row * sizeof *s->context);
     s->inputs = xmalloc(pixels * sizeof *s->inputs);
     s->predictions = xmalloc(pixels * sizeof *s->predictions);
     s->latents = xmalloc(latents * sizeof *s->latents);
@@ -415,8 +418,8 @@ static int read_group(Segmenter *s, Subject *subjects) {
 
 static void segment_all(Segmenter *s) {
     Subject *subjects = xcalloc((size_t)o.batch, sizeof *subjects);
+    s->progress = progress_work("segment", 0);
     for (int n; (n = read_group(s, subjects)) > 0;) {
-        if (s->progress.total == 0) { s->progress = progress_work("segment", 0); } // the texts are embedded now
         expect_work(s, n + s->holds + s->pictures.count - s->at);
         s->dev.progress = &s->progress;
         segment(s, subjects, n);
@@ -428,7 +431,7 @@ static void segment_all(Segmenter *s) {
             subject_free(&subjects[i]);
         }
     }
-    if (s->progress.total) { progress_end(&s->progress, s->progress.done); }
+    progress_end(&s->progress, s->progress.done);
     free(subjects);
 }
 
@@ -444,6 +447,7 @@ static void segmenter_open(Segmenter *s) {
     if (s->texts.count > MOST_LABELS && !o.no_pictures) {
         warn("%d texts: no label maps, which have at most %d", s->texts.count, MOST_LABELS);
     }
+    contexts_open(s);
     s->shares = xcalloc((size_t)s->texts.count, sizeof *s->shares);
     s->found = xcalloc((size_t)s->texts.count, sizeof *s->found);
     if (!o.json) { return; }
@@ -453,10 +457,13 @@ static void segmenter_open(Segmenter *s) {
 
 static void segmenter_close(Segmenter *s) {
     sampler_close(s);
+    contexts_destroy(&s->contexts, &s->dev);
+    device_free(&s->dev, s->context);
     pipeline_close(&s->pipeline, &s->dev);
     device_close(&s->dev);
     settings_free(&s->settings);
     text_table_free(&s->texts);
+    pictures_free(&s->pictures);
     free(s->shares);
     free(s->found);
 }

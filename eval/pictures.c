@@ -28,7 +28,7 @@ static void add_folder(TextTable *paths, const char *option, const char *folder)
 static bool add(TextTable *paths, const char *option, const char *given) {
     bool list = given[0] == '@', folder = folder_exists(given);
     if (list) {
-        for (char **line = text_lines(given + 1, "paths of pictures"); *line; line++) { text_table_add(paths, *line); }
+        text_table_add_lines(paths, given + 1, "paths of pictures");
     } else if (folder) {
         add_folder(paths, option, given);
     } else {
@@ -61,10 +61,23 @@ PictureList pictures_find(const char *option, const char *const *given, const ch
     if (!paths.count) { die("%s is missing: expected a picture", option); }
     list.count = paths.count;
     list.several |= paths.count > 1;
-    list.paths = paths.texts;
+    list.paths = xcalloc((size_t)paths.count, sizeof *list.paths);
     list.names = xcalloc((size_t)paths.count, sizeof *list.names);
-    for (int i = 0; i < paths.count; i++) { list.names[i] = name_of(&names, paths.texts[i]); }
+    for (int i = 0; i < paths.count; i++) {
+        list.paths[i] = xstrdup(paths.texts[i]);
+        list.names[i] = name_of(&names, paths.texts[i]);
+    }
     text_table_free(&names);
-    free(paths.slots);
+    text_table_free(&paths);
     return list;
+}
+
+void pictures_free(PictureList *list) {
+    for (int i = 0; i < list->count; i++) {
+        free(list->paths[i]);
+        free(list->names[i]);
+    }
+    free(list->paths);
+    free(list->names);
+    *list = (PictureList){0};
 }

@@ -1,6 +1,5 @@
 #include "util/text.h"
 #include "util/error.h"
-#include "util/file.h"
 #include <stdbool.h>
 #include <stdlib.h>
 #include <string.h>
@@ -60,22 +59,6 @@ char *text_trimmed(const char *text) {
     char *copy = xstrdup(text), *from = text_trim(copy);
     memmove(copy, from, strlen(from) + 1);
     return copy;
-}
-
-char **text_lines(const char *path, const char *what) {
-    size_t size;
-    char *text = read_file(path, &size), *rest = text + text_begin(path, text, size), **lines = NULL;
-    int count = 0;
-    for (char *line; (line = strsep(&rest, "\n"));) {
-        line = text_trim(line);
-        if (!*line) { continue; }
-        GROW(lines, count);
-        lines[count++] = line;
-    }
-    if (!count) { die("%s: is empty, expected %s, one a line", path, what); }
-    GROW(lines, count);
-    lines[count] = NULL;
-    return lines;
 }
 
 // Marks that change the direction of writing: U+200E, U+200F, U+202A to U+202E, U+2066 to U+2069.

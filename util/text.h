@@ -14,10 +14,6 @@ char *text_trim(char *text);
 // A trimmed copy, which the caller frees.
 char *text_trimmed(const char *text);
 
-// The trimmed lines of a file, NULL-terminated, without those that are empty. Lives as long as the process. Dies if
-// there are none; what: "names".
-char **text_lines(const char *path, const char *what);
-
 // The text with each control character (ASCII's and U+0080 to U+009F) as \n, \t, or \x1b, and marks that change the
 // direction of writing as \u202e, so that it cannot move a terminal's cursor, begin a line or be shown in another
 // order. The caller frees it.
