@@ -160,7 +160,7 @@ static Options parse_options(int argc, char **argv) {
         die("--absent %g: expected with --texts names; phrases bring absent ones of their own", o.absent);
     }
     int end = 0;
-    if (sscanf(o.part, "%d/%d%n", &o.part_index, &o.part_count, &end) != 2 || o.part[end] || o.part_index < 1 ||
+    if (sscanf(o.part, "%9d/%9d%n", &o.part_index, &o.part_count, &end) != 2 || o.part[end] || o.part_index < 1 ||
         o.part_index > o.part_count) {
         die("--part %s: expected K/N with 1 <= K <= N", o.part);
     }
@@ -522,9 +522,9 @@ static bool encode_all(Encoder *e) {
     return true;
 }
 
-// A run that could read no picture is a mistake (a wrong folder, ...): its shards must not count as done.
+// A first run that could read no picture is a mistake (a wrong folder, ...): its shards must not count as done.
 static void want_readable(const Encoder *e) {
-    if (e->samples || !e->damaged) { return; }
+    if (e->samples || !e->damaged || e->kept_pictures) { return; }
     for (long long n = 0; n < e->work_count; n++) { remove(shard_path(e, e->work[n].shard).text); }
     coco_say(&e->coco);
     die("%s: none of %lld pictures can be read: no shard is written", e->coco.pictures_folder, e->damaged);

@@ -229,7 +229,7 @@ void coco_add_mask(const Coco *coco, int picture, const Segment *segment, const 
         rle_fill(data + 3, data[2], p->width, p->height, mask);
     } else if (ids) {
         size_t count = (size_t)p->width * (size_t)p->height;
-        for (size_t i = 0; i < count; i++) { mask[i] |= ids[i] == (uint32_t)segment->id; }
+        for (size_t i = 0; i < count; i++) { mask[i] |= ids[i] == segment->id; }
     }
 }
 

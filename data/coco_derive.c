@@ -130,7 +130,7 @@ static Shape ids_shape(const uint32_t *ids, int64_t id, const Picture *p) {
     for (int y = 0; y < p->height; y++) {
         for (int x = 0; x < p->width; x++) {
             int64_t at = (int64_t)x * p->height + y;
-            if (*ids++ == (uint32_t)id) { extend(&e, at, at + 1); }
+            if (*ids++ == id) { extend(&e, at, at + 1); }
         }
     }
     return extent_shape(&e);

@@ -69,6 +69,7 @@ typedef struct {
     int bbox_count; // -1: something else than numbers
     const char *text[COCO_URL + 1];
     const char *problem; // why it is left out (a kind of data/left_out.h), or NULL
+    Field wrong;         // the field that is the reason, if it is one
     char why[400];
 } Record;
 
@@ -139,6 +140,7 @@ static void wrong(Reader *r, Field field, const char *expected) {
     Record *record = current(r);
     if (record->problem) { return; }
     record->problem = kind_of(r, field);
+    record->wrong = field == SIZE || field == COUNTS ? SEGMENTATION : field;
     snprintf(record->why, sizeof record->why, "%.200s: %s: field \"%s\": expected %s", r->path, where(r),
              field_names[field], expected);
 }
@@ -576,7 +578,8 @@ static void end_panoptic(Reader *r) {
     }
     for (int i = r->first_segment; i < r->coco.segment_count; i++) { r->links.picture[i] = a->id[IMAGE_ID]; }
     GROW(r->links.files, r->links.file_count);
-    r->links.files[r->links.file_count++] = (IdFile){a->id[IMAGE_ID], a->text[FILE_NAME], r->number};
+    r->links.files[r->links.file_count++] =
+        (IdFile){a->id[IMAGE_ID], a->text[FILE_NAME], r->number, r->first_segment, r->coco.segment_count};
 }
 
 static int on_map_start(void *context) {
@@ -632,6 +635,10 @@ static void forget(Reader *r, Field f) {
         if (f <= AREA) { a->value[f] = 0; }
         if (f <= COCO_URL) { a->text[f] = NULL; }
         if (f == BBOX) { a->bbox_count = 0; }
+        if (a->problem && a->wrong == f) {
+            a->problem = NULL;
+            *a->why = 0;
+        }
     }
     if (r->section != IN_ANNOTATIONS) { return; }
     if (r->depth == 3 && f == SEGMENTS_INFO && r->panoptic) { r->coco.segment_count = r->first_segment; }

@@ -98,13 +98,17 @@ static IdIndex *link_categories(Coco *c, int *count) {
     return table;
 }
 
-static void link_files(Coco *c, const Links *links, const IdIndex *pictures, int count) {
+// Gives the pictures their PNGs. gone[s] becomes true for the segments of an annotation that is left out.
+static void link_files(Coco *c, const Links *links, const IdIndex *pictures, int count, bool *gone) {
     for (int i = 0; i < links->file_count; i++) {
         char number[32];
         int p = find_id(pictures, count, links->files[i].image_id);
         const char *problem = p < 0 ? coco_no_picture : c->pictures[p].ids_name ? twice : NULL;
         snprintf(number, sizeof number, "number %lld", links->files[i].number);
-        if (problem == twice) { left_out_add(c->left_out, problem, number, NULL); }
+        if (problem == twice) {
+            left_out_add(c->left_out, problem, number, NULL);
+            for (int s = links->files[i].first_segment; s < links->files[i].end_segment; s++) { gone[s] = true; }
+        }
         if (!problem) { c->pictures[p].ids_name = links->files[i].file_name; }
     }
 }
@@ -123,9 +127,11 @@ static const char *segment_problem(const Coco *c, const Segment *s, int owner) {
 void coco_link(Coco *c, const Links *links) {
     int picture_ids, category_ids;
     IdIndex *pictures = link_pictures(c, &picture_ids), *categories = link_categories(c, &category_ids);
-    link_files(c, links, pictures, picture_ids);
+    bool *gone = xcalloc((size_t)c->segment_count + 1, sizeof *gone);
+    link_files(c, links, pictures, picture_ids, gone);
     int *owner = xcalloc((size_t)c->segment_count + 1, sizeof *owner), kept = 0;
     for (int i = 0; i < c->segment_count; i++) {
+        if (gone[i]) { continue; }
         Segment *s = &c->segments[i];
         int picture = find_id(pictures, picture_ids, links->picture[i]);
         s->category = find_id(categories, category_ids, links->category[i]);
@@ -155,4 +161,5 @@ void coco_link(Coco *c, const Links *links) {
     free(pictures);
     free(categories);
     free(owner);
+    free(gone);
 }

@@ -6,7 +6,8 @@
 typedef struct {
     int64_t image_id;
     const char *file_name;
-    long long number; // of the annotation
+    long long number;               // of the annotation
+    int first_segment, end_segment; // its segments
 } IdFile;
 
 // What the segments of a file refer to.

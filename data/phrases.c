@@ -187,7 +187,7 @@ Phrases phrases_open(const Coco *coco, bool captions) {
     if (!file_exists(r.p.path)) { die("%s: does not exist, expected beside %s", r.p.path, coco->path); }
     r.p.list = coco->texts_left_out;
     r.by_id = coco_by_id(coco);
-    Json json = json_read(r.p.path);
+    Json json = json_read_any(r.p.path);
     yajl_val list = find_list(&json, captions);
     for (size_t i = 0; i < YAJL_GET_ARRAY(list)->len; i++) {
         r.entry = (long long)i + 1;

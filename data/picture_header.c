@@ -1,4 +1,5 @@
 #include "data/picture_header.h"
+#include <stb_image.h>
 #include <stdint.h>
 #include <stdlib.h>
 #include <string.h>
@@ -107,11 +108,66 @@ static void read_jpeg(FILE *file, PictureHeader *h, int *xmp) {
     }
 }
 
-enum { MOST_EXIF = 1 << 20 };
+enum { MOST_EXIF = 1 << 20, MOST_TEXT = 1 << 18 };
 
+// The orientation in what ImageMagick writes as "Raw profile type exif": three lines ("", "exif", the size), and the
+// bytes of EXIF in hexadecimal digits.
+static int raw_orientation(const uint8_t *text, size_t size) {
+    uint8_t *bytes = calloc(size / 2 + 1, 1);
+    size_t digits = 0;
+    int lines = 0, orientation = 0;
+    for (size_t i = 0; bytes && i < size; i++) {
+        int c = text[i] | 0x20, digit = c >= '0' && c <= '9' ? c - '0' : c >= 'a' && c <= 'f' ? c - 'a' + 10 : -1;
+        lines += text[i] == '\n';
+        if (lines < 3 || digit < 0) { continue; }
+        bytes[digits / 2] = (uint8_t)(bytes[digits / 2] << 4 | digit);
+        digits++;
+    }
+    size_t begin = digits > 12 && memcmp(bytes, "Exif", 5) == 0 ? 6 : 0;
+    if (bytes) { orientation = tiff_orientation(bytes + begin, digits / 2 - begin); }
+    free(bytes);
+    return orientation;
+}
+
+// The bytes after the next zero, which end at `end` at the latest.
+static const uint8_t *after_zero(const uint8_t *at, const uint8_t *end) {
+    const uint8_t *zero = at < end ? memchr(at, 0, (size_t)(end - at)) : NULL;
+    return zero ? zero + 1 : end;
+}
+
+// A chunk of text (tEXt, zTXt or iTXt): a keyword and a text, which may be compressed. Its first MOST_TEXT bytes count.
+static void read_text(const char *type, const uint8_t *bytes, size_t size, int *raw, int *xmp) {
+    static const char profile[] = "Raw profile type exif", adobe[] = "XML:com.adobe.xmp";
+    const uint8_t *end = bytes + size, *text = after_zero(bytes, end);
+    bool is_profile = size > sizeof profile && memcmp(bytes, profile, sizeof profile) == 0;
+    bool is_adobe = size > sizeof adobe && memcmp(bytes, adobe, sizeof adobe) == 0, packed = type[0] == 'z';
+    if (!is_profile && !is_adobe) { return; }
+    if (type[0] == 'i') { // compressed or not, method, language, translated keyword
+        packed = text < end && *text == 1;
+        text = after_zero(after_zero(end - text > 2 ? text + 2 : end, end), end);
+    } else if (packed && text < end) {
+        text++; // method
+    }
+    uint8_t *plain = packed ? calloc(MOST_TEXT, 1) : NULL;
+    size_t length = packed ? plain ? MOST_TEXT : 0 : (size_t)(end - text);
+    if (plain) { stbi_zlib_decode_buffer((char *)plain, MOST_TEXT, (const char *)text, (int)(end - text)); }
+    if (plain) { text = plain; }
+    if (is_profile) { *raw = raw_orientation(text, length); }
+    if (is_adobe) { *xmp = xmp_orientation(text, length); }
+    free(plain);
+}
+
+static void read_text_chunk(FILE *file, const char *type, size_t size, int *raw, int *xmp) {
+    uint8_t *bytes = malloc(size ? size : 1);
+    if (bytes && fread(bytes, 1, size, file) == size) { read_text(type, bytes, size, raw, xmp); }
+    free(bytes);
+}
+
+// As in Pillow, EXIF comes before ImageMagick's text, and that before XMP.
 static void read_png(FILE *file, PictureHeader *h) {
     uint8_t head[8], side[8]; // length, type; width, height
-    for (bool first = true; fread(head, 1, 8, file) == 8 && !h->orientation; first = false) {
+    int raw = 0, xmp = 0;
+    for (bool first = true; fread(head, 1, 8, file) == 8; first = false) {
         long size = (long)number_at(head, 4, false), start = ftell(file);
         if (first && memcmp(head + 4, "IHDR", 4) == 0 && fread(side, 1, 8, file) == 8) {
             h->width = number_at(side, 4, false);
@@ -120,8 +176,11 @@ static void read_png(FILE *file, PictureHeader *h) {
         if (memcmp(head + 4, "eXIf", 4) == 0 && size < MOST_EXIF) {
             read_orientation(file, (size_t)size, CHUNK_EXIF, h, NULL);
         }
-        if (memcmp(head + 4, "IEND", 4) == 0 || fseek(file, start + size + 4, SEEK_SET) != 0) { return; }
+        bool text = memcmp(head + 6, "Xt", 2) == 0 && strchr("tzi", head[4]); // tEXt, zTXt, iTXt
+        if (text && size < MOST_EXIF) { read_text_chunk(file, (const char *)head + 4, (size_t)size, &raw, &xmp); }
+        if (memcmp(head + 4, "IEND", 4) == 0 || fseek(file, start + size + 4, SEEK_SET) != 0) { break; }
     }
+    if (!h->orientation) { h->orientation = raw ? raw : xmp; }
 }
 
 PictureHeader picture_header(FILE *file) {

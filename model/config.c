@@ -41,8 +41,8 @@ static int positive(const Json *json, const char *field, int fallback, int most)
 
 static double positive_number(const Json *json, const char *field, double fallback) {
     double value = json_number(json, field, fallback);
-    if (!(value > 0 && isfinite(value))) {
-        die("%s: field \"%s\" is %g, expected a positive number", json->path, field, value);
+    if (!((float)value > 0 && isfinite((float)value))) { // most of them are used as floats
+        die("%s: field \"%s\" is %g, expected a positive number of float's range", json->path, field, value);
     }
     return value;
 }
@@ -409,7 +409,10 @@ ScheduleConfig schedule_config_read(const char *path) {
         .set_alpha_to_one = json_boolean(&json, "set_alpha_to_one", true),
         .clip_sample = false,
         .clip_sample_range = (float)positive_number(&json, "clip_sample_range", 1)};
-    if (c.beta_end >= 1) { die("%s: field \"beta_end\" is %g, expected a number below 1", path, c.beta_end); }
+    if (c.beta_start >= 1 || c.beta_end >= 1) {
+        die("%s: fields \"beta_start\" and \"beta_end\" are %g and %g, expected numbers below 1", path, c.beta_start,
+            c.beta_end);
+    }
     if (c.steps_offset >= c.num_train_timesteps) {
         die("%s: field \"steps_offset\" is %d, expected 0 or 1", path, c.steps_offset);
     }

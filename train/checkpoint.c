@@ -84,12 +84,18 @@ void checkpoint_want_whole(const char *out) {
     free(steps);
 }
 
+// An old folder gets its name back if no other has it: the process was killed between the two renames.
+static bool put_back(const char *out, const char *name) {
+    const char *end = strstr(name, ".old-");
+    Path path = path_of("%s/%s", out, name), final = path_of("%s/%.*s", out, end ? (int)(end - name) : 0, name);
+    return end && access(final.text, F_OK) != 0 && rename(path.text, final.text) == 0;
+}
+
 void checkpoint_remove_leftovers(const char *out) {
     DIR *folder = opendir(out);
     for (struct dirent *e; folder && (e = readdir(folder));) {
-        char *path = xprintf("%s/%s", out, e->d_name);
-        if (is_leftover(e->d_name)) { remove_tree(path); }
-        free(path);
+        bool gone = is_leftover(e->d_name) && !put_back(out, e->d_name);
+        if (gone) { remove_tree(path_of("%s/%s", out, e->d_name).text); }
     }
     if (folder) { closedir(folder); }
 }

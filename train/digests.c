@@ -31,7 +31,7 @@ static void add_files(Digests *d, const char *folder, const char *inside, const 
         if (e->d_name[0] == '.' || strcmp(path.text, except) == 0) { continue; }
         if (folder_exists(path_of("%s/%s", folder, path.text).text)) {
             add_files(d, folder, path_of("%s/", path.text).text, except);
-        } else if (*inside) {
+        } else if (strcmp(path.text, "segmentation.json") != 0) {
             add_row(d, path.text);
         }
     }

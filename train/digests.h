@@ -1,8 +1,8 @@
 // The digests of a folder's files, in a list that `sha256sum --check` understands.
 #pragma once
 
-// Writes FOLDER/NAME: the SHA-256 of every other file in the folders of the folder. Those beside them may change: eval
-// --tune-on writes there. Dies if a file cannot be read.
+// Writes FOLDER/NAME: the SHA-256 of every other file in the folder, except segmentation.json, which eval --tune-on may
+// write later. Dies if a file cannot be read.
 void digests_write(const char *folder, const char *name);
 // NULL if every file in the list is as it was, or if there is no list; else what is wrong, to be freed: "unet/x: ...".
 char *digests_check(const char *folder, const char *name);

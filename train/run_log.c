@@ -88,9 +88,12 @@ static void check_overwrite(const TrainOptions *o, const char *log_path) {
     static const char *const reads[] = {"model", "shards", "data"};
     for (const Option *row = o->table; row->kind != OPT_END; row++) {
         for (int i = 0; i < 3 && row->kind == OPT_STRING; i++) {
-            const char *path = *(char **)row->value;
-            if (strcmp(row->name, reads[i]) != 0 || !path || !path_inside(path, o->out)) { continue; }
-            die("--overwrite: --%s %s lies in --out %s, which would be deleted", row->name, path, o->out);
+            const char *value = *(char **)row->value;
+            bool file = value && value[0] == '@'; // a list in a file
+            if (!value || (!file && strcmp(row->name, reads[i]) != 0) || !path_inside(value + file, o->out)) {
+                continue;
+            }
+            die("--overwrite: --%s %s lies in --out %s, which would be deleted", row->name, value, o->out);
         }
     }
     if (!may_overwrite(o->out, log_path)) {

@@ -57,7 +57,7 @@ yajl_val json_parse(const char *text, char *reason, size_t size) {
     return NULL;
 }
 
-Json json_read(const char *path) {
+Json json_read_any(const char *path) {
     size_t size;
     char *text = read_file(path, &size), *plain = xmalloc(2 * size + 1), reason[512];
     size_t begin = text_begin(path, text, size);
@@ -69,6 +69,12 @@ Json json_read(const char *path) {
         reason[strcspn(reason, "\n")] = 0;
         die("%s: is not valid JSON (%s)", path, *reason ? reason : "it is empty or cut off");
     }
+    return json;
+}
+
+Json json_read(const char *path) {
+    Json json = json_read_any(path);
+    if (!YAJL_IS_OBJECT(json.root)) { die("%s: is JSON, but no object", path); }
     return json;
 }
 

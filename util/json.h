@@ -11,7 +11,8 @@ typedef struct {
     yajl_val root;
 } Json;
 
-Json json_read(const char *path); // dies if it cannot be read or parsed
+Json json_read(const char *path);     // dies if it cannot be read or parsed, or is no object
+Json json_read_any(const char *path); // likewise, but it may be a list
 // The tree of a text; NULL and a reason where it is not valid JSON, or nested more than 500 deep.
 yajl_val json_parse(const char *text, char *reason, size_t size);
 void json_free(Json *json);

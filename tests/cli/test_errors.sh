@@ -68,6 +68,7 @@ dies "encode cut annotations" "cut-data/annotations/instances_train.json" "${enc
 dies "encode an unknown class" "unicorn" "${encode[@]}" --data data --model model --classes unicorn
 dies "encode unknown targets" "--targets" "${encode[@]}" --data data --model model --targets outline
 dies "encode a part of nothing" "--part" "${encode[@]}" --data data --model model --part 3/2
+dies "encode a part whose number is beyond 32 bits" "--part" "${encode[@]}" --data data --model model --part 4294967297/4294967298
 dies "encode captions of some classes" "--classes person: captions are of whole pictures" encode --split train --data data --model model --out new --texts captions --classes person
 dies "encode with another seed into the same folder" "seed" "${encode[@]}" --data data --model model --out latents --targets overlay,mask --seed 5
 

@@ -160,6 +160,8 @@ dies "--overwrite of what is no run" "notes holds files, but not a run" "${few[@
 cp -r whole holds && cp -r latents holds/samples/latents && cp -r data holds/data
 dies "--overwrite of the shards" "--shards holds/samples/latents lies in --out holds" "${few[@]}" --out holds --overwrite --shards holds/samples/latents
 dies "--overwrite of the data" "--data holds/data lies in --out holds" train-vae --model model --data holds/data --out holds --overwrite
+cp data/classes/seen.txt holds/samples/list.txt
+dies "--overwrite of a list" "--classes @holds/samples/list.txt lies in --out holds" "${few[@]}" --out holds --overwrite --classes @holds/samples/list.txt
 dies "--overwrite of the model" "--model holds/model lies in --out holds" "${few[@]}" --out holds --overwrite --model holds/model
 dies "init --force of what is no model" "notes: is no model directory" init --preset mini --force notes
 dies "init --force of its source" "text/../text lies in text" init --from text/../text --force text
@@ -168,8 +170,8 @@ check "--overwrite of an empty folder" bash -c 'mkdir empty && "$@" --out empty 
 
 # ---- Damaged checkpoints ----
 check "sha256sum knows the digests" bash -c 'cd whole/checkpoint-000006 && sha256sum --quiet --check trainer/sha256.txt'
-check "they cover all files in the folders" [ "$(grep -c '' whole/checkpoint-000006/trainer/sha256.txt)" = \
-    "$(find whole/checkpoint-000006 -mindepth 2 -type f ! -name sha256.txt | grep -c '')" ]
+check "they cover all files" [ "$(grep -c '' whole/checkpoint-000006/trainer/sha256.txt)" = \
+    "$(find whole/checkpoint-000006 -type f ! -name sha256.txt | grep -c '')" ]
 more=("${few[@]}" --resume --max-train-steps 8)
 cp -r whole longer
 check "8 steps" "$cocogold" "${more[@]}" --out longer
@@ -185,6 +187,7 @@ sum="does not have the SHA-256 that is in trainer/sha256.txt"
 damaged "a wrong byte in the moments" 'put trainer/optimizer.safetensors 1000 x' "trainer/optimizer.safetensors $sum"
 damaged "a wrong byte in a frozen part" 'put vae/*.safetensors 1000 x' "vae/diffusion_pytorch_model.safetensors $sum"
 damaged "a cut file" 'truncate -s 1000 unet/*.safetensors' "unet/diffusion_pytorch_model.safetensors $sum"
+damaged "a wrong byte in the settings" 'put cocogold.json 3 x' "cocogold.json $sum"
 damaged "a missing file" 'rm trainer/state.json' "trainer/state.json cannot be read: No such file or directory"
 damaged "an empty list" ': >trainer/sha256.txt' "trainer/sha256.txt is no list of digests"
 mv hurt/checkpoint-000006 hurt/damaged

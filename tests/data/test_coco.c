@@ -264,6 +264,8 @@ static void test_damaged_instances(void **state) {
         {"\"size\": [4, 6], \"counts\": [2, 5, 17]", "\"counts\": [2, 5, 17], \"size\": [1], \"size\": [4, 6]", 4,
          NULL},
         {"\"segmentation\": [[1", "\"segmentation\": [[9, 9]], \"segmentation\": [[1", 4, NULL}, // the last one
+        {"\"segmentation\": [[1", "\"segmentation\": \"x\", \"segmentation\": [[1", 4, NULL},
+        {"\"segmentation\": [[1", "\"image_id\": [5], \"image_id\": 10, \"segmentation\": [[1", 4, NULL},
         {"\"bbox\": [0, 0, 1, 1]", "\"bbox\": [9], \"bbox\": [0, 0, 1, 1]", 4, NULL},
         {"{\"id\": 3, \"name\"", "{\"id\": 1, \"name\"", 0, "id 1 occurs twice, as \"dog\" and \"hot \"dog\"\""},
         {"\"name\": \"dog\"", "\"name\": null", 0, "category 1 (id 3): field \"name\": expected a string"},
@@ -337,6 +339,10 @@ static void test_damaged_panoptic(void **state) {
         {"\"area\": 2, ", "", 2, NULL},
         {"\"category_id\": 2", "\"category_id\": 3", 1, "annotations of categories that are not there"},
         {"{\"id\": 9, ", "{", 1, "annotations with a damaged id"},
+        {"\"annotations\": [",
+         "\"annotations\": [{\"image_id\": 5, \"file_name\": \"o.png\", \"segments_info\": [{\"id\": 9, "
+         "\"category_id\": 2}]}, ",
+         1, "annotations of pictures that have one already"},
     };
     check_changes(panoptic, true, changes, sizeof changes / sizeof *changes);
 }

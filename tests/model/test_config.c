@@ -232,6 +232,8 @@ static void test_refused_others(void **state) {
         {"\"AutoencoderKL\"", "\"AutoencoderTiny\"", "_class_name"},
         {"\"in_channels\": 3", "\"in_channels\": 4", "in_channels"},
         {"\"scaling_factor\": 0.18215", "\"scaling_factor\": 0", "scaling_factor"},
+        {"\"scaling_factor\": 0.18215", "\"scaling_factor\": 1e300", "scaling_factor"}, // infinite as a float
+        {"\"scaling_factor\": 0.18215", "\"scaling_factor\": 1e-300", "scaling_factor"},
         {"\"DownEncoderBlock2D\"", "\"AttnDownEncoderBlock2D\"", "down_block_types"},
         ADD("shift_factor", "0.1159"),
         ADD("latents_mean", "[0, 0, 0, 0]"),
@@ -257,6 +259,7 @@ static void test_refused_others(void **state) {
         {"\"beta_end\": 0.012", "\"beta_end\": 1.5", "beta_end"},
         {"\"beta_end\": 0.012", "\"beta_end\": Infinity", "beta_end"},
         {"\"beta_start\": 0.00085", "\"beta_start\": 0", "beta_start"},
+        {"\"beta_start\": 0.00085", "\"beta_start\": 5", "beta_start"},
         {"\"num_train_timesteps\": 1000", "\"num_train_timesteps\": 1", "num_train_timesteps"},
         {"\"steps_offset\": 1", "\"steps_offset\": -1", "steps_offset"},
         {"\"steps_offset\": 1", "\"steps_offset\": 4294967297", "steps_offset"},

@@ -5,7 +5,7 @@ import subprocess
 
 import numpy as np
 import pytest
-from PIL import Image, ImageOps
+from PIL import Image, ImageOps, PngImagePlugin
 from pycocotools import mask as coco_mask
 from test_data_masks import dump  # noqa: F401 (a fixture)
 
@@ -50,7 +50,7 @@ def test_area_and_box(dump, tmp_path, fields):  # noqa: F811
             assert list(map(float, box)) == list(coco_mask.toBbox(r))
 
 
-@pytest.mark.parametrize("kind", ["png", "jpg", "webcam", "xmp"])
+@pytest.mark.parametrize("kind", ["png", "profile", "packed", "itxt", "jpg", "webcam", "xmp"])
 @pytest.mark.parametrize("orientation", range(1, 9))
 def test_orientation(dump, tmp_path, orientation, kind):  # noqa: F811
     """image_upright is ImageOps.exif_transpose: of PNG exactly; JPEG decoders differ a little."""
@@ -60,17 +60,28 @@ def test_orientation(dump, tmp_path, orientation, kind):  # noqa: F811
     exif[0x0112] = orientation
     if kind == "webcam":  # other tags before it, little-endian
         exif[0x010F], exif[0x0110] = "maker", "model"
-    name = tmp_path / f"in.{'png' if kind == 'png' else 'jpg'}"
-    if kind == "xmp":
+    is_png = kind in ("png", "profile", "packed", "itxt")
+    name = tmp_path / f"in.{'png' if is_png else 'jpg'}"
+    xmp = f'<x:xmpmeta><rdf:Description tiff:Orientation="{orientation}"/></x:xmpmeta>'
+    options = {} if is_png else {"quality": 95, "subsampling": 0}
+    if kind in ("profile", "packed"):  # as ImageMagick stores EXIF
+        digits = exif.tobytes().hex()
+        lines = [digits[at : at + 72] for at in range(0, len(digits), 72)]
+        options["pnginfo"] = PngImagePlugin.PngInfo()
+        text = "\n".join(["", "exif", f"{len(digits) // 2:8}", *lines, ""])
+        options["pnginfo"].add_text("Raw profile type exif", text, zip=kind == "packed")
+    if kind == "itxt":
+        options["pnginfo"] = PngImagePlugin.PngInfo()
+        options["pnginfo"].add_itxt("XML:com.adobe.xmp", xmp, zip=orientation % 2 == 1)
+    if kind in ("profile", "packed", "itxt", "xmp"):
         exif = Image.Exif()
-    coarse.save(name, exif=exif.tobytes(), **({} if kind == "png" else {"quality": 95, "subsampling": 0}))
+    coarse.save(name, exif=exif.tobytes(), **options)
     if kind == "xmp":
-        text = f'<x:xmpmeta><rdf:Description tiff:Orientation="{orientation}"/></x:xmpmeta>'.encode()
-        body = b"http://ns.adobe.com/xap/1.0/\x00" + text
+        body = b"http://ns.adobe.com/xap/1.0/\x00" + xmp.encode()
         data = name.read_bytes()
         name.write_bytes(data[:2] + b"\xff\xe1" + (len(body) + 2).to_bytes(2, "big") + body + data[2:])
     subprocess.run([dump, "upright", name, tmp_path / "out.png"], check=True)
     ours = np.asarray(Image.open(tmp_path / "out.png")).astype(int)
     theirs = np.asarray(ImageOps.exif_transpose(Image.open(name))).astype(int)
     assert ours.shape == theirs.shape
-    assert np.abs(ours - theirs).max() <= (0 if kind == "png" else 8)
+    assert np.abs(ours - theirs).max() <= (0 if is_png else 8)

@@ -10,7 +10,7 @@
 #include <cmocka.h>
 #include "tests/dies.h"
 
-static Json read_text(const char *text) { return json_read(write_text("x.json", text)); }
+static Json read_text(const char *text) { return json_read_any(write_text("x.json", text)); }
 
 static void last_key_counts(void **state) {
     (void)state;
@@ -48,6 +48,7 @@ static void other_containers(void **state) {
         assert_true(isnan(json_number_at(json.root, "a.b")));
         assert_string_equal(json_string_at(json.root, "a"), "");
         json_free(&json);
+        if (texts[i][0] != '{') { assert_dies("is JSON, but no object", json_read(write_text("x.json", texts[i]))); }
     }
 }
 
