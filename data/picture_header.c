@@ -163,10 +163,12 @@ static void read_text_chunk(FILE *file, const char *type, size_t size, int *raw,
     free(bytes);
 }
 
-// As in Pillow, EXIF comes before ImageMagick's text, and that before XMP.
+// As in Pillow, ImageMagick's text counts only where there is no chunk of EXIF, and XMP where neither has an
+// orientation.
 static void read_png(FILE *file, PictureHeader *h) {
     uint8_t head[8], side[8]; // length, type; width, height
     int raw = 0, xmp = 0;
+    bool exif = false;
     for (bool first = true; fread(head, 1, 8, file) == 8; first = false) {
         long size = (long)number_at(head, 4, false), start = ftell(file);
         if (first && memcmp(head + 4, "IHDR", 4) == 0 && fread(side, 1, 8, file) == 8) {
@@ -174,13 +176,14 @@ static void read_png(FILE *file, PictureHeader *h) {
             h->height = number_at(side + 4, 4, false);
         }
         if (memcmp(head + 4, "eXIf", 4) == 0 && size < MOST_EXIF) {
+            exif = true;
             read_orientation(file, (size_t)size, CHUNK_EXIF, h, NULL);
         }
         bool text = memcmp(head + 6, "Xt", 2) == 0 && strchr("tzi", head[4]); // tEXt, zTXt, iTXt
         if (text && size < MOST_EXIF) { read_text_chunk(file, (const char *)head + 4, (size_t)size, &raw, &xmp); }
         if (memcmp(head + 4, "IEND", 4) == 0 || fseek(file, start + size + 4, SEEK_SET) != 0) { break; }
     }
-    if (!h->orientation) { h->orientation = raw ? raw : xmp; }
+    if (!h->orientation) { h->orientation = raw && !exif ? raw : xmp; }
 }
 
 PictureHeader picture_header(FILE *file) {

@@ -73,9 +73,9 @@ def test_orientation(dump, tmp_path, orientation, kind):  # noqa: F811
     if kind == "itxt":
         options["pnginfo"] = PngImagePlugin.PngInfo()
         options["pnginfo"].add_itxt("XML:com.adobe.xmp", xmp, zip=orientation % 2 == 1)
-    if kind in ("profile", "packed", "itxt", "xmp"):
-        exif = Image.Exif()
-    coarse.save(name, exif=exif.tobytes(), **options)
+    if kind in ("png", "jpg", "webcam") or orientation % 2 == 0:  # EXIF comes before ImageMagick's text, also without
+        options["exif"] = (exif if kind in ("png", "jpg", "webcam") else Image.Exif()).tobytes()
+    coarse.save(name, **options)
     if kind == "xmp":
         body = b"http://ns.adobe.com/xap/1.0/\x00" + xmp.encode()
         data = name.read_bytes()
