@@ -69,12 +69,26 @@ static void want_stored(const char *path, const char *name, hid_t dataset) {
     H5Tclose(type);
 }
 
+// Opens a dataset of the file itself: links and datasets with values of other files would lead past want_checksums.
+static hid_t open_own(const char *path, hid_t file, const char *name) {
+    H5L_info_t link;
+    if (H5Lexists(file, name, H5P_DEFAULT) <= 0) { die("%s: dataset \"%s\" is missing", path, name); }
+    if (H5Lget_info(file, name, &link, H5P_DEFAULT) < 0 || link.type != H5L_TYPE_HARD) {
+        die("%s: dataset \"%s\" is a link, expected a dataset of this file", path, name);
+    }
+    hid_t dataset = H5Dopen2(file, name, H5P_DEFAULT);
+    if (dataset < 0) { h5_die(path, "dataset \"%s\" cannot be opened", name); }
+    hid_t made = H5Dget_create_plist(dataset);
+    bool own = made >= 0 && H5Pget_layout(made) != H5D_VIRTUAL && H5Pget_external_count(made) <= 0;
+    if (!own) { die("%s: dataset \"%s\" has values of other files, expected its own", path, name); }
+    H5Pclose(made);
+    return dataset;
+}
+
 // Opens a dataset of the given type, rank and shape. Where the shape is ANY, it gets the file's size.
 static hid_t open_dataset(const char *path, hid_t file, const char *name, hid_t type, const char *type_name, int rank,
                           hsize_t *dims) {
-    if (H5Lexists(file, name, H5P_DEFAULT) <= 0) { die("%s: dataset \"%s\" is missing", path, name); }
-    hid_t dataset = H5Dopen2(file, name, H5P_DEFAULT);
-    if (dataset < 0) { h5_die(path, "dataset \"%s\" cannot be opened", name); }
+    hid_t dataset = open_own(path, file, name);
     hid_t stored = H5Dget_type(dataset), space = H5Dget_space(dataset);
     if (H5Tequal(stored, type) <= 0) {
         die("%s: dataset \"%s\" has the wrong type, expected %s", path, name, type_name);
@@ -113,9 +127,7 @@ static void *read_all(const char *path, hid_t file, const char *name, hid_t type
 static void read_texts(ShardFile *s, hid_t file) {
     hsize_t n = (hsize_t)s->samples, count = 0;
     s->text = read_all(s->path, file, "text", H5T_STD_I32LE, "int32", 1, &n);
-    if (H5Lexists(file, "texts", H5P_DEFAULT) <= 0) { die("%s: dataset \"texts\" is missing", s->path); }
-    hid_t dataset = H5Dopen2(file, "texts", H5P_DEFAULT);
-    if (dataset < 0) { h5_die(s->path, "dataset \"texts\" cannot be opened"); }
+    hid_t dataset = open_own(s->path, file, "texts");
     hid_t type = H5Dget_type(dataset), space = H5Dget_space(dataset);
     if (H5Tget_class(type) != H5T_STRING) { die("%s: dataset \"texts\" has the wrong type, expected text", s->path); }
     if (H5Sget_simple_extent_ndims(space) != 1) { die("%s: dataset \"texts\": expected a list", s->path); }

@@ -4,6 +4,7 @@
 #include "util/error.h"
 #include "util/text.h"
 #include <stddef.h>
+#include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -296,7 +297,11 @@ ShardInfo shard_info_read(const char *path, hid_t file) {
             get_text(path, file, a, &info);
         } else {
             NumberType type = number_type(a->kind);
-            get(path, file, a->name, type.class, type.native, type.count, (char *)&info + a->offset);
+            void *field = (char *)&info + a->offset;
+            get(path, file, a->name, type.class, type.native, type.count, field);
+            if (a->kind == DOUBLE && !isfinite(*(double *)field)) {
+                die("%s: attribute \"%s\" is not a finite number", path, a->name);
+            }
         }
     }
     get_classes(path, file, &info);

@@ -10,6 +10,7 @@
 #include "data/texts.h"
 #include "tests/data/shards.h"
 #include "tests/dies.h"
+#include <math.h>
 #include <signal.h>
 #include <sys/resource.h>
 
@@ -248,6 +249,9 @@ static void wrong_parts(void **state) {
     assert_dies("attribute \"resolution\" is 0", shard_open(path));
     replace_attribute(path, "color", H5T_NATIVE_INT, 2, many);
     assert_dies("attribute \"color\" has the wrong number of values", shard_open(path));
+    const double nan = NAN;
+    replace_attribute(path, "absent", H5T_NATIVE_DOUBLE, 0, &nan);
+    assert_dies("attribute \"absent\" is not a finite number", shard_open(path));
     replace_attribute(path, "alpha", H5T_NATIVE_INT, 0, &zero);
     assert_dies("attribute \"alpha\" has the wrong type, expected float", shard_open(path));
     replace_attribute(path, "classes", H5T_NATIVE_INT, 2, many);
@@ -271,6 +275,32 @@ static void old_format(void **state) {
     write_plain(path, begin, 7);
     assert_dies("is not an intact HDF5 file", shard_open(path));
     free(path);
+}
+
+// What lies in other files, which may be in the old format, is not followed.
+static void other_files(void **state) {
+    (void)state;
+    char *path = xprintf("%s/links.h5", folder), *other = xprintf("%s/other.h5", folder);
+    fresh(other);
+    for (int kind = 0; kind < 4; kind++) {
+        fresh(path);
+        hid_t file = reopen(path), properties = H5Pcreate(H5P_DATASET_CREATE);
+        hsize_t count = COUNT;
+        hid_t space = H5Screate_simple(1, &count, NULL);
+        H5Ldelete(file, "class", H5P_DEFAULT);
+        if (kind == 0) { H5Lcreate_external("other.h5", "/class", file, "class", H5P_DEFAULT, H5P_DEFAULT); }
+        if (kind == 1) { H5Lcreate_soft("/image_id", file, "class", H5P_DEFAULT, H5P_DEFAULT); }
+        if (kind == 2) { H5Pset_virtual(properties, space, other, "/class", space); }
+        if (kind == 3) { H5Pset_external(properties, other, 0, COUNT * sizeof(int16_t)); }
+        if (kind > 1) {
+            H5Dclose(H5Dcreate2(file, "class", H5T_STD_I16LE, space, H5P_DEFAULT, properties, H5P_DEFAULT));
+        }
+        finish(file);
+        assert_dies(kind < 2 ? "dataset \"class\" is a link" : "dataset \"class\" has values of other files",
+                    shard_open(path));
+    }
+    free(path);
+    free(other);
 }
 
 // Sizes that a file claims, and does not hold.
@@ -418,6 +448,7 @@ int main(void) {
         cmocka_unit_test(wrong_parts),    cmocka_unit_test(texts_round_trip),
         cmocka_unit_test(wrong_texts),    cmocka_unit_test(full_disk),
         cmocka_unit_test(old_format),     cmocka_unit_test(claimed_sizes),
+        cmocka_unit_test(other_files),
     };
     int failures = cmocka_run_group_tests_name("data/shard", tests, NULL, NULL);
     remove_tree(folder);
