@@ -108,7 +108,7 @@ static void read_jpeg(FILE *file, PictureHeader *h, int *xmp) {
     }
 }
 
-enum { MOST_EXIF = 1 << 20, MOST_TEXT = 1 << 18 };
+enum { MOST_EXIF = 1 << 20, MOST_TEXT = 1 << 18, MOST_TEXTS = 100 };
 
 // The orientation in what ImageMagick writes as "Raw profile type exif": three lines ("", "exif", the size), and the
 // bytes of EXIF in hexadecimal digits.
@@ -167,7 +167,7 @@ static void read_text_chunk(FILE *file, const char *type, size_t size, int *raw,
 // orientation.
 static void read_png(FILE *file, PictureHeader *h) {
     uint8_t head[8], side[8]; // length, type; width, height
-    int raw = 0, xmp = 0;
+    int raw = 0, xmp = 0, texts = 0;
     bool exif = false;
     for (bool first = true; fread(head, 1, 8, file) == 8; first = false) {
         long size = (long)number_at(head, 4, false), start = ftell(file);
@@ -179,8 +179,10 @@ static void read_png(FILE *file, PictureHeader *h) {
             exif = true;
             read_orientation(file, (size_t)size, CHUNK_EXIF, h, NULL);
         }
-        bool text = memcmp(head + 6, "Xt", 2) == 0 && strchr("tzi", head[4]); // tEXt, zTXt, iTXt
-        if (text && size < MOST_EXIF) { read_text_chunk(file, (const char *)head + 4, (size_t)size, &raw, &xmp); }
+        bool text = memcmp(head + 6, "Xt", 2) == 0 && memchr("tzi", head[4], 3); // tEXt, zTXt, iTXt
+        if (text && size < MOST_EXIF && texts++ < MOST_TEXTS) {
+            read_text_chunk(file, (const char *)head + 4, (size_t)size, &raw, &xmp);
+        }
         if (memcmp(head + 4, "IEND", 4) == 0 || fseek(file, start + size + 4, SEEK_SET) != 0) { break; }
     }
     if (!h->orientation) { h->orientation = raw && !exif ? raw : xmp; }
