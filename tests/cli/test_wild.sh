@@ -32,10 +32,10 @@ check "gives what one run gives" cmp late-latents/train-00000.h5 whole-latents/t
 cp -r data empty && rm empty/train/*.png
 ends "encode without any picture" "none of 40 pictures can be read" "${encode[@]}" --data empty --out none
 check "leaves no shard" [ -z "$(ls none/*.h5 2>/dev/null)" ]
-cp -r data half && rm $(ls half/train/*.png | tail -n 20)
-check "encode without the second half" "$cocogold" "${encode[@]}" --data half --out half-latents --shard-size 20
-rm half-latents/train-00001.h5
-check "a later part without any picture" "$cocogold" "${encode[@]}" --data half --out half-latents --shard-size 20
+cp -r data first && rm $(ls first/train/*.png | tail -n 20)
+check "encode without the second half" "$cocogold" "${encode[@]}" --data first --out first-latents --shard-size 20
+rm first-latents/train-00001.h5
+check "a later part without any picture" "$cocogold" "${encode[@]}" --data first --out first-latents --shard-size 20
 ends "stats --check without any picture" "can be read" stats --data empty --split train --min-side 1 --check
 ends "preview without any picture" "no picture yields a sample" preview --data empty --split train --min-side 1 --out new.png
 dies "train-vae without any picture" "no picture yields a sample" train-vae --model model --data empty --max-train-steps 1 --train-batch-size 2 --gradient-accumulation-steps 1 --validate-every 0 --no-roofline --min-side 1 --out none-vae
