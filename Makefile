@@ -52,7 +52,7 @@ LDLIBS          = $(LIBRARY_LIBS) -lpthread -lm $(BUNDLED)
 BUNDLED        := -Wl,--disable-new-dtags,-rpath,'$$ORIGIN/../lib'
 
 # A bundle of BACKEND=cuda has one copy of the kernels, the library SHARED, instead of one in each program.
-unshared = $(if $(SHARED),$(filter-out $(IN_SHARED),$(1)),$(1))
+unshared = $(if $(SHARED),$(filter-out $(IN_SHARED) $(SHARED),$(1)) $(SHARED),$(1))
 SHARED   = $(if $(BUNDLE),$(BUILD)/libcocogold-$(PRECISION).so)
 
 # ---- Sources ---------------------------------------------------------------------------------------------------------

@@ -9,7 +9,7 @@
 #include "kernels/kernels.h"
 #include "model/arena.h"
 
-enum { MAX_SIZES = 8, MAX_SHAPES = 12, MAX_RUNS = 101 };
+enum { MAX_SIZES = 8, MAX_SHAPES = 24, MAX_RUNS = 101 };
 
 // One function at one shape.
 typedef struct {
@@ -44,7 +44,8 @@ typedef struct {
     const char *sizes; // names of its sizes, "B,HW,C,G": the order of --shape's numbers
     void (*run)(Bench *b, const int *size);
     struct {
-        const char *model; // mini, sd2, vae (SD's), clip: where this shape comes from; NULL ends the list
+        const char *model; // mini, sd2, vae (SD's), clip: where this shape comes from; sd2-64: SD2's step at 64x64
+                           // latents and batch 2 (--shapes sd2-64 only). NULL ends the list
         int size[MAX_SIZES];
     } shapes[MAX_SHAPES];
 } BenchLayer;

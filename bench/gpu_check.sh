@@ -26,6 +26,7 @@ backend=$(field backend)
 precisions=(fp32)
 [ ! -d "$here/bf16" ] || precisions+=(bf16)
 gpu=${GPU_CHECK_BIG:-$([ "$backend" = cuda ] && echo 1 || echo 0)} # 0: small sizes, to try this script without a GPU
+runs=$([ "$gpu" = 1 ] && echo 15 || echo 1)
 export OMP_NUM_THREADS=${OMP_NUM_THREADS:-$(nproc)}
 work=$(mktemp -d "${TMPDIR:-/tmp}/gpu-check-XXXXXX") || exit 1
 trap 'rm -rf "$work"' EXIT
@@ -36,6 +37,7 @@ cd "$here" || exit 1
 for library in $(python3 -c 'import nvidia; print(*nvidia.__path__)' 2>/dev/null) /usr/local/cuda*/lib64 /usr/local/cuda*/targets/*/lib; do
     find "$library" -maxdepth 3 \( -name 'libcublasLt.so.*' -o -name 'libnccl.so.*' \) -exec ln -sn {} "$work/lib" \; 2>/dev/null
 done
+machine_path=${LD_LIBRARY_PATH:-}
 export LD_LIBRARY_PATH=$work/lib${LD_LIBRARY_PATH:+:$LD_LIBRARY_PATH}
 
 # ---- Results: one line "part<tab>name<tab>ok|failed|skipped<tab>seconds<tab>text" per check -----------------------------
@@ -186,11 +188,11 @@ part_sanitizer() { # compute-sanitizer, where it exists
     done
 }
 
-part_speed() { # each kernel alone
+part_speed() { # each kernel alone, at the shapes of SD2's step
     local batch
     for batch in $([ "$gpu" = 1 ] && echo 2 16 || echo 1); do
-        check "kernels, batch $batch" 120 "${precisions[-1]}/cocogold" bench $([ "$gpu" = 1 ] && echo all || echo layernorm) \
-            --runs $([ "$gpu" = 1 ] && echo 15 || echo 1) --json "$out/speed-$batch.json"
+        check "kernels, batch $batch" 120 "${precisions[-1]}/cocogold" bench $([ "$gpu" = 1 ] && echo all || echo upsample) \
+            --shapes sd2-64 --batch "$batch" --runs "$runs" --json "$out/speed-$batch.json"
     done
 }
 
@@ -198,13 +200,24 @@ part_step() { # whole training steps
     local batch
     for batch in $([ "$gpu" = 1 ] && echo 2 16 || echo 1); do
         check "step, batch $batch" 120 "${precisions[-1]}/cocogold" bench step --preset $([ "$gpu" = 1 ] && echo sd2 || echo mini) \
-            --batch "$batch" --size $([ "$gpu" = 1 ] && echo 64 || echo 8) --runs $([ "$gpu" = 1 ] && echo 15 || echo 1) \
-            --json "$out/step-$batch.json"
+            --batch "$batch" --size $([ "$gpu" = 1 ] && echo 64 || echo 8) --runs "$runs" --json "$out/step-$batch.json" \
+            --write-config "$out/unet.json"
     done
 }
 
 part_pytorch() { # the same in PyTorch on this GPU
-    note "PyTorch" skipped 0 "not written yet"
+    local options=(--seconds "$(left 180)" --runs "$runs")
+    if ! python3 -c 'import torch' 2>/dev/null; then
+        note "PyTorch" skipped 0 "python3 cannot import torch"
+        return
+    fi
+    case $backend in
+    cuda) ;;
+    cpu) options+=(--device cpu --fp32) ;;
+    *) note "PyTorch" skipped 0 "the emulation's times are compared with nothing" && return ;;
+    esac
+    # A library path of ours must not reach PyTorch.
+    check "PyTorch" 240 env LD_LIBRARY_PATH="$machine_path" python3 bench/torch_gpu.py "$out" "${options[@]}"
 }
 
 # ---- Run and report ---------------------------------------------------------------------------------------------------
@@ -232,7 +245,7 @@ write_json() {
         "$work/results"
     echo '], "measured": {'
     separator=''
-    for file in "$out"/{speed,step,pytorch}*.json; do
+    for file in "$out"/{speed-*,step-*,pytorch}.json; do
         [ -s "$file" ] || continue
         printf '%s"%s": ' "$separator" "$(basename "$file" .json)" && cat "$file" && separator=', '
     done
@@ -251,7 +264,8 @@ write_markdown() {
     printf '\n%s\n' "$last"
 }
 
-rm -f "$out"/{speed,step,pytorch}*.{json,log,md}
+# Only what is measured again is removed, so that parts can be run one after the other.
+for part in "${parts[@]}"; do case $part in speed | step | pytorch) rm -f "$out/$part"-* "$out/$part".* ;; esac; done
 for part in "${parts[@]}"; do "part_$part"; done
 slower=$(cat "$out/pytorch-slower" 2>/dev/null || echo 0)
 last="$(count ok) passed, $(count failed) failed, $slower slower than PyTorch"
