@@ -16,8 +16,7 @@ $(BUILD)/libcocogold-$(PRECISION).so: $(IN_SHARED)
 	$(Q)$(CC) $(CFLAGS) -shared -Wl,-soname,$(@F) $^ -o $@ $(LDLIBS)
 
 .PHONY: bundle bundle-programs gpu-check
-bundle: ## one folder and its .tar.gz: program, tests and check.sh for a machine without packages (BACKEND=cuda|cpu)
-	@$(if $(filter cuda,$(BACKEND)),./setup.sh --cuda)
+bundle: setup ## one folder and its .tar.gz: program, tests and check.sh for a machine without packages (BACKEND=cuda|cpu)
 	@$(foreach p,$(PRECISIONS),$(MAKE) --no-print-directory BACKEND=$(BACKEND) PRECISION=$(p) $(BUNDLE_BUILD) \
 	  BUNDLE_DIR=$(BUNDLE_DIR) bundle-programs &&) :
 	@bench/bundle.sh finish $(BUNDLE_DIR) $(BACKEND) "$(strip $(CUDA_ARCHS:%=sm_%))"

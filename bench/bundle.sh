@@ -17,9 +17,12 @@ programs() { # programs PRECISION FILE...
     rm -rf "${folder:?}/$precision"
     mkdir -p "$folder/$precision" "$folder/lib"
     for file in "$@"; do
-        to=$folder/$precision
-        [[ $file != *.so ]] || to=$folder/lib
-        strip --strip-unneeded -o "$to/${file##*/}" "$file"
+        case $file in
+        *.so) to=lib/${file##*/} ;;
+        */tests/model/* | */tests/train/*) to=$precision/test_model_${file##*/test_} ;; # names of their own
+        *) to=$precision/${file##*/} ;;
+        esac
+        strip --strip-unneeded -o "$folder/$to" "$file"
     done
 }
 

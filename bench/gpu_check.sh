@@ -119,8 +119,7 @@ same() { check "$1" 60 bash -c 'for file in "${@:2}"; do cmp "$1" "$file" || exi
 part_residency() { # attention's ordered backward beside a second stream
     local precision
     for precision in "${precisions[@]}"; do
-        if [ "$gpu" = 1 ]; then export RESIDENCY_RUNS=1000; fi
-        check "$precision" 120 "$precision/test_residency"
+        check "$precision" 120 env $([ "$gpu" = 1 ] && echo RESIDENCY_RUNS=1000) "$precision/test_residency"
     done
 }
 
@@ -252,8 +251,9 @@ write_json() {
     echo '}}'
 }
 write_markdown() {
-    local file
-    printf '# cocogold on %s\n\nWritten by `check.sh`; bench/README.md says how to read it.\n\n| | |\n|---|---|\n' "$(smi name || uname -m)"
+    local file name
+    name=$(smi name)
+    printf '# cocogold on %s\n\nWritten by `check.sh`; bench/README.md says how to read it.\n\n| | |\n|---|---|\n' "${name:-a machine without nvidia-smi}"
     facts | awk -F '\t' '{ print "| " $1 " | " $2 " |" }'
     printf '\n| part | check | result | s | |\n|---|---|---|---|---|\n'
     awk -F '\t' '{ gsub(/\|/, "/"); print "| " $1 " | " $2 " | " $3 " | " $4 " | " $5 " |" }' "$work/results"

@@ -39,8 +39,10 @@ endif
 OLDEST     := compute_$(firstword $(SUPPORTED))
 space      := $(subst ,, )
 GENCODE     = -gencode "arch=$(OLDEST),code=[$(subst $(space),$(comma),$(strip $(CUDA_ARCHS:%=sm_%) $(OLDEST)))]"
-NVCC_FLAGS  = -std=c++17 -O3 -lineinfo $(if $(WERROR),-Werror all-warnings) \
-              -Xcompiler -Wall,-Wno-unused-function$(if $(BUNDLE),$(comma)-fPIC) \
+# A bundle has small machine code: without source lines, and packed as nvcc 12.8 and newer can.
+SMALL      := $(if $(BUNDLE),$(shell $(NVCC) --help | grep -q -e '--compress-mode' && echo --compress-mode=size) -Xcompiler -fPIC)
+NVCC_FLAGS  = -std=c++17 -O3 $(if $(BUNDLE),$(SMALL),-lineinfo) $(if $(WERROR),-Werror all-warnings) \
+              -Xcompiler -Wall,-Wno-unused-function \
               $(if $(CUBLAS),-I$(CUBLAS)/include)
 endif
 
