@@ -3,10 +3,9 @@
 
 MACHINE      := $(shell uname -m)
 BUNDLE_DIR   ?= build/bundle/cocogold-$(BACKEND)-$(MACHINE)
-# Programs for every processor of the last ten years, in folders of their own. MARCH=native takes the usual folders'.
-BUNDLE_MARCH := $(if $(filter x86_64,$(MACHINE)),x86-64-v3,armv8-a)
-BUNDLE_BUILD  = $(if $(filter command line environment,$(origin MARCH)),,BUILD_SUFFIX=-bundle MARCH=$(BUNDLE_MARCH) MPI=) \
-                $(if $(filter cuda,$(BACKEND)),BUNDLE=1 BUILD_SUFFIX=-bundle)
+# For every processor of the last ten years, without MPI, whose libraries need files at fixed places.
+BUNDLE_MARCH ?= $(if $(filter x86_64,$(MACHINE)),x86-64-v3,armv8-a)
+BUNDLE_BUILD  = BUILD_SUFFIX=-bundle MARCH=$(BUNDLE_MARCH) MPI= $(if $(filter cuda,$(BACKEND)),BUNDLE=1)
 BUNDLE_TESTS := $(EMU_KERNELS) $(EMU_MODELS)
 PRECISIONS   ?= fp32 $(if $(filter cuda emu,$(BACKEND)),bf16)
 
