@@ -44,10 +44,16 @@ PKGS    := hdf5-serial yajl popt cairo libpng openssl libpcre2-8 libutf8proc
 LIBRARY_CFLAGS := $(shell pkg-config --cflags $(PKGS) 2>/dev/null) -I/usr/include/stb
 LIBRARY_LIBS   := $(shell pkg-config --libs $(PKGS) 2>/dev/null)
 SYMBOLS        := -g
-CODE_FLAGS      = $(SYMBOLS) $(OPT) -march=$(MARCH) -fno-math-errno -fno-trapping-math -ffp-contract=fast -fopenmp $(WARN)
+CODE_FLAGS      = $(SYMBOLS) $(OPT) $(if $(BUNDLE),-fPIC) -march=$(MARCH) -fno-math-errno -fno-trapping-math -ffp-contract=fast -fopenmp $(WARN)
 CPPFLAGS        = -I. -D_GNU_SOURCE -DPRECISION_$(PRECISION) $(LIBRARY_CFLAGS)
 CFLAGS          = -std=gnu11 $(CODE_FLAGS) -MMD -MP
-LDLIBS          = $(LIBRARY_LIBS) -lpthread -lm
+LDLIBS          = $(LIBRARY_LIBS) -lpthread -lm $(BUNDLED)
+# A bundle's folder (bench/bundle.mk), also for the libraries that libraries need.
+BUNDLED        := -Wl,--disable-new-dtags,-rpath,'$$ORIGIN/../lib'
+
+# A bundle of BACKEND=cuda has one copy of the kernels, the library SHARED, instead of one in each program.
+unshared = $(if $(SHARED),$(filter-out $(IN_SHARED) $(SHARED),$(1)) $(SHARED),$(1))
+SHARED   = $(if $(BUNDLE),$(BUILD)/libcocogold-$(PRECISION).so)
 
 # ---- Sources ---------------------------------------------------------------------------------------------------------
 # A folder may include headers only of the folders before it (data: only of util).
@@ -67,13 +73,14 @@ OBJ := $(foreach f,$(FOLDERS),$(call objects_of,$(f))) $(KERNEL_CU_OBJ) $(LAB_CU
 include tests/ptx/ptx.mk
 include tests/tests.mk
 include tests/fuzz/fuzz.mk
+include bench/bundle.mk
 
 program: $(BUILD)/cocogold
 	@$(if $(BUILD_SUFFIX),,ln -sfn $(BUILD)/cocogold cocogold)
 
-$(BUILD)/cocogold: $(HOST)/cocogold.o $(OBJ)
+$(BUILD)/cocogold: $(HOST)/cocogold.o $(OBJ) $(SHARED)
 	@echo "LD $@"
-	$(Q)$(CC) $(CFLAGS) $^ -o $@ $(LDLIBS)
+	$(Q)$(CC) $(CFLAGS) $(call unshared,$^) -o $@ $(LDLIBS)
 
 $(HOST)/%.o: %.c $(HOST)/flags
 	@mkdir -p $(@D)

@@ -9,7 +9,8 @@
 #include <stdlib.h>
 #include <string.h>
 
-// A run repeats the call until it lasts this long: the clock and, on CUDA, waiting for the device cost less than 1%.
+// On the CPU a run repeats the call until it lasts this long, so that the clock costs less than 1%. On a GPU a run is
+// one call between two events, after twice the L2 cache has been overwritten.
 static const double RUN_SECONDS = 0.01;
 
 static void *upload(const void *from, size_t bytes, Device *dev) {
@@ -23,10 +24,16 @@ void bench_open(Bench *b, int runs, Device *dev) {
     *b = (Bench){.dev = dev, .runs = runs};
     StepScalars s = {.seed = 1, .lr = 1e-4f, .bias1 = 0.1f, .bias2 = 0.001f, .ema_decay = 0.99f, .grad_scale = 1};
     b->scalars = upload(&s, sizeof s, dev);
+    if (dev->host_memory) { return; }
+    b->flushed = 2 * device_cache(dev);
+    b->flush = device_alloc(dev, b->flushed);
+    b->begun = device_event_create(dev), b->ended = device_event_create(dev);
 }
 
 void bench_close(Bench *b) {
     device_free(b->dev, b->scalars);
+    device_free(b->dev, b->flush);
+    device_event_destroy(b->begun), device_event_destroy(b->ended);
     trace_free(&b->trace);
     free(b->tensors);
     free(b->results);
@@ -127,26 +134,42 @@ static void add_result(Bench *b) {
     r->low = b->samples[0], r->high = b->samples[b->runs - 1]; // sorted now
 }
 
+// Begins a run of calls.
+static void begin_run(Bench *b) {
+    b->left = b->run < 0 ? 0 : b->repeats - 1;
+    if (b->begun && !b->dev->plan_only) {
+        device_fill(b->dev, b->flush, 0, b->flushed);
+        device_event_record(b->dev, b->begun, false);
+    }
+    b->started = now_seconds();
+}
+
+// Seconds of the run that ends here, the device's if it is a GPU.
+static double end_run(Bench *b) {
+    bool events = b->begun && b->run > -3; // until then nothing was recorded
+    if (events) { device_event_record(b->dev, b->ended, false); }
+    device_sync(b->dev);
+    return events ? device_event_seconds(b->begun, b->ended) : now_seconds() - b->started;
+}
+
 bool bench_next(Bench *b) {
     if (b->left > 0) {
         b->left--;
         return true;
     }
-    device_sync(b->dev);
-    double seconds = now_seconds() - b->started;
+    double seconds = end_run(b);
     if (b->run == -3) {
         b->dev->plan_only = false;
         b->dev->trace = NULL;
         device_reserve_workspace(b->dev, b->dev->workspace_needed);
     }
-    if (b->run == -1) { b->repeats = (int)fmin(1e6, fmax(1, RUN_SECONDS / seconds)); }
+    if (b->run == -1) { b->repeats = b->begun ? 1 : (int)fmin(1e6, fmax(1, RUN_SECONDS / seconds)); }
     if (b->run >= 0) { b->samples[b->run] = seconds / b->repeats; }
     if (++b->run == b->runs) {
         add_result(b);
         return false;
     }
-    b->left = b->run < 0 ? 0 : b->repeats - 1;
-    b->started = now_seconds();
+    begin_run(b);
     return true;
 }
 

@@ -4,12 +4,12 @@
 //     for (bench_start(b); bench_next(b);) { silu_forward(out, inp, n, b->dev); }
 //
 // Name, bytes and FLOPs of what runs come from the trace (device.h). A result is the median of several runs after a
-// warm-up; a run has as many calls as fill a few milliseconds.
+// warm-up; a run has as many calls as fill a few milliseconds, or on a GPU one call with cold caches.
 #pragma once
 #include "kernels/kernels.h"
 #include "model/arena.h"
 
-enum { MAX_SIZES = 8, MAX_SHAPES = 12, MAX_RUNS = 101 };
+enum { MAX_SIZES = 8, MAX_SHAPES = 24, MAX_RUNS = 101 };
 
 // One function at one shape.
 typedef struct {
@@ -33,6 +33,10 @@ typedef struct {
     void **tensors;
     int tensor_count, tensor_capacity;
     StepScalars *scalars; // on the device
+    // of a GPU (else NULL): what is overwritten before a run to empty the L2 cache, and the events around it
+    void *flush;
+    size_t flushed;
+    DeviceEvent *begun, *ended;
 } Bench;
 
 typedef struct {
@@ -40,7 +44,8 @@ typedef struct {
     const char *sizes; // names of its sizes, "B,HW,C,G": the order of --shape's numbers
     void (*run)(Bench *b, const int *size);
     struct {
-        const char *model; // mini, sd2, vae (SD's), clip: where this shape comes from; NULL ends the list
+        const char *model; // mini, sd2, vae (SD's), clip: where this shape comes from; sd2-64: SD2's step at 64x64
+                           // latents and batch 2 (--shapes sd2-64 only). NULL ends the list
         int size[MAX_SIZES];
     } shapes[MAX_SHAPES];
 } BenchLayer;
@@ -88,8 +93,9 @@ typedef struct {
     int B, size, tokens, threads, runs;
     size_t parameters;
     double seconds, low, high, loss; // of a step; mean loss of the last one
-    double arena_bytes, peak_bytes;  // of activations; largest resident memory of the process
-    Trace profile;                   // timed, over profile_steps steps
+    double arena_bytes,
+        peak_bytes; // of activations; most memory of the process, or on a GPU what is taken of the card's
+    Trace profile;  // timed, over profile_steps steps
     int profile_steps;
 } StepResult;
 

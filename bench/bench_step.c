@@ -40,7 +40,8 @@ typedef struct {
     Diffusion diffusion;
     Optimizer optimizer;
     Arena arena;
-    float *image, *target, *losses;
+    Step step;
+    float *image, *target;
     floatX *context;
 } StepBench;
 
@@ -115,6 +116,7 @@ static void open_step(StepBench *s, const StepModel *m, int size, Device *dev) {
     s->diffusion = diffusion_create(&s->unet, &s->schedule, &s->options, m->tokens, size, size, dev);
     Params *p = &s->unet.params;
     s->optimizer = optimizer_create(&s->options.train, &s->comm, p->weights, p->grads, p->total, dev);
+    s->step = step_create(&s->options.train, &s->comm, &s->optimizer, (Params *[2]){p, NULL}, dev);
     size_t bytes = micro_step_bytes(diffusion_step, &s->diffusion, dev);
     device_reserve_workspace(dev, dev->workspace_needed);
     s->arena = arena_create(dev, bytes);
@@ -123,7 +125,6 @@ static void open_step(StepBench *s, const StepModel *m, int size, Device *dev) {
     optimizer_begin(&s->optimizer, &s->options.train, 0, &(uint64_t){0}, dev);
     s->image = normal(latents, &s->optimizer, dev);
     s->target = normal(latents, &s->optimizer, dev);
-    s->losses = device_alloc(dev, (size_t)d->B * sizeof(float));
     float *wide = normal(text, &s->optimizer, dev);
     s->context = device_alloc(dev, text * sizeof(floatX));
     cast_to_floatX(s->context, wide, text, dev);
@@ -133,8 +134,9 @@ static void open_step(StepBench *s, const StepModel *m, int size, Device *dev) {
 }
 
 static void close_step(StepBench *s, Device *dev) {
-    void *tensors[] = {s->image, s->target, s->losses, s->context};
-    for (int i = 0; i < 4; i++) { device_free(dev, tensors[i]); }
+    void *tensors[] = {s->image, s->target, s->context};
+    for (int i = 0; i < 3; i++) { device_free(dev, tensors[i]); }
+    step_destroy(&s->step, dev);
     diffusion_destroy(&s->diffusion, dev);
     optimizer_destroy(&s->optimizer, dev);
     arena_destroy(&s->arena);
@@ -142,22 +144,44 @@ static void close_step(StepBench *s, Device *dev) {
     unet_destroy(&s->unet, dev);
 }
 
-static double run_step(StepBench *s, int step, Device *dev) {
-    uint64_t position = (uint64_t)step * (uint64_t)s->diffusion.B;
-    double start = now_seconds();
-    optimizer_begin(&s->optimizer, &s->options.train, step, &position, dev);
-    diffusion_step(&s->diffusion, &s->arena, s->losses, s->optimizer.scalars, 0, true, dev);
-    optimizer_update(&s->optimizer, &s->options.train, dev);
-    if (dev->trace && dev->trace->timed) { trace_stop(dev); }
+// A step as `cocogold train` runs it: on a GPU recorded the second time and replayed from then on.
+static void submit_step(StepBench *s, int step, Device *dev) {
+    step_begin(&s->step, step, dev);
+    if (step_micro_begin(&s->step, 0, dev)) {
+        diffusion_step(&s->diffusion, &s->arena, s->step.losses, s->step.scalars, 0, true, dev);
+    }
+    step_micro_end(&s->step, 0, dev);
+    step_end(&s->step, step, dev);
+}
+
+// Seconds from one step's results to the next one's; as in train, the host is one step ahead of a GPU.
+static void time_steps(StepBench *s, double *seconds, int runs, Device *dev) {
+    double before = 0;
+    for (int i = 0; i <= WARM_UP + runs; i++) {
+        submit_step(s, i, dev);
+        if (i > 0) { device_event_sync(s->step.reports[(i - 1) % 2].arrived); }
+        double now = now_seconds();
+        if (i > WARM_UP) { seconds[i - WARM_UP - 1] = now - before; }
+        before = now;
+    }
     device_sync(dev);
-    return now_seconds() - start;
+}
+
+// The same kernel by kernel, for the trace.
+static void trace_step(StepBench *s, int step, Device *dev) {
+    uint64_t position = (uint64_t)step * (uint64_t)s->diffusion.B;
+    optimizer_begin(&s->optimizer, &s->options.train, step, &position, dev);
+    diffusion_step(&s->diffusion, &s->arena, s->step.losses, s->optimizer.scalars, 0, true, dev);
+    optimizer_update(&s->optimizer, &s->options.train, dev);
+    trace_stop(dev);
+    device_sync(dev);
 }
 
 static double mean_loss(StepBench *s, Device *dev) {
     int B = s->diffusion.B;
     float losses[B];
     double sum = 0;
-    device_copy(dev, losses, s->losses, sizeof losses, false);
+    device_copy(dev, losses, s->step.losses, sizeof losses, false);
     device_sync(dev);
     for (int i = 0; i < B; i++) { sum += losses[i]; }
     return sum / B;
@@ -172,6 +196,13 @@ static double peak_resident(void) {
     while (status && fgets(line, sizeof line, status)) { sscanf(line, "VmHWM: %ld", &kilobytes); }
     if (status) { fclose(status); }
     return 1024.0 * (double)kilobytes;
+}
+
+// What this process and others have of the device's memory, in bytes.
+static double taken(Device *dev) {
+    size_t free_bytes, total_bytes;
+    device_memory(dev, &free_bytes, &total_bytes);
+    return (double)(total_bytes - free_bytes);
 }
 
 // Noise, forward, loss and backward of one micro-step with Marigold's noise, then norm and Adam.
@@ -252,16 +283,16 @@ StepResult bench_step(const StepOptions *o, Device *dev) {
                     .profile_steps = PROFILE_STEPS};
     for (int i = 0; i < s.unet.params.count; i++) { r.parameters += s.unet.params.slices[i].count; }
     double seconds[MAX_RUNS];
-    for (int i = 0; i < WARM_UP; i++) { run_step(&s, i, dev); }
-    for (int i = 0; i < o->runs; i++) { seconds[i] = run_step(&s, WARM_UP + i, dev); }
+    time_steps(&s, seconds, o->runs, dev);
     dev->trace = &r.profile;
-    for (int i = 0; i < PROFILE_STEPS; i++) { run_step(&s, WARM_UP + o->runs + i, dev); }
+    for (int i = 0; i < PROFILE_STEPS; i++) { trace_step(&s, WARM_UP + 1 + o->runs + i, dev); }
     dev->trace = NULL;
     r.seconds = percentile(seconds, o->runs, 0.5);
     r.low = seconds[0], r.high = seconds[o->runs - 1];
     r.loss = mean_loss(&s, dev);
+    r.peak_bytes = taken(dev);
     close_step(&s, dev);
-    r.peak_bytes = peak_resident();
+    if (dev->host_memory) { r.peak_bytes = peak_resident(); }
     return r;
 }
 

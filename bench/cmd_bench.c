@@ -13,10 +13,12 @@
 #include <string.h>
 
 typedef struct {
-    char *shape, *json, *version;
+    char *shape, *shapes, *json, *version;
     int check;
     StepOptions step;
 } BenchOptions;
+
+static const char LARGE[] = "sd2-64";
 
 // ---- Output --------------------------------------------------------------------------------------------------------
 
@@ -233,11 +235,15 @@ static void run_layer(Bench *b, const BenchLayer *layer, const BenchOptions *o, 
     if (o->shape) {
         parse_shape(o->shape, layer, size);
         bench_layer(b, layer, "given", size);
-    } else {
-        for (int i = 0; i < MAX_SHAPES && layer->shapes[i].model; i++) {
-            bench_layer(b, layer, layer->shapes[i].model, layer->shapes[i].size);
-        }
     }
+    for (int i = 0; !o->shape && i < MAX_SHAPES && layer->shapes[i].model; i++) {
+        bool large = strcmp(layer->shapes[i].model, LARGE) == 0;
+        if (large != (strcmp(o->shapes, LARGE) == 0)) { continue; }
+        memcpy(size, layer->shapes[i].size, sizeof size);
+        if (large && o->step.batch) { size[0] = size[0] / 2 * o->step.batch; } // rows or samples, of batch 2
+        bench_layer(b, layer, layer->shapes[i].model, size);
+    }
+    if (b->count == first) { return; }
     print_layer(b->results + first, b->count - first, peaks);
 }
 
@@ -295,10 +301,11 @@ static void check(const BenchOptions *o, bool plan) {
     if (o->step.tensors && !plan) { die("--tensors needs bench plan"); }
 }
 
+static const char *const shape_tables[] = {"mixed", LARGE, NULL};
 static const char *const presets[] = {"mini", "quarter-sd2", "sd1", "sd2", NULL};
 
 int cmd_bench(int argc, char **argv) {
-    BenchOptions o = {.step = {.preset = "quarter-sd2", .recompute = "none", .runs = 7}};
+    BenchOptions o = {.shapes = "mixed", .step = {.preset = "quarter-sd2", .recompute = "none", .runs = 7}};
     Option table[] = {
         {OPT_HEADING, "Measuring"},
         {OPT_INT, "runs", &o.step.runs, "number of runs; the median is printed", "N", .low = 1, .high = MAX_RUNS},
@@ -306,6 +313,9 @@ int cmd_bench(int argc, char **argv) {
         {OPT_HEADING, "A layer"},
         {OPT_STRING, "shape", &o.shape, "measure these sizes instead of the table's, e.g. 2,32,32,320,320,3,1",
          "NUMBERS"},
+        {OPT_STRING, "shapes", &o.shapes,
+         "the table's shapes: of several models, or those of a step of SD2 at 64x64 latents with --batch samples",
+         "TABLE", .choices = shape_tables},
         {OPT_STRING, "version", &o.version,
          "measure version N of conv2d, attention, groupnorm, layernorm or adam, from naive to final, or all versions",
          "N|all"},

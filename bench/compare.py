@@ -322,7 +322,16 @@ def run_cocogold(arguments, threads):
             stdout=subprocess.DEVNULL,
             env={**os.environ, "OMP_NUM_THREADS": str(threads)},
         )
-        return json.loads(path.read_text())
+        result = json.loads(path.read_text())
+        require_same_device(result["device"], "cpu")
+        return result
+
+
+def require_same_device(ours, theirs):
+    """Ends unless PyTorch's device is of the kind of `device` in our JSON: a GPU is never compared with a CPU."""
+    if ours.startswith("CPU") != (theirs == "cpu"):
+        where = "the GPU (make gpu-check)" if theirs == "cpu" else "the CPU (bench/compare.py)"
+        sys.exit(f"cocogold runs on {ours}, but PyTorch would on {theirs.upper()}: expected both on {where}")
 
 
 def compare_layer(layer, args):

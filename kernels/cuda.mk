@@ -4,7 +4,8 @@
 CODE := $(BACKEND:ptx=cuda)
 ifneq ($(BACKEND),cpu)
 OTHER_BACKEND := $(wildcard kernels/*.c) kernels/runtime/device.c kernels/runtime/comm.c
-KERNEL_CU_OBJ := $(patsubst %.cu,$(BUILD)/%.cu.o,$(wildcard kernels/*.cu kernels/runtime/*.cu))
+KERNEL_CU_OBJ := $(patsubst %.cu,$(BUILD)/%.cu.o,$(filter-out $(if $(filter cuda,$(BACKEND)),,%/load.cu), \
+                   $(wildcard kernels/*.cu kernels/runtime/*.cu)))
 # The kernel lab's versions (bench/README.md), linked into the program and into tests/bench/test_lab.
 LAB_CU_OBJ    := $(patsubst %.cu,$(BUILD)/%.cu.o,$(wildcard bench/lab/*.cu))
 endif
@@ -23,9 +24,6 @@ WHEELS    := $(firstword $(wildcard .cuda/lib/python3*/site-packages/nvidia) \
 beside_nvcc = $(wildcard $(CUDA_HOME)/include/$(1) $(CUDA_HOME)/targets/*/include/$(1) /usr/include/$(1))
 in_wheels   = $(patsubst %/include/$(1),%,$(firstword $(wildcard $(2:%=$(WHEELS)/%/include/$(1)))))
 library     = $(if $(call beside_nvcc,$(1)),,$(if $(WHEELS),$(call in_wheels,$(1),$(2))))
-# link FOLDER NAME: -lNAME, or the wheel's versioned library file.
-link        = $(if $(1),-L$(1)/lib -Wl$(comma)-rpath$(comma)$(abspath $(1)/lib) \
-                -l:$(notdir $(firstword $(wildcard $(1)/lib/lib$(2).so*))),-l$(2))
 CUBLAS     := $(call library,cublasLt.h,cu13 cublas)
 HAVE_CUBLAS := $(call beside_nvcc,cublasLt.h)$(CUBLAS)
 
@@ -41,14 +39,21 @@ endif
 OLDEST     := compute_$(firstword $(SUPPORTED))
 space      := $(subst ,, )
 GENCODE     = -gencode "arch=$(OLDEST),code=[$(subst $(space),$(comma),$(strip $(CUDA_ARCHS:%=sm_%) $(OLDEST)))]"
-NVCC_FLAGS  = -std=c++17 -O3 -lineinfo $(if $(WERROR),-Werror all-warnings) -Xcompiler -Wall,-Wno-unused-function \
+# A bundle has small machine code: without source lines, and packed as nvcc 12.8 and newer can.
+SMALL      := $(if $(BUNDLE),$(shell $(NVCC) --help | grep -q -e '--compress-mode' && echo --compress-mode=size) -Xcompiler -fPIC)
+NVCC_FLAGS  = -std=c++17 -O3 $(if $(BUNDLE),$(SMALL),-lineinfo) $(if $(WERROR),-Werror all-warnings) \
+              -Xcompiler -Wall,-Wno-unused-function \
               $(if $(CUBLAS),-I$(CUBLAS)/include)
 endif
 
 ifeq ($(BACKEND),cuda)
 KERNEL_FLAGS = $(NVCC) $(NVCC_FLAGS) $(GENCODE)
 $(BUILD)/kernels/runtime/device.cu.o: private DEFINES += -DBUILT_FOR='"$(strip $(CUDA_ARCHS:%=sm_%))"'
-LDLIBS += $(call link,$(CUBLAS),cublasLt) -L$(CUDA_HOME)/lib64 -lcudart_static -ldl -lrt -lstdc++
+LDLIBS += -L$(CUDA_HOME)/lib64 -lcudart_static -ldl -lrt -lstdc++
+# Where cuBLASLt and NCCL are if the dynamic linker does not find them. A bundle's machine has its own.
+folder_of = '"$(if $(BUNDLE),,$(if $(1),$(abspath $(1)/lib),$(CUDA_HOME)/lib64))/"'
+$(BUILD)/kernels/runtime/load.cu.o: private DEFINES += $(NCCL_CFLAGS) -DCUBLAS_FOLDER=$(call folder_of,$(CUBLAS)) \
+  -DNCCL_FOLDER=$(call folder_of,$(NCCL))
 
 $(BUILD)/%.cu.o: %.cu $(BUILD)/flags
 	@mkdir -p $(@D)

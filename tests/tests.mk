@@ -18,9 +18,9 @@ LINK_bench   := $(HOST)/bench/bench.o $(BUILD)/bench/lab.o $(HOST)/eval/stats.o 
 
 define test_rule
 $(BUILD)/tests/$(1)/%: $(BUILD)/tests/$(1)/%.o $$(LINK_$(1)) $$(if $$(filter kernels model,$(1)),$(HOST)/model/safetensors.o) \
-    $$(if $$(filter kernels,$(1)),$(PLAIN:%.c=$(BUILD)/%.o))
+    $$(if $$(filter kernels,$(1)),$(PLAIN:%.c=$(BUILD)/%.o)) $(SHARED)
 	@echo "LD $$@"
-	$$(Q)$$(CC) $$(CFLAGS) $$(sort $$^) -o $$@ $$(LDLIBS) -lcmocka
+	$$(Q)$$(CC) $$(CFLAGS) $$(call unshared,$$(sort $$^)) -o $$@ $$(LDLIBS) -lcmocka
 endef
 $(foreach f,$(TESTED),$(eval $(call test_rule,$(f))))
 .PRECIOUS: $(BUILD)/tests/%.o

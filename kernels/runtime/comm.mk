@@ -12,13 +12,13 @@ $(BUILD)/tests/emu/nccl.o $(BUILD)/tests/emu/test_nccl.o: private EMU_FLAGS += $
 ifeq ($(BACKEND),cuda)
 NCCL      := $(call library,nccl.h,nccl)
 HAVE_NCCL := $(call beside_nvcc,nccl.h)$(NCCL)
-LDLIBS    += $(if $(HAVE_NCCL),$(call link,$(NCCL),nccl))
 endif
 NCCL_CFLAGS := $(if $(HAVE_NCCL)$(filter emu ptx,$(BACKEND)),-DHAVE_NCCL) $(if $(NCCL),-I$(NCCL)/include)
 $(BUILD)/kernels/runtime/comm.cu.o: private DEFINES += $(NCCL_CFLAGS)
 
 # Rebuild these when MPI or NCCL has been installed or removed.
-$(BUILD)/kernels/runtime/comm.o $(BUILD)/kernels/runtime/comm.cu.o $(BUILD)/kernels/runtime/comm_host.o $(BUILD)/tests/emu/nccl.o: $(BUILD)/comm-flags
+$(BUILD)/kernels/runtime/comm.o $(BUILD)/kernels/runtime/comm.cu.o $(BUILD)/kernels/runtime/load.cu.o \
+$(BUILD)/kernels/runtime/comm_host.o $(BUILD)/tests/emu/nccl.o: $(BUILD)/comm-flags
 $(BUILD)/comm-flags: FORCE
 	@mkdir -p $(@D)
 	@echo '$(MPI_CFLAGS) $(NCCL_CFLAGS)' | cmp -s - $@ || echo '$(MPI_CFLAGS) $(NCCL_CFLAGS)' >$@

@@ -35,6 +35,11 @@ void device_close(Device *dev) {
 
 const char *device_name(const Device *dev) { return dev->internals->name; }
 
+size_t device_cache(const Device *dev) {
+    (void)dev;
+    return 0;
+}
+
 // MemAvailable and MemTotal of /proc/meminfo; without that file, free and physical pages.
 void device_memory(Device *dev, size_t *free_bytes, size_t *total_bytes) {
     (void)dev;

@@ -143,6 +143,12 @@ void device_memory(Device *, size_t *free_bytes, size_t *total_bytes) {
     CHECK_CUDA(cudaMemGetInfo(free_bytes, total_bytes));
 }
 
+size_t device_cache(const Device *dev) {
+    int bytes = 0;
+    CHECK_CUDA(cudaDeviceGetAttribute(&bytes, cudaDevAttrL2CacheSize, dev->internals->index));
+    return (size_t)bytes;
+}
+
 void *device_try_alloc(Device *dev, size_t bytes) {
     void *pointer = NULL;
     const cudaError_t error = cudaMalloc(&pointer, bytes ? bytes : 1);

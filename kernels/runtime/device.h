@@ -90,6 +90,7 @@ void device_open(Device *dev, int index);
 void device_close(Device *dev);
 const char *device_name(const Device *dev); // "CPU, 2 threads" or "NVIDIA H100 ..."
 void device_memory(Device *dev, size_t *free_bytes, size_t *total_bytes);
+size_t device_cache(const Device *dev); // bytes of a GPU's L2 cache; 0 on the CPU
 
 // Allocates device memory, aligned to 256 bytes. Debug builds fill it with NaN. Dies if memory runs out.
 void *device_alloc(Device *dev, size_t bytes);

@@ -18,12 +18,16 @@ numbers() { # numbers OUT: step, loss and norm of all steps in the log
     sed -nE 's/.*"step":([0-9]+),"loss":([^,]+),"grad_norm":([^,]+),.*/\1 \2 \3/p' "$1/log.jsonl"
 }
 lines() { numbers "$1" 2>/dev/null | grep -c ''; }
-# close A B: checks that steps are the same, and losses and norms equal to 1e-6; prints the largest relative difference.
+# The program's folder is build/BACKEND-PRECISION. On different numbers of ranks, bf16 products of other sizes round
+# differently.
+build=$(basename "$(dirname "$cocogold")")
+tolerance=$([[ $build == *-bf16* ]] && echo 2e-2 || echo 1e-6)
+# close A B: checks that steps are the same, and losses and norms equal; prints the largest relative difference.
 close() {
-    paste -d' ' <(numbers "$1") <(numbers "$2") | awk '
+    paste -d' ' <(numbers "$1") <(numbers "$2") | awk -v t=$tolerance '
         function off(a, b) { return (a > b ? a - b : b - a) / (b > 0 ? b : 1) }
         { if (NF != 6 || $1 != $4) bad = 1; x = off($2, $5); if (x > most) most = x; x = off($3, $6); if (x > most) most = x }
-        END { printf "%d steps, largest relative difference %.1e\n", NR, most; exit !(NR && !bad && most <= 1e-6) }'
+        END { printf "%d steps, largest relative difference %.1e\n", NR, most; exit !(NR && !bad && most <= t) }'
 }
 check_close() { # check_close NAME A B
     local text code

@@ -118,6 +118,9 @@ cudaError_t cudaDeviceGetAttribute(int *value, cudaDeviceAttr attribute, int ind
     case cudaDevAttrMultiProcessorCount:
         *value = 4;
         break;
+    case cudaDevAttrL2CacheSize:
+        *value = 4096; // small: benchmarks overwrite it before each call
+        break;
     case cudaDevAttrComputeCapabilityMajor:
         *value = emu::compute_capability() / 10;
         break;

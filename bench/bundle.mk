@@ -1,0 +1,27 @@
+# make bundle: one folder that runs on a machine with nothing but a processor of this family, glibc and, for
+# BACKEND=cuda, a driver. make gpu-check: the same for this machine, and its check.sh.
+
+MACHINE      := $(shell uname -m)
+BUNDLE_DIR   ?= build/bundle/cocogold-$(BACKEND)-$(MACHINE)
+# For every processor of the last ten years, without MPI, whose libraries need files at fixed places.
+BUNDLE_MARCH ?= $(if $(filter x86_64,$(MACHINE)),x86-64-v3,armv8-a)
+BUNDLE_BUILD  = BUILD_SUFFIX=-bundle MARCH=$(BUNDLE_MARCH) MPI= $(if $(filter cuda,$(BACKEND)),BUNDLE=1)
+BUNDLE_TESTS := $(EMU_KERNELS) $(EMU_MODELS)
+PRECISIONS   ?= fp32 $(if $(filter cuda emu,$(BACKEND)),bf16)
+
+IN_SHARED := $(LINK_kernels) $(LAB_CU_OBJ)
+$(BUILD)/libcocogold-$(PRECISION).so: $(IN_SHARED)
+	@echo "LD $@"
+	$(Q)$(CC) $(CFLAGS) -shared -Wl,-soname,$(@F) $^ -o $@ $(LDLIBS)
+
+.PHONY: bundle bundle-programs gpu-check
+bundle: setup ## one folder and its .tar.gz: program, tests and check.sh for a machine without packages (BACKEND=cuda|cpu)
+	@$(foreach p,$(PRECISIONS),$(MAKE) --no-print-directory BACKEND=$(BACKEND) PRECISION=$(p) $(BUNDLE_BUILD) \
+	  BUNDLE_DIR=$(BUNDLE_DIR) bundle-programs &&) :
+	@bench/bundle.sh finish $(BUNDLE_DIR) $(BACKEND) "$(strip $(CUDA_ARCHS:%=sm_%))"
+
+bundle-programs: $(BUILD)/cocogold $(addprefix $(BUILD)/,$(BUNDLE_TESTS))
+	@bench/bundle.sh programs $(BUNDLE_DIR) $(PRECISION) $^ $(SHARED)
+
+gpu-check: bundle ## on a machine with a GPU: is everything right there, and how fast is it (10 minutes; bench/README.md)
+	@$(BUNDLE_DIR)/check.sh --out $(CURDIR)/build/gpu-check

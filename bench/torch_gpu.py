@@ -1,0 +1,186 @@
+#!/usr/bin/env python3
+"""The kernels and training steps that check.sh has measured, in PyTorch on the same GPU.
+
+    bench/torch_gpu.py FOLDER [--seconds 200]     reads FOLDER/speed-*.json and step-*.json; writes FOLDER/pytorch.json,
+                                                  pytorch.md (one table of ratios) and pytorch-slower (a count)
+
+Each kernel is measured as ours: one call between two events after the L2 cache has been overwritten, the median of some
+runs. PyTorch gets the better of NCHW and channels_last, SDPA, and compiled norms and GEGLU if torch.compile works here.
+Its step is a plain UNet (torch_unet.py) with autocast to bf16, channels_last, clipping and fused AdamW. A ratio is our
+time over PyTorch's: above 1, ours is slower. --device cpu only tries this script: such times are compared with nothing.
+"""
+
+import argparse
+import json
+import statistics
+import sys
+import time
+from pathlib import Path
+from types import SimpleNamespace
+
+import torch
+import torch.nn.functional as F
+
+sys.path.insert(0, str(Path(__file__).resolve().parent))
+import compare  # noqa: E402
+import torch_unet  # noqa: E402
+
+RUNS = 15
+WIDE = ("optimizer", "loss", "noise", "gaussian")  # layers whose tensors are fp32 in every build
+
+
+class Clock:
+    """Seconds of one call with cold caches."""
+
+    def __init__(self, device):
+        self.cuda = device == "cuda"
+        if self.cuda:
+            cache = torch.cuda.get_device_properties(0).L2_cache_size
+            self.flush = torch.empty(2 * cache, dtype=torch.uint8)
+            self.events = [torch.cuda.Event(enable_timing=True) for _ in range(2)]
+
+    def once(self, call):
+        if not self.cuda:
+            started = time.perf_counter()
+            call()
+            return time.perf_counter() - started
+        self.flush.zero_()
+        self.events[0].record()
+        call()
+        self.events[1].record()
+        torch.cuda.synchronize()
+        return 1e-3 * self.events[0].elapsed_time(self.events[1])
+
+    def median(self, call, runs):
+        for _ in range(3):
+            call()
+        return statistics.median(self.once(call) for _ in range(runs))
+
+
+def compiled_functions():
+    """torch.nn.functional with compiled norms, or None without a compiler."""
+    try:
+        torch._dynamo.config.recompile_limit = 200
+        functions = {n: torch.compile(getattr(F, n), dynamic=False) for n in ("group_norm", "layer_norm")}
+        functions["layer_norm"](torch.randn(4, 8), (8,))
+    except Exception as error:  # noqa: BLE001 (no compiler, no Triton, an old card)
+        print(f"no torch.compile: {str(error).splitlines()[0] if str(error) else type(error).__name__}")
+        return None
+    return SimpleNamespace(**{n: functions.get(n, getattr(F, n)) for n in dir(F) if not n.startswith("__")})
+
+
+def kernels(rows, args, clock, deadline):
+    """Adds PyTorch's median seconds, `torch`, to rows of `cocogold bench`."""
+    compiled = compiled_functions() if args.device == "cuda" else None
+    done = {}
+    for row in rows:
+        key = row["layer"], row["shape"]
+        if row["layer"] not in compare.TWINS or time.monotonic() > deadline:
+            continue
+        if key not in done:
+            torch.set_default_dtype(torch.float32 if args.fp32 or row["layer"] in WIDE else torch.bfloat16)
+            times = done[key] = {}
+            for functions in filter(None, (F, compiled if "norm" in row["layer"] else None)):
+                try:
+                    calls = compare.TWINS[row["layer"]](torch, functions, *map(int, row["shape"].split(",")))
+                    for name, alternatives in calls.items():
+                        found = [clock.median(call, args.runs) for call in alternatives]
+                        times[name] = min([*found, times.get(name, float("inf"))])
+                except (RuntimeError, ImportError) as error:
+                    print(f"{key}: {str(error).splitlines()[0]}")
+            torch.set_default_dtype(torch.float32)
+        if row["function"] in done[key]:
+            row["torch"] = done[key][row["function"]]
+            print(f"{row['function']:26} {row['shape']:26} {1e6 * row['seconds']:9.1f} us  PyTorch "
+                  f"{1e6 * row['torch']:9.1f} us  ratio {row['seconds'] / row['torch']:.2f}", flush=True)  # fmt: skip
+
+
+def step(ours, config, args):
+    """Median seconds of a training step with the sizes of `cocogold bench step`, and peak memory on the card."""
+    torch.manual_seed(0)
+    unet = torch_unet.UNet(config).train().to(args.device, memory_format=torch.channels_last)
+    parameters = sum(p.numel() for p in unet.parameters())
+    assert parameters == ours["parameters"], f"the two models differ: {parameters} and {ours['parameters']} parameters"
+    adam = torch.optim.AdamW(unet.parameters(), lr=3e-5, weight_decay=0.01, fused=True)
+    B, size, L = ours["batch"], ours["size"], config["out_channels"]
+    image, target = (torch.randn(B, L, size, size).to(memory_format=torch.channels_last) for _ in range(2))
+    context = torch.randn(B, ours["tokens"], config["cross_attention_dim"])
+    alphas = torch.linspace(0.00085**0.5, 0.012**0.5, 1000).pow(2).neg().add(1).cumprod(0)
+
+    def once():
+        t = torch.randint(1000, (B,))
+        a, noise = alphas[t].view(B, 1, 1, 1), torch.randn_like(target)
+        noisy = a.sqrt() * target + (1 - a).sqrt() * noise
+        velocity = a.sqrt() * noise - (1 - a).sqrt() * target
+        with torch.autocast(args.device, torch.bfloat16, enabled=not args.fp32):
+            pred = unet(torch.cat((image, noisy), 1), t, context)
+        F.mse_loss(pred.float(), velocity).backward()
+        torch.nn.utils.clip_grad_norm_(unet.parameters(), 1.0)
+        adam.step()
+        adam.zero_grad()
+        if args.device == "cuda":
+            torch.cuda.synchronize()
+
+    seconds = []
+    for i in range(3 + args.runs):
+        started = time.perf_counter()
+        once()
+        seconds.append(time.perf_counter() - started)
+    peak = torch.cuda.max_memory_reserved() if args.device == "cuda" else 0
+    return {"seconds": statistics.median(seconds[3:]), "peak_bytes": peak}
+
+
+def table(results):
+    lines = ["## Beside PyTorch", "", f"PyTorch {torch.__version__}; ratio: our time over PyTorch's.", "",
+             "| what | shape | us | PyTorch us | ratio |", "|---|---|---|---|---|"]  # fmt: skip
+    for r in results:
+        lines.append(f"| {r['what']} | {r['shape']} | {1e6 * r['ours']:.1f} | {1e6 * r['torch']:.1f} | "
+                     f"{r['ours'] / r['torch']:.2f} |")  # fmt: skip
+    return "\n".join(lines) + "\n"
+
+
+def main():
+    p = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    p.add_argument("folder", type=Path)
+    p.add_argument("--device", default="cuda", choices=["cuda", "cpu"])
+    p.add_argument("--fp32", action="store_true", help="no bf16")
+    p.add_argument("--runs", type=int, default=RUNS)
+    p.add_argument("--seconds", type=float, default=200, help="begin nothing new after this time")
+    args = p.parse_args()
+    deadline = time.monotonic() + args.seconds
+    if args.device == "cuda" and not torch.cuda.is_available():
+        sys.exit("torch_gpu.py: PyTorch sees no GPU")
+    torch.set_default_device(args.device)
+    clock, results, measured = Clock(args.device), [], {}
+    for path in sorted(args.folder.glob("step-*.json"), key=lambda path: len(path.name)):
+        ours = json.loads(path.read_text())
+        compare.require_same_device(ours["device"], args.device)
+        try:
+            theirs = step(ours, json.loads((args.folder / "unet.json").read_text()), args)
+        except torch.OutOfMemoryError as error:
+            print(f"{path.name}: {str(error).splitlines()[0]}")
+            continue
+        measured[path.stem] = theirs
+        name = f"{ours['model']}, batch {ours['batch']}, {ours['size']}x{ours['size']}"
+        results.append({"what": "training step", "shape": name, "ours": ours["seconds"], "torch": theirs["seconds"]})
+        print(f"step of {name}: {1e3 * ours['seconds']:.1f} ms, PyTorch {1e3 * theirs['seconds']:.1f} ms", flush=True)
+        if args.device == "cuda":
+            torch.cuda.empty_cache()
+            torch.cuda.reset_peak_memory_stats()
+    for path in sorted(args.folder.glob("speed-*.json"), key=lambda path: len(path.name)):
+        ours = json.loads(path.read_text())
+        compare.require_same_device(ours["device"], args.device)
+        kernels(ours["kernels"], args, clock, deadline)
+        rows = [r for r in ours["kernels"] if "torch" in r]
+        measured[path.stem] = [{k: r[k] for k in ("function", "shape", "seconds", "torch")} for r in rows]
+        results += [{"what": r["function"], "shape": r["shape"], "ours": r["seconds"], "torch": r["torch"]} for r in rows]
+    (args.folder / "pytorch.json").write_text(json.dumps(measured, indent=1))
+    (args.folder / "pytorch.md").write_text(table(results))
+    slower = sum(r["ours"] > r["torch"] for r in results) if args.device == "cuda" else 0
+    (args.folder / "pytorch-slower").write_text(f"{slower}\n")
+    if not results:
+        sys.exit("torch_gpu.py: nothing to compare: run check.sh's parts speed and step first")
+
+
+if __name__ == "__main__":
+    main()
