@@ -2,6 +2,7 @@
 # make bundle and its check.sh, as far as a machine without a GPU shows it: the CPU's bundle, whose check.sh runs every
 # part at a small size, and, if nvcc is installed, that of CUDA for one architecture. Each starts in a root that has the
 # bundle and glibc but nothing else (needs root). What only a GPU shows: the kernels' tests, the sanitizer, the times.
+# CUDA_ARCHS and PRECISIONS choose what is built (default: 80, fp32).
 #     tests/build/test_bundle.sh [cpu|emu|cuda ...]     default: cpu cuda
 set -u
 cd "$(dirname "$0")/../.."
@@ -99,7 +100,7 @@ for backend in "${@:-cpu cuda}"; do
     *cuda*)
         if ! command -v "${NVCC:-nvcc}" >/dev/null; then
             echo "skipped: nvcc is not installed"
-        elif bundle cuda CUDA_ARCHS="${CUDA_ARCHS:-80}" ${PRECISIONS:+PRECISIONS="$PRECISIONS"}; then
+        elif bundle cuda CUDA_ARCHS="${CUDA_ARCHS:-80}" PRECISIONS="${PRECISIONS:-fp32}"; then
             check "cuda: cuBLASLt, NCCL, glibc and OpenBLAS are not in it" without_libraries cuda
             bare_checks cuda
             check "cuda: check.sh says why it fails here" bash -c '"$0/check.sh" --out "$1" machine; [ $? = 1 ] && grep -q "no NVIDIA GPU can be used" "$1/results.md"' \
