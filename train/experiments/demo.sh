@@ -1,8 +1,9 @@
 #!/usr/bin/env bash
 # The whole story on procedural data, from random weights: a VAE; a UNet that learns from captions to draw scenes; the
 # same UNet fine-tuned to segment by text, on pictures without anything orange; its IoU on what it was fine-tuned on, on
-# new combinations of known words, and on "orange", which it only knows from captions. `make demo`, or `make demo TARGET=mask` for
-# black and white targets. Every stage is one cocogold command; finished stages are not repeated.
+# new combinations of known words, and on "orange", which it only knows from captions. `make demo`, or
+# `make demo TARGET=mask` for black and white targets. Every stage is one cocogold command; finished stages are not
+# repeated.
 set -euo pipefail
 cd "$(dirname "$0")/../.."
 
@@ -13,7 +14,7 @@ for name in VAE_STEPS WORDS_STEPS UNET_STEPS SEED; do
 done
 base=demo # all but fine-tuning is shared by both targets
 out=$([ "$target" = overlay ] && echo demo || echo "demo-$target")
-vae_steps=${VAE_STEPS:-900} words_steps=${WORDS_STEPS:-3000} unet_steps=${UNET_STEPS:-1000} seed=${SEED:-1}
+vae_steps=${VAE_STEPS:-900} words_steps=${WORDS_STEPS:-3000} unet_steps=${UNET_STEPS:-1500} seed=${SEED:-1}
 started=$SECONDS
 
 run() {
