@@ -182,7 +182,7 @@ def damage(folder, name, change):
         ("vocab.json", lambda t: t[:-2], "valid JSON"),
         ("vocab.json", lambda t: t.replace('"dog</w>"', '"god</w>"'), "not in the vocabulary"),
         ("vocab.json", lambda t: t.replace('"<|endoftext|>"', '"<|eot|>"'), "<|endoftext|>"),
-        ("vocab.json", lambda t: "[]", "vocabulary"),
+        ("vocab.json", lambda t: "[]", "no object"),
         ("merges.txt", lambda t: t + "dog\n", "separated by a space"),
         ("tokenizer_config.json", lambda t: t.replace("77", "1"), "model_max_length"),
         ("tokenizer_config.json", lambda t: t.replace("CLIPTokenizer", "T5Tokenizer"), "tokenizer_class"),
