@@ -76,6 +76,8 @@ static PictureList parse(int argc, char **argv) {
     }
     if (!any) { die("--text is missing: expected the name of what to find"); }
     if (o.no_pictures && !o.json) { die("--no-pictures: expected --json, or nothing is written"); }
+    size_t length = strlen(o.out);
+    if (length && o.out[length - 1] == '/') { make_folders(o.out); }
     want_folder_of("--out", o.out);
     if (o.json) { want_output("--json", o.json); }
     if (o.noise) { want_output("--dump-noise", o.noise); }
