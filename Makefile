@@ -38,7 +38,7 @@ ifeq ($(origin CXX),default)
 CXX     := g++
 endif
 MARCH   ?= native
-WARN    ?= -Wall -Wextra -Wno-missing-field-initializers $(if $(WERROR),-Werror)
+WARN    ?= -Wall -Wextra -Wno-missing-field-initializers $(if $(SANITIZE),-Wno-pass-failed) $(if $(WERROR),-Werror)
 OPT     := $(if $(SANITIZE),-O1 -fsanitize=$(SANITIZE) -fno-omit-frame-pointer,-O3) $(if $(filter 1,$(DEBUG)),-DDEBUG_GUARDS)
 PKGS    := hdf5-serial yajl popt cairo libpng openssl libpcre2-8 libutf8proc
 LIBRARY_CFLAGS := $(shell pkg-config --cflags $(PKGS) 2>/dev/null) -I/usr/include/stb
