@@ -8,9 +8,10 @@
 // - They scatter dout into dinp, so that two threads could meet in one pixel. Here each pixel of dinp gathers what
 //   reaches it, and is written once. With stride 2 its taps depend on whether y and x are odd: such pixels form tiles
 //   of their own.
-// - A kernel of one tap with stride 1 is a linear layer.
+// - A kernel of one tap with stride 1 is a linear layer. 3 x 3 taps with stride 1 and enough channels take fewer
+//   products (winograd.c).
 #include "kernels/cost.h"
-#include "kernels/gemm.h"
+#include "kernels/winograd.h"
 #include <assert.h>
 #include <string.h>
 
@@ -96,7 +97,41 @@ static void fill_pixels(GemmTile *tile, int index, const void *context) {
     }
 }
 
+// The same convolution for winograd.c.
+static Winograd fast_filter(const Pixels *p) {
+    const Conv2d *c = p->conv;
+    return (Winograd){.out = p->out,
+                      .inp = p->inp,
+                      .init = p->init,
+                      .bias = p->bias,
+                      .bias_per_sample = p->bias_per_sample,
+                      .flipped = p->transposed,
+                      .B = p->B,
+                      .H = p->H,
+                      .W = p->W,
+                      .N = p->N,
+                      .inp_H = p->inp_H,
+                      .inp_W = p->inp_W,
+                      .K = p->K,
+                      .pad = p->transposed ? c->K - 1 - c->pad_before : c->pad_before};
+}
+
+static bool is_fast(const Pixels *p) {
+    Winograd w = fast_filter(p);
+    return p->conv->K == 3 && p->conv->stride == 1 && winograd_pays(&w);
+}
+
+static size_t convolve_scratch(const Pixels *p, const GemmWeight *weight) {
+    Winograd w = fast_filter(p);
+    return is_fast(p) ? winograd_scratch(&w) : gemm_scratch(p->B * p->H * p->W, weight);
+}
+
 static void convolve(Pixels p, const GemmWeight *weight, float *scratch) {
+    if (is_fast(&p)) {
+        Winograd w = fast_filter(&p);
+        winograd_convolve(&w, weight, scratch);
+        return;
+    }
     p.whole_sample = p.phases == 1 && p.W < (MR - 1) * tile_count(p.W);
     if (p.whole_sample) {
         p.run_tiles = tile_count(p.H * p.W);
@@ -131,16 +166,18 @@ void conv2d_forward(floatX *out, const floatX *inp, const floatX *weight, const 
     bool run = device_launch(dev, "conv2d_forward", conv2d_forward_cost(bias, sample_bias, residual, conv));
     int OH = conv2d_out(c, c->H), OW = conv2d_out(c, c->W);
     GemmWeight w = forward_weight(c, weight);
+    Pixels p = {.conv = c, .out = out, .inp = inp, .init = residual, .bias = bias, .phases = 1};
+    p.B = c->B, p.H = OH, p.W = OW, p.N = c->OC, p.inp_H = c->H, p.inp_W = c->W, p.K = c->IC;
     size_t head = c->IC + (sample_bias ? (size_t)c->B * c->OC : 0);
     head = (head + 63) / 64 * 64;
-    float *zeros = device_workspace(dev, (head + gemm_scratch(c->B * OH * OW, &w)) * sizeof(float));
+    float *zeros = device_workspace(dev, (head + convolve_scratch(&p, &w)) * sizeof(float));
     if (!run) { return; }
     memset(zeros, 0, c->IC * sizeof *zeros);
-    if (sample_bias) { add_biases(zeros + c->IC, bias, sample_bias, c->B, c->OC); }
-    Pixels p = {.conv = c, .out = out, .inp = inp, .init = residual, .zeros = zeros, .phases = 1};
-    p.bias = sample_bias ? zeros + c->IC : bias;
-    p.bias_per_sample = sample_bias != NULL;
-    p.B = c->B, p.H = OH, p.W = OW, p.N = c->OC, p.inp_H = c->H, p.inp_W = c->W, p.K = c->IC;
+    p.zeros = zeros;
+    if (sample_bias) {
+        add_biases(zeros + c->IC, bias, sample_bias, c->B, c->OC);
+        p.bias = zeros + c->IC, p.bias_per_sample = true;
+    }
     convolve(p, &w, zeros + head);
 }
 
@@ -251,6 +288,31 @@ static int chunk_pixels(const Conv2d *c) {
     return OW >= 32 && c->stride * c->IC <= DIRECT_STEP ? OW : OUTER_CHUNK / OW * OW;
 }
 
+// The forward convolution for winograd.c.
+static Winograd forward_filter(const Conv2d *c, const float *inp) {
+    Pixels p = {.conv = c, .inp = inp, .B = c->B, .inp_H = c->H, .inp_W = c->W, .K = c->IC, .N = c->OC};
+    p.H = conv2d_out(c, c->H), p.W = conv2d_out(c, c->W);
+    return fast_filter(&p);
+}
+
+static size_t weight_gradient_scratch(const Conv2d *c) {
+    Winograd w = forward_filter(c, NULL);
+    if (c->K == 3 && c->stride == 1 && winograd_pays(&w)) { return winograd_gradient_scratch(&w); }
+    return gemm_outer_scratch(w.B * w.H * w.W, c->OC, c->K * c->K * c->IC, chunk_pixels(c));
+}
+
+static void weight_gradient(float *dweight, const float *dout, const float *inp, float beta, const Conv2d *c,
+                            float *scratch) {
+    Winograd w = forward_filter(c, inp);
+    if (c->K == 3 && c->stride == 1 && winograd_pays(&w)) {
+        winograd_weight_gradient(dweight, dout, beta, &w, scratch);
+        return;
+    }
+    Patches p = {c, inp, w.H, w.W};
+    gemm_outer(dweight, dout, beta, w.B * w.H * w.W, c->OC, c->K * c->K * c->IC, chunk_pixels(c), gather_patches, &p,
+               scratch);
+}
+
 // dsample_bias (B, OC) and dbias (OC) from the sums of dout over each sample's pixels.
 static void bias_gradients(float *dbias, float *dsample_bias, const float *dout, float beta, int B, int pixels, int OC,
                            float *scratch) {
@@ -277,23 +339,18 @@ void conv2d_backward(floatX *dinp, float *dweight, float *dbias, floatX *dsample
                              conv2d_backward_cost(dinp, dweight, dbias, dsample_bias, dresidual, beta, conv));
     int OH = conv2d_out(c, c->H), OW = conv2d_out(c, c->W);
     GemmWeight w = backward_weight(c, weight);
-    size_t head = (c->OC + 63) / 64 * 64, need = dinp ? head + gemm_scratch(c->B * c->H * c->W, &w) : 0;
-    size_t sums = column_sum_scratch(c->B * OH * OW, c->OC);
-    size_t outer = gemm_outer_scratch(c->B * OH * OW, c->OC, c->K * c->K * c->IC, chunk_pixels(c));
-    if (dweight && outer > need) { need = outer; }
+    Pixels p = {.conv = c, .out = dinp, .inp = dout, .init = dresidual, .phases = c->stride, .transposed = true};
+    p.B = c->B, p.H = c->H, p.W = c->W, p.N = c->IC, p.inp_H = OH, p.inp_W = OW, p.K = c->OC;
+    size_t head = (c->OC + 63) / 64 * 64, need = dinp ? head + convolve_scratch(&p, &w) : 0;
+    size_t sums = column_sum_scratch(c->B * OH * OW, c->OC), outer = dweight ? weight_gradient_scratch(c) : 0;
+    if (outer > need) { need = outer; }
     float *scratch = device_workspace(dev, (need > sums ? need : sums) * sizeof(float));
     if (!run) { return; }
     if (dinp) {
         memset(scratch, 0, c->OC * sizeof *scratch);
-        Pixels p = {.conv = c, .out = dinp, .inp = dout, .init = dresidual, .zeros = scratch, .phases = c->stride};
-        p.transposed = true;
-        p.B = c->B, p.H = c->H, p.W = c->W, p.N = c->IC, p.inp_H = OH, p.inp_W = OW, p.K = c->OC;
+        p.zeros = scratch;
         convolve(p, &w, scratch + head);
     }
-    if (dweight) {
-        Patches p = {c, inp, OH, OW};
-        gemm_outer(dweight, dout, beta, c->B * OH * OW, c->OC, c->K * c->K * c->IC, chunk_pixels(c), gather_patches, &p,
-                   scratch);
-    }
+    if (dweight) { weight_gradient(dweight, dout, inp, beta, c, scratch); }
     if (dbias || dsample_bias) { bias_gradients(dbias, dsample_bias, dout, beta, c->B, OH * OW, c->OC, scratch); }
 }

@@ -305,6 +305,21 @@ typedef struct {
     const void *context;
 } Outer;
 
+// Rows of a matrix (rows, N), used in place where vectors stay inside and rows do not share few L1 sets.
+int gemm_gather_rows(int *offset, int scale, float *panel, const float **b, ptrdiff_t *b_step, int first, int end,
+                     int n0, int n, const void *context) {
+    const GemmRows *rows = context;
+    for (int i = 0; i < end - first; i++) { offset[i] = i * scale; }
+    *b = rows->b + (size_t)first * rows->N + n0;
+    *b_step = rows->N;
+    if (n % VEC || rows->N > DIRECT_STEP) {
+        gemm_copy_columns(panel, *b, rows->N, end - first, n);
+        *b = panel;
+        *b_step = NR;
+    }
+    return end - first;
+}
+
 // Rows first .. end - 1, panels p0 .. p1 - 1 of columns, tiles t0 .. t1 - 1 of rows of c.
 static void outer_piece(const Outer *o, float *c, float beta, int first, int end, int p0, int p1, int t0, int t1) {
     float panel[(OUTER_CHUNK + 1) * NR] __attribute__((aligned(64)));
@@ -370,6 +385,17 @@ void gemm_outer(float *c, const float *a, float beta, int rows, int M, int N, in
         }
     }
     if (split) { sum_segments(c, scratch, beta, cut.segments, (size_t)M * N); }
+}
+
+void gemm_outer_serial(float *c, const float *a, float beta, int rows, int M, int N, const float *b) {
+    GemmRows columns = {b, N};
+    Outer o = {c, a, beta, rows, M, N, OUTER_CHUNK, gemm_gather_rows, &columns};
+    int tiles = tile_count(M), panels = ceil_div(N, NR);
+    for (int p = 0; p < panels; p += OUTER_PANELS) {
+        for (int t = 0; t < tiles; t += OUTER_TILES) {
+            outer_piece(&o, c, beta, 0, rows, p, min(p + OUTER_PANELS, panels), t, min(t + OUTER_TILES, tiles));
+        }
+    }
 }
 
 // ---- Sums of columns -----------------------------------------------------------------------------------------------

@@ -65,6 +65,13 @@ void gemm_tiles(int tiles, int rows, const GemmWeight *weight, GemmFill *fill, c
 // multiple of VEC must be readable.
 typedef int GemmGather(int *offset, int scale, float *panel, const float **b, ptrdiff_t *b_step, int first, int end,
                        int n0, int n, const void *context);
+// The GemmGather of a matrix in memory.
+typedef struct {
+    const float *b; // (rows, N)
+    int N;
+} GemmRows;
+int gemm_gather_rows(int *offset, int scale, float *panel, const float **b, ptrdiff_t *b_step, int first, int end,
+                     int n0, int n, const void *rows);
 // OUTER_CHUNK: most rows gathered at once. DIRECT_STEP: rows are used in place if they are at most so many floats
 // apart.
 enum { OUTER_CHUNK = 128, DIRECT_STEP = 2 * NR };
@@ -73,6 +80,8 @@ enum { OUTER_CHUNK = 128, DIRECT_STEP = 2 * NR };
 size_t gemm_outer_scratch(int rows, int M, int N, int chunk);
 void gemm_outer(float *c, const float *a, float beta, int rows, int M, int N, int chunk, GemmGather *gather,
                 const void *context, float *scratch);
+// The same by the calling thread alone, with b (rows, N) in memory.
+void gemm_outer_serial(float *c, const float *a, float beta, int rows, int M, int N, const float *b);
 
 // out (n) = beta out + sum over the rows of inp (rows, n), which are `stride` apart. Parallel, in fixed chunks and a
 // fixed order. scratch holds column_sum_scratch floats.

@@ -31,25 +31,6 @@ static void product(float *out, const float *inp, const GemmWeight *w, const flo
     gemm_tiles(r.tiles, rows, w, fill_rows, &r, scratch);
 }
 
-typedef struct {
-    const float *inp;
-    int N; // its columns
-} Columns;
-
-static int gather_columns(int *offset, int scale, float *panel, const float **b, ptrdiff_t *b_step, int first, int end,
-                          int n0, int n, const void *context) {
-    const Columns *c = context;
-    for (int i = 0; i < end - first; i++) { offset[i] = i * scale; }
-    *b = c->inp + (size_t)first * c->N + n0;
-    *b_step = c->N;
-    if (n % VEC || c->N > DIRECT_STEP) { // vectors would read beyond the last row, or rows would share few L1 sets
-        gemm_copy_columns(panel, *b, c->N, end - first, n);
-        *b = panel;
-        *b_step = NR;
-    }
-    return end - first;
-}
-
 void linear_forward(floatX *out, const floatX *inp, const floatX *weight, const floatX *bias, const floatX *residual,
                     int N, int IC, int OC, Device *dev) {
     bool run = device_launch(dev, "linear_forward", linear_forward_cost(bias, residual, N, IC, OC));
@@ -71,7 +52,7 @@ void linear_backward(floatX *dinp, float *dweight, float *dbias, const floatX *d
     if (!run) { return; }
     if (dinp) { product(dinp, dout, &w, dresidual, NULL, N, scratch); }
     if (dweight) {
-        gemm_outer(dweight, dout, beta, N, OC, IC, OUTER_CHUNK, gather_columns, &(Columns){inp, IC}, scratch);
+        gemm_outer(dweight, dout, beta, N, OC, IC, OUTER_CHUNK, gemm_gather_rows, &(GemmRows){inp, IC}, scratch);
     }
     if (dbias) { column_sum(dbias, dout, beta, N, OC, scratch); }
 }

@@ -1,0 +1,342 @@
+// A correlation of n + 2 numbers with 3 gives n numbers: the middle of a product of polynomials, which can be evaluated
+// at points, multiplied there, and interpolated. With the points 0, +-3/4, +-3/2 and infinity (Toom-Cook), 4 outputs
+// take 6 products; along both axes, 4 x 4 outputs take 36. In matrices (Lavin & Gray), with (.) the product of
+// elements:
+//     out (4, 4) = A^T [ (G w G^T) (.) (B^T inp B) ] A,    inp (6, 6), w (3, 3)
+// The sum over input channels is taken before A, so that each of the 36 positions is a matrix product: tiles by
+// channels with channels by channels. The gradient of w is the adjoint: G^T [ (A dout A^T) (.) (B^T inp B), summed over
+// tiles ] G. These points keep the error at about five times that of the direct sum; the textbook's 0, +-1, +-2 double
+// it.
+#include "kernels/winograd.h"
+#include <assert.h>
+#include <omp.h>
+#include <string.h>
+
+// A tile has OUT x OUT outputs and reads SIDE x SIDE inputs. PAD floats keep positions from sharing few sets of L1.
+enum { OUT = 4, TAPS = 3, SIDE = OUT + TAPS - 1, POSITIONS = SIDE * SIDE, PAD = VEC };
+
+// The points +-P and +-Q, their powers, and the factors of the interpolation at 0, +-P and +-Q, which G carries.
+#define P 0.75f
+#define Q 1.5f
+#define P2 (P * P)
+#define Q2 (Q * Q)
+#define AT_0 (1 / (P2 * Q2))
+#define AT_P (1 / (2 * P2 * (P2 - Q2)))
+#define AT_Q (1 / (2 * Q2 * (Q2 - P2)))
+
+// ---- Transforms of one line; its elements are s vectors apart
+// --------------------------------------------------------
+
+#define LINE static inline __attribute__((always_inline)) void
+
+// (6) = B^T (6)
+LINE input_line(Vec *d, const int s) {
+    Vec even_p = d[4 * s] - Q2 * d[2 * s], odd_p = P * (d[3 * s] - Q2 * d[s]);
+    Vec even_q = d[4 * s] - P2 * d[2 * s], odd_q = Q * (d[3 * s] - P2 * d[s]);
+    d[0] = P2 * Q2 * d[0] - (P2 + Q2) * d[2 * s] + d[4 * s];
+    d[5 * s] = P2 * Q2 * d[s] - (P2 + Q2) * d[3 * s] + d[5 * s];
+    d[s] = even_p + odd_p, d[2 * s] = even_p - odd_p;
+    d[3 * s] = even_q + odd_q, d[4 * s] = even_q - odd_q;
+}
+
+// (6) = G (3)
+LINE weight_line(Vec *g, const int s) {
+    Vec g0 = g[0], g1 = g[s], g2 = g[2 * s];
+    Vec even_p = AT_P * (g0 + P2 * g2), odd_p = AT_P * P * g1;
+    Vec even_q = AT_Q * (g0 + Q2 * g2), odd_q = AT_Q * Q * g1;
+    g[0] = AT_0 * g0;
+    g[s] = even_p + odd_p, g[2 * s] = even_p - odd_p;
+    g[3 * s] = even_q + odd_q, g[4 * s] = even_q - odd_q;
+    g[5 * s] = g2;
+}
+
+// (4) = A^T (6)
+LINE output_line(Vec *m, const int s) {
+    Vec even_p = m[s] + m[2 * s], odd_p = P * (m[s] - m[2 * s]);
+    Vec even_q = m[3 * s] + m[4 * s], odd_q = Q * (m[3 * s] - m[4 * s]);
+    m[0] += even_p + even_q;
+    m[s] = odd_p + odd_q;
+    m[2 * s] = P2 * even_p + Q2 * even_q;
+    m[3 * s] = P2 * odd_p + Q2 * odd_q + m[5 * s];
+}
+
+// (6) = A (4)
+LINE output_gradient_line(Vec *y, const int s) {
+    Vec even_p = y[0] + P2 * y[2 * s], odd_p = P * (y[s] + P2 * y[3 * s]);
+    Vec even_q = y[0] + Q2 * y[2 * s], odd_q = Q * (y[s] + Q2 * y[3 * s]);
+    y[5 * s] = y[3 * s];
+    y[s] = even_p + odd_p, y[2 * s] = even_p - odd_p;
+    y[3 * s] = even_q + odd_q, y[4 * s] = even_q - odd_q;
+}
+
+// (3) = G^T (6)
+LINE weight_gradient_line(Vec *u, const int s) {
+    Vec even_p = AT_P * (u[s] + u[2 * s]), odd_p = AT_P * P * (u[s] - u[2 * s]);
+    Vec even_q = AT_Q * (u[3 * s] + u[4 * s]), odd_q = AT_Q * Q * (u[3 * s] - u[4 * s]);
+    u[0] = AT_0 * u[0] + even_p + even_q;
+    u[s] = odd_p + odd_q;
+    u[2 * s] = P2 * even_p + Q2 * even_q + u[5 * s];
+}
+
+// Transforms a square of SIDE x SIDE vectors along both axes: `from` columns, and then the `to` rows that they give.
+#define SQUARE(line, v, from, to)                                                                                      \
+    do {                                                                                                               \
+        _Pragma("GCC unroll 6") for (int i = 0; i < (from); i++) line((v) + i, SIDE);                                  \
+        _Pragma("GCC unroll 6") for (int i = 0; i < (to); i++) line((v) + i * SIDE, 1);                                \
+    } while (0)
+
+// ---- Tiles ---------------------------------------------------------------------------------------------------------
+
+typedef struct {
+    int b, y, x; // sample, first row and column of out
+} Tile;
+
+static int tiles_along(int size) { return ceil_div(size, OUT); }
+static int all_tiles(const Winograd *w) { return w->B * tiles_along(w->H) * tiles_along(w->W); }
+
+static Tile tile_at(const Winograd *w, int index) {
+    int rows = tiles_along(w->H), columns = tiles_along(w->W);
+    return (Tile){index / (rows * columns), index / columns % rows * OUT, index % columns * OUT};
+}
+
+// The pixels of a square of `side` from row y, column x on, in sample b of an image (B, H, W, C); `zeros` outside.
+static void find_pixels(const float *at[SIDE][SIDE], const float *image, const float *zeros, int b, int y, int x,
+                        int side, int H, int W, int C) {
+    for (int i = 0; i < side; i++) {
+        bool row_inside = (unsigned)(y + i) < (unsigned)H;
+        const float *row = image + (((ptrdiff_t)b * H + y + i) * W + x) * C;
+        for (int j = 0; j < side; j++, row += C) {
+            at[i][j] = row_inside && (unsigned)(x + j) < (unsigned)W ? row : zeros;
+        }
+    }
+}
+
+static void store_positions(float *to, size_t step, const Vec *v) {
+    for (int p = 0; p < POSITIONS; p++) { vec_store(to + p * step, v[p]); }
+}
+
+// to[position * step + channel] of one tile of the input.
+static void transform_input(float *to, size_t step, const Winograd *w, Tile t, const float *zeros) {
+    const float *at[SIDE][SIDE];
+    find_pixels(at, w->inp, zeros, t.b, t.y - w->pad, t.x - w->pad, SIDE, w->inp_H, w->inp_W, w->K);
+    for (int k = 0; k < w->K; k += VEC) {
+        Vec v[POSITIONS];
+        for (int p = 0; p < POSITIONS; p++) { v[p] = vec_load(at[p / SIDE][p % SIDE] + k); }
+        SQUARE(input_line, v, SIDE, SIDE);
+        store_positions(to + k, step, v);
+    }
+}
+
+// The same of one tile of dout.
+static void transform_output_gradient(float *to, size_t step, const float *dout, const Winograd *w, Tile t,
+                                      const float *zeros) {
+    const float *at[SIDE][SIDE];
+    find_pixels(at, dout, zeros, t.b, t.y, t.x, OUT, w->H, w->W, w->N);
+    for (int n = 0; n < w->N; n += VEC) {
+        Vec v[POSITIONS];
+        for (int i = 0; i < OUT; i++) {
+            for (int j = 0; j < OUT; j++) { v[i * SIDE + j] = vec_load(at[i][j] + n); }
+        }
+        SQUARE(output_gradient_line, v, OUT, SIDE);
+        store_positions(to + n, step, v);
+    }
+}
+
+// out of one tile = A^T m A + bias + init, from m[position * step + channel].
+static void transform_output(const Winograd *w, Tile t, const float *m, size_t step) {
+    int rows = min(OUT, w->H - t.y), columns = min(OUT, w->W - t.x);
+    size_t first = (((size_t)t.b * w->H + t.y) * w->W + t.x) * w->N;
+    const float *bias = w->bias ? w->bias + (w->bias_per_sample ? (size_t)t.b * w->N : 0) : NULL;
+    for (int n = 0; n < w->N; n += VEC) {
+        Vec v[POSITIONS], constant = bias ? vec_load(bias + n) : (Vec){0};
+        for (int p = 0; p < POSITIONS; p++) { v[p] = vec_load(m + p * step + n); }
+        SQUARE(output_line, v, SIDE, OUT);
+        for (int i = 0; i < rows; i++) {
+            for (int j = 0; j < columns; j++) {
+                size_t at = first + ((size_t)i * w->W + j) * w->N + n;
+                Vec sum = v[i * SIDE + j] + constant;
+                if (w->init) { sum += vec_load(w->init + at); }
+                vec_store(w->out + at, sum);
+            }
+        }
+    }
+}
+
+// ---- The weight
+// ------------------------------------------------------------------------------------------------------
+
+static int panels(const Winograd *w) { return ceil_div(w->N, NR); }
+
+// The packed weight is (position, panel, K, NR). Vectors of `to` are `step` apart by position.
+static void transform_weight(float *to, size_t step, const float *taps, ptrdiff_t tap_stride, bool flipped) {
+    Vec v[POSITIONS];
+    for (int t = 0; t < TAPS * TAPS; t++) {
+        v[t / TAPS * SIDE + t % TAPS] = vec_load(taps + (flipped ? TAPS * TAPS - 1 - t : t) * tap_stride);
+    }
+    SQUARE(weight_line, v, TAPS, SIDE);
+    store_positions(to, step, v);
+}
+
+// Packs rows k .. k + VEC - 1 of a panel from column n0 on.
+static void pack_rows(float *to, const Winograd *w, const GemmWeight *weight, int n0, int k) {
+    int n = min(NR, w->N - n0);
+    size_t step = (size_t)panels(w) * w->K * NR;
+    const float *from = weight->w + k * weight->k_stride + n0 * weight->n_stride;
+    if (weight->n_stride == 1) {
+        for (int i = 0; i < VEC; i++) {
+            for (int j = 0; j < n; j += VEC) {
+                transform_weight(to + i * NR + j, step, from + i * weight->k_stride + j, weight->tap_stride,
+                                 w->flipped);
+            }
+        }
+        return;
+    }
+    float rows[POSITIONS][NR * VEC] __attribute__((aligned(64)));
+    for (int j = 0; j < n; j++) {
+        transform_weight(rows[0] + j * VEC, NR * VEC, from + j * weight->n_stride, weight->tap_stride, w->flipped);
+    }
+    for (int p = 0; p < POSITIONS; p++) { gemm_pack_transposed(to + p * step, rows[p], VEC, VEC, n); }
+}
+
+// ---- The convolution
+// -------------------------------------------------------------------------------------------------
+
+enum { MOST_TILES = 64, ITEMS = 16, ROWS_IN_L1 = 384 };
+
+// Tiles of a block: many, to use what is read of the weight often, but no more than L2 holds, and enough blocks for all
+// threads.
+static int block_tiles(const Winograd *w) {
+    int tiles = MOST_TILES;
+    while (tiles > 2 * MR && ((size_t)tiles * (w->K + w->N) > 8192 || ceil_div(all_tiles(w), tiles) < ITEMS)) {
+        tiles /= 2;
+    }
+    return tiles;
+}
+
+// Compares numbers of multiply-adds. Measured in these, the transforms of a tile's channel take 250, and those of a
+// weight, which go through memory, 1500.
+bool winograd_pays(const Winograd *w) {
+    if (w->K % VEC || w->N % VEC) { return false; }
+    double tiles = all_tiles(w), products = (double)w->K * w->N;
+    double fast = tiles * (POSITIONS * products + 250.0 * (w->K + w->N)) + 1500 * products;
+    return tiles >= MR && 1.1 * fast < (double)w->B * w->H * w->W * TAPS * TAPS * products;
+}
+
+static size_t weight_floats(const Winograd *w) { return (size_t)POSITIONS * panels(w) * w->K * NR; }
+static size_t position_floats(int tiles, int channels) { return (size_t)tiles * channels + PAD; }
+static size_t block_floats(const Winograd *w) {
+    int tiles = block_tiles(w);
+    return POSITIONS * (position_floats(tiles, w->K) + position_floats(tiles, w->N));
+}
+static size_t zeros_floats(const Winograd *w) { return ceil_div(w->K > w->N ? w->K : w->N, VEC) * (size_t)VEC; }
+
+size_t winograd_scratch(const Winograd *w) {
+    return zeros_floats(w) + weight_floats(w) + omp_get_max_threads() * block_floats(w);
+}
+
+// m (tiles, N) = v (tiles, K) times one position of the weight.
+static void multiply(float *m, const float *v, const float *weight, int tiles, int K, int N) {
+    int parts = ceil_div(K, ROWS_IN_L1), groups = tile_count(tiles);
+    for (int n = 0; n < N; n += NR, weight += (size_t)K * NR) {
+        for (int part = 0; part < parts; part++) {
+            int k0 = (long)K * part / parts, k1 = (long)K * (part + 1) / parts;
+            for (int g = 0; g < groups; g++) {
+                int first = tile_first(g, groups, tiles), rows = tile_first(g + 1, groups, tiles) - first;
+                const float *row[MR];
+                for (int i = 0; i < rows; i++) { row[i] = v + (size_t)(first + i) * K; }
+                float *to = m + (size_t)first * N + n;
+                gemm_tile(to, part ? to : NULL, NULL, N, row, MR, k0, weight + (size_t)k0 * NR, NR, 1, k1 - k0, rows,
+                          min(NR, N - n));
+            }
+        }
+    }
+}
+
+static void convolve_block(const Winograd *w, int first, int tiles, const float *zeros, const float *weight, float *v) {
+    size_t v_step = position_floats(tiles, w->K), m_step = position_floats(tiles, w->N);
+    float *m = v + POSITIONS * v_step;
+    for (int i = 0; i < tiles; i++) { transform_input(v + i * w->K, v_step, w, tile_at(w, first + i), zeros); }
+    for (int p = 0; p < POSITIONS; p++) {
+        multiply(m + p * m_step, v + p * v_step, weight + (size_t)p * panels(w) * w->K * NR, tiles, w->K, w->N);
+    }
+    for (int i = 0; i < tiles; i++) { transform_output(w, tile_at(w, first + i), m + i * w->N, m_step); }
+}
+
+void winograd_convolve(const Winograd *w, const GemmWeight *weight, float *scratch) {
+    float *zeros = scratch, *packed = zeros + zeros_floats(w), *blocks = packed + weight_floats(w);
+    int tiles = all_tiles(w), block = block_tiles(w);
+    memset(zeros, 0, zeros_floats(w) * sizeof *zeros);
+#pragma omp parallel
+    {
+#pragma omp for collapse(2)
+        for (int panel = 0; panel < panels(w); panel++) {
+            for (int k = 0; k < w->K; k += VEC) {
+                pack_rows(packed + ((size_t)panel * w->K + k) * NR, w, weight, panel * NR, k);
+            }
+        }
+        float *own = blocks + omp_get_thread_num() * block_floats(w);
+#pragma omp for schedule(dynamic)
+        for (int first = 0; first < tiles; first += block) {
+            convolve_block(w, first, min(block, tiles - first), zeros, packed, own);
+        }
+    }
+}
+
+// ---- The gradient of the weight
+// --------------------------------------------------------------------------------------
+
+// Tiles that are transformed before they are multiplied: as many as fit into 4 MB.
+static int chunk_tiles(const Winograd *w) {
+    int most = (1 << 20) / (POSITIONS * (w->K + w->N)) / OUTER_CHUNK * OUTER_CHUNK;
+    return min(all_tiles(w), most > OUTER_CHUNK ? most : OUTER_CHUNK);
+}
+
+static size_t chunk_floats(const Winograd *w) {
+    int tiles = chunk_tiles(w);
+    return POSITIONS * (position_floats(tiles, w->K) + position_floats(tiles, w->N));
+}
+
+size_t winograd_gradient_scratch(const Winograd *w) {
+    return zeros_floats(w) + chunk_floats(w) + (size_t)POSITIONS * w->N * w->K;
+}
+
+// dweight of output channel n and vectors of input channels, from u (position, N, K).
+static void fold_weight_gradient(float *dweight, const float *u, float beta, int n, int N, int K) {
+    for (int k = 0; k < K; k += VEC) {
+        Vec v[POSITIONS];
+        for (int p = 0; p < POSITIONS; p++) { v[p] = vec_load(u + ((size_t)p * N + n) * K + k); }
+        SQUARE(weight_gradient_line, v, SIDE, TAPS);
+        for (int t = 0; t < TAPS * TAPS; t++) {
+            float *to = dweight + ((size_t)n * TAPS * TAPS + t) * K + k;
+            Vec sum = v[t / TAPS * SIDE + t % TAPS];
+            if (beta != 0) { sum += vec_load(to); }
+            vec_store(to, sum);
+        }
+    }
+}
+
+void winograd_weight_gradient(float *dweight, const float *dout, float beta, const Winograd *w, float *scratch) {
+    assert(beta == 0 || beta == 1);
+    float *zeros = scratch, *v = zeros + zeros_floats(w), *u = v + chunk_floats(w);
+    int tiles = all_tiles(w), chunk = chunk_tiles(w), K = w->K, N = w->N;
+    size_t v_step = position_floats(chunk, K), y_step = position_floats(chunk, N);
+    float *y = v + POSITIONS * v_step;
+    memset(zeros, 0, zeros_floats(w) * sizeof *zeros);
+#pragma omp parallel
+    {
+        for (int first = 0; first < tiles; first += chunk) {
+            int count = min(chunk, tiles - first);
+#pragma omp for
+            for (int i = 0; i < count; i++) {
+                transform_input(v + (size_t)i * K, v_step, w, tile_at(w, first + i), zeros);
+                transform_output_gradient(y + (size_t)i * N, y_step, dout, w, tile_at(w, first + i), zeros);
+            }
+#pragma omp for schedule(dynamic)
+            for (int p = 0; p < POSITIONS; p++) {
+                gemm_outer_serial(u + (size_t)p * N * K, y + p * y_step, first > 0, count, N, K, v + p * v_step);
+            }
+        }
+#pragma omp for
+        for (int n = 0; n < N; n++) { fold_weight_gradient(dweight, u, beta, n, N, K); }
+    }
+}
