@@ -35,7 +35,7 @@ self=$(realpath "$0")
 cd "$(dirname "$0")/../.."
 
 out=reproduce parts=square,dose,words seeds=3 steps= checkpoints=6 vae_steps=900 train=1500 val=400 coco= model= gpus=1
-samples=96 pairs=150 jobs=$(nproc) signal= pretrain_steps=3000 word_steps=1000 unscaled_steps=700 dry=
+samples=48 pairs=150 jobs=$(nproc) signal= pretrain_steps=5000 word_steps=1000 unscaled_steps=700 dry=
 usage() {
     sed -n '2,/^set -e/{/^set/d;s/^# \{0,1\}//;p}' "$self"
     cat <<END
@@ -157,7 +157,10 @@ encode_arm() { # the latents of the current arm
 
 train_arm() { # train_arm FOLDER NAME SEED STEPS RECIPE...: the run of the current arm
     local folder=$1/$2/seed-$3 launch=() kind
-    [ "$begin" != pretrained ] || begin=$out/pretraining/seed-$3/start
+    if [ "$begin" = pretrained ]; then
+        begin=$pretraining/captions/seed-$3/start
+        while [ ! "$dry" ] && [ ! -e "$pretraining/captions/seed-$3/done" ]; do sleep 1; done
+    fi
     [ "$gpus" = 1 ] || launch=(mpirun -n "$gpus")
     if [ ! "$dry" ]; then
         mkdir -p "$folder"
@@ -179,6 +182,7 @@ train_arm() { # train_arm FOLDER NAME SEED STEPS RECIPE...: the run of the curre
 # ---- runs side by side -----------------------------------------------------------------------------------------------
 
 queued=() # "ARM SEED FOLDER" of every run
+pretraining=$out/pretraining
 running=() begun=$SECONDS
 stop_runs() {
     [ ${#running[@]} = 0 ] || kill -TERM "${running[@]}" 2>/dev/null || true
@@ -240,6 +244,17 @@ run_words() { # run_words FOLDER ARM SEED: the demo's recipe
     latents=$out/latents-words
     train_arm "$1" "$2" "$3" "$word_steps" "${recipe[@]}" --multires-noise 0 --t-max-prob 0.5
 }
+run_pretraining() { # run_pretraining FOLDER captions SEED: from text to image, then the start of fine-tuning
+    local folder=$1/$2/seed-$3
+    stage "$folder/init/model_index.json" ./cocogold init --preset mini --text-to-image --vae "$start" --seed "$3" \
+        "$folder/init"
+    stage "$folder/run/model/model_index.json" ./cocogold pretrain --model "$folder/init" --shards "$out/captions" \
+        --out "$folder/run" --resume --max-train-steps "$pretrain_steps" --train-batch-size 16 \
+        --gradient-accumulation-steps 1 --lr 2e-3 --adam-beta2 0.99 --weight-decay 0.01 --lr-scheduler wsd \
+        --max-grad-norm 1 --validate-every 1000 --validation-samples 32 --log-every 100 --no-roofline --seed "$3"
+    stage "$folder/start/model_index.json" ./cocogold init --from "$folder/run/model" "$folder/start"
+    [ "$dry" ] || touch "$folder/done"
+}
 run_unscaled() { # run_unscaled FOLDER ARM SEED: SD2's own betas, a batch of 8
     matched=-1
     parse_arm "$2"
@@ -260,6 +275,8 @@ has_part() { [[ ,$parts, == *,$1,* ]]; }
 for part in ${parts//,/ }; do
     [[ " square dose words classes unscaled " == *" $part "* ]] || fail "--parts $parts: unknown part \"$part\" (see --help)"
 done
+# First in the queue: arms that start from a pretraining wait for it.
+if { [ $# = 0 ] && has_part words; } || [[ $* == *pretrained* ]]; then add_runs "$pretraining" "$seeds" captions; fi
 if [ $# -gt 0 ]; then
     matched=0.2
     for arm in "$@"; do parse_arm "$arm"; done
@@ -327,21 +344,10 @@ if has_part words; then
     encode val "$out/latents-words" --classes all-things --trained "@$out/known.txt" --passes 1
 fi
 if has_part words || [[ $* == *pretrained* ]]; then
-    stage "$out/caption-data/synth.json" ./cocogold synth "$out/caption-data" --train "$((2 * train))" --val 100 --seed 11
+    stage "$out/caption-data/synth.json" ./cocogold synth "$out/caption-data" --train "$((4 * train))" --val 100 --seed 11
     for part in train val; do
         stage "$out/captions/$part.json" ./cocogold encode --model "$start" --data "$out/caption-data" --split "$part" \
             --texts captions --min-side 0 --seed 1 --out "$out/captions"
-    done
-    for seed in $(seq "$seeds"); do
-        folder=$out/pretraining/seed-$seed
-        stage "$folder/init/model_index.json" ./cocogold init --preset mini --text-to-image --vae "$start" --seed "$seed" \
-            "$folder/init"
-        stage "$folder/run/model/model_index.json" ./cocogold pretrain --model "$folder/init" \
-            --shards "$out/captions" --out "$folder/run" --resume --max-train-steps "$pretrain_steps" \
-            --train-batch-size 16 --gradient-accumulation-steps 1 --lr 2e-3 --adam-beta2 0.99 --weight-decay 0.01 \
-            --lr-scheduler wsd --max-grad-norm 1 --validate-every 1000 --validation-samples 32 --log-every 100 \
-            --seed "$seed"
-        stage "$folder/start/model_index.json" ./cocogold init --from "$folder/run/model" "$folder/start"
     done
 fi
 if has_part unscaled; then
@@ -364,3 +370,4 @@ others=(arms) # of the runs that there are, the first are the report's arms
 report+=(--arms "$out/${others[0]}")
 for part in "${others[@]:1}"; do report+=("--$part" "$out/$part"); done
 run ./cocogold analyze arms "${report[@]}" --out "$out"
+[ "$dry" ] || printf '\nDone in %d minutes. Open %s/report.html.\n' $(((SECONDS + 59) / 60)) "$out"
