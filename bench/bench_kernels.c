@@ -46,6 +46,7 @@ static void run_groupnorm(Bench *b, const int *s) {
     float *mean = bench_floats(b, B * G), *rstd = bench_floats(b, B * G);
     float *dweight = bench_floats(b, C), *dbias = bench_floats(b, C);
     TIME(groupnorm_forward(out, mean, rstd, inp, weight, bias, B, HW, C, G, 1e-5f, silu, b->dev))
+    TIME(groupnorm_recompute(out, inp, weight, bias, mean, rstd, B, HW, C, G, silu, b->dev))
     TIME(groupnorm_backward(dinp, dweight, dbias, dout, inp, weight, bias, mean, rstd, NULL, 0, B, HW, C, G, silu,
                             b->dev))
 }
@@ -78,7 +79,7 @@ static void run_geglu(Bench *b, const int *s) {
     floatX *out = bench_tensor(b, n), *inp = bench_tensor(b, 2 * n), *dout = bench_tensor(b, n);
     floatX *dinp = bench_tensor(b, 2 * n);
     TIME(geglu_forward(out, inp, N, H, b->dev))
-    TIME(geglu_backward(dinp, dout, inp, N, H, b->dev))
+    TIME(geglu_backward(dinp, out, dout, inp, N, H, b->dev))
 }
 
 // As the models call it: q, k and v packed in one product in self-attention, k and v packed in cross-attention.

@@ -66,18 +66,20 @@ void geglu_forward(floatX *out, const floatX *inp, int N, int H, Device *dev) {
     }
 }
 
-void geglu_backward(floatX *dinp, const floatX *dout, const floatX *inp, int N, int H, Device *dev) {
+void geglu_backward(floatX *dinp, floatX *out, const floatX *dout, const floatX *inp, int N, int H, Device *dev) {
     size_t n = (size_t)N * H;
-    if (!device_launch(dev, "geglu_backward", geglu_backward_cost(N, H))) { return; }
+    if (!device_launch(dev, "geglu_backward", geglu_backward_cost(out, N, H))) { return; }
 #pragma omp parallel for schedule(static) if (n >= PARALLEL_MIN)
     for (int row = 0; row < N; row++) {
         const float *value = inp + (size_t)row * 2 * H, *gate = value + H, *dy = dout + (size_t)row * H;
         float *dvalue = dinp + (size_t)row * 2 * H, *dgate = dvalue + H;
+        float *o = out ? out + (size_t)row * H : NULL;
 #pragma omp simd
         for (int i = 0; i < H; i++) {
-            float x = value[i], g = gate[i], density, cdf = fast_normal_cdf(g, &density);
-            dvalue[i] = dy[i] * g * cdf;
-            dgate[i] = dy[i] * x * (cdf + g * density);
+            float x = value[i], g = gate[i], d = dy[i], density, cdf = fast_normal_cdf(g, &density);
+            if (o) { o[i] = x * (g * cdf); }
+            dvalue[i] = d * g * cdf;
+            dgate[i] = d * x * (cdf + g * density);
         }
     }
 }

@@ -108,14 +108,14 @@ static __global__ void __launch_bounds__(THREADS) geglu(floatX *out, const float
     store(out + (size_t)vector * V, value);
 }
 
-// dinp may be inp: both words are read before one is written, and no other thread reads them.
+// dinp may be inp, and out may be dout: all words are read before one is written, and no other thread reads them.
 template <int V>
 static __global__ void __launch_bounds__(THREADS)
-    geglu_gradient(floatX *dinp, const floatX *dout, const floatX *inp, unsigned vectors, int H) {
+    geglu_gradient(floatX *dinp, floatX *out, const floatX *dout, const floatX *inp, unsigned vectors, int H) {
     const unsigned vector = blockIdx.x * THREADS + threadIdx.x;
     if (vector >= vectors) { return; }
     const size_t i = value_of<V>(vector, H);
-    float value[V], gate[V], dy[V];
+    float value[V], gate[V], dy[V], y[V];
     load(value, inp + i);
     load(gate, inp + i + H);
     load(dy, dout + (size_t)vector * V);
@@ -124,11 +124,13 @@ static __global__ void __launch_bounds__(THREADS)
         const float x = value[j], g = gate[j];
         float density;
         const float cdf = normal_cdf(g, &density);
+        y[j] = x * (g * cdf);
         value[j] = dy[j] * (g * cdf);
         gate[j] = dy[j] * x * (cdf + g * density);
     }
     store(dinp + i, value);
     store(dinp + i + H, gate);
+    if (out) { store(out + (size_t)vector * V, y); }
 }
 
 void geglu_forward(floatX *out, const floatX *inp, int N, int H, Device *dev) {
@@ -138,10 +140,10 @@ void geglu_forward(floatX *out, const floatX *inp, int N, int H, Device *dev) {
     launch_one_of<geglu<1>, geglu<VEC>>(V == 1, dev, blocks_for(n, V), THREADS, 0, out, inp, (unsigned)(n / V), H);
 }
 
-void geglu_backward(floatX *dinp, const floatX *dout, const floatX *inp, int N, int H, Device *dev) {
+void geglu_backward(floatX *dinp, floatX *out, const floatX *dout, const floatX *inp, int N, int H, Device *dev) {
     const size_t n = (size_t)N * H;
-    if (!device_launch(dev, "geglu_backward", geglu_backward_cost(N, H)) || n == 0) { return; }
+    if (!device_launch(dev, "geglu_backward", geglu_backward_cost(out, N, H)) || n == 0) { return; }
     const int V = H % VEC ? 1 : VEC;
-    launch_one_of<geglu_gradient<1>, geglu_gradient<VEC>>(V == 1, dev, blocks_for(n, V), THREADS, 0, dinp, dout, inp,
-                                                          (unsigned)(n / V), H);
+    launch_one_of<geglu_gradient<1>, geglu_gradient<VEC>>(V == 1, dev, blocks_for(n, V), THREADS, 0, dinp, out, dout,
+                                                          inp, (unsigned)(n / V), H);
 }

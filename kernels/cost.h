@@ -105,6 +105,12 @@ static inline Cost groupnorm_forward_cost(bool bias, int B, int HW, int C, int G
     return plain_cost(X_BYTES * (2 * n + C + (bias ? C : 0)) + F_BYTES * statistics, (silu ? 10 : 6) * n);
 }
 
+// Per element: (x - mean) scale + bias 3, silu 4.
+static inline Cost groupnorm_recompute_cost(bool bias, int B, int HW, int C, int G, bool silu) {
+    double n = (double)B * HW * C, statistics = 2.0 * B * G;
+    return plain_cost(X_BYTES * (2 * n + C + (bias ? C : 0)) + F_BYTES * statistics, (silu ? 7 : 3) * n);
+}
+
 // Per element: x^ 2, with silu dy = dout slope(x^ weight + bias) 10; sums of dy and dy x^ 3, which also give dbias and
 // dweight; dinp = rstd (w dy - mean - x^ mean) 5, + dresidual 1.
 static inline Cost groupnorm_backward_cost(bool dinp, bool dweight, bool dbias, bool bias, bool dresidual, float beta,
@@ -148,10 +154,10 @@ static inline Cost geglu_forward_cost(int N, int H) {
     double n = (double)N * H;
     return plain_cost(3 * X_BYTES * n, 6 * n);
 }
-// Phi and density 8, dvalue = dout g Phi 2, dgate = dout value (Phi + g density) 4.
-static inline Cost geglu_backward_cost(int N, int H) {
+// Phi and density 8, dvalue = dout g Phi 2, dgate = dout value (Phi + g density) 4, out = value g Phi 1.
+static inline Cost geglu_backward_cost(bool out, int N, int H) {
     double n = (double)N * H;
-    return plain_cost(5 * X_BYTES * n, 14 * n);
+    return plain_cost((5 + out) * X_BYTES * n, (14 + out) * n);
 }
 
 // ---- attention -----------------------------------------------------------------------------------------------------

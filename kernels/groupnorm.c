@@ -80,6 +80,16 @@ static void fold_group(double *mean, double *variance, const float *x, const flo
     *variance = fmax(second / count - offset * offset, 0);
 }
 
+// affine (3, C) of a sample for the channels of a group: scale, mean, bias.
+static void set_affine(float *affine, const float *weight, const float *bias, float mean, float rstd, int C, int c0,
+                       int n) {
+    for (int c = c0; c < c0 + n; c++) {
+        affine[c] = rstd * weight[c];
+        affine[C + c] = mean;
+        affine[2 * C + c] = bias ? bias[c] : 0;
+    }
+}
+
 // out = (x - mean) scale + bias per channel, then SiLU. affine (3, C) holds scale, mean and bias; x scale + shift would
 // lose digits if the mean is large.
 static void normalise_chunk(float *out, const float *x, const float *affine, int pixels, int C, bool silu) {
@@ -122,12 +132,7 @@ void groupnorm_forward(floatX *out, float *mean, float *rstd, const floatX *inp,
             fold_group(&m, &variance, inp + b * size, sums + (size_t)b * cut.chunks * 2 * C, cut, HW, C, c0, C / G);
             mean[i] = (float)m;
             rstd[i] = (float)(1 / sqrt(variance + eps));
-            float *scale = affine + (size_t)b * 3 * C;
-            for (int c = c0; c < c0 + C / G; c++) {
-                scale[c] = rstd[i] * weight[c];
-                scale[C + c] = mean[i];
-                scale[2 * C + c] = bias ? bias[c] : 0;
-            }
+            set_affine(affine + (size_t)b * 3 * C, weight, bias, mean[i], rstd[i], C, c0, C / G);
         }
 #pragma omp for schedule(static)
         for (int i = b0 * cut.chunks; i < b1 * cut.chunks; i++) {
@@ -135,6 +140,22 @@ void groupnorm_forward(floatX *out, float *mean, float *rstd, const floatX *inp,
             size_t at = b * size + (size_t)k * cut.pixels * C;
             normalise_chunk(out + at, inp + at, affine + (size_t)b * 3 * C, pixels_of(cut, k, HW), C, silu);
         }
+    }
+}
+
+void groupnorm_recompute(floatX *out, const floatX *inp, const floatX *weight, const floatX *bias, const float *mean,
+                         const float *rstd, int B, int HW, int C, int G, bool silu, Device *dev) {
+    Cut cut = cut_pixels(HW, C);
+    float *affine = device_workspace(dev, (size_t)B * 3 * C * sizeof(float)); // (B, 3, C)
+    if (!device_launch(dev, "groupnorm_recompute", groupnorm_recompute_cost(bias, B, HW, C, G, silu))) { return; }
+    for (int i = 0; i < B * G; i++) {
+        set_affine(affine + (size_t)(i / G) * 3 * C, weight, bias, mean[i], rstd[i], C, i % G * (C / G), C / G);
+    }
+#pragma omp parallel for schedule(static) if ((size_t)B * HW * C >= PARALLEL_MIN)
+    for (int i = 0; i < B * cut.chunks; i++) {
+        int b = i / cut.chunks, k = i % cut.chunks;
+        size_t at = ((size_t)b * HW + (size_t)k * cut.pixels) * C;
+        normalise_chunk(out + at, inp + at, affine + (size_t)b * 3 * C, pixels_of(cut, k, HW), C, silu);
     }
 }
 

@@ -240,13 +240,19 @@ static __global__ void __launch_bounds__(THREADS)
 }
 
 template <int V>
-static void forward(floatX *out, float *mean, float *rstd, const floatX *inp, const floatX *weight, const floatX *bias,
-                    float *sums, Cut cut, int B, int HW, int C, int G, float eps, bool silu, Device *dev) {
+static void normalise(floatX *out, const floatX *inp, const floatX *weight, const floatX *bias, const float *mean,
+                      const float *rstd, Cut cut, int B, int HW, int C, int G, bool silu, Device *dev) {
     const size_t shared = Shared<V>::bytes(cut);
-    launch<moments_of_chunk<V>>(dev, cut.grid(B), cut.block(), shared, sums, inp, HW, C, cut.rows);
-    launch<fold_group>(dev, dim3(G, B), THREADS, 0, mean, rstd, sums, cut.chunks, cut.rows, HW, C, eps);
     launch_one_of<normalise_chunk<V, true>, normalise_chunk<V, false>>(
         silu, dev, cut.grid(B), cut.block(), shared, out, inp, weight, bias, mean, rstd, HW, C, G, cut.rows);
+}
+
+template <int V>
+static void forward(floatX *out, float *mean, float *rstd, const floatX *inp, const floatX *weight, const floatX *bias,
+                    float *sums, Cut cut, int B, int HW, int C, int G, float eps, bool silu, Device *dev) {
+    launch<moments_of_chunk<V>>(dev, cut.grid(B), cut.block(), Shared<V>::bytes(cut), sums, inp, HW, C, cut.rows);
+    launch<fold_group>(dev, dim3(G, B), THREADS, 0, mean, rstd, sums, cut.chunks, cut.rows, HW, C, eps);
+    normalise<V>(out, inp, weight, bias, mean, rstd, cut, B, HW, C, G, silu, dev);
 }
 
 void groupnorm_forward(floatX *out, float *mean, float *rstd, const floatX *inp, const floatX *weight,
@@ -256,6 +262,14 @@ void groupnorm_forward(floatX *out, float *mean, float *rstd, const floatX *inp,
     if (!device_launch(dev, "groupnorm_forward", groupnorm_forward_cost(bias, B, HW, C, G, silu))) { return; }
     auto *run = cut.V == 1 ? forward<1> : forward<VEC>;
     run(out, mean, rstd, inp, weight, bias, sums, cut, B, HW, C, G, eps, silu, dev);
+}
+
+void groupnorm_recompute(floatX *out, const floatX *inp, const floatX *weight, const floatX *bias, const float *mean,
+                         const float *rstd, int B, int HW, int C, int G, bool silu, Device *dev) {
+    if (!device_launch(dev, "groupnorm_recompute", groupnorm_recompute_cost(bias, B, HW, C, G, silu))) { return; }
+    const Cut cut = cut_rows(HW, C, B);
+    auto *run = cut.V == 1 ? normalise<1> : normalise<VEC>;
+    run(out, inp, weight, bias, mean, rstd, cut, B, HW, C, G, silu, dev);
 }
 
 // The gradient of y = x^ weight + bias, given that of the output.

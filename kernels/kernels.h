@@ -61,6 +61,9 @@ void conv2d_backward(floatX *dinp, float *dweight, float *dbias, floatX *dsample
 // or silu(y). mean and rstd (B, G) are saved for backward. inp, out (B, HW, C); out may be inp. C is a multiple of G.
 void groupnorm_forward(floatX *out, float *mean, float *rstd, const floatX *inp, const floatX *weight,
                        const floatX *bias, int B, int HW, int C, int G, float eps, bool silu, Device *dev);
+// groupnorm_forward's out again, to the bit, from the mean and rstd that it wrote: for backward, if out was not saved.
+void groupnorm_recompute(floatX *out, const floatX *inp, const floatX *weight, const floatX *bias, const float *mean,
+                         const float *rstd, int B, int HW, int C, int G, bool silu, Device *dev);
 // dinp (B, HW, C) = gradient + dresidual; dinp may be dout.
 void groupnorm_backward(floatX *dinp, float *dweight, float *dbias, const floatX *dout, const floatX *inp,
                         const floatX *weight, const floatX *bias, const float *mean, const float *rstd,
@@ -82,10 +85,10 @@ void gelu_forward(floatX *out, const floatX *inp, size_t n, Device *dev); // x P
 void gelu_backward(floatX *dinp, const floatX *dout, const floatX *inp, size_t n, Device *dev);
 void quick_gelu_forward(floatX *out, const floatX *inp, size_t n, Device *dev); // x sigmoid(1.702 x)
 void quick_gelu_backward(floatX *dinp, const floatX *dout, const floatX *inp, size_t n, Device *dev);
-// Shazeer 2020: out (N, H) = inp[:, :H] gelu(inp[:, H:]), inp (N, 2H). No aliasing, but geglu_backward's
-// dinp may be inp.
+// Shazeer 2020: out (N, H) = inp[:, :H] gelu(inp[:, H:]), inp (N, 2H). No aliasing, but in geglu_backward dinp may be
+// inp and out may be dout. It writes out again, from what it reads anyway, unless out is NULL.
 void geglu_forward(floatX *out, const floatX *inp, int N, int H, Device *dev);
-void geglu_backward(floatX *dinp, const floatX *dout, const floatX *inp, int N, int H, Device *dev);
+void geglu_backward(floatX *dinp, floatX *out, const floatX *dout, const floatX *inp, int N, int H, Device *dev);
 
 // ---- attention.c: softmax(q k^T / sqrt(HS)) v, without a T x T matrix kept for backward ----------------------------
 

@@ -129,11 +129,17 @@ void reference_groupnorm_forward(double *out, double *mean, double *rstd, const 
             for (long c = c0; c < c0 + width; c++) { square += square_of(inp[p * C + c] - mean[group]); }
         }
         rstd[group] = 1 / sqrt(square / count + eps);
-        for (long p = b * HW; p < (b + 1) * HW; p++) {
-            for (long c = c0; c < c0 + width; c++) {
-                double y = (inp[p * C + c] - mean[group]) * rstd[group] * weight[c] + (bias ? bias[c] : 0);
-                out[p * C + c] = silu ? silu_of(y) : y;
-            }
+    }
+    reference_groupnorm_recompute(out, inp, weight, bias, mean, rstd, B, HW, C, G, silu);
+}
+
+void reference_groupnorm_recompute(double *out, const double *inp, const double *weight, const double *bias,
+                                   const double *mean, const double *rstd, int B, int HW, int C, int G, bool silu) {
+    for (long p = 0; p < (long)B * HW; p++) {
+        for (long c = 0; c < C; c++) {
+            long group = p / HW * G + c / (C / G);
+            double y = (inp[p * C + c] - mean[group]) * rstd[group] * weight[c] + (bias ? bias[c] : 0);
+            out[p * C + c] = silu ? silu_of(y) : y;
         }
     }
 }
@@ -251,10 +257,11 @@ void reference_geglu_forward(double *out, const double *inp, int N, int H) {
 }
 
 // With d = dout: d gelu(gate) for the value, d value gelu'(gate) for the gate
-void reference_geglu_backward(double *dinp, const double *dout, const double *inp, int N, int H) {
+void reference_geglu_backward(double *dinp, double *out, const double *dout, const double *inp, int N, int H) {
     for (long n = 0; n < N; n++) {
         for (long h = 0; h < H; h++) {
             double d = dout[n * H + h], value = inp[n * 2 * H + h], gate = inp[n * 2 * H + H + h];
+            if (out) { out[n * H + h] = value * gelu_of(gate); }
             dinp[n * 2 * H + h] = d * gelu_of(gate);
             dinp[n * 2 * H + H + h] = d * value * gelu_slope(gate);
         }

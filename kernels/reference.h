@@ -13,6 +13,8 @@ void reference_conv2d_backward(double *dinp, double *dweight, double *dbias, dou
                                Conv2d conv);
 void reference_groupnorm_forward(double *out, double *mean, double *rstd, const double *inp, const double *weight,
                                  const double *bias, int B, int HW, int C, int G, double eps, bool silu);
+void reference_groupnorm_recompute(double *out, const double *inp, const double *weight, const double *bias,
+                                   const double *mean, const double *rstd, int B, int HW, int C, int G, bool silu);
 void reference_groupnorm_backward(double *dinp, double *dweight, double *dbias, const double *dout, const double *inp,
                                   const double *weight, const double *bias, const double *mean, const double *rstd,
                                   const double *dresidual, double beta, int B, int HW, int C, int G, bool silu);
@@ -28,7 +30,7 @@ void reference_gelu_backward(double *dinp, const double *dout, const double *inp
 void reference_quick_gelu_forward(double *out, const double *inp, size_t n);
 void reference_quick_gelu_backward(double *dinp, const double *dout, const double *inp, size_t n);
 void reference_geglu_forward(double *out, const double *inp, int N, int H);
-void reference_geglu_backward(double *dinp, const double *dout, const double *inp, int N, int H);
+void reference_geglu_backward(double *dinp, double *out, const double *dout, const double *inp, int N, int H);
 void reference_attention_forward(double *out, double *lse, const double *q, const double *k, const double *v,
                                  Attention a);
 void reference_attention_backward(double *dq, double *dk, double *dv, const double *dout, const double *q,

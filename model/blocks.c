@@ -66,15 +66,26 @@ static void activation_apply(const FeedForward *f, floatX *out, int N, const Pas
     }
 }
 
-static void activation_grad(const FeedForward *f, floatX *dhidden, const floatX *dout, int N, const Pass *pass) {
+// The gradients of fc2 and of the activation's argument. The activation, which was not saved, is computed again:
+// GEGLU's backward does that on the way. All of it takes one buffer (N, fc2.IC), which becomes dhidden, or GEGLU's
+// overwrites hidden.
+static floatX *activation_grads(const FeedForward *f, const floatX *dout, int N, const Pass *pass) {
     size_t n = (size_t)N * f->fc2.IC;
+    floatX *active = arena_push(pass->arena, n), *dactive = active;
     if (f->kind == FF_GEGLU) {
-        geglu_backward(dhidden, dout, f->hidden, N, f->fc2.IC, pass->dev);
-    } else if (f->kind == FF_GELU) {
-        gelu_backward(dhidden, dout, f->hidden, n, pass->dev);
-    } else {
-        quick_gelu_backward(dhidden, dout, f->hidden, n, pass->dev);
+        linear_input_grad(&f->fc2, dactive, dout, NULL, N, pass);
+        geglu_backward(f->hidden, pass->params->grads ? active : NULL, dactive, f->hidden, N, f->fc2.IC, pass->dev);
+        linear_weight_grad(&f->fc2, dout, active, N, pass);
+        return f->hidden;
     }
+    if (pass->params->grads) { activation_apply(f, active, N, pass); }
+    linear_grads(&f->fc2, dactive, dout, active, NULL, N, pass);
+    if (f->kind == FF_GELU) {
+        gelu_backward(dactive, dactive, f->hidden, n, pass->dev);
+    } else {
+        quick_gelu_backward(dactive, dactive, f->hidden, n, pass->dev);
+    }
+    return dactive;
 }
 
 void feed_forward_forward(FeedForward *f, floatX *out, const floatX *inp, const floatX *residual, int N,
@@ -91,11 +102,7 @@ void feed_forward_forward(FeedForward *f, floatX *out, const floatX *inp, const 
 void feed_forward_backward(const FeedForward *f, floatX *dinp, const floatX *dout, const floatX *inp, int N,
                            const Pass *pass) {
     ArenaMark mark = arena_mark(pass->arena);
-    floatX *active = arena_push(pass->arena, (size_t)N * f->fc2.IC), *dactive = active;
-    if (pass->params->grads) { activation_apply(f, active, N, pass); }
-    linear_grads(&f->fc2, dactive, dout, active, NULL, N, pass);
-    floatX *dhidden = f->kind == FF_GEGLU ? f->hidden : dactive; // overwrites what is no longer needed
-    activation_grad(f, dhidden, dactive, N, pass);
+    const floatX *dhidden = activation_grads(f, dout, N, pass);
     linear_grads(&f->fc1, dinp, dhidden, inp, NULL, N, pass);
     arena_release_top(pass->arena, mark);
 }

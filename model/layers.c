@@ -92,15 +92,23 @@ void linear_apply(const Linear *l, floatX *out, const floatX *inp, const floatX 
     linear_forward(out, inp, weight_at(p, l->weight), weight_at(p, l->bias), residual, N, l->IC, l->OC, pass->dev);
 }
 
+void linear_weight_grad(const Linear *l, const floatX *dout, const floatX *inp, int N, const Pass *pass) {
+    const Params *p = pass->params;
+    if (!p->grads) { return; }
+    linear_backward(NULL, grad_at(p, l->weight), grad_at(p, l->bias), dout, inp, NULL, NULL, pass->beta, N, l->IC,
+                    l->OC, pass->dev);
+}
+
+void linear_input_grad(const Linear *l, floatX *dinp, const floatX *dout, const floatX *dresidual, int N,
+                       const Pass *pass) {
+    const floatX *weight = weight_at(pass->params, l->weight);
+    linear_backward(dinp, NULL, NULL, dout, NULL, weight, dresidual, 0, N, l->IC, l->OC, pass->dev);
+}
+
 void linear_grads(const Linear *l, floatX *dinp, const floatX *dout, const floatX *inp, const floatX *dresidual, int N,
                   const Pass *pass) {
-    const Params *p = pass->params;
-    if (p->grads) {
-        linear_backward(NULL, grad_at(p, l->weight), grad_at(p, l->bias), dout, inp, NULL, NULL, pass->beta, N, l->IC,
-                        l->OC, pass->dev);
-    }
-    if (!dinp) { return; }
-    linear_backward(dinp, NULL, NULL, dout, NULL, weight_at(p, l->weight), dresidual, 0, N, l->IC, l->OC, pass->dev);
+    linear_weight_grad(l, dout, inp, N, pass);
+    if (dinp) { linear_input_grad(l, dinp, dout, dresidual, N, pass); }
 }
 
 // ---- Convolution ---------------------------------------------------------------------------------------------------
@@ -147,16 +155,18 @@ GroupNorm groupnorm_create(Params *params, const char *name, int C, int G, float
     return g;
 }
 
-void groupnorm_again(const GroupNorm *g, floatX *out, const floatX *inp, int HW, const Pass *pass) {
+void groupnorm_apply(GroupNorm *g, floatX *out, const floatX *inp, int HW, const Pass *pass) {
+    g->mean = save_floats(pass, g->weight, "mean", SHAPE(pass->B, g->G));
+    g->rstd = save_floats(pass, g->weight, "rstd", SHAPE(pass->B, g->G));
     const Params *p = pass->params;
     groupnorm_forward(out, g->mean, g->rstd, inp, weight_at(p, g->weight), weight_at(p, g->bias), pass->B, HW, g->C,
                       g->G, g->eps, g->silu, pass->dev);
 }
 
-void groupnorm_apply(GroupNorm *g, floatX *out, const floatX *inp, int HW, const Pass *pass) {
-    g->mean = save_floats(pass, g->weight, "mean", SHAPE(pass->B, g->G));
-    g->rstd = save_floats(pass, g->weight, "rstd", SHAPE(pass->B, g->G));
-    groupnorm_again(g, out, inp, HW, pass);
+void groupnorm_again(const GroupNorm *g, floatX *out, const floatX *inp, int HW, const Pass *pass) {
+    const Params *p = pass->params;
+    groupnorm_recompute(out, inp, weight_at(p, g->weight), weight_at(p, g->bias), g->mean, g->rstd, pass->B, HW, g->C,
+                        g->G, g->silu, pass->dev);
 }
 
 void groupnorm_grad(const GroupNorm *g, floatX *dinp, const floatX *dout, const floatX *inp, const floatX *dresidual,

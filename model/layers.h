@@ -61,6 +61,10 @@ void linear_apply(const Linear *l, floatX *out, const floatX *inp, const floatX 
 // NULL. dresidual may be NULL or dinp; dinp may be inp.
 void linear_grads(const Linear *l, floatX *dinp, const floatX *dout, const floatX *inp, const floatX *dresidual, int N,
                   const Pass *pass);
+// Its two parts, for callers whose inp is only there between them.
+void linear_weight_grad(const Linear *l, const floatX *dout, const floatX *inp, int N, const Pass *pass);
+void linear_input_grad(const Linear *l, floatX *dinp, const floatX *dout, const floatX *dresidual, int N,
+                       const Pass *pass);
 
 typedef struct {
     size_t weight, bias;
@@ -86,7 +90,7 @@ typedef struct {
 GroupNorm groupnorm_create(Params *params, const char *name, int C, int G, float eps, bool silu);
 // Allocates mean and rstd.
 void groupnorm_apply(GroupNorm *g, floatX *out, const floatX *inp, int HW, const Pass *pass);
-// For backward: recomputes the output, which was not saved, and writes the same mean and rstd.
+// For backward: recomputes the output, which was not saved.
 void groupnorm_again(const GroupNorm *g, floatX *out, const floatX *inp, int HW, const Pass *pass);
 void groupnorm_grad(const GroupNorm *g, floatX *dinp, const floatX *dout, const floatX *inp, const floatX *dresidual,
                     int HW, const Pass *pass);

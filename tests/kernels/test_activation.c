@@ -79,7 +79,7 @@ static void test_nan(void **state) {
         Tensor out = tensor_poisoned(gated ? N / 2 : N, false), dinp = tensor_poisoned(N, false);
         if (gated) {
             geglu_forward(out.x, x.x, 1, N / 2, &check_dev);
-            geglu_backward(dinp.x, dout.x, x.x, 1, N / 2, &check_dev);
+            geglu_backward(dinp.x, NULL, dout.x, x.x, 1, N / 2, &check_dev);
         } else {
             activations[which].forward(out.x, x.x, N, &check_dev);
             activations[which].backward(dinp.x, dout.x, x.x, N, &check_dev);
@@ -106,13 +106,18 @@ static void test_geglu(void **state) {
         printf("  geglu N %d H %d\n", N, H);
         Tensor x = tensor_random(2 * n, 1.5, 1, false), dout = tensor_random(n, 1, 2, false);
         Tensor out = tensor_poisoned(n, false), dinp = tensor_poisoned(2 * n, false);
-        double *y = doubles(n), *dx = doubles(2 * n);
+        Tensor again = tensor_copy(&dout), alone = tensor_poisoned(2 * n, false);
+        double *y = doubles(n), *dx = doubles(2 * n), *y2 = doubles(n), *dx2 = doubles(2 * n);
         reference_geglu_forward(y, x.host, N, H);
-        reference_geglu_backward(dx, dout.host, x.host, N, H);
+        reference_geglu_backward(dx, y2, dout.host, x.host, N, H);
+        memcpy(dx2, dx, 2 * n * sizeof *dx);
         geglu_forward(out.x, x.x, N, H, &check_dev);
-        geglu_backward(dinp.x, dout.x, x.x, N, H, &check_dev);
+        geglu_backward(dinp.x, again.x, again.x, x.x, N, H, &check_dev);
+        geglu_backward(alone.x, NULL, dout.x, x.x, N, H, &check_dev);
         check_and_free("out", &out, y, TOLERANCE_FORWARD);
+        check_and_free("out of backward, over dout", &again, y2, TOLERANCE_FORWARD);
         check_and_free("dinp", &dinp, dx, TOLERANCE_BACKWARD);
+        check_and_free("dinp alone", &alone, dx2, TOLERANCE_BACKWARD);
         tensor_free(&x);
         tensor_free(&dout);
     }

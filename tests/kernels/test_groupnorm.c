@@ -40,6 +40,19 @@ static void free_case(Case *k) {
     tensor_free(&k->rstd);
 }
 
+// out again, from the statistics that forward saved.
+static void check_recomputed(const Case *k, Shape s, bool with_bias, const Tensor *first, const double *mean,
+                             const double *rstd) {
+    Tensor out = tensor_poisoned(k->x.n, false);
+    double *expected = doubles(k->x.n);
+    reference_groupnorm_recompute(expected, k->x.host, k->weight.host, with_bias ? k->bias.host : NULL, mean, rstd, s.B,
+                                  s.HW, s.C, s.G, s.silu);
+    groupnorm_recompute(out.x, k->x.x, k->weight.x, with_bias ? k->bias.x : NULL, k->mean.f, k->rstd.f, s.B, s.HW, s.C,
+                        s.G, s.silu, &check_dev);
+    check_equal("recomputed", &out, first);
+    check_and_free("recomputed", &out, expected, TOLERANCE_FORWARD);
+}
+
 static void check_forward(Shape s, float eps, bool with_bias, bool in_place) {
     Case k = make_case(s, 10);
     size_t n = k.x.n, groups = s.B * s.G;
@@ -49,6 +62,7 @@ static void check_forward(Shape s, float eps, bool with_bias, bool in_place) {
     Tensor o = in_place ? tensor_copy(&k.x) : tensor_poisoned(n, false);
     groupnorm_forward(o.x, k.mean.f, k.rstd.f, in_place ? o.x : k.x.x, k.weight.x, with_bias ? k.bias.x : NULL, s.B,
                       s.HW, s.C, s.G, eps, s.silu, &check_dev);
+    if (!in_place) { check_recomputed(&k, s, with_bias, &o, mean, rstd); }
     check_and_free("out", &o, out, TOLERANCE_FORWARD);
     check_tensor("mean", &k.mean, mean, 1e-5);
     check_tensor("rstd", &k.rstd, rstd, 1e-5);

@@ -135,7 +135,7 @@ static void dquick_gelu(double *const *din, const double *dout, double *const *i
 }
 static void geglu(double *out, double *const *in) { reference_geglu_forward(out, in[0], 2, N / 2); }
 static void dgeglu(double *const *din, const double *dout, double *const *in) {
-    reference_geglu_backward(din[0], dout, in[0], 2, N / 2);
+    reference_geglu_backward(din[0], NULL, dout, in[0], 2, N / 2);
 }
 
 // ---- Attention -----------------------------------------------------------------------------------------------------
