@@ -127,29 +127,29 @@ static void transform_input(float *to, size_t step, const Winograd *w, Tile t, c
     }
 }
 
-// The same of one tile of dout.
-static void transform_output_gradient(float *to, size_t step, const float *dout, const Winograd *w, Tile t,
-                                      const float *zeros) {
+// The same of channels n0 .. n1 - 1 of one tile of dout.
+static void transform_output_gradient(float *to, size_t step, const float *dout, const Winograd *w, Tile t, int n0,
+                                      int n1, const float *zeros) {
     const float *at[SIDE][SIDE];
     find_pixels(at, dout, zeros, t.b, t.y, t.x, OUT, w->H, w->W, w->N);
-    for (int n = 0; n < w->N; n += VEC) {
+    for (int n = n0; n < n1; n += VEC) {
         Vec v[POSITIONS];
         for (int i = 0; i < OUT; i++) {
             for (int j = 0; j < OUT; j++) { v[i * SIDE + j] = vec_load(at[i][j] + n); }
         }
         SQUARE(output_gradient_line, v, OUT, SIDE);
-        store_positions(to + n, step, v);
+        store_positions(to + n - n0, step, v);
     }
 }
 
-// out of one tile = A^T m A + bias + init, from m[position * step + channel].
-static void transform_output(const Winograd *w, Tile t, const float *m, size_t step) {
+// Channels n0 .. n1 - 1 of out of one tile = A^T m A + bias + init, from m[position * step + channel - n0].
+static void transform_output(const Winograd *w, Tile t, int n0, int n1, const float *m, size_t step) {
     int rows = min(OUT, w->H - t.y), columns = min(OUT, w->W - t.x);
     size_t first = (((size_t)t.b * w->H + t.y) * w->W + t.x) * w->N;
     const float *bias = w->bias ? w->bias + (w->bias_per_sample ? (size_t)t.b * w->N : 0) : NULL;
-    for (int n = 0; n < w->N; n += VEC) {
+    for (int n = n0; n < n1; n += VEC) {
         Vec v[POSITIONS], constant = bias ? vec_load(bias + n) : (Vec){0};
-        for (int p = 0; p < POSITIONS; p++) { v[p] = vec_load(m + p * step + n); }
+        for (int p = 0; p < POSITIONS; p++) { v[p] = vec_load(m + p * step + n - n0); }
         SQUARE(output_line, v, SIDE, OUT);
         for (int i = 0; i < rows; i++) {
             for (int j = 0; j < columns; j++) {
@@ -165,9 +165,14 @@ static void transform_output(const Winograd *w, Tile t, const float *m, size_t s
 // ---- The weight
 // ------------------------------------------------------------------------------------------------------
 
-static int panels(const Winograd *w) { return ceil_div(w->N, NR); }
+// Panels that are packed at a time: all, or as many as stay in L3, so that large weights do not go through memory. The
+// input of a tile is transformed again for each such group, which costs little beside two panels' products.
+static int group_panels(const Winograd *w) {
+    int all = ceil_div(w->N, NR), fit = (16 << 20) / (POSITIONS * w->K * NR * (int)sizeof(float));
+    return min(all, fit > 2 ? fit : 2);
+}
 
-// The packed weight is (position, panel, K, NR). Vectors of `to` are `step` apart by position.
+// The packed weight of a group is (position, panel, K, NR). Vectors of `to` are `step` apart by position.
 static void transform_weight(float *to, size_t step, const float *taps, ptrdiff_t tap_stride, bool flipped) {
     Vec v[POSITIONS];
     for (int t = 0; t < TAPS * TAPS; t++) {
@@ -180,7 +185,7 @@ static void transform_weight(float *to, size_t step, const float *taps, ptrdiff_
 // Packs rows k .. k + VEC - 1 of a panel from column n0 on.
 static void pack_rows(float *to, const Winograd *w, const GemmWeight *weight, int n0, int k) {
     int n = min(NR, w->N - n0);
-    size_t step = (size_t)panels(w) * w->K * NR;
+    size_t step = (size_t)group_panels(w) * w->K * NR;
     const float *from = weight->w + k * weight->k_stride + n0 * weight->n_stride;
     if (weight->n_stride == 1) {
         for (int i = 0; i < VEC; i++) {
@@ -207,7 +212,8 @@ enum { MOST_TILES = 64, ITEMS = 16, ROWS_IN_L1 = 384 };
 // threads.
 static int block_tiles(const Winograd *w) {
     int tiles = MOST_TILES;
-    while (tiles > 2 * MR && ((size_t)tiles * (w->K + w->N) > 8192 || ceil_div(all_tiles(w), tiles) < ITEMS)) {
+    while (tiles > 2 * MR &&
+           ((size_t)tiles * (w->K + group_panels(w) * NR) > 8192 || ceil_div(all_tiles(w), tiles) < ITEMS)) {
         tiles /= 2;
     }
     return tiles;
@@ -222,11 +228,11 @@ bool winograd_pays(const Winograd *w) {
     return tiles >= MR && 1.1 * fast < (double)w->B * w->H * w->W * TAPS * TAPS * products;
 }
 
-static size_t weight_floats(const Winograd *w) { return (size_t)POSITIONS * panels(w) * w->K * NR; }
+static size_t weight_floats(const Winograd *w) { return (size_t)POSITIONS * group_panels(w) * w->K * NR; }
 static size_t position_floats(int tiles, int channels) { return (size_t)tiles * channels + PAD; }
 static size_t block_floats(const Winograd *w) {
     int tiles = block_tiles(w);
-    return POSITIONS * (position_floats(tiles, w->K) + position_floats(tiles, w->N));
+    return POSITIONS * (position_floats(tiles, w->K) + position_floats(tiles, group_panels(w) * NR));
 }
 static size_t zeros_floats(const Winograd *w) { return ceil_div(w->K > w->N ? w->K : w->N, VEC) * (size_t)VEC; }
 
@@ -252,32 +258,36 @@ static void multiply(float *m, const float *v, const float *weight, int tiles, i
     }
 }
 
-static void convolve_block(const Winograd *w, int first, int tiles, const float *zeros, const float *weight, float *v) {
-    size_t v_step = position_floats(tiles, w->K), m_step = position_floats(tiles, w->N);
+// Columns n0 .. n1 - 1 of some tiles; weight holds their panels, v a block's transforms.
+static void convolve_block(const Winograd *w, int first, int tiles, int n0, int n1, const float *zeros,
+                           const float *weight, float *v) {
+    int N = n1 - n0;
+    size_t v_step = position_floats(tiles, w->K), m_step = position_floats(tiles, N);
     float *m = v + POSITIONS * v_step;
     for (int i = 0; i < tiles; i++) { transform_input(v + i * w->K, v_step, w, tile_at(w, first + i), zeros); }
     for (int p = 0; p < POSITIONS; p++) {
-        multiply(m + p * m_step, v + p * v_step, weight + (size_t)p * panels(w) * w->K * NR, tiles, w->K, w->N);
+        multiply(m + p * m_step, v + p * v_step, weight + (size_t)p * group_panels(w) * w->K * NR, tiles, w->K, N);
     }
-    for (int i = 0; i < tiles; i++) { transform_output(w, tile_at(w, first + i), m + i * w->N, m_step); }
+    for (int i = 0; i < tiles; i++) { transform_output(w, tile_at(w, first + i), n0, n1, m + i * N, m_step); }
 }
 
 void winograd_convolve(const Winograd *w, const GemmWeight *weight, float *scratch) {
     float *zeros = scratch, *packed = zeros + zeros_floats(w), *blocks = packed + weight_floats(w);
-    int tiles = all_tiles(w), block = block_tiles(w);
+    int tiles = all_tiles(w), block = block_tiles(w), columns = group_panels(w) * NR;
     memset(zeros, 0, zeros_floats(w) * sizeof *zeros);
 #pragma omp parallel
-    {
+    for (int n0 = 0; n0 < w->N; n0 += columns) {
+        int n1 = min(n0 + columns, w->N);
 #pragma omp for collapse(2)
-        for (int panel = 0; panel < panels(w); panel++) {
+        for (int n = n0; n < n1; n += NR) {
             for (int k = 0; k < w->K; k += VEC) {
-                pack_rows(packed + ((size_t)panel * w->K + k) * NR, w, weight, panel * NR, k);
+                pack_rows(packed + (size_t)(n - n0) * w->K + (size_t)k * NR, w, weight, n, k);
             }
         }
         float *own = blocks + omp_get_thread_num() * block_floats(w);
 #pragma omp for schedule(dynamic)
         for (int first = 0; first < tiles; first += block) {
-            convolve_block(w, first, min(block, tiles - first), zeros, packed, own);
+            convolve_block(w, first, min(block, tiles - first), n0, n1, zeros, packed, own);
         }
     }
 }
@@ -285,29 +295,35 @@ void winograd_convolve(const Winograd *w, const GemmWeight *weight, float *scrat
 // ---- The gradient of the weight
 // --------------------------------------------------------------------------------------
 
+// Output channels whose gradients are summed at a time: all, or as many as take 64 MB.
+static int group_channels(const Winograd *w) {
+    int fit = (64 << 20) / (POSITIONS * w->K * (int)sizeof(float)) / VEC * VEC;
+    return min(w->N, fit > 4 * VEC ? fit : 4 * VEC);
+}
+
 // Tiles that are transformed before they are multiplied: as many as fit into 4 MB.
 static int chunk_tiles(const Winograd *w) {
-    int most = (1 << 20) / (POSITIONS * (w->K + w->N)) / OUTER_CHUNK * OUTER_CHUNK;
+    int most = (1 << 20) / (POSITIONS * (w->K + group_channels(w))) / OUTER_CHUNK * OUTER_CHUNK;
     return min(all_tiles(w), most > OUTER_CHUNK ? most : OUTER_CHUNK);
 }
 
 static size_t chunk_floats(const Winograd *w) {
     int tiles = chunk_tiles(w);
-    return POSITIONS * (position_floats(tiles, w->K) + position_floats(tiles, w->N));
+    return POSITIONS * (position_floats(tiles, w->K) + position_floats(tiles, group_channels(w)));
 }
 
 size_t winograd_gradient_scratch(const Winograd *w) {
-    return zeros_floats(w) + chunk_floats(w) + (size_t)POSITIONS * w->N * w->K;
+    return zeros_floats(w) + chunk_floats(w) + (size_t)POSITIONS * group_channels(w) * w->K;
 }
 
-// dweight of output channel n and vectors of input channels, from u (position, N, K).
-static void fold_weight_gradient(float *dweight, const float *u, float beta, int n, int N, int K) {
+// dweight (3, 3, K) of one output channel, from u + position * step.
+static void fold_weight_gradient(float *dweight, const float *u, size_t step, float beta, int K) {
     for (int k = 0; k < K; k += VEC) {
         Vec v[POSITIONS];
-        for (int p = 0; p < POSITIONS; p++) { v[p] = vec_load(u + ((size_t)p * N + n) * K + k); }
+        for (int p = 0; p < POSITIONS; p++) { v[p] = vec_load(u + p * step + k); }
         SQUARE(weight_gradient_line, v, SIDE, TAPS);
         for (int t = 0; t < TAPS * TAPS; t++) {
-            float *to = dweight + ((size_t)n * TAPS * TAPS + t) * K + k;
+            float *to = dweight + (size_t)t * K + k;
             Vec sum = v[t / TAPS * SIDE + t % TAPS];
             if (beta != 0) { sum += vec_load(to); }
             vec_store(to, sum);
@@ -315,28 +331,38 @@ static void fold_weight_gradient(float *dweight, const float *u, float beta, int
     }
 }
 
+// For output channels n0 .. n1 - 1; called by all threads together.
+static void gradient_of_channels(float *dweight, const float *dout, float beta, const Winograd *w, int n0, int n1,
+                                 float *scratch) {
+    const float *zeros = scratch;
+    float *v = scratch + zeros_floats(w), *u = v + chunk_floats(w);
+    int tiles = all_tiles(w), chunk = chunk_tiles(w), K = w->K, N = n1 - n0;
+    size_t v_step = position_floats(chunk, K), y_step = position_floats(chunk, N), u_step = (size_t)N * K;
+    float *y = v + POSITIONS * v_step;
+    for (int first = 0; first < tiles; first += chunk) {
+        int count = min(chunk, tiles - first);
+#pragma omp for
+        for (int i = 0; i < count; i++) {
+            transform_input(v + (size_t)i * K, v_step, w, tile_at(w, first + i), zeros);
+            transform_output_gradient(y + (size_t)i * N, y_step, dout, w, tile_at(w, first + i), n0, n1, zeros);
+        }
+#pragma omp for schedule(dynamic)
+        for (int p = 0; p < POSITIONS; p++) {
+            gemm_outer_serial(u + p * u_step, y + p * y_step, first > 0, count, N, K, v + p * v_step);
+        }
+    }
+#pragma omp for
+    for (int n = 0; n < N; n++) {
+        fold_weight_gradient(dweight + (size_t)(n0 + n) * TAPS * TAPS * K, u + (size_t)n * K, u_step, beta, K);
+    }
+}
+
 void winograd_weight_gradient(float *dweight, const float *dout, float beta, const Winograd *w, float *scratch) {
     assert(beta == 0 || beta == 1);
-    float *zeros = scratch, *v = zeros + zeros_floats(w), *u = v + chunk_floats(w);
-    int tiles = all_tiles(w), chunk = chunk_tiles(w), K = w->K, N = w->N;
-    size_t v_step = position_floats(chunk, K), y_step = position_floats(chunk, N);
-    float *y = v + POSITIONS * v_step;
-    memset(zeros, 0, zeros_floats(w) * sizeof *zeros);
+    int group = group_channels(w);
+    memset(scratch, 0, zeros_floats(w) * sizeof *scratch);
 #pragma omp parallel
-    {
-        for (int first = 0; first < tiles; first += chunk) {
-            int count = min(chunk, tiles - first);
-#pragma omp for
-            for (int i = 0; i < count; i++) {
-                transform_input(v + (size_t)i * K, v_step, w, tile_at(w, first + i), zeros);
-                transform_output_gradient(y + (size_t)i * N, y_step, dout, w, tile_at(w, first + i), zeros);
-            }
-#pragma omp for schedule(dynamic)
-            for (int p = 0; p < POSITIONS; p++) {
-                gemm_outer_serial(u + (size_t)p * N * K, y + p * y_step, first > 0, count, N, K, v + p * v_step);
-            }
-        }
-#pragma omp for
-        for (int n = 0; n < N; n++) { fold_weight_gradient(dweight, u, beta, n, N, K); }
+    for (int n0 = 0; n0 < w->N; n0 += group) {
+        gradient_of_channels(dweight, dout, beta, w, n0, min(n0 + group, w->N), scratch);
     }
 }

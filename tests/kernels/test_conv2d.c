@@ -113,13 +113,14 @@ static void test_shapes(void **state) {
         {{1, 24, 26, 8, 320, 3, 1, 1, 1}, true, false, true, false, 0},
         {{2, 26, 24, 160, 8, 3, 2, 1, 1}, true, false, true, false, 0},
         {{1, 41, 39, 8, 24, 3, 1, 1, 1}, true, false, false, false, 1},
-        // Fast filtering on the CPU: tiles that end outside, half a panel of columns, many channels, several chunks.
+        // Fast filtering on the CPU: tiles that end outside, half a panel of columns, many channels, chunks, groups.
         {{3, 11, 14, 48, 32, 3, 1, 1, 1}, true, true, true, false, 1},
         {{2, 9, 30, 64, 80, 3, 1, 0, 0}, true, false, true, false, 0},
         {{1, 21, 33, 16, 48, 3, 1, 2, 0}, false, true, false, false, 1},
 #ifdef BACKEND_cpu
         {{6, 16, 12, 400, 32, 3, 1, 1, 1}, true, true, true, false, 1},
         {{1, 62, 250, 16, 16, 3, 1, 1, 1}, true, false, true, false, 0},
+        {{2, 20, 19, 1296, 112, 3, 1, 1, 1}, true, true, false, false, 1}, // the weight in several groups
 #endif
     };
     for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) { check_case(cases + i); }
