@@ -24,8 +24,7 @@ enum { OUT = 4, TAPS = 3, SIDE = OUT + TAPS - 1, POSITIONS = SIDE * SIDE, PAD = 
 #define AT_P (1 / (2 * P2 * (P2 - Q2)))
 #define AT_Q (1 / (2 * Q2 * (Q2 - P2)))
 
-// ---- Transforms of one line; its elements are s vectors apart
-// --------------------------------------------------------
+// ---- Transforms of one line; its elements are s vectors apart -------------------------------------------------------
 
 #define LINE static inline __attribute__((always_inline)) void
 
@@ -115,21 +114,29 @@ static void store_positions(float *to, size_t step, const Vec *v) {
     for (int p = 0; p < POSITIONS; p++) { vec_store(to + p * step, v[p]); }
 }
 
-// to[position * step + channel] of one tile of the input.
-static void transform_input(float *to, size_t step, const Winograd *w, Tile t, const float *zeros) {
+// Where a transform puts its numbers: position p, channel c at p * position + c / NR * panel + c % NR. panel is NR if a
+// tile's channels lie together.
+typedef struct {
+    size_t position, panel;
+} Layout;
+
+static float *place(float *to, Layout l, int channel) { return to + channel / NR * l.panel + channel % NR; }
+
+// B^T inp B of one tile.
+static void transform_input(float *to, Layout l, const Winograd *w, Tile t, const float *zeros) {
     const float *at[SIDE][SIDE];
     find_pixels(at, w->inp, zeros, t.b, t.y - w->pad, t.x - w->pad, SIDE, w->inp_H, w->inp_W, w->K);
     for (int k = 0; k < w->K; k += VEC) {
         Vec v[POSITIONS];
         for (int p = 0; p < POSITIONS; p++) { v[p] = vec_load(at[p / SIDE][p % SIDE] + k); }
         SQUARE(input_line, v, SIDE, SIDE);
-        store_positions(to + k, step, v);
+        store_positions(place(to, l, k), l.position, v);
     }
 }
 
-// The same of channels n0 .. n1 - 1 of one tile of dout.
-static void transform_output_gradient(float *to, size_t step, const float *dout, const Winograd *w, Tile t, int n0,
-                                      int n1, const float *zeros) {
+// A dout A^T of channels n0 .. n1 - 1 of one tile.
+static void transform_output_gradient(float *to, Layout l, const float *dout, const Winograd *w, Tile t, int n0, int n1,
+                                      const float *zeros) {
     const float *at[SIDE][SIDE];
     find_pixels(at, dout, zeros, t.b, t.y, t.x, OUT, w->H, w->W, w->N);
     for (int n = n0; n < n1; n += VEC) {
@@ -138,7 +145,7 @@ static void transform_output_gradient(float *to, size_t step, const float *dout,
             for (int j = 0; j < OUT; j++) { v[i * SIDE + j] = vec_load(at[i][j] + n); }
         }
         SQUARE(output_gradient_line, v, OUT, SIDE);
-        store_positions(to + n - n0, step, v);
+        store_positions(place(to, l, n - n0), l.position, v);
     }
 }
 
@@ -162,17 +169,9 @@ static void transform_output(const Winograd *w, Tile t, int n0, int n1, const fl
     }
 }
 
-// ---- The weight
-// ------------------------------------------------------------------------------------------------------
+// ---- The weight -----------------------------------------------------------------------------------------------------
 
-// Panels that are packed at a time: all, or as many as stay in L3, so that large weights do not go through memory. The
-// input of a tile is transformed again for each such group, which costs little beside two panels' products.
-static int group_panels(const Winograd *w) {
-    int all = ceil_div(w->N, NR), fit = (16 << 20) / (POSITIONS * w->K * NR * (int)sizeof(float));
-    return min(all, fit > 2 ? fit : 2);
-}
-
-// The packed weight of a group is (position, panel, K, NR). Vectors of `to` are `step` apart by position.
+// G w G^T of a vector of input or output channels; positions of `to` are `step` apart.
 static void transform_weight(float *to, size_t step, const float *taps, ptrdiff_t tap_stride, bool flipped) {
     Vec v[POSITIONS];
     for (int t = 0; t < TAPS * TAPS; t++) {
@@ -182,10 +181,9 @@ static void transform_weight(float *to, size_t step, const float *taps, ptrdiff_
     store_positions(to, step, v);
 }
 
-// Packs rows k .. k + VEC - 1 of a panel from column n0 on.
-static void pack_rows(float *to, const Winograd *w, const GemmWeight *weight, int n0, int k) {
+// to[position * step] (VEC, NR) = G w G^T of input channels k .. k + VEC - 1 and the output channels from n0 on.
+static void pack_rows(float *to, size_t step, const Winograd *w, const GemmWeight *weight, int n0, int k) {
     int n = min(NR, w->N - n0);
-    size_t step = (size_t)group_panels(w) * w->K * NR;
     const float *from = weight->w + k * weight->k_stride + n0 * weight->n_stride;
     if (weight->n_stride == 1) {
         for (int i = 0; i < VEC; i++) {
@@ -203,85 +201,99 @@ static void pack_rows(float *to, const Winograd *w, const GemmWeight *weight, in
     for (int p = 0; p < POSITIONS; p++) { gemm_pack_transposed(to + p * step, rows[p], VEC, VEC, n); }
 }
 
-// ---- The convolution
-// -------------------------------------------------------------------------------------------------
+// ---- Sizes ----------------------------------------------------------------------------------------------------------
 
-enum { MOST_TILES = 64, ITEMS = 16, ROWS_IN_L1 = 384 };
+enum {
+    MOST_TILES = 64,   // of a block
+    ITEMS = 16,        // blocks that suffice for the threads
+    ROWS_IN_L1 = 384,  // of a panel of the weight
+    FEW_TILES = 64,    // so few share the transform of a weight that it must not go through memory ...
+    FEW = 1 << 16,     // ... if it has so many elements
+    FEW_ROWS = 4 * VEC // its input channels that are transformed at a time
+};
 
-// Tiles of a block: many, to use what is read of the weight often, but no more than L2 holds, and enough blocks for all
-// threads.
-static int block_tiles(const Winograd *w) {
-    int tiles = MOST_TILES;
-    while (tiles > 2 * MR &&
-           ((size_t)tiles * (w->K + group_panels(w) * NR) > 8192 || ceil_div(all_tiles(w), tiles) < ITEMS)) {
-        tiles /= 2;
-    }
-    return tiles;
-}
+static bool are_few(const Winograd *w) { return all_tiles(w) <= FEW_TILES && (long)w->K * w->N >= FEW; }
+static size_t position_floats(int tiles, int channels) { return (size_t)tiles * channels + PAD; }
+static size_t zeros_floats(const Winograd *w) { return ceil_div(w->K > w->N ? w->K : w->N, VEC) * (size_t)VEC; }
 
-// Compares numbers of multiply-adds. Measured in these, the transforms of a tile's channel take 250, and those of a
-// weight, which go through memory, 1500.
+// Compares numbers of multiply-adds. Measured in these, the transforms of a tile's channel take 250, those of a weight
+// 250, or 1500 through memory.
 bool winograd_pays(const Winograd *w) {
     if (w->K % VEC || w->N % VEC) { return false; }
-    double tiles = all_tiles(w), products = (double)w->K * w->N;
-    double fast = tiles * (POSITIONS * products + 250.0 * (w->K + w->N)) + 1500 * products;
-    return tiles >= MR && 1.1 * fast < (double)w->B * w->H * w->W * TAPS * TAPS * products;
+    double tiles = all_tiles(w), products = (double)w->K * w->N, weight = are_few(w) ? 250 : 1500;
+    double fast = tiles * (POSITIONS * products + 250.0 * (w->K + w->N)) + weight * products;
+    return 1.1 * fast < (double)w->B * w->H * w->W * TAPS * TAPS * products;
+}
+
+// ---- The convolution ------------------------------------------------------------------------------------------------
+
+// m (tiles, n), rows m_step apart, = init + K numbers of v's rows (tiles, v_step) times a panel of the weight (K, NR).
+static void multiply(float *m, int m_step, bool init, const float *v, int v_step, const float *panel, int tiles, int K,
+                     int n) {
+    int groups = tile_count(tiles);
+    for (int g = 0; g < groups; g++) {
+        int first = tile_first(g, groups, tiles), rows = tile_first(g + 1, groups, tiles) - first;
+        const float *row[MR];
+        for (int i = 0; i < rows; i++) { row[i] = v + (size_t)(first + i) * v_step; }
+        float *to = m + (size_t)first * m_step;
+        gemm_tile(to, init ? to : NULL, NULL, m_step, row, MR, 0, panel, NR, 1, K, rows, n);
+    }
+}
+
+// With many tiles, the weight is transformed first. Each thread then takes blocks of tiles through all steps, in arrays
+// of its own that stay in L2.
+
+// Panels that are packed at a time: all, or as many as stay in L3, so that large weights do not go through memory. The
+// input of a tile is transformed again for each such group, which costs little beside two panels' products.
+static int group_panels(const Winograd *w) {
+    int all = ceil_div(w->N, NR), fit = (16 << 20) / (POSITIONS * w->K * NR * (int)sizeof(float));
+    return min(all, fit > 2 ? fit : 2);
 }
 
 static size_t weight_floats(const Winograd *w) { return (size_t)POSITIONS * group_panels(w) * w->K * NR; }
-static size_t position_floats(int tiles, int channels) { return (size_t)tiles * channels + PAD; }
+
+// Many tiles, to use what is read of the weight often, but no more than L2 holds, and enough blocks for all threads.
+static int block_tiles(const Winograd *w) {
+    int tiles = MOST_TILES, channels = w->K + group_panels(w) * NR;
+    while (tiles > 2 * MR && (tiles * channels > 8192 || ceil_div(all_tiles(w), tiles) < ITEMS)) { tiles /= 2; }
+    return tiles;
+}
+
 static size_t block_floats(const Winograd *w) {
     int tiles = block_tiles(w);
     return POSITIONS * (position_floats(tiles, w->K) + position_floats(tiles, group_panels(w) * NR));
 }
-static size_t zeros_floats(const Winograd *w) { return ceil_div(w->K > w->N ? w->K : w->N, VEC) * (size_t)VEC; }
 
-size_t winograd_scratch(const Winograd *w) {
-    return zeros_floats(w) + weight_floats(w) + omp_get_max_threads() * block_floats(w);
-}
-
-// m (tiles, N) = v (tiles, K) times one position of the weight.
-static void multiply(float *m, const float *v, const float *weight, int tiles, int K, int N) {
-    int parts = ceil_div(K, ROWS_IN_L1), groups = tile_count(tiles);
-    for (int n = 0; n < N; n += NR, weight += (size_t)K * NR) {
-        for (int part = 0; part < parts; part++) {
-            int k0 = (long)K * part / parts, k1 = (long)K * (part + 1) / parts;
-            for (int g = 0; g < groups; g++) {
-                int first = tile_first(g, groups, tiles), rows = tile_first(g + 1, groups, tiles) - first;
-                const float *row[MR];
-                for (int i = 0; i < rows; i++) { row[i] = v + (size_t)(first + i) * K; }
-                float *to = m + (size_t)first * N + n;
-                gemm_tile(to, part ? to : NULL, NULL, N, row, MR, k0, weight + (size_t)k0 * NR, NR, 1, k1 - k0, rows,
-                          min(NR, N - n));
-            }
-        }
-    }
-}
-
-// Columns n0 .. n1 - 1 of some tiles; weight holds their panels, v a block's transforms.
+// Columns n0 .. n1 - 1 of some tiles; weight (position, panel of the group, K, NR); v holds block_floats.
 static void convolve_block(const Winograd *w, int first, int tiles, int n0, int n1, const float *zeros,
                            const float *weight, float *v) {
-    int N = n1 - n0;
-    size_t v_step = position_floats(tiles, w->K), m_step = position_floats(tiles, N);
-    float *m = v + POSITIONS * v_step;
-    for (int i = 0; i < tiles; i++) { transform_input(v + i * w->K, v_step, w, tile_at(w, first + i), zeros); }
-    for (int p = 0; p < POSITIONS; p++) {
-        multiply(m + p * m_step, v + p * v_step, weight + (size_t)p * group_panels(w) * w->K * NR, tiles, w->K, N);
+    int K = w->K, N = n1 - n0, parts = ceil_div(K, ROWS_IN_L1);
+    Layout input = {position_floats(tiles, K), NR};
+    size_t m_step = position_floats(tiles, N);
+    float *m = v + POSITIONS * input.position;
+    for (int i = 0; i < tiles; i++) { transform_input(v + i * K, input, w, tile_at(w, first + i), zeros); }
+    for (int p = 0; p < POSITIONS; p++, weight += (size_t)group_panels(w) * K * NR) {
+        for (int n = 0; n < N; n += NR) {
+            for (int part = 0; part < parts; part++) {
+                int k0 = (long)K * part / parts, k1 = (long)K * (part + 1) / parts;
+                multiply(m + p * m_step + n, N, part > 0, v + p * input.position + k0, K,
+                         weight + (size_t)n * K + (size_t)k0 * NR, tiles, k1 - k0, min(NR, N - n));
+            }
+        }
     }
     for (int i = 0; i < tiles; i++) { transform_output(w, tile_at(w, first + i), n0, n1, m + i * N, m_step); }
 }
 
-void winograd_convolve(const Winograd *w, const GemmWeight *weight, float *scratch) {
-    float *zeros = scratch, *packed = zeros + zeros_floats(w), *blocks = packed + weight_floats(w);
+static void convolve_many(const Winograd *w, const GemmWeight *weight, float *zeros) {
+    float *packed = zeros + zeros_floats(w), *blocks = packed + weight_floats(w);
     int tiles = all_tiles(w), block = block_tiles(w), columns = group_panels(w) * NR;
-    memset(zeros, 0, zeros_floats(w) * sizeof *zeros);
 #pragma omp parallel
     for (int n0 = 0; n0 < w->N; n0 += columns) {
         int n1 = min(n0 + columns, w->N);
 #pragma omp for collapse(2)
         for (int n = n0; n < n1; n += NR) {
             for (int k = 0; k < w->K; k += VEC) {
-                pack_rows(packed + (size_t)(n - n0) * w->K + (size_t)k * NR, w, weight, n, k);
+                pack_rows(packed + (size_t)(n - n0) * w->K + (size_t)k * NR, (size_t)columns * w->K, w, weight, n, k);
             }
         }
         float *own = blocks + omp_get_thread_num() * block_floats(w);
@@ -292,12 +304,77 @@ void winograd_convolve(const Winograd *w, const GemmWeight *weight, float *scrat
     }
 }
 
-// ---- The gradient of the weight
-// --------------------------------------------------------------------------------------
+// With few tiles, a thread takes a panel of output channels for all of them, and transforms its weight piece by piece
+// in L2.
 
-// Output channels whose gradients are summed at a time: all, or as many as take 64 MB.
+static size_t panel_floats(void) { return POSITIONS * (FEW_ROWS * NR + position_floats(FEW_TILES, NR)); }
+
+// Output channels from n0 on; v: the transformed input; own: panel_floats.
+static void convolve_panel(const Winograd *w, const GemmWeight *weight, int n0, const float *v, Layout input,
+                           float *own) {
+    int tiles = all_tiles(w), n = min(NR, w->N - n0);
+    size_t u_step = FEW_ROWS * NR, m_step = position_floats(tiles, NR);
+    float *u = own, *m = own + POSITIONS * u_step;
+    for (int k0 = 0; k0 < w->K; k0 += FEW_ROWS) {
+        int rows = min(FEW_ROWS, w->K - k0);
+        for (int k = 0; k < rows; k += VEC) { pack_rows(u + k * NR, u_step, w, weight, n0, k0 + k); }
+        for (int p = 0; p < POSITIONS; p++) {
+            multiply(m + p * m_step, NR, k0 > 0, v + p * input.position + k0, w->K, u + p * u_step, tiles, rows, n);
+        }
+    }
+    for (int i = 0; i < tiles; i++) { transform_output(w, tile_at(w, i), n0, n0 + n, m + i * NR, m_step); }
+}
+
+static void convolve_few(const Winograd *w, const GemmWeight *weight, float *zeros) {
+    int tiles = all_tiles(w);
+    Layout input = {position_floats(tiles, w->K), NR};
+    float *v = zeros + zeros_floats(w), *panels = v + POSITIONS * input.position;
+#pragma omp parallel
+    {
+#pragma omp for
+        for (int i = 0; i < tiles; i++) { transform_input(v + i * w->K, input, w, tile_at(w, i), zeros); }
+#pragma omp for schedule(dynamic)
+        for (int n = 0; n < w->N; n += NR) {
+            convolve_panel(w, weight, n, v, input, panels + omp_get_thread_num() * panel_floats());
+        }
+    }
+}
+
+size_t winograd_scratch(const Winograd *w) {
+    size_t threads = omp_get_max_threads();
+    if (are_few(w)) {
+        return zeros_floats(w) + POSITIONS * position_floats(all_tiles(w), w->K) + threads * panel_floats();
+    }
+    return zeros_floats(w) + weight_floats(w) + threads * block_floats(w);
+}
+
+void winograd_convolve(const Winograd *w, const GemmWeight *weight, float *scratch) {
+    memset(scratch, 0, zeros_floats(w) * sizeof *scratch);
+    (are_few(w) ? convolve_few : convolve_many)(w, weight, scratch);
+}
+
+// ---- The gradient of the weight -------------------------------------------------------------------------------------
+
+// dweight (3, 3, K) of one output channel and a vector of input channels = beta dweight + G^T u G, positions of u
+// `step` apart.
+static void fold_vector(float *dweight, const float *u, size_t step, float beta, int K) {
+    Vec v[POSITIONS];
+    for (int p = 0; p < POSITIONS; p++) { v[p] = vec_load(u + p * step); }
+    SQUARE(weight_gradient_line, v, SIDE, TAPS);
+    for (int t = 0; t < TAPS * TAPS; t++) {
+        float *to = dweight + (size_t)t * K;
+        Vec sum = v[t / TAPS * SIDE + t % TAPS];
+        if (beta != 0) { sum += vec_load(to); }
+        vec_store(to, sum);
+    }
+}
+
+// With many tiles, the threads share the transforms of a chunk of tiles, then the products of the positions, at last
+// the output channels.
+
+// Output channels whose gradients are summed at a time: all, or as many as take 32 MB.
 static int group_channels(const Winograd *w) {
-    int fit = (64 << 20) / (POSITIONS * w->K * (int)sizeof(float)) / VEC * VEC;
+    int fit = (32 << 20) / (POSITIONS * w->K * (int)sizeof(float)) / VEC * VEC;
     return min(w->N, fit > 4 * VEC ? fit : 4 * VEC);
 }
 
@@ -312,55 +389,99 @@ static size_t chunk_floats(const Winograd *w) {
     return POSITIONS * (position_floats(tiles, w->K) + position_floats(tiles, group_channels(w)));
 }
 
-size_t winograd_gradient_scratch(const Winograd *w) {
-    return zeros_floats(w) + chunk_floats(w) + (size_t)POSITIONS * group_channels(w) * w->K;
-}
-
-// dweight (3, 3, K) of one output channel, from u + position * step.
-static void fold_weight_gradient(float *dweight, const float *u, size_t step, float beta, int K) {
-    for (int k = 0; k < K; k += VEC) {
-        Vec v[POSITIONS];
-        for (int p = 0; p < POSITIONS; p++) { v[p] = vec_load(u + p * step + k); }
-        SQUARE(weight_gradient_line, v, SIDE, TAPS);
-        for (int t = 0; t < TAPS * TAPS; t++) {
-            float *to = dweight + (size_t)t * K + k;
-            Vec sum = v[t / TAPS * SIDE + t % TAPS];
-            if (beta != 0) { sum += vec_load(to); }
-            vec_store(to, sum);
-        }
-    }
-}
-
 // For output channels n0 .. n1 - 1; called by all threads together.
 static void gradient_of_channels(float *dweight, const float *dout, float beta, const Winograd *w, int n0, int n1,
                                  float *scratch) {
     const float *zeros = scratch;
     float *v = scratch + zeros_floats(w), *u = v + chunk_floats(w);
     int tiles = all_tiles(w), chunk = chunk_tiles(w), K = w->K, N = n1 - n0;
-    size_t v_step = position_floats(chunk, K), y_step = position_floats(chunk, N), u_step = (size_t)N * K;
-    float *y = v + POSITIONS * v_step;
+    Layout input = {position_floats(chunk, K), NR}, output = {position_floats(chunk, N), NR};
+    size_t u_step = (size_t)N * K;
+    float *y = v + POSITIONS * input.position;
     for (int first = 0; first < tiles; first += chunk) {
         int count = min(chunk, tiles - first);
 #pragma omp for
         for (int i = 0; i < count; i++) {
-            transform_input(v + (size_t)i * K, v_step, w, tile_at(w, first + i), zeros);
-            transform_output_gradient(y + (size_t)i * N, y_step, dout, w, tile_at(w, first + i), n0, n1, zeros);
+            transform_input(v + (size_t)i * K, input, w, tile_at(w, first + i), zeros);
+            transform_output_gradient(y + (size_t)i * N, output, dout, w, tile_at(w, first + i), n0, n1, zeros);
         }
 #pragma omp for schedule(dynamic)
         for (int p = 0; p < POSITIONS; p++) {
-            gemm_outer_serial(u + p * u_step, y + p * y_step, first > 0, count, N, K, v + p * v_step);
+            gemm_outer_serial(u + p * u_step, y + p * output.position, first > 0, count, N, K, v + p * input.position);
         }
     }
 #pragma omp for
     for (int n = 0; n < N; n++) {
-        fold_weight_gradient(dweight + (size_t)(n0 + n) * TAPS * TAPS * K, u + (size_t)n * K, u_step, beta, K);
+        for (int k = 0; k < K; k += VEC) {
+            fold_vector(dweight + (size_t)(n0 + n) * TAPS * TAPS * K + k, u + (size_t)n * K + k, u_step, beta, K);
+        }
     }
+}
+
+// With few tiles, a thread takes a pair of panels through both steps. The channels of a panel lie together, (tile, NR),
+// so that a pair is a product of two matrices that are read in order.
+
+enum { PAIR = POSITIONS * NR * NR }; // floats of a pair's u
+
+static Layout panels_of(const Winograd *w, int channels) {
+    size_t panel = (size_t)all_tiles(w) * NR + PAD;
+    return (Layout){ceil_div(channels, NR) * panel, panel};
+}
+
+// dweight of the output channels from n0 and the input channels from k0 on; u holds PAIR.
+static void gradient_of_pair(float *dweight, float beta, const Winograd *w, const float *v, const float *y, int n0,
+                             int k0, float *u) {
+    int tiles = all_tiles(w), N = min(NR, w->N - n0), K = min(NR, w->K - k0), groups = tile_count(N);
+    Layout input = panels_of(w, w->K), output = panels_of(w, w->N);
+    int offset[FEW_TILES];
+    for (int t = 0; t < tiles; t++) { offset[t] = t * NR; }
+    for (int p = 0; p < POSITIONS; p++) {
+        const float *vp = v + p * input.position + k0 / NR * input.panel,
+                    *yp = y + p * output.position + n0 / NR * output.panel;
+        for (int g = 0; g < groups; g++) {
+            int first = tile_first(g, groups, N), rows = tile_first(g + 1, groups, N) - first;
+            gemm_tile_columns(u + (p * NR + first) * NR, NULL, NR, yp + first, offset, vp, NR, tiles, rows, K);
+        }
+    }
+    for (int n = 0; n < N; n++) {
+        float *to = dweight + (size_t)(n0 + n) * TAPS * TAPS * w->K + k0;
+        for (int k = 0; k < K; k += VEC) { fold_vector(to + k, u + n * NR + k, NR * NR, beta, w->K); }
+    }
+}
+
+static void gradient_of_few(float *dweight, const float *dout, float beta, const Winograd *w, float *zeros) {
+    Layout input = panels_of(w, w->K), output = panels_of(w, w->N);
+    float *v = zeros + zeros_floats(w), *y = v + POSITIONS * input.position, *u = y + POSITIONS * output.position;
+#pragma omp parallel
+    {
+#pragma omp for
+        for (int i = 0; i < all_tiles(w); i++) {
+            transform_input(v + i * NR, input, w, tile_at(w, i), zeros);
+            transform_output_gradient(y + i * NR, output, dout, w, tile_at(w, i), 0, w->N, zeros);
+        }
+#pragma omp for collapse(2) schedule(dynamic)
+        for (int n = 0; n < w->N; n += NR) {
+            for (int k = 0; k < w->K; k += NR) {
+                gradient_of_pair(dweight, beta, w, v, y, n, k, u + omp_get_thread_num() * PAIR);
+            }
+        }
+    }
+}
+
+size_t winograd_gradient_scratch(const Winograd *w) {
+    if (!are_few(w)) { return zeros_floats(w) + chunk_floats(w) + (size_t)POSITIONS * group_channels(w) * w->K; }
+    return zeros_floats(w) + POSITIONS * (panels_of(w, w->K).position + panels_of(w, w->N).position) +
+           (size_t)omp_get_max_threads() * PAIR;
 }
 
 void winograd_weight_gradient(float *dweight, const float *dout, float beta, const Winograd *w, float *scratch) {
     assert(beta == 0 || beta == 1);
-    int group = group_channels(w);
     memset(scratch, 0, zeros_floats(w) * sizeof *scratch);
+    if (are_few(w)) {
+        gradient_of_few(dweight, dout, beta, w, scratch);
+        return;
+    }
+    int group = group_channels(w);
 #pragma omp parallel
     for (int n0 = 0; n0 < w->N; n0 += group) {
         gradient_of_channels(dweight, dout, beta, w, n0, min(n0 + group, w->N), scratch);

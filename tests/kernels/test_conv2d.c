@@ -120,7 +120,9 @@ static void test_shapes(void **state) {
 #ifdef BACKEND_cpu
         {{6, 16, 12, 400, 32, 3, 1, 1, 1}, true, true, true, false, 1},
         {{1, 62, 250, 16, 16, 3, 1, 1, 1}, true, false, true, false, 0},
-        {{2, 20, 19, 1296, 112, 3, 1, 1, 1}, true, true, false, false, 1}, // the weight in several groups
+        {{3, 18, 19, 1296, 192, 3, 1, 1, 1}, true, true, false, false, 1}, // the weight in several groups
+        {{2, 7, 10, 272, 304, 3, 1, 1, 1}, true, true, true, false, 1},    // few tiles
+        {{1, 5, 6, 512, 144, 3, 1, 1, 1}, true, false, true, false, 0},
 #endif
     };
     for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) { check_case(cases + i); }
