@@ -83,6 +83,21 @@ static bool parse(Digests *d, char *text) {
     return true;
 }
 
+// A file of weights that the list does not have, which was cut, or NULL.
+static char *unlisted(const Digests *listed, const char *folder, const char *name) {
+    Digests present = {0};
+    char *wrong = NULL;
+    add_files(&present, folder, "", name);
+    for (int i = 0; i < present.count && !wrong; i++) {
+        const char *path = present.rows[i].path, *end = strrchr(path, '.');
+        bool found = !end || strcmp(end, ".safetensors") != 0;
+        for (int j = 0; j < listed->count && !found; j++) { found = strcmp(path, listed->rows[j].path) == 0; }
+        if (!found) { wrong = xprintf("%s is not in %s", path, name); }
+    }
+    free_rows(&present);
+    return wrong;
+}
+
 static char *compare(const Digests *listed, const char *folder, const char *name) {
     Digests now = {0};
     char *wrong = NULL;
@@ -97,7 +112,7 @@ static char *compare(const Digests *listed, const char *folder, const char *name
         }
     }
     free_rows(&now);
-    return wrong;
+    return wrong ? wrong : unlisted(listed, folder, name);
 }
 
 char *digests_check(const char *folder, const char *name) {

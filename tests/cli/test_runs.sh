@@ -189,6 +189,7 @@ damaged "a wrong byte in a frozen part" 'put vae/*.safetensors 1000 x' "vae/diff
 damaged "a cut file" 'truncate -s 1000 unet/*.safetensors' "unet/diffusion_pytorch_model.safetensors $sum"
 damaged "a wrong byte in the settings" 'put cocogold.json 3 x' "cocogold.json $sum"
 damaged "a missing file" 'rm trainer/state.json' "trainer/state.json cannot be read: No such file or directory"
+damaged "a cut list" 'sed -i "/optimizer/d" trainer/sha256.txt' "trainer/optimizer.safetensors is not in trainer/sha256.txt"
 damaged "an empty list" ': >trainer/sha256.txt' "trainer/sha256.txt is no list of digests"
 mv hurt/checkpoint-000006 hurt/damaged
 check "the damaged one moved away: --resume" "$cocogold" "${more[@]}" --out hurt
