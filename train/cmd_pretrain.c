@@ -11,6 +11,7 @@
 #include "data/loader.h"
 #include "train/feed.h"
 #include "train/loop.h"
+#include "train/micro_batch.h"
 #include "train/validate_text.h"
 #include "util/error.h"
 #include "util/file.h"
@@ -168,6 +169,16 @@ static void describe(void *data, const char *folder, Device *dev) {
 
 // ---- the run -------------------------------------------------------------------------------------------------------
 
+static void open_diffusion(Pretrainer *t, Device *dev) {
+    PretrainOptions *o = &t->options;
+    const ShardInfo *info = &t->shards.info;
+    size_t parameters = t->pipeline.unet.params.total;
+    if (o->train_text_encoder) { parameters += t->pipeline.clip.params.total; }
+    t->diffusion = text_diffusion_open(&t->pipeline, &o->unet, o->train_text_encoder, info->height, info->width, dev);
+    MicroBatch m = {text_diffusion_step, &t->diffusion, &t->diffusion.diffusion.B, parameters};
+    micro_batch_choose(&m, &o->unet.train, &t->trainer.comm, dev);
+}
+
 static void open_data(Pretrainer *t, Device *dev) {
     const TrainOptions *o = &t->options.unet.train;
     const Comm *comm = &t->trainer.comm;
@@ -178,6 +189,7 @@ static void open_data(Pretrainer *t, Device *dev) {
     t->pipeline = pipeline_open(run_log_base(&t->trainer.log), parts, text ? 0 : PART_UNET, dev);
     if (text) { params_join(&t->pipeline.clip.params, &t->pipeline.unet.params, dev); }
     diffusion_check_latents(&t->pipeline, &t->shards);
+    open_diffusion(t, dev);
     LoaderOptions loader = {.seed = (uint64_t)o->seed,
                             .rank = comm->rank,
                             .world = comm->world,
@@ -188,8 +200,6 @@ static void open_data(Pretrainer *t, Device *dev) {
 
 static void open_model(Pretrainer *t, Device *dev) {
     const PretrainOptions *o = &t->options;
-    const ShardInfo *info = &t->shards.info;
-    t->diffusion = text_diffusion_open(&t->pipeline, &o->unet, o->train_text_encoder, info->height, info->width, dev);
     t->validates = t->trainer.comm.rank == 0 &&
                    text_validator_open(&t->validator, &o->unet, o->guidance, &t->shards, &t->diffusion, dev);
     if (!t->validates) { pipeline_release(&t->pipeline, PART_VAE_DECODER, dev); }

@@ -10,6 +10,7 @@
 #include "train/diffusion.h"
 #include "train/feed.h"
 #include "train/loop.h"
+#include "train/micro_batch.h"
 #include "train/prompts.h"
 #include "train/validate.h"
 #include "util/error.h"
@@ -145,6 +146,23 @@ static size_t validation_bytes(UNetTrainer *t, Device *dev) {
     return sampler_bytes(&t->pipeline, d->B, d->h, d->w, dev) + average;
 }
 
+// The sampler's memory with the diffusion's present size, if this rank validates.
+static size_t sampler_bytes_now(void *data, Device *dev) {
+    UNetTrainer *t = data;
+    const Diffusion *d = &t->diffusion;
+    bool validates = t->options.train.validate_every && t->trainer.comm.rank == 0;
+    return validates ? sampler_bytes(&t->pipeline, d->B, d->h, d->w, dev) : 0;
+}
+
+static void open_diffusion(UNetTrainer *t, Device *dev) {
+    UNetOptions *o = &t->options;
+    const ShardInfo *info = &t->shards.info;
+    t->diffusion = diffusion_open(&t->pipeline, o, info->color, info->height, info->width, dev);
+    MicroBatch m = {
+        diffusion_step, &t->diffusion, &t->diffusion.B, t->pipeline.unet.params.total, sampler_bytes_now, t};
+    micro_batch_choose(&m, &o->train, &t->trainer.comm, dev);
+}
+
 static void open_data(UNetTrainer *t, Device *dev) {
     const UNetOptions *o = &t->options;
     const Comm *comm = &t->trainer.comm;
@@ -155,6 +173,7 @@ static void open_data(UNetTrainer *t, Device *dev) {
     int parts = PART_UNET | PART_TEXT | PART_SCHEDULE | (decodes ? PART_VAE_DECODER : 0);
     t->pipeline = pipeline_open(base, parts, PART_UNET, dev);
     diffusion_check_latents(&t->pipeline, &t->shards);
+    open_diffusion(t, dev);
     t->prompts = prompts_create(&t->pipeline, o, &t->shards, o->train.train_batch_size, dev);
     bool *keep = o->classes ? shards_classes(&t->shards, "--classes", o->classes) : NULL;
     LoaderOptions loader = {.target = o->target_bit,
@@ -170,8 +189,6 @@ static void open_data(UNetTrainer *t, Device *dev) {
 
 static void open_model(UNetTrainer *t, Device *dev) {
     const UNetOptions *o = &t->options;
-    const ShardInfo *info = &t->shards.info;
-    t->diffusion = diffusion_open(&t->pipeline, o, info->color, info->height, info->width, dev);
     t->validates = t->trainer.comm.rank == 0 && validator_open(&t->validator, o, t->pipeline.folder, &t->shards,
                                                                &t->pipeline, &t->diffusion, &t->prompts.contexts, dev);
     if (t->prompts.contexts.table) { pipeline_release(&t->pipeline, PART_TEXT, dev); } // 1.4 GB with SD2

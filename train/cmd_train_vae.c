@@ -8,6 +8,7 @@
 #include "model/pipeline.h"
 #include "train/feed.h"
 #include "train/loop.h"
+#include "train/micro_batch.h"
 #include "train/pictures.h"
 #include "util/error.h"
 #include "util/philox.h"
@@ -277,11 +278,10 @@ static void open_feed(VAETrainer *t, Device *dev) {
 }
 
 static void open_model(VAETrainer *t, Device *dev) {
-    const VAEOptions *o = &t->options;
+    VAEOptions *o = &t->options;
     t->pipeline = pipeline_open(run_log_base(&t->trainer.log), PART_VAE_ENCODER | PART_VAE_DECODER, 0, dev);
     t->encoder = &t->pipeline.vae_encoder;
     t->decoder = &t->pipeline.vae_decoder;
-    t->B = o->train.train_batch_size;
     t->R = o->resolution ? o->resolution : t->encoder->config.sample_size;
     t->r = vae_latent_size(&t->encoder->config, t->R);
     t->L = t->encoder->config.latent_channels;
@@ -290,6 +290,8 @@ static void open_model(VAETrainer *t, Device *dev) {
             vae_factor(&t->encoder->config));
     }
     params_join(&t->encoder->params, &t->decoder->params, dev);
+    MicroBatch m = {vae_step, t, &t->B, t->encoder->params.total + t->decoder->params.total};
+    micro_batch_choose(&m, &o->train, &t->trainer.comm, dev);
 }
 
 static void close_all(VAETrainer *t, Device *dev) {

@@ -7,7 +7,6 @@ TrainOptions train_options_default(void) {
     return (TrainOptions){
         .split = "train",
         .max_train_steps = 25000,
-        .train_batch_size = 2,
         .gradient_accumulation_steps = 16,
         .lr = 3e-5,
         .lr_final = 0.01,
@@ -65,8 +64,10 @@ static const Option *make_table(TrainOptions *o, const Option *own) {
         {OPT_HEADING, "Optimisation"},
         {OPT_INT, "max-train-steps", &o->max_train_steps, "optimizer steps", "N", .low = 1, .high = 1e9,
          .may_change = true}, // schedules depend on lr-total-steps instead
-        {OPT_INT, "train-batch-size", &o->train_batch_size, "samples per micro-batch and rank", "N", .low = 1,
-         .high = 65536, .may_change = true}, // checkpoint_load checks the samples of a step
+        {OPT_INT, "train-batch-size", &o->train_batch_size,
+         "samples per micro-batch and rank (0: the largest that fits the GPU and divides 2 x "
+         "gradient-accumulation-steps; 2 on the CPU)",
+         "N", .high = 65536, .may_change = true}, // checkpoint_load checks the samples of a step
         {OPT_INT, "gradient-accumulation-steps", &o->gradient_accumulation_steps, "micro-batches per optimizer step",
          "N", .low = 1, .high = 65536, .may_change = true},
         {OPT_DOUBLE, "lr", &o->lr, "learning rate", "RATE", .high = 10},

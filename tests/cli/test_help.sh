@@ -27,7 +27,7 @@ for question in latents leak arms; do
 done
 train=$("$cocogold" train --help | tr -s ' \n' ' ')
 for default in "--max-train-steps=N optimizer steps (default: 25000)" "--lr=RATE learning rate (default: 3e-05)" \
-    "--train-batch-size=N samples per micro-batch and rank (default: 2)" "(default: 16)" "--seed=N" "(default: 2024)" \
+    "--train-batch-size=N samples per micro-batch and rank (0:" "(default: 16)" "--seed=N" "(default: 2024)" \
     "(default: \"exponential\")" "strength of multi-resolution noise (0: plain Gaussian) (default: 0.9)"; do
     check "train --help: $default" grep -qF -- "$default" <<<"$train"
 done

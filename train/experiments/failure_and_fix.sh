@@ -306,7 +306,7 @@ data=${coco:-$out/data} frequent=person new_word=orange new_words=
 [ "$dry" ] || mkdir -p "$out"
 if [ "$coco" ]; then
     resolution=512 without=default14 with=all-things split=2017 minimum=300 passes=5
-    recipe=(--train-batch-size 2 --gradient-accumulation-steps $((16 / gpus)))
+    recipe=(--gradient-accumulation-steps $((16 / gpus))) # of 2 samples, or in larger micro-batches if they fit
     stage "$start/model_index.json" ./cocogold init --from "$model" "$start"
 else
     resolution=0 without=@$out/without.txt with=@$out/with.txt split= minimum=0 passes=1

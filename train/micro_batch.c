@@ -1,0 +1,39 @@
+#include "train/micro_batch.h"
+#include <stdio.h>
+
+enum { SMALLEST = 2 };
+
+static bool on_gpu(const Device *dev) { return device_cache(dev) > 0; }
+
+// Whether training with the model's present size fits. A tenth of the free memory stays for the library's workspace,
+// the recorded graphs and the inputs.
+static bool fits(const MicroBatch *m, const TrainOptions *o, const Comm *comm, Device *dev) {
+    size_t states[3], free_bytes, all_bytes, reserved = dev->workspace_needed;
+    optimizer_bytes(o, optimizer_part(o, comm, m->parameters), states);
+    dev->workspace_needed = 0;
+    size_t needed = micro_step_bytes(m->micro_step, m->model, dev) + states[0] + states[1] + states[2];
+    if (m->others) { needed += m->others(m->owner, dev); }
+    needed += dev->workspace_needed;
+    dev->workspace_needed = reserved;
+    device_memory(dev, &free_bytes, &all_bytes);
+    return needed <= (free_bytes + dev->workspace_size) / 10 * 9;
+}
+
+void micro_batch_choose(const MicroBatch *m, TrainOptions *o, Comm *comm, Device *dev) {
+    if (o->train_batch_size == 0) {
+        int samples = SMALLEST * o->gradient_accumulation_steps, size = SMALLEST;
+        if (on_gpu(dev)) {
+            for (size = samples; size > 1; size--) {
+                *m->B = size;
+                if (samples % size == 0 && fits(m, o, comm, dev)) { break; }
+            }
+        }
+        comm_host_broadcast(comm, &size, sizeof size, 0);
+        o->train_batch_size = size;
+        o->gradient_accumulation_steps = samples / size;
+        if (on_gpu(dev)) {
+            printf("--train-batch-size 0: micro-batches of %d samples, %d per step\n", size, samples / size);
+        }
+    }
+    *m->B = o->train_batch_size;
+}
