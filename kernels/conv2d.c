@@ -115,6 +115,23 @@ static GemmWeight backward_weight(const Conv2d *c, const float *weight) {
     return (GemmWeight){weight, c->IC, (ptrdiff_t)c->K * c->K * c->IC, 1, c->K * c->K, c->OC, c->IC};
 }
 
+// The weight in our order: itself, or a copy at `to`. A tap is then contiguous in the input channels.
+static const float *ordered_weight(float *to, const Conv2d *c, const float *weight) {
+    int taps = c->K * c->K, IC = c->IC;
+    if (!c->torch_order) { return weight; }
+#pragma omp parallel for
+    for (int o = 0; o < c->OC; o++) {
+        const float *from = weight + (size_t)o * taps * IC;
+        float *row = to + (size_t)o * taps * IC;
+        for (int i = 0; i < IC; i++) {
+            for (int t = 0; t < taps; t++) { row[(size_t)t * IC + i] = from[i * taps + t]; }
+        }
+    }
+    return to;
+}
+
+static size_t order_scratch(const Conv2d *c) { return c->torch_order ? (size_t)c->OC * c->K * c->K * c->IC : 0; }
+
 // sum (B, OC) = bias + sample_bias.
 static void add_biases(float *sum, const float *bias, const float *sample_bias, int B, int OC) {
     for (int i = 0; i < B * OC; i++) { sum[i] = sample_bias[i] + (bias ? bias[i % OC] : 0); }
@@ -131,10 +148,11 @@ void conv2d_forward(floatX *out, const floatX *inp, const floatX *weight, const 
     bool run = device_launch(dev, "conv2d_forward", conv2d_forward_cost(bias, sample_bias, residual, conv));
     int OH = conv2d_out(c, c->H), OW = conv2d_out(c, c->W);
     GemmWeight w = forward_weight(c, weight);
-    size_t head = c->IC + (sample_bias ? (size_t)c->B * c->OC : 0);
+    size_t head = c->IC + (sample_bias ? (size_t)c->B * c->OC : 0), gemm = gemm_scratch(c->B * OH * OW, &w);
     head = (head + 63) / 64 * 64;
-    float *zeros = device_workspace(dev, (head + gemm_scratch(c->B * OH * OW, &w)) * sizeof(float));
+    float *zeros = device_workspace(dev, (head + gemm + order_scratch(c)) * sizeof(float));
     if (!run) { return; }
+    w.w = ordered_weight(zeros + head + gemm, c, weight);
     memset(zeros, 0, c->IC * sizeof *zeros);
     if (sample_bias) { add_biases(zeros + c->IC, bias, sample_bias, c->B, c->OC); }
     Pixels p = {.conv = c, .out = out, .inp = inp, .init = residual, .zeros = zeros, .phases = 1};
@@ -277,7 +295,8 @@ void conv2d_backward(floatX *dinp, float *dweight, float *dbias, floatX *dsample
                              conv2d_backward_cost(dinp, dweight, dbias, dsample_bias, dresidual, beta, conv));
     int OH = conv2d_out(c, c->H), OW = conv2d_out(c, c->W);
     GemmWeight w = backward_weight(c, weight);
-    size_t head = (c->OC + 63) / 64 * 64, need = dinp ? head + gemm_scratch(c->B * c->H * c->W, &w) : 0;
+    size_t head = (c->OC + 63) / 64 * 64, gemm = gemm_scratch(c->B * c->H * c->W, &w);
+    size_t need = dinp ? head + gemm + order_scratch(c) : 0;
     size_t sums = column_sum_scratch(c->B * OH * OW, c->OC);
     size_t outer = gemm_outer_scratch(c->B * OH * OW, c->OC, c->K * c->K * c->IC, chunk_pixels(c));
     if (dweight && outer > need) { need = outer; }
@@ -285,6 +304,7 @@ void conv2d_backward(floatX *dinp, float *dweight, float *dbias, floatX *dsample
     if (!run) { return; }
     if (dinp) {
         memset(scratch, 0, c->OC * sizeof *scratch);
+        w.w = ordered_weight(scratch + head + gemm, c, weight);
         Pixels p = {.conv = c, .out = dinp, .inp = dout, .init = dresidual, .zeros = scratch, .phases = c->stride};
         p.transposed = true;
         p.B = c->B, p.H = c->H, p.W = c->W, p.N = c->IC, p.inp_H = OH, p.inp_W = OW, p.K = c->OC;

@@ -2,6 +2,7 @@
 #include <assert.h>
 #include <stdlib.h>
 #include "model/blocks.h"
+#include "model/mapped.h"
 #include "util/error.h"
 
 typedef struct {
@@ -91,7 +92,10 @@ void clip_forward(CLIPText *clip, Arena *arena, floatX *out, const int *ids, int
     t->ids = ids, t->T = T;
     const Pass *pass = &t->pass;
     floatX *stream = save_tensor(pass, t->token_embedding, "out", SHAPE(B, T, c->hidden_size));
-    embedding_forward(stream, ids, weight_at(pass->params, t->token_embedding),
+    const floatX *tokens = pass->params->weights
+                               ? weight_at(pass->params, t->token_embedding)
+                               : mapped_rows(pass->params, t->token_embedding, ids, B * T, c->hidden_size);
+    embedding_forward(stream, ids, tokens,
                       weight_at(pass->params, t->position_embedding), B, T, c->hidden_size, c->vocab_size, dev);
     for (int i = 0; i < c->num_hidden_layers; i++) { stream = layer_forward(&t->layers[i], stream, T, pass); }
     t->stream_out = stream;

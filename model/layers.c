@@ -115,6 +115,7 @@ Conv conv_create(Params *params, const char *name, int IC, int OC, int stride, i
 
 static Conv2d shape_of(const Conv *c, int H, int W, const Pass *pass) {
     Conv2d shape = c->shape;
+    shape.torch_order = pass->params->mapped != NULL;
     shape.B = pass->B, shape.H = H, shape.W = W;
     return shape;
 }
