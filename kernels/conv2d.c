@@ -11,6 +11,7 @@
 // - A kernel of one tap with stride 1 is a linear layer.
 #include "kernels/cost.h"
 #include "kernels/gemm.h"
+#include "kernels/winograd.h"
 #include <assert.h>
 #include <string.h>
 
@@ -107,18 +108,36 @@ static void convolve(Pixels p, const GemmWeight *weight, float *scratch) {
     gemm_tiles(runs * p.run_tiles, p.B * p.H * p.W, weight, fill_pixels, &p, scratch);
 }
 
+// The strides of a weight's taps, input and output channels.
+typedef struct {
+    ptrdiff_t tap, inp, out;
+} Strides;
+
+static Strides weight_strides(const Conv2d *c) {
+    ptrdiff_t taps = c->K * c->K, row = taps * c->IC;
+    return c->torch_order ? (Strides){1, taps, row} : (Strides){c->IC, 1, row};
+}
+
 static GemmWeight forward_weight(const Conv2d *c, const float *weight) {
-    return (GemmWeight){weight, c->IC, 1, (ptrdiff_t)c->K * c->K * c->IC, c->K * c->K, c->IC, c->OC};
+    Strides s = weight_strides(c);
+    return (GemmWeight){weight, s.tap, s.inp, s.out, c->K * c->K, c->IC, c->OC};
 }
 
 static GemmWeight backward_weight(const Conv2d *c, const float *weight) {
-    return (GemmWeight){weight, c->IC, (ptrdiff_t)c->K * c->K * c->IC, 1, c->K * c->K, c->OC, c->IC};
+    Strides s = weight_strides(c);
+    return (GemmWeight){weight, s.tap, s.out, s.inp, c->K * c->K, c->OC, c->IC};
 }
 
-// The weight in our order: itself, or a copy at `to`. A tap is then contiguous in the input channels.
-static const float *ordered_weight(float *to, const Conv2d *c, const float *weight) {
+static bool is_winograd(const Conv2d *c, int K, int N) {
+    bool same_size = c->stride == 1 && c->pad_before == 1 && c->pad_after == 1;
+    return c->K == 3 && same_size && winograd_pays(K, N);
+}
+
+// The weight in our order, which gemm.c packs: itself, or a copy at `to`.
+static const float *ordered_weight(float *to, Conv2d *c, const float *weight) {
     int taps = c->K * c->K, IC = c->IC;
     if (!c->torch_order) { return weight; }
+    c->torch_order = false;
 #pragma omp parallel for
     for (int o = 0; o < c->OC; o++) {
         const float *from = weight + (size_t)o * taps * IC;
@@ -147,14 +166,23 @@ void conv2d_forward(floatX *out, const floatX *inp, const floatX *weight, const 
     }
     bool run = device_launch(dev, "conv2d_forward", conv2d_forward_cost(bias, sample_bias, residual, conv));
     int OH = conv2d_out(c, c->H), OW = conv2d_out(c, c->W);
+    bool winograd = is_winograd(c, c->IC, c->OC);
     GemmWeight w = forward_weight(c, weight);
     size_t head = c->IC + (sample_bias ? (size_t)c->B * c->OC : 0), gemm = gemm_scratch(c->B * OH * OW, &w);
     head = (head + 63) / 64 * 64;
-    float *zeros = device_workspace(dev, (head + gemm + order_scratch(c)) * sizeof(float));
+    size_t rest = winograd ? winograd_scratch(c->B, OH, OW, c->IC, c->OC) : gemm + order_scratch(c);
+    float *zeros = device_workspace(dev, (head + rest) * sizeof(float));
     if (!run) { return; }
-    w.w = ordered_weight(zeros + head + gemm, c, weight);
     memset(zeros, 0, c->IC * sizeof *zeros);
     if (sample_bias) { add_biases(zeros + c->IC, bias, sample_bias, c->B, c->OC); }
+    if (winograd) {
+        Winograd p = {.out = out, .inp = inp, .init = residual, .B = c->B, .H = OH, .W = OW, .weight = w};
+        p.bias = sample_bias ? zeros + c->IC : bias;
+        p.bias_per_sample = sample_bias != NULL;
+        winograd_convolve(&p, zeros + head);
+        return;
+    }
+    w = forward_weight(c, ordered_weight(zeros + head + gemm, &conv, weight));
     Pixels p = {.conv = c, .out = out, .inp = inp, .init = residual, .zeros = zeros, .phases = 1};
     p.bias = sample_bias ? zeros + c->IC : bias;
     p.bias_per_sample = sample_bias != NULL;
@@ -294,17 +322,22 @@ void conv2d_backward(floatX *dinp, float *dweight, float *dbias, floatX *dsample
     bool run = device_launch(dev, "conv2d_backward",
                              conv2d_backward_cost(dinp, dweight, dbias, dsample_bias, dresidual, beta, conv));
     int OH = conv2d_out(c, c->H), OW = conv2d_out(c, c->W);
+    bool winograd = is_winograd(c, c->OC, c->IC);
     GemmWeight w = backward_weight(c, weight);
     size_t head = (c->OC + 63) / 64 * 64, gemm = gemm_scratch(c->B * c->H * c->W, &w);
-    size_t need = dinp ? head + gemm + order_scratch(c) : 0;
-    size_t sums = column_sum_scratch(c->B * OH * OW, c->OC);
+    size_t rest = winograd ? winograd_scratch(c->B, c->H, c->W, c->OC, c->IC) : gemm + order_scratch(c);
+    size_t need = dinp ? head + rest : 0, sums = column_sum_scratch(c->B * OH * OW, c->OC);
     size_t outer = gemm_outer_scratch(c->B * OH * OW, c->OC, c->K * c->K * c->IC, chunk_pixels(c));
     if (dweight && outer > need) { need = outer; }
     float *scratch = device_workspace(dev, (need > sums ? need : sums) * sizeof(float));
     if (!run) { return; }
-    if (dinp) {
+    if (dinp && winograd) {
+        Winograd p = {.out = dinp, .inp = dout, .init = dresidual, .flip = true, .weight = w};
+        p.B = c->B, p.H = c->H, p.W = c->W;
+        winograd_convolve(&p, scratch);
+    } else if (dinp) {
         memset(scratch, 0, c->OC * sizeof *scratch);
-        w.w = ordered_weight(scratch + head + gemm, c, weight);
+        w = backward_weight(c, ordered_weight(scratch + head + gemm, &conv, weight));
         Pixels p = {.conv = c, .out = dinp, .inp = dout, .init = dresidual, .zeros = scratch, .phases = c->stride};
         p.transposed = true;
         p.B = c->B, p.H = c->H, p.W = c->W, p.N = c->IC, p.inp_H = OH, p.inp_W = OW, p.K = c->OC;
