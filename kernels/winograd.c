@@ -18,11 +18,11 @@
 
 enum {
     POINTS = 16,
-    MOST_PATCHES = 512,    // of a block
+    MOST_PATCHES = 512,     // of a block
     BLOCK_FLOATS = 6 << 20, // of its transformed input and products
-    KC = 64,               // input channels of a chunk of weights
-    PAD = 48,              // floats between points, which would else share few cache sets
-    GROUP = 8              // patches that a thread transforms at a time
+    KC = 128,               // input channels of a chunk of weights
+    PAD = 48,               // floats between points, which would else share few cache sets
+    GROUP = 8               // patches that a thread transforms at a time
 };
 
 // Where a block's patches lie, and its arrays in scratch.
@@ -94,8 +94,8 @@ static void transform_input(const Block *b, int index) {
 
 // ---- The weight ----------------------------------------------------------------------------------------------------
 
-// taps (9, K, NR), or (K, 9, NR) if the taps of an input channel are neighbours: input channels k0 .. k0 + K - 1, output
-// channels n0 .. n0 + n - 1. Returns whether they are.
+// taps (9, K, NR), or (K, 9, NR) if the taps of an input channel are neighbours: input channels k0 .. k0 + K - 1,
+// output channels n0 .. n0 + n - 1. Returns whether they are.
 static bool load_taps(float *taps, const GemmWeight *w, int k0, int K, int n0, int n) {
     const float *from = w->w + k0 * w->k_stride + n0 * w->n_stride;
     if (w->tap_stride == 1 && w->k_stride == 9) {

@@ -95,8 +95,8 @@ void clip_forward(CLIPText *clip, Arena *arena, floatX *out, const int *ids, int
     const floatX *tokens = pass->params->weights
                                ? weight_at(pass->params, t->token_embedding)
                                : mapped_rows(pass->params, t->token_embedding, ids, B * T, c->hidden_size);
-    embedding_forward(stream, ids, tokens,
-                      weight_at(pass->params, t->position_embedding), B, T, c->hidden_size, c->vocab_size, dev);
+    embedding_forward(stream, ids, tokens, weight_at(pass->params, t->position_embedding), B, T, c->hidden_size,
+                      c->vocab_size, dev);
     for (int i = 0; i < c->num_hidden_layers; i++) { stream = layer_forward(&t->layers[i], stream, T, pass); }
     t->stream_out = stream;
     layernorm_apply(&t->norm_out, out, stream, B * T, pass);

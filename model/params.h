@@ -84,8 +84,8 @@ static inline void params_grads_final(const Params *p, size_t first) {
 }
 
 #define NO_PARAM ((size_t)-1)
-// Pointers into the flat buffers (weights: or into the mapped file); NULL for NO_PARAM, and for gradients where none are
-// computed.
+// Pointers into the flat buffers (weights: or into the mapped file); NULL for NO_PARAM, and for gradients where none
+// are computed.
 const floatX *mapped_weight(const Params *params, size_t offset);
 static inline const floatX *weight_at(const Params *p, size_t offset) {
     if (offset == NO_PARAM) { return NULL; }

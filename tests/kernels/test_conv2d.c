@@ -134,8 +134,9 @@ static void test_integers(void **state) {
 // A weight in PyTorch's order gives the same bits, forward and in the input's gradient.
 static void test_torch_order(void **state) {
     (void)state;
-    const Conv2d cases[] = {{2, 16, 16, 32, 48, 3, 1, 1, 1}, {1, 7, 9, 13, 21, 3, 1, 1, 1},  {2, 8, 8, 128, 144, 3, 1, 1, 1},
-                            {1, 5, 7, 400, 128, 3, 1, 1, 1}, {1, 17, 16, 3, 100, 3, 2, 0, 1}, {1, 9, 7, 24, 40, 1, 1, 0, 0}};
+    const Conv2d cases[] = {{2, 16, 16, 32, 48, 3, 1, 1, 1}, {1, 7, 9, 13, 21, 3, 1, 1, 1},
+                            {2, 8, 8, 128, 144, 3, 1, 1, 1}, {1, 5, 7, 400, 128, 3, 1, 1, 1},
+                            {1, 17, 16, 3, 100, 3, 2, 0, 1}, {1, 9, 7, 24, 40, 1, 1, 0, 0}};
     for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
         Conv2d c = cases[i];
         Sizes s = sizes(&c);
