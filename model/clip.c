@@ -92,10 +92,10 @@ void clip_forward(CLIPText *clip, Arena *arena, floatX *out, const int *ids, int
     t->ids = ids, t->T = T;
     const Pass *pass = &t->pass;
     floatX *stream = save_tensor(pass, t->token_embedding, "out", SHAPE(B, T, c->hidden_size));
-    const floatX *tokens = pass->params->weights
-                               ? weight_at(pass->params, t->token_embedding)
-                               : mapped_rows(pass->params, t->token_embedding, ids, B * T, c->hidden_size);
-    embedding_forward(stream, ids, tokens, weight_at(pass->params, t->position_embedding), B, T, c->hidden_size,
+    bool mapped = clip->params.mapped && !dev->plan_only;
+    const floatX *tokens = mapped ? mapped_rows(pass->params, t->token_embedding, ids, B * T, c->hidden_size)
+                                  : weight_at(pass->params, t->token_embedding, dev);
+    embedding_forward(stream, ids, tokens, weight_at(pass->params, t->position_embedding, dev), B, T, c->hidden_size,
                       c->vocab_size, dev);
     for (int i = 0; i < c->num_hidden_layers; i++) { stream = layer_forward(&t->layers[i], stream, T, pass); }
     t->stream_out = stream;

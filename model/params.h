@@ -84,12 +84,13 @@ static inline void params_grads_final(const Params *p, size_t first) {
 }
 
 #define NO_PARAM ((size_t)-1)
-// Pointers into the flat buffers (weights: or into the mapped file); NULL for NO_PARAM, and for gradients where none
-// are computed.
+// Pointers into the flat buffers (weights: or into the mapped file, of which a plan reads nothing); NULL for NO_PARAM,
+// and for gradients where none are computed.
 const floatX *mapped_weight(const Params *params, size_t offset);
-static inline const floatX *weight_at(const Params *p, size_t offset) {
+static inline const floatX *weight_at(const Params *p, size_t offset, const Device *dev) {
     if (offset == NO_PARAM) { return NULL; }
-    return p->weights ? p->weights + offset : mapped_weight(p, offset);
+    if (p->weights) { return p->weights + offset; }
+    return dev->plan_only ? PLAN_POINTER : mapped_weight(p, offset);
 }
 static inline float *grad_at(const Params *p, size_t offset) {
     return offset == NO_PARAM || !p->grads ? NULL : p->grads + offset;

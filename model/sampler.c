@@ -39,19 +39,13 @@ static void predict(Sampler *s, const floatX *context, int n, Device *dev) {
     if (guided(s)) { guide(s, n, dev); }
 }
 
-static void predict_plan(Sampler *s, int n, Device *plan) {
-    Params *params = &s->pipeline->unet.params, real = params_plan(params, false);
-    predict(s, NULL, n, plan);
-    *params = real;
-}
-
 SamplerWork sampler_work(const Sampler *sampler) {
     Progress encode = {.printed = NAN}, step = encode, decode = encode;
     Device plan = {.plan_only = true, .progress = &step};
     Sampler s = *sampler;
     s.arena = arena_measure(&plan);
     s.sample = s.output = PLAN_POINTER;
-    predict_plan(&s, 1, &plan);
+    predict(&s, NULL, 1, &plan);
     plan.progress = &decode;
     pipeline_decode_bytes(s.pipeline, 1, s.h, s.w, &plan);
     plan.progress = &encode;
@@ -70,7 +64,7 @@ static size_t arena_bytes(Sampler s, Device *dev) {
     plan.workspace_needed = 0;
     s.arena = arena_measure(&plan);
     s.sample = s.output = PLAN_POINTER;
-    predict_plan(&s, s.B, &plan);
+    predict(&s, NULL, s.B, &plan);
     size_t bytes = larger(s.arena.peak, pipeline_decode_bytes(s.pipeline, s.B, s.h, s.w, &plan));
     if (s.pipeline->parts & PART_VAE_ENCODER) {
         bytes = larger(bytes, pipeline_encode_bytes(s.pipeline, s.B, s.h * s.f, s.w * s.f, &plan));

@@ -107,7 +107,7 @@ static void compare_slices(const Params *mapped, const Params *copy, const char 
     for (int i = 0; i < mapped->count; i++) {
         const ParamSlice *s = &mapped->slices[i], *first = s;
         while (first->packed) { first--; }
-        const float *values = (const float *)weight_at(mapped, first->offset) + (s->offset - first->offset);
+        const float *values = (const float *)weight_at(mapped, first->offset, &dev) + (s->offset - first->offset);
         float *wanted = xmalloc(s->count * sizeof *wanted);
         slice_to_torch(s, wanted, (const float *)copy->weights + s->offset);
         assert_memory_equal(values, wanted, s->count * sizeof *wanted);
@@ -148,7 +148,7 @@ static void use_all(const char *folder) {
     Params p = example_params();
     weights_load(&p, folder, WEIGHTS_READ, &dev);
     for (int i = 0; i < p.count; i++) {
-        if (!p.slices[i].packed) { weight_at(&p, p.slices[i].offset); }
+        if (!p.slices[i].packed) { weight_at(&p, p.slices[i].offset, &dev); }
     }
 }
 
@@ -182,7 +182,7 @@ static void cut_while_mapped(const char *folder) {
     Params p = example_params();
     weights_load(&p, folder, WEIGHTS_READ, &dev);
     cut(folder, 4096);
-    weight_at(&p, p.slices[3].offset);
+    weight_at(&p, p.slices[3].offset, &dev);
 }
 
 static void replace_while_mapped(const char *folder, const Params *copy) {
@@ -190,7 +190,7 @@ static void replace_while_mapped(const char *folder, const Params *copy) {
     weights_load(&p, folder, WEIGHTS_READ, &dev);
     char *path = kept(xprintf("%s/model.safetensors", folder));
     atomic_write(path, "no model", 8);
-    const float *table = (const float *)weight_at(&p, 0);
+    const float *table = (const float *)weight_at(&p, 0, &dev);
     assert_memory_equal(table, copy->weights, ROWS * COLUMNS * sizeof(float));
     params_free(&p, &dev);
 }
