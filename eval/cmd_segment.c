@@ -151,7 +151,7 @@ typedef struct {
     bool holds; // `held` was read, but its frame has another size than those before
     // of the present frame's size
     Sampler sampler;   // B: most samples at once
-    float *inputs;     // (B, H, W, 3) in [0, 1]: the pictures as the VAE reproduces them; only for MASK_COMPARE
+    float *inputs;     // (B, H, W, 3) in [0, 1]: the pictures
     float *latents;    // (B, h, w, L) of the pictures
     float *conditions; // (B, h, w, L) the latents of a batch's samples
     float *predictions;
@@ -176,6 +176,7 @@ static void contexts_open(Segmenter *s) {
     s->contexts =
         contexts_create(&s->pipeline, (const char *const *)prompts, s->texts.count, batch, 0.25, false, &s->dev);
     s->context = device_alloc(&s->dev, (size_t)batch * s->contexts.row * sizeof *s->context);
+    if (s->contexts.table) { pipeline_release(&s->pipeline, PART_TEXT, &s->dev); } // 1.4 GB with SD2
     for (int i = 0; i < s->texts.count; i++) { free(prompts[i]); }
     free(prompts);
 }
@@ -337,18 +338,14 @@ static void finish_mask(Segmenter *s, Subject *subject, int t, const float *pred
 
 // ---- Sampling ------------------------------------------------------------------------------------------------------
 
-// Latents of n subjects and, for comparison, what the VAE makes of them.
+// Latents of n subjects, and their pictures for comparison.
 static void encode(Segmenter *s, const Subject *subjects, int n) {
     size_t count = (size_t)subjects->frame.H * (size_t)subjects->frame.W * 3;
     float *pixels = xmalloc((size_t)n * count * sizeof *pixels);
     for (int i = 0; i < n; i++) { frame_picture(&subjects[i].frame, &subjects[i].rgb, pixels + (size_t)i * count); }
     sampler_encode(&s->sampler, s->latents, pixels, n, &s->dev);
+    frame_unit(s->inputs, pixels, (size_t)n * count);
     free(pixels);
-    if (s->rule.method != MASK_COMPARE) { return; }
-    sampler_decode_latents(&s->sampler, s->inputs, s->latents, n, &s->dev);
-    int broken = s->sampler.broken < 0 ? 0 : s->sampler.broken;
-    sampler_want_finite(&s->sampler, "%s",
-                        s->pictures.several ? s->pictures.paths[subjects[broken].number] : "the picture itself");
 }
 
 // The masks of n subjects with frames of one size, for all texts: sample k is of subject k / texts and text k % texts.
@@ -385,8 +382,7 @@ static void expect_work(Segmenter *s, int left) {
     SamplerWork w = sampler_work(&s->sampler);
     int steps = steps_of(s);
     long long masks = (long long)left * s->texts.count * o.answer.ensemble;
-    s->progress.total = s->progress.done + masks * (steps * w.step + w.decode) +
-                        left * (w.encode + (s->rule.method == MASK_COMPARE ? w.decode : 0));
+    s->progress.total = s->progress.done + masks * (steps * w.step + w.decode) + left * w.encode;
 }
 
 // Reads the next picture that can be read; false: there is none.

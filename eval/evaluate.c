@@ -82,7 +82,7 @@ static void want_finite(const Evaluator *e, const DatasetItem *items, const int 
     sampler_want_finite(&e->sampler, "picture %lld", (long long)pair->image_id);
 }
 
-// Image latents of n pairs, and e->inputs: their pictures as the VAE reproduces them.
+// Image latents of n pairs, and e->inputs: their pictures; of shards, which hold none, as the VAE reproduces them.
 static void load(Evaluator *e, const DatasetItem *items, int n) {
     int slot[n], count = distinct_pictures(items, n, slot);
     size_t latent = latent_count(e), picture = picture_count(e);
@@ -93,9 +93,13 @@ static void load(Evaluator *e, const DatasetItem *items, int n) {
             memcpy(e->pixels + slot[i] * picture, items[i].pixels, picture * sizeof *e->pixels);
         }
     }
-    if (!items[0].latent) { sampler_encode(&e->sampler, e->latents, e->pixels, count, e->dev); }
-    sampler_decode_latents(&e->sampler, e->inputs, e->latents, count, e->dev);
-    want_finite(e, items, slot);
+    if (items[0].latent) {
+        sampler_decode_latents(&e->sampler, e->inputs, e->latents, count, e->dev);
+        want_finite(e, items, slot);
+    } else {
+        sampler_encode(&e->sampler, e->latents, e->pixels, count, e->dev);
+        frame_unit(e->inputs, e->pixels, (size_t)count * picture);
+    }
     for (int i = n - 1; i > 0; i--) { // slot[i] <= i, so no row is overwritten before it is copied
         if (slot[i] == i) { continue; }
         memcpy(e->latents + i * latent, e->latents + slot[i] * latent, latent * sizeof *e->latents);

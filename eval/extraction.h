@@ -23,8 +23,9 @@ MaskRule mask_rule_default(MaskMethod method);
 // The same for a painted mask: color 0..255.
 MaskRule mask_rule(MaskMethod method, const int color[3], double alpha);
 
-// mask (H, W), 0 or 1, from prediction and input picture (H, W, 3) in [0, 1]. Only MASK_COMPARE reads input. Pass the
-// picture as the VAE reproduces it (decode(encode(picture))), so that the VAE's losses do not count as change.
+// mask (H, W), 0 or 1, from prediction and input picture (H, W, 3) in [0, 1]. Only MASK_COMPARE reads input. `segment`
+// and `eval` pass the picture itself, which has sharper edges than decode(encode(picture)): 0.011 more mIoU on the demo
+// (bench/LOG.md), and one decoding less. For latents of shards only the latter is there.
 //
 // MASK_COMPARE: with the largest channel difference as distance d, and painted = alpha color + (1 - alpha) input, a
 // pixel is mask where d(prediction, painted) <= tolerance, d(prediction, input) >= changed and d(prediction, painted) <

@@ -35,6 +35,10 @@ void frame_picture(const Frame *f, const Image *rgb, float *out) {
     image_free(&small);
 }
 
+void frame_unit(float *out, const float *values, size_t n) {
+    for (size_t i = 0; i < n; i++) { out[i] = values[i] / 2 + 0.5f; }
+}
+
 void frame_mask(const Frame *f, const uint8_t *mask, uint8_t *out) {
     uint8_t *small = xmalloc((size_t)f->w * f->h);
     mask_resize(mask, f->width, f->height, 0, 0, f->width, f->height, small, f->w, f->h);

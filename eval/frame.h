@@ -15,6 +15,8 @@ Frame frame_aspect(int width, int height, int side, int multiple);
 
 // out (H, W, 3) in [-1, 1]: the picture by Lanczos, padding 0 (mid-grey).
 void frame_picture(const Frame *frame, const Image *rgb, float *out);
+// n values from [-1, 1] to [0, 1].
+void frame_unit(float *out, const float *values, size_t n);
 // out (H, W), 0 or 1: a mask of the picture's size by box average, then >= 0.5; padding 0.
 void frame_mask(const Frame *frame, const uint8_t *mask, uint8_t *out);
 // Back: out (height, width), 0 or 1, from the model's mask (H, W) by bilinear interpolation, then >= 0.5.

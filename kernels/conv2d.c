@@ -121,17 +121,53 @@ static bool is_fast(const Pixels *p) {
     return p->conv->K == 3 && p->conv->stride == 1 && winograd_pays(&w);
 }
 
-static size_t convolve_scratch(const Pixels *p, const GemmWeight *weight) {
-    Winograd w = fast_filter(p);
-    return is_fast(p) ? winograd_scratch(&w) : gemm_scratch(p->B * p->H * p->W, weight);
+// The weight as the right matrix of a product, for p's direction.
+static GemmWeight right_matrix(const Pixels *p, const float *weight, bool torch_order) {
+    const Conv2d *c = p->conv;
+    ptrdiff_t taps = c->K * c->K, row = taps * c->IC, tap = torch_order ? 1 : c->IC, inp = torch_order ? taps : 1;
+    if (p->transposed) { return (GemmWeight){weight, tap, row, inp, (int)taps, c->OC, c->IC}; }
+    return (GemmWeight){weight, tap, inp, row, (int)taps, c->IC, c->OC};
 }
 
-static void convolve(Pixels p, const GemmWeight *weight, float *scratch) {
+// to (OC, K, K, IC) = from (OC, IC, K, K)
+static void reorder(float *to, const float *from, const Conv2d *c) {
+    int taps = c->K * c->K, IC = c->IC;
+#pragma omp parallel for
+    for (int o = 0; o < c->OC; o++) {
+        size_t row = (size_t)o * taps * IC;
+        for (int i = 0; i < IC; i++) {
+            for (int t = 0; t < taps; t++) { to[row + (size_t)t * IC + i] = from[row + i * taps + t]; }
+        }
+    }
+}
+
+static size_t product_scratch(const Pixels *p) {
+    GemmWeight w = right_matrix(p, NULL, false);
+    return gemm_scratch(p->B * p->H * p->W, &w);
+}
+
+static size_t convolve_scratch(const Pixels *p) {
+    Winograd w = fast_filter(p);
+    const Conv2d *c = p->conv;
+    if (is_fast(p)) { return winograd_scratch(&w); }
+    return product_scratch(p) + (c->torch_order ? (size_t)c->OC * c->K * c->K * c->IC : 0);
+}
+
+// scratch holds convolve_scratch floats.
+static void convolve(Pixels p, const float *weight, float *scratch) {
+    bool torch_order = p.conv->torch_order;
     if (is_fast(&p)) {
-        Winograd w = fast_filter(&p);
-        winograd_convolve(&w, weight, scratch);
+        Winograd fast = fast_filter(&p);
+        GemmWeight w = right_matrix(&p, weight, torch_order);
+        winograd_convolve(&fast, &w, scratch);
         return;
     }
+    if (torch_order) { // gemm.c packs weights in our order
+        float *ours = scratch + product_scratch(&p);
+        reorder(ours, weight, p.conv);
+        weight = ours;
+    }
+    GemmWeight w = right_matrix(&p, weight, false);
     p.whole_sample = p.phases == 1 && p.W < (MR - 1) * tile_count(p.W);
     if (p.whole_sample) {
         p.run_tiles = tile_count(p.H * p.W);
@@ -139,15 +175,7 @@ static void convolve(Pixels p, const GemmWeight *weight, float *scratch) {
         for (int phase = 0; phase < p.phases; phase++) { p.run_tiles += tile_count(phase_width(p.W, phase, p.phases)); }
     }
     int runs = p.whole_sample ? p.B : p.B * p.H;
-    gemm_tiles(runs * p.run_tiles, p.B * p.H * p.W, weight, fill_pixels, &p, scratch);
-}
-
-static GemmWeight forward_weight(const Conv2d *c, const float *weight) {
-    return (GemmWeight){weight, c->IC, 1, (ptrdiff_t)c->K * c->K * c->IC, c->K * c->K, c->IC, c->OC};
-}
-
-static GemmWeight backward_weight(const Conv2d *c, const float *weight) {
-    return (GemmWeight){weight, c->IC, (ptrdiff_t)c->K * c->K * c->IC, 1, c->K * c->K, c->OC, c->IC};
+    gemm_tiles(runs * p.run_tiles, p.B * p.H * p.W, &w, fill_pixels, &p, scratch);
 }
 
 // sum (B, OC) = bias + sample_bias.
@@ -165,12 +193,11 @@ void conv2d_forward(floatX *out, const floatX *inp, const floatX *weight, const 
     }
     bool run = device_launch(dev, "conv2d_forward", conv2d_forward_cost(bias, sample_bias, residual, conv));
     int OH = conv2d_out(c, c->H), OW = conv2d_out(c, c->W);
-    GemmWeight w = forward_weight(c, weight);
     Pixels p = {.conv = c, .out = out, .inp = inp, .init = residual, .bias = bias, .phases = 1};
     p.B = c->B, p.H = OH, p.W = OW, p.N = c->OC, p.inp_H = c->H, p.inp_W = c->W, p.K = c->IC;
     size_t head = c->IC + (sample_bias ? (size_t)c->B * c->OC : 0);
     head = (head + 63) / 64 * 64;
-    float *zeros = device_workspace(dev, (head + convolve_scratch(&p, &w)) * sizeof(float));
+    float *zeros = device_workspace(dev, (head + convolve_scratch(&p)) * sizeof(float));
     if (!run) { return; }
     memset(zeros, 0, c->IC * sizeof *zeros);
     p.zeros = zeros;
@@ -178,7 +205,7 @@ void conv2d_forward(floatX *out, const floatX *inp, const floatX *weight, const 
         add_biases(zeros + c->IC, bias, sample_bias, c->B, c->OC);
         p.bias = zeros + c->IC, p.bias_per_sample = true;
     }
-    convolve(p, &w, zeros + head);
+    convolve(p, weight, zeros + head);
 }
 
 // ---- The gradient of the weight ------------------------------------------------------------------------------------
@@ -338,10 +365,9 @@ void conv2d_backward(floatX *dinp, float *dweight, float *dbias, floatX *dsample
     bool run = device_launch(dev, "conv2d_backward",
                              conv2d_backward_cost(dinp, dweight, dbias, dsample_bias, dresidual, beta, conv));
     int OH = conv2d_out(c, c->H), OW = conv2d_out(c, c->W);
-    GemmWeight w = backward_weight(c, weight);
     Pixels p = {.conv = c, .out = dinp, .inp = dout, .init = dresidual, .phases = c->stride, .transposed = true};
     p.B = c->B, p.H = c->H, p.W = c->W, p.N = c->IC, p.inp_H = OH, p.inp_W = OW, p.K = c->OC;
-    size_t head = (c->OC + 63) / 64 * 64, need = dinp ? head + convolve_scratch(&p, &w) : 0;
+    size_t head = (c->OC + 63) / 64 * 64, need = dinp ? head + convolve_scratch(&p) : 0;
     size_t sums = column_sum_scratch(c->B * OH * OW, c->OC), outer = dweight ? weight_gradient_scratch(c) : 0;
     if (outer > need) { need = outer; }
     float *scratch = device_workspace(dev, (need > sums ? need : sums) * sizeof(float));
@@ -349,7 +375,7 @@ void conv2d_backward(floatX *dinp, float *dweight, float *dbias, floatX *dsample
     if (dinp) {
         memset(scratch, 0, c->OC * sizeof *scratch);
         p.zeros = scratch;
-        convolve(p, &w, scratch + head);
+        convolve(p, weight, scratch + head);
     }
     if (dweight) { weight_gradient(dweight, dout, inp, beta, c, scratch); }
     if (dbias || dsample_bias) { bias_gradients(dbias, dsample_bias, dout, beta, c->B, OH * OW, c->OC, scratch); }

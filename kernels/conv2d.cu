@@ -529,7 +529,7 @@ static int pixel_splits(size_t pixels, int N, int taps, int C) {
 void conv2d_forward(floatX *out, const floatX *inp, const floatX *weight, const floatX *bias, const floatX *sample_bias,
                     const floatX *residual, Conv2d conv, Device *dev) {
     const Conv2d *c = &conv;
-    assert((c->K == 1 || c->K == 3) && (c->stride == 1 || c->stride == 2));
+    assert((c->K == 1 || c->K == 3) && (c->stride == 1 || c->stride == 2) && !c->torch_order);
     if (conv2d_is_linear(c) && !sample_bias) {
         linear_forward(out, inp, weight, bias, residual, c->B * c->H * c->W, c->IC, c->OC, dev);
         return;

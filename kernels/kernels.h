@@ -40,6 +40,7 @@ typedef struct {
     int OC, K;                 // output channels, kernel size (1 or 3)
     int stride;                // 1 or 2
     int pad_before, pad_after; // zero padding at top/left and at bottom/right (0 and 1 in the VAE's down-sampling)
+    bool torch_order;          // weight is (OC, IC, K, K), as in PyTorch's files: only on the CPU, and not for dweight
 } Conv2d;
 static inline int conv2d_out(const Conv2d *c, int size) {
     return (size + c->pad_before + c->pad_after - c->K) / c->stride + 1;

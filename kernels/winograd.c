@@ -181,22 +181,25 @@ static void transform_weight(float *to, size_t step, const float *taps, ptrdiff_
     store_positions(to, step, v);
 }
 
-// to[position * step] (VEC, NR) = G w G^T of input channels k .. k + VEC - 1 and the output channels from n0 on.
+// to[position * step] (VEC, NR) = G w G^T of input channels k .. k + VEC - 1 and the output channels from n0 on. One
+// kind of channels must be contiguous in the weight, or else its taps, as in PyTorch's order.
 static void pack_rows(float *to, size_t step, const Winograd *w, const GemmWeight *weight, int n0, int k) {
-    int n = min(NR, w->N - n0);
     const float *from = weight->w + k * weight->k_stride + n0 * weight->n_stride;
-    if (weight->n_stride == 1) {
-        for (int i = 0; i < VEC; i++) {
-            for (int j = 0; j < n; j += VEC) {
-                transform_weight(to + i * NR + j, step, from + i * weight->k_stride + j, weight->tap_stride,
-                                 w->flipped);
-            }
-        }
-        return;
+    float taps[TAPS * TAPS * NR] __attribute__((aligned(64)));
+    bool torch = weight->tap_stride == 1, columns = weight->n_stride <= TAPS * TAPS; // the near channels are columns
+    int n = min(NR, w->N - n0);
+    ptrdiff_t tap_stride = torch ? NR : weight->tap_stride;
+    for (int i = 0; columns && i < VEC; i++) {
+        const float *row = from + i * weight->k_stride;
+        if (torch) { gemm_pack_transposed(taps, row, TAPS * TAPS, TAPS * TAPS, n), row = taps; }
+        for (int j = 0; j < n; j += VEC) { transform_weight(to + i * NR + j, step, row + j, tap_stride, w->flipped); }
     }
+    if (columns) { return; }
     float rows[POSITIONS][NR * VEC] __attribute__((aligned(64)));
     for (int j = 0; j < n; j++) {
-        transform_weight(rows[0] + j * VEC, NR * VEC, from + j * weight->n_stride, weight->tap_stride, w->flipped);
+        const float *column = from + j * weight->n_stride;
+        if (torch) { gemm_pack_transposed(taps, column, TAPS * TAPS, TAPS * TAPS, VEC), column = taps; }
+        transform_weight(rows[0] + j * VEC, NR * VEC, column, tap_stride, w->flipped);
     }
     for (int p = 0; p < POSITIONS; p++) { gemm_pack_transposed(to + p * step, rows[p], VEC, VEC, n); }
 }

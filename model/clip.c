@@ -2,6 +2,7 @@
 #include <assert.h>
 #include <stdlib.h>
 #include "model/blocks.h"
+#include "model/mapped.h"
 #include "util/error.h"
 
 typedef struct {
@@ -91,8 +92,11 @@ void clip_forward(CLIPText *clip, Arena *arena, floatX *out, const int *ids, int
     t->ids = ids, t->T = T;
     const Pass *pass = &t->pass;
     floatX *stream = save_tensor(pass, t->token_embedding, "out", SHAPE(B, T, c->hidden_size));
-    embedding_forward(stream, ids, weight_at(pass->params, t->token_embedding),
-                      weight_at(pass->params, t->position_embedding), B, T, c->hidden_size, c->vocab_size, dev);
+    bool mapped = clip->params.mapped && !dev->plan_only;
+    const floatX *tokens = mapped ? mapped_rows(pass->params, t->token_embedding, ids, B * T, c->hidden_size)
+                                  : weight_at(pass->params, t->token_embedding, dev);
+    embedding_forward(stream, ids, tokens, weight_at(pass->params, t->position_embedding, dev), B, T, c->hidden_size,
+                      c->vocab_size, dev);
     for (int i = 0; i < c->num_hidden_layers; i++) { stream = layer_forward(&t->layers[i], stream, T, pass); }
     t->stream_out = stream;
     layernorm_apply(&t->norm_out, out, stream, B * T, pass);

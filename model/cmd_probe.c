@@ -192,7 +192,7 @@ static void probe_unet(Probe *p, const char *folder) {
     make_output(p, 4, (int[]){B, config.out_channels, H, W});
     make_input_gradients(p);
     bool train = p->doutput.data != NULL;
-    weights_load(&unet.params, folder, train, &p->dev);
+    weights_load(&unet.params, folder, train ? WEIGHTS_TRAIN : WEIGHTS_READ, &p->dev);
     Device plan = {.plan_only = true};
     make_arena(p, unet_plan(&unet, B, H, W, T, train, &plan), &plan);
     unet_forward(&unet, &p->arena, p->output.data, p->sample.data, p->timesteps, p->context.data, B, H, W, T, train,
@@ -215,7 +215,7 @@ static void probe_vae(Probe *p, const char *folder) {
     make_output(p, 4, (int[]){B, decode ? config.out_channels : 2 * config.latent_channels, OH, OW});
     make_input_gradients(p);
     bool train = p->doutput.data != NULL;
-    weights_load(&half.params, folder, train, &p->dev);
+    weights_load(&half.params, folder, train ? WEIGHTS_TRAIN : WEIGHTS_READ, &p->dev);
     Device plan = {.plan_only = true};
     make_arena(p, (decode ? vae_decoder_plan : vae_encoder_plan)(&half, B, H, W, train, &plan), &plan);
     (decode ? vae_decoder_forward : vae_encoder_forward)(&half, &p->arena, p->output.data, p->sample.data, B, H, W,
@@ -234,7 +234,7 @@ static void probe_text_encoder(Probe *p, const char *folder) {
     read_ids(p, &config);
     make_output(p, 3, (int[]){p->B, p->T, config.hidden_size});
     bool train = p->doutput.data != NULL;
-    weights_load(&clip.params, folder, train, &p->dev);
+    weights_load(&clip.params, folder, train ? WEIGHTS_TRAIN : WEIGHTS_READ, &p->dev);
     Device plan = {.plan_only = true};
     make_arena(p, clip_plan(&clip, p->B, p->T, train, &plan), &plan);
     clip_forward(&clip, &p->arena, p->output.data, p->ids, p->B, p->T, train, &p->dev);

@@ -89,7 +89,8 @@ Linear linear_create_packed(Params *params, const char *prefix, const char *cons
 
 void linear_apply(const Linear *l, floatX *out, const floatX *inp, const floatX *residual, int N, const Pass *pass) {
     const Params *p = pass->params;
-    linear_forward(out, inp, weight_at(p, l->weight), weight_at(p, l->bias), residual, N, l->IC, l->OC, pass->dev);
+    linear_forward(out, inp, weight_at(p, l->weight, pass->dev), weight_at(p, l->bias, pass->dev), residual, N, l->IC,
+                   l->OC, pass->dev);
 }
 
 void linear_weight_grad(const Linear *l, const floatX *dout, const floatX *inp, int N, const Pass *pass) {
@@ -101,7 +102,7 @@ void linear_weight_grad(const Linear *l, const floatX *dout, const floatX *inp, 
 
 void linear_input_grad(const Linear *l, floatX *dinp, const floatX *dout, const floatX *dresidual, int N,
                        const Pass *pass) {
-    const floatX *weight = weight_at(pass->params, l->weight);
+    const floatX *weight = weight_at(pass->params, l->weight, pass->dev);
     linear_backward(dinp, NULL, NULL, dout, NULL, weight, dresidual, 0, N, l->IC, l->OC, pass->dev);
 }
 
@@ -123,6 +124,7 @@ Conv conv_create(Params *params, const char *name, int IC, int OC, int stride, i
 
 static Conv2d shape_of(const Conv *c, int H, int W, const Pass *pass) {
     Conv2d shape = c->shape;
+    shape.torch_order = pass->params->mapped != NULL;
     shape.B = pass->B, shape.H = H, shape.W = W;
     return shape;
 }
@@ -130,8 +132,8 @@ static Conv2d shape_of(const Conv *c, int H, int W, const Pass *pass) {
 void conv_apply(const Conv *c, floatX *out, const floatX *inp, const floatX *sample_bias, const floatX *residual, int H,
                 int W, const Pass *pass) {
     const Params *p = pass->params;
-    conv2d_forward(out, inp, weight_at(p, c->weight), weight_at(p, c->bias), sample_bias, residual,
-                   shape_of(c, H, W, pass), pass->dev);
+    conv2d_forward(out, inp, weight_at(p, c->weight, pass->dev), weight_at(p, c->bias, pass->dev), sample_bias,
+                   residual, shape_of(c, H, W, pass), pass->dev);
 }
 
 void conv_grads(const Conv *c, floatX *dinp, floatX *dsample_bias, const floatX *dout, const floatX *inp,
@@ -143,7 +145,8 @@ void conv_grads(const Conv *c, floatX *dinp, floatX *dsample_bias, const floatX 
                         pass->beta, shape, pass->dev);
     }
     if (!dinp) { return; }
-    conv2d_backward(dinp, NULL, NULL, NULL, dout, NULL, weight_at(p, c->weight), dresidual, 0, shape, pass->dev);
+    conv2d_backward(dinp, NULL, NULL, NULL, dout, NULL, weight_at(p, c->weight, pass->dev), dresidual, 0, shape,
+                    pass->dev);
 }
 
 // ---- Norms ---------------------------------------------------------------------------------------------------------
@@ -159,22 +162,22 @@ void groupnorm_apply(GroupNorm *g, floatX *out, const floatX *inp, int HW, const
     g->mean = save_floats(pass, g->weight, "mean", SHAPE(pass->B, g->G));
     g->rstd = save_floats(pass, g->weight, "rstd", SHAPE(pass->B, g->G));
     const Params *p = pass->params;
-    groupnorm_forward(out, g->mean, g->rstd, inp, weight_at(p, g->weight), weight_at(p, g->bias), pass->B, HW, g->C,
-                      g->G, g->eps, g->silu, pass->dev);
+    groupnorm_forward(out, g->mean, g->rstd, inp, weight_at(p, g->weight, pass->dev), weight_at(p, g->bias, pass->dev),
+                      pass->B, HW, g->C, g->G, g->eps, g->silu, pass->dev);
 }
 
 void groupnorm_again(const GroupNorm *g, floatX *out, const floatX *inp, int HW, const Pass *pass) {
     const Params *p = pass->params;
-    groupnorm_recompute(out, inp, weight_at(p, g->weight), weight_at(p, g->bias), g->mean, g->rstd, pass->B, HW, g->C,
-                        g->G, g->silu, pass->dev);
+    groupnorm_recompute(out, inp, weight_at(p, g->weight, pass->dev), weight_at(p, g->bias, pass->dev), g->mean,
+                        g->rstd, pass->B, HW, g->C, g->G, g->silu, pass->dev);
 }
 
 void groupnorm_grad(const GroupNorm *g, floatX *dinp, const floatX *dout, const floatX *inp, const floatX *dresidual,
                     int HW, const Pass *pass) {
     const Params *p = pass->params;
-    groupnorm_backward(dinp, grad_at(p, g->weight), grad_at(p, g->bias), dout, inp, weight_at(p, g->weight),
-                       weight_at(p, g->bias), g->mean, g->rstd, dresidual, pass->beta, pass->B, HW, g->C, g->G, g->silu,
-                       pass->dev);
+    groupnorm_backward(dinp, grad_at(p, g->weight), grad_at(p, g->bias), dout, inp, weight_at(p, g->weight, pass->dev),
+                       weight_at(p, g->bias, pass->dev), g->mean, g->rstd, dresidual, pass->beta, pass->B, HW, g->C,
+                       g->G, g->silu, pass->dev);
 }
 
 LayerNorm layernorm_create(Params *params, const char *name, int C, float eps) {
@@ -186,8 +189,8 @@ LayerNorm layernorm_create(Params *params, const char *name, int C, float eps) {
 
 void layernorm_again(const LayerNorm *l, floatX *out, const floatX *inp, int N, const Pass *pass) {
     const Params *p = pass->params;
-    layernorm_forward(out, l->mean, l->rstd, inp, weight_at(p, l->weight), weight_at(p, l->bias), N, l->C, l->eps,
-                      pass->dev);
+    layernorm_forward(out, l->mean, l->rstd, inp, weight_at(p, l->weight, pass->dev), weight_at(p, l->bias, pass->dev),
+                      N, l->C, l->eps, pass->dev);
 }
 
 void layernorm_apply(LayerNorm *l, floatX *out, const floatX *inp, int N, const Pass *pass) {
@@ -199,6 +202,6 @@ void layernorm_apply(LayerNorm *l, floatX *out, const floatX *inp, int N, const 
 void layernorm_grad(const LayerNorm *l, floatX *dinp, const floatX *dout, const floatX *inp, const floatX *dresidual,
                     int N, const Pass *pass) {
     const Params *p = pass->params;
-    layernorm_backward(dinp, grad_at(p, l->weight), grad_at(p, l->bias), dout, inp, weight_at(p, l->weight), l->mean,
-                       l->rstd, dresidual, pass->beta, N, l->C, pass->dev);
+    layernorm_backward(dinp, grad_at(p, l->weight), grad_at(p, l->bias), dout, inp, weight_at(p, l->weight, pass->dev),
+                       l->mean, l->rstd, dresidual, pass->beta, N, l->C, pass->dev);
 }

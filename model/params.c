@@ -5,6 +5,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include "kernels/kernels.h"
+#include "model/mapped.h"
 #include "util/error.h"
 
 enum {
@@ -30,6 +31,7 @@ size_t params_add(Params *params, ParamLayout layout, bool packed, int ndim, con
         slice->shape[i] = shape[i];
         slice->count *= (size_t)shape[i];
     }
+    slice->packed = packed;
     slice->offset = packed ? params->total : round_up(params->total, GROUP_ALIGN);
     params->total = slice->offset + slice->count;
     return slice->offset;
@@ -48,6 +50,7 @@ void params_alloc(Params *params, bool grads, Device *dev) {
 
 void params_join(Params *first, Params *second, Device *dev) {
     Params *parts[] = {first, second};
+    assert(first->weights && second->weights); // not mapped
     size_t total = first->total + second->total, at = 0;
     floatX *weights = device_alloc(dev, total * sizeof(floatX));
     float *grads = device_alloc(dev, total * sizeof(float));
@@ -65,6 +68,8 @@ void params_join(Params *first, Params *second, Device *dev) {
 void params_release(Params *params, Device *dev) {
     if (params->weights && !params->joined) { device_free(dev, params->weights); }
     if (params->grads && !params->joined) { device_free(dev, params->grads); }
+    if (params->mapped) { mapped_close(params->mapped); }
+    params->mapped = NULL;
     params->weights = NULL;
     params->grads = NULL;
 }

@@ -20,6 +20,7 @@ typedef struct {
     int ndim, shape[4];   // PyTorch's
     size_t offset, count; // elements in the flat buffer
     ParamLayout layout;
+    bool packed; // directly after the previous slice: kernels read such a group as one matrix
 } ParamSlice;
 
 // Backward's callback while it runs: the gradients from `first` to the end of the flat buffer are final. Slices are in
@@ -34,9 +35,10 @@ typedef struct {
     ParamSlice *slices;
     int count;
     size_t total;    // elements with padding
-    floatX *weights; // (total) what kernels read, on the device; NULL until params_alloc
+    floatX *weights; // (total) what kernels read, on the device; NULL until params_alloc, and if they are mapped
     float *grads;    // (total) on the device, or NULL: no parameter gradient is computed
     bool joined;     // weights and grads lie in another model's buffers
+    struct MappedWeights *mapped; // model/mapped.h: weights that are read in the model's file; NULL: in `weights`
     GradsFinal grads_final;
 } Params;
 
@@ -82,9 +84,13 @@ static inline void params_grads_final(const Params *p, size_t first) {
 }
 
 #define NO_PARAM ((size_t)-1)
-// Pointers into the flat buffers; NULL for NO_PARAM, and for gradients where none are computed.
-static inline const floatX *weight_at(const Params *p, size_t offset) {
-    return offset == NO_PARAM ? NULL : p->weights + offset;
+// Pointers into the flat buffers (weights: or into the mapped file, of which a plan reads nothing); NULL for NO_PARAM,
+// and for gradients where none are computed.
+const floatX *mapped_weight(const Params *params, size_t offset);
+static inline const floatX *weight_at(const Params *p, size_t offset, const Device *dev) {
+    if (offset == NO_PARAM) { return NULL; }
+    if (p->weights) { return p->weights + offset; }
+    return dev->plan_only ? PLAN_POINTER : mapped_weight(p, offset);
 }
 static inline float *grad_at(const Params *p, size_t offset) {
     return offset == NO_PARAM || !p->grads ? NULL : p->grads + offset;

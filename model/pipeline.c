@@ -26,6 +26,10 @@ static Path module_folder(const Pipeline *p, const char *module, bool ema) {
     return ema && folder_exists(average.text) ? average : path_of("%s/%s", p->folder, module);
 }
 
+static WeightsUse use_of(const Pipeline *p, bool grads) {
+    return grads ? WEIGHTS_TRAIN : p->parts & PART_WRITABLE ? WEIGHTS_WRITE : WEIGHTS_READ;
+}
+
 static void open_unet(Pipeline *p, bool ema, bool grads, Device *dev) {
     Path module = module_folder(p, "unet", ema);
     if (ema && !folder_exists(path_of("%s/unet_ema", p->folder).text)) {
@@ -33,7 +37,7 @@ static void open_unet(Pipeline *p, bool ema, bool grads, Device *dev) {
     }
     UNetConfig config = unet_config_read(config_path(module.text, "config.json").text);
     p->unet = unet_create(&config);
-    weights_load(&p->unet.params, module.text, grads, dev);
+    weights_load(&p->unet.params, module.text, use_of(p, grads), dev);
 }
 
 static void open_vae(Pipeline *p, int parts, int grads, Device *dev) {
@@ -41,11 +45,11 @@ static void open_vae(Pipeline *p, int parts, int grads, Device *dev) {
     VAEConfig config = vae_config_read(config_path(module.text, "config.json").text);
     if (parts & PART_VAE_ENCODER) {
         p->vae_encoder = vae_encoder_create(&config);
-        weights_load(&p->vae_encoder.params, module.text, grads & PART_VAE_ENCODER, dev);
+        weights_load(&p->vae_encoder.params, module.text, use_of(p, grads & PART_VAE_ENCODER), dev);
     }
     if (parts & PART_VAE_DECODER) {
         p->vae_decoder = vae_decoder_create(&config);
-        weights_load(&p->vae_decoder.params, module.text, grads & PART_VAE_DECODER, dev);
+        weights_load(&p->vae_decoder.params, module.text, use_of(p, grads & PART_VAE_DECODER), dev);
     }
 }
 
@@ -63,7 +67,7 @@ static void open_text(Pipeline *p, bool ema, bool grads, Device *dev) {
             config.max_position_embeddings, tokens.text, tokenizer_length(p->tokenizer));
     }
     p->clip = clip_create(&config);
-    weights_load(&p->clip.params, module.text, grads, dev);
+    weights_load(&p->clip.params, module.text, use_of(p, grads), dev);
 }
 
 // Dies if the sizes that modules share differ.

@@ -15,7 +15,8 @@ enum {
     PART_VAE_DECODER = 4,
     PART_TEXT = 8,
     PART_SCHEDULE = 16,
-    PART_UNET_EMA = 32 /* with PART_UNET: weights from unet_ema/, and text_encoder_ema/ where it exists */
+    PART_UNET_EMA = 32, /* with PART_UNET: weights from unet_ema/, and text_encoder_ema/ where it exists */
+    PART_WRITABLE = 64  /* no part's weights are mapped, even without gradients: for params_join */
 };
 
 typedef struct {
@@ -30,7 +31,7 @@ typedef struct {
 } Pipeline;
 
 // Dies if the folder, a file, a tensor or a field is missing or wrong. `grads`: also allocate gradients
-// for these parts. PART_TEXT opens tokenizer and text encoder.
+// for these parts, whose weights may then be written. PART_TEXT opens tokenizer and text encoder.
 Pipeline pipeline_open(const char *folder, int parts, int grads, Device *dev);
 void pipeline_close(Pipeline *pipeline, Device *dev);
 
@@ -56,8 +57,10 @@ void weights_digest(const char *folder, char hex[65]);
 // `folder`, checks that every slice exists with its shape (old VAE attention names and missing "text_model." prefixes
 // are accepted, position_ids is ignored) and fills the flat host array (params->total floats, padding zero).
 void weights_read(const Params *params, const char *folder, float *flat);
-// Allocates weights (and gradients) on the device and fills the weights from `folder`.
-void weights_load(Params *params, const char *folder, bool grads, Device *dev);
+// What weights are loaded for. To read: on a CPU they stay in the file, which is mapped (model/mapped.h).
+typedef enum { WEIGHTS_READ, WEIGHTS_WRITE, WEIGHTS_TRAIN } WeightsUse;
+// Makes the weights of `folder` available on the device; to train, gradients too.
+void weights_load(Params *params, const char *folder, WeightsUse use, Device *dev);
 // Writes `flat` (host, flat order) as F32 into the file `path` in PyTorch's layouts. Several Params (VAE
 // encoder and decoder) may go into one file.
 void weights_write(const Params *const *params, const float *const *flats, int count, const char *path);

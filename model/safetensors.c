@@ -4,6 +4,7 @@
 #include "util/finite.h"
 #include "util/half.h"
 #include "util/json.h"
+#include "util/mapped.h"
 #include <assert.h>
 #include <fcntl.h>
 #include <stdlib.h>
@@ -42,6 +43,7 @@ static struct SafetensorsMap map_file(const char *path) {
     map.bytes = mmap(NULL, map.size, PROT_READ, MAP_PRIVATE, fd, 0);
     if (map.bytes == MAP_FAILED) { die("%s: cannot be mapped into memory", path); }
     close(fd);
+    mapped_guard();
     return map;
 }
 

@@ -1,4 +1,5 @@
 // Weights between a module's folder and the flat buffer of its parameters.
+#include "model/mapped.h"
 #include "model/pipeline.h"
 #include "model/safetensors.h"
 #include "util/error.h"
@@ -194,12 +195,18 @@ static void check_file(const Params *params, const char *folder) {
     safetensors_close(&file);
 }
 
-// If host and device share memory and the types are equal, reads the weights in place: a second copy of SD2's UNet
-// would take 3.5 GB.
-void weights_load(Params *params, const char *folder, bool grads, Device *dev) {
+// If host and device share memory and the types are equal, weights are mapped, or else read in place: a second copy of
+// SD2's UNet would take 3.5 GB.
+void weights_load(Params *params, const char *folder, WeightsUse use, Device *dev) {
+    bool shared = dev->host_memory && sizeof(floatX) == sizeof(float);
+    if (shared && use == WEIGHTS_READ) {
+        Safetensors file = safetensors_open(weights_path(folder).text);
+        params->mapped = mapped_open(file, weights_match(params, &file), params->count, dev);
+        return;
+    }
     check_file(params, folder);
-    params_alloc(params, grads, dev);
-    if (dev->host_memory && sizeof(floatX) == sizeof(float)) {
+    params_alloc(params, use == WEIGHTS_TRAIN, dev);
+    if (shared) {
         weights_read(params, folder, (float *)params->weights);
         return;
     }

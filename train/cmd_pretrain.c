@@ -185,7 +185,7 @@ static void open_data(Pretrainer *t, Device *dev) {
     t->shards = shards_open(t->options.unet.shards, o->split);
     trainer_measure(&t->trainer);
     bool decodes = o->validate_every && comm->rank == 0, text = t->options.train_text_encoder;
-    int parts = PART_UNET | PART_TEXT | PART_SCHEDULE | (decodes ? PART_VAE_DECODER : 0);
+    int parts = PART_UNET | PART_TEXT | PART_SCHEDULE | (decodes ? PART_VAE_DECODER : 0) | (text ? PART_WRITABLE : 0);
     t->pipeline = pipeline_open(run_log_base(&t->trainer.log), parts, text ? 0 : PART_UNET, dev);
     if (text) { params_join(&t->pipeline.clip.params, &t->pipeline.unet.params, dev); }
     diffusion_check_latents(&t->pipeline, &t->shards);

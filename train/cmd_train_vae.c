@@ -279,7 +279,8 @@ static void open_feed(VAETrainer *t, Device *dev) {
 
 static void open_model(VAETrainer *t, Device *dev) {
     VAEOptions *o = &t->options;
-    t->pipeline = pipeline_open(run_log_base(&t->trainer.log), PART_VAE_ENCODER | PART_VAE_DECODER, 0, dev);
+    int parts = PART_VAE_ENCODER | PART_VAE_DECODER | PART_WRITABLE;
+    t->pipeline = pipeline_open(run_log_base(&t->trainer.log), parts, 0, dev);
     t->encoder = &t->pipeline.vae_encoder;
     t->decoder = &t->pipeline.vae_decoder;
     t->R = o->resolution ? o->resolution : t->encoder->config.sample_size;

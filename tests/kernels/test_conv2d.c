@@ -131,11 +131,51 @@ static void test_shapes(void **state) {
 static void test_integers(void **state) {
     (void)state;
     const Case cases[] = {{{1, 5, 4, 8, 8, 3, 1, 1, 1}, true, true, true, true, 1},
-                          {{1, 6, 6, 8, 8, 3, 2, 1, 1}, true, true, true, true, 0}};
+                          {{1, 6, 6, 8, 8, 3, 2, 1, 1}, true, true, true, true, 0},
+                          {{1, 6, 5, 128, 160, 3, 1, 1, 1}, true, true, true, true, 1}};
     for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) { check_case(cases + i); }
 }
 
+#ifdef BACKEND_cpu
+// A weight in PyTorch's order gives the same bits, forward and in the input's gradient.
+static void test_torch_order(void **state) {
+    (void)state;
+    const Conv2d cases[] = {{2, 16, 16, 32, 48, 3, 1, 1, 1}, {1, 7, 9, 13, 21, 3, 1, 1, 1},
+                            {2, 8, 8, 128, 144, 3, 1, 1, 1}, {1, 5, 7, 400, 128, 3, 1, 1, 1},
+                            {1, 17, 16, 3, 100, 3, 2, 0, 1}, {1, 9, 7, 24, 40, 1, 1, 0, 0}};
+    for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
+        Conv2d c = cases[i];
+        Sizes s = sizes(&c);
+        Tensor inp = tensor_random(s.inp, 1, 1, false), weight = tensor_random(s.weight, 1, 2, false);
+        Tensor dout = tensor_random(s.out, 1, 3, false), torch = tensor_poisoned(s.weight, false), results[4];
+        for (int o = 0, taps = c.K * c.K; o < c.OC; o++) {
+            for (int k = 0; k < c.IC * taps; k++) {
+                torch.x[o * c.IC * taps + k] = weight.x[(o * taps + k % taps) * c.IC + k / taps];
+            }
+        }
+        for (int k = 0; k < 2; k++) {
+            c.torch_order = k == 1;
+            const floatX *w = k ? torch.x : weight.x;
+            results[k] = tensor_poisoned(s.out, false), results[2 + k] = tensor_poisoned(s.inp, false);
+            conv2d_forward(results[k].x, inp.x, w, NULL, NULL, NULL, c, &check_dev);
+            conv2d_backward(results[2 + k].x, NULL, NULL, NULL, dout.x, NULL, w, NULL, 0, c, &check_dev);
+        }
+        printf("  %dx%d, IC %d, OC %d, K %d, stride %d: the same bits\n", c.H, c.W, c.IC, c.OC, c.K, c.stride);
+        assert_memory_equal(results[0].x, results[1].x, s.out * sizeof(floatX));
+        assert_memory_equal(results[2].x, results[3].x, s.inp * sizeof(floatX));
+        for (int k = 0; k < 4; k++) { tensor_free(&results[k]); }
+        tensor_free(&inp), tensor_free(&weight), tensor_free(&dout), tensor_free(&torch);
+    }
+}
+#endif
+
 int main(void) {
-    const struct CMUnitTest tests[] = {cmocka_unit_test(test_shapes), cmocka_unit_test(test_integers)};
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(test_shapes),
+        cmocka_unit_test(test_integers),
+#ifdef BACKEND_cpu
+        cmocka_unit_test(test_torch_order),
+#endif
+    };
     return cmocka_run_group_tests(tests, check_open, check_close);
 }

@@ -199,7 +199,7 @@ static void unet_case(const char *name) {
     Case c = case_open(path);
     UNetConfig config = unet_config_read(config_path);
     UNet unet = unet_create(&config);
-    weights_load(&unet.params, folder, true, &c.dev);
+    weights_load(&unet.params, folder, WEIGHTS_TRAIN, &c.dev);
     const int64_t *s = find(&c, "sample")->shape;
     int B = (int)s[0], H = (int)s[2], W = (int)s[3], T = (int)find(&c, "encoder_hidden_states")->shape[1];
     int64_t steps[8];
@@ -249,7 +249,7 @@ static void test_vae_encoder(void **state) {
     Case c = case_open(FOLDER "vae/encoder.safetensors");
     VAEConfig config = vae_config_read(FOLDER "vae/config.json");
     VAEEncoder encoder = vae_encoder_create(&config);
-    weights_load(&encoder.params, FOLDER "vae", true, &c.dev);
+    weights_load(&encoder.params, FOLDER "vae", WEIGHTS_TRAIN, &c.dev);
     const int64_t *s = find(&c, "sample")->shape;
     int B = (int)s[0], H = (int)s[2], W = (int)s[3];
     floatX *sample = input(&c, "sample"), *dout = input(&c, "grad_output"), *out = output(&c, "output");
@@ -273,7 +273,7 @@ static void test_vae_decoder(void **state) {
     Case c = case_open(FOLDER "vae/decoder.safetensors");
     VAEConfig config = vae_config_read(FOLDER "vae/config.json");
     VAEDecoder decoder = vae_decoder_create(&config);
-    weights_load(&decoder.params, FOLDER "vae", true, &c.dev);
+    weights_load(&decoder.params, FOLDER "vae", WEIGHTS_TRAIN, &c.dev);
     const int64_t *s = find(&c, "latent")->shape;
     int B = (int)s[0], h = (int)s[2], w = (int)s[3];
     floatX *latent = input(&c, "latent"), *dout = input(&c, "grad_output"), *out = output(&c, "output");
@@ -298,7 +298,7 @@ static void text_case(const char *name) {
     Case c = case_open(path);
     CLIPConfig config = clip_config_read(config_path);
     CLIPText clip = clip_create(&config);
-    weights_load(&clip.params, folder, true, &c.dev);
+    weights_load(&clip.params, folder, WEIGHTS_TRAIN, &c.dev);
     const Tensor *t = find(&c, "input_ids");
     int B = (int)t->shape[0], T = (int)t->shape[1], host[64];
     int64_t wide[64];

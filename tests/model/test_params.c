@@ -64,8 +64,8 @@ static void test_upload_download(void **state) {
     params_upload(&p, flat, &dev);
     from_device(&dev, back, p.weights, p.total);
     assert_memory_equal(flat, back, p.total * sizeof(float));
-    assert_ptr_equal(weight_at(&p, 128), p.weights + 128);
-    assert_null(weight_at(&p, NO_PARAM));
+    assert_ptr_equal(weight_at(&p, 128, &dev), p.weights + 128);
+    assert_null(weight_at(&p, NO_PARAM, &dev));
     assert_ptr_equal(grad_at(&p, 64), p.grads + 64);
     params_free(&p, &dev);
     device_close(&dev);

@@ -112,7 +112,7 @@ int main(int argc, char **argv) {
     UNetConfig config = unet_config_read(config_path);
     UNet unet = unet_create(&config);
     Inputs x = inputs_read(argv[2], &dev);
-    weights_load(&unet.params, folder, true, &dev);
+    weights_load(&unet.params, folder, WEIGHTS_TRAIN, &dev);
     printf("load %.2f s\n", now_seconds() - start);
 
     TrainOptions options = {.lr = 1e-5,
