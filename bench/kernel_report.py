@@ -263,7 +263,7 @@ def profile_case(program, case):
     kept = Path(f"{program}-{case.layer}-{case.sizes}-{case.function}.json")
     if not kept.exists() or kept.stat().st_mtime < Path(program).stat().st_mtime:
         temporary = f"{kept}.{os.getpid()}"
-        said = run(program, case.layer, case.sizes, case.function, env=dict(os.environ, PTXSIM_PROFILE=temporary))
+        said = run(program, case.layer, case.sizes, case.function, env=dict(os.environ, SIM_PROFILE=temporary))
         result = json.loads(Path(temporary).read_text())
         os.remove(temporary)
         result["trace"] = json.loads(said.splitlines()[-1])
@@ -496,7 +496,7 @@ INTRODUCTION = """# The kernels, without a GPU
 Written by `make kernel-report` (bench/kernel_report.py); nothing here was measured on a GPU. It has three sources: nvcc's
 machine code ({archs}), read with cuobjdump; the plan of a training step, in which every function of
 kernels/kernels.h reports its minimum traffic and its useful FLOPs; and exact counts of the PTX of single layers, run in
-the simulator `../shared/ptxsim`.
+the simulator `tests/ptx/sim`.
 
 """
 
