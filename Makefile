@@ -69,8 +69,8 @@ all: program ## build ./cocogold for the best backend of this machine (BACKEND=c
 
 include kernels/cuda.mk
 include kernels/runtime/comm.mk
-OBJ := $(foreach f,$(FOLDERS),$(call objects_of,$(f))) $(KERNEL_CU_OBJ) $(LAB_CU_OBJ)
 include tests/ptx/ptx.mk
+OBJ := $(foreach f,$(FOLDERS),$(call objects_of,$(f))) $(KERNEL_CU_OBJ) $(LAB_CU_OBJ)
 include tests/tests.mk
 include tests/fuzz/fuzz.mk
 include bench/bundle.mk

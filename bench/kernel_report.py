@@ -245,15 +245,17 @@ CASES = (
     Case("concat", "8192,320,320", "concat_forward", "stream", SD2),
     Case("concat", "8192,320,320", "concat_backward", "stream", SD2),
     Case("elementwise", "2621440", "add_forward", "stream", SD2),
-    Case("elementwise", "2621440", "cast_to_floatX", "stream", SD2),
+    Case("elementwise", "2621440", "cast_to_floatX", "mixed", SD2),
     Case("optimizer", "4194304", "grad_norm", "stream", "4 of SD2's 866 M parameters"),
-    Case("optimizer", "4194304", "adam_update", "stream", "4 of SD2's 866 M parameters"),
+    Case("optimizer", "4194304", "adam_update", "mixed", "4 of SD2's 866 M parameters"),
     Case("optimizer", "4194304", "ema_update", "stream", "4 of SD2's 866 M parameters"),
     Case("dice", "1,262144", "dice_loss", "stream", "one picture of 512 x 512"),
 )
 
 TIMES = {"conv": 1.25, "attention": 1.5}  # largest bound time over the time of the useful FLOPs
-BOUND = {"conv": ("tensor",), "attention": ("tensor", "SFU"), "stream": ("DRAM",)}
+BOUND = {"conv": ("tensor",), "attention": ("tensor", "SFU"), "stream": ("DRAM",), "mixed": ("DRAM",)}
+# Least mean of bytes per lane and access. mixed: four elements per access, 16 bytes of floats and 8 of bf16.
+WIDTH = {"stream": 15.5, "mixed": 13}
 MAIN = 0.05  # kernels, loads and stores with a smaller share of the traffic are listed, but have no targets
 
 
@@ -263,7 +265,7 @@ def profile_case(program, case):
     kept = Path(f"{program}-{case.layer}-{case.sizes}-{case.function}.json")
     if not kept.exists() or kept.stat().st_mtime < Path(program).stat().st_mtime:
         temporary = f"{kept}.{os.getpid()}"
-        said = run(program, case.layer, case.sizes, case.function, env=dict(os.environ, PTXSIM_PROFILE=temporary))
+        said = run(program, case.layer, case.sizes, case.function, env=dict(os.environ, SIM_PROFILE=temporary))
         result = json.loads(Path(temporary).read_text())
         os.remove(temporary)
         result["trace"] = json.loads(said.splitlines()[-1])
@@ -295,12 +297,12 @@ def missed(case, kernel, is_main):
     memory, bound = kernel["global"], kernel["bound"]["A100"]
     if bound["by"] not in BOUND[case.kind]:
         out.append(f"bound by {bound['by']}")
-    if case.kind == "stream":
+    if case.kind in WIDTH:
         sectors = memory["load"]["sectors"] + memory["store"]["sectors"]
         for way in ("load", "store"):
             if memory[way]["sectors"] > MAIN * sectors and memory[way]["efficiency"] < 0.98:
                 out.append(f"{way}s use {memory[way]['efficiency']:.2f} of a sector")
-        if bytes_per_lane(kernel) < 15.5:
+        if bytes_per_lane(kernel) < WIDTH[case.kind]:
             out.append(f"{bytes_per_lane(kernel):.1f} bytes per lane")
         if memory["reread"] > 1.05:
             out.append(f"reads {memory['reread']:.2f} times")
@@ -320,15 +322,15 @@ def judge(case, result):
     traffic = sum(k["global"]["dram_bytes"] for k in kernels)
     rows, misses = [], []
     for k in kernels:
-        share = k["global"]["dram_bytes"] / traffic if case.kind == "stream" else k["bound"]["A100"]["us"] / us
+        share = k["global"]["dram_bytes"] / traffic if case.kind in WIDTH else k["bound"]["A100"]["us"] / us
         # Small kernels that prepare or add up run in addition to the tensor-core kernels; memory limits them.
-        tensor = case.kind == "stream" or any(n.startswith("mma") for n in k["flops"])
+        tensor = case.kind in WIDTH or any(n.startswith("mma") for n in k["flops"])
         is_main = share >= MAIN and tensor
         rows.append(Row(case, k, is_main, missed(case, k, is_main)))
         misses += rows[-1].misses
     trace = result["trace"]
     card = CARDS["A100"]
-    useful = trace["bytes"] / card.memory if case.kind == "stream" else trace["flops"] / getattr(card, trace["unit"])
+    useful = trace["bytes"] / card.memory if case.kind in WIDTH else trace["flops"] / getattr(card, trace["unit"])
     ratio = 1e-6 * sum(r.kernel["bound"]["A100"]["us"] for r in rows if r.main) / useful
     if case.kind in TIMES and ratio > TIMES[case.kind]:
         misses.append(f"{ratio:.2f} times the useful time")
@@ -496,7 +498,7 @@ INTRODUCTION = """# The kernels, without a GPU
 Written by `make kernel-report` (bench/kernel_report.py); nothing here was measured on a GPU. It has three sources: nvcc's
 machine code ({archs}), read with cuobjdump; the plan of a training step, in which every function of
 kernels/kernels.h reports its minimum traffic and its useful FLOPs; and exact counts of the PTX of single layers, run in
-the simulator `../shared/ptxsim`.
+the simulator `tests/ptx/sim`.
 
 """
 
@@ -519,7 +521,8 @@ One layer each, in bf16, on the simulator's A100 (108 SMs, 1555 GB/s, 312 TFLOP/
   kernels with targets, over the time of the function's useful FLOPs at 312 TFLOP/s (conv2d, attention) or of its
   minimum traffic at 1555 GB/s (the others). **all**: the same for all kernels of the function.
 - Targets. Streaming kernels: load and store >= 0.98, 16 bytes per lane (15.5 on average, since statistics and biases are
-  floats), reread <= 1.05 within a kernel, bound by DRAM. conv2d: banks <= 1.05, bound by the tensor cores, ratio <= 1.25.
+  floats; kernels that read floats and write bf16 access four elements, 8 bytes of bf16: 13), reread <= 1.05 within a
+  kernel, bound by DRAM. conv2d: banks <= 1.05, bound by the tensor cores, ratio <= 1.25.
   attention: banks <= 1.05, bound by tensor cores or the special function unit, ratio <= 1.5. Only the main kernels of a
   function have targets. The others ("-": in conv2d and attention those without tensor cores, which prepare or add up;
   else those with less than 5% of the traffic) only count in "all". Loads or stores that are less than 5% of a kernel's

@@ -333,10 +333,10 @@ static double error_adam(const Lab *lab) {
 const LabLayer lab_layers[] = {
     {"conv2d", "conv2d_forward", "B,H,W,IC,OC,K,stride", {2, 64, 64, 320, 320, 3, 1}, {1, 9, 9, 16, 24, 3, 1},
      {"a thread per output number", "tiles in shared memory, 4 x 4 results per thread", "tensor cores, no overlap",
-      "kernels/conv2d.cu: pipelined, swizzled"}, make_conv2d, call_conv2d, error_conv2d},
+      "two buffers, copies run ahead", "swizzled instead of padded", "kernels/conv2d.cu: larger tiles, four stages"}, make_conv2d, call_conv2d, error_conv2d},
     {"attention", "attention_forward", "B,NH,Tq,Tk,HS,causal", {2, 5, 4096, 4096, 64, 0}, {1, 2, 40, 40, 16, 0},
-     {"scores in memory, three kernels", "online softmax, a warp per query", "keys and values through shared memory",
-      "kernels/attention.cu: tensor cores"}, make_attention, call_attention, error_attention},
+     {"scores in memory, three kernels", "both products on tensor cores", "online softmax, a warp per query",
+      "keys and values through shared memory", "tensor cores and online softmax", "kernels/attention.cu: copies run ahead"}, make_attention, call_attention, error_attention},
     {"groupnorm", "groupnorm_forward", "B,HW,C,G,silu", {2, 4096, 320, 32, 1}, {2, 70, 40, 4, 1},
      {"a block per group, three walks", "two walks", "whole rows, sums per channel, chunks",
       "kernels/groupnorm.cu: 128 bits per lane"}, make_groupnorm, call_groupnorm, error_norm},
@@ -345,7 +345,7 @@ const LabLayer lab_layers[] = {
      make_layernorm, call_layernorm, error_norm},
     {"adam", "adam_update", "n", {50 << 20}, {5000},
      {"a thread per parameter, the copy by a second kernel", "in one pass", "128 bits per lane",
-      "kernels/optimizer.cu: traded quads, scalars once"}, make_adam, call_adam, error_adam},
+      "kernels/optimizer.cu: two quads per lane, scalars once"}, make_adam, call_adam, error_adam},
     {0},
 };
 // clang-format on

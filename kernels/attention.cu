@@ -158,8 +158,8 @@ struct BackwardWorkspace {
     float2 *rows;                  // (B NH, tiles, inner): output_dots
     float *dq;                     // (B NH, tiles, units, M, unit_columns / 8, 32 lanes, 4): sums in the lanes' layout
     float *dk, *dv;                // (chunks, B NH, Tk, HS) if there is more than one chunk
-    unsigned *done;                // (B NH, tiles): number of key blocks that have added their part to dq
-    unsigned *next;                // (1): number of the next block to start
+    unsigned *parts;               // (B NH, tiles): number of key blocks that have added their part to dq
+    unsigned *next_block;          // (1): number of the next block to start
     int tiles, key_blocks, chunks; // chunks: parts of the queries, one block each
     size_t bytes;
 };
@@ -197,9 +197,10 @@ struct Share {
     int j, chunk, b, h, bh, begin, end; // tiles begin .. end - 1 of queries
 };
 
+// scratch: a word of shared memory that nobody writes before the next barrier.
 template <int D>
 __device__ static inline Share take_share(const BackwardWorkspace &ws, const Attention &a, unsigned *scratch) {
-    if (threadIdx.x == 0) { *scratch = ws.key_blocks > 1 ? take_number(ws.next) : blockIdx.x; }
+    if (threadIdx.x == 0) { *scratch = ws.key_blocks > 1 ? take_number(ws.next_block) : blockIdx.x; }
     __syncthreads();
     const int number = (int)*scratch, chunk = number / ws.key_blocks, bh = chunk / ws.chunks;
     Share x = {number % ws.key_blocks, chunk % ws.chunks, bh / a.NH, bh % a.NH, bh, 0, 0};
@@ -317,6 +318,27 @@ __device__ static inline void store_keys(floatX *grad, float *partial, floatX *t
     }
 }
 
+// The hand-over of dq between key blocks; for thread 0 between two barriers of its block.
+__device__ static inline void publish_dq(unsigned *parts, int j) { store_release(parts, j + 1); }
+__device__ static inline void wait_for_previous_keys(const unsigned *parts, int j) {
+    while ((int)load_acquire(parts) < j) {}
+}
+
+// Who may use which memory when. Key block j, tile i of queries; Q, dO and rows have one or two stages, dS has one. The
+// barriers have letters in the code.
+//
+//     take_share     the block's number passes through dS
+//     K, V           cp.async; A: they are there. As many of their fragments as fit go to registers
+//     tile i         B, one stage only: all have used tile i - 1, whose memory tile i then overwrites
+//                    wait, C: tile i is there. All have used Q, dO, rows and dS of tile i - 1 and written their part
+//                    of its dq: thread 0 publishes that (parts[i - 1] = j + 1). Two stages: load tile i + 1
+//       add_slice    reads Q, dO, rows; each warp writes the rows of its keys in dS
+//                    thread 0 waits until block j - 1 has published dq of tile i (parts[i] = j)
+//                    D: dS is complete, nobody reads Q any more, and every thread sees the dq of block j - 1
+//       add_queries  reads dS and K; adds to dq in memory, or in the last key block writes the result over Q
+//                    E, last key block only: Q holds dq of tile i, which is stored. It is read until the next barrier
+//     end            F: all have used K, V and dS; thread 0 publishes dq of the last tile
+//       store_keys   dk goes through the memory of K, dv through that of V
 template <int D>
 static __global__ void __launch_bounds__(Tiles<D>::threads, Tiles<D>::small ? 2 : 1)
     backward_tiles(floatX *dq, floatX *dk, floatX *dv, const floatX *dout, const floatX *q, const floatX *k,
@@ -330,7 +352,7 @@ static __global__ void __launch_bounds__(Tiles<D>::threads, Tiles<D>::small ? 2 
     const int first = x.j * T::rows, row0 = threadIdx.x / 32 * 16 * T::M, key = first + row0;
     const floatX *q0 = token(q, x.b, 0, x.h, a.Tq, a.q_stride, a.HS);
     const floatX *d0 = token(dout, x.b, 0, x.h, a.Tq, a.out_stride, a.HS);
-    unsigned *done = ws.done + (size_t)x.bh * ws.tiles;
+    unsigned *parts = ws.parts + (size_t)x.bh * ws.tiles;
     auto load_queries = [&](int i) {
         const int stage = (unsigned)i % T::stages;
         load_tile<D, T::inner>(Q + stage * tile, q0, a.q_stride, i * T::inner, a.Tq, a.HS);
@@ -348,48 +370,46 @@ static __global__ void __launch_bounds__(Tiles<D>::threads, Tiles<D>::small ? 2 
     Left<D, T::M, T::keep> left_k(K, row0);
     Left<D, T::M, T::keep_values> left_v(V, row0);
     cp_async_wait<1>();
-    __syncthreads();
+    __syncthreads(); // A
     left_k.keep(), left_v.keep();
     float grad_k[T::M][D / 8][4] = {}, grad_v[T::M][D / 8][4] = {};
     for (int i = x.begin; i < x.end; i++) {
         if (T::stages == 1 && i > x.begin) {
-            __syncthreads();
+            __syncthreads(); // B
             load_queries(i);
             cp_async_commit();
         }
         cp_async_wait<0>();
-        __syncthreads(); // tile i is loaded; all threads have read tile i - 1 and written its dq
-        if (dq && threadIdx.x == 0 && i > x.begin) { store_release(done + i - 1, x.j + 1); }
+        __syncthreads(); // C
+        if (dq && threadIdx.x == 0 && i > x.begin) { publish_dq(parts + i - 1, x.j); }
         if (T::stages == 2 && i + 1 < x.end) {
             load_queries(i + 1);
             cp_async_commit();
         }
-        floatX *Qi = Q + i % T::stages * tile;
+        floatX *q_then_dq = Q + i % T::stages * tile;
         if (key < a.Tk) { // otherwise none of the warp's keys exists
             const bool edge = first + T::rows > a.Tk || (a.causal && i * T::inner < first + T::rows);
 #pragma unroll 1
             for (int c = 0; c < T::inner; c += T::slice) {
-                add_slice<D>(grad_k, grad_v, dS, left_k, left_v, Qi, dO + i % T::stages * tile,
+                add_slice<D>(grad_k, grad_v, dS, left_k, left_v, q_then_dq, dO + i % T::stages * tile,
                              rows + i % T::stages * T::inner, c, a, key, edge ? i * T::inner + c : -1, scale * LOG2E);
             }
         }
         if (!dq) { continue; }
-        if (threadIdx.x == 0) {
-            while ((int)load_acquire(done + i) < x.j) {}
-        }
-        __syncthreads(); // dS is complete, and the previous key block has added its part
+        if (threadIdx.x == 0) { wait_for_previous_keys(parts + i, x.j); }
+        __syncthreads(); // D
         const bool is_last = x.j + 1 == (a.causal ? min(ws.key_blocks, i * T::inner / T::rows + 1) : ws.key_blocks);
-        add_queries<D>(ws.dq + ((size_t)x.bh * ws.tiles + i) * T::inner * D, Qi, dS, K, x.j == 0, is_last,
+        add_queries<D>(ws.dq + ((size_t)x.bh * ws.tiles + i) * T::inner * D, q_then_dq, dS, K, x.j == 0, is_last,
                        min(T::rows, a.Tk - first), scale);
         if (is_last) {
-            __syncthreads();
+            __syncthreads(); // E
             store_tile<D, T::inner>(token(dq, x.b, 0, x.h, a.Tq, a.q_stride, a.HS), a.q_stride, i * T::inner, a.Tq,
-                                    a.HS, Qi);
+                                    a.HS, q_then_dq);
         }
     }
     cp_async_wait<0>(); // needed even if there was no tile
-    __syncthreads();
-    if (dq && threadIdx.x == 0 && x.begin < x.end) { store_release(done + x.end - 1, x.j + 1); }
+    __syncthreads();    // F
+    if (dq && threadIdx.x == 0 && x.begin < x.end) { publish_dq(parts + x.end - 1, x.j); }
     if (dk) { store_keys<D>(dk, ws.dk, K, grad_k, ws, x, a, a.k_stride, scale); }
     if (dv) { store_keys<D>(dv, ws.dv, V, grad_v, ws, x, a, a.v_stride, 1); }
 }
@@ -585,7 +605,8 @@ template <int D> static BackwardWorkspace backward_workspace(void *workspace, co
     ws.rows = (float2 *)pieces.take(sizeof(float2) * heads * ws.tiles * T::inner);
     ws.dq = (float *)pieces.take(sums);
     ws.dk = (float *)pieces.take(partial), ws.dv = (float *)pieces.take(partial);
-    ws.done = (unsigned *)pieces.take(sizeof(unsigned) * (heads * ws.tiles + 1)), ws.next = ws.done + heads * ws.tiles;
+    ws.parts = (unsigned *)pieces.take(sizeof(unsigned) * (heads * ws.tiles + 1));
+    ws.next_block = ws.parts + heads * ws.tiles;
     ws.bytes = pieces.bytes;
     return ws;
 }
@@ -599,7 +620,7 @@ static void backward(floatX *dq, floatX *dk, floatX *dv, const floatX *dout, con
     typedef Tiles<D> T;
     const BackwardWorkspace ws = backward_workspace<D>(workspace, a);
     const int padded = ws.tiles * T::inner, heads = a.B * a.NH;
-    launch<output_dots>(dev, dim3(ceil_div(padded, 64), heads), 256, 0, ws.rows, ws.done,
+    launch<output_dots>(dev, dim3(ceil_div(padded, 64), heads), 256, 0, ws.rows, ws.parts,
                         (unsigned)(heads * ws.tiles + 1), dout, out, lse, a, padded);
     const size_t shared = sizeof(floatX) * (Layout<D>::pitch * (2 * T::rows + 2 * T::stages * T::inner) +
                                             T::rows * Layout<T::inner>::pitch) +

@@ -1,5 +1,5 @@
 // Kernels over n elements. A thread handles V elements with 128-bit accesses; the last thread handles the rest one by
-// one. Kernels that use both float and floatX access a warp's floats as a span (below).
+// one. Kernels that use both float and floatX handle a warp's elements as a span (below).
 #pragma once
 #include "kernels/cuda_common.cuh"
 
@@ -76,55 +76,28 @@ template <int V, class T> __device__ static inline void store_part(T *to, const 
     }
 }
 
-// A span: a warp's 32 V floats, V for each lane, in 128-bit accesses that touch whole sectors. With V = 8, if each lane
-// accessed its own two quads, every access would use half of each sector. Instead the warp accesses its 64 quads in two
-// halves of 32, each lane quad 2 (lane % 16) + lane / 16 of both halves. Then lanes 16 apart trade: the lower lane's
-// second quad for the upper lane's first.
+// A span: a warp's 32 V elements. A lane handles V / 4 quads of it, 32 quads apart, so that the accesses of a warp
+// touch whole sectors of floats (128 bits per lane) and of bf16 (64 bits) alike, and no lane needs another's elements.
 __device__ static inline int lane_of() { return threadIdx.x % 32; }
-__device__ static inline int quad_of(int V) { return V == 4 ? lane_of() : 2 * (lane_of() % 16) + lane_of() / 16; }
 
-// The quads without the trade, if it does not matter which lane handles an element.
-template <int V> __device__ static inline void load_quads(float (&x)[V], const float *span) {
-    const float4 *from = (const float4 *)span + quad_of(V);
+template <class T, int V> __device__ static inline void load_quads(float (&to)[V], const T *span) {
 #pragma unroll
-    for (int i = 0; i < V / 4; i++) {
-        const float4 q = from[32 * i];
-        x[4 * i] = q.x, x[4 * i + 1] = q.y, x[4 * i + 2] = q.z, x[4 * i + 3] = q.w;
+    for (int i = 0; i < V; i += 4) {
+        T q[4];
+        load_words(q, span + 4 * lane_of() + 32 * i);
+#pragma unroll
+        for (int j = 0; j < 4; j++) { to[i + j] = to_float(q[j]); }
     }
 }
 
-template <int V> __device__ static inline void store_quads(float *span, const float (&x)[V]) {
+template <class T, int V> __device__ static inline void store_quads(T *span, const float (&from)[V]) {
 #pragma unroll
-    for (int i = 0; i < V / 4; i++) {
-        const float q[4] = {x[4 * i], x[4 * i + 1], x[4 * i + 2], x[4 * i + 3]};
-        store_global(span + 4 * (quad_of(V) + 32 * i), q);
+    for (int i = 0; i < V; i += 4) {
+        T q[4];
+#pragma unroll
+        for (int j = 0; j < 4; j++) { q[j] = from_float<T>(from[i + j]); }
+        store_global(span + 4 * lane_of() + 32 * i, q);
     }
-}
-
-// Converts quads to V consecutive elements, and back.
-template <int V> __device__ static inline void trade(float (&x)[V]) {
-    if constexpr (V == 8) {
-        const bool upper = lane_of() >= 16;
-#pragma unroll
-        for (int i = 0; i < 4; i++) {
-            const float got = __shfl_xor_sync(0xffffffffu, upper ? x[i] : x[4 + i], 16);
-            x[i] = upper ? got : x[i];
-            x[4 + i] = upper ? x[4 + i] : got;
-        }
-    }
-}
-
-template <int V> __device__ static inline void load_span(float (&x)[V], const float *span) {
-    load_quads(x, span);
-    trade(x);
-}
-
-template <int V> __device__ static inline void store_span(float *span, const float (&x)[V]) {
-    float quads[V];
-#pragma unroll
-    for (int i = 0; i < V; i++) { quads[i] = x[i]; }
-    trade(quads);
-    store_quads(span, quads);
 }
 
 // The first element of a warp's span in a row of n elements; whether the whole span exists and is aligned; its end. If

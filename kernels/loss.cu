@@ -47,15 +47,14 @@ static __global__ void __launch_bounds__(FEW_THREADS)
     for (size_t span = first_of_span(); span < (size_t)n; span += (size_t)gridDim.x * FEW_THREADS * VEC) {
         float of_span = 0;
         if (whole_span(span, n)) {
-            const size_t i = row + span + lane_of() * VEC;
             float p[VEC], t[VEC];
-            load_part(p, pred + i, VEC);
-            load_span(t, target + row + span);
+            load_quads(p, pred + row + span);
+            load_quads(t, target + row + span);
 #pragma unroll
             for (int j = 0; j < VEC; j++) {
                 p[j] = difference_element<ABSOLUTE>(of_span, p[j], t[j], square, sign, factor);
             }
-            if (dpred) { store_part(dpred + i, p, VEC); }
+            if (dpred) { store_quads(dpred + row + span, p); }
         } else {
             for (size_t i = row + span + lane_of(); i < row + end_of_span(span, n); i += 32) {
                 const float g =

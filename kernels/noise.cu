@@ -228,8 +228,7 @@ static __global__ void __launch_bounds__(FEW_THREADS)
         }
 #pragma unroll
         for (int j = 0; j < VEC; j++) { mixed[j] = k.alpha * x[j] + k.sigma * z[j]; }
-        trade(mixed);
-        store_part(noisy + row + span + lane_of() * VEC, mixed, VEC);
+        store_quads(noisy + row + span, mixed);
     } else {
         for (size_t i = row + span + lane_of(); i < row + end_of_span(span, n); i += 32) {
             noisy[i] = to_floatX(k.alpha * x0[i] + k.sigma * noise[i]);
@@ -253,11 +252,11 @@ static __global__ void __launch_bounds__(FEW_THREADS)
     x0_factors(&of_x, &of_out, prediction, schedule_of_block(timesteps, alphas_cumprod));
     if (whole_span(span, n)) {
         float x[VEC], out[VEC];
-        load_span(x, noisy + row + span);
-        load_part(out, model_out + row + span + lane_of() * VEC, VEC);
+        load_quads(x, noisy + row + span);
+        load_quads(out, model_out + row + span);
 #pragma unroll
         for (int j = 0; j < VEC; j++) { x[j] = of_x * x[j] + of_out * out[j]; }
-        store_span(x0 + row + span, x);
+        store_quads(x0 + row + span, x);
     } else {
         for (size_t i = row + span + lane_of(); i < row + end_of_span(span, n); i += 32) {
             x0[i] = of_x * noisy[i] + of_out * to_float(model_out[i]);
@@ -305,11 +304,11 @@ static __global__ void __launch_bounds__(FEW_THREADS) ddim(float *x, const float
     const size_t span = first_of_span();
     if (span + 32 * VEC <= n) {
         float v[VEC], out[VEC];
-        load_span(v, x + span);
-        load_part(out, model_out + span + lane_of() * VEC, VEC);
+        load_quads(v, x + span);
+        load_quads(out, model_out + span);
 #pragma unroll
         for (int j = 0; j < VEC; j++) { v[j] = ddim_element(v[j], out[j], k); }
-        store_span(x + span, v);
+        store_quads(x + span, v);
     } else {
         for (size_t i = span + lane_of(); i < n; i += 32) { x[i] = ddim_element(x[i], to_float(model_out[i]), k); }
     }

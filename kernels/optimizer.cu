@@ -95,10 +95,7 @@ static __global__ void __launch_bounds__(THREADS)
 #pragma unroll // separately: in one loop with the moments, CUDA 12.4's compiler would spill registers
         for (int j = 0; j < VEC; j++) { p[j] = adam_parameter(p[j], mean[j], square[j], k, now); }
         store_quads(master + span, p);
-        if (sizeof(floatX) != sizeof(float)) {
-            trade(p);
-            store(param + span + lane_of() * VEC, p);
-        }
+        if (sizeof(floatX) != sizeof(float)) { store_quads(param + span, p); }
     } else {
         for (size_t i = span + lane_of(); i < n; i += 32) {
             adam_moments(m[i], v[i], grad[i], k, now);

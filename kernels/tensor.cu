@@ -86,8 +86,8 @@ static __global__ void __launch_bounds__(THREADS) to_floatX_kernel(floatX *out, 
     const size_t span = first_element(VEC) - lane_of() * VEC;
     if (span + 32 * VEC <= n) {
         float x[VEC];
-        load_span(x, inp + span);
-        store(out + span + lane_of() * VEC, x);
+        load_quads(x, inp + span);
+        store_quads(out + span, x);
     } else {
         for (size_t i = span + lane_of(); i < n; i += 32) { out[i] = to_floatX(inp[i]); }
     }
@@ -97,8 +97,8 @@ static __global__ void __launch_bounds__(THREADS) to_float_kernel(float *out, co
     const size_t span = first_element(VEC) - lane_of() * VEC;
     if (span + 32 * VEC <= n) {
         float x[VEC];
-        load(x, inp + span + lane_of() * VEC);
-        store_span(out + span, x);
+        load_quads(x, inp + span);
+        store_quads(out + span, x);
     } else {
         for (size_t i = span + lane_of(); i < n; i += 32) { out[i] = to_float(inp[i]); }
     }

@@ -43,7 +43,7 @@ UNITS_check := $(LONG) $(filter-out $(LONG),$(TEST_BIN)) $(addprefix tests/cli/t
 UNITS_emu   := $(call emu,bf16,1,$(EMU_MODELS)) $(call emu,bf16,3,$(EMU_KERNELS) tests/emu/test_emu) \
                $(call emu,fp32,1,$(EMU_KERNELS) tests/emu/test_emu)
 MEASURED    := tests/cli/test_ranks.sh tests/cli/test_comm.sh tests/cli/test_threads.sh
-UNITS_test  := tests/build/test_nvcc.sh $(UNITS_emu) tests/emu/test_program.sh \
+UNITS_test  := tests/build/test_nvcc.sh $(UNITS_emu) tests/emu/test_program.sh $(SIM_TEST) \
                $(filter-out $(UNITS_check) $(MEASURED) %/test_slurm.sh,$(sort $(wildcard tests/cli/test_*.sh))) \
                $(UNITS_check) $(addprefix alone:,tests/emu/test_launched.sh $(MEASURED))
 # The tests that `make test-all` adds to `make test`.
@@ -60,7 +60,7 @@ of_backend = $(if $(filter emu,$(and $(by_hand),$(BACKEND))),$(call of_emu,$(1))
 chosen    = $(foreach u,$(call of_backend,$(1)),$(if $(or $(if $(T),,all),$(findstring $(T),$(u))),$(u)))
 
 # The programs of the chosen units: those of this backend, and the emulated ones of one precision.
-programs  = $(filter $(BUILD)/%,$(1))
+programs  = $(filter $(BUILD)/% $(SIM)/%,$(1))
 emulated  = $(addprefix build/emu-$(2)/,$(foreach u,$(filter emu:$(2):%,$(1)),$(lastword $(subst :, ,$(u)))))
 # Programs that the scripts and reference tests among $(1) use.
 helpers   = $(if $(filter pytest:% %/emu/test_program.sh,$(1)),$(addprefix build/cpu-fp32/tests/,model/dump data/dump data/difference train/step util/half))
@@ -96,7 +96,7 @@ test-more: setup
 
 test-asan: setup ## the unit tests with AddressSanitizer and UndefinedBehaviorSanitizer
 	@$(MAKE) --no-print-directory DEBUG=1 BACKEND=cpu PRECISION=fp32 test-units TIER=asan
-UNITS_asan := $(filter-out %/test_unet,$(TEST_BIN)) # it takes three minutes there; test_fixtures runs a whole UNet too
+UNITS_asan := $(SIM_TEST) $(filter-out %/test_unet,$(TEST_BIN)) # it takes three minutes there; test_fixtures runs a whole UNet too
 
 # After set-up: builds the programs of TIER's units, one backend and precision after the other, and runs the units.
 UNITS  = $(call chosen,$(UNITS_$(TIER)))

@@ -57,8 +57,8 @@ static __global__ void __launch_bounds__(THREADS)
     if (sizeof(floatX) != sizeof(float)) { store_part(param + i, p, left); }
 }
 
-// Version 4, kernels/optimizer.cu: eight parameters per thread as two quads, exchanged between lanes to write whole
-// words of bf16. Each block computes the step's scalars, square root and divisions once.
+// Version 4, kernels/optimizer.cu: eight parameters per thread as two quads, so that twice as many loads are under way.
+// Each block computes the step's scalars, square root and divisions once.
 
 void lab_adam_update(int version, float *master, floatX *param, float *m, float *v, const float *grad,
                      const GradNorm *result, float beta1, float beta2, float eps, float weight_decay, size_t n,

@@ -128,18 +128,29 @@ __device__ static inline void copy_weights(floatX *to, const floatX *weight, con
 __device__ static inline int row_in_warp(int m, int i) { return 16 * m + threadIdx.x % 32 / 4 + i / 2 * 8; }
 __device__ static inline int column_in_warp(int n, int i) { return 8 * n + threadIdx.x % 4 * 2 + i % 2; }
 
-// sum += a b^T over DEPTH; a and b point to the warp's first rows.
-__device__ static inline void multiply(float (&sum)[2][4][4], const floatX *a, const floatX *b) {
+// Where element k of a row is in a tile. Padded: rows are one piece of 16 bytes longer than their elements. Swizzled
+// (version 5): the pieces of a row are permuted by an exclusive or, a different one in each row of 128 bytes.
+template <bool SWIZZLED> __device__ static inline int place(int row, int k) {
+    constexpr int pieces = DEPTH / VEC; // of a row: 4 in bf16, 8 in fp32
+    if (!SWIZZLED) { return row * MMA_PITCH + k; }
+    return row * DEPTH + (k / VEC ^ row * pieces / 8 % pieces) * VEC + k % VEC;
+}
+
+// sum += a b^T over DEPTH, for the warp's rows from m0 of a and n0 of b.
+template <bool SWIZZLED>
+__device__ static inline void multiply(float (&sum)[2][4][4], const floatX *a, int m0, const floatX *b, int n0) {
 #ifdef PRECISION_bf16
     const int lane = threadIdx.x % 32;
 #pragma unroll
     for (int k = 0; k < DEPTH; k += 16) {
         unsigned fa[2][4], fb[4];
 #pragma unroll
-        for (int m = 0; m < 2; m++) { ldmatrix_x4(fa[m], a + (16 * m + lane % 16) * MMA_PITCH + k + lane / 16 * 8); }
+        for (int m = 0; m < 2; m++) {
+            ldmatrix_x4(fa[m], a + place<SWIZZLED>(m0 + 16 * m + lane % 16, k + lane / 16 * 8));
+        }
 #pragma unroll
         for (int n = 0; n < 4; n += 2) {
-            ldmatrix_x4(fb, b + (8 * n + lane / 16 * 8 + lane % 8) * MMA_PITCH + k + lane / 8 % 2 * 8);
+            ldmatrix_x4(fb, b + place<SWIZZLED>(n0 + 8 * n + lane / 16 * 8 + lane % 8, k + lane / 8 % 2 * 8));
 #pragma unroll
             for (int m = 0; m < 2; m++) {
                 mma_m16n8k16(sum[m][n], fa[m], fb);
@@ -151,13 +162,26 @@ __device__ static inline void multiply(float (&sum)[2][4][4], const floatX *a, c
     for (int k = 0; k < DEPTH; k++) {
         float x[2][2], w[4][2];
 #pragma unroll
-        for (int i = 0; i < 4; i++) { x[i / 2][i % 2] = a[row_in_warp(i / 2, 2 * (i % 2)) * MMA_PITCH + k]; }
+        for (int i = 0; i < 4; i++) { x[i / 2][i % 2] = a[place<SWIZZLED>(m0 + row_in_warp(i / 2, 2 * (i % 2)), k)]; }
 #pragma unroll
-        for (int i = 0; i < 8; i++) { w[i / 2][i % 2] = b[column_in_warp(i / 2, i % 2) * MMA_PITCH + k]; }
+        for (int i = 0; i < 8; i++) { w[i / 2][i % 2] = b[place<SWIZZLED>(n0 + column_in_warp(i / 2, i % 2), k)]; }
 #pragma unroll
         for (int i = 0; i < 32; i++) { sum[i / 16][i / 4 % 4][i % 4] += x[i / 16][i / 2 % 2] * w[i / 4 % 4][i % 2]; }
     }
 #endif
+}
+
+// Writes a warp's results, whose first is (row0, oc0).
+__device__ static inline void store_results(floatX *out, const float (&sum)[2][4][4], const floatX *bias, const Rows &r,
+                                            int row0, int oc0) {
+#pragma unroll
+    for (int i = 0; i < 32; i++) {
+        const int row = row0 + row_in_warp(i / 16, i % 4), oc = oc0 + column_in_warp(i / 4 % 4, i % 4);
+        if (row < r.rows && oc < r.c.OC) {
+            out[(size_t)row * r.c.OC + oc] =
+                to_floatX(sum[i / 16][i / 4 % 4][i % 4] + (bias ? to_float(bias[oc]) : 0.0f));
+        }
+    }
 }
 
 static __global__ void __launch_bounds__(MMA_THREADS)
@@ -171,24 +195,71 @@ static __global__ void __launch_bounds__(MMA_THREADS)
 #pragma unroll
         for (int i = threadIdx.x; i < TILE * DEPTH / VEC; i += MMA_THREADS) {
             const int line = i / (DEPTH / VEC), k = i % (DEPTH / VEC) * VEC;
-            copy_patch(a + line * MMA_PITCH + k, inp, r, row0 + line, k0 + k);
-            copy_weights(b + line * MMA_PITCH + k, weight, r, oc0 + line, k0 + k);
+            copy_patch(a + place<false>(line, k), inp, r, row0 + line, k0 + k);
+            copy_weights(b + place<false>(line, k), weight, r, oc0 + line, k0 + k);
         }
         __syncthreads();
-        multiply(sum, a + m0 * MMA_PITCH, b + n0 * MMA_PITCH);
+        multiply<false>(sum, a, m0, b, n0);
     }
-#pragma unroll
-    for (int i = 0; i < 32; i++) {
-        const int row = row0 + m0 + row_in_warp(i / 16, i % 4), oc = oc0 + n0 + column_in_warp(i / 4 % 4, i % 4);
-        if (row < r.rows && oc < r.c.OC) {
-            out[(size_t)row * r.c.OC + oc] =
-                to_floatX(sum[i / 16][i / 4 % 4][i % 4] + (bias ? to_float(bias[oc]) : 0.0f));
-        }
+    store_results(out, sum, bias, r, row0 + m0, oc0 + n0);
+}
+
+// Versions 4 and 5: two buffers, and cp.async fills one while the warps multiply the other. The copies need no
+// registers and one barrier per step instead of two; the tensor cores wait only where a step takes less time than its
+// copies. (A vector that is not whole in memory still goes through registers.) Version 4 pads the rows as version 3:
+// each group of eight lanes writes two rows, 160 bytes with a gap, which takes two wavefronts instead of one. Version 5
+// permutes the pieces instead: no conflicts in copies and ldmatrix and a fifth less shared memory, for more
+// instructions per address.
+__device__ static inline void start_patch(floatX *to, const floatX *inp, const Rows &r, int row, int k) {
+    if (r.c.IC % VEC == 0) {
+        const floatX *from = patch(inp, r, row, k);
+        cp_async_16(to, from ? from : inp, from != NULL);
+    } else {
+        copy_patch(to, inp, r, row, k);
     }
 }
 
-// Version 4, kernels/conv2d.cu: larger tiles, four of them in flight by cp.async, swizzled instead of padded. The
-// result is written in whole words, and the inner dimension is split where there are few tiles.
+__device__ static inline void start_weights(floatX *to, const floatX *weight, const Rows &r, int oc, int k) {
+    if (r.inner % VEC == 0) {
+        const bool inside = oc < r.c.OC && k < r.inner;
+        cp_async_16(to, inside ? weight + (size_t)oc * r.inner + k : weight, inside);
+    } else {
+        copy_weights(to, weight, r, oc, k);
+    }
+}
+
+template <bool SWIZZLED> static constexpr int tile_elements = TILE *(SWIZZLED ? DEPTH : MMA_PITCH);
+
+template <bool SWIZZLED>
+static __global__ void __launch_bounds__(MMA_THREADS)
+    lab_conv2d_async(floatX *out, const floatX *inp, const floatX *weight, const floatX *bias, Rows r) {
+    floatX *buffers = (floatX *)dynamic_shared; // two of a and b
+    const int row0 = blockIdx.x * TILE, oc0 = blockIdx.y * TILE, warp = threadIdx.x / 32;
+    const int m0 = warp / 2 * 32, n0 = warp % 2 * 32, steps = ceil_div(r.inner, (int)DEPTH);
+    auto a_of = [&](int step) { return buffers + step % 2 * 2 * tile_elements<SWIZZLED>; };
+    auto start = [&](int step) {
+        floatX *a = a_of(step), *b = a + tile_elements<SWIZZLED>;
+#pragma unroll
+        for (int i = threadIdx.x; i < TILE * DEPTH / VEC; i += MMA_THREADS) {
+            const int line = i / (DEPTH / VEC), k = i % (DEPTH / VEC) * VEC, at = place<SWIZZLED>(line, k);
+            start_patch(a + at, inp, r, row0 + line, step * DEPTH + k);
+            start_weights(b + at, weight, r, oc0 + line, step * DEPTH + k);
+        }
+        cp_async_commit();
+    };
+    float sum[2][4][4] = {};
+    start(0);
+    for (int step = 0; step < steps; step++) {
+        cp_async_wait<0>();
+        __syncthreads(); // this step's buffer is filled, and all warps have used the other one
+        if (step + 1 < steps) { start(step + 1); }
+        multiply<SWIZZLED>(sum, a_of(step), m0, a_of(step) + tile_elements<SWIZZLED>, n0);
+    }
+    store_results(out, sum, bias, r, row0 + m0, oc0 + n0);
+}
+
+// Version 6, kernels/conv2d.cu: larger tiles, so that each number in shared memory is used more often, and four of them
+// in flight. The result is written in whole words, and the inner dimension is split where there are few tiles.
 
 void lab_conv2d_forward(int version, floatX *out, const floatX *inp, const floatX *weight, const floatX *bias,
                         Conv2d conv, Device *dev) {
@@ -200,8 +271,14 @@ void lab_conv2d_forward(int version, floatX *out, const floatX *inp, const float
         launch<lab_conv2d_naive>(dev, (unsigned)ceil_div(n, (size_t)THREADS), THREADS, 0, out, inp, weight, bias, r);
     } else if (version == 2) {
         launch<lab_conv2d_tiles>(dev, tiles, THREADS, 0, out, inp, weight, bias, r);
-    } else {
+    } else if (version == 3) {
         launch<lab_conv2d_mma>(dev, tiles, MMA_THREADS, 2 * TILE * MMA_PITCH * sizeof(floatX), out, inp, weight, bias,
                                r);
+    } else if (version == 4) {
+        launch<lab_conv2d_async<false>>(dev, tiles, MMA_THREADS, 4 * tile_elements<false> * sizeof(floatX), out, inp,
+                                        weight, bias, r);
+    } else {
+        launch<lab_conv2d_async<true>>(dev, tiles, MMA_THREADS, 4 * tile_elements<true> * sizeof(floatX), out, inp,
+                                       weight, bias, r);
     }
 }

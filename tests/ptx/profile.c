@@ -1,6 +1,6 @@
 // profile LAYER NUMBERS [FUNCTION]: runs each function of a layer once (or only FUNCTION), with the sizes of `cocogold
 // bench LAYER --shape NUMBERS`, and prints the launches of the trace. Built with BACKEND=ptx and run with
-// PTXSIM_PROFILE, the simulator counts the work of these kernels; no others are launched.
+// SIM_PROFILE, the simulator counts the work of these kernels; no others are launched.
 //
 // It runs the bench's layers (bench/bench_kernels.c) with the same calls, on tensors filled by the host.
 #include "bench/bench.h"

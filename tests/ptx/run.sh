@@ -7,17 +7,17 @@ build=$1 races=$2 seeds=$3
 shift 3
 work=$(mktemp -d)
 trap 'rm -rf "$work"' EXIT
-export work OMP_NUM_THREADS=${OMP_NUM_THREADS:-1} OMP_WAIT_POLICY=passive PTXSIM_TRACE=1
+export work OMP_NUM_THREADS=${OMP_NUM_THREADS:-1} OMP_WAIT_POLICY=passive SIM_TRACE=1
 
 one() { # RACE SEED TEST
     local own=$work/$(basename "$3")-$1-$2 started=$SECONDS code=0 passed
-    PTXSIM_RACE=$1 PTXSIM_SEED=$2 "$3" >"$own.out" 2>"$own.err" || code=$?
+    SIM_RACE=$1 SIM_SEED=$2 "$3" >"$own.out" 2>"$own.err" || code=$?
     # The simulator prints a line per launch, and its findings.
-    sed -nE 's/^ptxsim: (\S+) grid \(.*/\1/p' "$own.err" | sort -u >"$own.launches"
-    sed -i -E '/^ptxsim: \S+ grid \(/d' "$own.err"
-    if [ $code != 0 ] || grep -q '^ptxsim' "$own.err"; then
+    sed -nE 's/^simulator: (\S+) grid \(.*/\1/p' "$own.err" | sort -u >"$own.launches"
+    sed -i -E '/^simulator: \S+ grid \(/d' "$own.err"
+    if [ $code != 0 ] || grep -q '^simulator' "$own.err"; then
         tail -n 10 "$own.out"
-        grep -E '^ptxsim|^race|FAILED|ERROR' "$own.err" | cut -c1-300 | head -n 6 | c++filt
+        grep -E '^simulator|^race|FAILED|ERROR' "$own.err" | cut -c1-300 | head -n 6 | c++filt
         echo "ptx: $3 fails with race check $1, schedule $2" >&2
         return 255 # xargs then starts no further tests
     fi
