@@ -86,7 +86,7 @@ check "the skip that lives longest" grep -qE '^conv_in\.out +2x64x64x320 ' "$wor
 check "what is recomputed is saved in backward" grep -qE '^mid_block\.resnets\.1\.conv1\.out .* backward +[0-9]+ +backward +[0-9]+' "$work/tensors"
 check "tensors of what runs" refuses "--tensors needs bench plan" step --tensors
 check "the UNet's config" grep -q '"UNet2DConditionModel"' "$work/config.json"
-check "a version beyond the last" refuses "--version 5: expected 1 to 4 or all" conv2d --version 5 --check
+check "a version beyond the last" refuses "--version 7: expected 1 to 6 or all" conv2d --version 7 --check
 check "a layer without versions" refuses "expected conv2d, attention, groupnorm, layernorm or adam" linear --version 1
 check "nothing to check" refuses "--check needs --version" conv2d --check
 check "unknown layer" refuses "expected all, step or one of the layers linear" nothing

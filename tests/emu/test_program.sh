@@ -104,9 +104,9 @@ for precision in fp32 bf16; do
     # The micro-batch that fits: all 6 samples of a step on an empty card, fewer beside other programs; same losses.
     fitting=(train --model model --shards latents --validate-every 0 --no-roofline --max-train-steps 2 --gradient-accumulation-steps 3)
     check "$precision: micro-batches of 2" "${emulated[@]}" "${fitting[@]}" --train-batch-size 2 --out two
-    check "$precision: all 6 samples fit" bash -c '"$@" --out six | grep -q "micro-batches of 6 samples, 1 per step"' - "${emulated[@]}" "${fitting[@]}"
+    check "$precision: all 6 samples fit" bash -c '"$@" --out six >log && grep -q "micro-batches of 6 samples, 1 per step" log' - "${emulated[@]}" "${fitting[@]}"
     check "$precision: $(same_losses six two 1e-5 2)" same_losses six two 1e-5 2
-    check "$precision: fewer fit in 66 MB" bash -c '"$@" --out fewer | grep -qE "micro-batches of [123] samples, [236] per step"' - \
+    check "$precision: fewer fit in 66 MB" bash -c '"$@" --out fewer >log && grep -qE "micro-batches of [123] samples, [236] per step" log' - \
         env EMU_TAKEN=$((8589934592 - 66000000)) "${emulated[@]}" "${fitting[@]}"
     check "$precision: $(same_losses fewer two 1e-5 2)" same_losses fewer two 1e-5 2
     check "$precision: on the CPU 2" bash -c '"$@" --out cpu-two >/dev/null && grep -q "\"step\":2" cpu-two/log.jsonl' - "$cpu/cocogold" "${fitting[@]}"

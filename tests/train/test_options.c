@@ -19,7 +19,8 @@ static void test_defaults(void **state) {
     UNetOptions u = options_of();
     TrainOptions o = u.train;
     assert_true(o.lr == 3e-5 && o.lr_warmup_steps == 100 && o.lr_total_steps == 25000 && o.lr_final == 0.01);
-    assert_int_equal(o.train_batch_size * o.gradient_accumulation_steps, 32);
+    assert_int_equal(o.train_batch_size, 0); // 2 x gradient_accumulation_steps samples
+    assert_int_equal(o.gradient_accumulation_steps, 16);
     assert_true(u.multires_noise == 0.9 && u.multires_annealed && o.seed == 2024 && o.ema_decay == 0);
     assert_true(u.loss_kind == LOSS_MSE && o.lr_kind == LR_EXPONENTIAL && !schedule_changes(&u.schedule));
     printf("  Marigold's recipe: lr %g, warm-up %d, to %g at %d\n", o.lr, o.lr_warmup_steps, o.lr_final,
@@ -78,7 +79,7 @@ static void test_mistakes(void **state) {
     assert_dies("--lr 11: expected a value from 0 to 10", options_of("--lr", "11"));
     assert_dies("--lr nan: expected", options_of("--lr", "nan"));
     assert_dies("--seed -1: expected", options_of("--seed", "-1"));
-    assert_dies("--train-batch-size 0: expected", options_of("--train-batch-size", "0"));
+    assert_dies("--train-batch-size -1: expected", options_of("--train-batch-size", "-1"));
     assert_dies("--zero 2: expected a value from 0 to 1", options_of("--zero", "2"));
     assert_dies("--text-template a photo: expected {}", options_of("--text-template", "a photo"));
     assert_dies("train: --lr fast: invalid numeric value", options_of("--lr", "fast"));
