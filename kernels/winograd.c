@@ -219,13 +219,13 @@ static bool are_few(const Winograd *w) { return all_tiles(w) <= FEW_TILES && (lo
 static size_t position_floats(int tiles, int channels) { return (size_t)tiles * channels + PAD; }
 static size_t zeros_floats(const Winograd *w) { return ceil_div(w->K > w->N ? w->K : w->N, VEC) * (size_t)VEC; }
 
-// Compares numbers of multiply-adds. Measured in these, the transforms of a tile's channel take 250, those of a weight
-// 250, or 1500 through memory.
+// Compares numbers of multiply-adds for one sample, so that its bits do not depend on the others of its batch. Measured
+// in these, the transforms of a tile's channel take 250, and so do those of a weight.
 bool winograd_pays(const Winograd *w) {
     if (w->K % VEC || w->N % VEC) { return false; }
-    double tiles = all_tiles(w), products = (double)w->K * w->N, weight = are_few(w) ? 250 : 1500;
-    double fast = tiles * (POSITIONS * products + 250.0 * (w->K + w->N)) + weight * products;
-    return 1.1 * fast < (double)w->B * w->H * w->W * TAPS * TAPS * products;
+    double tiles = tiles_along(w->H) * tiles_along(w->W), products = (double)w->K * w->N;
+    double fast = (POSITIONS * tiles + 250) * products + 250 * tiles * (w->K + w->N);
+    return 1.1 * fast < (double)w->H * w->W * TAPS * TAPS * products;
 }
 
 // ---- The convolution ------------------------------------------------------------------------------------------------

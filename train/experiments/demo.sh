@@ -14,7 +14,7 @@ for name in VAE_STEPS WORDS_STEPS UNET_STEPS SEED; do
 done
 base=demo # all but fine-tuning is shared by both targets
 out=$([ "$target" = overlay ] && echo demo || echo "demo-$target")
-vae_steps=${VAE_STEPS:-1200} words_steps=${WORDS_STEPS:-4500} unet_steps=${UNET_STEPS:-1500} seed=${SEED:-1}
+vae_steps=${VAE_STEPS:-1200} words_steps=${WORDS_STEPS:-6000} unet_steps=${UNET_STEPS:-1500} seed=${SEED:-1}
 started=$SECONDS
 
 run() {
@@ -33,7 +33,7 @@ unet=(--train-batch-size 16 --lr 2e-3 --weight-decay 0.01 --lr-scheduler wsd --l
 
 # Scenes with masks, whose classes are split by the new word; other scenes for captions, with all words.
 stage $base/data/synth.json synth $base/data --seed "$seed" --new-words orange
-stage $base/scenes/synth.json synth $base/scenes --seed "$((seed + 10))" --train 5000 --val 100
+stage $base/scenes/synth.json synth $base/scenes --seed "$((seed + 10))" --train 6000 --val 100
 stage $base/init/model_index.json init --preset mini --text-to-image $base/init --seed "$seed"
 stage $base/vae/model/model_index.json train-vae --model $base/init --data $base/data --out $base/vae --resume \
     --max-train-steps "$vae_steps" --train-batch-size 8 --lr 4e-3 --lr-scheduler cosine --lr-warmup-steps 50 \
