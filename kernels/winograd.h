@@ -13,8 +13,8 @@ typedef struct {
     int pad; // zeros before the first row and column
 } Winograd;
 
-// Whether this is faster than the direct sum. It depends on the size of a sample and the channels alone (H, W, N, K), so
-// that a sample has the same bits in every batch.
+// Whether this is faster than the direct sum. It depends on the size of a sample and the channels alone (H, W, N, K),
+// so that a sample has the same bits in every batch.
 bool winograd_pays(const Winograd *w);
 
 // out = conv(inp, weight) + init + bias. weight has 9 taps (y, x). scratch holds winograd_scratch floats.

@@ -130,9 +130,10 @@ static void test_shapes(void **state) {
 
 static void test_integers(void **state) {
     (void)state;
-    const Case cases[] = {{{1, 5, 4, 8, 8, 3, 1, 1, 1}, true, true, true, true, 1},
-                          {{1, 6, 6, 8, 8, 3, 2, 1, 1}, true, true, true, true, 0},
-                          };
+    const Case cases[] = {
+        {{1, 5, 4, 8, 8, 3, 1, 1, 1}, true, true, true, true, 1},
+        {{1, 6, 6, 8, 8, 3, 2, 1, 1}, true, true, true, true, 0},
+    };
     for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) { check_case(cases + i); }
 }
 
