@@ -116,10 +116,7 @@ static Winograd fast_filter(const Pixels *p) {
                       .pad = p->transposed ? c->K - 1 - c->pad_before : c->pad_before};
 }
 
-static bool is_fast(const Pixels *p) {
-    Winograd w = fast_filter(p);
-    return p->conv->K == 3 && p->conv->stride == 1 && winograd_pays(&w);
-}
+static bool is_fast(const Conv2d *c, const Winograd *w) { return c->K == 3 && c->stride == 1 && winograd_pays(w); }
 
 // The weight as the right matrix of a product, for p's direction.
 static GemmWeight right_matrix(const Pixels *p, const float *weight, bool torch_order) {
@@ -149,15 +146,15 @@ static size_t product_scratch(const Pixels *p) {
 static size_t convolve_scratch(const Pixels *p) {
     Winograd w = fast_filter(p);
     const Conv2d *c = p->conv;
-    if (is_fast(p)) { return winograd_scratch(&w); }
+    if (is_fast(c, &w)) { return winograd_scratch(&w); }
     return product_scratch(p) + (c->torch_order ? (size_t)c->OC * c->K * c->K * c->IC : 0);
 }
 
 // scratch holds convolve_scratch floats.
 static void convolve(Pixels p, const float *weight, float *scratch) {
     bool torch_order = p.conv->torch_order;
-    if (is_fast(&p)) {
-        Winograd fast = fast_filter(&p);
+    Winograd fast = fast_filter(&p);
+    if (is_fast(p.conv, &fast)) {
         GemmWeight w = right_matrix(&p, weight, torch_order);
         winograd_convolve(&fast, &w, scratch);
         return;
@@ -324,14 +321,14 @@ static Winograd forward_filter(const Conv2d *c, const float *inp) {
 
 static size_t weight_gradient_scratch(const Conv2d *c) {
     Winograd w = forward_filter(c, NULL);
-    if (c->K == 3 && c->stride == 1 && winograd_pays(&w)) { return winograd_gradient_scratch(&w); }
+    if (is_fast(c, &w)) { return winograd_gradient_scratch(&w); }
     return gemm_outer_scratch(w.B * w.H * w.W, c->OC, c->K * c->K * c->IC, chunk_pixels(c));
 }
 
 static void weight_gradient(float *dweight, const float *dout, const float *inp, float beta, const Conv2d *c,
                             float *scratch) {
     Winograd w = forward_filter(c, inp);
-    if (c->K == 3 && c->stride == 1 && winograd_pays(&w)) {
+    if (is_fast(c, &w)) {
         winograd_weight_gradient(dweight, dout, beta, &w, scratch);
         return;
     }
@@ -357,6 +354,7 @@ void conv2d_backward(floatX *dinp, float *dweight, float *dbias, floatX *dsample
                      const floatX *inp, const floatX *weight, const floatX *dresidual, float beta, Conv2d conv,
                      Device *dev) {
     const Conv2d *c = &conv;
+    assert(!dweight || !c->torch_order);
     if (conv2d_is_linear(c) && !dsample_bias) {
         linear_backward(dinp, dweight, dbias, dout, inp, weight, dresidual, beta, c->B * c->H * c->W, c->IC, c->OC,
                         dev);

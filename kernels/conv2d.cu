@@ -583,6 +583,7 @@ void conv2d_backward(floatX *dinp, float *dweight, float *dbias, floatX *dsample
                      const floatX *inp, const floatX *weight, const floatX *dresidual, float beta, Conv2d conv,
                      Device *dev) {
     const Conv2d *c = &conv;
+    assert(!c->torch_order);
     if (conv2d_is_linear(c) && !dsample_bias) {
         linear_backward(dinp, dweight, dbias, dout, inp, weight, dresidual, beta, c->B * c->H * c->W, c->IC, c->OC,
                         dev);

@@ -3,8 +3,6 @@
 
 enum { SMALLEST = 2 };
 
-static bool on_gpu(const Device *dev) { return device_cache(dev) > 0; }
-
 // Whether training with the model's present size fits. A tenth of the free memory stays for the library's workspace,
 // the recorded graphs and the inputs.
 static bool fits(const MicroBatch *m, const TrainOptions *o, const Comm *comm, Device *dev) {
@@ -22,7 +20,7 @@ static bool fits(const MicroBatch *m, const TrainOptions *o, const Comm *comm, D
 void micro_batch_choose(const MicroBatch *m, TrainOptions *o, Comm *comm, Device *dev) {
     if (o->train_batch_size == 0) {
         int samples = SMALLEST * o->gradient_accumulation_steps, size = SMALLEST;
-        if (on_gpu(dev)) {
+        if (!dev->host_memory) {
             for (size = samples; size > 1; size--) {
                 *m->B = size;
                 if (samples % size == 0 && fits(m, o, comm, dev)) { break; }
@@ -31,7 +29,7 @@ void micro_batch_choose(const MicroBatch *m, TrainOptions *o, Comm *comm, Device
         comm_host_broadcast(comm, &size, sizeof size, 0);
         o->train_batch_size = size;
         o->gradient_accumulation_steps = samples / size;
-        if (on_gpu(dev)) {
+        if (!dev->host_memory) {
             printf("--train-batch-size 0: micro-batches of %d samples, %d per step\n", size, samples / size);
         }
     }

@@ -138,6 +138,37 @@ static void test_integers(void **state) {
 }
 
 #ifdef BACKEND_cpu
+// A sample has the same bits alone and among others, forward and in its gradient. The last two have many tiles in the
+// batch and few alone.
+static void test_batch(void **state) {
+    (void)state;
+    const Conv2d cases[] = {{3, 16, 16, 32, 48, 3, 1, 1, 1},
+                            {5, 8, 8, 64, 64, 3, 1, 1, 1},
+                            {4, 5, 4, 64, 64, 3, 1, 1, 1},
+                            {6, 16, 16, 256, 272, 3, 1, 1, 1},
+                            {5, 15, 13, 400, 192, 3, 1, 1, 1}};
+    for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
+        Conv2d all = cases[i], one = all;
+        one.B = 1;
+        Sizes s = sizes(&all), s1 = sizes(&one);
+        Tensor inp = tensor_random(s.inp, 1, 1, false), weight = tensor_random(s.weight, 1, 2, false);
+        Tensor dout = tensor_random(s.out, 1, 3, false), out = tensor_poisoned(s.out, false),
+               dinp = tensor_poisoned(s.inp, false), alone = tensor_poisoned(s1.out, false),
+               dalone = tensor_poisoned(s1.inp, false);
+        conv2d_forward(out.x, inp.x, weight.x, NULL, NULL, NULL, all, &check_dev);
+        conv2d_backward(dinp.x, NULL, NULL, NULL, dout.x, NULL, weight.x, NULL, 0, all, &check_dev);
+        for (int b = 0; b < all.B; b++) {
+            conv2d_forward(alone.x, inp.x + b * s1.inp, weight.x, NULL, NULL, NULL, one, &check_dev);
+            conv2d_backward(dalone.x, NULL, NULL, NULL, dout.x + b * s1.out, NULL, weight.x, NULL, 0, one, &check_dev);
+            assert_memory_equal(alone.x, out.x + b * s1.out, s1.out * sizeof(floatX));
+            assert_memory_equal(dalone.x, dinp.x + b * s1.inp, s1.inp * sizeof(floatX));
+        }
+        printf("  %d samples of %dx%d, IC %d, OC %d: the same bits alone\n", all.B, all.H, all.W, all.IC, all.OC);
+        tensor_free(&inp), tensor_free(&weight), tensor_free(&dout), tensor_free(&out), tensor_free(&dinp);
+        tensor_free(&alone), tensor_free(&dalone);
+    }
+}
+
 // A weight in PyTorch's order gives the same bits, forward and in the input's gradient.
 static void test_torch_order(void **state) {
     (void)state;
@@ -175,6 +206,7 @@ int main(void) {
         cmocka_unit_test(test_shapes),
         cmocka_unit_test(test_integers),
 #ifdef BACKEND_cpu
+        cmocka_unit_test(test_batch),
         cmocka_unit_test(test_torch_order),
 #endif
     };
