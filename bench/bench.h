@@ -9,7 +9,7 @@
 #include "kernels/kernels.h"
 #include "model/arena.h"
 
-enum { MAX_SIZES = 8, MAX_SHAPES = 24, MAX_RUNS = 101 };
+enum { MAX_SIZES = 8, MAX_SHAPES = 24, MAX_RUNS = 1001 };
 
 // One function at one shape.
 typedef struct {
@@ -92,7 +92,8 @@ typedef struct {
     char *name;
     int B, size, tokens, threads, runs;
     size_t parameters;
-    double seconds, low, high, loss; // of a step; mean loss of the last one
+    double seconds, mean, low, high; // of a step; the first is the median
+    double loss;                     // mean loss of the last step
     double arena_bytes,
         peak_bytes; // of activations; most memory of the process, or on a GPU what is taken of the card's
     Trace profile;  // timed, over profile_steps steps

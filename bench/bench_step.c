@@ -287,6 +287,7 @@ StepResult bench_step(const StepOptions *o, Device *dev) {
     dev->trace = &r.profile;
     for (int i = 0; i < PROFILE_STEPS; i++) { trace_step(&s, WARM_UP + 1 + o->runs + i, dev); }
     dev->trace = NULL;
+    for (int i = 0; i < o->runs; i++) { r.mean += seconds[i] / o->runs; }
     r.seconds = percentile(seconds, o->runs, 0.5);
     r.low = seconds[0], r.high = seconds[o->runs - 1];
     r.loss = mean_loss(&s, dev);

@@ -105,6 +105,7 @@ static void write_step(const char *path, const StepResult *r, const Device *dev,
     json_put_integer(gen, "tokens", r->tokens);
     json_put_integer(gen, "threads", r->threads);
     json_put_number(gen, "seconds", r->seconds);
+    json_put_number(gen, "mean", r->mean);
     json_put_number(gen, "least", r->low);
     json_put_number(gen, "most", r->high);
     json_put_number(gen, "loss", r->loss);

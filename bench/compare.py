@@ -93,9 +93,9 @@ def groupnorm(torch, F, B, HW, C, G, silu):
     w, b = (torch.randn(C).requires_grad_() for _ in range(2))
     norm = lambda x, w, b: F.group_norm(x, G, w, b)  # noqa: E731
     call = (lambda x, w, b: F.silu(norm(x, w, b))) if silu else norm
-    return pairs(
-        "groupnorm", [forward_backward(torch, call, (x, w, b)) for x in layouts(torch, B, C, *square(HW))]
-    )
+    calls = [forward_backward(torch, call, (x, w, b)) for x in layouts(torch, B, C, *square(HW))]
+    # What a checkpoint of PyTorch's runs again: the whole forward pass.
+    return {**pairs("groupnorm", calls), "groupnorm_recompute": [c[0] for c in calls]}
 
 
 def layernorm(torch, F, N, C):
@@ -351,6 +351,8 @@ def compare_layer(layer, args):
                 for i, call in enumerate(alternatives):
                     times[shape, function][1].setdefault(i, []).append(time_call(call, args))
     for key, row in rows.items():
+        if not times[key][1]:
+            sys.exit(f"{row['function']}: no PyTorch call to compare it with, expected one in {layer}() of this file")
         row["ours"] = middle(times[key][0], args)
         row["torch"] = min(middle(samples, args) for samples in times[key][1].values())
         row["roofline"] = row.get("roofline", 0) * row["seconds"] / row["ours"]
@@ -409,9 +411,11 @@ def torch_step(job):
         step()
         if i >= 2:
             seconds.append(time.perf_counter() - started)
+        if len(seconds) >= 3 and sum(seconds) > job["limit"]:
+            break
     parameters = sum(p.numel() for p in unet.parameters())
     best = min(seconds) if job["least"] else statistics.median(seconds)
-    print(json.dumps({"seconds": best, "peak": peak_bytes(), "imported": imported,
+    print(json.dumps({"seconds": best, "mean": statistics.mean(seconds), "peak": peak_bytes(), "imported": imported,
                       "parameters": parameters}))  # fmt: skip
 
 
@@ -430,7 +434,7 @@ def compare_step(preset, args):
                 turns.setdefault((level,), []).append({**ours, "peak": ours["peak_bytes"]})
             for layout, adam in STEP_VARIANTS:
                 job = {"config": config, "layout": layout, "optimizer": adam, "threads": args.threads,
-                       "runs": args.runs, "least": args.least, **{k: ours[k] for k in ("batch", "size", "tokens")}}  # fmt: skip
+                       "runs": args.runs, "least": args.least, "limit": float("inf"), **{k: ours[k] for k in ("batch", "size", "tokens")}}  # fmt: skip
                 out = subprocess.run(
                     [sys.executable, __file__, "--worker", json.dumps(job)],
                     check=True,
