@@ -107,13 +107,14 @@ static char *refuse(const char *path, const PictureHeader *h) {
     return damage ? xprintf("%s: is damaged, cut off, or not a JPEG or PNG picture (%s)", path, damage) : NULL;
 }
 
-Image image_try_load(const char *path, int channels, char **why) {
-    Image image = {.channels = channels};
+// stb's pixels of 8 or 16 bits, freed by the caller; NULL: *why says what is wrong.
+static void *decode(const char *path, int channels, bool wide, Image *image, char **why) {
+    void *pixels = NULL;
     *why = NULL;
     FILE *file = folder_exists(path) ? NULL : fopen(path, "rb");
     if (!file) {
         *why = xprintf("%s: cannot be opened: %s", path, folder_exists(path) ? "it is a folder" : strerror(errno));
-        return (Image){0};
+        return NULL;
     }
     char *bytes;
     file = seekable(file, &bytes);
@@ -122,20 +123,35 @@ Image image_try_load(const char *path, int channels, char **why) {
     rewind(file);
     PictureFile from = {.file = file};
     const stbi_io_callbacks callbacks = {read_picture, skip_picture, picture_ended};
-    int in_file;
+    int in_file, *width = &image->width, *height = &image->height;
     largest_piece = 16 * (size_t)(header.width + 128) * (size_t)(header.height + 128);
-    if (!*why) {
-        image.pixels = stbi_load_from_callbacks(&callbacks, &from, &image.width, &image.height, &in_file, channels);
-    }
+    if (!*why && wide) { pixels = stbi_load_16_from_callbacks(&callbacks, &from, width, height, &in_file, channels); }
+    if (!*why && !wide) { pixels = stbi_load_from_callbacks(&callbacks, &from, width, height, &in_file, channels); }
     fclose(file);
     free(bytes);
-    if (*why) { return (Image){0}; }
-    image.orientation = header.orientation;
-    if (image.pixels && !from.cut) { return image; }
+    image->orientation = header.orientation;
+    if (*why || (pixels && !from.cut)) { return pixels; }
     *why = xprintf("%s: is damaged, cut off, or not a JPEG or PNG picture (%s)", path,
-                   image.pixels ? "the end is missing" : stbi_failure_reason());
-    image_free(&image);
-    return (Image){0};
+                   pixels ? "the end is missing" : stbi_failure_reason());
+    free(pixels);
+    return NULL;
+}
+
+Image image_try_load(const char *path, int channels, char **why) {
+    Image image = {.channels = channels};
+    image.pixels = decode(path, channels, false, &image, why);
+    return image.pixels ? image : (Image){0};
+}
+
+GreyValues image_try_load_grey(const char *path, char **why) {
+    Image size = {0};
+    uint16_t *pixels = decode(path, 1, true, &size, why);
+    if (!pixels) { return (GreyValues){0}; }
+    size_t n = (size_t)size.width * (size_t)size.height;
+    GreyValues grey = {size.width, size.height, xmalloc(n * sizeof *grey.values)};
+    for (size_t i = 0; i < n; i++) { grey.values[i] = (float)pixels[i] / 65535; }
+    free(pixels);
+    return grey;
 }
 
 Image image_load(const char *path, int channels) {

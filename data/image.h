@@ -31,6 +31,15 @@ Image image_load(const char *path, int channels);
 // The same, but on failure it returns an image without pixels and a sentence in *why, freed by the caller.
 Image image_try_load(const char *path, int channels, char **why);
 
+// Grey values of a picture with 8 or 16 bits a channel, in [0, 1]; (height, width).
+typedef struct {
+    int width, height;
+    float *values;
+} GreyValues;
+// Values as they are stored (colours as their luminance). On failure there are no values, and *why gets a sentence,
+// freed by the caller; else it is NULL.
+GreyValues image_try_load_grey(const char *path, char **why);
+
 // Turns and mirrors the pixels as the EXIF orientation says (Pillow's ImageOps.exif_transpose).
 void image_upright(Image *image);
 

@@ -1,9 +1,10 @@
-// cocogold analyze QUESTION: latents | leak | arms.
+// cocogold analyze QUESTION: latents | leak | starts | arms.
 #include "data/classes.h"
 #include "eval/latents.h"
 #include "eval/report/experiment_page.h"
 #include "eval/report/latents_page.h"
 #include "eval/report/leak_page.h"
+#include "eval/report/starts_page.h"
 #include "util/error.h"
 #include "util/file.h"
 #include "util/options.h"
@@ -251,6 +252,77 @@ static int analyze_leak(int argc, char **argv, const char *command) {
     return 0;
 }
 
+// ---- starts: what a model of Marigold's kind reads from the start of sampling --------------------------------------
+
+static int analyze_starts(int argc, char **argv, const char *command) {
+    AnswerOptions answer = ANSWER_OPTIONS_DEFAULT;
+    char **pictures = NULL, *maps = NULL, *kind_name = "depth", *text = "", *out = "starts";
+    int kind = MAP_DEPTH, pad_text = 0, resolution = 0, resamples = 1000;
+    long long seed = 0;
+    Option table[] = {
+        {OPT_HEADING, "Input and output"},
+        MODEL_OPTIONS(answer),
+        {OPT_LIST, "images", &pictures, "picture, folder of pictures, or @FILE with a path a line (may be repeated)",
+         "DIR", .required = "pictures"},
+        {OPT_STRING, "maps", &maps, "folder with the true map of each picture, under the same name and of its size",
+         "DIR", .required = "a folder of maps"},
+        {OPT_STRING, "kind", &kind_name,
+         "depth: grey maps of 8 or 16 bits, 0 where nothing was measured; picture: any with three channels", "KIND",
+         .choices = map_kind_names, .choice = &kind},
+        MAX_PIXELS_OPTION,
+        {OPT_STRING, "out", &out, "folder for starts.html, starts.json and pictures.csv", "DIR"},
+        {OPT_HEADING, "Sampling"},
+        {OPT_STRING, "text", &text, "text of all pictures; Marigold's is empty", "TEXT"},
+        {OPT_FLAG, "pad-text", &pad_text,
+         "pad the text to the tokenizer's length, as Stable Diffusion and `cocogold train` do and Marigold does not"},
+        STEPS_OPTION(answer),
+        SCHEDULE_OPTIONS(answer.schedule),
+        {OPT_INT, "resolution", &resolution, "longer side of the model's input (0: the training side)", "PIXELS",
+         .high = 4096},
+        {OPT_LONG, "seed", &seed, "seed of the noise and the bootstrap", "N"},
+        {OPT_INT, "bootstrap", &resamples, "bootstrap resamples for the 95% intervals (over pictures)", "N",
+         .high = 1e6},
+        OPTIONS_END};
+    static const OptionsHelp starts_help = {
+        .about = "Samples from noise and from noise that holds a little of the true map: what does a model read there?",
+        .usage = "--model DIR --images DIR --maps DIR [--out DIR]",
+        .example = "--model marigold-depth-v1-0 --images nyu/rgb --maps nyu/depth --steps 10"};
+    options_parse(argc, argv, table, &starts_help, 0);
+    want_folder(out);
+    if (!folder_exists(maps)) { die("--maps %s: is not a folder", maps); }
+    PictureList list = pictures_find("--images", (const char *const *)pictures, NULL);
+    ModelSettings settings;
+    settings_read(&settings, answer.model);
+    Device dev;
+    device_open(&dev, 0);
+    int parts = PART_UNET | PART_VAE_ENCODER | PART_VAE_DECODER | PART_TEXT | PART_SCHEDULE;
+    Pipeline pipeline = pipeline_open(answer.model, parts | (answer.ema ? PART_UNET_EMA : 0), 0, &dev);
+    if (schedule_changes(&answer.schedule)) { schedule_change(&pipeline.schedule, &answer.schedule); }
+    StartAnalysis a = {.pipeline = &pipeline, .pictures = &list, .maps = maps, .kind = (MapKind)kind, .text = text};
+    a.pad_text = pad_text, a.seed = (uint64_t)seed;
+    a.steps = answer.steps ? answer.steps : settings.steps;
+    a.side = resolution ? resolution : settings.resolution;
+    if (!a.side) { a.side = pipeline_resolution(answer.model, &pipeline.vae_encoder.config); }
+    if (a.side % vae_factor(&pipeline.vae_encoder.config)) {
+        die("--resolution %d: expected a multiple of %d, the VAE's pixels per latent cell", a.side,
+            vae_factor(&pipeline.vae_encoder.config));
+    }
+    schedule_warn_steps(&pipeline.schedule, a.steps);
+    make_folders(out);
+    int count;
+    StartItem *items = starts_analyze(&a, &count, &dev);
+    if (!items) { die("--images: none of %d pictures could be used with a map of %s", list.count, maps); }
+    StartRecord record = {.analysis = &a, .command = command, .device = device_name(&dev), .resamples = resamples};
+    record.left_out = list.count - count;
+    starts_report(&record, items, count, out);
+    starts_free(items, count);
+    pipeline_close(&pipeline, &dev);
+    device_close(&dev);
+    settings_free(&settings);
+    pictures_free(&list);
+    return 0;
+}
+
 // ---- arms: comparison of the runs of an experiment ------------------------------------------------------------------
 
 static int analyze_arms(int argc, char **argv, const char *command) {
@@ -295,6 +367,7 @@ static const struct {
 } questions[] = {
     {"latents", analyze_latents, "how well a VAE's latents tell good masks from bad ones"},
     {"leak", analyze_leak, "how much of the answer a noise schedule leaves in the noisiest training sample"},
+    {"starts", analyze_starts, "what a model of Marigold's kind reads from the start of sampling"},
     {"arms", analyze_arms, "how the runs of an experiment compare (train/experiments/failure_and_fix.sh)"},
 };
 
@@ -310,9 +383,10 @@ int cmd_analyze(int argc, char **argv) {
     }
     if (strcmp(name, "--help") != 0 && strcmp(name, "-?") != 0) {
         die("analyze: %s (see cocogold analyze --help)",
-            name[0] == '-' ? xprintf("%s: unknown option", name) : "expected latents, leak or arms");
+            name[0] == '-' ? xprintf("%s: unknown option", name) : "expected latents, leak, starts or arms");
     }
-    printf("Analyses the latents of a VAE or a noise schedule, or compares the runs of an experiment.\n\nUsage: "
+    printf("Analyses the latents of a VAE, a noise schedule or a trained model, or compares the runs of an "
+           "experiment.\n\nUsage: "
            "cocogold analyze QUESTION "
            "[OPTIONS]\n");
     for (size_t i = 0; i < sizeof questions / sizeof *questions; i++) {

@@ -120,6 +120,9 @@ dies "eval of averaged weights that are not there" "model/unet_ema" eval --model
 dies "eval at a signal that is neither" "--terminal-signal -0.5: expected -1, or a value from 0" eval --model model --data data --out new --terminal-signal -0.5
 dies "analyze leak at such a signal" "--terminal-signal -0.5" analyze leak --model model --data data --min-side 0 --out new --terminal-signal -0.5
 dies "analyze leak with too many cells" "--resolution 1024: gives 256 x 256 latent cells" analyze leak --model model --data data --min-side 0 --out new --resolution 1024
+dies "analyze starts without pictures" "--images is missing" analyze starts --model model --maps data/val --out new
+dies "analyze starts without maps" "--maps no-maps: is not a folder" analyze starts --model model --images data/val --maps no-maps --out new
+dies "analyze starts at an odd resolution" "--resolution 63" analyze starts --model model --images data/val --maps data/val --out new --resolution 63
 dies "generate into a missing folder" "no/such/ is not a folder" generate --model model --text person --out no/such/new
 dies "generate with a negative text for nothing" "--negative-text: needs --guidance" generate --model model --text person --out new --negative-text red --guidance 1
 dies "train with validation shards without samples" "val-*.h5 have no samples" "${unet[@]}" --model model --shards no-val --validate-every 1

@@ -35,6 +35,9 @@ run "analyze leak" analyze leak --model vae/model --data data --min-side 1 --sam
 check "analyze leak: page and numbers" bash -c "grep -q '</html>' leak/leak.html && grep -c , leak/objects.csv | grep -qx 5"
 check "analyze leak: one field per line" grep -qE '^  "matched_signal": 0\.[0-9]+,$' leak/leak.json
 check "analyze leak: the reference" bash -c "sed -n '/^  \"reference\"/,/}/p' leak/leak.json | grep -qE '^    \"nats\": [0-9.e-]+,$'"
+run "analyze starts" analyze starts --model model --images data/val --maps data/val --kind picture --steps 2
+check "analyze starts: page and numbers" bash -c "grep -q '</html>' starts/starts.html && grep -c , starts/pictures.csv | grep -qx 11"
+check "analyze starts: a zero signal says so" grep -q "nothing to read" starts/starts.json
 for split in train val; do
     run "encode $split" encode --model vae/model --data data --split $split --out latents --targets overlay,mask \
         --min-side 1 --classes @data/classes/seen.txt

@@ -19,4 +19,8 @@ void fuzz_one(void) {
         image_free(&image);
         free(why);
     }
+    char *why = NULL;
+    GreyValues grey = image_try_load_grey(fuzz_path("picture"), &why);
+    free(grey.values);
+    free(why);
 }
