@@ -80,8 +80,8 @@ static void write_vae(const Plan *plan, Device *dev) {
 }
 
 // Checks a module's weights against its config.json, and prints their file, number and digest.
-static void report_module(const char *from, const char *module, const Params *const *params, int count) {
-    Path folder = path_of("%s/%s", from, module), path = weights_path(folder.text);
+static void report_module(const char *folder, const Params *const *params, int count) {
+    Path path = weights_path(folder);
     Safetensors file = safetensors_open(path.text);
     size_t n = 0;
     for (int m = 0; m < count; m++) {
@@ -90,7 +90,7 @@ static void report_module(const char *from, const char *module, const Params *co
     }
     safetensors_close(&file);
     char hex[65];
-    weights_digest(folder.text, hex);
+    weights_digest(folder, hex);
     printf("%s: %zu parameters, sha256 %s\n", path.text, n, hex);
 }
 
@@ -98,7 +98,7 @@ static void report_vae(const char *from, Device *dev) {
     VAEConfig config = vae_config_read(path_of("%s/vae/config.json", from).text);
     VAEEncoder encoder = vae_encoder_create(&config);
     VAEDecoder decoder = vae_decoder_create(&config);
-    report_module(from, "vae", (const Params *[]){&encoder.params, &decoder.params}, 2);
+    report_module(path_of("%s/vae", from).text, (const Params *[]){&encoder.params, &decoder.params}, 2);
     vae_destroy(&encoder, dev);
     vae_destroy(&decoder, dev);
 }
@@ -145,15 +145,15 @@ static void report_config(const char *path) {
     free(text);
 }
 
-static void report_frozen(const char *from, Device *dev) {
-    Path vae_path = path_of("%s/vae/config.json", from), clip_path = path_of("%s/text_encoder/config.json", from);
+static void report_frozen(const char *from, const char *text_encoder, Device *dev) {
+    Path vae_path = path_of("%s/vae/config.json", from), clip_path = path_of("%s/config.json", text_encoder);
     CLIPConfig text = clip_config_read(clip_path.text);
     tokenizer_close(tokenizer_open(path_of("%s/tokenizer", from).text));
     CLIPText clip = clip_create(&text);
     report_config(vae_path.text);
     report_vae(from, dev);
     report_config(clip_path.text);
-    report_module(from, "text_encoder", (const Params *[]){&clip.params}, 1);
+    report_module(text_encoder, (const Params *[]){&clip.params}, 1);
     clip_destroy(&clip, dev);
 }
 
@@ -165,8 +165,9 @@ static void double_conv_in(float *out, const float *in, int OC, size_t row) {
     }
 }
 
+// from: the folder of the UNet.
 static void convert_unet(const char *from, const char *to, Device *dev) {
-    Path path = path_of("%s/unet/config.json", from);
+    Path path = path_of("%s/config.json", from);
     UNetConfig config = unet_config_read(path.text);
     if (config.in_channels != config.out_channels) {
         die("%s: field \"in_channels\" is %d, expected %d as \"out_channels\" of a text-to-image model", path.text,
@@ -174,12 +175,12 @@ static void convert_unet(const char *from, const char *to, Device *dev) {
     }
     UNet old = unet_create(&config);
     report_config(path.text);
-    report_module(from, "unet", (const Params *[]){&old.params}, 1);
+    report_module(from, (const Params *[]){&old.params}, 1);
     config.in_channels *= 2;
     UNet new = unet_create(&config);
 
     unet_config_write(&config, module_file(to, "unet", "config.json").text);
-    Safetensors file = safetensors_open(weights_path(path_of("%s/unet", from).text).text);
+    Safetensors file = safetensors_open(weights_path(from).text);
     const Tensor **tensors = weights_match(&old.params, &file);
     SafetensorsWriter *w = safetensors_writer(path_of("%s/unet/diffusion_pytorch_model.safetensors", to).text);
     weights_declare(w, &new.params);
@@ -220,11 +221,13 @@ static void convert_scheduler(const char *from, const char *to) {
     schedule_config_write(&config, module_file(to, "scheduler", "scheduler_config.json").text);
 }
 
-static void convert(const char *from, const char *to, Device *dev) {
+static void convert(const char *from, const char *to, bool ema, Device *dev) {
     if (!folder_exists(from)) { die("--from %s: is not a folder, expected a Stable Diffusion directory", from); }
-    report_frozen(from, dev);
-    convert_unet(from, to, dev);
-    pipeline_link(from, to, (const char *[]){"unet", NULL});
+    Path unet = pipeline_module(from, "unet", ema), text_encoder = pipeline_module(from, "text_encoder", ema);
+    report_frozen(from, text_encoder.text, dev);
+    convert_unet(unet.text, to, dev);
+    pipeline_link(from, to, (const char *[]){"unet", "text_encoder", NULL});
+    pipeline_link_module(text_encoder.text, path_of("%s/text_encoder", to).text);
     convert_scheduler(from, to);
 }
 
@@ -245,7 +248,7 @@ static char *begin_folder(char *to, bool force) {
 int cmd_init(int argc, char **argv) {
     char *preset = NULL, *from = NULL, *vae = NULL;
     long long seed = 0;
-    int force = 0, text_to_image = 0;
+    int force = 0, text_to_image = 0, ema = 0;
     Option table[] = {
         {OPT_STRING, "preset", &preset,
          "write random weights of this architecture; mini is for 64x64 pictures and two cores", "NAME",
@@ -253,6 +256,8 @@ int cmd_init(int argc, char **argv) {
         {OPT_STRING, "from", &from,
          "Stable Diffusion directory to convert; the new UNet has 8 input channels (conv_in halved and repeated)",
          "DIR"},
+        {OPT_FLAG, "ema", &ema,
+         "--from: take the averaged weights of unet_ema/, and of text_encoder_ema/ if it is there"},
         {OPT_FLAG, "text-to-image", &text_to_image,
          "--preset: the UNet has 4 input channels, for `cocogold pretrain`, whose result --from converts"},
         {OPT_STRING, "vae", &vae, "--preset: take the VAE of this model directory", "DIR"},
@@ -266,6 +271,7 @@ int cmd_init(int argc, char **argv) {
     options_require(arguments[0], "DIR", "the folder to write");
     if (!preset == !from) { die("expected either --preset NAME or --from DIR"); }
     if (from && text_to_image) { die("--text-to-image: expected with --preset, not with --from"); }
+    if (preset && ema) { die("--ema: expected with --from, not with --preset"); }
     if (from && vae) { die("--vae: expected with --preset, not with --from"); }
     const char *reads = from ? from : vae;
     if (force && reads && path_inside(reads, arguments[0])) {
@@ -275,7 +281,7 @@ int cmd_init(int argc, char **argv) {
     Device dev;
     device_open(&dev, 0);
     if (from) {
-        convert(from, work, &dev);
+        convert(from, work, ema, &dev);
     } else {
         Plan plan = {.folder = work,
                      .preset = preset_find(preset),

@@ -20,10 +20,12 @@ static Path config_path(const char *module, const char *file) {
     return path;
 }
 
-// FOLDER/MODULE, or with `ema` FOLDER/MODULE_ema if it exists.
-static Path module_folder(const Pipeline *p, const char *module, bool ema) {
-    Path average = path_of("%s/%s_ema", p->folder, module);
-    return ema && folder_exists(average.text) ? average : path_of("%s/%s", p->folder, module);
+Path pipeline_module(const char *folder, const char *module, bool ema) {
+    if (ema && !folder_exists(path_of("%s/unet_ema", folder).text)) {
+        die("%s/unet_ema: is not a folder, expected averaged weights (--ema; see --ema-decay of train)", folder);
+    }
+    Path average = path_of("%s/%s_ema", folder, module);
+    return ema && folder_exists(average.text) ? average : path_of("%s/%s", folder, module);
 }
 
 static WeightsUse use_of(const Pipeline *p, bool grads) {
@@ -31,10 +33,7 @@ static WeightsUse use_of(const Pipeline *p, bool grads) {
 }
 
 static void open_unet(Pipeline *p, bool ema, bool grads, Device *dev) {
-    Path module = module_folder(p, "unet", ema);
-    if (ema && !folder_exists(path_of("%s/unet_ema", p->folder).text)) {
-        die("%s/unet_ema: is not a folder, expected averaged weights (--ema; see --ema-decay of train)", p->folder);
-    }
+    Path module = pipeline_module(p->folder, "unet", ema);
     UNetConfig config = unet_config_read(config_path(module.text, "config.json").text);
     p->unet = unet_create(&config);
     weights_load(&p->unet.params, module.text, use_of(p, grads), dev);
@@ -54,7 +53,7 @@ static void open_vae(Pipeline *p, int parts, int grads, Device *dev) {
 }
 
 static void open_text(Pipeline *p, bool ema, bool grads, Device *dev) {
-    Path module = module_folder(p, "text_encoder", ema), path = config_path(module.text, "config.json");
+    Path module = pipeline_module(p->folder, "text_encoder", ema), path = config_path(module.text, "config.json");
     Path tokens = path_of("%s/tokenizer", p->folder);
     CLIPConfig config = clip_config_read(path.text);
     p->tokenizer = tokenizer_open(tokens.text);
@@ -183,6 +182,8 @@ static void link_tree(const char *from, const char *to) {
     }
     closedir(folder);
 }
+
+void pipeline_link_module(const char *from, const char *to) { link_tree(from, to); }
 
 // "unet" stands for all averages too.
 static bool is_excepted(const char *module, const char *const *except) {

@@ -69,6 +69,11 @@ void weights_write(const Params *const *params, const float *const *flats, int c
 void weights_declare(SafetensorsWriter *w, const Params *params);
 void weights_declare_slice(SafetensorsWriter *w, const char *name, const ParamSlice *slice);
 
+// FOLDER/MODULE, or with `ema` FOLDER/MODULE_ema if it exists. Dies if `ema` is asked for and there is no unet_ema/.
+Path pipeline_module(const char *folder, const char *module, bool ema);
+
+// Links the files of one module's folder (or copies them) into another, which it makes.
+void pipeline_link_module(const char *from, const char *to);
 // Fills a new pipeline folder `to`: parts other than those of the NULL-terminated list `except` ("unet", which stands
 // for all averages too, "vae", ...) are hard-linked (copied across file systems) from `from`, and model_index.json is
 // written.

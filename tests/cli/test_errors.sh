@@ -129,6 +129,8 @@ dies "train with validation shards without samples" "val-*.h5 have no samples" "
 dies "train epsilon at zero SNR" "(--terminal-signal 0)" "${unet[@]}" --model model --shards latents --prediction-type epsilon --terminal-signal 0
 dies "generate at half a cell" "--resolution 66: expected a multiple of 4" generate --model model --text person --resolution 66 --out new
 dies "pretrain a segmentation model" 'field "in_channels" is 8' pretrain --model model --shards latents --out new
+dies "init --from of averages that are not there" "model/unet_ema: is not a folder" init --from model --ema new
+dies "init --preset with --ema" "--ema: expected with --from" init --preset mini --ema new
 dies "init --from with a VAE" "--vae: expected with --preset" init --from model --vae model new
 dies "segment without a text" "--text is missing" segment --model model --image "$picture" --out new
 dies "segment without a picture" "--image is missing" segment --model model --text person --out new

@@ -94,11 +94,15 @@ for split in train val; do
     run "encode captions $split" encode --model text --data data --split $split --out captions --texts captions --min-side 1
 done
 run "pretrain" pretrain --model text --shards captions --max-train-steps 2 --train-batch-size 4 --gradient-accumulation-steps 2 \
-    --lr 1e-4 --train-text-encoder --validate-every 2 --validation-samples 6 --validation-steps 2 --no-roofline --out words
+    --lr 1e-4 --train-text-encoder --ema-decay 0.5 --validate-every 2 --validation-samples 6 --validation-steps 2 --no-roofline --out words
 check "pretrain: the run's folder" is_run words 2 2
 run "generate" generate --model words/model --text "a red circle and a person" --steps 2 --count 3 --out drawn
 check "generate: pictures" is_picture drawn.png drawn-{0,1,2}.png
 run "init from the result" init --from words/model start
+run "init from its average" init --ema --from words/model average
+weights=unet/diffusion_pytorch_model.safetensors
+check "init --ema: text encoder" cmp words/model/text_encoder_ema/model.safetensors average/text_encoder/model.safetensors
+check "init --ema: another UNet" bash -c "! cmp -s start/$weights average/$weights && cmp <(wc -c <start/$weights) <(wc -c <average/$weights)"
 run "train from it" train --model start --shards latents --max-train-steps 1 --train-batch-size 2 --gradient-accumulation-steps 1 \
     --validate-every 0 --no-roofline --out from-words
 run "report" report --run overlay --run words --run mask --eval result/metrics.json --eval result-mask/metrics.json --out report.html
