@@ -120,6 +120,10 @@ void settings_copy(const char *from, const char *to) {
     free(target);
 }
 
+// What a picture's prediction was compared with when thresholds were chosen. Files of earlier builds do not say it.
+static const char *const compared_names[] = {"decoded latent", "picture", NULL};
+enum { COMPARED_LATENT, COMPARED_PICTURE };
+
 // Reads the thresholds of segmentation.json for a method; `any_method`: also uses the file's method.
 static void read_thresholds(MaskRule *rule, const char *folder, bool any_method) {
     char *path = xprintf("%s/segmentation.json", folder);
@@ -131,6 +135,11 @@ static void read_thresholds(MaskRule *rule, const char *folder, bool any_method)
             rule->tolerance = (float)number_in(&json, "tolerance", rule->tolerance, 0, 1);
             rule->changed = (float)number_in(&json, "changed", rule->changed, 0, 1);
             rule->opening = json_boolean(&json, "opening", rule->opening);
+            if (method == MASK_COMPARE && choice(&json, "compared_with", compared_names, 0) == COMPARED_LATENT) {
+                warn("%s: an earlier build chose these thresholds, which compared with the decoded latent instead of "
+                     "the picture: expected a new choice (cocogold eval --tune-on)",
+                     path);
+            }
         }
         json_free(&json);
     }
@@ -154,6 +163,7 @@ void settings_rule_write(const MaskRule *rule, const char *folder, const char *t
     json_put_number(gen, "tolerance", round(rule->tolerance * 1e4) / 1e4);
     json_put_number(gen, "changed", round(rule->changed * 1e4) / 1e4);
     json_put_boolean(gen, "opening", rule->opening);
+    json_put_string(gen, "compared_with", compared_names[COMPARED_PICTURE]);
     json_put_string(gen, "tuned_on", tuned_on);
     json_put_integer(gen, "pairs", pairs);
     json_put_number(gen, "miou", miou);

@@ -131,6 +131,13 @@ def test_thresholds_are_chosen_on_training_pictures_and_kept(data, model, tmp_pa
     assert again["seen"]["miou"] == metrics["seen"]["miou"]
     done = subprocess.run([COCOGOLD, "eval", *map(str, common), "--tune-on", "val"], capture_output=True, text=True)
     assert done.returncode == 1 and "must not be chosen" in done.stderr
+    # Thresholds that were chosen when predictions were compared with the decoded latent are used, with a warning.
+    kept["method"] = "compare"
+    assert kept.pop("compared_with") == "picture"
+    for known in ({}, {"compared_with": "picture"}):
+        (own / "segmentation.json").write_text(json.dumps(kept | known))
+        said = cocogold("eval", *common).stderr
+        assert ("an earlier build chose these thresholds" in said) == (not known)
 
 
 @pytest.mark.parametrize("arguments, message", [
