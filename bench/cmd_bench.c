@@ -201,7 +201,8 @@ static void write_plan(const char *path, const StepPlan *p, bool tensors) {
 // ---- What to run ---------------------------------------------------------------------------------------------------
 
 static const BenchLayer *find_layer(const char *name) {
-    if (strcmp(name, "adam") == 0) { name = "optimizer"; } // as the lab calls it
+    if (strcmp(name, "adam") == 0) { name = "optimizer"; } // as the lab calls them
+    if (strcmp(name, "groupnorm_backward") == 0) { name = "groupnorm"; }
     char *known = xstrdup("");
     for (const BenchLayer *layer = bench_layers; layer->name; layer++) {
         if (strcmp(layer->name, name) == 0) {
@@ -318,7 +319,8 @@ int cmd_bench(int argc, char **argv) {
          "the table's shapes: of several models, or those of a step of SD2 at 64x64 latents with --batch samples",
          "TABLE", .choices = shape_tables},
         {OPT_STRING, "version", &o.version,
-         "measure version N of conv2d, attention, groupnorm, layernorm or adam, from naive to final, or all versions",
+         "measure version N of conv2d, attention, groupnorm, groupnorm_backward, layernorm or adam, from naive to "
+         "final, or all versions",
          "N|all"},
         {OPT_FLAG, "check", &o.check, "with --version: check the result without timing"},
         {OPT_HEADING, "step and plan"},

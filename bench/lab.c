@@ -194,26 +194,34 @@ typedef struct {
     size_t n;
     floatX *out, *inp, *weight, *bias;
     float *mean, *rstd;
+    floatX *dinp, *dout; // of backward
+    float *dweight, *dbias;
 } NormCase;
 
 static const float norm_eps = 1e-5f;
 
-static void make_norm(Lab *lab, NormCase norm) {
+static NormCase *make_norm(Lab *lab, NormCase norm) {
     NormCase *k = lab->data = xmalloc(sizeof *k);
     *k = norm;
     k->n = (size_t)k->B * k->HW * k->C;
-    k->out = bench_tensor(lab->bench, k->n), k->inp = bench_tensor(lab->bench, k->n);
+    k->inp = bench_tensor(lab->bench, k->n);
     k->weight = bench_tensor(lab->bench, (size_t)k->C), k->bias = bench_tensor(lab->bench, (size_t)k->C);
     k->mean = bench_floats(lab->bench, (size_t)k->B * k->G), k->rstd = bench_floats(lab->bench, (size_t)k->B * k->G);
+    return k;
 }
 
-static void make_groupnorm(Lab *lab) {
+static NormCase *make_groups(Lab *lab) {
     const int *s = lab->size;
     if (s[2] % s[3]) { die("--shape: expected C to be a multiple of G"); }
-    make_norm(lab, (NormCase){.B = s[0], .HW = s[1], .C = s[2], .G = s[3], .silu = s[4]});
+    return make_norm(lab, (NormCase){.B = s[0], .HW = s[1], .C = s[2], .G = s[3], .silu = s[4]});
+}
+static void make_groupnorm(Lab *lab) {
+    NormCase *k = make_groups(lab);
+    k->out = bench_tensor(lab->bench, k->n);
 }
 static void make_layernorm(Lab *lab) {
-    make_norm(lab, (NormCase){.B = lab->size[0], .HW = 1, .C = lab->size[1], .G = 1});
+    NormCase *k = make_norm(lab, (NormCase){.B = lab->size[0], .HW = 1, .C = lab->size[1], .G = 1});
+    k->out = bench_tensor(lab->bench, k->n);
 }
 
 static void call_groupnorm(const Lab *lab) {
@@ -235,21 +243,33 @@ static void call_layernorm(const Lab *lab) {
                                     norm_eps, lab->dev));
 }
 
-// One group of one sample, whose first element is x[0].
+// Group i of all samples' groups: its first channel and element; element j of it, counted from the first.
+static int group_channel(const NormCase *k, size_t i) { return (int)(i % k->G) * (k->C / k->G); }
+static size_t group_start(const NormCase *k, size_t i) { return i / k->G * k->HW * k->C + group_channel(k, i); }
+static size_t in_group(const NormCase *k, int j) {
+    int width = k->C / k->G;
+    return (size_t)(j / width) * k->C + j % width;
+}
+
+// Mean and 1 / standard deviation of a group, whose first element is x[0].
+static void group_moments(double *mean, double *rstd, const NormCase *k, const float *x) {
+    int count = k->HW * (k->C / k->G);
+    double sum = 0, square = 0;
+    for (int i = 0; i < count; i++) { sum += (double)x[in_group(k, i)] / count; }
+    for (int i = 0; i < count; i++) { square += pow(x[in_group(k, i)] - sum, 2) / count; }
+    *mean = sum, *rstd = 1 / sqrt(square + norm_eps);
+}
+
 static void compare_group(Distance d[3], const NormCase *k, const float *x, const float *out, const float *weight,
                           const float *bias, double mean, double rstd) {
     int width = k->C / k->G;
-    double sum = 0, square = 0, count = (double)k->HW * width;
-    for (int i = 0; i < k->HW * width; i++) { sum += x[(size_t)(i / width) * k->C + i % width] / count; }
-    for (int i = 0; i < k->HW * width; i++) {
-        square += pow(x[(size_t)(i / width) * k->C + i % width] - sum, 2) / count;
-    }
-    double s = 1 / sqrt(square + norm_eps);
-    compare(&d[0], mean + 1, sum + 1); // a mean may be zero
+    double m, s;
+    group_moments(&m, &s, k, x);
+    compare(&d[0], mean + 1, m + 1); // a mean may be zero
     compare(&d[1], rstd, s);
     for (int i = 0; i < k->HW * width; i++) {
-        size_t e = (size_t)(i / width) * k->C + i % width;
-        double y = (x[e] - sum) * s * weight[i % width] + bias[i % width];
+        size_t e = in_group(k, i);
+        double y = (x[e] - m) * s * weight[i % width] + bias[i % width];
         compare(&d[2], out[e], k->silu ? y / (1 + exp(-y)) : y);
     }
 }
@@ -262,11 +282,90 @@ static double error_norm(const Lab *lab) {
     float *mean = host_floats(lab, k->mean, groups), *rstd = host_floats(lab, k->rstd, groups);
     Distance d[3] = {{0, 0}};
     for (size_t i = 0; i < groups; i++) {
-        size_t c = i % k->G * (k->C / k->G), first = i / k->G * k->HW * k->C + c;
+        int c = group_channel(k, i);
+        size_t first = group_start(k, i);
         compare_group(d, k, inp + first, out + first, weight + c, bias + c, mean[i], rstd[i]);
     }
     free(out), free(inp), free(weight), free(bias), free(mean), free(rstd);
     return larger(relative(d[0]), larger(relative(d[1]), relative(d[2])));
+}
+
+// ---- groupnorm_backward --------------------------------------------------------------------------------------------
+
+// Mean and rstd are those of the input, as forward writes them.
+static void make_groupnorm_backward(Lab *lab) {
+    NormCase *k = make_groups(lab);
+    if (k->C / k->G > 256) { die("--shape: expected at most 256 channels per group"); } // version 2
+    k->dout = bench_tensor(lab->bench, k->n), k->dinp = bench_tensor(lab->bench, k->n);
+    k->dweight = bench_floats(lab->bench, (size_t)k->C), k->dbias = bench_floats(lab->bench, (size_t)k->C);
+    size_t groups = (size_t)k->B * k->G;
+    float *inp = host_values(lab, k->inp, k->n), *moments = xmalloc(2 * groups * sizeof *moments);
+    for (size_t i = 0; i < groups; i++) {
+        double mean, rstd;
+        group_moments(&mean, &rstd, k, inp + group_start(k, i));
+        moments[i] = (float)mean, moments[groups + i] = (float)rstd;
+    }
+    k->mean = bench_upload(lab->bench, moments, 2 * groups * sizeof *moments);
+    k->rstd = k->mean + groups;
+    free(inp), free(moments);
+}
+
+static void call_groupnorm_backward(const Lab *lab) {
+    const NormCase *k = lab->data;
+    if (calls_own(lab)) {
+        groupnorm_backward(k->dinp, k->dweight, k->dbias, k->dout, k->inp, k->weight, k->bias, k->mean, k->rstd, NULL,
+                           0, k->B, k->HW, k->C, k->G, k->silu, lab->dev);
+    }
+    STEP(lab, lab_groupnorm_backward(lab->version, k->dinp, k->dweight, k->dbias, k->dout, k->inp, k->weight, k->bias,
+                                     k->mean, k->rstd, k->B, k->HW, k->C, k->G, k->silu, lab->dev));
+}
+
+// The inputs on the host.
+typedef struct {
+    float *dout, *inp, *weight, *bias, *mean, *rstd;
+} NormInputs;
+
+// dy, the gradient of y = x^ weight + bias, of element e of channel c and group i.
+static double gradient_of_y(double *xhat, const NormCase *k, const NormInputs *in, size_t e, int c, size_t i) {
+    *xhat = ((double)in->inp[e] - in->mean[i]) * in->rstd[i];
+    double y = *xhat * in->weight[c] + in->bias[c], s = 1 / (1 + exp(-y));
+    return k->silu ? in->dout[e] * s * (1 + y * (1 - s)) : in->dout[e];
+}
+
+// dinp of group i; adds to the sums of dy and of dy x^, each (C).
+static void compare_group_gradient(Distance *d, double *sum, double *dot, const NormCase *k, const NormInputs *in,
+                                   const float *dinp, size_t i) {
+    int width = k->C / k->G, count = k->HW * width, c0 = group_channel(k, i);
+    double mean_dy = 0, mean_dot = 0, xhat;
+    for (int j = 0; j < count; j++) {
+        int c = c0 + j % width;
+        double dy = gradient_of_y(&xhat, k, in, group_start(k, i) + in_group(k, j), c, i);
+        sum[c] += dy, dot[c] += dy * xhat;
+        mean_dy += in->weight[c] * dy / count, mean_dot += in->weight[c] * dy * xhat / count;
+    }
+    for (int j = 0; j < count; j++) {
+        size_t e = group_start(k, i) + in_group(k, j);
+        double dy = gradient_of_y(&xhat, k, in, e, c0 + j % width, i);
+        compare(d, dinp[e], in->rstd[i] * (in->weight[c0 + j % width] * dy - mean_dy - xhat * mean_dot));
+    }
+}
+
+// The parameters' gradients are fp32 and must agree to 1e-5 in every precision: their error is scaled to the tolerance.
+static double error_groupnorm_backward(const Lab *lab) {
+    const NormCase *k = lab->data;
+    size_t C = (size_t)k->C, groups = (size_t)k->B * k->G;
+    NormInputs in = {host_values(lab, k->dout, k->n),   host_values(lab, k->inp, k->n),
+                     host_values(lab, k->weight, C),    host_values(lab, k->bias, C),
+                     host_floats(lab, k->mean, groups), host_floats(lab, k->rstd, groups)};
+    float *dinp = host_values(lab, k->dinp, k->n);
+    float *dweight = host_floats(lab, k->dweight, C), *dbias = host_floats(lab, k->dbias, C);
+    double *sum = xcalloc(2 * C, sizeof *sum), *dot = sum + C;
+    Distance d[3] = {{0, 0}};
+    for (size_t i = 0; i < groups; i++) { compare_group_gradient(&d[0], sum, dot, k, &in, dinp, i); }
+    for (size_t c = 0; c < C; c++) { compare(&d[1], dbias[c], sum[c]), compare(&d[2], dweight[c], dot[c]); }
+    free(in.dout), free(in.inp), free(in.weight), free(in.bias), free(in.mean), free(in.rstd);
+    free(dinp), free(dweight), free(dbias), free(sum);
+    return larger(relative(d[0]), larger(relative(d[1]), relative(d[2])) * lab_tolerance() / 1e-5);
 }
 
 // ---- adam ----------------------------------------------------------------------------------------------------------
@@ -340,6 +439,11 @@ const LabLayer lab_layers[] = {
     {"groupnorm", "groupnorm_forward", "B,HW,C,G,silu", {2, 4096, 320, 32, 1}, {2, 70, 40, 4, 1},
      {"a block per group, three walks", "two walks", "whole rows, sums per channel, chunks",
       "kernels/groupnorm.cu: 128 bits per lane"}, make_groupnorm, call_groupnorm, error_norm},
+    {"groupnorm_backward", "groupnorm_backward", "B,HW,C,G,silu", {2, 4096, 320, 32, 1}, {2, 70, 40, 4, 1},
+     {"a thread per group, then per channel: three reads", "a block per group, sums in shared memory: two reads",
+      "whole rows, sums per channel, chunks", "128 bits per lane",
+      "kernels/groupnorm.cu: two pixels under way"}, make_groupnorm_backward, call_groupnorm_backward,
+     error_groupnorm_backward},
     {"layernorm", "layernorm_forward", "N,C", {8192, 320}, {70, 64},
      {"a thread per row", "a warp per row", "128 bits per lane", "kernels/layernorm.cu: rows in registers"},
      make_layernorm, call_layernorm, error_norm},
@@ -383,7 +487,9 @@ const LabLayer *lab_find(const char *name) {
     for (const LabLayer *layer = lab_layers; layer->layer; layer++) {
         if (strcmp(layer->layer, name) == 0) { return layer; }
     }
-    die("bench %s --version: expected conv2d, attention, groupnorm, layernorm or adam, which have versions", name);
+    die("bench %s --version: expected conv2d, attention, groupnorm, groupnorm_backward, layernorm or adam, which have "
+        "versions",
+        name);
 }
 
 // 0 for all.

@@ -1,5 +1,6 @@
 // The steps of bench/lab/*.cu: the versions of a function before the last. They take the version, then the arguments of
-// the function in kernels.h. They use no trace and no device_launch: the model's own function reports bytes and FLOPs.
+// the function in kernels.h (without a residual and beta, which is 0). They use no trace and no device_launch: the
+// model's own function reports bytes and FLOPs.
 #pragma once
 #include "kernels/kernels.h"
 
@@ -13,6 +14,10 @@ void lab_attention_forward(int version, floatX *out, float *lse, const floatX *q
                            Attention a, Device *dev);
 void lab_groupnorm_forward(int version, floatX *out, float *mean, float *rstd, const floatX *inp, const floatX *weight,
                            const floatX *bias, int B, int HW, int C, int G, float eps, bool silu, Device *dev);
+// dinp may not be dout; C / G is at most 256.
+void lab_groupnorm_backward(int version, floatX *dinp, float *dweight, float *dbias, const floatX *dout,
+                            const floatX *inp, const floatX *weight, const floatX *bias, const float *mean,
+                            const float *rstd, int B, int HW, int C, int G, bool silu, Device *dev);
 void lab_layernorm_forward(int version, floatX *out, float *mean, float *rstd, const floatX *inp, const floatX *weight,
                            const floatX *bias, int N, int C, float eps, Device *dev);
 void lab_adam_update(int version, float *master, floatX *param, float *m, float *v, const float *grad,

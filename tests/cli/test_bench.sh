@@ -87,7 +87,7 @@ check "what is recomputed is saved in backward" grep -qE '^mid_block\.resnets\.1
 check "tensors of what runs" refuses "--tensors needs bench plan" step --tensors
 check "the UNet's config" grep -q '"UNet2DConditionModel"' "$work/config.json"
 check "a version beyond the last" refuses "--version 7: expected 1 to 6 or all" conv2d --version 7 --check
-check "a layer without versions" refuses "expected conv2d, attention, groupnorm, layernorm or adam" linear --version 1
+check "a layer without versions" refuses "expected conv2d, attention, groupnorm, groupnorm_backward, layernorm or adam" linear --version 1
 check "nothing to check" refuses "--check needs --version" conv2d --check
 check "unknown layer" refuses "expected all, step or one of the layers linear" nothing
 check "too few numbers" refuses "expected the numbers N,IC,OC of linear" linear --shape 8,16
