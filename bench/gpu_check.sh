@@ -3,7 +3,8 @@
 # programs; it needs bash and the driver, and takes at most ten minutes.
 #     check.sh [--out FOLDER] [--seconds N] [PART...]
 # Parts (default: all): machine kernels bits residency training sanitizer speed step pytorch. A part that fails does not
-# end the others. Writes FOLDER/results.json and results.md (default: ./gpu-check); bench/README.md says how to read them.
+# end the others; without a GPU only the machine's part runs and says so. Writes FOLDER/results.json and results.md
+# (default: ./gpu-check); bench/README.md says how to read them.
 set -u
 shopt -s inherit_errexit 2>/dev/null
 here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
@@ -74,13 +75,19 @@ tests() { find "$here/$1" -name 'test_*' -printf '%f\n' | sort; } # tests PRECIS
 
 # ---- The parts --------------------------------------------------------------------------------------------------------
 
+# Why no GPU can be used here, as the program says it; empty if one can, or if none is needed.
+open=(bench layernorm --version 4 --check --shape 64,320)
+no_gpu=
+[ "$backend" != cuda ] || no_gpu=$(timeout 60 fp32/cocogold "${open[@]}" 2>&1 | grep -o 'no NVIDIA GPU can be used here.*')
+
 smi() { nvidia-smi --query-gpu="$1" --format=csv,noheader,nounits 2>/dev/null | head -n 1; }
 part_machine() {
     local library
     check "the program starts" 60 "fp32/cocogold" --help
     check "a plan" 60 "fp32/cocogold" bench plan --preset sd2 --batch 2 --size 64
+    [ -z "$no_gpu" ] || { note "the device opens" failed 0 "$no_gpu" && return; }
     for precision in "${precisions[@]}"; do
-        check "the device opens, $precision" 60 "$precision/cocogold" bench layernorm --version 4 --check --shape 64,320
+        check "the device opens, $precision" 60 "$precision/cocogold" "${open[@]}"
     done
     for library in "$work"/lib/*; do [ ! -e "$library" ] || note "$(basename "$library")" ok 0 "$(readlink "$library")"; done
 }
@@ -127,12 +134,11 @@ part_residency() { # attention's ordered backward beside a second stream
 prepare() {
     [ ! -e "$work/latents" ] || return 0
     (
-        set -e
-        cd "$work"
-        "$here/fp32/cocogold" synth data --train 40 --val 12
-        "$here/fp32/cocogold" init --preset mini model
-        "$here/fp32/cocogold" encode --model model --data data --split train --targets overlay --out encoded --min-side 1
-        mv encoded latents
+        cd "$work" &&
+            "$here/fp32/cocogold" synth data --train 40 --val 12 &&
+            "$here/fp32/cocogold" init --preset mini model &&
+            "$here/fp32/cocogold" encode --model model --data data --split train --targets overlay --out encoded --min-side 1 &&
+            mv encoded latents
     ) >"$out/prepare.log" 2>&1 && return 0
     note "data of the mini model" failed 0 "$(tail -n 1 "$out/prepare.log")"
     return 1
@@ -206,7 +212,8 @@ part_step() { # whole training steps
 
 part_pytorch() { # the same in PyTorch on this GPU
     local options=(--seconds "$(left 180)" --runs "$runs")
-    if ! python3 -c 'import torch' 2>/dev/null; then
+    # A library path of ours must not reach PyTorch.
+    if ! LD_LIBRARY_PATH=$machine_path python3 -c 'import torch' 2>/dev/null; then
         note "PyTorch" skipped 0 "python3 cannot import torch"
         return
     fi
@@ -215,7 +222,6 @@ part_pytorch() { # the same in PyTorch on this GPU
     cpu) options+=(--device cpu --fp32) ;;
     *) note "PyTorch" skipped 0 "the emulation's times are compared with nothing" && return ;;
     esac
-    # A library path of ours must not reach PyTorch.
     check "PyTorch" 240 env LD_LIBRARY_PATH="$machine_path" python3 bench/torch_gpu.py "$out" "${options[@]}"
 }
 
@@ -230,7 +236,7 @@ facts() { # "key<tab>value" of the machine
     for key in name memory.total driver_version clocks.sm clocks.mem clocks.max.sm clocks.max.mem power.limit compute_cap; do
         [ "$backend" != cuda ] || printf 'gpu %s\t%s\n' "$key" "$(smi $key)"
     done
-    printf 'PyTorch\t%s\n' "$(python3 -c 'import torch; print(torch.__version__)' 2>/dev/null || echo none)"
+    printf 'PyTorch\t%s\n' "$(LD_LIBRARY_PATH=$machine_path python3 -c 'import torch; print(torch.__version__)' 2>/dev/null || echo none)"
 }
 write_json() {
     local separator='' key value file
@@ -266,6 +272,7 @@ write_markdown() {
 
 # Only what is measured again is removed, so that parts can be run one after the other.
 for part in "${parts[@]}"; do case $part in speed | step | pytorch) rm -f "$out/$part"-* "$out/$part".* ;; esac; done
+[ -z "$no_gpu" ] || parts=(machine) # nothing else can work: it is said once
 for part in "${parts[@]}"; do "part_$part"; done
 slower=$(cat "$out/pytorch-slower" 2>/dev/null || echo 0)
 last="$(count ok) passed, $(count failed) failed, $slower slower than PyTorch"
