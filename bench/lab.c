@@ -523,6 +523,30 @@ static void print_row(const LabLayer *layer, int version, const LabResult *r, co
     fflush(stdout);
 }
 
+// LAB_TORCH=1: also without a GPU, to test this row.
+static bool beside_torch(void) {
+#ifdef BACKEND_cuda
+    return true;
+#else
+    return getenv("LAB_TORCH") != NULL;
+#endif
+}
+
+// last: the result of the last version, whose FLOPs and bytes count.
+static void print_torch(const Bench *b, const LabLayer *layer, const int *size, const LabResult *last,
+                        const Peaks *peaks) {
+    TorchTime torch = torch_time(layer, size, b->runs);
+    BenchResult timing = last->timing;
+    timing.seconds = torch.seconds;
+    if (torch.seconds > 0) {
+        printf("  -  %-52s %8s", torch.name, "-");
+        print_timing(&timing, peaks);
+        printf("\n");
+    } else {
+        printf("  -  %s\n", torch.name);
+    }
+}
+
 void lab_command(Bench *b, const LabLayer *layer, const char *version, const int *size, bool timed) {
     int wanted = parse_version(version, layer), last = lab_last(layer), wrong = 0;
 #ifdef BACKEND_cuda
@@ -538,6 +562,7 @@ void lab_command(Bench *b, const LabLayer *layer, const char *version, const int
         LabResult r = lab_run(b, layer, v, size, timed);
         print_row(layer, v, &r, &peaks);
         if (!(r.error <= lab_tolerance())) { wrong = v; }
+        if (v == last && !wanted && timed && beside_torch()) { print_torch(b, layer, size, &r, &peaks); }
     }
     if (!lab_has_steps()) {
         printf("  Versions 1 to %d are in CUDA (bench/lab/%s.cu): BACKEND=cuda and emu have them.\n", last - 1,

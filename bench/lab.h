@@ -38,7 +38,14 @@ bool lab_has_steps(void); // whether this build has versions before the last
 double lab_tolerance(void);
 LabResult lab_run(Bench *b, const LabLayer *layer, int version, const int *size, bool timed);
 
+// A function in PyTorch on this GPU: seconds of a call and the name of the row; or 0 and why there is no time.
+typedef struct {
+    double seconds;
+    char name[96];
+} TorchTime;
+TorchTime torch_time(const LabLayer *layer, const int *size, int runs); // starts python3, if there is one
+
 const LabLayer *lab_find(const char *name); // dies if it has no versions
-// cocogold bench LAYER --version N|all: checks, times and prints. size: NULL for the lab's own shape. Dies after the
-// table if a version is wrong.
+// cocogold bench LAYER --version N|all: checks, times and prints; on a GPU, all of them with a row for PyTorch. size:
+// NULL for the lab's own shape. Dies after the table if a version is wrong.
 void lab_command(Bench *b, const LabLayer *layer, const char *version, const int *size, bool timed);

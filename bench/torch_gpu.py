@@ -3,6 +3,9 @@
 
     bench/torch_gpu.py FOLDER [--seconds 200]     reads FOLDER/speed-*.json and step-*.json; writes FOLDER/pytorch.json,
                                                   pytorch.md (one table of ratios) and pytorch-slower (a count)
+    bench/torch_gpu.py --layer conv2d --function conv2d_forward --shape 2,64,64,320,320,3,1
+                                                  the row of `cocogold bench conv2d --version all`: prints one line of
+                                                  JSON with name and seconds, or error
 
 Each kernel is measured as ours: one call between two events after the L2 cache has been overwritten, the median of some
 runs. PyTorch gets the better of NCHW and channels_last, SDPA, and compiled norms and GEGLU if torch.compile works here.
@@ -18,15 +21,21 @@ import time
 from pathlib import Path
 from types import SimpleNamespace
 
-import torch
-import torch.nn.functional as F
-
 sys.path.insert(0, str(Path(__file__).resolve().parent))
 import compare  # noqa: E402
-import torch_unet  # noqa: E402
+
+try:
+    import torch
+    import torch.nn.functional as F
+    import torch_unet
+except (ImportError, OSError):  # not installed, or its libraries do not fit
+    torch = None
 
 RUNS = 15
 WIDE = ("optimizer", "loss", "noise", "gaussian")  # layers whose tensors are fp32 in every build
+LAB = {"adam": "optimizer", "groupnorm_backward": "groupnorm"}  # the kernel lab's names of layers
+BY = {"conv2d": ": cuDNN, NCHW or channels_last", "attention": ": SDPA", "groupnorm": ": eager or compiled",
+      "layernorm": ": eager or compiled", "optimizer": ": fused AdamW"}  # fmt: skip
 
 
 class Clock:
@@ -57,6 +66,12 @@ class Clock:
         return statistics.median(self.once(call) for _ in range(runs))
 
 
+def prepare(device):
+    torch.set_default_device(device)
+    torch.backends.cudnn.benchmark = True  # the warm-up finds the fastest algorithm
+    torch.backends.cudnn.allow_tf32 = False  # fp32 is fp32, as in ours
+
+
 def compiled_functions():
     """torch.nn.functional with compiled norms, or None without a compiler."""
     try:
@@ -64,9 +79,27 @@ def compiled_functions():
         functions = {n: torch.compile(getattr(F, n), dynamic=False) for n in ("group_norm", "layer_norm")}
         functions["layer_norm"](torch.randn(4, 8), (8,))
     except Exception as error:  # noqa: BLE001 (no compiler, no Triton, an old card)
-        print(f"no torch.compile: {str(error).splitlines()[0] if str(error) else type(error).__name__}")
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        print(f"no torch.compile: {reason}", file=sys.stderr)
         return None
     return SimpleNamespace(**{n: functions.get(n, getattr(F, n)) for n in dir(F) if not n.startswith("__")})
+
+
+def times_of(layer, shape, compiled, args, clock):
+    """PyTorch's median seconds of a layer's functions, each the least of its alternatives; and what failed, or None."""
+    torch.set_default_dtype(torch.float32 if args.fp32 or layer in WIDE else torch.bfloat16)
+    times, failure = {}, None
+    for functions in filter(None, (F, compiled if "norm" in layer else None)):
+        try:
+            calls = compare.TWINS[layer](torch, functions, *map(int, shape.split(",")))
+            for name, alternatives in calls.items():
+                found = [clock.median(call, args.runs) for call in alternatives]
+                times[name] = min([*found, times.get(name, float("inf"))])
+        except (RuntimeError, ImportError) as error:
+            failure = str(error).splitlines()[0]
+            print(f"{layer} {shape}: {failure}", file=sys.stderr)
+    torch.set_default_dtype(torch.float32)
+    return times, failure
 
 
 def kernels(rows, args, clock, deadline):
@@ -78,21 +111,26 @@ def kernels(rows, args, clock, deadline):
         if row["layer"] not in compare.TWINS or time.monotonic() > deadline:
             continue
         if key not in done:
-            torch.set_default_dtype(torch.float32 if args.fp32 or row["layer"] in WIDE else torch.bfloat16)
-            times = done[key] = {}
-            for functions in filter(None, (F, compiled if "norm" in row["layer"] else None)):
-                try:
-                    calls = compare.TWINS[row["layer"]](torch, functions, *map(int, row["shape"].split(",")))
-                    for name, alternatives in calls.items():
-                        found = [clock.median(call, args.runs) for call in alternatives]
-                        times[name] = min([*found, times.get(name, float("inf"))])
-                except (RuntimeError, ImportError) as error:
-                    print(f"{key}: {str(error).splitlines()[0]}")
-            torch.set_default_dtype(torch.float32)
+            done[key], _ = times_of(*key, compiled, args, clock)
         if row["function"] in done[key]:
             row["torch"] = done[key][row["function"]]
             print(f"{row['function']:26} {row['shape']:26} {1e6 * row['seconds']:9.1f} us  PyTorch "
                   f"{1e6 * row['torch']:9.1f} us  ratio {row['seconds'] / row['torch']:.2f}", flush=True)  # fmt: skip
+
+
+def one(args):
+    """The object for --layer: `name` and `seconds`, or `error`."""
+    if torch is None:
+        return {"error": "not installed"}
+    if args.device == "cuda" and not torch.cuda.is_available():
+        return {"error": f"{torch.__version__} sees no GPU"}
+    prepare(args.device)
+    layer = LAB.get(args.layer, args.layer)
+    compiled = compiled_functions() if args.device == "cuda" and "norm" in layer else None
+    times, failure = times_of(layer, args.shape, compiled, args, Clock(args.device))
+    if args.function not in times:
+        return {"error": failure or f"no {args.function}"}
+    return {"name": torch.__version__ + BY.get(layer, ""), "seconds": times[args.function]}
 
 
 def step(ours, config, args):
@@ -141,16 +179,24 @@ def table(results):
 
 def main():
     p = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    p.add_argument("folder", type=Path)
+    p.add_argument("folder", type=Path, nargs="?")
+    p.add_argument("--layer", help="measure one function of this layer, as the kernel lab calls it")
+    p.add_argument("--function", help="its name in kernels.h")
+    p.add_argument("--shape", help="its sizes, as for `cocogold bench`")
     p.add_argument("--device", default="cuda", choices=["cuda", "cpu"])
     p.add_argument("--fp32", action="store_true", help="no bf16")
     p.add_argument("--runs", type=int, default=RUNS)
     p.add_argument("--seconds", type=float, default=200, help="begin nothing new after this time")
     args = p.parse_args()
+    if args.layer:
+        print(json.dumps(one(args)))
+        return
+    if not args.folder or torch is None:
+        sys.exit(f"torch_gpu.py: {'expected a folder' if torch else 'python3 cannot import torch'}")
     deadline = time.monotonic() + args.seconds
     if args.device == "cuda" and not torch.cuda.is_available():
         sys.exit("torch_gpu.py: PyTorch sees no GPU")
-    torch.set_default_device(args.device)
+    prepare(args.device)
     clock, results, measured = Clock(args.device), [], {}
     for path in sorted(args.folder.glob("step-*.json"), key=lambda path: len(path.name)):
         ours = json.loads(path.read_text())

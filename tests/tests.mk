@@ -14,7 +14,7 @@ LINK_model   := $(LINK_kernels) $(call linked,model)
 LINK_data    := $(LINK_util) $(call linked,data)
 LINK_eval    := $(LINK_model) $(call linked,data) $(call linked,eval) $(call linked,eval/report)
 LINK_train   := $(LINK_eval) $(call linked,train)
-LINK_bench   := $(HOST)/bench/bench.o $(BUILD)/bench/lab.o $(HOST)/eval/stats.o $(LAB_CU_OBJ) $(LINK_kernels)
+LINK_bench   := $(HOST)/bench/bench.o $(HOST)/bench/lab_torch.o $(BUILD)/bench/lab.o $(HOST)/eval/stats.o $(LAB_CU_OBJ) $(LINK_kernels)
 
 define test_rule
 $(BUILD)/tests/$(1)/%: $(BUILD)/tests/$(1)/%.o $$(LINK_$(1)) $$(if $$(filter kernels model,$(1)),$(HOST)/model/safetensors.o) \

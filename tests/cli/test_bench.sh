@@ -56,6 +56,19 @@ check "bench --version exits with 0" [ $? = 0 ]
 check "the last version, its error and its time" grep -qE '^  4 .* [0-9.]+e-[0-9]+ +[0-9.]+ .*%$' "$work/lab"
 "$program" bench adam --version 4 --check >"$work/lab"
 check "bench --check does not time" grep -qE '^  4 .* [0-9.]+e-[0-9]+$' "$work/lab"
+# torch_row TEXT SCRIPT: the lab's row of PyTorch, whose python3 is this shell script
+torch_row() {
+    mkdir -p "$work/bin" && printf '#!/bin/sh\necho "$@" >"%s"\n%s\n' "$work/asked" "$2" >"$work/bin/python3" && chmod +x "$work/bin/python3" &&
+        LAB_TORCH=1 PATH=$work/bin:$PATH "$program" bench layernorm --version all --shape 20,64 --runs 1 >"$work/lab" && grep -qE -- "$1" "$work/lab"
+}
+check "the lab's row of PyTorch" torch_row '^  -  PyTorch 9\.9: fake +- +20\.00 +[0-9.]+ +[0-9.]+ .*%$' \
+    'echo hello; echo "{\"name\": \"9.9: fake\", \"seconds\": 2e-5}"'
+check "what the lab asks PyTorch for" grep -qE '/bench/torch_gpu.py --layer layernorm --function layernorm_forward --shape 20,64 --runs 1( --fp32)?$' "$work/asked"
+check "the lab without PyTorch" torch_row '^  -  PyTorch: not installed$' 'echo "{\"error\": \"not installed\"}"'
+check "the lab with a python3 that fails" torch_row '^  -  PyTorch: bench/torch_gpu.py failed$' 'echo "{\"seconds"; exit 3'
+check "the lab without a GPU does not ask PyTorch" bash -c '"$1" bench layernorm --version all --shape 20,64 --runs 1 | grep -c PyTorch | grep -qx 0' - "$program"
+LAB_TORCH=1 PATH=$work/nothing "$program" bench layernorm --version all --shape 20,64 --runs 1 >"$work/lab"
+check "the lab without python3" grep -qE '^  -  PyTorch: not installed$' "$work/lab"
 "$program" bench step --preset mini --batch 2 --runs 1 --json "$work/step.json" --write-config "$work/config.json" \
     >"$work/step"
 check "bench step exits with 0" [ $? = 0 ]
