@@ -3,9 +3,10 @@
 
 MACHINE      := $(shell uname -m)
 BUNDLE_DIR   ?= build/bundle/cocogold-$(BACKEND)-$(MACHINE)
-# For every processor of the last ten years, without MPI, whose libraries need files at fixed places.
+# For every processor of the last ten years, without MPI, whose libraries need files at fixed places. BACKEND=emu, which
+# is only for trying check.sh, needs MPI for its stand-in for NCCL.
 BUNDLE_MARCH ?= $(if $(filter x86_64,$(MACHINE)),x86-64-v3,armv8-a)
-BUNDLE_BUILD  = BUILD_SUFFIX=-bundle MARCH=$(BUNDLE_MARCH) MPI= $(if $(filter cuda,$(BACKEND)),BUNDLE=1)
+BUNDLE_BUILD  = BUILD_SUFFIX=-bundle MARCH=$(BUNDLE_MARCH) $(if $(filter emu,$(BACKEND)),,MPI=) $(if $(filter cuda,$(BACKEND)),BUNDLE=1)
 BUNDLE_TESTS := $(EMU_KERNELS) $(EMU_MODELS)
 PRECISIONS   ?= fp32 $(if $(filter cuda emu,$(BACKEND)),bf16)
 
