@@ -81,6 +81,10 @@ no_gpu() { # check.sh of cuda: one sentence, exit code 1 and the counts
         [ "$(grep -c "no NVIDIA GPU can be used here" "$work/cuda.log")" = 1 ] &&
         grep -q "no NVIDIA GPU can be used here" "$work/out-cuda/results.md"
 }
+torch_row() { # the lab's row of PyTorch: the program finds the script of its bundle
+    LAB_TORCH=1 "$work/$1/fp32/cocogold" bench layernorm --version all --shape 20,64 --runs 1 >"$work/$1.log" &&
+        cat "$work/$1.log" && grep '^  -  PyTorch' "$work/$1.log" | grep -qv torch_gpu
+}
 broken() { # a part that fails is counted, and the others run
     cp "$work/$1/fp32/test_activation" "$work/kept"
     printf '#!/bin/sh\nexit 3\n' >"$work/$1/fp32/test_activation"
@@ -100,6 +104,7 @@ for backend in "${@:-cpu cuda}"; do
             bare_checks cpu
             check "cpu: check.sh, all parts" parts cpu
             check "cpu: a part that fails" broken cpu
+            check "cpu: the kernel lab asks PyTorch" torch_row cpu
         fi
         ;;&
     *emu*)
