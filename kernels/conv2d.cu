@@ -58,22 +58,36 @@ struct Phase {
 
 template <bool GRADIENT> __device__ static inline Phase phase_of(const PixelProduct &p, int index) {
     const int pad = p.conv.pad_before, stride = p.conv.stride, K = p.conv.K;
-    if (!GRADIENT) { return {0, 0, p.out_H, p.out_W, 1, stride, -pad, -pad, K, K, 0, 0, 1}; }
+    if (!GRADIENT) {
+        return {.y = 0,
+                .x = 0,
+                .H = p.out_H,
+                .W = p.out_W,
+                .phase_step = 1,
+                .step = stride,
+                .y0 = -pad,
+                .x0 = -pad,
+                .taps_y = K,
+                .taps_x = K,
+                .first_y = 0,
+                .first_x = 0,
+                .tap_step = 1};
+    }
     // (y + pad - tap) / stride must be an integer: tap = first, first + stride, ...
     const int y = index / stride, x = index % stride, first_y = (y + pad) % stride, first_x = (x + pad) % stride;
-    return {y,
-            x,
-            (p.out_H - y + stride - 1) / stride,
-            (p.out_W - x + stride - 1) / stride,
-            stride,
-            1,
-            (y + pad - first_y) / stride,
-            (x + pad - first_x) / stride,
-            (K - first_y + stride - 1) / stride,
-            (K - first_x + stride - 1) / stride,
-            first_y,
-            first_x,
-            stride};
+    return {.y = y,
+            .x = x,
+            .H = (p.out_H - y + stride - 1) / stride,
+            .W = (p.out_W - x + stride - 1) / stride,
+            .phase_step = stride,
+            .step = 1,
+            .y0 = (y + pad - first_y) / stride,
+            .x0 = (x + pad - first_x) / stride,
+            .taps_y = (K - first_y + stride - 1) / stride,
+            .taps_x = (K - first_x + stride - 1) / stride,
+            .first_y = first_y,
+            .first_x = first_x,
+            .tap_step = stride};
 }
 
 // Calls copy(i, v) for each vector v that this thread copies, of a tile of `vectors`; i counts from 0.
@@ -544,10 +558,25 @@ void conv2d_forward(floatX *out, const floatX *inp, const floatX *weight, const 
     const size_t partial = reserve(&used, splits > 1 ? splits * elements * sizeof(float) : 0);
     char *workspace = (char *)device_workspace(dev, used);
     if (!run) { return; }
-    const PixelProduct p = {
-        conv, pad(source, workspace, dev), pad(weights, workspace, dev), c->H, c->W, C, C, OH, OW, c->OC, splits};
-    const PixelResult result = {
-        out, splits > 1 ? (float *)(workspace + partial) : NULL, bias, sample_bias, residual, c->OC, OH * OW, elements};
+    const PixelProduct p = {.conv = conv,
+                            .source = pad(source, workspace, dev),
+                            .weight = pad(weights, workspace, dev),
+                            .H = c->H,
+                            .W = c->W,
+                            .C = C,
+                            .weight_C = C,
+                            .out_H = OH,
+                            .out_W = OW,
+                            .N = c->OC,
+                            .splits = splits};
+    const PixelResult result = {.out = out,
+                                .partial = splits > 1 ? (float *)(workspace + partial) : NULL,
+                                .bias = bias,
+                                .sample_bias = sample_bias,
+                                .residual = residual,
+                                .N = c->OC,
+                                .sample_pixels = OH * OW,
+                                .elements = elements};
     multiply_pixels<false>(p, result, dev);
 }
 
@@ -613,27 +642,39 @@ void conv2d_backward(floatX *dinp, float *dweight, float *dbias, floatX *dsample
     float *partial = (float *)(workspace + reused);
     const floatX *padded_dout = dinp || dweight ? pad(d, workspace, dev) : NULL;
     if (dinp) {
-        const PixelProduct p = {
-            conv,  padded_dout, pad(weights, workspace, dev), OH, OW, stored(c->OC), stored(c->IC), c->H, c->W,
-            c->IC, splits};
-        const PixelResult result = {
-            dinp, splits > 1 ? partial : NULL, NULL, NULL, dresidual, c->IC, c->H * c->W, pixels * c->IC};
+        const PixelProduct p = {.conv = conv,
+                                .source = padded_dout,
+                                .weight = pad(weights, workspace, dev),
+                                .H = OH,
+                                .W = OW,
+                                .C = stored(c->OC),
+                                .weight_C = stored(c->IC),
+                                .out_H = c->H,
+                                .out_W = c->W,
+                                .N = c->IC,
+                                .splits = splits};
+        const PixelResult result = {.out = dinp,
+                                    .partial = splits > 1 ? partial : NULL,
+                                    .residual = dresidual,
+                                    .N = c->IC,
+                                    .sample_pixels = c->H * c->W,
+                                    .elements = pixels * c->IC};
         multiply_pixels<true>(p, result, dev);
     }
     if (dweight) {
-        const WeightProduct p = {conv,
-                                 padded_dout,
-                                 pad(source, workspace, dev),
-                                 stored(c->OC),
-                                 stored(c->IC),
-                                 (int)out_pixels,
-                                 N,
-                                 divisor(OW),
-                                 divisor(OH),
-                                 weight_splits,
-                                 dweight,
-                                 direct ? NULL : partial,
-                                 beta};
+        const WeightProduct p = {.conv = conv,
+                                 .dout = padded_dout,
+                                 .inp = pad(source, workspace, dev),
+                                 .OC = stored(c->OC),
+                                 .C = stored(c->IC),
+                                 .pixels = (int)out_pixels,
+                                 .N = N,
+                                 .out_W = divisor(OW),
+                                 .out_H = divisor(OH),
+                                 .splits = weight_splits,
+                                 .dweight = dweight,
+                                 .partial = direct ? NULL : partial,
+                                 .beta = beta};
         multiply_weights(p, dev);
     }
     if (sums) {
