@@ -8,20 +8,23 @@
 // the same on every card.
 //
 // Channels that do not fill 16 bytes (pictures, latents) are first padded with zeros in the workspace.
+#include "kernels/conv2d_choice.h"
 #include "kernels/conv2d_tiles.cuh"
 #include "kernels/cost.h"
 #include "kernels/elementwise.cuh"
 #include <algorithm>
 #include <assert.h>
+#include <type_traits>
 
 // Blocks that an A100 runs at a time, two per SM: the number that a launch should come close to.
 enum { SLOTS = 216 };
 
-// n / d for 0 <= n < 2^31 by a multiplication (Granlund & Montgomery 1994).
+// n / d for 0 <= n < 2^31 by a multiplication (Granlund & Montgomery 1994). d is 0 only for a phase without pixels.
 struct Divisor {
     unsigned d, magic, shift;
 };
 static Divisor divisor(int d) {
+    if (d == 0) { return {0, 0, 0}; }
     unsigned shift = 0;
     while (1u << shift < (unsigned)d) { shift++; }
     return {(unsigned)d, (unsigned)(((1ull << 32) * ((1ull << shift) - d)) / d + 1), shift};
@@ -36,6 +39,7 @@ struct PixelProduct {
     int H, W, C, weight_C;         // stored channels: multiples of VEC
     int out_H, out_W, N;           // of the result (B, out_H, out_W, N)
     int splits;
+    Divisor phase_H[2], phase_W[2]; // rows and columns of phases 0 and 1 of the result; without phases of the result
 };
 
 // Where the product goes: out = product + bias + sample_bias + residual, or partial (splits, elements).
@@ -43,7 +47,7 @@ struct PixelResult {
     floatX *out;
     float *partial; // NULL: not split
     const floatX *bias, *sample_bias, *residual;
-    int N, sample_pixels;
+    Divisor N, sample_pixels;
     size_t elements;
 };
 
@@ -51,7 +55,8 @@ struct PixelResult {
 // source at (y step + y0 + ty, x step + x0 + tx) (for dinp: - ty and - tx), with the weights of tap (first_y + ty
 // tap_step, ...).
 struct Phase {
-    int y, x, H, W, phase_step;
+    Divisor H, W;
+    int y, x, phase_step;
     int step, y0, x0;
     int taps_y, taps_x, first_y, first_x, tap_step;
 };
@@ -59,10 +64,10 @@ struct Phase {
 template <bool GRADIENT> __device__ static inline Phase phase_of(const PixelProduct &p, int index) {
     const int pad = p.conv.pad_before, stride = p.conv.stride, K = p.conv.K;
     if (!GRADIENT) {
-        return {.y = 0,
+        return {.H = p.phase_H[0],
+                .W = p.phase_W[0],
+                .y = 0,
                 .x = 0,
-                .H = p.out_H,
-                .W = p.out_W,
                 .phase_step = 1,
                 .step = stride,
                 .y0 = -pad,
@@ -75,10 +80,10 @@ template <bool GRADIENT> __device__ static inline Phase phase_of(const PixelProd
     }
     // (y + pad - tap) / stride must be an integer: tap = first, first + stride, ...
     const int y = index / stride, x = index % stride, first_y = (y + pad) % stride, first_x = (x + pad) % stride;
-    return {.y = y,
+    return {.H = p.phase_H[y],
+            .W = p.phase_W[x],
+            .y = y,
             .x = x,
-            .H = (p.out_H - y + stride - 1) / stride,
-            .W = (p.out_W - x + stride - 1) / stride,
             .phase_step = stride,
             .step = 1,
             .y0 = (y + pad - first_y) / stride,
@@ -90,12 +95,26 @@ template <bool GRADIENT> __device__ static inline Phase phase_of(const PixelProd
             .tap_step = stride};
 }
 
-// Calls copy(i, v) for each vector v that this thread copies, of a tile of `vectors`; i counts from 0.
+// Calls copy(i, v, exists) for each vector v that this thread copies, of a tile of `vectors`; i counts from 0. There is
+// no branch around a vector that does not exist, since ptxas interleaves the copies with the products only within a
+// basic block.
 template <class T, int vectors, class Copy> __device__ static inline void for_my_vectors(Copy copy) {
 #pragma unroll
     for (int i = 0; i < (vectors + T::threads - 1) / T::threads; i++) {
         const int v = threadIdx.x + i * T::threads;
-        if (vectors % T::threads == 0 || v < vectors) { copy(i, v); }
+        if constexpr (vectors % T::threads == 0) {
+            copy(i, v, std::true_type());
+        } else {
+            copy(i, v, v < vectors);
+        }
+    }
+}
+template <class Exists>
+__device__ static inline void copy_vector(floatX *to, const floatX *from, bool inside, Exists exists) {
+    if constexpr (std::is_same_v<Exists, bool>) {
+        cp_async_16_if(exists, to, from, inside);
+    } else {
+        cp_async_16(to, from, inside);
     }
 }
 
@@ -103,14 +122,14 @@ template <class T, int vectors, class Copy> __device__ static inline void for_my
 // BK, so that a step has only one tap. Has no branches, since it runs among the products.
 template <class T, bool GRADIENT> struct TapChannel {
     int depth, taps_x, reciprocal, tap, channel; // reciprocal: 32 / taps_x, rounded up
+    int taps;                                    // whole taps of a step: 0 from a depth of BK on
 
     __device__ TapChannel(const Phase &s, int depth, int k)
         : depth(depth), taps_x(s.taps_x), reciprocal(s.taps_x == 3 ? 11 : (s.taps_x == 2 ? 16 : 32)), tap(k / depth),
-          channel(k % depth) {}
+          channel(k % depth), taps(GRADIENT ? 0 : T::BK / depth) {}
     __device__ int y() const { return tap * reciprocal >> 5; } // tap / taps_x for tap < 32
     __device__ int x() const { return tap - y() * taps_x; }
     __device__ void next() {
-        const int taps = !GRADIENT && depth < T::BK ? T::BK / depth : 0;
         tap += taps, channel += T::BK - taps * depth;
         if (channel >= depth) { tap++, channel -= depth; }
     }
@@ -133,11 +152,12 @@ template <class T, bool GRADIENT> struct SourcePixels {
     __device__ SourcePixels(const PixelProduct &p, const Phase &s, int first_row, int first_step)
         : source(p.source), C(p.C), width(p.W),
           at(s, tap_depth<T, GRADIENT>(p.C), first_step * T::BK + threadIdx.x % 4 * VEC) {
-        const int rows = p.conv.B * s.H * s.W;
+        const int rows = p.conv.B * s.H.d * s.W.d;
 #pragma unroll
         for (int i = 0; i < count; i++) {
             const int row = first_row + threadIdx.x / 4 + i * (T::threads / 4);
-            const int x = row % s.W * s.step + s.x0, y = row / s.W % s.H * s.step + s.y0, b = row / s.W / s.H;
+            const int line = divide(row, s.W), b = divide(line, s.H);
+            const int x = (row - line * (int)s.W.d) * s.step + s.x0, y = (line - b * (int)s.H.d) * s.step + s.y0;
             pixel[i] = (b * p.H + y) * width + x;
             if (i % 2 == 0) { mask[i / 2] = 0; }
             for (int ty = 0; ty < s.taps_y; ty++) {
@@ -153,10 +173,10 @@ template <class T, bool GRADIENT> struct SourcePixels {
     __device__ void load(floatX *tile, bool more) {
         const int offset = sign * (at.y() * width + at.x());
         const unsigned bit = more && (!GRADIENT || at.channel < C) ? 1u << at.tap : 0;
-        for_my_vectors<T, T::BM * 4>([&](int i, int v) {
+        for_my_vectors<T, T::BM * 4>([&](int i, int v, auto exists) {
             const bool inside = mask[i / 2] & bit << i % 2 * 16;
             const floatX *from = source + (size_t)(pixel[i] + offset) * C + at.channel;
-            cp_async_16(tile + swizzle<4>(v / 4, v % 4), inside ? from : source, inside);
+            copy_vector(tile + swizzle<4>(v / 4, v % 4), inside ? from : source, inside, exists);
         });
         at.next();
     }
@@ -173,10 +193,10 @@ template <class T> struct WeightRows {
           k(first_step * T::BK + threadIdx.x % 4 * VEC) {}
 
     __device__ void load(floatX *tile, bool more) {
-        for_my_vectors<T, T::BN * 4>([&](int, int v) {
+        for_my_vectors<T, T::BN * 4>([&](int, int v, auto exists) {
             const int n = first + v / 4;
             const bool inside = (n < N) & (k < K) & more;
-            cp_async_16(tile + swizzle<4>(v / 4, v % 4), inside ? weight + (size_t)n * K + k : weight, inside);
+            copy_vector(tile + swizzle<4>(v / 4, v % 4), inside ? weight + (size_t)n * K + k : weight, inside, exists);
         });
         k += T::BK;
     }
@@ -198,31 +218,91 @@ template <class T> struct WeightColumns {
         const int tap = first_tap + (pixels.at.y() * K + pixels.at.x()) * tap_step;
         const int channel = pixels.at.channel - threadIdx.x % 4 * VEC; // of the tile's first row
         const floatX *step = weight + (size_t)(channel * K * K + tap) * C;
-        for_my_vectors<T, T::BK * P>([&](int, int v) {
+        for_my_vectors<T, T::BK * P>([&](int, int v, auto exists) {
             const int row = v / P, n = first + v % P * VEC;
             const bool inside = (channel + row < OC) & (n < C) & more;
-            cp_async_16(tile + swizzle<P>(row, v % P), inside ? step + row * K * K * C + n : weight, inside);
+            copy_vector(tile + swizzle<P>(row, v % P), inside ? step + row * K * K * C + n : weight, inside, exists);
         });
     }
 };
 
-// out[pixel, n ..] = x + bias + sample_bias + residual.
-template <int V>
-__device__ static inline void finish(const PixelResult &r, size_t pixel, int n, const float (&product)[V]) {
-    const size_t at = pixel * r.N + n;
-    float x[V], y[V];
+// What is added to V neighbouring channels of a pixel. Loaded before the sums are at hand, many at a time.
+template <int V> struct Addends { typename Word<V * sizeof(floatX)>::Type bias, sample_bias, residual; };
+
+// BIASES false: there are none (dinp).
+template <int V, bool BIASES> __device__ static inline Addends<V> load_addends(const PixelResult &r, int pixel, int n) {
+    typedef typename Word<V * sizeof(floatX)>::Type W;
+    auto at = [](const floatX *from) { return *reinterpret_cast<const W *>(from); };
+    Addends<V> a = {};
+    if (BIASES && r.bias) { a.bias = at(r.bias + n); }
+    if (BIASES && r.sample_bias) {
+        a.sample_bias = at(r.sample_bias + (size_t)divide(pixel, r.sample_pixels) * r.N.d + n);
+    }
+    if (r.residual) { a.residual = at(r.residual + (size_t)pixel * r.N.d + n); }
+    return a;
+}
+
+// out[pixel, n ..] = product + bias + sample_bias + residual.
+template <int V, bool BIASES>
+__device__ static inline void finish(const PixelResult &r, const Addends<V> &a, int pixel, int n,
+                                     const float (&product)[V]) {
+    float x[V];
 #pragma unroll
     for (int i = 0; i < V; i++) { x[i] = product[i]; }
-    auto add = [&](const floatX *from) {
-        load(y, from);
+    auto add = [&](typename Word<V * sizeof(floatX)>::Type word) {
+        floatX y[V];
+        memcpy(y, &word, sizeof word);
 #pragma unroll
-        for (int i = 0; i < V; i++) { x[i] += y[i]; }
+        for (int i = 0; i < V; i++) { x[i] += to_float(y[i]); }
     };
-    if (r.bias) { add(r.bias + n); }
-    if (r.sample_bias) { add(r.sample_bias + (pixel / r.sample_pixels) * r.N + n); }
-    if (r.residual) { add(r.residual + at); }
-    store(r.out + at, x);
+    if (BIASES && r.bias) { add(a.bias); }
+    if (BIASES && r.sample_bias) { add(a.sample_bias); }
+    if (r.residual) { add(a.residual); }
+    store(r.out + (size_t)pixel * r.N.d + n, x);
 }
+
+// Where a block's elements go (emit_result).
+template <bool GRADIENT> struct PixelEpilogue {
+    typedef Addends<4> Ahead;
+    static constexpr bool always_fours = false;
+    const PixelResult &r;
+    const Phase s;
+    int out_H, out_W, m0, n0, rows;
+    float *partial; // of this split
+
+    __device__ bool fours() const { return r.N.d % 4 == 0; }
+    __device__ bool inside(int row, int column) const { return m0 + row < rows && n0 + column < (int)r.N.d; }
+    __device__ int pixel(int row) const {
+        const int m = m0 + row;
+        if (!GRADIENT || s.phase_step == 1) { return m; }
+        const int line = divide(m, s.W), b = divide(line, s.H);
+        const int y = (line - b * (int)s.H.d) * s.phase_step + s.y;
+        return (b * out_H + y) * out_W + (m - line * (int)s.W.d) * s.phase_step + s.x;
+    }
+    // Rows and columns beyond the result load those at its end: no branch around the loads.
+    __device__ Ahead load(int row, int column) const {
+        if (partial) { return Ahead(); }
+        return load_addends<4, !GRADIENT>(r, pixel(min(row, rows - 1 - m0)), min(n0 + column, (int)r.N.d - 4));
+    }
+    __device__ void store(const Ahead &ahead, int row, int column, const float (&x)[4]) const {
+        if (!inside(row, column)) { return; }
+        if (partial) {
+            store_words(partial + (size_t)pixel(row) * r.N.d + n0 + column, x);
+        } else {
+            finish<4, !GRADIENT>(r, ahead, pixel(row), n0 + column, x);
+        }
+    }
+    __device__ void store_one(int row, int column, float x) const {
+        if (!inside(row, column)) { return; }
+        const int at = pixel(row), n = n0 + column;
+        const float one[1] = {x};
+        if (partial) {
+            partial[(size_t)at * r.N.d + n] = x;
+        } else {
+            finish<1, !GRADIENT>(r, load_addends<1, !GRADIENT>(r, at, n), at, n, one);
+        }
+    }
+};
 
 template <class T, bool GRADIENT>
 static __global__ void __launch_bounds__(T::threads, T::blocks) conv_pixels(PixelProduct p, PixelResult result) {
@@ -230,7 +310,7 @@ static __global__ void __launch_bounds__(T::threads, T::blocks) conv_pixels(Pixe
     __shared__ Phase s; // in shared memory, since the products use all registers
     if (threadIdx.x == 0) { s = phase_of<GRADIENT>(p, blockIdx.z / p.splits); }
     __syncthreads();
-    const int rows = p.conv.B * s.H * s.W, K = s.taps_y * s.taps_x * tap_depth<T, GRADIENT>(p.C);
+    const int rows = p.conv.B * s.H.d * s.W.d, K = s.taps_y * s.taps_x * tap_depth<T, GRADIENT>(p.C);
     const int steps = ceil_div(K, T::BK);
     if (m0 >= rows) { return; }
     const int first = (int)((long long)steps * split / p.splits);
@@ -239,37 +319,30 @@ static __global__ void __launch_bounds__(T::threads, T::blocks) conv_pixels(Pixe
     std::conditional_t<GRADIENT, WeightColumns<T>, WeightRows<T>> b(p, s, a, n0, first);
     float acc[T::rows][T::columns];
     multiply_tiles<T, false, GRADIENT>(acc, a, b, last - first);
-    emit_result<T, false>(acc, [&](int row, int column, const float(&x)[4]) {
-        const int m = m0 + row, n = n0 + column;
-        if (m >= rows || n >= p.N) { return; }
-        size_t pixel = m;
-        if (GRADIENT && s.phase_step > 1) {
-            const int y = m / s.W % s.H * s.phase_step + s.y, b = m / s.W / s.H;
-            pixel = ((size_t)b * p.out_H + y) * p.out_W + m % s.W * s.phase_step + s.x;
-        }
-        float *to = result.partial ? result.partial + split * result.elements + pixel * p.N + n : NULL;
-        if (p.N % 4 == 0) {
-            to ? store_words(to, x) : finish(result, pixel, n, x);
-            return;
-        }
-#pragma unroll
-        for (int i = 0; i < 4; i++) {
-            const float one[1] = {x[i]};
-            if (n + i < p.N) { to ? store_words(to + i, one) : finish(result, pixel, n + i, one); }
-        }
-    });
+    emit_result<T, false>(
+        acc, PixelEpilogue<GRADIENT>{.r = result,
+                                     .s = s,
+                                     .out_H = p.out_H,
+                                     .out_W = p.out_W,
+                                     .m0 = m0,
+                                     .n0 = n0,
+                                     .rows = rows,
+                                     .partial = result.partial ? result.partial + split * result.elements : NULL});
 }
 
+// The elements fit into 31 bits: only products of few blocks are split.
 template <int V> static __global__ void __launch_bounds__(THREADS) sum_pixels(PixelResult result, int splits) {
     const size_t i = first_element(V);
     if (i >= result.elements) { return; }
+    const int pixel = divide((int)i, result.N), n = (int)i - pixel * (int)result.N.d;
+    const Addends<V> addends = load_addends<V, true>(result, pixel, n);
     float sum[V] = {}, x[V];
     for (int s = 0; s < splits; s++) {
         load_words(x, result.partial + s * result.elements + i);
 #pragma unroll
         for (int j = 0; j < V; j++) { sum[j] += x[j]; }
     }
-    finish(result, i / result.N, (int)(i % result.N), sum);
+    finish<V, true>(result, addends, pixel, n, sum);
 }
 
 // ---- dweight: rows are output channels -----------------------------------------------------------------------------
@@ -285,6 +358,8 @@ struct WeightProduct {
     float beta;
 };
 
+// Both operands choose the number of a pixel outside, not its address: ptxas would branch around the address.
+
 // A transposed: rows = output pixels, columns = output channels.
 template <class T> struct OutputChannels {
     static constexpr int P = T::BM / VEC;
@@ -295,10 +370,11 @@ template <class T> struct OutputChannels {
         : dout(p.dout), first(first_row), OC(p.OC), pixels(p.pixels), pixel(first_step * T::BK) {}
 
     __device__ void load(floatX *tile, bool more) {
-        for_my_vectors<T, T::BK * P>([&](int, int v) {
+        for_my_vectors<T, T::BK * P>([&](int, int v, auto exists) {
             const int row = v / P, m = first + v % P * VEC;
             const bool inside = (pixel + row < pixels) & (m < OC) & more;
-            cp_async_16(tile + swizzle<P>(row, v % P), inside ? dout + (size_t)(pixel + row) * OC + m : dout, inside);
+            copy_vector(tile + swizzle<P>(row, v % P), dout + (size_t)(inside ? pixel + row : 0) * OC + m, inside,
+                        exists);
         });
         pixel += T::BK;
     }
@@ -324,13 +400,40 @@ template <class T> struct InputPatches {
     }
 
     __device__ void load(floatX *tile, bool more) {
-        for_my_vectors<T, T::BK * P>([&](int, int v) {
+        for_my_vectors<T, T::BK * P>([&](int, int v, auto exists) {
             const int at = pixel + v / P, line = divide(at, out_W), b = divide(line, out_H);
             const int x = (at - line * (int)out_W.d) * stride + tap_x, y = (line - b * (int)out_H.d) * stride + tap_y;
             const bool in = inside & more & (at < pixels) & ((unsigned)y < (unsigned)H) & ((unsigned)x < (unsigned)W);
-            cp_async_16(tile + swizzle<P>(v / P, v % P), in ? inp + (size_t)((b * H + y) * W + x) * C : inp, in);
+            copy_vector(tile + swizzle<P>(v / P, v % P), inp + (size_t)(in ? (b * H + y) * W + x : 0) * C, in, exists);
         });
         pixel += T::BK;
+    }
+};
+
+// Where a block's elements go (emit_result).
+struct WeightEpilogue {
+    typedef float4 Ahead; // of dweight, if it is added to
+    static constexpr bool always_fours = true;
+    const WeightProduct &p;
+    int m0, n0, split;
+
+    __device__ bool inside(int row, int column) const { return m0 + row < p.conv.OC && n0 + column < p.N; }
+    __device__ size_t at(int row, int column) const { return (size_t)(m0 + row) * p.N + n0 + column; }
+    __device__ Ahead load(int row, int column) const {
+        const bool read = !p.partial && p.beta != 0 && inside(row, column);
+        return read ? *(const float4 *)(p.dweight + at(row, column)) : make_float4(0, 0, 0, 0);
+    }
+    __device__ void store(const Ahead &old, int row, int column, const float (&x)[4]) const {
+        if (!inside(row, column)) { return; }
+        if (p.partial) {
+            store_words(p.partial + (size_t)split * p.conv.OC * p.N + at(row, column), x);
+            return;
+        }
+        float sum[4] = {x[0], x[1], x[2], x[3]};
+        if (p.beta != 0) {
+            sum[0] += p.beta * old.x, sum[1] += p.beta * old.y, sum[2] += p.beta * old.z, sum[3] += p.beta * old.w;
+        }
+        store_words(p.dweight + at(row, column), sum);
     }
 };
 
@@ -342,22 +445,7 @@ template <class T> static __global__ void __launch_bounds__(T::threads, T::block
     InputPatches<T> b(p, n0, first);
     float acc[T::rows][T::columns];
     multiply_tiles<T, true, true>(acc, a, b, last - first);
-    emit_result<T, true>(acc, [&](int row, int column, const float(&x)[4]) {
-        const int m = m0 + row, n = n0 + column;
-        if (m >= p.conv.OC || n >= p.N) { return; }
-        if (p.partial) {
-            store_words(p.partial + ((size_t)split * p.conv.OC + m) * p.N + n, x);
-            return;
-        }
-        float *to = p.dweight + (size_t)m * p.N + n, sum[4] = {x[0], x[1], x[2], x[3]};
-        if (p.beta != 0) {
-            float old[4];
-            load_words(old, to);
-#pragma unroll
-            for (int i = 0; i < 4; i++) { sum[i] += p.beta * old[i]; }
-        }
-        store_words(to, sum);
-    });
+    emit_result<T, true>(acc, WeightEpilogue{p, m0, n0, split});
 }
 
 // dweight (rows, C) = sum over splits of partial (splits, rows, stored)[..., :C] + beta dweight.
@@ -423,31 +511,40 @@ static void launch_pixels(const PixelProduct &p, const PixelResult &result, Devi
                                      T::shared_bytes + sizeof(Phase), p, result);
 }
 
-// Whether tiles of 160 x 160 are faster than tiles of 128 x 160: compares the number of rounds on the card's SMs, times
-// the time of a round. Both sum each element in the same order. For SD2's 2 x 64 x 64 pixels and 320 channels, an A100
-// (108 SMs) then needs one round of 104 blocks, instead of two rounds for 128 blocks.
-[[maybe_unused]] static bool tall_tiles(const PixelProduct &p, bool gradient, Device *dev) {
-    int processors;
+[[maybe_unused]] static ConvCard card_of(Device *dev) {
+    int processors, shared;
     CHECK_CUDA(cudaDeviceGetAttribute(&processors, cudaDevAttrMultiProcessorCount, dev->internals->index));
-    auto time = [&](int BM) {
-        const dim3 grid = pixel_grid(p, gradient, BM, 160);
-        return (size_t)ceil_div((size_t)grid.x * grid.y * grid.z, (size_t)processors) * BM;
-    };
-    return time(160) < time(128);
+    CHECK_CUDA(cudaDeviceGetAttribute(&shared, cudaDevAttrMaxSharedMemoryPerMultiprocessor, dev->internals->index));
+    return {.processors = processors, .shared = (size_t)shared};
+}
+
+[[maybe_unused]] static int blocks_of(dim3 grid) { return (int)(grid.x * grid.y * grid.z); }
+
+// With blocks of four warps or of eight, whichever the card prefers.
+template <class FOUR, class EIGHT, bool GRADIENT>
+static void launch_warps(const PixelProduct &p, const PixelResult &result, ConvCard card, Device *dev) {
+    static_assert(FOUR::BM == EIGHT::BM && FOUR::BN == EIGHT::BN && FOUR::warps == 4 && EIGHT::warps == 8, "one tile");
+    if (conv2d_eight_warps(FOUR::shared_bytes + sizeof(Phase), card)) {
+        launch_pixels<EIGHT, GRADIENT>(p, result, dev);
+    } else {
+        launch_pixels<FOUR, GRADIENT>(p, result, dev);
+    }
 }
 
 template <bool GRADIENT> static void multiply_pixels(const PixelProduct &p, const PixelResult &result, Device *dev) {
+    [[maybe_unused]] const ConvCard card = card_of(dev);
     switch (width_for(p.N)) {
 #ifdef PRECISION_bf16
     case 160:
-        if (tall_tiles(p, GRADIENT, dev)) {
+        if (conv2d_tall(blocks_of(pixel_grid(p, GRADIENT, 160, 160)), blocks_of(pixel_grid(p, GRADIENT, 128, 160)),
+                        card)) {
             launch_pixels<ConvTile<160, 160, 2, 4>, GRADIENT>(p, result, dev);
         } else {
-            launch_pixels<ConvTile<128, 160, 2, 2>, GRADIENT>(p, result, dev);
+            launch_warps<ConvTile<128, 160, 2, 2>, ConvTile<128, 160, 4, 2>, GRADIENT>(p, result, card, dev);
         }
         break;
     case 128:
-        launch_pixels<ConvTile<128, 128, 2, 2>, GRADIENT>(p, result, dev);
+        launch_warps<ConvTile<128, 128, 2, 2>, ConvTile<128, 128, 4, 2>, GRADIENT>(p, result, card, dev);
         break;
 #endif
     case 64:
@@ -457,7 +554,7 @@ template <bool GRADIENT> static void multiply_pixels(const PixelProduct &p, cons
         launch_pixels<ConvTile<128, 32, 4, 1>, GRADIENT>(p, result, dev);
     }
     if (!result.partial) { return; }
-    const bool fours = result.N % 4 == 0;
+    const bool fours = result.N.d % 4 == 0;
     launch_one_of<sum_pixels<4>, sum_pixels<1>>(fours, dev, blocks_for(result.elements, fours ? 4 : 1), THREADS, 0,
                                                 result, p.splits);
 }
@@ -467,14 +564,24 @@ template <class T> static void launch_weights(const WeightProduct &p, Device *de
                             T::shared_bytes, p);
 }
 
+template <class FOUR, class EIGHT> static void launch_warps(const WeightProduct &p, ConvCard card, Device *dev) {
+    static_assert(FOUR::BM == EIGHT::BM && FOUR::BN == EIGHT::BN && FOUR::warps == 4 && EIGHT::warps == 8, "one tile");
+    if (conv2d_eight_warps(FOUR::shared_bytes, card)) {
+        launch_weights<EIGHT>(p, dev);
+    } else {
+        launch_weights<FOUR>(p, dev);
+    }
+}
+
 static void multiply_weights(const WeightProduct &p, Device *dev) {
+    [[maybe_unused]] const ConvCard card = card_of(dev);
     switch (width_for(p.conv.OC)) {
 #ifdef PRECISION_bf16
     case 160:
-        launch_weights<ConvTile<160, 128, 2, 2>>(p, dev);
+        launch_warps<ConvTile<160, 128, 2, 2>, ConvTile<160, 128, 2, 4>>(p, card, dev);
         break;
     case 128:
-        launch_weights<ConvTile<128, 128, 2, 2>>(p, dev);
+        launch_warps<ConvTile<128, 128, 2, 2>, ConvTile<128, 128, 2, 4>>(p, card, dev);
         break;
 #endif
     case 64:
@@ -534,6 +641,9 @@ static const floatX *pad(const Padded &t, void *workspace, Device *dev) {
 
 // ---- The functions of kernels.h ------------------------------------------------------------------------------------
 
+// Rows or columns of the result in phase `index`.
+static Divisor phase_size(int size, int index, int phases) { return divisor((size - index + phases - 1) / phases); }
+
 // The number of splits of the product with the result `pixels` x N, whose longest sums have `taps` taps of C channels.
 static int pixel_splits(size_t pixels, int N, int taps, int C) {
     const int blocks = (int)ceil_div(pixels, (size_t)128) * ceil_div(N, width_for(N));
@@ -568,14 +678,16 @@ void conv2d_forward(floatX *out, const floatX *inp, const floatX *weight, const 
                             .out_H = OH,
                             .out_W = OW,
                             .N = c->OC,
-                            .splits = splits};
+                            .splits = splits,
+                            .phase_H = {divisor(OH)},
+                            .phase_W = {divisor(OW)}};
     const PixelResult result = {.out = out,
                                 .partial = splits > 1 ? (float *)(workspace + partial) : NULL,
                                 .bias = bias,
                                 .sample_bias = sample_bias,
                                 .residual = residual,
-                                .N = c->OC,
-                                .sample_pixels = OH * OW,
+                                .N = divisor(c->OC),
+                                .sample_pixels = divisor(OH * OW),
                                 .elements = elements};
     multiply_pixels<false>(p, result, dev);
 }
@@ -652,12 +764,14 @@ void conv2d_backward(floatX *dinp, float *dweight, float *dbias, floatX *dsample
                                 .out_H = c->H,
                                 .out_W = c->W,
                                 .N = c->IC,
-                                .splits = splits};
+                                .splits = splits,
+                                .phase_H = {phase_size(c->H, 0, c->stride), phase_size(c->H, 1, c->stride)},
+                                .phase_W = {phase_size(c->W, 0, c->stride), phase_size(c->W, 1, c->stride)}};
         const PixelResult result = {.out = dinp,
                                     .partial = splits > 1 ? partial : NULL,
                                     .residual = dresidual,
-                                    .N = c->IC,
-                                    .sample_pixels = c->H * c->W,
+                                    .N = divisor(c->IC),
+                                    .sample_pixels = divisor(c->H * c->W),
                                     .elements = pixels * c->IC};
         multiply_pixels<true>(p, result, dev);
     }

@@ -18,7 +18,10 @@ template <int BM_, int BN_, int WARPS_M, int WARPS_N> struct ConvTile {
     static constexpr int rows = half ? WM / 16 : WM / 8, columns = half ? WN / 8 * 4 : WN / 4;
     static constexpr int stages = 4;                                            // tiles of K in flight
     static constexpr int a_elements = BM * BK, stage_elements = (BM + BN) * BK; // of a stage: A, then B
-    static constexpr int pitch = WN % 16 ? WN : WN + 8;                         // floats of a row of the staging
+    // Quads of a lane, of the 16 rows that a warp stages, and how many of them load ahead (emit_result).
+    static constexpr int quads = 16 * WN / 4 / 32, ahead = quads % 5 == 0 ? 5 : 4;
+    static_assert(!half || quads % ahead == 0, "whole groups");
+    static constexpr int pitch = WN % 16 ? WN : WN + 8; // floats of a row of the staging
     static constexpr size_t staging = half ? sizeof(float) * warps * 16 * pitch : 0;
     static constexpr size_t pipeline = sizeof(floatX) * stages * stage_elements;
     static constexpr size_t shared_bytes = pipeline > staging ? pipeline : staging;
@@ -77,30 +80,57 @@ __device__ static inline void multiply(float (&acc)[T::rows][T::columns], const 
     }
 }
 
-// Calls emit(row, column, float[4]) for all elements of the block's result, four neighbours of a row at a time. Each
-// warp stages 16 rows in shared memory, so that a row is written in one piece. All warps must have finished reading the
-// tiles.
-template <class T, bool TA, class Emit>
-__device__ static inline void emit_result(const float (&acc)[T::rows][T::columns], Emit emit) {
+// Gives all elements of the block's result to the epilogue, four neighbours of a row at a time. For each quad,
+// epilogue.load starts the loads of what it needs, and epilogue.store, which gets the sums, uses it. Each warp stages
+// 16 rows in shared memory, so that a row is written in one piece; the loads of a lane's quads of these rows run
+// meanwhile. If the result's rows are no whole quads, epilogue.store_one gets single elements. All warps must have
+// finished reading the tiles.
+template <class T, bool TA, class Epilogue>
+__device__ static inline void emit_result(const float (&acc)[T::rows][T::columns], const Epilogue &epilogue) {
     const int warp = threadIdx.x / 32, lane = threadIdx.x % 32;
     const int m0 = warp / T::warps_n * T::WM, n0 = warp % T::warps_n * T::WN;
+    constexpr int width = T::WN / 4; // quads of a row
     float *staging = (float *)dynamic_shared + warp * 16 * T::pitch;
-#pragma unroll 1 // the code of emit is long; acc needs constant indices
-    for (int m = 0; m < T::rows; m++) {
-        __syncwarp();
+    bool fours = true;
+    if constexpr (!Epilogue::always_fours) { fours = epilogue.fours(); }
+    constexpr int groups = T::quads / T::ahead; // of 16 rows
+#pragma unroll 1                                // the epilogue's code is long; acc needs constant indices
+    for (int group = 0; group < T::rows * groups; group++) {
+        const int m = group / groups, part = group % groups, first = part * 32 * T::ahead + lane, row0 = m0 + 16 * m;
+        typename Epilogue::Ahead ahead[T::ahead];
+        if (fours) {
 #pragma unroll
-        for (int i = 0; i < T::columns * T::rows; i += 2) {
-            const int row = lane / 4 + i / 2 % 2 * 8, column = i % T::columns / 4 * 8 + lane % 4 * 2;
-            const float *pair = acc[i / T::columns] + i % T::columns;
-            if (i / T::columns == m) { *(float2 *)(staging + row * T::pitch + column) = make_float2(pair[0], pair[1]); }
+            for (int q = 0; q < T::ahead; q++) {
+                const int at = first + 32 * q;
+                ahead[q] = epilogue.load(row0 + at / width, n0 + at % width * 4);
+            }
         }
-        __syncwarp();
+        if (part == 0) {
+            __syncwarp();
+#pragma unroll
+            for (int i = 0; i < T::columns * T::rows; i += 2) {
+                const int row = lane / 4 + i / 2 % 2 * 8, column = i % T::columns / 4 * 8 + lane % 4 * 2;
+                const float *pair = acc[i / T::columns] + i % T::columns;
+                if (i / T::columns == m) {
+                    *(float2 *)(staging + row * T::pitch + column) = make_float2(pair[0], pair[1]);
+                }
+            }
+            __syncwarp();
+        }
+        if (fours) {
+#pragma unroll
+            for (int q = 0; q < T::ahead; q++) {
+                const int at = first + 32 * q, row = at / width, column = at % width * 4;
+                float x[4];
+                load_words(x, staging + row * T::pitch + column);
+                epilogue.store(ahead[q], row0 + row, n0 + column, x);
+            }
+        } else if constexpr (!Epilogue::always_fours) {
 #pragma unroll 1
-        for (int i = lane; i < 16 * T::WN / 4; i += 32) {
-            const int row = i / (T::WN / 4), column = i % (T::WN / 4) * 4;
-            float x[4];
-            load_words(x, staging + row * T::pitch + column);
-            emit(m0 + 16 * m + row, n0 + column, x);
+            for (int i = part * 128 * T::ahead + lane; i < (part + 1) * 128 * T::ahead; i += 32) {
+                const int row = i / T::WN, column = i % T::WN;
+                epilogue.store_one(row0 + row, n0 + column, staging[row * T::pitch + column]);
+            }
         }
     }
 }
@@ -152,19 +182,29 @@ __device__ static inline void multiply(float (&acc)[T::rows][T::columns], const 
     }
 }
 
-// Calls emit(row, column, float[4]) for all elements of the block's result, four neighbours of a row at a time.
-template <class T, bool TA, class Emit>
-__device__ static inline void emit_result(const float (&acc)[T::rows][T::columns], Emit emit) {
+// Gives all elements of the block's result to the epilogue, as above.
+template <class T, bool TA, class Epilogue>
+__device__ static inline void emit_result(const float (&acc)[T::rows][T::columns], const Epilogue &epilogue) {
     const int warp = threadIdx.x / 32, m0 = warp / T::warps_n * T::WM, n0 = warp % T::warps_n * T::WN;
     constexpr int quads = T::columns / 4;
-#pragma unroll 1 // the code of emit is long; acc needs constant indices
+#pragma unroll 1 // the epilogue's code is long; acc needs constant indices
     for (int q = 0; q < T::rows * quads; q++) {
+        const int row = m0 + lane_row<TA>(q / quads), column = n0 + lane_column(q % quads * 4);
+        bool fours = true;
+        if constexpr (!Epilogue::always_fours) { fours = epilogue.fours(); }
+        typename Epilogue::Ahead ahead = {};
+        if (fours) { ahead = epilogue.load(row, column); }
         float x[4] = {};
 #pragma unroll
         for (int i = 0; i < T::rows * quads; i++) {
             if (i == q) { memcpy(x, acc[i / quads] + i % quads * 4, sizeof x); }
         }
-        emit(m0 + lane_row<TA>(q / quads), n0 + lane_column(q % quads * 4), x);
+        if (fours) {
+            epilogue.store(ahead, row, column, x);
+        } else if constexpr (!Epilogue::always_fours) {
+#pragma unroll
+            for (int i = 0; i < 4; i++) { epilogue.store_one(row, column + i, x[i]); }
+        }
     }
 }
 

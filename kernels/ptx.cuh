@@ -48,6 +48,14 @@ __device__ static inline void cp_async_16(SharedAddress shared, const void *glob
 __device__ static inline void cp_async_16(void *shared, const void *global, bool in_range) {
     cp_async_16(shared_address(shared), global, in_range);
 }
+// The same if `exists`, else nothing. An instruction with a predicate, where an `if` could become a branch.
+__device__ static inline void cp_async_16_if(bool exists, void *shared, const void *global, bool in_range) {
+    asm volatile("{ .reg .pred exists;\n"
+                 "setp.ne.u32 exists, %3, 0;\n"
+                 "@exists cp.async.cg.shared.global [%0], [%1], 16, %2; }" ::"r"(shared_address(shared)),
+                 "l"(global), "r"(in_range ? 16 : 0), "r"((unsigned)exists)
+                 : "memory");
+}
 __device__ static inline void cp_async_commit() { asm volatile("cp.async.commit_group;" ::: "memory"); }
 // Waits until all but the last N groups of this thread's copies are complete.
 template <int N> __device__ static inline void cp_async_wait() {

@@ -100,6 +100,11 @@ cudaError_t cudaSetDevice(int index) {
     return result(index == 0 ? cudaSuccess : cudaErrorInvalidDevice);
 }
 
+static int processors() {
+    const char *text = getenv("EMU_PROCESSORS");
+    return text && *text ? atoi(text) : 4;
+}
+
 cudaError_t cudaGetDeviceProperties(cudaDeviceProp *prop, int index) {
     if (index != 0) { return result(cudaErrorInvalidDevice); }
     *prop = {};
@@ -108,7 +113,7 @@ cudaError_t cudaGetDeviceProperties(cudaDeviceProp *prop, int index) {
     snprintf(prop->name, sizeof prop->name, "emulated sm_%d", emu::compute_capability());
     prop->totalGlobalMem = card_bytes;
     prop->sharedMemPerBlockOptin = emu::shared_limit_of_card();
-    prop->multiProcessorCount = 4;
+    prop->multiProcessorCount = processors();
     return cudaSuccess;
 }
 
@@ -116,7 +121,7 @@ cudaError_t cudaDeviceGetAttribute(int *value, cudaDeviceAttr attribute, int ind
     if (index != 0) { return result(cudaErrorInvalidDevice); }
     switch (attribute) {
     case cudaDevAttrMultiProcessorCount:
-        *value = 4;
+        *value = processors();
         break;
     case cudaDevAttrL2CacheSize:
         *value = 4096; // small: benchmarks overwrite it before each call
@@ -126,6 +131,9 @@ cudaError_t cudaDeviceGetAttribute(int *value, cudaDeviceAttr attribute, int ind
         break;
     case cudaDevAttrComputeCapabilityMinor:
         *value = emu::compute_capability() % 10;
+        break;
+    case cudaDevAttrMaxSharedMemoryPerMultiprocessor:
+        *value = (int)emu::shared_limit_of_card() + 1024; // each block reserves 1 KB
         break;
     case cudaDevAttrMaxSharedMemoryPerBlockOptin:
         *value = (int)emu::shared_limit_of_card();

@@ -7,6 +7,7 @@
 //   EMU_ORDER=ascending|descending|random[:SEED]  order of blocks, and of threads between two rendezvous; descending: a
 //                         warp runs as far as it can before the next one, otherwise all warps advance together
 //   EMU_SM=80|86|89|90|120   card: compute capability and limit of shared memory (default 89, the smallest: 99 KB)
+//   EMU_PROCESSORS=N         card: SMs (default 4)
 //   EMU_DELAY=lazy|random[:SEED]|eager            when queued operations run (stream.cpp)
 //   EMU_GPU=no-driver|full|..., EMU_TAKEN=BYTES   an unusable card, or memory used by other processes (card.cpp)
 //   EMU_PROTECT=0            lets host code access device memory; by default it traps

@@ -83,6 +83,9 @@ static inline void cp_async_16(void *shared, const void *global, bool in_range) 
 static inline void cp_async_16(SharedAddress shared, const void *global, bool in_range) {
     cp_async_16((void *)shared, global, in_range);
 }
+static inline void cp_async_16_if(bool exists, void *shared, const void *global, bool in_range) {
+    if (exists) { cp_async_16(shared, global, in_range); }
+}
 static inline void cp_async_commit() { emu::copy_async_commit(); }
 template <int N> static inline void cp_async_wait() { emu::copy_async_wait(N); }
 static inline float exp2_fast(float x) { return exp2f(x); }

@@ -1,4 +1,5 @@
 // conv2d against reference.c, on the same rounded inputs; exact on small whole numbers.
+#include "kernels/conv2d_choice.h"
 #include "tests/kernels/check.h"
 
 typedef struct {
@@ -137,6 +138,60 @@ static void test_integers(void **state) {
     for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) { check_case(cases + i); }
 }
 
+// The choice of blocks for cards that are not there: SMs, and shared memory of one.
+static void test_choice(void **state) {
+    (void)state;
+    const ConvCard a100 = {108, 164 << 10}, h100 = {132, 228 << 10}, rtx4090 = {128, 100 << 10};
+    // SD2's 64 x 64 latents with 320 channels, batch 2: 128 blocks of 128 x 160, or 104 of 160 x 160; then batch 16.
+    assert_true(conv2d_tall(104, 128, a100));
+    assert_false(conv2d_tall(104, 128, h100));
+    assert_false(conv2d_tall(104, 128, rtx4090));
+    assert_false(conv2d_tall(820, 1024, a100));
+    const size_t wide = 73728 + 76, narrow = 49152 + 76; // bytes of a block, 128 x 160 and 128 x 64
+    assert_false(conv2d_eight_warps(wide, a100));
+    assert_false(conv2d_eight_warps(wide, h100));
+    assert_true(conv2d_eight_warps(wide, rtx4090));
+    assert_false(conv2d_eight_warps(narrow, rtx4090));
+    assert_false(conv2d_eight_warps(49 << 10, rtx4090)); // with what a block reserves, exactly half of 100 KB
+    assert_true(conv2d_eight_warps((49 << 10) + 1, rtx4090));
+}
+
+#ifdef BACKEND_emu
+// Emulated cards that lead to different blocks give the same bits.
+static void test_cards(void **state) {
+    (void)state;
+    const char *cards[][2] = {{"80", "1"}, {"80", "4"}, {"89", "4"}}; // tall tiles, four warps, eight warps
+    const Conv2d cases[] = {
+        {1, 13, 11, 160, 160, 3, 1, 1, 1}, {2, 7, 9, 128, 128, 3, 2, 0, 1}, {2, 9, 8, 24, 129, 3, 1, 1, 1}};
+    for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
+        const Conv2d *c = &cases[i];
+        Sizes s = sizes(c);
+        Tensor inp = tensor_random(s.inp, 1, 1, false), weight = tensor_random(s.weight, 1, 2, false);
+        Tensor bias = tensor_random(c->OC, 1, 3, false), sample_bias = tensor_random((size_t)c->B * c->OC, 1, 4, false);
+        Tensor residual = tensor_random(s.out, 1, 5, false), dout = tensor_random(s.out, 1, 6, false);
+        double *first[3] = {0};
+        for (size_t card = 0; card < sizeof cards / sizeof *cards; card++) {
+            setenv("EMU_SM", cards[card][0], 1), setenv("EMU_PROCESSORS", cards[card][1], 1);
+            Tensor results[] = {tensor_poisoned(s.out, false), tensor_poisoned(s.inp, false),
+                                tensor_poisoned(s.weight, true)};
+            conv2d_forward(results[0].x, inp.x, weight.x, bias.x, sample_bias.x, residual.x, *c, &check_dev);
+            conv2d_backward(results[1].x, results[2].f, NULL, NULL, dout.x, inp.x, weight.x, NULL, 0, *c, &check_dev);
+            for (int k = 0; k < 3; k++) {
+                double *values = tensor_values(&results[k]);
+                if (!first[k]) { first[k] = values; }
+                assert_memory_equal(first[k], values, results[k].n * sizeof *values);
+                if (first[k] != values) { free(values); }
+                tensor_free(&results[k]);
+            }
+        }
+        unsetenv("EMU_SM"), unsetenv("EMU_PROCESSORS");
+        for (int k = 0; k < 3; k++) { free(first[k]); }
+        tensor_free(&inp), tensor_free(&weight), tensor_free(&bias), tensor_free(&sample_bias), tensor_free(&residual);
+        tensor_free(&dout);
+    }
+}
+#endif
+
 #ifdef BACKEND_cpu
 // A sample has the same bits alone and among others, forward and in its gradient. The last two have many tiles in the
 // batch and few alone.
@@ -203,11 +258,12 @@ static void test_torch_order(void **state) {
 
 int main(void) {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_shapes),
-        cmocka_unit_test(test_integers),
+        cmocka_unit_test(test_shapes), cmocka_unit_test(test_integers),    cmocka_unit_test(test_choice),
+#ifdef BACKEND_emu
+        cmocka_unit_test(test_cards),
+#endif
 #ifdef BACKEND_cpu
-        cmocka_unit_test(test_batch),
-        cmocka_unit_test(test_torch_order),
+        cmocka_unit_test(test_batch),  cmocka_unit_test(test_torch_order),
 #endif
     };
     return cmocka_run_group_tests(tests, check_open, check_close);

@@ -16,6 +16,7 @@ using namespace sim;
 enum {
     STATIC_SHARED_LIMIT = 48 << 10,
     SHARED_LIMIT = 163 << 10, // of sm_80
+    RESERVED = 1 << 10,       // of an SM's shared memory, by each block
     PROCESSORS = 4,
     L2_BYTES = 4 << 20
 };
@@ -366,14 +367,17 @@ cudaError_t cudaGetDeviceProperties(cudaDeviceProp *device, int) {
     device->minor = 0;
     device->totalGlobalMem = DEVICE_BYTES;
     device->sharedMemPerBlockOptin = SHARED_LIMIT;
-    device->multiProcessorCount = PROCESSORS;
+    device->multiProcessorCount = (int)setting("SIM_PROCESSORS", PROCESSORS);
     device->l2CacheSize = L2_BYTES;
     return status(cudaSuccess);
 }
 cudaError_t cudaDeviceGetAttribute(int *value, cudaDeviceAttr attribute, int) {
     switch (attribute) {
     case cudaDevAttrMultiProcessorCount:
-        *value = PROCESSORS;
+        *value = (int)setting("SIM_PROCESSORS", PROCESSORS);
+        break;
+    case cudaDevAttrMaxSharedMemoryPerMultiprocessor:
+        *value = (int)setting("SIM_SHARED", SHARED_LIMIT + RESERVED);
         break;
     case cudaDevAttrMaxSharedMemoryPerBlockOptin:
         *value = SHARED_LIMIT;
