@@ -39,7 +39,7 @@ struct PixelProduct {
     int H, W, C, weight_C;         // stored channels: multiples of VEC
     int out_H, out_W, N;           // of the result (B, out_H, out_W, N)
     int splits;
-    Divisor phase_H[2], phase_W[2]; // rows and columns of phases 0 and 1 of the result; without phases of the result
+    Divisor phase_H[2], phase_W[2]; // of the result, by phase; where there is one phase, [0]
 };
 
 // Where the product goes: out = product + bias + sample_bias + residual, or partial (splits, elements).
@@ -60,6 +60,8 @@ struct Phase {
     int step, y0, x0;
     int taps_y, taps_x, first_y, first_x, tap_step;
 };
+
+__device__ static inline int pixels_of(const PixelProduct &p, const Phase &s) { return p.conv.B * s.H.d * s.W.d; }
 
 template <bool GRADIENT> __device__ static inline Phase phase_of(const PixelProduct &p, int index) {
     const int pad = p.conv.pad_before, stride = p.conv.stride, K = p.conv.K;
@@ -121,17 +123,29 @@ __device__ static inline void copy_vector(floatX *to, const floatX *from, bool i
 // The position in K: a tap, and a channel of `depth` per tap. For dinp the depth is padded with zeros to a multiple of
 // BK, so that a step has only one tap. Has no branches, since it runs among the products.
 template <class T, bool GRADIENT> struct TapChannel {
-    int depth, taps_x, reciprocal, tap, channel; // reciprocal: 32 / taps_x, rounded up
-    int taps;                                    // whole taps of a step: 0 from a depth of BK on
+    int C, taps_x, channel;
+    int tap;              // y taps_x + x; dinp, whose registers are scarce: 4 y + x
+    int reciprocal, taps; // not dinp: 32 / taps_x, rounded up; whole taps of a step, 0 from BK channels on
 
-    __device__ TapChannel(const Phase &s, int depth, int k)
-        : depth(depth), taps_x(s.taps_x), reciprocal(s.taps_x == 3 ? 11 : (s.taps_x == 2 ? 16 : 32)), tap(k / depth),
-          channel(k % depth), taps(GRADIENT ? 0 : T::BK / depth) {}
-    __device__ int y() const { return tap * reciprocal >> 5; } // tap / taps_x for tap < 32
-    __device__ int x() const { return tap - y() * taps_x; }
+    __device__ TapChannel(const Phase &s, int C, int depth, int k)
+        : C(C), taps_x(s.taps_x), channel(k % depth), tap(k / depth),
+          reciprocal(s.taps_x == 3 ? 11 : (s.taps_x == 2 ? 16 : 32)), taps(GRADIENT ? 0 : T::BK / depth) {
+        if (GRADIENT) { tap += (tap * reciprocal >> 5) * (4 - taps_x); }
+    }
+    __device__ int y() const { return GRADIENT ? tap >> 2 : tap * reciprocal >> 5; } // tap / taps_x for tap < 32
+    __device__ int x() const { return GRADIENT ? tap & 3 : tap - y() * taps_x; }
     __device__ void next() {
-        tap += taps, channel += T::BK - taps * depth;
-        if (channel >= depth) { tap++, channel -= depth; }
+        if (GRADIENT) { // needs no depth: a tap ends where a step begins at C or beyond
+            const int own = threadIdx.x % 4 * VEC;
+            channel += T::BK;
+            if (channel - own >= C) {
+                tap = ((tap & 3) == taps_x - 1 ? tap | 3 : tap) + 1;
+                channel = own;
+            }
+        } else {
+            tap += taps, channel += T::BK - taps * C;
+            if (channel >= C) { tap++, channel -= C; }
+        }
     }
 };
 
@@ -151,8 +165,8 @@ template <class T, bool GRADIENT> struct SourcePixels {
 
     __device__ SourcePixels(const PixelProduct &p, const Phase &s, int first_row, int first_step)
         : source(p.source), C(p.C), width(p.W),
-          at(s, tap_depth<T, GRADIENT>(p.C), first_step * T::BK + threadIdx.x % 4 * VEC) {
-        const int rows = p.conv.B * s.H.d * s.W.d;
+          at(s, p.C, tap_depth<T, GRADIENT>(p.C), first_step * T::BK + threadIdx.x % 4 * VEC) {
+        const int rows = pixels_of(p, s);
 #pragma unroll
         for (int i = 0; i < count; i++) {
             const int row = first_row + threadIdx.x / 4 + i * (T::threads / 4);
@@ -164,7 +178,7 @@ template <class T, bool GRADIENT> struct SourcePixels {
                 for (int tx = 0; tx < s.taps_x; tx++) {
                     const bool inside = (unsigned)(y + sign * ty) < (unsigned)p.H &&
                                         (unsigned)(x + sign * tx) < (unsigned)width && row < rows;
-                    mask[i / 2] |= (unsigned)inside << (ty * s.taps_x + tx + i % 2 * 16);
+                    mask[i / 2] |= (unsigned)inside << (ty * (GRADIENT ? 4 : s.taps_x) + tx + i % 2 * 16);
                 }
             }
         }
@@ -176,7 +190,7 @@ template <class T, bool GRADIENT> struct SourcePixels {
         for_my_vectors<T, T::BM * 4>([&](int i, int v, auto exists) {
             const bool inside = mask[i / 2] & bit << i % 2 * 16;
             const floatX *from = source + (size_t)(pixel[i] + offset) * C + at.channel;
-            copy_vector(tile + swizzle<4>(v / 4, v % 4), inside ? from : source, inside, exists);
+            copy_vector(tile + swizzle<4>(v / 4, v % 4), from, inside, exists);
         });
         at.next();
     }
@@ -196,7 +210,7 @@ template <class T> struct WeightRows {
         for_my_vectors<T, T::BN * 4>([&](int, int v, auto exists) {
             const int n = first + v / 4;
             const bool inside = (n < N) & (k < K) & more;
-            copy_vector(tile + swizzle<4>(v / 4, v % 4), inside ? weight + (size_t)n * K + k : weight, inside, exists);
+            copy_vector(tile + swizzle<4>(v / 4, v % 4), weight + (size_t)n * K + k, inside, exists);
         });
         k += T::BK;
     }
@@ -218,11 +232,22 @@ template <class T> struct WeightColumns {
         const int tap = first_tap + (pixels.at.y() * K + pixels.at.x()) * tap_step;
         const int channel = pixels.at.channel - threadIdx.x % 4 * VEC; // of the tile's first row
         const floatX *step = weight + (size_t)(channel * K * K + tap) * C;
-        for_my_vectors<T, T::BK * P>([&](int, int v, auto exists) {
-            const int row = v / P, n = first + v % P * VEC;
-            const bool inside = (channel + row < OC) & (n < C) & more;
-            copy_vector(tile + swizzle<P>(row, v % P), inside ? step + row * K * K * C + n : weight, inside, exists);
-        });
+        // A thread copies vectors of one row, four apart: their addresses differ by constants.
+        const int row = threadIdx.x / 4 % T::BK;
+        constexpr int side = T::threads / 4 / T::BK, count = (P / 4 + side - 1) / side; // threads of a row; vectors
+        static_assert(side * T::BK * 4 == T::threads, "whole rows");
+        const floatX *from = step + row * K * K * C + first;
+#pragma unroll
+        for (int i = 0; i < count; i++) {
+            const int group = i * side + threadIdx.x / 4 / T::BK, v = group * 4 + threadIdx.x % 4;
+            const bool inside = (channel + row < OC) & (first + v * VEC < C) & more;
+            floatX *to = tile + swizzle<P>(row, v);
+            if constexpr (P / 4 % side == 0) {
+                cp_async_16(to, from + v * VEC, inside);
+            } else {
+                cp_async_16_if(group < P / 4, to, from + v * VEC, inside);
+            }
+        }
     }
 };
 
@@ -306,13 +331,15 @@ template <bool GRADIENT> struct PixelEpilogue {
 
 template <class T, bool GRADIENT>
 static __global__ void __launch_bounds__(T::threads, T::blocks) conv_pixels(PixelProduct p, PixelResult result) {
-    const int split = blockIdx.z % p.splits, m0 = blockIdx.x * T::BM, n0 = blockIdx.y * T::BN;
-    __shared__ Phase s; // in shared memory, since the products use all registers
-    if (threadIdx.x == 0) { s = phase_of<GRADIENT>(p, blockIdx.z / p.splits); }
+    const int m0 = blockIdx.x * T::BM, n0 = blockIdx.y * T::BN;
+    // In shared memory, since the products use all registers.
+    __shared__ Phase s;
+    __shared__ int split;
+    if (threadIdx.x == 0) { s = phase_of<GRADIENT>(p, blockIdx.z / p.splits), split = blockIdx.z % p.splits; }
     __syncthreads();
-    const int rows = p.conv.B * s.H.d * s.W.d, K = s.taps_y * s.taps_x * tap_depth<T, GRADIENT>(p.C);
+    const int K = s.taps_y * s.taps_x * tap_depth<T, GRADIENT>(p.C);
     const int steps = ceil_div(K, T::BK);
-    if (m0 >= rows) { return; }
+    if (m0 >= pixels_of(p, s)) { return; }
     const int first = (int)((long long)steps * split / p.splits);
     const int last = (int)((long long)steps * (split + 1) / p.splits);
     SourcePixels<T, GRADIENT> a(p, s, m0, first);
@@ -326,7 +353,7 @@ static __global__ void __launch_bounds__(T::threads, T::blocks) conv_pixels(Pixe
                                      .out_W = p.out_W,
                                      .m0 = m0,
                                      .n0 = n0,
-                                     .rows = rows,
+                                     .rows = pixels_of(p, s),
                                      .partial = result.partial ? result.partial + split * result.elements : NULL});
 }
 
@@ -358,8 +385,6 @@ struct WeightProduct {
     float beta;
 };
 
-// Both operands choose the number of a pixel outside, not its address: ptxas would branch around the address.
-
 // A transposed: rows = output pixels, columns = output channels.
 template <class T> struct OutputChannels {
     static constexpr int P = T::BM / VEC;
@@ -373,8 +398,7 @@ template <class T> struct OutputChannels {
         for_my_vectors<T, T::BK * P>([&](int, int v, auto exists) {
             const int row = v / P, m = first + v % P * VEC;
             const bool inside = (pixel + row < pixels) & (m < OC) & more;
-            copy_vector(tile + swizzle<P>(row, v % P), dout + (size_t)(inside ? pixel + row : 0) * OC + m, inside,
-                        exists);
+            copy_vector(tile + swizzle<P>(row, v % P), dout + (size_t)(pixel + row) * OC + m, inside, exists);
         });
         pixel += T::BK;
     }
@@ -404,7 +428,7 @@ template <class T> struct InputPatches {
             const int at = pixel + v / P, line = divide(at, out_W), b = divide(line, out_H);
             const int x = (at - line * (int)out_W.d) * stride + tap_x, y = (line - b * (int)out_H.d) * stride + tap_y;
             const bool in = inside & more & (at < pixels) & ((unsigned)y < (unsigned)H) & ((unsigned)x < (unsigned)W);
-            copy_vector(tile + swizzle<P>(v / P, v % P), inp + (size_t)(in ? (b * H + y) * W + x : 0) * C, in, exists);
+            copy_vector(tile + swizzle<P>(v / P, v % P), inp + (ptrdiff_t)((b * H + y) * W + x) * C, in, exists);
         });
         pixel += T::BK;
     }
