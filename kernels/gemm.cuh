@@ -12,7 +12,9 @@ struct Product {
 
 const size_t LT_WORKSPACE = (size_t)32 << 20; // bytes of a product's workspace, as cuBLASLt recommends for Hopper
 
+// For functions in plan-only mode: notes the product that they would queue, if products are noted (algorithms.h).
+void note_product(const Product &p, Device *dev);
 // Queues a product. C may be D; with beta 0 it is not read and may be NULL. All pointers are aligned to 16 bytes. The
-// descriptors and the algorithm that the heuristic chose are cached per Product.
+// descriptors and the algorithm, the heuristic's first or the one that algorithms_choose names, are cached per Product.
 void product(void *D, const floatX *A, const floatX *B, const void *C, const floatX *bias, float alpha, float beta,
              const Product &p, void *workspace, Device *dev);

@@ -10,8 +10,11 @@ void linear_forward(floatX *out, const floatX *inp, const floatX *weight, const 
                     int N, int IC, int OC, Device *dev) {
     const bool run = device_launch(dev, "linear_forward", linear_forward_cost(bias, residual, N, IC, OC));
     void *workspace = device_workspace(dev, LT_WORKSPACE);
-    if (!run) { return; }
     const Product p = {true, false, OC, N, IC, IC, IC, OC, bias != NULL, false};
+    if (!run) {
+        note_product(p, dev);
+        return;
+    }
     product(out, weight, inp, residual, bias, 1, residual ? 1 : 0, p, workspace, dev);
 }
 
@@ -91,15 +94,15 @@ void linear_backward(floatX *dinp, float *dweight, float *dbias, const floatX *d
         device_launch(dev, "linear_backward", linear_backward_cost(dinp, dweight, dbias, dresidual, beta, N, IC, OC));
     const size_t sums = dbias ? chunk_sums_size(1, N, OC) : 0;
     void *workspace = device_workspace(dev, sums > LT_WORKSPACE ? sums : LT_WORKSPACE);
-    if (!run) { return; }
-    if (dinp) {
-        const Product p = {false, false, IC, N, OC, IC, OC, IC, false, false};
-        product(dinp, weight, dout, dresidual, NULL, 1, dresidual ? 1 : 0, p, workspace, dev);
+    const Product inputs = {false, false, IC, N, OC, IC, OC, IC, false, false};
+    const Product weights = {false, true, IC, OC, N, IC, OC, IC, false, true};
+    if (!run) {
+        if (dinp) { note_product(inputs, dev); }
+        if (dweight) { note_product(weights, dev); }
+        return;
     }
-    if (dweight) {
-        const Product p = {false, true, IC, OC, N, IC, OC, IC, false, true};
-        product(dweight, inp, dout, dweight, NULL, 1, beta, p, workspace, dev);
-    }
+    if (dinp) { product(dinp, weight, dout, dresidual, NULL, 1, dresidual ? 1 : 0, inputs, workspace, dev); }
+    if (dweight) { product(dweight, inp, dout, dweight, NULL, 1, beta, weights, workspace, dev); }
     if (dbias) {
         const int chunks = chunk_sums((float *)workspace, dout, 1, N, OC, dev);
         fold_rows(dbias, NULL, (float *)workspace, chunks, OC, OC, beta, dev);

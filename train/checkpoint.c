@@ -1,5 +1,6 @@
 #include "train/checkpoint.h"
 #include "eval/settings.h"
+#include "kernels/runtime/algorithms.h"
 #include "model/safetensors.h"
 #include "train/digests.h"
 #include "train/record.h"
@@ -178,6 +179,7 @@ static void write_state(const TrainOptions *o, int step, const Optimizer *opt, c
     json_put_integer(gen, "skipped", opt->skipped);
     json_put_integer(gen, "last_skipped", opt->last_skipped);
     json_put_string(gen, "device", device_name(dev));
+    if (*algorithms_chosen(dev)) { json_put_string(gen, "algorithms", algorithms_chosen(dev)); }
     json_put_integer(gen, "world", opt->comm->world);
     json_put_integer(gen, "samples", step * train_samples(o, opt->comm->world));
     json_key(gen, "options");
@@ -276,6 +278,13 @@ static void check_launch(const TrainOptions *o, const Json *state, const char *c
         warn("%s was saved on \"%s\" (ranks: %d), but this is \"%s\" (ranks: %d): the results will agree up to "
              "rounding, not bit for bit",
              checkpoint, device, world, device_name(dev), opt->comm->world);
+        return;
+    }
+    const char *chosen = algorithms_chosen(dev), *algorithms = json_string(state, "algorithms", "first");
+    if (*chosen && strcmp(algorithms, chosen) != 0) {
+        warn("%s was saved with cuBLASLt's algorithms \"%s\", but these are \"%s\" (--tune): the results will agree up "
+             "to rounding, not bit for bit",
+             checkpoint, algorithms, chosen);
     }
 }
 

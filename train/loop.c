@@ -1,5 +1,6 @@
 #include "train/loop.h"
 #include "kernels/peaks.h"
+#include "kernels/runtime/algorithms.h"
 #include "util/error.h"
 #include "util/interrupt.h"
 #include "util/progress.h"
@@ -42,12 +43,24 @@ static size_t parameters(const Task *task) {
     return total;
 }
 
+static void choose_algorithms(Trainer *t) {
+    const char *chosen = algorithms_chosen(&t->dev);
+    if (t->options->tune) {
+        algorithms_tune(&t->dev, &t->comm);
+    } else if (*chosen) {
+        printf("matrix products: cuBLASLt's first algorithms (--tune times others)\n");
+    }
+    t->log.algorithms = algorithms_chosen(&t->dev);
+}
+
 // Prints a table of the memory. Dies if it exceeds the device's free memory plus what is already allocated: weights and
 // gradients.
 static void plan_memory(Trainer *t, const Task *task) {
     Device *dev = &t->dev;
     const TrainOptions *o = t->options;
+    algorithms_note(dev, o->tune);
     size_t total = parameters(task), arena = micro_step_bytes(task->micro_step, task->model, dev), states[3];
+    algorithms_note(dev, false);
     optimizer_bytes(o, optimizer_part(o, &t->comm, total), states);
     const struct {
         const char *what;
@@ -82,6 +95,7 @@ static void plan_memory(Trainer *t, const Task *task) {
             text, device_name(dev), room, format_bytes((double)device_bytes, whole),
             needed <= device_bytes ? "stop other programs that use it, or " : "");
     }
+    choose_algorithms(t); // before the memory is taken
     device_reserve_workspace(dev, dev->workspace_needed);
     t->arena = arena_create(dev, arena);
 }

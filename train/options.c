@@ -90,6 +90,10 @@ static const Option *make_table(TrainOptions *o, const Option *own) {
         {OPT_HEADING, "Memory and speed"},
         {OPT_INT, "zero", &o->zero, "1: divide masters, moments and average among the ranks (ZeRO stage 1)", "0|1",
          .high = 1, .may_change = true},
+        {OPT_FLAG, "tune", &o->tune,
+         "on a GPU: take the fastest of cuBLASLt's first 8 algorithms for each matrix product, timed once and kept in "
+         "$XDG_CACHE_HOME/cocogold (~/.cache/cocogold), instead of the first one; the bits depend on the choice",
+         .may_change = true}, // checkpoint_load compares the choices
         {OPT_FLAG, "no-cuda-graph", &o->no_cuda_graph, "launch kernels one by one instead of replaying CUDA graphs",
          .may_change = true},
         {OPT_FLAG, "no-roofline", &o->no_roofline, "do not measure the machine's peaks at the start",

@@ -14,7 +14,7 @@ typedef struct {
     char *lr_scheduler;
     long long seed;
     // memory and speed
-    int zero, no_cuda_graph, no_roofline;
+    int zero, tune, no_cuda_graph, no_roofline;
     // periods
     int log_every, validate_every, validation_samples, checkpoint_every, checkpoints_total_limit;
     int skipped_steps_limit;

@@ -196,6 +196,7 @@ void run_log_begin(RunLog *log, long long parameters, long long samples, const c
     json_put_integer(gen, "parameters", parameters);
     json_put_integer(gen, "samples", samples);
     json_put_number(gen, "least_seconds", log->least_seconds);
+    if (log->algorithms && *log->algorithms) { json_put_string(gen, "algorithms", log->algorithms); }
     if (vae_sha256) { json_put_string(gen, "vae_sha256", vae_sha256); }
     end_line(log, gen);
     log->started = now_seconds();

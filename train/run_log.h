@@ -22,8 +22,9 @@ typedef struct {
     char *checkpoint; // the newest: at first the resumed one, later the last one saved; NULL: none yet
     int first_step;   // steps that the resumed checkpoint has done
     int rank, world;
-    double least_seconds; // of a step by the roofline; 0: unknown
-    FILE *file;           // OUT/log.jsonl
+    double least_seconds;   // of a step by the roofline; 0: unknown
+    const char *algorithms; // algorithms_chosen; NULL or "": none
+    FILE *file;             // OUT/log.jsonl
     char *log_path;
     TensorBoard *board;
     double started, working;            // clock at the start; seconds in steps

@@ -1,5 +1,5 @@
 // The CPU as a device: uses the host's memory, and everything is synchronous.
-#include "kernels/runtime/device.h"
+#include "kernels/runtime/algorithms.h"
 #include "util/error.h"
 #include "util/progress.h"
 #include <omp.h>
@@ -34,6 +34,35 @@ void device_close(Device *dev) {
 }
 
 const char *device_name(const Device *dev) { return dev->internals->name; }
+
+char *algorithms_machine(const Device *dev) {
+    (void)dev;
+    return NULL;
+}
+
+void algorithms_note(Device *dev, bool noting) { (void)dev, (void)noting; }
+
+int algorithms_noted(const Device *dev) {
+    (void)dev;
+    return 0;
+}
+
+char *algorithms_product(const Device *dev, int product) {
+    (void)dev, (void)product;
+    return NULL;
+}
+
+int algorithms_time(Device *dev, int product, double seconds[ALGORITHMS]) {
+    (void)dev, (void)product, (void)seconds;
+    return 0;
+}
+
+void algorithms_choose(Device *dev, int product, int choice) { (void)dev, (void)product, (void)choice; }
+
+const char *algorithms_chosen(const Device *dev) {
+    (void)dev;
+    return "";
+}
 
 size_t device_cache(const Device *dev) {
     (void)dev;

@@ -42,6 +42,7 @@ static void *find(const char *library, const char *folder, const char *function)
 #define LT(name, parameters, arguments) FORWARD(CUBLASLT, CUBLAS_FOLDER, cublasStatus_t, name, parameters, arguments)
 
 FORWARD(CUBLASLT, CUBLAS_FOLDER, const char *, cublasLtGetStatusString, (cublasStatus_t status), (status))
+FORWARD(CUBLASLT, CUBLAS_FOLDER, size_t, cublasLtGetVersion, (), ())
 LT(cublasLtCreate, (cublasLtHandle_t * lt), (lt))
 LT(cublasLtDestroy, (cublasLtHandle_t lt), (lt))
 LT(cublasLtMatmulDescCreate, (cublasLtMatmulDesc_t * desc, cublasComputeType_t compute, cudaDataType_t scale),

@@ -54,6 +54,19 @@ for ranks in "${many[@]}"; do
         check_close "$ranks ranks, --zero $zero, compared with one" $out one
     done
 done
+# --tune under emulation: all ranks take rank 0's choice, whatever algorithm each of them finds faster.
+if [[ $build == emu-* ]]; then
+    tuned() { # tuned OUT FASTEST...: one on each rank
+        # shellcheck disable=SC2016
+        XDG_CACHE_HOME=$PWD/$1-cache timeout 600 mpirun -np 2 bash -c 'fastest=($1); EMU_LT=3:${fastest[OMPI_COMM_WORLD_RANK]} exec "${@:2}"' \
+            - "${*:2}" "$cocogold" "${unet[@]}" $(batch 2) --max-train-steps 2 --tune --out "$1"
+    }
+    check "--tune, rank 1 finds another algorithm faster" tuned tuned 1 2
+    check "--tune, both find the same" tuned same 1 1
+    check "the same bits" same_bits tuned same
+    check "--tune, both find the other one" tuned other 2 2
+    check_not "other bits" same_bits tuned other
+fi
 # The text encoder too, with sharded state.
 text=(pretrain --model text --shards latents --max-train-steps 4 --lr 1e-3 --lr-warmup-steps 0 --max-grad-norm 1 --ema-decay 0.9
     --train-text-encoder --checkpoint-every 0 --validate-every 0 --no-roofline)

@@ -46,6 +46,7 @@ typedef struct {
     uint64_t fingerprint;
     uint32_t align_a, align_b, align_c, align_d;
     size_t workspace;
+    int index; // among those offered
 } cublasLtMatmulAlgo_t;
 typedef struct {
     cublasLtMatmulAlgo_t algo;
@@ -57,6 +58,7 @@ typedef struct {
 
 const char *cublasGetStatusString(cublasStatus_t status);
 const char *cublasLtGetStatusString(cublasStatus_t status);
+size_t cublasLtGetVersion();
 cublasStatus_t cublasLtCreate(cublasLtHandle_t *handle);
 cublasStatus_t cublasLtDestroy(cublasLtHandle_t handle);
 cublasStatus_t cublasLtMatmulDescCreate(cublasLtMatmulDesc_t *desc, cublasComputeType_t compute, cudaDataType_t scale);

@@ -101,6 +101,24 @@ for precision in fp32 bf16; do
     check "$precision: training that does not fit in 45 MB" bash -c '! "$@" --out fuller-card >log 2>&1 &&
         grep -q "^cocogold: training needs 52 MB, but emulated sm_89 has 45 MB of its 8.6 GB free: stop other programs that use it" log' - \
         env EMU_TAKEN=$((8589934592 - 45000000)) "${short[@]}"
+    # --tune: the file keeps the choice for a resumed run; without it the choice may be another, which is said.
+    export XDG_CACHE_HOME=$PWD/cache
+    tuned=("${emulated[@]}" "${train[@]}" --checkpoint-every 1 --checkpoints-total-limit 0)
+    chosen() { sed -nE 's/.*"algorithms": ?"([^"]*)".*/\1/p' "$1/log.jsonl" | tail -n 1; }
+    check "$precision: --tune" env EMU_LT=3:1 "${tuned[@]}" --max-train-steps 3 --tune --out tuned
+    check "$precision: $(same_losses tuned cpu 1e-5 3) from cpu" same_losses tuned cpu 1e-5 3
+    check "$precision: the choice is in the log" grep -q "^tuned ................$" <(chosen tuned)
+    cp -r tuned tuned-again && rm -r tuned-again/{model,checkpoint-00000[23]}
+    check "$precision: --resume with the file" bash -c '"$@" >log 2>&1 && ! grep -q warning log && grep -q "0 timed now" log' - \
+        env EMU_LT=3:2 "${tuned[@]}" --max-train-steps 3 --tune --out tuned-again --resume
+    check "$precision: same bits" cmp tuned{,-again}/model/unet/diffusion_pytorch_model.safetensors
+    rm -r cache tuned-again/{model,checkpoint-00000[23]}
+    check "$precision: --resume without the file" bash -c '"$@" >log 2>&1 && grep -q "was saved with cuBLASLt.s algorithms \"tuned" log' - \
+        env EMU_LT=3:2 "${tuned[@]}" --max-train-steps 3 --tune --out tuned-again --resume
+    check "$precision: without --tune the first" bash -c '"$@" >log && grep -q "cuBLASLt.s first algorithms" log' - \
+        env EMU_LT=3:2 "${tuned[@]}" --max-train-steps 1 --out first
+    check "$precision: it is in the log" grep -q "^first$" <(chosen first)
+    unset XDG_CACHE_HOME
     # The micro-batch that fits: all 6 samples of a step on an empty card, fewer beside other programs; same losses.
     fitting=(train --model model --shards latents --validate-every 0 --no-roofline --max-train-steps 2 --gradient-accumulation-steps 3)
     check "$precision: micro-batches of 2" "${emulated[@]}" "${fitting[@]}" --train-batch-size 2 --out two
