@@ -21,21 +21,22 @@ static inline int max(int a, int b) { return a > b ? a : b; }
 #define BODY static inline __attribute__((always_inline)) void
 #define UNROLL _Pragma("GCC unroll 16")
 
-BODY load_tile(Vec acc[MR][2], const float *init, const float *bias, ptrdiff_t stride, const int rows, const int vecs) {
+BODY load_tile(Vec acc[TALL][2], const float *init, const float *bias, ptrdiff_t stride, const int rows,
+               const int vecs) {
     UNROLL for (int i = 0; i < rows; i++) UNROLL for (int j = 0; j < vecs; j++) {
         acc[i][j] = init ? vec_load(init + i * stride + j * VEC) : (Vec){0};
         if (bias) { acc[i][j] += vec_load(bias + j * VEC); }
     }
 }
 
-BODY store_tile(float *c, Vec acc[MR][2], ptrdiff_t stride, const int rows, const int vecs) {
+BODY store_tile(float *c, Vec acc[TALL][2], ptrdiff_t stride, const int rows, const int vecs) {
     UNROLL for (int i = 0; i < rows; i++) UNROLL for (int j = 0; j < vecs; j++)
         vec_store(c + i * stride + j * VEC, acc[i][j]);
 }
 
 BODY rows_body(float *c, const float *init, const float *bias, ptrdiff_t stride, const float *const *a, int a_tap,
                int k_first, const float *b, ptrdiff_t b_step, int taps, int K, const int rows, const int vecs) {
-    Vec acc[MR][2];
+    Vec acc[TALL][2];
     load_tile(acc, init, bias, stride, rows, vecs);
     for (int t = 0; t < taps; t++, a += a_tap) {
         if (!a[0]) {
@@ -55,7 +56,7 @@ BODY rows_body(float *c, const float *init, const float *bias, ptrdiff_t stride,
 
 BODY columns_body(float *c, const float *init, ptrdiff_t stride, const float *a, const int *row_offset, const float *b,
                   ptrdiff_t b_step, int K, const int rows, const int vecs) {
-    Vec acc[MR][2];
+    Vec acc[TALL][2];
     load_tile(acc, init, NULL, stride, rows, vecs);
     for (ptrdiff_t k = 0; k < K; k++, b += b_step) {
         const float *column = a + row_offset[k];
@@ -66,7 +67,22 @@ BODY columns_body(float *c, const float *init, ptrdiff_t stride, const float *a,
     store_tile(c, acc, stride, rows, vecs);
 }
 
-// Calls the expansion for the size of a tile.
+// A full tile of one vector of columns. Its rows are a_stride apart, and four of them are found from one pointer.
+BODY tall_body(float *c, const float *init, ptrdiff_t stride, const float *a, ptrdiff_t a_stride, const float *b,
+               ptrdiff_t b_step, int K) {
+    Vec acc[TALL][2];
+    load_tile(acc, init, NULL, stride, TALL, 1);
+    const float *row[TALL / 4];
+    UNROLL for (int i = 0; i < TALL / 4; i++) row[i] = a + 4 * i * a_stride;
+    for (ptrdiff_t k = 0; k < K; k++, b += b_step) {
+        Vec bv = vec_load(b);
+        UNROLL for (int i = 0; i < TALL; i++) acc[i][0] += row[i / 4][i % 4 * a_stride + k] * bv;
+    }
+    store_tile(c, acc, stride, TALL, 1);
+}
+
+// Calls the expansion for the size of a tile. MOST prevents expansions that do not occur.
+#define MOST(rows, vecs) ((rows) < ((vecs) == 1 ? TALL : MR) ? (rows) : (vecs) == 1 ? TALL : MR)
 #define EACH_ROWS(CALL, vecs)                                                                                          \
     if (rows == 1) { CALL(1, vecs); }                                                                                  \
     if (rows == 2) { CALL(2, vecs); }                                                                                  \
@@ -74,8 +90,17 @@ BODY columns_body(float *c, const float *init, ptrdiff_t stride, const float *a,
     if (rows == 4) { CALL(4, vecs); }                                                                                  \
     if (rows == 5) { CALL(5, vecs); }                                                                                  \
     if (rows == 6) { CALL(6, vecs); }                                                                                  \
-    if (rows == 7) { CALL(MR < 7 ? MR : 7, vecs); }                                                                    \
-    if (rows == 8) { CALL(MR < 8 ? MR : 8, vecs); }
+    if (rows == 7) { CALL(MOST(7, vecs), vecs); }                                                                      \
+    if (rows == 8) { CALL(MOST(8, vecs), vecs); }
+#define EACH_TALL(CALL)                                                                                                \
+    if (rows == 9) { CALL(9, 1); }                                                                                     \
+    if (rows == 10) { CALL(10, 1); }                                                                                   \
+    if (rows == 11) { CALL(11, 1); }                                                                                   \
+    if (rows == 12) { CALL(12, 1); }                                                                                   \
+    if (rows == 13) { CALL(MOST(13, 1), 1); }                                                                          \
+    if (rows == 14) { CALL(MOST(14, 1), 1); }                                                                          \
+    if (rows == 15) { CALL(MOST(15, 1), 1); }                                                                          \
+    if (rows == 16) { CALL(MOST(16, 1), 1); }
 #define EACH_TILE(CALL)                                                                                                \
     if (n > VEC) {                                                                                                     \
         EACH_ROWS(CALL, 2)                                                                                             \
@@ -111,9 +136,14 @@ void gemm_tile(float *c, const float *init, const float *bias, ptrdiff_t stride,
     if (c != whole) { copy_tile(whole, c_stride, tile, NR, rows, n); }
 }
 
+void gemm_tall_tile(float *c, const float *init, ptrdiff_t stride, const float *a, ptrdiff_t a_stride, const float *b,
+                    ptrdiff_t b_step, int K) {
+    tall_body(c, init, stride, a, a_stride, b, b_step, K);
+}
+
 void gemm_tile_columns(float *c, const float *init, ptrdiff_t stride, const float *a, const int *row_offset,
                        const float *b, ptrdiff_t b_step, int K, int rows, int n) {
-    float tile[MR * NR], *whole = c;
+    float tile[TALL * NR], *whole = c;
     ptrdiff_t c_stride = stride;
     if (n % VEC) {
         if (init) { init = padded_tile(tile, init, stride, rows, n); }
@@ -122,6 +152,7 @@ void gemm_tile_columns(float *c, const float *init, ptrdiff_t stride, const floa
     }
 #define CALL(R, V) columns_body(c, init, stride, a, row_offset, b, b_step, K, R, V)
     EACH_TILE(CALL)
+    EACH_TALL(CALL)
 #undef CALL
     if (c != whole) { copy_tile(whole, c_stride, tile, NR, rows, n); }
 }
@@ -271,8 +302,11 @@ typedef struct {
     int segments, columns, groups;
 } Cut;
 
+// The number of tiles of rows of the result; they are tall if they have one vector of columns.
+static int outer_tiles(int M, int N) { return ceil_div(M, N <= VEC ? TALL : MR); }
+
 static Cut cut_outer(int rows, int M, int N, int chunk) {
-    int tiles = tile_count(M), panels = ceil_div(N, NR);
+    int tiles = outer_tiles(M, N), panels = ceil_div(N, NR);
     if (tiles <= OUTER_TILES && (long)M * N <= SMALL && rows >= 2 * SEGMENT_ROWS) {
         return (Cut){min(OUTER_ITEMS, ceil_div(rows, max(SEGMENT_ROWS, chunk))), 1, 1};
     }
@@ -324,7 +358,7 @@ int gemm_gather_rows(int *offset, int scale, float *panel, const float **b, ptrd
 static void outer_piece(const Outer *o, float *c, float beta, int first, int end, int p0, int p1, int t0, int t1) {
     float panel[(OUTER_CHUNK + 1) * NR] __attribute__((aligned(64)));
     float packed[OUTER_TILES][OUTER_CHUNK * MR] __attribute__((aligned(64)));
-    int offset[OUTER_CHUNK], M = o->M, N = o->N, tiles = tile_count(M);
+    int offset[OUTER_CHUNK], M = o->M, N = o->N, tiles = outer_tiles(M, N);
     bool pack = M >= PACK_COLUMNS && p1 - p0 >= PACK_PANELS;
     for (int row = first; row < end; row += o->chunk) {
         int rows = min(end - row, o->chunk);
@@ -370,7 +404,7 @@ void gemm_outer(float *c, const float *a, float beta, int rows, int M, int N, in
     assert((beta == 0 || beta == 1) && chunk <= OUTER_CHUNK);
     Cut cut = cut_outer(rows, M, N, chunk);
     Outer o = {c, a, beta, rows, M, N, chunk, gather, context};
-    int tiles = tile_count(M), panels = ceil_div(N, NR), chunks = ceil_div(rows, chunk);
+    int tiles = outer_tiles(M, N), panels = ceil_div(N, NR), chunks = ceil_div(rows, chunk);
     bool split = cut.segments > 1;
 #pragma omp parallel for collapse(3) schedule(dynamic)
     for (int s = 0; s < cut.segments; s++) {
@@ -390,7 +424,7 @@ void gemm_outer(float *c, const float *a, float beta, int rows, int M, int N, in
 void gemm_outer_serial(float *c, const float *a, float beta, int rows, int M, int N, const float *b) {
     GemmRows columns = {b, N};
     Outer o = {c, a, beta, rows, M, N, OUTER_CHUNK, gemm_gather_rows, &columns};
-    int tiles = tile_count(M), panels = ceil_div(N, NR);
+    int tiles = outer_tiles(M, N), panels = ceil_div(N, NR);
     for (int p = 0; p < panels; p += OUTER_PANELS) {
         for (int t = 0; t < tiles; t += OUTER_TILES) {
             outer_piece(&o, c, beta, 0, rows, p, min(p + OUTER_PANELS, panels), t, min(t + OUTER_TILES, tiles));
@@ -416,6 +450,15 @@ void column_sum(float *out, const float *inp, float beta, int rows, int n, float
                 for (int j = 0; j < 4; j++) { sum[j] += vec_load(inp + (size_t)r * n + i + j * VEC); }
             }
             for (int j = 0; j < 4; j++) { vec_store(to + i + j * VEC, sum[j]); }
+        }
+        for (; i + VEC <= n; i += VEC) {
+            Vec sum[4] = {0};
+            int r = first;
+            for (; r + 4 <= end; r += 4) {
+                for (int j = 0; j < 4; j++) { sum[j] += vec_load(inp + (size_t)(r + j) * n + i); }
+            }
+            for (; r < end; r++) { sum[0] += vec_load(inp + (size_t)r * n + i); }
+            vec_store(to + i, (sum[0] + sum[1]) + (sum[2] + sum[3]));
         }
         for (; i < n; i++) {
             to[i] = 0;

@@ -14,7 +14,7 @@ enum { VEC = 8, MR = 6 };
 #else
 enum { VEC = 4, MR = 6 };
 #endif
-enum { NR = 2 * VEC, MAX_TAPS = 9 };
+enum { NR = 2 * VEC, TALL = 2 * MR, MAX_TAPS = 9 }; // TALL: rows of a tile of one vector of columns
 
 typedef float Vec __attribute__((vector_size(4 * VEC), aligned(4), may_alias));
 
@@ -30,7 +30,12 @@ static inline void vec_store(float *p, Vec v) { *(Vec *)p = v; }
 void gemm_tile(float *c, const float *init, const float *bias, ptrdiff_t c_stride, const float *const *a, int a_tap,
                int k_first, const float *b, ptrdiff_t b_step, int taps, int K, int rows, int n);
 
-// c (rows, n) = init + sum over k < K of a[row_offset[k] + row] b[k b_step + column]: a is transposed.
+// c (TALL, VEC) = init + a (TALL, K) b (K, VEC); rows are c_stride, a_stride and b_step apart. init as above.
+void gemm_tall_tile(float *c, const float *init, ptrdiff_t c_stride, const float *a, ptrdiff_t a_stride, const float *b,
+                    ptrdiff_t b_step, int K);
+
+// c (rows, n) = init + sum over k < K of a[row_offset[k] + row] b[k b_step + column]: a is transposed. rows may be TALL
+// if n <= VEC.
 void gemm_tile_columns(float *c, const float *init, ptrdiff_t c_stride, const float *a, const int *row_offset,
                        const float *b, ptrdiff_t b_step, int K, int rows, int n);
 

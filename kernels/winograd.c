@@ -27,15 +27,23 @@ enum { OUT = 4, TAPS = 3, SIDE = OUT + TAPS - 1, POSITIONS = SIDE * SIDE, PAD = 
 // ---- Transforms of one line; its elements are s vectors apart -------------------------------------------------------
 
 #define LINE static inline __attribute__((always_inline)) void
+#define UNROLL _Pragma("GCC unroll 36")
 
-// (6) = B^T (6)
-LINE input_line(Vec *d, const int s) {
-    Vec even_p = d[4 * s] - Q2 * d[2 * s], odd_p = P * (d[3 * s] - Q2 * d[s]);
-    Vec even_q = d[4 * s] - P2 * d[2 * s], odd_q = Q * (d[3 * s] - P2 * d[s]);
-    d[0] = P2 * Q2 * d[0] - (P2 + Q2) * d[2 * s] + d[4 * s];
-    d[5 * s] = P2 * Q2 * d[s] - (P2 + Q2) * d[3 * s] + d[5 * s];
-    d[s] = even_p + odd_p, d[2 * s] = even_p - odd_p;
-    d[3 * s] = even_q + odd_q, d[4 * s] = even_q - odd_q;
+// A square is transformed along its columns and then along its rows. The results come in pairs that share terms, so
+// the columns give two rows at a time, which are transformed and stored at once: few vectors are alive.
+enum { PAIRS = 3 };
+static const int FIRST_OF_PAIR[PAIRS] = {0, 1, 3}, SECOND_OF_PAIR[PAIRS] = {5, 2, 4};
+
+// Rows FIRST_OF_PAIR and SECOND_OF_PAIR of B^T (6).
+LINE input_pair(Vec *first, Vec *second, const Vec *d, const int pair) {
+    if (pair == 0) {
+        *first = P2 * Q2 * d[0] - (P2 + Q2) * d[2] + d[4];
+        *second = P2 * Q2 * d[1] - (P2 + Q2) * d[3] + d[5];
+        return;
+    }
+    const float root = pair == 1 ? P : Q, other = pair == 1 ? Q2 : P2;
+    Vec even = d[4] - other * d[2], odd = root * (d[3] - other * d[1]);
+    *first = even + odd, *second = even - odd;
 }
 
 // (6) = G (3)
@@ -49,23 +57,26 @@ LINE weight_line(Vec *g, const int s) {
     g[5 * s] = g2;
 }
 
-// (4) = A^T (6)
-LINE output_line(Vec *m, const int s) {
-    Vec even_p = m[s] + m[2 * s], odd_p = P * (m[s] - m[2 * s]);
-    Vec even_q = m[3 * s] + m[4 * s], odd_q = Q * (m[3 * s] - m[4 * s]);
-    m[0] += even_p + even_q;
-    m[s] = odd_p + odd_q;
-    m[2 * s] = P2 * even_p + Q2 * even_q;
-    m[3 * s] = P2 * odd_p + Q2 * odd_q + m[5 * s];
+// Rows `half` and `half` + 2 of A^T (6).
+LINE output_pair(Vec *first, Vec *second, const Vec *m, const int half) {
+    if (half == 0) {
+        Vec p = m[1] + m[2], q = m[3] + m[4];
+        *first = m[0] + p + q, *second = P2 * p + Q2 * q;
+    } else {
+        Vec p = P * (m[1] - m[2]), q = Q * (m[3] - m[4]);
+        *first = p + q, *second = P2 * p + Q2 * q + m[5];
+    }
 }
 
-// (6) = A (4)
-LINE output_gradient_line(Vec *y, const int s) {
-    Vec even_p = y[0] + P2 * y[2 * s], odd_p = P * (y[s] + P2 * y[3 * s]);
-    Vec even_q = y[0] + Q2 * y[2 * s], odd_q = Q * (y[s] + Q2 * y[3 * s]);
-    y[5 * s] = y[3 * s];
-    y[s] = even_p + odd_p, y[2 * s] = even_p - odd_p;
-    y[3 * s] = even_q + odd_q, y[4 * s] = even_q - odd_q;
+// Rows FIRST_OF_PAIR and SECOND_OF_PAIR of A (4).
+LINE output_gradient_pair(Vec *first, Vec *second, const Vec *y, const int pair) {
+    if (pair == 0) {
+        *first = y[0], *second = y[3];
+        return;
+    }
+    const float root = pair == 1 ? P : Q;
+    Vec even = y[0] + root * root * y[2], odd = root * (y[1] + root * root * y[3]);
+    *first = even + odd, *second = even - odd;
 }
 
 // (3) = G^T (6)
@@ -98,20 +109,48 @@ static Tile tile_at(const Winograd *w, int index) {
     return (Tile){index / (rows * columns), index / columns % rows * OUT, index % columns * OUT};
 }
 
-// The pixels of a square of `side` from row y, column x on, in sample b of an image (B, H, W, C); `zeros` outside.
-static void find_pixels(const float *at[SIDE][SIDE], const float *image, const float *zeros, int b, int y, int x,
-                        int side, int H, int W, int C) {
+// A square of pixels, `row` and `column` floats apart; `whole` if it lies inside the image.
+typedef struct {
+    const float *at;
+    ptrdiff_t row, column;
+    bool whole;
+} Square;
+
+// The square of `side` from row y, column x on, in sample b of an image (B, H, W, C).
+static Square square_at(const float *image, int b, int y, int x, int side, int H, int W, int C) {
+    bool whole = y >= 0 && y + side <= H && x >= 0 && x + side <= W;
+    return (Square){image + (((ptrdiff_t)b * H + y) * W + x) * C, (ptrdiff_t)W * C, C, whole};
+}
+
+// Copies a vector of channels from c on of the pixels that are inside the image; the others are 0.
+static __attribute__((noinline)) Square copy_inside(Vec *copy, const Square *s, int c, int y, int x, int side, int H,
+                                                    int W) {
     for (int i = 0; i < side; i++) {
-        bool row_inside = (unsigned)(y + i) < (unsigned)H;
-        const float *row = image + (((ptrdiff_t)b * H + y + i) * W + x) * C;
-        for (int j = 0; j < side; j++, row += C) {
-            at[i][j] = row_inside && (unsigned)(x + j) < (unsigned)W ? row : zeros;
+        bool inside = (unsigned)(y + i) < (unsigned)H;
+        for (int j = 0; j < side; j++) {
+            copy[i * side + j] =
+                inside && (unsigned)(x + j) < (unsigned)W ? vec_load(s->at + i * s->row + j * s->column + c) : (Vec){0};
         }
+    }
+    return (Square){(const float *)copy, side * VEC, VEC, true};
+}
+
+// v = column j of the square, from channel c on.
+LINE load_column(Vec *v, const Square *s, int c, const int j, const int side) {
+    UNROLL for (int i = 0; i < side; i++) v[i] = vec_load(s->at + i * s->row + j * s->column + c);
+}
+
+// Stores the two rows of a pair.
+LINE store_rows(float *to, size_t step, const Vec out[2][SIDE], const int pair) {
+    float *first = to + FIRST_OF_PAIR[pair] * SIDE * step, *second = to + SECOND_OF_PAIR[pair] * SIDE * step;
+    UNROLL for (int j = 0; j < SIDE; j++) {
+        vec_store(first + j * step, out[0][j]);
+        vec_store(second + j * step, out[1][j]);
     }
 }
 
-static void store_positions(float *to, size_t step, const Vec *v) {
-    for (int p = 0; p < POSITIONS; p++) { vec_store(to + p * step, v[p]); }
+LINE store_positions(float *to, size_t step, const Vec *v) {
+    UNROLL for (int p = 0; p < POSITIONS; p++) { vec_store(to + p * step, v[p]); }
 }
 
 // Where a transform puts its numbers: position p, channel c at p * position + c / NR * panel + c % NR. panel is NR if a
@@ -123,29 +162,61 @@ typedef struct {
 static float *place(float *to, Layout l, int channel) { return to + channel / NR * l.panel + channel % NR; }
 
 // B^T inp B of one tile.
-static void transform_input(float *to, Layout l, const Winograd *w, Tile t, const float *zeros) {
-    const float *at[SIDE][SIDE];
-    find_pixels(at, w->inp, zeros, t.b, t.y - w->pad, t.x - w->pad, SIDE, w->inp_H, w->inp_W, w->K);
+static void transform_input(float *to, Layout l, const Winograd *w, Tile t) {
+    int y = t.y - w->pad, x = t.x - w->pad;
+    Square s = square_at(w->inp, t.b, y, x, SIDE, w->inp_H, w->inp_W, w->K);
     for (int k = 0; k < w->K; k += VEC) {
-        Vec v[POSITIONS];
-        for (int p = 0; p < POSITIONS; p++) { v[p] = vec_load(at[p / SIDE][p % SIDE] + k); }
-        SQUARE(input_line, v, SIDE, SIDE);
-        store_positions(place(to, l, k), l.position, v);
+        Vec copy[POSITIONS];
+        Square from = s.whole ? s : copy_inside(copy, &s, k, y, x, SIDE, w->inp_H, w->inp_W);
+        float *at = place(to, l, k);
+        UNROLL for (int pair = 0; pair < PAIRS; pair++) {
+            Vec row[2][SIDE], out[2][SIDE];
+            UNROLL for (int j = 0; j < SIDE; j++) {
+                Vec column[SIDE];
+                load_column(column, &from, s.whole ? k : 0, j, SIDE);
+                input_pair(row[0] + j, row[1] + j, column, pair);
+            }
+            UNROLL for (int i = 0; i < 2; i++) {
+                UNROLL for (int q = 0; q < PAIRS; q++)
+                    input_pair(out[i] + FIRST_OF_PAIR[q], out[i] + SECOND_OF_PAIR[q], row[i], q);
+            }
+            store_rows(at, l.position, out, pair);
+        }
     }
 }
 
 // A dout A^T of channels n0 .. n1 - 1 of one tile.
-static void transform_output_gradient(float *to, Layout l, const float *dout, const Winograd *w, Tile t, int n0, int n1,
-                                      const float *zeros) {
-    const float *at[SIDE][SIDE];
-    find_pixels(at, dout, zeros, t.b, t.y, t.x, OUT, w->H, w->W, w->N);
+static void transform_output_gradient(float *to, Layout l, const float *dout, const Winograd *w, Tile t, int n0,
+                                      int n1) {
+    Square s = square_at(dout, t.b, t.y, t.x, OUT, w->H, w->W, w->N);
     for (int n = n0; n < n1; n += VEC) {
-        Vec v[POSITIONS];
-        for (int i = 0; i < OUT; i++) {
-            for (int j = 0; j < OUT; j++) { v[i * SIDE + j] = vec_load(at[i][j] + n); }
+        Vec copy[OUT * OUT];
+        Square from = s.whole ? s : copy_inside(copy, &s, n, t.y, t.x, OUT, w->H, w->W);
+        float *at = place(to, l, n - n0);
+        UNROLL for (int pair = 0; pair < PAIRS; pair++) {
+            Vec row[2][OUT], out[2][SIDE];
+            UNROLL for (int j = 0; j < OUT; j++) {
+                Vec column[OUT];
+                load_column(column, &from, s.whole ? n : 0, j, OUT);
+                output_gradient_pair(row[0] + j, row[1] + j, column, pair);
+            }
+            UNROLL for (int i = 0; i < 2; i++) {
+                UNROLL for (int q = 0; q < PAIRS; q++)
+                    output_gradient_pair(out[i] + FIRST_OF_PAIR[q], out[i] + SECOND_OF_PAIR[q], row[i], q);
+            }
+            store_rows(at, l.position, out, pair);
         }
-        SQUARE(output_gradient_line, v, OUT, SIDE);
-        store_positions(place(to, l, n - n0), l.position, v);
+    }
+}
+
+// Stores `columns` of v in row i of a tile of out whose first pixel is at `at`, plus constant and init.
+LINE store_row(const Winograd *w, const Vec *v, size_t at, Vec constant, const int i, const int columns) {
+    UNROLL for (int j = 0; j < OUT; j++) {
+        if (j >= columns) { break; }
+        size_t to = at + ((size_t)i * w->W + j) * w->N;
+        Vec sum = v[j] + constant;
+        if (w->init) { sum += vec_load(w->init + to); }
+        vec_store(w->out + to, sum);
     }
 }
 
@@ -155,15 +226,19 @@ static void transform_output(const Winograd *w, Tile t, int n0, int n1, const fl
     size_t first = (((size_t)t.b * w->H + t.y) * w->W + t.x) * w->N;
     const float *bias = w->bias ? w->bias + (w->bias_per_sample ? (size_t)t.b * w->N : 0) : NULL;
     for (int n = n0; n < n1; n += VEC) {
-        Vec v[POSITIONS], constant = bias ? vec_load(bias + n) : (Vec){0};
-        for (int p = 0; p < POSITIONS; p++) { v[p] = vec_load(m + p * step + n - n0); }
-        SQUARE(output_line, v, SIDE, OUT);
-        for (int i = 0; i < rows; i++) {
-            for (int j = 0; j < columns; j++) {
-                size_t at = first + ((size_t)i * w->W + j) * w->N + n;
-                Vec sum = v[i * SIDE + j] + constant;
-                if (w->init) { sum += vec_load(w->init + at); }
-                vec_store(w->out + at, sum);
+        Vec constant = bias ? vec_load(bias + n) : (Vec){0};
+        Square from = {m + n - n0, SIDE * step, step, true};
+        UNROLL for (int half = 0; half < 2; half++) {
+            Vec row[2][SIDE], out[2][OUT];
+            UNROLL for (int j = 0; j < SIDE; j++) {
+                Vec column[SIDE];
+                load_column(column, &from, 0, j, SIDE);
+                output_pair(row[0] + j, row[1] + j, column, half);
+            }
+            UNROLL for (int i = 0; i < 2; i++) {
+                output_pair(out[i], out[i] + 2, row[i], 0);
+                output_pair(out[i] + 1, out[i] + 3, row[i], 1);
+                if (half + 2 * i < rows) { store_row(w, out[i], first + n, constant, half + 2 * i, columns); }
             }
         }
     }
@@ -217,7 +292,6 @@ enum {
 
 static bool are_few(const Winograd *w) { return all_tiles(w) <= FEW_TILES && (long)w->K * w->N >= FEW; }
 static size_t position_floats(int tiles, int channels) { return (size_t)tiles * channels + PAD; }
-static size_t zeros_floats(const Winograd *w) { return ceil_div(w->K > w->N ? w->K : w->N, VEC) * (size_t)VEC; }
 
 // Compares numbers of multiply-adds for one sample, so that its bits do not depend on the others of its batch. Measured
 // in these, the transforms of a tile's channel take 250, and so do those of a weight.
@@ -233,9 +307,14 @@ bool winograd_pays(const Winograd *w) {
 // m (tiles, n), rows m_step apart, = init + K numbers of v's rows (tiles, v_step) times a panel of the weight (K, NR).
 static void multiply(float *m, int m_step, bool init, const float *v, int v_step, const float *panel, int tiles, int K,
                      int n) {
-    int groups = tile_count(tiles);
+    int tall = n <= VEC ? tiles - tiles % TALL : 0, groups = tile_count(tiles - tall);
+    for (int i = 0; i < tall; i += TALL) {
+        float *to = m + (size_t)i * m_step;
+        gemm_tall_tile(to, init ? to : NULL, m_step, v + (size_t)i * v_step, v_step, panel, NR, K);
+    }
     for (int g = 0; g < groups; g++) {
-        int first = tile_first(g, groups, tiles), rows = tile_first(g + 1, groups, tiles) - first;
+        int first = tall + tile_first(g, groups, tiles - tall),
+            rows = tall + tile_first(g + 1, groups, tiles - tall) - first;
         const float *row[MR];
         for (int i = 0; i < rows; i++) { row[i] = v + (size_t)(first + i) * v_step; }
         float *to = m + (size_t)first * m_step;
@@ -268,13 +347,12 @@ static size_t block_floats(const Winograd *w) {
 }
 
 // Columns n0 .. n1 - 1 of some tiles; weight (position, panel of the group, K, NR); v holds block_floats.
-static void convolve_block(const Winograd *w, int first, int tiles, int n0, int n1, const float *zeros,
-                           const float *weight, float *v) {
+static void convolve_block(const Winograd *w, int first, int tiles, int n0, int n1, const float *weight, float *v) {
     int K = w->K, N = n1 - n0, parts = ceil_div(K, ROWS_IN_L1);
     Layout input = {position_floats(tiles, K), NR};
     size_t m_step = position_floats(tiles, N);
     float *m = v + POSITIONS * input.position;
-    for (int i = 0; i < tiles; i++) { transform_input(v + i * K, input, w, tile_at(w, first + i), zeros); }
+    for (int i = 0; i < tiles; i++) { transform_input(v + i * K, input, w, tile_at(w, first + i)); }
     for (int p = 0; p < POSITIONS; p++, weight += (size_t)group_panels(w) * K * NR) {
         for (int n = 0; n < N; n += NR) {
             for (int part = 0; part < parts; part++) {
@@ -287,8 +365,8 @@ static void convolve_block(const Winograd *w, int first, int tiles, int n0, int 
     for (int i = 0; i < tiles; i++) { transform_output(w, tile_at(w, first + i), n0, n1, m + i * N, m_step); }
 }
 
-static void convolve_many(const Winograd *w, const GemmWeight *weight, float *zeros) {
-    float *packed = zeros + zeros_floats(w), *blocks = packed + weight_floats(w);
+static void convolve_many(const Winograd *w, const GemmWeight *weight, float *packed) {
+    float *blocks = packed + weight_floats(w);
     int tiles = all_tiles(w), block = block_tiles(w), columns = group_panels(w) * NR;
 #pragma omp parallel
     for (int n0 = 0; n0 < w->N; n0 += columns) {
@@ -302,7 +380,7 @@ static void convolve_many(const Winograd *w, const GemmWeight *weight, float *ze
         float *own = blocks + omp_get_thread_num() * block_floats(w);
 #pragma omp for schedule(dynamic)
         for (int first = 0; first < tiles; first += block) {
-            convolve_block(w, first, min(block, tiles - first), n0, n1, zeros, packed, own);
+            convolve_block(w, first, min(block, tiles - first), n0, n1, packed, own);
         }
     }
 }
@@ -328,14 +406,14 @@ static void convolve_panel(const Winograd *w, const GemmWeight *weight, int n0, 
     for (int i = 0; i < tiles; i++) { transform_output(w, tile_at(w, i), n0, n0 + n, m + i * NR, m_step); }
 }
 
-static void convolve_few(const Winograd *w, const GemmWeight *weight, float *zeros) {
+static void convolve_few(const Winograd *w, const GemmWeight *weight, float *v) {
     int tiles = all_tiles(w);
     Layout input = {position_floats(tiles, w->K), NR};
-    float *v = zeros + zeros_floats(w), *panels = v + POSITIONS * input.position;
+    float *panels = v + POSITIONS * input.position;
 #pragma omp parallel
     {
 #pragma omp for
-        for (int i = 0; i < tiles; i++) { transform_input(v + i * w->K, input, w, tile_at(w, i), zeros); }
+        for (int i = 0; i < tiles; i++) { transform_input(v + i * w->K, input, w, tile_at(w, i)); }
 #pragma omp for schedule(dynamic)
         for (int n = 0; n < w->N; n += NR) {
             convolve_panel(w, weight, n, v, input, panels + omp_get_thread_num() * panel_floats());
@@ -345,14 +423,11 @@ static void convolve_few(const Winograd *w, const GemmWeight *weight, float *zer
 
 size_t winograd_scratch(const Winograd *w) {
     size_t threads = omp_get_max_threads();
-    if (are_few(w)) {
-        return zeros_floats(w) + POSITIONS * position_floats(all_tiles(w), w->K) + threads * panel_floats();
-    }
-    return zeros_floats(w) + weight_floats(w) + threads * block_floats(w);
+    if (are_few(w)) { return POSITIONS * position_floats(all_tiles(w), w->K) + threads * panel_floats(); }
+    return weight_floats(w) + threads * block_floats(w);
 }
 
 void winograd_convolve(const Winograd *w, const GemmWeight *weight, float *scratch) {
-    memset(scratch, 0, zeros_floats(w) * sizeof *scratch);
     (are_few(w) ? convolve_few : convolve_many)(w, weight, scratch);
 }
 
@@ -395,8 +470,7 @@ static size_t chunk_floats(const Winograd *w) {
 // For output channels n0 .. n1 - 1; called by all threads together.
 static void gradient_of_channels(float *dweight, const float *dout, float beta, const Winograd *w, int n0, int n1,
                                  float *scratch) {
-    const float *zeros = scratch;
-    float *v = scratch + zeros_floats(w), *u = v + chunk_floats(w);
+    float *v = scratch, *u = v + chunk_floats(w);
     int tiles = all_tiles(w), chunk = chunk_tiles(w), K = w->K, N = n1 - n0;
     Layout input = {position_floats(chunk, K), NR}, output = {position_floats(chunk, N), NR};
     size_t u_step = (size_t)N * K;
@@ -405,8 +479,8 @@ static void gradient_of_channels(float *dweight, const float *dout, float beta, 
         int count = min(chunk, tiles - first);
 #pragma omp for
         for (int i = 0; i < count; i++) {
-            transform_input(v + (size_t)i * K, input, w, tile_at(w, first + i), zeros);
-            transform_output_gradient(y + (size_t)i * N, output, dout, w, tile_at(w, first + i), n0, n1, zeros);
+            transform_input(v + (size_t)i * K, input, w, tile_at(w, first + i));
+            transform_output_gradient(y + (size_t)i * N, output, dout, w, tile_at(w, first + i), n0, n1);
         }
 #pragma omp for schedule(dynamic)
         for (int p = 0; p < POSITIONS; p++) {
@@ -452,15 +526,15 @@ static void gradient_of_pair(float *dweight, float beta, const Winograd *w, cons
     }
 }
 
-static void gradient_of_few(float *dweight, const float *dout, float beta, const Winograd *w, float *zeros) {
+static void gradient_of_few(float *dweight, const float *dout, float beta, const Winograd *w, float *v) {
     Layout input = panels_of(w, w->K), output = panels_of(w, w->N);
-    float *v = zeros + zeros_floats(w), *y = v + POSITIONS * input.position, *u = y + POSITIONS * output.position;
+    float *y = v + POSITIONS * input.position, *u = y + POSITIONS * output.position;
 #pragma omp parallel
     {
 #pragma omp for
         for (int i = 0; i < all_tiles(w); i++) {
-            transform_input(v + i * NR, input, w, tile_at(w, i), zeros);
-            transform_output_gradient(y + i * NR, output, dout, w, tile_at(w, i), 0, w->N, zeros);
+            transform_input(v + i * NR, input, w, tile_at(w, i));
+            transform_output_gradient(y + i * NR, output, dout, w, tile_at(w, i), 0, w->N);
         }
 #pragma omp for collapse(2) schedule(dynamic)
         for (int n = 0; n < w->N; n += NR) {
@@ -472,14 +546,13 @@ static void gradient_of_few(float *dweight, const float *dout, float beta, const
 }
 
 size_t winograd_gradient_scratch(const Winograd *w) {
-    if (!are_few(w)) { return zeros_floats(w) + chunk_floats(w) + (size_t)POSITIONS * group_channels(w) * w->K; }
-    return zeros_floats(w) + POSITIONS * (panels_of(w, w->K).position + panels_of(w, w->N).position) +
+    if (!are_few(w)) { return chunk_floats(w) + (size_t)POSITIONS * group_channels(w) * w->K; }
+    return POSITIONS * (panels_of(w, w->K).position + panels_of(w, w->N).position) +
            (size_t)omp_get_max_threads() * PAIR;
 }
 
 void winograd_weight_gradient(float *dweight, const float *dout, float beta, const Winograd *w, float *scratch) {
     assert(beta == 0 || beta == 1);
-    memset(scratch, 0, zeros_floats(w) * sizeof *scratch);
     if (are_few(w)) {
         gradient_of_few(dweight, dout, beta, w, scratch);
         return;

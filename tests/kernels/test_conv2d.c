@@ -121,6 +121,7 @@ static void test_shapes(void **state) {
 #ifdef BACKEND_cpu
         {{6, 16, 12, 400, 32, 3, 1, 1, 1}, true, true, true, false, 1},
         {{1, 62, 250, 16, 16, 3, 1, 1, 1}, true, false, true, false, 0},
+        {{2, 21, 33, 16, 16, 3, 1, 1, 1}, true, true, true, false, 1},     // one vector of channels, tiles left over
         {{3, 18, 19, 1296, 192, 3, 1, 1, 1}, true, true, false, false, 1}, // the weight in several groups
         {{2, 7, 10, 272, 304, 3, 1, 1, 1}, true, true, true, false, 1},    // few tiles
         {{1, 5, 6, 512, 144, 3, 1, 1, 1}, true, false, true, false, 0},
@@ -201,11 +202,9 @@ static void test_cards(void **state) {
 // batch and few alone.
 static void test_batch(void **state) {
     (void)state;
-    const Conv2d cases[] = {{3, 16, 16, 32, 48, 3, 1, 1, 1},
-                            {5, 8, 8, 64, 64, 3, 1, 1, 1},
-                            {4, 5, 4, 64, 64, 3, 1, 1, 1},
-                            {6, 16, 16, 256, 272, 3, 1, 1, 1},
-                            {5, 15, 13, 400, 192, 3, 1, 1, 1}};
+    const Conv2d cases[] = {{3, 16, 16, 32, 48, 3, 1, 1, 1},   {3, 19, 26, 16, 16, 3, 1, 1, 1},
+                            {5, 8, 8, 64, 64, 3, 1, 1, 1},     {4, 5, 4, 64, 64, 3, 1, 1, 1},
+                            {6, 16, 16, 256, 272, 3, 1, 1, 1}, {5, 15, 13, 400, 192, 3, 1, 1, 1}};
     for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
         Conv2d all = cases[i], one = all;
         one.B = 1;

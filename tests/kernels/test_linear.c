@@ -79,6 +79,7 @@ static void test_shapes(void **state) {
         {260, 1000, 24, true, true, false, 0},  {2, 800, 72, false, false, false, 1},
     };
     for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) { check_case(cases + i); }
+    for (int OC = 8; OC <= 17; OC++) { check_case(&(Case){70, 7, OC, true, false, false, 1}); } // every tall tile
 }
 
 static void test_integers(void **state) {
