@@ -456,10 +456,11 @@ static int group_channels(const Winograd *w) {
     return min(w->N, fit > 4 * VEC ? fit : 4 * VEC);
 }
 
-// Tiles that are transformed before they are multiplied: as many as fit into 4 MB.
+// Tiles that are transformed before they are multiplied: as many as fit into 4 MB, but enough for long sums.
 static int chunk_tiles(const Winograd *w) {
-    int most = (1 << 20) / (POSITIONS * (w->K + group_channels(w))) / OUTER_CHUNK * OUTER_CHUNK;
-    return min(all_tiles(w), most > OUTER_CHUNK ? most : OUTER_CHUNK);
+    enum { LEAST = OUTER_CHUNK / 2 };
+    int most = (1 << 20) / (POSITIONS * (w->K + group_channels(w))) / LEAST * LEAST;
+    return min(all_tiles(w), most > LEAST ? most : LEAST);
 }
 
 static size_t chunk_floats(const Winograd *w) {

@@ -2,6 +2,12 @@
 #include <stdlib.h>
 #include "util/error.h"
 
+// The output of a linear layer that backward needs: saved, or temporary if backward computes it again.
+static floatX *product_tensor(const Pass *pass, size_t layer, const char *name, Shape shape) {
+    if (pass->recompute_products) { return arena_push_tensor(pass->arena, sizeof(floatX), shape); }
+    return save_tensor(pass, layer, name, shape);
+}
+
 // ---- Attention -----------------------------------------------------------------------------------------------------
 
 // q, k and v are columns of one product (N, 3C); or q is a product, and k and v are columns of another
@@ -20,28 +26,36 @@ static Attention shape_of(const MultiHead *a, int T, const Pass *pass) {
                        .causal = a->causal};
 }
 
+// Computes q, k and v where backward looks for them: saved, or in temporary memory if backward computes them again.
+static void project(MultiHead *a, const floatX *inp, int T, const Pass *pass) {
+    int B = pass->B, C = a->out.IC;
+    a->q_out = product_tensor(pass, a->q.weight, a->cross ? "../q" : "../qkv", SHAPE(B, T, a->q.OC));
+    linear_apply(&a->q, a->q_out, inp, NULL, B * T, pass);
+    if (!a->cross) { return; }
+    a->kv_out = product_tensor(pass, a->q.weight, "../kv", SHAPE(B, pass->context_length, 2 * C));
+    linear_apply(&a->kv, a->kv_out, pass->context, NULL, B * pass->context_length, pass);
+}
+
+static const floatX *keys_of(const MultiHead *a) { return a->cross ? a->kv_out : a->q_out + a->out.IC; }
+
 void multihead_forward(MultiHead *a, floatX *out, const floatX *inp, const floatX *residual, int T, const Pass *pass) {
-    int B = pass->B, N = B * T, M = B * pass->context_length, C = a->out.IC;
+    int B = pass->B, C = a->out.IC;
     ArenaMark mark = arena_mark(pass->arena);
-    floatX *q = a->q_out = save_tensor(pass, a->q.weight, a->cross ? "../q" : "../qkv", SHAPE(B, T, a->q.OC));
-    floatX *k = q + C;
-    linear_apply(&a->q, q, inp, NULL, N, pass);
-    if (a->cross) {
-        k = a->kv_out = save_tensor(pass, a->q.weight, "../kv", SHAPE(B, pass->context_length, 2 * C));
-        linear_apply(&a->kv, k, pass->context, NULL, M, pass);
-    }
+    project(a, inp, T, pass);
     a->o = save_tensor(pass, a->q.weight, "../o", SHAPE(B, T, C));
     a->lse = save_floats(pass, a->q.weight, "../lse", SHAPE(B, a->NH, T));
-    attention_forward(a->o, a->lse, q, k, k + C, shape_of(a, T, pass), pass->dev);
-    linear_apply(&a->out, out, a->o, residual, N, pass);
+    const floatX *k = keys_of(a);
+    attention_forward(a->o, a->lse, a->q_out, k, k + C, shape_of(a, T, pass), pass->dev);
+    linear_apply(&a->out, out, a->o, residual, B * T, pass);
     arena_release_top(pass->arena, mark);
 }
 
-void multihead_backward(const MultiHead *a, floatX *dinp, const floatX *dout, const floatX *inp, int T, Pass *pass) {
+void multihead_backward(MultiHead *a, floatX *dinp, const floatX *dout, const floatX *inp, int T, Pass *pass) {
     int N = pass->B * T, M = pass->B * pass->context_length, C = a->out.IC;
     ArenaMark mark = arena_mark(pass->arena);
     floatX *d_o = arena_push(pass->arena, (size_t)N * C), *dq = arena_push(pass->arena, (size_t)N * a->q.OC);
-    floatX *k = a->cross ? a->kv_out : a->q_out + C;
+    if (pass->recompute_products) { project(a, inp, T, pass); }
+    const floatX *k = keys_of(a);
     floatX *dk = a->cross ? arena_push(pass->arena, (size_t)M * 2 * C) : dq + C;
     linear_grads(&a->out, d_o, dout, a->o, NULL, N, pass);
     attention_backward(dq, dk, dk + C, d_o, a->q_out, k, k + C, a->o, a->lse, shape_of(a, T, pass), pass->dev);
@@ -88,20 +102,25 @@ static floatX *activation_grads(const FeedForward *f, const floatX *dout, int N,
     return dactive;
 }
 
+static void hidden_apply(FeedForward *f, const floatX *inp, int N, const Pass *pass) {
+    f->hidden = product_tensor(pass, f->fc1.weight, "out", SHAPE(N, f->fc1.OC));
+    linear_apply(&f->fc1, f->hidden, inp, NULL, N, pass);
+}
+
 void feed_forward_forward(FeedForward *f, floatX *out, const floatX *inp, const floatX *residual, int N,
                           const Pass *pass) {
     ArenaMark mark = arena_mark(pass->arena);
-    f->hidden = save_tensor(pass, f->fc1.weight, "out", SHAPE(N, f->fc1.OC));
+    hidden_apply(f, inp, N, pass);
     floatX *active = arena_push(pass->arena, (size_t)N * f->fc2.IC);
-    linear_apply(&f->fc1, f->hidden, inp, NULL, N, pass);
     activation_apply(f, active, N, pass);
     linear_apply(&f->fc2, out, active, residual, N, pass);
     arena_release_top(pass->arena, mark);
 }
 
-void feed_forward_backward(const FeedForward *f, floatX *dinp, const floatX *dout, const floatX *inp, int N,
+void feed_forward_backward(FeedForward *f, floatX *dinp, const floatX *dout, const floatX *inp, int N,
                            const Pass *pass) {
     ArenaMark mark = arena_mark(pass->arena);
+    if (pass->recompute_products) { hidden_apply(f, inp, N, pass); }
     const floatX *dhidden = activation_grads(f, dout, N, pass);
     linear_grads(&f->fc1, dinp, dhidden, inp, NULL, N, pass);
     arena_release_top(pass->arena, mark);
@@ -206,11 +225,12 @@ static floatX *transformer_block_forward(TransformerBlock *b, floatX *stream, in
     floatX *normed = arena_push(pass->arena, (size_t)N * C);
     b->x1 = stream;
     layernorm_apply(&b->norm1, normed, b->x1, N, pass);
-    b->x2 = next_tensor(pass, b->x1, b->attn1.out.weight, shape);
+    b->x2 = pass->recompute_products ? arena_push(pass->arena, (size_t)N * C)
+                                     : next_tensor(pass, b->x1, b->attn1.out.weight, shape);
     multihead_forward(&b->attn1, b->x2, normed, b->x1, HW, pass);
 
     layernorm_apply(&b->norm2, normed, b->x2, N, pass);
-    b->x3 = next_tensor(pass, b->x2, b->attn2.out.weight, shape);
+    b->x3 = pass->recompute_products ? b->x2 : next_tensor(pass, b->x2, b->attn2.out.weight, shape);
     multihead_forward(&b->attn2, b->x3, normed, b->x2, HW, pass);
 
     layernorm_apply(&b->norm3, normed, b->x3, N, pass);
@@ -219,10 +239,19 @@ static floatX *transformer_block_forward(TransformerBlock *b, floatX *stream, in
     return out;
 }
 
+// The streams before the last two branches, from the attention's results.
+static void streams_again(TransformerBlock *b, int N, const Pass *pass) {
+    b->x2 = arena_push(pass->arena, (size_t)N * b->norm1.C);
+    b->x3 = arena_push(pass->arena, (size_t)N * b->norm1.C);
+    linear_apply(&b->attn1.out, b->x2, b->attn1.o, b->x1, N, pass);
+    linear_apply(&b->attn2.out, b->x3, b->attn2.o, b->x2, N, pass);
+}
+
 // Updates the stream's gradient in place.
 static void transformer_block_backward(TransformerBlock *b, floatX *dstream, int HW, Pass *pass) {
     int N = pass->B * HW, C = b->norm1.C;
     floatX *normed = arena_push(pass->arena, (size_t)N * C), *dnormed = normed;
+    if (pass->recompute_products) { streams_again(b, N, pass); }
     layernorm_again(&b->norm3, normed, b->x3, N, pass);
     feed_forward_backward(&b->ff, dnormed, dstream, normed, N, pass);
     layernorm_grad(&b->norm3, dstream, dnormed, b->x3, dstream, N, pass);
@@ -259,7 +288,7 @@ void transformer_forward(Transformer *t, floatX *out, const floatX *inp, int HW,
     if (pass->recompute_transformers && out) { pass->save = false; }
     int N = pass->B * HW, C = t->norm.C;
     ArenaMark all = arena_mark(pass->arena);
-    floatX *stream = save_tensor(pass, t->proj_in.weight, "out", SHAPE(pass->B, HW, C));
+    floatX *stream = product_tensor(pass, t->proj_in.weight, "out", SHAPE(pass->B, HW, C));
     ArenaMark mark = arena_mark(pass->arena);
     floatX *normed = arena_push(pass->arena, (size_t)N * C);
     groupnorm_apply(&t->norm, normed, inp, HW, pass);
@@ -273,6 +302,18 @@ void transformer_forward(Transformer *t, floatX *out, const floatX *inp, int HW,
     arena_release_top(pass->arena, all);
 }
 
+// The stream before the first block.
+static floatX *first_stream_again(Transformer *t, const floatX *inp, int HW, const Pass *pass) {
+    size_t n = (size_t)pass->B * HW * t->norm.C;
+    floatX *stream = arena_push(pass->arena, n);
+    ArenaMark mark = arena_mark(pass->arena);
+    floatX *normed = arena_push(pass->arena, n);
+    groupnorm_again(&t->norm, normed, inp, HW, pass);
+    linear_apply(&t->proj_in, stream, normed, NULL, pass->B * HW, pass);
+    arena_release_top(pass->arena, mark);
+    return stream;
+}
+
 void transformer_backward(Transformer *t, floatX *dinp, const floatX *dout, const floatX *inp, int HW, Pass *pass) {
     int N = pass->B * HW;
     size_t n = (size_t)N * t->norm.C;
@@ -282,6 +323,7 @@ void transformer_backward(Transformer *t, floatX *dinp, const floatX *dout, cons
     linear_grads(&t->proj_out, dstream, dout, t->hidden, NULL, N, pass);
     ArenaMark mark = arena_mark(pass->arena);
     for (int i = t->count; i-- > 0;) {
+        if (pass->recompute_products && i == 0) { t->blocks[0].x1 = first_stream_again(t, inp, HW, pass); }
         transformer_block_backward(&t->blocks[i], dstream, HW, pass);
         arena_release_top(pass->arena, mark);
     }

@@ -19,7 +19,7 @@ typedef struct {
 } MultiHead;
 
 void multihead_forward(MultiHead *a, floatX *out, const floatX *inp, const floatX *residual, int T, const Pass *pass);
-void multihead_backward(const MultiHead *a, floatX *dinp, const floatX *dout, const floatX *inp, int T, Pass *pass);
+void multihead_backward(MultiHead *a, floatX *dinp, const floatX *dout, const floatX *inp, int T, Pass *pass);
 
 typedef enum { FF_GEGLU, FF_GELU, FF_QUICK_GELU } FeedForwardKind;
 
@@ -31,7 +31,7 @@ typedef struct {
 
 void feed_forward_forward(FeedForward *f, floatX *out, const floatX *inp, const floatX *residual, int N,
                           const Pass *pass);
-void feed_forward_backward(const FeedForward *f, floatX *dinp, const floatX *dout, const floatX *inp, int N,
+void feed_forward_backward(FeedForward *f, floatX *dinp, const floatX *dout, const floatX *inp, int N,
                            const Pass *pass);
 
 // ---- ResnetBlock2D -------------------------------------------------------------------------------------------------

@@ -15,6 +15,7 @@ typedef struct {
     int B;
     bool save;                                      // forward: what backward needs stays in the arena
     bool recompute_resnets, recompute_transformers; // save only their inputs; backward runs their forward again
+    bool recompute_products;                        // backward runs a transformer's linear layers again
     float beta;                                     // backward: grad = gradient + beta * grad
 
     // Inputs that all blocks of a UNet share, and their gradients, which the blocks sum. NULL: none.

@@ -243,7 +243,8 @@ void unet_forward(UNet *unet, Arena *arena, floatX *out, const floatX *sample, c
                      .B = B,
                      .save = save,
                      .recompute_resnets = unet->recompute == RECOMPUTE_BLOCKS,
-                     .recompute_transformers = unet->recompute != RECOMPUTE_NONE,
+                     .recompute_transformers = unet->recompute >= RECOMPUTE_TRANSFORMERS,
+                     .recompute_products = unet->recompute == RECOMPUTE_PRODUCTS,
                      .context = context,
                      .context_length = T};
     Pass *pass = &u->pass;

@@ -8,6 +8,7 @@
 
 typedef enum {
     RECOMPUTE_NONE,         // save every activation that backward needs
+    RECOMPUTE_PRODUCTS,     // in transformers save only the attentions' results and the blocks' outputs
     RECOMPUTE_TRANSFORMERS, // save the inputs of transformer blocks and run them again in backward
     RECOMPUTE_BLOCKS        // save the inputs of resnets and transformers only
 } Recompute;

@@ -126,7 +126,7 @@ static floatX *resample_backward(const Layer *l, const floatX *d, Pass *pass) {
     return dinp;
 }
 
-static void attention_backward_add(const Layer *l, floatX *d, Pass *pass) {
+static void attention_backward_add(Layer *l, floatX *d, Pass *pass) {
     int HW = l->H * l->W;
     ArenaMark mark = arena_mark(pass->arena);
     floatX *normed = arena_push(pass->arena, (size_t)pass->B * HW * l->OC), *dnormed = normed;

@@ -24,7 +24,6 @@ typedef struct {
     int train_text_encoder;
 } PretrainOptions;
 
-static const char *const levels[] = {"none", "transformers", "blocks", NULL};         // as Recompute
 static const char *const predictions[] = {"epsilon", "v_prediction", "sample", NULL}; // as Prediction
 
 static void parse(PretrainOptions *o, int argc, char **argv) {
@@ -64,7 +63,7 @@ static void parse(PretrainOptions *o, int argc, char **argv) {
         {OPT_DOUBLE, "guidance", &o->guidance, "guidance of a validation's pictures (1: none)", "X", .high = 1000,
          .may_change = true},
         {OPT_STRING, "recompute", &u->recompute,
-         "activations that backward recomputes instead of keeping them in memory", "LEVEL", .choices = levels,
+         "activations that backward recomputes instead of keeping them in memory", "LEVEL", .choices = recompute_names,
          .choice = &u->recompute_level, .may_change = true},
         OPTIONS_END};
     train_options_parse(&u->train, argc, argv, rows, &help);

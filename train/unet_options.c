@@ -3,7 +3,7 @@
 #include "util/error.h"
 #include <string.h>
 
-const char *const recompute_names[] = {"none", "transformers", "blocks", NULL};
+const char *const recompute_names[] = {"none", "products", "transformers", "blocks", NULL};
 static const char *const targets[] = {"overlay", "mask", NULL};
 static const char *const losses[] = {"mse", "weighted", "focal", NULL};               // as LossKind
 static const char *const pixel_losses[] = {"l1", "dice", NULL};                       // as PixelLossKind

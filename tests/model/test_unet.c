@@ -187,9 +187,9 @@ static void test_recompute(void **state) {
     Fixture none;
     fixture_create(&none, &TINY, 2, 9, 7, 5, RECOMPUTE_NONE);
     Step reference = run_step(&none, 0);
-    size_t peaks[3] = {none.arena.size};
+    size_t peaks[4] = {none.arena.size};
     assert_int_equal(none.arena.peak, none.arena.size);
-    for (int level = RECOMPUTE_TRANSFORMERS; level <= RECOMPUTE_BLOCKS; level++) {
+    for (int level = RECOMPUTE_PRODUCTS; level <= RECOMPUTE_BLOCKS; level++) {
         Fixture f;
         fixture_create(&f, &TINY, 2, 9, 7, 5, level);
         Step step = run_step(&f, 0);
@@ -199,9 +199,9 @@ static void test_recompute(void **state) {
         step_free(&step);
         fixture_destroy(&f);
     }
-    print_message("    arena: %zu bytes, %zu with transformers again, %zu with blocks again\n", peaks[0], peaks[1],
-                  peaks[2]);
-    assert_true(peaks[1] < peaks[0] && peaks[2] < peaks[1]);
+    print_message("    arena: %zu bytes, %zu with products again, %zu with transformers again, %zu with blocks again\n",
+                  peaks[0], peaks[1], peaks[2], peaks[3]);
+    assert_true(peaks[1] < peaks[0] && peaks[2] < peaks[1] && peaks[3] < peaks[2]);
     step_free(&reference);
     fixture_destroy(&none);
 }
@@ -339,7 +339,7 @@ static void test_sd2_plan(void **state) {
     assert_true(fabs(macs - 391.37) < 0.01);
     trace_free(&trace);
 
-    const char *const names[] = {"nothing", "transformers", "blocks"};
+    const char *const names[] = {"nothing", "products", "transformers", "blocks"};
     for (int level = RECOMPUTE_NONE; level <= RECOMPUTE_BLOCKS; level++) {
         Device again = {.plan_only = true};
         unet.recompute = level;

@@ -184,19 +184,19 @@ static void test_pixel_loss(void **state) {
 static void test_recompute(void **state) {
     (void)state;
     size_t total = pipeline.unet.params.total;
-    static const Recompute levels[] = {RECOMPUTE_NONE, RECOMPUTE_TRANSFORMERS, RECOMPUTE_BLOCKS};
-    float losses[3][SAMPLES], *grads[3];
-    for (int i = 0; i < 3; i++) {
+    static const Recompute levels[] = {RECOMPUTE_NONE, RECOMPUTE_PRODUCTS, RECOMPUTE_TRANSFORMERS, RECOMPUTE_BLOCKS};
+    float losses[4][SAMPLES], *grads[4];
+    for (int i = 0; i < 4; i++) {
         options.recompute_level = levels[i];
         grads[i] = run_samples(losses[i], SAMPLES, 1, true);
     }
-    for (int i = 1; i < 3; i++) {
+    for (int i = 1; i < 4; i++) {
         bool same =
             !memcmp(losses[i], losses[0], sizeof losses[0]) && !memcmp(grads[i], grads[0], total * sizeof(float));
         printf("  recompute level %d: %s\n", levels[i], same ? "same bits" : "other bits");
         assert_true(same);
     }
-    for (int i = 0; i < 3; i++) { free(grads[i]); }
+    for (int i = 0; i < 4; i++) { free(grads[i]); }
     options.recompute_level = RECOMPUTE_NONE;
 }
 
