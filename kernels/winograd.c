@@ -149,10 +149,6 @@ LINE store_rows(float *to, size_t step, const Vec out[2][SIDE], const int pair) 
     }
 }
 
-LINE store_positions(float *to, size_t step, const Vec *v) {
-    UNROLL for (int p = 0; p < POSITIONS; p++) { vec_store(to + p * step, v[p]); }
-}
-
 // Where a transform puts its numbers: position p, channel c at p * position + c / NR * panel + c % NR. panel is NR if a
 // tile's channels lie together.
 typedef struct {
@@ -246,14 +242,12 @@ static void transform_output(const Winograd *w, Tile t, int n0, int n1, const fl
 
 // ---- The weight -----------------------------------------------------------------------------------------------------
 
-// G w G^T of a vector of input or output channels; positions of `to` are `step` apart.
-static void transform_weight(float *to, size_t step, const float *taps, ptrdiff_t tap_stride, bool flipped) {
-    Vec v[POSITIONS];
+// v = G w G^T of a vector of input or output channels.
+LINE transform_weight(Vec *v, const float *taps, ptrdiff_t tap_stride, bool flipped) {
     for (int t = 0; t < TAPS * TAPS; t++) {
         v[t / TAPS * SIDE + t % TAPS] = vec_load(taps + (flipped ? TAPS * TAPS - 1 - t : t) * tap_stride);
     }
     SQUARE(weight_line, v, TAPS, SIDE);
-    store_positions(to, step, v);
 }
 
 // to[position * step] (VEC, NR) = G w G^T of input channels k .. k + VEC - 1 and the output channels from n0 on. One
@@ -263,18 +257,23 @@ static void pack_rows(float *to, size_t step, const Winograd *w, const GemmWeigh
     float taps[TAPS * TAPS * NR] __attribute__((aligned(64)));
     bool torch = weight->tap_stride == 1, columns = weight->n_stride <= TAPS * TAPS; // the near channels are columns
     int n = min(NR, w->N - n0);
+    Vec v[POSITIONS];
     ptrdiff_t tap_stride = torch ? NR : weight->tap_stride;
     for (int i = 0; columns && i < VEC; i++) {
         const float *row = from + i * weight->k_stride;
         if (torch) { gemm_pack_transposed(taps, row, TAPS * TAPS, TAPS * TAPS, n), row = taps; }
-        for (int j = 0; j < n; j += VEC) { transform_weight(to + i * NR + j, step, row + j, tap_stride, w->flipped); }
+        for (int j = 0; j < n; j += VEC) {
+            transform_weight(v, row + j, tap_stride, w->flipped);
+            for (int p = 0; p < POSITIONS; p++) { vec_store(to + p * step + i * NR + j, v[p]); }
+        }
     }
     if (columns) { return; }
     float rows[POSITIONS][NR * VEC] __attribute__((aligned(64)));
     for (int j = 0; j < n; j++) {
         const float *column = from + j * weight->n_stride;
         if (torch) { gemm_pack_transposed(taps, column, TAPS * TAPS, TAPS * TAPS, VEC), column = taps; }
-        transform_weight(rows[0] + j * VEC, NR * VEC, column, tap_stride, w->flipped);
+        transform_weight(v, column, tap_stride, w->flipped);
+        UNROLL for (int p = 0; p < POSITIONS; p++) { vec_store(rows[p] + j * VEC, v[p]); }
     }
     for (int p = 0; p < POSITIONS; p++) { gemm_pack_transposed(to + p * step, rows[p], VEC, VEC, n); }
 }
@@ -286,7 +285,7 @@ enum {
     ITEMS = 16,        // blocks that suffice for the threads
     ROWS_IN_L1 = 384,  // of a panel of the weight
     FEW_TILES = 64,    // so few share the transform of a weight that it must not go through memory ...
-    FEW = 1 << 16,     // ... if it has so many elements
+    FEW = 1 << 15,     // ... if it has so many elements
     FEW_ROWS = 4 * VEC // its input channels that are transformed at a time
 };
 

@@ -28,8 +28,8 @@ void device_open(Device *dev, int index) {
     dev->internals = xcalloc(1, sizeof *dev->internals);
 #ifdef M_MMAP_THRESHOLD
     // Without this, glibc keeps large buffers that were freed: its thresholds grow to 32 and 64 MB.
-    mallopt(M_MMAP_THRESHOLD, 2 * HUGE_PAGE);
-    mallopt(M_TRIM_THRESHOLD, 2 * HUGE_PAGE);
+    mallopt(M_MMAP_THRESHOLD, HUGE_PAGE);
+    mallopt(M_TRIM_THRESHOLD, HUGE_PAGE);
 #endif
     int threads = omp_get_max_threads();
     snprintf(dev->internals->name, sizeof dev->internals->name, "CPU, %d thread%s", threads, threads == 1 ? "" : "s");
