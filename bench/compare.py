@@ -24,7 +24,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
 RUN_SECONDS = 0.01  # as in bench.c
-OUR_VARIANTS = ["none", "transformers"]  # --recompute
+OUR_VARIANTS = ["none", "products", "transformers"]  # --recompute
 STEP_VARIANTS = [("nchw", "fused"), ("channels_last", "fused"), ("nchw", "default")]
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 
