@@ -81,31 +81,31 @@ BODY tall_body(float *c, const float *init, ptrdiff_t stride, const float *a, pt
     store_tile(c, acc, stride, TALL, 1);
 }
 
-// Calls the expansion for the size of a tile. MOST prevents expansions that do not occur.
-#define MOST(rows, vecs) ((rows) < ((vecs) == 1 ? TALL : MR) ? (rows) : (vecs) == 1 ? TALL : MR)
-#define EACH_ROWS(CALL, vecs)                                                                                          \
+// Calls the expansion for the size of a tile. UP_TO prevents expansions that do not occur.
+#define UP_TO(rows, most) ((rows) < (most) ? (rows) : (most))
+#define EACH_ROWS(CALL, vecs, most)                                                                                    \
     if (rows == 1) { CALL(1, vecs); }                                                                                  \
     if (rows == 2) { CALL(2, vecs); }                                                                                  \
     if (rows == 3) { CALL(3, vecs); }                                                                                  \
     if (rows == 4) { CALL(4, vecs); }                                                                                  \
     if (rows == 5) { CALL(5, vecs); }                                                                                  \
     if (rows == 6) { CALL(6, vecs); }                                                                                  \
-    if (rows == 7) { CALL(MOST(7, vecs), vecs); }                                                                      \
-    if (rows == 8) { CALL(MOST(8, vecs), vecs); }
+    if (rows == 7) { CALL(UP_TO(7, most), vecs); }                                                                     \
+    if (rows == 8) { CALL(UP_TO(8, most), vecs); }
 #define EACH_TALL(CALL)                                                                                                \
     if (rows == 9) { CALL(9, 1); }                                                                                     \
     if (rows == 10) { CALL(10, 1); }                                                                                   \
     if (rows == 11) { CALL(11, 1); }                                                                                   \
     if (rows == 12) { CALL(12, 1); }                                                                                   \
-    if (rows == 13) { CALL(MOST(13, 1), 1); }                                                                          \
-    if (rows == 14) { CALL(MOST(14, 1), 1); }                                                                          \
-    if (rows == 15) { CALL(MOST(15, 1), 1); }                                                                          \
-    if (rows == 16) { CALL(MOST(16, 1), 1); }
-#define EACH_TILE(CALL)                                                                                                \
+    if (rows == 13) { CALL(UP_TO(13, TALL), 1); }                                                                      \
+    if (rows == 14) { CALL(UP_TO(14, TALL), 1); }                                                                      \
+    if (rows == 15) { CALL(UP_TO(15, TALL), 1); }                                                                      \
+    if (rows == 16) { CALL(UP_TO(16, TALL), 1); }
+#define EACH_TILE(CALL, most)                                                                                          \
     if (n > VEC) {                                                                                                     \
-        EACH_ROWS(CALL, 2)                                                                                             \
+        EACH_ROWS(CALL, 2, MR)                                                                                         \
     } else {                                                                                                           \
-        EACH_ROWS(CALL, 1)                                                                                             \
+        EACH_ROWS(CALL, 1, most)                                                                                       \
     }
 
 static void copy_tile(float *to, ptrdiff_t to_stride, const float *from, ptrdiff_t from_stride, int rows, int n) {
@@ -131,7 +131,7 @@ void gemm_tile(float *c, const float *init, const float *bias, ptrdiff_t stride,
         stride = NR;
     }
 #define CALL(R, V) rows_body(c, init, bias, stride, a, a_tap, k_first, b, b_step, taps, K, R, V)
-    EACH_TILE(CALL)
+    EACH_TILE(CALL, MR)
 #undef CALL
     if (c != whole) { copy_tile(whole, c_stride, tile, NR, rows, n); }
 }
@@ -151,7 +151,7 @@ void gemm_tile_columns(float *c, const float *init, ptrdiff_t stride, const floa
         stride = NR;
     }
 #define CALL(R, V) columns_body(c, init, stride, a, row_offset, b, b_step, K, R, V)
-    EACH_TILE(CALL)
+    EACH_TILE(CALL, TALL)
     EACH_TALL(CALL)
 #undef CALL
     if (c != whole) { copy_tile(whole, c_stride, tile, NR, rows, n); }
