@@ -309,8 +309,8 @@ static void claimed_sizes(void **state) {
     char *path = xprintf("%s/claims.h5", folder);
     fresh(path);
     hid_t file = reopen(path), properties = H5Pcreate(H5P_DATASET_CREATE);
-    hsize_t many = 1000000000000, chunk = 1000;
-    hid_t space = H5Screate_simple(1, &many, NULL);
+    hsize_t many = 1000000000000, chunk = 1000, most = H5S_UNLIMITED;
+    hid_t space = H5Screate_simple(1, &many, &most);
     H5Pset_chunk(properties, 1, &chunk);
     H5Ldelete(file, "class", H5P_DEFAULT);
     H5Dclose(H5Dcreate2(file, "class", H5T_STD_I16LE, space, H5P_DEFAULT, properties, H5P_DEFAULT));
