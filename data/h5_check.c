@@ -198,33 +198,6 @@ static void check_link(Part p) {
 
 // ---- Fractal heaps, as libhdf5 makes them for links (rows of 512 bytes) and attributes (1024) ----------------------
 
-typedef struct {
-    uint64_t at, start, root, rows, big; // big: B-tree of the objects that do not fit in
-    int offset_bytes, most_rows;
-} Heap;
-
-static Heap heap_at(const File *f, uint64_t at, bool links) {
-    Part p = block_at(f, at, 146, "FRHP", 0, "a fractal heap");
-    Heap h = {.at = at, .start = links ? 512 : 1024, .offset_bytes = links ? 4 : 5, .most_rows = links ? 9 : 8};
-    want_number(&p, 2, links ? 7 : 8); // bytes of an id
-    want_number(&p, 2, 0);             // filters
-    want_number(&p, 1, 2);             // blocks have checksums
-    want_number(&p, 4, 4096);          // managed objects
-    take(&p, 8);
-    h.big = take(&p, 8);
-    cut(&p, 10 * 8 - 16, p.what);
-    want_number(&p, 8, 0); // small objects: bytes and number
-    want_number(&p, 8, 0);
-    want_number(&p, 2, 4);
-    want_number(&p, 8, h.start);
-    want_number(&p, 8, 65536);
-    want_number(&p, 2, (uint64_t)(8 * h.offset_bytes));
-    want_number(&p, 2, 1);
-    h.root = take(&p, 8), h.rows = take(&p, 2);
-    want(&p, h.rows <= (uint64_t)h.most_rows);
-    return h;
-}
-
 // The records of a B-tree of one node.
 static Part records_at(const File *f, uint64_t at, int kind, int bytes, uint64_t *count) {
     Part p = block_at(f, at, 38, "BTHD", 0, "a B-tree");
@@ -242,6 +215,36 @@ static Part records_at(const File *f, uint64_t at, int kind, int bytes, uint64_t
     Part leaf = block_at(f, root, 512, "BTLF", 0, "a B-tree's node");
     want_number(&leaf, 1, (uint64_t)kind);
     return leaf;
+}
+
+typedef struct {
+    uint64_t at, start, root, rows, big; // big: B-tree of the objects that do not fit in
+    int offset_bytes, most_rows;
+} Heap;
+
+static Heap heap_at(const File *f, uint64_t at, bool links) {
+    Part p = block_at(f, at, 146, "FRHP", 0, "a fractal heap");
+    Heap h = {.at = at, .start = links ? 512 : 1024, .offset_bytes = links ? 4 : 5, .most_rows = links ? 9 : 8};
+    want_number(&p, 2, links ? 7 : 8); // bytes of an id
+    want_number(&p, 2, 0);             // filters
+    want_number(&p, 1, 2);             // blocks have checksums
+    want_number(&p, 4, 4096);          // managed objects
+    take(&p, 8);
+    h.big = take(&p, 8);
+    cut(&p, 7 * 8, p.what); // free space, managed objects, bytes of the big ones
+    uint64_t big = take(&p, 8), count = 0;
+    want_number(&p, 8, 0); // small objects: bytes and number
+    want_number(&p, 8, 0);
+    want_number(&p, 2, 4);
+    want_number(&p, 8, h.start);
+    want_number(&p, 8, 65536);
+    want_number(&p, 2, (uint64_t)(8 * h.offset_bytes));
+    want_number(&p, 2, 1);
+    h.root = take(&p, 8), h.rows = take(&p, 2);
+    want(&p, h.rows <= (uint64_t)h.most_rows);
+    if (h.big != NONE) { records_at(f, h.big, 1, 24, &count); }
+    want(&p, count == big && (h.big == NONE || big)); // an empty B-tree would be deleted when the heap is closed
+    return h;
 }
 
 static Part big_object(const File *f, const Heap *h, uint64_t number) {
@@ -384,11 +387,18 @@ static void check_chunks(const File *f, Part p, const Space *s, uint64_t size, b
     want_end(&p);
     if (at == NONE) { return; }
     int length = 1 + (log2_of(bytes) + 8) / 8;
+    uint64_t rows = bytes / size, chunks = s->dims[0], element = 8;
+    for (int i = 1; i < s->rank; i++) { rows /= s->dims[i]; }
+    chunks = chunks / rows + (chunks % rows > 0);
+    if (sums) { element = 12 + (uint64_t)(length < 8 ? length : 8); }
     Part array = block_at(f, at, 72, "EAHD", 0, "an array of chunks");
     want_number(&array, 1, sums);
-    want_number(&array, 1, sums ? 12 + (uint64_t)(length < 8 ? length : 8) : 8);
+    want_number(&array, 1, element);
     want_number(&array, 4, 0x04100420);
     want_number(&array, 1, 10);
+    cut(&array, 32, array.what); // blocks and their bytes
+    uint64_t used = take(&array, 8);
+    want(&array, used <= chunks && used <= f->size / element);
 }
 
 static void check_layout(const File *f, Part p, const Space *s, Type t, bool sums) {
@@ -474,18 +484,19 @@ void h5_check(const char *path) {
     munmap(bytes, f.size);
 }
 
-bool h5_chunk_fits(hid_t dataset, hsize_t row) {
-    hsize_t dims[H5S_MAX_RANK], start[H5S_MAX_RANK] = {0}, stored = 0, bytes = 1;
+bool h5_chunks_fit(hid_t dataset, hsize_t row, hsize_t rows) {
+    hsize_t chunk[H5S_MAX_RANK], start[H5S_MAX_RANK] = {0}, stored = 0, bytes = 1;
     hid_t made = H5Dget_create_plist(dataset), type = H5Dget_type(dataset);
-    bool fits = true;
+    bool fit = true;
     if (H5Pget_layout(made) == H5D_CHUNKED) {
-        int rank = H5Pget_chunk(made, H5S_MAX_RANK, dims);
-        for (int i = 0; i < rank; i++) { bytes *= dims[i]; }
-        bytes = bytes * H5Tget_size(type) + (H5Pget_nfilters(made) > 0 ? 4 : 0);
-        start[0] = row / dims[0] * dims[0];
-        fits = H5Dget_chunk_storage_size(dataset, start, &stored) >= 0 && (!stored || stored == bytes);
+        int rank = H5Pget_chunk(made, H5S_MAX_RANK, chunk);
+        for (int i = 0; i < rank; i++) { bytes *= chunk[i]; }
+        bytes = bytes * H5Tget_size(type) + (H5Pget_nfilters(made) > 0 ? 4 : 0); // 4: Fletcher-32
+        for (start[0] = row / chunk[0] * chunk[0]; start[0] < row + rows && fit; start[0] += chunk[0]) {
+            fit = H5Dget_chunk_storage_size(dataset, start, &stored) >= 0 && (!stored || stored == bytes);
+        }
     }
     H5Tclose(type);
     H5Pclose(made);
-    return fits;
+    return fit;
 }

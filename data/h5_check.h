@@ -8,5 +8,5 @@
 // attributes as HDF5 1.8 and later store them, datasets of integers, IEEE floats and texts, in one piece or in chunks
 // along the first axis, without filters other than Fletcher-32.
 void h5_check(const char *path);
-// Whether the stored chunk of a dataset that holds `row` has its size. Call it before the row is read.
-bool h5_chunk_fits(hid_t dataset, hsize_t row);
+// Whether the stored chunks that hold these rows of a dataset have the right size. Call it before they are read.
+bool h5_chunks_fit(hid_t dataset, hsize_t row, hsize_t rows);
