@@ -22,6 +22,7 @@ typedef struct {
     const File *file;
     const uint8_t *at, *end;
     const char *what; // "a datatype"
+    uint64_t padding; // at most so many unused bytes may follow
 } Part;
 
 static const uint64_t NONE = UINT64_MAX; // an address that is not set, a size without limit
@@ -52,7 +53,7 @@ static uint64_t take(Part *p, int bytes) {
 }
 
 static void want_number(Part *p, int bytes, uint64_t value) { want(p, take(p, bytes) == value); }
-static void want_end(const Part *p) { want(p, p->at == p->end); }
+static void want_end(const Part *p) { want(p, left(p) <= p->padding); }
 
 static bool inside(const File *f, uint64_t at, uint64_t bytes) { return at <= f->size && bytes <= f->size - at; }
 
@@ -101,7 +102,7 @@ static Type check_type(Part p, bool base) {
         break;
     case 9: // text of variable length; the base is a character
         want(&p, !base && size == 16 && (flags & 15) == 1 && (flags >> 4 & 15) <= 2 && flags >> 8 <= 1);
-        want(&p, check_type(cut(&p, left(&p), p.what), true).size == 1);
+        want(&p, check_type(p, true).size == 1);
         return (Type){16, true};
     default:
         want(&p, false);
@@ -117,10 +118,11 @@ typedef struct {
 
 static Space check_space(Part p) {
     Space s = {.values = 1};
-    want_number(&p, 1, 2);
+    uint64_t version = take(&p, 1);
     s.rank = (int)take(&p, 1);
     uint64_t limits = take(&p, 1), kind = take(&p, 1); // scalar, simple, null
-    want(&p, s.rank <= 32 && limits <= 1 && kind <= 2 && (kind == 1) == (s.rank > 0));
+    if (version == 1) { kind = s.rank > 0, take(&p, 4); }
+    want(&p, (version == 1 || version == 2) && s.rank <= 32 && limits <= 1 && kind <= 2 && (kind == 1) == (s.rank > 0));
     for (int i = 0; i < s.rank; i++) {
         s.dims[i] = s.most[i] = take(&p, 8);
         want(&p, s.dims[i] < 1ull << 48 && (s.dims[i] == 0 || s.values <= (1ull << 48) / s.dims[i]));
@@ -163,16 +165,24 @@ static void check_variable(Part p, uint64_t count) {
 
 // ---- Messages ------------------------------------------------------------------------------------------------------
 
+// Version 1 fills its parts up to 8 bytes.
+static Part cut_padded(Part *p, uint64_t bytes, bool padded, const char *what) {
+    Part part = cut(p, bytes, what);
+    if (padded) { cut(p, (8 - bytes % 8) % 8, what); }
+    return part;
+}
+
 static void check_attribute(Part p) {
-    want_number(&p, 1, 3);
-    want_number(&p, 1, 0); // no shared parts
-    uint64_t name = take(&p, 2), type = take(&p, 2), space = take(&p, 2), set = take(&p, 1);
-    Part text = cut(&p, name, p.what);
-    want(&p, set <= 1 && name > 0 && memchr(text.at, 0, name) == text.end - 1);
-    Type t = check_type(cut(&p, type, "the type of an attribute"), false);
-    Space s = check_space(cut(&p, space, "the shape of an attribute"));
-    want(&p, left(&p) == s.values * t.size);
-    if (t.variable) { check_variable(p, s.values); }
+    uint64_t version = take(&p, 1), shared = take(&p, 1), name = take(&p, 2), type = take(&p, 2), space = take(&p, 2);
+    want(&p, version >= 1 && version <= 3 && shared == 0);
+    if (version == 3) { want(&p, take(&p, 1) <= 1); } // the name's character set
+    Part text = cut_padded(&p, name, version == 1, p.what);
+    want(&p, name > 0 && memchr(text.at, 0, name) == text.end - 1);
+    Type t = check_type(cut_padded(&p, type, version == 1, "the type of an attribute"), false);
+    Space s = check_space(cut_padded(&p, space, version == 1, "the shape of an attribute"));
+    Part values = cut(&p, s.values * t.size, p.what);
+    want_end(&p);
+    if (t.variable) { check_variable(values, s.values); }
 }
 
 static void check_dataset(const File *f, uint64_t at, const char *name, int length);
@@ -313,19 +323,22 @@ enum { ATTRIBUTE = 12, CONTINUES = 16, TIME = 18, ATTRIBUTES = 21, COUNT = 22, K
 
 typedef struct {
     Part messages[KINDS];
-    int counts[KINDS], blocks; // blocks: continuations that were followed
+    int counts[KINDS], count, blocks; // blocks: continuations that were followed
     bool root;
 } Object;
 
-static void check_messages(const File *f, Part p, uint64_t flags, Object *o) {
+// old: version 1 of object headers, without signatures and checksums; h5py writes new datasets so.
+static void check_messages(const File *f, Part p, bool old, uint64_t flags, Object *o) {
     static const uint32_t in_root = 1 << LINKS | 1 << LINK | 1 << GROUP;
     static const uint32_t in_data = 1 << SPACE | 1 << TYPE | 1 << FILL | 1 << FILES | 1 << LAYOUT | 1 << FILTERS;
     static const uint32_t in_both = 1 | 1 << ATTRIBUTE | 1 << CONTINUES | 1 << TIME | 1 << ATTRIBUTES | 1 << COUNT;
-    const uint64_t head = flags & 4 ? 6 : 4;
+    const uint64_t head = old ? 8 : flags & 4 ? 6 : 4;
     while (left(&p) >= head) {
-        uint64_t kind = take(&p, 1), size = take(&p, 2), how = take(&p, 1);
-        if (flags & 4) { take(&p, 2); }
+        uint64_t kind = take(&p, old ? 2 : 1), size = take(&p, 2), how = take(&p, 1);
+        cut(&p, head - (old ? 5 : 4), p.what);
         Part m = cut(&p, size, "an object's message");
+        if (old) { m.padding = 7; }
+        o->count++;
         if (!kind) { continue; }
         want(&m, kind < KINDS && (how & ~5u) == 0 && ((o->root ? in_root : in_data) | in_both) >> kind & 1);
         o->messages[kind] = m;
@@ -338,23 +351,40 @@ static void check_messages(const File *f, Part p, uint64_t flags, Object *o) {
         if (kind == COUNT) { want(&m, size == 5 && !m.at[0]); }
         if (kind != CONTINUES) { continue; }
         uint64_t at = take(&m, 8), bytes = take(&m, 8);
-        want(&m, ++o->blocks < 1000 && bytes >= 8 && inside(f, at, bytes) && memcmp(f->bytes + at, "OCHK", 4) == 0);
-        check_messages(f, (Part){f, f->bytes + at + 4, f->bytes + at + bytes - 4, p.what}, flags, o);
+        want(&m, ++o->blocks < 1000 && bytes >= 8 && inside(f, at, bytes));
+        Part more = {f, f->bytes + at, f->bytes + at + bytes, p.what};
+        if (!old) {
+            want(&m, memcmp(more.at, "OCHK", 4) == 0);
+            more.at += 4, more.end -= 4; // its checksum
+        }
+        check_messages(f, more, old, flags, o);
     }
 }
 
 static Object object_at(const File *f, uint64_t at, bool root) {
     Object o = {.root = root};
-    if (!inside(f, at, 64)) { refuse(f, "an object"); }
-    Part p = block_at(f, at, f->size - at, "OHDR", 2, "an object");
-    uint64_t flags = take(&p, 1);
-    want(&p, (flags & 0xc0) == 0);
-    if (flags & 0x20) { cut(&p, 16, p.what); }
-    if (flags & 0x10) { cut(&p, 4, p.what); }
-    uint64_t length = take(&p, 1 << (flags & 3));
-    Part messages = cut(&p, length, p.what);
-    cut(&p, 4, p.what); // its checksum
-    check_messages(f, messages, flags, &o);
+    static const char what[] = "an object";
+    if (!inside(f, at, 64)) { refuse(f, what); }
+    Part p = {f, f->bytes + at, f->bytes + f->size, what};
+    bool old = *p.at == 1 && !root;
+    if (old) {
+        want_number(&p, 2, 1);
+        int count = (int)take(&p, 2);
+        take(&p, 4);
+        uint64_t length = take(&p, 4);
+        take(&p, 4);
+        check_messages(f, cut(&p, length, what), true, 0, &o);
+        want(&p, o.count == count);
+    } else {
+        p = block_at(f, at, f->size - at, "OHDR", 2, what);
+        uint64_t flags = take(&p, 1);
+        want(&p, (flags & 0xc0) == 0);
+        cut(&p, (flags & 0x20 ? 16 : 0) + (flags & 0x10 ? 4 : 0), what);
+        uint64_t length = take(&p, 1 << (flags & 3));
+        Part messages = cut(&p, length, what);
+        cut(&p, 4, what); // its checksum
+        check_messages(f, messages, false, flags, &o);
+    }
     for (int k = 1; k < KINDS; k++) { want(&p, o.counts[k] <= 1 || k == ATTRIBUTE || k == LINK || k == CONTINUES); }
     return o;
 }
@@ -404,10 +434,16 @@ static void check_chunks(const File *f, Part p, const Space *s, uint64_t size, b
 static void check_layout(const File *f, Part p, const Space *s, Type t, bool sums) {
     uint64_t version = take(&p, 1), kind = take(&p, 1), bytes = s->values * t.size;
     want(&p, version == 3 || version == 4);
+    if (version == 3 && kind == 2) {
+        die("%s: has chunks in HDF5's old format, whose lists have no checksums: expected the one that encode writes "
+            "(convert it with `h5repack --low=2 --high=2` or h5py's libver=\"v110\")",
+            f->path);
+    }
     if (kind == 0) { // in the message
         want_number(&p, 2, bytes);
-        want(&p, left(&p) == bytes);
-        if (t.variable) { check_variable(p, s->values); }
+        Part values = cut(&p, bytes, p.what);
+        want_end(&p);
+        if (t.variable) { check_variable(values, s->values); }
     } else if (kind == 1) { // in one piece
         uint64_t at = take(&p, 8);
         want_number(&p, 8, bytes);
@@ -433,12 +469,17 @@ static void check_filters(Part p) {
 }
 
 static void check_fill(Part p, uint64_t size) {
-    want_number(&p, 1, 3);
-    uint64_t flags = take(&p, 1);
-    want(&p, (flags & 0xc0) == 0);
-    if (flags & 0x20) {
-        want_number(&p, 4, size);
-        cut(&p, size, p.what);
+    uint64_t version = take(&p, 1), flags = take(&p, 1), given = flags & 0x20;
+    want(&p, (version == 3 && (flags & 0xc0) == 0) || version == 2);
+    if (version == 2) {
+        want(&p, flags <= 3 && take(&p, 1) <= 2);
+        given = take(&p, 1);
+        want(&p, given <= 1);
+    }
+    if (given) {
+        uint64_t bytes = take(&p, 4);
+        want(&p, bytes == size || bytes == 0);
+        cut(&p, bytes, p.what);
     }
     want_end(&p);
 }
