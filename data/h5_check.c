@@ -14,7 +14,7 @@
 typedef struct {
     const char *path;
     const uint8_t *bytes;
-    uint64_t size;
+    uint64_t size, *work; // work: messages and objects that were looked at
 } File;
 
 // Bytes that are read from front to back.
@@ -38,6 +38,9 @@ static void want(const Part *p, bool right) {
 }
 
 static uint64_t left(const Part *p) { return (uint64_t)(p->end - p->at); }
+
+// Parts may lie in each other or be named many times: the work stays in proportion to the file.
+static void count_work(const Part *p) { want(p, ++*p->file->work <= 16 * p->file->size); }
 
 static Part cut(Part *p, uint64_t bytes, const char *what) {
     want(p, bytes <= left(p));
@@ -137,29 +140,44 @@ static Space check_space(Part p) {
     return s;
 }
 
-// Texts of variable length are objects of global heaps.
-static void check_variable(Part p, uint64_t count) {
-    for (; count; count--) {
-        uint64_t length = take(&p, 4), heap = take(&p, 8), number = take(&p, 4), index, bytes = 0;
-        if (!length && (!heap || heap == NONE)) { continue; }
-        Part head = block_at(p.file, heap, 16, "GCOL", 1, "a global heap");
-        want_number(&head, 3, 0);
-        uint64_t size = take(&head, 8);
-        want(&head, size >= 4096 && inside(p.file, heap, size));
-        Part objects = {p.file, head.at, p.file->bytes + heap + size, head.what};
-        bool found = false;
-        while (left(&objects) >= 16) {
-            index = take(&objects, 2);
-            objects.at += 6;
-            bytes = take(&objects, 8);
-            if (index == 0) { // free: to the end
-                want(&objects, bytes == left(&objects) + 16);
-                break;
-            }
-            if (index == number) { found = bytes == length; }
-            cut(&objects, (bytes + 7) / 8 * 8, head.what);
+// The objects of a global heap.
+static Part objects_at(const File *f, uint64_t heap) {
+    Part head = block_at(f, heap, 16, "GCOL", 1, "a global heap");
+    want_number(&head, 3, 0);
+    uint64_t size = take(&head, 8);
+    want(&head, size >= 4096 && inside(f, heap, size));
+    return (Part){f, head.at, f->bytes + heap + size, head.what};
+}
+
+// Goes on to the object of this number; false: there is none of this length.
+static bool find_object(Part *objects, uint64_t number, uint64_t length) {
+    while (left(objects) >= 16) {
+        count_work(objects);
+        uint64_t index = take(objects, 2);
+        take(objects, 6);
+        uint64_t bytes = take(objects, 8);
+        if (index == 0) { // free, to the end
+            want(objects, bytes == left(objects) + 16);
+            return false;
         }
-        want(&p, found && length < 1 << 24);
+        cut(objects, bytes, objects->what);
+        cut(objects, (8 - bytes % 8) % 8, objects->what);
+        if (index == number) { return bytes == length; }
+    }
+    return false;
+}
+
+// Texts of variable length are objects of global heaps, mostly one behind the other.
+static void check_variable(Part p, uint64_t count) {
+    uint64_t last = NONE;
+    for (Part objects = p; count; count--) {
+        uint64_t length = take(&p, 4), heap = take(&p, 8), number = take(&p, 4);
+        if (!length && (!heap || heap == NONE)) { continue; }
+        want(&p, length < 1 << 24 && number > 0);
+        if (heap == last && find_object(&objects, number, length)) { continue; }
+        last = heap;
+        objects = objects_at(p.file, heap);
+        want(&objects, find_object(&objects, number, length));
     }
 }
 
@@ -334,6 +352,7 @@ static void check_messages(const File *f, Part p, bool old, uint64_t flags, Obje
     static const uint32_t in_both = 1 | 1 << ATTRIBUTE | 1 << CONTINUES | 1 << TIME | 1 << ATTRIBUTES | 1 << COUNT;
     const uint64_t head = old ? 8 : flags & 4 ? 6 : 4;
     while (left(&p) >= head) {
+        count_work(&p);
         uint64_t kind = take(&p, old ? 2 : 1), size = take(&p, 2), how = take(&p, 1);
         cut(&p, head - (old ? 5 : 4), p.what);
         Part m = cut(&p, size, "an object's message");
@@ -503,7 +522,8 @@ void h5_check(const char *path) {
     struct stat s;
     int fd = open(path, O_RDONLY | O_CLOEXEC);
     if (fd < 0 || fstat(fd, &s) != 0) { die("%s: cannot be opened: %s", path, strerror(errno)); }
-    File f = {.path = path, .size = (uint64_t)s.st_size};
+    uint64_t work = 0;
+    File f = {.path = path, .size = (uint64_t)s.st_size, .work = &work};
     if (f.size < 48) { refuse(&f, "the file"); }
     mapped_guard();
     void *bytes = mmap(NULL, f.size, PROT_READ, MAP_PRIVATE, fd, 0);
