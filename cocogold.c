@@ -60,6 +60,7 @@ int main(int argc, char **argv) {
         return 1;
     }
     if (strcmp(argv[1], "--help") == 0 || strcmp(argv[1], "-h") == 0 || strcmp(argv[1], "help") == 0) {
+        interrupt_listing();
         usage(stdout);
         return 0;
     }

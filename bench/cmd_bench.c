@@ -5,6 +5,7 @@
 #include "train/unet_options.h"
 #include "util/error.h"
 #include "util/file.h"
+#include "util/interrupt.h"
 #include "util/json.h"
 #include "util/options.h"
 #include "util/progress.h"
@@ -344,6 +345,7 @@ int cmd_bench(int argc, char **argv) {
     const char **arguments = options_parse(argc, argv, table, &help, 1);
     if (o.json) { want_output("--json", o.json); }
     if (o.step.write_config) { want_output("--write-config", o.step.write_config); }
+    if (!o.json && !o.step.write_config) { interrupt_listing(); }
     const char *what = arguments[0] ? arguments[0] : "all";
     bool plan = strcmp(what, "plan") == 0;
     check(&o, plan);

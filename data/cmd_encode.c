@@ -21,6 +21,7 @@
 #include <ctype.h>
 #include <omp.h>
 #include <pthread.h>
+#include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -554,6 +555,7 @@ int cmd_encode(int argc, char **argv) {
     describe(&e);
     make_folders(e.o.out);
     plan_work(&e);
+    static const char kept[] = "complete shards are kept; run the same command again to continue";
     bool complete = true;
     if (e.work_count) {
         allocate(&e);
@@ -564,8 +566,8 @@ int cmd_encode(int argc, char **argv) {
     if (complete) {
         want_readable(&e);
         finish(&e);
-    } else {
-        fprintf(stderr, "\ncocogold: stopped: complete shards are kept; run the same command again to continue\n");
+    } else if (interrupt_signal() != SIGPIPE) {
+        fprintf(stderr, "\ncocogold: stopped: %s\n", kept);
     }
     pipeline_close(&e.pipeline, &e.dev);
     device_close(&e.dev);
@@ -576,5 +578,5 @@ int cmd_encode(int argc, char **argv) {
     shard_info_free(&e.info);
     phrases_free(&e.phrases);
     coco_free(&e.coco);
-    return complete ? 0 : 128 + interrupt_signal();
+    return complete ? 0 : interrupt_code(interrupt_signal(), kept);
 }

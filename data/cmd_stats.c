@@ -5,6 +5,7 @@
 #include "eval/report/chart.h"
 #include "util/error.h"
 #include "util/file.h"
+#include "util/interrupt.h"
 #include "util/json.h"
 #include "util/options.h"
 #include "util/progress.h"
@@ -201,6 +202,7 @@ int cmd_stats(int argc, char **argv) {
         image_want_name(o.image);
         want_output("--image", o.image);
     }
+    if (!o.json && !o.image) { interrupt_listing(); }
     Coco coco = coco_open(o.data, o.split, o.source);
     coco_want_segments(&coco);
     bool *allowed = classes_parse(&coco, "--classes", o.classes, NULL);

@@ -2,6 +2,7 @@
 // were used last stay open: memory and open files do not grow with the number of shards.
 #include "data/shard.h"
 #include "data/h5.h"
+#include "data/h5_check.h"
 #include "data/h5_text.h"
 #include "data/shard_info.h"
 #include "data/texts.h"
@@ -36,6 +37,7 @@ static void want_checksums(const char *path) {
 static hid_t open_file(const char *path) {
     if (!file_exists(path)) { die("%s: does not exist", path); }
     want_checksums(path);
+    h5_check(path);
     hid_t access = H5Pcreate(H5P_FILE_ACCESS);
     H5Pset_cache(access, 0, 1, 0, 0); // a chunk is read once: no cache of chunks
     h5_without_locks(access);
@@ -67,6 +69,11 @@ static void want_stored(const char *path, const char *name, hid_t dataset) {
     }
     H5Sclose(space);
     H5Tclose(type);
+}
+
+static void want_chunks(const char *path, const char *name, hid_t dataset, hsize_t row, hsize_t rows) {
+    if (h5_chunks_fit(dataset, row, rows)) { return; }
+    die("%s: dataset \"%s\" has a chunk of the wrong size: the file is damaged", path, name);
 }
 
 // Opens a dataset of the file itself: links and datasets with values of other files would lead past want_checksums.
@@ -116,6 +123,7 @@ static void *read_all(const char *path, hid_t file, const char *name, hid_t type
     hid_t dataset = open_dataset(path, file, name, type, type_name, rank, dims);
     size_t values = (size_t)dims[0] * (rank == 2 ? (size_t)dims[1] : 1);
     void *memory = xcalloc(values ? values : 1, H5Tget_size(type));
+    want_chunks(path, name, dataset, 0, dims[0]);
     if (values && H5Dread(dataset, type, H5S_ALL, H5S_ALL, H5P_DEFAULT, memory) < 0) {
         h5_die(path, "dataset \"%s\" cannot be read: the file is damaged", name);
     }
@@ -138,6 +146,7 @@ static void read_texts(ShardFile *s, hid_t file) {
             (unsigned long long)count, bytes, INT_MAX / 4, TEXT_BYTES);
     }
     want_stored(s->path, "texts", dataset);
+    want_chunks(s->path, "texts", dataset, 0, count);
     s->text_count = (int)count;
     s->texts = h5_text_read(dataset, (size_t)count);
     if (!s->texts) { h5_die(s->path, "dataset \"texts\" cannot be read: the file is damaged"); }
@@ -305,6 +314,7 @@ static void read_row(const ShardFile *s, int which, long long sample, void *into
     int rank;
     hid_t dataset = dataset_of(s, which, count, &rank);
     count[0] = 1;
+    want_chunks(s->path, name_of(which), dataset, start[0], 1);
     hid_t space = H5Dget_space(dataset), memory = H5Screate_simple(rank, count, NULL);
     H5Sselect_hyperslab(space, H5S_SELECT_SET, start, NULL, count, NULL);
     if (H5Dread(dataset, which == MASK ? H5T_STD_U8LE : h5_half(), memory, space, H5P_DEFAULT, into) < 0) {

@@ -299,7 +299,7 @@ void result_write_pairs(const Dataset *dataset, const Evaluation *v, const char 
         const char *name = dataset->class_names[v->pairs[i].category];
         char number[24];
         const char *image = dataset_image_name(dataset, &v->pairs[i], number);
-        (strpbrk(image, ",\"\n") ? csv_put_text : put_plain)(file.stream, image);
+        (image == number ? put_plain : csv_put_text)(file.stream, image);
         fputc(',', file.stream);
         csv_put_text(file.stream, name);
         fprintf(file.stream, ",%d,%d,%.6f,%.0f,%.0f,%.0f,%.0f,%.0f,%.6f", v->seen[v->pairs[i].category], s->absent,

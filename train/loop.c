@@ -181,7 +181,7 @@ int train(Trainer *t, const Task *task) {
     interrupt_install("saving a checkpoint before leaving");
 
     int step = t->log.first_step, saved = step;
-    if (step == 0 && o->validate_every) { task->validate(task->owner, 0, dev); }
+    if (step == 0 && o->validate_every && !step_stopped(s)) { task->validate(task->owner, 0, dev); }
     while (step < o->max_train_steps && !step_stopped(s) && !gives_up(t)) {
         step_begin(s, step, dev);
         for (int k = 0; k < o->gradient_accumulation_steps; k++) {
@@ -204,6 +204,9 @@ int train(Trainer *t, const Task *task) {
     if (went_wrong(t, step)) { return 1; }
     if (step > saved) { save(t, task, step); }
     run_log_publish(&t->log, step);
-    int signal = step_stopped(s);
-    return signal ? 128 + signal : 0;
+    char *kept = t->log.checkpoint ? xprintf("the last checkpoint is %s", t->log.checkpoint)
+                                   : xstrdup("there is no checkpoint yet");
+    int code = interrupt_code(step_stopped(s), kept);
+    free(kept);
+    return code;
 }

@@ -3,6 +3,7 @@
 #include "util/text.h"
 #include <errno.h>
 #include <fcntl.h>
+#include <poll.h>
 #include <pthread.h>
 #include <stdarg.h>
 #include <stdatomic.h>
@@ -10,14 +11,15 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/stat.h>
 #include <unistd.h>
 
 static pthread_mutex_t lock = PTHREAD_MUTEX_INITIALIZER;
 static char **pending; // files under temporary names
 static size_t pending_count;
-static int rank = -1; // -1: there is only one
-static volatile bool died;
-static atomic_bool leaving; // a thread ends the process: the others say nothing more
+static int rank = -1;            // -1: there is only one
+static volatile bool died, said; // said: the sentence for exit code 1 has been printed
+static atomic_bool leaving;      // a thread ends the process: the others say nothing more
 
 // Other threads may still write into a folder while it is removed: until their next cleanup_hold or die().
 static void remove_pending(void) {
@@ -82,7 +84,7 @@ void die(const char *format, ...) {
     va_start(arguments, format);
     say("", format, arguments);
     va_end(arguments);
-    died = true;
+    died = said = true;
     exit(1);
 }
 
@@ -102,6 +104,7 @@ void complain(const char *format, ...) {
     va_start(arguments, format);
     say("", format, arguments);
     va_end(arguments);
+    said = true;
 }
 
 bool error_died(void) { return died; }
@@ -112,8 +115,22 @@ static void check_stdout(void) {
     errno = 0;
     failed |= fflush(stdout) != 0;
     if (!failed) { return; }
-    fprintf(stderr, "cocogold: standard output cannot be written: %s\n", strerror(errno ? errno : EIO));
+    int reason = errno ? errno : error_nobody_reads() ? EPIPE : EIO; // of an earlier write it is not known
+    if (!said) { fprintf(stderr, "cocogold: standard output cannot be written: %s\n", strerror(reason)); }
     _exit(1);
+}
+
+// A terminal that is gone does not count: without SIGHUP the command shall go on.
+bool error_nobody_reads(void) {
+    struct stat s;
+    struct pollfd out = {.fd = STDOUT_FILENO};
+    return poll(&out, 1, 0) == 1 && out.revents & POLLERR && fstat(out.fd, &s) == 0 &&
+           (S_ISFIFO(s.st_mode) || S_ISSOCK(s.st_mode));
+}
+
+int error_broken_pipe(const char *kept) {
+    if (error_first_rank()) { complain("standard output cannot be written: Broken pipe; %s", kept); }
+    return 1;
 }
 
 void error_begin(void) {

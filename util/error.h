@@ -27,9 +27,14 @@ bool error_first_rank(void); // rank 0, or there is only one
 void warn(const char *format, ...) __attribute__((format(printf, 1, 2)));
 
 // Called first by main. From now on, output to stdout that cannot be written (a full disk, ...) is an error at the end
-// of the program: one sentence and exit code 1. Standard descriptors that were closed lead to /dev/null, so that no
-// file of this program gets their numbers and with them what is printed.
+// of the program: one sentence (unless another one was said) and exit code 1. Standard descriptors that were closed
+// lead to /dev/null, so that no file of this program gets their numbers and with them what is printed.
 void error_begin(void);
+
+// The end of a command whose stdout is a pipe that nobody reads: prints the sentence "standard output cannot be
+// written: Broken pipe; <kept>", on rank 0 only, and returns the exit code, 1.
+int error_broken_pipe(const char *kept);
+bool error_nobody_reads(void); // stdout is such a pipe
 
 // Registers a temporary file or folder. It is removed (a folder with its contents) if the program dies or exits before
 // cleanup_remove(path) is called. Thread-safe; the path is copied.

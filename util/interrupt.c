@@ -1,16 +1,14 @@
 #include "util/interrupt.h"
 #include "util/error.h"
-#include <poll.h>
 #include <pthread.h>
 #include <signal.h>
 #include <stdatomic.h>
 #include <stdio.h>
 #include <string.h>
-#include <sys/stat.h>
-#include <unistd.h>
 
 static atomic_int received;
-static _Atomic(const char *) loop_says; // NULL: no loop asks for signals
+static _Atomic(const char *) loop_says;       // NULL: no loop asks for signals
+static void (*on_broken_pipe)(int) = SIG_DFL; // when the program was started
 
 // Waits for signals instead of handling them, since what ending needs (locks, memory) is forbidden in a handler.
 static void *watch(void *set) {
@@ -37,23 +35,21 @@ void interrupt_start(void) {
     sigaddset(&set, SIGTERM);
     sigaddset(&set, SIGUSR1); // mpirun and srun pass it on and leave us the time to save
     pthread_sigmask(SIG_BLOCK, &set, NULL);
-    signal(SIGPIPE, SIG_IGN);
+    on_broken_pipe = signal(SIGPIPE, SIG_IGN);
     signal(SIGXFSZ, SIG_IGN);
     if (pthread_create(&thread, NULL, watch, &set) != 0) { die("cannot start the thread that waits for signals"); }
     pthread_detach(thread);
 }
 
+void interrupt_listing(void) { signal(SIGPIPE, on_broken_pipe); }
+
 void interrupt_install(const char *said) { loop_says = said; }
 
-// A terminal that is gone does not count: without SIGHUP the command shall go on.
-static bool nobody_reads(void) {
-    struct stat s;
-    struct pollfd out = {.fd = STDOUT_FILENO};
-    return poll(&out, 1, 0) == 1 && out.revents & POLLERR && fstat(out.fd, &s) == 0 &&
-           (S_ISFIFO(s.st_mode) || S_ISSOCK(s.st_mode));
+int interrupt_signal(void) {
+    if (!received && loop_says && error_nobody_reads()) { received = SIGPIPE; }
+    return received;
 }
 
-int interrupt_signal(void) {
-    if (!received && loop_says && nobody_reads()) { received = SIGPIPE; }
-    return received;
+int interrupt_code(int signal, const char *kept) {
+    return signal == SIGPIPE ? error_broken_pipe(kept) : signal ? 128 + signal : 0;
 }

@@ -7,6 +7,11 @@ void interrupt_start(void);
 // From now on a loop asks interrupt_signal. `said` is written to stderr when the first signal comes ("saving a
 // checkpoint before leaving").
 void interrupt_install(const char *said);
-// 0, or the signal that asks the loop to end; the program then exits with 128 + signal. SIGPIPE if nobody reads
-// standard output any more: the program then exits with code 1 (error_check_stdout).
+// 0, or the signal that asks the loop to end. SIGPIPE if nobody reads standard output any more.
 int interrupt_signal(void);
+// The exit code of a loop that this signal has ended: 128 + signal, or 0. After SIGPIPE it is 1, with a sentence that
+// also says what is kept.
+int interrupt_code(int signal, const char *kept);
+// The command writes nothing but standard output: when nobody reads that any more, SIGPIPE ends it without a word, as
+// other programs (unless whoever started it ignores SIGPIPE).
+void interrupt_listing(void);

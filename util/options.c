@@ -1,5 +1,6 @@
 #include "util/options.h"
 #include "util/error.h"
+#include "util/interrupt.h"
 #include <popt.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -100,6 +101,7 @@ static void finish(const Option *o) {
 }
 
 static void print_help(poptContext context, const char *name, const OptionsHelp *help) {
+    interrupt_listing();
     printf("%s\n\n", help->about);
     poptPrintHelp(context, stdout, 0);
     printf("\nExample:\n  %s %s\n", name, help->example);

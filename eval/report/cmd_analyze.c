@@ -7,6 +7,7 @@
 #include "eval/report/starts_page.h"
 #include "util/error.h"
 #include "util/file.h"
+#include "util/interrupt.h"
 #include "util/options.h"
 #include <math.h>
 #include <stdio.h>
@@ -385,6 +386,7 @@ int cmd_analyze(int argc, char **argv) {
         die("analyze: %s (see cocogold analyze --help)",
             name[0] == '-' ? xprintf("%s: unknown option", name) : "expected latents, leak, starts or arms");
     }
+    interrupt_listing();
     printf("Analyses the latents of a VAE, a noise schedule or a trained model, or compares the runs of an "
            "experiment.\n\nUsage: "
            "cocogold analyze QUESTION "

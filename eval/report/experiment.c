@@ -33,11 +33,11 @@ enum { MAX_COLUMNS = 32 };
 
 static Table table_read(const char *path) {
     Table t = {.path = xstrdup(path), .text = read_file(path, NULL)};
-    char *rest = t.text, *line = strsep(&rest, "\n"), *cells[MAX_COLUMNS];
+    char *rest = t.text, *line = csv_take_line(&rest), *cells[MAX_COLUMNS];
     t.columns = split_line(line, cells, MAX_COLUMNS);
     t.names = xcalloc((size_t)t.columns, sizeof *t.names);
     memcpy(t.names, cells, (size_t)t.columns * sizeof *cells);
-    while ((line = strsep(&rest, "\n")) && *line) {
+    while ((line = csv_take_line(&rest)) && *line) {
         if (split_line(line, cells, MAX_COLUMNS) != t.columns) {
             die("%s: line %d: expected %d columns", path, t.rows + 2, t.columns);
         }

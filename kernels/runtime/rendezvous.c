@@ -29,6 +29,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <strings.h>
 #include <sys/random.h>
 #include <sys/socket.h>
 #include <unistd.h>
@@ -143,12 +144,51 @@ static struct addrinfo *resolve(const char *address, int port, double seconds) {
         struct addrinfo hints = {.ai_socktype = SOCK_STREAM}, *list = NULL;
         int error = getaddrinfo(address, service, &hints, &list);
         if (error == 0) { return list; }
-        if (strcmp(address, "localhost") == 0 && getaddrinfo("127.0.0.1", service, &hints, &list) == 0) { return list; }
+        if (strcasecmp(address, "localhost") == 0 && getaddrinfo("127.0.0.1", service, &hints, &list) == 0) {
+            return list;
+        }
         if (time_left(deadline) == 0) {
             die("the address of rank 0, %s, is unknown: %s", address,
                 error == EAI_SYSTEM ? strerror(errno) : gai_strerror(error));
         }
         poll(NULL, 0, RETRY_MILLISECONDS);
+    }
+}
+
+// Whether all of the addresses are seen on this machine only.
+static bool only_here(const struct addrinfo *list) {
+    for (; list; list = list->ai_next) {
+        const struct sockaddr_in *v4 = (const struct sockaddr_in *)list->ai_addr;
+        const struct sockaddr_in6 *v6 = (const struct sockaddr_in6 *)list->ai_addr;
+        if (list->ai_family == AF_INET ? ntohl(v4->sin_addr.s_addr) >> 24 != 127
+                                       : !IN6_IS_ADDR_LOOPBACK(&v6->sin6_addr)) {
+            return false;
+        }
+    }
+    return true;
+}
+
+// Names other than localhost can stand for another address on another machine; numbers ("::1", "127.1") cannot.
+static bool is_name(const char *address) {
+    struct addrinfo hints = {.ai_flags = AI_NUMERICHOST}, *list = NULL;
+    bool number = getaddrinfo(address, NULL, &hints, &list) == 0;
+    if (number) { freeaddrinfo(list); }
+    return !number && strcasecmp(address, "localhost") != 0;
+}
+
+// Without a secret, whoever reaches the address can take part, and rank 0 can be anyone's program. All ranks refuse
+// that, unless only users of this machine can.
+static void want_secret(const Rendezvous *meeting, const char *address, int port, double seconds) {
+    static const char set[] = "set COCOGOLD_SECRET to the same text for all ranks";
+    if (*meeting->secret) { return; }
+    struct addrinfo *list = resolve(address, port, seconds);
+    bool here = only_here(list) && !is_name(address);
+    freeaddrinfo(list);
+    if (!here) {
+        die("the ranks have no secret, so that anyone who reaches %s could take part: %s", meeting->place, set);
+    }
+    if (meeting->rank == 0) {
+        warn("the ranks have no secret, so that every user of this machine can take part: %s", set);
     }
 }
 
@@ -198,25 +238,6 @@ static int listen_at(const struct addrinfo *at) {
     return -1;
 }
 
-// Whether all of the addresses are seen on this machine only.
-static bool only_here(const struct addrinfo *list) {
-    for (; list; list = list->ai_next) {
-        const struct sockaddr_in *v4 = (const struct sockaddr_in *)list->ai_addr;
-        const struct sockaddr_in6 *v6 = (const struct sockaddr_in6 *)list->ai_addr;
-        if (list->ai_family == AF_INET ? ntohl(v4->sin_addr.s_addr) >> 24 != 127
-                                       : !IN6_IS_ADDR_LOOPBACK(&v6->sin6_addr)) {
-            return false;
-        }
-    }
-    return true;
-}
-
-static bool is_name(const char *address) {
-    unsigned char number[sizeof(struct in6_addr)];
-    return strcmp(address, "localhost") != 0 && inet_pton(AF_INET, address, number) != 1 &&
-           inet_pton(AF_INET6, address, number) != 1;
-}
-
 // Listens at those addresses of `list` that this machine has.
 static void listen_at_all(Door *door, const struct addrinfo *list) {
     int reason = 0;
@@ -236,18 +257,11 @@ static void listen_at_all(Door *door, const struct addrinfo *list) {
 // where the other machines cannot reach it: then at all addresses.
 static void open_door(Door *door, const char *address, int port, double seconds) {
     struct addrinfo *list = resolve(address, port, seconds);
-    bool here = only_here(list);
-    if (here && is_name(address)) {
+    if (only_here(list) && is_name(address)) {
         freeaddrinfo(list);
         int probe = socket(AF_INET6, SOCK_STREAM | SOCK_CLOEXEC, 0);
         list = resolve(probe < 0 ? "0.0.0.0" : "::", port, seconds);
-        here = false;
         if (probe >= 0) { close(probe); }
-    }
-    if (!here && !*door->meeting->secret) {
-        warn("the ranks meet at %s without a secret, so that anyone who reaches it can take part: set COCOGOLD_SECRET "
-             "to the same text for all ranks",
-             door->meeting->place);
     }
     listen_at_all(door, list);
     freeaddrinfo(list);
@@ -594,6 +608,7 @@ Rendezvous *rendezvous_open(const char *address, int port, int rank, int world, 
     meeting->secret = secret;
     meeting->deadline = now_seconds() + 2 * seconds; // rank 0 may come late, and then another rank
     snprintf(meeting->place, sizeof meeting->place, "%s:%d", address, port);
+    want_secret(meeting, address, port, seconds);
     const int rows = rank == 0 ? world : 1;
     meeting->sockets = xcalloc((size_t)rows, sizeof *meeting->sockets);
     memset(meeting->sockets, 0xff, (size_t)rows * sizeof *meeting->sockets); // -1: not connected

@@ -7,10 +7,11 @@
 typedef struct Rendezvous Rendezvous;
 
 // Collective. Waits up to `seconds` until all `world` ranks have connected at address:port. All must have the same
-// secret (any text, "": none), which stays valid; it is not sent. Rank 0 listens at this address only. It hangs up on
-// connections that are slow or do not show the secret, and on ranks that are there already or were started for another
-// number of ranks, which die with a sentence. Dies with a sentence if ranks are missing (it names them and the address,
-// and why a connection was refused), or if the port is in use or the address unknown.
+// secret (any text), which stays valid; it is not sent. None ("") is allowed at localhost and loopback addresses, with
+// a warning; elsewhere all ranks die with a sentence. Rank 0 listens at this address only. It hangs up on connections
+// that are slow or do not show the secret, and on ranks that are there already or were started for another number of
+// ranks, which die with a sentence. Dies with a sentence if ranks are missing (it names them and the address, and why a
+// connection was refused), or if the port is in use or the address unknown.
 Rendezvous *rendezvous_open(const char *address, int port, int rank, int world, const char *secret, double seconds);
 // Collective: all (world, bytes) = mine (bytes) of every rank. If the ranks pass different sizes, all of them die with
 // a sentence. Call it from one thread only.

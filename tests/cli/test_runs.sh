@@ -117,6 +117,53 @@ check "the last step is saved" [ -e "pipe/checkpoint-$(printf %06d "$(lines pipe
 "$cocogold" synth few --train 3 --val 2 2>pipe.log | true
 code=${PIPESTATUS[0]}
 check "synth into a closed pipe writes its files: exit code $code" [ "$code-$(ls few/train | grep -c '')" = 1-3 ]
+
+# unread ARGUMENTS...: cocogold with a standard output that nobody reads from the beginning.
+mkfifo fifo
+unread() (
+    exec 3<>fifo 4>fifo 3>&-
+    exec "$cocogold" "$@" >&4 2>pipe.log 4>&-
+)
+# broken NAME KEPT COMMAND...: ends with code 1 and one sentence, which ends in KEPT.
+broken() {
+    unread "${@:3}"
+    local code=$?
+    check "$1, nobody reads: exit code $code" [ $code = 1 ]
+    check "$1: $(said pipe.log)" one_sentence pipe.log "^cocogold: standard output cannot be written: Broken pipe$2\$"
+    check "$1: nothing is left" no_leftovers .
+}
+broken "train, before the first step" "; there is no checkpoint yet" "${endless[@]}" --validate-every 1 --out early
+check "no model" [ ! -e early/model ]
+broken "the same, resumed" "; there is no checkpoint yet" "${endless[@]}" --resume --out early
+broken "train, resumed" "; the last checkpoint is pipe/checkpoint-0*[0-9]*" "${endless[@]}" --resume --out pipe
+broken "train-vae" "; there is no checkpoint yet" train-vae --model model --data data --train-batch-size 4 --no-roofline --out early-vae
+broken "pretrain" "; there is no checkpoint yet" pretrain "${endless[@]:1}" --model text --out early-pretrain
+broken "encode" "; complete shards are kept; run the same command again to continue" \
+    encode --model model --data data --split train --out early-latents --min-side 1
+check "the same command goes on" "$cocogold" encode --model model --data data --split train --out early-latents --min-side 1
+broken "eval" "" eval --model model --data data --limit 2 --steps 1 --bootstrap 0 --out early-eval
+check "it has written everything" ls early-eval/{metrics.json,pairs.csv,report.html}
+broken "segment" "" segment --model model --image "$picture" --text circle --out early-seg
+check "it has written everything" ls early-seg-{mask,prediction,overlay}.png
+broken "stats with a file" "" stats --data data --split train --json early.json
+check "it has written the file" [ -s early.json ]
+unread train --model nowhere --shards latents --out early-error
+ended=$?
+check "another error, nobody reads: $(said pipe.log)" eval '[ $ended = 1 ] && one_sentence pipe.log "nowhere"'
+quiet() { # quiet COMMAND...: a command that only prints ends as `ls` does
+    unread "$@"
+    local ended=$?
+    check "$*, nobody reads: exit code $ended, quiet" eval '[ $ended = 141 ] && [ ! -s pipe.log ]'
+}
+quiet --help
+quiet train --help
+quiet analyze --help
+quiet stats --data data --split train
+quiet bench plan --preset mini
+(trap '' PIPE && unread stats --data data --split train)
+ended=$?
+check "the same where SIGPIPE is ignored: $(said pipe.log)" eval '[ $ended = 1 ] && one_sentence pipe.log "cannot be written: Broken pipe"'
+
 (ulimit -f 6000 && exec "$cocogold" "${few[@]}" --out xfsz >/dev/null 2>xfsz.log)
 code=$?
 check "train beyond the largest file: exit code $code" [ $code = 1 ]

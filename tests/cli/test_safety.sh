@@ -65,6 +65,14 @@ check "the files are no links" test ! -L scenes -a ! -L fresh -a ! -L seg-mask.p
     -a ! -L run/log.jsonl
 check "nothing was written behind the links: $(ls victim), $(cat victim/file)" [ "$(ls victim)$(cat victim/file)" = filewhole ]
 
+# ---- names that a spreadsheet would run
+cp -r data formula
+sed -i 's/"name":\( *\)"person"/"name":\1"=1+1"/' formula/annotations/*.json
+check "eval of a class =1+1" "$cocogold" eval --model model --data formula --steps 1 --bootstrap 0 --out formula-eval
+check "it is a text in pairs.csv" grep -q ",\"'=1+1\"," formula-eval/pairs.csv
+check_not "and no formula" grep -qE '(^|,)"?[=+@-][^0-9.]' formula-eval/pairs.csv
+check_not "nor beside it" grep -q '"=1+1' formula-eval/pairs.csv
+
 # ---- few open files
 "$cocogold" encode --model model --data data --split train --out many --targets overlay,mask --min-side 1 --shard-size 1 \
     --passes 2 --classes @data/classes/seen.txt >/dev/null 2>&1
