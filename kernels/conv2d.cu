@@ -826,6 +826,7 @@ void conv2d_backward(floatX *dinp, float *dweight, float *dbias, floatX *dsample
         multiply_weights(p, dev);
     }
     if (sums) {
+        if (dbias) { partial = partial_sums(partial, bytes[2], dev); }
         bias_gradients(dbias, dsample_bias, dout, beta, samples, (int)(out_pixels / samples), c->OC,
                        conv2d_sample_stride(c), partial, dev);
     }

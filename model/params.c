@@ -4,6 +4,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include "kernels/folds.h"
 #include "kernels/kernels.h"
 #include "model/mapped.h"
 #include "util/error.h"
@@ -168,6 +169,12 @@ void params_upload(Params *params, const float *flat, Device *dev) {
     }
     device_sync(dev);
     device_free(dev, staging);
+}
+
+void params_grads_final(const Params *p, size_t first, Device *dev) {
+    if (!p->grads || !p->grads_final.call) { return; }
+    folds_flush(dev);
+    p->grads_final.call(p->grads_final.data, p->grads + first);
 }
 
 Params params_plan(Params *params, bool grads) {

@@ -94,9 +94,7 @@ void params_upload(Params *params, const float *flat, Device *dev);
 Params params_plan(Params *params, bool grads);
 
 // For backward: reports that the gradients from element `first` on are final.
-static inline void params_grads_final(const Params *p, size_t first) {
-    if (p->grads && p->grads_final.call) { p->grads_final.call(p->grads_final.data, p->grads + first); }
-}
+void params_grads_final(const Params *params, size_t first, Device *dev);
 
 #define NO_PARAM ((size_t)-1)
 // Pointers into the flat buffers (weights: or into the mapped file, of which a plan reads nothing); NULL for NO_PARAM,

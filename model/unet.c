@@ -1,6 +1,7 @@
 #include "model/unet.h"
 #include <assert.h>
 #include <stdlib.h>
+#include "kernels/folds.h"
 #include "model/blocks.h"
 #include "util/error.h"
 
@@ -349,14 +350,20 @@ void unet_backward(UNet *unet, Arena *arena, floatX *dsample, floatX *dcontext, 
     pass->arena = arena, pass->dev = dev, pass->beta = beta, pass->dcontext = dcontext;
     pass->dtime = grads ? arena_push(arena, (size_t)pass->B * u->time_proj.all.OC) : NULL;
     pass->dcontext_begun = false;
+    size_t waiting = grads ? folds_bytes() : 0;
+    void *sums = waiting ? arena_push_tensor(arena, 1, SHAPE(waiting)) : NULL;
+    if (grads) { folds_begin(dev, sums, waiting); }
 
     floatX *d = head_backward(&u->head, dout, pass);
-    params_grads_final(pass->params, u->head.norm.weight);
+    params_grads_final(pass->params, u->head.norm.weight, dev);
     for (int i = u->count; i-- > 0;) { d = layer_backward(u, &u->layers[i], d, pass); }
     skip_merge(u, d, pass);
     conv_grads(&u->conv_in, dsample, NULL, d, u->sample, NULL, u->H, u->W, pass);
-    params_grads_final(pass->params, u->conv_in.weight);
-    if (grads) { time_backward(u, pass); }
+    params_grads_final(pass->params, u->conv_in.weight, dev);
+    if (grads) {
+        time_backward(u, pass);
+        folds_end(dev);
+    }
     backward_done(pass, 0, u->mark);
     arena_release_top(arena, mark);
     pass->save = false;
