@@ -93,7 +93,8 @@ void params_upload(Params *params, const float *flat, Device *dev);
 // assign to *params when the pass is over.
 Params params_plan(Params *params, bool grads);
 
-// For backward: reports that the gradients from element `first` on are final.
+// For backward: reports that the gradients from element `first` on are final, after the folds that wait
+// (kernels/folds.h).
 void params_grads_final(const Params *params, size_t first, Device *dev);
 
 #define NO_PARAM ((size_t)-1)
