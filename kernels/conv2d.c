@@ -176,8 +176,11 @@ static void convolve(Pixels p, const float *weight, float *scratch) {
 }
 
 // sum (B, OC) = bias + sample_bias.
-static void add_biases(float *sum, const float *bias, const float *sample_bias, int B, int OC) {
-    for (int i = 0; i < B * OC; i++) { sum[i] = sample_bias[i] + (bias ? bias[i % OC] : 0); }
+static void add_biases(float *sum, const float *bias, const float *sample_bias, const Conv2d *c) {
+    int stride = conv2d_sample_stride(c);
+    for (int b = 0; b < c->B; b++, sum += c->OC, sample_bias += stride) {
+        for (int o = 0; o < c->OC; o++) { sum[o] = sample_bias[o] + (bias ? bias[o] : 0); }
+    }
 }
 
 void conv2d_forward(floatX *out, const floatX *inp, const floatX *weight, const floatX *bias, const floatX *sample_bias,
@@ -199,7 +202,7 @@ void conv2d_forward(floatX *out, const floatX *inp, const floatX *weight, const 
     memset(zeros, 0, c->IC * sizeof *zeros);
     p.zeros = zeros;
     if (sample_bias) {
-        add_biases(zeros + c->IC, bias, sample_bias, c->B, c->OC);
+        add_biases(zeros + c->IC, bias, sample_bias, c);
         p.bias = zeros + c->IC, p.bias_per_sample = true;
     }
     convolve(p, weight, zeros + head);
@@ -338,16 +341,21 @@ static void weight_gradient(float *dweight, const float *dout, const float *inp,
 }
 
 // dsample_bias (B, OC) and dbias (OC) from the sums of dout over each sample's pixels.
-static void bias_gradients(float *dbias, float *dsample_bias, const float *dout, float beta, int B, int pixels, int OC,
+static void bias_gradients(float *dbias, float *dsample_bias, const float *dout, float beta, const Conv2d *c,
                            float *scratch) {
+    int pixels = conv2d_out(c, c->H) * conv2d_out(c, c->W), OC = c->OC, stride = conv2d_sample_stride(c);
     if (!dsample_bias) {
-        column_sum(dbias, dout, beta, B * pixels, OC, scratch);
+        column_sum(dbias, dout, beta, c->B * pixels, OC, scratch);
         return;
     }
-    for (int b = 0; b < B; b++) {
-        column_sum(dsample_bias + (size_t)b * OC, dout + (size_t)b * pixels * OC, 0, pixels, OC, scratch);
+    for (int b = 0; b < c->B; b++) {
+        column_sum(dsample_bias + (size_t)b * stride, dout + (size_t)b * pixels * OC, 0, pixels, OC, scratch);
     }
-    if (dbias) { column_sum(dbias, dsample_bias, beta, B, OC, scratch); }
+    for (int o = 0; dbias && o < OC; o++) {
+        double sum = 0;
+        for (int s = 0; s < c->B; s++) { sum += dsample_bias[(size_t)s * stride + o]; }
+        dbias[o] = (float)(sum + (beta != 0 ? (double)beta * dbias[o] : 0));
+    }
 }
 
 void conv2d_backward(floatX *dinp, float *dweight, float *dbias, floatX *dsample_bias, const floatX *dout,
@@ -376,5 +384,5 @@ void conv2d_backward(floatX *dinp, float *dweight, float *dbias, floatX *dsample
         convolve(p, weight, scratch + head);
     }
     if (dweight) { weight_gradient(dweight, dout, inp, beta, c, scratch); }
-    if (dbias || dsample_bias) { bias_gradients(dbias, dsample_bias, dout, beta, c->B, OH * OW, c->OC, scratch); }
+    if (dbias || dsample_bias) { bias_gradients(dbias, dsample_bias, dout, beta, c, scratch); }
 }

@@ -48,7 +48,9 @@ struct PixelResult {
     float *partial; // NULL: not split
     const floatX *bias, *sample_bias, *residual;
     Divisor N, sample_pixels;
+    int sample_stride;
     size_t elements;
+    bool fours; // N and the rows of sample_bias allow accesses of 4 elements
 };
 
 // The pixels y phase_step + phase_y of the result, and the taps that reach them: pixel (y, x) of the phase reads the
@@ -261,7 +263,7 @@ template <int V, bool BIASES> __device__ static inline Addends<V> load_addends(c
     Addends<V> a = {};
     if (BIASES && r.bias) { a.bias = at(r.bias + n); }
     if (BIASES && r.sample_bias) {
-        a.sample_bias = at(r.sample_bias + (size_t)divide(pixel, r.sample_pixels) * r.N.d + n);
+        a.sample_bias = at(r.sample_bias + (size_t)divide(pixel, r.sample_pixels) * r.sample_stride + n);
     }
     if (r.residual) { a.residual = at(r.residual + (size_t)pixel * r.N.d + n); }
     return a;
@@ -295,7 +297,7 @@ template <bool GRADIENT> struct PixelEpilogue {
     int out_H, out_W, m0, n0, rows;
     float *partial; // of this split
 
-    __device__ bool fours() const { return r.N.d % 4 == 0; }
+    __device__ bool fours() const { return r.fours; }
     __device__ bool inside(int row, int column) const { return m0 + row < rows && n0 + column < (int)r.N.d; }
     __device__ int pixel(int row) const {
         const int m = m0 + row;
@@ -578,9 +580,8 @@ template <bool GRADIENT> static void multiply_pixels(const PixelProduct &p, cons
         launch_pixels<ConvTile<128, 32, 4, 1>, GRADIENT>(p, result, dev);
     }
     if (!result.partial) { return; }
-    const bool fours = result.N.d % 4 == 0;
-    launch_one_of<sum_pixels<4>, sum_pixels<1>>(fours, dev, blocks_for(result.elements, fours ? 4 : 1), THREADS, 0,
-                                                result, p.splits);
+    launch_one_of<sum_pixels<4>, sum_pixels<1>>(result.fours, dev, blocks_for(result.elements, result.fours ? 4 : 1),
+                                                THREADS, 0, result, p.splits);
 }
 
 template <class T> static void launch_weights(const WeightProduct &p, Device *dev) {
@@ -674,6 +675,11 @@ static int pixel_splits(size_t pixels, int N, int taps, int C) {
     return blocks > SLOTS / 2 ? 1 : splits_for(blocks, ceil_div(taps * stored(C), 4 * VEC));
 }
 
+// Whether each 4 elements of the rows of a matrix are aligned.
+static bool in_fours(const floatX *data, int stride) {
+    return stride % 4 == 0 && (uintptr_t)data % (4 * sizeof(floatX)) == 0;
+}
+
 void conv2d_forward(floatX *out, const floatX *inp, const floatX *weight, const floatX *bias, const floatX *sample_bias,
                     const floatX *residual, Conv2d conv, Device *dev) {
     const Conv2d *c = &conv;
@@ -705,6 +711,7 @@ void conv2d_forward(floatX *out, const floatX *inp, const floatX *weight, const 
                             .splits = splits,
                             .phase_H = {divisor(OH)},
                             .phase_W = {divisor(OW)}};
+    const int stride = conv2d_sample_stride(c);
     const PixelResult result = {.out = out,
                                 .partial = splits > 1 ? (float *)(workspace + partial) : NULL,
                                 .bias = bias,
@@ -712,13 +719,15 @@ void conv2d_forward(floatX *out, const floatX *inp, const floatX *weight, const 
                                 .residual = residual,
                                 .N = divisor(c->OC),
                                 .sample_pixels = divisor(OH * OW),
-                                .elements = elements};
+                                .sample_stride = stride,
+                                .elements = elements,
+                                .fours = c->OC % 4 == 0 && (!sample_bias || in_fours(sample_bias, stride))};
     multiply_pixels<false>(p, result, dev);
 }
 
 // dsample_bias (B, C) = sums over the chunks of partial (B, chunks, C).
 static __global__ void __launch_bounds__(256)
-    fold_sample_bias(floatX *dsample_bias, const float *partial, int chunks, int C) {
+    fold_sample_bias(floatX *dsample_bias, const float *partial, int chunks, int C, int stride) {
     __shared__ float sums[8][32];
     const int c = blockIdx.x * 32 + threadIdx.x, b = blockIdx.y;
     float sum = 0;
@@ -729,17 +738,17 @@ static __global__ void __launch_bounds__(256)
     __syncthreads();
     if (threadIdx.y == 0 && c < C) {
         for (int y = 1; y < 8; y++) { sum += sums[y][threadIdx.x]; }
-        dsample_bias[(size_t)b * C + c] = to_floatX(sum);
+        dsample_bias[(size_t)b * stride + c] = to_floatX(sum);
     }
 }
 
 // dsample_bias (B, OC) and dbias (OC) from the sums of dout over each sample's pixels.
 static void bias_gradients(float *dbias, floatX *dsample_bias, const floatX *dout, float beta, int samples, int pixels,
-                           int OC, float *partial, Device *dev) {
+                           int OC, int stride, float *partial, Device *dev) {
     const int chunks = chunk_sums(partial, dout, samples, pixels, OC, dev);
     if (dsample_bias) {
         launch<fold_sample_bias>(dev, dim3(ceil_div(OC, 32), samples), dim3(32, 8), 0, dsample_bias, partial, chunks,
-                                 OC);
+                                 OC, stride);
     }
     if (dbias) { fold_rows(dbias, NULL, partial, samples * chunks, OC, OC, beta, dev); }
 }
@@ -796,7 +805,8 @@ void conv2d_backward(floatX *dinp, float *dweight, float *dbias, floatX *dsample
                                     .residual = dresidual,
                                     .N = divisor(c->IC),
                                     .sample_pixels = divisor(c->H * c->W),
-                                    .elements = pixels * c->IC};
+                                    .elements = pixels * c->IC,
+                                    .fours = c->IC % 4 == 0};
         multiply_pixels<true>(p, result, dev);
     }
     if (dweight) {
@@ -816,6 +826,8 @@ void conv2d_backward(floatX *dinp, float *dweight, float *dbias, floatX *dsample
         multiply_weights(p, dev);
     }
     if (sums) {
-        bias_gradients(dbias, dsample_bias, dout, beta, samples, (int)(out_pixels / samples), c->OC, partial, dev);
+        if (dbias) { partial = partial_sums(partial, bytes[2], dev); }
+        bias_gradients(dbias, dsample_bias, dout, beta, samples, (int)(out_pixels / samples), c->OC,
+                       conv2d_sample_stride(c), partial, dev);
     }
 }

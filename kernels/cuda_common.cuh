@@ -170,6 +170,8 @@ __device__ static inline void sum_rows_of_block(float *out, const float (&value)
 // partial has chunk_sums_size bytes.
 int chunk_sums(float *partial, const floatX *inp, int samples, int N, int C, Device *dev);
 size_t chunk_sums_size(int samples, int N, int C);
+// Memory for the argument of fold_rows: `workspace`, or other memory in which it may wait (kernels/folds.h).
+float *partial_sums(void *workspace, size_t bytes, Device *dev);
 // first (C) = sum over rows of partial (rows, stride)[:, :C] + beta first; second (C) the same of [:, C:2C]. Either may
 // be NULL.
 void fold_rows(float *first, float *second, const float *partial, int rows, int stride, int C, float beta, Device *dev);

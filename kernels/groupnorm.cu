@@ -418,11 +418,13 @@ void groupnorm_backward(floatX *dinp, float *dweight, float *dbias, const floatX
                         const floatX *weight, const floatX *bias, const float *mean, const float *rstd,
                         const floatX *dresidual, float beta, int B, int HW, int C, int G, bool silu, Device *dev) {
     const Cut cut = cut_rows(HW, C, B);
-    float *sums = (float *)device_workspace(dev, sizeof(float) * ((size_t)B * cut.chunks * 2 * C + 2 * (size_t)B * G));
+    const size_t bytes = sizeof(float) * ((size_t)B * cut.chunks * 2 * C + 2 * (size_t)B * G);
+    float *sums = (float *)device_workspace(dev, bytes);
     if (!device_launch(dev, "groupnorm_backward",
                        groupnorm_backward_cost(dinp, dweight, dbias, bias, dresidual, beta, B, HW, C, G, silu))) {
         return;
     }
+    if (dweight || dbias) { sums = partial_sums(sums, bytes, dev); }
     auto *run = cut.V == 1 ? (silu ? backward<1, true> : backward<1, false>)
                            : (silu ? backward<VEC, true> : backward<VEC, false>);
     run(dinp, dweight, dbias, dout, inp, weight, bias, mean, rstd, dresidual, beta, sums, cut, B, HW, C, G, dev);

@@ -41,17 +41,20 @@ typedef struct {
     int stride;                // 1 or 2
     int pad_before, pad_after; // zero padding at top/left and at bottom/right (0 and 1 in the VAE's down-sampling)
     bool torch_order;          // weight is (OC, IC, K, K), as in PyTorch's files: only on the CPU, and not for dweight
+    int sample_stride;         // row stride of sample_bias and dsample_bias in elements; 0: OC
 } Conv2d;
 static inline int conv2d_out(const Conv2d *c, int size) {
     return (size + c->pad_before + c->pad_after - c->K) / c->stride + 1;
 }
+static inline int conv2d_sample_stride(const Conv2d *c) { return c->sample_stride ? c->sample_stride : c->OC; }
 
 // out (B, OH, OW, OC) = conv(inp, weight) + bias (OC) + sample_bias (B, OC) + residual (B, OH, OW, OC).
-// sample_bias (a resnet's time embedding) and residual may be NULL; residual may be out itself.
+// sample_bias (a resnet's time embedding, columns of a wider matrix) needs no alignment; it and residual may be NULL;
+// residual may be out itself.
 void conv2d_forward(floatX *out, const floatX *inp, const floatX *weight, const floatX *bias, const floatX *sample_bias,
                     const floatX *residual, Conv2d conv, Device *dev);
 // dinp = transposed convolution of dout + dresidual; dweight, dbias with beta; dsample_bias (B, OC) = sum of dout over
-// the pixels of each sample.
+// the pixels of each sample, without alignment.
 void conv2d_backward(floatX *dinp, float *dweight, float *dbias, floatX *dsample_bias, const floatX *dout,
                      const floatX *inp, const floatX *weight, const floatX *dresidual, float beta, Conv2d conv,
                      Device *dev);

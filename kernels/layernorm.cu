@@ -380,7 +380,7 @@ void layernorm_backward(floatX *dinp, float *dweight, float *dbias, const floatX
                        layernorm_backward_cost(dinp, dweight, dbias, dresidual, beta, N, C))) {
         return;
     }
-    if (!dweight && !dbias) { sums = NULL; }
+    sums = dweight || dbias ? partial_sums(sums, sizeof(float) * parts * 2 * C, dev) : NULL;
     if (teams.lanes) {
         run[teams.eights - 1](dinp, sums, dout, inp, weight, mean, rstd, dresidual, N, C, teams, dev);
     } else {

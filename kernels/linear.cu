@@ -47,47 +47,6 @@ int chunk_sums(float *partial, const floatX *inp, int samples, int N, int C, Dev
     return cut.chunks;
 }
 
-enum { FOLD_X = 8, FOLD_Y = 32 };
-
-// Columns beyond C belong to `second` (NULL: they do not exist, or are not wanted).
-template <int W>
-static __global__ void __launch_bounds__(FOLD_X *FOLD_Y)
-    fold_rows_kernel(float *first, float *second, const float *partial, int rows, int stride, int C, float beta) {
-    __shared__ float4 memory[FOLD_Y * FOLD_X * W / 4];
-    float *scratch = (float *)memory;
-    float *grad = blockIdx.y == 0 ? first : second, sum[W] = {};
-    const int tile = blockIdx.x * FOLD_X * W, c = tile + threadIdx.x * W, thread = threadIdx.y * FOLD_X + threadIdx.x;
-    if (!grad) { return; }
-    for (int row = threadIdx.y; row < rows && c < C; row += FOLD_Y) {
-        float x[W];
-        load_words(x, partial + (size_t)row * stride + blockIdx.y * C + c);
-#pragma unroll
-        for (int i = 0; i < W; i++) { sum[i] += x[i]; }
-    }
-    rows_to_scratch(scratch, sum);
-    __syncthreads();
-    if (thread < FOLD_X && c < C) {
-        column_sums_of(sum, scratch, threadIdx.x * W, FOLD_X * W);
-        if (beta != 0) {
-            float old[W];
-            load_words(old, grad + c);
-#pragma unroll
-            for (int i = 0; i < W; i++) { sum[i] += beta * old[i]; }
-        }
-        store_words(grad + c, sum);
-    }
-}
-
-// Gradients of parameters are aligned to 16 bytes.
-void fold_rows(float *first, float *second, const float *partial, int rows, int stride, int C, float beta,
-               Device *dev) {
-    const bool fours = C % 4 == 0 && stride % 4 == 0;
-    if (!first && !second) { return; }
-    launch_one_of<fold_rows_kernel<4>, fold_rows_kernel<1>>(
-        fours, dev, dim3(ceil_div(C, (fours ? 4 : 1) * (int)FOLD_X), second ? 2 : 1), dim3(FOLD_X, FOLD_Y), 0, first,
-        second, partial, rows, stride, C, beta);
-}
-
 void linear_backward(floatX *dinp, float *dweight, float *dbias, const floatX *dout, const floatX *inp,
                      const floatX *weight, const floatX *dresidual, float beta, int N, int IC, int OC, Device *dev) {
     const bool run =
@@ -104,7 +63,8 @@ void linear_backward(floatX *dinp, float *dweight, float *dbias, const floatX *d
     if (dinp) { product(dinp, weight, dout, dresidual, NULL, 1, dresidual ? 1 : 0, inputs, workspace, dev); }
     if (dweight) { product(dweight, inp, dout, dweight, NULL, 1, beta, weights, workspace, dev); }
     if (dbias) {
-        const int chunks = chunk_sums((float *)workspace, dout, 1, N, OC, dev);
-        fold_rows(dbias, NULL, (float *)workspace, chunks, OC, OC, beta, dev);
+        float *partial = partial_sums(workspace, sums, dev);
+        const int chunks = chunk_sums(partial, dout, 1, N, OC, dev);
+        fold_rows(dbias, NULL, partial, chunks, OC, OC, beta, dev);
     }
 }

@@ -73,9 +73,11 @@ static long conv2d_source(const Conv2d *c, long b, long y, long x, long ky, long
 void reference_conv2d_forward(double *out, const double *inp, const double *weight, const double *bias,
                               const double *sample_bias, const double *residual, Conv2d conv) {
     long OH = conv2d_out(&conv, conv.H), OW = conv2d_out(&conv, conv.W), OC = conv.OC, K = conv.K, IC = conv.IC;
+    long stride = conv2d_sample_stride(&conv);
     for (long i = 0; i < conv.B * OH * OW * OC; i++) {
         long o = i % OC, x = i / OC % OW, y = i / OC / OW % OH, b = i / OC / OW / OH;
-        double sum = (bias ? bias[o] : 0) + (sample_bias ? sample_bias[b * OC + o] : 0) + (residual ? residual[i] : 0);
+        double sum = (bias ? bias[o] : 0) + (residual ? residual[i] : 0);
+        if (sample_bias) { sum += sample_bias[b * stride + o]; }
         for (long tap = 0; tap < K * K; tap++) {
             long source = conv2d_source(&conv, b, y, x, tap / K, tap % K);
             if (source >= 0) { sum += dot(inp + source, weight + (o * K * K + tap) * IC, IC); }
@@ -92,12 +94,13 @@ void reference_conv2d_backward(double *dinp, double *dweight, double *dbias, dou
     if (dinp) { begin_with(dinp, dresidual, (long)conv.B * conv.H * conv.W * IC); }
     if (dweight) { begin_with_beta(dweight, beta, OC * K * K * IC); }
     if (dbias) { begin_with_beta(dbias, beta, OC); }
-    if (dsample_bias) { begin_with(dsample_bias, NULL, conv.B * OC); }
+    long stride = conv2d_sample_stride(&conv);
+    for (long b = 0; dsample_bias && b < conv.B; b++) { begin_with(dsample_bias + b * stride, NULL, OC); }
     for (long i = 0; i < conv.B * OH * OW * OC; i++) {
         long o = i % OC, x = i / OC % OW, y = i / OC / OW % OH, b = i / OC / OW / OH;
         double d = dout[i];
         if (dbias) { dbias[o] += d; }
-        if (dsample_bias) { dsample_bias[b * OC + o] += d; }
+        if (dsample_bias) { dsample_bias[b * stride + o] += d; }
         for (long tap = 0; tap < K * K; tap++) {
             long source = conv2d_source(&conv, b, y, x, tap / K, tap % K), w = (o * K * K + tap) * IC;
             if (source < 0) { continue; }

@@ -128,13 +128,12 @@ void feed_forward_backward(FeedForward *f, floatX *dinp, const floatX *dout, con
 
 // ---- Resnet --------------------------------------------------------------------------------------------------------
 
-Resnet resnet_create(Params *params, const char *name, int IC, int OC, int time_dim, int groups, float eps) {
-    Resnet r = {.has_time = time_dim > 0, .has_shortcut = IC != OC};
+Resnet resnet_create(Params *params, const char *name, int IC, int OC, LinearGroup *time, int groups, float eps) {
+    Resnet r = {.has_time = time != NULL, .has_shortcut = IC != OC};
     r.norm1 = groupnorm_create(params, name_of("%s.norm1", name).text, IC, groups, eps, true);
-    if (r.has_time) {
-        r.time_emb_proj = linear_create(params, name_of("%s.time_emb_proj", name).text, time_dim, OC, true);
-    }
+    if (time) { r.time_column = linear_group_add(time, params, name_of("%s.time_emb_proj", name).text, OC); }
     r.conv1 = conv_create(params, name_of("%s.conv1", name).text, IC, OC, 1, 1, 1);
+    if (time) { r.conv1.shape.sample_stride = time->all.OC; }
     r.norm2 = groupnorm_create(params, name_of("%s.norm2", name).text, OC, groups, eps, true);
     if (r.has_shortcut) { r.conv_shortcut = conv1x1_create(params, name_of("%s.conv_shortcut", name).text, IC, OC); }
     r.conv2 = conv_create(params, name_of("%s.conv2", name).text, OC, OC, 1, 1, 1);
@@ -151,10 +150,8 @@ void resnet_forward(Resnet *r, floatX *out, const floatX *inp, int H, int W, con
 
     ArenaMark mark = arena_mark(pass->arena);
     floatX *normed = arena_push(pass->arena, N * IC);
-    floatX *time = r->has_time ? arena_push(pass->arena, (size_t)pass->B * OC) : NULL;
-    if (time) { linear_apply(&r->time_emb_proj, time, pass->temb, NULL, pass->B, pass); }
     groupnorm_apply(&r->norm1, normed, inp, HW, pass);
-    conv_apply(&r->conv1, hidden, normed, time, NULL, H, W, pass);
+    conv_apply(&r->conv1, hidden, normed, r->has_time ? pass->time + r->time_column : NULL, NULL, H, W, pass);
     arena_release_top(pass->arena, mark);
 
     if (out) {
@@ -183,14 +180,9 @@ void resnet_backward(Resnet *r, floatX *dinp, const floatX *dout, const floatX *
     groupnorm_grad(&r->norm2, dhidden, dhidden, r->hidden, NULL, HW, pass);
 
     floatX *dnormed = arena_push(pass->arena, N * IC), *normed = dnormed;
-    floatX *dtime = r->has_time ? arena_push(pass->arena, (size_t)pass->B * OC) : NULL;
+    floatX *dtime = r->has_time && grads ? pass->dtime + r->time_column : NULL;
     if (grads) { groupnorm_again(&r->norm1, normed, inp, HW, pass); }
     conv_grads(&r->conv1, dnormed, dtime, dhidden, normed, NULL, H, W, pass);
-    if (grads && dtime) {
-        floatX *so_far = pass->dtemb_begun ? pass->dtemb : NULL;
-        linear_grads(&r->time_emb_proj, pass->dtemb, dtime, pass->temb, so_far, pass->B, pass);
-        pass->dtemb_begun = true;
-    }
     if (r->has_shortcut) { linear_grads(&r->conv_shortcut, dinp, dout, inp, NULL, N, pass); }
     groupnorm_grad(&r->norm1, dinp, dnormed, inp, r->has_shortcut ? dinp : dout, HW, pass);
     arena_release(pass->arena, all);

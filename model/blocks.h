@@ -38,14 +38,15 @@ void feed_forward_backward(FeedForward *f, floatX *dinp, const floatX *dout, con
 
 typedef struct {
     GroupNorm norm1, norm2;
-    Linear time_emb_proj, conv_shortcut;
+    Linear conv_shortcut;
     Conv conv1, conv2;
     bool has_time, has_shortcut; // has_shortcut: IC != OC
+    int time_column;             // the first of OC columns of the pass's time that conv1's output gets
     floatX *hidden;              // conv1's output (B, H, W, OC)
 } Resnet;
 
-// time_dim 0: no time embedding (in the VAE).
-Resnet resnet_create(Params *params, const char *name, int IC, int OC, int time_dim, int groups, float eps);
+// time_emb_proj is one of the layers of `time`; NULL: no time embedding (in the VAE).
+Resnet resnet_create(Params *params, const char *name, int IC, int OC, LinearGroup *time, int groups, float eps);
 // out (B, H, W, OC) from inp (B, H, W, IC). If IC == OC and nothing is saved, out may be inp. out NULL: recomputes only
 // what backward needs.
 void resnet_forward(Resnet *r, floatX *out, const floatX *inp, int H, int W, const Pass *pass);

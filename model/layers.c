@@ -52,7 +52,7 @@ void forward_done(const Pass *pass, ArenaMark begin) {
 }
 
 void backward_done(const Pass *pass, size_t first, ArenaMark begin) {
-    params_grads_final(pass->params, first);
+    params_grads_final(pass->params, first, pass->dev);
     if (pass->arena->table) { pass->arena->table->layer = params_at(pass->params, first)->name; }
     arena_release_bottom(pass->arena, begin);
 }
@@ -85,6 +85,19 @@ Linear linear_create_packed(Params *params, const char *prefix, const char *cons
         if (i == 0) { l.bias = at; }
     }
     return l;
+}
+
+LinearGroup linear_group_create(Params *params, int IC, int OC) {
+    LinearGroup g = {.all = {.IC = IC, .OC = OC}};
+    g.weight = params_gather(params, (size_t)OC * (size_t)IC);
+    g.bias = params_gather(params, (size_t)OC);
+    g.all.weight = g.weight.begin, g.all.bias = g.bias.begin;
+    return g;
+}
+
+int linear_group_add(LinearGroup *g, Params *params, const char *name, int OC) {
+    params_add_gathered(params, &g->weight, 2, (int[]){OC, g->all.IC}, "%s.weight", name);
+    return (int)(params_add_gathered(params, &g->bias, 1, &OC, "%s.bias", name) - g->bias.begin);
 }
 
 void linear_apply(const Linear *l, floatX *out, const floatX *inp, const floatX *residual, int N, const Pass *pass) {

@@ -18,12 +18,13 @@ typedef struct {
     bool recompute_products;                        // backward runs a transformer's linear layers again
     float beta;                                     // backward: grad = gradient + beta * grad
 
-    // Inputs that all blocks of a UNet share, and their gradients, which the blocks sum. NULL: none.
-    const floatX *temb;               // (B, time dim): silu of the time embedding
-    const floatX *context;            // (B, context_length, cross dim)
-    int context_length;               //
-    floatX *dtemb, *dcontext;         //
-    bool dtemb_begun, dcontext_begun; // false: the next gradient overwrites
+    // Inputs that all blocks of a UNet share, and their gradients. NULL: none.
+    const floatX *time;    // (B, columns of all resnets): the projections of the time embedding
+    floatX *dtime;         // of which each resnet writes its columns
+    const floatX *context; // (B, context_length, cross dim)
+    int context_length;
+    floatX *dcontext;    // which the blocks sum
+    bool dcontext_begun; // false: the next gradient overwrites
 } Pass;
 
 // A name of a state dict, built with printf's format.
@@ -56,6 +57,15 @@ Linear conv1x1_create(Params *params, const char *name, int IC, int OC);
 // `count` matrices (OC, IC) called prefix.names[i], packed into one (count * OC, IC).
 Linear linear_create_packed(Params *params, const char *prefix, const char *const *names, int count, int IC, int OC,
                             bool bias);
+// Linear layers of the same inp, computed as one: their weights are gathered into one matrix (params_gather).
+typedef struct {
+    Linear all;
+    ParamGroup weight, bias;
+} LinearGroup;
+// Room for layers that have OC outputs together.
+LinearGroup linear_group_create(Params *params, int IC, int OC);
+// Adds a layer with a bias and returns its first column in the outputs of all.
+int linear_group_add(LinearGroup *group, Params *params, const char *name, int OC);
 // out (N, OC); residual (N, OC) may be NULL or out.
 void linear_apply(const Linear *l, floatX *out, const floatX *inp, const floatX *residual, int N, const Pass *pass);
 // Computes the parameters' gradients, if there are any, then dinp (N, IC) = dout weight + dresidual, if dinp is not

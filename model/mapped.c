@@ -8,17 +8,31 @@ struct MappedWeights {
     const Tensor **tensors; // of each slice
     const float **used;     // of each slice that begins a group: its values after their first use, else NULL
     float **copies;         // those that are not in the file
+    int *order;             // the slices in the order of their offsets
     int count;
     Device *dev;
 };
 
-MappedWeights *mapped_open(Safetensors file, const Tensor **tensors, int count, Device *dev) {
+// Gathered slices lie before others that are listed before them: insertion sort, as most are in order.
+static void sort_by_offset(int *order, const Params *params) {
+    for (int i = 0; i < params->count; i++) {
+        int at = i;
+        size_t offset = params->slices[i].offset;
+        for (; at > 0 && params->slices[order[at - 1]].offset > offset; at--) { order[at] = order[at - 1]; }
+        order[at] = i;
+    }
+}
+
+MappedWeights *mapped_open(Safetensors file, const Tensor **tensors, const Params *params, Device *dev) {
     MappedWeights *m = xcalloc(1, sizeof *m);
-    *m = (MappedWeights){.file = file, .tensors = tensors, .count = count, .dev = dev};
-    m->used = xcalloc((size_t)count, sizeof *m->used);
-    m->copies = xcalloc((size_t)count, sizeof *m->copies);
+    size_t count = (size_t)params->count;
+    *m = (MappedWeights){.file = file, .tensors = tensors, .count = params->count, .dev = dev};
+    m->used = xcalloc(count, sizeof *m->used);
+    m->copies = xcalloc(count, sizeof *m->copies);
+    m->order = xcalloc(count, sizeof *m->order);
+    sort_by_offset(m->order, params);
     float none;
-    for (int i = 0; i < count; i++) { tensor_to_float(tensors[i], 0, 0, &none); }
+    for (int i = 0; i < m->count; i++) { tensor_to_float(tensors[i], 0, 0, &none); }
     return m;
 }
 
@@ -28,15 +42,17 @@ void mapped_close(MappedWeights *m) {
     free(m->tensors);
     free(m->used);
     free(m->copies);
+    free(m->order);
     free(m);
 }
 
-// The slice that begins at `offset`; slices are in the order of their offsets.
-static int slice_index(const Params *params, size_t offset) {
+// The place in `order` of the slice that begins at `offset`.
+static int place_of(const Params *params, size_t offset) {
+    const int *order = params->mapped->order;
     int low = 0, high = params->count - 1;
     while (low < high) {
         int middle = (low + high) / 2;
-        if (params->slices[middle].offset < offset) {
+        if (params->slices[order[middle]].offset < offset) {
             low = middle + 1;
         } else {
             high = middle;
@@ -45,17 +61,22 @@ static int slice_index(const Params *params, size_t offset) {
     return low;
 }
 
+// The end, in `order`, of the group that begins at `first`.
 static int group_end(const Params *params, int first) {
+    const int *order = params->mapped->order;
     int end = first + 1;
-    while (end < params->count && params->slices[end].packed) { end++; }
+    while (end < params->count && params->slices[order[end]].packed) { end++; }
     return end;
 }
 
 // F32 at aligned addresses, one directly after the other.
-static bool is_in_place(const Tensor *const *tensors, int count) {
+static bool is_in_place(const Tensor *const *tensors, const int *slices, int count) {
+    const float *next = NULL;
     for (int i = 0; i < count; i++) {
-        if (tensors[i]->dtype != DTYPE_F32 || (uintptr_t)tensors[i]->data % sizeof(float) != 0) { return false; }
-        if (i > 0 && tensors[i]->data != (const float *)tensors[i - 1]->data + tensors[i - 1]->count) { return false; }
+        const Tensor *tensor = tensors[slices[i]];
+        if (tensor->dtype != DTYPE_F32 || (uintptr_t)tensor->data % sizeof(float) != 0) { return false; }
+        if (i > 0 && tensor->data != next) { return false; }
+        next = (const float *)tensor->data + tensor->count;
     }
     return true;
 }
@@ -83,25 +104,27 @@ static void read_values(const Tensor *tensor, int64_t first, int64_t count, floa
 
 const floatX *mapped_weight(const Params *params, size_t offset) {
     MappedWeights *m = params->mapped;
-    int first = slice_index(params, offset), end = group_end(params, first);
-    if (!m->used[first]) {
-        size_t total = params->slices[end - 1].offset + params->slices[end - 1].count - offset;
-        bool in_place = is_in_place(m->tensors + first, end - first);
-        if (!in_place) { m->copies[first] = device_alloc(m->dev, total * sizeof(float)); }
-        for (int i = first; i < end; i++) {
-            float *copy = in_place ? NULL : m->copies[first] + (params->slices[i].offset - offset);
-            read_values(m->tensors[i], 0, m->tensors[i]->count, copy);
-        }
-        m->used[first] = in_place ? m->tensors[first]->data : m->copies[first];
+    int place = place_of(params, offset), first = m->order[place];
+    if (m->used[first]) { return (const floatX *)m->used[first]; }
+    int count = group_end(params, place) - place;
+    const int *group = m->order + place;
+    const ParamSlice *last = &params->slices[group[count - 1]];
+    bool in_place = is_in_place(m->tensors, group, count);
+    if (!in_place) { m->copies[first] = device_alloc(m->dev, (last->offset + last->count - offset) * sizeof(float)); }
+    for (int i = 0; i < count; i++) {
+        const Tensor *tensor = m->tensors[group[i]];
+        float *copy = in_place ? NULL : m->copies[first] + (params->slices[group[i]].offset - offset);
+        read_values(tensor, 0, tensor->count, copy);
     }
+    m->used[first] = in_place ? m->tensors[first]->data : m->copies[first];
     return (const floatX *)m->used[first];
 }
 
 const floatX *mapped_rows(const Params *params, size_t offset, const int *rows, int n, int C) {
     MappedWeights *m = params->mapped;
-    int i = slice_index(params, offset);
+    int i = m->order[place_of(params, offset)];
     const Tensor *tensor = m->tensors[i];
-    bool in_place = is_in_place(&tensor, 1);
+    bool in_place = is_in_place(m->tensors, &i, 1);
     if (!in_place && !m->copies[i]) { m->copies[i] = device_alloc(m->dev, (size_t)tensor->count * sizeof(float)); }
     for (int k = 0; k < n; k++) {
         int64_t at = (int64_t)rows[k] * C;

@@ -12,8 +12,8 @@
 
 typedef struct MappedWeights MappedWeights;
 
-// Takes over the opened file and the tensors of the `count` slices (weights_match). Dies if one has no float type.
-MappedWeights *mapped_open(Safetensors file, const Tensor **tensors, int count, Device *dev);
+// Takes over the opened file and the tensors of the slices (weights_match). Dies if one has no float type.
+MappedWeights *mapped_open(Safetensors file, const Tensor **tensors, const Params *params, Device *dev);
 void mapped_close(MappedWeights *mapped);
 
 // params.h declares mapped_weight, for weight_at: the group of slices that begins at `offset`.

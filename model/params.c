@@ -4,6 +4,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include "kernels/folds.h"
 #include "kernels/kernels.h"
 #include "model/mapped.h"
 #include "util/error.h"
@@ -16,28 +17,58 @@ enum {
 
 static size_t round_up(size_t n, size_t multiple) { return (n + multiple - 1) / multiple * multiple; }
 
-size_t params_add(Params *params, ParamLayout layout, bool packed, int ndim, const int *shape, const char *format,
-                  ...) {
+// Appends a slice to the list, without a place in the buffer. `packed`: directly after the previous one in the list.
+static ParamSlice *list_slice(Params *params, ParamLayout layout, bool packed, int ndim, const int *shape,
+                              const char *format, va_list args) {
     assert(ndim >= 1 && ndim <= 4 && (layout == LAYOUT_PLAIN || (ndim == 4 && shape[2] == shape[3])));
     GROW(params->slices, params->count);
     ParamSlice *slice = &params->slices[params->count++];
     *slice = (ParamSlice){.ndim = ndim, .count = 1, .layout = layout};
-    va_list args;
-    va_start(args, format);
     int length = vsnprintf(slice->name, sizeof slice->name, format, args);
-    va_end(args);
     assert(length > 0 && (size_t)length < sizeof slice->name);
     for (int i = 0; i < ndim; i++) {
         slice->shape[i] = shape[i];
         slice->count *= (size_t)shape[i];
     }
+    slice->listed = packed ? params->listed : round_up(params->listed, GROUP_ALIGN);
+    params->listed = slice->listed + slice->count;
+    return slice;
+}
+
+size_t params_add(Params *params, ParamLayout layout, bool packed, int ndim, const int *shape, const char *format,
+                  ...) {
+    va_list args;
+    va_start(args, format);
+    ParamSlice *slice = list_slice(params, layout, packed, ndim, shape, format, args);
+    va_end(args);
     slice->packed = packed;
     slice->offset = packed ? params->total : round_up(params->total, GROUP_ALIGN);
     params->total = slice->offset + slice->count;
     return slice->offset;
 }
 
-void params_finish(Params *params) { params->total = round_up(params->total, TOTAL_ALIGN); }
+ParamGroup params_gather(Params *params, size_t count) {
+    size_t begin = round_up(params->total, GROUP_ALIGN);
+    params->total = begin + count;
+    return (ParamGroup){begin, begin, begin + count};
+}
+
+size_t params_add_gathered(Params *params, ParamGroup *group, int ndim, const int *shape, const char *format, ...) {
+    va_list args;
+    va_start(args, format);
+    ParamSlice *slice = list_slice(params, LAYOUT_PLAIN, false, ndim, shape, format, args);
+    va_end(args);
+    slice->packed = group->next > group->begin;
+    slice->offset = group->next;
+    group->next += slice->count;
+    assert(group->next <= group->end);
+    return slice->offset;
+}
+
+void params_finish(Params *params) {
+    params->total = round_up(params->total, TOTAL_ALIGN);
+    params->listed = round_up(params->listed, TOTAL_ALIGN);
+}
 
 void params_alloc(Params *params, bool grads, Device *dev) {
     assert(params->total % TOTAL_ALIGN == 0 && !params->weights);
@@ -119,6 +150,16 @@ void slice_to_torch(const ParamSlice *slice, float *torch_order, const float *fl
     }
 }
 
+void params_clear_padding(const Params *params, float *flat) {
+    size_t last = 0;
+    for (int i = 0; i < params->count; i++) {
+        size_t end = params->slices[i].offset + params->slices[i].count;
+        memset(flat + end, 0, (round_up(end, GROUP_ALIGN) - end) * sizeof *flat); // in a group: of the next slice
+        if (end > last) { last = end; }
+    }
+    memset(flat + last, 0, (params->total - last) * sizeof *flat);
+}
+
 void params_upload(Params *params, const float *flat, Device *dev) {
     float *staging = device_alloc(dev, STAGING * sizeof(float));
     for (size_t done = 0; done < params->total; done += STAGING) {
@@ -128,6 +169,12 @@ void params_upload(Params *params, const float *flat, Device *dev) {
     }
     device_sync(dev);
     device_free(dev, staging);
+}
+
+void params_grads_final(const Params *p, size_t first, Device *dev) {
+    if (!p->grads || !p->grads_final.call) { return; }
+    folds_flush(dev);
+    p->grads_final.call(p->grads_final.data, p->grads + first);
 }
 
 Params params_plan(Params *params, bool grads) {

@@ -1,8 +1,10 @@
 // Parameters of a model: one flat buffer of named, shaped slices. Gradients, master weights, moments and EMA are
 // buffers of the same shape, so that the optimizer is one launch, the norm one sum and a reduction one call.
 //
-// Slices are in order of first use in forward; each group of slices starts at a multiple of 64 elements, the padding is
-// zero, and the total is a multiple of 64 * 256 elements so that up to 64 ranks get equal contiguous shards.
+// Slices are listed, and written to files, in the order of the model's layers. They lie in the buffer in order of first
+// use in forward, which is the same order but for gathered slices (params_gather); each group of slices starts at a
+// multiple of 64 elements, the padding is zero, and the total is a multiple of 64 * 256 elements so that up to 64 ranks
+// get equal contiguous shards.
 #pragma once
 #include <stdbool.h>
 #include <stddef.h>
@@ -19,11 +21,12 @@ typedef struct {
     char name[160];       // key of the state dict, e.g. "down_blocks.0.resnets.0.conv1.weight"
     int ndim, shape[4];   // PyTorch's
     size_t offset, count; // elements in the flat buffer
+    size_t listed;        // offset in a flat array in the list's order, without gathering: a checkpoint's moments
     ParamLayout layout;
-    bool packed; // directly after the previous slice: kernels read such a group as one matrix
+    bool packed; // directly after another slice: kernels read such a group as one matrix
 } ParamSlice;
 
-// Backward's callback while it runs: the gradients from `first` to the end of the flat buffer are final. Slices are in
+// Backward's callback while it runs: the gradients from `first` to the end of the flat buffer are final. Slices lie in
 // order of first use in forward, so backward finishes a growing suffix. It is called in host order, when the kernels
 // are queued.
 typedef struct {
@@ -35,6 +38,7 @@ typedef struct {
     ParamSlice *slices;
     int count;
     size_t total;    // elements with padding
+    size_t listed;   // the same of a flat array in the list's order
     floatX *weights; // (total) what kernels read, on the device; NULL until params_alloc, and if they are mapped
     float *grads;    // (total) on the device, or NULL: no parameter gradient is computed
     bool joined;     // weights and grads lie in another model's buffers
@@ -46,6 +50,15 @@ typedef struct {
 // to_q, ...): kernels read such a group as one matrix.
 size_t params_add(Params *params, ParamLayout layout, bool packed, int ndim, const int *shape, const char *format, ...)
     __attribute__((format(printf, 6, 7)));
+// Gathered slices: a group that kernels read as one matrix although other slices are listed between its members. It
+// lies in the buffer where params_gather reserves it, and must be filled.
+typedef struct {
+    size_t begin, next, end; // elements
+} ParamGroup;
+ParamGroup params_gather(Params *params, size_t count);
+// Adds the group's next slice, in PyTorch's layout.
+size_t params_add_gathered(Params *params, ParamGroup *group, int ndim, const int *shape, const char *format, ...)
+    __attribute__((format(printf, 5, 6)));
 // Rounds the total up; no slice may be added afterwards.
 void params_finish(Params *params);
 // Allocates device memory for the weights (zeroed), and for gradients if asked for.
@@ -69,6 +82,8 @@ void slice_to_torch(const ParamSlice *slice, float *torch_order, const float *fl
 // IC) here, a picture (B, C, H W) and (B, H W, C).
 void transpose_inner(float *out, const float *inp, size_t outer, size_t rows, size_t columns);
 
+// Clears what lies between slices in a host array of `total` floats, before the slices are filled.
+void params_clear_padding(const Params *params, float *flat);
 // All weights from a host array of `total` floats in the flat order (through the cast kernel).
 void params_upload(Params *params, const float *flat, Device *dev);
 
@@ -78,10 +93,9 @@ void params_upload(Params *params, const float *flat, Device *dev);
 // assign to *params when the pass is over.
 Params params_plan(Params *params, bool grads);
 
-// For backward: reports that the gradients from element `first` on are final.
-static inline void params_grads_final(const Params *p, size_t first) {
-    if (p->grads && p->grads_final.call) { p->grads_final.call(p->grads_final.data, p->grads + first); }
-}
+// For backward: reports that the gradients from element `first` on are final, after the folds that wait
+// (kernels/folds.h).
+void params_grads_final(const Params *params, size_t first, Device *dev);
 
 #define NO_PARAM ((size_t)-1)
 // Pointers into the flat buffers (weights: or into the mapped file, of which a plan reads nothing); NULL for NO_PARAM,

@@ -1,6 +1,7 @@
 #include "model/unet.h"
 #include <assert.h>
 #include <stdlib.h>
+#include "kernels/folds.h"
 #include "model/blocks.h"
 #include "util/error.h"
 
@@ -30,6 +31,7 @@ typedef struct {
 
 struct UNetLayers {
     Linear time1, time2;
+    LinearGroup time_proj; // the time_emb_proj of all resnets
     Conv conv_in;
     Head head;
     Layer *layers; // in the order of forward: down_blocks, mid_block, up_blocks
@@ -43,6 +45,7 @@ struct UNetLayers {
     ArenaMark mark;
     const floatX *sample;
     floatX *sinusoids, *time1_out, *time1_silu, *time2_out, *temb; // (B, C0), the others (B, 4 C0)
+    floatX *time;                                                  // (B, channels of all resnets' outputs)
 };
 
 // ---- Construction --------------------------------------------------------------------------------------------------
@@ -64,7 +67,7 @@ static Layer *layer_add(Builder *b, Path path, const char *block, int i, int IC,
     const UNetConfig *c = b->config;
     Layer *l = &b->layers->layers[b->layers->count++];
     *l = (Layer){.path = path, .has_transformer = heads > 0, .IC = IC, .OC = OC};
-    l->resnet = resnet_create(b->params, name_of("%s.resnets.%d", block, i).text, IC, OC, 4 * c->block_out_channels[0],
+    l->resnet = resnet_create(b->params, name_of("%s.resnets.%d", block, i).text, IC, OC, &b->layers->time_proj,
                               c->norm_num_groups, c->norm_eps);
     if (l->has_transformer) {
         l->transformer =
@@ -111,6 +114,13 @@ static void up_create(Builder *b) {
     }
 }
 
+// The sum of the resnets' output channels.
+static int time_columns(const UNetConfig *c) {
+    int columns = 2 * c->block_out_channels[c->levels - 1]; // mid_block
+    for (int i = 0; i < c->levels; i++) { columns += (2 * c->layers_per_block + 1) * c->block_out_channels[i]; }
+    return columns;
+}
+
 UNet unet_create(const UNetConfig *config) {
     UNet unet = {.config = *config, .layers = xcalloc(1, sizeof(UNetLayers))};
     UNetLayers *u = unet.layers;
@@ -120,11 +130,13 @@ UNet unet_create(const UNetConfig *config) {
     u->layers = xcalloc(2 + config->levels * (2 * config->layers_per_block + 1), sizeof(Layer));
     u->time1 = linear_create(p, "time_embedding.linear_1", C0, 4 * C0, true);
     u->time2 = linear_create(p, "time_embedding.linear_2", 4 * C0, 4 * C0, true);
+    u->time_proj = linear_group_create(p, 4 * C0, time_columns(config));
     u->conv_in = conv_create(p, "conv_in", config->in_channels, C0, 1, 1, 1);
     down_create(&builder);
     layer_add(&builder, PATH_MID, "mid_block", 0, C, C, config->num_heads[last]);
     layer_add(&builder, PATH_MID, "mid_block", 1, C, C, 0);
     up_create(&builder);
+    assert(u->time_proj.bias.next == u->time_proj.bias.end);
     u->skips = xcalloc(u->skip_capacity, sizeof(Skip));
     u->head = head_create(p, "", C0, config->out_channels, config->norm_num_groups, config->norm_eps);
     params_finish(p);
@@ -145,7 +157,7 @@ void unet_destroy(UNet *unet, Device *dev) {
 
 // ---- Forward -------------------------------------------------------------------------------------------------------
 
-// temb = silu(linear_2(silu(linear_1(sinusoids)))): what every resnet projects.
+// temb = silu(linear_2(silu(linear_1(sinusoids)))), and its projections by all resnets.
 static void time_forward(UNet *unet, const float *timesteps, const Pass *pass) {
     UNetLayers *u = unet->layers;
     int B = pass->B, C = u->time1.IC, TD = u->time1.OC;
@@ -154,12 +166,14 @@ static void time_forward(UNet *unet, const float *timesteps, const Pass *pass) {
     u->time1_silu = save_tensor(pass, u->time1.weight, "silu", SHAPE(B, TD));
     u->time2_out = save_tensor(pass, u->time2.weight, "out", SHAPE(B, TD));
     u->temb = save_tensor(pass, u->time2.weight, "silu", SHAPE(B, TD));
+    u->time = save_tensor(pass, u->time2.weight, "../time_emb_proj", SHAPE(B, u->time_proj.all.OC));
     timestep_embedding_forward(u->sinusoids, timesteps, B, C, unet->config.flip_sin_to_cos, unet->config.freq_shift,
                                pass->dev);
     linear_apply(&u->time1, u->time1_out, u->sinusoids, NULL, B, pass);
     silu_forward(u->time1_silu, u->time1_out, (size_t)B * TD, pass->dev);
     linear_apply(&u->time2, u->time2_out, u->time1_silu, NULL, B, pass);
     silu_forward(u->temb, u->time2_out, (size_t)B * TD, pass->dev);
+    linear_apply(&u->time_proj.all, u->time, u->temb, NULL, B, pass);
 }
 
 static size_t pixels(const Pass *pass, int H, int W) { return (size_t)pass->B * H * W; }
@@ -251,7 +265,7 @@ void unet_forward(UNet *unet, Arena *arena, floatX *out, const floatX *sample, c
     u->H = H, u->W = W, u->sample = sample, u->skip_count = 0;
     u->mark = arena_mark(arena);
     time_forward(unet, timesteps, pass);
-    pass->temb = u->temb;
+    pass->time = u->time;
 
     ArenaMark mark = arena_mark(arena);
     floatX *stream = save_skip(pass, u->conv_in.weight, SHAPE(B, H, W, C0));
@@ -319,7 +333,8 @@ static floatX *layer_backward(UNetLayers *u, Layer *l, floatX *d, Pass *pass) {
 static void time_backward(UNetLayers *u, const Pass *pass) {
     int B = pass->B, TD = u->time1.OC;
     size_t n = (size_t)B * TD;
-    floatX *d = pass->dtemb, *dsilu = arena_push(pass->arena, n);
+    floatX *d = arena_push(pass->arena, n), *dsilu = arena_push(pass->arena, n);
+    linear_grads(&u->time_proj.all, d, pass->dtime, u->temb, NULL, B, pass);
     silu_backward(d, d, u->time2_out, n, pass->dev);
     linear_grads(&u->time2, dsilu, d, u->time1_silu, NULL, B, pass);
     silu_backward(dsilu, dsilu, u->time1_out, n, pass->dev);
@@ -334,16 +349,22 @@ void unet_backward(UNet *unet, Arena *arena, floatX *dsample, floatX *dcontext, 
     assert(pass->save && u->skip_count == 0);
     ArenaMark mark = arena_mark(arena);
     pass->arena = arena, pass->dev = dev, pass->beta = beta, pass->dcontext = dcontext;
-    pass->dtemb = grads ? arena_push(arena, (size_t)pass->B * u->time1.OC) : NULL;
-    pass->dtemb_begun = pass->dcontext_begun = false;
+    pass->dtime = grads ? arena_push(arena, (size_t)pass->B * u->time_proj.all.OC) : NULL;
+    pass->dcontext_begun = false;
+    size_t waiting = grads ? folds_bytes() : 0;
+    void *sums = waiting ? arena_push_tensor(arena, 1, SHAPE(waiting)) : NULL;
+    if (grads) { folds_begin(dev, sums, waiting); }
 
     floatX *d = head_backward(&u->head, dout, pass);
-    params_grads_final(pass->params, u->head.norm.weight);
+    params_grads_final(pass->params, u->head.norm.weight, dev);
     for (int i = u->count; i-- > 0;) { d = layer_backward(u, &u->layers[i], d, pass); }
     skip_merge(u, d, pass);
     conv_grads(&u->conv_in, dsample, NULL, d, u->sample, NULL, u->H, u->W, pass);
-    params_grads_final(pass->params, u->conv_in.weight);
-    if (grads) { time_backward(u, pass); }
+    params_grads_final(pass->params, u->conv_in.weight, dev);
+    if (grads) {
+        time_backward(u, pass);
+        folds_end(dev);
+    }
     backward_done(pass, 0, u->mark);
     arena_release_top(arena, mark);
     pass->save = false;

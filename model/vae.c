@@ -57,7 +57,7 @@ static Layer *layer_add(VAEHalf *half, const char *block, int i, int IC, int OC)
     Layer *l = &half->layers->layers[half->layers->count++];
     Name name = name_of("%s.resnets.%d", block, i);
     l->IC = IC, l->OC = OC;
-    l->resnet = resnet_create(&half->params, name.text, IC, OC, 0, half->config.norm_num_groups, NORM_EPS);
+    l->resnet = resnet_create(&half->params, name.text, IC, OC, NULL, half->config.norm_num_groups, NORM_EPS);
     return l;
 }
 

@@ -161,14 +161,9 @@ static void read_slice(const ParamSlice *slice, const Tensor *tensor, float *fla
 void weights_read(const Params *params, const char *folder, float *flat) {
     Safetensors file = safetensors_open(weights_path(folder).text);
     const Tensor **tensors = weights_match(params, &file);
-    size_t end = 0;
-    for (int i = 0; i < params->count; i++) {
-        const ParamSlice *slice = &params->slices[i];
-        memset(flat + end, 0, (slice->offset - end) * sizeof *flat);
-        end = slice->offset + slice->count;
-        tensor_to_float(tensors[i], 0, 0, flat); // dies on a wrong type here, not in a thread
-    }
-    memset(flat + end, 0, (params->total - end) * sizeof *flat);
+    // Dies on a wrong type here, not in a thread.
+    for (int i = 0; i < params->count; i++) { tensor_to_float(tensors[i], 0, 0, flat); }
+    params_clear_padding(params, flat);
     Progress progress = progress_work("loading", (long long)params->total);
     progress_phase(&progress, "%s", folder);
     int first = params->count; // of the slices that are not finite
@@ -201,7 +196,7 @@ void weights_load(Params *params, const char *folder, WeightsUse use, Device *de
     bool shared = dev->host_memory && sizeof(floatX) == sizeof(float);
     if (shared && use == WEIGHTS_READ) {
         Safetensors file = safetensors_open(weights_path(folder).text);
-        params->mapped = mapped_open(file, weights_match(params, &file), params->count, dev);
+        params->mapped = mapped_open(file, weights_match(params, &file), params, dev);
         return;
     }
     check_file(params, folder);

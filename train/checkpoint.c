@@ -149,14 +149,40 @@ static void write_modules(const Trained *t, const Optimizer *opt, const float *a
     for (int i = 0; i < t->count; i++) { free(hosts[i]); }
 }
 
-static void write_moments(const Optimizer *opt, const char *folder, Device *dev) {
+static size_t listed_total(const Trained *t) {
+    size_t total = 0;
+    for (int i = 0; i < t->count; i++) { total += t->params[i]->listed; }
+    return total;
+}
+
+static void write_zeros(SafetensorsWriter *w, size_t count) {
+    static const float zeros[256];
+    for (size_t n; count > 0; count -= n) { safetensors_write(w, zeros, n = count < 256 ? count : 256); }
+}
+
+// A flat array, in the order of the list.
+static void write_listed(SafetensorsWriter *w, const Trained *t, const float *flat) {
+    for (int m = 0; m < t->count; flat += t->params[m++]->total) {
+        const Params *p = t->params[m];
+        size_t end = 0;
+        for (int i = 0; i < p->count; i++) {
+            const ParamSlice *slice = &p->slices[i];
+            write_zeros(w, slice->listed - end);
+            safetensors_write(w, flat + slice->offset, slice->count);
+            end = slice->listed + slice->count;
+        }
+        write_zeros(w, p->listed - end);
+    }
+}
+
+static void write_moments(const Trained *t, const Optimizer *opt, const char *folder, Device *dev) {
     const float *arrays[] = {opt->m, opt->v};
     SafetensorsWriter *w = NULL;
     if (folder) {
         char *trainer = xprintf("%s/trainer", folder), *path = xprintf("%s/optimizer.safetensors", trainer);
         make_folders(trainer);
         free(trainer);
-        int64_t shape[] = {(int64_t)opt->total};
+        int64_t shape[] = {(int64_t)listed_total(t)};
         w = safetensors_writer(path);
         safetensors_declare(w, "exp_avg", 1, shape);
         safetensors_declare(w, "exp_avg_sq", 1, shape);
@@ -164,7 +190,7 @@ static void write_moments(const Optimizer *opt, const char *folder, Device *dev)
     }
     for (int a = 0; a < 2; a++) {
         float *host = gather(opt, arrays[a], 0, opt->total, dev);
-        if (w) { safetensors_write(w, host, opt->total); }
+        if (w) { write_listed(w, t, host); }
         free(host);
     }
     if (w) { safetensors_finish(w); }
@@ -214,7 +240,7 @@ char *checkpoint_write(const TrainOptions *o, const char *base, int step, const 
     free(path);
     write_modules(t, opt, opt->master, work, "", dev);
     if (opt->ema) { write_modules(t, opt, opt->ema, work, "_ema", dev); }
-    write_moments(opt, work, dev);
+    write_moments(t, opt, work, dev);
     if (work) { write_state(o, step, opt, work, dev); }
     return work;
 }
@@ -227,13 +253,26 @@ char *checkpoint_commit(const TrainOptions *o, int step, char *work, bool keep_a
     return path;
 }
 
-static void read_moment(const Optimizer *opt, float *array, const Safetensors *file, const char *name, Device *dev) {
-    const Tensor *tensor = safetensors_find(file, name);
-    if (!tensor || tensor->count != (int64_t)opt->total || tensor->dtype != DTYPE_F32) {
-        die("%s: tensor \"%s\" is missing or not of %zu F32 elements", file->path, name, opt->total);
+static void read_listed(const Tensor *tensor, const Trained *t, float *flat) {
+    size_t first = 0;
+    for (int m = 0; m < t->count; flat += t->params[m]->total, first += t->params[m++]->listed) {
+        const Params *p = t->params[m];
+        for (int i = 0; i < p->count; i++) {
+            const ParamSlice *slice = &p->slices[i];
+            tensor_to_float(tensor, (int64_t)(first + slice->listed), (int64_t)slice->count, flat + slice->offset);
+        }
     }
-    float *host = xmalloc(opt->total * sizeof(float));
-    tensor_to_float(tensor, 0, tensor->count, host);
+}
+
+static void read_moment(const Trained *t, const Optimizer *opt, float *array, const Safetensors *file, const char *name,
+                        Device *dev) {
+    const Tensor *tensor = safetensors_find(file, name);
+    size_t count = listed_total(t);
+    if (!tensor || tensor->count != (int64_t)count || tensor->dtype != DTYPE_F32) {
+        die("%s: tensor \"%s\" is missing or not of %zu F32 elements", file->path, name, count);
+    }
+    float *host = xcalloc(opt->total, sizeof(float));
+    read_listed(tensor, t, host);
     tensor_want_finite(tensor, host, opt->total);
     optimizer_store(opt, array, 0, opt->total, host, dev);
     free(host);
@@ -315,8 +354,8 @@ void checkpoint_load(const TrainOptions *o, const char *checkpoint, const Traine
     free(path);
     path = xprintf("%s/trainer/optimizer.safetensors", checkpoint);
     Safetensors file = safetensors_open(path);
-    read_moment(opt, opt->m, &file, "exp_avg", dev);
-    read_moment(opt, opt->v, &file, "exp_avg_sq", dev);
+    read_moment(t, opt, opt->m, &file, "exp_avg", dev);
+    read_moment(t, opt, opt->v, &file, "exp_avg_sq", dev);
     safetensors_close(&file);
     free(path);
     if (has_masters(opt)) { read_modules(t, opt, opt->master, checkpoint, "", dev); }

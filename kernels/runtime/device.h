@@ -79,6 +79,7 @@ typedef struct Device {
     void *workspace; // scratch memory of the compute stream: valid within one kernel function
     size_t workspace_size;
     size_t workspace_needed; // the largest request seen in plan-only mode
+    struct Folds *folds;     // sums of gradients that kernels put off (kernels/folds.h); NULL: they put off none
     struct DeviceInternals *internals;
 } Device;
 

@@ -25,6 +25,7 @@ tests_of() { # the test programs of a file
     kernels/conv2d_tiles.cuh) echo test_conv2d ;;
     kernels/attention_tiles.cuh) echo test_attention ;;
     kernels/cuda_common.cuh) echo test_linear test_groupnorm test_layernorm ;;
+    kernels/folds.cu) echo test_linear test_folds ;;
     kernels/elementwise.cuh) echo test_activation test_optimizer ;;
     *) echo "test_$(basename "$1" .cu)" ;;
     esac
@@ -81,8 +82,10 @@ listed=(
     'kernels/linear.cu|the bias is left out|s/bias != NULL, false/false, false/'
     'kernels/linear.cu|the residual of dinp is left out|s/dresidual \? 1 : 0, inputs/0, inputs/'
     'kernels/linear.cu|dweight does not add up|s/dweight, NULL, 1, beta/dweight, NULL, 1, 0/'
-    'kernels/linear.cu|a limit of columns is left out|s/thread < FOLD_X && c < C/thread < FOLD_X/'
-    'kernels/linear.cu|one row is not folded|s/row < rows && c < C/row + 1 < rows && c < C/'
+    'kernels/folds.cu|a limit of columns is left out|s/thread < FOLD_X && c < fold\.C/thread < FOLD_X/'
+    'kernels/folds.cu|one row is not folded|s/row < fold\.rows && c/row + 1 < fold.rows && c/'
+    'kernels/folds.cu|a full table is not folded|s/ \|\| f->table\.count == TABLE//'
+    'kernels/folds.cu|a block takes the fold after its own|s/first_block <= \(int\)blockIdx\.x/first_block <= (int)blockIdx.x + 1/'
     'kernels/loss.cu|the gradient without its factor|s/return factor \* d;/return d + 0 * factor;/'
     'kernels/optimizer.cu|no bias correction of the second moment|s/1 \/ sqrtf\(s->bias2\)/1/'
     'kernels/optimizer.cu|no weight decay|s/step \+ k\.weight_decay \* p/step/'

@@ -22,16 +22,20 @@ static Tensor input(size_t n, uint32_t id, const Case *c, bool is_float) {
     return c->integers ? tensor_integers(n, 1, id, is_float) : tensor_random(n, 1, id, is_float);
 }
 
+// A sample's row of sample_bias and dsample_bias: the last OC columns of a matrix, all of them if it has OC.
+static size_t first_column(const Conv2d *c) { return (size_t)(conv2d_sample_stride(c) - c->OC); }
+
 static void check_forward(const Case *t, const Tensor *inp, const Tensor *weight) {
     const Conv2d *c = &t->conv;
     Sizes s = sizes(c);
-    Tensor bias = input(c->OC, 3, t, false), sample_bias = input((size_t)c->B * c->OC, 4, t, false);
+    Tensor bias = input(c->OC, 3, t, false), sample_bias = input((size_t)c->B * conv2d_sample_stride(c), 4, t, false);
     Tensor residual = input(s.out, 5, t, false), out = tensor_poisoned(s.out, false);
-    const floatX *b = t->bias ? bias.x : NULL, *sb = t->sample_bias ? sample_bias.x : NULL;
+    const floatX *b = t->bias ? bias.x : NULL, *sb = t->sample_bias ? sample_bias.x + first_column(c) : NULL;
     conv2d_forward(out.x, inp->x, weight->x, b, sb, t->residual ? residual.x : NULL, *c, &check_dev);
     double *reference = found_in(&out);
     reference_conv2d_forward(reference, inp->host, weight->host, t->bias ? bias.host : NULL,
-                             t->sample_bias ? sample_bias.host : NULL, t->residual ? residual.host : NULL, *c);
+                             t->sample_bias ? sample_bias.host + first_column(c) : NULL,
+                             t->residual ? residual.host : NULL, *c);
     double tolerance = t->integers ? 0 : TOLERANCE_FORWARD;
     check_tensor("out", &out, reference, tolerance);
     if (t->residual) {
@@ -46,14 +50,17 @@ static void check_backward(const Case *t, const Tensor *inp, const Tensor *weigh
     const Conv2d *c = &t->conv;
     Sizes s = sizes(c);
     Tensor dout = input(s.out, 6, t, false), dresidual = input(s.inp, 7, t, false);
-    Tensor dinp = tensor_poisoned(s.inp, false), dsample_bias = tensor_poisoned((size_t)c->B * c->OC, false);
+    Tensor dinp = tensor_poisoned(s.inp, false), dsample_bias;
+    size_t rows = (size_t)c->B * conv2d_sample_stride(c);
+    dsample_bias = first_column(c) ? input(rows, 10, t, false) : tensor_poisoned(rows, false); // other columns stay
     Tensor dweight = t->beta ? input(s.weight, 8, t, true) : tensor_poisoned(s.weight, true);
     Tensor dbias = t->beta ? input(c->OC, 9, t, true) : tensor_poisoned(c->OC, true);
-    conv2d_backward(dinp.x, dweight.f, t->bias ? dbias.f : NULL, t->sample_bias ? dsample_bias.x : NULL, dout.x, inp->x,
-                    weight->x, t->residual ? dresidual.x : NULL, t->beta, *c, &check_dev);
+    conv2d_backward(dinp.x, dweight.f, t->bias ? dbias.f : NULL,
+                    t->sample_bias ? dsample_bias.x + first_column(c) : NULL, dout.x, inp->x, weight->x,
+                    t->residual ? dresidual.x : NULL, t->beta, *c, &check_dev);
     double *ri = found_in(&dinp), *rw = found_in(&dweight), *rb = found_in(&dbias), *rs = found_in(&dsample_bias);
-    reference_conv2d_backward(ri, rw, rb, rs, dout.host, inp->host, weight->host, t->residual ? dresidual.host : NULL,
-                              t->beta, *c);
+    reference_conv2d_backward(ri, rw, rb, rs + first_column(c), dout.host, inp->host, weight->host,
+                              t->residual ? dresidual.host : NULL, t->beta, *c);
     double tolerance = t->integers ? 0 : TOLERANCE_BACKWARD;
     check_tensor("dinp", &dinp, ri, tolerance);
     check_tensor("dweight", &dweight, rw, tolerance);
@@ -100,6 +107,12 @@ static void test_shapes(void **state) {
         {{2, 9, 7, 24, 40, 1, 1, 0, 0}, true, true, true, false, 0},
         {{2, 9, 8, 24, 40, 1, 2, 0, 0}, true, true, true, false, 0},
         {{2, 2, 2, 16, 16, 3, 1, 1, 1}, true, true, true, false, 0},
+        // Sample biases that are columns of a wider matrix, with rows that are aligned or not, sums split or not.
+        {{3, 8, 8, 64, 48, 3, 1, 1, 1, false, 56}, true, true, true, false, 1},
+        {{2, 7, 9, 16, 32, 3, 1, 1, 1, false, 35}, true, true, true, false, 0},
+        {{2, 4, 4, 400, 40, 3, 1, 1, 1, false, 41}, true, true, false, false, 0},
+        {{2, 9, 7, 24, 40, 1, 1, 0, 0, false, 44}, false, true, true, false, 1},
+        {{3, 5, 4, 8, 13, 3, 2, 1, 1, false, 20}, true, true, true, false, 0},
         // Every width of a tile, more than one tile each way, sums split or not, rows that end within a tile.
         {{1, 13, 11, 160, 24, 3, 1, 1, 1}, true, false, true, false, 1},
         {{1, 13, 11, 24, 160, 3, 1, 1, 1}, true, true, true, false, 0},

@@ -27,6 +27,53 @@ static void test_offsets(void **state) {
     device_close(&dev);
 }
 
+enum { ROWS = 3, COLUMNS = 5 };
+
+// A matrix of two slices, between which another is listed.
+static Params gathered_params(ParamGroup *group) {
+    Params p = {0};
+    params_add(&p, LAYOUT_PLAIN, false, 1, (int[]){7}, "first");
+    *group = params_gather(&p, 2 * ROWS * COLUMNS);
+    for (int i = 0; i < 2; i++) {
+        params_add(&p, LAYOUT_PLAIN, false, 1, (int[]){11}, "layer.%d.norm", i);
+        params_add_gathered(&p, group, 2, (int[]){ROWS, COLUMNS}, "layer.%d.proj", i);
+    }
+    params_finish(&p);
+    return p;
+}
+
+static void test_gathered(void **state) {
+    (void)state;
+    ParamGroup group;
+    Params p = gathered_params(&group);
+    static const char *const names[] = {"first", "layer.0.norm", "layer.0.proj", "layer.1.norm", "layer.1.proj"};
+    static const size_t offsets[] = {0, 128, 64, 192, 64 + ROWS * COLUMNS}, listed[] = {0, 64, 128, 192, 256};
+    assert_int_equal(p.count, 5);
+    for (int i = 0; i < p.count; i++) {
+        const ParamSlice *s = &p.slices[i];
+        assert_string_equal(s->name, names[i]);
+        assert_int_equal(s->offset, offsets[i]);
+        assert_int_equal(s->listed, listed[i]);
+        assert_int_equal(s->packed, i == 4);
+        assert_ptr_equal(params_at(&p, s->offset), s);
+    }
+    assert_true(group.next == group.end && p.total == 64 * 256 && p.listed == p.total);
+    float *flat = xmalloc(p.total * sizeof *flat);
+    memset(flat, 0xff, p.total * sizeof *flat);
+    params_clear_padding(&p, flat);
+    for (int i = 0; i < p.count; i++) {
+        for (size_t k = 0; k < p.slices[i].count; k++) { flat[p.slices[i].offset + k] = 1; }
+    }
+    size_t ones = 0;
+    for (size_t i = 0; i < p.total; i++) {
+        assert_true(flat[i] == 0 || flat[i] == 1);
+        ones += flat[i] == 1;
+    }
+    assert_int_equal(ones, 7 + 2 * 11 + 2 * ROWS * COLUMNS);
+    free(flat);
+    params_free(&p, NULL);
+}
+
 static void test_conv_layout(void **state) {
     (void)state;
     Params p = small_params();
@@ -75,6 +122,7 @@ static void test_upload_download(void **state) {
 int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_offsets),
+        cmocka_unit_test(test_gathered),
         cmocka_unit_test(test_conv_layout),
         cmocka_unit_test(test_upload_download),
     };

@@ -2,6 +2,7 @@
 #include "tests/train/train_test.h"
 #include "tests/data/folder.h"
 #include "model/init.h"
+#include "model/safetensors.h"
 #include "train/checkpoint.h"
 #include "util/philox.h"
 #include <dirent.h>
@@ -81,6 +82,29 @@ static void same_bits(const float *device, uint64_t seed, const char *name) {
 
 static char *save(int step) {
     return checkpoint_commit(&options, step, checkpoint_write(&options, base, step, &what, &optimizer, &dev), false);
+}
+
+// Moments are written in the order of the list of slices, wherever the slices lie in the buffer.
+static void test_listed(void **state) {
+    (void)state;
+    randomize(20);
+    char *path = save(44), *name = xprintf("%s/trainer/optimizer.safetensors", path);
+    Safetensors file = safetensors_open(name);
+    const Tensor *moments = safetensors_find(&file, "exp_avg");
+    float *flat = random_flat(21);
+    int moved = 0;
+    for (int i = 0; i < unet.params.count; i++) {
+        const ParamSlice *s = &unet.params.slices[i];
+        assert_memory_equal((const float *)moments->data + s->listed, flat + s->offset, s->count * sizeof *flat);
+        assert_true(i == 0 || s->listed > s[-1].listed);
+        moved += s->listed != s->offset;
+    }
+    printf("  %d of %d slices lie elsewhere\n", moved, unet.params.count);
+    assert_true(moved > 0);
+    safetensors_close(&file);
+    free(flat);
+    free(name);
+    free(path);
 }
 
 static bool there(const char *name) { return access(in_folder(name), F_OK) == 0; }
@@ -172,10 +196,10 @@ static void test_damage(void **state) {
     char *bytes = read_file(moments, &size);
     atomic_write(moments, bytes, size / 2);
     assert_dies("optimizer.safetensors", checkpoint_load(&options, path, &what, &optimizer, &dev));
-    optimizer.total -= 64;
+    unet.params.listed -= 64;
     atomic_write(moments, bytes, size);
     assert_dies("tensor \"exp_avg\" is missing or not of", checkpoint_load(&options, path, &what, &optimizer, &dev));
-    optimizer.total += 64;
+    unet.params.listed += 64;
     write_text("run/checkpoint-000080/trainer/state.json", "{\"step\": 80, ");
     assert_dies("state.json: is not valid JSON", checkpoint_load(&options, path, &what, &optimizer, &dev));
     free(bytes);
@@ -209,8 +233,9 @@ static void test_remove_all(void **state) {
 
 int main(void) {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_bits),   cmocka_unit_test(test_limit),   cmocka_unit_test(test_failure),
-        cmocka_unit_test(test_damage), cmocka_unit_test(test_command), cmocka_unit_test(test_remove_all),
+        cmocka_unit_test(test_bits),       cmocka_unit_test(test_listed), cmocka_unit_test(test_limit),
+        cmocka_unit_test(test_failure),    cmocka_unit_test(test_damage), cmocka_unit_test(test_command),
+        cmocka_unit_test(test_remove_all),
     };
     return cmocka_run_group_tests(tests, begin, end);
 }
