@@ -478,7 +478,16 @@ static void check_layout(const File *f, Part p, const Space *s, Type t, bool sum
 }
 
 // Fletcher-32, and nothing else: other filters can give chunks of another size than libhdf5 believes.
-static void check_filters(Part p) {
+static void check_filters(Part p, const char *name, int length) {
+    Part first = p;
+    take(&first, 1);
+    if (take(&first, 1) != 1 || take(&first, 2) != 3) {
+        die("%s: dataset \"%.*s\" is compressed or has another filter, expected plain values (convert it with "
+            "`h5repack --filter=NONE --layout=CONTI --low=2 --high=2`, or copy it with h5py without compression, "
+            "shuffle "
+            "and chunks)",
+            p.file->path, length, name);
+    }
     want_number(&p, 1, 2);
     want_number(&p, 1, 1);
     want_number(&p, 2, 3);
@@ -511,7 +520,13 @@ static void check_dataset(const File *f, uint64_t at, const char *name, int leng
     if (elsewhere) { die("%s: dataset \"%.*s\" has values of other files, expected its own", f->path, length, name); }
     Space s = check_space(m[SPACE]);
     Type t = check_type(m[TYPE], false);
-    if (o.counts[FILTERS]) { check_filters(m[FILTERS]); }
+    if (o.counts[FILTERS]) { check_filters(m[FILTERS], name, length); }
+    bool chunks = left(&m[LAYOUT]) > 2 && m[LAYOUT].at[0] == 4 && m[LAYOUT].at[1] == 2;
+    if (chunks && s.rank > 0 && s.most[0] != NONE) {
+        die("%s: dataset \"%.*s\" has chunks and a fixed length, expected no chunks, or a first axis without limit "
+            "(convert it with `h5repack --layout=CONTI --low=2 --high=2`)",
+            f->path, length, name);
+    }
     if (o.counts[FILL]) { check_fill(m[FILL], t.size); }
     check_layout(f, m[LAYOUT], &s, t, o.counts[FILTERS]);
 }

@@ -117,9 +117,13 @@ static char *subject_read(const StartAnalysis *a, const char *picture, Subject *
     if (!why && a->kind == MAP_PICTURE) { map = image_try_load(path.text, 3, &why); }
     int width = a->kind == MAP_DEPTH ? depth.width : map.width,
         height = a->kind == MAP_DEPTH ? depth.height : map.height;
+    int stored_width = rgb.width, stored_height = rgb.height;
     if (!why && (width != rgb.width || height != rgb.height)) {
-        why = xprintf("%s: has %d x %d pixels, expected %d x %d as %s", path.text, width, height, rgb.width, rgb.height,
-                      picture);
+        image_upright(&rgb);
+    } // a map as people see the picture
+    if (!why && (width != rgb.width || height != rgb.height)) {
+        why = xprintf("%s: has %d x %d pixels, expected %d x %d as %s", path.text, width, height, stored_width,
+                      stored_height, picture);
     }
     if (!why) {
         int f = vae_factor(&a->pipeline->vae_decoder.config), multiple = f << (a->pipeline->unet.config.levels - 1);

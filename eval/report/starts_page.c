@@ -49,6 +49,9 @@ static Findings find(const StartRecord *record, const StartItem *items, int coun
     return f;
 }
 
+// Of fewer pictures that all change in one direction chance alone makes more than 5% (2 of 2^n).
+enum { FEWEST = 6 };
+
 // One sentence with the answer, by the interval of the gain. Freed by the caller.
 static char *conclusion(const Findings *f) {
     const Interval *gain = &f->gain[START_TRUTH];
@@ -57,13 +60,19 @@ static char *conclusion(const Findings *f) {
                        "starts are noise.",
                        f->signal);
     }
-    const char *what = gain->low > 0    ? "The model reads from what the schedule leaves"
+    char *interval = f->record->resamples ? xprintf(", %.3f to %.3f", gain->low, gain->high) : xstrdup("");
+    const char *what = !f->record->resamples ? "Without intervals (--bootstrap 0) chance is not ruled out"
+                       : f->count < FEWEST
+                           ? "The pictures are too few to say whether the model reads from what the schedule leaves"
+                       : gain->low > 0  ? "The model reads from what the schedule leaves"
                        : gain->high < 0 ? "The model is worse with a little of the true map in its start"
                                         : "There is no sign that the model reads from what the schedule leaves";
-    return xprintf("%s: with %.3g of the true map in its start, its %s is %.3f instead of %.3f (%.3f less, %.3f to "
-                   "%.3f).",
-                   what, f->signal, error_names[f->record->analysis->kind], f->error[START_TRUTH].value,
-                   f->error[START_NOISE].value, gain->value, gain->low, gain->high);
+    char *sentence =
+        xprintf("%s: with %.3g of the true map in its start, its %s is %.3f instead of %.3f (%.3f less%s).", what,
+                f->signal, error_names[f->record->analysis->kind], f->error[START_TRUTH].value,
+                f->error[START_NOISE].value, gain->value, interval);
+    free(interval);
+    return sentence;
 }
 
 static void print_table(const Findings *f) {

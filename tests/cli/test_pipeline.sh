@@ -38,6 +38,13 @@ check "analyze leak: the reference" bash -c "sed -n '/^  \"reference\"/,/}/p' le
 run "analyze starts" analyze starts --model model --images data/val --maps data/val --kind picture --steps 2
 check "analyze starts: page and numbers" bash -c "grep -q '</html>' starts/starts.html && grep -c , starts/pictures.csv | grep -qx 11"
 check "analyze starts: a zero signal says so" grep -q "nothing to read" starts/starts.json
+one=$(ls data/val/*.png data/val/*.jpg 2>/dev/null | head -n 1)
+run "analyze starts of one picture" analyze starts --model model --images "$one" --maps data/val --kind picture --steps 2 \
+    --terminal-signal 0.3 --out one
+check "analyze starts: one picture shows nothing" grep -q '"conclusion": "The pictures are too few' one/starts.json
+run "analyze starts without a bootstrap" analyze starts --model model --images "$one" --maps data/val --kind picture \
+    --steps 2 --terminal-signal 0.3 --bootstrap 0 --out one
+check_not "analyze starts without a bootstrap: no intervals" grep -q 'nan' one/starts.json
 for split in train val; do
     run "encode $split" encode --model vae/model --data data --split $split --out latents --targets overlay,mask \
         --min-side 1 --classes @data/classes/seen.txt

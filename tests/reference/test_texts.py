@@ -249,6 +249,25 @@ def test_formats_of_hdf5(scenes, model, tmp_path, libver):
     assert {**after, "bytes": 0} == {**json.loads(before), "bytes": 0}
 
 
+@pytest.mark.parametrize("options, text", [
+    ({"compression": "gzip"}, "is compressed or has another filter"),
+    ({"shuffle": True}, "is compressed or has another filter"),
+    ({"chunks": True}, "has chunks and a fixed length"),
+])
+def test_shards_that_h5py_compressed(scenes, model, tmp_path, options, text):
+    """What is refused names the dataset and the way to convert it."""
+    encode(model, scenes, tmp_path / "a", "--texts", "phrases", "--targets", "mask")
+    path = tmp_path / "a/train-00000.h5"
+    with h5py.File(path) as old, h5py.File(tmp_path / "new.h5", "w", libver="v110") as new:
+        for name in old:
+            new.create_dataset(name, data=old[name][()], **options if name == "mask" else {})
+        for name, value in old.attrs.items():
+            new.attrs[name] = value
+    (tmp_path / "new.h5").rename(path)
+    said = encode_fails(model, scenes, tmp_path / "a")
+    assert f'train-00000.h5: dataset "mask" {text}' in said and "--layout=CONTI" in said
+
+
 def encode_fails(model, scenes, out):
     return run_cocogold("encode", "--model", model, "--data", scenes, "--out", out, "--min-side", 0, "--texts", "phrases",
                         "--targets", "mask", fails=True)
