@@ -92,6 +92,28 @@ def to_three_channels(depth):
     return torch.tensor(unit, dtype=torch.float32)[None, None].repeat(1, 3, 1, 1)
 
 
+def test_a_map_of_a_turned_picture(folder, cocogold):
+    """A map fits the stored picture, or the picture as people see it, turned as EXIF says. The other one is turned then."""
+    rng = np.random.default_rng(1)
+    pixels = rng.integers(0, 256, (32, 48, 3), np.uint8)
+    (folder / "turned").mkdir()
+    for name, exif in {"upright": None, "turned": Image.Exif()}.items():
+        if exif is not None:
+            exif[0x112] = 6  # a quarter to the right
+        stored = Image.fromarray(pixels if exif is None else np.rot90(pixels).copy())
+        stored.save(folder / "turned" / f"{name}.png", **({} if exif is None else {"exif": exif}))
+        Image.fromarray(rng.integers(1, 9000, (32, 48)).astype(np.uint16)).save(folder / "depth" / f"{name}.png")
+    shutil.copy(folder / "depth/upright.png", folder / "depth/turned.png")
+    rows = []
+    for name in ("upright", "turned"):
+        out = folder / f"of-{name}"
+        cocogold("analyze", "starts", "--model", folder / "model", "--images", folder / "turned" / f"{name}.png", "--maps",
+                 folder / "depth", "--steps", 1, "--resolution", 32, "--out", out)  # fmt: skip
+        with open(out / "pictures.csv") as file:
+            rows.append({key: value for key, value in next(csv.DictReader(file)).items() if key != "picture"})
+    assert rows[0] == rows[1]
+
+
 def test_against_marigold(folder, analysis, cocogold):
     rows, result, _ = analysis
     # Answered alone, the picture has the noise of number 0, which `segment` shows.
