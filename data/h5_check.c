@@ -483,8 +483,7 @@ static void check_filters(Part p, const char *name, int length) {
     take(&first, 1);
     if (take(&first, 1) != 1 || take(&first, 2) != 3) {
         die("%s: dataset \"%.*s\" is compressed or has another filter, expected plain values (convert it with "
-            "`h5repack --filter=NONE --layout=CONTI --low=2 --high=2`, or copy it with h5py without compression, "
-            "shuffle "
+            "`h5repack --filter=NONE --layout=CONTI --low=2 --high=2`, or copy it with h5py without filters "
             "and chunks)",
             p.file->path, length, name);
     }

@@ -118,9 +118,8 @@ static char *subject_read(const StartAnalysis *a, const char *picture, Subject *
     int width = a->kind == MAP_DEPTH ? depth.width : map.width,
         height = a->kind == MAP_DEPTH ? depth.height : map.height;
     int stored_width = rgb.width, stored_height = rgb.height;
-    if (!why && (width != rgb.width || height != rgb.height)) {
-        image_upright(&rgb);
-    } // a map as people see the picture
+    // The map may be one of the picture as people see it.
+    if (!why && (width != rgb.width || height != rgb.height)) { image_upright(&rgb); }
     if (!why && (width != rgb.width || height != rgb.height)) {
         why = xprintf("%s: has %d x %d pixels, expected %d x %d as %s", path.text, width, height, stored_width,
                       stored_height, picture);
