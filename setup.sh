@@ -12,7 +12,7 @@ cd "$(dirname "$0")"
 # Each package, with a test for systems without dpkg: a command, a header or a pkg-config module.
 parts=(
     gcc=command:gcc g++=command:g++ make=command:make pkg-config=command:pkg-config
-    libopenblas-openmp-dev=module:openblas libhdf5-dev=module:hdf5-serial libstb-dev=header:stb/stb_image.h
+    libhdf5-dev=module:hdf5-serial libstb-dev=header:stb/stb_image.h
     libyajl-dev=module:yajl libpopt-dev=module:popt libcairo2-dev=module:cairo libpng-dev=module:libpng fonts-dejavu-core=
     libssl-dev=module:openssl libpcre2-dev=module:libpcre2-8 libutf8proc-dev=module:libutf8proc
     libcmocka-dev=module:cmocka libopenmpi-dev=module:ompi-c openmpi-bin=command:mpirun

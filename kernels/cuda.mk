@@ -74,13 +74,6 @@ endif
 endif
 
 # ---- Emulation -------------------------------------------------------------------------------------------------------
-# The stand-in for cuBLASLt uses the OpenMP build of OpenBLAS, whatever the distribution's default is, so that there is
-# only one pool of threads.
-OPENBLAS        := $(firstword $(wildcard /usr/lib/*-linux-gnu/openblas-openmp/pkgconfig))
-openblas         = $(shell $(if $(OPENBLAS),PKG_CONFIG_PATH=$(OPENBLAS)) pkg-config $(1) openblas 2>/dev/null)
-$(BUILD)/tests/emu/cublaslt.o: private LIBRARY_CFLAGS += $(call openblas,--cflags)
-OPENBLAS_LIBS    = $(call openblas,--libs) $(if $(OPENBLAS),-Wl$(comma)-rpath$(comma)$(OPENBLAS:/pkgconfig=))
-
 EMU_FLAGS = -std=c++17 $(CODE_FLAGS) -Wno-unknown-pragmas -Wno-pass-failed -Itests/emu -MMD -MP
 EMU_LIB  := $(patsubst %.cpp,$(BUILD)/%.o,$(filter-out tests/emu/test_%,$(wildcard tests/emu/*.cpp)))
 ifeq ($(BACKEND),emu)
@@ -89,7 +82,7 @@ $(error DEBUG=1 needs BACKEND=cpu: AddressSanitizer does not support the fibers 
 endif
 KERNEL_CU_OBJ += $(EMU_LIB)
 KERNEL_FLAGS   = $(CXX) $(EMU_FLAGS)
-LDLIBS        += -lboost_context -lstdc++ $(OPENBLAS_LIBS)
+LDLIBS        += -lboost_context -lstdc++
 
 # -O3 and full symbols would double the compile time of these files without making the tests faster.
 $(BUILD)/%.cu.o: private OPT := $(OPT:-O3=-O2)

@@ -2,12 +2,14 @@
 // blocks of all folds are numbered one after the other, and each block looks up its fold.
 #include "kernels/cuda_common.cuh"
 #include "kernels/folds.h"
+#include <algorithm>
 
 enum {
     FOLD_X = 8, // a block: columns (of 4 or 1 elements) by rows
     FOLD_Y = 32,
-    TABLE = 80,        // folds of a launch: arguments of a kernel are 4 KB at most
-    REGION = 16 << 20, // bytes of partial sums that wait
+    TABLE = 80,      // folds of a launch: arguments of a kernel are 4 KB at most
+    LEAST = 1 << 20, // bytes of partial sums that wait
+    MOST = 16 << 20,
     ALIGNMENT = 256
 };
 
@@ -79,7 +81,9 @@ struct Folds {
     int blocks;
 };
 
-size_t folds_bytes(void) { return REGION; }
+size_t folds_bytes(size_t saved) {
+    return std::min((size_t)MOST, std::max((size_t)LEAST, saved / 64 / ALIGNMENT * ALIGNMENT));
+}
 
 void folds_begin(Device *dev, void *memory, size_t bytes) {
     if (dev->plan_only) { return; }

@@ -9,8 +9,9 @@
 extern "C" {
 #endif
 
-// Bytes of memory that are enough for a long table; 0: none is needed.
-size_t folds_bytes(void);
+// Bytes of memory for a long table beside `saved` bytes of activations: 1/64 of them, from 1 to 16 MB; 0: none is
+// needed.
+size_t folds_bytes(size_t saved);
 // From here on, gradients of parameters that the kernels' partial sums give are not complete until folds_flush or
 // folds_end. `memory` holds the partial sums; when it is full, what is in it is folded. Each gradient may be written
 // only once in between. Nothing nests.

@@ -351,7 +351,7 @@ void unet_backward(UNet *unet, Arena *arena, floatX *dsample, floatX *dcontext, 
     pass->arena = arena, pass->dev = dev, pass->beta = beta, pass->dcontext = dcontext;
     pass->dtime = grads ? arena_push(arena, (size_t)pass->B * u->time_proj.all.OC) : NULL;
     pass->dcontext_begun = false;
-    size_t waiting = grads ? folds_bytes() : 0;
+    size_t waiting = grads ? folds_bytes(arena->bottom) : 0;
     void *sums = waiting ? arena_push_tensor(arena, 1, SHAPE(waiting)) : NULL;
     if (grads) { folds_begin(dev, sums, waiting); }
 

@@ -2,7 +2,7 @@
 # ThreadSanitizer: clang builds the program with it in build/cpu-fp32-thread, and what runs several threads (encode, the
 # thread that reads shards, train, train-vae, eval) is run on tiny data. A data race fails the test.
 # Archer, which clang's OpenMP loads, tells ThreadSanitizer what OpenMP orders; a program with a race and one without show
-# that both work. Libraries that are not built with it (OpenBLAS, HDF5) are not watched.
+# that both work. Libraries that are not built with it (HDF5) are not watched.
 export OMP_NUM_THREADS=4
 root=$(cd "$(dirname "$0")/../.." && pwd)
 COCOGOLD=$root/build/cpu-fp32-thread/cocogold

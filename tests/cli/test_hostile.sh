@@ -4,7 +4,7 @@ source "$(dirname "$0")/common.sh"
 "$cocogold" init --preset mini model >.init 2>&1 || { result 1 "init" "$(cat .init)"; finish; }
 segment=(segment --model model --text cat --steps 1 --image)
 bytes() { printf "$(sed 's/../\\x&/g' <<<"$1")"; }
-limited() { (ulimit -v 4000000 && timeout 20 "$cocogold" "$@"); } # 4 GB: OpenBLAS's and the threads' own buffers are most
+limited() { (ulimit -v 4000000 && timeout 20 "$cocogold" "$@"); } # 4 GB
 
 # ---- pictures
 bytes ffd8ffc0001108659065900301110002110003 >bomb.jpg # a JPEG's header: 26000 x 26000

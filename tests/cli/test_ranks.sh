@@ -68,7 +68,7 @@ if [[ $build == emu-* ]]; then
     check_not "other bits" same_bits tuned other
 fi
 # The text encoder too, with sharded state.
-text=(pretrain --model text --shards latents --max-train-steps 4 --lr 1e-3 --lr-warmup-steps 0 --max-grad-norm 1 --ema-decay 0.9
+text=(pretrain --model text --shards latents --max-train-steps 4 --lr 1e-4 --lr-warmup-steps 0 --max-grad-norm 1 --ema-decay 0.9
     --train-text-encoder --checkpoint-every 0 --validate-every 0 --no-roofline)
 check "init --text-to-image" "$prepares" init --preset mini --text-to-image --vae model text
 check "pretrain, 1 rank" on 1 "${text[@]}" $(batch 1) --out text-one

@@ -1,4 +1,4 @@
-// Stand-in for cublasLt.h: the matrix products that cocogold uses, with OpenBLAS (cublaslt.cpp).
+// Stand-in for cublasLt.h: the matrix products that cocogold uses (cublaslt.cpp).
 #pragma once
 #include "cuda_runtime.h"
 #include <stddef.h>

@@ -1,4 +1,4 @@
-// cuBLASLt's matrix product with OpenBLAS: D = alpha op(A) op(B) + beta C + bias, column-major, strided batches; fp32,
+// cuBLASLt's matrix product: D = alpha op(A) op(B) + beta C + bias, column-major, strided batches; fp32,
 // or bf16 A and B with fp32 accumulation and bf16 or fp32 C and D. bias (rows of D) is added after the accumulation,
 // before D is rounded.
 //
@@ -7,8 +7,6 @@
 #include "cublasLt.h"
 #include "cuda_bf16.h"
 
-#include <cblas.h>
-#include <omp.h>
 #include <stdlib.h>
 #include <unistd.h>
 #include <vector>
@@ -231,22 +229,53 @@ static std::vector<float> dense(const void *p, const cublasLtLayout &l, int batc
     return out;
 }
 
+struct Matrix { // column-major
+    const float *values;
+    int ld;
+    bool transposed;
+    float at(int row, int col) const { return values[transposed ? (size_t)row * ld + col : (size_t)col * ld + row]; }
+};
+
+// out (m, n) = alpha a b + beta out, over the elements first .. of k. Each element is one sum in the order of k, in
+// tiles of one size: its bits do not depend on m, n, the processor or the place in the matrix, as OpenBLAS's do.
+static void multiply(float *out, float alpha, Matrix a, Matrix b, float beta, int m, int n, int first, int count) {
+    enum { ROWS = 16, COLUMNS = 4 };
+    std::vector<float> left((size_t)count * ROWS), right((size_t)count * COLUMNS);
+    for (int row = 0; row < m; row += ROWS) {
+        for (int i = 0; i < count * ROWS; i++) {
+            left[i] = row + i % ROWS < m ? a.at(row + i % ROWS, first + i / ROWS) : 0;
+        }
+        for (int col = 0; col < n; col += COLUMNS) {
+            float sum[COLUMNS][ROWS] = {};
+            for (int i = 0; i < count * COLUMNS; i++) {
+                right[i] = col + i % COLUMNS < n ? b.at(first + i / COLUMNS, col + i % COLUMNS) : 0;
+            }
+            for (int i = 0; i < count; i++) {
+                for (int c = 0; c < COLUMNS; c++) {
+                    for (int r = 0; r < ROWS; r++) { sum[c][r] += left[i * ROWS + r] * right[i * COLUMNS + c]; }
+                }
+            }
+            for (int c = 0; c < COLUMNS && col + c < n; c++) {
+                for (int r = 0; r < ROWS && row + r < m; r++) {
+                    float *to = &out[(size_t)(col + c) * m + row + r];
+                    *to = alpha * sum[c][r] + (beta != 0 ? beta * *to : 0);
+                }
+            }
+        }
+    }
+}
+
 static void product(const cublasLtDesc &desc, float alpha, const void *A, const cublasLtLayout &a, const void *B,
                     const cublasLtLayout &b, float beta, const void *C, const cublasLtLayout &c, void *D,
                     const cublasLtLayout &d, bool halves) {
     const int m = (int)d.rows, n = (int)d.cols, k = (int)(desc.transa == CUBLAS_OP_N ? a.cols : a.rows);
-    const int threads = omp_get_max_threads();
     for (int batch = 0; batch < d.batches; batch++) {
         const std::vector<float> left = dense(A, a, batch), right = dense(B, b, batch);
         std::vector<float> sum((size_t)m * n, 0.0f); // beta = 0 never reads C
         if (beta != 0) { sum = dense(C, c, batch); }
-        omp_set_num_threads(1);                            // OpenBLAS's bits depend on the number of threads
         auto add = [&](int first, int count, float kept) { // the elements first .. of k
-            const size_t a_at = desc.transa == CUBLAS_OP_N ? first * a.rows : first;
-            const size_t b_at = desc.transb == CUBLAS_OP_N ? first : first * b.rows;
-            cblas_sgemm(CblasColMajor, desc.transa == CUBLAS_OP_N ? CblasNoTrans : CblasTrans,
-                        desc.transb == CUBLAS_OP_N ? CblasNoTrans : CblasTrans, m, n, count, alpha, left.data() + a_at,
-                        (int)a.rows, right.data() + b_at, (int)b.rows, kept, sum.data(), m);
+            multiply(sum.data(), alpha, Matrix{left.data(), (int)a.rows, desc.transa != CUBLAS_OP_N},
+                     Matrix{right.data(), (int)b.rows, desc.transb != CUBLAS_OP_N}, kept, m, n, first, count);
         };
         if (halves && k > 1) {
             add(0, k / 2, beta);
@@ -254,7 +283,6 @@ static void product(const cublasLtDesc &desc, float alpha, const void *A, const 
         } else {
             add(0, k, beta);
         }
-        omp_set_num_threads(threads);
         for (int col = 0; col < n; col++) {
             for (int row = 0; row < m; row++) {
                 float value = sum[(size_t)col * m + row];

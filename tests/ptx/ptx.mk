@@ -26,7 +26,7 @@ PTX_FLAGS     = -std=c++17 -O3 -lineinfo --no-compress -arch=compute_80 -I$(BUIL
 ifeq ($(BACKEND),ptx)
 KERNEL_FLAGS   = $(NVCC) $(PTX_FLAGS)
 KERNEL_CU_OBJ += $(PTX_LIB) $(SIM_OBJ) $(SIM)/runtime.o
-LDLIBS += -lstdc++ $(OPENBLAS_LIBS)
+LDLIBS += -lstdc++
 
 $(BUILD)/%.cu.o: %.cu $(BUILD)/flags $(PTX_STANDINS) | ptx-tools
 	@mkdir -p $(@D)
