@@ -102,7 +102,7 @@ def test_page(analysis, tmp_path):
 def test_mistakes(analysis, mini):
     folder, _, _ = analysis
     base = ("--model", mini, "--data", folder / "data", "--out", folder / "no")
-    assert "expected latents, leak or arms" in run_cocogold("analyze", "weights", fails=True)
+    assert "expected latents, leak, starts or arms" in run_cocogold("analyze", "weights", fails=True)
     assert "at least 2" in run_cocogold("analyze", "latents", *base, "--min-side", 10000, fails=True)
     assert "multiple of 4" in run_cocogold("analyze", "latents", *base, "--resolution", 66, fails=True)
     assert "unicorn" in run_cocogold("analyze", "latents", *base, "--classes", "unicorn", fails=True)
