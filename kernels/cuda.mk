@@ -74,7 +74,9 @@ endif
 endif
 
 # ---- Emulation -------------------------------------------------------------------------------------------------------
-EMU_FLAGS = -std=c++17 $(CODE_FLAGS) -Wno-unknown-pragmas -Wno-pass-failed -Itests/emu -MMD -MP
+# An access whose address is not a multiple of its type's alignment, which a GPU does not allow, is a trap.
+ALIGNED   = -fsanitize=alignment -fsanitize-undefined-trap-on-error
+EMU_FLAGS = -std=c++17 $(CODE_FLAGS) $(ALIGNED) -Wno-unknown-pragmas -Wno-pass-failed -Itests/emu -MMD -MP
 EMU_LIB  := $(patsubst %.cpp,$(BUILD)/%.o,$(filter-out tests/emu/test_%,$(wildcard tests/emu/*.cpp)))
 ifeq ($(BACKEND),emu)
 ifeq ($(DEBUG),1)

@@ -145,6 +145,10 @@ static void on_fault(int, siginfo_t *info, void *) {
     fail("invalid access at address %p (outside of every allocation, or a fiber's stack overflowed)", info->si_addr);
 }
 
+static void on_trap(int, siginfo_t *, void *) { // ALIGNED in kernels/cuda.mk
+    fail("misaligned access (the address is not a multiple of what the type needs)");
+}
+
 // The handler needs its own stack, since the fault may be a stack overflow of a fiber.
 static void use_fault_stack() {
     stack_t alternative = {};
@@ -160,6 +164,9 @@ __attribute__((constructor)) void catch_faults() {
     action.sa_flags = SA_SIGINFO | SA_ONSTACK;
     sigaction(SIGSEGV, &action, nullptr);
     sigaction(SIGBUS, &action, nullptr);
+    action.sa_sigaction = on_trap;
+    sigaction(SIGILL, &action, nullptr);
+    sigaction(SIGTRAP, &action, nullptr);
 }
 
 Registry::~Registry() {

@@ -855,6 +855,30 @@ static void test_launch_limits(void **) {
         "a grid of 0 x 1 x 1");
 }
 
+static void copy_four_from(float *out, const float *x, long i) { *(float4 *)out = *(const float4 *)(x + i); }
+
+static void test_misaligned(void **) {
+    emu::DeviceAccess open;
+    float *x = device_array<float>(16);
+    for (int i = 0; i < 16; i++) { x[i] = (float)i; }
+    emu::launch<copy_four_from>(1, 1, 0, nullptr, x, x, 8L);
+    synchronize();
+    assert_true(x[0] == 8 && x[3] == 11);
+    cudaFree(x);
+    expect_failure(
+        [] {
+            emu::launch<copy_four_from>(1, 1, 0, nullptr, device_array<float>(16), device_array<float>(16), 6L);
+            cudaDeviceSynchronize();
+        },
+        "kernel copy_four_from, block (0, 0, 0), thread (0, 0, 0): misaligned access");
+    expect_failure(
+        [] {
+            emu::launch<copy_four_from>(1, 1, 0, nullptr, device_array<float>(16) + 1, device_array<float>(16), 4L);
+            cudaDeviceSynchronize();
+        },
+        "misaligned access");
+}
+
 static void test_memory_faults(void **) {
     emu::DeviceAccess open;
     float *x = device_array<float>(10);
@@ -934,6 +958,7 @@ int main() {
         cmocka_unit_test(test_shared_memory_granted),
         cmocka_unit_test(test_launch_limits),
         cmocka_unit_test(test_memory_faults),
+        cmocka_unit_test(test_misaligned),
         cmocka_unit_test(test_host_faults),
         cmocka_unit_test(test_races),
         cmocka_unit_test(test_bf16_rounding),

@@ -86,6 +86,7 @@ listed=(
     'kernels/folds.cu|one row is not folded|s/row < fold\.rows && c/row + 1 < fold.rows && c/'
     'kernels/folds.cu|a full table is not folded|s/ \|\| f->table\.count == TABLE//'
     'kernels/folds.cu|a block takes the fold after its own|s/first_block <= \(int\)blockIdx\.x/first_block <= (int)blockIdx.x + 1/'
+    'kernels/conv2d.cu|four columns at a time of a sample bias that is not aligned|s/in_fours\(sample_bias, stride\)/true/'
     'kernels/loss.cu|the gradient without its factor|s/return factor \* d;/return d + 0 * factor;/'
     'kernels/optimizer.cu|no bias correction of the second moment|s/1 \/ sqrtf\(s->bias2\)/1/'
     'kernels/optimizer.cu|no weight decay|s/step \+ k\.weight_decay \* p/step/'
