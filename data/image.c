@@ -145,12 +145,19 @@ Image image_try_load(const char *path, int channels, char **why) {
 
 GreyValues image_try_load_grey(const char *path, char **why) {
     Image size = {0};
-    uint16_t *pixels = decode(path, 1, true, &size, why);
+    uint16_t *pixels = decode(path, 3, true, &size, why), *p = pixels;
     if (!pixels) { return (GreyValues){0}; }
     size_t n = (size_t)size.width * (size_t)size.height;
     GreyValues grey = {size.width, size.height, xmalloc(n * sizeof *grey.values)};
-    for (size_t i = 0; i < n; i++) { grey.values[i] = (float)pixels[i] / 65535; }
+    for (size_t i = 0; i < n && !*why; i++, p += 3) {
+        if (p[0] != p[1] || p[0] != p[2]) { *why = xprintf("%s: has colours, expected grey values", path); }
+        grey.values[i] = (float)p[0] / 65535;
+    }
     free(pixels);
+    if (*why) {
+        free(grey.values);
+        grey = (GreyValues){0};
+    }
     return grey;
 }
 

@@ -36,7 +36,7 @@ typedef struct {
     int width, height;
     float *values;
 } GreyValues;
-// Values as they are stored (colours as their luminance). On failure there are no values, and *why gets a sentence,
+// Values as they are stored; a picture with colours is refused. On failure there are no values, and *why gets a sentence,
 // freed by the caller; else it is NULL.
 GreyValues image_try_load_grey(const char *path, char **why);
 

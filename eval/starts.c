@@ -95,6 +95,9 @@ static char *take_depth(Subject *s, const GreyValues *depth, const char *path) {
         for (int c = 0; c < 3; c++) { s->map[3 * i + c] = unit; }
     }
     free(sorted);
+    if ((double)count < 0.01 * (double)n) {
+        return xprintf("%s: has depth at %.2g%% of its pixels, expected at least 1%%", path, 100.0 * count / (double)n);
+    }
     return high > low ? NULL : xprintf("%s: has the same depth everywhere, expected different values", path);
 }
 

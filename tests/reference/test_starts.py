@@ -49,6 +49,12 @@ def folder(tmp_path_factory):
     Image.fromarray(np.zeros((8, 8, 3), np.uint8)).save(folder / "rgb" / "alone.png")
     Image.fromarray(np.zeros((8, 8, 3), np.uint8)).save(folder / "rgb" / "flat.png")
     Image.fromarray(np.full((8, 8), 7, np.uint16)).save(folder / "depth" / "flat.png")
+    for name in ("colours", "sparse"):
+        Image.fromarray(np.zeros((16, 16, 3), np.uint8)).save(folder / "rgb" / f"{name}.png")
+    Image.fromarray(rng.integers(0, 256, (16, 16, 3), np.uint8)).save(folder / "depth" / "colours.png")
+    sparse = np.zeros((16, 16), np.uint16)
+    sparse[3, 4:6] = 5, 6
+    Image.fromarray(sparse).save(folder / "depth" / "sparse.png")
     return folder
 
 
@@ -157,7 +163,7 @@ def test_against_marigold(folder, analysis, cocogold):
 
 def test_summary(analysis):
     rows, result, text = analysis
-    assert set(rows) == set(SIDES) and result["pictures"] == 3 and result["left_out"] == 2
+    assert set(rows) == set(SIDES) and result["pictures"] == 3 and result["left_out"] == 4
     for key, value in result["starts"].items():
         errors = [float(row[f"error_{key}"]) for row in rows.values()]
         assert abs(value["error"]["value"] - np.mean(errors)) < 1e-5
