@@ -107,6 +107,25 @@ static void take_picture(Subject *s, const Image *map) {
     memset(s->valid, 1, 3 * pixels_of(s));
 }
 
+// Places both in the model's rectangle. Returns NULL, or why the map is of no use.
+static char *place(const StartAnalysis *a, Subject *s, const Image *rgb, const GreyValues *depth, const Image *map,
+                   const char *path) {
+    int f = vae_factor(&a->pipeline->vae_decoder.config), multiple = f << (a->pipeline->unet.config.levels - 1);
+    *s = (Subject){.frame = frame_aspect(rgb->width, rgb->height, a->side, multiple <= a->side / 4 ? multiple : f)};
+    size_t n = 3 * pixels_of(s);
+    s->picture = xmalloc(n * sizeof *s->picture), s->map = xmalloc(n * sizeof *s->map);
+    s->truth = xmalloc(n * sizeof *s->truth), s->valid = xmalloc(n);
+    frame_picture(&s->frame, rgb, s->picture);
+    char *why = NULL;
+    if (a->kind == MAP_DEPTH) {
+        why = take_depth(s, depth, path);
+    } else {
+        take_picture(s, map);
+    }
+    if (why) { subject_free(s); }
+    return why;
+}
+
 // Reads both files; returns NULL, or why they cannot be used.
 static char *subject_read(const StartAnalysis *a, const char *picture, Subject *s) {
     char *why = NULL;
@@ -116,10 +135,10 @@ static char *subject_read(const StartAnalysis *a, const char *picture, Subject *
     }
     Image rgb = image_try_load(picture, 3, &why), map = {0};
     GreyValues depth = {0};
-    if (!why && a->kind == MAP_DEPTH) { depth = image_try_load_grey(path.text, &why); }
-    if (!why && a->kind == MAP_PICTURE) { map = image_try_load(path.text, 3, &why); }
-    int width = a->kind == MAP_DEPTH ? depth.width : map.width,
-        height = a->kind == MAP_DEPTH ? depth.height : map.height;
+    bool grey = a->kind == MAP_DEPTH;
+    if (!why && grey) { depth = image_try_load_grey(path.text, &why); }
+    if (!why && !grey) { map = image_try_load(path.text, 3, &why); }
+    int width = grey ? depth.width : map.width, height = grey ? depth.height : map.height;
     int stored_width = rgb.width, stored_height = rgb.height;
     // The map may be one of the picture as people see it.
     if (!why && (width != rgb.width || height != rgb.height)) { image_upright(&rgb); }
@@ -127,20 +146,7 @@ static char *subject_read(const StartAnalysis *a, const char *picture, Subject *
         why = xprintf("%s: has %d x %d pixels, expected %d x %d as %s", path.text, width, height, stored_width,
                       stored_height, picture);
     }
-    if (!why) {
-        int f = vae_factor(&a->pipeline->vae_decoder.config), multiple = f << (a->pipeline->unet.config.levels - 1);
-        *s = (Subject){.frame = frame_aspect(rgb.width, rgb.height, a->side, multiple <= a->side / 4 ? multiple : f)};
-        size_t n = pixels_of(s);
-        s->picture = xmalloc(3 * n * sizeof *s->picture), s->map = xmalloc(3 * n * sizeof *s->map);
-        s->truth = xmalloc(3 * n * sizeof *s->truth), s->valid = xmalloc(3 * n);
-        frame_picture(&s->frame, &rgb, s->picture);
-        if (a->kind == MAP_DEPTH) {
-            why = take_depth(s, &depth, path.text);
-        } else {
-            take_picture(s, &map);
-        }
-        if (why) { subject_free(s); }
-    }
+    if (!why) { why = place(a, s, &rgb, &depth, &map, path.text); }
     free(depth.values);
     image_free(&rgb);
     image_free(&map);
@@ -290,8 +296,8 @@ static void analyze_item(Work *w, const Subject *s, StartItem *item, uint64_t id
 
 enum { MEAN_MAPS = 64 };
 
-// w->mean: the mean of each channel over the latents of the first maps. Returns the number of maps.
-static int find_mean(Work *w) {
+// w->mean: the mean of each channel over the latents of the first maps.
+static void find_mean(Work *w) {
     const PictureList *list = w->a->pictures;
     int used = 0, L = w->a->pipeline->vae_decoder.config.latent_channels;
     double sums[sizeof w->mean / sizeof *w->mean] = {0}, cells = 0;
@@ -312,7 +318,6 @@ static int find_mean(Work *w) {
     }
     progress_end(&progress, progress.done);
     for (int c = 0; c < L && used; c++) { w->mean[c] = (float)(sums[c] / cells); }
-    return used;
 }
 
 StartItem *starts_analyze(const StartAnalysis *a, int *count, Device *dev) {

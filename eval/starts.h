@@ -21,7 +21,8 @@ typedef struct {
     double error, good;
 } MapScore;
 
-// Of each picture: the answers from the starts (Start), then the best constant answer and the true map through the VAE.
+// Of each picture: the answers from the starts (Start), then the mean of the true map as a constant, and the true
+// map through the VAE.
 enum { ANSWER_CONSTANT = START_IMAGE + 1, ANSWER_CEILING, ANSWERS };
 
 typedef struct {

@@ -157,52 +157,45 @@ typedef struct {
 
 static float *place(float *to, Layout l, int channel) { return to + channel / NR * l.panel + channel % NR; }
 
-// B^T inp B of one tile.
-static void transform_input(float *to, Layout l, const Winograd *w, Tile t) {
-    int y = t.y - w->pad, x = t.x - w->pad;
-    Square s = square_at(w->inp, t.b, y, x, SIDE, w->inp_H, w->inp_W, w->K);
-    for (int k = 0; k < w->K; k += VEC) {
+LINE pair_of(Vec *first, Vec *second, const Vec *line, const int pair, const bool gradient) {
+    gradient ? output_gradient_pair(first, second, line, pair) : input_pair(first, second, line, pair);
+}
+
+// Channels n0 .. n1 - 1 of a square from row y, column x on, transformed along its columns and rows.
+LINE transform_square(float *to, Layout l, Square s, int y, int x, int H, int W, int n0, int n1, const int side,
+                      const bool gradient) {
+    for (int n = n0; n < n1; n += VEC) {
         Vec copy[POSITIONS];
-        Square from = s.whole ? s : copy_inside(copy, &s, k, y, x, SIDE, w->inp_H, w->inp_W);
-        float *at = place(to, l, k);
+        Square from = s.whole ? s : copy_inside(copy, &s, n, y, x, side, H, W);
+        float *at = place(to, l, n - n0);
         UNROLL for (int pair = 0; pair < PAIRS; pair++) {
             Vec row[2][SIDE], out[2][SIDE];
-            UNROLL for (int j = 0; j < SIDE; j++) {
+            UNROLL for (int j = 0; j < side; j++) {
                 Vec column[SIDE];
-                load_column(column, &from, s.whole ? k : 0, j, SIDE);
-                input_pair(row[0] + j, row[1] + j, column, pair);
+                load_column(column, &from, s.whole ? n : 0, j, side);
+                pair_of(row[0] + j, row[1] + j, column, pair, gradient);
             }
             UNROLL for (int i = 0; i < 2; i++) {
                 UNROLL for (int q = 0; q < PAIRS; q++)
-                    input_pair(out[i] + FIRST_OF_PAIR[q], out[i] + SECOND_OF_PAIR[q], row[i], q);
+                    pair_of(out[i] + FIRST_OF_PAIR[q], out[i] + SECOND_OF_PAIR[q], row[i], q, gradient);
             }
             store_rows(at, l.position, out, pair);
         }
     }
 }
 
+// B^T inp B of one tile.
+static void transform_input(float *to, Layout l, const Winograd *w, Tile t) {
+    int y = t.y - w->pad, x = t.x - w->pad;
+    Square s = square_at(w->inp, t.b, y, x, SIDE, w->inp_H, w->inp_W, w->K);
+    transform_square(to, l, s, y, x, w->inp_H, w->inp_W, 0, w->K, SIDE, false);
+}
+
 // A dout A^T of channels n0 .. n1 - 1 of one tile.
 static void transform_output_gradient(float *to, Layout l, const float *dout, const Winograd *w, Tile t, int n0,
                                       int n1) {
     Square s = square_at(dout, t.b, t.y, t.x, OUT, w->H, w->W, w->N);
-    for (int n = n0; n < n1; n += VEC) {
-        Vec copy[OUT * OUT];
-        Square from = s.whole ? s : copy_inside(copy, &s, n, t.y, t.x, OUT, w->H, w->W);
-        float *at = place(to, l, n - n0);
-        UNROLL for (int pair = 0; pair < PAIRS; pair++) {
-            Vec row[2][OUT], out[2][SIDE];
-            UNROLL for (int j = 0; j < OUT; j++) {
-                Vec column[OUT];
-                load_column(column, &from, s.whole ? n : 0, j, OUT);
-                output_gradient_pair(row[0] + j, row[1] + j, column, pair);
-            }
-            UNROLL for (int i = 0; i < 2; i++) {
-                UNROLL for (int q = 0; q < PAIRS; q++)
-                    output_gradient_pair(out[i] + FIRST_OF_PAIR[q], out[i] + SECOND_OF_PAIR[q], row[i], q);
-            }
-            store_rows(at, l.position, out, pair);
-        }
-    }
+    transform_square(to, l, s, t.y, t.x, w->H, w->W, n0, n1, OUT, true);
 }
 
 // Stores `columns` of v in row i of a tile of out whose first pixel is at `at`, plus constant and init.

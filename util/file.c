@@ -57,18 +57,31 @@ char *read_file(const char *path, size_t *size) {
     return text;
 }
 
-void make_folders(const char *path) {
+// The first folder of the path that cannot be made, to be freed, with errno; NULL: all are there.
+static char *first_not_made(const char *path) {
     char *copy = xstrdup(path);
     for (char *p = copy + 1;; p++) {
         if (*p != '/' && *p != 0) { continue; }
         char end = *p;
         *p = 0;
-        if (mkdir(copy, 0777) != 0 && errno != EEXIST) { die("%s: cannot be created: %s", copy, strerror(errno)); }
+        if (mkdir(copy, 0777) != 0 && errno != EEXIST) { return copy; }
         *p = end;
         if (!end) { break; }
     }
-    if (!folder_exists(path)) { die("%s: exists and is not a folder", path); }
     free(copy);
+    return NULL;
+}
+
+void make_folders(const char *path) {
+    char *failed = first_not_made(path);
+    if (failed) { die("%s: cannot be created: %s", failed, strerror(errno)); }
+    if (!folder_exists(path)) { die("%s: exists and is not a folder", path); }
+}
+
+bool try_make_folders(const char *path) {
+    char *failed = first_not_made(path);
+    free(failed); // keeps errno (POSIX 2024, and glibc before it)
+    return !failed && access(path, W_OK) == 0;
 }
 
 static int remove_entry(const char *path, const struct stat *s, int kind, struct FTW *place) {
@@ -101,7 +114,7 @@ static int sync_entry(const char *path, const struct stat *s, int kind, struct F
 }
 
 // The folder that a path lies in, with a slash at its end; "." for a bare name.
-static Path folder_of(const char *path) {
+Path folder_of(const char *path) {
     const char *slash = strrchr(path, '/');
     return path_of("%.*s", slash ? (int)(slash - path + 1) : 1, slash ? path : ".");
 }

@@ -20,6 +20,8 @@ char *read_file(const char *path, size_t *size);
 
 // mkdir -p. Dies on failure.
 void make_folders(const char *path);
+bool try_make_folders(const char *path); // false, with errno: it cannot be made, or files in it cannot
+Path folder_of(const char *path);        // that a file lies in, with a slash at the end; "." for a bare name
 
 // For the start of a command, so that an output that cannot be written is found before the work. They die as writing
 // would, and write nothing that stays.

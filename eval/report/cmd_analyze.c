@@ -76,9 +76,10 @@ typedef struct {
     Paint paint;
 } Inputs;
 
-static int resolution_of(const Pipeline *p) {
+// wanted 0: the model's.
+static int resolution_of(const Pipeline *p, int wanted) {
     const VAEConfig *vae = &p->vae_encoder.config;
-    int resolution = o.resolution ? o.resolution : pipeline_resolution(o.model, vae);
+    int resolution = wanted ? wanted : pipeline_resolution(p->folder, vae);
     if (resolution % vae_factor(vae)) {
         die("--resolution %d: expected a multiple of %d, the VAE's pixels per latent cell", resolution,
             vae_factor(vae));
@@ -95,7 +96,7 @@ static void inputs_open(Inputs *in, int parts) {
     in->allowed = classes_parse(&in->coco, "--classes", o.classes, NULL);
     in->paint = paint_parse(o.color, o.alpha, o.outline);
     in->sample = (SampleOptions){.allowed = in->allowed, .seed = (uint64_t)o.seed, .minimum_side = o.min_side};
-    in->sample.resolution = resolution_of(&in->pipeline);
+    in->sample.resolution = resolution_of(&in->pipeline, o.resolution);
     in->sample.skip_damaged = true;
 }
 
@@ -302,12 +303,7 @@ static int analyze_starts(int argc, char **argv, const char *command) {
     StartAnalysis a = {.pipeline = &pipeline, .pictures = &list, .maps = maps, .kind = (MapKind)kind, .text = text};
     a.pad_text = pad_text, a.seed = (uint64_t)seed;
     a.steps = answer.steps ? answer.steps : settings.steps;
-    a.side = resolution ? resolution : settings.resolution;
-    if (!a.side) { a.side = pipeline_resolution(answer.model, &pipeline.vae_encoder.config); }
-    if (a.side % vae_factor(&pipeline.vae_encoder.config)) {
-        die("--resolution %d: expected a multiple of %d, the VAE's pixels per latent cell", a.side,
-            vae_factor(&pipeline.vae_encoder.config));
-    }
+    a.side = resolution_of(&pipeline, resolution ? resolution : settings.resolution);
     schedule_warn_steps(&pipeline.schedule, a.steps);
     make_folders(out);
     int count;

@@ -12,7 +12,7 @@ static const struct {
     [START_TRUTH] = {"truth", "a little of the true map"},
     [START_MEAN] = {"mean", "of the mean map"},
     [START_IMAGE] = {"image", "of the picture"},
-    [ANSWER_CONSTANT] = {"constant", "floor: the best constant"},
+    [ANSWER_CONSTANT] = {"constant", "floor: the true mean everywhere"},
     [ANSWER_CEILING] = {"ceiling", "ceiling: the true map through the VAE"},
 };
 static const char *const error_names[] = {[MAP_DEPTH] = "AbsRel", [MAP_PICTURE] = "mean error"};

@@ -8,7 +8,6 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/stat.h>
 #include <unistd.h>
 
 // Another algorithm than the first is chosen if it needs less than this share of the first one's time: differences
@@ -115,23 +114,8 @@ static Entries read_entries(const char *path, const char *machine) {
     return e;
 }
 
-// mkdir -p without an error: whether the folder can be written to shows.
-static bool can_write(const char *path) {
-    Path folder = path_of("%s", path);
-    char *end = strrchr(folder.text, '/');
-    *end = 0;
-    for (char *p = folder.text + 1; *p; p++) {
-        if (*p != '/') { continue; }
-        *p = 0;
-        mkdir(folder.text, 0777);
-        *p = '/';
-    }
-    mkdir(folder.text, 0777);
-    return access(folder.text, W_OK) == 0;
-}
-
 static void write_entries(const Entries *e, const char *path, const char *machine) {
-    if (!can_write(path)) {
+    if (!try_make_folders(folder_of(path).text)) {
         warn("%s: cannot be written (%s): the next run times the algorithms again, and may choose others", path,
              strerror(errno));
         return;
@@ -195,7 +179,10 @@ static int choose(Device *dev, Entries *e, int *choices) {
 void algorithms_tune(Device *dev, Comm *comm) {
     const int count = algorithms_noted(dev);
     char *machine = algorithms_machine(dev);
-    if (!machine) { return; }
+    if (!machine) {
+        warn("--tune: the CPU has no algorithms to choose from");
+        return;
+    }
     int *choices = xcalloc((size_t)count + 1, sizeof *choices), timed = 0, others = 0;
     char *path = algorithms_path(machine);
     if (comm->rank == 0) {

@@ -37,8 +37,7 @@ const char *algorithms_chosen(const Device *dev);
 // ---- Choice and file -----------------------------------------------------------------------------------------------
 
 // Chooses for all products noted so far, prints a line, and writes the file if a product was timed. A product that is
-// in the file is not timed again. Collective. A damaged file, or one that cannot
-// be written, gives a warning.
+// in the file is not timed again. Collective. A damaged file, one that cannot be written, or a CPU gives a warning.
 void algorithms_tune(Device *dev, Comm *comm);
 // The file for a machine, to be freed; NULL if neither XDG_CACHE_HOME nor HOME is set.
 char *algorithms_path(const char *machine);

@@ -211,13 +211,14 @@ static void test_cards(void **state) {
 #endif
 
 #ifdef BACKEND_cpu
-// A sample has the same bits alone and among others, forward and in its gradient. The last two have many tiles in the
+// A sample has the same bits alone and among others, forward and in its gradient. The last three have many tiles in the
 // batch and few alone.
 static void test_batch(void **state) {
     (void)state;
     const Conv2d cases[] = {{3, 16, 16, 32, 48, 3, 1, 1, 1},   {3, 19, 26, 16, 16, 3, 1, 1, 1},
                             {5, 8, 8, 64, 64, 3, 1, 1, 1},     {4, 5, 4, 64, 64, 3, 1, 1, 1},
-                            {6, 16, 16, 256, 272, 3, 1, 1, 1}, {5, 15, 13, 400, 192, 3, 1, 1, 1}};
+                            {6, 16, 16, 256, 272, 3, 1, 1, 1}, {5, 15, 13, 400, 192, 3, 1, 1, 1},
+                            {5, 15, 13, 256, 160, 3, 1, 1, 1}};
     for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
         Conv2d all = cases[i], one = all;
         one.B = 1;
