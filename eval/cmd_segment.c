@@ -42,7 +42,8 @@ static Option table[] = {
      "trained|all|@FILE"},
     {OPT_STRING, "out", &o.out,
      "prefix of the files PREFIX-mask.png, PREFIX-prediction.png and PREFIX-overlay.png; of several pictures "
-     "PREFIX-PICTURE-mask.png, of several texts PREFIX-TEXT-mask.png, with PREFIX-labels.png and PREFIX-legend.png",
+     "PREFIX-PICTURE-mask.png, of several texts PREFIX-TEXT-mask.png, with PREFIX-labels.png and PREFIX-legend.png; "
+     "a PREFIX that ends with / is a folder, whose files have no dash in front",
      "PREFIX"},
     {OPT_STRING, "json", &o.json, "also write the masks in COCO's results format", "FILE"},
     {OPT_FLAG, "no-pictures", &o.no_pictures, "write no pictures, only --json"},
@@ -264,16 +265,15 @@ static void subject_free(Subject *subject) {
     labels_free(&subject->labels);
 }
 
-// PREFIX[-PICTURE][-TEXT]-WHAT.png; subject and text may be NULL. Of many, a prefix that ends with a slash is a folder.
+// PREFIX[-PICTURE][-TEXT]-WHAT.png; subject and text may be NULL. A prefix that ends with a slash is a folder.
 static Path output_path(const Segmenter *s, const Subject *subject, const char *text, const char *what) {
     char *word = text && s->texts.count > 1 ? text_file_name(text) : NULL;
     const char *picture = subject && s->pictures.several ? s->pictures.names[subject->number] : NULL;
-    bool many = s->pictures.several || s->texts.count > 1;
     const char *parts[] = {picture, word, what};
     Path path = path_of("%s", o.out);
     for (int i = 0; i < 3; i++) {
         if (!parts[i]) { continue; }
-        bool begins = many && path.text[0] && path.text[strlen(path.text) - 1] == '/';
+        bool begins = path.text[0] && path.text[strlen(path.text) - 1] == '/';
         path = path_of("%s%s%s", path.text, begins ? "" : "-", parts[i]);
     }
     free(word);
@@ -469,7 +469,9 @@ static void segmenter_close(Segmenter *s) {
 static void report_one(const Segmenter *s, double seconds) {
     char *text = text_shown(s->texts.texts[0]);
     printf("\"%s\" covers %.1f%% of %s (%.2f s)", text, 100 * s->shares[0], s->pictures.paths[0], seconds);
-    if (!o.no_pictures) { printf("; wrote %s-mask.png, -prediction.png, -overlay.png", o.out); }
+    if (!o.no_pictures) {
+        printf("; wrote %s, -prediction.png, -overlay.png", output_path(s, NULL, NULL, "mask").text);
+    }
     printf("\n");
     free(text);
 }

@@ -30,7 +30,7 @@ for way in few @list.txt; do
     check "the same files" diff <(made '*') <(printf '%s ' {$a,$b}-{mask,overlay,prediction}.png)
 done
 check "a folder that is not there yet" "${segment[@]}" --image "$first" --text person --out new/folder/
-check "it has the picture's files" ls new/folder/
+check "it has the picture's files" ls new/folder/{mask,prediction,overlay}.png
 check "texts from a file" "${segment[@]}" --image "$first" --texts-from @data/classes/unseen.txt --out listed --no-pictures --json listed.json
 check "each of them" [ "$(grep -c '"text"' listed.json)" = "$(grep -c . data/classes/unseen.txt)" ]
 
