@@ -36,8 +36,8 @@ typedef struct {
     int width, height;
     float *values;
 } GreyValues;
-// Values as they are stored; a picture with colours is refused. On failure there are no values, and *why gets a sentence,
-// freed by the caller; else it is NULL.
+// Values as they are stored; a picture with colours is refused. On failure there are no values, and *why gets a
+// sentence, freed by the caller; else it is NULL.
 GreyValues image_try_load_grey(const char *path, char **why);
 
 // Turns and mirrors the pixels as the EXIF orientation says (Pillow's ImageOps.exif_transpose).
