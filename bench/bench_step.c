@@ -110,16 +110,18 @@ static float *normal(size_t n, Optimizer *optimizer, Device *dev) {
 
 static void open_step(StepBench *s, const StepModel *m, int size, Device *dev) {
     s->unet = unet_create(&m->unet);
-    params_alloc(&s->unet.params, true, dev);
+    params_alloc(&s->unet.params, false, dev);
     draw_weights(&s->unet.params, dev);
     s->schedule = schedule_create(&m->schedule);
     s->diffusion = diffusion_create(&s->unet, &s->schedule, &s->options, m->tokens, size, size, dev);
     Params *p = &s->unet.params;
+    params_set_grads((Params *[]){p}, 1, PLAN_POINTER);
+    Arena planned = micro_step_plan(diffusion_step, &s->diffusion, p->total, dev);
+    device_reserve_workspace(dev, dev->workspace_needed);
+    s->arena = arena_create_planned(dev, &planned);
+    params_set_grads((Params *[]){p}, 1, s->arena.grads.first);
     s->optimizer = optimizer_create(&s->options.train, &s->comm, p->weights, p->grads, p->total, dev);
     s->step = step_create(&s->options.train, &s->comm, &s->optimizer, (Params *[2]){p, NULL}, dev);
-    size_t bytes = micro_step_bytes(diffusion_step, &s->diffusion, dev);
-    device_reserve_workspace(dev, dev->workspace_needed);
-    s->arena = arena_create(dev, bytes);
     const Diffusion *d = &s->diffusion;
     size_t latents = (size_t)d->B * d->h * d->w * d->L, text = (size_t)d->B * d->tokens * m->unet.cross_attention_dim;
     optimizer_begin(&s->optimizer, &s->options.train, 0, &(uint64_t){0}, dev);
@@ -344,7 +346,7 @@ void step_result_print(const StepResult *r, const Peaks *peaks) {
     printf("%s: %.1f M parameters, batch %d, %dx%d latents, %d tokens\n", r->name, 1e-6 * (double)r->parameters, r->B,
            r->size, r->size, r->tokens);
     printf("step %.4g s (%.4g to %.4g in %d), %.3g samples/s, %.1f GFLOP/s, %s of the roofline, peak memory %s "
-           "(activations %s), loss %.3f\n",
+           "(activations and gradients %s), loss %.3f\n",
            r->seconds, r->low, r->high, r->runs, r->B / r->seconds, 1e-9 * r->profile.flops / steps / r->seconds,
            format_share(step_roofline_share(r, peaks), share), format_bytes(r->peak_bytes, memory),
            format_bytes(r->arena_bytes, arena), r->loss);

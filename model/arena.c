@@ -22,6 +22,24 @@ Arena arena_create(Device *dev, size_t bytes) {
     return (Arena){.base = device_alloc(dev, size ? size : ALIGN), .size = size, .dev = dev};
 }
 
+void arena_plan_grads(Arena *arena, float *first, size_t count) {
+    assert(arena->measuring);
+    arena->grads = (ArenaGrads){.count = count, .first = first};
+}
+
+size_t arena_planned(const Arena *plan) {
+    const ArenaGrads *g = &plan->grads;
+    size_t backward = g->count ? g->offset + round_up(g->count * sizeof(float)) + g->temporaries : 0;
+    return backward > plan->peak ? backward : plan->peak;
+}
+
+Arena arena_create_planned(Device *dev, const Arena *plan) {
+    Arena arena = arena_create(dev, arena_planned(plan));
+    arena.grads = plan->grads;
+    arena.grads.first = (float *)(arena.base + plan->grads.offset);
+    return arena;
+}
+
 void arena_destroy(Arena *arena) {
     if (!arena->measuring) { device_free(arena->dev, arena->base); }
     free(arena->guards);
@@ -110,6 +128,8 @@ static void note_peak(Arena *arena) {
         die("an arena of %zu bytes is too small: it was planned for a smaller batch or picture", arena->size);
     }
     if (arena->bottom + arena->top > arena->peak) { arena->peak = arena->bottom + arena->top; }
+    if (arena->bottom > arena->grads.saved) { arena->grads.saved = arena->bottom; }
+    if (arena->top > arena->grads.temporaries) { arena->grads.temporaries = arena->top; }
 }
 
 static size_t bytes_of(size_t element, Shape shape) {
@@ -150,3 +170,25 @@ void arena_release(Arena *arena, ArenaMark mark) {
 void arena_release_top(Arena *arena, ArenaMark mark) { arena_release(arena, (ArenaMark){arena->bottom, mark.top}); }
 
 void arena_release_bottom(Arena *arena, ArenaMark mark) { arena_release(arena, (ArenaMark){mark.bottom, arena->top}); }
+
+// ---- Gradients in the arena ----------------------------------------------------------------------------------------
+
+void arena_grads_begin(Arena *arena) {
+    arena->grads.final = arena->grads.count;
+    arena->grads.saved = arena->bottom;
+    arena->grads.temporaries = arena->top;
+}
+
+// What was saved since the last call lies below `first`, so that no kernel of this time has written over a tensor that
+// another one reads.
+const float *arena_grads_final(Arena *arena, const float *first) {
+    ArenaGrads *g = &arena->grads;
+    if (!g->count) { return NULL; }
+    const float *before = g->first + g->final;
+    g->final = (size_t)(first - g->first);
+    size_t below = g->final * sizeof(float);
+    if (arena->measuring && g->saved > g->offset + below) { g->offset = round_up(g->saved - below); }
+    assert(g->saved <= g->offset + below);
+    g->saved = arena->bottom;
+    return before;
+}

@@ -3,6 +3,14 @@
 // only moves a pointer. Running forward and backward on a plan-only device with an arena without memory gives the
 // needed size (peak) and, because the calls are the same, the same addresses as the real run.
 //
+// The gradients of parameters may lie in the arena too, if a step has one micro-batch, so that they need not outlive
+// the next forward pass. Backward frees the saved tensors from the last to the first, and completes the gradients of
+// the last layers first: each gradient takes the place of tensors that have been freed. From the bottom:
+//
+//   offset                                  bytes that the pass needs below the first gradient
+//   count gradients                         forward saves tensors here; backward fills it from its end
+//   temporaries                             the most that backward has at the top
+//
 // Debug builds (DEBUG_GUARDS) fill every tensor with NaN when it is handed out and keep a guard zone after it.
 #pragma once
 #include <stddef.h>
@@ -36,6 +44,16 @@ typedef struct {
     const char *layer; // first weight of the last layer whose backward is done; NULL: none
 } SavedTable;
 
+// Gradients that lie in the arena.
+typedef struct {
+    size_t count;       // 0: they lie elsewhere
+    float *first;       // of them
+    size_t offset;      // bytes from the base to the first one: what a plan finds
+    size_t final;       // element from which on they are final
+    size_t saved;       // largest bottom since the last gradients became final
+    size_t temporaries; // largest top of backward
+} ArenaGrads;
+
 typedef struct {
     char *base;         // made up in a measuring arena
     size_t size;        // bytes
@@ -43,6 +61,7 @@ typedef struct {
     size_t peak;        // largest bottom + top so far
     size_t most_saved;  // largest bottom so far
     bool measuring;
+    ArenaGrads grads;
     SavedTable *table; // in a measuring arena with a traced device: lists what is saved; NULL: no list
     Device *dev;
     size_t *guards; // debug builds: offsets of the live tensors' guard zones
@@ -56,6 +75,18 @@ typedef struct {
 Arena arena_measure(Device *dev);              // no memory: only counts; dev is plan-only
 Arena arena_create(Device *dev, size_t bytes); // device memory
 void arena_destroy(Arena *arena);
+
+// Lets `count` gradients lie in a measuring arena; `first` is their address during the plan.
+void arena_plan_grads(Arena *arena, float *first, size_t count);
+// Bytes that the measured passes need, with gradients.
+size_t arena_planned(const Arena *plan);
+// An arena for passes that were measured; plan->grads.count gradients begin at arena.grads.first.
+Arena arena_create_planned(Device *dev, const Arena *plan);
+// From here on until the next forward pass, backward writes gradients.
+void arena_grads_begin(Arena *arena);
+// The gradients from `first` on are written, and no other was. Returns where the gradients begin that were final
+// before; NULL: they lie elsewhere.
+const float *arena_grads_final(Arena *arena, const float *first);
 
 // Return 256-byte aligned memory. Die if the arena is full (a plan gives the needed size).
 void *arena_save_tensor(Arena *arena, const char *name, size_t element, Shape shape);

@@ -115,7 +115,8 @@ static void layer_backward(CLIPLayer *l, floatX *d, int T, Pass *pass) {
     layernorm_again(&l->norm1, normed, l->x1, N, pass);
     multihead_backward(&l->attention, dnormed, d, normed, T, pass);
     layernorm_grad(&l->norm1, d, dnormed, l->x1, d, N, pass);
-    arena_release(pass->arena, (ArenaMark){l->mark.bottom, mark.top});
+    arena_release_top(pass->arena, mark);
+    backward_done(pass, l->norm1.weight, l->mark);
 }
 
 void clip_backward(CLIPText *clip, Arena *arena, const floatX *dout, float beta, Device *dev) {
@@ -131,7 +132,8 @@ void clip_backward(CLIPText *clip, Arena *arena, const floatX *dout, float beta,
     for (int i = c->num_hidden_layers; i-- > 0;) { layer_backward(&t->layers[i], d, T, pass); }
     embedding_backward(grad_at(pass->params, t->token_embedding), grad_at(pass->params, t->position_embedding), d,
                        t->ids, beta, B, T, C, c->vocab_size, c->max_position_embeddings, dev);
-    arena_release(arena, (ArenaMark){t->mark.bottom, mark.top});
+    arena_release_top(arena, mark);
+    backward_done(pass, 0, t->mark);
     pass->save = false;
 }
 

@@ -52,9 +52,9 @@ void forward_done(const Pass *pass, ArenaMark begin) {
 }
 
 void backward_done(const Pass *pass, size_t first, ArenaMark begin) {
-    params_grads_final(pass->params, first, pass->dev);
     if (pass->arena->table) { pass->arena->table->layer = params_at(pass->params, first)->name; }
     arena_release_bottom(pass->arena, begin);
+    params_grads_final(pass->params, first, pass->arena, pass->dev);
 }
 
 // ---- Linear --------------------------------------------------------------------------------------------------------

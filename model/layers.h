@@ -42,8 +42,8 @@ float *save_floats(const Pass *pass, size_t layer, const char *name, Shape shape
 floatX *next_tensor(const Pass *pass, floatX *current, size_t layer, Shape shape);
 // Ends a forward: frees temporaries, and everything since `begin` if the pass does not save.
 void forward_done(const Pass *pass, ArenaMark begin);
-// Ends a layer's backward: reports that gradients from the parameter `first` on are final, and frees what the arena
-// saved since `begin`.
+// Ends a layer's backward: frees what the arena saved since `begin`, and reports that gradients from the parameter
+// `first` on are final.
 void backward_done(const Pass *pass, size_t first, ArenaMark begin);
 
 typedef struct {

@@ -65,9 +65,30 @@ size_t params_add_gathered(Params *params, ParamGroup *group, int ndim, const in
     return slice->offset;
 }
 
+static int by_offset(const void *a, const void *b) {
+    const ParamSlice *x = *(const ParamSlice *const *)a, *y = *(const ParamSlice *const *)b;
+    return (x->offset > y->offset) - (x->offset < y->offset);
+}
+
+static void add_gap(Params *params, size_t begin, size_t end) {
+    if (begin == end) { return; }
+    GROW(params->gaps, params->gap_count);
+    params->gaps[params->gap_count++] = (ParamGap){begin, end - begin};
+}
+
 void params_finish(Params *params) {
     params->total = round_up(params->total, TOTAL_ALIGN);
     params->listed = round_up(params->listed, TOTAL_ALIGN);
+    const ParamSlice **sorted = xcalloc((size_t)params->count, sizeof *sorted);
+    for (int i = 0; i < params->count; i++) { sorted[i] = &params->slices[i]; }
+    qsort(sorted, (size_t)params->count, sizeof *sorted, by_offset);
+    size_t end = 0;
+    for (int i = 0; i < params->count; i++) {
+        add_gap(params, end, sorted[i]->offset);
+        end = sorted[i]->offset + sorted[i]->count;
+    }
+    add_gap(params, end, params->total);
+    free(sorted);
 }
 
 void params_alloc(Params *params, bool grads, Device *dev) {
@@ -84,30 +105,37 @@ void params_join(Params *first, Params *second, Device *dev) {
     assert(first->weights && second->weights); // not mapped
     size_t total = first->total + second->total, at = 0;
     floatX *weights = device_alloc(dev, total * sizeof(floatX));
-    float *grads = device_alloc(dev, total * sizeof(float));
     for (int i = 0; i < 2; at += parts[i++]->total) {
         device_copy(dev, weights + at, parts[i]->weights, parts[i]->total * sizeof(floatX), false);
         device_sync(dev);
         params_release(parts[i], dev);
         parts[i]->weights = weights + at;
-        parts[i]->grads = grads + at;
     }
     second->joined = true;
-    device_fill(dev, grads, 0, total * sizeof(float)); // the padding between slices stays zero
+}
+
+void params_set_grads(Params *const *params, int count, float *grads) {
+    for (int i = 0; i < count; grads += params[i++]->total) {
+        assert(!params[i]->grads || params[i]->lent_grads);
+        params[i]->grads = grads;
+        params[i]->lent_grads = true;
+    }
 }
 
 void params_release(Params *params, Device *dev) {
     if (params->weights && !params->joined) { device_free(dev, params->weights); }
-    if (params->grads && !params->joined) { device_free(dev, params->grads); }
+    if (params->grads && !params->lent_grads) { device_free(dev, params->grads); }
     if (params->mapped) { mapped_close(params->mapped); }
     params->mapped = NULL;
     params->weights = NULL;
     params->grads = NULL;
+    params->lent_grads = false;
 }
 
 void params_free(Params *params, Device *dev) {
     params_release(params, dev);
     free(params->slices);
+    free(params->gaps);
     *params = (Params){0};
 }
 
@@ -151,13 +179,9 @@ void slice_to_torch(const ParamSlice *slice, float *torch_order, const float *fl
 }
 
 void params_clear_padding(const Params *params, float *flat) {
-    size_t last = 0;
-    for (int i = 0; i < params->count; i++) {
-        size_t end = params->slices[i].offset + params->slices[i].count;
-        memset(flat + end, 0, (round_up(end, GROUP_ALIGN) - end) * sizeof *flat); // in a group: of the next slice
-        if (end > last) { last = end; }
+    for (const ParamGap *gap = params->gaps; gap < params->gaps + params->gap_count; gap++) {
+        memset(flat + gap->offset, 0, gap->count * sizeof *flat);
     }
-    memset(flat + last, 0, (params->total - last) * sizeof *flat);
 }
 
 void params_upload(Params *params, const float *flat, Device *dev) {
@@ -171,8 +195,14 @@ void params_upload(Params *params, const float *flat, Device *dev) {
     device_free(dev, staging);
 }
 
-void params_grads_final(const Params *p, size_t first, Device *dev) {
-    if (!p->grads || !p->grads_final.call) { return; }
+void params_grads_final(const Params *p, size_t first, Arena *arena, Device *dev) {
+    if (!p->grads) { return; }
+    const float *until = arena_grads_final(arena, p->grads + first);
+    for (const ParamGap *gap = p->gaps; until && gap < p->gaps + p->gap_count; gap++) {
+        float *at = p->grads + gap->offset;
+        if (gap->offset >= first && at < until) { device_fill(dev, at, 0, gap->count * sizeof *at); }
+    }
+    if (!p->grads_final.call) { return; }
     folds_flush(dev);
     p->grads_final.call(p->grads_final.data, p->grads + first);
 }

@@ -10,6 +10,7 @@
 #include <stddef.h>
 #include <stdint.h>
 #include "kernels/runtime/device.h"
+#include "model/arena.h"
 
 // A slice's memory layout, compared with PyTorch's.
 typedef enum {
@@ -34,14 +35,22 @@ typedef struct {
     void *data;
 } GradsFinal;
 
+// Elements between two slices, or after the last one.
+typedef struct {
+    size_t offset, count;
+} ParamGap;
+
 typedef struct {
     ParamSlice *slices;
     int count;
+    ParamGap *gaps; // in the buffer's order; known from params_finish on
+    int gap_count;
     size_t total;    // elements with padding
     size_t listed;   // the same of a flat array in the list's order
     floatX *weights; // (total) what kernels read, on the device; NULL until params_alloc, and if they are mapped
     float *grads;    // (total) on the device, or NULL: no parameter gradient is computed
-    bool joined;     // weights and grads lie in another model's buffers
+    bool joined;     // the weights lie in another model's buffer
+    bool lent_grads; // the gradients lie in memory of the caller (params_set_grads)
     struct MappedWeights *mapped; // model/mapped.h: weights that are read in the model's file; NULL: in `weights`
     GradsFinal grads_final;
 } Params;
@@ -63,9 +72,12 @@ size_t params_add_gathered(Params *params, ParamGroup *group, int ndim, const in
 void params_finish(Params *params);
 // Allocates device memory for the weights (zeroed), and for gradients if asked for.
 void params_alloc(Params *params, bool grads, Device *dev);
-// Moves the weights of two models into one buffer, `first`'s at its beginning, and makes zeroed gradients for both, so
-// that norm and update are one launch each. `first` owns the buffers: free `second` no later.
+// Moves the weights of two models into one buffer, `first`'s at its beginning, so that norm and update are one launch
+// each. `first` owns the buffer: free `second` no later.
 void params_join(Params *first, Params *second, Device *dev);
+// The gradients of `count` models, one after the other, are in memory of the caller. PLAN_POINTER: they will be; until
+// then backward may only be planned.
+void params_set_grads(Params *const *params, int count, float *grads);
 void params_release(Params *params, Device *dev); // frees that memory; the slices remain
 void params_free(Params *params, Device *dev);
 
@@ -82,7 +94,7 @@ void slice_to_torch(const ParamSlice *slice, float *torch_order, const float *fl
 // IC) here, a picture (B, C, H W) and (B, H W, C).
 void transpose_inner(float *out, const float *inp, size_t outer, size_t rows, size_t columns);
 
-// Clears what lies between slices in a host array of `total` floats, before the slices are filled.
+// Clears what lies between slices in a host array of `total` floats.
 void params_clear_padding(const Params *params, float *flat);
 // All weights from a host array of `total` floats in the flat order (through the cast kernel).
 void params_upload(Params *params, const float *flat, Device *dev);
@@ -94,8 +106,8 @@ void params_upload(Params *params, const float *flat, Device *dev);
 Params params_plan(Params *params, bool grads);
 
 // For backward: reports that the gradients from element `first` on are final, after the folds that wait
-// (kernels/folds.h).
-void params_grads_final(const Params *params, size_t first, Device *dev);
+// (kernels/folds.h). In an arena it clears what lies between them.
+void params_grads_final(const Params *params, size_t first, Arena *arena, Device *dev);
 
 #define NO_PARAM ((size_t)-1)
 // Pointers into the flat buffers (weights: or into the mapped file, of which a plan reads nothing); NULL for NO_PARAM,

@@ -28,31 +28,29 @@ Path pipeline_module(const char *folder, const char *module, bool ema) {
     return ema && folder_exists(average.text) ? average : path_of("%s/%s", folder, module);
 }
 
-static WeightsUse use_of(const Pipeline *p, bool grads) {
-    return grads ? WEIGHTS_TRAIN : p->parts & PART_WRITABLE ? WEIGHTS_WRITE : WEIGHTS_READ;
-}
+static WeightsUse use_of(bool trained) { return trained ? WEIGHTS_WRITE : WEIGHTS_READ; }
 
-static void open_unet(Pipeline *p, bool ema, bool grads, Device *dev) {
+static void open_unet(Pipeline *p, bool ema, bool trained, Device *dev) {
     Path module = pipeline_module(p->folder, "unet", ema);
     UNetConfig config = unet_config_read(config_path(module.text, "config.json").text);
     p->unet = unet_create(&config);
-    weights_load(&p->unet.params, module.text, use_of(p, grads), dev);
+    weights_load(&p->unet.params, module.text, use_of(trained), dev);
 }
 
-static void open_vae(Pipeline *p, int parts, int grads, Device *dev) {
+static void open_vae(Pipeline *p, int parts, int trained, Device *dev) {
     Path module = path_of("%s/vae", p->folder);
     VAEConfig config = vae_config_read(config_path(module.text, "config.json").text);
     if (parts & PART_VAE_ENCODER) {
         p->vae_encoder = vae_encoder_create(&config);
-        weights_load(&p->vae_encoder.params, module.text, use_of(p, grads & PART_VAE_ENCODER), dev);
+        weights_load(&p->vae_encoder.params, module.text, use_of(trained & PART_VAE_ENCODER), dev);
     }
     if (parts & PART_VAE_DECODER) {
         p->vae_decoder = vae_decoder_create(&config);
-        weights_load(&p->vae_decoder.params, module.text, use_of(p, grads & PART_VAE_DECODER), dev);
+        weights_load(&p->vae_decoder.params, module.text, use_of(trained & PART_VAE_DECODER), dev);
     }
 }
 
-static void open_text(Pipeline *p, bool ema, bool grads, Device *dev) {
+static void open_text(Pipeline *p, bool ema, bool trained, Device *dev) {
     Path module = pipeline_module(p->folder, "text_encoder", ema), path = config_path(module.text, "config.json");
     Path tokens = path_of("%s/tokenizer", p->folder);
     CLIPConfig config = clip_config_read(path.text);
@@ -66,7 +64,7 @@ static void open_text(Pipeline *p, bool ema, bool grads, Device *dev) {
             config.max_position_embeddings, tokens.text, tokenizer_length(p->tokenizer));
     }
     p->clip = clip_create(&config);
-    weights_load(&p->clip.params, module.text, use_of(p, grads), dev);
+    weights_load(&p->clip.params, module.text, use_of(trained), dev);
 }
 
 // Dies if the sizes that modules share differ.
@@ -85,7 +83,7 @@ static void check_sizes(const Pipeline *p) {
     }
 }
 
-Pipeline pipeline_open(const char *folder, int parts, int grads, Device *dev) {
+Pipeline pipeline_open(const char *folder, int parts, int trained, Device *dev) {
     if (!folder_exists(folder)) { die("%s: is not a folder, expected a model directory", folder); }
     Pipeline p = {.folder = xstrdup(folder), .parts = parts};
     if (parts & PART_SCHEDULE) {
@@ -93,9 +91,9 @@ Pipeline pipeline_open(const char *folder, int parts, int grads, Device *dev) {
         ScheduleConfig config = schedule_config_read(path.text);
         p.schedule = schedule_create(&config);
     }
-    if (parts & PART_TEXT) { open_text(&p, parts & PART_UNET_EMA, grads & PART_TEXT, dev); }
-    if (parts & (PART_VAE_ENCODER | PART_VAE_DECODER)) { open_vae(&p, parts, grads, dev); }
-    if (parts & PART_UNET) { open_unet(&p, parts & PART_UNET_EMA, grads & PART_UNET, dev); }
+    if (parts & PART_TEXT) { open_text(&p, parts & PART_UNET_EMA, trained & PART_TEXT, dev); }
+    if (parts & (PART_VAE_ENCODER | PART_VAE_DECODER)) { open_vae(&p, parts, trained, dev); }
+    if (parts & PART_UNET) { open_unet(&p, parts & PART_UNET_EMA, trained & PART_UNET, dev); }
     check_sizes(&p);
     return p;
 }

@@ -15,8 +15,7 @@ enum {
     PART_VAE_DECODER = 4,
     PART_TEXT = 8,
     PART_SCHEDULE = 16,
-    PART_UNET_EMA = 32, /* with PART_UNET: weights from unet_ema/, and text_encoder_ema/ where it exists */
-    PART_WRITABLE = 64  /* no part's weights are mapped, even without gradients: for params_join */
+    PART_UNET_EMA = 32 /* with PART_UNET: weights from unet_ema/, and text_encoder_ema/ where it exists */
 };
 
 typedef struct {
@@ -30,9 +29,9 @@ typedef struct {
     int parts;
 } Pipeline;
 
-// Dies if the folder, a file, a tensor or a field is missing or wrong. `grads`: also allocate gradients
-// for these parts, whose weights may then be written. PART_TEXT opens tokenizer and text encoder.
-Pipeline pipeline_open(const char *folder, int parts, int grads, Device *dev);
+// Dies if the folder, a file, a tensor or a field is missing or wrong. `trained`: parts whose weights are to be
+// written; the others' are mapped where they can be. PART_TEXT opens tokenizer and text encoder.
+Pipeline pipeline_open(const char *folder, int parts, int trained, Device *dev);
 void pipeline_close(Pipeline *pipeline, Device *dev);
 
 // Side of the pictures that a model directory was made for: the UNet's sample_size in pixels, else the VAE's. Dies if
@@ -57,9 +56,10 @@ void weights_digest(const char *folder, char hex[65]);
 // `folder`, checks that every slice exists with its shape (old VAE attention names and missing "text_model." prefixes
 // are accepted, position_ids is ignored) and fills the flat host array (params->total floats, padding zero).
 void weights_read(const Params *params, const char *folder, float *flat);
-// What weights are loaded for. To read: on a CPU they stay in the file, which is mapped (model/mapped.h).
+// What weights are loaded for. To read: on a CPU they stay in the file, which is mapped (model/mapped.h). To write
+// them, or to train: with memory for gradients.
 typedef enum { WEIGHTS_READ, WEIGHTS_WRITE, WEIGHTS_TRAIN } WeightsUse;
-// Makes the weights of `folder` available on the device; to train, gradients too.
+// Makes the weights of `folder` available on the device.
 void weights_load(Params *params, const char *folder, WeightsUse use, Device *dev);
 // Writes `flat` (host, flat order) as F32 into the file `path` in PyTorch's layouts. Several Params (VAE
 // encoder and decoder) may go into one file.

@@ -356,11 +356,11 @@ void unet_backward(UNet *unet, Arena *arena, floatX *dsample, floatX *dcontext, 
     if (grads) { folds_begin(dev, sums, waiting); }
 
     floatX *d = head_backward(&u->head, dout, pass);
-    params_grads_final(pass->params, u->head.norm.weight, dev);
+    params_grads_final(pass->params, u->head.norm.weight, arena, dev);
     for (int i = u->count; i-- > 0;) { d = layer_backward(u, &u->layers[i], d, pass); }
     skip_merge(u, d, pass);
     conv_grads(&u->conv_in, dsample, NULL, d, u->sample, NULL, u->H, u->W, pass);
-    params_grads_final(pass->params, u->conv_in.weight, dev);
+    params_grads_final(pass->params, u->conv_in.weight, arena, dev);
     if (grads) {
         time_backward(u, pass);
         folds_end(dev);

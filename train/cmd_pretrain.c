@@ -184,9 +184,11 @@ static void open_data(Pretrainer *t, Device *dev) {
     t->shards = shards_open(t->options.unet.shards, o->split);
     trainer_measure(&t->trainer);
     bool decodes = o->validate_every && comm->rank == 0, text = t->options.train_text_encoder;
-    int parts = PART_UNET | PART_TEXT | PART_SCHEDULE | (decodes ? PART_VAE_DECODER : 0) | (text ? PART_WRITABLE : 0);
-    t->pipeline = pipeline_open(run_log_base(&t->trainer.log), parts, text ? 0 : PART_UNET, dev);
+    int parts = PART_UNET | PART_TEXT | PART_SCHEDULE | (decodes ? PART_VAE_DECODER : 0);
+    t->pipeline = pipeline_open(run_log_base(&t->trainer.log), parts, PART_UNET | (text ? PART_TEXT : 0), dev);
     if (text) { params_join(&t->pipeline.clip.params, &t->pipeline.unet.params, dev); }
+    Trained models = trained(t);
+    params_set_grads(models.params, models.count, PLAN_POINTER);
     diffusion_check_latents(&t->pipeline, &t->shards);
     open_diffusion(t, dev);
     LoaderOptions loader = {.seed = (uint64_t)o->seed,

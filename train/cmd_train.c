@@ -172,6 +172,7 @@ static void open_data(UNetTrainer *t, Device *dev) {
     bool decodes = (o->train.validate_every && comm->rank == 0) || o->pixel_loss > 0;
     int parts = PART_UNET | PART_TEXT | PART_SCHEDULE | (decodes ? PART_VAE_DECODER : 0);
     t->pipeline = pipeline_open(base, parts, PART_UNET, dev);
+    params_set_grads((Params *[]){&t->pipeline.unet.params}, 1, PLAN_POINTER);
     diffusion_check_latents(&t->pipeline, &t->shards);
     open_diffusion(t, dev);
     t->prompts = prompts_create(&t->pipeline, o, &t->shards, o->train.train_batch_size, dev);

@@ -101,6 +101,7 @@ static void vae_step(void *data, Arena *arena, float *losses, const StepScalars 
     floatX *dz = arena_push(arena, latents), *dmoments = arena_push(arena, 2 * latents),
            *doutput = arena_push(arena, pixels);
     l1_mse_loss(losses, doutput, output, t->images, (float)o->mse_weight, scale, B, n, dev);
+    arena_grads_begin(arena);
     vae_decoder_backward(t->decoder, arena, dz, doutput, beta, dev);
     gaussian_backward(dmoments, dz, moments, noise, (float)o->kl_weight * scale, rows, L, dev);
     vae_encoder_backward(t->encoder, arena, NULL, dmoments, beta, dev);
@@ -279,8 +280,8 @@ static void open_feed(VAETrainer *t, Device *dev) {
 
 static void open_model(VAETrainer *t, Device *dev) {
     VAEOptions *o = &t->options;
-    int parts = PART_VAE_ENCODER | PART_VAE_DECODER | PART_WRITABLE;
-    t->pipeline = pipeline_open(run_log_base(&t->trainer.log), parts, 0, dev);
+    int parts = PART_VAE_ENCODER | PART_VAE_DECODER;
+    t->pipeline = pipeline_open(run_log_base(&t->trainer.log), parts, parts, dev);
     t->encoder = &t->pipeline.vae_encoder;
     t->decoder = &t->pipeline.vae_decoder;
     t->R = o->resolution ? o->resolution : t->encoder->config.sample_size;
@@ -291,6 +292,7 @@ static void open_model(VAETrainer *t, Device *dev) {
             vae_factor(&t->encoder->config));
     }
     params_join(&t->encoder->params, &t->decoder->params, dev);
+    params_set_grads((Params *[]){&t->encoder->params, &t->decoder->params}, 2, PLAN_POINTER);
     MicroBatch m = {vae_step, t, &t->B, t->encoder->params.total + t->decoder->params.total};
     micro_batch_choose(&m, &o->train, &t->trainer.comm, dev);
 }

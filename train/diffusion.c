@@ -134,6 +134,7 @@ void diffusion_step(void *diffusion, Arena *arena, float *losses, const StepScal
     }
     if (backward) {
         device_scope(dev, "backward");
+        arena_grads_begin(arena);
         unet_backward(d->unet, arena, NULL, d->dcontext, dpred, beta, dev);
     }
     arena_release(arena, mark);

@@ -21,6 +21,7 @@ void trainer_open(Trainer *t, const TrainOptions *options) {
 void trainer_close(Trainer *t) {
     step_destroy(&t->step, &t->dev);
     optimizer_destroy(&t->optimizer, &t->dev);
+    if (t->grads) { device_free(&t->dev, t->grads); }
     arena_destroy(&t->arena);
     run_log_close(&t->log);
     comm_close(&t->comm);
@@ -53,13 +54,24 @@ static void choose_algorithms(Trainer *t) {
     t->log.algorithms = algorithms_chosen(&t->dev);
 }
 
-// Prints a table of the memory. Dies if it exceeds the device's free memory plus what is already allocated: weights and
-// gradients.
+// Gradients that are sums over micro-batches have memory of their own.
+static void place_gradients(Trainer *t, const Task *task, const Arena *plan) {
+    size_t bytes = parameters(task) * sizeof *t->grads;
+    t->arena = arena_create_planned(&t->dev, plan);
+    if (!plan->grads.count) {
+        t->grads = device_alloc(&t->dev, bytes);
+        device_fill(&t->dev, t->grads, 0, bytes); // the padding between slices stays zero
+    }
+    params_set_grads(task->trained.params, task->trained.count, t->grads ? t->grads : t->arena.grads.first);
+}
+
+// Prints a table of the memory. Dies if it exceeds the device's free memory plus that of the weights, which are there.
 static void plan_memory(Trainer *t, const Task *task) {
     Device *dev = &t->dev;
     const TrainOptions *o = t->options;
     algorithms_note(dev, o->tune);
-    size_t total = parameters(task), arena = micro_step_bytes(task->micro_step, task->model, dev), states[3];
+    size_t total = parameters(task), inside = grads_in_arena(o->gradient_accumulation_steps, total), states[3];
+    Arena plan = micro_step_plan(task->micro_step, task->model, inside, dev);
     algorithms_note(dev, false);
     optimizer_bytes(o, optimizer_part(o, &t->comm, total), states);
     const struct {
@@ -67,17 +79,17 @@ static void plan_memory(Trainer *t, const Task *task) {
         size_t bytes;
     } rows[] = {{"trained weights", total * sizeof(floatX)},
                 {"frozen weights", task->frozen_bytes},
-                {"gradients", total * sizeof(float)},
+                {"gradients", (total - inside) * sizeof(float)},
                 {"fp32 masters", states[0]},
                 {"Adam's moments", states[1]},
                 {"moving average", states[2]},
-                {"activations", arena},
+                {inside ? "activations and gradients" : "activations", arena_planned(&plan)},
                 {"validation", task->validation_bytes},
                 {"workspace", dev->workspace_needed}};
     char text[24], room[24], whole[24];
     size_t needed = 0, free_bytes, device_bytes;
     device_memory(dev, &free_bytes, &device_bytes);
-    free_bytes += rows[0].bytes + rows[1].bytes + rows[2].bytes + dev->workspace_size;
+    free_bytes += rows[0].bytes + rows[1].bytes + dev->workspace_size;
     printf("memory on %s\n", device_name(dev));
     for (size_t i = 0; i < sizeof rows / sizeof *rows; i++) {
         needed += rows[i].bytes;
@@ -97,7 +109,7 @@ static void plan_memory(Trainer *t, const Task *task) {
     }
     choose_algorithms(t); // before the memory is taken
     device_reserve_workspace(dev, dev->workspace_needed);
-    t->arena = arena_create(dev, arena);
+    place_gradients(t, task, &plan);
 }
 
 static void open_optimizer(Trainer *t, const Task *task) {
@@ -117,7 +129,7 @@ static double least_seconds(Trainer *t, const Task *task) {
     Trace micro = {0}, update = {0};
     if (t->peaks.bytes_per_s == 0) { return 0; }
     dev->trace = &micro;
-    micro_step_bytes(task->micro_step, task->model, dev);
+    micro_step_plan(task->micro_step, task->model, 0, dev);
     dev->trace = &update;
     bool plan_only = dev->plan_only;
     dev->plan_only = true;

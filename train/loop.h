@@ -28,6 +28,7 @@ typedef struct {
     Peaks peaks; // rank 0's; bytes_per_s 0: not measured
     // set by train
     Arena arena;
+    float *grads; // NULL: the gradients lie in the arena
     Optimizer optimizer;
     Step step;
 } Trainer;

@@ -3,13 +3,15 @@
 
 enum { SMALLEST = 2 };
 
-// Whether training with the model's present size fits. A tenth of the free memory stays for the library's workspace,
-// the recorded graphs and the inputs.
-static bool fits(const MicroBatch *m, const TrainOptions *o, const Comm *comm, Device *dev) {
+// Whether training fits with the model's present size and `micro_steps` micro-batches a step. A tenth of the free
+// memory stays for the library's workspace, the recorded graphs and the inputs.
+static bool fits(const MicroBatch *m, int micro_steps, const TrainOptions *o, const Comm *comm, Device *dev) {
     size_t states[3], free_bytes, all_bytes, reserved = dev->workspace_needed;
+    size_t inside = grads_in_arena(micro_steps, m->parameters);
     optimizer_bytes(o, optimizer_part(o, comm, m->parameters), states);
     dev->workspace_needed = 0;
-    size_t needed = micro_step_bytes(m->micro_step, m->model, dev) + states[0] + states[1] + states[2];
+    Arena plan = micro_step_plan(m->micro_step, m->model, inside, dev);
+    size_t needed = arena_planned(&plan) + (m->parameters - inside) * sizeof(float) + states[0] + states[1] + states[2];
     if (m->others) { needed += m->others(m->owner, dev); }
     needed += dev->workspace_needed;
     dev->workspace_needed = reserved;
@@ -23,7 +25,7 @@ void micro_batch_choose(const MicroBatch *m, TrainOptions *o, Comm *comm, Device
         if (!dev->host_memory) {
             for (size = samples; size > 1; size--) {
                 *m->B = size;
-                if (samples % size == 0 && fits(m, o, comm, dev)) { break; }
+                if (samples % size == 0 && fits(m, samples / size, o, comm, dev)) { break; }
             }
         }
         comm_host_broadcast(comm, &size, sizeof size, 0);

@@ -12,14 +12,17 @@ enum {
 
 static size_t row_of(const Step *s) { return (size_t)(s->micro_steps * s->B) + 1; }
 
-size_t micro_step_bytes(MicroStep *micro_step, void *model, Device *dev) {
+Arena micro_step_plan(MicroStep *micro_step, void *model, size_t grads, Device *dev) {
     bool plan_only = dev->plan_only;
     dev->plan_only = true;
     Arena arena = arena_measure(dev);
+    arena_plan_grads(&arena, PLAN_POINTER, grads);
     micro_step(model, &arena, PLAN_POINTER, NULL, 0, true, dev);
     dev->plan_only = plan_only;
-    return arena.peak;
+    return arena;
 }
+
+size_t grads_in_arena(int micro_steps, size_t parameters) { return micro_steps == 1 ? parameters : 0; }
 
 Step step_create(const TrainOptions *o, Comm *comm, Optimizer *optimizer, Params *const params[2], Device *dev) {
     Step s = {.options = o,

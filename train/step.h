@@ -23,8 +23,11 @@
 // gradients with beta 0 or 1.
 typedef void MicroStep(void *model, Arena *arena, float *losses, const StepScalars *scalars, float beta, bool backward,
                        Device *dev);
-// Arena bytes of a micro-step with backward. No kernel runs; dev->trace gets what would be launched.
-size_t micro_step_bytes(MicroStep *micro_step, void *model, Device *dev);
+// A micro-step with backward, measured: arena_planned says its bytes. `grads` gradients from PLAN_POINTER on lie in the
+// arena, or 0. No kernel runs; dev->trace gets what would be launched.
+Arena micro_step_plan(MicroStep *micro_step, void *model, size_t grads, Device *dev);
+// Of `parameters` gradients those that lie in the arena: all if a step has one micro-batch, else none.
+size_t grads_in_arena(int micro_steps, size_t parameters);
 
 // A recorded micro-step: graphs, each followed by the reduction of the gradients from element `from` on.
 typedef struct {

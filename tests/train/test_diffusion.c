@@ -1,5 +1,5 @@
-// One training step: the plan is as large as the step, recomputation changes no bit, how a batch is cut up does not
-// matter, and the optimizer leaves out steps that are not finite.
+// One training step: the plan is as large as the step, recomputation changes no bit, nor do gradients in the arena, how
+// a batch is cut up does not matter, and the optimizer leaves out steps that are not finite.
 #include "tests/train/train_test.h"
 #include "tests/data/folder.h"
 #include "model/init.h"
@@ -62,8 +62,8 @@ static floatX *to_device_as_floatX(float *values, size_t n) {
     return out;
 }
 
-static void init_params(Params *p, const Preset *preset, bool train) {
-    params_alloc(p, train, &dev);
+static void init_params(Params *p, const Preset *preset) {
+    params_alloc(p, false, &dev);
     float *flat = xcalloc(p->total, sizeof(float));
     for (int i = 0; i < p->count; i++) { init_slice(flat + p->slices[i].offset, p, i, 3, preset, false); }
     params_upload(p, flat, &dev);
@@ -80,8 +80,8 @@ static int begin(void **state) {
                           .vae_decoder = vae_decoder_create(&mini->vae),
                           .schedule = schedule_create(&mini->schedule),
                           .tokenizer = tokenizer_open(in_folder("tokenizer"))};
-    init_params(&pipeline.unet.params, mini, true);
-    init_params(&pipeline.vae_decoder.params, mini, false);
+    init_params(&pipeline.unet.params, mini);
+    init_params(&pipeline.vae_decoder.params, mini);
     options = options_of();
     image = to_device(random_values(SAMPLES * N, 1), SAMPLES * N);
     target = to_device(random_values(SAMPLES * N, 2), SAMPLES * N);
@@ -103,6 +103,8 @@ static int end(void **state) {
     return folder_end(state);
 }
 
+static bool in_arena; // where gradients lie
+
 // All samples as micro_steps batches of `rows`: losses (SAMPLES) and, with backward, gradients (copied, to be freed).
 // The arena has exactly the planned size; what the step took is compared with it.
 static float *run_samples(float *losses, int rows, int micro_steps, bool backward) {
@@ -110,9 +112,9 @@ static float *run_samples(float *losses, int rows, int micro_steps, bool backwar
     options.train.train_batch_size = rows;
     options.train.gradient_accumulation_steps = micro_steps;
     Diffusion d = diffusion_open(&pipeline, &options, white, H, W, &dev);
-    size_t bytes = micro_step_bytes(diffusion_step, &d, &dev),
-           per_sample = (size_t)(d.tokens * pipeline.unet.config.cross_attention_dim);
-    Arena arena = arena_create(&dev, bytes);
+    size_t per_sample = (size_t)(d.tokens * pipeline.unet.config.cross_attention_dim);
+    StepMemory memory = step_memory(diffusion_step, &d, &p, 1, in_arena, &dev);
+    Arena *arena = &memory.arena;
     uint64_t positions[SAMPLES];
     for (int k = 0; k < micro_steps; k++) { positions[k] = (uint64_t)(k * rows); }
     Optimizer o = optimizer_create(&options.train, &alone, p->weights, p->grads, p->total, &dev);
@@ -122,22 +124,19 @@ static float *run_samples(float *losses, int rows, int micro_steps, bool backwar
         int i = k * rows;
         d.inputs =
             (DiffusionInputs){image + i * N, target + i * N, weight + i * H * W, context + (size_t)i * per_sample};
-        diffusion_step(&d, &arena, device_losses + i, o.scalars + k, k > 0, backward, &dev);
+        diffusion_step(&d, arena, device_losses + i, o.scalars + k, k > 0, backward, &dev);
     }
-    if (backward) {
-        printf("  batch %2d x %2d: planned %zu bytes, used %zu\n", rows, micro_steps, bytes, arena.peak);
-        assert_int_equal(arena.peak, bytes);
+    if (backward && !in_arena) {
+        printf("  batch %2d x %2d: planned %zu bytes, used %zu\n", rows, micro_steps, memory.planned, arena->peak);
+        assert_int_equal(arena->peak, memory.planned);
     } else {
-        assert_true(arena.peak <= bytes);
+        assert_true(arena->peak <= memory.planned);
     }
-    float *grads = xmalloc(p->total * sizeof(float));
-    download(grads, p->grads, p->total);
     download(losses, device_losses, SAMPLES);
     device_free(&dev, device_losses);
     optimizer_destroy(&o, &dev);
-    arena_destroy(&arena);
     diffusion_destroy(&d, &dev);
-    return grads;
+    return step_memory_end(&memory, &dev);
 }
 
 static void test_accumulation(void **state) {
@@ -198,6 +197,29 @@ static void test_recompute(void **state) {
     }
     for (int i = 0; i < 4; i++) { free(grads[i]); }
     options.recompute_level = RECOMPUTE_NONE;
+}
+
+// Gradients that take the place of freed tensors have the same bits, and the padding between them is 0.
+static void test_gradients_in_arena(void **state) {
+    (void)state;
+    size_t total = pipeline.unet.params.total;
+    for (int level = RECOMPUTE_NONE; level <= RECOMPUTE_BLOCKS; level++) {
+        float losses[2][SAMPLES], *grads[2];
+        options.recompute_level = level;
+        options.pixel_loss = level == RECOMPUTE_NONE; // its decoder's backward comes before the first gradient
+        for (int i = 0; i < 2; i++) {
+            in_arena = i;
+            grads[i] = run_samples(losses[i], SAMPLES, 1, true);
+        }
+        bool same =
+            !memcmp(losses[0], losses[1], sizeof losses[0]) && !memcmp(grads[0], grads[1], total * sizeof(float));
+        printf("  recompute level %d, gradients in the arena: %s\n", level, same ? "same bits" : "other bits");
+        assert_true(same);
+        free(grads[0]), free(grads[1]);
+    }
+    in_arena = false;
+    options.recompute_level = RECOMPUTE_NONE;
+    options.pixel_loss = 0;
 }
 
 static void test_validation(void **state) {
@@ -300,9 +322,10 @@ static void test_skipped_steps(void **state) {
 
 int main(void) {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_accumulation),  cmocka_unit_test(test_pixel_loss), cmocka_unit_test(test_recompute),
-        cmocka_unit_test(test_validation),    cmocka_unit_test(test_refusals),   cmocka_unit_test(test_cell_weights),
-        cmocka_unit_test(test_skipped_steps),
+        cmocka_unit_test(test_accumulation),  cmocka_unit_test(test_pixel_loss),
+        cmocka_unit_test(test_recompute),     cmocka_unit_test(test_validation),
+        cmocka_unit_test(test_refusals),      cmocka_unit_test(test_cell_weights),
+        cmocka_unit_test(test_skipped_steps), cmocka_unit_test(test_gradients_in_arena),
     };
     return cmocka_run_group_tests(tests, begin, end);
 }

@@ -1,6 +1,6 @@
 // One training step from text to image with the text encoder in it: the plan is as large as the step, recomputation
-// changes no bit, how a batch is cut up does not matter, a frozen text encoder gets no gradient, and how often the
-// empty text is drawn.
+// and gradients in the arena change no bit, how a batch is cut up does not matter, a frozen text encoder gets no
+// gradient, and how often the empty text is drawn.
 #include "tests/train/train_test.h"
 #include "tests/data/folder.h"
 #include "model/init.h"
@@ -86,38 +86,36 @@ static int end(void **state) {
 
 static size_t total(void) { return pipeline.clip.params.total + pipeline.unet.params.total; }
 
+static bool in_arena; // where gradients lie
+
 // All samples as micro_steps batches of `rows`: losses (SAMPLES) and gradients (copied, to be freed), the text
 // encoder's first. The arena has exactly the planned size.
 static float *run_samples(float *losses, int rows, int micro_steps, bool train_text) {
-    Params *p = &pipeline.clip.params;
+    Params *p[] = {&pipeline.clip.params, &pipeline.unet.params};
     options.train.train_batch_size = rows;
     options.train.gradient_accumulation_steps = micro_steps;
     TextDiffusion t = text_diffusion_open(&pipeline, &options, train_text, H, W, &dev);
-    size_t bytes = micro_step_bytes(text_diffusion_step, &t, &dev);
-    Arena arena = arena_create(&dev, bytes);
+    StepMemory memory = step_memory(text_diffusion_step, &t, p, 2, in_arena, &dev);
+    Arena *arena = &memory.arena;
     uint64_t positions[SAMPLES];
     for (int k = 0; k < micro_steps; k++) { positions[k] = (uint64_t)(k * rows); }
-    Optimizer o = optimizer_create(&options.train, &alone, p->weights, p->grads, total(), &dev);
+    Optimizer o = optimizer_create(&options.train, &alone, p[0]->weights, p[0]->grads, total(), &dev);
     float *device_losses = device_alloc(&dev, SAMPLES * sizeof(float));
-    device_fill(&dev, p->grads, 0, p->total * sizeof(float));
     optimizer_begin(&o, &options.train, 0, positions, &dev);
     for (int k = 0; k < micro_steps; k++) {
         int i = k * rows;
         t.diffusion.inputs = (DiffusionInputs){.target = target + i * N};
         t.ids = ids + i * t.diffusion.tokens;
-        text_diffusion_step(&t, &arena, device_losses + i, o.scalars + k, k > 0, true, &dev);
+        text_diffusion_step(&t, arena, device_losses + i, o.scalars + k, k > 0, true, &dev);
     }
-    printf("  batch %2d x %2d: planned %zu bytes, used %zu\n", rows, micro_steps, bytes, arena.peak);
-    assert_int_equal(arena.peak, bytes);
-    float *grads = xmalloc(total() * sizeof(float));
-    device_copy(&dev, grads, p->grads, total() * sizeof(float), false);
+    printf("  batch %2d x %2d: planned %zu bytes, used %zu\n", rows, micro_steps, memory.planned, arena->peak);
+    assert_true(in_arena ? arena->peak <= memory.planned : arena->peak == memory.planned);
     device_copy(&dev, losses, device_losses, SAMPLES * sizeof(float), false);
     device_sync(&dev);
     device_free(&dev, device_losses);
     optimizer_destroy(&o, &dev);
-    arena_destroy(&arena);
     text_diffusion_destroy(&t, &dev);
-    return grads;
+    return step_memory_end(&memory, &dev);
 }
 
 static void test_accumulation(void **state) {
@@ -142,6 +140,20 @@ static void test_recompute(void **state) {
     float *again = run_samples(blocks, SAMPLES, 1, true);
     options.recompute_level = RECOMPUTE_NONE;
     assert_memory_equal(none, blocks, sizeof none);
+    assert_memory_equal(grads, again, total() * sizeof(float));
+    free(grads);
+    free(again);
+}
+
+// Both models' backward write into one run of gradients.
+static void test_gradients_in_arena(void **state) {
+    (void)state;
+    float outside[SAMPLES], inside[SAMPLES];
+    float *grads = run_samples(outside, SAMPLES, 1, true);
+    in_arena = true;
+    float *again = run_samples(inside, SAMPLES, 1, true);
+    in_arena = false;
+    assert_memory_equal(outside, inside, sizeof outside);
     assert_memory_equal(grads, again, total() * sizeof(float));
     free(grads);
     free(again);
@@ -186,11 +198,9 @@ static void test_refusals(void **state) {
 
 int main(void) {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_accumulation),
-        cmocka_unit_test(test_recompute),
-        cmocka_unit_test(test_frozen_text_encoder),
-        cmocka_unit_test(test_empty_text),
-        cmocka_unit_test(test_refusals),
+        cmocka_unit_test(test_accumulation),       cmocka_unit_test(test_recompute),
+        cmocka_unit_test(test_gradients_in_arena), cmocka_unit_test(test_frozen_text_encoder),
+        cmocka_unit_test(test_empty_text),         cmocka_unit_test(test_refusals),
     };
     return cmocka_run_group_tests(tests, begin, end);
 }
