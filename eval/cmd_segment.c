@@ -440,7 +440,7 @@ static void segmenter_open(Segmenter *s) {
     s->pipeline = pipeline_open(o.answer.model, parts | (o.answer.ema ? PART_UNET_EMA : 0), 0, &s->dev);
     if (schedule_changes(&o.answer.schedule)) { schedule_change(&s->pipeline.schedule, &o.answer.schedule); }
     schedule_warn_steps(&s->pipeline.schedule, steps_of(s));
-    s->rule = settings_rule(&s->settings, o.answer.model, &o.mask);
+    s->rule = settings_rule(&s->settings, o.answer.model, &o.mask, COMPARED_PICTURE);
     for (int i = 0; i < s->texts.count; i++) { note_text(s->texts.texts[i], s->pipeline.tokenizer, &s->settings); }
     if (s->texts.count > MOST_LABELS && !o.no_pictures) {
         warn("%d texts: no label maps, which have at most %d", s->texts.count, MOST_LABELS);
