@@ -77,6 +77,8 @@ double pairs_giou(const Pairs *pairs, const PairScore *scores, int group); // of
 // than one, over runs. moment: a validation's index, or FINAL + a Start.
 Interval arm_average(const Experiment *e, int arm, int moment, int group, Average average, int resamples,
                      uint64_t seed);
+// Final gIoU of an arm on listed classes from a start minus that from noise.
+Interval start_gain(const Experiment *e, int arm, int start, int resamples, uint64_t seed);
 // Mean training loss of an arm's runs over the last fifth of the steps; NaN if the logs have none.
 double arm_training_loss(const Experiment *e, int arm);
 

@@ -196,19 +196,21 @@ static void say_story(Sentences *s, const Experiment *e, const Contrasts *c) {
 }
 
 // Models that read their answer from the leak get it when sampling starts from a training sample.
-static void say_starts(Sentences *s, const Experiment *e) {
+static void say_starts(Sentences *s, const Experiment *e, const Contrasts *c) {
     int arms[2] = {experiment_arm(e, "overlay+leak"), experiment_arm(e, "mask+leak")};
     for (int k = 0; k < 2; k++) {
         if (arms[k] < 0) { continue; }
         double noise = giou(e, arms[k], FINAL + START_NOISE, GROUP_LISTED);
         double truth = giou(e, arms[k], FINAL + START_TRUTH, GROUP_LISTED);
-        if (isnan(truth)) { continue; }
+        Interval gain = start_gain(e, arms[k], START_TRUTH, c->resamples, c->seed);
+        char text[96];
+        if (isnan(gain.value)) { continue; }
         say(s,
             "Started from white noise with as much of the true target as the schedule leaves, instead of noise alone, "
-            "%s reaches %.3f instead of %.3f: %s.",
-            e->arms[arms[k]].name, truth, noise,
-            truth > noise + 0.1 ? "it reads its answer from what the schedule leaves of the target"
-                                : "there is no sign that it needs what the schedule leaves of the target");
+            "%s reaches %.3f instead of %.3f, a gain of %s: %s.",
+            e->arms[arms[k]].name, truth, noise, with_interval(gain, "%.3f", text),
+            gain.low > 0 ? "it reads from what the schedule leaves of the target"
+                         : "there is no sign that it reads from what the schedule leaves of the target");
     }
 }
 
@@ -346,7 +348,7 @@ Sentences experiment_sentences(const Experiment *e, const Contrasts *c, const Ex
     say_story(&s, e, c);
     say_difference(&s, c, "overlay+leak - mask+leak", "With the leak, painting the mask on the picture", GROUP_LISTED);
     say_difference(&s, c, "overlay - mask", "Without the leak, painting the mask on the picture", GROUP_LISTED);
-    say_starts(&s, e);
+    say_starts(&s, e, c);
     say_loss(&s, e, c);
     say_dose(&s, e, c);
     say_unscaled(&s, unscaled);

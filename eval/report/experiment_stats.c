@@ -167,17 +167,30 @@ const Contrast *contrast_named(const Contrasts *c, const char *name) {
 
 // ---- failure and training loss -------------------------------------------------------------------------------------
 
+// Final gIoU on listed classes of the first of two arms plus `weight` times that of the second.
+static Interval listed_of(const Experiment *e, Arm arms[2], double weight, int resamples, uint64_t seed) {
+    Experiment both = *e;
+    both.arms = arms;
+    both.arm_count = 2;
+    return bootstrap(&both, (const double[]){1, weight}, FINAL, GROUP_LISTED, GIOU, resamples, seed);
+}
+
+Interval start_gain(const Experiment *e, int arm, int start, int resamples, uint64_t seed) {
+    Arm arms[2] = {e->arms[arm], e->arms[arm]};
+    arms[0].runs = xcalloc((size_t)arms[0].run_count, sizeof *arms[0].runs);
+    for (int i = 0; i < arms[0].run_count; i++) { arms[0].runs[i].final[START_NOISE] = arms[1].runs[i].final[start]; }
+    Interval gain = listed_of(e, arms, -1, resamples, seed);
+    free(arms[0].runs);
+    return gain;
+}
+
 // One run's final gIoU on listed classes, with its interval over pictures, and its difference to the best centre box.
 static void compare_with_box(const Experiment *e, const ArmRun *run, int resamples, uint64_t seed, Failure *f) {
     ArmRun box = {.final[START_NOISE] = e->box};
     Arm arms[2] = {{.runs = (ArmRun *)run, .run_count = 1}, {.runs = &box, .run_count = 1}};
-    Experiment both = *e;
-    both.arms = arms;
-    both.arm_count = 2;
-    f->listed = arm_average(&both, 0, FINAL, GROUP_LISTED, GIOU, resamples, seed);
+    f->listed = listed_of(e, arms, 0, resamples, seed);
     if (e->box) {
-        const double difference[2] = {1, -1};
-        f->above_box = bootstrap(&both, difference, FINAL, GROUP_LISTED, GIOU, resamples, seed);
+        f->above_box = listed_of(e, arms, -1, resamples, seed);
     } else {
         double floor = e->floors[FLOOR_CENTRE_BOX][GROUP_LISTED];
         f->above_box = (Interval){f->listed.value - floor, f->listed.low - floor, f->listed.high - floor};
