@@ -47,7 +47,8 @@ static Option table[] = {
     {OPT_STRING, "shards", &o.shards, "crops: folder of shards made by `cocogold encode`", "DIR"},
     {OPT_STRING, "run", &o.run, "folder with the training's log.jsonl, for curves (default: near the model)", "DIR"},
     {OPT_STRING, "out", &o.out, "folder for metrics.json, pairs.csv and report.html", "DIR"},
-    {OPT_FLAG, "masks", &o.masks, "write every predicted mask to OUT/masks/IMAGE-CLASS.png"},
+    {OPT_FLAG, "masks", &o.masks,
+     "write every predicted mask to OUT/masks/IMAGE-CLASS.png (crops: IMAGE-CLASS-SAMPLE.png)"},
     {OPT_HEADING, "Pairs of picture and class"},
     {OPT_STRING, "classes", &o.classes, "evaluate only these classes (default: all)", "LIST"},
     {OPT_STRING, "seen", &o.seen, "classes seen in training (default: from the model): " CLASSES_HELP, "LIST"},
@@ -65,8 +66,8 @@ static Option table[] = {
     STEPS_OPTION(o.answer),
     SCHEDULE_OPTIONS(o.answer.schedule),
     {OPT_STRING, "start", &o.start_name,
-     "sample from noise, or from a training sample of the first timestep that is made of the true target, the mean "
-     "target or the picture: shows what a model reads from the target that the schedule leaves in the noise",
+     "sample from white noise, or from white noise with as much of the true target, the mean target or the picture as "
+     "the schedule leaves at the first timestep: shows what a model reads from the target in its start",
      "KIND", .choices = start_names, .choice = &o.start},
     {OPT_STRING, "steps-table", &o.table, "also measure these numbers of steps, e.g. 1,2,4,10,50", "LIST"},
     {OPT_STRING, "text-table", &o.texts,
@@ -208,6 +209,9 @@ static void check_memory(Pipeline *p, int side, Device *dev) {
     }
 }
 
+// Shards hold no pictures.
+static Compared compared(bool crops) { return crops ? COMPARED_LATENT : COMPARED_PICTURE; }
+
 // Chooses thresholds on pairs of seen classes of a training split.
 static void tune(bool crops, Pipeline *p, const ModelSettings *settings, MaskRule *rule, EvalRecord *record,
                  Device *dev) {
@@ -227,7 +231,7 @@ static void tune(bool crops, Pipeline *p, const ModelSettings *settings, MaskRul
     if (rule->method == MASK_COMPARE) { printf(", changed %.2f", rule->changed); }
     printf(" (mIoU %.3f there)\n", record->tune_miou);
     if (access(o.answer.model, W_OK) == 0) {
-        settings_rule_write(rule, o.answer.model, dataset.where, count, record->tune_miou);
+        settings_rule_write(rule, compared(crops), o.answer.model, dataset.where, count, record->tune_miou);
     } else {
         warn("cannot write to %s: the thresholds are not saved in its segmentation.json", o.answer.model);
     }
@@ -237,34 +241,36 @@ static void tune(bool crops, Pipeline *p, const ModelSettings *settings, MaskRul
     dataset_close(&dataset);
 }
 
-// The training log in the model's folder or up to two folders above it.
+// The log of --run, or else one in the model's folder or up to two folders above it; returns their number. One that was
+// found there and cannot be read is named and left out.
 static int find_log(RunLog *log) {
-    const char *up[] = {"", "/..", "/../.."};
+    static const char *const up[] = {"", "/..", "/../.."};
+    if (o.run) {
+        *log = runlog_read(o.run);
+        return 1;
+    }
     for (int i = 0; i < 3; i++) {
-        char *folder = o.run ? xstrdup(o.run) : xprintf("%s%s", o.answer.model, up[i]);
-        char *path = xprintf("%s/log.jsonl", folder);
-        bool there = o.run || file_exists(path);
-        if (there) { *log = runlog_read(folder); }
-        free(folder);
-        free(path);
-        if (there) { return 1; }
+        Path folder = path_of("%s%s", o.answer.model, up[i]);
+        if (!file_exists(path_of("%s/log.jsonl", folder.text).text)) { continue; }
+        char *why = NULL;
+        *log = runlog_try_read(folder.text, &why);
+        if (why) { warn("%s: the report has no training curves", why); }
+        free(why);
+        return log->name != NULL;
     }
     return 0;
 }
 
 static void write_results(const Dataset *dataset, const Evaluation *v, const EvalRecord *record,
-                          const ModelSettings *settings) {
+                          const ModelSettings *settings, const RunLog *log, int logs) {
     char *json = xprintf("%s/metrics.json", o.out), *csv = xprintf("%s/pairs.csv", o.out);
     char *html = xprintf("%s/report.html", o.out);
     result_write_json(dataset, v, record, settings, json);
     result_write_pairs(dataset, v, csv);
     Json metrics = json_read(json);
     result_print(&metrics);
-    RunLog log;
-    int logs = find_log(&log);
-    report_evaluation(html, &metrics, &v->gallery, dataset, &log, logs);
+    report_evaluation(html, &metrics, &v->gallery, dataset, log, logs);
     printf("\nwrote %s, %s and %s\n", json, csv, html);
-    if (logs) { runlog_free(&log); }
     json_free(&metrics);
     free(json);
     free(csv);
@@ -275,6 +281,8 @@ int cmd_eval(int argc, char **argv) {
     char *command = options_command(argc, argv), *masks = NULL;
     bool crops = parse(argc, argv);
     want_folder(o.out);
+    RunLog log;
+    int logs = find_log(&log);
     ModelSettings settings;
     settings_read(&settings, o.answer.model);
     Device dev;
@@ -298,7 +306,7 @@ int cmd_eval(int argc, char **argv) {
     printf("%d DDIM step%s from timestep %d of %d, where a training sample is %.1f%% target; start: %s\n", record.steps,
            record.steps > 1 ? "s" : "", first, p.schedule.T, 100 * sqrt(p.schedule.alphas_cumprod[first]),
            record.start);
-    Evaluation v = {.rule = settings_rule(&settings, o.answer.model, &o.mask)};
+    Evaluation v = {.rule = settings_rule(&settings, o.answer.model, &o.mask, compared(crops))};
     v.table_count = parse_steps_table(v.table);
     for (int k = 0; k < v.table_count; k++) {
         schedule_first_timestep(&p.schedule, v.table[k]);
@@ -332,8 +340,9 @@ int cmd_eval(int argc, char **argv) {
     }
     evaluator_start(&e, (Start)o.start, &dataset, pairs, &v.count);
     evaluate(&e, &dataset, &v);
-    write_results(&dataset, &v, &record, &settings);
+    write_results(&dataset, &v, &record, &settings, &log, logs);
 
+    if (logs) { runlog_free(&log); }
     evaluator_destroy(&e);
     for (int k = 0; k < v.prompt_set_count; k++) { prompt_set_free(&v.prompt_sets[k], dataset.class_count); }
     free_groups(&v);

@@ -146,6 +146,7 @@ typedef struct {
     double *shares;    // (texts) sums over pictures of the mask's share
     int *found;        // (texts) pictures with a mask
     yajl_gen results;  // NULL without --json
+    CocoImage *images; // (pictures) with --json
     Progress progress;
     Image first; // a single picture, which is read before the model
     Subject held;
@@ -280,6 +281,37 @@ static Path output_path(const Segmenter *s, const Subject *subject, const char *
     return path_of("%s.png", path.text);
 }
 
+// Whether a text is among the first `count` of a table.
+static bool has_text(TextTable *table, int count, const char *text) { return text_table_add(table, text) < count; }
+
+// Dies if two masks would have the same file, such as that of "t-shirt" in x.jpg and that of "shirt" in x-t.jpg.
+static void want_distinct_files(const Segmenter *s) {
+    if (!s->pictures.several || s->texts.count < 2 || o.no_pictures) { return; }
+    int count = s->pictures.count, texts = s->texts.count;
+    TextTable pictures = {0}, words = {0};
+    for (int i = 0; i < count; i++) { text_table_add(&pictures, s->pictures.names[i]); }
+    for (int i = 0; i < texts; i++) {
+        char *word = text_file_name(s->texts.texts[i]);
+        text_table_add(&words, word);
+        free(word);
+    }
+    for (int i = 0; i < count; i++) {
+        const char *name = s->pictures.names[i];
+        for (const char *dash = strchr(name, '-'); dash; dash = strchr(dash + 1, '-')) {
+            Path shorter = path_of("%.*s", (int)(dash - name), name);
+            for (int t = 0; has_text(&pictures, count, shorter.text) && t < texts; t++) {
+                Path longer = path_of("%s-%s", dash + 1, words.texts[t]);
+                if (!has_text(&words, texts, longer.text)) { continue; }
+                die("the masks of %s in %s and of %s in %s would have the same file: expected other names, or another "
+                    "--out for one of them",
+                    longer.text, shorter.text, words.texts[t], name);
+            }
+        }
+    }
+    text_table_free(&pictures);
+    text_table_free(&words);
+}
+
 static void save(Image image, Path path) {
     image_save(&image, path.text);
     image_free(&image);
@@ -327,8 +359,8 @@ static void finish_mask(Segmenter *s, Subject *subject, int t, const float *pred
         double score = find_certainty(s, subject, prediction, input, mask, &certainty);
         if (draws_labels(s)) { labels_add(&subject->labels, t + 1, mask, &certainty); }
         if (s->results && marked > 0) {
-            coco_result_put(s->results, s->pictures.paths[subject->number], t + 1, text, mask, frame->width,
-                            frame->height, score);
+            coco_result_put(s->results, &s->images[subject->number], t + 1, text, mask, frame->width, frame->height,
+                            score);
         }
         image_free(&certainty);
     }
@@ -440,7 +472,7 @@ static void segmenter_open(Segmenter *s) {
     s->pipeline = pipeline_open(o.answer.model, parts | (o.answer.ema ? PART_UNET_EMA : 0), 0, &s->dev);
     if (schedule_changes(&o.answer.schedule)) { schedule_change(&s->pipeline.schedule, &o.answer.schedule); }
     schedule_warn_steps(&s->pipeline.schedule, steps_of(s));
-    s->rule = settings_rule(&s->settings, o.answer.model, &o.mask);
+    s->rule = settings_rule(&s->settings, o.answer.model, &o.mask, COMPARED_PICTURE);
     for (int i = 0; i < s->texts.count; i++) { note_text(s->texts.texts[i], s->pipeline.tokenizer, &s->settings); }
     if (s->texts.count > MOST_LABELS && !o.no_pictures) {
         warn("%d texts: no label maps, which have at most %d", s->texts.count, MOST_LABELS);
@@ -449,6 +481,7 @@ static void segmenter_open(Segmenter *s) {
     s->shares = xcalloc((size_t)s->texts.count, sizeof *s->shares);
     s->found = xcalloc((size_t)s->texts.count, sizeof *s->found);
     if (!o.json) { return; }
+    s->images = coco_images(s->pictures.paths, s->pictures.count);
     s->results = json_writer();
     yajl_gen_array_open(s->results);
 }
@@ -461,6 +494,7 @@ static void segmenter_close(Segmenter *s) {
     device_close(&s->dev);
     settings_free(&s->settings);
     text_table_free(&s->texts);
+    if (s->images) { coco_images_free(s->images, s->pictures.count); }
     pictures_free(&s->pictures);
     free(s->shares);
     free(s->found);
@@ -470,7 +504,8 @@ static void report_one(const Segmenter *s, double seconds) {
     char *text = text_shown(s->texts.texts[0]);
     printf("\"%s\" covers %.1f%% of %s (%.2f s)", text, 100 * s->shares[0], s->pictures.paths[0], seconds);
     if (!o.no_pictures) {
-        printf("; wrote %s, -prediction.png, -overlay.png", output_path(s, NULL, NULL, "mask").text);
+        printf("; wrote %s, %s, %s", output_path(s, NULL, NULL, "mask").text,
+               output_path(s, NULL, NULL, "prediction").text, output_path(s, NULL, NULL, "overlay").text);
     }
     printf("\n");
     free(text);
@@ -478,7 +513,6 @@ static void report_one(const Segmenter *s, double seconds) {
 
 static void report_many(const Segmenter *s, double seconds) {
     int read = s->pictures.count - s->unreadable;
-    bool labels = draws_labels(s);
     for (int i = 0; i < s->texts.count; i++) {
         text_column(stdout, 24, s->texts.texts[i]);
         printf(" in %d of %d pictures, %.1f%% of the pixels\n", s->found[i], read,
@@ -486,10 +520,8 @@ static void report_many(const Segmenter *s, double seconds) {
     }
     printf("%d picture%s, %d text%s (%.2f s)", read, read == 1 ? "" : "s", s->texts.count,
            s->texts.count == 1 ? "" : "s", seconds);
-    if (!o.no_pictures) {
-        printf("; wrote %s*-mask.png, -prediction.png, -overlay.png%s", o.out,
-               labels ? ", -labels.png, -legend.png" : "");
-    }
+    if (!o.no_pictures) { printf("; wrote %s*mask.png, %s*prediction.png, %s*overlay.png", o.out, o.out, o.out); }
+    if (draws_labels(s)) { printf(", %s*labels.png, %s", o.out, output_path(s, NULL, NULL, "legend").text); }
     printf("\n");
 }
 
@@ -497,6 +529,7 @@ int cmd_segment(int argc, char **argv) {
     Segmenter s = {.pictures = parse(argc, argv)};
     settings_read(&s.settings, o.answer.model);
     s.texts = find_texts(&s.settings);
+    want_distinct_files(&s);
     if (!s.pictures.several) { s.first = image_load(s.pictures.paths[0], 3); }
     device_open(&s.dev, 0);
     segmenter_open(&s);

@@ -217,6 +217,8 @@ static PairScore score_picture(const DatasetItem *item, const float *picture, co
     return score_mask(item, mask);
 }
 
+int box_percent(int k) { return 20 + 10 * k; }
+
 static void centre_box(uint8_t *mask, int width, int height, double share) {
     int w = (int)(width * share + 0.5), h = (int)(height * share + 0.5), x = (width - w) / 2, y = (height - h) / 2;
     memset(mask, 0, (size_t)width * height);
@@ -227,29 +229,31 @@ static void centre_box(uint8_t *mask, int width, int height, double share) {
 static void score_floors(const DatasetItem *item, const float *input, Evaluation *v, int index) {
     const Frame *f = &item->frame;
     uint8_t *mask = xmalloc((size_t)f->width * f->height);
-    MaskRule white = v->rule;
-    if (white.method == MASK_LUMINANCE) { white = mask_rule_default(MASK_WHITENESS); }
-    white.method = MASK_WHITENESS;
+    MaskRule white = mask_rule_default(MASK_WHITENESS);
     v->scores[SCORE_WHITE][index] = score_picture(item, input, NULL, &white, mask);
     memset(mask, 1, (size_t)f->width * f->height);
     v->scores[SCORE_ALL_FOREGROUND][index] = score_mask(item, mask);
     if (item->all_objects) { v->scores[SCORE_ALL_OBJECTS][index] = score_mask(item, item->all_objects); }
     for (int k = 0; k < BOX_SIZES; k++) {
-        centre_box(mask, f->width, f->height, (k + 2) / 10.0);
+        centre_box(mask, f->width, f->height, box_percent(k) / 100.0);
         v->scores[SCORE_BOX + k][index] = score_mask(item, mask);
     }
     free(mask);
 }
 
-// FOLDER/IMAGE-TEXT.png, white where the class or phrase was found.
-static void save_mask(const char *folder, const DatasetItem *item, const uint8_t *mask, const char *text,
-                      const char *image_name) {
+// FOLDER/IMAGE-TEXT.png, white where the class or phrase was found. Shards may hold several crops of a picture:
+// FOLDER/IMAGE-TEXT-SAMPLE.png.
+static void save_mask(const char *folder, const Dataset *dataset, const DatasetItem *item, const uint8_t *mask) {
+    char number[24];
     Image image = mask_image(mask, item->frame.width, item->frame.height);
-    char *name = text_file_name(text), *id = text_file_name(image_name);
-    char *path = xprintf("%s/%s-%s.png", folder, id, name);
+    char *name = text_file_name(dataset_text(dataset, &item->pair));
+    char *id = text_file_name(dataset_image_name(dataset, &item->pair, number));
+    char *sample = dataset->crops ? xprintf("-%d", item->pair.item) : xstrdup("");
+    char *path = xprintf("%s/%s-%s%s.png", folder, id, name, sample);
     image_save(&image, path);
     image_free(&image);
     free(path);
+    free(sample);
     free(name);
     free(id);
 }
@@ -287,11 +291,7 @@ static void score_model(Evaluator *e, const Dataset *dataset, const DatasetItem 
             gallery_offer(&v->gallery, &items[i], e->inputs + at, e->predictions + at, masks[i], pair_iou(score),
                           v->seen[score->class_index]);
         }
-        char number[24];
-        if (v->masks) {
-            save_mask(v->masks, &items[i], masks[i], dataset_text(dataset, &items[i].pair),
-                      dataset_image_name(dataset, &items[i].pair, number));
-        }
+        if (v->masks) { save_mask(v->masks, dataset, &items[i], masks[i]); }
         free(masks[i]);
     }
 }
@@ -363,9 +363,27 @@ static MaskRule grid_rule(const MaskRule *rule, int point) {
     return r;
 }
 
+// The best point of the grid by the mIoU, which it sets, over the pairs that count; *used gets their number.
+static int best_point(const PairScore *scores, int points, int row, int count, int classes, int *used, double *miou) {
+    bool *keep = xcalloc((size_t)count + 1, sizeof *keep);
+    for (int i = 0; i < count; i++) { keep[i] = scores[i].truth > 0; }
+    int best = 0;
+    *miou = -1;
+    for (int point = 0; point < points; point++) {
+        Summary s = summarize(scores + (size_t)point * row, count, keep, classes, 0, 0);
+        *used = s.pairs;
+        if (s.miou > *miou) {
+            *miou = s.miou;
+            best = point;
+        }
+    }
+    free(keep);
+    return best;
+}
+
 double tune_rule(Evaluator *e, const Dataset *dataset, Pair *pairs, int *left, MaskRule *rule) {
     int count = *left; // the rows of scores; *left becomes smaller where pictures cannot be read
-    int points = TOLERANCES * (rule->method == MASK_COMPARE ? CHANGES : 1), best = 0;
+    int points = TOLERANCES * (rule->method == MASK_COMPARE ? CHANGES : 1);
     PairScore *scores = xmalloc(((size_t)points * count + 1) * sizeof *scores); // (points, count)
     DatasetItem *items = xcalloc((size_t)e->batch, sizeof *items);
     Progress progress = progress_begin("tune", "pairs", count, 0);
@@ -389,16 +407,10 @@ double tune_rule(Evaluator *e, const Dataset *dataset, Pair *pairs, int *left, M
     }
     progress_end(&progress, *left);
     dataset_want_pairs(dataset, *left);
-    double best_miou = -1;
-    for (int point = 0; point < points; point++) {
-        Summary s = summarize(scores + (size_t)point * count, *left, NULL, dataset->class_count, 0, 0);
-        if (s.miou > best_miou) {
-            best_miou = s.miou;
-            best = point;
-        }
-    }
-    *rule = grid_rule(rule, best);
+    double miou;
+    *rule = grid_rule(rule, best_point(scores, points, count, *left, dataset->class_count, left, &miou));
+    if (!*left) { die("%s: no pair has a true pixel, so that no thresholds can be chosen on them", dataset->where); }
     free(items);
     free(scores);
-    return best_miou;
+    return miou;
 }

@@ -7,9 +7,10 @@
 #include "model/contexts.h"
 #include "model/sampler.h"
 
-// What sampling starts from: noise, as at inference, or a training sample of the first timestep made of the true target
-// latent, of the mean target, or of the picture. A model that gets much better with START_TRUTH reads its answer from
-// what the schedule leaves of the target in the noisiest training sample.
+// What sampling starts from: white noise, as at inference, or a latent + sqrt(1 - a^2) white noise, with a^2 =
+// alphas_cumprod at the first timestep and the latent of the true target, the mean target, or the picture. So it holds
+// as much of the latent as a training sample of that timestep, in the noise of inference, whatever noise training uses.
+// A model that gets much better with START_TRUTH reads its answer from what the schedule leaves of the target.
 typedef enum { START_NOISE, START_TRUTH, START_MEAN, START_IMAGE } Start;
 extern const char *const start_names[]; // "noise", ..., NULL
 
@@ -41,6 +42,7 @@ void evaluator_destroy(Evaluator *e);
 void evaluator_start(Evaluator *e, Start start, const Dataset *dataset, Pair *pairs, int *count);
 
 enum { BOX_SIZES = 9, MAX_STEPS_TABLE = 12 };
+int box_percent(int k); // of the sides: centred box k, 20 to 100
 // The kinds of scores of every pair.
 enum {
     SCORE_MODEL,
@@ -48,7 +50,7 @@ enum {
     SCORE_ALL_FOREGROUND,                // floor: every pixel
     SCORE_WHITE,                         // floor: the whiteness filter on the input
     SCORE_ALL_OBJECTS,                   // everything that is annotated, whatever the text says (whole pictures only)
-    SCORE_BOX,                           // floor: centred boxes with (k + 2) / 10 of the sides, k = 0..8
+    SCORE_BOX,                           // floor: the centred boxes
     SCORE_STEPS = SCORE_BOX + BOX_SIZES, // the model with the table's numbers of DDIM steps
     SCORE_PROMPTS = SCORE_STEPS + MAX_STEPS_TABLE, // the model asked with other prompts
     SCORE_KINDS = SCORE_PROMPTS + MAX_PROMPT_SETS
@@ -83,5 +85,6 @@ typedef struct {
 void evaluate(Evaluator *e, const Dataset *dataset, Evaluation *evaluation);
 void evaluation_free(Evaluation *evaluation);
 
-// Chooses tolerance (and changed, for MASK_COMPARE) of the rule by the mIoU over these pairs; returns that mIoU.
+// Chooses tolerance (and changed, for MASK_COMPARE) of the rule by the mIoU over these pairs; returns that mIoU. Pairs
+// without a true pixel do not count: *count gets the number of the others. Dies if there is none.
 double tune_rule(Evaluator *e, const Dataset *dataset, Pair *pairs, int *count, MaskRule *rule);

@@ -225,3 +225,14 @@ LatentSummary latents_summarize(const LatentSample *samples, int count, int repr
     free(kept);
     return s;
 }
+
+Interval latents_order_difference(const LatentSample *samples, int count, int resamples, uint64_t seed) {
+    double *values = xmalloc(((size_t)count + 1) * sizeof *values);
+    for (int i = 0; i < count; i++) {
+        const Representation *of = samples[i].representation;
+        values[i] = of[REPRESENTED_OVERLAY].of[MEASURE_ORDER] - of[REPRESENTED_MASK].of[MEASURE_ORDER];
+    }
+    Interval difference = bootstrap_mean(values, count, resamples, seed);
+    free(values);
+    return difference;
+}

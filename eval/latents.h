@@ -61,3 +61,6 @@ typedef struct {
 // size: of the object (eval/metrics.h), or OBJECT_SIZES for all.
 LatentSummary latents_summarize(const LatentSample *samples, int count, int representation, int size, int resamples,
                                 uint64_t seed);
+// How much better the loss orders overlays than bare masks: MEASURE_ORDER of the overlay minus that of the mask, by
+// sample.
+Interval latents_order_difference(const LatentSample *samples, int count, int resamples, uint64_t seed);

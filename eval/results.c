@@ -15,7 +15,6 @@ typedef struct {
     const Dataset *dataset;
     const Evaluation *v;
     const EvalRecord *record;
-    int box; // best of the box sizes, chosen on the evaluated pairs themselves
 } Writer;
 
 // Which pairs belong to a group: only_class >= 0, or seen/unseen, with or without one class.
@@ -53,17 +52,25 @@ static Summary summary_with(const Writer *w, int kind, Group g, int resamples, u
 
 static Summary summary_of(const Writer *w, int kind, Group g) { return summary_with(w, kind, g, 0, 0); }
 
-static int best_box(const Writer *w) {
-    int best = 0;
-    double best_miou = -1;
+// The best of the centred boxes and its share of the sides, for each measure, chosen on the group's pairs themselves.
+static void put_box(const Writer *w, Group g) {
+    static const char *const names[] = {"miou", "giou", "ciou"};
+    double best[] = {NAN, NAN, NAN}, share[] = {NAN, NAN, NAN};
     for (int k = 0; k < BOX_SIZES; k++) {
-        Summary s = summary_of(w, SCORE_BOX + k, all_group);
-        if (s.miou > best_miou) {
-            best = k;
-            best_miou = s.miou;
+        Summary s = summary_of(w, SCORE_BOX + k, g);
+        const double values[] = {s.miou, s.giou, s.ciou};
+        for (int i = 0; i < 3; i++) {
+            if (isnan(values[i]) || values[i] <= best[i]) { continue; }
+            best[i] = values[i];
+            share[i] = box_percent(k) / 100.0;
         }
     }
-    return best;
+    json_open_map(w->gen, "centre_box");
+    for (int i = 0; i < 3; i++) { json_put_number(w->gen, names[i], best[i]); }
+    json_open_map(w->gen, "sizes");
+    for (int i = 0; i < 3; i++) { json_put_number(w->gen, names[i], share[i]); }
+    yajl_gen_map_close(w->gen);
+    yajl_gen_map_close(w->gen);
 }
 
 static void put_summary_fields(yajl_gen gen, const Summary *s) {
@@ -119,7 +126,7 @@ static Summary put_group(const Writer *w, const char *key, Group g, bool absent)
     put_summary_fields(w->gen, &model);
     json_open_map(w->gen, "floors");
     put_short(w, "all_foreground", SCORE_ALL_FOREGROUND, g);
-    put_short(w, "centre_box", SCORE_BOX + w->box, g);
+    put_box(w, g);
     put_short(w, "white_filter", SCORE_WHITE, g);
     yajl_gen_map_close(w->gen);
     put_short(w, "ceiling", SCORE_CEILING, g);
@@ -254,11 +261,9 @@ static void put_record(yajl_gen gen, const EvalRecord *o, const Evaluation *v, c
 void result_write_json(const Dataset *dataset, const Evaluation *v, const EvalRecord *record,
                        const ModelSettings *settings, const char *path) {
     yajl_gen gen = json_writer();
-    Writer w = {gen, dataset, v, record, 0};
-    w.box = best_box(&w);
+    Writer w = {gen, dataset, v, record};
     yajl_gen_map_open(gen);
     put_groups(&w);
-    json_put_number(gen, "centre_box_size", (w.box + 2) / 10.0);
     put_classes(&w);
     if (v->group_count) { put_named_groups(&w); }
     if (v->table_count) { put_steps(&w); }
@@ -276,8 +281,9 @@ void result_write_json(const Dataset *dataset, const Evaluation *v, const EvalRe
     json_write(gen, path);
 }
 
-// Ends a line of pairs.csv: shards with texts have two columns more.
-static void put_text(FILE *out, const Dataset *dataset, const Pair *pair) {
+// Columns of shards alone: the sample's number, and of those with texts two more.
+static void put_sample(FILE *out, const Dataset *dataset, const Pair *pair) {
+    if (dataset->crops) { fprintf(out, ",%d", pair->item); }
     if (dataset->texts) {
         const ShardInfo *info = &dataset->shards.info;
         fputc(',', out);
@@ -285,15 +291,15 @@ static void put_text(FILE *out, const Dataset *dataset, const Pair *pair) {
         fputc(',', out);
         csv_put_text(out, dataset_text(dataset, pair));
     }
-    fputc('\n', out);
 }
 
 static void put_plain(FILE *out, const char *text) { fputs(text, out); }
 
 void result_write_pairs(const Dataset *dataset, const Evaluation *v, const char *path) {
     AtomicFile file = atomic_open(path);
-    fprintf(file.stream, "image_id,class,seen,absent,iou,intersection,union,predicted,truth,valid,ceiling_iou%s\n",
-            dataset->texts ? ",kind,text" : "");
+    fputs("image_id,class,seen,absent,iou,intersection,union,predicted,truth,valid,ceiling_iou", file.stream);
+    for (int k = 0; k < BOX_SIZES; k++) { fprintf(file.stream, ",box_%d_iou", box_percent(k)); }
+    fprintf(file.stream, "%s%s\n", dataset->crops ? ",sample" : "", dataset->texts ? ",kind,text" : "");
     for (int i = 0; i < v->count; i++) {
         const PairScore *s = &v->scores[SCORE_MODEL][i];
         const char *name = dataset->class_names[v->pairs[i].category];
@@ -305,7 +311,9 @@ void result_write_pairs(const Dataset *dataset, const Evaluation *v, const char 
         fprintf(file.stream, ",%d,%d,%.6f,%.0f,%.0f,%.0f,%.0f,%.0f,%.6f", v->seen[v->pairs[i].category], s->absent,
                 pair_iou(s), s->intersection, s->union_, s->predicted, s->truth, s->valid,
                 pair_iou(&v->scores[SCORE_CEILING][i]));
-        put_text(file.stream, dataset, &v->pairs[i]);
+        for (int k = 0; k < BOX_SIZES; k++) { fprintf(file.stream, ",%.6f", pair_iou(&v->scores[SCORE_BOX + k][i])); }
+        put_sample(file.stream, dataset, &v->pairs[i]);
+        fputc('\n', file.stream);
     }
     atomic_commit(&file);
 }
@@ -395,8 +403,7 @@ void result_print(const Json *metrics) {
         bool any = json_number_at(groups->u.object.values[k], "pairs") > 0;
         if (any) { print_floors(groups, groups->u.object.keys[k], objects); }
     }
-    printf("box: the best of nine centred boxes (%.1f of the sides), chosen on these pairs, which favours the floor\n",
-           json_number_at(m, "centre_box_size"));
+    printf("box: the best of nine centred boxes, chosen for each row on its pairs, which favours the floor\n");
     yajl_val absent = json_find(m, "absent");
     if (absent) {
         printf("absent: %.0f queries, %.1f%% answered empty, %.2f%% of the picture masked on average\n",

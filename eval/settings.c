@@ -120,12 +120,20 @@ void settings_copy(const char *from, const char *to) {
     free(target);
 }
 
-// What a picture's prediction was compared with when thresholds were chosen. Files of earlier builds do not say it.
 static const char *const compared_names[] = {"decoded latent", "picture", NULL};
-enum { COMPARED_LATENT, COMPARED_PICTURE };
+
+// Thresholds for decoded latents do not fit pictures. Files of earlier builds, which compared with nothing else, do not
+// say it.
+static void check_compared(const Json *json, Compared compared) {
+    bool known = json_find(json->root, "compared_with") != NULL;
+    if (choice(json, "compared_with", compared_names, COMPARED_LATENT) >= (int)compared) { return; }
+    warn("%s: %s chose these thresholds, which compared with the decoded latent instead of the picture: expected a new "
+         "choice (cocogold eval --data DIR --tune-on SPLIT)",
+         json->path, known ? "eval --protocol crops" : "an earlier build");
+}
 
 // Reads the thresholds of segmentation.json for a method; `any_method`: also uses the file's method.
-static void read_thresholds(MaskRule *rule, const char *folder, bool any_method) {
+static void read_thresholds(MaskRule *rule, const char *folder, bool any_method, Compared compared) {
     char *path = xprintf("%s/segmentation.json", folder);
     if (file_exists(path)) {
         Json json = json_read(path);
@@ -135,35 +143,32 @@ static void read_thresholds(MaskRule *rule, const char *folder, bool any_method)
             rule->tolerance = (float)number_in(&json, "tolerance", rule->tolerance, 0, 1);
             rule->changed = (float)number_in(&json, "changed", rule->changed, 0, 1);
             rule->opening = json_boolean(&json, "opening", rule->opening);
-            if (method == MASK_COMPARE && choice(&json, "compared_with", compared_names, 0) == COMPARED_LATENT) {
-                warn("%s: an earlier build chose these thresholds, which compared with the decoded latent instead of "
-                     "the picture: expected a new choice (cocogold eval --tune-on)",
-                     path);
-            }
+            if (method == MASK_COMPARE) { check_compared(&json, compared); }
         }
         json_free(&json);
     }
     free(path);
 }
 
-MaskRule settings_rule(const ModelSettings *s, const char *folder, const MaskOptions *o) {
+MaskRule settings_rule(const ModelSettings *s, const char *folder, const MaskOptions *o, Compared compared) {
     MaskMethod method = s->target == TARGET_MASK ? MASK_LUMINANCE : MASK_COMPARE;
     MaskRule rule = mask_rule(o->method ? (MaskMethod)o->kind : method, s->color, s->alpha);
-    read_thresholds(&rule, folder, !o->method);
+    read_thresholds(&rule, folder, !o->method, compared);
     if (!isnan(o->tolerance)) { rule.tolerance = (float)o->tolerance; }
     if (!isnan(o->changed)) { rule.changed = (float)o->changed; }
     rule.opening = rule.opening && !o->no_opening;
     return rule;
 }
 
-void settings_rule_write(const MaskRule *rule, const char *folder, const char *tuned_on, int pairs, double miou) {
+void settings_rule_write(const MaskRule *rule, Compared compared, const char *folder, const char *tuned_on, int pairs,
+                         double miou) {
     yajl_gen gen = json_writer();
     yajl_gen_map_open(gen);
     json_put_string(gen, "method", mask_method_names[rule->method]);
     json_put_number(gen, "tolerance", round(rule->tolerance * 1e4) / 1e4);
     json_put_number(gen, "changed", round(rule->changed * 1e4) / 1e4);
     json_put_boolean(gen, "opening", rule->opening);
-    json_put_string(gen, "compared_with", compared_names[COMPARED_PICTURE]);
+    json_put_string(gen, "compared_with", compared_names[compared]);
     json_put_string(gen, "tuned_on", tuned_on);
     json_put_integer(gen, "pairs", pairs);
     json_put_number(gen, "miou", miou);

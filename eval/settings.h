@@ -79,8 +79,13 @@ typedef struct {
         OPT_FLAG, "no-opening", &o.no_opening, "skip the 3x3 morphological opening"                                    \
     }
 
+// What MASK_COMPARE compares a prediction with: the decoded latent of a shard's picture, or the picture itself.
+typedef enum { COMPARED_LATENT, COMPARED_PICTURE } Compared;
+
 // The rule of mask extraction for a model: MASK_LUMINANCE for target mask, else MASK_COMPARE with its colour and alpha,
 // changed by FOLDER/segmentation.json if that exists (for a given method: if its thresholds were chosen for that), and
-// by the options.
-MaskRule settings_rule(const ModelSettings *settings, const char *folder, const MaskOptions *options);
-void settings_rule_write(const MaskRule *rule, const char *folder, const char *tuned_on, int pairs, double miou);
+// by the options. Warns if thresholds for decoded latents meet pictures.
+MaskRule settings_rule(const ModelSettings *settings, const char *folder, const MaskOptions *options,
+                       Compared compared);
+void settings_rule_write(const MaskRule *rule, Compared compared, const char *folder, const char *tuned_on, int pairs,
+                         double miou);

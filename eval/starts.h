@@ -1,8 +1,8 @@
 // What a model that turns pictures into maps (depth, normals, masks, ...) reads from the start of sampling. Models of
 // Marigold's kind (Ke et al. 2024) take the picture's latent and a noisy latent of the map. If the schedule leaves some
 // of the map in the noisiest training sample, they may learn to read their answer from there, where inference has noise
-// alone. Each picture is answered from noise and from training samples of the first timestep that are made of its true
-// map, of the mean map, or of the picture (eval/evaluate.h: Start). Nothing is trained.
+// alone. Each picture is answered from white noise and from white noise with as much of its true map, of the mean map
+// or of the picture as the schedule leaves at the first timestep (eval/evaluate.h: Start). Nothing is trained.
 #pragma once
 #include "data/image.h"
 #include "eval/evaluate.h"

@@ -21,8 +21,9 @@ typedef struct {
     float *host_timesteps;           // (rows) pinned
     Progress *progress;              // counts DDIM steps, if set by the caller
     long long steps_done;
-    // (n, h, w, L) on the host, set by the caller: sampling starts from a * start + sqrt(1 - a^2) * noise with
-    // a^2 = alphas_cumprod at the first timestep, as a training sample of that timestep does. NULL: from noise alone.
+    // (n, h, w, L) on the host, set by the caller: sampling starts from a * start + sqrt(1 - a^2) * white noise with
+    // a^2 = alphas_cumprod at the first timestep, the share that a training sample of that timestep has. NULL: from
+    // white noise alone.
     const float *start;
     int broken; // the first row of the last decoding, or ensemble, with a pixel that is NaN or infinite; -1: none
 } Sampler;

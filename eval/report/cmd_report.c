@@ -29,18 +29,31 @@ static char *name_of(const char *path) {
     return tail;
 }
 
-// Runs with the same folder name, such as demo/unet and demo-mask/unet, get their whole path as name.
-static void tell_apart(RunLog *logs, char **runs, int count) {
+// Those with the same name, such as the runs demo/unet and demo-mask/unet, get their whole path as name.
+static void tell_apart(char **names, char *const *paths, int count) {
     bool *same = xcalloc((size_t)count + 1, sizeof *same);
     for (int i = 0; i < count; i++) {
-        for (int k = 0; k < count; k++) { same[i] |= k != i && strcmp(logs[i].name, logs[k].name) == 0; }
+        for (int k = 0; k < count; k++) { same[i] |= k != i && strcmp(names[i], names[k]) == 0; }
     }
     for (int i = 0; i < count; i++) {
         if (!same[i]) { continue; }
-        free(logs[i].name);
-        logs[i].name = xstrdup(runs[i]);
+        free(names[i]);
+        names[i] = xstrdup(paths[i]);
     }
     free(same);
+}
+
+static RunLog *read_logs(char *const *runs, int count) {
+    RunLog *logs = xcalloc((size_t)count + 1, sizeof *logs);
+    char **names = xcalloc((size_t)count + 1, sizeof *names);
+    for (int i = 0; i < count; i++) {
+        logs[i] = runlog_read(runs[i]);
+        names[i] = logs[i].name;
+    }
+    tell_apart(names, runs, count);
+    for (int i = 0; i < count; i++) { logs[i].name = names[i]; }
+    free(names);
+    return logs;
 }
 
 int cmd_report(int argc, char **argv) {
@@ -56,10 +69,8 @@ int cmd_report(int argc, char **argv) {
     options_parse(argc, argv, table, &help, 0);
     int run_count = length(runs), count = length(evaluations);
     if (run_count + count == 0) { die("nothing to report: expected --run DIR or --eval metrics.json"); }
-    RunLog *logs = xcalloc((size_t)run_count + 1, sizeof *logs);
-    for (int i = 0; i < run_count; i++) { logs[i] = runlog_read(runs[i]); }
+    RunLog *logs = read_logs(runs, run_count);
     want_output("--out", out);
-    tell_apart(logs, runs, run_count);
     Json *metrics = xcalloc((size_t)count + 1, sizeof *metrics);
     char **names = xcalloc((size_t)count + 1, sizeof *names);
     for (int i = 0; i < count; i++) {
@@ -69,6 +80,7 @@ int cmd_report(int argc, char **argv) {
         }
         names[i] = name_of(evaluations[i]);
     }
+    tell_apart(names, evaluations, count);
     report_comparison(out, metrics, (const char *const *)names, count, logs, run_count);
     printf("wrote %s\n", out);
     for (int i = 0; i < run_count; i++) { runlog_free(&logs[i]); }

@@ -308,7 +308,7 @@ void report_evaluation(const char *path, const Json *metrics, const Gallery *gal
     fputs("<h2>All numbers</h2>\n", out);
     summary_table(out, m);
     page_training(out, logs, log_count);
-    page_definitions(out);
+    page_definitions(out, metrics, 1);
     configuration(out, m);
     page_end(&page);
 }
@@ -382,6 +382,6 @@ void report_comparison(const char *path, const Json *metrics, const char *const 
         comparison_table(out, metrics, names, count);
     }
     page_training(out, logs, log_count);
-    page_definitions(out);
+    page_definitions(out, metrics, count);
     page_end(&page);
 }

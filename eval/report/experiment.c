@@ -56,11 +56,18 @@ static void table_free(Table *t) {
     free(t->path);
 }
 
-static int column_of(const Table *t, const char *name) {
+// The column's index, or -1.
+static int find_column(const Table *t, const char *name) {
     for (int i = 0; i < t->columns; i++) {
         if (strcmp(t->names[i], name) == 0) { return i; }
     }
-    die("%s: the column \"%s\" is missing", t->path, name);
+    return -1;
+}
+
+static int column_of(const Table *t, const char *name) {
+    int column = find_column(t, name);
+    if (column < 0) { die("%s: the column \"%s\" is missing", t->path, name); }
+    return column;
 }
 
 static double number_at(const Table *t, int row, int column) {
@@ -375,7 +382,34 @@ static void read_arm(Experiment *e, const char *arms_folder, const char *name) {
     e->arms[e->arm_count++] = arm;
 }
 
-// Taken from the first run: floors do not depend on a model.
+// Where a run's pairs.csv has the columns of the centred boxes: the gIoU of the best one for each group of classes, and
+// the scores of the one that is best on listed classes.
+static void read_boxes(Experiment *e, const ArmRun *run) {
+    Path path = path_of("%s/%s/pairs.csv", run->folder, start_names[START_NOISE]);
+    Table t = table_read(path.text);
+    PairScore *scores = xcalloc((size_t)t.rows + 1, sizeof *scores);
+    for (int k = 0; k < BOX_SIZES; k++) {
+        Path name = path_of("box_%d_iou", box_percent(k));
+        if (find_column(&t, name.text) < 0) { break; }
+        for (int i = 0; i < t.rows; i++) {
+            scores[i] = (PairScore){.intersection = field(&t, i, name.text), .union_ = 1};
+            scores[i].absent = run->final[START_NOISE][i].absent;
+        }
+        for (int g = 0; g < GROUPS; g++) {
+            double *best = &e->floors[FLOOR_CENTRE_BOX][g], giou = pairs_giou(&e->final, scores, g);
+            if (isnan(giou) || (k > 0 && giou <= *best)) { continue; }
+            *best = giou;
+            if (g != GROUP_LISTED) { continue; }
+            e->box = xrealloc(e->box, ((size_t)t.rows + 1) * sizeof *scores);
+            memcpy(e->box, scores, (size_t)t.rows * sizeof *scores);
+        }
+    }
+    free(scores);
+    table_free(&t);
+}
+
+// Taken from the first run: floors do not depend on a model. Files of earlier builds have those of two groups alone,
+// and a box that was chosen on all pairs.
 static void read_floors(Experiment *e) {
     static const char *const keys[3] = {"all_foreground", "centre_box", "white_filter"};
     char *path = xprintf("%s/%s/metrics.json", e->arms[0].runs[0].folder, start_names[START_NOISE]);
@@ -390,6 +424,7 @@ static void read_floors(Experiment *e) {
     }
     json_free(&json);
     free(path);
+    read_boxes(e, &e->arms[0].runs[0]);
 }
 
 Experiment experiment_read(const char *arms_folder) {
@@ -418,6 +453,7 @@ void experiment_free(Experiment *e) {
     free(e->arms);
     free(e->frequent);
     free(e->new_words);
+    free(e->box);
     pairs_free(&e->validation);
     pairs_free(&e->final);
     pairs_free(&e->absent);

@@ -52,6 +52,7 @@ typedef struct {
     int arm_count;
     Pairs validation, final, absent; // absent: classes that are not in the picture
     double floors[3][GROUPS];        // gIoU of all foreground, best centre box, white filter on the input; NaN: unknown
+    PairScore *box; // (final pairs) of the centre box that is the best on listed classes; NULL: earlier builds' files
 } Experiment;
 enum { FLOOR_ALL_FOREGROUND, FLOOR_CENTRE_BOX, FLOOR_WHITE };
 extern const char *const floor_names[3];
@@ -71,10 +72,13 @@ typedef enum { GIOU, CLASS_MEAN, FALSE_AREA } Average;
 // What is averaged: a validation of the runs (its index), or the final models sampled from a start (FINAL + Start).
 enum { FINAL = -STARTS };
 
+double pairs_giou(const Pairs *pairs, const PairScore *scores, int group); // of one list of scores; NaN: no pair
 // Average of an arm's runs, mean over runs, with the 95% interval of a bootstrap over pictures and, if there is more
 // than one, over runs. moment: a validation's index, or FINAL + a Start.
 Interval arm_average(const Experiment *e, int arm, int moment, int group, Average average, int resamples,
                      uint64_t seed);
+// Final gIoU of an arm on listed classes from a start minus that from noise.
+Interval start_gain(const Experiment *e, int arm, int start, int resamples, uint64_t seed);
 // Mean training loss of an arm's runs over the last fifth of the steps; NaN if the logs have none.
 double arm_training_loss(const Experiment *e, int arm);
 
@@ -86,7 +90,8 @@ typedef struct {
 } Contrast;
 typedef struct {
     Contrast *list;
-    int count;
+    int count, resamples; // of the bootstrap
+    uint64_t seed;
 } Contrasts;
 
 // Every arm with a change against the same arm without its last one, every overlay arm against the mask with the same
@@ -98,15 +103,23 @@ void contrasts_free(Contrasts *contrasts);
 const Contrast *contrast_named(const Contrasts *contrasts, const char *name);
 bool distinguishable(Interval difference); // zero is outside the interval
 
-// A run has failed if its final gIoU on listed classes is not distinguishable from the best centre box or is below it,
-// or if its gIoU over all pairs ends below half its peak while at least half of its predictions are empty or full.
+// A run has failed if its final gIoU on listed classes is not distinguishably above that of the best centre box (the
+// interval of the difference by pair reaches down to zero; where the box's pairs are unknown, the run's interval to the
+// box), or if its gIoU over all pairs ends below half its peak while at least half of its predictions are empty or
+// full.
 typedef struct {
     double peak, end, constant; // constant: share of empty and full predictions at the end
-    Interval listed;            // of the final model
+    Interval listed, above_box; // of the final model
     bool at_floor, collapsed;   // the two rules
+    bool known;                 // false: there are no listed pairs, so that the first rule cannot be applied
 } Failure;
-Failure run_failure(const Experiment *e, const ArmRun *run);
-int arm_failures(const Experiment *e, int arm); // number of its runs that failed
+Failure run_failure(const Experiment *e, const ArmRun *run, int resamples, uint64_t seed);
+
+// Numbers of an arm's runs.
+typedef struct {
+    int failed, unknown, runs; // unknown: those of the others of which it cannot be told
+} Failures;
+Failures arm_failures(const Experiment *e, int arm, int resamples, uint64_t seed);
 
 // Conclusions from the experiment's numbers, by fixed rules that know nothing of the expected outcome. words: another
 // experiment, {from scratch, pretrained} x {overlay, mask}, with its own contrasts, or NULL; unscaled: the 2 x 2 at

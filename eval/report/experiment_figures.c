@@ -33,11 +33,25 @@ static void arms_figure(FILE *out, const Findings *f, const char *id, const char
     free(lines);
 }
 
-// All runs of an arm are validated at the same steps; the shortest run limits their number.
+// The number of first validations that are at the same steps in all runs of an arm: the shortest run limits it. 0: the
+// runs were validated at different steps, so that there is no average over them.
 static int common_steps(const Arm *arm) {
-    int n = arm->runs[0].step_count;
+    const ArmRun *first = &arm->runs[0];
+    int n = first->step_count;
     for (int i = 1; i < arm->run_count; i++) { n = arm->runs[i].step_count < n ? arm->runs[i].step_count : n; }
+    for (int i = 1; i < arm->run_count; i++) {
+        if (memcmp(arm->runs[i].steps, first->steps, (size_t)n * sizeof *first->steps) != 0) { return 0; }
+    }
     return n;
+}
+
+// Names the arms that have no curves.
+static void note_other_steps(FILE *out, const Experiment *e) {
+    for (int a = 0; a < e->arm_count; a++) {
+        if (common_steps(&e->arms[a])) { continue; }
+        html(out, "<p class=\"small\">The runs of %s were validated at different steps: no average over them.</p>\n",
+             e->arms[a].name);
+    }
 }
 
 static int most_steps(const Experiment *e) {
@@ -103,6 +117,7 @@ static int fill_loss(const Findings *f, int arm, int which, double *x, double *y
 
 void group_curves(FILE *out, const Findings *f, const char *prefix) {
     static const char *const ids[] = {"listed", "held-out", "new-words", "frequent"};
+    note_other_steps(out, f->e);
     fputs("<div class=\"two\">\n", out);
     for (int g = GROUP_LISTED; g <= GROUP_FREQUENT; g++) {
         if (!experiment_has_group(f->e, g)) { continue; }
@@ -175,15 +190,15 @@ static Dose dose_of(const Findings *f, const char *target) {
 }
 
 // Evidence in nats for a typical object under the recipe's noise, mean over both targets, at a terminal signal: from
-// that at leak.json's first signal. It is proportional to a^2 / (1 - a^2).
+// that at leak.json's last signal, which is not 0. It is proportional to a^2 / (1 - a^2).
 static double leak_nats(const Json *leak, double signal) {
     yajl_val list = json_at(leak->root, "per_signal");
     if (!list || !YAJL_IS_ARRAY(list) || list->u.array.len == 0) {
         die("%s: the list \"per_signal\" is missing", leak->path);
     }
-    yajl_val first = list->u.array.values[0];
-    double own = json_number_at(first, "signal");
-    double nats = (json_number_at(first, "overlay_recipe") + json_number_at(first, "mask_recipe")) / 2;
+    yajl_val last = list->u.array.values[list->u.array.len - 1];
+    double own = json_number_at(last, "signal");
+    double nats = (json_number_at(last, "overlay_recipe") + json_number_at(last, "mask_recipe")) / 2;
     return nats * (signal * signal / (1 - signal * signal)) / (own * own / (1 - own * own));
 }
 

@@ -31,8 +31,6 @@ static double giou(const Experiment *e, int arm, int moment, int group) {
     return arm_average(e, arm, moment, group, GIOU, 0, 0).value;
 }
 
-static bool mostly_failed(const Experiment *e, int arm) { return 2 * arm_failures(e, arm) > e->arms[arm].run_count; }
-
 // The arms of the 2 x 2.
 typedef struct {
     int overlay, mask, overlay_leak, mask_leak;
@@ -48,105 +46,184 @@ static Square square_of(const Experiment *e) {
 
 // ---- the failure ---------------------------------------------------------------------------------------------------
 
-static void say_failures(Sentences *s, const Experiment *e) {
-    char failed[512] = "", part[160];
-    int runs = 0;
-    for (int a = 0; a < e->arm_count; a++) {
-        int count = arm_failures(e, a);
-        runs += e->arms[a].run_count;
-        snprintf(part, sizeof part, "%s in %d of %d runs", e->arms[a].name, count, e->arms[a].run_count);
-        if (count) { append(failed, sizeof failed, ", ", part); }
-    }
-    double box = e->floors[FLOOR_CENTRE_BOX][GROUP_LISTED];
-    if (*failed) {
-        say(s,
-            "Failed: %s (not distinguishable from the best centred box, whose gIoU is %.3f, or collapsed to empty or "
-            "full masks).",
-            failed, box);
-    } else {
-        say(s,
-            "No run of the %d failed (all are distinguishable from the best centred box, whose gIoU is %.3f, and none "
-            "collapsed to empty or full masks).",
-            runs, box);
-    }
+// The difference of a contrast on a group; NaN if there is no such contrast.
+static Interval difference(const Contrasts *c, const char *name, int group) {
+    const Contrast *found = contrast_named(c, name);
+    return found ? found->giou[group] : (Interval){NAN, NAN, NAN};
+}
+
+static double thousandths(double value) { return round(1000 * value) / 1000 + 0.0; } // no -0.000
+
+// "0.286 (95% interval 0.210 to 0.363)"; format: of a number.
+static char *with_interval(Interval d, const char *format, char buffer[96]) {
+    char value[16], low[16], high[16];
+    snprintf(value, sizeof value, format, thousandths(d.value));
+    snprintf(low, sizeof low, format, thousandths(d.low));
+    snprintf(high, sizeof high, format, thousandths(d.high));
+    snprintf(buffer, 96, isnan(d.low) ? "%s (no interval)" : "%s (95%% interval %s to %s)", value, low, high);
+    return buffer;
 }
 
 static void say_difference(Sentences *s, const Contrasts *c, const char *name, const char *what, int group) {
-    const Contrast *found = contrast_named(c, name);
-    if (!found || isnan(found->giou[group].value)) { return; }
-    Interval d = found->giou[group];
-    if (isnan(d.low)) {
-        say(s, "%s changes gIoU on %s by %+.3f; there is no interval.", what, group_names[group], d.value);
-        return;
-    }
-    say(s, "%s changes gIoU on %s by %+.3f (95%% interval %+.3f to %+.3f): %s.", what, group_names[group], d.value,
-        d.low, d.high,
+    Interval d = difference(c, name, group);
+    char text[96];
+    if (isnan(d.value)) { return; }
+    say(s, "%s changes gIoU on %s by %s: %s.", what, group_names[group], with_interval(d, "%+.3f", text),
         !distinguishable(d) ? "not distinguishable from zero"
         : d.value > 0       ? "an improvement"
                             : "a loss");
 }
 
-// Cause, failure and fix, from the 2 x 2 of target and leak.
+// What a contrast of losses says: `more` if it is above zero.
+static const char *verdict(Interval d, const char *more, const char *less) {
+    return isnan(d.low)          ? ""
+           : !distinguishable(d) ? ", which is not distinguishable from zero"
+           : d.value > 0         ? more
+                                 : less;
+}
+
+// What the leak takes from each target, and how much more from the mask.
+static void say_costs(Sentences *s, const Contrasts *c) {
+    static const char *const targets[] = {"mask", "overlay"};
+    char text[96];
+    for (int k = 0; k < 2; k++) {
+        char *name = xprintf("%s+leak - %s", targets[k], targets[k]);
+        Interval d = difference(c, name, GROUP_LISTED), cost = {-d.value, -d.high, -d.low};
+        free(name);
+        if (isnan(d.value)) { continue; }
+        say(s, "The leak costs the %s %s of gIoU on %s%s.", targets[k], with_interval(cost, "%.3f", text),
+            group_names[GROUP_LISTED], verdict(cost, "", ", a gain"));
+    }
+    Interval more = difference(c, "what painting gains more with the leak than without", GROUP_LISTED);
+    if (isnan(more.value)) { return; }
+    say(s, "It costs the mask %s more than the overlay%s.", with_interval(more, "%.3f", text),
+        verdict(more, "", ", so it costs the overlay more"));
+}
+
+// Which runs failed. c: whose bootstrap decides.
+static void say_failures(Sentences *s, const Experiment *e, const Contrasts *c) {
+    char failed[512] = "", part[160], box[16] = "not known";
+    int runs = 0, unknown = 0;
+    for (int a = 0; a < e->arm_count; a++) {
+        Failures f = arm_failures(e, a, c->resamples, c->seed);
+        runs += f.runs, unknown += f.unknown;
+        snprintf(part, sizeof part, "%s in %d of %d runs", e->arms[a].name, f.failed, f.runs);
+        if (f.failed) { append(failed, sizeof failed, ", ", part); }
+    }
+    double floor = e->floors[FLOOR_CENTRE_BOX][GROUP_LISTED];
+    if (!isnan(floor)) { snprintf(box, sizeof box, "%.3f", floor); }
+    if (*failed) {
+        say(s,
+            "Failed: %s (not distinguishably above the best centred box, whose gIoU is %s, or collapsed to empty or "
+            "full masks).",
+            failed, box);
+    } else if (!unknown) {
+        say(s,
+            "No run of the %d failed (all are distinguishably above the best centred box, whose gIoU is %s, and none "
+            "collapsed to empty or full masks).",
+            runs, box);
+    }
+    if (unknown) {
+        say(s, "Whether %d of the %d runs failed cannot be told: no pair of %s was evaluated, or no box.", unknown,
+            runs, group_names[GROUP_LISTED]);
+    }
+}
+
+// Whether painting prevents the failure. overlay: the runs of overlay+leak.
+static void say_fix(Sentences *s, const Contrasts *c, Failures overlay) {
+    Interval loss = difference(c, "overlay+leak - overlay", GROUP_LISTED),
+             gain = difference(c, "overlay+leak - mask+leak", GROUP_LISTED);
+    if (overlay.failed) {
+        say(s, "Painting the mask on the picture is no fix: with the leak, the overlay fails in %d of %d runs.",
+            overlay.failed, overlay.runs);
+    } else if (!(gain.low > 0)) {
+        say(s, "That painting the mask on the picture is a fix is not shown: with the leak, the overlay is not "
+               "distinguishably better than the mask.");
+    } else if (loss.high < 0) {
+        say(s,
+            "Painting the mask on the picture is a fix, but a partial one: with the leak, the overlay does not fail, "
+            "but stays below what it reaches without.");
+    } else {
+        say(s,
+            "Painting the mask on the picture is a fix: with the leak, the overlay is not distinguishably worse than "
+            "without.");
+    }
+}
+
+// The cause, of a square whose runs without the leak work.
+static void say_cause(Sentences *s, const Contrasts *c, Failures mask_leak, Failures overlay_leak) {
+    bool worse = difference(c, "mask+leak - mask", GROUP_LISTED).high < 0;
+    if (!mask_leak.failed) {
+        say(s, "The original's failure does not reproduce here: with the leak, the mask fails in none of %d runs%s.",
+            mask_leak.runs, worse ? ", but it is worse than without" : "");
+        return;
+    }
+    say(s, "The original's failure reproduces: with the schedule's leak, the bare mask fails in %d of %d runs.",
+        mask_leak.failed, mask_leak.runs);
+    if (!worse) {
+        say(s, "That the leak is the cause is not shown: the mask with it is not distinguishably worse than without.");
+        return;
+    }
+    say(s,
+        "The leak is the cause: the same mask without it (zero terminal SNR, trailing timesteps) is better, and fails "
+        "in no run.");
+    say_fix(s, c, overlay_leak);
+}
+
+// Cause, failure and fix, from the 2 x 2 of target and leak. Nothing where no arm has the leak.
 static void say_story(Sentences *s, const Experiment *e, const Contrasts *c) {
     Square q = square_of(e);
-    const Contrast *loss = contrast_named(c, "overlay+leak - overlay");
-    bool less = loss && loss->giou[GROUP_LISTED].high < 0;
     if (!q.complete) {
+        if (q.overlay_leak < 0 && q.mask_leak < 0) { return; }
         say(s,
             "Cannot tell what the failure comes from: this needs the arms overlay, mask, overlay+leak and mask+leak.");
         return;
     }
-    bool mask = mostly_failed(e, q.mask), mask_leak = mostly_failed(e, q.mask_leak),
-         overlay_leak = mostly_failed(e, q.overlay_leak);
-    if (!mask_leak) {
-        const Contrast *cost = contrast_named(c, "mask+leak - mask");
-        say(s, "The original's failure does not reproduce here: its arm, mask+leak, did not fail (gIoU %.3f).",
-            giou(e, q.mask_leak, FINAL, GROUP_LISTED));
-        if (cost && cost->giou[GROUP_LISTED].high < 0) {
-            Interval d = cost->giou[GROUP_LISTED];
-            say(s, "But the leak costs it %.3f of gIoU on %s (95%% interval %.3f to %.3f).", -d.value,
-                group_names[GROUP_LISTED], -d.high, -d.low);
-        }
-        return;
+    Failures overlay = arm_failures(e, q.overlay, c->resamples, c->seed),
+             mask = arm_failures(e, q.mask, c->resamples, c->seed),
+             overlay_leak = arm_failures(e, q.overlay_leak, c->resamples, c->seed),
+             mask_leak = arm_failures(e, q.mask_leak, c->resamples, c->seed);
+    if (overlay.failed + mask.failed) {
+        say(s,
+            "What the failure comes from cannot be told: without the leak, the overlay fails in %d of %d runs and the "
+            "mask in %d of %d. Training may have been too short.",
+            overlay.failed, overlay.runs, mask.failed, mask.runs);
+    } else if (overlay.unknown + mask.unknown + overlay_leak.unknown + mask_leak.unknown) {
+        say(s, "What the leak does cannot be told: some runs may have failed or not.");
+    } else {
+        say_cause(s, c, mask_leak, overlay_leak);
     }
-    say(s, "The original's failure reproduces: with the schedule's leak, the bare mask fails (gIoU %.3f on %s).",
-        giou(e, q.mask_leak, FINAL, GROUP_LISTED), group_names[GROUP_LISTED]);
-    say(s, "%s",
-        mask ? "The mask fails without the leak too, so that the leak is not the only cause."
-             : "The leak is the cause: the same mask without the leak (zero terminal SNR, trailing timesteps) works.");
-    say(s, "%s",
-        overlay_leak ? "Painting the mask on the picture is no fix: with the leak, the overlay fails too."
-        : less
-            ? "Painting the mask on the picture is a fix, but a partial one: with the leak, the overlay does not fail, "
-              "but stays below what it reaches without."
-            : "Painting the mask on the picture is a fix: with the leak, the overlay is not distinguishably worse than "
-              "without.");
 }
 
 // Models that read their answer from the leak get it when sampling starts from a training sample.
-static void say_starts(Sentences *s, const Experiment *e) {
+static void say_starts(Sentences *s, const Experiment *e, const Contrasts *c) {
     int arms[2] = {experiment_arm(e, "overlay+leak"), experiment_arm(e, "mask+leak")};
     for (int k = 0; k < 2; k++) {
         if (arms[k] < 0) { continue; }
         double noise = giou(e, arms[k], FINAL + START_NOISE, GROUP_LISTED);
         double truth = giou(e, arms[k], FINAL + START_TRUTH, GROUP_LISTED);
-        if (isnan(truth)) { continue; }
+        Interval gain = start_gain(e, arms[k], START_TRUTH, c->resamples, c->seed);
+        char text[96];
+        if (isnan(gain.value)) { continue; }
         say(s,
-            "Started from the true target with noise, as in training, instead of noise alone, %s reaches %.3f instead "
-            "of %.3f: %s.",
-            e->arms[arms[k]].name, truth, noise,
-            truth > noise + 0.1 ? "it reads its answer from what the schedule leaves of the target"
-                                : "it does not need what the schedule leaves of the target");
+            "Started from white noise with as much of the true target as the schedule leaves, instead of noise alone, "
+            "%s reaches %.3f instead of %.3f, a gain of %s: %s.",
+            e->arms[arms[k]].name, truth, noise, with_interval(gain, "%.3f", text),
+            gain.low > 0 ? "it reads from what the schedule leaves of the target"
+                         : "there is no sign that it reads from what the schedule leaves of the target");
     }
 }
 
-static void say_loss(Sentences *s, const Experiment *e) {
+// Whether the loss shows that the leak costs the mask something.
+static void say_loss(Sentences *s, const Experiment *e, const Contrasts *c) {
     Square q = square_of(e);
-    if (!q.complete) { return; }
+    if (!q.complete || !(difference(c, "mask+leak - mask", GROUP_LISTED).high < 0)) { return; }
     double leak = arm_training_loss(e, q.mask_leak), none = arm_training_loss(e, q.mask);
-    if (isnan(leak) || isnan(none) || !mostly_failed(e, q.mask_leak)) { return; }
-    say(s, "The training loss %s the failure: at the end it is %.3f for mask+leak and %.3f for mask.",
-        leak > none ? "agrees with" : "does not show", leak, none);
+    if (isnan(leak) || isnan(none)) { return; }
+    say(s,
+        "The training loss %s that the mask is worse with the leak: at the end it is %.3f for mask+leak and %.3f for "
+        "mask.",
+        leak > none ? "shows" : "does not show", leak, none);
 }
 
 // Overlay and mask have different ceilings: the IoU of a perfect answer after the VAE.
@@ -186,7 +263,7 @@ static bool is_dose(const Arm *arm, const char *target) {
 }
 
 // The leak from which on every arm of a target has less than half of what it reaches without.
-static void say_dose(Sentences *s, const Experiment *e) {
+static void say_dose(Sentences *s, const Experiment *e, const Contrasts *c) {
     static const char *const targets[] = {"overlay", "mask"};
     for (int k = 0; k < 2; k++) {
         int none = experiment_arm(e, targets[k]), doses = 0, lost = 0;
@@ -203,7 +280,11 @@ static void say_dose(Sentences *s, const Experiment *e) {
             if (above) { least = fmin(least, e->arms[a].signal); }
         }
         if (doses < 2) { continue; }
-        if (isfinite(least)) {
+        Failures without = arm_failures(e, none, c->resamples, c->seed);
+        if (without.failed + without.unknown) {
+            say(s, "From which terminal signal on the %s is worse cannot be told: it %s without a leak.", targets[k],
+                without.failed ? "fails" : "may fail");
+        } else if (isfinite(least)) {
             say(s, "The %s loses half of its gIoU from a terminal signal of %.3f on.", targets[k], least);
         } else {
             say(s, "The %s keeps more than half of its gIoU at %s terminal signal%s %.3f.", targets[k],
@@ -214,7 +295,7 @@ static void say_dose(Sentences *s, const Experiment *e) {
 
 static void say_words(Sentences *s, const Experiment *words, const Contrasts *c) {
     static const char *const targets[] = {"overlay", "mask"};
-    for (int k = 0; words && k < 2; k++) {
+    for (int k = 0; k < 2; k++) {
         char *pretrained = xprintf("%s+pretrained", targets[k]);
         char *name = xprintf("%s - %s", pretrained, targets[k]);
         int from_scratch = experiment_arm(words, targets[k]), arm = experiment_arm(words, pretrained);
@@ -234,7 +315,7 @@ static void say_words(Sentences *s, const Experiment *words, const Contrasts *c)
 
 static void say_unscaled(Sentences *s, const Experiment *u) {
     Square q = u ? square_of(u) : (Square){0};
-    if (!u || !q.complete) { return; }
+    if (!u || !q.complete || isnan(giou(u, q.mask, FINAL, GROUP_LISTED))) { return; }
     say(s,
         "With Stable Diffusion's own schedule and latent size: without leak mask %.3f and overlay %.3f, with it mask "
         "%.3f and overlay %.3f on %s.",
@@ -262,15 +343,16 @@ static void say_limits(Sentences *s, const Experiment *e) {
 Sentences experiment_sentences(const Experiment *e, const Contrasts *c, const Experiment *words,
                                const Contrasts *word_contrasts, const Experiment *unscaled) {
     Sentences s = {0};
+    say_costs(&s, c);
+    say_failures(&s, e, c);
     say_story(&s, e, c);
-    say_failures(&s, e);
     say_difference(&s, c, "overlay+leak - mask+leak", "With the leak, painting the mask on the picture", GROUP_LISTED);
     say_difference(&s, c, "overlay - mask", "Without the leak, painting the mask on the picture", GROUP_LISTED);
-    say_starts(&s, e);
-    say_loss(&s, e);
-    say_dose(&s, e);
+    say_starts(&s, e, c);
+    say_loss(&s, e, c);
+    say_dose(&s, e, c);
     say_unscaled(&s, unscaled);
-    say_words(&s, words, word_contrasts);
+    say_words(&s, words ? words : e, words ? word_contrasts : c);
     say_difference(&s, c, "overlay+frequent - overlay", "Training on the frequent class too (overlay)", GROUP_LISTED);
     say_difference(&s, c, "mask+frequent - mask", "Training on the frequent class too (mask)", GROUP_LISTED);
     say_difference(&s, c, "mask+leak+frequent - mask+leak", "Training on the frequent class too (mask+leak)",

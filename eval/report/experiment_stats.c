@@ -28,6 +28,10 @@ static double mean_score(const Pairs *p, const PairScore *scores, int group, Ave
     return classes ? mean / classes : NAN;
 }
 
+double pairs_giou(const Pairs *p, const PairScore *scores, int group) {
+    return mean_score(p, scores, group, GIOU, NULL);
+}
+
 // The pairs that a question is about, and a run's scores of them.
 static const Pairs *pairs_of(const Experiment *e, int moment, Average average) {
     return average == FALSE_AREA ? &e->absent : moment < 0 ? &e->final : &e->validation;
@@ -132,7 +136,7 @@ static void add_differences(Contrasts *c, const Experiment *e) {
 }
 
 Contrasts contrasts_of(const Experiment *e, int resamples, uint64_t seed) {
-    Contrasts c = {0};
+    Contrasts c = {.resamples = resamples, .seed = seed};
     add_interaction(&c, e);
     add_differences(&c, e);
     for (int i = 0; i < c.count; i++) {
@@ -163,19 +167,39 @@ const Contrast *contrast_named(const Contrasts *c, const char *name) {
 
 // ---- failure and training loss -------------------------------------------------------------------------------------
 
-enum { FAILURE_RESAMPLES = 500, FAILURE_SEED = 1 };
-
-// The interval of one run's final gIoU on listed classes, over pictures.
-static Interval listed_of_run(const Experiment *e, const ArmRun *run) {
-    Arm arm = {.runs = (ArmRun *)run, .run_count = 1};
-    Experiment alone = *e;
-    alone.arms = &arm;
-    alone.arm_count = 1;
-    return arm_average(&alone, 0, FINAL, GROUP_LISTED, GIOU, FAILURE_RESAMPLES, FAILURE_SEED);
+// Final gIoU on listed classes of the first of two arms plus `weight` times that of the second.
+static Interval listed_of(const Experiment *e, Arm arms[2], double weight, int resamples, uint64_t seed) {
+    Experiment both = *e;
+    both.arms = arms;
+    both.arm_count = 2;
+    return bootstrap(&both, (const double[]){1, weight}, FINAL, GROUP_LISTED, GIOU, resamples, seed);
 }
 
-Failure run_failure(const Experiment *e, const ArmRun *run) {
-    Failure f = {.listed = listed_of_run(e, run)};
+Interval start_gain(const Experiment *e, int arm, int start, int resamples, uint64_t seed) {
+    Arm arms[2] = {e->arms[arm], e->arms[arm]};
+    arms[0].runs = xcalloc((size_t)arms[0].run_count, sizeof *arms[0].runs);
+    for (int i = 0; i < arms[0].run_count; i++) { arms[0].runs[i].final[START_NOISE] = arms[1].runs[i].final[start]; }
+    Interval gain = listed_of(e, arms, -1, resamples, seed);
+    free(arms[0].runs);
+    return gain;
+}
+
+// One run's final gIoU on listed classes, with its interval over pictures, and its difference to the best centre box.
+static void compare_with_box(const Experiment *e, const ArmRun *run, int resamples, uint64_t seed, Failure *f) {
+    ArmRun box = {.final[START_NOISE] = e->box};
+    Arm arms[2] = {{.runs = (ArmRun *)run, .run_count = 1}, {.runs = &box, .run_count = 1}};
+    f->listed = listed_of(e, arms, 0, resamples, seed);
+    if (e->box) {
+        f->above_box = listed_of(e, arms, -1, resamples, seed);
+    } else {
+        double floor = e->floors[FLOOR_CENTRE_BOX][GROUP_LISTED];
+        f->above_box = (Interval){f->listed.value - floor, f->listed.low - floor, f->listed.high - floor};
+    }
+}
+
+Failure run_failure(const Experiment *e, const ArmRun *run, int resamples, uint64_t seed) {
+    Failure f = {0};
+    compare_with_box(e, run, resamples, seed, &f);
     int last = run->step_count - 1;
     for (int step = 0; step <= last; step++) {
         f.end = mean_score(&e->validation, scores_of(e, run, step, GIOU), GROUP_ALL, GIOU, NULL);
@@ -183,15 +207,18 @@ Failure run_failure(const Experiment *e, const ArmRun *run) {
     }
     f.constant = last >= 0 ? run->empty[last] + run->full[last] : 0;
     f.collapsed = f.end < 0.5 * f.peak && f.constant >= 0.5;
-    f.at_floor = f.listed.low <= e->floors[FLOOR_CENTRE_BOX][GROUP_LISTED];
+    f.at_floor = f.above_box.low <= 0;
+    f.known = !isnan(f.above_box.low);
     return f;
 }
 
-int arm_failures(const Experiment *e, int arm) {
-    int count = 0;
-    for (int i = 0; i < e->arms[arm].run_count; i++) {
-        Failure f = run_failure(e, &e->arms[arm].runs[i]);
-        count += f.at_floor || f.collapsed;
+Failures arm_failures(const Experiment *e, int arm, int resamples, uint64_t seed) {
+    Failures count = {.runs = e->arms[arm].run_count};
+    for (int i = 0; i < count.runs; i++) {
+        Failure f = run_failure(e, &e->arms[arm].runs[i], resamples, seed);
+        bool failed = f.at_floor || f.collapsed;
+        count.failed += failed;
+        count.unknown += !failed && !f.known;
     }
     return count;
 }

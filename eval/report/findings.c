@@ -58,8 +58,14 @@ static double last_mean(const Arm *arm, bool full) {
     return sum / arm->run_count;
 }
 
+const char *failures_text(Failures f, char buffer[48]) {
+    snprintf(buffer, 48, f.unknown ? "-" : "%d of %d", f.failed, f.runs);
+    return buffer;
+}
+
 void arms_table(FILE *out, const Findings *f, const char *id, const char *title) {
     const Experiment *e = f->e;
+    char text[48];
     html(out,
          "<h2 id=\"%s\">%s</h2>\n<div class=\"card scroll\"><table class=\"arms\"><tr><th>arm</th><th>runs</th>"
          "<th>terminal signal</th>",
@@ -81,8 +87,8 @@ void arms_table(FILE *out, const Findings *f, const char *id, const char *title)
         if (e->absent.count) { interval_cell(out, f->false_area[a], false); }
         html_cell(out, "%.3f", arm->runs[0].ceiling[GROUP_ALL]);
         html_cell(out, "%.3f", arm_training_loss(e, a));
-        fprintf(out, "<td>%.0f%%</td><td>%.0f%%</td><td>%d of %d</td></tr>\n", 100 * last_mean(arm, false),
-                100 * last_mean(arm, true), arm_failures(e, a), arm->run_count);
+        fprintf(out, "<td>%.0f%%</td><td>%.0f%%</td><td>%s</td></tr>\n", 100 * last_mean(arm, false),
+                100 * last_mean(arm, true), failures_text(arm_failures(e, a, f->resamples, f->seed), text));
     }
     for (int k = 0; k < 3; k++) {
         fprintf(out, "<tr><td>floor: %s</td><td></td><td></td>", floor_names[k]);
@@ -121,11 +127,12 @@ void starts_table(FILE *out, const Findings *f) {
     bool any = false;
     for (int a = 0; a < f->e->arm_count; a++) { any |= !isnan(f->starts[a][START_TRUTH].value); }
     if (!any) { return; }
-    fputs("<h2 id=\"starts\">What the models read from the start of sampling</h2>\n<p class=\"small\">gIoU on listed "
-          "classes. Sampling starts from noise, or from a training sample of the first timestep: a little of the true "
-          "target, of the mean target or of the picture, and noise.</p>\n<div class=\"card scroll\"><table "
-          "class=\"arms\"><tr><th>arm</th><th>terminal signal</th>",
-          out);
+    fputs(
+        "<h2 id=\"starts\">What the models read from the start of sampling</h2>\n<p class=\"small\">gIoU on listed "
+        "classes. Sampling starts from white noise, or from white noise with as much of the true target, of the mean "
+        "target or of the picture as the schedule leaves at the first timestep.</p>\n<div class=\"card scroll\"><table "
+        "class=\"arms\"><tr><th>arm</th><th>terminal signal</th>",
+        out);
     for (int start = 0; start < STARTS; start++) { fprintf(out, "<th>%s</th>", start_names[start]); }
     fputs("</tr>\n", out);
     for (int a = 0; a < f->e->arm_count; a++) {

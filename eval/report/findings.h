@@ -15,6 +15,9 @@ typedef struct {
 Findings findings_of(const Experiment *e, int resamples, uint64_t seed);
 void findings_free(Findings *f);
 
+// "1 of 3", or a dash where it cannot be told.
+const char *failures_text(Failures failures, char buffer[48]);
+
 // Tables. id: of the heading, which `title` is the text of.
 void arms_table(FILE *out, const Findings *f, const char *id, const char *title);
 void contrasts_table(FILE *out, const Findings *f);

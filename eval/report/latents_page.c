@@ -58,7 +58,8 @@ static void put_summary(yajl_gen gen, const char *key, const LatentSummary *s) {
     yajl_gen_map_close(gen);
 }
 
-static void write_json(const LatentRecord *record, Summaries summaries, const Coco *coco, const char *path) {
+static void write_json(const LatentRecord *record, Summaries summaries, Interval order, const Coco *coco,
+                       const char *path) {
     yajl_gen gen = json_writer();
     yajl_gen_map_open(gen);
     for (int k = 0; k < REPRESENTATIONS; k++) {
@@ -68,6 +69,7 @@ static void write_json(const LatentRecord *record, Summaries summaries, const Co
         }
         yajl_gen_map_close(gen);
     }
+    json_put_interval(gen, "order_difference", order);
     json_open_map(gen, "config");
     json_put_string(gen, "command", record->command);
     json_put_string(gen, "model", record->model);
@@ -153,23 +155,27 @@ static void write_scatter(const LatentSample *samples, int count, int representa
 
 // ---- the page ------------------------------------------------------------------------------------------------------
 
-// Whether two intervals have no value in common.
-static bool apart(Interval a, Interval b) { return a.low > b.high || b.low > a.high; }
+// By the paired difference: both representations have the same samples.
+static void say_order(FILE *out, Interval d) {
+    if (isnan(d.low)) {
+        fprintf(out, "the overlay has %+.3f more. There is no interval.</li>\n", d.value);
+        return;
+    }
+    fprintf(out, "the overlay has %+.3f more (95%% interval %+.3f to %+.3f), so %s.</li>\n", d.value, d.low, d.high,
+            d.low > 0    ? "it is ordered better"
+            : d.high < 0 ? "the bare mask is ordered better"
+                         : "neither is shown to be ordered better");
+}
 
-static void conclusions(FILE *out, Summaries summaries) {
+static void conclusions(FILE *out, Summaries summaries, Interval order) {
     const LatentSummary *o = &summaries[REPRESENTED_OVERLAY][OBJECT_SIZES],
                         *m = &summaries[REPRESENTED_MASK][OBJECT_SIZES];
-    const char *better = o->of[MEASURE_ORDER].value > m->of[MEASURE_ORDER].value ? "the overlay" : "the bare mask";
     fprintf(out, "<ul class=\"lead\" id=\"conclusions\">\n");
     fprintf(out,
             "<li>Within a sample, a lower latent MSE means a higher IoU with rank correlation %.3f for the overlay and "
             "%.3f for the bare mask: ",
             o->of[MEASURE_ORDER].value, m->of[MEASURE_ORDER].value);
-    if (apart(o->of[MEASURE_ORDER], m->of[MEASURE_ORDER])) {
-        fprintf(out, "%s is ordered better, and the intervals do not overlap.</li>\n", better);
-    } else {
-        fprintf(out, "the intervals overlap, so neither is shown to be ordered better.</li>\n");
-    }
+    say_order(out, order);
     fprintf(
         out,
         "<li>For the overlay, the best constant answer costs %.1f times as much as a mask that misses by one pixel; "
@@ -217,7 +223,8 @@ static void definitions(FILE *out, const LatentRecord *r) {
         "<dt>Leaving the object out</dt><dd>The bare picture for the overlay, a black picture for the mask.</dd>"
         "<dt>Energy</dt><dd>For the target without the object: its mean square around the mean over the other samples. "
         "For the object: the loss of leaving it out. The object's share is its part of the sum of both.</dd>"
-        "<dt>Intervals</dt><dd>95% percentile bootstrap over samples.</dd></dl></div>\n",
+        "<dt>Intervals</dt><dd>95% percentile bootstrap over samples; of a difference, over its values by "
+        "sample.</dd></dl></div>\n",
         out);
     html(out,
          "<details open><summary>How it was made</summary><p><code>%s</code></p><p class=\"small\">%d x %d pixels, "
@@ -227,7 +234,7 @@ static void definitions(FILE *out, const LatentRecord *r) {
 }
 
 static void write_page(const LatentRecord *r, const LatentSample *samples, int count, Summaries summaries,
-                       const char *path) {
+                       Interval order, const char *path) {
     AtomicFile page = page_begin(path, "Do latents tell good masks from bad ones?");
     FILE *out = page.stream;
     fputs("<h1>Do latents tell good masks from bad ones?</h1>\n", out);
@@ -235,7 +242,7 @@ static void write_page(const LatentRecord *r, const LatentSample *samples, int c
          "<p class=\"lead\">Masks of known IoU for %d objects, encoded by the VAE of %s: painted on the picture "
          "(overlay) and bare.</p>\n",
          count, r->model);
-    conclusions(out, summaries);
+    conclusions(out, summaries, order);
     fputs("<div class=\"two\">\n", out);
     for (int k = 0; k < REPRESENTATIONS; k++) {
         figure_begin(out, k == REPRESENTED_OVERLAY ? "scatter-overlay" : "scatter-mask",
@@ -262,9 +269,10 @@ void latents_report(const LatentRecord *record, const LatentSample *samples, int
     print_table(summaries);
     char *json = xprintf("%s/latents.json", folder), *csv = xprintf("%s/pairs.csv", folder);
     char *page = xprintf("%s/latents.html", folder);
-    write_json(record, summaries, coco, json);
+    Interval order = latents_order_difference(samples, count, record->resamples, record->seed);
+    write_json(record, summaries, order, coco, json);
     write_pairs(samples, count, coco, csv);
-    write_page(record, samples, count, summaries, page);
+    write_page(record, samples, count, summaries, order, page);
     printf("\nwrote %s, %s, %s\n", page, json, csv);
     free(json);
     free(csv);

@@ -274,14 +274,13 @@ static void draw_by_signal(FILE *out, const Findings *f) {
     const double ends[] = {0, 0.34}, level[] = {f->reference[REPRESENTATIONS], f->reference[REPRESENTATIONS]};
     ChartLine lines[2 + SERIES] = {
         {.name = name, .x = ends, .y = level, .count = 2, .color = COLOR_DARK, .dashed = true}};
-    int n = 1;
+    int n = 1, last = f->record->signal_count - 1; // the largest signal: the record's own may be 0
     for (int i = 0; i < SERIES; i++) {
         int k = i / NOISES, noise = i % NOISES;
         if (!drawn(f, noise)) { continue; }
         for (int j = 0; j < POINTS; j++) {
-            const LeakSummary *s = &f->of[k][OBJECT_SIZES];
             x[j] = 0.02 + 0.01 * j;
-            y[i][j] = s->median[noise] * leak_nats(1, x[j]) / leak_nats(1, f->record->signal);
+            y[i][j] = f->per_signal[last][k][noise] * leak_nats(1, x[j]) / leak_nats(1, f->record->signals[last]);
         }
         lines[n++] = (ChartLine){
             .name = series_names[k][noise], .x = x, .y = y[i], .count = POINTS, .color = series_colors[k][noise]};
@@ -391,9 +390,11 @@ static void write_page(const Findings *f, const char *path) {
          title, f->count, f->record->model);
     conclusions(out, f);
     fputs("<div class=\"two\">\n", out);
-    figure_begin(out, "by-share", "Large objects leave more");
-    draw_by_share(out, f);
-    figure_end(out, "Every point is one object, at this schedule's a. Both axes are logarithmic.");
+    if (f->record->signal > 0) { // at 0 nothing is left
+        figure_begin(out, "by-share", "Large objects leave more");
+        draw_by_share(out, f);
+        figure_end(out, "Every point is one object, at this schedule's a. Both axes are logarithmic.");
+    }
     figure_begin(out, "by-signal", "Evidence against the signal");
     draw_by_signal(out, f);
     figure_end(out, "Medians over all objects. The dashed line is the reference latent, the dot the matched signal.");

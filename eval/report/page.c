@@ -192,20 +192,35 @@ void page_training(FILE *out, const RunLog *logs, int count) {
     fputs("</div>\n", out);
 }
 
-void page_definitions(FILE *out) {
+// How IoU is measured, a sentence for each protocol of these evaluations.
+static void protocols(FILE *out, const Json *metrics, int count) {
+    int crops = 0;
+    for (int i = 0; i < count; i++) {
+        crops += strcmp(json_string_at(metrics[i].root, "config.protocol"), "crops") == 0;
+    }
+    if (crops < count || !count) {
+        fputs(" Whole pictures are scored at their own resolution, and crowd regions do not count either way.", out);
+    }
+    if (crops) { fputs(" Crops are scored at the training resolution, with crowd regions as background.", out); }
+}
+
+void page_definitions(FILE *out, const Json *metrics, int count) {
+    fputs("<h2 id=\"definitions\">What the numbers mean</h2>\n<div class=\"card\"><dl>"
+          "<dt>IoU of a pair</dt><dd>A pair is a picture and a class that it shows. Intersection over union of the "
+          "predicted and the true mask, which is the union of the class's instances. Empty against empty is 1.",
+          out);
+    protocols(out, metrics, count);
     fputs(
-        "<h2 id=\"definitions\">What the numbers mean</h2>\n<div class=\"card\"><dl>"
-        "<dt>IoU of a pair</dt><dd>A pair is a picture and a class that it shows. Intersection over union of the "
-        "predicted and the true mask, at the picture's own resolution; the true mask is the union of the class's "
-        "instances, and crowd regions do not count either way. Empty against empty is 1.</dd>"
-        "<dt>mIoU</dt><dd>The mean over classes of the class's IoU, which is its sum of intersections over its sum of "
+        "</dd><dt>mIoU</dt><dd>The mean over classes of the class's IoU, which is its sum of intersections over its "
+        "sum of "
         "unions. Frequent classes weigh no more than rare ones.</dd>"
         "<dt>gIoU</dt><dd>The mean over pairs of the pair's IoU; class gIoU averages within each class first.</dd>"
         "<dt>cIoU</dt><dd>Sum of all intersections over sum of all unions: large objects count most.</dd>"
         "<dt>IoU bin</dt><dd>The mean of the cIoU of the foreground and that of the background.</dd>"
         "<dt>Harmonic mean</dt><dd>2SU / (S + U) of the mIoU on seen (S) and unseen (U) classes.</dd>"
         "<dt>Floors</dt><dd>The whole picture as mask; the best of nine centred boxes (20% to 100% of the sides), "
-        "chosen on the evaluated pairs themselves, which favours the floor; the white filter applied to the input "
+        "chosen for each measure and group of pairs on those pairs themselves, which favours the floor; the white "
+        "filter applied to the input "
         "picture.</dd>"
         "<dt>Ceiling</dt><dd>The true target painted, encoded and decoded by the VAE, and extracted by the same rule: "
         "what a perfect UNet would score.</dd>"

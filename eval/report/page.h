@@ -30,6 +30,6 @@ void json_put_interval(yajl_gen gen, const char *key, Interval interval);
 extern const char *const size_names[OBJECT_SIZES + 1], *const size_keys[OBJECT_SIZES + 1];
 extern const int size_order[OBJECT_SIZES + 1];
 
-// Training curves of several runs, and what the metrics of `cocogold eval` mean.
+// Training curves of several runs, and what the numbers of metrics.json (`cocogold eval`) mean.
 void page_training(FILE *out, const RunLog *logs, int count);
-void page_definitions(FILE *out);
+void page_definitions(FILE *out, const Json *metrics, int count);

@@ -2,10 +2,12 @@
 #include "util/error.h"
 #include "util/file.h"
 #include "util/json.h"
+#include <errno.h>
 #include <math.h>
 #include <stddef.h>
 #include <stdlib.h>
 #include <string.h>
+#include <unistd.h>
 
 // Points at or after a repeated step were written by a run that was then continued from an earlier checkpoint.
 static void curve_add(Curve *c, double step, double value) {
@@ -54,6 +56,27 @@ enum { CURVES = sizeof curves / sizeof *curves };
 
 static Curve *curve_of(RunLog *log, int i) { return (Curve *)((char *)log + curves[i].curve); }
 
+// What is wrong with a line, to be freed, or NULL.
+static char *line_problem(const Json *line) {
+    static const char *const texts[] = {"kind", "command"};
+    if (!line->root || !YAJL_IS_OBJECT(line->root)) { return xprintf("%s: expected one JSON object", line->path); }
+    for (int i = 0; i < 2; i++) {
+        yajl_val value = json_find(line->root, texts[i]);
+        if (value && !YAJL_IS_STRING(value)) {
+            return xprintf("%s: field \"%s\" is not a string", line->path, texts[i]);
+        }
+    }
+    const char *kind = json_string(line, "kind", "");
+    for (int i = 0; i < 2 * CURVES; i++) {
+        const char *field = i % 2 ? "step" : curves[i / 2].field;
+        if (strcmp(kind, curves[i / 2].kind) == 0 && json_find(line->root, field) &&
+            isnan(json_number_at(line->root, field))) {
+            return xprintf("%s: field \"%s\" is not a finite number", line->path, field);
+        }
+    }
+    return NULL;
+}
+
 static void read_line(RunLog *log, const Json *line) {
     const char *kind = json_string(line, "kind", "");
     if (strcmp(kind, "run") == 0) {
@@ -74,23 +97,36 @@ static char *last_part(const char *folder) {
     return name;
 }
 
-RunLog runlog_read(const char *folder) {
+RunLog runlog_try_read(const char *folder, char **why) {
     RunLog log = {.name = last_part(folder)};
-    char *path = xprintf("%s/log.jsonl", folder), *text = read_file(path, NULL);
+    char *path = xprintf("%s/log.jsonl", folder);
+    *why = access(path, R_OK) ? xprintf("%s: cannot be read: %s", path, strerror(errno)) : NULL;
+    char *text = *why ? xstrdup("") : read_file(path, NULL);
     int number = 0;
-    for (char *line = text, *end; (end = strchr(line, '\n')) != NULL; line = end + 1) {
+    for (char *line = text, *end; !*why && (end = strchr(line, '\n')) != NULL; line = end + 1) {
         *end = 0;
         number++;
         if (end == line) { continue; }
         char message[256], *where = xprintf("%s: line %d", path, number);
         Json json = {where, json_parse(line, message, sizeof message)};
-        if (!json.root || !YAJL_IS_OBJECT(json.root)) { die("%s: expected one JSON object", where); }
-        read_line(&log, &json);
+        *why = line_problem(&json);
+        if (!*why) { read_line(&log, &json); }
         yajl_tree_free(json.root);
         free(where);
     }
     free(text);
     free(path);
+    if (*why) {
+        runlog_free(&log);
+        log = (RunLog){0};
+    }
+    return log;
+}
+
+RunLog runlog_read(const char *folder) {
+    char *why;
+    RunLog log = runlog_try_read(folder, &why);
+    if (why) { die("%s", why); }
     return log;
 }
 

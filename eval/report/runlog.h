@@ -16,6 +16,8 @@ typedef struct {
 // FOLDER/log.jsonl. A last line that was cut off is left out; where a resumed run repeats steps, the later lines count.
 // Dies with file and line number if a line is damaged.
 RunLog runlog_read(const char *folder);
+// The same; where it cannot be read, *why gets the sentence, to be freed, and the log is empty.
+RunLog runlog_try_read(const char *folder, char **why);
 void runlog_free(RunLog *log);
 // Means over at most `points` stretches of equal length, for noisy curves; free with curve_free.
 Curve curve_smooth(const Curve *curve, int points);

@@ -174,19 +174,20 @@ static void examples(FILE *out, const Findings *f) {
 
 static void definitions(FILE *out, const Findings *f) {
     const StartAnalysis *a = f->record->analysis;
-    fputs("<h2 id=\"definitions\">What the numbers mean</h2>\n<div class=\"card\"><dl>"
-          "<dt>Start</dt><dd>Sampling starts from noise, or from a &middot; latent + &radic;(1 - a&sup2;) &middot; "
-          "noise as a training sample of the first timestep does, with a the root of its cumulative alpha. The latent "
-          "is that of the true map, of the mean map (the mean of each channel), or of the picture. All starts of a "
-          "picture have the same noise.</dd>"
-          "<dt>AbsRel, delta1</dt><dd>Of depth, after the scale and shift that fit best: the mean of |answer - truth| "
-          "/ truth, and the share of pixels whose answer is within a factor of 1.25 of the truth. Measured at the "
-          "model's resolution, where the truth is not 0.</dd>"
-          "<dt>Mean error, within 0.1</dt><dd>Of pictures: the mean of |answer - truth|, and the share of values with "
-          "less than 0.1 of it, in [0, 1].</dd>"
-          "<dt>Intervals</dt><dd>95% percentile bootstrap over pictures; for differences, of the differences by "
-          "picture.</dd></dl></div>\n",
-          out);
+    fputs(
+        "<h2 id=\"definitions\">What the numbers mean</h2>\n<div class=\"card\"><dl>"
+        "<dt>Start</dt><dd>Sampling starts from white noise, or from a &middot; latent + &radic;(1 - a&sup2;) &middot; "
+        "white noise, with a the root of the first timestep's cumulative alpha. The latent "
+        "is that of the true map, of the mean map (the mean of each channel), or of the picture. All starts of a "
+        "picture have the same noise.</dd>"
+        "<dt>AbsRel, delta1</dt><dd>Of depth, after the scale and shift that fit best: the mean of |answer - truth| "
+        "/ truth, and the share of pixels whose answer is within a factor of 1.25 of the truth. Measured at the "
+        "model's resolution, where the truth is not 0.</dd>"
+        "<dt>Mean error, within 0.1</dt><dd>Of pictures: the mean of |answer - truth|, and the share of values with "
+        "less than 0.1 of it, in [0, 1].</dd>"
+        "<dt>Intervals</dt><dd>95% percentile bootstrap over pictures; for differences, of the differences by "
+        "picture.</dd></dl></div>\n",
+        out);
     html(
         out,
         "<details open><summary>How it was made</summary><p><code>%s</code></p><p class=\"small\">%d pictures (%d left "

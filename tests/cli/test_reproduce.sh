@@ -37,6 +37,32 @@ check "full size: hours and disk" \
 check "full size: the betas of SD2" bash -c "$script --dry-run --coco COCO --model SD2 mask+leak | grep 'cocogold train ' |
     grep -q -e '--terminal-signal -1 --timestep-spacing leading'"
 
+check "latents are analysed at the resolution of the training" \
+    bash -c "'$script' --dry-run --coco COCO --model SD2 mask | grep 'analyze latents' | grep -q -- '--resolution 512 '"
+check "and not at that of another part" \
+    bash -c "'$script' --dry-run --parts unscaled | grep 'analyze latents' | grep -q -- '--resolution 0 '"
+
+# The time left, of many runs of two seconds side by side by a program that only waits: after the first one, and with
+# runs of an earlier session.
+mkdir -p clock/data/classes
+cp -r home/train clock/
+printf 'red cat\nperson\norange cat\n' >clock/data/classes/seen.txt
+cp clock/data/classes/{seen,unseen}.txt
+printf '#!/bin/sh\n[ "$1" != train ] || sleep 2\n' >clock/cocogold
+chmod +x clock/cocogold
+minutes_left() { # minutes_left OUT: by the first runs of a queue of 400
+    mkdir -p "$1" && cp -r clock/data "$1/"
+    timeout 6 clock/train/experiments/failure_and_fix.sh --out "$1" --seeds 400 --jobs 2 --signal 0.2 mask >"$1.log" 2>&1
+    sed -n 's/.*about \([0-9]*\) minutes left$/\1/p' "$1.log" | head -n 1
+}
+left=$(minutes_left "$work/clocked")
+check "400 runs of 2 seconds, 2 at a time: $left minutes" [ "${left:-0}" -ge 6 -a "${left:-0}" -le 11 ]
+mkdir -p continued/arms/mask/seed-{1..200}
+touch continued/arms/mask/seed-{1..200}/done
+left=$(minutes_left "$work/continued")
+check "200 of them done before: $left minutes" [ "${left:-0}" -ge 3 -a "${left:-0}" -le 6 ]
+check "it says so" grep -q '^200 of 400 runs were done before$' continued.log
+
 setsid "${small[@]}" overlay mask+leak >first.log 2>&1 & # a process group: script and programs die together
 first=$!
 for _ in $(seq 3000); do

@@ -34,6 +34,24 @@ check "it has the picture's files" ls new/folder/{mask,prediction,overlay}.png
 check "texts from a file" "${segment[@]}" --image "$first" --texts-from @data/classes/unseen.txt --out listed --no-pictures --json listed.json
 check "each of them" [ "$(grep -c '"text"' listed.json)" = "$(grep -c . data/classes/unseen.txt)" ]
 
+mkdir -p same/{a,b}
+cp "$first" same/a/0001.png && cp "$first" same/b/0001.png
+cp "$first" same/a/7.left.png && cp "$first" same/a/7.right.png
+cp "$first" same/a/0008.png && cp "$first" same/a/0009.png && cp "$first" same/b/9.png
+check "pictures with the same names" "${segment[@]}" --text person --no-pictures --json same.json same/{a,b}
+ids=$(sed -n 's/^ *"image_id": \(.*\),$/\1/p' same.json | sort | tr '\n' ' ')
+check "they keep different ids: $ids" [ "$ids" = \
+    '"0009.png" "7.left.png" "7.right.png" "9.png" "same/a/0001.png" "same/b/0001.png" 8 ' ]
+mkdir dashes
+cp "$first" dashes/x.png && cp "$first" dashes/x-t.png
+dies "two masks with one file" "the masks of t-shirt in x and of shirt in x-t would have the same file" "${segment[@]:1}" \
+    --image dashes --text shirt --text t-shirt --out dashes/
+check "it wrote nothing" [ "$(echo dashes/*)" = "dashes/x-t.png dashes/x.png" ]
+said=$("${segment[@]}" --image "$first" --text person --out said/ 2>/dev/null)
+check "it names its files: $said" grep -qF 'wrote said/mask.png, said/prediction.png, said/overlay.png' <<<"$said"
+said=$("${segment[@]}" --image few --text person --text shirt --out said/ 2>/dev/null | tail -n 1)
+check "and those of several: $said" ls $(sed 's/.*wrote //; s/,//g' <<<"$said")
+
 begin bad
 echo text >few/broken.jpg
 "${segment[@]}" --image few --text person --out bad/x --json bad.json >bad.out 2>bad.err

@@ -13,7 +13,7 @@ void fuzz_one(void) {
     ModelSettings settings;
     MaskOptions options = MASK_OPTIONS_DEFAULT;
     settings_read(&settings, fuzz_path(""));
-    settings_rule(&settings, fuzz_path(""), &options);
+    settings_rule(&settings, fuzz_path(""), &options, COMPARED_PICTURE);
     settings_is_trained(&settings, "cat");
     free(settings_text(&settings, "cat"));
     settings_free(&settings);

@@ -90,6 +90,24 @@ def test_latents(analysis, mini):
         assert found[name]["all"]["loss_constant"]["value"] == pytest.approx(constant, rel=1e-4)
 
 
+def test_order_by_sample(analysis, mini, tmp_path):
+    """Which representation is ordered better follows from the difference by sample; without a bootstrap, nothing does."""
+    folder, pairs, found = analysis
+    order = {name: [spearmanr(column(rows, "iou"), -column(rows, f"mse_{name}"))[0] for rows in pairs.values()]
+             for name in ("overlay", "mask")}
+    difference = np.subtract(order["overlay"], order["mask"])
+    d = found["order_difference"]
+    print(f"{d}, scipy {difference.mean():.6f}")
+    assert abs(d["value"] - difference.mean()) < 2e-4 and d["low"] <= d["value"] <= d["high"]
+    page = (folder / "out/latents.html").read_text()
+    wanted = "it is ordered better" if d["low"] > 0 else "bare mask is ordered" if d["high"] < 0 else "neither is shown"
+    assert wanted in page
+    run_cocogold("analyze", "latents", "--model", mini, "--data", folder / "data", "--min-side", 0, "--samples", 3, "--out",
+                 tmp_path, "--bootstrap", 0)
+    page = (tmp_path / "latents.html").read_text()
+    assert "There is no interval" in page and "ordered better" not in page
+
+
 @needs_browser
 def test_page(analysis, tmp_path):
     folder, _, _ = analysis

@@ -55,29 +55,59 @@ def test_iou_against_torchmetrics(data, evaluated):
 
 
 def test_floors(data, evaluated):
-    """All foreground and the centre box, computed again from the true masks."""
+    """All foreground and the best centre box of each group and measure, computed again from the true masks."""
     wanted, metrics = truths(data), json.load(open(evaluated / "metrics.json"))
-    size = metrics["centre_box_size"]
+    seen = set((data / "classes" / "seen.txt").read_text().split("\n"))
 
-    def floor(mask_of, share=None):
-        sums = {}
+    def floor(mask_of, keep):
+        sums, ious = {}, []
         for (_, name), truth in wanted.items():
+            if not keep(name):
+                continue
             mask = mask_of(truth.shape)
+            both, either = (mask & (truth > 0)).sum(), (mask | (truth > 0)).sum()
             i, u = sums.get(name, (0, 0))
-            sums[name] = i + (mask & (truth > 0)).sum(), u + (mask | (truth > 0)).sum()
-        return np.mean([i / u for i, u in sums.values()])
+            sums[name] = i + both, u + either
+            ious.append(both / either)
+        i, u = np.sum(list(sums.values()), axis=0)
+        return {"miou": np.mean([i / u for i, u in sums.values()]), "giou": np.mean(ious), "ciou": i / u}
 
-    def box(shape):
+    def box(shape, size):
         mask = np.zeros(shape, bool)
         h, w = (int(side * size + 0.5) for side in shape)
         y, x = (shape[0] - h) // 2, (shape[1] - w) // 2
         mask[y:y + h, x:x + w] = True
         return mask
 
-    floors = metrics["all"]["floors"]
-    assert floors["all_foreground"]["miou"] == pytest.approx(floor(lambda s: np.ones(s, bool)), abs=1e-9)
-    assert floors["centre_box"]["miou"] == pytest.approx(floor(box), abs=1e-9)
-    assert metrics["absent"]["pairs"] > 0
+    chosen = set()
+    groups = {"all": lambda c: True, "seen": lambda c: c in seen, "unseen": lambda c: c not in seen}
+    for group, keep in groups.items():
+        floors = metrics[group]["floors"]
+        whole = floor(lambda shape: np.ones(shape, bool), keep)
+        boxes = {size: floor(lambda shape: box(shape, size / 10), keep) for size in range(2, 11)}
+        for measure in "miou", "giou", "ciou":
+            best = max(boxes, key=lambda size: boxes[size][measure])
+            found = floors["centre_box"]
+            assert floors["all_foreground"][measure] == pytest.approx(whole[measure], abs=1e-9)
+            assert found[measure] == pytest.approx(boxes[best][measure], abs=1e-9)
+            assert found["sizes"][measure] == pytest.approx(best / 10)
+            chosen.add(best)
+    print(f"boxes of {sorted(chosen)} tenths")
+    assert len(chosen) > 1 and metrics["absent"]["pairs"] > 0
+    rows = [r for r in csv.DictReader(open(evaluated / "pairs.csv")) if r["absent"] == "0"]
+    for r in rows:
+        truth = wanted[int(r["image_id"]), r["class"]] > 0
+        mask = box(truth.shape, 0.4)
+        assert float(r["box_40_iou"]) == pytest.approx((mask & truth).sum() / (mask | truth).sum(), abs=1e-6)
+
+
+def test_white_floor_depends_on_no_model(data, model, evaluated, tmp_path):
+    """The floor with another rule of extraction than the fixture's."""
+    cocogold("eval", "--model", model, "--data", data, "--split", "val", "--out", tmp_path, "--steps", 1, "--seen",
+             "@" + str(data / "classes" / "seen.txt"), "--tolerance", 0.6, "--bootstrap", 0)
+    own, other = (json.load(open(f / "metrics.json"))["seen"]["floors"]["white_filter"] for f in (evaluated, tmp_path))
+    print(own)
+    assert own == other
 
 
 @pytest.mark.parametrize("steps", [1, 3, 4])
@@ -138,6 +168,60 @@ def test_thresholds_are_chosen_on_training_pictures_and_kept(data, model, tmp_pa
         (own / "segmentation.json").write_text(json.dumps(kept | known))
         said = cocogold("eval", *common).stderr
         assert ("an earlier build chose these thresholds" in said) == (not known)
+    # Those that are chosen on shards, too, but not where shards are evaluated.
+    for split in "train", "val":
+        cocogold("encode", "--model", own, "--data", data, "--split", split, "--out", tmp_path / "shards", "--min-side", 0)
+    crops = ["--model", own, "--protocol", "crops", "--shards", tmp_path / "shards", "--limit", 6, "--steps", 1, "--out",
+             tmp_path / "crops"]
+    cocogold("eval", *crops, "--tune-on", "train", "--tune-pairs", 10)
+    assert json.load(open(own / "segmentation.json"))["compared_with"] == "decoded latent"
+    assert "chose these thresholds" not in cocogold("eval", *crops).stderr
+    assert "eval --protocol crops chose these thresholds" in cocogold("eval", *common).stderr
+
+
+def test_thresholds_need_true_pixels(data, model, tmp_path):
+    """Samples that all ask for absent classes choose nothing."""
+    import shutil
+    own = tmp_path / "model"
+    shutil.copytree(model, own)
+    for split in "train", "val":
+        cocogold("encode", "--model", own, "--data", data, "--split", split, "--out", tmp_path / "shards", "--min-side", 0,
+                 "--absent", 1)
+    done = subprocess.run([COCOGOLD, "eval", "--model", own, "--protocol", "crops", "--shards", tmp_path / "shards",
+                           "--tune-on", "train", "--tune-pairs", "6", "--steps", "1", "--out", tmp_path / "out"],
+                          capture_output=True, text=True)
+    assert done.returncode == 1 and "no pair has a true pixel" in done.stderr
+    assert not (own / "segmentation.json").exists()
+
+
+def test_crops_of_one_picture_keep_their_masks(data, model, tmp_path):
+    """Several passes: a mask and a row with its number for every sample."""
+    cocogold("encode", "--model", model, "--data", data, "--split", "val", "--out", tmp_path, "--min-side", 0, "--passes", 3)
+    cocogold("eval", "--model", model, "--protocol", "crops", "--shards", tmp_path, "--split", "val", "--out", tmp_path,
+             "--masks", "--steps", 1, "--bootstrap", 0)
+    rows = list(csv.DictReader(open(tmp_path / "pairs.csv")))
+    names = {f"{r['image_id']}-{r['class'].replace(' ', '_')}-{r['sample']}.png": r for r in rows}
+    assert len(names) == len(rows) > len({(r["image_id"], r["class"]) for r in rows})
+    assert {p.name for p in (tmp_path / "masks").iterdir()} == set(names)
+    for name, row in names.items():
+        assert (np.array(Image.open(tmp_path / "masks" / name)) > 0).sum() == int(row["predicted"])
+    page = (tmp_path / "report.html").read_text()
+    assert "Crops are scored at the training resolution" in page and "at their own resolution" not in page
+
+
+def test_the_log_is_read_before_the_work(data, model, tmp_path):
+    """--run without a log ends eval at once; a damaged one that was found near the model is a warning."""
+    import shutil
+    shutil.copytree(model, tmp_path / "run" / "model")
+    (tmp_path / "run" / "log.jsonl").write_text('{"kind": "step", "step": 1, "loss": "what"}\n')
+    common = ["eval", "--model", tmp_path / "run" / "model", "--data", data, "--limit", 1, "--steps", 1, "--out",
+              tmp_path / "out"]
+    done = subprocess.run([COCOGOLD, *map(str, common), "--run", tmp_path], capture_output=True, text=True)
+    assert done.returncode == 1 and f"{tmp_path}/log.jsonl: cannot be read" in done.stderr
+    assert "DDIM" not in done.stdout and not (tmp_path / "out").exists()
+    said = cocogold(*common).stderr
+    assert 'log.jsonl: line 1: field "loss" is not a finite number: the report has no training curves' in said
+    assert (tmp_path / "out" / "report.html").exists()
 
 
 @pytest.mark.parametrize("arguments, message", [
@@ -150,6 +234,7 @@ def test_thresholds_are_chosen_on_training_pictures_and_kept(data, model, tmp_pa
     (["eval", "--model", "MODEL", "--data", "DATA", "--steps-table", "1,x"], "--steps-table"),
     (["eval", "--model", "MODEL", "--data", "DATA", "--seen", "red circle,wug"], "wug"),
     (["eval", "--model", "MODEL", "--protocol", "crops"], "--shards"),
+    (["eval", "--model", "MODEL", "--data", "DATA", "--run", "nowhere"], "nowhere/log.jsonl: cannot be read"),
     (["report"], "nothing to report"),
 ])
 def test_mistakes_get_one_sentence(data, model, tmp_path, arguments, message):
@@ -207,7 +292,7 @@ def test_starts_against_a_diffusers_loop(data, model, tmp_path, start):
                 x = scheduler.step(out, t, x).prev_sample
             picture = (pipe.vae.decode(x / pipe.vae.config.scaling_factor).sample / 2 + 0.5).clamp(0, 1)
             wanted = picture[0].mean(0).numpy() >= 0.5
-            name = f"{ids[i]}-{names[classes[i]].replace(' ', '_')}.png"
+            name = f"{ids[i]}-{names[classes[i]].replace(' ', '_')}-{i}.png"
             mask = np.array(Image.open(tmp_path / "masks" / name)) > 0
             worst = min(worst, (mask & wanted).sum() / max(1, (mask | wanted).sum()))
     print(f"start {start}: a = {a:.4f}, smallest IoU of four masks {worst:.4f}")

@@ -2,6 +2,7 @@
 
 import html
 import json
+import shutil
 
 import numpy as np
 import pytest
@@ -17,6 +18,10 @@ STEPS, SEEDS, PAIRS = (0, 50, 100), (1, 2, 3), 60
 rng = np.random.default_rng(5)
 CLASSES = ["cat", "dog", "kite", "person"]  # kite is held out, person frequent
 FIELDS = "image_id,class,seen,intersection,union,predicted,truth,valid"
+
+
+BOXES = [f"box_{percent}_iou" for percent in range(20, 101, 10)]
+box_ious = np.round(0.2 * np.random.default_rng(6).random((PAIRS, len(BOXES))), 6)  # the same for every model
 
 
 def rows(iou):
@@ -62,8 +67,8 @@ def experiment(tmp_path_factory):
             for start in STARTS:
                 (run / start).mkdir()
                 from_start = iou if start == "noise" else np.full(PAIRS, 0.85)
-                lines = [f"{row},0.9" for row in rows(from_start)]
-                (run / start / "pairs.csv").write_text("\n".join([FIELDS + ",ceiling_iou", *lines]) + "\n")
+                lines = [",".join([row, "0.9", *map(str, boxes)]) for row, boxes in zip(rows(from_start), box_ious)]
+                (run / start / "pairs.csv").write_text("\n".join([",".join([FIELDS, "ceiling_iou", *BOXES]), *lines]) + "\n")
                 (run / start / "metrics.json").write_text(json.dumps(metrics))
             (run / "absent").mkdir()
             marked = rng.integers(0, 400, PAIRS)
@@ -136,6 +141,20 @@ def test_differences(experiment):
     assert "overlay+leak - mask+leak" in [d["name"] for d in found["differences"]]
 
 
+def best_box(keep):
+    return box_ious[keep].mean(0).max()
+
+
+def test_boxes(experiment):
+    """The page's floors: the best box of each group of classes."""
+    folder, _, _ = experiment
+    page = (folder / "report.html").read_text()
+    row = page.split("floor: best centre box</td>")[1].split("</tr>")[0]
+    held_out, frequent = (np.array([CLASSES[i % 4] == name for i in range(PAIRS)]) for name in ("kite", "person"))
+    for keep in listed(), held_out, frequent, np.full(PAIRS, True):
+        assert f"<td>{best_box(keep):.3f}</td>" in row
+
+
 def test_failures_and_starts(experiment):
     _, _, found = experiment
     for arm in found["arms"]:
@@ -143,6 +162,9 @@ def test_failures_and_starts(experiment):
         print(arm["name"], arm["failed"], arm["signal"], [run["listed"] for run in arm["runs"]])
         assert arm["failed"] == expected and arm["signal"] == SIGNALS[arm["name"]]
         assert arm["starts"]["truth"]["value"] == pytest.approx(0.85) and arm["training_loss"] < 0.02
+        for run in arm["runs"]:
+            assert run["above_box"]["value"] == pytest.approx(run["listed"]["value"] - best_box(listed()), abs=1e-6)
+            assert run["at_floor"] == (run["above_box"]["low"] <= 0)
     assert any("failure reproduces" in s for s in found["sentences"])
     assert any("mask+leak reaches 0.850" in s for s in found["sentences"])
 
@@ -161,6 +183,17 @@ def test_page(experiment, tmp_path):
         assert sentence in page
 
 
+def test_runs_validated_at_different_steps(experiment, tmp_path):
+    """There is no average over them: a note instead of their curves."""
+    folder, _, _ = experiment
+    shutil.copytree(folder / "arms", tmp_path / "arms")
+    for path in (tmp_path / "arms/mask/seed-2/validation").glob("step-000050*"):
+        path.rename(path.with_name(path.name.replace("50", "60", 1)))
+    run_cocogold("analyze", "arms", "--arms", tmp_path / "arms", "--out", tmp_path, "--bootstrap", 10)
+    note = "The runs of mask were validated at different steps"
+    assert note in (tmp_path / "report.html").read_text() and note not in (folder / "report.html").read_text()
+
+
 def test_mistakes(experiment, tmp_path):
     folder, _, _ = experiment
     assert "is not a folder" in run_cocogold("analyze", "arms", "--arms", tmp_path / "nowhere", fails=True)
@@ -172,6 +205,6 @@ def test_mistakes(experiment, tmp_path):
         damaged.write_text(text.replace("200", "many", 1))
         assert "is not a number" in run_cocogold("analyze", "arms", "--arms", folder / "arms", fails=True)
         damaged.write_text(text[: len(text) // 2])
-        assert "expected 9 columns" in run_cocogold("analyze", "arms", "--arms", folder / "arms", fails=True)
+        assert "expected 18 columns" in run_cocogold("analyze", "arms", "--arms", folder / "arms", fails=True)
     finally:
         damaged.write_text(text)

@@ -3,6 +3,7 @@ torch's bilinear filter on basis vectors, numpy.linalg.solve."""
 
 import csv
 import json
+import re
 
 import numpy as np
 import pytest
@@ -170,6 +171,22 @@ def test_white(analysis, mini):
     found = json.loads((folder / "white/leak.json").read_text())
     assert [row["signal"] for row in found["per_signal"]] == [0.068, 0.1, 0.14, 0.22, 0.27]
     assert found["per_signal"][1]["mask_white"] == pytest.approx(found["mask"]["all"]["recipe"]["median"])
+
+
+def test_no_signal(analysis, mini, tmp_path):
+    """A schedule that leaves nothing: 0 nats, the same matched signal, and pages without NaN."""
+    folder, _, found, _ = analysis
+    run_cocogold("analyze", "leak", "--model", mini, "--data", folder / "data", "--min-side", 0, "--samples", SAMPLES,
+                 "--seed", SEED, "--match-cells", MATCH["cells"], "--terminal-signal", 0, "--out", tmp_path)  # fmt: skip
+    none = json.loads((tmp_path / "leak.json").read_text())
+    assert none["mask"]["all"]["recipe"]["median"] == 0 and none["matched_signal"] == found["matched_signal"]
+    page = (tmp_path / "leak.html").read_text()
+    assert "by-share" not in page and not re.search(r"[^a-z]-?(nan|inf)[^a-z]", page)
+
+    def curves(page):
+        return re.findall(r'<path[^>]* d="([^"]*)"', page.split('id="by-signal"')[1].split("</figure>")[0])
+
+    assert curves(page) == curves((folder / "out/leak.html").read_text())
 
 
 @needs_browser

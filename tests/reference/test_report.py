@@ -97,6 +97,20 @@ def test_comparison_page(tmp_path):
     assert "overlay, unseen" in html and "0.550" in html
 
 
+def test_evaluations_with_one_name_are_told_apart(tmp_path):
+    arguments = []
+    for folder, protocol in (("first", "images"), ("second", "crops")):
+        (tmp_path / folder / "run").mkdir(parents=True)
+        metrics = {"seen": group(0.6), "unseen": group(0.5), "all": group(0.6), "config": {"protocol": protocol}}
+        (tmp_path / folder / "run" / "metrics.json").write_text(json.dumps(metrics))
+        arguments += ["--eval", f"{folder}/run/metrics.json"]
+    subprocess.run([COCOGOLD, "report", *arguments], check=True, cwd=tmp_path)
+    page = (tmp_path / "report.html").read_text()
+    for name in "first/run/metrics.json", "second/run/metrics.json":
+        assert f"<th>{name}</th>" in page
+    assert "Whole pictures are scored at their own resolution" in page and "Crops are scored at the training" in page
+
+
 def test_damaged_log_is_named(tmp_path):
     run = make_run(tmp_path / "run", "overlay")
     text = (run / "log.jsonl").read_text().splitlines(True)

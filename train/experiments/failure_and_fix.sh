@@ -27,8 +27,8 @@
 #             word "orange" nor a picture with something orange
 #   classes   the square's arms with the frequent class, all seeds
 #   unscaled  the square at Stable Diffusion's own schedule and latent size: scenes of 256 pixels, latents of 64 x 64
-# Every final model is sampled from noise, and those of arms with a leak also from training samples of the first timestep
-# (eval --start): without a leak these are the same.
+# Every final model is sampled from noise, and those of arms with a leak also from noise with as much of the target as the
+# schedule leaves at the first timestep (eval --start): without a leak that is nothing.
 # Finished stages are not repeated: run it again to continue.
 set -euo pipefail
 self=$(realpath "$0")
@@ -183,7 +183,9 @@ train_arm() { # train_arm FOLDER NAME SEED STEPS RECIPE...: the run of the curre
 
 queued=() # "ARM SEED FOLDER" of every run
 pretraining=$out/pretraining
-running=() begun=$SECONDS
+running=() # process ids
+declare -A begun=() # seconds at which they began
+to_do=0 finished=0 busy=0 # runs of this session; seconds that the finished ones took, together
 stop_runs() {
     [ ${#running[@]} = 0 ] || kill -TERM "${running[@]}" 2>/dev/null || true
     wait
@@ -200,6 +202,17 @@ start_run() { # start_run FOLDER ARM SEED
         "run_$(basename "$1")" "$@"
     ) >>"$1/$2/seed-$3/output.txt" 2>&1 &
     running+=($!)
+    begun[$!]=$SECONDS
+}
+# Seconds until the queue is done, if every run takes as long as those that have finished on average.
+seconds_left() {
+    local mean=$((busy / finished)) pid lanes left=$((to_do - finished)) work
+    work=$(((left - ${#running[@]}) * mean))
+    for pid in "${running[@]}"; do
+        ((begun[$pid] + mean <= SECONDS)) || work=$((work + begun[$pid] + mean - SECONDS))
+    done
+    lanes=$((left < jobs ? left : jobs))
+    echo $((lanes ? (work + lanes - 1) / lanes : 0))
 }
 finish_run() { # waits for one run to end
     local pid code=0 left=()
@@ -211,25 +224,29 @@ finish_run() { # waits for one run to end
         tail -n 3 "$out"/*/*/seed-*/output.txt >&2
         fail "a run failed (its output is in output.txt of its folder)"
     fi
-    done_runs=$((done_runs + 1))
-    local spent=$((SECONDS - begun))
-    printf '%d of %d runs done in %d:%02d, about %d minutes left\n' $done_runs ${#queued[@]} $((spent / 60)) \
-        $((spent % 60)) $(((spent * (${#queued[@]} - done_runs) / done_runs + 59) / 60))
+    finished=$((finished + 1)) busy=$((busy + SECONDS - begun[$pid]))
+    local spent=$((SECONDS - started))
+    printf '%d of %d runs done in %d:%02d, about %d minutes left\n' $finished $to_do $((spent / 60)) $((spent % 60)) \
+        $((($(seconds_left) + 59) / 60))
 }
 run_queue() {
-    local spec folder arm seed
-    done_runs=0
+    local spec folder arm seed left=() started=$SECONDS
     for spec in "${queued[@]}"; do
+        read -r arm seed folder <<<"$spec"
+        [ "$dry" ] || [ ! -e "$folder/$arm/seed-$seed/done" ] || continue
+        left+=("$spec")
+    done
+    to_do=${#left[@]}
+    [ "$dry" ] || [ $to_do = ${#queued[@]} ] || echo "$((${#queued[@]} - to_do)) of ${#queued[@]} runs were done before"
+    for spec in "${left[@]+"${left[@]}"}"; do
         read -r arm seed folder <<<"$spec"
         if [ "$dry" ]; then
             ("run_$(basename "$folder")" "$folder" "$arm" "$seed")
-        elif [ ! -e "$folder/$arm/seed-$seed/done" ]; then
-            while [ ${#running[@]} -ge "$jobs" ]; do finish_run; done
-            printf 'run %s, seed %d\n' "$folder/$arm" "$seed"
-            start_run "$folder" "$arm" "$seed"
-        else
-            done_runs=$((done_runs + 1))
+            continue
         fi
+        while [ ${#running[@]} -ge "$jobs" ]; do finish_run; done
+        printf 'run %s, seed %d\n' "$folder/$arm" "$seed"
+        start_run "$folder" "$arm" "$seed"
     done
     while [ ${#running[@]} -gt 0 ]; do finish_run; done
 }
@@ -327,6 +344,8 @@ else
 fi
 stage "$out/leak/leak.json" ./cocogold analyze leak --model "$start" --data "$data" --split "val$split" \
     --min-side "$minimum" --resolution "$resolution" --out "$out/leak"
+stage "$out/latents-analysis/latents.json" ./cocogold analyze latents --model "$start" --data "$data" --split "val$split" \
+    --min-side "$minimum" --resolution "$resolution" --out "$out/latents-analysis"
 # At full size, `leak` is what SD2's betas give; in miniature, what gives an object the same evidence.
 matched=${signal:-$([ "$coco" ] && echo -1 || { [ "$dry" ] && echo MATCHED || number matched_signal "$out/leak/leak.json"; })}
 [ "$dry" ] || [[ $matched =~ ^-?[0-9]+(\.[0-9]+)?(e-[0-9]+)?$ ]] || fail "$out/leak/leak.json: expected a number as \"matched_signal\""
@@ -356,8 +375,6 @@ if has_part unscaled; then
     encode train "$out/unscaled-latents" --classes "$without"
     encode val "$out/unscaled-latents" --classes all-things --trained "$without"
 fi
-stage "$out/latents-analysis/latents.json" ./cocogold analyze latents --model "$start" --data "${coco:-$out/data}" \
-    --split "val$split" --min-side "$minimum" --out "$out/latents-analysis"
 
 # ---- runs and report -------------------------------------------------------------------------------------------------
 
