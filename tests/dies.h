@@ -1,10 +1,12 @@
 // Runs a piece of code in a child process and checks that it dies with one sentence: exit code 1, and stderr is one
-// line "cocogold: ..." that contains `text`.
+// line "cocogold: ..." that contains `text`. CUDA does not work in the child of a process that has opened a GPU: what
+// the child does on one must come before that.
 //
 //     assert_dies("dataset \"mask\" is missing", shard_open(path));
 //
 // Include after cmocka.h.
 #pragma once
+#include "util/error.h"
 #include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -23,6 +25,14 @@ static inline int child_result(pid_t child, int from, char *text, size_t size) {
     return WIFEXITED(status) ? WEXITSTATUS(status) : -1;
 }
 
+// What exit() does in the child: nothing of what the parent registered, such as CUDA's end.
+static inline void leave_child(int code, void *unused) {
+    (void)unused;
+    cleanup_now();
+    fflush(stdout);
+    _exit(code);
+}
+
 #define run_in_child(code, text, size, ...)                                                                            \
     do {                                                                                                               \
         int ends_[2];                                                                                                  \
@@ -34,6 +44,7 @@ static inline int child_result(pid_t child, int from, char *text, size_t size) {
             signal(SIGABRT, SIG_DFL);                                                                                  \
             dup2(ends_[1], 2);                                                                                         \
             close(ends_[0]);                                                                                           \
+            on_exit(leave_child, NULL);                                                                                \
             __VA_ARGS__;                                                                                               \
             _exit(0);                                                                                                  \
         }                                                                                                              \

@@ -19,7 +19,8 @@ static char **pending; // files under temporary names
 static size_t pending_count;
 static int rank = -1;            // -1: there is only one
 static volatile bool died, said; // said: the sentence for exit code 1 has been printed
-static atomic_bool leaving;      // a thread ends the process: the others say nothing more
+static atomic_bool leaving;      // leave_now ends the process: the other threads say nothing more
+static atomic_int dying;         // the thread in die(), before which no other may say something; 0: none
 
 // Other threads may still write into a folder while it is removed: until their next cleanup_hold or die().
 static void remove_pending(void) {
@@ -76,10 +77,19 @@ static void wait_if_leaving(void) {
     while (leaving) { pause(); }
 }
 
+// Returns in the first thread that calls it, however often. exit() may take from the others what they are using, a GPU
+// for example, and only one thread may call it: they stop here.
+static void die_alone(void) {
+    int nobody = 0;
+    if (atomic_compare_exchange_strong(&dying, &nobody, gettid()) || nobody == gettid()) { return; }
+    for (;;) { pause(); }
+}
+
 // An error that all ranks share should be printed once, by rank 0. The other ranks wait; mpirun ends them meanwhile.
 void die(const char *format, ...) {
     if (rank > 0) { sleep(3); }
     wait_if_leaving();
+    die_alone();
     va_list arguments;
     va_start(arguments, format);
     say("", format, arguments);

@@ -5,7 +5,8 @@
 #include <stddef.h>
 
 // Prints "cocogold: <sentence>\n" to stderr, removes the files registered with cleanup_add, and exits with code 1.
-// The sentence names the file, the field and what was expected.
+// The sentence names the file, the field and what was expected. Of several threads only the first says its sentence;
+// the others do not return.
 void die(const char *format, ...) __attribute__((format(printf, 1, 2), noreturn));
 
 // Like die, with an exit code, for a thread that watches others: does not call exit(), which could wait for threads
