@@ -69,28 +69,49 @@ static cublasLtMatmulDesc_t make_desc(const Product &p) {
     return desc;
 }
 
-typedef std::vector<cublasLtMatmulHeuristicResult_t> Offers;
+static char *text_of(const Product &p) {
+    return xprintf("%c%c %d x %d x %d, leading %d %d %d%s%s", p.transpose_a ? 'T' : 'N', p.transpose_b ? 'T' : 'N', p.m,
+                   p.n, p.k, p.lda, p.ldb, p.ldd, p.bias ? ", bias" : "", p.float_out ? ", to fp32" : "");
+}
 
-// The first algorithms that the heuristic offers, at most `wanted` and at least one.
-static Offers offers_for(const Plan &plan, const Product &p, int wanted, Device *dev) {
+// What an algorithm must keep to: the workspace, the alignment, and that parts of a sum over k are added in fp32.
+static cublasLtMatmulPreference_t make_preference() {
     cublasLtMatmulPreference_t preference;
     CHECK_CUBLAS(cublasLtMatmulPreferenceCreate(&preference));
     CHECK_CUBLAS(cublasLtMatmulPreferenceSetAttribute(preference, CUBLASLT_MATMUL_PREF_MAX_WORKSPACE_BYTES,
                                                       &LT_WORKSPACE, sizeof LT_WORKSPACE));
     const uint32_t alignment = 16; // all that kernels.h guarantees
-    const cublasLtMatmulPreferenceAttributes_t attributes[] = {
-        CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_A_BYTES, CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_B_BYTES,
-        CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_C_BYTES, CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_D_BYTES};
-    for (cublasLtMatmulPreferenceAttributes_t attribute : attributes) {
-        CHECK_CUBLAS(cublasLtMatmulPreferenceSetAttribute(preference, attribute, &alignment, sizeof alignment));
+    const struct {
+        cublasLtMatmulPreferenceAttributes_t attribute;
+        uint32_t value;
+    } limits[] = {{CUBLASLT_MATMUL_PREF_REDUCTION_SCHEME_MASK, CUBLASLT_REDUCTION_SCHEME_COMPUTE_TYPE},
+                  {CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_A_BYTES, alignment},
+                  {CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_B_BYTES, alignment},
+                  {CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_C_BYTES, alignment},
+                  {CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_D_BYTES, alignment}};
+    for (const auto &[attribute, value] : limits) {
+        CHECK_CUBLAS(cublasLtMatmulPreferenceSetAttribute(preference, attribute, &value, sizeof value));
     }
-    Offers offers(wanted);
+    return preference;
+}
+
+typedef std::vector<cublasLtMatmulHeuristicResult_t> Offers;
+
+// The algorithms that the heuristic offers, at most ALGORITHMS and at least one. Always as many are requested, since a
+// shorter list need not be the beginning of a longer one.
+static Offers offers_for(const Plan &plan, const Product &p, Device *dev) {
+    const cublasLtMatmulPreference_t preference = make_preference();
+    Offers offers(ALGORITHMS);
     int found = 0;
-    CHECK_CUBLAS(cublasLtMatmulAlgoGetHeuristic(dev->internals->lt, plan.desc, plan.a, plan.b, plan.d, plan.d,
-                                                preference, wanted, offers.data(), &found));
-    if (!found) { die("cuBLASLt has no algorithm for a product of %d x %d x %d", p.m, p.n, p.k); }
+    const cublasStatus_t status = cublasLtMatmulAlgoGetHeuristic(dev->internals->lt, plan.desc, plan.a, plan.b, plan.d,
+                                                                 plan.d, preference, ALGORITHMS, offers.data(), &found);
     CHECK_CUBLAS(cublasLtMatmulPreferenceDestroy(preference));
-    offers.resize(found);
+    offers.resize(status == CUBLAS_STATUS_SUCCESS ? found : 0);
+    const auto fails = [](const auto &offer) { return offer.state != CUBLAS_STATUS_SUCCESS; };
+    offers.erase(std::remove_if(offers.begin(), offers.end(), fails), offers.end());
+    if (offers.empty()) {
+        die("cuBLASLt offers no algorithm for the product %s (%s)", text_of(p), cublasLtGetStatusString(status));
+    }
     return offers;
 }
 
@@ -115,7 +136,7 @@ static Plan *plan_for(const Product &p, Device *dev) {
     const auto chosen = cache->choices.find(p);
     const size_t choice = chosen == cache->choices.end() ? 0 : chosen->second;
     Plan plan = make_plan(p);
-    const Offers offers = offers_for(plan, p, (int)choice + 1, dev);
+    const Offers offers = offers_for(plan, p, dev);
     plan.algo = offers[choice < offers.size() ? choice : 0].algo;
     return &(cache->plans[p] = plan);
 }
@@ -173,11 +194,6 @@ char *algorithms_machine(const Device *dev) {
     CHECK_CUDA(cudaDriverGetVersion(&cuda));
     return xprintf("%s, driver %s, CUDA %d.%d, cuBLASLt %zu, %s", device_name(dev), driver, cuda / 1000,
                    cuda % 1000 / 10, cublasLtGetVersion(), sizeof(floatX) == 2 ? "bf16" : "fp32");
-}
-
-static char *text_of(const Product &p) {
-    return xprintf("%c%c %d x %d x %d, leading %d %d %d%s%s", p.transpose_a ? 'T' : 'N', p.transpose_b ? 'T' : 'N', p.m,
-                   p.n, p.k, p.lda, p.ldb, p.ldd, p.bias ? ", bias" : "", p.float_out ? ", to fp32" : "");
 }
 
 char *algorithms_product(const Device *dev, int product) { return text_of(cache_of(dev)->noted[product]); }
@@ -280,7 +296,7 @@ int algorithms_time(Device *dev, int product, double seconds[ALGORITHMS]) {
     assert(!dev->recording);
     const Product p = cache_of(dev)->noted[product];
     Plan plan = make_plan(p);
-    const Offers offers = offers_for(plan, p, ALGORITHMS, dev);
+    const Offers offers = offers_for(plan, p, dev);
     int count = (int)offers.size();
     Bench bench;
     if (seconds && !open_bench(&bench, p, dev)) {

@@ -2,8 +2,9 @@
 // or bf16 A and B with fp32 accumulation and bf16 or fp32 C and D. bias (rows of D) is added after the accumulation,
 // before D is rounded.
 //
-// EMU_LT=COUNT:FASTEST: the heuristic offers COUNT algorithms (default 1:0). All but number FASTEST take 3 ms longer;
-// those with an odd number add up two halves of k, which gives other bits.
+// EMU_LT=COUNT:FASTEST[:FAILING]: the heuristic has COUNT algorithms (default 1:0) and offers the first one and the
+// last ones of them, as many as are requested. All but number FASTEST take 3 ms longer; those with an odd number add up
+// two halves of k, which gives other bits; the state of number FAILING is an error.
 #include "cublasLt.h"
 #include "cuda_bf16.h"
 
@@ -11,13 +12,13 @@
 #include <unistd.h>
 #include <vector>
 
-static int offered(int *fastest) {
-    const char *text = getenv("EMU_LT");
-    int count = 1;
-    *fastest = 0;
-    if (text) { sscanf(text, "%d:%d", &count, fastest); }
-    return count;
-}
+struct Algorithms {
+    int count = 1, fastest = 0, failing = -1;
+    Algorithms() {
+        const char *text = getenv("EMU_LT");
+        if (text) { sscanf(text, "%d:%d:%d", &count, &fastest, &failing); }
+    }
+};
 
 struct cublasLtContext {
     int unused;
@@ -38,6 +39,7 @@ struct cublasLtLayout {
 };
 struct cublasLtPreference {
     uint64_t workspace = 0;
+    uint32_t reductions = CUBLASLT_REDUCTION_SCHEME_MASK;
     uint32_t align_a = 256, align_b = 256, align_c = 256, align_d = 256; // the defaults of the real library
 };
 
@@ -141,6 +143,8 @@ cublasStatus_t cublasLtMatmulPreferenceSetAttribute(cublasLtMatmulPreference_t p
     switch (attribute) {
     case CUBLASLT_MATMUL_PREF_MAX_WORKSPACE_BYTES:
         return take(&p->workspace, value, bytes);
+    case CUBLASLT_MATMUL_PREF_REDUCTION_SCHEME_MASK:
+        return take(&p->reductions, value, bytes);
     case CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_A_BYTES:
         return take(&p->align_a, value, bytes);
     case CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_B_BYTES:
@@ -195,16 +199,22 @@ cublasStatus_t cublasLtMatmulAlgoGetHeuristic(cublasLtHandle_t handle, cublasLtM
     const cublasStatus_t status = check_product(desc, a, b, c, d);
     *returned = 0;
     if (status != CUBLAS_STATUS_SUCCESS) { return status; }
+    if (p->reductions != CUBLASLT_REDUCTION_SCHEME_COMPUTE_TYPE) {
+        emu::fail("a product may add up parts of its sums in another type than fp32");
+    }
     const cublasLtLayout *layouts[4] = {a, b, c, d};
-    int fastest;
-    for (int i = 0; i < offered(&fastest) && i < requested; i++) {
+    const Algorithms algorithms;
+    const int left_out = algorithms.count > requested ? algorithms.count - requested : 0;
+    for (int i = 0; i < algorithms.count - left_out; i++) {
+        const int index = i ? i + left_out : 0;
         results[i] = {};
         results[i].algo = {
-            fingerprint_of(desc, layouts), p->align_a, p->align_b, p->align_c, p->align_d, p->workspace, i};
+            fingerprint_of(desc, layouts), p->align_a, p->align_b, p->align_c, p->align_d, p->workspace, index};
         results[i].workspaceSize = p->workspace;
+        if (index == algorithms.failing) { results[i].state = CUBLAS_STATUS_NOT_SUPPORTED; }
         *returned = i + 1;
     }
-    return CUBLAS_STATUS_SUCCESS;
+    return *returned ? CUBLAS_STATUS_SUCCESS : CUBLAS_STATUS_NOT_SUPPORTED;
 }
 
 static float element(const void *p, int type, size_t i) {
@@ -319,9 +329,9 @@ cublasStatus_t cublasLtMatmul(cublasLtHandle_t handle, cublasLtMatmulDesc_t desc
         return CUBLAS_STATUS_INVALID_VALUE;
     }
     if (C == D && (c->ld != d->ld || c->batch_offset != d->batch_offset)) { return CUBLAS_STATUS_INVALID_VALUE; }
-    int fastest;
-    const int count = offered(&fastest), index = algo ? algo->index : 0;
-    const bool slow = count > 1 && index != fastest;
+    const Algorithms algorithms;
+    const int index = algo ? algo->index : 0;
+    const bool slow = algorithms.count > 1 && index != algorithms.fastest;
     emu::enqueue(stream, [slow, halves = index % 2 == 1, desc = *desc, alpha = *(const float *)alpha,
                           beta = *(const float *)beta, A, a = *a, B, b = *b, C, c = *c, D, d = *d, workspace,
                           bytes = algo ? algo->workspace : workspace_bytes] {

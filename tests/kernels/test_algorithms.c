@@ -4,6 +4,7 @@
 #include <unistd.h>
 #include "kernels/runtime/algorithms.h"
 #include "tests/kernels/check.h"
+#include "tests/dies.h"
 #include "util/file.h"
 
 #define PLAN_POINTER ((void *)(uintptr_t)256)
@@ -85,6 +86,20 @@ static char *path_now(void) {
 }
 
 static void write_text(const char *path, const char *text) { atomic_write(path, text, strlen(text)); }
+
+// A product without an algorithm, and one whose only algorithm cannot be used.
+static void test_no_algorithm(void **state) {
+    (void)state;
+    Tensor x = tensor_random((size_t)N * IC, 1, 1, false), weight = tensor_random((size_t)OC * IC, 1, 2, false);
+    Tensor out = tensor_poisoned((size_t)N * OC, false);
+    const char *offers[] = {"0:0", "1:0:0"};
+    for (int i = 0; i < 2; i++) {
+        assert_dies("cuBLASLt offers no algorithm for the product TN 56 x 24 x 40, leading 40 40 56 (CUBLAS_STATUS_",
+                    setenv("EMU_LT", offers[i], 1),
+                    linear_forward(out.x, x.x, weight.x, NULL, NULL, N, IC, OC, &check_dev));
+    }
+    tensor_free(&x), tensor_free(&weight), tensor_free(&out);
+}
 
 // The gradient of a linear layer's weights, which is fp32: other orders of its sums give other bits.
 static double *gradient(const Tensor *dout, const Tensor *inp) {
@@ -192,6 +207,9 @@ static void test_choice(void **state) {
 int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_names),
+#ifdef BACKEND_emu
+        cmocka_unit_test(test_no_algorithm),
+#endif
         cmocka_unit_test(test_choice),
 #ifdef BACKEND_emu
         cmocka_unit_test(test_damage),
