@@ -96,8 +96,7 @@ static double measure_gemm(char *memory, PeakMemory size, Device *dev) {
 }
 
 Peaks device_measure_peaks(Device *dev) {
-    int processors;
-    CHECK_CUDA(cudaDeviceGetAttribute(&processors, cudaDevAttrMultiProcessorCount, dev->internals->index));
+    const int processors = device_processors(dev);
     const bool large = processors >= 16; // sizes for a GPU, or for its emulation
     PeakMemory size = {large ? 8192 : 256, (size_t)1 << (large ? 30 : 22)};
     size_t free_bytes, total_bytes;

@@ -22,15 +22,21 @@ void cuda_check(cudaError_t error, const char *what, const char *file, int line)
 void cublas_check(cublasStatus_t status, const char *what, const char *file, int line);
 // The number of GPUs, at least one; dies with a sentence if none can be used.
 int gpu_count();
-#define CHECK_CUDA(call) cuda_check((call), #call, __FILE__, __LINE__)
+#define CHECK_CUDA(call) CHECK_CUDA_RESULT(call, #call)
+#define CHECK_CUDA_RESULT(error, call) cuda_check((error), call, __FILE__, __LINE__) // of a call that was made before
 #define CHECK_CUBLAS(call) cublas_check((call), #call, __FILE__, __LINE__)
 
-// launch<kernel>(dev, grid, block, shared_bytes, arguments...) on the compute stream. Requests more than 48 KB of
-// dynamic shared memory where needed.
+// The most static shared memory of a kernel that also has dynamic shared memory, which begins at a multiple of 1 KB.
+enum { STATIC_SHARED = 1 << 10 };
+
+// launch<kernel>(dev, grid, block, shared_bytes, arguments...) on the compute stream, with so many bytes of dynamic
+// shared memory. Requests more than 48 KB of both kinds together where needed.
 template <auto Kernel, class... Args>
 static inline void launch(Device *dev, dim3 grid, dim3 block, size_t shared_bytes, Args... args) {
-    if (shared_bytes > 48 << 10) {
-        CHECK_CUDA(cudaFuncSetAttribute(Kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, (int)shared_bytes));
+    const size_t usual = 48 << 10, least = usual + STATIC_SHARED; // a request must exceed what is usual
+    if (shared_bytes + STATIC_SHARED > usual) {
+        CHECK_CUDA(cudaFuncSetAttribute(Kernel, cudaFuncAttributeMaxDynamicSharedMemorySize,
+                                        (int)(shared_bytes > least ? shared_bytes : least)));
     }
 #ifdef __CUDACC__
     Kernel<<<grid, block, shared_bytes, dev->internals->compute>>>(args...);

@@ -77,6 +77,11 @@ size_t device_cache(const Device *dev) {
     return 0;
 }
 
+int device_processors(const Device *dev) {
+    (void)dev;
+    return 0;
+}
+
 // MemAvailable and MemTotal of /proc/meminfo; without that file, free and physical pages.
 void device_memory(Device *dev, size_t *free_bytes, size_t *total_bytes) {
     (void)dev;

@@ -85,11 +85,11 @@ static void check_code(const cudaDeviceProp &prop) {
         die("%s is sm_%d%d, but this program was built for " BUILT_FOR ": rebuild with CUDA_ARCHS=%d%d", prop.name,
             prop.major, prop.minor, prop.major, prop.minor);
     }
-    CHECK_CUDA(error);
+    CHECK_CUDA_RESULT(error, "cudaFuncGetAttributes");
 }
 
 // Opening a GPU takes a few hundred MB of its memory.
-static void check_opened(const cudaDeviceProp &prop, int index, cudaError_t error) {
+static void check_opened(const cudaDeviceProp &prop, int index, cudaError_t error, const char *call) {
     if (error == cudaErrorMemoryAllocation) {
         die("GPU %d (%s, %.1f GB) has too little free memory to be opened: other processes use it (nvidia-smi lists "
             "them)",
@@ -99,7 +99,7 @@ static void check_opened(const cudaDeviceProp &prop, int index, cudaError_t erro
         die("GPU %d (%s) is not available: another process uses it exclusively, or it is being reset", index,
             prop.name);
     }
-    CHECK_CUDA(error);
+    CHECK_CUDA_RESULT(error, call);
 }
 
 void device_open(Device *dev, int index) {
@@ -110,14 +110,15 @@ void device_open(Device *dev, int index) {
     cudaDeviceProp prop;
     CHECK_CUDA(cudaGetDeviceProperties(&prop, index));
     if (prop.major < 8) { die("%s is sm_%d%d, expected sm_80 or newer", prop.name, prop.major, prop.minor); }
-    check_opened(prop, index, cudaSetDevice(index));
+    check_opened(prop, index, cudaSetDevice(index), "cudaSetDevice");
     check_code(prop);
     *dev = Device();
     dev->scope = "";
     DeviceInternals *in = dev->internals = (DeviceInternals *)xcalloc(1, sizeof *dev->internals);
     snprintf(in->name, sizeof in->name, "%.63s", prop.name);
     in->index = index;
-    check_opened(prop, index, cudaStreamCreateWithFlags(&in->compute, cudaStreamNonBlocking));
+    check_opened(prop, index, cudaStreamCreateWithFlags(&in->compute, cudaStreamNonBlocking),
+                 "cudaStreamCreateWithFlags");
     CHECK_CUDA(cudaStreamCreateWithFlags(&in->copy, cudaStreamNonBlocking));
     CHECK_CUBLAS(cublasLtCreate(&in->lt));
     size_t free_bytes, total_bytes;
@@ -143,24 +144,24 @@ void device_memory(Device *, size_t *free_bytes, size_t *total_bytes) {
     CHECK_CUDA(cudaMemGetInfo(free_bytes, total_bytes));
 }
 
-size_t device_cache(const Device *dev) {
-    int bytes = 0;
-    CHECK_CUDA(cudaDeviceGetAttribute(&bytes, cudaDevAttrL2CacheSize, dev->internals->index));
-    return (size_t)bytes;
+static int attribute(const Device *dev, cudaDeviceAttr which) {
+    int value = 0;
+    CHECK_CUDA(cudaDeviceGetAttribute(&value, which, dev->internals->index));
+    return value;
 }
 
-void *device_try_alloc(Device *dev, size_t bytes) {
+size_t device_cache(const Device *dev) { return (size_t)attribute(dev, cudaDevAttrL2CacheSize); }
+
+int device_processors(const Device *dev) { return attribute(dev, cudaDevAttrMultiProcessorCount); }
+
+void *device_try_alloc(Device *, size_t bytes) {
     void *pointer = NULL;
     const cudaError_t error = cudaMalloc(&pointer, bytes ? bytes : 1);
     if (error == cudaErrorMemoryAllocation) {
         cudaGetLastError(); // clear the error, or the next launch would report it
         return NULL;
     }
-    CHECK_CUDA(error);
-#ifdef DEBUG_GUARDS
-    device_fill(dev, pointer, 0xff, bytes); // NaN in every float type
-#endif
-    (void)dev;
+    CHECK_CUDA_RESULT(error, "cudaMalloc");
     return pointer;
 }
 
@@ -180,9 +181,9 @@ void device_free(Device *, void *pointer) { CHECK_CUDA(cudaFree(pointer)); }
 
 void *device_alloc_pinned(Device *, size_t bytes) {
     void *pointer = NULL;
-    if (cudaHostAlloc(&pointer, bytes ? bytes : 1, cudaHostAllocDefault) != cudaSuccess) {
-        die("cannot allocate %.3f GB of page-locked memory", 1e-9 * bytes);
-    }
+    const cudaError_t error = cudaHostAlloc(&pointer, bytes ? bytes : 1, cudaHostAllocDefault);
+    if (error == cudaErrorMemoryAllocation) { die("cannot allocate %.3f GB of page-locked memory", 1e-9 * bytes); }
+    CHECK_CUDA_RESULT(error, "cudaHostAlloc");
     return pointer;
 }
 
@@ -236,7 +237,7 @@ bool device_graph_begin(Device *dev) {
     DeviceInternals *in = dev->internals;
     const cudaError_t error = cudaStreamBeginCapture(in->compute, cudaStreamCaptureModeThreadLocal);
     if (error == cudaErrorNotSupported) { return false; } // a runtime without graphs (tests/ptx)
-    CHECK_CUDA(error);
+    CHECK_CUDA_RESULT(error, "cudaStreamBeginCapture");
     return dev->recording = true;
 }
 

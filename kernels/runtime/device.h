@@ -91,9 +91,11 @@ void device_open(Device *dev, int index);
 void device_close(Device *dev);
 const char *device_name(const Device *dev); // "CPU, 2 threads" or "NVIDIA H100 ..."
 void device_memory(Device *dev, size_t *free_bytes, size_t *total_bytes);
-size_t device_cache(const Device *dev); // bytes of a GPU's L2 cache; 0 on the CPU
+size_t device_cache(const Device *dev);   // bytes of a GPU's L2 cache; 0 on the CPU
+int device_processors(const Device *dev); // a GPU's SMs; 0 on the CPU
 
-// Allocates device memory, aligned to 256 bytes. Debug builds fill it with NaN. Dies if memory runs out.
+// Allocates device memory, aligned to 256 bytes. Dies if memory runs out. Debug builds, which are for the CPU, fill it
+// with NaN.
 void *device_alloc(Device *dev, size_t bytes);
 void *device_try_alloc(Device *dev, size_t bytes); // NULL if memory runs out
 void device_free(Device *dev, void *pointer);

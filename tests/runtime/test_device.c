@@ -122,6 +122,7 @@ static void test_peaks(void **state) {
     (void)state;
     size_t before, after, total_bytes;
     void *workspace = check_dev.workspace;
+    device_measure_peaks(&check_dev); // CUDA loads code at the first launches, which takes memory
     device_memory(&check_dev, &before, &total_bytes);
     Peaks p = device_measure_peaks(&check_dev);
     device_memory(&check_dev, &after, &total_bytes);
@@ -131,7 +132,11 @@ static void test_peaks(void **state) {
     assert_ptr_equal(check_dev.workspace, workspace);
 #ifndef BACKEND_cpu // whose memory others use too
     assert_true(p.flops_per_s[UNIT_MMA] > 0);
+#ifdef BACKEND_cuda
+    assert_true(before <= after + ((size_t)256 << 20)); // so do others a GPU's; the measurement takes 512 MB or more
+#else
     assert_true(before == after);
+#endif
 #endif
 }
 
@@ -163,13 +168,14 @@ static void test_peaks_without_memory(void **state) {
 #endif
 }
 
-// Each of them is one sentence with what the user needs to know.
+// Each of them is one sentence with what the user needs to know. Each child opens the device itself.
 static void test_errors(void **state) {
     (void)state;
+    Device dev;
 #ifndef DEBUG_GUARDS // AddressSanitizer adds a line of its own
     char needed[64];
     snprintf(needed, sizeof needed, "cannot allocate %.3f GB of ", 1e-9 * ((size_t)1 << 50));
-    assert_dies(needed, device_alloc(&check_dev, (size_t)1 << 50));
+    assert_dies(needed, device_open(&dev, 0), device_alloc(&dev, (size_t)1 << 50));
 #endif
 #ifdef BACKEND_emu
     static const char *const errors[][2] = {
@@ -183,7 +189,6 @@ static void test_errors(void **state) {
         {"old-ptx",
          "the driver (for CUDA 12.4) cannot compile its PTX (of CUDA 12.4): install a newer driver, or rebuild with "
          "CUDA_ARCHS=89"}};
-    Device dev;
     for (size_t i = 0; i < sizeof errors / sizeof *errors; i++) {
         assert_dies(errors[i][1], setenv("EMU_GPU", errors[i][0], 1), unsetenv("CUDA_VISIBLE_DEVICES"),
                     device_open(&dev, 0));
@@ -194,13 +199,23 @@ static void test_errors(void **state) {
     assert_dies("cannot allocate 5.000 GB of GPU memory: 1.590 of 8.590 GB are free; 7.000 GB were in use when this "
                 "program opened the GPU, by CUDA itself and by other processes (nvidia-smi lists them)",
                 setenv("EMU_TAKEN", "7000000000", 1), device_open(&dev, 0), device_alloc(&dev, 5000000000));
+    // Whatever else goes wrong is named with its call: here nothing may be allocated while a graph is recorded.
+    assert_dies("cudaMalloc failed: operation not permitted when stream is capturing", device_open(&dev, 0),
+                device_graph_begin(&dev), device_alloc(&dev, 8));
+    assert_dies("cudaHostAlloc failed: operation not permitted when stream is capturing", device_open(&dev, 0),
+                device_graph_begin(&dev), device_alloc_pinned(&dev, 8));
 #endif
 }
 
 int main(void) {
-    const struct CMUnitTest tests[] = {cmocka_unit_test(test_memory), cmocka_unit_test(test_trace),
-                                       cmocka_unit_test(test_units),  cmocka_unit_test(test_workspace),
-                                       cmocka_unit_test(test_peaks),  cmocka_unit_test(test_peaks_without_memory),
-                                       cmocka_unit_test(test_errors)};
-    return cmocka_run_group_tests(tests, check_open, check_close);
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(test_errors),
+        cmocka_unit_test_setup(test_memory, check_open),
+        cmocka_unit_test(test_trace),
+        cmocka_unit_test(test_units),
+        cmocka_unit_test(test_workspace),
+        cmocka_unit_test(test_peaks),
+        cmocka_unit_test_teardown(test_peaks_without_memory, check_close),
+    };
+    return cmocka_run_group_tests(tests, NULL, NULL);
 }
