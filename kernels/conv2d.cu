@@ -337,6 +337,7 @@ static __global__ void __launch_bounds__(T::threads, T::blocks) conv_pixels(Pixe
     // In shared memory, since the products use all registers.
     __shared__ Phase s;
     __shared__ int split;
+    static_assert(sizeof s + sizeof split <= STATIC_SHARED, "both lie before the tiles");
     if (threadIdx.x == 0) { s = phase_of<GRADIENT>(p, blockIdx.z / p.splits), split = blockIdx.z % p.splits; }
     __syncthreads();
     const int K = s.taps_y * s.taps_x * tap_depth<T, GRADIENT>(p.C);
@@ -532,16 +533,14 @@ static dim3 pixel_grid(const PixelProduct &p, bool gradient, int BM, int BN) {
 
 template <class T, bool GRADIENT>
 static void launch_pixels(const PixelProduct &p, const PixelResult &result, Device *dev) {
-    // The static Phase counts too: both together may exceed 48 KB only if launch requests it.
-    launch<conv_pixels<T, GRADIENT>>(dev, pixel_grid(p, GRADIENT, T::BM, T::BN), T::threads,
-                                     T::shared_bytes + sizeof(Phase), p, result);
+    launch<conv_pixels<T, GRADIENT>>(dev, pixel_grid(p, GRADIENT, T::BM, T::BN), T::threads, T::shared_bytes, p,
+                                     result);
 }
 
 [[maybe_unused]] static ConvCard card_of(Device *dev) {
-    int processors, shared;
-    CHECK_CUDA(cudaDeviceGetAttribute(&processors, cudaDevAttrMultiProcessorCount, dev->internals->index));
+    int shared;
     CHECK_CUDA(cudaDeviceGetAttribute(&shared, cudaDevAttrMaxSharedMemoryPerMultiprocessor, dev->internals->index));
-    return {.processors = processors, .shared = (size_t)shared};
+    return {.processors = device_processors(dev), .shared = (size_t)shared};
 }
 
 [[maybe_unused]] static int blocks_of(dim3 grid) { return (int)(grid.x * grid.y * grid.z); }
@@ -550,7 +549,7 @@ static void launch_pixels(const PixelProduct &p, const PixelResult &result, Devi
 template <class FOUR, class EIGHT, bool GRADIENT>
 static void launch_warps(const PixelProduct &p, const PixelResult &result, ConvCard card, Device *dev) {
     static_assert(FOUR::BM == EIGHT::BM && FOUR::BN == EIGHT::BN && FOUR::warps == 4 && EIGHT::warps == 8, "one tile");
-    if (conv2d_eight_warps(FOUR::shared_bytes + sizeof(Phase), card)) {
+    if (conv2d_eight_warps(FOUR::shared_bytes + STATIC_SHARED, card)) {
         launch_pixels<EIGHT, GRADIENT>(p, result, dev);
     } else {
         launch_pixels<FOUR, GRADIENT>(p, result, dev);

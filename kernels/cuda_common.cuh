@@ -120,8 +120,8 @@ static inline Cut cut_rows(int rows, int C, int samples) {
     return cut;
 }
 
-// Adds value[V] over the rows of each warp of a block of Cut and writes the sums to scratch (warps, columns), for which
-// x y V floats suffice. After a barrier, column_sums_of adds the sums of the warps.
+// Adds value[V] over the rows of each warp of a block of x by y threads, as Cut's, and writes the sums to scratch
+// (warps, x V), at most x y V floats. After a barrier, column_sums_of adds the sums of the warps.
 template <int V> __device__ static inline void rows_to_scratch(float *scratch, const float (&value)[V]) {
     const int x = blockDim.x, thread = threadIdx.y * x + threadIdx.x;
     float sum[V];

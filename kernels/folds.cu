@@ -7,6 +7,7 @@
 enum {
     FOLD_X = 8, // a block: columns (of 4 or 1 elements) by rows
     FOLD_Y = 32,
+    FOLD_WARPS = FOLD_X * FOLD_Y / 32,
     TABLE = 80,      // folds of a launch: arguments of a kernel are 4 KB at most
     LEAST = 1 << 20, // bytes of partial sums that wait
     MOST = 16 << 20,
@@ -32,7 +33,7 @@ static_assert(sizeof(FoldTable<TABLE>) <= 4096, "the table is an argument");
 
 // Tiles of `first` come before those of `second`.
 template <int W> __device__ static inline void fold_tile(const Fold &fold, int tile) {
-    __shared__ float4 memory[FOLD_Y * FOLD_X * W / 4];
+    __shared__ float4 memory[FOLD_WARPS * FOLD_X * W / 4];
     float *scratch = (float *)memory;
     const int half = tile / fold.tiles(), c = (tile % fold.tiles() * FOLD_X + threadIdx.x) * W;
     const int thread = threadIdx.y * FOLD_X + threadIdx.x;
