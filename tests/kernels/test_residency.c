@@ -1,10 +1,10 @@
 // Attention's backward adds the parts of dq in a fixed order, for which its blocks wait for each other. It must end,
 // with the same bits, whatever else occupies the card: here a second stream runs products, convolutions and copies of
 // random sizes, so that the number of blocks that fit beside them changes all the time. RESIDENCY_RUNS=1000
-// (bench/gpu_check.sh) takes a larger shape, whose blocks do not all fit at once.
+// (bench/gpu_check.sh) takes a larger shape, whose blocks do not all fit at once: an SM of no card holds more than two.
 #include "tests/kernels/check.h"
 
-enum { ROWS = 4096, WIDTH = 64 };
+enum { ROWS = 4096, WIDTH = 64, BLOCKS_OF_SM = 2, KEYS_OF_BLOCK = 128 }; // a block has at most so many keys
 
 // The second stream's work: a share of these tensors at a time.
 typedef struct {
@@ -49,8 +49,9 @@ static void other_work(Other *o, int rows, Random *random) {
 static void test_residency(void **state) {
     (void)state;
     const char *wanted = getenv("RESIDENCY_RUNS");
-    int runs = wanted ? atoi(wanted) : 3, T = wanted ? 1024 : 130, NH = wanted ? 10 : 2, HS = 64, C = NH * HS;
-    int rows = wanted ? ROWS : 64;
+    int runs = wanted ? atoi(wanted) : 3, rows = wanted ? ROWS : 64, T = wanted ? 1024 : 130, HS = 64;
+    int fit = BLOCKS_OF_SM * device_processors(&check_dev), NH = wanted ? 4 * fit / (T / KEYS_OF_BLOCK) + 1 : 2;
+    int C = NH * HS;
     Attention a = {1, NH, T, T, HS, 3 * C, 3 * C, 3 * C, C, false};
     size_t n = (size_t)T * 3 * C, bytes = n * sizeof(floatX);
     Tensor qkv = tensor_random(n, 1, 1, false), dqkv = tensor_poisoned(n, false);
@@ -60,12 +61,15 @@ static void test_residency(void **state) {
     char *first = device_alloc_pinned(&check_dev, bytes), *again = device_alloc_pinned(&check_dev, bytes);
     Other other = other_open(rows + 64);
     Random random = random_begin(1, PHILOX_INIT, 3, 0);
+    Trace trace = {0};
     int differ = 0;
     for (int run = 0; run <= runs; run++) { // the first one alone
         for (int i = run ? 1 + (int)random_below(&random, 4) : 0; i; i--) { other_work(&other, rows, &random); }
         device_fill(&check_dev, dqkv.x, 0xff, bytes);
+        check_dev.trace = &trace;
         attention_backward(dqkv.x, dqkv.x + C, dqkv.x + 2 * C, dout.x, qkv.x, qkv.x + C, qkv.x + 2 * C, out.x, lse.f, a,
                            &check_dev);
+        check_dev.trace = NULL;
         for (int i = run ? (int)random_below(&random, 4) : 0; i; i--) { other_work(&other, rows, &random); }
         device_copy(&check_dev, run ? again : first, dqkv.x, bytes, false);
         device_sync(&check_dev);
@@ -73,6 +77,8 @@ static void test_residency(void **state) {
     }
     printf("    %d runs beside a second stream, %d differ from the first\n", runs, differ);
     assert_int_equal(differ, 0);
+    if (wanted) { assert_true(trace.rows[0].blocks >= 4 * fit); }
+    trace_free(&trace);
     double *values = tensor_values(&dqkv);
     for (size_t i = 0; i < n; i++) { assert_true(isfinite(values[i])); }
     free(values);
