@@ -2,6 +2,7 @@
 // only one rank.
 #include "kernels/runtime/comm_host.h"
 #include "kernels/runtime/cuda.cuh"
+#include <assert.h>
 #include <pthread.h>
 #include <signal.h>
 #include <stdlib.h>
@@ -129,6 +130,7 @@ void comm_before_waiting(Comm *comm) {
 static bool begin(Comm *comm, size_t size) {
     CommInternals *in = comm->internals;
     if (comm->world == 1 || in->dev->plan_only || size == 0) { return false; }
+    assert(!in->dev->recording);
     CHECK_CUDA(cudaEventRecord(in->computed, in->dev->internals->compute));
     CHECK_CUDA(cudaStreamWaitEvent(in->stream, in->computed, 0));
     return true;

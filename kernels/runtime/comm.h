@@ -44,8 +44,8 @@ void comm_close(Comm *comm);
 // ---- On device memory: queued on the communication stream ----------------------------------------------------------
 
 // Each waits for the work that the compute stream holds at the call, then runs concurrently with later work; comm_wait
-// joins the streams. They may be recorded in a device graph if comm_wait is recorded before its end. All work in place.
-// A plan-only device skips them.
+// joins the streams. Not while a graph is recorded: they are called between graphs. All work in place. A plan-only
+// device skips them.
 
 // buffer (count) = sum over ranks.
 void comm_all_reduce_sum(Comm *comm, float *buffer, size_t count);
