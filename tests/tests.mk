@@ -6,6 +6,12 @@ TESTED   := util runtime kernels model data eval train bench
 TEST_SRC := $(wildcard $(TESTED:%=tests/%/test_*.c))
 TEST_BIN := $(TEST_SRC:%.c=$(BUILD)/%)
 
+# Unless the user sets BACKEND, the tests below take the CPU's build, also on a machine with a GPU: some of them give host
+# memory to kernels, and many run at a time. `make gpu-check` runs those that are made for a GPU.
+by_hand   := $(filter command line environment,$(origin BACKEND))
+FOR_TESTS := $(if $(by_hand),,BACKEND=cpu PRECISION=fp32)
+UNIT_BIN  := $(if $(by_hand),$(TEST_BIN),$(TEST_SRC:%.c=build/cpu-fp32$(BUILD_SUFFIX)/%))
+
 linked       = $(filter-out $(HOST)/$(1)/cmd_%,$(call objects_of,$(1)))
 LINK_util    := $(call linked,util)
 LINK_kernels := $(LINK_util) $(call linked,kernels/runtime) $(call linked,kernels) $(KERNEL_CU_OBJ)
@@ -37,8 +43,8 @@ EMU_MODELS  := $(addprefix tests/,model/test_unet train/test_diffusion train/tes
 # Units of tests/run.sh, the long ones first. A unit "alone:..." runs without others in parallel: tests that start
 # several ranks, kill a process at a certain moment, or measure time.
 emu = $(3:%=emu:$(1):$(2):%)
-LONG        := $(filter %/test_rendezvous %/test_unet,$(TEST_BIN))
-UNITS_check := $(LONG) $(filter-out $(LONG),$(TEST_BIN)) $(addprefix tests/cli/test_,pipeline.sh errors.sh help.sh) \
+LONG        := $(filter %/test_rendezvous %/test_unet,$(UNIT_BIN))
+UNITS_check := $(LONG) $(filter-out $(LONG),$(UNIT_BIN)) $(addprefix tests/cli/test_,pipeline.sh errors.sh help.sh) \
                tests/kernels/test_contract.sh
 UNITS_emu   := $(call emu,bf16,1,$(EMU_MODELS)) $(call emu,bf16,3,$(EMU_KERNELS) tests/emu/test_emu) \
                $(call emu,fp32,1,$(EMU_KERNELS) tests/emu/test_emu)
@@ -54,13 +60,12 @@ UNITS_reference := $(patsubst %,pytest:%,$(filter-out %/test_full_size.py,$(sort
                alone:pytest:tests/reference/test_full_size.py
 
 # T=WORD selects tests whose names contain it. BACKEND, if set by the user, selects the tests of that backend.
-by_hand  := $(filter command line environment,$(origin BACKEND))
 of_emu    = $(filter emu:$(if $(filter command line environment,$(origin PRECISION)),$(PRECISION):)%,$(1))
 of_backend = $(if $(filter emu,$(and $(by_hand),$(BACKEND))),$(call of_emu,$(1)),$(if $(by_hand),$(filter-out emu:%,$(1)),$(1)))
 chosen    = $(foreach u,$(call of_backend,$(1)),$(if $(or $(if $(T),,all),$(findstring $(T),$(u))),$(u)))
 
 # The programs of the chosen units: those of this backend, and the emulated ones of one precision.
-programs  = $(filter $(BUILD)/% $(SIM)/%,$(1))
+programs  = $(filter $(UNIT_BIN) $(SIM)/%,$(1))
 emulated  = $(addprefix build/emu-$(2)/,$(foreach u,$(filter emu:$(2):%,$(1)),$(lastword $(subst :, ,$(u)))))
 # Programs that the scripts and reference tests among $(1) use.
 helpers   = $(if $(filter pytest:% %/emu/test_program.sh,$(1)),$(addprefix build/cpu-fp32/tests/,model/dump data/dump data/difference train/step util/half))
@@ -70,7 +75,7 @@ emu_bf16  = $(if $(filter %/emu/test_program.sh,$(1)),build/emu-bf16/cocogold)
 
 # ---- Targets ---------------------------------------------------------------------------------------------------------
 .PHONY: check test test-all test-reference test-asan test-emu test-units test-programs
-check: setup ## set-up, then unit tests, help, errors and one short pipeline (times: tests/README.md)
+check: setup ## set-up, then the CPU's unit tests, help, errors and one short pipeline (times: tests/README.md)
 	@$(MAKE) --no-print-directory test-units TIER=check
 
 test: setup ## set-up, then all tests that need no PyTorch (T=WORD, BACKEND=cpu|emu: only some)
@@ -96,13 +101,13 @@ test-more: setup
 
 test-asan: setup ## the unit tests with AddressSanitizer and UndefinedBehaviorSanitizer
 	@$(MAKE) --no-print-directory DEBUG=1 BACKEND=cpu PRECISION=fp32 test-units TIER=asan
-UNITS_asan := $(SIM_TEST) $(filter-out %/test_unet,$(TEST_BIN)) # it takes three minutes there; test_fixtures runs a whole UNet too
+UNITS_asan := $(SIM_TEST) $(filter-out %/test_unet,$(UNIT_BIN)) # it takes three minutes there; test_fixtures runs a whole UNet too
 
 # After set-up: builds the programs of TIER's units, one backend and precision after the other, and runs the units.
 UNITS  = $(call chosen,$(UNITS_$(TIER)))
 others = $(filter-out emu:%,$(UNITS))
 test-units:
-	@$(if $(others),$(MAKE) --no-print-directory program $(call programs,$(UNITS)))
+	@$(if $(others),$(MAKE) --no-print-directory $(FOR_TESTS) program $(call programs,$(UNITS)))
 	@$(if $(call helpers,$(UNITS)),$(MAKE) --no-print-directory BACKEND=cpu PRECISION=fp32 $(call helpers,$(UNITS)))
 	@$(foreach p,fp32 bf16,$(if $(strip $(call emulated,$(UNITS),$(p))$(call emu_$(p),$(UNITS))),\
 	  $(MAKE) --no-print-directory BACKEND=emu PRECISION=$(p) $(sort $(call emulated,$(UNITS),$(p)) $(call emu_$(p),$(UNITS))) &&)) :
