@@ -33,5 +33,5 @@ gpu-check:
 	@exit 1
 else
 gpu-check: bundle ## on a machine with a GPU: is everything right there, and how fast is it (10 minutes; bench/README.md)
-	@$(BUNDLE_DIR)/check.sh --out $(CURDIR)/build/gpu-check
+	@GPU_CHECK_LIBRARIES="$(CUBLAS) $(NCCL) $(CUDA_HOME)/lib64" $(BUNDLE_DIR)/check.sh --out $(CURDIR)/build/gpu-check
 endif

@@ -2,13 +2,13 @@
 # Is this program right on this machine's GPU, and how fast is it? `make bundle` copies this file as check.sh beside the
 # programs; it needs bash and the driver, and takes at most ten minutes.
 #     check.sh [--out FOLDER] [--seconds N] [PART...]
-# Parts (default: all): machine kernels bits residency training sanitizer speed step pytorch. A part that fails does not
+# Parts (default: all): machine kernels bits residency training speed step pytorch sanitizer. A part that fails does not
 # end the others; without a GPU only the machine's part runs and says so. Writes FOLDER/results.json and results.md
 # (default: ./gpu-check); bench/README.md says how to read them.
 set -u
 shopt -s inherit_errexit 2>/dev/null
 here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
-all=(machine kernels bits residency training sanitizer speed step pytorch)
+all=(machine kernels bits residency training speed step pytorch sanitizer)
 out=$PWD/gpu-check seconds=600 parts=()
 fail() { echo "check.sh: $*" >&2 && exit 1; }
 
@@ -32,12 +32,13 @@ export OMP_NUM_THREADS=${OMP_NUM_THREADS:-$(nproc)}
 work=$(mktemp -d "${TMPDIR:-/tmp}/gpu-check-XXXXXX") || exit 1
 trap 'rm -rf "$work"' EXIT
 mkdir -p "$out" "$work/lib" && : >"$work/results" || exit 1
-cd "$here" || exit 1
 
-# cuBLASLt and NCCL of this machine: the toolkit's or those of Python's wheels; else what the dynamic linker finds.
-for library in $(python3 -c 'import nvidia; print(*nvidia.__path__)' 2>/dev/null) /usr/local/cuda*/lib64 /usr/local/cuda*/targets/*/lib; do
-    find "$library" -maxdepth 3 \( -name 'libcublasLt.so.*' -o -name 'libnccl.so.*' \) -exec ln -sn {} "$work/lib" \; 2>/dev/null
+# cuBLASLt and NCCL of this machine: those that the program was built with (make gpu-check), those of Python's wheels, or
+# the toolkit's; else what the dynamic linker finds.
+for library in ${GPU_CHECK_LIBRARIES:-} $(python3 -c 'import nvidia; print(*nvidia.__path__)' 2>/dev/null) /usr/local/cuda*/lib64 /usr/local/cuda*/targets/*/lib; do
+    find "$(realpath -m "$library")" -maxdepth 3 \( -name 'libcublasLt.so.*' -o -name 'libnccl.so.*' \) -exec ln -sn {} "$work/lib" \; 2>/dev/null
 done
+cd "$here" || exit 1
 machine_path=${LD_LIBRARY_PATH:-} # also for PyTorch, which a library path of ours must not reach
 torch=$(timeout 60 python3 -c 'import torch; print(torch.__version__)' 2>/dev/null || echo none)
 export LD_LIBRARY_PATH=$work/lib${LD_LIBRARY_PATH:+:$LD_LIBRARY_PATH}
@@ -55,9 +56,10 @@ note() { # note NAME STATE [SECONDS [TEXT]]
     printf '%s\t%s\t%s\t%s\t%s\n' "$part" "$1" "$2" "${3:-0}" "${text:0:300}" >>"$work/results"
     printf '%-8s %s: %s%s\n' "$2" "$part" "$1" "${text:+: ${text:0:300}}"
 }
-# check NAME SECONDS COMMAND...: the command succeeds within that time; its output is FOLDER/PART-NAME.log.
+# check NAME SECONDS COMMAND...: the command succeeds within that time; its output is FOLDER/PART-NAME.log. Where a part
+# sets if_slow or if_full to "skipped", more time or more of the GPU's memory than there is are no failures.
 check() {
-    local name=$1 limit log code started=$SECONDS
+    local name=$1 limit log code text state started=$SECONDS
     log=$out/$part-$(tr -c 'a-zA-Z0-9_\n-' - <<<"$name").log
     if [ $SECONDS -ge "$seconds" ]; then
         note "$name" skipped 0 "the $seconds seconds are over"
@@ -70,8 +72,12 @@ check() {
     case $code in
     0) note "$name" ok $((SECONDS - started)) ;;
     over) note "$name" skipped $((SECONDS - started)) "not finished when the $seconds seconds were over" ;;
-    124) note "$name" failed $((SECONDS - started)) "not finished after $2 s" ;;
-    *) note "$name" failed $((SECONDS - started)) "exit code $code: $(grep -aE 'FAILED|failed|error|cocogold:' "$log" | tail -n 1)" ;;
+    124) note "$name" "${if_slow:-failed}" $((SECONDS - started)) "not finished after $2 s" ;;
+    *)
+        text=$(grep -aE 'FAILED|failed|error|cocogold:' "$log" | tail -n 1) state=failed
+        [[ $text != *"cannot allocate "*" GB of GPU memory"* ]] || state=${if_full:-failed}
+        note "$name" "$state" $((SECONDS - started)) "exit code $code: $text"
+        ;;
     esac
     [ $code = 0 ]
 }
@@ -186,28 +192,8 @@ part_training() { # ten steps of the mini model beside those of the CPU (bench/m
     done
 }
 
-part_sanitizer() { # compute-sanitizer, where it exists
-    local tool test started=$SECONDS sanitizer
-    sanitizer=$(command -v compute-sanitizer || ls /usr/local/cuda/bin/compute-sanitizer 2>/dev/null)
-    if [ "$backend" != cuda ] || [ -z "$sanitizer" ]; then
-        note "compute-sanitizer" skipped 0 "it is not installed"
-        return
-    fi
-    timeout "$(left 60)" "$sanitizer" "${precisions[-1]}/test_activation" >"$out/sanitizer.log" 2>&1
-    if grep -qE 'Device not supported|Failed to initialize|Unable to find' "$out/sanitizer.log"; then
-        note "compute-sanitizer" skipped 0 "$(grep -m1 -E 'not supported|Failed|Unable' "$out/sanitizer.log")"
-        return
-    fi
-    for tool in memcheck racecheck synccheck; do
-        for test in attention conv2d groupnorm layernorm linear optimizer loss; do
-            [ $((SECONDS - started)) -lt 150 ] || { note "$tool test_$test" skipped 0 "150 s are over" && continue; }
-            check "$tool test_$test" 60 "$sanitizer" --tool $tool --error-exitcode 99 "${precisions[-1]}/test_$test"
-        done
-    done
-}
-
 part_speed() { # each kernel alone, at the shapes of SD2's step
-    local batch
+    local batch if_full=skipped
     for batch in $([ "$gpu" = 1 ] && echo 2 16 || echo 1); do
         check "kernels, batch $batch" 120 "${precisions[-1]}/cocogold" bench $([ "$gpu" = 1 ] && echo all || echo upsample) \
             --shapes sd2-64 --batch "$batch" --runs "$runs" --json "$out/speed-$batch.json"
@@ -215,7 +201,7 @@ part_speed() { # each kernel alone, at the shapes of SD2's step
 }
 
 part_step() { # whole training steps
-    local batch
+    local batch if_full=skipped
     for batch in $([ "$gpu" = 1 ] && echo 2 16 || echo 1); do
         check "step, batch $batch" 120 "${precisions[-1]}/cocogold" bench step --preset $([ "$gpu" = 1 ] && echo sd2 || echo mini) \
             --batch "$batch" --size $([ "$gpu" = 1 ] && echo 64 || echo 8) --runs "$runs" --json "$out/step-$batch.json" \
@@ -235,6 +221,28 @@ part_pytorch() { # the same in PyTorch on this GPU
     *) note "PyTorch" skipped 0 "the emulation's times are compared with nothing" && return ;;
     esac
     check "PyTorch" 240 env LD_LIBRARY_PATH="$machine_path" python3 bench/torch_gpu.py "$out" "${options[@]}"
+}
+
+part_sanitizer() { # compute-sanitizer, where it exists
+    local tool test started=$SECONDS sanitizer if_slow=skipped
+    local -A options=([memcheck]='--report-api-errors no') # the program checks its own calls; cuBLASLt tries some that fail
+    sanitizer=$(command -v compute-sanitizer || ls /usr/local/cuda/bin/compute-sanitizer 2>/dev/null)
+    if [ "$backend" != cuda ] || [ -z "$sanitizer" ]; then
+        note "compute-sanitizer" skipped 0 "it is not installed"
+        return
+    fi
+    timeout "$(left 60)" "$sanitizer" "${precisions[-1]}/test_activation" >"$out/sanitizer.log" 2>&1
+    if grep -qE 'Device not supported|Failed to initialize|Unable to find' "$out/sanitizer.log"; then
+        note "compute-sanitizer" skipped 0 "$(grep -m1 -E 'not supported|Failed|Unable' "$out/sanitizer.log")"
+        return
+    fi
+    for tool in memcheck racecheck synccheck; do
+        for test in attention conv2d groupnorm layernorm linear optimizer loss; do
+            [ $((SECONDS - started)) -lt 150 ] || { note "$tool test_$test" skipped 0 "150 s are over" && continue; }
+            # shellcheck disable=SC2086
+            check "$tool test_$test" 60 "$sanitizer" --tool $tool ${options[$tool]:-} --error-exitcode 99 "${precisions[-1]}/test_$test"
+        done
+    done
 }
 
 # ---- Run and report ---------------------------------------------------------------------------------------------------

@@ -75,7 +75,8 @@ def prepare(device):
 def compiled_functions():
     """torch.nn.functional with compiled norms, or None without a compiler."""
     try:
-        torch._dynamo.config.recompile_limit = 200
+        config = torch._dynamo.config
+        setattr(config, "recompile_limit" if hasattr(config, "recompile_limit") else "cache_size_limit", 200)
         functions = {n: torch.compile(getattr(F, n), dynamic=False) for n in ("group_norm", "layer_norm")}
         functions["layer_norm"](torch.randn(4, 8), (8,))
     except Exception as error:  # noqa: BLE001 (no compiler, no Triton, an old card)
@@ -203,7 +204,7 @@ def main():
         compare.require_same_device(ours["device"], args.device)
         try:
             theirs = step(ours, json.loads((args.folder / "unet.json").read_text()), args)
-        except torch.OutOfMemoryError as error:
+        except torch.cuda.OutOfMemoryError as error:
             print(f"{path.name}: {str(error).splitlines()[0]}")
             continue
         measured[path.stem] = theirs

@@ -95,6 +95,29 @@ broken() { # a part that fails is counted, and the others run
     [ $code = 1 ] && grep -q '^failed .*fp32 test_activation: exit code 3' <<<"$log" && grep -q '^ok .*a plan' <<<"$log" &&
         tail -n 1 <<<"$log" | grep -q ' 1 failed, '
 }
+libraries() { # make gpu-check names the folders of the libraries that the program was built with, from where it is called
+    mkdir -p "$work/wheel/lib" && : >"$work/wheel/lib/libcublasLt.so.99"
+    (cd "$work" && GPU_CHECK_LIBRARIES="none wheel" "$1/check.sh" --out "$work/out-libraries" machine) |
+        grep '^ok .*libcublasLt.so.99: /.*/wheel/lib/libcublasLt.so.99$'
+}
+too_much() { # a step that does not fit into the card, and a sanitizer that is too slow, have not failed
+    local folder=$work/$1 log code
+    mkdir -p "$work/bin"
+    printf '#!/bin/sh\n[ $# = 1 ] || exit 124\n' >"$work/bin/compute-sanitizer" # timeout's code
+    mv "$folder/fp32/cocogold" "$work/kept"
+    printf '#!/bin/sh\necho "cocogold: cannot allocate 24.200 GB of GPU memory: 15.000 of 16.000 GB are free" >&2\nexit 1\n' >"$folder/fp32/cocogold"
+    cp "$folder/built" "$work/built"
+    sed -i 's/^backend .*/backend cuda/' "$folder/built"
+    chmod +x "$work/bin/compute-sanitizer" "$folder/fp32/cocogold"
+    log=$(PATH=$work/bin:$PATH GPU_CHECK_BIG=0 "$folder/check.sh" --out "$work/out-much" step speed sanitizer)
+    code=$?
+    mv "$work/kept" "$folder/fp32/cocogold"
+    mv "$work/built" "$folder/built"
+    echo "$log"
+    [ $code = 0 ] && [ "$(tail -n 1 <<<"$log")" = "0 passed, 0 failed, 0 slower than PyTorch" ] &&
+        [ "$(grep -cE '^skipped +(step|speed): .*cannot allocate 24.200 GB of GPU memory' <<<"$log")" = 2 ] &&
+        grep -q '^skipped  sanitizer: racecheck test_loss: not finished after 60 s' <<<"$log"
+}
 
 for backend in "${@:-cpu cuda}"; do
     case $backend in # the default is one word with both
@@ -104,6 +127,8 @@ for backend in "${@:-cpu cuda}"; do
             bare_checks cpu
             check "cpu: check.sh, all parts" parts cpu
             check "cpu: a part that fails" broken cpu
+            check "cpu: the libraries of the build" libraries cpu
+            check "cpu: too little memory, too little time" too_much cpu
             check "cpu: the kernel lab asks PyTorch" torch_row cpu
         fi
         ;;&
