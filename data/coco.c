@@ -59,13 +59,15 @@ Coco coco_open(const char *data, const char *name, const char *source) {
     coco.ids_folder = panoptic ? xstrdup(ids_folder.text) : NULL;
     coco.folder = xstrdup(data);
     coco.split = xstrdup(split);
-    coco_place_absolute(&coco);
+    coco_place_foreign(&coco);
     if (panoptic) { coco_derive(&coco); }
     return coco;
 }
 
 void coco_want_segments(const Coco *coco) {
-    if (coco->unusable) {
+    bool any = false;
+    for (int i = 0; i < coco->segment_count && !any; i++) { any = coco->segments[i].form != SEGMENT_NO_MASK; }
+    if (coco->annotated && !any) {
         die("%s: none of its annotations can be used: %s", coco->path, left_out_text(coco->left_out));
     }
 }
@@ -132,6 +134,19 @@ int *coco_by_id(const Coco *coco) {
     return order;
 }
 
+int coco_find_picture(const Coco *coco, const int *by_id, int64_t id) {
+    int low = 0, high = coco->picture_count;
+    while (low < high) {
+        int middle = (low + high) / 2;
+        if (coco->pictures[by_id[middle]].id < id) {
+            low = middle + 1;
+        } else {
+            high = middle;
+        }
+    }
+    return low < coco->picture_count && coco->pictures[by_id[low]].id == id ? by_id[low] : -1;
+}
+
 int coco_find_category(const Coco *coco, const char *name) {
     for (int i = 0; i < coco->category_count; i++) {
         if (strcmp(coco->categories[i].name, name) == 0) { return i; }
@@ -145,11 +160,17 @@ const char *coco_picture_name(const Coco *coco, int picture, char number[24]) {
     return p->id_name ? p->id_name : number;
 }
 
+char *coco_segment_name(const Coco *coco, const char *picture, const Segment *s) {
+    const char *front = coco->panoptic ? picture : "", *slash = coco->panoptic ? "/" : "";
+    if (s->id_name) { return xprintf("%s%s%s", front, slash, s->id_name); }
+    return xprintf("%s%s%lld", front, slash, (long long)s->id);
+}
+
 static const char unreadable[] = "pictures that cannot be read";
 
 void coco_unreadable(const Coco *coco, int picture, const char *why) {
     char number[24];
-    left_out_add(coco->left_out, unreadable, coco_picture_name(coco, picture, number), why);
+    left_out_once(coco->left_out, unreadable, coco_picture_name(coco, picture, number), why);
 }
 
 long long coco_unreadable_count(const Coco *coco) { return left_out_count(coco->left_out, unreadable); }
@@ -227,7 +248,7 @@ void coco_add_mask(const Coco *coco, int picture, const Segment *segment, const 
     } else if (segment->form == SEGMENT_RLE) {
         const int32_t *data = coco->pool + segment->data;
         rle_fill(data + 3, data[2], p->width, p->height, mask);
-    } else if (ids) {
+    } else if (segment->form == SEGMENT_PANOPTIC && ids) {
         size_t count = (size_t)p->width * (size_t)p->height;
         for (size_t i = 0; i < count; i++) { mask[i] |= ids[i] == segment->id; }
     }

@@ -8,7 +8,10 @@
 // Of a mask: pixels, and the box as x, y, width, height.
 typedef struct {
     double area, box[4];
+    double border; // length of the polygons that it is computed from; else 0
 } Shape;
+
+static const char empty_mask[] = "annotations with an empty mask", wrong_shape[] = "areas and boxes of annotations";
 
 // What runs of pixels, counted down the columns, cover.
 typedef struct {
@@ -32,15 +35,20 @@ static void extend(Extent *e, int64_t begin, int64_t end) {
 
 static Shape extent_shape(const Extent *e) {
     if (!e->pixels) { return (Shape){0}; }
-    return (Shape){(double)e->pixels, {e->left, e->top, e->right - e->left + 1, e->bottom - e->top + 1}};
+    return (Shape){(double)e->pixels, {e->left, e->top, e->right - e->left + 1, e->bottom - e->top + 1}, 0};
 }
 
+// The ratio of two areas stays finite.
+static bool usable_area(double area) { return area >= 1e-6 && area <= 1e10; }
+
 // Coordinates are bounded as those of polygons.
-static bool usable(const Segment *s) {
-    bool bounded = s->area > 0 && s->area <= 1e10;
-    for (int i = 0; i < 4; i++) { bounded &= fabs(s->bbox[i]) <= 1e5; }
-    return bounded && s->bbox[2] > 0 && s->bbox[3] > 0;
+static bool usable_box(const double *box) {
+    bool bounded = true;
+    for (int i = 0; i < 4; i++) { bounded &= fabs(box[i]) <= 1e5; }
+    return bounded && box[2] > 0 && box[3] > 0;
 }
+
+static bool usable(const Segment *s) { return usable_area(s->area) && usable_box(s->bbox); }
 
 // Whether the box is far from another, both cut at the picture.
 static bool box_differs(const double *a, const double *b, const Picture *p) {
@@ -64,10 +72,10 @@ static bool differs(const Segment *s, const Shape *shape, const Picture *p) {
     return area_differs(s->area, shape->area) || box_differs(s->bbox, shape->box, p);
 }
 
-// The polygons' box and the sum of their areas (the shoelace formula), which need no mask: not what the mask has, but
+// The polygons' box, border and sum of areas (the shoelace formula), which need no mask: not what the mask has, but
 // near it, unless polygons overlap or leave the picture.
 static Shape polygon_shape(const int32_t *data, bool exact) {
-    double low[2] = {INFINITY, INFINITY}, high[2] = {-INFINITY, -INFINITY}, area = 0;
+    double low[2] = {INFINITY, INFINITY}, high[2] = {-INFINITY, -INFINITY}, area = 0, border = 0;
     int polygons = *data++;
     for (int i = 0; i < polygons; i++) {
         int n = *data++;
@@ -85,12 +93,22 @@ static Shape polygon_shape(const int32_t *data, bool exact) {
             }
             if (j == 0) { memcpy(first, at, sizeof at); }
             if (j > 0) { twice += before[0] * at[1] - at[0] * before[1]; }
+            if (j > 0) { border += hypot(at[0] - before[0], at[1] - before[1]); }
             memcpy(before, at, sizeof at);
         }
+        border += hypot(first[0] - before[0], first[1] - before[1]);
         area += fabs(twice + before[0] * first[1] - first[0] * before[1]) / 2;
         data += exact ? 2 * n : n;
     }
-    return (Shape){area, {low[0], low[1], high[0] - low[0], high[1] - low[1]}};
+    return (Shape){area, {low[0], low[1], high[0] - low[0], high[1] - low[1]}, border};
+}
+
+// Whether the mask may have no pixel. The area of a region is at most its border times the radius of its largest disc,
+// and a disc of two pixels in the picture covers some.
+static bool may_be_empty(const Shape *shape, const Picture *p) {
+    const double *box = shape->box;
+    bool leaves = box[0] < -1 || box[1] < -1 || box[0] + box[2] > p->width + 1 || box[1] + box[3] > p->height + 1;
+    return shape->area <= 2 * shape->border || (shape->border > 0 && leaves);
 }
 
 static Shape rle_shape(const int32_t *data, const Picture *p) {
@@ -102,17 +120,20 @@ static Shape rle_shape(const int32_t *data, const Picture *p) {
     return extent_shape(&e);
 }
 
-// Whether a look at the mask is worth it.
-static bool suspicious(const Coco *coco, const Segment *s, const Picture *p) {
-    if (!usable(s)) { return true; }
-    if (s->crowd) { return false; } // some of COCO's have boxes and areas of their own; nothing is drawn from them
+// What is worth a look at the mask: values that may be wrong, or only that it may be empty.
+typedef enum { FINE, MAYBE_EMPTY, MAYBE_WRONG } Suspicion;
+
+static Suspicion suspicion(const Coco *coco, const Segment *s, const Picture *p) {
+    if (!usable(s)) { return MAYBE_WRONG; }
+    if (s->crowd) { return FINE; } // some of COCO's have boxes and areas of their own; nothing is drawn from them
     if (s->form == SEGMENT_PANOPTIC) {
         double right = s->bbox[0] + s->bbox[2], below = s->bbox[1] + s->bbox[3];
-        return right > p->width + 4 || below > p->height + 4 || s->area > 1.5 * s->bbox[2] * s->bbox[3] + 16;
+        bool leaves = right > p->width + 4 || below > p->height + 4;
+        return leaves || s->area > 1.5 * s->bbox[2] * s->bbox[3] + 16 ? MAYBE_WRONG : FINE;
     }
     const int32_t *data = coco->pool + s->data;
     Shape shape = s->form == SEGMENT_RLE ? rle_shape(data, p) : polygon_shape(data, s->exact);
-    return differs(s, &shape, p);
+    return differs(s, &shape, p) ? MAYBE_WRONG : may_be_empty(&shape, p) ? MAYBE_EMPTY : FINE;
 }
 
 // Of the union of a segment's polygons. No mask is made: it could be far larger than the file.
@@ -136,26 +157,41 @@ static Shape ids_shape(const uint32_t *ids, int64_t id, const Picture *p) {
     return extent_shape(&e);
 }
 
-static void derive(const Coco *coco, int picture, Segment *s, const uint32_t *ids) {
+// Without a mask, an area or a box that is not usable becomes the picture's.
+static void cover_picture(Segment *s, const Picture *p) {
+    if (!usable_area(s->area)) { s->area = (double)p->width * p->height; }
+    if (!usable_box(s->bbox)) { memcpy(s->bbox, (double[]){0, 0, p->width, p->height}, sizeof s->bbox); }
+}
+
+static void derive(const Coco *coco, int picture, Segment *s, const uint32_t *ids, bool maybe_wrong) {
     const Picture *p = &coco->pictures[picture];
     Shape shape = s->form == SEGMENT_RLE        ? rle_shape(coco->pool + s->data, p)
                   : s->form == SEGMENT_POLYGONS ? united_shape(coco, s, p)
                                                 : ids_shape(ids, s->id, p);
-    if (!usable(s) || (shape.area > 0 && differs(s, &shape, p))) {
-        s->derived = 1 + (s->area != 0 && s->bbox[2] != 0);
+    if (!shape.area) {
+        s->shape = SHAPE_EMPTY;
+        s->form = SEGMENT_NO_MASK;
+        cover_picture(s, p);
+    } else if (maybe_wrong && (!usable(s) || differs(s, &shape, p))) {
+        s->shape = s->area != 0 && s->bbox[2] != 0 ? SHAPE_WRONG : SHAPE_MISSING;
         s->area = shape.area;
         memcpy(s->bbox, shape.box, sizeof s->bbox);
     }
 }
 
-// A panoptic PNG that cannot be read leaves whole-picture boxes, so that whoever needs the mask meets it and says so.
+// A panoptic PNG that cannot be read leaves the segments their masks, so that whoever needs one meets it and says so.
 static void derive_picture(const Coco *coco, int picture) {
     const Picture *p = &coco->pictures[picture];
     uint32_t *ids = NULL;
     bool read = false;
     for (int i = p->first_segment; i < p->first_segment + p->count; i++) {
         Segment *s = &coco->segments[i];
-        if (!suspicious(coco, s, p)) { continue; }
+        if (s->form == SEGMENT_NO_MASK) {
+            cover_picture(s, p);
+            continue;
+        }
+        Suspicion found = suspicion(coco, s, p);
+        if (found == FINE) { continue; }
         if (coco->panoptic && !read) {
             char *why;
             ids = coco_try_segment_ids(coco, picture, &why);
@@ -163,23 +199,29 @@ static void derive_picture(const Coco *coco, int picture) {
             read = true;
         }
         if (!coco->panoptic || ids) {
-            derive(coco, picture, s, ids);
-        } else if (!usable(s)) {
-            s->area = (double)p->width * p->height;
-            memcpy(s->bbox, (double[]){0, 0, p->width, p->height}, sizeof s->bbox);
+            derive(coco, picture, s, ids, found == MAYBE_WRONG);
+        } else {
+            cover_picture(s, p);
         }
     }
     free(ids);
 }
 
+// Lists the segments whose values in the file are wrong.
+static void note_picture(const Coco *coco, int picture) {
+    const Picture *p = &coco->pictures[picture];
+    for (int i = p->first_segment; i < p->first_segment + p->count; i++) {
+        const Segment *s = &coco->segments[i];
+        if (s->shape != SHAPE_WRONG && s->shape != SHAPE_EMPTY) { continue; }
+        char number[24], *name = coco_segment_name(coco, coco_picture_name(coco, picture, number), s);
+        if (s->shape == SHAPE_WRONG) { left_out_add(coco->computed, wrong_shape, name, NULL); }
+        if (s->shape == SHAPE_EMPTY) { left_out_add(coco->left_out, empty_mask, name, NULL); }
+        free(name);
+    }
+}
+
 void coco_derive(Coco *coco) {
 #pragma omp parallel for schedule(dynamic, 64)
     for (int p = 0; p < coco->picture_count; p++) { derive_picture(coco, p); }
-    for (int i = 0; i < coco->segment_count; i++) {
-        char id[32];
-        snprintf(id, sizeof id, "%lld", (long long)coco->segments[i].id);
-        if (coco->segments[i].derived == 2) {
-            left_out_add(coco->computed, "areas and boxes of annotations", id, NULL);
-        }
-    }
+    for (int p = 0; p < coco->picture_count; p++) { note_picture(coco, p); }
 }

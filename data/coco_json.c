@@ -30,11 +30,22 @@ static const char no_mask[] = "annotations without a mask", bad_mask[] = "annota
                   bad_ring[] = "annotations with polygons of fewer than three points or an odd number of coordinates, "
                                "which are left out",
                   no_id[] = "annotations with a damaged id", no_name[] = "pictures without an id or a name",
-                  no_size[] = "pictures without a size", too_large[] = "pictures of too many pixels (--max-pixels)",
+                  no_size[] = "pictures without a size", no_class[] = "categories without an id or a name",
                   no_object[] = "entries that are no objects";
 
 typedef enum { IN_NOTHING, IN_CATEGORIES, IN_IMAGES, IN_ANNOTATIONS } Section;
 static const char *const section_names[] = {"", "categories", "images", "annotations"};
+
+// The objects that have fields: bits.
+enum { CATEGORY = 1, IMAGE = 2, INSTANCE = 4, PANOPTIC = 8, SEGMENT = 16, MASK = 32 };
+
+typedef enum {
+    TYPE_ID,     // a number or a text
+    TYPE_NUMBER, // also true and false, or in quotes
+    TYPE_TEXT,   // NAME: also a number
+    TYPE_BOX,    // four numbers
+    TYPE_LIST    // read by what is in it
+} Type;
 
 typedef enum {
     ID,
@@ -56,18 +67,40 @@ typedef enum {
     FIELDS,
     OTHER = FIELDS
 } Field;
-static const char *const field_names[FIELDS] = {
-    "id",   "image_id",  "category_id", "width", "height",       "iscrowd",       "isthing", "area",
-    "name", "file_name", "coco_url",    "bbox",  "segmentation", "segments_info", "size",    "counts"};
 
-// The fields of the list object that is being read.
+static const struct {
+    const char *name;
+    Type type;
+    unsigned objects; // that it belongs to; elsewhere the key is OTHER and may have any value
+} fields[FIELDS] = {[ID] = {"id", TYPE_ID, CATEGORY | IMAGE | INSTANCE | SEGMENT},
+                    [IMAGE_ID] = {"image_id", TYPE_ID, INSTANCE | PANOPTIC},
+                    [CATEGORY_ID] = {"category_id", TYPE_ID, INSTANCE | SEGMENT},
+                    [WIDTH] = {"width", TYPE_NUMBER, IMAGE},
+                    [HEIGHT] = {"height", TYPE_NUMBER, IMAGE},
+                    [ISCROWD] = {"iscrowd", TYPE_NUMBER, INSTANCE | SEGMENT},
+                    [ISTHING] = {"isthing", TYPE_NUMBER, CATEGORY},
+                    [AREA] = {"area", TYPE_NUMBER, INSTANCE | SEGMENT},
+                    [NAME] = {"name", TYPE_TEXT, CATEGORY},
+                    [FILE_NAME] = {"file_name", TYPE_TEXT, IMAGE | PANOPTIC},
+                    [COCO_URL] = {"coco_url", TYPE_TEXT, IMAGE},
+                    [BBOX] = {"bbox", TYPE_BOX, INSTANCE | SEGMENT},
+                    [SEGMENTATION] = {"segmentation", TYPE_LIST, INSTANCE},
+                    [SEGMENTS_INFO] = {"segments_info", TYPE_LIST, PANOPTIC},
+                    [SIZE] = {"size", TYPE_LIST, MASK},
+                    [COUNTS] = {"counts", TYPE_LIST, MASK}};
+
+// The fields of the list object that is being read. Values of another type than the field's count as missing, but for
+// lists.
 typedef struct {
-    unsigned have;               // bit per Field
-    int64_t id[CATEGORY_ID + 1]; // of ID, IMAGE_ID, CATEGORY_ID; a text's number is coco_id_of_text
-    const char *id_name;         // ID if it is a text
-    double value[AREA + 1], bbox[4];
-    int bbox_count; // -1: something else than numbers
-    const char *text[COCO_URL + 1];
+    unsigned have; // bit per Field
+    union {
+        int64_t id; // a text's number is coco_id_of_text
+        double number;
+        const char *text;
+    } value[FIELDS];
+    const char *id_name; // ID if it is a text
+    double bbox[4];
+    int bbox_count;      // -1: something else than numbers
     const char *problem; // why it is left out (a kind of data/left_out.h), or NULL
     Field wrong;         // the field that is the reason, if it is one
     char why[400];
@@ -77,7 +110,6 @@ enum { DEEP = 8 };
 
 typedef struct {
     const char *path;
-    bool panoptic;
     Coco coco;
     Links links;
     size_t pool_room;
@@ -108,23 +140,23 @@ static const char *where(Reader *r) {
     const Record *a = &r->record[0];
     const char *what = r->section == IN_ANNOTATIONS ? "annotation" : r->section == IN_IMAGES ? "image" : "category";
     int used = snprintf(text, sizeof text, "%s %lld", what, r->number);
-    if (a->have >> ID & 1) { snprintf(text + used, sizeof text - used, " (id %lld)", (long long)a->id[ID]); }
-    if (a->have >> IMAGE_ID & 1 && !(a->have >> ID & 1)) {
-        snprintf(text + used, sizeof text - used, " (image_id %lld)", (long long)a->id[IMAGE_ID]);
+    Field field = a->have >> ID & 1 ? ID : IMAGE_ID;
+    if (a->have >> field & 1) {
+        snprintf(text + used, sizeof text - used, " (%s %lld)", fields[field].name, (long long)a->value[field].id);
     }
     return text;
 }
 
 // Whether this depth is in an object of the list segments_info.
 static bool in_segments(const Reader *r) {
-    return r->panoptic && r->section == IN_ANNOTATIONS && r->depth >= 5 && r->key[3] == SEGMENTS_INFO &&
-           !r->in_map[4] && r->in_map[5];
+    return r->depth >= 5 && r->key[3] == SEGMENTS_INFO && !r->in_map[4] && r->in_map[5];
 }
 
 // The record that a value at this depth belongs to.
 static Record *current(Reader *r) { return &r->record[in_segments(r)]; }
 
 static const char *kind_of(const Reader *r, Field field) {
+    if (r->section == IN_CATEGORIES) { return no_class; }
     if (r->section == IN_IMAGES) { return field == WIDTH || field == HEIGHT ? no_size : no_name; }
     return field == IMAGE_ID      ? coco_no_picture
            : field == CATEGORY_ID ? coco_no_category
@@ -132,25 +164,26 @@ static const char *kind_of(const Reader *r, Field field) {
                                   : bad_mask;
 }
 
-// A wrong category ends the program, since names depend on it; pictures and annotations are left out.
 static void wrong(Reader *r, Field field, const char *expected) {
-    if (r->section == IN_CATEGORIES) {
-        die("%s: %s: field \"%s\": expected %s", r->path, where(r), field_names[field], expected);
-    }
     Record *record = current(r);
     if (record->problem) { return; }
     record->problem = kind_of(r, field);
     record->wrong = field == SIZE || field == COUNTS ? SEGMENTATION : field;
     snprintf(record->why, sizeof record->why, "%.200s: %s: field \"%s\": expected %s", r->path, where(r),
-             field_names[field], expected);
+             fields[field].name, expected);
+}
+
+// A record's id, or its number in the list.
+static const char *name_of(const Reader *r, const Record *record) {
+    static _Thread_local char text[32];
+    if (record->id_name) { return record->id_name; }
+    bool id = record->have >> ID & 1;
+    snprintf(text, sizeof text, id ? "%lld" : "number %lld", id ? (long long)record->value[ID].id : r->number);
+    return text;
 }
 
 static void leave_out(Reader *r, const Record *record) {
-    char number[32];
-    snprintf(number, sizeof number, record->have >> ID & 1 ? "%lld" : "number %lld",
-             record->have >> ID & 1 ? (long long)record->id[ID] : r->number);
-    left_out_add(r->coco.left_out, record->problem, record->id_name ? record->id_name : number,
-                 *record->why ? record->why : NULL);
+    left_out_add(r->coco.left_out, record->problem, name_of(r, record), *record->why ? record->why : NULL);
 }
 
 // Texts are stored in blocks that never move; each block begins with a pointer to the previous one.
@@ -170,18 +203,17 @@ static const char *keep_text(Reader *r, const char *text, size_t length) {
     return copy;
 }
 
-// The record and the key that a value at the current depth belongs to; NULL if none.
+// The record and the field that a value at the current depth belongs to; NULL if none.
 static Record *record_here(Reader *r, Field *field) {
     int level = in_segments(r) ? 5 : 3;
     if (r->section == IN_NOTHING || r->depth < level || r->depth > level + 1) { return NULL; }
     *field = r->key[level];
-    if (r->depth == level + 1 && (*field != BBOX || r->in_map[r->depth])) { return NULL; }
+    bool inside = r->depth == level + 1; // only the numbers of a box are
+    if (*field == OTHER || (inside && (*field != BBOX || r->in_map[r->depth]))) { return NULL; }
     return &r->record[level == 5];
 }
 
-static bool in_segmentation(const Reader *r) {
-    return r->section == IN_ANNOTATIONS && !r->panoptic && r->depth >= 4 && r->key[3] == SEGMENTATION;
-}
+static bool in_segmentation(const Reader *r) { return r->depth >= 4 && r->key[3] == SEGMENTATION; }
 
 static const char mask_forms[] = "a list of polygons, or an object with \"size\" and \"counts\"";
 
@@ -208,7 +240,7 @@ static void segmentation_number(Reader *r, double value) {
 // The lists that are read here hold only objects. Returns false for a value among them that is none.
 static bool need_object_list(Reader *r, bool right) {
     if (r->section == IN_NOTHING || right) { return true; }
-    if (r->depth < 2 || r->in_map[2] || r->section == IN_CATEGORIES) {
+    if (r->depth < 2 || r->in_map[2]) {
         die("%s: field \"%s\": expected a list of objects", r->path, section_names[r->section]);
     }
     r->record[0] = (Record){.problem = no_object};
@@ -217,45 +249,61 @@ static bool need_object_list(Reader *r, bool right) {
     return false;
 }
 
-int64_t coco_id_of_text(const char *text, size_t length) {
-    char digits[32];
-    bool number = length > 0 && length < 19; // fits into 64 bits
-    for (size_t i = 0; i < length && number; i++) { number = text[i] >= '0' && text[i] <= '9'; }
-    if (!number) { return (int64_t)(text_hash(text, length) >> 2 | (uint64_t)1 << 62); }
-    snprintf(digits, sizeof digits, "%.*s", (int)length, text);
-    return strtoll(digits, NULL, 10);
+static bool is_integer(const char *text, size_t length) {
+    size_t minus = length > 0 && text[0] == '-';
+    bool integer = length > minus;
+    for (size_t i = minus; i < length; i++) { integer &= text[i] >= '0' && text[i] <= '9'; }
+    return integer;
 }
 
-// A number of up to 64 bits, or a whole one that is written like 9.0; false: it is none.
-static bool id_of_number(const char *text, size_t length, int64_t *id) {
-    bool integer = true;
-    for (size_t i = 0; i < length; i++) { integer &= (text[i] >= '0' && text[i] <= '9') || (i == 0 && text[i] == '-'); }
-    double value = strtod(text, NULL);
-    if (!integer) {
-        bool whole = value == floor(value) && fabs(value) < 9e15;
-        *id = whole ? (int64_t)value : 0;
-        return whole;
-    }
+int64_t coco_id_of_text(const char *text, size_t length) {
+    char digits[64];
+    int64_t id = (int64_t)(text_hash(text, length) >> 2 | (uint64_t)1 << 62);
+    if (length >= sizeof digits || !is_integer(text, length)) { return id; }
+    snprintf(digits, sizeof digits, "%.*s", (int)length, text);
     errno = 0;
-    *id = strtoll(text, NULL, 10);
-    if (errno == ERANGE && text[0] != '-') {
+    long long number = strtoll(digits, NULL, 10);
+    if (errno == ERANGE && digits[0] != '-') {
         errno = 0;
-        *id = (int64_t)strtoull(text, NULL, 10); // the same bits: still distinct
+        number = (long long)strtoull(digits, NULL, 10); // the same bits: still distinct
     }
-    if (errno == ERANGE) { *id = coco_id_of_text(text, length); }
+    if (errno != ERANGE) { id = number; }
     errno = 0;
+    return id;
+}
+
+bool coco_id_of_number(const char *text, size_t length, int64_t *id) {
+    double value = strtod(text, NULL);
+    if (is_integer(text, length)) {
+        *id = coco_id_of_text(text, length);
+        return true;
+    }
+    if (value != floor(value) || fabs(value) >= 9e15) { return false; }
+    *id = (int64_t)value;
     return true;
 }
 
-// A value of a field with one number. What is no number is missing where it can be computed from the mask.
-static void take_value(Reader *r, Record *record, Field field, double value) {
-    bool integer = value == floor(value) && fabs(value) < 9e15;
-    if (field < ISCROWD && !integer) {
-        wrong(r, field, "an integer");
-    } else if (isfinite(value)) {
-        record->value[field] = value;
-        record->have |= 1u << field;
-    }
+static void take_id(Record *record, Field field, int64_t id) {
+    record->value[field].id = id;
+    record->have |= 1u << field;
+}
+
+static void take_number(Record *record, Field field, double value) {
+    if (!isfinite(value)) { return; }
+    record->value[field].number = value;
+    record->have |= 1u << field;
+}
+
+static void take_text(Reader *r, Record *record, Field field, const char *text, size_t length) {
+    record->value[field].text = keep_text(r, text, length);
+    record->have |= 1u << field;
+}
+
+// A number in the list of a box.
+static void take_box_number(Reader *r, Record *record, double value) {
+    if (r->depth % 2 || record->bbox_count < 0) { return; }
+    if (record->bbox_count < 4) { record->bbox[record->bbox_count] = value; }
+    record->bbox_count++;
 }
 
 // yajl has seen the character that ends the number, so strtod stops there too.
@@ -263,26 +311,20 @@ static int on_number(void *context, const char *text, size_t length) {
     Reader *r = context;
     Field field;
     if (r->section == IN_NOTHING || !need_object_list(r, r->depth > 2)) { return 1; }
+    double value = strtod(text, NULL);
     if (in_segmentation(r)) {
-        segmentation_number(r, strtod(text, NULL));
+        segmentation_number(r, value);
         return 1;
     }
     Record *record = record_here(r, &field);
-    if (!record || field >= OTHER) { return 1; }
-    if (field <= CATEGORY_ID) {
-        bool right = id_of_number(text, length, &record->id[field]);
-        if (right) { record->have |= 1u << field; }
-        if (!right) { wrong(r, field, "an integer"); }
-    } else if (field <= AREA) {
-        take_value(r, record, field, strtod(text, NULL));
-    } else if (field == BBOX && r->depth % 2 == 0 && record->bbox_count >= 0) {
-        if (record->bbox_count < 4) { record->bbox[record->bbox_count] = strtod(text, NULL); }
-        record->bbox_count++;
-    } else if (field == NAME || field == FILE_NAME) {
-        wrong(r, field, "a string");
-    } else if (field >= SEGMENTATION) {
-        wrong(r, field, "a list");
-    }
+    if (!record) { return 1; }
+    int64_t id;
+    Type type = fields[field].type;
+    if (type == TYPE_ID && coco_id_of_number(text, length, &id)) { take_id(record, field, id); }
+    if (type == TYPE_NUMBER) { take_number(record, field, value); }
+    if (type == TYPE_BOX) { take_box_number(r, record, value); }
+    if (type == TYPE_LIST) { wrong(r, field, "a list"); }
+    if (field == NAME) { take_text(r, record, field, text, length); }
     return 1;
 }
 
@@ -295,13 +337,11 @@ static int on_boolean(void *context, int value) {
         return 1;
     }
     Record *record = record_here(r, &field);
-    if (record && field == BBOX) { record->bbox_count = -1; }
-    if (!record || field == BBOX || field == AREA || field >= OTHER) { return 1; }
-    if (field == ISCROWD || field == ISTHING) {
-        take_value(r, record, field, value);
-    } else {
-        wrong(r, field, "a value other than true or false");
-    }
+    if (!record) { return 1; }
+    Type type = fields[field].type;
+    if (type == TYPE_NUMBER) { take_number(record, field, value); }
+    if (type == TYPE_BOX) { record->bbox_count = -1; }
+    if (type == TYPE_LIST) { wrong(r, field, "a list"); }
     return 1;
 }
 
@@ -340,16 +380,11 @@ static void segmentation_text(Reader *r, const char *text, size_t length) {
     free(runs);
 }
 
-// A number in quotes.
-static void number_text(Reader *r, Record *record, Field field, const char *text, size_t length) {
+static void take_quoted_number(Record *record, Field field, const char *text, size_t length) {
     char copy[64], *end;
     snprintf(copy, sizeof copy, "%.*s", (int)(length < 63 ? length : 63), text);
     double value = strtod(copy, &end);
-    if (end != copy && !*end && length < 63) {
-        take_value(r, record, field, value);
-    } else if (field < ISCROWD) {
-        wrong(r, field, "a number");
-    }
+    if (end != copy && !*end && length < 63) { take_number(record, field, value); }
 }
 
 static int on_string(void *context, const unsigned char *bytes, size_t length) {
@@ -362,23 +397,16 @@ static int on_string(void *context, const unsigned char *bytes, size_t length) {
         return 1;
     }
     Record *record = record_here(r, &field);
-    if (!record || field >= OTHER) { return 1; }
-    if (field <= CATEGORY_ID && !length) {
-        wrong(r, field, "an id, not an empty text");
-    } else if (field <= CATEGORY_ID) {
-        record->id[field] = coco_id_of_text(text, length);
-        record->have |= 1u << field;
+    if (!record) { return 1; }
+    Type type = fields[field].type;
+    if (type == TYPE_ID && length) {
+        take_id(record, field, coco_id_of_text(text, length));
         if (field == ID) { record->id_name = keep_text(r, text, length); }
-    } else if (field <= AREA) {
-        number_text(r, record, field, text, length);
-    } else if (field == BBOX) {
-        record->bbox_count = -1;
-    } else if (field >= SEGMENTATION) {
-        wrong(r, field, "a list, not a string");
-    } else {
-        record->text[field] = keep_text(r, text, length);
-        record->have |= 1u << field;
     }
+    if (type == TYPE_NUMBER) { take_quoted_number(record, field, text, length); }
+    if (type == TYPE_TEXT) { take_text(r, record, field, text, length); }
+    if (type == TYPE_BOX) { record->bbox_count = -1; }
+    if (type == TYPE_LIST) { wrong(r, field, "a list"); }
     return 1;
 }
 
@@ -388,13 +416,17 @@ static void need(Reader *r, const Record *record, Field field, const char *expec
 
 static void end_category(Reader *r) {
     const Record *a = &r->record[0];
-    need(r, a, ID, "an integer");
-    need(r, a, NAME, "a string");
-    char *name = text_trim((char *)a->text[NAME]); // keep_text's own copy
-    if (!*name) { wrong(r, NAME, "a name that is not empty"); }
+    const char *name = a->value[NAME].text;
+    if (name) { name = text_trim((char *)name); } // keep_text's own copy
+    need(r, a, ID, "an id");
+    if (!name || !*name) { wrong(r, NAME, "a name that is not empty"); }
+    if (a->problem) {
+        leave_out(r, a);
+        return;
+    }
     GROW(r->coco.categories, r->coco.category_count);
-    bool thing = !(a->have >> ISTHING & 1) || a->value[ISTHING] != 0;
-    r->coco.categories[r->coco.category_count++] = (Category){a->id[ID], name, thing};
+    bool thing = !(a->have >> ISTHING & 1) || a->value[ISTHING].number != 0;
+    r->coco.categories[r->coco.category_count++] = (Category){a->value[ID].id, name, thing};
 }
 
 // The last two parts of a URL, as detectron2's load_lvis_json takes them: ".../train2017/000000000009.jpg".
@@ -407,28 +439,29 @@ static const char *name_of_url(const char *url) {
     return *from ? from : NULL;
 }
 
+static bool whole_side(double side) { return side >= 1 && side <= 32768 && side == floor(side); }
+
 static void end_image(Reader *r) {
     const Record *a = &r->record[0];
-    const char *name = a->text[FILE_NAME];
-    if (!name && a->text[COCO_URL]) { name = name_of_url(a->text[COCO_URL]); }
-    need(r, a, ID, "an integer");
-    if (!name || !*name) { wrong(r, FILE_NAME, "a string"); }
+    const char *name = a->value[FILE_NAME].text, *url = a->value[COCO_URL].text;
+    const char *url_name = url ? name_of_url(url) : NULL;
+    if (!name || !*name) { name = url_name; }
+    need(r, a, ID, "an id");
+    if (!name) { wrong(r, FILE_NAME, "a string"); }
     for (Field f = WIDTH; f <= HEIGHT; f++) {
-        need(r, a, f, "an integer");
-        if (a->value[f] < 1 || a->value[f] > 32768) { wrong(r, f, "1 to 32768 pixels"); }
+        if (!whole_side(a->value[f].number)) { wrong(r, f, "an integer from 1 to 32768"); }
     }
-    bool large = a->value[WIDTH] * a->value[HEIGHT] > (double)image_max_pixels;
-    if (large && !a->problem) { r->record[0].problem = too_large; }
     if (a->problem) {
         leave_out(r, a);
         return;
     }
     GROW(r->coco.pictures, r->coco.picture_count);
-    r->coco.pictures[r->coco.picture_count++] = (Picture){.id = a->id[ID],
+    r->coco.pictures[r->coco.picture_count++] = (Picture){.id = a->value[ID].id,
                                                           .id_name = a->id_name,
-                                                          .width = (int)a->value[WIDTH],
-                                                          .height = (int)a->value[HEIGHT],
-                                                          .file_name = name};
+                                                          .width = (int)a->value[WIDTH].number,
+                                                          .height = (int)a->value[HEIGHT].number,
+                                                          .file_name = name,
+                                                          .url_name = url_name};
 }
 
 static int32_t *pool_take(Reader *r, size_t count) {
@@ -444,8 +477,6 @@ static void leave_segment(Reader *r, const char *kind) {
     Record *a = current(r);
     if (!a->problem) { a->problem = kind; }
 }
-
-static bool whole_side(double side) { return side >= 1 && side <= 32768 && side == floor(side); }
 
 // Whether the runs are a mask.
 static bool check_rle(Reader *r) {
@@ -522,64 +553,65 @@ static void pack_polygons(Reader *r, Segment *s) {
     }
 }
 
-// area and bbox stay 0 where the file has none: coco_derive computes them.
+// A segment that has no mask yet. area and bbox stay 0 where the file has none: coco_derive computes them.
 static Segment *add_segment(Reader *r, const Record *a) {
     Coco *c = &r->coco;
+    bool has_id = a->have >> ID & 1;
+    const char *name = has_id ? a->id_name : name_of(r, a);
+    if (!has_id) { name = keep_text(r, name, strlen(name)); }
     GROW(c->segments, c->segment_count);
-    GROW(r->links.picture, c->segment_count);
-    GROW(r->links.category, c->segment_count);
-    GROW(r->links.name, c->segment_count);
-    r->links.picture[c->segment_count] = a->id[IMAGE_ID];
-    r->links.category[c->segment_count] = a->id[CATEGORY_ID];
-    r->links.name[c->segment_count] = a->id_name;
+    GROW(r->links.segments, c->segment_count);
+    r->links.segments[c->segment_count] =
+        (Link){.picture = a->value[IMAGE_ID].id, .category = a->value[CATEGORY_ID].id, .problem = a->problem};
     Segment *s = &c->segments[c->segment_count++];
-    int64_t id = a->have >> ID & 1 ? a->id[ID] : -r->number;
-    *s = (Segment){.id = id, .area = a->value[AREA], .crowd = a->value[ISCROWD] != 0};
+    *s = (Segment){.id = has_id ? a->value[ID].id : -r->number,
+                   .id_name = name,
+                   .area = a->value[AREA].number,
+                   .crowd = a->value[ISCROWD].number != 0,
+                   .form = SEGMENT_NO_MASK,
+                   .data = c->pool_size};
     if (a->bbox_count == 4) { memcpy(s->bbox, a->bbox, sizeof s->bbox); }
     return s;
 }
 
 static void end_instance(Reader *r) {
-    const Record *a = &r->record[0];
-    need(r, a, IMAGE_ID, "an integer");
-    need(r, a, CATEGORY_ID, "an integer");
+    Record *a = &r->record[0];
+    const unsigned placed = 1u << IMAGE_ID | 1u << CATEGORY_ID;
+    if ((a->have & placed) != placed) { a->problem = NULL; } // of the mask: it does not matter
+    need(r, a, IMAGE_ID, "an id");
+    need(r, a, CATEGORY_ID, "an id");
     if (!(a->have >> SEGMENTATION & 1)) { leave_segment(r, no_mask); }
     bool right = !a->problem && (r->is_rle ? check_rle(r) : check_polygons(r));
-    if (!right) {
-        leave_out(r, a);
-        return;
-    }
+    if (!right) { leave_out(r, a); }
     Segment *s = add_segment(r, a);
-    s->data = r->coco.pool_size;
-    (r->is_rle ? pack_rle : pack_polygons)(r, s);
+    if (right) { (r->is_rle ? pack_rle : pack_polygons)(r, s); }
 }
 
 static void end_panoptic_segment(Reader *r) {
     const Record *a = &r->record[1];
-    need(r, a, ID, "an integer");
-    need(r, a, CATEGORY_ID, "an integer");
-    if (a->problem) {
-        leave_out(r, a);
-    } else {
-        add_segment(r, a)->form = SEGMENT_PANOPTIC;
-    }
+    need(r, a, CATEGORY_ID, "an id");
+    need(r, a, ID, "an id");
+    Segment *s = add_segment(r, a);
+    if (!a->problem) { s->form = SEGMENT_PANOPTIC; }
 }
 
-// The segments may come before their picture's id in the file.
+// The segments may come before their picture's id in the file. Without a PNG they have no masks.
 static void end_panoptic(Reader *r) {
     const Record *a = &r->record[0];
-    need(r, a, IMAGE_ID, "an integer");
+    int first = r->first_segment, end = r->coco.segment_count;
+    need(r, a, IMAGE_ID, "an id");
     need(r, a, FILE_NAME, "a string");
     need(r, a, SEGMENTS_INFO, "a list");
-    if (a->problem) {
-        leave_out(r, a);
-        r->coco.segment_count = r->first_segment;
-        return;
+    if (a->problem) { leave_out(r, a); }
+    if (!(a->have >> IMAGE_ID & 1)) { r->coco.segment_count = end = first; }
+    for (int i = first; i < end; i++) {
+        r->links.segments[i].picture = a->value[IMAGE_ID].id;
+        if (a->problem) { r->coco.segments[i].form = SEGMENT_NO_MASK; }
     }
-    for (int i = r->first_segment; i < r->coco.segment_count; i++) { r->links.picture[i] = a->id[IMAGE_ID]; }
+    if (a->problem) { return; }
     GROW(r->links.files, r->links.file_count);
     r->links.files[r->links.file_count++] =
-        (IdFile){a->id[IMAGE_ID], a->text[FILE_NAME], r->number, r->first_segment, r->coco.segment_count};
+        (IdFile){a->value[IMAGE_ID].id, a->value[FILE_NAME].text, r->number, first, end};
 }
 
 static int on_map_start(void *context) {
@@ -617,7 +649,7 @@ static int on_map_end(void *context) {
         break;
     case IN_ANNOTATIONS:
         r->annotations++;
-        (r->panoptic ? end_panoptic : end_instance)(r);
+        (r->coco.panoptic ? end_panoptic : end_instance)(r);
         break;
     default:
         break;
@@ -627,25 +659,19 @@ static int on_map_end(void *context) {
 
 // A key given twice: the last value counts, as in Python.
 static void forget(Reader *r, Field f) {
-    bool segments = r->depth == 5 && in_segments(r);
-    if (f < OTHER && (r->depth == 3 || segments)) {
-        Record *a = &r->record[segments];
-        a->have &= ~(1u << f);
-        if (f == ID) { a->id_name = NULL; }
-        if (f <= AREA) { a->value[f] = 0; }
-        if (f <= COCO_URL) { a->text[f] = NULL; }
-        if (f == BBOX) { a->bbox_count = 0; }
-        if (a->problem && a->wrong == f) {
-            a->problem = NULL;
-            *a->why = 0;
-        }
+    if (f == COUNTS || f == SEGMENTATION) { r->value_count = r->length_count = 0; }
+    if (f == SIZE || f == SEGMENTATION) { r->size_count = 0; }
+    if (f == SEGMENTS_INFO) { r->coco.segment_count = r->first_segment; }
+    if (f == SIZE || f == COUNTS || f == OTHER) { return; }
+    Record *a = current(r);
+    a->have &= ~(1u << f);
+    memset(&a->value[f], 0, sizeof a->value[f]);
+    if (f == ID) { a->id_name = NULL; }
+    if (f == BBOX) { a->bbox_count = 0; }
+    if (a->problem && a->wrong == f) {
+        a->problem = NULL;
+        *a->why = 0;
     }
-    if (r->section != IN_ANNOTATIONS) { return; }
-    if (r->depth == 3 && f == SEGMENTS_INFO && r->panoptic) { r->coco.segment_count = r->first_segment; }
-    if (r->panoptic) { return; }
-    bool all = r->depth == 3 && f == SEGMENTATION, inside = r->depth == 4 && r->key[3] == SEGMENTATION;
-    if (all || (inside && f == COUNTS)) { r->value_count = r->length_count = 0; }
-    if (all || (inside && f == SIZE)) { r->size_count = 0; }
 }
 
 // Likewise a list of the file.
@@ -657,6 +683,26 @@ static void forget_section(Reader *r) {
     c->segment_count = r->links.file_count = 0;
     c->pool_size = 0;
     r->annotations = 0;
+}
+
+// The object that has the current key: a bit, or 0 if none of its keys matters.
+static unsigned object_here(const Reader *r) {
+    if (r->depth == 5 && in_segments(r)) { return SEGMENT; }
+    if (r->depth == 4 && r->key[3] == SEGMENTATION) { return MASK; }
+    if (r->depth != 3) { return 0; }
+    return r->section == IN_CATEGORIES ? CATEGORY
+           : r->section == IN_IMAGES   ? IMAGE
+           : r->coco.panoptic          ? PANOPTIC
+                                       : INSTANCE;
+}
+
+static Field find_field(const unsigned char *name, size_t length, unsigned object) {
+    Field f = 0;
+    while (f < FIELDS && !(fields[f].objects & object && strlen(fields[f].name) == length &&
+                           memcmp(fields[f].name, name, length) == 0)) {
+        f++;
+    }
+    return f;
 }
 
 static int on_key(void *context, const unsigned char *text, size_t length) {
@@ -673,9 +719,7 @@ static int on_key(void *context, const unsigned char *text, size_t length) {
         }
     }
     if (r->section == IN_NOTHING || r->depth >= DEEP) { return 1; }
-    Field f = 0;
-    while (f < FIELDS && !(strlen(field_names[f]) == length && memcmp(field_names[f], text, length) == 0)) { f++; }
-    r->key[r->depth] = r->depth == 1 ? OTHER : f;
+    r->key[r->depth] = find_field(text, length, object_here(r));
     forget(r, r->key[r->depth]);
     return 1;
 }
@@ -694,10 +738,8 @@ static int on_array_start(void *context) {
         GROW(r->lengths, r->length_count);
         r->lengths[r->length_count++] = 0;
     }
-    Field f = r->key[r->depth - 1];
-    if (r->depth != 4) { return 1; }
-    if (f == SEGMENTATION || f == SEGMENTS_INFO) { r->record[0].have |= 1u << f; }
-    if (f <= FILE_NAME && f != AREA && f != ISCROWD) { wrong(r, f, "a single value, not a list"); }
+    Field f = r->key[3];
+    if (r->depth == 4 && (f == SEGMENTATION || f == SEGMENTS_INFO)) { r->record[0].have |= 1u << f; }
     return 1;
 }
 
@@ -768,6 +810,9 @@ static void parse_file(Reader *r) {
 
 static void check_counts(const Reader *r) {
     const Coco *c = &r->coco;
+    if (!c->category_count && left_out_any(c->left_out)) {
+        die("%s: none of its categories can be used: %s", r->path, left_out_text(c->left_out));
+    }
     if (!c->category_count) { die("%s: field \"categories\" is empty: expected at least one class", r->path); }
     if (!c->picture_count && left_out_any(c->left_out)) {
         die("%s: none of its pictures can be used: %s", r->path, left_out_text(c->left_out));
@@ -777,7 +822,7 @@ static void check_counts(const Reader *r) {
 Coco coco_read(const char *path, bool panoptic) {
     Reader *r = xcalloc(1, sizeof *r);
     r->path = path;
-    r->panoptic = panoptic;
+    r->coco.panoptic = panoptic;
     r->coco.path = xstrdup(path);
     r->coco.left_out = left_out_new();
     r->coco.computed = left_out_new();
@@ -786,13 +831,10 @@ Coco coco_read(const char *path, bool panoptic) {
     coco_link(&r->coco, &r->links);
     check_counts(r);
     Coco coco = r->coco;
-    coco.unusable = r->annotations > 0 && !coco.segment_count;
-    coco.panoptic = panoptic;
+    coco.annotated = r->annotations > 0;
     if (!panoptic) { coco_derive(&coco); }
     coco.pool = xrealloc(coco.pool, (coco.pool_size + 1) * sizeof *coco.pool);
-    free(r->links.picture);
-    free(r->links.category);
-    free(r->links.name);
+    free(r->links.segments);
     free(r->links.files);
     free(r->values);
     free(r->lengths);

@@ -10,16 +10,21 @@ typedef struct {
     int first_segment, end_segment; // its segments
 } IdFile;
 
-// What the segments of a file refer to.
+// What a segment refers to.
 typedef struct {
-    int64_t *picture, *category; // ids
-    const char **name;           // of segments whose id is a text, else NULL
+    int64_t picture, category; // ids
+    const char *problem; // what is wrong with it (a kind of data/left_out.h), or NULL. An instance's has been noted
+} Link;
+
+typedef struct {
+    Link *segments; // one per segment
     IdFile *files;
     int file_count;
 } Links;
 
 extern const char coco_no_picture[], coco_no_category[]; // kinds of annotations that are left out (data/left_out.h)
 
-// Leaves out pictures with the id of a later one and segments without a picture or category, merges the categories with
-// one name, turns ids into indices and sorts the segments by picture, keeping the file's order within a picture.
+// Leaves out pictures and categories with the id of a later one, and segments without a picture or category; those with
+// another problem lose their mask. Merges the categories with one name, turns ids into indices and sorts the segments
+// by picture, keeping the file's order within a picture.
 void coco_link(Coco *coco, const Links *links);

@@ -10,7 +10,20 @@ static bool is_absolute(const char *name) {
     return name[0] == '/' || (isalpha((unsigned char)name[0]) && name[1] == ':' && name[2] == '/');
 }
 
-// What follows "SPLIT/" at the start of a name, also with or without the year that COCO's splits have; NULL: no split.
+// Whether a name is of another machine or place unless it is a file here: absolute, a URL, or of a folder above.
+static bool is_foreign(const char *name) {
+    return is_absolute(name) || strstr(name, "://") || strncmp(name, "../", 3) == 0;
+}
+
+static bool has_parent(const char *name) {
+    for (const char *at = name; (at = strstr(at, "..")); at += 2) {
+        if ((at == name || at[-1] == '/') && (at[2] == '/' || !at[2])) { return true; }
+    }
+    return false;
+}
+
+// What follows "SPLIT/" at the start of a name, also with or without the year that COCO's splits have; NULL: no split,
+// or a path that leads out of it.
 static const char *after_split(const Coco *coco, const char *name) {
     static const char year[] = "2017";
     size_t length = strlen(coco->split), bare = length;
@@ -18,7 +31,7 @@ static const char *after_split(const Coco *coco, const char *name) {
     if (strncmp(name, coco->split, bare) != 0) { return NULL; }
     name += bare;
     if (strncmp(name, year, 4) == 0) { name += 4; }
-    return *name == '/' && name[1] ? name + 1 : NULL;
+    return *name == '/' && name[1] && !has_parent(name) ? name + 1 : NULL;
 }
 
 // Takes a path that is a file, and frees any other.
@@ -49,13 +62,26 @@ static char *with_slashes(const char *name) {
     return copy;
 }
 
-char *coco_picture_path(const Coco *coco, int picture) {
-    const char *name = coco->pictures[picture].file_name;
+// NULL: no try is a file.
+static char *find_picture(const Coco *coco, const Picture *p) {
+    enum { ID_AND_ENDING = 16 }; // of "COCO_train2014_000000391895.jpg": pictures have the rest since 2017
+    const char *name = p->file_name;
+    size_t length = strlen(name);
     char *found = NULL, *slashes = strchr(name, '\\') ? with_slashes(name) : NULL;
     if (!look_for(coco, name, &found) && slashes) { look_for(coco, slashes, &found); }
+    if (!found && p->url_name) { look_for(coco, p->url_name, &found); }
+    if (!found && length > ID_AND_ENDING && strncmp(name, "COCO_", 5) == 0) {
+        look_for(coco, name + length - ID_AND_ENDING, &found);
+    }
     free(slashes);
+    return found;
+}
+
+char *coco_picture_path(const Coco *coco, int picture) {
+    const Picture *p = &coco->pictures[picture];
+    char *found = find_picture(coco, p);
     if (found) { return found; }
-    return name[0] == '/' ? xstrdup(name) : xprintf("%s/%s", coco->pictures_folder, name);
+    return p->file_name[0] == '/' ? xstrdup(p->file_name) : xprintf("%s/%s", coco->pictures_folder, p->file_name);
 }
 
 static bool look_for_ids(const Coco *coco, const char *name, char **found) {
@@ -71,7 +97,7 @@ char *coco_ids_path(const Coco *coco, int picture) {
     return found ? found : xprintf("%s/%s", coco->ids_folder, name);
 }
 
-// ---- absolute names of another machine
+// ---- names of another machine
 
 static const char *last_part(const char *name) {
     const char *slash = strrchr(name, '/'), *back = strrchr(name, '\\');
@@ -79,7 +105,7 @@ static const char *last_part(const char *name) {
     return last ? last + 1 : name;
 }
 
-// The part of an absolute name after the last folder with the split's name; NULL if there is none.
+// The part of a name after the last folder with the split's name; NULL if there is none.
 static const char *below_split(const Coco *coco, const char *name) {
     const char *found = NULL;
     for (const char *at = name; (at = strchr(at, '/'));) {
@@ -91,6 +117,13 @@ static const char *below_split(const Coco *coco, const char *name) {
 
 static int by_text(const void *a, const void *b) { return strcmp(*(const char *const *)a, *(const char *const *)b); }
 
+static const char **sorted_last_parts(const Coco *coco) {
+    const char **sorted = xcalloc((size_t)coco->picture_count, sizeof *sorted);
+    for (int i = 0; i < coco->picture_count; i++) { sorted[i] = last_part(coco->pictures[i].file_name); }
+    qsort(sorted, (size_t)coco->picture_count, sizeof *sorted, by_text);
+    return sorted;
+}
+
 // How many pictures have this last part.
 static int count_last(const char **sorted, int count, const char *last) {
     const char **at = bsearch(&last, sorted, (size_t)count, sizeof *sorted, by_text);
@@ -100,24 +133,27 @@ static int count_last(const char **sorted, int count, const char *last) {
     return same;
 }
 
-void coco_place_absolute(Coco *coco) {
+// Cuts the front off a picture's name if a picture has the rest. slashes: the name with slashes.
+static bool cut(const Coco *coco, Picture *p, const char *slashes, const char *rest) {
+    char *path = xprintf("%s/%s", coco->pictures_folder, rest);
+    bool is_file = file_exists(path);
+    if (is_file) { p->file_name += rest - slashes; }
+    free(path);
+    return is_file;
+}
+
+void coco_place_foreign(Coco *coco) {
     const char **sorted = NULL;
     for (int i = 0; i < coco->picture_count; i++) {
         Picture *p = &coco->pictures[i];
-        char *slashes = with_slashes(p->file_name);
-        if (is_absolute(slashes) && !file_exists(slashes)) {
-            if (!sorted) {
-                sorted = xcalloc((size_t)coco->picture_count, sizeof *sorted);
-                for (int k = 0; k < coco->picture_count; k++) { sorted[k] = last_part(coco->pictures[k].file_name); }
-                qsort(sorted, (size_t)coco->picture_count, sizeof *sorted, by_text);
-            }
-            const char *rest = below_split(coco, slashes), *last = last_part(p->file_name);
-            char *path = xprintf("%s/%s", coco->pictures_folder, rest ? rest : last);
-            bool only = rest || count_last(sorted, coco->picture_count, last) == 1;
-            size_t from = rest ? (size_t)(rest - slashes) : (size_t)(last - p->file_name); // the rest of the same text
-            if (only && file_exists(path)) { p->file_name += from; }
-            free(path);
+        char *slashes = with_slashes(p->file_name), *found = NULL;
+        if (is_foreign(slashes) && !(found = find_picture(coco, p))) {
+            if (!sorted) { sorted = sorted_last_parts(coco); }
+            const char *rest = below_split(coco, slashes), *last = last_part(slashes);
+            bool placed = rest && cut(coco, p, slashes, rest);
+            if (!placed && count_last(sorted, coco->picture_count, last) == 1) { cut(coco, p, slashes, last); }
         }
+        free(found);
         free(slashes);
     }
     free(sorted);

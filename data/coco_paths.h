@@ -3,7 +3,8 @@
 //
 //   coco_picture_path   the first of these that is a file, else the first: PICTURES/NAME, NAME if it is absolute,
 //                       PICTURES/REST where NAME is SPLIT/REST (or SPLIT2017/REST), DATA/NAME, DATA/images/NAME; then
-//                       the same with backslashes as slashes
+//                       the same with backslashes as slashes, of the end of coco_url, and of the last 16 characters of
+//                       a name that starts with COCO_ (COCO's names until 2014, which LVIS v0.5 and RefCOCO have)
 #pragma once
 #include "data/coco.h"
 
@@ -11,6 +12,7 @@
 // where NAME has the folder in front; then the same with backslashes as slashes. The caller frees it.
 char *coco_ids_path(const Coco *coco, int picture);
 
-// Absolute names that are no files here come from another machine: the part after a folder with the split's name
-// counts, else the last part, if no other picture has it.
-void coco_place_absolute(Coco *coco);
+// Absolute names, URLs and names that begin with ".." which lead to no file here come from another machine: the part
+// after a folder with the split's name counts, else the last part, if no other picture has it. Both are in the folder
+// of pictures.
+void coco_place_foreign(Coco *coco);

@@ -15,8 +15,9 @@ typedef struct {
     const char *kind;
     Why first[NAMED]; // those with the smallest ids, sorted
     int first_count;
-    TextTable ids;
-    int said;
+    char **ids; // (count) of all, an id may occur several times
+    int count, said;
+    TextTable once; // the same ids, of a kind that is added by left_out_once alone
 } Kind;
 
 struct LeftOut {
@@ -42,8 +43,11 @@ static void drop_whys(Kind *k) {
 void left_out_free(LeftOut *list) {
     if (!list) { return; }
     for (int i = 0; i < list->count; i++) {
-        text_table_free(&list->kinds[i].ids);
-        drop_whys(&list->kinds[i]);
+        Kind *k = &list->kinds[i];
+        for (int id = 0; id < k->count; id++) { free(k->ids[id]); }
+        free(k->ids);
+        text_table_free(&k->once);
+        drop_whys(k);
     }
     pthread_mutex_destroy(&list->lock);
     free(list);
@@ -71,9 +75,9 @@ static void add_why(Kind *k, const char *id, const char *sentence) {
 }
 
 static void add(Kind *k, const char *id, const char *why) {
-    int known = k->ids.count;
-    text_table_add(&k->ids, id);
-    if (why && k->ids.count > known) { add_why(k, id, why); }
+    GROW(k->ids, k->count);
+    k->ids[k->count++] = xstrdup(id);
+    if (why) { add_why(k, id, why); }
 }
 
 static int by_version(const void *a, const void *b) {
@@ -82,14 +86,14 @@ static int by_version(const void *a, const void *b) {
 
 // The ids from number `from` on, sorted, whatever thread met them first. The caller frees the list.
 static const char **sorted_ids(const Kind *k, int from) {
-    size_t count = (size_t)(k->ids.count - from);
+    size_t count = (size_t)(k->count - from);
     const char **ids = xcalloc(count + 1, sizeof *ids);
-    for (size_t i = 0; i < count; i++) { ids[i] = k->ids.texts[(size_t)from + i]; }
+    for (size_t i = 0; i < count; i++) { ids[i] = k->ids[(size_t)from + i]; }
     qsort(ids, count, sizeof *ids, by_version);
     return ids;
 }
 
-void left_out_add(LeftOut *list, const char *kind, const char *id, const char *why) {
+static void add_to(LeftOut *list, const char *kind, const char *id, const char *why, bool once) {
     if (!list) {
         warn("%s: %s", id, why ? why : kind);
         return;
@@ -100,18 +104,28 @@ void left_out_add(LeftOut *list, const char *kind, const char *id, const char *w
         list->kinds[i].kind = kind;
         list->count++;
     }
-    if (i < KINDS) { add(&list->kinds[i], id, why); }
+    Kind *k = i < KINDS ? &list->kinds[i] : NULL;
+    bool known = k && once && text_table_add(&k->once, id) < k->count;
+    if (k && !known) { add(k, id, why); }
     pthread_mutex_unlock(&list->lock);
+}
+
+void left_out_add(LeftOut *list, const char *kind, const char *id, const char *why) {
+    add_to(list, kind, id, why, false);
+}
+
+void left_out_once(LeftOut *list, const char *kind, const char *id, const char *why) {
+    add_to(list, kind, id, why, true);
 }
 
 long long left_out_count(const LeftOut *list, const char *kind) {
     int i = list ? find(list, kind) : 0;
-    return list && i < list->count ? list->kinds[i].ids.count : 0;
+    return list && i < list->count ? list->kinds[i].count : 0;
 }
 
 // "2 annotations without a mask (4, 17)", those added since the last time.
 static char *describe(const Kind *k) {
-    int count = k->ids.count - k->said;
+    int count = k->count - k->said;
     char *text = xprintf("%d %s", count, k->kind);
     const char **ids = sorted_ids(k, k->said);
     for (int i = 0; i < count && i <= NAMED; i++) {
@@ -147,13 +161,13 @@ void left_out_say(LeftOut *list, const char *path, const char *verb) {
     if (!list) { return; }
     for (int i = 0; i < list->count; i++) {
         Kind *k = &list->kinds[i];
-        if (k->said == k->ids.count) { continue; }
+        if (k->said == k->count) { continue; }
         char *text = describe(k);
         warn("%s: %s: %s", path, verb, text);
         for (int w = 0; w < k->first_count; w++) { warn("%s", k->first[w].sentence); }
         free(text);
         drop_whys(k);
-        k->said = k->ids.count;
+        k->said = k->count;
     }
 }
 
@@ -162,7 +176,7 @@ void left_out_put(const LeftOut *list, yajl_gen gen, const char *key) {
     json_open_map(gen, key);
     for (int i = 0; i < list->count; i++) {
         const char **ids = sorted_ids(&list->kinds[i], 0);
-        json_put_strings(gen, list->kinds[i].kind, ids, list->kinds[i].ids.count);
+        json_put_strings(gen, list->kinds[i].kind, ids, list->kinds[i].count);
         free(ids);
     }
     yajl_gen_map_close(gen);

@@ -9,9 +9,10 @@ typedef struct LeftOut LeftOut;
 LeftOut *left_out_new(void);
 void left_out_free(LeftOut *list);
 // Adds one. kind: a constant as "annotations without a mask"; id: copied; why: a sentence that is printed with the
-// first one, or NULL. Thread-safe. An id that is there already is not added again: the same picture may be met many
-// times.
+// first one, or NULL. Thread-safe.
 void left_out_add(LeftOut *list, const char *kind, const char *id, const char *why);
+// The same unless this id of this kind is there already: a picture may be met many times.
+void left_out_once(LeftOut *list, const char *kind, const char *id, const char *why);
 long long left_out_count(const LeftOut *list, const char *kind);
 // Prints a warning "FILE: left out: 2 annotations without a mask (4, 17), ..." for what was added since the last call.
 // verb: "left out".

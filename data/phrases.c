@@ -12,38 +12,28 @@ enum { NAMED = 5 }; // entries that are named before the others are only counted
 typedef struct {
     const Coco *coco;
     Phrases p;
-    int *by_id;       // pictures sorted by id
+    int *by_id;       // coco_by_id
     int object_count; // of p.objects
     long long entry;  // its number, from 1
 } Reader;
 
 // ---- pictures and objects
 
-static int find_picture(const Reader *r, int64_t id) {
-    int low = 0, high = r->coco->picture_count - 1;
-    while (low < high) {
-        int middle = (low + high) / 2;
-        if (r->coco->pictures[r->by_id[middle]].id < id) {
-            low = middle + 1;
-        } else {
-            high = middle;
-        }
+// An id as the annotations may have it: a number, or a text. Returns whether it is one.
+static bool read_id(yajl_val value, int64_t *id) {
+    if (value && YAJL_IS_NUMBER(value)) {
+        return coco_id_of_number(YAJL_GET_NUMBER(value), strlen(YAJL_GET_NUMBER(value)), id);
     }
-    return high >= 0 && r->coco->pictures[r->by_id[low]].id == id ? r->by_id[low] : -1;
-}
-
-// An id as the annotations may have it: a number, or a text.
-static bool is_id(yajl_val value) { return value && (YAJL_IS_INTEGER(value) || YAJL_IS_STRING(value)); }
-
-static int64_t id_of(yajl_val value) {
-    const char *text = YAJL_GET_STRING(value);
-    return text ? coco_id_of_text(text, strlen(text)) : YAJL_GET_INTEGER(value);
+    const char *text = value ? YAJL_GET_STRING(value) : NULL;
+    if (text && *text) { *id = coco_id_of_text(text, strlen(text)); }
+    return text && *text;
 }
 
 static int find_object(const Reader *r, int picture, int64_t id) {
     const Picture *p = &r->coco->pictures[picture];
     for (int i = p->first_segment; i < p->first_segment + p->count; i++) {
-        if (r->coco->segments[i].id == id) { return i; }
+        const Segment *s = &r->coco->segments[i];
+        if (s->id == id && s->form != SEGMENT_NO_MASK) { return i; }
     }
     return -1;
 }
@@ -62,14 +52,15 @@ static const char *read_objects(Reader *r, yajl_val entry, Phrase *phrase) {
     yajl_val id = json_find(entry, "ann_id"), nothing = json_find(entry, "no_target");
     phrase->first = r->object_count;
     if (nothing && YAJL_IS_TRUE(nothing)) { return NULL; }
-    if (!id || !(is_id(id) || YAJL_IS_ARRAY(id))) { return "has no \"ann_id\", expected an id or a list"; }
+    if (!id) { return "has no \"ann_id\", expected an id or a list"; }
     size_t count = YAJL_IS_ARRAY(id) ? YAJL_GET_ARRAY(id)->len : 1;
     yajl_val *ids = YAJL_IS_ARRAY(id) ? YAJL_GET_ARRAY(id)->values : &id;
     for (size_t i = 0; i < count; i++) {
-        if (!is_id(ids[i])) { return "has an \"ann_id\" that is not an integer"; }
-        if (count == 1 && id_of(ids[i]) == -1) { return NULL; }
-        int object = find_object(r, phrase->picture, id_of(ids[i]));
-        if (object < 0) { return "has an \"ann_id\" that is no annotation of its picture"; }
+        int64_t number;
+        if (!read_id(ids[i], &number)) { return "has an \"ann_id\" that is no id, expected an id or a list"; }
+        if (count == 1 && number == -1) { return NULL; }
+        int object = find_object(r, phrase->picture, number);
+        if (object < 0) { return "has an \"ann_id\" that is no annotation of its picture, or one without a mask"; }
         for (int k = phrase->first; k < phrase->first + phrase->count; k++) {
             if (r->p.objects[k] == object) { return "has an \"ann_id\" twice"; }
         }
@@ -98,9 +89,9 @@ static const char *read_kind(Reader *r, yajl_val entry, Phrase *phrase) {
 
 static const char *read_picture(const Reader *r, yajl_val entry, Phrase *phrase) {
     if (!YAJL_IS_OBJECT(entry)) { return "is not an object"; }
-    yajl_val id = json_find(entry, "image_id");
-    if (!is_id(id)) { return "has no \"image_id\", expected an integer"; }
-    phrase->picture = find_picture(r, id_of(id));
+    int64_t id;
+    if (!read_id(json_find(entry, "image_id"), &id)) { return "has no \"image_id\", expected an id"; }
+    phrase->picture = coco_find_picture(r->coco, r->by_id, id);
     return phrase->picture < 0 ? "has an \"image_id\" that the annotations do not have" : NULL;
 }
 

@@ -18,7 +18,8 @@ static const Segment *segments_of(const Coco *coco, const Sample *s) {
 
 // An annotation that can become valid in some crop.
 static bool is_candidate(const SampleOptions *o, const Segment *s) {
-    return o->allowed[s->category] && !s->crowd && s->area > 0 && s->bbox[2] > 0 && s->bbox[3] > 0;
+    bool whole = s->form != SEGMENT_NO_MASK && s->area > 0 && s->bbox[2] > 0 && s->bbox[3] > 0;
+    return whole && o->allowed[s->category] && !s->crowd;
 }
 
 // Area of the bounding box inside the crop; -1 if they do not touch.

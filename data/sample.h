@@ -3,8 +3,9 @@
 // id), not on order, threads or restarts.
 //
 //   crop     square of side min(w, h), at a random position along the longer axis
-//   valid    a non-crowd segment of an allowed class (and of positive area) whose bounding box has >= 75% of its area
-//            in the crop, or covers >= 15% of the crop
+//   valid    a non-crowd segment of an allowed class (with a mask, and of positive area) whose bounding box has >= 75%
+//   of
+//            its area in the crop, or covers >= 15% of the crop
 //   class    one valid segment is drawn with weight round(1 + log2(area / smallest valid area)); its class is asked for
 //   mask     the union of all valid segments of that class
 //   retries  up to 5 random crops; then, in file order, a crop around each allowed segment until that one is valid
@@ -43,7 +44,7 @@ typedef enum {
     SAMPLE_TOO_SMALL,  // a side under minimum_side
     SAMPLE_UNLABELLED, // no annotations at all
     SAMPLE_NO_CLASS,   // no annotation of an allowed class
-    SAMPLE_ONLY_CROWD, // allowed classes only as crowd regions (or with empty boxes)
+    SAMPLE_ONLY_CROWD, // allowed classes only as crowd regions (or with empty boxes, or without masks)
     SAMPLE_CUT_OFF,    // no crop made an allowed segment valid
     SAMPLE_EMPTY_MASK, // the mask has no pixel at the training resolution
     SAMPLE_DAMAGED,    // the picture cannot be read (skip_damaged)

@@ -60,7 +60,7 @@ static Pair *finish(PairList *list, const PairOptions *o, int *count) {
     return list->pairs;
 }
 
-enum { NOT_SHOWN, CROWD_ONLY, SHOWN };
+enum { NOT_SHOWN, CROWD_ONLY, SHOWN }; // CROWD_ONLY: also annotations without a mask
 
 // What a picture shows of each class.
 static void classes_shown(const Coco *coco, int picture, uint8_t *shown) {
@@ -68,7 +68,7 @@ static void classes_shown(const Coco *coco, int picture, uint8_t *shown) {
     memset(shown, NOT_SHOWN, (size_t)coco->category_count);
     for (int i = 0; i < p->count; i++) {
         const Segment *s = &coco->segments[p->first_segment + i];
-        uint8_t what = s->crowd ? CROWD_ONLY : SHOWN;
+        uint8_t what = s->crowd || s->form == SEGMENT_NO_MASK ? CROWD_ONLY : SHOWN;
         if (what > shown[s->category]) { shown[s->category] = what; }
     }
 }

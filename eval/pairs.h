@@ -23,8 +23,8 @@ typedef struct {
     uint64_t seed;
 } PairOptions;
 
-// Sorted by item, then category; freed by the caller. From annotations: every (picture, class) with a non-crowd
-// instance.
+// Sorted by item, then category; freed by the caller. From annotations: every (picture, class) with an instance that is
+// no crowd and has a mask.
 Pair *pairs_of_coco(const Coco *coco, const PairOptions *options, int *count);
 // From shards: every sample is a pair; those with an empty mask are absent ones. options->absent is ignored.
 Pair *pairs_of_shards(const ShardSet *shards, const PairOptions *options, int *count);

@@ -181,7 +181,7 @@ static const char *replaced(const char *text, const char *from, const char *to) 
     return path;
 }
 
-// One change, and how many annotations of the file stay, of 4 (0: dies with `expected`).
+// One change, and how many annotations of the file keep their masks, of 4 (0: dies with `expected`).
 typedef struct {
     const char *from, *to;
     int stay;
@@ -193,6 +193,12 @@ static void read_and_want(const char *path, bool is_panoptic) {
     coco_want_segments(&c);
 }
 
+static int count_masks(const Coco *c) {
+    int count = 0;
+    for (int i = 0; i < c->segment_count; i++) { count += c->segments[i].form != SEGMENT_NO_MASK; }
+    return count;
+}
+
 static void check_changes(const char *text, bool is_panoptic, const Change *changes, size_t count) {
     for (size_t i = 0; i < count; i++) {
         const char *path = replaced(text, changes[i].from, changes[i].to), *expected = changes[i].expected;
@@ -201,8 +207,8 @@ static void check_changes(const char *text, bool is_panoptic, const Change *chan
             continue;
         }
         Coco c = coco_read(path, is_panoptic);
-        printf("%s -> %s: %d stay\n", changes[i].from, changes[i].to, c.segment_count);
-        assert_int_equal(c.segment_count, changes[i].stay);
+        printf("%s -> %s: %d stay\n", changes[i].from, changes[i].to, count_masks(&c));
+        assert_int_equal(count_masks(&c), changes[i].stay);
         if (expected) { assert_int_equal(left_out_count(c.left_out, expected), 1); }
         assert_int_equal(left_out_any(c.left_out), expected != NULL);
         coco_free(&c);
@@ -214,7 +220,7 @@ static void test_damaged_instances(void **state) {
     static const char mask[] = "annotations with a damaged mask", none[] = "annotations without a mask",
                       picture[] = "annotations of pictures that are not there",
                       category[] = "annotations of categories that are not there",
-                      no_name[] = "pictures without an id or a name",
+                      no_name[] = "pictures without an id or a name", no_class[] = "categories without an id or a name",
                       ring[] = "annotations with polygons of fewer than three points or an odd number of coordinates, "
                                "which are left out";
     static const Change changes[] = {
@@ -225,6 +231,13 @@ static void test_damaged_instances(void **state) {
         {"\"category_id\": 3", "\"category_id\": 4", 3, category},
         {"\"category_id\": 3", "\"category_id\": 3.5", 3, category},
         {"\"category_id\": 3", "\"category_id\": null", 3, category},
+        {"\"id\": 7, ", "\"id\": 7.5, ", 4, NULL},
+        // fields of other objects
+        {"\"id\": 7, ", "\"id\": 7, \"size\": \"small\", \"counts\": 3, \"name\": 7, \"width\": 33.25, ", 4, NULL},
+        {"\"id\": 7, ", "\"id\": 7, \"file_name\": [], \"isthing\": {}, \"segments_info\": true, ", 4, NULL},
+        {"\"id\": 20, ", "\"id\": 20, \"size\": 34567, \"segmentation\": [[7], {}], \"category_id\": \"\", ", 4, NULL},
+        {"{\"id\": 3, ", "{\"id\": 3, \"size\": 5, \"width\": 1.5, \"image_id\": [], \"bbox\": 3, ", 4, NULL},
+        {"\"size\": [4, 6], \"counts\": [2", "\"size\": [4, 6], \"id\": [], \"name\": 5, \"counts\": [2", 4, NULL},
         {"[1, 1, 2.5, 2e0]", "[1, 1, 2.5]", 4, NULL},
         {"[1, 1, 2.5, 2e0]", "[1, 1, 2.5, \"2\"]", 4, NULL},
         {"[1, 1, 2.5, 2e0]", "[1, 1, 2.5, null]", 4, NULL},
@@ -267,9 +280,17 @@ static void test_damaged_instances(void **state) {
         {"\"segmentation\": [[1", "\"segmentation\": \"x\", \"segmentation\": [[1", 4, NULL},
         {"\"segmentation\": [[1", "\"image_id\": [5], \"image_id\": 10, \"segmentation\": [[1", 4, NULL},
         {"\"bbox\": [0, 0, 1, 1]", "\"bbox\": [9], \"bbox\": [0, 0, 1, 1]", 4, NULL},
-        {"{\"id\": 3, \"name\"", "{\"id\": 1, \"name\"", 0, "id 1 occurs twice, as \"dog\" and \"hot \"dog\"\""},
-        {"\"name\": \"dog\"", "\"name\": null", 0, "category 1 (id 3): field \"name\": expected a string"},
-        {"\"name\": \"dog\"", "\"name\": \" \"", 0, "category 1 (id 3): field \"name\": expected a name"},
+        {"\"categories\": [", "\"categories\": [{\"id\": 1, \"name\": \"cat\"}, ", 4,
+         "categories with the id of a later one"},
+        {"\"categories\": [", "\"categories\": [{\"id\": 8, \"name\": null}, ", 4, no_class},
+        {"\"categories\": [", "\"categories\": [{\"id\": 8, \"name\": \" \"}, ", 4, no_class},
+        {"\"categories\": [", "\"categories\": [{\"id\": 8, \"name\": []}, ", 4, no_class},
+        {"\"categories\": [", "\"categories\": [{\"name\": \"cat\"}, ", 4, no_class},
+        {"\"categories\": [", "\"categories\": [null, ", 4, "entries that are no objects"},
+        {"\"categories\": [", "\"categories\": [[], ", 4, "entries that are no objects"},
+        {"\"categories\": [{\"id\"", "\"categories\": [null], \"x\": [{\"id\"", 0,
+         "none of its categories can be used"},
+        {"\"name\": \"dog\"", "\"name\": 7", 4, NULL},
         {"\"images\"", "\"pictures\"", 0, "field \"images\" is missing"},
         {"\"annotations\": [", "\"annotations\": {}, \"x\": [", 0, "field \"annotations\": expected a list"},
         {"\"annotations\": [", "\"annotations\": 3, \"x\": [", 0, "field \"annotations\": expected a list of objects"},
@@ -278,7 +299,7 @@ static void test_damaged_instances(void **state) {
         {"\"images\": [", "\"images\": [\"a\", ", 4, "entries that are no objects"},
         {"\"images\": [", "\"images\": [[1], ", 4, "entries that are no objects"},
         {"\"annotations\": [", "\"annotations\": [[{\"id\": 1, \"bbox\": [[]]}], ", 4, "entries that are no objects"},
-        {"\"categories\": [", "\"categories\": [[], ", 0, "field \"categories\": expected a list of objects"},
+        {"\"categories\": [", "\"categories\": 3, \"x\": [", 0, "field \"categories\": expected a list of objects"},
         {"\"annotations\": [",
          "\"annotations\": [{\"image_id\": 20, \"category_id\": 3, \"segmentation\": [[1, 1, 3, 1, 3, 3]]}], "
          "\"annotations\": [",
@@ -289,8 +310,6 @@ static void test_damaged_instances(void **state) {
         {"\"category_id\": 3", "\"category_id\": 1, \"category_id\": null", 3, category},
         {"\"category_id\": 3", "\"category_id\": 99, \"category_id\": 3", 4, NULL},
         {"\"width\": 6", "\"width\": 4294967302", 1, "pictures without a size"},
-        {"\"width\": 6, \"height\": 4", "\"width\": 32768, \"height\": 32768", 1,
-         "pictures of too many pixels (--max-pixels)"},
         {"\"images\": [", "\"images\": \"x\", \"y\": [", 0, "field \"images\": expected a list of objects"},
         {"\"area\": 4.0,", "\"area\": 4.0.1,", 0, "is not valid JSON"},
         {"\"area\": 4.0,", "\"area\": Nan,", 0, "is not valid JSON"},
@@ -319,11 +338,13 @@ static void test_damaged_pictures(void **state) {
                  {"\"width\": 6, ", "", "pictures without a size"},
                  {"\"file_name\": \"b.png\"", "\"file_name\": 5", "pictures without an id or a name"},
                  {"\"file_name\": \"b.png\", ", "", "pictures without an id or a name"},
+                 {"\"file_name\": \"b.png\"", "\"file_name\": \"\"", "pictures without an id or a name"},
+                 {"\"width\": 6", "\"width\": 33.25", "pictures without a size"},
                  {"{\"id\": 10,", "{\"id\": 20,", "pictures with the id of a later one"}};
     for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
         Coco c = coco_read(replaced(instances, cases[i].from, cases[i].to), false);
         assert_int_equal(c.picture_count, 1);
-        assert_int_equal(c.segment_count, 1);
+        assert_int_equal(count_masks(&c), 1);
         assert_int_equal(left_out_count(c.left_out, cases[i].kind), 1);
         coco_free(&c);
     }
@@ -347,11 +368,99 @@ static void test_damaged_panoptic(void **state) {
     check_changes(panoptic, true, changes, sizeof changes / sizeof *changes);
 }
 
+// Pictures of too many pixels are refused when they are read: their places in the data set stay.
+static void test_large_pictures(void **state) {
+    (void)state;
+    Coco c =
+        coco_read(replaced(instances, "\"width\": 6, \"height\": 4", "\"width\": 32768, \"height\": 32768"), false);
+    assert_true(c.picture_count == 2 && c.segment_count == 4);
+    coco_free(&c);
+}
+
+// What is left out of the masks stays a segment of its class; what has no picture or class does not. Each is counted.
+static void test_without_mask(void **state) {
+    (void)state;
+    static const char *const segmentations[] = {"[]", "null", "{\"size\": [6, 4], \"counts\": [24]}", "[[1, 2]]",
+                                                "{\"size\": [4, 6], \"counts\": \"x\"}"};
+    for (size_t i = 0; i < sizeof segmentations / sizeof *segmentations; i++) {
+        char *to = xprintf("%s, \"x\": [", segmentations[i]);
+        Coco c = coco_read(replaced(instances, "[[1, 1, 3, 1, 3, 3, 1, 3], ", to), false);
+        const Segment *s = &c.segments[0];
+        assert_true(c.segment_count == 4 && s->id == 7 && s->form == SEGMENT_NO_MASK && s->category == 0);
+        assert_true(s->area == 4 && s->bbox[0] == 1 && s->bbox[2] == 2.5); // as in the file
+        uint8_t mask[24] = {0};
+        coco_add_mask(&c, 0, s, NULL, mask);
+        for (int k = 0; k < 24; k++) { assert_int_equal(mask[k], 0); }
+        coco_free(&c);
+        free(to);
+    }
+    Coco c = coco_read(replaced(instances,
+                                "\"id\": 7, \"image_id\": 20, \"category_id\": 3, \"bbox\": [1, 1, 2.5, 2e0], "
+                                "\"area\": 4.0, \"iscrowd\": 0,\n  \"extra\": [[1], {\"bbox\": [9]}, null, "
+                                "true], \"segmentation\": ",
+                                "\"image_id\": 20, \"category_id\": 3, \"x\": "),
+                       false);
+    const Segment *s = &c.segments[0];
+    assert_true(s->form == SEGMENT_NO_MASK && s->bbox[2] == 6 && s->bbox[3] == 4); // no box: anywhere in the picture
+    assert_string_equal(s->id_name, "number 1");
+    coco_free(&c);
+    // A category of id 0 is not the one of annotations without any.
+    c = coco_read(write_text("zero.json",
+                             "{\"images\": [{\"id\": 0, \"file_name\": \"a\", \"width\": 4, \"height\": 4}], "
+                             "\"categories\": [{\"id\": 0, \"name\": \"cat\"}], \"annotations\": ["
+                             "{\"id\": 0, \"image_id\": 0, \"segmentation\": 5}, "
+                             "{\"id\": 0, \"category_id\": 0, \"segmentation\": 5}, "
+                             "{\"id\": 0, \"image_id\": 0, \"category_id\": 0, \"segmentation\": []}, "
+                             "{\"id\": 0, \"image_id\": 0, \"category_id\": 0, \"segmentation\": []}]}"),
+                  false);
+    assert_int_equal(c.segment_count, 2);
+    assert_int_equal(left_out_count(c.left_out, "annotations of categories that are not there"), 1);
+    assert_int_equal(left_out_count(c.left_out, "annotations of pictures that are not there"), 1);
+    assert_int_equal(left_out_count(c.left_out, "annotations without a mask"), 2); // of one id
+    char *text = left_out_text(c.left_out);
+    assert_non_null(strstr(text, "2 annotations without a mask (0, 0)"));
+    free(text);
+    coco_unreadable(&c, 0, NULL);
+    coco_unreadable(&c, 0, "twice"); // a picture counts once
+    assert_int_equal(coco_unreadable_count(&c), 1);
+    coco_free(&c);
+}
+
+static void test_categories(void **state) {
+    (void)state;
+    Coco c = coco_read(replaced(instances, "{\"id\": 3, \"name\": \"dog\"}",
+                                "{\"id\": 3, \"name\": \"dog\"}, {\"id\": 3, \"name\": 7}"),
+                       false);
+    assert_int_equal(c.category_count, 2);
+    assert_string_equal(c.categories[0].name, "7"); // the last
+    assert_int_equal(c.segments[0].category, 0);
+    coco_free(&c);
+    c = coco_read(replaced(instances, "\"name\": \"dog\"", "\"title\": \"dog\""), false);
+    assert_true(c.category_count == 1 && c.segment_count == 2);
+    assert_int_equal(left_out_count(c.left_out, "annotations of categories that are not there"), 2);
+    coco_free(&c);
+}
+
+// Ids of panoptic segments are named with their picture's; those of a picture without a PNG lose their masks alone.
+static void test_panoptic_names(void **state) {
+    (void)state;
+    Coco c = coco_read(replaced(panoptic, "\"category_id\": 2, ", ""), true);
+    char *text = left_out_text(c.left_out);
+    assert_non_null(strstr(text, "1 annotations of categories that are not there (5/9)"));
+    free(text);
+    coco_free(&c);
+    c = coco_read(replaced(panoptic, "\"file_name\": \"p.png\"", "\"file_name\": null"), true);
+    assert_true(c.segment_count == 2 && count_masks(&c) == 0 && c.pictures[0].count == 2);
+    coco_free(&c);
+}
+
 int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_instances),         cmocka_unit_test(test_rle_text),
         cmocka_unit_test(test_panoptic_folder),   cmocka_unit_test(test_damaged_folders),
         cmocka_unit_test(test_damaged_instances), cmocka_unit_test(test_damaged_pictures),
-        cmocka_unit_test(test_damaged_panoptic)};
+        cmocka_unit_test(test_damaged_panoptic),  cmocka_unit_test(test_without_mask),
+        cmocka_unit_test(test_categories),        cmocka_unit_test(test_panoptic_names),
+        cmocka_unit_test(test_large_pictures)};
     return cmocka_run_group_tests(tests, folder_begin, folder_end);
 }

@@ -37,7 +37,8 @@ static void test_derived(void **state) {
                                          "\"area\": 96, \"bbox\": [2, 1, 5, 4], ", // the picture's
                                          "\"area\": 20, \"bbox\": [2, 1, 1e4, 4], ",
                                          "\"area\": 20, \"bbox\": [-1.9e9, 1, 1.9e9, 4], ",
-                                         "\"area\": 1e300, \"bbox\": [2, 1, 5, 4], "};
+                                         "\"area\": 1e300, \"bbox\": [2, 1, 5, 4], ",
+                                         "\"area\": 5e-324, \"bbox\": [2, 1, 5, 4], "};
     for (size_t i = 0; i < sizeof fields / sizeof *fields; i++) {
         char *a = xprintf("{\"id\": 1, \"image_id\": 1, \"category_id\": 4, %s" POLYGON "}", fields[i]);
         Coco c = read_one(image_1, a, cat);
@@ -58,6 +59,39 @@ static void test_derived(void **state) {
     coco_free(&c);
 }
 
+// Masks without a pixel are left out, whatever area and box the file has.
+static void test_empty(void **state) {
+    (void)state;
+    static const char *const segmentations[] = {"{\"size\": [8, 12], \"counts\": [96]}",
+                                                "{\"size\": [8, 12], \"counts\": [9, 0, 87]}",
+                                                "[[-9, -9, -2, -9, -2, -2, -9, -2]]",
+                                                "[[13, 1, 19, 1, 19, 7, 13, 7]]",
+                                                "[[3.1, 1, 3.3, 1, 3.3, 1.2, 3.1, 1.2]]",
+                                                "[[5.1, 1, 5.4, 1, 5.4, 7, 5.1, 7]]",
+                                                "[[2, 1, 7, 1, 7, 5, 2, 5]]"};
+    enum { COUNT = sizeof segmentations / sizeof *segmentations };
+    for (int i = 0; i < COUNT; i++) {
+        char *a = xprintf("{\"id\": \"x\", \"image_id\": 1, \"category_id\": 4, \"area\": 20, \"bbox\": [2, 1, 5, 4], "
+                          "\"segmentation\": %s}",
+                          segmentations[i]);
+        Coco c = read_one(image_1, a, cat);
+        uint8_t mask[96] = {0};
+        Segment s = c.segments[0];
+        bool empty = i + 1 < COUNT;
+        printf("%s: form %d\n", segmentations[i], s.form);
+        assert_int_equal(s.form == SEGMENT_NO_MASK, empty);
+        assert_int_equal(left_out_count(c.left_out, "annotations with an empty mask"), empty);
+        assert_false(left_out_any(c.computed));
+        if (empty && segmentations[i][0] == '[') { // the mask itself
+            s.form = SEGMENT_POLYGONS;
+            coco_add_mask(&c, 0, &s, NULL, mask);
+            assert_null(memchr(mask, 1, sizeof mask));
+        }
+        coco_free(&c);
+        free(a);
+    }
+}
+
 // Values that are right, or nearly, stay as they are in the file.
 static void test_kept(void **state) {
     (void)state;
@@ -68,6 +102,23 @@ static void test_kept(void **state) {
     const Segment *s = &c.segments[0];
     assert_true(s->area == 17.5 && s->bbox[0] == 2.25 && s->bbox[3] == 3.5 && !left_out_any(c.computed));
     coco_free(&c);
+}
+
+// Ids as the file has them, also where they are texts or missing.
+static void test_computed_names(void **state) {
+    (void)state;
+    static const char *const ids[] = {"\"id\": 9, ", "\"id\": \"a1\", ", ""}, *const names[] = {"9", "a1", "number 1"};
+    for (int i = 0; i < 3; i++) {
+        char *a = xprintf("{%s\"image_id\": 1, \"category_id\": 4, \"area\": 96, \"bbox\": [2, 1, 5, 4], " POLYGON "}",
+                          ids[i]);
+        Coco c = read_one(image_1, a, cat);
+        char *text = left_out_text(c.computed), *expected = xprintf("1 areas and boxes of annotations (%s)", names[i]);
+        assert_string_equal(text, expected);
+        free(expected);
+        free(text);
+        coco_free(&c);
+        free(a);
+    }
 }
 
 static void test_ids(void **state) {
@@ -82,6 +133,9 @@ static void test_ids(void **state) {
                  {"6565196475424199681", "6565196475424199681", 6565196475424199681},
                  {"18446744073709551615", "18446744073709551615", 0},
                  {"123456789012345678901234567890", "123456789012345678901234567890", 0},
+                 {"\"6565196475424199681\"", "6565196475424199681", 6565196475424199681},
+                 {"\"123456789012345678901234567890\"", "123456789012345678901234567890", 0},
+                 {"\"-3\"", "-3", -3},
                  {"-3", "-3", -3}};
     for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
         char *image = xprintf("\"file_name\": \"a.png\", \"id\": %s", cases[i].image), number[24];
@@ -175,6 +229,25 @@ static void test_file_names(void **state) {
     assert_true(is_found("\"coco_url\": \"http://images.cocodataset.org/val2017/9.png\"", "set/val2017/9.png"));
     assert_true(is_found("\"coco_url\": \"http://images.cocodataset.org/train2017/9.png\"", "set/train2017/9.png"));
     assert_false(is_found("\"file_name\": \"sub/p.png\"", "set/train2017/p.png")); // never a picture of another folder
+    // COCO's names until 2014 beside those of 2017, as in LVIS v0.5 and RefCOCO
+    static const char url[] = "\"coco_url\": \"http://images.cocodataset.org/train2017/000000391895.png\"";
+    assert_true(is_found("\"file_name\": \"COCO_train2014_000000391895.png\"", "set/train2017/000000391895.png"));
+    assert_false(is_found("\"file_name\": \"train2014_000000391895.png\"", "set/train2017/000000391895.png"));
+    for (int i = 0; i < 3; i++) {
+        static const char *const names[] = {"\"\"", "5", "\"old.png\""};
+        char *both = xprintf("\"file_name\": %s, %s", names[i], url);
+        assert_true(is_found(both, "set/train2017/000000391895.png"));
+        free(both);
+    }
+    // of another machine
+    assert_true(is_found("\"file_name\": \"..\\\\..\\\\label-studio\\\\media\\\\4\\\\cb06-x.png\"",
+                         "set/train2017/cb06-x.png"));
+    assert_true(is_found("\"file_name\": \"../label/12.png\"", "set/train2017/12.png"));
+    assert_true(is_found("\"file_name\": \"../label/12.png\"", "set/label/12.png")); // it is a file here
+    assert_true(is_found("\"file_name\": \"https://x.org/train2017/sub/p.png\"", "set/train2017/sub/p.png"));
+    assert_true(is_found("\"file_name\": \"s3://bucket/p.png\"", "set/train2017/p.png"));
+    assert_true(is_found("\"file_name\": \"/train/run-1/p.png\"", "set/train2017/p.png")); // "train" by chance
+    assert_false(is_found("\"file_name\": \"/x/train2017/../../p.png\"", "p.png"));        // out of the folder
     char *absolute = xprintf("\"file_name\": \"%s\"", in_folder("elsewhere/p.png"));
     assert_true(is_found(absolute, "elsewhere/p.png"));
     free(absolute);
@@ -227,6 +300,7 @@ static void test_turned(void **state) {
 
 int main(void) {
     const struct CMUnitTest tests[] = {cmocka_unit_test(test_derived),    cmocka_unit_test(test_kept),
+                                       cmocka_unit_test(test_empty),      cmocka_unit_test(test_computed_names),
                                        cmocka_unit_test(test_ids),        cmocka_unit_test(test_one_name_twice),
                                        cmocka_unit_test(test_file_names), cmocka_unit_test(test_turned)};
     return cmocka_run_group_tests(tests, folder_begin, folder_end);

@@ -92,19 +92,44 @@ static void bad_entries(void **state) {
         Phrases p = read_refs(&coco, text);
         assert_true(p.count == 1 && p.left_out == 1 && !strcmp(p.phrases[0].text, "good") && p.phrases[0].count == 1);
         assert_true(coco.segments[p.objects[p.phrases[0].first]].id == 9);
-        assert_int_equal(left_out_count(coco.texts_left_out, "entries or texts of refs"), 1); // always number 1
+        assert_int_equal(left_out_count(coco.texts_left_out, "entries or texts of refs"), i + 1);
         phrases_free(&p);
         free(text);
     }
-    Phrases named = read_refs(&coco, "[{\"image_id\": \"20\", \"ann_id\": \"7\", \"sentences\": [\"x\"]}]");
-    assert_true(named.count == 1 && coco.segments[named.objects[named.phrases[0].first]].id == 7); // ids as texts
-    phrases_free(&named);
     assert_dies("refs_x.json: none of its 0 entries can be used", read_refs(&coco, "[]"));
     assert_dies("refs_x.json: expected a list, or an object with the list \"refs\"",
                 read_refs(&coco, "{\"refs\": {}}"));
     assert_dies("refs_x.json: is not valid JSON", read_refs(&coco, "[{\"image_id\": 20,"));
     assert_dies("captions_x.json: does not exist, expected beside", phrases_open(&coco, true));
     coco_free(&coco);
+}
+
+// Ids in all forms that the annotations may have (coco_id_of_number, coco_id_of_text).
+static void ids(void **state) {
+    (void)state;
+    static const char *const image_ids[] = {"9.0",
+                                            "\"9\"",
+                                            "18446744073709551614",
+                                            "\"18446744073709551614\"",
+                                            "9223372036854775808",
+                                            "\"6565196475424199681\"",
+                                            "\"a\""};
+    for (size_t i = 0; i < sizeof image_ids / sizeof *image_ids; i++) {
+        char *text =
+            xprintf("{\"images\": [{\"id\": %s, \"file_name\": \"a\", \"width\": 40, \"height\": 40}], "
+                    "\"categories\": [{\"id\": 1, \"name\": \"cat\"}], \"annotations\": [{\"id\": %s, \"image_id\": "
+                    "%s, \"category_id\": 1, \"segmentation\": [[2, 2, 12, 2, 12, 12]]}]}",
+                    image_ids[i], image_ids[i], image_ids[i]);
+        Coco coco = coco_read(write_text("instances_x.json", text), false);
+        char *refs =
+            xprintf("[{\"image_id\": %s, \"ann_id\": [%s], \"sentences\": [\"x\"]}]", image_ids[i], image_ids[i]);
+        Phrases p = read_refs(&coco, refs);
+        assert_true(p.count == 1 && p.left_out == 0);
+        phrases_free(&p);
+        coco_free(&coco);
+        free(refs);
+        free(text);
+    }
 }
 
 static void captions(void **state) {
@@ -247,7 +272,7 @@ static void room(void **state) {
 
 int main(void) {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(entries), cmocka_unit_test(bad_entries), cmocka_unit_test(captions), cmocka_unit_test(tables),
-        cmocka_unit_test(draws),   cmocka_unit_test(margins),     cmocka_unit_test(room)};
+        cmocka_unit_test(entries), cmocka_unit_test(bad_entries), cmocka_unit_test(ids),     cmocka_unit_test(captions),
+        cmocka_unit_test(tables),  cmocka_unit_test(draws),       cmocka_unit_test(margins), cmocka_unit_test(room)};
     return cmocka_run_group_tests_name("data/phrases", tests, folder_begin, folder_end);
 }

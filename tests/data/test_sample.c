@@ -72,6 +72,10 @@ static void test_reasons(void **state) {
     assert_int_equal(reason_of(s, &without_cat), SAMPLE_EXCLUDED);
     without_ball.excluded = (const bool[CATEGORIES]){[BALL] = true};
     assert_int_equal(reason_of(s, &without_ball), SAMPLE_OK);
+    s->segments[1].crowd = 0;
+    s->segments[1].form = SEGMENT_NO_MASK; // nor can it be asked for, but it is there
+    assert_int_equal(reason_of(s, &cat), SAMPLE_ONLY_CROWD);
+    assert_int_equal(reason_of(s, &without_cat), SAMPLE_EXCLUDED);
     o.minimum_side = 80;
     assert_int_equal(reason_of(s, &o), SAMPLE_OK);
     o.minimum_side = 81;
@@ -205,12 +209,12 @@ static void test_failures(void **state) {
     free(s);
 }
 
-static void test_absent(void **state) {
-    (void)state;
-    write_picture(200, 100);
+// crowd: whether what is present where it touches the crop is a crowd, or has no mask.
+static void check_absent(bool crowd) {
     Set *s = set_new(200, 100);
     add(s, DOG, 90, 20, 20, 40, 0);
-    add(s, BALL, 0, 0, 20, 20, 1); // crowd: present where it touches the crop
+    add(s, BALL, 0, 0, 20, 20, crowd);
+    if (!crowd) { s->segments[1].form = SEGMENT_NO_MASK; }
     SampleOptions o = everything();
     o.absent = 0.4;
     int absent = 0, ball = 0, n = 1000;
@@ -231,6 +235,13 @@ static void test_absent(void **state) {
     printf("absent %d of %d (0.4), ball %d\n", absent, n, ball);
     assert_true(abs(absent - 400) < 62 && ball > 100);
     free(s);
+}
+
+static void test_absent(void **state) {
+    (void)state;
+    write_picture(200, 100);
+    check_absent(true);
+    check_absent(false);
 }
 
 int main(void) {

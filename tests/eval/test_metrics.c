@@ -1,10 +1,12 @@
-// Metrics on cases that can be computed by hand, and the bootstrap.
+// Metrics on cases that can be computed by hand, the bootstrap, and what is asked for.
 #include "eval/metrics.h"
+#include "eval/pairs.h"
 #include <math.h>
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stddef.h>
 #include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
 #include <cmocka.h>
 
@@ -114,9 +116,26 @@ static void bootstrap_is_deterministic_and_sane(void **state) {
     near(r.giou_high, a.giou_high);
 }
 
+// A crowd of cats, a dog without a mask and a ball: only the ball is asked for, and only the bird is absent.
+static void pairs_of_annotations(void **state) {
+    (void)state;
+    enum { CLASSES = 4 };
+    Category categories[CLASSES] = {{1, "cat", true}, {2, "dog", true}, {3, "ball", true}, {4, "bird", true}};
+    Segment segments[] = {{.category = 0, .crowd = 1}, {.category = 1, .form = SEGMENT_NO_MASK}, {.category = 2}};
+    Picture picture = {.id = 1, .width = 8, .height = 8, .count = 3};
+    Coco coco = {.category_count = CLASSES, .categories = categories, .picture_count = 1, .pictures = &picture};
+    coco.segments = segments;
+    PairOptions options = {.absent = 1, .seed = 1};
+    int count;
+    Pair *pairs = pairs_of_coco(&coco, &options, &count);
+    assert_int_equal(count, 2);
+    assert_true(pairs[0].category == 2 && !pairs[0].absent && pairs[1].category == 3 && pairs[1].absent);
+    free(pairs);
+}
+
 int main(void) {
     const struct CMUnitTest tests[] = {cmocka_unit_test(one_pair), cmocka_unit_test(means_by_hand),
-                                       cmocka_unit_test(harmonic),
+                                       cmocka_unit_test(harmonic), cmocka_unit_test(pairs_of_annotations),
                                        cmocka_unit_test(bootstrap_is_deterministic_and_sane)};
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
