@@ -275,21 +275,6 @@ static ShardInfo shard_info(const Encoder *e, int shard) {
     return info;
 }
 
-// The index of a picture in the data set; -1: none.
-static int find_picture(const Encoder *e, int64_t id) {
-    int low = 0, high = e->coco.picture_count;
-    while (low < high) {
-        int middle = (low + high) / 2;
-        if (e->coco.pictures[e->order[middle]].id < id) {
-            low = middle + 1;
-        } else {
-            high = middle;
-        }
-    }
-    bool found = low < e->coco.picture_count && e->coco.pictures[e->order[low]].id == id;
-    return found ? e->order[low] : -1;
-}
-
 static bool readable(const Coco *coco, int picture) {
     char *why, *why_ids;
     Image image = coco_load_picture(coco, picture, &why);
@@ -301,18 +286,25 @@ static bool readable(const Coco *coco, int picture) {
     return both;
 }
 
-// Whether a picture that could not be read when the shard was made can be read now.
-static bool has_hole(const Encoder *e, const ShardFile *kept) {
-    bool hole = false;
-    for (long long i = 0; i < kept->dropped && !hole; i++) {
-        int picture = kept->dropped_reason[i] == SAMPLE_DAMAGED ? find_picture(e, kept->dropped_image[i]) : -1;
-        hole = picture >= 0 && readable(&e->coco, picture);
-    }
-    return hole;
+// The index of a picture that the shard lacks because it could not be read; -1: it was dropped for another reason.
+static int damaged_picture(const Encoder *e, const ShardFile *shard, long long dropped) {
+    if (shard->dropped_reason[dropped] != SAMPLE_DAMAGED) { return -1; }
+    return coco_find_picture(&e->coco, e->order, shard->dropped_image[dropped]);
 }
 
-// An existing shard must equal what this command would write. Returns false if it has to be made again.
-static bool check_kept(const Encoder *e, const char *path, int shard) {
+// Why a shard has to be made again; NULL: it is kept. One without a sample may come from a wrong folder
+// (want_readable).
+static const char *why_again(const Encoder *e, const ShardFile *kept) {
+    for (long long i = 0; i < kept->dropped; i++) {
+        int picture = damaged_picture(e, kept, i);
+        if (picture >= 0 && !kept->samples) { return "none of its pictures could be read"; }
+        if (picture >= 0 && readable(&e->coco, picture)) { return "pictures that could not be read now can"; }
+    }
+    return NULL;
+}
+
+// An existing shard must equal what this command would write. Returns why it has to be made again, or NULL.
+static const char *check_kept(const Encoder *e, const char *path, int shard) {
     ShardFile kept = shard_open(path);
     ShardInfo wanted = shard_info(e, shard);
     char have[128], want[128];
@@ -322,9 +314,9 @@ static bool check_kept(const Encoder *e, const char *path, int shard) {
             "first",
             path, name, have, want);
     }
-    bool hole = has_hole(e, &kept);
+    const char *why = why_again(e, &kept);
     shard_close(&kept);
-    return !hole;
+    return why;
 }
 
 static void add_work(Encoder *e, int shard) {
@@ -347,9 +339,10 @@ static void plan_work(Encoder *e) {
     }
     for (int shard = e->o.part_index - 1; shard < e->info.shards; shard += e->o.part_count) {
         Path path = shard_path(e, shard);
-        bool there = file_exists(path.text), kept = there && check_kept(e, path.text, shard);
-        if (there && !kept) { printf("%s: is made again: pictures that could not be read now can\n", path.text); }
-        if (kept) {
+        bool there = file_exists(path.text);
+        const char *why = there ? check_kept(e, path.text, shard) : NULL;
+        if (why) { printf("%s: is made again: %s\n", path.text, why); }
+        if (there && !why) {
             e->kept_pictures += shard_info(e, shard).pictures;
         } else {
             add_work(e, shard);
@@ -531,6 +524,16 @@ static void want_readable(const Encoder *e) {
     die("%s: none of %lld pictures can be read: no shard is written", e->coco.pictures_folder, e->damaged);
 }
 
+// Pictures that could not be read when a shard was made, by an earlier run or another part, count too.
+static void note_unreadable(const Encoder *e, const ShardSet *set) {
+    for (int k = 0; k < set->count; k++) {
+        for (long long i = 0; i < set->shards[k].dropped; i++) {
+            int picture = damaged_picture(e, &set->shards[k], i);
+            if (picture >= 0) { coco_unreadable(&e->coco, picture, NULL); }
+        }
+    }
+}
+
 // The report needs the shards of all parts; the last part to finish writes it.
 static void finish(const Encoder *e) {
     int missing = 0;
@@ -541,6 +544,7 @@ static void finish(const Encoder *e) {
         return;
     }
     ShardSet set = shards_open(e->o.out, e->info.split);
+    note_unreadable(e, &set);
     shard_report(&set, &e->coco);
     if (!set.samples) { warn("%s: no picture gave a sample", e->o.out); }
     shards_close(&set);

@@ -25,6 +25,7 @@ check "they are in the JSON beside the shards" left_out late-latents/train.json 
 before=$(sha256sum late-latents/*.h5)
 check "again without them" "$cocogold" "${encode[@]}" --data late --out late-latents
 check "changes nothing" [ "$before" = "$(sha256sum late-latents/*.h5)" ]
+check "and names them in the JSON again" left_out late-latents/train.json "$name"
 mv away/*.png late/train/
 check "again with them" says "is made again" "${encode[@]}" --data late --out late-latents
 "$cocogold" "${encode[@]}" --data late --out whole-latents >/dev/null 2>&1
@@ -36,9 +37,30 @@ cp -r data first && rm $(ls first/train/*.png | tail -n 20)
 check "encode without the second half" "$cocogold" "${encode[@]}" --data first --out first-latents --shard-size 20
 rm first-latents/train-00001.h5
 check "a later part without any picture" "$cocogold" "${encode[@]}" --data first --out first-latents --shard-size 20
+cp -r data second && rm $(ls second/train/*.png | head -n 20)
+check "encode without the first half" "$cocogold" "${encode[@]}" --data second --out second-latents --shard-size 20
+rm second-latents/train-00001.h5 second/train/*.png # as if interrupted after a shard without a sample
+ends "again without any picture" "none of 40 pictures can be read" "${encode[@]}" --data second --out second-latents --shard-size 20
+check "leaves no shard" [ -z "$(ls second-latents/*.h5 2>/dev/null)" ]
 ends "stats --check without any picture" "can be read" stats --data empty --split train --min-side 1 --check
 ends "preview without any picture" "no picture yields a sample" preview --data empty --split train --min-side 1 --out new.png
 dies "train-vae without any picture" "no picture yields a sample" train-vae --model model --data empty --max-train-steps 1 --train-batch-size 2 --gradient-accumulation-steps 1 --validate-every 0 --no-roofline --min-side 1 --out none-vae
+
+# ---- encode goes on with another --max-pixels: of four pictures the first is larger
+mkdir -p large/annotations large/train && cp "$root/docs/examples.png" large/train/1.png
+images='{"id": 1, "file_name": "1.png", "width": 1180, "height": 570}' boxes=
+for id in 1 2 3 4; do
+    [ $id = 1 ] || cp "$(ls data/train/*.png | sed -n ${id}p)" large/train/$id.png
+    [ $id = 1 ] || images+=", {\"id\": $id, \"file_name\": \"$id.png\", \"width\": 64, \"height\": 64}"
+    boxes+="${boxes:+, }{\"id\": $id, \"image_id\": $id, \"category_id\": 1, \"segmentation\": [[2, 2, 40, 2, 40, 40, 2, 40]]}"
+done
+echo "{\"images\": [$images], \"categories\": [{\"id\": 1, \"name\": \"box\"}], \"annotations\": [$boxes]}" >large/annotations/instances_train.json
+large=(encode --model model --split train --min-side 1 --classes all --data large --shard-size 2)
+check "encode with --max-pixels" says "1 pictures that cannot be read (1)" "${large[@]}" --max-pixels 100000 --out large-latents
+rm large-latents/train-00001.h5
+check "goes on without it" says "is made again" "${large[@]}" --out large-latents
+"$cocogold" "${large[@]}" --out large-whole >/dev/null 2>&1
+for shard in 0 1; do check "shard $shard is that of one run" cmp large-latents/train-0000$shard.h5 large-whole/train-0000$shard.h5; done
 
 # ---- eval, preview: one picture is missing or cut off
 cp -r data missing && rm "missing/val/$(cd missing/val && ls ./*.png | tail -n 1)"
