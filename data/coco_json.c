@@ -429,14 +429,15 @@ static void end_category(Reader *r) {
     r->coco.categories[r->coco.category_count++] = (Category){a->value[ID].id, name, thing};
 }
 
-// The last two parts of a URL, as detectron2's load_lvis_json takes them: ".../train2017/000000000009.jpg".
+// The last two parts of a URL, as detectron2's load_lvis_json takes them: ".../train2017/000000000009.jpg". NULL: none,
+// or they lead out of a folder.
 static const char *name_of_url(const char *url) {
     const char *from = url + strlen(url);
     for (int slashes = 0; from > url; from--) {
         slashes += from[-1] == '/';
         if (slashes == 2) { break; }
     }
-    return *from ? from : NULL;
+    return *from && strncmp(from, "../", 3) != 0 ? from : NULL;
 }
 
 static bool whole_side(double side) { return side >= 1 && side <= 32768 && side == floor(side); }

@@ -64,14 +64,14 @@ static char *with_slashes(const char *name) {
 
 // NULL: no try is a file.
 static char *find_picture(const Coco *coco, const Picture *p) {
-    enum { ID_AND_ENDING = 16 }; // of "COCO_train2014_000000391895.jpg": pictures have the rest since 2017
+    enum { ID_AND_ENDING = 16 }; // of "COCO_train2014_000000391895.jpg": the whole name since 2017
     const char *name = p->file_name;
     size_t length = strlen(name);
     char *found = NULL, *slashes = strchr(name, '\\') ? with_slashes(name) : NULL;
     if (!look_for(coco, name, &found) && slashes) { look_for(coco, slashes, &found); }
     if (!found && p->url_name) { look_for(coco, p->url_name, &found); }
-    if (!found && length > ID_AND_ENDING && strncmp(name, "COCO_", 5) == 0) {
-        look_for(coco, name + length - ID_AND_ENDING, &found);
+    if (!found && length > ID_AND_ENDING && strncmp(name, "COCO_", 5) == 0 && !strchr(name, '/')) {
+        take(&found, xprintf("%s/%s", coco->pictures_folder, name + length - ID_AND_ENDING));
     }
     free(slashes);
     return found;

@@ -3,8 +3,9 @@
 //
 //   coco_picture_path   the first of these that is a file, else the first: PICTURES/NAME, NAME if it is absolute,
 //                       PICTURES/REST where NAME is SPLIT/REST (or SPLIT2017/REST), DATA/NAME, DATA/images/NAME; then
-//                       the same with backslashes as slashes, of the end of coco_url, and of the last 16 characters of
-//                       a name that starts with COCO_ (COCO's names until 2014, which LVIS v0.5 and RefCOCO have)
+//                       the same with backslashes as slashes, and with the end of coco_url as NAME; then PICTURES/END,
+//                       where END is the last 16 characters of a name that starts with COCO_ (COCO's names until 2014,
+//                       which LVIS v0.5 and RefCOCO have)
 #pragma once
 #include "data/coco.h"
 

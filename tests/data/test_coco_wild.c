@@ -233,6 +233,8 @@ static void test_file_names(void **state) {
     static const char url[] = "\"coco_url\": \"http://images.cocodataset.org/train2017/000000391895.png\"";
     assert_true(is_found("\"file_name\": \"COCO_train2014_000000391895.png\"", "set/train2017/000000391895.png"));
     assert_false(is_found("\"file_name\": \"train2014_000000391895.png\"", "set/train2017/000000391895.png"));
+    assert_false(is_found("\"file_name\": \"COCO_../../abcd/p.png\"", "abcd/p.png"));
+    assert_false(is_found("\"file_name\": \"q.png\", \"coco_url\": \"http://x.org/../p.png\"", "set/p.png"));
     for (int i = 0; i < 3; i++) {
         static const char *const names[] = {"\"\"", "5", "\"old.png\""};
         char *both = xprintf("\"file_name\": %s, %s", names[i], url);
