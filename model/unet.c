@@ -78,9 +78,9 @@ static Layer *layer_add(Builder *b, Path path, const char *block, int i, int IC,
     return l;
 }
 
-static void resample_add(Builder *b, Layer *l, const char *name, int stride, int pad) {
+static void resample_add(Builder *b, Layer *l, const char *name, int stride, int pad_before) {
     l->has_resample = true;
-    l->resample = conv_create(b->params, name, l->OC, l->OC, stride, pad, pad);
+    l->resample = conv_create(b->params, name, l->OC, l->OC, stride, pad_before, 1);
 }
 
 static void down_create(Builder *b) {
@@ -95,6 +95,7 @@ static void down_create(Builder *b) {
             skip_add(b);
         }
         if (i + 1 == c->levels) { break; }
+        // Downsample2D with padding 0 still pads by 1 at the bottom and on the right.
         resample_add(b, l, name_of("%s.downsamplers.0.conv", name.text).text, 2, c->downsample_padding);
         skip_add(b);
     }
@@ -258,7 +259,7 @@ void unet_forward(UNet *unet, Arena *arena, floatX *out, const floatX *sample, c
                      .save = save,
                      .recompute_resnets = unet->recompute == RECOMPUTE_BLOCKS,
                      .recompute_transformers = unet->recompute >= RECOMPUTE_TRANSFORMERS,
-                     .recompute_products = unet->recompute == RECOMPUTE_PRODUCTS,
+                     .recompute_products = save && unet->recompute == RECOMPUTE_PRODUCTS,
                      .context = context,
                      .context_length = T};
     Pass *pass = &u->pass;
