@@ -39,21 +39,21 @@ HOST_DEVICE Tap tap_at(int i, int size, int out_size) {
 // alpha = sqrt(abar), sigma = sqrt(1 - abar): x_t = alpha x0 + sigma noise.
 typedef struct {
     float alpha, sigma;
-} Schedule;
+} NoiseLevel;
 
-HOST_DEVICE Schedule schedule_at(float alpha_cumprod) {
-    Schedule k = {sqrtf(alpha_cumprod), sqrtf(1.0f - alpha_cumprod)};
+HOST_DEVICE NoiseLevel noise_level(float alpha_cumprod) {
+    NoiseLevel k = {sqrtf(alpha_cumprod), sqrtf(1.0f - alpha_cumprod)};
     return k;
 }
 
 // The model's target = of_noise noise + of_x0 x0.
-HOST_DEVICE void target_factors(float *of_noise, float *of_x0, Prediction prediction, Schedule k) {
+HOST_DEVICE void target_factors(float *of_noise, float *of_x0, Prediction prediction, NoiseLevel k) {
     *of_noise = prediction == PREDICT_EPSILON ? 1 : prediction == PREDICT_V ? k.alpha : 0;
     *of_x0 = prediction == PREDICT_SAMPLE ? 1 : prediction == PREDICT_V ? -k.sigma : 0;
 }
 
 // x0 = of_x x + of_out out for a model's output at x = alpha x0 + sigma eps.
-HOST_DEVICE void x0_factors(float *of_x, float *of_out, Prediction prediction, Schedule k) {
+HOST_DEVICE void x0_factors(float *of_x, float *of_out, Prediction prediction, NoiseLevel k) {
     *of_x = prediction == PREDICT_EPSILON ? 1 / k.alpha : prediction == PREDICT_V ? k.alpha : 0;
     *of_out = prediction == PREDICT_EPSILON ? -k.sigma / k.alpha : prediction == PREDICT_V ? -k.sigma : 1;
 }

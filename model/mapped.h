@@ -4,7 +4,7 @@
 // (Conv2d.torch_order). Values are checked when they are first used: a NaN dies with file and tensor.
 //
 // A file that is replaced by a rename, as all programs should, stays what it was. One that is cut off meanwhile ends
-// the program with a sentence (util/mapped.h); one that is overwritten in place changes the weights, as it does in
+// the program with a sentence (util/map_guard.h); one that is overwritten in place changes the weights, as it does in
 // PyTorch.
 #pragma once
 #include "model/params.h"

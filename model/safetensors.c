@@ -4,7 +4,8 @@
 #include "util/finite.h"
 #include "util/half.h"
 #include "util/json.h"
-#include "util/mapped.h"
+#include "util/map_guard.h"
+#include "util/text.h"
 #include <assert.h>
 #include <fcntl.h>
 #include <stdlib.h>
@@ -43,7 +44,7 @@ static struct SafetensorsMap map_file(const char *path) {
     map.bytes = mmap(NULL, map.size, PROT_READ, MAP_PRIVATE, fd, 0);
     if (map.bytes == MAP_FAILED) { die("%s: cannot be mapped into memory", path); }
     close(fd);
-    mapped_guard();
+    map_guard();
     return map;
 }
 

@@ -5,11 +5,11 @@
 #include "model/blocks.h"
 #include "util/error.h"
 
-typedef enum { PATH_DOWN, PATH_MID, PATH_UP } Path;
+typedef enum { PATH_DOWN, PATH_MID, PATH_UP } UNetPath;
 
 // A resnet, followed by a transformer in cross-attention blocks, and by a change of resolution at the end of a block.
 typedef struct {
-    Path path; // down: its outputs become skips; up: its resnet reads stream and skip, concatenated
+    UNetPath path; // down: its outputs become skips; up: its resnet reads stream and skip, concatenated
     Resnet resnet;
     Transformer transformer;
     Conv resample; // down: stride 2; up: after nearest upsampling
@@ -63,7 +63,7 @@ static void skip_add(Builder *b) {
     b->skip_C[b->layers->skip_capacity++] = b->C;
 }
 
-static Layer *layer_add(Builder *b, Path path, const char *block, int i, int IC, int OC, int heads) {
+static Layer *layer_add(Builder *b, UNetPath path, const char *block, int i, int IC, int OC, int heads) {
     const UNetConfig *c = b->config;
     Layer *l = &b->layers->layers[b->layers->count++];
     *l = (Layer){.path = path, .has_transformer = heads > 0, .IC = IC, .OC = OC};
