@@ -60,11 +60,11 @@ HOST_DEVICE void x0_factors(float *of_x, float *of_out, Prediction prediction, N
 
 // The coefficients of x0 and eps as sums of x and the model's output, and of the next x as a sum of both.
 typedef struct {
-    float x0_x, x0_out, eps_x, eps_out, limit, of_x0, of_eps;
+    float x0_x, x0_out, eps_x, eps_out, of_x0, of_eps;
 } DdimFactors;
 
-HOST_DEVICE DdimFactors ddim_factors(Prediction prediction, Schedule now, Schedule previous, float clip_x0) {
-    DdimFactors k = {0, 0, 0, 0, clip_x0 > 0 ? clip_x0 : INFINITY, previous.alpha, previous.sigma};
+HOST_DEVICE DdimFactors ddim_factors(Prediction prediction, NoiseLevel now, NoiseLevel previous) {
+    DdimFactors k = {0, 0, 0, 0, previous.alpha, previous.sigma};
     x0_factors(&k.x0_x, &k.x0_out, prediction, now);
     // eps: the model's output itself, alpha out + sigma x for v, (x - alpha x0) / sigma for a sample.
     k.eps_x = prediction == PREDICT_V ? now.sigma : prediction == PREDICT_SAMPLE ? 1 / now.sigma : 0;
@@ -74,8 +74,6 @@ HOST_DEVICE DdimFactors ddim_factors(Prediction prediction, Schedule now, Schedu
 
 HOST_DEVICE float ddim_element(float x, float out, DdimFactors k) {
     float x0 = k.x0_x * x + k.x0_out * out, eps = k.eps_x * x + k.eps_out * out;
-    x0 = x0 > k.limit ? k.limit : x0;
-    x0 = x0 < -k.limit ? -k.limit : x0;
     return k.of_x0 * x0 + k.of_eps * eps;
 }
 

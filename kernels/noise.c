@@ -154,10 +154,10 @@ void predict_x0_backward(floatX *dmodel_out, const floatX *dx0, const float *tim
 }
 
 void ddim_step(float *x, const floatX *model_out, float alpha_cumprod_t, float alpha_cumprod_prev,
-               Prediction prediction, float clip_x0, int B, int n, Device *dev) {
+               Prediction prediction, int B, int n, Device *dev) {
     size_t count = (size_t)B * n;
     if (!device_launch(dev, "ddim_step", ddim_step_cost(B, n))) { return; }
-    DdimFactors k = ddim_factors(prediction, schedule_at(alpha_cumprod_t), schedule_at(alpha_cumprod_prev), clip_x0);
+    DdimFactors k = ddim_factors(prediction, noise_level(alpha_cumprod_t), noise_level(alpha_cumprod_prev));
 #pragma omp parallel for simd schedule(static) if (count >= PARALLEL_MIN)
     for (size_t i = 0; i < count; i++) { x[i] = ddim_element(x[i], model_out[i], k); }
 }

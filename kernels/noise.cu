@@ -315,10 +315,9 @@ static __global__ void __launch_bounds__(FEW_THREADS) ddim(float *x, const float
 }
 
 void ddim_step(float *x, const floatX *model_out, float alpha_cumprod_t, float alpha_cumprod_prev,
-               Prediction prediction, float clip_x0, int B, int n, Device *dev) {
+               Prediction prediction, int B, int n, Device *dev) {
     const size_t count = (size_t)B * n;
     if (!device_launch(dev, "ddim_step", ddim_step_cost(B, n))) { return; }
-    const DdimFactors k =
-        ddim_factors(prediction, schedule_at(alpha_cumprod_t), schedule_at(alpha_cumprod_prev), clip_x0);
+    const DdimFactors k = ddim_factors(prediction, noise_level(alpha_cumprod_t), noise_level(alpha_cumprod_prev));
     launch<ddim>(dev, blocks_for(count, VEC, FEW_THREADS), FEW_THREADS, 0, x, model_out, k, count);
 }

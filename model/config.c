@@ -406,9 +406,7 @@ ScheduleConfig schedule_config_read(const char *path) {
         .prediction = (Prediction)choice(&json, "prediction_type", "epsilon", predictions, 3),
         .spacing = (TimestepSpacing)choice(&json, "timestep_spacing", "leading", timestep_spacing_names, 3),
         .terminal_signal = json_boolean(&json, "rescale_betas_zero_snr", false) ? 0 : trained_signal(&json),
-        .set_alpha_to_one = json_boolean(&json, "set_alpha_to_one", true),
-        .clip_sample = false,
-        .clip_sample_range = (float)positive_number(&json, "clip_sample_range", 1)};
+        .set_alpha_to_one = json_boolean(&json, "set_alpha_to_one", true)};
     if (c.beta_start >= 1 || c.beta_end >= 1) {
         die("%s: fields \"beta_start\" and \"beta_end\" are %g and %g, expected numbers below 1", path, c.beta_start,
             c.beta_end);
@@ -437,8 +435,7 @@ void schedule_config_write(const ScheduleConfig *c, const char *path) {
     json_put_number(gen, "beta_end", c->beta_end);
     json_put_string(gen, "beta_schedule", beta_schedules[c->scaled_linear]);
     json_put_number(gen, "beta_start", c->beta_start);
-    json_put_boolean(gen, "clip_sample", c->clip_sample);
-    put_float(gen, "clip_sample_range", c->clip_sample_range);
+    json_put_boolean(gen, "clip_sample", false);
     json_put_integer(gen, "num_train_timesteps", c->num_train_timesteps);
     json_put_string(gen, "prediction_type", predictions[c->prediction]);
     json_put_boolean(gen, "rescale_betas_zero_snr", c->terminal_signal == 0);

@@ -55,8 +55,7 @@ typedef struct {
     // sqrt(alphas_cumprod) at the last timestep, how much of the target is left in the noisiest sample. 0: none
     // (rescale_betas_zero_snr); AS_BETAS: as the betas give it.
     double terminal_signal;
-    bool set_alpha_to_one, clip_sample;
-    float clip_sample_range;
+    bool set_alpha_to_one;
 } ScheduleConfig;
 
 UNetConfig unet_config_read(const char *path);

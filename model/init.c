@@ -13,7 +13,7 @@
     {                                                                                                                  \
         .num_train_timesteps = 1000, .steps_offset = 1, .beta_start = 0.00085, .beta_end = 0.012,                      \
         .scaled_linear = true, .prediction = p, .spacing = SPACING_TRAILING,                                           \
-        .terminal_signal = (p) != PREDICT_EPSILON ? 0 : AS_BETAS, .clip_sample_range = 1                               \
+        .terminal_signal = (p) != PREDICT_EPSILON ? 0 : AS_BETAS                                                       \
     }
 #define SD_VAE(size)                                                                                                   \
     {                                                                                                                  \
@@ -124,11 +124,11 @@ static uint32_t hash_name(const char *name) {
 static float clip_deviation(const ParamSlice *slice, const Preset *preset) {
     float C = (float)preset->clip.hidden_size, layers = (float)preset->clip.num_hidden_layers;
     float inner = 1 / sqrtf(C) / sqrtf(2 * layers);
-    if (ends_with(slice->name, "token_embedding.weight")) { return preset->token_std; }
-    if (ends_with(slice->name, "position_embedding.weight")) { return 0.02f; }
-    if (ends_with(slice->name, "out_proj.weight")) { return preset->text_residual / sqrtf(C); }
-    if (ends_with(slice->name, "fc1.weight")) { return 1 / sqrtf(2 * C); }
-    if (ends_with(slice->name, "fc2.weight")) { return preset->text_residual * inner; }
+    if (text_ends_with(slice->name, "token_embedding.weight")) { return preset->token_std; }
+    if (text_ends_with(slice->name, "position_embedding.weight")) { return 0.02f; }
+    if (text_ends_with(slice->name, "out_proj.weight")) { return preset->text_residual / sqrtf(C); }
+    if (text_ends_with(slice->name, "fc1.weight")) { return 1 / sqrtf(2 * C); }
+    if (text_ends_with(slice->name, "fc2.weight")) { return preset->text_residual * inner; }
     return inner;
 }
 

@@ -181,8 +181,7 @@ static void denoise(Sampler *s, const float *image_latent, const floatX *context
         progress_phase(dev->progress, "step %d of %d", i + 1, steps);
         set_timestep(s, timesteps[i], n, dev);
         predict(s, context, n, dev);
-        ddim_step(s->latent, s->output, alpha, alpha_prev, config->prediction,
-                  config->clip_sample ? config->clip_sample_range : 0, n, (int)latent_count(s), dev);
+        ddim_step(s->latent, s->output, alpha, alpha_prev, schedule->config.prediction, n, (int)latent_count(s), dev);
         if (s->progress) { progress_update(s->progress, ++s->steps_done); }
     }
     free(timesteps);

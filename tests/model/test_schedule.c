@@ -9,8 +9,7 @@ static const ScheduleConfig sd2 = {.num_train_timesteps = 1000,
                                    .scaled_linear = true,
                                    .prediction = PREDICT_V,
                                    .spacing = SPACING_TRAILING,
-                                   .terminal_signal = AS_BETAS,
-                                   .clip_sample_range = 1};
+                                   .terminal_signal = AS_BETAS};
 
 // alpha_bar in double from the formula.
 static void alphas_by_definition(const ScheduleConfig *c, double *alphas) {
