@@ -1,4 +1,5 @@
 #include "model/pipeline.h"
+#include "model/text_batch.h"
 #include "util/error.h"
 #include "util/file.h"
 #include "util/json.h"
@@ -235,24 +236,17 @@ enum { TEXT_BATCH = 16 };
 void pipeline_embed_texts(Pipeline *p, const char *const *texts, int count, floatX *out, Device *dev) {
     int T = tokenizer_length(p->tokenizer), batch = count < TEXT_BATCH ? count : TEXT_BATCH;
     if (count == 0) { return; }
-    Device plan = {.plan_only = true};
-    Arena arena = arena_create(dev, clip_plan(&p->clip, batch, T, false, &plan));
-    device_reserve_workspace(dev, plan.workspace_needed);
-    size_t bytes = (size_t)batch * T * sizeof(int);
-    int *host = device_alloc_pinned(dev, bytes), *ids = device_alloc(dev, bytes);
+    TextBatch batch = text_batch_create(p, count < TEXT_BATCH ? count : TEXT_BATCH, dev);
+    size_t row = (size_t)tokenizer_length(p->tokenizer) * (size_t)p->clip.config.hidden_size;
     Progress progress = progress_work("texts", count);
-    for (int done = 0; done < count; done += batch) {
-        int n = count - done < batch ? count - done : batch;
-        for (int i = 0; i < n; i++) { tokenizer_encode(p->tokenizer, texts[done + i], host + i * T, T); }
-        device_copy(dev, ids, host, (size_t)n * T * sizeof(int), false);
-        clip_forward(&p->clip, &arena, out + (size_t)done * T * p->clip.config.hidden_size, ids, n, T, false, dev);
+    for (int done = 0; done < count; done += batch.batch) {
+        int n = count - done < batch.batch ? count - done : batch.batch;
+        text_batch_embed(&batch, out + (size_t)done * row, texts + done, NULL, n, dev);
         device_sync(dev);
         progress_add(&progress, n);
     }
     progress_end(&progress, progress.done);
-    device_free_pinned(dev, host);
-    device_free(dev, ids);
-    arena_destroy(&arena);
+    text_batch_destroy(&batch, dev);
 }
 
 // ---- Pixels and latents --------------------------------------------------------------------------------------------
