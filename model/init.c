@@ -1,6 +1,7 @@
 #include "model/init.h"
 #include "util/error.h"
 #include "util/philox.h"
+#include "util/text.h"
 #include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -78,11 +79,6 @@ const Preset *preset_find(const char *name) {
 
 // ---- Weights -------------------------------------------------------------------------------------------------------
 
-static bool ends_with(const char *text, const char *end) {
-    size_t n = strlen(text), m = strlen(end);
-    return n >= m && strcmp(text + n - m, end) == 0;
-}
-
 // The weight that belongs to a bias: the same name with another ending.
 static const ParamSlice *weight_of(const Params *params, const ParamSlice *bias) {
     char name[sizeof bias->name + 8];
@@ -134,7 +130,7 @@ static float clip_deviation(const ParamSlice *slice, const Preset *preset) {
 
 void init_slice(float *out, const Params *params, int i, uint64_t seed, const Preset *preset, bool clip) {
     const ParamSlice *slice = &params->slices[i];
-    bool bias = ends_with(slice->name, ".bias");
+    bool bias = text_ends_with(slice->name, ".bias");
     const ParamSlice *weight = bias ? weight_of(params, slice) : slice;
     if (weight->ndim == 1) {
         fill(out, slice->count, bias ? 0 : 1); // a norm

@@ -4,6 +4,7 @@
 #include "util/file.h"
 #include "util/json.h"
 #include "util/progress.h"
+#include "util/text.h"
 #include <dirent.h>
 #include <errno.h>
 #include <fcntl.h>
@@ -132,7 +133,7 @@ void pipeline_release(Pipeline *p, int parts, Device *dev) {
 
 void weights_digest(const char *folder, char hex[65]) {
     Path path = weights_path(folder);
-    if (strcmp(path.text + strlen(path.text) - 5, ".json") != 0) {
+    if (!text_ends_with(path.text, ".json")) {
         sha256_file(path.text, hex);
         return;
     }

@@ -225,14 +225,9 @@ static void add_shards(Safetensors *file, const char *index_path) {
     json_free(&index);
 }
 
-static bool ends_with(const char *text, const char *end) {
-    size_t n = strlen(text), m = strlen(end);
-    return n >= m && strcmp(text + n - m, end) == 0;
-}
-
 Safetensors safetensors_open(const char *path) {
     Safetensors file = {.path = xstrdup(path)};
-    if (ends_with(path, ".json")) {
+    if (text_ends_with(path, ".json")) {
         add_shards(&file, path);
     } else {
         add_file(&file, path);
