@@ -196,17 +196,9 @@ static int parse_steps_table(int *steps) {
     return count;
 }
 
-static void check_memory(Pipeline *p, int side, Device *dev) {
-    size_t free_bytes, total;
+static void want_memory(Pipeline *p, int side, Device *dev) {
     int cells = side / vae_factor(&p->vae_decoder.config);
-    size_t needed = sampler_bytes(p, o.batch, cells, cells, dev);
-    device_memory(dev, &free_bytes, &total);
-    char a[24], b[24];
-    if (needed > free_bytes) {
-        die("--batch %d at %d pixels needs %s besides the weights, but %s has %s free: expected a smaller --batch or "
-            "--resolution",
-            o.batch, side, format_bytes((double)needed, a), device_name(dev), format_bytes((double)free_bytes, b));
-    }
+    sampler_want_memory(sampler_bytes(p, o.batch, cells, cells, dev), o.batch, side, dev);
 }
 
 // Shards hold no pictures.
@@ -312,7 +304,7 @@ int cmd_eval(int argc, char **argv) {
         schedule_first_timestep(&p.schedule, v.table[k]);
     } // dies if there is none
     Dataset dataset = open_dataset(crops, o.split, &settings, &p);
-    check_memory(&p, dataset.resolution, &dev);
+    want_memory(&p, dataset.resolution, &dev);
     if (o.tune_on) { tune(crops, &p, &settings, &v.rule, &record, &dev); }
 
     bool *seen = seen_flags(&dataset, &settings), *wanted = wanted_flags(&dataset, seen);

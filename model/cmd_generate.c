@@ -172,13 +172,10 @@ int cmd_generate(int argc, char **argv) {
     double started = now_seconds();
     Image *images = xcalloc((size_t)o.count, sizeof *images);
     int batch = o.batch < o.count ? o.batch : o.count;
-    check_memory(&p, batch, side / f, side, &dev);
-    draw(&p, batch, side / f, images, &dev);
-    save(images);
-    printf("\"%s\": %d picture%s of %d pixels (%.2f s); wrote %s.png and %s-0.png%s\n", o.text, o.count,
-           o.count > 1 ? "s" : "", side, now_seconds() - started, o.out, o.out, o.count > 1 ? ", ..." : "");
-    for (int i = 0; i < o.count; i++) { image_free(&images[i]); }
-    free(images);
+    sampler_want_memory(sampler_text_bytes(&p, batch, side / f, side / f, o.guidance, &dev), batch, side, &dev);
+    draw(&p, batch, side / f, &dev);
+    printf("\"%s\": %d picture%s of %d pixels (%.2f s); wrote %s and %s%s\n", o.text, o.count, o.count > 1 ? "s" : "",
+           side, now_seconds() - started, sheet_path().text, picture_path(0).text, o.count > 1 ? ", ..." : "");
     pipeline_close(&p, &dev);
     device_close(&dev);
     return 0;

@@ -263,10 +263,10 @@ const char *safetensors_next_file(const Safetensors *file, const char *last) {
     return next;
 }
 
-// Drops the pages of a large tensor that was read: else they count as this process's memory until the file is closed.
-static void drop_pages(const unsigned char *data, size_t bytes) {
-    const uintptr_t page = 4096;
-    uintptr_t begin = ((uintptr_t)data + page - 1) / page * page, end = ((uintptr_t)data + bytes) / page * page;
+void tensor_drop_pages(const Tensor *tensor, int64_t first, int64_t count) {
+    const uintptr_t page = 4096, size = (uintptr_t)dtypes[tensor->dtype].size, data = (uintptr_t)tensor->data;
+    uintptr_t begin = (data + (uintptr_t)first * size + page - 1) / page * page;
+    uintptr_t end = (data + (uintptr_t)(first + count) * size) / page * page;
     if (end > begin && end - begin >= 1 << 20) { madvise((void *)begin, end - begin, MADV_DONTNEED); }
 }
 
@@ -298,7 +298,7 @@ void tensor_to_float(const Tensor *tensor, int64_t first, int64_t count, float *
         die("%s: tensor \"%s\" is of dtype %s, expected F32, F16, BF16 or F64", tensor->path, tensor->name,
             dtypes[tensor->dtype].name);
     }
-    drop_pages(data, (size_t)(count * dtypes[tensor->dtype].size));
+    tensor_drop_pages(tensor, first, count);
 }
 
 void tensor_want_finite(const Tensor *tensor, const float *values, size_t count) {

@@ -1,5 +1,6 @@
 #include "model/sampler.h"
 #include "kernels/kernels.h"
+#include "model/mapped.h"
 #include "util/error.h"
 #include "util/finite.h"
 #include "util/philox.h"
@@ -91,12 +92,17 @@ static Sampler sampler_shape(Pipeline *p, int B, int h, int w, bool conditioned,
     return s;
 }
 
+static size_t pending_bytes(const Pipeline *p) {
+    return mapped_pending_bytes(&p->unet.params) + mapped_pending_bytes(&p->vae_encoder.params) +
+           mapped_pending_bytes(&p->vae_decoder.params);
+}
+
 static size_t shape_bytes(Sampler s, Device *dev) {
     size_t latent = latent_count(&s), rows = (size_t)rows_of(&s, s.B), B = (size_t)s.B;
     size_t floats = B * (2 * latent + picture_count(&s)) + rows;
     size_t activations = 2 * B * latent + rows * (sample_count(&s) + latent);
     if (guided(&s)) { activations += rows * context_count(s.pipeline); }
-    return arena_bytes(s, dev) + floats * sizeof(float) + activations * sizeof(floatX);
+    return arena_bytes(s, dev) + floats * sizeof(float) + activations * sizeof(floatX) + pending_bytes(s.pipeline);
 }
 
 size_t sampler_bytes(Pipeline *pipeline, int B, int h, int w, Device *dev) {
@@ -105,6 +111,16 @@ size_t sampler_bytes(Pipeline *pipeline, int B, int h, int w, Device *dev) {
 
 size_t sampler_text_bytes(Pipeline *pipeline, int B, int h, int w, double guidance, Device *dev) {
     return shape_bytes(sampler_shape(pipeline, B, h, w, false, guidance), dev);
+}
+
+void sampler_want_memory(size_t needed, int batch, int side, Device *dev) {
+    size_t free_bytes, total;
+    device_memory(dev, &free_bytes, &total);
+    char a[24], b[24];
+    if (needed > free_bytes) {
+        die("--batch %d at %d pixels needs %s, but %s has %s free: expected a smaller --batch or --resolution", batch,
+            side, format_bytes((double)needed, a), device_name(dev), format_bytes((double)free_bytes, b));
+    }
 }
 
 static Sampler create(Sampler s, Device *dev) {
