@@ -357,6 +357,8 @@ const char *const timestep_spacing_names[] = {
     [SPACING_LEADING] = "leading", [SPACING_TRAILING] = "trailing", [SPACING_LINSPACE] = "linspace", NULL};
 static const char *const beta_schedules[] = {"linear", "scaled_linear"};
 
+enum { SIGNAL_STEPS = 1000000 }; // signals are read as multiples of 1 / SIGNAL_STEPS
+
 // The terminal signal of "trained_betas": the root of the product of 1 - beta; AS_BETAS where the field is missing.
 static double trained_signal(const Json *json) {
     yajl_val betas = json_find(json->root, "trained_betas");
@@ -366,14 +368,14 @@ static double trained_signal(const Json *json) {
         yajl_val beta = YAJL_GET_ARRAY(betas)->values[t];
         product *= 1 - (YAJL_IS_NUMBER(beta) ? YAJL_GET_DOUBLE(beta) : 2);
     }
-    return round(sqrt(fmax(product, 0)) * 1e6) / 1e6;
+    return round(sqrt(fmax(product, 0)) * SIGNAL_STEPS) / SIGNAL_STEPS;
 }
 
 // Dies unless "trained_betas" are the ones that the rest of the file gives with the terminal signal in *c.
 static void want_own_betas(const Json *json, const ScheduleConfig *c) {
     yajl_val betas = json_find(json->root, "trained_betas");
     bool same = YAJL_IS_ARRAY(betas) && (int)YAJL_GET_ARRAY(betas)->len == c->num_train_timesteps &&
-                c->terminal_signal > 0 && c->terminal_signal < MOST_TERMINAL_SIGNAL;
+                c->terminal_signal > 0 && c->terminal_signal <= MOST_TERMINAL_SIGNAL + 1.5 / SIGNAL_STEPS;
     Schedule schedule = same ? schedule_create(c) : (Schedule){0};
     for (int t = 0; same && t < c->num_train_timesteps; t++) {
         yajl_val beta = YAJL_GET_ARRAY(betas)->values[t];

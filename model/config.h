@@ -42,8 +42,10 @@ typedef struct {
 typedef enum { SPACING_LEADING, SPACING_TRAILING, SPACING_LINSPACE } TimestepSpacing;
 extern const char *const timestep_spacing_names[]; // "leading", ..., NULL
 
-enum { AS_BETAS = -1 };           // ScheduleConfig.terminal_signal
-#define MOST_TERMINAL_SIGNAL 0.95 // sqrt(alphas_cumprod) has to decrease from 0.9996
+enum { AS_BETAS = -1 }; // ScheduleConfig.terminal_signal
+// Between 0 and the least, floats of the betas cannot tell it from 0; sqrt(alphas_cumprod) has to decrease from 0.9996.
+#define LEAST_TERMINAL_SIGNAL 1e-4
+#define MOST_TERMINAL_SIGNAL 0.95
 
 // scheduler/scheduler_config.json
 typedef struct {

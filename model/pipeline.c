@@ -91,6 +91,11 @@ Pipeline pipeline_open(const char *folder, int parts, int trained, Device *dev) 
     if (parts & PART_SCHEDULE) {
         Path path = config_path(path_of("%s/scheduler", folder).text, "scheduler_config.json");
         ScheduleConfig config = schedule_config_read(path.text);
+        if (schedule_hides_all(&config)) {
+            die("%s: field \"prediction_type\" is \"epsilon\" and \"rescale_betas_zero_snr\" is true: at the last "
+                "timestep the noise says nothing about the picture, expected v_prediction or sample, or false",
+                path.text);
+        }
         p.schedule = schedule_create(&config);
     }
     if (parts & PART_TEXT) { open_text(&p, parts & PART_UNET_EMA, trained & PART_TEXT, dev); }

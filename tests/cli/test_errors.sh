@@ -16,6 +16,10 @@ broken shape-unet unet && sed -i 's/"layers_per_block": [0-9]*/"layers_per_block
 broken kind-unet unet && sed -i 's/"CrossAttnDownBlock2D"/"KDownBlock2D"/' kind-unet/unet/config.json
 broken empty-unet unet && : >"$(weights empty-unet/unet)"
 broken odd-tokens tokenizer && sed -i 's/:/;/' odd-tokens/tokenizer/vocab.json
+broken no-side unet && rm -r no-side/vae && cp -r model/vae no-side/vae
+sed -i 's/"sample_size": [0-9]*/"sample_size": null/' no-side/{unet,vae}/config.json
+broken vast-side unet && sed -i 's/"sample_size": [0-9]*/"sample_size": 8192/' vast-side/unet/config.json
+broken all-noise scheduler && sed -i 's/"v_prediction"/"epsilon"/' all-noise/scheduler/scheduler_config.json
 broken wide-unet unet && sed -i 's/"in_channels": 8/"in_channels": 4/' wide-unet/unet/config.json
 cp -r data cut-data && cut_in_half cut-data/annotations/instances_val.json && cut_in_half cut-data/annotations/instances_train.json
 cp -r data cut-picture && cut_in_half "$(ls cut-picture/train/*.png | head -n 1)"
@@ -117,7 +121,10 @@ dies "eval of two groups of one name" "--group x: is given twice" eval --model m
 dies "eval of a group of nothing" "--group x : names no class" eval --model model --data data --out new --group x=
 dies "eval of a group without a name" "--group =person: expected a name" eval --model model --data data --out new --group =person
 dies "eval of averaged weights that are not there" "model/unet_ema" eval --model model --data data --out new --ema
-dies "eval at a signal that is neither" "--terminal-signal -0.5: expected -1, or a value from 0" eval --model model --data data --out new --terminal-signal -0.5
+dies "eval at a signal that is neither" "--terminal-signal -0.5: expected -1, 0, or a value from 0.0001 to 0.95" eval --model model --data data --out new --terminal-signal -0.5
+dies "eval of a model whose schedule hides all" 'all-noise/scheduler/scheduler_config.json: field "prediction_type" is "epsilon"' eval --model all-noise --data data --out new
+dies "eval into no name" "the path of a folder to write to is empty" eval --model model --data data --out ""
+dies "analyze into no name" "the path of a folder to write to is empty" analyze latents --model model --data data --out ""
 dies "analyze leak at such a signal" "--terminal-signal -0.5" analyze leak --model model --data data --min-side 0 --out new --terminal-signal -0.5
 dies "analyze leak with too many cells" "--resolution 1024: gives 256 x 256 latent cells" analyze leak --model model --data data --min-side 0 --out new --resolution 1024
 dies "analyze starts without pictures" "--images is missing" analyze starts --model model --maps data/val --out new

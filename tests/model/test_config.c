@@ -131,6 +131,7 @@ static void test_scheduler(void **state) {
     write_text(path, "{}"); // DDIMScheduler's own defaults
     c = schedule_config_read(path);
     assert_true(c.beta_start == 0.0001 && c.beta_end == 0.02 && !c.scaled_linear && c.prediction == PREDICT_EPSILON);
+    assert_true(c.set_alpha_to_one && c.num_train_timesteps == 1000);
     // The pipeline's rule, for a file of any scheduler class and whatever it says: latents are not clipped.
     const char *const of_classes[] = {"{\"_class_name\": \"EulerDiscreteScheduler\"}", "{\"clip_sample\": true}",
                                       "{\"clip_sample\": false, \"clip_sample_range\": 0}"};
