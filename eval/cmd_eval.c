@@ -75,7 +75,7 @@ static Option table[] = {
      "LIST"},
     ENSEMBLE_OPTION(o.answer),
     {OPT_INT, "resolution", &o.resolution, "images: side of the model's square input (0: the training side)", "PIXELS",
-     .high = 4096},
+     .high = MOST_RESOLUTION},
     {OPT_INT, "batch", &o.batch, "pairs per batch", "N", .low = 1, .high = 1024},
     {OPT_LONG, "seed", &o.seed, "seed of the noise, the choice of pairs and the bootstrap", "N"},
     MASK_OPTIONS(o.mask),
@@ -107,8 +107,7 @@ static bool parse(int argc, char **argv) {
 
 static Dataset open_dataset(bool crops, const char *split, const ModelSettings *settings, const Pipeline *p) {
     if (crops) { return dataset_of_shards(o.shards, split, o.answer.model, settings); }
-    int side = o.resolution ? o.resolution : settings->resolution;
-    if (!side) { side = p->unet.config.sample_size * vae_factor(&p->vae_decoder.config); }
+    int side = pipeline_resolution(p, o.resolution ? o.resolution : settings->resolution);
     return dataset_of_pictures(o.data, split, o.source, side);
 }
 

@@ -54,7 +54,7 @@ static Option table[] = {
     SCHEDULE_OPTIONS(o.answer.schedule),
     ENSEMBLE_OPTION(o.answer),
     {OPT_INT, "resolution", &o.resolution, "longer side of the model's input (0: the training side)", "PIXELS",
-     .high = 4096},
+     .high = MOST_RESOLUTION},
     {OPT_STRING, "fit", &o.fit, "pad the picture to a square, as eval does, or keep its aspect ratio", "KIND",
      .choices = fits, .choice = &o.aspect},
     {OPT_INT, "batch", &o.batch, "most masks drawn at once (fewer where memory is short)", "N", .low = 1, .high = 1024},
@@ -137,6 +137,7 @@ typedef struct {
     Pipeline pipeline;
     ModelSettings settings;
     MaskRule rule;
+    int side; // of the model's input in pixels, the longer one
     Device dev;
     PictureList pictures;
     int at, unreadable; // pictures that were read or tried; those that cannot be read
@@ -234,10 +235,7 @@ static void want_sampler(Segmenter *s, const Frame *frame) {
 
 static Frame choose_frame(const Segmenter *s, const Image *rgb) {
     const Pipeline *p = &s->pipeline;
-    int f = vae_factor(&p->vae_decoder.config);
-    int side = o.resolution ? o.resolution : s->settings.resolution;
-    if (!side) { side = p->unet.config.sample_size * f; }
-    if (side % f != 0) { die("--resolution %d: expected a multiple of %d, the VAE's factor", side, f); }
+    int f = vae_factor(&p->vae_decoder.config), side = s->side;
     // Use whole cells of the UNet's coarsest level, unless they are too large for the picture.
     int multiple = f << (p->unet.config.levels - 1);
     return o.aspect ? frame_aspect(rgb->width, rgb->height, side, multiple <= side / 4 ? multiple : f)
@@ -473,6 +471,7 @@ static void segmenter_open(Segmenter *s) {
     if (schedule_changes(&o.answer.schedule)) { schedule_change(&s->pipeline.schedule, &o.answer.schedule); }
     schedule_warn_steps(&s->pipeline.schedule, steps_of(s));
     s->rule = settings_rule(&s->settings, o.answer.model, &o.mask, COMPARED_PICTURE);
+    s->side = pipeline_resolution(&s->pipeline, o.resolution ? o.resolution : s->settings.resolution);
     for (int i = 0; i < s->texts.count; i++) { note_text(s->texts.texts[i], s->pipeline.tokenizer, &s->settings); }
     if (s->texts.count > MOST_LABELS && !o.no_pictures) {
         warn("%d texts: no label maps, which have at most %d", s->texts.count, MOST_LABELS);

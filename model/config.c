@@ -48,8 +48,8 @@ static double positive_number(const Json *json, const char *field, double fallba
 }
 
 // A side in pixels or latent cells: a number, [height, width] (the first is taken) or missing (0).
-static int read_sample_size(const Json *json, int fallback) {
-    int sides[2] = {fallback};
+static int read_sample_size(const Json *json) {
+    int sides[2] = {0};
     json_integers(json, "sample_size", sides, 2, 0, MOST_SIDE);
     return sides[0];
 }
@@ -160,7 +160,7 @@ UNetConfig unet_config_read(const char *path) {
     refuse_unet_extras(&json);
     UNetConfig c = {.in_channels = positive(&json, "in_channels", 4, MOST_CHANNELS),
                     .out_channels = positive(&json, "out_channels", 4, MOST_CHANNELS),
-                    .sample_size = read_sample_size(&json, 0),
+                    .sample_size = read_sample_size(&json),
                     .layers_per_block = same_for_all(&json, "layers_per_block", 2, MOST_BLOCKS),
                     .transformer_layers = same_for_all(&json, "transformer_layers_per_block", 1, MOST_BLOCKS),
                     .cross_attention_dim = same_for_all(&json, "cross_attention_dim", 1280, MOST_CHANNELS),
@@ -250,7 +250,7 @@ VAEConfig vae_config_read(const char *path) {
     VAEConfig c = {.in_channels = 3,
                    .out_channels = 3,
                    .latent_channels = positive(&json, "latent_channels", 4, MOST_CHANNELS),
-                   .sample_size = read_sample_size(&json, 32),
+                   .sample_size = read_sample_size(&json),
                    .layers_per_block = positive(&json, "layers_per_block", 1, MOST_BLOCKS),
                    .norm_num_groups = positive(&json, "norm_num_groups", 32, MOST_CHANNELS),
                    .scaling_factor = (float)positive_number(&json, "scaling_factor", 0.18215),

@@ -24,7 +24,7 @@ typedef struct {
 
 // vae/config.json (AutoencoderKL)
 typedef struct {
-    int in_channels, out_channels, latent_channels, sample_size;
+    int in_channels, out_channels, latent_channels, sample_size; // sample_size 0: not given
     int levels, block_out_channels[MAX_LEVELS];
     int layers_per_block, norm_num_groups;
     float scaling_factor;

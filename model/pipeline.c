@@ -105,12 +105,24 @@ Pipeline pipeline_open(const char *folder, int parts, int trained, Device *dev) 
     return p;
 }
 
-int pipeline_resolution(const char *folder, const VAEConfig *vae) {
-    Path path = path_of("%s/unet/config.json", folder);
-    int cells = file_exists(path.text) ? unet_config_read(path.text).sample_size : 0;
-    int resolution = cells ? cells * vae_factor(vae) : vae->sample_size;
+// As the configs give it; 0: neither does.
+static int configured_resolution(const Pipeline *p, const VAEConfig *vae) {
+    Path path = path_of("%s/unet/config.json", p->folder);
+    int cells = p->parts & PART_UNET     ? p->unet.config.sample_size
+                : file_exists(path.text) ? unet_config_read(path.text).sample_size
+                                         : 0;
+    return cells ? cells * vae_factor(vae) : vae->sample_size;
+}
+
+int pipeline_resolution(const Pipeline *p, int wanted) {
+    const VAEConfig *vae = p->parts & PART_VAE_ENCODER ? &p->vae_encoder.config : &p->vae_decoder.config;
+    int resolution = wanted ? wanted : configured_resolution(p, vae), factor = vae_factor(vae);
     if (!resolution) {
-        die("%s: neither unet/config.json nor vae/config.json has \"sample_size\": give --resolution", folder);
+        die("%s: neither unet/config.json nor vae/config.json has \"sample_size\": give --resolution", p->folder);
+    }
+    if (resolution % factor != 0 || resolution > MOST_RESOLUTION) {
+        die("--resolution %d: expected a multiple of %d, the VAE's pixels per latent cell, up to %d", resolution,
+            factor, MOST_RESOLUTION);
     }
     return resolution;
 }

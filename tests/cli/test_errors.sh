@@ -135,6 +135,13 @@ dies "generate with a negative text for nothing" "--negative-text: needs --guida
 dies "train with validation shards without samples" "val-*.h5 have no samples" "${unet[@]}" --model model --shards no-val --validate-every 1
 dies "train epsilon at zero SNR" "(--terminal-signal 0)" "${unet[@]}" --model model --shards latents --prediction-type epsilon --terminal-signal 0
 dies "generate at half a cell" "--resolution 66: expected a multiple of 4" generate --model model --text person --resolution 66 --out new
+for command in "segment --image $picture --text person" "generate --text person" "eval --data data" \
+    "encode --data data --split train --min-side 1" "train-vae --data data --max-train-steps 1 --validate-every 0 --no-roofline" \
+    "analyze latents --data data --min-side 1" "analyze leak --data data --min-side 1" \
+    "analyze starts --images data/val --maps data/val"; do
+    dies "${command%% --*} with a model of no side" 'no-side: neither unet/config.json nor vae/config.json has "sample_size": give --resolution' $command --model no-side --out new
+    dies "${command%% --*} with a model of a vast side" "--resolution 32768: expected a multiple of 4, the VAE's pixels per latent cell, up to 4096" $command --model vast-side --out new
+done
 dies "pretrain a segmentation model" 'field "in_channels" is 8' pretrain --model model --shards latents --out new
 dies "init --from of averages that are not there" "model/unet_ema: is not a folder" init --from model --ema new
 dies "init --preset with --ema" "--ema: expected with --from" init --preset mini --ema new
