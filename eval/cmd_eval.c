@@ -55,8 +55,7 @@ static Option table[] = {
     {OPT_STRING, "unseen", &o.unseen, "classes to count as unseen (default: all others)", "LIST"},
     {OPT_LIST, "group", &o.groups,
      "also report on these classes under a name of your own, e.g. \"fruit=apple,orange\" or \"fruit=@fruit.txt\" (may "
-     "be "
-     "repeated)",
+     "be repeated)",
      "NAME=LIST"},
     {OPT_INT, "per-class", &o.per_class, "evaluate at most N random pairs of a class (0: all)", "N", .high = 1e9},
     {OPT_INT, "limit", &o.limit, "evaluate at most N random pairs in all (0: all)", "N", .high = 1e9},

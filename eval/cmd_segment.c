@@ -77,9 +77,7 @@ static PictureList parse(int argc, char **argv) {
     }
     if (!any) { die("--text is missing: expected the name of what to find"); }
     if (o.no_pictures && !o.json) { die("--no-pictures: expected --json, or nothing is written"); }
-    size_t length = strlen(o.out);
-    if (length && o.out[length - 1] == '/') { make_folders(o.out); }
-    want_folder_of("--out", o.out);
+    want_prefix("--out", o.out);
     if (o.json) { want_output("--json", o.json); }
     if (o.noise) { want_output("--dump-noise", o.noise); }
     return pictures_find("--image", (const char *const *)o.images, more);
@@ -204,12 +202,10 @@ static void sampler_close(Segmenter *s) {
 
 // PyTorch's order, so that a diffusers loop can start from it.
 static void dump_noise(Sampler *s, Device *dev) {
-    size_t cells = (size_t)s->h * s->w, count = cells * s->L;
+    size_t cells = (size_t)(s->h * s->w), L = (size_t)s->L, count = cells * L;
     float *noise = xmalloc(count * sizeof *noise), *planes = xmalloc(count * sizeof *planes);
     sampler_noise(s, noise, 0, (uint64_t)o.seed, dev);
-    for (size_t i = 0; i < cells; i++) {
-        for (int c = 0; c < s->L; c++) { planes[c * cells + i] = noise[i * s->L + c]; }
-    }
+    transpose_inner(planes, noise, 1, cells, L);
     atomic_write(o.noise, planes, count * sizeof *planes);
     free(noise);
     free(planes);
@@ -264,16 +260,14 @@ static void subject_free(Subject *subject) {
     labels_free(&subject->labels);
 }
 
-// PREFIX[-PICTURE][-TEXT]-WHAT.png; subject and text may be NULL. A prefix that ends with a slash is a folder.
+// PREFIX[-PICTURE][-TEXT]-WHAT.png; subject and text may be NULL.
 static Path output_path(const Segmenter *s, const Subject *subject, const char *text, const char *what) {
     char *word = text && s->texts.count > 1 ? text_file_name(text) : NULL;
     const char *picture = subject && s->pictures.several ? s->pictures.names[subject->number] : NULL;
     const char *parts[] = {picture, word, what};
     Path path = path_of("%s", o.out);
     for (int i = 0; i < 3; i++) {
-        if (!parts[i]) { continue; }
-        bool begins = path.text[0] && path.text[strlen(path.text) - 1] == '/';
-        path = path_of("%s%s%s", path.text, begins ? "" : "-", parts[i]);
+        if (parts[i]) { path = prefixed(path.text, parts[i]); }
     }
     free(word);
     return path_of("%s.png", path.text);

@@ -252,7 +252,6 @@ void pipeline_index_write(const char *folder) {
 enum { TEXT_BATCH = 16 };
 
 void pipeline_embed_texts(Pipeline *p, const char *const *texts, int count, floatX *out, Device *dev) {
-    int T = tokenizer_length(p->tokenizer), batch = count < TEXT_BATCH ? count : TEXT_BATCH;
     if (count == 0) { return; }
     TextBatch batch = text_batch_create(p, count < TEXT_BATCH ? count : TEXT_BATCH, dev);
     size_t row = (size_t)tokenizer_length(p->tokenizer) * (size_t)p->clip.config.hidden_size;

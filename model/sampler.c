@@ -182,7 +182,6 @@ static const floatX *rows_context(Sampler *s, const floatX *context, int n, Devi
 // DDIM (Song et al. 2020) from the noise in s->latent; eta = 0.
 static void denoise(Sampler *s, const float *image_latent, const floatX *context, int n, int steps, Device *dev) {
     const Schedule *schedule = &s->pipeline->schedule;
-    const ScheduleConfig *config = &schedule->config;
     size_t count = (size_t)n * latent_count(s);
     if (s->conditioned) {
         device_copy(dev, s->image_latent, image_latent, count * sizeof(float), false);
