@@ -3,6 +3,7 @@
 // in bf16 with the same weights.
 #include "model_test.h"
 #include "model/pipeline.h"
+#include "util/text.h"
 
 #define FOLDER "tests/fixtures/"
 
