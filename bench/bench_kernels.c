@@ -168,7 +168,7 @@ static void run_noise(Bench *b, const int *s) {
     TIME(add_noise_forward(out, target, x0, noise, timesteps, alphas_cumprod, PREDICT_V, B, n, b->dev))
     TIME(predict_x0(x0, out, x, timesteps, alphas_cumprod, PREDICT_V, B, n, b->dev))
     TIME(predict_x0_backward(out, out, timesteps, alphas_cumprod, PREDICT_V, 1, B, n, b->dev))
-    TIME(ddim_step(x, out, 0.5f, 0.6f, PREDICT_V, 0, B, n, b->dev))
+    TIME(ddim_step(x, out, 0.5f, 0.6f, PREDICT_V, B, n, b->dev))
 }
 
 static void run_loss(Bench *b, const int *s) {

@@ -122,7 +122,7 @@ static Options parse_options(int argc, char **argv) {
          "classes to mark as seen in training (default for train: those of --classes; else seen.txt or default14)",
          "LIST"},
         {OPT_INT, "resolution", &o.resolution, "side of the training pictures (0: from the model's configs)", "PIXELS",
-         .high = 8192},
+         .high = MOST_RESOLUTION},
         {OPT_INT, "passes", &o.passes, "passes over the pictures, each with different crops and classes", "N", .low = 1,
          .high = 100000},
         SAMPLE_ROWS(&o.absent, &o.min_side),
@@ -227,7 +227,6 @@ static void describe(Encoder *e) {
     const Options *o = &e->o;
     ShardInfo *info = &e->info;
     const VAEConfig *vae = &e->pipeline.vae_encoder.config;
-    int factor = vae_factor(vae);
     *info = (ShardInfo){.precision = PRECISION_NAME,
                         .version = FORMAT_VERSION,
                         .alpha = o->alpha,
@@ -236,10 +235,7 @@ static void describe(Encoder *e) {
                         .min_side = o->min_side,
                         .passes = o->passes,
                         .seed = o->seed};
-    info->resolution = o->resolution ? o->resolution : pipeline_resolution(o->model, vae);
-    if (info->resolution % factor) {
-        die("--resolution %d: expected a multiple of %d, the VAE's pixels per latent cell", info->resolution, factor);
-    }
+    info->resolution = pipeline_resolution(&e->pipeline, o->resolution);
     name_split(o, info->split);
     snprintf(info->source, sizeof info->source, "%s", e->coco.panoptic ? "panoptic" : "instances");
     sha256_file(e->coco.path, info->annotations_sha256);

@@ -1,7 +1,7 @@
 // The names and numbers of fields are those of the HDF5 File Format Specification, version 3.
 #include "data/h5_check.h"
 #include "util/error.h"
-#include "util/mapped.h"
+#include "util/map_guard.h"
 #include <errno.h>
 #include <fcntl.h>
 #include <stdint.h>
@@ -539,7 +539,7 @@ void h5_check(const char *path) {
     uint64_t work = 0;
     File f = {.path = path, .size = (uint64_t)s.st_size, .work = &work};
     if (f.size < 48) { refuse(&f, "the file"); }
-    mapped_guard();
+    map_guard();
     void *bytes = mmap(NULL, f.size, PROT_READ, MAP_PRIVATE, fd, 0);
     if (bytes == MAP_FAILED) { die("%s: cannot be read: %s", path, strerror(errno)); }
     close(fd);

@@ -55,8 +55,7 @@ static Option table[] = {
     {OPT_STRING, "unseen", &o.unseen, "classes to count as unseen (default: all others)", "LIST"},
     {OPT_LIST, "group", &o.groups,
      "also report on these classes under a name of your own, e.g. \"fruit=apple,orange\" or \"fruit=@fruit.txt\" (may "
-     "be "
-     "repeated)",
+     "be repeated)",
      "NAME=LIST"},
     {OPT_INT, "per-class", &o.per_class, "evaluate at most N random pairs of a class (0: all)", "N", .high = 1e9},
     {OPT_INT, "limit", &o.limit, "evaluate at most N random pairs in all (0: all)", "N", .high = 1e9},
@@ -75,7 +74,7 @@ static Option table[] = {
      "LIST"},
     ENSEMBLE_OPTION(o.answer),
     {OPT_INT, "resolution", &o.resolution, "images: side of the model's square input (0: the training side)", "PIXELS",
-     .high = 4096},
+     .high = MOST_RESOLUTION},
     {OPT_INT, "batch", &o.batch, "pairs per batch", "N", .low = 1, .high = 1024},
     {OPT_LONG, "seed", &o.seed, "seed of the noise, the choice of pairs and the bootstrap", "N"},
     MASK_OPTIONS(o.mask),
@@ -107,8 +106,7 @@ static bool parse(int argc, char **argv) {
 
 static Dataset open_dataset(bool crops, const char *split, const ModelSettings *settings, const Pipeline *p) {
     if (crops) { return dataset_of_shards(o.shards, split, o.answer.model, settings); }
-    int side = o.resolution ? o.resolution : settings->resolution;
-    if (!side) { side = p->unet.config.sample_size * vae_factor(&p->vae_decoder.config); }
+    int side = pipeline_resolution(p, o.resolution ? o.resolution : settings->resolution);
     return dataset_of_pictures(o.data, split, o.source, side);
 }
 
@@ -196,17 +194,9 @@ static int parse_steps_table(int *steps) {
     return count;
 }
 
-static void check_memory(Pipeline *p, int side, Device *dev) {
-    size_t free_bytes, total;
+static void want_memory(Pipeline *p, int side, Device *dev) {
     int cells = side / vae_factor(&p->vae_decoder.config);
-    size_t needed = sampler_bytes(p, o.batch, cells, cells, dev);
-    device_memory(dev, &free_bytes, &total);
-    char a[24], b[24];
-    if (needed > free_bytes) {
-        die("--batch %d at %d pixels needs %s besides the weights, but %s has %s free: expected a smaller --batch or "
-            "--resolution",
-            o.batch, side, format_bytes((double)needed, a), device_name(dev), format_bytes((double)free_bytes, b));
-    }
+    sampler_want_memory(sampler_bytes(p, o.batch, cells, cells, dev), o.batch, side, dev);
 }
 
 // Shards hold no pictures.
@@ -312,7 +302,7 @@ int cmd_eval(int argc, char **argv) {
         schedule_first_timestep(&p.schedule, v.table[k]);
     } // dies if there is none
     Dataset dataset = open_dataset(crops, o.split, &settings, &p);
-    check_memory(&p, dataset.resolution, &dev);
+    want_memory(&p, dataset.resolution, &dev);
     if (o.tune_on) { tune(crops, &p, &settings, &v.rule, &record, &dev); }
 
     bool *seen = seen_flags(&dataset, &settings), *wanted = wanted_flags(&dataset, seen);

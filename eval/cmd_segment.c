@@ -54,7 +54,7 @@ static Option table[] = {
     SCHEDULE_OPTIONS(o.answer.schedule),
     ENSEMBLE_OPTION(o.answer),
     {OPT_INT, "resolution", &o.resolution, "longer side of the model's input (0: the training side)", "PIXELS",
-     .high = 4096},
+     .high = MOST_RESOLUTION},
     {OPT_STRING, "fit", &o.fit, "pad the picture to a square, as eval does, or keep its aspect ratio", "KIND",
      .choices = fits, .choice = &o.aspect},
     {OPT_INT, "batch", &o.batch, "most masks drawn at once (fewer where memory is short)", "N", .low = 1, .high = 1024},
@@ -77,9 +77,7 @@ static PictureList parse(int argc, char **argv) {
     }
     if (!any) { die("--text is missing: expected the name of what to find"); }
     if (o.no_pictures && !o.json) { die("--no-pictures: expected --json, or nothing is written"); }
-    size_t length = strlen(o.out);
-    if (length && o.out[length - 1] == '/') { make_folders(o.out); }
-    want_folder_of("--out", o.out);
+    want_prefix("--out", o.out);
     if (o.json) { want_output("--json", o.json); }
     if (o.noise) { want_output("--dump-noise", o.noise); }
     return pictures_find("--image", (const char *const *)o.images, more);
@@ -137,6 +135,7 @@ typedef struct {
     Pipeline pipeline;
     ModelSettings settings;
     MaskRule rule;
+    int side; // of the model's input in pixels, the longer one
     Device dev;
     PictureList pictures;
     int at, unreadable; // pictures that were read or tried; those that cannot be read
@@ -203,12 +202,10 @@ static void sampler_close(Segmenter *s) {
 
 // PyTorch's order, so that a diffusers loop can start from it.
 static void dump_noise(Sampler *s, Device *dev) {
-    size_t cells = (size_t)s->h * s->w, count = cells * s->L;
+    size_t cells = (size_t)(s->h * s->w), L = (size_t)s->L, count = cells * L;
     float *noise = xmalloc(count * sizeof *noise), *planes = xmalloc(count * sizeof *planes);
     sampler_noise(s, noise, 0, (uint64_t)o.seed, dev);
-    for (size_t i = 0; i < cells; i++) {
-        for (int c = 0; c < s->L; c++) { planes[c * cells + i] = noise[i * s->L + c]; }
-    }
+    transpose_inner(planes, noise, 1, cells, L);
     atomic_write(o.noise, planes, count * sizeof *planes);
     free(noise);
     free(planes);
@@ -234,10 +231,7 @@ static void want_sampler(Segmenter *s, const Frame *frame) {
 
 static Frame choose_frame(const Segmenter *s, const Image *rgb) {
     const Pipeline *p = &s->pipeline;
-    int f = vae_factor(&p->vae_decoder.config);
-    int side = o.resolution ? o.resolution : s->settings.resolution;
-    if (!side) { side = p->unet.config.sample_size * f; }
-    if (side % f != 0) { die("--resolution %d: expected a multiple of %d, the VAE's factor", side, f); }
+    int f = vae_factor(&p->vae_decoder.config), side = s->side;
     // Use whole cells of the UNet's coarsest level, unless they are too large for the picture.
     int multiple = f << (p->unet.config.levels - 1);
     return o.aspect ? frame_aspect(rgb->width, rgb->height, side, multiple <= side / 4 ? multiple : f)
@@ -266,16 +260,14 @@ static void subject_free(Subject *subject) {
     labels_free(&subject->labels);
 }
 
-// PREFIX[-PICTURE][-TEXT]-WHAT.png; subject and text may be NULL. A prefix that ends with a slash is a folder.
+// PREFIX[-PICTURE][-TEXT]-WHAT.png; subject and text may be NULL.
 static Path output_path(const Segmenter *s, const Subject *subject, const char *text, const char *what) {
     char *word = text && s->texts.count > 1 ? text_file_name(text) : NULL;
     const char *picture = subject && s->pictures.several ? s->pictures.names[subject->number] : NULL;
     const char *parts[] = {picture, word, what};
     Path path = path_of("%s", o.out);
     for (int i = 0; i < 3; i++) {
-        if (!parts[i]) { continue; }
-        bool begins = path.text[0] && path.text[strlen(path.text) - 1] == '/';
-        path = path_of("%s%s%s", path.text, begins ? "" : "-", parts[i]);
+        if (parts[i]) { path = prefixed(path.text, parts[i]); }
     }
     free(word);
     return path_of("%s.png", path.text);
@@ -473,6 +465,7 @@ static void segmenter_open(Segmenter *s) {
     if (schedule_changes(&o.answer.schedule)) { schedule_change(&s->pipeline.schedule, &o.answer.schedule); }
     schedule_warn_steps(&s->pipeline.schedule, steps_of(s));
     s->rule = settings_rule(&s->settings, o.answer.model, &o.mask, COMPARED_PICTURE);
+    s->side = pipeline_resolution(&s->pipeline, o.resolution ? o.resolution : s->settings.resolution);
     for (int i = 0; i < s->texts.count; i++) { note_text(s->texts.texts[i], s->pipeline.tokenizer, &s->settings); }
     if (s->texts.count > MOST_LABELS && !o.no_pictures) {
         warn("%d texts: no label maps, which have at most %d", s->texts.count, MOST_LABELS);

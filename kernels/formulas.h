@@ -39,32 +39,32 @@ HOST_DEVICE Tap tap_at(int i, int size, int out_size) {
 // alpha = sqrt(abar), sigma = sqrt(1 - abar): x_t = alpha x0 + sigma noise.
 typedef struct {
     float alpha, sigma;
-} Schedule;
+} NoiseLevel;
 
-HOST_DEVICE Schedule schedule_at(float alpha_cumprod) {
-    Schedule k = {sqrtf(alpha_cumprod), sqrtf(1.0f - alpha_cumprod)};
+HOST_DEVICE NoiseLevel noise_level(float alpha_cumprod) {
+    NoiseLevel k = {sqrtf(alpha_cumprod), sqrtf(1.0f - alpha_cumprod)};
     return k;
 }
 
 // The model's target = of_noise noise + of_x0 x0.
-HOST_DEVICE void target_factors(float *of_noise, float *of_x0, Prediction prediction, Schedule k) {
+HOST_DEVICE void target_factors(float *of_noise, float *of_x0, Prediction prediction, NoiseLevel k) {
     *of_noise = prediction == PREDICT_EPSILON ? 1 : prediction == PREDICT_V ? k.alpha : 0;
     *of_x0 = prediction == PREDICT_SAMPLE ? 1 : prediction == PREDICT_V ? -k.sigma : 0;
 }
 
 // x0 = of_x x + of_out out for a model's output at x = alpha x0 + sigma eps.
-HOST_DEVICE void x0_factors(float *of_x, float *of_out, Prediction prediction, Schedule k) {
+HOST_DEVICE void x0_factors(float *of_x, float *of_out, Prediction prediction, NoiseLevel k) {
     *of_x = prediction == PREDICT_EPSILON ? 1 / k.alpha : prediction == PREDICT_V ? k.alpha : 0;
     *of_out = prediction == PREDICT_EPSILON ? -k.sigma / k.alpha : prediction == PREDICT_V ? -k.sigma : 1;
 }
 
 // The coefficients of x0 and eps as sums of x and the model's output, and of the next x as a sum of both.
 typedef struct {
-    float x0_x, x0_out, eps_x, eps_out, limit, of_x0, of_eps;
+    float x0_x, x0_out, eps_x, eps_out, of_x0, of_eps;
 } DdimFactors;
 
-HOST_DEVICE DdimFactors ddim_factors(Prediction prediction, Schedule now, Schedule previous, float clip_x0) {
-    DdimFactors k = {0, 0, 0, 0, clip_x0 > 0 ? clip_x0 : INFINITY, previous.alpha, previous.sigma};
+HOST_DEVICE DdimFactors ddim_factors(Prediction prediction, NoiseLevel now, NoiseLevel previous) {
+    DdimFactors k = {0, 0, 0, 0, previous.alpha, previous.sigma};
     x0_factors(&k.x0_x, &k.x0_out, prediction, now);
     // eps: the model's output itself, alpha out + sigma x for v, (x - alpha x0) / sigma for a sample.
     k.eps_x = prediction == PREDICT_V ? now.sigma : prediction == PREDICT_SAMPLE ? 1 / now.sigma : 0;
@@ -74,8 +74,6 @@ HOST_DEVICE DdimFactors ddim_factors(Prediction prediction, Schedule now, Schedu
 
 HOST_DEVICE float ddim_element(float x, float out, DdimFactors k) {
     float x0 = k.x0_x * x + k.x0_out * out, eps = k.eps_x * x + k.eps_out * out;
-    x0 = x0 > k.limit ? k.limit : x0;
-    x0 = x0 < -k.limit ? -k.limit : x0;
     return k.of_x0 * x0 + k.of_eps * eps;
 }
 

@@ -88,8 +88,8 @@ void gemm_outer(float *c, const float *a, float beta, int rows, int M, int N, in
 // The same by the calling thread alone, with b (rows, N) in memory.
 void gemm_outer_serial(float *c, const float *a, float beta, int rows, int M, int N, const float *b);
 
-// out (n) = beta out + sum over the rows of inp (rows, n), which are `stride` apart. Parallel, in fixed chunks and a
-// fixed order. scratch holds column_sum_scratch floats.
+// out (n) = beta out + sum over the rows of inp (rows, n). Parallel, in fixed chunks and a fixed order. scratch holds
+// column_sum_scratch floats.
 size_t column_sum_scratch(int rows, int n);
 void column_sum(float *out, const float *inp, float beta, int rows, int n, float *scratch);
 

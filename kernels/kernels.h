@@ -210,10 +210,9 @@ void predict_x0(float *x0, const floatX *model_out, const float *noisy, const fl
 void predict_x0_backward(floatX *dmodel_out, const floatX *dx0, const float *timesteps, const float *alphas_cumprod,
                          Prediction prediction, float scale, int B, int n, Device *dev);
 // One deterministic DDIM step (Song et al. 2020, eta = 0): x (B, n), in place, from abar_t to abar_prev:
-// x <- sqrt(abar_prev) x0 + sqrt(1 - abar_prev) eps, with x0 and eps from the model's output. clip_x0 > 0 clamps x0 to
-// [-clip_x0, clip_x0].
+// x <- sqrt(abar_prev) x0 + sqrt(1 - abar_prev) eps, with x0 and eps from the model's output.
 void ddim_step(float *x, const floatX *model_out, float alpha_cumprod_t, float alpha_cumprod_prev,
-               Prediction prediction, float clip_x0, int B, int n, Device *dev);
+               Prediction prediction, int B, int n, Device *dev);
 
 // ---- loss.c: losses with their gradients ---------------------------------------------------------------------------
 // loss (B) gets each sample's mean; dpred (B, n) the gradient of scale * sum over b of loss[b] (scale = 1/B gives the

@@ -110,7 +110,7 @@ void add_noise_forward(floatX *noisy, float *target, const float *x0, const floa
     if (!device_launch(dev, "add_noise_forward", add_noise_forward_cost(target, B, n))) { return; }
 #pragma omp parallel for schedule(static) if (count >= PARALLEL_MIN)
     for (int b = 0; b < B; b++) {
-        Schedule k = schedule_at(alphas_cumprod[(int)timesteps[b]]);
+        NoiseLevel k = noise_level(alphas_cumprod[(int)timesteps[b]]);
         const float *x = x0 + (size_t)b * n, *e = noise + (size_t)b * n;
         floatX *out = noisy + (size_t)b * n;
 #pragma omp simd
@@ -131,7 +131,7 @@ void predict_x0(float *x0, const floatX *model_out, const float *noisy, const fl
 #pragma omp parallel for schedule(static) if (count >= PARALLEL_MIN)
     for (int b = 0; b < B; b++) {
         float of_x, of_out;
-        x0_factors(&of_x, &of_out, prediction, schedule_at(alphas_cumprod[(int)timesteps[b]]));
+        x0_factors(&of_x, &of_out, prediction, noise_level(alphas_cumprod[(int)timesteps[b]]));
 #pragma omp simd
         for (size_t i = (size_t)b * n; i < (size_t)(b + 1) * n; i++) {
             x0[i] = of_x * noisy[i] + of_out * model_out[i];
@@ -146,7 +146,7 @@ void predict_x0_backward(floatX *dmodel_out, const floatX *dx0, const float *tim
 #pragma omp parallel for schedule(static) if (count >= PARALLEL_MIN)
     for (int b = 0; b < B; b++) {
         float of_x, of_out;
-        x0_factors(&of_x, &of_out, prediction, schedule_at(alphas_cumprod[(int)timesteps[b]]));
+        x0_factors(&of_x, &of_out, prediction, noise_level(alphas_cumprod[(int)timesteps[b]]));
         of_out *= scale;
 #pragma omp simd
         for (size_t i = (size_t)b * n; i < (size_t)(b + 1) * n; i++) { dmodel_out[i] += of_out * dx0[i]; }
@@ -154,10 +154,10 @@ void predict_x0_backward(floatX *dmodel_out, const floatX *dx0, const float *tim
 }
 
 void ddim_step(float *x, const floatX *model_out, float alpha_cumprod_t, float alpha_cumprod_prev,
-               Prediction prediction, float clip_x0, int B, int n, Device *dev) {
+               Prediction prediction, int B, int n, Device *dev) {
     size_t count = (size_t)B * n;
     if (!device_launch(dev, "ddim_step", ddim_step_cost(B, n))) { return; }
-    DdimFactors k = ddim_factors(prediction, schedule_at(alpha_cumprod_t), schedule_at(alpha_cumprod_prev), clip_x0);
+    DdimFactors k = ddim_factors(prediction, noise_level(alpha_cumprod_t), noise_level(alpha_cumprod_prev));
 #pragma omp parallel for simd schedule(static) if (count >= PARALLEL_MIN)
     for (size_t i = 0; i < count; i++) { x[i] = ddim_element(x[i], model_out[i], k); }
 }

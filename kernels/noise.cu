@@ -202,11 +202,11 @@ void sample_timesteps(float *timesteps, int B, int T, float t_max_prob, const St
 // ---- Adding noise and sampling -------------------------------------------------------------------------------------
 
 // The schedule of sample blockIdx.y, read once per block. Must be called by all threads.
-__device__ static Schedule schedule_of_block(const float *timesteps, const float *alphas_cumprod) {
+__device__ static NoiseLevel noise_level_of_block(const float *timesteps, const float *alphas_cumprod) {
     __shared__ float alpha_cumprod;
     if (threadIdx.x == 0) { alpha_cumprod = alphas_cumprod[(int)timesteps[blockIdx.y]]; }
     __syncthreads();
-    return schedule_at(alpha_cumprod);
+    return noise_level(alpha_cumprod);
 }
 
 // Blocks (chunk, sample).
@@ -214,7 +214,7 @@ static __global__ void __launch_bounds__(FEW_THREADS)
     add_noise(floatX *noisy, float *target, const float *x0, const float *noise, const float *timesteps,
               const float *alphas_cumprod, Prediction prediction, int n) {
     const size_t span = first_of_span(), row = (size_t)blockIdx.y * n;
-    const Schedule k = schedule_of_block(timesteps, alphas_cumprod);
+    const NoiseLevel k = noise_level_of_block(timesteps, alphas_cumprod);
     float of_noise, of_x0;
     target_factors(&of_noise, &of_x0, prediction, k);
     if (whole_span(span, n)) {
@@ -249,7 +249,7 @@ static __global__ void __launch_bounds__(FEW_THREADS)
                const float *alphas_cumprod, Prediction prediction, int n) {
     const size_t span = first_of_span(), row = (size_t)blockIdx.y * n;
     float of_x, of_out;
-    x0_factors(&of_x, &of_out, prediction, schedule_of_block(timesteps, alphas_cumprod));
+    x0_factors(&of_x, &of_out, prediction, noise_level_of_block(timesteps, alphas_cumprod));
     if (whole_span(span, n)) {
         float x[VEC], out[VEC];
         load_quads(x, noisy + row + span);
@@ -276,7 +276,7 @@ static __global__ void __launch_bounds__(FEW_THREADS)
                 Prediction prediction, float scale, int n) {
     const size_t span = first_of_span(), row = (size_t)blockIdx.y * n;
     float of_x, of_out;
-    x0_factors(&of_x, &of_out, prediction, schedule_of_block(timesteps, alphas_cumprod));
+    x0_factors(&of_x, &of_out, prediction, noise_level_of_block(timesteps, alphas_cumprod));
     of_out *= scale;
     if (whole_span(span, n)) {
         const size_t i = row + span + lane_of() * VEC;
@@ -315,10 +315,9 @@ static __global__ void __launch_bounds__(FEW_THREADS) ddim(float *x, const float
 }
 
 void ddim_step(float *x, const floatX *model_out, float alpha_cumprod_t, float alpha_cumprod_prev,
-               Prediction prediction, float clip_x0, int B, int n, Device *dev) {
+               Prediction prediction, int B, int n, Device *dev) {
     const size_t count = (size_t)B * n;
     if (!device_launch(dev, "ddim_step", ddim_step_cost(B, n))) { return; }
-    const DdimFactors k =
-        ddim_factors(prediction, schedule_at(alpha_cumprod_t), schedule_at(alpha_cumprod_prev), clip_x0);
+    const DdimFactors k = ddim_factors(prediction, noise_level(alpha_cumprod_t), noise_level(alpha_cumprod_prev));
     launch<ddim>(dev, blocks_for(count, VEC, FEW_THREADS), FEW_THREADS, 0, x, model_out, k, count);
 }

@@ -600,14 +600,12 @@ void reference_predict_x0_backward(double *dmodel_out, const double *dx0, const 
     }
 }
 
-// Song et al. 2020, equation 12 with eta = 0: x = sqrt(abar_prev) x0 + sqrt(1 - abar_prev) eps. As in diffusers, eps
-// stays what it was when x0 is clamped.
+// Song et al. 2020, equation 12 with eta = 0: x = sqrt(abar_prev) x0 + sqrt(1 - abar_prev) eps.
 void reference_ddim_step(double *x, const double *model_out, double alpha_cumprod_t, double alpha_cumprod_prev,
-                         Prediction prediction, double clip_x0, int B, int n) {
+                         Prediction prediction, int B, int n) {
     for (long i = 0; i < (long)B * n; i++) {
         double x0 = predicted_x0(prediction, x[i], model_out[i], alpha_cumprod_t);
         double eps = predicted_eps(prediction, x[i], model_out[i], alpha_cumprod_t);
-        if (clip_x0 > 0) { x0 = fmin(fmax(x0, -clip_x0), clip_x0); }
         x[i] = sqrt(alpha_cumprod_prev) * x0 + sqrt(1 - alpha_cumprod_prev) * eps;
     }
 }

@@ -66,7 +66,7 @@ void reference_predict_x0(double *x0, const double *model_out, const double *noi
 void reference_predict_x0_backward(double *dmodel_out, const double *dx0, const double *timesteps,
                                    const double *alphas_cumprod, Prediction prediction, double scale, int B, int n);
 void reference_ddim_step(double *x, const double *model_out, double alpha_cumprod_t, double alpha_cumprod_prev,
-                         Prediction prediction, double clip_x0, int B, int n);
+                         Prediction prediction, int B, int n);
 void reference_mse_loss(double *loss, double *dpred, const double *pred, const double *target, double scale, int B,
                         int n);
 void reference_l1_mse_loss(double *loss, double *dpred, const double *pred, const double *target, double mse_weight,

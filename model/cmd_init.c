@@ -213,7 +213,7 @@ static void convert_scheduler(const char *from, const char *to) {
     report_config(path.text);
     config.terminal_signal = config.prediction != PREDICT_EPSILON ? 0 : AS_BETAS;
     config.spacing = SPACING_TRAILING;
-    config.set_alpha_to_one = config.clip_sample = false;
+    config.set_alpha_to_one = false;
     if (config.terminal_signal != 0) {
         printf("The model predicts noise (epsilon), which says nothing about the picture at zero signal-to-noise "
                "ratio: rescale_betas_zero_snr is written as false.\n");

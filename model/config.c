@@ -48,8 +48,8 @@ static double positive_number(const Json *json, const char *field, double fallba
 }
 
 // A side in pixels or latent cells: a number, [height, width] (the first is taken) or missing (0).
-static int read_sample_size(const Json *json, int fallback) {
-    int sides[2] = {fallback};
+static int read_sample_size(const Json *json) {
+    int sides[2] = {0};
     json_integers(json, "sample_size", sides, 2, 0, MOST_SIDE);
     return sides[0];
 }
@@ -160,7 +160,7 @@ UNetConfig unet_config_read(const char *path) {
     refuse_unet_extras(&json);
     UNetConfig c = {.in_channels = positive(&json, "in_channels", 4, MOST_CHANNELS),
                     .out_channels = positive(&json, "out_channels", 4, MOST_CHANNELS),
-                    .sample_size = read_sample_size(&json, 0),
+                    .sample_size = read_sample_size(&json),
                     .layers_per_block = same_for_all(&json, "layers_per_block", 2, MOST_BLOCKS),
                     .transformer_layers = same_for_all(&json, "transformer_layers_per_block", 1, MOST_BLOCKS),
                     .cross_attention_dim = same_for_all(&json, "cross_attention_dim", 1280, MOST_CHANNELS),
@@ -250,7 +250,7 @@ VAEConfig vae_config_read(const char *path) {
     VAEConfig c = {.in_channels = 3,
                    .out_channels = 3,
                    .latent_channels = positive(&json, "latent_channels", 4, MOST_CHANNELS),
-                   .sample_size = read_sample_size(&json, 32),
+                   .sample_size = read_sample_size(&json),
                    .layers_per_block = positive(&json, "layers_per_block", 1, MOST_BLOCKS),
                    .norm_num_groups = positive(&json, "norm_num_groups", 32, MOST_CHANNELS),
                    .scaling_factor = (float)positive_number(&json, "scaling_factor", 0.18215),
@@ -357,6 +357,8 @@ const char *const timestep_spacing_names[] = {
     [SPACING_LEADING] = "leading", [SPACING_TRAILING] = "trailing", [SPACING_LINSPACE] = "linspace", NULL};
 static const char *const beta_schedules[] = {"linear", "scaled_linear"};
 
+enum { SIGNAL_STEPS = 1000000 }; // signals are read as multiples of 1 / SIGNAL_STEPS
+
 // The terminal signal of "trained_betas": the root of the product of 1 - beta; AS_BETAS where the field is missing.
 static double trained_signal(const Json *json) {
     yajl_val betas = json_find(json->root, "trained_betas");
@@ -366,14 +368,14 @@ static double trained_signal(const Json *json) {
         yajl_val beta = YAJL_GET_ARRAY(betas)->values[t];
         product *= 1 - (YAJL_IS_NUMBER(beta) ? YAJL_GET_DOUBLE(beta) : 2);
     }
-    return round(sqrt(fmax(product, 0)) * 1e6) / 1e6;
+    return round(sqrt(fmax(product, 0)) * SIGNAL_STEPS) / SIGNAL_STEPS;
 }
 
 // Dies unless "trained_betas" are the ones that the rest of the file gives with the terminal signal in *c.
 static void want_own_betas(const Json *json, const ScheduleConfig *c) {
     yajl_val betas = json_find(json->root, "trained_betas");
     bool same = YAJL_IS_ARRAY(betas) && (int)YAJL_GET_ARRAY(betas)->len == c->num_train_timesteps &&
-                c->terminal_signal > 0 && c->terminal_signal < MOST_TERMINAL_SIGNAL;
+                c->terminal_signal > 0 && c->terminal_signal <= MOST_TERMINAL_SIGNAL + 1.5 / SIGNAL_STEPS;
     Schedule schedule = same ? schedule_create(c) : (Schedule){0};
     for (int t = 0; same && t < c->num_train_timesteps; t++) {
         yajl_val beta = YAJL_GET_ARRAY(betas)->values[t];
@@ -406,9 +408,7 @@ ScheduleConfig schedule_config_read(const char *path) {
         .prediction = (Prediction)choice(&json, "prediction_type", "epsilon", predictions, 3),
         .spacing = (TimestepSpacing)choice(&json, "timestep_spacing", "leading", timestep_spacing_names, 3),
         .terminal_signal = json_boolean(&json, "rescale_betas_zero_snr", false) ? 0 : trained_signal(&json),
-        .set_alpha_to_one = json_boolean(&json, "set_alpha_to_one", true),
-        .clip_sample = false,
-        .clip_sample_range = (float)positive_number(&json, "clip_sample_range", 1)};
+        .set_alpha_to_one = json_boolean(&json, "set_alpha_to_one", true)};
     if (c.beta_start >= 1 || c.beta_end >= 1) {
         die("%s: fields \"beta_start\" and \"beta_end\" are %g and %g, expected numbers below 1", path, c.beta_start,
             c.beta_end);
@@ -437,8 +437,7 @@ void schedule_config_write(const ScheduleConfig *c, const char *path) {
     json_put_number(gen, "beta_end", c->beta_end);
     json_put_string(gen, "beta_schedule", beta_schedules[c->scaled_linear]);
     json_put_number(gen, "beta_start", c->beta_start);
-    json_put_boolean(gen, "clip_sample", c->clip_sample);
-    put_float(gen, "clip_sample_range", c->clip_sample_range);
+    json_put_boolean(gen, "clip_sample", false);
     json_put_integer(gen, "num_train_timesteps", c->num_train_timesteps);
     json_put_string(gen, "prediction_type", predictions[c->prediction]);
     json_put_boolean(gen, "rescale_betas_zero_snr", c->terminal_signal == 0);

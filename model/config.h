@@ -24,7 +24,7 @@ typedef struct {
 
 // vae/config.json (AutoencoderKL)
 typedef struct {
-    int in_channels, out_channels, latent_channels, sample_size;
+    int in_channels, out_channels, latent_channels, sample_size; // sample_size 0: not given
     int levels, block_out_channels[MAX_LEVELS];
     int layers_per_block, norm_num_groups;
     float scaling_factor;
@@ -42,8 +42,10 @@ typedef struct {
 typedef enum { SPACING_LEADING, SPACING_TRAILING, SPACING_LINSPACE } TimestepSpacing;
 extern const char *const timestep_spacing_names[]; // "leading", ..., NULL
 
-enum { AS_BETAS = -1 };           // ScheduleConfig.terminal_signal
-#define MOST_TERMINAL_SIGNAL 0.95 // sqrt(alphas_cumprod) has to decrease from 0.9996
+enum { AS_BETAS = -1 }; // ScheduleConfig.terminal_signal
+// Between 0 and the least, floats of the betas cannot tell it from 0; sqrt(alphas_cumprod) has to decrease from 0.9996.
+#define LEAST_TERMINAL_SIGNAL 1e-4
+#define MOST_TERMINAL_SIGNAL 0.95
 
 // scheduler/scheduler_config.json
 typedef struct {
@@ -55,8 +57,7 @@ typedef struct {
     // sqrt(alphas_cumprod) at the last timestep, how much of the target is left in the noisiest sample. 0: none
     // (rescale_betas_zero_snr); AS_BETAS: as the betas give it.
     double terminal_signal;
-    bool set_alpha_to_one, clip_sample;
-    float clip_sample_range;
+    bool set_alpha_to_one;
 } ScheduleConfig;
 
 UNetConfig unet_config_read(const char *path);

@@ -2,18 +2,14 @@
 // the device if that takes no more than a share of its free memory; else each batch's texts are embedded when they are
 // asked for, which gives the same bits.
 #pragma once
-#include "model/pipeline.h"
+#include "model/text_batch.h"
 
 typedef struct {
-    Pipeline *pipeline;
     char **texts; // (count) copies
     int count, batch;
-    size_t row;    // values of a text's context: T C
-    floatX *table; // (count, T, C) on the device; NULL: embedded batch by batch
-    // for embedding
-    Arena arena;
-    int *host, *ids;     // (batch, T) pinned, on the device
-    DeviceEvent *copied; // host -> ids is done
+    size_t row;        // values of a text's context: T C
+    floatX *table;     // (count, T, C) on the device; NULL: embedded batch by batch
+    TextBatch encoder; // without a table
 } Contexts;
 
 // batch: most texts of contexts_gather. share: of the free memory, that the table may take, 0: none. The pipeline must

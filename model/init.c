@@ -1,6 +1,7 @@
 #include "model/init.h"
 #include "util/error.h"
 #include "util/philox.h"
+#include "util/text.h"
 #include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -13,7 +14,7 @@
     {                                                                                                                  \
         .num_train_timesteps = 1000, .steps_offset = 1, .beta_start = 0.00085, .beta_end = 0.012,                      \
         .scaled_linear = true, .prediction = p, .spacing = SPACING_TRAILING,                                           \
-        .terminal_signal = (p) != PREDICT_EPSILON ? 0 : AS_BETAS, .clip_sample_range = 1                               \
+        .terminal_signal = (p) != PREDICT_EPSILON ? 0 : AS_BETAS                                                       \
     }
 #define SD_VAE(size)                                                                                                   \
     {                                                                                                                  \
@@ -78,11 +79,6 @@ const Preset *preset_find(const char *name) {
 
 // ---- Weights -------------------------------------------------------------------------------------------------------
 
-static bool ends_with(const char *text, const char *end) {
-    size_t n = strlen(text), m = strlen(end);
-    return n >= m && strcmp(text + n - m, end) == 0;
-}
-
 // The weight that belongs to a bias: the same name with another ending.
 static const ParamSlice *weight_of(const Params *params, const ParamSlice *bias) {
     char name[sizeof bias->name + 8];
@@ -124,17 +120,17 @@ static uint32_t hash_name(const char *name) {
 static float clip_deviation(const ParamSlice *slice, const Preset *preset) {
     float C = (float)preset->clip.hidden_size, layers = (float)preset->clip.num_hidden_layers;
     float inner = 1 / sqrtf(C) / sqrtf(2 * layers);
-    if (ends_with(slice->name, "token_embedding.weight")) { return preset->token_std; }
-    if (ends_with(slice->name, "position_embedding.weight")) { return 0.02f; }
-    if (ends_with(slice->name, "out_proj.weight")) { return preset->text_residual / sqrtf(C); }
-    if (ends_with(slice->name, "fc1.weight")) { return 1 / sqrtf(2 * C); }
-    if (ends_with(slice->name, "fc2.weight")) { return preset->text_residual * inner; }
+    if (text_ends_with(slice->name, "token_embedding.weight")) { return preset->token_std; }
+    if (text_ends_with(slice->name, "position_embedding.weight")) { return 0.02f; }
+    if (text_ends_with(slice->name, "out_proj.weight")) { return preset->text_residual / sqrtf(C); }
+    if (text_ends_with(slice->name, "fc1.weight")) { return 1 / sqrtf(2 * C); }
+    if (text_ends_with(slice->name, "fc2.weight")) { return preset->text_residual * inner; }
     return inner;
 }
 
 void init_slice(float *out, const Params *params, int i, uint64_t seed, const Preset *preset, bool clip) {
     const ParamSlice *slice = &params->slices[i];
-    bool bias = ends_with(slice->name, ".bias");
+    bool bias = text_ends_with(slice->name, ".bias");
     const ParamSlice *weight = bias ? weight_of(params, slice) : slice;
     if (weight->ndim == 1) {
         fill(out, slice->count, bias ? 0 : 1); // a norm

@@ -1,6 +1,7 @@
 // A small byte-pair vocabulary for models with random weights: each word of the name of a colour, a shape or a COCO
 // class is one token; everything else is split into bytes or shared pieces.
 #include "model/init.h"
+#include "model/tokenizer.h"
 #include "util/error.h"
 #include "util/file.h"
 #include "util/json.h"
@@ -39,14 +40,13 @@ typedef struct {
     short pairs[MAX_TOKENS][MAX_TOKENS]; // [left][right]: how often right follows left
 } Vocabulary;
 
-// CLIP's order: bytes that are printable in Latin-1, then the others as code points from 256; then all of them again
-// with the mark of a word's end.
+static int by_code(const void *a, const void *b) { return *(const int *)a - *(const int *)b; }
+
+// CLIP's order: the bytes' symbols by their code points, then all of them again with the mark of a word's end.
 static void add_bytes(Vocabulary *v) {
-    int code[BYTES], n = 0;
-    for (int b = 0; b < BYTES; b++) {
-        if ((b >= 33 && b <= 126) || (b >= 161 && b != 173)) { code[n++] = b; }
-    }
-    for (int other = 256; n < BYTES; other++) { code[n++] = other; }
+    int code[BYTES];
+    for (int b = 0; b < BYTES; b++) { code[b] = tokenizer_byte_code(b); }
+    qsort(code, BYTES, sizeof *code, by_code);
     for (int end = 0; end < 2; end++) {
         for (int i = 0; i < BYTES; i++) {
             char symbol[8] = {0};

@@ -69,6 +69,12 @@ static int group_end(const Params *params, int first) {
     return end;
 }
 
+// Floats of a group of slices, from the first one's offset on.
+static size_t group_floats(const Params *params, const int *slices, int count) {
+    const ParamSlice *last = &params->slices[slices[count - 1]];
+    return last->offset + last->count - params->slices[slices[0]].offset;
+}
+
 // F32 at aligned addresses, one directly after the other.
 static bool is_in_place(const Tensor *const *tensors, const int *slices, int count) {
     const float *next = NULL;
@@ -108,16 +114,28 @@ const floatX *mapped_weight(const Params *params, size_t offset) {
     if (m->used[first]) { return (const floatX *)m->used[first]; }
     int count = group_end(params, place) - place;
     const int *group = m->order + place;
-    const ParamSlice *last = &params->slices[group[count - 1]];
     bool in_place = is_in_place(m->tensors, group, count);
-    if (!in_place) { m->copies[first] = device_alloc(m->dev, (last->offset + last->count - offset) * sizeof(float)); }
+    if (!in_place) { m->copies[first] = device_alloc(m->dev, group_floats(params, group, count) * sizeof(float)); }
     for (int i = 0; i < count; i++) {
         const Tensor *tensor = m->tensors[group[i]];
         float *copy = in_place ? NULL : m->copies[first] + (params->slices[group[i]].offset - offset);
         read_values(tensor, 0, tensor->count, copy);
+        if (copy) { tensor_drop_pages(tensor, 0, tensor->count); }
     }
     m->used[first] = in_place ? m->tensors[first]->data : m->copies[first];
     return (const floatX *)m->used[first];
+}
+
+size_t mapped_pending_bytes(const Params *params) {
+    const MappedWeights *m = params->mapped;
+    size_t floats = 0;
+    for (int place = 0, end; m && place < m->count; place = end) {
+        const int *group = m->order + place;
+        end = group_end(params, place);
+        bool there = m->used[*group] || m->copies[*group] || is_in_place(m->tensors, group, end - place);
+        if (!there) { floats += group_floats(params, group, end - place); }
+    }
+    return floats * sizeof(float);
 }
 
 const floatX *mapped_rows(const Params *params, size_t offset, const int *rows, int n, int C) {

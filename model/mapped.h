@@ -4,7 +4,7 @@
 // (Conv2d.torch_order). Values are checked when they are first used: a NaN dies with file and tensor.
 //
 // A file that is replaced by a rename, as all programs should, stays what it was. One that is cut off meanwhile ends
-// the program with a sentence (util/mapped.h); one that is overwritten in place changes the weights, as it does in
+// the program with a sentence (util/map_guard.h); one that is overwritten in place changes the weights, as it does in
 // PyTorch.
 #pragma once
 #include "model/params.h"
@@ -16,6 +16,8 @@ typedef struct MappedWeights MappedWeights;
 MappedWeights *mapped_open(Safetensors file, const Tensor **tensors, const Params *params, Device *dev);
 void mapped_close(MappedWeights *mapped);
 
+// Bytes of the copies that are still to come, of weights that are not used in place; 0 if none are mapped.
+size_t mapped_pending_bytes(const Params *params);
 // params.h declares mapped_weight, for weight_at: the group of slices that begins at `offset`.
 // A table (rows, C) of which only the `n` given rows are read and checked.
 const floatX *mapped_rows(const Params *params, size_t offset, const int *rows, int n, int C);

@@ -1,8 +1,10 @@
 #include "model/pipeline.h"
+#include "model/text_batch.h"
 #include "util/error.h"
 #include "util/file.h"
 #include "util/json.h"
 #include "util/progress.h"
+#include "util/text.h"
 #include <dirent.h>
 #include <errno.h>
 #include <fcntl.h>
@@ -89,6 +91,11 @@ Pipeline pipeline_open(const char *folder, int parts, int trained, Device *dev) 
     if (parts & PART_SCHEDULE) {
         Path path = config_path(path_of("%s/scheduler", folder).text, "scheduler_config.json");
         ScheduleConfig config = schedule_config_read(path.text);
+        if (schedule_hides_all(&config)) {
+            die("%s: field \"prediction_type\" is \"epsilon\" and \"rescale_betas_zero_snr\" is true: at the last "
+                "timestep the noise says nothing about the picture, expected v_prediction or sample, or false",
+                path.text);
+        }
         p.schedule = schedule_create(&config);
     }
     if (parts & PART_TEXT) { open_text(&p, parts & PART_UNET_EMA, trained & PART_TEXT, dev); }
@@ -98,12 +105,24 @@ Pipeline pipeline_open(const char *folder, int parts, int trained, Device *dev) 
     return p;
 }
 
-int pipeline_resolution(const char *folder, const VAEConfig *vae) {
-    Path path = path_of("%s/unet/config.json", folder);
-    int cells = file_exists(path.text) ? unet_config_read(path.text).sample_size : 0;
-    int resolution = cells ? cells * vae_factor(vae) : vae->sample_size;
+// As the configs give it; 0: neither does.
+static int configured_resolution(const Pipeline *p, const VAEConfig *vae) {
+    Path path = path_of("%s/unet/config.json", p->folder);
+    int cells = p->parts & PART_UNET     ? p->unet.config.sample_size
+                : file_exists(path.text) ? unet_config_read(path.text).sample_size
+                                         : 0;
+    return cells ? cells * vae_factor(vae) : vae->sample_size;
+}
+
+int pipeline_resolution(const Pipeline *p, int wanted) {
+    const VAEConfig *vae = p->parts & PART_VAE_ENCODER ? &p->vae_encoder.config : &p->vae_decoder.config;
+    int resolution = wanted ? wanted : configured_resolution(p, vae), factor = vae_factor(vae);
     if (!resolution) {
-        die("%s: neither unet/config.json nor vae/config.json has \"sample_size\": give --resolution", folder);
+        die("%s: neither unet/config.json nor vae/config.json has \"sample_size\": give --resolution", p->folder);
+    }
+    if (resolution % factor != 0 || resolution > MOST_RESOLUTION) {
+        die("--resolution %d: expected a multiple of %d, the VAE's pixels per latent cell, up to %d", resolution,
+            factor, MOST_RESOLUTION);
     }
     return resolution;
 }
@@ -131,7 +150,7 @@ void pipeline_release(Pipeline *p, int parts, Device *dev) {
 
 void weights_digest(const char *folder, char hex[65]) {
     Path path = weights_path(folder);
-    if (strcmp(path.text + strlen(path.text) - 5, ".json") != 0) {
+    if (!text_ends_with(path.text, ".json")) {
         sha256_file(path.text, hex);
         return;
     }
@@ -233,26 +252,18 @@ void pipeline_index_write(const char *folder) {
 enum { TEXT_BATCH = 16 };
 
 void pipeline_embed_texts(Pipeline *p, const char *const *texts, int count, floatX *out, Device *dev) {
-    int T = tokenizer_length(p->tokenizer), batch = count < TEXT_BATCH ? count : TEXT_BATCH;
     if (count == 0) { return; }
-    Device plan = {.plan_only = true};
-    Arena arena = arena_create(dev, clip_plan(&p->clip, batch, T, false, &plan));
-    device_reserve_workspace(dev, plan.workspace_needed);
-    size_t bytes = (size_t)batch * T * sizeof(int);
-    int *host = device_alloc_pinned(dev, bytes), *ids = device_alloc(dev, bytes);
+    TextBatch batch = text_batch_create(p, count < TEXT_BATCH ? count : TEXT_BATCH, dev);
+    size_t row = (size_t)tokenizer_length(p->tokenizer) * (size_t)p->clip.config.hidden_size;
     Progress progress = progress_work("texts", count);
-    for (int done = 0; done < count; done += batch) {
-        int n = count - done < batch ? count - done : batch;
-        for (int i = 0; i < n; i++) { tokenizer_encode(p->tokenizer, texts[done + i], host + i * T, T); }
-        device_copy(dev, ids, host, (size_t)n * T * sizeof(int), false);
-        clip_forward(&p->clip, &arena, out + (size_t)done * T * p->clip.config.hidden_size, ids, n, T, false, dev);
+    for (int done = 0; done < count; done += batch.batch) {
+        int n = count - done < batch.batch ? count - done : batch.batch;
+        text_batch_embed(&batch, out + (size_t)done * row, texts + done, NULL, n, dev);
         device_sync(dev);
         progress_add(&progress, n);
     }
     progress_end(&progress, progress.done);
-    device_free_pinned(dev, host);
-    device_free(dev, ids);
-    arena_destroy(&arena);
+    text_batch_destroy(&batch, dev);
 }
 
 // ---- Pixels and latents --------------------------------------------------------------------------------------------

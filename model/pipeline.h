@@ -34,9 +34,11 @@ typedef struct {
 Pipeline pipeline_open(const char *folder, int parts, int trained, Device *dev);
 void pipeline_close(Pipeline *pipeline, Device *dev);
 
-// Side of the pictures that a model directory was made for: the UNet's sample_size in pixels, else the VAE's. Dies if
-// neither config has one.
-int pipeline_resolution(const char *folder, const VAEConfig *vae);
+enum { MOST_RESOLUTION = 4096 };
+// The side of pictures in pixels, for the option --resolution: what is `wanted`, or if that is 0 what the model
+// directory was made for: the UNet's sample_size, else the VAE's. Dies unless it is a multiple of the VAE's factor from
+// 1 to MOST_RESOLUTION. A half of the VAE must be open.
+int pipeline_resolution(const Pipeline *pipeline, int wanted);
 
 // Frees the weights of parts that are no longer run; their configurations and the tokenizer remain.
 void pipeline_release(Pipeline *pipeline, int parts, Device *dev);

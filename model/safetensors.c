@@ -4,7 +4,8 @@
 #include "util/finite.h"
 #include "util/half.h"
 #include "util/json.h"
-#include "util/mapped.h"
+#include "util/map_guard.h"
+#include "util/text.h"
 #include <assert.h>
 #include <fcntl.h>
 #include <stdlib.h>
@@ -43,7 +44,7 @@ static struct SafetensorsMap map_file(const char *path) {
     map.bytes = mmap(NULL, map.size, PROT_READ, MAP_PRIVATE, fd, 0);
     if (map.bytes == MAP_FAILED) { die("%s: cannot be mapped into memory", path); }
     close(fd);
-    mapped_guard();
+    map_guard();
     return map;
 }
 
@@ -224,14 +225,9 @@ static void add_shards(Safetensors *file, const char *index_path) {
     json_free(&index);
 }
 
-static bool ends_with(const char *text, const char *end) {
-    size_t n = strlen(text), m = strlen(end);
-    return n >= m && strcmp(text + n - m, end) == 0;
-}
-
 Safetensors safetensors_open(const char *path) {
     Safetensors file = {.path = xstrdup(path)};
-    if (ends_with(path, ".json")) {
+    if (text_ends_with(path, ".json")) {
         add_shards(&file, path);
     } else {
         add_file(&file, path);
@@ -267,10 +263,10 @@ const char *safetensors_next_file(const Safetensors *file, const char *last) {
     return next;
 }
 
-// Drops the pages of a large tensor that was read: else they count as this process's memory until the file is closed.
-static void drop_pages(const unsigned char *data, size_t bytes) {
-    const uintptr_t page = 4096;
-    uintptr_t begin = ((uintptr_t)data + page - 1) / page * page, end = ((uintptr_t)data + bytes) / page * page;
+void tensor_drop_pages(const Tensor *tensor, int64_t first, int64_t count) {
+    const uintptr_t page = 4096, size = (uintptr_t)dtypes[tensor->dtype].size, data = (uintptr_t)tensor->data;
+    uintptr_t begin = (data + (uintptr_t)first * size + page - 1) / page * page;
+    uintptr_t end = (data + (uintptr_t)(first + count) * size) / page * page;
     if (end > begin && end - begin >= 1 << 20) { madvise((void *)begin, end - begin, MADV_DONTNEED); }
 }
 
@@ -302,7 +298,7 @@ void tensor_to_float(const Tensor *tensor, int64_t first, int64_t count, float *
         die("%s: tensor \"%s\" is of dtype %s, expected F32, F16, BF16 or F64", tensor->path, tensor->name,
             dtypes[tensor->dtype].name);
     }
-    drop_pages(data, (size_t)(count * dtypes[tensor->dtype].size));
+    tensor_drop_pages(tensor, first, count);
 }
 
 void tensor_want_finite(const Tensor *tensor, const float *values, size_t count) {

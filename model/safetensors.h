@@ -47,6 +47,9 @@ const Tensor *safetensors_find(const Safetensors *file, const char *name); // NU
 const char *safetensors_next_file(const Safetensors *file, const char *last);
 // Elements [first, first + count) converted to float (any float type) or int64 (any integer type). Die on other types.
 void tensor_to_float(const Tensor *tensor, int64_t first, int64_t count, float *out);
+// Drops the pages of elements [first, first + count), if they are 1 MiB or more: else what was read counts as this
+// process's memory until the file is closed. tensor_to_float does so with what it reads.
+void tensor_drop_pages(const Tensor *tensor, int64_t first, int64_t count);
 // Dies, naming file and tensor, if one of its values, converted to float, is NaN or infinite.
 void tensor_want_finite(const Tensor *tensor, const float *values, size_t count);
 void tensor_to_int64(const Tensor *tensor, int64_t first, int64_t count, int64_t *out);

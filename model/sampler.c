@@ -1,5 +1,6 @@
 #include "model/sampler.h"
 #include "kernels/kernels.h"
+#include "model/mapped.h"
 #include "util/error.h"
 #include "util/finite.h"
 #include "util/philox.h"
@@ -91,12 +92,17 @@ static Sampler sampler_shape(Pipeline *p, int B, int h, int w, bool conditioned,
     return s;
 }
 
+static size_t pending_bytes(const Pipeline *p) {
+    return mapped_pending_bytes(&p->unet.params) + mapped_pending_bytes(&p->vae_encoder.params) +
+           mapped_pending_bytes(&p->vae_decoder.params);
+}
+
 static size_t shape_bytes(Sampler s, Device *dev) {
     size_t latent = latent_count(&s), rows = (size_t)rows_of(&s, s.B), B = (size_t)s.B;
     size_t floats = B * (2 * latent + picture_count(&s)) + rows;
     size_t activations = 2 * B * latent + rows * (sample_count(&s) + latent);
     if (guided(&s)) { activations += rows * context_count(s.pipeline); }
-    return arena_bytes(s, dev) + floats * sizeof(float) + activations * sizeof(floatX);
+    return arena_bytes(s, dev) + floats * sizeof(float) + activations * sizeof(floatX) + pending_bytes(s.pipeline);
 }
 
 size_t sampler_bytes(Pipeline *pipeline, int B, int h, int w, Device *dev) {
@@ -105,6 +111,16 @@ size_t sampler_bytes(Pipeline *pipeline, int B, int h, int w, Device *dev) {
 
 size_t sampler_text_bytes(Pipeline *pipeline, int B, int h, int w, double guidance, Device *dev) {
     return shape_bytes(sampler_shape(pipeline, B, h, w, false, guidance), dev);
+}
+
+void sampler_want_memory(size_t needed, int batch, int side, Device *dev) {
+    size_t free_bytes, total;
+    device_memory(dev, &free_bytes, &total);
+    char a[24], b[24];
+    if (needed > free_bytes) {
+        die("--batch %d at %d pixels needs %s, but %s has %s free: expected a smaller --batch or --resolution", batch,
+            side, format_bytes((double)needed, a), device_name(dev), format_bytes((double)free_bytes, b));
+    }
 }
 
 static Sampler create(Sampler s, Device *dev) {
@@ -166,7 +182,6 @@ static const floatX *rows_context(Sampler *s, const floatX *context, int n, Devi
 // DDIM (Song et al. 2020) from the noise in s->latent; eta = 0.
 static void denoise(Sampler *s, const float *image_latent, const floatX *context, int n, int steps, Device *dev) {
     const Schedule *schedule = &s->pipeline->schedule;
-    const ScheduleConfig *config = &schedule->config;
     size_t count = (size_t)n * latent_count(s);
     if (s->conditioned) {
         device_copy(dev, s->image_latent, image_latent, count * sizeof(float), false);
@@ -181,8 +196,7 @@ static void denoise(Sampler *s, const float *image_latent, const floatX *context
         progress_phase(dev->progress, "step %d of %d", i + 1, steps);
         set_timestep(s, timesteps[i], n, dev);
         predict(s, context, n, dev);
-        ddim_step(s->latent, s->output, alpha, alpha_prev, config->prediction,
-                  config->clip_sample ? config->clip_sample_range : 0, n, (int)latent_count(s), dev);
+        ddim_step(s->latent, s->output, alpha, alpha_prev, schedule->config.prediction, n, (int)latent_count(s), dev);
         if (s->progress) { progress_update(s->progress, ++s->steps_done); }
     }
     free(timesteps);

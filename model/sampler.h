@@ -37,9 +37,12 @@ void sampler_destroy(Sampler *sampler, Device *dev);
 Sampler sampler_create_text(Pipeline *pipeline, int B, int h, int w, double guidance, Device *dev);
 // Sets the negative text's embedding (T, C), on the device. Call it if and only if there is guidance.
 void sampler_negative(Sampler *sampler, const floatX *context, Device *dev);
-// Bytes of device memory that sampler_create and sampler_create_text take.
+// Bytes of device memory that sampler_create and sampler_create_text take, and the weights of UNet and VAE when they
+// are first used: those that are mapped in another type than float are converted.
 size_t sampler_bytes(Pipeline *pipeline, int B, int h, int w, Device *dev);
 size_t sampler_text_bytes(Pipeline *pipeline, int B, int h, int w, double guidance, Device *dev);
+// Dies, naming the options --batch and --resolution, unless so many bytes are free.
+void sampler_want_memory(size_t needed, int batch, int side, Device *dev);
 
 // What encoding a picture, a step of a sample and decoding it add to the device's progress. Nothing is run.
 typedef struct {

@@ -39,14 +39,13 @@ static void rescale(float *betas, float *alphas_cumprod, int T, float signal) {
     cumulative_product(alphas_cumprod, betas, T);
 }
 
+bool schedule_hides_all(const ScheduleConfig *config) {
+    return config->terminal_signal == 0 && config->prediction == PREDICT_EPSILON;
+}
+
 Schedule schedule_create(const ScheduleConfig *config) {
     Schedule s = {.config = *config, .T = config->num_train_timesteps};
-    if (config->terminal_signal == 0 && config->prediction == PREDICT_EPSILON) {
-        die("scheduler: prediction_type \"epsilon\" cannot be used with rescale_betas_zero_snr (--terminal-signal 0): "
-            "at the "
-            "last timestep the noise says nothing about the picture (expected v_prediction or sample, or another "
-            "--terminal-signal)");
-    }
+    assert(!schedule_hides_all(config));
     s.betas = xmalloc((size_t)s.T * sizeof *s.betas);
     s.alphas_cumprod = xmalloc((size_t)s.T * sizeof *s.alphas_cumprod);
     fill_betas(config, s.betas);
@@ -84,8 +83,7 @@ void schedule_timesteps(const Schedule *schedule, int steps, int *timesteps) {
     }
     if (timesteps[0] >= T) {
         die("%d sampling steps begin at timestep %d (steps_offset %d, spacing \"leading\"), but the last is %d: "
-            "expected "
-            "fewer steps, or trailing timesteps (--timestep-spacing trailing)",
+            "expected fewer steps, or trailing timesteps (--timestep-spacing trailing)",
             steps, timesteps[0], offset, T - 1);
     }
 }
@@ -103,12 +101,19 @@ bool schedule_changes(const ScheduleChange *c) {
 
 void schedule_change(Schedule *schedule, const ScheduleChange *c) {
     ScheduleConfig config = schedule->config;
-    if (c->terminal_signal < 0 && c->terminal_signal != AS_BETAS) {
-        die("--terminal-signal %g: expected -1, or a value from 0 to %g", c->terminal_signal, MOST_TERMINAL_SIGNAL);
+    double signal = c->terminal_signal;
+    if (signal < LEAST_TERMINAL_SIGNAL && signal != 0 && signal != AS_BETAS) {
+        die("--terminal-signal %g: expected -1, 0, or a value from %g to %g", signal, LEAST_TERMINAL_SIGNAL,
+            MOST_TERMINAL_SIGNAL);
     }
     if (c->prediction >= 0) { config.prediction = (Prediction)c->prediction; }
     if (c->spacing >= 0) { config.spacing = (TimestepSpacing)c->spacing; }
-    if (!isnan(c->terminal_signal)) { config.terminal_signal = c->terminal_signal < 0 ? AS_BETAS : c->terminal_signal; }
+    if (!isnan(signal)) { config.terminal_signal = signal; }
+    if (schedule_hides_all(&config)) {
+        die("prediction_type \"epsilon\" cannot be used with zero terminal SNR (--terminal-signal 0): at the last "
+            "timestep the noise says nothing about the picture, expected v_prediction or sample, or another "
+            "--terminal-signal");
+    }
     schedule_free(schedule);
     *schedule = schedule_create(&config);
 }

@@ -11,7 +11,9 @@ typedef struct {
     float final_alpha_cumprod; // "previous" of the last step: 1 with set_alpha_to_one, else alphas_cumprod[0]
 } Schedule;
 
-// Dies if the model predicts epsilon and the last alpha is zero.
+// The model predicts epsilon and the last alpha is zero: there the noise says nothing about the picture.
+bool schedule_hides_all(const ScheduleConfig *config);
+// Not for a schedule that hides all.
 Schedule schedule_create(const ScheduleConfig *config);
 void schedule_free(Schedule *schedule);
 
@@ -26,7 +28,7 @@ void schedule_step_alphas(const Schedule *schedule, int t, int steps, float *alp
 typedef struct {
     char *spacing_name;
     int prediction, spacing; // Prediction, TimestepSpacing; -1: as the model has it
-    double terminal_signal;  // below 0: AS_BETAS; else up to MOST_TERMINAL_SIGNAL; NaN: as the model has it
+    double terminal_signal;  // AS_BETAS, 0, or from LEAST_ to MOST_TERMINAL_SIGNAL; NaN: as the model has it
 } ScheduleChange;
 #define SCHEDULE_AS_MODEL                                                                                              \
     (ScheduleChange) { .prediction = -1, .spacing = -1, .terminal_signal = NAN }
@@ -46,8 +48,7 @@ typedef struct {
             "A", .low = -1, .high = MOST_TERMINAL_SIGNAL                                                               \
     }
 bool schedule_changes(const ScheduleChange *change);
-// Replaces the schedule; dies if the model then predicts epsilon with a last signal-to-noise ratio of zero, or if the
-// signal is between -1 and 0.
+// Replaces the schedule; dies if it then hides all, or if the signal is none of those above.
 void schedule_change(Schedule *schedule, const ScheduleChange *change);
 // Says on stderr that leading timesteps with one or two steps, or one step of linspace, begin where little noise is
 // left.

@@ -152,20 +152,19 @@ static void read_merges_json(Tokenizer *t, yajl_val list) {
     }
 }
 
-// GPT-2's printable symbol for a byte, in UTF-8: printable Latin-1 stays the same, the others are from U+0100 on.
-static void byte_symbol(int byte, char *out) {
+int tokenizer_byte_code(int byte) {
     int code = 0, others = 0;
     for (int b = 0; b <= byte; b++) {
         bool printable = (b >= 33 && b <= 126) || (b >= 161 && b != 173);
         code = printable ? b : 256 + others++;
     }
-    out[utf8proc_encode_char(code, (utf8proc_uint8_t *)out)] = 0;
+    return code;
 }
 
 static void find_bytes(Tokenizer *t) {
     for (int b = 0; b < 256; b++) {
-        char symbol[16];
-        byte_symbol(b, symbol);
+        char symbol[16] = {0};
+        utf8proc_encode_char(tokenizer_byte_code(b), (utf8proc_uint8_t *)symbol);
         t->byte_id[b] = find_token(t, symbol);
         strcat(symbol, "</w>");
         t->last_byte_id[b] = find_token(t, symbol);

@@ -10,6 +10,9 @@ Tokenizer *tokenizer_open(const char *folder);
 void tokenizer_close(Tokenizer *tokenizer);
 int tokenizer_length(const Tokenizer *tokenizer); // model_max_length, 77
 int tokenizer_vocab_size(const Tokenizer *tokenizer);
+// The code point of GPT-2's printable symbol for a byte: printable Latin-1 stays the same, the others are from U+0100
+// on.
+int tokenizer_byte_code(int byte);
 // Says on stderr how much of the text, the value of an option, the model does not read.
 void tokenizer_warn_length(const Tokenizer *tokenizer, const char *option, const char *text);
 // The tokens of a text without begin and end, and how many of them end a word. Fewer: words are in pieces.

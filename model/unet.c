@@ -5,11 +5,11 @@
 #include "model/blocks.h"
 #include "util/error.h"
 
-typedef enum { PATH_DOWN, PATH_MID, PATH_UP } Path;
+typedef enum { PATH_DOWN, PATH_MID, PATH_UP } UNetPath;
 
 // A resnet, followed by a transformer in cross-attention blocks, and by a change of resolution at the end of a block.
 typedef struct {
-    Path path; // down: its outputs become skips; up: its resnet reads stream and skip, concatenated
+    UNetPath path; // down: its outputs become skips; up: its resnet reads stream and skip, concatenated
     Resnet resnet;
     Transformer transformer;
     Conv resample; // down: stride 2; up: after nearest upsampling
@@ -63,7 +63,7 @@ static void skip_add(Builder *b) {
     b->skip_C[b->layers->skip_capacity++] = b->C;
 }
 
-static Layer *layer_add(Builder *b, Path path, const char *block, int i, int IC, int OC, int heads) {
+static Layer *layer_add(Builder *b, UNetPath path, const char *block, int i, int IC, int OC, int heads) {
     const UNetConfig *c = b->config;
     Layer *l = &b->layers->layers[b->layers->count++];
     *l = (Layer){.path = path, .has_transformer = heads > 0, .IC = IC, .OC = OC};
@@ -78,9 +78,9 @@ static Layer *layer_add(Builder *b, Path path, const char *block, int i, int IC,
     return l;
 }
 
-static void resample_add(Builder *b, Layer *l, const char *name, int stride, int pad) {
+static void resample_add(Builder *b, Layer *l, const char *name, int stride, int pad_before) {
     l->has_resample = true;
-    l->resample = conv_create(b->params, name, l->OC, l->OC, stride, pad, pad);
+    l->resample = conv_create(b->params, name, l->OC, l->OC, stride, pad_before, 1);
 }
 
 static void down_create(Builder *b) {
@@ -95,6 +95,7 @@ static void down_create(Builder *b) {
             skip_add(b);
         }
         if (i + 1 == c->levels) { break; }
+        // Downsample2D with padding 0 still pads by 1 at the bottom and on the right.
         resample_add(b, l, name_of("%s.downsamplers.0.conv", name.text).text, 2, c->downsample_padding);
         skip_add(b);
     }
@@ -258,7 +259,7 @@ void unet_forward(UNet *unet, Arena *arena, floatX *out, const floatX *sample, c
                      .save = save,
                      .recompute_resnets = unet->recompute == RECOMPUTE_BLOCKS,
                      .recompute_transformers = unet->recompute >= RECOMPUTE_TRANSFORMERS,
-                     .recompute_products = unet->recompute == RECOMPUTE_PRODUCTS,
+                     .recompute_products = save && unet->recompute == RECOMPUTE_PRODUCTS,
                      .context = context,
                      .context_length = T};
     Pass *pass = &u->pass;

@@ -41,8 +41,8 @@ static void parse(VAEOptions *o, int argc, char **argv) {
         {OPT_STRING, "source", &o->source, "annotations to read; auto takes instances if there are any", "KIND",
          .choices = coco_sources},
         MAX_PIXELS_OPTION,
-        {OPT_INT, "resolution", &o->resolution, "side of the training pictures (0: sample_size of the VAE's config)",
-         "PX", .high = 65536},
+        {OPT_INT, "resolution", &o->resolution, "side of the training pictures (0: from the model's configs)", "PX",
+         .high = MOST_RESOLUTION},
         {OPT_INT, "min-side", &o->min_side, "leave out pictures with a side shorter than this", "PX", .high = 1e9},
         {OPT_INT, "dataloader-num-workers", &o->dataloader_num_workers, "threads that decode pictures", "N", .low = 1,
          .high = 256, .may_change = true},
@@ -284,13 +284,9 @@ static void open_model(VAETrainer *t, Device *dev) {
     t->pipeline = pipeline_open(run_log_base(&t->trainer.log), parts, parts, dev);
     t->encoder = &t->pipeline.vae_encoder;
     t->decoder = &t->pipeline.vae_decoder;
-    t->R = o->resolution ? o->resolution : t->encoder->config.sample_size;
+    t->R = pipeline_resolution(&t->pipeline, o->resolution);
     t->r = vae_latent_size(&t->encoder->config, t->R);
     t->L = t->encoder->config.latent_channels;
-    if (t->R != t->r * vae_factor(&t->encoder->config)) {
-        die("--resolution %d: expected a multiple of %d, the VAE's pixels per latent cell", t->R,
-            vae_factor(&t->encoder->config));
-    }
     params_join(&t->encoder->params, &t->decoder->params, dev);
     params_set_grads((Params *[]){&t->encoder->params, &t->decoder->params}, 2, PLAN_POINTER);
     MicroBatch m = {vae_step, t, &t->B, t->encoder->params.total + t->decoder->params.total};

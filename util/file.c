@@ -60,7 +60,7 @@ char *read_file(const char *path, size_t *size) {
 // The first folder of the path that cannot be made, to be freed, with errno; NULL: all are there.
 static char *first_not_made(const char *path) {
     char *copy = xstrdup(path);
-    for (char *p = copy + 1;; p++) {
+    for (char *p = copy + (*copy == '/');; p++) {
         if (*p != '/' && *p != 0) { continue; }
         char end = *p;
         *p = 0;
@@ -72,7 +72,12 @@ static char *first_not_made(const char *path) {
     return NULL;
 }
 
+static void want_name(const char *path) {
+    if (!*path) { die("the path of a folder to write to is empty: expected a name"); }
+}
+
 void make_folders(const char *path) {
+    want_name(path);
     char *failed = first_not_made(path);
     if (failed) { die("%s: cannot be created: %s", failed, strerror(errno)); }
     if (!folder_exists(path)) { die("%s: exists and is not a folder", path); }
@@ -171,6 +176,7 @@ static void want_writable(const char *folder, const char *path) {
 }
 
 void want_folder(const char *path) {
+    want_name(path);
     char *there = xprintf("%s/", path), *slash; // the slash leaves room for "."
     struct stat s;
     while (stat(there, &s) != 0) { // up to a folder that is there
@@ -193,7 +199,20 @@ void want_folder_of(const char *option, const char *path) {
     want_writable(folder.text, path);
 }
 
+bool is_folder_name(const char *path) { return *path && path[strlen(path) - 1] == '/'; }
+
+void want_prefix(const char *option, const char *prefix) {
+    if (!*prefix) { die("%s: is empty, expected a prefix of files", option); }
+    if (is_folder_name(prefix)) { make_folders(prefix); }
+    want_folder_of(option, prefix);
+}
+
+Path prefixed(const char *prefix, const char *name) {
+    return path_of("%s%s%s", prefix, is_folder_name(prefix) ? "" : "-", name);
+}
+
 void want_output(const char *option, const char *path) {
+    if (!*path) { die("%s: is empty, expected a file", option); }
     if (folder_exists(path)) { die("%s %s: is a folder, expected a file", option, path); }
     want_folder_of(option, path);
 }

@@ -29,6 +29,11 @@ void want_folder(const char *path);                        // it can be made, an
 void want_folder_of(const char *option, const char *path); // the folder of an option's file or prefix is there
 void want_output(const char *option, const char *path);    // likewise; and PATH is no folder
 
+// An option's prefix of files: PREFIX-NAME. One that ends with a slash is a folder: PREFIXNAME.
+bool is_folder_name(const char *path);
+void want_prefix(const char *option, const char *prefix); // as want_folder_of, but makes such a folder
+Path prefixed(const char *prefix, const char *name);
+
 // rm -rf; a missing path is not an error. Never follows symbolic links.
 void remove_tree(const char *path);
 

@@ -157,10 +157,29 @@ void options_range(double value, const char *option, double low, double high) {
     if (!(value >= low && value <= high)) { die("%s %g: expected a value from %g to %g", option, value, low, high); }
 }
 
+// The argument as a shell reads it: in single quotes unless it has only letters, digits and some signs.
+static char *quoted(const char *argument) {
+    static const char plain[] = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789_./,=@:+-";
+    size_t length = strlen(argument);
+    if (length && strspn(argument, plain) == length) { return xstrdup(argument); }
+    char *text = xmalloc(4 * length + 3), *end = text;
+    *end++ = '\'';
+    for (const char *c = argument; *c; c++) {
+        if (*c == '\'') {
+            end = stpcpy(end, "'\\''"); // ends the quotes, a quote, begins them again
+        } else {
+            *end++ = *c;
+        }
+    }
+    strcpy(end, "'");
+    return text;
+}
+
 char *options_command(int argc, char **argv) {
     char *text = xstrdup("cocogold");
     for (int i = 0; i < argc; i++) {
-        char *longer = xprintf("%s %s", text, argv[i]);
+        char *argument = quoted(argv[i]), *longer = xprintf("%s %s", text, argument);
+        free(argument);
         free(text);
         text = longer;
     }

@@ -60,5 +60,6 @@ int options_choice(const char *value, const char *option, const char *const *cho
 // Dies unless low <= value <= high.
 void options_range(double value, const char *option, double low, double high);
 
-// The command line as a user would type it ("cocogold eval --model demo ..."), for logs. The caller frees it.
+// The command line as a user types it into a shell ("cocogold eval --model demo --group 'fruit=apple, orange'"), for
+// logs. The caller frees it.
 char *options_command(int argc, char **argv);

@@ -42,8 +42,8 @@ HOST_DEVICE Philox4 philox4x32(uint32_t c0, uint32_t c1, uint32_t c2, uint32_t c
     return r;
 }
 
-// The four random words of block number `block` of the sequence (seed, stream, step, sample). seed is truncated to 56
-// bits, sample to 48 and step to 32.
+// The four random words of block number `block` of the sequence (seed, stream, step, sample). Of stream 16 bits count,
+// of sample 48.
 HOST_DEVICE Philox4 philox(uint64_t seed, uint32_t stream, uint32_t step, uint64_t sample, uint32_t block) {
     return philox4x32(block, (uint32_t)sample, ((uint32_t)(sample >> 32) & 0xffffu) | stream << 16, step,
                       (uint32_t)seed, (uint32_t)(seed >> 32));

@@ -1,6 +1,5 @@
 #include "util/text.h"
 #include "util/error.h"
-#include <stdbool.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -53,6 +52,11 @@ char *text_trim(char *text) {
     for (size_t n; (n = blank_at(text, length, true));) { length -= n; }
     text[length] = 0;
     return text;
+}
+
+bool text_ends_with(const char *text, const char *end) {
+    size_t n = strlen(text), m = strlen(end);
+    return n >= m && strcmp(text + n - m, end) == 0;
 }
 
 char *text_trimmed(const char *text) {

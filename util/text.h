@@ -1,6 +1,7 @@
 // Names and other texts that come from files and from the command line: how they are compared, and how they are written
 // to a terminal and as part of a file's name.
 #pragma once
+#include <stdbool.h>
 #include <stdint.h>
 #include <stdio.h>
 
@@ -10,6 +11,8 @@ size_t text_begin(const char *path, const char *text, size_t size);
 // Cuts blanks off both ends of a text, in place: ASCII's white space, a byte order mark (U+FEFF), the no-break space
 // and Unicode's wide and zero-width blanks. Returns where the rest begins. Names are compared after this.
 char *text_trim(char *text);
+
+bool text_ends_with(const char *text, const char *end);
 
 // A trimmed copy, which the caller frees.
 char *text_trimmed(const char *text);

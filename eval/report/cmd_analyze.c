@@ -59,8 +59,8 @@ static struct {
     {OPT_HEADING, "Samples"},                                                                                            \
         {OPT_STRING, "classes", &o.classes, "classes to draw samples of: " CLASSES_HELP, "LIST"},                        \
         {OPT_INT, "samples", &o.samples, "number of crops with an object, one per picture", "N", .low = 2, .high = 1e6}, \
-        {OPT_INT,  "resolution", &o.resolution, "side of the pictures (0: from the model's configs)",                    \
-         "PIXELS", .high = 8192},                                                                                        \
+        {OPT_INT,  "resolution",           &o.resolution, "side of the pictures (0: from the model's configs)",          \
+         "PIXELS", .high = MOST_RESOLUTION},                                                                             \
         {OPT_INT, "min-side", &o.min_side, "drop pictures whose shorter side is below this", "PIXELS", .high = 1e6},     \
         PAINT_ROWS(&o.color, &o.alpha, &o.outline)
 #define BOOTSTRAP_ROW                                                                                                  \
@@ -76,17 +76,6 @@ typedef struct {
     Paint paint;
 } Inputs;
 
-// wanted 0: the model's.
-static int resolution_of(const Pipeline *p, int wanted) {
-    const VAEConfig *vae = &p->vae_encoder.config;
-    int resolution = wanted ? wanted : pipeline_resolution(p->folder, vae);
-    if (resolution % vae_factor(vae)) {
-        die("--resolution %d: expected a multiple of %d, the VAE's pixels per latent cell", resolution,
-            vae_factor(vae));
-    }
-    return resolution;
-}
-
 static void inputs_open(Inputs *in, int parts) {
     want_folder(o.out);
     device_open(&in->dev, 0);
@@ -96,7 +85,7 @@ static void inputs_open(Inputs *in, int parts) {
     in->allowed = classes_parse(&in->coco, "--classes", o.classes, NULL);
     in->paint = paint_parse(o.color, o.alpha, o.outline);
     in->sample = (SampleOptions){.allowed = in->allowed, .seed = (uint64_t)o.seed, .minimum_side = o.min_side};
-    in->sample.resolution = resolution_of(&in->pipeline, o.resolution);
+    in->sample.resolution = pipeline_resolution(&in->pipeline, o.resolution);
     in->sample.skip_damaged = true;
 }
 
@@ -280,7 +269,7 @@ static int analyze_starts(int argc, char **argv, const char *command) {
         STEPS_OPTION(answer),
         SCHEDULE_OPTIONS(answer.schedule),
         {OPT_INT, "resolution", &resolution, "longer side of the model's input (0: the training side)", "PIXELS",
-         .high = 4096},
+         .high = MOST_RESOLUTION},
         {OPT_LONG, "seed", &seed, "seed of the noise and the bootstrap", "N"},
         {OPT_INT, "bootstrap", &resamples, "bootstrap resamples for the 95% intervals (over pictures)", "N",
          .high = 1e6},
@@ -303,7 +292,7 @@ static int analyze_starts(int argc, char **argv, const char *command) {
     StartAnalysis a = {.pipeline = &pipeline, .pictures = &list, .maps = maps, .kind = (MapKind)kind, .text = text};
     a.pad_text = pad_text, a.seed = (uint64_t)seed;
     a.steps = answer.steps ? answer.steps : settings.steps;
-    a.side = resolution_of(&pipeline, resolution ? resolution : settings.resolution);
+    a.side = pipeline_resolution(&pipeline, resolution ? resolution : settings.resolution);
     schedule_warn_steps(&pipeline.schedule, a.steps);
     make_folders(out);
     int count;

@@ -16,6 +16,10 @@ broken shape-unet unet && sed -i 's/"layers_per_block": [0-9]*/"layers_per_block
 broken kind-unet unet && sed -i 's/"CrossAttnDownBlock2D"/"KDownBlock2D"/' kind-unet/unet/config.json
 broken empty-unet unet && : >"$(weights empty-unet/unet)"
 broken odd-tokens tokenizer && sed -i 's/:/;/' odd-tokens/tokenizer/vocab.json
+broken no-side unet && rm -r no-side/vae && cp -r model/vae no-side/vae
+sed -i 's/"sample_size": [0-9]*/"sample_size": null/' no-side/{unet,vae}/config.json
+broken vast-side unet && sed -i 's/"sample_size": [0-9]*/"sample_size": 8192/' vast-side/unet/config.json
+broken all-noise scheduler && sed -i 's/"v_prediction"/"epsilon"/' all-noise/scheduler/scheduler_config.json
 broken wide-unet unet && sed -i 's/"in_channels": 8/"in_channels": 4/' wide-unet/unet/config.json
 cp -r data cut-data && cut_in_half cut-data/annotations/instances_val.json && cut_in_half cut-data/annotations/instances_train.json
 cp -r data cut-picture && cut_in_half "$(ls cut-picture/train/*.png | head -n 1)"
@@ -117,7 +121,10 @@ dies "eval of two groups of one name" "--group x: is given twice" eval --model m
 dies "eval of a group of nothing" "--group x : names no class" eval --model model --data data --out new --group x=
 dies "eval of a group without a name" "--group =person: expected a name" eval --model model --data data --out new --group =person
 dies "eval of averaged weights that are not there" "model/unet_ema" eval --model model --data data --out new --ema
-dies "eval at a signal that is neither" "--terminal-signal -0.5: expected -1, or a value from 0" eval --model model --data data --out new --terminal-signal -0.5
+dies "eval at a signal that is neither" "--terminal-signal -0.5: expected -1, 0, or a value from 0.0001 to 0.95" eval --model model --data data --out new --terminal-signal -0.5
+dies "eval of a model whose schedule hides all" 'all-noise/scheduler/scheduler_config.json: field "prediction_type" is "epsilon"' eval --model all-noise --data data --out new
+dies "eval into no name" "the path of a folder to write to is empty" eval --model model --data data --out ""
+dies "analyze into no name" "the path of a folder to write to is empty" analyze latents --model model --data data --out ""
 dies "analyze leak at such a signal" "--terminal-signal -0.5" analyze leak --model model --data data --min-side 0 --out new --terminal-signal -0.5
 dies "analyze leak with too many cells" "--resolution 1024: gives 256 x 256 latent cells" analyze leak --model model --data data --min-side 0 --out new --resolution 1024
 dies "analyze starts without pictures" "--images is missing" analyze starts --model model --maps data/val --out new
@@ -128,6 +135,13 @@ dies "generate with a negative text for nothing" "--negative-text: needs --guida
 dies "train with validation shards without samples" "val-*.h5 have no samples" "${unet[@]}" --model model --shards no-val --validate-every 1
 dies "train epsilon at zero SNR" "(--terminal-signal 0)" "${unet[@]}" --model model --shards latents --prediction-type epsilon --terminal-signal 0
 dies "generate at half a cell" "--resolution 66: expected a multiple of 4" generate --model model --text person --resolution 66 --out new
+for command in "segment --image $picture --text person" "generate --text person" "eval --data data" \
+    "encode --data data --split train --min-side 1" "train-vae --data data --max-train-steps 1 --validate-every 0 --no-roofline" \
+    "analyze latents --data data --min-side 1" "analyze leak --data data --min-side 1" \
+    "analyze starts --images data/val --maps data/val"; do
+    dies "${command%% --*} with a model of no side" 'no-side: neither unet/config.json nor vae/config.json has "sample_size": give --resolution' $command --model no-side --out new
+    dies "${command%% --*} with a model of a vast side" "--resolution 32768: expected a multiple of 4, the VAE's pixels per latent cell, up to 4096" $command --model vast-side --out new
+done
 dies "pretrain a segmentation model" 'field "in_channels" is 8' pretrain --model model --shards latents --out new
 dies "init --from of averages that are not there" "model/unet_ema: is not a folder" init --from model --ema new
 dies "init --preset with --ema" "--ema: expected with --from" init --preset mini --ema new

@@ -91,6 +91,7 @@ if [ -w /dev/full ]; then
 fi
 
 # ---- outputs are looked at first
+"$cocogold" init --preset mini --text-to-image text-model >/dev/null 2>&1
 late() { "$cocogold" "${@:2}" >.said 2>&1; [ $? = 1 ] && grep -qF "$1" .said && ! grep -qE 'pairs|pictures  |step 1' .said; }
 echo a >file
 for out in file/x /dev/null/x; do
@@ -98,7 +99,14 @@ for out in file/x /dev/null/x; do
     check "encode into $out" late "$out" "${encode[@]}" --data data --out $out
     check "train into $out" late "$out" train --model model --shards latents --max-train-steps 1 --out $out
     check "segment into $out/new" late "$out" segment --model model --image "$(ls data/val/*.png | head -n 1)" --text person --out $out/new
+    check "generate into $out/new" late "$out" generate --model text-model --text person --out $out/new
     check "analyze into $out" late "$out" analyze latents --model model --data data --split train --out $out
     check "stats into $out/x.json" late "$out" stats --data data --split val --min-side 1 --check --json $out/x.json
 done
+mkdir -p folder/x.png folder/y-0.png
+for option in "--dump-noise folder" "--dump-latents folder" "--out folder/x" "--out folder/y"; do
+    check "generate $option, which is a folder" late "folder, expected a file" generate --model text-model --text person $option
+done
+check "generate into a folder that is not there yet" "$cocogold" generate --model text-model --text person --steps 1 --count 2 --out new/pictures/
+check "it has the pictures" [ "$(ls -A new/pictures | tr '\n' ' ')" = "0.png 1.png all.png " ]
 finish

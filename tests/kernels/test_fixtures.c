@@ -397,7 +397,7 @@ static void diffusion_case(const char *name, Prediction prediction) {
     tensor_set(&timesteps, values);
     predict_x0(predicted.f, out.x, x.f, timesteps.f, alphas.f, prediction, B, n, &check_dev);
     forward(name, "predicted_x0", &predicted);
-    ddim_step(x.f, out.x, (float)alphas.host[699], (float)alphas.host[599], prediction, 0, B, n, &check_dev);
+    ddim_step(x.f, out.x, (float)alphas.host[699], (float)alphas.host[599], prediction, B, n, &check_dev);
     forward(name, "stepped", &x);
     RELEASE(&x0, &noise, &alphas, &timesteps, &noisy, &target, &x, &out, &predicted);
 }

@@ -6,7 +6,6 @@
 #include "model/schedule.h"
 #include "model/tokenizer.h"
 #include "util/error.h"
-#include "util/json.h"
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -50,9 +49,6 @@ static void dump_ddim(const char *path, int steps, int n) {
     Device dev;
     device_open(&dev, 0);
     Schedule s = read_schedule(path);
-    Json json = json_read(path); // the program's own reading never clips, as pipelines do
-    s.config.clip_sample = json_boolean(&json, "clip_sample", true);
-    json_free(&json);
     int *timesteps = xmalloc((size_t)steps * sizeof *timesteps);
     float *host = xmalloc((size_t)n * sizeof *host), *out_host = xmalloc((size_t)n * sizeof *host);
     float *x = device_alloc(&dev, (size_t)n * sizeof *x), *out = device_alloc(&dev, (size_t)n * sizeof *out);
@@ -60,13 +56,13 @@ static void dump_ddim(const char *path, int steps, int n) {
     if (fread(host, sizeof *host, (size_t)n, stdin) != (size_t)n) { die("stdin: expected %d floats", n); }
     schedule_timesteps(&s, steps, timesteps);
     for (int i = 0; i < steps; i++) {
-        float before, after, clip = s.config.clip_sample ? s.config.clip_sample_range : 0;
+        float before, after;
         schedule_step_alphas(&s, timesteps[i], steps, &before, &after);
         for (int k = 0; k < n; k++) { out_host[k] = 0.5f * host[k] + 0.01f * (float)timesteps[i] / (float)s.T; }
         device_copy(&dev, x, host, (size_t)n * sizeof *x, false);
         device_copy(&dev, out, out_host, (size_t)n * sizeof *x, false);
         cast_to_floatX(output, out, (size_t)n, &dev);
-        ddim_step(x, output, before, after, s.config.prediction, clip, 1, n, &dev);
+        ddim_step(x, output, before, after, s.config.prediction, 1, n, &dev);
         device_copy(&dev, host, x, (size_t)n * sizeof *x, false);
         device_sync(&dev);
     }

@@ -117,26 +117,28 @@ static void test_scheduler(void **state) {
     write_text(path, sd2_scheduler);
     ScheduleConfig c = schedule_config_read(path);
     assert_true(c.beta_start == 0.00085 && c.beta_end == 0.012 && c.scaled_linear && c.prediction == PREDICT_V);
-    assert_true(c.spacing == SPACING_LEADING && c.steps_offset == 1 && !c.set_alpha_to_one && !c.clip_sample);
+    assert_true(c.spacing == SPACING_LEADING && c.steps_offset == 1 && !c.set_alpha_to_one);
     schedule_config_write(&c, again);
     ScheduleConfig d = schedule_config_read(again);
     char *third = scratch_path("third.json");
     schedule_config_write(&d, third);
     assert_same_file(again, third);
     assert_non_null(strstr(kept(read_file(again, NULL)), "\"beta_start\": 0.00085,"));
+    assert_non_null(strstr(kept(read_file(again, NULL)), "\"clip_sample\": false,"));
     write_text(path,
                replaced(sd2_scheduler, "\"trained_betas\"", "\"lambda_min_clipped\": -Infinity, \"trained_betas\""));
     assert_true(schedule_config_read(path).beta_end == 0.012);
     write_text(path, "{}"); // DDIMScheduler's own defaults
     c = schedule_config_read(path);
     assert_true(c.beta_start == 0.0001 && c.beta_end == 0.02 && !c.scaled_linear && c.prediction == PREDICT_EPSILON);
+    assert_true(c.set_alpha_to_one && c.num_train_timesteps == 1000);
     // The pipeline's rule, for a file of any scheduler class and whatever it says: latents are not clipped.
-    const char *const of_classes[] = {"{\"_class_name\": \"EulerDiscreteScheduler\"}", "{\"clip_sample\": true}"};
-    for (int i = 0; i < 2; i++) {
+    const char *const of_classes[] = {"{\"_class_name\": \"EulerDiscreteScheduler\"}", "{\"clip_sample\": true}",
+                                      "{\"clip_sample\": false, \"clip_sample_range\": 0}"};
+    for (int i = 0; i < 3; i++) {
         write_text(path, of_classes[i]);
-        assert_false(schedule_config_read(path).clip_sample);
+        assert_int_equal(schedule_config_read(path).num_train_timesteps, 1000);
     }
-    assert_true(c.set_alpha_to_one && !c.clip_sample && c.clip_sample_range == 1 && c.num_train_timesteps == 1000);
 }
 
 // ---- Refusals ------------------------------------------------------------------------------------------------------

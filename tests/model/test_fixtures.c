@@ -3,6 +3,7 @@
 // in bf16 with the same weights.
 #include "model_test.h"
 #include "model/pipeline.h"
+#include "util/text.h"
 
 #define FOLDER "tests/fixtures/"
 
@@ -127,16 +128,11 @@ static void check_output(Case *c, const floatX *out, const char *what) {
     free(reference);
 }
 
-static bool ends_with(const char *text, const char *end) {
-    size_t n = strlen(text), m = strlen(end);
-    return n >= m && strcmp(text + n - m, end) == 0;
-}
-
 // The norm that an error is relative to: at least 1e-6 of all gradients'. Key biases change no softmax; what is left of
 // their gradient is the rounding of a sum of rows as large as those that make the weight's.
 static double scale_of(const Case *c, const Tensor *t) {
     double norm = fmax(tensor_norm(t), 1e-6 * c->total);
-    if (ends_with(t->name, "to_k.bias") || ends_with(t->name, "k_proj.bias")) {
+    if (text_ends_with(t->name, "to_k.bias") || text_ends_with(t->name, "k_proj.bias")) {
         char *weight = xprintf("%.*sweight", (int)(strlen(t->name) - strlen("bias")), t->name);
         norm = fmax(norm, 0.1 * tensor_norm(find(c, weight)));
         free(weight);

@@ -120,7 +120,8 @@ static void compare_slices(const Params *mapped, const Params *copy, const char 
 
 static void test_kinds(void **state) {
     (void)state;
-    static const int in_place[KINDS] = {4, 2, 0, 0, 0};
+    enum { MATRIX = ROWS * COLUMNS, ALL = 3 * MATRIX + OC * IC * 9 };
+    static const int in_place[KINDS] = {4, 2, 0, 0, 0}, pending[KINDS] = {0, 2 * MATRIX, ALL, ALL, ALL};
     for (int k = 0; k < KINDS; k++) {
         Params mapped = example_params(), copy = example_params();
         char *folder = write_file(&mapped, &kinds[k], -1), *path = kept(xprintf("%s/model.safetensors", folder));
@@ -129,7 +130,10 @@ static void test_kinds(void **state) {
         weights_load(&mapped, folder, WEIGHTS_READ, &dev);
         weights_load(&copy, folder, WEIGHTS_WRITE, &dev);
         assert_null(mapped.weights);
+        assert_int_equal(mapped_pending_bytes(&mapped), pending[k] * sizeof(float));
         compare_slices(&mapped, &copy, path, in_place[k]);
+        assert_int_equal(mapped_pending_bytes(&mapped), 0);
+        assert_int_equal(mapped_pending_bytes(&copy), 0);
         int rows[] = {3, 3, ROWS - 1};
         const float *table = (const float *)mapped_rows(&mapped, 0, rows, 3, COLUMNS);
         for (int i = 0; i < 3; i++) {
@@ -218,32 +222,53 @@ static long resident_kb(void) {
     return resident * sysconf(_SC_PAGESIZE) / 1024;
 }
 
-// A file of 256 MB with holes, of which three rows of 4 kB are used.
-static void test_memory(void **state) {
-    (void)state;
-    enum { BIG = 65536, WIDTH = 1024 };
-    const char *folder = scratch_path("big"), *path = kept(xprintf("%s/model.safetensors", folder));
+enum { WIDTH = 1024 };
+
+// The weights of a file with one table (rows, WIDTH), which is a hole: zeros.
+static Params open_table(const char *name, const char *dtype, int size, int rows) {
+    const char *folder = scratch_path(name), *path = kept(xprintf("%s/model.safetensors", folder));
     make_folders(folder);
+    int bytes = rows * WIDTH * size;
     char *header =
-        xprintf("%-120s", kept(xprintf("{\"table\":{\"dtype\":\"F32\",\"shape\":[%d,%d],\"data_offsets\":[0,%d]}}", BIG,
-                                       WIDTH, BIG * WIDTH * 4))); // blanks: the data are aligned
+        xprintf("%-120s", kept(xprintf("{\"table\":{\"dtype\":\"%s\",\"shape\":[%d,%d],\"data_offsets\":[0,%d]}}",
+                                       dtype, rows, WIDTH, bytes))); // blanks: the data are aligned
     uint64_t length = strlen(header);
     FILE *file = create_file(path);
     fwrite(&length, 8, 1, file);
     fwrite(header, 1, length, file);
     fclose(file);
-    assert_int_equal(truncate(path, (off_t)(8 + length) + (off_t)BIG * WIDTH * 4), 0);
+    assert_int_equal(truncate(path, (off_t)(8 + length) + bytes), 0);
     Params p = {0};
-    params_add(&p, LAYOUT_PLAIN, false, 2, (int[]){BIG, WIDTH}, "table");
+    params_add(&p, LAYOUT_PLAIN, false, 2, (int[]){rows, WIDTH}, "table");
     params_finish(&p);
-    long before = resident_kb();
     weights_load(&p, folder, WEIGHTS_READ, &dev);
-    mapped_rows(&p, 0, (int[]){0, BIG / 2, BIG - 1}, 3, WIDTH);
+    free(header);
+    return p;
+}
+
+// Of a table of 256 MB three rows of 4 kB are used.
+static void test_memory(void **state) {
+    (void)state;
+    enum { ROWS_OF_256MB = 65536 };
+    Params p = open_table("big", "F32", 4, ROWS_OF_256MB);
+    long before = resident_kb();
+    mapped_rows(&p, 0, (int[]){0, ROWS_OF_256MB / 2, ROWS_OF_256MB - 1}, 3, WIDTH);
     long grown = resident_kb() - before;
     printf("  three rows of a table of 262144 kB: %ld kB more\n", grown);
     assert_true(grown < 26214); // a tenth: the kernel maps what lies around a page too
     params_free(&p, &dev);
-    free(header);
+}
+
+// What was converted does not stay in memory twice.
+static void test_converted_memory(void **state) {
+    (void)state;
+    Params p = open_table("half", "F16", 2, 16384);
+    long before = resident_kb();
+    weight_at(&p, 0, &dev);
+    long grown = resident_kb() - before;
+    printf("  32768 kB of F16 to 65536 kB of floats: %ld kB more\n", grown);
+    assert_true(grown < 65536 + 16384);
+    params_free(&p, &dev);
 }
 
 // ---- Whole models, as diffusers writes them ------------------------------------------------------------------------
@@ -302,6 +327,7 @@ int main(void) {
         cmocka_unit_test(test_rows_that_are_used),
         cmocka_unit_test(test_files_that_change),
         cmocka_unit_test(test_memory),
+        cmocka_unit_test(test_converted_memory),
         cmocka_unit_test(test_models),
     };
     return cmocka_run_group_tests(tests, open_device, close_device);

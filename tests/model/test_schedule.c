@@ -9,8 +9,7 @@ static const ScheduleConfig sd2 = {.num_train_timesteps = 1000,
                                    .scaled_linear = true,
                                    .prediction = PREDICT_V,
                                    .spacing = SPACING_TRAILING,
-                                   .terminal_signal = AS_BETAS,
-                                   .clip_sample_range = 1};
+                                   .terminal_signal = AS_BETAS};
 
 // alpha_bar in double from the formula.
 static void alphas_by_definition(const ScheduleConfig *c, double *alphas) {
@@ -98,12 +97,31 @@ static void test_step_alphas(void **state) {
     schedule_free(&s);
 }
 
-static void epsilon_with_zero_snr(const char *unused) {
-    (void)unused;
-    ScheduleConfig c = sd2;
-    c.prediction = PREDICT_EPSILON;
-    c.terminal_signal = 0;
-    schedule_create(&c);
+static Schedule changed(Prediction prediction, double signal) {
+    Schedule s = schedule_create(&sd2);
+    ScheduleChange change = SCHEDULE_AS_MODEL;
+    change.prediction = (int)prediction;
+    change.terminal_signal = signal;
+    schedule_change(&s, &change);
+    return s;
+}
+
+// A model of any signal that the option accepts can be opened again, and its last timestep is not all noise.
+static void test_signals(void **state) {
+    (void)state;
+    static const double signals[] = {LEAST_TERMINAL_SIGNAL, 0.0123456, 0.3, MOST_TERMINAL_SIGNAL};
+    char *path = scratch_path("scheduler_config.json");
+    for (size_t i = 0; i < sizeof signals / sizeof *signals; i++) {
+        Schedule s = changed(PREDICT_EPSILON, signals[i]);
+        assert_true(s.alphas_cumprod[999] > 0);
+        schedule_config_write(&s.config, path);
+        ScheduleConfig c = schedule_config_read(path);
+        Schedule again = schedule_create(&c);
+        double found = sqrt(again.alphas_cumprod[999]);
+        print_message("terminal signal %g: read back as %g\n", signals[i], found);
+        assert_float_equal(found, signals[i], 1e-6);
+        schedule_free(&s), schedule_free(&again);
+    }
 }
 
 static void wrong_steps(const char *steps) {
@@ -116,7 +134,11 @@ static void wrong_steps(const char *steps) {
 
 static void test_refusals(void **state) {
     (void)state;
-    assert_dies("prediction_type", epsilon_with_zero_snr(""));
+    assert_dies("prediction_type", changed(PREDICT_EPSILON, 0));
+    const double signals[] = {1e-9, 1e-7, 9e-5, -0.5, -2};
+    for (int i = 0; i < 5; i++) {
+        assert_dies("expected -1, 0, or a value from 0.0001", changed(PREDICT_V, signals[i]));
+    }
     assert_dies("expected 1 to 1000", wrong_steps("0"));
     assert_dies("expected 1 to 1000", wrong_steps("1001"));
     assert_dies("steps_offset", wrong_steps("1000")); // begins at 1000, one too late
@@ -124,6 +146,7 @@ static void test_refusals(void **state) {
 
 int main(void) {
     const struct CMUnitTest tests[] = {cmocka_unit_test(test_alphas), cmocka_unit_test(test_timesteps),
-                                       cmocka_unit_test(test_step_alphas), cmocka_unit_test(test_refusals)};
+                                       cmocka_unit_test(test_step_alphas), cmocka_unit_test(test_signals),
+                                       cmocka_unit_test(test_refusals)};
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -126,6 +126,7 @@ def draw_unet(rng, sd2):
         transformer_layers_per_block=rng.choice([1, 1, 2]),
         flip_sin_to_cos=rng.random() < 0.8,
         freq_shift=rng.choice([0, 0, 1]),
+        downsample_padding=rng.choice([0, 1]),
     )
 
 

@@ -163,6 +163,24 @@ static void test_inside(void **state) {
                  path_inside(path_of("%s/none", outer.text).text, outer.text));
 }
 
+static void test_names(void **state) {
+    const char *folder = *state;
+    assert_string_equal(prefixed("a/b", "0.png").text, "a/b-0.png");
+    assert_string_equal(prefixed("a/b/", "0.png").text, "a/b/0.png");
+    assert_string_equal(prefixed("", "0.png").text, "-0.png");
+    want_prefix("--out", path_of("%s/new/", folder).text);
+    assert_true(folder_exists(path_of("%s/new", folder).text));
+    assert_dies("--out", want_prefix("--out", path_of("%s/none/x", folder).text));
+    // of no bytes
+    assert_dies("is empty", want_folder(""));
+    assert_dies("is empty", make_folders(""));
+    assert_dies("--out: is empty", want_output("--out", ""));
+    assert_dies("--out: is empty", want_prefix("--out", ""));
+    char *empty = strdup(""); // so that a sanitizer sees what is read behind it
+    assert_false(try_make_folders(empty));
+    free(empty);
+}
+
 static int make_folder(void **state) {
     char *folder = xstrdup("/tmp/cocogold-file-XXXXXX");
     *state = mkdtemp(folder);
@@ -177,6 +195,7 @@ static int remove_folder(void **state) {
 
 int main(void) {
     const struct CMUnitTest tests[] = {cmocka_unit_test(test_leftovers), cmocka_unit_test(test_no_gap),
-                                       cmocka_unit_test(test_inside), cmocka_unit_test(test_links)};
+                                       cmocka_unit_test(test_inside), cmocka_unit_test(test_links),
+                                       cmocka_unit_test(test_names)};
     return cmocka_run_group_tests(tests, make_folder, remove_folder);
 }

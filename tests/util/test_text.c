@@ -28,6 +28,12 @@ static void test_trim(void **state) {
     }
 }
 
+static void test_ends_with(void **state) {
+    (void)state;
+    assert_true(text_ends_with("model.json", ".json") && text_ends_with(".json", ".json") && text_ends_with("", ""));
+    assert_false(text_ends_with("json", ".json") || text_ends_with("model.jsonl", ".json"));
+}
+
 static void test_shown(void **state) {
     (void)state;
     char *shown = text_shown("a\x1b[2J\n\tb\x7f \xc2\x9b m \xc3\xbc");
@@ -72,7 +78,8 @@ static void test_file_names(void **state) {
 }
 
 int main(void) {
-    const struct CMUnitTest tests[] = {cmocka_unit_test(test_trim), cmocka_unit_test(test_shown),
-                                       cmocka_unit_test(test_csv), cmocka_unit_test(test_file_names)};
+    const struct CMUnitTest tests[] = {cmocka_unit_test(test_trim), cmocka_unit_test(test_ends_with),
+                                       cmocka_unit_test(test_shown), cmocka_unit_test(test_csv),
+                                       cmocka_unit_test(test_file_names)};
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -1,4 +1,4 @@
-#include "util/mapped.h"
+#include "util/map_guard.h"
 #include "util/error.h"
 #include <signal.h>
 #include <stdint.h>
@@ -30,7 +30,7 @@ static void lost_page(int signal_number, siginfo_t *info, void *context) {
     signal(signal_number, SIG_DFL); // the instruction runs again
 }
 
-void mapped_guard(void) {
+void map_guard(void) {
     struct sigaction action = {.sa_sigaction = lost_page, .sa_flags = SA_SIGINFO};
     sigemptyset(&action.sa_mask);
     sigaction(SIGBUS, &action, NULL);

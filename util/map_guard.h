@@ -3,4 +3,4 @@
 
 // From now on, reading a mapped page that the file no longer has ends the program with a sentence that names the file,
 // and exit code 1. Without this the kernel's SIGBUS would end it without a word. May be called many times.
-void mapped_guard(void);
+void map_guard(void);
