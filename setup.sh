@@ -83,7 +83,7 @@ environment() { # environment FOLDER: a virtual environment with pip; one that w
 # .venv/requirements.txt is written last: without it .venv is not finished.
 reference() {
     local requirements=tests/reference/requirements.txt
-    cmp -s $requirements .venv/requirements.txt && return
+    cmp -s $requirements .venv/requirements.txt 2>/dev/null && return
     python
     python3 -c 'import sys; sys.exit(sys.version_info < (3, 11))' ||
         fail "$requirements needs Python 3.11 or newer, and python3 is $(python3 -c 'import platform; print(platform.python_version())')"

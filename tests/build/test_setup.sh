@@ -112,6 +112,7 @@ check "a card newer than nvcc: all architectures" backend 12.1 "cuda 80 86 90"
 check "nvcc with options" backend 8.6 "cuda 86" NVCC="nvcc -ccbin g++-13"
 check "without nvcc" backend 8.6 "cpu" NVCC=no-nvcc
 check "and make says why" tells 8.6 "but no no-nvcc (CUDA 12.4 or newer): building for the CPU" tools NVCC=no-nvcc
+check "and gpu-check does, with what helps" tells 8.6 "makes a folder whose check.sh runs here" gpu-check NVCC=no-nvcc
 check "bf16 on a CPU" tells "" "make: BACKEND=cpu has fp32 only: BACKEND=emu PRECISION=bf16" tools PRECISION=bf16 BACKEND=cpu
 
 # ---- A folder with a space -------------------------------------------------------------------------------------------
