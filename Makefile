@@ -11,12 +11,19 @@ endif
 comma := ,
 
 # ---- Backend and build folders ---------------------------------------------------------------------------------------
-# BACKEND: cuda if the machine has a GPU and nvcc, else cpu. emu and ptx run the CUDA kernels without a GPU, for tests.
+# BACKEND: cuda if the machine has nvcc and a GPU of Ampere or newer, else cpu. emu and ptx run the CUDA kernels without a
+# GPU, for tests. NVCC may have options. CARDS: the compute capabilities, 80 for 8.0, without those of older GPUs. `command`
+# is the shell's; an old make calls no shell without a redirection.
 NVCC      ?= nvcc
+HAVE_NVCC := $(shell command -v $(firstword $(NVCC)) 2>/dev/null)
 GPU       := $(shell nvidia-smi -L 2>/dev/null | grep -m 1 '^GPU ')
+CARDS     := $(filter-out 5% 6% 7%,$(subst .,,$(if $(GPU),$(shell nvidia-smi --query-gpu=compute_cap --format=csv$(comma)noheader))))
 ifndef BACKEND
-BACKEND   := $(if $(and $(GPU),$(shell command -v $(NVCC))),cuda,cpu)
+BACKEND   := $(if $(and $(CARDS),$(HAVE_NVCC)),cuda,cpu)
 endif
+# Why a machine with a GPU builds for the CPU; else empty.
+NO_CUDA   := $(if $(GPU),$(if $(and $(CARDS),$(HAVE_NVCC)),,this machine has a GPU ($(GPU)) but \
+               $(if $(CARDS),no $(NVCC) (CUDA 12.4 or newer),none of Ampere (sm_80) or newer)))
 PRECISION ?= $(if $(filter cuda,$(BACKEND)),bf16,fp32)
 
 # DEBUG=1 builds with AddressSanitizer, UndefinedBehaviorSanitizer and guarded memory, in separate folders; SANITIZE
@@ -40,14 +47,18 @@ endif
 MARCH   ?= native
 WARN    ?= -Wall -Wextra -Wno-missing-field-initializers $(if $(SANITIZE),-Wno-pass-failed) $(if $(WERROR),-Werror)
 OPT     := $(if $(SANITIZE),-O1 -fsanitize=$(SANITIZE) -fno-omit-frame-pointer,-O3) $(if $(filter 1,$(DEBUG)),-DDEBUG_GUARDS)
-PKGS    := hdf5-serial yajl popt cairo libpng openssl libpcre2-8 libutf8proc
+# one_of MODULES: the first that pkg-config knows.
+one_of   = $(firstword $(foreach p,$(1),$(if $(shell pkg-config --exists $(p) 2>/dev/null && echo yes),$(p))))
+PKGS    := $(or $(call one_of,hdf5-serial hdf5),hdf5) yajl popt cairo libpng openssl libpcre2-8 libutf8proc
 LIBRARY_CFLAGS := $(shell pkg-config --cflags $(PKGS) 2>/dev/null) -I/usr/include/stb
 LIBRARY_LIBS   := $(shell pkg-config --libs $(PKGS) 2>/dev/null)
+# Where the dynamic linker finds libraries outside of the system's folders (PKG_CONFIG_PATH).
+LIBRARY_PATHS  := $(patsubst -L%,-Wl$(comma)-rpath$(comma)%,$(filter-out -L/usr/%,$(filter -L%,$(LIBRARY_LIBS))))
 SYMBOLS        := -g
 CODE_FLAGS      = $(SYMBOLS) $(OPT) $(if $(BUNDLE),-fPIC) -march=$(MARCH) -fno-math-errno -fno-trapping-math -ffp-contract=fast -fopenmp $(WARN)
 CPPFLAGS        = -I. -D_GNU_SOURCE -DPRECISION_$(PRECISION) $(LIBRARY_CFLAGS)
 CFLAGS          = -std=gnu11 $(CODE_FLAGS) -MMD -MP
-LDLIBS          = $(LIBRARY_LIBS) -lpthread -lm $(BUNDLED)
+LDLIBS          = $(LIBRARY_LIBS) -lpthread -lm $(BUNDLED) $(LIBRARY_PATHS)
 # A bundle's folder (bench/bundle.mk), also for the libraries that libraries need.
 BUNDLED        := -Wl,--disable-new-dtags,-rpath,'$$ORIGIN/../lib'
 
@@ -65,7 +76,7 @@ object     = $(if $(filter kernels/% bench/lab.o tests/%,$(1)),$(BUILD),$(HOST))
 
 .PHONY: all program
 .DEFAULT_GOAL := all
-all: program ## build ./cocogold for the best backend of this machine (BACKEND=cpu|cuda|emu PRECISION=fp32|bf16)
+all: program ## build ./cocogold for the best backend of this machine (BACKEND=cpu|cuda|emu PRECISION=fp32|bf16 MPI=)
 
 include kernels/cuda.mk
 include kernels/runtime/comm.mk
@@ -108,14 +119,17 @@ $(HOST)/flags $(BUILD)/flags: FORCE | tools
 .PHONY: FORCE tools
 FORCE:
 tools:
-	@./setup.sh --check
-ifneq ($(and $(GPU),$(filter cpu,$(BACKEND)),$(if $(shell command -v $(NVCC)),,without nvcc)),)
-	@echo "make: this machine has a GPU ($(GPU)) but no $(NVCC) (CUDA 12.4 or newer): building for the CPU"
+ifeq ($(BACKEND)-$(PRECISION),cpu-bf16)
+	@echo "make: BACKEND=cpu has fp32 only: BACKEND=emu PRECISION=bf16 builds for emulated CUDA" >&2; exit 1
+endif
+	@./setup.sh --check $(BACKEND)
+ifneq ($(and $(NO_CUDA),$(filter cpu,$(BACKEND))),)
+	@echo "make: $(NO_CUDA): building for the CPU"
 endif
 
 # ---- Targets for users -----------------------------------------------------------------------------------------------
 .PHONY: setup demo reproduce bench clean format format-check compile_commands.json help
-setup: ## install missing packages of the distribution (asks no questions)
+setup: ## install missing packages of the distribution (with root or sudo)
 	@./setup.sh
 ifeq ($(BACKEND),cuda)
 	@./setup.sh --cuda
@@ -129,12 +143,14 @@ reproduce: setup ## why the mask fails: target x leak of the schedule, dose, sta
 	@$(MAKE) --no-print-directory program
 	@train/experiments/failure_and_fix.sh
 
-bench: setup ## time kernels and training steps; compare with the roofline and, if .venv exists, with PyTorch
+bench: setup ## time kernels and training steps; compare with the roofline and, on a CPU with .venv, with PyTorch
 	@$(MAKE) --no-print-directory program
 	@./cocogold bench all
 	@./cocogold bench step --preset mini
 	@./cocogold bench step --preset quarter-sd2
-	@if [ -x .venv/bin/python ]; then .venv/bin/python bench/compare.py; fi
+ifeq ($(BACKEND),cpu)
+	@if [ -e .venv/requirements.txt ]; then .venv/bin/python bench/compare.py; fi
+endif
 
 clean: ## remove build/
 	rm -rf build cocogold

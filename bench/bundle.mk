@@ -18,20 +18,20 @@ $(BUILD)/libcocogold-$(PRECISION).so: $(IN_SHARED)
 .PHONY: bundle bundle-programs gpu-check
 bundle: setup ## one folder and its .tar.gz: program, tests and check.sh for a machine without packages (BACKEND=cuda|cpu)
 	@$(foreach p,$(PRECISIONS),$(MAKE) --no-print-directory BACKEND=$(BACKEND) PRECISION=$(p) $(BUNDLE_BUILD) \
-	  BUNDLE_DIR=$(BUNDLE_DIR) bundle-programs &&) :
-	@bench/bundle.sh finish $(BUNDLE_DIR) $(BACKEND) "$(strip $(CUDA_ARCHS:%=sm_%))"
+	  BUNDLE_DIR='$(BUNDLE_DIR)' bundle-programs &&) :
+	@bench/bundle.sh finish '$(BUNDLE_DIR)' $(BACKEND) "$(strip $(CUDA_ARCHS:%=sm_%))"
 
 bundle-programs: $(BUILD)/cocogold $(addprefix $(BUILD)/,$(BUNDLE_TESTS))
-	@bench/bundle.sh programs $(BUNDLE_DIR) $(PRECISION) $^ $(SHARED)
+	@bench/bundle.sh programs '$(BUNDLE_DIR)' $(PRECISION) $^ $(SHARED)
 
 # BACKEND is cpu here only because something is missing, unless it was set.
 ifeq ($(BACKEND)$(filter command line environment,$(origin BACKEND)),cpu)
 gpu-check:
-	@echo "make gpu-check: $(if $(GPU),$(NVCC) (CUDA 12.4 or newer) is missing: \`make bundle BACKEND=cuda\` on a machine with \
-	it makes a folder whose check.sh runs here,no NVIDIA GPU can be used here: nvidia-smi finds none)" >&2
+	@echo "make gpu-check: $(or $(NO_CUDA),no NVIDIA GPU can be used here: nvidia-smi finds none)$(if $(CARDS),: \
+	\`make bundle BACKEND=cuda\` on a machine with it makes a folder whose check.sh runs here)" >&2
 	@echo "0 passed, 1 failed, 0 slower than PyTorch"
 	@exit 1
 else
 gpu-check: bundle ## on a machine with a GPU: is everything right there, and how fast is it (10 minutes; bench/README.md)
-	@GPU_CHECK_LIBRARIES="$(CUBLAS) $(NCCL) $(CUDA_HOME)/lib64" $(BUNDLE_DIR)/check.sh --out $(CURDIR)/build/gpu-check
+	@GPU_CHECK_LIBRARIES="$(CUBLAS) $(NCCL) $(CUDA_HOME)/lib64" '$(BUNDLE_DIR)/check.sh' --out build/gpu-check
 endif

@@ -214,7 +214,7 @@ static const BenchLayer *find_layer(const char *name) {
         free(known);
         known = longer;
     }
-    die("bench %s: expected all, step or one of the layers%s", name, known + 1);
+    die("bench %s: expected all, step, plan or one of the layers%s", name, known + 1);
 }
 
 // The numbers of --shape, one for each of the layer's sizes; 0 is allowed for switches (the last of some layers).
@@ -253,7 +253,6 @@ static void run_layer(Bench *b, const BenchLayer *layer, const BenchOptions *o, 
 static void bench_kernels(const char *what, const BenchOptions *o, Device *dev) {
     bool all = strcmp(what, "all") == 0;
     const BenchLayer *one = all ? NULL : find_layer(what);
-    if (all && o->shape) { die("--shape needs a layer, not all of them"); }
     Bench b;
     bench_open(&b, o->step.runs, dev);
     Peaks peaks = device_measure_peaks(dev);
@@ -299,16 +298,42 @@ static void bench_plans(const BenchOptions *o) {
     bench_plan_free(&p);
 }
 
-static void check(const BenchOptions *o, bool plan) {
-    if (o->check && !o->version) { die("--check needs --version"); }
-    if (o->step.tensors && !plan) { die("--tensors needs bench plan"); }
+static const BenchOptions defaults = {.shapes = "mixed",
+                                      .step = {.preset = "quarter-sd2", .recompute = "none", .runs = 7}};
+
+// Dies if an option has a value that nothing would read.
+static void check(const BenchOptions *o, const char *what) {
+    const StepOptions *s = &o->step, *unset = &defaults.step;
+    bool step = strcmp(what, "step") == 0, plan = strcmp(what, "plan") == 0, model = step || plan;
+    bool layer = !model && strcmp(what, "all") != 0, table = !model && !o->shape && !o->version;
+    bool large = strcmp(o->shapes, LARGE) == 0;
+    const struct {
+        const char *option;
+        bool given, read;
+        const char *needs;
+    } rules[] = {{"--runs", s->runs != unset->runs, !plan, "what is measured, not bench plan"},
+                 {"--json", o->json, !o->version, "a benchmark without --version"},
+                 {"--shape", o->shape, layer, "a layer"},
+                 {"--shapes", large, table, "a layer or all of them, without --shape and --version"},
+                 {"--version", o->version, layer, "a layer"},
+                 {"--check", o->check, o->version, "--version"},
+                 {"--preset", strcmp(s->preset, unset->preset) != 0, model, "bench step or bench plan"},
+                 {"--model", s->model, model, "bench step or bench plan"},
+                 {"--batch", s->batch, model || (table && large), "bench step, bench plan or --shapes sd2-64"},
+                 {"--size", s->size, model, "bench step or bench plan"},
+                 {"--recompute", strcmp(s->recompute, unset->recompute) != 0, model, "bench step or bench plan"},
+                 {"--tensors", s->tensors, plan, "bench plan"},
+                 {"--write-config", s->write_config, step, "bench step"}};
+    for (size_t i = 0; i < sizeof rules / sizeof *rules; i++) {
+        if (rules[i].given && !rules[i].read) { die("%s needs %s", rules[i].option, rules[i].needs); }
+    }
 }
 
 static const char *const shape_tables[] = {"mixed", LARGE, NULL};
 static const char *const presets[] = {"mini", "quarter-sd2", "sd1", "sd2", NULL};
 
 int cmd_bench(int argc, char **argv) {
-    BenchOptions o = {.shapes = "mixed", .step = {.preset = "quarter-sd2", .recompute = "none", .runs = 7}};
+    BenchOptions o = defaults;
     Option table[] = {
         {OPT_HEADING, "Measuring"},
         {OPT_INT, "runs", &o.step.runs, "number of runs; the median is printed", "N", .low = 1, .high = MAX_RUNS},
@@ -343,13 +368,12 @@ int cmd_bench(int argc, char **argv) {
         .usage = "[LAYER|all|step|plan] [OPTIONS]",
         .example = "conv2d --shape 2,32,32,320,320,3,1"};
     const char **arguments = options_parse(argc, argv, table, &help, 1);
+    const char *what = arguments[0] ? arguments[0] : "all";
+    check(&o, what);
     if (o.json) { want_output("--json", o.json); }
     if (o.step.write_config) { want_output("--write-config", o.step.write_config); }
     if (!o.json && !o.step.write_config) { interrupt_listing(); }
-    const char *what = arguments[0] ? arguments[0] : "all";
-    bool plan = strcmp(what, "plan") == 0;
-    check(&o, plan);
-    if (plan) { // needs no device
+    if (strcmp(what, "plan") == 0) { // needs no device
         bench_plans(&o);
         return 0;
     }

@@ -2,7 +2,7 @@
 """Compares cocogold's kernels and training steps with PyTorch (eager, fp32), on the same cores in the same minutes.
 
     .venv/bin/python bench/compare.py                     everything; writes bench/RESULTS.md
-    .venv/bin/python bench/compare.py --layers conv2d,attention --steps "" --out /dev/stdout
+    .venv/bin/python bench/compare.py --layers conv2d,attention --steps ""    a part; prints its tables
 
 The two alternate (A B A B ...), so that a busy minute slows both down. Kernels alternate layer by layer; steps run in
 separate processes. PyTorch gets its better memory format (NCHW or channels_last) and its fastest optimizer. A ratio is
@@ -37,9 +37,12 @@ def parse_arguments():
     p.add_argument("--runs", type=int, default=5, help="runs per turn; their median is kept")
     p.add_argument("--threads", type=int, default=int(os.environ.get("OMP_NUM_THREADS", len(os.sched_getaffinity(0)))))
     p.add_argument("--least", action="store_true", help="use minimum times instead of medians, for a busy machine")
-    p.add_argument("--out", default=str(ROOT / "bench" / "RESULTS.md"))
+    p.add_argument("--out", help="file of the tables (default: bench/RESULTS.md, or stdout for a part of the comparison)")
     p.add_argument("--worker", help=argparse.SUPPRESS)  # a JSON object: one training step of PyTorch
-    return p.parse_args()
+    args = p.parse_args()
+    everything = all(getattr(args, name) == p.get_default(name) for name in ("layers", "steps"))
+    args.out = args.out or (str(ROOT / "bench" / "RESULTS.md") if everything else None)
+    return args
 
 
 # ---- PyTorch's side of each kernel: layer -> sizes -> {function: [alternatives]} ------------------------------------
@@ -521,6 +524,8 @@ def step_table(preset, result):
 
 def kernel_table(rows):
     lines = [
+        "## Kernels",
+        "",
         "| layer | function | model | shape | us | PyTorch us | ratio | GFLOP/s | GB/s | of the roofline |",
         "|---|---|---|---|---|---|---|---|---|---|",
     ]
@@ -555,12 +560,17 @@ def main():
     rows = []
     for layer in layers:
         rows += compare_layer(layer, args)
-        write(lines + ["## Kernels", "", *kernel_table(rows)], args)
-    print(f"wrote {args.out}")
+        write(lines + kernel_table(rows), args)
+    if args.out:
+        print(f"wrote {args.out}")
+    else:
+        print("\n".join(["", *lines, *(kernel_table(rows) if rows else [])]))
+        print("This is a part of the comparison: bench/RESULTS.md stays as it was (--out writes a file).")
 
 
 def write(lines, args):
-    Path(args.out).write_text("\n".join(lines))
+    if args.out:
+        Path(args.out).write_text("\n".join(lines))
 
 
 if __name__ == "__main__":

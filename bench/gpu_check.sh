@@ -7,6 +7,7 @@
 # (default: ./gpu-check); bench/README.md says how to read them.
 set -u
 shopt -s inherit_errexit 2>/dev/null
+export LC_ALL=C.UTF-8 # awk reads and writes numbers with a point
 here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
 all=(machine kernels bits residency training speed step pytorch sanitizer)
 out=$PWD/gpu-check seconds=600 parts=()

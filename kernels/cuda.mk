@@ -31,7 +31,6 @@ HAVE_CUBLAS := $(call beside_nvcc,cublasLt.h)$(CUBLAS)
 NVCC_KNOWS := $(patsubst sm_%,%,$(shell $(NVCC) --list-gpu-code 2>/dev/null))
 SUPPORTED  := $(filter $(NVCC_KNOWS),80 86 89 90 100 120)
 ifndef CUDA_ARCHS
-CARDS      := $(if $(GPU),$(subst .,,$(shell nvidia-smi --query-gpu=compute_cap --format=csv$(comma)noheader 2>/dev/null)))
 CUDA_ARCHS := $(or $(filter $(CARDS),$(NVCC_KNOWS)),$(SUPPORTED))
 endif
 # PTX is generated once, for the oldest architecture, and assembled for each card. So all cards run the PTX that

@@ -6,6 +6,7 @@
 # parallel. Units start in the given order, so put long ones first. Output goes to build/test-logs/NAME.log; that of
 # failed units is also printed.
 set -u
+export LC_ALL=C # awk reads and writes numbers with a point
 cd "$(dirname "$0")/.."
 logs=$PWD/build/test-logs
 jobs=$(($(nproc) + ($(nproc) + 1) / 2)) summary=

@@ -51,11 +51,11 @@ UNITS_emu   := $(call emu,bf16,1,$(EMU_MODELS)) $(call emu,bf16,3,$(EMU_KERNELS)
 MEASURED    := tests/cli/test_ranks.sh tests/cli/test_comm.sh tests/cli/test_threads.sh
 UNITS_test  := tests/build/test_nvcc.sh $(UNITS_emu) tests/emu/test_program.sh $(SIM_TEST) \
                $(filter-out $(UNITS_check) $(MEASURED) %/test_slurm.sh,$(sort $(wildcard tests/cli/test_*.sh))) \
-               $(UNITS_check) $(addprefix alone:,tests/emu/test_launched.sh $(MEASURED))
+               $(UNITS_check) tests/build/test_setup.sh $(addprefix alone:,tests/emu/test_launched.sh $(MEASURED))
 # The tests that `make test-all` adds to `make test`.
 UNITS_more  := $(call emu,fp32,1,$(EMU_MODELS)) $(call emu,fp32,3,$(EMU_KERNELS)) \
                $(addprefix alone:,tests/fuzz/run.sh tests/emu/test_ranks.sh tests/emu/test_mutations.sh tests/ptx/test_ptx.sh tests/cli/test_slurm.sh \
-                 $(sort $(filter-out %/test_nvcc.sh,$(wildcard tests/build/test_*.sh))))
+                 $(sort $(filter-out %/test_nvcc.sh %/test_setup.sh,$(wildcard tests/build/test_*.sh))))
 UNITS_reference := $(patsubst %,pytest:%,$(filter-out %/test_full_size.py,$(sort $(wildcard tests/reference/test_*.py)))) \
                alone:pytest:tests/reference/test_full_size.py
 

@@ -1,7 +1,7 @@
 # Libraries of comm.c and comm.cu: Open MPI if it is installed, and NCCL (BACKEND=cuda) or its stand-in (BACKEND=emu,
 # tests/emu/nccl.cpp). Without nccl.h the program is built for one GPU.
 
-MPI ?= $(firstword $(foreach p,ompi-c ompi mpi-c,$(if $(shell pkg-config --exists $(p) && echo yes),$(p))))
+MPI ?= $(call one_of,ompi-c ompi mpi-c)
 ifneq ($(MPI),)
 MPI_CFLAGS := -DHAVE_MPI $(shell pkg-config --cflags $(MPI))
 LDLIBS     += $(shell pkg-config --libs $(MPI))

@@ -136,7 +136,8 @@ for backend in "${@:-cpu cuda}"; do
         if bundle emu; then check "emu: check.sh" parts emu machine residency training step; fi
         ;;&
     *cuda*)
-        if ! command -v "${NVCC:-nvcc}" >/dev/null; then
+        nvcc=${NVCC:-nvcc}
+        if ! command -v "${nvcc%% *}" >/dev/null; then
             echo "skipped: nvcc is not installed"
         elif bundle cuda CUDA_ARCHS="${CUDA_ARCHS:-80}" PRECISIONS="${PRECISIONS:-fp32}"; then
             check "cuda: cuBLASLt, NCCL, glibc and OpenBLAS are not in it" without_libraries cuda

@@ -11,6 +11,7 @@ if [ -z "$clang" ]; then
     echo "skipped: no clang with ThreadSanitizer and OpenMP is installed (setup.sh --fuzz)"
     exit 0
 fi
+mkdir -p "$root/build"
 if ! make -C "$root" --no-print-directory -j"$(nproc)" BACKEND=cpu PRECISION=fp32 BUILD_SUFFIX=-thread SANITIZE=thread \
     "CC=$clang" "CXX=${clang/clang/clang++}" build/cpu-fp32-thread/cocogold >"$root/build/thread.log" 2>&1; then
     tail -n 20 "$root/build/thread.log"

@@ -1,6 +1,7 @@
 # Shared by the tests of the command line, tests/cli/test_*.sh, which source it. They test the program $COCOGOLD
 # (default: ./cocogold). Their working directory is a temporary folder, which is removed at the end.
 set -u
+export LC_ALL=C # awk reads and writes numbers with a point
 root=$(cd "$(dirname "${BASH_SOURCE[0]}")/../.." && pwd)
 cocogold=$(realpath "${COCOGOLD:-$root/cocogold}")
 prepares=$(realpath "${COCOGOLD_PREPARE:-$cocogold}")

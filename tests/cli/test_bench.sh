@@ -98,11 +98,23 @@ check "the skip that lives longest" grep -qE '^conv_in\.out +2x64x64x320 ' "$wor
 "$program" bench plan --preset mini --recompute blocks --tensors >"$work/tensors"
 check "what is recomputed is saved in backward" grep -qE '^mid_block\.resnets\.1\.conv1\.out .* backward +[0-9]+ +backward +[0-9]+' "$work/tensors"
 check "tensors of what runs" refuses "--tensors needs bench plan" step --tensors
+# What would be ignored is refused: no file that is not written, no size that is not measured.
+check "a file of versions" refuses "--json needs a benchmark without --version" layernorm --version all --json "$work/versions.json"
+check "the UNet's config of a layer" refuses "--write-config needs bench step" layernorm --write-config "$work/none.json"
+check "the UNet's config of a plan" refuses "--write-config needs bench step" plan --write-config "$work/none.json"
+check "runs of a plan" refuses "--runs needs what is measured" plan --runs 3
+check "a shape of a step" refuses "--shape needs a layer" step --shape 1,2
+check "a version of a plan" refuses "--version needs a layer" plan --version all
+check "two tables" refuses "--shapes needs a layer or all" linear --shapes sd2-64 --shape 8,16,24
+check "a batch of the mixed table" refuses "--batch needs bench step, bench plan or --shapes sd2-64" linear --batch 4
+for option in "--preset mini" "--model nothing" "--size 8" "--recompute blocks"; do
+    check "${option% *} of a layer" refuses "${option% *} needs bench step or bench plan" linear $option
+done
 check "the UNet's config" grep -q '"UNet2DConditionModel"' "$work/config.json"
 check "a version beyond the last" refuses "--version 7: expected 1 to 6 or all" conv2d --version 7 --check
 check "a layer without versions" refuses "expected conv2d, attention, groupnorm, groupnorm_backward, layernorm or adam" linear --version 1
 check "nothing to check" refuses "--check needs --version" conv2d --check
-check "unknown layer" refuses "expected all, step or one of the layers linear" nothing
+check "unknown layer" refuses "expected all, step, plan or one of the layers linear" nothing
 check "too few numbers" refuses "expected the numbers N,IC,OC of linear" linear --shape 8,16
 check "a size of 0" refuses "expected the numbers N,IC,OC of linear" linear --shape 8,16,0
 check "a shape that the kernel does not support" refuses "C to be a multiple of G" groupnorm --shape 1,4,10,4,0

@@ -36,13 +36,13 @@ $(BUILD)/%.cu.o: %.cu $(BUILD)/flags $(PTX_STANDINS) | ptx-tools
 # The stand-in headers of the libraries, without that of the runtime: nvcc has its own.
 $(BUILD)/include/%.h: tests/emu/%.h
 	@mkdir -p $(@D)
-	ln -sfn $(abspath $<) $@
+	ln -sfn '$(abspath $<)' $@
 endif
 
 .SECONDARY: $(PTX_STANDINS)
 .PHONY: ptx-tools
 ptx-tools:
-	@command -v $(NVCC) >/dev/null || { echo "make: BACKEND=ptx needs $(NVCC) (CUDA 12.4 or newer), which cannot be run" >&2; exit 1; }
+	@command -v $(firstword $(NVCC)) >/dev/null || { echo "make: BACKEND=ptx needs $(NVCC) (CUDA 12.4 or newer), which cannot be run" >&2; exit 1; }
 
 # ---- Tests ----------------------------------------------------------------------------------------------------------
 # The simulator's own: without nvcc on PTX written by hand, and with nvcc on small CUDA kernels and what is broken in them.
@@ -80,6 +80,7 @@ test-ptx-one: $(SIM_TESTS) $(PTX_TESTS)
 	tests/ptx/run.sh $(BUILD) "$(PTX_RACE)" "$(PTX_SEEDS)" $(PTX_TESTS)
 
 kernel-profile: setup ## count the work of the real PTX at SD2's shapes and compare it with the targets (ONLY=conv2d: one layer)
+	@mkdir -p build
 	@$(MAKE) --no-print-directory BACKEND=ptx PRECISION=bf16 build/ptx-bf16/profile >build/kernel-profile.log 2>&1 || \
 	  { tail -n 20 build/kernel-profile.log; exit 1; }
 	bench/kernel_report.py profile --only "$(ONLY)"

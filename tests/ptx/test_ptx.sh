@@ -3,7 +3,8 @@
 # Skipped if nvcc is missing.
 set -u
 cd "$(dirname "$0")/../.."
-if ! command -v nvcc >/dev/null; then
+nvcc=${NVCC:-nvcc}
+if ! command -v "${nvcc%% *}" >/dev/null; then
     echo "skipped: nvcc is not installed"
     exit 0
 fi

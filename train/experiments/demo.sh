@@ -5,6 +5,7 @@
 # `make demo TARGET=mask` for black and white targets. Every stage is one cocogold command; finished stages are not
 # repeated.
 set -euo pipefail
+export LC_ALL=C # awk reads and writes numbers with a point
 cd "$(dirname "$0")/../.."
 
 target=${TARGET:-overlay}

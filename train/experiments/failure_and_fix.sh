@@ -308,10 +308,10 @@ fi
 ! has_part words || add_runs "$out/words" "$seeds" {overlay,mask}{,+pretrained}
 ! has_part unscaled || add_runs "$out/unscaled" "$seeds" overlay mask overlay+leak mask+leak
 if [ "$coco" ]; then
-    # 1.4 EFLOP for a run of 18,000 steps of 32 at 512 pixels, 1.3 EFLOP to encode 5 passes with two kinds of target, at
-    # 40% of an A100's 312 TFLOP/s.
+    # 1.4 EFLOP for a run of 18,000 steps of 32 at 512 pixels, 2.0 EFLOP to encode 5 passes of 117,000 pictures with two
+    # kinds of target, at 40% of an A100's 312 TFLOP/s. A sample with both has 128 KiB.
     echo "${#queued[@]} runs of $steps steps of 32: about $((${#queued[@]} * steps * 31 / 180000)) hours of an A100 (predicted" \
-        "at 40% of its peak), and 4 hours per set of latents; disk: 84 GB per set of latents, 10.4 GB per run while it" \
+        "at 40% of its peak), and 4 hours per set of latents; disk: 77 GB per set of latents, 10.4 GB per run while it" \
         "trains, 5 GB after."
 fi
 

@@ -1,0 +1,29 @@
+"""bench/compare.py: a part of the comparison is printed, and leaves bench/RESULTS.md as it is."""
+
+import os
+import subprocess
+import sys
+
+from conftest import ROOT, program
+
+RESULTS = ROOT / "bench" / "RESULTS.md"
+
+
+def test_a_part():
+    before = RESULTS.read_bytes(), RESULTS.stat().st_mtime_ns
+    command = [sys.executable, ROOT / "bench" / "compare.py", "--layers", "embedding", "--steps", "", "--rounds", "1",
+               "--runs", "1", "--threads", "1"]  # fmt: skip
+    said = subprocess.run(command, capture_output=True, text=True, check=True, env={**os.environ, "COCOGOLD": str(program())}).stdout
+    assert "\n## Kernels\n" in said and "| embedding | embedding_forward |" in said
+    assert said.endswith("bench/RESULTS.md stays as it was (--out writes a file).\n")
+    assert (RESULTS.read_bytes(), RESULTS.stat().st_mtime_ns) == before
+
+
+def test_everything_goes_to_the_page(monkeypatch):
+    monkeypatch.syspath_prepend(str(ROOT / "bench"))
+    from compare import parse_arguments
+
+    for arguments, out in (([], str(RESULTS)), (["--runs", "3"], str(RESULTS)), (["--layers", "conv2d"], None),
+                           (["--steps", "mini"], None), (["--steps", "", "--out", "page.md"], "page.md")):  # fmt: skip
+        monkeypatch.setattr(sys, "argv", ["compare.py", *arguments])
+        assert parse_arguments().out == out
