@@ -34,7 +34,7 @@ set -euo pipefail
 self=$(realpath "$0")
 cd "$(dirname "$0")/../.."
 
-out=reproduce parts=square,dose,words seeds=3 steps= checkpoints=6 vae_steps=900 train=1500 val=400 coco= model= gpus=1
+out=reproduce parts=square,dose,words seeds=3 steps= checkpoints=6 vae_steps=3000 train=1500 val=400 coco= model= gpus=1
 samples=48 pairs=150 jobs=$(nproc) signal= pretrain_steps=5000 word_steps=1000 unscaled_steps=700 dry=
 usage() {
     sed -n '2,/^set -e/{/^set/d;s/^# \{0,1\}//;p}' "$self"
