@@ -41,6 +41,7 @@ typedef struct {
 
 typedef enum { SPACING_LEADING, SPACING_TRAILING, SPACING_LINSPACE } TimestepSpacing;
 extern const char *const timestep_spacing_names[]; // "leading", ..., NULL
+extern const char *const prediction_names[];       // as Prediction: "epsilon", ..., NULL
 
 enum { AS_BETAS = -1 };           // ScheduleConfig.terminal_signal
 #define MOST_TERMINAL_SIGNAL 0.95 // sqrt(alphas_cumprod) has to decrease from 0.9996

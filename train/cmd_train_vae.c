@@ -11,6 +11,7 @@
 #include "train/micro_batch.h"
 #include "train/pictures.h"
 #include "util/error.h"
+#include "util/interrupt.h"
 #include "util/philox.h"
 #include <math.h>
 #include <stdio.h>
@@ -149,8 +150,8 @@ enum { SHEET_COLUMNS = 6, SHEET_ROWS = 4 };
 static const char *const sheet_headings[] = {"scene", "decoded", "overlay", "decoded", "mask", "decoded"};
 
 static Image draw_cells(Image *images) {
-    Cell cells[SHEET_ROWS * SHEET_COLUMNS];
-    for (int i = 0; i < SHEET_ROWS * SHEET_COLUMNS; i++) { cells[i] = (Cell){&images[i], NULL}; }
+    Cell cells[SHEET_ROWS * SHEET_COLUMNS] = {0};
+    for (int i = 0; i < SHEET_ROWS * SHEET_COLUMNS; i++) { cells[i].image = images[i].pixels ? &images[i] : NULL; }
     Image sheet = draw_sheet(sheet_headings, cells, SHEET_ROWS, SHEET_COLUMNS, 128);
     for (int i = 0; i < SHEET_ROWS * SHEET_COLUMNS; i++) { image_free(&images[i]); }
     return sheet;
@@ -179,13 +180,13 @@ static double reconstruct(VAETrainer *t, float *decoded, int first, PictureKind 
 // Validates on the first pictures of the validation split, each in all three kinds, independent of the training mix.
 static void validate(void *data, int step, Device *dev) {
     VAETrainer *t = data;
-    if (step == 0 || t->trainer.comm.rank > 0) { return; }
+    if (step == 0) { return; }
     size_t size = (size_t)(t->R * t->R * 3), pixels = (size_t)t->B * size;
     float *decoded = xmalloc(pixels * sizeof(float));
     Image images[SHEET_ROWS * SHEET_COLUMNS] = {0};
     double loss = 0, error = 0;
-    int count = 0;
-    for (int first = 0; first < t->options.train.validation_samples || first < SHEET_ROWS; first += t->B) {
+    int count = 0, wanted = t->options.train.validation_samples;
+    for (int first = 0; (first < wanted || first < SHEET_ROWS) && !interrupt_signal(); first += t->B) {
         for (int kind = 0; kind < 3; kind++, count += t->B) {
             loss += reconstruct(t, decoded, first, (PictureKind)kind, dev);
             error += squared_error(t->host_images, decoded, pixels);
@@ -197,7 +198,9 @@ static void validate(void *data, int step, Device *dev) {
         }
     }
     Image sheet = draw_cells(images);
-    log_vae_validation(&t->trainer.log, step, loss / count, 10 * log10(4 / (error / count / (double)size)), &sheet);
+    double psnr = 10 * log10(4 / (error / count / (double)size));
+    // After a signal it may have ended early.
+    if (!interrupt_signal()) { log_vae_validation(&t->trainer.log, step, loss / count, psnr, &sheet); }
     image_free(&sheet);
     free(decoded);
 }
@@ -325,6 +328,7 @@ int cmd_train_vae(int argc, char **argv) {
                  .name_sample = name_sample,
                  .validate = validate,
                  .describe = describe,
+                 .validates = t.trainer.comm.rank == 0,
                  .samples = t.coco.picture_count};
     int code = train(&t.trainer, &task);
     close_all(&t, dev);

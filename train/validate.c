@@ -7,6 +7,7 @@
 #include "train/prompts.h"
 #include "util/error.h"
 #include "util/file.h"
+#include "util/interrupt.h"
 #include "util/threads.h"
 #include <math.h>
 #include <stdlib.h>
@@ -289,7 +290,7 @@ Validation validator_run(Validator *v, Pipeline *pipeline, Arena *arena, Device 
         die("%s: the shards' resolution is %d, but latents of %d cells give %d pixels", v->options->shards, R,
             sampler.h, sampler.h * sampler.f);
     }
-    for (int first = 0; first < v->count; first += d->B) {
+    for (int first = 0; first < v->count && !interrupt_signal(); first += d->B) {
         threads_adapt();
         int rows = v->count - first < d->B ? v->count - first : d->B;
         HostBatch b = read_batch(v, first);
