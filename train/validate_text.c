@@ -104,7 +104,8 @@ static Sampler open_sampler(const TextValidator *v, Pipeline *pipeline, Device *
 }
 
 size_t text_validator_bytes(const Diffusion *d, double guidance, Pipeline *pipeline, Device *dev) {
-    return sampler_text_bytes(pipeline, DRAWN_AT_ONCE, d->h, d->w, guidance, dev);
+    int samples = d->options->train.validation_samples, most = samples < DRAWN_AT_ONCE ? samples : DRAWN_AT_ONCE;
+    return sampler_text_bytes(pipeline, most, d->h, d->w, guidance, dev);
 }
 
 // pictures (n, H, W, 3) in [0, 1] to every second one of images.
