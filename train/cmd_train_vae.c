@@ -150,11 +150,9 @@ enum { SHEET_COLUMNS = 6, SHEET_ROWS = 4 };
 static const char *const sheet_headings[] = {"scene", "decoded", "overlay", "decoded", "mask", "decoded"};
 
 static Image draw_cells(Image *images) {
-    Cell cells[SHEET_ROWS * SHEET_COLUMNS] = {0};
-    for (int i = 0; i < SHEET_ROWS * SHEET_COLUMNS; i++) { cells[i].image = images[i].pixels ? &images[i] : NULL; }
-    Image sheet = draw_sheet(sheet_headings, cells, SHEET_ROWS, SHEET_COLUMNS, 128);
-    for (int i = 0; i < SHEET_ROWS * SHEET_COLUMNS; i++) { image_free(&images[i]); }
-    return sheet;
+    Cell cells[SHEET_ROWS * SHEET_COLUMNS];
+    for (int i = 0; i < SHEET_ROWS * SHEET_COLUMNS; i++) { cells[i] = (Cell){&images[i], NULL}; }
+    return draw_sheet(sheet_headings, cells, SHEET_ROWS, SHEET_COLUMNS, 128);
 }
 
 static double squared_error(const float *a, const float *b, size_t n) {
@@ -197,11 +195,13 @@ static void validate(void *data, int step, Device *dev) {
             }
         }
     }
-    Image sheet = draw_cells(images);
-    double psnr = 10 * log10(4 / (error / count / (double)size));
     // After a signal it may have ended early.
-    if (!interrupt_signal()) { log_vae_validation(&t->trainer.log, step, loss / count, psnr, &sheet); }
-    image_free(&sheet);
+    if (!interrupt_signal()) {
+        Image sheet = draw_cells(images);
+        log_vae_validation(&t->trainer.log, step, loss / count, 10 * log10(4 / (error / count / (double)size)), &sheet);
+        image_free(&sheet);
+    }
+    for (int i = 0; i < SHEET_ROWS * SHEET_COLUMNS; i++) { image_free(&images[i]); }
     free(decoded);
 }
 

@@ -152,16 +152,16 @@ static Image draw_texts(const TextValidator *v, Pipeline *pipeline, Device *dev)
     const char *texts[SHEET] = {0};
     Cell cells[2 * SHEET] = {0};
     Sampler sampler = open_sampler(v, pipeline, dev);
-    int drawn = 0;
-    for (int n; drawn < v->shown && !interrupt_signal(); drawn += n) {
-        n = v->shown - drawn < sampler.B ? v->shown - drawn : sampler.B;
-        draw_pairs(v, &sampler, images, texts, drawn, n, dev);
+    for (int first = 0, n; first < v->shown && !interrupt_signal(); first += n) {
+        n = v->shown - first < sampler.B ? v->shown - first : sampler.B;
+        draw_pairs(v, &sampler, images, texts, first, n, dev);
     }
     sampler_destroy(&sampler, dev);
-    for (int i = 0; i < 2 * drawn; i++) { cells[i] = (Cell){&images[i], i % 2 ? texts[i / 2] : NULL}; }
-    int rows = (drawn + SHEET_PAIRS - 1) / SHEET_PAIRS;
-    Image sheet = draw_sheet(headings, cells, rows, 2 * SHEET_PAIRS, 128);
-    for (int i = 0; i < 2 * drawn; i++) { image_free(&images[i]); }
+    for (int i = 0; i < 2 * v->shown; i++) { cells[i] = (Cell){&images[i], i % 2 ? texts[i / 2] : NULL}; }
+    int rows = (v->shown + SHEET_PAIRS - 1) / SHEET_PAIRS;
+    Image sheet = {0};
+    if (!interrupt_signal()) { sheet = draw_sheet(headings, cells, rows, 2 * SHEET_PAIRS, 128); }
+    for (int i = 0; i < 2 * v->shown; i++) { image_free(&images[i]); }
     return sheet;
 }
 

@@ -191,7 +191,7 @@ for signal in KILL TERM; do
     kill -$signal $pid
     wait $pid
     code=$?
-    check "SIG$signal in a validation: exit code" [ $code = $((128 + $(kill -l $signal))) ]
+    check "SIG$signal in a validation: exit code $code" [ $code = $((128 + $(kill -l $signal))) ]
     check "SIG$signal: the step is saved, but not validated" [ "$(lines $out)-$(validations $out | grep -c '"step":4')" = 4-0 ]
     check "SIG$signal: --resume" "${long[@]}" --out $out --resume
     check "SIG$signal: same losses and norms" same_numbers valid $out
