@@ -177,7 +177,7 @@ typedef struct {
 typedef struct {
     float norm;   // of the scaled gradient
     float factor; // grad_scale times the clip factor min(1, max_norm / (norm + 1e-6)); adam multiplies gradients by it
-    int finite;   // 0: norm is inf or NaN, adam and ema skip the step
+    int finite;   // 0: norm, or its square after clipping, is inf or NaN: adam and ema skip the step
 } GradNorm;
 
 // ---- noise.c: Philox noise and the forward diffusion ---------------------------------------------------------------

@@ -23,7 +23,8 @@ void grad_norm(GradNorm *result, const float *grad, size_t n, const StepScalars 
     for (size_t k = 0; k < chunks; k++) { sum += partial[k]; }
     float norm = (float)(fabs((double)s->grad_scale) * sqrt(sum));
     float clip = s->max_norm > 0 ? fminf(1.0f, s->max_norm / (norm + 1e-6f)) : 1.0f;
-    *result = (GradNorm){.norm = norm, .factor = s->grad_scale * clip, .finite = isfinite(norm) != 0};
+    float clipped = norm * clip;
+    *result = (GradNorm){.norm = norm, .factor = s->grad_scale * clip, .finite = isfinite(clipped * clipped) != 0};
 }
 
 void adam_update(float *master, floatX *param, float *m, float *v, const float *grad, const GradNorm *result,

@@ -31,9 +31,10 @@ static __global__ void __launch_bounds__(FOLD_THREADS)
     if (threadIdx.x == 0) {
         const float norm = (float)(fabs((double)s->grad_scale) * sqrt(sum));
         const float clip = s->max_norm > 0 ? fminf(1.0f, s->max_norm / (norm + 1e-6f)) : 1.0f;
+        const float clipped = norm * clip;
         result->norm = norm;
         result->factor = s->grad_scale * clip;
-        result->finite = isfinite(norm) != 0;
+        result->finite = isfinite(clipped * clipped) != 0;
     }
 }
 

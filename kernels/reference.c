@@ -706,8 +706,9 @@ void reference_grad_norm(GradNorm *result, const double *grad, size_t n, const S
     double sum = 0;
     for (size_t i = 0; i < n; i++) { sum += grad[i] * grad[i]; }
     double norm = fabs(s->grad_scale) * sqrt(sum), clip = s->max_norm > 0 ? fmin(1, s->max_norm / (norm + 1e-6)) : 1;
+    float clipped = (float)norm * (float)clip;
     *result = (GradNorm){.norm = (float)norm, .factor = (float)(s->grad_scale * clip)};
-    result->finite = isfinite(result->norm) != 0;
+    result->finite = isfinite(clipped * clipped) != 0; // in float: Adam's second moment is a mean of squares
 }
 
 // torch.optim.AdamW (Loshchilov & Hutter 2017): m and v are running means of g and g^2, bias1 and bias2 undo that they

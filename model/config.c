@@ -351,8 +351,8 @@ static int choice(const Json *json, const char *field, const char *fallback, con
         count > 2 ? ", " : "", count > 2 ? names[2] : "");
 }
 
-static const char *const predictions[] = {
-    [PREDICT_EPSILON] = "epsilon", [PREDICT_V] = "v_prediction", [PREDICT_SAMPLE] = "sample"};
+const char *const prediction_names[] = {
+    [PREDICT_EPSILON] = "epsilon", [PREDICT_V] = "v_prediction", [PREDICT_SAMPLE] = "sample", NULL};
 const char *const timestep_spacing_names[] = {
     [SPACING_LEADING] = "leading", [SPACING_TRAILING] = "trailing", [SPACING_LINSPACE] = "linspace", NULL};
 static const char *const beta_schedules[] = {"linear", "scaled_linear"};
@@ -405,7 +405,7 @@ ScheduleConfig schedule_config_read(const char *path) {
         .beta_start = positive_number(&json, "beta_start", 0.0001),
         .beta_end = positive_number(&json, "beta_end", 0.02),
         .scaled_linear = choice(&json, "beta_schedule", "linear", beta_schedules, 2) == 1,
-        .prediction = (Prediction)choice(&json, "prediction_type", "epsilon", predictions, 3),
+        .prediction = (Prediction)choice(&json, "prediction_type", "epsilon", prediction_names, 3),
         .spacing = (TimestepSpacing)choice(&json, "timestep_spacing", "leading", timestep_spacing_names, 3),
         .terminal_signal = json_boolean(&json, "rescale_betas_zero_snr", false) ? 0 : trained_signal(&json),
         .set_alpha_to_one = json_boolean(&json, "set_alpha_to_one", true)};
@@ -439,7 +439,7 @@ void schedule_config_write(const ScheduleConfig *c, const char *path) {
     json_put_number(gen, "beta_start", c->beta_start);
     json_put_boolean(gen, "clip_sample", false);
     json_put_integer(gen, "num_train_timesteps", c->num_train_timesteps);
-    json_put_string(gen, "prediction_type", predictions[c->prediction]);
+    json_put_string(gen, "prediction_type", prediction_names[c->prediction]);
     json_put_boolean(gen, "rescale_betas_zero_snr", c->terminal_signal == 0);
     json_put_boolean(gen, "set_alpha_to_one", c->set_alpha_to_one);
     json_put_integer(gen, "steps_offset", c->steps_offset);

@@ -41,6 +41,7 @@ typedef struct {
 
 typedef enum { SPACING_LEADING, SPACING_TRAILING, SPACING_LINSPACE } TimestepSpacing;
 extern const char *const timestep_spacing_names[]; // "leading", ..., NULL
+extern const char *const prediction_names[];       // as Prediction: "epsilon", ..., NULL
 
 enum { AS_BETAS = -1 }; // ScheduleConfig.terminal_signal
 // Between 0 and the least, floats of the betas cannot tell it from 0; sqrt(alphas_cumprod) has to decrease from 0.9996.

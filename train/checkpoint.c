@@ -10,7 +10,7 @@
 #include <limits.h>
 #include <stdlib.h>
 #include <string.h>
-#include <unistd.h>
+#include <sys/stat.h>
 
 static const char digests_name[] = "trainer/sha256.txt";
 
@@ -23,15 +23,6 @@ static int checkpoint_step(const char *name) {
     if (sscanf(name, "checkpoint-%d", &step) != 1) { return -1; }
     snprintf(expected, sizeof expected, "checkpoint-%06d", step);
     return strcmp(name, expected) == 0 ? step : -1;
-}
-
-// A folder with a temporary name (see commit_rename): a process was killed while it wrote or removed the folder.
-static bool is_leftover(const char *name) {
-    const char *end = strstr(name, ".tmp-");
-    if (!end) { end = strstr(name, ".old-"); }
-    bool ours = strncmp(name, "checkpoint-", 11) == 0 || strncmp(name, "model.", 6) == 0;
-    const char *pid = end ? strrchr(end, '-') + 1 : "";
-    return ours && *pid && strspn(pid, "0123456789") == strlen(pid);
 }
 
 // Renames the folder first, then removes it, so that no incomplete checkpoint is ever visible.
@@ -85,21 +76,12 @@ void checkpoint_want_whole(const char *out) {
     free(steps);
 }
 
-// An old folder gets its name back if no other has it: the process was killed between the two renames.
-static bool put_back(const char *out, const char *name) {
-    const char *end = strstr(name, ".old-");
-    Path path = path_of("%s/%s", out, name), final = path_of("%s/%.*s", out, end ? (int)(end - name) : 0, name);
-    return end && access(final.text, F_OK) != 0 && rename(path.text, final.text) == 0;
+static bool is_ours(const TemporaryName *t, const char *unused) {
+    (void)unused;
+    return strcmp(t->name, "model") == 0 || checkpoint_step(t->name) >= 0;
 }
 
-void checkpoint_remove_leftovers(const char *out) {
-    DIR *folder = opendir(out);
-    for (struct dirent *e; folder && (e = readdir(folder));) {
-        bool gone = is_leftover(e->d_name) && !put_back(out, e->d_name);
-        if (gone) { remove_tree(path_of("%s/%s", out, e->d_name).text); }
-    }
-    if (folder) { closedir(folder); }
-}
+void checkpoint_remove_leftovers(const char *out) { remove_temporaries_if(out, is_ours, NULL); }
 
 static void remove_but(const char *out, int kept) {
     int count, *steps = list_steps(out, &count);
@@ -123,12 +105,16 @@ static float *gather(const Optimizer *opt, const float *array, size_t first, siz
 
 static bool in_one_file(const Trained *t) { return t->count == 2 && strcmp(t->modules[0], t->modules[1]) == 0; }
 
+// transformers' name, else diffusers'
+static const char *weights_name(const char *module) {
+    return strcmp(module, "text_encoder") == 0 ? "model" : "diffusion_pytorch_model";
+}
+
 // Writes a weights file to FOLDER/MODULE[suffix].
 static void write_weights(Params *const *params, float *const *hosts, int count, const char *folder, const char *name,
                           const char *suffix) {
-    bool text = strcmp(name, "text_encoder") == 0; // transformers' name, else diffusers'
     Path module = path_of("%s/%s%s", folder, name, suffix);
-    Path file = path_of("%s/%s.safetensors", module.text, text ? "model" : "diffusion_pytorch_model");
+    Path file = path_of("%s/%s.safetensors", module.text, weights_name(name));
     remove_tree(module.text); // of an earlier checkpoint
     make_folders(module.text);
     weights_write((const Params *const *)params, (const float *const *)hosts, count, file.text);
@@ -291,12 +277,20 @@ static void read_modules(const Trained *t, const Optimizer *opt, float *array, c
     }
 }
 
-static bool has_masters(const Optimizer *opt) { return (void *)opt->master != (void *)(opt->weights + opt->first); }
+static bool masters_are_weights(const Optimizer *opt) {
+    return (void *)opt->master == (void *)(opt->weights + opt->first);
+}
 
 void checkpoint_start(const char *model, const Trained *t, Optimizer *opt, Device *dev) {
-    if (!has_masters(opt)) { return; }
+    if (masters_are_weights(opt)) { return; }
     read_modules(t, opt, opt->master, model, "", dev);
     if (opt->ema) { device_copy(dev, opt->ema, opt->master, opt->count * sizeof *opt->ema, false); }
+}
+
+// An option that the checkpoint recorded, or 0.
+static int recorded_integer(const Json *state, const char *name) {
+    yajl_val value = json_find(json_find(state->root, "options"), name);
+    return YAJL_IS_INTEGER(value) ? (int)YAJL_GET_INTEGER(value) : 0;
 }
 
 // The numbers of ranks and micro-batches may change, as long as a step keeps its number of samples.
@@ -312,11 +306,17 @@ static void check_launch(const TrainOptions *o, const Json *state, const char *c
     }
     if (opt->comm->rank > 0) { return; }
     const char *device = json_string(state, "device", "");
-    int world = (int)json_integer(state, "world", 1, 1, INT_MAX);
+    int world = (int)json_integer(state, "world", 1, 1, INT_MAX), size = recorded_integer(state, "train-batch-size");
     if (strcmp(device, device_name(dev)) != 0 || world != opt->comm->world) {
         warn("%s was saved on \"%s\" (ranks: %d), but this is \"%s\" (ranks: %d): the results will agree up to "
              "rounding, not bit for bit",
              checkpoint, device, world, device_name(dev), opt->comm->world);
+        return;
+    }
+    if (size && size != o->train_batch_size) { // 0: older versions did not record the choice
+        warn("%s was saved with micro-batches of %d samples, but these have %d: the results will agree up to rounding, "
+             "not bit for bit",
+             checkpoint, size, o->train_batch_size);
         return;
     }
     const char *chosen = algorithms_chosen(dev), *algorithms = json_string(state, "algorithms", "first");
@@ -358,8 +358,26 @@ void checkpoint_load(const TrainOptions *o, const char *checkpoint, const Traine
     read_moment(t, opt, opt->v, &file, "exp_avg_sq", dev);
     safetensors_close(&file);
     free(path);
-    if (has_masters(opt)) { read_modules(t, opt, opt->master, checkpoint, "", dev); }
+    if (!masters_are_weights(opt)) { read_modules(t, opt, opt->master, checkpoint, "", dev); }
     if (opt->ema) { read_modules(t, opt, opt->ema, checkpoint, "_ema", dev); }
+}
+
+static bool same_file(const char *a, const char *b) {
+    struct stat one, other;
+    if (stat(a, &one) != 0 || stat(b, &other) != 0 || one.st_size != other.st_size) { return false; }
+    if (one.st_dev == other.st_dev && one.st_ino == other.st_ino) { return true; }
+    char digest[65], other_digest[65];
+    return sha256_try(a, digest) && sha256_try(b, other_digest) && strcmp(digest, other_digest) == 0;
+}
+
+bool checkpoint_is_published(const char *checkpoint, const Trained *t, const char *out) {
+    bool same = true;
+    for (int i = 0; i < t->count && same; i++) {
+        const char *module = t->modules[i], *name = weights_name(module);
+        same = same_file(path_of("%s/%s/%s.safetensors", checkpoint, module, name).text,
+                         path_of("%s/model/%s/%s.safetensors", out, module, name).text);
+    }
+    return same;
 }
 
 void checkpoint_publish(const char *checkpoint, const char *out) {

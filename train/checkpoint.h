@@ -38,7 +38,10 @@ void checkpoint_load(const TrainOptions *options, const char *checkpoint, const 
 void checkpoint_want_whole(const char *out);
 // Removes all checkpoints of a run.
 void checkpoint_remove_all(const char *out);
-// Removes checkpoints and models under temporary names, of any process: for the one that holds the folder's lock.
+// Removes checkpoints and models under temporary names (util/file.h), of any process and host: for the one that holds
+// the folder's lock.
 void checkpoint_remove_leftovers(const char *out);
+// Whether OUT/model has the checkpoint's weights.
+bool checkpoint_is_published(const char *checkpoint, const Trained *trained, const char *out);
 // Makes OUT/model: hard links to the checkpoint's pipeline, without trainer/.
 void checkpoint_publish(const char *checkpoint, const char *out);

@@ -15,6 +15,7 @@
 #include "train/validate_text.h"
 #include "util/error.h"
 #include "util/file.h"
+#include "util/interrupt.h"
 #include <stdlib.h>
 #include <string.h>
 
@@ -23,8 +24,6 @@ typedef struct {
     double empty_text, guidance;
     int train_text_encoder;
 } PretrainOptions;
-
-static const char *const predictions[] = {"epsilon", "v_prediction", "sample", NULL}; // as Prediction
 
 static void parse(PretrainOptions *o, int argc, char **argv) {
     static const OptionsHelp help = {.about = "Trains the UNet from text to image.",
@@ -49,8 +48,8 @@ static void parse(PretrainOptions *o, int argc, char **argv) {
         {OPT_DOUBLE, "empty-text", &o->empty_text, "share of samples trained with the empty text, for guidance", "P",
          .high = 1},
         {OPT_STRING, "prediction-type", &u->prediction_type,
-         "what the UNet predicts (default: as in the model's scheduler_config.json)", "KIND", .choices = predictions,
-         .choice = &u->schedule.prediction},
+         "what the UNet predicts (default: as in the model's scheduler_config.json)", "KIND",
+         .choices = prediction_names, .choice = &u->schedule.prediction},
         SCHEDULE_OPTIONS(u->schedule),
         {OPT_DOUBLE, "t-max-prob", &u->t_max_prob, "share of samples drawn at the last timestep", "P", .high = 1},
         {OPT_DOUBLE, "ema-decay", &u->train.ema_decay,
@@ -81,7 +80,7 @@ typedef struct {
     Feed feed;
     TextDiffusion diffusion;
     TextValidator validator;
-    bool validates; // rank 0 only; the others wait in the next reduction
+    bool validates; // rank 0 only; the others wait for it
     // used by the feed's thread
     int *text;         // (B) index into the shards' texts
     int64_t *position; // (B) in the stream
@@ -123,29 +122,13 @@ static Trained trained(Pretrainer *t) {
     return (Trained){{"unet"}, {unet}, 1};
 }
 
-// Validates the moving average, if there is one, because it is used later. Its parts are gathered from all ranks.
 static void validate(void *data, int step, Device *dev) {
     Pretrainer *t = data;
-    Trainer *trainer = &t->trainer;
-    Trained models = trained(t);
-    floatX *weights = models.params[0]->weights, *average = NULL;
-    if (trainer->optimizer.ema && (t->validates || trainer->optimizer.sharded)) {
-        average = device_alloc(dev, trainer->optimizer.total * sizeof(floatX));
-        optimizer_average(&trainer->optimizer, average, dev);
-    }
-    for (int i = 0; average && i < models.count; i++) {
-        models.params[i]->weights = average + (models.params[i]->weights - weights);
-    }
-    if (t->validates) {
-        Image sheet;
-        double loss = text_validator_run(&t->validator, &t->pipeline, &trainer->arena, &sheet, dev);
-        log_text_validation(&trainer->log, step, loss, &sheet);
-        image_free(&sheet);
-    }
-    for (int i = 0; average && i < models.count; i++) {
-        models.params[i]->weights = weights + (models.params[i]->weights - average);
-    }
-    if (average) { device_free(dev, average); }
+    Image sheet = {0};
+    double loss = text_validator_run(&t->validator, &t->pipeline, &t->trainer.arena, &sheet, dev);
+    // After a signal it may have ended early.
+    if (!interrupt_signal()) { log_text_validation(&t->trainer.log, step, loss, &sheet); }
+    image_free(&sheet);
 }
 
 static void write_configs(const Pretrainer *t, const char *folder, const char *suffix) {
@@ -168,13 +151,23 @@ static void describe(void *data, const char *folder, Device *dev) {
 
 // ---- the run -------------------------------------------------------------------------------------------------------
 
+static size_t parameters(const Pretrainer *t) {
+    return t->pipeline.unet.params.total + (t->options.train_text_encoder ? t->pipeline.clip.params.total : 0);
+}
+
+// Memory of a validation: the sampler and the average.
+static size_t validation_bytes(void *data, Device *dev) {
+    Pretrainer *t = data;
+    const Diffusion *d = &t->diffusion.diffusion;
+    size_t sampler = t->validates ? text_validator_bytes(d, t->options.guidance, &t->pipeline, dev) : 0;
+    return sampler + average_bytes(&t->trainer, parameters(t), t->validates);
+}
+
 static void open_diffusion(Pretrainer *t, Device *dev) {
     PretrainOptions *o = &t->options;
     const ShardInfo *info = &t->shards.info;
-    size_t parameters = t->pipeline.unet.params.total;
-    if (o->train_text_encoder) { parameters += t->pipeline.clip.params.total; }
     t->diffusion = text_diffusion_open(&t->pipeline, &o->unet, o->train_text_encoder, info->height, info->width, dev);
-    MicroBatch m = {text_diffusion_step, &t->diffusion, &t->diffusion.diffusion.B, parameters};
+    MicroBatch m = {text_diffusion_step, &t->diffusion, &t->diffusion.diffusion.B, parameters(t), validation_bytes, t};
     micro_batch_choose(&m, &o->unet.train, &t->trainer.comm, dev);
 }
 
@@ -183,8 +176,9 @@ static void open_data(Pretrainer *t, Device *dev) {
     const Comm *comm = &t->trainer.comm;
     t->shards = shards_open(t->options.unet.shards, o->split);
     trainer_measure(&t->trainer);
-    bool decodes = o->validate_every && comm->rank == 0, text = t->options.train_text_encoder;
-    int parts = PART_UNET | PART_TEXT | PART_SCHEDULE | (decodes ? PART_VAE_DECODER : 0);
+    bool text = t->options.train_text_encoder;
+    t->validates = o->validate_every && comm->rank == 0; // if there are shards for it
+    int parts = PART_UNET | PART_TEXT | PART_SCHEDULE | (t->validates ? PART_VAE_DECODER : 0);
     t->pipeline = pipeline_open(run_log_base(&t->trainer.log), parts, PART_UNET | (text ? PART_TEXT : 0), dev);
     if (text) { params_join(&t->pipeline.clip.params, &t->pipeline.unet.params, dev); }
     Trained models = trained(t);
@@ -201,8 +195,8 @@ static void open_data(Pretrainer *t, Device *dev) {
 
 static void open_model(Pretrainer *t, Device *dev) {
     const PretrainOptions *o = &t->options;
-    t->validates = t->trainer.comm.rank == 0 &&
-                   text_validator_open(&t->validator, &o->unet, o->guidance, &t->shards, &t->diffusion, dev);
+    t->validates =
+        t->validates && text_validator_open(&t->validator, &o->unet, o->guidance, &t->shards, &t->diffusion, dev);
     if (!t->validates) { pipeline_release(&t->pipeline, PART_VAE_DECODER, dev); }
 }
 
@@ -216,16 +210,6 @@ static void open_feed(Pretrainer *t, Device *dev) {
     feed_open(&t->feed, bytes, 2, 2, fill_batch, t, dev);
     t->diffusion.diffusion.inputs = (DiffusionInputs){.target = t->feed.inputs[FEED_IMAGE]};
     t->diffusion.ids = t->feed.inputs[FEED_IDS];
-}
-
-// Memory of a validation: the sampler, and the average in the type of the weights.
-static size_t validation_bytes(Pretrainer *t, Device *dev) {
-    const TrainOptions *o = &t->options.unet.train;
-    size_t average = 0;
-    Trained models = trained(t);
-    for (int i = 0; o->ema_decay > 0 && i < models.count; i++) { average += models.params[i]->total * sizeof(floatX); }
-    if (!t->validates) { return o->validate_every && o->zero && t->trainer.comm.world > 1 ? average : 0; }
-    return text_validator_bytes(&t->validator, &t->pipeline, dev) + average;
 }
 
 static size_t frozen_bytes(const Pretrainer *t) {
@@ -260,6 +244,7 @@ int cmd_pretrain(int argc, char **argv) {
                  .name_sample = name_sample,
                  .validate = validate,
                  .describe = describe,
+                 .validates = t.validates,
                  .frozen_bytes = frozen_bytes(&t),
                  .validation_bytes = validation_bytes(&t, dev),
                  .samples = loader_samples(t.loader),

@@ -15,6 +15,7 @@
 #include "train/validate.h"
 #include "util/error.h"
 #include "util/file.h"
+#include "util/interrupt.h"
 #include <stdlib.h>
 #include <string.h>
 
@@ -31,7 +32,7 @@ typedef struct {
     Feed feed;
     Diffusion diffusion;
     Validator validator;
-    bool validates; // rank 0 only; the others wait in the next reduction
+    bool validates; // rank 0 only; the others wait for it
     Prompts prompts;
     floatX *context; // (B, tokens, C) of the micro-batch
     // used by the feed's thread
@@ -73,24 +74,12 @@ static char *name_sample(void *data, long long position) {
 
 // ---- validation and checkpoints ------------------------------------------------------------------------------------
 
-// Validates the moving average, if there is one, because it is used later. Its parts are gathered from all ranks.
 static void validate(void *data, int step, Device *dev) {
     UNetTrainer *t = data;
-    Trainer *trainer = &t->trainer;
-    Params *params = &t->pipeline.unet.params;
-    floatX *weights = params->weights, *average = NULL;
-    if (trainer->optimizer.ema && (t->validates || trainer->optimizer.sharded)) {
-        average = device_alloc(dev, params->total * sizeof(floatX));
-        optimizer_average(&trainer->optimizer, average, dev);
-        params->weights = average;
-    }
-    if (t->validates) {
-        Validation v = validator_run(&t->validator, &t->pipeline, &trainer->arena, dev);
-        log_validation(&trainer->log, step, &v);
-        validation_free(&v);
-    }
-    params->weights = weights;
-    if (average) { device_free(dev, average); }
+    Validation v = validator_run(&t->validator, &t->pipeline, &t->trainer.arena, dev);
+    // After a signal it may have ended early.
+    if (!interrupt_signal()) { log_validation(&t->trainer.log, step, &v); }
+    validation_free(&v);
 }
 
 // Writes what segment and eval need to know about the model besides diffusers' files.
@@ -137,29 +126,19 @@ static void describe(void *data, const char *folder, Device *dev) {
 
 // ---- the run -------------------------------------------------------------------------------------------------------
 
-// Memory of a validation: the sampler, and the average in the type of the weights.
-static size_t validation_bytes(UNetTrainer *t, Device *dev) {
-    const Diffusion *d = &t->diffusion;
-    const TrainOptions *o = &t->options.train;
-    size_t average = o->ema_decay > 0 ? t->pipeline.unet.params.total * sizeof(floatX) : 0;
-    if (!t->validates) { return o->validate_every && o->zero && t->trainer.comm.world > 1 ? average : 0; }
-    return sampler_bytes(&t->pipeline, d->B, d->h, d->w, dev) + average;
-}
-
-// The sampler's memory with the diffusion's present size, if this rank validates.
-static size_t sampler_bytes_now(void *data, Device *dev) {
+// Memory of a validation with the diffusion's present size: the sampler and the average.
+static size_t validation_bytes(void *data, Device *dev) {
     UNetTrainer *t = data;
     const Diffusion *d = &t->diffusion;
-    bool validates = t->options.train.validate_every && t->trainer.comm.rank == 0;
-    return validates ? sampler_bytes(&t->pipeline, d->B, d->h, d->w, dev) : 0;
+    size_t sampler = t->validates ? sampler_bytes(&t->pipeline, d->B, d->h, d->w, dev) : 0;
+    return sampler + average_bytes(&t->trainer, t->pipeline.unet.params.total, t->validates);
 }
 
 static void open_diffusion(UNetTrainer *t, Device *dev) {
     UNetOptions *o = &t->options;
     const ShardInfo *info = &t->shards.info;
     t->diffusion = diffusion_open(&t->pipeline, o, info->color, info->height, info->width, dev);
-    MicroBatch m = {
-        diffusion_step, &t->diffusion, &t->diffusion.B, t->pipeline.unet.params.total, sampler_bytes_now, t};
+    MicroBatch m = {diffusion_step, &t->diffusion, &t->diffusion.B, t->pipeline.unet.params.total, validation_bytes, t};
     micro_batch_choose(&m, &o->train, &t->trainer.comm, dev);
 }
 
@@ -169,7 +148,8 @@ static void open_data(UNetTrainer *t, Device *dev) {
     t->shards = shards_open(o->shards, o->train.split);
     trainer_measure(&t->trainer);
     const char *base = run_log_base(&t->trainer.log);
-    bool decodes = (o->train.validate_every && comm->rank == 0) || o->pixel_loss > 0;
+    t->validates = o->train.validate_every && comm->rank == 0; // if there are shards for it
+    bool decodes = t->validates || o->pixel_loss > 0;
     int parts = PART_UNET | PART_TEXT | PART_SCHEDULE | (decodes ? PART_VAE_DECODER : 0);
     t->pipeline = pipeline_open(base, parts, PART_UNET, dev);
     params_set_grads((Params *[]){&t->pipeline.unet.params}, 1, PLAN_POINTER);
@@ -190,8 +170,8 @@ static void open_data(UNetTrainer *t, Device *dev) {
 
 static void open_model(UNetTrainer *t, Device *dev) {
     const UNetOptions *o = &t->options;
-    t->validates = t->trainer.comm.rank == 0 && validator_open(&t->validator, o, t->pipeline.folder, &t->shards,
-                                                               &t->pipeline, &t->diffusion, &t->prompts.contexts, dev);
+    t->validates = t->validates && validator_open(&t->validator, o, t->pipeline.folder, &t->shards, &t->pipeline,
+                                                  &t->diffusion, &t->prompts.contexts, dev);
     if (t->prompts.contexts.table) { pipeline_release(&t->pipeline, PART_TEXT, dev); } // 1.4 GB with SD2
     if (!t->validates && o->pixel_loss == 0) { pipeline_release(&t->pipeline, PART_VAE_DECODER, dev); }
 }
@@ -227,8 +207,9 @@ static void close_all(UNetTrainer *t, Device *dev) {
 }
 
 int cmd_train(int argc, char **argv) {
-    UNetTrainer t = {.options = unet_options_parse(argc, argv)};
+    UNetTrainer t = {0};
     Device *dev = &t.trainer.dev;
+    unet_options_parse(&t.options, argc, argv);
     trainer_open(&t.trainer, &t.options.train);
     open_data(&t, dev);
     open_model(&t, dev);
@@ -242,6 +223,7 @@ int cmd_train(int argc, char **argv) {
                  .name_sample = name_sample,
                  .validate = validate,
                  .describe = describe,
+                 .validates = t.validates,
                  .frozen_bytes = decoder ? t.pipeline.vae_decoder.params.total * sizeof(floatX) : 0,
                  .validation_bytes = validation_bytes(&t, dev),
                  .samples = loader_samples(t.loader),

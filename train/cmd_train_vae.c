@@ -11,6 +11,7 @@
 #include "train/micro_batch.h"
 #include "train/pictures.h"
 #include "util/error.h"
+#include "util/interrupt.h"
 #include "util/philox.h"
 #include <math.h>
 #include <stdio.h>
@@ -151,9 +152,7 @@ static const char *const sheet_headings[] = {"scene", "decoded", "overlay", "dec
 static Image draw_cells(Image *images) {
     Cell cells[SHEET_ROWS * SHEET_COLUMNS];
     for (int i = 0; i < SHEET_ROWS * SHEET_COLUMNS; i++) { cells[i] = (Cell){&images[i], NULL}; }
-    Image sheet = draw_sheet(sheet_headings, cells, SHEET_ROWS, SHEET_COLUMNS, 128);
-    for (int i = 0; i < SHEET_ROWS * SHEET_COLUMNS; i++) { image_free(&images[i]); }
-    return sheet;
+    return draw_sheet(sheet_headings, cells, SHEET_ROWS, SHEET_COLUMNS, 128);
 }
 
 static double squared_error(const float *a, const float *b, size_t n) {
@@ -179,13 +178,13 @@ static double reconstruct(VAETrainer *t, float *decoded, int first, PictureKind 
 // Validates on the first pictures of the validation split, each in all three kinds, independent of the training mix.
 static void validate(void *data, int step, Device *dev) {
     VAETrainer *t = data;
-    if (step == 0 || t->trainer.comm.rank > 0) { return; }
+    if (step == 0) { return; }
     size_t size = (size_t)(t->R * t->R * 3), pixels = (size_t)t->B * size;
     float *decoded = xmalloc(pixels * sizeof(float));
     Image images[SHEET_ROWS * SHEET_COLUMNS] = {0};
     double loss = 0, error = 0;
-    int count = 0;
-    for (int first = 0; first < t->options.train.validation_samples || first < SHEET_ROWS; first += t->B) {
+    int count = 0, wanted = t->options.train.validation_samples;
+    for (int first = 0; (first < wanted || first < SHEET_ROWS) && !interrupt_signal(); first += t->B) {
         for (int kind = 0; kind < 3; kind++, count += t->B) {
             loss += reconstruct(t, decoded, first, (PictureKind)kind, dev);
             error += squared_error(t->host_images, decoded, pixels);
@@ -196,9 +195,13 @@ static void validate(void *data, int step, Device *dev) {
             }
         }
     }
-    Image sheet = draw_cells(images);
-    log_vae_validation(&t->trainer.log, step, loss / count, 10 * log10(4 / (error / count / (double)size)), &sheet);
-    image_free(&sheet);
+    // After a signal it may have ended early.
+    if (!interrupt_signal()) {
+        Image sheet = draw_cells(images);
+        log_vae_validation(&t->trainer.log, step, loss / count, 10 * log10(4 / (error / count / (double)size)), &sheet);
+        image_free(&sheet);
+    }
+    for (int i = 0; i < SHEET_ROWS * SHEET_COLUMNS; i++) { image_free(&images[i]); }
     free(decoded);
 }
 
@@ -321,6 +324,7 @@ int cmd_train_vae(int argc, char **argv) {
                  .name_sample = name_sample,
                  .validate = validate,
                  .describe = describe,
+                 .validates = t.trainer.comm.rank == 0,
                  .samples = t.coco.picture_count};
     int code = train(&t.trainer, &task);
     close_all(&t, dev);

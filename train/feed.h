@@ -25,8 +25,8 @@ typedef struct {
     pthread_t thread;
     pthread_mutex_t lock;
     pthread_cond_t changed;
-    long long filled, next,
-        free; // micro-batches: filled, sent to the device, and those whose slots may be filled again
+    // Micro-batches: filled, sent to the device, and those whose slots may be filled again.
+    long long filled, next, free;
     bool stop;
 } Feed;
 

@@ -86,7 +86,7 @@ static void plan_memory(Trainer *t, const Task *task) {
                 {inside ? "activations and gradients" : "activations", arena_planned(&plan)},
                 {"validation", task->validation_bytes},
                 {"workspace", dev->workspace_needed}};
-    char text[24], room[24], whole[24];
+    char text[24], room[24], whole[24], shared[64] = "";
     size_t needed = 0, free_bytes, device_bytes;
     device_memory(dev, &free_bytes, &device_bytes);
     free_bytes += rows[0].bytes + rows[1].bytes + dev->workspace_size;
@@ -102,14 +102,22 @@ static void plan_memory(Trainer *t, const Task *task) {
     if (note) { printf("  %s\n", note); }
     free(note);
     fflush(stdout);
+    if (dev->sharers > 1) { snprintf(shared, sizeof shared, " for each of the %d ranks here", dev->sharers); }
     if (needed > free_bytes) {
-        die("training needs %s, but %s has %s of its %s free: %stry a smaller --train-batch-size or --recompute blocks",
-            text, device_name(dev), room, format_bytes((double)device_bytes, whole),
+        die("training needs %s, but %s has %s of its %s free%s: %stry a smaller --train-batch-size or --recompute "
+            "blocks",
+            text, device_name(dev), room, format_bytes((double)device_bytes, whole), shared,
             needed <= device_bytes ? "stop other programs that use it, or " : "");
     }
     choose_algorithms(t); // before the memory is taken
     device_reserve_workspace(dev, dev->workspace_needed);
     place_gradients(t, task, &plan);
+}
+
+size_t average_bytes(const Trainer *t, size_t total, bool validates) {
+    const TrainOptions *o = t->options;
+    bool gathers = o->validate_every && o->zero && t->comm.world > 1;
+    return o->ema_decay > 0 && (validates || gathers) ? total * sizeof(floatX) : 0;
 }
 
 static void open_optimizer(Trainer *t, const Task *task) {
@@ -156,10 +164,54 @@ static void save(Trainer *t, const Task *task, int step) {
     printf("saved %s\n", checkpoint);
 }
 
+// `weights` takes the place of the models' weights: the optimizer's own, or its average.
+static void use_weights(const Trained *models, const floatX *present, floatX *weights) {
+    for (int i = 0; i < models->count; i++) {
+        models->params[i]->weights = weights + (models->params[i]->weights - present);
+    }
+}
+
+// Validates the moving average, if there is one, because it is used later. Its parts are gathered from all ranks.
+static void validate_weights(Trainer *t, const Task *task, int step) {
+    Device *dev = &t->dev;
+    const Optimizer *opt = &t->optimizer;
+    floatX *average = NULL;
+    if (opt->ema && (task->validates || opt->sharded)) {
+        average = device_alloc(dev, opt->total * sizeof *average);
+        optimizer_average(opt, average, dev);
+        use_weights(&task->trained, opt->weights, average);
+    }
+    if (task->validates) { task->validate(task->owner, step, dev); }
+    if (!average) { return; }
+    use_weights(&task->trained, average, opt->weights);
+    device_free(dev, average);
+}
+
+// A signal to the rank that validates, rank 0, ends the validation without a result; then all ranks stop after the same
+// step.
+static void validate(Trainer *t, const Task *task, int step) {
+    validate_weights(t, task, step);
+    int signal = interrupt_signal();
+    comm_host_broadcast(&t->comm, &signal, sizeof signal, 0);
+    if (signal) { t->step.stopped = signal; }
+}
+
 static bool due(int step, int period) { return period > 0 && step % period == 0; }
 
-// While steps are skipped nothing is saved, unless a signal comes, and no older checkpoint is removed: the last good
-// one stays.
+static bool validates_after(const TrainOptions *o, int step) {
+    return o->validate_every && (due(step, o->validate_every) || step == o->max_train_steps);
+}
+
+// The validation that is due before the next step: of the beginning, or of the checkpoint if a signal or a kill has
+// ended it. The same on all ranks.
+static bool validates_first(Trainer *t, int step) {
+    bool missing = !t->log.validated;
+    comm_host_broadcast(&t->comm, &missing, sizeof missing, 0);
+    return missing && validates_after(t->options, step) && !step_stopped(&t->step);
+}
+
+// While steps are skipped nothing is saved, unless a signal comes or the last step is made, and no older checkpoint is
+// removed: the last good one stays.
 static bool gives_up(const Trainer *t) {
     int limit = t->options->skipped_steps_limit;
     return limit && t->step.bad >= limit;
@@ -167,18 +219,22 @@ static bool gives_up(const Trainer *t) {
 
 // The end of a run that has gone wrong: the same on all ranks.
 static bool went_wrong(const Trainer *t, int step) {
-    bool none = t->options->skipped_steps_limit && step >= t->options->max_train_steps && t->optimizer.skipped >= step;
+    int skipped = t->optimizer.skipped;
+    bool none = t->options->skipped_steps_limit && step >= t->options->max_train_steps && skipped >= step;
     if (!gives_up(t) && !none) { return false; }
     if (t->comm.rank > 0) { return true; }
     const char *checkpoint = t->log.checkpoint;
-    complain("training ends: the loss or gradient of the last %d steps was not finite (--skipped-steps-limit); %s%s",
-             t->step.bad, checkpoint ? "the last good checkpoint is " : "there is no checkpoint yet",
-             checkpoint ? checkpoint : "");
+    complain(
+        "training ends: the loss or gradient of the last %d steps was not finite or too large (--skipped-steps-limit); "
+        "%s%s",
+        none ? skipped : t->step.bad, checkpoint ? "the last good checkpoint is " : "there is no checkpoint yet",
+        checkpoint ? checkpoint : "");
     return true;
 }
 
 // Losses and norm return through pinned memory and are printed one step late, so that no step waits for the host. While
-// rank 0 works alone between two steps, the others wait in the next reduction.
+// rank 0 works alone between two steps, the others wait in the next reduction. A step is saved before it is validated:
+// a validation may take long.
 int train(Trainer *t, const Task *task) {
     const TrainOptions *o = t->options;
     Device *dev = &t->dev;
@@ -193,7 +249,7 @@ int train(Trainer *t, const Task *task) {
     interrupt_install("saving a checkpoint before leaving");
 
     int step = t->log.first_step, saved = step;
-    if (step == 0 && o->validate_every && !step_stopped(s)) { task->validate(task->owner, 0, dev); }
+    if (validates_first(t, step)) { validate(t, task, step); }
     while (step < o->max_train_steps && !step_stopped(s) && !gives_up(t)) {
         step_begin(s, step, dev);
         for (int k = 0; k < o->gradient_accumulation_steps; k++) {
@@ -206,16 +262,16 @@ int train(Trainer *t, const Task *task) {
         step_end(s, step, dev);
         step_print(s, &t->log, step - 1); // the previous step, while the device runs this one
         step++;
-        bool last = step == o->max_train_steps, validates = due(step, o->validate_every) || (last && o->validate_every);
-        if (validates || due(step, o->checkpoint_every)) { step_print(s, &t->log, step - 1); }
+        bool validates = validates_after(o, step), saves = due(step, o->checkpoint_every) || step == o->max_train_steps;
+        if (validates || saves) { step_print(s, &t->log, step - 1); }
         if (gives_up(t)) { break; }
-        if (validates) { task->validate(task->owner, step, dev); }
-        if (due(step, o->checkpoint_every) && !s->bad) { save(t, task, saved = step); }
+        if (saves && !s->bad) { save(t, task, saved = step); }
+        if (validates) { validate(t, task, step); }
     }
     step_print(s, &t->log, step - 1);
     if (went_wrong(t, step)) { return 1; }
     if (step > saved) { save(t, task, step); }
-    run_log_publish(&t->log, step);
+    run_log_publish(&t->log, &task->trained, step);
     char *kept = t->log.checkpoint ? xprintf("the last checkpoint is %s", t->log.checkpoint)
                                    : xstrdup("there is no checkpoint yet");
     int code = interrupt_code(step_stopped(s), kept);

@@ -12,8 +12,9 @@ typedef struct {
     void *owner;                                                    // first argument of the functions below
     void (*next_batch)(void *owner, Device *dev);                   // brings the next micro-step's input to the device
     char *(*name_sample)(void *owner, long long position);          // of a position of the stream, to be freed
-    void (*validate)(void *owner, int step, Device *dev);           // after `step` steps, on all ranks
+    void (*validate)(void *owner, int step, Device *dev);           // after `step` steps, on the rank that validates
     void (*describe)(void *owner, const char *folder, Device *dev); // rank 0: adds config.json, ... to a checkpoint
+    bool validates;                                                 // this rank; the others wait for it
     size_t frozen_bytes, validation_bytes;                          // memory of frozen weights; memory of a validation
     long long samples;                                              // in an epoch
     const char *vae_sha256;                                         // of the latents' VAE; NULL: no latents
@@ -40,7 +41,11 @@ void trainer_close(Trainer *trainer);
 // Warns if too little memory is free.
 void trainer_measure(Trainer *trainer);
 
+// Memory of the average of `total` trained parameters in a validation, in the type of the weights: on a rank that
+// validates, and on those that gather its parts for it.
+size_t average_bytes(const Trainer *trainer, size_t total, bool validates);
+
 // Plans and prints the memory, and dies if there is too little; then runs all steps, validations and checkpoints.
 // Returns the exit code: 0; 128 + signal after Ctrl-C, SIGTERM, SIGHUP or SIGUSR1; 1 after --skipped-steps-limit steps
-// in a row that are not finite, of which none is saved.
+// in a row whose loss or gradient is not finite, of which none is saved.
 int train(Trainer *trainer, const Task *task);

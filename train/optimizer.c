@@ -21,7 +21,8 @@ void optimizer_bytes(const TrainOptions *options, size_t total, size_t bytes[3])
 size_t optimizer_part(const TrainOptions *options, const Comm *comm, size_t total) {
     if (!options->zero || comm->world == 1) { return total; }
     size_t world = (size_t)comm->world;
-    if (world > NORMS || total % (world * SHARD_ALIGN)) {
+    if (world > NORMS) { die("--zero 1: expected at most %d ranks, not %zu", NORMS, world); }
+    if (total % (world * SHARD_ALIGN)) {
         die("--zero 1: the %zu parameters cannot be divided into %zu equal parts: use another number of ranks, "
             "such as a power of two",
             total, world);

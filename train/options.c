@@ -75,7 +75,8 @@ static const Option *make_table(TrainOptions *o, const Option *own) {
          .choices = schedulers, .choice = &o->lr_kind},
         {OPT_INT, "lr-warmup-steps", &o->lr_warmup_steps, "steps of linear warm-up", "N", .high = 1e9},
         {OPT_INT, "lr-total-steps", &o->lr_total_steps,
-         "step at which the schedule ends (0: 25000 for exponential, else max-train-steps)", "N", .high = 1e9},
+         "step at which the schedule ends (0: 25000 for exponential, max-train-steps for linear, cosine and wsd)", "N",
+         .high = 1e9},
         {OPT_DOUBLE, "lr-final", &o->lr_final, "last learning rate as a share of --lr", "X", .low = 1e-9, .high = 1},
         {OPT_DOUBLE, "lr-decay-share", &o->lr_decay_share, "share of the steps over which wsd lowers the rate", "X",
          .high = 1},
@@ -120,7 +121,9 @@ void train_options_parse(TrainOptions *o, int argc, char **argv, const Option *o
     static char *command_line;
     o->table = make_table(o, own);
     options_parse(argc, argv, o->table, help, 0);
-    if (o->lr_total_steps == 0) { o->lr_total_steps = o->lr_kind == LR_EXPONENTIAL ? 25000 : o->max_train_steps; }
+    if (o->lr_total_steps == 0 && o->lr_kind != LR_CONSTANT) { // constant has no end
+        o->lr_total_steps = o->lr_kind == LR_EXPONENTIAL ? 25000 : o->max_train_steps;
+    }
     free(command_line);
     o->command = argv[0];
     o->command_line = command_line = options_command(argc, argv);

@@ -21,7 +21,7 @@ typedef struct {
     // run
     int resume, overwrite;
     // for log and checkpoints
-    const char *command; // "train" or "train-vae"
+    const char *command; // "train", "train-vae" or "pretrain"
     char *command_line;  // valid until the next one is parsed
     const Option *table; // all rows, the command's own included
 } TrainOptions;

@@ -46,9 +46,12 @@ void record_check(const TrainOptions *options, yajl_val recorded, const char *pa
         if (!value) {
             die("%s: field \"%s\" is missing: the checkpoint is of another version of cocogold", path, row->name);
         }
-        if (value->type != now->type || strcmp(text_of(value), text_of(now)) != 0) {
-            die("--resume: --%s differs from what %s recorded (%s)", row->name, path, text_of(value));
-        }
+        if (value->type == now->type && strcmp(text_of(value), text_of(now)) == 0) { continue; }
+        // A default may depend on options that may change.
+        char *give = YAJL_IS_NUMBER(value) && row->kind != OPT_FLAG
+                         ? xprintf(": give --%s %s", row->name, text_of(value))
+                         : xstrdup("");
+        die("--resume: --%s differs from what %s recorded (%s)%s", row->name, path, text_of(value), give);
     }
     yajl_tree_free(mine);
     yajl_gen_free(gen);

@@ -34,20 +34,24 @@ static void end_line(RunLog *log, yajl_gen gen) {
     yajl_gen_free(gen);
 }
 
-// Keeps the log's lines up to the checkpoint's step, and drops incomplete lines.
-static void cut_log(const char *path, int last_step) {
-    if (!file_exists(path)) { return; }
+// Keeps the log's lines up to the checkpoint's step, and drops incomplete lines. Returns whether that step's validation
+// is among them.
+static bool cut_log(const char *path, int last_step) {
+    if (!file_exists(path)) { return false; }
+    bool validated = false;
     char *text = read_file(path, NULL), *rest = text, *end = text; // kept lines move up in place
     for (char *line; (line = strsep(&rest, "\n"));) {
         const char *field = strstr(line, "\"step\":");
         size_t length = strlen(line);
         if (!length || line[length - 1] != '}' || (field && atoi(field + 7) > last_step)) { continue; }
+        validated |= field && atoi(field + 7) == last_step && strstr(line, "\"kind\":\"validation\"");
         memmove(end, line, length);
         end[length] = '\n';
         end += length + 1;
     }
     atomic_write(path, text, (size_t)(end - text));
     free(text);
+    return validated;
 }
 
 static bool exists(const char *out, const char *name) {
@@ -67,34 +71,44 @@ static void clear_folder(const char *out) {
     }
 }
 
+// Whether the log is that of a run, or empty: the run was killed before the first line.
+static bool is_log(const char *path) {
+    char begin[9] = "";
+    FILE *file = fopen(path, "r");
+    if (!file) { return false; }
+    size_t length = fread(begin, 1, 8, file);
+    fclose(file);
+    return length == 0 || strcmp(begin, "{\"kind\":") == 0;
+}
+
 // What a command wrote has a log, which is deleted last. An empty folder is as good; hidden files do not count.
 static bool may_overwrite(const char *out, const char *log_path) {
-    char begin[9] = "";
-    FILE *file = fopen(log_path, "r");
-    if (file) {
-        size_t length = fread(begin, 1, 8, file);
-        fclose(file);
-        return length == 0 || strcmp(begin, "{\"kind\":") == 0;
-    }
     DIR *entries = opendir(out);
     bool empty = true;
     for (struct dirent *e; entries && (e = readdir(entries));) { empty &= e->d_name[0] == '.'; }
     if (entries) { closedir(entries); }
-    return empty;
+    return empty || is_log(log_path);
+}
+
+// Whether an option's value names something in `out`: the folder itself, or lists @FILE, separated by |.
+static bool reads_in(const char *value, bool folder, const char *out) {
+    if (folder && path_inside(value, out)) { return true; }
+    char *parts = xstrdup(value), *rest = parts;
+    bool found = false;
+    for (char *part; (part = strsep(&rest, "|"));) { found |= part[0] == '@' && path_inside(part + 1, out); }
+    free(parts);
+    return found;
 }
 
 // --overwrite must not delete what the run reads, nor what no run has written.
 static void check_overwrite(const TrainOptions *o, const char *log_path) {
-    static const char *const reads[] = {"model", "shards", "data"};
+    static const char *const folders[] = {"model", "shards", "data"};
     for (const Option *row = o->table; row->kind != OPT_END; row++) {
-        for (int i = 0; i < 3 && row->kind == OPT_STRING; i++) {
-            const char *value = *(char **)row->value;
-            bool file = value && value[0] == '@'; // a list in a file
-            if (!value || (!file && strcmp(row->name, reads[i]) != 0) || !path_inside(value + file, o->out)) {
-                continue;
-            }
-            die("--overwrite: --%s %s lies in --out %s, which would be deleted", row->name, value, o->out);
-        }
+        const char *value = row->kind == OPT_STRING ? *(char **)row->value : NULL;
+        bool folder = false;
+        for (int i = 0; value && i < 3; i++) { folder |= strcmp(row->name, folders[i]) == 0; }
+        if (!value || !reads_in(value, folder, o->out)) { continue; }
+        die("--overwrite: --%s %s lies in --out %s, which would be deleted", row->name, value, o->out);
     }
     if (!may_overwrite(o->out, log_path)) {
         die("--overwrite: --out %s holds files, but not a run (no log.jsonl): expected another folder", o->out);
@@ -113,6 +127,18 @@ static void agree(const RunLog *log, Comm *comm) {
     comm_barrier(comm);
 }
 
+// A run that begins, also with --resume, must not replace a model, nor a log unless a run without a checkpoint left it.
+static void check_start(const TrainOptions *o, const char *log_path) {
+    bool log = exists(o->out, "log.jsonl"), ours = log && is_log(log_path);
+    const char *or_delete = ours ? ", or delete the run with --overwrite" : "";
+    if (exists(o->out, "model")) {
+        die("%s: holds a model, but no checkpoint to go on from: give another folder%s", o->out, or_delete);
+    }
+    if (log && !(ours && o->resume)) {
+        die("%s: holds a log.jsonl, but no checkpoint to go on from: give another folder%s", o->out, or_delete);
+    }
+}
+
 static RunLog find_run(const TrainOptions *o, const Comm *comm) {
     RunLog log = {.options = o, .log_path = xprintf("%s/log.jsonl", o->out), .rank = comm->rank, .world = comm->world};
     if (o->resume && o->overwrite) { die("--resume and --overwrite contradict each other"); }
@@ -120,35 +146,30 @@ static RunLog find_run(const TrainOptions *o, const Comm *comm) {
         check_overwrite(o, log.log_path);
         return log;
     }
-    char *newest = checkpoint_newest(o->out, &log.first_step);
-    if (o->resume && comm->rank == 0) { checkpoint_want_whole(o->out); }
-    if (!o->resume && (newest || exists(o->out, "log.jsonl") || exists(o->out, "model"))) {
+    log.checkpoint = checkpoint_newest(o->out, &log.first_step);
+    if (!log.checkpoint) {
+        check_start(o, log.log_path);
+        return log;
+    }
+    if (!o->resume) {
         die("%s: already holds a run: continue it with --resume, or delete it with --overwrite", o->out);
     }
-    if (newest) {
-        checkpoint_check_command(o->command, newest);
-        printf("resuming from %s\n", newest);
-    }
-    log.checkpoint = newest;
+    if (comm->rank == 0) { checkpoint_want_whole(o->out); }
+    checkpoint_check_command(o->command, log.checkpoint);
+    printf("resuming from %s\n", log.checkpoint);
     return log;
-}
-
-// One run writes to a folder. What killed ones left in it goes.
-static bool lock_folder(const char *out) {
-    if (!folder_lock(out)) { return false; }
-    checkpoint_remove_leftovers(out);
-    return true;
 }
 
 RunLog run_log_open(const TrainOptions *o, Comm *comm) {
     bool locked = false;
     if (comm->rank == 0) {
         want_folder(o->out);
-        locked = folder_exists(o->out) && lock_folder(o->out);
+        locked = folder_exists(o->out) && folder_lock(o->out);
     }
     RunLog log = find_run(o, comm);
     log.locked = locked;
     agree(&log, comm);
+    if (locked) { checkpoint_remove_leftovers(o->out); }
     return log;
 }
 
@@ -161,10 +182,12 @@ void run_log_close(RunLog *log) {
 
 const char *run_log_base(const RunLog *log) { return log->checkpoint ? log->checkpoint : log->options->model; }
 
-void run_log_publish(const RunLog *log, int step) {
+void run_log_publish(const RunLog *log, const Trained *trained, int step) {
     const TrainOptions *o = log->options;
     if (log->rank > 0 || step < o->max_train_steps) { return; }
-    checkpoint_publish(log->checkpoint, o->out);
+    // Whoever has added something to the model, such as thresholds, keeps it.
+    bool there = step == log->first_step && checkpoint_is_published(log->checkpoint, trained, o->out);
+    if (!there) { checkpoint_publish(log->checkpoint, o->out); }
     printf("the model is in %s/model\n", o->out);
 }
 
@@ -172,11 +195,15 @@ void run_log_begin(RunLog *log, long long parameters, long long samples, const c
     const char *out = log->options->out;
     if (log->rank > 0) { return; }
     make_folders(out);
-    if (!log->locked && lock_folder(out) && exists(out, "log.jsonl") && !log->options->overwrite) {
+    if (!log->locked && folder_lock(out) && exists(out, "log.jsonl") && !log->options->overwrite) {
         die("%s: holds a run that began at the same time: give another folder", out);
     }
     if (log->options->overwrite) { clear_folder(out); }
-    log->checkpoint ? cut_log(log->log_path, log->first_step) : remove_tree(log->log_path);
+    if (log->checkpoint) {
+        log->validated = cut_log(log->log_path, log->first_step);
+    } else {
+        remove_tree(log->log_path);
+    }
     log->file = append_file(log->log_path);
     char *folder = xprintf("%s/tensorboard", out);
     log->board = tensorboard_open(folder, log->first_step);
@@ -227,16 +254,16 @@ static void print_step(const RunLog *log, int step, double loss, double norm, do
 static void watch_loss(RunLog *log, int step, double loss) {
     if (!isfinite(loss)) { return; }
     log->losses[log->loss_count++ % LOSS_WINDOW] = loss;
-    int count = log->loss_count < LOSS_WINDOW ? log->loss_count : LOSS_WINDOW;
+    if (log->loss_count < LOSS_WINDOW) { return; }
     double mean = 0;
-    for (int i = 0; i < count; i++) { mean += log->losses[i] / count; }
-    if (log->loss_count == 1 || mean < log->lowest) { log->lowest = mean; }
+    for (int i = 0; i < LOSS_WINDOW; i++) { mean += log->losses[i] / LOSS_WINDOW; }
+    if (log->loss_count == LOSS_WINDOW || mean < log->lowest) { log->lowest = mean; }
     if (log->exploded || mean <= LOSS_EXPLODES * log->lowest) { return; }
     log->exploded = true;
     warn(
         "step %d: the loss explodes: its mean over the last %d steps is %.4g, more than %d times the lowest such mean, "
         "%.4g (a lower --lr or --max-grad-norm may help)",
-        step, count, mean, LOSS_EXPLODES, log->lowest);
+        step, LOSS_WINDOW, mean, LOSS_EXPLODES, log->lowest);
 }
 
 void log_step(RunLog *log, int step, double loss, double norm, double seconds) {
@@ -325,9 +352,9 @@ void log_validation(RunLog *log, int step, const Validation *v) {
     put(log, gen, "validation", step, "full", v->full);
     put(log, gen, "validation", step, "to_black", v->to_black);
     put(log, gen, "validation", step, "to_white", v->to_white);
-    end_line(log, gen);
     save_sheet(log, step, &v->sheet);
     save_rows(log, step, v);
+    end_line(log, gen);
     if (v->broken) { warn("validation at step %d: what the model draws is NaN or infinite", step); }
     printf("validation at step %d: loss %.4f", step, v->loss);
     if (v->seen.pairs) { printf("  gIoU seen %.3f (%d)", v->seen.giou, v->seen.pairs); }
@@ -341,8 +368,8 @@ void log_vae_validation(RunLog *log, int step, double loss, double psnr, const I
     json_put_integer(gen, "step", step);
     put(log, gen, "validation", step, "loss", loss);
     put(log, gen, "validation", step, "psnr", psnr);
-    end_line(log, gen);
     save_sheet(log, step, sheet);
+    end_line(log, gen);
     printf("validation at step %d: loss %.4f  PSNR %.2f dB\n", step, loss, psnr);
     fflush(stdout);
 }
@@ -351,8 +378,8 @@ void log_text_validation(RunLog *log, int step, double loss, const Image *sheet)
     yajl_gen gen = begin_line("validation");
     json_put_integer(gen, "step", step);
     put(log, gen, "validation", step, "loss", loss);
-    end_line(log, gen);
     save_sheet(log, step, sheet);
+    end_line(log, gen);
     printf("validation at step %d: loss %.4f\n", step, loss);
     fflush(stdout);
 }

@@ -11,7 +11,7 @@
 #include "data/image.h"
 #include "eval/metrics.h"
 #include "kernels/runtime/comm.h"
-#include "train/options.h"
+#include "train/checkpoint.h"
 #include "train/tensorboard.h"
 #include <stdio.h>
 
@@ -31,11 +31,13 @@ typedef struct {
     double losses[LOSS_WINDOW], lowest; // finite ones of the last steps; their lowest mean so far
     int loss_count;
     bool locked, exploded; // this process holds OUT; the warning was given
+    bool validated;        // rank 0: the log has the validation of the resumed checkpoint
 } RunLog;
 
-// Finds the checkpoint to resume; writes nothing yet. Dies if OUT holds another run and neither --resume nor
-// --overwrite is given, if another command wrote the checkpoint, if --overwrite would delete the model to start from,
-// or if a rank does not see the checkpoint that rank 0 sees. Collective.
+// Finds the checkpoint to resume; then removes what killed runs left under temporary names, and writes nothing yet.
+// Dies if OUT holds another run and neither --resume nor --overwrite is given, or a model but no checkpoint, if another
+// command wrote the checkpoint, if --overwrite would delete what the run reads, or if a rank does not see the
+// checkpoint that rank 0 sees. Collective.
 RunLog run_log_open(const TrainOptions *options, Comm *comm);
 void run_log_close(RunLog *log);
 // The model directory that all parts come from, trained or not: the newest checkpoint, or --model.
@@ -44,8 +46,9 @@ const char *run_log_base(const RunLog *log);
 // run's line: options, number of trained parameters, samples in an epoch, and the latents' VAE (NULL: no latents). All
 // ranks must have called run_log_open before.
 void run_log_begin(RunLog *log, long long parameters, long long samples, const char *vae_sha256);
-// At the end: makes OUT/model from the newest checkpoint, if all steps are done.
-void run_log_publish(const RunLog *log, int step);
+// At the end: makes OUT/model from the newest checkpoint, if all steps are done. It stays as it is if it has the
+// weights of the checkpoint that was resumed, and no step was made.
+void run_log_publish(const RunLog *log, const Trained *trained, int step);
 
 // Logs and prints the results of step `step` (1 = first), which have arrived. Warns once if the loss explodes: its mean
 // over the last LOSS_WINDOW steps is LOSS_EXPLODES times the lowest such mean of this run.
@@ -77,6 +80,7 @@ typedef struct {
     int count, loss_count;
     int broken; // batches with a prediction that is NaN or infinite
 } Validation;
+// These write the line last: --resume does a validation again whose line is missing.
 void log_validation(RunLog *log, int step, const Validation *validation);
 // VAE: reconstruction loss, PSNR in dB (peak 2) and pictures.
 void log_vae_validation(RunLog *log, int step, double loss, double psnr, const Image *sheet);

@@ -232,8 +232,9 @@ void step_print(Step *s, RunLog *log, int step) {
     s->bad = isfinite(sum) && r->norm->finite ? 0 : s->bad + 1;
     if (s->bad && log->rank == 0) {
         char *text = bad_losses(s, r);
-        warn("step %d: %s%s", r->step, text ? text : "the gradient is not finite, but all losses are",
-             r->norm->finite ? "" : ": the step is skipped");
+        const char *gradient = isfinite(r->norm->norm) ? "the gradient is too large, but all losses are finite"
+                                                       : "the gradient is not finite, but all losses are";
+        warn("step %d: %s%s", r->step, text ? text : gradient, r->norm->finite ? "" : ": the step is skipped");
         free(text);
     }
     r->step = 0;

@@ -7,8 +7,7 @@
 //                      bucket is summed over the ranks as soon as it is final; step_micro_end sums the rest
 //   step_end           norm and update; starts the copy of losses and norm to the host
 //   step_print         one step later: prints and logs loss and norm, which have arrived. Names a sample whose loss is
-//   not
-//                      finite
+//                      not finite
 //
 // On a GPU a micro-step runs kernel by kernel the first time, is recorded the second time and replayed from then on.
 // Communication stays outside the graphs: the last micro-step has one graph for each bucket.
@@ -67,8 +66,8 @@ typedef struct {
     int stopped; // the signal, once all ranks know that one rank got it
     int bad;     // steps in a row, up to the last one printed, whose losses or gradient are not finite
     Device *dev;
-    char *(*name_sample)(void *owner,
-                         long long position); // the name of a stream position, to be freed; set by the loop
+    // The name of a stream position, to be freed; set by the loop.
+    char *(*name_sample)(void *owner, long long position);
     void *owner;
 } Step;
 

@@ -1,4 +1,5 @@
-// The options of `cocogold train`, which trains the UNet to segment by text.
+// The options of `cocogold train`, which trains the UNet to segment by text. `cocogold pretrain` has its own table,
+// whose rows point to some of them.
 #pragma once
 #include "kernels/kernels.h"
 #include "model/schedule.h"
@@ -23,5 +24,6 @@ typedef struct {
 } UNetOptions;
 
 extern const char *const recompute_names[]; // as Recompute, NULL
-// Parses and checks the command line; dies if it is wrong.
-UNetOptions unet_options_parse(int argc, char **argv);
+// Parses and checks the command line of `cocogold train`; dies if it is wrong. *options must not move: its table, which
+// is recorded later, points into it.
+void unet_options_parse(UNetOptions *options, int argc, char **argv);

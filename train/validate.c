@@ -7,6 +7,7 @@
 #include "train/prompts.h"
 #include "util/error.h"
 #include "util/file.h"
+#include "util/interrupt.h"
 #include "util/threads.h"
 #include <math.h>
 #include <stdlib.h>
@@ -205,12 +206,14 @@ static Image sheet_draw(Sheet *sheet) {
     Cell cells[SHEET_ROWS * SHEET_COLUMNS] = {0};
     int count = SHEET_COLUMNS * sheet->rows;
     for (int i = 0; i < count; i++) { cells[i] = (Cell){&sheet->images[i], sheet->captions[i]}; }
-    Image image = draw_sheet(headings, cells, sheet->rows, SHEET_COLUMNS, 128);
-    for (int i = 0; i < count; i++) {
+    return draw_sheet(headings, cells, sheet->rows, SHEET_COLUMNS, 128);
+}
+
+static void sheet_free(Sheet *sheet) {
+    for (int i = 0; i < SHEET_COLUMNS * sheet->rows; i++) {
         image_free(&sheet->images[i]);
         free(sheet->captions[i]);
     }
-    return image;
 }
 
 // Samples and scores one batch: result->rows[first..first + rows).
@@ -289,7 +292,7 @@ Validation validator_run(Validator *v, Pipeline *pipeline, Arena *arena, Device 
         die("%s: the shards' resolution is %d, but latents of %d cells give %d pixels", v->options->shards, R,
             sampler.h, sampler.h * sampler.f);
     }
-    for (int first = 0; first < v->count; first += d->B) {
+    for (int first = 0; first < v->count && !interrupt_signal(); first += d->B) {
         threads_adapt();
         int rows = v->count - first < d->B ? v->count - first : d->B;
         HostBatch b = read_batch(v, first);
@@ -297,11 +300,14 @@ Validation validator_run(Validator *v, Pipeline *pipeline, Arena *arena, Device 
         score_batch(v, &sampler, &b, first, rows, &result, &sheet, dev);
         free_batch(&b);
     }
-    summarize_rows(v, &result);
-    result.inputs = strip_draw(&sheet, 0, R);
-    result.predictions = strip_draw(&sheet, 1, R);
-    result.truths = strip_draw(&sheet, 3, R);
-    result.sheet = sheet_draw(&sheet);
+    if (!interrupt_signal()) {
+        summarize_rows(v, &result);
+        result.inputs = strip_draw(&sheet, 0, R);
+        result.predictions = strip_draw(&sheet, 1, R);
+        result.truths = strip_draw(&sheet, 3, R);
+        result.sheet = sheet_draw(&sheet);
+    }
+    sheet_free(&sheet);
     sampler_destroy(&sampler, dev);
     return result;
 }

@@ -27,6 +27,6 @@ bool validator_open(Validator *validator, const UNetOptions *options, const char
                     Pipeline *pipeline, const Diffusion *d, Contexts *contexts, Device *dev);
 void validator_close(Validator *validator, Device *dev);
 // Computes the loss in training's arena. Sampling takes memory of its own and frees it at the end. The result is to be
-// freed with validation_free.
+// freed with validation_free. Ends early when a signal comes; then the result is of no use.
 Validation validator_run(Validator *validator, Pipeline *pipeline, Arena *arena, Device *dev);
 void validation_free(Validation *validation);

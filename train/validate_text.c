@@ -4,6 +4,7 @@
 #include "model/sampler.h"
 #include "util/error.h"
 #include "util/file.h"
+#include "util/interrupt.h"
 #include "util/threads.h"
 #include <stdlib.h>
 #include <string.h>
@@ -102,9 +103,9 @@ static Sampler open_sampler(const TextValidator *v, Pipeline *pipeline, Device *
     return sampler_create_text(pipeline, drawn_at_once(v), d->h, d->w, v->guidance, dev);
 }
 
-size_t text_validator_bytes(const TextValidator *v, Pipeline *pipeline, Device *dev) {
-    const Diffusion *d = &v->diffusion.diffusion;
-    return sampler_text_bytes(pipeline, drawn_at_once(v), d->h, d->w, v->guidance, dev);
+size_t text_validator_bytes(const Diffusion *d, double guidance, Pipeline *pipeline, Device *dev) {
+    int samples = d->options->train.validation_samples, most = samples < DRAWN_AT_ONCE ? samples : DRAWN_AT_ONCE;
+    return sampler_text_bytes(pipeline, most, d->h, d->w, guidance, dev);
 }
 
 // pictures (n, H, W, 3) in [0, 1] to every second one of images.
@@ -151,14 +152,15 @@ static Image draw_texts(const TextValidator *v, Pipeline *pipeline, Device *dev)
     const char *texts[SHEET] = {0};
     Cell cells[2 * SHEET] = {0};
     Sampler sampler = open_sampler(v, pipeline, dev);
-    for (int first = 0, n; first < v->shown; first += n) {
+    for (int first = 0, n; first < v->shown && !interrupt_signal(); first += n) {
         n = v->shown - first < sampler.B ? v->shown - first : sampler.B;
         draw_pairs(v, &sampler, images, texts, first, n, dev);
     }
     sampler_destroy(&sampler, dev);
     for (int i = 0; i < 2 * v->shown; i++) { cells[i] = (Cell){&images[i], i % 2 ? texts[i / 2] : NULL}; }
     int rows = (v->shown + SHEET_PAIRS - 1) / SHEET_PAIRS;
-    Image sheet = draw_sheet(headings, cells, rows, 2 * SHEET_PAIRS, 128);
+    Image sheet = {0};
+    if (!interrupt_signal()) { sheet = draw_sheet(headings, cells, rows, 2 * SHEET_PAIRS, 128); }
     for (int i = 0; i < 2 * v->shown; i++) { image_free(&images[i]); }
     return sheet;
 }
@@ -166,7 +168,7 @@ static Image draw_texts(const TextValidator *v, Pipeline *pipeline, Device *dev)
 double text_validator_run(TextValidator *v, Pipeline *pipeline, Arena *arena, Image *sheet, Device *dev) {
     int B = v->diffusion.diffusion.B, draws = v->options->validation_draws;
     double loss = 0;
-    for (int first = 0; first < v->count; first += B) {
+    for (int first = 0; first < v->count && !interrupt_signal(); first += B) {
         threads_adapt();
         int rows = v->count - first < B ? v->count - first : B;
         for (int draw = 0; draw < draws; draw++) {

@@ -136,33 +136,59 @@ static char *name_beside(const char *path, const char *kind, long pid) {
 // Containers use the same ids again: this process's own is that of an earlier one.
 static bool ended(long pid) { return pid == (long)getpid() || (kill((pid_t)pid, 0) != 0 && errno == ESRCH); }
 
-// Removes NAME.KIND-HOST-PID of this host's processes that no longer run: they were killed before they could rename or
-// remove it. Whether a process of another host runs cannot be known here. name NULL: any name. An "old" folder goes
-// back to its name if nothing has taken that.
-static void remove_leftovers(const char *folder, const char *name, const char *kind) {
-    char *mark = name_beside(name ? name : "", kind, 0);
-    size_t length = strlen(mark) - 1; // without the 0
-    mark[length] = 0;
+static const char *find_last(const char *text, const char *part) {
+    const char *found = NULL;
+    while ((text = strstr(text, part))) { found = text++; }
+    return found;
+}
+
+// Takes NAME.KIND-HOST-PID apart; false if the name of an entry is no such name.
+static bool parse_temporary(const char *entry, TemporaryName *t) {
+    *t = (TemporaryName){0};
+    const char *tmp = find_last(entry, ".tmp-"), *kind = tmp ? tmp : find_last(entry, ".old-");
+    const char *dash = kind ? strrchr(kind + 5, '-') : NULL;
+    if (!dash || dash == kind + 5 || kind - entry >= (long)sizeof t->name) { return false; }
+    if (!dash[1] || strspn(dash + 1, "0123456789") != strlen(dash + 1)) { return false; }
+    t->old = !tmp;
+    t->process = atol(dash + 1);
+    memcpy(t->name, entry, (size_t)(kind - entry));
+    snprintf(t->host, sizeof t->host, "%.*s", (int)(dash - kind - 5), kind + 5);
+    return true;
+}
+
+void remove_temporaries_if(const char *folder, bool (*goes)(const TemporaryName *, const char *), const char *data) {
     DIR *entries = opendir(folder);
     for (struct dirent *e; entries && (e = readdir(entries));) {
-        const char *at = strstr(e->d_name, mark);
-        if (!at || (name && at != e->d_name)) { continue; }
-        char *end;
-        long pid = strtol(at + length, &end, 10);
-        if (pid <= 0 || *end || !ended(pid)) { continue; }
-        Path leftover = path_of("%s/%s", folder, e->d_name), final = path_of("%s/%s", folder, name ? name : "");
-        bool only = strcmp(kind, "old") == 0 && access(final.text, F_OK) != 0; // killed between the two renames
-        if (only) {
+        TemporaryName t;
+        if (!parse_temporary(e->d_name, &t) || !goes(&t, data)) { continue; }
+        Path leftover = path_of("%s/%s", folder, e->d_name), final = path_of("%s/%s", folder, t.name);
+        if (t.old && access(final.text, F_OK) != 0) { // killed between the two renames
             rename(leftover.text, final.text);
         } else {
             remove_tree(leftover.text);
         }
     }
     if (entries) { closedir(entries); }
-    free(mark);
 }
 
-void remove_temporaries(const char *folder) { remove_leftovers(folder, NULL, "tmp"); }
+// Of this host's processes that no longer run: they were killed before they could rename or remove it. Whether a
+// process of another host runs cannot be known here.
+static bool left_behind(const TemporaryName *t) {
+    char host[256] = "";
+    gethostname(host, sizeof host - 1);
+    return strcmp(t->host, host) == 0 && ended(t->process);
+}
+
+static bool left_for_name(const TemporaryName *t, const char *name) {
+    return strcmp(t->name, name) == 0 && left_behind(t);
+}
+
+static bool left_for_any(const TemporaryName *t, const char *unused) {
+    (void)unused;
+    return !t->old && left_behind(t);
+}
+
+void remove_temporaries(const char *folder) { remove_temporaries_if(folder, left_for_any, NULL); }
 
 static void want_writable(const char *folder, const char *path) {
     char *name = xprintf("%s/.cocogold", folder), *probe = name_beside(name, "tmp", (long)getpid());
@@ -219,8 +245,7 @@ void want_output(const char *option, const char *path) {
 
 char *temporary_name(const char *path) {
     const char *slash = strrchr(path, '/'), *name = slash ? slash + 1 : path;
-    remove_leftovers(folder_of(path).text, name, "tmp");
-    remove_leftovers(folder_of(path).text, name, "old");
+    remove_temporaries_if(folder_of(path).text, left_for_name, name);
     return name_beside(path, "tmp", (long)getpid());
 }
 

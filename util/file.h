@@ -60,6 +60,16 @@ char *temporary_folder(const char *path);
 // the start of a command: this process must not write there yet. The want_ functions above call it.
 void remove_temporaries(const char *folder);
 
+// Such a name in its parts: NAME.tmp-HOST-PID, or NAME.old-HOST-PID of a folder that commit_rename was replacing.
+typedef struct {
+    char name[256], host[256];
+    long process;
+    bool old;
+} TemporaryName;
+// Removes everything in the folder under those names that `goes` accepts; `data` is its second argument. An old folder
+// gets its name back instead if nothing has taken that.
+void remove_temporaries_if(const char *folder, bool (*goes)(const TemporaryName *, const char *data), const char *data);
+
 // Flushes a finished file or folder to disk and renames it to `path`. An existing file is replaced; an existing folder
 // exchanges its name with it and is then removed: there is no moment without it where the system has renameat2. Dies on
 // failure; then the existing one stays.

@@ -12,10 +12,11 @@ static void (*on_broken_pipe)(int) = SIG_DFL; // when the program was started
 
 // Waits for signals instead of handling them, since what ending needs (locks, memory) is forbidden in a handler.
 static void *watch(void *set) {
-    for (int signal; sigwait(set, &signal) == 0;) {
+    bool asked = false; // received may be SIGPIPE, which does not come this way
+    for (int signal; sigwait(set, &signal) == 0; asked = true) {
         const char *said = loop_says;
-        if (!said || received) { leave_now(128 + signal, "ended by signal %d (%s)", signal, strsignal(signal)); }
-        received = signal;
+        if (!said || asked) { leave_now(128 + signal, "ended by signal %d (%s)", signal, strsignal(signal)); }
+        if (!received) { received = signal; }
         fprintf(stderr, "\ncocogold: %s (again: leave at once)\n", said);
     }
     return NULL;

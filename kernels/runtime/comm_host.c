@@ -173,6 +173,23 @@ void comm_host_check(Comm *comm, const char *function, size_t size, int root) {
     exchange(comm, function, size, root, &nothing, &nothing, 0);
 }
 
+// What the processes of a machine have in common, in containers too: a number that its kernel drew when it started.
+static void name_machine(char name[64]) {
+    FILE *file = fopen("/proc/sys/kernel/random/boot_id", "r");
+    if (!file || !fgets(name, 64, file)) { gethostname(name, 63); }
+    if (file) { fclose(file); }
+}
+
+int comm_host_neighbours(Comm *comm) {
+    char me[64] = "", *all = xmalloc((size_t)comm->world * sizeof me);
+    int count = 0;
+    name_machine(me);
+    exchange(comm, "comm_host_neighbours", sizeof me, 0, all, me, sizeof me);
+    for (int r = 0; r < comm->world; r++) { count += memcmp(all + (size_t)r * sizeof me, me, sizeof me) == 0; }
+    free(all);
+    return count;
+}
+
 void comm_host_broadcast(Comm *comm, void *data, size_t bytes, int root) {
     if (comm->world == 1) { return; }
     char *all = xmalloc((size_t)comm->world * bytes);

@@ -1,6 +1,7 @@
 // The CPU as a device: uses the host's memory, and everything is synchronous.
 #include "kernels/runtime/algorithms.h"
 #include "util/error.h"
+#include "util/memory.h"
 #include "util/progress.h"
 #ifdef __GLIBC__
 #include <malloc.h>
@@ -82,20 +83,11 @@ int device_processors(const Device *dev) {
     return 0;
 }
 
-// MemAvailable and MemTotal of /proc/meminfo; without that file, free and physical pages.
 void device_memory(Device *dev, size_t *free_bytes, size_t *total_bytes) {
-    (void)dev;
-    size_t page = sysconf(_SC_PAGESIZE);
-    *free_bytes = (size_t)sysconf(_SC_AVPHYS_PAGES) * page;
-    *total_bytes = (size_t)sysconf(_SC_PHYS_PAGES) * page;
-    FILE *file = fopen("/proc/meminfo", "r");
-    if (!file) { return; }
-    char line[128];
-    size_t kilobytes;
-    while (fgets(line, sizeof line, file)) {
-        if (sscanf(line, "MemAvailable: %zu", &kilobytes) == 1) { *free_bytes = kilobytes << 10; }
-    }
-    fclose(file);
+    size_t sharers = dev->sharers > 1 ? (size_t)dev->sharers : 1;
+    memory_available("", free_bytes, total_bytes);
+    *free_bytes /= sharers;
+    *total_bytes /= sharers;
 }
 
 // Puts large buffers into huge pages: otherwise SD2's 13 GB of state cause 3.4 million page faults. The rest after the

@@ -73,6 +73,7 @@ typedef struct Device {
     bool host_memory;          // the host can access the device's memory directly
     bool plan_only;            // kernels report to the trace but do not run; pointers may be NULL or invalid
     bool recording;            // a graph is being recorded
+    int sharers;               // ranks that share the host's memory as devices (comm_open); 0 or 1: only this one
     Trace *trace;              // NULL: not traced
     struct Progress *progress; // NULL; else every launch adds its work (util/progress.h)
     const char *scope;
@@ -89,10 +90,10 @@ typedef struct DeviceGraph DeviceGraph;
 // Fills *dev for accelerator `index` (ignored on the CPU).
 void device_open(Device *dev, int index);
 void device_close(Device *dev);
-const char *device_name(const Device *dev); // "CPU, 2 threads" or "NVIDIA H100 ..."
-void device_memory(Device *dev, size_t *free_bytes, size_t *total_bytes);
-size_t device_cache(const Device *dev);   // bytes of a GPU's L2 cache; 0 on the CPU
-int device_processors(const Device *dev); // a GPU's SMs; 0 on the CPU
+const char *device_name(const Device *dev);                               // "CPU, 2 threads" or "NVIDIA H100 ..."
+void device_memory(Device *dev, size_t *free_bytes, size_t *total_bytes); // on the CPU: this rank's part
+size_t device_cache(const Device *dev);                                   // bytes of a GPU's L2 cache; 0 on the CPU
+int device_processors(const Device *dev);                                 // a GPU's SMs; 0 on the CPU
 
 // Allocates device memory, aligned to 256 bytes. Dies if memory runs out. Debug builds, which are for the CPU, fill it
 // with NaN.

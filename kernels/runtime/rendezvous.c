@@ -299,7 +299,8 @@ static void greet(Door *door, int listener) {
 // A rank that gets no answer in time closes the connection and tries again.
 static bool has_hung_up(int fd) {
     char byte;
-    return recv(fd, &byte, 1, MSG_PEEK | MSG_DONTWAIT) == 0;
+    ssize_t n = recv(fd, &byte, 1, MSG_PEEK | MSG_DONTWAIT);
+    return n == 0 || (n < 0 && errno != EAGAIN && errno != EINTR);
 }
 
 // Why a visitor that knows the secret cannot be the rank that it says it is; "" if it can.

@@ -130,6 +130,16 @@ check "no model" [ ! -e huge-run/model ]
 # Rank 0 validates the gathered average of the weights; the VAE.
 check "validation" on 2 "${unet[@]}" $(batch 2) --zero 1 --max-train-steps 2 --validate-every 2 --validation-samples 4 --out valid
 check "it was logged" grep -q '"kind":"validation","step":2' valid/log.jsonl
+# A signal to rank 0 while it validates: all stop after the same step, and --resume does the validation again.
+validations() { sed -nE 's/.*"kind":"validation",(.*)/\1/p' "$1/log.jsonl"; }
+long=("${two[@]}" --max-train-steps 4 --validate-every 2 --validation-samples 4 --validation-steps 300)
+check "validations" on "${long[@]}" --out checked
+stopped checked-term TERM 0 2 "${long[@]}"
+check "SIGTERM to rank 0 in a validation: all stop after the same step and save it" saved_last checked-term
+check "it is step 2, which is not validated" [ "$(lines checked-term)-$(validations checked-term | grep -c '"step":2')" = 2-0 ]
+check "--resume" on "${long[@]}" --resume --out checked-term
+check "same validations" diff <(validations checked) <(validations checked-term)
+check "same bits as the uninterrupted run" same_bits checked-term checked
 check "VAE on 1 rank" on 1 "${vae[@]}" --train-batch-size 2 --out vae1
 check "VAE on 2 ranks" on 2 "${vae[@]}" --train-batch-size 1 --zero 1 --out vae2
 check_close "compared with one" vae2 vae1

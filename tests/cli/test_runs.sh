@@ -57,11 +57,22 @@ check "no checkpoint" [ ! -e huge-run/checkpoint-000002 ]
 skipped "every step of a short run" short 'sample [0-9]* of latents/train-00000.h5' "${few[@]}" --model huge --max-train-steps 2
 skipped "pretrain" pretrain-run 'sample [0-9]* of latents/train-00000.h5' pretrain "${few[@]:1}" --model text-huge --max-train-steps 100
 check "--skipped-steps-limit 0 never ends it" "$cocogold" "${few[@]}" --model huge --out limit0 --skipped-steps-limit 0
+# Gradients near 1e22 are finite, but Adam's means of their squares would not be.
+cp -r model large
+large='x\206\007d' # 1e22
+put large/$weights 16 "$large$large$large$large"
+skipped "gradients whose squares overflow" large-run 'sample [0-9]* of latents/train-00000.h5' "${few[@]}" --model large --max-train-steps 100
+check "a checkpoint after them" "$cocogold" "${few[@]}" --model large --out large0 --skipped-steps-limit 0 --max-train-steps 2
+check "it can be resumed" "$cocogold" "${few[@]}" --model large --out large0 --skipped-steps-limit 0 --max-train-steps 3 --resume
 skipped "a VAE that diverges" vae-run 'picture [0-9]*.png' train-vae --model model --data data --train-batch-size 4 \
     --gradient-accumulation-steps 1 --validate-every 0 --no-roofline --max-train-steps 300 --checkpoint-every 2 --lr 10 \
-    --lr-warmup-steps 0 --lr-scheduler constant
+    --lr-warmup-steps 100 --lr-scheduler constant
 check "the last good checkpoint is kept: $(grep -o 'the last good.*' vae-run.log)" [ -e "$(sed -n 's/.*the last good checkpoint is //p' vae-run.log)/trainer/state.json" ]
 check "the explosion before is said once: $(grep -m1 -o 'the loss explodes.*' vae-run.log)" [ "$(grep -c 'warning: step [0-9]*: the loss explodes' vae-run.log)" = 1 ]
+
+"$cocogold" train-vae --model model --data data --train-batch-size 4 --gradient-accumulation-steps 1 --validate-every 0 \
+    --no-roofline --max-train-steps 9 --lr 10 --lr-warmup-steps 0 --lr-scheduler constant --out nine >nine.log 2>&1
+check "there is none before there are ten losses" eval '[ "$(lines nine)" = 9 ] && ! grep "explodes" nine.log'
 
 # ---- An undisturbed run ----
 check "6 steps" bash -c '"$@" --out whole >whole.log 2>&1' - "$cocogold" "${few[@]}"
@@ -181,12 +192,15 @@ check "the first one goes on" until_ reached busy $(($(lines busy) + 3))
 kill -KILL $pid
 wait $pid 2>/dev/null
 sleep 1000 & running=$!
-mkdir -p busy/{checkpoint-000900.tmp-$host-$dead,checkpoint-000901.tmp-other-$dead,model.tmp-4711,notes.tmp-other-1}/unet
+mkdir -p busy/{checkpoint-000900.tmp-$host-$dead,checkpoint-000901.tmp-other-$dead,model.tmp-other-4711,model.tmp-4711,notes.tmp-other-1}/unet
 touch busy/samples/a.png.tmp-$host-{$dead,$running} busy/log.jsonl.tmp-$host-$dead
 check "kill -9 frees the folder" "$cocogold" "${few[@]}" --out busy --resume --max-train-steps "$(($(lines busy) + 2))"
 check "its leftovers are gone, others stay: $(find busy -name '*.tmp-*' | sort | xargs)" [ "$(find busy -name '*.tmp-*' | sort | xargs)" = \
-    "busy/notes.tmp-other-1 busy/samples/a.png.tmp-$host-$running" ]
+    "busy/model.tmp-4711 busy/notes.tmp-other-1 busy/samples/a.png.tmp-$host-$running" ]
 check "so is the lock" [ ! -e busy/.lock ]
+mkdir -p others/model.old-{1,other-4711}/unet && touch others/log.jsonl
+dies "a folder that is refused" "others: holds a log.jsonl" "${few[@]}" --out others
+check "nothing was removed from it" ls -d others/model.old-{1,other-4711}/unet
 touch latents/train-00007.h5.tmp-$host-{$dead,$running}
 check "encode" "$cocogold" encode --model model --data data --split val --out latents --targets overlay,mask --min-side 1 --classes @data/classes/seen.txt
 check "it removes the dead one's" [ "$(echo latents/*.tmp-*)" = "latents/train-00007.h5.tmp-$host-$running" ]
@@ -209,6 +223,9 @@ dies "--overwrite of the shards" "--shards holds/samples/latents lies in --out h
 dies "--overwrite of the data" "--data holds/data lies in --out holds" train-vae --model model --data holds/data --out holds --overwrite
 cp data/classes/seen.txt holds/samples/list.txt
 dies "--overwrite of a list" "--classes @holds/samples/list.txt lies in --out holds" "${few[@]}" --out holds --overwrite --classes @holds/samples/list.txt
+printf 'circle: disc\n' >holds/samples/synonyms.txt
+dies "--overwrite of a list of synonyms" "--text-template {}|@holds/samples/synonyms.txt lies in --out holds" \
+    "${few[@]}" --out holds --overwrite --text-template '{}|@holds/samples/synonyms.txt'
 dies "--overwrite of the model" "--model holds/model lies in --out holds" "${few[@]}" --out holds --overwrite --model holds/model
 dies "init --force of what is no model" "notes: is no model directory" init --preset mini --force notes
 dies "init --force of its source" "text/../text lies in text" init --from text/../text --force text

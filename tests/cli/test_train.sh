@@ -52,7 +52,7 @@ for signal in INT TERM KILL; do
     check "SIG$signal after step 5: exit code" [ $code = $((128 + $(kill -l $signal))) ]
     check "SIG$signal: the run has not ended" [ ! -e $out/model ]
     [ $signal = KILL ] || check "SIG$signal: the last step is saved" [ -e "$out/checkpoint-$(printf %06d "$(lines $out)")" ]
-    mkdir -p $out/checkpoint-000099.tmp-4711/unet # as if killed while saving
+    mkdir -p $out/checkpoint-000099.tmp-other-4711/unet # as if killed while saving
     check "SIG$signal: --resume" "${unet[@]}" --checkpoints-total-limit 1 --out $out --resume
     check "SIG$signal: same losses and norms" same_numbers whole $out
     check "SIG$signal: same bits in unet and unet_ema" same_weights whole $out unet unet_ema
@@ -65,6 +65,12 @@ check "--resume without a checkpoint starts at the beginning" "${unet[@]}" --out
 check "--resume continues if there are more steps to do" "${unet[@]}" --out fresh --resume --max-train-steps 4
 check "--resume of a finished run does nothing" "${unet[@]}" --out fresh --resume --max-train-steps 4
 check "its log has four steps" [ "$(lines fresh)" = 4 ]
+echo '{}' >fresh/model/segmentation.json
+check "once more, with tuned thresholds in the model" "${unet[@]}" --out fresh --resume --max-train-steps 4
+check "they stay" [ -e fresh/model/segmentation.json ]
+rm -r fresh/model && cp -r whole/model fresh
+check "once more, with another model there" "${unet[@]}" --out fresh --resume --max-train-steps 4
+check "it is replaced" cmp fresh/model/unet/*.safetensors fresh/checkpoint-000004/unet/*.safetensors
 check "recomputation does not change the bits" bash -c '"$@" --out blocks --recompute blocks && cmp blocks/model/unet/*.safetensors whole/model/unet/*.safetensors' - "${unet[@]}"
 
 # Mistakes that must not destroy a run.
@@ -80,6 +86,37 @@ dies "--overwrite with a wrong model" "no-such-model: is not a folder" "${again[
 check "none of them changed anything" diff -r before fresh
 check "--overwrite" "${unet[@]}" --out fresh --overwrite --max-train-steps 1
 check "it deleted the old run" [ "$(echo fresh/checkpoint-*) $(lines fresh)" = "fresh/checkpoint-000001 1" ]
+
+# Without a checkpoint nothing is replaced.
+cp -r model start
+for option in --split=train --resume; do
+    dies "--out is the model's own folder, $option" ".: holds a model, but no checkpoint to go on from: give another folder" \
+        "${again[@]}" --out . $option
+done
+check "the model is untouched" diff -r start model
+cp -r before bare && rm -r bare/checkpoint-* && cp -r bare bare-before
+dies "--resume of a finished run without its checkpoints" "bare: holds a model, but no checkpoint to go on from: give another folder, or delete the run with --overwrite" \
+    "${again[@]}" --out bare --resume
+check "it changed nothing" diff -r bare-before bare
+rm -r bare/model
+dies "a run that was killed before its first checkpoint" "bare: holds a log.jsonl, but no checkpoint to go on from: give another folder, or delete the run with --overwrite" \
+    "${again[@]}" --out bare
+check "--resume begins it again" "${unet[@]}" --out bare --resume --max-train-steps 1
+mkdir logs && echo '{"event": "login"}' >logs/log.jsonl
+dies "--resume in a folder with another program's log.jsonl" "logs: holds a log.jsonl, but no checkpoint to go on from: give another folder" \
+    "${again[@]}" --out logs --resume
+check "the log is untouched" grep -q login logs/log.jsonl
+
+# Micro-batches of another size, and a longer run.
+check "--train-batch-size 0" "${unet[@]}" --train-batch-size 0 --max-train-steps 1 --out chosen
+check "the size that it chose is recorded" grep -q '"train-batch-size": 2,' chosen/checkpoint-000001/trainer/state.json
+check "--resume with another size, of the same batch" bash -c '"$@" >chosen.log 2>&1' - "${unet[@]}" --train-batch-size 1 \
+    --gradient-accumulation-steps 2 --max-train-steps 2 --out chosen --resume
+check "it warns: $(grep -o 'was saved with.*' chosen.log)" grep -q "was saved with micro-batches of 2 samples, but these have 1: the results will agree up to rounding" chosen.log
+check "a schedule that ends with the run" "${unet[@]}" --lr-scheduler cosine --max-train-steps 1 --out cosine
+dies "a longer run" "--lr-total-steps differs from what cosine/checkpoint-000001/trainer/state.json recorded (1): give --lr-total-steps 1" \
+    "${again[@]}" --lr-scheduler cosine --max-train-steps 2 --out cosine --resume
+check "with its --lr-total-steps" "${unet[@]}" --lr-scheduler cosine --max-train-steps 2 --lr-total-steps 1 --out cosine --resume
 
 # A full disk, simulated by a limit on the file size: the weights fit, the optimizer's state does not.
 cp -r before full
@@ -121,6 +158,7 @@ check "text: SIGTERM after step 4: exit code" [ $code = 143 ]
 check "text: --resume" "${text[@]}" --out text-stop --resume
 check "text: same losses and norms" same_numbers text-whole text-stop
 check "text: same bits" same_weights text-whole text-stop unet unet_ema text_encoder text_encoder_ema
+check "text: a longer run" "${text[@]}" --out text-stop --resume --max-train-steps 9
 check "text: both have changed" bash -c '! cmp -s text/unet/*.safetensors text-whole/model/unet/*.safetensors &&
     ! cmp -s text/text_encoder/*.safetensors text-whole/model/text_encoder/*.safetensors'
 check "text: the VAE is a hard link" [ text-whole/model/vae/config.json -ef model/vae/config.json ]
@@ -137,5 +175,29 @@ validation() {
 a=$(validation batch4 4) b=$(validation batch3 3)
 check "validation with batches of 4 and of 3: $a" [ -n "$a" ] && check "the same numbers" awk -v a="$a" -v b="$b" '
     BEGIN { n = split(a, x, /[:,}]/); split(b, y, /[:,}]/); for (i = 2; i <= n; i += 2) if ((x[i] - y[i]) ^ 2 > 1e-10) exit 1 }'
+
+# A run that ends in a validation: the checkpoint is there before, and --resume does the validation again.
+long=("${unet[@]}" --max-train-steps 6 --validate-every 4 --validation-steps 60)
+validations() { # validations OUT: the steps, and the lines without what depends on time
+    sed -nE 's/.*"kind":"validation",(.*)/\1/p' "$1/log.jsonl"
+}
+check "a run with validations" "${long[@]}" --out valid
+check "after steps 0, 4 and 6" [ "$(validations valid | grep -o '"step":[0-9]*' | xargs)" = "step:0 step:4 step:6" ]
+for signal in KILL TERM; do
+    out=valid-$signal
+    "${long[@]}" --out $out >$out.log 2>&1 &
+    pid=$!
+    for _ in $(seq 3000); do [ -e $out/checkpoint-000004 ] && break; sleep 0.01; done
+    kill -$signal $pid
+    wait $pid
+    code=$?
+    check "SIG$signal in a validation: exit code $code" [ $code = $((128 + $(kill -l $signal))) ]
+    check "SIG$signal: the step is saved, but not validated" [ "$(lines $out)-$(validations $out | grep -c '"step":4')" = 4-0 ]
+    check "SIG$signal: --resume" "${long[@]}" --out $out --resume
+    check "SIG$signal: same losses and norms" same_numbers valid $out
+    check "SIG$signal: same validations" diff <(validations valid) <(validations $out)
+    check "SIG$signal: same pictures and tables" bash -c "diff -r valid/samples $out/samples && diff -r valid/validation $out/validation"
+    check "SIG$signal: same bits" same_weights valid $out unet unet_ema
+done
 check "a sheet of pictures" [ "$(head -c 4 batch4/samples/step-000001.png | tail -c 3)" = PNG ]
 finish

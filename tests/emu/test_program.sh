@@ -127,6 +127,10 @@ for precision in fp32 bf16; do
     check "$precision: fewer fit in 66 MB" bash -c '"$@" --out fewer >log && grep -qE "micro-batches of [123] samples, [236] per step" log' - \
         env EMU_TAKEN=$((8589934592 - 66000000)) "${emulated[@]}" "${fitting[@]}"
     check "$precision: $(same_losses fewer two 1e-5 2)" same_losses fewer two 1e-5 2
+    check "$precision: encode captions for validation" "$cpu/cocogold" encode --model text --data data --split val --texts captions --min-side 1 --out captions
+    check "$precision: the validation of pretrain and its average count" bash -c '"$@" --out drawn >log && grep -q "micro-batches of [123] samples" log' - \
+        env EMU_TAKEN=$((8589934592 - 74000000)) "${emulated[@]}" pretrain --model text --shards captions --no-roofline --max-train-steps 1 --train-text-encoder \
+        --gradient-accumulation-steps 3 --ema-decay 0.9 --validate-every 10 --validation-samples 3 --validation-steps 1
     check "$precision: on the CPU 2" bash -c '"$@" --out cpu-two >/dev/null && grep -q "\"step\":2" cpu-two/log.jsonl' - "$cpu/cocogold" "${fitting[@]}"
     check "$precision: train with pixel loss" "${emulated[@]}" "${pixels[@]}" --out $precision-pixels
     check "$precision: $(same_losses $precision-pixels cpu-pixels 1e-5 3) from cpu" same_losses $precision-pixels cpu-pixels 1e-5 3

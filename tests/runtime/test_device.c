@@ -37,6 +37,22 @@ static void test_memory(void **state) {
     device_free_pinned(&check_dev, host), device_free_pinned(&check_dev, back);
 }
 
+// On the CPU ranks share the memory: each has its part.
+static void test_sharers(void **state) {
+    (void)state;
+#ifdef BACKEND_cpu
+    size_t left, all, part_left, part;
+    Device dev = check_dev;
+    device_memory(&dev, &left, &all);
+    dev.sharers = 4;
+    device_memory(&dev, &part_left, &part);
+    printf("    %zu of %zu for each of four ranks\n", part_left, part);
+    assert_true(part == all / 4 && part_left <= part);
+#else
+    skip();
+#endif
+}
+
 static void test_trace(void **state) {
     (void)state;
     Trace trace = {0};
@@ -209,13 +225,10 @@ static void test_errors(void **state) {
 
 int main(void) {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_errors),
-        cmocka_unit_test_setup(test_memory, check_open),
-        cmocka_unit_test(test_trace),
-        cmocka_unit_test(test_units),
-        cmocka_unit_test(test_workspace),
-        cmocka_unit_test(test_peaks),
-        cmocka_unit_test_teardown(test_peaks_without_memory, check_close),
+        cmocka_unit_test(test_errors),  cmocka_unit_test_setup(test_memory, check_open),
+        cmocka_unit_test(test_sharers), cmocka_unit_test(test_trace),
+        cmocka_unit_test(test_units),   cmocka_unit_test(test_workspace),
+        cmocka_unit_test(test_peaks),   cmocka_unit_test_teardown(test_peaks_without_memory, check_close),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

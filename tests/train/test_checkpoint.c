@@ -129,6 +129,11 @@ static void test_bits(void **state) {
     same_bits(optimizer.master, 10, "weights");
     assert_true(there("run/checkpoint-000042/scheduler/scheduler_config.json"));
     assert_true(there("run/checkpoint-000042/model_index.json"));
+    assert_false(checkpoint_is_published(path, &what, options.out));
+    checkpoint_publish(path, options.out);
+    assert_true(checkpoint_is_published(path, &what, options.out));
+    write_text("run/model/unet/diffusion_pytorch_model.safetensors", "others");
+    assert_false(checkpoint_is_published(path, &what, options.out));
     checkpoint_publish(path, options.out);
     assert_true(there("run/model/unet_ema/diffusion_pytorch_model.safetensors") && !there("run/model/trainer"));
     free(module);
@@ -137,20 +142,27 @@ static void test_bits(void **state) {
 
 static void test_limit(void **state) {
     (void)state;
-    static const char *const leftovers[] = {"run/checkpoint-000007.tmp-4321/unet",
-                                            "run/checkpoint-000005.old-node-3-99/unet", "run/model.tmp-77/vae",
-                                            "run/model.old-1/vae"};
-    static const char *const users[] = {"run/checkpoint-best/unet", "run/checkpoint-5/trainer", "run/notes.tmp-1/x",
+    static const char *const leftovers[] = {"run/checkpoint-000007.tmp-node-4321/unet",
+                                            "run/checkpoint-000005.old-node-3-99/unet", "run/model.tmp-node-77/vae",
+                                            "run/model.old-node-1/vae"};
+    static const char *const users[] = {"run/checkpoint-best/unet",    "run/checkpoint-5/trainer",
+                                        "run/notes.tmp-node-1/x",      "run/model.old-1/vae",
+                                        "run/model.tmp-77/vae",        "run/model.old-node-1b/vae",
+                                        "run/model.v2.old-node-1/vae", "run/checkpoint-5.old-node-1/unet",
                                         "run/checkpoint-000003/unet"}; // the last one: not complete
-    for (int i = 0; i < 4; i++) { make_folders(in_folder(leftovers[i])), make_folders(in_folder(users[i])); }
+    make_folders(in_folder("run/model"));                              // the old one is not put back
+    for (int i = 0; i < 4; i++) { make_folders(in_folder(leftovers[i])); }
+    for (int i = 0; i < 9; i++) { make_folders(in_folder(users[i])); }
     write_text("run/checkpoint-5/trainer/state.json", "{}"); // the name is not ours
     options.checkpoints_total_limit = 2;
     checkpoint_remove_leftovers(options.out);
     for (int step = 50; step <= 80; step += 10) { free(save(step)); }
     for (int i = 0; i < 4; i++) {
-        printf("  %-40s removed: %s\n  %-40s kept: %s\n", leftovers[i], there(leftovers[i]) ? "no" : "yes", users[i],
-               there(users[i]) ? "yes" : "no");
+        printf("  %-40s removed: %s\n", leftovers[i], there(leftovers[i]) ? "no" : "yes");
         assert_false(there(leftovers[i]));
+    }
+    for (int i = 0; i < 9; i++) {
+        printf("  %-40s kept: %s\n", users[i], there(users[i]) ? "yes" : "no");
         assert_true(there(users[i]));
     }
     assert_true(there("run/checkpoint-000005/unet")); // put back, since there was no other
@@ -220,12 +232,12 @@ static void test_command(void **state) {
 
 static void test_remove_all(void **state) {
     (void)state;
-    make_folders(in_folder("run/checkpoint-000081.tmp-5"));
+    make_folders(in_folder("run/checkpoint-000081.tmp-node-5"));
     checkpoint_remove_all(options.out);
     checkpoint_remove_leftovers(options.out);
     int step;
     assert_null(checkpoint_newest(options.out, &step));
-    assert_false(there("run/checkpoint-000081.tmp-5") || there("run/checkpoint-000070"));
+    assert_false(there("run/checkpoint-000081.tmp-node-5") || there("run/checkpoint-000070"));
     assert_true(there("run/checkpoint-best"));
     assert_null(checkpoint_newest(in_folder("no such run"), &step));
     assert_int_equal(step, 0);

@@ -63,10 +63,11 @@ static void test_part(void **state) {
 
 static void test_sizes(void **state) {
     (void)state;
-    Comm three = {.rank = 1, .world = 3}, five = {.world = 5}, many = {.world = RANKS};
+    Comm three = {.rank = 1, .world = 3}, five = {.world = 5}, many = {.world = RANKS}, most = {.world = 512};
     assert_int_equal(optimizer_part(&options, &alone, TOTAL), TOTAL);
     assert_int_equal(optimizer_part(&options, &three, TOTAL), TOTAL / 3);
     assert_dies("--zero 1: the 49152 parameters cannot be divided into 5", optimizer_part(&options, &five, TOTAL));
+    assert_dies("--zero 1: expected at most 256 ranks, not 512", optimizer_part(&options, &most, 512 * 64));
     size_t whole[3], part[3];
     optimizer_bytes(&options, TOTAL, whole);
     optimizer_bytes(&options, optimizer_part(&options, &many, TOTAL), part);

@@ -71,6 +71,31 @@ static void test_total_steps(void **state) {
     assert_int_equal(o.lr_total_steps, 700);
     o = options_of("--lr-scheduler", "cosine", "--max-train-steps", "700", "--lr-total-steps", "900").train;
     assert_int_equal(o.lr_total_steps, 900);
+    o = options_of("--lr-scheduler", "constant", "--max-train-steps", "700").train; // no end: it can be extended
+    assert_int_equal(o.lr_total_steps, 0);
+}
+
+// What a checkpoint records, read back.
+static yajl_val recorded(const TrainOptions *o, Json *json) {
+    yajl_gen gen = json_writer();
+    yajl_gen_map_open(gen);
+    record_options(o, gen);
+    yajl_gen_map_close(gen);
+    json_write(gen, in_folder("options.json"));
+    *json = json_read(in_folder("options.json"));
+    return json->root;
+}
+
+// What is set after parsing, such as the size of a micro-batch, is recorded.
+static void test_recorded(void **state) {
+    (void)state;
+    Json json;
+    UNetOptions u;
+    unet_options_parse(&u, 7, (char *[]){"train", "--model", "m", "--shards", "s", "--out", "o", NULL});
+    u.train.train_batch_size = 8;
+    yajl_val value = json_find(recorded(&u.train, &json), "train-batch-size");
+    assert_string_equal(YAJL_GET_NUMBER(value), "8");
+    json_free(&json);
 }
 
 static void test_mistakes(void **state) {
@@ -88,17 +113,6 @@ static void test_mistakes(void **state) {
     assert_dies("--no-such-option", options_of("--no-such-option"));
 }
 
-// What a checkpoint records, read back.
-static yajl_val recorded(const TrainOptions *o, Json *json) {
-    yajl_gen gen = json_writer();
-    yajl_gen_map_open(gen);
-    record_options(o, gen);
-    yajl_gen_map_close(gen);
-    json_write(gen, in_folder("options.json"));
-    *json = json_read(in_folder("options.json"));
-    return json->root;
-}
-
 static void test_resume(void **state) {
     (void)state;
     Json json;
@@ -111,6 +125,9 @@ static void test_resume(void **state) {
     record_check(&o, old, "state.json"); // these change no number
     assert_dies("--resume: --seed differs from what state.json recorded (2024)",
                 o = options_of("--loss", "focal", "--lr", "0.00123", "--seed", "5").train;
+                record_check(&o, old, "state.json"));
+    assert_dies("--lr-total-steps differs from what state.json recorded (25000): give --lr-total-steps 25000",
+                o = options_of("--loss", "focal", "--lr", "0.00123", "--lr-total-steps", "700").train;
                 record_check(&o, old, "state.json"));
     assert_dies("--resume: --loss differs from what state.json recorded (focal)", o = options_of("--loss", "mse").train;
                 record_check(&o, old, "state.json"));
@@ -125,6 +142,7 @@ int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_defaults),        cmocka_unit_test(test_exponential), cmocka_unit_test(test_mistakes),
         cmocka_unit_test(test_other_schedules), cmocka_unit_test(test_total_steps), cmocka_unit_test(test_resume),
+        cmocka_unit_test(test_recorded),
     };
     return cmocka_run_group_tests(tests, folder_begin, folder_end);
 }

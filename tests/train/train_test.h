@@ -15,13 +15,16 @@
 #include "train/step.h"
 #include "train/unet_options.h"
 
-// Options as after `cocogold train --model m --shards s --out o MORE...` (at most 16 more).
+// Options as after `cocogold train --model m --shards s --out o MORE...` (at most 16 more). The table of the copy, and
+// of all copies before it, points to the latest options.
 #define options_of(...) options_from((char *[]){__VA_ARGS__ __VA_OPT__(, ) NULL})
 static inline UNetOptions options_from(char **more) {
+    static UNetOptions options;
     char *arguments[32] = {"train", "--model", "m", "--shards", "s", "--out", "o"};
     int count = 7;
     while (*more) { arguments[count++] = *more++; }
-    return unet_options_parse(count, arguments);
+    unet_options_parse(&options, count, arguments);
+    return options;
 }
 
 static Comm alone __attribute__((unused)) = {.world = 1}; // one rank

@@ -1,0 +1,73 @@
+#include "util/memory.h"
+#include "util/file.h"
+#include <stdint.h>
+#include <stdio.h>
+#include <string.h>
+#include <unistd.h>
+
+static size_t smaller(size_t a, size_t b) { return a < b ? a : b; }
+
+// The number behind `name` at the beginning of a line; SIZE_MAX if there is none.
+static size_t number_in(const char *path, const char *name) {
+    FILE *file = fopen(path, "r");
+    char line[256];
+    size_t number, found = SIZE_MAX;
+    while (file && found == SIZE_MAX && fgets(line, sizeof line, file)) {
+        if (strncmp(line, name, strlen(name)) == 0 && sscanf(line + strlen(name), "%zu", &number) == 1) {
+            found = number;
+        }
+    }
+    if (file) { fclose(file); }
+    return found;
+}
+
+// Control groups, version 2 and 1: the field of /proc/self/cgroup that marks the process's group, and the group's
+// files.
+typedef struct {
+    const char *mark, *folder, *limit, *usage, *inactive, *active;
+} Version;
+static const Version versions[] = {{"0::", "", "memory.max", "memory.current", "inactive_file", "active_file"},
+                                   {":memory:", "/memory", "memory.limit_in_bytes", "memory.usage_in_bytes",
+                                    "total_inactive_file", "total_active_file"}};
+
+// What a group allows. The kernel gives up pages of files when memory is needed: they count as free.
+static void apply_limit(const Version *v, const char *group, size_t *free_bytes, size_t *total_bytes) {
+    size_t limit = number_in(path_of("%s/%s", group, v->limit).text, "");
+    size_t used = number_in(path_of("%s/%s", group, v->usage).text, "");
+    Path stat = path_of("%s/memory.stat", group);
+    const char *const files[] = {v->inactive, v->active};
+    if (limit == SIZE_MAX || used == SIZE_MAX) { return; }
+    for (int i = 0; i < 2; i++) {
+        size_t bytes = number_in(stat.text, files[i]);
+        used -= bytes == SIZE_MAX ? 0 : smaller(bytes, used);
+    }
+    *total_bytes = smaller(*total_bytes, limit);
+    *free_bytes = smaller(*free_bytes, limit - smaller(used, limit));
+}
+
+// Limits of the process's group and of those above it. A container may see only its own, at the top.
+static void apply_limits(const Version *v, const char *root, char *group, size_t *free_bytes, size_t *total_bytes) {
+    for (char *end = group + strlen(group); end; end = strrchr(group, '/')) {
+        *end = 0;
+        apply_limit(v, path_of("%s/sys/fs/cgroup%s%s", root, v->folder, group).text, free_bytes, total_bytes);
+    }
+}
+
+void memory_available(const char *root, size_t *free_bytes, size_t *total_bytes) {
+    size_t page = (size_t)sysconf(_SC_PAGESIZE);
+    Path info = path_of("%s/proc/meminfo", root);
+    size_t available = number_in(info.text, "MemAvailable:"), all = number_in(info.text, "MemTotal:");
+    *free_bytes = available < SIZE_MAX ? available << 10 : (size_t)sysconf(_SC_AVPHYS_PAGES) * page;
+    *total_bytes = all < SIZE_MAX ? all << 10 : (size_t)sysconf(_SC_PHYS_PAGES) * page;
+    FILE *file = fopen(path_of("%s/proc/self/cgroup", root).text, "r");
+    char line[4096];
+    while (file && fgets(line, sizeof line, file)) { // "4:memory:/path", "0::/path"
+        line[strcspn(line, "\n")] = 0;
+        for (int i = 0; i < 2; i++) {
+            char *mark = strstr(line, versions[i].mark);
+            bool ours = mark && mark == (i == 0 ? line : strchr(line, ':'));
+            if (ours) { apply_limits(&versions[i], root, mark + strlen(versions[i].mark), free_bytes, total_bytes); }
+        }
+    }
+    if (file) { fclose(file); }
+}
