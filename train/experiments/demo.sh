@@ -15,7 +15,7 @@ for name in VAE_STEPS WORDS_STEPS UNET_STEPS SEED; do
 done
 base=demo # all but fine-tuning is shared by both targets
 out=$([ "$target" = overlay ] && echo demo || echo "demo-$target")
-vae_steps=${VAE_STEPS:-1200} words_steps=${WORDS_STEPS:-6000} unet_steps=${UNET_STEPS:-1500} seed=${SEED:-1}
+vae_steps=${VAE_STEPS:-2000} words_steps=${WORDS_STEPS:-6000} unet_steps=${UNET_STEPS:-1500} seed=${SEED:-1}
 started=$SECONDS
 
 run() {
