@@ -470,7 +470,10 @@ static cublasStatus_t run_matmul(const Matmul &t, void *A, void *B, void *C, voi
         cublasLtMatrixLayoutSetAttribute(layouts[i], CUBLASLT_MATRIX_LAYOUT_STRIDED_BATCH_OFFSET, offsets + i,
                                          sizeof *offsets);
     }
+    const uint32_t reductions = CUBLASLT_REDUCTION_SCHEME_COMPUTE_TYPE;
     cublasLtMatmulPreferenceCreate(&preference);
+    cublasLtMatmulPreferenceSetAttribute(preference, CUBLASLT_MATMUL_PREF_REDUCTION_SCHEME_MASK, &reductions,
+                                         sizeof reductions);
     for (int i = 0; i < 4; i++) {
         const auto attribute = (cublasLtMatmulPreferenceAttributes_t)(CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_A_BYTES + i);
         cublasLtMatmulPreferenceSetAttribute(preference, attribute, &alignment, sizeof alignment);
