@@ -54,13 +54,12 @@ static Interval difference(const Contrasts *c, const char *name, int group) {
 
 static double thousandths(double value) { return round(1000 * value) / 1000 + 0.0; } // no -0.000
 
-// "0.286 (95% interval 0.210 to 0.363)"; format: of a number.
-static char *with_interval(Interval d, const char *format, char buffer[96]) {
-    char value[16], low[16], high[16];
-    snprintf(value, sizeof value, format, thousandths(d.value));
-    snprintf(low, sizeof low, format, thousandths(d.low));
-    snprintf(high, sizeof high, format, thousandths(d.high));
-    snprintf(buffer, 96, isnan(d.low) ? "%s (no interval)" : "%s (95%% interval %s to %s)", value, low, high);
+// "0.286 (95% interval 0.210 to 0.363)"; sign: "+0.286", even if it is positive.
+static char *with_interval(Interval d, bool sign, char buffer[96]) {
+    const double values[] = {d.value, d.low, d.high};
+    char text[3][32];
+    for (int i = 0; i < 3; i++) { snprintf(text[i], sizeof text[i], sign ? "%+.3f" : "%.3f", thousandths(values[i])); }
+    snprintf(buffer, 96, isnan(d.low) ? "%s (no interval)" : "%s (95%% interval %s to %s)", text[0], text[1], text[2]);
     return buffer;
 }
 
@@ -68,7 +67,7 @@ static void say_difference(Sentences *s, const Contrasts *c, const char *name, c
     Interval d = difference(c, name, group);
     char text[96];
     if (isnan(d.value)) { return; }
-    say(s, "%s changes gIoU on %s by %s: %s.", what, group_names[group], with_interval(d, "%+.3f", text),
+    say(s, "%s changes gIoU on %s by %s: %s.", what, group_names[group], with_interval(d, true, text),
         !distinguishable(d) ? "not distinguishable from zero"
         : d.value > 0       ? "an improvement"
                             : "a loss");
@@ -91,12 +90,12 @@ static void say_costs(Sentences *s, const Contrasts *c) {
         Interval d = difference(c, name, GROUP_LISTED), cost = {-d.value, -d.high, -d.low};
         free(name);
         if (isnan(d.value)) { continue; }
-        say(s, "The leak costs the %s %s of gIoU on %s%s.", targets[k], with_interval(cost, "%.3f", text),
+        say(s, "The leak costs the %s %s of gIoU on %s%s.", targets[k], with_interval(cost, false, text),
             group_names[GROUP_LISTED], verdict(cost, "", ", a gain"));
     }
     Interval more = difference(c, "what painting gains more with the leak than without", GROUP_LISTED);
     if (isnan(more.value)) { return; }
-    say(s, "It costs the mask %s more than the overlay%s.", with_interval(more, "%.3f", text),
+    say(s, "It costs the mask %s more than the overlay%s.", with_interval(more, false, text),
         verdict(more, "", ", so it costs the overlay more"));
 }
 
@@ -208,7 +207,7 @@ static void say_starts(Sentences *s, const Experiment *e, const Contrasts *c) {
         say(s,
             "Started from white noise with as much of the true target as the schedule leaves, instead of noise alone, "
             "%s reaches %.3f instead of %.3f, a gain of %s: %s.",
-            e->arms[arms[k]].name, truth, noise, with_interval(gain, "%.3f", text),
+            e->arms[arms[k]].name, truth, noise, with_interval(gain, false, text),
             gain.low > 0 ? "it reads from what the schedule leaves of the target"
                          : "there is no sign that it reads from what the schedule leaves of the target");
     }
