@@ -187,7 +187,7 @@ static void test_peaks_without_memory(void **state) {
 // Each of them is one sentence with what the user needs to know. Each child opens the device itself.
 static void test_errors(void **state) {
     (void)state;
-    Device dev;
+    __attribute__((unused)) Device dev;
 #ifndef DEBUG_GUARDS // AddressSanitizer adds a line of its own
     char needed[64];
     snprintf(needed, sizeof needed, "cannot allocate %.3f GB of ", 1e-9 * ((size_t)1 << 50));
