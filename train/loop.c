@@ -271,7 +271,8 @@ int train(Trainer *t, const Task *task) {
     step_print(s, &t->log, step - 1);
     if (went_wrong(t, step)) { return 1; }
     if (step > saved) { save(t, task, step); }
-    run_log_publish(&t->log, &task->trained, step);
+    // A validation that a signal has ended is done again by --resume, which then publishes the model.
+    if (!step_stopped(s)) { run_log_publish(&t->log, &task->trained, step); }
     char *kept = t->log.checkpoint ? xprintf("the last checkpoint is %s", t->log.checkpoint)
                                    : xstrdup("there is no checkpoint yet");
     int code = interrupt_code(step_stopped(s), kept);

@@ -170,6 +170,7 @@ RunLog run_log_open(const TrainOptions *o, Comm *comm) {
     log.locked = locked;
     agree(&log, comm);
     if (locked) { checkpoint_remove_leftovers(o->out); }
+    if (locked && !log.checkpoint && !o->overwrite) { check_start(o, log.log_path); } // an old model has its name back
     return log;
 }
 
