@@ -291,12 +291,13 @@ static int damaged_picture(const Encoder *e, const ShardFile *shard, long long d
 // Why a shard has to be made again; NULL: it is kept. One without a sample may come from a wrong folder
 // (want_readable).
 static const char *why_again(const Encoder *e, const ShardFile *kept) {
+    long long damaged = 0;
     for (long long i = 0; i < kept->dropped; i++) {
         int picture = damaged_picture(e, kept, i);
-        if (picture >= 0 && !kept->samples) { return "none of its pictures could be read"; }
         if (picture >= 0 && readable(&e->coco, picture)) { return "pictures that could not be read now can"; }
+        damaged += picture >= 0;
     }
-    return NULL;
+    return damaged && !kept->samples && damaged == kept->dropped ? "none of its pictures could be read" : NULL;
 }
 
 // An existing shard must equal what this command would write. Returns why it has to be made again, or NULL.

@@ -296,7 +296,9 @@ int cmd_eval(int argc, char **argv) {
     printf("%d DDIM step%s from timestep %d of %d, where a training sample is %.1f%% target; start: %s\n", record.steps,
            record.steps > 1 ? "s" : "", first, p.schedule.T, 100 * sqrt(p.schedule.alphas_cumprod[first]),
            record.start);
-    Evaluation v = {.rule = settings_rule(&settings, o.answer.model, &o.mask, compared(crops))};
+    // Thresholds that --tune-on replaces need no warning.
+    Compared with = o.tune_on ? COMPARED_LATENT : compared(crops);
+    Evaluation v = {.rule = settings_rule(&settings, o.answer.model, &o.mask, with)};
     v.table_count = parse_steps_table(v.table);
     for (int k = 0; k < v.table_count; k++) {
         schedule_first_timestep(&p.schedule, v.table[k]);

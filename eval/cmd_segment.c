@@ -287,13 +287,14 @@ static void want_distinct_files(const Segmenter *s) {
         text_table_add(&words, word);
         free(word);
     }
+    int known = words.count;
     for (int i = 0; i < count; i++) {
         const char *name = s->pictures.names[i];
         for (const char *dash = strchr(name, '-'); dash; dash = strchr(dash + 1, '-')) {
             Path shorter = path_of("%.*s", (int)(dash - name), name);
-            for (int t = 0; has_text(&pictures, count, shorter.text) && t < texts; t++) {
+            for (int t = 0; has_text(&pictures, count, shorter.text) && t < known; t++) {
                 Path longer = path_of("%s-%s", dash + 1, words.texts[t]);
-                if (!has_text(&words, texts, longer.text)) { continue; }
+                if (!has_text(&words, known, longer.text)) { continue; }
                 die("the masks of %s in %s and of %s in %s would have the same file: expected other names, or another "
                     "--out for one of them",
                     longer.text, shorter.text, words.texts[t], name);
@@ -302,6 +303,27 @@ static void want_distinct_files(const Segmenter *s) {
     }
     text_table_free(&pictures);
     text_table_free(&words);
+}
+
+// Dies if what would be written is one of the pictures: a folder may hold pictures named x.png and x-mask.png.
+static void want_pictures_kept(const Segmenter *s) {
+    static const char *const kinds[] = {"mask", "prediction", "overlay", "labels", "legend"};
+    int count = s->pictures.several ? s->pictures.count : 1;
+    TextTable files = {0}; // the pictures' places on their devices
+    for (int i = 0; i < s->pictures.count; i++) { text_table_add(&files, file_place(s->pictures.paths[i]).text); }
+    int known = files.count;
+    for (int i = 0; !o.no_pictures && i < count; i++) {
+        Subject subject = {.number = i};
+        for (int t = 0; t < s->texts.count; t++) {
+            for (int k = 0; k < 5; k++) {
+                Path path = output_path(s, k < 4 ? &subject : NULL, k < 3 ? s->texts.texts[t] : NULL, kinds[k]);
+                Path place = file_place(path.text);
+                if (!place.text[0] || !has_text(&files, known, place.text)) { continue; }
+                die("%s is one of the pictures, and would be replaced: expected another --out", path.text);
+            }
+        }
+    }
+    text_table_free(&files);
 }
 
 static void save(Image image, Path path) {
@@ -523,6 +545,7 @@ int cmd_segment(int argc, char **argv) {
     settings_read(&s.settings, o.answer.model);
     s.texts = find_texts(&s.settings);
     want_distinct_files(&s);
+    want_pictures_kept(&s);
     if (!s.pictures.several) { s.first = image_load(s.pictures.paths[0], 3); }
     device_open(&s.dev, 0);
     segmenter_open(&s);

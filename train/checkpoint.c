@@ -35,6 +35,12 @@ static void remove_checkpoint(const char *path) {
 
 static int descending(const void *a, const void *b) { return *(const int *)b - *(const int *)a; }
 
+// Whether a run wrote this checkpoint, be it damaged by now.
+static bool is_checkpoint(const char *out, const char *name) {
+    return file_exists(path_of("%s/%s/trainer/state.json", out, name).text) ||
+           file_exists(path_of("%s/%s/%s", out, name, digests_name).text);
+}
+
 // Steps of the complete checkpoints in `out`, newest first; to be freed.
 static int *list_steps(const char *out, int *count) {
     int *steps = NULL;
@@ -42,9 +48,7 @@ static int *list_steps(const char *out, int *count) {
     DIR *folder = opendir(out);
     for (struct dirent *e; folder && (e = readdir(folder));) {
         int step = checkpoint_step(e->d_name);
-        Path state = path_of("%s/%s/trainer/state.json", out, e->d_name);
-        Path digests = path_of("%s/%s/%s", out, e->d_name, digests_name);
-        if (step >= 0 && (file_exists(state.text) || file_exists(digests.text))) {
+        if (step >= 0 && is_checkpoint(out, e->d_name)) {
             steps = xrealloc(steps, (size_t)(*count + 1) * sizeof *steps);
             steps[(*count)++] = step;
         }
@@ -59,6 +63,17 @@ char *checkpoint_newest(const char *out, int *step) {
     *step = count ? steps[0] : 0;
     free(steps);
     return count ? checkpoint_path(out, *step) : NULL;
+}
+
+char *checkpoint_other(const char *out) {
+    char *other = NULL;
+    DIR *folder = opendir(out);
+    for (struct dirent *e; folder && !other && (e = readdir(folder));) {
+        bool ours = checkpoint_step(e->d_name) < 0 || is_checkpoint(out, e->d_name);
+        if (!ours) { other = xprintf("%s/%s", out, e->d_name); }
+    }
+    if (folder) { closedir(folder); }
+    return other;
 }
 
 void checkpoint_want_whole(const char *out) {

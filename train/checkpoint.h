@@ -16,6 +16,8 @@ typedef struct {
 
 // The newest complete checkpoint in `out` (to be freed) and its step, or NULL (step 0).
 char *checkpoint_newest(const char *out, int *step);
+// Something in `out` with a checkpoint's name that no run wrote (to be freed), or NULL.
+char *checkpoint_other(const char *out);
 // A new checkpoint takes two calls.
 // All ranks call checkpoint_write. It writes the checkpoint under a temporary name, with links to the other parts of
 // the model directory `base`, and returns the folder. The caller adds the trained modules' other files (config.json).

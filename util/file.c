@@ -118,6 +118,12 @@ static int sync_entry(const char *path, const struct stat *s, int kind, struct F
     return 0;
 }
 
+Path file_place(const char *path) {
+    struct stat s;
+    if (stat(path, &s) != 0) { return path_of("%s", ""); }
+    return path_of("%llu/%llu", (unsigned long long)s.st_dev, (unsigned long long)s.st_ino);
+}
+
 // The folder that a path lies in, with a slash at its end; "." for a bare name.
 Path folder_of(const char *path) {
     const char *slash = strrchr(path, '/');
@@ -126,11 +132,11 @@ Path folder_of(const char *path) {
 
 static void sync_parent(const char *path) { sync_path(folder_of(path).text); }
 
-// PATH.KIND-HOST-PID. The caller frees it.
+// PATH.cocogold-KIND-HOST-PID: no name that a user would give. The caller frees it.
 static char *name_beside(const char *path, const char *kind, long pid) {
     char host[256] = "";
     gethostname(host, sizeof host - 1);
-    return xprintf("%s.%s-%s-%ld", path, kind, host, pid);
+    return xprintf("%s.cocogold-%s-%s-%ld", path, kind, host, pid);
 }
 
 // Containers use the same ids again: this process's own is that of an earlier one.
@@ -142,17 +148,19 @@ static const char *find_last(const char *text, const char *part) {
     return found;
 }
 
-// Takes NAME.KIND-HOST-PID apart; false if the name of an entry is no such name.
+// Takes NAME.cocogold-KIND-HOST-PID apart; false if the name of an entry is no such name.
 static bool parse_temporary(const char *entry, TemporaryName *t) {
     *t = (TemporaryName){0};
-    const char *tmp = find_last(entry, ".tmp-"), *kind = tmp ? tmp : find_last(entry, ".old-");
-    const char *dash = kind ? strrchr(kind + 5, '-') : NULL;
-    if (!dash || dash == kind + 5 || kind - entry >= (long)sizeof t->name) { return false; }
+    static const char tmp[] = ".cocogold-tmp-", old[] = ".cocogold-old-";
+    const char *at = find_last(entry, tmp);
+    t->old = !at;
+    if (t->old) { at = find_last(entry, old); }
+    const char *host = at ? at + strlen(tmp) : NULL, *dash = at ? strrchr(host, '-') : NULL;
+    if (!dash || dash == host || at - entry >= (long)sizeof t->name) { return false; }
     if (!dash[1] || strspn(dash + 1, "0123456789") != strlen(dash + 1)) { return false; }
-    t->old = !tmp;
     t->process = atol(dash + 1);
-    memcpy(t->name, entry, (size_t)(kind - entry));
-    snprintf(t->host, sizeof t->host, "%.*s", (int)(dash - kind - 5), kind + 5);
+    memcpy(t->name, entry, (size_t)(at - entry));
+    snprintf(t->host, sizeof t->host, "%.*s", (int)(dash - host), host);
     return true;
 }
 

@@ -21,6 +21,7 @@ char *read_file(const char *path, size_t *size);
 // mkdir -p. Dies on failure.
 void make_folders(const char *path);
 bool try_make_folders(const char *path); // false, with errno: it cannot be made, or files in it cannot
+Path file_place(const char *path);       // the same for all names of a file: device and inode; "" if there is none
 Path folder_of(const char *path);        // that a file lies in, with a slash at the end; "." for a bare name
 
 // For the start of a command, so that an output that cannot be written is found before the work. They die as writing
@@ -50,9 +51,9 @@ AtomicFile atomic_open(const char *path); // dies if the folder is missing or no
 void atomic_commit(AtomicFile *file);     // flush, fsync, rename; on failure (disk full, ...) dies and removes the file
 void atomic_write(const char *path, const void *bytes, size_t size); // the three steps at once
 
-// The temporary name of PATH until it is complete: PATH.tmp-HOST-PID. The caller frees it. Also removes the temporary
-// files that killed processes of this host left behind for the same PATH, and what has this name. Create the file
-// exclusively: in a shared folder somebody may put a link there.
+// The temporary name of PATH until it is complete: PATH.cocogold-tmp-HOST-PID. The caller frees it. Also removes the
+// temporary files that killed processes of this host left behind for the same PATH, and what has this name. Create the
+// file exclusively: in a shared folder somebody may put a link there.
 char *temporary_name(const char *path);
 // The same as a new, empty folder, with the folders above it; registered with cleanup_add.
 char *temporary_folder(const char *path);
@@ -60,7 +61,8 @@ char *temporary_folder(const char *path);
 // the start of a command: this process must not write there yet. The want_ functions above call it.
 void remove_temporaries(const char *folder);
 
-// Such a name in its parts: NAME.tmp-HOST-PID, or NAME.old-HOST-PID of a folder that commit_rename was replacing.
+// Such a name in its parts: NAME.cocogold-tmp-HOST-PID, or NAME.cocogold-old-HOST-PID of a folder that commit_rename
+// was replacing.
 typedef struct {
     char name[256], host[256];
     long process;

@@ -179,7 +179,7 @@ dies "probe without the right tensor" "\"sample\"" probe unet --model model --in
 dies "bench of an unknown layer" "origami" bench origami
 
 check "nothing was written by any of them" diff .before <(listing)
-check "and nothing under a temporary name" [ -z "$(find . -name '*.tmp-*' -o -name '*.old-*')" ]
+check "and nothing under a temporary name" [ -z "$(find . -name '*.cocogold-tmp-*' -o -name '*.cocogold-old-*')" ]
 
 # A damaged picture does not stop a long job: it is named, counted and skipped.
 for data in no-picture cut-picture; do

@@ -36,7 +36,7 @@ int renameat2(int a, const char *from, int b, const char *to, unsigned flags) {
 int rename(const char *from, const char *to) {
     const char *refused = getenv("REFUSED");
     int (*next)(const char *, const char *) = (int (*)(const char *, const char *))dlsym(RTLD_NEXT, "rename");
-    if (!refused || strcmp(to, refused) != 0 || !strstr(from, ".tmp-")) { return next(from, to); }
+    if (!refused || strcmp(to, refused) != 0 || !strstr(from, ".cocogold-tmp-")) { return next(from, to); }
     errno = EIO;
     return -1;
 }
@@ -61,5 +61,5 @@ cp -r run/model before
 export REFUSED=run/model
 dies "a folder that gets no name" "cannot be renamed to run/model: Input/output error" init --preset mini --force --seed 2 run/model
 check "the old one is back" diff -r before run/model
-check "nothing else" [ -z "$(find . -name '*.tmp-*' -o -name '*.old-*' -o -name .lock)" ]
+check "nothing else" [ -z "$(find . -name '*.cocogold-tmp-*' -o -name '*.cocogold-old-*' -o -name .lock)" ]
 finish

@@ -138,14 +138,14 @@ campaign() {
         [ "$after" -ge "$before" ] || { lost=$((lost + 1)); bad+="$i: step $before is lost after $(cat failed): $after"$'\n'; }
         said=$(damage "$out")
         [ -z "$said" ] || { lost=$((lost + 1)); bad+="$i: after $(cat failed): $said"$'\n'; }
-        if [ "$name" = faults ] && [ -n "$(find "$out" -name '*.tmp-*' -o -name '*.old-*')" ]; then
-            bad+="$i: after $(cat failed): left $(find "$out" -name '*.tmp-*' -o -name '*.old-*' | head -n 3 | xargs)"$'\n'
+        if [ "$name" = faults ] && [ -n "$(find "$out" -name '*.cocogold-tmp-*' -o -name '*.cocogold-old-*')" ]; then
+            bad+="$i: after $(cat failed): left $(find "$out" -name '*.cocogold-tmp-*' -o -name '*.cocogold-old-*' | head -n 3 | xargs)"$'\n'
         fi
     done
     [ -z "$bad" ]
     result $? "$ended $name of $count (seed $SEED, $most calls in two steps; $passed_on runs went on), $lost lost or half-written" "$bad"
     check "$name: the run goes on" "$cocogold" "${train[@]}" --resume --max-train-steps "$(($(newest "$out") + 1))" --out "$out"
-    check "$name: nothing is left" [ -z "$(find "$out" -name '*.tmp-*' -o -name '*.old-*' -o -name .lock)" ]
+    check "$name: nothing is left" [ -z "$(find "$out" -name '*.cocogold-tmp-*' -o -name '*.cocogold-old-*' -o -name .lock)" ]
     check "$name: a run without them to step $(newest "$out")" "$cocogold" "${train[@]}" --checkpoint-every 0 \
         --max-train-steps "$(newest "$out")" --out "$out-not"
     check "$name: the same bits" cmp "$out"/model/unet/*.safetensors "$out-not"/model/unet/*.safetensors

@@ -114,5 +114,5 @@ run "train from it" train --model start --shards latents --max-train-steps 1 --t
     --validate-every 0 --no-roofline --out from-words
 run "report" report --run overlay --run words --run mask --eval result/metrics.json --eval result-mask/metrics.json --out report.html
 check "report: a page" bash -c "grep -qi '<svg' report.html && grep -qi '</html>' report.html"
-check "nothing under a temporary name" [ -z "$(find . -name '*.tmp-*' -o -name '*.old-*')" ]
+check "nothing under a temporary name" [ -z "$(find . -name '*.cocogold-tmp-*' -o -name '*.cocogold-old-*')" ]
 finish

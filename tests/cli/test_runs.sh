@@ -15,7 +15,7 @@ until_() { # until_ COMMAND...: repeats the command until it succeeds, at most h
     return 1
 }
 reached() { [ "$(lines "$1")" -ge "$2" ] 2>/dev/null; } # reached OUT STEPS
-no_leftovers() { [ -z "$(find "$@" -name '*.tmp-*' -o -name '*.old-*' -o -name .lock)" ]; }
+no_leftovers() { [ -z "$(find "$@" -name '*.cocogold-tmp-*' -o -name '*.cocogold-old-*' -o -name .lock)" ]; }
 said() { grep '^cocogold: ' "$1" | grep -v '^cocogold: warning: '; }
 one_sentence() { [ "$(said "$1" | grep -c '')" = 1 ] && said "$1" | grep -q "$2"; } # one_sentence LOG PATTERN
 put() { printf "$3" | dd of="$1" bs=1 seek=$(($(stat -c %s "$1") - $2)) conv=notrunc status=none; } # put FILE BYTES-FROM-END BYTES
@@ -95,9 +95,9 @@ ended() {
     check "$name: nothing is left" no_leftovers .
 }
 for signal in HUP INT TERM USR1; do
-    ended $signal synth "many.tmp-$host-*/train" synth many --train 100000 --val 2
+    ended $signal synth "many.cocogold-tmp-$host-*/train" synth many --train 100000 --val 2
 done
-ended TERM init "sd.tmp-$host-*/unet" init --preset sd1 sd
+ended TERM init "sd.cocogold-tmp-$host-*/unet" init --preset sd1 sd
 check "neither is there" [ "$(echo many* sd*)" = "many* sd*" ]
 ended TERM eval "eval-stopped/masks/*.png" eval --model model --data data --bootstrap 0 --steps 20 --batch 1 --out eval-stopped --masks
 for signal in HUP TERM; do
@@ -113,7 +113,7 @@ for signal in HUP TERM; do
 done
 (trap '' HUP && exec "$cocogold" synth many --train 100000 --val 2 >nohup.log 2>&1) &
 pid=$!
-until_ bash -c "compgen -G 'many.tmp-$host-*/train' >/dev/null"
+until_ bash -c "compgen -G 'many.cocogold-tmp-$host-*/train' >/dev/null"
 kill -HUP $pid
 sleep 0.2
 check "SIGHUP under nohup: it goes on" kill $pid
@@ -192,25 +192,30 @@ check "the first one goes on" until_ reached busy $(($(lines busy) + 3))
 kill -KILL $pid
 wait $pid 2>/dev/null
 sleep 1000 & running=$!
-mkdir -p busy/{checkpoint-000900.tmp-$host-$dead,checkpoint-000901.tmp-other-$dead,model.tmp-other-4711,model.tmp-4711,notes.tmp-other-1}/unet
-touch busy/samples/a.png.tmp-$host-{$dead,$running} busy/log.jsonl.tmp-$host-$dead
+mkdir -p busy/{checkpoint-000900.cocogold-tmp-$host-$dead,checkpoint-000901.cocogold-tmp-other-$dead,model.cocogold-tmp-other-4711,model.cocogold-tmp-4711,notes.cocogold-tmp-other-1}/unet
+touch busy/samples/a.png.cocogold-tmp-$host-{$dead,$running} busy/log.jsonl.cocogold-tmp-$host-$dead
 check "kill -9 frees the folder" "$cocogold" "${few[@]}" --out busy --resume --max-train-steps "$(($(lines busy) + 2))"
-check "its leftovers are gone, others stay: $(find busy -name '*.tmp-*' | sort | xargs)" [ "$(find busy -name '*.tmp-*' | sort | xargs)" = \
-    "busy/model.tmp-4711 busy/notes.tmp-other-1 busy/samples/a.png.tmp-$host-$running" ]
+check "its leftovers are gone, others stay: $(find busy -name '*.cocogold-tmp-*' | sort | xargs)" [ "$(find busy -name '*.cocogold-tmp-*' | sort | xargs)" = \
+    "busy/model.cocogold-tmp-4711 busy/notes.cocogold-tmp-other-1 busy/samples/a.png.cocogold-tmp-$host-$running" ]
 check "so is the lock" [ ! -e busy/.lock ]
-mkdir -p others/model.old-{1,other-4711}/unet && touch others/log.jsonl
+mkdir -p others/model.cocogold-old-{1,other-4711}/unet && touch others/log.jsonl
 dies "a folder that is refused" "others: holds a log.jsonl" "${few[@]}" --out others
-check "nothing was removed from it" ls -d others/model.old-{1,other-4711}/unet
-touch latents/train-00007.h5.tmp-$host-{$dead,$running}
+check "nothing was removed from it" ls -d others/model.cocogold-old-{1,other-4711}/unet
+mkdir -p foreign/checkpoint-000001 && touch foreign/checkpoint-000001/weights.pt
+dies "a checkpoint of another program" "foreign/checkpoint-000001: has a checkpoint's name, but no run wrote it" "${few[@]}" --out foreign
+mkdir -p dated/model.old-2026-11-30 dated/model.tmp-mine-2
+check "a run beside the user's folders" "$cocogold" "${few[@]}" --out dated --max-train-steps 1
+check "they stay" ls -d dated/model.old-2026-11-30 dated/model.tmp-mine-2
+touch latents/train-00007.h5.cocogold-tmp-$host-{$dead,$running}
 check "encode" "$cocogold" encode --model model --data data --split val --out latents --targets overlay,mask --min-side 1 --classes @data/classes/seen.txt
-check "it removes the dead one's" [ "$(echo latents/*.tmp-*)" = "latents/train-00007.h5.tmp-$host-$running" ]
-rm latents/*.tmp-*
+check "it removes the dead one's" [ "$(echo latents/*.cocogold-tmp-*)" = "latents/train-00007.h5.cocogold-tmp-$host-$running" ]
+rm latents/*.cocogold-tmp-*
 mkdir eval2
-touch eval2/pairs.csv.tmp-$host-{$dead,$running}
+touch eval2/pairs.csv.cocogold-tmp-$host-{$dead,$running}
 check "eval" "$cocogold" eval --model model --data data --limit 2 --steps 1 --bootstrap 0 --out eval2
-check "it removes the dead one's" [ "$(echo eval2/*.tmp-*)" = "eval2/pairs.csv.tmp-$host-$running" ]
-mkdir model2.{tmp,old}-$host-$dead
-touch model2.old-$host-$dead/kept
+check "it removes the dead one's" [ "$(echo eval2/*.cocogold-tmp-*)" = "eval2/pairs.csv.cocogold-tmp-$host-$running" ]
+mkdir model2.cocogold-{tmp,old}-$host-$dead
+touch model2.cocogold-old-$host-$dead/kept
 dies "init puts the folder back that a killed one had moved" "model2: is not empty" init --preset mini model2
 check "it is there, the temporary one is not: $(echo model2*)" [ "$(echo model2*/kept model2.*)" = "model2/kept model2.*" ]
 kill $running

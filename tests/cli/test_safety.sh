@@ -49,7 +49,7 @@ mkdir victim && echo whole >victim/file
 # shellcheck disable=SC2016
 planted() {
     rm -rf "$1"
-    bash -c 'temporary=$1.tmp-$(uname -n)-$$; ln -s "$2" "$temporary"; shift 2; exec "$@"' - "$1" "$2" "$cocogold" "${@:3}"
+    bash -c 'temporary=$1.cocogold-tmp-$(uname -n)-$$; ln -s "$2" "$temporary"; shift 2; exec "$@"' - "$1" "$2" "$cocogold" "${@:3}"
 }
 check "synth beside a link" planted scenes "$work/victim" synth scenes --train 2 --val 1
 check "init beside a link" planted fresh "$work/victim" init --preset mini fresh

@@ -47,6 +47,12 @@ cp "$first" dashes/x.png && cp "$first" dashes/x-t.png
 dies "two masks with one file" "the masks of t-shirt in x and of shirt in x-t would have the same file" "${segment[@]:1}" \
     --image dashes --text shirt --text t-shirt --out dashes/
 check "it wrote nothing" [ "$(echo dashes/*)" = "dashes/x-t.png dashes/x.png" ]
+mkdir beside
+cp "$first" beside/x.png && cp "$first" beside/x-mask.png
+dies "a picture that would be replaced" "beside/x-mask.png is one of the pictures, and would be replaced" "${segment[@]:1}" \
+    --image beside --text person --out beside/
+check "it stays" cmp "$first" beside/x-mask.png
+check "the same picture twice" "${segment[@]}" --image "$first" --image "$first" --text person --out twice/
 said=$("${segment[@]}" --image "$first" --text person --out said/ 2>/dev/null)
 check "it names its files: $said" grep -qF 'wrote said/mask.png, said/prediction.png, said/overlay.png' <<<"$said"
 said=$("${segment[@]}" --image few --text person --text shirt --out said/ 2>/dev/null | tail -n 1)

@@ -17,7 +17,7 @@ same_numbers() { diff <(numbers "$1") <(numbers "$2"); }
 same_weights() { # same_weights A B MODULE...
     for module in "${@:3}"; do cmp "$1/model/$module"/*.safetensors "$2/model/$module"/*.safetensors || return; done
 }
-no_leftovers() { [ -z "$(find "$1" -name '*.tmp-*' -o -name '*.old-*')" ]; }
+no_leftovers() { [ -z "$(find "$1" -name '*.cocogold-tmp-*' -o -name '*.cocogold-old-*')" ]; }
 lines() { numbers "$1" 2>/dev/null | grep -c ''; }
 
 # stopped OUT SIGNAL STEPS COMMAND...: runs the command and sends the signal when the log has that many steps.
@@ -52,7 +52,7 @@ for signal in INT TERM KILL; do
     check "SIG$signal after step 5: exit code" [ $code = $((128 + $(kill -l $signal))) ]
     check "SIG$signal: the run has not ended" [ ! -e $out/model ]
     [ $signal = KILL ] || check "SIG$signal: the last step is saved" [ -e "$out/checkpoint-$(printf %06d "$(lines $out)")" ]
-    mkdir -p $out/checkpoint-000099.tmp-other-4711/unet # as if killed while saving
+    mkdir -p $out/checkpoint-000099.cocogold-tmp-other-4711/unet # as if killed while saving
     check "SIG$signal: --resume" "${unet[@]}" --checkpoints-total-limit 1 --out $out --resume
     check "SIG$signal: same losses and norms" same_numbers whole $out
     check "SIG$signal: same bits in unet and unet_ema" same_weights whole $out unet unet_ema

@@ -142,13 +142,17 @@ static void test_bits(void **state) {
 
 static void test_limit(void **state) {
     (void)state;
-    static const char *const leftovers[] = {"run/checkpoint-000007.tmp-node-4321/unet",
-                                            "run/checkpoint-000005.old-node-3-99/unet", "run/model.tmp-node-77/vae",
-                                            "run/model.old-node-1/vae"};
-    static const char *const users[] = {"run/checkpoint-best/unet",    "run/checkpoint-5/trainer",
-                                        "run/notes.tmp-node-1/x",      "run/model.old-1/vae",
-                                        "run/model.tmp-77/vae",        "run/model.old-node-1b/vae",
-                                        "run/model.v2.old-node-1/vae", "run/checkpoint-5.old-node-1/unet",
+    static const char *const leftovers[] = {"run/checkpoint-000007.cocogold-tmp-node-4321/unet",
+                                            "run/checkpoint-000005.cocogold-old-node-3-99/unet",
+                                            "run/model.cocogold-tmp-node-77/vae", "run/model.cocogold-old-node-1/vae"};
+    static const char *const users[] = {"run/checkpoint-best/unet",
+                                        "run/checkpoint-5/trainer",
+                                        "run/notes.cocogold-tmp-node-1/x",
+                                        "run/model.cocogold-old-1/vae",
+                                        "run/model.cocogold-tmp-77/vae",
+                                        "run/model.cocogold-old-node-1b/vae",
+                                        "run/model.v2.cocogold-old-node-1/vae",
+                                        "run/checkpoint-5.cocogold-old-node-1/unet",
                                         "run/checkpoint-000003/unet"}; // the last one: not complete
     make_folders(in_folder("run/model"));                              // the old one is not put back
     for (int i = 0; i < 4; i++) { make_folders(in_folder(leftovers[i])); }
@@ -232,12 +236,12 @@ static void test_command(void **state) {
 
 static void test_remove_all(void **state) {
     (void)state;
-    make_folders(in_folder("run/checkpoint-000081.tmp-node-5"));
+    make_folders(in_folder("run/checkpoint-000081.cocogold-tmp-node-5"));
     checkpoint_remove_all(options.out);
     checkpoint_remove_leftovers(options.out);
     int step;
     assert_null(checkpoint_newest(options.out, &step));
-    assert_false(there("run/checkpoint-000081.tmp-node-5") || there("run/checkpoint-000070"));
+    assert_false(there("run/checkpoint-000081.cocogold-tmp-node-5") || there("run/checkpoint-000070"));
     assert_true(there("run/checkpoint-best"));
     assert_null(checkpoint_newest(in_folder("no such run"), &step));
     assert_int_equal(step, 0);

@@ -35,15 +35,15 @@ static void test_leftovers(void **state) {
         char *name;
         bool file, stays;
     } beside[] = {
-        {xprintf("%s.tmp-%s-%ld", path, host, ended), true, false},
-        {xprintf("%s.old-%s-%ld", path, host, ended), false, false},
-        {xprintf("%s.tmp-%s-%ld", path, host, running), true, true}, // another process writes it now
-        {xprintf("%s.tmp-%s-x-%ld", path, host, ended), true, true}, // it may still run on another host
-        {xprintf("%s.old-x%s-%ld", path, host, ended), false, true},
-        {xprintf("%s.tmp-%ld", path, ended), true, true},
-        {xprintf("%s.tmp-%s-", path, host), true, true},
-        {xprintf("%s.tmp-%s-%ldx", path, host, ended), true, true},
-        {xprintf("%s/other.h5.tmp-%s-%ld", folder, host, ended), true, true},
+        {xprintf("%s.cocogold-tmp-%s-%ld", path, host, ended), true, false},
+        {xprintf("%s.cocogold-old-%s-%ld", path, host, ended), false, false},
+        {xprintf("%s.cocogold-tmp-%s-%ld", path, host, running), true, true}, // another process writes it now
+        {xprintf("%s.cocogold-tmp-%s-x-%ld", path, host, ended), true, true}, // it may still run on another host
+        {xprintf("%s.cocogold-old-x%s-%ld", path, host, ended), false, true},
+        {xprintf("%s.cocogold-tmp-%ld", path, ended), true, true},
+        {xprintf("%s.cocogold-tmp-%s-", path, host), true, true},
+        {xprintf("%s.cocogold-tmp-%s-%ldx", path, host, ended), true, true},
+        {xprintf("%s/other.h5.cocogold-tmp-%s-%ld", folder, host, ended), true, true},
     };
     size_t count = sizeof beside / sizeof *beside;
     atomic_write(path, "whole", 5);
@@ -56,7 +56,7 @@ static void test_leftovers(void **state) {
             free(inside);
         }
     }
-    char *name = temporary_name(path), *expected = xprintf("%s.tmp-%s-%ld", path, host, (long)getpid());
+    char *name = temporary_name(path), *expected = xprintf("%s.cocogold-tmp-%s-%ld", path, host, (long)getpid());
     assert_string_equal(name, expected);
     make_folders(name); // as a folder: the leftovers of what is replaced go too
     remove_tree(path);
@@ -86,7 +86,7 @@ static void test_links(void **state) {
     const char *folder = *state;
     char *victim = xprintf("%s/victim", folder), *path = xprintf("%s/out", folder), host[256] = "", *text;
     gethostname(host, sizeof host - 1);
-    char *temporary = xprintf("%s.tmp-%s-%ld", path, host, (long)getpid());
+    char *temporary = xprintf("%s.cocogold-tmp-%s-%ld", path, host, (long)getpid());
     atomic_write(victim, "whole", 5);
     const char *const targets[] = {victim, "missing"};
     for (int i = 0; i < 2; i++) {
