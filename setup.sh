@@ -60,7 +60,12 @@ install() { # install PACKAGE...
 basics() {
     local names
     mapfile -t names < <(missing "${build[@]}" "${emu[@]}" "${tests[@]}")
-    [ ${#names[@]} = 0 ] || install "${names[@]}"
+    [ ${#names[@]} -gt 0 ] || return 0
+    if ! may_be_root && [ ! "$(missing "${build[@]}")" ]; then
+        say "continuing without ${names[*]}, which only tests need"
+    else
+        install "${names[@]}"
+    fi
 }
 
 check() { # check [BACKEND]
