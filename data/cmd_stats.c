@@ -24,6 +24,7 @@ typedef struct {
 typedef struct {
     ClassCount *of;                    // one per category
     long long reasons[SAMPLE_REASONS]; // over all passes
+    long long segments;                // with a mask
     long long total;                   // pictures x passes
 } Counts;
 
@@ -32,7 +33,9 @@ static void count_annotations(const Coco *coco, Counts *counts) {
     for (int p = 0; p < coco->picture_count; p++) {
         const Segment *segments = coco->segments + coco->pictures[p].first_segment;
         for (int i = 0; i < coco->pictures[p].count; i++) {
+            if (segments[i].form == SEGMENT_NO_MASK) { continue; } // left out
             ClassCount *c = &counts->of[segments[i].category];
+            counts->segments++;
             c->crowds += segments[i].crowd;
             c->instances += !segments[i].crowd;
             c->pictures += last[segments[i].category] != p + 1;
@@ -86,7 +89,7 @@ static int *sort_classes(const Coco *coco, const bool *allowed, const Counts *co
 }
 
 static void print_table(const Coco *coco, const Counts *counts, const int *order, int classes, int passes) {
-    printf("%s: %d pictures, %d segments, %d categories (%s)\n\n", coco->path, coco->picture_count, coco->segment_count,
+    printf("%s: %d pictures, %lld segments, %d categories (%s)\n\n", coco->path, coco->picture_count, counts->segments,
            coco->category_count, coco->panoptic ? "panoptic" : "instances");
     printf("%-24s %9s %7s %9s %10s %7s\n", "class", "samples", "share", "pictures", "instances", "crowds");
     long long samples = counts->reasons[SAMPLE_OK];
@@ -112,7 +115,7 @@ static void write_json(const char *path, const Coco *coco, const Counts *counts,
     yajl_gen_map_open(g);
     json_put_string(g, "annotations", coco->path);
     json_put_integer(g, "pictures", coco->picture_count);
-    json_put_integer(g, "segments", coco->segment_count);
+    json_put_integer(g, "segments", counts->segments);
     json_put_integer(g, "passes", passes);
     json_open_map(g, "reasons");
     for (int r = 0; r < SAMPLE_REASONS; r++) { json_put_integer(g, sample_reason_names[r], counts->reasons[r]); }

@@ -212,16 +212,14 @@ void page_definitions(FILE *out, const Json *metrics, int count) {
     protocols(out, metrics, count);
     fputs(
         "</dd><dt>mIoU</dt><dd>The mean over classes of the class's IoU, which is its sum of intersections over its "
-        "sum of "
-        "unions. Frequent classes weigh no more than rare ones.</dd>"
+        "sum of unions. Frequent classes weigh no more than rare ones.</dd>"
         "<dt>gIoU</dt><dd>The mean over pairs of the pair's IoU; class gIoU averages within each class first.</dd>"
         "<dt>cIoU</dt><dd>Sum of all intersections over sum of all unions: large objects count most.</dd>"
         "<dt>IoU bin</dt><dd>The mean of the cIoU of the foreground and that of the background.</dd>"
         "<dt>Harmonic mean</dt><dd>2SU / (S + U) of the mIoU on seen (S) and unseen (U) classes.</dd>"
         "<dt>Floors</dt><dd>The whole picture as mask; the best of nine centred boxes (20% to 100% of the sides), "
         "chosen for each measure and group of pairs on those pairs themselves, which favours the floor; the white "
-        "filter applied to the input "
-        "picture.</dd>"
+        "filter applied to the input picture.</dd>"
         "<dt>Ceiling</dt><dd>The true target painted, encoded and decoded by the VAE, and extracted by the same rule: "
         "what a perfect UNet would score.</dd>"
         "<dt>Intervals</dt><dd>95% percentile bootstrap over pictures. It covers the choice of pictures, not the "
