@@ -438,6 +438,7 @@ void schedule_config_write(const ScheduleConfig *c, const char *path) {
     json_put_string(gen, "beta_schedule", beta_schedules[c->scaled_linear]);
     json_put_number(gen, "beta_start", c->beta_start);
     json_put_boolean(gen, "clip_sample", false);
+    json_put_number(gen, "clip_sample_range", 1); // unused then, but DDIMScheduler writes it too
     json_put_integer(gen, "num_train_timesteps", c->num_train_timesteps);
     json_put_string(gen, "prediction_type", prediction_names[c->prediction]);
     json_put_boolean(gen, "rescale_betas_zero_snr", c->terminal_signal == 0);

@@ -125,6 +125,7 @@ static void test_scheduler(void **state) {
     assert_same_file(again, third);
     assert_non_null(strstr(kept(read_file(again, NULL)), "\"beta_start\": 0.00085,"));
     assert_non_null(strstr(kept(read_file(again, NULL)), "\"clip_sample\": false,"));
+    assert_non_null(strstr(kept(read_file(again, NULL)), "\"clip_sample_range\": 1"));
     write_text(path,
                replaced(sd2_scheduler, "\"trained_betas\"", "\"lambda_min_clipped\": -Infinity, \"trained_betas\""));
     assert_true(schedule_config_read(path).beta_end == 0.012);
