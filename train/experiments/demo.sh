@@ -35,17 +35,19 @@ unet=(--train-batch-size 16 --lr 2e-3 --weight-decay 0.01 --lr-scheduler wsd --l
 # Scenes with masks, whose classes are split by the new word; other scenes for captions, with all words.
 stage $base/data/synth.json synth $base/data --seed "$seed" --new-words orange
 stage $base/scenes/synth.json synth $base/scenes --seed "$((seed + 10))" --train 6000 --val 100
-stage $base/init/model_index.json init --preset mini --text-to-image $base/init --seed "$seed"
+stage $base/init/model_index.json init --preset mini $base/init --seed "$seed"
 stage $base/vae/model/model_index.json train-vae --model $base/init --data $base/data --out $base/vae --resume \
     --max-train-steps "$vae_steps" --train-batch-size 8 --lr 4e-3 --lr-scheduler cosine --lr-warmup-steps 50 \
     --validate-every 400 --validation-samples 16 --log-every 50 "${adamw[@]}"
 
-# From text to image: the UNet learns the words.
+# From text to image: a UNet without the picture's latent learns the words.
+stage $base/words-init/model_index.json init --preset mini --text-to-image --vae $base/vae/model $base/words-init \
+    --seed "$seed"
 for split in train val; do
     run encode --model $base/vae/model --data $base/scenes --split $split --out $base/captions --texts captions \
         --min-side 0 --seed "$seed"
 done
-stage $base/words/model/model_index.json pretrain --model $base/vae/model --shards $base/captions --out $base/words \
+stage $base/words/model/model_index.json pretrain --model $base/words-init --shards $base/captions --out $base/words \
     --resume --max-train-steps "$words_steps" --validate-every 1000 --validation-samples 32 "${unet[@]}"
 run generate --model $base/words/model --text "an orange cross and a purple square" --guidance 3 --count 6 \
     --seed "$seed" --out $base/generated
