@@ -125,7 +125,7 @@ void embedding_backward(float *dtoken, float *dposition, const floatX *dout, con
                         int C, int V, int positions, Device *dev);
 // Sinusoids of Ho et al. 2020 as in diffusers: half = floor(C/2), f_i = exp(-ln(10000) i / (half - freq_shift)),
 // out (B, C) = [sin(t f), cos(t f)], or [cos, sin] with flip_sin_to_cos, followed by a zero if C is odd. timesteps (B)
-// are floats on the device.
+// are floats on the device. They are drawn, not computed: no backward.
 void timestep_embedding_forward(floatX *out, const float *timesteps, int B, int C, bool flip_sin_to_cos,
                                 float freq_shift, Device *dev);
 
@@ -200,7 +200,8 @@ void sample_timesteps(float *timesteps, int B, int T, float t_max_prob, const St
 
 typedef enum { PREDICT_EPSILON, PREDICT_V, PREDICT_SAMPLE } Prediction;
 // noisy (B, n) = sqrt(abar_t) x0 + sqrt(1 - abar_t) noise; target (B, n) = noise, x0 or v = sqrt(abar_t) noise -
-// sqrt(1 - abar_t) x0 (Salimans & Ho 2022). alphas_cumprod (T) on the device. target may be NULL.
+// sqrt(1 - abar_t) x0 (Salimans & Ho 2022). alphas_cumprod (T) on the device. target may be NULL. All inputs are data:
+// no backward.
 void add_noise_forward(floatX *noisy, float *target, const float *x0, const float *noise, const float *timesteps,
                        const float *alphas_cumprod, Prediction prediction, int B, int n, Device *dev);
 // x0 (B, n) predicted from the model's output at timesteps: the inverse of add_noise_forward.

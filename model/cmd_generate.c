@@ -26,8 +26,7 @@ static Option table[] = {
     {OPT_STRING, "text", &o.text, "what to draw, e.g. \"a red circle\"", "TEXT", .required = "what to draw"},
     {OPT_STRING, "negative-text", &o.negative, "what guidance leads away from (default: the empty text)", "TEXT"},
     {OPT_STRING, "out", &o.out,
-     "prefix of the files: the pictures PREFIX-0.png, ... and all of them in PREFIX.png; a PREFIX that ends with / is "
-     "a "
+     "prefix of the files: the pictures PREFIX-0.png, ... and all of them in PREFIX.png; one that ends with / is a "
      "folder with 0.png, ... and all.png",
      "PREFIX"},
     {OPT_STRING, "dump-noise", &o.noise,
