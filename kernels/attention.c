@@ -112,13 +112,13 @@ static void online_softmax(float *tile, float *m, float *sum, float *factor, flo
         }
     }
     for (int i = 0; i < columns; i++) {
-        factor[i] = fast_expf(m[i] - top[i]);
+        factor[i] = fast_expf_softmax(m[i] - top[i]);
         m[i] = top[i];
         sum[i] *= factor[i];
     }
     for (int k = 0; k < nk; k++) {
         for (int i = 0; i < columns; i++) {
-            float e = fast_expf(tile[k * BQ + i] * scale - top[i]);
+            float e = fast_expf_softmax(tile[k * BQ + i] * scale - top[i]);
             tile[k * BQ + i] = e;
             sum[i] += e;
         }
@@ -202,7 +202,7 @@ static void softmax_backward(float *p, float *dp, const float *lse, const float 
                              int columns) {
     for (int k = 0; k < nk; k++) {
         for (int i = 0; i < columns; i++) {
-            float e = fast_expf(p[k * BQ + i] * scale - lse[i]);
+            float e = fast_expf_softmax(p[k * BQ + i] * scale - lse[i]);
             p[k * BQ + i] = e;
             dp[k * BQ + i] = e * (dp[k * BQ + i] - delta[i]) * scale;
         }

@@ -36,7 +36,13 @@ HOST_DEVICE float fast_expf(float x) {
 HOST_DEVICE float fast_expf_normal(float x) {
     int32_t n_bits;
     float p = exp_reduced(x, &n_bits);
-    return p * bits_float(((uint32_t)n_bits << 23) + 0x3f800000u);
+    return bits_float(float_bits(p) + ((uint32_t)n_bits << 23));
+}
+
+// The same with one factor and 0 below -87, -inf included, for x <= 87: exp(score - maximum) of a softmax.
+HOST_DEVICE float fast_expf_softmax(float x) {
+    float e = fast_expf_normal(x);
+    return x < -87.0f ? 0.0f : e;
 }
 
 // log(x), error below 1.5 ulp, for x positive and normal.

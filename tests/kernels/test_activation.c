@@ -137,6 +137,7 @@ static void test_vecmath(void **state) {
     for (double at = -100; at < 100; at += 1.003e-4) {
         float x = (float)at, sine, cosine, density;
         if (x > -87.3f && x < 88.7f) { exp_error = fmax(exp_error, ulps(fast_expf(x), exp((double)x))); }
+        assert_true(fast_expf_softmax(x) == (x < -87 ? 0 : fast_expf(x)) || x > 87);
         if (fabsf(x) < 80) { sigmoid_error = fmax(sigmoid_error, ulps(fast_sigmoidf(x), 1 / (1 + exp(-(double)x)))); }
         fast_sincosf(x, &sine, &cosine);
         sincos_error = fmax(sincos_error, fmax(fabs(sine - sin((double)x)), fabs(cosine - cos((double)x))));
@@ -153,6 +154,7 @@ static void test_vecmath(void **state) {
     assert_true(exp_error < 1.5 && log_error < 1.5 && sigmoid_error < 3 && sincos_error < 1e-7 && right < 3.1);
     assert_true(left < 5e-6);
     assert_true(fast_expf(-INFINITY) == 0 && fast_expf(INFINITY) == INFINITY && isnan(fast_expf(NAN)));
+    assert_true(fast_expf_softmax(-INFINITY) == 0 && isnan(fast_expf_softmax(NAN)));
     assert_true(fast_expf(0) == 1 && fast_logf(1) == 0);
     assert_true(fabs(fast_expf(-100) - exp(-100)) < 1.5e-45); // subnormal
 }
