@@ -8,7 +8,6 @@
 // Of a mask: pixels, and the box as x, y, width, height.
 typedef struct {
     double area, box[4];
-    double border; // length of the polygons that it is computed from; else 0
 } Shape;
 
 static const char empty_mask[] = "annotations with an empty mask", wrong_shape[] = "areas and boxes of annotations";
@@ -35,7 +34,7 @@ static void extend(Extent *e, int64_t begin, int64_t end) {
 
 static Shape extent_shape(const Extent *e) {
     if (!e->pixels) { return (Shape){0}; }
-    return (Shape){(double)e->pixels, {e->left, e->top, e->right - e->left + 1, e->bottom - e->top + 1}, 0};
+    return (Shape){(double)e->pixels, {e->left, e->top, e->right - e->left + 1, e->bottom - e->top + 1}};
 }
 
 // The ratio of two areas stays finite.
@@ -50,16 +49,11 @@ static bool usable_box(const double *box) {
 
 static bool usable(const Segment *s) { return usable_area(s->area) && usable_box(s->bbox); }
 
-// Whether the box is far from another, both cut at the picture.
-static bool box_differs(const double *a, const double *b, const Picture *p) {
+static bool box_differs(const double *box, const double *right) {
     bool differs = false;
     for (int axis = 0; axis < 2; axis++) {
-        double size = axis ? p->height : p->width, most = fmax(4, 0.1 * b[2 + axis]);
-        for (int end = 0; end < 2; end++) {
-            double x = fmin(fmax(a[axis] + end * a[2 + axis], 0), size);
-            double y = fmin(fmax(b[axis] + end * b[2 + axis], 0), size);
-            differs |= fabs(x - y) > most;
-        }
+        double begin = box[axis] - right[axis], end = begin + box[2 + axis] - right[2 + axis];
+        differs |= fmax(fabs(begin), fabs(end)) > fmax(4, 0.1 * right[2 + axis]);
     }
     return differs;
 }
@@ -68,15 +62,22 @@ static bool area_differs(double area, double pixels) {
     return fabs(area - pixels) > 16 && fabs(area - pixels) > pixels / 2;
 }
 
-static bool differs(const Segment *s, const Shape *shape, const Picture *p) {
-    return area_differs(s->area, shape->area) || box_differs(s->bbox, shape->box, p);
+static bool differs(const Segment *s, const Shape *shape) {
+    return area_differs(s->area, shape->area) || box_differs(s->bbox, shape->box);
 }
 
-// The polygons' box, border and sum of areas (the shoelace formula), which need no mask: not what the mask has, but
-// near it, unless polygons overlap or leave the picture.
-static Shape polygon_shape(const int32_t *data, bool exact) {
-    double low[2] = {INFINITY, INFINITY}, high[2] = {-INFINITY, -INFINITY}, area = 0, border = 0;
+// Whether a box leaves the picture by more than `margin` pixels.
+static bool leaves(const double *box, const Picture *p, double margin) {
+    return box[0] < -margin || box[1] < -margin || box[0] + box[2] > p->width + margin ||
+           box[1] + box[3] > p->height + margin;
+}
+
+// The polygons' box, length (*border) and sum of areas (the shoelace formula), which need no mask: not what the mask
+// has, but near it, unless polygons overlap or leave the picture.
+static Shape polygon_shape(const int32_t *data, bool exact, double *border) {
+    double low[2] = {INFINITY, INFINITY}, high[2] = {-INFINITY, -INFINITY}, area = 0;
     int polygons = *data++;
+    *border = 0;
     for (int i = 0; i < polygons; i++) {
         int n = *data++;
         double twice = 0, first[2] = {0}, before[2] = {0};
@@ -93,22 +94,14 @@ static Shape polygon_shape(const int32_t *data, bool exact) {
             }
             if (j == 0) { memcpy(first, at, sizeof at); }
             if (j > 0) { twice += before[0] * at[1] - at[0] * before[1]; }
-            if (j > 0) { border += hypot(at[0] - before[0], at[1] - before[1]); }
+            if (j > 0) { *border += hypot(at[0] - before[0], at[1] - before[1]); }
             memcpy(before, at, sizeof at);
         }
-        border += hypot(first[0] - before[0], first[1] - before[1]);
+        *border += hypot(first[0] - before[0], first[1] - before[1]);
         area += fabs(twice + before[0] * first[1] - first[0] * before[1]) / 2;
         data += exact ? 2 * n : n;
     }
-    return (Shape){area, {low[0], low[1], high[0] - low[0], high[1] - low[1]}, border};
-}
-
-// Whether the mask may have no pixel. The area of a region is at most its border times the radius of its largest disc,
-// and a disc of two pixels in the picture covers some.
-static bool may_be_empty(const Shape *shape, const Picture *p) {
-    const double *box = shape->box;
-    bool leaves = box[0] < -1 || box[1] < -1 || box[0] + box[2] > p->width + 1 || box[1] + box[3] > p->height + 1;
-    return shape->area <= 2 * shape->border || (shape->border > 0 && leaves);
+    return (Shape){area, {low[0], low[1], high[0] - low[0], high[1] - low[1]}};
 }
 
 static Shape rle_shape(const int32_t *data, const Picture *p) {
@@ -127,13 +120,15 @@ static Suspicion suspicion(const Coco *coco, const Segment *s, const Picture *p)
     if (!usable(s)) { return MAYBE_WRONG; }
     if (s->crowd) { return FINE; } // some of COCO's have boxes and areas of their own; nothing is drawn from them
     if (s->form == SEGMENT_PANOPTIC) {
-        double right = s->bbox[0] + s->bbox[2], below = s->bbox[1] + s->bbox[3];
-        bool leaves = right > p->width + 4 || below > p->height + 4;
-        return leaves || s->area > 1.5 * s->bbox[2] * s->bbox[3] + 16 ? MAYBE_WRONG : FINE;
+        return leaves(s->bbox, p, 4) || s->area > 1.5 * s->bbox[2] * s->bbox[3] + 16 ? MAYBE_WRONG : FINE;
     }
     const int32_t *data = coco->pool + s->data;
-    Shape shape = s->form == SEGMENT_RLE ? rle_shape(data, p) : polygon_shape(data, s->exact);
-    return differs(s, &shape, p) ? MAYBE_WRONG : may_be_empty(&shape, p) ? MAYBE_EMPTY : FINE;
+    double border = 0; // of run-length codes: their shape is exact
+    Shape shape = s->form == SEGMENT_RLE ? rle_shape(data, p) : polygon_shape(data, s->exact, &border);
+    if (leaves(shape.box, p, 1) || differs(s, &shape)) { return MAYBE_WRONG; }
+    // The area of a region is at most its border times the radius of its largest disc, and a disc of two pixels covers
+    // some. A ring that is traced twice can hide an empty mask from this.
+    return shape.area <= 2 * border ? MAYBE_EMPTY : FINE;
 }
 
 // Of the union of a segment's polygons. No mask is made: it could be far larger than the file.
@@ -172,7 +167,7 @@ static void derive(const Coco *coco, int picture, Segment *s, const uint32_t *id
         s->shape = SHAPE_EMPTY;
         s->form = SEGMENT_NO_MASK;
         cover_picture(s, p);
-    } else if (maybe_wrong && (!usable(s) || differs(s, &shape, p))) {
+    } else if (maybe_wrong && (!usable(s) || differs(s, &shape))) {
         s->shape = s->area != 0 && s->bbox[2] != 0 ? SHAPE_WRONG : SHAPE_MISSING;
         s->area = shape.area;
         memcpy(s->bbox, shape.box, sizeof s->bbox);

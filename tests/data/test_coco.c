@@ -148,6 +148,31 @@ static void test_panoptic_folder(void **state) {
     coco_free(&c);
 }
 
+// The text with its first `from` replaced.
+static const char *replaced(const char *text, const char *from, const char *to) {
+    const char *at = strstr(text, from);
+    assert_non_null(at);
+    char *out = xprintf("%.*s%s%s", (int)(at - text), text, to, at + strlen(from));
+    const char *path = write_text("damaged.json", out);
+    free(out);
+    return path;
+}
+
+// A panoptic box that leaves the picture, at any side, becomes that of the pixels.
+static void test_panoptic_leaving(void **state) {
+    (void)state;
+    static const char *const boxes[] = {"[-50, 0, 51, 2]", "[0, -50, 1, 52]", "[0, 0, 51, 2]", "[0, 0, 1, 52]"};
+    make_dataset();
+    for (int i = 0; i < 4; i++) {
+        rename(replaced(panoptic, "[0, 0, 1, 2]", boxes[i]), in_folder("set/annotations/panoptic_x.json"));
+        Coco c = coco_open(in_folder("set"), "x", "panoptic");
+        const double *box = c.segments[0].bbox;
+        printf("%s: %g %g %g %g\n", boxes[i], box[0], box[1], box[2], box[3]);
+        assert_true(box[0] == 0 && box[1] == 0 && box[2] == 1 && box[3] == 2);
+        coco_free(&c);
+    }
+}
+
 static void test_damaged_folders(void **state) {
     (void)state;
     make_dataset();
@@ -169,16 +194,6 @@ static void test_damaged_folders(void **state) {
     remove_tree(in_folder("set/images/x"));
     make_folders(in_folder("set/annotations/panoptic_x"));
     assert_dies("neither the folder x nor images/x", coco_open(set, "x", "auto"));
-}
-
-// The text with its first `from` replaced.
-static const char *replaced(const char *text, const char *from, const char *to) {
-    const char *at = strstr(text, from);
-    assert_non_null(at);
-    char *out = xprintf("%.*s%s%s", (int)(at - text), text, to, at + strlen(from));
-    const char *path = write_text("damaged.json", out);
-    free(out);
-    return path;
 }
 
 // One change, and how many annotations of the file keep their masks, of 4 (0: dies with `expected`).
@@ -461,6 +476,6 @@ int main(void) {
         cmocka_unit_test(test_damaged_instances), cmocka_unit_test(test_damaged_pictures),
         cmocka_unit_test(test_damaged_panoptic),  cmocka_unit_test(test_without_mask),
         cmocka_unit_test(test_categories),        cmocka_unit_test(test_panoptic_names),
-        cmocka_unit_test(test_large_pictures)};
+        cmocka_unit_test(test_large_pictures),    cmocka_unit_test(test_panoptic_leaving)};
     return cmocka_run_group_tests(tests, folder_begin, folder_end);
 }

@@ -59,6 +59,36 @@ static void test_derived(void **state) {
     coco_free(&c);
 }
 
+// Polygons that leave the picture at one of its sides: area and box are those of what is in it.
+static void test_leaving(void **state) {
+    (void)state;
+    static const struct {
+        int low[2], high[2], box[4];
+    } cases[] = {{{-30, 1}, {7, 5}, {0, 1, 7, 4}},
+                 {{2, -30}, {7, 5}, {2, 0, 5, 5}},
+                 {{2, 1}, {70, 5}, {2, 1, 10, 4}},
+                 {{2, 1}, {7, 50}, {2, 1, 5, 7}}};
+    for (int i = 0; i < 4; i++) {
+        int x = cases[i].low[0], y = cases[i].low[1], z = cases[i].high[0], w = cases[i].high[1];
+        const int *box = cases[i].box;
+        for (int given = 0; given < 3; given++) { // of the polygon: area and box, the box alone, the area alone
+            int area = given == 1 ? box[2] * box[3] : (z - x) * (w - y);
+            int left = given == 2 ? box[0] : x, top = given == 2 ? box[1] : y;
+            int width = given == 2 ? box[2] : z - x, height = given == 2 ? box[3] : w - y;
+            char *a = xprintf("{\"id\": 1, \"image_id\": 1, \"category_id\": 4, \"area\": %d, "
+                              "\"bbox\": [%d, %d, %d, %d], \"segmentation\": [[%d, %d, %d, %d, %d, %d, %d, %d]]}",
+                              area, left, top, width, height, x, y, z, y, z, w, x, w);
+            Coco c = read_one(image_1, a, cat);
+            const Segment *s = &c.segments[0];
+            printf("%s: area %g, box %g %g %g %g\n", a, s->area, s->bbox[0], s->bbox[1], s->bbox[2], s->bbox[3]);
+            assert_true(s->area == box[2] * box[3] && s->bbox[0] == box[0] && s->bbox[1] == box[1]);
+            assert_true(s->bbox[2] == box[2] && s->bbox[3] == box[3] && left_out_any(c.computed));
+            coco_free(&c);
+            free(a);
+        }
+    }
+}
+
 // Masks without a pixel are left out, whatever area and box the file has.
 static void test_empty(void **state) {
     (void)state;
@@ -301,9 +331,9 @@ static void test_turned(void **state) {
 }
 
 int main(void) {
-    const struct CMUnitTest tests[] = {cmocka_unit_test(test_derived),    cmocka_unit_test(test_kept),
-                                       cmocka_unit_test(test_empty),      cmocka_unit_test(test_computed_names),
-                                       cmocka_unit_test(test_ids),        cmocka_unit_test(test_one_name_twice),
-                                       cmocka_unit_test(test_file_names), cmocka_unit_test(test_turned)};
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(test_leaving),        cmocka_unit_test(test_derived),        cmocka_unit_test(test_kept),
+        cmocka_unit_test(test_empty),          cmocka_unit_test(test_computed_names), cmocka_unit_test(test_ids),
+        cmocka_unit_test(test_one_name_twice), cmocka_unit_test(test_file_names),     cmocka_unit_test(test_turned)};
     return cmocka_run_group_tests(tests, folder_begin, folder_end);
 }
