@@ -6,6 +6,7 @@
 #include <fcntl.h>
 #include <ftw.h>
 #include <openssl/evp.h>
+#include <pthread.h>
 #include <signal.h>
 #include <stdarg.h>
 #include <stdlib.h>
@@ -198,6 +199,22 @@ static bool left_for_any(const TemporaryName *t, const char *unused) {
 
 void remove_temporaries(const char *folder) { remove_temporaries_if(folder, left_for_any, NULL); }
 
+static bool left_by_others(const TemporaryName *t, const char *unused) {
+    return t->process != (long)getpid() && left_for_any(t, unused);
+}
+
+// A folder is looked through for the first of its files alone, not for each: there may be a million.
+static void remove_temporaries_once(const char *folder) {
+    static pthread_mutex_t lock = PTHREAD_MUTEX_INITIALIZER;
+    static Path last;
+    pthread_mutex_lock(&lock);
+    if (strcmp(last.text, folder) != 0) {
+        last = path_of("%s", folder);
+        remove_temporaries_if(folder, left_by_others, NULL);
+    }
+    pthread_mutex_unlock(&lock);
+}
+
 static void want_writable(const char *folder, const char *path) {
     char *name = xprintf("%s/.cocogold", folder), *probe = name_beside(name, "tmp", (long)getpid());
     remove_temporaries(folder);
@@ -213,8 +230,8 @@ void want_folder(const char *path) {
     want_name(path);
     char *there = xprintf("%s/", path), *slash; // the slash leaves room for "."
     struct stat s;
-    while (stat(there, &s) != 0) { // up to a folder that is there
-        if (errno != ENOENT) { die("%s: cannot be created: %s", path, strerror(errno)); }
+    while (stat(there, &s) != 0) { // up to what is there
+        if (errno != ENOENT && errno != ENOTDIR) { die("%s: cannot be created: %s", path, strerror(errno)); }
         slash = strrchr(there, '/');
         if (slash > there) {
             *slash = 0;
@@ -306,7 +323,9 @@ FILE *create_file(const char *path) { return open_stream(path, path, O_EXCL, "wb
 FILE *append_file(const char *path) { return open_stream(path, path, O_APPEND, "ab"); }
 
 AtomicFile atomic_open(const char *path) {
-    AtomicFile file = {.path = xstrdup(path), .temporary = temporary_name(path)};
+    AtomicFile file = {.path = xstrdup(path), .temporary = name_beside(path, "tmp", (long)getpid())};
+    remove_temporaries_once(folder_of(path).text);
+    remove_tree(file.temporary); // of an earlier process with this one's id
     cleanup_add(file.temporary);
     file.stream = open_stream(file.temporary, path, O_EXCL, "wb");
     return file;

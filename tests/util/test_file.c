@@ -152,6 +152,32 @@ static void test_no_gap(void **state) {
     free(number);
 }
 
+// What killed processes left in a folder goes with the first file that is written there, for any name; the folder is
+// not looked through for each file.
+static void test_leftovers_once(void **state) {
+    char *folder = xprintf("%s/many", (char *)*state), host[256] = "";
+    gethostname(host, sizeof host - 1);
+    long ended = ended_process();
+    Path killed = path_of("%s/a.cocogold-tmp-%s-%ld", folder, host, ended),
+         running = path_of("%s/b.cocogold-tmp-%s-%ld", folder, host, (long)getppid()),
+         own = path_of("%s/c.cocogold-tmp-%s-%ld", folder, host, (long)getpid());
+    make_folders(folder);
+    fclose(create_file(killed.text));
+    fclose(create_file(running.text));
+    fclose(create_file(own.text)); // of another thread
+    atomic_write(path_of("%s/1", folder).text, "x", 1);
+    assert_true(!file_exists(killed.text) && file_exists(running.text) && file_exists(own.text));
+    fclose(create_file(killed.text));
+    atomic_write(path_of("%s/2", folder).text, "x", 1);
+    assert_true(file_exists(killed.text));
+    atomic_write(path_of("%s/c", folder).text, "x", 1); // of an earlier process with this one's id
+    assert_false(file_exists(own.text));
+    atomic_write(path_of("%s/file", (char *)*state).text, "x", 1);
+    atomic_write(path_of("%s/3", folder).text, "x", 1); // after another folder
+    assert_false(file_exists(killed.text));
+    free(folder);
+}
+
 static void test_inside(void **state) {
     const char *folder = *state;
     Path inner = path_of("%s/in/inner", folder), beside = path_of("%s/in2", folder), outer = path_of("%s/in", folder);
@@ -171,6 +197,11 @@ static void test_names(void **state) {
     want_prefix("--out", path_of("%s/new/", folder).text);
     assert_true(folder_exists(path_of("%s/new", folder).text));
     assert_dies("--out", want_prefix("--out", path_of("%s/none/x", folder).text));
+    // a file in the way
+    Path file = path_of("%s/taken", folder), below = path_of("%s/taken/x/y", folder);
+    atomic_write(file.text, "x", 1);
+    assert_dies("taken: exists and is not a folder", want_folder(file.text));
+    assert_dies("taken: exists and is not a folder", want_folder(below.text));
     // of no bytes
     assert_dies("is empty", want_folder(""));
     assert_dies("is empty", make_folders(""));
@@ -195,7 +226,7 @@ static int remove_folder(void **state) {
 
 int main(void) {
     const struct CMUnitTest tests[] = {cmocka_unit_test(test_leftovers), cmocka_unit_test(test_no_gap),
-                                       cmocka_unit_test(test_inside), cmocka_unit_test(test_links),
-                                       cmocka_unit_test(test_names)};
+                                       cmocka_unit_test(test_inside),    cmocka_unit_test(test_links),
+                                       cmocka_unit_test(test_names),     cmocka_unit_test(test_leftovers_once)};
     return cmocka_run_group_tests(tests, make_folder, remove_folder);
 }
