@@ -140,6 +140,11 @@ static Space check_space(Part p) {
     return s;
 }
 
+static uint64_t bytes_of(const Part *p, const Space *s, Type t, uint64_t most) {
+    want(p, s->values <= most / t.size);
+    return s->values * t.size;
+}
+
 // The objects of a global heap.
 static Part objects_at(const File *f, uint64_t heap) {
     Part head = block_at(f, heap, 16, "GCOL", 1, "a global heap");
@@ -198,7 +203,7 @@ static void check_attribute(Part p) {
     want(&p, name > 0 && memchr(text.at, 0, name) == text.end - 1);
     Type t = check_type(cut_padded(&p, type, version == 1, "the type of an attribute"), false);
     Space s = check_space(cut_padded(&p, space, version == 1, "the shape of an attribute"));
-    Part values = cut(&p, s.values * t.size, p.what);
+    Part values = cut(&p, bytes_of(&p, &s, t, 1 << 30), p.what);
     want_end(&p);
     if (t.variable) { check_variable(values, s.values); }
 }
@@ -451,7 +456,7 @@ static void check_chunks(const File *f, Part p, const Space *s, uint64_t size, b
 }
 
 static void check_layout(const File *f, Part p, const Space *s, Type t, bool sums) {
-    uint64_t version = take(&p, 1), kind = take(&p, 1), bytes = s->values * t.size;
+    uint64_t version = take(&p, 1), kind = take(&p, 1), bytes = bytes_of(&p, s, t, NONE);
     want(&p, version == 3 || version == 4);
     if (version == 3 && kind == 2) {
         die("%s: has chunks in HDF5's old format, whose lists have no checksums: expected the one that encode writes "

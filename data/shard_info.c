@@ -222,7 +222,7 @@ static hid_t find(const char *path, hid_t file, const char *name, H5T_class_t cl
     }
     hsize_t dims[H5S_MAX_RANK] = {0};
     int rank = H5Sget_simple_extent_dims(space, dims, NULL);
-    if (rank != (count != 0) || (count > 0 && (int)dims[0] != count) ||
+    if (rank != (count != 0) || (count > 0 && dims[0] != (hsize_t)count) ||
         (count < 0 && (dims[0] < 1 || dims[0] > 32767))) {
         die("%s: attribute \"%s\" has the wrong number of values", path, name);
     }

@@ -199,6 +199,30 @@ static void forged_bytes(void **state) {
     free(path);
 }
 
+static void put_number(char *at, uint64_t value, int bytes) {
+    for (int i = 0; i < bytes; i++) { at[i] = (char)(value >> 8 * i); }
+}
+
+// An attribute whose bytes, values times size, are 3 * 2^64 more than the file has.
+static void large_attribute(void **state) {
+    (void)state;
+    size_t size;
+    char *bytes = read_file(good, &size), *path = xprintf("%s/wide.h5", folder);
+    char *name = memmem(bytes, size, "classes", 8);
+    assert_non_null(name);
+    Sums s = {(uint8_t *)bytes, size, 0};
+    // The type's 8 bytes end with its size; length and largest length come behind 4 bytes of the shape.
+    uint64_t at = (uint64_t)(name - bytes) + 8;
+    assert_int_equal(sums_number(&s, at + 4, 4) * sums_number(&s, at + 12, 8), 48);
+    put_number(bytes + at + 4, 196656, 4);
+    for (int i = 12; i <= 20; i += 8) { put_number(bytes + at + i, 281406274007041, 8); }
+    h5_repair_sums((uint8_t *)bytes, size);
+    write_plain(path, bytes, size);
+    assert_dies("(an attribute is damaged", digest(path));
+    free(bytes);
+    free(path);
+}
+
 // A chunk that is shorter than the dataset says.
 static void short_chunk(void **state) {
     (void)state;
@@ -522,21 +546,14 @@ int main(void) {
     test_shard(good, &info, 0, COUNT);
     shard_info_free(&info);
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(round_trip),
-        cmocka_unit_test(equal_bytes_and_empty),
-        cmocka_unit_test(half_precision),
-        cmocka_unit_test(truncated),
-        cmocka_unit_test(forged_bytes),
-        cmocka_unit_test(short_chunk),
-        cmocka_unit_test(large),
-        cmocka_unit_test(flipped_bytes),
-        cmocka_unit_test(missing_parts),
-        cmocka_unit_test(wrong_parts),
-        cmocka_unit_test(texts_round_trip),
-        cmocka_unit_test(wrong_texts),
-        cmocka_unit_test(full_disk),
-        cmocka_unit_test(old_format),
-        cmocka_unit_test(claimed_sizes),
+        cmocka_unit_test(round_trip),      cmocka_unit_test(equal_bytes_and_empty),
+        cmocka_unit_test(half_precision),  cmocka_unit_test(truncated),
+        cmocka_unit_test(forged_bytes),    cmocka_unit_test(short_chunk),
+        cmocka_unit_test(large_attribute), cmocka_unit_test(large),
+        cmocka_unit_test(flipped_bytes),   cmocka_unit_test(missing_parts),
+        cmocka_unit_test(wrong_parts),     cmocka_unit_test(texts_round_trip),
+        cmocka_unit_test(wrong_texts),     cmocka_unit_test(full_disk),
+        cmocka_unit_test(old_format),      cmocka_unit_test(claimed_sizes),
         cmocka_unit_test(other_files),
     };
     int failures = cmocka_run_group_tests_name("data/shard", tests, NULL, NULL);
