@@ -155,6 +155,12 @@ static bool in_segments(const Reader *r) {
 // The record that a value at this depth belongs to.
 static Record *current(Reader *r) { return &r->record[in_segments(r)]; }
 
+static bool in_segmentation(const Reader *r) { return r->depth >= 4 && r->key[3] == SEGMENTATION; }
+
+// Whether a value of a segmentation is in an object with "size" and "counts"; r->key[4] is its key.
+static bool in_mask(const Reader *r) { return in_segmentation(r) && r->in_map[4]; }
+static bool in_other_field(const Reader *r) { return in_mask(r) && r->key[4] == OTHER; }
+
 static const char *kind_of(const Reader *r, Field field) {
     if (r->section == IN_CATEGORIES) { return no_class; }
     if (r->section == IN_IMAGES) { return field == WIDTH || field == HEIGHT ? no_size : no_name; }
@@ -168,7 +174,7 @@ static void wrong(Reader *r, Field field, const char *expected) {
     Record *record = current(r);
     if (record->problem) { return; }
     record->problem = kind_of(r, field);
-    record->wrong = field == SIZE || field == COUNTS ? SEGMENTATION : field;
+    record->wrong = field == SEGMENTATION && in_mask(r) ? r->key[4] : field;
     snprintf(record->why, sizeof record->why, "%.200s: %s: field \"%s\": expected %s", r->path, where(r),
              fields[field].name, expected);
 }
@@ -213,12 +219,10 @@ static Record *record_here(Reader *r, Field *field) {
     return &r->record[level == 5];
 }
 
-static bool in_segmentation(const Reader *r) { return r->depth >= 4 && r->key[3] == SEGMENTATION; }
-
 static const char mask_forms[] = "a list of polygons, or an object with \"size\" and \"counts\"";
 
 static void segmentation_number(Reader *r, double value) {
-    if (r->in_map[4] && r->key[4] == OTHER) { return; }
+    if (in_other_field(r)) { return; }
     bool in_list = r->depth == 5 && !r->in_map[5];
     if (in_list && !r->in_map[4]) { // a polygon's coordinate
         if (!(fabs(value) <= 1e5)) { wrong(r, SEGMENTATION, "coordinates within 100000 pixels"); }
@@ -226,9 +230,7 @@ static void segmentation_number(Reader *r, double value) {
         if (r->size_count < 2) { r->size[r->size_count] = value; }
         r->size_count++;
         return;
-    } else if (in_list && r->key[4] == COUNTS) {
-        if (!(value >= 0 && value <= INT32_MAX && value == floor(value))) { wrong(r, COUNTS, "non-negative integers"); }
-    } else {
+    } else if (!in_list || r->key[4] != COUNTS) {
         wrong(r, SEGMENTATION, mask_forms);
         return;
     }
@@ -333,7 +335,7 @@ static int on_boolean(void *context, int value) {
     Field field;
     if (!need_object_list(r, r->depth > 2)) { return 1; }
     if (in_segmentation(r)) {
-        wrong(r, SEGMENTATION, "numbers, not true or false");
+        if (!in_other_field(r)) { wrong(r, SEGMENTATION, "numbers, not true or false"); }
         return 1;
     }
     Record *record = record_here(r, &field);
@@ -350,8 +352,7 @@ static int on_null(void *context) {
     Field field;
     if (!need_object_list(r, r->depth > 2)) { return 1; }
     if (in_segmentation(r) && !(r->in_map[4] && r->depth == 4)) {
-        if (r->depth > 4 && r->in_map[4] && r->key[4] == OTHER) { return 1; }
-        wrong(r, SEGMENTATION, "numbers, not null");
+        if (!in_other_field(r)) { wrong(r, SEGMENTATION, "numbers, not null"); }
         return 1;
     }
     Record *record = record_here(r, &field);
@@ -361,8 +362,9 @@ static int on_null(void *context) {
 
 // The text of a segmentation: the compressed run-length code.
 static void segmentation_text(Reader *r, const char *text, size_t length) {
+    if (in_other_field(r)) { return; }
     if (r->depth != 4 || !r->in_map[4]) {
-        if (!(r->in_map[4] && r->key[4] == OTHER)) { wrong(r, SEGMENTATION, "numbers, not a string"); }
+        wrong(r, SEGMENTATION, "numbers, not a string");
         return;
     }
     if (r->key[4] == SIZE) { wrong(r, SIZE, "height and width"); }
@@ -482,11 +484,17 @@ static void leave_segment(Reader *r, const char *kind) {
 // Whether the runs are a mask.
 static bool check_rle(Reader *r) {
     double sum = 0;
-    for (int i = 0; i < r->value_count; i++) { sum += r->values[i]; }
+    bool whole = true;
+    for (int i = 0; i < r->value_count; i++) {
+        sum += r->values[i];
+        whole &= r->values[i] >= 0 && r->values[i] <= INT32_MAX && r->values[i] == floor(r->values[i]);
+    }
     if (r->size_count != 2 || !whole_side(r->size[0]) || !whole_side(r->size[1])) {
         wrong(r, SIZE, "height and width");
     } else if (!r->value_count) {
         leave_segment(r, no_mask);
+    } else if (!whole) {
+        wrong(r, COUNTS, "non-negative integers");
     } else if (sum != r->size[0] * r->size[1]) {
         wrong(r, COUNTS, "runs that add up to height x width");
     }
@@ -663,13 +671,14 @@ static void forget(Reader *r, Field f) {
     if (f == COUNTS || f == SEGMENTATION) { r->value_count = r->length_count = 0; }
     if (f == SIZE || f == SEGMENTATION) { r->size_count = 0; }
     if (f == SEGMENTS_INFO) { r->coco.segment_count = r->first_segment; }
-    if (f == SIZE || f == COUNTS || f == OTHER) { return; }
+    if (f == OTHER) { return; }
     Record *a = current(r);
     a->have &= ~(1u << f);
     memset(&a->value[f], 0, sizeof a->value[f]);
     if (f == ID) { a->id_name = NULL; }
     if (f == BBOX) { a->bbox_count = 0; }
-    if (a->problem && a->wrong == f) {
+    bool inside = f == SEGMENTATION && (a->wrong == SIZE || a->wrong == COUNTS);
+    if (a->problem && (a->wrong == f || inside)) {
         a->problem = NULL;
         *a->why = 0;
     }
