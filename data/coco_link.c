@@ -11,7 +11,7 @@ const char coco_no_picture[] = "annotations of pictures that are not there",
 static const char other_size[] = "annotations with a mask of another size than the picture's",
                   same_picture[] = "pictures with the id of a later one",
                   same_category[] = "categories with the id of a later one",
-                  twice[] = "annotations of pictures that have one already";
+                  same_file[] = "annotations of a picture with a later one";
 
 typedef struct {
     int64_t id;
@@ -101,21 +101,27 @@ static IdTable link_categories(Coco *c) {
     return table;
 }
 
-// Gives the pictures their PNGs. The segments of a picture's other PNGs have no masks.
+// Gives the pictures their PNGs. Of several annotations of one picture the last counts, as in panopticapi; the segments
+// of the others have no masks.
 static void link_files(Coco *c, const Links *links, const IdTable *pictures) {
-    for (int i = 0; i < links->file_count; i++) {
-        const IdFile *file = &links->files[i];
+    const IdFile **last = xcalloc((size_t)c->picture_count + 1, sizeof *last), *end = links->files + links->file_count;
+    for (const IdFile *file = links->files; file < end; file++) {
+        int p = find_id(pictures, file->image_id);
+        if (p >= 0) { last[p] = file; }
+    }
+    for (const IdFile *file = links->files; file < end; file++) {
         int p = find_id(pictures, file->image_id);
         if (p < 0) { continue; }
-        if (!c->pictures[p].ids_name) {
+        if (last[p] == file) {
             c->pictures[p].ids_name = file->file_name;
             continue;
         }
         char number[32];
         snprintf(number, sizeof number, "number %lld", file->number);
-        left_out_add(c->left_out, twice, number, NULL);
+        left_out_add(c->left_out, same_file, number, NULL);
         for (int s = file->first_segment; s < file->end_segment; s++) { c->segments[s].form = SEGMENT_NO_MASK; }
     }
+    free(last);
 }
 
 // Why a segment of a picture (-1: of none) has no mask or no place; NULL: it has both.

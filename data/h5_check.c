@@ -341,6 +341,15 @@ static void check_dense(const File *f, Part p, bool links) {
 
 // ---- Object headers ------------------------------------------------------------------------------------------------
 
+// How a group would store more links: their numbers for the two forms, and estimates (h5repack writes them).
+static void check_group(Part p) {
+    want_number(&p, 1, 0);
+    uint64_t flags = take(&p, 1);
+    want(&p, flags <= 3);
+    cut(&p, 4 * (flags & 1) + 4 * (flags >> 1), p.what);
+    want_end(&p);
+}
+
 enum { SPACE = 1, LINKS = 2, TYPE = 3, FILL = 5, LINK = 6, FILES = 7, LAYOUT = 8, GROUP = 10, FILTERS = 11 };
 enum { ATTRIBUTE = 12, CONTINUES = 16, TIME = 18, ATTRIBUTES = 21, COUNT = 22, KINDS };
 
@@ -370,7 +379,7 @@ static void check_messages(const File *f, Part p, bool old, uint64_t flags, Obje
         if (kind == ATTRIBUTE) { check_attribute(m); }
         if (kind == LINK) { check_link(m); }
         if (kind == LINKS || kind == ATTRIBUTES) { check_dense(f, m, kind == LINKS); }
-        if (kind == GROUP) { want(&m, size == 2 && !m.at[0] && !m.at[1]); }
+        if (kind == GROUP) { check_group(m); }
         if (kind == TIME) { want(&m, size == 8 && m.at[0] == 1); }
         if (kind == COUNT) { want(&m, size == 5 && !m.at[0]); }
         if (kind != CONTINUES) { continue; }
@@ -477,7 +486,7 @@ static void check_layout(const File *f, Part p, const Space *s, Type t, bool sum
             check_variable((Part){f, f->bytes + at, f->bytes + at + bytes, p.what}, s->values);
         }
     } else {
-        want(&p, kind == 2 && version == 4 && !t.variable);
+        want(&p, kind == 2 && version == 4);
         check_chunks(f, p, s, t.size, sums);
     }
 }
@@ -522,14 +531,17 @@ static void check_dataset(const File *f, uint64_t at, const char *name, int leng
     want(&all, o.counts[SPACE] && o.counts[TYPE] && o.counts[LAYOUT]);
     bool elsewhere = o.counts[FILES] || (left(&m[LAYOUT]) > 2 && m[LAYOUT].at[1] == 3);
     if (elsewhere) { die("%s: dataset \"%.*s\" has values of other files, expected its own", f->path, length, name); }
+    m[SPACE].what = "the shape of a dataset", m[TYPE].what = "the type of a dataset";
+    m[LAYOUT].what = "the layout of a dataset";
     Space s = check_space(m[SPACE]);
     Type t = check_type(m[TYPE], false);
     if (o.counts[FILTERS]) { check_filters(m[FILTERS], name, length); }
     bool chunks = left(&m[LAYOUT]) > 2 && m[LAYOUT].at[0] == 4 && m[LAYOUT].at[1] == 2;
-    if (chunks && s.rank > 0 && s.most[0] != NONE) {
-        die("%s: dataset \"%.*s\" has chunks and a fixed length, expected no chunks, or a first axis without limit "
+    if (chunks && (t.variable || (s.rank > 0 && s.most[0] != NONE))) {
+        die("%s: dataset \"%.*s\" has chunks and %s, expected no chunks, or %s "
             "(convert it with `h5repack --layout=CONTI --low=2 --high=2`)",
-            f->path, length, name);
+            f->path, length, name, t.variable ? "texts of variable length" : "a fixed length",
+            t.variable ? "texts of one length" : "a first axis without limit");
     }
     if (o.counts[FILL]) { check_fill(m[FILL], t.size); }
     check_layout(f, m[LAYOUT], &s, t, o.counts[FILTERS]);

@@ -386,7 +386,11 @@ static void test_damaged_panoptic(void **state) {
         {"\"annotations\": [",
          "\"annotations\": [{\"image_id\": 5, \"file_name\": \"o.png\", \"segments_info\": [{\"id\": 9, "
          "\"category_id\": 2}]}, ",
-         1, "annotations of pictures that have one already"},
+         2, "annotations of a picture with a later one"},
+        {"\"image_id\": 5}]",
+         "\"image_id\": 5}, {\"image_id\": 5, \"file_name\": \"o.png\", \"segments_info\": [{\"id\": 9, "
+         "\"category_id\": 2}]}]",
+         1, "annotations of a picture with a later one"},
     };
     check_changes(panoptic, true, changes, sizeof changes / sizeof *changes);
 }

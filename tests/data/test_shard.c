@@ -365,6 +365,41 @@ static void wrong_parts(void **state) {
     free(path);
 }
 
+static herr_t copy_attribute(hid_t from, const char *name, const H5A_info_t *info, void *to) {
+    void *values = xmalloc(info->data_size);
+    hid_t have = H5Aopen(from, name, H5P_DEFAULT), type = H5Aget_type(have);
+    hid_t copy = H5Acreate2(*(hid_t *)to, name, type, H5Aget_space(have), H5P_DEFAULT, H5P_DEFAULT);
+    herr_t result = H5Aread(have, type, values) < 0 || H5Awrite(copy, type, values) < 0 ? -1 : 0;
+    free(values);
+    return result;
+}
+
+static herr_t copy_dataset(hid_t from, const char *name, const H5L_info_t *info, void *to) {
+    (void)info;
+    return H5Ocopy(from, name, *(hid_t *)to, name, H5P_DEFAULT, H5P_DEFAULT);
+}
+
+// Copies as h5repack makes them: the root group says how it would store more links.
+static void copies(void **state) {
+    (void)state;
+    char *path = xprintf("%s/copy.h5", folder);
+    for (int kind = 0; kind < 4; kind++) {
+        h5_enter();
+        hid_t creation = H5Pcreate(H5P_FILE_CREATE), access = H5Pcreate(H5P_FILE_ACCESS);
+        H5Pset_libver_bounds(access, H5F_LIBVER_V110, H5F_LIBVER_V110);
+        H5Pset_fclose_degree(access, H5F_CLOSE_STRONG); // with what the copies leave open
+        if (kind & 1) { H5Pset_link_phase_change(creation, 0, 0); }
+        if (kind & 2) { H5Pset_est_link_info(creation, 100, 30); }
+        hid_t from = H5Fopen(good, H5F_ACC_RDONLY, access), to = H5Fcreate(path, H5F_ACC_TRUNC, creation, access);
+        assert_true(H5Literate(from, H5_INDEX_NAME, H5_ITER_NATIVE, NULL, copy_dataset, &to) >= 0);
+        assert_true(H5Aiterate2(from, H5_INDEX_NAME, H5_ITER_NATIVE, NULL, copy_attribute, &to) >= 0);
+        H5Fclose(from);
+        finish(to);
+        assert_true(digest(path) == digest(good));
+    }
+    free(path);
+}
+
 // HDF5's old format has no checksums. It is refused before libhdf5 sees it, whatever is in it.
 static void old_format(void **state) {
     (void)state;
@@ -473,6 +508,23 @@ static void replace_values(const char *path, const char *name, hid_t type, hsize
     finish(file);
 }
 
+// Texts of variable length in chunks.
+static void chunked_texts(void **state) {
+    (void)state;
+    char *path = xprintf("%s/chunks.h5", folder);
+    write_texts(path, TARGET_MASK);
+    hid_t file = reopen(path), properties = H5Pcreate(H5P_DATASET_CREATE), type = h5_text_type(1);
+    hsize_t count = 3, most = H5S_UNLIMITED;
+    H5Ldelete(file, "texts", H5P_DEFAULT);
+    H5Tset_size(type, H5T_VARIABLE);
+    H5Pset_chunk(properties, 1, &count);
+    hid_t space = H5Screate_simple(1, &count, &most);
+    H5Dclose(H5Dcreate2(file, "texts", type, space, H5P_DEFAULT, properties, H5P_DEFAULT));
+    finish(file);
+    assert_dies("dataset \"texts\" has chunks and texts of variable length, expected no chunks", shard_open(path));
+    free(path);
+}
+
 static void wrong_texts(void **state) {
     (void)state;
     char *path = xprintf("%s/wrong.h5", folder);
@@ -552,8 +604,9 @@ int main(void) {
         cmocka_unit_test(large_attribute), cmocka_unit_test(large),
         cmocka_unit_test(flipped_bytes),   cmocka_unit_test(missing_parts),
         cmocka_unit_test(wrong_parts),     cmocka_unit_test(texts_round_trip),
-        cmocka_unit_test(wrong_texts),     cmocka_unit_test(full_disk),
-        cmocka_unit_test(old_format),      cmocka_unit_test(claimed_sizes),
+        cmocka_unit_test(wrong_texts),     cmocka_unit_test(chunked_texts),
+        cmocka_unit_test(full_disk),       cmocka_unit_test(old_format),
+        cmocka_unit_test(copies),          cmocka_unit_test(claimed_sizes),
         cmocka_unit_test(other_files),
     };
     int failures = cmocka_run_group_tests_name("data/shard", tests, NULL, NULL);
