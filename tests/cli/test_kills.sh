@@ -151,6 +151,32 @@ campaign() {
     check "$name: the same bits" cmp "$out"/model/unet/*.safetensors "$out-not"/model/unet/*.safetensors
     check "$name: one line for each step" [ "$(grep -o '"step":[0-9]*' "$out/log.jsonl" | sort -u | wc -l)" = "$(newest "$out")" ]
 }
+# encodes NAME COUNT ERROR...: ends an encoding so often, and runs it again.
+encodes() {
+    local name=$1 count=$2 errors=("${@:3}") i code most said bad="" ended=0
+    local encode=(encode --model model --data data --split train --targets overlay,mask --min-side 1 --shard-size 8)
+    rm -rf whole
+    LD_PRELOAD=$work/fails.so COUNT=$work/count "$cocogold" "${encode[@]}" --out whole >/dev/null 2>&1
+    most=$(cat count)
+    for ((i = 0; i < count; i++)); do
+        rm -rf again failed
+        LD_PRELOAD=$work/fails.so FAILED=$work/failed CALL=$((RANDOM % most + 1)) ERROR=${errors[i % ${#errors[@]}]} \
+            "$cocogold" "${encode[@]}" --out again >/dev/null 2>said.log
+        code=$?
+        said=$(grep '^cocogold: ' said.log | grep -vc '^cocogold: warning: ')
+        [ -e failed ] && ended=$((ended + 1))
+        [[ $code-$said == @(137-0|1-1|0-0) ]] || bad+="$i: exit $code after $(cat failed): $(cat said.log)"$'\n'
+        if [ $code != 137 ] && [ -n "$(find . -name '*.cocogold-tmp-*')" ]; then
+            bad+="$i: after $(cat failed): left $(find . -name '*.cocogold-tmp-*' | xargs)"$'\n'
+        fi
+        "$cocogold" "${encode[@]}" --out again >said.log 2>&1 || bad+="$i: again, after $(cat failed): $(tail -n 1 said.log)"$'\n'
+        said=$(diff -rq whole again) || bad+="$i: after $(cat failed): $said"$'\n'
+    done
+    [ -z "$bad" ]
+    result $? "encode: $ended $name of $count (seed $SEED, $most calls), run again: the files of a run without" "$bad"
+}
+encodes kills "$kills" kill 2>/dev/null
+encodes faults "$kills" 28 5 30 122 2>/dev/null
 campaign kills "$kills" kill 2>/dev/null
 campaign faults "$faults" 28 5 30 122 2>/dev/null # ENOSPC, EIO, EROFS, EDQUOT
 finish
