@@ -124,7 +124,10 @@ static Space check_space(Part p) {
     uint64_t version = take(&p, 1);
     s.rank = (int)take(&p, 1);
     uint64_t limits = take(&p, 1), kind = take(&p, 1); // scalar, simple, null
-    if (version == 1) { kind = s.rank > 0, take(&p, 4); }
+    if (version == 1) {
+        kind = s.rank > 0;
+        take(&p, 4);
+    }
     want(&p, (version == 1 || version == 2) && s.rank <= 32 && limits <= 1 && kind <= 2 && (kind == 1) == (s.rank > 0));
     for (int i = 0; i < s.rank; i++) {
         s.dims[i] = s.most[i] = take(&p, 8);
@@ -273,7 +276,8 @@ static Heap heap_at(const File *f, uint64_t at, bool links) {
     want_number(&p, 8, 65536);
     want_number(&p, 2, (uint64_t)(8 * h.offset_bytes));
     want_number(&p, 2, 1);
-    h.root = take(&p, 8), h.rows = take(&p, 2);
+    h.root = take(&p, 8);
+    h.rows = take(&p, 2);
     want(&p, h.rows <= (uint64_t)h.most_rows);
     if (h.big != NONE) { records_at(f, h.big, 1, 24, &count); }
     want(&p, count == big && (h.big == NONE || big)); // an empty B-tree would be deleted when the heap is closed
@@ -287,7 +291,9 @@ static Part big_object(const File *f, const Heap *h, uint64_t number) {
     for (; count; count--) {
         uint64_t at = take(&records, 8), bytes = take(&records, 8), id = take(&records, 8);
         want(&records, bytes > 0 && inside(f, at, bytes));
-        if (id == number) { found = (Part){f, f->bytes + at, f->bytes + at + bytes, "an attribute"}, there = true; }
+        if (id != number) { continue; }
+        found = (Part){f, f->bytes + at, f->bytes + at + bytes, "an attribute"};
+        there = true;
     }
     want(&records, there);
     return found;
@@ -301,7 +307,8 @@ static Part heap_object(const File *f, const Heap *h, Part id, const char *what)
     if (h->rows) {
         uint64_t entry = 0;
         while (block + size <= offset && entry < 4 * h->rows) { // rows 2, 3, ... have twice the size of the one before
-            block += size, entry++;
+            block += size;
+            entry++;
             if (entry >= 8 && entry % 4 == 0) { size *= 2; }
         }
         want(&id, entry < 4 * h->rows);
@@ -333,7 +340,10 @@ static void check_dense(const File *f, Part p, bool links) {
     for (; count; count--) {
         if (links) { take(&records, 4); }
         Part id = cut(&records, links ? 7 : 8, records.what);
-        if (!links) { want_number(&records, 1, 0), take(&records, 8); }
+        if (!links) {
+            want_number(&records, 1, 0);
+            take(&records, 8);
+        }
         Part object = heap_object(f, &h, id, links ? "a link" : "an attribute");
         links ? check_link(object) : check_attribute(object);
     }
@@ -388,7 +398,8 @@ static void check_messages(const File *f, Part p, bool old, uint64_t flags, Obje
         Part more = {f, f->bytes + at, f->bytes + at + bytes, p.what};
         if (!old) {
             want(&m, memcmp(more.at, "OCHK", 4) == 0);
-            more.at += 4, more.end -= 4; // its checksum
+            more.at += 4;
+            more.end -= 4; // its checksum
         }
         check_messages(f, more, old, flags, o);
     }
@@ -430,7 +441,9 @@ static int log2_of(uint64_t n) {
     return bits;
 }
 
-// Chunks along the first axis, which has no limit, in an extensible array with libhdf5's parameters.
+// Chunks along the first axis, which has no limit, in an extensible array with libhdf5's parameters. They are bytes: 32
+// bits of an index, 4 elements in the first block, at least 4 pointers and 16 elements in others (in the array's head
+// the other way round), 10 bits of an index in a page.
 static void check_chunks(const File *f, Part p, const Space *s, uint64_t size, bool sums) {
     want_number(&p, 1, 0);
     want_number(&p, 1, (uint64_t)s->rank + 1);
@@ -531,7 +544,8 @@ static void check_dataset(const File *f, uint64_t at, const char *name, int leng
     want(&all, o.counts[SPACE] && o.counts[TYPE] && o.counts[LAYOUT]);
     bool elsewhere = o.counts[FILES] || (left(&m[LAYOUT]) > 2 && m[LAYOUT].at[1] == 3);
     if (elsewhere) { die("%s: dataset \"%.*s\" has values of other files, expected its own", f->path, length, name); }
-    m[SPACE].what = "the shape of a dataset", m[TYPE].what = "the type of a dataset";
+    m[SPACE].what = "the shape of a dataset";
+    m[TYPE].what = "the type of a dataset";
     m[LAYOUT].what = "the layout of a dataset";
     Space s = check_space(m[SPACE]);
     Type t = check_type(m[TYPE], false);

@@ -3,9 +3,8 @@
 // id), not on order, threads or restarts.
 //
 //   crop     square of side min(w, h), at a random position along the longer axis
-//   valid    a non-crowd segment of an allowed class (with a mask, and of positive area) whose bounding box has >= 75%
-//   of
-//            its area in the crop, or covers >= 15% of the crop
+//   valid    a non-crowd segment of an allowed class (with a mask, and of positive area) whose bounding box has
+//            >= 75% of its area in the crop, or covers >= 15% of the crop
 //   class    one valid segment is drawn with weight round(1 + log2(area / smallest valid area)); its class is asked for
 //   mask     the union of all valid segments of that class
 //   retries  up to 5 random crops; then, in file order, a crop around each allowed segment until that one is valid

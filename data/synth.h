@@ -24,8 +24,8 @@ bool synth_held_out(int class_index);
 typedef struct {
     int width, height, train, val; // pixels; numbers of scenes
     uint64_t seed;
-    double object_size;    // scale of the objects' radii; 1 for the scenes of earlier versions
-    double frequent_share; // share of objects that are a person, 0.26 for those of earlier versions
+    double object_size;    // scale of the objects' radii
+    double frequent_share; // share of objects that are a person
     const char *new_words; // "orange,cross": writes the lists of classes with and without them; NULL: no such lists
 } SynthOptions;
 

@@ -50,7 +50,7 @@ typedef struct {
 // Dies if the folder is missing or not writable. The first of this process's files in a row that lie in one folder also
 // removes the temporary files there that killed processes of this host left behind.
 AtomicFile atomic_open(const char *path);
-void atomic_commit(AtomicFile *file);     // flush, fsync, rename; on failure (disk full, ...) dies and removes the file
+void atomic_commit(AtomicFile *file); // flush, fsync, rename; on failure (disk full, ...) dies and removes the file
 void atomic_write(const char *path, const void *bytes, size_t size); // the three steps at once
 
 // The temporary name of PATH until it is complete: PATH.cocogold-tmp-HOST-PID. The caller frees it. Also removes the
