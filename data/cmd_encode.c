@@ -113,8 +113,8 @@ static Options parse_options(int argc, char **argv) {
          "masks of their objects",
          "KIND", .choices = text_lists, .choice = &o.text_list},
         {OPT_STRING, "classes", &o.classes,
-         "classes to draw (default: DATA/classes/seen.txt if there, else default14; for other splits than train "
-         "all-things; with phrases, those of the objects, default all): " CLASSES_HELP,
+         "classes to draw samples of (default: seen.txt of the data set or default14; of other splits than train "
+         "all-things; with phrases all): " CLASSES_HELP,
          "LIST"},
         {OPT_STRING, "exclude", &o.exclude,
          "leave out pictures that show one of these classes, so that training never sees them", "LIST"},

@@ -135,7 +135,7 @@ static Options parse_options(int argc, char **argv) {
         {OPT_INT, "count", &o.count, "number of samples", "N", .low = 1, .high = 1000},
         {OPT_INT, "cell", &o.cell, "side of a picture on the sheet", "PIXELS", .low = 16, .high = 1024},
         {OPT_HEADING, "Samples"},
-        {OPT_STRING, "classes", &o.classes, CLASSES_HELP, "LIST"},
+        {OPT_STRING, "classes", &o.classes, "classes to draw samples of: " CLASSES_HELP, "LIST"},
         {OPT_STRING, "texts", &o.texts, "ask with names of classes, or with phrases of refs_SPLIT.json", "KIND",
          .choices = text_names, .choice = &o.text_index},
         {OPT_INT, "size", &o.size, "training resolution", "PIXELS", .low = 8, .high = 4096},

@@ -182,7 +182,7 @@ static Options parse_options(int argc, char **argv) {
         {OPT_STRING, "image", &o.image, "write the bar chart to this picture (.png or .jpg)", "FILE"},
         {OPT_STRING, "json", &o.json, "write all counts to this file", "FILE"},
         {OPT_HEADING, "Sampling"},
-        {OPT_STRING, "classes", &o.classes, CLASSES_HELP, "LIST"},
+        {OPT_STRING, "classes", &o.classes, "classes to draw samples of: " CLASSES_HELP, "LIST"},
         {OPT_INT, "passes", &o.passes, "number of passes over the pictures", "N", .low = 1, .high = 100000},
         SAMPLE_ROWS(&o.absent, &o.minimum_side),
         {OPT_LONG, "seed", &o.seed, "seed of crops and classes", "SEED"},
