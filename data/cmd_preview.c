@@ -125,11 +125,10 @@ static Options parse_options(int argc, char **argv) {
     o.alpha = 1;
     Option table[] = {
         {OPT_HEADING, "Input and output"},
-        {OPT_STRING, "data", &o.data, "folder of the data set, in COCO's layout", "DIR",
-         .required = "the folder of a data set"},
+        DATA_ROWS(&o.data),
         {OPT_STRING, "split", &o.split, "name of the split, e.g. train2017 or val2017", "NAME"},
-        SOURCE_ROW(&o.source),
-        MAX_PIXELS_OPTION,
+        SOURCE_ROWS(&o.source),
+        MAX_PIXELS_ROWS,
         {OPT_STRING, "out", &o.out, "the contact sheet to write (.png or .jpg)", "FILE"},
         {OPT_STRING, "dump", &o.folder, "also write every picture and samples.json into this folder", "DIR"},
         {OPT_INT, "count", &o.count, "number of samples", "N", .low = 1, .high = 1000},

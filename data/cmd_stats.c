@@ -174,11 +174,10 @@ static Options parse_options(int argc, char **argv) {
     o.minimum_side = 300, o.size = 512, o.seed = 2024;
     Option table[] = {
         {OPT_HEADING, "Input and output"},
-        {OPT_STRING, "data", &o.data, "folder of the data set, in COCO's layout", "DIR",
-         .required = "the folder of a data set"},
+        DATA_ROWS(&o.data),
         {OPT_STRING, "split", &o.split, "name of the split, e.g. train2017 or val2017", "NAME"},
-        SOURCE_ROW(&o.source),
-        MAX_PIXELS_OPTION,
+        SOURCE_ROWS(&o.source),
+        MAX_PIXELS_ROWS,
         {OPT_STRING, "image", &o.image, "write the bar chart to this picture (.png or .jpg)", "FILE"},
         {OPT_STRING, "json", &o.json, "write all counts to this file", "FILE"},
         {OPT_HEADING, "Sampling"},

@@ -65,9 +65,14 @@ typedef struct {
 } Coco;
 
 extern const char *const coco_sources[]; // "auto", "instances", "panoptic", NULL
-// The row of an option table (util/options.h) with the source.
-#define SOURCE_ROW(source)                                                                                             \
-    { OPT_STRING, "source", source, "annotations to read (auto prefers instances)", "KIND", .choices = coco_sources }
+// Rows of option tables (util/options.h): the data set's folder, and the source.
+// clang-format off
+#define DATA_ROWS(data) \
+    {OPT_STRING, "data", data, "folder of the data set, in COCO's layout", "DIR", \
+     .required = "a data set in COCO's layout", .may_change = true}
+#define SOURCE_ROWS(source) \
+    {OPT_STRING, "source", source, "annotations to read (auto prefers instances)", "KIND", .choices = coco_sources}
+// clang-format on
 
 // Opens the dataset folder `data`: annotations/instances_SPLIT.json, or annotations/panoptic_SPLIT.json with its PNGs
 // in annotations/panoptic_SPLIT/; pictures in SPLIT/ or images/SPLIT/. source: "instances", "panoptic" or "auto".

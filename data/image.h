@@ -18,11 +18,11 @@ void image_free(Image *image);
 // Larger pictures are refused before they are decoded. Default: as Pillow, 2 * 89478485. The option's limit keeps
 // width * height * channels within an int.
 extern long long image_max_pixels;
-#define MAX_PIXELS_OPTION                                                                                              \
-    {                                                                                                                  \
-        OPT_LONG, "max-pixels", &image_max_pixels, "refuse pictures of more pixels", "N", .low = 1, .high = 1 << 29,   \
-                                                                                          .may_change = true           \
-    }
+// clang-format off
+#define MAX_PIXELS_ROWS \
+    {OPT_LONG, "max-pixels", &image_max_pixels, "refuse pictures of more pixels", "N", .low = 1, .high = 1 << 29, \
+     .may_change = true}
+// clang-format on
 
 // Reads a JPEG or PNG as `channels` channels. Grey is spread to RGB, alpha is dropped, and the pixels are as they are
 // stored: image_upright turns them as people see the picture. Dies if the file is missing, cut off, not a picture, too

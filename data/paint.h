@@ -14,12 +14,13 @@ typedef struct {
 Paint paint_parse(const char *color, double alpha, double outline);
 
 // The rows of an option table (util/options.h) with the parameters of paint_parse.
-#define PAINT_ROWS(color, alpha, outline)                                                                              \
-    {OPT_STRING, "color", color, "colour of the painted mask: a name, #rrggbb or R,G,B", "COLOR"},                     \
-        {OPT_DOUBLE, "alpha", alpha, "opacity of the painted mask", "SHARE"}, {                                        \
-        OPT_DOUBLE, "outline", outline,                                                                                \
-            "width of a line along the mask's border, in pixels at size 512 (the original uses 4)", "PIXELS"           \
-    }
+// clang-format off
+#define PAINT_ROWS(color, alpha, outline) \
+    {OPT_STRING, "color", color, "colour of the painted mask: a name, #rrggbb or R,G,B", "COLOR"}, \
+    {OPT_DOUBLE, "alpha", alpha, "opacity of the painted mask", "SHARE"}, \
+    {OPT_DOUBLE, "outline", outline, \
+     "width of a line along the mask's border, in pixels at size 512 (the original uses 4)", "PIXELS"}
+// clang-format on
 
 // The targets, both (height, width, 3) of the picture's size. mask: (height, width), 0 or 1.
 Image paint_overlay(const Image *rgb, const uint8_t *mask, const Paint *paint);

@@ -31,11 +31,11 @@ typedef struct {
 } SampleOptions;
 
 // The rows of an option table (util/options.h) with `absent` and `minimum_side`.
-#define SAMPLE_ROWS(absent, side)                                                                                      \
-    {OPT_DOUBLE, "absent", absent, "share of samples that ask for a class absent from the crop", "SHARE", .high = 1},  \
-    {                                                                                                                  \
-        OPT_INT, "min-side", side, "drop pictures whose shorter side is below this", "PIXELS", .high = 1e6             \
-    }
+// clang-format off
+#define SAMPLE_ROWS(absent, side) \
+    {OPT_DOUBLE, "absent", absent, "share of samples that ask for a class absent from the crop", "SHARE", .high = 1}, \
+    {OPT_INT, "min-side", side, "drop pictures whose shorter side is below this", "PIXELS", .high = 1e6}
+// clang-format on
 
 // Why a picture yields no sample in a pass.
 typedef enum {

@@ -47,14 +47,16 @@ typedef struct {
         .ensemble = 1, .schedule = {.prediction = -1, .spacing = -1, .terminal_signal = NAN }                          \
     }
 
-#define MODEL_OPTIONS(o)                                                                                               \
-    {OPT_STRING, "model", &o.model, "pipeline directory", "DIR", .required = "a pipeline directory"}, {                \
-        OPT_FLAG, "ema", &o.ema, "use the averaged weights of unet_ema/"                                               \
-    }
-#define STEPS_OPTION(o)                                                                                                \
-    { OPT_INT, "steps", &o.steps, "DDIM steps (0: the model's default, else 4)", "N", .high = 1000 }
-#define ENSEMBLE_OPTION(o)                                                                                             \
-    { OPT_INT, "ensemble", &o.ensemble, "average the predictions of N draws of the noise", "N", .low = 1, .high = 1000 }
+// Rows of option tables (util/options.h).
+// clang-format off
+#define MODEL_ROWS(o) \
+    {OPT_STRING, "model", &o.model, "pipeline directory", "DIR", .required = "a pipeline directory"}, \
+    {OPT_FLAG, "ema", &o.ema, "use the averaged weights of unet_ema/"}
+#define STEPS_ROWS(o) \
+    {OPT_INT, "steps", &o.steps, "DDIM steps (0: the model's default, else 4)", "N", .high = 1000}
+#define ENSEMBLE_ROWS(o) \
+    {OPT_INT, "ensemble", &o.ensemble, "average the predictions of N draws of the noise", "N", .low = 1, .high = 1000}
+// clang-format on
 
 // Those on mask extraction: method NULL, tolerance and changed NaN: the model's.
 typedef struct {
@@ -65,19 +67,18 @@ typedef struct {
 
 #define MASK_OPTIONS_DEFAULT                                                                                           \
     { .tolerance = NAN, .changed = NAN }
-#define MASK_OPTIONS(o)                                                                                                \
-    {OPT_HEADING, "Mask"},                                                                                             \
-        {OPT_STRING,       "method",                                                                                   \
-         &o.method,        "how to extract the mask (default: compare; luminance for black and white targets)",        \
-         "KIND",           .choices = mask_method_names,                                                               \
-         .choice = &o.kind},                                                                                           \
-        {OPT_DOUBLE, "tolerance", &o.tolerance, "largest distance to the mask colour, 0 to 1 (default: the model's)",  \
-         "X",        .high = 1},                                                                                       \
-        {OPT_DOUBLE, "changed", &o.changed, "compare: smallest change from the input, 0 to 1 (default: the model's)",  \
-         "X",        .high = 1},                                                                                       \
-    {                                                                                                                  \
-        OPT_FLAG, "no-opening", &o.no_opening, "skip the 3x3 morphological opening"                                    \
-    }
+// clang-format off
+#define MASK_ROWS(o) \
+    {OPT_HEADING, "Mask"}, \
+    {OPT_STRING, "method", &o.method, \
+     "how to extract the mask (default: compare; luminance for black and white targets)", "KIND", \
+     .choices = mask_method_names, .choice = &o.kind}, \
+    {OPT_DOUBLE, "tolerance", &o.tolerance, \
+     "largest distance to the mask colour, 0 to 1 (default: the model's)", "X", .high = 1}, \
+    {OPT_DOUBLE, "changed", &o.changed, \
+     "compare: smallest change from the input, 0 to 1 (default: the model's)", "X", .high = 1}, \
+    {OPT_FLAG, "no-opening", &o.no_opening, "skip the 3x3 morphological opening"}
+// clang-format on
 
 // What MASK_COMPARE compares a prediction with: the decoded latent of a shard's picture, or the picture itself.
 typedef enum { COMPARED_LATENT, COMPARED_PICTURE } Compared;

@@ -39,7 +39,7 @@ static Option table[] = {
      "1: none)",
      "X", .low = 0, .high = 1000},
     {OPT_INT, "steps", &o.steps, "DDIM steps", "N", .low = 1, .high = 1000},
-    SCHEDULE_OPTIONS(o.schedule),
+    SCHEDULE_ROWS(o.schedule),
     {OPT_INT, "resolution", &o.resolution, "side of the pictures (0: the model's)", "PIXELS", .high = MOST_RESOLUTION},
     {OPT_INT, "count", &o.count, "pictures to draw", "N", .low = 1, .high = 10000},
     {OPT_INT, "batch", &o.batch, "pictures drawn at once", "N", .low = 1, .high = 1024},

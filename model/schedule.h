@@ -33,20 +33,16 @@ typedef struct {
 #define SCHEDULE_AS_MODEL                                                                                              \
     (ScheduleChange) { .prediction = -1, .spacing = -1, .terminal_signal = NAN }
 // Option rows (util/options.h) of a ScheduleChange.
-#define SCHEDULE_OPTIONS(change)                                                                                       \
-    {OPT_STRING,                                                                                                       \
-     "timestep-spacing",                                                                                               \
-     &(change).spacing_name,                                                                                           \
-     "spacing of the sampling timesteps (default: as in the model's scheduler_config.json)",                           \
-     "KIND",                                                                                                           \
-     .choices = timestep_spacing_names,                                                                                \
-     .choice = &(change).spacing},                                                                                     \
-    {                                                                                                                  \
-        OPT_DOUBLE, "terminal-signal", &(change).terminal_signal,                                                      \
-            "share of the target in the noisiest training sample, sqrt(alphas_cumprod) at the last timestep; 0: none " \
-            "(zero terminal SNR), -1: as the betas give it (default: as in the model)",                                \
-            "A", .low = -1, .high = MOST_TERMINAL_SIGNAL                                                               \
-    }
+// clang-format off
+#define SCHEDULE_ROWS(change) \
+    {OPT_STRING, "timestep-spacing", &(change).spacing_name, \
+     "spacing of the sampling timesteps (default: as in the model's scheduler_config.json)", "KIND", \
+     .choices = timestep_spacing_names, .choice = &(change).spacing}, \
+    {OPT_DOUBLE, "terminal-signal", &(change).terminal_signal, \
+     "share of the target in the noisiest training sample, sqrt(alphas_cumprod) at the last timestep; 0: none " \
+     "(zero terminal SNR), -1: as the betas give it (default: as in the model)", \
+     "A", .low = -1, .high = MOST_TERMINAL_SIGNAL}
+// clang-format on
 bool schedule_changes(const ScheduleChange *change);
 // Replaces the schedule; dies if it then hides all, or if the signal is none of those above.
 void schedule_change(Schedule *schedule, const ScheduleChange *change);

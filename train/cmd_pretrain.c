@@ -50,7 +50,7 @@ static void parse(PretrainOptions *o, int argc, char **argv) {
         {OPT_STRING, "prediction-type", &u->prediction_type,
          "what the UNet predicts (default: as in the model's scheduler_config.json)", "KIND",
          .choices = prediction_names, .choice = &u->schedule.prediction},
-        SCHEDULE_OPTIONS(u->schedule),
+        SCHEDULE_ROWS(u->schedule),
         {OPT_DOUBLE, "t-max-prob", &u->t_max_prob, "share of samples drawn at the last timestep", "P", .high = 1},
         {OPT_DOUBLE, "ema-decay", &u->train.ema_decay,
          "keep a moving average of the weights in unet_ema/ and text_encoder_ema/ (0: none)", "X", .high = 0.9999999},

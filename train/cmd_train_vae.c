@@ -37,11 +37,9 @@ static void parse(VAEOptions *o, int argc, char **argv) {
                       .mix_mask = 0.25,
                       .dataloader_num_workers = 1};
     const Option rows[] = {
-        {OPT_STRING, "data", &o->data, "data set in COCO's layout", "DIR", .required = "a data set in COCO's layout",
-         .may_change = true},
-        {OPT_STRING, "source", &o->source, "annotations to read; auto takes instances if there are any", "KIND",
-         .choices = coco_sources},
-        MAX_PIXELS_OPTION,
+        DATA_ROWS(&o->data),
+        SOURCE_ROWS(&o->source),
+        MAX_PIXELS_ROWS,
         {OPT_INT, "resolution", &o->resolution, "side of the training pictures (0: from the model's configs)", "PX",
          .high = MOST_RESOLUTION},
         {OPT_INT, "min-side", &o->min_side, "leave out pictures with a side shorter than this", "PX", .high = 1e9},

@@ -53,7 +53,7 @@ void unet_options_parse(UNetOptions *o, int argc, char **argv) {
         {OPT_STRING, "prediction-type", &o->prediction_type,
          "what the UNet predicts (default: as in the model's scheduler_config.json)", "KIND",
          .choices = prediction_names, .choice = &o->schedule.prediction},
-        SCHEDULE_OPTIONS(o->schedule),
+        SCHEDULE_ROWS(o->schedule),
         {OPT_INT, "zero-snr", &o->zero_snr, "1: --terminal-signal 0, 0: --terminal-signal -1, -1: neither", "-1|0|1",
          .low = -1, .high = 1},
         {OPT_DOUBLE, "multires-noise", &o->multires_noise, "strength of multi-resolution noise (0: plain Gaussian)",

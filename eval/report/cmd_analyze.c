@@ -41,30 +41,27 @@ static struct {
        .seed = 2024};
 
 // Option rows (util/options.h). parts: what is read of the model directory; files: what is written.
-#define INPUT_ROWS(parts, files)                                                                                       \
-    {OPT_HEADING, "Input and output"}, {OPT_STRING, "model",                                                           \
-                                        &o.model,   "model directory; only " parts " read",                            \
-                                        "DIR",      .required = "a pipeline directory"},                               \
-        {OPT_STRING, "data",                                                                                           \
-         &o.data,    "folder of the data set, in COCO's layout",                                                       \
-         "DIR",      .required = "a data set in COCO's layout"},                                                       \
-        {OPT_STRING, "split", &o.split, "name of the split, e.g. train, val, train2017 or val2017", "NAME"},           \
-        {OPT_STRING, "source",                                                                                         \
-         &o.source,  "annotations to read (auto prefers instances)",                                                   \
-         "KIND",     .choices = coco_sources},                                                                         \
-        MAX_PIXELS_OPTION, {                                                                                           \
-        OPT_STRING, "out", &o.out, "folder for " files, "DIR"                                                          \
-    }
-#define DRAWN_SAMPLE_ROWS                                                                                                \
-    {OPT_HEADING, "Samples"},                                                                                            \
-        {OPT_STRING, "classes", &o.classes, "classes to draw samples of: " CLASSES_HELP, "LIST"},                        \
-        {OPT_INT, "samples", &o.samples, "number of crops with an object, one per picture", "N", .low = 2, .high = 1e6}, \
-        {OPT_INT,  "resolution",           &o.resolution, "side of the pictures (0: from the model's configs)",          \
-         "PIXELS", .high = MOST_RESOLUTION},                                                                             \
-        {OPT_INT, "min-side", &o.min_side, "drop pictures whose shorter side is below this", "PIXELS", .high = 1e6},     \
-        PAINT_ROWS(&o.color, &o.alpha, &o.outline)
-#define BOOTSTRAP_ROW                                                                                                  \
-    { OPT_INT, "bootstrap", &o.resamples, "bootstrap resamples for the 95% intervals (over samples)", "N", .high = 1e6 }
+// clang-format off
+#define INPUT_ROWS(parts, files) \
+    {OPT_HEADING, "Input and output"}, \
+    {OPT_STRING, "model", &o.model, "model directory; only " parts " read", "DIR", \
+     .required = "a pipeline directory"}, \
+    DATA_ROWS(&o.data), \
+    {OPT_STRING, "split", &o.split, "name of the split, e.g. train, val, train2017 or val2017", "NAME"}, \
+    SOURCE_ROWS(&o.source), \
+    MAX_PIXELS_ROWS, \
+    {OPT_STRING, "out", &o.out, "folder for " files, "DIR"}
+#define DRAWN_SAMPLE_ROWS \
+    {OPT_HEADING, "Samples"}, \
+    {OPT_STRING, "classes", &o.classes, "classes to draw samples of: " CLASSES_HELP, "LIST"}, \
+    {OPT_INT, "samples", &o.samples, "number of crops with an object, one per picture", "N", .low = 2, .high = 1e6}, \
+    {OPT_INT, "resolution", &o.resolution, "side of the pictures (0: from the model's configs)", "PIXELS", \
+     .high = MOST_RESOLUTION}, \
+    {OPT_INT, "min-side", &o.min_side, "drop pictures whose shorter side is below this", "PIXELS", .high = 1e6}, \
+    PAINT_ROWS(&o.color, &o.alpha, &o.outline)
+#define BOOTSTRAP_ROWS \
+    {OPT_INT, "bootstrap", &o.resamples, "bootstrap resamples for the 95% intervals (over samples)", "N", .high = 1e6}
+// clang-format on
 
 // What is opened for both.
 typedef struct {
@@ -111,7 +108,7 @@ static Option latents_table[] = {
     DRAWN_SAMPLE_ROWS,
     {OPT_HEADING, "Run"},
     {OPT_INT, "batch", &o.batch, "pictures per call of the VAE", "N", .low = 1, .high = 4096},
-    BOOTSTRAP_ROW,
+    BOOTSTRAP_ROWS,
     {OPT_LONG, "seed", &o.seed, "seed of the samples, their crops and their shifts", "N"},
     OPTIONS_END};
 
@@ -175,7 +172,7 @@ static Option leak_table[] = {
     {OPT_DOUBLE, "match-signal", &o.match_signal, "its terminal signal", "A", .low = 1e-6,
      .high = MOST_TERMINAL_SIGNAL},
     {OPT_HEADING, "Run"},
-    BOOTSTRAP_ROW,
+    BOOTSTRAP_ROWS,
     {OPT_LONG, "seed", &o.seed, "seed of the samples, their crops and the noise's level sizes", "N"},
     OPTIONS_END};
 
@@ -252,7 +249,7 @@ static int analyze_starts(int argc, char **argv, const char *command) {
     long long seed = 0;
     Option table[] = {
         {OPT_HEADING, "Input and output"},
-        MODEL_OPTIONS(answer),
+        MODEL_ROWS(answer),
         {OPT_LIST, "images", &pictures, "picture, folder of pictures, or @FILE with a path a line (may be repeated)",
          "DIR", .required = "pictures"},
         {OPT_STRING, "maps", &maps, "folder with the true map of each picture, under the same name and of its size",
@@ -260,14 +257,14 @@ static int analyze_starts(int argc, char **argv, const char *command) {
         {OPT_STRING, "kind", &kind_name,
          "depth: grey maps of 8 or 16 bits, 0 where nothing was measured; picture: any with three channels", "KIND",
          .choices = map_kind_names, .choice = &kind},
-        MAX_PIXELS_OPTION,
+        MAX_PIXELS_ROWS,
         {OPT_STRING, "out", &out, "folder for starts.html, starts.json and pictures.csv", "DIR"},
         {OPT_HEADING, "Sampling"},
         {OPT_STRING, "text", &text, "text of all pictures; Marigold's is empty", "TEXT"},
         {OPT_FLAG, "pad-text", &pad_text,
          "pad the text to the tokenizer's length, as Stable Diffusion and `cocogold train` do and Marigold does not"},
-        STEPS_OPTION(answer),
-        SCHEDULE_OPTIONS(answer.schedule),
+        STEPS_ROWS(answer),
+        SCHEDULE_ROWS(answer.schedule),
         {OPT_INT, "resolution", &resolution, "longer side of the model's input (0: the training side)", "PIXELS",
          .high = MOST_RESOLUTION},
         {OPT_LONG, "seed", &seed, "seed of the noise and the bootstrap", "N"},
