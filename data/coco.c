@@ -147,13 +147,6 @@ int coco_find_picture(const Coco *coco, const int *by_id, int64_t id) {
     return low < coco->picture_count && coco->pictures[by_id[low]].id == id ? by_id[low] : -1;
 }
 
-int coco_find_category(const Coco *coco, const char *name) {
-    for (int i = 0; i < coco->category_count; i++) {
-        if (strcmp(coco->categories[i].name, name) == 0) { return i; }
-    }
-    return -1;
-}
-
 const char *coco_picture_name(const Coco *coco, int picture, char number[24]) {
     const Picture *p = &coco->pictures[picture];
     snprintf(number, 24, "%lld", (long long)p->id);
@@ -172,8 +165,6 @@ void coco_unreadable(const Coco *coco, int picture, const char *why) {
     char number[24];
     left_out_once(coco->left_out, unreadable, coco_picture_name(coco, picture, number), why);
 }
-
-long long coco_unreadable_count(const Coco *coco) { return left_out_count(coco->left_out, unreadable); }
 
 uint32_t *coco_try_segment_ids(const Coco *coco, int picture, char **why) {
     const Picture *p = &coco->pictures[picture];

@@ -97,7 +97,6 @@ const char **coco_class_names(const Coco *coco); // free the list, but not the n
 int *coco_shuffled(const Coco *coco, Random random);
 int *coco_by_id(const Coco *coco); // the pictures sorted by their ids, freed by the caller
 int coco_find_picture(const Coco *coco, const int *by_id, int64_t id); // index, or -1
-int coco_find_category(const Coco *coco, const char *name);            // index, or -1
 char *coco_picture_path(const Coco *coco, int picture);                // freed by the caller (data/coco_paths.h)
 // The picture's id as the file has it.
 const char *coco_picture_name(const Coco *coco, int picture, char number[24]);
@@ -110,7 +109,6 @@ char *coco_segment_name(const Coco *coco, const char *picture, const Segment *se
 Image coco_load_picture(const Coco *coco, int picture, char **why);
 // Counts a picture whose file or panoptic PNG cannot be read: it is left out. why: a sentence, or NULL.
 void coco_unreadable(const Coco *coco, int picture, const char *why);
-long long coco_unreadable_count(const Coco *coco);
 // Prints what was left out since the last call; writes all of it as fields of a JSON object.
 void coco_say(const Coco *coco);
 void coco_put_left_out(const Coco *coco, yajl_gen gen);

@@ -196,13 +196,6 @@ void runs_fill(const Runs *runs, int width, int height, uint8_t *mask) {
     for (int i = 0; i < runs->count; i++) { fill_run(runs->list[i].begin, runs->list[i].end, width, height, mask); }
 }
 
-void polygon_fill(const double *points, int count, int width, int height, uint8_t *mask) {
-    Runs runs = {0};
-    polygon_runs(points, count, width, height, &runs);
-    runs_fill(&runs, width, height, mask);
-    free(runs.list);
-}
-
 static int by_begin(const void *a, const void *b) {
     int x = ((const Run *)a)->begin, y = ((const Run *)b)->begin;
     return (x > y) - (x < y);

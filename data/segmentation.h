@@ -6,9 +6,6 @@
 
 // All masks are (height, width) bytes in row order; pixels inside are set to 1, the others are unchanged.
 
-// points: `count` points as x, y, x, y, ...; the polygon is closed automatically.
-void polygon_fill(const double *points, int count, int width, int height, uint8_t *mask);
-
 // Pixels [begin, end) of a mask, counted down the columns; a mask has fewer than 2^31.
 typedef struct {
     int32_t begin, end;
@@ -17,7 +14,8 @@ typedef struct {
     Run *list; // freed by the caller; begin with {0}
     int count;
 } Runs;
-// The same polygon as runs, which are appended; runs_unite sorts the runs of several and joins those that touch.
+// A polygon of `count` points x, y, x, y, ..., which is closed automatically. Its runs are appended; runs_unite sorts
+// the runs of several and joins those that touch.
 void polygon_runs(const double *points, int count, int width, int height, Runs *runs);
 void runs_unite(Runs *runs);
 void runs_fill(const Runs *runs, int width, int height, uint8_t *mask);

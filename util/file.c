@@ -244,7 +244,7 @@ void want_folder(const char *path) {
     free(there);
 }
 
-void want_folder_of(const char *option, const char *path) {
+static void want_folder_of(const char *option, const char *path) {
     Path folder = folder_of(path);
     if (!folder_exists(folder.text)) { die("%s %s: %s is not a folder", option, path, folder.text); }
     want_writable(folder.text, path);

@@ -26,13 +26,12 @@ Path folder_of(const char *path);        // that a file lies in, with a slash at
 
 // For the start of a command, so that an output that cannot be written is found before the work. They die as writing
 // would, and write nothing that stays.
-void want_folder(const char *path);                        // it can be made, and files in it
-void want_folder_of(const char *option, const char *path); // the folder of an option's file or prefix is there
-void want_output(const char *option, const char *path);    // likewise; and PATH is no folder
+void want_folder(const char *path);                     // it can be made, and files in it
+void want_output(const char *option, const char *path); // the folder of an option's file is there; PATH is no folder
 
 // An option's prefix of files: PREFIX-NAME. One that ends with a slash is a folder: PREFIXNAME.
 bool is_folder_name(const char *path);
-void want_prefix(const char *option, const char *prefix); // as want_folder_of, but makes such a folder
+void want_prefix(const char *option, const char *prefix); // the folder of its files is there; one with a slash is made
 Path prefixed(const char *prefix, const char *name);
 
 // rm -rf; a missing path is not an error. Never follows symbolic links.

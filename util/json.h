@@ -1,5 +1,6 @@
 // JSON files. Small files are read as a tree (yajl_tree); the lookups die with a sentence that names the file, the
-// field and the expected value. data/coco.c streams the huge annotation files itself, with yajl_parse. yajl_gen writes.
+// field and the expected value. data/coco_json.c streams the huge annotation files itself, with yajl_parse. yajl_gen
+// writes.
 #pragma once
 #include <stdbool.h>
 #include <stddef.h>
@@ -41,13 +42,13 @@ long long json_integer(const Json *json, const char *field, long long fallback, 
 double json_number(const Json *json, const char *field, double fallback);
 bool json_boolean(const Json *json, const char *field, bool fallback);
 const char *json_string(const Json *json, const char *field, const char *fallback); // lives as long as the tree
-// Fills values[0..capacity) and returns the count, or -1 if the field is missing. A single integer counts as an array
-// of one.
+// Fill values[0..capacity) and return the count, or -1 if the field is missing or null. Die if the list is longer, or
+// if an entry is of another type or outside of [low, high]. A single integer counts as a list of one.
 int json_integers(const Json *json, const char *field, int *values, int capacity, int low, int high);
 int json_strings(const Json *json, const char *field, const char **values, int capacity);
 
+yajl_gen json_writer(void); // a generator that indents with two spaces
 // Writes the generator's buffer to path (atomically) with a final newline and frees the generator.
-yajl_gen json_writer(void); // indents with two spaces
 void json_write(yajl_gen gen, const char *path);
 // Shorthands for generators: a key with what begins under it, or with a value. key NULL: in a list, or at the root.
 void json_open_map(yajl_gen gen, const char *key);

@@ -49,6 +49,13 @@ static void fill_slowly(const double *points, int count, int width, int height, 
     free(odd);
 }
 
+static void fill(const double *points, int count, int width, int height, uint8_t *mask) {
+    Runs runs = {0};
+    polygon_runs(points, count, width, height, &runs);
+    runs_fill(&runs, width, height, mask);
+    free(runs.list);
+}
+
 // A coordinate around the picture, up to `spread` times its side away; whole, in hundredths, or any.
 static double coordinate(Random *random, int side, double spread, int kind) {
     double x = side / 2.0 + (random_uniform(random) - 0.5) * spread * side;
@@ -70,7 +77,7 @@ static void test_anywhere(void **state) {
                 points[i] = coordinate(&random, i % 2 ? height : width, spreads[s], k % 3);
             }
             uint8_t mask[SIDE * SIDE] = {0}, expected[SIDE * SIDE] = {0};
-            polygon_fill(points, count, width, height, mask);
+            fill(points, count, width, height, mask);
             fill_slowly(points, count, width, height, expected);
             differ += memcmp(mask, expected, sizeof mask) != 0;
             for (int i = 0; i < width * height; i++) { pixels += mask[i]; }
@@ -89,11 +96,11 @@ static void test_far_away(void **state) {
     double *points = xcalloc(2 * CORNERS, sizeof *points);
     for (int i = 0; i < 2 * CORNERS; i++) { points[i] = (i / 2 + i) % 2 ? -1e5 : 1e5; }
     uint8_t mask[20 * 10] = {0};
-    polygon_fill(points, CORNERS, 20, 10, mask);
+    fill(points, CORNERS, 20, 10, mask);
     for (int i = 0; i < 200; i++) { assert_int_equal(mask[i], 0); } // there and back
     points[0] = points[1] = -1e5;                                   // and a half-plane
     points[2] = 1e5, points[3] = -1e5, points[4] = points[5] = 1e5;
-    polygon_fill(points, 3, 20, 10, mask);
+    fill(points, 3, 20, 10, mask);
     printf("above the diagonal: %d, %d, below: %d\n", mask[1], mask[19], mask[180]);
     assert_true(mask[1] && mask[19] && !mask[180]);
     free(points);
