@@ -239,7 +239,9 @@ void want_folder(const char *path) {
             strcpy(there, slash ? "/" : ".");
         }
     }
-    if (!S_ISDIR(s.st_mode)) { die("%s: exists and is not a folder", there); }
+    bool itself = strcmp(there, path) == 0;
+    if (!S_ISDIR(s.st_mode) && itself) { die("%s: exists and is not a folder", path); }
+    if (!S_ISDIR(s.st_mode)) { die("%s: cannot be created: %s is not a folder", path, there); }
     want_writable(there, path);
     free(there);
 }

@@ -103,6 +103,7 @@ for out in file/x /dev/null/x; do
     check "analyze into $out" late "$out" analyze latents --model model --data data --split train --out $out
     check "stats into $out/x.json" late "$out" stats --data data --split val --min-side 1 --check --json $out/x.json
 done
+dies "eval into a file" "file: exists and is not a folder" "${evaluate[@]}" --data data --out file
 mkdir -p folder/x.png folder/y-0.png
 for option in "--dump-noise folder" "--dump-latents folder" "--out folder/x" "--out folder/y"; do
     check "generate $option, which is a folder" late "folder, expected a file" generate --model text-model --text person $option

@@ -201,7 +201,8 @@ static void test_names(void **state) {
     Path file = path_of("%s/taken", folder), below = path_of("%s/taken/x/y", folder);
     atomic_write(file.text, "x", 1);
     assert_dies("taken: exists and is not a folder", want_folder(file.text));
-    assert_dies("taken: exists and is not a folder", want_folder(below.text));
+    assert_dies("taken/x/y: cannot be created: ", want_folder(below.text));
+    assert_dies("taken is not a folder", want_folder(below.text));
     // of no bytes
     assert_dies("is empty", want_folder(""));
     assert_dies("is empty", make_folders(""));
