@@ -65,8 +65,8 @@ stage "$out/unet/model/model_index.json" train --model $base/start --shards $bas
     --t-max-prob 0.5 --validate-every 250 --validation-samples 96 --validation-steps 2 "${unet[@]}"
 run eval --model "$out/unet/model" --data $base/data --split val --out "$out" \
     --group "known=$known" --group "new combinations=@$base/data/classes/new-combinations.txt" --group "new word=$new"
-for text in "orange square" "green circle" "person"; do
-    run segment --model "$out/unet/model" --image $base/data/val/000001000010.png --text "$text" \
+for text in "orange cross" "brown square" "person"; do
+    run segment --model "$out/unet/model" --image $base/data/val/000001000019.png --text "$text" \
         --out "$out/segment-${text// /-}"
 done
 
