@@ -4,7 +4,7 @@
 #include "util/options.h"
 
 int cmd_synth(int argc, char **argv) {
-    int width = 64, height = 0, train = 2000, val = 400;
+    int width = 64, height = 0, train = 2000, val = 400, colors = 6;
     long long seed = 1;
     double object_size = 1, frequent_share = 0.26;
     char *new_words = NULL;
@@ -18,6 +18,10 @@ int cmd_synth(int argc, char **argv) {
         {OPT_DOUBLE, "object-size", &object_size, "scale of the objects", "FACTOR", .low = 0.25, .high = 2},
         {OPT_DOUBLE, "frequent-share", &frequent_share, "share of objects of the frequent class \"person\"", "SHARE",
          .high = 1},
+        {OPT_INT, "colors", &colors,
+         "number of colours of the shapes: the first of red, green, blue, yellow, purple, orange, cyan, pink, brown, "
+         "black",
+         "N", .low = 2, .high = SYNTH_COLORS},
         {OPT_STRING, "new-words", &new_words,
          "also list the classes without and with these words, e.g. orange,cross,person, in "
          "classes/known.txt, new-combinations.txt and new-words.txt",
@@ -31,8 +35,15 @@ int cmd_synth(int argc, char **argv) {
     options_require(folder[0], "DIR", "the folder to write");
     if (new_words) { options_require(new_words, "--new-words", "words of classes, e.g. orange,cross"); }
     if (height) { options_range(height, "--height", 32, 4096); }
-    SynthOptions options = {width,       height ? height : width, train,    val, (uint64_t)seed,
-                            object_size, frequent_share,          new_words};
+    SynthOptions options = {.width = width,
+                            .height = height ? height : width,
+                            .train = train,
+                            .val = val,
+                            .seed = (uint64_t)seed,
+                            .colors = colors,
+                            .object_size = object_size,
+                            .frequent_share = frequent_share,
+                            .new_words = new_words};
     synth_write(folder[0], &options);
     return 0;
 }

@@ -23,16 +23,24 @@ static const char *const class_names[SYNTH_CLASSES] = {
     "yellow circle", "yellow square", "yellow triangle", "yellow cross",
     "purple circle", "purple square", "purple triangle", "purple cross",
     "orange circle", "orange square", "orange triangle", "orange cross",
+    "cyan circle",   "cyan square",   "cyan triangle",   "cyan cross",
+    "pink circle",   "pink square",   "pink triangle",   "pink cross",
+    "brown circle",  "brown square",  "brown triangle",  "brown cross",
+    "black circle",  "black square",  "black triangle",  "black cross",
 };
 // clang-format on
-static const Rgb object_colors[SYNTH_COLORS] = {{0.84f, 0.13f, 0.14f}, {0.16f, 0.62f, 0.22f}, {0.15f, 0.30f, 0.84f},
-                                                {0.92f, 0.83f, 0.15f}, {0.55f, 0.20f, 0.68f}, {0.95f, 0.50f, 0.10f}};
-static const int held_out_shape[SYNTH_COLORS] = {CIRCLE, SQUARE, TRIANGLE, CROSS, CIRCLE, SQUARE};
+static const Rgb object_colors[SYNTH_COLORS] = {
+    {0.84f, 0.13f, 0.14f}, {0.16f, 0.62f, 0.22f}, {0.15f, 0.30f, 0.84f}, {0.92f, 0.83f, 0.15f}, {0.55f, 0.20f, 0.68f},
+    {0.95f, 0.50f, 0.10f}, {0.15f, 0.78f, 0.80f}, {0.95f, 0.55f, 0.75f}, {0.45f, 0.25f, 0.10f}, {0.06f, 0.06f, 0.07f}};
+static const int held_out_shape[SYNTH_COLORS] = {CIRCLE, SQUARE,   TRIANGLE, CROSS,  CIRCLE,
+                                                 SQUARE, TRIANGLE, CROSS,    CIRCLE, SQUARE};
 
 const char *synth_class_name(int class_index) {
     assert(class_index >= 0 && class_index < SYNTH_CLASSES);
     return class_names[class_index];
 }
+
+int synth_classes(const SynthOptions *options) { return 1 + options->colors * SYNTH_SHAPES; }
 
 static int class_of(int color, int shape) { return 1 + color * SYNTH_SHAPES + shape; }
 static int color_of(int class_index) { return (class_index - 1) / SYNTH_SHAPES; }
@@ -260,12 +268,12 @@ static void measure(SynthScene *scene) {
 
 // A person with probability frequent_share (0.26 gives 22% of the (picture, class) pairs); else a colour and a shape,
 // one of which may be an earlier object's, so that both words of a class name matter.
-static int draw_class(Random *random, const SynthScene *scene, bool held_out, float frequent_share) {
-    if (chance(random, frequent_share)) { return 0; }
+static int draw_class(Random *random, const SynthScene *scene, bool held_out, const SynthOptions *o) {
+    if (chance(random, (float)o->frequent_share)) { return 0; }
     int copied = scene->count ? scene->objects[random_below(random, (uint32_t)scene->count)].class_index : 0;
     float which = random_uniform(random);
     for (;;) {
-        int color = copied && which < 0.2f ? color_of(copied) : (int)random_below(random, SYNTH_COLORS);
+        int color = copied && which < 0.2f ? color_of(copied) : (int)random_below(random, (uint32_t)o->colors);
         int shape =
             copied && which >= 0.2f && which < 0.4f ? shape_of(copied) : (int)random_below(random, SYNTH_SHAPES);
         if (held_out || !synth_held_out(class_of(color, shape))) { return class_of(color, shape); }
@@ -341,7 +349,7 @@ SynthScene synth_draw(const SynthOptions *options, bool held_out, long long inde
     scene.label = xcalloc(count, 1);
     Rgb *pixels = xmalloc(count * sizeof *pixels);
     float scale = (float)(scene.width < scene.height ? scene.width : scene.height) / 64;
-    float size = (float)options->object_size, share = (float)options->frequent_share;
+    float size = (float)options->object_size;
     float visible = size < 1 ? scale * size : scale; // small objects may show fewer pixels
     Random random = random_begin(options->seed, PHILOX_SCENE, held_out, (uint64_t)index);
 
@@ -350,7 +358,7 @@ SynthScene synth_draw(const SynthOptions *options, bool held_out, long long inde
     Object objects[SYNTH_OBJECTS];
     int wanted = 2 + (int)random_below(&random, SYNTH_OBJECTS - 1);
     for (int k = 0; k < wanted; k++) {
-        Object o = object_new(&random, draw_class(&random, &scene, held_out, share), scale * size);
+        Object o = object_new(&random, draw_class(&random, &scene, held_out, options), scale * size);
         o.full_area = object_full_area(o);
         if (!place(&scene, objects, &o, &random, visible)) { continue; }
         paint_object(&o, &scene, pixels);

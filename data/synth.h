@@ -16,7 +16,7 @@
 #include <stdbool.h>
 #include <stdint.h>
 
-enum { SYNTH_COLORS = 6, SYNTH_SHAPES = 4, SYNTH_CLASSES = 1 + SYNTH_COLORS * SYNTH_SHAPES, SYNTH_OBJECTS = 3 };
+enum { SYNTH_COLORS = 10, SYNTH_SHAPES = 4, SYNTH_CLASSES = 1 + SYNTH_COLORS * SYNTH_SHAPES, SYNTH_OBJECTS = 3 };
 // Class 0 is "person"; 1 + color * SYNTH_SHAPES + shape is "red circle" and so on. A category's id is its class + 1.
 const char *synth_class_name(int class_index); // 0 <= class_index < SYNTH_CLASSES
 bool synth_held_out(int class_index);
@@ -24,10 +24,12 @@ bool synth_held_out(int class_index);
 typedef struct {
     int width, height, train, val; // pixels; numbers of scenes
     uint64_t seed;
-    double object_size;    // scale of the objects' radii
+    int colors;         // the first of SYNTH_COLORS: red, green, blue, yellow, purple, orange, cyan, pink, brown, black
+    double object_size; // scale of the objects' radii
     double frequent_share; // share of objects that are a person
     const char *new_words; // "orange,cross": writes the lists of classes with and without them; NULL: no such lists
 } SynthOptions;
+int synth_classes(const SynthOptions *options); // the number of classes that its colours make
 
 typedef struct {
     int class_index;

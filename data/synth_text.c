@@ -8,7 +8,8 @@
 const char *const phrase_kind_names[] = {"name", "attribute", "relation", "size", "plural", "absent"};
 static const char *const shape_names[] = {"circle", "square", "triangle", "cross", "person"};
 static const char *const shape_plurals[] = {"circles", "squares", "triangles", "crosses", "people"};
-static const char *const color_names[] = {"red", "green", "blue", "yellow", "purple", "orange"};
+static const char *const color_names[SYNTH_COLORS] = {"red",    "green", "blue", "yellow", "purple",
+                                                      "orange", "cyan",  "pink", "brown",  "black"};
 enum { PERSON = SYNTH_SHAPES, NOUNS = PERSON + 1 };
 static const double least_ratio = 1.2; // of the areas of the largest and the next
 
@@ -198,7 +199,8 @@ static int draw_missing(Speaker *s, Property property, int values) {
 }
 
 static void say_absent(Speaker *s) {
-    int missing = draw_missing(s, OF_CLASS, SYNTH_CLASSES), color = draw_missing(s, OF_COLOR, SYNTH_COLORS);
+    int missing = draw_missing(s, OF_CLASS, synth_classes(s->options)),
+        color = draw_missing(s, OF_COLOR, s->options->colors);
     if (missing >= 0) { say(s, PHRASE_ABSENT, "the %s", synth_class_name(missing)); }
     int shape = draw_missing(s, OF_SHAPE, SYNTH_SHAPES);
     if (random_below(&s->random, 2)) {
@@ -209,7 +211,7 @@ static void say_absent(Speaker *s) {
     shape = draw_missing(s, OF_SHAPE, SYNTH_SHAPES);
     say(s, PHRASE_ABSENT, "the %s %s", random_below(&s->random, 2) ? "largest" : "smallest", shape_names[shape]);
     shape = draw_missing(s, OF_SHAPE, SYNTH_SHAPES);
-    color = draw_missing(s, OF_COLOR, SYNTH_COLORS);
+    color = draw_missing(s, OF_COLOR, s->options->colors);
     if (random_below(&s->random, 2)) {
         say(s, PHRASE_ABSENT, "all %s shapes", color_names[color]);
     } else {

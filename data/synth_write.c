@@ -131,9 +131,9 @@ static void put_images(yajl_gen gen, const Split *split) {
     yajl_gen_array_close(gen);
 }
 
-static void put_categories(yajl_gen gen, bool panoptic) {
+static void put_categories(yajl_gen gen, const SynthOptions *options, bool panoptic) {
     json_open_list(gen, "categories");
-    for (int c = 0; c < SYNTH_CLASSES; c++) {
+    for (int c = 0; c < synth_classes(options); c++) {
         yajl_gen_map_open(gen);
         json_put_integer(gen, "id", c + 1);
         json_put_string(gen, "name", synth_class_name(c));
@@ -252,7 +252,7 @@ static void write_annotations(const Split *split, AnnotationFile what) {
     put_info(gen);
     if (what != REFS) { put_images(gen, split); }
     put_list(gen, split, what);
-    if (what <= PANOPTIC) { put_categories(gen, what == PANOPTIC); }
+    if (what <= PANOPTIC) { put_categories(gen, split->options, what == PANOPTIC); }
     yajl_gen_map_close(gen);
     yajl_gen_free(gen);
     fputc('\n', file.stream);
@@ -287,12 +287,13 @@ static bool has_word(const char *name, const char *list) {
 }
 
 // Every word must be one of some class.
-static void check_new_words(const char *list) {
+static void check_new_words(const SynthOptions *options) {
+    const char *list = options->new_words;
     for (const char *word = list; word && *word;) {
         size_t length = strcspn(word, ",");
         char *one = xprintf("%.*s", (int)length, word);
         bool found = false;
-        for (int c = 0; c < SYNTH_CLASSES; c++) { found |= has_word(synth_class_name(c), one); }
+        for (int c = 0; c < synth_classes(options); c++) { found |= has_word(synth_class_name(c), one); }
         if (!found) {
             die("--new-words %s: \"%s\" is no word of a class, expected colours, shapes or person", list, one);
         }
@@ -310,21 +311,21 @@ static bool belongs(int class_index, ClassList list, const char *new_words) {
                              : !(list >= KNOWN && new_word) && held_out == (list == UNSEEN || list == NEW_COMBINATIONS);
 }
 
-static void write_class_list(const char *folder, ClassList list, const char *new_words) {
+static void write_class_list(const char *folder, ClassList list, const SynthOptions *options) {
     make_folders(path_of("%s/classes", folder).text);
     AtomicFile file = atomic_open(path_of("%s/classes/%s.txt", folder, list_names[list]).text);
-    for (int c = 0; c < SYNTH_CLASSES; c++) {
-        if (belongs(c, list, new_words)) { fprintf(file.stream, "%s\n", synth_class_name(c)); }
+    for (int c = 0; c < synth_classes(options); c++) {
+        if (belongs(c, list, options->new_words)) { fprintf(file.stream, "%s\n", synth_class_name(c)); }
     }
     atomic_commit(&file);
 }
 
 typedef struct {
     const char *name;
-    double value;
+    double value, absent; // absent: what a file without the field means
 } Field;
 // The versions of the code that draws and of the code that speaks: raise them when pictures or texts change.
-enum { FIELDS = 8, SCENES_VERSION = 1, TEXTS_VERSION = 1 };
+enum { FIELDS = 9, SCENES_VERSION = 1, TEXTS_VERSION = 1 };
 
 static void options_fields(const SynthOptions *o, Field fields[FIELDS]) {
     const Field all[FIELDS] = {{"scenes_version", SCENES_VERSION},
@@ -334,7 +335,8 @@ static void options_fields(const SynthOptions *o, Field fields[FIELDS]) {
                                {"val", o->val},
                                {"texts_version", TEXTS_VERSION},
                                {"object_size", o->object_size},
-                               {"frequent_share", o->frequent_share}};
+                               {"frequent_share", o->frequent_share, -1},
+                               {"colors", o->colors, 6}};
     memcpy(fields, all, sizeof all);
 }
 
@@ -367,7 +369,7 @@ static void compare_options(const Json *json, const SynthOptions *options) {
             advice);
     }
     for (int i = 0; i < FIELDS; i++) {
-        double value = json_number(json, fields[i].name, -1);
+        double value = json_number(json, fields[i].name, fields[i].absent);
         if (value == fields[i].value) { continue; }
         die("%s: field \"%s\" is %g, but %g is asked for: %s", json->path, fields[i].name, value, fields[i].value,
             advice);
@@ -392,7 +394,7 @@ static bool already_there(const char *folder, const SynthOptions *options) {
 }
 
 void synth_write(const char *folder, const SynthOptions *options) {
-    check_new_words(options->new_words);
+    check_new_words(options);
     size_t length = strlen(folder);
     while (length > 1 && folder[length - 1] == '/') { length--; }
     char *final = xprintf("%.*s", (int)length, folder);
@@ -404,13 +406,13 @@ void synth_write(const char *folder, const SynthOptions *options) {
         write_split(temporary, options, false);
         write_split(temporary, options, true);
         for (int list = 0; list < (options->new_words ? LISTS : KNOWN); list++) {
-            write_class_list(temporary, (ClassList)list, options->new_words);
+            write_class_list(temporary, (ClassList)list, options);
         }
         write_options(temporary, options);
         commit_rename(temporary, final);
         cleanup_remove(temporary);
         printf("%s: %d training and %d validation scenes of %dx%d pixels, %d classes (%d held out)\n", final,
-               options->train, options->val, options->width, options->height, SYNTH_CLASSES, SYNTH_COLORS);
+               options->train, options->val, options->width, options->height, synth_classes(options), options->colors);
         free(temporary);
     }
     free(final);

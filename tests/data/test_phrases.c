@@ -225,7 +225,7 @@ enum { RED_CIRCLE = 1, BLUE_CIRCLE = 9, BLUE_SQUARE = 10 };
 // The margins: centres 8 pixels apart of 64, areas with a ratio of 1.2.
 static void margins(void **state) {
     (void)state;
-    SynthOptions o = {.width = 64, .height = 64, .seed = 1, .frequent_share = 0.26};
+    SynthOptions o = {.width = 64, .height = 64, .seed = 1, .frequent_share = 0.26, .colors = 6};
     static SynthPhrase p[SYNTH_PHRASES];
     SynthObject scene[] = {{RED_CIRCLE, 10, 10, 10, 10, 120}, {BLUE_SQUARE, 18, 40, 10, 10, 90}};
     int n = synth_phrases(&o, scene, 2, true, 0, p);
@@ -254,7 +254,7 @@ static void margins(void **state) {
 // No scene of three objects says more than there is room for.
 static void room(void **state) {
     (void)state;
-    SynthOptions o = {.width = 64, .height = 64, .seed = 1, .frequent_share = 0.26};
+    SynthOptions o = {.width = 64, .height = 64, .seed = 1, .frequent_share = 0.26, .colors = 6};
     static SynthPhrase p[SYNTH_PHRASES];
     int most = 0;
     for (int a = 0; a < SYNTH_CLASSES; a++) {

@@ -4,13 +4,13 @@
 #include <stddef.h>
 #include <stdint.h>
 #include <cmocka.h>
-#include "data/synth.h"
+#include "data/synth_text.h"
 #include "tests/data/shards.h"
 #include "tests/dies.h"
 #include <omp.h>
 
 static const SynthOptions plain = {
-    .width = 64, .height = 64, .train = 9, .val = 5, .seed = 3, .object_size = 1, .frequent_share = 0.26};
+    .width = 64, .height = 64, .train = 9, .val = 5, .seed = 3, .object_size = 1, .frequent_share = 0.26, .colors = 6};
 
 // Boxes and areas recomputed from the labels.
 static void check_annotations(const SynthScene *s) {
@@ -61,9 +61,29 @@ static void distribution(void **state) {
         assert_in_range(objects, 2.3 * SCENES, 2.6 * SCENES);
         assert_in_range(persons, 0.20 * objects, 0.30 * objects);
         assert_in_range(bright, 0.12 * SCENES, 0.28 * SCENES);
-        for (int c = 0; c < SYNTH_CLASSES; c++) { assert_int_equal(classes[c] > 0, held_out || !synth_held_out(c)); }
+        for (int c = 0; c < SYNTH_CLASSES; c++) {
+            assert_int_equal(classes[c] > 0, c < synth_classes(&plain) && (held_out || !synth_held_out(c)));
+        }
         if (held_out) { assert_in_range(unseen, 0.12 * objects, 0.28 * objects); }
     }
+}
+
+// Ten colours: all classes occur, in pictures and in texts.
+static void colors(void **state) {
+    (void)state;
+    SynthOptions ten = plain;
+    ten.colors = SYNTH_COLORS;
+    bool classes[SYNTH_CLASSES] = {0}, said = false;
+    for (int i = 0; i < 600; i++) {
+        SynthScene s = synth_draw(&ten, true, i);
+        SynthPhrase phrases[SYNTH_PHRASES];
+        int count = synth_phrases(&ten, s.objects, s.count, true, i, phrases);
+        for (int k = 0; k < s.count; k++) { classes[s.objects[k].class_index] = true; }
+        for (int k = 0; k < count; k++) { said |= strcmp(phrases[k].text, "the black one") == 0; }
+        synth_free(&s);
+    }
+    for (int c = 0; c < SYNTH_CLASSES; c++) { assert_true(classes[c]); }
+    assert_true(said);
 }
 
 static void purity(void **state) {
@@ -80,8 +100,14 @@ static void purity(void **state) {
     synth_free(&b);
     synth_free(&c);
     synth_free(&d);
-    SynthOptions wide = {
-        .width = 160, .height = 96, .train = 1, .val = 1, .seed = 3, .object_size = 1, .frequent_share = 0.26};
+    SynthOptions wide = {.width = 160,
+                         .height = 96,
+                         .train = 1,
+                         .val = 1,
+                         .seed = 3,
+                         .object_size = 1,
+                         .frequent_share = 0.26,
+                         .colors = 6};
     for (int i = 0; i < 20; i++) {
         a = synth_draw(&wide, true, i);
         check_annotations(&a);
@@ -123,6 +149,9 @@ static void folders(void **state) {
     SynthOptions other = plain;
     other.seed = 8;
     assert_dies("synth.json: field \"seed\" is 3, but 8 is asked for", synth_write(one, &other));
+    other = plain;
+    other.colors = 10;
+    assert_dies("synth.json: field \"colors\" is 6, but 10 is asked for", synth_write(one, &other));
     assert_dies("exists and is not a folder", synth_write(folder, &plain));
     assert_dies("cannot be created", synth_write("/proc/scenes", &plain));
     remove_tree(folder);
@@ -132,7 +161,7 @@ static void folders(void **state) {
 }
 
 int main(void) {
-    const struct CMUnitTest tests[] = {cmocka_unit_test(distribution), cmocka_unit_test(purity),
-                                       cmocka_unit_test(folders)};
+    const struct CMUnitTest tests[] = {cmocka_unit_test(distribution), cmocka_unit_test(colors),
+                                       cmocka_unit_test(purity), cmocka_unit_test(folders)};
     return cmocka_run_group_tests_name("data/synth", tests, NULL, NULL);
 }

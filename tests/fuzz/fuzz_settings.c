@@ -19,7 +19,7 @@ void fuzz_one(void) {
     settings_free(&settings);
     if (fuzz_has("synth/synth.json")) {
         SynthOptions synth = {
-            .width = 48, .height = 40, .train = 1, .val = 1, .object_size = 1, .frequent_share = 0.26};
+            .width = 48, .height = 40, .train = 1, .val = 1, .object_size = 1, .frequent_share = 0.26, .colors = 6};
         synth_write(fuzz_path("synth"), &synth);
     }
 }

@@ -255,8 +255,8 @@ run_arms() { # run_arms FOLDER ARM SEED
     parse_arm "$2"
     train_arm "$1" "$2" "$3" "$steps" "${recipe[@]}"
 }
-run_words() { # run_words FOLDER ARM SEED: the demo's recipe
-    new_words=$new_word without=@$out/known.txt
+run_words() { # run_words FOLDER ARM SEED: the demo's recipe; a tenth of the pairs ask for the new word
+    new_words=$new_word without=@$out/word-data/classes/known.txt pairs=$((3 * pairs))
     parse_arm "$2"
     latents=$out/latents-words
     train_arm "$1" "$2" "$3" "$word_steps" "${recipe[@]}" --multires-noise 0 --t-max-prob 0.5
@@ -333,8 +333,6 @@ else
     if [ ! "$dry" ]; then
         cp "$data/classes/seen.txt" "$out/with.txt"
         grep -vx "$frequent" "$out/with.txt" >"$out/without.txt"
-        grep -v "$new_word" "$out/with.txt" >"$out/known.txt"
-        cat "$data"/classes/{seen,unseen}.txt | grep "$new_word" >"$out/new.txt"
     fi
     stage "$out/init/model_index.json" ./cocogold init --preset mini "$out/init" --seed 1
     stage "$start/model_index.json" ./cocogold train-vae --model "$out/init" --data "$data" --out "$out/vae" \
@@ -358,12 +356,15 @@ for spec in "${queued[@]}"; do
     [ "${encoded[$latents]-}" ] || encode_arm
     encoded[$latents]=1
 done
-if has_part words; then
-    encode train "$out/latents-words" --classes "@$out/known.txt" --exclude "@$out/new.txt" --passes "$passes"
-    encode val "$out/latents-words" --classes all-things --trained "@$out/known.txt" --passes 1
+if has_part words; then # ten colours: the fewer there are, the less often a new one carries over
+    data=$out/word-data known=@$out/word-data/classes/known.txt new=@$out/word-data/classes/new-words.txt
+    stage "$data/synth.json" ./cocogold synth "$data" --colors 10 --train "$train" --val "$val" --seed 1 --new-words "$new_word"
+    encode train "$out/latents-words" --classes "$known" --exclude "$new" --passes "$passes"
+    encode val "$out/latents-words" --classes all-things --trained "$known" --passes 1
 fi
 if has_part words || [[ $* == *pretrained* ]]; then
-    stage "$out/caption-data/synth.json" ./cocogold synth "$out/caption-data" --train "$((4 * train))" --val 100 --seed 11
+    stage "$out/caption-data/synth.json" ./cocogold synth "$out/caption-data" --colors 10 --train "$((4 * train))" \
+        --val 100 --seed 11
     for part in train val; do
         stage "$out/captions/$part.json" ./cocogold encode --model "$start" --data "$out/caption-data" --split "$part" \
             --texts captions --min-side 0 --seed 1 --out "$out/captions"
