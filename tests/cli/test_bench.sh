@@ -76,6 +76,9 @@ check "the step's model" grep -q '^mini: 1.0 M parameters, batch 2, 16x16 latent
 check "the step's speed and memory" grep -qE '^step [0-9.]+ s .* of the roofline, peak memory' "$work/step"
 check "the step's profile" grep -qE '^adam_update +update +1 ' "$work/step"
 check "the step's JSON" grep -q '"peak_bytes"' "$work/step.json"
+"$program" bench plan --preset mini --batch 2 --json "$work/mini.json" >/dev/null
+check "plan and step agree on the memory of activations and gradients" \
+    cmp <(grep arena_bytes "$work/mini.json" | head -n 1) <(grep arena_bytes "$work/step.json")
 "$program" bench plan --preset sd2 --size 64 --json "$work/plan.json" >"$work/plan"
 check "bench plan exits with 0" [ $? = 0 ]
 check "Stable Diffusion 2's step: 2.41 TFLOP per sample" grep -qE '^sd2, batch 2, 64x64 latents: 86[56]\.[0-9] M .* 4\.[789][0-9] TFLOP' "$work/plan"
