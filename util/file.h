@@ -49,7 +49,8 @@ typedef struct {
 } AtomicFile;
 AtomicFile atomic_open(const char *path); // dies if the folder is missing or not writable
 void atomic_commit(AtomicFile *file);     // flush, fsync, rename; on failure (disk full, ...) dies and removes the file
-void atomic_write(const char *path, const void *bytes, size_t size); // the three steps at once
+void atomic_write(const char *path, const void *bytes, size_t size);     // the three steps at once
+bool try_atomic_write(const char *path, const void *bytes, size_t size); // false, with errno: PATH is as it was
 
 // The temporary name of PATH until it is complete: PATH.cocogold-tmp-HOST-PID. The caller frees it. Also removes the
 // temporary files that killed processes of this host left behind for the same PATH, and what has this name. Create the
