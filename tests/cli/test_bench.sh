@@ -64,6 +64,8 @@ torch_row() {
 check "the lab's row of PyTorch" torch_row '^  -  PyTorch 9\.9: fake +- +20\.00 +[0-9.]+ +[0-9.]+ .*%$' \
     'echo hello; echo "{\"name\": \"9.9: fake\", \"seconds\": 2e-5}"'
 check "what the lab asks PyTorch for" grep -qE '/bench/torch_gpu.py --layer layernorm --function layernorm_forward --shape 20,64 --runs 1( --fp32)?$' "$work/asked"
+check "Ctrl-C reaches PyTorch: its process ends by SIGINT" torch_row '^  -  PyTorch: bench/torch_gpu.py failed$' \
+    'kill -INT $$; echo "{\"name\": \"9.9: fake\", \"seconds\": 2e-5}"'
 check "the lab without PyTorch" torch_row '^  -  PyTorch: not installed$' 'echo "{\"error\": \"not installed\"}"'
 check "the lab with a python3 that fails" torch_row '^  -  PyTorch: bench/torch_gpu.py failed$' 'echo "{\"seconds"; exit 3'
 check "the lab without a GPU does not ask PyTorch" bash -c '"$1" bench layernorm --version all --shape 20,64 --runs 1 | grep -c PyTorch | grep -qx 0' - "$program"
