@@ -499,20 +499,28 @@ static __global__ void __launch_bounds__(256)
 // scores (Tq, pitch) = x (Tq, HS) y (Tk, HS)^T.
 static void head_scores(float *scores, const floatX *x, int x_stride, const floatX *y, int y_stride, const Scores &s,
                         const Attention &a, Device *dev) {
-    product(scores, y, x, NULL, NULL, 1, 0, {true, false, a.Tk, a.Tq, a.HS, y_stride, x_stride, s.pitch, false, true},
-            s.lt, dev);
+    const Product p = {.transpose_a = true,
+                       .m = a.Tk,
+                       .n = a.Tq,
+                       .k = a.HS,
+                       .lda = y_stride,
+                       .ldb = x_stride,
+                       .ldd = s.pitch,
+                       .float_out = true};
+    product(scores, y, x, NULL, NULL, 1, 0, p, s.lt, dev);
 }
 // out (Tq, HS) = p y (Tk, HS).
 static void head_rows(floatX *out, int stride, const floatX *y, int y_stride, const Scores &s, const Attention &a,
                       Device *dev) {
-    product(out, y, s.p, NULL, NULL, 1, 0, {false, false, a.HS, a.Tq, a.Tk, y_stride, s.pitch, stride, false, false},
-            s.lt, dev);
+    const Product p = {.m = a.HS, .n = a.Tq, .k = a.Tk, .lda = y_stride, .ldb = s.pitch, .ldd = stride};
+    product(out, y, s.p, NULL, NULL, 1, 0, p, s.lt, dev);
 }
 // out (Tk, HS) = p^T x (Tq, HS).
 static void head_columns(floatX *out, int stride, const floatX *x, int x_stride, const Scores &s, const Attention &a,
                          Device *dev) {
-    product(out, x, s.p, NULL, NULL, 1, 0, {false, true, a.HS, a.Tk, a.Tq, x_stride, s.pitch, stride, false, false},
-            s.lt, dev);
+    const Product p = {
+        .transpose_b = true, .m = a.HS, .n = a.Tk, .k = a.Tq, .lda = x_stride, .ldb = s.pitch, .ldd = stride};
+    product(out, x, s.p, NULL, NULL, 1, 0, p, s.lt, dev);
 }
 
 // Offsets of head h of sample b in the tensors of queries, keys, values and outputs.
@@ -676,11 +684,11 @@ template <class T> static const T &variant_for(const T *list, int HS) {
 
 // The VEC elements of a copy (rows, NH, padded) that a thread handles: their offset in the tensor (rows `stride` apart,
 // NH, HS), and how many of them exist there.
-struct Place {
+struct HeadPlace {
     unsigned vector; // fewer than 2^32 of them
     size_t at;
     int count;
-    __device__ Place(int stride, int NH, int HS) : vector(blockIdx.x * 256 + threadIdx.x) {
+    __device__ HeadPlace(int stride, int NH, int HS) : vector(blockIdx.x * 256 + threadIdx.x) {
         const unsigned per_head = ceil_div(HS, 8) * 8 / VEC, head = vector / per_head, d = vector % per_head * VEC;
         at = (size_t)(head / NH) * stride + head % NH * HS + d;
         count = HS - (int)d;
@@ -689,7 +697,7 @@ struct Place {
 
 static __global__ void __launch_bounds__(256)
     pad_heads(floatX *copy, const floatX *x, int stride, int NH, int HS, unsigned vectors) {
-    const Place place(stride, NH, HS);
+    const HeadPlace place(stride, NH, HS);
     floatX v[VEC];
     if (place.vector >= vectors) { return; }
 #pragma unroll
@@ -699,7 +707,7 @@ static __global__ void __launch_bounds__(256)
 
 static __global__ void __launch_bounds__(256)
     cut_heads(floatX *x, const floatX *copy, int stride, int NH, int HS, unsigned vectors) {
-    const Place place(stride, NH, HS);
+    const HeadPlace place(stride, NH, HS);
     floatX v[VEC];
     if (place.vector >= vectors) { return; }
     load_words(v, copy + (size_t)place.vector * VEC);

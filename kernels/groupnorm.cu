@@ -9,9 +9,9 @@ enum { THREADS = 256, BATCH = 4 }; // BATCH: pixels that a thread loads before i
 
 // The sample, the columns of this thread, and the pixels of the block, of which a thread handles every blockDim.y-th. A
 // thread beyond the last channel has no pixels.
-template <int V> struct Place {
+template <int V> struct PixelPlace {
     int b, tile, c, first, last;
-    __device__ Place(int HW, int C, int rows)
+    __device__ PixelPlace(int HW, int C, int rows)
         : b(blockIdx.z), tile(blockIdx.y * blockDim.x * V), c(tile + threadIdx.x * V),
           first(blockIdx.x * rows + threadIdx.y), last(c < C ? min((int)(blockIdx.x + 1) * rows, HW) : 0) {}
 };
@@ -34,7 +34,7 @@ __device__ static inline void load_batch(floatX (&to)[N][V], const floatX *x, in
 struct Groups {
     int size, first, count;
     template <int V>
-    __device__ Groups(const Place<V> &at, int C, int G)
+    __device__ Groups(const PixelPlace<V> &at, int C, int G)
         : size(C / G), first(at.tile / size), count((min(at.tile + (int)blockDim.x * V, C) - 1) / size - first + 1) {}
 };
 
@@ -77,7 +77,7 @@ template <int V> __device__ static inline void store_floats(float *to, const flo
 
 // Each array is loaded by a different row of the block.
 template <int V>
-__device__ static inline void stage_columns(floatX *to, const floatX *from, int row, const Place<V> &at, int C) {
+__device__ static inline void stage_columns(floatX *to, const floatX *from, int row, const PixelPlace<V> &at, int C) {
     if ((int)threadIdx.y == row && from && at.c < C) { copy_words<V>(to + threadIdx.x * V, from + at.c); }
 }
 
@@ -89,7 +89,8 @@ __device__ static inline void stage_groups(float *to, const float *from, int row
 
 // value[i] = the number that belongs to the group of channel c + i.
 template <int V>
-__device__ static inline void spread(float (&value)[V], const float *staged, const Place<V> &at, const Groups &groups) {
+__device__ static inline void spread(float (&value)[V], const float *staged, const PixelPlace<V> &at,
+                                     const Groups &groups) {
     int group = at.c / groups.size - groups.first, left = groups.size - at.c % groups.size;
 #pragma unroll
     for (int i = 0; i < V; i++) {
@@ -105,7 +106,7 @@ __device__ static inline void spread(float (&value)[V], const float *staged, con
 template <int V> struct Channels {
     float mean[V], rstd[V], weight[V], bias[V];
 
-    __device__ static void stage(const Shared<V> &shared, const Place<V> &at, const Groups &groups,
+    __device__ static void stage(const Shared<V> &shared, const PixelPlace<V> &at, const Groups &groups,
                                  const floatX *weights, const floatX *biases, const float *means, const float *rstds,
                                  int C, int G) {
         stage_columns(shared.weight, weights, 0, at, C);
@@ -114,7 +115,7 @@ template <int V> struct Channels {
         stage_groups(shared.of_groups(1), rstds, 3, groups, at.b, G);
     }
 
-    __device__ Channels(const Shared<V> &shared, const Place<V> &at, const Groups &groups, bool with_bias) {
+    __device__ Channels(const Shared<V> &shared, const PixelPlace<V> &at, const Groups &groups, bool with_bias) {
         load(weight, shared.weight + threadIdx.x * V);
 #pragma unroll
         for (int i = 0; i < V; i++) { bias[i] = 0; }
@@ -132,7 +133,7 @@ template <int V> struct Channels {
 template <int V>
 static __global__ void __launch_bounds__(THREADS)
     moments_of_chunk(float *sums, const floatX *inp, int HW, int C, int rows) {
-    const Place<V> at(HW, C, rows);
+    const PixelPlace<V> at(HW, C, rows);
     const Shared<V> shared;
     const floatX *x = inp + (size_t)at.b * HW * C + at.c;
     float sum[V] = {}, square[V] = {}, shift[V] = {}, count = 0;
@@ -211,7 +212,7 @@ template <int V, bool SILU>
 static __global__ void __launch_bounds__(THREADS)
     normalise_chunk(floatX *out, const floatX *inp, const floatX *weight, const floatX *bias, const float *mean,
                     const float *rstd, int HW, int C, int G, int rows) {
-    const Place<V> at(HW, C, rows);
+    const PixelPlace<V> at(HW, C, rows);
     const Groups groups(at, C, G);
     const Shared<V> shared;
     const size_t start = (size_t)at.b * HW * C + at.c;
@@ -283,7 +284,7 @@ template <int V, bool SILU>
 static __global__ void __launch_bounds__(THREADS, 2)
     gradient_sums(float *sums, const floatX *dout, const floatX *inp, const floatX *weight, const floatX *bias,
                   const float *mean, const float *rstd, int HW, int C, int G, int rows) {
-    const Place<V> at(HW, C, rows);
+    const PixelPlace<V> at(HW, C, rows);
     const Groups groups(at, C, G);
     const Shared<V> shared;
     const size_t start = (size_t)at.b * HW * C + at.c;
@@ -355,7 +356,7 @@ static __global__ void __launch_bounds__(THREADS, 2)
     input_gradient(floatX *dinp, const floatX *dout, const floatX *inp, const floatX *weight, const floatX *bias,
                    const float *mean, const float *rstd, const float *mean_dy, const float *mean_dot,
                    const floatX *dresidual, int HW, int C, int G, int rows) {
-    const Place<V> at(HW, C, rows);
+    const PixelPlace<V> at(HW, C, rows);
     const Groups groups(at, C, G);
     const Shared<V> shared;
     const size_t start = (size_t)at.b * HW * C + at.c;
