@@ -110,7 +110,7 @@ static float *normal(size_t n, Optimizer *optimizer, Device *dev) {
 
 static void open_step(StepBench *s, const StepModel *m, int size, Device *dev) {
     s->unet = unet_create(&m->unet);
-    params_alloc(&s->unet.params, false, dev);
+    params_alloc(&s->unet.params, dev);
     draw_weights(&s->unet.params, dev);
     s->schedule = schedule_create(&m->schedule);
     s->diffusion = diffusion_create(&s->unet, &s->schedule, &s->options, m->tokens, size, size, dev);

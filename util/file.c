@@ -362,6 +362,37 @@ void atomic_write(const char *path, const void *bytes, size_t size) {
     if (!try_atomic_write(path, bytes, size)) { die("%s: cannot be written: %s", path, strerror(errno)); }
 }
 
+static void copy_file(const char *from, const char *to) {
+    FILE *in = fopen(from, "rb");
+    if (!in) { die("%s: cannot be opened: %s", from, strerror(errno)); }
+    AtomicFile out = atomic_open(to);
+    static const size_t block = 1 << 20;
+    char *buffer = xmalloc(block);
+    for (size_t n; (n = fread(buffer, 1, block, in)) > 0;) { fwrite(buffer, 1, n, out.stream); }
+    if (ferror(in)) { die("%s: cannot be read: %s", from, strerror(errno)); }
+    fclose(in);
+    free(buffer);
+    atomic_commit(&out);
+}
+
+// If `from` is a symbolic link (as in download caches), links its target. Copies if hard links are not possible.
+static void link_file(const char *from, const char *to) {
+    unlink(to);
+    if (linkat(AT_FDCWD, from, AT_FDCWD, to, AT_SYMLINK_FOLLOW) != 0) { copy_file(from, to); }
+}
+
+void link_tree(const char *from, const char *to) {
+    make_folders(to);
+    DIR *folder = opendir(from);
+    if (!folder) { die("%s: cannot be opened: %s", from, strerror(errno)); }
+    for (struct dirent *e; (e = readdir(folder));) {
+        if (e->d_name[0] == '.') { continue; }
+        Path source = path_of("%s/%s", from, e->d_name), target = path_of("%s/%s", to, e->d_name);
+        (folder_exists(source.text) ? link_tree : link_file)(source.text, target.text);
+    }
+    closedir(folder);
+}
+
 bool path_inside(const char *path, const char *folder) {
     char *inner = realpath(path, NULL), *outer = realpath(folder, NULL);
     size_t length = outer ? strlen(outer) : 0;

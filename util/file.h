@@ -73,6 +73,9 @@ typedef struct {
 // gets its name back instead if nothing has taken that.
 void remove_temporaries_if(const char *folder, bool (*goes)(const TemporaryName *, const char *data), const char *data);
 
+// Hard-links the files of a folder into another one, which it makes; copies those that cannot be linked.
+void link_tree(const char *from, const char *to);
+
 // Flushes a finished file or folder to disk and renames it to `path`. An existing file is replaced; an existing folder
 // exchanges its name with it and is then removed: there is no moment without it where the system has renameat2. Dies on
 // failure; then the existing one stays.
