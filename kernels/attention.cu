@@ -598,9 +598,9 @@ struct Pieces {
     }
 };
 
-// Lays out the workspace. The cut depends only on the sizes, so that sums have the
-// same bits on every card. The queries are cut into chunks only if there are at most 64 blocks, and then to at most 128
-// blocks, since the sums of the chunks cost memory traffic.
+// Lays out the workspace. The cut depends only on the sizes, so that sums have the same bits on every card. The queries
+// are cut into chunks only if there are at most 64 blocks, and then to at most 128 blocks, since the sums of the chunks
+// cost memory traffic.
 template <int D> static BackwardWorkspace backward_workspace(void *workspace, const Attention &a) {
     typedef Tiles<D> T;
     BackwardWorkspace ws = {};

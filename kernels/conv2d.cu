@@ -724,6 +724,87 @@ void conv2d_forward(floatX *out, const floatX *inp, const floatX *weight, const 
     multiply_pixels<false>(p, result, dev);
 }
 
+// What backward does, and the parts of its workspace. The three products use one part, one after the other.
+struct BackwardPlan {
+    Padded dout, inp, weight;
+    int splits, weight_splits; // of dinp's sums and of dweight's
+    bool direct;               // dweight needs no partial sums
+    int samples;               // the biases' sums are over the pixels of so many parts
+    size_t sums;               // bytes of these sums
+    size_t partial, bytes;     // offset of the part that the products share; bytes of the workspace
+};
+
+static int columns_of_weight(const Conv2d *c) { return c->K * c->K * stored(c->IC); }
+
+static BackwardPlan plan_backward(const Conv2d *c, const floatX *dout, const floatX *inp, const floatX *weight,
+                                  bool dinp, bool dweight, bool dbias, bool dsample_bias) {
+    const size_t pixels = (size_t)c->B * c->H * c->W;
+    const size_t out_pixels = (size_t)c->B * conv2d_out(c, c->H) * conv2d_out(c, c->W);
+    size_t used = 0;
+    BackwardPlan plan = {};
+    plan.dout = padded(dout, dinp || dweight ? out_pixels : 0, c->OC, &used);
+    plan.inp = padded(inp, dweight ? pixels : 0, c->IC, &used);
+    plan.weight = padded(weight, dinp ? (size_t)c->OC * c->K * c->K : 0, c->IC, &used);
+    const int met = ceil_div(c->K, c->stride), N = columns_of_weight(c);
+    const int tiles = ceil_div(c->OC, width_for(c->OC)) * ceil_div(N, 128);
+    plan.splits = dinp ? pixel_splits(pixels, c->IC, met * met, c->OC) : 1;
+    plan.weight_splits = splits_for(tiles, (int)ceil_div(out_pixels, (size_t)(4 * VEC)));
+    plan.direct = plan.weight_splits == 1 && c->IC % VEC == 0;
+    plan.samples = dsample_bias ? c->B : 1;
+    plan.sums = dbias || dsample_bias ? chunk_sums_size(plan.samples, (int)(out_pixels / plan.samples), c->OC) : 0;
+    const size_t of_pixels = plan.splits > 1 ? plan.splits * pixels * c->IC * sizeof(float) : 0;
+    const size_t of_weights = dweight && !plan.direct ? (size_t)plan.weight_splits * c->OC * N * sizeof(float) : 0;
+    plan.partial = reserve(&used, std::max({of_pixels, of_weights, plan.sums}));
+    plan.bytes = used;
+    return plan;
+}
+
+// dout and weight are padded.
+static void input_gradient(floatX *dinp, const floatX *dout, const floatX *weight, const floatX *dresidual,
+                           const Conv2d *c, int splits, float *partial, Device *dev) {
+    const PixelProduct p = {.conv = *c,
+                            .source = dout,
+                            .weight = weight,
+                            .H = conv2d_out(c, c->H),
+                            .W = conv2d_out(c, c->W),
+                            .C = stored(c->OC),
+                            .weight_C = stored(c->IC),
+                            .out_H = c->H,
+                            .out_W = c->W,
+                            .N = c->IC,
+                            .splits = splits,
+                            .phase_H = {phase_size(c->H, 0, c->stride), phase_size(c->H, 1, c->stride)},
+                            .phase_W = {phase_size(c->W, 0, c->stride), phase_size(c->W, 1, c->stride)}};
+    const PixelResult result = {.out = dinp,
+                                .partial = splits > 1 ? partial : NULL,
+                                .residual = dresidual,
+                                .N = divisor(c->IC),
+                                .sample_pixels = divisor(c->H * c->W),
+                                .elements = (size_t)c->B * c->H * c->W * c->IC,
+                                .fours = c->IC % 4 == 0};
+    multiply_pixels<true>(p, result, dev);
+}
+
+// dout and inp are padded. partial NULL: there is one split.
+static void weight_gradient(float *dweight, const floatX *dout, const floatX *inp, float beta, const Conv2d *c,
+                            int splits, float *partial, Device *dev) {
+    const int OH = conv2d_out(c, c->H), OW = conv2d_out(c, c->W);
+    const WeightProduct p = {.conv = *c,
+                             .dout = dout,
+                             .inp = inp,
+                             .OC = stored(c->OC),
+                             .C = stored(c->IC),
+                             .pixels = c->B * OH * OW,
+                             .N = columns_of_weight(c),
+                             .out_W = divisor(OW),
+                             .out_H = divisor(OH),
+                             .splits = splits,
+                             .dweight = dweight,
+                             .partial = partial,
+                             .beta = beta};
+    multiply_weights(p, dev);
+}
+
 // dsample_bias (B, C) = sums over the chunks of partial (B, chunks, C).
 static __global__ void __launch_bounds__(256)
     fold_sample_bias(floatX *dsample_bias, const float *partial, int chunks, int C, int stride) {
@@ -741,13 +822,14 @@ static __global__ void __launch_bounds__(256)
     }
 }
 
-// dsample_bias (B, OC) and dbias (OC) from the sums of dout over each sample's pixels.
-static void bias_gradients(float *dbias, floatX *dsample_bias, const floatX *dout, float beta, int samples, int pixels,
-                           int OC, int stride, float *partial, Device *dev) {
-    const int chunks = chunk_sums(partial, dout, samples, pixels, OC, dev);
+// dsample_bias (B, OC) and dbias (OC) from the sums of dout over the pixels of each of `samples` parts.
+static void bias_gradients(float *dbias, floatX *dsample_bias, const floatX *dout, float beta, const Conv2d *c,
+                           int samples, float *partial, Device *dev) {
+    const int OC = c->OC, pixels = c->B * conv2d_out(c, c->H) * conv2d_out(c, c->W);
+    const int chunks = chunk_sums(partial, dout, samples, pixels / samples, OC, dev);
     if (dsample_bias) {
         launch<fold_sample_bias>(dev, dim3(ceil_div(OC, 32), samples), dim3(32, 8), 0, dsample_bias, partial, chunks,
-                                 OC, stride);
+                                 OC, conv2d_sample_stride(c));
     }
     if (dbias) { fold_rows(dbias, NULL, partial, samples * chunks, OC, OC, beta, dev); }
 }
@@ -762,71 +844,20 @@ void conv2d_backward(floatX *dinp, float *dweight, float *dbias, floatX *dsample
                         dev);
         return;
     }
-    const bool sums = dbias || dsample_bias;
     const bool run = device_launch(dev, "conv2d_backward",
                                    conv2d_backward_cost(dinp, dweight, dbias, dsample_bias, dresidual, beta, conv));
-    const int OH = conv2d_out(c, c->H), OW = conv2d_out(c, c->W), taps = c->K * c->K;
-    const size_t pixels = (size_t)c->B * c->H * c->W, out_pixels = (size_t)c->B * OH * OW;
-    size_t used = 0;
-    const Padded d = padded(dout, dinp || dweight ? out_pixels : 0, c->OC, &used);
-    const Padded source = padded(inp, dweight ? pixels : 0, c->IC, &used);
-    const Padded weights = padded(weight, dinp ? (size_t)c->OC * taps : 0, c->IC, &used);
-    // The three products use the rest of the workspace one after the other.
-    const int met = ceil_div(c->K, c->stride), splits = dinp ? pixel_splits(pixels, c->IC, met * met, c->OC) : 1;
-    const int N = taps * stored(c->IC), tiles = ceil_div(c->OC, width_for(c->OC)) * ceil_div(N, 128);
-    const int weight_splits = splits_for(tiles, (int)ceil_div(out_pixels, (size_t)(4 * VEC)));
-    const bool direct = weight_splits == 1 && c->IC % VEC == 0;
-    const int samples = dsample_bias ? c->B : 1;
-    const size_t bytes[] = {splits > 1 ? splits * pixels * c->IC * sizeof(float) : 0,
-                            dweight && !direct ? (size_t)weight_splits * c->OC * N * sizeof(float) : 0,
-                            sums ? chunk_sums_size(samples, (int)(out_pixels / samples), c->OC) : 0};
-    const size_t reused = reserve(&used, std::max({bytes[0], bytes[1], bytes[2]}));
-    char *workspace = (char *)device_workspace(dev, used);
+    const BackwardPlan plan = plan_backward(c, dout, inp, weight, dinp, dweight, dbias, dsample_bias);
+    char *workspace = (char *)device_workspace(dev, plan.bytes);
     if (!run) { return; }
-    float *partial = (float *)(workspace + reused);
-    const floatX *padded_dout = dinp || dweight ? pad(d, workspace, dev) : NULL;
+    float *partial = (float *)(workspace + plan.partial);
+    const floatX *padded_dout = pad(plan.dout, workspace, dev);
     if (dinp) {
-        const PixelProduct p = {.conv = conv,
-                                .source = padded_dout,
-                                .weight = pad(weights, workspace, dev),
-                                .H = OH,
-                                .W = OW,
-                                .C = stored(c->OC),
-                                .weight_C = stored(c->IC),
-                                .out_H = c->H,
-                                .out_W = c->W,
-                                .N = c->IC,
-                                .splits = splits,
-                                .phase_H = {phase_size(c->H, 0, c->stride), phase_size(c->H, 1, c->stride)},
-                                .phase_W = {phase_size(c->W, 0, c->stride), phase_size(c->W, 1, c->stride)}};
-        const PixelResult result = {.out = dinp,
-                                    .partial = splits > 1 ? partial : NULL,
-                                    .residual = dresidual,
-                                    .N = divisor(c->IC),
-                                    .sample_pixels = divisor(c->H * c->W),
-                                    .elements = pixels * c->IC,
-                                    .fours = c->IC % 4 == 0};
-        multiply_pixels<true>(p, result, dev);
+        input_gradient(dinp, padded_dout, pad(plan.weight, workspace, dev), dresidual, c, plan.splits, partial, dev);
     }
     if (dweight) {
-        const WeightProduct p = {.conv = conv,
-                                 .dout = padded_dout,
-                                 .inp = pad(source, workspace, dev),
-                                 .OC = stored(c->OC),
-                                 .C = stored(c->IC),
-                                 .pixels = (int)out_pixels,
-                                 .N = N,
-                                 .out_W = divisor(OW),
-                                 .out_H = divisor(OH),
-                                 .splits = weight_splits,
-                                 .dweight = dweight,
-                                 .partial = direct ? NULL : partial,
-                                 .beta = beta};
-        multiply_weights(p, dev);
+        weight_gradient(dweight, padded_dout, pad(plan.inp, workspace, dev), beta, c, plan.weight_splits,
+                        plan.direct ? NULL : partial, dev);
     }
-    if (sums) {
-        if (dbias) { partial = partial_sums(partial, bytes[2], dev); }
-        bias_gradients(dbias, dsample_bias, dout, beta, samples, (int)(out_pixels / samples), c->OC,
-                       conv2d_sample_stride(c), partial, dev);
-    }
+    if (dbias) { partial = partial_sums(partial, plan.sums, dev); }
+    if (dbias || dsample_bias) { bias_gradients(dbias, dsample_bias, dout, beta, c, plan.samples, partial, dev); }
 }

@@ -5,7 +5,7 @@
 // mostly from L2.
 #include "kernels/cuda_common.cuh"
 
-enum { THREADS = 256, BATCH = 4 }; // BATCH: pixels that a thread loads before it computes
+enum { BATCH = 4 }; // pixels that a thread loads before it computes
 
 // The sample, the columns of this thread, and the pixels of the block, of which a thread handles every blockDim.y-th. A
 // thread beyond the last channel has no pixels.

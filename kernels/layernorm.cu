@@ -5,7 +5,10 @@
 // handled by one warp each, which reads them several times, from the cache.
 #include "kernels/cuda_common.cuh"
 
-enum { THREADS = 256, WARPS = THREADS / 32 };
+enum {
+    WARPS = THREADS / 32,
+    MOST_BLOCKS = 128 // about one for each SM of a large card; each writes 2 C sums in backward
+};
 
 // Sums over the `lanes` lanes of a team, returned to each of them.
 __device__ static inline float2 team_sum(float a, float b, int lanes) {
@@ -33,8 +36,8 @@ static Teams cut_teams(int N, int C) {
         }
     }
     if (teams.lanes) {
-        const int together = THREADS / teams.lanes, wanted = 128; // enough blocks for any card
-        teams.rows = together * (N <= together * wanted ? 1 : ceil_div(N, together * wanted));
+        const int together = THREADS / teams.lanes, at_once = together * MOST_BLOCKS;
+        teams.rows = together * (N <= at_once ? 1 : ceil_div(N, at_once));
         teams.blocks = ceil_div(N, teams.rows);
     }
     return teams;

@@ -9,7 +9,7 @@
 #include "bench/lab/steps.h"
 #include "kernels/cuda_common.cuh"
 
-enum { THREADS = 256, ROWS = 32 };
+enum { ROWS = 32 };
 
 // x^ and dy of one element.
 struct Element {

@@ -79,7 +79,7 @@ barrier='__syncthreads\(\)' wait='cp_async_wait<[^>]*>\(\)'
 
 # FILE | name | PERL. Biases, terms of gradients, residuals, limits.
 listed=(
-    'kernels/linear.cu|the bias is left out|s/bias != NULL, false/false, false/'
+    'kernels/linear.cu|the bias is left out|s/\.bias = bias != NULL/.bias = false/'
     'kernels/linear.cu|the residual of dinp is left out|s/dresidual \? 1 : 0, inputs/0, inputs/'
     'kernels/linear.cu|dweight does not add up|s/dweight, NULL, 1, beta/dweight, NULL, 1, 0/'
     'kernels/folds.cu|a limit of columns is left out|s/thread < FOLD_X && c < fold\.C/thread < FOLD_X/'
