@@ -22,8 +22,8 @@ passed=0 failed=0
 
 tests_of() { # the test programs of a file
     case $1 in
-    kernels/conv2d_tiles.cuh) echo test_conv2d ;;
-    kernels/attention_tiles.cuh) echo test_attention ;;
+    kernels/conv2d_*.cuh) echo test_conv2d ;;
+    kernels/attention_*.cuh) echo test_attention ;;
     kernels/cuda_common.cuh) echo test_linear test_groupnorm test_layernorm ;;
     kernels/folds.cu) echo test_linear test_folds ;;
     kernels/elementwise.cuh) echo test_activation test_optimizer ;;
