@@ -61,7 +61,7 @@ basics() {
     local names
     mapfile -t names < <(missing "${build[@]}" "${emu[@]}" "${tests[@]}")
     [ ${#names[@]} -gt 0 ] || return 0
-    if ! may_be_root && [ ! "$(missing "${build[@]}")" ]; then
+    if ! { has_apt && may_be_root; } && [ ! "$(missing "${build[@]}")" ]; then
         say "continuing without ${names[*]}, which only tests need"
     else
         install "${names[@]}"
@@ -115,7 +115,8 @@ from_pypi() {
     local package new=()
     for package in "$@"; do grep -qxF -- "$package" .cuda/packages 2>/dev/null || new+=("$package"); done
     [ ${#new[@]} -gt 0 ] || return 0
-    python && say "installing ${new[*]} into .cuda" && environment .cuda &&
+    python && say "installing ${new[*]} into .cuda" && environment .cuda && touch .cuda/packages &&
+        sed -i "$(printf '/^%s\\(==\\|$\\)/d;' "${new[@]%%==*}")" .cuda/packages && # other versions, which pip replaces
         .cuda/bin/pip install -q --only-binary=:all: "${new[@]}" && printf '%s\n' "${new[@]}" >>.cuda/packages
 }
 

@@ -94,9 +94,9 @@ typedef struct {
     size_t parameters;
     double seconds, mean, low, high; // of a step; the first is the median
     double loss;                     // mean loss of the last step
-    double arena_bytes,
-        peak_bytes; // of activations; most memory of the process, or on a GPU what is taken of the card's
-    Trace profile;  // timed, over profile_steps steps
+    double arena_bytes;              // of activations and gradients
+    double peak_bytes;               // most memory of the process, or on a GPU what is taken of the card's
+    Trace profile;                   // timed, over profile_steps steps
     int profile_steps;
 } StepResult;
 
@@ -110,7 +110,7 @@ typedef struct {
     char *name;
     int B, size;             // micro-batch, side of the latents
     double parameters;       // of the UNet, padding included
-    double arena, workspace; // bytes of activations and scratch
+    double arena, workspace; // bytes of activations and gradients, and of scratch
     double saved_bytes;      // peak of the activations that are saved for backward
     SavedTable saved;        // the tensors of that peak
     double vae_arena;        // of the VAE's encoder and decoder, the larger one

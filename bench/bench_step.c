@@ -110,7 +110,7 @@ static float *normal(size_t n, Optimizer *optimizer, Device *dev) {
 
 static void open_step(StepBench *s, const StepModel *m, int size, Device *dev) {
     s->unet = unet_create(&m->unet);
-    params_alloc(&s->unet.params, false, dev);
+    params_alloc(&s->unet.params, dev);
     draw_weights(&s->unet.params, dev);
     s->schedule = schedule_create(&m->schedule);
     s->diffusion = diffusion_create(&s->unet, &s->schedule, &s->options, m->tokens, size, size, dev);
@@ -219,8 +219,9 @@ static void plan_step(StepPlan *p, const StepOptions *o, const StepModel *m) {
     s.diffusion = diffusion_create(&s.unet, &s.schedule, &s.options, m->tokens, p->size, p->size, &plan);
     Arena arena = arena_measure(&plan);
     arena.table = &p->saved;
+    arena_plan_grads(&arena, PLAN_POINTER, s.unet.params.total);
     diffusion_step(&s.diffusion, &arena, PLAN_POINTER, NULL, 0, true, &plan);
-    p->arena = (double)arena.peak;
+    p->arena = (double)arena_planned(&arena);
     p->saved_bytes = (double)arena.most_saved;
     size_t n = s.unet.params.total;
     p->parameters = (double)n;

@@ -7,8 +7,8 @@
 A busy process computes all the time, in a session of its own: Linux divides the cores among sessions first. Both
 programs choose their number of threads themselves, as for a user who sets nothing, unless --threads is given. They
 alternate (A B A B ...). A time is the mean over the steps of a turn, stalls included; the table has the medians of the
-turns. "of a quiet machine": the time beside no busy process over this time. "fair": the share of the cores that the
-kernel owes a program with a thread per core, among sessions of equal weight.
+turns. "of a quiet machine": the time beside no busy process over this time ("-": --busy has no 0). "fair": the share of
+the cores that the kernel owes a program with a thread per core, among sessions of equal weight.
 """
 
 import argparse
@@ -88,7 +88,7 @@ def measure(preset, count, args):
 
 def main():
     args = parse_arguments()
-    counts = [int(n) for n in args.busy.split(",")]
+    counts = sorted(int(n) for n in args.busy.split(","))
     cores = len(os.sched_getaffinity(0))
     args_machine = argparse.Namespace(threads=args.threads or cores, least=False)
     print(machine(args_machine), "\n")
@@ -98,11 +98,12 @@ def main():
         quiet = None
         for count in counts:
             ours, theirs = measure(preset, count, args)
-            quiet = quiet or (ours, theirs)
+            quiet = (ours, theirs) if count == 0 else quiet
+            share = [f"{100 * q / t:.0f}%" for q, t in zip(quiet, (ours, theirs))] if quiet else ["-", "-"]
             # Sessions of equal weight, of which only ours can use more than one core.
             fair = max((cores - count) / cores, 1 / (1 + count))
-            print(f"| {preset} | {count} | {ours:.3f} | {100 * quiet[0] / ours:.0f}% | {theirs:.3f} | "
-                  f"{100 * quiet[1] / theirs:.0f}% | {100 * fair:.0f}% | {theirs / ours:.2f} |", flush=True)  # fmt: skip
+            print(f"| {preset} | {count} | {ours:.3f} | {share[0]} | {theirs:.3f} | {share[1]} | "
+                  f"{100 * fair:.0f}% | {theirs / ours:.2f} |", flush=True)  # fmt: skip
 
 
 if __name__ == "__main__":

@@ -155,9 +155,8 @@ static void print_tensors(const StepPlan *p) {
         printf("%-66s %-16s %-4s %12zu  %-8s %5d %-8s %5d  %s\n", t->name, format_axes(t->shape, shape), type_of(t),
                t->bytes, t->saved.scope, t->saved.launches, t->freed.scope, t->freed.launches, t->reader);
     }
-    printf("%d tensors; %.0f bytes are saved at the peak, of %.0f bytes of activations; the rest are "
-           "temporaries and gradients\n",
-           p->saved.count, p->saved_bytes, p->arena);
+    printf("%d tensors; %.0f bytes are saved at the peak, of %.0f bytes of activations and gradients\n", p->saved.count,
+           p->saved_bytes, p->arena);
 }
 
 static void put_tensors(yajl_gen gen, const SavedTable *table) {
@@ -289,7 +288,8 @@ static void bench_steps(const BenchOptions *o, Device *dev) {
 
 static void bench_plans(const BenchOptions *o) {
     StepPlan p = bench_plan(&o->step);
-    printf("%s, batch %d, %dx%d latents: %.1f M parameters, %.2f GB of activations, %.2f GB of workspace; a step has "
+    printf("%s, batch %d, %dx%d latents: %.1f M parameters, %.2f GB of activations and gradients, %.2f GB of "
+           "workspace; a step has "
            "%.2f TFLOP and moves %.2f GB\n",
            p.name, p.B, p.size, p.size, 1e-6 * p.parameters, 1e-9 * p.arena, 1e-9 * p.workspace, 1e-12 * p.step.flops,
            1e-9 * p.step.bytes);

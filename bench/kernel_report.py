@@ -486,8 +486,8 @@ def step_section(plan):
 
 def memory_floor(plan):
     p, e = plan["parameters"], plan["element_bytes"]
-    rows = [("weights", e * p), ("gradients, fp32", 4 * p), ("masters, fp32", 4 * p if e == 2 else 0),
-            ("Adam's moments, fp32", 8 * p), ("activations", plan["arena_bytes"]), ("workspace", plan["workspace_bytes"])]
+    rows = [("weights", e * p), ("masters, fp32", 4 * p if e == 2 else 0), ("Adam's moments, fp32", 8 * p),
+            ("activations and gradients", plan["arena_bytes"]), ("workspace", plan["workspace_bytes"])]
     rows.append(("**sum**", sum(b for _, b in rows)))
     return ("The minimum memory of this step, without recomputation:\n\n"
             + markdown(("what", "GB"), [(w, f"{1e-9 * b:.2f}") for w, b in rows]))

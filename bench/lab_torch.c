@@ -4,6 +4,7 @@
 #include "util/file.h"
 #include "util/json.h"
 #include <fcntl.h>
+#include <signal.h>
 #include <spawn.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -28,16 +29,32 @@ static bool find_script(Path *script) {
     return false;
 }
 
+// The child takes the signals that interrupt_start (util/interrupt.h) blocks or ignores here: Ctrl-C ends it too.
+static void restore_signals(posix_spawnattr_t *attributes) {
+    sigset_t blocked, handled;
+    sigemptyset(&blocked);
+    sigemptyset(&handled);
+    sigaddset(&handled, SIGPIPE);
+    sigaddset(&handled, SIGXFSZ);
+    posix_spawnattr_init(attributes);
+    posix_spawnattr_setsigmask(attributes, &blocked);
+    posix_spawnattr_setsigdefault(attributes, &handled);
+    posix_spawnattr_setflags(attributes, POSIX_SPAWN_SETSIGMASK | POSIX_SPAWN_SETSIGDEF);
+}
+
 // Starts a command without stderr; its stdout can be read from the stream. NULL if it cannot be started.
 static FILE *start(char *const command[], pid_t *child) {
     int ends[2];
     if (pipe2(ends, O_CLOEXEC)) { return NULL; }
     posix_spawn_file_actions_t actions;
+    posix_spawnattr_t attributes;
+    restore_signals(&attributes);
     posix_spawn_file_actions_init(&actions);
     posix_spawn_file_actions_adddup2(&actions, ends[1], STDOUT_FILENO);
     posix_spawn_file_actions_addopen(&actions, STDERR_FILENO, "/dev/null", O_WRONLY, 0);
-    bool started = posix_spawnp(child, command[0], &actions, NULL, command, environ) == 0;
+    bool started = posix_spawnp(child, command[0], &actions, &attributes, command, environ) == 0;
     posix_spawn_file_actions_destroy(&actions);
+    posix_spawnattr_destroy(&attributes);
     close(ends[1]);
     if (started) { return fdopen(ends[0], "r"); }
     close(ends[0]);

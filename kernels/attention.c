@@ -250,8 +250,15 @@ static void backward_part(const Part *part, const Attention *a, float *scratch) 
     }
 }
 
+enum {
+    LEAST_TASKS = 8, // for threads, if there are few heads: each part has its own dq, which must be added up
+    LEAST_TILES = 4  // of keys in a part
+};
+
 // The number of parts of a head's keys. Depends only on the shape, so that results do not depend on the thread count.
-static int key_parts(const Attention *a) { return min(ceil_div(8, a->B * a->NH), ceil_div(a->Tk, 4 * BK)); }
+static int key_parts(const Attention *a) {
+    return min(ceil_div(LEAST_TASKS, a->B * a->NH), ceil_div(a->Tk, LEAST_TILES * BK));
+}
 
 static void sum_parts(float *dq, const float *partial, int parts, const Attention *a) {
     size_t part_floats = (size_t)a->Tq * a->HS;

@@ -8,26 +8,16 @@
 // part. This needs five products, and every sum has a fixed order, hence the same bits in every run. With few keys and
 // many queries (cross-attention), several blocks share the queries of the same keys; their dk and dv are added in
 // order. Heads larger than 160 (the VAE's single head of all channels) use cuBLASLt and a matrix of scores in the
-// workspace. All accesses are 16 bytes wide: if the head size or a stride is not a multiple of 8, the kernels work on
-// copies in the workspace with padded heads.
+// workspace (attention_large.cuh). All accesses are 16 bytes wide: if the head size or a stride is not a multiple of 8,
+// the kernels work on copies in the workspace with padded heads (attention_padded.cuh).
+#include "kernels/attention_large.cuh"
+#include "kernels/attention_padded.cuh"
 #include "kernels/attention_tiles.cuh"
-#include "kernels/gemm.cuh"
 #include <limits.h>
 
 // The first element of token t, head h, sample b.
 template <class T> __device__ static inline T *token(T *x, int b, int t, int h, int T_, int stride, int HS) {
     return x + ((size_t)b * T_ + t) * stride + (size_t)h * HS;
-}
-
-static constexpr float LOG2E = 1.4426950408889634f;
-
-__device__ static inline float row_max(float x) { // over the four lanes of a row
-    x = fmaxf(x, __shfl_xor_sync(0xffffffffu, x, 1));
-    return fmaxf(x, __shfl_xor_sync(0xffffffffu, x, 2));
-}
-__device__ static inline float row_sum(float x) {
-    x += __shfl_xor_sync(0xffffffffu, x, 1);
-    return x + __shfl_xor_sync(0xffffffffu, x, 2);
 }
 
 // ---- Forward -------------------------------------------------------------------------------------------------------
@@ -163,33 +153,6 @@ struct BackwardWorkspace {
     int tiles, key_blocks, chunks; // chunks: parts of the queries, one block each
     size_t bytes;
 };
-
-// rows (B NH, padded) of (lse in units of log 2, delta): delta = sum over the head of dout out, as in
-// dS = P (dP - delta). Rows beyond Tq get inf and 0, which make P zero. Four lanes per row; a block has 64 rows of one
-// head. Also clears `count` counters.
-static __global__ void __launch_bounds__(256)
-    output_dots(float2 *rows, unsigned *counters, unsigned count, const floatX *dout, const floatX *out,
-                const float *lse, Attention a, int padded) {
-    const int t = blockIdx.x * 64 + threadIdx.x / 4, part = threadIdx.x % 4, bh = blockIdx.y;
-    const unsigned number = (blockIdx.y * gridDim.x + blockIdx.x) * 256 + threadIdx.x;
-    if (number < count) { counters[number] = 0; }
-    float sum = 0;
-    if (t < a.Tq) {
-        const size_t at = ((size_t)(bh / a.NH) * a.Tq + t) * a.out_stride + (size_t)(bh % a.NH) * a.HS;
-        for (int d = part * VEC; d < a.HS; d += 4 * VEC) {
-            float x[VEC], y[VEC];
-            load(x, dout + at + d);
-            load(y, out + at + d);
-#pragma unroll
-            for (int i = 0; i < VEC; i++) { sum += x[i] * y[i]; }
-        }
-    }
-    sum = row_sum(sum);
-    if (part == 0 && t < padded) {
-        rows[(size_t)bh * padded + t] =
-            t < a.Tq ? make_float2(lse[(size_t)bh * a.Tq + t] * LOG2E, sum) : make_float2(INFINITY, 0);
-    }
-}
 
 // The block's share of the work: the keys of block j, the queries of one chunk, one head. Blocks are numbered in the
 // order in which they start. A block waits only for the block with the previous number, which is already running.
@@ -435,137 +398,6 @@ static __global__ void __launch_bounds__(256, 4)
     store(token(grad, bh / a.NH, key, bh % a.NH, a.Tk, stride, a.HS) + d, sum);
 }
 
-// ---- Heads of any size, with cuBLASLt ------------------------------------------------------------------------------
-
-// Workspace for one head at a time: scores and dp (Tq, pitch) float, probabilities and dS (Tq, pitch) floatX.
-struct Scores {
-    int pitch; // Tk rounded up, so that every row is aligned
-    float *scores, *dp;
-    floatX *p;
-    void *lt;
-    size_t bytes;
-};
-
-static Scores scores_in(void *workspace, const Attention &a, bool backward) {
-    Scores s = {ceil_div(a.Tk, 8) * 8, NULL, NULL, NULL, workspace, 0};
-    const size_t n = ceil_div((size_t)a.Tq * s.pitch, (size_t)64) * 64;
-    s.scores = (float *)((char *)workspace + LT_WORKSPACE);
-    s.dp = s.scores + n;
-    s.p = (floatX *)(s.dp + (backward ? n : 0));
-    s.bytes = LT_WORKSPACE + n * sizeof(float) * (backward ? 2 : 1) + n * sizeof(floatX);
-    return s;
-}
-
-// p (Tq, pitch) = softmax of the scores, lse (Tq). One block per row; masked and padding columns get 0.
-static __global__ void __launch_bounds__(256)
-    softmax_rows(floatX *p, float *lse, const float *scores, int pitch, Attention a, float scale) {
-    __shared__ float scratch[2][32];
-    const int t = blockIdx.x, keys = a.causal ? t + 1 : a.Tk, thread = threadIdx.x;
-    const float *row = scores + (size_t)t * pitch;
-    float top = -INFINITY, sum = 0;
-    for (int k = thread; k < keys; k += 256) { top = fmaxf(top, row[k]); }
-#pragma unroll
-    for (int bits = 16; bits > 0; bits /= 2) { top = fmaxf(top, __shfl_xor_sync(0xffffffffu, top, bits)); }
-    if (thread % 32 == 0) { scratch[0][thread / 32] = top; }
-    __syncthreads();
-    for (int i = 0; i < 8; i++) { top = fmaxf(top, scratch[0][i]); }
-    for (int k = thread; k < keys; k += 256) { sum += exp2f((row[k] - top) * scale * LOG2E); }
-    sum = block_sum(sum, scratch[1]);
-    const float l = top * scale + logf(sum);
-    for (int k = thread; k < pitch; k += 256) {
-        p[(size_t)t * pitch + k] = to_floatX(k < keys ? exp2_fast(row[k] * scale * LOG2E - l * LOG2E) : 0);
-    }
-    if (thread == 0) { lse[t] = l; }
-}
-
-// GRADIENT: p = dS = P (dP - delta) scale; otherwise p = P. One block per row.
-template <bool GRADIENT>
-static __global__ void __launch_bounds__(256)
-    probability_rows(floatX *p, const float *scores, const float *dp, const float2 *rows, int pitch, Attention a,
-                     float scale) {
-    const int t = blockIdx.x, keys = a.causal ? t + 1 : a.Tk;
-    const float l = rows[t].x, d = rows[t].y;
-    for (int k = threadIdx.x; k < pitch; k += 256) {
-        const size_t at = (size_t)t * pitch + k;
-        float x = 0;
-        if (k < keys) {
-            x = exp2_fast(scores[at] * scale * LOG2E - l);
-            if (GRADIENT) { x *= (dp[at] - d) * scale; }
-        }
-        p[at] = to_floatX(x);
-    }
-}
-
-// scores (Tq, pitch) = x (Tq, HS) y (Tk, HS)^T.
-static void head_scores(float *scores, const floatX *x, int x_stride, const floatX *y, int y_stride, const Scores &s,
-                        const Attention &a, Device *dev) {
-    product(scores, y, x, NULL, NULL, 1, 0, {true, false, a.Tk, a.Tq, a.HS, y_stride, x_stride, s.pitch, false, true},
-            s.lt, dev);
-}
-// out (Tq, HS) = p y (Tk, HS).
-static void head_rows(floatX *out, int stride, const floatX *y, int y_stride, const Scores &s, const Attention &a,
-                      Device *dev) {
-    product(out, y, s.p, NULL, NULL, 1, 0, {false, false, a.HS, a.Tq, a.Tk, y_stride, s.pitch, stride, false, false},
-            s.lt, dev);
-}
-// out (Tk, HS) = p^T x (Tq, HS).
-static void head_columns(floatX *out, int stride, const floatX *x, int x_stride, const Scores &s, const Attention &a,
-                         Device *dev) {
-    product(out, x, s.p, NULL, NULL, 1, 0, {false, true, a.HS, a.Tk, a.Tq, x_stride, s.pitch, stride, false, false},
-            s.lt, dev);
-}
-
-// Offsets of head h of sample b in the tensors of queries, keys, values and outputs.
-struct Head {
-    size_t q, k, v, out, row;
-};
-static Head head_at(const Attention &a, int b, int h) {
-    const size_t at = (size_t)h * a.HS, bq = (size_t)b * a.Tq, bk = (size_t)b * a.Tk;
-    return {bq * a.q_stride + at, bk * a.k_stride + at, bk * a.v_stride + at, bq * a.out_stride + at,
-            ((size_t)b * a.NH + h) * a.Tq};
-}
-
-static size_t forward_large_bytes(const Attention &a) { return scores_in(NULL, a, false).bytes; }
-
-static void forward_large(floatX *out, float *lse, const floatX *q, const floatX *k, const floatX *v,
-                          const Attention &a, float scale, void *workspace, Device *dev) {
-    const Scores s = scores_in(workspace, a, false);
-    for (int i = 0; i < a.B * a.NH; i++) {
-        const Head at = head_at(a, i / a.NH, i % a.NH);
-        head_scores(s.scores, q + at.q, a.q_stride, k + at.k, a.k_stride, s, a, dev);
-        launch<softmax_rows>(dev, a.Tq, 256, 0, s.p, lse + at.row, s.scores, s.pitch, a, scale);
-        head_rows(out + at.out, a.out_stride, v + at.v, a.v_stride, s, a, dev);
-    }
-}
-
-// Bytes of output_dots' rows, which come before the scores.
-static size_t rows_bytes(const Attention &a) {
-    return sizeof(float2) * ceil_div((size_t)a.B * a.NH * a.Tq, (size_t)32) * 32;
-}
-static size_t backward_large_bytes(const Attention &a) { return rows_bytes(a) + scores_in(NULL, a, true).bytes; }
-
-static void backward_large(floatX *dq, floatX *dk, floatX *dv, const floatX *dout, const floatX *q, const floatX *k,
-                           const floatX *v, const floatX *out, const float *lse, const Attention &a, float scale,
-                           void *workspace, Device *dev) {
-    float2 *rows = (float2 *)workspace;
-    const Scores s = scores_in((char *)rows + rows_bytes(a), a, true);
-    launch<output_dots>(dev, dim3(ceil_div(a.Tq, 64), a.B * a.NH), 256, 0, rows, (unsigned *)NULL, 0u, dout, out, lse,
-                        a, a.Tq);
-    for (int i = 0; i < a.B * a.NH; i++) {
-        const Head at = head_at(a, i / a.NH, i % a.NH);
-        head_scores(s.scores, q + at.q, a.q_stride, k + at.k, a.k_stride, s, a, dev);
-        if (dv) {
-            launch<probability_rows<false>>(dev, a.Tq, 256, 0, s.p, s.scores, s.dp, rows + at.row, s.pitch, a, scale);
-            head_columns(dv + at.v, a.v_stride, dout + at.out, a.out_stride, s, a, dev);
-        }
-        if (!dq && !dk) { continue; }
-        head_scores(s.dp, dout + at.out, a.out_stride, v + at.v, a.v_stride, s, a, dev);
-        launch<probability_rows<true>>(dev, a.Tq, 256, 0, s.p, s.scores, s.dp, rows + at.row, s.pitch, a, scale);
-        if (dq) { head_rows(dq + at.q, a.q_stride, k + at.k, a.k_stride, s, a, dev); }
-        if (dk) { head_columns(dk + at.k, a.k_stride, q + at.q, a.q_stride, s, a, dev); }
-    }
-}
-
 // ---- Heads of up to D elements, in tiles ---------------------------------------------------------------------------
 
 static size_t forward_bytes(const Attention &) { return 0; }
@@ -579,20 +411,9 @@ static void forward(floatX *out, float *lse, const floatX *q, const floatX *k, c
                              scale);
 }
 
-// Allocates pieces of a workspace; if it is NULL, only counts their bytes.
-struct Pieces {
-    char *at;
-    size_t bytes;
-    void *take(size_t size) {
-        char *piece = at ? at + bytes : NULL;
-        bytes += ceil_div(size, (size_t)256) * 256;
-        return piece;
-    }
-};
-
-// Lays out the workspace. The cut depends only on the sizes, so that sums have the
-// same bits on every card. The queries are cut into chunks only if there are at most 64 blocks, and then to at most 128
-// blocks, since the sums of the chunks cost memory traffic.
+// Lays out the workspace. The cut depends only on the sizes, so that sums have the same bits on every card. The queries
+// are cut into chunks only if there are at most 64 blocks, and then to at most 128 blocks, since the sums of the chunks
+// cost memory traffic.
 template <int D> static BackwardWorkspace backward_workspace(void *workspace, const Attention &a) {
     typedef Tiles<D> T;
     BackwardWorkspace ws = {};
@@ -673,83 +494,6 @@ template <class T> static const T &variant_for(const T *list, int HS) {
 }
 
 // ---- Heads and rows of any size, through aligned copies ------------------------------------------------------------
-
-// The VEC elements of a copy (rows, NH, padded) that a thread handles: their offset in the tensor (rows `stride` apart,
-// NH, HS), and how many of them exist there.
-struct Place {
-    unsigned vector; // fewer than 2^32 of them
-    size_t at;
-    int count;
-    __device__ Place(int stride, int NH, int HS) : vector(blockIdx.x * 256 + threadIdx.x) {
-        const unsigned per_head = ceil_div(HS, 8) * 8 / VEC, head = vector / per_head, d = vector % per_head * VEC;
-        at = (size_t)(head / NH) * stride + head % NH * HS + d;
-        count = HS - (int)d;
-    }
-};
-
-static __global__ void __launch_bounds__(256)
-    pad_heads(floatX *copy, const floatX *x, int stride, int NH, int HS, unsigned vectors) {
-    const Place place(stride, NH, HS);
-    floatX v[VEC];
-    if (place.vector >= vectors) { return; }
-#pragma unroll
-    for (int i = 0; i < VEC; i++) { v[i] = i < place.count ? x[place.at + i] : to_floatX(0); }
-    store_words(copy + (size_t)place.vector * VEC, v);
-}
-
-static __global__ void __launch_bounds__(256)
-    cut_heads(floatX *x, const floatX *copy, int stride, int NH, int HS, unsigned vectors) {
-    const Place place(stride, NH, HS);
-    floatX v[VEC];
-    if (place.vector >= vectors) { return; }
-    load_words(v, copy + (size_t)place.vector * VEC);
-#pragma unroll
-    for (int i = 0; i < VEC; i++) {
-        if (i < place.count) { x[place.at + i] = v[i]; }
-    }
-}
-
-// Whether every row of every head is aligned to 16 bytes, given that the tensors are.
-static bool is_aligned(const Attention &a) {
-    return (a.HS | a.q_stride | a.k_stride | a.v_stride | a.out_stride) % 8 == 0;
-}
-
-// The copies' sizes: dense, with heads padded with zeros, which change no score and no sum.
-static Attention padded_sizes(const Attention &a) {
-    const int HS = ceil_div(a.HS, 8) * 8, C = a.NH * HS;
-    return {a.B, a.NH, a.Tq, a.Tk, HS, C, C, C, C, a.causal};
-}
-
-static void pad(floatX *copy, const floatX *x, int stride, int T, const Attention &a, Device *dev) {
-    const unsigned vectors = (unsigned)((size_t)a.B * T * padded_sizes(a).q_stride / VEC);
-    launch<pad_heads>(dev, ceil_div(vectors, 256u), 256, 0, copy, x, stride, a.NH, a.HS, vectors);
-}
-static void cut(floatX *x, const floatX *copy, int stride, int T, const Attention &a, Device *dev) {
-    const unsigned vectors = (unsigned)((size_t)a.B * T * padded_sizes(a).q_stride / VEC);
-    if (x) { launch<cut_heads>(dev, ceil_div(vectors, 256u), 256, 0, x, copy, stride, a.NH, a.HS, vectors); }
-}
-
-// The copies in the workspace, and the rest of it for the kernels; with `backward` also the gradients' copies.
-struct Copies {
-    floatX *q, *k, *v, *out, *dq, *dk, *dv, *dout;
-    void *workspace;
-    size_t bytes;
-};
-static Copies copies_in(void *workspace, const Attention &a, bool backward) {
-    const size_t queries = sizeof(floatX) * a.B * a.Tq * padded_sizes(a).q_stride;
-    const size_t keys = sizeof(floatX) * a.B * a.Tk * padded_sizes(a).k_stride;
-    Pieces pieces = {(char *)workspace, 0};
-    Copies c = {};
-    c.q = (floatX *)pieces.take(queries), c.out = (floatX *)pieces.take(queries);
-    c.k = (floatX *)pieces.take(keys), c.v = (floatX *)pieces.take(keys);
-    if (backward) {
-        c.dq = (floatX *)pieces.take(queries), c.dout = (floatX *)pieces.take(queries);
-        c.dk = (floatX *)pieces.take(keys), c.dv = (floatX *)pieces.take(keys);
-    }
-    c.workspace = pieces.take(0);
-    c.bytes = pieces.bytes;
-    return c;
-}
 
 static size_t forward_padded_bytes(const Attention &a) {
     return copies_in(NULL, a, false).bytes + variant_for(forwards, padded_sizes(a).HS).bytes(padded_sizes(a));

@@ -4,6 +4,8 @@
 #include "kernels/runtime/cuda.cuh"
 #include <string.h>
 
+enum { THREADS = 256 }; // of a block, unless a kernel says otherwise
+
 template <class T> __host__ __device__ static inline T ceil_div(T a, T b) { return (a + b - 1) / b; }
 
 // ---- floatX --------------------------------------------------------------------------------------------------------
@@ -107,14 +109,16 @@ struct Cut {
     dim3 grid(int samples) const { return dim3(chunks, tiles, samples); }
 };
 
+// Blocks that a cut aims at: several for each SM of any card, so that none waits long for the last ones.
+enum { CUT_BLOCKS = 512 };
+
 static inline Cut cut_rows(int rows, int C, int samples) {
     Cut cut = {C % VEC ? 1 : VEC, 1, 0, 0, 0, 0};
     const int columns = C / cut.V, widest = cut.V == 1 ? 32 : columns % 16 ? 8 : 16;
     while (cut.x < columns && cut.x < widest) { cut.x *= 2; }
     cut.y = 256 / cut.x;
     cut.tiles = ceil_div(columns, cut.x);
-    const int wanted = ceil_div(512, samples * cut.tiles),
-              quads = rows / (4 * cut.y * wanted); // enough blocks for any card
+    const int wanted = ceil_div((int)CUT_BLOCKS, samples * cut.tiles), quads = rows / (4 * cut.y * wanted);
     cut.rows = 4 * cut.y * (quads < 1 ? 1 : quads);
     cut.chunks = ceil_div(rows, cut.rows);
     return cut;
@@ -166,14 +170,14 @@ __device__ static inline void sum_rows_of_block(float *out, const float (&value)
     }
 }
 
-// partial (samples, chunks, C) = sums over chunks of the rows of inp (samples, N, C); returns the number of chunks.
-// partial has chunk_sums_size bytes.
+// linear.cu. partial (samples, chunks, C) = sums over chunks of the rows of inp (samples, N, C); returns the number of
+// chunks. partial has chunk_sums_size bytes.
 int chunk_sums(float *partial, const floatX *inp, int samples, int N, int C, Device *dev);
 size_t chunk_sums_size(int samples, int N, int C);
-// Memory for the argument of fold_rows: `workspace`, or other memory in which it may wait (kernels/folds.h).
+// folds.cu. Memory for the argument of fold_rows: `workspace`, or other memory in which it may wait (kernels/folds.h).
 float *partial_sums(void *workspace, size_t bytes, Device *dev);
-// first (C) = sum over rows of partial (rows, stride)[:, :C] + beta first; second (C) the same of [:, C:2C]. Either may
-// be NULL.
+// folds.cu. first (C) = sum over rows of partial (rows, stride)[:, :C] + beta first; second (C) the same of [:, C:2C].
+// Either may be NULL.
 void fold_rows(float *first, float *second, const float *partial, int rows, int stride, int C, float beta, Device *dev);
-// out (B) = factor * sum over the chunks of partial (B, chunks).
+// loss.cu. out (B) = factor * sum over the chunks of partial (B, chunks).
 void fold_samples(float *out, const double *partial, int B, int chunks, double factor, Device *dev);

@@ -3,8 +3,8 @@
 #pragma once
 #include "kernels/cuda_common.cuh"
 
-// Threads per block: fewer for latents and losses, so that a micro-batch of two keeps more SMs busy.
-enum { THREADS = 256, FEW_THREADS = 128 };
+// Threads of a block for latents and losses: fewer, so that a micro-batch of two keeps more SMs busy.
+enum { FEW_THREADS = 128 };
 
 // Blocks for n elements, V per thread.
 static inline unsigned blocks_for(size_t n, int V, int threads = THREADS) {

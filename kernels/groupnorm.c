@@ -14,19 +14,27 @@
 #include <math.h>
 #include <string.h>
 
-// How the pixels of a sample are cut into chunks: fp32 sums have at most 128 pixels.
+// How the pixels of a sample are cut into chunks.
 typedef struct {
     int chunks, pixels; // per sample; the last chunk may be shorter
     int sweep;          // samples handled together, so that the second read finds them in the cache
 } Cut;
 
+enum {
+    CHUNK = 16384,         // elements: 64 KB, which stay in a core's cache
+    LEAST_PIXELS = 16,     // of a chunk with many channels
+    MOST_PIXELS = 128,     // of a chunk with few: fp32 sums of more would lose digits
+    SWEEP = 1 << 20,       // elements: 4 MB, which stay in the last cache
+    MOST_SAMPLES = 1 << 16 // of a sweep: fits an int
+};
+
 static Cut cut_pixels(int HW, int C) {
-    int pixels = 16384 / C, most = pixels < 16 ? 16 : pixels > 128 ? 128 : pixels;
+    int pixels = CHUNK / C, most = pixels < LEAST_PIXELS ? LEAST_PIXELS : pixels > MOST_PIXELS ? MOST_PIXELS : pixels;
     Cut cut = {.chunks = (HW + most - 1) / most};
     cut.pixels = (HW + cut.chunks - 1) / cut.chunks;
     cut.chunks = (HW + cut.pixels - 1) / cut.pixels;
-    size_t samples = ((size_t)1 << 20) / ((size_t)HW * C);
-    cut.sweep = samples < 1 ? 1 : (int)min_size(samples, 1 << 16);
+    size_t samples = SWEEP / ((size_t)HW * C);
+    cut.sweep = samples < 1 ? 1 : (int)min_size(samples, MOST_SAMPLES);
     return cut;
 }
 

@@ -5,13 +5,21 @@
 // mostly from L2.
 #include "kernels/cuda_common.cuh"
 
-enum { THREADS = 256, BATCH = 4 }; // BATCH: pixels that a thread loads before it computes
+enum { BATCH = 4 }; // pixels that a thread loads before it computes
+
+// What is normalised, and with what: inp (B, HW, C), weight and bias (C), mean and rstd (B, G).
+struct NormInput {
+    const floatX *inp, *weight, *bias; // bias may be NULL
+    const float *mean, *rstd;
+    int HW, C, G;
+    int rows; // pixels of a chunk
+};
 
 // The sample, the columns of this thread, and the pixels of the block, of which a thread handles every blockDim.y-th. A
 // thread beyond the last channel has no pixels.
-template <int V> struct Place {
+template <int V> struct PixelPlace {
     int b, tile, c, first, last;
-    __device__ Place(int HW, int C, int rows)
+    __device__ PixelPlace(int HW, int C, int rows)
         : b(blockIdx.z), tile(blockIdx.y * blockDim.x * V), c(tile + threadIdx.x * V),
           first(blockIdx.x * rows + threadIdx.y), last(c < C ? min((int)(blockIdx.x + 1) * rows, HW) : 0) {}
 };
@@ -34,7 +42,7 @@ __device__ static inline void load_batch(floatX (&to)[N][V], const floatX *x, in
 struct Groups {
     int size, first, count;
     template <int V>
-    __device__ Groups(const Place<V> &at, int C, int G)
+    __device__ Groups(const PixelPlace<V> &at, int C, int G)
         : size(C / G), first(at.tile / size), count((min(at.tile + (int)blockDim.x * V, C) - 1) / size - first + 1) {}
 };
 
@@ -77,7 +85,7 @@ template <int V> __device__ static inline void store_floats(float *to, const flo
 
 // Each array is loaded by a different row of the block.
 template <int V>
-__device__ static inline void stage_columns(floatX *to, const floatX *from, int row, const Place<V> &at, int C) {
+__device__ static inline void stage_columns(floatX *to, const floatX *from, int row, const PixelPlace<V> &at, int C) {
     if ((int)threadIdx.y == row && from && at.c < C) { copy_words<V>(to + threadIdx.x * V, from + at.c); }
 }
 
@@ -89,7 +97,8 @@ __device__ static inline void stage_groups(float *to, const float *from, int row
 
 // value[i] = the number that belongs to the group of channel c + i.
 template <int V>
-__device__ static inline void spread(float (&value)[V], const float *staged, const Place<V> &at, const Groups &groups) {
+__device__ static inline void spread(float (&value)[V], const float *staged, const PixelPlace<V> &at,
+                                     const Groups &groups) {
     int group = at.c / groups.size - groups.first, left = groups.size - at.c % groups.size;
 #pragma unroll
     for (int i = 0; i < V; i++) {
@@ -105,16 +114,15 @@ __device__ static inline void spread(float (&value)[V], const float *staged, con
 template <int V> struct Channels {
     float mean[V], rstd[V], weight[V], bias[V];
 
-    __device__ static void stage(const Shared<V> &shared, const Place<V> &at, const Groups &groups,
-                                 const floatX *weights, const floatX *biases, const float *means, const float *rstds,
-                                 int C, int G) {
-        stage_columns(shared.weight, weights, 0, at, C);
-        stage_columns(shared.bias, biases, 1, at, C);
-        stage_groups(shared.of_groups(0), means, 2, groups, at.b, G);
-        stage_groups(shared.of_groups(1), rstds, 3, groups, at.b, G);
+    __device__ static void stage(const Shared<V> &shared, const PixelPlace<V> &at, const Groups &groups,
+                                 const NormInput &in) {
+        stage_columns(shared.weight, in.weight, 0, at, in.C);
+        stage_columns(shared.bias, in.bias, 1, at, in.C);
+        stage_groups(shared.of_groups(0), in.mean, 2, groups, at.b, in.G);
+        stage_groups(shared.of_groups(1), in.rstd, 3, groups, at.b, in.G);
     }
 
-    __device__ Channels(const Shared<V> &shared, const Place<V> &at, const Groups &groups, bool with_bias) {
+    __device__ Channels(const Shared<V> &shared, const PixelPlace<V> &at, const Groups &groups, bool with_bias) {
         load(weight, shared.weight + threadIdx.x * V);
 #pragma unroll
         for (int i = 0; i < V; i++) { bias[i] = 0; }
@@ -132,7 +140,7 @@ template <int V> struct Channels {
 template <int V>
 static __global__ void __launch_bounds__(THREADS)
     moments_of_chunk(float *sums, const floatX *inp, int HW, int C, int rows) {
-    const Place<V> at(HW, C, rows);
+    const PixelPlace<V> at(HW, C, rows);
     const Shared<V> shared;
     const floatX *x = inp + (size_t)at.b * HW * C + at.c;
     float sum[V] = {}, square[V] = {}, shift[V] = {}, count = 0;
@@ -208,21 +216,19 @@ static __global__ void __launch_bounds__(THREADS)
 }
 
 template <int V, bool SILU>
-static __global__ void __launch_bounds__(THREADS)
-    normalise_chunk(floatX *out, const floatX *inp, const floatX *weight, const floatX *bias, const float *mean,
-                    const float *rstd, int HW, int C, int G, int rows) {
-    const Place<V> at(HW, C, rows);
-    const Groups groups(at, C, G);
+static __global__ void __launch_bounds__(THREADS) normalise_chunk(floatX *out, NormInput in) {
+    const PixelPlace<V> at(in.HW, in.C, in.rows);
+    const Groups groups(at, in.C, in.G);
     const Shared<V> shared;
-    const size_t start = (size_t)at.b * HW * C + at.c;
+    const size_t start = (size_t)at.b * in.HW * in.C + at.c;
     floatX x[BATCH][V];
-    load_batch(x, inp + start, at.first, at.last, C);
-    Channels<V>::stage(shared, at, groups, weight, bias, mean, rstd, C, G);
+    load_batch(x, in.inp + start, at.first, at.last, in.C);
+    Channels<V>::stage(shared, at, groups, in);
     __syncthreads();
     if (at.first >= at.last) { return; }
-    const Channels<V> k(shared, at, groups, bias != NULL);
+    const Channels<V> k(shared, at, groups, in.bias != NULL);
     for (int p = at.first; p < at.last; p += BATCH * blockDim.y) {
-        if (p != at.first) { load_batch(x, inp + start, p, at.last, C); }
+        if (p != at.first) { load_batch(x, in.inp + start, p, at.last, in.C); }
 #pragma unroll
         for (int j = 0; j < BATCH; j++) {
             const int pixel = p + j * (int)blockDim.y;
@@ -233,26 +239,24 @@ static __global__ void __launch_bounds__(THREADS)
                     y[i] = k.y(k.xhat(to_float(x[j][i]), i), i);
                     if (SILU) { y[i] *= sigmoid(y[i]); }
                 }
-                store(out + start + (size_t)pixel * C, y);
+                store(out + start + (size_t)pixel * in.C, y);
             }
         }
     }
 }
 
-template <int V>
-static void normalise(floatX *out, const floatX *inp, const floatX *weight, const floatX *bias, const float *mean,
-                      const float *rstd, Cut cut, int B, int HW, int C, int G, bool silu, Device *dev) {
-    const size_t shared = Shared<V>::bytes(cut);
-    launch_one_of<normalise_chunk<V, true>, normalise_chunk<V, false>>(
-        silu, dev, cut.grid(B), cut.block(), shared, out, inp, weight, bias, mean, rstd, HW, C, G, cut.rows);
+template <int V> static void normalise(floatX *out, const NormInput &in, Cut cut, int B, bool silu, Device *dev) {
+    launch_one_of<normalise_chunk<V, true>, normalise_chunk<V, false>>(silu, dev, cut.grid(B), cut.block(),
+                                                                       Shared<V>::bytes(cut), out, in);
 }
 
 template <int V>
-static void forward(floatX *out, float *mean, float *rstd, const floatX *inp, const floatX *weight, const floatX *bias,
-                    float *sums, Cut cut, int B, int HW, int C, int G, float eps, bool silu, Device *dev) {
-    launch<moments_of_chunk<V>>(dev, cut.grid(B), cut.block(), Shared<V>::bytes(cut), sums, inp, HW, C, cut.rows);
-    launch<fold_group>(dev, dim3(G, B), THREADS, 0, mean, rstd, sums, cut.chunks, cut.rows, HW, C, eps);
-    normalise<V>(out, inp, weight, bias, mean, rstd, cut, B, HW, C, G, silu, dev);
+static void forward(floatX *out, float *mean, float *rstd, const NormInput &in, float *sums, Cut cut, int B, float eps,
+                    bool silu, Device *dev) {
+    launch<moments_of_chunk<V>>(dev, cut.grid(B), cut.block(), Shared<V>::bytes(cut), sums, in.inp, in.HW, in.C,
+                                in.rows);
+    launch<fold_group>(dev, dim3(in.G, B), THREADS, 0, mean, rstd, sums, cut.chunks, in.rows, in.HW, in.C, eps);
+    normalise<V>(out, in, cut, B, silu, dev);
 }
 
 void groupnorm_forward(floatX *out, float *mean, float *rstd, const floatX *inp, const floatX *weight,
@@ -261,7 +265,7 @@ void groupnorm_forward(floatX *out, float *mean, float *rstd, const floatX *inp,
     float *sums = (float *)device_workspace(dev, sizeof(float) * B * cut.chunks * 2 * C);
     if (!device_launch(dev, "groupnorm_forward", groupnorm_forward_cost(bias, B, HW, C, G, silu))) { return; }
     auto *run = cut.V == 1 ? forward<1> : forward<VEC>;
-    run(out, mean, rstd, inp, weight, bias, sums, cut, B, HW, C, G, eps, silu, dev);
+    run(out, mean, rstd, {inp, weight, bias, mean, rstd, HW, C, G, cut.rows}, sums, cut, B, eps, silu, dev);
 }
 
 void groupnorm_recompute(floatX *out, const floatX *inp, const floatX *weight, const floatX *bias, const float *mean,
@@ -269,7 +273,7 @@ void groupnorm_recompute(floatX *out, const floatX *inp, const floatX *weight, c
     if (!device_launch(dev, "groupnorm_recompute", groupnorm_recompute_cost(bias, B, HW, C, G, silu))) { return; }
     const Cut cut = cut_rows(HW, C, B);
     auto *run = cut.V == 1 ? normalise<1> : normalise<VEC>;
-    run(out, inp, weight, bias, mean, rstd, cut, B, HW, C, G, silu, dev);
+    run(out, {inp, weight, bias, mean, rstd, HW, C, G, cut.rows}, cut, B, silu, dev);
 }
 
 // The gradient of y = x^ weight + bias, given that of the output.
@@ -280,25 +284,23 @@ __device__ static inline float gradient_of_y(const Channels<V> &k, float dout, f
 
 // sums (B, chunks, 2, C) of dy and of dy x^; dy is the gradient of y = x^ weight + bias.
 template <int V, bool SILU>
-static __global__ void __launch_bounds__(THREADS, 2)
-    gradient_sums(float *sums, const floatX *dout, const floatX *inp, const floatX *weight, const floatX *bias,
-                  const float *mean, const float *rstd, int HW, int C, int G, int rows) {
-    const Place<V> at(HW, C, rows);
-    const Groups groups(at, C, G);
+static __global__ void __launch_bounds__(THREADS, 2) gradient_sums(float *sums, const floatX *dout, NormInput in) {
+    const PixelPlace<V> at(in.HW, in.C, in.rows);
+    const Groups groups(at, in.C, in.G);
     const Shared<V> shared;
-    const size_t start = (size_t)at.b * HW * C + at.c;
+    const size_t start = (size_t)at.b * in.HW * in.C + at.c;
     float sum[V] = {}, dot[V] = {};
     floatX x[BATCH / 2][V], dy[BATCH / 2][V];
-    load_batch(x, inp + start, at.first, at.last, C);
-    load_batch(dy, dout + start, at.first, at.last, C);
-    Channels<V>::stage(shared, at, groups, weight, bias, mean, rstd, C, G);
+    load_batch(x, in.inp + start, at.first, at.last, in.C);
+    load_batch(dy, dout + start, at.first, at.last, in.C);
+    Channels<V>::stage(shared, at, groups, in);
     __syncthreads();
     if (at.first < at.last) {
-        const Channels<V> k(shared, at, groups, bias != NULL);
+        const Channels<V> k(shared, at, groups, in.bias != NULL);
         for (int p = at.first; p < at.last; p += BATCH / 2 * blockDim.y) {
             if (p != at.first) {
-                load_batch(x, inp + start, p, at.last, C);
-                load_batch(dy, dout + start, p, at.last, C);
+                load_batch(x, in.inp + start, p, at.last, in.C);
+                load_batch(dy, dout + start, p, at.last, in.C);
             }
 #pragma unroll
             for (int j = 0; j < BATCH / 2; j++) {
@@ -320,10 +322,10 @@ static __global__ void __launch_bounds__(THREADS, 2)
     constexpr int W = Shared<V>::W;
     const int thread = threadIdx.y * blockDim.x + threadIdx.x, which = thread >= THREADS / 2; // width is 128 at most
     const int c = thread % (THREADS / 2) * W;
-    if (c < shared.width && at.tile + c < C) {
+    if (c < shared.width && at.tile + c < in.C) {
         float total[W];
         column_sums_of(total, shared.of_warps(which), c, shared.width);
-        store_words(sums + (((size_t)at.b * gridDim.x + blockIdx.x) * 2 + which) * C + at.tile + c, total);
+        store_words(sums + (((size_t)at.b * gridDim.x + blockIdx.x) * 2 + which) * in.C + at.tile + c, total);
     }
 }
 
@@ -352,31 +354,30 @@ static __global__ void __launch_bounds__(THREADS)
 // dx = rstd (w dy - mean(w dy) - x^ mean(w dy x^)), the means over a group.
 template <int V, bool SILU>
 static __global__ void __launch_bounds__(THREADS, 2)
-    input_gradient(floatX *dinp, const floatX *dout, const floatX *inp, const floatX *weight, const floatX *bias,
-                   const float *mean, const float *rstd, const float *mean_dy, const float *mean_dot,
-                   const floatX *dresidual, int HW, int C, int G, int rows) {
-    const Place<V> at(HW, C, rows);
-    const Groups groups(at, C, G);
+    input_gradient(floatX *dinp, const floatX *dout, NormInput in, const float *mean_dy, const float *mean_dot,
+                   const floatX *dresidual) {
+    const PixelPlace<V> at(in.HW, in.C, in.rows);
+    const Groups groups(at, in.C, in.G);
     const Shared<V> shared;
-    const size_t start = (size_t)at.b * HW * C + at.c;
+    const size_t start = (size_t)at.b * in.HW * in.C + at.c;
     floatX x[BATCH / 2][V], dy[BATCH / 2][V], residual[BATCH / 2][V];
-    load_batch(x, inp + start, at.first, at.last, C);
-    load_batch(dy, dout + start, at.first, at.last, C);
-    if (dresidual) { load_batch(residual, dresidual + start, at.first, at.last, C); }
-    Channels<V>::stage(shared, at, groups, weight, bias, mean, rstd, C, G);
-    stage_groups(shared.of_groups(2), mean_dy, 4, groups, at.b, G);
-    stage_groups(shared.of_groups(3), mean_dot, 5, groups, at.b, G);
+    load_batch(x, in.inp + start, at.first, at.last, in.C);
+    load_batch(dy, dout + start, at.first, at.last, in.C);
+    if (dresidual) { load_batch(residual, dresidual + start, at.first, at.last, in.C); }
+    Channels<V>::stage(shared, at, groups, in);
+    stage_groups(shared.of_groups(2), mean_dy, 4, groups, at.b, in.G);
+    stage_groups(shared.of_groups(3), mean_dot, 5, groups, at.b, in.G);
     __syncthreads();
     if (at.first >= at.last) { return; }
-    const Channels<V> k(shared, at, groups, bias != NULL);
+    const Channels<V> k(shared, at, groups, in.bias != NULL);
     float a[V], b[V];
     spread(a, shared.of_groups(2), at, groups);
     spread(b, shared.of_groups(3), at, groups);
     for (int p = at.first; p < at.last; p += BATCH / 2 * blockDim.y) {
         if (p != at.first) {
-            load_batch(x, inp + start, p, at.last, C);
-            load_batch(dy, dout + start, p, at.last, C);
-            if (dresidual) { load_batch(residual, dresidual + start, p, at.last, C); }
+            load_batch(x, in.inp + start, p, at.last, in.C);
+            load_batch(dy, dout + start, p, at.last, in.C);
+            if (dresidual) { load_batch(residual, dresidual + start, p, at.last, in.C); }
         }
 #pragma unroll
         for (int j = 0; j < BATCH / 2; j++) {
@@ -390,26 +391,23 @@ static __global__ void __launch_bounds__(THREADS, 2)
                     dx[i] = k.rstd[i] * (k.weight[i] * d - a[i] - xhat * b[i]);
                     if (dresidual) { dx[i] += to_float(residual[j][i]); }
                 }
-                store(dinp + start + (size_t)pixel * C, dx);
+                store(dinp + start + (size_t)pixel * in.C, dx);
             }
         }
     }
 }
 
 template <int V, bool SILU>
-static void backward(floatX *dinp, float *dweight, float *dbias, const floatX *dout, const floatX *inp,
-                     const floatX *weight, const floatX *bias, const float *mean, const float *rstd,
-                     const floatX *dresidual, float beta, float *sums, Cut cut, int B, int HW, int C, int G,
-                     Device *dev) {
+static void backward(floatX *dinp, float *dweight, float *dbias, const floatX *dout, const NormInput &in,
+                     const floatX *dresidual, float beta, float *sums, Cut cut, int B, Device *dev) {
     const size_t shared = Shared<V>::bytes(cut);
-    const int rows = B * cut.chunks;
-    float *mean_dy = sums + (size_t)rows * 2 * C, *mean_dot = mean_dy + B * G;
-    launch<gradient_sums<V, SILU>>(dev, cut.grid(B), cut.block(), shared, sums, dout, inp, weight, bias, mean, rstd, HW,
-                                   C, G, cut.rows);
+    const int rows = B * cut.chunks, C = in.C;
+    float *mean_dy = sums + (size_t)rows * 2 * C, *mean_dot = mean_dy + B * in.G;
+    launch<gradient_sums<V, SILU>>(dev, cut.grid(B), cut.block(), shared, sums, dout, in);
     if (dinp) {
-        launch<fold_gradient>(dev, dim3(G, B), THREADS, 0, mean_dy, mean_dot, sums, weight, cut.chunks, HW, C);
-        launch<input_gradient<V, SILU>>(dev, cut.grid(B), cut.block(), shared, dinp, dout, inp, weight, bias, mean,
-                                        rstd, mean_dy, mean_dot, dresidual, HW, C, G, cut.rows);
+        launch<fold_gradient>(dev, dim3(in.G, B), THREADS, 0, mean_dy, mean_dot, sums, in.weight, cut.chunks, in.HW, C);
+        launch<input_gradient<V, SILU>>(dev, cut.grid(B), cut.block(), shared, dinp, dout, in, mean_dy, mean_dot,
+                                        dresidual);
     }
     fold_rows(dbias, dweight, sums, rows, 2 * C, C, beta, dev);
 }
@@ -427,5 +425,6 @@ void groupnorm_backward(floatX *dinp, float *dweight, float *dbias, const floatX
     if (dweight || dbias) { sums = partial_sums(sums, bytes, dev); }
     auto *run = cut.V == 1 ? (silu ? backward<1, true> : backward<1, false>)
                            : (silu ? backward<VEC, true> : backward<VEC, false>);
-    run(dinp, dweight, dbias, dout, inp, weight, bias, mean, rstd, dresidual, beta, sums, cut, B, HW, C, G, dev);
+    run(dinp, dweight, dbias, dout, {inp, weight, bias, mean, rstd, HW, C, G, cut.rows}, dresidual, beta, sums, cut, B,
+        dev);
 }

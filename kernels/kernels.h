@@ -16,6 +16,8 @@
 // - Statistics, softmax and sums are fp32 or better. Every function is deterministic: the same input gives the same
 //   bits, with any number of threads. Functions access host memory only through their arguments.
 // - A function that needs scratch takes it from device_workspace.
+// - A sample has fewer than 2^30 elements, and a batch fewer than 2^30 pixels, rows and vectors of 16 bytes (elements,
+//   if rows are not made of whole vectors). Only arguments of type size_t may be larger.
 #pragma once
 #include "kernels/runtime/device.h"
 
@@ -192,8 +194,8 @@ void normal_noise(float *out, int B, int n, uint32_t stream, const StepScalars *
 // the first one with a side of 1.
 // out (B, H, W, C) holds n0 (normal_noise) on entry. Level i is the sequence of PHILOX_MULTIRES that begins at block
 // i << 24, and u is philox_uniform of word 0 of block i. The bilinear filter is torch's with align_corners = false.
-void multires_noise(float *out, const float *timesteps, float strength, bool annealed, int num_train_timesteps, int B,
-                    int H, int W, int C, const StepScalars *s, Device *dev);
+void multires_noise(float *out, const float *timesteps, float strength, bool annealed, int T, int B, int H, int W,
+                    int C, const StepScalars *s, Device *dev);
 // timesteps (B): T - 1 with probability t_max_prob (if word 0 of block 0, as a uniform number, lies below it), else
 // uniform in [0, T) (word 1, random_below). Whole numbers, stored as floats.
 void sample_timesteps(float *timesteps, int B, int T, float t_max_prob, const StepScalars *s, Device *dev);

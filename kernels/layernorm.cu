@@ -5,7 +5,10 @@
 // handled by one warp each, which reads them several times, from the cache.
 #include "kernels/cuda_common.cuh"
 
-enum { THREADS = 256, WARPS = THREADS / 32 };
+enum {
+    WARPS = THREADS / 32,
+    MOST_BLOCKS = 128 // about one for each SM of a large card; each writes 2 C sums in backward
+};
 
 // Sums over the `lanes` lanes of a team, returned to each of them.
 __device__ static inline float2 team_sum(float a, float b, int lanes) {
@@ -33,17 +36,17 @@ static Teams cut_teams(int N, int C) {
         }
     }
     if (teams.lanes) {
-        const int together = THREADS / teams.lanes, wanted = 128; // enough blocks for any card
-        teams.rows = together * (N <= together * wanted ? 1 : ceil_div(N, together * wanted));
+        const int together = THREADS / teams.lanes, at_once = together * MOST_BLOCKS;
+        teams.rows = together * (N <= at_once ? 1 : ceil_div(N, at_once));
         teams.blocks = ceil_div(N, teams.rows);
     }
     return teams;
 }
 
 // A thread's team and lane, and the block's rows.
-struct Place {
+struct RowPlace {
     int lane, team, together, first, last;
-    __device__ Place(int N, int lanes, int rows)
+    __device__ RowPlace(int N, int lanes, int rows)
         : lane(threadIdx.x % lanes), team(threadIdx.x / lanes), together(THREADS / lanes), first(blockIdx.x * rows),
           last(min(first + rows, N)) {}
 };
@@ -63,7 +66,7 @@ static __global__ void __launch_bounds__(THREADS, 2)
                  int N, int C, float eps, int lanes, int rows) {
     floatX *weights = (floatX *)dynamic_shared, *biases = weights + C;
     float *means = (float *)(biases + C), *rstds = means + rows;
-    const Place at(N, lanes, rows);
+    const RowPlace at(N, lanes, rows);
     to_shared(weights, weight, C);
     if (bias) { to_shared(biases, bias, C); }
     __syncthreads();
@@ -188,8 +191,8 @@ void layernorm_forward(floatX *out, float *mean, float *rstd, const floatX *inp,
 // Adds the lanes' values over the block's teams and writes the column sums to out (C). scratch: as many floats as the
 // block's threads hold.
 template <int K>
-__device__ static inline void sum_teams(float *out, const float (&value)[K][VEC], float *scratch, Place at, int lanes,
-                                        int C) {
+__device__ static inline void sum_teams(float *out, const float (&value)[K][VEC], float *scratch, RowPlace at,
+                                        int lanes, int C) {
     const int width = K * lanes * VEC;
     __syncthreads(); // other threads may still use the scratch
 #pragma unroll
@@ -219,7 +222,7 @@ static __global__ void __launch_bounds__(THREADS, 1)
                   const float *mean, const float *rstd, const floatX *dresidual, int N, int C, int lanes, int rows) {
     floatX *weights = (floatX *)dynamic_shared;
     float *means = (float *)(weights + C), *rstds = means + rows, sum[K][VEC] = {}, dot[K][VEC] = {};
-    const Place at(N, lanes, rows);
+    const RowPlace at(N, lanes, rows);
     to_shared(weights, weight, C);
     for (int i = threadIdx.x; i < at.last - at.first; i += THREADS) {
         means[i] = mean[at.first + i];

@@ -10,7 +10,8 @@ void linear_forward(floatX *out, const floatX *inp, const floatX *weight, const 
                     int N, int IC, int OC, Device *dev) {
     const bool run = device_launch(dev, "linear_forward", linear_forward_cost(bias, residual, N, IC, OC));
     void *workspace = device_workspace(dev, LT_WORKSPACE);
-    const Product p = {true, false, OC, N, IC, IC, IC, OC, bias != NULL, false};
+    const Product p = {
+        .transpose_a = true, .m = OC, .n = N, .k = IC, .lda = IC, .ldb = IC, .ldd = OC, .bias = bias != NULL};
     if (!run) {
         note_product(p, dev);
         return;
@@ -53,8 +54,9 @@ void linear_backward(floatX *dinp, float *dweight, float *dbias, const floatX *d
         device_launch(dev, "linear_backward", linear_backward_cost(dinp, dweight, dbias, dresidual, beta, N, IC, OC));
     const size_t sums = dbias ? chunk_sums_size(1, N, OC) : 0;
     void *workspace = device_workspace(dev, sums > LT_WORKSPACE ? sums : LT_WORKSPACE);
-    const Product inputs = {false, false, IC, N, OC, IC, OC, IC, false, false};
-    const Product weights = {false, true, IC, OC, N, IC, OC, IC, false, true};
+    const Product inputs = {.m = IC, .n = N, .k = OC, .lda = IC, .ldb = OC, .ldd = IC};
+    const Product weights = {
+        .transpose_b = true, .m = IC, .n = OC, .k = N, .lda = IC, .ldb = OC, .ldd = IC, .float_out = true};
     if (!run) {
         if (dinp) { note_product(inputs, dev); }
         if (dweight) { note_product(weights, dev); }

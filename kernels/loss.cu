@@ -5,8 +5,9 @@
 #include "kernels/elementwise.cuh"
 #include "kernels/formulas.h"
 
-// Number of blocks for the `vectors` of a sample: enough for any card, few enough to be added by one block.
-static int chunks_for(int vectors, int threads) { return min(ceil_div(vectors, threads), 128); }
+enum { MOST_CHUNKS = 128 }; // of a sample: enough for any card, few enough to be added by one block
+
+static int chunks_for(int vectors, int threads) { return min(ceil_div(vectors, threads), (int)MOST_CHUNKS); }
 
 // One block per sample.
 static __global__ void __launch_bounds__(THREADS)

@@ -82,14 +82,14 @@ static void multires_sample(float *out, float *coarse, float strength, uint64_t 
     divide_by_deviation(out, n);
 }
 
-void multires_noise(float *out, const float *timesteps, float strength, bool annealed, int num_train_timesteps, int B,
-                    int H, int W, int C, const StepScalars *s, Device *dev) {
+void multires_noise(float *out, const float *timesteps, float strength, bool annealed, int T, int B, int H, int W,
+                    int C, const StepScalars *s, Device *dev) {
     size_t n = (size_t)H * W * C, coarse_size = (size_t)(H / 2 + 1) * (W / 2 + 1) * C; // r_1 >= 2
     float *coarse = device_workspace(dev, B * coarse_size * sizeof(float));
     if (!device_launch(dev, "multires_noise", multires_noise_cost(B, H, W, C))) { return; }
 #pragma omp parallel for schedule(static) if (B * n >= PARALLEL_MIN)
     for (int b = 0; b < B; b++) {
-        float part = annealed ? timesteps[b] / (float)num_train_timesteps : 1.0f;
+        float part = annealed ? timesteps[b] / (float)T : 1.0f;
         multires_sample(out + b * n, coarse + b * coarse_size, strength * part, s->first_sample + b, H, W, C, s);
     }
 }

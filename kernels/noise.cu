@@ -170,8 +170,8 @@ static void mix_levels(float *out, double *partial, const float *coarse, int roo
     launch<divide_by_deviation<V>>(dev, dim3(chunks, B), THREADS, 0, out, (const double *)partial, chunks, n);
 }
 
-void multires_noise(float *out, const float *timesteps, float strength, bool annealed, int num_train_timesteps, int B,
-                    int H, int W, int C, const StepScalars *s, Device *dev) {
+void multires_noise(float *out, const float *timesteps, float strength, bool annealed, int T, int B, int H, int W,
+                    int C, const StepScalars *s, Device *dev) {
     const size_t n = (size_t)H * W * C, room = coarse_room(H, W, C);
     const size_t sums = 2 * (size_t)B * blocks_for(n, C % 4 ? 1 : 4) * sizeof(double);
     char *scratch = (char *)device_workspace(dev, sums + B * room * sizeof(float));
@@ -181,8 +181,7 @@ void multires_noise(float *out, const float *timesteps, float strength, bool ann
         launch<coarse_normals>(dev, dim3(blocks_for(room, 4), B), THREADS, 0, coarse, (int)room, H, W, C, s);
     }
     auto *run = C % 4 ? mix_levels<1> : mix_levels<4>;
-    run(out, (double *)scratch, coarse, (int)room, timesteps, strength, annealed, num_train_timesteps, B, H, W, C, s,
-        dev);
+    run(out, (double *)scratch, coarse, (int)room, timesteps, strength, annealed, T, B, H, W, C, s, dev);
 }
 
 static __global__ void __launch_bounds__(THREADS)

@@ -518,12 +518,12 @@ static double level_at(const StepScalars *s, uint64_t sample, int level, long h,
 
 // Ke et al. 2023 (Marigold): noise = sqrt(2) n0 + sum over levels i of strength_b^i level_i, over its standard
 // deviation; annealed, the coarse levels are weak where t, and with it the noise to be added, is small.
-void reference_multires_noise(double *out, const double *timesteps, double strength, bool annealed,
-                              int num_train_timesteps, int B, int H, int W, int C, const StepScalars *s) {
+void reference_multires_noise(double *out, const double *timesteps, double strength, bool annealed, int T, int B, int H,
+                              int W, int C, const StepScalars *s) {
     long n = (long)H * W * C;
     for (long b = 0; b < B; b++, out += n) {
         uint64_t sample = s->first_sample + (uint64_t)b;
-        double strength_b = annealed ? strength * timesteps[b] / num_train_timesteps : strength;
+        double strength_b = annealed ? strength * timesteps[b] / T : strength;
         for (long i = 0; i < n; i++) { out[i] *= sqrt(2); }
         long h = H, w = W;
         for (int level = 1; level <= 9 && h > 1 && w > 1; level++) {

@@ -55,8 +55,8 @@ void reference_gaussian_backward(double *dmoments, const double *dz, const doubl
                                  double kl_scale, int N, int L);
 void reference_gaussian_kl(double *kl, const double *moments, int B, int N, int L);
 void reference_normal_noise(double *out, int B, int n, uint32_t stream, const StepScalars *s);
-void reference_multires_noise(double *out, const double *timesteps, double strength, bool annealed,
-                              int num_train_timesteps, int B, int H, int W, int C, const StepScalars *s);
+void reference_multires_noise(double *out, const double *timesteps, double strength, bool annealed, int T, int B, int H,
+                              int W, int C, const StepScalars *s);
 void reference_sample_timesteps(double *timesteps, int B, int T, double t_max_prob, const StepScalars *s);
 void reference_add_noise_forward(double *noisy, double *target, const double *x0, const double *noise,
                                  const double *timesteps, const double *alphas_cumprod, Prediction prediction, int B,

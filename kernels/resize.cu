@@ -1,8 +1,6 @@
 // Nearest-neighbour up-sampling to a given size.
 #include "kernels/cuda_common.cuh"
 
-enum { THREADS = 256 };
-
 // The vector of V channels that a thread handles: pixel (y, x) of sample b, in a map of H rows and W columns. Blocks
 // (b H + y, piece of the row).
 template <int V> struct Pixel {

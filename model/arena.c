@@ -124,9 +124,7 @@ static void table_release(Arena *arena, size_t bottom) {
 // ---- The two ends --------------------------------------------------------------------------------------------------
 
 static void note_peak(Arena *arena) {
-    if (arena->bottom + arena->top > arena->size) {
-        die("an arena of %zu bytes is too small: it was planned for a smaller batch or picture", arena->size);
-    }
+    assert(arena->bottom + arena->top <= arena->size); // else it was planned for a smaller batch or picture
     if (arena->bottom + arena->top > arena->peak) { arena->peak = arena->bottom + arena->top; }
     if (arena->bottom > arena->grads.saved) { arena->grads.saved = arena->bottom; }
     if (arena->top > arena->grads.temporaries) { arena->grads.temporaries = arena->top; }

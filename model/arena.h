@@ -46,12 +46,13 @@ typedef struct {
 
 // Gradients that lie in the arena.
 typedef struct {
-    size_t count;       // 0: they lie elsewhere
-    float *first;       // of them
-    size_t offset;      // bytes from the base to the first one: what a plan finds
+    size_t count;  // 0: they lie elsewhere
+    float *first;  // of them; made up in a measuring arena
+    size_t offset; // bytes from the base to the first one: what a plan finds
+    // Of the backward pass that runs or was planned:
     size_t final;       // element from which on they are final
     size_t saved;       // largest bottom since the last gradients became final
-    size_t temporaries; // largest top of backward
+    size_t temporaries; // largest top
 } ArenaGrads;
 
 typedef struct {
@@ -88,7 +89,7 @@ void arena_grads_begin(Arena *arena);
 // before; NULL: they lie elsewhere.
 const float *arena_grads_final(Arena *arena, const float *first);
 
-// Return 256-byte aligned memory. Die if the arena is full (a plan gives the needed size).
+// Return 256-byte aligned memory. The arena must have the room: a plan gives the needed size.
 void *arena_save_tensor(Arena *arena, const char *name, size_t element, Shape shape);
 void *arena_push_tensor(Arena *arena, size_t element, Shape shape);
 // A tensor of up to four axes: arena_save(arena, "noisy", B, h, w, L).

@@ -177,14 +177,14 @@ void resnet_backward(Resnet *r, floatX *dinp, const floatX *dout, const floatX *
         groupnorm_again(&r->norm2, normed2, r->hidden, HW, pass);
     }
     conv_grads(&r->conv2, dhidden, NULL, dout, normed2, NULL, H, W, pass);
-    groupnorm_grad(&r->norm2, dhidden, dhidden, r->hidden, NULL, HW, pass);
+    groupnorm_grads(&r->norm2, dhidden, dhidden, r->hidden, NULL, HW, pass);
 
     floatX *dnormed = arena_push(pass->arena, N * IC), *normed = dnormed;
     floatX *dtime = r->has_time && grads ? pass->dtime + r->time_column : NULL;
     if (grads) { groupnorm_again(&r->norm1, normed, inp, HW, pass); }
     conv_grads(&r->conv1, dnormed, dtime, dhidden, normed, NULL, H, W, pass);
     if (r->has_shortcut) { linear_grads(&r->conv_shortcut, dinp, dout, inp, NULL, N, pass); }
-    groupnorm_grad(&r->norm1, dinp, dnormed, inp, r->has_shortcut ? dinp : dout, HW, pass);
+    groupnorm_grads(&r->norm1, dinp, dnormed, inp, r->has_shortcut ? dinp : dout, HW, pass);
     arena_release(pass->arena, all);
 }
 
@@ -246,15 +246,15 @@ static void transformer_block_backward(TransformerBlock *b, floatX *dstream, int
     if (pass->recompute_products) { streams_again(b, N, pass); }
     layernorm_again(&b->norm3, normed, b->x3, N, pass);
     feed_forward_backward(&b->ff, dnormed, dstream, normed, N, pass);
-    layernorm_grad(&b->norm3, dstream, dnormed, b->x3, dstream, N, pass);
+    layernorm_grads(&b->norm3, dstream, dnormed, b->x3, dstream, N, pass);
 
     layernorm_again(&b->norm2, normed, b->x2, N, pass);
     multihead_backward(&b->attn2, dnormed, dstream, normed, HW, pass);
-    layernorm_grad(&b->norm2, dstream, dnormed, b->x2, dstream, N, pass);
+    layernorm_grads(&b->norm2, dstream, dnormed, b->x2, dstream, N, pass);
 
     layernorm_again(&b->norm1, normed, b->x1, N, pass);
     multihead_backward(&b->attn1, dnormed, dstream, normed, HW, pass);
-    layernorm_grad(&b->norm1, dstream, dnormed, b->x1, dstream, N, pass);
+    layernorm_grads(&b->norm1, dstream, dnormed, b->x1, dstream, N, pass);
 }
 
 Transformer transformer_create(Params *params, const char *name, int C, int heads, int count, int cross_dim, int groups,
@@ -322,7 +322,7 @@ void transformer_backward(Transformer *t, floatX *dinp, const floatX *dout, cons
     floatX *normed = arena_push(pass->arena, n), *dnormed = normed;
     if (pass->params->grads) { groupnorm_again(&t->norm, normed, inp, HW, pass); }
     linear_grads(&t->proj_in, dnormed, dstream, normed, NULL, N, pass);
-    groupnorm_grad(&t->norm, dinp, dnormed, inp, dout, HW, pass);
+    groupnorm_grads(&t->norm, dinp, dnormed, inp, dout, HW, pass);
     arena_release(pass->arena, all);
 }
 
@@ -371,6 +371,6 @@ floatX *head_backward(const Head *h, const floatX *dout, const Pass *pass) {
     floatX *d = arena_push(pass->arena, (size_t)pass->B * H * W * h->norm.C), *normed = d;
     if (pass->params->grads) { groupnorm_again(&h->norm, normed, h->inp, H * W, pass); }
     conv_grads(&h->conv, d, NULL, dout, normed, NULL, H, W, pass);
-    groupnorm_grad(&h->norm, d, d, h->inp, NULL, H * W, pass);
+    groupnorm_grads(&h->norm, d, d, h->inp, NULL, H * W, pass);
     return d;
 }

@@ -110,11 +110,11 @@ static void layer_backward(CLIPLayer *l, floatX *d, int T, Pass *pass) {
     floatX *normed = arena_push(pass->arena, (size_t)N * C), *dnormed = normed;
     layernorm_again(&l->norm2, normed, l->x2, N, pass);
     feed_forward_backward(&l->mlp, dnormed, d, normed, N, pass);
-    layernorm_grad(&l->norm2, d, dnormed, l->x2, d, N, pass);
+    layernorm_grads(&l->norm2, d, dnormed, l->x2, d, N, pass);
 
     layernorm_again(&l->norm1, normed, l->x1, N, pass);
     multihead_backward(&l->attention, dnormed, d, normed, T, pass);
-    layernorm_grad(&l->norm1, d, dnormed, l->x1, d, N, pass);
+    layernorm_grads(&l->norm1, d, dnormed, l->x1, d, N, pass);
     arena_release_top(pass->arena, mark);
     backward_done(pass, l->norm1.weight, l->mark);
 }
@@ -128,7 +128,7 @@ void clip_backward(CLIPText *clip, Arena *arena, const floatX *dout, float beta,
     int B = pass->B, T = t->T, C = c->hidden_size;
     ArenaMark mark = arena_mark(arena);
     floatX *d = arena_push(arena, (size_t)B * T * C);
-    layernorm_grad(&t->norm_out, d, dout, t->stream_out, NULL, B * T, pass);
+    layernorm_grads(&t->norm_out, d, dout, t->stream_out, NULL, B * T, pass);
     for (int i = c->num_hidden_layers; i-- > 0;) { layer_backward(&t->layers[i], d, T, pass); }
     embedding_backward(grad_at(pass->params, t->token_embedding), grad_at(pass->params, t->position_embedding), d,
                        t->ids, beta, B, T, C, c->vocab_size, c->max_position_embeddings, dev);

@@ -2,6 +2,7 @@
 // time.
 #include "model/init.h"
 #include "model/pipeline.h"
+#include "model/weights.h"
 #include "util/error.h"
 #include "util/file.h"
 #include "util/options.h"
@@ -227,7 +228,7 @@ static void convert(const char *from, const char *to, bool ema, Device *dev) {
     report_frozen(from, text_encoder.text, dev);
     convert_unet(unet.text, to, dev);
     pipeline_link(from, to, (const char *[]){"unet", "text_encoder", NULL});
-    pipeline_link_module(text_encoder.text, path_of("%s/text_encoder", to).text);
+    link_tree(text_encoder.text, path_of("%s/text_encoder", to).text);
     convert_scheduler(from, to);
 }
 

@@ -1,6 +1,7 @@
 // cocogold probe: runs one module on given tensors, with PyTorch's names and layouts.
 #include "model/layers.h"
 #include "model/pipeline.h"
+#include "model/weights.h"
 #include "util/error.h"
 #include "util/file.h"
 #include "util/options.h"
@@ -25,6 +26,7 @@ typedef struct {
     Feature dsample, dcontext;
     float *timesteps; // (B) on the device
     int *ids;         // (B, T) on the device
+    float *grads;     // of the parameters; NULL: forward only
     int B, T;
     Device dev;
     Arena arena;
@@ -179,6 +181,14 @@ static void make_arena(Probe *p, size_t bytes, const Device *plan) {
     device_reserve_workspace(&p->dev, plan->workspace_needed);
 }
 
+// Returns whether backward runs too, with gradients of the weights.
+static bool load_weights(Probe *p, Params *params, const char *folder) {
+    bool train = p->doutput.data != NULL;
+    weights_load(params, folder, train ? WEIGHTS_WRITE : WEIGHTS_READ, &p->dev);
+    if (train) { p->grads = params_alloc_grads(params, &p->dev); }
+    return train;
+}
+
 // ---- Modules -------------------------------------------------------------------------------------------------------
 
 static void probe_unet(Probe *p, const char *folder) {
@@ -191,8 +201,7 @@ static void probe_unet(Probe *p, const char *folder) {
     int T = p->context.slice.shape[1];
     make_output(p, 4, (int[]){B, config.out_channels, H, W});
     make_input_gradients(p);
-    bool train = p->doutput.data != NULL;
-    weights_load(&unet.params, folder, train ? WEIGHTS_TRAIN : WEIGHTS_READ, &p->dev);
+    bool train = load_weights(p, &unet.params, folder);
     Device plan = {.plan_only = true};
     make_arena(p, unet_plan(&unet, B, H, W, T, train, &plan), &plan);
     unet_forward(&unet, &p->arena, p->output.data, p->sample.data, p->timesteps, p->context.data, B, H, W, T, train,
@@ -214,8 +223,7 @@ static void probe_vae(Probe *p, const char *folder) {
     if (OH < 1 || OW < 1) { die("%s: tensor \"sample\" is smaller than the VAE's factor of %d", p->in.path, factor); }
     make_output(p, 4, (int[]){B, decode ? config.out_channels : 2 * config.latent_channels, OH, OW});
     make_input_gradients(p);
-    bool train = p->doutput.data != NULL;
-    weights_load(&half.params, folder, train ? WEIGHTS_TRAIN : WEIGHTS_READ, &p->dev);
+    bool train = load_weights(p, &half.params, folder);
     Device plan = {.plan_only = true};
     make_arena(p, (decode ? vae_decoder_plan : vae_encoder_plan)(&half, B, H, W, train, &plan), &plan);
     (decode ? vae_decoder_forward : vae_encoder_forward)(&half, &p->arena, p->output.data, p->sample.data, B, H, W,
@@ -233,8 +241,7 @@ static void probe_text_encoder(Probe *p, const char *folder) {
     CLIPText clip = clip_create(&config);
     read_ids(p, &config);
     make_output(p, 3, (int[]){p->B, p->T, config.hidden_size});
-    bool train = p->doutput.data != NULL;
-    weights_load(&clip.params, folder, train ? WEIGHTS_TRAIN : WEIGHTS_READ, &p->dev);
+    bool train = load_weights(p, &clip.params, folder);
     Device plan = {.plan_only = true};
     make_arena(p, clip_plan(&clip, p->B, p->T, train, &plan), &plan);
     clip_forward(&clip, &p->arena, p->output.data, p->ids, p->B, p->T, train, &p->dev);
@@ -281,6 +288,7 @@ int cmd_probe(int argc, char **argv) {
     for (int i = 0; i < 6; i++) { device_free(&p.dev, features[i]->data); }
     device_free(&p.dev, p.timesteps);
     device_free(&p.dev, p.ids);
+    device_free(&p.dev, p.grads);
     safetensors_close(&p.in);
     device_close(&p.dev);
     return 0;

@@ -17,8 +17,8 @@ Name name_of(const char *format, ...) {
 
 // "down_blocks.0.attentions.0.norm.weight" and "mean" make "down_blocks.0.attentions.0.norm.mean"; with "../x" it is
 // "down_blocks.0.attentions.0.x".
-static Name tensor_name(const Params *params, size_t layer, const char *name) {
-    Name prefix = name_of("%s", params_at(params, layer)->name);
+static Name tensor_name(const Params *params, size_t of_weight, const char *name) {
+    Name prefix = name_of("%s", params_at(params, of_weight)->name);
     *strrchr(prefix.text, '.') = 0;
     if (strncmp(name, "../", 3) == 0) {
         *strrchr(prefix.text, '.') = 0;
@@ -27,23 +27,23 @@ static Name tensor_name(const Params *params, size_t layer, const char *name) {
     return name_of("%s.%s", prefix.text, name);
 }
 
-static void *save(const Pass *pass, size_t element, size_t layer, const char *name, Shape shape) {
+static void *save(const Pass *pass, size_t element, size_t of_weight, const char *name, Shape shape) {
     if (!pass->save) { return arena_push_tensor(pass->arena, element, shape); }
     Name full = {.text = ""};
-    if (pass->arena->table) { full = tensor_name(pass->params, layer, name); }
+    if (pass->arena->table) { full = tensor_name(pass->params, of_weight, name); }
     return arena_save_tensor(pass->arena, full.text, element, shape);
 }
 
-floatX *save_tensor(const Pass *pass, size_t layer, const char *name, Shape shape) {
-    return save(pass, sizeof(floatX), layer, name, shape);
+floatX *save_tensor(const Pass *pass, size_t of_weight, const char *name, Shape shape) {
+    return save(pass, sizeof(floatX), of_weight, name, shape);
 }
 
-float *save_floats(const Pass *pass, size_t layer, const char *name, Shape shape) {
-    return save(pass, sizeof(float), layer, name, shape);
+float *save_floats(const Pass *pass, size_t of_weight, const char *name, Shape shape) {
+    return save(pass, sizeof(float), of_weight, name, shape);
 }
 
-floatX *next_tensor(const Pass *pass, floatX *current, size_t layer, Shape shape) {
-    return pass->save ? save_tensor(pass, layer, "out", shape) : current;
+floatX *next_tensor(const Pass *pass, floatX *current, size_t of_weight, Shape shape) {
+    return pass->save ? save_tensor(pass, of_weight, "out", shape) : current;
 }
 
 void forward_done(const Pass *pass, ArenaMark begin) {
@@ -185,8 +185,8 @@ void groupnorm_again(const GroupNorm *g, floatX *out, const floatX *inp, int HW,
                         g->rstd, pass->B, HW, g->C, g->G, g->silu, pass->dev);
 }
 
-void groupnorm_grad(const GroupNorm *g, floatX *dinp, const floatX *dout, const floatX *inp, const floatX *dresidual,
-                    int HW, const Pass *pass) {
+void groupnorm_grads(const GroupNorm *g, floatX *dinp, const floatX *dout, const floatX *inp, const floatX *dresidual,
+                     int HW, const Pass *pass) {
     const Params *p = pass->params;
     groupnorm_backward(dinp, grad_at(p, g->weight), grad_at(p, g->bias), dout, inp, weight_at(p, g->weight, pass->dev),
                        weight_at(p, g->bias, pass->dev), g->mean, g->rstd, dresidual, pass->beta, pass->B, HW, g->C,
@@ -212,8 +212,8 @@ void layernorm_apply(LayerNorm *l, floatX *out, const floatX *inp, int N, const 
     layernorm_again(l, out, inp, N, pass);
 }
 
-void layernorm_grad(const LayerNorm *l, floatX *dinp, const floatX *dout, const floatX *inp, const floatX *dresidual,
-                    int N, const Pass *pass) {
+void layernorm_grads(const LayerNorm *l, floatX *dinp, const floatX *dout, const floatX *inp, const floatX *dresidual,
+                     int N, const Pass *pass) {
     const Params *p = pass->params;
     layernorm_backward(dinp, grad_at(p, l->weight), grad_at(p, l->bias), dout, inp, weight_at(p, l->weight, pass->dev),
                        l->mean, l->rstd, dresidual, pass->beta, N, l->C, pass->dev);

@@ -34,12 +34,12 @@ typedef struct {
 Name name_of(const char *format, ...) __attribute__((format(printf, 1, 2)));
 
 // A tensor that stays in the arena if the pass saves, else a temporary that the caller's mark releases. A plan's table
-// names it after the layer whose weight lies at `layer`: "out" is the layer's output, residual included, such as
+// names it after the layer whose weight lies at `of_weight`: "out" is its output, residual included, such as
 // "down_blocks.0.resnets.0.conv1.out"; "../o" is a tensor of the layer's parent.
-floatX *save_tensor(const Pass *pass, size_t layer, const char *name, Shape shape);
-float *save_floats(const Pass *pass, size_t layer, const char *name, Shape shape);
+floatX *save_tensor(const Pass *pass, size_t of_weight, const char *name, Shape shape);
+float *save_floats(const Pass *pass, size_t of_weight, const char *name, Shape shape);
 // Memory for the next tensor of a residual stream: new in the arena if the pass saves, else that of the current one.
-floatX *next_tensor(const Pass *pass, floatX *current, size_t layer, Shape shape);
+floatX *next_tensor(const Pass *pass, floatX *current, size_t of_weight, Shape shape);
 // Ends a forward: frees temporaries, and everything since `begin` if the pass does not save.
 void forward_done(const Pass *pass, ArenaMark begin);
 // Ends a layer's backward: frees what the arena saved since `begin`, and reports that gradients from the parameter
@@ -103,8 +103,8 @@ GroupNorm groupnorm_create(Params *params, const char *name, int C, int G, float
 void groupnorm_apply(GroupNorm *g, floatX *out, const floatX *inp, int HW, const Pass *pass);
 // For backward: recomputes the output, which was not saved.
 void groupnorm_again(const GroupNorm *g, floatX *out, const floatX *inp, int HW, const Pass *pass);
-void groupnorm_grad(const GroupNorm *g, floatX *dinp, const floatX *dout, const floatX *inp, const floatX *dresidual,
-                    int HW, const Pass *pass);
+void groupnorm_grads(const GroupNorm *g, floatX *dinp, const floatX *dout, const floatX *inp, const floatX *dresidual,
+                     int HW, const Pass *pass);
 
 typedef struct {
     size_t weight, bias;
@@ -114,7 +114,9 @@ typedef struct {
 } LayerNorm;
 
 LayerNorm layernorm_create(Params *params, const char *name, int C, float eps);
+// Allocates mean and rstd.
 void layernorm_apply(LayerNorm *l, floatX *out, const floatX *inp, int N, const Pass *pass);
+// For backward: recomputes the output, which was not saved.
 void layernorm_again(const LayerNorm *l, floatX *out, const floatX *inp, int N, const Pass *pass);
-void layernorm_grad(const LayerNorm *l, floatX *dinp, const floatX *dout, const floatX *inp, const floatX *dresidual,
-                    int N, const Pass *pass);
+void layernorm_grads(const LayerNorm *l, floatX *dinp, const floatX *dout, const floatX *inp, const floatX *dresidual,
+                     int N, const Pass *pass);

@@ -91,13 +91,10 @@ void params_finish(Params *params) {
     free(sorted);
 }
 
-void params_alloc(Params *params, bool grads, Device *dev) {
+void params_alloc(Params *params, Device *dev) {
     assert(params->total % TOTAL_ALIGN == 0 && !params->weights);
     params->weights = device_alloc(dev, params->total * sizeof(floatX));
     device_fill(dev, params->weights, 0, params->total * sizeof(floatX));
-    if (!grads) { return; }
-    params->grads = device_alloc(dev, params->total * sizeof(float));
-    device_fill(dev, params->grads, 0, params->total * sizeof(float));
 }
 
 void params_join(Params *first, Params *second, Device *dev) {
@@ -115,21 +112,21 @@ void params_join(Params *first, Params *second, Device *dev) {
 }
 
 void params_set_grads(Params *const *params, int count, float *grads) {
-    for (int i = 0; i < count; grads += params[i++]->total) {
-        assert(!params[i]->grads || params[i]->lent_grads);
-        params[i]->grads = grads;
-        params[i]->lent_grads = true;
-    }
+    for (int i = 0; i < count; grads += params[i++]->total) { params[i]->grads = grads; }
+}
+
+float *params_alloc_grads(Params *params, Device *dev) {
+    params->grads = device_alloc(dev, params->total * sizeof(float));
+    device_fill(dev, params->grads, 0, params->total * sizeof(float));
+    return params->grads;
 }
 
 void params_release(Params *params, Device *dev) {
     if (params->weights && !params->joined) { device_free(dev, params->weights); }
-    if (params->grads && !params->lent_grads) { device_free(dev, params->grads); }
     if (params->mapped) { mapped_close(params->mapped); }
     params->mapped = NULL;
     params->weights = NULL;
     params->grads = NULL;
-    params->lent_grads = false;
 }
 
 void params_free(Params *params, Device *dev) {

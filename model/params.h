@@ -48,9 +48,8 @@ typedef struct {
     size_t total;    // elements with padding
     size_t listed;   // the same of a flat array in the list's order
     floatX *weights; // (total) what kernels read, on the device; NULL until params_alloc, and if they are mapped
-    float *grads;    // (total) on the device, or NULL: no parameter gradient is computed
+    float *grads;    // (total) memory of the caller (params_set_grads), or NULL: no parameter gradient is computed
     bool joined;     // the weights lie in another model's buffer
-    bool lent_grads; // the gradients lie in memory of the caller (params_set_grads)
     struct MappedWeights *mapped; // model/mapped.h: weights that are read in the model's file; NULL: in `weights`
     GradsFinal grads_final;
 } Params;
@@ -70,14 +69,16 @@ size_t params_add_gathered(Params *params, ParamGroup *group, int ndim, const in
     __attribute__((format(printf, 5, 6)));
 // Rounds the total up; no slice may be added afterwards.
 void params_finish(Params *params);
-// Allocates device memory for the weights (zeroed), and for gradients if asked for.
-void params_alloc(Params *params, bool grads, Device *dev);
+// Allocates device memory for the weights, zeroed.
+void params_alloc(Params *params, Device *dev);
 // Moves the weights of two models into one buffer, `first`'s at its beginning, so that norm and update are one launch
 // each. `first` owns the buffer: free `second` no later.
 void params_join(Params *first, Params *second, Device *dev);
 // The gradients of `count` models, one after the other, are in memory of the caller. PLAN_POINTER: they will be; until
 // then backward may only be planned.
 void params_set_grads(Params *const *params, int count, float *grads);
+// The same for one model, in new device memory, zeroed; the caller frees it with device_free.
+float *params_alloc_grads(Params *params, Device *dev);
 void params_release(Params *params, Device *dev); // frees that memory; the slices remain
 void params_free(Params *params, Device *dev);
 

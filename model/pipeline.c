@@ -1,18 +1,12 @@
 #include "model/pipeline.h"
 #include "model/text_batch.h"
+#include "model/weights.h"
 #include "util/error.h"
 #include "util/file.h"
 #include "util/json.h"
 #include "util/progress.h"
-#include "util/text.h"
-#include <dirent.h>
-#include <errno.h>
-#include <fcntl.h>
-#include <openssl/evp.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/stat.h>
-#include <unistd.h>
 
 // ---- Opening -------------------------------------------------------------------------------------------------------
 
@@ -148,59 +142,7 @@ void pipeline_release(Pipeline *p, int parts, Device *dev) {
 
 // ---- Folders -------------------------------------------------------------------------------------------------------
 
-void weights_digest(const char *folder, char hex[65]) {
-    Path path = weights_path(folder);
-    if (!text_ends_with(path.text, ".json")) {
-        sha256_file(path.text, hex);
-        return;
-    }
-    Safetensors file = safetensors_open(path.text); // checks that all shards exist
-    char *all = xcalloc((size_t)file.map_count + 1, 64), *end = all;
-    for (const char *shard = NULL; (shard = safetensors_next_file(&file, shard)); end += 64) {
-        sha256_file(shard, hex);
-        memcpy(end, hex, 64);
-    }
-    unsigned char digest[32];
-    EVP_Digest(all, (size_t)(end - all), digest, NULL, EVP_sha256(), NULL);
-    for (int i = 0; i < 32; i++) { snprintf(hex + 2 * i, 3, "%02x", digest[i]); }
-    safetensors_close(&file);
-    free(all);
-}
-
 void pipeline_vae_digest(const char *folder, char hex[65]) { weights_digest(path_of("%s/vae", folder).text, hex); }
-
-static void copy_file(const char *from, const char *to) {
-    FILE *in = fopen(from, "rb");
-    if (!in) { die("%s: cannot be opened: %s", from, strerror(errno)); }
-    AtomicFile out = atomic_open(to);
-    static const size_t block = 1 << 20;
-    char *buffer = xmalloc(block);
-    for (size_t n; (n = fread(buffer, 1, block, in)) > 0;) { fwrite(buffer, 1, n, out.stream); }
-    if (ferror(in)) { die("%s: cannot be read: %s", from, strerror(errno)); }
-    fclose(in);
-    free(buffer);
-    atomic_commit(&out);
-}
-
-// If `from` is a symbolic link (as in download caches), links its target. Copies if hard links are not possible.
-static void link_file(const char *from, const char *to) {
-    unlink(to);
-    if (linkat(AT_FDCWD, from, AT_FDCWD, to, AT_SYMLINK_FOLLOW) != 0) { copy_file(from, to); }
-}
-
-static void link_tree(const char *from, const char *to) {
-    make_folders(to);
-    DIR *folder = opendir(from);
-    if (!folder) { die("%s: cannot be opened: %s", from, strerror(errno)); }
-    for (struct dirent *e; (e = readdir(folder));) {
-        if (e->d_name[0] == '.') { continue; }
-        Path source = path_of("%s/%s", from, e->d_name), target = path_of("%s/%s", to, e->d_name);
-        (folder_exists(source.text) ? link_tree : link_file)(source.text, target.text);
-    }
-    closedir(folder);
-}
-
-void pipeline_link_module(const char *from, const char *to) { link_tree(from, to); }
 
 // "unet" stands for all averages too.
 static bool is_excepted(const char *module, const char *const *except) {

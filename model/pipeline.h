@@ -1,7 +1,6 @@
 // A model directory: a diffusers pipeline (model_index.json, unet/, vae/, text_encoder/, tokenizer/, scheduler/).
 #pragma once
 #include "model/clip.h"
-#include "model/safetensors.h"
 #include "model/schedule.h"
 #include "model/tokenizer.h"
 #include "model/unet.h"
@@ -46,36 +45,9 @@ void pipeline_release(Pipeline *pipeline, int parts, Device *dev);
 // SHA-256 of the VAE's weights file (of the sharded files' digests, if sharded). Latents depend on it.
 void pipeline_vae_digest(const char *folder, char hex[65]);
 
-// The path of the file that weights_read reads in `folder`; dies if there is none.
-Path weights_path(const char *folder);
-// The tensor of each slice (params->count, to be freed), found by the names that weights_read accepts. Dies if a tensor
-// is missing, has another shape, or belongs to no slice.
-const Tensor **weights_match(const Params *params, const Safetensors *file);
-// SHA-256 of that file; if it is an index, of the concatenated digests of the shards in the order of their names.
-void weights_digest(const char *folder, char hex[65]);
-
-// One module's weights: finds diffusion_pytorch_model.safetensors / model.safetensors, .fp16., or the sharded index in
-// `folder`, checks that every slice exists with its shape (old VAE attention names and missing "text_model." prefixes
-// are accepted, position_ids is ignored) and fills the flat host array (params->total floats, padding zero).
-void weights_read(const Params *params, const char *folder, float *flat);
-// What weights are loaded for. To read: on a CPU they stay in the file, which is mapped (model/mapped.h). To write
-// them, or to train: with memory for gradients.
-typedef enum { WEIGHTS_READ, WEIGHTS_WRITE, WEIGHTS_TRAIN } WeightsUse;
-// Makes the weights of `folder` available on the device.
-void weights_load(Params *params, const char *folder, WeightsUse use, Device *dev);
-// Writes `flat` (host, flat order) as F32 into the file `path` in PyTorch's layouts. Several Params (VAE
-// encoder and decoder) may go into one file.
-void weights_write(const Params *const *params, const float *const *flats, int count, const char *path);
-
-// Declares all slices of a model, or one under another name, for a caller that writes them one after the other.
-void weights_declare(SafetensorsWriter *w, const Params *params);
-void weights_declare_slice(SafetensorsWriter *w, const char *name, const ParamSlice *slice);
-
 // FOLDER/MODULE, or with `ema` FOLDER/MODULE_ema if it exists. Dies if `ema` is asked for and there is no unet_ema/.
 Path pipeline_module(const char *folder, const char *module, bool ema);
 
-// Links the files of one module's folder (or copies them) into another, which it makes.
-void pipeline_link_module(const char *from, const char *to);
 // Fills a new pipeline folder `to`: parts other than those of the NULL-terminated list `except` ("unet", which stands
 // for all averages too, "vae", ...) are hard-linked (copied across file systems) from `from`, and model_index.json is
 // written.

@@ -132,7 +132,7 @@ static void attention_backward_add(Layer *l, floatX *d, Pass *pass) {
     floatX *normed = arena_push(pass->arena, (size_t)pass->B * HW * l->OC), *dnormed = normed;
     groupnorm_again(&l->norm, normed, l->hidden, HW, pass);
     multihead_backward(&l->attention, dnormed, d, normed, HW, pass);
-    groupnorm_grad(&l->norm, d, dnormed, l->hidden, d, HW, pass);
+    groupnorm_grads(&l->norm, d, dnormed, l->hidden, d, HW, pass);
     arena_release_top(pass->arena, mark);
 }
 

@@ -1,11 +1,10 @@
-// Weights between a module's folder and the flat buffer of its parameters.
+#include "model/weights.h"
 #include "model/mapped.h"
-#include "model/pipeline.h"
-#include "model/safetensors.h"
 #include "util/error.h"
-#include "util/file.h"
 #include "util/finite.h"
 #include "util/progress.h"
+#include "util/text.h"
+#include <openssl/evp.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -39,6 +38,25 @@ Path weights_path(const char *folder) {
         }
     }
     die("%s: holds no weights, expected %s or %s", folder, weight_files[0], weight_files[1]);
+}
+
+void weights_digest(const char *folder, char hex[65]) {
+    Path path = weights_path(folder);
+    if (!text_ends_with(path.text, ".json")) {
+        sha256_file(path.text, hex);
+        return;
+    }
+    Safetensors file = safetensors_open(path.text); // checks that all shards exist
+    char *all = xcalloc((size_t)file.map_count + 1, 64), *end = all;
+    for (const char *shard = NULL; (shard = safetensors_next_file(&file, shard)); end += 64) {
+        sha256_file(shard, hex);
+        memcpy(end, hex, 64);
+    }
+    unsigned char digest[32];
+    EVP_Digest(all, (size_t)(end - all), digest, NULL, EVP_sha256(), NULL);
+    for (int i = 0; i < 32; i++) { snprintf(hex + 2 * i, 3, "%02x", digest[i]); }
+    safetensors_close(&file);
+    free(all);
 }
 
 // ---- Names ---------------------------------------------------------------------------------------------------------
@@ -200,7 +218,7 @@ void weights_load(Params *params, const char *folder, WeightsUse use, Device *de
         return;
     }
     check_file(params, folder);
-    params_alloc(params, use == WEIGHTS_TRAIN, dev);
+    params_alloc(params, dev);
     if (shared) {
         weights_read(params, folder, (float *)params->weights);
         return;

@@ -1,7 +1,7 @@
 #include "train/checkpoint.h"
 #include "eval/settings.h"
 #include "kernels/runtime/algorithms.h"
-#include "model/safetensors.h"
+#include "model/weights.h"
 #include "train/digests.h"
 #include "train/record.h"
 #include "util/error.h"

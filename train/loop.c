@@ -102,7 +102,8 @@ static void plan_memory(Trainer *t, const Task *task) {
     if (note) { printf("  %s\n", note); }
     free(note);
     fflush(stdout);
-    if (dev->sharers > 1) { snprintf(shared, sizeof shared, " for each of the %d ranks here", dev->sharers); }
+    int ranks = dev->sharers.machine;
+    if (ranks > 1) { snprintf(shared, sizeof shared, " for each of the %d ranks here", ranks); }
     if (needed > free_bytes) {
         die("training needs %s, but %s has %s of its %s free%s: %stry a smaller --train-batch-size or --recompute "
             "blocks",

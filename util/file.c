@@ -312,9 +312,13 @@ void commit_rename(const char *temporary, const char *path) {
     remove_tree(temporary); // the old folder
 }
 
-static FILE *open_stream(const char *path, const char *shown, int flags, const char *mode) {
+static FILE *try_stream(const char *path, int flags, const char *mode) {
     int fd = open(path, O_WRONLY | O_CREAT | O_NOFOLLOW | O_CLOEXEC | flags, 0666);
-    FILE *stream = fd < 0 ? NULL : fdopen(fd, mode);
+    return fd < 0 ? NULL : fdopen(fd, mode);
+}
+
+static FILE *open_stream(const char *path, const char *shown, int flags, const char *mode) {
+    FILE *stream = try_stream(path, flags, mode);
     if (!stream) {
         die("%s: cannot be written: %s", shown, errno == ELOOP ? "it is a symbolic link" : strerror(errno));
     }
@@ -333,28 +337,81 @@ AtomicFile atomic_open(const char *path) {
     return file;
 }
 
-void atomic_commit(AtomicFile *file) {
+// Flush, fsync, rename; false, with errno, if one fails.
+static bool try_commit(AtomicFile *file) {
     bool failed = ferror(file->stream) != 0;
     failed |= fflush(file->stream) != 0 || fsync(fileno(file->stream)) != 0;
     int reason = errno;
     failed |= fclose(file->stream) != 0;
-    if (failed) { die("%s: cannot be written: %s", file->path, strerror(reason)); }
-    cleanup_hold();
-    failed = rename(file->temporary, file->path) != 0;
-    reason = errno;
-    cleanup_release();
-    if (failed) { die("%s: cannot be written: %s", file->path, strerror(reason)); }
-    sync_parent(file->path);
+    if (!failed) {
+        cleanup_hold();
+        failed = rename(file->temporary, file->path) != 0;
+        reason = errno;
+        cleanup_release();
+    }
+    if (!failed) { sync_parent(file->path); }
+    errno = reason;
+    return !failed;
+}
+
+static void atomic_close(AtomicFile *file) {
     cleanup_remove(file->temporary);
     free(file->path);
     free(file->temporary);
     *file = (AtomicFile){0};
 }
 
+void atomic_commit(AtomicFile *file) {
+    if (!try_commit(file)) { die("%s: cannot be written: %s", file->path, strerror(errno)); }
+    atomic_close(file);
+}
+
+bool try_atomic_write(const char *path, const void *bytes, size_t size) {
+    AtomicFile file = {.path = xstrdup(path), .temporary = temporary_name(path)};
+    cleanup_add(file.temporary);
+    file.stream = try_stream(file.temporary, O_EXCL, "wb");
+    if (file.stream) { fwrite(bytes, 1, size, file.stream); }
+    bool done = file.stream && try_commit(&file);
+    int reason = errno;
+    if (!done) { unlink(file.temporary); }
+    atomic_close(&file);
+    errno = reason;
+    return done;
+}
+
 void atomic_write(const char *path, const void *bytes, size_t size) {
-    AtomicFile file = atomic_open(path);
-    fwrite(bytes, 1, size, file.stream);
-    atomic_commit(&file);
+    if (!try_atomic_write(path, bytes, size)) { die("%s: cannot be written: %s", path, strerror(errno)); }
+}
+
+static void copy_file(const char *from, const char *to) {
+    FILE *in = fopen(from, "rb");
+    if (!in) { die("%s: cannot be opened: %s", from, strerror(errno)); }
+    AtomicFile out = atomic_open(to);
+    static const size_t block = 1 << 20;
+    char *buffer = xmalloc(block);
+    for (size_t n; (n = fread(buffer, 1, block, in)) > 0;) { fwrite(buffer, 1, n, out.stream); }
+    if (ferror(in)) { die("%s: cannot be read: %s", from, strerror(errno)); }
+    fclose(in);
+    free(buffer);
+    atomic_commit(&out);
+}
+
+// If `from` is a symbolic link (as in download caches), links its target. Copies if hard links are not possible.
+static void link_file(const char *from, const char *to) {
+    unlink(to);
+    if (linkat(AT_FDCWD, from, AT_FDCWD, to, AT_SYMLINK_FOLLOW) != 0) { copy_file(from, to); }
+}
+
+void link_tree(const char *from, const char *to) {
+    make_folders(to);
+    DIR *folder = opendir(from);
+    if (!folder) { die("%s: cannot be opened: %s", from, strerror(errno)); }
+    for (struct dirent *e; (e = readdir(folder));) {
+        if (e->d_name[0] == '.') { continue; }
+        Path source = path_of("%s/%s", from, e->d_name), target = path_of("%s/%s", to, e->d_name);
+        (folder_exists(source.text) ? link_tree : link_file)(source.text, target.text);
+    }
+    closedir(folder);
 }
 
 bool path_inside(const char *path, const char *folder) {

@@ -50,7 +50,8 @@ typedef struct {
 // removes the temporary files there that killed processes of this host left behind.
 AtomicFile atomic_open(const char *path);
 void atomic_commit(AtomicFile *file); // flush, fsync, rename; on failure (disk full, ...) dies and removes the file
-void atomic_write(const char *path, const void *bytes, size_t size); // the three steps at once
+void atomic_write(const char *path, const void *bytes, size_t size);     // the three steps at once
+bool try_atomic_write(const char *path, const void *bytes, size_t size); // false, with errno: PATH is as it was
 
 // The temporary name of PATH until it is complete: PATH.cocogold-tmp-HOST-PID. The caller frees it. Also removes the
 // temporary files that killed processes of this host left behind for the same PATH, and what has this name. Create the
@@ -72,6 +73,9 @@ typedef struct {
 // Removes everything in the folder under those names that `goes` accepts; `data` is its second argument. An old folder
 // gets its name back instead if nothing has taken that.
 void remove_temporaries_if(const char *folder, bool (*goes)(const TemporaryName *, const char *data), const char *data);
+
+// Hard-links the files of a folder into another one, which it makes; copies those that cannot be linked.
+void link_tree(const char *from, const char *to);
 
 // Flushes a finished file or folder to disk and renames it to `path`. An existing file is replaced; an existing folder
 // exchanges its name with it and is then removed: there is no moment without it where the system has renameat2. Dies on

@@ -2,6 +2,7 @@
 #include "util/error.h"
 #include "util/file.h"
 #include "util/text.h"
+#include <errno.h>
 #include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -198,12 +199,17 @@ yajl_gen json_writer(void) {
     return gen;
 }
 
-void json_write(yajl_gen gen, const char *path) {
+bool json_try_write(yajl_gen gen, const char *path) {
     const unsigned char *text;
     size_t size;
     yajl_gen_get_buf(gen, &text, &size);
-    atomic_write(path, text, size);
+    bool written = try_atomic_write(path, text, size);
     yajl_gen_free(gen);
+    return written;
+}
+
+void json_write(yajl_gen gen, const char *path) {
+    if (!json_try_write(gen, path)) { die("%s: cannot be written: %s", path, strerror(errno)); }
 }
 
 // Bytes that are no UTF-8, e.g. of a path on the command line, become U+FFFD, because no reader takes them.

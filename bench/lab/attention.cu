@@ -4,7 +4,7 @@
 #include "bench/lab/steps.h"
 #include "kernels/attention_tiles.cuh"
 
-enum { THREADS = 256, WARPS = THREADS / 32, LANE_COLUMNS = 5, QUERIES = 4 }; // 5 x 32 columns; queries per warp
+enum { WARPS = THREADS / 32, LANE_COLUMNS = 5, QUERIES = 4 }; // 5 x 32 columns; queries per warp
 
 // First element of token t, for head and sample number bh.
 template <class T> __device__ static inline T *token(T *x, int bh, int t, int tokens, int stride, const Attention &a) {

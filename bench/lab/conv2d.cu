@@ -5,8 +5,6 @@
 #include "kernels/cuda_common.cuh"
 #include "kernels/ptx.cuh"
 
-enum { THREADS = 256 };
-
 // The output pixels of a convolution as rows of a matrix, and its patches as its inner dimension.
 struct Rows {
     Conv2d c;

@@ -4,7 +4,7 @@
 #include "bench/lab/steps.h"
 #include "kernels/cuda_common.cuh"
 
-enum { THREADS = 256, ROWS = 32 };
+enum { ROWS = 32 };
 
 struct Norm {
     int HW, C, G;

@@ -9,7 +9,7 @@
 #include "bench/lab/steps.h"
 #include "kernels/cuda_common.cuh"
 
-enum { THREADS = 256, ROWS = 32 };
+enum { ROWS = 32 };
 
 // x^ and dy of one element.
 struct Element {
@@ -116,17 +116,17 @@ static __global__ void __launch_bounds__(THREADS) lab_gradient_of_group_by_block
 // sums are 0.7 MB. Version 4 has 128 bits per lane: an eighth of the loads of dout and inp. A thread keeps what its
 // channels need in registers, but these are 4 loads per channel for about 5 pixels, so that an access still has 6 bytes
 // per lane on average; and it waits for the loads of each pixel before it begins those of the next one.
-template <int V> struct Place {
+template <int V> struct LabPlace {
     int columns, rows, c, first, last; // of the block; the thread's first channel and its pixels
-    __device__ Place(const Inputs &k)
+    __device__ LabPlace(const Inputs &k)
         : columns(min(k.C / V, (int)THREADS)), rows(THREADS / columns),
           c((blockIdx.y * columns + threadIdx.x % columns) * V), first(blockIdx.x * ROWS + threadIdx.x / columns),
           last(c < k.C && (int)threadIdx.x < rows * columns ? min((int)(blockIdx.x + 1) * ROWS, k.HW) : 0) {}
 };
 
-template <int V> struct Channels {
+template <int V> struct LabChannels {
     float mean[V], rstd[V], weight[V], bias[V];
-    __device__ Channels(const Inputs &k, int c, int b) {
+    __device__ LabChannels(const Inputs &k, int c, int b) {
 #pragma unroll
         for (int i = 0; i < V; i++) {
             const int group = b * k.G + (c + i) / (k.C / k.G);
@@ -144,10 +144,10 @@ template <int V> struct Channels {
 // sums (B, chunks, 2, C)
 template <int V> static __global__ void __launch_bounds__(THREADS) lab_gradient_sums(float *sums, Inputs k) {
     __shared__ float scratch[2][THREADS * V];
-    const Place<V> at(k);
+    const LabPlace<V> at(k);
     float sum[V] = {}, dot[V] = {};
     if (at.first < at.last) {
-        const Channels<V> of(k, at.c, blockIdx.z);
+        const LabChannels<V> of(k, at.c, blockIdx.z);
         for (int p = at.first; p < at.last; p += at.rows) {
             const size_t e = ((size_t)blockIdx.z * k.HW + p) * k.C + at.c;
             float x[V], dout[V];
@@ -203,9 +203,9 @@ static __global__ void __launch_bounds__(THREADS)
 
 template <int V>
 static __global__ void __launch_bounds__(THREADS) lab_gradient_apply(floatX *dinp, const float *means, Inputs k) {
-    const Place<V> at(k);
+    const LabPlace<V> at(k);
     if (at.first >= at.last) { return; }
-    const Channels<V> of(k, at.c, blockIdx.z);
+    const LabChannels<V> of(k, at.c, blockIdx.z);
     float mean_dy[V], mean_dot[V];
 #pragma unroll
     for (int i = 0; i < V; i++) {

@@ -3,7 +3,7 @@
 #include "bench/lab/steps.h"
 #include "kernels/cuda_common.cuh"
 
-enum { THREADS = 256, WARPS = THREADS / 32 };
+enum { WARPS = THREADS / 32 };
 
 // Version 1: a thread per row, which reads the row three times. The 32 lanes of a warp read 2 bytes each from 32 rows:
 // a wavefront of L1 per lane instead of one per warp. There are only 32 blocks for 108 SMs.

@@ -114,12 +114,9 @@ static Entries read_entries(const char *path, const char *machine) {
     return e;
 }
 
-static void write_entries(const Entries *e, const char *path, const char *machine) {
-    if (!try_make_folders(folder_of(path).text)) {
-        warn("%s: cannot be written (%s): the next run times the algorithms again, and may choose others", path,
-             strerror(errno));
-        return;
-    }
+// False, with errno: it cannot be written.
+static bool write_entries(const Entries *e, const char *path, const char *machine) {
+    if (!try_make_folders(folder_of(path).text)) { return false; }
     yajl_gen gen = json_writer();
     yajl_gen_map_open(gen);
     json_put_string(gen, "machine", machine);
@@ -137,7 +134,7 @@ static void write_entries(const Entries *e, const char *path, const char *machin
     }
     yajl_gen_array_close(gen);
     yajl_gen_map_close(gen);
-    json_write(gen, path);
+    return json_try_write(gen, path);
 }
 
 // ---- The choice ----------------------------------------------------------------------------------------------------
@@ -189,7 +186,10 @@ void algorithms_tune(Device *dev, Comm *comm) {
         if (!path) { warn("neither XDG_CACHE_HOME nor HOME is set: the choice of algorithms is not kept"); }
         Entries e = path ? read_entries(path, machine) : (Entries){0};
         timed = choose(dev, &e, choices);
-        if (timed && path) { write_entries(&e, path, machine); }
+        if (timed && path && !write_entries(&e, path, machine)) {
+            warn("%s: cannot be written (%s): the next run times the algorithms again, and may choose others", path,
+                 strerror(errno));
+        }
         entries_free(&e);
     }
     comm_host_broadcast(comm, choices, (size_t)count * sizeof *choices, 0);

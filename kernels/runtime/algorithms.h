@@ -15,7 +15,7 @@ extern "C" {
 
 enum { ALGORITHMS = 8 }; // looked at for a product
 
-// ---- The device (kernels/gemm.cu; device.c) ------------------------------------------------------------------------
+// ---- The device (kernels/gemm_algorithms.cu; device.c) --------------------------------------------------------------
 
 // What times are valid for, such as "NVIDIA A100-SXM4-40GB, driver 550.54.14, CUDA 12.4, cuBLASLt 120402, bf16", to be
 // freed; NULL: there is nothing to choose from.

@@ -32,7 +32,7 @@ void comm_open(Comm *comm, Device *dev) {
     if (comm->world == 1) { return; }
     struct CommInternals *in = comm->internals = xcalloc(1, sizeof *in);
     in->dev = dev;
-    dev->sharers = comm_host_neighbours(comm);
+    dev->sharers = comm_host_sharers(comm);
     in->scratch = xmalloc((size_t)comm->world * PIECE);
     in->requests = xcalloc(2 * (size_t)comm->world, sizeof *in->requests);
 }

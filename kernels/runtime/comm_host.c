@@ -180,12 +180,19 @@ static void name_machine(char name[64]) {
     if (file) { fclose(file); }
 }
 
-int comm_host_neighbours(Comm *comm) {
-    char me[64] = "", *all = xmalloc((size_t)comm->world * sizeof me);
-    int count = 0;
-    name_machine(me);
-    exchange(comm, "comm_host_neighbours", sizeof me, 0, all, me, sizeof me);
-    for (int r = 0; r < comm->world; r++) { count += memcmp(all + (size_t)r * sizeof me, me, sizeof me) == 0; }
+MemorySharers comm_host_sharers(Comm *comm) {
+    struct {
+        char machine[64], group[64];
+    } me = {0}, *all = xmalloc((size_t)comm->world * sizeof me);
+    MemorySharers count = {0};
+    name_machine(me.machine);
+    memory_group("", me.group);
+    exchange(comm, "comm_host_sharers", sizeof me, 0, all, &me, sizeof me);
+    for (int r = 0; r < comm->world; r++) {
+        bool here = strcmp(all[r].machine, me.machine) == 0;
+        count.machine += here;
+        count.group += here && strcmp(all[r].group, me.group) == 0;
+    }
     free(all);
     return count;
 }

@@ -3,6 +3,7 @@
 #pragma once
 #include "kernels/runtime/comm.h"
 #include "kernels/runtime/rendezvous.h"
+#include "util/memory.h"
 #include <stdbool.h>
 
 #ifdef __cplusplus
@@ -15,8 +16,8 @@ struct CommHost {
 
 // Waits until all ranks have called this, then ends MPI or closes the connections.
 void comm_host_close(Comm *comm);
-// Collective. The number of ranks on this machine, this one included.
-int comm_host_neighbours(Comm *comm);
+// Collective. The ranks on this machine, and those of them in this rank's control group, this one included.
+MemorySharers comm_host_sharers(Comm *comm);
 // Dies with a sentence unless all ranks are in the same function with the same size and root.
 void comm_host_check(Comm *comm, const char *function, size_t size, int root);
 // Dies unless a call of MPI was successful. Only in builds with MPI.

@@ -1,7 +1,6 @@
 // The CPU as a device: uses the host's memory, and everything is synchronous.
 #include "kernels/runtime/algorithms.h"
 #include "util/error.h"
-#include "util/memory.h"
 #include "util/progress.h"
 #ifdef __GLIBC__
 #include <malloc.h>
@@ -84,10 +83,7 @@ int device_processors(const Device *dev) {
 }
 
 void device_memory(Device *dev, size_t *free_bytes, size_t *total_bytes) {
-    size_t sharers = dev->sharers > 1 ? (size_t)dev->sharers : 1;
-    memory_available("", free_bytes, total_bytes);
-    *free_bytes /= sharers;
-    *total_bytes /= sharers;
+    memory_available("", dev->sharers, free_bytes, total_bytes);
 }
 
 // Puts large buffers into huge pages: otherwise SD2's 13 GB of state cause 3.4 million page faults. The rest after the

@@ -5,6 +5,7 @@
 #include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
+#include "util/memory.h"
 
 #if defined(PRECISION_bf16) && defined(__cplusplus)
 #include <cuda_bf16.h>
@@ -73,7 +74,7 @@ typedef struct Device {
     bool host_memory;          // the host can access the device's memory directly
     bool plan_only;            // kernels report to the trace but do not run; pointers may be NULL or invalid
     bool recording;            // a graph is being recorded
-    int sharers;               // ranks that share the host's memory as devices (comm_open); 0 or 1: only this one
+    MemorySharers sharers;     // ranks that share the host's memory as devices (comm_open)
     Trace *trace;              // NULL: not traced
     struct Progress *progress; // NULL; else every launch adds its work (util/progress.h)
     const char *scope;
@@ -126,8 +127,7 @@ DeviceGraph *device_graph_end(Device *dev);
 void device_graph_launch(Device *dev, DeviceGraph *graph);
 void device_graph_destroy(DeviceGraph *graph);
 
-// Reserves a workspace of at least `bytes` for kernels (LAYER_workspace of the largest request). Keeps the present one
-// if it is large enough.
+// Reserves a workspace of at least `bytes` for kernels. Keeps the present one if it is large enough.
 void device_reserve_workspace(Device *dev, size_t bytes);
 // For kernels: scratch memory of `bytes`, valid until the function returns. In plan-only mode it only records the size.
 // The workspace grows automatically, except while a graph is recorded: reserve it before.

@@ -41,6 +41,10 @@ LACKS=popt check "without root: the line for an administrator" setup_ends 1 \
 check "nothing was installed" not_called apt-get
 USER_ID=0 check "as root" setup_ends 0 "installing libcmocka-dev"
 check "it was installed" called 'apt-get install .* libcmocka-dev$'
+mkdir no-apt && ln -s /usr/bin/* /bin/* no-apt 2>/dev/null
+cp --remove-destination bin/* no-apt && rm no-apt/apt-get
+USER_ID=0 PATH=$work/no-apt check "as root, but without apt" setup_ends 0 "continuing without libcmocka-dev, which only tests need"
+LACKS=popt USER_ID=0 PATH=$work/no-apt check "without apt: what to install by hand" setup_ends 1 "install by hand what Debian calls libpopt-dev"
 export LACKS="ompi-c ompi mpi-c"
 check "without Open MPI" setup_ends 1 "missing: libopenmpi-dev. \`make setup\` installs them" --check
 check "make MPI= needs none" make -s -C "$root" MPI= BACKEND=cpu tools
@@ -70,7 +74,7 @@ PIP=1 check "a finished .venv stays" setup_ends 0 "" --reference
 fake nvcc 'case "$*" in
 *--list-gpu-code*) printf "sm_%s\n" 75 80 86 90 ;;
 *--dryrun*) echo "#\$ TOP='"$work"'/toolkit" ;;
-*--version*) echo "Cuda compilation tools, release 12.4, V12.4.131" ;;
+*--version*) echo "Cuda compilation tools, release ${RELEASE:-12.4}, V12.4.131" ;;
 esac'
 fake cuobjdump ''
 fake nvdisasm ''
@@ -83,6 +87,10 @@ else
     NVCC="nvcc -ccbin g++-13" check "nvcc with options" setup_ends 0 "installing nvidia-nccl-cu12" --cuda
     rm toolkit/include/cublasLt.h
     PIP=1 check "the build needs cuBLASLt" setup_ends 1 "installing nvidia-cublas-cu12==12.4.*" --cuda
+    check "an older toolkit's cuBLASLt" setup_ends 0 "installing nvidia-cublas-cu12==12.4.*" --cuda
+    RELEASE=12.6 check "a newer one replaces it" setup_ends 0 "installing nvidia-cublas-cu12==12.6.*" --cuda
+    check "and back" setup_ends 0 "installing nvidia-cublas-cu12==12.4.*" --cuda
+    check "what is there is not installed again" setup_ends 0 "" --cuda
     touch toolkit/include/cublasLt.h
 fi
 

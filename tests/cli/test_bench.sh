@@ -64,6 +64,8 @@ torch_row() {
 check "the lab's row of PyTorch" torch_row '^  -  PyTorch 9\.9: fake +- +20\.00 +[0-9.]+ +[0-9.]+ .*%$' \
     'echo hello; echo "{\"name\": \"9.9: fake\", \"seconds\": 2e-5}"'
 check "what the lab asks PyTorch for" grep -qE '/bench/torch_gpu.py --layer layernorm --function layernorm_forward --shape 20,64 --runs 1( --fp32)?$' "$work/asked"
+check "Ctrl-C reaches PyTorch: its process ends by SIGINT" torch_row '^  -  PyTorch: bench/torch_gpu.py failed$' \
+    'kill -INT $$; echo "{\"name\": \"9.9: fake\", \"seconds\": 2e-5}"'
 check "the lab without PyTorch" torch_row '^  -  PyTorch: not installed$' 'echo "{\"error\": \"not installed\"}"'
 check "the lab with a python3 that fails" torch_row '^  -  PyTorch: bench/torch_gpu.py failed$' 'echo "{\"seconds"; exit 3'
 check "the lab without a GPU does not ask PyTorch" bash -c '"$1" bench layernorm --version all --shape 20,64 --runs 1 | grep -c PyTorch | grep -qx 0' - "$program"
@@ -76,6 +78,9 @@ check "the step's model" grep -q '^mini: 1.0 M parameters, batch 2, 16x16 latent
 check "the step's speed and memory" grep -qE '^step [0-9.]+ s .* of the roofline, peak memory' "$work/step"
 check "the step's profile" grep -qE '^adam_update +update +1 ' "$work/step"
 check "the step's JSON" grep -q '"peak_bytes"' "$work/step.json"
+"$program" bench plan --preset mini --batch 2 --json "$work/mini.json" >/dev/null
+check "plan and step agree on the memory of activations and gradients" \
+    cmp <(grep arena_bytes "$work/mini.json" | head -n 1) <(grep arena_bytes "$work/step.json")
 "$program" bench plan --preset sd2 --size 64 --json "$work/plan.json" >"$work/plan"
 check "bench plan exits with 0" [ $? = 0 ]
 check "Stable Diffusion 2's step: 2.41 TFLOP per sample" grep -qE '^sd2, batch 2, 64x64 latents: 86[56]\.[0-9] M .* 4\.[789][0-9] TFLOP' "$work/plan"

@@ -67,7 +67,7 @@ ends "NCCL's stand-in: one rank twice" "two processes call ncclCommInitRank as r
 build_for_one() { # build_for_one OUTPUT OBJECT-OR-SOURCE...
     printf '%s\n' '#include "kernels/runtime/comm.h"' 'int main(void) { Launch l = launch_detect(); Comm c; comm_meet(&c, &l); }' >main.c
     gcc -std=gnu11 -D_GNU_SOURCE -DBACKEND_cpu -DPRECISION_fp32 "-I$root" main.c "${@:2}" "$root/kernels/runtime/comm_host.c" \
-        "$root"/util/{error,file,progress,text}.c "$root"/kernels/runtime/{launch,rendezvous}.c -o "$1" -lcrypto -lpthread -lm
+        "$root"/util/{error,file,memory,progress,text}.c "$root"/kernels/runtime/{launch,rendezvous}.c -o "$1" -lcrypto -lpthread -lm
 }
 check "build without MPI" build_for_one no-mpi "$root/kernels/runtime/comm.c"
 check "build without NCCL" eval 'g++ -x c++ -std=c++17 "-I$root" "-I$root/tests/emu" -DBACKEND_emu -DPRECISION_fp32 -c "$root/kernels/runtime/comm.cu" -o comm.o &&

@@ -22,8 +22,8 @@ passed=0 failed=0
 
 tests_of() { # the test programs of a file
     case $1 in
-    kernels/conv2d_tiles.cuh) echo test_conv2d ;;
-    kernels/attention_tiles.cuh) echo test_attention ;;
+    kernels/conv2d_*.cuh) echo test_conv2d ;;
+    kernels/attention_*.cuh) echo test_attention ;;
     kernels/cuda_common.cuh) echo test_linear test_groupnorm test_layernorm ;;
     kernels/folds.cu) echo test_linear test_folds ;;
     kernels/elementwise.cuh) echo test_activation test_optimizer ;;
@@ -79,7 +79,7 @@ barrier='__syncthreads\(\)' wait='cp_async_wait<[^>]*>\(\)'
 
 # FILE | name | PERL. Biases, terms of gradients, residuals, limits.
 listed=(
-    'kernels/linear.cu|the bias is left out|s/bias != NULL, false/false, false/'
+    'kernels/linear.cu|the bias is left out|s/\.bias = bias != NULL/.bias = false/'
     'kernels/linear.cu|the residual of dinp is left out|s/dresidual \? 1 : 0, inputs/0, inputs/'
     'kernels/linear.cu|dweight does not add up|s/dweight, NULL, 1, beta/dweight, NULL, 1, 0/'
     'kernels/folds.cu|a limit of columns is left out|s/thread < FOLD_X && c < fold\.C/thread < FOLD_X/'

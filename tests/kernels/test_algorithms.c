@@ -1,6 +1,7 @@
 // The choice of cuBLASLt's algorithms by time, and its file. The emulation's cuBLASLt offers as many algorithms as
 // EMU_LT says, of which one is fast; on a GPU only what does not depend on times is checked.
 #include <fcntl.h>
+#include <sys/stat.h>
 #include <unistd.h>
 #include "kernels/runtime/algorithms.h"
 #include "tests/kernels/check.h"
@@ -179,7 +180,10 @@ static void test_damage(void **state) {
     assert_non_null(strstr(now, "\"product\": \"x\""));
     free(text), free(now);
 
-    // A folder that cannot be made: a warning, and the choice holds for this run.
+    // A file that cannot be written, or a folder that cannot be made: a warning, and the choice holds for this run.
+    unlink(path), mkdir(path, 0700);
+    expect_said("the next run times the algorithms again");
+    expect_said("3 sizes, 3 with another");
     char *file = xprintf("%s/file", cache);
     write_text(file, "");
     setenv("XDG_CACHE_HOME", file, 1);

@@ -35,7 +35,8 @@ static void fixture_create(Fixture *f, const CLIPConfig *config, int B, int T) {
     *f = (Fixture){.B = B, .T = T, .out_n = (size_t)B * T * config->hidden_size};
     device_open(&f->dev, 0);
     f->clip = clip_create(config);
-    params_alloc(&f->clip.params, true, &f->dev);
+    params_alloc(&f->clip.params, &f->dev);
+    params_alloc_grads(&f->clip.params, &f->dev);
     f->flat = random_weights(&f->clip.params, 1, &f->dev);
     f->dout_host = random_floats(f->out_n, 2);
     f->dout = to_device(&f->dev, f->dout_host, f->out_n);
@@ -54,6 +55,7 @@ static void fixture_create(Fixture *f, const CLIPConfig *config, int B, int T) {
 
 static void fixture_destroy(Fixture *f) {
     arena_destroy(&f->arena);
+    device_free(&f->dev, f->clip.params.grads);
     clip_destroy(&f->clip, &f->dev);
     device_free(&f->dev, f->ids), device_free(&f->dev, f->out), device_free(&f->dev, f->dout);
     free(f->flat), free(f->dout_host);

@@ -3,6 +3,7 @@
 // in bf16 with the same weights.
 #include "model_test.h"
 #include "model/pipeline.h"
+#include "model/weights.h"
 #include "util/text.h"
 
 #define FOLDER "tests/fixtures/"
@@ -195,7 +196,8 @@ static void unet_case(const char *name) {
     Case c = case_open(path);
     UNetConfig config = unet_config_read(config_path);
     UNet unet = unet_create(&config);
-    weights_load(&unet.params, folder, WEIGHTS_TRAIN, &c.dev);
+    weights_load(&unet.params, folder, WEIGHTS_WRITE, &c.dev);
+    params_alloc_grads(&unet.params, &c.dev);
     const int64_t *s = find(&c, "sample")->shape;
     int B = (int)s[0], H = (int)s[2], W = (int)s[3], T = (int)find(&c, "encoder_hidden_states")->shape[1];
     int64_t steps[8];
@@ -223,6 +225,7 @@ static void unet_case(const char *name) {
     floatX *tensors[] = {sample, context, dout, out, dsample, dcontext};
     for (int i = 0; i < 6; i++) { device_free(&c.dev, tensors[i]); }
     device_free(&c.dev, device_timesteps);
+    device_free(&c.dev, unet.params.grads);
     unet_destroy(&unet, &c.dev);
     case_close(&c);
     free(config_path);
@@ -245,7 +248,8 @@ static void test_vae_encoder(void **state) {
     Case c = case_open(FOLDER "vae/encoder.safetensors");
     VAEConfig config = vae_config_read(FOLDER "vae/config.json");
     VAEEncoder encoder = vae_encoder_create(&config);
-    weights_load(&encoder.params, FOLDER "vae", WEIGHTS_TRAIN, &c.dev);
+    weights_load(&encoder.params, FOLDER "vae", WEIGHTS_WRITE, &c.dev);
+    params_alloc_grads(&encoder.params, &c.dev);
     const int64_t *s = find(&c, "sample")->shape;
     int B = (int)s[0], H = (int)s[2], W = (int)s[3];
     floatX *sample = input(&c, "sample"), *dout = input(&c, "grad_output"), *out = output(&c, "output");
@@ -260,6 +264,7 @@ static void test_vae_encoder(void **state) {
     check_gradients(&c, &encoder.params);
     floatX *tensors[] = {sample, dout, out, dsample};
     for (int i = 0; i < 4; i++) { device_free(&c.dev, tensors[i]); }
+    device_free(&c.dev, encoder.params.grads);
     vae_destroy(&encoder, &c.dev);
     case_close(&c);
 }
@@ -269,7 +274,8 @@ static void test_vae_decoder(void **state) {
     Case c = case_open(FOLDER "vae/decoder.safetensors");
     VAEConfig config = vae_config_read(FOLDER "vae/config.json");
     VAEDecoder decoder = vae_decoder_create(&config);
-    weights_load(&decoder.params, FOLDER "vae", WEIGHTS_TRAIN, &c.dev);
+    weights_load(&decoder.params, FOLDER "vae", WEIGHTS_WRITE, &c.dev);
+    params_alloc_grads(&decoder.params, &c.dev);
     const int64_t *s = find(&c, "latent")->shape;
     int B = (int)s[0], h = (int)s[2], w = (int)s[3];
     floatX *latent = input(&c, "latent"), *dout = input(&c, "grad_output"), *out = output(&c, "output");
@@ -284,6 +290,7 @@ static void test_vae_decoder(void **state) {
     check_gradients(&c, &decoder.params);
     floatX *tensors[] = {latent, dout, out, dlatent};
     for (int i = 0; i < 4; i++) { device_free(&c.dev, tensors[i]); }
+    device_free(&c.dev, decoder.params.grads);
     vae_destroy(&decoder, &c.dev);
     case_close(&c);
 }
@@ -294,7 +301,8 @@ static void text_case(const char *name) {
     Case c = case_open(path);
     CLIPConfig config = clip_config_read(config_path);
     CLIPText clip = clip_create(&config);
-    weights_load(&clip.params, folder, WEIGHTS_TRAIN, &c.dev);
+    weights_load(&clip.params, folder, WEIGHTS_WRITE, &c.dev);
+    params_alloc_grads(&clip.params, &c.dev);
     const Tensor *t = find(&c, "input_ids");
     int B = (int)t->shape[0], T = (int)t->shape[1], host[64];
     int64_t wide[64];
@@ -314,6 +322,7 @@ static void text_case(const char *name) {
     device_free(&c.dev, ids);
     device_free(&c.dev, dout);
     device_free(&c.dev, out);
+    device_free(&c.dev, clip.params.grads);
     clip_destroy(&clip, &c.dev);
     case_close(&c);
     free(config_path);

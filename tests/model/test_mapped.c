@@ -2,7 +2,9 @@
 // offsets.
 #include "scratch.h"
 #include "model/mapped.h"
-#include "model/pipeline.h"
+#include "model/unet.h"
+#include "model/vae.h"
+#include "model/weights.h"
 #include "tests/model/model_test.h"
 #include "util/half.h"
 #include <fcntl.h>

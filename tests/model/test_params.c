@@ -101,7 +101,8 @@ static void test_upload_download(void **state) {
     Device dev;
     device_open(&dev, 0);
     Params p = small_params();
-    params_alloc(&p, true, &dev);
+    params_alloc(&p, &dev);
+    float *grads = params_alloc_grads(&p, &dev);
     float *flat = xmalloc(p.total * sizeof(float)), *back = xmalloc(p.total * sizeof(float));
     from_device(&dev, back, p.weights, p.total);
     for (size_t i = 0; i < p.total; i++) { assert_float_equal(back[i], 0, 0); }
@@ -113,7 +114,8 @@ static void test_upload_download(void **state) {
     assert_memory_equal(flat, back, p.total * sizeof(float));
     assert_ptr_equal(weight_at(&p, 128, &dev), p.weights + 128);
     assert_null(weight_at(&p, NO_PARAM, &dev));
-    assert_ptr_equal(grad_at(&p, 64), p.grads + 64);
+    assert_ptr_equal(grad_at(&p, 64), grads + 64);
+    device_free(&dev, grads);
     params_free(&p, &dev);
     device_close(&dev);
     free(flat), free(back);

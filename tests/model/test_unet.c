@@ -57,7 +57,8 @@ static void fixture_create(Fixture *f, const UNetConfig *config, int B, int H, i
     device_open(&f->dev, 0);
     f->unet = unet_create(config);
     f->unet.recompute = recompute;
-    params_alloc(&f->unet.params, true, &f->dev);
+    params_alloc(&f->unet.params, &f->dev);
+    params_alloc_grads(&f->unet.params, &f->dev);
     f->flat = random_weights(&f->unet.params, 1, &f->dev);
     f->sample_n = (size_t)B * H * W * config->in_channels;
     f->context_n = (size_t)B * T * config->cross_attention_dim;
@@ -82,6 +83,7 @@ static void fixture_create(Fixture *f, const UNetConfig *config, int B, int H, i
 static void fixture_destroy(Fixture *f) {
     Device *dev = &f->dev;
     arena_destroy(&f->arena);
+    device_free(dev, f->unet.params.grads);
     unet_destroy(&f->unet, dev);
     device_free(dev, f->sample), device_free(dev, f->context), device_free(dev, f->dout);
     device_free(dev, f->timesteps), device_free(dev, f->out), device_free(dev, f->dsample);

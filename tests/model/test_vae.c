@@ -60,7 +60,8 @@ static void fixture_create(Fixture *f, const VAEConfig *c, bool decode, int B, i
     f->inp_n = (size_t)B * H * W * (decode ? c->latent_channels : c->in_channels);
     f->out_n =
         decode ? (size_t)B * H * W * factor * factor * c->out_channels : (size_t)B * h * w * 2 * c->latent_channels;
-    params_alloc(f->params, true, &f->dev);
+    params_alloc(f->params, &f->dev);
+    params_alloc_grads(f->params, &f->dev);
     f->flat = random_weights(f->params, 1, &f->dev);
     f->inp_host = random_floats(f->inp_n, 2);
     f->dout_host = random_floats(f->out_n, 3);
@@ -75,6 +76,7 @@ static void fixture_create(Fixture *f, const VAEConfig *c, bool decode, int B, i
 static void fixture_destroy(Fixture *f) {
     Device *dev = &f->dev;
     arena_destroy(&f->arena);
+    device_free(dev, f->params->grads);
     vae_destroy(&f->encoder, dev);
     vae_destroy(&f->decoder, dev);
     device_free(dev, f->inp), device_free(dev, f->out), device_free(dev, f->dout), device_free(dev, f->dinp);

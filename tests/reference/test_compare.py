@@ -1,4 +1,4 @@
-"""bench/compare.py: a part of the comparison is printed, and leaves bench/RESULTS.md as it is."""
+"""bench/compare.py: a part of the comparison is printed, and leaves bench/RESULTS.md as it is. bench/busy.py: its shares."""
 
 import os
 import subprocess
@@ -27,3 +27,15 @@ def test_everything_goes_to_the_page(monkeypatch):
                            (["--steps", "mini"], None), (["--steps", "", "--out", "page.md"], "page.md")):  # fmt: skip
         monkeypatch.setattr(sys, "argv", ["compare.py", *arguments])
         assert parse_arguments().out == out
+
+
+def test_busy_compares_with_the_quiet_machine(monkeypatch, capsys):
+    monkeypatch.syspath_prepend(str(ROOT / "bench"))
+    import busy
+
+    monkeypatch.setattr(busy, "measure", lambda preset, count, args: (1.0 + count, 2.0 + 2 * count))
+    for counts, shares in (("1,0", ["100%", "50%"]), ("1,3", ["-", "-"])):
+        monkeypatch.setattr(sys, "argv", ["busy.py", "--steps", "mini", "--busy", counts])
+        busy.main()
+        rows = [line.split(" | ") for line in capsys.readouterr().out.splitlines() if line.startswith("| mini ")]
+        assert [row[3] for row in rows] == [row[5] for row in rows] == shares

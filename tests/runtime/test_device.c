@@ -44,7 +44,7 @@ static void test_sharers(void **state) {
     size_t left, all, part_left, part;
     Device dev = check_dev;
     device_memory(&dev, &left, &all);
-    dev.sharers = 4;
+    dev.sharers = (MemorySharers){4, 4};
     device_memory(&dev, &part_left, &part);
     printf("    %zu of %zu for each of four ranks\n", part_left, part);
     assert_true(part == all / 4 && part_left <= part);

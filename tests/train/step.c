@@ -3,6 +3,7 @@
 // IN: sample, target (N, C, H, W), timestep (N), encoder_hidden_states. OUT: loss and grad_norm (STEPS), and after the
 // first step grad.PARAMETER and PARAMETER. AdamW with lr 1e-5, betas 0.9 and 0.999, eps 1e-8, weight decay 0.01.
 #include "model/pipeline.h"
+#include "model/weights.h"
 #include "train/optimizer.h"
 #include "util/error.h"
 #include "util/progress.h"
@@ -112,7 +113,8 @@ int main(int argc, char **argv) {
     UNetConfig config = unet_config_read(config_path);
     UNet unet = unet_create(&config);
     Inputs x = inputs_read(argv[2], &dev);
-    weights_load(&unet.params, folder, WEIGHTS_TRAIN, &dev);
+    weights_load(&unet.params, folder, WEIGHTS_WRITE, &dev);
+    params_alloc_grads(&unet.params, &dev);
     printf("load %.2f s\n", now_seconds() - start);
 
     TrainOptions options = {.lr = 1e-5,

@@ -2,7 +2,7 @@
 #include "tests/train/train_test.h"
 #include "tests/data/folder.h"
 #include "model/init.h"
-#include "model/safetensors.h"
+#include "model/weights.h"
 #include "train/checkpoint.h"
 #include "util/philox.h"
 #include <dirent.h>
@@ -40,7 +40,8 @@ static int begin(void **state) {
     config.block_out_channels[0] = 32;
     config.block_out_channels[1] = 64;
     unet = unet_create(&config);
-    params_alloc(&unet.params, true, &dev);
+    params_alloc(&unet.params, &dev);
+    params_alloc_grads(&unet.params, &dev);
     options = options_of("--ema-decay", "0.9").train;
     options.out = xstrdup(in_folder("run"));
     base = xstrdup(in_folder("base"));
@@ -56,6 +57,7 @@ static int begin(void **state) {
 
 static int end(void **state) {
     optimizer_destroy(&optimizer, &dev);
+    device_free(&dev, unet.params.grads);
     unet_destroy(&unet, &dev);
     device_close(&dev);
     return folder_end(state);

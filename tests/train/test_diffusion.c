@@ -63,7 +63,7 @@ static floatX *to_device_as_floatX(float *values, size_t n) {
 }
 
 static void init_params(Params *p, const Preset *preset) {
-    params_alloc(p, false, &dev);
+    params_alloc(p, &dev);
     float *flat = xcalloc(p->total, sizeof(float));
     for (int i = 0; i < p->count; i++) { init_slice(flat + p->slices[i].offset, p, i, 3, preset, false); }
     params_upload(p, flat, &dev);

@@ -31,7 +31,7 @@ static float *target; // (SAMPLES, N) on the device
 static int *ids;      // (SAMPLES, tokens) on the device
 
 static void init_params(Params *p, const Preset *preset, bool clip) {
-    params_alloc(p, false, &dev);
+    params_alloc(p, &dev);
     float *flat = xcalloc(p->total, sizeof(float));
     for (int i = 0; i < p->count; i++) { init_slice(flat + p->slices[i].offset, p, i, 3, preset, clip); }
     params_upload(p, flat, &dev);

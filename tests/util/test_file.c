@@ -5,12 +5,15 @@
 #include <stddef.h>
 #include <setjmp.h>
 #include <cmocka.h>
+#include <errno.h>
 #include <fcntl.h>
 #include <pthread.h>
+#include <signal.h>
 #include <stdatomic.h>
 #include <stdint.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/resource.h>
 #include <sys/stat.h>
 #include <sys/wait.h>
 #include <unistd.h>
@@ -225,9 +228,34 @@ static int remove_folder(void **state) {
     return 0;
 }
 
+// What does not fit: the old file stays, and nothing is left beside it.
+static void test_full(void **state) {
+    Path folder = path_of("%s/full", (const char *)*state), path = path_of("%s/file", folder.text);
+    struct rlimit old, none;
+    make_folders(folder.text);
+    atomic_write(path.text, "old", 3);
+    getrlimit(RLIMIT_FSIZE, &old);
+    none = (struct rlimit){0, old.rlim_max};
+    signal(SIGXFSZ, SIG_IGN);
+    setrlimit(RLIMIT_FSIZE, &none);
+    bool written = try_atomic_write(path.text, "new", 3);
+    int reason = errno;
+    setrlimit(RLIMIT_FSIZE, &old);
+    assert_false(written);
+    assert_int_equal(reason, EFBIG);
+    char *text = read_file(path.text, NULL);
+    assert_string_equal(text, "old");
+    free(text);
+    assert_true(try_atomic_write(path.text, "new", 3));
+    assert_false(try_atomic_write(folder.text, "new", 3));
+    remove_tree(path.text);
+    assert_true(folder_empty(folder.text));
+}
+
 int main(void) {
     const struct CMUnitTest tests[] = {cmocka_unit_test(test_leftovers), cmocka_unit_test(test_no_gap),
                                        cmocka_unit_test(test_inside),    cmocka_unit_test(test_links),
-                                       cmocka_unit_test(test_names),     cmocka_unit_test(test_leftovers_once)};
+                                       cmocka_unit_test(test_names),     cmocka_unit_test(test_leftovers_once),
+                                       cmocka_unit_test(test_full)};
     return cmocka_run_group_tests(tests, make_folder, remove_folder);
 }
