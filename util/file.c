@@ -317,23 +317,32 @@ static FILE *try_stream(const char *path, int flags, const char *mode) {
     return fd < 0 ? NULL : fdopen(fd, mode);
 }
 
-static FILE *open_stream(const char *path, const char *shown, int flags, const char *mode) {
+static void die_unwritable(const char *path) {
+    die("%s: cannot be written: %s", path, errno == ELOOP ? "it is a symbolic link" : strerror(errno));
+}
+
+static FILE *open_stream(const char *path, int flags, const char *mode) {
     FILE *stream = try_stream(path, flags, mode);
-    if (!stream) {
-        die("%s: cannot be written: %s", shown, errno == ELOOP ? "it is a symbolic link" : strerror(errno));
-    }
+    if (!stream) { die_unwritable(path); }
     return stream;
 }
 
-FILE *create_file(const char *path) { return open_stream(path, path, O_EXCL, "wb"); }
-FILE *append_file(const char *path) { return open_stream(path, path, O_APPEND, "ab"); }
+FILE *create_file(const char *path) { return open_stream(path, O_EXCL, "wb"); }
+FILE *append_file(const char *path) { return open_stream(path, O_APPEND, "ab"); }
 
-AtomicFile atomic_open(const char *path) {
+// The stream is NULL, with errno, if the file cannot be created.
+static AtomicFile atomic_begin(const char *path) {
     AtomicFile file = {.path = xstrdup(path), .temporary = name_beside(path, "tmp", (long)getpid())};
     remove_temporaries_once(folder_of(path).text);
     remove_tree(file.temporary); // of an earlier process with this one's id
     cleanup_add(file.temporary);
-    file.stream = open_stream(file.temporary, path, O_EXCL, "wb");
+    file.stream = try_stream(file.temporary, O_EXCL, "wb");
+    return file;
+}
+
+AtomicFile atomic_open(const char *path) {
+    AtomicFile file = atomic_begin(path);
+    if (!file.stream) { die_unwritable(path); }
     return file;
 }
 
@@ -367,9 +376,7 @@ void atomic_commit(AtomicFile *file) {
 }
 
 bool try_atomic_write(const char *path, const void *bytes, size_t size) {
-    AtomicFile file = {.path = xstrdup(path), .temporary = temporary_name(path)};
-    cleanup_add(file.temporary);
-    file.stream = try_stream(file.temporary, O_EXCL, "wb");
+    AtomicFile file = atomic_begin(path);
     if (file.stream) { fwrite(bytes, 1, size, file.stream); }
     bool done = file.stream && try_commit(&file);
     int reason = errno;
