@@ -66,6 +66,7 @@ static void place_gradients(Trainer *t, const Task *task, const Arena *plan) {
 }
 
 // Prints a table of the memory. Dies if it exceeds the device's free memory plus that of the weights, which are there.
+// On the CPU ranks share the free memory: none takes any while another may still look.
 static void plan_memory(Trainer *t, const Task *task) {
     Device *dev = &t->dev;
     const TrainOptions *o = t->options;
@@ -88,6 +89,7 @@ static void plan_memory(Trainer *t, const Task *task) {
                 {"workspace", dev->workspace_needed}};
     char text[24], room[24], whole[24], shared[64] = "";
     size_t needed = 0, free_bytes, device_bytes;
+    comm_barrier(&t->comm); // all have loaded their weights
     device_memory(dev, &free_bytes, &device_bytes);
     free_bytes += rows[0].bytes + rows[1].bytes + dev->workspace_size;
     printf("memory on %s\n", device_name(dev));
@@ -109,6 +111,7 @@ static void plan_memory(Trainer *t, const Task *task) {
             text, device_name(dev), room, format_bytes((double)device_bytes, whole), shared,
             needed <= device_bytes ? "stop other programs that use it, or " : "");
     }
+    comm_barrier(&t->comm); // all have seen what is free
     choose_algorithms(t); // before the memory is taken
     device_reserve_workspace(dev, dev->workspace_needed);
     place_gradients(t, task, &plan);
@@ -233,8 +236,8 @@ static bool went_wrong(const Trainer *t, int step) {
 }
 
 // Losses and norm return through pinned memory and are printed one step late, so that no step waits for the host. While
-// rank 0 works alone between two steps, the others wait in the next reduction. A step is saved before it is validated:
-// a validation may take long.
+// rank 0 writes a checkpoint, the others wait in the next reduction; while it validates, in the broadcast of the signal.
+// A step is saved before it is validated: a validation may take long.
 int train(Trainer *t, const Task *task) {
     const TrainOptions *o = t->options;
     Device *dev = &t->dev;

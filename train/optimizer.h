@@ -13,7 +13,7 @@ typedef struct {
     size_t first, count; // this rank's part of the state: everything, or its shard
     bool sharded;
     floatX *weights;                     // (total) what the kernels read (owned by the model)
-    float *grads;                        // (total) (owned by the model)
+    float *grads;                        // (total) in the step's arena, or owned by the loop
     float *master;                       // (count) in fp32 builds the weights themselves
     float *m, *v;                        // (count) first and second moments
     float *ema;                          // (count) NULL without --ema-decay
