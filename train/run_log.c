@@ -127,12 +127,9 @@ static void agree(const RunLog *log, Comm *comm) {
     comm_barrier(comm);
 }
 
-// A run that begins, also with --resume, must not replace a model or what has a checkpoint's name, nor a log unless a
-// run without a checkpoint left it.
+// A run that begins, also with --resume, must not replace a model, nor a log unless a run without a checkpoint left it.
 static void check_start(const TrainOptions *o, const char *log_path) {
     bool log = exists(o->out, "log.jsonl"), ours = log && is_log(log_path);
-    char *other = checkpoint_other(o->out);
-    if (other) { die("%s: has a checkpoint's name, but no run wrote it: give another folder as --out", other); }
     const char *or_delete = ours ? ", or delete the run with --overwrite" : "";
     if (exists(o->out, "model")) {
         die("%s: holds a model, but no checkpoint to go on from: give another folder%s", o->out, or_delete);
@@ -144,7 +141,9 @@ static void check_start(const TrainOptions *o, const char *log_path) {
 
 static RunLog find_run(const TrainOptions *o, const Comm *comm) {
     RunLog log = {.options = o, .log_path = xprintf("%s/log.jsonl", o->out), .rank = comm->rank, .world = comm->world};
-    if (o->resume && o->overwrite) { die("--resume and --overwrite contradict each other"); }
+    if (o->resume && o->overwrite) { die("--resume and --overwrite: expected only one of them"); }
+    char *other = checkpoint_other(o->out); // a checkpoint of this run would replace it
+    if (other) { die("%s: has a checkpoint's name, but no run wrote it: move it away, or give another folder as --out", other); }
     if (o->overwrite) {
         check_overwrite(o, log.log_path);
         return log;
