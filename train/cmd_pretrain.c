@@ -212,11 +212,6 @@ static void open_feed(Pretrainer *t, Device *dev) {
     t->diffusion.ids = t->feed.inputs[FEED_IDS];
 }
 
-static size_t frozen_bytes(const Pretrainer *t) {
-    size_t text = t->options.train_text_encoder ? 0 : t->pipeline.clip.params.total;
-    return (text + (t->validates ? t->pipeline.vae_decoder.params.total : 0)) * sizeof(floatX);
-}
-
 static void close_all(Pretrainer *t, Device *dev) {
     feed_close(&t->feed, dev);
     loader_close(t->loader);
@@ -245,7 +240,8 @@ int cmd_pretrain(int argc, char **argv) {
                  .validate = validate,
                  .describe = describe,
                  .validates = t.validates,
-                 .frozen_bytes = frozen_bytes(&t),
+                 .frozen = {t.options.train_text_encoder ? NULL : &t.pipeline.clip.params,
+                            t.validates ? &t.pipeline.vae_decoder.params : NULL},
                  .validation_bytes = validation_bytes(&t, dev),
                  .samples = loader_samples(t.loader),
                  .vae_sha256 = t.shards.info.vae_sha256};

@@ -6,6 +6,7 @@
 //   describe         config.json and settings of a checkpoint
 #include "data/loader.h"
 #include "eval/settings.h"
+#include "model/mapped.h"
 #include "model/sampler.h"
 #include "train/diffusion.h"
 #include "train/feed.h"
@@ -126,11 +127,13 @@ static void describe(void *data, const char *folder, Device *dev) {
 
 // ---- the run -------------------------------------------------------------------------------------------------------
 
-// Memory of a validation with the diffusion's present size: the sampler and the average.
+// Memory of a validation with the diffusion's present size: the sampler and the average. The decoder is one of the
+// frozen models.
 static size_t validation_bytes(void *data, Device *dev) {
     UNetTrainer *t = data;
     const Diffusion *d = &t->diffusion;
-    size_t sampler = t->validates ? sampler_bytes(&t->pipeline, d->B, d->h, d->w, dev) : 0;
+    size_t decoder = mapped_pending_bytes(&t->pipeline.vae_decoder.params);
+    size_t sampler = t->validates ? sampler_bytes(&t->pipeline, d->B, d->h, d->w, dev) - decoder : 0;
     return sampler + average_bytes(&t->trainer, t->pipeline.unet.params.total, t->validates);
 }
 
@@ -214,7 +217,7 @@ int cmd_train(int argc, char **argv) {
     open_data(&t, dev);
     open_model(&t, dev);
     open_feed(&t, dev);
-    bool decoder = t.validates || t.options.pixel_loss > 0;
+    bool decodes = t.validates || t.options.pixel_loss > 0;
     Task task = {.trained = {{"unet"}, {&t.pipeline.unet.params}, 1},
                  .micro_step = diffusion_step,
                  .model = &t.diffusion,
@@ -224,7 +227,8 @@ int cmd_train(int argc, char **argv) {
                  .validate = validate,
                  .describe = describe,
                  .validates = t.validates,
-                 .frozen_bytes = decoder ? t.pipeline.vae_decoder.params.total * sizeof(floatX) : 0,
+                 .frozen = {decodes ? &t.pipeline.vae_decoder.params : NULL,
+                            t.prompts.contexts.table ? NULL : &t.pipeline.clip.params},
                  .validation_bytes = validation_bytes(&t, dev),
                  .samples = loader_samples(t.loader),
                  .vae_sha256 = t.shards.info.vae_sha256};

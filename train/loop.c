@@ -1,6 +1,7 @@
 #include "train/loop.h"
 #include "kernels/peaks.h"
 #include "kernels/runtime/algorithms.h"
+#include "model/mapped.h"
 #include "util/error.h"
 #include "util/interrupt.h"
 #include "util/progress.h"
@@ -44,6 +45,17 @@ static size_t parameters(const Task *task) {
     return total;
 }
 
+// Memory of the frozen weights. *missing: of these, the copies that their first use makes.
+static size_t frozen_bytes(const Task *task, size_t *missing) {
+    size_t elements = *missing = 0;
+    for (int i = 0; i < 2; i++) {
+        const Params *p = task->frozen[i];
+        elements += p ? p->total : 0;
+        *missing += p ? mapped_pending_bytes(p) : 0;
+    }
+    return elements * sizeof(floatX);
+}
+
 static void choose_algorithms(Trainer *t) {
     const char *chosen = algorithms_chosen(&t->dev);
     if (t->options->tune) {
@@ -65,13 +77,14 @@ static void place_gradients(Trainer *t, const Task *task, const Arena *plan) {
     params_set_grads(task->trained.params, task->trained.count, t->grads ? t->grads : t->arena.grads.first);
 }
 
-// Prints a table of the memory. Dies if it exceeds the device's free memory plus that of the weights, which are there.
+// Prints a table of the memory. Dies if it exceeds the device's free memory plus that of the weights that are there.
 // On the CPU ranks share the free memory: none takes any while another may still look.
 static void plan_memory(Trainer *t, const Task *task) {
     Device *dev = &t->dev;
     const TrainOptions *o = t->options;
     algorithms_note(dev, o->tune);
     size_t total = parameters(task), inside = grads_in_arena(o->gradient_accumulation_steps, total), states[3];
+    size_t missing, frozen = frozen_bytes(task, &missing);
     Arena plan = micro_step_plan(task->micro_step, task->model, inside, dev);
     algorithms_note(dev, false);
     optimizer_bytes(o, optimizer_part(o, &t->comm, total), states);
@@ -79,7 +92,7 @@ static void plan_memory(Trainer *t, const Task *task) {
         const char *what;
         size_t bytes;
     } rows[] = {{"trained weights", total * sizeof(floatX)},
-                {"frozen weights", task->frozen_bytes},
+                {"frozen weights", frozen},
                 {"gradients", (total - inside) * sizeof(float)},
                 {"fp32 masters", states[0]},
                 {"Adam's moments", states[1]},
@@ -91,7 +104,7 @@ static void plan_memory(Trainer *t, const Task *task) {
     size_t needed = 0, free_bytes, device_bytes;
     comm_barrier(&t->comm); // all have loaded their weights
     device_memory(dev, &free_bytes, &device_bytes);
-    free_bytes += rows[0].bytes + rows[1].bytes + dev->workspace_size;
+    free_bytes += rows[0].bytes + frozen - missing + dev->workspace_size;
     printf("memory on %s\n", device_name(dev));
     for (size_t i = 0; i < sizeof rows / sizeof *rows; i++) {
         needed += rows[i].bytes;

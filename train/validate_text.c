@@ -1,6 +1,7 @@
 #include "train/validate_text.h"
 #include "data/draw.h"
 #include "data/paint.h"
+#include "model/mapped.h"
 #include "model/sampler.h"
 #include "util/error.h"
 #include "util/file.h"
@@ -105,7 +106,8 @@ static Sampler open_sampler(const TextValidator *v, Pipeline *pipeline, Device *
 
 size_t text_validator_bytes(const Diffusion *d, double guidance, Pipeline *pipeline, Device *dev) {
     int samples = d->options->train.validation_samples, most = samples < DRAWN_AT_ONCE ? samples : DRAWN_AT_ONCE;
-    return sampler_text_bytes(pipeline, most, d->h, d->w, guidance, dev);
+    size_t decoder = mapped_pending_bytes(&pipeline->vae_decoder.params);
+    return sampler_text_bytes(pipeline, most, d->h, d->w, guidance, dev) - decoder;
 }
 
 // pictures (n, H, W, 3) in [0, 1] to every second one of images.

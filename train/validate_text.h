@@ -25,5 +25,5 @@ void text_validator_close(TextValidator *validator, Device *dev);
 // Computes the loss in training's arena, and draws the sheet, to be freed. Sampling takes memory of its own and frees
 // it at the end. Ends early when a signal comes; then the results are of no use.
 double text_validator_run(TextValidator *validator, Pipeline *pipeline, Arena *arena, Image *sheet, Device *dev);
-// The most memory that the sampling takes.
+// The most memory that the sampling takes, without the decoder's weights.
 size_t text_validator_bytes(const Diffusion *diffusion, double guidance, Pipeline *pipeline, Device *dev);
