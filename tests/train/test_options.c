@@ -109,6 +109,10 @@ static void test_mistakes(void **state) {
     assert_dies("--text-template a photo: expected {}", options_of("--text-template", "a photo"));
     assert_dies("train: --lr fast: invalid numeric value", options_of("--lr", "fast"));
     assert_dies("train: --lr=fast: invalid numeric value", options_of("--lr=fast"));
+    assert_dies("--lr \"\": expected a number", options_of("--lr", ""));
+    assert_dies("--terminal-signal \"\": expected a number", options_of("--terminal-signal="));
+    assert_dies("--seed \"\": expected a number", options_of("--seed", "7", "--seed", ""));
+    assert_dies("--zero=1 : invalid numeric value", options_of("--zero=1 "));
     assert_dies("--kl-weight: unknown option", options_of("--kl-weight", "1")); // train-vae's
     assert_dies("--no-such-option", options_of("--no-such-option"));
 }
