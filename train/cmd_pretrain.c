@@ -179,7 +179,7 @@ static void open_data(Pretrainer *t, Device *dev) {
     bool text = t->options.train_text_encoder;
     t->validates = o->validate_every && comm->rank == 0; // if there are shards for it
     int parts = PART_UNET | PART_TEXT | PART_SCHEDULE | (t->validates ? PART_VAE_DECODER : 0);
-    t->pipeline = pipeline_open(run_log_base(&t->trainer.log), parts, PART_UNET | (text ? PART_TEXT : 0), dev);
+    t->pipeline = pipeline_open(run_folder_base(&t->trainer.run), parts, PART_UNET | (text ? PART_TEXT : 0), dev);
     if (text) { params_join(&t->pipeline.clip.params, &t->pipeline.unet.params, dev); }
     Trained models = trained(t);
     params_set_grads(models.params, models.count, PLAN_POINTER);
@@ -189,7 +189,7 @@ static void open_data(Pretrainer *t, Device *dev) {
                             .rank = comm->rank,
                             .world = comm->world,
                             .rows = o->train_batch_size,
-                            .start = t->trainer.log.first_step * train_samples(o, comm->world)};
+                            .start = t->trainer.run.first_step * train_samples(o, comm->world)};
     t->loader = loader_open(&t->shards, &loader);
 }
 

@@ -150,7 +150,7 @@ static void open_data(UNetTrainer *t, Device *dev) {
     const Comm *comm = &t->trainer.comm;
     t->shards = shards_open(o->shards, o->train.split);
     trainer_measure(&t->trainer);
-    const char *base = run_log_base(&t->trainer.log);
+    const char *base = run_folder_base(&t->trainer.run);
     t->validates = o->train.validate_every && comm->rank == 0; // if there are shards for it
     bool decodes = t->validates || o->pixel_loss > 0;
     int parts = PART_UNET | PART_TEXT | PART_SCHEDULE | (decodes ? PART_VAE_DECODER : 0);
@@ -165,7 +165,7 @@ static void open_data(UNetTrainer *t, Device *dev) {
                             .rank = comm->rank,
                             .world = comm->world,
                             .rows = o->train.train_batch_size,
-                            .start = t->trainer.log.first_step * train_samples(&o->train, comm->world),
+                            .start = t->trainer.run.first_step * train_samples(&o->train, comm->world),
                             .keep = keep};
     t->loader = loader_open(&t->shards, &loader);
     free(keep);

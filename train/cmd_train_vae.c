@@ -260,7 +260,7 @@ static void open_pictures(VAETrainer *t) {
                            .world = comm->world,
                            .rows = t->B,
                            .workers = o->dataloader_num_workers,
-                           .start = t->trainer.log.first_step * train_samples(&o->train, comm->world)};
+                           .start = t->trainer.run.first_step * train_samples(&o->train, comm->world)};
     t->training = t->scenes;
     pictures_open(&t->training);
     if (o->train.validate_every == 0 || comm->rank > 0) { return; }
@@ -284,7 +284,7 @@ static void open_feed(VAETrainer *t, Device *dev) {
 static void open_model(VAETrainer *t, Device *dev) {
     VAEOptions *o = &t->options;
     int parts = PART_VAE_ENCODER | PART_VAE_DECODER;
-    t->pipeline = pipeline_open(run_log_base(&t->trainer.log), parts, parts, dev);
+    t->pipeline = pipeline_open(run_folder_base(&t->trainer.run), parts, parts, dev);
     t->encoder = &t->pipeline.vae_encoder;
     t->decoder = &t->pipeline.vae_decoder;
     t->R = pipeline_resolution(&t->pipeline, o->resolution);

@@ -16,7 +16,8 @@ void trainer_open(Trainer *t, const TrainOptions *options) {
     comm_open(&t->comm, &t->dev);
     // Only rank 0 prints; die() and warn() report on all ranks.
     if (t->comm.rank > 0 && !freopen("/dev/null", "w", stdout)) { die("/dev/null: cannot be opened"); }
-    t->log = run_log_open(options, &t->comm);
+    t->run = run_folder_open(options, &t->comm);
+    t->log = (RunLog){.run = &t->run};
 }
 
 void trainer_close(Trainer *t) {
@@ -25,6 +26,7 @@ void trainer_close(Trainer *t) {
     if (t->grads) { device_free(&t->dev, t->grads); }
     arena_destroy(&t->arena);
     run_log_close(&t->log);
+    run_folder_close(&t->run);
     comm_close(&t->comm);
     device_close(&t->dev);
 }
@@ -125,7 +127,7 @@ static void plan_memory(Trainer *t, const Task *task) {
             needed <= device_bytes ? "stop other programs that use it, or " : "");
     }
     comm_barrier(&t->comm); // all have seen what is free
-    choose_algorithms(t); // before the memory is taken
+    choose_algorithms(t);   // before the memory is taken
     device_reserve_workspace(dev, dev->workspace_needed);
     place_gradients(t, task, &plan);
 }
@@ -140,8 +142,8 @@ static void open_optimizer(Trainer *t, const Task *task) {
     const Trained *trained = &task->trained;
     t->optimizer = optimizer_create(t->options, &t->comm, trained->params[0]->weights, trained->params[0]->grads,
                                     parameters(task), &t->dev);
-    if (t->log.checkpoint) {
-        checkpoint_load(t->options, t->log.checkpoint, trained, &t->optimizer, &t->dev);
+    if (t->run.checkpoint) {
+        checkpoint_load(t->options, t->run.checkpoint, trained, &t->optimizer, &t->dev);
     } else {
         checkpoint_start(t->options->model, trained, &t->optimizer, &t->dev);
     }
@@ -171,12 +173,12 @@ static double least_seconds(Trainer *t, const Task *task) {
 
 static void save(Trainer *t, const Task *task, int step) {
     device_sync(&t->dev);
-    char *folder = checkpoint_write(t->options, run_log_base(&t->log), step, &task->trained, &t->optimizer, &t->dev);
+    char *folder = checkpoint_write(t->options, run_folder_base(&t->run), step, &task->trained, &t->optimizer, &t->dev);
     if (!folder) { return; } // only rank 0 gets one
     task->describe(task->owner, folder, &t->dev);
     char *checkpoint = checkpoint_commit(t->options, step, folder, t->step.bad > 0);
-    free(t->log.checkpoint);
-    t->log.checkpoint = checkpoint;
+    free(t->run.checkpoint);
+    t->run.checkpoint = checkpoint;
     printf("saved %s\n", checkpoint);
 }
 
@@ -221,7 +223,7 @@ static bool validates_after(const TrainOptions *o, int step) {
 // The validation that is due before the next step: of the beginning, or of the checkpoint if a signal or a kill has
 // ended it. The same on all ranks.
 static bool validates_first(Trainer *t, int step) {
-    bool missing = !t->log.validated;
+    bool missing = !t->run.validated;
     comm_host_broadcast(&t->comm, &missing, sizeof missing, 0);
     return missing && validates_after(t->options, step) && !step_stopped(&t->step);
 }
@@ -239,7 +241,7 @@ static bool went_wrong(const Trainer *t, int step) {
     bool none = t->options->skipped_steps_limit && step >= t->options->max_train_steps && skipped >= step;
     if (!gives_up(t) && !none) { return false; }
     if (t->comm.rank > 0) { return true; }
-    const char *checkpoint = t->log.checkpoint;
+    const char *checkpoint = t->run.checkpoint;
     complain(
         "training ends: the loss or gradient of the last %d steps was not finite or too large (--skipped-steps-limit); "
         "%s%s",
@@ -249,8 +251,8 @@ static bool went_wrong(const Trainer *t, int step) {
 }
 
 // Losses and norm return through pinned memory and are printed one step late, so that no step waits for the host. While
-// rank 0 writes a checkpoint, the others wait in the next reduction; while it validates, in the broadcast of the signal.
-// A step is saved before it is validated: a validation may take long.
+// rank 0 writes a checkpoint, the others wait in the next reduction; while it validates, in the broadcast of the
+// signal. A step is saved before it is validated: a validation may take long.
 int train(Trainer *t, const Task *task) {
     const TrainOptions *o = t->options;
     Device *dev = &t->dev;
@@ -261,10 +263,11 @@ int train(Trainer *t, const Task *task) {
     s->name_sample = task->name_sample;
     s->owner = task->owner;
     t->log.least_seconds = least_seconds(t, task);
-    run_log_begin(&t->log, (long long)parameters(task), task->samples, task->vae_sha256);
+    run_folder_begin(&t->run);
+    run_log_open(&t->log, (long long)parameters(task), task->samples, task->vae_sha256);
     interrupt_install("saving a checkpoint before leaving");
 
-    int step = t->log.first_step, saved = step;
+    int step = t->run.first_step, saved = step;
     if (validates_first(t, step)) { validate(t, task, step); }
     while (step < o->max_train_steps && !step_stopped(s) && !gives_up(t)) {
         step_begin(s, step, dev);
@@ -288,8 +291,8 @@ int train(Trainer *t, const Task *task) {
     if (went_wrong(t, step)) { return 1; }
     if (step > saved) { save(t, task, step); }
     // A validation that a signal has ended is done again by --resume, which then publishes the model.
-    if (!step_stopped(s)) { run_log_publish(&t->log, &task->trained, step); }
-    char *kept = t->log.checkpoint ? xprintf("the last checkpoint is %s", t->log.checkpoint)
+    if (!step_stopped(s)) { run_folder_publish(&t->run, &task->trained, step); }
+    char *kept = t->run.checkpoint ? xprintf("the last checkpoint is %s", t->run.checkpoint)
                                    : xstrdup("there is no checkpoint yet");
     int code = interrupt_code(step_stopped(s), kept);
     free(kept);

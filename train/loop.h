@@ -26,6 +26,7 @@ typedef struct {
     const TrainOptions *options;
     Comm comm;
     Device dev;
+    RunFolder run;
     RunLog log;
     Peaks peaks; // rank 0's; bytes_per_s 0: not measured
     // set by train

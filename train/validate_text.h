@@ -2,7 +2,7 @@
 // sheet of pictures drawn from the texts of the first ones.
 #pragma once
 #include "data/loader.h"
-#include "train/run_log.h"
+#include "data/image.h"
 #include "train/text_diffusion.h"
 
 typedef struct {
