@@ -1,6 +1,12 @@
 #include "train/pixel_loss.h"
 #include <assert.h>
 
+PixelLoss pixel_loss_create(VAEDecoder *decoder, PixelLossKind kind, double weight, const int color[3]) {
+    PixelLoss l = {.decoder = weight > 0 ? decoder : NULL, .kind = kind, .weight = (float)weight};
+    for (int c = 0; c < 3; c++) { l.color[c] = (float)color[c] / 127.5f - 1; }
+    return l;
+}
+
 // picture (h f, w f, 3) of one scaled latent (h, w, L) float; backward needs input (h, w, L).
 static void decode(VAEDecoder *decoder, Arena *arena, floatX *picture, floatX *input, const float *latent, int h, int w,
                    bool keep, Device *dev) {

@@ -8,7 +8,8 @@
 #pragma once
 #include "kernels/kernels.h"
 #include "model/vae.h"
-#include "train/unet_options.h"
+
+typedef enum { PIXEL_L1, PIXEL_DICE } PixelLossKind;
 
 typedef struct {
     VAEDecoder *decoder; // NULL: no pixel loss
@@ -16,6 +17,9 @@ typedef struct {
     float weight;
     float color[3]; // of the painted mask, in [-1, 1], for Dice
 } PixelLoss;
+
+// None if the weight is 0. color: of the painted mask, 0..255.
+PixelLoss pixel_loss_create(VAEDecoder *decoder, PixelLossKind kind, double weight, const int color[3]);
 
 // losses (B) += weight * each sample's loss (l1_mse_loss with mse_weight 0, or dice_loss); dpred (B, h, w, L) += the
 // gradient of scale * weight * their sum with respect to the UNet's output pred. noisy and target (B, h, w, L) float,

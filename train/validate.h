@@ -6,6 +6,7 @@
 #include "eval/metrics.h"
 #include "model/contexts.h"
 #include "train/diffusion.h"
+#include "train/unet_options.h"
 
 typedef struct {
     const UNetOptions *options;

@@ -33,7 +33,7 @@ static void open_buffers(TextValidator *v, Device *dev) {
     v->diffusion.diffusion.inputs = (DiffusionInputs){.target = v->target};
 }
 
-bool text_validator_open(TextValidator *v, const UNetOptions *o, double guidance, const ShardSet *training,
+bool text_validator_open(TextValidator *v, const DiffusionOptions *o, double guidance, const ShardSet *training,
                          const TextDiffusion *diffusion, Device *dev) {
     if (o->train.validate_every == 0) { return false; }
     if (!file_exists(path_of("%s/val-00000.h5", o->shards).text)) {

@@ -6,7 +6,7 @@
 #include "train/text_diffusion.h"
 
 typedef struct {
-    const UNetOptions *options;
+    const DiffusionOptions *options;
     double guidance;
     TextDiffusion diffusion; // training's, with inputs of its own
     ShardSet shards;         // SPLIT val
@@ -19,7 +19,7 @@ typedef struct {
 } TextValidator;
 
 // Opens the shards val-*.h5 in the folder of the training shards; returns false if there are none.
-bool text_validator_open(TextValidator *validator, const UNetOptions *options, double guidance,
+bool text_validator_open(TextValidator *validator, const DiffusionOptions *options, double guidance,
                          const ShardSet *training, const TextDiffusion *diffusion, Device *dev);
 void text_validator_close(TextValidator *validator, Device *dev);
 // Computes the loss in training's arena, and draws the sheet, to be freed. Sampling takes memory of its own and frees

@@ -83,6 +83,23 @@ static struct poptOption *popt_tables(const Option *table) {
     return all;
 }
 
+static int count_rows(const Option *table) {
+    int count = 0;
+    while (table[count].kind != OPT_END) { count++; }
+    return count;
+}
+
+Option *options_join(const Option *first, const Option *second, const Option *third) {
+    const Option *parts[] = {first, second, third};
+    int count = 0;
+    Option *table = xcalloc((size_t)(count_rows(first) + count_rows(second) + count_rows(third)) + 1, sizeof *table);
+    for (int i = 0; i < 3; i++) {
+        memcpy(table + count, parts[i], (size_t)count_rows(parts[i]) * sizeof *table);
+        count += count_rows(parts[i]);
+    }
+    return table;
+}
+
 // ---- Parsing -------------------------------------------------------------------------------------------------------
 
 // popt takes an empty text for the number 0.

@@ -41,7 +41,7 @@ static int begin(void **state) {
     config.block_out_channels[1] = 64;
     unet = unet_create(&config);
     params_alloc(&unet.params, true, &dev);
-    options = options_of("--ema-decay", "0.9").train;
+    options = options_of("--ema-decay", "0.9").diffusion.train;
     options.out = xstrdup(in_folder("run"));
     base = xstrdup(in_folder("base"));
     char *scheduler = xprintf("%s/scheduler", base), *file = xprintf("%s/scheduler_config.json", scheduler);
