@@ -5,8 +5,8 @@
 #include "eval/settings.h"
 #include "eval/stats.h"
 #include "train/prompts.h"
+#include "train/validation_shards.h"
 #include "util/error.h"
-#include "util/file.h"
 #include "util/interrupt.h"
 #include "util/threads.h"
 #include <math.h>
@@ -14,7 +14,6 @@
 #include <string.h>
 
 enum { SHEET_ROWS = 8, SHEET_COLUMNS = 4, STRIP = 6 };
-static const uint64_t VALIDATION_SEED = 1; // of noise and timesteps; independent of --seed for comparison
 
 // Encodes an all-black and an all-white picture: a model that gives a constant answer might draw them.
 static void encode_constants(Validator *v, const char *base, Device *dev) {
@@ -38,13 +37,12 @@ static void encode_constants(Validator *v, const char *base, Device *dev) {
     pipeline_close(&vae, dev);
 }
 
-static long long stored_index(const Validator *v, int i) { return (long long)i * v->shards.samples / v->count; }
-
 // The contexts of every sample's text in the first template; they are few.
 static Contexts *embed_texts(const Validator *v, Pipeline *pipeline, Device *dev) {
     char **texts = xcalloc((size_t)v->count + 1, sizeof *texts), *first = prompts_first(v->options);
     for (int i = 0; i < v->count; i++) {
-        texts[i] = prompt_fill(first, v->shards.texts[shards_text(&v->shards, stored_index(v, i))]);
+        texts[i] =
+            prompt_fill(first, v->shards.texts[shards_text(&v->shards, validation_index(&v->shards, v->count, i))]);
     }
     Contexts *contexts = xmalloc(sizeof *contexts);
     *contexts = contexts_create(pipeline, (const char *const *)texts, v->count, v->diffusion.B, INFINITY, false, dev);
@@ -57,25 +55,14 @@ static Contexts *embed_texts(const Validator *v, Pipeline *pipeline, Device *dev
 bool validator_open(Validator *v, const UNetOptions *o, const char *base, const ShardSet *training, Pipeline *pipeline,
                     const Diffusion *d, Contexts *contexts, Device *dev) {
     const DiffusionOptions *s = &o->diffusion;
-    char *first = xprintf("%s/val-00000.h5", s->shards);
-    bool exists = file_exists(first);
-    free(first);
-    if (s->train.validate_every == 0) { return false; }
-    if (!exists) {
-        printf("no validation: %s has no shards val-*.h5\n", s->shards);
-        return false;
-    }
-    *v = (Validator){.options = o, .diffusion = *d, .shards = shards_open(s->shards, "val"), .contexts = contexts};
+    *v = (Validator){.options = o, .diffusion = *d, .contexts = contexts};
+    if (!validation_shards_open(&v->shards, &v->count, s)) { return false; }
     const ShardInfo *info = &v->shards.info;
     if (!(info->targets & o->target_bit)) { die("%s: the shards val-*.h5 have no target %s", s->shards, o->target); }
     if (info->class_count != training->info.class_count || strcmp(info->vae_sha256, training->info.vae_sha256) != 0) {
         die("%s: the shards val-*.h5 and %s-*.h5 differ in their classes or their VAE", s->shards, s->train.split);
     }
-    if (!v->shards.samples) {
-        die("%s: the shards val-*.h5 have no samples, expected some, or --validate-every 0", s->shards);
-    }
     schedule_warn_steps(d->schedule, s->validation_steps);
-    v->count = s->train.validation_samples < v->shards.samples ? s->train.validation_samples : (int)v->shards.samples;
     v->own_texts = shard_has_texts(info) || shard_has_texts(&training->info);
     if (v->own_texts) { v->contexts = embed_texts(v, pipeline, dev); }
     size_t rows = (size_t)d->B, latents = rows * (size_t)(d->h * d->w * d->L) * sizeof(float);
@@ -128,7 +115,7 @@ static HostBatch read_batch(const Validator *v, int first) {
         ShardSample s = {.mask = packed};
         s.latents[LATENT_IMAGE] = b.image + i * n;
         s.latents[v->options->target_bit] = b.target + i * n;
-        shards_read(&v->shards, stored_index(v, (first + (int)i) % v->count), &s);
+        shards_read(&v->shards, validation_index(&v->shards, v->count, first + (int)i), &s);
         b.class_index[i] = s.class_index;
         b.text[i] = v->own_texts ? (first + (int)i) % v->count : s.class_index;
         b.name[i] = s.text;
