@@ -143,7 +143,12 @@ static void open_diffusion(Pretrainer *t, Device *dev) {
     const ShardInfo *info = &t->shards.info;
     t->diffusion =
         text_diffusion_open(&t->pipeline, &o->diffusion, o->train_text_encoder, info->height, info->width, dev);
-    MicroBatch m = {text_diffusion_step, &t->diffusion, &t->diffusion.diffusion.B, parameters(t), validation_bytes, t};
+    MicroBatch m = {.micro_step = text_diffusion_step,
+                    .model = &t->diffusion,
+                    .B = &t->diffusion.diffusion.B,
+                    .parameters = parameters(t),
+                    .others = validation_bytes,
+                    .owner = t};
     micro_batch_choose(&m, &o->diffusion.train, &t->trainer.comm, dev);
 }
 

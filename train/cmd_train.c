@@ -143,7 +143,12 @@ static void open_diffusion(UNetTrainer *t, Device *dev) {
     t->diffusion = diffusion_open(&t->pipeline, &o->diffusion, info->height, info->width, dev);
     t->diffusion.pixel_loss =
         pixel_loss_create(&t->pipeline.vae_decoder, (PixelLossKind)o->pixel_loss_kind, o->pixel_loss, info->color);
-    MicroBatch m = {diffusion_step, &t->diffusion, &t->diffusion.B, t->pipeline.unet.params.total, validation_bytes, t};
+    MicroBatch m = {.micro_step = diffusion_step,
+                    .model = &t->diffusion,
+                    .B = &t->diffusion.B,
+                    .parameters = t->pipeline.unet.params.total,
+                    .others = validation_bytes,
+                    .owner = t};
     micro_batch_choose(&m, &o->diffusion.train, &t->trainer.comm, dev);
 }
 

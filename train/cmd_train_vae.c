@@ -292,7 +292,10 @@ static void open_model(VAETrainer *t, Device *dev) {
     t->L = t->encoder->config.latent_channels;
     params_join(&t->encoder->params, &t->decoder->params, dev);
     params_set_grads((Params *[]){&t->encoder->params, &t->decoder->params}, 2, PLAN_POINTER);
-    MicroBatch m = {vae_step, t, &t->B, t->encoder->params.total + t->decoder->params.total};
+    MicroBatch m = {.micro_step = vae_step,
+                    .model = t,
+                    .B = &t->B,
+                    .parameters = t->encoder->params.total + t->decoder->params.total};
     micro_batch_choose(&m, &o->train, &t->trainer.comm, dev);
 }
 

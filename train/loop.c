@@ -79,57 +79,77 @@ static void place_gradients(Trainer *t, const Task *task, const Arena *plan) {
     params_set_grads(task->trained.params, task->trained.count, t->grads ? t->grads : t->arena.grads.first);
 }
 
-// Prints a table of the memory. Dies if it exceeds the device's free memory plus that of the weights that are there.
-// On the CPU ranks share the free memory: none takes any while another may still look.
-static void plan_memory(Trainer *t, const Task *task) {
-    Device *dev = &t->dev;
-    const TrainOptions *o = t->options;
-    algorithms_note(dev, o->tune);
-    size_t total = parameters(task), inside = grads_in_arena(o->gradient_accumulation_steps, total), states[3];
-    size_t missing, frozen = frozen_bytes(task, &missing);
-    Arena plan = micro_step_plan(task->micro_step, task->model, inside, dev);
-    algorithms_note(dev, false);
-    optimizer_bytes(o, optimizer_part(o, &t->comm, total), states);
-    const struct {
+// What training needs, in the rows of the table that is printed.
+enum { MEMORY_ROWS = 9 };
+typedef struct {
+    struct {
         const char *what;
         size_t bytes;
-    } rows[] = {{"trained weights", total * sizeof(floatX)},
-                {"frozen weights", frozen},
-                {"gradients", (total - inside) * sizeof(float)},
-                {"fp32 masters", states[0]},
-                {"Adam's moments", states[1]},
-                {"moving average", states[2]},
-                {inside ? "activations and gradients" : "activations", arena_planned(&plan)},
-                {"validation", task->validation_bytes},
-                {"workspace", dev->workspace_needed}};
-    char text[24], room[24], whole[24], shared[64] = "";
-    size_t needed = 0, free_bytes, device_bytes;
-    comm_barrier(&t->comm); // all have loaded their weights
-    device_memory(dev, &free_bytes, &device_bytes);
-    free_bytes += rows[0].bytes + frozen - missing + dev->workspace_size;
-    printf("memory on %s\n", device_name(dev));
-    for (size_t i = 0; i < sizeof rows / sizeof *rows; i++) {
-        needed += rows[i].bytes;
-        printf("  %-28s %10s\n", rows[i].what, format_bytes((double)rows[i].bytes, text));
+    } rows[MEMORY_ROWS];
+    size_t needed, there; // sum of the rows; of it what is there already: weights, workspace
+    Arena arena;          // planned
+} MemoryPlan;
+
+static MemoryPlan plan_memory(Trainer *t, const Task *task) {
+    Device *dev = &t->dev;
+    const TrainOptions *o = t->options;
+    size_t total = parameters(task), inside = grads_in_arena(o->gradient_accumulation_steps, total);
+    size_t missing, trained = total * sizeof(floatX), frozen = frozen_bytes(task, &missing);
+    algorithms_note(dev, o->tune);
+    Arena arena = micro_step_plan(task->micro_step, task->model, inside, dev);
+    algorithms_note(dev, false);
+    OptimizerBytes state = optimizer_bytes(o, optimizer_part(o, &t->comm, total));
+    MemoryPlan plan = {.rows = {{"trained weights", trained},
+                                {"frozen weights", frozen},
+                                {"gradients", (total - inside) * sizeof(float)},
+                                {"fp32 masters", state.masters},
+                                {"Adam's moments", state.moments},
+                                {"moving average", state.average},
+                                {inside ? "activations and gradients" : "activations", arena_planned(&arena)},
+                                {"validation", task->validation_bytes},
+                                {"workspace", dev->workspace_needed}},
+                       .there = trained + frozen - missing + dev->workspace_size,
+                       .arena = arena};
+    for (int i = 0; i < MEMORY_ROWS; i++) { plan.needed += plan.rows[i].bytes; }
+    return plan;
+}
+
+static void print_memory(const Trainer *t, const Task *task, const MemoryPlan *plan, size_t room) {
+    char a[24], b[24];
+    printf("memory on %s\n", device_name(&t->dev));
+    for (int i = 0; i < MEMORY_ROWS; i++) {
+        printf("  %-28s %10s\n", plan->rows[i].what, format_bytes((double)plan->rows[i].bytes, a));
     }
-    format_bytes((double)needed, text);
-    format_bytes((double)free_bytes, room);
-    printf("  %-28s %10s of %s\n", "total", text, room);
-    char *note = optimizer_note(o, &t->comm, total);
+    printf("  %-28s %10s of %s\n", "total", format_bytes((double)plan->needed, a), format_bytes((double)room, b));
+    char *note = optimizer_note(t->options, &t->comm, parameters(task));
     if (note) { printf("  %s\n", note); }
     free(note);
     fflush(stdout);
-    if (dev->sharers > 1) { snprintf(shared, sizeof shared, " for each of the %d ranks here", dev->sharers); }
-    if (needed > free_bytes) {
-        die("training needs %s, but %s has %s of its %s free%s: %stry a smaller --train-batch-size or --recompute "
-            "blocks",
-            text, device_name(dev), room, format_bytes((double)device_bytes, whole), shared,
-            needed <= device_bytes ? "stop other programs that use it, or " : "");
-    }
-    comm_barrier(&t->comm); // all have seen what is free
-    choose_algorithms(t);   // before the memory is taken
-    device_reserve_workspace(dev, dev->workspace_needed);
-    place_gradients(t, task, &plan);
+}
+
+static void want_memory(const Device *dev, size_t needed, size_t room, size_t all) {
+    char a[24], b[24], c[24], ranks[64] = "";
+    if (needed <= room) { return; }
+    if (dev->sharers > 1) { snprintf(ranks, sizeof ranks, " for each of the %d ranks here", dev->sharers); }
+    die("training needs %s, but %s has %s of its %s free%s: %stry a smaller --train-batch-size or --recompute blocks",
+        format_bytes((double)needed, a), device_name(dev), format_bytes((double)room, b), format_bytes((double)all, c),
+        ranks, needed <= all ? "stop other programs that use it, or " : "");
+}
+
+// On the CPU ranks share the free memory: all have loaded their weights before one looks, and all have looked before
+// one takes more.
+static void take_memory(Trainer *t, const Task *task) {
+    size_t room, all;
+    MemoryPlan plan = plan_memory(t, task);
+    comm_barrier(&t->comm);
+    device_memory(&t->dev, &room, &all);
+    room += plan.there;
+    print_memory(t, task, &plan, room);
+    want_memory(&t->dev, plan.needed, room, all);
+    comm_barrier(&t->comm);
+    choose_algorithms(t); // before the memory is taken
+    device_reserve_workspace(&t->dev, t->dev.workspace_needed);
+    place_gradients(t, task, &plan.arena);
 }
 
 size_t average_bytes(const Trainer *t, size_t total, bool validates) {
@@ -242,11 +262,11 @@ static bool went_wrong(const Trainer *t, int step) {
     if (!gives_up(t) && !none) { return false; }
     if (t->comm.rank > 0) { return true; }
     const char *checkpoint = t->run.checkpoint;
-    complain(
-        "training ends: the loss or gradient of the last %d steps was not finite or too large (--skipped-steps-limit); "
-        "%s%s",
-        none ? skipped : t->step.bad, checkpoint ? "the last good checkpoint is " : "there is no checkpoint yet",
-        checkpoint ? checkpoint : "");
+    complain("training ends: the loss or gradient of the last %d steps was not finite or too large "
+             "(--skipped-steps-limit): look at the samples named above, or begin a new run with a lower --lr or "
+             "--max-grad-norm; %s%s",
+             none ? skipped : t->step.bad, checkpoint ? "the last good checkpoint is " : "there is no checkpoint yet",
+             checkpoint ? checkpoint : "");
     return true;
 }
 
@@ -257,7 +277,7 @@ int train(Trainer *t, const Task *task) {
     const TrainOptions *o = t->options;
     Device *dev = &t->dev;
     Step *s = &t->step;
-    plan_memory(t, task);
+    take_memory(t, task);
     open_optimizer(t, task);
     *s = step_create(o, &t->comm, &t->optimizer, task->trained.params, dev);
     s->name_sample = task->name_sample;
@@ -274,7 +294,7 @@ int train(Trainer *t, const Task *task) {
         for (int k = 0; k < o->gradient_accumulation_steps; k++) {
             task->next_batch(task->owner, dev);
             if (step_micro_begin(s, k, dev)) { // else it has replayed a recording
-                task->micro_step(task->model, &t->arena, s->losses, s->scalars, k > 0, true, dev);
+                task->micro_step(task->model, &t->arena, s->losses, s->scalars, k ? 1.0f : 0.0f, true, dev);
             }
             step_micro_end(s, k, dev);
         }
