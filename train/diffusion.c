@@ -124,8 +124,15 @@ void diffusion_step(void *diffusion, Arena *arena, float *losses, const StepScal
         device_scope(dev, "pixel loss");
         float *noisy_float = noise; // noise is no longer needed
         cast_to_float(noisy_float, noisy, N, dev);
-        pixel_loss_add(&d->pixel_loss, arena, losses, dpred, pred, noisy_float, in->target, timesteps,
-                       d->alphas_cumprod, d->schedule->config.prediction, loss_scale(d), B, d->h, d->w, dev);
+        const NoisySamples samples = {.noisy = noisy_float,
+                                      .target = in->target,
+                                      .timesteps = timesteps,
+                                      .alphas_cumprod = d->alphas_cumprod,
+                                      .prediction = d->schedule->config.prediction,
+                                      .B = B,
+                                      .h = d->h,
+                                      .w = d->w};
+        pixel_loss_add(&d->pixel_loss, arena, losses, dpred, pred, &samples, loss_scale(d), dev);
     }
     if (backward) {
         device_scope(dev, "backward");
