@@ -154,25 +154,26 @@ static void open_diffusion(UNetTrainer *t, Device *dev) {
 
 static void open_data(UNetTrainer *t, Device *dev) {
     const UNetOptions *o = &t->options;
+    const TrainOptions *shared = &o->diffusion.train;
     const Comm *comm = &t->trainer.comm;
-    t->shards = shards_open(o->diffusion.shards, o->diffusion.train.split);
+    t->shards = shards_open(o->diffusion.shards, shared->split);
     trainer_measure(&t->trainer);
     const char *base = run_folder_base(&t->trainer.run);
-    t->validates = o->diffusion.train.validate_every && comm->rank == 0; // if there are shards for it
+    t->validates = shared->validate_every && comm->rank == 0; // if there are shards for it
     bool decodes = t->validates || o->pixel_loss > 0;
     int parts = PART_UNET | PART_TEXT | PART_SCHEDULE | (decodes ? PART_VAE_DECODER : 0);
     t->pipeline = pipeline_open(base, parts, PART_UNET, dev);
     params_set_grads((Params *[]){&t->pipeline.unet.params}, 1, PLAN_POINTER);
     diffusion_check_latents(&t->pipeline, &t->shards);
     open_diffusion(t, dev);
-    t->prompts = prompts_create(&t->pipeline, o, &t->shards, o->diffusion.train.train_batch_size, dev);
+    t->prompts = prompts_create(&t->pipeline, o, &t->shards, shared->train_batch_size, dev);
     bool *keep = o->classes ? shards_classes(&t->shards, "--classes", o->classes) : NULL;
     LoaderOptions loader = {.target = o->target_bit,
-                            .seed = (uint64_t)o->diffusion.train.seed,
+                            .seed = (uint64_t)shared->seed,
                             .rank = comm->rank,
                             .world = comm->world,
-                            .rows = o->diffusion.train.train_batch_size,
-                            .start = t->trainer.run.first_step * train_samples(&o->diffusion.train, comm->world),
+                            .rows = shared->train_batch_size,
+                            .start = t->trainer.run.first_step * train_samples(shared, comm->world),
                             .keep = keep};
     t->loader = loader_open(&t->shards, &loader);
     free(keep);
