@@ -33,7 +33,7 @@ static const UNetConfig quarter_sd2 = {.in_channels = 8,
                                        .downsample_padding = 1};
 
 typedef struct {
-    UNetOptions options;
+    DiffusionOptions options;
     Comm comm; // one rank
     UNet unet;
     Schedule schedule;
@@ -87,19 +87,19 @@ static void draw_weights(Params *params, Device *dev) {
     }
 }
 
-static UNetOptions step_options(const StepOptions *o, int batch) {
-    return (UNetOptions){.train = {.train_batch_size = batch,
-                                   .gradient_accumulation_steps = 1,
-                                   .lr = 3e-5,
-                                   .lr_kind = LR_CONSTANT,
-                                   .adam_beta1 = 0.9,
-                                   .adam_beta2 = 0.999,
-                                   .adam_epsilon = 1e-8,
-                                   .weight_decay = 0.01,
-                                   .max_grad_norm = 1,
-                                   .seed = 1},
-                         .recompute_level = o->recompute_level,
-                         .loss_kind = LOSS_MSE};
+static DiffusionOptions step_options(const StepOptions *o, int batch) {
+    return (DiffusionOptions){.train = {.train_batch_size = batch,
+                                        .gradient_accumulation_steps = 1,
+                                        .lr = 3e-5,
+                                        .lr_kind = LR_CONSTANT,
+                                        .adam_beta1 = 0.9,
+                                        .adam_beta2 = 0.999,
+                                        .adam_epsilon = 1e-8,
+                                        .weight_decay = 0.01,
+                                        .max_grad_norm = 1,
+                                        .seed = 1},
+                              .recompute_level = o->recompute_level,
+                              .loss_kind = LOSS_MSE};
 }
 
 static float *normal(size_t n, Optimizer *optimizer, Device *dev) {

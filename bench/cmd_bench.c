@@ -2,7 +2,7 @@
 #include "bench/bench.h"
 #include "bench/lab.h"
 #include "kernels/peaks.h"
-#include "train/unet_options.h"
+#include "model/unet.h"
 #include "util/error.h"
 #include "util/file.h"
 #include "util/interrupt.h"

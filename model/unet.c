@@ -5,6 +5,8 @@
 #include "model/blocks.h"
 #include "util/error.h"
 
+const char *const recompute_names[] = {"none", "products", "transformers", "blocks", NULL};
+
 typedef enum { PATH_DOWN, PATH_MID, PATH_UP } UNetPath;
 
 // A resnet, followed by a transformer in cross-attention blocks, and by a change of resolution at the end of a block.

@@ -12,6 +12,7 @@ typedef enum {
     RECOMPUTE_TRANSFORMERS, // save the inputs of transformer blocks and run them again in backward
     RECOMPUTE_BLOCKS        // save the inputs of resnets and transformers only
 } Recompute;
+extern const char *const recompute_names[]; // as Recompute, NULL
 
 typedef struct UNetLayers UNetLayers; // the tree of layers, in unet.c
 

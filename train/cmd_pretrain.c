@@ -20,7 +20,7 @@
 #include <string.h>
 
 typedef struct {
-    UNetOptions unet; // what the UNet's training shares with `cocogold train`
+    DiffusionOptions diffusion;
     double empty_text, guidance;
     int train_text_encoder;
 } PretrainOptions;
@@ -29,43 +29,18 @@ static void parse(PretrainOptions *o, int argc, char **argv) {
     static const OptionsHelp help = {.about = "Trains the UNet from text to image.",
                                      .usage = "--model DIR --shards DIR --out DIR",
                                      .example = "--model model --shards captions --out words"};
-    UNetOptions *u = &o->unet;
-    *u = (UNetOptions){.train = train_options_default(),
-                       .loss_kind = LOSS_MSE,
-                       .schedule = SCHEDULE_AS_MODEL,
-                       .recompute = "none",
-                       .validation_steps = 25,
-                       .validation_draws = 1};
-    u->train.lr = 1e-4;
-    u->train.lr_scheduler = "constant";
-    o->empty_text = 0.1;
-    o->guidance = 3;
-    const Option rows[] = {
-        {OPT_STRING, "shards", &u->shards, "folder of latent shards SPLIT-*.h5 made by `cocogold encode`", "DIR",
-         .required = "a folder of latent shards made by `cocogold encode`", .may_change = true},
-        {OPT_HEADING, "What is learned"},
-        {OPT_FLAG, "train-text-encoder", &o->train_text_encoder, "train the text encoder too"},
-        {OPT_DOUBLE, "empty-text", &o->empty_text, "share of samples trained with the empty text, for guidance", "P",
-         .high = 1},
-        {OPT_STRING, "prediction-type", &u->prediction_type,
-         "what the UNet predicts (default: as in the model's scheduler_config.json)", "KIND",
-         .choices = prediction_names, .choice = &u->schedule.prediction},
-        SCHEDULE_ROWS(u->schedule),
-        {OPT_DOUBLE, "t-max-prob", &u->t_max_prob, "share of samples drawn at the last timestep", "P", .high = 1},
-        {OPT_DOUBLE, "ema-decay", &u->train.ema_decay,
-         "keep a moving average of the weights in unet_ema/ and text_encoder_ema/ (0: none)", "X", .high = 0.9999999},
-        {OPT_INT, "validation-steps", &u->validation_steps, "DDIM steps of a validation's pictures", "N", .low = 1,
-         .high = 1000, .may_change = true},
-        {OPT_INT, "validation-draws", &u->validation_draws,
-         "draws of timestep and noise per sample for the validation loss", "N", .low = 1, .high = 1000,
-         .may_change = true},
-        {OPT_DOUBLE, "guidance", &o->guidance, "guidance of a validation's pictures (1: none)", "X", .high = 1000,
-         .may_change = true},
-        {OPT_STRING, "recompute", &u->recompute,
-         "activations that backward recomputes instead of keeping them in memory", "LEVEL", .choices = recompute_names,
-         .choice = &u->recompute_level, .may_change = true},
-        OPTIONS_END};
-    train_options_parse(&u->train, argc, argv, rows, &help);
+    *o = (PretrainOptions){.diffusion = diffusion_options_default(), .empty_text = 0.1, .guidance = 3};
+    o->diffusion.validation_steps = 25;
+    o->diffusion.train.lr = 1e-4;
+    o->diffusion.train.lr_scheduler = "constant";
+    const Option rows[] = {{OPT_HEADING, "What is learned"},
+                           {OPT_FLAG, "train-text-encoder", &o->train_text_encoder, "train the text encoder too"},
+                           {OPT_DOUBLE, "empty-text", &o->empty_text,
+                            "share of samples trained with the empty text, for guidance", "P", .high = 1},
+                           {OPT_DOUBLE, "guidance", &o->guidance, "guidance of a validation's pictures (1: none)", "X",
+                            .high = 1000, .may_change = true},
+                           OPTIONS_END};
+    diffusion_options_parse(&o->diffusion, argc, argv, rows, &help);
 }
 
 // Arrays of a micro-batch: image latents (B, h, w, L); token ids (B, tokens).
@@ -96,7 +71,7 @@ static void fill_batch(void *data, long long number, void *const *arrays) {
     LoaderBatch batch = {.image_latent = arrays[FEED_IMAGE], .text = t->text, .position = t->position};
     loader_read(t->loader, number, &batch);
     for (int i = 0; i < t->diffusion.diffusion.B; i++) {
-        bool empty = empty_text_drawn(o->empty_text, (uint64_t)o->unet.train.seed, t->position[i]);
+        bool empty = empty_text_drawn(o->empty_text, (uint64_t)o->diffusion.train.seed, t->position[i]);
         const char *text = empty ? "" : t->shards.texts[t->text[i]];
         tokenizer_encode(t->pipeline.tokenizer, text, ids + i * tokens, tokens);
     }
@@ -144,7 +119,7 @@ static void describe(void *data, const char *folder, Device *dev) {
     (void)dev;
     write_configs(t, folder, "");
     if (t->trainer.optimizer.ema) { write_configs(t, folder, "_ema"); }
-    if (!schedule_changes(&t->options.unet.schedule)) { return; }
+    if (!schedule_changes(&t->options.diffusion.schedule)) { return; }
     // A new file: the old one may be a hard link.
     schedule_config_write(&t->pipeline.schedule.config, path_of("%s/scheduler/scheduler_config.json", folder).text);
 }
@@ -166,20 +141,26 @@ static size_t validation_bytes(void *data, Device *dev) {
 static void open_diffusion(Pretrainer *t, Device *dev) {
     PretrainOptions *o = &t->options;
     const ShardInfo *info = &t->shards.info;
-    t->diffusion = text_diffusion_open(&t->pipeline, &o->unet, o->train_text_encoder, info->height, info->width, dev);
-    MicroBatch m = {text_diffusion_step, &t->diffusion, &t->diffusion.diffusion.B, parameters(t), validation_bytes, t};
-    micro_batch_choose(&m, &o->unet.train, &t->trainer.comm, dev);
+    t->diffusion =
+        text_diffusion_open(&t->pipeline, &o->diffusion, o->train_text_encoder, info->height, info->width, dev);
+    MicroBatch m = {.micro_step = text_diffusion_step,
+                    .model = &t->diffusion,
+                    .B = &t->diffusion.diffusion.B,
+                    .parameters = parameters(t),
+                    .others = validation_bytes,
+                    .owner = t};
+    micro_batch_choose(&m, &o->diffusion.train, &t->trainer.comm, dev);
 }
 
 static void open_data(Pretrainer *t, Device *dev) {
-    const TrainOptions *o = &t->options.unet.train;
+    const TrainOptions *o = &t->options.diffusion.train;
     const Comm *comm = &t->trainer.comm;
-    t->shards = shards_open(t->options.unet.shards, o->split);
+    t->shards = shards_open(t->options.diffusion.shards, o->split);
     trainer_measure(&t->trainer);
     bool text = t->options.train_text_encoder;
     t->validates = o->validate_every && comm->rank == 0; // if there are shards for it
     int parts = PART_UNET | PART_TEXT | PART_SCHEDULE | (t->validates ? PART_VAE_DECODER : 0);
-    t->pipeline = pipeline_open(run_log_base(&t->trainer.log), parts, PART_UNET | (text ? PART_TEXT : 0), dev);
+    t->pipeline = pipeline_open(run_folder_base(&t->trainer.run), parts, PART_UNET | (text ? PART_TEXT : 0), dev);
     if (text) { params_join(&t->pipeline.clip.params, &t->pipeline.unet.params, dev); }
     Trained models = trained(t);
     params_set_grads(models.params, models.count, PLAN_POINTER);
@@ -189,14 +170,14 @@ static void open_data(Pretrainer *t, Device *dev) {
                             .rank = comm->rank,
                             .world = comm->world,
                             .rows = o->train_batch_size,
-                            .start = t->trainer.log.first_step * train_samples(o, comm->world)};
+                            .start = t->trainer.run.first_step * train_samples(o, comm->world)};
     t->loader = loader_open(&t->shards, &loader);
 }
 
 static void open_model(Pretrainer *t, Device *dev) {
     const PretrainOptions *o = &t->options;
     t->validates =
-        t->validates && text_validator_open(&t->validator, &o->unet, o->guidance, &t->shards, &t->diffusion, dev);
+        t->validates && text_validator_open(&t->validator, &o->diffusion, o->guidance, &t->shards, &t->diffusion, dev);
     if (!t->validates) { pipeline_release(&t->pipeline, PART_VAE_DECODER, dev); }
 }
 
@@ -210,11 +191,6 @@ static void open_feed(Pretrainer *t, Device *dev) {
     feed_open(&t->feed, bytes, 2, 2, fill_batch, t, dev);
     t->diffusion.diffusion.inputs = (DiffusionInputs){.target = t->feed.inputs[FEED_IMAGE]};
     t->diffusion.ids = t->feed.inputs[FEED_IDS];
-}
-
-static size_t frozen_bytes(const Pretrainer *t) {
-    size_t text = t->options.train_text_encoder ? 0 : t->pipeline.clip.params.total;
-    return (text + (t->validates ? t->pipeline.vae_decoder.params.total : 0)) * sizeof(floatX);
 }
 
 static void close_all(Pretrainer *t, Device *dev) {
@@ -232,7 +208,7 @@ int cmd_pretrain(int argc, char **argv) {
     Pretrainer t = {0};
     Device *dev = &t.trainer.dev;
     parse(&t.options, argc, argv);
-    trainer_open(&t.trainer, &t.options.unet.train);
+    trainer_open(&t.trainer, &t.options.diffusion.train);
     open_data(&t, dev);
     open_model(&t, dev);
     open_feed(&t, dev);
@@ -245,7 +221,8 @@ int cmd_pretrain(int argc, char **argv) {
                  .validate = validate,
                  .describe = describe,
                  .validates = t.validates,
-                 .frozen_bytes = frozen_bytes(&t),
+                 .frozen = {t.options.train_text_encoder ? NULL : &t.pipeline.clip.params,
+                            t.validates ? &t.pipeline.vae_decoder.params : NULL},
                  .validation_bytes = validation_bytes(&t, dev),
                  .samples = loader_samples(t.loader),
                  .vae_sha256 = t.shards.info.vae_sha256};

@@ -6,6 +6,7 @@
 //   describe         config.json and settings of a checkpoint
 #include "data/loader.h"
 #include "eval/settings.h"
+#include "model/mapped.h"
 #include "model/sampler.h"
 #include "train/diffusion.h"
 #include "train/feed.h"
@@ -90,7 +91,7 @@ static void write_settings(const UNetTrainer *t, const char *folder) {
     memcpy(s.color, info->color, sizeof s.color);
     s.alpha = info->alpha;
     s.resolution = info->resolution;
-    s.steps = t->options.validation_steps;
+    s.steps = t->options.diffusion.validation_steps;
     s.text_template = prompts_first(&t->options);
     bool *keep = t->options.classes ? shards_classes(&t->shards, "--classes", t->options.classes) : NULL;
     const char **names = xcalloc((size_t)info->class_count, sizeof *names);
@@ -118,7 +119,7 @@ static void describe(void *data, const char *folder, Device *dev) {
     write_config(t, folder, "unet");
     if (t->trainer.optimizer.ema) { write_config(t, folder, "unet_ema"); }
     write_settings(t, folder);
-    if (!schedule_changes(&t->options.schedule)) { return; }
+    if (!schedule_changes(&t->options.diffusion.schedule)) { return; }
     char *path = xprintf("%s/scheduler/scheduler_config.json", folder);
     schedule_config_write(&t->pipeline.schedule.config, path); // a new file: the old one may be a hard link
     free(path);
@@ -126,43 +127,53 @@ static void describe(void *data, const char *folder, Device *dev) {
 
 // ---- the run -------------------------------------------------------------------------------------------------------
 
-// Memory of a validation with the diffusion's present size: the sampler and the average.
+// Memory of a validation with the diffusion's present size: the sampler and the average. The decoder is one of the
+// frozen models.
 static size_t validation_bytes(void *data, Device *dev) {
     UNetTrainer *t = data;
     const Diffusion *d = &t->diffusion;
-    size_t sampler = t->validates ? sampler_bytes(&t->pipeline, d->B, d->h, d->w, dev) : 0;
+    size_t decoder = mapped_pending_bytes(&t->pipeline.vae_decoder.params);
+    size_t sampler = t->validates ? sampler_bytes(&t->pipeline, d->B, d->h, d->w, dev) - decoder : 0;
     return sampler + average_bytes(&t->trainer, t->pipeline.unet.params.total, t->validates);
 }
 
 static void open_diffusion(UNetTrainer *t, Device *dev) {
     UNetOptions *o = &t->options;
     const ShardInfo *info = &t->shards.info;
-    t->diffusion = diffusion_open(&t->pipeline, o, info->color, info->height, info->width, dev);
-    MicroBatch m = {diffusion_step, &t->diffusion, &t->diffusion.B, t->pipeline.unet.params.total, validation_bytes, t};
-    micro_batch_choose(&m, &o->train, &t->trainer.comm, dev);
+    t->diffusion = diffusion_open(&t->pipeline, &o->diffusion, info->height, info->width, dev);
+    t->diffusion.pixel_loss =
+        pixel_loss_create(&t->pipeline.vae_decoder, (PixelLossKind)o->pixel_loss_kind, o->pixel_loss, info->color);
+    MicroBatch m = {.micro_step = diffusion_step,
+                    .model = &t->diffusion,
+                    .B = &t->diffusion.B,
+                    .parameters = t->pipeline.unet.params.total,
+                    .others = validation_bytes,
+                    .owner = t};
+    micro_batch_choose(&m, &o->diffusion.train, &t->trainer.comm, dev);
 }
 
 static void open_data(UNetTrainer *t, Device *dev) {
     const UNetOptions *o = &t->options;
+    const TrainOptions *shared = &o->diffusion.train;
     const Comm *comm = &t->trainer.comm;
-    t->shards = shards_open(o->shards, o->train.split);
+    t->shards = shards_open(o->diffusion.shards, shared->split);
     trainer_measure(&t->trainer);
-    const char *base = run_log_base(&t->trainer.log);
-    t->validates = o->train.validate_every && comm->rank == 0; // if there are shards for it
+    const char *base = run_folder_base(&t->trainer.run);
+    t->validates = shared->validate_every && comm->rank == 0; // if there are shards for it
     bool decodes = t->validates || o->pixel_loss > 0;
     int parts = PART_UNET | PART_TEXT | PART_SCHEDULE | (decodes ? PART_VAE_DECODER : 0);
     t->pipeline = pipeline_open(base, parts, PART_UNET, dev);
     params_set_grads((Params *[]){&t->pipeline.unet.params}, 1, PLAN_POINTER);
     diffusion_check_latents(&t->pipeline, &t->shards);
     open_diffusion(t, dev);
-    t->prompts = prompts_create(&t->pipeline, o, &t->shards, o->train.train_batch_size, dev);
+    t->prompts = prompts_create(&t->pipeline, o, &t->shards, shared->train_batch_size, dev);
     bool *keep = o->classes ? shards_classes(&t->shards, "--classes", o->classes) : NULL;
     LoaderOptions loader = {.target = o->target_bit,
-                            .seed = (uint64_t)o->train.seed,
+                            .seed = (uint64_t)shared->seed,
                             .rank = comm->rank,
                             .world = comm->world,
-                            .rows = o->train.train_batch_size,
-                            .start = t->trainer.log.first_step * train_samples(&o->train, comm->world),
+                            .rows = shared->train_batch_size,
+                            .start = t->trainer.run.first_step * train_samples(shared, comm->world),
                             .keep = keep};
     t->loader = loader_open(&t->shards, &loader);
     free(keep);
@@ -178,7 +189,7 @@ static void open_model(UNetTrainer *t, Device *dev) {
 
 static void open_feed(UNetTrainer *t, Device *dev) {
     const Diffusion *d = &t->diffusion;
-    bool weighted = t->options.loss_kind == LOSS_WEIGHTED;
+    bool weighted = t->options.diffusion.loss_kind == LOSS_WEIGHTED;
     size_t rows = (size_t)d->B, cells = rows * (size_t)(d->h * d->w) * sizeof(float), latents = cells * (size_t)d->L;
     size_t context = rows * (size_t)d->tokens * (size_t)d->unet->config.cross_attention_dim;
     size_t R = (size_t)t->shards.info.resolution;
@@ -210,11 +221,11 @@ int cmd_train(int argc, char **argv) {
     UNetTrainer t = {0};
     Device *dev = &t.trainer.dev;
     unet_options_parse(&t.options, argc, argv);
-    trainer_open(&t.trainer, &t.options.train);
+    trainer_open(&t.trainer, &t.options.diffusion.train);
     open_data(&t, dev);
     open_model(&t, dev);
     open_feed(&t, dev);
-    bool decoder = t.validates || t.options.pixel_loss > 0;
+    bool decodes = t.validates || t.options.pixel_loss > 0;
     Task task = {.trained = {{"unet"}, {&t.pipeline.unet.params}, 1},
                  .micro_step = diffusion_step,
                  .model = &t.diffusion,
@@ -224,7 +235,8 @@ int cmd_train(int argc, char **argv) {
                  .validate = validate,
                  .describe = describe,
                  .validates = t.validates,
-                 .frozen_bytes = decoder ? t.pipeline.vae_decoder.params.total * sizeof(floatX) : 0,
+                 .frozen = {decodes ? &t.pipeline.vae_decoder.params : NULL,
+                            t.prompts.contexts.table ? NULL : &t.pipeline.clip.params},
                  .validation_bytes = validation_bytes(&t, dev),
                  .samples = loader_samples(t.loader),
                  .vae_sha256 = t.shards.info.vae_sha256};

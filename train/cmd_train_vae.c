@@ -258,7 +258,7 @@ static void open_pictures(VAETrainer *t) {
                            .world = comm->world,
                            .rows = t->B,
                            .workers = o->dataloader_num_workers,
-                           .start = t->trainer.log.first_step * train_samples(&o->train, comm->world)};
+                           .start = t->trainer.run.first_step * train_samples(&o->train, comm->world)};
     t->training = t->scenes;
     pictures_open(&t->training);
     if (o->train.validate_every == 0 || comm->rank > 0) { return; }
@@ -282,7 +282,7 @@ static void open_feed(VAETrainer *t, Device *dev) {
 static void open_model(VAETrainer *t, Device *dev) {
     VAEOptions *o = &t->options;
     int parts = PART_VAE_ENCODER | PART_VAE_DECODER;
-    t->pipeline = pipeline_open(run_log_base(&t->trainer.log), parts, parts, dev);
+    t->pipeline = pipeline_open(run_folder_base(&t->trainer.run), parts, parts, dev);
     t->encoder = &t->pipeline.vae_encoder;
     t->decoder = &t->pipeline.vae_decoder;
     t->R = pipeline_resolution(&t->pipeline, o->resolution);
@@ -290,7 +290,10 @@ static void open_model(VAETrainer *t, Device *dev) {
     t->L = t->encoder->config.latent_channels;
     params_join(&t->encoder->params, &t->decoder->params, dev);
     params_set_grads((Params *[]){&t->encoder->params, &t->decoder->params}, 2, PLAN_POINTER);
-    MicroBatch m = {vae_step, t, &t->B, t->encoder->params.total + t->decoder->params.total};
+    MicroBatch m = {.micro_step = vae_step,
+                    .model = t,
+                    .B = &t->B,
+                    .parameters = t->encoder->params.total + t->decoder->params.total};
     micro_batch_choose(&m, &o->train, &t->trainer.comm, dev);
 }
 

@@ -3,7 +3,7 @@
 #include "util/error.h"
 #include <string.h>
 
-Diffusion diffusion_create(UNet *unet, const Schedule *schedule, const UNetOptions *o, int tokens, int h, int w,
+Diffusion diffusion_create(UNet *unet, const Schedule *schedule, const DiffusionOptions *o, int tokens, int h, int w,
                            Device *dev) {
     Diffusion d = {.unet = unet,
                    .schedule = schedule,
@@ -23,7 +23,7 @@ Diffusion diffusion_create(UNet *unet, const Schedule *schedule, const UNetOptio
     return d;
 }
 
-Diffusion diffusion_open(Pipeline *pipeline, const UNetOptions *o, const int color[3], int h, int w, Device *dev) {
+Diffusion diffusion_open(Pipeline *pipeline, const DiffusionOptions *o, int h, int w, Device *dev) {
     const UNetConfig *config = &pipeline->unet.config;
     if (config->in_channels != 2 * config->out_channels) {
         die("%s/unet/config.json: field \"in_channels\" is %d, expected %d (image latent and noisy latent): make such "
@@ -32,15 +32,10 @@ Diffusion diffusion_open(Pipeline *pipeline, const UNetOptions *o, const int col
     }
     // Validation samples with the changed schedule, and checkpoints record it.
     if (schedule_changes(&o->schedule)) { schedule_change(&pipeline->schedule, &o->schedule); }
-    Diffusion d =
-        diffusion_create(&pipeline->unet, &pipeline->schedule, o, tokenizer_length(pipeline->tokenizer), h, w, dev);
-    d.pixel_loss = (PixelLoss){.kind = (PixelLossKind)o->pixel_loss_kind, .weight = (float)o->pixel_loss};
-    if (o->pixel_loss > 0) { d.pixel_loss.decoder = &pipeline->vae_decoder; }
-    for (int c = 0; c < 3; c++) { d.pixel_loss.color[c] = (float)color[c] / 127.5f - 1; }
-    return d;
+    return diffusion_create(&pipeline->unet, &pipeline->schedule, o, tokenizer_length(pipeline->tokenizer), h, w, dev);
 }
 
-Diffusion diffusion_open_text(Pipeline *pipeline, const UNetOptions *o, int h, int w, Device *dev) {
+Diffusion diffusion_open_text(Pipeline *pipeline, const DiffusionOptions *o, int h, int w, Device *dev) {
     const UNetConfig *config = &pipeline->unet.config;
     if (config->in_channels != config->out_channels) {
         die("%s/unet/config.json: field \"in_channels\" is %d, expected the latent's %d, as a text-to-image model has: "
@@ -94,7 +89,7 @@ void diffusion_step(void *diffusion, Arena *arena, float *losses, const StepScal
                     Device *dev) {
     Diffusion *d = diffusion;
     const DiffusionInputs *in = &d->inputs;
-    const UNetOptions *o = d->options;
+    const DiffusionOptions *o = d->options;
     int B = d->B, n = d->h * d->w * d->L, T = d->schedule->T;
     size_t N = (size_t)B * (size_t)n;
     ArenaMark mark = arena_mark(arena);
@@ -129,8 +124,15 @@ void diffusion_step(void *diffusion, Arena *arena, float *losses, const StepScal
         device_scope(dev, "pixel loss");
         float *noisy_float = noise; // noise is no longer needed
         cast_to_float(noisy_float, noisy, N, dev);
-        pixel_loss_add(&d->pixel_loss, arena, losses, dpred, pred, noisy_float, in->target, timesteps,
-                       d->alphas_cumprod, d->schedule->config.prediction, loss_scale(d), B, d->h, d->w, dev);
+        const NoisySamples samples = {.noisy = noisy_float,
+                                      .target = in->target,
+                                      .timesteps = timesteps,
+                                      .alphas_cumprod = d->alphas_cumprod,
+                                      .prediction = d->schedule->config.prediction,
+                                      .B = B,
+                                      .h = d->h,
+                                      .w = d->w};
+        pixel_loss_add(&d->pixel_loss, arena, losses, dpred, pred, &samples, loss_scale(d), dev);
     }
     if (backward) {
         device_scope(dev, "backward");

@@ -7,6 +7,7 @@
 #pragma once
 #include "data/loader.h"
 #include "model/pipeline.h"
+#include "train/diffusion_options.h"
 #include "train/pixel_loss.h"
 
 // A micro-batch, on the device.
@@ -19,24 +20,23 @@ typedef struct {
 typedef struct {
     UNet *unet;
     const Schedule *schedule;
-    const UNetOptions *options;
+    const DiffusionOptions *options;
     float *alphas_cumprod;  // (T) on the device
     int B, h, w, L, tokens; // micro-batch, latent size and channels, text length
     bool conditioned;       // the UNet takes the image latent too: 2L channels instead of L
-    PixelLoss pixel_loss;   // --pixel-loss; diffusion_create sets none
+    PixelLoss pixel_loss;   // none, unless the caller sets it
     DiffusionInputs inputs; // set by the caller of diffusion_step
     floatX *dcontext;       // (B, tokens, C) gets the gradient of inputs.context, if the caller sets it
 } Diffusion;
 
 // Sets the UNet's recompute level. tokens: the text's length.
-Diffusion diffusion_create(UNet *unet, const Schedule *schedule, const UNetOptions *options, int tokens, int h, int w,
-                           Device *dev);
-// The same for a pipeline: applies the options to its schedule and uses its decoder for --pixel-loss. Dies if the UNet
-// does not take twice the latent's channels, or if it predicts epsilon and the schedule's last signal-to-noise ratio is
-// zero. color: of the painted mask, 0..255.
-Diffusion diffusion_open(Pipeline *pipeline, const UNetOptions *options, const int color[3], int h, int w, Device *dev);
+Diffusion diffusion_create(UNet *unet, const Schedule *schedule, const DiffusionOptions *options, int tokens, int h,
+                           int w, Device *dev);
+// The same for a pipeline: applies the options to its schedule. Dies if the UNet does not take twice the latent's
+// channels, or if it predicts epsilon and the schedule's last signal-to-noise ratio is zero.
+Diffusion diffusion_open(Pipeline *pipeline, const DiffusionOptions *options, int h, int w, Device *dev);
 // The same for a UNet from text to image; dies if it does not take the latent's channels.
-Diffusion diffusion_open_text(Pipeline *pipeline, const UNetOptions *options, int h, int w, Device *dev);
+Diffusion diffusion_open_text(Pipeline *pipeline, const DiffusionOptions *options, int h, int w, Device *dev);
 // Dies if the latents of the shards are not of the pipeline's VAE, or have other channels than its UNet.
 void diffusion_check_latents(const Pipeline *pipeline, const ShardSet *shards);
 void diffusion_destroy(Diffusion *diffusion, Device *dev);

@@ -1,6 +1,7 @@
 #include "train/loop.h"
 #include "kernels/peaks.h"
 #include "kernels/runtime/algorithms.h"
+#include "model/mapped.h"
 #include "util/error.h"
 #include "util/interrupt.h"
 #include "util/progress.h"
@@ -15,7 +16,8 @@ void trainer_open(Trainer *t, const TrainOptions *options) {
     comm_open(&t->comm, &t->dev);
     // Only rank 0 prints; die() and warn() report on all ranks.
     if (t->comm.rank > 0 && !freopen("/dev/null", "w", stdout)) { die("/dev/null: cannot be opened"); }
-    t->log = run_log_open(options, &t->comm);
+    t->run = run_folder_open(options, &t->comm);
+    t->log = (RunLog){.run = &t->run};
 }
 
 void trainer_close(Trainer *t) {
@@ -24,6 +26,7 @@ void trainer_close(Trainer *t) {
     if (t->grads) { device_free(&t->dev, t->grads); }
     arena_destroy(&t->arena);
     run_log_close(&t->log);
+    run_folder_close(&t->run);
     comm_close(&t->comm);
     device_close(&t->dev);
 }
@@ -42,6 +45,17 @@ static size_t parameters(const Task *task) {
     size_t total = 0;
     for (int i = 0; i < task->trained.count; i++) { total += task->trained.params[i]->total; }
     return total;
+}
+
+// Memory of the frozen weights. *missing: of these, the copies that their first use makes.
+static size_t frozen_bytes(const Task *task, size_t *missing) {
+    size_t elements = *missing = 0;
+    for (int i = 0; i < 2; i++) {
+        const Params *p = task->frozen[i];
+        elements += p ? p->total : 0;
+        *missing += p ? mapped_pending_bytes(p) : 0;
+    }
+    return elements * sizeof(floatX);
 }
 
 static void choose_algorithms(Trainer *t) {
@@ -65,54 +79,79 @@ static void place_gradients(Trainer *t, const Task *task, const Arena *plan) {
     params_set_grads(task->trained.params, task->trained.count, t->grads ? t->grads : t->arena.grads.first);
 }
 
-// Prints a table of the memory. Dies if it exceeds the device's free memory plus that of the weights, which are there.
-static void plan_memory(Trainer *t, const Task *task) {
-    Device *dev = &t->dev;
-    const TrainOptions *o = t->options;
-    algorithms_note(dev, o->tune);
-    size_t total = parameters(task), inside = grads_in_arena(o->gradient_accumulation_steps, total), states[3];
-    Arena plan = micro_step_plan(task->micro_step, task->model, inside, dev);
-    algorithms_note(dev, false);
-    optimizer_bytes(o, optimizer_part(o, &t->comm, total), states);
-    const struct {
+// What training needs, in the rows of the table that is printed.
+enum { MEMORY_ROWS = 9 };
+typedef struct {
+    struct {
         const char *what;
         size_t bytes;
-    } rows[] = {{"trained weights", total * sizeof(floatX)},
-                {"frozen weights", task->frozen_bytes},
-                {"gradients", (total - inside) * sizeof(float)},
-                {"fp32 masters", states[0]},
-                {"Adam's moments", states[1]},
-                {"moving average", states[2]},
-                {inside ? "activations and gradients" : "activations", arena_planned(&plan)},
-                {"validation", task->validation_bytes},
-                {"workspace", dev->workspace_needed}};
-    char text[24], room[24], whole[24], shared[64] = "";
-    size_t needed = 0, free_bytes, device_bytes;
-    device_memory(dev, &free_bytes, &device_bytes);
-    free_bytes += rows[0].bytes + rows[1].bytes + dev->workspace_size;
-    printf("memory on %s\n", device_name(dev));
-    for (size_t i = 0; i < sizeof rows / sizeof *rows; i++) {
-        needed += rows[i].bytes;
-        printf("  %-28s %10s\n", rows[i].what, format_bytes((double)rows[i].bytes, text));
+    } rows[MEMORY_ROWS];
+    size_t needed, there; // sum of the rows; of it what is there already: weights, workspace
+    Arena arena;          // planned
+} MemoryPlan;
+
+static MemoryPlan plan_memory(Trainer *t, const Task *task) {
+    Device *dev = &t->dev;
+    const TrainOptions *o = t->options;
+    size_t total = parameters(task), inside = grads_in_arena(o->gradient_accumulation_steps, total);
+    size_t missing, trained = total * sizeof(floatX), frozen = frozen_bytes(task, &missing);
+    algorithms_note(dev, o->tune);
+    Arena arena = micro_step_plan(task->micro_step, task->model, inside, dev);
+    algorithms_note(dev, false);
+    OptimizerBytes state = optimizer_bytes(o, optimizer_part(o, &t->comm, total));
+    MemoryPlan plan = {.rows = {{"trained weights", trained},
+                                {"frozen weights", frozen},
+                                {"gradients", (total - inside) * sizeof(float)},
+                                {"fp32 masters", state.masters},
+                                {"Adam's moments", state.moments},
+                                {"moving average", state.average},
+                                {inside ? "activations and gradients" : "activations", arena_planned(&arena)},
+                                {"validation", task->validation_bytes},
+                                {"workspace", dev->workspace_needed}},
+                       .there = trained + frozen - missing + dev->workspace_size,
+                       .arena = arena};
+    for (int i = 0; i < MEMORY_ROWS; i++) { plan.needed += plan.rows[i].bytes; }
+    return plan;
+}
+
+static void print_memory(const Trainer *t, const Task *task, const MemoryPlan *plan, size_t room) {
+    char a[24], b[24];
+    printf("memory on %s\n", device_name(&t->dev));
+    for (int i = 0; i < MEMORY_ROWS; i++) {
+        printf("  %-28s %10s\n", plan->rows[i].what, format_bytes((double)plan->rows[i].bytes, a));
     }
-    format_bytes((double)needed, text);
-    format_bytes((double)free_bytes, room);
-    printf("  %-28s %10s of %s\n", "total", text, room);
-    char *note = optimizer_note(o, &t->comm, total);
+    printf("  %-28s %10s of %s\n", "total", format_bytes((double)plan->needed, a), format_bytes((double)room, b));
+    char *note = optimizer_note(t->options, &t->comm, parameters(task));
     if (note) { printf("  %s\n", note); }
     free(note);
     fflush(stdout);
-    int ranks = dev->sharers.machine;
-    if (ranks > 1) { snprintf(shared, sizeof shared, " for each of the %d ranks here", ranks); }
-    if (needed > free_bytes) {
-        die("training needs %s, but %s has %s of its %s free%s: %stry a smaller --train-batch-size or --recompute "
-            "blocks",
-            text, device_name(dev), room, format_bytes((double)device_bytes, whole), shared,
-            needed <= device_bytes ? "stop other programs that use it, or " : "");
+}
+
+static void want_memory(const Device *dev, size_t needed, size_t room, size_t all) {
+    char a[24], b[24], c[24], ranks[64] = "";
+    if (needed <= room) { return; }
+    if (dev->sharers.machine > 1) {
+        snprintf(ranks, sizeof ranks, " for each of the %d ranks here", dev->sharers.machine);
     }
+    die("training needs %s, but %s has %s of its %s free%s: %stry a smaller --train-batch-size or --recompute blocks",
+        format_bytes((double)needed, a), device_name(dev), format_bytes((double)room, b), format_bytes((double)all, c),
+        ranks, needed <= all ? "stop other programs that use it, or " : "");
+}
+
+// On the CPU ranks share the free memory: all have loaded their weights before one looks, and all have looked before
+// one takes more.
+static void take_memory(Trainer *t, const Task *task) {
+    size_t room, all;
+    MemoryPlan plan = plan_memory(t, task);
+    comm_barrier(&t->comm);
+    device_memory(&t->dev, &room, &all);
+    room += plan.there;
+    print_memory(t, task, &plan, room);
+    want_memory(&t->dev, plan.needed, room, all);
+    comm_barrier(&t->comm);
     choose_algorithms(t); // before the memory is taken
-    device_reserve_workspace(dev, dev->workspace_needed);
-    place_gradients(t, task, &plan);
+    device_reserve_workspace(&t->dev, t->dev.workspace_needed);
+    place_gradients(t, task, &plan.arena);
 }
 
 size_t average_bytes(const Trainer *t, size_t total, bool validates) {
@@ -125,8 +164,8 @@ static void open_optimizer(Trainer *t, const Task *task) {
     const Trained *trained = &task->trained;
     t->optimizer = optimizer_create(t->options, &t->comm, trained->params[0]->weights, trained->params[0]->grads,
                                     parameters(task), &t->dev);
-    if (t->log.checkpoint) {
-        checkpoint_load(t->options, t->log.checkpoint, trained, &t->optimizer, &t->dev);
+    if (t->run.checkpoint) {
+        checkpoint_load(t->options, t->run.checkpoint, trained, &t->optimizer, &t->dev);
     } else {
         checkpoint_start(t->options->model, trained, &t->optimizer, &t->dev);
     }
@@ -156,12 +195,12 @@ static double least_seconds(Trainer *t, const Task *task) {
 
 static void save(Trainer *t, const Task *task, int step) {
     device_sync(&t->dev);
-    char *folder = checkpoint_write(t->options, run_log_base(&t->log), step, &task->trained, &t->optimizer, &t->dev);
+    char *folder = checkpoint_write(t->options, run_folder_base(&t->run), step, &task->trained, &t->optimizer, &t->dev);
     if (!folder) { return; } // only rank 0 gets one
     task->describe(task->owner, folder, &t->dev);
     char *checkpoint = checkpoint_commit(t->options, step, folder, t->step.bad > 0);
-    free(t->log.checkpoint);
-    t->log.checkpoint = checkpoint;
+    free(t->run.checkpoint);
+    t->run.checkpoint = checkpoint;
     printf("saved %s\n", checkpoint);
 }
 
@@ -206,7 +245,7 @@ static bool validates_after(const TrainOptions *o, int step) {
 // The validation that is due before the next step: of the beginning, or of the checkpoint if a signal or a kill has
 // ended it. The same on all ranks.
 static bool validates_first(Trainer *t, int step) {
-    bool missing = !t->log.validated;
+    bool missing = !t->run.validated;
     comm_host_broadcast(&t->comm, &missing, sizeof missing, 0);
     return missing && validates_after(t->options, step) && !step_stopped(&t->step);
 }
@@ -224,39 +263,40 @@ static bool went_wrong(const Trainer *t, int step) {
     bool none = t->options->skipped_steps_limit && step >= t->options->max_train_steps && skipped >= step;
     if (!gives_up(t) && !none) { return false; }
     if (t->comm.rank > 0) { return true; }
-    const char *checkpoint = t->log.checkpoint;
-    complain(
-        "training ends: the loss or gradient of the last %d steps was not finite or too large (--skipped-steps-limit); "
-        "%s%s",
-        none ? skipped : t->step.bad, checkpoint ? "the last good checkpoint is " : "there is no checkpoint yet",
-        checkpoint ? checkpoint : "");
+    const char *checkpoint = t->run.checkpoint;
+    complain("training ends: the loss or gradient of the last %d steps was not finite or too large "
+             "(--skipped-steps-limit): look at the samples named above, or begin a new run with a lower --lr or "
+             "--max-grad-norm; %s%s",
+             none ? skipped : t->step.bad, checkpoint ? "the last good checkpoint is " : "there is no checkpoint yet",
+             checkpoint ? checkpoint : "");
     return true;
 }
 
 // Losses and norm return through pinned memory and are printed one step late, so that no step waits for the host. While
-// rank 0 works alone between two steps, the others wait in the next reduction. A step is saved before it is validated:
-// a validation may take long.
+// rank 0 writes a checkpoint, the others wait in the next reduction; while it validates, in the broadcast of the
+// signal. A step is saved before it is validated: a validation may take long.
 int train(Trainer *t, const Task *task) {
     const TrainOptions *o = t->options;
     Device *dev = &t->dev;
     Step *s = &t->step;
-    plan_memory(t, task);
+    take_memory(t, task);
     open_optimizer(t, task);
     *s = step_create(o, &t->comm, &t->optimizer, task->trained.params, dev);
     s->name_sample = task->name_sample;
     s->owner = task->owner;
     t->log.least_seconds = least_seconds(t, task);
-    run_log_begin(&t->log, (long long)parameters(task), task->samples, task->vae_sha256);
+    run_folder_begin(&t->run);
+    run_log_open(&t->log, (long long)parameters(task), task->samples, task->vae_sha256);
     interrupt_install("saving a checkpoint before leaving");
 
-    int step = t->log.first_step, saved = step;
+    int step = t->run.first_step, saved = step;
     if (validates_first(t, step)) { validate(t, task, step); }
     while (step < o->max_train_steps && !step_stopped(s) && !gives_up(t)) {
         step_begin(s, step, dev);
         for (int k = 0; k < o->gradient_accumulation_steps; k++) {
             task->next_batch(task->owner, dev);
             if (step_micro_begin(s, k, dev)) { // else it has replayed a recording
-                task->micro_step(task->model, &t->arena, s->losses, s->scalars, k > 0, true, dev);
+                task->micro_step(task->model, &t->arena, s->losses, s->scalars, k ? 1.0f : 0.0f, true, dev);
             }
             step_micro_end(s, k, dev);
         }
@@ -273,8 +313,8 @@ int train(Trainer *t, const Task *task) {
     if (went_wrong(t, step)) { return 1; }
     if (step > saved) { save(t, task, step); }
     // A validation that a signal has ended is done again by --resume, which then publishes the model.
-    if (!step_stopped(s)) { run_log_publish(&t->log, &task->trained, step); }
-    char *kept = t->log.checkpoint ? xprintf("the last checkpoint is %s", t->log.checkpoint)
+    if (!step_stopped(s)) { run_folder_publish(&t->run, &task->trained, step); }
+    char *kept = t->run.checkpoint ? xprintf("the last checkpoint is %s", t->run.checkpoint)
                                    : xstrdup("there is no checkpoint yet");
     int code = interrupt_code(step_stopped(s), kept);
     free(kept);

@@ -15,7 +15,8 @@ typedef struct {
     void (*validate)(void *owner, int step, Device *dev);           // after `step` steps, on the rank that validates
     void (*describe)(void *owner, const char *folder, Device *dev); // rank 0: adds config.json, ... to a checkpoint
     bool validates;                                                 // this rank; the others wait for it
-    size_t frozen_bytes, validation_bytes;                          // memory of frozen weights; memory of a validation
+    const Params *frozen[2];                                        // models that are read only; NULL: none
+    size_t validation_bytes;                                        // memory of a validation, without frozen weights
     long long samples;                                              // in an epoch
     const char *vae_sha256;                                         // of the latents' VAE; NULL: no latents
 } Task;
@@ -25,6 +26,7 @@ typedef struct {
     const TrainOptions *options;
     Comm comm;
     Device dev;
+    RunFolder run;
     RunLog log;
     Peaks peaks; // rank 0's; bytes_per_s 0: not measured
     // set by train

@@ -6,12 +6,12 @@ enum { SMALLEST = 2 };
 // Whether training fits with the model's present size and `micro_steps` micro-batches a step. A tenth of the free
 // memory stays for the library's workspace, the recorded graphs and the inputs.
 static bool fits(const MicroBatch *m, int micro_steps, const TrainOptions *o, const Comm *comm, Device *dev) {
-    size_t states[3], free_bytes, all_bytes, reserved = dev->workspace_needed;
+    size_t free_bytes, all_bytes, reserved = dev->workspace_needed;
     size_t inside = grads_in_arena(micro_steps, m->parameters);
-    optimizer_bytes(o, optimizer_part(o, comm, m->parameters), states);
+    OptimizerBytes state = optimizer_bytes(o, optimizer_part(o, comm, m->parameters));
     dev->workspace_needed = 0;
     Arena plan = micro_step_plan(m->micro_step, m->model, inside, dev);
-    size_t needed = arena_planned(&plan) + (m->parameters - inside) * sizeof(float) + states[0] + states[1] + states[2];
+    size_t needed = arena_planned(&plan) + (m->parameters - inside) * sizeof(float) + optimizer_all_bytes(state);
     if (m->others) { needed += m->others(m->owner, dev); }
     needed += dev->workspace_needed;
     dev->workspace_needed = reserved;

@@ -12,10 +12,9 @@ enum {
     PIECE = 1 << 22   // floats sent between ranks, or copied through the host, at a time
 };
 
-void optimizer_bytes(const TrainOptions *options, size_t total, size_t bytes[3]) {
-    bytes[0] = has_masters ? total * sizeof(float) : 0;
-    bytes[1] = 2 * total * sizeof(float);
-    bytes[2] = options->ema_decay > 0 ? total * sizeof(float) : 0;
+OptimizerBytes optimizer_bytes(const TrainOptions *options, size_t total) {
+    size_t bytes = total * sizeof(float);
+    return (OptimizerBytes){has_masters ? bytes : 0, 2 * bytes, options->ema_decay > 0 ? bytes : 0};
 }
 
 size_t optimizer_part(const TrainOptions *options, const Comm *comm, size_t total) {
@@ -31,12 +30,9 @@ size_t optimizer_part(const TrainOptions *options, const Comm *comm, size_t tota
 }
 
 char *optimizer_note(const TrainOptions *options, const Comm *comm, size_t total) {
-    size_t bytes[3], all = 0;
     if (comm->world == 1) { return NULL; }
-    optimizer_bytes(options, total, bytes);
-    for (int i = 0; i < 3; i++) { all += bytes[i]; }
     char text[24];
-    format_bytes((double)all * (1 - 1.0 / comm->world), text);
+    format_bytes((double)optimizer_all_bytes(optimizer_bytes(options, total)) * (1 - 1.0 / comm->world), text);
     return xprintf("--zero 1 %s %s on each of the %d ranks", options->zero ? "saves" : "would save", text, comm->world);
 }
 

@@ -13,7 +13,7 @@ typedef struct {
     size_t first, count; // this rank's part of the state: everything, or its shard
     bool sharded;
     floatX *weights;                     // (total) what the kernels read (owned by the model)
-    float *grads;                        // (total) (owned by the model)
+    float *grads;                        // (total) in the step's arena, or owned by the loop
     float *master;                       // (count) in fp32 builds the weights themselves
     float *m, *v;                        // (count) first and second moments
     float *ema;                          // (count) NULL without --ema-decay
@@ -30,9 +30,13 @@ typedef struct {
 Optimizer optimizer_create(const TrainOptions *options, Comm *comm, floatX *weights, float *grads, size_t total,
                            Device *dev);
 void optimizer_destroy(Optimizer *optimizer, Device *dev);
-// bytes = {masters, moments, ema}: the memory that optimizer_create takes for `total` parameters (of a shard, if the
-// state is sharded).
-void optimizer_bytes(const TrainOptions *options, size_t total, size_t bytes[3]);
+
+typedef struct {
+    size_t masters, moments, average;
+} OptimizerBytes;
+// The memory that optimizer_create takes for `total` parameters (of a shard, if the state is sharded).
+OptimizerBytes optimizer_bytes(const TrainOptions *options, size_t total);
+static inline size_t optimizer_all_bytes(OptimizerBytes b) { return b.masters + b.moments + b.average; }
 
 // The number of the `total` elements whose state a rank keeps: all, or a shard. Dies if they cannot be divided equally.
 size_t optimizer_part(const TrainOptions *options, const Comm *comm, size_t total);

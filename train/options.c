@@ -1,7 +1,5 @@
 #include "train/options.h"
-#include "util/error.h"
 #include <stdlib.h>
-#include <string.h>
 
 TrainOptions train_options_default(void) {
     return (TrainOptions){
@@ -26,29 +24,9 @@ TrainOptions train_options_default(void) {
     };
 }
 
-static int count_rows(const Option *rows) {
-    int count = 0;
-    while (rows[count].kind != OPT_END) { count++; }
-    return count;
-}
-
-// Joins two shared parts, with a command's own rows between them, into one table. It is valid until the next call.
-static const Option *join(const Option *first, const Option *own, const Option *last) {
-    static Option *table;
-    const Option *parts[] = {first, own, last};
-    int count = 0;
-    free(table);
-    table = xcalloc((size_t)(count_rows(first) + count_rows(own) + count_rows(last)) + 1, sizeof *table);
-    for (int i = 0; i < 3; i++) {
-        memcpy(table + count, parts[i], (size_t)count_rows(parts[i]) * sizeof *table);
-        count += count_rows(parts[i]);
-    }
-    return table;
-}
-
 static const char *const schedulers[] = {"exponential", "constant", "linear", "cosine", "wsd", NULL}; // as LRKind
 
-static const Option *make_table(TrainOptions *o, const Option *own) {
+static Option *make_table(TrainOptions *o, const Option *own) {
     const Option first[] = {
         {OPT_HEADING, "Input and output"},
         {OPT_STRING, "model", &o->model, "pipeline directory to start from", "DIR", .required = "a pipeline directory",
@@ -114,12 +92,14 @@ static const Option *make_table(TrainOptions *o, const Option *own) {
          "end with an error after N steps in a row whose loss or gradient is not finite (0: never)", "N", .high = 1e9,
          .may_change = true},
         OPTIONS_END};
-    return join(first, own, last);
+    return options_join(first, own, last);
 }
 
 void train_options_parse(TrainOptions *o, int argc, char **argv, const Option *own, const OptionsHelp *help) {
     static char *command_line;
-    o->table = make_table(o, own);
+    static Option *table;
+    free(table);
+    o->table = table = make_table(o, own);
     options_parse(argc, argv, o->table, help, 0);
     if (o->lr_total_steps == 0 && o->lr_kind != LR_CONSTANT) { // constant has no end
         o->lr_total_steps = o->lr_kind == LR_EXPONENTIAL ? 25000 : o->max_train_steps;

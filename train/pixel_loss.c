@@ -1,6 +1,12 @@
 #include "train/pixel_loss.h"
 #include <assert.h>
 
+PixelLoss pixel_loss_create(VAEDecoder *decoder, PixelLossKind kind, double weight, const int color[3]) {
+    PixelLoss l = {.decoder = weight > 0 ? decoder : NULL, .kind = kind, .weight = (float)weight};
+    for (int c = 0; c < 3; c++) { l.color[c] = (float)color[c] / 127.5f - 1; }
+    return l;
+}
+
 // picture (h f, w f, 3) of one scaled latent (h, w, L) float; backward needs input (h, w, L).
 static void decode(VAEDecoder *decoder, Arena *arena, floatX *picture, floatX *input, const float *latent, int h, int w,
                    bool keep, Device *dev) {
@@ -33,19 +39,18 @@ static void sample_loss(const PixelLoss *l, Arena *arena, float *loss, floatX *d
 }
 
 void pixel_loss_add(const PixelLoss *l, Arena *arena, float *losses, floatX *dpred, const floatX *pred,
-                    const float *noisy, const float *target, const float *timesteps, const float *alphas_cumprod,
-                    Prediction prediction, float scale, int B, int h, int w, Device *dev) {
+                    const NoisySamples *s, float scale, Device *dev) {
     assert(!l->decoder->params.grads);
-    size_t n = (size_t)(h * w * l->decoder->config.latent_channels);
+    size_t B = (size_t)s->B, n = (size_t)(s->h * s->w * l->decoder->config.latent_channels);
     ArenaMark mark = arena_mark(arena);
-    float *x0 = arena_save_float(arena, "x0", (size_t)B * n),
-          *of_pixels = arena_save_float(arena, "of_pixels", (size_t)B);
-    floatX *dx0 = arena_save(arena, "dx0", (size_t)B * n);
-    predict_x0(x0, pred, noisy, timesteps, alphas_cumprod, prediction, B, (int)n, dev);
-    for (size_t b = 0; b < (size_t)B; b++) {
-        sample_loss(l, arena, of_pixels + b, dx0 + b * n, x0 + b * n, target + b * n, scale * l->weight, h, w, dev);
+    float *x0 = arena_save_float(arena, "x0", B * n), *of_pixels = arena_save_float(arena, "of_pixels", B);
+    floatX *dx0 = arena_save(arena, "dx0", B * n);
+    predict_x0(x0, pred, s->noisy, s->timesteps, s->alphas_cumprod, s->prediction, s->B, (int)n, dev);
+    for (size_t b = 0; b < B; b++) {
+        sample_loss(l, arena, of_pixels + b, dx0 + b * n, x0 + b * n, s->target + b * n, scale * l->weight, s->h, s->w,
+                    dev);
     }
-    predict_x0_backward(dpred, dx0, timesteps, alphas_cumprod, prediction, 1, B, (int)n, dev);
-    add_scaled(losses, of_pixels, l->weight, (size_t)B, dev);
+    predict_x0_backward(dpred, dx0, s->timesteps, s->alphas_cumprod, s->prediction, 1, s->B, (int)n, dev);
+    add_scaled(losses, of_pixels, l->weight, B, dev);
     arena_release(arena, mark);
 }

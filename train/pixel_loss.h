@@ -8,7 +8,8 @@
 #pragma once
 #include "kernels/kernels.h"
 #include "model/vae.h"
-#include "train/unet_options.h"
+
+typedef enum { PIXEL_L1, PIXEL_DICE } PixelLossKind;
 
 typedef struct {
     VAEDecoder *decoder; // NULL: no pixel loss
@@ -17,9 +18,19 @@ typedef struct {
     float color[3]; // of the painted mask, in [-1, 1], for Dice
 } PixelLoss;
 
+// None if the weight is 0. color: of the painted mask, 0..255.
+PixelLoss pixel_loss_create(VAEDecoder *decoder, PixelLossKind kind, double weight, const int color[3]);
+
+// What the UNet's output belongs to, on the device: noisy and target latents (B, h, w, L), timesteps (B),
+// alphas_cumprod (T).
+typedef struct {
+    const float *noisy, *target, *timesteps, *alphas_cumprod;
+    Prediction prediction;
+    int B, h, w;
+} NoisySamples;
+
 // losses (B) += weight * each sample's loss (l1_mse_loss with mse_weight 0, or dice_loss); dpred (B, h, w, L) += the
-// gradient of scale * weight * their sum with respect to the UNet's output pred. noisy and target (B, h, w, L) float,
-// timesteps (B), alphas_cumprod (T); all on the device. The decoder has no parameter gradients: it is frozen.
+// gradient of scale * weight * their sum with respect to the UNet's output pred. The decoder has no parameter
+// gradients: it is frozen.
 void pixel_loss_add(const PixelLoss *loss, Arena *arena, float *losses, floatX *dpred, const floatX *pred,
-                    const float *noisy, const float *target, const float *timesteps, const float *alphas_cumprod,
-                    Prediction prediction, float scale, int B, int h, int w, Device *dev);
+                    const NoisySamples *samples, float scale, Device *dev);

@@ -5,7 +5,7 @@
 #include <string.h>
 
 Prompts prompts_create(Pipeline *pipeline, const UNetOptions *o, const ShardSet *shards, int batch, Device *dev) {
-    Prompts p = {.texts = shards->text_count, .seed = (uint64_t)o->train.seed};
+    Prompts p = {.texts = shards->text_count, .seed = (uint64_t)o->diffusion.train.seed};
     p.count =
         prompt_sets_parse(p.sets, o->text_template, "--text-template", (const char *const *)shards->texts, p.texts);
     int count = p.count * p.texts;

@@ -1,18 +1,14 @@
 #include "train/run_log.h"
-#include "train/checkpoint.h"
 #include "train/optimizer.h"
 #include "train/record.h"
 #include "util/csv.h"
 #include "util/error.h"
 #include "util/file.h"
-#include "util/lock.h"
 #include "util/progress.h"
-#include <dirent.h>
 #include <errno.h>
 #include <math.h>
 #include <stdlib.h>
 #include <string.h>
-#include <unistd.h>
 
 static yajl_gen begin_line(const char *kind) {
     yajl_gen gen = yajl_gen_alloc(NULL);
@@ -29,201 +25,21 @@ static void end_line(RunLog *log, yajl_gen gen) {
     fwrite(text, 1, size, log->file);
     fputc('\n', log->file);
     if (fflush(log->file) != 0 || ferror(log->file)) {
-        die("%s: cannot be written: %s", log->log_path, strerror(errno));
+        die("%s: cannot be written: %s", log->run->log_path, strerror(errno));
     }
     yajl_gen_free(gen);
 }
 
-// Keeps the log's lines up to the checkpoint's step, and drops incomplete lines. Returns whether that step's validation
-// is among them.
-static bool cut_log(const char *path, int last_step) {
-    if (!file_exists(path)) { return false; }
-    bool validated = false;
-    char *text = read_file(path, NULL), *rest = text, *end = text; // kept lines move up in place
-    for (char *line; (line = strsep(&rest, "\n"));) {
-        const char *field = strstr(line, "\"step\":");
-        size_t length = strlen(line);
-        if (!length || line[length - 1] != '}' || (field && atoi(field + 7) > last_step)) { continue; }
-        validated |= field && atoi(field + 7) == last_step && strstr(line, "\"kind\":\"validation\"");
-        memmove(end, line, length);
-        end[length] = '\n';
-        end += length + 1;
-    }
-    atomic_write(path, text, (size_t)(end - text));
-    free(text);
-    return validated;
-}
-
-static bool exists(const char *out, const char *name) {
-    char *path = xprintf("%s/%s", out, name);
-    bool found = access(path, F_OK) == 0;
-    free(path);
-    return found;
-}
-
-static void clear_folder(const char *out) {
-    static const char *const ours[] = {"tensorboard", "samples", "validation", "model", "log.jsonl", NULL};
-    checkpoint_remove_all(out);
-    for (int i = 0; ours[i]; i++) {
-        char *path = xprintf("%s/%s", out, ours[i]);
-        remove_tree(path);
-        free(path);
-    }
-}
-
-// Whether the log is that of a run, or empty: the run was killed before the first line.
-static bool is_log(const char *path) {
-    char begin[9] = "";
-    FILE *file = fopen(path, "r");
-    if (!file) { return false; }
-    size_t length = fread(begin, 1, 8, file);
-    fclose(file);
-    return length == 0 || strcmp(begin, "{\"kind\":") == 0;
-}
-
-// What a command wrote has a log, which is deleted last. An empty folder is as good; hidden files do not count.
-static bool may_overwrite(const char *out, const char *log_path) {
-    DIR *entries = opendir(out);
-    bool empty = true;
-    for (struct dirent *e; entries && (e = readdir(entries));) { empty &= e->d_name[0] == '.'; }
-    if (entries) { closedir(entries); }
-    return empty || is_log(log_path);
-}
-
-// Whether an option's value names something in `out`: the folder itself, or lists @FILE, separated by |.
-static bool reads_in(const char *value, bool folder, const char *out) {
-    if (folder && path_inside(value, out)) { return true; }
-    char *parts = xstrdup(value), *rest = parts;
-    bool found = false;
-    for (char *part; (part = strsep(&rest, "|"));) { found |= part[0] == '@' && path_inside(part + 1, out); }
-    free(parts);
-    return found;
-}
-
-// --overwrite must not delete what the run reads, nor what no run has written.
-static void check_overwrite(const TrainOptions *o, const char *log_path) {
-    static const char *const folders[] = {"model", "shards", "data"};
-    for (const Option *row = o->table; row->kind != OPT_END; row++) {
-        const char *value = row->kind == OPT_STRING ? *(char **)row->value : NULL;
-        bool folder = false;
-        for (int i = 0; value && i < 3; i++) { folder |= strcmp(row->name, folders[i]) == 0; }
-        if (!value || !reads_in(value, folder, o->out)) { continue; }
-        die("--overwrite: --%s %s lies in --out %s, which would be deleted", row->name, value, o->out);
-    }
-    if (!may_overwrite(o->out, log_path)) {
-        die("--overwrite: --out %s holds files, but not a run (no log.jsonl): expected another folder", o->out);
-    }
-}
-
-// Rank 0 may start to write only after all others have read the folder.
-static void agree(const RunLog *log, Comm *comm) {
-    int first_step = log->first_step;
-    comm_host_broadcast(comm, &first_step, sizeof first_step, 0);
-    if (first_step != log->first_step) {
-        die("--out %s: the newest checkpoint is of step %d here, but of step %d on rank 0: expected the same folder "
-            "on all ranks",
-            log->options->out, log->first_step, first_step);
-    }
-    comm_barrier(comm);
-}
-
-// A run that begins, also with --resume, must not replace a model or what has a checkpoint's name, nor a log unless a
-// run without a checkpoint left it.
-static void check_start(const TrainOptions *o, const char *log_path) {
-    bool log = exists(o->out, "log.jsonl"), ours = log && is_log(log_path);
-    char *other = checkpoint_other(o->out);
-    if (other) { die("%s: has a checkpoint's name, but no run wrote it: give another folder as --out", other); }
-    const char *or_delete = ours ? ", or delete the run with --overwrite" : "";
-    if (exists(o->out, "model")) {
-        die("%s: holds a model, but no checkpoint to go on from: give another folder%s", o->out, or_delete);
-    }
-    if (log && !(ours && o->resume)) {
-        die("%s: holds a log.jsonl, but no checkpoint to go on from: give another folder%s", o->out, or_delete);
-    }
-}
-
-static RunLog find_run(const TrainOptions *o, const Comm *comm) {
-    RunLog log = {.options = o, .log_path = xprintf("%s/log.jsonl", o->out), .rank = comm->rank, .world = comm->world};
-    if (o->resume && o->overwrite) { die("--resume and --overwrite contradict each other"); }
-    if (o->overwrite) {
-        check_overwrite(o, log.log_path);
-        return log;
-    }
-    log.checkpoint = checkpoint_newest(o->out, &log.first_step);
-    if (!log.checkpoint) {
-        check_start(o, log.log_path);
-        return log;
-    }
-    if (!o->resume) {
-        die("%s: already holds a run: continue it with --resume, or delete it with --overwrite", o->out);
-    }
-    if (comm->rank == 0) { checkpoint_want_whole(o->out); }
-    checkpoint_check_command(o->command, log.checkpoint);
-    printf("resuming from %s\n", log.checkpoint);
-    return log;
-}
-
-RunLog run_log_open(const TrainOptions *o, Comm *comm) {
-    bool locked = false;
-    if (comm->rank == 0) {
-        want_folder(o->out);
-        locked = folder_exists(o->out) && folder_lock(o->out);
-    }
-    RunLog log = find_run(o, comm);
-    log.locked = locked;
-    agree(&log, comm);
-    if (locked) { checkpoint_remove_leftovers(o->out); }
-    if (locked && !log.checkpoint && !o->overwrite) { check_start(o, log.log_path); } // an old model has its name back
-    return log;
-}
-
-void run_log_close(RunLog *log) {
-    if (log->file) { fclose(log->file); }
-    if (log->board) { tensorboard_close(log->board); }
-    free(log->log_path);
-    free(log->checkpoint);
-}
-
-const char *run_log_base(const RunLog *log) { return log->checkpoint ? log->checkpoint : log->options->model; }
-
-void run_log_publish(const RunLog *log, const Trained *trained, int step) {
-    const TrainOptions *o = log->options;
-    if (log->rank > 0 || step < o->max_train_steps) { return; }
-    // Whoever has added something to the model, such as thresholds, keeps it.
-    bool there = step == log->first_step && checkpoint_is_published(log->checkpoint, trained, o->out);
-    if (!there) { checkpoint_publish(log->checkpoint, o->out); }
-    printf("the model is in %s/model\n", o->out);
-}
-
-void run_log_begin(RunLog *log, long long parameters, long long samples, const char *vae_sha256) {
-    const char *out = log->options->out;
-    if (log->rank > 0) { return; }
-    make_folders(out);
-    if (!log->locked && folder_lock(out) && exists(out, "log.jsonl") && !log->options->overwrite) {
-        die("%s: holds a run that began at the same time: give another folder", out);
-    }
-    if (log->options->overwrite) { clear_folder(out); }
-    if (log->checkpoint) {
-        log->validated = cut_log(log->log_path, log->first_step);
-    } else {
-        remove_tree(log->log_path);
-    }
-    log->file = append_file(log->log_path);
-    char *folder = xprintf("%s/tensorboard", out);
-    log->board = tensorboard_open(folder, log->first_step);
-    free(folder);
-    const char *const folders[] = {"samples", "validation"};
-    for (int i = 0; i < 2; i++) {
-        folder = xprintf("%s/%s", out, folders[i]);
-        make_folders(folder);
-        remove_temporaries(folder);
-        free(folder);
-    }
+void run_log_open(RunLog *log, long long parameters, long long samples, const char *vae_sha256) {
+    const RunFolder *run = log->run;
+    if (run->rank > 0) { return; }
+    log->file = append_file(run->log_path);
+    log->board = tensorboard_open(path_of("%s/tensorboard", run->options->out).text, run->first_step);
     yajl_gen gen = begin_line("run");
-    json_put_integer(gen, "first_step", log->first_step);
-    json_put_string(gen, "command", log->options->command_line);
-    json_put_integer(gen, "world", log->world);
-    record_options(log->options, gen);
+    json_put_integer(gen, "first_step", run->first_step);
+    json_put_string(gen, "command", run->options->command_line);
+    json_put_integer(gen, "world", run->world);
+    record_options(run->options, gen);
     json_put_integer(gen, "parameters", parameters);
     json_put_integer(gen, "samples", samples);
     json_put_number(gen, "least_seconds", log->least_seconds);
@@ -231,6 +47,11 @@ void run_log_begin(RunLog *log, long long parameters, long long samples, const c
     if (vae_sha256) { json_put_string(gen, "vae_sha256", vae_sha256); }
     end_line(log, gen);
     log->started = now_seconds();
+}
+
+void run_log_close(RunLog *log) {
+    if (log->file) { fclose(log->file); }
+    if (log->board) { tensorboard_close(log->board); }
 }
 
 // Writes a number to the log's line and, as PART/NAME, to TensorBoard.
@@ -242,10 +63,10 @@ static void put(RunLog *log, yajl_gen gen, const char *part, int step, const cha
 }
 
 static void print_step(const RunLog *log, int step, double loss, double norm, double seconds, double average) {
-    const TrainOptions *o = log->options;
+    const TrainOptions *o = log->run->options;
     char left[24], roofline[32] = "", ranks[32] = "";
-    double samples = (double)train_samples(o, log->world);
-    if (log->world > 1) { snprintf(ranks, sizeof ranks, " on %d ranks", log->world); }
+    double samples = (double)train_samples(o, log->run->world);
+    if (log->run->world > 1) { snprintf(ranks, sizeof ranks, " on %d ranks", log->run->world); }
     if (log->least_seconds > 0) {
         snprintf(roofline, sizeof roofline, "  %3.0f%% of roofline", 100 * log->least_seconds / seconds);
     }
@@ -271,9 +92,9 @@ static void watch_loss(RunLog *log, int step, double loss) {
 }
 
 void log_step(RunLog *log, int step, double loss, double norm, double seconds) {
-    const TrainOptions *o = log->options;
-    double samples = (double)train_samples(o, log->world);
-    if (log->rank > 0) { return; }
+    const TrainOptions *o = log->run->options;
+    double samples = (double)train_samples(o, log->run->world);
+    if (log->run->rank > 0) { return; }
     log->working += seconds;
     yajl_gen gen = begin_line("step");
     json_put_integer(gen, "step", step);
@@ -281,20 +102,20 @@ void log_step(RunLog *log, int step, double loss, double norm, double seconds) {
     put(log, gen, "train", step, "grad_norm", norm);
     put(log, gen, "train", step, "lr", learning_rate(o, step - 1));
     json_put_number(gen, "samples_per_s", round(samples / seconds * 100) / 100);
-    json_put_integer(gen, "world", log->world);
+    json_put_integer(gen, "world", log->run->world);
     json_put_number(gen, "seconds", round((now_seconds() - log->started) * 1000) / 1000);
     if (log->least_seconds > 0) { json_put_number(gen, "roofline", round(log->least_seconds / seconds * 1e4) / 1e4); }
     end_line(log, gen);
     tensorboard_scalar(log->board, "train/samples_per_s", step, samples / seconds);
     watch_loss(log, step, loss);
     if (step % o->log_every == 0 || step == o->max_train_steps) {
-        print_step(log, step, loss, norm, seconds, log->working / (step - log->first_step));
+        print_step(log, step, loss, norm, seconds, log->working / (step - log->run->first_step));
     }
 }
 
 static void save_sheet(RunLog *log, int step, const Image *sheet) {
     if (!sheet->pixels) { return; }
-    char *path = xprintf("%s/samples/step-%06d.png", log->options->out, step);
+    char *path = xprintf("%s/samples/step-%06d.png", log->run->options->out, step);
     image_save(sheet, path);
     size_t size;
     uint8_t *png = image_encode(sheet, 0, &size);
@@ -311,14 +132,14 @@ static void put_summary(RunLog *log, yajl_gen gen, int step, bool seen, const Su
 }
 
 static void save_strip(const RunLog *log, const Image *image, const char *name) {
-    char *path = xprintf("%s/validation/%s.png", log->options->out, name);
+    char *path = xprintf("%s/validation/%s.png", log->run->options->out, name);
     image_save(image, path);
     free(path);
 }
 
 // Saves every pair and every loss, for later analysis.
 static void save_rows(const RunLog *log, int step, const Validation *v) {
-    char *path = xprintf("%s/validation/step-%06d.csv", log->options->out, step);
+    char *path = xprintf("%s/validation/step-%06d.csv", log->run->options->out, step);
     AtomicFile file = atomic_open(path);
     fprintf(file.stream, "image_id,class,seen,intersection,union,predicted,truth,valid,to_black,to_white\n");
     for (int i = 0; i < v->count; i++) {
@@ -331,7 +152,7 @@ static void save_rows(const RunLog *log, int step, const Validation *v) {
     }
     atomic_commit(&file);
     free(path);
-    path = xprintf("%s/validation/step-%06d-losses.csv", log->options->out, step);
+    path = xprintf("%s/validation/step-%06d-losses.csv", log->run->options->out, step);
     file = atomic_open(path);
     fprintf(file.stream, "sample,timestep,loss\n");
     for (int i = 0; i < v->loss_count; i++) {

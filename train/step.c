@@ -125,9 +125,11 @@ static void grads_final(void *data, const float *first) {
 
 static bool may_record(const Step *s, const Recording *r) {
 #ifdef DEBUG_GUARDS
+    (void)s, (void)r;
     return false; // the arena's checks wait for the device
-#endif
+#else
     return r->warm && !s->options->no_cuda_graph && !s->dev->trace;
+#endif
 }
 
 static void replay(Step *s, const Recording *r) {
@@ -230,7 +232,7 @@ void step_print(Step *s, RunLog *log, int step) {
     log_step(log, r->step, sum / (double)train_samples(s->options, s->comm->world), r->norm->norm,
              device_event_seconds(r->started, r->arrived));
     s->bad = isfinite(sum) && r->norm->finite ? 0 : s->bad + 1;
-    if (s->bad && log->rank == 0) {
+    if (s->bad && log->run->rank == 0) {
         char *text = bad_losses(s, r);
         const char *gradient = isfinite(r->norm->norm) ? "the gradient is too large, but all losses are finite"
                                                        : "the gradient is not finite, but all losses are";

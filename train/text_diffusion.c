@@ -1,7 +1,7 @@
 #include "train/text_diffusion.h"
 #include "util/philox.h"
 
-TextDiffusion text_diffusion_open(Pipeline *pipeline, const UNetOptions *o, bool train_text_encoder, int h, int w,
+TextDiffusion text_diffusion_open(Pipeline *pipeline, const DiffusionOptions *o, bool train_text_encoder, int h, int w,
                                   Device *dev) {
     return (TextDiffusion){.diffusion = diffusion_open_text(pipeline, o, h, w, dev),
                            .clip = &pipeline->clip,

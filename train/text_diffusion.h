@@ -14,8 +14,8 @@ typedef struct {
 } TextDiffusion;
 
 // diffusion_open_text for a pipeline whose PART_TEXT is open. To train the text encoder, it must have gradients.
-TextDiffusion text_diffusion_open(Pipeline *pipeline, const UNetOptions *options, bool train_text_encoder, int h, int w,
-                                  Device *dev);
+TextDiffusion text_diffusion_open(Pipeline *pipeline, const DiffusionOptions *options, bool train_text_encoder, int h,
+                                  int w, Device *dev);
 void text_diffusion_destroy(TextDiffusion *diffusion, Device *dev);
 
 // A MicroStep (train/step.h) of a TextDiffusion, as diffusion_step.

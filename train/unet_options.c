@@ -3,7 +3,6 @@
 #include "util/error.h"
 #include <string.h>
 
-const char *const recompute_names[] = {"none", "products", "transformers", "blocks", NULL};
 static const char *const targets[] = {"overlay", "mask", NULL};
 static const char *const losses[] = {"mse", "weighted", "focal", NULL}; // as LossKind
 static const char *const pixel_losses[] = {"l1", "dice", NULL};         // as PixelLossKind
@@ -13,23 +12,19 @@ void unet_options_parse(UNetOptions *o, int argc, char **argv) {
                                      .usage = "--model DIR --shards DIR --out DIR",
                                      .example = "--model model --shards latents --out run"};
     int target = 0;
-    *o = (UNetOptions){.train = train_options_default(),
+    DiffusionOptions *d = &o->diffusion;
+    *o = (UNetOptions){.diffusion = diffusion_options_default(),
                        .target = "overlay",
                        .text_template = "{}",
                        .text_memory = 0.25,
                        .loss = "mse",
-                       .focal_gamma = 2,
                        .pixel_loss_type = "l1",
-                       .zero_snr = -1,
-                       .schedule = SCHEDULE_AS_MODEL,
-                       .multires_noise = 0.9,
-                       .multires_annealed = 1,
-                       .recompute = "none",
-                       .validation_steps = 4,
-                       .validation_draws = 1};
+                       .zero_snr = -1};
+    d->focal_gamma = 2;
+    d->multires_noise = 0.9;
+    d->multires_annealed = 1;
+    d->validation_steps = 4;
     const Option rows[] = {
-        {OPT_STRING, "shards", &o->shards, "folder of latent shards SPLIT-*.h5 made by `cocogold encode`", "DIR",
-         .required = "a folder of latent shards made by `cocogold encode`", .may_change = true},
         {OPT_HEADING, "What is learned"},
         {OPT_STRING, "target", &o->target,
          "what the UNet draws: the mask painted on the picture, or a black and white mask", "KIND", .choices = targets,
@@ -42,40 +37,26 @@ void unet_options_parse(UNetOptions *o, int argc, char **argv) {
          "embed all texts once if they take at most this share of the free memory, else with each batch", "SHARE",
          .high = 1, .may_change = true},
         {OPT_STRING, "loss", &o->loss, "loss on latents; weighted balances object and background", "KIND",
-         .choices = losses, .choice = &o->loss_kind},
-        {OPT_DOUBLE, "focal-gamma", &o->focal_gamma, "exponent of the focal loss", "X", .high = 100},
+         .choices = losses, .choice = &d->loss_kind},
+        {OPT_DOUBLE, "focal-gamma", &d->focal_gamma, "exponent of the focal loss", "X", .high = 100},
         {OPT_DOUBLE, "pixel-loss", &o->pixel_loss,
          "weight of a loss on pictures, through the frozen decoder (0: none); at 512 pixels it makes a step about "
          "four times as long",
          "W", .high = 1e9},
         {OPT_STRING, "pixel-loss-type", &o->pixel_loss_type, "loss on pictures; dice compares soft masks", "KIND",
          .choices = pixel_losses, .choice = &o->pixel_loss_kind},
-        {OPT_STRING, "prediction-type", &o->prediction_type,
-         "what the UNet predicts (default: as in the model's scheduler_config.json)", "KIND",
-         .choices = prediction_names, .choice = &o->schedule.prediction},
-        SCHEDULE_ROWS(o->schedule),
-        {OPT_INT, "zero-snr", &o->zero_snr, "1: --terminal-signal 0, 0: --terminal-signal -1, -1: neither", "-1|0|1",
+        {OPT_INT, "zero-snr", &o->zero_snr,
+         "older form of --terminal-signal: 1 sets it to 0, 0 sets it to -1, and -1 leaves it alone", "-1|0|1",
          .low = -1, .high = 1},
-        {OPT_DOUBLE, "multires-noise", &o->multires_noise, "strength of multi-resolution noise (0: plain Gaussian)",
+        {OPT_DOUBLE, "multires-noise", &d->multires_noise, "strength of multi-resolution noise (0: plain Gaussian)",
          "X", .high = 1},
-        {OPT_INT, "multires-annealed", &o->multires_annealed, "1: the strength decreases with the timestep", "0|1",
+        {OPT_INT, "multires-annealed", &d->multires_annealed, "1: the strength decreases with the timestep", "0|1",
          .high = 1},
-        {OPT_DOUBLE, "t-max-prob", &o->t_max_prob, "share of samples drawn at the last timestep", "P", .high = 1},
-        {OPT_DOUBLE, "ema-decay", &o->train.ema_decay, "keep a moving average of the weights in unet_ema/ (0: none)",
-         "X", .high = 0.9999999},
-        {OPT_INT, "validation-steps", &o->validation_steps, "DDIM steps of a validation", "N", .low = 1, .high = 1000,
-         .may_change = true},
-        {OPT_INT, "validation-draws", &o->validation_draws,
-         "draws of timestep and noise per sample for the validation loss", "N", .low = 1, .high = 1000,
-         .may_change = true},
-        {OPT_STRING, "recompute", &o->recompute,
-         "activations that backward recomputes instead of keeping them in memory", "LEVEL", .choices = recompute_names,
-         .choice = &o->recompute_level, .may_change = true},
         OPTIONS_END};
-    train_options_parse(&o->train, argc, argv, rows, &help);
+    diffusion_options_parse(d, argc, argv, rows, &help);
     if (o->zero_snr >= 0) {
-        if (!isnan(o->schedule.terminal_signal)) { die("--zero-snr and --terminal-signal: expected only one of them"); }
-        o->schedule.terminal_signal = o->zero_snr ? 0 : AS_BETAS;
+        if (!isnan(d->schedule.terminal_signal)) { die("--zero-snr and --terminal-signal: expected only one of them"); }
+        d->schedule.terminal_signal = o->zero_snr ? 0 : AS_BETAS;
     }
     o->target_bit = target == 0 ? TARGET_OVERLAY : TARGET_MASK;
     char *hole = strstr(o->text_template, "{}");

@@ -5,8 +5,8 @@
 #include "eval/settings.h"
 #include "eval/stats.h"
 #include "train/prompts.h"
+#include "train/validation_shards.h"
 #include "util/error.h"
-#include "util/file.h"
 #include "util/interrupt.h"
 #include "util/threads.h"
 #include <math.h>
@@ -14,7 +14,6 @@
 #include <string.h>
 
 enum { SHEET_ROWS = 8, SHEET_COLUMNS = 4, STRIP = 6 };
-static const uint64_t VALIDATION_SEED = 1; // of noise and timesteps; independent of --seed for comparison
 
 // Encodes an all-black and an all-white picture: a model that gives a constant answer might draw them.
 static void encode_constants(Validator *v, const char *base, Device *dev) {
@@ -38,13 +37,12 @@ static void encode_constants(Validator *v, const char *base, Device *dev) {
     pipeline_close(&vae, dev);
 }
 
-static long long stored_index(const Validator *v, int i) { return (long long)i * v->shards.samples / v->count; }
-
 // The contexts of every sample's text in the first template; they are few.
 static Contexts *embed_texts(const Validator *v, Pipeline *pipeline, Device *dev) {
     char **texts = xcalloc((size_t)v->count + 1, sizeof *texts), *first = prompts_first(v->options);
     for (int i = 0; i < v->count; i++) {
-        texts[i] = prompt_fill(first, v->shards.texts[shards_text(&v->shards, stored_index(v, i))]);
+        texts[i] =
+            prompt_fill(first, v->shards.texts[shards_text(&v->shards, validation_index(&v->shards, v->count, i))]);
     }
     Contexts *contexts = xmalloc(sizeof *contexts);
     *contexts = contexts_create(pipeline, (const char *const *)texts, v->count, v->diffusion.B, INFINITY, false, dev);
@@ -56,25 +54,15 @@ static Contexts *embed_texts(const Validator *v, Pipeline *pipeline, Device *dev
 
 bool validator_open(Validator *v, const UNetOptions *o, const char *base, const ShardSet *training, Pipeline *pipeline,
                     const Diffusion *d, Contexts *contexts, Device *dev) {
-    char *first = xprintf("%s/val-00000.h5", o->shards);
-    bool exists = file_exists(first);
-    free(first);
-    if (o->train.validate_every == 0) { return false; }
-    if (!exists) {
-        printf("no validation: %s has no shards val-*.h5\n", o->shards);
-        return false;
-    }
-    *v = (Validator){.options = o, .diffusion = *d, .shards = shards_open(o->shards, "val"), .contexts = contexts};
+    const DiffusionOptions *s = &o->diffusion;
+    *v = (Validator){.options = o, .diffusion = *d, .contexts = contexts};
+    if (!validation_shards_open(&v->shards, &v->count, s)) { return false; }
     const ShardInfo *info = &v->shards.info;
-    if (!(info->targets & o->target_bit)) { die("%s: the shards val-*.h5 have no target %s", o->shards, o->target); }
+    if (!(info->targets & o->target_bit)) { die("%s: the shards val-*.h5 have no target %s", s->shards, o->target); }
     if (info->class_count != training->info.class_count || strcmp(info->vae_sha256, training->info.vae_sha256) != 0) {
-        die("%s: the shards val-*.h5 and %s-*.h5 differ in their classes or their VAE", o->shards, o->train.split);
+        die("%s: the shards val-*.h5 and %s-*.h5 differ in their classes or their VAE", s->shards, s->train.split);
     }
-    if (!v->shards.samples) {
-        die("%s: the shards val-*.h5 have no samples, expected some, or --validate-every 0", o->shards);
-    }
-    schedule_warn_steps(d->schedule, o->validation_steps);
-    v->count = o->train.validation_samples < v->shards.samples ? o->train.validation_samples : (int)v->shards.samples;
+    schedule_warn_steps(d->schedule, s->validation_steps);
     v->own_texts = shard_has_texts(info) || shard_has_texts(&training->info);
     if (v->own_texts) { v->contexts = embed_texts(v, pipeline, dev); }
     size_t rows = (size_t)d->B, latents = rows * (size_t)(d->h * d->w * d->L) * sizeof(float);
@@ -127,7 +115,7 @@ static HostBatch read_batch(const Validator *v, int first) {
         ShardSample s = {.mask = packed};
         s.latents[LATENT_IMAGE] = b.image + i * n;
         s.latents[v->options->target_bit] = b.target + i * n;
-        shards_read(&v->shards, stored_index(v, (first + (int)i) % v->count), &s);
+        shards_read(&v->shards, validation_index(&v->shards, v->count, first + (int)i), &s);
         b.class_index[i] = s.class_index;
         b.text[i] = v->own_texts ? (first + (int)i) % v->count : s.class_index;
         b.name[i] = s.text;
@@ -163,7 +151,7 @@ static void batch_loss(Validator *v, Arena *arena, const HostBatch *b, int first
     device_copy(dev, timesteps, v->timesteps, sizeof timesteps, false);
     device_sync(dev);
     for (int i = 0; i < rows; i++) {
-        result->loss += losses[i] / ((double)v->count * v->options->validation_draws);
+        result->loss += losses[i] / ((double)v->count * v->options->diffusion.validation_draws);
         result->losses[result->loss_count++] = (ValidationLoss){first + i, (int)timesteps[i], losses[i]};
     }
 }
@@ -231,7 +219,8 @@ static void score_batch(const Validator *v, Sampler *sampler, const HostBatch *b
     MaskMethod method = v->options->target_bit == TARGET_MASK ? MASK_LUMINANCE : MASK_COMPARE;
     MaskRule rule = mask_rule(method, info->color, info->alpha);
     contexts_gather(v->contexts, v->context, b->text, rows, dev);
-    sampler_run(sampler, b->image, v->context, ids, rows, v->options->validation_steps, 0, VALIDATION_SEED, dev);
+    sampler_run(sampler, b->image, v->context, ids, rows, v->options->diffusion.validation_steps, 0, VALIDATION_SEED,
+                dev);
     device_copy(dev, latents, sampler->latent, (size_t)rows * cells * sizeof(float), false);
     device_sync(dev);
     sampler_decode(sampler, prediction, rows, dev);
@@ -282,14 +271,14 @@ void validation_free(Validation *v) {
 
 Validation validator_run(Validator *v, Pipeline *pipeline, Arena *arena, Device *dev) {
     const Diffusion *d = &v->diffusion;
-    int R = v->shards.info.resolution, draws = v->options->validation_draws;
+    int R = v->shards.info.resolution, draws = v->options->diffusion.validation_draws;
     Validation result = {.count = v->count,
                          .rows = xcalloc((size_t)v->count, sizeof(ValidationRow)),
                          .losses = xcalloc((size_t)v->count * (size_t)draws, sizeof(ValidationLoss))};
     Sheet sheet = {0};
     Sampler sampler = sampler_create(pipeline, d->B, d->h, d->w, dev);
     if (sampler.h * sampler.f != R) {
-        die("%s: the shards' resolution is %d, but latents of %d cells give %d pixels", v->options->shards, R,
+        die("%s: the shards' resolution is %d, but latents of %d cells give %d pixels", v->options->diffusion.shards, R,
             sampler.h, sampler.h * sampler.f);
     }
     for (int first = 0; first < v->count && !interrupt_signal(); first += d->B) {

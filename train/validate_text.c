@@ -1,16 +1,16 @@
 #include "train/validate_text.h"
 #include "data/draw.h"
 #include "data/paint.h"
+#include "model/mapped.h"
 #include "model/sampler.h"
+#include "train/validation_shards.h"
 #include "util/error.h"
-#include "util/file.h"
 #include "util/interrupt.h"
 #include "util/threads.h"
 #include <stdlib.h>
 #include <string.h>
 
 enum { SHEET_ROWS = 4, SHEET_PAIRS = 2, SHEET = SHEET_ROWS * SHEET_PAIRS, DRAWN_AT_ONCE = 4 };
-static const uint64_t VALIDATION_SEED = 1; // of noise and timesteps; independent of --seed for comparison
 
 static size_t latent_count(const TextValidator *v) {
     const Diffusion *d = &v->diffusion.diffusion;
@@ -32,25 +32,16 @@ static void open_buffers(TextValidator *v, Device *dev) {
     v->diffusion.diffusion.inputs = (DiffusionInputs){.target = v->target};
 }
 
-bool text_validator_open(TextValidator *v, const UNetOptions *o, double guidance, const ShardSet *training,
+bool text_validator_open(TextValidator *v, const DiffusionOptions *o, double guidance, const ShardSet *training,
                          const TextDiffusion *diffusion, Device *dev) {
-    if (o->train.validate_every == 0) { return false; }
-    if (!file_exists(path_of("%s/val-00000.h5", o->shards).text)) {
-        printf("no validation: %s has no shards val-*.h5\n", o->shards);
-        return false;
-    }
-    *v = (TextValidator){
-        .options = o, .guidance = guidance, .diffusion = *diffusion, .shards = shards_open(o->shards, "val")};
+    *v = (TextValidator){.options = o, .guidance = guidance, .diffusion = *diffusion};
+    if (!validation_shards_open(&v->shards, &v->count, o)) { return false; }
     const ShardInfo *info = &v->shards.info, *other = &training->info;
     bool same_size = info->height == other->height && info->width == other->width && info->channels == other->channels;
     if (!same_size || strcmp(info->vae_sha256, other->vae_sha256) != 0) {
         die("%s: the shards val-*.h5 and %s-*.h5 differ in their sizes or their VAE", o->shards, o->train.split);
     }
-    if (!v->shards.samples) {
-        die("%s: the shards val-*.h5 have no samples, expected some, or --validate-every 0", o->shards);
-    }
     schedule_warn_steps(diffusion->diffusion.schedule, o->validation_steps);
-    v->count = o->train.validation_samples < v->shards.samples ? o->train.validation_samples : (int)v->shards.samples;
     v->shown = v->count < SHEET ? v->count : SHEET;
     open_buffers(v, dev);
     return true;
@@ -68,7 +59,7 @@ void text_validator_close(TextValidator *v, Device *dev) {
 static const char *read_sample(const TextValidator *v, int i, float *latent) {
     ShardSample s = {0};
     s.latents[LATENT_IMAGE] = latent;
-    shards_read(&v->shards, (long long)(i % v->count) * v->shards.samples / v->count, &s);
+    shards_read(&v->shards, validation_index(&v->shards, v->count, i), &s);
     return s.text;
 }
 
@@ -105,7 +96,8 @@ static Sampler open_sampler(const TextValidator *v, Pipeline *pipeline, Device *
 
 size_t text_validator_bytes(const Diffusion *d, double guidance, Pipeline *pipeline, Device *dev) {
     int samples = d->options->train.validation_samples, most = samples < DRAWN_AT_ONCE ? samples : DRAWN_AT_ONCE;
-    return sampler_text_bytes(pipeline, most, d->h, d->w, guidance, dev);
+    size_t decoder = mapped_pending_bytes(&pipeline->vae_decoder.params);
+    return sampler_text_bytes(pipeline, most, d->h, d->w, guidance, dev) - decoder;
 }
 
 // pictures (n, H, W, 3) in [0, 1] to every second one of images.

@@ -2,11 +2,11 @@
 // sheet of pictures drawn from the texts of the first ones.
 #pragma once
 #include "data/loader.h"
-#include "train/run_log.h"
+#include "data/image.h"
 #include "train/text_diffusion.h"
 
 typedef struct {
-    const UNetOptions *options;
+    const DiffusionOptions *options;
     double guidance;
     TextDiffusion diffusion; // training's, with inputs of its own
     ShardSet shards;         // SPLIT val
@@ -19,11 +19,11 @@ typedef struct {
 } TextValidator;
 
 // Opens the shards val-*.h5 in the folder of the training shards; returns false if there are none.
-bool text_validator_open(TextValidator *validator, const UNetOptions *options, double guidance,
+bool text_validator_open(TextValidator *validator, const DiffusionOptions *options, double guidance,
                          const ShardSet *training, const TextDiffusion *diffusion, Device *dev);
 void text_validator_close(TextValidator *validator, Device *dev);
 // Computes the loss in training's arena, and draws the sheet, to be freed. Sampling takes memory of its own and frees
 // it at the end. Ends early when a signal comes; then the results are of no use.
 double text_validator_run(TextValidator *validator, Pipeline *pipeline, Arena *arena, Image *sheet, Device *dev);
-// The most memory that the sampling takes.
+// The most memory that the sampling takes, without the decoder's weights.
 size_t text_validator_bytes(const Diffusion *diffusion, double guidance, Pipeline *pipeline, Device *dev);

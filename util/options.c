@@ -83,10 +83,29 @@ static struct poptOption *popt_tables(const Option *table) {
     return all;
 }
 
+static int count_rows(const Option *table) {
+    int count = 0;
+    while (table[count].kind != OPT_END) { count++; }
+    return count;
+}
+
+Option *options_join(const Option *first, const Option *second, const Option *third) {
+    const Option *parts[] = {first, second, third};
+    int count = 0;
+    Option *table = xcalloc((size_t)(count_rows(first) + count_rows(second) + count_rows(third)) + 1, sizeof *table);
+    for (int i = 0; i < 3; i++) {
+        memcpy(table + count, parts[i], (size_t)count_rows(parts[i]) * sizeof *table);
+        count += count_rows(parts[i]);
+    }
+    return table;
+}
+
 // ---- Parsing -------------------------------------------------------------------------------------------------------
 
-static void check_given(const Option *o) {
+// popt takes an empty text for the number 0.
+static void check_given(const Option *o, const char *text) {
     char *option = xprintf("--%s", o->name);
+    if (is_number(o) && !*text) { die("%s \"\": expected a number", option); }
     if (o->choices && *(char **)o->value) { options_choice(*(char **)o->value, option, o->choices); }
     if (has_limits(o)) { options_range(number_of(o), option, o->low, o->high); }
     free(option);
@@ -119,7 +138,9 @@ const char **options_parse(int argc, char **argv, const Option *table, const Opt
     int code;
     while ((code = poptGetNextOpt(context)) > 0) {
         if (code == HELP) { print_help(context, name, help); }
-        check_given(table + code - 1);
+        char *text = poptGetOptArg(context);
+        check_given(table + code - 1, text);
+        free(text);
     }
     if (code < -1) {
         const char *bad = poptBadOption(context, POPT_BADOPTION_NOALIAS), *option = option_of(bad, argc, argv);

@@ -54,6 +54,13 @@ for ranks in "${many[@]}"; do
         check_close "$ranks ranks, --zero $zero, compared with one" $out one
     done
 done
+# Gradients in the arena, where a step has one micro-batch: they are reduced while backward still fills the arena.
+single=("${unet[@]}" --gradient-accumulation-steps 1 --max-train-steps 3)
+check "one micro-batch, 1 rank" on 1 "${single[@]}" --train-batch-size 4 --out single
+for zero in 0 1; do
+    check "one micro-batch, 2 ranks, --zero $zero" on 2 "${single[@]}" --train-batch-size 2 --zero $zero --out single-zero$zero
+    check_close "one micro-batch, 2 ranks, --zero $zero, compared with one" single-zero$zero single
+done
 # --tune under emulation: all ranks take rank 0's choice, whatever algorithm each of them finds faster.
 if [[ $build == emu-* ]]; then
     tuned() { # tuned OUT FASTEST...: one on each rank

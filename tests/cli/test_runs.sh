@@ -202,7 +202,15 @@ mkdir -p others/model.cocogold-old-{1,other-4711}/unet && touch others/log.jsonl
 dies "a folder that is refused" "others: holds a log.jsonl" "${few[@]}" --out others
 check "nothing was removed from it" ls -d others/model.cocogold-old-{1,other-4711}/unet
 mkdir -p foreign/checkpoint-000001 && touch foreign/checkpoint-000001/weights.pt
-dies "a checkpoint of another program" "foreign/checkpoint-000001: has a checkpoint's name, but no run wrote it" "${few[@]}" --out foreign
+cp -r whole mixed && mkdir mixed/checkpoint-000008 && touch mixed/checkpoint-000008/notes # later steps of the same run
+cp -r whole file && touch file/checkpoint-000008
+for folder in foreign/checkpoint-000001 mixed/checkpoint-000008 file/checkpoint-000008; do
+    for option in --split=train --resume --overwrite; do
+        dies "not a run's, $option" "$folder: has a checkpoint's name, but no run wrote it" "${few[@]}" --out ${folder%/*} --max-train-steps 8 $option
+    done
+done
+check "they stay" ls foreign/checkpoint-000001/weights.pt mixed/checkpoint-000008/notes file/checkpoint-000008
+check "so does the run beside them" diff -r whole mixed --exclude=checkpoint-000008
 mkdir -p dated/model.old-2026-11-30 dated/model.tmp-mine-2
 check "a run beside the user's folders" "$cocogold" "${few[@]}" --out dated --max-train-steps 1
 check "they stay" ls -d dated/model.old-2026-11-30 dated/model.tmp-mine-2

@@ -79,7 +79,7 @@ cp -r fresh before
 dies "--out holds a run" "fresh: already holds a run" "${again[@]}" --out fresh
 dies "--resume with another seed" "--seed differs from what fresh/checkpoint-000004" "${again[@]}" --out fresh --resume --seed 5
 dies "--resume with another rate" "--lr differs" "${again[@]}" --out fresh --resume --lr 2e-3
-dies "--resume with --overwrite" "contradict" "${again[@]}" --out fresh --resume --overwrite
+dies "--resume with --overwrite" "--resume and --overwrite: expected only one of them" "${again[@]}" --out fresh --resume --overwrite
 dies "--overwrite of the model it starts from" "lies in --out fresh" "${again[@]}" --out fresh --overwrite --model fresh/model
 dies "--resume of the other command" "whole/checkpoint-000012 is a checkpoint of \`cocogold train\`, not of \`cocogold train-vae\`" train-vae "${vae[@]:2}" --out whole --resume
 dies "--overwrite with a wrong model" "no-such-model: is not a folder" "${again[@]}" --out fresh --overwrite --model no-such-model

@@ -1,4 +1,4 @@
-// What --resume reads: a checkpoint's state.json and the run's log (train/checkpoint.c, train/run_log.c,
+// What --resume reads: a checkpoint's state.json and the run's log (train/checkpoint.c, train/run_folder.c,
 // train/record.c).
 #include "tests/fuzz/fuzz.h"
 #include "train/checkpoint.h"
@@ -33,13 +33,16 @@ void fuzz_begin(void) {
 
 void fuzz_one(void) {
     static Comm comm = {.world = 1};
-    RunLog log = run_log_open(&options, &comm);
-    if (log.checkpoint) {
+    RunFolder run = run_folder_open(&options, &comm);
+    RunLog log = {.run = &run};
+    if (run.checkpoint) {
         Json state = json_read(fuzz_path(fuzz_files[0]));
         record_check(&options, json_find(state.root, "options"), state.path);
         json_free(&state);
     }
-    run_log_begin(&log, 1, 1, NULL);
+    run_folder_begin(&run);
+    run_log_open(&log, 1, 1, NULL);
     run_log_close(&log);
+    run_folder_close(&run);
     remove_tree(fuzz_path("out/tensorboard"));
 }

@@ -27,7 +27,9 @@ static const int white[3] = {255, 255, 255};
 
 static Device dev;
 static Pipeline pipeline;
-static UNetOptions options;
+static DiffusionOptions options;
+static double pixel_weight; // of --pixel-loss
+static PixelLossKind pixel_kind;
 static float *image, *target, *weight; // of SAMPLES samples, on the device
 static floatX *context;
 
@@ -82,7 +84,7 @@ static int begin(void **state) {
                           .tokenizer = tokenizer_open(in_folder("tokenizer"))};
     init_params(&pipeline.unet.params, mini);
     init_params(&pipeline.vae_decoder.params, mini);
-    options = options_of();
+    options = options_of().diffusion;
     image = to_device(random_values(SAMPLES * N, 1), SAMPLES * N);
     target = to_device(random_values(SAMPLES * N, 2), SAMPLES * N);
     float *weights = random_values(SAMPLES * H * W, 3);
@@ -111,7 +113,8 @@ static float *run_samples(float *losses, int rows, int micro_steps, bool backwar
     Params *p = &pipeline.unet.params;
     options.train.train_batch_size = rows;
     options.train.gradient_accumulation_steps = micro_steps;
-    Diffusion d = diffusion_open(&pipeline, &options, white, H, W, &dev);
+    Diffusion d = diffusion_open(&pipeline, &options, H, W, &dev);
+    d.pixel_loss = pixel_loss_create(&pipeline.vae_decoder, pixel_kind, pixel_weight, white);
     size_t per_sample = (size_t)(d.tokens * pipeline.unet.config.cross_attention_dim);
     StepMemory memory = step_memory(diffusion_step, &d, &p, 1, in_arena, &dev);
     Arena *arena = &memory.arena;
@@ -143,10 +146,10 @@ static void test_accumulation(void **state) {
     (void)state;
     size_t total = pipeline.unet.params.total;
     static const LossKind kinds[] = {LOSS_MSE, LOSS_WEIGHTED, LOSS_FOCAL};
-    options.pixel_loss_kind = PIXEL_DICE;
+    pixel_kind = PIXEL_DICE;
     for (int i = 0; i < 3; i++) {
         options.loss_kind = kinds[i];
-        options.pixel_loss = i == 2; // focal with Dice
+        pixel_weight = i == 2; // focal with Dice
         float one[SAMPLES], two[SAMPLES];
         float *whole = run_samples(one, SAMPLES, 1, true), *parts = run_samples(two, SAMPLES / 2, 2, true);
         double loss_error = relative_error(two, one, SAMPLES), error = relative_error(parts, whole, total);
@@ -156,8 +159,8 @@ static void test_accumulation(void **state) {
         free(parts);
     }
     options.loss_kind = LOSS_MSE;
-    options.pixel_loss_kind = PIXEL_L1;
-    options.pixel_loss = 0;
+    pixel_kind = PIXEL_L1;
+    pixel_weight = 0;
 }
 
 // Beside the latent loss and proportional to its weight.
@@ -165,11 +168,11 @@ static void test_pixel_loss(void **state) {
     (void)state;
     float none[SAMPLES], once[SAMPLES], twice[SAMPLES], smallest = INFINITY;
     free(run_samples(none, SAMPLES, 1, true));
-    options.pixel_loss = 1;
+    pixel_weight = 1;
     free(run_samples(once, SAMPLES, 1, true));
-    options.pixel_loss = 2;
+    pixel_weight = 2;
     free(run_samples(twice, SAMPLES, 1, true));
-    options.pixel_loss = 0;
+    pixel_weight = 0;
     for (int i = 0; i < SAMPLES; i++) {
         once[i] -= none[i];
         twice[i] = (twice[i] - none[i]) / 2;
@@ -206,7 +209,7 @@ static void test_gradients_in_arena(void **state) {
     for (int level = RECOMPUTE_NONE; level <= RECOMPUTE_BLOCKS; level++) {
         float losses[2][SAMPLES], *grads[2];
         options.recompute_level = level;
-        options.pixel_loss = level == RECOMPUTE_NONE; // its decoder's backward comes before the first gradient
+        pixel_weight = level == RECOMPUTE_NONE; // its decoder's backward comes before the first gradient
         for (int i = 0; i < 2; i++) {
             in_arena = i;
             grads[i] = run_samples(losses[i], SAMPLES, 1, true);
@@ -219,7 +222,7 @@ static void test_gradients_in_arena(void **state) {
     }
     in_arena = false;
     options.recompute_level = RECOMPUTE_NONE;
-    options.pixel_loss = 0;
+    pixel_weight = 0;
 }
 
 static void test_validation(void **state) {
@@ -239,9 +242,9 @@ static void test_validation(void **state) {
 static void test_refusals(void **state) {
     (void)state;
     assert_dies("prediction_type \"epsilon\" cannot be used", options.schedule.prediction = PREDICT_EPSILON;
-                diffusion_open(&pipeline, &options, white, H, W, &dev));
+                diffusion_open(&pipeline, &options, H, W, &dev));
     assert_dies("field \"in_channels\" is 4, expected 8", pipeline.unet.config.in_channels = 4;
-                diffusion_open(&pipeline, &options, white, H, W, &dev));
+                diffusion_open(&pipeline, &options, H, W, &dev));
 }
 
 static void test_cell_weights(void **state) {

@@ -13,7 +13,7 @@ static float *grads, *host;
 
 static int begin(void **state) {
     (void)state;
-    options = options_of("--zero", "1", "--ema-decay", "0.9").train;
+    options = options_of("--zero", "1", "--ema-decay", "0.9").diffusion.train;
     device_open(&dev, 0);
     weights = device_alloc(&dev, TOTAL * sizeof *weights);
     grads = device_alloc(&dev, TOTAL * sizeof *grads);
@@ -68,10 +68,11 @@ static void test_sizes(void **state) {
     assert_int_equal(optimizer_part(&options, &three, TOTAL), TOTAL / 3);
     assert_dies("--zero 1: the 49152 parameters cannot be divided into 5", optimizer_part(&options, &five, TOTAL));
     assert_dies("--zero 1: expected at most 256 ranks, not 512", optimizer_part(&options, &most, 512 * 64));
-    size_t whole[3], part[3];
-    optimizer_bytes(&options, TOTAL, whole);
-    optimizer_bytes(&options, optimizer_part(&options, &many, TOTAL), part);
-    for (int i = 0; i < 3; i++) { assert_int_equal(whole[i], RANKS * part[i]); }
+    OptimizerBytes whole = optimizer_bytes(&options, TOTAL);
+    OptimizerBytes part = optimizer_bytes(&options, optimizer_part(&options, &many, TOTAL));
+    assert_int_equal(whole.masters, RANKS * part.masters);
+    assert_int_equal(whole.moments, RANKS * part.moments);
+    assert_int_equal(whole.average, RANKS * part.average);
     char *note = optimizer_note(&options, &many, TOTAL);
     printf("  %s\n", note);
     assert_non_null(strstr(note, "--zero 1 saves"));

@@ -17,19 +17,21 @@ static void close_to(double value, double expected) {
 static void test_defaults(void **state) {
     (void)state;
     UNetOptions u = options_of();
-    TrainOptions o = u.train;
+    TrainOptions o = u.diffusion.train;
     assert_true(o.lr == 3e-5 && o.lr_warmup_steps == 100 && o.lr_total_steps == 25000 && o.lr_final == 0.01);
     assert_int_equal(o.train_batch_size, 0); // 2 x gradient_accumulation_steps samples
     assert_int_equal(o.gradient_accumulation_steps, 16);
-    assert_true(u.multires_noise == 0.9 && u.multires_annealed && o.seed == 2024 && o.ema_decay == 0);
-    assert_true(u.loss_kind == LOSS_MSE && o.lr_kind == LR_EXPONENTIAL && !schedule_changes(&u.schedule));
+    assert_true(u.diffusion.multires_noise == 0.9 && u.diffusion.multires_annealed && o.seed == 2024 &&
+                o.ema_decay == 0);
+    assert_true(u.diffusion.loss_kind == LOSS_MSE && o.lr_kind == LR_EXPONENTIAL &&
+                !schedule_changes(&u.diffusion.schedule));
     printf("  Marigold's recipe: lr %g, warm-up %d, to %g at %d\n", o.lr, o.lr_warmup_steps, o.lr_final,
            o.lr_total_steps);
 }
 
 static void test_exponential(void **state) {
     (void)state;
-    TrainOptions o = options_of().train;
+    TrainOptions o = options_of().diffusion.train;
     for (int step = 0; step < 100; step++) { close_to(learning_rate(&o, step), 3e-5 * (step + 1) / 100); }
     for (int step = 100; step < 30000; step += 73) {
         close_to(learning_rate(&o, step), iter_exponential(3e-5, step, 100, 25000, 0.01));
@@ -41,7 +43,7 @@ static void test_exponential(void **state) {
 
 static void test_other_schedules(void **state) {
     (void)state;
-    TrainOptions o = options_of().train;
+    TrainOptions o = options_of().diffusion.train;
     o.lr = 1;
     o.lr_warmup_steps = 10;
     o.lr_total_steps = 110;
@@ -67,11 +69,13 @@ static void test_other_schedules(void **state) {
 
 static void test_total_steps(void **state) {
     (void)state;
-    TrainOptions o = options_of("--lr-scheduler", "cosine", "--max-train-steps", "700", "--lr-total-steps", "0").train;
+    TrainOptions o =
+        options_of("--lr-scheduler", "cosine", "--max-train-steps", "700", "--lr-total-steps", "0").diffusion.train;
     assert_int_equal(o.lr_total_steps, 700);
-    o = options_of("--lr-scheduler", "cosine", "--max-train-steps", "700", "--lr-total-steps", "900").train;
+    o = options_of("--lr-scheduler", "cosine", "--max-train-steps", "700", "--lr-total-steps", "900").diffusion.train;
     assert_int_equal(o.lr_total_steps, 900);
-    o = options_of("--lr-scheduler", "constant", "--max-train-steps", "700").train; // no end: it can be extended
+    o = options_of("--lr-scheduler", "constant", "--max-train-steps", "700")
+            .diffusion.train; // no end: it can be extended
     assert_int_equal(o.lr_total_steps, 0);
 }
 
@@ -92,8 +96,8 @@ static void test_recorded(void **state) {
     Json json;
     UNetOptions u;
     unet_options_parse(&u, 7, (char *[]){"train", "--model", "m", "--shards", "s", "--out", "o", NULL});
-    u.train.train_batch_size = 8;
-    yajl_val value = json_find(recorded(&u.train, &json), "train-batch-size");
+    u.diffusion.train.train_batch_size = 8;
+    yajl_val value = json_find(recorded(&u.diffusion.train, &json), "train-batch-size");
     assert_string_equal(YAJL_GET_NUMBER(value), "8");
     json_free(&json);
 }
@@ -109,6 +113,10 @@ static void test_mistakes(void **state) {
     assert_dies("--text-template a photo: expected {}", options_of("--text-template", "a photo"));
     assert_dies("train: --lr fast: invalid numeric value", options_of("--lr", "fast"));
     assert_dies("train: --lr=fast: invalid numeric value", options_of("--lr=fast"));
+    assert_dies("--lr \"\": expected a number", options_of("--lr", ""));
+    assert_dies("--terminal-signal \"\": expected a number", options_of("--terminal-signal="));
+    assert_dies("--seed \"\": expected a number", options_of("--seed", "7", "--seed", ""));
+    assert_dies("--zero=1 : invalid numeric value", options_of("--zero=1 "));
     assert_dies("--kl-weight: unknown option", options_of("--kl-weight", "1")); // train-vae's
     assert_dies("--no-such-option", options_of("--no-such-option"));
 }
@@ -116,23 +124,24 @@ static void test_mistakes(void **state) {
 static void test_resume(void **state) {
     (void)state;
     Json json;
-    TrainOptions o = options_of("--loss", "focal", "--lr", "0.00123", "--max-train-steps", "100").train;
+    TrainOptions o = options_of("--loss", "focal", "--lr", "0.00123", "--max-train-steps", "100").diffusion.train;
     yajl_val old = recorded(&o, &json);
     record_check(&o, old, "state.json");
     o = options_of("--loss", "focal", "--lr", "0.00123", "--max-train-steps", "200", "--recompute", "blocks",
                    "--checkpoint-every", "7", "--log-every", "3")
-            .train;
+            .diffusion.train;
     record_check(&o, old, "state.json"); // these change no number
     assert_dies("--resume: --seed differs from what state.json recorded (2024)",
-                o = options_of("--loss", "focal", "--lr", "0.00123", "--seed", "5").train;
+                o = options_of("--loss", "focal", "--lr", "0.00123", "--seed", "5").diffusion.train;
                 record_check(&o, old, "state.json"));
     assert_dies("--lr-total-steps differs from what state.json recorded (25000): give --lr-total-steps 25000",
-                o = options_of("--loss", "focal", "--lr", "0.00123", "--lr-total-steps", "700").train;
+                o = options_of("--loss", "focal", "--lr", "0.00123", "--lr-total-steps", "700").diffusion.train;
                 record_check(&o, old, "state.json"));
-    assert_dies("--resume: --loss differs from what state.json recorded (focal)", o = options_of("--loss", "mse").train;
+    assert_dies("--resume: --loss differs from what state.json recorded (focal)",
+                o = options_of("--loss", "mse").diffusion.train;
                 record_check(&o, old, "state.json"));
     assert_dies("--resume: --classes differs from what state.json recorded (none)",
-                o = options_of("--classes", "cat,dog").train;
+                o = options_of("--classes", "cat,dog").diffusion.train;
                 record_check(&o, old, "state.json"));
     assert_dies("field \"options\" is missing", record_check(&o, NULL, "state.json"));
     json_free(&json);

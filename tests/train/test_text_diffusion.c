@@ -26,7 +26,7 @@ enum { H = 5, W = 6, L = 4, N = H * W * L };
 
 static Device dev;
 static Pipeline pipeline;
-static UNetOptions options;
+static DiffusionOptions options;
 static float *target; // (SAMPLES, N) on the device
 static int *ids;      // (SAMPLES, tokens) on the device
 
@@ -62,7 +62,7 @@ static int begin(void **state) {
     init_params(&pipeline.unet.params, mini, false);
     init_params(&pipeline.clip.params, mini, true);
     params_join(&pipeline.clip.params, &pipeline.unet.params, &dev);
-    options = options_of();
+    options = options_of().diffusion;
     int T = tokenizer_length(pipeline.tokenizer), *host = xmalloc((size_t)(SAMPLES * T) * sizeof *host);
     static const char *const texts[] = {"a red circle and a person", "", "the largest square", "two blue rings"};
     for (int i = 0; i < SAMPLES; i++) { tokenizer_encode(pipeline.tokenizer, texts[i % 4], host + i * T, T); }

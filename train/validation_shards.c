@@ -1,0 +1,22 @@
+#include "train/validation_shards.h"
+#include "util/error.h"
+#include "util/file.h"
+#include <stdio.h>
+
+bool validation_shards_open(ShardSet *shards, int *count, const DiffusionOptions *o) {
+    if (o->train.validate_every == 0) { return false; }
+    if (!file_exists(path_of("%s/val-00000.h5", o->shards).text)) {
+        printf("no validation: %s has no shards val-*.h5\n", o->shards);
+        return false;
+    }
+    *shards = shards_open(o->shards, "val");
+    if (!shards->samples) {
+        die("%s: the shards val-*.h5 have no samples, expected some, or --validate-every 0", o->shards);
+    }
+    *count = o->train.validation_samples < shards->samples ? o->train.validation_samples : (int)shards->samples;
+    return true;
+}
+
+long long validation_index(const ShardSet *shards, int count, int i) {
+    return (long long)(i % count) * shards->samples / count;
+}

@@ -1,0 +1,12 @@
+// The samples of a validation: SPLIT val in the folder of the training shards.
+#pragma once
+#include "data/loader.h"
+#include "train/diffusion_options.h"
+
+enum { VALIDATION_SEED = 1 }; // of noise and timesteps; independent of --seed for comparison
+
+// Opens the shards val-*.h5; *count = the number of samples to use. Prints why, and returns false, if there are none.
+// Returns false if no validation is wanted.
+bool validation_shards_open(ShardSet *shards, int *count, const DiffusionOptions *options);
+// Where validation sample i lies in the shards: the `count` samples are spread evenly over them, and then repeat.
+long long validation_index(const ShardSet *shards, int count, int i);
