@@ -176,6 +176,23 @@ static void reads_nothing(void **state) {
                                         "there is no sign that it reads", NULL});
 }
 
+// Both answers of a run are compared with each other: how much runs differ is no part of the gain's interval.
+static void gain_by_run(void **state) {
+    (void)state;
+    Experiment e = made_up((const double[]){0.6, 0.6, 0.6, 0.6}, (const bool[4]){false});
+    for (int k = 0; k < RUNS; k++) {
+        for (int i = 0; i < PAIRS; i++) {
+            e.arms[3].runs[k].final[START_NOISE][i] = score_of(0.2 + 0.2 * k, i);
+            e.arms[3].runs[k].final[START_TRUTH][i] = score_of(0.3 + 0.2 * k, i);
+        }
+    }
+    Interval gain = start_gain(&e, 3, START_TRUTH, 300, 1);
+    printf("%.4f (%.4f-%.4f)\n", gain.value, gain.low, gain.high);
+    assert_true(fabs(gain.value - 0.1) < 1e-9 && fabs(gain.low - 0.1) < 1e-9 && fabs(gain.high - 0.1) < 1e-9);
+    assert_true(isnan(start_gain(&e, 3, START_MEAN, 300, 1).value)); // no run was asked
+    experiment_free(&e);
+}
+
 // Without a pair of the listed classes nothing can be told.
 static void no_listed_pair(void **state) {
     (void)state;
@@ -365,12 +382,11 @@ static void tables(void **state) {
 }
 
 int main(void) {
-    const struct CMUnitTest tests[] = {cmocka_unit_test(no_failure),       cmocka_unit_test(at_the_floor),
-                                       cmocka_unit_test(half_a_collapse),  cmocka_unit_test(collapses),
-                                       cmocka_unit_test(one_run_of_three), cmocka_unit_test(fails_without_the_leak),
-                                       cmocka_unit_test(cause_not_shown),  cmocka_unit_test(no_listed_pair),
-                                       cmocka_unit_test(box_by_pair),      cmocka_unit_test(words_alone),
-                                       cmocka_unit_test(reads_nothing),    cmocka_unit_test(numbers),
-                                       cmocka_unit_test(absent_classes),   cmocka_unit_test(tables)};
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(no_failure),      cmocka_unit_test(at_the_floor),     cmocka_unit_test(half_a_collapse),
+        cmocka_unit_test(collapses),       cmocka_unit_test(one_run_of_three), cmocka_unit_test(fails_without_the_leak),
+        cmocka_unit_test(cause_not_shown), cmocka_unit_test(no_listed_pair),   cmocka_unit_test(box_by_pair),
+        cmocka_unit_test(words_alone),     cmocka_unit_test(reads_nothing),    cmocka_unit_test(gain_by_run),
+        cmocka_unit_test(numbers),         cmocka_unit_test(absent_classes),   cmocka_unit_test(tables)};
     return cmocka_run_group_tests(tests, folder_begin, folder_end);
 }
