@@ -91,6 +91,10 @@ static const OptionsHelp help = {
     .usage = "--model DIR --data DIR --split val [--tune-on train]",
     .example = "--model run/model --data coco --split val2017 --out run"};
 
+static void want_other_split(bool same) {
+    if (same) { die("--tune-on %s: thresholds must not be chosen on the split that is evaluated", o.tune_on); }
+}
+
 static bool parse(int argc, char **argv) {
     options_parse(argc, argv, table, &help, 0);
     if (o.crops) {
@@ -98,9 +102,7 @@ static bool parse(int argc, char **argv) {
     } else {
         options_require(o.data, "--data", "a data set in COCO's layout");
     }
-    if (o.tune_on && strcmp(o.tune_on, o.split) == 0) {
-        die("--tune-on %s: thresholds must not be chosen on the split that is evaluated", o.tune_on);
-    }
+    want_other_split(o.tune_on && strcmp(o.tune_on, o.split) == 0);
     return o.crops;
 }
 
@@ -203,9 +205,11 @@ static void want_memory(Pipeline *p, int side, Device *dev) {
 static Compared compared(bool crops) { return crops ? COMPARED_LATENT : COMPARED_PICTURE; }
 
 // Chooses thresholds on pairs of seen classes of a training split.
-static void tune(bool crops, Pipeline *p, const ModelSettings *settings, MaskRule *rule, EvalRecord *record,
-                 Device *dev) {
+static void tune(bool crops, const Dataset *evaluated, Pipeline *p, const ModelSettings *settings, MaskRule *rule,
+                 EvalRecord *record, Device *dev) {
     Dataset dataset = open_dataset(crops, o.tune_on, settings, p);
+    // A split has two names, val and val2017, and a file may have several.
+    want_other_split(!crops && strcmp(file_place(dataset.coco.path).text, file_place(evaluated->coco.path).text) == 0);
     bool *seen = seen_flags(&dataset, settings), any = false;
     for (int c = 0; c < dataset.class_count; c++) { any |= seen[c]; }
     PairOptions options = {.limit = o.tune_pairs, .wanted = any ? seen : NULL, .seed = (uint64_t)o.seed};
@@ -305,7 +309,7 @@ int cmd_eval(int argc, char **argv) {
     } // dies if there is none
     Dataset dataset = open_dataset(crops, o.split, &settings, &p);
     want_memory(&p, dataset.resolution, &dev);
-    if (o.tune_on) { tune(crops, &p, &settings, &v.rule, &record, &dev); }
+    if (o.tune_on) { tune(crops, &dataset, &p, &settings, &v.rule, &record, &dev); }
 
     bool *seen = seen_flags(&dataset, &settings), *wanted = wanted_flags(&dataset, seen);
     record.pairs.wanted = wanted;
