@@ -48,7 +48,8 @@ static Option table[] = {
     {OPT_STRING, "run", &o.run, "folder with the training's log.jsonl, for curves (default: near the model)", "DIR"},
     {OPT_STRING, "out", &o.out, "folder for metrics.json, pairs.csv and report.html", "DIR"},
     {OPT_FLAG, "masks", &o.masks,
-     "write every predicted mask to OUT/masks/IMAGE-CLASS.png (crops: IMAGE-CLASS-SAMPLE.png)"},
+     "write every predicted mask to OUT/masks/IMAGE-CLASS.png (IMAGE-CLASS-NUMBER.png of crops, and of pictures whose "
+     "ids are texts)"},
     {OPT_HEADING, "Pairs of picture and class"},
     {OPT_STRING, "classes", &o.classes, "evaluate only these classes (default: all)", "LIST"},
     {OPT_STRING, "seen", &o.seen, "classes seen in training (default: from the model): " CLASSES_HELP, "LIST"},
