@@ -305,24 +305,32 @@ static void want_distinct_files(const Segmenter *s) {
     text_table_free(&words);
 }
 
-// Dies if what would be written is one of the pictures: a folder may hold pictures named x.png and x-mask.png.
+static void want_kept(TextTable *pictures, int count, Path path) {
+    Path place = file_place(path.text);
+    if (!place.text[0] || !has_text(pictures, count, place.text)) { return; }
+    die("%s is one of the pictures, and would be replaced: expected another --out", path.text);
+}
+
+// Dies if what would be written is one of the pictures: a folder may hold pictures named x.png and x-mask.png. Pictures
+// in other folders cannot be replaced, since a file takes the place of a link, not of what that points to.
 static void want_pictures_kept(const Segmenter *s) {
-    static const char *const kinds[] = {"mask", "prediction", "overlay", "labels", "legend"};
-    int count = s->pictures.several ? s->pictures.count : 1;
-    TextTable files = {0}; // the pictures' places on their devices
-    for (int i = 0; i < s->pictures.count; i++) { text_table_add(&files, file_place(s->pictures.paths[i]).text); }
-    int known = files.count;
-    for (int i = 0; !o.no_pictures && i < count; i++) {
+    static const char *const kinds[] = {"mask", "prediction", "overlay"};
+    Path folder = file_place(folder_of(o.out).text);
+    TextTable files = {0}; // the places on their devices of the pictures in this folder
+    for (int i = 0; i < s->pictures.count; i++) {
+        const char *path = s->pictures.paths[i];
+        if (strcmp(file_place(folder_of(path).text).text, folder.text) != 0) { continue; }
+        text_table_add(&files, file_place(path).text);
+    }
+    int known = files.count, count = !known || o.no_pictures ? 0 : s->pictures.several ? s->pictures.count : 1;
+    for (int i = 0; i < count; i++) {
         Subject subject = {.number = i};
-        for (int t = 0; t < s->texts.count; t++) {
-            for (int k = 0; k < 5; k++) {
-                Path path = output_path(s, k < 4 ? &subject : NULL, k < 3 ? s->texts.texts[t] : NULL, kinds[k]);
-                Path place = file_place(path.text);
-                if (!place.text[0] || !has_text(&files, known, place.text)) { continue; }
-                die("%s is one of the pictures, and would be replaced: expected another --out", path.text);
-            }
+        if (draws_labels(s)) { want_kept(&files, known, output_path(s, &subject, NULL, "labels")); }
+        for (int k = 0; k < 3 * s->texts.count; k++) {
+            want_kept(&files, known, output_path(s, &subject, s->texts.texts[k / 3], kinds[k % 3]));
         }
     }
+    if (count && draws_labels(s)) { want_kept(&files, known, output_path(s, NULL, NULL, "legend")); }
     text_table_free(&files);
 }
 
