@@ -107,10 +107,9 @@ enum { LOSS_POINTS = 60 };
 static int fill_loss(const Findings *f, int arm, int which, double *x, double *y, double *low, double *high) {
     (void)low, (void)high;
     const RunLog *log = &f->e->arms[arm].runs[0].log;
-    Curve curve = which ? (Curve){0} : curve_smooth(&log->loss, LOSS_POINTS - 1);
-    const Curve *shown = which ? &log->validation_loss : &curve;
-    int n = shown->count < LOSS_POINTS ? shown->count : LOSS_POINTS;
-    for (int i = 0; i < n; i++) { x[i] = shown->step[i], y[i] = shown->value[i]; }
+    Curve curve = curve_smooth(which ? &log->validation_loss : &log->loss, LOSS_POINTS);
+    int n = curve.count;
+    for (int i = 0; i < n; i++) { x[i] = curve.step[i], y[i] = curve.value[i]; }
     curve_free(&curve);
     return n;
 }
@@ -137,8 +136,9 @@ void diagnostic_curves(FILE *out, const Findings *f) {
                 false, "No pixel, or at least 99% of them; mean over runs.");
     arms_figure(out, f, "fig-loss", "Training loss", "step", "loss", 0, fill_loss, 0, LOSS_POINTS, false,
                 "First run of each arm, averaged over stretches of the run.");
-    arms_figure(out, f, "fig-validation-loss", "Validation loss", "step", "loss", 0, fill_loss, 1, LOSS_POINTS, false,
-                "First run of each arm, fixed noise and timesteps.");
+    arms_figure(
+        out, f, "fig-validation-loss", "Validation loss", "step", "loss", 0, fill_loss, 1, LOSS_POINTS, false,
+        "First run of each arm, fixed noise and timesteps; more than 60 validations are averaged over stretches.");
     arms_figure(out, f, "fig-timesteps", "Final validation loss by timestep", "timestep", "loss", 0, fill_timesteps, 0,
                 TIMESTEP_BINS, false, "Mean over runs in tenths of the timesteps.");
     arms_figure(out, f, "fig-black", "Distance to an all-black picture", "step", "mean square in latents", 0,

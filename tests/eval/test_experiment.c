@@ -1,5 +1,5 @@
 // What an experiment says, on made-up results of both kinds: with collapse and without.
-#include "eval/report/experiment.h"
+#include "eval/report/findings.h"
 #include "util/error.h"
 #include <math.h>
 #include <setjmp.h>
@@ -287,6 +287,29 @@ static void numbers(void **state) {
     experiment_free(&e);
 }
 
+// More validations than a figure has points: the curve goes on to the last of them, at step 1000.
+static void many_validations(void **state) {
+    (void)state;
+    enum { VALIDATIONS = 101 };
+    Experiment e = made_up((const double[]){0.6, 0.6, 0.6, 0.6}, (const bool[4]){false});
+    double step[VALIDATIONS], value[VALIDATIONS];
+    for (int i = 0; i < VALIDATIONS; i++) { step[i] = 10 * i, value[i] = 1; }
+    Curve curve = {step, value, VALIDATIONS, VALIDATIONS};
+    e.arms[3].runs[0].log.validation_loss = curve;
+    Findings f = {.e = &e};
+    char *page;
+    size_t size;
+    FILE *out = open_memstream(&page, &size);
+    diagnostic_curves(out, &f);
+    fclose(out);
+    const char *figure = strstr(page, "fig-validation-loss"), *next = strstr(figure, "fig-timesteps"),
+               *tick = strstr(figure, ">800</text>");
+    assert_true(tick && tick < next);
+    free(page);
+    e.arms[3].runs[0].log.validation_loss = (Curve){0};
+    experiment_free(&e);
+}
+
 // Asked for what is not there: the share of the picture that is marked, over the pairs of runs that were all asked.
 static void absent_classes(void **state) {
     (void)state;
@@ -387,6 +410,7 @@ int main(void) {
         cmocka_unit_test(collapses),       cmocka_unit_test(one_run_of_three), cmocka_unit_test(fails_without_the_leak),
         cmocka_unit_test(cause_not_shown), cmocka_unit_test(no_listed_pair),   cmocka_unit_test(box_by_pair),
         cmocka_unit_test(words_alone),     cmocka_unit_test(reads_nothing),    cmocka_unit_test(gain_by_run),
-        cmocka_unit_test(numbers),         cmocka_unit_test(absent_classes),   cmocka_unit_test(tables)};
+        cmocka_unit_test(numbers),         cmocka_unit_test(absent_classes),   cmocka_unit_test(many_validations),
+        cmocka_unit_test(tables)};
     return cmocka_run_group_tests(tests, folder_begin, folder_end);
 }
