@@ -15,7 +15,7 @@ const char *const floor_names[3] = {"all foreground", "best centre box", "white 
 
 // ---- tables --------------------------------------------------------------------------------------------------------
 
-// A CSV file with a line of names; fields are numbers, or text in quotes without line breaks.
+// A CSV file: rows of numbers and texts below a row of names, which is row 1 in messages.
 typedef struct {
     char *path, *text;
     char ***cells; // (rows, columns)
@@ -39,7 +39,7 @@ static Table table_read(const char *path) {
     memcpy(t.names, cells, (size_t)t.columns * sizeof *cells);
     while ((line = csv_take_line(&rest)) && *line) {
         if (split_line(line, cells, MAX_COLUMNS) != t.columns) {
-            die("%s: line %d: expected %d columns", path, t.rows + 2, t.columns);
+            die("%s: row %d: expected %d columns", path, t.rows + 2, t.columns);
         }
         t.cells = xrealloc(t.cells, ((size_t)t.rows + 1) * sizeof *t.cells);
         t.cells[t.rows] = xcalloc((size_t)t.columns, sizeof **t.cells);
@@ -74,7 +74,7 @@ static double number_at(const Table *t, int row, int column) {
     char *end;
     double value = strtod(t->cells[row][column], &end);
     if (end == t->cells[row][column] || *end) {
-        die("%s: line %d: \"%s\" is not a number", t->path, row + 2, t->cells[row][column]);
+        die("%s: row %d: \"%s\" is not a number", t->path, row + 2, t->cells[row][column]);
     }
     return value;
 }
@@ -207,7 +207,7 @@ static void read_losses(ArmRun *run, int index) {
     for (int i = 0; i < TIMESTEP_BINS; i++) { bins[i] = 0; }
     for (int i = 0; i < t.rows; i++) {
         double at = number_at(&t, i, timestep);
-        if (!(at >= 0 && at < TRAINED_TIMESTEPS)) { die("%s: line %d: timestep out of range", path, i + 2); }
+        if (!(at >= 0 && at < TRAINED_TIMESTEPS)) { die("%s: row %d: timestep out of range", path, i + 2); }
         int bin = (int)at * TIMESTEP_BINS / TRAINED_TIMESTEPS;
         bins[bin] += number_at(&t, i, loss);
         count[bin]++;
