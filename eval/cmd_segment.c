@@ -230,12 +230,8 @@ static void want_sampler(Segmenter *s, const Frame *frame) {
 // ---- Pictures ------------------------------------------------------------------------------------------------------
 
 static Frame choose_frame(const Segmenter *s, const Image *rgb) {
-    const Pipeline *p = &s->pipeline;
-    int f = vae_factor(&p->vae_decoder.config), side = s->side;
-    // Use whole cells of the UNet's coarsest level, unless they are too large for the picture.
-    int multiple = f << (p->unet.config.levels - 1);
-    return o.aspect ? frame_aspect(rgb->width, rgb->height, side, multiple <= side / 4 ? multiple : f)
-                    : frame_pad(rgb->width, rgb->height, side);
+    return o.aspect ? frame_aspect(rgb->width, rgb->height, s->side, pipeline_multiple(&s->pipeline, s->side))
+                    : frame_pad(rgb->width, rgb->height, s->side);
 }
 
 // Reads a picture of the list. One of several that cannot be read is named and left out: false.

@@ -56,8 +56,8 @@ SamplerWork sampler_work(const Sampler *sampler) {
 
 static size_t larger(size_t a, size_t b) { return a > b ? a : b; }
 
-// The arena's size: the largest need of the three models, measured without running them.
-static size_t arena_bytes(Sampler s, Device *dev) {
+// The arena's size: the largest need of the three models, measured without running them, and that of the workspace.
+static size_t arena_bytes(Sampler s, const Device *dev, size_t *workspace) {
     Device plan = *dev;
     plan.plan_only = true;
     plan.trace = NULL;
@@ -70,7 +70,7 @@ static size_t arena_bytes(Sampler s, Device *dev) {
     if (s.pipeline->parts & PART_VAE_ENCODER) {
         bytes = larger(bytes, pipeline_encode_bytes(s.pipeline, s.B, s.h * s.f, s.w * s.f, &plan));
     }
-    if (!dev->plan_only) { device_reserve_workspace(dev, plan.workspace_needed); }
+    *workspace = plan.workspace_needed;
     return bytes;
 }
 
@@ -97,12 +97,14 @@ static size_t pending_bytes(const Pipeline *p) {
            mapped_pending_bytes(&p->vae_decoder.params);
 }
 
-static size_t shape_bytes(Sampler s, Device *dev) {
+static size_t shape_bytes(Sampler s, const Device *dev) {
     size_t latent = latent_count(&s), rows = (size_t)rows_of(&s, s.B), B = (size_t)s.B;
     size_t floats = B * (2 * latent + picture_count(&s)) + rows;
     size_t activations = 2 * B * latent + rows * (sample_count(&s) + latent);
     if (guided(&s)) { activations += rows * context_count(s.pipeline); }
-    return arena_bytes(s, dev) + floats * sizeof(float) + activations * sizeof(floatX) + pending_bytes(s.pipeline);
+    size_t workspace, bytes = arena_bytes(s, dev, &workspace);
+    bytes += larger(workspace, dev->workspace_size) - dev->workspace_size; // what it has to grow by
+    return bytes + floats * sizeof(float) + activations * sizeof(floatX) + pending_bytes(s.pipeline);
 }
 
 size_t sampler_bytes(Pipeline *pipeline, int B, int h, int w, Device *dev) {
@@ -118,14 +120,18 @@ void sampler_want_memory(size_t needed, int batch, int side, Device *dev) {
     device_memory(dev, &free_bytes, &total);
     char a[24], b[24];
     if (needed > free_bytes) {
-        die("--batch %d at %d pixels needs %s, but %s has %s free: expected a smaller --batch or --resolution", batch,
-            side, format_bytes((double)needed, a), device_name(dev), format_bytes((double)free_bytes, b));
+        Path samples = batch > 1 ? path_of("--batch %d", batch) : path_of("a picture");
+        die("%s at %d pixels needs %s, but %s has %s free: expected a smaller %s--resolution", samples.text, side,
+            format_bytes((double)needed, a), device_name(dev), format_bytes((double)free_bytes, b),
+            batch > 1 ? "--batch or " : "");
     }
 }
 
 static Sampler create(Sampler s, Device *dev) {
     size_t count = (size_t)s.B * latent_count(&s), rows = (size_t)rows_of(&s, s.B);
-    s.arena = arena_create(dev, arena_bytes(s, dev));
+    size_t workspace, bytes = arena_bytes(s, dev, &workspace);
+    device_reserve_workspace(dev, workspace);
+    s.arena = arena_create(dev, bytes);
     s.image_latent = device_alloc(dev, count * sizeof(float));
     s.latent = device_alloc(dev, count * sizeof(float));
     s.timesteps = device_alloc(dev, rows * sizeof(float));

@@ -41,7 +41,7 @@ void sampler_negative(Sampler *sampler, const floatX *context, Device *dev);
 // are first used: those that are mapped in another type than float are converted.
 size_t sampler_bytes(Pipeline *pipeline, int B, int h, int w, Device *dev);
 size_t sampler_text_bytes(Pipeline *pipeline, int B, int h, int w, double guidance, Device *dev);
-// Dies, naming the options --batch and --resolution, unless so many bytes are free.
+// Dies, naming the options --resolution and, for a batch of more than 1, --batch, unless so many bytes are free.
 void sampler_want_memory(size_t needed, int batch, int side, Device *dev);
 
 // What encoding a picture, a step of a sample and decoding it add to the device's progress. Nothing is run.

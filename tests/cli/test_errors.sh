@@ -119,6 +119,8 @@ dies "eval of crops without shards" "--shards" eval --model model --data data --
 dies "eval with thresholds for its split" "--tune-on val" eval --model model --data data --out new --tune-on val
 dies "eval with thresholds for its split by another name" "--tune-on val: thresholds must not be chosen on the split that is" \
     eval --model model --data year-data --source instances --split val2017 --tune-on val --steps 1 --out new
+dies "eval of a batch that memory does not hold" "--batch 1024 at 4096 pixels needs " eval --model model --data data --out new \
+    --batch 1024 --resolution 4096
 dies "eval with an unknown method" "--method" eval --model model --data data --method magic --out new
 dies "generate without a text" "--text is missing" generate --model model --out new
 dies "generate by a segmentation model" 'model/unet/config.json: field "in_channels" is 8' generate --model model --text person --out new
