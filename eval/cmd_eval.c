@@ -238,33 +238,33 @@ static void tune(bool crops, const Dataset *evaluated, Pipeline *p, const ModelS
 
 // The log of --run, or else one in the model's folder or up to two folders above it; returns their number. One that was
 // found there and cannot be read is named and left out.
-static int find_log(RunLog *log) {
+static int find_curves(RunCurves *curves) {
     static const char *const up[] = {"", "/..", "/../.."};
     if (o.run) {
-        *log = runlog_read(o.run);
+        *curves = curves_read(o.run);
         return 1;
     }
     for (int i = 0; i < 3; i++) {
         Path folder = path_of("%s%s", o.answer.model, up[i]);
         if (!file_exists(path_of("%s/log.jsonl", folder.text).text)) { continue; }
         char *why = NULL;
-        *log = runlog_try_read(folder.text, &why);
+        *curves = curves_try_read(folder.text, &why);
         if (why) { warn("%s: the report has no training curves", why); }
         free(why);
-        return log->name != NULL;
+        return curves->name != NULL;
     }
     return 0;
 }
 
 static void write_results(const Dataset *dataset, const Evaluation *v, const EvalRecord *record,
-                          const ModelSettings *settings, const RunLog *log, int logs) {
+                          const ModelSettings *settings, const RunCurves *curves, int runs) {
     char *json = xprintf("%s/metrics.json", o.out), *csv = xprintf("%s/pairs.csv", o.out);
     char *html = xprintf("%s/report.html", o.out);
     result_write_json(dataset, v, record, settings, json);
     result_write_pairs(dataset, v, csv);
     Json metrics = json_read(json);
     result_print(&metrics);
-    report_evaluation(html, &metrics, &v->gallery, dataset, log, logs);
+    report_evaluation(html, &metrics, &v->gallery, dataset, curves, runs);
     printf("\nwrote %s, %s and %s\n", json, csv, html);
     json_free(&metrics);
     free(json);
@@ -276,8 +276,8 @@ int cmd_eval(int argc, char **argv) {
     char *command = options_command(argc, argv), *masks = NULL;
     bool crops = parse(argc, argv);
     want_folder(o.out);
-    RunLog log;
-    int logs = find_log(&log);
+    RunCurves curves;
+    int runs = find_curves(&curves);
     ModelSettings settings;
     settings_read(&settings, o.answer.model);
     Device dev;
@@ -337,9 +337,9 @@ int cmd_eval(int argc, char **argv) {
     }
     evaluator_start(&e, (Start)o.start, &dataset, pairs, &v.count);
     evaluate(&e, &dataset, &v);
-    write_results(&dataset, &v, &record, &settings, &log, logs);
+    write_results(&dataset, &v, &record, &settings, &curves, runs);
 
-    if (logs) { runlog_free(&log); }
+    if (runs) { curves_free(&curves); }
     evaluator_destroy(&e);
     for (int k = 0; k < v.prompt_set_count; k++) { prompt_set_free(&v.prompt_sets[k], dataset.class_count); }
     free_groups(&v);

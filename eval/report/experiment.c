@@ -269,7 +269,7 @@ static PairScore *read_pairs(const Experiment *e, ArmRun *run, const char *kind,
 }
 
 static void read_run(Experiment *e, ArmRun *run) {
-    run->log = runlog_read(run->folder);
+    run->curves = curves_read(run->folder);
     find_steps(run);
     size_t n = (size_t)run->step_count;
     run->to_black = xcalloc(n, sizeof *run->to_black);
@@ -288,7 +288,7 @@ static void read_run(Experiment *e, ArmRun *run) {
 }
 
 static void run_free(ArmRun *run) {
-    runlog_free(&run->log);
+    curves_free(&run->curves);
     free(run->folder), free(run->steps), free(run->scores), free(run->absent);
     for (int start = 0; start < STARTS; start++) { free(run->final[start]); }
     free(run->by_timestep);

@@ -8,7 +8,7 @@
 //                                               missing)
 #pragma once
 #include "eval/evaluate.h"
-#include "eval/report/runlog.h"
+#include "eval/report/curves.h"
 #include "eval/stats.h"
 #include <stdbool.h>
 
@@ -29,7 +29,7 @@ typedef struct {
 typedef struct {
     char *folder;
     int seed;
-    RunLog log;
+    RunCurves curves;
     int step_count, *steps;                     // validations
     PairScore *scores;                          // (step_count, validation pairs)
     double *to_black, *to_white, *empty, *full; // (step_count) means over the pairs

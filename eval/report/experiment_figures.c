@@ -21,7 +21,7 @@ static void arms_figure(FILE *out, const Findings *f, const char *id, const char
     double *points = xcalloc((size_t)e->arm_count * (size_t)capacity * 4 + 1, sizeof *points);
     for (int a = 0; a < e->arm_count; a++) {
         double *x = points + (size_t)a * (size_t)capacity * 4, *y = x + capacity, *low = y + capacity;
-        lines[a] = (ChartLine){.name = e->arms[a].name, .x = x, .y = y, .color = a % COLORS};
+        lines[a] = (ChartLine){.name = e->arms[a].name, .x = x, .y = y, .color = a % SERIES_COLORS};
         lines[a].count = fill(f, a, which, x, y, low, low + capacity);
         lines[a].dashed = strcmp(e->arms[a].target, "mask") == 0;
         if (band) { lines[a].low = low, lines[a].high = low + capacity; }
@@ -106,8 +106,8 @@ static int fill_timesteps(const Findings *f, int arm, int which, double *x, doub
 enum { LOSS_POINTS = 60 };
 static int fill_loss(const Findings *f, int arm, int which, double *x, double *y, double *low, double *high) {
     (void)low, (void)high;
-    const RunLog *log = &f->e->arms[arm].runs[0].log;
-    Curve curve = curve_smooth(which ? &log->validation_loss : &log->loss, LOSS_POINTS);
+    const RunCurves *run = &f->e->arms[arm].runs[0].curves;
+    Curve curve = curve_smooth(which ? &run->validation_loss : &run->loss, LOSS_POINTS);
     int n = curve.count;
     for (int i = 0; i < n; i++) { x[i] = curve.step[i], y[i] = curve.value[i]; }
     curve_free(&curve);
@@ -215,7 +215,7 @@ void dose_figure(FILE *out, const Findings *f, const char *leak) {
                                .x = d->x,
                                .y = d->y[g],
                                .count = d->count,
-                               .color = i / 2 ? COLOR_UNSEEN : COLOR_SEEN,
+                               .color = i / 2 ? SERIES_UNSEEN : SERIES_SEEN,
                                .dashed = g == 1,
                                .style = LINE_WITH_DOTS};
         if (g == 0) { lines[i].low = d->low[g], lines[i].high = d->high[g]; }

@@ -72,7 +72,7 @@ static void commands(FILE *out, const Experiment *e) {
         for (int i = 0; i < e->arms[a].run_count; i++) {
             const ArmRun *run = &e->arms[a].runs[i];
             html(out, "<p><b>%s</b><br><code>%s</code></p>\n", run->folder,
-                 run->log.command ? run->log.command : "not recorded");
+                 run->curves.command ? run->curves.command : "not recorded");
         }
     }
 }

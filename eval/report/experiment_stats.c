@@ -241,7 +241,7 @@ double arm_training_loss(const Experiment *e, int arm) {
     double sum = 0;
     int count = 0;
     for (int i = 0; i < e->arms[arm].run_count; i++) {
-        const Curve *loss = &e->arms[arm].runs[i].log.loss;
+        const Curve *loss = &e->arms[arm].runs[i].curves.loss;
         for (int k = loss->count - loss->count / 5; k < loss->count; k++) {
             sum += loss->value[k];
             count++;

@@ -295,7 +295,7 @@ static void many_validations(void **state) {
     double step[VALIDATIONS], value[VALIDATIONS];
     for (int i = 0; i < VALIDATIONS; i++) { step[i] = 10 * i, value[i] = 1; }
     Curve curve = {step, value, VALIDATIONS, VALIDATIONS};
-    e.arms[3].runs[0].log.validation_loss = curve;
+    e.arms[3].runs[0].curves.validation_loss = curve;
     Findings f = {.e = &e};
     char *page;
     size_t size;
@@ -306,7 +306,7 @@ static void many_validations(void **state) {
                *tick = strstr(figure, ">800</text>");
     assert_true(tick && tick < next);
     free(page);
-    e.arms[3].runs[0].log.validation_loss = (Curve){0};
+    e.arms[3].runs[0].curves.validation_loss = (Curve){0};
     experiment_free(&e);
 }
 
