@@ -1,4 +1,5 @@
 // cocogold segment: masks of what texts name, in one picture or many.
+#include "data/paint.h"
 #include "data/texts.h"
 #include "eval/coco_results.h"
 #include "eval/frame.h"
@@ -182,8 +183,8 @@ static void contexts_open(Segmenter *s) {
     int batch = largest_batch(s);
     char **prompts = xcalloc((size_t)s->texts.count, sizeof *prompts);
     for (int i = 0; i < s->texts.count; i++) { prompts[i] = settings_text(&s->settings, s->texts.texts[i]); }
-    s->contexts =
-        contexts_create(&s->pipeline, (const char *const *)prompts, s->texts.count, batch, 0.25, false, &s->dev);
+    s->contexts = contexts_create(&s->pipeline, (const char *const *)prompts, s->texts.count, batch, CONTEXTS_SHARE,
+                                  false, &s->dev);
     s->context = device_alloc(&s->dev, (size_t)batch * s->contexts.row * sizeof *s->context);
     if (s->contexts.table) { pipeline_release(&s->pipeline, PART_TEXT, &s->dev); } // 1.4 GB with SD2
     for (int i = 0; i < s->texts.count; i++) { free(prompts[i]); }

@@ -1,4 +1,5 @@
 #include "eval/evaluate.h"
+#include "data/paint.h"
 #include "util/error.h"
 #include "util/progress.h"
 #include "util/text.h"
@@ -19,7 +20,8 @@ static Contexts text_contexts(Pipeline *pipeline, const Dataset *dataset, const 
         int set = i / n, t = i % n;
         texts[i] = set ? xstrdup(sets[set - 1].text[t]) : settings_text(settings, names[t]);
     }
-    Contexts contexts = contexts_create(pipeline, (const char *const *)texts, count, batch, 0.25, dataset->texts, dev);
+    Contexts contexts =
+        contexts_create(pipeline, (const char *const *)texts, count, batch, CONTEXTS_SHARE, dataset->texts, dev);
     for (int i = 0; i < count; i++) { free(texts[i]); }
     free(texts);
     return contexts;

@@ -1,5 +1,7 @@
 #include "eval/starts.h"
+#include "data/paint.h"
 #include "eval/frame.h"
+#include "model/contexts.h"
 #include "util/error.h"
 #include "util/file.h"
 #include "util/progress.h"

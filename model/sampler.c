@@ -203,7 +203,6 @@ static void denoise(Sampler *s, const float *image_latent, const floatX *context
         set_timestep(s, timesteps[i], n, dev);
         predict(s, context, n, dev);
         ddim_step(s->latent, s->output, alpha, alpha_prev, schedule->config.prediction, n, (int)latent_count(s), dev);
-        if (s->progress) { progress_update(s->progress, ++s->steps_done); }
     }
     free(timesteps);
 }
@@ -302,10 +301,4 @@ void sampler_encode(Sampler *s, float *latents, const float *pictures, int n, De
     pipeline_encode(s->pipeline, &s->arena, s->latent, s->images, n, s->h * s->f, s->w * s->f, dev);
     device_copy(dev, latents, s->latent, (size_t)n * latent_count(s) * sizeof(float), false);
     device_sync(dev);
-}
-
-floatX *context_table(Pipeline *pipeline, const char *const *texts, int count, Device *dev) {
-    floatX *table = device_alloc(dev, (size_t)(count ? count : 1) * context_count(pipeline) * sizeof(floatX));
-    pipeline_embed_texts(pipeline, texts, count, table, dev);
-    return table;
 }

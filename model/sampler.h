@@ -19,8 +19,6 @@ typedef struct {
     floatX *sample, *output;         // (rows, h, w, 2L), or L without condition; (rows, h, w, L)
     floatX *context;                 // (rows, T, C) with guidance; the first is sampler_negative's
     float *host_timesteps;           // (rows) pinned
-    Progress *progress;              // counts DDIM steps, if set by the caller
-    long long steps_done;
     // (n, h, w, L) on the host, set by the caller: sampling starts from a * start + sqrt(1 - a^2) * white noise with
     // a^2 = alphas_cumprod at the first timestep, the share that a training sample of that timestep has. NULL: from
     // white noise alone.
@@ -68,6 +66,3 @@ void sampler_decode(Sampler *sampler, float *pictures, int n, Device *dev);
 void sampler_decode_latents(Sampler *sampler, float *pictures, const float *latents, int n, Device *dev);
 // Latents (n, h, w, L) on the host, scaled, of pictures (n, h f, w f, 3) in [-1, 1] on the host.
 void sampler_encode(Sampler *sampler, float *latents, const float *pictures, int n, Device *dev);
-
-// Context rows of texts: table (count, T, C) on the device, to be freed with device_free.
-floatX *context_table(Pipeline *pipeline, const char *const *texts, int count, Device *dev);
