@@ -52,7 +52,7 @@ typedef struct {
     int arm_count;
     Pairs validation, final, absent; // absent: classes that are not in the picture
     double floors[3][GROUPS];        // gIoU of all foreground, best centre box, white filter on the input; NaN: unknown
-    PairScore *box; // (final pairs) of the centre box that is the best on listed classes; NULL: earlier builds' files
+    PairScore *box; // (final pairs) of the centre box that is the best on listed classes; NULL: there are no such pairs
 } Experiment;
 enum { FLOOR_ALL_FOREGROUND, FLOOR_CENTRE_BOX, FLOOR_WHITE };
 extern const char *const floor_names[3];

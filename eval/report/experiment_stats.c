@@ -203,12 +203,7 @@ static void compare_with_box(const Experiment *e, const ArmRun *run, int resampl
     ArmRun box = {.final[START_NOISE] = e->box};
     Arm arms[2] = {{.runs = (ArmRun *)run, .run_count = 1}, {.runs = &box, .run_count = 1}};
     f->listed = listed_of(e, arms, 0, resamples, seed);
-    if (e->box) {
-        f->above_box = listed_of(e, arms, -1, resamples, seed);
-    } else {
-        double floor = e->floors[FLOOR_CENTRE_BOX][GROUP_LISTED];
-        f->above_box = (Interval){f->listed.value - floor, f->listed.low - floor, f->listed.high - floor};
-    }
+    f->above_box = listed_of(e, arms, -1, resamples, seed);
 }
 
 Failure run_failure(const Experiment *e, const ArmRun *run, int resamples, uint64_t seed) {

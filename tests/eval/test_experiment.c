@@ -64,6 +64,8 @@ static Experiment made_up(const double end[4], const bool collapsed[4]) {
     Experiment e = {.frequent = xstrdup("person"), .arm_count = 4, .arms = xcalloc(4, sizeof(Arm))};
     e.validation = made_up_pairs();
     e.final = made_up_pairs();
+    e.box = xcalloc(PAIRS, sizeof *e.box);
+    for (int i = 0; i < PAIRS; i++) { e.box[i] = score_of(0.14, i); }
     for (int g = 0; g < GROUPS; g++) { e.floors[FLOOR_CENTRE_BOX][g] = 0.14; }
     for (int a = 0; a < 4; a++) {
         Arm *arm = &e.arms[a];
@@ -211,7 +213,6 @@ static void box_by_pair(void **state) {
     Failure f = run_failure(&e, &e.arms[0].runs[0], 300, 1);
     printf("interval from %.3f\n", f.listed.low);
     assert_true(f.at_floor && f.known && f.listed.low < 0.14);
-    e.box = xcalloc(PAIRS, sizeof *e.box);
     for (int i = 0; i < PAIRS; i++) { e.box[i] = score_of(i / 4 % 2 ? 0.01 : 0.26, i); }
     f = run_failure(&e, &e.arms[0].runs[0], 300, 1);
     printf("%.4f above the box (%.4f-%.4f)\n", f.above_box.value, f.above_box.low, f.above_box.high);
@@ -344,8 +345,9 @@ static void absent_classes(void **state) {
 static const char losses[] = "sample,timestep,loss\n0,295,1\n",
                   head[] = "image_id,class,seen,intersection,union,predicted,truth,valid,to_black,to_white\n",
                   row[] = "7,\"cat\",1,2,4,3,3,16,1,1\n",
-                  pairs[] = "image_id,class,seen,absent,iou,intersection,union,predicted,truth,valid,ceiling_iou\n"
-                            "7,\"cat\",1,0,0.5,2,4,3,3,16,1\n";
+                  pairs[] = "image_id,class,seen,absent,iou,intersection,union,predicted,truth,valid,ceiling_iou,"
+                            "box_20_iou,box_30_iou,box_40_iou,box_50_iou,box_60_iou,box_70_iou,box_80_iou,box_90_iou,"
+                            "box_100_iou\n7,\"cat\",1,0,0.5,2,4,3,3,16,1,0,0,0,0.1,0.3,0.2,0.2,0.1,0.1\n";
 
 // A folder of one arm with two runs of two validations each; these are the rows of the tables in the order of reading.
 static const char *write_arms(const char *const rows[4], const char *timesteps) {
@@ -385,6 +387,7 @@ static void tables(void **state) {
     }
     Experiment e = experiment_read(write_arms((const char *const[]){row, row, row, row}, losses));
     assert_true(e.validation.count == 1 && e.arms[0].run_count == 2 && e.arms[0].runs[1].scores[1].truth == 3);
+    assert_true(e.floors[FLOOR_CENTRE_BOX][GROUP_LISTED] == 0.3 && pair_iou(e.box) == 0.3);
     experiment_free(&e);
     e = experiment_read(write_arms((const char *const[]){"", "", "", ""}, losses)); // validated on nothing
     assert_int_equal(e.validation.count, 0);
