@@ -119,15 +119,4 @@ Failure run_failure(const Experiment *e, const ArmRun *run, int resamples, uint6
 typedef struct {
     int failed, unknown, runs; // unknown: those of the others of which it cannot be told
 } Failures;
-Failures arm_failures(const Experiment *e, int arm, int resamples, uint64_t seed);
-
-// Conclusions from the experiment's numbers, by fixed rules that know nothing of the expected outcome. words: another
-// experiment, {from scratch, pretrained} x {overlay, mask}, with its own contrasts, or NULL; unscaled: the 2 x 2 at
-// another size, or NULL.
-typedef struct {
-    char **list;
-    int count;
-} Sentences;
-Sentences experiment_sentences(const Experiment *e, const Contrasts *contrasts, const Experiment *words,
-                               const Contrasts *word_contrasts, const Experiment *unscaled);
-void sentences_free(Sentences *sentences);
+Failures failures_of(const Failure *runs, int count);

@@ -221,15 +221,14 @@ Failure run_failure(const Experiment *e, const ArmRun *run, int resamples, uint6
     return f;
 }
 
-Failures arm_failures(const Experiment *e, int arm, int resamples, uint64_t seed) {
-    Failures count = {.runs = e->arms[arm].run_count};
-    for (int i = 0; i < count.runs; i++) {
-        Failure f = run_failure(e, &e->arms[arm].runs[i], resamples, seed);
-        bool failed = f.at_floor || f.collapsed;
-        count.failed += failed;
-        count.unknown += !failed && !f.known;
+Failures failures_of(const Failure *runs, int count) {
+    Failures sum = {.runs = count};
+    for (int i = 0; i < count; i++) {
+        bool failed = runs[i].at_floor || runs[i].collapsed;
+        sum.failed += failed;
+        sum.unknown += !failed && !runs[i].known;
     }
-    return count;
+    return sum;
 }
 
 double arm_training_loss(const Experiment *e, int arm) {

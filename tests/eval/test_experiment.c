@@ -78,16 +78,16 @@ static Experiment made_up(const double end[4], const bool collapsed[4]) {
 
 // All sentences in one text, to be freed.
 static char *sentences_of(const Experiment *e) {
-    Contrasts c = contrasts_of(e, 300, 1);
+    Findings f = findings_of(e, 300, 1);
     char *text = xstrdup("");
-    Sentences s = experiment_sentences(e, &c, NULL, NULL, NULL);
+    Sentences s = experiment_sentences(&f, NULL, NULL);
     for (int i = 0; i < s.count; i++) {
         char *longer = xprintf("%s%s\n", text, s.list[i]);
         free(text);
         text = longer;
     }
     sentences_free(&s);
-    contrasts_free(&c);
+    findings_free(&f);
     printf("%s\n", text);
     return text;
 }
