@@ -51,6 +51,9 @@ typedef struct {
 // NULL); dies if there are more than max_arguments. --help prints the help and exits.
 const char **options_parse(int argc, char **argv, const Option *table, const OptionsHelp *help, int max_arguments);
 
+// Whether the first argument of a program that has commands asks for its help: --help, -h, -? or help.
+bool options_asks_help(const char *argument);
+
 // Dies unless `value` was given: options_require(o.model, "--model", "a pipeline directory").
 void options_require(const char *value, const char *option, const char *what);
 
