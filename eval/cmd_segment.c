@@ -191,15 +191,6 @@ static void contexts_open(Segmenter *s) {
     free(prompts);
 }
 
-// No more than fit into memory.
-static int choose_batch(Segmenter *s, int h, int w) {
-    size_t free_bytes, total;
-    int batch = largest_batch(s);
-    device_memory(&s->dev, &free_bytes, &total);
-    while (batch > 1 && sampler_bytes(&s->pipeline, batch, h, w, &s->dev) > free_bytes) { batch /= 2; }
-    return batch;
-}
-
 static void sampler_close(Segmenter *s) {
     if (!s->sampler.B) { return; }
     sampler_destroy(&s->sampler, &s->dev);
@@ -226,7 +217,8 @@ static void want_sampler(Segmenter *s, const Frame *frame) {
     if (s->sampler.B && s->sampler.h == h && s->sampler.w == w) { return; }
     bool first = s->sampler.B == 0;
     sampler_close(s);
-    size_t B = (size_t)choose_batch(s, h, w), pixels = B * (size_t)frame->H * (size_t)frame->W * 3;
+    size_t B = (size_t)sampler_batch(&s->pipeline, largest_batch(s), h, w, &s->dev),
+           pixels = B * (size_t)frame->H * (size_t)frame->W * 3;
     s->sampler = sampler_create(&s->pipeline, (int)B, h, w, &s->dev);
     size_t latents = B * (size_t)(h * w * s->sampler.L);
     s->inputs = xmalloc(pixels * sizeof *s->inputs);

@@ -56,8 +56,8 @@ SamplerWork sampler_work(const Sampler *sampler) {
 
 static size_t larger(size_t a, size_t b) { return a > b ? a : b; }
 
-// The arena's size: the largest need of the three models, measured without running them, and that of the workspace.
-static size_t arena_bytes(Sampler s, const Device *dev, size_t *workspace) {
+// The arena's size: the largest need of the three models, measured without running them. Notes the workspace's.
+static size_t arena_bytes(Sampler s, Device *dev) {
     Device plan = *dev;
     plan.plan_only = true;
     plan.trace = NULL;
@@ -70,7 +70,7 @@ static size_t arena_bytes(Sampler s, const Device *dev, size_t *workspace) {
     if (s.pipeline->parts & PART_VAE_ENCODER) {
         bytes = larger(bytes, pipeline_encode_bytes(s.pipeline, s.B, s.h * s.f, s.w * s.f, &plan));
     }
-    *workspace = plan.workspace_needed;
+    dev->workspace_needed = larger(dev->workspace_needed, plan.workspace_needed);
     return bytes;
 }
 
@@ -97,14 +97,12 @@ static size_t pending_bytes(const Pipeline *p) {
            mapped_pending_bytes(&p->vae_decoder.params);
 }
 
-static size_t shape_bytes(Sampler s, const Device *dev) {
+static size_t shape_bytes(Sampler s, Device *dev) {
     size_t latent = latent_count(&s), rows = (size_t)rows_of(&s, s.B), B = (size_t)s.B;
     size_t floats = B * (2 * latent + picture_count(&s)) + rows;
     size_t activations = 2 * B * latent + rows * (sample_count(&s) + latent);
     if (guided(&s)) { activations += rows * context_count(s.pipeline); }
-    size_t workspace, bytes = arena_bytes(s, dev, &workspace);
-    bytes += larger(workspace, dev->workspace_size) - dev->workspace_size; // what it has to grow by
-    return bytes + floats * sizeof(float) + activations * sizeof(floatX) + pending_bytes(s.pipeline);
+    return arena_bytes(s, dev) + floats * sizeof(float) + activations * sizeof(floatX) + pending_bytes(s.pipeline);
 }
 
 size_t sampler_bytes(Pipeline *pipeline, int B, int h, int w, Device *dev) {
@@ -115,11 +113,27 @@ size_t sampler_text_bytes(Pipeline *pipeline, int B, int h, int w, double guidan
     return shape_bytes(sampler_shape(pipeline, B, h, w, false, guidance), dev);
 }
 
+// *needed also gets what the workspace has to grow by.
+static bool fits(size_t *needed, size_t *free_bytes, Device *dev) {
+    size_t total;
+    device_memory(dev, free_bytes, &total);
+    *needed += larger(dev->workspace_needed, dev->workspace_size) - dev->workspace_size;
+    return *needed <= *free_bytes;
+}
+
+int sampler_batch(Pipeline *pipeline, int batch, int h, int w, Device *dev) {
+    for (; batch > 1; batch /= 2) {
+        dev->workspace_needed = 0;
+        size_t free_bytes, needed = sampler_bytes(pipeline, batch, h, w, dev);
+        if (fits(&needed, &free_bytes, dev)) { break; }
+    }
+    return batch;
+}
+
 void sampler_want_memory(size_t needed, int batch, int side, Device *dev) {
-    size_t free_bytes, total;
-    device_memory(dev, &free_bytes, &total);
+    size_t free_bytes;
     char a[24], b[24];
-    if (needed > free_bytes) {
+    if (!fits(&needed, &free_bytes, dev)) {
         Path samples = batch > 1 ? path_of("--batch %d", batch) : path_of("a picture");
         die("%s at %d pixels needs %s, but %s has %s free: expected a smaller %s--resolution", samples.text, side,
             format_bytes((double)needed, a), device_name(dev), format_bytes((double)free_bytes, b),
@@ -129,8 +143,8 @@ void sampler_want_memory(size_t needed, int batch, int side, Device *dev) {
 
 static Sampler create(Sampler s, Device *dev) {
     size_t count = (size_t)s.B * latent_count(&s), rows = (size_t)rows_of(&s, s.B);
-    size_t workspace, bytes = arena_bytes(s, dev, &workspace);
-    device_reserve_workspace(dev, workspace);
+    size_t bytes = arena_bytes(s, dev);
+    device_reserve_workspace(dev, dev->workspace_needed);
     s.arena = arena_create(dev, bytes);
     s.image_latent = device_alloc(dev, count * sizeof(float));
     s.latent = device_alloc(dev, count * sizeof(float));

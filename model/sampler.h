@@ -36,10 +36,14 @@ Sampler sampler_create_text(Pipeline *pipeline, int B, int h, int w, double guid
 // Sets the negative text's embedding (T, C), on the device. Call it if and only if there is guidance.
 void sampler_negative(Sampler *sampler, const floatX *context, Device *dev);
 // Bytes of device memory that sampler_create and sampler_create_text take, and the weights of UNet and VAE when they
-// are first used: those that are mapped in another type than float are converted.
+// are first used: those that are mapped in another type than float are converted. The workspace that the kernels need
+// is noted in dev->workspace_needed.
 size_t sampler_bytes(Pipeline *pipeline, int B, int h, int w, Device *dev);
 size_t sampler_text_bytes(Pipeline *pipeline, int B, int h, int w, double guidance, Device *dev);
-// Dies, naming the options --resolution and, for a batch of more than 1, --batch, unless so many bytes are free.
+// `batch`, or the largest of its half, quarter, ... that fits into memory; at least 1.
+int sampler_batch(Pipeline *pipeline, int batch, int h, int w, Device *dev);
+// Dies, naming the options --resolution and, for a batch of more than 1, --batch, unless so many bytes and the noted
+// workspace are free.
 void sampler_want_memory(size_t needed, int batch, int side, Device *dev);
 
 // What encoding a picture, a step of a sample and decoding it add to the device's progress. Nothing is run.
