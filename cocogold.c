@@ -1,6 +1,7 @@
 // Entry point: `cocogold COMMAND ...`. Each command is a file cmd_COMMAND.c in the folder of its subject.
 #include "util/error.h"
 #include "util/interrupt.h"
+#include "util/options.h"
 #include "util/threads.h"
 #include <stdio.h>
 #include <string.h>
@@ -44,7 +45,7 @@ static const struct {
 };
 
 static void usage(FILE *out) {
-    fprintf(out, "cocogold segments pictures by text with latent diffusion.\n\nusage: cocogold COMMAND [OPTIONS]\n\n");
+    fprintf(out, "cocogold segments pictures by text with latent diffusion.\n\nUsage: cocogold COMMAND [OPTIONS]\n\n");
     for (size_t i = 0; i < sizeof commands / sizeof *commands; i++) {
         fprintf(out, "  %-10s %s\n", commands[i].name, commands[i].about);
     }
@@ -59,7 +60,7 @@ int main(int argc, char **argv) {
         usage(stderr);
         return 1;
     }
-    if (strcmp(argv[1], "--help") == 0 || strcmp(argv[1], "-h") == 0 || strcmp(argv[1], "help") == 0) {
+    if (options_asks_help(argv[1])) {
         interrupt_listing();
         usage(stdout);
         return 0;

@@ -146,15 +146,15 @@ static void write_chart(const char *path, const Coco *coco, const Counts *counts
     for (int i = 0; i < classes; i++) { instances += (double)counts->of[order[i]].instances; }
     for (int i = 0; i < classes; i++) {
         const ClassCount *c = &counts->of[order[i]];
-        bars[2 * i] = (ChartBar){.label = coco->categories[order[i]].name, .mark = NAN, .color = COLOR_SEEN};
-        bars[2 * i + 1] = (ChartBar){.label = "", .mark = NAN, .color = COLOR_UNSEEN};
+        bars[2 * i] = (ChartBar){.label = coco->categories[order[i]].name, .mark = NAN, .color = SERIES_SEEN};
+        bars[2 * i + 1] = (ChartBar){.label = "", .mark = NAN, .color = SERIES_UNSEEN};
         bars[2 * i].value = samples > 0 ? 100 * (double)c->samples / samples : 0;
         bars[2 * i + 1].value = instances > 0 ? 100 * (double)c->instances / instances : 0;
     }
     char *note = xprintf("%s: %d pictures; %.0f samples in %d pass%s, %.0f instances of these classes", coco->path,
                          coco->picture_count, samples, passes, passes == 1 ? "" : "es", instances);
     static const char *const names[] = {"share of the samples drawn", "share of the annotated instances"};
-    ChartLegend legend = {names, (const int[]){COLOR_SEEN, COLOR_UNSEEN}, 2};
+    ChartLegend legend = {names, (const int[]){SERIES_SEEN, SERIES_UNSEEN}, 2};
     Image chart = chart_bars_picture("Class distribution", note, bars, 2 * classes, legend, "%.1f %%");
     image_save(&chart, path);
     image_free(&chart);

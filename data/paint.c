@@ -107,3 +107,17 @@ Image image_from_floats(const float *values, int width, int height, int channels
     }
     return image;
 }
+
+Image mask_image(const uint8_t *mask, int width, int height) {
+    Image image = image_new(width, height, 1);
+    for (size_t i = 0; i < (size_t)width * height; i++) { image.pixels[i] = mask[i] ? 255 : 0; }
+    return image;
+}
+
+Image float_image(const float *values, int width, int height) {
+    Image image = image_new(width, height, 3);
+    for (size_t i = 0; i < (size_t)width * height * 3; i++) {
+        image.pixels[i] = (uint8_t)lroundf(255 * fminf(1, fmaxf(0, values[i])));
+    }
+    return image;
+}

@@ -33,3 +33,6 @@ void mask_grow(uint8_t *mask, int width, int height, float radius);
 // clipping.
 void image_to_floats(const Image *image, float *out);
 Image image_from_floats(const float *values, int width, int height, int channels);
+// A mask (height, width) of 0 and 1 as black and white, and values (height, width, 3) in [0, 1] as a picture.
+Image mask_image(const uint8_t *mask, int width, int height);
+Image float_image(const float *values, int width, int height);

@@ -11,7 +11,7 @@
 #include <string.h>
 #include <unistd.h>
 
-static struct {
+typedef struct {
     AnswerOptions answer;
     MaskOptions mask;
     char *data, *split, *source, *protocol, *shards, *seen, *unseen, *tune_on, *table, *texts, *out, *run;
@@ -22,92 +22,115 @@ static struct {
     char *start_name, *classes;
     int start; // Start
     char **groups;
-} o = {.split = "val",
-       .source = "auto",
-       .protocol = "images",
-       .out = "eval",
-       .batch = 8,
-       .tune_pairs = 200,
-       .resamples = 1000,
-       .start_name = "noise",
-       .answer = ANSWER_OPTIONS_DEFAULT,
-       .mask = MASK_OPTIONS_DEFAULT};
+} Options;
+
+static void want_other_split(const Options *o, bool same) {
+    if (same) { die("--tune-on %s: thresholds must not be chosen on the split that is evaluated", o->tune_on); }
+}
 
 static const char *const protocols[] = {"images", "crops", NULL};
-static Option table[] = {
-    {OPT_HEADING, "Input and output"},
-    MODEL_ROWS(o.answer),
-    {OPT_STRING, "data", &o.data, "folder of the data set, in COCO's layout", "DIR"},
-    {OPT_STRING, "split", &o.split, "name of the split, e.g. val or val2017", "NAME"},
-    SOURCE_ROWS(&o.source),
-    MAX_PIXELS_ROWS,
-    {OPT_STRING, "protocol", &o.protocol,
-     "score whole pictures (resized and padded, scored at their own size) or the samples of --shards", "KIND",
-     .choices = protocols, .choice = &o.crops},
-    {OPT_STRING, "shards", &o.shards, "crops: folder of shards made by `cocogold encode`", "DIR"},
-    {OPT_STRING, "run", &o.run, "folder with the training's log.jsonl, for curves (default: near the model)", "DIR"},
-    {OPT_STRING, "out", &o.out, "folder for metrics.json, pairs.csv and report.html", "DIR"},
-    {OPT_FLAG, "masks", &o.masks,
-     "write every predicted mask to OUT/masks/IMAGE-CLASS.png (crops: IMAGE-CLASS-SAMPLE.png)"},
-    {OPT_HEADING, "Pairs of picture and class"},
-    {OPT_STRING, "classes", &o.classes, "evaluate only these classes (default: all)", "LIST"},
-    {OPT_STRING, "seen", &o.seen, "classes seen in training (default: from the model): " CLASSES_HELP, "LIST"},
-    {OPT_STRING, "unseen", &o.unseen, "classes to count as unseen (default: all others)", "LIST"},
-    {OPT_LIST, "group", &o.groups,
-     "also report on these classes under a name of your own, e.g. \"fruit=apple,orange\" or \"fruit=@fruit.txt\" (may "
-     "be repeated)",
-     "NAME=LIST"},
-    {OPT_INT, "per-class", &o.per_class, "evaluate at most N random pairs of a class (0: all)", "N", .high = 1e9},
-    {OPT_INT, "limit", &o.limit, "evaluate at most N random pairs in all (0: all)", "N", .high = 1e9},
-    {OPT_DOUBLE, "absent", &o.absent, "probability of also asking a picture for a class that it does not show", "P",
-     .high = 1},
-    {OPT_HEADING, "Sampling"},
-    STEPS_ROWS(o.answer),
-    SCHEDULE_ROWS(o.answer.schedule),
-    {OPT_STRING, "start", &o.start_name,
-     "sample from white noise, or from white noise with as much of the true target, the mean target or the picture as "
-     "the schedule leaves at the first timestep: shows what a model reads from the target in its start",
-     "KIND", .choices = start_names, .choice = &o.start},
-    {OPT_STRING, "steps-table", &o.table, "also measure these numbers of steps, e.g. 1,2,4,10,50", "LIST"},
-    {OPT_STRING, "text-table", &o.texts,
-     "also ask with other texts: templates and @FILEs of synonyms (lines \"class: word, word\"), separated by |",
-     "LIST"},
-    ENSEMBLE_ROWS(o.answer),
-    {OPT_INT, "resolution", &o.resolution, "images: side of the model's square input (0: the training side)", "PIXELS",
-     .high = MOST_RESOLUTION},
-    {OPT_INT, "batch", &o.batch, "pairs per batch", "N", .low = 1, .high = 1024},
-    {OPT_LONG, "seed", &o.seed, "seed of the noise, the choice of pairs and the bootstrap", "N"},
-    MASK_ROWS(o.mask),
-    {OPT_STRING, "tune-on", &o.tune_on,
-     "first choose the thresholds on this training split and save them in the model's segmentation.json", "SPLIT"},
-    {OPT_INT, "tune-pairs", &o.tune_pairs, "number of pairs of seen classes for --tune-on", "N", .low = 1, .high = 1e7},
-    {OPT_HEADING, "Statistics"},
-    {OPT_INT, "bootstrap", &o.resamples, "bootstrap resamples for the 95% intervals (0: none)", "N", .high = 1e6},
-    OPTIONS_END};
 
-static const OptionsHelp help = {
-    .about = "Segments the pictures of a validation split by the names of their classes and measures "
-             "IoU.",
-    .usage = "--model DIR --data DIR --split val [--tune-on train]",
-    .example = "--model run/model --data coco --split val2017 --out run"};
-
-static bool parse(int argc, char **argv) {
+static Options parse_options(int argc, char **argv) {
+    Options o = {.split = "val",
+                 .source = "auto",
+                 .protocol = "images",
+                 .out = "eval",
+                 .batch = 8,
+                 .tune_pairs = 200,
+                 .resamples = 1000,
+                 .start_name = "noise",
+                 .answer = ANSWER_OPTIONS_DEFAULT,
+                 .mask = MASK_OPTIONS_DEFAULT};
+    Option table[] = {
+        {OPT_HEADING, "Input and output"},
+        MODEL_ROWS(o.answer),
+        {OPT_STRING, "data", &o.data, "folder of the data set, in COCO's layout", "DIR"},
+        {OPT_STRING, "split", &o.split, "name of the split, e.g. val or val2017", "NAME"},
+        SOURCE_ROWS(&o.source),
+        MAX_PIXELS_ROWS,
+        {OPT_STRING, "protocol", &o.protocol,
+         "score whole pictures (resized and padded, scored at their own size) or the samples of --shards", "KIND",
+         .choices = protocols, .choice = &o.crops},
+        {OPT_STRING, "shards", &o.shards, "crops: folder of shards made by `cocogold encode`", "DIR"},
+        {OPT_STRING, "run", &o.run, "folder with the training's log.jsonl, for curves (default: near the model)",
+         "DIR"},
+        {OPT_STRING, "out", &o.out, "folder for metrics.json, pairs.csv and report.html", "DIR"},
+        {OPT_FLAG, "masks", &o.masks,
+         "write every predicted mask to OUT/masks/IMAGE-CLASS.png (IMAGE-CLASS-NUMBER.png of crops, and of pictures "
+         "whose ids are texts)"},
+        {OPT_HEADING, "Pairs of picture and class"},
+        {OPT_STRING, "classes", &o.classes, "evaluate only these classes (default: all)", "LIST"},
+        {OPT_STRING, "seen", &o.seen, "classes seen in training (default: from the model): " CLASSES_HELP, "LIST"},
+        {OPT_STRING, "unseen", &o.unseen, "classes to count as unseen (default: all others)", "LIST"},
+        {OPT_LIST, "group", &o.groups,
+         "also report on these classes under a name of your own, e.g. \"fruit=apple,orange\" or \"fruit=@fruit.txt\" "
+         "(may be repeated)",
+         "NAME=LIST"},
+        {OPT_INT, "per-class", &o.per_class, "evaluate at most N random pairs of a class (0: all)", "N", .high = 1e9},
+        {OPT_INT, "limit", &o.limit, "evaluate at most N random pairs in all (0: all)", "N", .high = 1e9},
+        {OPT_DOUBLE, "absent", &o.absent, "probability of also asking a picture for a class that it does not show", "P",
+         .high = 1},
+        {OPT_HEADING, "Sampling"},
+        STEPS_ROWS(o.answer),
+        SCHEDULE_ROWS(o.answer.schedule),
+        {OPT_STRING, "start", &o.start_name,
+         "what sampling starts from; truth, mean and image add as much of that latent to the noise as the schedule "
+         "leaves at the first timestep",
+         "KIND", .choices = start_names, .choice = &o.start},
+        {OPT_STRING, "steps-table", &o.table, "also measure these numbers of steps, e.g. 1,2,4,10,50", "LIST"},
+        {OPT_STRING, "text-table", &o.texts,
+         "also ask with other texts: templates and @FILEs of synonyms (lines \"class: word, word\"), separated by |",
+         "LIST"},
+        ENSEMBLE_ROWS(o.answer),
+        {OPT_INT, "resolution", &o.resolution, "images: side of the model's square input (0: the training side)",
+         "PIXELS", .high = MOST_RESOLUTION},
+        {OPT_INT, "batch", &o.batch, "pairs per batch", "N", .low = 1, .high = 1024},
+        {OPT_LONG, "seed", &o.seed, "seed of the noise, the choice of pairs and the bootstrap", "N"},
+        MASK_ROWS(o.mask),
+        {OPT_STRING, "tune-on", &o.tune_on,
+         "first choose the thresholds on this training split and save them in the model's segmentation.json", "SPLIT"},
+        {OPT_INT, "tune-pairs", &o.tune_pairs, "number of pairs of seen classes for --tune-on", "N", .low = 1,
+         .high = 1e7},
+        {OPT_HEADING, "Statistics"},
+        {OPT_INT, "bootstrap", &o.resamples, "bootstrap resamples for the 95% intervals (0: none)", "N", .high = 1e6},
+        OPTIONS_END};
+    static const OptionsHelp help = {
+        .about = "Segments the pictures of a validation split by the names of their classes and measures IoU.",
+        .usage = "--model DIR --data DIR --split val [--tune-on train]",
+        .example = "--model run/model --data coco --split val2017 --out run"};
     options_parse(argc, argv, table, &help, 0);
     if (o.crops) {
         options_require(o.shards, "--shards", "a folder of shards, for --protocol crops");
     } else {
         options_require(o.data, "--data", "a data set in COCO's layout");
     }
-    if (o.tune_on && strcmp(o.tune_on, o.split) == 0) {
-        die("--tune-on %s: thresholds must not be chosen on the split that is evaluated", o.tune_on);
-    }
-    return o.crops;
+    want_other_split(&o, o.tune_on && strcmp(o.tune_on, o.split) == 0);
+    return o;
 }
 
-static Dataset open_dataset(bool crops, const char *split, const ModelSettings *settings, const Pipeline *p) {
-    if (crops) { return dataset_of_shards(o.shards, split, o.answer.model, settings); }
-    int side = pipeline_resolution(p, o.resolution ? o.resolution : settings->resolution);
-    return dataset_of_pictures(o.data, split, o.source, side);
+// An evaluation in progress.
+typedef struct {
+    Options o;
+    char *command;
+    ModelSettings settings;
+    Device dev;
+    Pipeline pipeline;
+    Dataset dataset;
+    bool *seen, *wanted; // (classes) wanted NULL: all
+    EvalRecord record;
+    Evaluation v;
+    char *masks;
+    RunCurves curves; // of the training, if `runs` is 1
+    int runs;
+} Work;
+
+// ---- classes, pairs and texts --------------------------------------------------------------------------------------
+
+static Dataset open_dataset(const Work *w, const char *split) {
+    const Options *o = &w->o;
+    if (o->crops) { return dataset_of_shards(o->shards, split, o->answer.model, &w->settings); }
+    int side = pipeline_resolution(&w->pipeline, o->resolution ? o->resolution : w->settings.resolution);
+    return dataset_of_pictures(o->data, split, o->source, side);
 }
 
 // One flag per class of a list on the command line; freed by the caller.
@@ -119,29 +142,33 @@ static bool *flags_of(const Dataset *dataset, const char *option, const char *li
     return flags;
 }
 
-static bool *seen_flags(const Dataset *dataset, const ModelSettings *settings) {
-    bool *seen = o.seen ? flags_of(dataset, "--seen", o.seen) : xcalloc((size_t)dataset->class_count + 1, sizeof *seen);
+static bool *seen_flags(const Work *w, const Dataset *dataset) {
+    const char *list = w->o.seen;
+    const ModelSettings *settings = &w->settings;
+    bool *seen = list ? flags_of(dataset, "--seen", list) : xcalloc((size_t)dataset->class_count + 1, sizeof *seen);
     if (dataset->texts) { seen[dataset->class_count - 1] = true; } // texts that are no single class count as seen
-    if (o.seen) { return seen; }
+    if (list) { return seen; }
     for (int c = 0; c < dataset->class_count - dataset->texts; c++) {
         seen[c] = settings->train_class_count ? settings_is_trained(settings, dataset->class_names[c])
                                               : dataset->crops && dataset->shards.info.trained[c];
     }
     if (!settings->train_class_count && !dataset->crops) {
-        warn("%s does not say which classes it was trained on: all count as unseen (see --seen)", o.answer.model);
+        warn("%s does not say which classes it was trained on: all count as unseen (see --seen)", w->o.answer.model);
     }
     return seen;
 }
 
 // Classes that are evaluated: NULL for all.
-static bool *wanted_flags(const Dataset *dataset, const bool *seen) {
-    if (o.classes && o.unseen) { die("--classes and --unseen: expected only one of them"); }
-    if (o.classes) { return flags_of(dataset, "--classes", o.classes); }
-    if (!o.unseen) { return NULL; }
-    bool *wanted = flags_of(dataset, "--unseen", o.unseen);
+static bool *wanted_flags(const Work *w) {
+    const Options *o = &w->o;
+    const Dataset *dataset = &w->dataset;
+    if (o->classes && o->unseen) { die("--classes and --unseen: expected only one of them"); }
+    if (o->classes) { return flags_of(dataset, "--classes", o->classes); }
+    if (!o->unseen) { return NULL; }
+    bool *wanted = flags_of(dataset, "--unseen", o->unseen);
     for (int c = 0; c < dataset->class_count; c++) {
-        if (wanted[c] && seen[c]) { die("class \"%s\" is both seen and unseen", dataset->class_names[c]); }
-        wanted[c] = wanted[c] || seen[c];
+        if (wanted[c] && w->seen[c]) { die("class \"%s\" is both seen and unseen", dataset->class_names[c]); }
+        wanted[c] = wanted[c] || w->seen[c];
     }
     return wanted;
 }
@@ -156,9 +183,9 @@ static void add_group(Evaluation *v, PairGroup group) {
     v->groups[v->group_count++] = group;
 }
 
-// --group NAME=LIST and the kinds of phrases, into v->groups, which free_groups frees.
-static void parse_groups(Evaluation *v, const Dataset *dataset) {
-    for (char **text = o.groups; text && *text; text++) {
+// --group NAME=LIST and the kinds of phrases.
+static void parse_groups(Evaluation *v, const Dataset *dataset, char **list) {
+    for (char **text = list; text && *text; text++) {
         char *equals = strchr(*text, '=');
         if (!equals || equals == *text) { die("--group %s: expected a name, \"=\" and a list of classes", *text); }
         if (v->group_count == MAX_GROUPS) { die("--group: expected at most %d of them", MAX_GROUPS); }
@@ -171,21 +198,14 @@ static void parse_groups(Evaluation *v, const Dataset *dataset) {
     }
 }
 
-static void free_groups(Evaluation *v) {
-    for (int k = 0; k < v->group_count; k++) {
-        free(v->groups[k].name);
-        free(v->groups[k].has);
-    }
-}
-
-static int parse_steps_table(int *steps) {
+static int parse_steps_table(const char *list, int *steps) {
     int count = 0;
-    char *text = xstrdup(o.table ? o.table : ""), *rest = text;
+    char *text = xstrdup(list ? list : ""), *rest = text;
     for (char *part; *text && (part = strsep(&rest, ","));) {
         char *end;
         long value = strtol(part, &end, 10);
         if (*end || end == part || value < 1 || value > 1000 || count == MAX_STEPS_TABLE) {
-            die("--steps-table %s: expected at most %d numbers from 1 to 1000, separated by commas", o.table,
+            die("--steps-table %s: expected at most %d numbers from 1 to 1000, separated by commas", list,
                 MAX_STEPS_TABLE);
         }
         steps[count++] = (int)value;
@@ -194,36 +214,102 @@ static int parse_steps_table(int *steps) {
     return count;
 }
 
-static void want_memory(Pipeline *p, int side, Device *dev) {
-    int cells = side / vae_factor(&p->vae_decoder.config);
-    sampler_want_memory(sampler_bytes(p, o.batch, cells, cells, dev), o.batch, side, dev);
+static void choose_pairs(Work *w) {
+    const Options *o = &w->o;
+    Dataset *dataset = &w->dataset;
+    Evaluation *v = &w->v;
+    v->seen = w->seen = seen_flags(w, dataset);
+    w->record.pairs.wanted = w->wanted = wanted_flags(w);
+    v->pairs = dataset_pairs(dataset, &w->record.pairs, &v->count);
+    if (v->count == 0) { die("%s: no pair of a picture and a class to evaluate", dataset->where); }
+    parse_groups(v, dataset, o->groups);
+    if (!o->texts) { return; }
+    if (dataset->texts) { die("--text-table: expected class names, but %s has other texts", dataset->where); }
+    v->prompt_set_count =
+        prompt_sets_parse(v->prompt_sets, o->texts, "--text-table", dataset->class_names, dataset->class_count);
+}
+
+// ---- the model -----------------------------------------------------------------------------------------------------
+
+static void open_model(Work *w) {
+    const Options *o = &w->o;
+    settings_read(&w->settings, o->answer.model);
+    device_open(&w->dev, 0);
+    int parts = PART_UNET | PART_VAE_DECODER | PART_TEXT | PART_SCHEDULE | (o->answer.ema ? PART_UNET_EMA : 0);
+    w->pipeline = pipeline_open(o->answer.model, parts | (o->crops ? 0 : PART_VAE_ENCODER), 0, &w->dev);
+    Schedule *schedule = &w->pipeline.schedule;
+    if (schedule_changes(&o->answer.schedule)) { schedule_change(schedule, &o->answer.schedule); }
+    w->record = (EvalRecord){.model = o->answer.model,
+                             .protocol = o->protocol,
+                             .command = w->command,
+                             .device = device_name(&w->dev),
+                             .ema = o->answer.ema,
+                             .steps = o->answer.steps ? o->answer.steps : w->settings.steps,
+                             .schedule = schedule,
+                             .start = start_names[o->start],
+                             .ensemble = o->answer.ensemble,
+                             .pairs = {o->per_class, o->limit, o->absent, NULL, (uint64_t)o->seed},
+                             .resamples = o->resamples};
+    schedule_warn_steps(schedule, w->record.steps);
+}
+
+static void say_start(const Work *w) {
+    const Schedule *schedule = &w->pipeline.schedule;
+    int steps = w->record.steps, first = schedule_first_timestep(schedule, steps);
+    printf("%d DDIM step%s from timestep %d of %d, where a training sample is %.1f%% target; start: %s\n", steps,
+           steps > 1 ? "s" : "", first, schedule->T, 100 * sqrt(schedule->alphas_cumprod[first]), w->record.start);
 }
 
 // Shards hold no pictures.
-static Compared compared(bool crops) { return crops ? COMPARED_LATENT : COMPARED_PICTURE; }
+static Compared compared(const Options *o) { return o->crops ? COMPARED_LATENT : COMPARED_PICTURE; }
+
+static void open_data(Work *w) {
+    const Options *o = &w->o;
+    Evaluation *v = &w->v;
+    // Thresholds that --tune-on replaces need no warning.
+    v->rule = settings_rule(&w->settings, o->answer.model, &o->mask, o->tune_on ? COMPARED_LATENT : compared(o));
+    v->table_count = parse_steps_table(o->table, v->table);
+    for (int k = 0; k < v->table_count; k++) { // dies if there is no such timestep
+        schedule_first_timestep(&w->pipeline.schedule, v->table[k]);
+    }
+    w->dataset = open_dataset(w, o->split);
+    w->record.where = w->dataset.where;
+    w->record.resolution = w->dataset.resolution;
+    int side = w->dataset.resolution, cells = side / vae_factor(&w->pipeline.vae_decoder.config);
+    sampler_want_memory(sampler_bytes(&w->pipeline, o->batch, cells, cells, &w->dev), o->batch, side, &w->dev);
+}
+
+static Evaluator create_evaluator(Work *w, const Dataset *dataset, int prompt_sets) {
+    return evaluator_create(&w->pipeline, dataset, &w->settings, w->v.prompt_sets, prompt_sets, w->record.steps,
+                            w->o.answer.ensemble, w->o.batch, (uint64_t)w->o.seed, &w->dev);
+}
 
 // Chooses thresholds on pairs of seen classes of a training split.
-static void tune(bool crops, Pipeline *p, const ModelSettings *settings, MaskRule *rule, EvalRecord *record,
-                 Device *dev) {
-    Dataset dataset = open_dataset(crops, o.tune_on, settings, p);
-    bool *seen = seen_flags(&dataset, settings), any = false;
+static void tune(Work *w) {
+    const Options *o = &w->o;
+    EvalRecord *record = &w->record;
+    MaskRule *rule = &w->v.rule;
+    Dataset dataset = open_dataset(w, o->tune_on);
+    // A split has two names, val and val2017, and a file may have several.
+    want_other_split(o, !o->crops &&
+                            strcmp(file_place(dataset.coco.path).text, file_place(w->dataset.coco.path).text) == 0);
+    bool *seen = seen_flags(w, &dataset), any = false;
     for (int c = 0; c < dataset.class_count; c++) { any |= seen[c]; }
-    PairOptions options = {.limit = o.tune_pairs, .wanted = any ? seen : NULL, .seed = (uint64_t)o.seed};
+    PairOptions options = {.limit = o->tune_pairs, .wanted = any ? seen : NULL, .seed = (uint64_t)o->seed};
     int count;
     Pair *pairs = dataset_pairs(&dataset, &options, &count);
     if (count == 0) { die("%s: no pair of a picture and a seen class to choose thresholds on", dataset.where); }
-    Evaluator e = evaluator_create(p, &dataset, settings, NULL, 0, record->steps, o.answer.ensemble, o.batch,
-                                   (uint64_t)o.seed, dev);
+    Evaluator e = create_evaluator(w, &dataset, 0);
     record->tune_miou = tune_rule(&e, &dataset, pairs, &count, rule);
     record->tune_pairs = count;
     record->tuned_on = xstrdup(dataset.where);
     printf("thresholds chosen on %d pairs of %s: tolerance %.2f", count, dataset.where, rule->tolerance);
     if (rule->method == MASK_COMPARE) { printf(", changed %.2f", rule->changed); }
     printf(" (mIoU %.3f there)\n", record->tune_miou);
-    if (access(o.answer.model, W_OK) == 0) {
-        settings_rule_write(rule, compared(crops), o.answer.model, dataset.where, count, record->tune_miou);
+    if (access(o->answer.model, W_OK) == 0) {
+        settings_rule_write(rule, compared(o), o->answer.model, dataset.where, count, record->tune_miou);
     } else {
-        warn("cannot write to %s: the thresholds are not saved in its segmentation.json", o.answer.model);
+        warn("cannot write to %s: the thresholds are not saved in its segmentation.json", o->answer.model);
     }
     evaluator_destroy(&e);
     free(pairs);
@@ -231,123 +317,87 @@ static void tune(bool crops, Pipeline *p, const ModelSettings *settings, MaskRul
     dataset_close(&dataset);
 }
 
-// The log of --run, or else one in the model's folder or up to two folders above it; returns their number. One that was
-// found there and cannot be read is named and left out.
-static int find_log(RunLog *log) {
-    static const char *const up[] = {"", "/..", "/../.."};
-    if (o.run) {
-        *log = runlog_read(o.run);
-        return 1;
+static void answer(Work *w) {
+    Evaluator e = create_evaluator(w, &w->dataset, w->v.prompt_set_count);
+    if (e.contexts.table) { pipeline_release(&w->pipeline, PART_TEXT, &w->dev); } // 1.4 GB with SD2
+    make_folders(w->o.out);                                                       // before the long part
+    if (w->o.masks) {
+        w->v.masks = w->masks = xprintf("%s/masks", w->o.out);
+        make_folders(w->masks);
     }
-    for (int i = 0; i < 3; i++) {
-        Path folder = path_of("%s%s", o.answer.model, up[i]);
-        if (!file_exists(path_of("%s/log.jsonl", folder.text).text)) { continue; }
-        char *why = NULL;
-        *log = runlog_try_read(folder.text, &why);
-        if (why) { warn("%s: the report has no training curves", why); }
-        free(why);
-        return log->name != NULL;
-    }
-    return 0;
+    evaluator_start(&e, (Start)w->o.start, &w->dataset, w->v.pairs, &w->v.count);
+    evaluate(&e, &w->dataset, &w->v);
+    evaluator_destroy(&e);
 }
 
-static void write_results(const Dataset *dataset, const Evaluation *v, const EvalRecord *record,
-                          const ModelSettings *settings, const RunLog *log, int logs) {
-    char *json = xprintf("%s/metrics.json", o.out), *csv = xprintf("%s/pairs.csv", o.out);
-    char *html = xprintf("%s/report.html", o.out);
-    result_write_json(dataset, v, record, settings, json);
-    result_write_pairs(dataset, v, csv);
-    Json metrics = json_read(json);
+// ---- results -------------------------------------------------------------------------------------------------------
+
+// The log of --run, or else one in the model's folder or up to two folders above it. One that was found there and
+// cannot be read is named and left out.
+static void find_curves(Work *w) {
+    static const char *const up[] = {"", "/..", "/../.."};
+    if (w->o.run) {
+        w->curves = curves_read(w->o.run);
+        w->runs = 1;
+    }
+    for (int i = 0; !w->o.run && i < 3; i++) {
+        Path folder = path_of("%s%s", w->o.answer.model, up[i]);
+        if (!file_exists(path_of("%s/log.jsonl", folder.text).text)) { continue; }
+        char *why = NULL;
+        w->curves = curves_try_read(folder.text, &why);
+        if (why) { warn("%s: the report has no training curves", why); }
+        free(why);
+        w->runs = w->curves.name != NULL;
+        return;
+    }
+}
+
+static void write_results(const Work *w) {
+    const char *out = w->o.out;
+    Path json = path_of("%s/metrics.json", out), csv = path_of("%s/pairs.csv", out),
+         html = path_of("%s/report.html", out);
+    result_write_json(&w->dataset, &w->v, &w->record, &w->settings, json.text);
+    result_write_pairs(&w->dataset, &w->v, csv.text);
+    Json metrics = json_read(json.text);
     result_print(&metrics);
-    report_evaluation(html, &metrics, &v->gallery, dataset, log, logs);
-    printf("\nwrote %s, %s and %s\n", json, csv, html);
+    report_evaluation(html.text, &metrics, &w->v.gallery, &w->dataset, &w->curves, w->runs);
+    printf("\nwrote %s, %s and %s\n", json.text, csv.text, html.text);
     json_free(&metrics);
-    free(json);
-    free(csv);
-    free(html);
+}
+
+static void close_all(Work *w) {
+    Evaluation *v = &w->v;
+    curves_free(&w->curves);
+    for (int k = 0; k < v->prompt_set_count; k++) { prompt_set_free(&v->prompt_sets[k], w->dataset.class_count); }
+    for (int k = 0; k < v->group_count; k++) {
+        free(v->groups[k].name);
+        free(v->groups[k].has);
+    }
+    evaluation_free(v);
+    free(v->pairs);
+    dataset_close(&w->dataset);
+    pipeline_close(&w->pipeline, &w->dev);
+    device_close(&w->dev);
+    settings_free(&w->settings);
+    free(w->seen);
+    free(w->wanted);
+    free((char *)w->record.tuned_on);
+    free(w->command);
+    free(w->masks);
 }
 
 int cmd_eval(int argc, char **argv) {
-    char *command = options_command(argc, argv), *masks = NULL;
-    bool crops = parse(argc, argv);
-    want_folder(o.out);
-    RunLog log;
-    int logs = find_log(&log);
-    ModelSettings settings;
-    settings_read(&settings, o.answer.model);
-    Device dev;
-    device_open(&dev, 0);
-    int parts = PART_UNET | PART_VAE_DECODER | PART_TEXT | PART_SCHEDULE | (o.answer.ema ? PART_UNET_EMA : 0);
-    Pipeline p = pipeline_open(o.answer.model, parts | (crops ? 0 : PART_VAE_ENCODER), 0, &dev);
-    if (schedule_changes(&o.answer.schedule)) { schedule_change(&p.schedule, &o.answer.schedule); }
-    EvalRecord record = {.model = o.answer.model,
-                         .protocol = o.protocol,
-                         .command = command,
-                         .device = device_name(&dev),
-                         .ema = o.answer.ema,
-                         .steps = o.answer.steps ? o.answer.steps : settings.steps,
-                         .schedule = &p.schedule,
-                         .start = start_names[o.start],
-                         .ensemble = o.answer.ensemble,
-                         .pairs = {o.per_class, o.limit, o.absent, NULL, (uint64_t)o.seed},
-                         .resamples = o.resamples};
-    schedule_warn_steps(&p.schedule, record.steps);
-    int first = schedule_first_timestep(&p.schedule, record.steps);
-    printf("%d DDIM step%s from timestep %d of %d, where a training sample is %.1f%% target; start: %s\n", record.steps,
-           record.steps > 1 ? "s" : "", first, p.schedule.T, 100 * sqrt(p.schedule.alphas_cumprod[first]),
-           record.start);
-    // Thresholds that --tune-on replaces need no warning.
-    Compared with = o.tune_on ? COMPARED_LATENT : compared(crops);
-    Evaluation v = {.rule = settings_rule(&settings, o.answer.model, &o.mask, with)};
-    v.table_count = parse_steps_table(v.table);
-    for (int k = 0; k < v.table_count; k++) {
-        schedule_first_timestep(&p.schedule, v.table[k]);
-    } // dies if there is none
-    Dataset dataset = open_dataset(crops, o.split, &settings, &p);
-    want_memory(&p, dataset.resolution, &dev);
-    if (o.tune_on) { tune(crops, &p, &settings, &v.rule, &record, &dev); }
-
-    bool *seen = seen_flags(&dataset, &settings), *wanted = wanted_flags(&dataset, seen);
-    record.pairs.wanted = wanted;
-    Pair *pairs = dataset_pairs(&dataset, &record.pairs, &v.count);
-    if (v.count == 0) { die("%s: no pair of a picture and a class to evaluate", dataset.where); }
-    v.pairs = pairs;
-    v.seen = seen;
-    parse_groups(&v, &dataset);
-    record.where = dataset.where;
-    record.resolution = dataset.resolution;
-    if (o.texts && dataset.texts) { die("--text-table: expected class names, but %s has other texts", dataset.where); }
-    if (o.texts) {
-        v.prompt_set_count =
-            prompt_sets_parse(v.prompt_sets, o.texts, "--text-table", dataset.class_names, dataset.class_count);
-    }
-    Evaluator e = evaluator_create(&p, &dataset, &settings, v.prompt_sets, v.prompt_set_count, record.steps,
-                                   o.answer.ensemble, o.batch, (uint64_t)o.seed, &dev);
-    if (e.contexts.table) { pipeline_release(&p, PART_TEXT, &dev); } // 1.4 GB with SD2
-    make_folders(o.out);                                             // before the long part
-    if (o.masks) {
-        masks = xprintf("%s/masks", o.out);
-        make_folders(masks);
-        v.masks = masks;
-    }
-    evaluator_start(&e, (Start)o.start, &dataset, pairs, &v.count);
-    evaluate(&e, &dataset, &v);
-    write_results(&dataset, &v, &record, &settings, &log, logs);
-
-    if (logs) { runlog_free(&log); }
-    evaluator_destroy(&e);
-    for (int k = 0; k < v.prompt_set_count; k++) { prompt_set_free(&v.prompt_sets[k], dataset.class_count); }
-    free_groups(&v);
-    evaluation_free(&v);
-    dataset_close(&dataset);
-    pipeline_close(&p, &dev);
-    device_close(&dev);
-    settings_free(&settings);
-    free(pairs);
-    free(seen);
-    free(wanted);
-    free((char *)record.tuned_on);
-    free(command);
-    free(masks);
+    Work w = {.command = options_command(argc, argv)};
+    w.o = parse_options(argc, argv);
+    want_folder(w.o.out);
+    find_curves(&w);
+    open_model(&w);
+    say_start(&w);
+    open_data(&w);
+    if (w.o.tune_on) { tune(&w); }
+    choose_pairs(&w);
+    answer(&w);
+    write_results(&w);
+    close_all(&w);
     return 0;
 }

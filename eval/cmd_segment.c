@@ -1,4 +1,5 @@
 // cocogold segment: masks of what texts name, in one picture or many.
+#include "data/paint.h"
 #include "data/texts.h"
 #include "eval/coco_results.h"
 #include "eval/frame.h"
@@ -20,90 +21,97 @@
 
 // ---- Options -------------------------------------------------------------------------------------------------------
 
-static struct {
+typedef struct {
     AnswerOptions answer;
     MaskOptions mask;
     char **images, **texts, *texts_from, *out, *fit, *noise, *json;
     int resolution, aspect, batch, no_pictures; // aspect: --fit aspect
     long long seed;
-} o = {.out = "segment", .fit = "pad", .batch = 4, .answer = ANSWER_OPTIONS_DEFAULT, .mask = MASK_OPTIONS_DEFAULT};
-
-static const char *const fits[] = {"pad", "aspect", NULL};
-static Option table[] = {
-    {OPT_HEADING, "Input and output"},
-    MODEL_ROWS(o.answer),
-    {OPT_LIST, "image", &o.images,
-     "picture (JPEG or PNG), folder of pictures, or @FILE with a path a line (may be repeated; also without --image)",
-     "FILE"},
-    MAX_PIXELS_ROWS,
-    {OPT_LIST, "text", &o.texts, "what to find, e.g. \"elephant\" (may be repeated: a mask for each)", "TEXT"},
-    {OPT_STRING, "texts-from", &o.texts_from,
-     "take the texts from the model's list of classes: those it was trained on, or all; or from @FILE, one a line",
-     "trained|all|@FILE"},
-    {OPT_STRING, "out", &o.out,
-     "prefix of the files PREFIX-mask.png, PREFIX-prediction.png and PREFIX-overlay.png; of several pictures "
-     "PREFIX-PICTURE-mask.png, of several texts PREFIX-TEXT-mask.png, with PREFIX-labels.png and PREFIX-legend.png; "
-     "a PREFIX that ends with / is a folder, whose files have no dash in front",
-     "PREFIX"},
-    {OPT_STRING, "json", &o.json, "also write the masks in COCO's results format", "FILE"},
-    {OPT_FLAG, "no-pictures", &o.no_pictures, "write no pictures, only --json"},
-    {OPT_STRING, "dump-noise", &o.noise,
-     "also write the initial noise as float32 (channels, height, width), to compare with other programs", "FILE"},
-    {OPT_HEADING, "Sampling"},
-    STEPS_ROWS(o.answer),
-    SCHEDULE_ROWS(o.answer.schedule),
-    ENSEMBLE_ROWS(o.answer),
-    {OPT_INT, "resolution", &o.resolution, "longer side of the model's input (0: the training side)", "PIXELS",
-     .high = MOST_RESOLUTION},
-    {OPT_STRING, "fit", &o.fit, "pad the picture to a square, as eval does, or keep its aspect ratio", "KIND",
-     .choices = fits, .choice = &o.aspect},
-    {OPT_INT, "batch", &o.batch, "most masks drawn at once (fewer where memory is short)", "N", .low = 1, .high = 1024},
-    {OPT_LONG, "seed", &o.seed, "seed of the initial noise", "N"},
-    MASK_ROWS(o.mask),
-    OPTIONS_END};
-
-static const OptionsHelp help = {.about = "Finds what texts name in pictures and writes the masks.",
-                                 .usage = "--model DIR --text TEXT [--text TEXT ...] [--out PREFIX] PICTURE|FOLDER ...",
-                                 .example = "--model run/model --image elephant.jpg --text elephant"};
+} Options;
 
 static bool is_blank(const char *text) { return !text || strspn(text, " \t\n") == strlen(text); }
 
-static PictureList parse(int argc, char **argv) {
-    const char **more = options_parse(argc, argv, table, &help, INT_MAX);
-    bool any = o.texts_from != NULL;
-    for (char **text = o.texts; text && *text; text++) {
+static void check(const Options *o) {
+    bool any = o->texts_from != NULL;
+    for (char **text = o->texts; text && *text; text++) {
         if (is_blank(*text)) { die("--text is missing: expected the name of what to find"); }
         any = true;
     }
     if (!any) { die("--text is missing: expected the name of what to find"); }
-    if (o.no_pictures && !o.json) { die("--no-pictures: expected --json, or nothing is written"); }
-    want_prefix("--out", o.out);
-    if (o.json) { want_output("--json", o.json); }
-    if (o.noise) { want_output("--dump-noise", o.noise); }
-    return pictures_find("--image", (const char *const *)o.images, more);
+    if (o->no_pictures && !o->json) { die("--no-pictures: expected --json, or nothing is written"); }
+    want_prefix("--out", o->out);
+    if (o->json) { want_output("--json", o->json); }
+    if (o->noise) { want_output("--dump-noise", o->noise); }
+}
+
+static const char *const fits[] = {"pad", "aspect", NULL};
+
+static Options parse_options(int argc, char **argv, PictureList *pictures) {
+    Options o = {
+        .out = "segment", .fit = "pad", .batch = 4, .answer = ANSWER_OPTIONS_DEFAULT, .mask = MASK_OPTIONS_DEFAULT};
+    Option table[] = {
+        {OPT_HEADING, "Input and output"},
+        MODEL_ROWS(o.answer),
+        {OPT_LIST, "image", &o.images,
+         "picture (JPEG or PNG), folder of pictures, or @FILE with a path a line (may be repeated; also without "
+         "--image)",
+         "FILE"},
+        MAX_PIXELS_ROWS,
+        {OPT_LIST, "text", &o.texts, "what to find, e.g. \"elephant\" (may be repeated: a mask for each)", "TEXT"},
+        {OPT_STRING, "texts-from", &o.texts_from,
+         "take the texts from the model's list of classes: those it was trained on, or all; or from @FILE, one a line",
+         "trained|all|@FILE"},
+        {OPT_STRING, "out", &o.out,
+         "prefix of the files, PREFIX-mask.png and others (docs/SEGMENT.md); with a slash at its end a folder",
+         "PREFIX"},
+        {OPT_STRING, "json", &o.json, "also write the masks in COCO's results format", "FILE"},
+        {OPT_FLAG, "no-pictures", &o.no_pictures, "write no pictures, only --json"},
+        {OPT_STRING, "dump-noise", &o.noise,
+         "also write the initial noise as float32 (channels, height, width), to compare with other programs", "FILE"},
+        {OPT_HEADING, "Sampling"},
+        STEPS_ROWS(o.answer),
+        SCHEDULE_ROWS(o.answer.schedule),
+        ENSEMBLE_ROWS(o.answer),
+        {OPT_INT, "resolution", &o.resolution, "longer side of the model's input (0: the training side)", "PIXELS",
+         .high = MOST_RESOLUTION},
+        {OPT_STRING, "fit", &o.fit, "pad the picture to a square, as eval does, or keep its aspect ratio", "KIND",
+         .choices = fits, .choice = &o.aspect},
+        {OPT_INT, "batch", &o.batch, "most masks drawn at once (fewer where memory is short)", "N", .low = 1,
+         .high = 1024},
+        {OPT_LONG, "seed", &o.seed, "seed of the initial noise", "N"},
+        MASK_ROWS(o.mask),
+        OPTIONS_END};
+    static const OptionsHelp help = {.about = "Finds what texts name in pictures and writes the masks.",
+                                     .usage =
+                                         "--model DIR --text TEXT [--text TEXT ...] [--out PREFIX] PICTURE|FOLDER ...",
+                                     .example = "--model run/model --image elephant.jpg --text elephant"};
+    const char **more = options_parse(argc, argv, table, &help, INT_MAX);
+    check(&o);
+    *pictures = pictures_find("--image", (const char *const *)o.images, more);
+    return o;
 }
 
 // ---- Texts ---------------------------------------------------------------------------------------------------------
 
-static void add_listed(TextTable *texts, const ModelSettings *settings) {
-    bool trained = strcmp(o.texts_from, "trained") == 0;
-    if (o.texts_from[0] == '@') {
-        text_table_add_lines(texts, o.texts_from + 1, "texts");
+static void add_listed(TextTable *texts, const Options *o, const ModelSettings *settings) {
+    bool trained = strcmp(o->texts_from, "trained") == 0;
+    if (o->texts_from[0] == '@') {
+        text_table_add_lines(texts, o->texts_from + 1, "texts");
         return;
     }
-    if (!trained && strcmp(o.texts_from, "all") != 0) {
-        die("--texts-from %s: expected trained, all or @FILE", o.texts_from);
+    if (!trained && strcmp(o->texts_from, "all") != 0) {
+        die("--texts-from %s: expected trained, all or @FILE", o->texts_from);
     }
     int count = trained ? settings->train_class_count : settings->all_class_count;
     char **names = trained ? settings->train_classes : settings->all_classes;
-    if (!count) { die("--texts-from %s: %s/cocogold.json lists no classes", o.texts_from, o.answer.model); }
+    if (!count) { die("--texts-from %s: %s/cocogold.json lists no classes", o->texts_from, o->answer.model); }
     for (int i = 0; i < count; i++) { text_table_add(texts, names[i]); }
 }
 
-static TextTable find_texts(const ModelSettings *settings) {
+static TextTable find_texts(const Options *o, const ModelSettings *settings) {
     TextTable texts = {0};
-    for (char **text = o.texts; text && *text; text++) { text_table_add(&texts, *text); }
-    if (o.texts_from) { add_listed(&texts, settings); }
+    for (char **text = o->texts; text && *text; text++) { text_table_add(&texts, *text); }
+    if (o->texts_from) { add_listed(&texts, o, settings); }
     return texts;
 }
 
@@ -132,6 +140,7 @@ typedef struct {
 } Subject;
 
 typedef struct {
+    Options o;
     Pipeline pipeline;
     ModelSettings settings;
     MaskRule rule;
@@ -158,37 +167,28 @@ typedef struct {
     float *predictions;
 } Segmenter;
 
-static int steps_of(const Segmenter *s) { return o.answer.steps ? o.answer.steps : s->settings.steps; }
+static int steps_of(const Segmenter *s) { return s->o.answer.steps ? s->o.answer.steps : s->settings.steps; }
 
 static bool draws_labels(const Segmenter *s) {
-    return s->texts.count > 1 && s->texts.count <= MOST_LABELS && !o.no_pictures;
+    return s->texts.count > 1 && s->texts.count <= MOST_LABELS && !s->o.no_pictures;
 }
 
 // At most --batch and as many as there are.
 static int largest_batch(const Segmenter *s) {
     long long masks = (long long)s->pictures.count * s->texts.count;
-    return o.batch < masks ? o.batch : (int)masks;
+    return s->o.batch < masks ? s->o.batch : (int)masks;
 }
 
 static void contexts_open(Segmenter *s) {
     int batch = largest_batch(s);
     char **prompts = xcalloc((size_t)s->texts.count, sizeof *prompts);
     for (int i = 0; i < s->texts.count; i++) { prompts[i] = settings_text(&s->settings, s->texts.texts[i]); }
-    s->contexts =
-        contexts_create(&s->pipeline, (const char *const *)prompts, s->texts.count, batch, 0.25, false, &s->dev);
+    s->contexts = contexts_create(&s->pipeline, (const char *const *)prompts, s->texts.count, batch, CONTEXTS_SHARE,
+                                  false, &s->dev);
     s->context = device_alloc(&s->dev, (size_t)batch * s->contexts.row * sizeof *s->context);
     if (s->contexts.table) { pipeline_release(&s->pipeline, PART_TEXT, &s->dev); } // 1.4 GB with SD2
     for (int i = 0; i < s->texts.count; i++) { free(prompts[i]); }
     free(prompts);
-}
-
-// No more than fit into memory.
-static int choose_batch(Segmenter *s, int h, int w) {
-    size_t free_bytes, total;
-    int batch = largest_batch(s);
-    device_memory(&s->dev, &free_bytes, &total);
-    while (batch > 1 && sampler_bytes(&s->pipeline, batch, h, w, &s->dev) > free_bytes) { batch /= 2; }
-    return batch;
 }
 
 static void sampler_close(Segmenter *s) {
@@ -201,12 +201,12 @@ static void sampler_close(Segmenter *s) {
 }
 
 // PyTorch's order, so that a diffusers loop can start from it.
-static void dump_noise(Sampler *s, Device *dev) {
-    size_t cells = (size_t)(s->h * s->w), L = (size_t)s->L, count = cells * L;
+static void dump_noise(Segmenter *s) {
+    size_t cells = (size_t)(s->sampler.h * s->sampler.w), L = (size_t)s->sampler.L, count = cells * L;
     float *noise = xmalloc(count * sizeof *noise), *planes = xmalloc(count * sizeof *planes);
-    sampler_noise(s, noise, 0, (uint64_t)o.seed, dev);
+    sampler_noise(&s->sampler, noise, 0, (uint64_t)s->o.seed, &s->dev);
     transpose_inner(planes, noise, 1, cells, L);
-    atomic_write(o.noise, planes, count * sizeof *planes);
+    atomic_write(s->o.noise, planes, count * sizeof *planes);
     free(noise);
     free(planes);
 }
@@ -217,25 +217,22 @@ static void want_sampler(Segmenter *s, const Frame *frame) {
     if (s->sampler.B && s->sampler.h == h && s->sampler.w == w) { return; }
     bool first = s->sampler.B == 0;
     sampler_close(s);
-    size_t B = (size_t)choose_batch(s, h, w), pixels = B * (size_t)frame->H * (size_t)frame->W * 3;
+    size_t B = (size_t)sampler_batch(&s->pipeline, largest_batch(s), h, w, &s->dev),
+           pixels = B * (size_t)frame->H * (size_t)frame->W * 3;
     s->sampler = sampler_create(&s->pipeline, (int)B, h, w, &s->dev);
     size_t latents = B * (size_t)(h * w * s->sampler.L);
     s->inputs = xmalloc(pixels * sizeof *s->inputs);
     s->predictions = xmalloc(pixels * sizeof *s->predictions);
     s->latents = xmalloc(latents * sizeof *s->latents);
     s->conditions = xmalloc(latents * sizeof *s->conditions);
-    if (o.noise && first) { dump_noise(&s->sampler, &s->dev); }
+    if (s->o.noise && first) { dump_noise(s); }
 }
 
 // ---- Pictures ------------------------------------------------------------------------------------------------------
 
 static Frame choose_frame(const Segmenter *s, const Image *rgb) {
-    const Pipeline *p = &s->pipeline;
-    int f = vae_factor(&p->vae_decoder.config), side = s->side;
-    // Use whole cells of the UNet's coarsest level, unless they are too large for the picture.
-    int multiple = f << (p->unet.config.levels - 1);
-    return o.aspect ? frame_aspect(rgb->width, rgb->height, side, multiple <= side / 4 ? multiple : f)
-                    : frame_pad(rgb->width, rgb->height, side);
+    return s->o.aspect ? frame_aspect(rgb->width, rgb->height, s->side, pipeline_multiple(&s->pipeline, s->side))
+                       : frame_pad(rgb->width, rgb->height, s->side);
 }
 
 // Reads a picture of the list. One of several that cannot be read is named and left out: false.
@@ -265,7 +262,7 @@ static Path output_path(const Segmenter *s, const Subject *subject, const char *
     char *word = text && s->texts.count > 1 ? text_file_name(text) : NULL;
     const char *picture = subject && s->pictures.several ? s->pictures.names[subject->number] : NULL;
     const char *parts[] = {picture, word, what};
-    Path path = path_of("%s", o.out);
+    Path path = path_of("%s", s->o.out);
     for (int i = 0; i < 3; i++) {
         if (parts[i]) { path = prefixed(path.text, parts[i]); }
     }
@@ -278,7 +275,7 @@ static bool has_text(TextTable *table, int count, const char *text) { return tex
 
 // Dies if two masks would have the same file, such as that of "t-shirt" in x.jpg and that of "shirt" in x-t.jpg.
 static void want_distinct_files(const Segmenter *s) {
-    if (!s->pictures.several || s->texts.count < 2 || o.no_pictures) { return; }
+    if (!s->pictures.several || s->texts.count < 2 || s->o.no_pictures) { return; }
     int count = s->pictures.count, texts = s->texts.count;
     TextTable pictures = {0}, words = {0};
     for (int i = 0; i < count; i++) { text_table_add(&pictures, s->pictures.names[i]); }
@@ -305,24 +302,32 @@ static void want_distinct_files(const Segmenter *s) {
     text_table_free(&words);
 }
 
-// Dies if what would be written is one of the pictures: a folder may hold pictures named x.png and x-mask.png.
+static void want_kept(TextTable *pictures, int count, Path path) {
+    Path place = file_place(path.text);
+    if (!place.text[0] || !has_text(pictures, count, place.text)) { return; }
+    die("%s is one of the pictures, and would be replaced: expected another --out", path.text);
+}
+
+// Dies if what would be written is one of the pictures: a folder may hold pictures named x.png and x-mask.png. Pictures
+// in other folders cannot be replaced, since a file takes the place of a link, not of what that points to.
 static void want_pictures_kept(const Segmenter *s) {
-    static const char *const kinds[] = {"mask", "prediction", "overlay", "labels", "legend"};
-    int count = s->pictures.several ? s->pictures.count : 1;
-    TextTable files = {0}; // the pictures' places on their devices
-    for (int i = 0; i < s->pictures.count; i++) { text_table_add(&files, file_place(s->pictures.paths[i]).text); }
-    int known = files.count;
-    for (int i = 0; !o.no_pictures && i < count; i++) {
+    static const char *const kinds[] = {"mask", "prediction", "overlay"};
+    Path folder = file_place(folder_of(s->o.out).text);
+    TextTable files = {0}; // the places on their devices of the pictures in this folder
+    for (int i = 0; i < s->pictures.count; i++) {
+        const char *path = s->pictures.paths[i];
+        if (strcmp(file_place(folder_of(path).text).text, folder.text) != 0) { continue; }
+        text_table_add(&files, file_place(path).text);
+    }
+    int known = files.count, count = !known || s->o.no_pictures ? 0 : s->pictures.several ? s->pictures.count : 1;
+    for (int i = 0; i < count; i++) {
         Subject subject = {.number = i};
-        for (int t = 0; t < s->texts.count; t++) {
-            for (int k = 0; k < 5; k++) {
-                Path path = output_path(s, k < 4 ? &subject : NULL, k < 3 ? s->texts.texts[t] : NULL, kinds[k]);
-                Path place = file_place(path.text);
-                if (!place.text[0] || !has_text(&files, known, place.text)) { continue; }
-                die("%s is one of the pictures, and would be replaced: expected another --out", path.text);
-            }
+        if (draws_labels(s)) { want_kept(&files, known, output_path(s, &subject, NULL, "labels")); }
+        for (int k = 0; k < 3 * s->texts.count; k++) {
+            want_kept(&files, known, output_path(s, &subject, s->texts.texts[k / 3], kinds[k % 3]));
         }
     }
+    if (count && draws_labels(s)) { want_kept(&files, known, output_path(s, NULL, NULL, "legend")); }
     text_table_free(&files);
 }
 
@@ -367,7 +372,7 @@ static void finish_mask(Segmenter *s, Subject *subject, int t, const float *pred
     for (size_t i = 0; i < pixels; i++) { marked += mask[i]; }
     s->shares[t] += marked / (double)pixels;
     s->found[t] += marked > 0;
-    if (!o.no_pictures) { write_pictures(s, subject, text, mask, prediction); }
+    if (!s->o.no_pictures) { write_pictures(s, subject, text, mask, prediction); }
     if (s->results || draws_labels(s)) {
         Image certainty;
         double score = find_certainty(s, subject, prediction, input, mask, &certainty);
@@ -410,8 +415,8 @@ static void segment(Segmenter *s, Subject *subjects, int n) {
                    latent * sizeof *s->latents);
         }
         contexts_gather(&s->contexts, s->context, index, m, &s->dev);
-        sampler_ensemble(&s->sampler, s->predictions, s->conditions, s->context, ids, m, steps_of(s), o.answer.ensemble,
-                         (uint64_t)o.seed, &s->dev);
+        sampler_ensemble(&s->sampler, s->predictions, s->conditions, s->context, ids, m, steps_of(s),
+                         s->o.answer.ensemble, (uint64_t)s->o.seed, &s->dev);
         int broken = s->sampler.broken < 0 ? 0 : s->sampler.broken;
         sampler_want_finite(&s->sampler, "\"%s\"", s->texts.texts[index[broken]]);
         for (int i = 0; i < m; i++) {
@@ -427,7 +432,7 @@ static void segment(Segmenter *s, Subject *subjects, int n) {
 static void expect_work(Segmenter *s, int left) {
     SamplerWork w = sampler_work(&s->sampler);
     int steps = steps_of(s);
-    long long masks = (long long)left * s->texts.count * o.answer.ensemble;
+    long long masks = (long long)left * s->texts.count * s->o.answer.ensemble;
     s->progress.total = s->progress.done + masks * (steps * w.step + w.decode) + left * w.encode;
 }
 
@@ -461,7 +466,7 @@ static int read_group(Segmenter *s, Subject *subjects) {
 }
 
 static void segment_all(Segmenter *s) {
-    Subject *subjects = xcalloc((size_t)o.batch, sizeof *subjects);
+    Subject *subjects = xcalloc((size_t)s->o.batch, sizeof *subjects);
     s->progress = progress_work("segment", 0);
     for (int n; (n = read_group(s, subjects)) > 0;) {
         expect_work(s, n + s->holds + s->pictures.count - s->at);
@@ -482,20 +487,21 @@ static void segment_all(Segmenter *s) {
 // ---- Command -------------------------------------------------------------------------------------------------------
 
 static void segmenter_open(Segmenter *s) {
+    const Options *o = &s->o;
     int parts = PART_UNET | PART_VAE_ENCODER | PART_VAE_DECODER | PART_TEXT | PART_SCHEDULE;
-    s->pipeline = pipeline_open(o.answer.model, parts | (o.answer.ema ? PART_UNET_EMA : 0), 0, &s->dev);
-    if (schedule_changes(&o.answer.schedule)) { schedule_change(&s->pipeline.schedule, &o.answer.schedule); }
+    s->pipeline = pipeline_open(o->answer.model, parts | (o->answer.ema ? PART_UNET_EMA : 0), 0, &s->dev);
+    if (schedule_changes(&o->answer.schedule)) { schedule_change(&s->pipeline.schedule, &o->answer.schedule); }
     schedule_warn_steps(&s->pipeline.schedule, steps_of(s));
-    s->rule = settings_rule(&s->settings, o.answer.model, &o.mask, COMPARED_PICTURE);
-    s->side = pipeline_resolution(&s->pipeline, o.resolution ? o.resolution : s->settings.resolution);
+    s->rule = settings_rule(&s->settings, o->answer.model, &o->mask, COMPARED_PICTURE);
+    s->side = pipeline_resolution(&s->pipeline, o->resolution ? o->resolution : s->settings.resolution);
     for (int i = 0; i < s->texts.count; i++) { note_text(s->texts.texts[i], s->pipeline.tokenizer, &s->settings); }
-    if (s->texts.count > MOST_LABELS && !o.no_pictures) {
+    if (s->texts.count > MOST_LABELS && !o->no_pictures) {
         warn("%d texts: no label maps, which have at most %d", s->texts.count, MOST_LABELS);
     }
     contexts_open(s);
     s->shares = xcalloc((size_t)s->texts.count, sizeof *s->shares);
     s->found = xcalloc((size_t)s->texts.count, sizeof *s->found);
-    if (!o.json) { return; }
+    if (!o->json) { return; }
     s->images = coco_images(s->pictures.paths, s->pictures.count);
     s->results = json_writer();
     yajl_gen_array_open(s->results);
@@ -518,7 +524,7 @@ static void segmenter_close(Segmenter *s) {
 static void report_one(const Segmenter *s, double seconds) {
     char *text = text_shown(s->texts.texts[0]);
     printf("\"%s\" covers %.1f%% of %s (%.2f s)", text, 100 * s->shares[0], s->pictures.paths[0], seconds);
-    if (!o.no_pictures) {
+    if (!s->o.no_pictures) {
         printf("; wrote %s, %s, %s", output_path(s, NULL, NULL, "mask").text,
                output_path(s, NULL, NULL, "prediction").text, output_path(s, NULL, NULL, "overlay").text);
     }
@@ -535,15 +541,18 @@ static void report_many(const Segmenter *s, double seconds) {
     }
     printf("%d picture%s, %d text%s (%.2f s)", read, read == 1 ? "" : "s", s->texts.count,
            s->texts.count == 1 ? "" : "s", seconds);
-    if (!o.no_pictures) { printf("; wrote %s*mask.png, %s*prediction.png, %s*overlay.png", o.out, o.out, o.out); }
-    if (draws_labels(s)) { printf(", %s*labels.png, %s", o.out, output_path(s, NULL, NULL, "legend").text); }
+    if (!s->o.no_pictures) {
+        printf("; wrote %s*mask.png, %s*prediction.png, %s*overlay.png", s->o.out, s->o.out, s->o.out);
+    }
+    if (draws_labels(s)) { printf(", %s*labels.png, %s", s->o.out, output_path(s, NULL, NULL, "legend").text); }
     printf("\n");
 }
 
 int cmd_segment(int argc, char **argv) {
-    Segmenter s = {.pictures = parse(argc, argv)};
-    settings_read(&s.settings, o.answer.model);
-    s.texts = find_texts(&s.settings);
+    Segmenter s = {0};
+    s.o = parse_options(argc, argv, &s.pictures);
+    settings_read(&s.settings, s.o.answer.model);
+    s.texts = find_texts(&s.o, &s.settings);
     want_distinct_files(&s);
     want_pictures_kept(&s);
     if (!s.pictures.several) { s.first = image_load(s.pictures.paths[0], 3); }
@@ -556,7 +565,7 @@ int cmd_segment(int argc, char **argv) {
     }
     if (s.results) {
         yajl_gen_array_close(s.results);
-        json_write(s.results, o.json);
+        json_write(s.results, s.o.json);
     }
     (s.pictures.several || s.texts.count > 1 ? report_many : report_one)(&s, now_seconds() - started);
     int unreadable = s.unreadable;

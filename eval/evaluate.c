@@ -1,4 +1,5 @@
 #include "eval/evaluate.h"
+#include "data/paint.h"
 #include "util/error.h"
 #include "util/progress.h"
 #include "util/text.h"
@@ -19,7 +20,8 @@ static Contexts text_contexts(Pipeline *pipeline, const Dataset *dataset, const 
         int set = i / n, t = i % n;
         texts[i] = set ? xstrdup(sets[set - 1].text[t]) : settings_text(settings, names[t]);
     }
-    Contexts contexts = contexts_create(pipeline, (const char *const *)texts, count, batch, 0.25, dataset->texts, dev);
+    Contexts contexts =
+        contexts_create(pipeline, (const char *const *)texts, count, batch, CONTEXTS_SHARE, dataset->texts, dev);
     for (int i = 0; i < count; i++) { free(texts[i]); }
     free(texts);
     return contexts;
@@ -241,19 +243,20 @@ static void score_floors(const DatasetItem *item, const float *input, Evaluation
     free(mask);
 }
 
-// FOLDER/IMAGE-TEXT.png, white where the class or phrase was found. Shards may hold several crops of a picture:
-// FOLDER/IMAGE-TEXT-SAMPLE.png.
+// FOLDER/IMAGE-TEXT.png, white where the class or phrase was found; FOLDER/IMAGE-TEXT-ITEM.png of shards, which may
+// hold several crops of a picture, and where IMAGE is a text: shirt in x-t is not t-shirt in x.
 static void save_mask(const char *folder, const Dataset *dataset, const DatasetItem *item, const uint8_t *mask) {
     char number[24];
     Image image = mask_image(mask, item->frame.width, item->frame.height);
     char *name = text_file_name(dataset_text(dataset, &item->pair));
     char *id = text_file_name(dataset_image_name(dataset, &item->pair, number));
-    char *sample = dataset->crops ? xprintf("-%d", item->pair.item) : xstrdup("");
-    char *path = xprintf("%s/%s-%s%s.png", folder, id, name, sample);
+    bool numbered = dataset->crops || dataset->coco.pictures[item->pair.item].id_name;
+    char *ending = numbered ? xprintf("-%d", item->pair.item) : xstrdup("");
+    char *path = xprintf("%s/%s-%s%s.png", folder, id, name, ending);
     image_save(&image, path);
     image_free(&image);
     free(path);
-    free(sample);
+    free(ending);
     free(name);
     free(id);
 }

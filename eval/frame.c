@@ -1,4 +1,5 @@
 #include "eval/frame.h"
+#include "data/paint.h"
 #include "util/error.h"
 #include <math.h>
 #include <stdlib.h>
@@ -47,20 +48,6 @@ void frame_mask(const Frame *f, const uint8_t *mask, uint8_t *out) {
         memcpy(out + (size_t)(f->y + y) * f->W + f->x, small + (size_t)y * f->w, (size_t)f->w);
     }
     free(small);
-}
-
-Image mask_image(const uint8_t *mask, int width, int height) {
-    Image image = image_new(width, height, 1);
-    for (size_t i = 0; i < (size_t)width * height; i++) { image.pixels[i] = mask[i] ? 255 : 0; }
-    return image;
-}
-
-Image float_image(const float *values, int width, int height) {
-    Image image = image_new(width, height, 3);
-    for (size_t i = 0; i < (size_t)width * height * 3; i++) {
-        image.pixels[i] = (uint8_t)lroundf(255 * fminf(1, fmaxf(0, values[i])));
-    }
-    return image;
 }
 
 void frame_restore_mask(const Frame *f, const uint8_t *mask, uint8_t *out) {

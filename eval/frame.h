@@ -23,8 +23,5 @@ void frame_mask(const Frame *frame, const uint8_t *mask, uint8_t *out);
 void frame_restore_mask(const Frame *frame, const uint8_t *mask, uint8_t *out);
 // Back: values (H, W) in [0, 1] as a grey picture (height, width).
 Image frame_restore_values(const Frame *frame, const float *values);
-// A mask (height, width) of 0 and 1 as black and white, and values (height, width, 3) in [0, 1] as a picture.
-Image mask_image(const uint8_t *mask, int width, int height);
-Image float_image(const float *values, int width, int height);
 // Back: a prediction (H, W, 3) in [0, 1] as a picture (height, width).
 Image frame_restore_picture(const Frame *frame, const float *prediction);

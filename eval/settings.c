@@ -53,14 +53,6 @@ static void read_names(const Json *json, const char *field, int *count, char ***
     free(values);
 }
 
-static int choice(const Json *json, const char *field, const char *const *names, int fallback) {
-    const char *value = json_string(json, field, names[fallback]);
-    for (int i = 0; names[i]; i++) {
-        if (strcmp(value, names[i]) == 0) { return i; }
-    }
-    die("%s: %s is \"%s\": expected %s, %s, ...", json->path, field, value, names[0], names[1]);
-}
-
 static double number_in(const Json *json, const char *field, double fallback, double low, double high) {
     double value = json_number(json, field, fallback);
     if (!(value >= low && value <= high)) {
@@ -75,7 +67,7 @@ bool settings_read(ModelSettings *s, const char *folder) {
     bool there = file_exists(path);
     if (there) {
         Json json = json_read(path);
-        s->target = choice(&json, "target", target_names, 0) == 0 ? TARGET_OVERLAY : TARGET_MASK;
+        s->target = json_choice(&json, "target", target_names, 0) == 0 ? TARGET_OVERLAY : TARGET_MASK;
         int n = json_integers(&json, "color", s->color, 3, 0, 255);
         if (n != -1 && n != 3) { die("%s: color has %d values: expected red, green and blue", path, n); }
         s->alpha = number_in(&json, "alpha", 1, 0, 1);
@@ -122,14 +114,12 @@ void settings_copy(const char *from, const char *to) {
 
 static const char *const compared_names[] = {"decoded latent", "picture", NULL};
 
-// Thresholds for decoded latents do not fit pictures. Files of earlier builds, which compared with nothing else, do not
-// say it.
+// Thresholds for decoded latents do not fit pictures.
 static void check_compared(const Json *json, Compared compared) {
-    bool known = json_find(json->root, "compared_with") != NULL;
-    if (choice(json, "compared_with", compared_names, COMPARED_LATENT) >= (int)compared) { return; }
-    warn("%s: %s chose these thresholds, which compared with the decoded latent instead of the picture: expected a new "
-         "choice (cocogold eval --data DIR --tune-on SPLIT)",
-         json->path, known ? "eval --protocol crops" : "an earlier build");
+    if (json_choice(json, "compared_with", compared_names, (int)compared) >= (int)compared) { return; }
+    warn("%s: eval --protocol crops chose these thresholds, which compared with the decoded latent instead of the "
+         "picture: expected a new choice (cocogold eval --data DIR --tune-on SPLIT)",
+         json->path);
 }
 
 // Reads the thresholds of segmentation.json for a method; `any_method`: also uses the file's method.
@@ -137,7 +127,7 @@ static void read_thresholds(MaskRule *rule, const char *folder, bool any_method,
     char *path = xprintf("%s/segmentation.json", folder);
     if (file_exists(path)) {
         Json json = json_read(path);
-        MaskMethod method = (MaskMethod)choice(&json, "method", mask_method_names, (int)rule->method);
+        MaskMethod method = (MaskMethod)json_choice(&json, "method", mask_method_names, (int)rule->method);
         if (any_method || method == rule->method) {
             rule->method = method;
             rule->tolerance = (float)number_in(&json, "tolerance", rule->tolerance, 0, 1);

@@ -43,9 +43,7 @@ typedef struct {
     ScheduleChange schedule;
 } AnswerOptions;
 #define ANSWER_OPTIONS_DEFAULT                                                                                         \
-    {                                                                                                                  \
-        .ensemble = 1, .schedule = {.prediction = -1, .spacing = -1, .terminal_signal = NAN }                          \
-    }
+    { .ensemble = 1, .schedule = SCHEDULE_AS_MODEL }
 
 // Rows of option tables (util/options.h).
 // clang-format off

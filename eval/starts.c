@@ -1,5 +1,7 @@
 #include "eval/starts.h"
+#include "data/paint.h"
 #include "eval/frame.h"
+#include "model/contexts.h"
 #include "util/error.h"
 #include "util/file.h"
 #include "util/progress.h"
@@ -110,8 +112,7 @@ static void take_picture(Subject *s, const Image *map) {
 // Places both in the model's rectangle. Returns NULL, or why the map is of no use.
 static char *place(const StartAnalysis *a, Subject *s, const Image *rgb, const GreyValues *depth, const Image *map,
                    const char *path) {
-    int f = vae_factor(&a->pipeline->vae_decoder.config), multiple = f << (a->pipeline->unet.config.levels - 1);
-    *s = (Subject){.frame = frame_aspect(rgb->width, rgb->height, a->side, multiple <= a->side / 4 ? multiple : f)};
+    *s = (Subject){.frame = frame_aspect(rgb->width, rgb->height, a->side, pipeline_multiple(a->pipeline, a->side))};
     size_t n = 3 * pixels_of(s);
     s->picture = xmalloc(n * sizeof *s->picture), s->map = xmalloc(n * sizeof *s->map);
     s->truth = xmalloc(n * sizeof *s->truth), s->valid = xmalloc(n);
@@ -171,6 +172,7 @@ static void work_resize(Work *w, const Frame *frame) {
     int f = vae_factor(&w->a->pipeline->vae_decoder.config), h = frame->H / f, width = frame->W / f;
     if (w->sampler.B && w->sampler.h == h && w->sampler.w == width) { return; }
     if (w->sampler.B) { sampler_destroy(&w->sampler, w->dev); }
+    sampler_want_memory(sampler_bytes(w->a->pipeline, 1, h, width, w->dev), 1, w->a->side, w->dev);
     w->sampler = sampler_create(w->a->pipeline, 1, h, width, w->dev);
     w->sampler.T = w->tokens;
     size_t latent = (size_t)h * (size_t)width * (size_t)w->sampler.L * sizeof(float);

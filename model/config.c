@@ -342,20 +342,11 @@ void clip_config_write(const CLIPConfig *c, const char *path) {
 
 // ---- Scheduler -----------------------------------------------------------------------------------------------------
 
-static int choice(const Json *json, const char *field, const char *fallback, const char *const *names, int count) {
-    const char *value = json_string(json, field, fallback);
-    for (int i = 0; i < count; i++) {
-        if (strcmp(value, names[i]) == 0) { return i; }
-    }
-    die("%s: field \"%s\" is \"%s\", only %s, %s%s%s are supported", json->path, field, value, names[0], names[1],
-        count > 2 ? ", " : "", count > 2 ? names[2] : "");
-}
-
 const char *const prediction_names[] = {
     [PREDICT_EPSILON] = "epsilon", [PREDICT_V] = "v_prediction", [PREDICT_SAMPLE] = "sample", NULL};
 const char *const timestep_spacing_names[] = {
     [SPACING_LEADING] = "leading", [SPACING_TRAILING] = "trailing", [SPACING_LINSPACE] = "linspace", NULL};
-static const char *const beta_schedules[] = {"linear", "scaled_linear"};
+static const char *const beta_schedules[] = {"linear", "scaled_linear", NULL};
 
 enum { SIGNAL_STEPS = 1000000 }; // signals are read as multiples of 1 / SIGNAL_STEPS
 
@@ -404,9 +395,9 @@ ScheduleConfig schedule_config_read(const char *path) {
         .steps_offset = (int)json_integer(&json, "steps_offset", 0, 0, 1000000),
         .beta_start = positive_number(&json, "beta_start", 0.0001),
         .beta_end = positive_number(&json, "beta_end", 0.02),
-        .scaled_linear = choice(&json, "beta_schedule", "linear", beta_schedules, 2) == 1,
-        .prediction = (Prediction)choice(&json, "prediction_type", "epsilon", prediction_names, 3),
-        .spacing = (TimestepSpacing)choice(&json, "timestep_spacing", "leading", timestep_spacing_names, 3),
+        .scaled_linear = json_choice(&json, "beta_schedule", beta_schedules, 0) == 1,
+        .prediction = (Prediction)json_choice(&json, "prediction_type", prediction_names, PREDICT_EPSILON),
+        .spacing = (TimestepSpacing)json_choice(&json, "timestep_spacing", timestep_spacing_names, SPACING_LEADING),
         .terminal_signal = json_boolean(&json, "rescale_betas_zero_snr", false) ? 0 : trained_signal(&json),
         .set_alpha_to_one = json_boolean(&json, "set_alpha_to_one", true)};
     if (c.beta_start >= 1 || c.beta_end >= 1) {

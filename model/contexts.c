@@ -1,15 +1,23 @@
 #include "model/contexts.h"
-#include "model/sampler.h"
 #include "util/error.h"
 #include "util/progress.h"
 #include <assert.h>
 #include <stdio.h>
 #include <stdlib.h>
 
+static size_t row_size(const Pipeline *p) {
+    return (size_t)tokenizer_length(p->tokenizer) * (size_t)p->clip.config.hidden_size;
+}
+
+floatX *context_table(Pipeline *pipeline, const char *const *texts, int count, Device *dev) {
+    floatX *table = device_alloc(dev, (size_t)(count ? count : 1) * row_size(pipeline) * sizeof(floatX));
+    pipeline_embed_texts(pipeline, texts, count, table, dev);
+    return table;
+}
+
 Contexts contexts_create(Pipeline *pipeline, const char *const *texts, int count, int batch, double share, bool print,
                          Device *dev) {
-    Contexts c = {.count = count, .batch = batch};
-    c.row = (size_t)tokenizer_length(pipeline->tokenizer) * (size_t)pipeline->clip.config.hidden_size;
+    Contexts c = {.count = count, .batch = batch, .row = row_size(pipeline)};
     c.texts = xcalloc((size_t)count + 1, sizeof *c.texts);
     for (int i = 0; i < count; i++) { c.texts[i] = xstrdup(texts[i]); }
     size_t bytes = (size_t)count * c.row * sizeof(floatX), free_bytes, total;

@@ -4,6 +4,8 @@
 #pragma once
 #include "model/text_batch.h"
 
+#define CONTEXTS_SHARE 0.25 // of the free memory, by default
+
 typedef struct {
     char **texts; // (count) copies
     int count, batch;
@@ -20,3 +22,6 @@ Contexts contexts_create(Pipeline *pipeline, const char *const *texts, int count
 void contexts_destroy(Contexts *contexts, Device *dev);
 // out (n, T, C) on the device: the contexts of the texts index[0..n), n <= batch.
 void contexts_gather(Contexts *contexts, floatX *out, const int *index, int n, Device *dev);
+
+// The table alone: (count, T, C) on the device, to be freed with device_free.
+floatX *context_table(Pipeline *pipeline, const char *const *texts, int count, Device *dev);

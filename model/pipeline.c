@@ -121,6 +121,11 @@ int pipeline_resolution(const Pipeline *p, int wanted) {
     return resolution;
 }
 
+int pipeline_multiple(const Pipeline *p, int side) {
+    int f = vae_factor(&p->vae_decoder.config), multiple = f << (p->unet.config.levels - 1);
+    return multiple <= side / 4 ? multiple : f;
+}
+
 void pipeline_close(Pipeline *p, Device *dev) {
     if (p->parts & PART_UNET) { unet_destroy(&p->unet, dev); }
     if (p->parts & PART_VAE_ENCODER) { vae_destroy(&p->vae_encoder, dev); }

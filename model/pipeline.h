@@ -38,6 +38,9 @@ enum { MOST_RESOLUTION = 4096 };
 // directory was made for: the UNet's sample_size, else the VAE's. Dies unless it is a multiple of the VAE's factor from
 // 1 to MOST_RESOLUTION. A half of the VAE must be open.
 int pipeline_resolution(const Pipeline *pipeline, int wanted);
+// What the sides of an input of another shape should be multiples of, if its longer one is `side`: whole cells of the
+// UNet's coarsest level, unless they are too large for the picture; then those of the latent.
+int pipeline_multiple(const Pipeline *pipeline, int side);
 
 // Frees the weights of parts that are no longer run; their configurations and the tokenizer remain.
 void pipeline_release(Pipeline *pipeline, int parts, Device *dev);

@@ -56,7 +56,7 @@ SamplerWork sampler_work(const Sampler *sampler) {
 
 static size_t larger(size_t a, size_t b) { return a > b ? a : b; }
 
-// The arena's size: the largest need of the three models, measured without running them.
+// The arena's size: the largest need of the three models, measured without running them. Notes the workspace's.
 static size_t arena_bytes(Sampler s, Device *dev) {
     Device plan = *dev;
     plan.plan_only = true;
@@ -70,7 +70,7 @@ static size_t arena_bytes(Sampler s, Device *dev) {
     if (s.pipeline->parts & PART_VAE_ENCODER) {
         bytes = larger(bytes, pipeline_encode_bytes(s.pipeline, s.B, s.h * s.f, s.w * s.f, &plan));
     }
-    if (!dev->plan_only) { device_reserve_workspace(dev, plan.workspace_needed); }
+    dev->workspace_needed = larger(dev->workspace_needed, plan.workspace_needed);
     return bytes;
 }
 
@@ -113,19 +113,39 @@ size_t sampler_text_bytes(Pipeline *pipeline, int B, int h, int w, double guidan
     return shape_bytes(sampler_shape(pipeline, B, h, w, false, guidance), dev);
 }
 
+// *needed also gets what the workspace has to grow by.
+static bool fits(size_t *needed, size_t *free_bytes, Device *dev) {
+    size_t total;
+    device_memory(dev, free_bytes, &total);
+    *needed += larger(dev->workspace_needed, dev->workspace_size) - dev->workspace_size;
+    return *needed <= *free_bytes;
+}
+
+int sampler_batch(Pipeline *pipeline, int batch, int h, int w, Device *dev) {
+    for (; batch > 1; batch /= 2) {
+        dev->workspace_needed = 0;
+        size_t free_bytes, needed = sampler_bytes(pipeline, batch, h, w, dev);
+        if (fits(&needed, &free_bytes, dev)) { break; }
+    }
+    return batch;
+}
+
 void sampler_want_memory(size_t needed, int batch, int side, Device *dev) {
-    size_t free_bytes, total;
-    device_memory(dev, &free_bytes, &total);
+    size_t free_bytes;
     char a[24], b[24];
-    if (needed > free_bytes) {
-        die("--batch %d at %d pixels needs %s, but %s has %s free: expected a smaller --batch or --resolution", batch,
-            side, format_bytes((double)needed, a), device_name(dev), format_bytes((double)free_bytes, b));
+    if (!fits(&needed, &free_bytes, dev)) {
+        Path samples = batch > 1 ? path_of("--batch %d", batch) : path_of("a picture");
+        die("%s at %d pixels needs %s, but %s has %s free: expected a smaller %s--resolution", samples.text, side,
+            format_bytes((double)needed, a), device_name(dev), format_bytes((double)free_bytes, b),
+            batch > 1 ? "--batch or " : "");
     }
 }
 
 static Sampler create(Sampler s, Device *dev) {
     size_t count = (size_t)s.B * latent_count(&s), rows = (size_t)rows_of(&s, s.B);
-    s.arena = arena_create(dev, arena_bytes(s, dev));
+    size_t bytes = arena_bytes(s, dev);
+    device_reserve_workspace(dev, dev->workspace_needed);
+    s.arena = arena_create(dev, bytes);
     s.image_latent = device_alloc(dev, count * sizeof(float));
     s.latent = device_alloc(dev, count * sizeof(float));
     s.timesteps = device_alloc(dev, rows * sizeof(float));
@@ -197,7 +217,6 @@ static void denoise(Sampler *s, const float *image_latent, const floatX *context
         set_timestep(s, timesteps[i], n, dev);
         predict(s, context, n, dev);
         ddim_step(s->latent, s->output, alpha, alpha_prev, schedule->config.prediction, n, (int)latent_count(s), dev);
-        if (s->progress) { progress_update(s->progress, ++s->steps_done); }
     }
     free(timesteps);
 }
@@ -296,10 +315,4 @@ void sampler_encode(Sampler *s, float *latents, const float *pictures, int n, De
     pipeline_encode(s->pipeline, &s->arena, s->latent, s->images, n, s->h * s->f, s->w * s->f, dev);
     device_copy(dev, latents, s->latent, (size_t)n * latent_count(s) * sizeof(float), false);
     device_sync(dev);
-}
-
-floatX *context_table(Pipeline *pipeline, const char *const *texts, int count, Device *dev) {
-    floatX *table = device_alloc(dev, (size_t)(count ? count : 1) * context_count(pipeline) * sizeof(floatX));
-    pipeline_embed_texts(pipeline, texts, count, table, dev);
-    return table;
 }

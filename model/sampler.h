@@ -19,8 +19,6 @@ typedef struct {
     floatX *sample, *output;         // (rows, h, w, 2L), or L without condition; (rows, h, w, L)
     floatX *context;                 // (rows, T, C) with guidance; the first is sampler_negative's
     float *host_timesteps;           // (rows) pinned
-    Progress *progress;              // counts DDIM steps, if set by the caller
-    long long steps_done;
     // (n, h, w, L) on the host, set by the caller: sampling starts from a * start + sqrt(1 - a^2) * white noise with
     // a^2 = alphas_cumprod at the first timestep, the share that a training sample of that timestep has. NULL: from
     // white noise alone.
@@ -38,10 +36,14 @@ Sampler sampler_create_text(Pipeline *pipeline, int B, int h, int w, double guid
 // Sets the negative text's embedding (T, C), on the device. Call it if and only if there is guidance.
 void sampler_negative(Sampler *sampler, const floatX *context, Device *dev);
 // Bytes of device memory that sampler_create and sampler_create_text take, and the weights of UNet and VAE when they
-// are first used: those that are mapped in another type than float are converted.
+// are first used: those that are mapped in another type than float are converted. The workspace that the kernels need
+// is noted in dev->workspace_needed.
 size_t sampler_bytes(Pipeline *pipeline, int B, int h, int w, Device *dev);
 size_t sampler_text_bytes(Pipeline *pipeline, int B, int h, int w, double guidance, Device *dev);
-// Dies, naming the options --batch and --resolution, unless so many bytes are free.
+// `batch`, or the largest of its half, quarter, ... that fits into memory; at least 1.
+int sampler_batch(Pipeline *pipeline, int batch, int h, int w, Device *dev);
+// Dies, naming the options --resolution and, for a batch of more than 1, --batch, unless so many bytes and the noted
+// workspace are free.
 void sampler_want_memory(size_t needed, int batch, int side, Device *dev);
 
 // What encoding a picture, a step of a sample and decoding it add to the device's progress. Nothing is run.
@@ -68,6 +70,3 @@ void sampler_decode(Sampler *sampler, float *pictures, int n, Device *dev);
 void sampler_decode_latents(Sampler *sampler, float *pictures, const float *latents, int n, Device *dev);
 // Latents (n, h, w, L) on the host, scaled, of pictures (n, h f, w f, 3) in [-1, 1] on the host.
 void sampler_encode(Sampler *sampler, float *latents, const float *pictures, int n, Device *dev);
-
-// Context rows of texts: table (count, T, C) on the device, to be freed with device_free.
-floatX *context_table(Pipeline *pipeline, const char *const *texts, int count, Device *dev);

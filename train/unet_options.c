@@ -1,5 +1,6 @@
 #include "train/unet_options.h"
 #include "data/shard.h"
+#include "model/contexts.h"
 #include "util/error.h"
 #include <string.h>
 
@@ -16,7 +17,7 @@ void unet_options_parse(UNetOptions *o, int argc, char **argv) {
     *o = (UNetOptions){.diffusion = diffusion_options_default(),
                        .target = "overlay",
                        .text_template = "{}",
-                       .text_memory = 0.25,
+                       .text_memory = CONTEXTS_SHARE,
                        .loss = "mse",
                        .pixel_loss_type = "l1",
                        .zero_snr = -1};

@@ -1,5 +1,6 @@
 #include "train/validate.h"
 #include "data/draw.h"
+#include "data/paint.h"
 #include "model/sampler.h"
 #include "eval/frame.h"
 #include "eval/settings.h"

@@ -1,6 +1,7 @@
 #include "train/validate_text.h"
 #include "data/draw.h"
 #include "data/paint.h"
+#include "model/contexts.h"
 #include "model/mapped.h"
 #include "model/sampler.h"
 #include "train/validation_shards.h"

@@ -153,6 +153,17 @@ const char *json_string(const Json *json, const char *field, const char *fallbac
     return YAJL_GET_STRING(value);
 }
 
+int json_choice(const Json *json, const char *field, const char *const *names, int fallback) {
+    const char *value = json_string(json, field, names[fallback]);
+    char list[256] = "";
+    for (int i = 0; names[i]; i++) {
+        if (strcmp(value, names[i]) == 0) { return i; }
+        size_t used = strlen(list);
+        snprintf(list + used, sizeof list - used, "%s%s", i ? ", " : "", names[i]);
+    }
+    die("%s: field \"%s\" is \"%s\", expected one of %s", json->path, field, value, list);
+}
+
 // Number of entries of a list of `what`, for which there are at most `capacity` places.
 static int list_length(const Json *json, const char *field, yajl_val value, const char *what, int capacity) {
     if (!YAJL_IS_ARRAY(value)) { die("%s: field \"%s\" is not a list of %s", json->path, field, what); }

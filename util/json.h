@@ -42,6 +42,8 @@ long long json_integer(const Json *json, const char *field, long long fallback, 
 double json_number(const Json *json, const char *field, double fallback);
 bool json_boolean(const Json *json, const char *field, bool fallback);
 const char *json_string(const Json *json, const char *field, const char *fallback); // lives as long as the tree
+// The index of a string's value in the NULL-terminated list of names; dies, and lists them, if it is none of them.
+int json_choice(const Json *json, const char *field, const char *const *names, int fallback);
 // Fill values[0..capacity) and return the count, or -1 if the field is missing or null. Die if the list is longer, or
 // if an entry is of another type or outside of [low, high]. A single integer counts as a list of one.
 int json_integers(const Json *json, const char *field, int *values, int capacity, int low, int high);

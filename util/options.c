@@ -127,6 +127,13 @@ static void print_help(poptContext context, const char *name, const OptionsHelp 
     exit(0);
 }
 
+bool options_asks_help(const char *argument) {
+    static const char *const forms[] = {"--help", "-h", "-?", "help"};
+    bool asks = false;
+    for (int i = 0; i < 4; i++) { asks |= strcmp(argument, forms[i]) == 0; }
+    return asks;
+}
+
 const char **options_parse(int argc, char **argv, const Option *table, const OptionsHelp *help, int max_arguments) {
     static const char *none[] = {NULL};
     char *name = xprintf("cocogold %s", argv[0]);

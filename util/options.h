@@ -53,6 +53,8 @@ const char **options_parse(int argc, char **argv, const Option *table, const Opt
 
 // One table with the rows of three, to be freed.
 Option *options_join(const Option *first, const Option *second, const Option *third);
+// Whether the first argument of a program that has commands asks for its help: --help, -h, -? or help.
+bool options_asks_help(const char *argument);
 
 // Dies unless `value` was given: options_require(o.model, "--model", "a pipeline directory").
 void options_require(const char *value, const char *option, const char *what);

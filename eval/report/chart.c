@@ -5,7 +5,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-static const int palette[COLORS] = {0x2f6fd0, 0xe0821e, 0xaab2bd, 0x3c4652, 0x2a9d6f, 0x9650b4};
+static const int palette[SERIES_COLORS] = {0x2f6fd0, 0xe0821e, 0xaab2bd, 0x3c4652, 0x2a9d6f, 0x9650b4};
 
 // Values from files may be anything: what is larger is not drawn, and no axis has more ticks.
 static const double largest = 1e300;
@@ -77,7 +77,7 @@ static void draw_bar(Canvas *c, const BarScale *s, const ChartBar *b, double y, 
     }
     if (!isnan(b->mark)) {
         double mark = bar_x(s, b->mark);
-        canvas_line(c, mark, y + 2, mark, y + s->row - 2, 2.5, palette[COLOR_DARK]);
+        canvas_line(c, mark, y + 2, mark, y + s->row - 2, 2.5, palette[SERIES_DARK]);
         if (mark - end < 0.1 * s->width) { end = fmax(end, mark); }
     }
     snprintf(value, sizeof value, format, b->value);
@@ -216,9 +216,9 @@ static void draw_axes(Canvas *c, const Plot *p, const ChartLine *lines, int coun
         canvas_text(c, x + 6, top + 14, ALIGN_LEFT, COLOR_INK, axes->mark);
     }
     canvas_font(c, 12.5, false);
-    if (axes->top) { canvas_text(c, RIGHT, top - 26, ALIGN_RIGHT, palette[COLOR_DARK], axes->top_label); }
-    canvas_text(c, RIGHT, p->bottom + 37, ALIGN_RIGHT, palette[COLOR_DARK], axes->x_label);
-    canvas_text_upwards(c, 14, p->bottom - HEIGHT / 2.0, palette[COLOR_DARK], axes->y_label);
+    if (axes->top) { canvas_text(c, RIGHT, top - 26, ALIGN_RIGHT, palette[SERIES_DARK], axes->top_label); }
+    canvas_text(c, RIGHT, p->bottom + 37, ALIGN_RIGHT, palette[SERIES_DARK], axes->x_label);
+    canvas_text_upwards(c, 14, p->bottom - HEIGHT / 2.0, palette[SERIES_DARK], axes->y_label);
 }
 
 // The line, or with `band` the area between its limits: along the upper limit, then back along the lower one.

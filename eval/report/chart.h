@@ -4,7 +4,7 @@
 #include <stdbool.h>
 #include <stdio.h>
 
-enum { COLOR_SEEN, COLOR_UNSEEN, COLOR_GREY, COLOR_DARK, COLOR_THIRD, COLOR_FOURTH, COLORS };
+enum { SERIES_SEEN, SERIES_UNSEEN, SERIES_GREY, SERIES_DARK, SERIES_THIRD, SERIES_FOURTH, SERIES_COLORS };
 
 typedef struct {
     const char *label;

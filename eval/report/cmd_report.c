@@ -43,17 +43,17 @@ static void tell_apart(char **names, char *const *paths, int count) {
     free(same);
 }
 
-static RunLog *read_logs(char *const *runs, int count) {
-    RunLog *logs = xcalloc((size_t)count + 1, sizeof *logs);
+static RunCurves *read_curves(char *const *runs, int count) {
+    RunCurves *curves = xcalloc((size_t)count + 1, sizeof *curves);
     char **names = xcalloc((size_t)count + 1, sizeof *names);
     for (int i = 0; i < count; i++) {
-        logs[i] = runlog_read(runs[i]);
-        names[i] = logs[i].name;
+        curves[i] = curves_read(runs[i]);
+        names[i] = curves[i].name;
     }
     tell_apart(names, runs, count);
-    for (int i = 0; i < count; i++) { logs[i].name = names[i]; }
+    for (int i = 0; i < count; i++) { curves[i].name = names[i]; }
     free(names);
-    return logs;
+    return curves;
 }
 
 int cmd_report(int argc, char **argv) {
@@ -69,7 +69,7 @@ int cmd_report(int argc, char **argv) {
     options_parse(argc, argv, table, &help, 0);
     int run_count = length(runs), count = length(evaluations);
     if (run_count + count == 0) { die("nothing to report: expected --run DIR or --eval metrics.json"); }
-    RunLog *logs = read_logs(runs, run_count);
+    RunCurves *curves = read_curves(runs, run_count);
     want_output("--out", out);
     Json *metrics = xcalloc((size_t)count + 1, sizeof *metrics);
     char **names = xcalloc((size_t)count + 1, sizeof *names);
@@ -81,14 +81,14 @@ int cmd_report(int argc, char **argv) {
         names[i] = name_of(evaluations[i]);
     }
     tell_apart(names, evaluations, count);
-    report_comparison(out, metrics, (const char *const *)names, count, logs, run_count);
+    report_comparison(out, metrics, (const char *const *)names, count, curves, run_count);
     printf("wrote %s\n", out);
-    for (int i = 0; i < run_count; i++) { runlog_free(&logs[i]); }
+    for (int i = 0; i < run_count; i++) { curves_free(&curves[i]); }
     for (int i = 0; i < count; i++) {
         json_free(&metrics[i]);
         free(names[i]);
     }
-    free(logs);
+    free(curves);
     free(metrics);
     free(names);
     return 0;

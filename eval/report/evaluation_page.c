@@ -28,9 +28,9 @@ static void tiles(FILE *out, yajl_val m) {
          json_number_at(m, "sampling_seconds_per_pair"), json_string_at(m, "config.device"));
 }
 
-static const char *const group_names[] = {"seen", "unseen"};
+// The groups of classes, also their names in metrics.json, and the mark.
 static const char *const legend_names[] = {"seen", "unseen", "ceiling (tick)"};
-static const int legend_colors[] = {COLOR_SEEN, COLOR_UNSEEN, COLOR_DARK};
+static const int legend_colors[] = {SERIES_SEEN, SERIES_UNSEEN, SERIES_DARK};
 
 typedef struct {
     const char *label, *path;
@@ -49,16 +49,16 @@ static void floors_figure(FILE *out, yajl_val m) {
     for (size_t i = 0; i < sizeof rows / sizeof *rows; i++) {
         for (int g = 0; g < 2; g++) {
             bool model = strcmp(rows[i].path, "miou") == 0;
-            yajl_val group = json_find(m, group_names[g]);
+            yajl_val group = json_find(m, legend_names[g]);
             double value = json_number_at(group, rows[i].path);
             if (isnan(value)) { continue; }
-            snprintf(labels[n], sizeof labels[n], "%s, %s", rows[i].label, group_names[g]);
+            snprintf(labels[n], sizeof labels[n], "%s, %s", rows[i].label, legend_names[g]);
             bars[n] = (ChartBar){.label = labels[n],
                                  .value = value,
                                  .low = model ? json_number_at(group, "miou_low") : NAN,
                                  .high = model ? json_number_at(group, "miou_high") : NAN,
                                  .mark = NAN,
-                                 .color = model ? g : COLOR_GREY};
+                                 .color = model ? g : SERIES_GREY};
             n++;
         }
     }
@@ -94,7 +94,7 @@ static void classes_figure(FILE *out, yajl_val m) {
                              json_number_at(c, "iou_low"),
                              json_number_at(c, "iou_high"),
                              json_number_at(c, "ceiling"),
-                             seen && YAJL_IS_TRUE(seen) ? COLOR_SEEN : COLOR_UNSEEN,
+                             seen && YAJL_IS_TRUE(seen) ? SERIES_SEEN : SERIES_UNSEEN,
                              NULL};
         bars[i].note = xprintf("%s: IoU %.3f over %.0f pairs, ceiling %.3f", bars[i].label, bars[i].value,
                                json_number_at(c, "pairs"), bars[i].mark);
@@ -115,9 +115,9 @@ static void grouped_figure(FILE *out, yajl_val m, const char *id, const char *ti
                            const char *caption) {
     ChartBar *bars = xcalloc((size_t)count * 2 + 1, sizeof *bars);
     for (int i = 0; i < 2 * count; i++) {
-        double value = json_number_at(json_find(m, group_names[i % 2]), rows[i / 2].path);
+        double value = json_number_at(json_find(m, legend_names[i % 2]), rows[i / 2].path);
         bars[i] =
-            (ChartBar){i % 2 ? "" : rows[i / 2].label, value, NAN, NAN, NAN, legend_colors[i % 2], group_names[i % 2]};
+            (ChartBar){i % 2 ? "" : rows[i / 2].label, value, NAN, NAN, NAN, legend_colors[i % 2], legend_names[i % 2]};
     }
     figure_begin(out, id, title);
     chart_bars(out, bars, 2 * count, (ChartLegend){legend_names, legend_colors, 2}, true);
@@ -169,8 +169,8 @@ static void steps_figure(FILE *out, yajl_val m) {
         values[n + i] = json_number_at(row, "seen_miou");
         values[2 * n + i] = json_number_at(row, "unseen_miou");
     }
-    ChartLine lines[] = {{"seen", values, values + n, n, COLOR_SEEN, false, LINE_WITH_DOTS, NULL, NULL},
-                         {"unseen", values, values + 2 * n, n, COLOR_UNSEEN, false, LINE_WITH_DOTS, NULL, NULL}};
+    ChartLine lines[] = {{"seen", values, values + n, n, SERIES_SEEN, false, LINE_WITH_DOTS, NULL, NULL},
+                         {"unseen", values, values + 2 * n, n, SERIES_UNSEEN, false, LINE_WITH_DOTS, NULL, NULL}};
     fputs("<div class=\"two\">\n", out);
     figure_begin(out, "fig-steps", "mIoU by number of DDIM steps");
     chart_lines(out, lines, 2, (ChartAxes){.x_label = "DDIM steps", .y_label = "mIoU", .log_x = true});
@@ -291,7 +291,7 @@ static void lead(FILE *out, yajl_val m) {
 }
 
 void report_evaluation(const char *path, const Json *metrics, const Gallery *gallery, const Dataset *dataset,
-                       const RunLog *logs, int log_count) {
+                       const RunCurves *runs, int run_count) {
     AtomicFile page = page_begin(path, "cocogold: evaluation");
     FILE *out = page.stream;
     yajl_val m = metrics->root;
@@ -307,7 +307,7 @@ void report_evaluation(const char *path, const Json *metrics, const Gallery *gal
     texts_figure(out, m);
     fputs("<h2>All numbers</h2>\n", out);
     summary_table(out, m);
-    page_training(out, logs, log_count);
+    page_training(out, runs, run_count);
     page_definitions(out, metrics, 1);
     configuration(out, m);
     page_end(&page);
@@ -318,14 +318,14 @@ void report_evaluation(const char *path, const Json *metrics, const Gallery *gal
 static void comparison_figure(FILE *out, const Json *metrics, const char *const *names, int count) {
     ChartBar *bars = xcalloc((size_t)count * 2 + 1, sizeof *bars);
     for (int i = 0; i < 2 * count; i++) {
-        yajl_val group = json_find(metrics[i / 2].root, group_names[i % 2]);
+        yajl_val group = json_find(metrics[i / 2].root, legend_names[i % 2]);
         bars[i] = (ChartBar){.label = i % 2 ? "" : names[i / 2],
                              .value = json_number_at(group, "miou"),
                              .low = json_number_at(group, "miou_low"),
                              .high = json_number_at(group, "miou_high"),
                              .mark = json_number_at(group, "ceiling.miou"),
                              .color = legend_colors[i % 2],
-                             .note = group_names[i % 2]};
+                             .note = legend_names[i % 2]};
     }
     figure_begin(out, "fig-evaluations", "mIoU of each evaluation");
     chart_bars(out, bars, 2 * count, (ChartLegend){legend_names, legend_colors, 3}, false);
@@ -371,17 +371,17 @@ static void comparison_table(FILE *out, const Json *metrics, const char *const *
     fputs("</table></div>\n", out);
 }
 
-void report_comparison(const char *path, const Json *metrics, const char *const *names, int count, const RunLog *logs,
-                       int log_count) {
+void report_comparison(const char *path, const Json *metrics, const char *const *names, int count,
+                       const RunCurves *runs, int run_count) {
     AtomicFile page = page_begin(path, "cocogold: runs side by side");
     FILE *out = page.stream;
     fprintf(out, "<h1>Runs side by side</h1>\n<p class=\"lead\">%d training run%s and %d evaluation%s.</p>\n",
-            log_count, log_count == 1 ? "" : "s", count, count == 1 ? "" : "s");
+            run_count, run_count == 1 ? "" : "s", count, count == 1 ? "" : "s");
     if (count > 0) {
         comparison_figure(out, metrics, names, count);
         comparison_table(out, metrics, names, count);
     }
-    page_training(out, logs, log_count);
+    page_training(out, runs, run_count);
     page_definitions(out, metrics, count);
     page_end(&page);
 }

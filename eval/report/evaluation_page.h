@@ -2,12 +2,12 @@
 // log.jsonl alone, so that page and files agree.
 #pragma once
 #include "eval/gallery.h"
-#include "eval/report/runlog.h"
+#include "eval/report/curves.h"
 #include "util/json.h"
 
-// metrics: as result_write_json wrote it. gallery and dataset (for its captions) may be NULL; logs may be none.
+// metrics: as result_write_json wrote it. gallery and dataset (for its captions) may be NULL; runs may be none.
 void report_evaluation(const char *path, const Json *metrics, const Gallery *gallery, const Dataset *dataset,
-                       const RunLog *logs, int log_count);
+                       const RunCurves *runs, int run_count);
 // names: one per evaluation.
-void report_comparison(const char *path, const Json *metrics, const char *const *names, int count, const RunLog *logs,
-                       int log_count);
+void report_comparison(const char *path, const Json *metrics, const char *const *names, int count,
+                       const RunCurves *runs, int run_count);

@@ -15,7 +15,7 @@ const char *const floor_names[3] = {"all foreground", "best centre box", "white 
 
 // ---- tables --------------------------------------------------------------------------------------------------------
 
-// A CSV file with a line of names; fields are numbers, or text in quotes without line breaks.
+// A CSV file: rows of numbers and texts below a row of names, which is row 1 in messages.
 typedef struct {
     char *path, *text;
     char ***cells; // (rows, columns)
@@ -39,7 +39,7 @@ static Table table_read(const char *path) {
     memcpy(t.names, cells, (size_t)t.columns * sizeof *cells);
     while ((line = csv_take_line(&rest)) && *line) {
         if (split_line(line, cells, MAX_COLUMNS) != t.columns) {
-            die("%s: line %d: expected %d columns", path, t.rows + 2, t.columns);
+            die("%s: row %d: expected %d columns", path, t.rows + 2, t.columns);
         }
         t.cells = xrealloc(t.cells, ((size_t)t.rows + 1) * sizeof *t.cells);
         t.cells[t.rows] = xcalloc((size_t)t.columns, sizeof **t.cells);
@@ -56,25 +56,18 @@ static void table_free(Table *t) {
     free(t->path);
 }
 
-// The column's index, or -1.
-static int find_column(const Table *t, const char *name) {
+static int column_of(const Table *t, const char *name) {
     for (int i = 0; i < t->columns; i++) {
         if (strcmp(t->names[i], name) == 0) { return i; }
     }
-    return -1;
-}
-
-static int column_of(const Table *t, const char *name) {
-    int column = find_column(t, name);
-    if (column < 0) { die("%s: the column \"%s\" is missing", t->path, name); }
-    return column;
+    die("%s: the column \"%s\" is missing", t->path, name);
 }
 
 static double number_at(const Table *t, int row, int column) {
     char *end;
     double value = strtod(t->cells[row][column], &end);
     if (end == t->cells[row][column] || *end) {
-        die("%s: line %d: \"%s\" is not a number", t->path, row + 2, t->cells[row][column]);
+        die("%s: row %d: \"%s\" is not a number", t->path, row + 2, t->cells[row][column]);
     }
     return value;
 }
@@ -207,7 +200,7 @@ static void read_losses(ArmRun *run, int index) {
     for (int i = 0; i < TIMESTEP_BINS; i++) { bins[i] = 0; }
     for (int i = 0; i < t.rows; i++) {
         double at = number_at(&t, i, timestep);
-        if (!(at >= 0 && at < TRAINED_TIMESTEPS)) { die("%s: line %d: timestep out of range", path, i + 2); }
+        if (!(at >= 0 && at < TRAINED_TIMESTEPS)) { die("%s: row %d: timestep out of range", path, i + 2); }
         int bin = (int)at * TIMESTEP_BINS / TRAINED_TIMESTEPS;
         bins[bin] += number_at(&t, i, loss);
         count[bin]++;
@@ -269,7 +262,7 @@ static PairScore *read_pairs(const Experiment *e, ArmRun *run, const char *kind,
 }
 
 static void read_run(Experiment *e, ArmRun *run) {
-    run->log = runlog_read(run->folder);
+    run->curves = curves_read(run->folder);
     find_steps(run);
     size_t n = (size_t)run->step_count;
     run->to_black = xcalloc(n, sizeof *run->to_black);
@@ -288,7 +281,7 @@ static void read_run(Experiment *e, ArmRun *run) {
 }
 
 static void run_free(ArmRun *run) {
-    runlog_free(&run->log);
+    curves_free(&run->curves);
     free(run->folder), free(run->steps), free(run->scores), free(run->absent);
     for (int start = 0; start < STARTS; start++) { free(run->final[start]); }
     free(run->by_timestep);
@@ -382,22 +375,21 @@ static void read_arm(Experiment *e, const char *arms_folder, const char *name) {
     e->arms[e->arm_count++] = arm;
 }
 
-// Where a run's pairs.csv has the columns of the centred boxes: the gIoU of the best one for each group of classes, and
-// the scores of the one that is best on listed classes.
+// The gIoU of the centred box that is the best for each group of classes, and the scores of the one that is the best on
+// listed classes.
 static void read_boxes(Experiment *e, const ArmRun *run) {
     Path path = path_of("%s/%s/pairs.csv", run->folder, start_names[START_NOISE]);
     Table t = table_read(path.text);
     PairScore *scores = xcalloc((size_t)t.rows + 1, sizeof *scores);
     for (int k = 0; k < BOX_SIZES; k++) {
-        Path name = path_of("box_%d_iou", box_percent(k));
-        if (find_column(&t, name.text) < 0) { break; }
+        int column = column_of(&t, path_of("box_%d_iou", box_percent(k)).text);
         for (int i = 0; i < t.rows; i++) {
-            scores[i] = (PairScore){.intersection = field(&t, i, name.text), .union_ = 1};
+            scores[i] = (PairScore){.intersection = number_at(&t, i, column), .union_ = 1};
             scores[i].absent = run->final[START_NOISE][i].absent;
         }
         for (int g = 0; g < GROUPS; g++) {
             double *best = &e->floors[FLOOR_CENTRE_BOX][g], giou = pairs_giou(&e->final, scores, g);
-            if (isnan(giou) || (k > 0 && giou <= *best)) { continue; }
+            if (isnan(giou) || giou <= *best) { continue; }
             *best = giou;
             if (g != GROUP_LISTED) { continue; }
             e->box = xrealloc(e->box, ((size_t)t.rows + 1) * sizeof *scores);
@@ -408,22 +400,18 @@ static void read_boxes(Experiment *e, const ArmRun *run) {
     table_free(&t);
 }
 
-// Taken from the first run: floors do not depend on a model. Files of earlier builds have those of two groups alone,
-// and a box that was chosen on all pairs.
+// Taken from the first run: floors do not depend on a model. Those that are not computed here are known of two groups.
 static void read_floors(Experiment *e) {
-    static const char *const keys[3] = {"all_foreground", "centre_box", "white_filter"};
-    char *path = xprintf("%s/%s/metrics.json", e->arms[0].runs[0].folder, start_names[START_NOISE]);
-    Json json = json_read(path);
+    static const char *const keys[3] = {"all_foreground", NULL, "white_filter"};
+    Path path = path_of("%s/%s/metrics.json", e->arms[0].runs[0].folder, start_names[START_NOISE]);
+    Json json = json_read(path.text);
     for (int k = 0; k < 3; k++) {
         for (int g = 0; g < GROUPS; g++) { e->floors[k][g] = NAN; }
-        char *listed = xprintf("seen.floors.%s.giou", keys[k]), *all = xprintf("all.floors.%s.giou", keys[k]);
-        e->floors[k][GROUP_LISTED] = json_number_at(json.root, listed);
-        e->floors[k][GROUP_ALL] = json_number_at(json.root, all);
-        free(listed);
-        free(all);
+        if (!keys[k]) { continue; }
+        e->floors[k][GROUP_LISTED] = json_number_at(json.root, path_of("seen.floors.%s.giou", keys[k]).text);
+        e->floors[k][GROUP_ALL] = json_number_at(json.root, path_of("all.floors.%s.giou", keys[k]).text);
     }
     json_free(&json);
-    free(path);
     read_boxes(e, &e->arms[0].runs[0]);
 }
 

@@ -8,7 +8,7 @@
 //                                               missing)
 #pragma once
 #include "eval/evaluate.h"
-#include "eval/report/runlog.h"
+#include "eval/report/curves.h"
 #include "eval/stats.h"
 #include <stdbool.h>
 
@@ -29,7 +29,7 @@ typedef struct {
 typedef struct {
     char *folder;
     int seed;
-    RunLog log;
+    RunCurves curves;
     int step_count, *steps;                     // validations
     PairScore *scores;                          // (step_count, validation pairs)
     double *to_black, *to_white, *empty, *full; // (step_count) means over the pairs
@@ -52,7 +52,7 @@ typedef struct {
     int arm_count;
     Pairs validation, final, absent; // absent: classes that are not in the picture
     double floors[3][GROUPS];        // gIoU of all foreground, best centre box, white filter on the input; NaN: unknown
-    PairScore *box; // (final pairs) of the centre box that is the best on listed classes; NULL: earlier builds' files
+    PairScore *box; // (final pairs) of the centre box that is the best on listed classes; NULL: there are no such pairs
 } Experiment;
 enum { FLOOR_ALL_FOREGROUND, FLOOR_CENTRE_BOX, FLOOR_WHITE };
 extern const char *const floor_names[3];
@@ -119,15 +119,4 @@ Failure run_failure(const Experiment *e, const ArmRun *run, int resamples, uint6
 typedef struct {
     int failed, unknown, runs; // unknown: those of the others of which it cannot be told
 } Failures;
-Failures arm_failures(const Experiment *e, int arm, int resamples, uint64_t seed);
-
-// Conclusions from the experiment's numbers, by fixed rules that know nothing of the expected outcome. words: another
-// experiment, {from scratch, pretrained} x {overlay, mask}, with its own contrasts, or NULL; unscaled: the 2 x 2 at
-// another size, or NULL.
-typedef struct {
-    char **list;
-    int count;
-} Sentences;
-Sentences experiment_sentences(const Experiment *e, const Contrasts *contrasts, const Experiment *words,
-                               const Contrasts *word_contrasts, const Experiment *unscaled);
-void sentences_free(Sentences *sentences);
+Failures failures_of(const Failure *runs, int count);

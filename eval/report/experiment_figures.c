@@ -10,25 +10,32 @@
 #include <string.h>
 
 // Lines of all arms, each in a colour of its own, the bare mask dashed. `fill` writes up to `capacity` points of an arm
-// (x, y, low, high) and returns their number.
+// (x, y, low, high) and returns their number; `which` is for it alone.
 typedef int Fill(const Findings *f, int arm, int which, double *x, double *y, double *low, double *high);
+typedef struct {
+    const char *id, *title, *x_label, *y_label, *caption;
+    double y_high; // as ChartAxes has it
+    Fill *fill;
+    int which, capacity;
+    bool band; // from low to high
+} ArmsFigure;
 
-static void arms_figure(FILE *out, const Findings *f, const char *id, const char *title, const char *x_label,
-                        const char *y_label, double y_high, Fill *fill, int which, int capacity, bool band,
-                        const char *caption) {
+static void arms_figure(FILE *out, const Findings *f, ArmsFigure figure) {
     const Experiment *e = f->e;
+    size_t capacity = (size_t)figure.capacity;
     ChartLine *lines = xcalloc((size_t)e->arm_count, sizeof *lines);
-    double *points = xcalloc((size_t)e->arm_count * (size_t)capacity * 4 + 1, sizeof *points);
+    double *points = xcalloc((size_t)e->arm_count * capacity * 4 + 1, sizeof *points);
     for (int a = 0; a < e->arm_count; a++) {
-        double *x = points + (size_t)a * (size_t)capacity * 4, *y = x + capacity, *low = y + capacity;
-        lines[a] = (ChartLine){.name = e->arms[a].name, .x = x, .y = y, .color = a % COLORS};
-        lines[a].count = fill(f, a, which, x, y, low, low + capacity);
+        double *x = points + (size_t)a * capacity * 4, *y = x + capacity, *low = y + capacity, *high = low + capacity;
+        lines[a] = (ChartLine){.name = e->arms[a].name, .x = x, .y = y, .color = a % SERIES_COLORS};
+        lines[a].count = figure.fill(f, a, figure.which, x, y, low, high);
         lines[a].dashed = strcmp(e->arms[a].target, "mask") == 0;
-        if (band) { lines[a].low = low, lines[a].high = low + capacity; }
+        if (figure.band) { lines[a].low = low, lines[a].high = high; }
     }
-    figure_begin(out, id, title);
-    chart_lines(out, lines, e->arm_count, (ChartAxes){.x_label = x_label, .y_label = y_label, .y_high = y_high});
-    figure_end(out, caption);
+    figure_begin(out, figure.id, figure.title);
+    chart_lines(out, lines, e->arm_count,
+                (ChartAxes){.x_label = figure.x_label, .y_label = figure.y_label, .y_high = figure.y_high});
+    figure_end(out, figure.caption);
     free(points);
     free(lines);
 }
@@ -106,11 +113,10 @@ static int fill_timesteps(const Findings *f, int arm, int which, double *x, doub
 enum { LOSS_POINTS = 60 };
 static int fill_loss(const Findings *f, int arm, int which, double *x, double *y, double *low, double *high) {
     (void)low, (void)high;
-    const RunLog *log = &f->e->arms[arm].runs[0].log;
-    Curve curve = which ? (Curve){0} : curve_smooth(&log->loss, LOSS_POINTS - 1);
-    const Curve *shown = which ? &log->validation_loss : &curve;
-    int n = shown->count < LOSS_POINTS ? shown->count : LOSS_POINTS;
-    for (int i = 0; i < n; i++) { x[i] = shown->step[i], y[i] = shown->value[i]; }
+    const RunCurves *run = &f->e->arms[arm].runs[0].curves;
+    Curve curve = curve_smooth(which ? &run->validation_loss : &run->loss, LOSS_POINTS);
+    int n = curve.count;
+    for (int i = 0; i < n; i++) { x[i] = curve.step[i], y[i] = curve.value[i]; }
     curve_free(&curve);
     return n;
 }
@@ -122,8 +128,10 @@ void group_curves(FILE *out, const Findings *f, const char *prefix) {
     for (int g = GROUP_LISTED; g <= GROUP_FREQUENT; g++) {
         if (!experiment_has_group(f->e, g)) { continue; }
         char *title = xprintf("gIoU on %s", group_names[g]), *id = xprintf("%s-%s", prefix, ids[g]);
-        arms_figure(out, f, id, title, "step", "gIoU", 0, fill_iou, g, most_steps(f->e), true,
-                    "Validation samples; band: 95% bootstrap over pictures and runs.");
+        arms_figure(out, f,
+                    (ArmsFigure){id, title, "step", "gIoU",
+                                 "Validation samples; band: 95% bootstrap over pictures and runs.", .fill = fill_iou,
+                                 .which = g, .capacity = most_steps(f->e), .band = true});
         free(title);
         free(id);
     }
@@ -131,22 +139,26 @@ void group_curves(FILE *out, const Findings *f, const char *prefix) {
 }
 
 void diagnostic_curves(FILE *out, const Findings *f) {
+    static const char constant[] = "Of the predicted clean latent. Near zero, the answer is constant.",
+                      distance[] = "mean square in latents";
     int steps = most_steps(f->e);
+    const ArmsFigure figures[] = {
+        {"fig-constant", "Empty or full predictions", "step", "share",
+         "No pixel, or at least 99% of them; mean over runs.", .y_high = 1, .fill = fill_share, .which = OF_CONSTANT,
+         .capacity = steps},
+        {"fig-loss", "Training loss", "step", "loss", "First run of each arm, averaged over stretches of the run.",
+         .fill = fill_loss, .capacity = LOSS_POINTS},
+        {"fig-validation-loss", "Validation loss", "step", "loss",
+         "First run of each arm, fixed noise and timesteps; more than 60 validations are averaged over stretches.",
+         .fill = fill_loss, .which = 1, .capacity = LOSS_POINTS},
+        {"fig-timesteps", "Final validation loss by timestep", "timestep", "loss",
+         "Mean over runs in tenths of the timesteps.", .fill = fill_timesteps, .capacity = TIMESTEP_BINS},
+        {"fig-black", "Distance to an all-black picture", "step", distance, constant, .fill = fill_share,
+         .which = OF_BLACK, .capacity = steps},
+        {"fig-white", "Distance to an all-white picture", "step", distance, constant, .fill = fill_share,
+         .which = OF_WHITE, .capacity = steps}};
     fputs("<div class=\"two\">\n", out);
-    arms_figure(out, f, "fig-constant", "Empty or full predictions", "step", "share", 1, fill_share, OF_CONSTANT, steps,
-                false, "No pixel, or at least 99% of them; mean over runs.");
-    arms_figure(out, f, "fig-loss", "Training loss", "step", "loss", 0, fill_loss, 0, LOSS_POINTS, false,
-                "First run of each arm, averaged over stretches of the run.");
-    arms_figure(out, f, "fig-validation-loss", "Validation loss", "step", "loss", 0, fill_loss, 1, LOSS_POINTS, false,
-                "First run of each arm, fixed noise and timesteps.");
-    arms_figure(out, f, "fig-timesteps", "Final validation loss by timestep", "timestep", "loss", 0, fill_timesteps, 0,
-                TIMESTEP_BINS, false, "Mean over runs in tenths of the timesteps.");
-    arms_figure(out, f, "fig-black", "Distance to an all-black picture", "step", "mean square in latents", 0,
-                fill_share, OF_BLACK, steps, false,
-                "Of the predicted clean latent. Near zero, the answer is constant.");
-    arms_figure(out, f, "fig-white", "Distance to an all-white picture", "step", "mean square in latents", 0,
-                fill_share, OF_WHITE, steps, false,
-                "Of the predicted clean latent. Near zero, the answer is constant.");
+    for (size_t i = 0; i < sizeof figures / sizeof *figures; i++) { arms_figure(out, f, figures[i]); }
     fputs("</div>\n", out);
 }
 
@@ -215,7 +227,7 @@ void dose_figure(FILE *out, const Findings *f, const char *leak) {
                                .x = d->x,
                                .y = d->y[g],
                                .count = d->count,
-                               .color = i / 2 ? COLOR_UNSEEN : COLOR_SEEN,
+                               .color = i / 2 ? SERIES_UNSEEN : SERIES_SEEN,
                                .dashed = g == 1,
                                .style = LINE_WITH_DOTS};
         if (g == 0) { lines[i].low = d->low[g], lines[i].high = d->high[g]; }

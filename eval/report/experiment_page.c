@@ -72,7 +72,7 @@ static void commands(FILE *out, const Experiment *e) {
         for (int i = 0; i < e->arms[a].run_count; i++) {
             const ArmRun *run = &e->arms[a].runs[i];
             html(out, "<p><b>%s</b><br><code>%s</code></p>\n", run->folder,
-                 run->log.command ? run->log.command : "not recorded");
+                 run->curves.command ? run->curves.command : "not recorded");
         }
     }
 }
@@ -183,10 +183,9 @@ static void put_groups(yajl_gen gen, const char *name, const Interval values[GRO
     yajl_gen_map_close(gen);
 }
 
-static void put_run(yajl_gen gen, const Findings *f, const ArmRun *run) {
-    Failure failure = run_failure(f->e, run, f->resamples, f->seed);
+static void put_run(yajl_gen gen, int seed, Failure failure) {
     yajl_gen_map_open(gen);
-    json_put_integer(gen, "seed", run->seed);
+    json_put_integer(gen, "seed", seed);
     json_put_interval(gen, "listed", failure.listed);
     json_put_interval(gen, "above_box", failure.above_box);
     json_put_number(gen, "peak", failure.peak);
@@ -212,11 +211,10 @@ static void put_arm(yajl_gen gen, const Findings *f, int a) {
     json_put_interval(gen, "false_area", f->false_area[a]);
     json_put_number(gen, "ceiling", arm->runs[0].ceiling[GROUP_ALL]);
     json_put_number(gen, "training_loss", arm_training_loss(f->e, a));
-    Failures failures = arm_failures(f->e, a, f->resamples, f->seed);
-    json_put_integer(gen, "failed", failures.failed);
-    json_put_integer(gen, "failure_unknown", failures.unknown);
+    json_put_integer(gen, "failed", f->failures[a].failed);
+    json_put_integer(gen, "failure_unknown", f->failures[a].unknown);
     json_open_list(gen, "runs");
-    for (int i = 0; i < arm->run_count; i++) { put_run(gen, f, &arm->runs[i]); }
+    for (int i = 0; i < arm->run_count; i++) { put_run(gen, arm->runs[i].seed, f->run_failures[a][i]); }
     yajl_gen_array_close(gen);
     yajl_gen_map_close(gen);
 }
@@ -268,7 +266,7 @@ static void print_arms(const Findings *f, const char *title) {
         for (int g = 0; g < GROUP_ALL; g++) {
             if (experiment_has_group(f->e, g)) { printf("  %-21s", interval_text(f->giou[a][g], true, text)); }
         }
-        printf("  %s\n", failures_text(arm_failures(f->e, a, f->resamples, f->seed), text));
+        printf("  %s\n", failures_text(f->failures[a], text));
     }
 }
 
@@ -296,7 +294,7 @@ void experiment_report(const Experiment *e, const ExperimentRecord *record, cons
     Report r = {.record = record, .main = findings_of(e, record->resamples, record->seed)};
     if (record->words) { r.words = findings_of(record->words, record->resamples, record->seed); }
     if (record->unscaled) { r.unscaled = findings_of(record->unscaled, record->resamples, record->seed); }
-    r.sentences = experiment_sentences(e, &r.main.contrasts, record->words, &r.words.contrasts, record->unscaled);
+    r.sentences = experiment_sentences(&r.main, record->words ? &r.words : NULL, record->unscaled ? &r.unscaled : NULL);
     char *page = xprintf("%s/report.html", folder), *json = xprintf("%s/experiment.json", folder);
     make_folders(folder);
     write_page(&r, page);
@@ -305,8 +303,8 @@ void experiment_report(const Experiment *e, const ExperimentRecord *record, cons
     printf("\nwrote %s and %s\n", page, json);
     sentences_free(&r.sentences);
     findings_free(&r.main);
-    if (record->words) { findings_free(&r.words); }
-    if (record->unscaled) { findings_free(&r.unscaled); }
+    findings_free(&r.words);
+    findings_free(&r.unscaled);
     free(page);
     free(json);
 }

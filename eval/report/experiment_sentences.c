@@ -1,5 +1,5 @@
 // The conclusions of an experiment, by fixed rules that know nothing of the expected outcome.
-#include "eval/report/experiment.h"
+#include "eval/report/findings.h"
 #include "util/error.h"
 #include <math.h>
 #include <stdarg.h>
@@ -27,9 +27,7 @@ static void append(char *text, size_t size, const char *separator, const char *m
     snprintf(text + length, size - length, "%s%s", length ? separator : "", more);
 }
 
-static double giou(const Experiment *e, int arm, int moment, int group) {
-    return arm_average(e, arm, moment, group, GIOU, 0, 0).value;
-}
+static double listed(const Findings *f, int arm) { return f->giou[arm][GROUP_LISTED].value; }
 
 // The arms of the 2 x 2.
 typedef struct {
@@ -99,12 +97,12 @@ static void say_costs(Sentences *s, const Contrasts *c) {
         verdict(more, "", ", so it costs the overlay more"));
 }
 
-// Which runs failed. c: whose bootstrap decides.
-static void say_failures(Sentences *s, const Experiment *e, const Contrasts *c) {
+static void say_failures(Sentences *s, const Findings *findings) {
+    const Experiment *e = findings->e;
     char failed[512] = "", part[160], box[16] = "not known";
     int runs = 0, unknown = 0;
     for (int a = 0; a < e->arm_count; a++) {
-        Failures f = arm_failures(e, a, c->resamples, c->seed);
+        Failures f = findings->failures[a];
         runs += f.runs, unknown += f.unknown;
         snprintf(part, sizeof part, "%s in %d of %d runs", e->arms[a].name, f.failed, f.runs);
         if (f.failed) { append(failed, sizeof failed, ", ", part); }
@@ -170,18 +168,16 @@ static void say_cause(Sentences *s, const Contrasts *c, Failures mask_leak, Fail
 }
 
 // Cause, failure and fix, from the 2 x 2 of target and leak. Nothing where no arm has the leak.
-static void say_story(Sentences *s, const Experiment *e, const Contrasts *c) {
-    Square q = square_of(e);
+static void say_story(Sentences *s, const Findings *f) {
+    Square q = square_of(f->e);
     if (!q.complete) {
         if (q.overlay_leak < 0 && q.mask_leak < 0) { return; }
         say(s,
             "Cannot tell what the failure comes from: this needs the arms overlay, mask, overlay+leak and mask+leak.");
         return;
     }
-    Failures overlay = arm_failures(e, q.overlay, c->resamples, c->seed),
-             mask = arm_failures(e, q.mask, c->resamples, c->seed),
-             overlay_leak = arm_failures(e, q.overlay_leak, c->resamples, c->seed),
-             mask_leak = arm_failures(e, q.mask_leak, c->resamples, c->seed);
+    Failures overlay = f->failures[q.overlay], mask = f->failures[q.mask], overlay_leak = f->failures[q.overlay_leak],
+             mask_leak = f->failures[q.mask_leak];
     if (overlay.failed + mask.failed) {
         say(s,
             "What the failure comes from cannot be told: without the leak, the overlay fails in %d of %d runs and the "
@@ -190,33 +186,35 @@ static void say_story(Sentences *s, const Experiment *e, const Contrasts *c) {
     } else if (overlay.unknown + mask.unknown + overlay_leak.unknown + mask_leak.unknown) {
         say(s, "What the leak does cannot be told: some runs may have failed or not.");
     } else {
-        say_cause(s, c, mask_leak, overlay_leak);
+        say_cause(s, &f->contrasts, mask_leak, overlay_leak);
     }
 }
 
 // Models that read their answer from the leak get it when sampling starts from a training sample.
-static void say_starts(Sentences *s, const Experiment *e, const Contrasts *c) {
+static void say_starts(Sentences *s, const Findings *f) {
+    const Experiment *e = f->e;
     int arms[2] = {experiment_arm(e, "overlay+leak"), experiment_arm(e, "mask+leak")};
     for (int k = 0; k < 2; k++) {
         if (arms[k] < 0) { continue; }
-        double noise = giou(e, arms[k], FINAL + START_NOISE, GROUP_LISTED);
-        double truth = giou(e, arms[k], FINAL + START_TRUTH, GROUP_LISTED);
-        Interval gain = start_gain(e, arms[k], START_TRUTH, c->resamples, c->seed);
+        const Interval *starts = f->starts[arms[k]];
+        Interval gain = start_gain(e, arms[k], START_TRUTH, f->resamples, f->seed);
         char text[96];
         if (isnan(gain.value)) { continue; }
         say(s,
             "Started from white noise with as much of the true target as the schedule leaves, instead of noise alone, "
             "%s reaches %.3f instead of %.3f, a gain of %s: %s.",
-            e->arms[arms[k]].name, truth, noise, with_interval(gain, false, text),
+            e->arms[arms[k]].name, starts[START_TRUTH].value, starts[START_NOISE].value,
+            with_interval(gain, false, text),
             gain.low > 0 ? "it reads from what the schedule leaves of the target"
                          : "there is no sign that it reads from what the schedule leaves of the target");
     }
 }
 
 // Whether the loss shows that the leak costs the mask something.
-static void say_loss(Sentences *s, const Experiment *e, const Contrasts *c) {
+static void say_loss(Sentences *s, const Findings *f) {
+    const Experiment *e = f->e;
     Square q = square_of(e);
-    if (!q.complete || !(difference(c, "mask+leak - mask", GROUP_LISTED).high < 0)) { return; }
+    if (!q.complete || !(difference(&f->contrasts, "mask+leak - mask", GROUP_LISTED).high < 0)) { return; }
     double leak = arm_training_loss(e, q.mask_leak), none = arm_training_loss(e, q.mask);
     if (isnan(leak) || isnan(none)) { return; }
     say(s,
@@ -226,7 +224,8 @@ static void say_loss(Sentences *s, const Experiment *e, const Contrasts *c) {
 }
 
 // Overlay and mask have different ceilings: the IoU of a perfect answer after the VAE.
-static void say_ceilings(Sentences *s, const Experiment *e) {
+static void say_ceilings(Sentences *s, const Findings *f) {
+    const Experiment *e = f->e;
     Square q = square_of(e);
     if (q.overlay < 0 || q.mask < 0) { return; }
     double overlay = e->arms[q.overlay].runs[0].ceiling[GROUP_LISTED],
@@ -235,16 +234,15 @@ static void say_ceilings(Sentences *s, const Experiment *e) {
     say(s,
         "Of the VAE's ceiling (%.3f for the overlay, %.3f for the mask), the overlay reaches %.0f%% and the mask "
         "%.0f%% without the leak.",
-        overlay, mask, 100 * giou(e, q.overlay, FINAL, GROUP_LISTED) / overlay,
-        100 * giou(e, q.mask, FINAL, GROUP_LISTED) / mask);
+        overlay, mask, 100 * listed(f, q.overlay) / overlay, 100 * listed(f, q.mask) / mask);
 }
 
-static void say_absent(Sentences *s, const Experiment *e) {
+static void say_absent(Sentences *s, const Findings *f) {
+    const Experiment *e = f->e;
     char shares[512] = "", part[128];
     for (int a = 0; a < e->arm_count; a++) {
-        Interval area = arm_average(e, a, FINAL, GROUP_ALL, FALSE_AREA, 0, 0);
-        if (isnan(area.value)) { continue; }
-        snprintf(part, sizeof part, "%s %.1f%%", e->arms[a].name, 100 * area.value);
+        if (isnan(f->false_area[a].value)) { continue; }
+        snprintf(part, sizeof part, "%s %.1f%%", e->arms[a].name, 100 * f->false_area[a].value);
         append(shares, sizeof shares, ", ", part);
     }
     if (*shares) {
@@ -262,14 +260,15 @@ static bool is_dose(const Arm *arm, const char *target) {
 }
 
 // The leak from which on every arm of a target has less than half of what it reaches without.
-static void say_dose(Sentences *s, const Experiment *e, const Contrasts *c) {
+static void say_dose(Sentences *s, const Findings *f) {
+    const Experiment *e = f->e;
     static const char *const targets[] = {"overlay", "mask"};
     for (int k = 0; k < 2; k++) {
         int none = experiment_arm(e, targets[k]), doses = 0, lost = 0;
         double least = INFINITY, most = 0, kept = 0; // kept: the largest signal that leaves more than half
         for (int a = 0; none >= 0 && a < e->arm_count; a++) {
             if (!is_dose(&e->arms[a], targets[k])) { continue; }
-            bool less = giou(e, a, FINAL, GROUP_LISTED) < 0.5 * giou(e, none, FINAL, GROUP_LISTED);
+            bool less = listed(f, a) < 0.5 * listed(f, none);
             doses++, lost += less;
             most = fmax(most, e->arms[a].signal);
             kept = less ? kept : fmax(kept, e->arms[a].signal);
@@ -279,7 +278,7 @@ static void say_dose(Sentences *s, const Experiment *e, const Contrasts *c) {
             if (above) { least = fmin(least, e->arms[a].signal); }
         }
         if (doses < 2) { continue; }
-        Failures without = arm_failures(e, none, c->resamples, c->seed);
+        Failures without = f->failures[none];
         if (without.failed + without.unknown) {
             say(s, "From which terminal signal on the %s is worse cannot be told: it %s without a leak.", targets[k],
                 without.failed ? "fails" : "may fail");
@@ -292,34 +291,34 @@ static void say_dose(Sentences *s, const Experiment *e, const Contrasts *c) {
     }
 }
 
-static void say_words(Sentences *s, const Experiment *words, const Contrasts *c) {
+static void say_words(Sentences *s, const Findings *f) {
+    const Experiment *words = f->e;
     static const char *const targets[] = {"overlay", "mask"};
     for (int k = 0; k < 2; k++) {
         char *pretrained = xprintf("%s+pretrained", targets[k]);
         char *name = xprintf("%s - %s", pretrained, targets[k]);
         int from_scratch = experiment_arm(words, targets[k]), arm = experiment_arm(words, pretrained);
-        const Contrast *d = contrast_named(c, name);
+        const Contrast *d = contrast_named(&f->contrasts, name);
         if (from_scratch >= 0 && arm >= 0 && d && !isnan(d->giou[GROUP_NEW_WORDS].value)) {
             say(s,
                 "Words that were never fine-tuned on (%s): pretraining from text to image takes gIoU of the %s from "
                 "%.3f to %.3f (difference %+.3f, 95%% interval %+.3f to %+.3f).",
-                words->new_words ? words->new_words : "none", targets[k],
-                giou(words, from_scratch, FINAL, GROUP_NEW_WORDS), giou(words, arm, FINAL, GROUP_NEW_WORDS),
-                d->giou[GROUP_NEW_WORDS].value, d->giou[GROUP_NEW_WORDS].low, d->giou[GROUP_NEW_WORDS].high);
+                words->new_words ? words->new_words : "none", targets[k], f->giou[from_scratch][GROUP_NEW_WORDS].value,
+                f->giou[arm][GROUP_NEW_WORDS].value, d->giou[GROUP_NEW_WORDS].value, d->giou[GROUP_NEW_WORDS].low,
+                d->giou[GROUP_NEW_WORDS].high);
         }
         free(name);
         free(pretrained);
     }
 }
 
-static void say_unscaled(Sentences *s, const Experiment *u) {
-    Square q = u ? square_of(u) : (Square){0};
-    if (!u || !q.complete || isnan(giou(u, q.mask, FINAL, GROUP_LISTED))) { return; }
+static void say_unscaled(Sentences *s, const Findings *u) {
+    Square q = u ? square_of(u->e) : (Square){0};
+    if (!q.complete || isnan(listed(u, q.mask))) { return; }
     say(s,
         "With Stable Diffusion's own schedule and latent size: without leak mask %.3f and overlay %.3f, with it mask "
         "%.3f and overlay %.3f on %s.",
-        giou(u, q.mask, FINAL, GROUP_LISTED), giou(u, q.overlay, FINAL, GROUP_LISTED),
-        giou(u, q.mask_leak, FINAL, GROUP_LISTED), giou(u, q.overlay_leak, FINAL, GROUP_LISTED),
+        listed(u, q.mask), listed(u, q.overlay), listed(u, q.mask_leak), listed(u, q.overlay_leak),
         group_names[GROUP_LISTED]);
 }
 
@@ -339,25 +338,25 @@ static void say_limits(Sentences *s, const Experiment *e) {
     }
 }
 
-Sentences experiment_sentences(const Experiment *e, const Contrasts *c, const Experiment *words,
-                               const Contrasts *word_contrasts, const Experiment *unscaled) {
+Sentences experiment_sentences(const Findings *f, const Findings *words, const Findings *unscaled) {
+    const Contrasts *c = &f->contrasts;
     Sentences s = {0};
     say_costs(&s, c);
-    say_failures(&s, e, c);
-    say_story(&s, e, c);
+    say_failures(&s, f);
+    say_story(&s, f);
     say_difference(&s, c, "overlay+leak - mask+leak", "With the leak, painting the mask on the picture", GROUP_LISTED);
     say_difference(&s, c, "overlay - mask", "Without the leak, painting the mask on the picture", GROUP_LISTED);
-    say_starts(&s, e, c);
-    say_loss(&s, e, c);
-    say_dose(&s, e, c);
+    say_starts(&s, f);
+    say_loss(&s, f);
+    say_dose(&s, f);
     say_unscaled(&s, unscaled);
-    say_words(&s, words ? words : e, words ? word_contrasts : c);
+    say_words(&s, words ? words : f);
     say_difference(&s, c, "overlay+frequent - overlay", "Training on the frequent class too (overlay)", GROUP_LISTED);
     say_difference(&s, c, "mask+frequent - mask", "Training on the frequent class too (mask)", GROUP_LISTED);
     say_difference(&s, c, "mask+leak+frequent - mask+leak", "Training on the frequent class too (mask+leak)",
                    GROUP_LISTED);
-    say_ceilings(&s, e);
-    say_absent(&s, e);
-    say_limits(&s, e);
+    say_ceilings(&s, f);
+    say_absent(&s, f);
+    say_limits(&s, f->e);
     return s;
 }

@@ -175,12 +175,26 @@ static Interval listed_of(const Experiment *e, Arm arms[2], double weight, int r
     return bootstrap(&both, (const double[]){1, weight}, FINAL, GROUP_LISTED, GIOU, resamples, seed);
 }
 
+// By pair, what a run's IoU gains from a start; NULL: it was not asked.
+static PairScore *gains_of(const ArmRun *run, int start, int pairs) {
+    const PairScore *with = run->final[start], *noise = run->final[START_NOISE];
+    PairScore *gains = with ? xcalloc((size_t)pairs + 1, sizeof *gains) : NULL;
+    for (int i = 0; with && i < pairs; i++) {
+        gains[i] = (PairScore){.intersection = pair_iou(&with[i]) - pair_iou(&noise[i]), .union_ = 1};
+        gains[i].absent = noise[i].absent;
+    }
+    return gains;
+}
+
 Interval start_gain(const Experiment *e, int arm, int start, int resamples, uint64_t seed) {
-    Arm arms[2] = {e->arms[arm], e->arms[arm]};
-    arms[0].runs = xcalloc((size_t)arms[0].run_count, sizeof *arms[0].runs);
-    for (int i = 0; i < arms[0].run_count; i++) { arms[0].runs[i].final[START_NOISE] = arms[1].runs[i].final[start]; }
-    Interval gain = listed_of(e, arms, -1, resamples, seed);
-    free(arms[0].runs);
+    int n = e->arms[arm].run_count;
+    Arm arms[2] = {{.runs = xcalloc((size_t)n, sizeof(ArmRun)), .run_count = n}};
+    for (int i = 0; i < n; i++) {
+        arms->runs[i].final[START_NOISE] = gains_of(&e->arms[arm].runs[i], start, e->final.count);
+    }
+    Interval gain = listed_of(e, arms, 0, resamples, seed);
+    for (int i = 0; i < n; i++) { free(arms->runs[i].final[START_NOISE]); }
+    free(arms->runs);
     return gain;
 }
 
@@ -189,12 +203,7 @@ static void compare_with_box(const Experiment *e, const ArmRun *run, int resampl
     ArmRun box = {.final[START_NOISE] = e->box};
     Arm arms[2] = {{.runs = (ArmRun *)run, .run_count = 1}, {.runs = &box, .run_count = 1}};
     f->listed = listed_of(e, arms, 0, resamples, seed);
-    if (e->box) {
-        f->above_box = listed_of(e, arms, -1, resamples, seed);
-    } else {
-        double floor = e->floors[FLOOR_CENTRE_BOX][GROUP_LISTED];
-        f->above_box = (Interval){f->listed.value - floor, f->listed.low - floor, f->listed.high - floor};
-    }
+    f->above_box = listed_of(e, arms, -1, resamples, seed);
 }
 
 Failure run_failure(const Experiment *e, const ArmRun *run, int resamples, uint64_t seed) {
@@ -212,22 +221,21 @@ Failure run_failure(const Experiment *e, const ArmRun *run, int resamples, uint6
     return f;
 }
 
-Failures arm_failures(const Experiment *e, int arm, int resamples, uint64_t seed) {
-    Failures count = {.runs = e->arms[arm].run_count};
-    for (int i = 0; i < count.runs; i++) {
-        Failure f = run_failure(e, &e->arms[arm].runs[i], resamples, seed);
-        bool failed = f.at_floor || f.collapsed;
-        count.failed += failed;
-        count.unknown += !failed && !f.known;
+Failures failures_of(const Failure *runs, int count) {
+    Failures sum = {.runs = count};
+    for (int i = 0; i < count; i++) {
+        bool failed = runs[i].at_floor || runs[i].collapsed;
+        sum.failed += failed;
+        sum.unknown += !failed && !runs[i].known;
     }
-    return count;
+    return sum;
 }
 
 double arm_training_loss(const Experiment *e, int arm) {
     double sum = 0;
     int count = 0;
     for (int i = 0; i < e->arms[arm].run_count; i++) {
-        const Curve *loss = &e->arms[arm].runs[i].log.loss;
+        const Curve *loss = &e->arms[arm].runs[i].curves.loss;
         for (int k = loss->count - loss->count / 5; k < loss->count; k++) {
             sum += loss->value[k];
             count++;

@@ -11,6 +11,8 @@ Findings findings_of(const Experiment *e, int resamples, uint64_t seed) {
     f.class_mean = xcalloc(n, sizeof *f.class_mean);
     f.false_area = xcalloc(n, sizeof *f.false_area);
     f.starts = xcalloc(n, sizeof *f.starts);
+    f.run_failures = xcalloc(n, sizeof *f.run_failures);
+    f.failures = xcalloc(n, sizeof *f.failures);
     for (int a = 0; a < e->arm_count; a++) {
         for (int g = 0; g < GROUPS; g++) {
             f.giou[a][g] = arm_average(e, a, FINAL, g, GIOU, resamples, seed);
@@ -20,6 +22,12 @@ Findings findings_of(const Experiment *e, int resamples, uint64_t seed) {
             f.starts[a][start] = arm_average(e, a, FINAL + start, GROUP_LISTED, GIOU, resamples, seed);
         }
         f.false_area[a] = arm_average(e, a, FINAL, GROUP_ALL, FALSE_AREA, resamples, seed);
+        const Arm *arm = &e->arms[a];
+        f.run_failures[a] = xcalloc((size_t)arm->run_count, sizeof **f.run_failures);
+        for (int i = 0; i < arm->run_count; i++) {
+            f.run_failures[a][i] = run_failure(e, &arm->runs[i], resamples, seed);
+        }
+        f.failures[a] = failures_of(f.run_failures[a], arm->run_count);
     }
     return f;
 }
@@ -30,6 +38,9 @@ void findings_free(Findings *f) {
     free(f->class_mean);
     free(f->false_area);
     free(f->starts);
+    for (int a = 0; f->e && a < f->e->arm_count; a++) { free(f->run_failures[a]); }
+    free(f->run_failures);
+    free(f->failures);
 }
 
 // The interval is on a line of its own.
@@ -88,7 +99,7 @@ void arms_table(FILE *out, const Findings *f, const char *id, const char *title)
         html_cell(out, "%.3f", arm->runs[0].ceiling[GROUP_ALL]);
         html_cell(out, "%.3f", arm_training_loss(e, a));
         fprintf(out, "<td>%.0f%%</td><td>%.0f%%</td><td>%s</td></tr>\n", 100 * last_mean(arm, false),
-                100 * last_mean(arm, true), failures_text(arm_failures(e, a, f->resamples, f->seed), text));
+                100 * last_mean(arm, true), failures_text(f->failures[a], text));
     }
     for (int k = 0; k < 3; k++) {
         fprintf(out, "<tr><td>floor: %s</td><td></td><td></td>", floor_names[k]);

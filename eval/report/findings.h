@@ -9,11 +9,22 @@ typedef struct {
     uint64_t seed;
     Interval (*giou)[GROUPS], (*class_mean)[GROUPS], *false_area; // (arm_count) of the final models
     Interval (*starts)[STARTS]; // (arm_count) gIoU on listed classes by the start of sampling
+    Failure **run_failures;     // (arm_count, runs)
+    Failures *failures;         // (arm_count)
     Contrasts contrasts;
 } Findings;
 
 Findings findings_of(const Experiment *e, int resamples, uint64_t seed);
 void findings_free(Findings *f);
+
+// Conclusions, by fixed rules that know nothing of the expected outcome. words: of another experiment, {from scratch,
+// pretrained} x {overlay, mask}, or NULL; unscaled: of the 2 x 2 at another size, or NULL.
+typedef struct {
+    char **list;
+    int count;
+} Sentences;
+Sentences experiment_sentences(const Findings *f, const Findings *words, const Findings *unscaled);
+void sentences_free(Sentences *sentences);
 
 // "1 of 3", or a dash where it cannot be told.
 const char *failures_text(Failures failures, char buffer[48]);

@@ -112,25 +112,26 @@ static const struct {
     const char *name;
     unsigned kinds; // bits
     int color;
-} groups[] = {{"eroded, dilated", 1u << MASK_ERODED | 1u << MASK_DILATED, COLOR_SEEN},
-              {"shifted", 1u << MASK_SHIFTED, COLOR_UNSEEN},
-              {"bounding box", 1u << MASK_BOX, COLOR_THIRD},
-              {"another object", 1u << MASK_OTHER_OBJECT | 1u << MASK_OTHER_PICTURE, COLOR_FOURTH},
-              {"empty", 1u << MASK_EMPTY, COLOR_DARK},
-              {"full", 1u << MASK_FULL, COLOR_GREY}};
-enum { GROUPS = sizeof groups / sizeof *groups };
+} cloud_kinds[] = {{"eroded, dilated", 1u << MASK_ERODED | 1u << MASK_DILATED, SERIES_SEEN},
+                   {"shifted", 1u << MASK_SHIFTED, SERIES_UNSEEN},
+                   {"bounding box", 1u << MASK_BOX, SERIES_THIRD},
+                   {"another object", 1u << MASK_OTHER_OBJECT | 1u << MASK_OTHER_PICTURE, SERIES_FOURTH},
+                   {"empty", 1u << MASK_EMPTY, SERIES_DARK},
+                   {"full", 1u << MASK_FULL, SERIES_GREY}};
+enum { CLOUDS = sizeof cloud_kinds / sizeof *cloud_kinds };
 
 static void draw_scatter(FILE *out, const LatentSample *samples, int count, int representation,
                          const LatentSummary *s) {
-    ChartLine clouds[GROUPS + 1];
-    double *points = xmalloc(((size_t)count * MAX_VARIANTS + 1) * 2 * GROUPS * sizeof *points), *at = points;
-    for (int g = 0; g < GROUPS; g++) {
+    ChartLine lines[CLOUDS + 1];
+    double *points = xmalloc(((size_t)count * MAX_VARIANTS + 1) * 2 * CLOUDS * sizeof *points), *at = points;
+    for (int g = 0; g < CLOUDS; g++) {
         double *x = at, *y = x + (size_t)count * MAX_VARIANTS;
-        ChartLine *cloud = &clouds[g];
-        *cloud = (ChartLine){.name = groups[g].name, .x = x, .y = y, .color = groups[g].color, .style = CLOUD};
+        ChartLine *cloud = &lines[g];
+        *cloud =
+            (ChartLine){.name = cloud_kinds[g].name, .x = x, .y = y, .color = cloud_kinds[g].color, .style = CLOUD};
         for (int i = 0; i < count; i++) {
             for (int v = 0; v < samples[i].variants; v++) {
-                if (!(groups[g].kinds >> samples[i].variant[v].kind & 1)) { continue; }
+                if (!(cloud_kinds[g].kinds >> samples[i].variant[v].kind & 1)) { continue; }
                 x[cloud->count] = samples[i].variant[v].iou;
                 y[cloud->count++] = samples[i].representation[representation].mse[v];
             }
@@ -138,8 +139,8 @@ static void draw_scatter(FILE *out, const LatentSample *samples, int count, int 
         at = y + (size_t)count * MAX_VARIANTS;
     }
     const double ends[] = {0, 1}, constant[] = {s->of[MEASURE_CONSTANT].value, s->of[MEASURE_CONSTANT].value};
-    clouds[GROUPS] = (ChartLine){"best constant answer", ends, constant, 2, COLOR_DARK, true, LINE, NULL, NULL};
-    chart_lines(out, clouds, GROUPS + 1,
+    lines[CLOUDS] = (ChartLine){"best constant answer", ends, constant, 2, SERIES_DARK, true, LINE, NULL, NULL};
+    chart_lines(out, lines, CLOUDS + 1,
                 (ChartAxes){"IoU with the true mask", "latent MSE to the true target", .x_high = 1, .log_y = true});
     free(points);
 }

@@ -20,10 +20,10 @@ typedef struct {
     double per_signal[MAX_SIGNALS][REPRESENTATIONS][NOISES];         // median nats over all objects
     double reference[REPRESENTATIONS + 1], matched[REPRESENTATIONS]; // the last: over the objects of both
     double matched_signal;                                           // mean of both, three decimals
-} Findings;
+} LeakFindings;
 
-static Findings find(const LeakRecord *r, const LeakObject *objects, int count) {
-    Findings f = {.record = r, .objects = objects, .count = count};
+static LeakFindings find(const LeakRecord *r, const LeakObject *objects, int count) {
+    LeakFindings f = {.record = r, .objects = objects, .count = count};
     for (int k = 0; k < REPRESENTATIONS; k++) {
         for (int size = 0; size <= OBJECT_SIZES; size++) {
             f.of[k][size] = leak_summarize(objects, count, k, size, r->latent_side, r->signal, r->resamples, r->seed);
@@ -65,7 +65,7 @@ static Interval row_value(const LeakSummary *s, int row) {
 }
 
 // How the matched signal follows.
-static char *derivation(const Findings *f) {
+static char *derivation(const LeakFindings *f) {
     const LeakRecord *r = f->record;
     return xprintf(
         "Matched signal %.3f: on a latent of %d x %d cells, at contrast %g and a = %g, these objects leave %.1f "
@@ -76,7 +76,7 @@ static char *derivation(const Findings *f) {
         f->matched[REPRESENTED_OVERLAY], f->matched[REPRESENTED_MASK]);
 }
 
-static void print_tables(const Findings *f) {
+static void print_tables(const LeakFindings *f) {
     const LeakRecord *r = f->record;
     char a[48], b[48];
     printf("\na = %.4g, %d x %d latent cells, recipe: multi-resolution noise %g\n", r->signal, r->latent_side,
@@ -124,7 +124,7 @@ static void put_summary(yajl_gen gen, const char *key, const LeakSummary *s) {
     yajl_gen_map_close(gen);
 }
 
-static void put_per_signal(yajl_gen gen, const Findings *f) {
+static void put_per_signal(yajl_gen gen, const LeakFindings *f) {
     json_open_list(gen, "per_signal");
     for (int i = 0; i < f->record->signal_count; i++) {
         json_open_map(gen, NULL);
@@ -139,7 +139,7 @@ static void put_per_signal(yajl_gen gen, const Findings *f) {
     yajl_gen_array_close(gen);
 }
 
-static void put_matched(yajl_gen gen, const Findings *f) {
+static void put_matched(yajl_gen gen, const LeakFindings *f) {
     const LeakRecord *r = f->record;
     json_put_number(gen, "matched_signal", f->matched_signal);
     json_open_map(gen, "matched");
@@ -177,7 +177,7 @@ static void put_config(yajl_gen gen, const LeakRecord *r) {
     yajl_gen_map_close(gen);
 }
 
-static void write_json(const Findings *f, const Coco *coco, const char *path) {
+static void write_json(const LeakFindings *f, const Coco *coco, const char *path) {
     yajl_gen gen = json_writer();
     yajl_gen_map_open(gen);
     for (int k = 0; k < REPRESENTATIONS; k++) {
@@ -196,7 +196,7 @@ static void write_json(const Findings *f, const Coco *coco, const char *path) {
 }
 
 // Evidence as d' S^-1 d, which no signal scales.
-static void write_objects(const Findings *f, const Coco *coco, const char *path) {
+static void write_objects(const LeakFindings *f, const Coco *coco, const char *path) {
     AtomicFile file = atomic_open(path);
     fprintf(file.stream, "image_id,class,object_share");
     for (int k = 0; k < REPRESENTATIONS; k++) {
@@ -224,25 +224,25 @@ static void write_objects(const Findings *f, const Coco *coco, const char *path)
 
 static const char *const series_names[REPRESENTATIONS][NOISES] = {{"overlay, white noise", "overlay, recipe's noise"},
                                                                   {"mask, white noise", "mask, recipe's noise"}};
-static const int series_colors[REPRESENTATIONS][NOISES] = {{COLOR_THIRD, COLOR_SEEN}, {COLOR_FOURTH, COLOR_UNSEEN}};
+static const int series_colors[REPRESENTATIONS][NOISES] = {{SERIES_THIRD, SERIES_SEEN}, {SERIES_FOURTH, SERIES_UNSEEN}};
 enum { SERIES = REPRESENTATIONS * NOISES };
 
 // The recipe's series only where its noise is not white.
-static bool drawn(const Findings *f, int noise) { return noise == NOISE_WHITE || f->record->multires > 0; }
+static bool drawn(const LeakFindings *f, int noise) { return noise == NOISE_WHITE || f->record->multires > 0; }
 
-static char *reference_name(const Findings *f) {
+static char *reference_name(const LeakFindings *f) {
     return xprintf("%d x %d at a = %g, median", f->record->match_cells, f->record->match_cells,
                    f->record->match_signal);
 }
 
 // Each object's evidence against its share of the picture.
-static void draw_by_share(FILE *out, const Findings *f) {
+static void draw_by_share(FILE *out, const LeakFindings *f) {
     static const double ticks[] = {1, 2, 5, 10, 20, 50}; // percent; a logarithmic axis has labels at the first line
     double level[6];
     for (int i = 0; i < 6; i++) { level[i] = f->reference[REPRESENTATIONS]; }
     char *name = reference_name(f);
     ChartLine lines[1 + SERIES] = {
-        {.name = name, .x = ticks, .y = level, .count = 6, .color = COLOR_DARK, .dashed = true}};
+        {.name = name, .x = ticks, .y = level, .count = 6, .color = SERIES_DARK, .dashed = true}};
     double *points = xmalloc(((size_t)f->count * 2 + 1) * SERIES * sizeof *points);
     int n = 1;
     for (int i = 0; i < SERIES; i++) {
@@ -267,13 +267,13 @@ static void draw_by_share(FILE *out, const Findings *f) {
 }
 
 // The median over objects against the signal.
-static void draw_by_signal(FILE *out, const Findings *f) {
+static void draw_by_signal(FILE *out, const LeakFindings *f) {
     enum { POINTS = 33 };
     double x[POINTS], y[SERIES][POINTS];
     char *name = reference_name(f);
     const double ends[] = {0, 0.34}, level[] = {f->reference[REPRESENTATIONS], f->reference[REPRESENTATIONS]};
     ChartLine lines[2 + SERIES] = {
-        {.name = name, .x = ends, .y = level, .count = 2, .color = COLOR_DARK, .dashed = true}};
+        {.name = name, .x = ends, .y = level, .count = 2, .color = SERIES_DARK, .dashed = true}};
     int n = 1, last = f->record->signal_count - 1; // the largest signal: the record's own may be 0
     for (int i = 0; i < SERIES; i++) {
         int k = i / NOISES, noise = i % NOISES;
@@ -289,7 +289,7 @@ static void draw_by_signal(FILE *out, const Findings *f) {
                              .x = &f->matched_signal,
                              .y = level,
                              .count = 1,
-                             .color = COLOR_DARK,
+                             .color = SERIES_DARK,
                              .style = LINE_WITH_DOTS};
     chart_lines(out, lines, n,
                 (ChartAxes){"a, the target's share of x_T", "evidence, nats", .x_high = 0.34, .log_y = true});
@@ -298,7 +298,7 @@ static void draw_by_signal(FILE *out, const Findings *f) {
 
 // ---- the page ------------------------------------------------------------------------------------------------------
 
-static void conclusions(FILE *out, const Findings *f) {
+static void conclusions(FILE *out, const LeakFindings *f) {
     const LeakRecord *r = f->record;
     const LeakSummary *o = &f->of[REPRESENTED_OVERLAY][OBJECT_SIZES], *m = &f->of[REPRESENTED_MASK][OBJECT_SIZES];
     fputs("<ul class=\"lead\" id=\"conclusions\">\n", out);
@@ -319,7 +319,7 @@ static void conclusions(FILE *out, const Findings *f) {
     free(sentence);
 }
 
-static void tables_by_size(FILE *out, const Findings *f) {
+static void tables_by_size(FILE *out, const LeakFindings *f) {
     char text[48];
     for (int i = 0; i <= OBJECT_SIZES; i++) {
         int size = size_order[i];
@@ -339,7 +339,7 @@ static void tables_by_size(FILE *out, const Findings *f) {
     }
 }
 
-static void table_by_signal(FILE *out, const Findings *f) {
+static void table_by_signal(FILE *out, const LeakFindings *f) {
     fputs("<table id=\"table-signals\"><tr><th>a</th>", out);
     for (int i = 0; i < SERIES; i++) {
         html(out, "<th>%s</th>", series_names[i % REPRESENTATIONS][i / REPRESENTATIONS]);
@@ -380,7 +380,7 @@ static void definitions(FILE *out, const LeakRecord *r) {
          (unsigned long long)r->seed, r->device);
 }
 
-static void write_page(const Findings *f, const char *path) {
+static void write_page(const LeakFindings *f, const char *path) {
     static const char title[] = "How much of the answer does the noise schedule leave?";
     AtomicFile page = page_begin(path, title);
     FILE *out = page.stream;
@@ -411,7 +411,7 @@ static void write_page(const Findings *f, const char *path) {
 }
 
 void leak_report(const LeakRecord *record, const LeakObject *objects, int count, const Coco *coco, const char *folder) {
-    Findings f = find(record, objects, count);
+    LeakFindings f = find(record, objects, count);
     print_tables(&f);
     Path json = path_of("%s/leak.json", folder), csv = path_of("%s/objects.csv", folder);
     Path page = path_of("%s/leak.html", folder);

@@ -146,21 +146,21 @@ const int size_order[OBJECT_SIZES + 1] = {OBJECT_SIZES, OBJECT_SMALL, OBJECT_MED
 
 // ---- training curves -----------------------------------------------------------------------------------------------
 
-// Two curves of each run, given by their places in RunLog: the first solid, the second dashed, or in another colour if
-// there is only one run. Long curves are averaged over stretches.
-static void training_figure(FILE *out, const RunLog *logs, int count, const char *id, const char *title,
+// Two curves of each run, given by their places in RunCurves: the first solid, the second dashed, or in another colour
+// if there is only one run. Long curves are averaged over stretches.
+static void training_figure(FILE *out, const RunCurves *runs, int count, const char *id, const char *title,
                             const char *y_label, const size_t curves[2], const char *const names[2],
                             const char *caption) {
-    static const int colors[] = {COLOR_SEEN, COLOR_UNSEEN, COLOR_THIRD, COLOR_FOURTH, COLOR_DARK, COLOR_GREY};
+    static const int colors[] = {SERIES_SEEN, SERIES_UNSEEN, SERIES_THIRD, SERIES_FOURTH, SERIES_DARK, SERIES_GREY};
     ChartLine *lines = xcalloc((size_t)count * 2 + 1, sizeof *lines);
     Curve *smooth = xcalloc((size_t)count * 2 + 1, sizeof *smooth);
     int n = 0;
     for (int i = 0; i < 2 * count; i++) {
-        const RunLog *log = &logs[i / 2];
-        smooth[i] = curve_smooth((const Curve *)((const char *)log + curves[i % 2]), 200);
+        const RunCurves *run = &runs[i / 2];
+        smooth[i] = curve_smooth((const Curve *)((const char *)run + curves[i % 2]), 200);
         const Curve *curve = &smooth[i];
         if (curve->count == 0) { continue; }
-        char *name = count > 1 ? xprintf("%s, %s", log->name, names[i % 2]) : xstrdup(names[i % 2]);
+        char *name = count > 1 ? xprintf("%s, %s", run->name, names[i % 2]) : xstrdup(names[i % 2]);
         lines[n] = (ChartLine){.name = name, .x = curve->step, .y = curve->value, .count = curve->count};
         lines[n].color = colors[(count > 1 ? i / 2 : i) % (int)(sizeof colors / sizeof *colors)];
         lines[n].dashed = count > 1 && i % 2;
@@ -177,17 +177,17 @@ static void training_figure(FILE *out, const RunLog *logs, int count, const char
     free(smooth);
 }
 
-void page_training(FILE *out, const RunLog *logs, int count) {
+void page_training(FILE *out, const RunCurves *runs, int count) {
     if (count == 0) { return; }
     fputs("<h2>Training</h2>\n<div class=\"two\">\n", out);
-    training_figure(out, logs, count, "fig-loss", "Loss", "loss",
-                    (const size_t[]){offsetof(RunLog, loss), offsetof(RunLog, validation_loss)},
+    training_figure(out, runs, count, "fig-loss", "Loss", "loss",
+                    (const size_t[]){offsetof(RunCurves, loss), offsetof(RunCurves, validation_loss)},
                     (const char *const[]){"training", "validation"}, "Averaged over stretches of the run.");
-    training_figure(out, logs, count, "fig-validation", "mIoU on validation samples", "mIoU",
-                    (const size_t[]){offsetof(RunLog, miou_seen), offsetof(RunLog, miou_unseen)},
+    training_figure(out, runs, count, "fig-validation", "mIoU on validation samples", "mIoU",
+                    (const size_t[]){offsetof(RunCurves, miou_seen), offsetof(RunCurves, miou_unseen)},
                     (const char *const[]){"seen", "unseen"}, NULL);
-    training_figure(out, logs, count, "fig-collapse", "Degenerate predictions on validation samples", "share",
-                    (const size_t[]){offsetof(RunLog, empty), offsetof(RunLog, full)},
+    training_figure(out, runs, count, "fig-collapse", "Degenerate predictions on validation samples", "share",
+                    (const size_t[]){offsetof(RunCurves, empty), offsetof(RunCurves, full)},
                     (const char *const[]){"empty", "full"}, NULL);
     fputs("</div>\n", out);
 }
@@ -218,8 +218,8 @@ void page_definitions(FILE *out, const Json *metrics, int count) {
         "<dt>IoU bin</dt><dd>The mean of the cIoU of the foreground and that of the background.</dd>"
         "<dt>Harmonic mean</dt><dd>2SU / (S + U) of the mIoU on seen (S) and unseen (U) classes.</dd>"
         "<dt>Floors</dt><dd>The whole picture as mask; the best of nine centred boxes (20% to 100% of the sides), "
-        "chosen for each measure and group of pairs on those pairs themselves, which favours the floor; the white "
-        "filter applied to the input picture.</dd>"
+        "chosen on the scored pairs themselves, which favours the floor; the white filter applied to the input "
+        "picture.</dd>"
         "<dt>Ceiling</dt><dd>The true target painted, encoded and decoded by the VAE, and extracted by the same rule: "
         "what a perfect UNet would score.</dd>"
         "<dt>Intervals</dt><dd>95% percentile bootstrap over pictures. It covers the choice of pictures, not the "

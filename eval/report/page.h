@@ -2,7 +2,7 @@
 #pragma once
 #include "data/image.h"
 #include "eval/metrics.h"
-#include "eval/report/runlog.h"
+#include "eval/report/curves.h"
 #include "eval/stats.h"
 #include "util/file.h"
 #include "util/json.h"
@@ -31,5 +31,5 @@ extern const char *const size_names[OBJECT_SIZES + 1], *const size_keys[OBJECT_S
 extern const int size_order[OBJECT_SIZES + 1];
 
 // Training curves of several runs, and what the numbers of metrics.json (`cocogold eval`) mean.
-void page_training(FILE *out, const RunLog *logs, int count);
+void page_training(FILE *out, const RunCurves *runs, int count);
 void page_definitions(FILE *out, const Json *metrics, int count);

@@ -25,9 +25,9 @@ typedef struct {
     double signal; // share of the map at the first timestep
     Interval error[ANSWERS], good[ANSWERS];
     Interval gain[ANSWERS]; // of the starts: the error from noise minus the error from this start, by picture
-} Findings;
+} StartFindings;
 
-static Interval interval_of(const Findings *f, int answer, bool good, bool gain) {
+static Interval interval_of(const StartFindings *f, int answer, bool good, bool gain) {
     double *values = xmalloc((size_t)f->count * sizeof *values);
     for (int i = 0; i < f->count; i++) {
         const MapScore *s = &f->items[i].scores[answer], *noise = &f->items[i].scores[START_NOISE];
@@ -38,8 +38,8 @@ static Interval interval_of(const Findings *f, int answer, bool good, bool gain)
     return interval;
 }
 
-static Findings find(const StartRecord *record, const StartItem *items, int count) {
-    Findings f = {.record = record, .items = items, .count = count};
+static StartFindings find(const StartRecord *record, const StartItem *items, int count) {
+    StartFindings f = {.record = record, .items = items, .count = count};
     f.signal = schedule_first_signal(&record->analysis->pipeline->schedule, record->analysis->steps);
     for (int k = 0; k < ANSWERS; k++) {
         f.error[k] = interval_of(&f, k, false, false);
@@ -53,7 +53,7 @@ static Findings find(const StartRecord *record, const StartItem *items, int coun
 enum { FEWEST = 6 };
 
 // One sentence with the answer, by the interval of the gain. Freed by the caller.
-static char *conclusion(const Findings *f) {
+static char *conclusion(const StartFindings *f) {
     const Interval *gain = &f->gain[START_TRUTH];
     if (f->signal < 1e-3) {
         return xprintf("The schedule leaves %.1g of the map at the first timestep: there is nothing to read, and all "
@@ -75,7 +75,7 @@ static char *conclusion(const Findings *f) {
     return sentence;
 }
 
-static void print_table(const Findings *f) {
+static void print_table(const StartFindings *f) {
     MapKind kind = f->record->analysis->kind;
     char a[48], b[48];
     printf("\n%-40s %24s  %24s\n", "start", error_names[kind], good_names[kind]);
@@ -88,7 +88,7 @@ static void print_table(const Findings *f) {
     free(sentence);
 }
 
-static void write_json(const Findings *f, const char *path) {
+static void write_json(const StartFindings *f, const char *path) {
     const StartAnalysis *a = f->record->analysis;
     yajl_gen gen = json_writer();
     yajl_gen_map_open(gen);
@@ -124,7 +124,7 @@ static void write_json(const Findings *f, const char *path) {
     json_write(gen, path);
 }
 
-static void write_pictures(const Findings *f, const char *path) {
+static void write_pictures(const StartFindings *f, const char *path) {
     AtomicFile file = atomic_open(path);
     fputs("picture", file.stream);
     for (int k = 0; k < ANSWERS; k++) { fprintf(file.stream, ",error_%s,good_%s", answers[k].key, answers[k].key); }
@@ -139,7 +139,7 @@ static void write_pictures(const Findings *f, const char *path) {
     atomic_commit(&file);
 }
 
-static void table(FILE *out, const Findings *f) {
+static void table(FILE *out, const StartFindings *f) {
     MapKind kind = f->record->analysis->kind;
     char a[48], b[48];
     html(out, "<div class=\"card scroll\"><table id=\"starts\"><tr><th>start</th><th>%s</th><th>%s</th></tr>\n",
@@ -151,7 +151,7 @@ static void table(FILE *out, const Findings *f) {
     fputs("</table></div>\n", out);
 }
 
-static void examples(FILE *out, const Findings *f) {
+static void examples(FILE *out, const StartFindings *f) {
     fputs("<h2>Examples</h2>\n<div class=\"card scroll\"><table class=\"strips\" id=\"examples\"><tr><th>picture</th>"
           "<th>true map</th>",
           out);
@@ -172,7 +172,7 @@ static void examples(FILE *out, const Findings *f) {
     fputs("</table></div>\n", out);
 }
 
-static void definitions(FILE *out, const Findings *f) {
+static void definitions(FILE *out, const StartFindings *f) {
     const StartAnalysis *a = f->record->analysis;
     fputs(
         "<h2 id=\"definitions\">What the numbers mean</h2>\n<div class=\"card\"><dl>"
@@ -196,7 +196,7 @@ static void definitions(FILE *out, const Findings *f) {
         f->record->device);
 }
 
-static void write_page(const Findings *f, const char *path) {
+static void write_page(const StartFindings *f, const char *path) {
     static const char title[] = "What does the model read from its start?";
     AtomicFile page = page_begin(path, title);
     char *sentence = conclusion(f);
@@ -211,7 +211,7 @@ static void write_page(const Findings *f, const char *path) {
 }
 
 void starts_report(const StartRecord *record, const StartItem *items, int count, const char *folder) {
-    Findings f = find(record, items, count);
+    StartFindings f = find(record, items, count);
     print_table(&f);
     Path json = path_of("%s/starts.json", folder), csv = path_of("%s/pictures.csv", folder);
     Path page = path_of("%s/starts.html", folder);

@@ -30,6 +30,9 @@ cp -r latents odd-latents && echo hello >odd-latents/train-00000.h5
 cp latents/train* no-val/
 picture=$(ls data/val/*.png | head -n 1)
 cp "$picture" cut.png && cut_in_half cut.png
+cp -rl data year-data && for name in year-data/{val,annotations/instances_val.json}; do
+    mv "$name" "${name/val/val2017}"
+done
 echo "not a picture" >text.png
 echo "a file" >file
 listing() { ls -A | grep -v '^\.'; }
@@ -113,6 +116,11 @@ dies "eval of a cut UNet" "cut-unet/unet/" eval --model cut-unet --data data --o
 dies "eval on nothing" "no-such-data" eval --model model --data no-such-data --out new
 dies "eval of an unknown class" "unicorn" eval --model model --data data --out new --unseen unicorn
 dies "eval of crops without shards" "--shards" eval --model model --data data --protocol crops --out new
+dies "eval with thresholds for its split" "--tune-on val" eval --model model --data data --out new --tune-on val
+dies "eval with thresholds for its split by another name" "--tune-on val: thresholds must not be chosen on the split that is" \
+    eval --model model --data year-data --source instances --split val2017 --tune-on val --steps 1 --out new
+dies "eval of a batch that memory does not hold" "--batch 1024 at 4096 pixels needs " eval --model model --data data --out new \
+    --batch 1024 --resolution 4096
 dies "eval with an unknown method" "--method" eval --model model --data data --method magic --out new
 dies "generate without a text" "--text is missing" generate --model model --out new
 dies "generate by a segmentation model" 'model/unet/config.json: field "in_channels" is 8' generate --model model --text person --out new

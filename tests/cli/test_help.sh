@@ -4,7 +4,10 @@ source "$(dirname "$0")/common.sh"
 
 commands=$("$cocogold" --help | sed -nE 's/^  ([a-z-]+) .*/\1/p')
 check "cocogold --help lists all commands" [ "$(echo $commands)" = "init synth stats preview encode train train-vae pretrain generate eval segment analyze report probe bench" ]
-check "cocogold help is the same" diff <("$cocogold" help) <("$cocogold" --help)
+for form in help -h '-?'; do
+    check "cocogold $form is the same" diff <("$cocogold" $form) <("$cocogold" --help)
+    check "analyze $form is the same" diff <("$cocogold" analyze $form) <("$cocogold" analyze --help)
+done
 check_not "cocogold without arguments fails" "$cocogold"
 check "and shows the usage on stderr" diff <("$cocogold" 2>&1 >/dev/null) <("$cocogold" --help)
 dies "unknown command" "unknown command \"paint\"" paint

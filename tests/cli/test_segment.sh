@@ -52,6 +52,11 @@ cp "$first" beside/x.png && cp "$first" beside/x-mask.png
 dies "a picture that would be replaced" "beside/x-mask.png is one of the pictures, and would be replaced" "${segment[@]:1}" \
     --image beside --text person --out beside/
 check "it stays" cmp "$first" beside/x-mask.png
+begin links
+ln -s ../beside/x.png links/x-mask.png && ln -s ../beside/x.png links/x-legend.png
+check "links to a picture of another folder" "${segment[@]}" --image beside --text person --out links/
+check "the masks replace them, and the picture stays" cmp "$first" beside/x.png
+check "what is not written replaces nothing" [ -L links/x-legend.png ]
 check "the same picture twice" "${segment[@]}" --image "$first" --image "$first" --text person --out twice/
 said=$("${segment[@]}" --image "$first" --text person --out said/ 2>/dev/null)
 check "it names its files: $said" grep -qF 'wrote said/mask.png, said/prediction.png, said/overlay.png' <<<"$said"

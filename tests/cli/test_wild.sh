@@ -75,6 +75,21 @@ cp -r data no-val && rm no-val/val/*.png
 ends "eval without any picture" "none of the pictures" "${evaluate[@]}" --data no-val --out eval-none
 check "preview of a cut picture" "$cocogold" preview --data cut --split val --min-side 1 --count 40 --out sheet.png
 
+# ---- eval --masks: ids that are texts, and two pairs of a picture and a class that read the same
+mkdir -p shirts/annotations shirts/val
+images= boxes=
+for id in x x-t; do
+    cp "$(ls data/val/*.png | head -n 1)" shirts/val/$id.png
+    images+="${images:+, }{\"id\": \"$id\", \"file_name\": \"$id.png\", \"width\": 64, \"height\": 64}"
+    for class in 1 2; do
+        boxes+="${boxes:+, }{\"id\": \"$id-$class\", \"image_id\": \"$id\", \"category_id\": $class, \"segmentation\": [[2, 2, 40, 2, 40, 40, 2, 40]]}"
+    done
+done
+classes='{"id": 1, "name": "shirt"}, {"id": 2, "name": "t-shirt"}'
+echo "{\"images\": [$images], \"categories\": [$classes], \"annotations\": [$boxes]}" >shirts/annotations/instances_val.json
+check "eval of pictures whose ids are texts" "$cocogold" "${evaluate[@]}" --data shirts --masks --out eval-shirts
+check "every pair has its mask" [ "$(cd eval-shirts/masks && echo *)" = "x-shirt-0.png x-t-shirt-0.png x-t-shirt-1.png x-t-t-shirt-1.png" ]
+
 # ---- panoptic PNGs
 panoptic=(--source panoptic --classes all)
 cp -r data png && png=$(ls png/annotations/panoptic_train/*.png | head -n 1) && echo no >"$png"

@@ -21,12 +21,12 @@ static int count_color(const Image *image, int r, int g, int b) {
 
 static void test_bars(void **state) {
     (void)state;
-    const ChartBar bars[] = {{"one", 1, NAN, NAN, NAN, COLOR_SEEN, NULL},
-                             {"", 0.5, 0.4, 0.6, 0.7, COLOR_UNSEEN, "not shown"},
-                             {"ä label that is much too long for the column, ö ü", 2, NAN, NAN, NAN, COLOR_SEEN, NULL},
-                             {"nothing", NAN, NAN, NAN, NAN, COLOR_SEEN, NULL}};
+    const ChartBar bars[] = {{"one", 1, NAN, NAN, NAN, SERIES_SEEN, NULL},
+                             {"", 0.5, 0.4, 0.6, 0.7, SERIES_UNSEEN, "not shown"},
+                             {"ä label that is much too long for the column, ö ü", 2, NAN, NAN, NAN, SERIES_SEEN, NULL},
+                             {"nothing", NAN, NAN, NAN, NAN, SERIES_SEEN, NULL}};
     static const char *const names[] = {"first", "second"};
-    const ChartLegend legend = {names, (const int[]){COLOR_SEEN, COLOR_UNSEEN}, 2};
+    const ChartLegend legend = {names, (const int[]){SERIES_SEEN, SERIES_UNSEEN}, 2};
     Image chart = chart_bars_picture("Title", "note", bars, 4, legend, "%.2f");
     int blue = count_color(&chart, 0x2f, 0x6f, 0xd0), orange = count_color(&chart, 0xe0, 0x82, 0x1e);
     printf("chart %d x %d: %d blue, %d orange pixels\n", chart.width, chart.height, blue, orange);

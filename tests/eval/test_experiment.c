@@ -1,5 +1,5 @@
 // What an experiment says, on made-up results of both kinds: with collapse and without.
-#include "eval/report/experiment.h"
+#include "eval/report/findings.h"
 #include "util/error.h"
 #include <math.h>
 #include <setjmp.h>
@@ -64,6 +64,8 @@ static Experiment made_up(const double end[4], const bool collapsed[4]) {
     Experiment e = {.frequent = xstrdup("person"), .arm_count = 4, .arms = xcalloc(4, sizeof(Arm))};
     e.validation = made_up_pairs();
     e.final = made_up_pairs();
+    e.box = xcalloc(PAIRS, sizeof *e.box);
+    for (int i = 0; i < PAIRS; i++) { e.box[i] = score_of(0.14, i); }
     for (int g = 0; g < GROUPS; g++) { e.floors[FLOOR_CENTRE_BOX][g] = 0.14; }
     for (int a = 0; a < 4; a++) {
         Arm *arm = &e.arms[a];
@@ -76,16 +78,16 @@ static Experiment made_up(const double end[4], const bool collapsed[4]) {
 
 // All sentences in one text, to be freed.
 static char *sentences_of(const Experiment *e) {
-    Contrasts c = contrasts_of(e, 300, 1);
+    Findings f = findings_of(e, 300, 1);
     char *text = xstrdup("");
-    Sentences s = experiment_sentences(e, &c, NULL, NULL, NULL);
+    Sentences s = experiment_sentences(&f, NULL, NULL);
     for (int i = 0; i < s.count; i++) {
         char *longer = xprintf("%s%s\n", text, s.list[i]);
         free(text);
         text = longer;
     }
     sentences_free(&s);
-    contrasts_free(&c);
+    findings_free(&f);
     printf("%s\n", text);
     return text;
 }
@@ -176,6 +178,23 @@ static void reads_nothing(void **state) {
                                         "there is no sign that it reads", NULL});
 }
 
+// Both answers of a run are compared with each other: how much runs differ is no part of the gain's interval.
+static void gain_by_run(void **state) {
+    (void)state;
+    Experiment e = made_up((const double[]){0.6, 0.6, 0.6, 0.6}, (const bool[4]){false});
+    for (int k = 0; k < RUNS; k++) {
+        for (int i = 0; i < PAIRS; i++) {
+            e.arms[3].runs[k].final[START_NOISE][i] = score_of(0.2 + 0.2 * k, i);
+            e.arms[3].runs[k].final[START_TRUTH][i] = score_of(0.3 + 0.2 * k, i);
+        }
+    }
+    Interval gain = start_gain(&e, 3, START_TRUTH, 300, 1);
+    printf("%.4f (%.4f-%.4f)\n", gain.value, gain.low, gain.high);
+    assert_true(fabs(gain.value - 0.1) < 1e-9 && fabs(gain.low - 0.1) < 1e-9 && fabs(gain.high - 0.1) < 1e-9);
+    assert_true(isnan(start_gain(&e, 3, START_MEAN, 300, 1).value)); // no run was asked
+    experiment_free(&e);
+}
+
 // Without a pair of the listed classes nothing can be told.
 static void no_listed_pair(void **state) {
     (void)state;
@@ -194,7 +213,6 @@ static void box_by_pair(void **state) {
     Failure f = run_failure(&e, &e.arms[0].runs[0], 300, 1);
     printf("interval from %.3f\n", f.listed.low);
     assert_true(f.at_floor && f.known && f.listed.low < 0.14);
-    e.box = xcalloc(PAIRS, sizeof *e.box);
     for (int i = 0; i < PAIRS; i++) { e.box[i] = score_of(i / 4 % 2 ? 0.01 : 0.26, i); }
     f = run_failure(&e, &e.arms[0].runs[0], 300, 1);
     printf("%.4f above the box (%.4f-%.4f)\n", f.above_box.value, f.above_box.low, f.above_box.high);
@@ -270,6 +288,29 @@ static void numbers(void **state) {
     experiment_free(&e);
 }
 
+// More validations than a figure has points: the curve goes on to the last of them, at step 1000.
+static void many_validations(void **state) {
+    (void)state;
+    enum { VALIDATIONS = 101 };
+    Experiment e = made_up((const double[]){0.6, 0.6, 0.6, 0.6}, (const bool[4]){false});
+    double step[VALIDATIONS], value[VALIDATIONS];
+    for (int i = 0; i < VALIDATIONS; i++) { step[i] = 10 * i, value[i] = 1; }
+    Curve curve = {step, value, VALIDATIONS, VALIDATIONS};
+    e.arms[3].runs[0].curves.validation_loss = curve;
+    Findings f = {.e = &e};
+    char *page;
+    size_t size;
+    FILE *out = open_memstream(&page, &size);
+    diagnostic_curves(out, &f);
+    fclose(out);
+    const char *figure = strstr(page, "fig-validation-loss"), *next = strstr(figure, "fig-timesteps"),
+               *tick = strstr(figure, ">800</text>");
+    assert_true(tick && tick < next);
+    free(page);
+    e.arms[3].runs[0].curves.validation_loss = (Curve){0};
+    experiment_free(&e);
+}
+
 // Asked for what is not there: the share of the picture that is marked, over the pairs of runs that were all asked.
 static void absent_classes(void **state) {
     (void)state;
@@ -304,8 +345,9 @@ static void absent_classes(void **state) {
 static const char losses[] = "sample,timestep,loss\n0,295,1\n",
                   head[] = "image_id,class,seen,intersection,union,predicted,truth,valid,to_black,to_white\n",
                   row[] = "7,\"cat\",1,2,4,3,3,16,1,1\n",
-                  pairs[] = "image_id,class,seen,absent,iou,intersection,union,predicted,truth,valid,ceiling_iou\n"
-                            "7,\"cat\",1,0,0.5,2,4,3,3,16,1\n";
+                  pairs[] = "image_id,class,seen,absent,iou,intersection,union,predicted,truth,valid,ceiling_iou,"
+                            "box_20_iou,box_30_iou,box_40_iou,box_50_iou,box_60_iou,box_70_iou,box_80_iou,box_90_iou,"
+                            "box_100_iou\n7,\"cat\",1,0,0.5,2,4,3,3,16,1,0,0,0,0.1,0.3,0.2,0.2,0.1,0.1\n";
 
 // A folder of one arm with two runs of two validations each; these are the rows of the tables in the order of reading.
 static const char *write_arms(const char *const rows[4], const char *timesteps) {
@@ -345,6 +387,7 @@ static void tables(void **state) {
     }
     Experiment e = experiment_read(write_arms((const char *const[]){row, row, row, row}, losses));
     assert_true(e.validation.count == 1 && e.arms[0].run_count == 2 && e.arms[0].runs[1].scores[1].truth == 3);
+    assert_true(e.floors[FLOOR_CENTRE_BOX][GROUP_LISTED] == 0.3 && pair_iou(e.box) == 0.3);
     experiment_free(&e);
     e = experiment_read(write_arms((const char *const[]){"", "", "", ""}, losses)); // validated on nothing
     assert_int_equal(e.validation.count, 0);
@@ -365,12 +408,12 @@ static void tables(void **state) {
 }
 
 int main(void) {
-    const struct CMUnitTest tests[] = {cmocka_unit_test(no_failure),       cmocka_unit_test(at_the_floor),
-                                       cmocka_unit_test(half_a_collapse),  cmocka_unit_test(collapses),
-                                       cmocka_unit_test(one_run_of_three), cmocka_unit_test(fails_without_the_leak),
-                                       cmocka_unit_test(cause_not_shown),  cmocka_unit_test(no_listed_pair),
-                                       cmocka_unit_test(box_by_pair),      cmocka_unit_test(words_alone),
-                                       cmocka_unit_test(reads_nothing),    cmocka_unit_test(numbers),
-                                       cmocka_unit_test(absent_classes),   cmocka_unit_test(tables)};
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(no_failure),      cmocka_unit_test(at_the_floor),     cmocka_unit_test(half_a_collapse),
+        cmocka_unit_test(collapses),       cmocka_unit_test(one_run_of_three), cmocka_unit_test(fails_without_the_leak),
+        cmocka_unit_test(cause_not_shown), cmocka_unit_test(no_listed_pair),   cmocka_unit_test(box_by_pair),
+        cmocka_unit_test(words_alone),     cmocka_unit_test(reads_nothing),    cmocka_unit_test(gain_by_run),
+        cmocka_unit_test(numbers),         cmocka_unit_test(absent_classes),   cmocka_unit_test(many_validations),
+        cmocka_unit_test(tables)};
     return cmocka_run_group_tests(tests, folder_begin, folder_end);
 }

@@ -10,14 +10,14 @@ void fuzz_died(void) {}
 
 void fuzz_one(void) {
     static const char *const names[] = {"overlay"};
-    RunLog log = {0};
+    RunCurves run = {0};
     Json metrics = {0};
-    int logs = fuzz_has("log.jsonl"), evaluations = fuzz_has("metrics.json");
-    if (logs) { log = runlog_read(fuzz_path("")); }
+    int runs = fuzz_has("log.jsonl"), evaluations = fuzz_has("metrics.json");
+    if (runs) { run = curves_read(fuzz_path("")); }
     if (evaluations) { metrics = json_read(fuzz_path("metrics.json")); }
     if (evaluations && !json_find(metrics.root, "seen")) { die("as cmd_report.c"); }
-    report_comparison(fuzz_path("report.html"), &metrics, names, evaluations, &log, logs);
-    if (evaluations) { report_evaluation(fuzz_path("one.html"), &metrics, NULL, NULL, &log, logs); }
-    if (logs) { runlog_free(&log); }
+    report_comparison(fuzz_path("report.html"), &metrics, names, evaluations, &run, runs);
+    if (evaluations) { report_evaluation(fuzz_path("one.html"), &metrics, NULL, NULL, &run, runs); }
+    if (runs) { curves_free(&run); }
     if (evaluations) { json_free(&metrics); }
 }

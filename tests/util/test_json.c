@@ -38,6 +38,17 @@ static void ranges(void **state) {
     json_free(&json);
 }
 
+static void choices(void **state) {
+    (void)state;
+    static const char *const names[] = {"red", "green", "blue", NULL};
+    Json json = read_text("{\"one\": \"blue\", \"other\": \"pink\"}");
+    assert_int_equal(json_choice(&json, "one", names, 0), 2);
+    assert_int_equal(json_choice(&json, "none", names, 1), 1);
+    assert_dies("x.json: field \"other\" is \"pink\", expected one of red, green, blue",
+                json_choice(&json, "other", names, 0));
+    json_free(&json);
+}
+
 static void other_containers(void **state) {
     (void)state;
     static const char *const texts[] = {"[1, 2]", "7", "\"a\"", "null", "{\"a\": [{\"b\": 1}]}", "{\"a\": {}}"};
@@ -75,6 +86,7 @@ static void depth(void **state) {
 
 int main(void) {
     const struct CMUnitTest tests[] = {cmocka_unit_test(last_key_counts), cmocka_unit_test(ranges),
-                                       cmocka_unit_test(other_containers), cmocka_unit_test(depth)};
+                                       cmocka_unit_test(choices), cmocka_unit_test(other_containers),
+                                       cmocka_unit_test(depth)};
     return cmocka_run_group_tests(tests, folder_begin, folder_end);
 }

@@ -1,4 +1,4 @@
-#include "eval/report/runlog.h"
+#include "eval/report/curves.h"
 #include "util/error.h"
 #include "util/file.h"
 #include "util/json.h"
@@ -46,15 +46,15 @@ Curve curve_smooth(const Curve *curve, int points) {
 static const struct {
     const char *kind, *field;
     size_t curve;
-} curves[] = {{"step", "loss", offsetof(RunLog, loss)},
-              {"validation", "loss", offsetof(RunLog, validation_loss)},
-              {"validation", "miou_seen", offsetof(RunLog, miou_seen)},
-              {"validation", "miou_unseen", offsetof(RunLog, miou_unseen)},
-              {"validation", "empty", offsetof(RunLog, empty)},
-              {"validation", "full", offsetof(RunLog, full)}};
+} curves[] = {{"step", "loss", offsetof(RunCurves, loss)},
+              {"validation", "loss", offsetof(RunCurves, validation_loss)},
+              {"validation", "miou_seen", offsetof(RunCurves, miou_seen)},
+              {"validation", "miou_unseen", offsetof(RunCurves, miou_unseen)},
+              {"validation", "empty", offsetof(RunCurves, empty)},
+              {"validation", "full", offsetof(RunCurves, full)}};
 enum { CURVES = sizeof curves / sizeof *curves };
 
-static Curve *curve_of(RunLog *log, int i) { return (Curve *)((char *)log + curves[i].curve); }
+static Curve *curve_of(RunCurves *run, int i) { return (Curve *)((char *)run + curves[i].curve); }
 
 // What is wrong with a line, to be freed, or NULL.
 static char *line_problem(const Json *line) {
@@ -77,15 +77,15 @@ static char *line_problem(const Json *line) {
     return NULL;
 }
 
-static void read_line(RunLog *log, const Json *line) {
+static void read_line(RunCurves *run, const Json *line) {
     const char *kind = json_string(line, "kind", "");
     if (strcmp(kind, "run") == 0) {
         const char *command = json_string(line, "command", NULL);
-        if (command && !log->command) { log->command = xstrdup(command); }
+        if (command && !run->command) { run->command = xstrdup(command); }
     }
     for (int i = 0; i < CURVES; i++) {
         double value = strcmp(kind, curves[i].kind) == 0 ? json_number(line, curves[i].field, NAN) : NAN;
-        if (!isnan(value)) { curve_add(curve_of(log, i), json_number(line, "step", 0), value); }
+        if (!isnan(value)) { curve_add(curve_of(run, i), json_number(line, "step", 0), value); }
     }
 }
 
@@ -97,8 +97,8 @@ static char *last_part(const char *folder) {
     return name;
 }
 
-RunLog runlog_try_read(const char *folder, char **why) {
-    RunLog log = {.name = last_part(folder)};
+RunCurves curves_try_read(const char *folder, char **why) {
+    RunCurves run = {.name = last_part(folder)};
     char *path = xprintf("%s/log.jsonl", folder);
     *why = access(path, R_OK) ? xprintf("%s: cannot be read: %s", path, strerror(errno)) : NULL;
     char *text = *why ? xstrdup("") : read_file(path, NULL);
@@ -110,28 +110,28 @@ RunLog runlog_try_read(const char *folder, char **why) {
         char message[256], *where = xprintf("%s: line %d", path, number);
         Json json = {where, json_parse(line, message, sizeof message)};
         *why = line_problem(&json);
-        if (!*why) { read_line(&log, &json); }
+        if (!*why) { read_line(&run, &json); }
         yajl_tree_free(json.root);
         free(where);
     }
     free(text);
     free(path);
     if (*why) {
-        runlog_free(&log);
-        log = (RunLog){0};
+        curves_free(&run);
+        run = (RunCurves){0};
     }
-    return log;
+    return run;
 }
 
-RunLog runlog_read(const char *folder) {
+RunCurves curves_read(const char *folder) {
     char *why;
-    RunLog log = runlog_try_read(folder, &why);
+    RunCurves run = curves_try_read(folder, &why);
     if (why) { die("%s", why); }
-    return log;
+    return run;
 }
 
-void runlog_free(RunLog *log) {
-    for (int i = 0; i < CURVES; i++) { curve_free(curve_of(log, i)); }
-    free(log->name);
-    free(log->command);
+void curves_free(RunCurves *run) {
+    for (int i = 0; i < CURVES; i++) { curve_free(curve_of(run, i)); }
+    free(run->name);
+    free(run->command);
 }
