@@ -177,7 +177,7 @@ static LeakRecord parse_leak(int argc, char **argv, Options *o) {
         {OPT_DOUBLE, "match-signal", &r.match_signal, "its terminal signal", "A", .low = 1e-6,
          .high = MOST_TERMINAL_SIGNAL},
         {OPT_HEADING, "Run"},
-        BOOTSTRAP_ROW((*o)),
+        BOOTSTRAP_ROWS((*o)),
         {OPT_LONG, "seed", &o->seed, "seed of the samples, their crops and the noise's level sizes", "N"},
         OPTIONS_END};
     static const OptionsHelp help = {
