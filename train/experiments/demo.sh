@@ -49,7 +49,8 @@ for split in train val; do
         --min-side 0 --seed "$seed"
 done
 stage $base/words/model/model_index.json pretrain --model $base/words-init --shards $base/captions --out $base/words \
-    --resume --max-train-steps "$words_steps" --validate-every 1000 --validation-samples 32 "${unet[@]}"
+    --resume --train-text-encoder --max-train-steps "$words_steps" --validate-every 1000 --validation-samples 32 \
+    "${unet[@]}"
 run generate --model $base/words/model --text "an orange cross and a purple square" --guidance 3 --count 6 \
     --seed "$seed" --out $base/generated
 

@@ -268,7 +268,8 @@ run_pretraining() { # run_pretraining FOLDER captions SEED: from text to image, 
     stage "$folder/run/model/model_index.json" ./cocogold pretrain --model "$folder/init" --shards "$out/captions" \
         --out "$folder/run" --resume --max-train-steps "$pretrain_steps" --train-batch-size 16 \
         --gradient-accumulation-steps 1 --lr 2e-3 --adam-beta2 0.99 --weight-decay 0.01 --lr-scheduler wsd \
-        --max-grad-norm 1 --validate-every 1000 --validation-samples 32 --log-every 100 --no-roofline --seed "$3"
+        --max-grad-norm 1 --validate-every 1000 --validation-samples 32 --log-every 100 --no-roofline --seed "$3" \
+        --train-text-encoder
     stage "$folder/start/model_index.json" ./cocogold init --from "$folder/run/model" "$folder/start"
     [ "$dry" ] || touch "$folder/done"
 }
