@@ -293,7 +293,9 @@ def test_log(run):
         assert line.keys() == {
             "kind", "step", "loss", "grad_norm", "lr", "samples_per_s", "world", "seconds", "roofline"
         }  # fmt: skip
-        assert line["step"] == k and line["world"] == 1 and line["samples_per_s"] > 0 and 0 < line["roofline"] <= 1.5
+        assert line["step"] == k and line["world"] == 1 and line["samples_per_s"] > 0
+        # The share of the roofline: speed over that of the peaks, which may be too low if the machine was busy then.
+        assert line["roofline"] / line["samples_per_s"] == pytest.approx(steps[0]["roofline"] / steps[0]["samples_per_s"], 1e-2)
     assert last["step"] == STEPS and {"loss", "giou_seen", "miou_seen", "ciou_seen", "empty", "full"} <= last.keys()
 
 

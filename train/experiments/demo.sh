@@ -63,7 +63,7 @@ run encode --model $base/start --data $base/data --split val --out $base/latents
     --min-side 0 --seed "$seed" --trained $known
 stage "$out/unet/model/model_index.json" train --model $base/start --shards $base/latents --out "$out/unet" --resume \
     --target "$target" --max-train-steps "$unet_steps" --multires-noise 0 --t-max-prob 0.5 \
-    --validate-every 250 --validation-samples 96 --validation-steps 2 "${unet[@]}" --lr 1e-3 # 2e-3 forgets more
+    --validate-every 250 --validation-samples 96 --validation-steps 2 "${unet[@]}"
 run eval --model "$out/unet/model" --data $base/data --split val --out "$out" \
     --group "known=$known" --group "new combinations=@$base/data/classes/new-combinations.txt" --group "new word=$new"
 for text in "orange cross" "brown square" "person"; do
