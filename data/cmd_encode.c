@@ -561,6 +561,7 @@ int cmd_encode(int argc, char **argv) {
         allocate(&e);
         interrupt_install("stopping after this batch");
         complete = encode_all(&e);
+        if (complete) { interrupt_install(NULL); }
         release(&e);
     }
     if (complete) {

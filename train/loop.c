@@ -21,6 +21,7 @@ void trainer_open(Trainer *t, const TrainOptions *options) {
 }
 
 void trainer_close(Trainer *t) {
+    interrupt_over(); // before comm_close, behind which ranks end
     step_destroy(&t->step, &t->dev);
     optimizer_destroy(&t->optimizer, &t->dev);
     if (t->grads) { device_free(&t->dev, t->grads); }

@@ -5,9 +5,11 @@
 #include <stdatomic.h>
 #include <stdio.h>
 #include <string.h>
+#include <unistd.h>
 
 static atomic_int received;
 static _Atomic(const char *) loop_says;       // NULL: no loop asks for signals
+static atomic_bool over;                      // all is said and kept
 static void (*on_broken_pipe)(int) = SIG_DFL; // when the program was started
 
 // Waits for signals instead of handling them, since what ending needs (locks, memory) is forbidden in a handler.
@@ -15,6 +17,7 @@ static void *watch(void *set) {
     bool asked = false; // received may be SIGPIPE, which does not come this way
     for (int signal; sigwait(set, &signal) == 0; asked = true) {
         const char *said = loop_says;
+        if (over) { _exit(128 + signal); }
         if (!said || asked) { leave_now(128 + signal, "ended by signal %d (%s)", signal, strsignal(signal)); }
         if (!received) { received = signal; }
         fprintf(stderr, "\ncocogold: %s (again: leave at once)\n", said);
@@ -45,6 +48,11 @@ void interrupt_start(void) {
 void interrupt_listing(void) { signal(SIGPIPE, on_broken_pipe); }
 
 void interrupt_install(const char *said) { loop_says = said; }
+
+void interrupt_over(void) {
+    fflush(stdout);
+    over = true;
+}
 
 int interrupt_signal(void) {
     if (!received && loop_says && error_nobody_reads()) { received = SIGPIPE; }

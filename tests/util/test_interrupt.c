@@ -54,7 +54,25 @@ static void test_signals(void **state) {
     check("a broken pipe, then two", true, 2, 128 + SIGTERM, ended);
 }
 
+// After the loop: what was printed before is written, and nothing is said.
+static void test_over(void **state) {
+    (void)state;
+    char text[512];
+    int code;
+    run_in_child(code, text, sizeof text, {
+        if (dup2(STDERR_FILENO, STDOUT_FILENO) < 0) { _exit(99); } // a file or pipe: printf keeps the text
+        begin_loop(false);
+        printf("the model is in run/model\n");
+        interrupt_over();
+        kill(getpid(), SIGTERM);
+        for (;;) { pause(); }
+    });
+    printf("  exit %d: %s\n", code, text);
+    assert_int_equal(code, 128 + SIGTERM);
+    assert_string_equal(text, "the model is in run/model\n");
+}
+
 int main(void) {
-    const struct CMUnitTest tests[] = {cmocka_unit_test(test_signals)};
+    const struct CMUnitTest tests[] = {cmocka_unit_test(test_signals), cmocka_unit_test(test_over)};
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
