@@ -203,7 +203,7 @@ static void say_absent(Speaker *s) {
         color = draw_missing(s, OF_COLOR, s->options->colors);
     if (missing >= 0) { say(s, PHRASE_ABSENT, "the %s", synth_class_name(missing)); }
     int shape = draw_missing(s, OF_SHAPE, SYNTH_SHAPES);
-    if (random_below(&s->random, 2)) {
+    if (random_below(&s->random, 2) && color >= 0) { // of two or three colours none may be missing
         say(s, PHRASE_ABSENT, "the %s one", color_names[color]);
     } else {
         say(s, PHRASE_ABSENT, "the %s", shape_names[shape]);
@@ -212,7 +212,7 @@ static void say_absent(Speaker *s) {
     say(s, PHRASE_ABSENT, "the %s %s", random_below(&s->random, 2) ? "largest" : "smallest", shape_names[shape]);
     shape = draw_missing(s, OF_SHAPE, SYNTH_SHAPES);
     color = draw_missing(s, OF_COLOR, s->options->colors);
-    if (random_below(&s->random, 2)) {
+    if (random_below(&s->random, 2) && color >= 0) {
         say(s, PHRASE_ABSENT, "all %s shapes", color_names[color]);
     } else {
         say(s, PHRASE_ABSENT, "all %s", shape_plurals[shape]);

@@ -86,6 +86,32 @@ static void colors(void **state) {
     assert_true(said);
 }
 
+// Two colours, which a scene may both show: texts name no other.
+static void few_colors(void **state) {
+    (void)state;
+    SynthOptions two = plain;
+    two.colors = 2;
+    int both = 0;
+    for (int i = 0; i < 200; i++) {
+        SynthScene s = synth_draw(&two, false, i);
+        SynthPhrase phrases[SYNTH_PHRASES];
+        bool shown[2] = {0};
+        for (int k = 0; k < s.count; k++) {
+            int c = s.objects[k].class_index;
+            if (c > 0) { shown[(c - 1) / SYNTH_SHAPES] = true; }
+        }
+        both += shown[0] && shown[1];
+        int count = synth_phrases(&two, s.objects, s.count, false, i, phrases);
+        for (int k = 0; k < count; k++) {
+            const char *text = phrases[k].text, *word = strchr(text, ' ') + 1, *rest = strchr(word, ' ');
+            if (!rest || (strcmp(rest, " shapes") != 0 && strcmp(rest, " one") != 0)) { continue; }
+            assert_true(strncmp(word, "red ", 4) == 0 || strncmp(word, "green ", 6) == 0);
+        }
+        synth_free(&s);
+    }
+    assert_true(both > 20);
+}
+
 static void purity(void **state) {
     (void)state;
     SynthOptions more = plain, other = plain;
@@ -162,6 +188,7 @@ static void folders(void **state) {
 
 int main(void) {
     const struct CMUnitTest tests[] = {cmocka_unit_test(distribution), cmocka_unit_test(colors),
-                                       cmocka_unit_test(purity), cmocka_unit_test(folders)};
+                                       cmocka_unit_test(few_colors), cmocka_unit_test(purity),
+                                       cmocka_unit_test(folders)};
     return cmocka_run_group_tests_name("data/synth", tests, NULL, NULL);
 }
