@@ -297,7 +297,7 @@ char *temporary_folder(const char *path) {
     char *name = temporary_name(path);
     make_folders(folder_of(path).text);
     cleanup_add(name);
-    if (mkdir(name, 0777) != 0) { die("%s: cannot be created: %s", name, strerror(errno)); }
+    if (mkdir(name, 0777) != 0) { die("%s: cannot be created: %s", path, strerror(errno)); }
     return name;
 }
 
