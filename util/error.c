@@ -98,15 +98,29 @@ void die(const char *format, ...) {
     exit(1);
 }
 
-void leave_now(int code, const char *format, ...) {
+// Returns in the first thread that calls it.
+static void leave_alone(void) {
     if (atomic_exchange(&leaving, true)) { wait_if_leaving(); }
+}
+
+static _Noreturn void end_now(int code) {
+    cleanup_hold(); // for good: nothing is renamed any more
+    remove_pending();
+    _exit(code);
+}
+
+void leave_silently(int code) {
+    leave_alone();
+    end_now(code);
+}
+
+void leave_now(int code, const char *format, ...) {
+    leave_alone();
     va_list arguments;
     va_start(arguments, format);
     say("", format, arguments);
     va_end(arguments);
-    cleanup_hold(); // for good: nothing is renamed any more
-    remove_pending();
-    _exit(code);
+    end_now(code);
 }
 
 void complain(const char *format, ...) {

@@ -12,6 +12,7 @@ void die(const char *format, ...) __attribute__((format(printf, 1, 2), noreturn)
 // Like die, with an exit code, for a thread that watches others: does not call exit(), which could wait for threads
 // that hang. What other threads do meanwhile gets no final name, and they say nothing more.
 void leave_now(int code, const char *format, ...) __attribute__((format(printf, 2, 3), noreturn));
+void leave_silently(int code) __attribute__((noreturn)); // without a sentence
 
 // Prints the sentence as die does, but returns: for a caller that ends with exit code 1 together with other ranks.
 void complain(const char *format, ...) __attribute__((format(printf, 1, 2)));

@@ -5,7 +5,6 @@
 #include <stdatomic.h>
 #include <stdio.h>
 #include <string.h>
-#include <unistd.h>
 
 static atomic_int received;
 static _Atomic(const char *) loop_says;       // NULL: no loop asks for signals
@@ -17,7 +16,9 @@ static void *watch(void *set) {
     bool asked = false; // received may be SIGPIPE, which does not come this way
     for (int signal; sigwait(set, &signal) == 0; asked = true) {
         const char *said = loop_says;
-        if (over) { _exit(128 + signal); }
+        // A rank's SIGTERM is mpirun's, when another rank has ended with an error, which that one names.
+        bool named = !said && signal == SIGTERM && !error_first_rank();
+        if (over || named) { leave_silently(128 + signal); }
         if (!said || asked) { leave_now(128 + signal, "ended by signal %d (%s)", signal, strsignal(signal)); }
         if (!received) { received = signal; }
         fprintf(stderr, "\ncocogold: %s (again: leave at once)\n", said);

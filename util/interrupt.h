@@ -1,6 +1,7 @@
-// Signals. SIGHUP, SIGINT, SIGTERM and SIGUSR1 end a command in one sentence with exit code 128 + signal, and leave
-// nothing half-written. In a long loop the first one only asks the loop to come to an end; the second ends at once.
-// SIGPIPE and SIGXFSZ are errors of the write that causes them instead; they do not count as the first.
+// Signals. SIGHUP, SIGINT, SIGTERM and SIGUSR1 end a command in one sentence (of ranks after SIGTERM only rank 0) with
+// exit code 128 + signal, and leave nothing half-written. In a long loop the first one only asks the loop to come to an
+// end; the second ends at once. SIGPIPE and SIGXFSZ are errors of the write that causes them instead; they do not count
+// as the first.
 #pragma once
 // Starts the thread that waits for signals. Called by main, before there are other threads: they inherit the mask.
 void interrupt_start(void);

@@ -72,7 +72,31 @@ static void test_over(void **state) {
     assert_string_equal(text, "the model is in run/model\n");
 }
 
+// Before the loop: rank 0 says it, and each rank what is not mpirun's SIGTERM.
+static void test_ranks(void **state) {
+    (void)state;
+    static const struct {
+        int rank, signal;
+        const char *said;
+    } cases[] = {{0, SIGTERM, "cocogold: rank 0: ended by signal 15 (Terminated)\n"},
+                 {1, SIGTERM, ""},
+                 {1, SIGINT, "cocogold: rank 1: ended by signal 2 (Interrupt)\n"}};
+    for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
+        char text[512];
+        int code;
+        run_in_child(code, text, sizeof text, {
+            error_set_rank(cases[i].rank);
+            interrupt_start();
+            kill(getpid(), cases[i].signal);
+            for (;;) { pause(); }
+        });
+        assert_int_equal(code, 128 + cases[i].signal);
+        assert_string_equal(text, cases[i].said);
+    }
+}
+
 int main(void) {
-    const struct CMUnitTest tests[] = {cmocka_unit_test(test_signals), cmocka_unit_test(test_over)};
+    const struct CMUnitTest tests[] = {cmocka_unit_test(test_signals), cmocka_unit_test(test_over),
+                                       cmocka_unit_test(test_ranks)};
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
