@@ -53,15 +53,21 @@ static Contexts *embed_texts(const Validator *v, Pipeline *pipeline, Device *dev
     return contexts;
 }
 
+static bool same_classes(const ShardInfo *a, const ShardInfo *b) {
+    bool same = a->class_count == b->class_count;
+    for (int c = 0; same && c < a->class_count; c++) { same = strcmp(a->classes[c], b->classes[c]) == 0; }
+    return same;
+}
+
 bool validator_open(Validator *v, const UNetOptions *o, const char *base, const ShardSet *training, Pipeline *pipeline,
                     const Diffusion *d, Contexts *contexts, Device *dev) {
     const DiffusionOptions *s = &o->diffusion;
     *v = (Validator){.options = o, .diffusion = *d, .contexts = contexts};
-    if (!validation_shards_open(&v->shards, &v->count, s)) { return false; }
+    if (!validation_shards_open(&v->shards, &v->count, s, training)) { return false; }
     const ShardInfo *info = &v->shards.info;
     if (!(info->targets & o->target_bit)) { die("%s: the shards val-*.h5 have no target %s", s->shards, o->target); }
-    if (info->class_count != training->info.class_count || strcmp(info->vae_sha256, training->info.vae_sha256) != 0) {
-        die("%s: the shards val-*.h5 and %s-*.h5 differ in their classes or their VAE", s->shards, s->train.split);
+    if (!same_classes(info, &training->info)) {
+        die("%s: the shards val-*.h5 and %s-*.h5 differ in their classes", s->shards, s->train.split);
     }
     schedule_warn_steps(d->schedule, s->validation_steps);
     v->own_texts = shard_has_texts(info) || shard_has_texts(&training->info);

@@ -36,12 +36,7 @@ static void open_buffers(TextValidator *v, Device *dev) {
 bool text_validator_open(TextValidator *v, const DiffusionOptions *o, double guidance, const ShardSet *training,
                          const TextDiffusion *diffusion, Device *dev) {
     *v = (TextValidator){.options = o, .guidance = guidance, .diffusion = *diffusion};
-    if (!validation_shards_open(&v->shards, &v->count, o)) { return false; }
-    const ShardInfo *info = &v->shards.info, *other = &training->info;
-    bool same_size = info->height == other->height && info->width == other->width && info->channels == other->channels;
-    if (!same_size || strcmp(info->vae_sha256, other->vae_sha256) != 0) {
-        die("%s: the shards val-*.h5 and %s-*.h5 differ in their sizes or their VAE", o->shards, o->train.split);
-    }
+    if (!validation_shards_open(&v->shards, &v->count, o, training)) { return false; }
     schedule_warn_steps(diffusion->diffusion.schedule, o->validation_steps);
     v->shown = v->count < SHEET ? v->count : SHEET;
     open_buffers(v, dev);

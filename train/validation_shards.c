@@ -2,14 +2,20 @@
 #include "util/error.h"
 #include "util/file.h"
 #include <stdio.h>
+#include <string.h>
 
-bool validation_shards_open(ShardSet *shards, int *count, const DiffusionOptions *o) {
+bool validation_shards_open(ShardSet *shards, int *count, const DiffusionOptions *o, const ShardSet *training) {
     if (o->train.validate_every == 0) { return false; }
     if (!file_exists(path_of("%s/val-00000.h5", o->shards).text)) {
         printf("no validation: %s has no shards val-*.h5\n", o->shards);
         return false;
     }
     *shards = shards_open(o->shards, "val");
+    const ShardInfo *a = &shards->info, *b = &training->info;
+    bool same_size = a->height == b->height && a->width == b->width && a->channels == b->channels;
+    if (!same_size || strcmp(a->vae_sha256, b->vae_sha256) != 0) {
+        die("%s: the shards val-*.h5 and %s-*.h5 differ in their sizes or their VAE", o->shards, o->train.split);
+    }
     if (!shards->samples) {
         die("%s: the shards val-*.h5 have no samples, expected some, or --validate-every 0", o->shards);
     }

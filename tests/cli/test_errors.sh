@@ -28,6 +28,8 @@ cp -r latents cut-latents && cut_in_half cut-latents/train-00000.h5
 cp -r latents odd-latents && echo hello >odd-latents/train-00000.h5
 "$cocogold" encode --split val --data data --model model --out no-val --min-side 65 >/dev/null 2>&1 # drops all pictures
 cp latents/train* no-val/
+"$cocogold" encode --split val --data data --model model --out other-size --min-side 1 --resolution 32 >/dev/null 2>&1
+cp latents/train* other-size/
 picture=$(ls data/val/*.png | head -n 1)
 cp "$picture" cut.png && cut_in_half cut.png
 cp -rl data year-data && for name in year-data/{val,annotations/instances_val.json}; do
@@ -141,6 +143,7 @@ dies "analyze starts at an odd resolution" "--resolution 63" analyze starts --mo
 dies "generate into a missing folder" "no/such/ is not a folder" generate --model model --text person --out no/such/new
 dies "generate with a negative text for nothing" "--negative-text: needs --guidance" generate --model model --text person --out new --negative-text red --guidance 1
 dies "train with validation shards without samples" "val-*.h5 have no samples" "${unet[@]}" --model model --shards no-val --validate-every 1
+dies "train with validation shards of another size" "val-*.h5 and train-*.h5 differ in their sizes" "${unet[@]}" --model model --shards other-size --validate-every 1
 dies "train epsilon at zero SNR" "(--terminal-signal 0)" "${unet[@]}" --model model --shards latents --prediction-type epsilon --terminal-signal 0
 dies "generate at half a cell" "--resolution 66: expected a multiple of 4" generate --model model --text person --resolution 66 --out new
 for command in "segment --image $picture --text person" "generate --text person" "eval --data data" \
