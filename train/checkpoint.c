@@ -29,7 +29,9 @@ static int checkpoint_step(const char *name) {
 static void remove_checkpoint(const char *path) {
     char *old = temporary_name(path);
     remove_tree(old);
+    cleanup_add(old); // a second signal ends the removal too
     remove_tree(rename(path, old) == 0 ? old : path);
+    cleanup_remove(old);
     free(old);
 }
 
