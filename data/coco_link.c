@@ -104,12 +104,13 @@ static IdTable link_categories(Coco *c) {
 // Gives the pictures their PNGs. Of several annotations of one picture the last counts, as in panopticapi; the segments
 // of the others have no masks.
 static void link_files(Coco *c, const Links *links, const IdTable *pictures) {
-    const IdFile **last = xcalloc((size_t)c->picture_count + 1, sizeof *last), *end = links->files + links->file_count;
-    for (const IdFile *file = links->files; file < end; file++) {
-        int p = find_id(pictures, file->image_id);
-        if (p >= 0) { last[p] = file; }
+    const IdFile **last = xcalloc((size_t)c->picture_count + 1, sizeof *last);
+    for (int i = 0; i < links->file_count; i++) {
+        int p = find_id(pictures, links->files[i].image_id);
+        if (p >= 0) { last[p] = &links->files[i]; }
     }
-    for (const IdFile *file = links->files; file < end; file++) {
+    for (int i = 0; i < links->file_count; i++) {
+        const IdFile *file = &links->files[i];
         int p = find_id(pictures, file->image_id);
         if (p < 0) { continue; }
         if (last[p] == file) {
