@@ -41,7 +41,7 @@ stage $base/vae/model/model_index.json train-vae --model $base/init --data $base
     --max-train-steps "$vae_steps" --train-batch-size 8 --lr 4e-3 --lr-scheduler cosine --lr-warmup-steps 50 \
     --validate-every 400 --validation-samples 16 --log-every 50 "${adamw[@]}"
 
-# From text to image: a UNet without the picture's latent learns the words.
+# From text to image: a UNet without the picture's latent, and the text encoder, learn the words.
 stage $base/words-init/model_index.json init --preset mini --text-to-image --vae $base/vae/model $base/words-init \
     --seed "$seed"
 for split in train val; do

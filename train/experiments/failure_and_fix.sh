@@ -14,8 +14,8 @@
 #   outline          the mask drawn with the original's outline of 4 pixels at 512
 #   absent           a fifth of the training samples ask for a class that is not in the picture
 #   photo            prompts "a photo of a CLASS"
-#   pretrained       starts from a UNet that was trained from text to image on other scenes, with all words; another
-#                    one for each seed
+#   pretrained       starts from a UNet and a text encoder that were trained from text to image on other scenes, with all
+#                    words; others for each seed
 # Otherwise every arm has the original's recipe (annealed multi-resolution noise 0.9, uniform timesteps, 50 steps of
 # sampling) and the same data, VAE, start, number of steps, validation samples and noise. Seeds change the order of
 # samples, noise and timesteps.
