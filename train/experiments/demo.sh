@@ -32,8 +32,9 @@ stage() { # stage FILE COMMAND...: runs the command unless FILE exists
 adamw=(--gradient-accumulation-steps 1 --adam-beta2 0.99 --max-grad-norm 1 --seed "$seed")
 unet=(--train-batch-size 16 --lr 2e-3 --weight-decay 0.01 --lr-scheduler wsd --log-every 50 "${adamw[@]}")
 
-# Scenes with masks, whose classes are split by the new word; other scenes for captions, with all words. Ten colours: the
-# fewer there are, the less often a new one carries over (docs/EXPERIMENT.md).
+# Scenes with masks, whose classes are split by the new word; other scenes for captions, with all words. Ten colours,
+# and a text encoder that is trained with them: with fewer, or without, a new word often does not come along
+# (docs/EXPERIMENT.md).
 stage $base/data/synth.json synth $base/data --seed "$seed" --colors 10 --new-words orange
 stage $base/scenes/synth.json synth $base/scenes --seed "$((seed + 10))" --colors 10 --train 6000 --val 100
 stage $base/init/model_index.json init --preset mini $base/init --seed "$seed"

@@ -357,7 +357,7 @@ for spec in "${queued[@]}"; do
     [ "${encoded[$latents]-}" ] || encode_arm
     encoded[$latents]=1
 done
-if has_part words; then # ten colours: the fewer there are, the less often a new one carries over
+if has_part words; then # ten colours, as in the demo
     data=$out/word-data known=@$out/word-data/classes/known.txt new=@$out/word-data/classes/new-words.txt
     stage "$data/synth.json" ./cocogold synth "$data" --colors 10 --train "$train" --val "$val" --seed 1 --new-words "$new_word"
     encode train "$out/latents-words" --classes "$known" --exclude "$new" --passes "$passes"
