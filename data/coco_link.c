@@ -104,16 +104,11 @@ static IdTable link_categories(Coco *c) {
 // Gives the pictures their PNGs. Of several annotations of one picture the last counts, as in panopticapi; the segments
 // of the others have no masks.
 static void link_files(Coco *c, const Links *links, const IdTable *pictures) {
-    const IdFile **last = xcalloc((size_t)c->picture_count + 1, sizeof *last);
-    for (int i = 0; i < links->file_count; i++) {
-        int p = find_id(pictures, links->files[i].image_id);
-        if (p >= 0) { last[p] = &links->files[i]; }
-    }
-    for (int i = 0; i < links->file_count; i++) {
+    for (int i = links->file_count - 1; i >= 0; i--) {
         const IdFile *file = &links->files[i];
         int p = find_id(pictures, file->image_id);
         if (p < 0) { continue; }
-        if (last[p] == file) {
+        if (!c->pictures[p].ids_name) {
             c->pictures[p].ids_name = file->file_name;
             continue;
         }
@@ -122,7 +117,6 @@ static void link_files(Coco *c, const Links *links, const IdTable *pictures) {
         left_out_add(c->left_out, same_file, number, NULL);
         for (int s = file->first_segment; s < file->end_segment; s++) { c->segments[s].form = SEGMENT_NO_MASK; }
     }
-    free(last);
 }
 
 // Why a segment of a picture (-1: of none) has no mask or no place; NULL: it has both.
