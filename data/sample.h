@@ -30,11 +30,13 @@ typedef struct {
     bool skip_damaged;      // an unreadable picture is counted (SAMPLE_DAMAGED) instead of ending the program
 } SampleOptions;
 
-// The rows of an option table (util/options.h) with `absent` and `minimum_side`.
+// Rows of option tables (util/options.h): `minimum_side`, and `absent` with it.
 // clang-format off
+#define MIN_SIDE_ROWS(side) \
+    {OPT_INT, "min-side", side, "drop pictures whose shorter side is below this", "PIXELS", .high = 1e6}
 #define SAMPLE_ROWS(absent, side) \
     {OPT_DOUBLE, "absent", absent, "share of samples that ask for a class absent from the crop", "SHARE", .high = 1}, \
-    {OPT_INT, "min-side", side, "drop pictures whose shorter side is below this", "PIXELS", .high = 1e6}
+    MIN_SIDE_ROWS(side)
 // clang-format on
 
 // Why a picture yields no sample in a pass.

@@ -42,7 +42,7 @@ static void parse(VAEOptions *o, int argc, char **argv) {
         MAX_PIXELS_ROWS,
         {OPT_INT, "resolution", &o->resolution, "side of the training pictures (0: from the model's configs)", "PX",
          .high = MOST_RESOLUTION},
-        {OPT_INT, "min-side", &o->min_side, "leave out pictures with a side shorter than this", "PX", .high = 1e9},
+        MIN_SIDE_ROWS(&o->min_side),
         {OPT_INT, "dataloader-num-workers", &o->dataloader_num_workers, "threads that decode pictures", "N", .low = 1,
          .high = 256, .may_change = true},
         {OPT_HEADING, "What is learned"},

@@ -17,11 +17,17 @@ typedef struct {
     double alpha, outline;
     long long seed;
 } Options;
-#define OPTIONS_DEFAULT                                                                                                \
-    {                                                                                                                  \
-        .split = "val", .source = "auto", .classes = "all-things", .color = "white", .min_side = 300, .samples = 100,  \
-        .batch = 8, .resamples = 1000, .alpha = 1, .seed = 2024                                                        \
-    }
+
+static const Options defaults = {.split = "val",
+                                 .source = "auto",
+                                 .classes = "all-things",
+                                 .color = "white",
+                                 .min_side = 300,
+                                 .samples = 100,
+                                 .batch = 8,
+                                 .resamples = 1000,
+                                 .alpha = 1,
+                                 .seed = 2024};
 
 // Option rows (util/options.h). parts: what is read of the model directory; files: what is written.
 // clang-format off
@@ -40,7 +46,7 @@ typedef struct {
     {OPT_INT, "samples", &o.samples, "number of crops with an object, one per picture", "N", .low = 2, .high = 1e6}, \
     {OPT_INT, "resolution", &o.resolution, "side of the pictures (0: from the model's configs)", "PIXELS", \
      .high = MOST_RESOLUTION}, \
-    {OPT_INT, "min-side", &o.min_side, "drop pictures whose shorter side is below this", "PIXELS", .high = 1e6}, \
+    MIN_SIDE_ROWS(&o.min_side), \
     PAINT_ROWS(&o.color, &o.alpha, &o.outline)
 #define BOOTSTRAP_ROWS(o) \
     {OPT_INT, "bootstrap", &o.resamples, "bootstrap resamples for the 95% intervals (over samples)", "N", .high = 1e6}
@@ -95,7 +101,7 @@ static void choose_rules(LatentAnalysis *a) {
 }
 
 int analyze_latents(int argc, char **argv, const char *command) {
-    Options o = OPTIONS_DEFAULT;
+    Options o = defaults;
     o.out = "analysis";
     Option table[] = {INPUT_ROWS(o, "vae/ is", "latents.html, latents.json, pairs.csv and the two pictures"),
                       DRAWN_SAMPLE_ROWS(o),
@@ -121,7 +127,7 @@ int analyze_latents(int argc, char **argv, const char *command) {
     want_samples(&in, count);
     LatentRecord record = {
         .model = o.model, .data = o.data, .split = o.split, .command = command, .device = device_name(&in.dev)};
-    record.resolution = a.sample.resolution,
+    record.resolution = a.sample.resolution;
     record.latent_side = vae_latent_size(&in.pipeline.vae_encoder.config, a.sample.resolution);
     record.color = o.color, record.alpha = o.alpha, record.outline = o.outline;
     record.seed = (uint64_t)o.seed, record.resamples = o.resamples;
@@ -193,7 +199,7 @@ static LeakRecord parse_leak(int argc, char **argv, Options *o) {
 }
 
 int analyze_leak(int argc, char **argv, const char *command) {
-    Options o = OPTIONS_DEFAULT;
+    Options o = defaults;
     o.out = "leak";
     LeakRecord record = parse_leak(argc, argv, &o);
     Inputs in;
