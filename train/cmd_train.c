@@ -120,9 +120,8 @@ static void describe(void *data, const char *folder, Device *dev) {
     if (t->trainer.optimizer.ema) { write_config(t, folder, "unet_ema"); }
     write_settings(t, folder);
     if (!schedule_changes(&t->options.diffusion.schedule)) { return; }
-    char *path = xprintf("%s/scheduler/scheduler_config.json", folder);
-    schedule_config_write(&t->pipeline.schedule.config, path); // a new file: the old one may be a hard link
-    free(path);
+    // A new file: the old one may be a hard link.
+    schedule_config_write(&t->pipeline.schedule.config, path_of("%s/scheduler/scheduler_config.json", folder).text);
 }
 
 // ---- the run -------------------------------------------------------------------------------------------------------

@@ -161,7 +161,8 @@ void run_folder_close(RunFolder *run) {
 const char *run_folder_base(const RunFolder *run) { return run->checkpoint ? run->checkpoint : run->options->model; }
 
 void run_folder_begin(RunFolder *run) {
-    const char *out = run->options->out, *const folders[] = {"samples", "validation"};
+    static const char *const folders[] = {"samples", "validation"};
+    const char *out = run->options->out;
     if (run->rank > 0) { return; }
     make_folders(out);
     if (!run->locked && folder_lock(out) && exists(out, "log.jsonl") && !run->options->overwrite) {

@@ -1,8 +1,8 @@
 // Validation of a text-to-image model on a fixed set of validation samples: loss at fixed noise and timesteps, and a
 // sheet of pictures drawn from the texts of the first ones.
 #pragma once
-#include "data/loader.h"
 #include "data/image.h"
+#include "data/loader.h"
 #include "train/text_diffusion.h"
 
 typedef struct {

@@ -5,7 +5,6 @@
 #include <string.h>
 
 bool validation_shards_open(ShardSet *shards, int *count, const DiffusionOptions *o, const ShardSet *training) {
-    if (o->train.validate_every == 0) { return false; }
     if (!file_exists(path_of("%s/val-00000.h5", o->shards).text)) {
         printf("no validation: %s has no shards val-*.h5\n", o->shards);
         return false;

@@ -5,8 +5,8 @@
 
 enum { VALIDATION_SEED = 1 }; // of noise and timesteps; independent of --seed for comparison
 
-// Opens the shards val-*.h5; *count = the number of samples to use. Prints why, and returns false, if there are none.
-// Returns false if no validation is wanted. Dies if their latents have another size or VAE than those of the training.
+// Opens the shards val-*.h5; *count = the number of samples to use. Returns false, and says so, if there are none. Dies
+// if their latents have another size or VAE than those of the training.
 bool validation_shards_open(ShardSet *shards, int *count, const DiffusionOptions *options, const ShardSet *training);
 // Where validation sample i lies in the shards: the `count` samples are spread evenly over them, and then repeat.
 long long validation_index(const ShardSet *shards, int count, int i);
