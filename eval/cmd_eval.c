@@ -339,8 +339,9 @@ static void find_curves(Work *w) {
     if (w->o.run) {
         w->curves = curves_read(w->o.run);
         w->runs = 1;
+        return;
     }
-    for (int i = 0; !w->o.run && i < 3; i++) {
+    for (int i = 0; i < 3; i++) {
         Path folder = path_of("%s%s", w->o.answer.model, up[i]);
         if (!file_exists(path_of("%s/log.jsonl", folder.text).text)) { continue; }
         char *why = NULL;
