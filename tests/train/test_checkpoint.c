@@ -42,7 +42,7 @@ static int begin(void **state) {
     unet = unet_create(&config);
     params_alloc(&unet.params, &dev);
     params_alloc_grads(&unet.params, &dev);
-    options = options_of("--ema-decay", "0.9").diffusion.train;
+    options = train_options_of("--ema-decay", "0.9");
     options.out = xstrdup(in_folder("run"));
     base = xstrdup(in_folder("base"));
     char *scheduler = xprintf("%s/scheduler", base), *file = xprintf("%s/scheduler_config.json", scheduler);

@@ -13,7 +13,7 @@ static float *grads, *host;
 
 static int begin(void **state) {
     (void)state;
-    options = options_of("--zero", "1", "--ema-decay", "0.9").diffusion.train;
+    options = train_options_of("--zero", "1", "--ema-decay", "0.9");
     device_open(&dev, 0);
     weights = device_alloc(&dev, TOTAL * sizeof *weights);
     grads = device_alloc(&dev, TOTAL * sizeof *grads);

@@ -16,22 +16,20 @@ static void close_to(double value, double expected) {
 
 static void test_defaults(void **state) {
     (void)state;
-    UNetOptions u = options_of();
-    TrainOptions o = u.diffusion.train;
+    DiffusionOptions d = options_of().diffusion;
+    TrainOptions o = d.train;
     assert_true(o.lr == 3e-5 && o.lr_warmup_steps == 100 && o.lr_total_steps == 25000 && o.lr_final == 0.01);
     assert_int_equal(o.train_batch_size, 0); // 2 x gradient_accumulation_steps samples
     assert_int_equal(o.gradient_accumulation_steps, 16);
-    assert_true(u.diffusion.multires_noise == 0.9 && u.diffusion.multires_annealed && o.seed == 2024 &&
-                o.ema_decay == 0);
-    assert_true(u.diffusion.loss_kind == LOSS_MSE && o.lr_kind == LR_EXPONENTIAL &&
-                !schedule_changes(&u.diffusion.schedule));
+    assert_true(d.multires_noise == 0.9 && d.multires_annealed && o.seed == 2024 && o.ema_decay == 0);
+    assert_true(d.loss_kind == LOSS_MSE && o.lr_kind == LR_EXPONENTIAL && !schedule_changes(&d.schedule));
     printf("  Marigold's recipe: lr %g, warm-up %d, to %g at %d\n", o.lr, o.lr_warmup_steps, o.lr_final,
            o.lr_total_steps);
 }
 
 static void test_exponential(void **state) {
     (void)state;
-    TrainOptions o = options_of().diffusion.train;
+    TrainOptions o = train_options_of();
     for (int step = 0; step < 100; step++) { close_to(learning_rate(&o, step), 3e-5 * (step + 1) / 100); }
     for (int step = 100; step < 30000; step += 73) {
         close_to(learning_rate(&o, step), iter_exponential(3e-5, step, 100, 25000, 0.01));
@@ -43,7 +41,7 @@ static void test_exponential(void **state) {
 
 static void test_other_schedules(void **state) {
     (void)state;
-    TrainOptions o = options_of().diffusion.train;
+    TrainOptions o = train_options_of();
     o.lr = 1;
     o.lr_warmup_steps = 10;
     o.lr_total_steps = 110;
@@ -69,13 +67,11 @@ static void test_other_schedules(void **state) {
 
 static void test_total_steps(void **state) {
     (void)state;
-    TrainOptions o =
-        options_of("--lr-scheduler", "cosine", "--max-train-steps", "700", "--lr-total-steps", "0").diffusion.train;
+    TrainOptions o = train_options_of("--lr-scheduler", "cosine", "--max-train-steps", "700", "--lr-total-steps", "0");
     assert_int_equal(o.lr_total_steps, 700);
-    o = options_of("--lr-scheduler", "cosine", "--max-train-steps", "700", "--lr-total-steps", "900").diffusion.train;
+    o = train_options_of("--lr-scheduler", "cosine", "--max-train-steps", "700", "--lr-total-steps", "900");
     assert_int_equal(o.lr_total_steps, 900);
-    o = options_of("--lr-scheduler", "constant", "--max-train-steps", "700")
-            .diffusion.train; // no end: it can be extended
+    o = train_options_of("--lr-scheduler", "constant", "--max-train-steps", "700"); // no end: it can be extended
     assert_int_equal(o.lr_total_steps, 0);
 }
 
@@ -124,24 +120,22 @@ static void test_mistakes(void **state) {
 static void test_resume(void **state) {
     (void)state;
     Json json;
-    TrainOptions o = options_of("--loss", "focal", "--lr", "0.00123", "--max-train-steps", "100").diffusion.train;
+    TrainOptions o = train_options_of("--loss", "focal", "--lr", "0.00123", "--max-train-steps", "100");
     yajl_val old = recorded(&o, &json);
     record_check(&o, old, "state.json");
-    o = options_of("--loss", "focal", "--lr", "0.00123", "--max-train-steps", "200", "--recompute", "blocks",
-                   "--checkpoint-every", "7", "--log-every", "3")
-            .diffusion.train;
+    o = train_options_of("--loss", "focal", "--lr", "0.00123", "--max-train-steps", "200", "--recompute", "blocks",
+                         "--checkpoint-every", "7", "--log-every", "3");
     record_check(&o, old, "state.json"); // these change no number
     assert_dies("--resume: --seed differs from what state.json recorded (2024)",
-                o = options_of("--loss", "focal", "--lr", "0.00123", "--seed", "5").diffusion.train;
+                o = train_options_of("--loss", "focal", "--lr", "0.00123", "--seed", "5");
                 record_check(&o, old, "state.json"));
     assert_dies("--lr-total-steps differs from what state.json recorded (25000): give --lr-total-steps 25000",
-                o = options_of("--loss", "focal", "--lr", "0.00123", "--lr-total-steps", "700").diffusion.train;
+                o = train_options_of("--loss", "focal", "--lr", "0.00123", "--lr-total-steps", "700");
                 record_check(&o, old, "state.json"));
-    assert_dies("--resume: --loss differs from what state.json recorded (focal)",
-                o = options_of("--loss", "mse").diffusion.train;
+    assert_dies("--resume: --loss differs from what state.json recorded (focal)", o = train_options_of("--loss", "mse");
                 record_check(&o, old, "state.json"));
     assert_dies("--resume: --classes differs from what state.json recorded (none)",
-                o = options_of("--classes", "cat,dog").diffusion.train;
+                o = train_options_of("--classes", "cat,dog");
                 record_check(&o, old, "state.json"));
     assert_dies("field \"options\" is missing", record_check(&o, NULL, "state.json"));
     json_free(&json);

@@ -18,6 +18,7 @@
 // Options as after `cocogold train --model m --shards s --out o MORE...` (at most 16 more). The table of the copy, and
 // of all copies before it, points to the latest options.
 #define options_of(...) options_from((char *[]){__VA_ARGS__ __VA_OPT__(, ) NULL})
+#define train_options_of(...) options_of(__VA_ARGS__).diffusion.train
 static inline UNetOptions options_from(char **more) {
     static UNetOptions options;
     char *arguments[32] = {"train", "--model", "m", "--shards", "s", "--out", "o"};
