@@ -24,8 +24,8 @@ bool synth_held_out(int class_index);
 typedef struct {
     int width, height, train, val; // pixels; numbers of scenes
     uint64_t seed;
-    int colors;         // the first of SYNTH_COLORS: red, green, blue, yellow, purple, orange, cyan, pink, brown, black
-    double object_size; // scale of the objects' radii
+    int colors;            // the first of SYNTH_COLORS, in the order of data/synth.c
+    double object_size;    // scale of the objects' radii
     double frequent_share; // share of objects that are a person
     const char *new_words; // "orange,cross": writes the lists of classes with and without them; NULL: no such lists
 } SynthOptions;

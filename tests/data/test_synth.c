@@ -126,14 +126,8 @@ static void purity(void **state) {
     synth_free(&b);
     synth_free(&c);
     synth_free(&d);
-    SynthOptions wide = {.width = 160,
-                         .height = 96,
-                         .train = 1,
-                         .val = 1,
-                         .seed = 3,
-                         .object_size = 1,
-                         .frequent_share = 0.26,
-                         .colors = 6};
+    SynthOptions wide = plain;
+    wide.width = 160, wide.height = 96;
     for (int i = 0; i < 20; i++) {
         a = synth_draw(&wide, true, i);
         check_annotations(&a);
