@@ -112,6 +112,17 @@ damage() {
     done
 }
 
+# fail_once ARGUMENTS...: runs the program, of whose $most calls one fails with error $i of $errors. Sets $code, and $said
+# to its number of sentences; counts in $ended.
+fail_once() {
+    rm -f failed
+    LD_PRELOAD=$work/fails.so FAILED=$work/failed CALL=$((RANDOM % most + 1)) ERROR=${errors[i % ${#errors[@]}]} \
+        "$cocogold" "$@" >/dev/null 2>said.log
+    code=$?
+    said=$(grep '^cocogold: ' said.log | grep -vc '^cocogold: warning: ')
+    [ -e failed ] && ended=$((ended + 1))
+}
+
 # campaign NAME COUNT ERROR...: ends a run so often, with each error in turn.
 campaign() {
     local name=$1 count=$2 errors=("${@:3}") out=$1 i before after code most bad="" ended=0 passed_on=0 lost=0 said
@@ -122,13 +133,8 @@ campaign() {
     damage "$out" >/dev/null
     for ((i = 0; i < count; i++)); do
         before=$(newest "$out")
-        rm -f failed
-        LD_PRELOAD=$work/fails.so FAILED=$work/failed CALL=$((RANDOM % most + 1)) ERROR=${errors[i % ${#errors[@]}]} \
-            "$cocogold" "${train[@]}" --resume --max-train-steps $((before + 2)) --out "$out" >/dev/null 2>said.log
-        code=$?
+        fail_once "${train[@]}" --resume --max-train-steps $((before + 2)) --out "$out"
         after=$(newest "$out")
-        said=$(grep '^cocogold: ' said.log | grep -vc '^cocogold: warning: ')
-        [ -e failed ] && ended=$((ended + 1))
         case $code-$said in
             137-0) ;; # killed
             1-1) [ "$name" = kills ] && bad+="$i: exit 1 after $(cat failed): $(cat said.log)"$'\n' ;;
@@ -159,12 +165,8 @@ encodes() {
     LD_PRELOAD=$work/fails.so COUNT=$work/count "$cocogold" "${encode[@]}" --out whole >/dev/null 2>&1
     most=$(cat count)
     for ((i = 0; i < count; i++)); do
-        rm -rf again failed
-        LD_PRELOAD=$work/fails.so FAILED=$work/failed CALL=$((RANDOM % most + 1)) ERROR=${errors[i % ${#errors[@]}]} \
-            "$cocogold" "${encode[@]}" --out again >/dev/null 2>said.log
-        code=$?
-        said=$(grep '^cocogold: ' said.log | grep -vc '^cocogold: warning: ')
-        [ -e failed ] && ended=$((ended + 1))
+        rm -rf again
+        fail_once "${encode[@]}" --out again
         [[ $code-$said == @(137-0|1-1|0-0) ]] || bad+="$i: exit $code after $(cat failed): $(cat said.log)"$'\n'
         if [ $code != 137 ] && [ -n "$(find . -name '*.cocogold-tmp-*')" ]; then
             bad+="$i: after $(cat failed): left $(find . -name '*.cocogold-tmp-*' | xargs)"$'\n'
