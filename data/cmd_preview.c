@@ -4,6 +4,7 @@
 #include "data/draw.h"
 #include "data/paint.h"
 #include "data/sample.h"
+#include "data/shard.h"
 #include "util/error.h"
 #include "util/file.h"
 #include "util/json.h"
@@ -116,7 +117,6 @@ typedef struct {
     double absent, alpha, outline;
 } Options;
 
-static const char *const target_names[] = {"overlay", "mask", NULL};
 static const char *const text_names[] = {"names", "phrases", NULL};
 
 static Options parse_options(int argc, char **argv) {

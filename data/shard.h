@@ -30,6 +30,7 @@
 
 // A sample's latents, and the bits of ShardInfo.targets: the bit of a target is also its index.
 enum { LATENT_IMAGE, TARGET_OVERLAY, TARGET_MASK, LATENTS };
+extern const char *const target_names[]; // from TARGET_OVERLAY on: "overlay", "mask", NULL
 
 enum { CLASS_EXCLUDED = 2 };
 

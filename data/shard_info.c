@@ -34,7 +34,8 @@ static const Attribute attributes[] = {
 };
 enum { ATTRIBUTES = sizeof attributes / sizeof *attributes };
 
-static const char *const target_names[] = {"none", "overlay", "mask", "overlay,mask"}; // by TARGET_ bits
+const char *const target_names[] = {"overlay", "mask", NULL};
+static const char *const target_sets[] = {"none", "overlay", "mask", "overlay,mask"}; // by TARGET_ bits
 
 const char *const latent_names[LATENTS] = {"image_latent", "target_overlay", "target_mask"};
 
@@ -95,7 +96,7 @@ static void attribute_text(const ShardInfo *info, const Attribute *a, char text[
         snprintf(text, 128, "%.9g", *(const double *)field);
         break;
     case TARGETS:
-        snprintf(text, 128, "\"%s\"", target_names[*ints & 3]);
+        snprintf(text, 128, "\"%s\"", target_sets[*ints & 3]);
         break;
     }
 }
@@ -188,7 +189,7 @@ void shard_info_write(const ShardInfo *info, hid_t file) {
         const Attribute *a = &attributes[i];
         const void *field = (const char *)info + a->offset;
         if (is_text(a)) {
-            const char *text = a->kind == TARGETS ? target_names[info->targets & 3] : field;
+            const char *text = a->kind == TARGETS ? target_sets[info->targets & 3] : field;
             put_texts(file, a->name, 0, &text);
         } else {
             NumberType type = number_type(a->kind);
@@ -252,7 +253,7 @@ static void get_text(const char *path, hid_t file, const Attribute *a, ShardInfo
     char **text = get_texts(path, file, a->name, 0, NULL);
     if (a->kind == TARGETS) {
         info->targets = 3;
-        while (info->targets >= 0 && strcmp(*text, target_names[info->targets]) != 0) { info->targets--; }
+        while (info->targets >= 0 && strcmp(*text, target_sets[info->targets]) != 0) { info->targets--; }
         if (info->targets < 0) {
             die("%s: attribute \"targets\" is \"%s\", expected none, overlay, mask or overlay,mask", path, *text);
         }

@@ -25,7 +25,7 @@ Dataset dataset_of_shards(const char *folder, const char *split, const char *mod
     }
     if (!(info->targets & settings->target)) {
         die("%s: split %s lacks the target that %s draws: expected shards of `cocogold encode --targets %s`", folder,
-            split, model, settings->target == TARGET_MASK ? "mask" : "overlay");
+            split, model, target_names[settings->target - TARGET_OVERLAY]);
     }
     s.resolution = info->resolution;
     s.texts = shard_has_texts(info);
@@ -168,7 +168,7 @@ void dataset_target(const DatasetItem *item, const ModelSettings *settings, floa
     const Frame *f = &item->frame;
     uint8_t *mask = xmalloc((size_t)f->W * f->H);
     frame_mask(f, item->truth, mask);
-    Paint paint = {.alpha = (float)settings->alpha};
+    Paint paint = {.alpha = (float)settings->alpha, .outline = (float)settings->outline};
     for (int c = 0; c < 3; c++) { paint.color[c] = (uint8_t)settings->color[c]; }
     Image rgb = image_from_floats(item->pixels, f->W, f->H, 3);
     Image target =

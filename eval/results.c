@@ -230,7 +230,7 @@ static void put_record(yajl_gen gen, const EvalRecord *o, const Evaluation *v, c
     json_put_boolean(gen, "ema", o->ema);
     json_put_string(gen, "data", o->where);
     json_put_string(gen, "protocol", o->protocol);
-    json_put_string(gen, "target", settings->target == TARGET_MASK ? "mask" : "overlay");
+    json_put_string(gen, "target", target_names[settings->target - TARGET_OVERLAY]);
     json_put_integer(gen, "resolution", o->resolution);
     json_put_integer(gen, "steps", o->steps);
     int first = schedule_first_timestep(o->schedule, o->steps);

@@ -8,29 +8,41 @@
 #include <stdlib.h>
 #include <string.h>
 
-static const char *const target_names[] = {"overlay", "mask", NULL};
-
 ModelSettings settings_default(void) {
     return (ModelSettings){.target = TARGET_OVERLAY, .color = {255, 255, 255}, .alpha = 1, .steps = 4};
 }
 
-void settings_names(int *count, char ***names, int new_count, const char *const *new_names) {
-    char **copies = xcalloc((size_t)new_count + 1, sizeof *copies);
-    for (int i = 0; i < new_count; i++) { copies[i] = text_trimmed(new_names[i]); }
+static bool has_name(char *const *names, int count, const char *name) {
+    for (int i = 0; i < count; i++) {
+        if (strcmp(names[i], name) == 0) { return true; }
+    }
+    return false;
+}
+
+void settings_add(int *count, char ***names, int new_count, const char *const *new_names) {
+    *names = xrealloc(*names, ((size_t)*count + (size_t)new_count + 1) * sizeof **names);
+    for (int i = 0; i < new_count; i++) {
+        char *name = text_trimmed(new_names[i]);
+        if (has_name(*names, *count, name)) {
+            free(name);
+        } else {
+            (*names)[(*count)++] = name;
+        }
+    }
+}
+
+static void free_names(int *count, char ***names) {
     for (int i = 0; i < *count; i++) { free((*names)[i]); }
     free(*names);
-    *names = copies;
-    *count = new_count;
+    *names = NULL;
+    *count = 0;
 }
 
 void settings_free(ModelSettings *s) {
-    settings_names(&s->train_class_count, &s->train_classes, 0, NULL);
-    settings_names(&s->all_class_count, &s->all_classes, 0, NULL);
-    free(s->train_classes);
-    free(s->all_classes);
+    free_names(&s->train_class_count, &s->train_classes);
+    free_names(&s->all_class_count, &s->all_classes);
     free(s->text_template);
     s->text_template = NULL;
-    s->train_classes = s->all_classes = NULL;
 }
 
 char *settings_text(const ModelSettings *s, const char *class_name) {
@@ -38,10 +50,7 @@ char *settings_text(const ModelSettings *s, const char *class_name) {
 }
 
 bool settings_is_trained(const ModelSettings *s, const char *class_name) {
-    for (int i = 0; i < s->train_class_count; i++) {
-        if (strcmp(s->train_classes[i], class_name) == 0) { return true; }
-    }
-    return false;
+    return has_name(s->train_classes, s->train_class_count, class_name);
 }
 
 static void read_names(const Json *json, const char *field, int *count, char ***names) {
@@ -49,7 +58,9 @@ static void read_names(const Json *json, const char *field, int *count, char ***
     int capacity = array && YAJL_IS_ARRAY(array) ? (int)array->u.array.len : 0;
     const char **values = xmalloc(((size_t)capacity + 1) * sizeof *values);
     int n = json_strings(json, field, values, capacity + 1);
-    settings_names(count, names, n < 0 ? 0 : n, values);
+    *count = n < 0 ? 0 : n;
+    *names = xcalloc((size_t)*count + 1, sizeof **names);
+    for (int i = 0; i < n; i++) { (*names)[i] = text_trimmed(values[i]); }
     free(values);
 }
 
@@ -67,10 +78,11 @@ bool settings_read(ModelSettings *s, const char *folder) {
     bool there = file_exists(path);
     if (there) {
         Json json = json_read(path);
-        s->target = json_choice(&json, "target", target_names, 0) == 0 ? TARGET_OVERLAY : TARGET_MASK;
+        s->target = TARGET_OVERLAY + json_choice(&json, "target", target_names, 0);
         int n = json_integers(&json, "color", s->color, 3, 0, 255);
         if (n != -1 && n != 3) { die("%s: color has %d values: expected red, green and blue", path, n); }
         s->alpha = number_in(&json, "alpha", 1, 0, 1);
+        s->outline = number_in(&json, "outline", 0, 0, 64);
         s->steps = (int)number_in(&json, "steps", 4, 1, 1000);
         s->resolution = (int)number_in(&json, "resolution", 0, 0, 1 << 14);
         read_names(&json, "train_classes", &s->train_class_count, &s->train_classes);
@@ -86,9 +98,10 @@ bool settings_read(ModelSettings *s, const char *folder) {
 void settings_write(const ModelSettings *s, const char *folder) {
     yajl_gen gen = json_writer();
     yajl_gen_map_open(gen);
-    json_put_string(gen, "target", target_names[s->target == TARGET_MASK]);
+    json_put_string(gen, "target", target_names[s->target - TARGET_OVERLAY]);
     json_put_integers(gen, "color", s->color, 3);
     json_put_number(gen, "alpha", s->alpha);
+    json_put_number(gen, "outline", s->outline);
     json_put_integer(gen, "steps", s->steps);
     json_put_integer(gen, "resolution", s->resolution);
     json_put_string(gen, "text_template", s->text_template ? s->text_template : "{}");

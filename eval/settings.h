@@ -12,16 +12,17 @@ typedef struct {
     int target;            // TARGET_OVERLAY or TARGET_MASK (data/shard.h)
     int color[3];          // 0..255, of the painted mask
     double alpha;          // opacity of the paint
+    double outline;        // width of the line along the mask's border in pixels at 512 (0: exact masks)
     int steps;             // DDIM steps by default
     int resolution;        // side of the training pictures in pixels
-    int train_class_count; // classes seen in training
+    int train_class_count; // classes seen in training, also in that of the model it started from
     char **train_classes;
-    int all_class_count; // classes of the data set
+    int all_class_count; // classes of the data sets of these trainings
     char **all_classes;
     char *text_template; // of prompts; NULL means "{}", the class name alone
 } ModelSettings;
 
-// Overlay in opaque white, 4 steps, resolution 0 (unknown), no classes.
+// Overlay in opaque white without an outline, 4 steps, resolution 0 (unknown), no classes.
 ModelSettings settings_default(void);
 // Reads FOLDER/cocogold.json; fields that are missing keep settings_default's values. If there is no such file, returns
 // false and the defaults. Dies with file and field if it is damaged.
@@ -30,8 +31,8 @@ void settings_write(const ModelSettings *settings, const char *folder);
 // Copies cocogold.json, if there is one, from one model directory to another.
 void settings_copy(const char *from, const char *to);
 void settings_free(ModelSettings *settings);
-// Sets a list of names (copied): settings_names(&s.train_class_count, &s.train_classes, count, names).
-void settings_names(int *count, char ***names, int new_count, const char *const *new_names);
+// Adds those of the new names (copied) that a list lacks: settings_add(&s.all_class_count, &s.all_classes, n, names).
+void settings_add(int *count, char ***names, int new_count, const char *const *new_names);
 // The prompt for a class: the template with {} replaced; freed by the caller.
 char *settings_text(const ModelSettings *settings, const char *class_name);
 bool settings_is_trained(const ModelSettings *settings, const char *class_name);

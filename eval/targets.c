@@ -4,8 +4,6 @@
 #include <math.h>
 #include <stdlib.h>
 
-const char *const representation_names[REPRESENTATIONS] = {"overlay", "mask"};
-
 TargetCoder target_coder_create(Pipeline *pipeline, int resolution, int batch, bool decodes, Device *dev) {
     const VAEConfig *vae = &pipeline->vae_encoder.config;
     TargetCoder c = {.pipeline = pipeline, .dev = dev, .batch = batch, .R = resolution, .L = vae->latent_channels};

@@ -2,10 +2,10 @@
 #pragma once
 #include "data/paint.h"
 #include "data/sample.h"
+#include "data/shard.h"
 #include "model/pipeline.h"
 
-enum { REPRESENTED_OVERLAY, REPRESENTED_MASK, REPRESENTATIONS };
-extern const char *const representation_names[REPRESENTATIONS]; // "overlay", "mask"
+enum { REPRESENTED_OVERLAY, REPRESENTED_MASK, REPRESENTATIONS }; // indices of target_names (data/shard.h)
 
 // The VAE with its buffers. Latents are as training sees them: posterior mean times scaling factor.
 typedef struct {

@@ -35,7 +35,8 @@ typedef struct {
     Validator validator;
     bool validates; // rank 0 only; the others wait for it
     Prompts prompts;
-    floatX *context; // (B, tokens, C) of the micro-batch
+    ModelSettings settings; // of its checkpoints: what segment and eval need to know besides diffusers' files
+    floatX *context;        // (B, tokens, C) of the micro-batch
     // used by the feed's thread
     int *text;         // (B) indices into the shards' texts
     int64_t *position; // (B) in the stream
@@ -83,30 +84,6 @@ static void validate(void *data, int step, Device *dev) {
     validation_free(&v);
 }
 
-// Writes what segment and eval need to know about the model besides diffusers' files.
-static void write_settings(const UNetTrainer *t, const char *folder) {
-    const ShardInfo *info = &t->shards.info;
-    ModelSettings s = settings_default();
-    s.target = t->options.target_bit;
-    memcpy(s.color, info->color, sizeof s.color);
-    s.alpha = info->alpha;
-    s.resolution = info->resolution;
-    s.steps = t->options.diffusion.validation_steps;
-    s.text_template = prompts_first(&t->options);
-    bool *keep = t->options.classes ? shards_classes(&t->shards, "--classes", t->options.classes) : NULL;
-    const char **names = xcalloc((size_t)info->class_count, sizeof *names);
-    int count = 0;
-    for (int i = 0; i < info->class_count; i++) {
-        if (keep ? keep[i] : info->trained[i]) { names[count++] = info->classes[i]; }
-    }
-    settings_names(&s.train_class_count, &s.train_classes, count, names);
-    settings_names(&s.all_class_count, &s.all_classes, info->class_count, (const char *const *)info->classes);
-    settings_write(&s, folder);
-    settings_free(&s);
-    free(names);
-    free(keep);
-}
-
 static void write_config(const UNetTrainer *t, const char *folder, const char *module) {
     char *path = xprintf("%s/%s/config.json", folder, module);
     unet_config_write(&t->pipeline.unet.config, path);
@@ -118,7 +95,7 @@ static void describe(void *data, const char *folder, Device *dev) {
     (void)dev;
     write_config(t, folder, "unet");
     if (t->trainer.optimizer.ema) { write_config(t, folder, "unet_ema"); }
-    write_settings(t, folder);
+    settings_write(&t->settings, folder);
     if (!schedule_changes(&t->options.diffusion.schedule)) { return; }
     // A new file: the old one may be a hard link.
     schedule_config_write(&t->pipeline.schedule.config, path_of("%s/scheduler/scheduler_config.json", folder).text);
@@ -151,6 +128,43 @@ static void open_diffusion(UNetTrainer *t, Device *dev) {
     micro_batch_choose(&m, &o->diffusion.train, &t->trainer.comm, dev);
 }
 
+// Adds the classes that the run's samples ask for to those that the model it starts from has seen. The shards'
+// attribute `trained` may be of another training. keep: of --classes, or NULL.
+static void add_classes(ModelSettings *s, const ShardSet *shards, const bool *keep) {
+    const ShardInfo *info = &shards->info;
+    bool *asked = xcalloc((size_t)info->class_count + 1, sizeof *asked);
+    for (int k = 0; k < shards->count; k++) {
+        for (long long i = 0; i < shards->shards[k].samples; i++) {
+            int c = shards->shards[k].class_index[i]; // -1: a text that is no single class
+            if (c >= 0 && (!keep || keep[c])) { asked[c] = true; }
+        }
+    }
+    const char **names = xcalloc((size_t)info->class_count + 1, sizeof *names);
+    int count = 0;
+    for (int c = 0; c < info->class_count; c++) {
+        if (asked[c]) { names[count++] = info->classes[c]; }
+    }
+    settings_add(&s->train_class_count, &s->train_classes, count, names);
+    settings_add(&s->all_class_count, &s->all_classes, info->class_count, (const char *const *)info->classes);
+    free(names);
+    free(asked);
+}
+
+static void find_settings(UNetTrainer *t, const char *base, const bool *keep) {
+    const ShardInfo *info = &t->shards.info;
+    ModelSettings *s = &t->settings;
+    settings_read(s, base);
+    s->target = t->options.target_bit;
+    memcpy(s->color, info->color, sizeof s->color);
+    s->alpha = info->alpha;
+    s->outline = info->outline;
+    s->resolution = info->resolution;
+    s->steps = t->options.diffusion.validation_steps;
+    free(s->text_template);
+    s->text_template = prompts_first(&t->options);
+    add_classes(s, &t->shards, keep);
+}
+
 static void open_data(UNetTrainer *t, Device *dev) {
     const UNetOptions *o = &t->options;
     const TrainOptions *shared = &o->diffusion.train;
@@ -175,13 +189,14 @@ static void open_data(UNetTrainer *t, Device *dev) {
                             .start = t->trainer.run.first_step * train_samples(shared, comm->world),
                             .keep = keep};
     t->loader = loader_open(&t->shards, &loader);
+    find_settings(t, base, keep);
     free(keep);
 }
 
 static void open_model(UNetTrainer *t, Device *dev) {
     const UNetOptions *o = &t->options;
-    t->validates = t->validates && validator_open(&t->validator, o, t->pipeline.folder, &t->shards, &t->pipeline,
-                                                  &t->diffusion, &t->prompts.contexts, dev);
+    t->validates = t->validates && validator_open(&t->validator, o, t->pipeline.folder, &t->shards, &t->settings,
+                                                  &t->pipeline, &t->diffusion, &t->prompts.contexts, dev);
     if (t->prompts.contexts.table) { pipeline_release(&t->pipeline, PART_TEXT, dev); } // 1.4 GB with SD2
     if (!t->validates && o->pixel_loss == 0) { pipeline_release(&t->pipeline, PART_VAE_DECODER, dev); }
 }
@@ -214,6 +229,7 @@ static void close_all(UNetTrainer *t, Device *dev) {
     diffusion_destroy(&t->diffusion, dev);
     pipeline_close(&t->pipeline, dev);
     shards_close(&t->shards);
+    settings_free(&t->settings);
 }
 
 int cmd_train(int argc, char **argv) {

@@ -4,7 +4,6 @@
 #include "util/error.h"
 #include <string.h>
 
-static const char *const targets[] = {"overlay", "mask", NULL};
 static const char *const losses[] = {"mse", "weighted", "focal", NULL}; // as LossKind
 static const char *const pixel_losses[] = {"l1", "dice", NULL};         // as PixelLossKind
 
@@ -28,8 +27,8 @@ void unet_options_parse(UNetOptions *o, int argc, char **argv) {
     const Option rows[] = {
         {OPT_HEADING, "What is learned"},
         {OPT_STRING, "target", &o->target,
-         "what the UNet draws: the mask painted on the picture, or a black and white mask", "KIND", .choices = targets,
-         .choice = &target},
+         "what the UNet draws: the mask painted on the picture, or a black and white mask", "KIND",
+         .choices = target_names, .choice = &target},
         {OPT_STRING, "classes", &o->classes,
          "train only on these of the encoded classes; encoding with this list gives other class frequencies", "LIST"},
         {OPT_STRING, "text-template", &o->text_template,
@@ -59,7 +58,7 @@ void unet_options_parse(UNetOptions *o, int argc, char **argv) {
         if (!isnan(d->schedule.terminal_signal)) { die("--zero-snr and --terminal-signal: expected only one of them"); }
         d->schedule.terminal_signal = o->zero_snr ? 0 : AS_BETAS;
     }
-    o->target_bit = target == 0 ? TARGET_OVERLAY : TARGET_MASK;
+    o->target_bit = TARGET_OVERLAY + target;
     char *hole = strstr(o->text_template, "{}");
     if (!hole || o->text_template[0] == '@' || hole > o->text_template + strcspn(o->text_template, "|")) {
         die("--text-template %s: expected {} where the class name goes", o->text_template);

@@ -2,7 +2,6 @@
 #include "data/draw.h"
 #include "data/paint.h"
 #include "eval/frame.h"
-#include "eval/settings.h"
 #include "eval/stats.h"
 #include "model/sampler.h"
 #include "train/prompts.h"
@@ -59,10 +58,11 @@ static bool same_classes(const ShardInfo *a, const ShardInfo *b) {
     return same;
 }
 
-bool validator_open(Validator *v, const UNetOptions *o, const char *base, const ShardSet *training, Pipeline *pipeline,
-                    const Diffusion *d, Contexts *contexts, Device *dev) {
+bool validator_open(Validator *v, const UNetOptions *o, const char *base, const ShardSet *training,
+                    const ModelSettings *settings, Pipeline *pipeline, const Diffusion *d, Contexts *contexts,
+                    Device *dev) {
     const DiffusionOptions *s = &o->diffusion;
-    *v = (Validator){.options = o, .diffusion = *d, .contexts = contexts};
+    *v = (Validator){.options = o, .settings = settings, .diffusion = *d, .contexts = contexts};
     if (!validation_shards_open(&v->shards, &v->count, s, training)) { return false; }
     const ShardInfo *info = &v->shards.info;
     if (!(info->targets & o->target_bit)) { die("%s: the shards val-*.h5 have no target %s", s->shards, o->target); }
@@ -242,9 +242,9 @@ static void score_batch(const Validator *v, Sampler *sampler, const HostBatch *b
         score.class_index = c >= 0 ? c : info->class_count;
         score.absent = score.truth == 0;
         const float *latent = latents + (size_t)i * cells;
-        result->rows[first + i] =
-            (ValidationRow){score, b->name[i], c < 0 || info->trained[c], mean_square(latent, v->black, cells),
-                            mean_square(latent, v->white, cells)};
+        bool seen = c < 0 || settings_is_trained(v->settings, info->classes[c]);
+        result->rows[first + i] = (ValidationRow){score, b->name[i], seen, mean_square(latent, v->black, cells),
+                                                  mean_square(latent, v->white, cells)};
         show_sample(sheet, input + i * n, prediction + i * n, mask, truth, &result->rows[first + i], R);
     }
     free(prediction), free(input), free(mask), free(ids), free(latents);

@@ -4,15 +4,17 @@
 #include "data/image.h"
 #include "data/loader.h"
 #include "eval/metrics.h"
+#include "eval/settings.h"
 #include "model/contexts.h"
 #include "train/diffusion.h"
 #include "train/unet_options.h"
 
 typedef struct {
     const UNetOptions *options;
-    Diffusion diffusion; // training's, with inputs of its own
-    ShardSet shards;     // SPLIT val
-    int count;           // samples, spread evenly over the set
+    const ModelSettings *settings; // say which classes are seen
+    Diffusion diffusion;           // training's, with inputs of its own
+    ShardSet shards;               // SPLIT val
+    int count;                     // samples, spread evenly over the set
     // a micro-batch on the device
     StepScalars *scalars;
     float *losses, *timesteps, *image, *target, *weight;
@@ -50,10 +52,12 @@ typedef struct {
 } Validation;
 
 // Opens the shards val-*.h5 in the folder of the training shards; returns false if there are none. Opens the VAE's
-// encoder in the model directory `base` temporarily. contexts: training's. The pipeline needs PART_TEXT if the
-// validation shards have texts, which are embedded here.
+// encoder in the model directory `base` temporarily. settings: what this training will write; it must outlive the
+// validator. contexts: training's. The pipeline needs PART_TEXT if the validation shards have texts, which are embedded
+// here.
 bool validator_open(Validator *validator, const UNetOptions *options, const char *base, const ShardSet *training,
-                    Pipeline *pipeline, const Diffusion *d, Contexts *contexts, Device *dev);
+                    const ModelSettings *settings, Pipeline *pipeline, const Diffusion *d, Contexts *contexts,
+                    Device *dev);
 void validator_close(Validator *validator, Device *dev);
 // Computes the loss in training's arena. Sampling takes memory of its own and frees it at the end. The result is to be
 // freed with validation_free. Ends early when a signal comes; then the result is of no use.

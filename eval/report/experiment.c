@@ -141,7 +141,8 @@ static void pairs_free(Pairs *p) {
     if (p->class_names) { free_list(p->class_names, p->classes); }
 }
 
-// Every run must have the same pairs. The first table defines them.
+// Every run must have the same pairs. The first table defines them. A validation calls seen what its own run has
+// trained on: classes that another run has not are not listed.
 static void check_pairs(const Experiment *e, const Table *t, Pairs *p) {
     Pairs own = pairs_of_table(e, t);
     if (!p->group) {
@@ -150,6 +151,7 @@ static void check_pairs(const Experiment *e, const Table *t, Pairs *p) {
     }
     bool same = own.count == p->count && own.classes == p->classes && own.images == p->images;
     for (int i = 0; same && i < p->count; i++) {
+        if (p == &e->validation && own.group[i] != p->group[i]) { own.group[i] = p->group[i] = GROUP_HELD_OUT; }
         same = own.group[i] == p->group[i] && own.class_index[i] == p->class_index[i] && own.image[i] == p->image[i] &&
                strcmp(own.class_names[own.class_index[i]], p->class_names[p->class_index[i]]) == 0;
     }

@@ -63,7 +63,7 @@ static void write_json(const LatentRecord *record, Summaries summaries, Interval
     yajl_gen gen = json_writer();
     yajl_gen_map_open(gen);
     for (int k = 0; k < REPRESENTATIONS; k++) {
-        json_open_map(gen, representation_names[k]);
+        json_open_map(gen, target_names[k]);
         for (int i = 0; i <= OBJECT_SIZES; i++) {
             put_summary(gen, size_keys[size_order[i]], &summaries[k][size_order[i]]);
         }
@@ -147,7 +147,7 @@ static void draw_scatter(FILE *out, const LatentSample *samples, int count, int 
 
 static void write_scatter(const LatentSample *samples, int count, int representation, const LatentSummary *s,
                           const char *folder) {
-    char *path = xprintf("%s/latents-%s.svg", folder, representation_names[representation]);
+    char *path = xprintf("%s/latents-%s.svg", folder, target_names[representation]);
     AtomicFile file = atomic_open(path);
     draw_scatter(file.stream, samples, count, representation, s);
     atomic_commit(&file);

@@ -131,7 +131,7 @@ static void put_per_signal(yajl_gen gen, const LeakFindings *f) {
         json_put_number(gen, "signal", f->record->signals[i]);
         for (int k = 0; k < REPRESENTATIONS * NOISES; k++) {
             char key[32];
-            snprintf(key, sizeof key, "%s_%s", representation_names[k / NOISES], noise_keys[k % NOISES]);
+            snprintf(key, sizeof key, "%s_%s", target_names[k / NOISES], noise_keys[k % NOISES]);
             json_put_number(gen, key, f->per_signal[i][k / NOISES][k % NOISES]);
         }
         yajl_gen_map_close(gen);
@@ -143,14 +143,14 @@ static void put_matched(yajl_gen gen, const LeakFindings *f) {
     const LeakRecord *r = f->record;
     json_put_number(gen, "matched_signal", f->matched_signal);
     json_open_map(gen, "matched");
-    for (int k = 0; k < REPRESENTATIONS; k++) { json_put_number(gen, representation_names[k], f->matched[k]); }
+    for (int k = 0; k < REPRESENTATIONS; k++) { json_put_number(gen, target_names[k], f->matched[k]); }
     yajl_gen_map_close(gen);
     json_open_map(gen, "reference");
     json_put_integer(gen, "cells", r->match_cells);
     json_put_number(gen, "contrast", r->match_contrast);
     json_put_number(gen, "signal", r->match_signal);
     json_put_number(gen, "nats", f->reference[REPRESENTATIONS]);
-    for (int k = 0; k < REPRESENTATIONS; k++) { json_put_number(gen, representation_names[k], f->reference[k]); }
+    for (int k = 0; k < REPRESENTATIONS; k++) { json_put_number(gen, target_names[k], f->reference[k]); }
     yajl_gen_map_close(gen);
 }
 
@@ -181,7 +181,7 @@ static void write_json(const LeakFindings *f, const Coco *coco, const char *path
     yajl_gen gen = json_writer();
     yajl_gen_map_open(gen);
     for (int k = 0; k < REPRESENTATIONS; k++) {
-        json_open_map(gen, representation_names[k]);
+        json_open_map(gen, target_names[k]);
         for (int i = 0; i <= OBJECT_SIZES; i++) {
             put_summary(gen, size_keys[size_order[i]], &f->of[k][size_order[i]]);
         }
@@ -200,7 +200,7 @@ static void write_objects(const LeakFindings *f, const Coco *coco, const char *p
     AtomicFile file = atomic_open(path);
     fprintf(file.stream, "image_id,class,object_share");
     for (int k = 0; k < REPRESENTATIONS; k++) {
-        const char *name = representation_names[k];
+        const char *name = target_names[k];
         fprintf(file.stream, ",contrast_%s,zero_background_%s,zero_object_%s,white_%s,recipe_%s,reference_%s", name,
                 name, name, name, name, name);
     }

@@ -388,6 +388,11 @@ static void tables(void **state) {
     Experiment e = experiment_read(write_arms((const char *const[]){row, row, row, row}, losses));
     assert_true(e.validation.count == 1 && e.arms[0].run_count == 2 && e.arms[0].runs[1].scores[1].truth == 3);
     assert_true(e.floors[FLOOR_CENTRE_BOX][GROUP_LISTED] == 0.3 && pair_iou(e.box) == 0.3);
+    assert_int_equal(e.validation.group[0], GROUP_LISTED);
+    experiment_free(&e);
+    static const char unseen[] = "7,\"cat\",0,2,4,3,3,16,1,1\n"; // of a run that did not train on this class
+    e = experiment_read(write_arms((const char *const[]){row, row, unseen, unseen}, losses));
+    assert_true(e.validation.count == 1 && e.validation.group[0] == GROUP_HELD_OUT && e.final.group[0] == GROUP_LISTED);
     experiment_free(&e);
     e = experiment_read(write_arms((const char *const[]){"", "", "", ""}, losses)); // validated on nothing
     assert_int_equal(e.validation.count, 0);

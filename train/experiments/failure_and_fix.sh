@@ -318,8 +318,8 @@ fi
 
 # ---- data ------------------------------------------------------------------------------------------------------------
 
-# The classes: two lists, without and with the frequent class. Validation always asks for all classes, and calls those
-# of the first list "listed".
+# The classes: two lists, without and with the frequent class. Validation always asks for all classes; those of the first
+# list, which every arm trains on, are called "listed".
 data=${coco:-$out/data} frequent=person new_word=orange new_words=
 [ "$dry" ] || mkdir -p "$out"
 if [ "$coco" ]; then
