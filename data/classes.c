@@ -17,9 +17,14 @@ typedef struct {
     const Coco *coco; // says which classes are things; NULL: all are
 } Names;
 
-static void choose(const Names *n, bool *flags, const char *name, const char *from) {
+static int find(const Names *n, const char *name) { // n->count: it is not there
     int i = 0;
     while (i < n->count && strcmp(n->names[i], name) != 0) { i++; }
+    return i;
+}
+
+static void choose(const Names *n, bool *flags, const char *name, const char *from) {
+    int i = find(n, name);
     if (i == n->count) { die("%s: class \"%s\" is not among the %d categories of %s", from, name, n->count, n->where); }
     flags[i] = true;
 }
@@ -65,6 +70,15 @@ bool *classes_parse(const Coco *coco, const char *option, const char *text, int 
     bool *flags = parse(&(Names){coco->path, coco->category_count, names, coco}, option, text, count);
     free(names);
     return flags;
+}
+
+bool classes_has_default(const Coco *coco) {
+    const char **names = coco_class_names(coco);
+    Names n = {coco->path, coco->category_count, names, coco};
+    bool all = true;
+    for (int i = 0; i < DEFAULT_CLASS_COUNT; i++) { all &= find(&n, default_classes[i]) < n.count; }
+    free(names);
+    return all;
 }
 
 bool *classes_of_names(char *const *names, int name_count, const char *where, const char *option, const char *text) {

@@ -118,7 +118,8 @@ static Options parse_options(int argc, char **argv) {
         {OPT_STRING, "exclude", &o.exclude,
          "leave out pictures that show one of these classes, so that training never sees them", "LIST"},
         {OPT_STRING, "trained", &o.trained,
-         "classes to mark as seen in training (default for train: those of --classes; else seen.txt or default14)",
+         "classes to mark as seen in training (default for train: those it draws; else seen.txt or default14, and all "
+         "that are drawn if the data set has neither)",
          "LIST"},
         {OPT_INT, "resolution", &o.resolution, "side of the training pictures (0: from the model's configs)", "PIXELS",
          .high = MOST_RESOLUTION},
@@ -177,30 +178,47 @@ static void name_split(const Options *o, char name[32]) {
 
 // ---- what to do
 
+// Which classes the shards mark as seen in training: --trained, or what a training split draws, or the list `seen`.
+static bool *trained_classes(const Encoder *e, bool train, const char *seen, const bool *sampled) {
+    const Options *o = &e->o;
+    bool drawn = train && (o->classes || o->text_list == TEXTS_NAMES);
+    if (!o->trained && !drawn && strcmp(seen, "default14") == 0 && !classes_has_default(&e->coco)) {
+        warn("%s: has neither classes/seen.txt nor the classes of default14: without --trained the shards mark all "
+             "drawn classes as seen in training, and cannot tell seen from unseen",
+             o->data);
+        drawn = true;
+    }
+    if (o->trained || !drawn) { return classes_parse(&e->coco, "--trained", o->trained ? o->trained : seen, NULL); }
+    size_t size = (size_t)e->coco.category_count * sizeof(bool);
+    return memcpy(xmalloc(size), sampled, size);
+}
+
 static void choose_classes(Encoder *e, bool train) {
-    Path seen_file = path_of("%s/classes/seen.txt", e->o.data);
-    bool texts = e->o.text_list != TEXTS_NAMES; // all classes by default
+    const Options *o = &e->o;
+    int count = e->coco.category_count;
+    Path seen_file = path_of("%s/classes/seen.txt", o->data);
+    bool texts = o->text_list != TEXTS_NAMES; // all classes by default
     Path seen = file_exists(seen_file.text) ? path_of("@%s", seen_file.text) : path_of(texts ? "all" : "default14");
     const char *all = texts ? "all" : train ? seen.text : "all-things";
-    bool *sampled = classes_parse(&e->coco, "--classes", e->o.classes ? e->o.classes : all, NULL);
-    bool *trained = e->o.trained || !train || (texts && !e->o.classes)
-                        ? classes_parse(&e->coco, "--trained", e->o.trained ? e->o.trained : seen.text, NULL)
-                        : sampled;
+    bool *sampled = classes_parse(&e->coco, o->classes ? "--classes" : "the default of --classes,",
+                                  o->classes ? o->classes : all, NULL);
+    bool *excluded = o->exclude ? classes_parse(&e->coco, "--exclude", o->exclude, NULL) : xcalloc((size_t)count, 1);
+    for (int c = 0; c < count; c++) { sampled[c] &= !excluded[c]; }
+    bool *trained = trained_classes(e, train, seen.text, sampled);
     const char **names = coco_class_names(&e->coco);
-    shard_info_classes(&e->info, e->coco.category_count, names);
-    for (int c = 0; c < e->coco.category_count; c++) {
-        e->info.sampled[c] = sampled[c];
-        e->info.trained[c] = trained[c];
-    }
-    if (trained != sampled) { free(trained); }
-    e->sample.allowed = sampled;
-    if (e->o.exclude) {
-        bool *excluded = classes_parse(&e->coco, "--exclude", e->o.exclude, NULL);
-        for (int c = 0; c < e->coco.category_count; c++) {
-            if (excluded[c]) { e->info.sampled[c] = CLASS_EXCLUDED; }
+    shard_info_classes(&e->info, count, names);
+    for (int c = 0; c < count; c++) {
+        bool unseen = train && excluded[c]; // of another split, --exclude says nothing about the training
+        if (unseen && trained[c] && o->trained) {
+            die("--trained and --exclude: expected class \"%s\" in only one of them, as the training never sees it",
+                names[c]);
         }
-        e->sample.excluded = excluded;
+        e->info.sampled[c] = excluded[c] ? CLASS_EXCLUDED : sampled[c];
+        e->info.trained[c] = trained[c] && !unseen;
     }
+    e->sample.allowed = sampled;
+    e->sample.excluded = excluded;
+    free(trained);
     free(names);
 }
 
