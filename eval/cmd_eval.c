@@ -28,6 +28,22 @@ static void want_other_split(const Options *o, bool same) {
     if (same) { die("--tune-on %s: thresholds must not be chosen on the split that is evaluated", o->tune_on); }
 }
 
+static int parse_steps_table(const char *list, int *steps) {
+    int count = 0;
+    char *text = xstrdup(list ? list : ""), *rest = text;
+    for (char *part; *text && (part = strsep(&rest, ","));) {
+        char *end;
+        long value = strtol(part, &end, 10);
+        if (*end || end == part || value < 1 || value > 1000 || count == MAX_STEPS_TABLE) {
+            die("--steps-table %s: expected at most %d numbers from 1 to 1000, separated by commas", list,
+                MAX_STEPS_TABLE);
+        }
+        steps[count++] = (int)value;
+    }
+    free(text);
+    return count;
+}
+
 static const char *const protocols[] = {"images", "crops", NULL};
 
 static Options parse_options(int argc, char **argv) {
@@ -104,7 +120,9 @@ static Options parse_options(int argc, char **argv) {
     } else {
         options_require(o.data, "--data", "a data set in COCO's layout");
     }
+    if (o.classes && o.unseen) { die("--classes and --unseen: expected only one of them"); }
     want_other_split(&o, o.tune_on && strcmp(o.tune_on, o.split) == 0);
+    parse_steps_table(o.table, (int[MAX_STEPS_TABLE]){0}); // dies if it is wrong
     return o;
 }
 
@@ -129,8 +147,7 @@ typedef struct {
 static Dataset open_dataset(const Work *w, const char *split) {
     const Options *o = &w->o;
     if (o->crops) { return dataset_of_shards(o->shards, split, o->answer.model, &w->settings); }
-    int side = pipeline_resolution(&w->pipeline, o->resolution ? o->resolution : w->settings.resolution);
-    return dataset_of_pictures(o->data, split, o->source, side);
+    return dataset_of_pictures(o->data, split, o->source);
 }
 
 // One flag per class of a list on the command line; freed by the caller.
@@ -162,7 +179,6 @@ static bool *seen_flags(const Work *w, const Dataset *dataset) {
 static bool *wanted_flags(const Work *w) {
     const Options *o = &w->o;
     const Dataset *dataset = &w->dataset;
-    if (o->classes && o->unseen) { die("--classes and --unseen: expected only one of them"); }
     if (o->classes) { return flags_of(dataset, "--classes", o->classes); }
     if (!o->unseen) { return NULL; }
     bool *wanted = flags_of(dataset, "--unseen", o->unseen);
@@ -198,22 +214,6 @@ static void parse_groups(Evaluation *v, const Dataset *dataset, char **list) {
     }
 }
 
-static int parse_steps_table(const char *list, int *steps) {
-    int count = 0;
-    char *text = xstrdup(list ? list : ""), *rest = text;
-    for (char *part; *text && (part = strsep(&rest, ","));) {
-        char *end;
-        long value = strtol(part, &end, 10);
-        if (*end || end == part || value < 1 || value > 1000 || count == MAX_STEPS_TABLE) {
-            die("--steps-table %s: expected at most %d numbers from 1 to 1000, separated by commas", list,
-                MAX_STEPS_TABLE);
-        }
-        steps[count++] = (int)value;
-    }
-    free(text);
-    return count;
-}
-
 static void choose_pairs(Work *w) {
     const Options *o = &w->o;
     Dataset *dataset = &w->dataset;
@@ -229,28 +229,56 @@ static void choose_pairs(Work *w) {
         prompt_sets_parse(v->prompt_sets, o->texts, "--text-table", dataset->class_names, dataset->class_count);
 }
 
+static void open_data(Work *w) {
+    const Options *o = &w->o;
+    pipeline_want_folder(o->answer.model);
+    settings_read(&w->settings, o->answer.model);
+    w->dataset = open_dataset(w, o->split);
+    w->record = (EvalRecord){.model = o->answer.model,
+                             .where = w->dataset.where,
+                             .protocol = o->protocol,
+                             .command = w->command,
+                             .ema = o->answer.ema,
+                             .steps = o->answer.steps ? o->answer.steps : w->settings.steps,
+                             .start = start_names[o->start],
+                             .ensemble = o->answer.ensemble,
+                             .pairs = {o->per_class, o->limit, o->absent, NULL, (uint64_t)o->seed},
+                             .resamples = o->resamples};
+    choose_pairs(w); // mistakes in lists of classes and texts are found before the model is opened
+}
+
 // ---- the model -----------------------------------------------------------------------------------------------------
+
+// Shards hold no pictures.
+static Compared compared(const Options *o) { return o->crops ? COMPARED_LATENT : COMPARED_PICTURE; }
 
 static void open_model(Work *w) {
     const Options *o = &w->o;
-    settings_read(&w->settings, o->answer.model);
+    // Thresholds that --tune-on replaces need no warning.
+    w->v.rule = settings_rule(&w->settings, o->answer.model, &o->mask, o->tune_on ? COMPARED_LATENT : compared(o));
     device_open(&w->dev, 0);
     int parts = PART_UNET | PART_VAE_DECODER | PART_TEXT | PART_SCHEDULE | (o->answer.ema ? PART_UNET_EMA : 0);
     w->pipeline = pipeline_open(o->answer.model, parts | (o->crops ? 0 : PART_VAE_ENCODER), 0, &w->dev);
     Schedule *schedule = &w->pipeline.schedule;
     if (schedule_changes(&o->answer.schedule)) { schedule_change(schedule, &o->answer.schedule); }
-    w->record = (EvalRecord){.model = o->answer.model,
-                             .protocol = o->protocol,
-                             .command = w->command,
-                             .device = device_name(&w->dev),
-                             .ema = o->answer.ema,
-                             .steps = o->answer.steps ? o->answer.steps : w->settings.steps,
-                             .schedule = schedule,
-                             .start = start_names[o->start],
-                             .ensemble = o->answer.ensemble,
-                             .pairs = {o->per_class, o->limit, o->absent, NULL, (uint64_t)o->seed},
-                             .resamples = o->resamples};
     schedule_warn_steps(schedule, w->record.steps);
+    w->v.table_count = parse_steps_table(o->table, w->v.table);
+    for (int k = 0; k < w->v.table_count; k++) { // dies if there is no such timestep
+        schedule_first_timestep(schedule, w->v.table[k]);
+    }
+    w->record.schedule = schedule;
+    w->record.device = device_name(&w->dev);
+}
+
+static void choose_resolution(Work *w) {
+    const Options *o = &w->o;
+    Dataset *dataset = &w->dataset;
+    if (!o->crops) {
+        dataset->resolution = pipeline_resolution(&w->pipeline, o->resolution ? o->resolution : w->settings.resolution);
+    }
+    int side = dataset->resolution, cells = side / vae_factor(&w->pipeline.vae_decoder.config);
+    sampler_want_memory(sampler_bytes(&w->pipeline, o->batch, cells, cells, &w->dev), o->batch, side, &w->dev);
+    w->record.resolution = side;
 }
 
 static void say_start(const Work *w) {
@@ -258,25 +286,6 @@ static void say_start(const Work *w) {
     int steps = w->record.steps, first = schedule_first_timestep(schedule, steps);
     printf("%d DDIM step%s from timestep %d of %d, where a training sample is %.1f%% target; start: %s\n", steps,
            steps > 1 ? "s" : "", first, schedule->T, 100 * sqrt(schedule->alphas_cumprod[first]), w->record.start);
-}
-
-// Shards hold no pictures.
-static Compared compared(const Options *o) { return o->crops ? COMPARED_LATENT : COMPARED_PICTURE; }
-
-static void open_data(Work *w) {
-    const Options *o = &w->o;
-    Evaluation *v = &w->v;
-    // Thresholds that --tune-on replaces need no warning.
-    v->rule = settings_rule(&w->settings, o->answer.model, &o->mask, o->tune_on ? COMPARED_LATENT : compared(o));
-    v->table_count = parse_steps_table(o->table, v->table);
-    for (int k = 0; k < v->table_count; k++) { // dies if there is no such timestep
-        schedule_first_timestep(&w->pipeline.schedule, v->table[k]);
-    }
-    w->dataset = open_dataset(w, o->split);
-    w->record.where = w->dataset.where;
-    w->record.resolution = w->dataset.resolution;
-    int side = w->dataset.resolution, cells = side / vae_factor(&w->pipeline.vae_decoder.config);
-    sampler_want_memory(sampler_bytes(&w->pipeline, o->batch, cells, cells, &w->dev), o->batch, side, &w->dev);
 }
 
 static Evaluator create_evaluator(Work *w, const Dataset *dataset, int prompt_sets) {
@@ -290,11 +299,16 @@ static void tune(Work *w) {
     EvalRecord *record = &w->record;
     MaskRule *rule = &w->v.rule;
     Dataset dataset = open_dataset(w, o->tune_on);
+    if (!o->crops) { dataset.resolution = w->dataset.resolution; }
     // A split has two names, val and val2017, and a file may have several.
     want_other_split(o, !o->crops &&
                             strcmp(file_place(dataset.coco.path).text, file_place(w->dataset.coco.path).text) == 0);
     bool *seen = seen_flags(w, &dataset), any = false;
     for (int c = 0; c < dataset.class_count; c++) { any |= seen[c]; }
+    if (!any && w->settings.train_class_count) {
+        die("%s: has none of the classes that %s was trained on, to choose thresholds on: expected --seen LIST",
+            dataset.where, o->answer.model);
+    }
     PairOptions options = {.limit = o->tune_pairs, .wanted = any ? seen : NULL, .seed = (uint64_t)o->seed};
     int count;
     Pair *pairs = dataset_pairs(&dataset, &options, &count);
@@ -392,11 +406,11 @@ int cmd_eval(int argc, char **argv) {
     w.o = parse_options(argc, argv);
     want_folder(w.o.out);
     find_curves(&w);
-    open_model(&w);
-    say_start(&w);
     open_data(&w);
+    open_model(&w);
+    choose_resolution(&w);
+    say_start(&w);
     if (w.o.tune_on) { tune(&w); }
-    choose_pairs(&w);
     answer(&w);
     write_results(&w);
     close_all(&w);

@@ -5,8 +5,8 @@
 #include <stdlib.h>
 #include <string.h>
 
-Dataset dataset_of_pictures(const char *data, const char *split, const char *annotations, int resolution) {
-    Dataset s = {.resolution = resolution, .coco = coco_open(data, split, annotations)};
+Dataset dataset_of_pictures(const char *data, const char *split, const char *annotations) {
+    Dataset s = {.coco = coco_open(data, split, annotations)};
     coco_want_segments(&s.coco);
     s.class_count = s.coco.category_count;
     s.class_names = coco_class_names(&s.coco);

@@ -9,7 +9,7 @@ typedef struct {
     bool crops;
     Coco coco;       // whole pictures
     ShardSet shards; // crops
-    int resolution;  // side of the model's square in pixels
+    int resolution;  // side of the model's square in pixels; of pictures the caller sets it before reading them
     bool texts;      // crops asked with texts of their own
     int class_count; // with texts one more, for those that are no single class
     const char **class_names;
@@ -17,7 +17,7 @@ typedef struct {
 } Dataset;
 
 // Whole pictures: data folder, split and form of annotations ("auto", "instances", "panoptic").
-Dataset dataset_of_pictures(const char *data, const char *split, const char *annotations, int resolution);
+Dataset dataset_of_pictures(const char *data, const char *split, const char *annotations);
 // Crops: dies if the shards were encoded with another VAE than the model's, or do not hold the target.
 Dataset dataset_of_shards(const char *folder, const char *split, const char *model, const ModelSettings *settings);
 void dataset_close(Dataset *dataset);

@@ -79,8 +79,12 @@ static void check_sizes(const Pipeline *p) {
     }
 }
 
-Pipeline pipeline_open(const char *folder, int parts, int trained, Device *dev) {
+void pipeline_want_folder(const char *folder) {
     if (!folder_exists(folder)) { die("%s: is not a folder, expected a model directory", folder); }
+}
+
+Pipeline pipeline_open(const char *folder, int parts, int trained, Device *dev) {
+    pipeline_want_folder(folder);
     Pipeline p = {.folder = xstrdup(folder), .parts = parts};
     if (parts & PART_SCHEDULE) {
         Path path = config_path(path_of("%s/scheduler", folder).text, "scheduler_config.json");

@@ -10,6 +10,7 @@ weights() { echo "$1"/*.safetensors; }
 
 broken no-vae vae && rm -r no-vae/vae
 broken cut-vae vae && cut_in_half "$(weights cut-vae/vae)"
+cp -rl model zebra && echo '{"train_classes": ["zebra"]}' >zebra/cocogold.json
 broken cut-unet unet && cut_in_half "$(weights cut-unet/unet)"
 broken json-unet unet && cut_in_half json-unet/unet/config.json
 broken shape-unet unet && sed -i 's/"layers_per_block": [0-9]*/"layers_per_block": 3/' shape-unet/unet/config.json
@@ -35,6 +36,7 @@ cp "$picture" cut.png && cut_in_half cut.png
 cp -rl data year-data && for name in year-data/{val,annotations/instances_val.json}; do
     mv "$name" "${name/val/val2017}"
 done
+cp -rl data no-list && rm no-list/classes/seen.txt
 echo "not a picture" >text.png
 echo "a file" >file
 listing() { ls -A | grep -v '^\.'; }
@@ -78,6 +80,8 @@ dies "encode an unknown class" "unicorn" "${encode[@]}" --data data --model mode
 dies "encode unknown targets" "--targets" "${encode[@]}" --data data --model model --targets outline
 dies "encode a part of nothing" "--part" "${encode[@]}" --data data --model model --part 3/2
 dies "encode a part whose number is beyond 32 bits" "--part" "${encode[@]}" --data data --model model --part 4294967297/4294967298
+dies "encode the default classes of a data set that lacks them" 'the default of --classes, default14: class "car" is not among' encode --split train --min-side 1 --data no-list --model model --out new
+dies "encode a class that is trained and excluded" '--trained and --exclude: expected class "person" in only one of them' "${encode[@]}" --data data --model model --trained "person,red circle" --exclude person
 dies "encode captions of some classes" "--classes person: captions are of whole pictures" encode --split train --data data --model model --out new --texts captions --classes person
 dies "encode with another seed into the same folder" "seed" "${encode[@]}" --data data --model model --out latents --targets overlay,mask --seed 5
 
@@ -117,6 +121,23 @@ dies "eval without a model" "--model is missing" eval --data data --out new
 dies "eval of a cut UNet" "cut-unet/unet/" eval --model cut-unet --data data --out new
 dies "eval on nothing" "no-such-data" eval --model model --data no-such-data --out new
 dies "eval of an unknown class" "unicorn" eval --model model --data data --out new --unseen unicorn
+# mistakes in lists are found before the model is opened, let alone asked for thresholds, which are saved in it
+while read -r said list; do
+    dies "eval $list, before the model is opened" "$said" eval --model cut-unet --data data --out new --tune-on train $list
+done <<END
+unicorn --group x=unicorn
+unicorn --classes unicorn
+unicorn --unseen unicorn
+unicorn --seen unicorn
+no-list.txt --text-table @no-list.txt
+--steps-table --steps-table 0
+--classes --classes person --unseen person
+END
+dies "eval of crops with an unknown group" "unicorn" eval --model cut-unet --protocol crops --shards latents --out new --tune-on train --group x=unicorn
+dies "eval with a wrong model and a wrong class" "no-such-model: is not a folder" eval --model no-such-model --data data --out new --classes unicorn
+dies "eval with thresholds on classes that were never seen" "data, split train (instances): has none of the classes that zebra was trained on, to choose thresholds on: expected --seen LIST" \
+    eval --model zebra --data data --out new --tune-on train
+check_not "no thresholds were saved" ls {model,cut-unet,zebra}/segmentation.json
 dies "eval of crops without shards" "--shards" eval --model model --data data --protocol crops --out new
 dies "eval with thresholds for its split" "--tune-on val" eval --model model --data data --out new --tune-on val
 dies "eval with thresholds for its split by another name" "--tune-on val: thresholds must not be chosen on the split that is" \

@@ -1,0 +1,94 @@
+#!/usr/bin/env bash
+# Which classes count as seen: those that a training asks for, or an earlier one that it started from. encode marks them
+# in the shards, train writes them into the model and validates by them.
+source "$(dirname "$0")/common.sh"
+prepare
+
+encode=(encode --model model --min-side 1)
+train=(train --max-train-steps 1 --train-batch-size 2 --gradient-accumulation-steps 1 --validate-every 0 --no-roofline)
+run() { # run NAME ARGUMENTS...
+    check "$1" "$cocogold" "${@:2}"
+}
+list() { # list FIELD MODEL: the names, separated by commas
+    tr -d '\n' <"$2/cocogold.json" | sed -E "s/.*\"$1\": \[([^]]*)\].*/\1/; s/ *\" *//g"
+}
+column() { # column NAME TABLE: class and value of every row, sorted
+    awk -F, -v name="$1" 'NR == 1 { for (i = 1; i <= NF; i++) { at[$i] = i } next } { print $at["class"] "=" $at[name] }' "$2" | sort -u
+}
+
+# What is drawn is trained, and nothing else, whatever the split is called.
+run "encode two classes" "${encode[@]}" --data data --out two --classes "yellow square,person"
+run "train on them" "${train[@]}" --model model --shards two --out two-run
+check "they are its classes" [ "$(list train_classes two-run/model)" = "person,yellow square" ]
+check "beside all of the data set" [ "$(list all_classes two-run/model | tr ',' '\n' | grep -c .)" = 25 ]
+run "train on one of them" "${train[@]}" --model model --shards two --out one-run --classes person
+check "it is its class" [ "$(list train_classes one-run/model)" = person ]
+cp -r data other && mv other/train other/trainval
+for form in instances panoptic; do mv other/annotations/${form}_train.json other/annotations/${form}_trainval.json; done
+[ ! -e other/annotations/panoptic_train ] || mv other/annotations/panoptic_{train,trainval}
+run "encode a split of another name" "${encode[@]}" --data other --split trainval --out other-two --classes "yellow square,person"
+run "train on it" "${train[@]}" --model model --shards other-two --split trainval --out other-run
+check "same classes" [ "$(list train_classes other-run/model)" = "person,yellow square" ]
+
+# An excluded class is not drawn, not asked for where it is absent, and not trained.
+run "encode a class without people, and ask for absent ones" "${encode[@]}" --data data --out absent --classes "person,yellow square" \
+    --exclude person --absent 1
+samples=$(sed -n 's/^  "samples": \([1-9][0-9]*\),$/\1/p' absent/train.json)
+check "all $samples samples ask for the class" grep -q "\"yellow square\": ${samples:-none}$" absent/train.json
+run "encode without people" "${encode[@]}" --data data --out without --exclude person
+run "train without people" "${train[@]}" --model model --shards without --out without-run
+check_not "they are none of its classes" grep -qw person <<<"$(list train_classes without-run/model)"
+check "others are" grep -qw circle <<<"$(list train_classes without-run/model)"
+run "encode a validation without them, of a training with them" "${encode[@]}" --data data --split val --out without \
+    --exclude person --trained "person,yellow square"
+
+# A second fine-tuning adds to what the first one saw.
+run "encode a third class" "${encode[@]}" --data data --out third --classes "blue square"
+run "train on it, after two others" "${train[@]}" --model two-run/model --shards third --out third-run
+check "all three are seen" [ "$(list train_classes third-run/model)" = "person,yellow square,blue square" ]
+check "no class of the data set is there twice" [ "$(list all_classes third-run/model)" = "$(list all_classes two-run/model)" ]
+run "--resume" "${train[@]}" --model two-run/model --shards third --out third-run --resume --max-train-steps 2
+check "they stay" [ "$(list train_classes third-run/model)" = "person,yellow square,blue square" ]
+
+# Validation goes by what this training sees, not by what the validation shards were told.
+run "encode the validation of all classes" "${encode[@]}" --data data --split val --out two --classes all --trained "blue square"
+run "train and validate" "${train[@]}" --model model --shards two --out valid --validate-every 1 --validation-samples 12 --validation-steps 1
+check "two classes are seen: $(column seen valid/validation/step-000001.csv | xargs)" [ "$(column seen valid/validation/step-000001.csv | grep -c '=1$')" -ge 1 ]
+check "no others" [ -z "$(column seen valid/validation/step-000001.csv | grep -vE '^"?(person|yellow square)"?=1$' | grep '=1$')" ]
+check "and none of these is unseen" [ -z "$(column seen valid/validation/step-000001.csv | grep -E '^"?(person|yellow square)"?=0$')" ]
+run "train and validate with --classes" "${train[@]}" --model model --shards two --out valid-one --validate-every 1 --validation-samples 12 \
+    --validation-steps 1 --classes "yellow square"
+check "one class is seen at most" [ -z "$(column seen valid-one/validation/step-000001.csv | grep -vE '^"?yellow square"?=1$' | grep '=1$')" ]
+run "the same after a training on people" "${train[@]}" --model one-run/model --shards two --out valid-two --validate-every 1 \
+    --validation-samples 12 --validation-steps 1 --classes "yellow square"
+check "people are seen as well" grep -qE '^"?person"?=1$' <<<"$(column seen valid-two/validation/step-000001.csv)"
+run "eval of crops" eval --model valid/model --protocol crops --shards two --steps 1 --bootstrap 0 --out crops
+check "the same classes are seen" [ "$(column seen crops/pairs.csv | grep -c '=1$')" -le 2 ]
+
+# A data set with classes of its own, and without a list of seen ones.
+cp -r data own && rm own/classes/seen.txt
+"$cocogold" "${encode[@]}" --data own --split val --out own-shards >own.out 2>own.err
+code=$?
+check "encode a validation split of own classes: $(grep warning: own.err)" [ $code = 0 ]
+check "a warning, in one line" [ "$(grep -c warning: own.err)-$(grep -c 'warning: own: has neither classes/seen.txt nor the classes of default14: .*--trained' own.err)" = 1-1 ]
+run "eval of an untrained model on it" eval --model model --protocol crops --shards own-shards --steps 1 --bootstrap 0 --out own-eval
+check "all that are drawn are seen" [ -z "$(column seen own-eval/pairs.csv | grep '=0$')" ]
+run "encode it with --trained" "${encode[@]}" --data own --split val --out own-marked --trained person
+run "eval on it" eval --model model --protocol crops --shards own-marked --steps 1 --bootstrap 0 --out own-eval
+check "only this class is seen" [ "$(column seen own-eval/pairs.csv | grep '=1$' | tr -d '"')" = person=1 ]
+
+# Thresholds are chosen on seen classes; --seen says which, where the model's own are not there.
+cp -r model zebra && echo '{"train_classes": ["zebra"]}' >zebra/cocogold.json
+tune=(eval --data data --split val --limit 2 --steps 1 --bootstrap 0 --tune-on train --tune-pairs 4 --out tuned)
+dies "eval --tune-on of classes that were never seen" "expected --seen LIST" "${tune[@]}" --model zebra
+check_not "nothing was saved" ls zebra/segmentation.json
+run "with --seen" "${tune[@]}" --model zebra --seen person
+check "thresholds were saved" ls zebra/segmentation.json
+run "a model without a list of classes" "${tune[@]}" --model model
+
+# The outline of the targets.
+run "encode with an outline" "${encode[@]}" --data data --out outline --outline 16
+run "train on it" "${train[@]}" --model model --shards outline --out outline-run
+check "the model knows it" grep -q '"outline": 16' outline-run/model/cocogold.json
+check "and that there is none" grep -q '"outline": 0' two-run/model/cocogold.json
+finish
