@@ -38,7 +38,7 @@ static const struct {
     {"generate", cmd_generate, "draw pictures from a text"},
     {"eval", cmd_eval, "measure IoU on seen and unseen classes"},
     {"segment", cmd_segment, "segment pictures by text"},
-    {"analyze", cmd_analyze, "analyze the latents of a VAE, a noise schedule, or the runs of an experiment"},
+    {"analyze", cmd_analyze, "analyze the latents of a VAE, a noise schedule, the start of sampling, or the runs of an experiment"},
     {"report", cmd_report, "make one HTML page from runs and their evaluations"},
     {"probe", cmd_probe, "run one module on given tensors, forward and backward"},
     {"bench", cmd_bench, "time kernels and whole steps against the roofline"},
