@@ -130,9 +130,9 @@ def read_ptx(listing, kernel):
             counted(PTX, text.lstrip("{ "), k.ptx)
 
 
-def read_build(build, all_sass=True, lab=False):
-    """The kernels of a build's objects, in order of file and name, with or without the kernel lab's. all_sass False:
-    reads machine code only where tensor-core instructions are required, and for one architecture."""
+def read_build(build, arch=None, lab=False):
+    """The kernels of a build's objects, in order of file and name, with or without the kernel lab's. arch: machine code
+    is read only for this architecture, and only where tensor-core instructions are required."""
     kernels = {}
     paths = sorted(Path(build, "kernels").glob("**/*.cu.o"))
     if lab:
@@ -144,8 +144,8 @@ def read_build(build, all_sass=True, lab=False):
             return kernels.setdefault((file, mangled), Kernel(mangled, file))
 
         read_resources(run(tool("cuobjdump"), "-res-usage", str(path), stderr=subprocess.DEVNULL), kernel)
-        if all_sass or file in TENSOR:
-            read_sass(path, None if all_sass else ARCHS[0], kernel)
+        if not arch or file in TENSOR:
+            read_sass(path, arch, kernel)
         read_ptx(run(tool("cuobjdump"), "-ptx", str(path)), kernel)
     kernels = [k for k in kernels.values() if k.registers]
     names = run("c++filt", input="".join(k.mangled + "\n" for k in kernels)).splitlines()
@@ -203,16 +203,20 @@ def broken_promises(kernels, precision):
                         yield f"{file} {k.name} on {arch}: mma without {what.replace('_', '.')}"
 
 
+def not_built(kernels, archs):
+    return [f"{k.file} {k.name}: not built for {a}" for k in kernels for a in archs if a not in k.registers]
+
+
 def check(builds, archs):
     bad = 0
     for build in builds:
         precision = "bf16" if "-bf16" in build else "fp32"
-        kernels = read_build(build, all_sass=False, lab=True)
+        kernels = read_build(build, archs[0], lab=True)
         for k in kernels:
             registers = " ".join(f"{k.registers.get(a, '-'):>3}" for a in archs)
             print(f"{precision} {registers} registers on {' '.join(archs)}  {k.file} {k.name}")
         sentences = list(broken_promises(kernels, precision))
-        sentences += [f"{k.file} {k.name}: not built for {a}" for k in kernels for a in archs if a not in k.registers]
+        sentences += not_built(kernels, archs)
         if not kernels:
             sentences.append(f"{build}: no kernels")
         for sentence in sentences:
@@ -542,7 +546,17 @@ code.
 """
 
 
+def read_all_archs(build):
+    """The kernels of a build; ends unless each has every architecture that the document names."""
+    kernels = read_build(build)
+    if missing := not_built(kernels, ARCHS) if kernels else ["no kernels"]:
+        sys.exit(f"kernel_report.py: {build}: {missing[0]}, expected {', '.join(ARCHS)} "
+                 "(nvcc of CUDA 12.8 or newer, and CUDA_ARCHS not set)")
+    return kernels
+
+
 def report(builds, program, plan_file, path):
+    builds = {build.rstrip("/").rsplit("-", 1)[1]: read_all_archs(build) for build in builds}
     out = [INTRODUCTION.format(archs=", ".join(ARCHS))]
     ceilings = "; ".join(
         f"{n} {c.memory / 1e9:.0f} GB/s, {c.gemm / 1e12:.0f} TFLOP/s (GEMM), {c.mma / 1e12:.0f} (own tensor-core "
@@ -558,9 +572,7 @@ def report(builds, program, plan_file, path):
     launches = {r.kernel["mangled"]: r.kernel for o in outcomes for r in o.rows}
     limits = ", ".join(f"{SM[a][0]} ({a})" for a in ARCHS)
     out.append(KERNELS.format(archs="/".join(ARCHS), limits=limits))
-    for build in builds:
-        precision = build.rstrip("/").rsplit("-", 1)[1]
-        kernels = read_build(build)
+    for precision, kernels in builds.items():
         broken = list(broken_promises(kernels, precision))
         out.append(f"### {precision}: {len(kernels)} kernels, {len(broken)} violations\n\n")
         out += [f"- {sentence}\n" for sentence in broken] + ["\n"] * bool(broken)
