@@ -264,8 +264,8 @@ static void bench_kernels(const char *what, const BenchOptions *o, Device *dev) 
     bool all = strcmp(what, "all") == 0;
     const BenchLayer *one = all ? NULL : find_layer(what);
     if (one && !has_rows(one, o)) {
-        die("bench %s --shapes %s: a step of SD2 does not run this layer: expected --shape or --shapes mixed", one->name,
-            o->shapes);
+        die("bench %s --shapes %s: a step of SD2 does not run this layer: expected --shape or --shapes mixed",
+            one->name, o->shapes);
     }
     Bench b;
     bench_open(&b, o->step.runs, dev);
