@@ -85,10 +85,9 @@ struct Readers {
 // Who touched a byte of shared memory last.
 struct Shadow {
     u32 write_clock = 0;
-    u16 writer = 0;                        // a thread
-    bool written = false, copying = false; // copying: a cp.async to it has not landed
-    bool read[2] = {};
-    Readers readers[2] = {}; // the second ones are of another warp
+    u16 writer = 0;                                      // a thread
+    bool written = false, read[2] = {}, copying = false; // copying: a cp.async to it has not landed
+    Readers readers[2] = {};                             // the second ones are of another warp
 };
 
 struct Block {
