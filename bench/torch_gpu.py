@@ -244,7 +244,7 @@ def main():
     prepare(args.device)
     clock, results = Clock(args.device), Results(args.folder, args.device)
     files = [*args.folder.glob("step-*.json"), *args.folder.glob("speed-*.json")]
-    for path in sorted(files, key=lambda path: (path.name.startswith("speed"), len(path.name))):
+    for path in sorted(files, key=lambda path: (path.name.startswith("speed"), len(path.name), path.name)):
         compare.require_same_device(json.loads(path.read_text())["device"], args.device)
         if path.name.startswith("speed"):
             kernels(path, args, clock, deadline, results)
