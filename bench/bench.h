@@ -48,6 +48,7 @@ typedef struct {
                            // latents and batch 2 (--shapes sd2-64 only). NULL ends the list
         int size[MAX_SIZES];
     } shapes[MAX_SHAPES];
+    bool of_parameters; // its first size counts parameters, not samples or rows: --batch leaves it
 } BenchLayer;
 
 extern const BenchLayer bench_layers[]; // bench_kernels.c: the one table of layers and shapes; ends with name NULL

@@ -15,10 +15,16 @@ $(BUILD)/libcocogold-$(PRECISION).so: $(IN_SHARED)
 	@echo "LD $@"
 	$(Q)$(CC) $(CFLAGS) -shared -Wl,-soname,$(@F) $^ -o $@ $(LDLIBS)
 
-.PHONY: bundle bundle-programs gpu-check
+.PHONY: bundle bundle-programs bundle-finish gpu-check
 bundle: setup ## one folder and its .tar.gz: program, tests and check.sh for a machine without packages (BACKEND=cuda|cpu)
-	@$(foreach p,$(PRECISIONS),$(MAKE) --no-print-directory BACKEND=$(BACKEND) PRECISION=$(p) $(BUNDLE_BUILD) \
-	  BUNDLE_DIR='$(BUNDLE_DIR)' bundle-programs &&) :
+	@$(foreach p,$(PRECISIONS),$(MAKE) $(IN_BUNDLE) PRECISION=$(p) $(BUNDLE_BUILD) bundle-programs &&) :
+	@$(MAKE) $(IN_BUNDLE) bundle-finish
+
+# For all architectures; gpu-check's is for this machine's GPU alone.
+IN_BUNDLE = --no-print-directory BACKEND=$(BACKEND) $(if $(filter cuda,$(BACKEND)),CARDS='$(BUNDLE_CARDS)') BUNDLE_DIR='$(BUNDLE_DIR)'
+gpu-check: BUNDLE_CARDS := $(CARDS)
+
+bundle-finish:
 	@bench/bundle.sh finish '$(BUNDLE_DIR)' $(BACKEND) "$(strip $(CUDA_ARCHS:%=sm_%))"
 
 bundle-programs: $(BUILD)/cocogold $(addprefix $(BUILD)/,$(BUNDLE_TESTS))

@@ -232,6 +232,17 @@ static void parse_shape(const char *text, const BenchLayer *layer, int size[MAX_
     if (count != wanted || *p) { die("--shape %s: expected the numbers %s of %s", text, layer->sizes, layer->name); }
 }
 
+// Whether a row belongs to the table of --shapes.
+static bool in_table(const char *model, const BenchOptions *o) {
+    return (strcmp(model, LARGE) == 0) == (strcmp(o->shapes, LARGE) == 0);
+}
+
+static bool has_rows(const BenchLayer *layer, const BenchOptions *o) {
+    bool any = o->shape != NULL;
+    for (int i = 0; i < MAX_SHAPES && layer->shapes[i].model; i++) { any |= in_table(layer->shapes[i].model, o); }
+    return any;
+}
+
 static void run_layer(Bench *b, const BenchLayer *layer, const BenchOptions *o, const Peaks *peaks) {
     int first = b->count, size[MAX_SIZES] = {0};
     if (o->shape) {
@@ -239,10 +250,10 @@ static void run_layer(Bench *b, const BenchLayer *layer, const BenchOptions *o, 
         bench_layer(b, layer, "given", size);
     }
     for (int i = 0; !o->shape && i < MAX_SHAPES && layer->shapes[i].model; i++) {
-        bool large = strcmp(layer->shapes[i].model, LARGE) == 0;
-        if (large != (strcmp(o->shapes, LARGE) == 0)) { continue; }
+        if (!in_table(layer->shapes[i].model, o)) { continue; }
         memcpy(size, layer->shapes[i].size, sizeof size);
-        if (large && o->step.batch) { size[0] = size[0] / 2 * o->step.batch; } // rows or samples, of batch 2
+        // --batch is only for sd2-64, whose rows are those of batch 2.
+        if (o->step.batch && !layer->of_parameters) { size[0] = size[0] / 2 * o->step.batch; }
         bench_layer(b, layer, layer->shapes[i].model, size);
     }
     if (b->count == first) { return; }
@@ -252,6 +263,10 @@ static void run_layer(Bench *b, const BenchLayer *layer, const BenchOptions *o, 
 static void bench_kernels(const char *what, const BenchOptions *o, Device *dev) {
     bool all = strcmp(what, "all") == 0;
     const BenchLayer *one = all ? NULL : find_layer(what);
+    if (one && !has_rows(one, o)) {
+        die("bench %s --shapes %s: a step of SD2 does not run this layer: expected --shape or --shapes mixed",
+            one->name, o->shapes);
+    }
     Bench b;
     bench_open(&b, o->step.runs, dev);
     Peaks peaks = device_measure_peaks(dev);

@@ -486,7 +486,8 @@ def machine(args):
         f"{fields.get('model name', platform.processor())} (family {fields.get('cpu family', '?')}, model "
         f"{fields.get('model', '?')}, {simd}), {args.threads} thread{'s' if args.threads > 1 else ''}; "
         f"load average {os.getloadavg()[0]:.1f} before the start. PyTorch {torch.__version__.split('+')[0]}, diffusers "
-        f"{diffusers.__version__}, eager, fp32. {'Least' if args.least else 'Median'} times. {datetime.date.today()}."
+        f"{diffusers.__version__}, eager, fp32. {'Least' if args.least else 'Median'} times of {args.rounds} "
+        f"turn{'s' if args.rounds > 1 else ''} of each side. {datetime.date.today()}."
     )
 
 
@@ -515,9 +516,8 @@ def step_table(preset, result):
     for key, v in result.items():
         if len(key) == 1:
             lines.append(
-                f"- {step_name(key)}: {fastest['seconds'] / v['seconds']:.2f} times as fast as the fastest PyTorch (to "
-                f"reach: 1.3), {100 * v['peak'] / smallest['peak']:.0f}% of the smallest PyTorch's memory (to reach: "
-                "60%)."
+                f"- {step_name(key)}: {fastest['seconds'] / v['seconds']:.2f} times as fast as the fastest PyTorch, "
+                f"{100 * v['peak'] / smallest['peak']:.0f}% of the smallest PyTorch's memory."
             )
     return lines + [""]
 

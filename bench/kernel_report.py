@@ -3,7 +3,7 @@
 
     bench/kernel_report.py check BUILD...     registers, stack and local memory, tensor-core instructions of the objects in
                                               build/cuda-PRECISION; fails on a violation
-    bench/kernel_report.py profile [--quick] [--only TEXT]
+    bench/kernel_report.py profile [--only TEXT]
                                               counts of single layers at SD2's shapes in the PTX simulator, with targets
     bench/kernel_report.py report BUILD...    all of it, with the roofline of a step: docs/KERNELS.md
 
@@ -130,9 +130,9 @@ def read_ptx(listing, kernel):
             counted(PTX, text.lstrip("{ "), k.ptx)
 
 
-def read_build(build, all_sass=True, lab=False):
-    """The kernels of a build's objects, in order of file and name, with or without the kernel lab's. all_sass False:
-    reads machine code only where tensor-core instructions are required, and for one architecture."""
+def read_build(build, arch=None, lab=False):
+    """The kernels of a build's objects, in order of file and name, with or without the kernel lab's. arch: machine code
+    is read only for this architecture, and only where tensor-core instructions are required."""
     kernels = {}
     paths = sorted(Path(build, "kernels").glob("**/*.cu.o"))
     if lab:
@@ -144,8 +144,8 @@ def read_build(build, all_sass=True, lab=False):
             return kernels.setdefault((file, mangled), Kernel(mangled, file))
 
         read_resources(run(tool("cuobjdump"), "-res-usage", str(path), stderr=subprocess.DEVNULL), kernel)
-        if all_sass or file in TENSOR:
-            read_sass(path, None if all_sass else ARCHS[0], kernel)
+        if not arch or file in TENSOR:
+            read_sass(path, arch, kernel)
         read_ptx(run(tool("cuobjdump"), "-ptx", str(path)), kernel)
     kernels = [k for k in kernels.values() if k.registers]
     names = run("c++filt", input="".join(k.mangled + "\n" for k in kernels)).splitlines()
@@ -203,16 +203,20 @@ def broken_promises(kernels, precision):
                         yield f"{file} {k.name} on {arch}: mma without {what.replace('_', '.')}"
 
 
+def not_built(kernels, archs):
+    return [f"{k.file} {k.name}: not built for {a}" for k in kernels for a in archs if a not in k.registers]
+
+
 def check(builds, archs):
     bad = 0
     for build in builds:
         precision = "bf16" if "-bf16" in build else "fp32"
-        kernels = read_build(build, all_sass=False, lab=True)
+        kernels = read_build(build, archs[0], lab=True)
         for k in kernels:
             registers = " ".join(f"{k.registers.get(a, '-'):>3}" for a in archs)
             print(f"{precision} {registers} registers on {' '.join(archs)}  {k.file} {k.name}")
         sentences = list(broken_promises(kernels, precision))
-        sentences += [f"{k.file} {k.name}: not built for {a}" for k in kernels for a in archs if a not in k.registers]
+        sentences += not_built(kernels, archs)
         if not kernels:
             sentences.append(f"{build}: no kernels")
         for sentence in sentences:
@@ -223,33 +227,33 @@ def check(builds, archs):
 
 # ---- Counts of the PTX in the simulator -------------------------------------------------------------------------------
 
-# Layer and sizes as `profile` takes them, function, kind of its targets, source of the shape.
-Case = collections.namedtuple("Case", "layer sizes function kind shape")
-SD2 = "SD2's"
+# Layer and sizes as `profile` takes them, function, kind of its targets. The shapes are SD2's, those of optimizer 4 of its
+# 866 M parameters; dice has one picture of 512 x 512.
+Case = collections.namedtuple("Case", "layer sizes function kind")
 CASES = (
-    Case("conv2d", "2,64,64,320,320,3,1", "conv2d_forward", "conv", SD2),
-    Case("conv2d_dgrad", "2,64,64,320,320,3,1", "conv2d_backward", "conv", SD2),
-    Case("conv2d_wgrad", "2,64,64,320,320,3,1", "conv2d_backward", "conv", SD2),
-    Case("attention", "2,10,1024,1024,64,0", "attention_forward", "attention", SD2 + ", 32x32 level"),
-    Case("attention", "2,10,1024,1024,64,0", "attention_backward", "attention", SD2 + ", 32x32 level"),
-    Case("groupnorm", "2,4096,320,32,1", "groupnorm_forward", "stream", SD2),
-    Case("groupnorm", "2,4096,320,32,1", "groupnorm_backward", "stream", SD2),
-    Case("layernorm", "8192,320", "layernorm_forward", "stream", SD2),
-    Case("layernorm", "8192,320", "layernorm_backward", "stream", SD2),
-    Case("geglu", "8192,1280", "geglu_forward", "stream", SD2),
-    Case("geglu", "8192,1280", "geglu_backward", "stream", SD2),
-    Case("activation", "5242880", "silu_forward", "stream", SD2),
-    Case("activation", "5242880", "silu_backward", "stream", SD2),
-    Case("upsample", "2,32,32,640", "upsample_nearest_forward", "stream", SD2),
-    Case("upsample", "2,32,32,640", "upsample_nearest_backward", "stream", SD2),
-    Case("concat", "8192,320,320", "concat_forward", "stream", SD2),
-    Case("concat", "8192,320,320", "concat_backward", "stream", SD2),
-    Case("elementwise", "2621440", "add_forward", "stream", SD2),
-    Case("elementwise", "2621440", "cast_to_floatX", "mixed", SD2),
-    Case("optimizer", "4194304", "grad_norm", "stream", "4 of SD2's 866 M parameters"),
-    Case("optimizer", "4194304", "adam_update", "mixed", "4 of SD2's 866 M parameters"),
-    Case("optimizer", "4194304", "ema_update", "stream", "4 of SD2's 866 M parameters"),
-    Case("dice", "1,262144", "dice_loss", "stream", "one picture of 512 x 512"),
+    Case("conv2d", "2,64,64,320,320,3,1", "conv2d_forward", "conv"),
+    Case("conv2d_dgrad", "2,64,64,320,320,3,1", "conv2d_backward", "conv"),
+    Case("conv2d_wgrad", "2,64,64,320,320,3,1", "conv2d_backward", "conv"),
+    Case("attention", "2,10,1024,1024,64,0", "attention_forward", "attention"),
+    Case("attention", "2,10,1024,1024,64,0", "attention_backward", "attention"),
+    Case("groupnorm", "2,4096,320,32,1", "groupnorm_forward", "stream"),
+    Case("groupnorm", "2,4096,320,32,1", "groupnorm_backward", "stream"),
+    Case("layernorm", "8192,320", "layernorm_forward", "stream"),
+    Case("layernorm", "8192,320", "layernorm_backward", "stream"),
+    Case("geglu", "8192,1280", "geglu_forward", "stream"),
+    Case("geglu", "8192,1280", "geglu_backward", "stream"),
+    Case("activation", "5242880", "silu_forward", "stream"),
+    Case("activation", "5242880", "silu_backward", "stream"),
+    Case("upsample", "2,32,32,640", "upsample_nearest_forward", "stream"),
+    Case("upsample", "2,32,32,640", "upsample_nearest_backward", "stream"),
+    Case("concat", "8192,320,320", "concat_forward", "stream"),
+    Case("concat", "8192,320,320", "concat_backward", "stream"),
+    Case("elementwise", "2621440", "add_forward", "stream"),
+    Case("elementwise", "2621440", "cast_to_floatX", "mixed"),
+    Case("optimizer", "4194304", "grad_norm", "stream"),
+    Case("optimizer", "4194304", "adam_update", "mixed"),
+    Case("optimizer", "4194304", "ema_update", "stream"),
+    Case("dice", "1,262144", "dice_loss", "stream"),
 )
 
 TIMES = {"conv": 1.25, "attention": 1.5}  # largest bound time over the time of the useful FLOPs
@@ -337,8 +341,8 @@ def judge(case, result):
     return Outcome(case, rows, us, ratio, 1e-6 * us / useful, misses)
 
 
-def profile(program, only="", cases=CASES):
-    for case in cases:
+def profile(program, only=""):
+    for case in CASES:
         if only in f"{case.layer} {case.function}":
             yield judge(case, profile_case(program, case))
 
@@ -542,7 +546,17 @@ code.
 """
 
 
+def read_all_archs(build):
+    """The kernels of a build; ends unless each has every architecture that the document names."""
+    kernels = read_build(build)
+    if missing := not_built(kernels, ARCHS) if kernels else ["no kernels"]:
+        sys.exit(f"kernel_report.py: {build}: {missing[0]}, expected {', '.join(ARCHS)} "
+                 "(nvcc of CUDA 12.8 or newer, and CUDA_ARCHS not set)")
+    return kernels
+
+
 def report(builds, program, plan_file, path):
+    builds = {build.rstrip("/").rsplit("-", 1)[1]: read_all_archs(build) for build in builds}
     out = [INTRODUCTION.format(archs=", ".join(ARCHS))]
     ceilings = "; ".join(
         f"{n} {c.memory / 1e9:.0f} GB/s, {c.gemm / 1e12:.0f} TFLOP/s (GEMM), {c.mma / 1e12:.0f} (own tensor-core "
@@ -558,9 +572,7 @@ def report(builds, program, plan_file, path):
     launches = {r.kernel["mangled"]: r.kernel for o in outcomes for r in o.rows}
     limits = ", ".join(f"{SM[a][0]} ({a})" for a in ARCHS)
     out.append(KERNELS.format(archs="/".join(ARCHS), limits=limits))
-    for build in builds:
-        precision = build.rstrip("/").rsplit("-", 1)[1]
-        kernels = read_build(build)
+    for precision, kernels in builds.items():
         broken = list(broken_promises(kernels, precision))
         out.append(f"### {precision}: {len(kernels)} kernels, {len(broken)} violations\n\n")
         out += [f"- {sentence}\n" for sentence in broken] + ["\n"] * bool(broken)

@@ -549,10 +549,10 @@ static void print_torch(const Bench *b, const LabLayer *layer, const int *size, 
 
 void lab_command(Bench *b, const LabLayer *layer, const char *version, const int *size, bool timed) {
     int wanted = parse_version(version, layer), last = lab_last(layer), wrong = 0;
-#ifdef BACKEND_cuda
-    if (!size) { size = timed ? layer->shape : layer->small; }
-#else
+#ifdef BACKEND_emu
     if (!size) { size = layer->small; }
+#else
+    if (!size) { size = timed ? layer->shape : layer->small; }
 #endif
     Peaks peaks = {0};
     if (timed) { peaks = device_measure_peaks(b->dev); }

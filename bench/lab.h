@@ -18,8 +18,8 @@ typedef struct {
 typedef struct {
     const char *layer, *function;           // on the command line; of kernels.h
     const char *sizes;                      // as in BenchLayer
-    int shape[MAX_SIZES];                   // from SD2's training step: the default of --version on a GPU
-    int small[MAX_SIZES];                   // the default where threads are emulated
+    int shape[MAX_SIZES];                   // from SD2's training step: the default of --version
+    int small[MAX_SIZES];                   // the default with --check, and where threads are emulated
     const char *versions[LAB_VERSIONS + 1]; // what each is; NULL after the last
     void (*make)(Lab *lab);                 // tensors
     void (*call)(const Lab *lab);           // one call of the version; in plan-only mode, of the last one

@@ -31,7 +31,7 @@ try:
 except (ImportError, OSError):  # not installed, or its libraries do not fit
     torch = None
 
-RUNS = 15
+RUNS, WARM_UP = 15, 3
 WIDE = ("optimizer", "loss", "noise", "gaussian")  # layers whose tensors are fp32 in every build
 LAB = {"adam": "optimizer", "groupnorm_backward": "groupnorm"}  # the kernel lab's names of layers
 BY = {"conv2d": ": cuDNN, NCHW or channels_last", "attention": ": SDPA", "groupnorm": ": eager or compiled",
@@ -61,7 +61,7 @@ class Clock:
         return 1e-3 * self.events[0].elapsed_time(self.events[1])
 
     def median(self, call, runs):
-        for _ in range(3):
+        for _ in range(WARM_UP):
             call()
         return statistics.median(self.once(call) for _ in range(runs))
 
@@ -103,10 +103,31 @@ def times_of(layer, shape, compiled, args, clock):
     return times, failure
 
 
-def kernels(rows, args, clock, deadline):
-    """Adds PyTorch's median seconds, `torch`, to rows of `cocogold bench`."""
+class Results:
+    """What was measured. Each figure is written as it comes: check.sh may end this process."""
+
+    def __init__(self, folder, device):
+        self.folder, self.cuda, self.measured, self.rows = folder, device == "cuda", {}, []
+
+    def write(self, name, text):
+        part = self.folder / f"{name}.part"
+        part.write_text(text)
+        part.replace(self.folder / name)
+
+    def add(self, what, shape, ours, theirs):
+        self.rows.append({"what": what, "shape": shape, "ours": ours, "torch": theirs})
+        slower = sum(r["ours"] > r["torch"] for r in self.rows) if self.cuda else 0
+        self.write("pytorch.json", json.dumps(self.measured, indent=1))
+        self.write("pytorch.md", table(self.rows))
+        self.write("pytorch-slower", f"{slower}\n")
+
+
+def kernels(path, args, clock, deadline, results):
+    """PyTorch's median seconds of the rows of a file of `cocogold bench`."""
+    rows = json.loads(path.read_text())["kernels"]
     compiled = compiled_functions() if args.device == "cuda" else None
     done = {}
+    measured = results.measured[path.stem] = []
     for row in rows:
         key = row["layer"], row["shape"]
         if row["layer"] not in compare.TWINS or time.monotonic() > deadline:
@@ -114,9 +135,11 @@ def kernels(rows, args, clock, deadline):
         if key not in done:
             done[key], _ = times_of(*key, compiled, args, clock)
         if row["function"] in done[key]:
-            row["torch"] = done[key][row["function"]]
+            theirs = done[key][row["function"]]
+            measured.append({**{k: row[k] for k in ("function", "shape", "seconds")}, "torch": theirs})
+            results.add(row["function"], row["shape"], row["seconds"], theirs)
             print(f"{row['function']:26} {row['shape']:26} {1e6 * row['seconds']:9.1f} us  PyTorch "
-                  f"{1e6 * row['torch']:9.1f} us  ratio {row['seconds'] / row['torch']:.2f}", flush=True)  # fmt: skip
+                  f"{1e6 * theirs:9.1f} us  ratio {row['seconds'] / theirs:.2f}", flush=True)  # fmt: skip
 
 
 def one(args):
@@ -134,8 +157,9 @@ def one(args):
     return {"name": torch.__version__ + BY.get(layer, ""), "seconds": times[args.function]}
 
 
-def step(ours, config, args):
-    """Median seconds of a training step with the sizes of `cocogold bench step`, and peak memory on the card."""
+def step(ours, config, args, deadline):
+    """Median seconds of a training step with the sizes of `cocogold bench step`, and peak memory on the card. None: not
+    one was measured before the deadline."""
     torch.manual_seed(0)
     unet = torch_unet.UNet(config).train().to(args.device, memory_format=torch.channels_last)
     parameters = sum(p.numel() for p in unet.parameters())
@@ -161,12 +185,32 @@ def step(ours, config, args):
             torch.cuda.synchronize()
 
     seconds = []
-    for i in range(3 + args.runs):
+    while len(seconds) < WARM_UP + args.runs and time.monotonic() < deadline:
         started = time.perf_counter()
         once()
         seconds.append(time.perf_counter() - started)
+    if len(seconds) <= WARM_UP:
+        return None
     peak = torch.cuda.max_memory_reserved() if args.device == "cuda" else 0
-    return {"seconds": statistics.median(seconds[3:]), "peak_bytes": peak}
+    return {"seconds": statistics.median(seconds[WARM_UP:]), "peak_bytes": peak}
+
+
+def steps(path, args, deadline, results):
+    """PyTorch's step for a file of `cocogold bench step`."""
+    ours = json.loads(path.read_text())
+    name = f"{ours['model']}, batch {ours['batch']}, {ours['size']}x{ours['size']}"
+    try:
+        config = json.loads((args.folder / "unet.json").read_text())
+        theirs = step(ours, config, args, deadline) if time.monotonic() < deadline else None
+    except torch.cuda.OutOfMemoryError as error:
+        print(f"{path.name}: {str(error).splitlines()[0]}")
+        return
+    if theirs is None:
+        print(f"step of {name}: not measured in {args.seconds:g} s", flush=True)
+        return
+    results.measured[path.stem] = theirs
+    results.add("training step", name, ours["seconds"], theirs["seconds"])
+    print(f"step of {name}: {1e3 * ours['seconds']:.1f} ms, PyTorch {1e3 * theirs['seconds']:.1f} ms", flush=True)
 
 
 def table(results):
@@ -187,7 +231,7 @@ def main():
     p.add_argument("--device", default="cuda", choices=["cuda", "cpu"])
     p.add_argument("--fp32", action="store_true", help="no bf16")
     p.add_argument("--runs", type=int, default=RUNS)
-    p.add_argument("--seconds", type=float, default=200, help="begin nothing new after this time")
+    p.add_argument("--seconds", type=float, default=200, help="measure nothing new after this time")
     args = p.parse_args()
     if args.layer:
         print(json.dumps(one(args)))
@@ -198,35 +242,21 @@ def main():
     if args.device == "cuda" and not torch.cuda.is_available():
         sys.exit("torch_gpu.py: PyTorch sees no GPU")
     prepare(args.device)
-    clock, results, measured = Clock(args.device), [], {}
-    for path in sorted(args.folder.glob("step-*.json"), key=lambda path: len(path.name)):
-        ours = json.loads(path.read_text())
-        compare.require_same_device(ours["device"], args.device)
-        try:
-            theirs = step(ours, json.loads((args.folder / "unet.json").read_text()), args)
-        except torch.cuda.OutOfMemoryError as error:
-            print(f"{path.name}: {str(error).splitlines()[0]}")
+    clock, results = Clock(args.device), Results(args.folder, args.device)
+    files = [*args.folder.glob("step-*.json"), *args.folder.glob("speed-*.json")]
+    for path in sorted(files, key=lambda path: (path.name.startswith("speed"), len(path.name), path.name)):
+        compare.require_same_device(json.loads(path.read_text())["device"], args.device)
+        if path.name.startswith("speed"):
+            kernels(path, args, clock, deadline, results)
             continue
-        measured[path.stem] = theirs
-        name = f"{ours['model']}, batch {ours['batch']}, {ours['size']}x{ours['size']}"
-        results.append({"what": "training step", "shape": name, "ours": ours["seconds"], "torch": theirs["seconds"]})
-        print(f"step of {name}: {1e3 * ours['seconds']:.1f} ms, PyTorch {1e3 * theirs['seconds']:.1f} ms", flush=True)
+        steps(path, args, deadline, results)
         if args.device == "cuda":
             torch.cuda.empty_cache()
             torch.cuda.reset_peak_memory_stats()
-    for path in sorted(args.folder.glob("speed-*.json"), key=lambda path: len(path.name)):
-        ours = json.loads(path.read_text())
-        compare.require_same_device(ours["device"], args.device)
-        kernels(ours["kernels"], args, clock, deadline)
-        rows = [r for r in ours["kernels"] if "torch" in r]
-        measured[path.stem] = [{k: r[k] for k in ("function", "shape", "seconds", "torch")} for r in rows]
-        results += [{"what": r["function"], "shape": r["shape"], "ours": r["seconds"], "torch": r["torch"]} for r in rows]
-    (args.folder / "pytorch.json").write_text(json.dumps(measured, indent=1))
-    (args.folder / "pytorch.md").write_text(table(results))
-    slower = sum(r["ours"] > r["torch"] for r in results) if args.device == "cuda" else 0
-    (args.folder / "pytorch-slower").write_text(f"{slower}\n")
-    if not results:
+    if not files:
         sys.exit("torch_gpu.py: nothing to compare: run check.sh's parts speed and step first")
+    if not results.rows:
+        sys.exit(f"torch_gpu.py: nothing was measured in {args.seconds:g} s")
 
 
 if __name__ == "__main__":

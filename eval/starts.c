@@ -131,10 +131,9 @@ static char *place(const StartAnalysis *a, Subject *s, const Image *rgb, const G
 static char *subject_read(const StartAnalysis *a, const char *picture, Subject *s) {
     char *why = NULL;
     Path path;
-    if (!map_path(a->maps, picture, &path)) {
-        return xprintf("%s: does not exist, expected the map of %s", path.text, picture);
-    }
+    bool mapped = map_path(a->maps, picture, &path);
     Image rgb = image_try_load(picture, 3, &why), map = {0};
+    if (!why && !mapped) { why = xprintf("%s: does not exist, expected the map of %s", path.text, picture); }
     GreyValues depth = {0};
     bool grey = a->kind == MAP_DEPTH;
     if (!why && grey) { depth = image_try_load_grey(path.text, &why); }

@@ -106,11 +106,13 @@ $(BUILD)/tests/emu/test_emu: $(BUILD)/tests/emu/test_emu.o $(EMU_LIB)
 
 # ---- Machine code ----------------------------------------------------------------------------------------------------
 .PHONY: nvcc-check nvcc-objects machine-code-check kernel-report
+# For all architectures, or those in CUDA_ARCHS, whatever GPU this machine has.
+EVERY_CARD = --no-print-directory BACKEND=cuda CARDS=
 nvcc-check: ## build every .cu for all architectures; check registers, spills and tensor-core instructions
 	@./setup.sh --cuda --disassemblers
-	@$(MAKE) --no-print-directory BACKEND=cuda PRECISION=bf16 nvcc-objects
-	@$(MAKE) --no-print-directory BACKEND=cuda PRECISION=fp32 nvcc-objects
-	@$(MAKE) --no-print-directory BACKEND=cuda machine-code-check
+	@$(MAKE) $(EVERY_CARD) PRECISION=bf16 nvcc-objects
+	@$(MAKE) $(EVERY_CARD) PRECISION=fp32 nvcc-objects
+	@$(MAKE) $(EVERY_CARD) machine-code-check
 
 nvcc-objects: $(KERNEL_CU_OBJ) $(LAB_CU_OBJ)
 machine-code-check:
@@ -118,8 +120,8 @@ machine-code-check:
 
 kernel-report: ## write docs/KERNELS.md: machine code, PTX counts and roofline of a step, without a GPU
 	@./setup.sh --cuda --disassemblers
-	@$(MAKE) --no-print-directory BACKEND=cuda PRECISION=bf16 build/cuda-bf16/cocogold
-	@$(MAKE) --no-print-directory BACKEND=cuda PRECISION=fp32 nvcc-objects
+	@$(MAKE) $(EVERY_CARD) PRECISION=bf16 build/cuda-bf16/cocogold
+	@$(MAKE) $(EVERY_CARD) PRECISION=fp32 nvcc-objects
 	@$(MAKE) --no-print-directory BACKEND=ptx PRECISION=bf16 build/ptx-bf16/profile
 	build/cuda-bf16/cocogold bench plan --preset sd2 --batch 2 --size 64 --json build/sd2-plan.json
 	bench/kernel_report.py report build/cuda-bf16 build/cuda-fp32

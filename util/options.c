@@ -102,10 +102,16 @@ Option *options_join(const Option *first, const Option *second, const Option *th
 
 // ---- Parsing -------------------------------------------------------------------------------------------------------
 
-// popt takes an empty text for the number 0.
+// popt takes an empty text for the number 0, and reads 010 as 8 and 0x10 as 16.
 static void check_given(const Option *o, const char *text) {
     char *option = xprintf("--%s", o->name);
     if (is_number(o) && !*text) { die("%s \"\": expected a number", option); }
+    if (o->kind == OPT_INT || o->kind == OPT_LONG) {
+        const char *digits = text + strspn(text, " \t+-");
+        if (digits[0] == '0' && digits[1]) {
+            die("%s %s: expected a decimal number without leading zeros", option, text);
+        }
+    }
     if (o->choices && *(char **)o->value) { options_choice(*(char **)o->value, option, o->choices); }
     if (has_limits(o)) { options_range(number_of(o), option, o->low, o->high); }
     free(option);

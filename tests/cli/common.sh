@@ -5,7 +5,7 @@ export LC_ALL=C # awk reads and writes numbers with a point
 root=$(cd "$(dirname "${BASH_SOURCE[0]}")/../.." && pwd)
 cocogold=$(realpath "${COCOGOLD:-$root/cocogold}")
 prepares=$(realpath "${COCOGOLD_PREPARE:-$cocogold}")
-export OMP_NUM_THREADS=${OMP_NUM_THREADS:-1} # the models are small; equal bits are guaranteed only for equal thread counts
+export OMP_NUM_THREADS=${OMP_NUM_THREADS:-1} # the models are small, and tests run beside each other
 work=$(mktemp -d "${TMPDIR:-/tmp}/cocogold-cli-XXXXXX")
 trap 'rm -rf "$work"' EXIT
 cd "$work" || exit 1

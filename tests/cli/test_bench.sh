@@ -51,9 +51,16 @@ check "rows of groupnorm_backward" grep -qE '^  groupnorm_backward +sd2 .*%$' "$
 check "groupnorm's JSON" grep -q '"function": "groupnorm_backward"' "$work/groupnorm.json"
 "$program" bench linear --runs 1 --shape 8,16,24 >"$work/linear"
 check "bench linear --shape" grep -qE '^  linear_backward +given +8,16,24 ' "$work/linear"
+"$program" bench timestep_embedding --shapes sd2-64 --batch 6 --runs 1 >"$work/batch"
+check "bench --shapes sd2-64 --batch" grep -qE '^  timestep_embedding_forward +sd2-64 +6,320 ' "$work/batch"
+"$program" bench optimizer --shapes sd2-64 --batch 6 --runs 1 >"$work/batch"
+check "--batch does not scale the parameters" grep -qE '^  adam_update +sd2-64 +108240280 ' "$work/batch"
+check "a layer that SD2's step does not run" refuses "bench embedding --shapes sd2-64: a step of SD2 does not run this layer" embedding --shapes sd2-64
 "$program" bench layernorm --version all --shape 20,64 --runs 1 >"$work/lab"
 check "bench --version exits with 0" [ $? = 0 ]
 check "the last version, its error and its time" grep -qE '^  4 .* [0-9.]+e-[0-9]+ +[0-9.]+ .*%$' "$work/lab"
+"$program" bench layernorm --version 4 --runs 1 >"$work/lab"
+check "by default SD2's shape is timed" grep -q '^layernorm_forward, N,C = 8192,320$' "$work/lab"
 "$program" bench adam --version 4 --check >"$work/lab"
 check "bench --check does not time" grep -qE '^  4 .* [0-9.]+e-[0-9]+$' "$work/lab"
 # torch_row TEXT SCRIPT: the lab's row of PyTorch, whose python3 is this shell script
@@ -84,6 +91,20 @@ check "plan and step agree on the memory of activations and gradients" \
 "$program" bench plan --preset sd2 --size 64 --json "$work/plan.json" >"$work/plan"
 check "bench plan exits with 0" [ $? = 0 ]
 check "Stable Diffusion 2's step: 2.41 TFLOP per sample" grep -qE '^sd2, batch 2, 64x64 latents: 86[56]\.[0-9] M .* 4\.[789][0-9] TFLOP' "$work/plan"
+# Every function that the plan's step launches has a row of --shapes sd2-64.
+of_step() {
+    local missing
+    missing=$(sed -n '/"step": \[/,/"vae": \[/s/.*"function": "\(.*\)",/\1/p' "$work/plan.json" | sort -u | awk '
+        FNR == NR { if (match($0, /run_[a-z0-9_]+\(Bench/)) layer = substr($0, RSTART + 4, RLENGTH - 10)
+                    if (match($0, /TIME\([a-z0-9_A-Z]+\(/)) of[substr($0, RSTART + 5, RLENGTH - 6)] = layer
+                    if (match($0, /^    \{"[a-z0-9_]+", "/)) { split($0, parts, "\""); layer = parts[2] }
+                    if (/"sd2-64"/) has[layer] = 1
+                    next }
+        { n++ } !has[of[$0]] { print $0 }
+        END { if (n < 20) print "functions in the plan:", n }' bench/bench_kernels.c -)
+    [ -z "$missing" ] || { echo "without a row: $missing"; false; }
+}
+check "SD2's step is in the table of --shapes sd2-64" of_step
 check "the plan's launches" [ "$(grep -c '"function": "conv2d_forward"' "$work/plan.json")" -ge 20 ]
 tensors() { # tensors FILE: the rows of its table
     awk '$1 == "tensor" { on = 1; next } / tensors; / { on = 0 } on && NF' "$1"

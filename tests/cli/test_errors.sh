@@ -197,6 +197,8 @@ fi
 
 # ---- report, probe
 check "nothing was written so far" diff .before <(listing)
+check_not "analyze starts of a missing picture" bash -c '"$1" analyze starts --model model --images missing.png --maps data/val --out starts 2>.stderr' - "$cocogold"
+check "it names the picture, not its map" grep -q "^cocogold: warning: missing.png: " .stderr
 mkdir odd-run && printf '{"kind":"run"}\n{"kind": step\n' >odd-run/log.jsonl
 listing >.before
 dies "report of nothing" "--run" report --out new.html

@@ -23,7 +23,7 @@ for command in $commands; do
     dies "$command: unknown option" "--no-such-option: unknown option" $command --no-such-option
 done
 
-for question in latents leak arms; do
+for question in latents leak starts arms; do
     help=$("$cocogold" analyze $question --help 2>/dev/null)
     check "analyze $question --help" grep -q "^Usage: cocogold analyze $question" <<<"$help"
     dies "analyze $question: unknown option" "--no-such-option: unknown option" analyze $question --no-such-option

@@ -43,6 +43,10 @@ check "the model is a whole pipeline" ls whole/model/{model_index.json,cocogold.
 check_not "without the trainer's state" ls whole/model/trainer
 check "frozen parts are hard links" [ whole/model/vae/config.json -ef model/vae/config.json ]
 check "the weights have changed" bash -c '! cmp -s whole/model/unet/*.safetensors model/unet/*.safetensors'
+for threads in 1 2; do
+    check "4 steps with OMP_NUM_THREADS=$threads" env OMP_NUM_THREADS=$threads "${unet[@]}" --max-train-steps 4 --out threads-$threads
+done
+check "the number of threads does not change the bits" same_weights threads-1 threads-2 unet unet_ema
 
 # Stopping in the middle and resuming.
 for signal in INT TERM KILL; do

@@ -17,11 +17,6 @@
 #include <string>
 #include <vector>
 
-#ifdef __SANITIZE_ADDRESS__
-#include <pthread.h>
-#include <sanitizer/common_interface_defs.h>
-#endif
-
 namespace emu {
 
 using boost::context::detail::fcontext_t;
@@ -42,9 +37,6 @@ struct Copy {
 
 struct Fiber {
     fcontext_t context; // while the fiber does not run
-    const void *stack;
-    size_t bytes;
-    void *fake_stack; // AddressSanitizer's
 };
 
 struct Thread {
@@ -225,9 +217,6 @@ static void check_launch(const void *function, dim3 grid, dim3 block, size_t sha
 // ---- Switching -----------------------------------------------------------------------------------------------------
 
 static void entered(Fiber *self, transfer_t from) {
-#ifdef __SANITIZE_ADDRESS__
-    __sanitizer_finish_switch_fiber(self->fake_stack, nullptr, nullptr);
-#endif
     ((Fiber *)from.data)->context = from.fctx;
     worker->running = self;
 }
@@ -235,9 +224,6 @@ static void entered(Fiber *self, transfer_t from) {
 static void switch_to(Fiber *to) {
     Fiber *self = worker->running;
     if (self == to) { return; }
-#ifdef __SANITIZE_ADDRESS__
-    __sanitizer_start_switch_fiber(&self->fake_stack, to->stack, to->bytes);
-#endif
     worker->running = to;
     entered(self, jump_fcontext(to->context, self));
 }
@@ -313,8 +299,6 @@ static Fiber *new_fiber() {
     if (memory == MAP_FAILED) { fail("cannot allocate the threads' stacks"); }
     mprotect(memory, page, PROT_NONE);
     Fiber *f = new Fiber();
-    f->stack = (unsigned char *)memory + page;
-    f->bytes = stack_bytes;
     f->context = make_fcontext((unsigned char *)memory + page + stack_bytes, stack_bytes, fiber_main);
     return f;
 }
@@ -373,12 +357,6 @@ static Worker *this_worker() {
     if (!worker) {
         worker = new Worker(); // lives as long as its thread: fibers are never unwound
         worker->running = &worker->scheduler;
-#ifdef __SANITIZE_ADDRESS__
-        pthread_attr_t attributes;
-        pthread_getattr_np(pthread_self(), &attributes);
-        pthread_attr_getstack(&attributes, (void **)&worker->scheduler.stack, &worker->scheduler.bytes);
-        pthread_attr_destroy(&attributes);
-#endif
         use_fault_stack();
     }
     return worker;

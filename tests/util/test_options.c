@@ -6,7 +6,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include "util/error.h"
+#include "tests/dies.h"
 #include "util/options.h"
 
 static void test_command(void **state) {
@@ -36,7 +36,37 @@ static void test_command(void **state) {
     }
 }
 
+// Parses `--NAME TEXT` into a number of each kind; returns the first.
+static int parsed(const char *name, const char *text) {
+    int steps = -1;
+    long long seed = -1;
+    double rate = -1;
+    const Option table[] = {{OPT_INT, "steps", &steps, "number of steps", "N"},
+                            {OPT_LONG, "seed", &seed, "seed", "SEED"},
+                            {OPT_DOUBLE, "rate", &rate, "rate", "X"},
+                            OPTIONS_END};
+    static const OptionsHelp help = {.about = "Counts.", .usage = "", .example = "--steps 1"};
+    char *option = xprintf("--%s", name);
+    options_parse(3, (char *[]){"count", option, (char *)text, NULL}, table, &help, 0);
+    free(option);
+    return strcmp(name, "rate") == 0 ? (int)rate : strcmp(name, "seed") == 0 ? (int)seed : steps;
+}
+
+// Integers are decimal: what C reads as octal or hexadecimal is refused.
+static void test_decimal(void **state) {
+    (void)state;
+    assert_int_equal(parsed("steps", "10"), 10);
+    assert_int_equal(parsed("steps", "0"), 0);
+    assert_int_equal(parsed("seed", "-7"), -7);
+    assert_int_equal(parsed("rate", "010"), 10);
+    assert_int_equal(parsed("rate", "0.5e1"), 5);
+    assert_dies("--steps 010: expected a decimal number without leading zeros", parsed("steps", "010"));
+    assert_dies("--steps 0x10: expected a decimal number", parsed("steps", "0x10"));
+    assert_dies("--seed -007: expected a decimal number", parsed("seed", "-007"));
+    assert_dies("--steps 08: invalid numeric value", parsed("steps", "08"));
+}
+
 int main(void) {
-    const struct CMUnitTest tests[] = {cmocka_unit_test(test_command)};
+    const struct CMUnitTest tests[] = {cmocka_unit_test(test_command), cmocka_unit_test(test_decimal)};
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -44,10 +44,12 @@ void Launch::check_race(u64 offset, bool write, int lane) {
                      : " read here and written without a barrier between by thread ";
         other = s.writer;
     }
-    for (int n = 0; n < 2 && write && !what; n++) {
-        if (s.read[n] && !ordered(s.reader[n], s.read_clock[n], lane)) {
+    for (int n = 0; n < 2 && write && !what && s.read[n]; n++) {
+        const Readers &r = s.readers[n];
+        for (u16 thread : {r.first, r.other}) {
+            if (ordered(thread, r.clock, lane)) { continue; }
             what = " written here and read without a barrier between by thread ";
-            other = s.reader[n];
+            other = thread;
         }
     }
     if (what) { find("race", "race: shared offset " + std::to_string(offset) + what + std::to_string(other), lane); }
@@ -74,10 +76,14 @@ void Launch::touch_shared(u64 offset, int bytes, bool write, int lane) {
             s.writer = me;
             s.write_clock = warp->clock;
         } else {
-            const bool second = s.read[0] && s.reader[0] / WARP != warp->index;
+            const bool second = s.read[0] && s.readers[0].first / WARP != warp->index;
+            Readers &r = s.readers[second];
+            if (!s.read[second] || r.first / WARP != warp->index || r.clock != warp->clock) {
+                r = {warp->clock, me, me};
+            } else if (me != r.first) {
+                r.other = me;
+            }
             s.read[second] = true;
-            s.reader[second] = me;
-            s.read_clock[second] = warp->clock;
         }
     }
 }

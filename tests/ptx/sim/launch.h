@@ -75,11 +75,19 @@ struct Warp {
     u32 waiting() const { return at_barrier | at_sync; }
 };
 
+// The lanes of a warp that read a byte at one clock of it: the first, and the last other one, since a lane comes after
+// its own access but not after those of others.
+struct Readers {
+    u32 clock;
+    u16 first, other; // threads; the same one if only one lane has read
+};
+
 // Who touched a byte of shared memory last.
 struct Shadow {
-    u32 write_clock = 0, read_clock[2] = {};
-    u16 writer = 0, reader[2] = {};                      // threads; the second reader is of another warp
+    u32 write_clock = 0;
+    u16 writer = 0;                                      // a thread
     bool written = false, read[2] = {}, copying = false; // copying: a cp.async to it has not landed
+    Readers readers[2] = {};                             // the second ones are of another warp
 };
 
 struct Block {

@@ -254,6 +254,9 @@ struct Fault {
 #define STORE_OWN                                                                                                      \
     ".shared .align 16 .b8 s[256];\nshl.b32 %r0, %r29, 2;\nmov.u32 %r1, s;\nadd.s32 %r0, %r0, %r1;\nst.shared.b32 "    \
     "[%r0], %r29;\n"
+// One lane writes what all lanes of its warp have read.
+#define ALL_READ_ONE_WRITES(between, lane)                                                                             \
+    "bar.sync 0;\nld.shared.b32 %r2, [s];\n" between "setp.eq.u32 %p0, %r29, " lane ";\n@%p0 st.shared.b32 [s], %r2;"
 #define LOWER_HALF "setp.lt.u32 %p0, %r29, 16;\n"
 static const Fault faults[] = {
     {"ld.global.b32 %r0, [%rd8+8192];", 1, "global read out of bounds: 0x"},
@@ -267,6 +270,10 @@ static const Fault faults[] = {
      "race: shared offset 4 read here and written without a barrier between by thread 1"},
     {STORE_OWN "bar.sync 0;\nld.shared.b32 %r2, [s+4];\nst.shared.b32 [%r0], %r2;", 64,
      "race: shared offset 4 written here and read"},
+    {STORE_OWN ALL_READ_ONE_WRITES("", "0"), 32,
+     "race: shared offset 0 written here and read without a barrier between by thread 31"},
+    {STORE_OWN ALL_READ_ONE_WRITES("", "31"), 32,
+     "race: shared offset 0 written here and read without a barrier between by thread 0"},
     {"shfl.sync.idx.b32 %r0, %r29, 20, 31, -1;", 16, "shfl.sync reads lane 20, which does not take part"},
     {"shfl.sync.idx.b32 %r0, %r29, 0, 31, 2;", 32, "a lane that its own member mask does not name"},
     {"mov.f32 %f5, " F32_1 ";\n" FRAGMENTS LOWER_HALF "@!%p0 bra $end;\n" PRODUCT "$end:", 32,
@@ -291,6 +298,14 @@ static void test_faults(void **) {
         const std::string said = run.fault + run.findings;
         printf("    %.110s\n", said.substr(0, said.find('\n')).c_str());
         assert_non_null(strstr(said.c_str(), fault.expected));
+    }
+}
+
+static void test_ordered(void **) {
+    for (const char *body :
+         {ALL_READ_ONE_WRITES("bar.warp.sync -1;\n", "31"), ALL_READ_ONE_WRITES("bar.sync 0;\n", "0")}) {
+        const Run run = run_text(kernel_around(STORE_OWN + std::string(body)), WARP);
+        assert_string_equal((run.fault + run.findings).c_str(), "");
     }
 }
 
@@ -342,9 +357,9 @@ static void test_shared_layout(void **) {
 
 int main() {
     const CMUnitTest tests[] = {
-        cmocka_unit_test(test_values),        cmocka_unit_test(test_matrices), cmocka_unit_test(test_copies),
-        cmocka_unit_test(test_faults),        cmocka_unit_test(test_refused),  cmocka_unit_test(test_spinning_lanes),
-        cmocka_unit_test(test_shared_layout),
+        cmocka_unit_test(test_values),         cmocka_unit_test(test_matrices),      cmocka_unit_test(test_copies),
+        cmocka_unit_test(test_faults),         cmocka_unit_test(test_ordered),       cmocka_unit_test(test_refused),
+        cmocka_unit_test(test_spinning_lanes), cmocka_unit_test(test_shared_layout),
     };
     return cmocka_run_group_tests(tests, nullptr, nullptr);
 }
