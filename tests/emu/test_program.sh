@@ -57,6 +57,7 @@ text=(pretrain --model text --shards captions --train-text-encoder --train-batch
 generate=(generate --model cpu-text/model --text "a red circle" --steps 2 --count 1 --guidance 3)
 check "pretrain on cpu" "$cpu/cocogold" "${text[@]}" --out cpu-text
 check "generate on cpu" "$cpu/cocogold" "${generate[@]}" --out cpu-drawn
+check "generate 9 x 9 cells on cpu" "$cpu/cocogold" "${generate[@]}" --resolution 36 --out cpu-odd
 check "encode phrases on cpu" "$cpu/cocogold" "${encode[@]}" --out phrases --texts phrases
 texts=("${train[@]}" --shards phrases --train-batch-size 3 --max-train-steps 3)
 check "train on phrases on cpu" "$cpu/cocogold" "${texts[@]}" --out cpu-texts
@@ -88,6 +89,9 @@ for precision in fp32 bf16; do
         same_losses $precision-text cpu-text "$(tolerance $precision 1e-5 2e-2)" 3
     check "$precision: generate" "${emulated[@]}" "${generate[@]}" --out $precision-drawn
     close "$precision: what it draws" $precision-drawn-0.png cpu-drawn-0.png "$(tolerance $precision 3e-3 5e-2)"
+    # 9 x 9 cells: in bf16, the second of two samples begins in the middle of 16 bytes.
+    check "$precision: generate 9 x 9 cells" "${emulated[@]}" "${generate[@]}" --resolution 36 --out $precision-odd
+    close "$precision: what it draws" $precision-odd-0.png cpu-odd-0.png "$(tolerance $precision 3e-3 5e-2)"
     check "$precision: eval" "${emulated[@]}" "${eval[@]}" --out $precision-eval
     check "$precision: $(same_masks $precision-eval "$(tolerance $precision 0.002 0.05)") from cpu" \
         same_masks $precision-eval "$(tolerance $precision 0.002 0.05)"
