@@ -105,6 +105,13 @@ for precision in fp32 bf16; do
     check "$precision: training that does not fit in 45 MB" bash -c '! "$@" --out fuller-card >log 2>&1 &&
         grep -q "^cocogold: training needs 51 MB, but emulated sm_89 has 45 MB of its 8.6 GB free: stop other programs that use it" log' - \
         env EMU_TAKEN=$((8589934592 - 45000000)) "${short[@]}"
+    # refused NAME SENTENCE COMMAND...: does not fit in 45 MB, of which cuBLASLt's workspace and the weights take 34 to 38 MB
+    refused() {
+        EMU_TAKEN=$((8589934592 - 45000000)) "${emulated[@]}" "${@:3}" --out refused >log 2>&1
+        check "$precision: $1 that does not fit" grep -qE "^cocogold: $2, but emulated sm_89 has [0-9.]+ MB free: expected a smaller " log
+    }
+    refused "segment" "a picture at 256 pixels needs [0-9]+ MB" "${segment[@]}" --text "blue box" --resolution 256
+    refused "encode" "--batch 8 at 128 pixels needs [0-9]+ MB" "${encode[@]}" --resolution 128
     # --tune: the file keeps the choice for a resumed run; without it the choice may be another, which is said.
     export XDG_CACHE_HOME=$PWD/cache
     tuned=("${emulated[@]}" "${train[@]}" --checkpoint-every 1 --checkpoints-total-limit 0)
