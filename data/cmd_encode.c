@@ -11,7 +11,8 @@
 #include "data/shard.h"
 #include "data/shard_report.h"
 #include "kernels/runtime/device.h"
-#include "model/pipeline.h"
+#include "model/mapped.h"
+#include "model/sampler.h"
 #include "util/error.h"
 #include "util/file.h"
 #include "util/interrupt.h"
@@ -370,7 +371,10 @@ static void allocate(Encoder *e) {
     int R = e->info.resolution;
     size_t rows = (size_t)e->o.batch, pixels = rows * (size_t)R * (size_t)R * 3 * sizeof(float);
     size_t latents = rows * (size_t)e->info.height * (size_t)e->info.width * (size_t)e->info.channels * sizeof(float);
-    e->arena = arena_create(&e->dev, pipeline_encode_bytes(&e->pipeline, e->o.batch, R, R, &e->dev));
+    size_t arena = pipeline_encode_bytes(&e->pipeline, e->o.batch, R, R, &e->dev);
+    size_t weights = mapped_pending_bytes(&e->pipeline.vae_encoder.params);
+    sampler_want_memory(arena + pixels + latents + weights, e->o.batch, R, &e->dev);
+    e->arena = arena_create(&e->dev, arena);
     e->device_pixels = device_alloc(&e->dev, pixels);
     e->device_latents = device_alloc(&e->dev, latents);
     for (int kind = 0; kind < LATENTS; kind++) {

@@ -172,7 +172,8 @@ static void fill_starts(Evaluator *e, const DatasetItem *items, int n) {
 
 // ---- predictions ---------------------------------------------------------------------------------------------------
 
-// Noise depends only on picture and class, so that neither the batch nor a cap on the pairs changes a prediction.
+// Noise depends only on picture and class, so that neither the batch nor a cap on the pairs changes a prediction: on
+// the CPU not a bit, on a GPU by no more than rounding.
 static uint64_t sample_id(const Pair *pair) { return (uint64_t)pair->image_id << 16 | (uint16_t)pair->category; }
 
 // e->predictions for the loaded pairs with prompt set `set` (0: the model's own, else 1 + index).

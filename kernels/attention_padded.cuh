@@ -7,9 +7,8 @@ struct Pieces {
     char *at;
     size_t bytes;
     void *take(size_t size) {
-        char *piece = at ? at + bytes : NULL;
-        bytes += ceil_div(size, (size_t)256) * 256;
-        return piece;
+        const size_t offset = reserve(&bytes, size);
+        return at ? at + offset : NULL;
     }
 };
 

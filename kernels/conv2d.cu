@@ -60,6 +60,7 @@ static void launch_pixels(const PixelProduct &p, const PixelResult &result, Devi
                                      result);
 }
 
+// fp32 has one kind of block for each width, and asks for no card.
 [[maybe_unused]] static ConvCard card_of(Device *dev) {
     int shared;
     CHECK_CUDA(cudaDeviceGetAttribute(&shared, cudaDevAttrMaxSharedMemoryPerMultiprocessor, dev->internals->index));
@@ -80,10 +81,10 @@ static void launch_warps(const PixelProduct &p, const PixelResult &result, ConvC
 }
 
 template <bool GRADIENT> static void multiply_pixels(const PixelProduct &p, const PixelResult &result, Device *dev) {
-    [[maybe_unused]] const ConvCard card = card_of(dev);
     switch (width_for(p.N)) {
 #ifdef PRECISION_bf16
-    case 160:
+    case 160: {
+        const ConvCard card = card_of(dev);
         if (conv2d_tall(blocks_of(pixel_grid(p, GRADIENT, 160, 160)), blocks_of(pixel_grid(p, GRADIENT, 128, 160)),
                         card)) {
             launch_pixels<ConvTile<160, 160, 2, 4>, GRADIENT>(p, result, dev);
@@ -91,8 +92,9 @@ template <bool GRADIENT> static void multiply_pixels(const PixelProduct &p, cons
             launch_warps<ConvTile<128, 160, 2, 2>, ConvTile<128, 160, 4, 2>, GRADIENT>(p, result, card, dev);
         }
         break;
+    }
     case 128:
-        launch_warps<ConvTile<128, 128, 2, 2>, ConvTile<128, 128, 4, 2>, GRADIENT>(p, result, card, dev);
+        launch_warps<ConvTile<128, 128, 2, 2>, ConvTile<128, 128, 4, 2>, GRADIENT>(p, result, card_of(dev), dev);
         break;
 #endif
     case 64:
@@ -121,14 +123,13 @@ template <class FOUR, class EIGHT> static void launch_warps(const WeightProduct 
 }
 
 static void multiply_weights(const WeightProduct &p, Device *dev) {
-    [[maybe_unused]] const ConvCard card = card_of(dev);
     switch (width_for(p.conv.OC)) {
 #ifdef PRECISION_bf16
     case 160:
-        launch_warps<ConvTile<160, 128, 2, 2>, ConvTile<160, 128, 2, 4>>(p, card, dev);
+        launch_warps<ConvTile<160, 128, 2, 2>, ConvTile<160, 128, 2, 4>>(p, card_of(dev), dev);
         break;
     case 128:
-        launch_warps<ConvTile<128, 128, 2, 2>, ConvTile<128, 128, 2, 4>>(p, card, dev);
+        launch_warps<ConvTile<128, 128, 2, 2>, ConvTile<128, 128, 2, 4>>(p, card_of(dev), dev);
         break;
 #endif
     case 64:
@@ -166,13 +167,6 @@ struct Padded {
     int C;
     size_t offset, bytes; // in the workspace; 0 bytes: not padded
 };
-
-// Parts of the workspace, each aligned to 256 bytes.
-static size_t reserve(size_t *used, size_t bytes) {
-    const size_t at = *used;
-    *used += ceil_div(bytes, (size_t)256) * 256;
-    return at;
-}
 
 static Padded padded(const floatX *data, size_t rows, int C, size_t *used) {
     const size_t bytes = C % VEC ? rows * stored(C) * sizeof(floatX) : 0;

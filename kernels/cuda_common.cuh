@@ -8,6 +8,14 @@ enum { THREADS = 256 }; // of a block, unless a kernel says otherwise
 
 template <class T> __host__ __device__ static inline T ceil_div(T a, T b) { return (a + b - 1) / b; }
 
+// The offset of the next part of a workspace, of so many bytes. Parts are aligned to 256 bytes; *used counts all of
+// them.
+static inline size_t reserve(size_t *used, size_t bytes) {
+    const size_t at = *used;
+    *used += ceil_div(bytes, (size_t)256) * 256;
+    return at;
+}
+
 // ---- floatX --------------------------------------------------------------------------------------------------------
 
 __device__ static inline float to_float(float x) { return x; }

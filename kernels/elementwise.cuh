@@ -100,8 +100,9 @@ template <class T, int V> __device__ static inline void store_quads(T *span, con
     }
 }
 
-// The first element of a warp's span in a row of n elements; whether the whole span exists and is aligned; its end. If
-// it is not whole, lanes handle every 32nd element up to its end.
-__device__ static inline size_t first_of_span() { return first_element(VEC) - lane_of() * VEC; }
-__device__ static inline bool whole_span(size_t span, size_t n) { return n % VEC == 0 && span + 32 * VEC <= n; }
+// The first element of a warp's span; whether all of it exists in an array of n elements, and in rows of n elements,
+// where it must also be aligned; its end there. If it is not whole, lanes handle every 32nd element up to its end.
+template <int V = VEC> __device__ static inline size_t first_of_span() { return first_element(V) - lane_of() * V; }
+template <int V = VEC> __device__ static inline bool span_exists(size_t span, size_t n) { return span + 32 * V <= n; }
+__device__ static inline bool whole_span(size_t span, size_t n) { return n % VEC == 0 && span_exists(span, n); }
 __device__ static inline size_t end_of_span(size_t span, size_t n) { return span + 32 * VEC < n ? span + 32 * VEC : n; }

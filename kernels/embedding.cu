@@ -115,8 +115,8 @@ void embedding_backward(float *dtoken, float *dposition, const floatX *dout, con
                        embedding_backward_cost(dtoken, dposition, beta, B, T, C, V, positions))) {
         return;
     }
-    auto *run = C % 4 ? backward<1> : backward<4>; // with 4, the gradients' accesses are whole sectors
-    run(dtoken, dposition, dout, ids, beta, B, T, C, V, positions, dev);
+    auto *variant = C % 4 ? backward<1> : backward<4>; // with 4, the gradients' accesses are whole sectors
+    variant(dtoken, dposition, dout, ids, beta, B, T, C, V, positions, dev);
 }
 
 // The angle is rounded to fp32 where diffusers rounds it, and reduced to half turns in fp64: sinf of a large angle

@@ -94,8 +94,9 @@ static __global__ void __launch_bounds__(THREADS) kl_of_chunk(double *partial, c
 void gaussian_kl(float *kl, const floatX *moments, int B, int N, int L, Device *dev) {
     const size_t n = (size_t)N * L, of_sample = n / B;
     const int V = L == 4 ? 4 : 1, chunks = blocks_for(2 * of_sample, V);
+    const bool run = device_launch(dev, "gaussian_kl", gaussian_kl_cost(B, N, L));
     double *partial = (double *)device_workspace(dev, (size_t)B * chunks * sizeof(double));
-    if (!device_launch(dev, "gaussian_kl", gaussian_kl_cost(B, N, L))) { return; }
+    if (!run) { return; }
     launch_one_of<kl_of_chunk<4>, kl_of_chunk<1>>(V == 4, dev, dim3(chunks, B), THREADS, 0, partial, moments, of_sample,
                                                   L);
     fold_samples(kl, partial, B, chunks, 0.5, dev);

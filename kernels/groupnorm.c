@@ -121,8 +121,9 @@ void groupnorm_forward(floatX *out, float *mean, float *rstd, const floatX *inp,
     size_t size = (size_t)HW * C, n = B * size;
     Cut cut = cut_pixels(HW, C);
     size_t sums_size = (size_t)B * cut.chunks * 2 * C;
+    bool run = device_launch(dev, "groupnorm_forward", groupnorm_forward_cost(bias, B, HW, C, G, silu));
     float *sums = device_workspace(dev, (sums_size + (size_t)B * 3 * C) * sizeof(float));
-    if (!device_launch(dev, "groupnorm_forward", groupnorm_forward_cost(bias, B, HW, C, G, silu))) { return; }
+    if (!run) { return; }
     float *affine = sums + sums_size; // (B, 3, C)
 #pragma omp parallel if (n >= PARALLEL_MIN)
     for (int b0 = 0; b0 < B; b0 += cut.sweep) {
@@ -154,8 +155,9 @@ void groupnorm_forward(floatX *out, float *mean, float *rstd, const floatX *inp,
 void groupnorm_recompute(floatX *out, const floatX *inp, const floatX *weight, const floatX *bias, const float *mean,
                          const float *rstd, int B, int HW, int C, int G, bool silu, Device *dev) {
     Cut cut = cut_pixels(HW, C);
+    bool run = device_launch(dev, "groupnorm_recompute", groupnorm_recompute_cost(bias, B, HW, C, G, silu));
     float *affine = device_workspace(dev, (size_t)B * 3 * C * sizeof(float)); // (B, 3, C)
-    if (!device_launch(dev, "groupnorm_recompute", groupnorm_recompute_cost(bias, B, HW, C, G, silu))) { return; }
+    if (!run) { return; }
     for (int i = 0; i < B * G; i++) {
         set_affine(affine + (size_t)(i / G) * 3 * C, weight, bias, mean[i], rstd[i], C, i % G * (C / G), C / G);
     }
@@ -178,29 +180,48 @@ static Coefficients coefficients_of(float *memory, int b, int C) {
     return (Coefficients){m, m + C, m + 2 * C, m + 3 * C, m + 4 * C};
 }
 
+// Loops over the channels of a pixel, expanded once for each kind: the conditions are constants.
+#define BODY static inline __attribute__((always_inline)) void
+
+// Adds dy to sum (C) and dy x^ to dot (C); with keep also writes dy.
+BODY add_pixel(float *sum, float *dot, float *dy, const float *dout, const float *x, Coefficients k,
+               const float *weight, const float *bias, int C, const bool silu, const bool keep) {
+#pragma omp simd
+    for (int c = 0; c < C; c++) {
+        float xhat = (x[c] - k.mean[c]) * k.rstd[c];
+        float g = silu ? dout[c] * fast_silu_slope(xhat * weight[c] + bias[c]) : dout[c];
+        sum[c] += g;
+        dot[c] += g * xhat;
+        if (keep) { dy[c] = g; }
+    }
+}
+
+BODY pixel_gradient(float *dinp, const float *dout, const float *x, const float *dresidual, Coefficients k,
+                    const float *weight, const float *bias, int C, const bool silu, const bool residual) {
+#pragma omp simd
+    for (int c = 0; c < C; c++) {
+        float xhat = (x[c] - k.mean[c]) * k.rstd[c];
+        float dy = silu ? dout[c] * fast_silu_slope(xhat * weight[c] + bias[c]) : dout[c];
+        float dx = dy * k.from_dy[c] + (xhat * k.from_x[c] + k.constant[c]);
+        dinp[c] = residual ? dx + dresidual[c] : dx;
+    }
+}
+
 // sum (C) of dy and dot (C) of dy x^ over a chunk; dy is the gradient of y = x^ weight + bias. With silu it is also
 // stored in dy (unless NULL), so that the exponentials need not be computed twice.
 static void gradient_sums(float *sum, float *dot, float *dy, const float *dout, const float *x, Coefficients k,
                           const float *weight, const float *bias, int pixels, int C, bool silu) {
     memset(sum, 0, C * sizeof(float));
     memset(dot, 0, C * sizeof(float));
-#define SUMS(gradient, keep)                                                                                           \
-    _Pragma("omp simd") for (int c = 0; c < C; c++) {                                                                  \
-        float xhat = (x[c] - k.mean[c]) * k.rstd[c], g = gradient;                                                     \
-        sum[c] += g;                                                                                                   \
-        dot[c] += g * xhat;                                                                                            \
-        keep;                                                                                                          \
-    }
     for (int p = 0; p < pixels; p++, x += C, dout += C) {
         if (silu && dy) {
-            SUMS(dout[c] * fast_silu_slope(xhat * weight[c] + bias[c]), dy[(size_t)p * C + c] = g)
+            add_pixel(sum, dot, dy + (size_t)p * C, dout, x, k, weight, bias, C, true, true);
         } else if (silu) {
-            SUMS(dout[c] * fast_silu_slope(xhat * weight[c] + bias[c]), )
+            add_pixel(sum, dot, NULL, dout, x, k, weight, bias, C, true, false);
         } else {
-            SUMS(dout[c], )
+            add_pixel(sum, dot, NULL, dout, x, k, weight, bias, C, false, false);
         }
     }
-#undef SUMS
 }
 
 // dx = rstd (w dy - mean(w dy) - x^ mean(w dy x^)), with means over a group, from the sums (chunks, 2, C) of a sample.
@@ -226,21 +247,15 @@ static void input_gradient(float *dinp, const float *dout, const float *x, const
                            const float *weight, const float *bias, int pixels, int C, bool silu) {
     for (int p = 0; p < pixels; p++, x += C, dout += C, dinp += C) {
         const float *residual = dresidual ? dresidual + (size_t)p * C : NULL;
-#define GRADIENT(dy, plus)                                                                                             \
-    _Pragma("omp simd") for (int c = 0; c < C; c++) {                                                                  \
-        float xhat = (x[c] - k.mean[c]) * k.rstd[c];                                                                   \
-        dinp[c] = (dy)*k.from_dy[c] + (xhat * k.from_x[c] + k.constant[c]) plus;                                       \
-    }
         if (silu && residual) {
-            GRADIENT(dout[c] * fast_silu_slope(xhat * weight[c] + bias[c]), +residual[c])
+            pixel_gradient(dinp, dout, x, residual, k, weight, bias, C, true, true);
         } else if (silu) {
-            GRADIENT(dout[c] * fast_silu_slope(xhat * weight[c] + bias[c]), )
+            pixel_gradient(dinp, dout, x, NULL, k, weight, bias, C, true, false);
         } else if (residual) {
-            GRADIENT(dout[c], +residual[c])
+            pixel_gradient(dinp, dout, x, residual, k, weight, bias, C, false, true);
         } else {
-            GRADIENT(dout[c], )
+            pixel_gradient(dinp, dout, x, NULL, k, weight, bias, C, false, false);
         }
-#undef GRADIENT
     }
 }
 
@@ -250,11 +265,10 @@ void groupnorm_backward(floatX *dinp, float *dweight, float *dbias, const floatX
     size_t size = (size_t)HW * C, n = B * size;
     Cut cut = cut_pixels(HW, C);
     size_t sums_size = (size_t)B * cut.chunks * 2 * C;
+    bool run = device_launch(dev, "groupnorm_backward",
+                             groupnorm_backward_cost(dinp, dweight, dbias, bias, dresidual, beta, B, HW, C, G, silu));
     float *sums = device_workspace(dev, (sums_size + (size_t)B * 5 * C + C) * sizeof(float));
-    if (!device_launch(dev, "groupnorm_backward",
-                       groupnorm_backward_cost(dinp, dweight, dbias, bias, dresidual, beta, B, HW, C, G, silu))) {
-        return;
-    }
+    if (!run) { return; }
     float *memory = sums + sums_size, *no_bias = memory + (size_t)B * 5 * C;
     bool kept = silu && dinp && dinp != dresidual; // dinp holds dy between the two reads
     if (!bias) { bias = memset(no_bias, 0, C * sizeof(float)); }

@@ -262,18 +262,19 @@ static void forward(floatX *out, float *mean, float *rstd, const NormInput &in, 
 void groupnorm_forward(floatX *out, float *mean, float *rstd, const floatX *inp, const floatX *weight,
                        const floatX *bias, int B, int HW, int C, int G, float eps, bool silu, Device *dev) {
     const Cut cut = cut_rows(HW, C, B);
+    const bool run = device_launch(dev, "groupnorm_forward", groupnorm_forward_cost(bias, B, HW, C, G, silu));
     float *sums = (float *)device_workspace(dev, sizeof(float) * B * cut.chunks * 2 * C);
-    if (!device_launch(dev, "groupnorm_forward", groupnorm_forward_cost(bias, B, HW, C, G, silu))) { return; }
-    auto *run = cut.V == 1 ? forward<1> : forward<VEC>;
-    run(out, mean, rstd, {inp, weight, bias, mean, rstd, HW, C, G, cut.rows}, sums, cut, B, eps, silu, dev);
+    if (!run) { return; }
+    auto *variant = cut.V == 1 ? forward<1> : forward<VEC>;
+    variant(out, mean, rstd, {inp, weight, bias, mean, rstd, HW, C, G, cut.rows}, sums, cut, B, eps, silu, dev);
 }
 
 void groupnorm_recompute(floatX *out, const floatX *inp, const floatX *weight, const floatX *bias, const float *mean,
                          const float *rstd, int B, int HW, int C, int G, bool silu, Device *dev) {
     if (!device_launch(dev, "groupnorm_recompute", groupnorm_recompute_cost(bias, B, HW, C, G, silu))) { return; }
     const Cut cut = cut_rows(HW, C, B);
-    auto *run = cut.V == 1 ? normalise<1> : normalise<VEC>;
-    run(out, {inp, weight, bias, mean, rstd, HW, C, G, cut.rows}, cut, B, silu, dev);
+    auto *variant = cut.V == 1 ? normalise<1> : normalise<VEC>;
+    variant(out, {inp, weight, bias, mean, rstd, HW, C, G, cut.rows}, cut, B, silu, dev);
 }
 
 // The gradient of y = x^ weight + bias, given that of the output.
@@ -417,14 +418,14 @@ void groupnorm_backward(floatX *dinp, float *dweight, float *dbias, const floatX
                         const floatX *dresidual, float beta, int B, int HW, int C, int G, bool silu, Device *dev) {
     const Cut cut = cut_rows(HW, C, B);
     const size_t bytes = sizeof(float) * ((size_t)B * cut.chunks * 2 * C + 2 * (size_t)B * G);
+    const bool run =
+        device_launch(dev, "groupnorm_backward",
+                      groupnorm_backward_cost(dinp, dweight, dbias, bias, dresidual, beta, B, HW, C, G, silu));
     float *sums = (float *)device_workspace(dev, bytes);
-    if (!device_launch(dev, "groupnorm_backward",
-                       groupnorm_backward_cost(dinp, dweight, dbias, bias, dresidual, beta, B, HW, C, G, silu))) {
-        return;
-    }
+    if (!run) { return; }
     if (dweight || dbias) { sums = partial_sums(sums, bytes, dev); }
-    auto *run = cut.V == 1 ? (silu ? backward<1, true> : backward<1, false>)
-                           : (silu ? backward<VEC, true> : backward<VEC, false>);
-    run(dinp, dweight, dbias, dout, {inp, weight, bias, mean, rstd, HW, C, G, cut.rows}, dresidual, beta, sums, cut, B,
-        dev);
+    auto *variant = cut.V == 1 ? (silu ? backward<1, true> : backward<1, false>)
+                               : (silu ? backward<VEC, true> : backward<VEC, false>);
+    variant(dinp, dweight, dbias, dout, {inp, weight, bias, mean, rstd, HW, C, G, cut.rows}, dresidual, beta, sums, cut,
+            B, dev);
 }

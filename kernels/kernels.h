@@ -16,8 +16,10 @@
 // - Statistics, softmax and sums are fp32 or better. Every function is deterministic: the same input gives the same
 //   bits, with any number of threads. Functions access host memory only through their arguments.
 // - A function that needs scratch takes it from device_workspace.
-// - A sample has fewer than 2^30 elements, and a batch fewer than 2^30 pixels, rows and vectors of 16 bytes (elements,
-//   if rows are not made of whole vectors). Only arguments of type size_t may be larger.
+// - Counts fit an int: a batch has fewer than 2^30 pixels and rows, and where n is an int, a sample has fewer than 2^30
+//   elements. Offsets are size_t: a map may have more elements (at 2048 pixels, one of SD's decoder has 2^30 a sample).
+//   geglu and attention take fewer than 2^30 vectors of 16 bytes (elements, if rows are not made of whole vectors).
+// - CUDA's grids take at most 65535 samples, and attention at most 65535 heads of all samples together (B NH).
 #pragma once
 #include "kernels/runtime/device.h"
 

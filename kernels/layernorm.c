@@ -76,11 +76,10 @@ void layernorm_backward(floatX *dinp, float *dweight, float *dbias, const floatX
                         int N, int C, Device *dev) {
     enum { ROWS = 32 }; // rows of a chunk
     size_t n = (size_t)N * C, chunks = count_chunks(N, ROWS);
+    bool run =
+        device_launch(dev, "layernorm_backward", layernorm_backward_cost(dinp, dweight, dbias, dresidual, beta, N, C));
     float *sums = device_workspace(dev, chunks * 2 * C * sizeof(float));
-    if (!device_launch(dev, "layernorm_backward",
-                       layernorm_backward_cost(dinp, dweight, dbias, dresidual, beta, N, C))) {
-        return;
-    }
+    if (!run) { return; }
 #pragma omp parallel for schedule(static) if (n >= PARALLEL_MIN)
     for (size_t k = 0; k < chunks; k++) {
         float *sum = sums + k * 2 * C, *dot = sum + C;

@@ -7,7 +7,8 @@
 
 enum {
     WARPS = THREADS / 32,
-    MOST_BLOCKS = 128 // about one for each SM of a large card; each writes 2 C sums in backward
+    BLOCKS = 128,    // about one for each SM of a large card; each writes 2 C sums in backward
+    MOST_TURNS = 128 // of a team; beyond, there are more blocks: the statistics of a block's rows take at most 32 KB
 };
 
 // Sums over the `lanes` lanes of a team, returned to each of them.
@@ -36,8 +37,8 @@ static Teams cut_teams(int N, int C) {
         }
     }
     if (teams.lanes) {
-        const int together = THREADS / teams.lanes, at_once = together * MOST_BLOCKS;
-        teams.rows = together * (N <= at_once ? 1 : ceil_div(N, at_once));
+        const int together = THREADS / teams.lanes;
+        teams.rows = together * min(ceil_div(N, together * (int)BLOCKS), (int)MOST_TURNS);
         teams.blocks = ceil_div(N, teams.rows);
     }
     return teams;
@@ -176,12 +177,12 @@ static void forward_teams(floatX *out, float *mean, float *rstd, const floatX *i
 
 void layernorm_forward(floatX *out, float *mean, float *rstd, const floatX *inp, const floatX *weight,
                        const floatX *bias, int N, int C, float eps, Device *dev) {
-    static const decltype(&forward_teams<1>) run[] = {forward_teams<1>, forward_teams<2>, forward_teams<3>,
-                                                      forward_teams<4>, forward_teams<5>};
+    static const decltype(&forward_teams<1>) variants[] = {forward_teams<1>, forward_teams<2>, forward_teams<3>,
+                                                           forward_teams<4>, forward_teams<5>};
     if (!device_launch(dev, "layernorm_forward", layernorm_forward_cost(bias, N, C))) { return; }
     const Teams teams = cut_teams(N, C);
     if (teams.lanes) {
-        run[teams.eights - 1](out, mean, rstd, inp, weight, bias, N, C, eps, teams, dev);
+        variants[teams.eights - 1](out, mean, rstd, inp, weight, bias, N, C, eps, teams, dev);
     } else {
         launch_one_of<forward_row<1>, forward_row<VEC>>(C % VEC, dev, ceil_div(N, (int)WARPS), THREADS, 0, out, mean,
                                                         rstd, inp, weight, bias, N, C, eps);
@@ -373,19 +374,18 @@ static void backward_any(floatX *dinp, float *sums, const floatX *dout, const fl
 void layernorm_backward(floatX *dinp, float *dweight, float *dbias, const floatX *dout, const floatX *inp,
                         const floatX *weight, const float *mean, const float *rstd, const floatX *dresidual, float beta,
                         int N, int C, Device *dev) {
-    static const decltype(&backward_teams<1>) run[] = {backward_teams<1>, backward_teams<2>, backward_teams<3>,
-                                                       backward_teams<4>, backward_teams<5>};
+    static const decltype(&backward_teams<1>) variants[] = {backward_teams<1>, backward_teams<2>, backward_teams<3>,
+                                                            backward_teams<4>, backward_teams<5>};
     const Teams teams = cut_teams(N, C);
     const Cut cut = cut_rows(N, C, 1);
     const int parts = teams.lanes ? teams.blocks : cut.chunks;
+    const bool run =
+        device_launch(dev, "layernorm_backward", layernorm_backward_cost(dinp, dweight, dbias, dresidual, beta, N, C));
     float *sums = (float *)device_workspace(dev, sizeof(float) * parts * 2 * C);
-    if (!device_launch(dev, "layernorm_backward",
-                       layernorm_backward_cost(dinp, dweight, dbias, dresidual, beta, N, C))) {
-        return;
-    }
+    if (!run) { return; }
     sums = dweight || dbias ? partial_sums(sums, sizeof(float) * parts * 2 * C, dev) : NULL;
     if (teams.lanes) {
-        run[teams.eights - 1](dinp, sums, dout, inp, weight, mean, rstd, dresidual, N, C, teams, dev);
+        variants[teams.eights - 1](dinp, sums, dout, inp, weight, mean, rstd, dresidual, N, C, teams, dev);
     } else {
         auto *any = cut.V == 1 ? backward_any<1> : backward_any<VEC>;
         any(dinp, sums, dout, inp, weight, mean, rstd, dresidual, N, C, cut, dev);

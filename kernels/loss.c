@@ -55,16 +55,18 @@ static void difference_loss(float *loss, float *dpred, const float *pred, const 
 void mse_loss(float *loss, floatX *dpred, const floatX *pred, const float *target, float scale, int B, int n,
               Device *dev) {
     Cut cut = cut_sample(B, n);
+    bool run = device_launch(dev, "mse_loss", mse_loss_cost(dpred, B, n));
     double *partial = device_workspace(dev, B * cut.chunks * sizeof(double));
-    if (!device_launch(dev, "mse_loss", mse_loss_cost(dpred, B, n))) { return; }
+    if (!run) { return; }
     difference_loss(loss, dpred, pred, target, false, 1, scale, partial, B, cut);
 }
 
 void l1_mse_loss(float *loss, floatX *dpred, const floatX *pred, const float *target, float mse_weight, float scale,
                  int B, int n, Device *dev) {
     Cut cut = cut_sample(B, n);
+    bool run = device_launch(dev, "l1_mse_loss", l1_mse_loss_cost(dpred, B, n));
     double *partial = device_workspace(dev, B * cut.chunks * sizeof(double));
-    if (!device_launch(dev, "l1_mse_loss", l1_mse_loss_cost(dpred, B, n))) { return; }
+    if (!run) { return; }
     difference_loss(loss, dpred, pred, target, true, mse_weight, scale, partial, B, cut);
 }
 
@@ -105,8 +107,9 @@ void weighted_mse_loss(float *loss, floatX *dpred, const floatX *pred, const flo
 void focal_mse_loss(float *loss, floatX *dpred, const floatX *pred, const float *target, float gamma, float scale,
                     int B, int n, int C, Device *dev) {
     int cells = n / C;
+    bool run = device_launch(dev, "focal_mse_loss", focal_mse_loss_cost(dpred, B, n, C));
     float *factors = device_workspace(dev, (size_t)B * cells * sizeof(float));
-    if (!device_launch(dev, "focal_mse_loss", focal_mse_loss_cost(dpred, B, n, C))) { return; }
+    if (!run) { return; }
 #pragma omp parallel for schedule(static) if ((double)B * n >= PARALLEL_MIN)
     for (int b = 0; b < B; b++) {
         const float *p = pred + (size_t)b * n, *t = target + (size_t)b * n;
@@ -160,8 +163,9 @@ static void dice_gradient(float *dpred, const float *pred, const float *target, 
 void dice_loss(float *loss, floatX *dpred, const floatX *pred, const float *target, const float *color, float scale,
                int B, int n, Device *dev) {
     Cut cut = cut_sample(B, n / 3);
+    bool run = device_launch(dev, "dice_loss", dice_loss_cost(dpred, B, n));
     double *products = device_workspace(dev, 2 * B * cut.chunks * sizeof(double)), *squares = products;
-    if (!device_launch(dev, "dice_loss", dice_loss_cost(dpred, B, n))) { return; }
+    if (!run) { return; }
     squares += B * cut.chunks;
 #pragma omp parallel for schedule(static) if (cut.threads)
     for (size_t i = 0; i < B * cut.chunks; i++) {

@@ -71,7 +71,7 @@ static __global__ void __launch_bounds__(FEW_THREADS)
 
 template <bool ABSOLUTE>
 static void difference(float *loss, floatX *dpred, const floatX *pred, const float *target, float square, float scale,
-                       int B, int n, Device *dev, bool run) {
+                       int B, int n, bool run, Device *dev) {
     const int chunks = chunks_for(ceil_div(n, VEC), FEW_THREADS);
     double *partial = (double *)device_workspace(dev, (size_t)B * chunks * sizeof(double));
     if (!run) { return; }
@@ -83,13 +83,13 @@ static void difference(float *loss, floatX *dpred, const floatX *pred, const flo
 void mse_loss(float *loss, floatX *dpred, const floatX *pred, const float *target, float scale, int B, int n,
               Device *dev) {
     const bool run = device_launch(dev, "mse_loss", mse_loss_cost(dpred, B, n));
-    difference<false>(loss, dpred, pred, target, 1, scale, B, n, dev, run);
+    difference<false>(loss, dpred, pred, target, 1, scale, B, n, run, dev);
 }
 
 void l1_mse_loss(float *loss, floatX *dpred, const floatX *pred, const float *target, float mse_weight, float scale,
                  int B, int n, Device *dev) {
     const bool run = device_launch(dev, "l1_mse_loss", l1_mse_loss_cost(dpred, B, n));
-    difference<true>(loss, dpred, pred, target, mse_weight, scale, B, n, dev, run);
+    difference<true>(loss, dpred, pred, target, mse_weight, scale, B, n, run, dev);
 }
 
 // Sum over a cell's C channels of (p - t)^2; i is its first element.
@@ -158,20 +158,23 @@ static void weigh_cells(float *loss, floatX *dpred, const floatX *pred, const fl
 void weighted_mse_loss(float *loss, floatX *dpred, const floatX *pred, const float *target, const float *weight,
                        float scale, int B, int n, int C, Device *dev) {
     const int cells = n / C, chunks = chunks_for(cells, THREADS);
+    const bool run = device_launch(dev, "weighted_mse_loss", weighted_mse_loss_cost(dpred, B, n, C));
     double *partial = (double *)device_workspace(dev, 2 * (size_t)B * chunks * sizeof(double));
-    if (!device_launch(dev, "weighted_mse_loss", weighted_mse_loss_cost(dpred, B, n, C))) { return; }
-    auto *run = C % 4 ? weigh_cells<1, false> : weigh_cells<4, false>;
-    run(loss, dpred, pred, target, weight, partial, NULL, 0, scale, B, cells, C, dev);
+    if (!run) { return; }
+    auto *variant = C % 4 ? weigh_cells<1, false> : weigh_cells<4, false>;
+    variant(loss, dpred, pred, target, weight, partial, NULL, 0, scale, B, cells, C, dev);
 }
 
 void focal_mse_loss(float *loss, floatX *dpred, const floatX *pred, const float *target, float gamma, float scale,
                     int B, int n, int C, Device *dev) {
     const int cells = n / C, chunks = chunks_for(cells, THREADS);
     const size_t sums = 2 * (size_t)B * chunks * sizeof(double);
+    const bool run = device_launch(dev, "focal_mse_loss", focal_mse_loss_cost(dpred, B, n, C));
     char *scratch = (char *)device_workspace(dev, sums + (size_t)B * cells * sizeof(float));
-    if (!device_launch(dev, "focal_mse_loss", focal_mse_loss_cost(dpred, B, n, C))) { return; }
-    auto *run = C % 4 ? weigh_cells<1, true> : weigh_cells<4, true>;
-    run(loss, dpred, pred, target, NULL, (double *)scratch, (float *)(scratch + sums), gamma, scale, B, cells, C, dev);
+    if (!run) { return; }
+    auto *variant = C % 4 ? weigh_cells<1, true> : weigh_cells<4, true>;
+    variant(loss, dpred, pred, target, NULL, (double *)scratch, (float *)(scratch + sums), gamma, scale, B, cells, C,
+            dev);
 }
 
 // ---- Dice ----------------------------------------------------------------------------------------------------------
@@ -331,8 +334,9 @@ void dice_loss(float *loss, floatX *dpred, const floatX *pred, const float *targ
                int B, int n, Device *dev) {
     const int chunks = chunks_for(ceil_div(n, 3 * PIXELS), FEW_THREADS);
     const size_t sums = 2 * (size_t)B * chunks * sizeof(double);
+    const bool run = device_launch(dev, "dice_loss", dice_loss_cost(dpred, B, n));
     char *scratch = (char *)device_workspace(dev, sums + B * sizeof(float2));
-    if (!device_launch(dev, "dice_loss", dice_loss_cost(dpred, B, n))) { return; }
+    if (!run) { return; }
     const Color of = {{color[0], color[1], color[2]}};
     float2 *slopes = (float2 *)(scratch + sums);
     launch<dice_sums>(dev, dim3(chunks, B), FEW_THREADS, 0, (double *)scratch, pred, target, of, n);

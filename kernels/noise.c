@@ -85,8 +85,9 @@ static void multires_sample(float *out, float *coarse, float strength, uint64_t 
 void multires_noise(float *out, const float *timesteps, float strength, bool annealed, int T, int B, int H, int W,
                     int C, const StepScalars *s, Device *dev) {
     size_t n = (size_t)H * W * C, coarse_size = (size_t)(H / 2 + 1) * (W / 2 + 1) * C; // r_1 >= 2
+    bool run = device_launch(dev, "multires_noise", multires_noise_cost(B, H, W, C));
     float *coarse = device_workspace(dev, B * coarse_size * sizeof(float));
-    if (!device_launch(dev, "multires_noise", multires_noise_cost(B, H, W, C))) { return; }
+    if (!run) { return; }
 #pragma omp parallel for schedule(static) if (B * n >= PARALLEL_MIN)
     for (int b = 0; b < B; b++) {
         float part = annealed ? timesteps[b] / (float)T : 1.0f;

@@ -174,14 +174,15 @@ void multires_noise(float *out, const float *timesteps, float strength, bool ann
                     int C, const StepScalars *s, Device *dev) {
     const size_t n = (size_t)H * W * C, room = coarse_room(H, W, C);
     const size_t sums = 2 * (size_t)B * blocks_for(n, C % 4 ? 1 : 4) * sizeof(double);
+    const bool run = device_launch(dev, "multires_noise", multires_noise_cost(B, H, W, C));
     char *scratch = (char *)device_workspace(dev, sums + B * room * sizeof(float));
-    if (!device_launch(dev, "multires_noise", multires_noise_cost(B, H, W, C))) { return; }
+    if (!run) { return; }
     float *coarse = (float *)(scratch + sums);
     if (room > 0) {
         launch<coarse_normals>(dev, dim3(blocks_for(room, 4), B), THREADS, 0, coarse, (int)room, H, W, C, s);
     }
-    auto *run = C % 4 ? mix_levels<1> : mix_levels<4>;
-    run(out, (double *)scratch, coarse, (int)room, timesteps, strength, annealed, T, B, H, W, C, s, dev);
+    auto *variant = C % 4 ? mix_levels<1> : mix_levels<4>;
+    variant(out, (double *)scratch, coarse, (int)room, timesteps, strength, annealed, T, B, H, W, C, s, dev);
 }
 
 static __global__ void __launch_bounds__(THREADS)
@@ -301,7 +302,7 @@ void predict_x0_backward(floatX *dmodel_out, const floatX *dx0, const float *tim
 
 static __global__ void __launch_bounds__(FEW_THREADS) ddim(float *x, const floatX *model_out, DdimFactors k, size_t n) {
     const size_t span = first_of_span();
-    if (span + 32 * VEC <= n) {
+    if (span_exists(span, n)) {
         float v[VEC], out[VEC];
         load_quads(v, x + span);
         load_quads(out, model_out + span);

@@ -8,8 +8,9 @@
 void grad_norm(GradNorm *result, const float *grad, size_t n, const StepScalars *s, Device *dev) {
     enum { CHUNK = 65536 };
     size_t chunks = count_chunks(n, CHUNK);
+    bool run = device_launch(dev, "grad_norm", grad_norm_cost(n));
     double *partial = device_workspace(dev, chunks * sizeof(double));
-    if (!device_launch(dev, "grad_norm", grad_norm_cost(n))) { return; }
+    if (!run) { return; }
 #pragma omp parallel for schedule(static) if (n >= PARALLEL_MIN)
     for (size_t k = 0; k < chunks; k++) {
         const float *g = grad + k * CHUNK;

@@ -40,8 +40,9 @@ static __global__ void __launch_bounds__(FOLD_THREADS)
 
 void grad_norm(GradNorm *result, const float *grad, size_t n, const StepScalars *s, Device *dev) {
     const size_t chunks = ceil_div(n, (size_t)NORM_CHUNK);
+    const bool run = device_launch(dev, "grad_norm", grad_norm_cost(n));
     double *partial = (double *)device_workspace(dev, chunks * sizeof(double));
-    if (!device_launch(dev, "grad_norm", grad_norm_cost(n))) { return; }
+    if (!run) { return; }
     launch<squares_of_chunk>(dev, (unsigned)chunks, THREADS, 0, partial, grad, n);
     launch<finish_norm>(dev, 1, FOLD_THREADS, 0, result, partial, (int)chunks, s);
 }
@@ -77,7 +78,7 @@ static __global__ void __launch_bounds__(THREADS)
          size_t n, const StepScalars *s) {
     __shared__ AdamStep now;
     const size_t span = first_of_span();
-    const bool whole = span + 32 * VEC <= n;
+    const bool whole = span_exists(span, n);
     float p[VEC], g[VEC], mean[VEC], square[VEC];
     if (whole) { // start these loads before one thread reads the step
         load_quads(g, grad + span);
@@ -120,8 +121,8 @@ static __global__ void __launch_bounds__(THREADS)
     average(float *ema, const float *master, const GradNorm *result, size_t n, const StepScalars *s) {
     __shared__ float decay;
     __shared__ bool finite;
-    const size_t span = first_element(AVERAGE_V) - lane_of() * AVERAGE_V;
-    const bool whole = span + 32 * AVERAGE_V <= n;
+    const size_t span = first_of_span<AVERAGE_V>();
+    const bool whole = span_exists<AVERAGE_V>(span, n);
     float e[AVERAGE_V], p[AVERAGE_V];
     if (whole) {
         load_quads(e, ema + span);

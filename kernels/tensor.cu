@@ -82,36 +82,26 @@ void add_scaled(float *out, const float *inp, float scale, size_t n, Device *dev
     launch<add_scaled_kernel>(dev, blocks_for(n, 4), THREADS, 0, out, inp, scale, n);
 }
 
-static __global__ void __launch_bounds__(THREADS) to_floatX_kernel(floatX *out, const float *inp, size_t n) {
-    const size_t span = first_element(VEC) - lane_of() * VEC;
-    if (span + 32 * VEC <= n) {
+template <class To, class From>
+static __global__ void __launch_bounds__(THREADS) cast(To *out, const From *inp, size_t n) {
+    const size_t span = first_of_span();
+    if (span_exists(span, n)) {
         float x[VEC];
         load_quads(x, inp + span);
         store_quads(out + span, x);
     } else {
-        for (size_t i = span + lane_of(); i < n; i += 32) { out[i] = to_floatX(inp[i]); }
-    }
-}
-
-static __global__ void __launch_bounds__(THREADS) to_float_kernel(float *out, const floatX *inp, size_t n) {
-    const size_t span = first_element(VEC) - lane_of() * VEC;
-    if (span + 32 * VEC <= n) {
-        float x[VEC];
-        load_quads(x, inp + span);
-        store_quads(out + span, x);
-    } else {
-        for (size_t i = span + lane_of(); i < n; i += 32) { out[i] = to_float(inp[i]); }
+        for (size_t i = span + lane_of(); i < n; i += 32) { out[i] = from_float<To>(to_float(inp[i])); }
     }
 }
 
 void cast_to_floatX(floatX *out, const float *inp, size_t n, Device *dev) {
     const bool same = (const void *)out == (const void *)inp;
     if (!device_launch(dev, "cast_to_floatX", cast_to_floatX_cost(out, inp, n)) || same || n == 0) { return; }
-    launch<to_floatX_kernel>(dev, blocks_for(n, VEC), THREADS, 0, out, inp, n);
+    launch<cast<floatX, float>>(dev, blocks_for(n, VEC), THREADS, 0, out, inp, n);
 }
 
 void cast_to_float(float *out, const floatX *inp, size_t n, Device *dev) {
     const bool same = (const void *)out == (const void *)inp;
     if (!device_launch(dev, "cast_to_float", cast_to_float_cost(out, inp, n)) || same || n == 0) { return; }
-    launch<to_float_kernel>(dev, blocks_for(n, VEC), THREADS, 0, out, inp, n);
+    launch<cast<float, floatX>>(dev, blocks_for(n, VEC), THREADS, 0, out, inp, n);
 }

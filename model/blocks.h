@@ -9,9 +9,9 @@
 // Backward: dinp (N, C) from dout and inp, which the caller recomputes; dinp may be inp.
 
 typedef struct {
-    Linear q;   // self-attention: to_q, to_k and to_v, packed; cross-attention: to_q
-    Linear kv;  // cross-attention: to_k and to_v, packed, of the pass's context
-    Linear out; //
+    Linear q;  // self-attention: to_q, to_k and to_v, packed; cross-attention: to_q
+    Linear kv; // cross-attention: to_k and to_v, packed, of the pass's context
+    Linear out;
     int NH;
     bool cross, causal;
     floatX *q_out, *kv_out, *o; // (N, 3C) or (N, C); (B * context_length, 2C) or NULL; (N, C)

@@ -1,6 +1,7 @@
 // Contexts of many texts: what the UNet's cross attention reads. All distinct texts are embedded once into a table on
 // the device if that takes no more than a share of its free memory; else each batch's texts are embedded when they are
-// asked for, which gives the same bits.
+// asked for. On the CPU both give the same bits. On a GPU they agree up to rounding: cuBLASLt's algorithm depends on
+// how many texts are embedded together.
 #pragma once
 #include "model/text_batch.h"
 

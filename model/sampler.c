@@ -20,9 +20,11 @@ static bool guided(const Sampler *s) { return s->guidance > 1; }
 static int rows_of(const Sampler *s, int n) { return guided(s) ? 2 * n : n; }
 
 // output (n, h, w, L) = negative + guidance (output - negative), in place: the first n rows are the negative text's.
+// The text's rows need not begin at 16 bytes: they are copied to where the UNet's input was.
 static void guide(Sampler *s, int n, Device *dev) {
     size_t count = (size_t)n * latent_count(s);
-    floatX *negative = s->output, *difference = s->output + count, *scratch = s->noisy_part;
+    floatX *negative = s->output, *difference = s->noisy_part, *scratch = s->sample;
+    device_copy(dev, difference, s->output + count, count * sizeof(floatX), false);
     scale_shift_forward(scratch, negative, -1, 0, count, dev);
     add_forward(difference, difference, scratch, count, dev);
     scale_shift_forward(difference, difference, s->guidance, 0, count, dev);
@@ -102,7 +104,8 @@ static size_t shape_bytes(Sampler s, Device *dev) {
     size_t floats = B * (2 * latent + picture_count(&s)) + rows;
     size_t activations = 2 * B * latent + rows * (sample_count(&s) + latent);
     if (guided(&s)) { activations += rows * context_count(s.pipeline); }
-    return arena_bytes(s, dev) + floats * sizeof(float) + activations * sizeof(floatX) + pending_bytes(s.pipeline);
+    size_t buffers = floats * sizeof(float) + activations * sizeof(floatX) + B * sizeof(StepScalars);
+    return arena_bytes(s, dev) + buffers + pending_bytes(s.pipeline);
 }
 
 size_t sampler_bytes(Pipeline *pipeline, int B, int h, int w, Device *dev) {
@@ -121,15 +124,6 @@ static bool fits(size_t *needed, size_t *free_bytes, Device *dev) {
     return *needed <= *free_bytes;
 }
 
-int sampler_batch(Pipeline *pipeline, int batch, int h, int w, Device *dev) {
-    for (; batch > 1; batch /= 2) {
-        dev->workspace_needed = 0;
-        size_t free_bytes, needed = sampler_bytes(pipeline, batch, h, w, dev);
-        if (fits(&needed, &free_bytes, dev)) { break; }
-    }
-    return batch;
-}
-
 void sampler_want_memory(size_t needed, int batch, int side, Device *dev) {
     size_t free_bytes;
     char a[24], b[24];
@@ -139,6 +133,18 @@ void sampler_want_memory(size_t needed, int batch, int side, Device *dev) {
             format_bytes((double)needed, a), device_name(dev), format_bytes((double)free_bytes, b),
             batch > 1 ? "--batch or " : "");
     }
+}
+
+int sampler_batch(Pipeline *pipeline, int batch, int h, int w, Device *dev) {
+    for (; batch > 1; batch /= 2) {
+        dev->workspace_needed = 0;
+        size_t free_bytes, needed = sampler_bytes(pipeline, batch, h, w, dev);
+        if (fits(&needed, &free_bytes, dev)) { return batch; }
+    }
+    int side = (h > w ? h : w) * vae_factor(&pipeline->vae_decoder.config);
+    dev->workspace_needed = 0;
+    sampler_want_memory(sampler_bytes(pipeline, 1, h, w, dev), 1, side, dev);
+    return 1;
 }
 
 static Sampler create(Sampler s, Device *dev) {
@@ -155,7 +161,9 @@ static Sampler create(Sampler s, Device *dev) {
     s.sample = device_alloc(dev, rows * sample_count(&s) * sizeof(floatX));
     s.output = device_alloc(dev, rows * latent_count(&s) * sizeof(floatX));
     if (guided(&s)) { s.context = device_alloc(dev, rows * context_count(s.pipeline) * sizeof(floatX)); }
+    s.scalars = device_alloc(dev, (size_t)s.B * sizeof *s.scalars);
     s.host_timesteps = device_alloc_pinned(dev, rows * sizeof(float));
+    s.host_scalars = device_alloc_pinned(dev, (size_t)s.B * sizeof *s.host_scalars);
     return s;
 }
 
@@ -173,11 +181,12 @@ void sampler_negative(Sampler *s, const floatX *context, Device *dev) {
 
 void sampler_destroy(Sampler *s, Device *dev) {
     arena_destroy(&s->arena);
-    void *buffers[] = {s->image_latent, s->latent,     s->timesteps, s->images,
-                       s->image_part,   s->noisy_part, s->sample,    s->output};
+    void *buffers[] = {s->image_latent, s->latent, s->timesteps, s->images, s->image_part,
+                       s->noisy_part,   s->sample, s->output,    s->scalars};
     for (size_t i = 0; i < sizeof buffers / sizeof *buffers; i++) { device_free(dev, buffers[i]); }
     if (s->context) { device_free(dev, s->context); }
     device_free_pinned(dev, s->host_timesteps);
+    device_free_pinned(dev, s->host_scalars);
     memset(s, 0, sizeof *s);
 }
 
@@ -221,18 +230,21 @@ static void denoise(Sampler *s, const float *image_latent, const floatX *context
     free(timesteps);
 }
 
-// A row of noise. It depends only on (seed, id, member), not on the batch.
-static void noise_row(Sampler *s, float *row, uint64_t id, int member, uint64_t seed, Device *dev) {
-    StepScalars scalars = {.seed = seed, .first_sample = id, .step = (uint32_t)member};
-    StepScalars *on_device = device_alloc(dev, sizeof scalars);
-    device_copy(dev, on_device, &scalars, sizeof scalars, false);
-    normal_noise(row, 1, (int)latent_count(s), PHILOX_INFERENCE, on_device, dev);
-    device_sync(dev);
-    device_free(dev, on_device);
+// s->latent (n, h, w, L) = noise. A row depends only on (seed, its id, member), not on the batch.
+static void fill_noise(Sampler *s, const uint64_t *ids, int n, int member, uint64_t seed, Device *dev) {
+    device_sync(dev); // until the last copy has read host_scalars
+    for (int i = 0; i < n; i++) {
+        s->host_scalars[i] = (StepScalars){.seed = seed, .first_sample = ids[i], .step = (uint32_t)member};
+    }
+    device_copy(dev, s->scalars, s->host_scalars, (size_t)n * sizeof *s->scalars, false);
+    for (int i = 0; i < n; i++) {
+        float *row = s->latent + (size_t)i * latent_count(s);
+        normal_noise(row, 1, (int)latent_count(s), PHILOX_INFERENCE, s->scalars + i, dev);
+    }
 }
 
 void sampler_noise(Sampler *s, float *noise, uint64_t sample_id, uint64_t seed, Device *dev) {
-    noise_row(s, s->latent, sample_id, 0, seed, dev);
+    fill_noise(s, &sample_id, 1, 0, seed, dev);
     device_copy(dev, noise, s->latent, latent_count(s) * sizeof(float), false);
     device_sync(dev);
 }
@@ -252,9 +264,7 @@ static void mix_start(Sampler *s, int n, int steps, Device *dev) {
 
 void sampler_run(Sampler *s, const float *image_latent, const floatX *context, const uint64_t *sample_ids, int n,
                  int steps, int member, uint64_t seed, Device *dev) {
-    for (int i = 0; i < n; i++) {
-        noise_row(s, s->latent + (size_t)i * latent_count(s), sample_ids[i], member, seed, dev);
-    }
+    fill_noise(s, sample_ids, n, member, seed, dev);
     if (s->start) { mix_start(s, n, steps, dev); }
     denoise(s, image_latent, context, n, steps, dev);
 }

@@ -18,7 +18,9 @@ typedef struct {
     floatX *image_part, *noisy_part; // (B, h, w, L)
     floatX *sample, *output;         // (rows, h, w, 2L), or L without condition; (rows, h, w, L)
     floatX *context;                 // (rows, T, C) with guidance; the first is sampler_negative's
+    StepScalars *scalars;            // (B) on the device: what the noise of each sample depends on
     float *host_timesteps;           // (rows) pinned
+    StepScalars *host_scalars;       // (B) pinned
     // (n, h, w, L) on the host, set by the caller: sampling starts from a * start + sqrt(1 - a^2) * white noise with
     // a^2 = alphas_cumprod at the first timestep, the share that a training sample of that timestep has. NULL: from
     // white noise alone.
@@ -40,7 +42,8 @@ void sampler_negative(Sampler *sampler, const floatX *context, Device *dev);
 // is noted in dev->workspace_needed.
 size_t sampler_bytes(Pipeline *pipeline, int B, int h, int w, Device *dev);
 size_t sampler_text_bytes(Pipeline *pipeline, int B, int h, int w, double guidance, Device *dev);
-// `batch`, or the largest of its half, quarter, ... that fits into memory; at least 1.
+// `batch`, or the largest of its half, quarter, ... for which sampler_create finds memory; its workspace is noted. Dies
+// as sampler_want_memory if there is none for 1.
 int sampler_batch(Pipeline *pipeline, int batch, int h, int w, Device *dev);
 // Dies, naming the options --resolution and, for a batch of more than 1, --batch, unless so many bytes and the noted
 // workspace are free.

@@ -7,11 +7,13 @@ PixelLoss pixel_loss_create(VAEDecoder *decoder, PixelLossKind kind, double weig
     return l;
 }
 
-// picture (h f, w f, 3) of one scaled latent (h, w, L) float; backward needs input (h, w, L).
-static void decode(VAEDecoder *decoder, Arena *arena, floatX *picture, floatX *input, const float *latent, int h, int w,
-                   bool keep, Device *dev) {
+// picture (h f, w f, 3) of one scaled latent (h, w, L) float; backward needs input (h, w, L). A sample of a batch need
+// not begin at 16 bytes, as kernels want it: latent is copied to `copy` (h, w, L).
+static void decode(VAEDecoder *decoder, Arena *arena, floatX *picture, floatX *input, float *copy, const float *latent,
+                   int h, int w, bool keep, Device *dev) {
     size_t n = (size_t)(h * w * decoder->config.latent_channels);
-    cast_to_floatX(input, latent, n, dev);
+    device_copy(dev, copy, latent, n * sizeof(float), false);
+    cast_to_floatX(input, copy, n, dev);
     scale_shift_forward(input, input, 1 / decoder->config.scaling_factor, 0, n, dev);
     vae_decoder_forward(decoder, arena, picture, input, 1, h, w, keep, dev);
 }
@@ -22,19 +24,21 @@ static void sample_loss(const PixelLoss *l, Arena *arena, float *loss, floatX *d
     int f = vae_factor(&l->decoder->config), pixels = h * f * w * f * 3;
     size_t n = (size_t)(h * w * l->decoder->config.latent_channels);
     ArenaMark mark = arena_mark(arena);
-    float *goal = arena_save_float(arena, "goal", (size_t)pixels);
+    float *goal = arena_save_float(arena, "goal", (size_t)pixels), *copy = arena_save_float(arena, "latent", n);
     floatX *picture = arena_save(arena, "picture", (size_t)pixels), *input = arena_save(arena, "input", n);
-    decode(l->decoder, arena, picture, input, target, h, w, false, dev);
+    floatX *dlatent = arena_save(arena, "dlatent", n);
+    decode(l->decoder, arena, picture, input, copy, target, h, w, false, dev);
     cast_to_float(goal, picture, (size_t)pixels, dev);
-    decode(l->decoder, arena, picture, input, x0, h, w, true, dev);
+    decode(l->decoder, arena, picture, input, copy, x0, h, w, true, dev);
     floatX *dpicture = arena_save(arena, "dpicture", (size_t)pixels);
     if (l->kind == PIXEL_DICE) {
         dice_loss(loss, dpicture, picture, goal, l->color, scale, 1, pixels, dev);
     } else {
         l1_mse_loss(loss, dpicture, picture, goal, 0, scale, 1, pixels, dev);
     }
-    vae_decoder_backward(l->decoder, arena, dx0, dpicture, 0, dev);
-    scale_shift_forward(dx0, dx0, 1 / l->decoder->config.scaling_factor, 0, n, dev);
+    vae_decoder_backward(l->decoder, arena, dlatent, dpicture, 0, dev);
+    scale_shift_forward(dlatent, dlatent, 1 / l->decoder->config.scaling_factor, 0, n, dev);
+    device_copy(dev, dx0, dlatent, n * sizeof(floatX), false);
     arena_release(arena, mark);
 }
 

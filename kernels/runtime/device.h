@@ -134,7 +134,12 @@ void device_reserve_workspace(Device *dev, size_t bytes);
 void *device_workspace(Device *dev, size_t bytes);
 
 // For kernels: reports one launch; returns whether the kernel should run. Every function of kernels.h begins with
-//     if (!device_launch(dev, "groupnorm_forward", groupnorm_forward_cost(...))) return;
+//     if (!device_launch(dev, "add_forward", add_forward_cost(n))) { return; }
+// or, if it needs scratch memory,
+//     bool run = device_launch(dev, "grad_norm", grad_norm_cost(n));
+//     double *partial = device_workspace(dev, bytes);
+//     if (!run) { return; }
+// so that a plan sees the workspace, and a timed trace counts its growth to this function and not to the one before.
 bool device_launch(Device *dev, const char *name, Cost cost);
 // For CUDA launchers, after device_launch: the grid of that function's latest __global__ launch.
 void device_launch_grid(Device *dev, int blocks, int threads, int shared_bytes);

@@ -57,6 +57,7 @@ text=(pretrain --model text --shards captions --train-text-encoder --train-batch
 generate=(generate --model cpu-text/model --text "a red circle" --steps 2 --count 1 --guidance 3)
 check "pretrain on cpu" "$cpu/cocogold" "${text[@]}" --out cpu-text
 check "generate on cpu" "$cpu/cocogold" "${generate[@]}" --out cpu-drawn
+check "generate 9 x 9 cells on cpu" "$cpu/cocogold" "${generate[@]}" --resolution 36 --out cpu-odd
 check "encode phrases on cpu" "$cpu/cocogold" "${encode[@]}" --out phrases --texts phrases
 texts=("${train[@]}" --shards phrases --train-batch-size 3 --max-train-steps 3)
 check "train on phrases on cpu" "$cpu/cocogold" "${texts[@]}" --out cpu-texts
@@ -88,6 +89,9 @@ for precision in fp32 bf16; do
         same_losses $precision-text cpu-text "$(tolerance $precision 1e-5 2e-2)" 3
     check "$precision: generate" "${emulated[@]}" "${generate[@]}" --out $precision-drawn
     close "$precision: what it draws" $precision-drawn-0.png cpu-drawn-0.png "$(tolerance $precision 3e-3 5e-2)"
+    # 9 x 9 cells: in bf16, the second of two samples begins in the middle of 16 bytes.
+    check "$precision: generate 9 x 9 cells" "${emulated[@]}" "${generate[@]}" --resolution 36 --out $precision-odd
+    close "$precision: what it draws" $precision-odd-0.png cpu-odd-0.png "$(tolerance $precision 3e-3 5e-2)"
     check "$precision: eval" "${emulated[@]}" "${eval[@]}" --out $precision-eval
     check "$precision: $(same_masks $precision-eval "$(tolerance $precision 0.002 0.05)") from cpu" \
         same_masks $precision-eval "$(tolerance $precision 0.002 0.05)"
@@ -101,6 +105,13 @@ for precision in fp32 bf16; do
     check "$precision: training that does not fit in 45 MB" bash -c '! "$@" --out fuller-card >log 2>&1 &&
         grep -q "^cocogold: training needs 51 MB, but emulated sm_89 has 45 MB of its 8.6 GB free: stop other programs that use it" log' - \
         env EMU_TAKEN=$((8589934592 - 45000000)) "${short[@]}"
+    # refused NAME SENTENCE COMMAND...: does not fit in 45 MB, of which cuBLASLt's workspace and the weights take 34 to 38 MB
+    refused() {
+        EMU_TAKEN=$((8589934592 - 45000000)) "${emulated[@]}" "${@:3}" --out refused >log 2>&1
+        check "$precision: $1 that does not fit" grep -qE "^cocogold: $2, but emulated sm_89 has [0-9.]+ MB free: expected a smaller " log
+    }
+    refused "segment" "a picture at 256 pixels needs [0-9]+ MB" "${segment[@]}" --text "blue box" --resolution 256
+    refused "encode" "--batch 8 at 128 pixels needs [0-9]+ MB" "${encode[@]}" --resolution 128
     # --tune: the file keeps the choice for a resumed run; without it the choice may be another, which is said.
     export XDG_CACHE_HOME=$PWD/cache
     tuned=("${emulated[@]}" "${train[@]}" --checkpoint-every 1 --checkpoints-total-limit 0)

@@ -25,9 +25,16 @@ called() {
     [ -z "$missing" ] || { echo "no test calls" $missing; false; }
 }
 
+# Where both are in a function, device_launch comes first (kernels/runtime/device.h).
+workspace_first() {
+    awk '/^}/ { taken = 0 } /device_workspace\(/ { taken = 1 } taken && /device_launch\(/ { print FILENAME ":" FNR }' \
+        kernels/*.c kernels/*.cu kernels/*.cuh | grep .
+}
+
 above() { grep -rn '#include "kernels/' kernels/runtime | grep -v '"kernels/runtime/'; }
 
 check_not "kernels/runtime includes no file of kernels/" above
+check_not "no function takes workspace before it reports its launch" workspace_first
 check "kernels.h was read" [ "$(names kernels/kernels.h | wc -l)" = "$(grep -cE '^void ' kernels/kernels.h)" ]
 for file in kernels/reference.c kernels/reference.h; do
     check "$file has every function of kernels.h" complete $file

@@ -92,10 +92,51 @@ static void test_null_gradients_and_threads(void **state) {
     for (int i = 0; i < 6; i++) { tensor_free(rest[i]); }
 }
 
+// few, `times` times: a power of two.
+static Tensor repeated(const Tensor *few, size_t times) {
+    Tensor many = tensor_new(few->n * times, few->f != NULL);
+    char *to = many.x ? (char *)many.x : (char *)many.f;
+    size_t element = many.x ? sizeof *many.x : sizeof *many.f;
+    device_copy(&check_dev, to, few->x ? (void *)few->x : (void *)few->f, few->n * element, false);
+    for (size_t n = few->n; n < many.n; n *= 2) { device_copy(&check_dev, to + n * element, to, n * element, false); }
+    return many;
+}
+
+// So many rows that a block which held the statistics of its share, one in 128 of them, would exceed 99 KB of shared
+// memory. They repeat a few rows. Only backward, which takes seconds under emulation: forward cuts the rows alike.
+static void test_many_rows(void **state) {
+    (void)state;
+    enum { C = 8, ROWS = 850, TIMES = 2048 };
+    size_t n = ROWS * C, all = n * TIMES;
+    Tensor x = random_around(0.5, n, 40), dout = tensor_random(n, 1, 41, false);
+    Tensor mean = tensor_poisoned(ROWS, true), rstd = tensor_poisoned(ROWS, true);
+    Tensor weight = tensor_random(C, 1, 42, false), dweight = tensor_poisoned(C, true),
+           dbias = tensor_poisoned(C, true);
+    Tensor dinp = tensor_poisoned(n, false), many_dinp = tensor_poisoned(all, false);
+    double *y = doubles(n), *dw = doubles(C), *db = doubles(C), *m = doubles(ROWS), *r = doubles(ROWS);
+    layernorm_forward(dinp.x, mean.f, rstd.f, x.x, weight.x, NULL, ROWS, C, 1e-5f, &check_dev);
+    layernorm_backward(dinp.x, NULL, NULL, dout.x, x.x, weight.x, mean.f, rstd.f, NULL, 0, ROWS, C, &check_dev);
+    Tensor many_x = repeated(&x, TIMES), many_dout = repeated(&dout, TIMES);
+    Tensor many_mean = repeated(&mean, TIMES), many_rstd = repeated(&rstd, TIMES);
+    layernorm_backward(many_dinp.x, dweight.f, dbias.f, many_dout.x, many_x.x, weight.x, many_mean.f, many_rstd.f, NULL,
+                       0, ROWS * TIMES, C, &check_dev);
+    Tensor last = {.n = n, .x = many_dinp.x + all - n};
+    check_equal("dinp", &last, &dinp);
+    reference_layernorm_forward(y, m, r, x.host, weight.host, NULL, ROWS, C, 1e-5f);
+    reference_layernorm_backward(y, dw, db, dout.host, x.host, weight.host, m, r, NULL, 0, ROWS, C);
+    for (int c = 0; c < C; c++) { dw[c] *= TIMES, db[c] *= TIMES; }
+    check_and_free("dweight", &dweight, dw, TOLERANCE_BACKWARD);
+    check_and_free("dbias", &dbias, db, TOLERANCE_BACKWARD);
+    free(y), free(m), free(r);
+    Tensor *rest[] = {&x, &dout, &mean, &rstd, &weight, &dinp, &many_dinp, &many_x, &many_dout, &many_mean, &many_rstd};
+    for (size_t i = 0; i < sizeof rest / sizeof *rest; i++) { tensor_free(rest[i]); }
+}
+
 int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_shapes),
         cmocka_unit_test(test_null_gradients_and_threads),
+        cmocka_unit_test(test_many_rows),
     };
     return cmocka_run_group_tests(tests, check_open, check_close);
 }

@@ -12,7 +12,7 @@ enum { SAMPLES = 4 }; // slow
 #else
 enum { SAMPLES = 16 };
 #endif
-enum { H = 6, W = 5, L = 4, N = H * W * L };
+enum { H = 7, W = 5, L = 4, N = H * W * L }; // in bf16, every second sample begins in the middle of 16 bytes
 
 // Between two ways to cut up the same batch.
 #ifdef PRECISION_bf16
