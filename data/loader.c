@@ -178,11 +178,8 @@ void loader_read(Loader *l, long long number, const LoaderBatch *batch) {
         if (batch->image_latent) { s.latents[LATENT_IMAGE] = batch->image_latent + row * l->latent_size; }
         if (batch->target_latent) { s.latents[o->target] = batch->target_latent + row * l->latent_size; }
         if (batch->mask) { s.mask = batch->mask + row * l->mask_size; }
-        int64_t sample = stored_at(l, position);
-        shards_read(l->set, sample, &s);
-        if (batch->class_index) { batch->class_index[row] = s.class_index; }
+        shards_read(l->set, stored_at(l, position), &s);
         if (batch->position) { batch->position[row] = position; }
-        if (batch->sample) { batch->sample[row] = sample; }
         if (batch->text) { batch->text[row] = s.text_index; }
     }
 }

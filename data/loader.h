@@ -48,9 +48,7 @@ typedef struct {
 typedef struct {
     float *image_latent, *target_latent; // (rows, h, w, C)
     uint8_t *mask;                       // (rows, R, ceil(R/8)) packed bits, as stored
-    int *class_index;                    // (rows) index into info.classes, or -1
     int64_t *position;                   // (rows) in the stream: the "global sample index" that keys noise and timestep
-    int64_t *sample;                     // (rows) in stored order
     int *text;                           // (rows) index into the set's texts
 } LoaderBatch;
 
