@@ -40,6 +40,8 @@ void sampler_negative(Sampler *sampler, const floatX *context, Device *dev);
 // is noted in dev->workspace_needed.
 size_t sampler_bytes(Pipeline *pipeline, int B, int h, int w, Device *dev);
 size_t sampler_text_bytes(Pipeline *pipeline, int B, int h, int w, double guidance, Device *dev);
+// Of either, without the weights, for training, which counts them itself. conditioned: sampler_create's, guidance 0.
+size_t sampler_own_bytes(Pipeline *pipeline, int B, int h, int w, bool conditioned, double guidance, Device *dev);
 // `batch`, or the largest of its half, quarter, ... that fits into memory; at least 1.
 int sampler_batch(Pipeline *pipeline, int batch, int h, int w, Device *dev);
 // Dies, naming the options --resolution and, for a batch of more than 1, --batch, unless so many bytes and the noted

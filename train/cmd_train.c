@@ -6,7 +6,6 @@
 //   describe         config.json and settings of a checkpoint
 #include "data/loader.h"
 #include "eval/settings.h"
-#include "model/mapped.h"
 #include "model/sampler.h"
 #include "train/diffusion.h"
 #include "train/feed.h"
@@ -108,8 +107,7 @@ static void describe(void *data, const char *folder, Device *dev) {
 static size_t validation_bytes(void *data, Device *dev) {
     UNetTrainer *t = data;
     const Diffusion *d = &t->diffusion;
-    size_t decoder = mapped_pending_bytes(&t->pipeline.vae_decoder.params);
-    size_t sampler = t->validates ? sampler_bytes(&t->pipeline, d->B, d->h, d->w, dev) - decoder : 0;
+    size_t sampler = t->validates ? sampler_own_bytes(&t->pipeline, d->B, d->h, d->w, true, 0, dev) : 0;
     return sampler + average_bytes(&t->trainer, t->pipeline.unet.params.total, t->validates);
 }
 

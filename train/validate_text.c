@@ -2,7 +2,6 @@
 #include "data/draw.h"
 #include "data/paint.h"
 #include "model/contexts.h"
-#include "model/mapped.h"
 #include "model/sampler.h"
 #include "train/validation_shards.h"
 #include "util/error.h"
@@ -92,8 +91,7 @@ static Sampler open_sampler(const TextValidator *v, Pipeline *pipeline, Device *
 
 size_t text_validator_bytes(const Diffusion *d, double guidance, Pipeline *pipeline, Device *dev) {
     int samples = d->options->train.validation_samples, most = samples < DRAWN_AT_ONCE ? samples : DRAWN_AT_ONCE;
-    size_t decoder = mapped_pending_bytes(&pipeline->vae_decoder.params);
-    return sampler_text_bytes(pipeline, most, d->h, d->w, guidance, dev) - decoder;
+    return sampler_own_bytes(pipeline, most, d->h, d->w, false, guidance, dev);
 }
 
 // pictures (n, H, W, 3) in [0, 1] to every second one of images.
