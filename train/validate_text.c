@@ -35,7 +35,7 @@ static void open_buffers(TextValidator *v, Device *dev) {
 bool text_validator_open(TextValidator *v, const DiffusionOptions *o, double guidance, const ShardSet *training,
                          const TextDiffusion *diffusion, Device *dev) {
     *v = (TextValidator){.options = o, .guidance = guidance, .diffusion = *diffusion};
-    if (!validation_shards_open(&v->shards, &v->count, o, training)) { return false; }
+    if (!validation_shards_open(&v->shards, &v->count, o, 0, training)) { return false; }
     schedule_warn_steps(diffusion->diffusion.schedule, o->validation_steps);
     v->shown = v->count < SHEET ? v->count : SHEET;
     open_buffers(v, dev);
