@@ -61,6 +61,7 @@ void loader_read(Loader *loader, long long number, const LoaderBatch *batch);
 // while loader_read runs.
 char *loader_name(const Loader *loader, long long position);
 long long loader_samples(const Loader *loader); // n: samples per epoch, after the class filter
+uint64_t loader_hash(const Loader *loader);     // of picture, crop, text and mask's area of each, in stored order
 void loader_close(Loader *loader);
 
 // order[p] gets the stored index at position p of an epoch's permutation of n samples. Depends only on (seed, epoch).

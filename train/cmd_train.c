@@ -16,6 +16,7 @@
 #include "util/error.h"
 #include "util/file.h"
 #include "util/interrupt.h"
+#include "util/text.h"
 #include <stdlib.h>
 #include <string.h>
 
@@ -191,6 +192,21 @@ static void open_data(UNetTrainer *t, Device *dev) {
     free(keep);
 }
 
+// Lists in files may change: their names count.
+static void describe_stream(Stream *stream, const UNetTrainer *t) {
+    const UNetOptions *o = &t->options;
+    const ShardInfo *info = &t->shards.info;
+    bool *keep = o->classes ? shards_classes(&t->shards, "--classes", o->classes) : NULL;
+    uint64_t classes = HASH_BEGIN;
+    for (int c = 0; keep && c < info->class_count; c++) {
+        if (keep[c]) { classes = hash_more(classes, info->classes[c], strlen(info->classes[c]) + 1); }
+    }
+    if (keep) { stream_add_hash(stream, "classes", "the list of --classes", classes); }
+    free(keep);
+    stream_add_shards(stream, &t->shards, t->loader, o->target_bit);
+    stream_add_hash(stream, "texts", "the list of --text-template's texts", prompts_hash(&t->prompts));
+}
+
 static void open_model(UNetTrainer *t, Device *dev) {
     const UNetOptions *o = &t->options;
     t->validates = t->validates && validator_open(&t->validator, o, t->pipeline.folder, &t->shards, &t->settings,
@@ -253,6 +269,7 @@ int cmd_train(int argc, char **argv) {
                  .validation_bytes = validation_bytes(&t, dev),
                  .samples = loader_samples(t.loader),
                  .vae_sha256 = t.shards.info.vae_sha256};
+    describe_stream(&task.stream, &t);
     int code = train(&t.trainer, &task);
     close_all(&t, dev);
     trainer_close(&t.trainer);

@@ -198,6 +198,40 @@ static void ranks(void **state) {
     shards_close(&set);
 }
 
+static uint64_t hash_of(const ShardSet *set, const bool *keep) {
+    LoaderOptions options = {.target = TARGET_OVERLAY, .rows = ROWS, .world = 1, .keep = keep};
+    Loader *loader = loader_open(set, &options);
+    uint64_t hash = loader_hash(loader);
+    loader_close(loader);
+    return hash;
+}
+
+// It is that of the samples, wherever the shards are cut, and of the classes that are kept.
+static void hash(void **state) {
+    (void)state;
+    char *place = xprintf("%s/one", folder), *path = xprintf("%s/train-00000.h5", place);
+    make_folders(place);
+    ShardInfo info = test_info(1, 0);
+    test_shard(path, &info, 0, SAMPLES);
+    ShardSet three = shards_open(folder, "train"), one = shards_open(place, "train");
+    uint64_t all = hash_of(&three, NULL);
+    assert_true(all == hash_of(&one, NULL));
+    assert_true(all != hash_of(&one, (const bool[TEST_CLASSES]){true, true, true}));
+    one.shards[0].crop[3 * 5]++;
+    assert_true(all != hash_of(&one, NULL));
+    one.shards[0].crop[3 * 5]--, one.shards[0].area[5] += 0.125f;
+    assert_true(all != hash_of(&one, NULL));
+    one.shards[0].area[5] -= 0.125f, one.texts[3][0] = 'k';
+    assert_true(all != hash_of(&one, NULL));
+    one.texts[3][0] = 'c', one.shards[0].image_id[0] = 1;
+    assert_true(all != hash_of(&one, NULL));
+    shards_close(&three);
+    shards_close(&one);
+    shard_info_free(&info);
+    free(path);
+    free(place);
+}
+
 static void class_filter(void **state) {
     (void)state;
     ShardSet set = shards_open(folder, "train");
@@ -346,9 +380,10 @@ int main(void) {
     folder = test_folder();
     write_shards(folder, 0, SHARDS);
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(permutation),  cmocka_unit_test(contents),    cmocka_unit_test(texts),
-        cmocka_unit_test(resume),       cmocka_unit_test(ranks),       cmocka_unit_test(class_filter),
-        cmocka_unit_test(damaged_sets), cmocka_unit_test(many_shards), cmocka_unit_test(damaged_chunk),
+        cmocka_unit_test(permutation),   cmocka_unit_test(contents),     cmocka_unit_test(texts),
+        cmocka_unit_test(resume),        cmocka_unit_test(ranks),        cmocka_unit_test(class_filter),
+        cmocka_unit_test(hash),          cmocka_unit_test(damaged_sets), cmocka_unit_test(many_shards),
+        cmocka_unit_test(damaged_chunk),
     };
     int failures = cmocka_run_group_tests_name("data/loader", tests, NULL, NULL);
     remove_tree(folder);
