@@ -534,12 +534,22 @@ static bool encode_all(Encoder *e) {
     return true;
 }
 
+// Also one that gave no sample because it lacks the classes.
+static bool any_readable(const Encoder *e) {
+    for (long long n = 0; n < e->work_count; n++) {
+        for (int i = 0; i < e->work[n].count; i++) {
+            if (readable(&e->coco, e->order[e->work[n].first + i])) { return true; }
+        }
+    }
+    return false;
+}
+
 // A first run that could read no picture is a mistake (a wrong folder, ...): its shards must not count as done.
 static void want_readable(const Encoder *e) {
-    if (e->samples || !e->damaged || e->kept_pictures) { return; }
+    if (e->samples || !e->damaged || e->kept_pictures || any_readable(e)) { return; }
     for (long long n = 0; n < e->work_count; n++) { remove(shard_path(e, e->work[n].shard).text); }
     coco_say(&e->coco);
-    die("%s: none of %lld pictures can be read: no shard is written", e->coco.pictures_folder, e->damaged);
+    die("%s: none of %lld pictures can be read: no shard is written", e->coco.pictures_folder, e->todo_pictures);
 }
 
 // Pictures that could not be read when a shard was made, by an earlier run or another part, count too.

@@ -20,14 +20,16 @@ typedef struct {
     char *text, *note, *crop;
 } Shown;
 
-static Shown show(const Coco *coco, const Sample *s, const Paint *paint, bool overlay) {
+static Shown show(const Coco *coco, const SampleOptions *options, const Sample *s, const Paint *paint, bool overlay) {
     int r = s->rgb.width;
     Shown shown = {.sample = *s};
     Paint exact = {.outline = 0};
     shown.mask = paint_mask(s->mask, r, r, &exact);
-    for (int i = 0; i < r * r; i++) { // grey: left out of an evaluation
-        if (s->ignore[i]) { memset(shown.mask.pixels + 3 * i, 96, 3); }
+    uint8_t *unpainted = sample_unpainted(coco, options, s);
+    for (int i = 0; i < r * r; i++) { // grey: of the class, but background in training and to `eval --protocol crops`
+        if (unpainted[i]) { memset(shown.mask.pixels + 3 * i, 96, 3); }
     }
+    free(unpainted);
     shown.target = overlay ? paint_overlay(&s->rgb, s->mask, paint) : paint_mask(s->mask, r, r, paint);
     shown.text =
         xprintf("“%s”%s", s->text ? s->text : coco->categories[s->category].name, s->absent ? " (absent)" : "");
@@ -97,7 +99,7 @@ static int collect(const Coco *coco, const SampleOptions *options, int pass, con
         SampleReason reason = sample_make(coco, options, order[i], (uint32_t)pass, &s);
         dropped[reason]++;
         if (reason == SAMPLE_OK) {
-            shown[found++] = show(coco, &s, paint, overlay);
+            shown[found++] = show(coco, options, &s, paint, overlay);
         } else {
             sample_free(&s);
         }

@@ -4,6 +4,7 @@
 #include "util/error.h"
 #include "util/file.h"
 #include "util/philox.h"
+#include "util/text.h"
 #include <assert.h>
 #include <dirent.h>
 #include <stdio.h>
@@ -178,11 +179,8 @@ void loader_read(Loader *l, long long number, const LoaderBatch *batch) {
         if (batch->image_latent) { s.latents[LATENT_IMAGE] = batch->image_latent + row * l->latent_size; }
         if (batch->target_latent) { s.latents[o->target] = batch->target_latent + row * l->latent_size; }
         if (batch->mask) { s.mask = batch->mask + row * l->mask_size; }
-        int64_t sample = stored_at(l, position);
-        shards_read(l->set, sample, &s);
-        if (batch->class_index) { batch->class_index[row] = s.class_index; }
+        shards_read(l->set, stored_at(l, position), &s);
         if (batch->position) { batch->position[row] = position; }
-        if (batch->sample) { batch->sample[row] = sample; }
         if (batch->text) { batch->text[row] = s.text_index; }
     }
 }
@@ -233,6 +231,22 @@ Loader *loader_open(const ShardSet *set, const LoaderOptions *options) {
 }
 
 long long loader_samples(const Loader *loader) { return loader->n; }
+
+uint64_t loader_hash(const Loader *l) {
+    const ShardSet *set = l->set;
+    uint64_t hash = HASH_BEGIN;
+    for (long long i = 0; i < l->n; i++) {
+        int k = shard_of(set, l->kept[i]);
+        const ShardFile *shard = &set->shards[k];
+        long long at = l->kept[i] - set->first[k];
+        const char *text = set->texts[shards_text(set, l->kept[i])];
+        hash = hash_more(hash, &shard->image_id[at], sizeof *shard->image_id);
+        hash = hash_more(hash, &shard->crop[3 * at], 3 * sizeof *shard->crop);
+        hash = hash_more(hash, &shard->area[at], sizeof *shard->area);
+        hash = hash_more(hash, text, strlen(text) + 1);
+    }
+    return hash;
+}
 
 void loader_close(Loader *l) {
     free(l->kept);

@@ -48,9 +48,7 @@ typedef struct {
 typedef struct {
     float *image_latent, *target_latent; // (rows, h, w, C)
     uint8_t *mask;                       // (rows, R, ceil(R/8)) packed bits, as stored
-    int *class_index;                    // (rows) index into info.classes, or -1
     int64_t *position;                   // (rows) in the stream: the "global sample index" that keys noise and timestep
-    int64_t *sample;                     // (rows) in stored order
     int *text;                           // (rows) index into the set's texts
 } LoaderBatch;
 
@@ -63,6 +61,7 @@ void loader_read(Loader *loader, long long number, const LoaderBatch *batch);
 // while loader_read runs.
 char *loader_name(const Loader *loader, long long position);
 long long loader_samples(const Loader *loader); // n: samples per epoch, after the class filter
+uint64_t loader_hash(const Loader *loader);     // of picture, crop, text and mask's area of each, in stored order
 void loader_close(Loader *loader);
 
 // order[p] gets the stored index at position p of an epoch's permutation of n samples. Depends only on (seed, epoch).

@@ -220,34 +220,43 @@ SampleReason sample_plan(const Coco *coco, const SampleOptions *o, int picture, 
     return SAMPLE_OK;
 }
 
-// The masks at the picture's own size, cropped and resampled to the training resolution.
-static void render_masks(const Coco *coco, const SampleOptions *o, const uint32_t *ids, Sample *s) {
+static size_t pixels_of(const SampleOptions *o) { return (size_t)o->resolution * (size_t)o->resolution; }
+
+// The union of the valid segments, or of the others of the sample's class: at the picture's own size, then cropped and
+// resampled to the training resolution.
+static uint8_t *render_segments(const Coco *coco, const SampleOptions *o, const uint32_t *ids, const Sample *s,
+                                bool valid) {
     const Picture *p = &coco->pictures[s->picture];
-    size_t pixels = (size_t)p->width * (size_t)p->height, out = (size_t)o->resolution * (size_t)o->resolution;
-    uint8_t *painted = xcalloc(pixels, 1), *unpainted = xcalloc(pixels, 1);
+    uint8_t *whole = xcalloc((size_t)p->width * (size_t)p->height, 1), *mask = xcalloc(pixels_of(o), 1);
     for (int i = 0; i < p->count; i++) {
         const Segment *segment = &segments_of(coco, s)[i];
-        if (s->text ? !s->valid[i] : segment->category != s->category) { continue; }
-        coco_add_mask(coco, s->picture, segment, ids, s->valid[i] ? painted : unpainted);
+        bool other = !s->text && segment->category == s->category && !s->valid[i];
+        if (valid ? s->valid[i] : other) { coco_add_mask(coco, s->picture, segment, ids, whole); }
     }
-    s->mask = xcalloc(out, 1);
-    s->ignore = xcalloc(out, 1);
-    mask_resize(painted, p->width, p->height, s->x, s->y, s->side, s->side, s->mask, o->resolution, o->resolution);
-    mask_resize(unpainted, p->width, p->height, s->x, s->y, s->side, s->side, s->ignore, o->resolution, o->resolution);
-    size_t count = 0;
-    for (size_t i = 0; i < out; i++) {
-        count += s->mask[i];
-        s->ignore[i] &= !s->mask[i];
-    }
-    s->area = (float)((double)count / (double)out);
-    free(painted);
-    free(unpainted);
+    mask_resize(whole, p->width, p->height, s->x, s->y, s->side, s->side, mask, o->resolution, o->resolution);
+    free(whole);
+    return mask;
 }
 
-void sample_render_masks(const Coco *coco, const SampleOptions *o, Sample *s) {
+static void render_mask(const Coco *coco, const SampleOptions *o, const uint32_t *ids, Sample *s) {
+    size_t count = 0;
+    s->mask = render_segments(coco, o, ids, s, true);
+    for (size_t i = 0; i < pixels_of(o); i++) { count += s->mask[i]; }
+    s->area = (float)((double)count / (double)pixels_of(o));
+}
+
+void sample_render_mask(const Coco *coco, const SampleOptions *o, Sample *s) {
     uint32_t *ids = coco_segment_ids(coco, s->picture);
-    render_masks(coco, o, ids, s);
+    render_mask(coco, o, ids, s);
     free(ids);
+}
+
+uint8_t *sample_unpainted(const Coco *coco, const SampleOptions *o, const Sample *s) {
+    uint32_t *ids = coco_segment_ids(coco, s->picture);
+    uint8_t *unpainted = render_segments(coco, o, ids, s, false);
+    for (size_t i = 0; i < pixels_of(o); i++) { unpainted[i] &= !s->mask[i]; }
+    free(ids);
+    return unpainted;
 }
 
 // A picture or panoptic PNG that cannot be read.
@@ -262,12 +271,12 @@ SampleReason sample_render(const Coco *coco, const SampleOptions *o, Sample *s) 
     char *why;
     uint32_t *ids = coco_try_segment_ids(coco, s->picture, &why);
     if (why) { return damaged(coco, o, s, why); }
-    Image whole = coco_load_picture(coco, s->picture, &why); // before masks are made of a size that no picture has
+    Image whole = coco_load_picture(coco, s->picture, &why); // before a mask is made of a size that no picture has
     if (why) {
         free(ids);
         return damaged(coco, o, s, why);
     }
-    render_masks(coco, o, ids, s);
+    render_mask(coco, o, ids, s);
     free(ids);
     if (!s->absent && s->area == 0) {
         image_free(&whole);
@@ -289,7 +298,6 @@ SampleReason sample_make(const Coco *coco, const SampleOptions *o, int picture, 
 void sample_free(Sample *s) {
     free(s->valid);
     free(s->mask);
-    free(s->ignore);
     image_free(&s->rgb);
     *s = (Sample){0};
 }

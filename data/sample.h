@@ -67,15 +67,17 @@ typedef struct {
     float area;       // share of the crop that is mask, at resolution R
     Image rgb;        // (R, R, 3)
     uint8_t *mask;    // (R, R), 0 or 1
-    uint8_t *ignore;  // (R, R): 1 where the class is present but unpainted (crowd, instances barely in the crop)
 } Sample;
 
-// Chooses crop and class from the annotations alone; rgb, mask, ignore and area stay empty. Opens no file.
+// Chooses crop and class from the annotations alone; rgb, mask and area stay empty. Opens no file.
 SampleReason sample_plan(const Coco *coco, const SampleOptions *options, int picture, uint32_t pass, Sample *sample);
-// Reads the picture and fills rgb (Lanczos), mask (box average, then >= 0.5), ignore and area of a planned sample.
+// Reads the picture and fills rgb (Lanczos), mask (box average, then >= 0.5) and area of a planned sample.
 SampleReason sample_render(const Coco *coco, const SampleOptions *options, Sample *sample);
-// The part that needs only annotations: fills mask, ignore and area from picture, category, crop and valid.
-void sample_render_masks(const Coco *coco, const SampleOptions *options, Sample *sample);
+// The part that needs only annotations: fills mask and area from picture, category, crop and valid.
+void sample_render_mask(const Coco *coco, const SampleOptions *options, Sample *sample);
+// Of a rendered sample, (R, R), freed by the caller: 1 where its class is in the crop but not in the mask (crowds,
+// objects barely in the crop).
+uint8_t *sample_unpainted(const Coco *coco, const SampleOptions *options, const Sample *sample);
 // Plan and render.
 SampleReason sample_make(const Coco *coco, const SampleOptions *options, int picture, uint32_t pass, Sample *sample);
 void sample_free(Sample *sample); // also after a failure

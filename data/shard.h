@@ -63,6 +63,12 @@ typedef struct {
 
 // Whether shards with these attributes hold that latent, and its dataset's name.
 bool shard_has_latent(const ShardInfo *info, int latent);
+// How a target is painted, as options of `cocogold encode`: "--color 255,255,255 --alpha 1 --outline 0"; of
+// TARGET_MASK, which is black and white, "--outline 0"; of 0 (none) "".
+typedef struct {
+    char text[96];
+} PaintText;
+PaintText shard_paint(const ShardInfo *info, int target);
 extern const char *const latent_names[LATENTS];
 
 ShardInfo shard_info_copy(const ShardInfo *info);

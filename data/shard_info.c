@@ -41,6 +41,18 @@ const char *const latent_names[LATENTS] = {"image_latent", "target_overlay", "ta
 
 bool shard_has_latent(const ShardInfo *info, int latent) { return latent == LATENT_IMAGE || info->targets & latent; }
 
+PaintText shard_paint(const ShardInfo *info, int target) {
+    PaintText paint = {""};
+    const int *c = info->color;
+    if (target == TARGET_OVERLAY) {
+        snprintf(paint.text, sizeof paint.text, "--color %d,%d,%d --alpha %.9g --outline %.9g", c[0], c[1], c[2],
+                 info->alpha, info->outline);
+    } else if (target == TARGET_MASK) {
+        snprintf(paint.text, sizeof paint.text, "--outline %.9g", info->outline);
+    }
+    return paint;
+}
+
 void shard_info_classes(ShardInfo *info, int count, const char *const *names) {
     info->class_count = count;
     info->classes = xcalloc((size_t)count, sizeof *info->classes);

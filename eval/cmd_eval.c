@@ -84,8 +84,8 @@ static Options parse_options(int argc, char **argv) {
          "NAME=LIST"},
         {OPT_INT, "per-class", &o.per_class, "evaluate at most N random pairs of a class (0: all)", "N", .high = 1e9},
         {OPT_INT, "limit", &o.limit, "evaluate at most N random pairs in all (0: all)", "N", .high = 1e9},
-        {OPT_DOUBLE, "absent", &o.absent, "probability of also asking a picture for a class that it does not show", "P",
-         .high = 1},
+        {OPT_DOUBLE, "absent", &o.absent,
+         "images: probability of also asking a picture for a class that it does not show", "P", .high = 1},
         {OPT_HEADING, "Sampling"},
         STEPS_ROWS(o.answer),
         SCHEDULE_ROWS(o.answer.schedule),
@@ -117,6 +117,9 @@ static Options parse_options(int argc, char **argv) {
     options_parse(argc, argv, table, &help, 0);
     if (o.crops) {
         options_require(o.shards, "--shards", "a folder of shards, for --protocol crops");
+        if (o.absent > 0) {
+            die("--absent %g: expected with --protocol images; shards hold absent queries of their own", o.absent);
+        }
     } else {
         options_require(o.data, "--data", "a data set in COCO's layout");
     }
@@ -371,10 +374,12 @@ static void write_results(const Work *w) {
     const char *out = w->o.out;
     Path json = path_of("%s/metrics.json", out), csv = path_of("%s/pairs.csv", out),
          html = path_of("%s/report.html", out);
-    result_write_json(&w->dataset, &w->v, &w->record, &w->settings, json.text);
+    yajl_gen gen = result_json(&w->dataset, &w->v, &w->record, &w->settings);
+    Json metrics = {xstrdup(json.text), json_written(gen)};
+    result_print(metrics.root);
+    fflush(stdout); // before the first write: on a full disk the numbers are here
+    json_write(gen, json.text);
     result_write_pairs(&w->dataset, &w->v, csv.text);
-    Json metrics = json_read(json.text);
-    result_print(&metrics);
     report_evaluation(html.text, &metrics, &w->v.gallery, &w->dataset, &w->curves, w->runs);
     printf("\nwrote %s, %s and %s\n", json.text, csv.text, html.text);
     json_free(&metrics);

@@ -14,6 +14,17 @@ Dataset dataset_of_pictures(const char *data, const char *split, const char *ann
     return s;
 }
 
+// The outline is not compared: older models do not record theirs, and the true masks have none.
+static void want_paint(const char *folder, const char *split, const char *model, const ShardInfo *info,
+                       const ModelSettings *settings) {
+    ShardInfo drawn = {.alpha = settings->alpha, .outline = info->outline};
+    memcpy(drawn.color, settings->color, sizeof drawn.color);
+    PaintText here = shard_paint(info, settings->target), wanted = shard_paint(&drawn, settings->target);
+    if (strcmp(here.text, wanted.text) == 0) { return; }
+    die("%s: split %s was encoded with %s, but %s draws what shards of %s hold", folder, split, here.text, model,
+        wanted.text);
+}
+
 Dataset dataset_of_shards(const char *folder, const char *split, const char *model, const ModelSettings *settings) {
     Dataset s = {.crops = true, .shards = shards_open(folder, split)};
     const ShardInfo *info = &s.shards.info;
@@ -27,6 +38,7 @@ Dataset dataset_of_shards(const char *folder, const char *split, const char *mod
         die("%s: split %s lacks the target that %s draws: expected shards of `cocogold encode --targets %s`", folder,
             split, model, target_names[settings->target - TARGET_OVERLAY]);
     }
+    want_paint(folder, split, model, info, settings);
     s.resolution = info->resolution;
     s.texts = shard_has_texts(info);
     s.class_count = info->class_count + s.texts;

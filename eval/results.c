@@ -258,8 +258,24 @@ static void put_record(yajl_gen gen, const EvalRecord *o, const Evaluation *v, c
     }
 }
 
-void result_write_json(const Dataset *dataset, const Evaluation *v, const EvalRecord *record,
-                       const ModelSettings *settings, const char *path) {
+static int by_id(const void *a, const void *b) {
+    const int64_t *p = a, *q = b;
+    return (*p > *q) - (*p < *q);
+}
+
+// Distinct ones: shards of several passes hold a picture several times.
+static int count_pictures(const Evaluation *v) {
+    int64_t *ids = xmalloc(((size_t)v->count + 1) * sizeof *ids);
+    for (int i = 0; i < v->count; i++) { ids[i] = v->pairs[i].image_id; }
+    qsort(ids, (size_t)v->count, sizeof *ids, by_id);
+    int pictures = 0;
+    for (int i = 0; i < v->count; i++) { pictures += i == 0 || ids[i] != ids[i - 1]; }
+    free(ids);
+    return pictures;
+}
+
+yajl_gen result_json(const Dataset *dataset, const Evaluation *v, const EvalRecord *record,
+                     const ModelSettings *settings) {
     yajl_gen gen = json_writer();
     Writer w = {gen, dataset, v, record};
     yajl_gen_map_open(gen);
@@ -269,8 +285,7 @@ void result_write_json(const Dataset *dataset, const Evaluation *v, const EvalRe
     if (v->table_count) { put_steps(&w); }
     if (v->prompt_set_count) { put_prompts(&w); }
     put_absent(&w, all_group);
-    int pictures = 0;
-    for (int i = 0; i < v->count; i++) { pictures += i == 0 || v->pairs[i].item != v->pairs[i - 1].item; }
+    int pictures = count_pictures(v);
     json_put_integer(gen, "pictures", pictures);
     json_put_number(gen, "seconds", v->seconds);
     json_put_number(gen, "seconds_per_picture", pictures ? v->seconds / pictures : NAN);
@@ -278,7 +293,7 @@ void result_write_json(const Dataset *dataset, const Evaluation *v, const EvalRe
     put_record(gen, record, v, settings);
     if (!dataset->crops) { coco_put_left_out(&dataset->coco, gen); }
     yajl_gen_map_close(gen);
-    json_write(gen, path);
+    return gen;
 }
 
 // Columns of shards alone: the sample's number, and of those with texts two more.
@@ -378,8 +393,7 @@ static void print_table(yajl_val m, const char *key, const char *heading, int wi
     }
 }
 
-void result_print(const Json *metrics) {
-    yajl_val m = metrics->root;
+void result_print(yajl_val m) {
     bool objects = json_at(m, "all.all_objects") != NULL;
     print_classes(m);
     printf("\n%-16s%7s%8s%8s%8s%8s%8s%8s%8s%8s%8s%8s%8s\n", "", "pairs", "classes", "mIoU", "low", "high", "gIoU",

@@ -1,4 +1,4 @@
-// What an evaluation found: metrics.json, from which terminal and page are written, and pairs.csv.
+// What an evaluation found: metrics.json, from which terminal and page are made, and pairs.csv.
 #pragma once
 #include "eval/evaluate.h"
 #include "util/json.h"
@@ -14,8 +14,9 @@ typedef struct {
     int resamples; // of the bootstrap
 } EvalRecord;
 
-// metrics.json: the summaries of all groups of pairs, classes, numbers of steps and prompt sets, and the record.
-void result_write_json(const Dataset *dataset, const Evaluation *evaluation, const EvalRecord *record,
-                       const ModelSettings *settings, const char *path);
+// metrics.json for json_write: the summaries of all groups of pairs, classes, numbers of steps and prompt sets, and the
+// record.
+yajl_gen result_json(const Dataset *dataset, const Evaluation *evaluation, const EvalRecord *record,
+                     const ModelSettings *settings);
 void result_write_pairs(const Dataset *dataset, const Evaluation *evaluation, const char *path);
-void result_print(const Json *metrics); // metrics.json on stdout
+void result_print(yajl_val metrics); // on stdout

@@ -49,7 +49,7 @@ static bool other_object(uint8_t *out, const Coco *coco, const SampleOptions *o,
         Sample other = {.picture = s->picture, .category = c, .x = s->x, .y = s->y, .side = s->side};
         other.valid = xcalloc((size_t)picture->count, 1);
         for (int k = 0; k < picture->count; k++) { other.valid[k] = segments[k].category == c && !segments[k].crowd; }
-        sample_render_masks(coco, o, &other);
+        sample_render_mask(coco, o, &other);
         if (other.area > largest) {
             largest = other.area;
             memcpy(out, other.mask, (size_t)o->resolution * (size_t)o->resolution);

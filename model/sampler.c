@@ -99,21 +99,26 @@ static size_t pending_bytes(const Pipeline *p) {
            mapped_pending_bytes(&p->vae_decoder.params);
 }
 
+// Without weights.
 static size_t shape_bytes(Sampler s, Device *dev) {
     size_t latent = latent_count(&s), rows = (size_t)rows_of(&s, s.B), B = (size_t)s.B;
     size_t floats = B * (2 * latent + picture_count(&s)) + rows;
     size_t activations = 2 * B * latent + rows * (sample_count(&s) + latent);
     if (guided(&s)) { activations += rows * context_count(s.pipeline); }
     size_t buffers = floats * sizeof(float) + activations * sizeof(floatX) + B * sizeof(StepScalars);
-    return arena_bytes(s, dev) + buffers + pending_bytes(s.pipeline);
+    return arena_bytes(s, dev) + buffers;
 }
 
 size_t sampler_bytes(Pipeline *pipeline, int B, int h, int w, Device *dev) {
-    return shape_bytes(sampler_shape(pipeline, B, h, w, true, 0), dev);
+    return shape_bytes(sampler_shape(pipeline, B, h, w, true, 0), dev) + pending_bytes(pipeline);
 }
 
 size_t sampler_text_bytes(Pipeline *pipeline, int B, int h, int w, double guidance, Device *dev) {
-    return shape_bytes(sampler_shape(pipeline, B, h, w, false, guidance), dev);
+    return shape_bytes(sampler_shape(pipeline, B, h, w, false, guidance), dev) + pending_bytes(pipeline);
+}
+
+size_t sampler_own_bytes(Pipeline *pipeline, int B, int h, int w, bool conditioned, double guidance, Device *dev) {
+    return shape_bytes(sampler_shape(pipeline, B, h, w, conditioned, guidance), dev);
 }
 
 // *needed also gets what the workspace has to grow by.

@@ -42,6 +42,8 @@ void sampler_negative(Sampler *sampler, const floatX *context, Device *dev);
 // is noted in dev->workspace_needed.
 size_t sampler_bytes(Pipeline *pipeline, int B, int h, int w, Device *dev);
 size_t sampler_text_bytes(Pipeline *pipeline, int B, int h, int w, double guidance, Device *dev);
+// Of either, without the weights, for training, which counts them itself. conditioned: sampler_create's, guidance 0.
+size_t sampler_own_bytes(Pipeline *pipeline, int B, int h, int w, bool conditioned, double guidance, Device *dev);
 // `batch`, or the largest of its half, quarter, ... for which sampler_create finds memory; its workspace is noted. Dies
 // as sampler_want_memory if there is none for 1.
 int sampler_batch(Pipeline *pipeline, int batch, int h, int w, Device *dev);

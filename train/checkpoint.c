@@ -199,7 +199,8 @@ static void write_moments(const Trained *t, const Optimizer *opt, const char *fo
     if (w) { safetensors_finish(w); }
 }
 
-static void write_state(const TrainOptions *o, int step, const Optimizer *opt, const char *folder, const Device *dev) {
+static void write_state(const TrainOptions *o, const Stream *stream, int step, const Optimizer *opt, const char *folder,
+                        const Device *dev) {
     char *path = xprintf("%s/trainer/state.json", folder);
     yajl_gen gen = json_writer();
     yajl_gen_map_open(gen);
@@ -214,6 +215,9 @@ static void write_state(const TrainOptions *o, int step, const Optimizer *opt, c
     json_key(gen, "options");
     yajl_gen_map_open(gen);
     record_options(o, gen);
+    yajl_gen_map_close(gen);
+    json_open_map(gen, "stream");
+    stream_record(stream, gen);
     yajl_gen_map_close(gen);
     yajl_gen_map_close(gen);
     json_write(gen, path);
@@ -235,8 +239,8 @@ static void finish_folder(const char *path, char *work) {
     free(work);
 }
 
-char *checkpoint_write(const TrainOptions *o, const char *base, int step, const Trained *t, const Optimizer *opt,
-                       Device *dev) {
+char *checkpoint_write(const TrainOptions *o, const Stream *stream, const char *base, int step, const Trained *t,
+                       const Optimizer *opt, Device *dev) {
     if (opt->comm->rank > 0 && !opt->sharded) { return NULL; }
     char *path = checkpoint_path(o->out, step);
     char *work = opt->comm->rank == 0 ? begin_folder(path, base, t->modules) : NULL;
@@ -244,7 +248,7 @@ char *checkpoint_write(const TrainOptions *o, const char *base, int step, const 
     write_modules(t, opt, opt->master, work, "", dev);
     if (opt->ema) { write_modules(t, opt, opt->ema, work, "_ema", dev); }
     write_moments(t, opt, work, dev);
-    if (work) { write_state(o, step, opt, work, dev); }
+    if (work) { write_state(o, stream, step, opt, work, dev); }
     return work;
 }
 
@@ -360,10 +364,12 @@ void checkpoint_check_command(const char *command, const char *checkpoint) {
     free(path);
 }
 
-void checkpoint_load(const TrainOptions *o, const char *checkpoint, const Trained *t, Optimizer *opt, Device *dev) {
+void checkpoint_load(const TrainOptions *o, const Stream *stream, const char *checkpoint, const Trained *t,
+                     Optimizer *opt, Device *dev) {
     char *path = xprintf("%s/trainer/state.json", checkpoint);
     Json state = json_read(path);
     record_check(o, json_find(state.root, "options"), path);
+    stream_check(stream, json_find(state.root, "stream"), path);
     opt->skipped = (int)json_integer(&state, "skipped", 0, 0, INT_MAX);
     opt->last_skipped = (int)json_integer(&state, "last_skipped", -1, -1, INT_MAX);
     check_launch(o, &state, checkpoint, opt, dev);

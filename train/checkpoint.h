@@ -1,11 +1,12 @@
 // Checkpoints: OUT/checkpoint-000500/ is a complete pipeline directory (frozen parts are hard links) plus
-//   trainer/state.json              command, step, samples, skipped steps, device, ranks, options
+//   trainer/state.json              command, step, samples, skipped steps, device, ranks, options, stream of samples
 //   trainer/optimizer.safetensors   exp_avg, exp_avg_sq: flat arrays in the order of the list of weights, never sharded
 //   trainer/sha256.txt              digests of its files (train/digests.h); older checkpoints have none
 // A checkpoint appears complete or not at all.
 #pragma once
 #include "model/pipeline.h"
 #include "train/optimizer.h"
+#include "train/stream.h"
 
 // What is trained: one or two models, one after the other in the optimizer's flat buffers.
 typedef struct {
@@ -25,17 +26,18 @@ char *checkpoint_other(const char *out);
 // Only rank 0 calls checkpoint_commit. It writes the digests, renames the folder to OUT/checkpoint-STEP, removes all
 // but the newest checkpoints_total_limit checkpoints unless keep_all is set, frees `work` and returns the path, to be
 // freed. Step N of a run may be saved only once.
-char *checkpoint_write(const TrainOptions *options, const char *base, int step, const Trained *trained,
-                       const Optimizer *optimizer, Device *dev);
+char *checkpoint_write(const TrainOptions *options, const Stream *stream, const char *base, int step,
+                       const Trained *trained, const Optimizer *optimizer, Device *dev);
 char *checkpoint_commit(const TrainOptions *options, int step, char *work, bool keep_all);
 // At the start of a run: reads the masters from the model's files, because the weights are rounded, and starts the
 // EMA from them. Does nothing if the masters are the weights.
 void checkpoint_start(const char *model, const Trained *trained, Optimizer *optimizer, Device *dev);
 // Dies if a command other than `command` ("train", "train-vae", "pretrain") wrote the checkpoint.
 void checkpoint_check_command(const char *command, const char *checkpoint);
-// Loads masters (if they are not the weights, which the pipeline has loaded), moments, EMA and skipped steps.
-void checkpoint_load(const TrainOptions *options, const char *checkpoint, const Trained *trained, Optimizer *optimizer,
-                     Device *dev);
+// Loads masters (if they are not the weights, which the pipeline has loaded), moments, EMA and skipped steps. Dies if
+// the run has other options or another stream of samples.
+void checkpoint_load(const TrainOptions *options, const Stream *stream, const char *checkpoint, const Trained *trained,
+                     Optimizer *optimizer, Device *dev);
 // Dies if a file of the newest checkpoint is not as it was written, naming it and the newest one that is whole.
 void checkpoint_want_whole(const char *out);
 // Removes all checkpoints of a run.

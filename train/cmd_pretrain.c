@@ -226,6 +226,7 @@ int cmd_pretrain(int argc, char **argv) {
                  .validation_bytes = validation_bytes(&t, dev),
                  .samples = loader_samples(t.loader),
                  .vae_sha256 = t.shards.info.vae_sha256};
+    stream_add_shards(&task.stream, &t.shards, t.loader, 0);
     int code = train(&t.trainer, &task);
     close_all(&t, dev);
     trainer_close(&t.trainer);

@@ -6,7 +6,6 @@
 //   describe         config.json and settings of a checkpoint
 #include "data/loader.h"
 #include "eval/settings.h"
-#include "model/mapped.h"
 #include "model/sampler.h"
 #include "train/diffusion.h"
 #include "train/feed.h"
@@ -17,6 +16,7 @@
 #include "util/error.h"
 #include "util/file.h"
 #include "util/interrupt.h"
+#include "util/text.h"
 #include <stdlib.h>
 #include <string.h>
 
@@ -108,8 +108,7 @@ static void describe(void *data, const char *folder, Device *dev) {
 static size_t validation_bytes(void *data, Device *dev) {
     UNetTrainer *t = data;
     const Diffusion *d = &t->diffusion;
-    size_t decoder = mapped_pending_bytes(&t->pipeline.vae_decoder.params);
-    size_t sampler = t->validates ? sampler_bytes(&t->pipeline, d->B, d->h, d->w, dev) - decoder : 0;
+    size_t sampler = t->validates ? sampler_own_bytes(&t->pipeline, d->B, d->h, d->w, true, 0, dev) : 0;
     return sampler + average_bytes(&t->trainer, t->pipeline.unet.params.total, t->validates);
 }
 
@@ -193,6 +192,21 @@ static void open_data(UNetTrainer *t, Device *dev) {
     free(keep);
 }
 
+// Lists in files may change: their names count.
+static void describe_stream(Stream *stream, const UNetTrainer *t) {
+    const UNetOptions *o = &t->options;
+    const ShardInfo *info = &t->shards.info;
+    bool *keep = o->classes ? shards_classes(&t->shards, "--classes", o->classes) : NULL;
+    uint64_t classes = HASH_BEGIN;
+    for (int c = 0; keep && c < info->class_count; c++) {
+        if (keep[c]) { classes = hash_more(classes, info->classes[c], strlen(info->classes[c]) + 1); }
+    }
+    if (keep) { stream_add_hash(stream, "classes", "the list of --classes", classes); }
+    free(keep);
+    stream_add_shards(stream, &t->shards, t->loader, o->target_bit);
+    stream_add_hash(stream, "texts", "the list of --text-template's texts", prompts_hash(&t->prompts));
+}
+
 static void open_model(UNetTrainer *t, Device *dev) {
     const UNetOptions *o = &t->options;
     t->validates = t->validates && validator_open(&t->validator, o, t->pipeline.folder, &t->shards, &t->settings,
@@ -255,6 +269,7 @@ int cmd_train(int argc, char **argv) {
                  .validation_bytes = validation_bytes(&t, dev),
                  .samples = loader_samples(t.loader),
                  .vae_sha256 = t.shards.info.vae_sha256};
+    describe_stream(&task.stream, &t);
     int code = train(&t.trainer, &task);
     close_all(&t, dev);
     trainer_close(&t.trainer);

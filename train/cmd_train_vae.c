@@ -327,6 +327,9 @@ int cmd_train_vae(int argc, char **argv) {
                  .describe = describe,
                  .validates = t.trainer.comm.rank == 0,
                  .samples = t.coco.picture_count};
+    stream_add(&task.stream, "resolution", "the resolution", "%d", t.R);
+    stream_add(&task.stream, "samples", "the number of pictures", "%d", t.coco.picture_count);
+    stream_add_hash(&task.stream, "pictures", "the list of pictures and objects", pictures_hash(&t.training));
     int code = train(&t.trainer, &task);
     close_all(&t, dev);
     trainer_close(&t.trainer);

@@ -166,7 +166,7 @@ static void open_optimizer(Trainer *t, const Task *task) {
     t->optimizer = optimizer_create(t->options, &t->comm, trained->params[0]->weights, trained->params[0]->grads,
                                     parameters(task), &t->dev);
     if (t->run.checkpoint) {
-        checkpoint_load(t->options, t->run.checkpoint, trained, &t->optimizer, &t->dev);
+        checkpoint_load(t->options, &task->stream, t->run.checkpoint, trained, &t->optimizer, &t->dev);
     } else {
         checkpoint_start(t->options->model, trained, &t->optimizer, &t->dev);
     }
@@ -196,7 +196,8 @@ static double least_seconds(Trainer *t, const Task *task) {
 
 static void save(Trainer *t, const Task *task, int step) {
     device_sync(&t->dev);
-    char *folder = checkpoint_write(t->options, run_folder_base(&t->run), step, &task->trained, &t->optimizer, &t->dev);
+    char *folder = checkpoint_write(t->options, &task->stream, run_folder_base(&t->run), step, &task->trained,
+                                    &t->optimizer, &t->dev);
     if (!folder) { return; } // only rank 0 gets one
     task->describe(task->owner, folder, &t->dev);
     char *checkpoint = checkpoint_commit(t->options, step, folder, t->step.bad > 0);

@@ -3,6 +3,7 @@
 #include "data/paint.h"
 #include "util/error.h"
 #include "util/philox.h"
+#include "util/text.h"
 #include <stdlib.h>
 
 void pictures_at(const Pictures *p, long long position, PictureKind kind, float *out) {
@@ -52,6 +53,23 @@ void pictures_read(Pictures *p, long long number, float *out) {
         }
         done = end;
     }
+}
+
+uint64_t pictures_hash(const Pictures *p) {
+    const Coco *coco = p->coco;
+    uint64_t hash = HASH_BEGIN;
+    for (int i = 0; i < coco->picture_count; i++) {
+        const Picture *picture = &coco->pictures[i];
+        hash = hash_more(hash, &picture->id, sizeof picture->id);
+        hash = hash_more(hash, (int[]){picture->width, picture->height, picture->count}, 3 * sizeof(int));
+        for (int k = 0; k < picture->count; k++) {
+            const Segment *s = &coco->segments[picture->first_segment + k];
+            hash = hash_more(hash, s->bbox, sizeof s->bbox);
+            hash = hash_more(hash, &s->area, sizeof s->area);
+            hash = hash_more(hash, (int[]){s->category, s->crowd}, 2 * sizeof(int));
+        }
+    }
+    return hash;
 }
 
 char *pictures_name(const Pictures *p, long long position) {

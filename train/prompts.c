@@ -1,6 +1,7 @@
 #include "train/prompts.h"
 #include "util/error.h"
 #include "util/philox.h"
+#include "util/text.h"
 #include <stdlib.h>
 #include <string.h>
 
@@ -31,6 +32,17 @@ void prompts_draw(const Prompts *p, int *rows, const int *text, const int64_t *p
         while (!p->sets[set].has[c] || ticket-- > 0) { set++; }
         rows[i] = set * p->texts + c;
     }
+}
+
+uint64_t prompts_hash(const Prompts *p) {
+    uint64_t hash = HASH_BEGIN;
+    for (int i = 0; i < p->count * p->texts; i++) {
+        const PromptSet *set = &p->sets[i / p->texts];
+        const char *text = set->text[i % p->texts];
+        hash = hash_more(hash, &set->has[i % p->texts], sizeof *set->has);
+        hash = hash_more(hash, text, strlen(text) + 1);
+    }
+    return hash;
 }
 
 char *prompts_first(const UNetOptions *o) {

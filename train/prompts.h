@@ -20,5 +20,6 @@ void prompts_destroy(Prompts *prompts, Device *dev);
 // sample's text (an index into the shards' texts), and depends only on (seed, position in the stream). rows may be
 // text.
 void prompts_draw(const Prompts *prompts, int *rows, const int *text, const int64_t *position, int n);
+uint64_t prompts_hash(const Prompts *prompts); // of all texts of all sets
 // The first template, which validation and the saved model use; to be freed.
 char *prompts_first(const UNetOptions *options);

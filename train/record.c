@@ -31,14 +31,11 @@ static const char *text_of(yajl_val value) {
 
 void record_check(const TrainOptions *options, yajl_val recorded, const char *path) {
     if (!recorded) { die("%s: field \"options\" is missing", path); }
-    const unsigned char *text;
-    size_t size;
     yajl_gen gen = json_writer();
     yajl_gen_map_open(gen);
     record_options(options, gen);
     yajl_gen_map_close(gen);
-    yajl_gen_get_buf(gen, &text, &size);
-    yajl_val mine = yajl_tree_parse((const char *)text, NULL, 0);
+    yajl_val mine = json_written(gen);
     for (const Option *row = options->table; row->kind != OPT_END; row++) {
         if (row->kind == OPT_HEADING || row->may_change) { continue; }
         const char *field[] = {row->name, NULL};

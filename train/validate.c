@@ -63,7 +63,7 @@ bool validator_open(Validator *v, const UNetOptions *o, const char *base, const 
                     Device *dev) {
     const DiffusionOptions *s = &o->diffusion;
     *v = (Validator){.options = o, .settings = settings, .diffusion = *d, .contexts = contexts};
-    if (!validation_shards_open(&v->shards, &v->count, s, training)) { return false; }
+    if (!validation_shards_open(&v->shards, &v->count, s, o->target_bit, training)) { return false; }
     const ShardInfo *info = &v->shards.info;
     if (!(info->targets & o->target_bit)) { die("%s: the shards val-*.h5 have no target %s", s->shards, o->target); }
     if (!same_classes(info, &training->info)) {

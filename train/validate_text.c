@@ -2,7 +2,6 @@
 #include "data/draw.h"
 #include "data/paint.h"
 #include "model/contexts.h"
-#include "model/mapped.h"
 #include "model/sampler.h"
 #include "train/validation_shards.h"
 #include "util/error.h"
@@ -36,7 +35,7 @@ static void open_buffers(TextValidator *v, Device *dev) {
 bool text_validator_open(TextValidator *v, const DiffusionOptions *o, double guidance, const ShardSet *training,
                          const TextDiffusion *diffusion, Device *dev) {
     *v = (TextValidator){.options = o, .guidance = guidance, .diffusion = *diffusion};
-    if (!validation_shards_open(&v->shards, &v->count, o, training)) { return false; }
+    if (!validation_shards_open(&v->shards, &v->count, o, 0, training)) { return false; }
     schedule_warn_steps(diffusion->diffusion.schedule, o->validation_steps);
     v->shown = v->count < SHEET ? v->count : SHEET;
     open_buffers(v, dev);
@@ -92,8 +91,7 @@ static Sampler open_sampler(const TextValidator *v, Pipeline *pipeline, Device *
 
 size_t text_validator_bytes(const Diffusion *d, double guidance, Pipeline *pipeline, Device *dev) {
     int samples = d->options->train.validation_samples, most = samples < DRAWN_AT_ONCE ? samples : DRAWN_AT_ONCE;
-    size_t decoder = mapped_pending_bytes(&pipeline->vae_decoder.params);
-    return sampler_text_bytes(pipeline, most, d->h, d->w, guidance, dev) - decoder;
+    return sampler_own_bytes(pipeline, most, d->h, d->w, false, guidance, dev);
 }
 
 // pictures (n, H, W, 3) in [0, 1] to every second one of images.

@@ -210,6 +210,13 @@ yajl_gen json_writer(void) {
     return gen;
 }
 
+yajl_val json_written(yajl_gen gen) {
+    const unsigned char *text;
+    size_t size;
+    yajl_gen_get_buf(gen, &text, &size);
+    return yajl_tree_parse((const char *)text, NULL, 0);
+}
+
 bool json_try_write(yajl_gen gen, const char *path) {
     const unsigned char *text;
     size_t size;

@@ -53,6 +53,7 @@ yajl_gen json_writer(void); // a generator that indents with two spaces
 // Writes the generator's buffer to path (atomically) with a final newline and frees the generator.
 void json_write(yajl_gen gen, const char *path);
 bool json_try_write(yajl_gen gen, const char *path); // false, with errno: it cannot be written
+yajl_val json_written(yajl_gen gen);                 // the tree of what a generator holds, as a reader of it gets it
 // Shorthands for generators: a key with what begins under it, or with a value. key NULL: in a list, or at the root.
 void json_open_map(yajl_gen gen, const char *key);
 void json_open_list(yajl_gen gen, const char *key);

@@ -101,11 +101,12 @@ void text_column(FILE *out, int width, const char *text) {
     free(shown);
 }
 
-uint64_t text_hash(const char *bytes, size_t size) {
-    uint64_t h = 1469598103934665603u;
-    for (size_t i = 0; i < size; i++) { h = (h ^ (uint8_t)bytes[i]) * 1099511628211u; }
-    return h;
+uint64_t hash_more(uint64_t hash, const void *bytes, size_t size) {
+    for (size_t i = 0; i < size; i++) { hash = (hash ^ ((const uint8_t *)bytes)[i]) * 1099511628211u; }
+    return hash;
 }
+
+uint64_t text_hash(const char *bytes, size_t size) { return hash_more(HASH_BEGIN, bytes, size); }
 
 // Bytes of the text's start, at most 100, that do not end within a UTF-8 character.
 static size_t cut(const char *text) {

@@ -31,3 +31,6 @@ char *text_file_name(const char *text);
 
 // FNV-1a, 64 bits (Fowler, Noll, Vo).
 uint64_t text_hash(const char *bytes, size_t size);
+// The same in parts: begins with HASH_BEGIN, and goes on with the hash of what came before.
+#define HASH_BEGIN 1469598103934665603u
+uint64_t hash_more(uint64_t hash, const void *bytes, size_t size);

@@ -255,24 +255,31 @@ static void pictures(FILE *out, const Gallery *g, const Dataset *dataset) {
     gallery_section(out, g, GALLERY_WORST, "gallery-worst", "Worst pairs", dataset);
 }
 
+// A field of "config" as text, to be freed: "" where there is none.
+static char *setting(yajl_val m, const char *field) {
+    yajl_val v = json_find(json_find(m, "config"), field);
+    if (YAJL_IS_STRING(v)) { return xstrdup(YAJL_GET_STRING(v)); }
+    if (YAJL_IS_NUMBER(v)) { return xstrdup(YAJL_GET_NUMBER(v)); }
+    if (YAJL_IS_TRUE(v) || YAJL_IS_FALSE(v)) { return xstrdup(YAJL_IS_TRUE(v) ? "yes" : "no"); }
+    if (!YAJL_IS_OBJECT(v)) { return xstrdup(""); } // else it is "extraction"
+    double changed = json_number_at(v, "changed");
+    char *least = isnan(changed) ? xstrdup("") : xprintf(", changed by at least %.3g", changed);
+    yajl_val opening = json_find(v, "opening");
+    char *text = xprintf("%s, tolerance %.3g%s%s", json_string_at(v, "method"), json_number_at(v, "tolerance"), least,
+                         opening && YAJL_IS_FALSE(opening) ? ", no opening" : "");
+    free(least);
+    return text;
+}
+
 static void configuration(FILE *out, yajl_val m) {
     yajl_val config = json_find(m, "config");
     if (!config || !YAJL_IS_OBJECT(config)) { return; }
     fputs("<details id=\"configuration\"><summary>How this was measured</summary><div class=\"card\"><table>", out);
     for (size_t i = 0; i < config->u.object.len; i++) {
-        yajl_val v = config->u.object.values[i];
-        html(out, "<tr><td>%s</td><td style=\"text-align:left\"><code>", config->u.object.keys[i]);
-        if (YAJL_IS_STRING(v)) { html(out, "%s", YAJL_GET_STRING(v)); }
-        if (YAJL_IS_NUMBER(v)) { html(out, "%s", YAJL_GET_NUMBER(v)); }
-        if (YAJL_IS_TRUE(v) || YAJL_IS_FALSE(v)) { fputs(YAJL_IS_TRUE(v) ? "yes" : "no", out); }
-        if (YAJL_IS_OBJECT(v)) {
-            html(out, "%s, tolerance %.3g", json_string_at(m, "config.extraction.method"),
-                 json_number_at(m, "config.extraction.tolerance"));
-            if (!isnan(json_number_at(m, "config.extraction.changed"))) {
-                fprintf(out, ", changed by at least %.3g", json_number_at(m, "config.extraction.changed"));
-            }
-        }
-        fputs("</code></td></tr>", out);
+        char *text = setting(m, config->u.object.keys[i]);
+        html(out, "<tr><td>%s</td><td style=\"text-align:left\"><code>%s</code></td></tr>", config->u.object.keys[i],
+             text);
+        free(text);
     }
     fputs("</table></div></details>\n", out);
 }
@@ -333,6 +340,31 @@ static void comparison_figure(FILE *out, const Json *metrics, const char *const 
     free(bars);
 }
 
+// What was measured. Rows with a usual value, what `cocogold eval` does by default, are shown if an evaluation has
+// another one.
+static void settings_rows(FILE *out, const Json *metrics, int count) {
+    static const struct {
+        const char *label, *field, *usual;
+    } rows[] = {{"target", "target", NULL},        {"data", "data", NULL},        {"protocol", "protocol", "images"},
+                {"start", "start", "noise"},       {"ensemble", "ensemble", "1"}, {"averaged weights", "ema", "no"},
+                {"extraction", "extraction", NULL}};
+    char **texts = xcalloc((size_t)count + 1, sizeof *texts);
+    for (size_t r = 0; r < sizeof rows / sizeof *rows; r++) {
+        bool shown = !rows[r].usual;
+        for (int i = 0; i < count; i++) {
+            texts[i] = setting(metrics[i].root, rows[r].field);
+            shown = shown || (*texts[i] && strcmp(texts[i], rows[r].usual) != 0);
+        }
+        if (shown) { html(out, "<tr><td>%s</td>", rows[r].label); }
+        for (int i = 0; i < count; i++) {
+            if (shown) { html(out, "<td>%s</td>", texts[i]); }
+            free(texts[i]);
+        }
+        if (shown) { fputs("</tr>\n", out); }
+    }
+    free(texts);
+}
+
 static void comparison_table(FILE *out, const Json *metrics, const char *const *names, int count) {
     static const NamedPath rows[] = {{"seen: mIoU", "seen.miou"},
                                      {"seen: share of its ceiling", NULL},
@@ -355,9 +387,8 @@ static void comparison_table(FILE *out, const Json *metrics, const char *const *
                                      {"seconds per query", "sampling_seconds_per_pair"}};
     fputs("<div class=\"card scroll\" id=\"table-evaluations\" style=\"margin-top:16px\"><table><tr><th></th>", out);
     for (int i = 0; i < count; i++) { html(out, "<th>%s</th>", names[i]); }
-    fputs("</tr>\n<tr><td>target</td>", out);
-    for (int i = 0; i < count; i++) { html(out, "<td>%s</td>", json_string_at(metrics[i].root, "config.target")); }
     fputs("</tr>\n", out);
+    settings_rows(out, metrics, count);
     for (size_t r = 0; r < sizeof rows / sizeof *rows; r++) {
         fprintf(out, "<tr><td>%s</td>", rows[r].label);
         for (int i = 0; i < count; i++) {

@@ -5,7 +5,7 @@
 #include "eval/report/curves.h"
 #include "util/json.h"
 
-// metrics: as result_write_json wrote it. gallery and dataset (for its captions) may be NULL; runs may be none.
+// metrics: as of result_json. gallery and dataset (for its captions) may be NULL; runs may be none.
 void report_evaluation(const char *path, const Json *metrics, const Gallery *gallery, const Dataset *dataset,
                        const RunCurves *runs, int run_count);
 // names: one per evaluation.

@@ -31,6 +31,8 @@ cp -r latents odd-latents && echo hello >odd-latents/train-00000.h5
 cp latents/train* no-val/
 "$cocogold" encode --split val --data data --model model --out other-size --min-side 1 --resolution 32 >/dev/null 2>&1
 cp latents/train* other-size/
+"$cocogold" encode --split val --data data --model model --out green --min-side 1 --targets overlay,mask --color green >/dev/null 2>&1
+cp latents/train* green/
 picture=$(ls data/val/*.png | head -n 1)
 cp "$picture" cut.png && cut_in_half cut.png
 cp -rl data year-data && for name in year-data/{val,annotations/instances_val.json}; do
@@ -139,6 +141,9 @@ dies "eval with thresholds on classes that were never seen" "data, split train (
     eval --model zebra --data data --out new --tune-on train
 check_not "no thresholds were saved" ls {model,cut-unet,zebra}/segmentation.json
 dies "eval of crops without shards" "--shards" eval --model model --data data --protocol crops --out new
+dies "eval of crops of another colour" "green: split val was encoded with --color 0,255,0 --alpha 1 --outline 0, but model draws what shards of --color 255,255,255 --alpha 1" \
+    eval --model model --protocol crops --shards green --out new
+dies "eval of crops with absent queries" "--absent 0.5: expected with --protocol images" eval --model model --protocol crops --shards latents --absent 0.5 --out new
 dies "eval with thresholds for its split" "--tune-on val" eval --model model --data data --out new --tune-on val
 dies "eval with thresholds for its split by another name" "--tune-on val: thresholds must not be chosen on the split that is" \
     eval --model model --data year-data --source instances --split val2017 --tune-on val --steps 1 --out new
@@ -165,6 +170,8 @@ dies "generate into a missing folder" "no/such/ is not a folder" generate --mode
 dies "generate with a negative text for nothing" "--negative-text: needs --guidance" generate --model model --text person --out new --negative-text red --guidance 1
 dies "train with validation shards without samples" "val-*.h5 have no samples" "${unet[@]}" --model model --shards no-val --validate-every 1
 dies "train with validation shards of another size" "val-*.h5 and train-*.h5 differ in their sizes" "${unet[@]}" --model model --shards other-size --validate-every 1
+dies "train with validation shards of another colour" "green: the shards val-*.h5 were encoded with --color 0,255,0 --alpha 1 --outline 0, but train-*.h5 with --color 255,255,255 --alpha 1 --outline 0" \
+    "${unet[@]}" --model model --shards green --validate-every 1
 dies "train epsilon at zero SNR" "(--terminal-signal 0)" "${unet[@]}" --model model --shards latents --prediction-type epsilon --terminal-signal 0
 dies "generate at half a cell" "--resolution 66: expected a multiple of 4" generate --model model --text person --resolution 66 --out new
 for command in "segment --image $picture --text person" "generate --text person" "eval --data data" \
@@ -214,6 +221,10 @@ dies "bench of an unknown layer" "origami" bench origami
 
 check "nothing was written by any of them" diff .before <(listing)
 check "and nothing under a temporary name" [ -z "$(find . -name '*.cocogold-tmp-*' -o -name '*.cocogold-old-*')" ]
+
+# A black and white target has no colour, and captions have no target.
+check "validation shards of another colour are as good for masks" "$cocogold" "${unet[@]}" --model model --shards green \
+    --validate-every 1 --validation-samples 2 --validation-steps 1 --target mask --out new-masks
 
 # A damaged picture does not stop a long job: it is named, counted and skipped.
 for data in no-picture cut-picture; do

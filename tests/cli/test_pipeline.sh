@@ -113,6 +113,8 @@ check "init --ema: another UNet" bash -c "! cmp -s start/$weights average/$weigh
 run "train from it" train --model start --shards latents --max-train-steps 1 --train-batch-size 2 --gradient-accumulation-steps 1 \
     --validate-every 0 --no-roofline --out from-words
 run "report" report --run overlay --run words --run mask --eval result/metrics.json --eval result-mask/metrics.json --out report.html
+check "report: what was measured" bash -c "grep -qF '<tr><td>data</td><td>data, split val (instances)</td><td>data, split val (instances)</td></tr>' report.html &&
+    grep -qF '<tr><td>averaged weights</td><td>no</td><td>yes</td></tr>' report.html && ! grep -qF '<td>ensemble</td>' report.html"
 check "report: a page" bash -c "grep -qi '<svg' report.html && grep -qi '</html>' report.html"
 check "nothing under a temporary name" [ -z "$(find . -name '*.cocogold-tmp-*' -o -name '*.cocogold-old-*')" ]
 finish

@@ -181,6 +181,11 @@ check "train beyond the largest file: exit code $code" [ $code = 1 ]
 check "it is said: $(said xfsz.log)" one_sentence xfsz.log "xfsz/checkpoint-000002.*cannot be written: File too large"
 check "nothing half-written" eval 'no_leftovers xfsz && [ -z "$(compgen -G "xfsz/checkpoint-*")" ]'
 
+# A pipe, since the limit holds for files: the numbers are printed before the first of them is written.
+limited=$( (trap '' XFSZ && ulimit -f 1 && exec "$cocogold" eval --model model --data data --limit 8 --steps 1 --bootstrap 0 --out xfsz-eval) 2>&1 | cat)
+check "eval beyond the largest file: $(tail -n 1 <<<"$limited")" grep -q '^cocogold: xfsz-eval/metrics.json.* cannot be written: File too large$' <<<"$limited"
+check "it has printed its numbers" grep -qE '^all +[0-9]+ ' <<<"$limited"
+
 # ---- One run per folder, leftovers ----
 "$cocogold" "${endless[@]}" --out busy >/dev/null 2>&1 &
 pid=$!

@@ -48,6 +48,8 @@ run "train on names, embedded with each batch" "${unet[@]}" --shards names --out
 dies "captions cannot be segmented" "the shards have no \"target_overlay\"" "${unet[@]}" --shards captions --out x
 run "eval" eval --model table/model --protocol crops --shards phrases --out e --steps 1 --bootstrap 20 --masks
 check "eval: kinds" bash -c 'for kind in name attribute relation size plural absent; do grep -q "\"$kind\": {" e/metrics.json || exit 1; done'
+check "eval: pictures, not samples of both passes" [ "$(sed -n 's/^  "pictures": \([0-9]*\),$/\1/p' e/metrics.json)" = \
+    "$(tail -n +2 e/pairs.csv | cut -d, -f1 | sort -u | grep -c '')" ]
 check "eval: absent phrases" grep -q '"false_area"' e/metrics.json
 check "eval: texts of pairs" grep -q ',"relation","the ' e/pairs.csv
 check "eval: the report shows texts" grep -q "the \|all " e/report.html

@@ -91,6 +91,40 @@ check "none of them changed anything" diff -r before fresh
 check "--overwrite" "${unet[@]}" --out fresh --overwrite --max-train-steps 1
 check "it deleted the old run" [ "$(echo fresh/checkpoint-*) $(lines fresh)" = "fresh/checkpoint-000001 1" ]
 
+# Data and lists may move, but not change.
+began="fresh/checkpoint-000001/trainer/state.json recorded"
+on=("${unet[@]}" --max-train-steps 2 --out fresh --resume)
+"$cocogold" synth data-more --train 45 --val 2 >/dev/null 2>&1
+encode=("$cocogold" encode --model model --data data --split train --targets overlay,mask --min-side 1 --classes @data/classes/seen.txt)
+"${encode[@]}" --data data-more --out more >/dev/null 2>&1
+"${encode[@]}" --seed 1 --out crops >/dev/null 2>&1
+"${encode[@]}" --resolution 32 --out small >/dev/null 2>&1
+"${encode[@]}" --outline 2 --out outlined >/dev/null 2>&1
+cp -r fresh before-data
+dies "--resume with more pictures" "--resume: the number of samples differs from what $began (40, now 45): give what the run began with, or begin another run" "${on[@]:1}" --shards more
+dies "--resume with other classes of the same pictures" "the list of the samples' pictures, crops and texts differs from what $began" "${on[@]:1}" --shards crops
+dies "--resume at another resolution" "the shards' resolution differs from what $began (64, now 32)" "${on[@]:1}" --shards small
+dies "--resume with other targets" "the paint of the shards' targets differs from what $began (--color 255,255,255 --alpha 1 --outline 0, now --color 255,255,255 --alpha 1 --outline 2)" "${on[@]:1}" --shards outlined
+check "none of them changed anything" diff -r before-data fresh
+cp -r latents moved
+check "--resume with moved shards" "${on[@]}" --shards moved
+cp -r before-data older && sed -i '/^  "stream": {/,/^  }/d; s/^  },$/  }/' older/checkpoint-000001/trainer/state.json
+rm older/checkpoint-000001/trainer/sha256.txt
+check_not "a state of an older version" grep -q stream older/checkpoint-000001/trainer/state.json
+check "can be resumed" "${on[@]}" --out older
+check "with the same bits" same_weights fresh older unet unet_ema
+head -n 4 data/classes/seen.txt >list.txt
+printf 'person: human\n' >synonyms.txt
+listed=("${unet[@]}" --classes @list.txt --text-template '{}|@synonyms.txt' --out lists --resume)
+check "a run with lists" "${listed[@]}" --max-train-steps 1
+head -n 5 data/classes/seen.txt >list.txt
+dies "--resume with a longer list" "the list of --classes differs from what lists/checkpoint-000001" "${listed[@]:1}" --max-train-steps 2
+head -n 4 data/classes/seen.txt | sort -r >list.txt
+printf 'person: man\n' >synonyms.txt
+dies "--resume with other synonyms" "the list of --text-template's texts differs from what lists/checkpoint-000001" "${listed[@]:1}" --max-train-steps 2
+printf '# of a person\nperson: human\n' >synonyms.txt
+check "--resume with the same names in other files" "${listed[@]}" --max-train-steps 2
+
 # Without a checkpoint nothing is replaced.
 cp -r model start
 for option in --split=train --resume; do
@@ -147,6 +181,11 @@ check "VAE: SIGTERM after step 4: exit code" [ $code = 143 ]
 check "VAE: --resume" "${vae[@]}" --out vae-stop --resume
 check "VAE: same losses and norms" same_numbers vae vae-stop
 check "VAE: same bits, scaling factor included" bash -c 'cmp vae/model/vae/config.json vae-stop/model/vae/config.json && cmp vae/model/vae/*.safetensors vae-stop/model/vae/*.safetensors'
+dies "VAE: --resume with more pictures" "the number of pictures differs from what vae/checkpoint-000008/trainer/state.json recorded (40, now 45)" train-vae "${vae[@]:2}" --out vae --resume --data data-more
+cp -r data data-other && sed -i 's/"category_id": *[0-9]*/"category_id": 1/g' data-other/annotations/instances_train.json
+dies "VAE: --resume with other objects" "the list of pictures and objects differs from what vae/checkpoint-000008" train-vae "${vae[@]:2}" --out vae --resume --data data-other
+cp -r data data-moved
+check "VAE: --resume with moved data" "${vae[@]}" --out vae --resume --data data-moved
 dies "UNet with latents of another VAE" "the latents were made by another VAE" "${again[@]}" --out x --model vae/model
 check "that left nothing" [ ! -e x ]
 
@@ -169,6 +208,8 @@ check "text: the VAE is a hard link" [ text-whole/model/vae/config.json -ef mode
 check "text: one seed, one set of empty texts" bash -c '"$@" --out text-blocks --recompute blocks &&
     cmp text-blocks/model/unet/*.safetensors text-whole/model/unet/*.safetensors' - "${text[@]}"
 dies "text: --resume with another share of empty texts" "--empty-text differs" pretrain "${text[@]:2}" --out text-stop --resume --empty-text 0.5
+dies "text: --resume with more pictures" "the number of samples differs from what text-stop/checkpoint-000009" pretrain "${text[@]:2}" --out text-stop --resume --max-train-steps 10 --shards more
+check "text: --resume with targets in another paint" "${text[@]}" --out text-stop --resume --max-train-steps 10 --shards outlined
 dies "text: --resume by train" "is a checkpoint of \`cocogold pretrain\`, not of \`cocogold train\`" "${again[@]}" --out text-stop --resume
 
 # Validation is a property of the model, not of the batch.

@@ -42,6 +42,24 @@ check "encode without the first half" "$cocogold" "${encode[@]}" --data second -
 rm second-latents/train-00001.h5 second/train/*.png # as if interrupted after a shard without a sample
 ends "again without any picture" "none of 40 pictures can be read" "${encode[@]}" --data second --out second-latents --shard-size 20
 check "leaves no shard" [ -z "$(ls second-latents/*.h5 2>/dev/null)" ]
+# Two of three pictures lack the class, and the third is damaged: that is no mistake in the command.
+mkdir -p rare/annotations rare/train && cp $(ls data/train/*.png | head -n 3) rare/train/
+images= boxes=
+for file in rare/train/*.png; do
+    id=$((10#$(basename "$file" .png)))
+    images+="${images:+, }{\"id\": $id, \"file_name\": \"${file##*/}\", \"width\": 64, \"height\": 64}"
+    boxes+="${boxes:+, }{\"id\": $id, \"image_id\": $id, \"category_id\": $([ -z "$boxes" ] && echo 1 || echo 2), \"segmentation\": [[2, 2, 40, 2, 40, 40, 2, 40]]}"
+done
+echo "{\"images\": [$images], \"categories\": [{\"id\": 1, \"name\": \"rare\"}, {\"id\": 2, \"name\": \"box\"}], \"annotations\": [$boxes]}" >rare/annotations/instances_train.json
+echo no >"$(ls rare/train/*.png | head -n 1)"
+rare=(encode --model model --split train --min-side 1 --data rare --classes rare --out rare-latents)
+check "encode of a class whose only picture is damaged" says "no picture gave a sample" "${rare[@]}"
+check "its shard is there" [ -s rare-latents/train-00000.h5 ]
+before=$(sha256sum rare-latents/*.h5)
+check "encode again" "$cocogold" "${rare[@]}"
+check "changes nothing" [ "$before" = "$(sha256sum rare-latents/*.h5)" ]
+rm rare-latents/*.h5 rare/train/*.png
+ends "encode when no picture can be read" "none of 3 pictures can be read" "${rare[@]}"
 ends "stats --check without any picture" "can be read" stats --data empty --split train --min-side 1 --check
 ends "preview without any picture" "no picture yields a sample" preview --data empty --split train --min-side 1 --out new.png
 dies "train-vae without any picture" "no picture yields a sample" train-vae --model model --data empty --max-train-steps 1 --train-batch-size 2 --gradient-accumulation-steps 1 --validate-every 0 --no-roofline --min-side 1 --out none-vae

@@ -18,12 +18,21 @@ static char *folder;
 typedef struct {
     float image[ROWS * LATENT], target[ROWS * LATENT];
     uint8_t mask[ROWS * MASK];
-    int class_index[ROWS], text[ROWS];
-    int64_t position[ROWS], sample[ROWS];
+    int text[ROWS];
+    int64_t position[ROWS];
 } Buffers;
 
-static LoaderBatch batch_of(Buffers *b) {
-    return (LoaderBatch){b->image, b->target, b->mask, b->class_index, b->position, b->sample, b->text};
+static LoaderBatch batch_of(Buffers *b) { return (LoaderBatch){b->image, b->target, b->mask, b->position, b->text}; }
+
+// Which of the first `count` samples that test_sample makes is in this row: no two have the same image latent.
+static int sample_in(const Buffers *b, int row, const ShardInfo *info, int count) {
+    float latent[LATENT];
+    for (int i = 0; i < count; i++) {
+        test_latent(i, 0, info, latent);
+        if (memcmp(latent, b->image + row * LATENT, sizeof latent) == 0) { return i; }
+    }
+    fail_msg("row %d holds no sample", row);
+    return -1;
 }
 
 static void write_shards(const char *to, int first, int last) {
@@ -73,20 +82,18 @@ static void contents(void **state) {
             long long p = k * ROWS + row;
             assert_int_equal(b.position[row], p);
             loader_permutation(9, p / SAMPLES, SAMPLES, order);
-            assert_int_equal(b.sample[row], order[p % SAMPLES]);
-            assert_int_equal(b.class_index[row], b.sample[row] % TEST_CLASSES);
-            test_latent(b.sample[row], 0, &set.info, expected);
-            assert_memory_equal(expected, b.image + row * LATENT, sizeof expected);
-            test_latent(b.sample[row], 2, &set.info, expected);
+            int sample = sample_in(&b, row, &set.info, SAMPLES);
+            assert_int_equal(sample, order[p % SAMPLES]);
+            assert_int_equal(b.text[row], sample % TEST_CLASSES);
+            test_latent(sample, 2, &set.info, expected);
             assert_memory_equal(expected, b.target + row * LATENT, sizeof expected);
-            for (int i = 0; i < MASK; i++) {
-                assert_int_equal(b.mask[row * MASK + i], (uint8_t)(b.sample[row] * 31 + i * 7));
-            }
+            for (int i = 0; i < MASK; i++) { assert_int_equal(b.mask[row * MASK + i], (uint8_t)(sample * 31 + i * 7)); }
             ShardSample s = {0};
-            shards_read(&set, b.sample[row], &s);
+            shards_read(&set, sample, &s);
+            assert_int_equal(s.class_index, sample % TEST_CLASSES);
             char *name = loader_name(loader, p);
-            char *wanted = xprintf("sample %d of %s/train-%05d.h5 (picture %lld)", (int)(b.sample[row] % PER_SHARD),
-                                   folder, (int)(b.sample[row] / PER_SHARD), (long long)s.image_id);
+            char *wanted = xprintf("sample %d of %s/train-%05d.h5 (picture %lld)", sample % PER_SHARD, folder,
+                                   sample / PER_SHARD, (long long)s.image_id);
             assert_string_equal(name, wanted);
             free(name);
             free(wanted);
@@ -118,15 +125,18 @@ static void texts(void **state) {
     Loader *loader = loader_open(&set, &options), *named = loader_open(&classes, &options);
     for (int k = 0; k < 4; k++) {
         Buffers b;
-        LoaderBatch batch = {.image_latent = b.image, .class_index = b.class_index, .sample = b.sample, .text = b.text};
+        LoaderBatch batch = {.image_latent = b.image, .text = b.text};
         loader_read(loader, k, &batch);
         for (int row = 0; row < ROWS; row++) {
-            long long written = b.sample[row] < 2 ? b.sample[row] : b.sample[row] + PER_SHARD - 2;
+            int written = sample_in(&b, row, &set.info, SAMPLES);
+            int stored = written < 2 ? written : written - PER_SHARD + 2;
             assert_int_equal(b.text[row], written % TEST_TEXTS);
-            assert_int_equal(shards_text(&set, b.sample[row]), b.text[row]);
+            assert_int_equal(shards_text(&set, stored), b.text[row]);
         }
         loader_read(named, k, &batch);
-        assert_memory_equal(b.text, b.class_index, sizeof b.text);
+        for (int row = 0; row < ROWS; row++) {
+            assert_int_equal(b.text[row], sample_in(&b, row, &set.info, SAMPLES) % TEST_CLASSES);
+        }
     }
     assert_string_equal(classes.texts[3], test_classes[3]);
     loader_close(loader);
@@ -175,9 +185,8 @@ static void ranks(void **state) {
         LoaderBatch batch = batch_of(&a);
         loader_read(whole, k, &batch);
         for (int r = 0; r < 2; r++) {
-            batch = (LoaderBatch){
-                b.image + 2 * r * LATENT, b.target + 2 * r * LATENT, b.mask + 2 * r * MASK, b.class_index + 2 * r,
-                b.position + 2 * r,       b.sample + 2 * r,          b.text + 2 * r};
+            batch = (LoaderBatch){b.image + 2 * r * LATENT, b.target + 2 * r * LATENT, b.mask + 2 * r * MASK,
+                                  b.position + 2 * r, b.text + 2 * r};
             loader_read(part[r], k, &batch);
         }
         assert_memory_equal(&a, &b, sizeof a);
@@ -187,6 +196,40 @@ static void ranks(void **state) {
     loader_close(part[0]);
     loader_close(part[1]);
     shards_close(&set);
+}
+
+static uint64_t hash_of(const ShardSet *set, const bool *keep) {
+    LoaderOptions options = {.target = TARGET_OVERLAY, .rows = ROWS, .world = 1, .keep = keep};
+    Loader *loader = loader_open(set, &options);
+    uint64_t hash = loader_hash(loader);
+    loader_close(loader);
+    return hash;
+}
+
+// It is that of the samples, wherever the shards are cut, and of the classes that are kept.
+static void hash(void **state) {
+    (void)state;
+    char *place = xprintf("%s/one", folder), *path = xprintf("%s/train-00000.h5", place);
+    make_folders(place);
+    ShardInfo info = test_info(1, 0);
+    test_shard(path, &info, 0, SAMPLES);
+    ShardSet three = shards_open(folder, "train"), one = shards_open(place, "train");
+    uint64_t all = hash_of(&three, NULL);
+    assert_true(all == hash_of(&one, NULL));
+    assert_true(all != hash_of(&one, (const bool[TEST_CLASSES]){true, true, true}));
+    one.shards[0].crop[3 * 5]++;
+    assert_true(all != hash_of(&one, NULL));
+    one.shards[0].crop[3 * 5]--, one.shards[0].area[5] += 0.125f;
+    assert_true(all != hash_of(&one, NULL));
+    one.shards[0].area[5] -= 0.125f, one.texts[3][0] = 'k';
+    assert_true(all != hash_of(&one, NULL));
+    one.texts[3][0] = 'c', one.shards[0].image_id[0] = 1;
+    assert_true(all != hash_of(&one, NULL));
+    shards_close(&three);
+    shards_close(&one);
+    shard_info_free(&info);
+    free(path);
+    free(place);
 }
 
 static void class_filter(void **state) {
@@ -203,8 +246,8 @@ static void class_filter(void **state) {
     batch.target_latent = NULL; // skipped
     for (int p = 0; p < expected; p++) {
         if (p % ROWS == 0) { loader_read(loader, p / ROWS, &batch); }
-        assert_true(b.class_index[p % ROWS] >= 2);
-        assert_true(!seen[b.sample[p % ROWS]]++); // once an epoch
+        assert_true(b.text[p % ROWS] >= 2);
+        assert_true(!seen[sample_in(&b, p % ROWS, &set.info, SAMPLES)]++); // once an epoch
     }
     loader_close(loader);
     assert_dies("class \"cat\" is not among", shards_classes(&set, "--classes", "person,cat"));
@@ -279,7 +322,7 @@ static void many_shards(void **state) {
         LoaderBatch batch = batch_of(&b);
         loader_read(loader, k, &batch);
         for (int row = 0; row < ROWS; row++) {
-            test_latent(b.sample[row] % 2, 2, &set.info, expected);
+            test_latent(sample_in(&b, row, &set.info, 2), 2, &set.info, expected);
             assert_memory_equal(expected, b.target + row * LATENT, sizeof expected);
         }
     }
@@ -337,9 +380,10 @@ int main(void) {
     folder = test_folder();
     write_shards(folder, 0, SHARDS);
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(permutation),  cmocka_unit_test(contents),    cmocka_unit_test(texts),
-        cmocka_unit_test(resume),       cmocka_unit_test(ranks),       cmocka_unit_test(class_filter),
-        cmocka_unit_test(damaged_sets), cmocka_unit_test(many_shards), cmocka_unit_test(damaged_chunk),
+        cmocka_unit_test(permutation),   cmocka_unit_test(contents),     cmocka_unit_test(texts),
+        cmocka_unit_test(resume),        cmocka_unit_test(ranks),        cmocka_unit_test(class_filter),
+        cmocka_unit_test(hash),          cmocka_unit_test(damaged_sets), cmocka_unit_test(many_shards),
+        cmocka_unit_test(damaged_chunk),
     };
     int failures = cmocka_run_group_tests_name("data/loader", tests, NULL, NULL);
     remove_tree(folder);

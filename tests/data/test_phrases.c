@@ -186,7 +186,7 @@ static void draws(void **state) {
         dropped += reason == SAMPLE_CUT_OFF;
         assert_int_equal(reason, s.kind == 2 ? SAMPLE_CUT_OFF : SAMPLE_OK); // 7 and 9 do not fit into one crop
         if (reason == SAMPLE_OK) {
-            sample_render_masks(&coco, &o, &s);
+            sample_render_mask(&coco, &o, &s);
             double cells = 0;
             for (int i = 0; i < 1600; i++) { cells += s.mask[i]; }
             assert_true(s.kind == 3 ? cells == 0 && s.absent : s.kind == 1 ? cells >= 150 : cells >= 75);

@@ -20,6 +20,7 @@ static Option table[] = {{OPT_DOUBLE, "learning-rate", &rate, "", ""},
                          {OPT_STRING, "classes", &classes, "", ""},
                          {OPT_LONG, "seed", &seed, "", ""},
                          OPTIONS_END};
+static Stream stream;
 static char out[512];
 
 void fuzz_begin(void) {
@@ -29,6 +30,8 @@ void fuzz_begin(void) {
     options.command = "train";
     options.command_line = "cocogold train";
     options.table = table;
+    stream_add(&stream, "samples", "the number of samples", "%d", 40);
+    stream_add(&stream, "paint", "the paint", "%s", "--outline 0");
 }
 
 void fuzz_one(void) {
@@ -38,6 +41,7 @@ void fuzz_one(void) {
     if (run.checkpoint) {
         Json state = json_read(fuzz_path(fuzz_files[0]));
         record_check(&options, json_find(state.root, "options"), state.path);
+        stream_check(&stream, json_find(state.root, "stream"), state.path);
         json_free(&state);
     }
     run_folder_begin(&run);

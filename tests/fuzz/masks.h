@@ -18,7 +18,7 @@ static inline void use_masks(const Coco *coco) {
         for (uint32_t pass = 0; pass < 2 && readable; pass++) {
             Sample sample;
             if (sample_plan(coco, &options, p, pass, &sample) == SAMPLE_OK) {
-                sample_render_masks(coco, &options, &sample);
+                sample_render_mask(coco, &options, &sample);
             }
             sample_free(&sample);
         }

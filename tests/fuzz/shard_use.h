@@ -42,10 +42,9 @@ static inline void use_shards(const char *folder) {
     double bytes = (double)set.info.resolution * ((set.info.resolution + 7) / 8);
     if (set.samples > 0 && values <= MOST_VALUES && bytes <= MOST_VALUES) {
         size_t latent = (size_t)values * sizeof(float);
-        int row[2], text;
-        int64_t position, sample;
-        LoaderBatch batch = {malloc(latent), options.target ? malloc(latent) : NULL, NULL, row, &position, &sample,
-                             &text};
+        int text;
+        int64_t position;
+        LoaderBatch batch = {malloc(latent), options.target ? malloc(latent) : NULL, NULL, &position, &text};
         batch.mask = set.info.targets ? malloc((size_t)bytes) : NULL;
         Loader *loader = loader_open(&set, &options);
         for (int i = 0; i < 4; i++) { loader_read(loader, i, &batch); }

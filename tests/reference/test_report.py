@@ -111,6 +111,36 @@ def test_evaluations_with_one_name_are_told_apart(tmp_path):
     assert "Whole pictures are scored at their own resolution" in page and "Crops are scored at the training" in page
 
 
+def test_what_the_evaluations_measured(tmp_path):
+    """Settings are rows of the table; those that are the default everywhere are not."""
+    rule = {"method": "compare", "tolerance": 0.4, "changed": 0.1, "opening": True}
+    first = {"target": "overlay", "data": "coco, split val2017 (instances)", "protocol": "images", "start": "noise",
+             "ensemble": 1, "ema": False, "extraction": rule}
+
+    def rows(**second):
+        arguments = []
+        for name, config in (("a", first), ("b", first | second)):
+            (tmp_path / f"{name}.json").write_text(json.dumps({"seen": group(0.6), "config": config}))
+            arguments += ["--eval", f"{name}.json"]
+        subprocess.run([COCOGOLD, "report", *arguments], check=True, cwd=tmp_path)
+        found = re.findall(r"<tr><td>([^<]*)</td><td>([^<]*)</td><td>([^<]*)</td></tr>",
+                           (tmp_path / "report.html").read_text())
+        return {label: values for label, *values in found}
+
+    same = rows()
+    assert same["data"] == [first["data"]] * 2
+    assert same["extraction"] == ["compare, tolerance 0.4, changed by at least 0.1"] * 2
+    assert not {"protocol", "start", "ensemble", "averaged weights"} & set(same)
+    other = rows(data="crops of <val>, split val", protocol="crops", start="truth", ensemble=4, ema=True,
+                 extraction={"method": "luminance", "tolerance": 0.5, "opening": False})
+    assert other["data"][1] == "crops of &lt;val&gt;, split val"
+    assert other["protocol"] == ["images", "crops"] and other["start"] == ["noise", "truth"]
+    assert other["ensemble"] == ["1", "4"] and other["averaged weights"] == ["no", "yes"]
+    assert other["extraction"][1] == "luminance, tolerance 0.5, no opening"
+    first["ensemble"] = 4
+    assert rows()["ensemble"] == ["4", "4"]
+
+
 def test_damaged_log_is_named(tmp_path):
     run = make_run(tmp_path / "run", "overlay")
     text = (run / "log.jsonl").read_text().splitlines(True)

@@ -12,6 +12,7 @@ static UNet unet;
 static TrainOptions options;
 static Optimizer optimizer;
 static Trained what;
+static Stream stream;
 static const char *base; // a model directory with a scheduler, which stands for the parts that are not trained
 
 static float *fill_random(float *out, uint64_t seed) {
@@ -50,6 +51,9 @@ static int begin(void **state) {
     schedule_config_write(&mini->schedule, file);
     free(scheduler);
     free(file);
+    stream_add(&stream, "samples", "the number of samples", "%d", 40);
+    stream_add(&stream, "paint", "the paint", "%s", "");
+    stream_add_hash(&stream, "pictures", "the list of pictures", 0x1234567890abcdef);
     optimizer = optimizer_create(&options, &alone, unet.params.weights, unet.params.grads, unet.params.total, &dev);
     what = (Trained){.modules = {"unet"}, .params = {&unet.params}, .count = 1};
     return 0;
@@ -83,7 +87,8 @@ static void same_bits(const float *device, uint64_t seed, const char *name) {
 }
 
 static char *save(int step) {
-    return checkpoint_commit(&options, step, checkpoint_write(&options, base, step, &what, &optimizer, &dev), false);
+    char *work = checkpoint_write(&options, &stream, base, step, &what, &optimizer, &dev);
+    return checkpoint_commit(&options, step, work, false);
 }
 
 // Moments are written in the order of the list of slices, wherever the slices lie in the buffer.
@@ -121,7 +126,7 @@ static void test_bits(void **state) {
     assert_string_equal(path + strlen(path) - 17, "checkpoint-000042");
     randomize(50);
     optimizer.skipped = optimizer.last_skipped = 0;
-    checkpoint_load(&options, path, &what, &optimizer, &dev);
+    checkpoint_load(&options, &stream, path, &what, &optimizer, &dev);
     same_bits(optimizer.m, 11, "exp_avg");
     same_bits(optimizer.v, 12, "exp_avg_sq");
     same_bits(optimizer.ema, 13, "average");
@@ -199,7 +204,7 @@ static char *names_in(const char *where) {
 static void test_failure(void **state) {
     (void)state;
     char *before = names_in(options.out);
-    assert_dies("no space", checkpoint_write(&options, base, 90, &what, &optimizer, &dev); die("no space"));
+    assert_dies("no space", checkpoint_write(&options, &stream, base, 90, &what, &optimizer, &dev); die("no space"));
     char *after = names_in(options.out);
     assert_string_equal(after, before);
     free(before);
@@ -213,14 +218,41 @@ static void test_damage(void **state) {
     size_t size;
     char *bytes = read_file(moments, &size);
     atomic_write(moments, bytes, size / 2);
-    assert_dies("optimizer.safetensors", checkpoint_load(&options, path, &what, &optimizer, &dev));
+    assert_dies("optimizer.safetensors", checkpoint_load(&options, &stream, path, &what, &optimizer, &dev));
     unet.params.listed -= 64;
     atomic_write(moments, bytes, size);
-    assert_dies("tensor \"exp_avg\" is missing or not of", checkpoint_load(&options, path, &what, &optimizer, &dev));
+    assert_dies("tensor \"exp_avg\" is missing or not of",
+                checkpoint_load(&options, &stream, path, &what, &optimizer, &dev));
     unet.params.listed += 64;
     write_text("run/checkpoint-000080/trainer/state.json", "{\"step\": 80, ");
-    assert_dies("state.json: is not valid JSON", checkpoint_load(&options, path, &what, &optimizer, &dev));
+    assert_dies("state.json: is not valid JSON", checkpoint_load(&options, &stream, path, &what, &optimizer, &dev));
     free(bytes);
+}
+
+// Other data than a checkpoint recorded; one of an older version recorded none.
+static void test_stream(void **state) {
+    (void)state;
+    char *path = save(84), *name = xprintf("%s/trainer/state.json", path);
+    Stream more = {0}, others = {0};
+    stream_add(&more, "samples", "the number of samples", "%d", 45);
+    assert_dies("--resume: the number of samples differs from what ",
+                checkpoint_load(&options, &more, path, &what, &optimizer, &dev));
+    assert_dies("state.json recorded (40, now 45): give what the run began with, or begin another run",
+                checkpoint_load(&options, &more, path, &what, &optimizer, &dev));
+    stream_add(&others, "samples", "the number of samples", "%d", 40);
+    stream_add_hash(&others, "pictures", "the list of pictures", 0xf);
+    assert_dies("--resume: the list of pictures differs from what ",
+                checkpoint_load(&options, &others, path, &what, &optimizer, &dev));
+    assert_dies("recorded (1234567890abcdef, now 000000000000000f)",
+                checkpoint_load(&options, &others, path, &what, &optimizer, &dev));
+    char *text = read_file(name, NULL), *field = strstr(text, "\"stream\"");
+    assert_non_null(field);
+    memcpy(field, "\"former\"", 8);
+    atomic_write(name, text, strlen(text));
+    checkpoint_load(&options, &more, path, &what, &optimizer, &dev);
+    free(text);
+    free(name);
+    free(path);
 }
 
 // Of another command, also as it was recorded when --train said what was trained.
@@ -251,9 +283,9 @@ static void test_remove_all(void **state) {
 
 int main(void) {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_bits),       cmocka_unit_test(test_listed), cmocka_unit_test(test_limit),
-        cmocka_unit_test(test_failure),    cmocka_unit_test(test_damage), cmocka_unit_test(test_command),
-        cmocka_unit_test(test_remove_all),
+        cmocka_unit_test(test_bits),    cmocka_unit_test(test_listed),     cmocka_unit_test(test_limit),
+        cmocka_unit_test(test_failure), cmocka_unit_test(test_damage),     cmocka_unit_test(test_stream),
+        cmocka_unit_test(test_command), cmocka_unit_test(test_remove_all),
     };
     return cmocka_run_group_tests(tests, begin, end);
 }

@@ -56,6 +56,12 @@ static void test_csv(void **state) {
     free(text);
 }
 
+static void test_hash(void **state) {
+    (void)state;
+    assert_true(text_hash("red circle", 10) == hash_more(hash_more(HASH_BEGIN, "red ", 4), "circle", 6));
+    assert_true(text_hash("", 0) == HASH_BEGIN && text_hash("a", 1) != text_hash("b", 1));
+}
+
 // Different texts have different names, all of which are one part of a path.
 static void test_file_names(void **state) {
     (void)state;
@@ -78,8 +84,8 @@ static void test_file_names(void **state) {
 }
 
 int main(void) {
-    const struct CMUnitTest tests[] = {cmocka_unit_test(test_trim), cmocka_unit_test(test_ends_with),
+    const struct CMUnitTest tests[] = {cmocka_unit_test(test_trim),  cmocka_unit_test(test_ends_with),
                                        cmocka_unit_test(test_shown), cmocka_unit_test(test_csv),
-                                       cmocka_unit_test(test_file_names)};
+                                       cmocka_unit_test(test_hash),  cmocka_unit_test(test_file_names)};
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
