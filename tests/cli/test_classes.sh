@@ -53,6 +53,19 @@ check "no class of the data set is there twice" [ "$(list all_classes third-run/
 run "--resume" "${train[@]}" --model two-run/model --shards third --out third-run --resume --max-train-steps 2
 check "they stay" [ "$(list train_classes third-run/model)" = "person,yellow square,blue square" ]
 
+# A listed class without a sample is named, and does not count as seen.
+"$cocogold" synth tiny --train 3 --val 2 >/dev/null 2>&1
+run "encode all classes of a few pictures" "${encode[@]}" --data tiny --out tiny-shards --classes all
+"$cocogold" "${train[@]}" --model model --shards tiny-shards --out tiny-run >tiny.out 2>&1
+unseen=$((25 - $(list train_classes tiny-run/model | tr ',' '\n' | grep -c .)))
+check "$(grep "have no sample" tiny.out)" grep -qE "^tiny-shards: $unseen of 25 listed classes have no sample and do not count as seen: ([a-z ]+, ){5}\.\.\.$" tiny.out
+"$cocogold" "${train[@]}" --model model --shards tiny-shards --out tiny-few --classes "$(list train_classes tiny-run/model)" >tiny.out 2>&1
+check "with the classes that have some there is no such line" [ "$?-$(grep -c "have no sample" tiny.out)" = 0-0 ]
+
+# A new VAE leaves the UNet as it was taught.
+run "train-vae of a model with seen classes" train-vae "${train[@]:1}" --model two-run/model --data data --out two-vae
+check "it keeps them" cmp two-run/model/cocogold.json two-vae/model/cocogold.json
+
 # Validation goes by what this training sees, not by what the validation shards were told.
 run "encode the validation of all classes" "${encode[@]}" --data data --split val --out two --classes all --trained "blue square"
 run "train and validate" "${train[@]}" --model model --shards two --out valid --validate-every 1 --validation-samples 100 --validation-steps 1
