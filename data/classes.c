@@ -23,9 +23,11 @@ static int find(const Names *n, const char *name) { // n->count: it is not there
     return i;
 }
 
-static void choose(const Names *n, bool *flags, const char *name, const char *from) {
+static void choose(const Names *n, bool *flags, const char *name, const char *from, const char *instead) {
     int i = find(n, name);
-    if (i == n->count) { die("%s: class \"%s\" is not among the %d categories of %s", from, name, n->count, n->where); }
+    if (i == n->count) {
+        die("%s: class \"%s\" is not among the %d categories of %s%s", from, name, n->count, n->where, instead);
+    }
     flags[i] = true;
 }
 
@@ -34,7 +36,7 @@ static void choose_each(const Names *n, bool *flags, char *text, const char *sep
     char *rest = NULL;
     for (char *name = strtok_r(text, separators, &rest); name; name = strtok_r(NULL, separators, &rest)) {
         name = text_trim(name);
-        if (*name) { choose(n, flags, name, from); }
+        if (*name) { choose(n, flags, name, from, ""); }
     }
 }
 
@@ -42,7 +44,9 @@ static bool *parse(const Names *n, const char *option, const char *text, int *co
     bool *flags = xcalloc((size_t)n->count + 1, sizeof *flags);
     if (strcmp(text, "default14") == 0) {
         char *from = xprintf("%s default14", option);
-        for (int i = 0; i < DEFAULT_CLASS_COUNT; i++) { choose(n, flags, default_classes[i], from); }
+        for (int i = 0; i < DEFAULT_CLASS_COUNT; i++) {
+            choose(n, flags, default_classes[i], from, ": expected all, or a LIST of its names");
+        }
         free(from);
     } else if (strcmp(text, "all") == 0 || strcmp(text, "all-things") == 0) {
         bool things_only = text[3] != 0;

@@ -184,10 +184,12 @@ static bool *trained_classes(const Encoder *e, bool train, const char *seen, con
     const Options *o = &e->o;
     bool drawn = train && (o->classes || o->text_list == TEXTS_NAMES);
     if (!o->trained && !drawn && strcmp(seen, "default14") == 0 && !classes_has_default(&e->coco)) {
-        warn("%s: has neither classes/seen.txt nor the classes of default14: without --trained the shards mark all "
-             "drawn classes as seen in training, and cannot tell seen from unseen",
-             o->data);
         drawn = true;
+        if (!o->classes) {
+            warn("%s: has neither classes/seen.txt nor the classes of default14: without --trained the shards mark all "
+                 "drawn classes as seen in training, which matters only for models whose cocogold.json lists none",
+                 o->data);
+        }
     }
     if (o->trained || !drawn) { return classes_parse(&e->coco, "--trained", o->trained ? o->trained : seen, NULL); }
     size_t size = (size_t)e->coco.category_count * sizeof(bool);

@@ -125,9 +125,16 @@ static bool names_differ(char *const *a, int a_count, char *const *b, int b_coun
     return false;
 }
 
-static bool flags_differ(const ShardInfo *a, const uint8_t *a_flags, const uint8_t *b_flags, char a_text[128],
-                         char b_text[128]) {
+// Whether no sample asks for a class that both exclude. Absent ones did in older shards.
+static bool never_asked(const ShardInfo *a, const ShardInfo *b, int class_index) {
+    return a->sampled[class_index] == CLASS_EXCLUDED && b->sampled[class_index] == CLASS_EXCLUDED && a->absent == 0;
+}
+
+// Of the attribute "trained" or "drawn". Older shards mark classes as trained that they exclude.
+static bool flags_differ(const ShardInfo *a, const ShardInfo *b, bool trained, char a_text[128], char b_text[128]) {
+    const uint8_t *a_flags = trained ? a->trained : a->sampled, *b_flags = trained ? b->trained : b->sampled;
     for (int i = 0; i < a->class_count; i++) {
+        if (trained && never_asked(a, b, i)) { continue; }
         snprintf(a_text, 128, "%d for \"%s\"", a_flags[i], a->classes[i]);
         snprintf(b_text, 128, "%d for \"%s\"", b_flags[i], a->classes[i]);
         if (a_flags[i] != b_flags[i]) { return true; }
@@ -144,8 +151,8 @@ const char *shard_info_difference(const ShardInfo *a, const ShardInfo *b, bool s
         if (strcmp(a_text, b_text) != 0) { return attributes[i].name; }
     }
     if (names_differ(a->classes, a->class_count, b->classes, b->class_count, a_text, b_text)) { return "classes"; }
-    if (flags_differ(a, a->trained, b->trained, a_text, b_text)) { return "trained"; }
-    if (flags_differ(a, a->sampled, b->sampled, a_text, b_text)) { return "drawn"; }
+    if (flags_differ(a, b, true, a_text, b_text)) { return "trained"; }
+    if (flags_differ(a, b, false, a_text, b_text)) { return "drawn"; }
     snprintf(a_text, 128, "\"%s\"", a->text_source);
     snprintf(b_text, 128, "\"%s\"", b->text_source);
     if (strcmp(a_text, b_text) != 0) { return "text_source"; }

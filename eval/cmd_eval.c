@@ -105,8 +105,8 @@ static Options parse_options(int argc, char **argv) {
         MASK_ROWS(o.mask),
         {OPT_STRING, "tune-on", &o.tune_on,
          "first choose the thresholds on this training split and save them in the model's segmentation.json", "SPLIT"},
-        {OPT_INT, "tune-pairs", &o.tune_pairs, "number of pairs of seen classes for --tune-on", "N", .low = 1,
-         .high = 1e7},
+        {OPT_INT, "tune-pairs", &o.tune_pairs, "number of pairs for --tune-on, of seen classes if there are some", "N",
+         .low = 1, .high = 1e7},
         {OPT_HEADING, "Statistics"},
         {OPT_INT, "bootstrap", &o.resamples, "bootstrap resamples for the 95% intervals (0: none)", "N", .high = 1e6},
         OPTIONS_END};
@@ -296,7 +296,30 @@ static Evaluator create_evaluator(Work *w, const Dataset *dataset, int prompt_se
                             w->o.answer.ensemble, w->o.batch, (uint64_t)w->o.seed, &w->dev);
 }
 
-// Chooses thresholds on pairs of seen classes of a training split.
+// Pairs to choose thresholds on: of seen classes, or of all if the split has no seen one (zero-shot transfer).
+static Pair *tuning_pairs(Work *w, const Dataset *dataset, int *count) {
+    const Options *o = &w->o;
+    bool *seen = seen_flags(w, dataset);
+    PairOptions options = {.limit = o->tune_pairs, .wanted = seen, .seed = (uint64_t)o->seed};
+    Pair *pairs = dataset_pairs(dataset, &options, count);
+    w->record.tune_seen = *count > 0;
+    if (!*count && !o->seen) {
+        if (w->settings.train_class_count) {
+            warn("%s: shows none of the classes that %s was trained on: thresholds are chosen on others",
+                 dataset->where, o->answer.model);
+        }
+        options.wanted = NULL;
+        free(pairs);
+        pairs = dataset_pairs(dataset, &options, count);
+    }
+    free(seen);
+    if (!*count) {
+        die("%s: no pair of a picture and a%s class to choose thresholds on", dataset->where, o->seen ? " seen" : "");
+    }
+    return pairs;
+}
+
+// Chooses thresholds on pairs of a training split.
 static void tune(Work *w) {
     const Options *o = &w->o;
     EvalRecord *record = &w->record;
@@ -306,16 +329,8 @@ static void tune(Work *w) {
     // A split has two names, val and val2017, and a file may have several.
     want_other_split(o, !o->crops &&
                             strcmp(file_place(dataset.coco.path).text, file_place(w->dataset.coco.path).text) == 0);
-    bool *seen = seen_flags(w, &dataset), any = false;
-    for (int c = 0; c < dataset.class_count; c++) { any |= seen[c]; }
-    if (!any && w->settings.train_class_count) {
-        die("%s: has none of the classes that %s was trained on, to choose thresholds on: expected --seen LIST",
-            dataset.where, o->answer.model);
-    }
-    PairOptions options = {.limit = o->tune_pairs, .wanted = any ? seen : NULL, .seed = (uint64_t)o->seed};
     int count;
-    Pair *pairs = dataset_pairs(&dataset, &options, &count);
-    if (count == 0) { die("%s: no pair of a picture and a seen class to choose thresholds on", dataset.where); }
+    Pair *pairs = tuning_pairs(w, &dataset, &count);
     Evaluator e = create_evaluator(w, &dataset, 0);
     record->tune_miou = tune_rule(&e, &dataset, pairs, &count, rule);
     record->tune_pairs = count;
@@ -330,7 +345,6 @@ static void tune(Work *w) {
     }
     evaluator_destroy(&e);
     free(pairs);
-    free(seen);
     dataset_close(&dataset);
 }
 
@@ -376,8 +390,7 @@ static void write_results(const Work *w) {
          html = path_of("%s/report.html", out);
     yajl_gen gen = result_json(&w->dataset, &w->v, &w->record, &w->settings);
     Json metrics = {xstrdup(json.text), json_written(gen)};
-    result_print(metrics.root);
-    fflush(stdout); // before the first write: on a full disk the numbers are here
+    result_print(metrics.root); // before the first write: on a full disk the numbers are here
     json_write(gen, json.text);
     result_write_pairs(&w->dataset, &w->v, csv.text);
     report_evaluation(html.text, &metrics, &w->v.gallery, &w->dataset, &w->curves, w->runs);

@@ -254,6 +254,7 @@ static void put_record(yajl_gen gen, const EvalRecord *o, const Evaluation *v, c
         json_put_string(gen, "on", o->tuned_on);
         json_put_integer(gen, "pairs", o->tune_pairs);
         json_put_number(gen, "miou", o->tune_miou);
+        json_put_boolean(gen, "seen", o->tune_seen);
         yajl_gen_map_close(gen);
     }
 }

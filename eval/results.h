@@ -7,7 +7,7 @@
 typedef struct {
     const char *model, *where, *protocol, *command, *device, *tuned_on, *start;
     const Schedule *schedule;
-    bool ema;
+    bool ema, tune_seen; // tune_seen: thresholds were chosen on seen classes
     int resolution, steps, ensemble, tune_pairs;
     PairOptions pairs;
     double tune_miou;

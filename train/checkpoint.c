@@ -225,9 +225,11 @@ static void write_state(const TrainOptions *o, const Stream *stream, int step, c
 }
 
 // Begins the folder `path` under a temporary name, with the parts of the pipeline `base` except some, without trainer/.
+// A fine-tuned UNet may be among them, which cocogold.json describes.
 static char *begin_folder(const char *path, const char *base, const char *const *except) {
     char *work = temporary_folder(path), *trainer = xprintf("%s/trainer", work);
     pipeline_link(base, work, except);
+    settings_copy(base, work);
     remove_tree(trainer);
     free(trainer);
     return work;
@@ -405,7 +407,6 @@ bool checkpoint_is_published(const char *checkpoint, const Trained *t, const cha
 
 void checkpoint_publish(const char *checkpoint, const char *out) {
     char *model = xprintf("%s/model", out), *work = begin_folder(model, checkpoint, NULL);
-    settings_copy(checkpoint, work);
     finish_folder(model, work);
     free(model);
 }

@@ -21,11 +21,11 @@ char *checkpoint_newest(const char *out, int *step);
 char *checkpoint_other(const char *out);
 // A new checkpoint takes two calls.
 // All ranks call checkpoint_write. It writes the checkpoint under a temporary name, with links to the other parts of
-// the model directory `base`, and returns the folder. The caller adds the trained modules' other files (config.json).
-// On ranks other than 0 the result is NULL; they send their parts of the state if it is sharded.
-// Only rank 0 calls checkpoint_commit. It writes the digests, renames the folder to OUT/checkpoint-STEP, removes all
-// but the newest checkpoints_total_limit checkpoints unless keep_all is set, frees `work` and returns the path, to be
-// freed. Step N of a run may be saved only once.
+// the model directory `base` and a copy of its cocogold.json, and returns the folder. The caller adds the trained
+// modules' other files (config.json). On ranks other than 0 the result is NULL; they send their parts of the state if
+// it is sharded. Only rank 0 calls checkpoint_commit. It writes the digests, renames the folder to OUT/checkpoint-STEP,
+// removes all but the newest checkpoints_total_limit checkpoints unless keep_all is set, frees `work` and returns the
+// path, to be freed. Step N of a run may be saved only once.
 char *checkpoint_write(const TrainOptions *options, const Stream *stream, const char *base, int step,
                        const Trained *trained, const Optimizer *optimizer, Device *dev);
 char *checkpoint_commit(const TrainOptions *options, int step, char *work, bool keep_all);

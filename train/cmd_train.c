@@ -149,6 +149,24 @@ static void add_classes(ModelSettings *s, const ShardSet *shards, const bool *ke
     free(asked);
 }
 
+// Listed classes that no sample asks for, in this training or before, do not count as seen. Texts have no list.
+static void say_unasked(const UNetTrainer *t, const bool *keep) {
+    enum { NAMED = 5 };
+    const ShardInfo *info = &t->shards.info;
+    int *unasked = xcalloc((size_t)info->class_count + 1, sizeof *unasked), count = 0, listed = 0;
+    for (int c = 0; c < info->class_count; c++) {
+        if (info->sampled[c] != 1 || (keep && !keep[c])) { continue; }
+        listed++;
+        if (!settings_is_trained(&t->settings, info->classes[c])) { unasked[count++] = c; }
+    }
+    if (count && !shard_has_texts(info)) {
+        printf("%s: %d of %d listed classes have no sample and do not count as seen:", t->shards.folder, count, listed);
+        for (int i = 0; i < count && i < NAMED; i++) { printf("%s %s", i ? "," : "", info->classes[unasked[i]]); }
+        printf("%s\n", count > NAMED ? ", ..." : "");
+    }
+    free(unasked);
+}
+
 static void find_settings(UNetTrainer *t, const char *base, const bool *keep) {
     const ShardInfo *info = &t->shards.info;
     ModelSettings *s = &t->settings;
@@ -189,6 +207,7 @@ static void open_data(UNetTrainer *t, Device *dev) {
                             .keep = keep};
     t->loader = loader_open(&t->shards, &loader);
     find_settings(t, base, keep);
+    if (comm->rank == 0) { say_unasked(t, keep); }
     free(keep);
 }
 

@@ -9,8 +9,9 @@
 static void want_same_paint(const ShardInfo *a, const ShardInfo *b, const DiffusionOptions *o, int target) {
     PaintText val = shard_paint(a, target), train = shard_paint(b, target);
     if (strcmp(val.text, train.text) == 0) { return; }
-    die("%s: the shards val-*.h5 were encoded with %s, but %s-*.h5 with %s", o->shards, val.text, o->train.split,
-        train.text);
+    die("%s: the shards val-*.h5 were encoded with %s, but %s-*.h5 with %s: encode them alike, or give "
+        "--validate-every 0",
+        o->shards, val.text, o->train.split, train.text);
 }
 
 bool validation_shards_open(ShardSet *shards, int *count, const DiffusionOptions *o, int target,

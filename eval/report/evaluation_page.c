@@ -340,21 +340,40 @@ static void comparison_figure(FILE *out, const Json *metrics, const char *const 
     free(bars);
 }
 
+// Whether one of the texts is another than `usual`; NULL: than others of them. Empty ones are of builds that did not
+// record this setting.
+static bool any_other(char *const *texts, int count, const char *usual) {
+    for (int i = 0; i < count; i++) {
+        if (!*texts[i]) { continue; }
+        if (usual && strcmp(texts[i], usual) != 0) { return true; }
+        usual = texts[i];
+    }
+    return false;
+}
+
 // What was measured. Rows with a usual value, what `cocogold eval` does by default, are shown if an evaluation has
-// another one.
+// another one; those without one if the evaluations differ.
 static void settings_rows(FILE *out, const Json *metrics, int count) {
     static const struct {
         const char *label, *field, *usual;
-    } rows[] = {{"target", "target", NULL},        {"data", "data", NULL},        {"protocol", "protocol", "images"},
-                {"start", "start", "noise"},       {"ensemble", "ensemble", "1"}, {"averaged weights", "ema", "no"},
-                {"extraction", "extraction", NULL}};
+        bool always;
+    } rows[] = {{"target", "target", NULL, true},
+                {"data", "data", NULL, true},
+                {"resolution", "resolution", NULL, false},
+                {"protocol", "protocol", "images", false},
+                {"pairs of a class (0: all)", "per_class", NULL, false},
+                {"pairs in all (0: all)", "limit", NULL, false},
+                {"share of absent classes", "absent", NULL, false},
+                {"seed", "seed", NULL, false},
+                {"terminal signal", "terminal_signal", NULL, false},
+                {"start", "start", "noise", false},
+                {"ensemble", "ensemble", "1", false},
+                {"averaged weights", "ema", "no", false},
+                {"extraction", "extraction", NULL, true}};
     char **texts = xcalloc((size_t)count + 1, sizeof *texts);
     for (size_t r = 0; r < sizeof rows / sizeof *rows; r++) {
-        bool shown = !rows[r].usual;
-        for (int i = 0; i < count; i++) {
-            texts[i] = setting(metrics[i].root, rows[r].field);
-            shown = shown || (*texts[i] && strcmp(texts[i], rows[r].usual) != 0);
-        }
+        for (int i = 0; i < count; i++) { texts[i] = setting(metrics[i].root, rows[r].field); }
+        bool shown = rows[r].always || any_other(texts, count, rows[r].usual);
         if (shown) { html(out, "<tr><td>%s</td>", rows[r].label); }
         for (int i = 0; i < count; i++) {
             if (shown) { html(out, "<td>%s</td>", texts[i]); }

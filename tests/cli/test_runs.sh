@@ -128,6 +128,9 @@ check "the last step is saved" [ -e "pipe/checkpoint-$(printf %06d "$(lines pipe
 "$cocogold" synth few --train 3 --val 2 2>pipe.log | true
 code=${PIPESTATUS[0]}
 check "synth into a closed pipe writes its files: exit code $code" [ "$code-$(ls few/train | grep -c '')" = 1-3 ]
+"$cocogold" eval --model model --data data --limit 4 --steps 1 --bootstrap 0 --out line 2>pipe.log | head -n 1 >/dev/null
+code=${PIPESTATUS[0]}
+check "eval, which prints at its end, for one line: exit code $code" [ "$code" = 0 ]
 
 # unread ARGUMENTS...: cocogold with a standard output that nobody reads from the beginning.
 mkfifo fifo

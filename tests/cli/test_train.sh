@@ -91,7 +91,7 @@ check "none of them changed anything" diff -r before fresh
 check "--overwrite" "${unet[@]}" --out fresh --overwrite --max-train-steps 1
 check "it deleted the old run" [ "$(echo fresh/checkpoint-*) $(lines fresh)" = "fresh/checkpoint-000001 1" ]
 
-# Data and lists may move, but not change.
+# Shards and data may move, but not change. Files of lists may be written again, with the same names.
 began="fresh/checkpoint-000001/trainer/state.json recorded"
 on=("${unet[@]}" --max-train-steps 2 --out fresh --resume)
 "$cocogold" synth data-more --train 45 --val 2 >/dev/null 2>&1

@@ -62,6 +62,28 @@ static void round_trip(void **state) {
     shard_info_free(&info);
 }
 
+// Older shards mark excluded classes as trained; what no sample asks for makes no difference.
+static void excluded_and_trained(void **state) {
+    (void)state;
+    ShardInfo older = test_info(1, 0), info = test_info(1, 0);
+    char a[128], b[128];
+    older.absent = info.absent = 0;
+    older.trained[0] = 1;
+    info.trained[0] = 0;
+    assert_string_equal(shard_info_difference(&older, &info, true, a, b), "trained");
+    older.sampled[0] = CLASS_EXCLUDED;
+    assert_string_equal(shard_info_difference(&older, &info, true, a, b), "trained");
+    info.sampled[0] = CLASS_EXCLUDED;
+    assert_null(shard_info_difference(&older, &info, true, a, b));
+    older.trained[1] = !info.trained[1];
+    assert_string_equal(shard_info_difference(&older, &info, true, a, b), "trained");
+    older.trained[1] = info.trained[1];
+    older.absent = info.absent = 0.5; // older shards ask for excluded classes that are absent
+    assert_string_equal(shard_info_difference(&older, &info, true, a, b), "trained");
+    shard_info_free(&older);
+    shard_info_free(&info);
+}
+
 static void equal_bytes_and_empty(void **state) {
     (void)state;
     ShardInfo info = test_info(1, 0);
@@ -607,7 +629,7 @@ int main(void) {
         cmocka_unit_test(wrong_texts),     cmocka_unit_test(chunked_texts),
         cmocka_unit_test(full_disk),       cmocka_unit_test(old_format),
         cmocka_unit_test(copies),          cmocka_unit_test(claimed_sizes),
-        cmocka_unit_test(other_files),
+        cmocka_unit_test(other_files),     cmocka_unit_test(excluded_and_trained),
     };
     int failures = cmocka_run_group_tests_name("data/shard", tests, NULL, NULL);
     remove_tree(folder);

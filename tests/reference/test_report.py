@@ -112,7 +112,7 @@ def test_evaluations_with_one_name_are_told_apart(tmp_path):
 
 
 def test_what_the_evaluations_measured(tmp_path):
-    """Settings are rows of the table; those that are the default everywhere are not."""
+    """Settings are rows of the table; those that are the default everywhere, or the same, are not."""
     rule = {"method": "compare", "tolerance": 0.4, "changed": 0.1, "opening": True}
     first = {"target": "overlay", "data": "coco, split val2017 (instances)", "protocol": "images", "start": "noise",
              "ensemble": 1, "ema": False, "extraction": rule}
@@ -139,6 +139,15 @@ def test_what_the_evaluations_measured(tmp_path):
     assert other["extraction"][1] == "luminance, tolerance 0.5, no opening"
     first["ensemble"] = 4
     assert rows()["ensemble"] == ["4", "4"]
+    labels = {"resolution": "resolution", "terminal_signal": "terminal signal", "absent": "share of absent classes",
+              "per_class": "pairs of a class (0: all)", "limit": "pairs in all (0: all)", "seed": "seed"}
+    measured = {"resolution": 64, "terminal_signal": 0.0625, "absent": 0.5, "per_class": 3, "limit": 20, "seed": 7}
+    assert not set(labels.values()) & set(rows(**measured))  # an older build did not record them
+    first |= measured
+    assert not set(labels.values()) & set(rows())
+    for field, label in labels.items():
+        other = rows(**{field: 0})
+        assert set(labels.values()) & set(other) == {label} and other[label] == [str(measured[field]), "0"]
 
 
 def test_damaged_log_is_named(tmp_path):
