@@ -90,7 +90,7 @@ def main():
     args = parse_arguments()
     counts = sorted(int(n) for n in args.busy.split(","))
     cores = len(os.sched_getaffinity(0))
-    args_machine = argparse.Namespace(threads=args.threads or cores, least=False)
+    args_machine = argparse.Namespace(threads=args.threads or cores, least=False, rounds=args.turns)
     print(machine(args_machine), "\n")
     print("| | busy processes | ours, s | of a quiet machine | PyTorch, s | of a quiet machine | fair | times as fast |")
     print("|---|---|---|---|---|---|---|---|")

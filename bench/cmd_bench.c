@@ -243,6 +243,12 @@ static bool has_rows(const BenchLayer *layer, const BenchOptions *o) {
     return any;
 }
 
+static int of_batch(const BenchLayer *layer, int of_two, int batch) {
+    long long size = of_two / 2LL * batch;
+    if (size > 1 << 30) { die("--batch %d: is too large for bench %s", batch, layer->name); }
+    return (int)size;
+}
+
 static void run_layer(Bench *b, const BenchLayer *layer, const BenchOptions *o, const Peaks *peaks) {
     int first = b->count, size[MAX_SIZES] = {0};
     if (o->shape) {
@@ -253,7 +259,7 @@ static void run_layer(Bench *b, const BenchLayer *layer, const BenchOptions *o, 
         if (!in_table(layer->shapes[i].model, o)) { continue; }
         memcpy(size, layer->shapes[i].size, sizeof size);
         // --batch is only for sd2-64, whose rows are those of batch 2.
-        if (o->step.batch && !layer->of_parameters) { size[0] = size[0] / 2 * o->step.batch; }
+        if (o->step.batch && !layer->of_parameters) { size[0] = of_batch(layer, size[0], o->step.batch); }
         bench_layer(b, layer, layer->shapes[i].model, size);
     }
     if (b->count == first) { return; }

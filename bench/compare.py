@@ -139,14 +139,10 @@ def embedding(torch, F, B, T, C, V):
 
 
 def timestep_embedding(torch, F, B, C):
-    from diffusers.models.embeddings import get_timestep_embedding
+    import torch_unet
 
     t = torch.randint(1000, (B,))
-    return {
-        "timestep_embedding_forward": [
-            lambda: get_timestep_embedding(t, C, flip_sin_to_cos=True, downscale_freq_shift=0)
-        ]
-    }
+    return {"timestep_embedding_forward": [lambda: torch_unet.timestep_embedding(t, C)]}
 
 
 def upsample(torch, F, B, H, W, C):
@@ -163,12 +159,13 @@ def concat(torch, F, N, CA, CB):
 
 def elementwise(torch, F, n):
     x, y = torch.randn(n), torch.randn(n)
+    wide, sums = torch.randn(n, dtype=torch.float32), torch.randn(n, dtype=torch.float32)  # fp32 in every build
     return {
         "add_forward": [lambda: x + y],
         "scale_shift_forward": [lambda: (x * 0.18215).add_(0.5)],
-        "add_scaled": [lambda: y.add_(x, alpha=0.1)],
-        "cast_to_floatX": [lambda: x.clone()],
-        "cast_to_float": [lambda: x.clone()],
+        "add_scaled": [lambda: sums.add_(wide, alpha=0.1)],
+        "cast_to_floatX": [lambda: wide.to(x.dtype, copy=True)],
+        "cast_to_float": [lambda: x.to(torch.float32, copy=True)],
     }
 
 

@@ -114,6 +114,10 @@ class Results:
         part.write_text(text)
         part.replace(self.folder / name)
 
+    def has(self, what, shape):
+        """Whether another batch has this row too: an optimizer's."""
+        return any((r["what"], r["shape"]) == (what, shape) for r in self.rows)
+
     def add(self, what, shape, ours, theirs):
         self.rows.append({"what": what, "shape": shape, "ours": ours, "torch": theirs})
         slower = sum(r["ours"] > r["torch"] for r in self.rows) if self.cuda else 0
@@ -126,11 +130,14 @@ def kernels(path, args, clock, deadline, results):
     """PyTorch's median seconds of the rows of a file of `cocogold bench`."""
     rows = json.loads(path.read_text())["kernels"]
     compiled = compiled_functions() if args.device == "cuda" else None
-    done = {}
+    done, late = {}, 0
     measured = results.measured[path.stem] = []
     for row in rows:
         key = row["layer"], row["shape"]
-        if row["layer"] not in compare.TWINS or time.monotonic() > deadline:
+        if row["layer"] not in compare.TWINS or results.has(row["function"], row["shape"]):
+            continue
+        if time.monotonic() > deadline:
+            late += 1
             continue
         if key not in done:
             done[key], _ = times_of(*key, compiled, args, clock)
@@ -140,6 +147,8 @@ def kernels(path, args, clock, deadline, results):
             results.add(row["function"], row["shape"], row["seconds"], theirs)
             print(f"{row['function']:26} {row['shape']:26} {1e6 * row['seconds']:9.1f} us  PyTorch "
                   f"{1e6 * theirs:9.1f} us  ratio {row['seconds'] / theirs:.2f}", flush=True)  # fmt: skip
+    if late:
+        print(f"{path.name}: {late} of {len(rows)} rows not measured in {args.seconds:g} s", flush=True)
 
 
 def one(args):
@@ -256,7 +265,8 @@ def main():
     if not files:
         sys.exit("torch_gpu.py: nothing to compare: run check.sh's parts speed and step first")
     if not results.rows:
-        sys.exit(f"torch_gpu.py: nothing was measured in {args.seconds:g} s")
+        late = f" in {args.seconds:g} s" if time.monotonic() > deadline else ""
+        sys.exit(f"torch_gpu.py: nothing was measured{late}")
 
 
 if __name__ == "__main__":

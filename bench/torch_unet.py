@@ -107,16 +107,21 @@ class Stage(nn.Module):
             self.upsamplers = nn.ModuleList([Sampler(up, 1)])
 
 
+def timestep_embedding(t, size):
+    """(B, size) of integers (B): cosines, then sines, as Stable Diffusion has them."""
+    half = size // 2
+    angles = t[:, None].float() * torch.exp(torch.arange(half, device=t.device, dtype=torch.float32)
+                                            * (-math.log(10000) / half))  # fmt: skip
+    return torch.cat((angles.cos(), angles.sin()), 1)
+
+
 class TimeEmbedding(nn.Module):
     def __init__(self, inp, out):
         super().__init__()
         self.inp, self.linear_1, self.linear_2 = inp, nn.Linear(inp, out), nn.Linear(out, out)
 
     def forward(self, t):
-        half = self.inp // 2
-        angles = t[:, None].float() * torch.exp(torch.arange(half, device=t.device, dtype=torch.float32)
-                                                * (-math.log(10000) / half))  # fmt: skip
-        embedded = torch.cat((angles.cos(), angles.sin()), 1).to(self.linear_1.weight.dtype)
+        embedded = timestep_embedding(t, self.inp).to(self.linear_1.weight.dtype)
         return self.linear_2(F.silu(self.linear_1(embedded)))
 
 

@@ -147,7 +147,7 @@ typedef struct {
     int side; // of the model's input in pixels, the longer one
     Device dev;
     PictureList pictures;
-    int at, unreadable; // pictures that were read or tried; those that cannot be read
+    int at, left_out; // pictures that were read or tried; those that cannot be read or are too large for the memory
     TextTable texts;
     Contexts contexts; // of the texts
     floatX *context;   // (largest batch, T, C) on the device
@@ -200,32 +200,43 @@ static void sampler_close(Segmenter *s) {
     free(s->predictions);
 }
 
-// PyTorch's order, so that a diffusers loop can start from it.
+// Once. PyTorch's order, so that a diffusers loop can start from it.
 static void dump_noise(Segmenter *s) {
     size_t cells = (size_t)(s->sampler.h * s->sampler.w), L = (size_t)s->sampler.L, count = cells * L;
     float *noise = xmalloc(count * sizeof *noise), *planes = xmalloc(count * sizeof *planes);
     sampler_noise(&s->sampler, noise, 0, (uint64_t)s->o.seed, &s->dev);
     transpose_inner(planes, noise, 1, cells, L);
     atomic_write(s->o.noise, planes, count * sizeof *planes);
+    s->o.noise = NULL;
     free(noise);
     free(planes);
 }
 
-// Makes the memory for frames of this size, unless it is there.
-static void want_sampler(Segmenter *s, const Frame *frame) {
+// Makes the memory for frames of this size, unless it is there. Without enough for one frame, one picture of several is
+// named and left out: false.
+static bool want_sampler(Segmenter *s, const Frame *frame, const char *picture) {
     int f = vae_factor(&s->pipeline.vae_decoder.config), h = frame->H / f, w = frame->W / f;
-    if (s->sampler.B && s->sampler.h == h && s->sampler.w == w) { return; }
-    bool first = s->sampler.B == 0;
+    if (s->sampler.B && s->sampler.h == h && s->sampler.w == w) { return true; }
     sampler_close(s);
     size_t B = (size_t)sampler_batch(&s->pipeline, largest_batch(s), h, w, &s->dev),
            pixels = B * (size_t)frame->H * (size_t)frame->W * 3;
+    if (!B && s->pictures.several) {
+        warn("%s: there is too little memory for %d x %d pixels", picture, frame->W, frame->H);
+        s->left_out++;
+        return false;
+    }
+    if (!B) {
+        sampler_want_memory(sampler_bytes(&s->pipeline, 1, h, w, &s->dev), 1, frame->W > frame->H ? frame->W : frame->H,
+                            &s->dev);
+    }
     s->sampler = sampler_create(&s->pipeline, (int)B, h, w, &s->dev);
     size_t latents = B * (size_t)(h * w * s->sampler.L);
     s->inputs = xmalloc(pixels * sizeof *s->inputs);
     s->predictions = xmalloc(pixels * sizeof *s->predictions);
     s->latents = xmalloc(latents * sizeof *s->latents);
     s->conditions = xmalloc(latents * sizeof *s->conditions);
-    if (s->o.noise && first) { dump_noise(s); }
+    if (s->o.noise) { dump_noise(s); }
+    return true;
 }
 
 // ---- Pictures ------------------------------------------------------------------------------------------------------
@@ -243,7 +254,7 @@ static bool subject_read(Segmenter *s, Subject *subject, int number) {
     if (why) {
         warn("%s", why);
         free(why);
-        s->unreadable++;
+        s->left_out++;
         return false;
     }
     image_upright(&subject->rgb); // as people see it
@@ -452,7 +463,7 @@ static bool subject_next(Segmenter *s, Subject *subject) {
 // Reads the next pictures with frames of one size, at most a batch. Returns their number.
 static int read_group(Segmenter *s, Subject *subjects) {
     int n = 0;
-    do {
+    while (n == 0 || n < s->sampler.B) {
         Subject *next = &subjects[n];
         if (!subject_next(s, next)) { break; }
         s->holds = n > 0 && (next->frame.W != subjects->frame.W || next->frame.H != subjects->frame.H);
@@ -460,8 +471,12 @@ static int read_group(Segmenter *s, Subject *subjects) {
             s->held = *next;
             break;
         }
-        if (n++ == 0) { want_sampler(s, &subjects->frame); }
-    } while (n < s->sampler.B);
+        if (n > 0 || want_sampler(s, &next->frame, s->pictures.paths[next->number])) {
+            n++;
+        } else {
+            subject_free(next);
+        }
+    }
     return n;
 }
 
@@ -533,7 +548,7 @@ static void report_one(const Segmenter *s, double seconds) {
 }
 
 static void report_many(const Segmenter *s, double seconds) {
-    int read = s->pictures.count - s->unreadable;
+    int read = s->pictures.count - s->left_out;
     for (int i = 0; i < s->texts.count; i++) {
         text_column(stdout, 24, s->texts.texts[i]);
         printf(" in %d of %d pictures, %.1f%% of the pixels\n", s->found[i], read,
@@ -568,8 +583,8 @@ int cmd_segment(int argc, char **argv) {
         json_write(s.results, s.o.json);
     }
     (s.pictures.several || s.texts.count > 1 ? report_many : report_one)(&s, now_seconds() - started);
-    int unreadable = s.unreadable;
-    if (unreadable) { complain("%d of %d pictures cannot be read", unreadable, s.pictures.count); }
+    int left_out = s.left_out;
+    if (left_out) { complain("%d of %d pictures are left out", left_out, s.pictures.count); }
     segmenter_close(&s);
-    return unreadable > 0;
+    return left_out > 0;
 }

@@ -141,15 +141,12 @@ void sampler_want_memory(size_t needed, int batch, int side, Device *dev) {
 }
 
 int sampler_batch(Pipeline *pipeline, int batch, int h, int w, Device *dev) {
-    for (; batch > 1; batch /= 2) {
+    for (; batch > 0; batch /= 2) {
         dev->workspace_needed = 0;
         size_t free_bytes, needed = sampler_bytes(pipeline, batch, h, w, dev);
-        if (fits(&needed, &free_bytes, dev)) { return batch; }
+        if (fits(&needed, &free_bytes, dev)) { break; }
     }
-    int side = (h > w ? h : w) * vae_factor(&pipeline->vae_decoder.config);
-    dev->workspace_needed = 0;
-    sampler_want_memory(sampler_bytes(pipeline, 1, h, w, dev), 1, side, dev);
-    return 1;
+    return batch;
 }
 
 static Sampler create(Sampler s, Device *dev) {

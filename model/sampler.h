@@ -44,8 +44,8 @@ size_t sampler_bytes(Pipeline *pipeline, int B, int h, int w, Device *dev);
 size_t sampler_text_bytes(Pipeline *pipeline, int B, int h, int w, double guidance, Device *dev);
 // Of either, without the weights, for training, which counts them itself. conditioned: sampler_create's, guidance 0.
 size_t sampler_own_bytes(Pipeline *pipeline, int B, int h, int w, bool conditioned, double guidance, Device *dev);
-// `batch`, or the largest of its half, quarter, ... for which sampler_create finds memory; its workspace is noted. Dies
-// as sampler_want_memory if there is none for 1.
+// `batch`, or the largest of its half, quarter, ... for which sampler_create finds memory; 0: there is none for 1. The
+// workspace is noted, of 1 if the result is 0.
 int sampler_batch(Pipeline *pipeline, int batch, int h, int w, Device *dev);
 // Dies, naming the options --resolution and, for a batch of more than 1, --batch, unless so many bytes and the noted
 // workspace are free.

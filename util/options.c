@@ -102,16 +102,18 @@ Option *options_join(const Option *first, const Option *second, const Option *th
 
 // ---- Parsing -------------------------------------------------------------------------------------------------------
 
-// popt takes an empty text for the number 0, and reads 010 as 8 and 0x10 as 16.
+// popt reads 010 as 8 and 0x10 as 16, and refuses 08.
+static void want_decimal(const char *option, const char *text) {
+    const char *digits = text + strspn(text, " \t\n\v\f\r+-");
+    if (digits[0] == '0' && strchr("0123456789xX", digits[1]) && digits[1]) {
+        die("%s %s: expected a decimal number without leading zeros", option, text);
+    }
+}
+
 static void check_given(const Option *o, const char *text) {
     char *option = xprintf("--%s", o->name);
-    if (is_number(o) && !*text) { die("%s \"\": expected a number", option); }
-    if (o->kind == OPT_INT || o->kind == OPT_LONG) {
-        const char *digits = text + strspn(text, " \t+-");
-        if (digits[0] == '0' && digits[1]) {
-            die("%s %s: expected a decimal number without leading zeros", option, text);
-        }
-    }
+    if (is_number(o) && !*text) { die("%s \"\": expected a number", option); } // popt takes it for 0
+    if (o->kind == OPT_INT || o->kind == OPT_LONG) { want_decimal(option, text); }
     if (o->choices && *(char **)o->value) { options_choice(*(char **)o->value, option, o->choices); }
     if (has_limits(o)) { options_range(number_of(o), option, o->low, o->high); }
     free(option);
@@ -157,6 +159,7 @@ const char **options_parse(int argc, char **argv, const Option *table, const Opt
     }
     if (code < -1) {
         const char *bad = poptBadOption(context, POPT_BADOPTION_NOALIAS), *option = option_of(bad, argc, argv);
+        if (code == POPT_ERROR_BADNUMBER) { want_decimal(option, bad); }
         die("%s: %s%s%s: %s (see %s --help)", argv[0], option, *option ? " " : "", bad, poptStrerror(code), name);
     }
     const char **rest = poptGetArgs(context); // lives as long as the context, which is kept on purpose

@@ -68,7 +68,7 @@ echo text >few/broken.jpg
 "${segment[@]}" --image few --text person --out bad/x --json bad.json >bad.out 2>bad.err
 check "a picture that cannot be read: code 1" [ $? = 1 ]
 check "it is named" grep -q '^cocogold: warning: few/broken.jpg: is damaged' bad.err
-check "and counted" grep -q '^cocogold: 1 of 3 pictures cannot be read$' bad.err
+check "and counted" grep -q '^cocogold: 1 of 3 pictures are left out$' bad.err
 check "the others are there" [ "$(made '*-mask.png' | wc -w) $(grep -c image_id bad.json)" = "2 2" ]
 
 "${segment[@]}" --image "$first" --text "person flibbertigibbet" --out noted >noted.out 2>noted.err

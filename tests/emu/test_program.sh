@@ -111,6 +111,11 @@ for precision in fp32 bf16; do
         check "$precision: $1 that does not fit" grep -qE "^cocogold: $2, but emulated sm_89 has [0-9.]+ MB free: expected a smaller " log
     }
     refused "segment" "a picture at 256 pixels needs [0-9]+ MB" "${segment[@]}" --text "blue box" --resolution 256
+    "$cpu/cocogold" preview --data data --split val --min-side 0 --size 32 --count 1 --out wide.png >/dev/null 2>&1
+    EMU_TAKEN=$((8589934592 - 45000000)) "${emulated[@]}" segment --model model --image "$picture" wide.png --text "blue box" \
+        --steps 1 --fit aspect --resolution 128 --no-pictures --json list.json >log 2>&1
+    check "$precision: one of several pictures that does not fit" bash -c "[ $? = 1 ] && [ -s list.json ] &&
+        grep -q '$picture: there is too little memory for 128 x 128 pixels' log && grep -q '^1 picture, 1 text' log"
     refused "encode" "--batch 8 at 128 pixels needs [0-9]+ MB" "${encode[@]}" --resolution 128
     # --tune: the file keeps the choice for a resumed run; without it the choice may be another, which is said.
     export XDG_CACHE_HOME=$PWD/cache

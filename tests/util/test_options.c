@@ -63,7 +63,9 @@ static void test_decimal(void **state) {
     assert_dies("--steps 010: expected a decimal number without leading zeros", parsed("steps", "010"));
     assert_dies("--steps 0x10: expected a decimal number", parsed("steps", "0x10"));
     assert_dies("--seed -007: expected a decimal number", parsed("seed", "-007"));
-    assert_dies("--steps 08: invalid numeric value", parsed("steps", "08"));
+    assert_dies("--steps 08: expected a decimal number without leading zeros", parsed("steps", "08"));
+    assert_dies("010: expected a decimal number without leading zeros", parsed("steps", "\n010"));
+    assert_dies("--steps 0a: invalid numeric value", parsed("steps", "0a"));
 }
 
 int main(void) {
