@@ -119,8 +119,8 @@ static Options parse_options(int argc, char **argv) {
         {OPT_STRING, "exclude", &o.exclude,
          "leave out pictures that show one of these classes, so that training never sees them", "LIST"},
         {OPT_STRING, "trained", &o.trained,
-         "classes to mark as seen in training (default for train: those it draws; else seen.txt or default14, and all "
-         "that are drawn if the data set has neither)",
+         "classes to mark as seen in training (default for train: those it draws, with texts only those of "
+         "--classes; else seen.txt, or default14, with texts all; and all that are drawn if the data set has neither)",
          "LIST"},
         {OPT_INT, "resolution", &o.resolution, "side of the training pictures (0: from the model's configs)", "PIXELS",
          .high = MOST_RESOLUTION},

@@ -76,7 +76,7 @@ SampleReason sample_render(const Coco *coco, const SampleOptions *options, Sampl
 // The part that needs only annotations: fills mask and area from picture, category, crop and valid.
 void sample_render_mask(const Coco *coco, const SampleOptions *options, Sample *sample);
 // Of a rendered sample, (R, R), freed by the caller: 1 where its class is in the crop but not in the mask (crowds,
-// objects barely in the crop).
+// objects barely in the crop); of a text, nowhere.
 uint8_t *sample_unpainted(const Coco *coco, const SampleOptions *options, const Sample *sample);
 // Plan and render.
 SampleReason sample_make(const Coco *coco, const SampleOptions *options, int picture, uint32_t pass, Sample *sample);

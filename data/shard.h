@@ -38,9 +38,9 @@ enum { CLASS_EXCLUDED = 2 };
 typedef struct {
     int class_count;
     char **classes;             // names of all categories of the data set, in its order
-    uint8_t *trained;           // (class_count) 1: seen in training
-    uint8_t *sampled;           // (class_count) attribute "drawn"; 1: there are samples of this class, CLASS_EXCLUDED:
-                                // pictures that show it were left out
+    uint8_t *trained;           // (class_count) 1: seen in training, as encode was told; cocogold.json comes first
+    uint8_t *sampled;           // (class_count) attribute "drawn"; 1: samples may ask for this class, CLASS_EXCLUDED:
+                                // none does, and pictures that show it were left out
     char split[32], source[16]; // "train"; "panoptic" or "instances"
     char vae_sha256[65], annotations_sha256[65];
     char precision[8], version[16]; // arithmetic of the VAE: "fp32", "bf16"; version of this program
@@ -63,13 +63,13 @@ typedef struct {
 
 // Whether shards with these attributes hold that latent, and its dataset's name.
 bool shard_has_latent(const ShardInfo *info, int latent);
+extern const char *const latent_names[LATENTS];
 // How a target is painted, as options of `cocogold encode`: "--color 255,255,255 --alpha 1 --outline 0"; of
 // TARGET_MASK, which is black and white, "--outline 0"; of 0 (none) "".
 typedef struct {
     char text[96];
 } PaintText;
 PaintText shard_paint(const ShardInfo *info, int target);
-extern const char *const latent_names[LATENTS];
 
 ShardInfo shard_info_copy(const ShardInfo *info);
 void shard_info_free(ShardInfo *info);

@@ -28,22 +28,6 @@ static void want_other_split(const Options *o, bool same) {
     if (same) { die("--tune-on %s: thresholds must not be chosen on the split that is evaluated", o->tune_on); }
 }
 
-static int parse_steps_table(const char *list, int *steps) {
-    int count = 0;
-    char *text = xstrdup(list ? list : ""), *rest = text;
-    for (char *part; *text && (part = strsep(&rest, ","));) {
-        char *end;
-        long value = strtol(part, &end, 10);
-        if (*end || end == part || value < 1 || value > 1000 || count == MAX_STEPS_TABLE) {
-            die("--steps-table %s: expected at most %d numbers from 1 to 1000, separated by commas", list,
-                MAX_STEPS_TABLE);
-        }
-        steps[count++] = (int)value;
-    }
-    free(text);
-    return count;
-}
-
 static const char *const protocols[] = {"images", "crops", NULL};
 
 static Options parse_options(int argc, char **argv) {
@@ -125,7 +109,6 @@ static Options parse_options(int argc, char **argv) {
     }
     if (o.classes && o.unseen) { die("--classes and --unseen: expected only one of them"); }
     want_other_split(&o, o.tune_on && strcmp(o.tune_on, o.split) == 0);
-    parse_steps_table(o.table, (int[MAX_STEPS_TABLE]){0}); // dies if it is wrong
     return o;
 }
 
@@ -217,6 +200,22 @@ static void parse_groups(Evaluation *v, const Dataset *dataset, char **list) {
     }
 }
 
+static int parse_steps_table(const char *list, int *steps) {
+    int count = 0;
+    char *text = xstrdup(list ? list : ""), *rest = text;
+    for (char *part; *text && (part = strsep(&rest, ","));) {
+        char *end;
+        long value = strtol(part, &end, 10);
+        if (*end || end == part || value < 1 || value > 1000 || count == MAX_STEPS_TABLE) {
+            die("--steps-table %s: expected at most %d numbers from 1 to 1000, separated by commas", list,
+                MAX_STEPS_TABLE);
+        }
+        steps[count++] = (int)value;
+    }
+    free(text);
+    return count;
+}
+
 static void choose_pairs(Work *w) {
     const Options *o = &w->o;
     Dataset *dataset = &w->dataset;
@@ -247,6 +246,7 @@ static void open_data(Work *w) {
                              .ensemble = o->answer.ensemble,
                              .pairs = {o->per_class, o->limit, o->absent, NULL, (uint64_t)o->seed},
                              .resamples = o->resamples};
+    w->v.table_count = parse_steps_table(o->table, w->v.table);
     choose_pairs(w); // mistakes in lists of classes and texts are found before the model is opened
 }
 
@@ -265,7 +265,6 @@ static void open_model(Work *w) {
     Schedule *schedule = &w->pipeline.schedule;
     if (schedule_changes(&o->answer.schedule)) { schedule_change(schedule, &o->answer.schedule); }
     schedule_warn_steps(schedule, w->record.steps);
-    w->v.table_count = parse_steps_table(o->table, w->v.table);
     for (int k = 0; k < w->v.table_count; k++) { // dies if there is no such timestep
         schedule_first_timestep(schedule, w->v.table[k]);
     }

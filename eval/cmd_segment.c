@@ -225,10 +225,7 @@ static bool want_sampler(Segmenter *s, const Frame *frame, const char *picture) 
         s->left_out++;
         return false;
     }
-    if (!B) {
-        sampler_want_memory(sampler_bytes(&s->pipeline, 1, h, w, &s->dev), 1, frame->W > frame->H ? frame->W : frame->H,
-                            &s->dev);
-    }
+    if (!B) { sampler_want_memory(sampler_bytes(&s->pipeline, 1, h, w, &s->dev), 1, s->side, &s->dev); }
     s->sampler = sampler_create(&s->pipeline, (int)B, h, w, &s->dev);
     size_t latents = B * (size_t)(h * w * s->sampler.L);
     s->inputs = xmalloc(pixels * sizeof *s->inputs);

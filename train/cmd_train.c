@@ -29,6 +29,7 @@ typedef struct {
     Trainer trainer;
     Pipeline pipeline;
     ShardSet shards;
+    bool *keep; // (classes) of --classes, or NULL: all
     Loader *loader;
     Feed feed;
     Diffusion diffusion;
@@ -150,12 +151,12 @@ static void add_classes(ModelSettings *s, const ShardSet *shards, const bool *ke
 }
 
 // Listed classes that no sample asks for, in this training or before, do not count as seen. Texts have no list.
-static void say_unasked(const UNetTrainer *t, const bool *keep) {
+static void say_unasked(const UNetTrainer *t) {
     enum { NAMED = 5 };
     const ShardInfo *info = &t->shards.info;
     int *unasked = xcalloc((size_t)info->class_count + 1, sizeof *unasked), count = 0, listed = 0;
     for (int c = 0; c < info->class_count; c++) {
-        if (info->sampled[c] != 1 || (keep && !keep[c])) { continue; }
+        if (info->sampled[c] != 1 || (t->keep && !t->keep[c])) { continue; }
         listed++;
         if (!settings_is_trained(&t->settings, info->classes[c])) { unasked[count++] = c; }
     }
@@ -167,7 +168,7 @@ static void say_unasked(const UNetTrainer *t, const bool *keep) {
     free(unasked);
 }
 
-static void find_settings(UNetTrainer *t, const char *base, const bool *keep) {
+static void find_settings(UNetTrainer *t, const char *base) {
     const ShardInfo *info = &t->shards.info;
     ModelSettings *s = &t->settings;
     settings_read(s, base);
@@ -179,7 +180,7 @@ static void find_settings(UNetTrainer *t, const char *base, const bool *keep) {
     s->steps = t->options.diffusion.validation_steps;
     free(s->text_template);
     s->text_template = prompts_first(&t->options);
-    add_classes(s, &t->shards, keep);
+    add_classes(s, &t->shards, t->keep);
 }
 
 static void open_data(UNetTrainer *t, Device *dev) {
@@ -197,31 +198,28 @@ static void open_data(UNetTrainer *t, Device *dev) {
     diffusion_check_latents(&t->pipeline, &t->shards);
     open_diffusion(t, dev);
     t->prompts = prompts_create(&t->pipeline, o, &t->shards, shared->train_batch_size, dev);
-    bool *keep = o->classes ? shards_classes(&t->shards, "--classes", o->classes) : NULL;
+    t->keep = o->classes ? shards_classes(&t->shards, "--classes", o->classes) : NULL;
     LoaderOptions loader = {.target = o->target_bit,
                             .seed = (uint64_t)shared->seed,
                             .rank = comm->rank,
                             .world = comm->world,
                             .rows = shared->train_batch_size,
                             .start = t->trainer.run.first_step * train_samples(shared, comm->world),
-                            .keep = keep};
+                            .keep = t->keep};
     t->loader = loader_open(&t->shards, &loader);
-    find_settings(t, base, keep);
-    if (comm->rank == 0) { say_unasked(t, keep); }
-    free(keep);
+    find_settings(t, base);
+    if (comm->rank == 0) { say_unasked(t); }
 }
 
 // Lists in files may change: their names count.
 static void describe_stream(Stream *stream, const UNetTrainer *t) {
     const UNetOptions *o = &t->options;
     const ShardInfo *info = &t->shards.info;
-    bool *keep = o->classes ? shards_classes(&t->shards, "--classes", o->classes) : NULL;
     uint64_t classes = HASH_BEGIN;
-    for (int c = 0; keep && c < info->class_count; c++) {
-        if (keep[c]) { classes = hash_more(classes, info->classes[c], strlen(info->classes[c]) + 1); }
+    for (int c = 0; t->keep && c < info->class_count; c++) {
+        if (t->keep[c]) { classes = hash_more(classes, info->classes[c], strlen(info->classes[c]) + 1); }
     }
-    if (keep) { stream_add_hash(stream, "classes", "the list of --classes", classes); }
-    free(keep);
+    if (t->keep) { stream_add_hash(stream, "classes", "the list of --classes", classes); }
     stream_add_shards(stream, &t->shards, t->loader, o->target_bit);
     stream_add_hash(stream, "texts", "the list of --text-template's texts", prompts_hash(&t->prompts));
 }
@@ -263,6 +261,7 @@ static void close_all(UNetTrainer *t, Device *dev) {
     pipeline_close(&t->pipeline, dev);
     shards_close(&t->shards);
     settings_free(&t->settings);
+    free(t->keep);
 }
 
 int cmd_train(int argc, char **argv) {

@@ -26,7 +26,7 @@ void pictures_open(Pictures *pictures);
 void pictures_close(Pictures *pictures);
 // This rank's part of batch `number` (from 0, at `start`): out (rows, R, R, 3) in [-1, 1]. Not thread-safe.
 void pictures_read(Pictures *pictures, long long number, float *out);
-// A hash of the pictures' ids and sizes and of the boxes and areas of their objects.
+// A hash of the pictures' ids and sizes, and of their objects (box, area, class, crowd).
 uint64_t pictures_hash(const Pictures *pictures);
 // "picture 000042.jpg", to be freed: the file at a position of the stream. May be called while pictures_read runs.
 char *pictures_name(const Pictures *pictures, long long position);

@@ -24,7 +24,7 @@ void stream_add_shards(Stream *s, const ShardSet *shards, const Loader *loader, 
     stream_add(s, "resolution", "the shards' resolution", "%d", shards->info.resolution);
     stream_add(s, "paint", "the paint of the shards' targets", "%s", shard_paint(&shards->info, target).text);
     stream_add(s, "samples", "the number of samples", "%lld", loader_samples(loader));
-    stream_add_hash(s, "pictures", "the list of the samples' pictures, crops and texts", loader_hash(loader));
+    stream_add_hash(s, "pictures", "the list of the samples' pictures, crops, masks and texts", loader_hash(loader));
 }
 
 void stream_record(const Stream *s, yajl_gen gen) {

@@ -29,7 +29,8 @@ void text_column(FILE *out, int width, const char *text);
 // follows, as after a text of more than 100 bytes, so that different texts have different names.
 char *text_file_name(const char *text);
 
-// FNV-1a, 64 bits (Fowler, Noll, Vo).
+// 64 bits, as FNV-1a (Fowler, Noll, Vo), but from HASH_BEGIN, which lacks the last digit of theirs: names of files, ids
+// that are made of texts, and checkpoints depend on it.
 uint64_t text_hash(const char *bytes, size_t size);
 // The same in parts: begins with HASH_BEGIN, and goes on with the hash of what came before.
 #define HASH_BEGIN 1469598103934665603u

@@ -28,6 +28,9 @@ check() { # check NAME COMMAND...: the command succeeds
     code=$?
     result $code "$1" "$(tail -n 15 <<<"$text") (exit $code)"
 }
+run() { # run NAME ARGUMENTS...: `cocogold ARGUMENTS` succeeds
+    check "$1" "$cocogold" "${@:2}"
+}
 
 check_not() { # check_not NAME COMMAND...: the command fails
     if "${@:2}" >/dev/null 2>&1; then result 1 "$1"; else result 0 "$1"; fi

@@ -6,9 +6,6 @@ prepare
 
 encode=(encode --model model --min-side 1)
 train=(train --max-train-steps 1 --train-batch-size 2 --gradient-accumulation-steps 1 --validate-every 0 --no-roofline)
-run() { # run NAME ARGUMENTS...
-    check "$1" "$cocogold" "${@:2}"
-}
 list() { # list FIELD MODEL: the names, separated by commas
     tr -d '\n' <"$2/cocogold.json" | sed -E "s/.*\"$1\": \[([^]]*)\].*/\1/; s/ *\" *//g"
 }

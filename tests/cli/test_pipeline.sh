@@ -2,9 +2,6 @@
 # The whole pipeline as a user runs it, with a few steps: every stage writes its files.
 source "$(dirname "$0")/common.sh"
 
-run() { # run NAME ARGUMENTS...
-    check "$1" "$cocogold" "${@:2}"
-}
 is_picture() { # is_picture FILE...
     for file in "$@"; do
         case $(head -c 4 "$file" | od -An -tx1) in " 89 50 4e 47" | " ff d8 ff "*) ;; *) return 1 ;; esac

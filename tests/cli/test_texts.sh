@@ -2,9 +2,6 @@
 # Phrases and captions as a user trains on them: synth, encode, train, eval; the two ways to embed texts agree.
 source "$(dirname "$0")/common.sh"
 
-run() { # run NAME ARGUMENTS...
-    check "$1" "$cocogold" "${@:2}"
-}
 run "synth" synth data --train 24 --val 12 --object-size 1.2 --frequent-share 0.1 --new-words orange,cross
 check "synth: texts" ls data/annotations/{captions,refs}_{train,val}.json
 check "synth: lists of words" grep -q "orange circle" data/classes/new-words.txt

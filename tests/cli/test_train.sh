@@ -102,7 +102,7 @@ encode=("$cocogold" encode --model model --data data --split train --targets ove
 "${encode[@]}" --outline 2 --out outlined >/dev/null 2>&1
 cp -r fresh before-data
 dies "--resume with more pictures" "--resume: the number of samples differs from what $began (40, now 45): give what the run began with, or begin another run" "${on[@]:1}" --shards more
-dies "--resume with other classes of the same pictures" "the list of the samples' pictures, crops and texts differs from what $began" "${on[@]:1}" --shards crops
+dies "--resume with other classes of the same pictures" "the list of the samples' pictures, crops, masks and texts differs from what $began" "${on[@]:1}" --shards crops
 dies "--resume at another resolution" "the shards' resolution differs from what $began (64, now 32)" "${on[@]:1}" --shards small
 dies "--resume with other targets" "the paint of the shards' targets differs from what $began (--color 255,255,255 --alpha 1 --outline 0, now --color 255,255,255 --alpha 1 --outline 2)" "${on[@]:1}" --shards outlined
 check "none of them changed anything" diff -r before-data fresh

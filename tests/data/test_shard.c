@@ -11,6 +11,7 @@
 #include "tests/data/shards.h"
 #include "tests/dies.h"
 #include "tests/fuzz/h5_sums.h"
+#include "util/text.h"
 #include <math.h>
 #include <signal.h>
 #include <sys/resource.h>
@@ -150,13 +151,12 @@ static void truncated(void **state) {
 // A digest of everything that can be read from a shard.
 static uint64_t digest(const char *path) {
     ShardFile shard = shard_open(path);
-    uint64_t hash = 1469598103934665603u;
+    uint64_t hash = HASH_BEGIN;
     for (int i = 0; i < shard.samples; i++) {
         TestArrays a = {0};
         ShardSample s = {.latents = {a.image, a.overlay, a.only_mask}, .mask = a.mask};
         shard_read(&shard, i, &s);
-        const uint8_t *p = (const uint8_t *)&a;
-        for (size_t k = 0; k < sizeof a; k++) { hash = (hash ^ p[k]) * 1099511628211u; }
+        hash = hash_more(hash, &a, sizeof a);
         hash = (hash ^ (uint64_t)(s.class_index + s.image_id + s.crop[0] + s.crop[1] + s.crop[2])) * 1099511628211u;
         hash = (hash ^ (uint64_t)(s.area * 4096)) * 1099511628211u;
     }

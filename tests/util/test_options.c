@@ -36,7 +36,7 @@ static void test_command(void **state) {
     }
 }
 
-// Parses `--NAME TEXT` into a number of each kind; returns the first.
+// The value of `--NAME TEXT`, an option of one of three kinds of numbers.
 static int parsed(const char *name, const char *text) {
     int steps = -1;
     long long seed = -1;
