@@ -3,17 +3,35 @@
 //   row or a column of the tile instead of one product, and no sum waits for another.
 // - Right matrices are packed into panels of NR columns, so that the inner loop reads memory in order. A part of a
 //   panel (CHUNK rows) stays in L1 while tiles pass by.
+// - While a tile is computed, memory is asked for what the next one reads and writes, and few rows are written at a
+//   time, so that the processor's own prefetching follows them: in a training step, nothing is in the caches.
 // - Tiles are shared among threads. A sum over many rows is cut into segments whose number depends on the sizes
 //   alone, and added up in their order: the same bits for any number of threads.
 #include "kernels/gemm.h"
 #include <assert.h>
+#include <omp.h>
 #include <string.h>
 
 typedef float Vec4 __attribute__((vector_size(16), aligned(4), may_alias));
 
-enum { CHUNK = 384 }; // rows of a packed panel that stay in L1 while all tiles use them
+enum {
+    CHUNK = VEC < 16 ? 384 : 256, // rows of a packed panel that stay in L1 (at most 32 KB) while all tiles use them
+    LINE = 16,                    // floats of a cache line
+    ITEMS = 2                     // pieces of a product for each thread, at least; the bits do not depend on them
+};
 
 static inline int max(int a, int b) { return a > b ? a : b; }
+
+// Asks for n floats that are used after the present tile.
+static inline void prefetch(const float *row, int n) {
+    for (int i = 0; i < n; i += LINE) { __builtin_prefetch(row + i); }
+}
+
+static inline void prefetch_to_write(const float *c, ptrdiff_t stride, int rows, int n) {
+    for (int i = 0; i < rows; i++) {
+        for (int j = 0; j < n; j += LINE) { __builtin_prefetch(c + i * stride + j, 1); }
+    }
+}
 
 // ---- Tiles in registers --------------------------------------------------------------------------------------------
 
@@ -188,18 +206,28 @@ void gemm_copy_columns(float *to, const float *from, ptrdiff_t stride, int K, in
         if (n == NR) {
             vec_store(to, vec_load(from));
             vec_store(to + VEC, vec_load(from + VEC));
+        } else if (n == VEC) {
+            vec_store(to, vec_load(from));
         } else {
             memcpy(to, from, n * sizeof *to);
         }
     }
 }
 
-void gemm_pack_transposed(float *to, const float *from, ptrdiff_t stride, int K, int n) {
+// ahead: prefetches the rows that are read next.
+static inline void pack_transposed(float *to, const float *from, ptrdiff_t stride, int K, int n, const bool ahead) {
     int j = 0;
-    for (; j + 4 <= n; j += 4) { transpose4(to + j, from + j * stride, stride, K); }
+    for (; j + 4 <= n; j += 4) {
+        for (int i = j + 4; ahead && i < min(j + 8, n); i++) { prefetch(from + i * stride, K); }
+        transpose4(to + j, from + j * stride, stride, K);
+    }
     for (; j < NR; j++) {
         for (int k = 0; k < K; k++) { to[k * NR + j] = j < n ? from[j * stride + k] : 0; }
     }
+}
+
+void gemm_pack_transposed(float *to, const float *from, ptrdiff_t stride, int K, int n) {
+    pack_transposed(to, from, stride, K, n, false);
 }
 
 // Packs taps [t0, t1), rows [k0, k1) of a panel of the weight, from column n0 on.
@@ -208,7 +236,7 @@ static void pack_panel(float *to, const GemmWeight *w, int n0, int t0, int t1, i
     for (int t = t0; t < t1; t++, to += (size_t)K * NR) {
         const float *from = w->w + t * w->tap_stride + k0 * w->k_stride + n0 * w->n_stride;
         if (w->k_stride == 1) {
-            gemm_pack_transposed(to, from, w->n_stride, K, n);
+            pack_transposed(to, from, w->n_stride, K, n, true);
         } else if (n == NR) {
             for (int k = 0; k < K; k++) { memcpy(to + k * NR, from + k * w->k_stride, NR * sizeof *to); }
         } else {
@@ -221,7 +249,12 @@ static void pack_panel(float *to, const GemmWeight *w, int n0, int t0, int t1, i
 
 // ---- The whole product ---------------------------------------------------------------------------------------------
 
-enum { BLOCK = 16, FEW_ROWS = 256 }; // tiles of a block; up to FEW_ROWS rows, all tiles are one block
+enum {
+    FEW_ROWS = 256,          // up to so many rows, all tiles are one block
+    BLOCK = 8,               // else tiles of a block: rows that are written at the same time
+    SMALL_BLOCK = 4,         // the same if the whole weight stays in L2 ...
+    SMALL_WEIGHT = 256 << 10 // ... with up to so many floats
+};
 
 static int chunk_taps(const GemmWeight *w) { return w->K >= CHUNK ? 1 : min(w->taps, CHUNK / w->K); }
 static int chunk_parts(const GemmWeight *w) { return ceil_div(w->K, CHUNK); }
@@ -231,8 +264,15 @@ size_t gemm_scratch(int rows, const GemmWeight *w) {
     return rows <= FEW_ROWS ? 0 : (size_t)panels(w) * NR * w->taps * w->K;
 }
 
+// Prefetches K floats from k0 on of the rows of one tap.
+static inline void prefetch_rows(const GemmTile *tile, int tap, int k0, int K) {
+    for (int i = 0; i < tile->rows && tile->a[tap][0]; i++) { prefetch(tile->a[tap][i] + k0, K); }
+}
+
 // One panel of columns for some tiles. packed: the whole panel; if NULL, the panel is packed here, chunk by chunk.
-static void panel_product(const GemmTile *tiles, int count, const GemmWeight *w, int panel, const float *packed) {
+// new_rows: the tiles' left rows were not read for another panel yet.
+static void panel_product(const GemmTile *tiles, int count, const GemmWeight *w, int panel, const float *packed,
+                          bool new_rows) {
     float local[CHUNK * NR] __attribute__((aligned(64)));
     int step = chunk_taps(w), parts = chunk_parts(w), n0 = panel * NR, n = min(NR, w->N - n0);
     for (int t = 0; t < w->taps; t += step) {
@@ -247,6 +287,8 @@ static void panel_product(const GemmTile *tiles, int count, const GemmWeight *w,
                 float *c = tile->c + n0;
                 const float *init = first ? (tile->init ? tile->init + n0 : NULL) : c;
                 const float *bias = first && tile->bias ? tile->bias + n0 : NULL;
+                if (i + 1 < count && new_rows) { prefetch_rows(tile + 1, t, k0, k1 - k0); }
+                if (i + 1 < count && first) { prefetch_to_write(tile[1].c + n0, tile[1].stride, tile[1].rows, n); }
                 gemm_tile(c, init, bias, tile->stride, tile->a[t], MR, k0, b, NR, t1 - t, k1 - k0, tile->rows, n);
             }
         }
@@ -254,11 +296,11 @@ static void panel_product(const GemmTile *tiles, int count, const GemmWeight *w,
 }
 
 void gemm_tiles(int tiles, int rows, const GemmWeight *w, GemmFill *fill, const void *context, float *scratch) {
-    bool few = rows <= FEW_ROWS;
-    int block = few ? tiles : BLOCK, blocks = ceil_div(tiles, block), count = panels(w);
-    int groups = blocks >= 16 ? 1 : min(count, ceil_div(16, blocks));
     size_t panel_floats = (size_t)w->taps * w->K * NR;
-    if (few) { groups = count; }
+    int count = panels(w);
+    bool few = rows <= FEW_ROWS, small = count * panel_floats <= SMALL_WEIGHT;
+    int block = few ? tiles : small ? SMALL_BLOCK : BLOCK, blocks = ceil_div(tiles, block);
+    int groups = few ? count : min(count, ceil_div(ITEMS * omp_get_max_threads(), blocks));
 #pragma omp parallel
     {
         if (!few) {
@@ -269,7 +311,7 @@ void gemm_tiles(int tiles, int rows, const GemmWeight *w, GemmFill *fill, const 
                 }
             }
         }
-        GemmTile local[few ? FEW_ROWS : BLOCK];
+        GemmTile local[block];
         int filled = -1;
 #pragma omp for collapse(2) schedule(dynamic)
         for (int b = 0; b < blocks; b++) {
@@ -277,8 +319,9 @@ void gemm_tiles(int tiles, int rows, const GemmWeight *w, GemmFill *fill, const 
                 int first = b * block, n = min(block, tiles - first);
                 for (int i = 0; filled != b && i < n; i++) { fill(local + i, first + i, context); }
                 filled = b;
-                for (int p = (long)count * g / groups; p < (long)count * (g + 1) / groups; p++) {
-                    panel_product(local, n, w, p, few ? NULL : scratch + p * panel_floats);
+                int p0 = (long)count * g / groups, p1 = (long)count * (g + 1) / groups;
+                for (int p = p0; p < p1; p++) {
+                    panel_product(local, n, w, p, few ? NULL : scratch + p * panel_floats, p == p0);
                 }
             }
         }
@@ -288,13 +331,15 @@ void gemm_tiles(int tiles, int rows, const GemmWeight *w, GemmFill *fill, const 
 // ---- Products of columns -------------------------------------------------------------------------------------------
 
 enum {
-    OUTER_ITEMS = 16,   // number of pieces that suffices to balance the threads
-    OUTER_TILES = 32,   // most tiles of rows of a piece: its data of a chunk stays in L2
-    PACK_COLUMNS = 48,  // packing pays from this many columns of the left matrix on (fewer: a chunk stays in L1)
-    PACK_PANELS = 2,    // least number of panels that share the packed columns
-    OUTER_PANELS = 6,   // most panels of a piece, except for small results
-    SMALL = 1 << 16,    // a result of up to so many elements is summed from segments of rows ...
-    SEGMENT_ROWS = 256, // ... of at least this length
+    OUTER_SEGMENTS = 16, // most segments of rows
+    OUTER_TILES = 32,    // most tiles of rows of a piece: its data of a chunk stays in L2
+    PACK_COLUMNS = 48,   // packing pays from this many columns of the left matrix on (fewer: a chunk stays in L1)
+    PACK_PANELS = 2,     // least number of panels that share the packed columns
+    PACK_ROWS = 8,       // rows packed at a time
+    TILE_FLOATS = OUTER_CHUNK * MR + LINE, // of the packed columns of a tile: tiles start in different sets of L1
+    OUTER_PANELS = 6,                      // most panels of a piece, except for small results
+    SMALL = 1 << 16,                       // a result of up to so many elements is summed from segments of rows ...
+    SEGMENT_ROWS = 256,                    // ... of at least this length
 };
 
 // A product cut into pieces: segments of rows (each with its own result), groups of panels, groups of tiles.
@@ -308,10 +353,11 @@ static int outer_tiles(int M, int N) { return ceil_div(M, N <= VEC ? TALL : MR);
 static Cut cut_outer(int rows, int M, int N, int chunk) {
     int tiles = outer_tiles(M, N), panels = ceil_div(N, NR);
     if (tiles <= OUTER_TILES && (long)M * N <= SMALL && rows >= 2 * SEGMENT_ROWS) {
-        return (Cut){min(OUTER_ITEMS, ceil_div(rows, max(SEGMENT_ROWS, chunk))), 1, 1};
+        return (Cut){min(OUTER_SEGMENTS, ceil_div(rows, max(SEGMENT_ROWS, chunk))), 1, 1};
     }
     int columns = ceil_div(panels, OUTER_PANELS);
-    return (Cut){1, columns, min(tiles, max(ceil_div(tiles, OUTER_TILES), ceil_div(OUTER_ITEMS, columns)))};
+    int items = ITEMS * omp_get_max_threads();
+    return (Cut){1, columns, min(tiles, max(ceil_div(tiles, OUTER_TILES), ceil_div(items, columns)))};
 }
 
 size_t gemm_outer_scratch(int rows, int M, int N, int chunk) {
@@ -319,13 +365,22 @@ size_t gemm_outer_scratch(int rows, int M, int N, int chunk) {
     return cut.segments > 1 ? (size_t)cut.segments * M * N : 0;
 }
 
-// to (count, MR) = `rows` columns of a.
-static void pack_columns(float *to, const float *a, ptrdiff_t stride, int count, int rows) {
-    if (rows == MR) {
-        for (int k = 0; k < count; k++) { memcpy(to + k * MR, a + k * stride, MR * sizeof *to); }
-    } else {
-        for (int k = 0; k < count; k++) {
-            for (int i = 0; i < rows; i++) { to[k * MR + i] = a[k * stride + i]; }
+// to: for each tile t0 .. t1 - 1, its columns of a (rows, M) as (rows, MR), TILE_FLOATS apart. PACK_ROWS rows at a
+// time, so that whole cache lines are read and written.
+static void pack_columns(float *to, const float *a, int rows, int M, int tiles, int t0, int t1) {
+    for (int k0 = 0; k0 < rows; k0 += PACK_ROWS) {
+        int k1 = min(k0 + PACK_ROWS, rows);
+        for (int t = t0; t < t1; t++) {
+            int m = tile_first(t, tiles, M), n = tile_first(t + 1, tiles, M) - m;
+            float *tile = to + (size_t)(t - t0) * TILE_FLOATS;
+            const float *from = a + m;
+            if (n == MR) {
+                for (int k = k0; k < k1; k++) { memcpy(tile + k * MR, from + (size_t)k * M, MR * sizeof *to); }
+                continue;
+            }
+            for (int k = k0; k < k1; k++) {
+                for (int i = 0; i < n; i++) { tile[k * MR + i] = from[(size_t)k * M + i]; }
+            }
         }
     }
 }
@@ -354,29 +409,35 @@ int gemm_gather_rows(int *offset, int scale, float *panel, const float **b, ptrd
     return end - first;
 }
 
+// Prefetches part `step` of `steps` of the rows of a (rows, stride): n columns.
+static void prefetch_part(const float *a, ptrdiff_t stride, int rows, int n, int step, int steps) {
+    int end = (long)rows * (step + 1) / steps;
+    for (int k = (long)rows * step / steps; k < end; k++) { prefetch(a + k * stride, n); }
+}
+
 // Rows first .. end - 1, panels p0 .. p1 - 1 of columns, tiles t0 .. t1 - 1 of rows of c.
 static void outer_piece(const Outer *o, float *c, float beta, int first, int end, int p0, int p1, int t0, int t1) {
     float panel[(OUTER_CHUNK + 1) * NR] __attribute__((aligned(64)));
-    float packed[OUTER_TILES][OUTER_CHUNK * MR] __attribute__((aligned(64)));
-    int offset[OUTER_CHUNK], M = o->M, N = o->N, tiles = outer_tiles(M, N);
+    float packed[OUTER_TILES * TILE_FLOATS] __attribute__((aligned(64)));
+    int offset[OUTER_CHUNK], M = o->M, N = o->N, tiles = outer_tiles(M, N), steps = (p1 - p0) * (t1 - t0);
+    int m0 = tile_first(t0, tiles, M), columns = tile_first(t1, tiles, M) - m0;
     bool pack = M >= PACK_COLUMNS && p1 - p0 >= PACK_PANELS;
     for (int row = first; row < end; row += o->chunk) {
-        int rows = min(end - row, o->chunk);
-        const float *a = o->a + (size_t)row * M;
-        for (int t = t0; pack && t < t1; t++) {
-            int m = tile_first(t, tiles, M);
-            pack_columns(packed[t - t0], a + m, M, rows, tile_first(t + 1, tiles, M) - m);
-        }
+        int rows = min(end - row, o->chunk), next_rows = min(end - row - rows, o->chunk), step = 0;
+        const float *a = o->a + (size_t)row * M, *next = a + (size_t)rows * M + m0;
+        if (pack) { pack_columns(packed, a, rows, M, tiles, t0, t1); }
         for (int p = p0; p < p1; p++) {
             const float *b;
-            ptrdiff_t step;
+            ptrdiff_t b_step;
             int n0 = p * NR, n = min(NR, N - n0);
-            int K = o->gather(offset, pack ? MR : M, panel, &b, &step, row, row + rows, n0, n, o->context);
+            int K = o->gather(offset, pack ? MR : M, panel, &b, &b_step, row, row + rows, n0, n, o->context);
             for (int t = t0; t < t1; t++) {
-                int m = tile_first(t, tiles, M);
+                int m = tile_first(t, tiles, M), height = tile_first(t + 1, tiles, M) - m;
                 float *to = c + (size_t)m * N + n0;
-                gemm_tile_columns(to, row == first && beta == 0 ? NULL : to, N, pack ? packed[t - t0] : a + m, offset,
-                                  b, step, K, tile_first(t + 1, tiles, M) - m, n);
+                prefetch_part(next, M, next_rows, columns, step++, steps);
+                if (row == first && t + 1 < t1) { prefetch_to_write(to + (size_t)height * N, N, height, n); }
+                gemm_tile_columns(to, row == first && beta == 0 ? NULL : to, N,
+                                  pack ? packed + (t - t0) * TILE_FLOATS : a + m, offset, b, b_step, K, height, n);
             }
         }
     }
