@@ -13,7 +13,8 @@
 #include <string.h>
 
 // A tile has OUT x OUT outputs and reads SIDE x SIDE inputs. PAD floats keep positions from sharing few sets of L1.
-enum { OUT = 4, TAPS = 3, SIDE = OUT + TAPS - 1, POSITIONS = SIDE * SIDE, PAD = VEC };
+enum { OUT = 4, TAPS = 3, SIDE = OUT + TAPS - 1, POSITIONS = SIDE * SIDE, ALL_TAPS = TAPS * TAPS, PAD = VEC };
+enum { CACHE_LINE = 16 }; // floats
 
 // The points +-P and +-Q, their powers, and the factors of the interpolation at 0, +-P and +-Q, which G carries.
 #define P 0.75f
@@ -24,7 +25,7 @@ enum { OUT = 4, TAPS = 3, SIDE = OUT + TAPS - 1, POSITIONS = SIDE * SIDE, PAD = 
 #define AT_P (1 / (2 * P2 * (P2 - Q2)))
 #define AT_Q (1 / (2 * Q2 * (Q2 - P2)))
 
-// ---- Transforms of one line; its elements are s vectors apart -------------------------------------------------------
+// ---- Transforms of one line -----------------------------------------------------------------------------------------
 
 #define LINE static inline __attribute__((always_inline)) void
 #define UNROLL _Pragma("GCC unroll 36")
@@ -46,15 +47,15 @@ LINE input_pair(Vec *first, Vec *second, const Vec *d, const int pair) {
     *first = even + odd, *second = even - odd;
 }
 
-// (6) = G (3)
-LINE weight_line(Vec *g, const int s) {
-    Vec g0 = g[0], g1 = g[s], g2 = g[2 * s];
+// g (6) = G g (3)
+LINE weight_line(Vec *g) {
+    Vec g0 = g[0], g1 = g[1], g2 = g[2];
     Vec even_p = AT_P * (g0 + P2 * g2), odd_p = AT_P * P * g1;
     Vec even_q = AT_Q * (g0 + Q2 * g2), odd_q = AT_Q * Q * g1;
     g[0] = AT_0 * g0;
-    g[s] = even_p + odd_p, g[2 * s] = even_p - odd_p;
-    g[3 * s] = even_q + odd_q, g[4 * s] = even_q - odd_q;
-    g[5 * s] = g2;
+    g[1] = even_p + odd_p, g[2] = even_p - odd_p;
+    g[3] = even_q + odd_q, g[4] = even_q - odd_q;
+    g[5] = g2;
 }
 
 // Rows `half` and `half` + 2 of A^T (6).
@@ -79,21 +80,14 @@ LINE output_gradient_pair(Vec *first, Vec *second, const Vec *y, const int pair)
     *first = even + odd, *second = even - odd;
 }
 
-// (3) = G^T (6)
-LINE weight_gradient_line(Vec *u, const int s) {
-    Vec even_p = AT_P * (u[s] + u[2 * s]), odd_p = AT_P * P * (u[s] - u[2 * s]);
-    Vec even_q = AT_Q * (u[3 * s] + u[4 * s]), odd_q = AT_Q * Q * (u[3 * s] - u[4 * s]);
+// u (3) = G^T u (6)
+LINE weight_gradient_line(Vec *u) {
+    Vec even_p = AT_P * (u[1] + u[2]), odd_p = AT_P * P * (u[1] - u[2]);
+    Vec even_q = AT_Q * (u[3] + u[4]), odd_q = AT_Q * Q * (u[3] - u[4]);
     u[0] = AT_0 * u[0] + even_p + even_q;
-    u[s] = odd_p + odd_q;
-    u[2 * s] = P2 * even_p + Q2 * even_q + u[5 * s];
+    u[1] = odd_p + odd_q;
+    u[2] = P2 * even_p + Q2 * even_q + u[5];
 }
-
-// Transforms a square of SIDE x SIDE vectors along both axes: `from` columns, and then the `to` rows that they give.
-#define SQUARE(line, v, from, to)                                                                                      \
-    do {                                                                                                               \
-        _Pragma("GCC unroll 6") for (int i = 0; i < (from); i++) line((v) + i, SIDE);                                  \
-        _Pragma("GCC unroll 6") for (int i = 0; i < (to); i++) line((v) + i * SIDE, 1);                                \
-    } while (0)
 
 // ---- Tiles ---------------------------------------------------------------------------------------------------------
 
@@ -235,54 +229,63 @@ static void transform_output(const Winograd *w, Tile t, int n0, int n1, const fl
 
 // ---- The weight -----------------------------------------------------------------------------------------------------
 
-// v = G w G^T of a vector of input or output channels.
-LINE transform_weight(Vec *v, const float *taps, ptrdiff_t tap_stride, bool flipped) {
-    for (int t = 0; t < TAPS * TAPS; t++) {
-        v[t / TAPS * SIDE + t % TAPS] = vec_load(taps + (flipped ? TAPS * TAPS - 1 - t : t) * tap_stride);
+// to[position * step] = G w G^T of a vector of output channels, whose taps are tap_stride apart.
+LINE transform_weight(float *to, size_t step, const float *taps, ptrdiff_t tap_stride) {
+    Vec column[TAPS][SIDE];
+    UNROLL for (int t = 0; t < ALL_TAPS; t++) { column[t % TAPS][t / TAPS] = vec_load(taps + t * tap_stride); }
+    UNROLL for (int j = 0; j < TAPS; j++) weight_line(column[j]);
+    UNROLL for (int i = 0; i < SIDE; i++) {
+        Vec row[SIDE] = {column[0][i], column[1][i], column[2][i]};
+        weight_line(row);
+        UNROLL for (int j = 0; j < SIDE; j++) vec_store(to + (i * SIDE + j) * step, row[j]);
     }
-    SQUARE(weight_line, v, TAPS, SIDE);
 }
 
 // to[position * step] (VEC, NR) = G w G^T of input channels k .. k + VEC - 1 and the output channels from n0 on. One
-// kind of channels must be contiguous in the weight, or else its taps, as in PyTorch's order.
-static void pack_rows(float *to, size_t step, const Winograd *w, const GemmWeight *weight, int n0, int k) {
+// kind of channels must be contiguous in the weight, or else its taps, as in PyTorch's order. If it is not the output
+// channels, the taps are transposed first: they are a quarter of the result.
+static void pack_rows(float *to, size_t step, const Winograd *w, const GemmWeight *weight, int n0, int n, int k) {
+    float copy[VEC * ALL_TAPS * NR] __attribute__((aligned(64)));
     const float *from = weight->w + k * weight->k_stride + n0 * weight->n_stride;
-    float taps[TAPS * TAPS * NR] __attribute__((aligned(64)));
-    bool torch = weight->tap_stride == 1, columns = weight->n_stride <= TAPS * TAPS; // the near channels are columns
-    int n = min(NR, w->N - n0);
-    Vec v[POSITIONS];
-    ptrdiff_t tap_stride = torch ? NR : weight->tap_stride;
-    for (int i = 0; columns && i < VEC; i++) {
-        const float *row = from + i * weight->k_stride;
-        if (torch) { gemm_pack_transposed(taps, row, TAPS * TAPS, TAPS * TAPS, n), row = taps; }
+    ptrdiff_t k_stride = weight->k_stride, tap_stride = weight->tap_stride;
+    if (weight->n_stride == ALL_TAPS) { // each row (n, taps)
+        for (int i = 0; i < VEC; i++) {
+            gemm_pack_transposed(copy + i * ALL_TAPS * NR, from + i * k_stride, ALL_TAPS, ALL_TAPS, n);
+        }
+        from = copy, k_stride = ALL_TAPS * NR, tap_stride = NR;
+    } else if (k_stride == ALL_TAPS) { // (n, VEC, taps)
+        gemm_pack_transposed(copy, from, weight->n_stride, VEC * ALL_TAPS, n);
+        from = copy, k_stride = ALL_TAPS * NR, tap_stride = NR;
+    } else if (k_stride == 1) { // each tap (n, VEC)
+        for (int t = 0; t < ALL_TAPS; t++) {
+            gemm_pack_transposed(copy + t * VEC * NR, from + t * tap_stride, weight->n_stride, VEC, n);
+        }
+        from = copy, k_stride = NR, tap_stride = VEC * NR;
+    }
+    if (w->flipped) { from += (ALL_TAPS - 1) * tap_stride, tap_stride = -tap_stride; }
+    for (int i = 0; i < VEC; i++) {
         for (int j = 0; j < n; j += VEC) {
-            transform_weight(v, row + j, tap_stride, w->flipped);
-            for (int p = 0; p < POSITIONS; p++) { vec_store(to + p * step + i * NR + j, v[p]); }
+            transform_weight(to + i * NR + j, step, from + i * k_stride + j, tap_stride);
         }
     }
-    if (columns) { return; }
-    float rows[POSITIONS][NR * VEC] __attribute__((aligned(64)));
-    for (int j = 0; j < n; j++) {
-        const float *column = from + j * weight->n_stride;
-        if (torch) { gemm_pack_transposed(taps, column, TAPS * TAPS, TAPS * TAPS, VEC), column = taps; }
-        transform_weight(v, column, tap_stride, w->flipped);
-        UNROLL for (int p = 0; p < POSITIONS; p++) { vec_store(rows[p] + j * VEC, v[p]); }
-    }
-    for (int p = 0; p < POSITIONS; p++) { gemm_pack_transposed(to + p * step, rows[p], VEC, VEC, n); }
 }
 
 // ---- Sizes ----------------------------------------------------------------------------------------------------------
 
 enum {
-    MOST_TILES = 64,   // of a block
-    ITEMS = 16,        // blocks that suffice for the threads
-    ROWS_IN_L1 = 384,  // of a panel of the weight
-    FEW_TILES = 64,    // so few share the transform of a weight that it must not go through memory ...
-    FEW = 1 << 15,     // ... if it has so many elements
-    FEW_ROWS = 4 * VEC // its input channels that are transformed at a time
+    MOST_TILES = 64,         // of a block
+    ITEMS = 16,              // blocks that suffice for the threads
+    ROWS_IN_L1 = 384,        // of a panel of the weight
+    FEW_TILES = 64,          // so few share the transform of a weight that it must not go through memory ...
+    FEW_GRADIENT_TILES = 32, // (for its gradient) ...
+    FEW_FACTOR = 128,        // ... if it has so many elements for each tile
+    FEW_ROWS = 4 * VEC       // its input channels that are transformed at a time
 };
 
-static bool are_few(const Winograd *w) { return all_tiles(w) <= FEW_TILES && (long)w->K * w->N >= FEW; }
+static bool are_few(const Winograd *w, int most) {
+    int tiles = all_tiles(w);
+    return tiles <= most && (long)w->K * w->N >= FEW_FACTOR * tiles;
+}
 static size_t position_floats(int tiles, int channels) { return (size_t)tiles * channels + PAD; }
 
 // Compares numbers of multiply-adds for one sample, so that its bits do not depend on the others of its batch. Measured
@@ -324,7 +327,8 @@ static int group_panels(const Winograd *w) {
     return min(all, fit > 2 ? fit : 2);
 }
 
-static size_t weight_floats(const Winograd *w) { return (size_t)POSITIONS * group_panels(w) * w->K * NR; }
+static size_t weight_step(const Winograd *w) { return position_floats(group_panels(w) * NR, w->K); }
+static size_t weight_floats(const Winograd *w) { return POSITIONS * weight_step(w); }
 
 // Many tiles, to use what is read of the weight often, but no more than L2 holds, and enough blocks for all threads.
 static int block_tiles(const Winograd *w) {
@@ -345,7 +349,7 @@ static void convolve_block(const Winograd *w, int first, int tiles, int n0, int 
     size_t m_step = position_floats(tiles, N);
     float *m = v + POSITIONS * input.position;
     for (int i = 0; i < tiles; i++) { transform_input(v + i * K, input, w, tile_at(w, first + i)); }
-    for (int p = 0; p < POSITIONS; p++, weight += (size_t)group_panels(w) * K * NR) {
+    for (int p = 0; p < POSITIONS; p++, weight += weight_step(w)) {
         for (int n = 0; n < N; n += NR) {
             for (int part = 0; part < parts; part++) {
                 int k0 = (long)K * part / parts, k1 = (long)K * (part + 1) / parts;
@@ -366,7 +370,8 @@ static void convolve_many(const Winograd *w, const GemmWeight *weight, float *pa
 #pragma omp for collapse(2)
         for (int n = n0; n < n1; n += NR) {
             for (int k = 0; k < w->K; k += VEC) {
-                pack_rows(packed + (size_t)(n - n0) * w->K + (size_t)k * NR, (size_t)columns * w->K, w, weight, n, k);
+                pack_rows(packed + (size_t)(n - n0) * w->K + (size_t)k * NR, weight_step(w), w, weight, n,
+                          min(NR, n1 - n), k);
             }
         }
         float *own = blocks + omp_get_thread_num() * block_floats(w);
@@ -377,25 +382,49 @@ static void convolve_many(const Winograd *w, const GemmWeight *weight, float *pa
     }
 }
 
-// With few tiles, a thread takes a panel of output channels for all of them, and transforms its weight piece by piece
-// in L2.
+// With few tiles, a thread takes some output channels for all of them, and transforms their weight piece by piece in
+// L2. While a piece is multiplied, memory is asked for the next one.
 
-static size_t panel_floats(void) { return POSITIONS * (FEW_ROWS * NR + position_floats(FEW_TILES, NR)); }
+static size_t panel_floats(void) {
+    return POSITIONS * (position_floats(FEW_ROWS, NR) + position_floats(FEW_TILES, NR));
+}
 
-// Output channels from n0 on; v: the transformed input; own: panel_floats.
-static void convolve_panel(const Winograd *w, const GemmWeight *weight, int n0, const float *v, Layout input,
-                           float *own) {
-    int tiles = all_tiles(w), n = min(NR, w->N - n0);
-    size_t u_step = FEW_ROWS * NR, m_step = position_floats(tiles, NR);
-    float *u = own, *m = own + POSITIONS * u_step;
-    for (int k0 = 0; k0 < w->K; k0 += FEW_ROWS) {
-        int rows = min(FEW_ROWS, w->K - k0);
-        for (int k = 0; k < rows; k += VEC) { pack_rows(u + k * NR, u_step, w, weight, n0, k0 + k); }
-        for (int p = 0; p < POSITIONS; p++) {
-            multiply(m + p * m_step, NR, k0 > 0, v + p * input.position + k0, w->K, u + p * u_step, tiles, rows, n);
-        }
+// Prefetches part p of POSITIONS of what pack_rows reads of FEW_ROWS input channels from k0 on. In line, or else gcc
+// would drop it.
+LINE prefetch_rows(const Winograd *w, const GemmWeight *weight, int n0, int n, int k0, int p) {
+    int rows = min(FEW_ROWS, w->K - k0);
+    bool near_n = weight->n_stride <= ALL_TAPS;
+    int runs = (near_n ? rows : n) * ALL_TAPS, length = near_n ? n : rows;
+    ptrdiff_t step = near_n ? weight->k_stride : weight->n_stride;
+    ptrdiff_t tap = weight->tap_stride == 1 ? length : weight->tap_stride;
+    const float *from = weight->w + k0 * weight->k_stride + n0 * weight->n_stride;
+    for (int run = runs * p / POSITIONS; run < runs * (p + 1) / POSITIONS; run++) {
+        const float *at = from + run / ALL_TAPS * step + run % ALL_TAPS * tap;
+        for (int i = 0; i < length; i += CACHE_LINE) { __builtin_prefetch(at + i, 0, 2); }
     }
-    for (int i = 0; i < tiles; i++) { transform_output(w, tile_at(w, i), n0, n0 + n, m + i * NR, m_step); }
+}
+
+// Output channels n0 .. n1 - 1; v: the transformed input; own: panel_floats.
+static void convolve_channels(const Winograd *w, const GemmWeight *weight, int n0, int n1, const float *v, Layout input,
+                              float *own) {
+    int tiles = all_tiles(w);
+    size_t u_step = position_floats(FEW_ROWS, NR), m_step = position_floats(tiles, NR);
+    float *u = own, *m = own + POSITIONS * u_step;
+    for (int n = n0; n < n1; n += NR) {
+        int columns = min(NR, n1 - n);
+        for (int k0 = 0; k0 < w->K; k0 += FEW_ROWS) {
+            int rows = min(FEW_ROWS, w->K - k0);
+            bool last = k0 + rows == w->K;
+            int next_n = last ? n + NR : n, next_k = last ? 0 : k0 + rows;
+            for (int k = 0; k < rows; k += VEC) { pack_rows(u + k * NR, u_step, w, weight, n, columns, k0 + k); }
+            for (int p = 0; p < POSITIONS; p++) {
+                if (next_n < n1) { prefetch_rows(w, weight, next_n, min(NR, n1 - next_n), next_k, p); }
+                multiply(m + p * m_step, NR, k0 > 0, v + p * input.position + k0, w->K, u + p * u_step, tiles, rows,
+                         columns);
+            }
+        }
+        for (int i = 0; i < tiles; i++) { transform_output(w, tile_at(w, i), n, n + columns, m + i * NR, m_step); }
+    }
 }
 
 static void convolve_few(const Winograd *w, const GemmWeight *weight, float *v) {
@@ -406,36 +435,41 @@ static void convolve_few(const Winograd *w, const GemmWeight *weight, float *v) 
     {
 #pragma omp for
         for (int i = 0; i < tiles; i++) { transform_input(v + i * w->K, input, w, tile_at(w, i)); }
-#pragma omp for schedule(dynamic)
-        for (int n = 0; n < w->N; n += NR) {
-            convolve_panel(w, weight, n, v, input, panels + omp_get_thread_num() * panel_floats());
-        }
+        int thread = omp_get_thread_num(), threads = omp_get_num_threads(), vectors = w->N / VEC;
+        convolve_channels(w, weight, vectors * thread / threads * VEC, vectors * (thread + 1) / threads * VEC, v, input,
+                          panels + thread * panel_floats());
     }
 }
 
 size_t winograd_scratch(const Winograd *w) {
     size_t threads = omp_get_max_threads();
-    if (are_few(w)) { return POSITIONS * position_floats(all_tiles(w), w->K) + threads * panel_floats(); }
+    if (are_few(w, FEW_TILES)) { return POSITIONS * position_floats(all_tiles(w), w->K) + threads * panel_floats(); }
     return weight_floats(w) + threads * block_floats(w);
 }
 
 void winograd_convolve(const Winograd *w, const GemmWeight *weight, float *scratch) {
-    (are_few(w) ? convolve_few : convolve_many)(w, weight, scratch);
+    (are_few(w, FEW_TILES) ? convolve_few : convolve_many)(w, weight, scratch);
 }
 
 // ---- The gradient of the weight -------------------------------------------------------------------------------------
 
 // dweight (3, 3, K) of one output channel and a vector of input channels = beta dweight + G^T u G, positions of u
 // `step` apart.
-static void fold_vector(float *dweight, const float *u, size_t step, float beta, int K) {
-    Vec v[POSITIONS];
-    for (int p = 0; p < POSITIONS; p++) { v[p] = vec_load(u + p * step); }
-    SQUARE(weight_gradient_line, v, SIDE, TAPS);
-    for (int t = 0; t < TAPS * TAPS; t++) {
-        float *to = dweight + (size_t)t * K;
-        Vec sum = v[t / TAPS * SIDE + t % TAPS];
-        if (beta != 0) { sum += vec_load(to); }
-        vec_store(to, sum);
+LINE fold_vector(float *dweight, const float *u, size_t step, float beta, int K) {
+    Vec row[TAPS][SIDE];
+    UNROLL for (int j = 0; j < SIDE; j++) {
+        Vec column[SIDE];
+        UNROLL for (int i = 0; i < SIDE; i++) column[i] = vec_load(u + (i * SIDE + j) * step);
+        weight_gradient_line(column);
+        UNROLL for (int i = 0; i < TAPS; i++) row[i][j] = column[i];
+    }
+    UNROLL for (int i = 0; i < TAPS; i++) {
+        weight_gradient_line(row[i]);
+        UNROLL for (int j = 0; j < TAPS; j++) {
+            float *to = dweight + (size_t)(i * TAPS + j) * K;
+            if (beta != 0) { row[i][j] += vec_load(to); }
+            vec_store(to, row[i][j]);
+        }
     }
 }
 
@@ -448,25 +482,26 @@ static int group_channels(const Winograd *w) {
     return min(w->N, fit > 4 * VEC ? fit : 4 * VEC);
 }
 
-// Tiles that are transformed before they are multiplied: as many as fit into 4 MB, but enough for long sums.
+// Tiles that are transformed before they are multiplied: as many as stay in the threads' L2 (1 MB each, 4 MB in all),
+// but enough for long sums.
 static int chunk_tiles(const Winograd *w) {
     enum { LEAST = OUTER_CHUNK / 2 };
-    int most = (1 << 20) / (POSITIONS * (w->K + group_channels(w))) / LEAST * LEAST;
-    return min(all_tiles(w), most > LEAST ? most : LEAST);
+    int most = (min(omp_get_max_threads(), 4) << 18) / (POSITIONS * (w->K + group_channels(w))) / LEAST * LEAST;
+    int chunks = ceil_div(all_tiles(w), most > LEAST ? most : LEAST);
+    return min(all_tiles(w), ceil_div(ceil_div(all_tiles(w), chunks), LEAST) * LEAST);
 }
 
-static size_t chunk_floats(const Winograd *w) {
-    int tiles = chunk_tiles(w);
+static size_t chunk_floats(const Winograd *w, int tiles) {
     return POSITIONS * (position_floats(tiles, w->K) + position_floats(tiles, group_channels(w)));
 }
 
-// For output channels n0 .. n1 - 1; called by all threads together.
+// For output channels n0 .. n1 - 1, from `chunk` tiles at a time; called by all threads together.
 static void gradient_of_channels(float *dweight, const float *dout, float beta, const Winograd *w, int n0, int n1,
-                                 float *scratch) {
-    float *v = scratch, *u = v + chunk_floats(w);
-    int tiles = all_tiles(w), chunk = chunk_tiles(w), K = w->K, N = n1 - n0;
+                                 int chunk, float *scratch) {
+    float *v = scratch, *u = v + chunk_floats(w, chunk);
+    int tiles = all_tiles(w), K = w->K, N = n1 - n0;
     Layout input = {position_floats(chunk, K), NR}, output = {position_floats(chunk, N), NR};
-    size_t u_step = (size_t)N * K;
+    size_t u_step = position_floats(N, K);
     float *y = v + POSITIONS * input.position;
     for (int first = 0; first < tiles; first += chunk) {
         int count = min(chunk, tiles - first);
@@ -483,45 +518,45 @@ static void gradient_of_channels(float *dweight, const float *dout, float beta, 
 #pragma omp for
     for (int n = 0; n < N; n++) {
         for (int k = 0; k < K; k += VEC) {
-            fold_vector(dweight + (size_t)(n0 + n) * TAPS * TAPS * K + k, u + (size_t)n * K + k, u_step, beta, K);
+            fold_vector(dweight + (size_t)(n0 + n) * ALL_TAPS * K + k, u + (size_t)n * K + k, u_step, beta, K);
         }
     }
 }
 
-// With few tiles, a thread takes a pair of panels through both steps. The channels of a panel lie together, (tile, NR),
-// so that a pair is a product of two matrices that are read in order.
+// With few tiles, a thread takes a panel of input channels and a group of a panel's output channels through both steps:
+// its products stay in L1 until they are folded. The channels of a panel lie together, (tile, NR), so that a product's
+// matrices are read in order.
 
-enum { PAIR = POSITIONS * NR * NR }; // floats of a pair's u
+enum { GROUPS = (NR + MR - 1) / MR };
 
 static Layout panels_of(const Winograd *w, int channels) {
     size_t panel = (size_t)all_tiles(w) * NR + PAD;
     return (Layout){ceil_div(channels, NR) * panel, panel};
 }
 
-// dweight of the output channels from n0 and the input channels from k0 on; u holds PAIR.
-static void gradient_of_pair(float *dweight, float beta, const Winograd *w, const float *v, const float *y, int n0,
-                             int k0, float *u) {
-    int tiles = all_tiles(w), N = min(NR, w->N - n0), K = min(NR, w->K - k0), groups = tile_count(N);
-    Layout input = panels_of(w, w->K), output = panels_of(w, w->N);
-    int offset[FEW_TILES];
+// dweight of `rows` output channels and K input channels; v and y start at these. Each product asks for a part of
+// dweight, so that it is there at the end.
+static void gradient_of_tile(float *dweight, float beta, const Winograd *w, const float *v, const float *y, int rows,
+                             int K) {
+    int tiles = all_tiles(w), offset[FEW_GRADIENT_TILES], lines = rows * ALL_TAPS;
+    size_t v_step = panels_of(w, w->K).position, y_step = panels_of(w, w->N).position;
+    float u[POSITIONS * MR * NR] __attribute__((aligned(64)));
     for (int t = 0; t < tiles; t++) { offset[t] = t * NR; }
     for (int p = 0; p < POSITIONS; p++) {
-        const float *vp = v + p * input.position + k0 / NR * input.panel,
-                    *yp = y + p * output.position + n0 / NR * output.panel;
-        for (int g = 0; g < groups; g++) {
-            int first = tile_first(g, groups, N), rows = tile_first(g + 1, groups, N) - first;
-            gemm_tile_columns(u + (p * NR + first) * NR, NULL, NR, yp + first, offset, vp, NR, tiles, rows, K);
+        for (int i = lines * p / POSITIONS; i < lines * (p + 1) / POSITIONS; i++) {
+            for (int k = 0; k < K; k += CACHE_LINE) { __builtin_prefetch(dweight + (size_t)i * w->K + k, 1); }
         }
+        gemm_tile_columns(u + p * MR * NR, NULL, NR, y + p * y_step, offset, v + p * v_step, NR, tiles, rows, K);
     }
-    for (int n = 0; n < N; n++) {
-        float *to = dweight + (size_t)(n0 + n) * TAPS * TAPS * w->K + k0;
-        for (int k = 0; k < K; k += VEC) { fold_vector(to + k, u + n * NR + k, NR * NR, beta, w->K); }
+    for (int n = 0; n < rows; n++) {
+        float *to = dweight + (size_t)n * ALL_TAPS * w->K;
+        for (int k = 0; k < K; k += VEC) { fold_vector(to + k, u + n * NR + k, MR * NR, beta, w->K); }
     }
 }
 
 static void gradient_of_few(float *dweight, const float *dout, float beta, const Winograd *w, float *v) {
     Layout input = panels_of(w, w->K), output = panels_of(w, w->N);
-    float *y = v + POSITIONS * input.position, *u = y + POSITIONS * output.position;
+    float *y = v + POSITIONS * input.position;
 #pragma omp parallel
     {
 #pragma omp for
@@ -529,30 +564,36 @@ static void gradient_of_few(float *dweight, const float *dout, float beta, const
             transform_input(v + i * NR, input, w, tile_at(w, i));
             transform_output_gradient(y + i * NR, output, dout, w, tile_at(w, i), 0, w->N);
         }
-#pragma omp for collapse(2) schedule(dynamic)
+#pragma omp for collapse(3)
         for (int n = 0; n < w->N; n += NR) {
             for (int k = 0; k < w->K; k += NR) {
-                gradient_of_pair(dweight, beta, w, v, y, n, k, u + omp_get_thread_num() * PAIR);
+                for (int g = 0; g < GROUPS; g++) {
+                    int N = min(NR, w->N - n), first = tile_first(g, GROUPS, N);
+                    gradient_of_tile(dweight + (size_t)(n + first) * ALL_TAPS * w->K + k, beta, w,
+                                     v + k / NR * input.panel, y + n / NR * output.panel + first,
+                                     tile_first(g + 1, GROUPS, N) - first, min(NR, w->K - k));
+                }
             }
         }
     }
 }
 
 size_t winograd_gradient_scratch(const Winograd *w) {
-    if (!are_few(w)) { return chunk_floats(w) + (size_t)POSITIONS * group_channels(w) * w->K; }
-    return POSITIONS * (panels_of(w, w->K).position + panels_of(w, w->N).position) +
-           (size_t)omp_get_max_threads() * PAIR;
+    if (!are_few(w, FEW_GRADIENT_TILES)) {
+        return chunk_floats(w, chunk_tiles(w)) + POSITIONS * position_floats(group_channels(w), w->K);
+    }
+    return POSITIONS * (panels_of(w, w->K).position + panels_of(w, w->N).position);
 }
 
 void winograd_weight_gradient(float *dweight, const float *dout, float beta, const Winograd *w, float *scratch) {
     assert(beta == 0 || beta == 1);
-    if (are_few(w)) {
+    if (are_few(w, FEW_GRADIENT_TILES)) {
         gradient_of_few(dweight, dout, beta, w, scratch);
         return;
     }
-    int group = group_channels(w);
+    int group = group_channels(w), chunk = chunk_tiles(w);
 #pragma omp parallel
     for (int n0 = 0; n0 < w->N; n0 += group) {
-        gradient_of_channels(dweight, dout, beta, w, n0, min(n0 + group, w->N), scratch);
+        gradient_of_channels(dweight, dout, beta, w, n0, min(n0 + group, w->N), chunk, scratch);
     }
 }
