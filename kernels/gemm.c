@@ -67,18 +67,22 @@ BODY columns_body(float *c, const float *init, ptrdiff_t stride, const float *a,
     store_tile(c, acc, stride, rows, vecs);
 }
 
-// A full tile of one vector of columns. Its rows are a_stride apart, and four of them are found from one pointer.
-BODY tall_body(float *c, const float *init, ptrdiff_t stride, const float *a, ptrdiff_t a_stride, const float *b,
-               ptrdiff_t b_step, int K) {
+// The elements of the left matrix are a_row and a_step apart. Four rows are found from one pointer.
+BODY strided_body(float *c, const float *init, ptrdiff_t stride, const float *a, ptrdiff_t a_row, ptrdiff_t a_step,
+                  const float *b, ptrdiff_t b_step, int K, const int rows, const int vecs) {
     Vec acc[TALL][2];
-    load_tile(acc, init, NULL, stride, TALL, 1);
+    load_tile(acc, init, NULL, stride, rows, vecs);
     const float *row[TALL / 4];
-    UNROLL for (int i = 0; i < TALL / 4; i++) row[i] = a + 4 * i * a_stride;
+    UNROLL for (int i = 0; i < rows; i += 4) row[i / 4] = a + i * a_row;
     for (ptrdiff_t k = 0; k < K; k++, b += b_step) {
-        Vec bv = vec_load(b);
-        UNROLL for (int i = 0; i < TALL; i++) acc[i][0] += row[i / 4][i % 4 * a_stride + k] * bv;
+        Vec bv[2];
+        UNROLL for (int j = 0; j < vecs; j++) bv[j] = vec_load(b + j * VEC);
+        UNROLL for (int i = 0; i < rows; i++) {
+            UNROLL for (int j = 0; j < vecs; j++) acc[i][j] += row[i / 4][i % 4 * a_row] * bv[j];
+        }
+        UNROLL for (int i = 0; i < rows; i += 4) row[i / 4] += a_step;
     }
-    store_tile(c, acc, stride, TALL, 1);
+    store_tile(c, acc, stride, rows, vecs);
 }
 
 // Calls the expansion for the size of a tile. UP_TO prevents expansions that do not occur.
@@ -138,7 +142,7 @@ void gemm_tile(float *c, const float *init, const float *bias, ptrdiff_t stride,
 
 void gemm_tall_tile(float *c, const float *init, ptrdiff_t stride, const float *a, ptrdiff_t a_stride, const float *b,
                     ptrdiff_t b_step, int K) {
-    tall_body(c, init, stride, a, a_stride, b, b_step, K);
+    strided_body(c, init, stride, a, a_stride, 1, b, b_step, K, TALL, 1);
 }
 
 void gemm_tile_columns(float *c, const float *init, ptrdiff_t stride, const float *a, const int *row_offset,
@@ -157,6 +161,24 @@ void gemm_tile_columns(float *c, const float *init, ptrdiff_t stride, const floa
     if (c != whole) { copy_tile(whole, c_stride, tile, NR, rows, n); }
 }
 
+void gemm_strip(float *c, const float *init, ptrdiff_t c_stride, const float *a, ptrdiff_t a_row, ptrdiff_t a_step,
+                const float *b, ptrdiff_t b_step, int K, int M, int n) {
+    float tile[TALL * NR];
+    int tiles = ceil_div(M, n > VEC ? MR : TALL);
+    ptrdiff_t stride = n % VEC ? NR : c_stride;
+    for (int i = 0; i < tiles; i++) {
+        int first = tile_first(i, tiles, M), rows = tile_first(i + 1, tiles, M) - first;
+        float *whole = c + first * c_stride, *to = n % VEC ? tile : whole;
+        const float *from = init ? init + first * c_stride : NULL, *left = a + first * a_row;
+        if (from && n % VEC) { from = padded_tile(tile, from, c_stride, rows, n); }
+#define CALL(R, V) strided_body(to, from, stride, left, a_row, a_step, b, b_step, K, R, V)
+        EACH_TILE(CALL, TALL)
+        EACH_TALL(CALL)
+#undef CALL
+        if (to != whole) { copy_tile(whole, c_stride, tile, NR, rows, n); }
+    }
+}
+
 // ---- Packing -------------------------------------------------------------------------------------------------------
 
 // The first two (low) or last two (high) elements of two vectors, interleaved; and halves of two vectors. Compilers
@@ -166,20 +188,28 @@ static inline Vec4 high_pairs(Vec4 a, Vec4 b) { return (Vec4){a[2], b[2], a[3], 
 static inline Vec4 low_halves(Vec4 a, Vec4 b) { return (Vec4){a[0], a[1], b[0], b[1]}; }
 static inline Vec4 high_halves(Vec4 a, Vec4 b) { return (Vec4){a[2], a[3], b[2], b[3]}; }
 
-// to[k * NR + n] = from[n * stride + k] for 4 rows n.
-static void transpose4(float *to, const float *from, ptrdiff_t stride, int K) {
+// to (K, 4) = the transpose of from (4, K).
+static inline void transpose4(float *to, ptrdiff_t to_stride, const float *from, ptrdiff_t stride, int K) {
     int k = 0;
-    for (; k + 4 <= K; k += 4, to += 4 * NR) {
+    for (; k + 4 <= K; k += 4, to += 4 * to_stride) {
         Vec4 r0 = *(const Vec4 *)(from + k), r1 = *(const Vec4 *)(from + stride + k),
              r2 = *(const Vec4 *)(from + 2 * stride + k), r3 = *(const Vec4 *)(from + 3 * stride + k);
         Vec4 s0 = low_pairs(r0, r1), s1 = high_pairs(r0, r1), s2 = low_pairs(r2, r3), s3 = high_pairs(r2, r3);
         *(Vec4 *)to = low_halves(s0, s2);
-        *(Vec4 *)(to + NR) = high_halves(s0, s2);
-        *(Vec4 *)(to + 2 * NR) = low_halves(s1, s3);
-        *(Vec4 *)(to + 3 * NR) = high_halves(s1, s3);
+        *(Vec4 *)(to + to_stride) = high_halves(s0, s2);
+        *(Vec4 *)(to + 2 * to_stride) = low_halves(s1, s3);
+        *(Vec4 *)(to + 3 * to_stride) = high_halves(s1, s3);
     }
-    for (; k < K; k++, to += NR) {
+    for (; k < K; k++, to += to_stride) {
         for (int n = 0; n < 4; n++) { to[n] = from[n * stride + k]; }
+    }
+}
+
+void gemm_transpose(float *to, ptrdiff_t to_stride, const float *from, ptrdiff_t stride, int K, int n) {
+    int j = 0;
+    for (; j + 4 <= n; j += 4) { transpose4(to + j, to_stride, from + j * stride, stride, K); }
+    for (; j < n; j++) {
+        for (int k = 0; k < K; k++) { to[k * to_stride + j] = from[j * stride + k]; }
     }
 }
 
@@ -195,11 +225,8 @@ void gemm_copy_columns(float *to, const float *from, ptrdiff_t stride, int K, in
 }
 
 void gemm_pack_transposed(float *to, const float *from, ptrdiff_t stride, int K, int n) {
-    int j = 0;
-    for (; j + 4 <= n; j += 4) { transpose4(to + j, from + j * stride, stride, K); }
-    for (; j < NR; j++) {
-        for (int k = 0; k < K; k++) { to[k * NR + j] = j < n ? from[j * stride + k] : 0; }
-    }
+    gemm_transpose(to, NR, from, stride, K, n);
+    for (int k = 0; n < NR && k < K; k++) { memset(to + k * NR + n, 0, (NR - n) * sizeof *to); }
 }
 
 // Packs taps [t0, t1), rows [k0, k1) of a panel of the weight, from column n0 on.
