@@ -1,7 +1,8 @@
 // attention in tiles with an online softmax (Rabe & Staats 2021; Dao et al. 2022): no T x T matrix is kept, backward
 // computes each tile of probabilities again from lse. Tiles of scores are held transposed, (keys, queries): a vector
 // register is a row of queries, so that maxima and sums need no step across its lanes, and only the queries (and dout)
-// of a tile are packed.
+// of a tile are packed. out and dq of a tile are summed transposed as well, (head size, queries), so that both vectors
+// of a register tile are full for every head size.
 //
 // Against the plain loops (reference.c):
 // - They go over the keys three times for each query: maximum, sum, output. Here once: when a tile of keys brings a
@@ -18,10 +19,19 @@
 #include <string.h>
 
 enum { BQ = 64, BK = 64 }; // queries (a multiple of NR) and keys of a tile
+enum { CACHE_LINE = 16 };  // floats
 
 // The offset of the first element of token t, head h, sample b.
 static inline size_t token(int b, int t, int h, int T, int stride, int HS) {
     return ((size_t)b * T + t) * stride + (size_t)h * HS;
+}
+
+// Asks for n rows ahead of their use: they are too far apart for the hardware to foresee them. Also for results:
+// prefetching them for writing was slower.
+static inline __attribute__((always_inline)) void prefetch_rows(const float *rows, int stride, int n, int HS) {
+    for (int j = 0; j < HS; j += CACHE_LINE) {
+        for (int i = 0; i < n; i++) { __builtin_prefetch(rows + (size_t)i * stride + j); }
+    }
 }
 
 // packed (BQ / NR panels of (HS, NR)) = the transpose of nq rows.
@@ -34,15 +44,9 @@ static void pack_queries(float *packed, const float *rows, int stride, int nq, i
 // tile (nk, BQ) = keys packed: the products of nk keys with every packed query. Columns from nq up to the next multiple
 // of VEC become 0.
 static void scores(float *tile, const float *keys, int stride, const float *packed, int nk, int nq, int HS) {
-    int tiles = tile_count(nk), columns = ceil_div(nq, VEC) * VEC;
-    for (int i = 0; i < tiles; i++) {
-        int first = tile_first(i, tiles, nk), rows = tile_first(i + 1, tiles, nk) - first;
-        const float *a[MR];
-        for (int r = 0; r < rows; r++) { a[r] = keys + (size_t)(first + r) * stride; }
-        for (int j = 0; j < columns; j += NR) {
-            gemm_tile(tile + first * BQ + j, NULL, NULL, BQ, a, 0, 0, packed + (size_t)j * HS, NR, 1, HS, rows,
-                      min(NR, columns - j));
-        }
+    int columns = ceil_div(nq, VEC) * VEC;
+    for (int j = 0; j < columns; j += NR) {
+        gemm_strip(tile + j, NULL, BQ, keys, stride, 1, packed + (size_t)j * HS, NR, HS, nk, min(NR, columns - j));
     }
 }
 
@@ -57,40 +61,30 @@ static const float *whole_vectors(const float *rows, ptrdiff_t stride, int count
     return panel;
 }
 
-// out (nq, HS) += tile (nk, BQ)^T rows (nk, HS).
-static void add_down(float *out, int out_stride, const float *tile, const float *rows, int stride, int nk, int nq,
-                     int HS) {
-    float panel[BK * NR];
-    int offset[BK], tiles = tile_count(nq);
-    for (int k = 0; k < nk; k++) { offset[k] = k * BQ; }
-    for (int j = 0; j < HS; j += NR) {
-        int n = min(NR, HS - j);
-        ptrdiff_t step;
-        const float *b = whole_vectors(rows + j, stride, nk, n, panel, &step);
-        for (int i = 0; i < tiles; i++) {
-            int first = tile_first(i, tiles, nq), count = tile_first(i + 1, tiles, nq) - first;
-            float *c = out + (size_t)first * out_stride + j;
-            gemm_tile_columns(c, c, out_stride, tile + first, offset, b, step, nk, count, n);
-        }
+// sums (HS, BQ) = init + rows (nk, HS)^T tile (nk, BQ): init is sums, or NULL for 0.
+static void add_down(float *sums, const float *init, const float *tile, const float *rows, int stride, int nk,
+                     int columns, int HS) {
+    for (int j = 0; j < columns; j += NR) {
+        gemm_strip(sums + j, init ? init + j : NULL, BQ, rows, 1, stride, tile + j, BQ, nk, HS, min(NR, columns - j));
     }
 }
 
-// out (nk, HS) += tile (nk, BQ) rows (nq, HS).
-static void add_across(float *out, int out_stride, const float *tile, const float *rows, int stride, int nk, int nq,
-                       int HS) {
+// rows (nq, HS) = the transpose of sums (HS, BQ), few rows at a time: rows a multiple of 4 KB apart share an L1 set.
+static void unpack_queries(float *rows, int stride, const float *sums, int nq, int HS) {
+    for (int i = 0; i < nq; i += 8) {
+        gemm_transpose(rows + (size_t)i * stride, stride, sums + i, BQ, min(8, nq - i), HS);
+    }
+}
+
+// out (nk, HS) = init + tile (nk, BQ) rows (nq, HS): init is out, or NULL for 0.
+static void add_across(float *out, const float *init, int out_stride, const float *tile, const float *rows, int stride,
+                       int nk, int nq, int HS) {
     float panel[BQ * NR];
-    int tiles = tile_count(nk);
     for (int j = 0; j < HS; j += NR) {
         int n = min(NR, HS - j);
         ptrdiff_t step;
         const float *b = whole_vectors(rows + j, stride, nq, n, panel, &step);
-        for (int i = 0; i < tiles; i++) {
-            int first = tile_first(i, tiles, nk), count = tile_first(i + 1, tiles, nk) - first;
-            const float *a[MR];
-            for (int r = 0; r < count; r++) { a[r] = tile + (first + r) * BQ; }
-            float *c = out + (size_t)first * out_stride + j;
-            gemm_tile(c, c, NULL, out_stride, a, 0, 0, b, step, 1, nq, count, n);
-        }
+        gemm_strip(out + j, init ? init + j : NULL, out_stride, tile, BQ, 1, b, step, nq, nk, n);
     }
 }
 
@@ -100,24 +94,29 @@ static void mask_future(float *tile, int q0, int k0, int nk, int nq) {
     }
 }
 
+// A loop over the queries of a row, in whole registers: without simdlen, compilers use only half of AVX-512's.
+#define EACH_QUERY(i)                                                                                                  \
+    for (int first = 0; first < columns; first += VEC)                                                                 \
+    _Pragma("omp simd simdlen(VEC)") for (int i = first; i < first + VEC; i++)
+
 // Turns scores into exp(scale score - m), where m is the running maximum of the scaled scores. factor: what the earlier
 // sums of each query must be multiplied by.
 static void online_softmax(float *tile, float *m, float *sum, float *factor, float scale, int nk, int columns) {
     float top[BQ];
     for (int i = 0; i < columns; i++) { top[i] = m[i]; }
     for (int k = 0; k < nk; k++) {
-        for (int i = 0; i < columns; i++) {
+        EACH_QUERY(i) {
             float s = tile[k * BQ + i] * scale;
             top[i] = s > top[i] ? s : top[i];
         }
     }
-    for (int i = 0; i < columns; i++) {
+    EACH_QUERY(i) {
         factor[i] = fast_expf_softmax(m[i] - top[i]);
         m[i] = top[i];
         sum[i] *= factor[i];
     }
     for (int k = 0; k < nk; k++) {
-        for (int i = 0; i < columns; i++) {
+        EACH_QUERY(i) {
             float e = fast_expf_softmax(tile[k * BQ + i] * scale - top[i]);
             tile[k * BQ + i] = e;
             sum[i] += e;
@@ -125,33 +124,42 @@ static void online_softmax(float *tile, float *m, float *sum, float *factor, flo
     }
 }
 
+// sums (HS, BQ) *= factor (BQ).
+static void scale_queries(float *sums, const float *factor, int columns, int HS) {
+    for (int j = 0; j < HS; j++) {
+        EACH_QUERY(i) { sums[j * BQ + i] *= factor[i]; }
+    }
+}
+
 // The number of keys that a tile of queries sees.
 static int visible(const Attention *a, int q0, int nq) { return a->causal ? min(a->Tk, q0 + nq) : a->Tk; }
 
-// One tile of queries of one head; scratch holds BQ * HS + BK * BQ floats.
+// One tile of queries of one head; scratch holds 2 BQ * HS + BK * BQ floats.
 static void forward_tile(float *out, float *lse, const float *q, const float *k, const float *v, const Attention *a,
                          int q0, float *scratch) {
     int nq = min(BQ, a->Tq - q0), columns = ceil_div(nq, VEC) * VEC, HS = a->HS, Tk = visible(a, q0, nq);
-    float *packed = scratch, *tile = packed + (size_t)BQ * HS;
+    float *packed = scratch, *sums = packed + (size_t)BQ * HS, *tile = sums + (size_t)BQ * HS;
     float m[BQ], sum[BQ], factor[BQ];
     for (int i = 0; i < BQ; i++) { m[i] = -INFINITY, sum[i] = 0; }
+    prefetch_rows(q, a->q_stride, nq, HS);
+    prefetch_rows(k, a->k_stride, min(BK, Tk), HS);
     pack_queries(packed, q, a->q_stride, nq, HS);
-    for (int i = 0; i < nq; i++) { memset(out + (size_t)i * a->out_stride, 0, HS * sizeof *out); }
     for (int k0 = 0; k0 < Tk; k0 += BK) {
         int nk = min(BK, Tk - k0);
+        prefetch_rows(v + (size_t)k0 * a->v_stride, a->v_stride, nk, HS);
+        if (k0 == 0) { prefetch_rows(out, a->out_stride, nq, HS); }
         scores(tile, k + (size_t)k0 * a->k_stride, a->k_stride, packed, nk, nq, HS);
         if (a->causal && k0 + nk > q0) { mask_future(tile, q0, k0, nk, nq); }
         online_softmax(tile, m, sum, factor, 1 / sqrtf(HS), nk, columns);
-        for (int i = 0; k0 && i < nq; i++) {
-            for (int j = 0; j < HS; j++) { out[(size_t)i * a->out_stride + j] *= factor[i]; }
-        }
-        add_down(out, a->out_stride, tile, v + (size_t)k0 * a->v_stride, a->v_stride, nk, nq, HS);
+        if (k0) { scale_queries(sums, factor, columns, HS); }
+        add_down(sums, k0 ? sums : NULL, tile, v + (size_t)k0 * a->v_stride, a->v_stride, nk, columns, HS);
     }
     for (int i = 0; i < nq; i++) {
-        float inverse = 1 / sum[i];
-        for (int j = 0; j < HS; j++) { out[(size_t)i * a->out_stride + j] *= inverse; }
+        factor[i] = 1 / sum[i];
         lse[i] = m[i] + logf(sum[i]);
     }
+    scale_queries(sums, factor, columns, HS);
+    unpack_queries(out, a->out_stride, sums, nq, HS);
 }
 
 void attention_forward(floatX *out, float *lse, const floatX *q, const floatX *k, const floatX *v, Attention attention,
@@ -159,7 +167,7 @@ void attention_forward(floatX *out, float *lse, const floatX *q, const floatX *k
     const Attention *a = &attention;
     assert(a->HS > 0 && (!a->causal || a->Tq == a->Tk));
     bool run = device_launch(dev, "attention_forward", attention_forward_cost(attention));
-    size_t floats = (size_t)BQ * a->HS + BK * BQ; // of a thread
+    size_t floats = 2 * (size_t)BQ * a->HS + BK * BQ; // of a thread
     float *scratch = device_workspace(dev, omp_get_max_threads() * floats * sizeof(float));
     if (!run) { return; }
     int tiles = ceil_div(a->Tq, BQ);
@@ -197,11 +205,12 @@ static void row_products(float *delta, const float *dout, const float *out, int 
     }
 }
 
-// Converts scores to probabilities p, and dp to dscores = p (dp - delta) scale.
-static void softmax_backward(float *p, float *dp, const float *lse, const float *delta, float scale, int nk,
-                             int columns) {
+// Converts scores to probabilities p, and dp to dscores = p (dp - delta) scale. (Inlined into the long loop below, gcc
+// would load exp's constants again for each vector.)
+static __attribute__((noinline)) void softmax_backward(float *p, float *dp, const float *lse, const float *delta,
+                                                       float scale, int nk, int columns) {
     for (int k = 0; k < nk; k++) {
-        for (int i = 0; i < columns; i++) {
+        EACH_QUERY(i) {
             float e = fast_expf_softmax(p[k * BQ + i] * scale - lse[i]);
             p[k * BQ + i] = e;
             dp[k * BQ + i] = e * (dp[k * BQ + i] - delta[i]) * scale;
@@ -213,40 +222,67 @@ static void zero_rows(float *to, int stride, int rows, int HS) {
     for (int i = 0; i < rows; i++) { memset(to + (size_t)i * stride, 0, HS * sizeof *to); }
 }
 
-// scratch holds 2 (BQ * HS + BK * BQ) floats.
+// A tile of queries.
+typedef struct {
+    const float *q, *dout;
+    float *packed_q, *packed_d, lse[BQ], delta[BQ];
+    int q0, nq, columns; // columns: nq, rounded up to whole vectors
+} Queries;
+
+static void read_queries(Queries *t, const Part *part, const Attention *a) {
+    const float *out = part->out + (size_t)t->q0 * a->out_stride;
+    t->q = part->q + (size_t)t->q0 * a->q_stride, t->dout = part->dout + (size_t)t->q0 * a->out_stride;
+    prefetch_rows(out, a->out_stride, t->nq, a->HS);
+    prefetch_rows(t->dout, a->out_stride, t->nq, a->HS);
+    prefetch_rows(t->q, a->q_stride, t->nq, a->HS);
+    for (int i = 0; i < BQ; i++) { t->lse[i] = i < t->nq ? part->lse[t->q0 + i] : 0, t->delta[i] = 0; }
+    row_products(t->delta, t->dout, out, a->out_stride, t->nq, a->HS);
+    pack_queries(t->packed_q, t->q, a->q_stride, t->nq, a->HS);
+    pack_queries(t->packed_d, t->dout, a->out_stride, t->nq, a->HS);
+}
+
+// The tile of queries and nk keys from k0 on. sums (HS, BQ): dq, or NULL; p: 2 BK * BQ floats.
+static void backward_tile(float *sums, const Part *part, const Queries *t, const Attention *a, int k0, int nk,
+                          float *p) {
+    int HS = a->HS, k_stride = a->k_stride, v_stride = a->v_stride;
+    size_t at_k = (size_t)k0 * k_stride, at_v = (size_t)k0 * v_stride;
+    const float *k = part->k + at_k, *v = part->v + at_v;
+    float *dk = part->dk ? part->dk + at_k : NULL, *dv = part->dv ? part->dv + at_v : NULL, *dp = p + BK * BQ;
+    bool first = t->q0 == 0 && !a->causal; // else the rows of dk and dv hold sums, or zeros
+    prefetch_rows(k, k_stride, nk, HS);
+    prefetch_rows(v, v_stride, nk, HS);
+    scores(p, k, k_stride, t->packed_q, nk, t->nq, HS);
+    if (a->causal && k0 + nk > t->q0) { mask_future(p, t->q0, k0, nk, t->nq); }
+    if (dk) { prefetch_rows(dk, k_stride, nk, HS); }
+    if (dv) { prefetch_rows(dv, v_stride, nk, HS); }
+    scores(dp, v, v_stride, t->packed_d, nk, t->nq, HS);
+    softmax_backward(p, dp, t->lse, t->delta, 1 / sqrtf(HS), nk, t->columns);
+    if (dv) { add_across(dv, first ? NULL : dv, v_stride, p, t->dout, a->out_stride, nk, t->nq, HS); }
+    if (dk) { add_across(dk, first ? NULL : dk, k_stride, dp, t->q, a->q_stride, nk, t->nq, HS); }
+    if (sums) { add_down(sums, k0 > part->k0 ? sums : NULL, dp, k, k_stride, nk, t->columns, HS); }
+}
+
+// scratch holds 3 BQ * HS + 2 BK * BQ floats.
 static void backward_part(const Part *part, const Attention *a, float *scratch) {
-    int HS = a->HS;
-    float *packed_q = scratch, *packed_d = packed_q + (size_t)BQ * HS, *p = packed_d + (size_t)BQ * HS,
-          *dp = p + BK * BQ;
-    if (part->dk) { zero_rows(part->dk + (size_t)part->k0 * a->k_stride, a->k_stride, part->k1 - part->k0, HS); }
-    if (part->dv) { zero_rows(part->dv + (size_t)part->k0 * a->v_stride, a->v_stride, part->k1 - part->k0, HS); }
-    if (part->dq) { zero_rows(part->dq, part->dq_stride, a->Tq, HS); }
+    int HS = a->HS, k0 = part->k0, keys = part->k1 - k0;
+    float *packed_q = scratch, *packed_d = packed_q + (size_t)BQ * HS, *sums = packed_d + (size_t)BQ * HS,
+          *p = sums + (size_t)BQ * HS;
+    // A causal tile of queries may see a part of a tile of keys.
+    if (a->causal && part->dk) { zero_rows(part->dk + (size_t)k0 * a->k_stride, a->k_stride, keys, HS); }
+    if (a->causal && part->dv) { zero_rows(part->dv + (size_t)k0 * a->v_stride, a->v_stride, keys, HS); }
     for (int q0 = 0; q0 < a->Tq; q0 += BQ) {
-        int nq = min(BQ, a->Tq - q0), columns = ceil_div(nq, VEC) * VEC, end = min(part->k1, visible(a, q0, nq));
-        const float *q = part->q + (size_t)q0 * a->q_stride, *dout = part->dout + (size_t)q0 * a->out_stride;
-        float lse[BQ] = {0}, delta[BQ] = {0};
-        if (end <= part->k0) { continue; }
-        memcpy(lse, part->lse + q0, nq * sizeof *lse);
-        row_products(delta, dout, part->out + (size_t)q0 * a->out_stride, a->out_stride, nq, HS);
-        pack_queries(packed_q, q, a->q_stride, nq, HS);
-        pack_queries(packed_d, dout, a->out_stride, nq, HS);
-        for (int k0 = part->k0; k0 < end; k0 += BK) {
-            int nk = min(BK, end - k0);
-            const float *k = part->k + (size_t)k0 * a->k_stride, *v = part->v + (size_t)k0 * a->v_stride;
-            scores(p, k, a->k_stride, packed_q, nk, nq, HS);
-            if (a->causal && k0 + nk > q0) { mask_future(p, q0, k0, nk, nq); }
-            scores(dp, v, a->v_stride, packed_d, nk, nq, HS);
-            softmax_backward(p, dp, lse, delta, 1 / sqrtf(HS), nk, columns);
-            if (part->dv) {
-                add_across(part->dv + (size_t)k0 * a->v_stride, a->v_stride, p, dout, a->out_stride, nk, nq, HS);
-            }
-            if (part->dk) {
-                add_across(part->dk + (size_t)k0 * a->k_stride, a->k_stride, dp, q, a->q_stride, nk, nq, HS);
-            }
-            if (part->dq) {
-                add_down(part->dq + (size_t)q0 * part->dq_stride, part->dq_stride, dp, k, a->k_stride, nk, nq, HS);
-            }
+        int nq = min(BQ, a->Tq - q0), end = min(part->k1, visible(a, q0, nq));
+        float *dq = part->dq ? part->dq + (size_t)q0 * part->dq_stride : NULL;
+        if (end <= k0) {
+            if (dq) { zero_rows(dq, part->dq_stride, nq, HS); }
+            continue;
         }
+        Queries t = {.packed_q = packed_q, .packed_d = packed_d, .q0 = q0, .nq = nq};
+        t.columns = ceil_div(nq, VEC) * VEC;
+        read_queries(&t, part, a);
+        if (dq) { prefetch_rows(dq, part->dq_stride, nq, HS); }
+        for (int k = k0; k < end; k += BK) { backward_tile(dq ? sums : NULL, part, &t, a, k, min(BK, end - k), p); }
+        if (dq) { unpack_queries(dq, part->dq_stride, sums, nq, HS); }
     }
 }
 
@@ -283,7 +319,7 @@ void attention_backward(floatX *dq, floatX *dk, floatX *dv, const floatX *dout, 
     int heads = a->B * a->NH;
     bool run = device_launch(dev, "attention_backward", attention_backward_cost(dq, dk, dv, attention));
     int parts = key_parts(a);
-    size_t floats = 2 * ((size_t)BQ * a->HS + BK * BQ), threads = omp_get_max_threads(),
+    size_t floats = 3 * (size_t)BQ * a->HS + 2 * BK * BQ, threads = omp_get_max_threads(),
            part_floats = (size_t)a->Tq * a->HS;
     size_t partial_floats = dq && parts > 1 ? heads * parts * part_floats : 0;
     float *scratch = device_workspace(dev, (threads * floats + partial_floats) * sizeof(float));

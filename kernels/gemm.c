@@ -22,12 +22,15 @@ enum {
 
 static inline int max(int a, int b) { return a > b ? a : b; }
 
-// Asks for n floats that are used after the present tile.
-static inline void prefetch(const float *row, int n) {
+#define BODY static inline __attribute__((always_inline)) void
+
+// Asks for n floats that are used after the present tile. (gcc 12 drops calls of functions that only prefetch, unless
+// they are inlined.)
+BODY prefetch(const float *row, int n) {
     for (int i = 0; i < n; i += LINE) { __builtin_prefetch(row + i); }
 }
 
-static inline void prefetch_to_write(const float *c, ptrdiff_t stride, int rows, int n) {
+BODY prefetch_to_write(const float *c, ptrdiff_t stride, int rows, int n) {
     for (int i = 0; i < rows; i++) {
         for (int j = 0; j < n; j += LINE) { __builtin_prefetch(c + i * stride + j, 1); }
     }
@@ -35,8 +38,7 @@ static inline void prefetch_to_write(const float *c, ptrdiff_t stride, int rows,
 
 // ---- Tiles in registers --------------------------------------------------------------------------------------------
 
-// Both bodies are expanded once per (rows, vecs), so that the accumulators are kept in registers.
-#define BODY static inline __attribute__((always_inline)) void
+// The bodies are expanded once per (rows, vecs), so that the accumulators are kept in registers.
 #define UNROLL _Pragma("GCC unroll 16")
 
 BODY load_tile(Vec acc[TALL][2], const float *init, const float *bias, ptrdiff_t stride, const int rows,
@@ -85,18 +87,22 @@ BODY columns_body(float *c, const float *init, ptrdiff_t stride, const float *a,
     store_tile(c, acc, stride, rows, vecs);
 }
 
-// A full tile of one vector of columns. Its rows are a_stride apart, and four of them are found from one pointer.
-BODY tall_body(float *c, const float *init, ptrdiff_t stride, const float *a, ptrdiff_t a_stride, const float *b,
-               ptrdiff_t b_step, int K) {
+// The elements of the left matrix are a_row and a_step apart. Four rows are found from one pointer.
+BODY strided_body(float *c, const float *init, ptrdiff_t stride, const float *a, ptrdiff_t a_row, ptrdiff_t a_step,
+                  const float *b, ptrdiff_t b_step, int K, const int rows, const int vecs) {
     Vec acc[TALL][2];
-    load_tile(acc, init, NULL, stride, TALL, 1);
+    load_tile(acc, init, NULL, stride, rows, vecs);
     const float *row[TALL / 4];
-    UNROLL for (int i = 0; i < TALL / 4; i++) row[i] = a + 4 * i * a_stride;
+    UNROLL for (int i = 0; i < rows; i += 4) row[i / 4] = a + i * a_row;
     for (ptrdiff_t k = 0; k < K; k++, b += b_step) {
-        Vec bv = vec_load(b);
-        UNROLL for (int i = 0; i < TALL; i++) acc[i][0] += row[i / 4][i % 4 * a_stride + k] * bv;
+        Vec bv[2];
+        UNROLL for (int j = 0; j < vecs; j++) bv[j] = vec_load(b + j * VEC);
+        UNROLL for (int i = 0; i < rows; i++) {
+            UNROLL for (int j = 0; j < vecs; j++) acc[i][j] += row[i / 4][i % 4 * a_row] * bv[j];
+        }
+        UNROLL for (int i = 0; i < rows; i += 4) row[i / 4] += a_step;
     }
-    store_tile(c, acc, stride, TALL, 1);
+    store_tile(c, acc, stride, rows, vecs);
 }
 
 // Calls the expansion for the size of a tile. UP_TO prevents expansions that do not occur.
@@ -156,7 +162,7 @@ void gemm_tile(float *c, const float *init, const float *bias, ptrdiff_t stride,
 
 void gemm_tall_tile(float *c, const float *init, ptrdiff_t stride, const float *a, ptrdiff_t a_stride, const float *b,
                     ptrdiff_t b_step, int K) {
-    tall_body(c, init, stride, a, a_stride, b, b_step, K);
+    strided_body(c, init, stride, a, a_stride, 1, b, b_step, K, TALL, 1);
 }
 
 void gemm_tile_columns(float *c, const float *init, ptrdiff_t stride, const float *a, const int *row_offset,
@@ -175,6 +181,24 @@ void gemm_tile_columns(float *c, const float *init, ptrdiff_t stride, const floa
     if (c != whole) { copy_tile(whole, c_stride, tile, NR, rows, n); }
 }
 
+void gemm_strip(float *c, const float *init, ptrdiff_t c_stride, const float *a, ptrdiff_t a_row, ptrdiff_t a_step,
+                const float *b, ptrdiff_t b_step, int K, int M, int n) {
+    float tile[TALL * NR];
+    int tiles = ceil_div(M, n > VEC ? MR : TALL);
+    ptrdiff_t stride = n % VEC ? NR : c_stride;
+    for (int i = 0; i < tiles; i++) {
+        int first = tile_first(i, tiles, M), rows = tile_first(i + 1, tiles, M) - first;
+        float *whole = c + first * c_stride, *to = n % VEC ? tile : whole;
+        const float *from = init ? init + first * c_stride : NULL, *left = a + first * a_row;
+        if (from && n % VEC) { from = padded_tile(tile, from, c_stride, rows, n); }
+#define CALL(R, V) strided_body(to, from, stride, left, a_row, a_step, b, b_step, K, R, V)
+        EACH_TILE(CALL, TALL)
+        EACH_TALL(CALL)
+#undef CALL
+        if (to != whole) { copy_tile(whole, c_stride, tile, NR, rows, n); }
+    }
+}
+
 // ---- Packing -------------------------------------------------------------------------------------------------------
 
 // The first two (low) or last two (high) elements of two vectors, interleaved; and halves of two vectors. Compilers
@@ -184,50 +208,61 @@ static inline Vec4 high_pairs(Vec4 a, Vec4 b) { return (Vec4){a[2], b[2], a[3], 
 static inline Vec4 low_halves(Vec4 a, Vec4 b) { return (Vec4){a[0], a[1], b[0], b[1]}; }
 static inline Vec4 high_halves(Vec4 a, Vec4 b) { return (Vec4){a[2], a[3], b[2], b[3]}; }
 
-// to[k * NR + n] = from[n * stride + k] for 4 rows n.
-static void transpose4(float *to, const float *from, ptrdiff_t stride, int K) {
+// to (K, 4) = the transpose of from (4, K).
+static inline void transpose4(float *to, ptrdiff_t to_stride, const float *from, ptrdiff_t stride, int K) {
     int k = 0;
-    for (; k + 4 <= K; k += 4, to += 4 * NR) {
+    for (; k + 4 <= K; k += 4, to += 4 * to_stride) {
         Vec4 r0 = *(const Vec4 *)(from + k), r1 = *(const Vec4 *)(from + stride + k),
              r2 = *(const Vec4 *)(from + 2 * stride + k), r3 = *(const Vec4 *)(from + 3 * stride + k);
         Vec4 s0 = low_pairs(r0, r1), s1 = high_pairs(r0, r1), s2 = low_pairs(r2, r3), s3 = high_pairs(r2, r3);
         *(Vec4 *)to = low_halves(s0, s2);
-        *(Vec4 *)(to + NR) = high_halves(s0, s2);
-        *(Vec4 *)(to + 2 * NR) = low_halves(s1, s3);
-        *(Vec4 *)(to + 3 * NR) = high_halves(s1, s3);
+        *(Vec4 *)(to + to_stride) = high_halves(s0, s2);
+        *(Vec4 *)(to + 2 * to_stride) = low_halves(s1, s3);
+        *(Vec4 *)(to + 3 * to_stride) = high_halves(s1, s3);
     }
-    for (; k < K; k++, to += NR) {
+    for (; k < K; k++, to += to_stride) {
         for (int n = 0; n < 4; n++) { to[n] = from[n * stride + k]; }
     }
 }
 
-void gemm_copy_columns(float *to, const float *from, ptrdiff_t stride, int K, int n) {
-    for (int k = 0; k < K; k++, to += NR, from += stride) {
-        if (n == NR) {
-            vec_store(to, vec_load(from));
-            vec_store(to + VEC, vec_load(from + VEC));
-        } else if (n == VEC) {
-            vec_store(to, vec_load(from));
-        } else {
-            memcpy(to, from, n * sizeof *to);
-        }
-    }
-}
-
 // ahead: prefetches the rows that are read next.
-static inline void pack_transposed(float *to, const float *from, ptrdiff_t stride, int K, int n, const bool ahead) {
+BODY transpose(float *to, ptrdiff_t to_stride, const float *from, ptrdiff_t stride, int K, int n, const bool ahead) {
     int j = 0;
     for (; j + 4 <= n; j += 4) {
         for (int i = j + 4; ahead && i < min(j + 8, n); i++) { prefetch(from + i * stride, K); }
-        transpose4(to + j, from + j * stride, stride, K);
+        transpose4(to + j, to_stride, from + j * stride, stride, K);
     }
-    for (; j < NR; j++) {
-        for (int k = 0; k < K; k++) { to[k * NR + j] = j < n ? from[j * stride + k] : 0; }
+    for (; j < n; j++) {
+        for (int k = 0; k < K; k++) { to[k * to_stride + j] = from[j * stride + k]; }
     }
 }
 
+void gemm_transpose(float *to, ptrdiff_t to_stride, const float *from, ptrdiff_t stride, int K, int n) {
+    transpose(to, to_stride, from, stride, K, n, false);
+}
+
+// Columns from n on of panel (K, NR) become 0. (Leftovers may be denormal numbers, with which products are slow.)
+static void zero_columns(float *panel, int K, int n) {
+    for (int k = 0; n < NR && k < K; k++) { memset(panel + k * NR + n, 0, (NR - n) * sizeof *panel); }
+}
+
+void gemm_copy_columns(float *to, const float *from, ptrdiff_t stride, int K, int n) {
+    for (int k = 0; k < K; k++) {
+        if (n == NR) {
+            vec_store(to + k * NR, vec_load(from + k * stride));
+            vec_store(to + k * NR + VEC, vec_load(from + k * stride + VEC));
+        } else if (n == VEC) {
+            vec_store(to + k * NR, vec_load(from + k * stride));
+        } else {
+            memcpy(to + k * NR, from + k * stride, n * sizeof *to);
+        }
+    }
+    if (n % VEC) { zero_columns(to, K, n); }
+}
+
 void gemm_pack_transposed(float *to, const float *from, ptrdiff_t stride, int K, int n) {
-    pack_transposed(to, from, stride, K, n, false);
+    gemm_transpose(to, NR, from, stride, K, n);
+    zero_columns(to, K, n);
 }
 
 // Packs taps [t0, t1), rows [k0, k1) of a panel of the weight, from column n0 on.
@@ -236,7 +271,8 @@ static void pack_panel(float *to, const GemmWeight *w, int n0, int t0, int t1, i
     for (int t = t0; t < t1; t++, to += (size_t)K * NR) {
         const float *from = w->w + t * w->tap_stride + k0 * w->k_stride + n0 * w->n_stride;
         if (w->k_stride == 1) {
-            pack_transposed(to, from, w->n_stride, K, n, true);
+            transpose(to, NR, from, w->n_stride, K, n, true);
+            zero_columns(to, K, n);
         } else if (n == NR) {
             for (int k = 0; k < K; k++) { memcpy(to + k * NR, from + k * w->k_stride, NR * sizeof *to); }
         } else {
@@ -265,7 +301,7 @@ size_t gemm_scratch(int rows, const GemmWeight *w) {
 }
 
 // Prefetches K floats from k0 on of the rows of one tap.
-static inline void prefetch_rows(const GemmTile *tile, int tap, int k0, int K) {
+BODY prefetch_rows(const GemmTile *tile, int tap, int k0, int K) {
     for (int i = 0; i < tile->rows && tile->a[tap][0]; i++) { prefetch(tile->a[tap][i] + k0, K); }
 }
 
@@ -410,7 +446,7 @@ int gemm_gather_rows(int *offset, int scale, float *panel, const float **b, ptrd
 }
 
 // Prefetches part `step` of `steps` of the rows of a (rows, stride): n columns.
-static void prefetch_part(const float *a, ptrdiff_t stride, int rows, int n, int step, int steps) {
+BODY prefetch_part(const float *a, ptrdiff_t stride, int rows, int n, int step, int steps) {
     int end = (long)rows * (step + 1) / steps;
     for (int k = (long)rows * step / steps; k < end; k++) { prefetch(a + k * stride, n); }
 }

@@ -39,6 +39,11 @@ void gemm_tall_tile(float *c, const float *init, ptrdiff_t c_stride, const float
 void gemm_tile_columns(float *c, const float *init, ptrdiff_t c_stride, const float *a, const int *row_offset,
                        const float *b, ptrdiff_t b_step, int K, int rows, int n);
 
+// c (M, n) = init + sum over k < K of a[row a_row + k a_step] b[k b_step + column]: any number of tiles, one below the
+// other. 1 <= n <= NR. init as above.
+void gemm_strip(float *c, const float *init, ptrdiff_t c_stride, const float *a, ptrdiff_t a_row, ptrdiff_t a_step,
+                const float *b, ptrdiff_t b_step, int K, int M, int n);
+
 // The right matrix of a product: element (t, k, n) at w[t tap_stride + k k_stride + n n_stride]; k_stride or n_stride
 // is 1.
 typedef struct {
@@ -93,8 +98,10 @@ void gemm_outer_serial(float *c, const float *a, float beta, int rows, int M, in
 size_t column_sum_scratch(int rows, int n);
 void column_sum(float *out, const float *inp, float beta, int rows, int n, float *scratch);
 
-// panel (K, NR) = n columns of from (K rows, `stride` apart).
+// panel (K, NR) = n columns of from (K rows, `stride` apart); up to the next multiple of VEC they are 0.
 void gemm_copy_columns(float *panel, const float *from, ptrdiff_t stride, int K, int n);
+// to (K, n) = the transpose of from (n, K); rows are to_stride and `stride` apart.
+void gemm_transpose(float *to, ptrdiff_t to_stride, const float *from, ptrdiff_t stride, int K, int n);
 // panel (K, NR) = the transpose of from (n, K), rows `stride` apart; columns beyond n are 0.
 void gemm_pack_transposed(float *panel, const float *from, ptrdiff_t stride, int K, int n);
 
