@@ -1,8 +1,8 @@
 // cocogold encode: pictures and masks -> training samples (data/sample.h) -> VAE encoder -> HDF5 shards.
 //
 // Every pass over the data set is cut into ranges of --shard-size pictures, one shard each. A shard depends on the
-// options alone: a restart keeps complete shards, and processes divide the shards by number (--part). While the VAE
-// works on a batch, a thread reads and crops the next one.
+// options alone: a restart keeps complete shards, and processes divide the shards by number (--part, or the ranks of a
+// launcher). While the VAE works on a batch, a thread reads and crops the next one.
 #include "data/classes.h"
 #include "data/coco.h"
 #include "data/loader.h"
@@ -11,6 +11,7 @@
 #include "data/shard.h"
 #include "data/shard_report.h"
 #include "kernels/runtime/device.h"
+#include "kernels/runtime/launch.h"
 #include "model/mapped.h"
 #include "model/sampler.h"
 #include "util/error.h"
@@ -91,7 +92,6 @@ static Options parse_options(int argc, char **argv) {
                  .source = "auto",
                  .texts = "names",
                  .color = "white",
-                 .part = "1/1",
                  .passes = 1,
                  .min_side = 300,
                  .shard_size = 1024,
@@ -136,7 +136,10 @@ static Options parse_options(int argc, char **argv) {
         {OPT_HEADING, "Work"},
         {OPT_INT, "shard-size", &o.shard_size, "pictures per shard, the unit of restart", "N", .low = 1, .high = 1e6},
         {OPT_INT, "batch", &o.batch, "pictures per call of the VAE", "N", .low = 1, .high = 4096},
-        {OPT_STRING, "part", &o.part, "write only every N-th shard, starting with the K-th (several processes)", "K/N"},
+        {OPT_STRING, "part", &o.part,
+         "write only every N-th shard, starting with the K-th (several processes; default: all, or as one of N ranks "
+         "of mpirun, torchrun or srun the K-th part)",
+         "K/N"},
         {OPT_INT, "threads", &o.threads, "number of threads that read and crop pictures (0: a quarter of the cores)",
          "N", .high = 1024},
         OPTIONS_END};
@@ -161,13 +164,20 @@ static Options parse_options(int argc, char **argv) {
     if (o.absent > 0 && o.text_list != TEXTS_NAMES) {
         die("--absent %g: expected with --texts names; phrases bring absent ones of their own", o.absent);
     }
-    int end = 0;
-    if (sscanf(o.part, "%9d/%9d%n", &o.part_index, &o.part_count, &end) != 2 || o.part[end] || o.part_index < 1 ||
-        o.part_index > o.part_count) {
-        die("--part %s: expected K/N with 1 <= K <= N", o.part);
-    }
     if (!o.threads) { o.threads = omp_get_num_procs() < 8 ? 1 : omp_get_num_procs() / 4; }
     return o;
+}
+
+// This process's part: --part, else that of its rank.
+static void choose_part(Options *o, const Launch *launch) {
+    o->part_index = launch->rank + 1;
+    o->part_count = launch->world;
+    if (!o->part) { return; }
+    int end = 0;
+    if (sscanf(o->part, "%9d/%9d%n", &o->part_index, &o->part_count, &end) != 2 || o->part[end] || o->part_index < 1 ||
+        o->part_index > o->part_count) {
+        die("--part %s: expected K/N with 1 <= K <= N", o->part);
+    }
 }
 
 static void name_split(const Options *o, char name[32]) {
@@ -569,8 +579,8 @@ static void finish(const Encoder *e) {
     int missing = 0;
     for (int shard = 0; shard < e->info.shards; shard++) { missing += !file_exists(shard_path(e, shard).text); }
     if (missing) {
-        printf("%s: part %s is complete; other parts still have to write %d of %d shards\n", e->o.out, e->o.part,
-               missing, e->info.shards);
+        printf("%s: part %d/%d is complete; other parts still have to write %d of %d shards\n", e->o.out,
+               e->o.part_index, e->o.part_count, missing, e->info.shards);
         return;
     }
     ShardSet set = shards_open(e->o.out, e->info.split);
@@ -582,9 +592,12 @@ static void finish(const Encoder *e) {
 
 int cmd_encode(int argc, char **argv) {
     Encoder e = {.o = parse_options(argc, argv)};
+    Launch launch = launch_detect();
+    if (launch.world > 1) { error_set_rank(launch.rank); }
+    choose_part(&e.o, &launch);
     want_folder(e.o.out);
     open_data(&e);
-    device_open(&e.dev, 0);
+    device_open(&e.dev, device_of_rank(launch.local_rank));
     e.pipeline = pipeline_open(e.o.model, PART_VAE_ENCODER, 0, &e.dev);
     describe(&e);
     make_folders(e.o.out);

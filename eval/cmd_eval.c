@@ -2,6 +2,7 @@
 #include "data/classes.h"
 #include "eval/report/evaluation_page.h"
 #include "eval/results.h"
+#include "kernels/runtime/launch.h"
 #include "util/error.h"
 #include "util/file.h"
 #include "util/options.h"
@@ -421,6 +422,7 @@ static void close_all(Work *w) {
 int cmd_eval(int argc, char **argv) {
     Work w = {.command = options_command(argc, argv)};
     w.o = parse_options(argc, argv);
+    launch_want_alone("eval");
     want_folder(w.o.out);
     find_curves(&w);
     open_data(&w);
