@@ -147,7 +147,7 @@ static Options parse_options(int argc, char **argv) {
         .about = "Encodes pictures and masks into HDF5 shards of latents. Run it again to continue after an "
                  "interruption.",
         .usage = "--model DIR --data DIR --out DIR [OPTIONS]",
-        .example = "--model model --data coco --split train2017 --passes 5 --out latents"};
+        .example = "--model model --data coco --split train2017 --resolution 512 --passes 5 --out latents"};
     options_parse(argc, argv, table, &help, 0);
     if (!o.targets) {
         o.target_list = options_choice(o.text_list == TEXTS_CAPTIONS ? "none" : "overlay", "--targets", target_lists);
@@ -288,6 +288,16 @@ static void describe(Encoder *e) {
     e->sample.minimum_side = o->min_side;
     e->sample.absent = o->absent;
     e->sample.skip_damaged = true;
+}
+
+// The side decides over the cost of all that follows: SD2's configs say 768, which has 2.25 times the pixels of 512.
+static void print_size(const Encoder *e) {
+    const ShardInfo *info = &e->info;
+    if (!error_first_rank()) { return; }
+    printf("%s: squares of %d pixels (%s), latents of %d x %d x %d\n", info->split, info->resolution,
+           e->o.resolution ? "--resolution" : "from the model's configs; --resolution chooses another side",
+           info->height, info->width, info->channels);
+    fflush(stdout);
 }
 
 static Path shard_path(const Encoder *e, int shard) { return path_of("%s/%s-%05d.h5", e->o.out, e->info.split, shard); }
@@ -600,6 +610,7 @@ int cmd_encode(int argc, char **argv) {
     device_open(&e.dev, device_of_rank(launch.local_rank));
     e.pipeline = pipeline_open(e.o.model, PART_VAE_ENCODER, 0, &e.dev);
     describe(&e);
+    print_size(&e);
     make_folders(e.o.out);
     plan_work(&e);
     static const char kept[] = "complete shards are kept; run the same command again to continue";

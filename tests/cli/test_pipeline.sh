@@ -49,6 +49,11 @@ done
 # encode, killed in the middle and run again, writes the same files.
 encode=(encode --model vae/model --data data --split train --min-side 1 --shard-size 5)
 run "encode, six shards" "${encode[@]}" --out six
+said() { # said TEXT ARGUMENTS...: what encode says of its size
+    check "encode: $1" grep -qF "train: squares of $1" <<<"$("$cocogold" "${encode[@]}" "${@:2}" 2>/dev/null)"
+}
+said "64 pixels (from the model's configs; --resolution chooses another side), latents of 16 x 16 x 4" --out six
+said "32 pixels (--resolution), latents of 8 x 8 x 4" --resolution 32 --out small
 "$cocogold" "${encode[@]}" --out killed >/dev/null 2>&1 &
 for _ in $(seq 1000); do
     [ -e killed/train-00001.h5 ] && break
