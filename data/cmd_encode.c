@@ -239,6 +239,7 @@ static void open_data(Encoder *e) {
     const Options *o = &e->o;
     e->coco = coco_open(o->data, o->split, o->source);
     if (o->text_list != TEXTS_CAPTIONS) { coco_want_segments(&e->coco); } // captions need no masks
+    coco_want_exhaustive(&e->coco, o->absent);
     e->order = coco_by_id(&e->coco);
     e->shards_per_pass = (e->coco.picture_count + o->shard_size - 1) / o->shard_size;
     if ((long long)e->shards_per_pass * o->passes > 99999) {

@@ -237,6 +237,7 @@ static void open_data(Work *w) {
     pipeline_want_folder(o->answer.model);
     settings_read(&w->settings, o->answer.model);
     w->dataset = open_dataset(w, o->split);
+    if (!o->crops) { coco_want_exhaustive(&w->dataset.coco, o->absent); }
     w->record = (EvalRecord){.model = o->answer.model,
                              .where = w->dataset.where,
                              .protocol = o->protocol,
