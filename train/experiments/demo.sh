@@ -82,7 +82,7 @@ group() { # group NAME: a part of the last sentence
     echo "$(figure "groups.$1.giou") (box $(figure "groups.$1.floors.centre_box.giou")," \
         "ceiling $(figure "groups.$1.ceiling.giou"))"
 }
-printf '\nDone in %d:%02d. Mean IoU: fine-tuned classes %s,\nnew combinations %s,\nthe word that fine-tuning never met, orange, %s.\n' \
+printf '\nDone in %d:%02d. gIoU: fine-tuned classes %s,\nnew combinations %s,\nthe word that fine-tuning never met, orange, %s.\n' \
     $(((SECONDS - started) / 60)) $(((SECONDS - started) % 60)) "$(group known)" "$(group "new combinations")" \
     "$(group "new word")"
 printf 'Open %s/report.html; the figures are in %s/metrics.json.\n' "$out" "$out"
