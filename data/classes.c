@@ -76,15 +76,6 @@ bool *classes_parse(const Coco *coco, const char *option, const char *text, int 
     return flags;
 }
 
-bool classes_has_default(const Coco *coco) {
-    const char **names = coco_class_names(coco);
-    Names n = {coco->path, coco->category_count, names, coco};
-    bool all = true;
-    for (int i = 0; i < DEFAULT_CLASS_COUNT; i++) { all &= find(&n, default_classes[i]) < n.count; }
-    free(names);
-    return all;
-}
-
 bool *classes_of_names(char *const *names, int name_count, const char *where, const char *option, const char *text) {
     return parse(&(Names){where, name_count, (const char *const *)names, NULL}, option, text, NULL);
 }

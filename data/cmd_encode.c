@@ -38,7 +38,7 @@
 typedef struct {
     int target_list; // index in target_lists
     int text_list;   // index in text_lists
-    char *model, *data, *split, *out, *source, *targets, *classes, *exclude, *trained, *color, *part, *texts;
+    char *model, *data, *split, *out, *source, *targets, *classes, *exclude, *color, *part, *texts;
     int resolution, passes, min_side, shard_size, batch, threads, part_index, part_count;
     double alpha, outline, absent;
     long long seed;
@@ -118,10 +118,6 @@ static Options parse_options(int argc, char **argv) {
          "LIST"},
         {OPT_STRING, "exclude", &o.exclude,
          "leave out pictures that show one of these classes, so that training never sees them", "LIST"},
-        {OPT_STRING, "trained", &o.trained,
-         "classes to mark as seen in training (default for train: those it draws, with texts only those of "
-         "--classes; else seen.txt, or default14, with texts all; and all that are drawn if the data set has neither)",
-         "LIST"},
         {OPT_INT, "resolution", &o.resolution, "side of the training pictures (0: from the model's configs)", "PIXELS",
          .high = MOST_RESOLUTION},
         {OPT_INT, "passes", &o.passes, "passes over the pictures, each with different crops and classes", "N", .low = 1,
@@ -189,23 +185,6 @@ static void name_split(const Options *o, char name[32]) {
 
 // ---- what to do
 
-// Which classes the shards mark as seen in training: --trained, or what a training split draws, or the list `seen`.
-static bool *trained_classes(const Encoder *e, bool train, const char *seen, const bool *sampled) {
-    const Options *o = &e->o;
-    bool drawn = train && (o->classes || o->text_list == TEXTS_NAMES);
-    if (!o->trained && !drawn && strcmp(seen, "default14") == 0 && !classes_has_default(&e->coco)) {
-        drawn = true;
-        if (!o->classes) {
-            warn("%s: has neither classes/seen.txt nor the classes of default14: without --trained the shards mark all "
-                 "drawn classes as seen in training, which matters only for models whose cocogold.json lists none",
-                 o->data);
-        }
-    }
-    if (o->trained || !drawn) { return classes_parse(&e->coco, "--trained", o->trained ? o->trained : seen, NULL); }
-    size_t size = (size_t)e->coco.category_count * sizeof(bool);
-    return memcpy(xmalloc(size), sampled, size);
-}
-
 static void choose_classes(Encoder *e, bool train) {
     const Options *o = &e->o;
     int count = e->coco.category_count;
@@ -217,21 +196,11 @@ static void choose_classes(Encoder *e, bool train) {
                                   o->classes ? o->classes : all, NULL);
     bool *excluded = o->exclude ? classes_parse(&e->coco, "--exclude", o->exclude, NULL) : xcalloc((size_t)count, 1);
     for (int c = 0; c < count; c++) { sampled[c] &= !excluded[c]; }
-    bool *trained = trained_classes(e, train, seen.text, sampled);
     const char **names = coco_class_names(&e->coco);
     shard_info_classes(&e->info, count, names);
-    for (int c = 0; c < count; c++) {
-        bool unseen = train && excluded[c]; // of another split, --exclude says nothing about the training
-        if (unseen && trained[c] && o->trained) {
-            die("--trained and --exclude: expected class \"%s\" in only one of them, as the training never sees it",
-                names[c]);
-        }
-        e->info.sampled[c] = excluded[c] ? CLASS_EXCLUDED : sampled[c];
-        e->info.trained[c] = trained[c] && !unseen;
-    }
+    for (int c = 0; c < count; c++) { e->info.sampled[c] = excluded[c] ? CLASS_EXCLUDED : sampled[c]; }
     e->sample.allowed = sampled;
     e->sample.excluded = excluded;
-    free(trained);
     free(names);
 }
 

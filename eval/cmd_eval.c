@@ -153,10 +153,9 @@ static bool *seen_flags(const Work *w, const Dataset *dataset) {
     if (dataset->texts) { seen[dataset->class_count - 1] = true; } // texts that are no single class count as seen
     if (list) { return seen; }
     for (int c = 0; c < dataset->class_count - dataset->texts; c++) {
-        seen[c] = settings->train_class_count ? settings_is_trained(settings, dataset->class_names[c])
-                                              : dataset->crops && dataset->shards.info.trained[c];
+        seen[c] = settings_is_trained(settings, dataset->class_names[c]);
     }
-    if (!settings->train_class_count && !dataset->crops) {
+    if (!settings->train_class_count) {
         warn("%s does not say which classes it was trained on: all count as unseen (see --seen)", w->o.answer.model);
     }
     return seen;

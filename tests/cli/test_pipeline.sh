@@ -82,7 +82,7 @@ run "encode, without pictures of a class" encode --model vae/model --data data -
     --min-side 1 --exclude person
 check "encode: they are counted" grep -q '"excluded": \[' without/train.json
 check_not "encode: they give no sample" grep -q '"person"' without/train.json
-dies "encode: the same folder for other pictures" '"trained" is 0 for "person", but this command asks for 1 for "person"' \
+dies "encode: the same folder for other pictures" '"drawn" is 2 for "person", but this command asks for 1 for "person"' \
     encode --model vae/model --data data --split train --out without --min-side 1
 
 unet=(train --model vae/model --shards latents --max-train-steps 2 --train-batch-size 4 --gradient-accumulation-steps 2

@@ -61,7 +61,7 @@ known=@$base/data/classes/known.txt new=@$base/data/classes/new-words.txt
 run encode --model $base/start --data $base/data --split train --out $base/latents --targets overlay,mask \
     --min-side 0 --seed "$seed" --classes $known --exclude $new
 run encode --model $base/start --data $base/data --split val --out $base/latents --targets overlay,mask \
-    --min-side 0 --seed "$seed" --trained $known
+    --min-side 0 --seed "$seed"
 stage "$out/unet/model/model_index.json" train --model $base/start --shards $base/latents --out "$out/unet" --resume \
     --target "$target" --max-train-steps "$unet_steps" --multires-noise 0 --t-max-prob 0.5 \
     --validate-every 250 --validation-samples 96 --validation-steps 2 "${unet[@]}"
