@@ -188,12 +188,7 @@ static void name_split(const Options *o, char name[32]) {
 static void choose_classes(Encoder *e, bool train) {
     const Options *o = &e->o;
     int count = e->coco.category_count;
-    Path seen_file = path_of("%s/classes/seen.txt", o->data);
-    bool texts = o->text_list != TEXTS_NAMES; // all classes by default
-    Path seen = file_exists(seen_file.text) ? path_of("@%s", seen_file.text) : path_of(texts ? "all" : "default14");
-    const char *all = texts ? "all" : train ? seen.text : "all-things";
-    bool *sampled = classes_parse(&e->coco, o->classes ? "--classes" : "the default of --classes,",
-                                  o->classes ? o->classes : all, NULL);
+    bool *sampled = classes_to_encode(&e->coco, o->classes, train, o->text_list != TEXTS_NAMES);
     bool *excluded = o->exclude ? classes_parse(&e->coco, "--exclude", o->exclude, NULL) : xcalloc((size_t)count, 1);
     for (int c = 0; c < count; c++) { sampled[c] &= !excluded[c]; }
     const char **names = coco_class_names(&e->coco);
