@@ -143,7 +143,7 @@ static Options parse_options(int argc, char **argv) {
         .about = "Encodes pictures and masks into HDF5 shards of latents. Run it again to continue after an "
                  "interruption.",
         .usage = "--model DIR --data DIR --out DIR [OPTIONS]",
-        .example = "--model model --data coco --split train2017 --resolution 512 --passes 5 --out latents"};
+        .example = "--model model --data coco --split train2017 --resolution 512 --passes 13 --out latents"};
     options_parse(argc, argv, table, &help, 0);
     if (!o.targets) {
         o.target_list = options_choice(o.text_list == TEXTS_CAPTIONS ? "none" : "overlay", "--targets", target_lists);
