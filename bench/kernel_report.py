@@ -504,6 +504,32 @@ machine code ({archs}), read with cuobjdump; the plan of a training step, in whi
 kernels/kernels.h reports its minimum traffic and its useful FLOPs; and exact counts of the PTX of single layers, run in
 the simulator `tests/ptx/sim`.
 
+## How to read this page
+
+It is a work of reference. Each section answers one question:
+
+| question | section |
+|---|---|
+| Where does a training step have to spend its time, and what would a faster kernel gain? | [The speed of light](#the-speed-of-light) |
+| How close can one layer's kernels get to that, and what limits them? | [Counts of the real PTX](#counts-of-the-real-ptx) |
+| What did the compiler make of a kernel? | [Registers, shared memory, instructions](#registers-shared-memory-instructions), by file; bf16 first, then fp32 |
+
+Follow one function, such as `conv2d_backward`, through them:
+
+1. Its row of the training step gives the least time for all its launches, and their share. A function with a share of
+   10% that becomes twice as fast saves 5% of the step at best; one with 0.1% is not worth the work.
+2. Its rows of counts, at one shape, give **all**: the least time of its kernels over that of the useful work. 1.00 is
+   perfect; at 1.30 the kernels themselves forbid to come closer than 30%. Waiting for memory, gaps between launches and
+   uneven blocks come on top: only a GPU shows them.
+3. **bound** says why. `DRAM`: load, store and B/lane show unused bytes, reread what is loaded twice. `L1/smem`:
+   banks shows conflicts. `tensor`: the tensor cores are busy with products, and only fewer products help. `SFU`:
+   exponentials. `issue`: too many instructions of other kinds.
+4. Its rows of machine code should have no spills. Where DRAM is the bound, few warps/SM can mean too few loads in
+   flight, and registers or shared memory say what limits the warps.
+5. After a change, `make kernel-report` writes this page again and `git diff` shows what has changed.
+
+For times, use `cocogold bench` and `make gpu-check` ([bench/README.md](../bench/README.md)).
+
 """
 
 STEP = """## The speed of light

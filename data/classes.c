@@ -76,13 +76,12 @@ bool *classes_parse(const Coco *coco, const char *option, const char *text, int 
     return flags;
 }
 
-bool classes_has_default(const Coco *coco) {
-    const char **names = coco_class_names(coco);
-    Names n = {coco->path, coco->category_count, names, coco};
-    bool all = true;
-    for (int i = 0; i < DEFAULT_CLASS_COUNT; i++) { all &= find(&n, default_classes[i]) < n.count; }
-    free(names);
-    return all;
+bool *classes_to_encode(const Coco *coco, const char *list, bool train, bool texts) {
+    static const char option[] = "the default of --classes,";
+    if (list) { return classes_parse(coco, "--classes", list, NULL); }
+    if (texts || !train) { return classes_parse(coco, option, texts ? "all" : "all-things", NULL); }
+    Path seen = path_of("@%s/classes/seen.txt", coco->folder);
+    return classes_parse(coco, option, file_exists(seen.text + 1) ? seen.text : "default14", NULL);
 }
 
 bool *classes_of_names(char *const *names, int name_count, const char *where, const char *option, const char *text) {

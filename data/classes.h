@@ -1,4 +1,4 @@
-// Which classes are trained ("seen"), and how the command line lists them.
+// Lists of classes on the command line, and the classes that are asked for without one.
 #pragma once
 #include "data/coco.h"
 
@@ -10,7 +10,8 @@ extern const char *const default_classes[DEFAULT_CLASS_COUNT]; // the original's
 // Parses such a text into one flag per category of the dataset, freed by the caller. *count (may be NULL) gets the
 // number of chosen classes. Dies if the dataset lacks a name. option: "--classes", for messages.
 bool *classes_parse(const Coco *coco, const char *option, const char *text, int *count);
-// Whether the dataset has all classes of default14.
-bool classes_has_default(const Coco *coco);
+// The same for what `encode` draws samples of: `list` (--classes), or if that is NULL all classes for texts (captions,
+// phrases), for the training split those of the data set's classes/seen.txt or else default14, for others all things.
+bool *classes_to_encode(const Coco *coco, const char *list, bool train, bool texts);
 // The same for a plain list of names, all treated as things. where: the owner of these classes, for messages.
 bool *classes_of_names(char *const *names, int name_count, const char *where, const char *option, const char *text);

@@ -1,8 +1,8 @@
 // cocogold encode: pictures and masks -> training samples (data/sample.h) -> VAE encoder -> HDF5 shards.
 //
 // Every pass over the data set is cut into ranges of --shard-size pictures, one shard each. A shard depends on the
-// options alone: a restart keeps complete shards, and processes divide the shards by number (--part). While the VAE
-// works on a batch, a thread reads and crops the next one.
+// options alone: a restart keeps complete shards, and processes divide the shards by number (--part, or the ranks of a
+// launcher). While the VAE works on a batch, a thread reads and crops the next one.
 #include "data/classes.h"
 #include "data/coco.h"
 #include "data/loader.h"
@@ -11,6 +11,7 @@
 #include "data/shard.h"
 #include "data/shard_report.h"
 #include "kernels/runtime/device.h"
+#include "kernels/runtime/launch.h"
 #include "model/mapped.h"
 #include "model/sampler.h"
 #include "util/error.h"
@@ -37,7 +38,7 @@
 typedef struct {
     int target_list; // index in target_lists
     int text_list;   // index in text_lists
-    char *model, *data, *split, *out, *source, *targets, *classes, *exclude, *trained, *color, *part, *texts;
+    char *model, *data, *split, *out, *source, *targets, *classes, *exclude, *color, *part, *texts;
     int resolution, passes, min_side, shard_size, batch, threads, part_index, part_count;
     double alpha, outline, absent;
     long long seed;
@@ -91,7 +92,6 @@ static Options parse_options(int argc, char **argv) {
                  .source = "auto",
                  .texts = "names",
                  .color = "white",
-                 .part = "1/1",
                  .passes = 1,
                  .min_side = 300,
                  .shard_size = 1024,
@@ -118,10 +118,6 @@ static Options parse_options(int argc, char **argv) {
          "LIST"},
         {OPT_STRING, "exclude", &o.exclude,
          "leave out pictures that show one of these classes, so that training never sees them", "LIST"},
-        {OPT_STRING, "trained", &o.trained,
-         "classes to mark as seen in training (default for train: those it draws, with texts only those of "
-         "--classes; else seen.txt, or default14, with texts all; and all that are drawn if the data set has neither)",
-         "LIST"},
         {OPT_INT, "resolution", &o.resolution, "side of the training pictures (0: from the model's configs)", "PIXELS",
          .high = MOST_RESOLUTION},
         {OPT_INT, "passes", &o.passes, "passes over the pictures, each with different crops and classes", "N", .low = 1,
@@ -136,7 +132,10 @@ static Options parse_options(int argc, char **argv) {
         {OPT_HEADING, "Work"},
         {OPT_INT, "shard-size", &o.shard_size, "pictures per shard, the unit of restart", "N", .low = 1, .high = 1e6},
         {OPT_INT, "batch", &o.batch, "pictures per call of the VAE", "N", .low = 1, .high = 4096},
-        {OPT_STRING, "part", &o.part, "write only every N-th shard, starting with the K-th (several processes)", "K/N"},
+        {OPT_STRING, "part", &o.part,
+         "write only every N-th shard, starting with the K-th (several processes; default: all, or as one of N ranks "
+         "of mpirun, torchrun or srun the K-th part)",
+         "K/N"},
         {OPT_INT, "threads", &o.threads, "number of threads that read and crop pictures (0: a quarter of the cores)",
          "N", .high = 1024},
         OPTIONS_END};
@@ -144,7 +143,7 @@ static Options parse_options(int argc, char **argv) {
         .about = "Encodes pictures and masks into HDF5 shards of latents. Run it again to continue after an "
                  "interruption.",
         .usage = "--model DIR --data DIR --out DIR [OPTIONS]",
-        .example = "--model model --data coco --split train2017 --passes 5 --out latents"};
+        .example = "--model model --data coco --split train2017 --resolution 512 --passes 13 --out latents"};
     options_parse(argc, argv, table, &help, 0);
     if (!o.targets) {
         o.target_list = options_choice(o.text_list == TEXTS_CAPTIONS ? "none" : "overlay", "--targets", target_lists);
@@ -161,13 +160,20 @@ static Options parse_options(int argc, char **argv) {
     if (o.absent > 0 && o.text_list != TEXTS_NAMES) {
         die("--absent %g: expected with --texts names; phrases bring absent ones of their own", o.absent);
     }
-    int end = 0;
-    if (sscanf(o.part, "%9d/%9d%n", &o.part_index, &o.part_count, &end) != 2 || o.part[end] || o.part_index < 1 ||
-        o.part_index > o.part_count) {
-        die("--part %s: expected K/N with 1 <= K <= N", o.part);
-    }
     if (!o.threads) { o.threads = omp_get_num_procs() < 8 ? 1 : omp_get_num_procs() / 4; }
     return o;
+}
+
+// This process's part: --part, else that of its rank.
+static void choose_part(Options *o, const Launch *launch) {
+    o->part_index = launch->rank + 1;
+    o->part_count = launch->world;
+    if (!o->part) { return; }
+    int end = 0;
+    if (sscanf(o->part, "%9d/%9d%n", &o->part_index, &o->part_count, &end) != 2 || o->part[end] || o->part_index < 1 ||
+        o->part_index > o->part_count) {
+        die("--part %s: expected K/N with 1 <= K <= N", o->part);
+    }
 }
 
 static void name_split(const Options *o, char name[32]) {
@@ -179,49 +185,17 @@ static void name_split(const Options *o, char name[32]) {
 
 // ---- what to do
 
-// Which classes the shards mark as seen in training: --trained, or what a training split draws, or the list `seen`.
-static bool *trained_classes(const Encoder *e, bool train, const char *seen, const bool *sampled) {
-    const Options *o = &e->o;
-    bool drawn = train && (o->classes || o->text_list == TEXTS_NAMES);
-    if (!o->trained && !drawn && strcmp(seen, "default14") == 0 && !classes_has_default(&e->coco)) {
-        drawn = true;
-        if (!o->classes) {
-            warn("%s: has neither classes/seen.txt nor the classes of default14: without --trained the shards mark all "
-                 "drawn classes as seen in training, which matters only for models whose cocogold.json lists none",
-                 o->data);
-        }
-    }
-    if (o->trained || !drawn) { return classes_parse(&e->coco, "--trained", o->trained ? o->trained : seen, NULL); }
-    size_t size = (size_t)e->coco.category_count * sizeof(bool);
-    return memcpy(xmalloc(size), sampled, size);
-}
-
 static void choose_classes(Encoder *e, bool train) {
     const Options *o = &e->o;
     int count = e->coco.category_count;
-    Path seen_file = path_of("%s/classes/seen.txt", o->data);
-    bool texts = o->text_list != TEXTS_NAMES; // all classes by default
-    Path seen = file_exists(seen_file.text) ? path_of("@%s", seen_file.text) : path_of(texts ? "all" : "default14");
-    const char *all = texts ? "all" : train ? seen.text : "all-things";
-    bool *sampled = classes_parse(&e->coco, o->classes ? "--classes" : "the default of --classes,",
-                                  o->classes ? o->classes : all, NULL);
+    bool *sampled = classes_to_encode(&e->coco, o->classes, train, o->text_list != TEXTS_NAMES);
     bool *excluded = o->exclude ? classes_parse(&e->coco, "--exclude", o->exclude, NULL) : xcalloc((size_t)count, 1);
     for (int c = 0; c < count; c++) { sampled[c] &= !excluded[c]; }
-    bool *trained = trained_classes(e, train, seen.text, sampled);
     const char **names = coco_class_names(&e->coco);
     shard_info_classes(&e->info, count, names);
-    for (int c = 0; c < count; c++) {
-        bool unseen = train && excluded[c]; // of another split, --exclude says nothing about the training
-        if (unseen && trained[c] && o->trained) {
-            die("--trained and --exclude: expected class \"%s\" in only one of them, as the training never sees it",
-                names[c]);
-        }
-        e->info.sampled[c] = excluded[c] ? CLASS_EXCLUDED : sampled[c];
-        e->info.trained[c] = trained[c] && !unseen;
-    }
+    for (int c = 0; c < count; c++) { e->info.sampled[c] = excluded[c] ? CLASS_EXCLUDED : sampled[c]; }
     e->sample.allowed = sampled;
     e->sample.excluded = excluded;
-    free(trained);
     free(names);
 }
 
@@ -229,6 +203,7 @@ static void open_data(Encoder *e) {
     const Options *o = &e->o;
     e->coco = coco_open(o->data, o->split, o->source);
     if (o->text_list != TEXTS_CAPTIONS) { coco_want_segments(&e->coco); } // captions need no masks
+    coco_want_exhaustive(&e->coco, o->absent);
     e->order = coco_by_id(&e->coco);
     e->shards_per_pass = (e->coco.picture_count + o->shard_size - 1) / o->shard_size;
     if ((long long)e->shards_per_pass * o->passes > 99999) {
@@ -278,6 +253,16 @@ static void describe(Encoder *e) {
     e->sample.minimum_side = o->min_side;
     e->sample.absent = o->absent;
     e->sample.skip_damaged = true;
+}
+
+// The side decides over the cost of all that follows: SD2's configs say 768, which has 2.25 times the pixels of 512.
+static void print_size(const Encoder *e) {
+    const ShardInfo *info = &e->info;
+    if (!error_first_rank()) { return; }
+    printf("%s: squares of %d pixels (%s), latents of %d x %d x %d\n", info->split, info->resolution,
+           e->o.resolution ? "--resolution" : "from the model's configs; --resolution chooses another side",
+           info->height, info->width, info->channels);
+    fflush(stdout);
 }
 
 static Path shard_path(const Encoder *e, int shard) { return path_of("%s/%s-%05d.h5", e->o.out, e->info.split, shard); }
@@ -569,8 +554,8 @@ static void finish(const Encoder *e) {
     int missing = 0;
     for (int shard = 0; shard < e->info.shards; shard++) { missing += !file_exists(shard_path(e, shard).text); }
     if (missing) {
-        printf("%s: part %s is complete; other parts still have to write %d of %d shards\n", e->o.out, e->o.part,
-               missing, e->info.shards);
+        printf("%s: part %d/%d is complete; other parts still have to write %d of %d shards\n", e->o.out,
+               e->o.part_index, e->o.part_count, missing, e->info.shards);
         return;
     }
     ShardSet set = shards_open(e->o.out, e->info.split);
@@ -582,11 +567,15 @@ static void finish(const Encoder *e) {
 
 int cmd_encode(int argc, char **argv) {
     Encoder e = {.o = parse_options(argc, argv)};
+    Launch launch = launch_detect();
+    if (launch.world > 1) { error_set_rank(launch.rank); }
+    choose_part(&e.o, &launch);
     want_folder(e.o.out);
     open_data(&e);
-    device_open(&e.dev, 0);
+    device_open(&e.dev, device_of_rank(launch.local_rank));
     e.pipeline = pipeline_open(e.o.model, PART_VAE_ENCODER, 0, &e.dev);
     describe(&e);
+    print_size(&e);
     make_folders(e.o.out);
     plan_work(&e);
     static const char kept[] = "complete shards are kept; run the same command again to continue";

@@ -166,6 +166,7 @@ int cmd_preview(int argc, char **argv) {
     Paint paint = paint_parse(o.color, o.alpha, o.outline);
     Coco coco = coco_open(o.data, o.split, o.source);
     coco_want_segments(&coco);
+    coco_want_exhaustive(&coco, o.absent);
     bool *allowed = classes_parse(&coco, "--classes", o.classes, NULL);
     SampleOptions options = {.allowed = allowed,
                              .seed = (uint64_t)o.seed,

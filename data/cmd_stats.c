@@ -207,6 +207,7 @@ int cmd_stats(int argc, char **argv) {
     if (!o.json && !o.image) { interrupt_listing(); }
     Coco coco = coco_open(o.data, o.split, o.source);
     coco_want_segments(&coco);
+    coco_want_exhaustive(&coco, o.absent);
     bool *allowed = classes_parse(&coco, "--classes", o.classes, NULL);
     SampleOptions options = {.allowed = allowed,
                              .seed = (uint64_t)o.seed,

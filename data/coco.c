@@ -72,6 +72,13 @@ void coco_want_segments(const Coco *coco) {
     }
 }
 
+void coco_want_exhaustive(const Coco *coco, double absent) {
+    if (absent == 0 || !coco->federated) { return; }
+    die("%s: field \"neg_category_ids\" or \"not_exhaustive_category_ids\", as in LVIS: a class without an annotation "
+        "may still be in the picture, expected no --absent",
+        coco->path);
+}
+
 void coco_say(const Coco *coco) {
     left_out_say(coco->left_out, coco->path, "left out");
     left_out_say(coco->computed, coco->path, "computed from the mask, since they are wrong in the file");

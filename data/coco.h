@@ -52,6 +52,7 @@ typedef struct {
     char *folder, *split;  // the data set's; NULL likewise
     bool panoptic;
     bool annotated; // the file has annotations
+    bool federated; // as LVIS's: a class without an annotation may still be in the picture
     int category_count, picture_count, segment_count;
     Category *categories; // in the file's order; "class" elsewhere means an index into this array
     Picture *pictures;    // in the file's order
@@ -85,7 +86,9 @@ bool coco_has_split(const char *data, const char *split);
 // Reads one annotation file alone (no pictures, no PNGs). panoptic: whether it is a panoptic file.
 Coco coco_read(const char *path, bool panoptic);
 void coco_want_segments(const Coco *coco); // dies if it has annotations, but none can be used
-void coco_free(Coco *coco);                // also says what was left out
+// Dies if a share of the samples is to ask for absent classes, and the file is federated.
+void coco_want_exhaustive(const Coco *coco, double absent);
+void coco_free(Coco *coco); // also says what was left out
 // The number that stands for an id that is a text: its value if it is an integer of up to 64 bits, else a hash of it.
 int64_t coco_id_of_text(const char *text, size_t length);
 // An id that is a JSON number: an integer as coco_id_of_text has it, or one that is written like 9.0. false: neither.

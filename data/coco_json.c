@@ -688,7 +688,10 @@ static void forget(Reader *r, Field f) {
 static void forget_section(Reader *r) {
     Coco *c = &r->coco;
     if (r->section == IN_CATEGORIES) { c->category_count = 0; }
-    if (r->section == IN_IMAGES) { c->picture_count = 0; }
+    if (r->section == IN_IMAGES) {
+        c->picture_count = 0;
+        c->federated = false;
+    }
     if (r->section != IN_ANNOTATIONS) { return; }
     c->segment_count = r->links.file_count = 0;
     c->pool_size = 0;
@@ -715,6 +718,14 @@ static Field find_field(const unsigned char *name, size_t length, unsigned objec
     return f;
 }
 
+// Fields of LVIS's pictures: only some classes are annotated wherever they are.
+static bool says_federated(const unsigned char *name, size_t length) {
+    static const char *const names[] = {"neg_category_ids", "not_exhaustive_category_ids"};
+    bool same = false;
+    for (int i = 0; i < 2; i++) { same |= strlen(names[i]) == length && memcmp(names[i], name, length) == 0; }
+    return same;
+}
+
 static int on_key(void *context, const unsigned char *text, size_t length) {
     Reader *r = context;
     if (r->depth == 1) {
@@ -729,7 +740,9 @@ static int on_key(void *context, const unsigned char *text, size_t length) {
         }
     }
     if (r->section == IN_NOTHING || r->depth >= DEEP) { return 1; }
-    r->key[r->depth] = find_field(text, length, object_here(r));
+    unsigned object = object_here(r);
+    r->key[r->depth] = find_field(text, length, object);
+    r->coco.federated |= object == IMAGE && says_federated(text, length);
     forget(r, r->key[r->depth]);
     return 1;
 }

@@ -38,7 +38,6 @@ enum { CLASS_EXCLUDED = 2 };
 typedef struct {
     int class_count;
     char **classes;             // names of all categories of the data set, in its order
-    uint8_t *trained;           // (class_count) 1: seen in training, as encode was told; cocogold.json comes first
     uint8_t *sampled;           // (class_count) attribute "drawn"; 1: samples may ask for this class, CLASS_EXCLUDED:
                                 // none does, and pictures that show it were left out
     char split[32], source[16]; // "train"; "panoptic" or "instances"
@@ -73,7 +72,7 @@ PaintText shard_paint(const ShardInfo *info, int target);
 
 ShardInfo shard_info_copy(const ShardInfo *info);
 void shard_info_free(ShardInfo *info);
-// Sets the class table: names are copied; trained and sampled are set to 0.
+// Sets the class table: names are copied; sampled is set to 0.
 void shard_info_classes(ShardInfo *info, int count, const char *const *names);
 void shard_info_kinds(ShardInfo *info, int count, const char *const *names); // copied
 bool shard_has_texts(const ShardInfo *info);                                 // "text" and "texts" are there

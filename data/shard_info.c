@@ -56,7 +56,6 @@ PaintText shard_paint(const ShardInfo *info, int target) {
 void shard_info_classes(ShardInfo *info, int count, const char *const *names) {
     info->class_count = count;
     info->classes = xcalloc((size_t)count, sizeof *info->classes);
-    info->trained = xcalloc((size_t)count, 1);
     info->sampled = xcalloc((size_t)count, 1);
     for (int i = 0; i < count; i++) { info->classes[i] = text_trimmed(names[i]); }
 }
@@ -72,7 +71,6 @@ bool shard_has_texts(const ShardInfo *info) { return info->text_source[0] != 0; 
 ShardInfo shard_info_copy(const ShardInfo *info) {
     ShardInfo copy = *info;
     shard_info_classes(&copy, info->class_count, (const char *const *)info->classes);
-    memcpy(copy.trained, info->trained, (size_t)info->class_count);
     memcpy(copy.sampled, info->sampled, (size_t)info->class_count);
     shard_info_kinds(&copy, info->kind_count, (const char *const *)info->kinds);
     return copy;
@@ -83,7 +81,6 @@ void shard_info_free(ShardInfo *info) {
     for (int i = 0; i < info->kind_count; i++) { free(info->kinds[i]); }
     free(info->classes);
     free(info->kinds);
-    free(info->trained);
     free(info->sampled);
     *info = (ShardInfo){0};
 }
@@ -125,19 +122,11 @@ static bool names_differ(char *const *a, int a_count, char *const *b, int b_coun
     return false;
 }
 
-// Whether no sample asks for a class that both exclude. Absent ones did in older shards.
-static bool never_asked(const ShardInfo *a, const ShardInfo *b, int class_index) {
-    return a->sampled[class_index] == CLASS_EXCLUDED && b->sampled[class_index] == CLASS_EXCLUDED && a->absent == 0;
-}
-
-// Of the attribute "trained" or "drawn". Older shards mark classes as trained that they exclude.
-static bool flags_differ(const ShardInfo *a, const ShardInfo *b, bool trained, char a_text[128], char b_text[128]) {
-    const uint8_t *a_flags = trained ? a->trained : a->sampled, *b_flags = trained ? b->trained : b->sampled;
+static bool drawn_differ(const ShardInfo *a, const ShardInfo *b, char a_text[128], char b_text[128]) {
     for (int i = 0; i < a->class_count; i++) {
-        if (trained && never_asked(a, b, i)) { continue; }
-        snprintf(a_text, 128, "%d for \"%s\"", a_flags[i], a->classes[i]);
-        snprintf(b_text, 128, "%d for \"%s\"", b_flags[i], a->classes[i]);
-        if (a_flags[i] != b_flags[i]) { return true; }
+        snprintf(a_text, 128, "%d for \"%s\"", a->sampled[i], a->classes[i]);
+        snprintf(b_text, 128, "%d for \"%s\"", b->sampled[i], a->classes[i]);
+        if (a->sampled[i] != b->sampled[i]) { return true; }
     }
     return false;
 }
@@ -151,8 +140,7 @@ const char *shard_info_difference(const ShardInfo *a, const ShardInfo *b, bool s
         if (strcmp(a_text, b_text) != 0) { return attributes[i].name; }
     }
     if (names_differ(a->classes, a->class_count, b->classes, b->class_count, a_text, b_text)) { return "classes"; }
-    if (flags_differ(a, b, true, a_text, b_text)) { return "trained"; }
-    if (flags_differ(a, b, false, a_text, b_text)) { return "drawn"; }
+    if (drawn_differ(a, b, a_text, b_text)) { return "drawn"; }
     snprintf(a_text, 128, "\"%s\"", a->text_source);
     snprintf(b_text, 128, "\"%s\"", b->text_source);
     if (strcmp(a_text, b_text) != 0) { return "text_source"; }
@@ -216,7 +204,6 @@ void shard_info_write(const ShardInfo *info, hid_t file) {
         }
     }
     put_texts(file, "classes", info->class_count, (const char *const *)info->classes);
-    put(file, "trained", H5T_STD_U8LE, H5T_NATIVE_UINT8, info->class_count, info->trained);
     put(file, "drawn", H5T_STD_U8LE, H5T_NATIVE_UINT8, info->class_count, info->sampled);
     if (shard_has_texts(info)) {
         const char *source = info->text_source, *digest = info->texts_sha256;
@@ -290,7 +277,6 @@ static void get_classes(const char *path, hid_t file, ShardInfo *info) {
     shard_info_classes(info, count, (const char *const *)names);
     for (int i = 0; i < count; i++) { free(names[i]); }
     free(names);
-    get(path, file, "trained", H5T_INTEGER, H5T_NATIVE_UINT8, count, info->trained);
     get(path, file, "drawn", H5T_INTEGER, H5T_NATIVE_UINT8, count, info->sampled);
 }
 

@@ -2,6 +2,7 @@
 #include "data/classes.h"
 #include "eval/report/evaluation_page.h"
 #include "eval/results.h"
+#include "kernels/runtime/launch.h"
 #include "util/error.h"
 #include "util/file.h"
 #include "util/options.h"
@@ -152,10 +153,9 @@ static bool *seen_flags(const Work *w, const Dataset *dataset) {
     if (dataset->texts) { seen[dataset->class_count - 1] = true; } // texts that are no single class count as seen
     if (list) { return seen; }
     for (int c = 0; c < dataset->class_count - dataset->texts; c++) {
-        seen[c] = settings->train_class_count ? settings_is_trained(settings, dataset->class_names[c])
-                                              : dataset->crops && dataset->shards.info.trained[c];
+        seen[c] = settings_is_trained(settings, dataset->class_names[c]);
     }
-    if (!settings->train_class_count && !dataset->crops) {
+    if (!settings->train_class_count) {
         warn("%s does not say which classes it was trained on: all count as unseen (see --seen)", w->o.answer.model);
     }
     return seen;
@@ -236,6 +236,7 @@ static void open_data(Work *w) {
     pipeline_want_folder(o->answer.model);
     settings_read(&w->settings, o->answer.model);
     w->dataset = open_dataset(w, o->split);
+    if (!o->crops) { coco_want_exhaustive(&w->dataset.coco, o->absent); }
     w->record = (EvalRecord){.model = o->answer.model,
                              .where = w->dataset.where,
                              .protocol = o->protocol,
@@ -421,6 +422,7 @@ static void close_all(Work *w) {
 int cmd_eval(int argc, char **argv) {
     Work w = {.command = options_command(argc, argv)};
     w.o = parse_options(argc, argv);
+    launch_want_alone("eval");
     want_folder(w.o.out);
     find_curves(&w);
     open_data(&w);

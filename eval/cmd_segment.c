@@ -7,6 +7,7 @@
 #include "eval/labels.h"
 #include "eval/pictures.h"
 #include "eval/settings.h"
+#include "kernels/runtime/launch.h"
 #include "model/contexts.h"
 #include "model/sampler.h"
 #include "util/error.h"
@@ -563,6 +564,7 @@ static void report_many(const Segmenter *s, double seconds) {
 int cmd_segment(int argc, char **argv) {
     Segmenter s = {0};
     s.o = parse_options(argc, argv, &s.pictures);
+    launch_want_alone("segment");
     settings_read(&s.settings, s.o.answer.model);
     s.texts = find_texts(&s.o, &s.settings);
     want_distinct_files(&s);

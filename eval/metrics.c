@@ -32,7 +32,7 @@ double harmonic_mean(double seen, double unseen) {
     return seen + unseen == 0 ? 0 : 2 * seen * unseen / (seen + unseen);
 }
 
-// Sums of one class, from which its cIoU and mean IoU follow.
+// Sums of one class, from which its cIoU and gIoU follow.
 typedef struct {
     double intersection, union_, iou;
     int pairs;

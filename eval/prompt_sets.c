@@ -7,7 +7,13 @@
 
 char *prompt_fill(const char *template, const char *class_name) {
     const char *hole = strstr(template, "{}");
-    return hole ? xprintf("%.*s%s%s", (int)(hole - template), template, class_name, hole + 2) : xstrdup(template);
+    if (!hole) { return xstrdup(template); }
+    size_t begin = (size_t)(hole - template), end = begin + strlen(class_name);
+    char *prompt = xprintf("%.*s%s%s", (int)begin, template, class_name, hole + 2);
+    for (size_t i = begin; i < end; i++) {
+        if (prompt[i] == '_') { prompt[i] = ' '; }
+    }
+    return prompt;
 }
 
 static PromptSet set_create(char *label, int class_count) {

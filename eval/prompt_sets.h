@@ -18,5 +18,5 @@ typedef struct {
 int prompt_sets_parse(PromptSet *sets, const char *list, const char *option, const char *const *class_names,
                       int class_count);
 void prompt_set_free(PromptSet *set, int class_count);
-// The template with {} replaced; freed by the caller.
+// The template with {} replaced by the name, in which _ is a blank ("alarm_clock" of LVIS); freed by the caller.
 char *prompt_fill(const char *template, const char *class_name);

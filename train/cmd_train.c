@@ -128,8 +128,8 @@ static void open_diffusion(UNetTrainer *t, Device *dev) {
     micro_batch_choose(&m, &o->diffusion.train, &t->trainer.comm, dev);
 }
 
-// Adds the classes that the run's samples ask for to those that the model it starts from has seen. The shards'
-// attribute `trained` may be of another training. keep: of --classes, or NULL.
+// Adds the classes that the run's samples ask for to those that the model it starts from has seen. keep: of --classes,
+// or NULL.
 static void add_classes(ModelSettings *s, const ShardSet *shards, const bool *keep) {
     const ShardInfo *info = &shards->info;
     bool *asked = xcalloc((size_t)info->class_count + 1, sizeof *asked);

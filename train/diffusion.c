@@ -23,6 +23,12 @@ Diffusion diffusion_create(UNet *unet, const Schedule *schedule, const Diffusion
     return d;
 }
 
+static Diffusion of_pipeline(Pipeline *pipeline, const DiffusionOptions *o, int h, int w, Device *dev) {
+    // Validation samples with the changed schedule, and checkpoints record it.
+    if (schedule_changes(&o->schedule)) { schedule_change(&pipeline->schedule, &o->schedule); }
+    return diffusion_create(&pipeline->unet, &pipeline->schedule, o, tokenizer_length(pipeline->tokenizer), h, w, dev);
+}
+
 Diffusion diffusion_open(Pipeline *pipeline, const DiffusionOptions *o, int h, int w, Device *dev) {
     const UNetConfig *config = &pipeline->unet.config;
     if (config->in_channels != 2 * config->out_channels) {
@@ -30,9 +36,7 @@ Diffusion diffusion_open(Pipeline *pipeline, const DiffusionOptions *o, int h, i
             "a model with `cocogold init --from`",
             pipeline->folder, config->in_channels, 2 * config->out_channels);
     }
-    // Validation samples with the changed schedule, and checkpoints record it.
-    if (schedule_changes(&o->schedule)) { schedule_change(&pipeline->schedule, &o->schedule); }
-    return diffusion_create(&pipeline->unet, &pipeline->schedule, o, tokenizer_length(pipeline->tokenizer), h, w, dev);
+    return of_pipeline(pipeline, o, h, w, dev);
 }
 
 Diffusion diffusion_open_text(Pipeline *pipeline, const DiffusionOptions *o, int h, int w, Device *dev) {
@@ -42,8 +46,7 @@ Diffusion diffusion_open_text(Pipeline *pipeline, const DiffusionOptions *o, int
             "make one with `cocogold init --text-to-image`",
             pipeline->folder, config->in_channels, config->out_channels);
     }
-    if (schedule_changes(&o->schedule)) { schedule_change(&pipeline->schedule, &o->schedule); }
-    return diffusion_create(&pipeline->unet, &pipeline->schedule, o, tokenizer_length(pipeline->tokenizer), h, w, dev);
+    return of_pipeline(pipeline, o, h, w, dev);
 }
 
 void diffusion_check_latents(const Pipeline *p, const ShardSet *shards) {

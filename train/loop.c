@@ -12,7 +12,7 @@ void trainer_open(Trainer *t, const TrainOptions *options) {
     Launch launch = launch_detect();
     t->options = options;
     comm_meet(&t->comm, &launch);
-    device_open(&t->dev, comm_device_index(&t->comm));
+    device_open(&t->dev, device_of_rank(launch.local_rank));
     comm_open(&t->comm, &t->dev);
     // Only rank 0 prints; die() and warn() report on all ranks.
     if (t->comm.rank > 0 && !freopen("/dev/null", "w", stdout)) { die("/dev/null: cannot be opened"); }

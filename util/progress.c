@@ -43,7 +43,7 @@ Progress progress_begin(const char *what, const char *unit, long long total, lon
                       .total = total,
                       .first = first,
                       .started = now,
-                      .printed = now,
+                      .printed = error_first_rank() ? now : NAN,
                       .terminal = isatty(STDERR_FILENO)};
 }
 
@@ -52,7 +52,7 @@ enum { QUIET = 2 }; // seconds at the start of work
 Progress progress_work(const char *what, long long total) {
     Progress p = progress_begin(what, NULL, total, 0);
     double first = p.started + QUIET;
-    p.printed = error_first_rank() ? first - interval(&p) : NAN;
+    if (error_first_rank()) { p.printed = first - interval(&p); }
     return p;
 }
 
@@ -109,6 +109,7 @@ void progress_update(Progress *p, long long done) {
 }
 
 void progress_end(Progress *p, long long done) {
-    if (!p->unit && !(p->printed >= p->started + QUIET)) { return; }
+    double first = p->unit ? p->started : p->started + QUIET;
+    if (!(p->printed >= first)) { return; }
     print_line(p, done, now_seconds() - p->started, true);
 }

@@ -1,5 +1,5 @@
 // Progress of a long computation on stderr. On a terminal one line is rewritten in place ("encode 512/2000  35.1/s
-// 0:42 left"); in a file, a new line is written every ten seconds.
+// 0:42 left"); in a file, a new line is written every ten seconds. Of several ranks only rank 0 prints.
 #pragma once
 #include <stdbool.h>
 
@@ -20,7 +20,7 @@ void progress_update(Progress *progress, long long done);
 void progress_end(Progress *progress, long long done); // prints the last line, with the total time
 
 // Work of no unit that people count (bytes, FLOPs), which is quick where models and files are small: nothing is printed
-// in the first two seconds, or by another rank than 0, and progress_end prints nothing if progress_add did not.
+// in the first two seconds, and progress_end prints nothing if progress_add did not.
 //     segment: step 2 of 4  37%  0:42 left
 Progress progress_work(const char *what, long long total);
 void progress_add(Progress *progress, long long work);

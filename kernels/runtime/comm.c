@@ -14,7 +14,6 @@ const char *const comm_lacks = NULL;
 const char *const comm_lacks = "MPI: install Open MPI's headers (setup.sh does)";
 #endif
 void comm_before_waiting(Comm *comm) { (void)comm; }
-int comm_device_index(const Comm *comm) { return comm->local_rank; }
 
 #ifdef HAVE_MPI
 #include <mpi.h>

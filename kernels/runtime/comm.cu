@@ -14,8 +14,6 @@ extern "C" {
 
 const bool comm_needs_mpi = false;
 
-int comm_device_index(const Comm *comm) { return gpu_count() == 1 ? 0 : comm->local_rank; }
-
 #ifdef HAVE_NCCL
 #include <nccl.h>
 

@@ -1,8 +1,8 @@
 // Communication between ranks, one process per device: comm.cu on NCCL, comm.c on MPI.
 //
-//     Launch launch = launch_detect();             // kernels/runtime/launch.h
-//     comm_meet(&comm, &launch);                   // dies with a sentence if not all ranks arrive
-//     device_open(&dev, comm_device_index(&comm)); // if one rank finds no device, all ranks end
+//     Launch launch = launch_detect();                      // kernels/runtime/launch.h
+//     comm_meet(&comm, &launch);                            // dies with a sentence if not all ranks arrive
+//     device_open(&dev, device_of_rank(launch.local_rank)); // if one rank finds no device, all ranks end
 //     comm_open(&comm, &dev);
 //     ... backward of a part ...
 //     comm_all_reduce_sum(&comm, grads + begin, count); // starts when the work queued so far is done
@@ -34,8 +34,6 @@ typedef struct Comm {
 // Collective. Waits up to 5 minutes until all processes have found each other: over MPI if mpirun has started them,
 // else over TCP. After this, a rank that ends before comm_close ends all ranks.
 void comm_meet(Comm *comm, const Launch *launch);
-// The index of this rank's device: the local rank, or 0 if the launcher shows each rank only its own GPU.
-int comm_device_index(const Comm *comm);
 // Collective. dev stays open until after comm_close.
 void comm_open(Comm *comm, Device *dev);
 // Collective. Waits for all communication, on the device and between hosts.

@@ -20,8 +20,6 @@ struct DeviceInternals {
 // Dies with file, line and the call if the call failed.
 void cuda_check(cudaError_t error, const char *what, const char *file, int line);
 void cublas_check(cublasStatus_t status, const char *what, const char *file, int line);
-// The number of GPUs, at least one; dies with a sentence if none can be used.
-int gpu_count();
 #define CHECK_CUDA(call) CHECK_CUDA_RESULT(call, #call)
 #define CHECK_CUDA_RESULT(error, call) cuda_check((error), call, __FILE__, __LINE__) // of a call that was made before
 #define CHECK_CUBLAS(call) cublas_check((call), #call, __FILE__, __LINE__)

@@ -22,6 +22,8 @@ struct DeviceEvent {
     double recorded; // clock
 };
 
+int device_of_rank(int local_rank) { return local_rank; }
+
 void device_open(Device *dev, int index) {
     (void)index;
     *dev = (Device){.host_memory = true, .scope = ""};

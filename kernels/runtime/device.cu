@@ -49,7 +49,8 @@ static Version driver_version() {
     return Version(number);
 }
 
-int gpu_count() {
+// The number of GPUs, at least one; dies with a sentence if none can be used.
+static int gpu_count() {
     int count = 0;
     const cudaError_t error = cudaGetDeviceCount(&count);
     if (error == cudaSuccess) { return count; }
@@ -101,6 +102,8 @@ static void check_opened(const cudaDeviceProp &prop, int index, cudaError_t erro
     }
     CHECK_CUDA_RESULT(error, call);
 }
+
+int device_of_rank(int local_rank) { return gpu_count() == 1 ? 0 : local_rank; }
 
 void device_open(Device *dev, int index) {
     const int count = gpu_count();

@@ -88,6 +88,9 @@ typedef struct Device {
 typedef struct DeviceEvent DeviceEvent;
 typedef struct DeviceGraph DeviceGraph;
 
+// The index of the accelerator of this rank of the machine: its number, or 0 if the launcher shows each rank only its
+// own accelerator.
+int device_of_rank(int local_rank);
 // Fills *dev for accelerator `index` (ignored on the CPU).
 void device_open(Device *dev, int index);
 void device_close(Device *dev);

@@ -138,3 +138,10 @@ Launch launch_detect(void) {
     launch.secret = read_secret();
     return launch;
 }
+
+void launch_want_alone(const char *command) {
+    Launch launch = launch_detect();
+    if (launch.world == 1) { return; }
+    die("%s runs as one process, but was started by %s as one of %d ranks: start it without a launcher", command,
+        launch_name(launch.kind), launch.world);
+}

@@ -23,4 +23,6 @@ typedef struct {
 // The secret is COCOGOLD_SECRET, or else a starter's name for the job: TORCHELASTIC_RUN_ID, SLURM_JOB_ID,
 // PMIX_NAMESPACE or PMI_JOBID, the first that is set ("none", torchrun's default, is none).
 Launch launch_detect(void);
+// For a command that runs as one process: dies if it was started as one of several ranks.
+void launch_want_alone(const char *command);
 const char *launch_name(LaunchKind kind); // "mpirun", "torchrun's variables", ...

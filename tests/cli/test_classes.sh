@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# Which classes count as seen: those that a training asks for, or an earlier one that it started from. encode marks them
-# in the shards, train writes them into the model and validates by them.
+# Which classes count as seen: those that a training asks for, or an earlier one that it started from. train writes them
+# into the model and validates by them, eval goes by the model.
 source "$(dirname "$0")/common.sh"
 prepare
 
@@ -40,7 +40,7 @@ run "train without people" "${train[@]}" --model model --shards without --out wi
 check_not "they are none of its classes" grep -qw person <<<"$(list train_classes without-run/model)"
 check "others are" grep -qw circle <<<"$(list train_classes without-run/model)"
 run "encode a validation without them, of a training with them" "${encode[@]}" --data data --split val --out without \
-    --exclude person --trained "person,yellow square"
+    --exclude person
 
 # A second fine-tuning adds to what the first one saw.
 run "encode a third class" "${encode[@]}" --data data --out third --classes "blue square"
@@ -63,8 +63,8 @@ check "with the classes that have some there is no such line" [ "$?-$(grep -c "h
 run "train-vae of a model with seen classes" train-vae "${train[@]:1}" --model two-run/model --data data --out two-vae
 check "it keeps them" cmp two-run/model/cocogold.json two-vae/model/cocogold.json
 
-# Validation goes by what this training sees, not by what the validation shards were told.
-run "encode the validation of all classes" "${encode[@]}" --data data --split val --out two --classes all --trained "blue square"
+# Validation goes by what this training sees.
+run "encode the validation of all classes" "${encode[@]}" --data data --split val --out two --classes all
 run "train and validate" "${train[@]}" --model model --shards two --out valid --validate-every 1 --validation-samples 100 --validation-steps 1
 both="person=1 yellow square=1"
 check "two classes are seen, no others" [ "$(seen valid/validation/step-000001.csv)" = "$both" ]
@@ -78,21 +78,14 @@ check "people are seen as well" [ "$(seen valid-two/validation/step-000001.csv)"
 run "eval of crops" eval --model valid/model --protocol crops --shards two --steps 1 --bootstrap 0 --out crops
 check "the same classes are seen" [ "$(seen crops/pairs.csv)" = "$both" ]
 
-# A data set with classes of its own, and without a list of seen ones.
+# A data set with classes of its own, and without a list of seen ones. A model without a list has seen none.
 cp -r data own && rm own/classes/seen.txt
-"$cocogold" "${encode[@]}" --data own --split val --out own-shards >own.out 2>own.err
-code=$?
-check "encode a validation split of own classes: $(grep warning: own.err)" [ $code = 0 ]
-check "a warning, in one line" [ "$(grep -c warning: own.err)-$(grep -c 'warning: own: has neither classes/seen.txt nor the classes of default14: .*--trained' own.err)" = 1-1 ]
-run "eval of an untrained model on it" eval --model model --protocol crops --shards own-shards --steps 1 --bootstrap 0 --out own-eval
-check "all that are drawn are seen" [ -z "$(column seen own-eval/pairs.csv | grep '=0$')" ]
-check "and some are drawn" [ -n "$(seen own-eval/pairs.csv)" ]
-for list in --trained --classes; do
-    "$cocogold" "${encode[@]}" --data own --split val --out own$list $list person >/dev/null 2>own.err
-    check "no warning with $list" [ "$?-$(grep -c warning: own.err)" = 0-0 ]
-done
-run "encode it with --trained" "${encode[@]}" --data own --split val --out own-marked --trained person
-run "eval on it" eval --model model --protocol crops --shards own-marked --steps 1 --bootstrap 0 --out own-eval
+run "encode a validation split of own classes" "${encode[@]}" --data own --split val --out own-shards
+crops=(eval --model model --protocol crops --shards own-shards --steps 1 --bootstrap 0)
+"$cocogold" "${crops[@]}" --out own-eval >/dev/null 2>own.err
+check "eval of an untrained model on it: $(cat own.err)" grep -q "^cocogold: warning: model does not say which classes it was trained on: all count as unseen (see --seen)$" own.err
+check "all are unseen" [ -z "$(seen own-eval/pairs.csv)" ]
+run "eval with --seen" "${crops[@]}" --out own-eval --seen person
 check "only this class is seen" [ "$(seen own-eval/pairs.csv)" = person=1 ]
 
 # Thresholds are chosen on seen classes; --seen says which. Where there are none, on all.

@@ -37,6 +37,9 @@ cp "$picture" cut.png && cut_in_half cut.png
 cp -rl data year-data && for name in year-data/{val,annotations/instances_val.json}; do
     mv "$name" "${name/val/val2017}"
 done
+cp -rl data lvis && for split in train val; do
+    sed -i 's/"file_name"/"neg_category_ids": [1], "file_name"/' lvis/annotations/instances_$split.json
+done
 cp -rl data no-list && rm no-list/classes/seen.txt
 echo "not a picture" >text.png
 echo "a file" >file
@@ -82,8 +85,9 @@ dies "encode unknown targets" "--targets" "${encode[@]}" --data data --model mod
 dies "encode a part of nothing" "--part" "${encode[@]}" --data data --model model --part 3/2
 dies "encode a part whose number is beyond 32 bits" "--part" "${encode[@]}" --data data --model model --part 4294967297/4294967298
 dies "encode the default classes of a data set that lacks them" 'the default of --classes, default14: class "car" is not among the 25 categories of no-list/annotations/instances_train.json: expected all, or a LIST of its names' encode --split train --min-side 1 --data no-list --model model --out new
-dies "encode a class that is trained and excluded" '--trained and --exclude: expected class "person" in only one of them' "${encode[@]}" --data data --model model --trained "person,red circle" --exclude person
 dies "encode captions of some classes" "--classes person: captions are of whole pictures" encode --split train --data data --model model --out new --texts captions --classes person
+dies "encode absent classes of LVIS" 'lvis/annotations/instances_train.json: field "neg_category_ids" or "not_exhaustive_category_ids", as in LVIS' "${encode[@]}" --data lvis --model model --absent 0.1
+dies "eval absent classes of LVIS" "lvis/annotations/instances_val.json" eval --data lvis --model model --absent 0.1 --out new
 dies "encode with another seed into the same folder" "seed" "${encode[@]}" --data data --model model --out latents --targets overlay,mask --seed 5
 
 # ---- train

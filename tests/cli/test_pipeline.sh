@@ -49,6 +49,11 @@ done
 # encode, killed in the middle and run again, writes the same files.
 encode=(encode --model vae/model --data data --split train --min-side 1 --shard-size 5)
 run "encode, six shards" "${encode[@]}" --out six
+said() { # said TEXT ARGUMENTS...: what encode says of its size
+    check "encode: $1" grep -qF "train: squares of $1" <<<"$("$cocogold" "${encode[@]}" "${@:2}" 2>/dev/null)"
+}
+said "64 pixels (from the model's configs; --resolution chooses another side), latents of 16 x 16 x 4" --out six
+said "32 pixels (--resolution), latents of 8 x 8 x 4" --resolution 32 --out small
 "$cocogold" "${encode[@]}" --out killed >/dev/null 2>&1 &
 for _ in $(seq 1000); do
     [ -e killed/train-00001.h5 ] && break
@@ -58,13 +63,26 @@ kill -KILL $! && wait $! 2>/dev/null
 check_not "killed before its end" ls killed/train.json
 run "encode again" "${encode[@]}" --out killed
 check "encode: the same files as without the kill" diff -r six killed
+# Ranks of a launcher divide the shards; --part comes first. Other commands that are one process refuse.
+as_rank() { env "RANK=$1" LOCAL_RANK="$1" WORLD_SIZE=2 MASTER_ADDR=127.0.0.1 MASTER_PORT=1 "$cocogold" "${@:2}"; }
+check "encode as rank 1 of 2" as_rank 1 "${encode[@]}" --out ranks
+check "encode: rank 1 has written its half" [ "$(cd ranks && echo *)" = "train-00001.h5 train-00003.h5 train-00005.h5" ]
+check "encode as rank 0 of 2" as_rank 0 "${encode[@]}" --out ranks
+check "encode: the same files as by one process" diff -r six ranks
+check "encode as rank 0 of 2, with --part" as_rank 0 "${encode[@]}" --out part --part 6/6
+check "encode: rank 0 has written that part" [ "$(cd part && echo *)" = "train-00005.h5" ]
+for command in "segment --image $one --text person" "eval --data data"; do
+    # shellcheck disable=SC2086 # several words
+    RANK=1 LOCAL_RANK=1 WORLD_SIZE=2 MASTER_ADDR=127.0.0.1 MASTER_PORT=1 dies "${command%% *} as one of two ranks" \
+        "${command%% *} runs as one process, but was started by torchrun's variables as one of 2 ranks" $command --model model --out refused
+done
 check "encode: shards" is_shard latents/train-00000.h5
 check "encode: shards of the validation split" is_shard latents/val-00000.h5
 run "encode, without pictures of a class" encode --model vae/model --data data --split train --out without \
     --min-side 1 --exclude person
 check "encode: they are counted" grep -q '"excluded": \[' without/train.json
 check_not "encode: they give no sample" grep -q '"person"' without/train.json
-dies "encode: the same folder for other pictures" '"trained" is 0 for "person", but this command asks for 1 for "person"' \
+dies "encode: the same folder for other pictures" '"drawn" is 2 for "person", but this command asks for 1 for "person"' \
     encode --model vae/model --data data --split train --out without --min-side 1
 
 unet=(train --model vae/model --shards latents --max-train-steps 2 --train-batch-size 4 --gradient-accumulation-steps 2

@@ -5,7 +5,7 @@ source "$(dirname "$0")/common.sh"
 source "$root/tests/cli/ranks.sh"
 PATH=$PATH:/usr/local/sbin:/usr/sbin:/sbin
 skip() { echo "skipped: $1"; echo "0 passed, 0 failed"; exit 0; }
-for program in munged slurmctld slurmd srun sbatch scancel squeue sinfo; do
+for program in munged slurmctld slurmd srun sbatch scancel scontrol squeue sinfo; do
     command -v $program >/dev/null || skip "Slurm is not installed (no $program)"
 done
 
@@ -22,7 +22,7 @@ SlurmctldPort=$(free_port)
 SlurmdPort=$(free_port)
 CommunicationParameters=NoCtldInAddrAny,NoInAddrAny
 AuthType=auth/munge
-AuthInfo=socket=$work/munge.socket
+AuthInfo=socket=$work/munge.socket,cred_expire=5
 SlurmUser=$me
 SlurmdUser=$me
 StateSaveLocation=$work/slurm-state
@@ -108,20 +108,24 @@ check "same bits as the uninterrupted run" same_bits usr1 two
 cat >train.sh <<TEXT
 #!/bin/bash
 #SBATCH --nodes 1 --ntasks-per-node 2
-#SBATCH --signal USR1@300
+#SBATCH --cpus-per-task 1 --signal USR1@300 --requeue --open-mode append
+export SRUN_CPUS_PER_TASK=1
 srun --kill-on-bad-exit=1 --mpi=pmix ${two[*]} --checkpoint-every 0 --resume --out batch
+code=\$?
+[ \$code != 138 ] || scontrol requeue "\$SLURM_JOB_ID"
+exit \$code
 TEXT
 submit() { job=$(timeout 20 sbatch --parsable --output="$1" train.sh); }
-submit batch1.log
+waiting() { [ "$(squeue --noheader -o %T 2>&1)" = PENDING ]; }
+submit batch.log
 reach batch 3 some_jobs
 check "scancel --signal USR1 of a batch job" timeout 20 scancel --signal USR1 "$job"
-check "it ends" within 60 no_jobs
+check "it waits for its next turn" within 60 waiting
 check "with a checkpoint of step $(lines batch), its last one" saved_last batch
-submit batch2.log
-check "submitted again, it ends" within 120 no_jobs
+check "in that turn it ends" within 120 no_jobs
 check "same bits as the uninterrupted run" same_bits batch two
 
-submit batch3.log
+submit again.log
 check "a finished run ends at once" within 60 no_jobs
 check "nothing was added" [ "$(lines batch)" = 10 ]
 

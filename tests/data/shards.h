@@ -36,7 +36,7 @@ static inline ShardInfo test_info(int shards, int number) {
     memset(info.vae_sha256, 'a', 64);
     memset(info.annotations_sha256, 'b', 64);
     shard_info_classes(&info, TEST_CLASSES, test_classes);
-    info.trained[1] = info.sampled[1] = info.sampled[0] = info.sampled[2] = info.sampled[3] = 1;
+    info.sampled[1] = info.sampled[0] = info.sampled[2] = info.sampled[3] = 1;
     return info;
 }
 

@@ -141,7 +141,6 @@ static void test_panoptic_folder(void **state) {
     free(from_file);
     assert_dies("class \"cat\" is not among the 2 categories", classes_parse(&c, "--classes", "kite,cat", NULL));
     assert_dies("--classes default14: class \"car\"", classes_parse(&c, "--classes", "default14", NULL));
-    assert_false(classes_has_default(&c));
     assert_dies("names no class", classes_parse(&c, "--classes", ",", NULL));
     assert_dies("cannot be opened", classes_parse(&c, "--classes", "@/no/such/file", NULL));
     coco_free(&c);

@@ -222,6 +222,30 @@ static void write_picture_at(const char *name) {
     free(folder);
 }
 
+// LVIS says of each picture of which classes it has none, or not all.
+static void test_federated(void **state) {
+    (void)state;
+    static const struct {
+        const char *field;
+        bool federated;
+    } rows[] = {{"", false},
+                {", \"neg_category_ids\": [4, 7]", true},
+                {", \"not_exhaustive_category_ids\": []", true},
+                {", \"my\": {\"neg_category_ids\": [4]}", false}};
+    for (int i = 0; i < 4; i++) {
+        char *image = xprintf("%s%s", image_1, rows[i].field);
+        Coco c = read_one(image, "{\"id\": 1, \"image_id\": 1, \"category_id\": 4, " POLYGON "}", cat);
+        assert_int_equal(c.picture_count, 1);
+        assert_int_equal(c.federated, rows[i].federated);
+        coco_want_exhaustive(&c, 0);
+        if (c.federated) {
+            assert_dies("may still be in the picture, expected no --absent", coco_want_exhaustive(&c, 0.1));
+        }
+        coco_free(&c);
+        free(image);
+    }
+}
+
 // Opens a data set whose only picture has these fields and is stored at `place`, and reads it.
 static bool is_found(const char *fields, const char *place) {
     remove_tree(in_folder("set"));
@@ -331,9 +355,10 @@ static void test_turned(void **state) {
 }
 
 int main(void) {
-    const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_leaving),        cmocka_unit_test(test_derived),        cmocka_unit_test(test_kept),
-        cmocka_unit_test(test_empty),          cmocka_unit_test(test_computed_names), cmocka_unit_test(test_ids),
-        cmocka_unit_test(test_one_name_twice), cmocka_unit_test(test_file_names),     cmocka_unit_test(test_turned)};
+    const struct CMUnitTest tests[] = {cmocka_unit_test(test_leaving),        cmocka_unit_test(test_derived),
+                                       cmocka_unit_test(test_kept),           cmocka_unit_test(test_empty),
+                                       cmocka_unit_test(test_computed_names), cmocka_unit_test(test_ids),
+                                       cmocka_unit_test(test_one_name_twice), cmocka_unit_test(test_file_names),
+                                       cmocka_unit_test(test_turned),         cmocka_unit_test(test_federated)};
     return cmocka_run_group_tests(tests, folder_begin, folder_end);
 }

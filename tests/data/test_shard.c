@@ -63,26 +63,21 @@ static void round_trip(void **state) {
     shard_info_free(&info);
 }
 
-// Older shards mark excluded classes as trained; what no sample asks for makes no difference.
-static void excluded_and_trained(void **state) {
+static void other_classes_drawn(void **state) {
     (void)state;
-    ShardInfo older = test_info(1, 0), info = test_info(1, 0);
+    ShardInfo one = test_info(1, 0), other = test_info(1, 0);
     char a[128], b[128];
-    older.absent = info.absent = 0;
-    older.trained[0] = 1;
-    info.trained[0] = 0;
-    assert_string_equal(shard_info_difference(&older, &info, true, a, b), "trained");
-    older.sampled[0] = CLASS_EXCLUDED;
-    assert_string_equal(shard_info_difference(&older, &info, true, a, b), "trained");
-    info.sampled[0] = CLASS_EXCLUDED;
-    assert_null(shard_info_difference(&older, &info, true, a, b));
-    older.trained[1] = !info.trained[1];
-    assert_string_equal(shard_info_difference(&older, &info, true, a, b), "trained");
-    older.trained[1] = info.trained[1];
-    older.absent = info.absent = 0.5; // older shards ask for excluded classes that are absent
-    assert_string_equal(shard_info_difference(&older, &info, true, a, b), "trained");
-    shard_info_free(&older);
-    shard_info_free(&info);
+    assert_null(shard_info_difference(&one, &other, true, a, b));
+    one.sampled[0] = 1;
+    other.sampled[0] = CLASS_EXCLUDED;
+    assert_string_equal(shard_info_difference(&one, &other, true, a, b), "drawn");
+    char *sentence = xprintf("%s, %s", a, b),
+         *expected = xprintf("1 for \"%s\", 2 for \"%s\"", *one.classes, *one.classes);
+    assert_string_equal(sentence, expected);
+    free(sentence);
+    free(expected);
+    shard_info_free(&one);
+    shard_info_free(&other);
 }
 
 static void equal_bytes_and_empty(void **state) {
@@ -312,9 +307,8 @@ static void missing_parts(void **state) {
     static const char *const datasets[] = {"image_latent",  "target_overlay", "target_mask", "mask",
                                            "class",         "image_id",       "crop",        "area",
                                            "dropped_image", "dropped_reason"};
-    static const char *const attributes[] = {"classes", "trained", "drawn",   "vae_sha256", "resolution",
-                                             "color",   "alpha",   "outline", "seed",       "precision",
-                                             "version", "pass",    "targets"};
+    static const char *const attributes[] = {"classes", "drawn", "vae_sha256", "resolution", "color", "alpha",
+                                             "outline", "seed",  "precision",  "version",    "pass",  "targets"};
     char *path = xprintf("%s/missing.h5", folder), text[128];
     for (size_t i = 0; i < sizeof datasets / sizeof *datasets; i++) {
         fresh(path);
@@ -382,8 +376,8 @@ static void wrong_parts(void **state) {
     assert_dies("attribute \"alpha\" has the wrong type, expected float", shard_open(path));
     replace_attribute(path, "classes", H5T_NATIVE_INT, 2, many);
     assert_dies("attribute \"classes\" has the wrong type, expected text", shard_open(path));
-    replace_attribute(path, "trained", H5T_NATIVE_INT, 2, many);
-    assert_dies("attribute \"trained\" has the wrong number of values", shard_open(path));
+    replace_attribute(path, "drawn", H5T_NATIVE_INT, 2, many);
+    assert_dies("attribute \"drawn\" has the wrong number of values", shard_open(path));
     free(path);
 }
 
@@ -629,7 +623,7 @@ int main(void) {
         cmocka_unit_test(wrong_texts),     cmocka_unit_test(chunked_texts),
         cmocka_unit_test(full_disk),       cmocka_unit_test(old_format),
         cmocka_unit_test(copies),          cmocka_unit_test(claimed_sizes),
-        cmocka_unit_test(other_files),     cmocka_unit_test(excluded_and_trained),
+        cmocka_unit_test(other_files),     cmocka_unit_test(other_classes_drawn),
     };
     int failures = cmocka_run_group_tests_name("data/shard", tests, NULL, NULL);
     remove_tree(folder);

@@ -42,6 +42,17 @@ static void templates_and_synonyms(void **state) {
     }
 }
 
+static void underscores(void **state) {
+    (void)state;
+    const char *names[] = {"alarm_clock", "bow_(weapon)", "floor-wood"};
+    const char *expected[] = {"a_photo of alarm clock_", "a_photo of bow (weapon)_", "a_photo of floor-wood_"};
+    for (int i = 0; i < 3; i++) {
+        char *prompt = prompt_fill("a_photo of {}_", names[i]);
+        assert_string_equal(prompt, expected[i]);
+        free(prompt);
+    }
+}
+
 static void mistakes(void **state) {
     (void)state;
     PromptSet sets[MAX_PROMPT_SETS];
@@ -56,7 +67,8 @@ static void mistakes(void **state) {
 
 int main(void) {
     if (close(mkstemp(path)) != 0) { return 1; }
-    const struct CMUnitTest tests[] = {cmocka_unit_test(templates_and_synonyms), cmocka_unit_test(mistakes)};
+    const struct CMUnitTest tests[] = {cmocka_unit_test(templates_and_synonyms), cmocka_unit_test(underscores),
+                                       cmocka_unit_test(mistakes)};
     int failed = cmocka_run_group_tests(tests, NULL, NULL);
     unlink(path);
     return failed;

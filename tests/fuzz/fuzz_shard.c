@@ -7,13 +7,12 @@
 
 const char *const fuzz_files[] = {"changes", NULL};
 
-static const char *const attributes[] = {"split",     "source",        "vae_sha256",  "annotations_sha256",
-                                         "precision", "version",       "resolution",  "color",
-                                         "alpha",     "outline",       "absent",      "min_side",
-                                         "passes",    "shards",        "seed",        "targets",
-                                         "pass",      "first_picture", "pictures",    "classes",
-                                         "trained",   "drawn",         "text_source", "texts_sha256",
-                                         "kinds"};
+static const char *const attributes[] = {"split",     "source",        "vae_sha256",   "annotations_sha256",
+                                         "precision", "version",       "resolution",   "color",
+                                         "alpha",     "outline",       "absent",       "min_side",
+                                         "passes",    "shards",        "seed",         "targets",
+                                         "pass",      "first_picture", "pictures",     "classes",
+                                         "drawn",     "text_source",   "texts_sha256", "kinds"};
 static const char *const datasets[] = {"class",          "image_id",    "crop",  "area", "dropped_image",
                                        "dropped_reason", "text",        "texts", "kind", "image_latent",
                                        "target_overlay", "target_mask", "mask"};

@@ -1,16 +1,33 @@
-"""Fixtures of the evaluation tests: a small data set, a random mini model and its evaluation."""
+"""Fixtures of the evaluation tests: a small data set, a random mini model and its evaluation; pages whose lines run."""
 import os
 import pathlib
+import re
+import shlex
 import subprocess
 
 import pytest
 import torch
+
+from conftest import ROOT
 
 COCOGOLD = os.path.abspath(os.environ.get("COCOGOLD", "./cocogold"))
 
 
 def cocogold(*arguments, **kwargs):
     return subprocess.run([COCOGOLD, *map(str, arguments)], check=True, capture_output=True, text=True, **kwargs)
+
+
+def run_page(page, folder, least):
+    """Runs the indented commands and the blocks of Python of a page in docs/, in their order; returns Python's names."""
+    names = {}
+    parts = re.findall(r"^    cocogold ([^\n]*)$|^```python\n(.*?)^```$", (ROOT / "docs" / page).read_text(), re.M | re.S)
+    assert len(parts) >= least
+    for command, code in parts:
+        if command:
+            subprocess.run([COCOGOLD, *shlex.split(command)], check=True, cwd=folder, capture_output=True)
+        else:
+            exec(code, names)
+    return names
 
 
 @pytest.fixture(scope="session")

@@ -1,30 +1,12 @@
 """docs/DIFFUSERS.md: its commands and its Python lines, run one after the other on mini models."""
 import json
-import re
-import shlex
 import shutil
-import subprocess
 
 import numpy as np
 import pytest
 from PIL import Image
 
-from conftest import ROOT
-from evaluation import COCOGOLD, cocogold, data, model  # noqa: F401
-
-
-def run_page(folder):
-    """Runs the indented commands and the blocks of Python, in their order; returns Python's names."""
-    names = {}
-    text = (ROOT / "docs" / "DIFFUSERS.md").read_text()
-    parts = re.findall(r"^    cocogold ([^\n]*)$|^```python\n(.*?)^```$", text, re.M | re.S)
-    assert len(parts) >= 7
-    for command, code in parts:
-        if command:
-            subprocess.run([COCOGOLD, *shlex.split(command)], check=True, cwd=folder, capture_output=True)
-        else:
-            exec(code, names)
-    return names
+from evaluation import cocogold, data, model, run_page  # noqa: F401
 
 
 # A random model draws greys around the middle: with grey paint it has masks.
@@ -39,7 +21,7 @@ def test_the_page(data, model, tmp_path, monkeypatch, target, template):
     (tmp_path / "run" / "model" / "cocogold.json").write_text(json.dumps(settings))
     Image.open(sorted((data / "val").iterdir())[0]).convert("RGB").crop((0, 0, 64, 64)).save("picture.png")
     cocogold("encode", "--model", "run/model", "--data", "data", "--split", "val", "--out", "latents", "--min-side", 0)
-    page = run_page(tmp_path)
+    page = run_page("DIFFUSERS.md", tmp_path, 7)
     ours = np.array(Image.open("ours-mask.png")) > 0
     drawn = np.array(Image.open("ours-prediction.png")) / 255
     theirs = page["mask"].numpy()

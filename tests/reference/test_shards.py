@@ -105,9 +105,9 @@ def test_schema(shards):
             types = {"class": np.int16, "image_id": np.int64, "crop": np.int32, "area": np.float32}
             assert all(f[k].dtype == t for k, t in types.items()) and f["crop"].shape == (n, 3)
             a = f.attrs
-            assert len(a["classes"]) == len(a["trained"]) == len(a["drawn"]) == 25
+            assert len(a["classes"]) == len(a["drawn"]) == 25
             assert text(a["classes"][0]) == "person" and text(a["classes"][1]) == "red circle"
-            assert list(a["trained"][:3]) == [1, 0, 1]
+            assert list(a["drawn"][:3]) == [1, 0, 1]
             assert len(text(a["vae_sha256"])) == 64 and text(a["precision"]) in ("fp32", "bf16")
             assert (a["resolution"], a["alpha"], a["outline"], a["seed"]) == (64, 0.75, 0, 11)
             assert list(a["color"]) == [255, 250, 0] and a["pass"] == number // 2 and text(a["targets"]) == "overlay,mask"

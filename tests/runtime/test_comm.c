@@ -23,7 +23,7 @@ static int setup(void **state) {
     (void)state;
     Launch launch = launch_detect();
     comm_meet(&comm, &launch);
-    device_open(&dev, comm_device_index(&comm));
+    device_open(&dev, device_of_rank(launch.local_rank));
     comm_open(&comm, &dev);
     seed = (uint64_t)(now_seconds() * 1e9);
     comm_host_broadcast(&comm, &seed, sizeof seed, 0);

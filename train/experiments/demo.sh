@@ -61,7 +61,7 @@ known=@$base/data/classes/known.txt new=@$base/data/classes/new-words.txt
 run encode --model $base/start --data $base/data --split train --out $base/latents --targets overlay,mask \
     --min-side 0 --seed "$seed" --classes $known --exclude $new
 run encode --model $base/start --data $base/data --split val --out $base/latents --targets overlay,mask \
-    --min-side 0 --seed "$seed" --trained $known
+    --min-side 0 --seed "$seed"
 stage "$out/unet/model/model_index.json" train --model $base/start --shards $base/latents --out "$out/unet" --resume \
     --target "$target" --max-train-steps "$unet_steps" --multires-noise 0 --t-max-prob 0.5 \
     --validate-every 250 --validation-samples 96 --validation-steps 2 "${unet[@]}"
@@ -82,7 +82,7 @@ group() { # group NAME: a part of the last sentence
     echo "$(figure "groups.$1.giou") (box $(figure "groups.$1.floors.centre_box.giou")," \
         "ceiling $(figure "groups.$1.ceiling.giou"))"
 }
-printf '\nDone in %d:%02d. Mean IoU: fine-tuned classes %s,\nnew combinations %s,\nthe word that fine-tuning never met, orange, %s.\n' \
+printf '\nDone in %d:%02d. gIoU: fine-tuned classes %s,\nnew combinations %s,\nthe word that fine-tuning never met, orange, %s.\n' \
     $(((SECONDS - started) / 60)) $(((SECONDS - started) % 60)) "$(group known)" "$(group "new combinations")" \
     "$(group "new word")"
 printf 'Open %s/report.html; the figures are in %s/metrics.json.\n' "$out" "$out"

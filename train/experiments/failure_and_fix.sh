@@ -152,7 +152,7 @@ encode_arm() { # the latents of the current arm
     local list=$without
     [ "$classes" = without ] || list=$with
     encode train "$latents" --classes "$list" --passes "$passes" "${encode_options[@]}" "${draw_options[@]}"
-    encode val "$latents" --classes all-things --trained "$without" --passes 1 "${encode_options[@]}"
+    encode val "$latents" --classes all-things --passes 1 "${encode_options[@]}"
 }
 
 train_arm() { # train_arm FOLDER NAME SEED STEPS RECIPE...: the run of the current arm
@@ -361,7 +361,7 @@ if has_part words; then # ten colours, as in the demo
     data=$out/word-data known=@$out/word-data/classes/known.txt new=@$out/word-data/classes/new-words.txt
     stage "$data/synth.json" ./cocogold synth "$data" --colors 10 --train "$train" --val "$val" --seed 1 --new-words "$new_word"
     encode train "$out/latents-words" --classes "$known" --exclude "$new" --passes "$passes"
-    encode val "$out/latents-words" --classes all-things --trained "$known" --passes 1
+    encode val "$out/latents-words" --classes all-things --passes 1
 fi
 if has_part words || [[ $* == *pretrained* ]]; then
     stage "$out/caption-data/synth.json" ./cocogold synth "$out/caption-data" --colors 10 --train "$((4 * train))" \
@@ -375,7 +375,7 @@ if has_part unscaled; then
     stage "$out/unscaled-data/synth.json" ./cocogold synth "$out/unscaled-data" --size 256 --train 400 --val 150 --seed 1
     data=$out/unscaled-data resolution=256
     encode train "$out/unscaled-latents" --classes "$without"
-    encode val "$out/unscaled-latents" --classes all-things --trained "$without"
+    encode val "$out/unscaled-latents" --classes all-things
 fi
 
 # ---- runs and report -------------------------------------------------------------------------------------------------
