@@ -108,11 +108,6 @@ dies "--resume with other targets" "the paint of the shards' targets differs fro
 check "none of them changed anything" diff -r before-data fresh
 cp -r latents moved
 check "--resume with moved shards" "${on[@]}" --shards moved
-cp -r before-data older && sed -i '/^  "stream": {/,/^  }/d; s/^  },$/  }/' older/checkpoint-000001/trainer/state.json
-rm older/checkpoint-000001/trainer/sha256.txt
-check_not "a state of an older version" grep -q stream older/checkpoint-000001/trainer/state.json
-check "can be resumed" "${on[@]}" --out older
-check "with the same bits" same_weights fresh older unet unet_ema
 head -n 4 data/classes/seen.txt >list.txt
 printf 'person: human\n' >synonyms.txt
 listed=("${unet[@]}" --classes @list.txt --text-template '{}|@synonyms.txt' --out lists --resume)
