@@ -261,11 +261,10 @@ static void open_model(Work *w) {
     // Thresholds that --tune-on replaces need no warning.
     w->v.rule = settings_rule(&w->settings, o->answer.model, &o->mask, o->tune_on ? COMPARED_LATENT : compared(o));
     device_open(&w->dev, 0);
-    int parts = PART_UNET | PART_VAE_DECODER | PART_TEXT | PART_SCHEDULE | (o->answer.ema ? PART_UNET_EMA : 0);
-    w->pipeline = pipeline_open(o->answer.model, parts | (o->crops ? 0 : PART_VAE_ENCODER), 0, &w->dev);
+    int parts = PART_VAE_DECODER | PART_TEXT | (o->crops ? 0 : PART_VAE_ENCODER);
+    w->pipeline =
+        pipeline_open_sampling(o->answer.model, parts, o->answer.ema, &o->answer.schedule, w->record.steps, &w->dev);
     Schedule *schedule = &w->pipeline.schedule;
-    if (schedule_changes(&o->answer.schedule)) { schedule_change(schedule, &o->answer.schedule); }
-    schedule_warn_steps(schedule, w->record.steps);
     for (int k = 0; k < w->v.table_count; k++) { // dies if there is no such timestep
         schedule_first_timestep(schedule, w->v.table[k]);
     }

@@ -501,10 +501,9 @@ static void segment_all(Segmenter *s) {
 
 static void segmenter_open(Segmenter *s) {
     const Options *o = &s->o;
-    int parts = PART_UNET | PART_VAE_ENCODER | PART_VAE_DECODER | PART_TEXT | PART_SCHEDULE;
-    s->pipeline = pipeline_open(o->answer.model, parts | (o->answer.ema ? PART_UNET_EMA : 0), 0, &s->dev);
-    if (schedule_changes(&o->answer.schedule)) { schedule_change(&s->pipeline.schedule, &o->answer.schedule); }
-    schedule_warn_steps(&s->pipeline.schedule, steps_of(s));
+    int parts = PART_VAE_ENCODER | PART_VAE_DECODER | PART_TEXT;
+    s->pipeline =
+        pipeline_open_sampling(o->answer.model, parts, o->answer.ema, &o->answer.schedule, steps_of(s), &s->dev);
     s->rule = settings_rule(&s->settings, o->answer.model, &o->mask, COMPARED_PICTURE);
     s->side = pipeline_resolution(&s->pipeline, o->resolution ? o->resolution : s->settings.resolution);
     for (int i = 0; i < s->texts.count; i++) { note_text(s->texts.texts[i], s->pipeline.tokenizer, &s->settings); }

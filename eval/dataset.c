@@ -14,10 +14,9 @@ Dataset dataset_of_pictures(const char *data, const char *split, const char *ann
     return s;
 }
 
-// The outline is not compared: older models do not record theirs, and the true masks have none.
 static void want_paint(const char *folder, const char *split, const char *model, const ShardInfo *info,
                        const ModelSettings *settings) {
-    ShardInfo drawn = {.alpha = settings->alpha, .outline = info->outline};
+    ShardInfo drawn = {.alpha = settings->alpha, .outline = settings->outline};
     memcpy(drawn.color, settings->color, sizeof drawn.color);
     PaintText here = shard_paint(info, settings->target), wanted = shard_paint(&drawn, settings->target);
     if (strcmp(here.text, wanted.text) == 0) { return; }

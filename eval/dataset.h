@@ -19,7 +19,7 @@ typedef struct {
 // Whole pictures: data folder, split and form of annotations ("auto", "instances", "panoptic").
 Dataset dataset_of_pictures(const char *data, const char *split, const char *annotations);
 // Crops: dies if the shards were encoded with another VAE than the model's, or do not hold the target, or if it is
-// painted in another colour or opacity than the model draws.
+// painted otherwise than the model draws (colour, opacity, outline).
 Dataset dataset_of_shards(const char *folder, const char *split, const char *model, const ModelSettings *settings);
 void dataset_close(Dataset *dataset);
 // What a pair is asked with, before the template: its class's name, or its text.

@@ -174,10 +174,7 @@ static int drawing_open(Drawing *d) {
     Device *dev = &d->dev;
     Pipeline *p = &d->pipeline;
     device_open(dev, 0);
-    int parts = PART_UNET | PART_VAE_DECODER | PART_TEXT | PART_SCHEDULE;
-    *p = pipeline_open(o->model, parts | (o->ema ? PART_UNET_EMA : 0), 0, dev);
-    if (schedule_changes(&o->schedule)) { schedule_change(&p->schedule, &o->schedule); }
-    schedule_warn_steps(&p->schedule, o->steps);
+    *p = pipeline_open_sampling(o->model, PART_VAE_DECODER | PART_TEXT, o->ema, &o->schedule, o->steps, dev);
     tokenizer_warn_length(p->tokenizer, "--text", o->text);
     if (o->negative) { tokenizer_warn_length(p->tokenizer, "--negative-text", o->negative); }
     int side = pipeline_resolution(p, o->resolution), cells = side / vae_factor(&p->vae_decoder.config);

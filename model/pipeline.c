@@ -103,6 +103,18 @@ Pipeline pipeline_open(const char *folder, int parts, int trained, Device *dev) 
     return p;
 }
 
+Pipeline pipeline_open_sampling(const char *folder, int parts, bool ema, const ScheduleChange *change, int steps,
+                                Device *dev) {
+    Pipeline p = pipeline_open(folder, parts | PART_UNET | PART_SCHEDULE | (ema ? PART_UNET_EMA : 0), 0, dev);
+    Path average = path_of("%s/unet_ema", folder);
+    if (!ema && folder_exists(average.text)) {
+        warn("%s: the averaged weights, which training validated, are used only with --ema", average.text);
+    }
+    if (schedule_changes(change)) { schedule_change(&p.schedule, change); }
+    schedule_warn_steps(&p.schedule, steps);
+    return p;
+}
+
 // As the configs give it; 0: neither does.
 static int configured_resolution(const Pipeline *p, const VAEConfig *vae) {
     Path path = path_of("%s/unet/config.json", p->folder);

@@ -31,6 +31,10 @@ typedef struct {
 // Dies if the folder, a file, a tensor or a field is missing or wrong. `trained`: parts whose weights are to be
 // written; the others' are mapped where they can be. PART_TEXT opens tokenizer and text encoder.
 Pipeline pipeline_open(const char *folder, int parts, int trained, Device *dev);
+// Opens what draws: `parts`, the UNet and the schedule, changed. `ema`: the averaged weights; else a line on stderr
+// says if there are some. Another warns of too few `steps` (schedule_warn_steps).
+Pipeline pipeline_open_sampling(const char *folder, int parts, bool ema, const ScheduleChange *change, int steps,
+                                Device *dev);
 void pipeline_want_folder(const char *folder); // dies early if there is no such folder
 void pipeline_close(Pipeline *pipeline, Device *dev);
 

@@ -126,15 +126,18 @@ int schedule_first_timestep(const Schedule *schedule, int steps) {
     return first;
 }
 
+// Sampling begins with noise alone, but at its first timestep training samples hold a share of the target. That is a
+// fault of the number of steps by what exceeds the share at the last timestep, which every sampling has. 0.03 more:
+// with Stable Diffusion's betas, 15 leading steps (0.036) and fewer are named, 20 (0.022), 25 and 50 (0.008) are not.
 void schedule_warn_steps(const Schedule *schedule, int steps) {
-    int first = schedule_first_timestep(schedule, steps);
-    TimestepSpacing spacing = schedule->config.spacing;
-    if ((spacing == SPACING_LEADING && steps <= 2) || (spacing == SPACING_LINSPACE && steps == 1)) {
-        warn("with %s timesteps, sampling in %d step%s begins at timestep %d of %d, where training samples are %.0f%% "
-             "target: expected more steps, or trailing timesteps (--timestep-spacing trailing)",
-             timestep_spacing_names[spacing], steps, steps > 1 ? "s" : "", first, schedule->T,
-             100 * sqrtf(schedule->alphas_cumprod[first]));
-    }
+    const float most = 0.03f;
+    float least = sqrtf(schedule->alphas_cumprod[schedule->T - 1]), signal = schedule_first_signal(schedule, steps);
+    if (signal - least <= most) { return; }
+    warn("with %s timesteps, sampling in %d step%s begins at timestep %d of %d, where training samples are %.0f%% "
+         "target (at the last timestep %.0f%%): expected more steps, or trailing timesteps (--timestep-spacing "
+         "trailing)",
+         timestep_spacing_names[schedule->config.spacing], steps, steps > 1 ? "s" : "",
+         schedule_first_timestep(schedule, steps), schedule->T, 100 * signal, 100 * least);
 }
 
 float schedule_first_signal(const Schedule *schedule, int steps) {

@@ -46,8 +46,8 @@ typedef struct {
 bool schedule_changes(const ScheduleChange *change);
 // Replaces the schedule; dies if it then hides all, or if the signal is none of those above.
 void schedule_change(Schedule *schedule, const ScheduleChange *change);
-// Says on stderr that leading timesteps with one or two steps, or one step of linspace, begin where little noise is
-// left.
+// Says on stderr that sampling begins where training samples hold more of the target than at the last timestep: few
+// leading timesteps, or one step of linspace.
 void schedule_warn_steps(const Schedule *schedule, int steps);
 // The first of `steps` timesteps.
 int schedule_first_timestep(const Schedule *schedule, int steps);

@@ -310,10 +310,10 @@ void checkpoint_start(const char *model, const Trained *t, Optimizer *opt, Devic
     if (opt->ema) { device_copy(dev, opt->ema, opt->master, opt->count * sizeof *opt->ema, false); }
 }
 
-// An option that the checkpoint recorded, or 0.
-static int recorded_integer(const Json *state, const char *name) {
-    yajl_val value = json_find(json_find(state->root, "options"), name);
-    return YAJL_IS_INTEGER(value) ? (int)YAJL_GET_INTEGER(value) : 0;
+static int recorded_integer(const Json *state, const char *option) {
+    yajl_val value = json_find(json_find(state->root, "options"), option);
+    if (!YAJL_IS_INTEGER(value)) { die("%s: field \"options.%s\" is missing", state->path, option); }
+    return (int)YAJL_GET_INTEGER(value);
 }
 
 // The numbers of ranks and micro-batches may change, as long as a step keeps its number of samples.
@@ -336,7 +336,7 @@ static void check_launch(const TrainOptions *o, const Json *state, const char *c
              checkpoint, device, world, device_name(dev), opt->comm->world);
         return;
     }
-    if (size && size != o->train_batch_size) { // 0: older versions did not record the choice
+    if (size != o->train_batch_size) {
         warn("%s was saved with micro-batches of %d samples, but these have %d: the results will agree up to rounding, "
              "not bit for bit",
              checkpoint, size, o->train_batch_size);
@@ -354,11 +354,7 @@ void checkpoint_check_command(const char *command, const char *checkpoint) {
     char *path = xprintf("%s/trainer/state.json", checkpoint);
     Json state = json_read(path);
     const char *recorded = json_string(&state, "command", NULL);
-    if (!recorded) { // older checkpoints have the option --train instead
-        const char *field[] = {"options", "train", NULL};
-        const char *part = YAJL_GET_STRING(yajl_tree_get(state.root, field, yajl_t_string));
-        recorded = part && strcmp(part, "vae") == 0 ? "train-vae" : "train";
-    }
+    if (!recorded) { die("%s: field \"command\" is missing", path); }
     if (strcmp(recorded, command) != 0) {
         die("--resume: %s is a checkpoint of `cocogold %s`, not of `cocogold %s`", checkpoint, recorded, command);
     }

@@ -1,7 +1,7 @@
 // Checkpoints: OUT/checkpoint-000500/ is a complete pipeline directory (frozen parts are hard links) plus
 //   trainer/state.json              command, step, samples, skipped steps, device, ranks, options, stream of samples
 //   trainer/optimizer.safetensors   exp_avg, exp_avg_sq: flat arrays in the order of the list of weights, never sharded
-//   trainer/sha256.txt              digests of its files (train/digests.h); older checkpoints have none
+//   trainer/sha256.txt              digests of its files (train/digests.h)
 // A checkpoint appears complete or not at all.
 #pragma once
 #include "model/pipeline.h"

@@ -225,6 +225,7 @@ int cmd_pretrain(int argc, char **argv) {
                             t.validates ? &t.pipeline.vae_decoder.params : NULL},
                  .validation_bytes = validation_bytes(&t, dev),
                  .samples = loader_samples(t.loader),
+                 .more_samples = "more --passes of encode give more crops",
                  .vae_sha256 = t.shards.info.vae_sha256};
     stream_add_shards(&task.stream, &t.shards, t.loader, 0);
     int code = train(&t.trainer, &task);

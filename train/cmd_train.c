@@ -286,6 +286,7 @@ int cmd_train(int argc, char **argv) {
                             t.prompts.contexts.table ? NULL : &t.pipeline.clip.params},
                  .validation_bytes = validation_bytes(&t, dev),
                  .samples = loader_samples(t.loader),
+                 .more_samples = "more --passes of encode give more crops",
                  .vae_sha256 = t.shards.info.vae_sha256};
     describe_stream(&task.stream, &t);
     int code = train(&t.trainer, &task);

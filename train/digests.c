@@ -117,7 +117,7 @@ static char *compare(const Digests *listed, const char *folder, const char *name
 
 char *digests_check(const char *folder, const char *name) {
     Path path = path_of("%s/%s", folder, name);
-    if (!file_exists(path.text)) { return NULL; }
+    if (!file_exists(path.text)) { return xprintf("%s is missing", name); }
     Digests listed = {0};
     char *text = read_file(path.text, NULL);
     char *wrong = parse(&listed, text) ? compare(&listed, folder, name) : xprintf("%s is no list of digests", name);

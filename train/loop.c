@@ -128,6 +128,15 @@ static void print_memory(const Trainer *t, const Task *task, const MemoryPlan *p
     fflush(stdout);
 }
 
+// A sample of shards is always the same crop, which a run that draws it often may learn by heart.
+static void print_samples(const Trainer *t, const Task *task) {
+    const TrainOptions *o = t->options;
+    double draws = (double)train_samples(o, t->comm.world) * o->max_train_steps / (double)task->samples;
+    const char *more = draws > 1.5 ? task->more_samples : NULL;
+    printf("the run draws each of %lld samples %.1f times%s%s\n", task->samples, draws, more ? "; " : "",
+           more ? more : "");
+}
+
 static void want_memory(const Device *dev, size_t needed, size_t room, size_t all) {
     char a[24], b[24], c[24], ranks[64] = "";
     if (needed <= room) { return; }
@@ -281,6 +290,7 @@ int train(Trainer *t, const Task *task) {
     const TrainOptions *o = t->options;
     Device *dev = &t->dev;
     Step *s = &t->step;
+    print_samples(t, task);
     take_memory(t, task);
     open_optimizer(t, task);
     *s = step_create(o, &t->comm, &t->optimizer, task->trained.params, dev);

@@ -18,6 +18,7 @@ typedef struct {
     const Params *frozen[2];                                        // models that are read only; NULL: none
     size_t validation_bytes;                                        // memory of a validation, without frozen weights
     long long samples;                                              // in an epoch
+    const char *more_samples;                                       // how to get more; NULL: each draw is another crop
     Stream stream;                                                  // what they depend on
     const char *vae_sha256;                                         // of the latents' VAE; NULL: no latents
 } Task;

@@ -5,7 +5,6 @@ TrainOptions train_options_default(void) {
     return (TrainOptions){
         .split = "train",
         .max_train_steps = 25000,
-        .gradient_accumulation_steps = 16,
         .lr = 3e-5,
         .lr_final = 0.01,
         .lr_decay_share = 0.3,
@@ -43,11 +42,14 @@ static Option *make_table(TrainOptions *o, const Option *own) {
         {OPT_INT, "max-train-steps", &o->max_train_steps, "optimizer steps", "N", .low = 1, .high = 1e9,
          .may_change = true}, // schedules depend on lr-total-steps instead
         {OPT_INT, "train-batch-size", &o->train_batch_size,
-         "samples per micro-batch and rank (0: the largest that fits the GPU and divides 2 x "
-         "gradient-accumulation-steps; 2 on the CPU)",
+         "samples per micro-batch and rank (0: the largest that fits the GPU and divides the rank's samples of a step; "
+         "2 "
+         "on the CPU)",
          "N", .high = 65536, .may_change = true}, // checkpoint_load checks the samples of a step
-        {OPT_INT, "gradient-accumulation-steps", &o->gradient_accumulation_steps, "micro-batches per optimizer step",
-         "N", .low = 1, .high = 65536, .may_change = true},
+        {OPT_INT, "gradient-accumulation-steps", &o->gradient_accumulation_steps,
+         "micro-batches per optimizer step and rank (0: as many as a step of 32 samples on all ranks together needs); "
+         "if it is given, --train-batch-size 0 divides 2 x N samples per rank",
+         "N", .high = 65536, .may_change = true},
         {OPT_DOUBLE, "lr", &o->lr, "learning rate", "RATE", .high = 10},
         {OPT_STRING, "lr-scheduler", &o->lr_scheduler, "shape of the learning rate over the steps", "KIND",
          .choices = schedulers, .choice = &o->lr_kind},

@@ -32,9 +32,10 @@ void stream_record(const Stream *s, yajl_gen gen) {
 }
 
 void stream_check(const Stream *s, yajl_val recorded, const char *path) {
+    if (!recorded) { die("%s: field \"stream\" is missing", path); }
     for (int i = 0; i < s->count; i++) {
         const char *before = json_string_at(recorded, s->rows[i].field), *now = s->rows[i].value;
-        if (!*before || strcmp(before, now) == 0) { continue; }
+        if (strcmp(before, now) == 0) { continue; }
         die("--resume: %s differs from what %s recorded (%s, now %s): give what the run began with, or begin another "
             "run",
             s->rows[i].what, path, before, now);

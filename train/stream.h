@@ -22,5 +22,5 @@ void stream_add_shards(Stream *stream, const ShardSet *shards, const Loader *loa
 // Writes the rows as fields of the generator's open object.
 void stream_record(const Stream *stream, yajl_gen gen);
 // Dies at the first row that differs from what a checkpoint recorded (an object written by stream_record in the file
-// `path`). Rows that it lacks are not compared: checkpoints of older versions have none.
+// `path`).
 void stream_check(const Stream *stream, yajl_val recorded, const char *path);

@@ -18,8 +18,7 @@ void unet_options_parse(UNetOptions *o, int argc, char **argv) {
                        .text_template = "{}",
                        .text_memory = CONTEXTS_SHARE,
                        .loss = "mse",
-                       .pixel_loss_type = "l1",
-                       .zero_snr = -1};
+                       .pixel_loss_type = "l1"};
     d->focal_gamma = 2;
     d->multires_noise = 0.9;
     d->multires_annealed = 1;
@@ -45,19 +44,12 @@ void unet_options_parse(UNetOptions *o, int argc, char **argv) {
          "W", .high = 1e9},
         {OPT_STRING, "pixel-loss-type", &o->pixel_loss_type, "loss on pictures; dice compares soft masks", "KIND",
          .choices = pixel_losses, .choice = &o->pixel_loss_kind},
-        {OPT_INT, "zero-snr", &o->zero_snr,
-         "older form of --terminal-signal: 1 sets it to 0, 0 sets it to -1, and -1 leaves it alone", "-1|0|1",
-         .low = -1, .high = 1},
         {OPT_DOUBLE, "multires-noise", &d->multires_noise, "strength of multi-resolution noise (0: plain Gaussian)",
          "X", .high = 1},
         {OPT_INT, "multires-annealed", &d->multires_annealed, "1: the strength decreases with the timestep", "0|1",
          .high = 1},
         OPTIONS_END};
     diffusion_options_parse(d, argc, argv, rows, &help);
-    if (o->zero_snr >= 0) {
-        if (!isnan(d->schedule.terminal_signal)) { die("--zero-snr and --terminal-signal: expected only one of them"); }
-        d->schedule.terminal_signal = o->zero_snr ? 0 : AS_BETAS;
-    }
     o->target_bit = TARGET_OVERLAY + target;
     char *hole = strstr(o->text_template, "{}");
     if (!hole || o->text_template[0] == '@' || hole > o->text_template + strcspn(o->text_template, "|")) {

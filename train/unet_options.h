@@ -8,7 +8,6 @@ typedef struct {
     char *classes, *target, *text_template, *loss, *pixel_loss_type;
     double pixel_loss;
     double text_memory; // share of the free memory that the table of texts may take
-    int zero_snr;       // 1, 0: sets schedule.terminal_signal; -1: does not
     // parsed from the strings above
     int pixel_loss_kind; // PixelLossKind
     int target_bit;      // TARGET_OVERLAY or TARGET_MASK

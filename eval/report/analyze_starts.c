@@ -45,14 +45,12 @@ int analyze_starts(int argc, char **argv, const char *command) {
     settings_read(&settings, answer.model);
     Device dev;
     device_open(&dev, 0);
-    int parts = PART_UNET | PART_VAE_ENCODER | PART_VAE_DECODER | PART_TEXT | PART_SCHEDULE;
-    Pipeline pipeline = pipeline_open(answer.model, parts | (answer.ema ? PART_UNET_EMA : 0), 0, &dev);
-    if (schedule_changes(&answer.schedule)) { schedule_change(&pipeline.schedule, &answer.schedule); }
+    int steps = answer.steps ? answer.steps : settings.steps, parts = PART_VAE_ENCODER | PART_VAE_DECODER | PART_TEXT;
+    Pipeline pipeline = pipeline_open_sampling(answer.model, parts, answer.ema, &answer.schedule, steps, &dev);
     StartAnalysis a = {.pipeline = &pipeline, .pictures = &list, .maps = maps, .kind = (MapKind)kind, .text = text};
     a.pad_text = pad_text, a.seed = (uint64_t)seed;
-    a.steps = answer.steps ? answer.steps : settings.steps;
+    a.steps = steps;
     a.side = pipeline_resolution(&pipeline, resolution ? resolution : settings.resolution);
-    schedule_warn_steps(&pipeline.schedule, a.steps);
     make_folders(out);
     int count;
     StartItem *items = starts_analyze(&a, &count, &dev);

@@ -106,5 +106,11 @@ check "no class is known to be seen" [ "$(tuned_seen)" = false ]
 run "encode with an outline" "${encode[@]}" --data data --out outline --outline 16
 run "train on it" "${train[@]}" --model model --shards outline --out outline-run
 check "the model knows it" grep -q '"outline": 16' outline-run/model/cocogold.json
+run "encode val with it" "${encode[@]}" --data data --split val --out outline --outline 16
+run "encode val without it" "${encode[@]}" --data data --split val --out plain
+crops=(eval --model outline-run/model --protocol crops --steps 1 --limit 2 --bootstrap 0 --out outline-crops)
+run "eval of crops with the outline" "${crops[@]}" --shards outline
+dies "eval of crops without it" "plain: split val was encoded with --color 255,255,255 --alpha 1 --outline 0, but outline-run/model draws what shards of --color 255,255,255 --alpha 1 --outline 16 hold" \
+    "${crops[@]}" --shards plain
 check "and that there is none" grep -q '"outline": 0' two-run/model/cocogold.json
 finish

@@ -31,7 +31,7 @@ done
 train=$("$cocogold" train --help | tr -s ' \n' ' ')
 check "train --help: what --validation-steps does" grep -q "writes them into the model as the default of segment and eval" <<<"$train"
 for default in "--max-train-steps=N optimizer steps (default: 25000)" "--lr=RATE learning rate (default: 3e-05)" \
-    "--train-batch-size=N samples per micro-batch and rank (0:" "(default: 16)" "--seed=N" "(default: 2024)" \
+    "--train-batch-size=N samples per micro-batch and rank (0:" "a step of 32 samples on all ranks together needs" "--seed=N" "(default: 2024)" \
     "(default: \"exponential\")" "strength of multi-resolution noise (0: plain Gaussian) (default: 0.9)"; do
     check "train --help: $default" grep -qF -- "$default" <<<"$train"
 done

@@ -109,6 +109,11 @@ check "eval: pairs and report" bash -c "head -c 400 result/report.html | grep -q
 run "eval of the average" eval --model mask/model --ema --data data --split val --limit 4 --steps 1 --bootstrap 0 --out result-mask
 picture=$(ls data/val/*.png | head -n 1)
 run "segment" segment --model overlay/model --image "$picture" --text "red circle" --steps 2 --out masked
+check "segment: it says that the average is not used" \
+    bash -c '"$@" 2>&1 | grep -q "mask/model/unet_ema: the averaged weights, which training validated, are used only with --ema"' - \
+    "$cocogold" segment --model mask/model --image "$picture" --text "red circle" --steps 1 --out raw
+check "segment --ema: it says nothing of it" bash -c '"$@" >ema.log 2>&1 && ! grep -q unet_ema ema.log' - \
+    "$cocogold" segment --model mask/model --ema --image "$picture" --text "red circle" --steps 1 --out average
 check "segment: mask, prediction and overlay" is_picture masked-{mask,prediction,overlay}.png
 # From text to image: captions, pretraining, drawing, and the start of a segmentation model.
 run "init from text to image" init --preset mini --text-to-image --vae vae/model text

@@ -91,6 +91,13 @@ if [ $short = 1 ]; then
 fi
 on 2 "${unet[@]}" $(batch 2) --max-train-steps 2 --zero 1 --out said >said.log 2>&1
 check "only rank 0 prints" [ "$(grep -c '^step 1/2 ' said.log)" = 1 ]
+check "the samples of a step: $(grep ' samples a step' said.log)" \
+    grep -q '^8 samples a step: micro-batches of 2 x 2 a rank x 2 ranks$' said.log
+for ranks in 1 2; do # by default 32 together
+    on $ranks "${unet[@]}" --max-train-steps 1 --out default$ranks >default$ranks.log 2>&1
+    check "by default, $ranks: $(grep ' samples a step' default$ranks.log)" grep -q "^32 samples a step: micro-batches of 2 x $((16 / ranks)) a rank x $ranks rank" default$ranks.log
+done
+check_close "the same losses" default2 default1
 check "the log has the number of ranks" grep -q '"kind":"step".*"world":2' said/log.jsonl
 check "the screen too: $(grep -o ' on 2 ranks' said.log | head -1)" grep -q 'samples/s on 2 ranks' said.log
 check "the table shows the saved memory: $(grep -- '--zero 1' said.log)" grep -q -- '--zero 1 saves .* on each of the 2 ranks' said.log

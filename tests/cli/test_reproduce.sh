@@ -36,6 +36,18 @@ check "full size: hours and disk" \
     bash -c "$script --dry-run --coco COCO --model SD2 --gpus 4 | head -1 | grep -q '12 runs.*hours of an A100.*disk'"
 check "full size: the betas of SD2" bash -c "$script --dry-run --coco COCO --model SD2 mask+leak | grep 'cocogold train ' |
     grep -q -e '--terminal-signal -1 --timestep-spacing leading'"
+full() { "$script" --dry-run --coco "$1" --model SD2 --gpus 4 "${@:2}"; } # full COCO OPTIONS...
+full COCO --parts square,classes --seeds 1 >full.plan
+check "full size: 32 samples a step, and the original's learning rate" bash -c "grep -c 'cocogold train ' full.plan | grep -qx 8 &&
+    ! grep -qE -e '--(lr-total-steps|gradient-accumulation-steps)' full.plan"
+check "full size: as many crops of all classes as of the fourteen" bash -c "grep -q -e '--classes default14 --passes 10' full.plan &&
+    grep -q -e '--classes all-things --passes 5' full.plan"
+check_not "full size: 3 GPUs do not divide a step" full COCO --gpus 3 mask
+check "full size: it says that the masks are not panoptic" bash -c "grep -q '^The masks are those of instances' full.plan && ! grep -q 'source panoptic' full.plan"
+mkdir -p COCO/annotations/panoptic_{train,val}2017 && touch COCO/annotations/panoptic_{train,val}2017.json
+full "$work/COCO" mask >panoptic.plan
+check "full size: the original's panoptic masks" bash -c "grep -cE 'cocogold (encode|analyze l).*--source panoptic' panoptic.plan | grep -qx 4 &&
+    ! grep -q '^The masks are' panoptic.plan"
 
 check "latents are analysed at the resolution of the training" \
     bash -c "'$script' --dry-run --coco COCO --model SD2 mask | grep 'analyze latents' | grep -q -- '--resolution 512 '"

@@ -108,11 +108,6 @@ dies "--resume with other targets" "the paint of the shards' targets differs fro
 check "none of them changed anything" diff -r before-data fresh
 cp -r latents moved
 check "--resume with moved shards" "${on[@]}" --shards moved
-cp -r before-data older && sed -i '/^  "stream": {/,/^  }/d; s/^  },$/  }/' older/checkpoint-000001/trainer/state.json
-rm older/checkpoint-000001/trainer/sha256.txt
-check_not "a state of an older version" grep -q stream older/checkpoint-000001/trainer/state.json
-check "can be resumed" "${on[@]}" --out older
-check "with the same bits" same_weights fresh older unet unet_ema
 head -n 4 data/classes/seen.txt >list.txt
 printf 'person: human\n' >synonyms.txt
 listed=("${unet[@]}" --classes @list.txt --text-template '{}|@synonyms.txt' --out lists --resume)
@@ -151,6 +146,10 @@ check "the size that it chose is recorded" grep -q '"train-batch-size": 2,' chos
 check "--resume with another size, of the same batch" bash -c '"$@" >chosen.log 2>&1' - "${unet[@]}" --train-batch-size 1 \
     --gradient-accumulation-steps 2 --max-train-steps 2 --out chosen --resume
 check "it warns: $(grep -o 'was saved with.*' chosen.log)" grep -q "was saved with micro-batches of 2 samples, but these have 1: the results will agree up to rounding" chosen.log
+check "the samples of a step: $(grep ' samples a step' chosen.log)" grep -qx "2 samples a step: micro-batches of 1 x 2 a rank x 1 rank" chosen.log
+check "how often each is drawn: $(grep ' draws each' chosen.log)" grep -qxE "the run draws each of [0-9]+ samples 0\.[0-9] times" chosen.log
+"${unet[@]}" --train-batch-size 1 --gradient-accumulation-steps 100 --max-train-steps 1 --checkpoint-every 0 --out often >often.log
+check "often: $(grep ' draws each' often.log)" grep -qxE "the run draws each of [0-9]+ samples [0-9.]+ times; more --passes of encode give more crops" often.log
 check "a schedule that ends with the run" "${unet[@]}" --lr-scheduler cosine --max-train-steps 1 --out cosine
 dies "a longer run" "--lr-total-steps differs from what cosine/checkpoint-000001/trainer/state.json recorded (1): give --lr-total-steps 1" \
     "${again[@]}" --lr-scheduler cosine --max-train-steps 2 --out cosine --resume

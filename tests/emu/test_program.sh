@@ -138,13 +138,13 @@ for precision in fp32 bf16; do
     # The micro-batch that fits: all 6 samples of a step on an empty card, fewer beside other programs; same losses.
     fitting=(train --model model --shards latents --validate-every 0 --no-roofline --max-train-steps 2 --gradient-accumulation-steps 3)
     check "$precision: micro-batches of 2" "${emulated[@]}" "${fitting[@]}" --train-batch-size 2 --out two
-    check "$precision: all 6 samples fit" bash -c '"$@" --out six >log && grep -q "micro-batches of 6 samples, 1 per step" log' - "${emulated[@]}" "${fitting[@]}"
+    check "$precision: all 6 samples fit" bash -c '"$@" --out six >log && grep -q "6 samples a step: micro-batches of 6 x 1 a rank x 1 rank" log' - "${emulated[@]}" "${fitting[@]}"
     check "$precision: $(same_losses six two 1e-5 2)" same_losses six two 1e-5 2
-    check "$precision: fewer fit in 66 MB" bash -c '"$@" --out fewer >log && grep -qE "micro-batches of [123] samples, [236] per step" log' - \
+    check "$precision: fewer fit in 66 MB" bash -c '"$@" --out fewer >log && grep -qE "micro-batches of [123] x [236] a rank" log' - \
         env EMU_TAKEN=$((8589934592 - 66000000)) "${emulated[@]}" "${fitting[@]}"
     check "$precision: $(same_losses fewer two 1e-5 2)" same_losses fewer two 1e-5 2
     check "$precision: encode captions for validation" "$cpu/cocogold" encode --model text --data data --split val --texts captions --min-side 1 --out captions
-    check "$precision: the validation of pretrain and its average count" bash -c '"$@" --out drawn >log && grep -q "micro-batches of [123] samples" log' - \
+    check "$precision: the validation of pretrain and its average count" bash -c '"$@" --out drawn >log && grep -q "micro-batches of [123] x" log' - \
         env EMU_TAKEN=$((8589934592 - 74000000)) "${emulated[@]}" pretrain --model text --shards captions --no-roofline --max-train-steps 1 --train-text-encoder \
         --gradient-accumulation-steps 3 --ema-decay 0.9 --validate-every 10 --validation-samples 3 --validation-steps 1
     check "$precision: on the CPU 2" bash -c '"$@" --out cpu-two >/dev/null && grep -q "\"step\":2" cpu-two/log.jsonl' - "$cpu/cocogold" "${fitting[@]}"

@@ -36,7 +36,7 @@ static void written_and_read(void **state) {
     settings_free(&s);
 }
 
-// As older versions wrote it, and with what nobody writes.
+// Without some fields, and with what nobody writes.
 static void outline_of_files(void **state) {
     (void)state;
     write_text("cocogold.json", "{\"target\": \"overlay\", \"alpha\": 1}");

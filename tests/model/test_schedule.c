@@ -144,9 +144,49 @@ static void test_refusals(void **state) {
     assert_dies("steps_offset", wrong_steps("1000")); // begins at 1000, one too late
 }
 
+static void warn_steps(double signal, TimestepSpacing spacing, int steps) {
+    ScheduleConfig c = sd2;
+    c.terminal_signal = signal;
+    c.spacing = spacing;
+    Schedule s = schedule_create(&c);
+    schedule_warn_steps(&s, steps);
+    schedule_free(&s);
+}
+
+// Few leading timesteps begin where training samples show more of the target than at the last timestep.
+static void test_warnings(void **state) {
+    (void)state;
+    static const struct {
+        double signal;
+        TimestepSpacing spacing;
+        int steps;
+        const char *said; // NULL: nothing
+    } cases[] = {{AS_BETAS, SPACING_LEADING, 4, "timestep 751 of 1000, where training samples are 24% target (at the"},
+                 {AS_BETAS, SPACING_LEADING, 10, "timestep 901 of 1000, where training samples are 12% target (at the"},
+                 {AS_BETAS, SPACING_LEADING, 15, "sampling in 15 steps"},
+                 {AS_BETAS, SPACING_LEADING, 20, NULL},
+                 {AS_BETAS, SPACING_LEADING, 25, NULL},
+                 {AS_BETAS, SPACING_LEADING, 50, NULL},
+                 {0, SPACING_LEADING, 4, "18% target (at the last timestep 0%)"},
+                 {0, SPACING_LEADING, 50, NULL},
+                 {0.27, SPACING_LEADING, 10, "31% target (at the last timestep 27%)"},
+                 {0.27, SPACING_LEADING, 50, NULL},
+                 {AS_BETAS, SPACING_LINSPACE, 1, "sampling in 1 step begins at timestep 0"},
+                 {AS_BETAS, SPACING_LINSPACE, 2, NULL},
+                 {0, SPACING_TRAILING, 1, NULL}};
+    for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
+        char said[1024];
+        int code;
+        run_in_child(code, said, sizeof said, warn_steps(cases[i].signal, cases[i].spacing, cases[i].steps));
+        print_message("%s", said);
+        assert_int_equal(code, 0);
+        if (cases[i].said ? !strstr(said, cases[i].said) : *said) { fail_msg("case %zu: %s", i, said); }
+    }
+}
+
 int main(void) {
-    const struct CMUnitTest tests[] = {cmocka_unit_test(test_alphas), cmocka_unit_test(test_timesteps),
+    const struct CMUnitTest tests[] = {cmocka_unit_test(test_alphas),      cmocka_unit_test(test_timesteps),
                                        cmocka_unit_test(test_step_alphas), cmocka_unit_test(test_signals),
-                                       cmocka_unit_test(test_refusals)};
+                                       cmocka_unit_test(test_refusals),    cmocka_unit_test(test_warnings)};
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

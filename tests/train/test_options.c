@@ -1,6 +1,7 @@
 // Options of train: learning rate schedules against their formulas, checks of values, what --resume may change.
 #include "tests/train/train_test.h"
 #include "tests/data/folder.h"
+#include "train/micro_batch.h"
 #include "train/optimizer.h"
 #include "train/record.h"
 
@@ -19,8 +20,8 @@ static void test_defaults(void **state) {
     DiffusionOptions d = options_of().diffusion;
     TrainOptions o = d.train;
     assert_true(o.lr == 3e-5 && o.lr_warmup_steps == 100 && o.lr_total_steps == 25000 && o.lr_final == 0.01);
-    assert_int_equal(o.train_batch_size, 0); // 2 x gradient_accumulation_steps samples
-    assert_int_equal(o.gradient_accumulation_steps, 16);
+    assert_int_equal(o.train_batch_size, 0);
+    assert_int_equal(o.gradient_accumulation_steps, 0); // 32 samples a step
     assert_true(d.multires_noise == 0.9 && d.multires_annealed && o.seed == 2024 && o.ema_decay == 0);
     assert_true(d.loss_kind == LOSS_MSE && o.lr_kind == LR_EXPONENTIAL && !schedule_changes(&d.schedule));
     printf("  Marigold's recipe: lr %g, warm-up %d, to %g at %d\n", o.lr, o.lr_warmup_steps, o.lr_final,
@@ -98,6 +99,24 @@ static void test_recorded(void **state) {
     json_free(&json);
 }
 
+// A step has 32 samples on any number of ranks, unless --gradient-accumulation-steps is given.
+static void test_samples(void **state) {
+    (void)state;
+    TrainOptions o = train_options_of();
+    for (int world = 1; world <= 32; world *= 2) { assert_int_equal(micro_batch_samples(&o, world) * world, 32); }
+    assert_dies("32 samples a step cannot be divided among 3 ranks: give", micro_batch_samples(&o, 3));
+    assert_dies("32 samples a step cannot be divided among 64 ranks: give", micro_batch_samples(&o, 64));
+    o = train_options_of("--train-batch-size", "4");
+    assert_int_equal(micro_batch_samples(&o, 8), 4);
+    assert_dies("among 16 ranks in micro-batches of 4: give --gradient-acc", micro_batch_samples(&o, 16));
+    o = train_options_of("--train-batch-size", "3");
+    assert_dies("among 1 rank in micro-batches of 3: give", micro_batch_samples(&o, 1));
+    o = train_options_of("--gradient-accumulation-steps", "5");
+    assert_int_equal(micro_batch_samples(&o, 3), 10);
+    o = train_options_of("--gradient-accumulation-steps", "65536", "--train-batch-size", "65536");
+    assert_true(micro_batch_samples(&o, 3) == 1LL << 32);
+}
+
 static void test_mistakes(void **state) {
     (void)state;
     assert_dies("--loss l2: expected one of mse, weighted, focal", options_of("--loss", "l2"));
@@ -145,7 +164,7 @@ int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_defaults),        cmocka_unit_test(test_exponential), cmocka_unit_test(test_mistakes),
         cmocka_unit_test(test_other_schedules), cmocka_unit_test(test_total_steps), cmocka_unit_test(test_resume),
-        cmocka_unit_test(test_recorded),
+        cmocka_unit_test(test_recorded),        cmocka_unit_test(test_samples),
     };
     return cmocka_run_group_tests(tests, folder_begin, folder_end);
 }

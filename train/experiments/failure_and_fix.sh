@@ -9,7 +9,8 @@
 #   frequent         train on all classes, including the frequent one (COCO: all 80)
 #   weighted, focal  the loss (train --loss)
 #   pixel, dice      also a loss on pictures, through the frozen VAE decoder (train --pixel-loss)
-#   constant         constant learning rate (otherwise COCO: exponential, small scale: warm-up, stable, decay)
+#   constant         constant learning rate (otherwise COCO: exponential, to 1% at step 25,000 as the original's, however
+#                    many steps there are; small scale: warm-up, stable, decay)
 #   green            the mask's colour (otherwise white)
 #   outline          the mask drawn with the original's outline of 4 pixels at 512
 #   absent           a fifth of the training samples ask for a class that is not in the picture
@@ -35,7 +36,7 @@ self=$(realpath "$0")
 cd "$(dirname "$0")/../.."
 
 out=reproduce parts=square,dose,words seeds=3 steps= checkpoints=6 vae_steps=3000 train=1500 val=400 coco= model= gpus=1
-samples=48 pairs=150 jobs=$(nproc) signal= pretrain_steps=5000 word_steps=1000 unscaled_steps=700 dry=
+samples= pairs= jobs=$(nproc) signal= pretrain_steps=5000 word_steps=1000 unscaled_steps=700 dry=
 usage() {
     sed -n '2,/^set -e/{/^set/d;s/^# \{0,1\}//;p}' "$self"
     cat <<END
@@ -46,8 +47,8 @@ usage: train/experiments/failure_and_fix.sh [OPTIONS] [ARM...]
   --seeds N           runs per arm ($seeds)
   --steps N           optimizer steps (2500; with --coco 18000)
   --checkpoints N     validations per run ($checkpoints)
-  --samples N         number of validation samples ($samples)
-  --pairs N           pairs of a final evaluation ($pairs)
+  --samples N         number of validation samples (48; with --coco 256)
+  --pairs N           pairs of a final evaluation (150; with --coco 1000)
   --jobs N            runs side by side, with one thread each if there are several ($jobs)
   --signal A          terminal signal of \`leak\`, instead of the matched one
   --coco DIR          train on COCO 2017 at full size, not on procedural scenes; needs --model. leak: SD2's own betas
@@ -79,12 +80,15 @@ done
 is_signal() { [[ $1 =~ ^0?\.([0-8][0-9]*|9([0-4][0-9]*|50*)?)$ ]]; }
 [ -z "$signal" ] || is_signal "$signal" || fail "--signal $signal: expected a number between 0 and 0.95"
 [ $# -gt 0 ] || [ "$parts" ] || fail "--parts: expected a part (see --help)"
-[ -z "$coco" ] || [ $((16 % gpus)) = 0 ] || fail "--gpus $gpus: expected a divisor of 16, for a batch of 32"
+[ -z "$coco" ] || [ $((32 % gpus)) = 0 ] || fail "--gpus $gpus: expected a divisor of 32, the samples of a step"
 [ -z "$coco" ] || [ -n "$model" ] || fail "--coco needs --model, a Stable Diffusion 2 directory"
 [ -z "$coco" ] || { jobs=1 && [ "$parts" != square,dose,words ] || parts=square; }
 [ -z "$coco" ] || [[ ,$parts, != *,words,* && ,$parts, != *,unscaled,* ]] ||
     fail "--parts $parts: words and unscaled are not for --coco"
+# Of COCO's samples of 80 classes, about a quarter are of the listed 14.
 steps=${steps:-$([ "$coco" ] && echo 18000 || echo 2500)}
+samples=${samples:-$([ "$coco" ] && echo 256 || echo 48)}
+pairs=${pairs:-$([ "$coco" ] && echo 1000 || echo 150)}
 start=$([ "$coco" ] && echo "$out/init" || echo "$out/vae/model") # a model directory
 
 # ---- commands --------------------------------------------------------------------------------------------------------
@@ -146,17 +150,18 @@ parse_arm() {
 
 encode() { # encode SPLIT FOLDER OPTIONS...: unless the shards exist
     stage "$2/$1.json" ./cocogold encode --model "$start" --data "$data" --split "$1$split" --out "$2" \
-        --targets overlay,mask --min-side "$minimum" --resolution "$resolution" --seed 1 "${@:3}"
+        --targets overlay,mask --min-side "$minimum" --resolution "$resolution" --seed 1 "${source[@]}" "${@:3}"
 }
 encode_arm() { # the latents of the current arm
-    local list=$without
-    [ "$classes" = without ] || list=$with
-    encode train "$latents" --classes "$list" --passes "$passes" "${encode_options[@]}" "${draw_options[@]}"
+    local list=$without number=$passes
+    [ "$classes" = without ] || list=$with number=$passes_with
+    encode train "$latents" --classes "$list" --passes "$number" "${encode_options[@]}" "${draw_options[@]}"
     encode val "$latents" --classes all-things --passes 1 "${encode_options[@]}"
 }
 
 train_arm() { # train_arm FOLDER NAME SEED STEPS RECIPE...: the run of the current arm
-    local folder=$1/$2/seed-$3 launch=() kind
+    local folder=$1/$2/seed-$3 launch=() lr_end=(--lr-total-steps "$4") kind
+    [ -z "$coco" ] || lr_end=() # the default, 25,000
     if [ "$begin" = pretrained ]; then
         begin=$pretraining/captions/seed-$3/start
         while [ ! "$dry" ] && [ ! -e "$pretraining/captions/seed-$3/done" ]; do sleep 1; done
@@ -168,7 +173,7 @@ train_arm() { # train_arm FOLDER NAME SEED STEPS RECIPE...: the run of the curre
             "$2" "$target" "$classes" "$frequent" "$new_words" "$3" "$4" >"$folder/arm.json"
     fi
     stage "$folder/model/model_index.json" "${launch[@]}" ./cocogold train --model "$begin" --shards "$latents" \
-        --target "$target" --out "$folder" --resume --max-train-steps "$4" --lr-total-steps "$4" "${@:5}" \
+        --target "$target" --out "$folder" --resume --max-train-steps "$4" "${lr_end[@]}" "${@:5}" \
         --validation-steps 50 --validate-every $((($4 + checkpoints - 1) / checkpoints)) \
         --validation-samples "$samples" --validation-draws 4 --checkpoint-every $((($4 + checkpoints - 1) / checkpoints)) \
         --checkpoints-total-limit 1 --log-every 100 --no-roofline --seed "$3" "${train_options[@]}"
@@ -309,10 +314,10 @@ fi
 ! has_part words || add_runs "$out/words" "$seeds" {overlay,mask}{,+pretrained}
 ! has_part unscaled || add_runs "$out/unscaled" "$seeds" overlay mask overlay+leak mask+leak
 if [ "$coco" ]; then
-    # 1.4 EFLOP for a run of 18,000 steps of 32 at 512 pixels, 2.0 EFLOP to encode 5 passes of 117,000 pictures with two
-    # kinds of target, at 40% of an A100's 312 TFLOP/s. A sample with both has 128 KiB.
+    # 1.4 EFLOP for a run of 18,000 steps of 32 at 512 pixels, 2.0 EFLOP to encode 600,000 samples with two kinds of
+    # target, at 40% of an A100's 312 TFLOP/s. A sample with both has 128 KiB.
     echo "${#queued[@]} runs of $steps steps of 32: about $((${#queued[@]} * steps * 31 / 180000)) hours of an A100 (predicted" \
-        "at 40% of its peak), and 4 hours per set of latents; disk: 77 GB per set of latents, 10.4 GB per run while it" \
+        "at 40% of its peak), and 4.5 hours per set of latents; disk: 79 GB per set of latents, 10.4 GB per run while it" \
         "trains, 5 GB after."
 fi
 
@@ -323,11 +328,21 @@ fi
 data=${coco:-$out/data} frequent=person new_word=orange new_words=
 [ "$dry" ] || mkdir -p "$out"
 if [ "$coco" ]; then
-    resolution=512 without=default14 with=all-things split=2017 minimum=300 passes=5
-    recipe=(--gradient-accumulation-steps $((16 / gpus))) # of 2 samples, or in larger micro-batches if they fit
+    # About half of the 117,000 training pictures show one of the 14 classes (an estimate; `cocogold stats --passes 10
+    # --classes default14` counts the samples). Either number of passes gives about 600,000 samples, as many as 18,000
+    # steps draw, so that arms with and without the frequent class see each crop once.
+    resolution=512 without=default14 with=all-things split=2017 minimum=300 passes=10 passes_with=5
+    recipe=() # train's defaults
+    # The original's masks were panoptic. Those of instances overlap, and their outlines are polygons.
+    source=(--source panoptic)
+    for name in panoptic_{train,val}2017{,.json}; do
+        [ -e "$coco/annotations/$name" ] || source=()
+    done
+    [ ${#source[@]} = 2 ] || echo "The masks are those of instances_*.json. For the original's, $coco/annotations needs" \
+        "panoptic_train2017.json, panoptic_val2017.json and the folders of their PNGs."
     stage "$start/model_index.json" ./cocogold init --from "$model" "$start"
 else
-    resolution=0 without=@$out/without.txt with=@$out/with.txt split= minimum=0 passes=1
+    resolution=0 without=@$out/without.txt with=@$out/with.txt split= minimum=0 passes=1 passes_with=1 source=()
     recipe=(--train-batch-size 16 --gradient-accumulation-steps 1 --lr 2e-3 --adam-beta2 0.99 --weight-decay 0.01
         --lr-scheduler wsd --max-grad-norm 1 --multires-noise 0.9)
     stage "$data/synth.json" ./cocogold synth "$data" --train "$train" --val "$val" --seed 1
@@ -342,9 +357,9 @@ else
         --checkpoint-every 300 --log-every 100 --seed 1
 fi
 stage "$out/leak/leak.json" ./cocogold analyze leak --model "$start" --data "$data" --split "val$split" \
-    --min-side "$minimum" --resolution "$resolution" --out "$out/leak"
+    --min-side "$minimum" --resolution "$resolution" "${source[@]}" --out "$out/leak"
 stage "$out/latents-analysis/latents.json" ./cocogold analyze latents --model "$start" --data "$data" --split "val$split" \
-    --min-side "$minimum" --resolution "$resolution" --out "$out/latents-analysis"
+    --min-side "$minimum" --resolution "$resolution" "${source[@]}" --out "$out/latents-analysis"
 # At full size, `leak` is what SD2's betas give; in miniature, what gives an object the same evidence.
 matched=${signal:-$([ "$coco" ] && echo -1 || { [ "$dry" ] && echo MATCHED || number matched_signal "$out/leak/leak.json"; })}
 [ "$dry" ] || [[ $matched =~ ^-?[0-9]+(\.[0-9]+)?(e-[0-9]+)?$ ]] || fail "$out/leak/leak.json: expected a number as \"matched_signal\""
