@@ -43,8 +43,7 @@ static Option *make_table(TrainOptions *o, const Option *own) {
          .may_change = true}, // schedules depend on lr-total-steps instead
         {OPT_INT, "train-batch-size", &o->train_batch_size,
          "samples per micro-batch and rank (0: the largest that fits the GPU and divides the rank's samples of a step; "
-         "2 "
-         "on the CPU)",
+         "2 on the CPU)",
          "N", .high = 65536, .may_change = true}, // checkpoint_load checks the samples of a step
         {OPT_INT, "gradient-accumulation-steps", &o->gradient_accumulation_steps,
          "micro-batches per optimizer step and rank (0: as many as a step of 32 samples on all ranks together needs); "
