@@ -25,7 +25,8 @@ IN_BUNDLE = --no-print-directory BACKEND=$(BACKEND) $(if $(filter cuda,$(BACKEND
 gpu-check: BUNDLE_CARDS := $(CARDS)
 
 bundle-finish:
-	@bench/bundle.sh finish '$(BUNDLE_DIR)' $(BACKEND) "$(strip $(CUDA_ARCHS:%=sm_%))"
+	@bench/bundle.sh finish '$(BUNDLE_DIR)' $(BACKEND) "$(strip $(CUDA_ARCHS:%=sm_%))" \
+	  $(if $(filter cuda,$(BACKEND)),$(CUDA_VERSION) $(LEAST_DRIVER))
 
 bundle-programs: $(BUILD)/cocogold $(addprefix $(BUILD)/,$(BUNDLE_TESTS))
 	@bench/bundle.sh programs '$(BUNDLE_DIR)' $(PRECISION) $^ $(SHARED)

@@ -2,7 +2,9 @@
 # Fills the folder of `make bundle` (bundle.mk):
 #     bundle.sh programs FOLDER PRECISION PROGRAM...     copies programs into FOLDER/PRECISION and shared libraries of
 #                                                        this project into FOLDER/lib, without debugging symbols
-#     bundle.sh finish FOLDER BACKEND ARCHITECTURES      adds the libraries they need, scripts and fixtures; packs it
+#     bundle.sh finish FOLDER BACKEND ARCHITECTURES [CUDA DRIVER]    adds the libraries they need, scripts, fixtures and
+#                                                        the file built, with the versions of CUDA and of the oldest
+#                                                        driver; packs it
 # The folder has all shared libraries except glibc, the driver's, and those of CUDA that are larger than all the rest
 # (cuBLASLt, NCCL), which the program loads from the machine's toolkit or PyTorch.
 set -euo pipefail
@@ -34,8 +36,8 @@ needed() {
         grep -vE "/($glibc)\.so|^$folder/" || true
 }
 
-finish() { # finish BACKEND ARCHITECTURES
-    local library size glibc
+finish() { # finish BACKEND ARCHITECTURES [CUDA DRIVER]
+    local library size glibc driver=${4:-}
     for library in $(needed); do strip --strip-unneeded -o "$folder/lib/${library##*/}" "$library"; done
     mkdir -p "$folder"/{bench,tests}
     cp bench/gpu_check.sh "$folder/check.sh"
@@ -44,9 +46,10 @@ finish() { # finish BACKEND ARCHITECTURES
     cp LICENSE "$folder"
     glibc=$(cat "$folder"/*/* 2>/dev/null | grep -aoE 'GLIBC_[0-9.]+' | sort -Vu | tail -n 1) || true
     printf 'backend %s\narchitectures %s\nprocessor %s\nglibc %s\n' "$1" "$2" "$(uname -m)" "${glibc#GLIBC_}" >"$folder/built"
+    [ ! "$driver" ] || printf 'cuda %s\ndriver %s\n' "$3" "$driver" >>"$folder/built"
     tar -C "${folder%/*}" -czf "$folder.tar.gz" "${folder##*/}"
     size=$(du -sb "$folder" | cut -f1)
-    echo "$folder: $((size / 1000000)) MB (packed $(($(stat -c %s "$folder.tar.gz") / 1000000)) MB), needs glibc ${glibc#GLIBC_}"
+    echo "$folder: $((size / 1000000)) MB (packed $(($(stat -c %s "$folder.tar.gz") / 1000000)) MB), needs glibc ${glibc#GLIBC_}${driver:+ and driver $driver}"
     [ "$1" = emu ] || [ "$size" -le $most ] || { echo "bundle: $folder has more than $((most / 1000000)) MB" >&2 && exit 1; }
 }
 

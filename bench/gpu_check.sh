@@ -2,14 +2,14 @@
 # Is this program right on this machine's GPU, and how fast is it? `make bundle` copies this file as check.sh beside the
 # programs; it needs bash and the driver, and takes at most ten minutes.
 #     check.sh [--out FOLDER] [--seconds N] [PART...]
-# Parts (default: all): machine kernels bits residency training speed step pytorch sanitizer. A part that fails does not
+# Parts (default: all): machine kernels training step speed pytorch bits residency sanitizer. A part that fails does not
 # end the others; without a GPU only the machine's part runs and says so. Writes FOLDER/results.json and results.md
-# (default: ./gpu-check); bench/README.md says how to read them.
+# (default: ./gpu-check); bench/README.md says how to read them. Takes the first GPU, or that of CUDA_VISIBLE_DEVICES.
 set -u
 shopt -s inherit_errexit 2>/dev/null
 export LC_ALL=C.UTF-8 # awk reads and writes numbers with a point
 here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
-all=(machine kernels bits residency training speed step pytorch sanitizer)
+all=(machine kernels training step speed pytorch bits residency sanitizer) # the last may find no time left
 out=$PWD/gpu-check seconds=600 parts=()
 fail() { echo "check.sh: $*" >&2 && exit 1; }
 
@@ -30,13 +30,16 @@ precisions=(fp32)
 gpu=${GPU_CHECK_BIG:-$([ "$backend" = cuda ] && echo 1 || echo 0)} # 0: small sizes, to try this script without a GPU
 runs=$([ "$gpu" = 1 ] && echo 15 || echo 1)
 export OMP_NUM_THREADS=${OMP_NUM_THREADS:-$(nproc)}
+# One GPU, the same for every program, and counted as nvidia-smi counts them.
+export CUDA_VISIBLE_DEVICES=${CUDA_VISIBLE_DEVICES-0} CUDA_DEVICE_ORDER=${CUDA_DEVICE_ORDER:-PCI_BUS_ID}
 work=$(mktemp -d "${TMPDIR:-/tmp}/gpu-check-XXXXXX") || exit 1
 trap 'rm -rf "$work"' EXIT
 mkdir -p "$out" "$work/lib" && : >"$work/results" || exit 1
 
-# cuBLASLt and NCCL of this machine: those that the program was built with (make gpu-check), those of Python's wheels, or
-# the toolkit's; else what the dynamic linker finds.
-for library in ${GPU_CHECK_LIBRARIES:-} $(python3 -c 'import nvidia; print(*nvidia.__path__)' 2>/dev/null) /usr/local/cuda*/lib64 /usr/local/cuda*/targets/*/lib; do
+# cuBLASLt and NCCL of this machine: those that the program was built with (make gpu-check), those of Python's wheels, of
+# conda, or the toolkit's; else what the dynamic linker finds.
+for library in ${GPU_CHECK_LIBRARIES:-} $(python3 -c 'import nvidia; print(*nvidia.__path__)' 2>/dev/null) \
+    ${CONDA_PREFIX:+"$CONDA_PREFIX/lib"} /usr/local/cuda*/lib64 /usr/local/cuda*/targets/*/lib; do
     find "$(realpath -m "$library")" -maxdepth 3 \( -name 'libcublasLt.so.*' -o -name 'libnccl.so.*' \) -exec ln -sn {} "$work/lib" \; 2>/dev/null
 done
 cd "$here" || exit 1
@@ -89,9 +92,14 @@ tests() { find "$here/$1" -name 'test_*' -printf '%f\n' | sort; } # tests PRECIS
 # Why no GPU can be used here, as the program says it; empty if one can, or if none is needed.
 open=(bench layernorm --version 4 --check --shape 64,320)
 no_gpu=
-[ "$backend" != cuda ] || no_gpu=$(timeout 60 fp32/cocogold "${open[@]}" 2>&1 | grep -o 'no NVIDIA GPU can be used here.*')
+[ "$backend" != cuda ] ||
+    no_gpu=$(timeout 60 fp32/cocogold "${open[@]}" 2>&1 | grep -oE 'no NVIDIA GPU can be used here.*|lib[^ ]* cannot be loaded.*')
 
-smi() { nvidia-smi --query-gpu="$1" --format=csv,noheader,nounits 2>/dev/null | head -n 1; }
+smi() { # smi FIELD: of the GPU that is used, else, as for a part of one (MIG), of the first
+    local gpu=${CUDA_VISIBLE_DEVICES%%,*} query=(nvidia-smi --query-gpu="$1" --format=csv,noheader,nounits) value
+    value=$("${query[@]}" ${gpu:+-i "$gpu"} 2>/dev/null) || value=$("${query[@]}" 2>/dev/null)
+    head -n 1 <<<"$value"
+}
 part_machine() {
     local library
     check "the program starts" 60 "fp32/cocogold" --help
@@ -252,6 +260,7 @@ quoted() { sed 's/\\/\\\\/g; s/"/\\"/g' <<<"${1//[[:cntrl:]]/ }"; }
 count() { awk -F '\t' -v s="$1" '$3 == s { n++ } END { print n + 0 }' "$work/results"; }
 facts() { # "key<tab>value" of the machine
     local key
+    [ "$backend" != cuda ] || printf 'built with\tCUDA %s, for driver %s and newer\n' "$(field cuda)" "$(field driver)"
     printf 'date\t%s\nbackend\t%s\nbuilt for\t%s\nprocessor\t%s\n' "$(date -u +%F)" "$backend" "$(field architectures)" \
         "$(sed -n 's/^model name[^:]*: //p' /proc/cpuinfo | head -n 1)"
     for key in name memory.total driver_version clocks.sm clocks.mem clocks.max.sm clocks.max.mem power.limit compute_cap; do

@@ -8,12 +8,15 @@
                                                   JSON with name and seconds, or error
 
 Each kernel is measured as ours: one call between two events after the L2 cache has been overwritten, the median of some
-runs. PyTorch gets the better of NCHW and channels_last, SDPA, and compiled norms and GEGLU if torch.compile works here.
-Its step is a plain UNet (torch_unet.py) with autocast to bf16, channels_last, clipping and fused AdamW. A ratio is our
-time over PyTorch's: above 1, ours is slower. --device cpu only tries this script: such times are compared with nothing.
+runs. The GPU is kept busy until the host has queued the whole call, so that the time is the GPU's alone. PyTorch gets the
+better of NCHW and channels_last, cuDNN's best of four algorithms, SDPA, and compiled norms if torch.compile works here.
+Its step is a plain UNet (torch_unet.py), eager, with autocast to bf16, clipping and fused AdamW, in the better of the two
+layouts; as in ours, the host is one step ahead. A ratio is our time over PyTorch's: above 1, ours is slower. --device cpu
+only tries this script: such times are compared with nothing.
 """
 
 import argparse
+import gc
 import json
 import statistics
 import sys
@@ -33,6 +36,7 @@ except (ImportError, OSError):  # not installed, or its libraries do not fit
 
 RUNS, WARM_UP = 15, 3
 WIDE = ("optimizer", "loss", "noise", "gaussian")  # layers whose tensors are fp32 in every build
+LAYOUTS = ("channels_last", "NCHW")
 LAB = {"adam": "optimizer", "groupnorm_backward": "groupnorm"}  # the kernel lab's names of layers
 BY = {"conv2d": ": cuDNN, NCHW or channels_last", "attention": ": SDPA", "groupnorm": ": eager or compiled",
       "layernorm": ": eager or compiled", "optimizer": ": fused AdamW"}  # fmt: skip
@@ -44,16 +48,18 @@ class Clock:
     def __init__(self, device):
         self.cuda = device == "cuda"
         if self.cuda:
-            cache = torch.cuda.get_device_properties(0).L2_cache_size
+            cache = getattr(torch.cuda.get_device_properties(0), "L2_cache_size", 64 << 20)  # PyTorch 2.4 has none
             self.flush = torch.empty(2 * cache, dtype=torch.uint8)
             self.events = [torch.cuda.Event(enable_timing=True) for _ in range(2)]
 
-    def once(self, call):
+    def once(self, call, ahead):
+        """The GPU waits `ahead` seconds in which the host queues the call."""
         if not self.cuda:
             started = time.perf_counter()
             call()
             return time.perf_counter() - started
         self.flush.zero_()
+        torch.cuda._sleep(int(2e9 * ahead))  # clock cycles: no card is much faster than 2 GHz
         self.events[0].record()
         call()
         self.events[1].record()
@@ -62,14 +68,21 @@ class Clock:
 
     def median(self, call, runs):
         for _ in range(WARM_UP):
+            started = time.perf_counter()
             call()
-        return statistics.median(self.once(call) for _ in range(runs))
+        ahead = min(2 * (time.perf_counter() - started) + 1e-4, 1e-2)
+        return statistics.median(self.once(call, ahead) for _ in range(runs))
 
 
 def prepare(device):
     torch.set_default_device(device)
     torch.backends.cudnn.benchmark = True  # the warm-up finds the fastest algorithm
+    torch.backends.cudnn.benchmark_limit = 4  # of ten: trying takes longer than measuring
     torch.backends.cudnn.allow_tf32 = False  # fp32 is fp32, as in ours
+
+
+def first_line(error):
+    return str(error).splitlines()[0] if str(error) else type(error).__name__
 
 
 def compiled_functions():
@@ -77,11 +90,12 @@ def compiled_functions():
     try:
         config = torch._dynamo.config
         setattr(config, "recompile_limit" if hasattr(config, "recompile_limit") else "cache_size_limit", 200)
+        if hasattr(torch._functorch.config, "donated_buffer"):
+            torch._functorch.config.donated_buffer = False  # a backward pass is timed again and again on one graph
         functions = {n: torch.compile(getattr(F, n), dynamic=False) for n in ("group_norm", "layer_norm")}
         functions["layer_norm"](torch.randn(4, 8), (8,))
     except Exception as error:  # noqa: BLE001 (no compiler, no Triton, an old card)
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        print(f"no torch.compile: {reason}", file=sys.stderr)
+        print(f"no torch.compile: {first_line(error)}", file=sys.stderr)
         return None
     return SimpleNamespace(**{n: functions.get(n, getattr(F, n)) for n in dir(F) if not n.startswith("__")})
 
@@ -96,8 +110,8 @@ def times_of(layer, shape, compiled, args, clock):
             for name, alternatives in calls.items():
                 found = [clock.median(call, args.runs) for call in alternatives]
                 times[name] = min([*found, times.get(name, float("inf"))])
-        except (RuntimeError, ImportError) as error:
-            failure = str(error).splitlines()[0]
+        except Exception as error:  # noqa: BLE001 (no memory, or a function that this PyTorch lacks: the others go on)
+            failure = first_line(error)
             print(f"{layer} {shape}: {failure}", file=sys.stderr)
     torch.set_default_dtype(torch.float32)
     return times, failure
@@ -126,9 +140,9 @@ class Results:
         self.write("pytorch-slower", f"{slower}\n")
 
 
-def kernels(path, args, clock, deadline, results):
+def kernels(path, args, deadline, results):
     """PyTorch's median seconds of the rows of a file of `cocogold bench`."""
-    rows = json.loads(path.read_text())["kernels"]
+    clock, rows = Clock(args.device), json.loads(path.read_text())["kernels"]
     compiled = compiled_functions() if args.device == "cuda" else None
     done, late = {}, 0
     measured = results.measured[path.stem] = []
@@ -166,16 +180,16 @@ def one(args):
     return {"name": torch.__version__ + BY.get(layer, ""), "seconds": times[args.function]}
 
 
-def step(ours, config, args, deadline):
-    """Median seconds of a training step with the sizes of `cocogold bench step`, and peak memory on the card. None: not
-    one was measured before the deadline."""
+def training_step(ours, config, layout, args):
+    """A function that queues one training step with the sizes of `cocogold bench step`."""
     torch.manual_seed(0)
-    unet = torch_unet.UNet(config).train().to(args.device, memory_format=torch.channels_last)
+    memory_format = torch.channels_last if layout == "channels_last" else torch.contiguous_format
+    unet = torch_unet.UNet(config).train().to(memory_format=memory_format)
     parameters = sum(p.numel() for p in unet.parameters())
     assert parameters == ours["parameters"], f"the two models differ: {parameters} and {ours['parameters']} parameters"
     adam = torch.optim.AdamW(unet.parameters(), lr=3e-5, weight_decay=0.01, fused=True)
     B, size, L = ours["batch"], ours["size"], config["out_channels"]
-    image, target = (torch.randn(B, L, size, size).to(memory_format=torch.channels_last) for _ in range(2))
+    image, target = (torch.randn(B, L, size, size).to(memory_format=memory_format) for _ in range(2))
     context = torch.randn(B, ours["tokens"], config["cross_attention_dim"])
     alphas = torch.linspace(0.00085**0.5, 0.012**0.5, 1000).pow(2).neg().add(1).cumprod(0)
 
@@ -190,18 +204,59 @@ def step(ours, config, args, deadline):
         torch.nn.utils.clip_grad_norm_(unet.parameters(), 1.0)
         adam.step()
         adam.zero_grad()
-        if args.device == "cuda":
-            torch.cuda.synchronize()
 
-    seconds = []
-    while len(seconds) < WARM_UP + args.runs and time.monotonic() < deadline:
-        started = time.perf_counter()
+    return once
+
+
+def step_seconds(once, args, deadline):
+    """Seconds from one step's end to the next one's, after a warm-up; the host is one step ahead of a GPU. Fewer than
+    args.runs if the deadline comes first."""
+    cuda, seconds, before = args.device == "cuda", [], time.perf_counter()
+    ended = [torch.cuda.Event() for _ in range(2)] if cuda else []
+    for i in range(WARM_UP + args.runs + cuda):
+        if time.monotonic() >= deadline:
+            break
         once()
-        seconds.append(time.perf_counter() - started)
-    if len(seconds) <= WARM_UP:
-        return None
-    peak = torch.cuda.max_memory_reserved() if args.device == "cuda" else 0
-    return {"seconds": statistics.median(seconds[WARM_UP:]), "peak_bytes": peak}
+        if cuda:
+            ended[i % 2].record()
+            if i == 0:
+                continue
+            ended[(i - 1) % 2].synchronize()
+        now = time.perf_counter()
+        seconds.append(now - before)
+        before = now
+    if cuda:
+        torch.cuda.synchronize()
+    return seconds[WARM_UP:]
+
+
+def memory_taken():
+    """What this process and others have of the card's memory, in bytes, as `cocogold bench step` counts it: PyTorch keeps
+    what it has allocated, so that this is the peak."""
+    free, total = torch.cuda.mem_get_info()
+    return total - free
+
+
+def step(ours, config, args, deadline):
+    """Median seconds of PyTorch's training step in its better layout, and its peak memory on the card. None: not one step
+    was measured before the deadline."""
+    best, failure = None, None
+    for layout in LAYOUTS:
+        if args.device == "cuda":
+            gc.collect()  # what was measured before, so that only this step's memory is taken
+            torch.cuda.empty_cache()
+        try:
+            seconds = step_seconds(training_step(ours, config, layout, args), args, deadline)
+        except RuntimeError as error:  # no memory: cuDNN and cuBLAS have no type of their own for it
+            failure = first_line(error)
+            print(f"step in {layout}: {failure}", file=sys.stderr)
+            continue
+        if seconds and (best is None or statistics.median(seconds) < best["seconds"]):
+            peak = memory_taken() if args.device == "cuda" else 0
+            best = {"seconds": statistics.median(seconds), "peak_bytes": peak, "layout": layout}
+    if failure and not best:
+        raise RuntimeError(failure)
+    return best
 
 
 def steps(path, args, deadline, results):
@@ -211,15 +266,16 @@ def steps(path, args, deadline, results):
     try:
         config = json.loads((args.folder / "unet.json").read_text())
         theirs = step(ours, config, args, deadline) if time.monotonic() < deadline else None
-    except torch.cuda.OutOfMemoryError as error:
-        print(f"{path.name}: {str(error).splitlines()[0]}")
+    except RuntimeError as error:
+        print(f"{path.name}: {first_line(error)}")
         return
     if theirs is None:
         print(f"step of {name}: not measured in {args.seconds:g} s", flush=True)
         return
     results.measured[path.stem] = theirs
-    results.add("training step", name, ours["seconds"], theirs["seconds"])
-    print(f"step of {name}: {1e3 * ours['seconds']:.1f} ms, PyTorch {1e3 * theirs['seconds']:.1f} ms", flush=True)
+    how = f"PyTorch eager, {theirs['layout']}"
+    results.add(f"training step ({how})", name, ours["seconds"], theirs["seconds"])
+    print(f"step of {name}: {1e3 * ours['seconds']:.1f} ms, {how} {1e3 * theirs['seconds']:.1f} ms", flush=True)
 
 
 def table(results):
@@ -251,17 +307,12 @@ def main():
     if args.device == "cuda" and not torch.cuda.is_available():
         sys.exit("torch_gpu.py: PyTorch sees no GPU")
     prepare(args.device)
-    clock, results = Clock(args.device), Results(args.folder, args.device)
+    results = Results(args.folder, args.device)
     files = [*args.folder.glob("step-*.json"), *args.folder.glob("speed-*.json")]
     for path in sorted(files, key=lambda path: (path.name.startswith("speed"), len(path.name), path.name)):
         compare.require_same_device(json.loads(path.read_text())["device"], args.device)
-        if path.name.startswith("speed"):
-            kernels(path, args, clock, deadline, results)
-            continue
-        steps(path, args, deadline, results)
-        if args.device == "cuda":
-            torch.cuda.empty_cache()
-            torch.cuda.reset_peak_memory_stats()
+        measure = kernels if path.name.startswith("speed") else steps
+        measure(path, args, deadline, results)
     if not files:
         sys.exit("torch_gpu.py: nothing to compare: run check.sh's parts speed and step first")
     if not results.rows:

@@ -39,7 +39,11 @@ OLDEST     := compute_$(firstword $(SUPPORTED))
 space      := $(subst ,, )
 GENCODE     = -gencode "arch=$(OLDEST),code=[$(subst $(space),$(comma),$(strip $(CUDA_ARCHS:%=sm_%) $(OLDEST)))]"
 # A bundle has small machine code: without source lines, and packed as nvcc 12.8 and newer can.
-SMALL      := $(if $(BUNDLE),$(shell $(NVCC) --help | grep -q -e '--compress-mode' && echo --compress-mode=size) -Xcompiler -fPIC)
+PACKED      = $(shell $(NVCC) --help | grep -q -e '--compress-mode' && echo --compress-mode=size)
+SMALL      := $(if $(BUNDLE),$(PACKED) -Xcompiler -fPIC)
+# The oldest driver that runs a bundle: of its CUDA's first version, or the first that unpacks such machine code.
+CUDA_VERSION = $(shell $(NVCC) --version | sed -n 's/.*release \([0-9.]*\).*/\1/p')
+LEAST_DRIVER = $(if $(filter 12.%,$(CUDA_VERSION)),$(if $(PACKED),550.54,525.60),580.65)
 NVCC_FLAGS  = -std=c++17 -O3 $(if $(BUNDLE),$(SMALL),-lineinfo) $(if $(WERROR),-Werror all-warnings) \
               -Xcompiler -Wall,-Wno-unused-function \
               $(if $(CUBLAS),-I$(CUBLAS)/include)

@@ -46,30 +46,33 @@ char *text_of(const Product &p) {
                    p.n, p.k, p.lda, p.ldb, p.ldd, p.bias ? ", bias" : "", p.float_out ? ", to fp32" : "");
 }
 
+static const uint32_t ALIGNMENT = 16; // bytes: all that kernels.h guarantees
+
 // What an algorithm must keep to: the workspace, the alignment, and that parts of a sum over k are added in fp32.
 static cublasLtMatmulPreference_t make_preference() {
     cublasLtMatmulPreference_t preference;
     CHECK_CUBLAS(cublasLtMatmulPreferenceCreate(&preference));
     CHECK_CUBLAS(cublasLtMatmulPreferenceSetAttribute(preference, CUBLASLT_MATMUL_PREF_MAX_WORKSPACE_BYTES,
                                                       &LT_WORKSPACE, sizeof LT_WORKSPACE));
-    const uint32_t alignment = 16; // all that kernels.h guarantees
     const struct {
         cublasLtMatmulPreferenceAttributes_t attribute;
         uint32_t value;
     } limits[] = {{CUBLASLT_MATMUL_PREF_REDUCTION_SCHEME_MASK, CUBLASLT_REDUCTION_SCHEME_COMPUTE_TYPE},
-                  {CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_A_BYTES, alignment},
-                  {CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_B_BYTES, alignment},
-                  {CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_C_BYTES, alignment},
-                  {CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_D_BYTES, alignment}};
+                  {CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_A_BYTES, ALIGNMENT},
+                  {CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_B_BYTES, ALIGNMENT},
+                  {CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_C_BYTES, ALIGNMENT},
+                  {CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_D_BYTES, ALIGNMENT}};
     for (const auto &[attribute, value] : limits) {
         CHECK_CUBLAS(cublasLtMatmulPreferenceSetAttribute(preference, attribute, &value, sizeof value));
     }
     return preference;
 }
 
-// Always as many are requested, since a shorter list need not be the beginning of a longer one.
+// Always as many are requested, since a shorter list need not be the beginning of a longer one. cuBLASLt may look at
+// the address of the bias: one of the least alignment, which is never read, stands for it.
 Offers offers_for(const Plan &plan, const Product &p, Device *dev) {
     const cublasLtMatmulPreference_t preference = make_preference();
+    if (p.bias) { set_bias(plan, (const void *)(uintptr_t)ALIGNMENT); }
     Offers offers(ALGORITHMS);
     int found = 0;
     const cublasStatus_t status = cublasLtMatmulAlgoGetHeuristic(dev->internals->lt, plan.desc, plan.a, plan.b, plan.d,

@@ -81,7 +81,7 @@ static void place_gradients(Trainer *t, const Task *task, const Arena *plan) {
 }
 
 // What training needs, in the rows of the table that is printed.
-enum { MEMORY_ROWS = 9 };
+enum { MEMORY_ROWS = 10 };
 typedef struct {
     struct {
         const char *what;
@@ -108,7 +108,8 @@ static MemoryPlan plan_memory(Trainer *t, const Task *task) {
                                 {"moving average", state.average},
                                 {inside ? "activations and gradients" : "activations", arena_planned(&arena)},
                                 {"validation", task->validation_bytes},
-                                {"workspace", dev->workspace_needed}},
+                                {"workspace", dev->workspace_needed},
+                                {"CUDA's code and graphs", device_headroom(dev)}},
                        .there = trained + frozen - missing + dev->workspace_size,
                        .arena = arena};
     for (int i = 0; i < MEMORY_ROWS; i++) { plan.needed += plan.rows[i].bytes; }
@@ -119,6 +120,7 @@ static void print_memory(const Trainer *t, const Task *task, const MemoryPlan *p
     char a[24], b[24];
     printf("memory on %s\n", device_name(&t->dev));
     for (int i = 0; i < MEMORY_ROWS; i++) {
+        if (plan->rows[i].bytes == 0) { continue; }
         printf("  %-28s %10s\n", plan->rows[i].what, format_bytes((double)plan->rows[i].bytes, a));
     }
     printf("  %-28s %10s of %s\n", "total", format_bytes((double)plan->needed, a), format_bytes((double)room, b));

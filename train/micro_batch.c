@@ -5,7 +5,7 @@
 enum { SMALLEST = 2, STEP_SAMPLES = 32 };
 
 // Whether training fits with the model's present size and `micro_steps` micro-batches a step. A tenth of the free
-// memory stays for the library's workspace, the recorded graphs and the inputs.
+// memory stays for the library's workspace and the inputs.
 static bool fits(const MicroBatch *m, int micro_steps, const TrainOptions *o, const Comm *comm, Device *dev) {
     size_t free_bytes, all_bytes, reserved = dev->workspace_needed;
     size_t inside = grads_in_arena(micro_steps, m->parameters);
@@ -17,7 +17,7 @@ static bool fits(const MicroBatch *m, int micro_steps, const TrainOptions *o, co
     needed += dev->workspace_needed;
     dev->workspace_needed = reserved;
     device_memory(dev, &free_bytes, &all_bytes);
-    return needed <= (free_bytes + dev->workspace_size) / 10 * 9;
+    return needed + device_headroom(dev) <= (free_bytes + dev->workspace_size) / 10 * 9;
 }
 
 long long micro_batch_samples(const TrainOptions *o, int world) {

@@ -79,6 +79,23 @@ static void stop_watcher(CommInternals *in) {
     pthread_join(in->watcher, NULL);
 }
 
+// NCCL connects the ranks, with buffers of several hundred MB, at the first collective of each kind, small and large.
+// That is here, so that device_memory then shows what is left for training.
+static void connect_ranks(Comm *comm) {
+    enum { FLOATS = 1 << 22 };
+    CommInternals *in = comm->internals;
+    float *buffer = (float *)device_alloc(in->dev, FLOATS * sizeof *buffer);
+    device_fill(in->dev, buffer, 0, FLOATS * sizeof *buffer);
+    for (const size_t count : {(size_t)1024, (size_t)FLOATS}) {
+        comm_all_reduce_sum(comm, buffer, count);
+        comm_reduce_sum(comm, buffer, count, 0);
+        comm_all_gather(comm, buffer, count / comm->world * sizeof *buffer);
+        comm_broadcast(comm, buffer, count * sizeof *buffer, 0);
+    }
+    CHECK_CUDA(cudaStreamSynchronize(in->stream));
+    device_free(in->dev, buffer);
+}
+
 void comm_open(Comm *comm, Device *dev) {
     if (comm->world == 1) { return; }
     CommInternals *in = comm->internals = (CommInternals *)xcalloc(1, sizeof *in);
@@ -93,6 +110,8 @@ void comm_open(Comm *comm, Device *dev) {
     CHECK_CUDA(cudaEventCreateWithFlags(&in->computed, cudaEventDisableTiming));
     CHECK_CUDA(cudaEventCreateWithFlags(&in->communicated, cudaEventDisableTiming));
     start_watcher(in);
+    connect_ranks(comm);
+    comm_host_leave_first();
 }
 
 void comm_close(Comm *comm) {

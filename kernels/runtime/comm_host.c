@@ -103,8 +103,10 @@ void comm_meet(Comm *comm, const Launch *launch) {
                                               launch->secret, MEETING_SECONDS);
     }
     opened = true;
-    on_exit(leave, NULL);
+    comm_host_leave_first();
 }
+
+void comm_host_leave_first(void) { on_exit(leave, NULL); } // the last handler is called first
 
 void comm_host_close(Comm *comm) {
     comm_host_check(comm, "comm_close", 0, 0);

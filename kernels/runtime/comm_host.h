@@ -14,6 +14,9 @@ struct CommHost {
     Rendezvous *meeting; // NULL: mpirun watches the ranks, which exchange data over MPI
 };
 
+// From now on a rank that ends does so before the exit handlers that libraries have registered so far: they may wait
+// for the device. For comm_open, after the device's libraries have been started.
+void comm_host_leave_first(void);
 // Waits until all ranks have called this, then ends MPI or closes the connections.
 void comm_host_close(Comm *comm);
 // Collective. The ranks on this machine, and those of them in this rank's control group, this one included.

@@ -84,6 +84,11 @@ int device_processors(const Device *dev) {
     return 0;
 }
 
+size_t device_headroom(const Device *dev) {
+    (void)dev;
+    return 0;
+}
+
 void device_memory(Device *dev, size_t *free_bytes, size_t *total_bytes) {
     memory_available("", dev->sharers, free_bytes, total_bytes);
 }

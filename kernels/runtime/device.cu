@@ -70,25 +70,6 @@ static int gpu_count() {
 
 static __global__ void any_kernel() {} // never launched
 
-// Dies unless the kernels can run on the card: from machine code, or from PTX that the driver compiles.
-static void check_code(const cudaDeviceProp &prop) {
-    cudaFuncAttributes attributes;
-    const cudaError_t error = cudaFuncGetAttributes(&attributes, (const void *)any_kernel);
-    const Version driver = driver_version(), toolkit(CUDART_VERSION);
-    if (error == cudaErrorUnsupportedPtxVersion) {
-        die("%s is sm_%d%d, but this program has machine code for " BUILT_FOR
-            " only, and the driver (for CUDA %d.%d) cannot compile its PTX (of CUDA %d.%d): install a newer driver, or "
-            "rebuild with CUDA_ARCHS=%d%d",
-            prop.name, prop.major, prop.minor, driver.major, driver.minor, toolkit.major, toolkit.minor, prop.major,
-            prop.minor);
-    }
-    if (error == cudaErrorNoKernelImageForDevice || error == cudaErrorInvalidDeviceFunction) {
-        die("%s is sm_%d%d, but this program was built for " BUILT_FOR ": rebuild with CUDA_ARCHS=%d%d", prop.name,
-            prop.major, prop.minor, prop.major, prop.minor);
-    }
-    CHECK_CUDA_RESULT(error, "cudaFuncGetAttributes");
-}
-
 // Opening a GPU takes a few hundred MB of its memory.
 static void check_opened(const cudaDeviceProp &prop, int index, cudaError_t error, const char *call) {
     if (error == cudaErrorMemoryAllocation) {
@@ -103,6 +84,25 @@ static void check_opened(const cudaDeviceProp &prop, int index, cudaError_t erro
     CHECK_CUDA_RESULT(error, call);
 }
 
+// Dies unless the kernels can run on the card: from machine code, or from PTX that the driver compiles.
+static void check_code(const cudaDeviceProp &prop, int index) {
+    cudaFuncAttributes attributes;
+    const cudaError_t error = cudaFuncGetAttributes(&attributes, (const void *)any_kernel);
+    const Version driver = driver_version(), toolkit(CUDART_VERSION);
+    if (error == cudaErrorUnsupportedPtxVersion) {
+        die("%s is sm_%d%d, but this program has machine code for " BUILT_FOR
+            " only, and the driver (for CUDA %d.%d) cannot compile its PTX (of CUDA %d.%d): install a newer driver, or "
+            "rebuild with CUDA_ARCHS=%d%d",
+            prop.name, prop.major, prop.minor, driver.major, driver.minor, toolkit.major, toolkit.minor, prop.major,
+            prop.minor);
+    }
+    if (error == cudaErrorNoKernelImageForDevice || error == cudaErrorInvalidDeviceFunction) {
+        die("%s is sm_%d%d, but this program was built for " BUILT_FOR ": rebuild with CUDA_ARCHS=%d%d", prop.name,
+            prop.major, prop.minor, prop.major, prop.minor);
+    }
+    check_opened(prop, index, error, "cudaFuncGetAttributes");
+}
+
 int device_of_rank(int local_rank) { return gpu_count() == 1 ? 0 : local_rank; }
 
 void device_open(Device *dev, int index) {
@@ -114,7 +114,7 @@ void device_open(Device *dev, int index) {
     CHECK_CUDA(cudaGetDeviceProperties(&prop, index));
     if (prop.major < 8) { die("%s is sm_%d%d, expected sm_80 or newer", prop.name, prop.major, prop.minor); }
     check_opened(prop, index, cudaSetDevice(index), "cudaSetDevice");
-    check_code(prop);
+    check_code(prop, index);
     *dev = Device();
     dev->scope = "";
     DeviceInternals *in = dev->internals = (DeviceInternals *)xcalloc(1, sizeof *dev->internals);
@@ -156,6 +156,8 @@ static int attribute(const Device *dev, cudaDeviceAttr which) {
 size_t device_cache(const Device *dev) { return (size_t)attribute(dev, cudaDevAttrL2CacheSize); }
 
 int device_processors(const Device *dev) { return attribute(dev, cudaDevAttrMultiProcessorCount); }
+
+size_t device_headroom(const Device *) { return 512000000; } // estimated generously
 
 void *device_try_alloc(Device *, size_t bytes) {
     void *pointer = NULL;

@@ -98,6 +98,9 @@ const char *device_name(const Device *dev);                               // "CP
 void device_memory(Device *dev, size_t *free_bytes, size_t *total_bytes); // on the CPU: this rank's part
 size_t device_cache(const Device *dev);                                   // bytes of a GPU's L2 cache; 0 on the CPU
 int device_processors(const Device *dev);                                 // a GPU's SMs; 0 on the CPU
+// Memory that a plan must leave to CUDA on a GPU: for the kernels' code, which is loaded at their first launch, and for
+// recorded graphs. 0 on the CPU.
+size_t device_headroom(const Device *dev);
 
 // Allocates device memory, aligned to 256 bytes. Dies if memory runs out. Debug builds, which are for the CPU, fill it
 // with NaN.

@@ -12,37 +12,48 @@ extern "C" {
 #include "util/error.h"
 }
 
-#define TEXT_OF(number) #number
-#define NAME_OF(library, major) library TEXT_OF(major)
-static const char CUBLASLT[] = NAME_OF("libcublasLt.so.", CUBLAS_VER_MAJOR);
-
-// A function of a library that the dynamic linker finds (LD_LIBRARY_PATH, the system's list), or that was in this
-// folder when the program was built.
-static void *find(const char *library, const char *folder, const char *function) {
+// A library that the dynamic linker finds (LD_LIBRARY_PATH, the system's list), or that was in this folder when the
+// program was built; NULL if there is none.
+static void *load(const char *library, const char *folder) {
     void *handle = dlopen(library, RTLD_NOW | RTLD_LOCAL);
-    if (!handle) {
-        char path[4096];
-        snprintf(path, sizeof path, "%s%s", folder, library);
-        handle = dlopen(path, RTLD_NOW | RTLD_LOCAL);
+    if (handle) { return handle; }
+    char path[4096];
+    snprintf(path, sizeof path, "%s%s", folder, library);
+    return dlopen(path, RTLD_NOW | RTLD_LOCAL);
+}
+
+// That of the CUDA version that the program was built with, or of another one: the functions, numbers and structs that
+// are used here are the same in CUDA 12 and 13.
+static void *load_cublaslt() {
+    for (const int major : {CUBLAS_VER_MAJOR, 13, 12}) {
+        char name[32];
+        snprintf(name, sizeof name, "libcublasLt.so.%d", major);
+        void *handle = load(name, CUBLAS_FOLDER);
+        if (handle) { return handle; }
     }
-    if (!handle) {
-        die("%s cannot be loaded: CUDA %d and PyTorch for it have it; name its folder in LD_LIBRARY_PATH", library,
+    die("libcublasLt.so.%d cannot be loaded: CUDA %d and PyTorch for it have it (that of CUDA 12 or 13 will do); name "
+        "its folder in LD_LIBRARY_PATH",
+        CUBLAS_VER_MAJOR, CUDART_VERSION / 1000);
+}
+
+static void *function_of(void *handle, const char *function) {
+    void *found = dlsym(handle, function);
+    if (!found) {
+        die("the library that was loaded has no function %s: expected the one of CUDA %d", function,
             CUDART_VERSION / 1000);
     }
-    void *found = dlsym(handle, function);
-    if (!found) { die("%s has no function %s: expected the one of CUDA %d", library, function, CUDART_VERSION / 1000); }
     return found;
 }
 
-#define FORWARD(library, folder, result, name, parameters, arguments)                                                  \
+#define FORWARD(handle, result, name, parameters, arguments)                                                           \
     extern "C" result name parameters {                                                                                \
-        static const auto function = (decltype(&name))find(library, folder, #name);                                    \
+        static const auto function = (decltype(&name))function_of(handle, #name);                                      \
         return function arguments;                                                                                     \
     }
-#define LT(name, parameters, arguments) FORWARD(CUBLASLT, CUBLAS_FOLDER, cublasStatus_t, name, parameters, arguments)
+#define LT(name, parameters, arguments) FORWARD(load_cublaslt(), cublasStatus_t, name, parameters, arguments)
 
-FORWARD(CUBLASLT, CUBLAS_FOLDER, const char *, cublasLtGetStatusString, (cublasStatus_t status), (status))
-FORWARD(CUBLASLT, CUBLAS_FOLDER, size_t, cublasLtGetVersion, (), ())
+FORWARD(load_cublaslt(), const char *, cublasLtGetStatusString, (cublasStatus_t status), (status))
+FORWARD(load_cublaslt(), size_t, cublasLtGetVersion, (), ())
 LT(cublasLtCreate, (cublasLtHandle_t * lt), (lt))
 LT(cublasLtDestroy, (cublasLtHandle_t lt), (lt))
 LT(cublasLtMatmulDescCreate, (cublasLtMatmulDesc_t * desc, cublasComputeType_t compute, cudaDataType_t scale),
@@ -73,11 +84,16 @@ LT(cublasLtMatmul,
    (lt, desc, alpha, A, a, B, b, beta, C, c, D, d, algo, workspace, bytes, stream))
 
 #ifdef HAVE_NCCL
-#define NCCL_NAME "libnccl.so.2"
-#define NCCL(name, parameters, arguments) FORWARD(NCCL_NAME, NCCL_FOLDER, ncclResult_t, name, parameters, arguments)
+static void *load_nccl() {
+    void *handle = load("libnccl.so.2", NCCL_FOLDER);
+    if (!handle) { die("libnccl.so.2 cannot be loaded: PyTorch has it; name its folder in LD_LIBRARY_PATH"); }
+    return handle;
+}
 
-FORWARD(NCCL_NAME, NCCL_FOLDER, const char *, ncclGetErrorString, (ncclResult_t result), (result))
-FORWARD(NCCL_NAME, NCCL_FOLDER, const char *, ncclGetLastError, (ncclComm_t comm), (comm))
+#define NCCL(name, parameters, arguments) FORWARD(load_nccl(), ncclResult_t, name, parameters, arguments)
+
+FORWARD(load_nccl(), const char *, ncclGetErrorString, (ncclResult_t result), (result))
+FORWARD(load_nccl(), const char *, ncclGetLastError, (ncclComm_t comm), (comm))
 NCCL(ncclGetUniqueId, (ncclUniqueId * id), (id))
 NCCL(ncclCommInitRank, (ncclComm_t * comm, int world, ncclUniqueId id, int rank), (comm, world, id, rank))
 NCCL(ncclCommDestroy, (ncclComm_t comm), (comm))

@@ -100,19 +100,34 @@ libraries() { # make gpu-check names the folders of the libraries that the progr
     (cd "$work" && GPU_CHECK_LIBRARIES="none wheel" "$1/check.sh" --out "$work/out-libraries" machine) |
         grep '^ok .*libcublasLt.so.99: /.*/wheel/lib/libcublasLt.so.99$'
 }
-too_much() { # a step that does not fit into the card, and a sanitizer that is too slow, have not failed
-    local folder=$work/$1 log code
-    mkdir -p "$work/bin"
-    printf '#!/bin/sh\n[ $# = 1 ] || exit 124\n' >"$work/bin/compute-sanitizer" # timeout's code
+# dying FOLDER SENTENCE PART...: check.sh of a bundle for a GPU whose program only dies with this sentence
+dying() {
+    local folder=$1 code
     mv "$folder/fp32/cocogold" "$work/kept"
-    printf '#!/bin/sh\necho "cocogold: cannot allocate 24.200 GB of GPU memory: 15.000 of 16.000 GB are free" >&2\nexit 1\n' >"$folder/fp32/cocogold"
+    printf '#!/bin/sh\necho "cocogold: %s" >&2\nexit 1\n' "$2" >"$folder/fp32/cocogold"
     cp "$folder/built" "$work/built"
     sed -i 's/^backend .*/backend cuda/' "$folder/built"
-    chmod +x "$work/bin/compute-sanitizer" "$folder/fp32/cocogold"
-    log=$(PATH=$work/bin:$PATH GPU_CHECK_BIG=0 "$folder/check.sh" --out "$work/out-much" step speed sanitizer)
+    chmod +x "$folder/fp32/cocogold"
+    GPU_CHECK_BIG=0 "$folder/check.sh" --out "$work/out-dying" "${@:3}"
     code=$?
     mv "$work/kept" "$folder/fp32/cocogold"
     mv "$work/built" "$folder/built"
+    return $code
+}
+no_library() { # without cuBLASLt no part can work: it is said once
+    local log
+    log=$(dying "$work/$1" "libcublasLt.so.13 cannot be loaded: name its folder" kernels speed)
+    echo "$log"
+    [ "$(grep -c '^failed' <<<"$log")" = 3 ] && grep -q '^failed .*machine: the device opens: libcublasLt.so.13 cannot be loaded' <<<"$log" &&
+        ! grep -E '^[a-z]+ +(kernels|speed):' <<<"$log"
+}
+too_much() { # a step that does not fit into the card, and a sanitizer that is too slow, have not failed
+    local log code
+    mkdir -p "$work/bin"
+    printf '#!/bin/sh\n[ $# = 1 ] || exit 124\n' >"$work/bin/compute-sanitizer" # timeout's code
+    chmod +x "$work/bin/compute-sanitizer"
+    log=$(PATH=$work/bin:$PATH dying "$work/$1" "cannot allocate 24.200 GB of GPU memory: 15.000 of 16.000 GB are free" step speed sanitizer)
+    code=$?
     echo "$log"
     [ $code = 0 ] && [ "$(tail -n 1 <<<"$log")" = "0 passed, 0 failed, 0 slower than PyTorch" ] &&
         [ "$(grep -cE '^skipped +(step|speed): .*cannot allocate 24.200 GB of GPU memory' <<<"$log")" = 2 ] &&
@@ -129,6 +144,7 @@ for backend in "${@:-cpu cuda}"; do
             check "cpu: a part that fails" broken cpu
             check "cpu: the libraries of the build" libraries cpu
             check "cpu: too little memory, too little time" too_much cpu
+            check "cpu: no cuBLASLt" no_library cpu
             check "cpu: the kernel lab asks PyTorch" torch_row cpu
         fi
         ;;&
@@ -141,6 +157,7 @@ for backend in "${@:-cpu cuda}"; do
             echo "skipped: nvcc is not installed"
         elif bundle cuda CUDA_ARCHS="${CUDA_ARCHS:-80}" PRECISIONS="${PRECISIONS:-fp32}"; then
             check "cuda: cuBLASLt, NCCL, glibc and OpenBLAS are not in it" without_libraries cuda
+            check "cuda: the oldest driver is named" grep -xE 'driver (580|550|525)\.[0-9]+' "$work/cuda/built"
             bare_checks cuda
             nvidia-smi -L >/dev/null 2>&1 || check "cuda: check.sh says once that there is no GPU" no_gpu
         fi

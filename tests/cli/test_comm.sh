@@ -85,6 +85,7 @@ for backend in cpu emu; do
     ends "$backend: rank 2 is killed" "process rank 2" by_mpirun 3 "$(comm $backend)" kill 2
     ends "$backend: rank 0 is killed" "process rank 0" by_mpirun 3 "$(comm $backend)" kill-host 0
 done
+ends "emu: die() in rank 1, where a library's exit handler waits" "cocogold: rank 1: data.h5: is damaged" by_mpirun 3 "$(comm emu)" die-library 1
 # Which of the two others says it first is chance: mpirun ends the last one. (`started` below asks each of them.)
 ends "cpu: rank 2 is killed, seen over TCP" ": rank 2 (" as_torchrun 3 "$(comm cpu)" kill 2
 ends "cpu: torchrun's variables without mpirun" "but MPI says rank 0 of 1: start with Open MPI's mpirun" \

@@ -1,8 +1,9 @@
 // The emulated card and the error texts of the stand-in runtime.
 //
 // EMU_GPU simulates a GPU that cannot be used: no-driver, old-driver (for CUDA 12.2), none, full (no memory even for a
-// context), exclusive (another process uses it), no-code (the program has no code for this card) or old-ptx (the driver
-// cannot compile the program's PTX). EMU_TAKEN is the memory that other processes use, in bytes.
+// context), full-code (none for the program's code), exclusive (another process uses it), no-code (the program has no
+// code for this card) or old-ptx (the driver cannot compile the program's PTX). EMU_TAKEN is the memory that other
+// processes use, in bytes.
 #include "runtime.h"
 
 #include <stdio.h>
@@ -143,6 +144,7 @@ cudaError_t cudaDeviceGetAttribute(int *value, cudaDeviceAttr attribute, int ind
 }
 
 cudaError_t cudaFuncGetAttributes(cudaFuncAttributes *attributes, const void *) {
+    if (gpu_is("full-code")) { return result(cudaErrorMemoryAllocation); }
     if (gpu_is("no-code")) { return result(cudaErrorNoKernelImageForDevice); }
     if (gpu_is("old-ptx")) { return result(cudaErrorUnsupportedPtxVersion); }
     *attributes = {emu::compute_capability(), 80};

@@ -179,6 +179,12 @@ static cublasStatus_t check_product(const cublasLtDesc *desc, const cublasLtLayo
     return CUBLAS_STATUS_SUCCESS;
 }
 
+static bool misaligned(const void *p, size_t bytes) { return (uintptr_t)p % bytes != 0; }
+
+static bool lacks_bias(const cublasLtDesc *desc) {
+    return desc->epilogue == CUBLASLT_EPILOGUE_BIAS && (!desc->bias || misaligned(desc->bias, 16));
+}
+
 static uint64_t fingerprint_of(const cublasLtDesc *desc, const cublasLtLayout *const layouts[4]) {
     uint64_t hash = 1469598103934665603ull;
     auto mix = [&](uint64_t value) { hash = (hash ^ value) * 1099511628211ull; };
@@ -199,6 +205,8 @@ cublasStatus_t cublasLtMatmulAlgoGetHeuristic(cublasLtHandle_t handle, cublasLtM
     const cublasStatus_t status = check_product(desc, a, b, c, d);
     *returned = 0;
     if (status != CUBLAS_STATUS_SUCCESS) { return status; }
+    // cuBLASLt may choose by the address of the bias: it must be there, although it is not read yet.
+    if (lacks_bias(desc)) { return CUBLAS_STATUS_INVALID_VALUE; }
     if (p->reductions != CUBLASLT_REDUCTION_SCHEME_COMPUTE_TYPE) {
         emu::fail("a product may add up parts of its sums in another type than fp32");
     }
@@ -308,8 +316,6 @@ static void product(const cublasLtDesc &desc, float alpha, const void *A, const 
 // Overwrites the workspace, as the real library does, so that tests notice if data is kept there or streams share it.
 static void scribble(void *workspace, size_t bytes) { memset(workspace, 0xFF, bytes < 65536 ? bytes : 65536); }
 
-static bool misaligned(const void *p, size_t bytes) { return (uintptr_t)p % bytes != 0; }
-
 cublasStatus_t cublasLtMatmul(cublasLtHandle_t handle, cublasLtMatmulDesc_t desc, const void *alpha, const void *A,
                               cublasLtMatrixLayout_t a, const void *B, cublasLtMatrixLayout_t b, const void *beta,
                               const void *C, cublasLtMatrixLayout_t c, void *D, cublasLtMatrixLayout_t d,
@@ -324,10 +330,7 @@ cublasStatus_t cublasLtMatmul(cublasLtHandle_t handle, cublasLtMatmulDesc_t desc
                  misaligned(D, algo->align_d) || algo->workspace > workspace_bytes)) {
         return CUBLAS_STATUS_INVALID_VALUE;
     }
-    if (misaligned(workspace, 16) ||
-        (desc->epilogue == CUBLASLT_EPILOGUE_BIAS && (!desc->bias || misaligned(desc->bias, 16)))) {
-        return CUBLAS_STATUS_INVALID_VALUE;
-    }
+    if (misaligned(workspace, 16) || lacks_bias(desc)) { return CUBLAS_STATUS_INVALID_VALUE; }
     if (C == D && (c->ld != d->ld || c->batch_offset != d->batch_offset)) { return CUBLAS_STATUS_INVALID_VALUE; }
     const Algorithms algorithms;
     const int index = algo ? algo->index : 0;

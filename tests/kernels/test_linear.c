@@ -72,11 +72,19 @@ static void check_case(const Case *c) {
 static void test_shapes(void **state) {
     (void)state;
     const Case cases[] = {
-        {1, 1, 1, true, true, false, 0},        {1, 8, 3, true, false, false, 1},
-        {5, 7, 13, false, true, false, 1},      {77, 64, 64, true, true, false, 0},
-        {300, 32, 40, true, true, false, 1},    {1000, 64, 96, false, false, false, 0},
-        {16, 320, 1280, true, false, false, 0}, {515, 129, 67, true, true, false, 1},
-        {260, 1000, 24, true, true, false, 0},  {2, 800, 72, false, false, false, 1},
+        {1, 1, 1, true, true, false, 0},
+        {1, 8, 3, true, false, false, 1},
+        {5, 7, 13, false, true, false, 1},
+        {77, 64, 64, true, true, false, 0},
+        {300, 32, 40, true, true, false, 1},
+        {1000, 64, 96, false, false, false, 0},
+        {16, 320, 1280, true, false, false, 0},
+        {515, 129, 67, true, true, false, 1},
+        {260, 1000, 24, true, true, false, 0},
+        {2, 800, 72, false, false, false, 1},
+        // The VAE's post_quant_conv and quant_conv: in bf16, rows of 8 and of 16 bytes.
+        {260, 4, 4, true, true, false, 1},
+        {260, 8, 8, true, false, false, 0},
     };
     for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) { check_case(cases + i); }
     for (int OC = 8; OC <= 17; OC++) { check_case(&(Case){70, 7, OC, true, false, false, 1}); } // every tall tile

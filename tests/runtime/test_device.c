@@ -159,6 +159,7 @@ static void test_peaks(void **state) {
 // A run that fits does not die of the measurement.
 static void test_peaks_without_memory(void **state) {
     (void)state;
+    assert_true((device_headroom(&check_dev) > 0) == !check_dev.host_memory);
 #if defined(BACKEND_emu)
     size_t free_bytes, total_bytes;
     const size_t left[] = {67600000, 60000000}; // smaller arrays, none
@@ -200,6 +201,7 @@ static void test_errors(void **state) {
          "the driver is for CUDA 12.2, but this program was built with CUDA 12.4: install a newer driver"},
         {"none", "no NVIDIA GPU can be used here: the driver finds none; make BACKEND=cpu builds for this machine"},
         {"full", "GPU 0 (emulated sm_89, 8.6 GB) has too little free memory to be opened: other processes use it"},
+        {"full-code", "GPU 0 (emulated sm_89, 8.6 GB) has too little free memory to be opened: other processes use it"},
         {"exclusive", "GPU 0 (emulated sm_89) is not available: another process uses it exclusively"},
         {"no-code", "emulated sm_89 is sm_89, but this program was built for "},
         {"old-ptx",
