@@ -300,9 +300,9 @@ write_markdown() {
     printf '\n%s\n' "$last"
 }
 
+[ -z "$no_gpu" ] || parts=(machine) # nothing else can work: it is said once
 # Only what is measured again is removed, so that parts can be run one after the other.
 for part in "${parts[@]}"; do case $part in speed | step | pytorch) rm -f "$out/$part"-* "$out/$part".* ;; esac; done
-[ -z "$no_gpu" ] || parts=(machine) # nothing else can work: it is said once
 for part in "${parts[@]}"; do "part_$part"; done
 slower=$(cat "$out/pytorch-slower" 2>/dev/null || echo 0)
 last="$(count ok) passed, $(count failed) failed, $slower slower than PyTorch"

@@ -21,6 +21,7 @@
 #include "util/progress.h"
 #include "util/threads.h"
 #include <ctype.h>
+#include <limits.h>
 #include <omp.h>
 #include <pthread.h>
 #include <signal.h>
@@ -133,8 +134,8 @@ static Options parse_options(int argc, char **argv) {
         {OPT_INT, "shard-size", &o.shard_size, "pictures per shard, the unit of restart", "N", .low = 1, .high = 1e6},
         {OPT_INT, "batch", &o.batch, "pictures per call of the VAE", "N", .low = 1, .high = 4096},
         {OPT_STRING, "part", &o.part,
-         "write only every N-th shard, starting with the K-th (several processes; default: all, or as one of N ranks "
-         "of mpirun, torchrun or srun the K-th part)",
+         "write only every N-th shard, starting with the K-th (for several processes; the ranks of mpirun, torchrun or "
+         "srun divide the part, or all shards)",
          "K/N"},
         {OPT_INT, "threads", &o.threads, "number of threads that read and crop pictures (0: a quarter of the cores)",
          "N", .high = 1024},
@@ -164,16 +165,15 @@ static Options parse_options(int argc, char **argv) {
     return o;
 }
 
-// This process's part: --part, else that of its rank.
+// This process's part: of the shards of --part, or of all, every world-th.
 static void choose_part(Options *o, const Launch *launch) {
-    o->part_index = launch->rank + 1;
-    o->part_count = launch->world;
-    if (!o->part) { return; }
-    int end = 0;
-    if (sscanf(o->part, "%9d/%9d%n", &o->part_index, &o->part_count, &end) != 2 || o->part[end] || o->part_index < 1 ||
-        o->part_index > o->part_count) {
+    int index = 1, count = 1, end = 0;
+    if (o->part && (sscanf(o->part, "%9d/%9d%n", &index, &count, &end) != 2 || o->part[end] || index < 1 ||
+                    index > count || count > INT_MAX / launch->world)) {
         die("--part %s: expected K/N with 1 <= K <= N", o->part);
     }
+    o->part_index = index + launch->rank * count;
+    o->part_count = count * launch->world;
 }
 
 static void name_split(const Options *o, char name[32]) {
@@ -549,9 +549,11 @@ static void note_unreadable(const Encoder *e, const ShardSet *set) {
     }
 }
 
-// The report needs the shards of all parts; the last part to finish writes it.
+// The report needs the shards of all parts; the last part to finish writes it. Of several ranks that had nothing to do,
+// only the first does.
 static void finish(const Encoder *e) {
     int missing = 0;
+    if (!e->work_count && !error_first_rank()) { return; }
     for (int shard = 0; shard < e->info.shards; shard++) { missing += !file_exists(shard_path(e, shard).text); }
     if (missing) {
         printf("%s: part %d/%d is complete; other parts still have to write %d of %d shards\n", e->o.out,

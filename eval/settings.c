@@ -49,8 +49,18 @@ char *settings_text(const ModelSettings *s, const char *class_name) {
     return prompt_fill(s->text_template ? s->text_template : "{}", class_name);
 }
 
+static bool same_words(const char *a, const char *b) {
+    for (; *a && *b; a++, b++) {
+        if (*a != *b && !((*a == '_' || *a == ' ') && (*b == '_' || *b == ' '))) { return false; }
+    }
+    return *a == *b;
+}
+
 bool settings_is_trained(const ModelSettings *s, const char *class_name) {
-    return has_name(s->train_classes, s->train_class_count, class_name);
+    for (int i = 0; i < s->train_class_count; i++) {
+        if (same_words(s->train_classes[i], class_name)) { return true; }
+    }
+    return false;
 }
 
 static void read_names(const Json *json, const char *field, int *count, char ***names) {

@@ -35,6 +35,7 @@ void settings_free(ModelSettings *settings);
 void settings_add(int *count, char ***names, int new_count, const char *const *new_names);
 // The prompt for a class: the template with {} replaced; freed by the caller.
 char *settings_text(const ModelSettings *settings, const char *class_name);
+// Whether the model was trained on the class; a blank of its name may be written as "_".
 bool settings_is_trained(const ModelSettings *settings, const char *class_name);
 
 // The options of `eval` and `segment` on the model and how it is asked, and their rows of the options table.

@@ -1,6 +1,7 @@
 // cocogold generate: pictures from a text, by a text-to-image model such as Stable Diffusion.
 #include "data/draw.h"
 #include "data/paint.h"
+#include "kernels/runtime/launch.h"
 #include "model/contexts.h"
 #include "model/sampler.h"
 #include "util/error.h"
@@ -199,6 +200,7 @@ static void drawing_close(Drawing *d) {
 int cmd_generate(int argc, char **argv) {
     Drawing d = {.o = parse_options(argc, argv)};
     const Options *o = &d.o;
+    launch_want_alone("generate");
     int side = drawing_open(&d);
     double started = now_seconds();
     embed(&d);

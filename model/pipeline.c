@@ -108,7 +108,7 @@ Pipeline pipeline_open_sampling(const char *folder, int parts, bool ema, const S
     Pipeline p = pipeline_open(folder, parts | PART_UNET | PART_SCHEDULE | (ema ? PART_UNET_EMA : 0), 0, dev);
     Path average = path_of("%s/unet_ema", folder);
     if (!ema && folder_exists(average.text)) {
-        warn("%s: the averaged weights, which training validated, are used only with --ema", average.text);
+        warn("%s: the averaged weights are used only with --ema", average.text);
     }
     if (schedule_changes(change)) { schedule_change(&p.schedule, change); }
     schedule_warn_steps(&p.schedule, steps);

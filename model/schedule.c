@@ -128,7 +128,7 @@ int schedule_first_timestep(const Schedule *schedule, int steps) {
 
 // Sampling begins with noise alone, but at its first timestep training samples hold a share of the target. That is a
 // fault of the number of steps by what exceeds the share at the last timestep, which every sampling has. 0.03 more:
-// with Stable Diffusion's betas, 15 leading steps (0.036) and fewer are named, 20 (0.022), 25 and 50 (0.008) are not.
+// with Stable Diffusion's betas, fewer than 18 leading steps are named, 20 (0.022), 25 and 50 (0.008) are not.
 void schedule_warn_steps(const Schedule *schedule, int steps) {
     const float most = 0.03f;
     float least = sqrtf(schedule->alphas_cumprod[schedule->T - 1]), signal = schedule_first_signal(schedule, steps);

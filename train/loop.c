@@ -135,8 +135,8 @@ static void print_samples(const Trainer *t, const Task *task) {
     const TrainOptions *o = t->options;
     double draws = (double)train_samples(o, t->comm.world) * o->max_train_steps / (double)task->samples;
     const char *more = draws > 1.5 ? task->more_samples : NULL;
-    printf("the run draws each of %lld samples %.1f times%s%s\n", task->samples, draws, more ? "; " : "",
-           more ? more : "");
+    printf("the run draws each of %lld samples %.*f times%s%s\n", task->samples, draws < 0.1 ? 3 : 1, draws,
+           more ? "; " : "", more ? more : "");
 }
 
 static void want_memory(const Device *dev, size_t needed, size_t room, size_t all) {

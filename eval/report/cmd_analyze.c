@@ -1,5 +1,6 @@
 // cocogold analyze QUESTION. Each question is a function of a file analyze_*.c; `command` is the command line, for
 // records.
+#include "kernels/runtime/launch.h"
 #include "util/error.h"
 #include "util/interrupt.h"
 #include "util/options.h"
@@ -27,6 +28,7 @@ int cmd_analyze(int argc, char **argv) {
     const char *name = argc > 1 ? argv[1] : "";
     for (size_t i = 0; i < sizeof questions / sizeof *questions; i++) {
         if (strcmp(name, questions[i].name) != 0) { continue; }
+        launch_want_alone("analyze");
         char *command = options_command(argc, argv);
         argv[1] = xprintf("analyze %s", name);
         int code = questions[i].run(argc - 1, argv + 1, command);

@@ -63,15 +63,16 @@ kill -KILL $! && wait $! 2>/dev/null
 check_not "killed before its end" ls killed/train.json
 run "encode again" "${encode[@]}" --out killed
 check "encode: the same files as without the kill" diff -r six killed
-# Ranks of a launcher divide the shards; --part comes first. Other commands that are one process refuse.
+# Ranks of a launcher divide the shards, or those of --part. Other commands that are one process refuse.
 as_rank() { env "RANK=$1" LOCAL_RANK="$1" WORLD_SIZE=2 MASTER_ADDR=127.0.0.1 MASTER_PORT=1 "$cocogold" "${@:2}"; }
 check "encode as rank 1 of 2" as_rank 1 "${encode[@]}" --out ranks
 check "encode: rank 1 has written its half" [ "$(cd ranks && echo *)" = "train-00001.h5 train-00003.h5 train-00005.h5" ]
 check "encode as rank 0 of 2" as_rank 0 "${encode[@]}" --out ranks
 check "encode: the same files as by one process" diff -r six ranks
 check "encode as rank 0 of 2, with --part" as_rank 0 "${encode[@]}" --out part --part 6/6
-check "encode: rank 0 has written that part" [ "$(cd part && echo *)" = "train-00005.h5" ]
-for command in "segment --image $one --text person" "eval --data data"; do
+check "encode as rank 1 of 2, with --part" as_rank 1 "${encode[@]}" --out part --part 1/3
+check "encode: the ranks have written their halves" [ "$(cd part && echo *)" = "train-00003.h5 train-00005.h5" ]
+for command in "segment --image $one --text person" "eval --data data" "generate --text person"; do
     # shellcheck disable=SC2086 # several words
     RANK=1 LOCAL_RANK=1 WORLD_SIZE=2 MASTER_ADDR=127.0.0.1 MASTER_PORT=1 dies "${command%% *} as one of two ranks" \
         "${command%% *} runs as one process, but was started by torchrun's variables as one of 2 ranks" $command --model model --out refused
@@ -110,7 +111,7 @@ run "eval of the average" eval --model mask/model --ema --data data --split val 
 picture=$(ls data/val/*.png | head -n 1)
 run "segment" segment --model overlay/model --image "$picture" --text "red circle" --steps 2 --out masked
 check "segment: it says that the average is not used" \
-    bash -c '"$@" 2>&1 | grep -q "mask/model/unet_ema: the averaged weights, which training validated, are used only with --ema"' - \
+    bash -c '"$@" 2>&1 | grep -q "mask/model/unet_ema: the averaged weights are used only with --ema"' - \
     "$cocogold" segment --model mask/model --image "$picture" --text "red circle" --steps 1 --out raw
 check "segment --ema: it says nothing of it" bash -c '"$@" >ema.log 2>&1 && ! grep -q unet_ema ema.log' - \
     "$cocogold" segment --model mask/model --ema --image "$picture" --text "red circle" --steps 1 --out average
