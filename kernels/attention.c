@@ -19,19 +19,16 @@
 #include <string.h>
 
 enum { BQ = 64, BK = 64 }; // queries (a multiple of NR) and keys of a tile
-enum { CACHE_LINE = 16 };  // floats
 
 // The offset of the first element of token t, head h, sample b.
 static inline size_t token(int b, int t, int h, int T, int stride, int HS) {
     return ((size_t)b * T + t) * stride + (size_t)h * HS;
 }
 
-// Asks for n rows ahead of their use: they are too far apart for the hardware to foresee them. Also for results:
-// prefetching them for writing was slower.
-static inline __attribute__((always_inline)) void prefetch_rows(const float *rows, int stride, int n, int HS) {
-    for (int j = 0; j < HS; j += CACHE_LINE) {
-        for (int i = 0; i < n; i++) { __builtin_prefetch(rows + (size_t)i * stride + j); }
-    }
+// Asks for n rows: they are too far apart for the hardware to foresee them. Also for results: prefetching them for
+// writing was slower.
+ALWAYS_INLINE void prefetch_rows(const float *rows, int stride, int n, int HS) {
+    for (int i = 0; i < n; i++) { prefetch(rows + (size_t)i * stride, HS); }
 }
 
 // packed (BQ / NR panels of (HS, NR)) = the transpose of nq rows.

@@ -16,23 +16,16 @@ typedef float Vec4 __attribute__((vector_size(16), aligned(4), may_alias));
 
 enum {
     CHUNK = VEC < 16 ? 384 : 256, // rows of a packed panel that stay in L1 (at most 32 KB) while all tiles use them
-    LINE = 16,                    // floats of a cache line
     ITEMS = 2                     // pieces of a product for each thread, at least; the bits do not depend on them
 };
 
 static inline int max(int a, int b) { return a > b ? a : b; }
 
-#define BODY static inline __attribute__((always_inline)) void
-
-// Asks for n floats that are used after the present tile. (gcc 12 drops calls of functions that only prefetch, unless
-// they are inlined.)
-BODY prefetch(const float *row, int n) {
-    for (int i = 0; i < n; i += LINE) { __builtin_prefetch(row + i); }
-}
+#define BODY ALWAYS_INLINE void
 
 BODY prefetch_to_write(const float *c, ptrdiff_t stride, int rows, int n) {
     for (int i = 0; i < rows; i++) {
-        for (int j = 0; j < n; j += LINE) { __builtin_prefetch(c + i * stride + j, 1); }
+        for (int j = 0; j < n; j += CACHE_LINE) { __builtin_prefetch(c + i * stride + j, 1); }
     }
 }
 
@@ -372,10 +365,10 @@ enum {
     PACK_COLUMNS = 48,   // packing pays from this many columns of the left matrix on (fewer: a chunk stays in L1)
     PACK_PANELS = 2,     // least number of panels that share the packed columns
     PACK_ROWS = 8,       // rows packed at a time
-    TILE_FLOATS = OUTER_CHUNK * MR + LINE, // of the packed columns of a tile: tiles start in different sets of L1
-    OUTER_PANELS = 6,                      // most panels of a piece, except for small results
-    SMALL = 1 << 16,                       // a result of up to so many elements is summed from segments of rows ...
-    SEGMENT_ROWS = 256,                    // ... of at least this length
+    TILE_FLOATS = OUTER_CHUNK * MR + CACHE_LINE, // of a packed tile; starts in different sets of L1
+    OUTER_PANELS = 6,                            // most panels of a piece, except for small results
+    SMALL = 1 << 16,    // a result of up to so many elements is summed from segments of rows ...
+    SEGMENT_ROWS = 256, // ... of at least this length
 };
 
 // A product cut into pieces: segments of rows (each with its own result), groups of panels, groups of tiles.

@@ -18,11 +18,19 @@ enum { NR = 2 * VEC, TALL = 2 * MR, MAX_TAPS = 9 }; // TALL: rows of a tile of o
 
 typedef float Vec __attribute__((vector_size(4 * VEC), aligned(4), may_alias));
 
+#define ALWAYS_INLINE static inline __attribute__((always_inline))
+
 static inline int min(int a, int b) { return a < b ? a : b; }
 static inline int ceil_div(int a, int b) { return (a + b - 1) / b; }
 
 static inline Vec vec_load(const float *p) { return *(const Vec *)p; }
 static inline void vec_store(float *p, Vec v) { *(Vec *)p = v; }
+
+enum { CACHE_LINE = 16 }; // floats
+// Asks for n floats ahead of their use. (gcc 12 drops calls of functions that only prefetch, unless they are inlined.)
+ALWAYS_INLINE void prefetch(const float *row, int n) {
+    for (int i = 0; i < n; i += CACHE_LINE) { __builtin_prefetch(row + i); }
+}
 
 // c (rows, n) = init + bias + sum over t < taps, k < K of a[t * a_tap + row][k] b[(t K + k) b_step + column].
 // 1 <= rows <= MR, 1 <= n <= NR. init has c's stride and may be c, or NULL for 0; bias (n) may be NULL. A tap whose

@@ -14,7 +14,6 @@
 
 // A tile has OUT x OUT outputs and reads SIDE x SIDE inputs. PAD floats keep positions from sharing few sets of L1.
 enum { OUT = 4, TAPS = 3, SIDE = OUT + TAPS - 1, POSITIONS = SIDE * SIDE, ALL_TAPS = TAPS * TAPS, PAD = VEC };
-enum { CACHE_LINE = 16 }; // floats
 
 // The points +-P and +-Q, their powers, and the factors of the interpolation at 0, +-P and +-Q, which G carries.
 #define P 0.75f
@@ -27,7 +26,7 @@ enum { CACHE_LINE = 16 }; // floats
 
 // ---- Transforms of one line -----------------------------------------------------------------------------------------
 
-#define LINE static inline __attribute__((always_inline)) void
+#define LINE ALWAYS_INLINE void
 #define UNROLL _Pragma("GCC unroll 36")
 
 // A square is transformed along its columns and then along its rows. The results come in pairs that share terms, so
@@ -389,8 +388,7 @@ static size_t panel_floats(void) {
     return POSITIONS * (position_floats(FEW_ROWS, NR) + position_floats(FEW_TILES, NR));
 }
 
-// Prefetches part p of POSITIONS of what pack_rows reads of FEW_ROWS input channels from k0 on. In line, or else gcc
-// would drop it.
+// Prefetches part p of POSITIONS of what pack_rows reads of FEW_ROWS input channels from k0 on.
 LINE prefetch_rows(const Winograd *w, const GemmWeight *weight, int n0, int n, int k0, int p) {
     int rows = min(FEW_ROWS, w->K - k0);
     bool near_n = weight->n_stride <= ALL_TAPS;
