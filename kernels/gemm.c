@@ -365,10 +365,11 @@ enum {
     PACK_COLUMNS = 48,   // packing pays from this many columns of the left matrix on (fewer: a chunk stays in L1)
     PACK_PANELS = 2,     // least number of panels that share the packed columns
     PACK_ROWS = 8,       // rows packed at a time
-    TILE_FLOATS = OUTER_CHUNK * MR + CACHE_LINE, // of a packed tile; starts in different sets of L1
-    OUTER_PANELS = 6,                            // most panels of a piece, except for small results
-    SMALL = 1 << 16,    // a result of up to so many elements is summed from segments of rows ...
-    SEGMENT_ROWS = 256, // ... of at least this length
+    OUTER_PANELS = 6,    // most panels of a piece, except for small results
+    SMALL = 1 << 16,     // a result of up to so many elements is summed from segments of rows ...
+    SEGMENT_ROWS = 256,  // ... of at least this length
+    // Of a packed tile: tiles start in different sets of L1.
+    TILE_FLOATS = OUTER_CHUNK * MR + CACHE_LINE,
 };
 
 // A product cut into pieces: segments of rows (each with its own result), groups of panels, groups of tiles.
